@@ -1,0 +1,124 @@
+"""What one node's guests hold beside the base image: a second, small archive behind the base's in the initramfs.
+
+The kernel unpacks one after the other, so that a node's own service needs no new base image, only milliseconds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from guests.image import cpio
+from guests.image.build import Image, read_manifest, sum_up
+from guests.image.errors import ImageError
+
+__all__ = ["CONTENT", "SERVICE_FILE", "Overlay", "add_overlay"]
+
+SERVICE_FILE = "opt/trivisor/user/service.py"
+"""Where a user's service lies in the guest."""
+
+CONTENT = "srv/content"
+"""Where static content lies in the guest."""
+
+_CONFIG = "etc/trivisor/service"
+
+
+class Overlay(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One node's choice of service.
+
+    `service` is the name of a shipped one, or `service_file` is a user's own Python file: exactly one of them.
+    `content` is a directory copied to /srv/content. `files` maps further paths in the guest (no leading "/")
+    to what they hold.
+    """
+
+    service: str | None = None
+    service_file: Path | None = None
+    content: Path | None = None
+    files: Mapping[str, bytes] = msgspec.field(default_factory=dict)
+
+
+def add_overlay(image: Image, out_dir: Path, overlay: Overlay) -> Image:
+    """An image of `image`'s kernel and of an initramfs in `out_dir` that adds `overlay`; its manifest lies beside.
+
+    Raises ImageError if the overlay cannot be, or a file of it cannot be read.
+    """
+    manifest = read_manifest(image.manifest)
+    entries = list(_entries(overlay, manifest.inputs))
+    archive = cpio.pack(entries)
+    try:
+        base = image.initrd.read_bytes()
+        if hashlib.sha256(base).hexdigest() != manifest.initrd:
+            raise ImageError(f"{image.initrd} was altered: remove {image.initrd.parent} and build again")
+        initrd = base + bytes(-len(base) % cpio.ALIGNMENT) + archive
+        added = {entry.name: hashlib.sha256(entry.body).hexdigest() for entry in entries}
+        digest = hashlib.sha256(initrd).hexdigest()
+        described = msgspec.structs.replace(manifest, initrd=digest, files={**manifest.files, **added})
+        out_dir.mkdir(parents=True, exist_ok=True)
+        _write(out_dir / "initrd", initrd)
+        _write(out_dir / "manifest.json", msgspec.json.format(msgspec.json.encode(described), indent=1) + b"\n")
+    except OSError as error:
+        raise ImageError(f"cannot add the service to the guest image in {out_dir}: {error}") from error
+    return Image(
+        kernel=image.kernel,
+        initrd=out_dir / "initrd",
+        sha256=sum_up(manifest.kernel, digest),
+        manifest=out_dir / "manifest.json",
+    )
+
+
+def _entries(overlay: Overlay, inputs: str) -> list[cpio.Entry]:
+    if (overlay.service is None) == (overlay.service_file is None):
+        raise ImageError("an image needs one service: give `service` or `service_file`, and not both")
+    entries = [cpio.file(name, body) for name, body in overlay.files.items()]
+    if overlay.service_file is not None:
+        source = _read(overlay.service_file)
+        name, build = f"/{SERVICE_FILE}", hashlib.sha256(source).hexdigest()
+        entries.append(cpio.file(SERVICE_FILE, source))
+    else:
+        name, build = str(overlay.service), inputs
+    if "\n" in name:
+        raise ImageError(f"{name!r} cannot be the name of a service")
+    if overlay.content is not None:
+        entries += _content(overlay.content)
+    entries.append(cpio.file(_CONFIG, f"{name}\n{build[:16]}\n".encode()))
+    return entries
+
+
+def _content(root: Path) -> list[cpio.Entry]:
+    """All regular files below `root`. A link would mean another file in the guest than here: it is refused."""
+    if not root.is_dir():
+        raise ImageError(f"the static content {root} is not a directory")
+    entries = [cpio.directory(CONTENT)]
+    for path in sorted(root.rglob("*")):
+        name = f"{CONTENT}/{path.relative_to(root)}"
+        if path.is_symlink() or not (path.is_dir() or path.is_file()):
+            raise ImageError(f"{path} is neither a file nor a directory: static content may hold nothing else")
+        entries.append(cpio.directory(name) if path.is_dir() else cpio.file(name, _read(path)))
+    return entries
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"{path} cannot be put into the guest image: {error.strerror}") from error
+
+
+def _write(path: Path, body: bytes) -> None:
+    """Replaces `path` in one step, on disk before its name is: a reader sees the old or the new, never half."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(body)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise

@@ -1,0 +1,153 @@
+"""Fetching Debian's packages and taking out of them the few files that guests are made of.
+
+The result is the kernel and a *tree*, laid out as in the guest. It holds nothing of this repository, so that a
+change of the sources need not fetch anything again.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import unquote
+
+import msgspec
+
+from guests.image.bytecode import compile_sources
+from guests.image.command import require, run
+from guests.image.errors import ImageError
+from guests.image.recipe import KERNEL_MODULES, LIBRARIES, LOADER, MULTIARCH, PACKAGES, PYTHON, wanted
+from guests.image.sources import RELEASE, debian_sources
+
+__all__ = ["Package", "fetch"]
+
+_DEADLINE = 900.0
+"""Seconds that mmdebstrap may take: a slow mirror is no reason to fail, a dead one is."""
+
+_LIST = "trivisor.packages"
+
+
+
+class Package(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A Debian package that was fetched; `sha256` is of its .deb file."""
+
+    name: str
+    version: str
+    architecture: str
+    sha256: str
+
+
+def fetch(work: Path, *, progress: Callable[[str], None]) -> list[Package]:
+    """Fetches the packages and writes `work/vmlinuz` and `work/tree/`. Raises ImageError.
+
+    `work` must exist and be empty.
+    """
+    require("mmdebstrap", "mmdebstrap")
+    sources = work / "debian.sources"
+    sources.write_text(debian_sources(), encoding="utf-8")
+    archive = work / "packages.tar"
+    progress(f"fetching {', '.join(PACKAGES)} and what they need from Debian {RELEASE}")
+    # Without a package's own scripts nothing depends on the host; the hook notes what was fetched.
+    hook = f'cd "$1/var/cache/apt/archives" && sha256sum -- *.deb > "$1/{_LIST}"'
+    run(
+        [
+            "mmdebstrap",
+            "--mode=" + ("root" if os.geteuid() == 0 else "unshare"),
+            "--variant=extract",
+            "--format=tar",
+            "--architectures=amd64",
+            "--include=" + ",".join(PACKAGES),
+            f"--extract-hook={hook}",
+            *(f"--aptopt={option}" for option in _apt_options()),
+            RELEASE,
+            str(archive),
+            str(sources),
+        ],
+        env={**os.environ, "LC_ALL": "C.UTF-8", "SOURCE_DATE_EPOCH": "0"},
+        deadline=_DEADLINE,
+    )
+    progress("choosing the files that guests need")
+    listed = _unpack(archive, work)
+    archive.unlink()
+    sources.unlink()
+    progress("compiling Python's library")
+    _compile_library(work)
+    return list(_packages(listed))
+
+
+def _apt_options() -> Iterator[str]:
+    """How the host's apt reaches its mirrors (proxies, retries, clock checks), which mmdebstrap does not take over."""
+    try:
+        dump = subprocess.run(["apt-config", "dump"], capture_output=True, text=True, timeout=60, check=True).stdout
+    except (OSError, subprocess.SubprocessError) as error:
+        raise ImageError(f"`apt-config dump` failed ({error}): the guest image needs a Debian host's apt") from error
+    kept = ("Acquire::http::", "Acquire::https::", "Acquire::Retries ", "Acquire::Check-")
+    for line in dump.splitlines():
+        if line.startswith(kept) and not line.endswith('"";'):
+            yield line
+
+
+def _packages(listed: str) -> Iterator[Package]:
+    for line in sorted(listed.splitlines(), key=lambda line: line.split()[1]):
+        digest, filename = line.split()
+        name, version, architecture = unquote(filename).removesuffix(".deb").split("_")
+        yield Package(name=name, version=version, architecture=architecture, sha256=digest)
+
+
+def _unpack(archive: Path, work: Path) -> str:
+    """Writes the wanted files below `work`; returns the list of packages."""
+    with tarfile.open(archive) as packages:
+        # Debian's packages still say /lib here and /usr/lib there for what is one directory.
+        members = {member.name.removeprefix("./").removeprefix("usr/"): member for member in packages}
+
+        def read(name: str) -> bytes:
+            member = members.get(name)
+            if member is not None and member.issym():
+                member = members.get(posixpath.normpath(posixpath.join(posixpath.dirname(name), member.linkname)))
+            opened = packages.extractfile(member) if member is not None else None
+            if opened is None:
+                raise ImageError(f"Debian {RELEASE}'s packages hold no {name}: guests/image/recipe.py must name another")
+            return opened.read()
+
+        kernels = [name for name in members if name.startswith("boot/vmlinuz-")]
+        if len(kernels) != 1:
+            raise ImageError(f"one kernel was expected in the packages, found {kernels}")
+        release = kernels[0].removeprefix("boot/vmlinuz-")
+        (work / "vmlinuz").write_bytes(read(kernels[0]))
+
+        tree = work / "tree"
+        _write(tree / "bin/busybox", read("bin/busybox"), executable=True)
+        _write(tree / "usr/bin" / PYTHON, read(f"bin/{PYTHON}"), executable=True)
+        _write(tree / "lib64" / LOADER, read(f"lib/{MULTIARCH}/{LOADER}"), executable=True)
+        for library in LIBRARIES:
+            _write(tree / "lib" / MULTIARCH / library, read(f"lib/{MULTIARCH}/{library}"))
+        for order, module in enumerate(KERNEL_MODULES):
+            name = f"{order}-{posixpath.basename(module)}.ko"  # init loads them in the order of their names
+            _write(tree / "lib/modules" / name, read(f"lib/modules/{release}/kernel/{module}.ko"))
+        below = f"lib/{PYTHON}/"
+        for name, member in members.items():
+            if name.startswith(below) and member.isfile() and wanted(name.removeprefix(below)):
+                _write(tree / "usr" / name, read(name))
+        return read(_LIST).decode()
+
+
+def _compile_library(work: Path) -> None:
+    """Puts bytecode in the place of the library's sources, which would only take the guest's memory."""
+    tree = work / "tree"
+    sources = sorted((tree / "usr/lib" / PYTHON).rglob("*.py"))
+    with tempfile.TemporaryDirectory(dir=work) as scratch:
+        named = {str(path.relative_to(tree)): path.read_bytes() for path in sources}
+        compiled = compile_sources(tree, named, Path(scratch))
+    for name, bytecode in compiled.items():
+        _write(tree / f"{name}c", bytecode)
+        (tree / name).unlink()
+
+
+def _write(path: Path, body: bytes, *, executable: bool = False) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(body)
+    path.chmod(0o755 if executable else 0o644)

@@ -1,0 +1,5 @@
+"""The services that are shipped: ``kv`` (a key-value store) and ``static`` (static content)."""
+
+from __future__ import annotations
+
+__all__: list[str] = []

@@ -1,0 +1,309 @@
+"""Frames: the one byte format of links (voter to agent) and of native clients (client to voter).
+
+Pure: bytes in, frames out; no I/O.  A frame is a 34-byte header and a payload::
+
+    offset  size  field
+         0     4  magic  D7 54 52 56
+         4     1  kind   (Kind)
+         5     1  flags
+         6     4  payload length in bytes, big endian
+        10     8  epoch  (random, chosen by the voter at each handshake)
+        18     8  seq    (meaning depends on kind)
+        26     4  CRC-32 of the payload
+        30     4  CRC-32 of the 30 bytes before it
+
+The header has a checksum of its own so that a damaged length is never believed: whatever bytes
+come in, a decoder holds at most one frame of the largest allowed size, and after garbage or a cut frame
+it finds the next whole frame again.  CRC-32 finds accidents; it does not stop a lying guest, the
+vote does that.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+from zlib import crc32
+
+__all__ = [
+    "FLAG_FIRST",
+    "FLAG_LAST",
+    "FLAG_READ_ONLY",
+    "HEADER_SIZE",
+    "MAX_PAYLOAD",
+    "NO_KEEPER",
+    "PROTOCOL",
+    "Checkpoint",
+    "Decoder",
+    "Frame",
+    "Kind",
+    "Order",
+    "Welcome",
+    "WireError",
+    "decode_checkpoint",
+    "decode_order",
+    "decode_welcome",
+    "encode",
+    "encode_checkpoint",
+    "encode_order",
+    "encode_welcome",
+]
+
+PROTOCOL = 1
+"""Version of everything in this module; told in both directions of each handshake."""
+
+MAGIC = b"\xd7TRV"
+HEADER_SIZE = 34
+MAX_PAYLOAD = 1 << 20 | 1 << 16
+"""Largest payload in bytes: a body of 1 MiB and 64 KiB for what stands around it."""
+
+FLAG_READ_ONLY = 0x01
+FLAG_FIRST = 0x02
+FLAG_LAST = 0x04
+
+NO_KEEPER = 0xFF
+"""In a MARKER: no replica is asked to keep the state for a snapshot."""
+
+
+class Kind:
+    """The kinds of frame (plain ints: they are compared on the hot path)."""
+
+    # voter to agent
+    HELLO = 1  # opens an epoch; payload: protocol version, index of this replica
+    ORDER = 2  # one ordered request; seq = its number
+    MARKER = 3  # checkpoint marker; seq = its number, payload: index of the replica that keeps it
+    PING = 4
+    RESTORE = 5  # begin of a state; seq = marker it was taken at, payload: Checkpoint
+    STATE = 6  # a piece of a state, either direction; FLAG_LAST on the last one
+    FETCH = 7  # give me a piece of the kept state; seq = marker, payload: offset, length
+    # agent to voter
+    HERE = 16  # unsolicited, epoch 0: a fresh incarnation waits for its HELLO
+    WELCOME = 17  # answer to HELLO; payload: Welcome
+    REPLY = 18  # seq = the request's number, payload: the service's reply bytes
+    DIGEST = 19  # seq = the marker's number, payload: digest of the state
+    PONG = 20
+    RESTORED = 21  # seq = marker, payload: digest of the state now held
+    REFUSED = 22  # cannot apply seq here; payload: reason (text)
+    # native clients
+    OPEN = 32  # client to voter; payload: caller name (text)
+    OPENED = 33
+    REQUEST = 34  # seq = the client's number
+    RESPONSE = 35  # seq = the client's number; payload: how it was voted, reply bytes
+    FAILURE = 36  # seq = the client's number; payload: error code and text
+
+
+class WireError(ValueError):
+    """A payload that does not have the form its kind demands."""
+
+
+class Frame(NamedTuple):
+    """One decoded frame."""
+
+    kind: int
+    flags: int
+    epoch: int
+    seq: int
+    payload: bytes
+
+
+_HEADER = struct.Struct(">4sBBIQQI")
+_CRC = struct.Struct(">I")
+
+
+def encode(kind: int, epoch: int, seq: int, payload: bytes = b"", flags: int = 0) -> bytes:
+    """Return the bytes of one frame.
+
+    Raises ValueError if the payload is over MAX_PAYLOAD bytes.
+    """
+    if len(payload) > MAX_PAYLOAD:
+        raise ValueError(f"payload of {len(payload)} bytes is over the limit of {MAX_PAYLOAD}")
+    head = _HEADER.pack(MAGIC, kind, flags, len(payload), epoch, seq, crc32(payload))
+    return b"%b%b%b" % (head, _CRC.pack(crc32(head)), payload)
+
+
+class Decoder:
+    """Turns a stream of bytes, however cut or damaged, into frames.
+
+    Holds at most ``HEADER_SIZE + max_payload`` bytes plus the piece last fed.  ``skipped`` counts bytes thrown
+    away while looking for a frame, ``damaged`` counts frames whose payload checksum was wrong.
+    """
+
+    __slots__ = ("_buffer", "_max_payload", "damaged", "skipped")
+
+    def __init__(self, max_payload: int = MAX_PAYLOAD) -> None:
+        self._buffer = b""
+        self._max_payload = max_payload
+        self.skipped = 0
+        self.damaged = 0
+
+    @property
+    def held(self) -> int:
+        """Bytes held of a frame that is not complete yet."""
+        return len(self._buffer)
+
+    def clear(self) -> None:
+        """Forget an incomplete frame (the other side has started anew)."""
+        self.skipped += len(self._buffer)
+        self._buffer = b""
+
+    def feed(self, data: bytes) -> list[Frame]:
+        """Take the next piece of the stream; return the frames it completes, in order."""
+        buffer = self._buffer + data if self._buffer else data
+        size = len(buffer)
+        frames: list[Frame] = []
+        at = 0
+        unpack = _HEADER.unpack_from
+        while size - at >= HEADER_SIZE:
+            magic, kind, flags, length, epoch, seq, payload_crc = unpack(buffer, at)
+            if (
+                magic != MAGIC
+                or _CRC.unpack_from(buffer, at + 30)[0] != crc32(buffer[at : at + 30])
+                or length > self._max_payload
+            ):
+                at = self._skip(buffer, at)
+                continue
+            end = at + HEADER_SIZE + length
+            if end > size:
+                break
+            payload = buffer[at + HEADER_SIZE : end]
+            if crc32(payload) != payload_crc:
+                self.damaged += 1
+                at = self._skip(buffer, at)
+                continue
+            frames.append(Frame(kind, flags, epoch, seq, payload))
+            at = end
+        if size - at < HEADER_SIZE and not MAGIC.startswith(buffer[at : at + 4]):
+            at = self._skip(buffer, at)
+        self._buffer = buffer[at:] if at else buffer
+        return frames
+
+    def _skip(self, buffer: bytes, at: int) -> int:
+        """Return where the next frame may begin after ``at`` (a tail that may be half a magic stays)."""
+        found = buffer.find(MAGIC, at + 1)
+        if found < 0:
+            found = len(buffer)
+            for keep in (3, 2, 1):
+                if found - keep > at and buffer.endswith(MAGIC[:keep]):
+                    found -= keep
+                    break
+        self.skipped += found - at
+        return found
+
+
+# ---------------------------------------------------------------- payloads
+
+
+class Order(NamedTuple):
+    """What replicas must agree on besides the request itself (payload of ORDER).
+
+    ``prev`` and ``history`` are 8-byte hashes: of the history of writes before this request and,
+    for a write, after it.  A replica whose own history is not ``prev`` must not apply the request.
+    ``history`` is also the seed of the context's random source (keyed by a secret of the node, so
+    clients cannot foresee it).
+    """
+
+    time_ns: int
+    prev: bytes
+    history: bytes
+    caller: bytes
+    request: bytes
+
+
+_ORDER = struct.Struct(">Q8s8sH")
+
+
+def encode_order(time_ns: int, prev: bytes, history: bytes, caller: bytes, request: bytes) -> bytes:
+    """Return the payload of an ORDER frame (``caller`` at most 65,535 bytes)."""
+    return _ORDER.pack(time_ns, prev, history, len(caller)) + caller + request
+
+
+def decode_order(payload: bytes) -> Order:
+    """Take an ORDER payload apart.  Raises WireError if it is too short."""
+    if len(payload) < 26:
+        raise WireError("ORDER payload is shorter than its fixed part")
+    time_ns, prev, history, caller_size = _ORDER.unpack_from(payload)
+    split = 26 + caller_size
+    if len(payload) < split:
+        raise WireError("ORDER payload is shorter than its caller field")
+    return Order(time_ns, prev, history, payload[26:split], payload[split:])
+
+
+class Checkpoint(NamedTuple):
+    """What names a state (payload of RESTORE): history hash at the marker, size in bytes, digest."""
+
+    history: bytes
+    size: int
+    digest: bytes
+
+
+_CHECKPOINT = struct.Struct(">8sQ32s")
+
+
+def encode_checkpoint(checkpoint: Checkpoint) -> bytes:
+    """Return the payload of a RESTORE frame."""
+    return _CHECKPOINT.pack(checkpoint.history, checkpoint.size, checkpoint.digest)
+
+
+def decode_checkpoint(payload: bytes) -> Checkpoint:
+    """Take a RESTORE payload apart.  Raises WireError if its size is wrong."""
+    if len(payload) != _CHECKPOINT.size:
+        raise WireError("RESTORE payload has the wrong size")
+    return Checkpoint(*_CHECKPOINT.unpack(payload))
+
+
+class Welcome(NamedTuple):
+    """What an agent says of itself at a handshake (payload of WELCOME).
+
+    ``incarnation`` counts the starts of the service since the guest's boot; ``fresh`` says that this
+    incarnation has applied nothing yet; ``last_seq`` and ``history`` tell the last write it applied.
+    """
+
+    protocol: int
+    incarnation: int
+    fresh: bool
+    last_seq: int
+    history: bytes
+    state_format: int
+    service: str
+    build: str
+
+
+_WELCOME = struct.Struct(">HIBQ8sHBB")
+
+
+def encode_welcome(welcome: Welcome) -> bytes:
+    """Return the payload of a WELCOME frame (names are cut at 255 bytes)."""
+    service = welcome.service.encode()[:255]
+    build = welcome.build.encode()[:255]
+    return (
+        _WELCOME.pack(
+            welcome.protocol,
+            welcome.incarnation,
+            welcome.fresh,
+            welcome.last_seq,
+            welcome.history,
+            welcome.state_format,
+            len(service),
+            len(build),
+        )
+        + service
+        + build
+    )
+
+
+def decode_welcome(payload: bytes) -> Welcome:
+    """Take a WELCOME payload apart.  Raises WireError unless it has exactly the form of one."""
+    if len(payload) < _WELCOME.size:
+        raise WireError("WELCOME payload is shorter than its fixed part")
+    protocol, incarnation, fresh, last_seq, history, state_format, service_size, build_size = (
+        _WELCOME.unpack_from(payload)
+    )
+    if len(payload) != _WELCOME.size + service_size + build_size or fresh > 1:
+        raise WireError("WELCOME payload has the wrong size")
+    names = payload[_WELCOME.size :]
+    try:
+        service, build = names[:service_size].decode(), names[service_size:].decode()
+    except UnicodeDecodeError as error:
+        raise WireError("WELCOME names are not UTF-8") from error
+    return Welcome(
+        protocol, incarnation, fresh == 1, last_seq, history, state_format, service, build
+    )

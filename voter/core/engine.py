@@ -1,0 +1,215 @@
+"""The engine: ``receive(event) -> effects``.  All of the voter's decisions are made here.
+
+Follow one request: ``_submit`` gives it a place (order.py) and sends it to the live replicas; ``_answered`` casts each
+reply as a ballot; ``_decide`` counts (vote.py); ``_settle`` releases.  How replicas come and go is in
+``lifecycle.py``, which this class builds on.
+
+Promises (DESIGN.md; each is tested by name): Agreement, Order, Fail-safe, Liveness, Bounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from voter.core import events as ev
+from voter.core.events import Effect, Event, Failure
+from voter.core.lifecycle import Lifecycle, Limits, Poll
+from voter.core.order import tag
+from voter.core.replica import State
+from voter.core.vote import LOST, WON, count
+
+__all__ = ["Engine", "Limits"]
+
+
+class Engine(Lifecycle):
+    """The pure core of the voter.  Feed it events in the order they happened; carry out the effects in order."""
+
+    def receive(self, event: Event) -> list[Effect]:
+        """Take one event; return what is to be done about it, in order."""
+        self._handlers[type(event)](self, event)
+        while self._dirty:
+            self._dirty = False
+            self._review()
+        effects = self._effects
+        self._effects = []
+        return effects
+
+    # ------------------------------------------------------------ requests
+
+    def _submit(self, event: ev.Submit) -> None:
+        """Order a request and send it to all live replicas, or refuse it before it has a place."""
+        problem = self._why_not(event)
+        if problem is not None:
+            self._effects.append(ev.Fail(event.ticket, *problem))
+            return
+        record, entry = self.log.order(event.request, event.caller, event.read_only, self._wall_ns)
+        poll = Poll(record.seq, event.ticket, record, entry)
+        self._open[record.seq] = poll
+        self._unsettled += 1
+        size = poll.size = len(event.request)
+        self._pending_bytes += size
+        self._tickets[event.ticket] = poll
+        live = self.members.live
+        for index in live:
+            self._expect(self.members.replicas[index], poll, size)
+        self._effects.append(ev.Send(live, record))
+        self._since_marker += 1
+        if self._since_marker >= self.limits.marker_every and self._mark is None:
+            self._place_marker()
+
+    def _why_not(self, event: ev.Submit) -> tuple[str, str] | None:
+        """Why a request may not be ordered now (failure and words), or None if it may."""
+        limits = self.limits
+        if self._draining:
+            return Failure.NOT_EXECUTED, "the node is draining: no new requests are taken"
+        if not self.members.can_vote:
+            return Failure.NOT_EXECUTED, (
+                f"no majority: {len(self.members.active)} of {self.members.policy.of} replicas "
+                f"are active, {self.members.policy.need} must agree"
+            )
+        if self._unsettled >= limits.pending or self._pending_bytes > limits.pending_bytes:
+            return Failure.OVERLOAD, "too many requests wait for their vote"
+        if self.log.bytes > limits.log_bytes and not event.read_only:
+            return Failure.OVERLOAD, "the log is full: no checkpoint could be voted and fetched yet"
+        return None
+
+    def _cancel(self, event: ev.Cancel) -> None:
+        poll = self._tickets.pop(event.ticket, None)
+        if poll is not None:
+            poll.ticket = None
+
+    # --------------------------------------------------------------- votes
+
+    def _answered(self, event: ev.Answered) -> None:
+        self._cast(event.replica, event.epoch, event.seq, event.reply, is_digest=False)
+
+    def _digested(self, event: ev.Digested) -> None:
+        self._cast(event.replica, event.epoch, event.seq, event.digest, is_digest=True)
+
+    def _cast(self, index: int, epoch: int, seq: int, value: bytes, *, is_digest: bool) -> None:
+        """Take a replica's reply (or digest) as its ballot for ``seq``."""
+        replica = self.members.replicas[index]
+        if epoch != replica.epoch:
+            return
+        outstanding = replica.outstanding
+        if not outstanding or outstanding[0][0] != seq:
+            self._convict(replica, "answered what was not asked (or out of order)", seq)
+            return
+        replica.outstanding_bytes -= outstanding.popleft()[1]
+        replica.heard = self._now
+        poll = self._open.get(seq)
+        if poll is None:
+            self._check_replayed(replica, seq, value)
+        elif is_digest is not (poll.record is None):
+            self._convict(replica, "answered a request with a digest, or the other way round", seq)
+            return
+        elif poll.value is not None:
+            poll.due -= 1
+            self._compare(replica, poll, value)
+            if not poll.due:
+                self._open.pop(seq, None)
+        else:
+            poll.due -= 1
+            poll.ballots[index] = value
+            replica.ballot_bytes += len(value)
+            if replica.state is State.ACTIVE:
+                self._decide(poll)
+            if replica.ballot_bytes > self.limits.ballot_bytes:
+                self._convict(replica, "its unsettled replies fill too much memory", seq)
+        if replica.state is State.LEARNER:
+            self._teach(replica)
+
+    def _decide(self, poll: Poll) -> None:
+        """Count the ballots of a poll that is not settled, and act if it is won or lost."""
+        electors = [index for index in self.members.active if poll.sent >> index & 1]
+        result, value = count(poll.ballots, electors, self.members.policy.need)
+        if result is WON and value is not None:
+            self._settle(poll, value)
+        elif result is LOST:
+            self._lose(poll, electors)
+
+    def _settle(self, poll: Poll, value: bytes) -> None:
+        """A value has m ballots: release it, and convict whoever said otherwise."""
+        ballots = poll.ballots
+        poll.ballots = {}
+        poll.value = tag(value)
+        self._unsettled -= 1
+        self._pending_bytes -= poll.size
+        dissent: list[int] = []
+        agreed = 0
+        active = self.members.active
+        for index, ballot in ballots.items():
+            self.members.replicas[index].ballot_bytes -= len(ballot)
+            if ballot != value:
+                dissent.append(index)
+            elif index in active:
+                agreed += 1
+        if poll.entry is not None:
+            poll.entry.tag = poll.value
+        if poll.ticket is not None:
+            self._tickets.pop(poll.ticket, None)
+            released = ev.Release(poll.ticket, poll.seq, value, agreed, tuple(dissent))
+            self._effects.append(released)
+            poll.ticket = None
+        for index in dissent:
+            self._dissented(self.members.replicas[index], poll.seq)
+        if not poll.due:
+            self._open.pop(poll.seq, None)
+        if poll.record is None:
+            self._marker_voted(value, ballots)
+
+    def _compare(self, replica: Any, poll: Poll, value: bytes) -> None:
+        """A ballot that came after the release: it must say the same."""
+        if tag(value) != poll.value:
+            self._dissented(replica, poll.seq)
+        elif poll.record is None:
+            self._keeper_agreed(replica)
+
+    def _lose(self, poll: Poll, electors: list[int]) -> None:
+        """No value can get m ballots any more.
+
+        If that is because active replicas contradict each other, none of them can be trusted: all are expelled, to be
+        rebuilt from checkpoint and log.  Otherwise too few are left: a write stays in the order and its client is told
+        that the outcome is unknown; a read, which changes nothing, is dropped as not executed.
+        """
+        if len({poll.ballots[index] for index in electors if index in poll.ballots}) > 1:
+            for index in self.members.active:
+                self._convict(self.members.replicas[index], "no majority: replicas disagree", poll.seq)
+            return
+        read = poll.record is not None and poll.record.read_only
+        if poll.ticket is not None:
+            self._tickets.pop(poll.ticket, None)
+            failure = Failure.NOT_EXECUTED if read else Failure.OUTCOME_UNKNOWN
+            detail = "too few replicas are left to agree on a reply"
+            self._effects.append(ev.Fail(poll.ticket, failure, detail, poll.seq))
+            poll.ticket = None
+        if read or poll.record is None:
+            self._drop(poll)
+
+    def _review(self) -> None:
+        """The electors have changed: count all unsettled polls again, oldest first."""
+        for poll in [poll for poll in self._open.values() if poll.value is None]:
+            if poll.seq in self._open and poll.value is None:
+                self._decide(poll)
+            if self._dirty:
+                return
+
+    _handlers: dict[type[Event], Callable[[Any, Any], None]] = {
+        ev.Submit: _submit,
+        ev.Answered: _answered,
+        ev.Digested: _digested,
+        ev.Cancel: _cancel,
+        ev.Tick: Lifecycle._tick,
+        ev.Greeted: Lifecycle._greeted,
+        ev.Restored: Lifecycle._restored,
+        ev.Fetched: Lifecycle._fetched,
+        ev.FetchFailed: Lifecycle._fetch_failed,
+        ev.Heard: Lifecycle._heard,
+        ev.Lost: Lifecycle._lost,
+        ev.Misbehaved: Lifecycle._misbehaved,
+        ev.RefusedOrder: Lifecycle._refused_order,
+        ev.Admit: Lifecycle._pardon,
+        ev.Expel: Lifecycle._expel,
+        ev.Drain: Lifecycle._drain,
+    }

@@ -1,0 +1,285 @@
+"""What goes into the engine and what comes out: frozen values, nothing else.
+
+Replicas are named by index (0 to n-1) and epoch (the random number of a handshake); an event of an epoch that is over
+is ignored.  A ticket is the shell's number for one client request.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+__all__ = [
+    "Admit",
+    "Answered",
+    "Cancel",
+    "Changed",
+    "Checkpointed",
+    "Digested",
+    "Disconnect",
+    "Drain",
+    "Effect",
+    "Event",
+    "Expel",
+    "Fail",
+    "Failure",
+    "Fetch",
+    "FetchFailed",
+    "Fetched",
+    "Greeted",
+    "Heard",
+    "Lost",
+    "Mark",
+    "Misbehaved",
+    "Ping",
+    "Record",
+    "RefusedOrder",
+    "Release",
+    "Restore",
+    "Restored",
+    "Send",
+    "Submit",
+    "Tick",
+]
+
+
+class Event(msgspec.Struct, frozen=True, gc=False):
+    """Something that happened."""
+
+
+class Tick(Event, frozen=True, gc=False):
+    """Time passes: ``now`` in seconds of a steady clock, ``wall_ns`` in nanoseconds since 1970."""
+
+    now: float
+    wall_ns: int
+
+
+class Submit(Event, frozen=True, gc=False):
+    """A client asks."""
+
+    ticket: int
+    request: bytes
+    caller: bytes = b""
+    read_only: bool = False
+
+
+class Cancel(Event, frozen=True, gc=False):
+    """The client of a ticket no longer waits; what was ordered stays ordered."""
+
+    ticket: int
+
+
+class Greeted(Event, frozen=True, gc=False):
+    """A handshake is complete; versions have been checked."""
+
+    replica: int
+    epoch: int
+    incarnation: int
+    fresh: bool
+    last_seq: int
+    history: bytes
+
+
+class Lost(Event, frozen=True, gc=False):
+    """A link ended."""
+
+    replica: int
+    epoch: int
+    reason: str
+
+
+class Misbehaved(Event, frozen=True, gc=False):
+    """A replica sent what no honest agent sends (garbage, wrong kinds, too much)."""
+
+    replica: int
+    epoch: int
+    reason: str
+
+
+class Answered(Event, frozen=True, gc=False):
+    """A replica's reply to one ordered request."""
+
+    replica: int
+    epoch: int
+    seq: int
+    reply: bytes
+
+
+class Digested(Event, frozen=True, gc=False):
+    """A replica's digest of its state at a marker."""
+
+    replica: int
+    epoch: int
+    seq: int
+    digest: bytes
+
+
+class RefusedOrder(Event, frozen=True, gc=False):
+    """A replica says that it cannot apply what it was sent."""
+
+    replica: int
+    epoch: int
+    seq: int
+    reason: str
+
+
+class Restored(Event, frozen=True, gc=False):
+    """A replica holds the checkpoint it was sent, and tells its digest."""
+
+    replica: int
+    epoch: int
+    seq: int
+    digest: bytes
+
+
+class Fetched(Event, frozen=True, gc=False):
+    """The whole state that the keeper held at a marker has arrived."""
+
+    replica: int
+    epoch: int
+    seq: int
+    state: bytes
+
+
+class FetchFailed(Event, frozen=True, gc=False):
+    """The keeper could not give the state (too large, or not kept)."""
+
+    replica: int
+    epoch: int
+    seq: int
+    reason: str
+
+
+class Heard(Event, frozen=True, gc=False):
+    """A sign of life (PONG)."""
+
+    replica: int
+    epoch: int
+
+
+class Admit(Event, frozen=True, gc=False):
+    """The operator or supervisor vouches for a replica that was expelled."""
+
+    replica: int
+
+
+class Expel(Event, frozen=True, gc=False):
+    """The operator or supervisor takes a replica out of the vote."""
+
+    replica: int
+    reason: str
+
+
+class Drain(Event, frozen=True, gc=False):
+    """Order nothing new from now on."""
+
+
+# ------------------------------------------------------------------ effects
+
+
+class Record(msgspec.Struct, frozen=True, gc=False):
+    """One place in the order."""
+
+    seq: int
+    request: bytes
+    caller: bytes
+    time_ns: int
+    prev: bytes  # 8-byte hash of the writes before it
+    history: bytes  # for a write: hash after it; always: the seed of the request's random source
+    read_only: bool
+
+
+class Effect(msgspec.Struct, frozen=True, gc=False):
+    """Something the shell must do."""
+
+
+class Send(Effect, frozen=True, gc=False):
+    """Send an ordered request to these replicas."""
+
+    replicas: tuple[int, ...]
+    record: Record
+
+
+class Mark(Effect, frozen=True, gc=False):
+    """Send a checkpoint marker to these replicas; ``keeper`` (an index or None) keeps the state."""
+
+    replicas: tuple[int, ...]
+    seq: int
+    keeper: int | None
+
+
+class Restore(Effect, frozen=True, gc=False):
+    """Send the last voted checkpoint to a replica."""
+
+    replica: int
+    seq: int
+    history: bytes
+    digest: bytes
+    state: bytes
+
+
+class Fetch(Effect, frozen=True, gc=False):
+    """Get the state kept at a marker from a replica, piece by piece."""
+
+    replica: int
+    epoch: int
+    seq: int
+
+
+class Ping(Effect, frozen=True, gc=False):
+    """Ask for a sign of life."""
+
+    replica: int
+
+
+class Disconnect(Effect, frozen=True, gc=False):
+    """Drop the link; connect again when the agent is there."""
+
+    replica: int
+    reason: str
+
+
+class Release(Effect, frozen=True, gc=False):
+    """Let a reply out: ``agreed`` replicas gave it, ``dissent`` gave another one."""
+
+    ticket: int
+    seq: int
+    reply: bytes
+    agreed: int
+    dissent: tuple[int, ...]
+
+
+class Failure:
+    """Why a request gets no reply (the words of DESIGN.md)."""
+
+    NOT_EXECUTED = "not-executed"
+    OUTCOME_UNKNOWN = "outcome-unknown"
+    OVERLOAD = "overload"
+    TIMEOUT = "timeout"
+    TOO_LARGE = "too-large"
+
+
+class Fail(Effect, frozen=True, gc=False):
+    """Tell a client that there is no reply, and whether it may have been executed."""
+
+    ticket: int
+    failure: str
+    detail: str
+    seq: int = 0
+
+
+class Changed(Effect, frozen=True, gc=False):
+    """A replica's standing changed, or it dissented: for logs, metrics and the supervisor."""
+
+    replica: int
+    before: str
+    after: str
+    reason: str
+    seq: int
+
+
+class Checkpointed(Effect, frozen=True, gc=False):
+    """A state was voted and fetched: the log before it is gone."""
+
+    seq: int
+    size: int
+    digest: bytes

@@ -1,0 +1,411 @@
+"""How replicas come, catch up, are admitted, are checked at markers, and go.
+
+The half of the engine that is not the hot path; ``engine.Engine`` builds on it.  Every recovery uses only the last
+voted checkpoint and the log since, never one replica's word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import blake2b
+from math import inf
+
+import msgspec
+
+from voter.core import events as ev
+from voter.core.events import Effect, Record
+from voter.core.membership import Membership
+from voter.core.order import Checkpoint, Entry, Log, tag
+from voter.core.replica import Cause, Replica, State
+from voter.core.vote import Policy
+
+__all__ = ["Lifecycle", "Limits", "Marker", "Poll"]
+
+KIB, MIB = 1 << 10, 1 << 20
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Bounds on what clients and replicas can make the voter hold, and how long it waits.
+
+    Counts are requests, sizes bytes, times seconds.
+    """
+
+    pending: int = 4096  # requests ordered and not settled
+    pending_bytes: int = 64 * MIB
+    log_bytes: int = 64 * MIB  # writes since the last checkpoint
+    lag: int = 16384  # requests sent to a replica and not answered
+    lag_bytes: int = 32 * MIB
+    ballot_bytes: int = 32 * MIB  # a replica's replies to unsettled requests
+    window: int = 256  # requests under way to a learner
+    window_bytes: int = MIB
+    marker_every: int = 1000  # requests between checkpoint markers
+    state_bytes: int = 256 * MIB  # largest state that is fetched
+    hang: float = 2.0  # no sign of life for this long: gone
+    ping: float = 0.5  # ask an idle replica for a sign of life
+    restore_rate: int = MIB  # bytes a second that a restore must at least make
+
+
+class Poll:
+    """One vote under way: on a request, or (``record`` None) on the digest at a marker.
+
+    ``value`` is None until it is won, then what is kept of the winning value.  ``sent`` is a bit mask of the replicas it
+    was sent to, ``due`` counts those that have not answered.
+    """
+
+    __slots__ = ("ballots", "due", "entry", "record", "sent", "seq", "size", "ticket", "value")
+
+    def __init__(
+        self, seq: int, ticket: int | None, record: Record | None, entry: Entry | None
+    ) -> None:
+        self.seq = seq
+        self.ticket = ticket
+        self.record = record
+        self.entry = entry
+        self.ballots: dict[int, bytes] = {}
+        self.value: bytes | None = None
+        self.sent = 0
+        self.due = 0
+        self.size = 0
+
+
+class Marker:
+    """The checkpoint marker under way: where it stands, who keeps the state, the voted digest."""
+
+    __slots__ = ("digest", "fetch_until", "history", "keeper", "seq")
+
+    def __init__(self, seq: int, history: bytes, keeper: int | None) -> None:
+        self.seq = seq
+        self.history = history
+        self.keeper = keeper
+        self.digest: bytes | None = None
+        self.fetch_until: float | None = None  # engine time, once the fetch is under way
+
+
+class Lifecycle:
+    """State of the engine, and everything about replicas that is not the vote itself."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        names: Sequence[str],
+        *,
+        secret: bytes,
+        limits: Limits | None = None,
+        observers: frozenset[str] = frozenset(),
+    ) -> None:
+        """``secret``: up to 64 bytes that key the hash of the history (and so the seeds).
+
+        Raises ValueError if the number of replicas that vote is not the policy's n.
+        """
+        if len(names) - len(observers) != policy.of or len(set(names)) != len(names):
+            raise ValueError(f"vote {policy} needs {policy.of} replicas with different names")
+        self.limits = limits or Limits()
+        self.members = Membership(
+            policy,
+            [Replica(i, name, observer=name in observers) for i, name in enumerate(names)],
+        )
+        self.log = Log(secret)
+        self._now = 0.0
+        self._wall_ns = 0
+        self._effects: list[Effect] = []
+        self._open: dict[int, Poll] = {}  # not settled, or settled and not answered by all
+        self._tickets: dict[int, Poll] = {}
+        self._unsettled = 0
+        self._pending_bytes = 0
+        self._dirty = False
+        self._draining = False
+        self._mark: Marker | None = None
+        self._since_marker = 0
+        self._last_keeper = -1
+
+    @property
+    def pending(self) -> int:
+        """Polls that are not settled."""
+        return self._unsettled
+
+    @property
+    def standing(self) -> str:
+        """``ready``, ``degraded``, ``refusing`` or ``draining``."""
+        return "draining" if self._draining else self.members.standing
+
+    # ------------------------------------------------------------ coming
+
+    def _greeted(self, event: ev.Greeted) -> None:
+        """A handshake is complete: continue from the log, or from the checkpoint."""
+        replica = self.members[event.replica]
+        if replica.epoch:
+            self._go(replica, Cause.GONE, "started anew", replica.cursor, disconnect=False)
+        if replica.state is State.EXPELLED and not event.fresh:
+            self._effects.append(ev.Disconnect(replica.index, "expelled, and not a fresh start"))
+            return
+        replica.forget()
+        replica.epoch, replica.incarnation = event.epoch, event.incarnation
+        replica.heard = self._now
+        unsettled = next((p.seq for p in self._open.values() if p.entry and not p.value), None)
+        if self.log.continues(event.last_seq, event.history) and (
+            unsettled is None or event.last_seq < unsettled
+        ):
+            self._move(replica, Cause.BEHIND, "catches up from the log", event.last_seq)
+            replica.cursor = max(event.last_seq, self.log.checkpoint.seq)
+            self._teach(replica)
+        else:
+            self._restore(replica)
+
+    def _restore(self, replica: Replica) -> None:
+        self._move(replica, Cause.FOREIGN, "gets the last checkpoint", self.log.checkpoint.seq)
+        replica.heard = self._now
+        point = self.log.checkpoint
+        replica.cursor = point.seq
+        self._effects.append(
+            ev.Restore(replica.index, point.seq, point.history, point.digest or b"", point.state)
+        )
+
+    def _restored(self, event: ev.Restored) -> None:
+        replica = self.members[event.replica]
+        if event.epoch != replica.epoch or replica.state is not State.RESTORING:
+            return
+        point = self.log.checkpoint
+        replica.heard = self._now
+        if event.seq == point.seq and point.digest not in (None, event.digest):
+            self._convict(replica, "its state is not the checkpoint it was given", event.seq)
+            return
+        replica.cursor = event.seq
+        self._move(replica, Cause.RESTORED, "catches up from the log", event.seq)
+        self._teach(replica)
+
+    def _teach(self, replica: Replica) -> None:
+        """Send a learner the next writes of the log; admit it once it has caught up."""
+        limits = self.limits
+        if not replica.live:
+            if replica.cursor < self.log.checkpoint.seq:
+                if not replica.outstanding:
+                    self._restore(replica)
+                return
+            room = limits.window - len(replica.outstanding)
+            for entry in self.log.after(replica.cursor, room):
+                if replica.outstanding_bytes > limits.window_bytes:
+                    return
+                record = entry.record
+                self._expect(replica, self._open.get(record.seq), len(record.request), record.seq)
+                replica.cursor = record.seq
+                self._effects.append(ev.Send((replica.index,), record))
+            if replica.cursor != self.log.last_write:
+                return
+            replica.live = True
+            replica.join_seq = replica.cursor
+            self.members.refresh()
+        if not replica.outstanding or replica.outstanding[0][0] > replica.join_seq:
+            self._admit(replica)
+
+    def _admit(self, replica: Replica) -> None:
+        seq = self.log.take_place()
+        if replica.observer:
+            self._move(replica, Cause.OBSERVING, "observes", seq)
+        else:
+            self._move(replica, Cause.ADMITTED, "votes", seq)
+            self._dirty = True
+        self.members.refresh()
+
+    def _check_replayed(self, replica: Replica, seq: int, value: bytes) -> None:
+        """A learner's reply to a request that was settled long ago must be the released one."""
+        entry = self.log.find(seq)
+        if entry is not None and entry.tag is not None and tag(value) != entry.tag:
+            self._dissented(replica, seq)
+
+    def _expect(self, replica: Replica, poll: Poll | None, size: int, seq: int = 0) -> None:
+        """Note that something is sent to a replica, which must answer it in this order."""
+        if not replica.outstanding:
+            replica.heard = self._now
+        if poll is not None:
+            poll.sent |= 1 << replica.index
+            poll.due += 1
+            seq = poll.seq
+        replica.outstanding.append((seq, size))
+        replica.outstanding_bytes += size
+
+    # ----------------------------------------------------------- markers
+
+    def _place_marker(self) -> None:
+        """Order a checkpoint marker: all live replicas tell their digest, one may keep the state."""
+        self._since_marker = 0
+        keeper = None
+        if self.log.bytes > max(64 * KIB, len(self.log.checkpoint.state)):
+            later = [i for i in self.members.active if i > self._last_keeper]
+            keeper = (later or list(self.members.active))[0]
+            self._last_keeper = keeper
+        seq = self.log.take_place()
+        self._mark = Marker(seq, self.log.history, keeper)
+        poll = self._open[seq] = Poll(seq, None, None, None)
+        self._unsettled += 1
+        for index in self.members.live:
+            self._expect(self.members[index], poll, 0)
+        self._effects.append(ev.Mark(self.members.live, seq, keeper))
+
+    def _marker_voted(self, digest: bytes, ballots: dict[int, bytes]) -> None:
+        mark = self._mark
+        if mark is None:
+            return
+        mark.digest = digest
+        if mark.keeper is None:
+            self._mark = None
+        elif mark.keeper in ballots:
+            self._keeper_agreed(self.members[mark.keeper])
+
+    def _keeper_agreed(self, replica: Replica) -> None:
+        """The keeper's digest is the voted one: fetch the state it kept."""
+        mark = self._mark
+        if mark is None or mark.keeper != replica.index or mark.digest is None or mark.fetch_until:
+            return
+        if replica.state is State.ACTIVE:
+            limits = self.limits
+            mark.fetch_until = self._now + 5 + limits.state_bytes / limits.restore_rate
+            self._effects.append(ev.Fetch(replica.index, replica.epoch, mark.seq))
+
+    def _fetched(self, event: ev.Fetched) -> None:
+        mark, replica = self._mark, self.members[event.replica]
+        if mark is None or event.epoch != replica.epoch or event.seq != mark.seq:
+            return
+        self._mark = None
+        if blake2b(event.state, digest_size=32).digest() != mark.digest:
+            self._convict(replica, "the state it gave does not hash to the voted digest", mark.seq)
+            return
+        self.log.truncate(Checkpoint(mark.seq, mark.history, mark.digest, event.state))
+        self._effects.append(ev.Checkpointed(mark.seq, len(event.state), mark.digest))
+        for learner in self.members:
+            if learner.state is State.LEARNER and not learner.live:
+                self._teach(learner)
+
+    def _fetch_failed(self, event: ev.FetchFailed) -> None:
+        mark = self._mark
+        if mark is not None and event.seq == mark.seq:
+            self._mark = None
+
+    # ------------------------------------------------------------- going
+
+    def _dissented(self, replica: Replica, seq: int) -> None:
+        """A replica said something other than the majority."""
+        replica.dissents += 1
+        if self.members.policy.compares and not replica.observer:
+            self._convict(replica, "dissent", seq)
+        else:
+            state = str(replica.state)
+            self._effects.append(ev.Changed(replica.index, state, state, "dissent", seq))
+
+    def _convict(self, replica: Replica, reason: str, seq: int) -> None:
+        self._go(replica, Cause.CONVICTED, reason, seq)
+
+    def _go(
+        self, replica: Replica, cause: Cause, reason: str, seq: int, *, disconnect: bool = True
+    ) -> None:
+        """End a replica's incarnation: its votes are void, its link is dropped."""
+        if not replica.epoch:
+            return
+        replica.expulsions += 1
+        self._move(replica, cause, reason, seq)
+        for sent, _ in replica.outstanding:
+            poll = self._open.get(sent)
+            if poll is not None:
+                poll.due -= 1
+                if not poll.due and poll.value is not None:
+                    del self._open[sent]
+        for poll in self._open.values():
+            poll.ballots.pop(replica.index, None)
+            poll.sent &= ~(1 << replica.index)
+        replica.forget()
+        mark = self._mark
+        if mark is not None and mark.keeper == replica.index:
+            mark.keeper = None
+            if mark.digest is not None:
+                self._mark = None
+        self.members.refresh()
+        if disconnect:
+            self._effects.append(ev.Disconnect(replica.index, reason))
+        self._dirty = True
+
+    def _drop(self, poll: Poll) -> None:
+        """Forget a poll that has no effect on the state (a read, a marker)."""
+        del self._open[poll.seq]
+        self._unsettled -= 1
+        self._pending_bytes -= poll.size
+        for index, ballot in poll.ballots.items():
+            self.members[index].ballot_bytes -= len(ballot)
+        if poll.record is None:
+            self._mark = None
+
+    def _lost(self, event: ev.Lost) -> None:
+        replica = self.members[event.replica]
+        if event.epoch == replica.epoch:
+            self._go(replica, Cause.GONE, event.reason, 0)
+
+    def _misbehaved(self, event: ev.Misbehaved) -> None:
+        replica = self.members[event.replica]
+        if event.epoch == replica.epoch:
+            self._convict(replica, event.reason, 0)
+
+    def _refused_order(self, event: ev.RefusedOrder) -> None:
+        replica = self.members[event.replica]
+        if event.epoch == replica.epoch:
+            self._go(replica, Cause.GONE, f"refused: {event.reason}", event.seq)
+
+    def _pardon(self, event: ev.Admit) -> None:
+        """An operator vouches for a replica: it may come back from the checkpoint as it is."""
+        replica = self.members[event.replica]
+        if replica.state in (State.EXPELLED, State.ABSENT):
+            self._move(replica, Cause.PARDONED, "may come back", 0)
+
+    def _expel(self, event: ev.Expel) -> None:
+        replica = self.members[event.replica]
+        if replica.epoch:
+            self._convict(replica, event.reason, 0)
+
+    def _drain(self, event: ev.Drain) -> None:
+        self._draining = True
+
+    def _move(self, replica: Replica, cause: Cause, reason: str, seq: int) -> None:
+        before = replica.state
+        replica.move(cause, reason)
+        self._effects.append(ev.Changed(replica.index, before, replica.state, reason, seq))
+
+    # -------------------------------------------------------------- time
+
+    def _heard(self, event: ev.Heard) -> None:
+        replica = self.members[event.replica]
+        if event.epoch != replica.epoch:
+            return
+        if not replica.pinged:
+            self._convict(replica, "sent a sign of life that nobody asked for", 0)
+            return
+        replica.heard = self._now
+        replica.pinged = False
+
+    def _tick(self, event: ev.Tick) -> None:
+        """Look for replicas that hang or lag.
+
+        If the voter itself was held up (a gap of more than half the hang limit), nobody is blamed for the silence: the
+        replies may lie unread in the sockets.
+        """
+        limits, gap = self.limits, event.now - self._now
+        self._now, self._wall_ns = event.now, event.wall_ns
+        mark = self._mark
+        if mark is not None and mark.keeper is not None and event.now > (mark.fetch_until or inf):
+            self._convict(self.members[mark.keeper], "does not give the state it kept", mark.seq)
+        for replica in self.members:
+            if not replica.epoch:
+                continue
+            if gap > limits.hang / 2:
+                replica.heard += gap
+            silent = event.now - replica.heard
+            patience = limits.hang
+            if replica.state is State.RESTORING:
+                patience += len(self.log.checkpoint.state) / limits.restore_rate
+            waits = replica.outstanding or replica.pinged or replica.state is State.RESTORING
+            if waits and silent > patience:
+                self._go(replica, Cause.GONE, f"hang: silent for {silent:.1f} s", 0)
+            elif (
+                len(replica.outstanding) > limits.lag
+                or replica.outstanding_bytes > limits.lag_bytes
+            ):
+                self._go(replica, Cause.GONE, f"lag: {len(replica.outstanding)} behind", 0)
+            elif not waits and silent > limits.ping:
+                replica.pinged = True
+                self._effects.append(ev.Ping(replica.index))
