@@ -1,9 +1,10 @@
-"""Canonical HTTP/1.1 messages: what a request and a reply look like between voter, agent and service.
+"""Canonical HTTP/1.1 messages: what a request and a reply look like between voter, agent and
+service.
 
-One request has one form (header names in lower case, the length stated when there is a body, nothing of
-one hop), so that the three replicas get the same bytes, and three replies can be compared byte for
-byte.  Pure; standard library only.  The voter itself treats these bytes as opaque; the HTTP front end,
-the client library and the agent take them apart here.
+One request has one form (header names in lower case, the length stated when there is a body,
+nothing of one hop), so that the three replicas get the same bytes, and three replies can be
+compared byte for byte.  Pure; standard library only.  The voter itself treats these bytes as
+opaque; the HTTP front end, the client library and the agent take them apart here.
 """
 
 from __future__ import annotations
@@ -188,7 +189,8 @@ def encode_request(
 class Reply:
     """What a service answers: status (100 excluded; 200 to 599), body, headers.
 
-    Headers must be deterministic: no Date, no Server; the front end adds such things outside the vote.
+    Headers must be deterministic: no Date, no Server; the front end adds such things outside
+    the vote.
     """
 
     __slots__ = ("body", "headers", "status")
@@ -233,7 +235,8 @@ class Reply:
 
 
 def encode_reply(reply: Reply) -> bytes:
-    """Return the bytes of a reply.  Raises MessageError if the status or a header cannot be sent."""
+    """Return the bytes of a reply.  Raises MessageError if the status or a header cannot be
+    sent."""
     status = reply.status
     if not 200 <= status <= 599:
         raise MessageError(f"status {status} is not 200 to 599")

@@ -1,9 +1,9 @@
 """The interface a replicated service implements, and how one is loaded.
 
-A service is a deterministic state machine: what it answers, and what it holds afterwards, depends only on its
-state, the request and the context.  Time and randomness come from the context, never from the
-machine.  The least a service must have is ``apply``; one with state also has ``snapshot`` and
-``restore``.
+A service is a deterministic state machine: what it answers, and what it holds afterwards,
+depends only on its state, the request and the context.  Time and randomness come from the
+context, never from the machine.  The least a service must have is ``apply``; one with state
+also has ``snapshot`` and ``restore``.
 """
 
 from __future__ import annotations
@@ -89,8 +89,8 @@ class Service(ABC):
     def apply(self, request: Request, context: Context) -> Reply:
         """Answer one request, changing the state if need be.
 
-        An exception becomes a deterministic 500: make changes last, so that a request that fails has
-        changed nothing.
+        An exception becomes a deterministic 500: make changes last, so that a request that
+        fails has changed nothing.
         """
 
     def snapshot(self) -> Iterator[bytes]:
@@ -148,7 +148,8 @@ def answer(service: Service, request_bytes: bytes, context: Context) -> bytes:
 
 
 def load(name: str) -> type[Service]:
-    """Return the service class for a shipped name (``kv``, ``static``) or the path of a Python file.
+    """Return the service class for a shipped name (``kv``, ``static``) or the path of a Python
+    file.
 
     A file must define exactly one subclass of Service.  Raises ServiceError, saying what is wrong.
     """

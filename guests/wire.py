@@ -44,6 +44,7 @@ __all__ = [
     "decode_welcome",
     "encode",
     "encode_checkpoint",
+    "encode_head",
     "encode_order",
     "encode_welcome",
 ]
@@ -116,7 +117,14 @@ def encode(kind: int, epoch: int, seq: int, payload: bytes = b"", flags: int = 0
     """
     if len(payload) > MAX_PAYLOAD:
         raise ValueError(f"payload of {len(payload)} bytes is over the limit of {MAX_PAYLOAD}")
-    head = _HEADER.pack(MAGIC, kind, flags, len(payload), epoch, seq, crc32(payload))
+    return encode_head(kind, epoch, seq, payload, crc32(payload), flags)
+
+
+def encode_head(
+    kind: int, epoch: int, seq: int, payload: bytes, payload_crc: int, flags: int = 0
+) -> bytes:
+    """Return the bytes of a frame whose payload's CRC-32 is known (one payload, many epochs)."""
+    head = _HEADER.pack(MAGIC, kind, flags, len(payload), epoch, seq, payload_crc)
     return b"%b%b%b" % (head, _CRC.pack(crc32(head)), payload)
 
 

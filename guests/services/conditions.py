@@ -1,6 +1,8 @@
-"""Conditional requests: ``If-Match`` and ``If-None-Match`` against an entity tag (RFC 9110, section 13).
+"""Conditional requests: ``If-Match`` and ``If-None-Match`` against an entity tag (RFC 9110,
+section 13).
 
-Pure.  Dates (``If-Modified-Since``) are not looked at: what a service answers must not hang on them.
+Pure.  Dates (``If-Modified-Since``) are not looked at: what a service answers must not hang on
+them.
 """
 
 from __future__ import annotations
@@ -18,8 +20,9 @@ def has_conditions(request: Request) -> bool:
 def check_conditions(request: Request, etag: str | None) -> Reply | None:
     """Return the reply that a condition of the request demands, or None if the request may go on.
 
-    ``etag`` is the current tag with its quotes, None if there is nothing at the target.  Replies: 412
-    (with the current tag), 304 to GET and HEAD only, and 400 for tags that are not in quotes.
+    ``etag`` is the current tag with its quotes, None if there is nothing at the target.
+    Replies: 412 (with the current tag), 304 to GET and HEAD only, and 400 for tags that are not
+    in quotes.
     """
     headers = request.headers
     wanted = headers.get("if-match")

@@ -19,7 +19,8 @@ class Refusal(Exception):
 
 
 def decode_percent(text: str) -> bytes:
-    """Return the bytes a percent-encoded text stands for.  Refusal: 400 if a % has no two digits."""
+    """Return the bytes a percent-encoded text stands for.  Refusal: 400 if a % has no two
+    digits."""
     if "%" not in text:
         return text.encode()
     raw = unquote_to_bytes(text)
@@ -33,8 +34,8 @@ def decode_percent(text: str) -> bytes:
 def parse_query(text: str, known: Collection[str]) -> dict[str, bytes]:
     """Return a query's parameters as bytes (``+`` is a space, as in forms; no value is empty).
 
-    Refusal: 400 if a parameter is not in ``known`` or comes twice, so that a slip of the keyboard is
-    not silently passed over.
+    Refusal: 400 if a parameter is not in ``known`` or comes twice, so that a slip of the
+    keyboard is not silently passed over.
     """
     parameters: dict[str, bytes] = {}
     for part in text.split("&") if text else ():

@@ -1,0 +1,167 @@
+"""Compare the runs of a service under different conditions, step by step."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from guests.check.conditions import PLAIN, Condition, find_hint, make_conditions
+from guests.check.plan import Plan, Run
+from guests.check.result import (
+    CheckResult,
+    Difference,
+    show_message,
+    show_reply_difference,
+    show_state_difference,
+)
+from guests.check.workload import make_workload
+from guests.message import Reply
+from guests.service import SHIPPED
+
+__all__ = ["check"]
+
+
+def check(
+    service: str,
+    *,
+    requests: int = 200,
+    seed: int = 0,
+    workload: Sequence[bytes] | None = None,
+    timeout: float = 60.0,
+) -> CheckResult:
+    """Run the check of a shipped service's name or a Python file.
+
+    ``workload``: requests as canonical bytes, in place of ``requests`` many made from ``seed``
+    (from the file's CHECK_REQUESTS, if it has some).  ``timeout`` in seconds for each of about
+    a dozen runs.  Raises ServiceError if the service cannot be loaded, ValueError if there is
+    no request to send.
+    """
+    name = service if service in SHIPPED else str(Path(service).resolve())
+    plan = Plan(name, seed, timeout)
+    about = plan.describe()
+    if workload is None:
+        own = [text.encode("latin-1") for text in about["requests"]]
+        workload = make_workload(seed, requests, own, about["paths"])
+    if not workload:
+        raise ValueError("there must be at least one request to send")
+    plan.set_workload(workload)
+    count = len(workload)
+    cuts = sorted({max(1, count * quarter // 4) for quarter in (1, 2, 3)})
+    plain = plan.run(Condition(), snapshots=cuts)
+    differences = list(_check_plain(plan, plain))
+    conditions = [] if differences and plain.failure else make_conditions(cuts)
+    with ThreadPoolExecutor(max_workers=max(1, min(4, os.cpu_count() or 1))) as pool:
+        runs = pool.map(lambda condition: plan.run(condition, plain.states), conditions)
+        for condition, run in zip(conditions, runs, strict=True):
+            found = _compare(plan, plain, condition, run)
+            if found is not None:
+                differences.append(found)
+    return CheckResult(
+        service=service,
+        ok=not differences,
+        requests=count,
+        seed=seed,
+        conditions=(PLAIN, *(condition.name for condition in conditions)),
+        statuses=_count_statuses(plain),
+        differences=tuple(differences),
+        notes=tuple(_note(plain)),
+    )
+
+
+def _check_plain(plan: Plan, plain: Run) -> Iterator[Difference]:
+    """Look for what is wrong in the plain run by itself."""
+    if plain.failure:
+        n = max(plain.digests, default=-1) + 1
+        yield _failed(plan, Condition(), n, plain.failure)
+        return
+    for n in plain.replies:
+        before, after = plain.digests[n - 1], plain.digests[n]
+        if plan.is_read_only(n) and before != after:
+            states = plan.run(Condition(), snapshots=(n - 1, n)).states
+            yield Difference(
+                condition=PLAIN,
+                what="a request that only reads changed the state",
+                request_number=n,
+                request=plan.show_request(n),
+                expected=f"digest {before}",
+                got=f"digest {after}",
+                detail=show_state_difference(states.get(n - 1, b""), states.get(n, b"")),
+                hint=find_hint("reads left out"),
+            )
+            return
+
+
+def _compare(plan: Plan, plain: Run, condition: Condition, run: Run) -> Difference | None:
+    """Return the first difference of a run from the plain one, or None."""
+    for n, digest in run.digests.items():
+        expected, got = plain.replies.get(n, b""), run.replies.get(n, b"")
+        if n in run.replies and expected != got:
+            return Difference(
+                condition=condition.name,
+                what="the replies differ",
+                request_number=n,
+                request=plan.show_request(n),
+                expected=show_message(expected),
+                got=show_message(got),
+                detail=show_reply_difference(expected, got),
+                hint=find_hint(condition.name),
+            )
+        if digest != plain.digests[n]:
+            ours = plan.run(Condition(), snapshots=(n,)).states.get(n, b"")
+            theirs = plan.run(condition, plain.states, snapshots=(n,)).states.get(n, b"")
+            restored = n == condition.restore_after > 0
+            return Difference(
+                condition=condition.name,
+                what="the restored state differs" if restored else "the states (digests) differ",
+                request_number=n,
+                request=plan.show_request(n),
+                expected=f"digest {plain.digests[n]}",
+                got=f"digest {digest}",
+                detail=show_state_difference(ours, theirs),
+                hint=find_hint(condition.name),
+            )
+    if run.failure:
+        n = max(run.digests, default=condition.restore_after - 1) + 1
+        return _failed(plan, condition, n, run.failure)
+    return None
+
+
+def _failed(plan: Plan, condition: Condition, n: int, failure: str) -> Difference:
+    restoring = condition.restore_after == n > 0
+    return Difference(
+        condition=condition.name,
+        what="restore() failed" if restoring else "the run ended early",
+        request_number=n,
+        request=plan.show_request(n),
+        expected="a reply and a digest",
+        got=failure,
+        detail="",
+        hint=find_hint("restore") if restoring else "",
+    )
+
+
+def _count_statuses(plain: Run) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for reply in plain.replies.values():
+        status = str(Reply.decode(reply).status)
+        counts[status] = counts.get(status, 0) + 1
+    return dict(sorted(counts.items()))
+
+
+def _note(plain: Run) -> Iterator[str]:
+    """Say where the check was weaker than it looks."""
+    statuses = _count_statuses(plain)
+    total = sum(statuses.values())
+    good = sum(count for status, count in statuses.items() if status < "400")
+    crashes = statuses.get("500", 0)
+    if total and good * 4 < total:
+        yield (
+            f"only {good} of {total} requests were answered with success: define CHECK_REQUESTS ="
+            " [(method, target, body), ...] in the service's file, to reach all its parts"
+        )
+    if crashes:
+        yield f"{crashes} of {total} requests made the service raise an exception (500)"
+    if len(set(plain.digests.values())) == 1:
+        yield "no request changed the state: the service holds none, or snapshot() does not give it"

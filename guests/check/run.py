@@ -1,0 +1,226 @@
+"""One run of a service for a check: a process of its own, under a stated condition.
+
+Started by its path, so that nothing but what it needs is loaded before clocks are replaced.
+
+Reads a job from standard input (JSON), writes one JSON line a step to standard output.  The
+clocks and sources of randomness a Python program reaches by the standard library are replaced
+before the service is loaded: the clock ticks at each reading from a stated start, randomness
+has a stated seed. So two runs of the same condition differ in nothing but what a fresh process
+brings along (its id, the addresses of objects, what the service takes from the system by other
+ways).
+
+What is replaced: the functions of ``time``, ``datetime.now`` and its kin, the ``random``
+module's shared state, ``os.urandom`` (and with it ``secrets`` and ``uuid4``).  Randomness that
+C code takes itself (a ``random.Random()`` without a seed) is not, and shows up as a difference
+between two starts.
+"""
+
+from __future__ import annotations
+
+import ast
+import datetime
+import json
+import os
+import random
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import date as RealDate
+from datetime import datetime as RealDatetime
+from pathlib import Path
+from typing import Any, TextIO
+
+from guests.message import MessageError, encode_request
+from guests.service import Context, Service, ServiceError, answer, load, state_digest
+
+__all__ = ["Clock", "main", "replace_clock", "replace_randomness"]
+
+Job = dict[str, Any]
+
+
+class Clock:
+    """A clock that starts at ``start_ns`` and moves on by ``tick_ns`` each time it is read."""
+
+    def __init__(self, start_ns: int, tick_ns: int) -> None:
+        self._now = start_ns
+        self._tick = tick_ns
+
+    def read_ns(self) -> int:
+        """Return the time in nanoseconds since the epoch."""
+        self._now += self._tick
+        return self._now
+
+    def read(self) -> float:
+        """Return the time in seconds since the epoch."""
+        return self.read_ns() / 1e9
+
+
+def replace_clock(clock: Clock) -> None:
+    """Put ``clock`` in the place of the process's clocks, for modules loaded from now on."""
+    by_name: dict[str, Callable[..., object]] = {}
+    for name in ("time", "monotonic", "perf_counter", "process_time", "thread_time"):
+        by_name[name] = clock.read
+        by_name[f"{name}_ns"] = clock.read_ns
+    by_name["clock_gettime"] = lambda _: clock.read()
+    by_name["clock_gettime_ns"] = lambda _: clock.read_ns()
+    gmtime, localtime, strftime, asctime, ctime = (
+        time.gmtime, time.localtime, time.strftime, time.asctime, time.ctime
+    )  # fmt: skip
+
+    def at(seconds: float | None) -> float:
+        return clock.read() if seconds is None else seconds
+
+    by_name["gmtime"] = lambda seconds=None: gmtime(at(seconds))
+    by_name["localtime"] = lambda seconds=None: localtime(at(seconds))
+    by_name["ctime"] = lambda seconds=None: ctime(at(seconds))
+    by_name["asctime"] = lambda parts=None: asctime(parts or localtime(clock.read()))
+    by_name["strftime"] = lambda text, parts=None: strftime(text, parts or localtime(clock.read()))
+    for name, function in by_name.items():
+        setattr(time, name, function)
+    _replace_datetime(clock)
+
+
+def _replace_datetime(clock: Clock) -> None:
+    class AlsoReal(type):
+        """Lets instances of the real classes pass for instances of the replaced ones."""
+
+        def __instancecheck__(cls, instance: object) -> bool:
+            return isinstance(instance, cls.__mro__[1])
+
+    class Datetime(RealDatetime, metaclass=AlsoReal):
+        @classmethod
+        def now(cls, tz: datetime.tzinfo | None = None) -> Datetime:
+            return cls.fromtimestamp(clock.read(), tz)
+
+        @classmethod
+        def utcnow(cls) -> Datetime:
+            return cls.fromtimestamp(clock.read(), datetime.UTC).replace(tzinfo=None)
+
+        @classmethod
+        def today(cls) -> Datetime:
+            return cls.now()
+
+    class Date(RealDate, metaclass=AlsoReal):
+        @classmethod
+        def today(cls) -> Date:
+            return cls.fromtimestamp(clock.read())
+
+    for name, replaced in (("datetime", Datetime), ("date", Date)):
+        replaced.__name__ = replaced.__qualname__ = name
+        replaced.__module__ = "datetime"
+        setattr(datetime, name, replaced)
+
+
+def replace_randomness(seed: int) -> None:
+    """Seed what the standard library takes chance from."""
+    source = random.Random(seed)
+    random.seed(source.getrandbits(64))
+    os.urandom = source.randbytes
+    os.getrandom = lambda size, flags=0: source.randbytes(size)
+    vars(random)["_urandom"] = source.randbytes  # SystemRandom, and so secrets, has its own name
+
+
+def move_addresses(amount: int) -> list[bytes]:
+    """Take ``amount`` small objects of each size, so that later ones get other addresses."""
+    return [bytes(size) for size in range(1, 512, 16) for _ in range(amount)]
+
+
+def main() -> int:
+    """Do one job; the exit status says only whether it was done, not what came out."""
+    # What the service prints must not get into the results.
+    results = os.fdopen(os.dup(1), "w", encoding="ascii")
+    os.dup2(2, 1)
+    job: Job = json.load(sys.stdin)
+    ballast = move_addresses(job["ballast"])
+    replace_randomness(job["random"])
+    replace_clock(Clock(job["clock_ns"], job["tick_ns"]))
+    try:
+        service_class = load(job["service"])
+        service = service_class()
+        if job["describe"]:
+            _tell(results, describe(service_class))
+        else:
+            for line in run(service, job):
+                _tell(results, line)
+        _tell(results, {"end": True})
+    except ServiceError as error:
+        _tell(results, {"error": str(error)})
+    except Exception as error:  # noqa: BLE001 - whatever the service raises is the result
+        _tell(results, {"error": f"{type(error).__name__}: {error}"})
+    del ballast
+    return 0
+
+
+def _tell(results: TextIO, line: dict[str, Any]) -> None:
+    json.dump(line, results)
+    results.write("\n")
+    results.flush()  # so that what was done is known even if the next request never ends
+
+
+def run(service: Service, job: Job) -> Iterator[dict[str, Any]]:
+    """Apply the job's requests; give a line for each: its number, the reply, the digest after
+    it."""
+    start = job["start"]
+    if job["state"]:
+        service.restore(job["state"].encode("latin-1"))
+    yield {"n": start, "digest": service.digest().hex(), **_snapshot(service, start, job)}
+    for n, (request, seq, time_ns, seed, caller, read_only) in enumerate(job["requests"], 1):
+        if n <= start or n in job["left_out"]:
+            continue
+        context = Context(seq, time_ns, bytes.fromhex(seed), caller, read_only)
+        reply = answer(service, request.encode("latin-1"), context)
+        yield {
+            "n": n,
+            "reply": reply.decode("latin-1"),
+            "digest": service.digest().hex(),
+            **_snapshot(service, n, job),
+        }
+
+
+def _snapshot(service: Service, n: int, job: Job) -> dict[str, str]:
+    if n not in job["snapshots"]:
+        return {}
+    state = b"".join(service.snapshot())
+    if state_digest(iter((state,))) != service.digest():
+        raise ServiceError("digest() is not the digest of what snapshot() gives")
+    return {"state": state.decode("latin-1")}
+
+
+def describe(service_class: type[Service]) -> dict[str, Any]:
+    """Return the service's name, its own CHECK_REQUESTS as canonical bytes, and paths it names."""
+    module = sys.modules[service_class.__module__]
+    own: list[str] = []
+    for entry in getattr(module, "CHECK_REQUESTS", ()):
+        try:
+            method, target, body, *rest = entry
+            headers = dict(*rest).items()
+            own.append(encode_request(method, target, headers, body).decode("latin-1"))
+        except (MessageError, TypeError, ValueError, AttributeError) as error:
+            form = "(method, target, body) or (method, target, body, headers)"
+            raise ServiceError(f"CHECK_REQUESTS: {entry!r} is not {form}: {error}") from error
+    return {"name": service_class.name, "requests": own, "paths": _find_paths(module.__file__)}
+
+
+def _find_paths(file: str | None) -> list[str]:
+    """Return the texts of a source file that look like the path of a request, in order."""
+    if file is None:
+        return []
+    found: dict[str, None] = {}
+    for node in ast.walk(ast.parse(Path(file).read_bytes())):
+        text = node.value if isinstance(node, ast.Constant) else None
+        if isinstance(text, bytes):
+            text = text.decode("latin-1")
+        if (
+            isinstance(text, str)
+            and text.startswith("/")
+            and len(text) <= 64
+            and text.isascii()
+            and text.isprintable()
+            and " " not in text
+        ):
+            found[text] = None
+    return list(found)[:32]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,132 @@
+"""Addresses of links: ``unix:PATH``, ``tcp:HOST:PORT``, ``exec:COMMAND`` (a replica that is a local process)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+import socket
+import subprocess
+from collections.abc import Callable
+from typing import Protocol
+
+from voter.errors import AddressError
+
+__all__ = ["Address", "Connector", "check_unix_path", "connect", "parse_address", "split_host_port"]
+
+UNIX_PATH_MAX = 107
+"""Bytes in a unix socket's path (sun_path of Linux holds 108 with its final zero)."""
+
+
+class Connector(Protocol):
+    """How a link gets its transport; the simulation hands in another one."""
+
+    async def __call__(
+        self, address: Address, factory: Callable[[], asyncio.Protocol]
+    ) -> asyncio.BaseTransport:
+        """Connect ``factory()`` to ``address``.  Raises OSError."""
+
+
+class Address:
+    """A parsed link address: ``kind`` is unix, tcp or exec; ``text`` is what was given."""
+
+    __slots__ = ("command", "host", "kind", "path", "port", "text")
+
+    def __init__(
+        self,
+        text: str,
+        kind: str,
+        *,
+        path: str = "",
+        host: str = "",
+        port: int = 0,
+        command: tuple[str, ...] = (),
+    ) -> None:
+        self.text = text
+        self.kind = kind
+        self.path = path
+        self.host = host
+        self.port = port
+        self.command = command
+
+
+def split_host_port(text: str) -> tuple[str, int]:
+    """Split ``HOST:PORT`` or ``[IPV6]:PORT``.  Raises AddressError."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not port.isdecimal() or int(port) > 65535:
+        raise AddressError(f"{text!r} is not HOST:PORT with a port of 0 to 65535")
+    return host.strip("[]"), int(port)
+
+
+def check_unix_path(path: str) -> None:
+    """Raise AddressError if ``path`` does not fit into a unix socket address."""
+    size = len(os.fsencode(path))
+    if size > UNIX_PATH_MAX:
+        raise AddressError(
+            f"unix socket path {path!r} is {size - UNIX_PATH_MAX} bytes too long "
+            f"(at most {UNIX_PATH_MAX}): use a shorter directory"
+        )
+
+
+def parse_address(text: str) -> Address:
+    """Read a link address.  Raises AddressError."""
+    kind, colon, rest = text.partition(":")
+    if not colon or not rest or kind not in ("unix", "tcp", "exec"):
+        raise AddressError(
+            f"link {text!r}: write unix:PATH, tcp:HOST:PORT or exec:COMMAND"
+        )
+    if kind == "unix":
+        check_unix_path(rest)
+        return Address(text, kind, path=rest)
+    if kind == "tcp":
+        host, port = split_host_port(rest)
+        return Address(text, kind, host=host, port=port)
+    try:
+        command = tuple(shlex.split(rest))
+    except ValueError as error:
+        raise AddressError(f"link {text!r}: {error}") from error
+    return Address(text, kind, command=command)
+
+
+async def connect(
+    address: Address, factory: Callable[[], asyncio.Protocol]
+) -> asyncio.BaseTransport:
+    """Connect to an address with asyncio.  Raises OSError."""
+    loop = asyncio.get_running_loop()
+    if address.kind == "unix":
+        return (await loop.create_unix_connection(factory, address.path))[0]
+    if address.kind == "tcp":
+        transport, _ = await loop.create_connection(factory, address.host, address.port)
+        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return transport
+    ours, theirs = socket.socketpair()
+    with theirs:
+        try:
+            # Popen returns once exec has succeeded or failed: milliseconds, only when a replica starts.
+            process = subprocess.Popen(  # noqa: ASYNC220
+                address.command, stdin=theirs.fileno(), stdout=theirs.fileno()
+            )
+        except OSError:
+            ours.close()
+            raise
+    ours.setblocking(False)
+    transport, protocol = await loop.create_connection(factory, sock=ours)
+    transport.set_protocol(_ProcessProtocol(protocol, process))
+    return transport
+
+
+class _ProcessProtocol(asyncio.Protocol):
+    """Passes everything on; ends the process when the connection ends."""
+
+    def __init__(self, inner: asyncio.Protocol, process: subprocess.Popen[bytes]) -> None:
+        self._inner = inner
+        self._process = process
+        self.data_received = inner.data_received  # type: ignore[method-assign]
+        self.pause_writing = inner.pause_writing  # type: ignore[method-assign]
+        self.resume_writing = inner.resume_writing  # type: ignore[method-assign]
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Kill the process (it has no link any more), reap it off the loop, tell the link."""
+        self._process.kill()
+        asyncio.get_running_loop().run_in_executor(None, self._process.wait)
+        self._inner.connection_lost(exc)

@@ -1,0 +1,140 @@
+"""The voter's configuration: a strict TOML file, where an unknown key is an error that names it and its line."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import msgspec
+
+from voter.core import Limits, Policy
+from voter.core.vote import PolicyError
+from voter.errors import ConfigError
+
+__all__ = ["Config", "Listen", "ReplicaConfig", "Timing", "load", "parse", "parse_strict"]
+
+T = TypeVar("T")
+
+
+class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of all sections: frozen, and strict about its keys."""
+
+
+class Listen(_Section, frozen=True, kw_only=True):
+    """Where clients and operators are served; sockets that are inherited come before these.
+
+    ``http`` and ``native`` are HOST:PORT (port 0: any free one); ``native_unix`` and ``control`` are paths.
+    """
+
+    http: str | None = None
+    native: str | None = None
+    native_unix: str | None = None
+    control: str | None = None
+
+
+class ReplicaConfig(_Section, frozen=True, kw_only=True):
+    """One replica: its name and the address of its link (unix:PATH, tcp:HOST:PORT, exec:CMD)."""
+
+    name: str
+    link: str
+    role: Literal["voter", "observer"] = "voter"
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9._-]{1,32}", self.name):
+            raise ValueError(f"replica name {self.name!r}: letters, digits, '.', '_', '-', at most 32")
+
+
+class Timing(_Section, frozen=True, kw_only=True):
+    """Times in seconds."""
+
+    request: float = 10.0  # a request that is not settled by then is answered "timeout"
+    header: float = 10.0  # an HTTP client must have sent its request line and headers
+    body: float = 30.0  # ... and its body
+    idle: float = 3600.0  # an HTTP connection without a request is closed
+
+
+class Config(_Section, frozen=True, kw_only=True):
+    """The whole file."""
+
+    replica: list[ReplicaConfig]
+    vote: str = "2/3"
+    service: str | None = None  # expected service name; None: what the first replica says
+    listen: Listen = Listen()
+    limits: Limits = Limits()
+    timing: Timing = Timing()
+    max_body: int = 1 << 20  # largest body of a request, bytes
+    max_in_flight: int = 1024  # requests under way on one native connection
+
+    def __post_init__(self) -> None:
+        policy = self.policy
+        voters = [replica for replica in self.replica if replica.role == "voter"]
+        if len(voters) != policy.of:
+            raise ValueError(f"vote {policy} needs {policy.of} replicas that vote, not {len(voters)}")
+        names = [replica.name for replica in self.replica]
+        if len(set(names)) != len(names):
+            raise ValueError("two replicas have the same name")
+        if not 0 < self.max_body <= 1 << 20:
+            raise ValueError("max_body must be 1 to 1048576 bytes")
+
+    @property
+    def policy(self) -> Policy:
+        """The vote policy."""
+        return Policy.parse(self.vote)
+
+
+def _line_of(text: str, path: str, key: str | None) -> int | None:
+    """Find the line of a key in TOML text, given msgspec's path of its table (``$.limits``, ``$.replica[1]``).
+
+    tomllib keeps no positions, so this walks the table headers; dotted and inline tables are not followed.
+    """
+    parts = re.findall(r"\.([^.\[\]]+)|\[(\d+)\]", path)
+    names = [name for name, _ in parts if name]
+    index = next((int(number) for _, number in parts if number), 0)
+    if key is None and names:
+        key = names.pop()
+    table, seen, inside = ".".join(names), -1, not names
+    for number, line in enumerate(text.splitlines(), 1):
+        header = re.match(r"\s*\[+\s*([^\]]+?)\s*\]+", line)
+        if header:
+            if header[1] == table:
+                seen += 1
+            inside = header[1] == table and seen == index
+            if key == header[1] and not names:
+                return number
+        elif inside and key and re.match(rf"\s*\"?{re.escape(key)}\"?\s*(=|\.)", line):
+            return number
+    return None
+
+
+def parse_strict(text: str, name: str, kind: type[T]) -> T:
+    """Read TOML into a strict msgspec type.  Raises ConfigError that names file, line and key."""
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{name}: not TOML: {error}") from error
+    try:
+        return msgspec.convert(data, kind)
+    except (msgspec.ValidationError, PolicyError, ValueError) as error:
+        words = str(error)
+        path = re.search(r" - at `([^`]+)`", words)
+        unknown = re.search(r"unknown field `([^`]+)`", words)
+        line = _line_of(text, path[1] if path else "$", unknown[1] if unknown else None)
+        where = f"{name}, line {line}" if line else name
+        words = words.replace("Object contains unknown field", "unknown key")
+        raise ConfigError(f"{where}: {words}") from error
+
+
+def parse(text: str, name: str = "configuration") -> Config:
+    """Read a voter configuration from text.  Raises ConfigError."""
+    return parse_strict(text, name, Config)
+
+
+def load(path: Path) -> Config:
+    """Read a voter configuration from a file.  Raises ConfigError."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    return parse(text, str(path))

@@ -1,0 +1,95 @@
+"""The voter's errors, one tree::
+
+    VoterError
+    ├── ConfigError        a configuration that cannot be used; names the key and its line
+    ├── AddressError       a link or listening address that cannot be
+    └── RequestError       a request got no reply (voter.client raises these)
+        ├── NotExecuted        refused before it was ordered: safe to retry
+        │   └── Overload       ... because too much waits already
+        ├── OutcomeUnknown     ordered, and no majority can be had now: it may have been executed
+        ├── TimedOut           ordered, and not settled in time: it may have been executed
+        ├── TooLarge           over the largest payload: never sent
+        └── ConnectionFailed   no voter there, or the connection broke: it may have been executed
+"""
+
+from __future__ import annotations
+
+from voter.core.events import Failure
+
+__all__ = [
+    "AddressError",
+    "ConfigError",
+    "ConnectionFailed",
+    "NotExecuted",
+    "OutcomeUnknown",
+    "Overload",
+    "RequestError",
+    "TimedOut",
+    "TooLarge",
+    "VoterError",
+    "failure_error",
+]
+
+
+class VoterError(Exception):
+    """Base of all errors of the voter package."""
+
+
+class ConfigError(VoterError):
+    """A configuration that cannot be used."""
+
+
+class AddressError(VoterError):
+    """An address that cannot be used."""
+
+
+class RequestError(VoterError):
+    """A request got no reply."""
+
+    code = "error"
+
+
+class NotExecuted(RequestError):
+    """Refused before it was ordered; safe to retry."""
+
+    code = Failure.NOT_EXECUTED
+
+
+class Overload(NotExecuted):
+    """Refused before it was ordered, because too much waits; safe to retry later."""
+
+    code = Failure.OVERLOAD
+
+
+class OutcomeUnknown(RequestError):
+    """Ordered, but no majority can be had now; it may have been executed."""
+
+    code = Failure.OUTCOME_UNKNOWN
+
+
+class TimedOut(RequestError):
+    """Not settled in time; it may have been executed."""
+
+    code = Failure.TIMEOUT
+
+
+class TooLarge(RequestError):
+    """Over the largest payload."""
+
+    code = Failure.TOO_LARGE
+
+
+class ConnectionFailed(RequestError):
+    """The connection to the voter failed."""
+
+    code = "connection"
+
+
+_BY_CODE: dict[str, type[RequestError]] = {
+    error.code: error for error in (NotExecuted, Overload, OutcomeUnknown, TimedOut, TooLarge)
+}
+
+
+def failure_error(code: str, detail: str) -> RequestError:
+    """Return the exception for a failure code as the voter sends it."""
+    return _BY_CODE.get(code, RequestError)(f"{code}: {detail}")

@@ -1,0 +1,352 @@
+"""The runner: feeds the engine and carries out its effects.
+
+One request, in one sitting: a front end calls ``submit`` → the engine orders it → ``_send`` puts it on the links →
+each link delivers ``Answered`` → the engine finds a majority → ``_release`` calls the front end back.
+
+The clock, the loop's timer and the random source are handed in, so that a simulation can run this very code.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+from zlib import crc32
+
+import structlog
+
+from guests import wire
+from guests.wire import FLAG_READ_ONLY, encode_order
+from voter.address import Connector, parse_address
+from voter.config import Config
+from voter.core import Engine, Policy
+from voter.core import events as ev
+from voter.core.events import Effect, Event, Fail, Failure, Release
+from voter.core.replica import State
+from voter.link import Link
+
+__all__ = ["LATENCY_BOUNDS", "Clock", "Flushable", "Incident", "Runner", "Verdict"]
+
+LATENCY_BOUNDS = tuple(base * 10.0**power for power in range(-5, 2) for base in (1, 2, 5))
+"""Upper bounds in seconds of the latency histogram's buckets (10 us to 50 s)."""
+TIMER = 0.05
+"""Seconds between looks at deadlines when nothing else happens."""
+TICK = 0.0005
+"""Seconds by which the engine's time may lag behind the clock."""
+
+Verdict = Release | Fail
+
+
+class Clock(NamedTuple):
+    """The two clocks: ``steady`` in seconds (never backwards), ``wall_ns`` in nanoseconds since 1970."""
+
+    steady: Callable[[], float]
+    wall_ns: Callable[[], int]
+
+
+class Flushable(Protocol):
+    """Something that collects bytes during a turn of the loop and writes them once at its end."""
+
+    def flush(self) -> None:
+        """Write what has come together."""
+
+
+class Incident(NamedTuple):
+    """A change in a replica's standing, as told to operators and the supervisor."""
+
+    id: int
+    time: float  # wall clock, seconds since 1970
+    replica: str
+    before: str
+    after: str
+    reason: str
+    seq: int
+
+
+class _Waiting(NamedTuple):
+    """A client that waits: whom to call, since when, until when (steady seconds)."""
+
+    call: Callable[[Verdict], None]
+    since: float
+    until: float
+
+
+class Runner:
+    """Owns the engine and the links; front ends talk to it and to nothing below it."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        clock: Clock,
+        connector: Connector,
+        random64: Callable[[], int],
+    ) -> None:
+        observers = frozenset(r.name for r in config.replica if r.role == "observer")
+        self.config = config
+        self.policy: Policy = config.policy
+        self.names: Sequence[str] = [replica.name for replica in config.replica]
+        self._clock = clock
+        secret = b"".join(random64().to_bytes(8) for _ in range(4))
+        self.engine = Engine(
+            self.policy, self.names, secret=secret, limits=config.limits, observers=observers
+        )
+        self.links = [
+            Link(
+                index,
+                parse_address(replica.link),
+                connector=connector,
+                deliver=self.receive,
+                check=self._check_welcome,
+                random64=random64,
+                flush_soon=self.flush_soon,
+                state_limit=config.limits.state_bytes,
+            )
+            for index, replica in enumerate(config.replica)
+        ]
+        self.counters = dict.fromkeys(
+            ("requests", "released", "masked", "dissents", "expulsions", "checkpoints"), 0
+        )
+        self.failures: dict[str, int] = {}
+        self.latency = [0] * (len(LATENCY_BOUNDS) + 1)
+        self.latency_sum = 0.0
+        self.incidents: deque[Incident] = deque(maxlen=1000)
+        self.news = asyncio.Event()
+        self._identity: tuple[str, int] | None = None
+        self._waiting: dict[int, _Waiting] = {}
+        self._ticket = 0
+        self._to_flush: list[Flushable] = []
+        self._ticked = float("-inf")
+        self._incident_id = 0
+        self._tick()
+
+    # ------------------------------------------------------------- running
+
+    async def run(self) -> None:
+        """Keep all links connected and the deadlines watched, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for link, name in zip(self.links, self.names, strict=True):
+                group.create_task(link.run(), name=f"link {name}")
+            group.create_task(self._watch_time(), name="timer")
+
+    async def _watch_time(self) -> None:
+        while True:
+            await asyncio.sleep(TIMER)
+            now = self._tick()
+            while self._waiting:
+                ticket, waiting = next(iter(self._waiting.items()))
+                if waiting.until > now:
+                    break
+                self.receive(ev.Cancel(ticket))
+                self._finish(
+                    Fail(ticket, Failure.TIMEOUT, "not settled in time; it may still be executed")
+                )
+
+    def _tick(self) -> float:
+        """Read the clock; tell the engine the time if it is worth an event."""
+        now = self._clock.steady()
+        if now - self._ticked >= TICK:
+            self._ticked = now
+            self.receive(ev.Tick(now, self._clock.wall_ns()))
+        return now
+
+    # ------------------------------------------------------------ requests
+
+    def submit(
+        self, request: bytes, caller: bytes, read_only: bool, call: Callable[[Verdict], None]
+    ) -> int:
+        """Order a request; ``call`` gets the verdict, once.  Returns the ticket."""
+        now = self._tick()
+        ticket = self._ticket = self._ticket + 1
+        self.counters["requests"] += 1
+        self._waiting[ticket] = _Waiting(call, now, now + self.config.timing.request)
+        self.receive(ev.Submit(ticket, request, caller, read_only))
+        return ticket
+
+    def cancel(self, ticket: int) -> None:
+        """The client has gone; what was ordered stays ordered."""
+        if self._waiting.pop(ticket, None) is not None:
+            self.receive(ev.Cancel(ticket))
+
+    @property
+    def waiting(self) -> int:
+        """Clients that wait for a verdict."""
+        return len(self._waiting)
+
+    def _finish(self, verdict: Verdict) -> None:
+        waiting = self._waiting.pop(verdict.ticket, None)
+        if waiting is None:
+            return
+        if isinstance(verdict, Release):
+            elapsed = self._clock.steady() - waiting.since
+            self.latency[bisect_left(LATENCY_BOUNDS, elapsed)] += 1
+            self.latency_sum += elapsed
+        waiting.call(verdict)
+
+    # ------------------------------------------------------ engine and effects
+
+    def receive(self, event: Event) -> None:
+        """Give one event to the engine and carry out what it decides."""
+        if type(event) is not ev.Tick:
+            self._tick()
+        for effect in self.engine.receive(event):
+            self._carry_out[type(effect)](self, effect)
+
+    def _send(self, effect: ev.Send) -> None:
+        record = effect.record
+        payload = encode_order(
+            record.time_ns, record.prev, record.history, record.caller, record.request
+        )
+        crc = crc32(payload)
+        flags = FLAG_READ_ONLY if record.read_only else 0
+        links = self.links
+        for index in effect.replicas:
+            links[index].send_order(record.seq, flags, payload, crc)
+
+    def _release(self, effect: Release) -> None:
+        self.counters["released"] += 1
+        if effect.dissent:
+            self.counters["masked"] += 1
+        self._finish(effect)
+
+    def _fail(self, effect: Fail) -> None:
+        self.failures[effect.failure] = self.failures.get(effect.failure, 0) + 1
+        self._finish(effect)
+
+    def _mark(self, effect: ev.Mark) -> None:
+        for index in effect.replicas:
+            self.links[index].mark(effect.seq, effect.keeper)
+
+    def _restore(self, effect: ev.Restore) -> None:
+        self.links[effect.replica].restore(effect)
+
+    def _fetch(self, effect: ev.Fetch) -> None:
+        self.links[effect.replica].fetch(effect.seq)
+
+    def _ping(self, effect: ev.Ping) -> None:
+        self.links[effect.replica].ping()
+
+    def _disconnect(self, effect: ev.Disconnect) -> None:
+        self.links[effect.replica].drop(effect.reason)
+
+    def _checkpointed(self, effect: ev.Checkpointed) -> None:
+        self.counters["checkpoints"] += 1
+        structlog.get_logger().info(
+            "checkpoint", seq=effect.seq, size=effect.size, digest=effect.digest.hex()[:16]
+        )
+
+    def _changed(self, effect: ev.Changed) -> None:
+        name = self.names[effect.replica]
+        if effect.reason == "dissent":
+            self.counters["dissents"] += 1
+        if effect.after in (State.EXPELLED, State.ABSENT):
+            self.counters["expulsions"] += 1
+        if effect.after in (State.ACTIVE, State.OBSERVER):
+            self.links[effect.replica].settle_down()
+        self._incident_id += 1
+        wall = self._clock.wall_ns() / 1e9
+        self.incidents.append(
+            Incident(
+                self._incident_id, wall, name, effect.before, effect.after, effect.reason, effect.seq
+            )
+        )
+        self.news.set()
+        structlog.get_logger().info(
+            "replica", name=name, before=effect.before, after=effect.after, reason=effect.reason,
+            seq=effect.seq,
+        )  # fmt: skip
+
+    _carry_out: dict[type[Effect], Callable[[Any, Any], None]] = {
+        ev.Send: _send,
+        ev.Release: _release,
+        ev.Fail: _fail,
+        ev.Mark: _mark,
+        ev.Restore: _restore,
+        ev.Fetch: _fetch,
+        ev.Ping: _ping,
+        ev.Disconnect: _disconnect,
+        ev.Changed: _changed,
+        ev.Checkpointed: _checkpointed,
+    }
+
+    # --------------------------------------------------------------- links
+
+    def flush_soon(self, sink: Flushable) -> None:
+        """Flush ``sink`` at the end of this turn of the loop."""
+        if not self._to_flush:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._to_flush.append(sink)
+
+    def _flush(self) -> None:
+        sinks, self._to_flush = self._to_flush, []
+        for sink in sinks:
+            sink.flush()
+
+    def _check_welcome(self, index: int, welcome: wire.Welcome) -> str | None:
+        """Tell why a replica with this WELCOME cannot be used, or None."""
+        if welcome.protocol != wire.PROTOCOL:
+            return f"its agent speaks protocol {welcome.protocol}, the voter {wire.PROTOCOL}"
+        wanted = self.config.service
+        if wanted is not None and welcome.service != wanted:
+            return f"it runs service {welcome.service!r}, the configuration says {wanted!r}"
+        identity = (welcome.service, welcome.state_format)
+        if self._identity is None:
+            self._identity = identity
+        if identity != self._identity:
+            return (
+                f"it runs {identity[0]} with state format {identity[1]}, the others "
+                f"{self._identity[0]} with {self._identity[1]}"
+            )
+        return None
+
+    def find(self, name: str) -> int:
+        """Return the index of the replica called ``name``.  Raises KeyError."""
+        try:
+            return self.names.index(name)
+        except ValueError:
+            raise KeyError(name) from None
+
+    def admit(self, index: int) -> None:
+        """Vouch for a replica, and connect to it at once."""
+        self.receive(ev.Admit(index))
+        self.links[index].hurry()
+
+    def status(self) -> dict[str, Any]:
+        """Everything an operator may ask, as plain data."""
+        engine, replicas = self.engine, []
+        for replica, link in zip(engine.members, self.links, strict=True):
+            welcome = link.welcome
+            replicas.append(
+                {
+                    "name": replica.name,
+                    "role": "observer" if replica.observer else "voter",
+                    "state": str(replica.state),
+                    "reason": replica.reason,
+                    "link": link.address.text,
+                    "link_problem": link.problem,
+                    "epoch": f"{replica.epoch:016x}",
+                    "incarnation": replica.incarnation,
+                    "service": welcome.service if welcome else None,
+                    "build": welcome.build if welcome else None,
+                    "lag": len(replica.outstanding),
+                    "dissents": replica.dissents,
+                    "expulsions": replica.expulsions,
+                }
+            )
+        return {
+            "standing": engine.standing,
+            "vote": str(self.policy),
+            "active": len(engine.members.active),
+            "seq": engine.log.seq,
+            "pending": engine.pending,
+            "log": {"writes": len(engine.log), "bytes": engine.log.bytes},
+            "checkpoint": {
+                "seq": engine.log.checkpoint.seq,
+                "size": len(engine.log.checkpoint.state),
+                "digest": (engine.log.checkpoint.digest or b"").hex() or None,
+            },
+            "replicas": replicas,
+            "counters": self.counters | {"failures": self.failures},
+        }

@@ -1,0 +1,101 @@
+"""Listening sockets: inherited (the LISTEN_FDS convention) or made here."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import stat
+from collections.abc import Mapping
+
+from voter.address import check_unix_path, split_host_port
+from voter.config import Listen
+from voter.errors import AddressError
+
+__all__ = ["FIRST_FD", "inherited", "listen_tcp", "listen_unix", "listening"]
+
+FIRST_FD = 3
+"""Number of the first descriptor that LISTEN_FDS hands over (sd_listen_fds(3))."""
+BACKLOG = 4096
+
+
+def inherited(environment: Mapping[str, str]) -> dict[str, socket.socket]:
+    """Return the sockets passed to this process, by their LISTEN_FDNAMES name.
+
+    Empty if there are none, or if LISTEN_PID names another process.
+    """
+    if environment.get("LISTEN_PID", str(os.getpid())) != str(os.getpid()):
+        return {}
+    number = int(environment.get("LISTEN_FDS", "0"))
+    names = environment.get("LISTEN_FDNAMES", "").split(":")
+    return {
+        name: socket.socket(fileno=FIRST_FD + at)
+        for at, name in zip(range(number), names, strict=False)
+    }
+
+
+def listen_tcp(address: str) -> socket.socket:
+    """Listen on HOST:PORT.  Raises AddressError that says what stands in the way."""
+    host, port = split_host_port(address)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((host, port))
+        sock.listen(BACKLOG)
+    except OSError as error:
+        sock.close()
+        raise AddressError(
+            f"cannot listen on {address}: {error.strerror or error}; choose another port"
+        ) from error
+    sock.setblocking(False)
+    return sock
+
+
+def listen_unix(path: str) -> socket.socket:
+    """Listen on a unix socket that only its owner can open (mode 0600).
+
+    A socket file that nobody listens on is removed first.  Raises AddressError.
+    """
+    check_unix_path(path)
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            raise AddressError(f"{path} is there and is not a socket: move it away")
+        with socket.socket(socket.AF_UNIX) as probe:
+            if probe.connect_ex(path) == 0:
+                raise AddressError(f"somebody already listens on {path}")
+        os.unlink(path)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o177)
+    try:
+        sock.bind(path)
+        sock.listen(BACKLOG)
+    except OSError as error:
+        sock.close()
+        raise AddressError(f"cannot listen on {path}: {error.strerror or error}") from error
+    finally:
+        os.umask(before)
+    sock.setblocking(False)
+    return sock
+
+
+def listening(listen: Listen, environment: Mapping[str, str]) -> dict[str, socket.socket]:
+    """Return all listening sockets by name (http, native, native-unix, control).
+
+    An inherited one comes before what the configuration says.  Raises AddressError.
+    """
+    sockets = inherited(environment)
+    try:
+        if listen.http and "http" not in sockets:
+            sockets["http"] = listen_tcp(listen.http)
+        if listen.native and "native" not in sockets:
+            sockets["native"] = listen_tcp(listen.native)
+        if listen.native_unix and "native-unix" not in sockets:
+            sockets["native-unix"] = listen_unix(listen.native_unix)
+        if listen.control and "control" not in sockets:
+            sockets["control"] = listen_unix(listen.control)
+    except AddressError:
+        for sock in sockets.values():
+            sock.close()
+        raise
+    return sockets
