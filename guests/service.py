@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import inspect
 import random
 import sys
 from abc import ABC, abstractmethod
@@ -178,9 +177,9 @@ def load(name: str) -> type[Service]:
     ]
     if len(found) != 1:
         raise ServiceError(
-            f"{name} must define exactly one subclass of guests.service.Service, it has {len(found)}"
+            f"{name} must define exactly one subclass of guests.service.Service, not {len(found)}"
         )
     service: type[Service] = found[0]
-    if inspect.isabstract(service):
+    if getattr(service, "__abstractmethods__", None):
         raise ServiceError(f"{name}: class {service.__name__} must define the method apply")
     return service

@@ -175,6 +175,12 @@ class Runner:
         """Clients that wait for a verdict."""
         return len(self._waiting)
 
+    async def drained(self) -> None:
+        """Order nothing new from now on; return once nobody waits for a verdict."""
+        self.receive(ev.Drain())
+        while self._waiting:
+            await asyncio.sleep(TIMER)
+
     def _finish(self, verdict: Verdict) -> None:
         waiting = self._waiting.pop(verdict.ticket, None)
         if waiting is None:

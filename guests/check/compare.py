@@ -55,7 +55,7 @@ def check(
     with ThreadPoolExecutor(max_workers=max(1, min(4, os.cpu_count() or 1))) as pool:
         runs = pool.map(lambda condition: plan.run(condition, plain.states), conditions)
         for condition, run in zip(conditions, runs, strict=True):
-            found = _compare(plan, plain, condition, run)
+            found = _compare(plan, plain, condition, run, explain=not differences)
             if found is not None:
                 differences.append(found)
     return CheckResult(
@@ -93,8 +93,13 @@ def _check_plain(plan: Plan, plain: Run) -> Iterator[Difference]:
             return
 
 
-def _compare(plan: Plan, plain: Run, condition: Condition, run: Run) -> Difference | None:
-    """Return the first difference of a run from the plain one, or None."""
+def _compare(
+    plan: Plan, plain: Run, condition: Condition, run: Run, *, explain: bool
+) -> Difference | None:
+    """Return the first difference of a run from the plain one, or None.
+
+    ``explain``: where states differ, run both again to show where they part.
+    """
     for n, digest in run.digests.items():
         expected, got = plain.replies.get(n, b""), run.replies.get(n, b"")
         if n in run.replies and expected != got:
@@ -109,8 +114,10 @@ def _compare(plan: Plan, plain: Run, condition: Condition, run: Run) -> Differen
                 hint=find_hint(condition.name),
             )
         if digest != plain.digests[n]:
-            ours = plan.run(Condition(), snapshots=(n,)).states.get(n, b"")
-            theirs = plan.run(condition, plain.states, snapshots=(n,)).states.get(n, b"")
+            ours = theirs = b""
+            if explain:
+                ours = plan.run(Condition(), snapshots=(n,)).states.get(n, b"")
+                theirs = plan.run(condition, plain.states, snapshots=(n,)).states.get(n, b"")
             restored = n == condition.restore_after > 0
             return Difference(
                 condition=condition.name,

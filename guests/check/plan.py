@@ -123,8 +123,9 @@ class Plan:
         }
         with tempfile.TemporaryDirectory(prefix="trivisor-check-") as folder:
             try:
+                # -S: a guest has the standard library and nothing else.
                 done = subprocess.run(
-                    [sys.executable, "-P", str(_PROCESS)],
+                    [sys.executable, "-P", "-S", str(_PROCESS)],
                     input=json.dumps(job).encode(),
                     capture_output=True,
                     env=environment,

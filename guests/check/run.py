@@ -17,7 +17,6 @@ between two starts.
 
 from __future__ import annotations
 
-import ast
 import datetime
 import json
 import os
@@ -203,6 +202,8 @@ def describe(service_class: type[Service]) -> dict[str, Any]:
 
 def _find_paths(file: str | None) -> list[str]:
     """Return the texts of a source file that look like the path of a request, in order."""
+    import ast  # noqa: PLC0415 - slow to load, and used in one run of many
+
     if file is None:
         return []
     found: dict[str, None] = {}

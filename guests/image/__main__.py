@@ -6,20 +6,27 @@ import argparse
 import sys
 from pathlib import Path
 
-from guests.image.build import build_image, read_manifest
+from guests.image.build import build_image
 from guests.image.errors import ImageError
+from guests.image.manifest import read_manifest
 
 __all__ = ["main"]
 
 
 def main() -> int:
     """Runs the command; returns its exit code, 1 if the image cannot be built."""
-    parser = argparse.ArgumentParser(prog="python -m guests.image", description="Build the guest image.")
-    parser.add_argument("--cache", type=Path, required=True, help="directory that keeps what was built")
+    parser = argparse.ArgumentParser(
+        prog="python -m guests.image", description="Build the guest image."
+    )
+    parser.add_argument(
+        "--cache", type=Path, required=True, help="directory that keeps what was built"
+    )
     parser.add_argument("--files", action="store_true", help="list every file of the image, too")
     arguments = parser.parse_args()
     try:
-        image = build_image(arguments.cache, progress=lambda step: print(f"... {step}", file=sys.stderr))
+        image = build_image(
+            arguments.cache, progress=lambda step: print(f"... {step}", file=sys.stderr)
+        )
         manifest = read_manifest(image.manifest)
     except ImageError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -1,8 +1,8 @@
 """Compiling Python sources for a guest, with the guest's own Python.
 
-The bytecode must suit the guest's Python, not the host's, which may be newer; so the guest's program is run
-here, through the guest's own loader and libraries. It is *unchecked* bytecode (PEP 552): it holds no time, and
-the guest loads it without a look at the source.
+The bytecode must suit the guest's Python, not the host's, which may be newer; so the guest's
+program is run here, through the guest's own loader and libraries. It is *unchecked* bytecode (PEP
+552): it holds no time, and the guest loads it without a look at the source.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ for line in open(sys.argv[1], encoding="utf-8"):
 def compile_sources(tree: Path, sources: Mapping[str, bytes], work: Path) -> dict[str, bytes]:
     """The bytecode of `sources`, which maps the path in the guest (no leading "/") to the text.
 
-    `tree` holds the guest's Python; `work` is an empty directory for files on the way. Raises ImageError that
-    quotes the compiler, and so names file and line, for a source that is not Python.
+    `tree` holds the guest's Python; `work` is an empty directory for files on the way. Raises
+    ImageError that quotes the compiler, and so names file and line, for a source that is not
+    Python.
     """
     lines = []
     for number, name in enumerate(sorted(sources)):
@@ -63,4 +64,6 @@ def compile_sources(tree: Path, sources: Mapping[str, bytes], work: Path) -> dic
         env={"PYTHONHASHSEED": "0", "PYTHONUTF8": "1", "PYTHONDONTWRITEBYTECODE": "1"},
         deadline=_DEADLINE,
     )
-    return {name: (work / f"{number}.pyc").read_bytes() for number, name in enumerate(sorted(sources))}
+    return {
+        name: (work / f"{number}.pyc").read_bytes() for number, name in enumerate(sorted(sources))
+    }

@@ -1,4 +1,4 @@
-"""Running the programs that the build needs, with errors that show what was run and what it said."""
+"""Running the programs that the build needs; an error shows what was run and what it said."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ _SHOWN = 15
 def require(program: str, package: str) -> None:
     """Raises ImageError with the line to type if `program` is not installed."""
     if shutil.which(program) is None:
-        raise ImageError(f"{program} is not installed, and the guest image needs it: `apt-get install {package}`")
+        raise ImageError(
+            f"{program} is not installed, and the guest image needs it: `apt-get install {package}`"
+        )
 
 
 def run(argv: Sequence[str | Path], *, env: Mapping[str, str], deadline: float) -> None:
@@ -41,7 +43,9 @@ def run(argv: Sequence[str | Path], *, env: Mapping[str, str], deadline: float) 
     except OSError as error:
         raise ImageError(f"cannot run `{shown}`: {error}") from error
     except subprocess.TimeoutExpired as error:
-        raise ImageError(f"`{shown}` was ended: not done after {deadline:.0f} s\n{_tail(error.stdout)}") from error
+        raise ImageError(
+            f"`{shown}` was ended: not done after {deadline:.0f} s\n{_tail(error.stdout)}"
+        ) from error
     if done.returncode != 0:
         raise ImageError(f"`{shown}` failed with status {done.returncode}:\n{_tail(done.stdout)}")
 

@@ -1,7 +1,7 @@
-"""A reproducible writer of cpio archives in the "newc" format, which is what Linux unpacks as an initramfs.
+"""A reproducible writer of cpio archives in the "newc" format, as Linux unpacks for an initramfs.
 
-Same entries, same bytes: names are sorted, every owner is root, every time is zero, and inode numbers
-count up from 1. The kernel accepts archives one after the other, each ended by its trailer.
+Same entries, same bytes: names are sorted, every owner is root, every time is zero, and inode
+numbers count up from 1. The kernel accepts archives one after the other, each ended by its trailer.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from guests.image.errors import ImageError
 __all__ = ["ALIGNMENT", "Entry", "device", "directory", "file", "pack", "symlink"]
 
 ALIGNMENT = 4
-"""Bytes: each header, name and body starts on a multiple of this; so must an archive appended to another."""
+"""Bytes: headers and bodies start on a multiple of this; so must an archive behind another."""
 
 _TRAILER = "TRAILER!!!"
 _LARGEST = 0xFFFFFFFF
@@ -55,21 +55,28 @@ def device(name: str, major: int, minor: int) -> Entry:
 def pack(entries: Iterable[Entry]) -> bytes:
     """The archive of `entries` and of every directory above them.
 
-    Raises ImageError for a name that is absolute, climbs with "..", or stands for two different files.
+    Raises ImageError for a name that is absolute, climbs with "..", or stands for two different
+    files.
     """
     named: dict[str, Entry] = {}
     for entry in entries:
         path = PurePosixPath(entry.name)
         if not entry.name or path.is_absolute() or ".." in path.parts or str(path) != entry.name:
-            raise ImageError(f"{entry.name!r} cannot name a file of an image: give a plain relative path")
+            raise ImageError(
+                f"{entry.name!r} cannot name a file of an image: give a plain relative path"
+            )
         if named.setdefault(entry.name, entry) != entry:
-            raise ImageError(f"{entry.name!r} stands twice in an image, with different contents: keep one")
+            raise ImageError(
+                f"{entry.name!r} stands twice in an image, with different contents: keep one"
+            )
     for name in list(named):
         for parent in PurePosixPath(name).parents:
             if parent.name:
                 above = named.setdefault(str(parent), directory(str(parent)))
                 if not stat.S_ISDIR(above.mode):
-                    raise ImageError(f"{name!r} lies below {above.name!r}, which is not a directory")
+                    raise ImageError(
+                        f"{name!r} lies below {above.name!r}, which is not a directory"
+                    )
     # Sorted by parts, a directory comes before what is in it: the kernel needs that order.
     ordered = sorted(named.values(), key=lambda entry: PurePosixPath(entry.name).parts)
     out = bytearray()
@@ -81,11 +88,13 @@ def pack(entries: Iterable[Entry]) -> bytes:
 
 def _append(out: bytearray, inode: int, entry: Entry) -> None:
     if len(entry.body) > _LARGEST:
-        raise ImageError(f"{entry.name!r} is too large for an image: 4 GiB is the most a cpio file can be")
+        raise ImageError(
+            f"{entry.name!r} is too large for an image: 4 GiB is the most a cpio file can be"
+        )
     name = entry.name.encode() + b"\0"
     links = 2 if stat.S_ISDIR(entry.mode) else 1
     major, minor = entry.device
-    # inode, mode, uid, gid, links, mtime, size, device major and minor, the special file's, name size, check
+    # inode, mode, uid, gid, links, time, size, device (two), special device (two), name, check
     fields = (inode, entry.mode, 0, 0, links, 0, len(entry.body), 0, 0, major, minor, len(name), 0)
     out += b"070701" + b"".join(b"%08x" % field for field in fields)
     out += name

@@ -6,4 +6,4 @@ __all__ = ["ImageError"]
 
 
 class ImageError(Exception):
-    """The guest image cannot be built or cannot be trusted; the message names the thing and the remedy."""
+    """The guest image cannot be built or trusted; the message names the thing and the remedy."""

@@ -1,28 +1,28 @@
-"""What one node's guests hold beside the base image: a second, small archive behind the base's in the initramfs.
+"""One node's part of an image: a second, small archive behind the base's in the initramfs.
 
-The kernel unpacks one after the other, so that a node's own service needs no new base image, only milliseconds.
+The kernel unpacks one after the other, so that a node's own service needs no new base image, only
+milliseconds.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
 from guests.image import cpio
-from guests.image.build import Image, read_manifest, sum_up
 from guests.image.errors import ImageError
+from guests.image.manifest import Image, check_file, encode_record, read_manifest, sum_up
+from guests.image.store import link_file, replace_file
 
 __all__ = ["CONTENT", "SERVICE_FILE", "Overlay", "add_overlay"]
 
 SERVICE_FILE = "opt/trivisor/user/service.py"
 """Where a user's service lies in the guest."""
 
-CONTENT = "srv/content"
+CONTENT = "etc/trivisor/content"
 """Where static content lies in the guest."""
 
 _CONFIG = "etc/trivisor/service"
@@ -31,9 +31,9 @@ _CONFIG = "etc/trivisor/service"
 class Overlay(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One node's choice of service.
 
-    `service` is the name of a shipped one, or `service_file` is a user's own Python file: exactly one of them.
-    `content` is a directory copied to /srv/content. `files` maps further paths in the guest (no leading "/")
-    to what they hold.
+    `service` is the name of a shipped one, or `service_file` is a user's own Python file: exactly
+    one of them. `content` is a directory copied to /etc/trivisor/content. `files` maps further
+    paths in the guest (no leading "/") to what they hold.
     """
 
     service: str | None = None
@@ -43,28 +43,33 @@ class Overlay(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 def add_overlay(image: Image, out_dir: Path, overlay: Overlay) -> Image:
-    """An image of `image`'s kernel and of an initramfs in `out_dir` that adds `overlay`; its manifest lies beside.
+    """The image in `out_dir`: `image`'s kernel, its initramfs with `overlay` added, a manifest.
 
-    Raises ImageError if the overlay cannot be, or a file of it cannot be read.
+    `out_dir` needs nothing of the cache from then on. Raises ImageError if the overlay cannot be,
+    or a file of it cannot be read.
     """
     manifest = read_manifest(image.manifest)
     entries = list(_entries(overlay, manifest.inputs))
     archive = cpio.pack(entries)
     try:
+        check_file(image.initrd, manifest.initrd)
         base = image.initrd.read_bytes()
-        if hashlib.sha256(base).hexdigest() != manifest.initrd:
-            raise ImageError(f"{image.initrd} was altered: remove {image.initrd.parent} and build again")
         initrd = base + bytes(-len(base) % cpio.ALIGNMENT) + archive
         added = {entry.name: hashlib.sha256(entry.body).hexdigest() for entry in entries}
         digest = hashlib.sha256(initrd).hexdigest()
-        described = msgspec.structs.replace(manifest, initrd=digest, files={**manifest.files, **added})
+        described = msgspec.structs.replace(
+            manifest, initrd=digest, files={**manifest.files, **added}
+        )
         out_dir.mkdir(parents=True, exist_ok=True)
-        _write(out_dir / "initrd", initrd)
-        _write(out_dir / "manifest.json", msgspec.json.format(msgspec.json.encode(described), indent=1) + b"\n")
+        replace_file(out_dir / "initrd", initrd)
+        replace_file(out_dir / "manifest.json", encode_record(described))
+        link_file(image.kernel, out_dir / "vmlinuz")
     except OSError as error:
-        raise ImageError(f"cannot add the service to the guest image in {out_dir}: {error}") from error
+        raise ImageError(
+            f"cannot add the service to the guest image in {out_dir}: {error}"
+        ) from error
     return Image(
-        kernel=image.kernel,
+        kernel=out_dir / "vmlinuz",
         initrd=out_dir / "initrd",
         sha256=sum_up(manifest.kernel, digest),
         manifest=out_dir / "manifest.json",
@@ -73,7 +78,9 @@ def add_overlay(image: Image, out_dir: Path, overlay: Overlay) -> Image:
 
 def _entries(overlay: Overlay, inputs: str) -> list[cpio.Entry]:
     if (overlay.service is None) == (overlay.service_file is None):
-        raise ImageError("an image needs one service: give `service` or `service_file`, and not both")
+        raise ImageError(
+            "an image needs one service: give `service` or `service_file`, and not both"
+        )
     entries = [cpio.file(name, body) for name, body in overlay.files.items()]
     if overlay.service_file is not None:
         source = _read(overlay.service_file)
@@ -90,14 +97,17 @@ def _entries(overlay: Overlay, inputs: str) -> list[cpio.Entry]:
 
 
 def _content(root: Path) -> list[cpio.Entry]:
-    """All regular files below `root`. A link would mean another file in the guest than here: it is refused."""
+    """All regular files below `root`. A link would mean another file in the guest than here: it is
+    refused."""
     if not root.is_dir():
         raise ImageError(f"the static content {root} is not a directory")
     entries = [cpio.directory(CONTENT)]
     for path in sorted(root.rglob("*")):
         name = f"{CONTENT}/{path.relative_to(root)}"
         if path.is_symlink() or not (path.is_dir() or path.is_file()):
-            raise ImageError(f"{path} is neither a file nor a directory: static content may hold nothing else")
+            raise ImageError(
+                f"{path} is neither a file nor a directory: static content may hold nothing else"
+            )
         entries.append(cpio.directory(name) if path.is_dir() else cpio.file(name, _read(path)))
     return entries
 
@@ -107,18 +117,3 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise ImageError(f"{path} cannot be put into the guest image: {error.strerror}") from error
-
-
-def _write(path: Path, body: bytes) -> None:
-    """Replaces `path` in one step, on disk before its name is: a reader sees the old or the new, never half."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(body)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise

@@ -1,7 +1,7 @@
 """Fetching Debian's packages and taking out of them the few files that guests are made of.
 
-The result is the kernel and a *tree*, laid out as in the guest. It holds nothing of this repository, so that a
-change of the sources need not fetch anything again.
+The result is the kernel and a *tree*, laid out as in the guest. It holds nothing of this
+repository, so that a change of the sources need not fetch anything again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,15 @@ import msgspec
 from guests.image.bytecode import compile_sources
 from guests.image.command import require, run
 from guests.image.errors import ImageError
-from guests.image.recipe import KERNEL_MODULES, LIBRARIES, LOADER, MULTIARCH, PACKAGES, PYTHON, wanted
+from guests.image.recipe import (
+    KERNEL_MODULES,
+    LIBRARIES,
+    LOADER,
+    MULTIARCH,
+    PACKAGES,
+    PYTHON,
+    wanted,
+)
 from guests.image.sources import RELEASE, debian_sources
 
 __all__ = ["Package", "fetch"]
@@ -29,7 +37,6 @@ _DEADLINE = 900.0
 """Seconds that mmdebstrap may take: a slow mirror is no reason to fail, a dead one is."""
 
 _LIST = "trivisor.packages"
-
 
 
 class Package(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -80,11 +87,16 @@ def fetch(work: Path, *, progress: Callable[[str], None]) -> list[Package]:
 
 
 def _apt_options() -> Iterator[str]:
-    """How the host's apt reaches its mirrors (proxies, retries, clock checks), which mmdebstrap does not take over."""
+    """How the host's apt reaches its mirrors (proxies, retries, clock checks), which mmdebstrap
+    does not take over."""
     try:
-        dump = subprocess.run(["apt-config", "dump"], capture_output=True, text=True, timeout=60, check=True).stdout
+        dump = subprocess.run(
+            ["apt-config", "dump"], capture_output=True, text=True, timeout=60, check=True
+        ).stdout
     except (OSError, subprocess.SubprocessError) as error:
-        raise ImageError(f"`apt-config dump` failed ({error}): the guest image needs a Debian host's apt") from error
+        raise ImageError(
+            f"`apt-config dump` failed ({error}): the guest image needs a Debian host's apt"
+        ) from error
     kept = ("Acquire::http::", "Acquire::https::", "Acquire::Retries ", "Acquire::Check-")
     for line in dump.splitlines():
         if line.startswith(kept) and not line.endswith('"";'):
@@ -102,15 +114,22 @@ def _unpack(archive: Path, work: Path) -> str:
     """Writes the wanted files below `work`; returns the list of packages."""
     with tarfile.open(archive) as packages:
         # Debian's packages still say /lib here and /usr/lib there for what is one directory.
-        members = {member.name.removeprefix("./").removeprefix("usr/"): member for member in packages}
+        members = {
+            member.name.removeprefix("./").removeprefix("usr/"): member for member in packages
+        }
 
         def read(name: str) -> bytes:
             member = members.get(name)
             if member is not None and member.issym():
-                member = members.get(posixpath.normpath(posixpath.join(posixpath.dirname(name), member.linkname)))
+                member = members.get(
+                    posixpath.normpath(posixpath.join(posixpath.dirname(name), member.linkname))
+                )
             opened = packages.extractfile(member) if member is not None else None
             if opened is None:
-                raise ImageError(f"Debian {RELEASE}'s packages hold no {name}: guests/image/recipe.py must name another")
+                raise ImageError(
+                    f"Debian {RELEASE}'s packages hold no {name}, which guests/image/recipe.py "
+                    "names: it needs a change"
+                )
             return opened.read()
 
         kernels = [name for name in members if name.startswith("boot/vmlinuz-")]
@@ -126,7 +145,8 @@ def _unpack(archive: Path, work: Path) -> str:
         for library in LIBRARIES:
             _write(tree / "lib" / MULTIARCH / library, read(f"lib/{MULTIARCH}/{library}"))
         for order, module in enumerate(KERNEL_MODULES):
-            name = f"{order}-{posixpath.basename(module)}.ko"  # init loads them in the order of their names
+            # Init loads them in the order of their names.
+            name = f"{order}-{posixpath.basename(module)}.ko"
             _write(tree / "lib/modules" / name, read(f"lib/modules/{release}/kernel/{module}.ko"))
         below = f"lib/{PYTHON}/"
         for name, member in members.items():
@@ -136,7 +156,7 @@ def _unpack(archive: Path, work: Path) -> str:
 
 
 def _compile_library(work: Path) -> None:
-    """Puts bytecode in the place of the library's sources, which would only take the guest's memory."""
+    """Puts bytecode in the place of the library's sources, which would only take memory."""
     tree = work / "tree"
     sources = sorted((tree / "usr/lib" / PYTHON).rglob("*.py"))
     with tempfile.TemporaryDirectory(dir=work) as scratch:

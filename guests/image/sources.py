@@ -1,7 +1,8 @@
 """Which of the host's apt sources the image is built from: its Debian ones, and no others.
 
-A machine may have sources of other vendors besides; a guest must not hold their packages, and a vendor's
-outage must not break the build. No mirror is named here: the host's own configuration says where to fetch.
+A machine may have sources of other vendors besides; a guest must not hold their packages, and a
+vendor's outage must not break the build. No mirror is named here: the host's own configuration says
+where to fetch.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ RELEASE = "bookworm"
 """The Debian release (12) that guests are made of."""
 
 _SUITES = (RELEASE, f"{RELEASE}-updates", f"{RELEASE}-security")
-_ONE_LINE = re.compile(r"^deb\s+(?:\[(?P<options>[^\]]*)\]\s+)?(?P<uri>\S+)\s+(?P<suite>\S+)\s+(?P<components>.+)$")
+_ONE_LINE = re.compile(
+    r"^deb\s+(?:\[(?P<options>[^\]]*)\]\s+)?(?P<uri>\S+)\s+(?P<suite>\S+)\s+(?P<components>.+)$"
+)
 _OPTION_NAMES = {"arch": "architectures", "lang": "languages", "target": "targets"}
 
 
@@ -52,7 +55,12 @@ def _read_one_line(text: str) -> list[dict[str, str]]:
         match = _ONE_LINE.match(line.split("#", 1)[0].strip())
         if match is None:
             continue
-        stanza = {"types": "deb", "uris": match["uri"], "suites": match["suite"], "components": match["components"]}
+        stanza = {
+            "types": "deb",
+            "uris": match["uri"],
+            "suites": match["suite"],
+            "components": match["components"],
+        }
         for option in (match["options"] or "").split():
             name, _, value = option.partition("=")
             stanza[_OPTION_NAMES.get(name.lower(), name.lower())] = value.replace(",", " ")
@@ -83,18 +91,32 @@ def _read_deb822(text: str) -> list[dict[str, str]]:
 def _only_debian(stanza: Mapping[str, str]) -> dict[str, str] | None:
     """The part of `stanza` that is Debian's own, or None.
 
-    Vendors name their suites after Debian's too, so the path and the key must speak of Debian as well.
+    Vendors name their suites after Debian's too, so the path and the key must speak of Debian as
+    well.
     """
-    if stanza.get("enabled", "yes").lower() in ("no", "false") or "deb" not in stanza.get("types", "").split():
+    if (
+        stanza.get("enabled", "yes").lower() in ("no", "false")
+        or "deb" not in stanza.get("types", "").split()
+    ):
         return None
     key = stanza.get("signed-by", "")
     if key and "\n" not in key and "debian-archive" not in key:
         return None
-    uris = [uri for uri in stanza.get("uris", "").split() if "debian-archive" in key or _looks_debian(uri)]
+    uris = [
+        uri
+        for uri in stanza.get("uris", "").split()
+        if "debian-archive" in key or _looks_debian(uri)
+    ]
     suites = [suite for suite in stanza.get("suites", "").split() if suite in _SUITES]
     if not uris or not suites or "main" not in stanza.get("components", "").split():
         return None
-    return {**stanza, "types": "deb", "uris": " ".join(uris), "suites": " ".join(suites), "components": "main"}
+    return {
+        **stanza,
+        "types": "deb",
+        "uris": " ".join(uris),
+        "suites": " ".join(suites),
+        "components": "main",
+    }
 
 
 def _looks_debian(uri: str) -> bool:

@@ -137,8 +137,8 @@ class Static(Service):
 def read_content(directory: Path) -> dict[bytes, File]:
     """Return the files below a directory by their absolute request path.
 
-    Raises ServiceError, naming the file, if one cannot be read, is over MAX_FILE bytes, or is a link that
-    leads out of the directory, and if all are over MAX_CONTENT bytes.
+    Raises ServiceError, naming the file, if one cannot be read, is over MAX_FILE bytes, or is a
+    link that leads out of the directory, and if all are over MAX_CONTENT bytes.
     """
     files: dict[bytes, File] = {}
     total = 0
@@ -212,8 +212,8 @@ def _reply_range(request: Request, file: File, headers: tuple[tuple[str, str], .
 def _parse_range(text: str, size: int) -> tuple[int, int] | None:
     """Return the first and last offset of the one range asked for.
 
-    None: the header is to be ignored (another unit, several ranges, malformed).  First above last: the
-    range holds no byte of the content.
+    None: the header is to be ignored (another unit, several ranges, malformed).  First above
+    last: the range holds no byte of the content.
     """
     unit, _, spec = text.partition("=")
     first_text, dash, last_text = spec.strip().partition("-")

@@ -1,0 +1,154 @@
+"""Run a command under a deadline, and leave none of its processes behind.
+
+Usage: deadline.py [--grace=SECONDS] SECONDS COMMAND [ARGUMENT...]
+
+libvirt starts each QEMU as a daemon: a process whose parents are gone, in a session of its own,
+without our environment. So this process declares itself the *subreaper* of all that it starts
+(Linux `prctl`): an orphan becomes its child, and its process tree is, at any time, exactly what the
+command started. Nothing is ever ended by name.
+
+Exit status: the command's; 124 where the deadline ended it; 128 and the signal's number where a
+signal did; 1 where the command succeeded but left processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+__all__ = ["descendants", "end_all", "main"]
+
+PR_SET_CHILD_SUBREAPER = 36
+TERM_GRACE = 15.0  # seconds between SIGTERM and SIGKILL, if --grace does not say
+KILL_GRACE = 15.0  # seconds until a killed process must be gone
+POLL = 0.1  # seconds; there is no event for "an orphan of mine has ended"
+
+
+class Ended(Exception):
+    """A signal asks this process to end."""
+
+
+def become_subreaper() -> None:
+    """Make every orphan among this process's descendants its child.
+
+    Raises OSError where the kernel refuses.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
+
+
+def parents() -> Iterator[tuple[int, int]]:
+    """Yield (pid, parent's pid) of every living process; zombies are left out."""
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            stat = (entry / "stat").read_text(errors="replace")
+        except OSError:
+            continue  # it ended just now
+        # The command's name stands in parentheses and may hold anything.
+        state, parent = stat.rpartition(")")[2].split()[:2]
+        if state not in "ZX":
+            yield int(entry.name), int(parent)
+
+
+def descendants(root: int) -> list[int]:
+    """Return the pids of all living processes below `root`, children before grandchildren."""
+    children: dict[int, list[int]] = {}
+    for pid, parent in parents():
+        children.setdefault(parent, []).append(pid)
+    found: list[int] = []
+    level = [root]
+    while level:
+        level = [child for pid in level for child in children.get(pid, [])]
+        found += level
+    return found
+
+
+def describe(pid: int) -> str:
+    """Return the command line of a process, shortened."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ")
+    except OSError:
+        return "(gone)"
+    return words.decode(errors="replace").strip()[:160]
+
+
+def reap() -> None:
+    """Collect the exit statuses of children and adopted orphans that have ended."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            continue
+
+
+def end_all(grace: float = TERM_GRACE) -> list[str]:
+    """End every descendant of this process and return what they were ("PID COMMAND").
+
+    Asks with SIGTERM first, kills after `grace` seconds, and looks until none is left, because a
+    process may start another while it is being ended. Raises TimeoutError if one survives SIGKILL.
+    """
+    seen: dict[int, str] = {}
+    start = time.monotonic()
+    asked: set[int] = set()
+    while pids := descendants(os.getpid()):
+        waited = time.monotonic() - start
+        if waited > grace + KILL_GRACE:
+            raise TimeoutError(f"cannot end: {[describe(pid) for pid in pids]}")
+        for pid in pids:
+            seen.setdefault(pid, f"{pid} {describe(pid)}")
+            if waited > grace or pid not in asked:
+                asked.add(pid)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL if waited > grace else signal.SIGTERM)
+        reap()
+        time.sleep(POLL)
+    reap()
+    return list(seen.values())
+
+
+def raise_ended(number: int, _frame: FrameType | None) -> None:
+    """Turn a signal into an exception, so that the command's processes are ended on the way out."""
+    raise Ended(signal.Signals(number).name)
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command and return the exit status described above."""
+    grace = TERM_GRACE
+    if arguments[0].startswith("--grace="):
+        grace = float(arguments.pop(0).partition("=")[2])
+    seconds, command = float(arguments[0]), arguments[1:]
+    become_subreaper()
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, raise_ended)
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+    try:
+        status = process.wait(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        print(f"==> CI: the deadline of {seconds:.0f} s has passed: ending everything", flush=True)
+        status = 124
+    except Ended as ended:
+        print(f"==> CI: {ended}: ending everything", flush=True)
+        status = 128 + signal.Signals[str(ended)].value
+    finished = process.returncode is not None
+    left = end_all(grace)
+    if not finished:
+        return status
+    if left:
+        print("==> CI: the tests left these processes running (ended now):", flush=True)
+        print("".join(f"    {line}\n" for line in left), flush=True)
+        return status or 1
+    return status if status >= 0 else 128 - status
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

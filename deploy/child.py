@@ -1,0 +1,165 @@
+"""Processes that a node starts, told apart from all others for as long as the machine is up.
+
+A pid alone may have been given to someone else's process.  An Identity adds when the process
+began (in clock ticks since boot) and which boot that was: no two processes share all three.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+__all__ = ["Child", "Identity", "boot_id", "identify"]
+
+KILL_SECONDS = 10.0
+"""How long a process may take to vanish after SIGKILL; longer, and the kernel holds it."""
+
+
+class Identity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which process it is: pid, start in clock ticks since boot, and the kernel's id of that
+    boot.
+    """
+
+    pid: int
+    start_ticks: int
+    boot_id: str
+
+    @property
+    def alive(self) -> bool:
+        """Whether this very process runs now (a zombie does not)."""
+        return identify(self.pid) == self
+
+
+def boot_id() -> str:
+    """Return the kernel's id of this boot."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+
+
+def identify(pid: int) -> Identity | None:
+    """Return the identity of the process that has this pid now, or None if none runs."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    # The name in parentheses may hold anything, so fields are counted from its end (proc(5)).
+    fields = stat.rpartition(")")[2].split()
+    if fields[0] in "ZX":
+        return None
+    return Identity(pid=pid, start_ticks=int(fields[19]), boot_id=boot_id())
+
+
+class Child:
+    """A process this one started or adopted, followed by a pidfd: no other is ever meant."""
+
+    def __init__(self, identity: Identity, pidfd: int, child: subprocess.Popen[bytes] | None):
+        self.identity = identity
+        self._pidfd = pidfd
+        self._child = child
+        self._gone = asyncio.Event()
+        asyncio.get_running_loop().add_reader(pidfd, self._ended)
+
+    @classmethod
+    def start(
+        cls,
+        argv: Sequence[str],
+        *,
+        log: IO[bytes],
+        env: Mapping[str, str] | None = None,
+        pass_fds: Sequence[int] = (),
+        stdout: IO[bytes] | int | None = None,
+    ) -> Child:
+        """Start a process in a session of its own; what it says goes to ``log``.
+
+        Raises OSError.
+        """
+        child = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=log if stdout is None else stdout,
+            stderr=log,
+            env=env,
+            pass_fds=pass_fds,
+            start_new_session=True,
+        )
+        try:
+            pidfd = os.pidfd_open(child.pid)
+            identity = identify(child.pid)
+        except OSError:
+            child.kill()
+            child.wait()
+            raise
+        if identity is None:
+            # It has ended already, and keeps its pid until it is reaped.
+            identity = Identity(pid=child.pid, start_ticks=0, boot_id=boot_id())
+        return cls(identity, pidfd, child)
+
+    @classmethod
+    def adopt(cls, identity: Identity) -> Child | None:
+        """Follow a process that another supervisor started, if that very one still runs."""
+        try:
+            pidfd = os.pidfd_open(identity.pid)
+        except ProcessLookupError:
+            return None
+        if not identity.alive:  # asked after the pidfd: from here on the pid cannot change hands
+            os.close(pidfd)
+            return None
+        return cls(identity, pidfd, None)
+
+    @property
+    def pid(self) -> int:
+        """Its pid."""
+        return self.identity.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended yet."""
+        return not self._gone.is_set()
+
+    @property
+    def status(self) -> str:
+        """How it ended, in words; of an adopted process that is not known."""
+        if self.running:
+            return "running"
+        code = self._child.returncode if self._child is not None else None
+        if code is None:
+            return "ended"
+        return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+
+    def _ended(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        if self._child is not None:
+            self._child.wait()  # it is a zombie now: this does not block
+        self._gone.set()
+
+    async def wait(self) -> None:
+        """Wait until it has ended."""
+        await self._gone.wait()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal; nothing happens if it has ended."""
+        if self.running:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, number)
+
+    async def end(self, grace: float) -> None:
+        """Ask it to end, and make it after ``grace`` seconds.
+
+        Raises TimeoutError if even that fails.
+        """
+        self.signal(signal.SIGTERM)
+        try:
+            async with asyncio.timeout(grace):
+                await self.wait()
+        except TimeoutError:
+            self.signal(signal.SIGKILL)
+            async with asyncio.timeout(KILL_SECONDS):
+                await self.wait()

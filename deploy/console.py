@@ -1,0 +1,102 @@
+"""What a guest prints: the last of it, in bounded memory, for as long as the guest's name lives."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import deque
+from pathlib import Path
+
+import structlog
+
+__all__ = ["Console"]
+
+_LIMIT = 64 * 1024
+_LONGEST_LINE = 1024
+
+# Whatever could act on the terminal that shows it; a guest may print anything.
+_UNPRINTABLE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[^\x20-\x7e\t]")
+
+_log = structlog.get_logger(__name__)
+
+
+class Console:
+    """The last 64 KiB of a guest's console, in lines; it survives reconnects and restarts of the VM.
+
+    Lines are text that any terminal can show: control sequences and bytes that are not printable
+    ASCII are left out. A line longer than 1,024 bytes is cut in pieces of that length.
+    """
+
+    def __init__(self, *, limit: int = _LIMIT) -> None:
+        self._limit = limit
+        self._lines: deque[str] = deque()
+        self._bytes = 0
+        self._partial = b""
+        self._waiting: list[tuple[str, asyncio.Future[str]]] = []
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes as they come from the guest."""
+        *whole, self._partial = (self._partial + data).split(b"\n")
+        while len(self._partial) > _LONGEST_LINE:
+            whole.append(self._partial[:_LONGEST_LINE])
+            self._partial = self._partial[_LONGEST_LINE:]
+        for line in whole:
+            self._add(line)
+
+    def mark(self, text: str) -> None:
+        """Add a line of the host's own, for example that the guest was started again."""
+        if self._partial:
+            self._add(self._partial)
+            self._partial = b""
+        self._add(f"--- {text} ---".encode())
+
+    def tail(self, count: int = 20) -> list[str]:
+        """Return the last `count` lines, oldest first; a line not yet ended is among them."""
+        lines = list(self._lines)
+        if self._partial:
+            lines.append(_clean(self._partial))
+        return lines[-count:] if count > 0 else []
+
+    def line(self, prefix: str) -> asyncio.Future[str]:
+        """Return a future for the next line that starts with `prefix`; cancel it to stop waiting."""
+        future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._waiting.append((prefix, future))
+        return future
+
+    async def read(self, socket: Path) -> None:
+        """Connect to a guest's console socket and take what it prints until the other end closes.
+
+        The guest must be there (paused will do) before this is called. Raises OSError if nobody
+        listens at `socket`.
+        """
+        reader, writer = await asyncio.open_unix_connection(str(socket))
+        await self.take(reader, writer)
+
+    async def take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Take what comes from `reader` until it ends, then close `writer`."""
+        try:
+            while data := await reader.read(4096):
+                self.feed(data)
+        except ConnectionError as error:
+            _log.debug("console cut", error=str(error))
+        finally:
+            writer.close()
+
+    def _add(self, raw: bytes) -> None:
+        line = _clean(raw)
+        self._lines.append(line)
+        # One more than its length, as for its line end, so that empty lines are bounded too.
+        self._bytes += len(line) + 1
+        while self._bytes > self._limit:
+            self._bytes -= len(self._lines.popleft()) + 1
+        for item in list(self._waiting):
+            prefix, future = item
+            if future.done():
+                self._waiting.remove(item)
+            elif line.startswith(prefix):
+                future.set_result(line)
+                self._waiting.remove(item)
+
+
+def _clean(raw: bytes) -> str:
+    return _UNPRINTABLE.sub("", raw.decode("ascii", errors="replace"))

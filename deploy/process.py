@@ -1,0 +1,162 @@
+"""The QEMU process behind a guest: found, proven, watched, held back. Linux's /proc and pidfds."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import select
+import signal
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import structlog
+
+__all__ = [
+    "QemuProcess",
+    "adopt_orphans",
+    "find_qemu",
+    "hold_back",
+    "ram_file",
+    "resident_bytes",
+]
+
+_PR_SET_CHILD_SUBREAPER = 36
+
+_log = structlog.get_logger(__name__)
+
+
+def adopt_orphans() -> None:
+    """Make this process the parent of the QEMUs that it starts, instead of the host's init.
+
+    Libvirt detaches QEMU, so that its parent becomes init. A dead QEMU stays a zombie until that
+    reaps it, and libvirt waits for just that: measured 1.2 to 2 s with an init that looks once a
+    second, 0.2 s where we reap it ourselves. In a container whose init reaps nothing, libvirt would
+    wait until it gives up.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        _log.warning("cannot adopt QEMU processes", error=os.strerror(ctypes.get_errno()))
+
+
+def find_qemu(uuid: str, *, naming: str) -> int | None:
+    """Return the pid of the living QEMU whose machine has this uuid, or None.
+
+    `naming` is a path of ours that its command line must name as well (its disk): with both it is
+    ours beyond doubt, whatever libvirt's records say.
+    """
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and _is_ours(_command_line(int(entry.name)), uuid, naming):
+            return int(entry.name)
+    return None
+
+
+def resident_bytes(pid: int) -> int:
+    """Return the memory that a process holds, in bytes. Raises OSError if it has ended."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def ram_file(pid: int, *, size: int) -> Path:
+    """Return a path by which a guest's memory can be opened and mapped, if its spec has `ram_file`.
+
+    `size` is the guest's memory in bytes. Raises FileNotFoundError if QEMU holds no such file, and
+    OSError if it has ended or is not ours to look into.
+    """
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        if str(entry.readlink()).startswith("/memfd:") and entry.stat().st_size == size:
+            return entry
+    raise FileNotFoundError(f"QEMU {pid} has no shared memory file of {size} bytes")
+
+
+def hold_back(pid: int, *, nice: int) -> bool:
+    """Put all threads of a process behind others; False where this host does not let us.
+
+    `nice` is 0 (normal) to 19. Linux keeps it for each thread; threads yet to come inherit it.
+    With autogroups, which most kernels use, it counts only inside a session, and QEMU has a
+    session of its own: there the group's value is set too.
+    """
+    try:
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            os.setpriority(os.PRIO_PROCESS, int(thread.name), nice)
+        group = Path(f"/proc/{pid}/autogroup")
+        if group.exists():
+            group.write_text(str(nice))
+    except OSError as error:
+        _log.warning("cannot lower the priority of a guest", pid=pid, error=str(error))
+        return False
+    return True
+
+
+class QemuProcess:
+    """A hold on one process that can never become another: a pidfd. Made in a running event loop.
+
+    `on_exit` is called in that loop once, as soon as the process has ended, unless close() came
+    first. Raises ProcessLookupError if there is no such process.
+    """
+
+    def __init__(self, pid: int, on_exit: Callable[[], None]) -> None:
+        self.pid = pid
+        self._fd = os.pidfd_open(pid)
+        self._on_exit = on_exit
+        self._loop = asyncio.get_running_loop()
+        self._gone = asyncio.Event()
+        self._loop.add_reader(self._fd, self._exited)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process has not ended, by the kernel's word at this moment."""
+        return not self._gone.is_set() and not _readable(self._fd)
+
+    async def gone(self) -> None:
+        """Wait until the process has ended."""
+        await self._gone.wait()
+
+    def kill(self) -> None:
+        """Kill the process at once. Raises PermissionError if it is another user's."""
+        if self._fd >= 0:
+            try:
+                signal.pidfd_send_signal(self._fd, signal.SIGKILL)
+            except ProcessLookupError:
+                _log.debug("it had ended already", pid=self.pid)
+
+    def close(self) -> None:
+        """Let go of the process; it lives on."""
+        if self._fd >= 0:
+            self._loop.remove_reader(self._fd)
+            os.close(self._fd)
+            self._fd = -1
+
+    def _exited(self) -> None:
+        try:
+            # Ours only if it is our child (adopt_orphans); else its parent reaps it.
+            os.waitid(os.P_PIDFD, self._fd, os.WEXITED | os.WNOHANG)
+        except ChildProcessError:
+            _log.debug("its parent reaps it", pid=self.pid)
+        self.close()
+        self._gone.set()
+        self._on_exit()
+
+
+def _readable(fd: int) -> bool:
+    """A pidfd becomes readable when its process ends."""
+    if fd < 0:
+        return True
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def _command_line(pid: int) -> list[str]:
+    """The words of a process's command line; empty if it has ended or is a zombie."""
+    try:
+        return os.fsdecode(Path(f"/proc/{pid}/cmdline").read_bytes()).split("\0")
+    except OSError:
+        return []
+
+
+def _is_ours(words: Iterable[str], uuid: str, naming: str) -> bool:
+    words = list(words)
+    if "-uuid" not in words[:-1] or not any(naming in word for word in words):
+        return False
+    return words[words.index("-uuid") + 1] == uuid

@@ -1,0 +1,113 @@
+"""When a guest is to be repaired, and how often at most.  Pure: time is handed in, in seconds.
+
+A repair puts a guest back to its clean snapshot and lets the voter bring it up from checkpoint
+and log.  What decides is what is seen now, not what happened: a missed event costs time, never a
+repair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+__all__ = ["GRACE", "LIMIT", "STEADY", "Patience", "Sight", "choose", "diagnose"]
+
+GRACE = 1.5
+"""Seconds that a running guest gets to come back by itself after its link was lost: the agent may
+have started the service anew, or the voter itself."""
+STEADY = 60.0
+"""Seconds of voting after which earlier repairs count no more."""
+LIMIT = 6
+"""Repairs in a row, with no steady time between, before a guest is given up."""
+FIRST_DELAY = 1.0
+LAST_DELAY = 30.0
+
+
+class Sight(msgspec.Struct, frozen=True, kw_only=True):
+    """What is seen of one guest.
+
+    ``vm``: running, paused, dead, ... (deploy.guest); ``replica``: the voter's word for it, or None
+    while the voter cannot be asked; ``since``: seconds that it has been so; ``fault``: one is
+    injected and holds.
+    """
+
+    vm: str
+    replica: str | None
+    reason: str
+    since: float
+    fault: bool = False
+
+
+def diagnose(sight: Sight) -> str | None:
+    """Return why a guest needs to be put back, in words, or None if it does not."""
+    if sight.fault or sight.vm in ("booting", "restoring"):
+        return None
+    if sight.vm != "running":
+        return f"the guest is {sight.vm}"
+    if sight.replica == "expelled":
+        return f"the voter expelled it: {sight.reason}"
+    if sight.replica == "absent" and sight.since >= GRACE:
+        return f"the voter has lost it: {sight.reason}"
+    return None
+
+
+class Patience:
+    """How often one guest is repaired: at once, then after 1, 2, 4 ... 30 s, LIMIT times in all.
+
+    A guest that has voted for STEADY seconds starts afresh.
+    """
+
+    def __init__(self) -> None:
+        self.repairs = 0
+        """All repairs of this guest that were begun."""
+        self.in_row = 0
+        self._next = float("-inf")
+        self._active_since: float | None = None
+
+    @property
+    def given_up(self) -> bool:
+        """Whether there were too many repairs in a row: an operator must look (`heal` starts
+        afresh).
+        """
+        return self.in_row >= LIMIT
+
+    def wait(self, now: float) -> float:
+        """Return how many seconds to wait before the next repair (infinite: given up)."""
+        return float("inf") if self.given_up else max(0.0, self._next - now)
+
+    def begin(self, now: float) -> None:
+        """A repair begins."""
+        self.repairs += 1
+        self._next = now + min(FIRST_DELAY * 2**self.in_row, LAST_DELAY)
+        self.in_row += 1
+        self._active_since = None
+
+    def see(self, active: bool, now: float) -> None:
+        """Take note of whether the replica votes."""
+        if not active:
+            self._active_since = None
+        elif self._active_since is None:
+            self._active_since = now
+        elif now - self._active_since >= STEADY:
+            self.in_row = 0
+
+    def forgive(self) -> None:
+        """Start afresh, because an operator says so."""
+        self.in_row = 0
+        self._next = float("-inf")
+
+
+def choose(
+    wanted: Mapping[str, float], under_way: Iterable[str], *, active: int, need: int
+) -> list[str]:
+    """Return the guests whose repair is to begin now, the longest ill first.
+
+    ``wanted``: seconds since each of them fell ill.  While the node can vote (``active`` >=
+    ``need``) one is put back at a time, so that the others are not slowed down; once it cannot,
+    all are.
+    """
+    order = sorted(wanted, key=lambda name: (-wanted[name], name))
+    if active < need:
+        return order
+    return [] if set(under_way) else order[:1]

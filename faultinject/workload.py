@@ -1,0 +1,153 @@
+"""Seeded workloads for the key-value service, and the oracle that checks their replies.
+
+The oracle is the same service run in this process: every released reply carries its place in the order, so replaying
+the requests in that order must give the same bytes.  It also is a witness of linearizability.  Pure but for the
+client that is handed in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from random import Random
+from typing import NamedTuple
+
+from guests.message import Reply, encode_request
+from guests.service import Context, answer, load
+from voter.client import READ_ONLY_METHODS, Client
+from voter.errors import NotExecuted, RequestError
+
+__all__ = ["Call", "Outcome", "Verdicts", "check", "mixed_calls", "run_calls"]
+
+
+class Call(NamedTuple):
+    """One request of a workload: its kind (for tables) and its canonical bytes."""
+
+    kind: str
+    request: bytes
+    read_only: bool
+
+
+class Outcome(NamedTuple):
+    """What became of a call.  Times in seconds of the steady clock; ``seq`` 0 and ``reply`` empty without a reply."""
+
+    call: Call
+    started: float
+    ended: float
+    seq: int = 0
+    agreed: int = 0
+    dissent: int = 0  # bit mask of replicas
+    reply: bytes = b""
+    failure: str = ""
+    executed: bool = True  # False: the voter said that it was not executed
+
+    @property
+    def latency(self) -> float:
+        """Seconds from call to verdict."""
+        return self.ended - self.started
+
+
+def _call(kind: str, method: str, target: str, body: bytes = b"", **headers: str) -> Call:
+    names = [(name.replace("_", "-"), value) for name, value in headers.items()]
+    data = encode_request(method, target, names, body)
+    return Call(kind, data, method in READ_ONLY_METHODS)
+
+
+def mixed_calls(seed: int, *, keys: int = 50, size: int = 64) -> Iterator[Call]:
+    """Give an endless mix of calls to the key-value service, the same for the same seed.
+
+    ``keys``: how many different keys; ``size``: bytes of a stored value.
+    """
+    random = Random(seed)
+    while True:
+        target = f"/kv/key-{random.randrange(keys):04d}"
+        draw = random.random()
+        if draw < 0.40:
+            yield _call("get", "GET", target)
+        elif draw < 0.75:
+            yield _call("put", "PUT", target, random.randbytes(size))
+        elif draw < 0.85:
+            yield _call("increment", "POST", f"/kv/n-{random.randrange(keys)}?increment=1")
+        elif draw < 0.90:
+            yield _call("delete", "DELETE", target)
+        elif draw < 0.95:
+            etag = f'"{random.randrange(1, 200)}"'
+            yield _call("compare-and-set", "PUT", target, random.randbytes(size), if_match=etag)
+        else:
+            yield _call("list", "GET", f"/kv/?limit={random.randrange(1, 20)}")
+
+
+async def _run_one(client: Client, call: Call, timeout: float) -> Outcome:
+    started = time.monotonic()
+    try:
+        async with asyncio.timeout(timeout):
+            vote, reply = await client.start(call.request, read_only=call.read_only)
+    except NotExecuted as error:
+        return Outcome(call, started, time.monotonic(), failure=error.code, executed=False)
+    except RequestError as error:
+        return Outcome(call, started, time.monotonic(), failure=error.code)
+    except TimeoutError:
+        return Outcome(call, started, time.monotonic(), failure="no verdict in time")
+    ended = time.monotonic()
+    return Outcome(call, started, ended, vote.seq, vote.agreed, vote.dissent, reply)
+
+
+async def run_calls(
+    client: Client, calls: Iterable[Call], *, in_flight: int = 1, timeout: float = 30.0
+) -> list[Outcome]:
+    """Make all calls, ``in_flight`` at a time; return what became of each, as they ended."""
+    source, outcomes = iter(calls), []
+
+    async def work() -> None:
+        for call in source:
+            outcomes.append(await _run_one(client, call, timeout))
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(in_flight):
+            group.create_task(work())
+    return outcomes
+
+
+class Verdicts(NamedTuple):
+    """What the oracle says of a history: counts, and the first wrong replies in words."""
+
+    correct: int
+    wrong: int
+    unchecked: int  # replies after a call whose outcome is unknown: the oracle cannot know the state
+    complaints: tuple[str, ...]
+
+
+def check(outcomes: Sequence[Outcome], *, service: str = "kv") -> Verdicts:
+    """Replay all answered calls in the voter's order and compare every reply, byte for byte.
+
+    The history must hold all calls made since the service's start.  A write without a reply that may have been
+    executed makes the state unknowable: replies to calls that ended after it was started are not checked.
+    """
+    oracle = load(service)()
+    unknown = [o.started for o in outcomes if o.failure and o.executed and not o.call.read_only]
+    horizon = min(unknown, default=float("inf"))
+    correct = wrong = unchecked = 0
+    complaints: list[str] = []
+    for outcome in sorted((o for o in outcomes if not o.failure), key=lambda o: o.seq):
+        context = Context(outcome.seq, 0, bytes(8), "oracle", outcome.call.read_only)
+        expected = answer(oracle, outcome.call.request, context)
+        if outcome.ended >= horizon:
+            unchecked += 1
+        elif expected == outcome.reply:
+            correct += 1
+        else:
+            wrong += 1
+            line = outcome.call.request.partition(b"\r\n")[0].decode("latin-1")
+            complaints.append(
+                f"seq {outcome.seq}: {line}: released {_show(outcome.reply)}, "
+                f"the oracle says {_show(expected)}"
+            )
+    return Verdicts(correct, wrong, unchecked, tuple(complaints[:10]))
+
+
+def _show(reply: bytes) -> str:
+    try:
+        return repr(Reply.decode(reply))
+    except ValueError:
+        return repr(reply[:60])

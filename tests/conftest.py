@@ -1,0 +1,89 @@
+"""What every test shares: hypothesis profiles, short directories, a watch for QEMUs left behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+__all__ = ["SCRATCH_PREFIX", "left_qemus", "scratch", "shared_scratch"]
+
+# Every scratch directory of this test run begins with this, and of no other run: other test runs,
+# and nodes that the user of this machine has started, are none of ours. Short, because a unix
+# socket's path ends at 107 bytes.
+SCRATCH_PREFIX = f"/tmp/tv-{os.getpid()}-"
+
+# In seconds, for a test that does not say otherwise; real guests under TCG take their time.
+VM_TIMEOUT = 180
+LONG_TIMEOUT = 1800
+
+# `ci` looks for new counterexamples at each run and prints how to repeat one. No deadline: on two
+# shared cores the time that one example takes says nothing.
+settings.register_profile(
+    "ci", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("dev", parent=settings.get_profile("ci"), max_examples=30)
+settings.register_profile("thorough", parent=settings.get_profile("ci"), max_examples=2000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+@pytest.fixture
+def scratch() -> Iterator[Path]:
+    """Give a new empty directory, its path short enough for unix sockets; removed afterwards."""
+    path = Path(tempfile.mkdtemp(prefix=SCRATCH_PREFIX))
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def shared_scratch() -> Iterator[Path]:
+    """Give one such directory for the whole test run, for guests that tests share."""
+    path = Path(tempfile.mkdtemp(prefix=SCRATCH_PREFIX))
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give tests on real guests, and long ones, more time than the default."""
+    for item in items:
+        if item.get_closest_marker("timeout") is None:
+            if item.get_closest_marker("long") is not None:
+                item.add_marker(pytest.mark.timeout(LONG_TIMEOUT))
+            elif item.get_closest_marker("vm") is not None:
+                item.add_marker(pytest.mark.timeout(VM_TIMEOUT))
+
+
+def left_qemus(prefix: str = SCRATCH_PREFIX) -> dict[int, str]:
+    """Return pid and command line of each living QEMU that names a path below `prefix`."""
+    found: dict[int, str] = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue  # it ended just now
+        if b"qemu-system" in words[0] and any(prefix.encode() in word for word in words):
+            found[int(entry.name)] = b" ".join(words).decode(errors="replace").strip()
+    return found
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Fail the run if a test left a QEMU running; after the last fixture has been torn down."""
+    left = left_qemus()
+    if not left:
+        return
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None:
+        reporter.ensure_newline()
+        reporter.section("QEMUs left running by these tests", red=True)
+        for pid, line in left.items():
+            reporter.line(f"{pid} {line[:300]}")
+    if exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

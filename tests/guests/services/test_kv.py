@@ -1,0 +1,318 @@
+"""The key-value store by examples: each way in, each refusal, and that refusals change nothing."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from guests.service import ServiceError, state_digest
+from guests.services import kv
+from guests.services.kv import ENTRY_COST, MAX_KEY, MAX_VALUE, PIECE, KeyValue
+from tests.guests.services.asking import ask
+
+
+@pytest.fixture
+def store() -> KeyValue:
+    return KeyValue()
+
+
+def test_a_value_is_stored_raw_and_comes_back_raw(store: KeyValue) -> None:
+    value = bytes(range(256))
+    reply = ask(store, "PUT", "/kv/a", value)
+    assert (reply.status, reply.body, reply.header("etag")) == (201, b"", '"1"')
+    reply = ask(store, "GET", "/kv/a")
+    assert (reply.status, reply.body, reply.header("etag")) == (200, value, '"1"')
+    assert reply.header("content-type") == "application/octet-stream"
+    reply = ask(store, "PUT", "/kv/a", b"")
+    assert (reply.status, reply.header("etag")) == (204, '"2"')
+    assert ask(store, "GET", "/kv/a").body == b""
+
+
+def test_head_gives_what_get_gives_without_the_body(store: KeyValue) -> None:
+    ask(store, "PUT", "/kv/a", b"x")
+    head, get = ask(store, "HEAD", "/kv/a"), ask(store, "GET", "/kv/a")
+    assert (head.status, head.body, head.header("etag")) == (200, b"", get.header("etag"))
+    assert ask(store, "HEAD", "/kv/b").status == 404
+
+
+def test_delete(store: KeyValue) -> None:
+    ask(store, "PUT", "/kv/a", b"x")
+    assert ask(store, "DELETE", "/kv/a").status == 204
+    assert ask(store, "DELETE", "/kv/a").status == 404
+    assert ask(store, "GET", "/kv/a").status == 404
+
+
+@pytest.mark.parametrize(
+    "target, key",
+    [
+        ("/kv/a", b"a"),
+        ("/kv/a/b//c", b"a/b//c"),
+        ("/kv//", b"/"),
+        ("/kv/%2F%00%ff", b"/\x00\xff"),
+        ("/kv/%41", b"A"),
+        ("/kv/a+b", b"a+b"),
+        ("/kv/a%3Fb?", b"a?b"),
+        ("/kv/" + "%C3%A9" * 512, "é".encode() * 512),
+    ],
+)
+def test_the_key_is_all_that_follows_percent_decoded(
+    store: KeyValue, target: str, key: bytes
+) -> None:
+    assert ask(store, "PUT", target, b"x").status == 201
+    assert list(store._entries) == [key]
+    assert ask(store, "GET", target).status == 200
+
+
+@pytest.mark.parametrize(
+    "method, target, status",
+    [
+        ("PUT", "/kv/%zz", 400),
+        ("PUT", "/kv/%4", 400),
+        ("PUT", "/kv/%", 400),
+        ("PUT", "/kv/" + "k" * (MAX_KEY + 1), 414),
+        ("PUT", "/kv/a?x=1", 400),
+        ("GET", "/kv/a?increment=1", 400),
+        ("POST", "/kv/a", 400),
+        ("POST", "/kv/a?incremnt=1", 400),
+        ("POST", "/kv/a?increment=1&increment=2", 400),
+        ("POST", "/kv/a?increment=one", 400),
+        ("POST", "/kv/a?increment=1.5", 400),
+        ("POST", "/kv/a?increment=9223372036854775808", 400),
+        ("PUT", "/", 404),
+        ("GET", "/kv", 404),
+        ("GET", "/KV/a", 404),
+        ("GET", "*", 404),
+        ("GET", "/kv/?limit=0", 400),
+        ("GET", "/kv/?limit=1001", 400),
+        ("GET", "/kv/?limit=x", 400),
+        ("GET", "/kv/?prefx=x", 400),
+    ],
+)
+def test_what_is_wrong_is_refused_and_changes_nothing(
+    store: KeyValue, method: str, target: str, status: int
+) -> None:
+    before = store.digest()
+    assert ask(store, method, target, b"1").status == status
+    assert store.digest() == before
+
+
+def test_a_method_that_is_not_served_is_told_the_ones_that_are(store: KeyValue) -> None:
+    reply = ask(store, "PATCH", "/kv/a", b"x")
+    assert (reply.status, reply.header("allow")) == (405, "DELETE, GET, HEAD, POST, PUT")
+    reply = ask(store, "PUT", "/kv/", b"x")
+    assert (reply.status, reply.header("allow")) == (405, "GET, HEAD")
+
+
+def test_a_value_over_the_limit_is_refused(store: KeyValue) -> None:
+    assert ask(store, "PUT", "/kv/a", bytes(MAX_VALUE)).status == 201
+    assert ask(store, "PUT", "/kv/a", bytes(MAX_VALUE + 1)).status == 413
+    assert len(ask(store, "GET", "/kv/a").body) == MAX_VALUE
+
+
+# ---------------------------------------------------------------- conditions
+
+
+def test_compare_and_set(store: KeyValue) -> None:
+    ask(store, "PUT", "/kv/a", b"one")
+    assert ask(store, "PUT", "/kv/a", b"two", {"If-Match": '"1"'}).status == 204
+    reply = ask(store, "PUT", "/kv/a", b"three", {"If-Match": '"1"'})
+    assert (reply.status, reply.header("etag")) == (412, '"2"')
+    assert ask(store, "GET", "/kv/a").body == b"two"
+    assert ask(store, "PUT", "/kv/a", b"four", {"If-Match": '"9", "2"'}).status == 204
+    assert ask(store, "PUT", "/kv/a", b"five", {"If-Match": "*"}).status == 204
+
+
+def test_compare_and_set_is_not_fooled_by_a_value_that_came_back(store: KeyValue) -> None:
+    old = ask(store, "PUT", "/kv/a", b"A").header("etag")
+    ask(store, "PUT", "/kv/a", b"B")
+    ask(store, "PUT", "/kv/a", b"A")
+    assert ask(store, "PUT", "/kv/a", b"C", {"If-Match": str(old)}).status == 412
+    old = ask(store, "GET", "/kv/a").header("etag")
+    ask(store, "DELETE", "/kv/a")
+    ask(store, "PUT", "/kv/a", b"A")
+    assert ask(store, "DELETE", "/kv/a", b"", {"If-Match": str(old)}).status == 412
+
+
+def test_create_only(store: KeyValue) -> None:
+    assert ask(store, "PUT", "/kv/a", b"one", {"If-None-Match": "*"}).status == 201
+    reply = ask(store, "PUT", "/kv/a", b"two", {"If-None-Match": "*"})
+    assert (reply.status, reply.header("etag")) == (412, '"1"')
+    assert ask(store, "GET", "/kv/a").body == b"one"
+
+
+@pytest.mark.parametrize("method, target", [("PUT", "/kv/a"), ("DELETE", "/kv/a")])
+def test_a_condition_on_what_is_absent_fails(store: KeyValue, method: str, target: str) -> None:
+    reply = ask(store, method, target, b"", {"If-Match": "*"})
+    assert (reply.status, reply.header("etag")) == (412, None)
+    assert ask(store, method, target, b"", {"If-Match": '"1"'}).status == 412
+
+
+def test_conditions_hold_for_reading_and_adding(store: KeyValue) -> None:
+    ask(store, "PUT", "/kv/a", b"1")
+    reply = ask(store, "GET", "/kv/a", b"", {"If-None-Match": 'W/"7", W/"1"'})
+    assert (reply.status, reply.body, reply.header("etag")) == (304, b"", '"1"')
+    assert ask(store, "GET", "/kv/a", b"", {"If-None-Match": '"2"'}).status == 200
+    assert ask(store, "GET", "/kv/a", b"", {"If-Match": '"2"'}).status == 412
+    assert ask(store, "POST", "/kv/a?increment", b"", {"If-Match": '"2"'}).status == 412
+    assert ask(store, "POST", "/kv/a?increment", b"", {"If-Match": '"1"'}).body == b"2"
+
+
+def test_a_weak_tag_never_permits_a_write(store: KeyValue) -> None:
+    ask(store, "PUT", "/kv/a", b"1")
+    assert ask(store, "PUT", "/kv/a", b"2", {"If-Match": 'W/"1"'}).status == 412
+
+
+@pytest.mark.parametrize("value", ["1", "", '"', "W/1", '"1", 2', "*, *"])
+def test_a_malformed_tag_is_refused(store: KeyValue, value: str) -> None:
+    ask(store, "PUT", "/kv/a", b"1")
+    for name in ("If-Match", "If-None-Match"):
+        assert ask(store, "PUT", "/kv/a", b"2", {name: value}).status == 400
+    assert ask(store, "GET", "/kv/a").body == b"1"
+
+
+# ---------------------------------------------------------------- numbers
+
+
+def test_increment(store: KeyValue) -> None:
+    reply = ask(store, "POST", "/kv/n?increment")
+    assert (reply.status, reply.body, reply.header("etag")) == (200, b"1", '"1"')
+    assert ask(store, "POST", "/kv/n?increment=41").body == b"42"
+    assert ask(store, "POST", "/kv/n?increment=-50").body == b"-8"
+    assert ask(store, "GET", "/kv/n").body == b"-8"
+    ask(store, "PUT", "/kv/n", b"007")
+    assert ask(store, "POST", "/kv/n?increment=").body == b"8"
+
+
+@pytest.mark.parametrize(
+    "value", [b"", b"x", b"1.0", b" 1", b"+1", b"--1", b"-", b"1_0", b"9" * 5000, "١".encode()]
+)
+def test_what_is_no_number_is_not_added_to(store: KeyValue, value: bytes) -> None:
+    ask(store, "PUT", "/kv/n", value)
+    reply = ask(store, "POST", "/kv/n?increment=1")
+    assert (reply.status, reply.header("etag")) == (409, '"1"')
+    assert ask(store, "GET", "/kv/n").body == value
+
+
+def test_a_sum_stays_within_64_bits(store: KeyValue) -> None:
+    ask(store, "PUT", "/kv/n", b"9223372036854775806")
+    assert ask(store, "POST", "/kv/n?increment=1").body == b"9223372036854775807"
+    assert ask(store, "POST", "/kv/n?increment=1").status == 409
+    assert ask(store, "POST", "/kv/m?increment=-9223372036854775808").status == 200
+    assert ask(store, "POST", "/kv/m?increment=-1").status == 409
+
+
+# ---------------------------------------------------------------- the list
+
+
+def keys_of(store: KeyValue, target: str) -> tuple[list[str], str | None]:
+    reply = ask(store, "GET", target)
+    assert reply.header("content-type") == "application/json"
+    page = json.loads(reply.body)
+    return page["keys"], page["next"]
+
+
+def test_the_list_is_sorted_by_bytes_and_paginated(store: KeyValue) -> None:
+    for key in ("b", "a", "%FF", "B", "a%2Fb", "a%00", "10", "9"):
+        ask(store, "PUT", f"/kv/{key}", b"")
+    everything = ["10", "9", "B", "a", "a%00", "a%2Fb", "b", "%FF"]
+    assert keys_of(store, "/kv/") == (everything, None)
+    assert keys_of(store, "/kv/?limit=8") == (everything, None)
+    assert keys_of(store, "/kv/?limit=3") == (everything[:3], "B")
+    assert keys_of(store, "/kv/?limit=3&after=B") == (everything[3:6], "a%2Fb")
+    assert keys_of(store, "/kv/?limit=3&after=a%2Fb") == (everything[6:], None)
+    assert keys_of(store, "/kv/?after=a%00%00") == (everything[5:], None)
+    assert keys_of(store, "/kv/?prefix=a") == (["a", "a%00", "a%2Fb"], None)
+    assert keys_of(store, "/kv/?prefix=a&after=a") == (["a%00", "a%2Fb"], None)
+    assert keys_of(store, "/kv/?prefix=a&limit=2") == (["a", "a%00"], "a%00")
+    assert keys_of(store, "/kv/?prefix=a&after=b") == ([], None)
+    assert keys_of(store, "/kv/?after=%FF") == ([], None)
+    assert keys_of(store, "/kv/?prefix=%ff") == (["%FF"], None)
+
+
+def test_a_plus_in_a_query_is_a_space(store: KeyValue) -> None:
+    ask(store, "PUT", "/kv/a%20b", b"")
+    ask(store, "PUT", "/kv/a+b", b"")
+    assert keys_of(store, "/kv/?prefix=a+") == (["a%20b"], None)
+    assert keys_of(store, "/kv/?prefix=a%2B") == (["a%2Bb"], None)
+
+
+def test_a_page_of_long_keys_is_cut_by_bytes_and_still_reaches_all(store: KeyValue) -> None:
+    for n in range(400):
+        store._store(b"%03d" % n + b"\xff" * (MAX_KEY - 3), b"")
+    seen: list[str] = []
+    target = "/kv/?limit=1000"
+    while True:
+        keys, following = keys_of(store, target)
+        assert sum(map(len, keys)) <= kv.MAX_PAGE
+        seen += keys
+        if following is None:
+            break
+        target = f"/kv/?limit=1000&after={following}"
+    assert len(seen) == len(set(seen)) == 400
+
+
+# ---------------------------------------------------------------- capacity and state
+
+
+def test_a_full_store_refuses_growth_and_nothing_else() -> None:
+    store = KeyValue(capacity=2 * (ENTRY_COST + 11))
+    assert ask(store, "PUT", "/kv/a", b"0123456789").status == 201
+    assert ask(store, "PUT", "/kv/b", b"0123456789").status == 201
+    before = store.digest()
+    assert ask(store, "PUT", "/kv/c", b"").status == 507
+    assert ask(store, "PUT", "/kv/a", b"0123456789+").status == 507
+    assert ask(store, "POST", "/kv/c?increment=1").status == 507
+    assert store.digest() == before
+    assert ask(store, "PUT", "/kv/a", b"9876543210").status == 204
+    assert ask(store, "DELETE", "/kv/b").status == 204
+    assert ask(store, "PUT", "/kv/c", b"0123456789").status == 201
+
+
+def test_a_restored_store_is_full_at_the_same_point() -> None:
+    store = KeyValue(capacity=ENTRY_COST + 11)
+    ask(store, "PUT", "/kv/a", b"0123456789")
+    other = KeyValue(capacity=ENTRY_COST + 11)
+    other.restore(b"".join(store.snapshot()))
+    assert ask(other, "PUT", "/kv/b", b"").status == 507
+    with pytest.raises(ServiceError, match="capacity"):
+        KeyValue(capacity=ENTRY_COST).restore(b"".join(store.snapshot()))
+
+
+def test_a_snapshot_is_in_pieces_and_a_cut_at_its_call() -> None:
+    store = KeyValue()
+    ask(store, "PUT", "/kv/big", bytes(300_000))
+    ask(store, "PUT", "/kv/small", b"x")
+    before = store.digest()
+    pieces = store.snapshot()
+    ask(store, "PUT", "/kv/big", b"changed")
+    ask(store, "DELETE", "/kv/small")
+    ask(store, "PUT", "/kv/a", b"new")
+    kept = list(pieces)
+    assert max(map(len, kept)) <= PIECE
+    assert len(kept) == 5
+    assert state_digest(iter(kept)) == before
+
+
+def test_the_digest_hangs_on_the_bytes_stored_not_on_the_way_there() -> None:
+    one, two = KeyValue(), KeyValue()
+    ask(one, "PUT", "/kv/a", b"1")
+    ask(one, "PUT", "/kv/b", b"2")
+    ask(two, "PUT", "/kv/b", b"2")
+    ask(two, "PUT", "/kv/a", b"1")
+    assert one.digest() != two.digest()  # the versions differ: the replies would, too
+    two.restore(b"".join(one.snapshot()))
+    assert one.digest() == two.digest()
+    one._entries[b"a"] = (b"0", 1)  # a bit that flipped in memory
+    assert one.digest() != two.digest()
+
+
+def test_versions_go_on_where_the_restored_store_was() -> None:
+    store, other = KeyValue(), KeyValue()
+    for _ in range(3):
+        ask(store, "PUT", "/kv/a", b"x")
+    ask(store, "DELETE", "/kv/a")
+    other.restore(b"".join(store.snapshot()))
+    assert ask(other, "PUT", "/kv/a", b"x").header("etag") == '"4"'
+    other.restore(b"")
+    assert other.digest() == KeyValue().digest()

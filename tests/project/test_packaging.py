@@ -1,0 +1,148 @@
+"""The locks, the wheel, the README and the scripts: what a fresh machine is set up from."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from tests.project.tree import ROOT, tracked
+
+__all__: list[str] = []
+
+LOCKS = ROOT / "locks"
+ENTRY = re.compile(r"^(?P<requirement>[A-Za-z0-9][^\\]*?)\s*\\?$")
+
+
+def project() -> dict[str, Any]:
+    """Return the [project] table."""
+    table: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return table
+
+
+def locked(name: str) -> dict[str, Requirement]:
+    """Return the pinned requirements of locks/NAME.txt by canonical name."""
+    found: dict[str, Requirement] = {}
+    for line in (LOCKS / f"{name}.txt").read_text().splitlines():
+        if line and not line[0].isspace() and not line.startswith("#"):
+            match = ENTRY.match(line)
+            assert match, line
+            requirement = Requirement(match["requirement"])
+            found[canonicalize_name(requirement.name)] = requirement
+    return found
+
+
+def version(requirement: Requirement) -> str:
+    """Return the one version that a pinned requirement allows."""
+    (specifier,) = requirement.specifier
+    assert specifier.operator == "==", requirement
+    return specifier.version
+
+
+def unmet(lock: dict[str, Requirement], wanted: list[str]) -> list[str]:
+    """Return the wanted requirements that the lock does not satisfy."""
+    missing = []
+    for text in wanted:
+        requirement = Requirement(text)
+        pinned = lock.get(canonicalize_name(requirement.name))
+        if pinned is None or version(pinned) not in requirement.specifier:
+            missing.append(f"{text}: locked {pinned}; run ./run lock")
+    return missing
+
+
+def test_the_locks_satisfy_the_project() -> None:
+    extras = project()["optional-dependencies"]
+    assert unmet(locked("run"), project()["dependencies"]) == []
+    assert (
+        unmet(locked("test"), [*project()["dependencies"], *extras["ssh"], *extras["test"]]) == []
+    )
+    assert unmet(locked("build"), (LOCKS / "build.in").read_text().splitlines()[2:]) == []
+
+
+def test_the_locks_agree_with_each_other() -> None:
+    test = locked("test")
+    for name in ("run", "build"):
+        for package, pinned in locked(name).items():
+            assert version(test.get(package, pinned)) == version(pinned)
+    assert locked("run").keys() <= test.keys()
+
+
+@pytest.mark.parametrize("name", ["build", "run", "test"])
+def test_a_lock_holds_names_versions_and_hashes_only(name: str) -> None:
+    text = (LOCKS / f"{name}.txt").read_text()
+    for line in text.splitlines():
+        assert re.fullmatch(r"    --hash=sha256:[0-9a-f]{64}( \\)?|[a-z0-9][^/]*==[^/]*", line), (
+            line
+        )
+    for block in re.split(r"\n(?=\S)", text.strip()):
+        assert "--hash=sha256:" in block, f"no hash: {block}"
+
+
+def test_libvirt_python_has_a_floor_and_no_ceiling() -> None:
+    (binding,) = [text for text in project()["dependencies"] if text.startswith("libvirt-python")]
+    assert {specifier.operator for specifier in Requirement(binding).specifier} == {">="}
+
+
+def test_the_readme_names_the_two_commands() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert "./run demo" in readme
+    assert "./run test" in readme
+
+
+def test_the_ci_script_calls_the_readmes_test_command() -> None:
+    assert "./run test" in (ROOT / ".ci/run").read_text()
+
+
+def scripts() -> list[Path]:
+    """Return the tracked shell scripts."""
+    return [p for p in tracked() if p.suffix == ".sh" or p.read_bytes()[:20].endswith(b"bash\n")]
+
+
+@pytest.mark.parametrize("path", scripts(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_shell_script_parses(path: Path) -> None:
+    done = subprocess.run(["bash", "-n", path], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", ["run", ".ci/run"])
+def test_what_a_user_types_is_executable(name: str) -> None:
+    assert (ROOT / name).stat().st_mode & 0o111
+
+
+def test_the_run_script_tells_its_jobs_and_refuses_others() -> None:
+    told = subprocess.run(["./run", "help"], cwd=ROOT, capture_output=True, text=True)
+    assert told.returncode == 0
+    for job in ("demo", "test", "setup", "lock"):
+        assert re.search(rf"^  {job} ", told.stdout, re.MULTILINE)
+    refused = subprocess.run(["./run", "dmeo"], cwd=ROOT, capture_output=True, text=True)
+    assert refused.returncode != 0
+    assert "unknown job: dmeo" in refused.stderr
+
+
+def test_the_wheel_holds_the_product_and_nothing_else(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (wheel,) = tmp_path.glob("trivisor-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    packages = ("deploy", "faultinject", "guests", "voter")
+    wanted = {
+        str(path.relative_to(ROOT))
+        for path in tracked()
+        if path.relative_to(ROOT).parts[0] in (*packages, "trivisor.py")
+    }
+    inside = {name for name in names if ".dist-info/" not in name}
+    assert inside == wanted
+    assert "guests/agent.py" in inside, "the image build copies the guests' sources"
+    (entry,) = [name for name in names if name.endswith("entry_points.txt")]
+    with zipfile.ZipFile(wheel) as archive:
+        assert "trivisor = trivisor:main" in archive.read(entry).decode()

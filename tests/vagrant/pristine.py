@@ -1,0 +1,168 @@
+"""A pristine Debian 12 root to run scripts in, made by mmdebstrap, with this host's way to packages.
+
+Nothing is written down here of where packages come from: apt's sources, keys and settings, pip's
+index and the certificates are taken from the host when the test runs. The root is entered by chroot in
+mount and pid namespaces of its own, so that mounts and processes end with the command. No init runs.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from guests.image.sources import RELEASE, debian_sources
+
+__all__ = ["PristineRoot", "make_root"]
+
+# Environment by which a host's administrator says how to reach the network.
+PASSED = re.compile(
+    r"(PIP_\w+|(https?|ftp|all|no)_proxy|SSL_CERT_FILE|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE)",
+    re.IGNORECASE,
+)
+CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
+LOCAL_CERTIFICATES = Path("/usr/local/share/ca-certificates")
+
+# $1 is the root, then pairs SOURCE TARGET of folders to show read-only, then --, then the command.
+ENTER = """
+set -e
+root=$1; shift
+mount --rbind /dev "$root/dev"
+mount --rbind /sys "$root/sys"
+mount -t proc proc "$root/proc"
+while [ "$1" != -- ]; do
+    mkdir -p "$root$2"
+    mount --bind -o ro "$1" "$root$2"
+    shift 2
+done
+shift
+exec chroot "$root" "$@"
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PristineRoot:
+    """A Debian root directory, the environment to run in it, and host folders to show inside."""
+
+    path: Path
+    environment: Mapping[str, str]
+    shown: tuple[Path, ...]
+
+    def run(self, *command: str, seconds: float) -> subprocess.CompletedProcess[str]:
+        """Run a command inside; output and errors come back as one text.
+
+        The command is the first process of a pid namespace: whatever it started ends when it does.
+        Raises subprocess.TimeoutExpired after `seconds`.
+        """
+        shown = [str(folder) for path in self.shown for folder in (path, path)]
+        # env, because the caller's PATH (a pyenv's, a virtual environment's) means nothing inside.
+        settings = [f"{name}={value}" for name, value in self.environment.items()]
+        inside = ["bash", "-c", ENTER, "enter", str(self.path), *shown, "--"]
+        namespaces = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
+        return subprocess.run(
+            [*namespaces, "--", *inside, "env", "-i", *settings, *command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=seconds,
+        )
+
+
+def make_root(folder: Path, log: Path, *, seconds: float) -> PristineRoot:
+    """Make a minimal Debian 12 in `folder` (about 300 MB): no Python, no git, no init.
+
+    Raises AssertionError with the end of mmdebstrap's output if that fails.
+    """
+    sources = folder.with_name("debian.sources")
+    sources.write_text(debian_sources())
+    with log.open("w") as output:
+        done = subprocess.run(
+            [
+                "mmdebstrap",
+                "--variant=minbase",
+                "--format=directory",
+                # Safe against a power cut is what a root for a test need not be; it halves the time.
+                "--dpkgopt=force-unsafe-io",
+                RELEASE,
+                str(folder),
+                str(sources),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            timeout=seconds,
+        )
+    assert done.returncode == 0, log.read_text()[-3000:]
+    copy_apt_settings(folder, sources)
+    for name in ("resolv.conf", "hosts"):
+        shutil.copyfile(f"/etc/{name}", folder / "etc" / name)
+    copy_certificates(folder)
+    pip = pip_settings()
+    environment = {
+        **{name: value for name, value in os.environ.items() if PASSED.fullmatch(name)},
+        **pip,
+        "HOME": "/root",
+        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "LANG": "C.UTF-8",
+    }
+    return PristineRoot(path=folder, environment=environment, shown=tuple(local_indexes(pip)))
+
+
+def copy_apt_settings(root: Path, sources: Path) -> None:
+    """Give the root the host's Debian sources, its keys, and its apt.conf."""
+    inside = root / "etc/apt"
+    (inside / "sources.list").unlink(missing_ok=True)
+    shutil.rmtree(inside / "sources.list.d", ignore_errors=True)
+    (inside / "sources.list.d").mkdir()
+    shutil.copyfile(sources, inside / "sources.list.d/debian.sources")
+    for name in ("apt.conf.d", "auth.conf.d", "keyrings", "trusted.gpg.d"):
+        if Path("/etc/apt", name).is_dir():
+            shutil.copytree(f"/etc/apt/{name}", inside / name, dirs_exist_ok=True)
+    for name in ("apt.conf", "auth.conf"):
+        if Path("/etc/apt", name).is_file():
+            shutil.copyfile(f"/etc/apt/{name}", inside / name)
+    for key in re.findall(r"^Signed-By: *(/\S+)$", sources.read_text(), re.MULTILINE):
+        target = root / key.lstrip("/")
+        if Path(key).is_file() and not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(key, target)
+
+
+def copy_certificates(root: Path) -> None:
+    """Give the root the certificates that the host trusts; copies, so that it may change its own."""
+    for source in (CERTIFICATES, *LOCAL_CERTIFICATES.glob("*.crt")):
+        if source.is_file():
+            target = root / str(source).lstrip("/")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
+
+
+def pip_settings() -> dict[str, str]:
+    """Return the host's settings of pip, from all of its files, as environment variables."""
+    command = [sys.executable, "-m", "pip", "config", "list"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found: dict[str, str] = {}
+    for line in listed.splitlines():
+        place, _, value = line.partition("=")
+        section, _, name = place.rpartition(".")
+        if section in {"global", "install", ":env:"}:
+            text = " ".join(str(ast.literal_eval(value)).split())
+            found[f"PIP_{name.replace('-', '_').upper()}"] = text
+    return found
+
+
+def local_indexes(pip: Mapping[str, str]) -> Iterator[Path]:
+    """Yield the folders on this host that pip is told to take packages from."""
+    for name in ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS"):
+        for word in pip.get(name, "").split():
+            path = Path(word.removeprefix("file://"))
+            if path.is_absolute() and path.is_dir():
+                # An index's pages may point to files beside it (../../files/...).
+                yield path.parent if path.name == "simple" else path

@@ -1,0 +1,81 @@
+"""vagrant/provision.sh, run for real in a pristine Debian 12 root, as `vagrant up` runs it.
+
+In the default run the demo only tells its usage: all that it needs is installed for real. The demo itself,
+with its three guests, runs there in the long tests.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.project.tree import ROOT, tracked
+from tests.vagrant.pristine import PristineRoot, make_root
+
+__all__: list[str] = []
+
+INSIDE = "home/vagrant/trivisor"
+SETUP_SECONDS = 900  # mmdebstrap, then apt and pip, on two busy cores and a slow mirror
+DEMO_SECONDS = 900
+
+pytestmark = [
+    pytest.mark.timeout(2 * SETUP_SECONDS + DEMO_SECONDS),
+    pytest.mark.skipif(os.geteuid() != 0, reason="chroot and mounts need root"),
+]
+
+
+@pytest.fixture
+def machine(scratch: Path) -> Iterator[PristineRoot]:
+    """Give a pristine root with this project's files in it, where vagrant puts them."""
+    root = make_root(scratch / "root", scratch / "mmdebstrap.log", seconds=SETUP_SECONDS)
+    for path in tracked():
+        target = root.path / INSIDE / path.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, target)
+    yield root
+
+
+def provision(
+    machine: PristineRoot, *arguments: str, seconds: float
+) -> tuple[int, str, dict[str, str]]:
+    """Run the script; return its exit status, its output, and its results by file name."""
+    done = machine.run("bash", f"/{INSIDE}/vagrant/provision.sh", *arguments, seconds=seconds)
+    folder = machine.path / INSIDE / "vagrant/results"
+    return done.returncode, done.stdout, {path.name: path.read_text() for path in folder.iterdir()}
+
+
+def set_up_from_nothing(output: str) -> None:
+    """Assert that the output tells of packages and a virtual environment being installed."""
+    for told in ("installing", "qemu-system-x86", "making .venv", "set up in"):
+        assert told in output, output
+
+
+@pytest.mark.vm
+def test_a_pristine_machine_is_set_up_by_the_readmes_steps(machine: PristineRoot) -> None:
+    status, output, results = provision(machine, "--help", seconds=SETUP_SECONDS)
+    assert status == 0, output
+    set_up_from_nothing(output)
+    assert "Usage:" in output
+    assert results["demo.txt"] in output
+    assert results["status.txt"] == "0\n"
+    assert "Debian GNU/Linux 12" in results["host.txt"]
+    policy = machine.path / "usr/sbin/policy-rc.d"
+    assert not policy.exists(), "./run must take away what kept apt from starting services"
+
+    again, output, _ = provision(machine, "--no-such-option", seconds=SETUP_SECONDS)
+    assert again != 0, "a demo that fails must fail the provisioning"
+    assert "installing" not in output.partition("==> ./run demo")[2], "nothing is installed twice"
+
+
+@pytest.mark.vm
+@pytest.mark.long
+def test_the_demo_runs_on_a_pristine_machine(machine: PristineRoot) -> None:
+    status, output, results = provision(machine, seconds=SETUP_SECONDS + DEMO_SECONDS)
+    assert status == 0, output
+    set_up_from_nothing(output)
+    assert results["status.txt"] == "0\n"
+    assert "demo" in results["demo.txt"]

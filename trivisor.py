@@ -1,0 +1,145 @@
+"""The command ``trivisor``: a thin group whose commands are imported when they are called.
+
+Errors reach the user here, as one message and the remedy, with the exit code that
+``voter.commands.terminal.ExitCode`` documents; ``--debug`` shows the traceback instead.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any
+
+import click
+
+from voter.commands.terminal import CommandError, ExitCode, warn
+
+__all__ = ["COMMANDS", "command", "main"]
+
+# Name, module, object in it, one line of help: so that `--help` imports none of them.
+COMMANDS: dict[str, tuple[str, str, str]] = {
+    "up": ("deploy.commands", "up", "Start a node: guests and their voter; return when ready."),
+    "status": ("deploy.commands", "status", "Show how a node stands."),
+    "request": ("voter.commands.request", "request", "Send one request through the vote."),
+    "inject": ("faultinject.commands", "inject", "Break a guest on purpose."),
+    "heal": ("faultinject.commands", "heal", "Undo what was injected; return when it votes again."),
+    "logs": ("deploy.commands", "logs", "Show what a guest, the voter or the supervisor said."),
+    "down": ("deploy.commands", "down", "Stop a node; nothing of it is left running."),
+    "demo": ("faultinject.demo", "demo", "The main job, shown on three real guests."),
+    "bench": ("faultinject.bench", "bench", "Measure the voter beside its peers."),
+    "doctor": ("deploy.doctor", "doctor", "Check this host; tell the remedy for each lack."),
+    "voter": ("voter.commands.daemon", "voter", "Run the voter alone, before given links."),
+    "service": ("voter.commands.service", "service", "Check a service of one's own."),
+    "completion": ("voter.commands.completion", "completion", "Print shell completion code."),
+    "supervise": ("faultinject.commands", "supervise", ""),
+}
+HIDDEN = frozenset({"supervise"})
+OURS = frozenset({"deploy", "faultinject", "guests", "voter"})
+
+# What an error of the packages below means for a script, by the name of its class or a base of it.
+EXIT_CODES: dict[str, ExitCode] = {
+    "deploy.errors.CannotRunHere": ExitCode.CANNOT_RUN_HERE,
+    "deploy.errors.AlreadyUp": ExitCode.ALREADY_UP,
+    "deploy.errors.ForeignState": ExitCode.FOREIGN,
+    "voter.errors.ConfigError": ExitCode.USAGE,
+    "voter.errors.AddressError": ExitCode.USAGE,
+    "voter.core.vote.PolicyError": ExitCode.USAGE,
+    "voter.errors.NotExecuted": ExitCode.NO_MAJORITY,
+    "voter.errors.OutcomeUnknown": ExitCode.NO_MAJORITY,
+    "voter.errors.TimedOut": ExitCode.NO_MAJORITY,
+    "voter.errors.ConnectionFailed": ExitCode.NOT_UP,
+}
+
+EPILOG = "Exit codes: " + ", ".join(
+    f"{code.value} {code.name.lower().replace('_', ' ')}" for code in ExitCode
+)
+
+
+class _Commands(click.Group):
+    """Imports a command's module when the command is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [name for name in COMMANDS if name not in HIDDEN]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        entry = COMMANDS.get(cmd_name)
+        if entry is None:
+            return None
+        module, name, _ = entry
+        found = getattr(importlib.import_module(module), name)
+        if not isinstance(found, click.Command):
+            raise TypeError(f"{module}.{name} is not a command")
+        return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, COMMANDS[name][2]) for name in self.list_commands(ctx)])
+
+
+@click.group(cls=_Commands, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--debug", is_flag=True, help="Show tracebacks of errors.")
+@click.version_option(package_name="trivisor")
+@click.pass_context
+def command(ctx: click.Context, debug: bool) -> None:
+    """Three virtual machines behind one voter: a host that tolerates the failure of one of them.
+
+    A node lives in a directory (--dir, else $TRIVISOR_DIR, else one below $XDG_STATE_HOME); every
+    command finds the node by it.
+    """
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command and end the process with its exit code."""
+    words = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in words[:1]
+    try:
+        result: Any = command.main(args=words, prog_name="trivisor", standalone_mode=False)
+        code = result if isinstance(result, int) else ExitCode.OK
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except click.exceptions.Exit as error:
+        code = error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        warn("interrupted")
+        code = ExitCode.INTERRUPTED
+    except BrokenPipeError:  # the reader of our output has gone (`trivisor logs | head`)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = ExitCode.FAILED
+    except Exception as error:
+        if debug:
+            raise
+        _tell(error)
+        code = _exit_code(error)
+    sys.exit(int(code))
+
+
+def _tell(error: Exception) -> None:
+    """Print an error as one message, and its remedy."""
+    ours = isinstance(error, CommandError | OSError) or _package(type(error)) in OURS
+    text = str(getattr(error, "problem", error)) if ours else f"{type(error).__name__}: {error}"
+    warn(f"error: {text}")
+    remedy = getattr(error, "remedy", "")
+    if remedy:
+        warn(f"remedy: {remedy}")
+    elif not ours:
+        warn("this is a fault of trivisor itself: `trivisor --debug ...` shows where")
+
+
+def _package(kind: type) -> str:
+    return kind.__module__.partition(".")[0]
+
+
+def _exit_code(error: Exception) -> ExitCode:
+    if isinstance(error, CommandError):
+        return error.code
+    for kind in type(error).__mro__:
+        code = EXIT_CODES.get(f"{kind.__module__}.{kind.__qualname__}")
+        if code is not None:
+            return code
+    return ExitCode.FAILED
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""``trivisor request METHOD PATH``: one request through the vote, as a client makes it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from voter.client import Answer, Client
+from voter.commands.terminal import NATIVE_SOCKET, ExitCode, default_directory, print_json, warn
+
+__all__ = ["request"]
+
+
+def _read_body(text: str) -> bytes:
+    """Return the body that ``--data`` means: the text, or with @ a file's bytes (@- standard
+    input).
+    """
+    if not text.startswith("@"):
+        return text.encode("utf-8", "surrogateescape")
+    try:
+        return sys.stdin.buffer.read() if text == "@-" else Path(text[1:]).read_bytes()
+    except OSError as error:
+        raise click.UsageError(f"--data {text}: {error.strerror}") from error
+
+
+def _read_header(text: str) -> tuple[str, str]:
+    name, colon, value = text.partition(":")
+    if not colon or not name.strip():
+        raise click.UsageError(f"--header {text!r}: write it as 'Name: value'")
+    return name.strip(), value.strip()
+
+
+async def _ask(
+    address: str,
+    method: str,
+    path: str,
+    body: bytes,
+    headers: list[tuple[str, str]],
+    timeout: float,
+) -> tuple[Answer, str, list[str]]:
+    async with await Client.connect(address) as client:
+        answer = await client.request(method, path, body, headers, timeout=timeout)
+        return answer, client.server.vote, client.dissenters(answer.vote)
+
+
+@click.command()
+@click.argument("method")
+@click.argument("path")
+@click.option("--data", default="", help="The body; @FILE takes it from a file, @- from stdin.")
+@click.option("--header", "-H", "headers", multiple=True, help="A header, as 'Name: value'.")
+@click.option("--dir", "directory", type=click.Path(path_type=Path), help="The node's directory.")
+@click.option("--to", help="A voter's native address instead: unix:PATH or tcp:HOST:PORT.")
+@click.option("--timeout", default=30.0, show_default=True, help="Seconds to wait for the reply.")
+@click.option("--fail", is_flag=True, help="Exit with 1 if the status is 400 or above.")
+@click.option("--include", "-i", is_flag=True, help="Show status, headers and vote on stderr.")
+@click.option("--json", "as_json", is_flag=True, help="The reply and its vote as JSON.")
+def request(
+    method: str,
+    path: str,
+    data: str,
+    headers: tuple[str, ...],
+    directory: Path | None,
+    to: str | None,
+    timeout: float,
+    fail: bool,
+    include: bool,
+    as_json: bool,
+) -> int:
+    """Send METHOD PATH through the vote; print the voted reply's body.
+
+    For example:  trivisor request PUT /kv/colour --data blue
+
+    Exits with 3 if the voter refused, or cannot tell the outcome, for lack of a majority.
+    """
+    address = to or f"unix:{(directory or default_directory()).absolute() / NATIVE_SOCKET}"
+    pairs = [_read_header(text) for text in headers]
+    try:
+        answer, policy, dissenters = asyncio.run(
+            _ask(address, method, path, _read_body(data), pairs, timeout)
+        )
+    except TimeoutError:
+        warn(f"error: no reply within {timeout:g} s; the request may still be executed")
+        return ExitCode.NO_MAJORITY
+    vote = {
+        "policy": policy,
+        "seq": answer.vote.seq,
+        "agreed": answer.vote.agreed,
+        "dissent": dissenters,
+    }
+    if as_json:
+        try:
+            body: dict[str, str] = {"body": answer.body.decode()}
+        except UnicodeDecodeError:
+            body = {"body_hex": answer.body.hex()}
+        print_json({"status": answer.status, "headers": answer.headers, "vote": vote} | body)
+    else:
+        if include:
+            lines = [
+                f"status {answer.status}",
+                *(f"{name}: {value}" for name, value in answer.headers),
+            ]
+            warn("\n".join([*lines, f"vote {json.dumps(vote)}"]))
+        sys.stdout.buffer.write(answer.body)
+        sys.stdout.buffer.flush()
+    return ExitCode.FAILED if fail and answer.status >= 400 else ExitCode.OK

@@ -1,0 +1,88 @@
+"""What all commands share: exit codes, errors with a remedy, output for people and for scripts.
+
+Standard output carries results, standard error everything else.  Libraries that take long to
+import (rich) are imported where they are needed, so that a script's ``--json`` does not pay for
+them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from enum import IntEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = [
+    "NATIVE_SOCKET",
+    "CommandError",
+    "ExitCode",
+    "console",
+    "default_directory",
+    "print_json",
+    "warn",
+]
+
+NATIVE_SOCKET = "native.sock"
+"""Name of a node's native unix socket inside its directory."""
+
+
+class ExitCode(IntEnum):
+    """Exit codes of every ``trivisor`` command.  This is the one place where they are told."""
+
+    OK = 0
+    FAILED = 1  # it was tried, and did not come about
+    USAGE = 2  # unknown option, wrong value, a configuration that cannot be used
+    NO_MAJORITY = 3  # the voter refused rather than guessed: no majority, or the outcome is unknown
+    CANNOT_RUN_HERE = 4  # this host lacks something; `trivisor doctor` tells the remedies
+    NOT_UP = 5  # no node runs in this directory (or the voter cannot be reached)
+    ALREADY_UP = 6  # a node runs in this directory already, or something else of its name does
+    NOT_ALLOWED = 7  # the node was not started for this (faults without --allow-faults)
+    FOREIGN = 8  # a directory that is not Trivisor's, or cannot be read: nothing was touched
+    INTERRUPTED = 130  # Ctrl-C
+
+
+class CommandError(Exception):
+    """A command cannot do what it was asked: one message, and where there is one, the remedy."""
+
+    def __init__(self, message: str, *, remedy: str = "", code: ExitCode = ExitCode.FAILED) -> None:
+        super().__init__(message)
+        self.remedy = remedy
+        self.code = code
+
+
+def default_directory() -> Path:
+    """Return the node directory meant when none is given.
+
+    ``$TRIVISOR_DIR``, else ``trivisor/default`` below ``$XDG_STATE_HOME`` (``~/.local/state``).
+    """
+    given = os.environ.get("TRIVISOR_DIR")
+    if given:
+        return Path(given)
+    state = os.environ.get("XDG_STATE_HOME")
+    base = Path(state) if state else Path.home() / ".local" / "state"
+    return base / "trivisor" / "default"
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Return a rich console on standard output, or standard error."""
+    from rich.console import Console  # noqa: PLC0415
+
+    return Console(stderr=stderr, highlight=False, soft_wrap=True)
+
+
+def print_json(value: Mapping[str, Any] | list[Any]) -> None:
+    """Print one JSON document for scripts."""
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+    sys.stdout.flush()
+
+
+def warn(text: str) -> None:
+    """Tell something on standard error."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()

@@ -1,0 +1,136 @@
+"""The voter as a process: the only wiring.  Sockets, clock and random source are put together here.
+
+Started with ``python -m voter --config FILE``.  Ends on SIGTERM and SIGINT: stops listening, lets what is under way
+be answered (two seconds at most), closes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import gc
+import os
+import resource
+import secrets
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import structlog
+
+from voter import config as configuration
+from voter.address import connect
+from voter.config import Config
+from voter.control import ControlServer
+from voter.errors import VoterError
+from voter.frontend.http import HttpServer
+from voter.frontend.native import NativeServer
+from voter.runner import Clock, Runner
+from voter.sockets import listening
+
+__all__ = ["main", "serve"]
+
+STOP_PATIENCE = 2.0
+"""Seconds that requests under way get when the voter is told to stop."""
+
+
+class Server(Protocol):
+    """What all front ends have in common."""
+
+    async def serve(self, sock: socket.socket) -> None:
+        """Serve one listening socket."""
+
+    async def stop(self) -> None:
+        """Stop listening and close what is open."""
+
+
+def _raise_descriptor_limit() -> None:
+    """Allow as many open descriptors as the system lets us: each client is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def configure_logs(*, json: bool) -> None:
+    """Log to standard error: one JSON object a line, or coloured text on a terminal."""
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.JSONRenderer() if json else structlog.dev.ConsoleRenderer(),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+
+
+async def serve(config: Config, sockets: dict[str, socket.socket], stop: asyncio.Event) -> None:
+    """Run a voter on these listening sockets until ``stop`` is set."""
+    log = structlog.get_logger()
+    runner = Runner(
+        config,
+        clock=Clock(time.monotonic, time.time_ns),
+        connector=connect,
+        random64=lambda: secrets.randbits(64),
+    )
+    native = NativeServer(runner)
+    http, control = HttpServer(runner), ControlServer(runner)
+    roles: dict[str, Server] = {
+        "http": http, "native": native, "native-unix": native, "control": control
+    }  # fmt: skip
+    running = asyncio.create_task(runner.run(), name="runner")
+    running.add_done_callback(lambda _: stop.set())
+    for name, sock in sockets.items():
+        await roles[name].serve(sock)
+        address = sock.getsockname()
+        log.info("listening", socket=name, address=address)
+    gc.collect()
+    gc.freeze()  # what is there now stays: no use in looking at it at each collection
+    await stop.wait()
+    try:
+        if not running.done():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(STOP_PATIENCE):
+                    await runner.drained()
+    finally:
+        for server in (http, native, control):
+            await server.stop()
+        running.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await running
+    log.info("stopped")
+
+
+async def _run(config: Config, sockets: dict[str, socket.socket]) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await serve(config, sockets, stop)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the voter; return the exit status (0 stopped, 2 cannot start)."""
+    parser = argparse.ArgumentParser(prog="voter", description="Trivisor's voter, by itself")
+    parser.add_argument("--config", type=Path, required=True, help="the TOML configuration")
+    parser.add_argument("--check", action="store_true", help="check the configuration and end")
+    options = parser.parse_args(arguments)
+    configure_logs(json=not sys.stderr.isatty())
+    try:
+        config = configuration.load(options.config)
+        if options.check:
+            return 0
+        _raise_descriptor_limit()
+        sockets = listening(config.listen, os.environ)
+        if not sockets.keys() - {"control"}:
+            raise VoterError("nothing to serve: give http, native or native_unix under [listen]")
+        asyncio.run(_run(config, sockets))
+    except VoterError as error:
+        sys.stderr.write(f"voter: {error}\n")
+        return 2
+    return 0
