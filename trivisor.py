@@ -42,6 +42,8 @@ EXIT_CODES: dict[str, ExitCode] = {
     "deploy.errors.CannotRunHere": ExitCode.CANNOT_RUN_HERE,
     "deploy.errors.AlreadyUp": ExitCode.ALREADY_UP,
     "deploy.errors.ForeignState": ExitCode.FOREIGN,
+    "deploy.control_client.NotUp": ExitCode.NOT_UP,
+    "deploy.supervisor_faults.FaultRefused": ExitCode.NOT_ALLOWED,
     "voter.errors.ConfigError": ExitCode.USAGE,
     "voter.errors.AddressError": ExitCode.USAGE,
     "voter.core.vote.PolicyError": ExitCode.USAGE,

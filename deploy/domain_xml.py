@@ -89,7 +89,7 @@ def _devices(domain: ET.Element, guest: GuestSpec) -> None:
     ET.SubElement(serial, "source", mode="bind", path=guest.console_socket)
     ET.SubElement(serial, "target", type="isa-serial", port="0")
     channel = ET.SubElement(devices, "channel", type="unix")
-    ET.SubElement(channel, "source", mode="bind", path=guest.link_socket)
+    ET.SubElement(channel, "source", mode="bind", path=guest.bound_link)
     ET.SubElement(channel, "target", type="virtio", name=LINK_PORT)
     ET.SubElement(channel, "address", type="virtio-serial", controller="0", bus="0", port="1")
     ET.SubElement(devices, "memballoon", model="none")

@@ -11,12 +11,12 @@ import structlog
 __all__ = ["keep_capabilities", "prepare_root"]
 
 # Why each line is there (measured on Debian 12):
-# - user, group: QEMU as the user that probes it. As another user it may not open /dev/kvm as the
-#   probe could, so the probe's result never counts as valid and every start probes again: 4 to 60 s,
-#   not 0.4.
+# - user, group: QEMU as the user that probes it. As another user it may not open /dev/kvm as the probe
+#   could, so the probe's result never counts as valid and every start probes again: 4 to 60 s, not 0.4.
 # - security_driver, remember_owner: files are the node's own; no labels, no extended attributes.
 # - stdio_handler: there is no virtlogd without daemons.
 # - namespaces: a mount namespace for each QEMU shields devices that our guests do not have.
+# - cgroup_controllers: in a container there may be none to use; priority is set by `process.hold_back`.
 _CONF = """\
 user = "+{uid}"
 group = "+{gid}"
@@ -26,6 +26,24 @@ stdio_handler = "file"
 namespaces = []
 cgroup_controllers = []
 """
+
+# Libvirt makes these when its driver starts, which it does once in a process: a process that ends a
+# node and starts another in the same directory finds them gone.
+_DIRECTORIES = (
+    "cache/qemu/capabilities",
+    "lib/qemu/channel/target",
+    "lib/qemu/checkpoint",
+    "lib/qemu/dump",
+    "lib/qemu/nvram",
+    "lib/qemu/ram",
+    "lib/qemu/save",
+    "lib/qemu/snapshot",
+    "log/qemu",
+    "run/qemu/autostarted",
+    "run/qemu/dbus",
+    "run/qemu/passt",
+    "run/qemu/slirp",
+)
 
 _CAPABILITIES = Path("cache/qemu/capabilities")
 
@@ -39,8 +57,11 @@ def prepare_root(root: Path, *, capabilities: Path | None = None) -> None:
     for a fresh root) is taken from there. Libvirt checks it against QEMU, kernel, CPU and KVM
     itself.  Raises OSError if the directory cannot be made.
     """
+    for name in _DIRECTORIES:
+        (root / name).mkdir(parents=True, exist_ok=True)
+    root.chmod(0o700)
     conf = root / "etc" / "qemu.conf"
-    conf.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    conf.parent.mkdir(exist_ok=True)
     conf.write_text(_CONF.format(uid=os.geteuid(), gid=os.getegid()))
     if capabilities is not None and capabilities.is_dir():
         _copy(capabilities, root / _CAPABILITIES)

@@ -11,7 +11,8 @@ import asyncio
 import enum
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,7 +28,7 @@ import libvirt_qemu
 
 from deploy.embed import prepare_root
 from deploy.errors import AlreadyUp, CannotRunHere, HypervisorFailed, HypervisorSilent
-from deploy.process import adopt_orphans
+from deploy.process import adopt_orphans, reap_orphans
 from deploy.spec import EMBED
 
 __all__ = ["Change", "Domain", "Hypervisor", "RunState"]
@@ -145,7 +146,8 @@ class Hypervisor:
                 ) from error
             target = f"{uri}?root={root}"
         try:
-            connection = await asyncio.to_thread(libvirt.open, target)
+            async with _reaping():
+                connection = await asyncio.to_thread(libvirt.open, target)
         except libvirt.libvirtError as error:
             raise _cannot_open(error, target) from error
         hypervisor = cls(connection, uri)
@@ -220,7 +222,7 @@ class Hypervisor:
     async def _call(self, function: Callable[[], T], timeout: float = _CALL_TIMEOUT) -> T:
         """Run a blocking call in a thread. Raises HypervisorFailed, or HypervisorSilent."""
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(timeout), _reaping():
                 return await self._loop.run_in_executor(self._executor, function)
         except libvirt.libvirtError as error:
             raise HypervisorFailed(f"libvirt: {error}", code=error.get_error_code()) from error
@@ -295,6 +297,16 @@ class Domain:
             raise HypervisorSilent(
                 f"libvirt has not cleared away domain {self.uuid} after {timeout:g} s"
             ) from error
+
+
+@asynccontextmanager
+async def _reaping() -> AsyncIterator[None]:
+    """Meanwhile, reap the QEMUs that libvirt starts in passing."""
+    reaper = asyncio.create_task(reap_orphans(), name="reap orphans")
+    try:
+        yield
+    finally:
+        reaper.cancel()
 
 
 def _cannot_open(error: libvirt.libvirtError, target: str) -> Exception:

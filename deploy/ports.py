@@ -1,7 +1,7 @@
 """What the supervisor needs of others, as small protocols: guests, a node of them, faults.
 
-``deploy.node`` and ``deploy.guest`` are the real machines; ``faultinject`` hands in the faults, which
-``deploy`` must not know; tests hand in stand-ins.
+``deploy.node`` and ``deploy.guest`` are the real machines; ``faultinject`` hands in the faults,
+which ``deploy`` must not know; tests hand in stand-ins.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ class GuestPort(Protocol):
 
     @property
     def state(self) -> str:
-        """A word for its state: ``running`` if it can serve, ``paused``, ``dead``, ``booting``, ..."""
+        """A word for its state: ``running`` if it can serve, ``paused``, ``dead``, ``booting``,
+        ...
+        """
 
     @property
     def pid(self) -> int | None:
@@ -75,3 +77,63 @@ class NodePort(Protocol):
 
     def listen(self, changed: Callable[[str], None]) -> None:
         """Have ``changed`` called with a guest's name whenever its state has changed."""
+
+
+class FaultPort(Protocol):
+    """What breaks guests on purpose.  A kind is a word of its catalogue."""
+
+    def check(self, kind: str, guest: str) -> None:
+        """Raise FaultRefused unless such a fault can be injected into this guest of this node."""
+
+    def link(self, guest: str) -> str:
+        """Return the address at which the voter is to find the guest."""
+
+    @property
+    def processes(self) -> Mapping[str, Identity]:
+        """Processes of its own that run now, by name."""
+
+    async def start(self, before: Mapping[str, Identity]) -> None:
+        """Get ready; go on with those of the processes ``before`` that live.
+
+        Raises DeployError.
+        """
+
+    async def keep(self) -> None:
+        """Keep its processes running, until cancelled."""
+
+    async def inject(self, kind: str, guest: str) -> str:
+        """Apply a fault; return how it was proved applied, in words.  Raises DeployError."""
+
+    async def resume(self, kind: str, guest: str) -> bool:
+        """Go on with a fault that a former supervisor applied; False if it is over."""
+
+    async def undo(self, kind: str, guest: str) -> None:
+        """End a fault; the guest is put back afterwards by the supervisor.  Raises DeployError."""
+
+    async def end(self) -> None:
+        """End all faults and processes."""
+
+    async def let_go(self) -> None:
+        """Let its processes live on without this one."""
+
+
+class FaultSite(Protocol):
+    """Where faults act: what the supervisor gives to a FaultFactory."""
+
+    @property
+    def layout(self) -> Layout:
+        """The node's directory."""
+
+    @property
+    def settings(self) -> Settings:
+        """What `up` was asked for."""
+
+    @property
+    def guests(self) -> Mapping[str, GuestPort]:
+        """The guests by name."""
+
+    def changed(self) -> None:
+        """Tell that the processes have changed (to be written down)."""
+
+
+FaultFactory = Callable[[FaultSite], FaultPort]

@@ -18,6 +18,7 @@ __all__ = [
     "find_qemu",
     "hold_back",
     "ram_file",
+    "reap_orphans",
     "resident_bytes",
 ]
 
@@ -37,6 +38,21 @@ def adopt_orphans() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         _log.warning("cannot adopt QEMU processes", error=os.strerror(ctypes.get_errno()))
+
+
+async def reap_orphans() -> None:
+    """Reap dead QEMUs that nobody watches, until cancelled.
+
+    Run this beside every call to libvirt. Some start QEMUs in passing, to learn what QEMU can do;
+    having adopted all orphans, nobody else reaps these, and libvirt waits up to 15 s for each. It
+    tells us neither of them nor of their end, so we look.
+    """
+    while True:
+        await asyncio.sleep(0.02)
+        if _has_zombie():
+            for entry in Path("/proc").iterdir():
+                if entry.name.isdigit() and _is_orphaned_qemu(int(entry.name)):
+                    _reap(int(entry.name))
 
 
 def find_qemu(uuid: str, *, naming: str) -> int | None:
@@ -145,6 +161,32 @@ def _readable(fd: int) -> bool:
     poll = select.poll()
     poll.register(fd, select.POLLIN)
     return bool(poll.poll(0))
+
+
+def _has_zombie() -> bool:
+    """Whether any child of ours has ended; it is left to whoever waits for it."""
+    try:
+        return os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:
+        return False
+
+
+def _is_orphaned_qemu(pid: int) -> bool:
+    """Whether it is a dead QEMU that libvirt started here: ours by adoption, in another session."""
+    try:
+        name, rest = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)
+    except OSError:
+        return False
+    state, parent, _group, session = rest.split()[:4]
+    dead_child = state == "Z" and int(parent) == os.getpid()
+    return dead_child and "(qemu-" in name and int(session) != os.getsid(0)
+
+
+def _reap(pid: int) -> None:
+    try:
+        os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:
+        _log.debug("reaped by another", pid=pid)
 
 
 def _command_line(pid: int) -> list[str]:

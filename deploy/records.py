@@ -85,7 +85,6 @@ class Running(_Record, frozen=True, kw_only=True):
     http: str | None = None  # the address bound, with its port
     native: str | None = None
     faults: dict[str, FaultRecord] = {}  # by guest
-    stopping: bool = False  # `down` was asked
 
 
 class Layout:
@@ -114,6 +113,13 @@ class Layout:
         """The unix sockets of ours, for a check of their paths' lengths."""
         names = (self.supervisor_socket, self.voter_control, self.native_socket, self.proxy_control)
         return [str(path) for path in names]
+
+    def own_sockets(self) -> list[Path]:
+        """The sockets that may be left behind by processes that were killed; those that are
+        there.
+        """
+        fixed = [self.supervisor_socket, self.voter_control, self.native_socket, self.proxy_control]
+        return [path for path in (*fixed, *self.directory.glob("g*.lie")) if path.exists()]
 
     def prepare(self) -> None:
         """Make the directory ours, or see that it is.

@@ -59,6 +59,15 @@ class GuestSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     translation_mib: int = 128
     emulator: str = _EMULATOR
 
+    @property
+    def bound_link(self) -> str:
+        """Where QEMU binds the link's socket; it gets its real name once the guest may be spoken to.
+
+        A voter that is waiting for the link would otherwise greet the guest before its clean snapshot
+        is taken.
+        """
+        return f"{self.link_socket}~"
+
     def __post_init__(self) -> None:
         if not self.name or not self.name.isalnum() or len(self.name) > 8:
             raise ValueError(f"a guest's name is 1 to 8 letters and digits, not {self.name!r}")
@@ -157,7 +166,7 @@ def socket_paths(node: NodeSpec) -> list[str]:
     """Return every unix socket that the node will have, libvirt's own monitor sockets among them."""
     paths = []
     for guest in node.guests:
-        paths += [guest.link_socket, guest.console_socket]
+        paths += [guest.bound_link, guest.console_socket]
         if node.embedded:
             number = "9" * DOMAIN_ID_DIGITS
             paths.append(f"{node.root}/lib/qemu/domain-{number}-{guest.domain[:20]}/monitor.sock")

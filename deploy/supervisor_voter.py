@@ -210,6 +210,10 @@ class VoterHost:
         """Vouch for a replica that was put back.  Raises VoterSilent."""
         await self._call("POST", f"/replicas/{name}/admit")
 
+    async def expel(self, name: str, reason: str) -> None:
+        """Take a replica out of the vote.  Raises VoterSilent."""
+        await self._call("POST", f"/replicas/{name}/expel", {"reason": reason})
+
     async def drain(self) -> None:
         """Have the voter take no new requests.  Raises VoterSilent."""
         await self._call("POST", "/drain")
@@ -235,9 +239,11 @@ class VoterHost:
             )
         return self._session
 
-    async def _call(self, method: str, path: str) -> dict[str, Any]:
+    async def _call(
+        self, method: str, path: str, body: dict[str, str] | None = None
+    ) -> dict[str, Any]:
         try:
-            async with self._client.request(method, f"http://voter{path}") as answer:
+            async with self._client.request(method, f"http://voter{path}", json=body) as answer:
                 text = await answer.text()
                 if answer.status >= 400:
                     raise VoterSilent(f"the voter answered {method} {path} with: {text[:300]}")

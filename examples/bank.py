@@ -18,6 +18,8 @@ from dataclasses import asdict, dataclass
 
 from guests.service import Context, Reply, Request, Service
 
+__all__ = ["CHECK_REQUESTS", "Bank"]
+
 CHECK_REQUESTS = [
     ("PUT", "/accounts/alice", b"100"),
     ("PUT", "/accounts/bob", b"20"),

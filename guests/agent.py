@@ -26,7 +26,14 @@ __all__ = ["Incarnation", "main"]
 
 EMPTY_HISTORY = bytes(8)
 READ_SIZE = 1 << 18
+WRITE_SIZE = 1 << 18
+"""Bytes of answers collected before they are written: what one read asks for may be far more."""
 STATE_PIECE = 1 << 16
+NO_EPOCH = -1
+"""No frame has this epoch: before the first HELLO nothing is taken."""
+LONG_LIFE = 1.0
+FIRST_PAUSE, LAST_PAUSE = 0.02, 1.0
+"""Seconds: after an incarnation that lived less than LONG_LIFE a pause, doubled each time."""
 SERVICE_FILE = "/etc/trivisor/service"
 
 
@@ -39,7 +46,7 @@ class Incarnation:
         self._number = number
         self._build = build
         self._decoder = Decoder()
-        self._epoch = 0
+        self._epoch = NO_EPOCH
         self._index = wire.NO_KEEPER
         self._fresh = True
         self._last_seq = 0
@@ -57,32 +64,52 @@ class Incarnation:
         """The host end of the link was closed: what was cut is not continued."""
         self._decoder.clear()
 
-    def receive(self, data: bytes) -> bytes:
-        """Take bytes from the link, act on the frames they complete, return the bytes to answer."""
+    def receive(self, data: bytes) -> Iterator[bytes]:
+        """Take bytes from the link, act on the frames they complete, yield the bytes to answer.
+
+        Nothing that comes over the link raises: a payload that is not what its kind demands is
+        refused.  (The service's own ``SystemExit`` and the like do pass, and end the incarnation.)
+        """
         out: list[bytes] = []
+        size = 0
         for frame in self._decoder.feed(data):
-            kind = frame.kind
-            if kind == Kind.HELLO:
-                out.append(self._greet(frame))
+            if frame.kind == Kind.HELLO:
+                reply = self._greet(frame)
             elif frame.epoch != self._epoch:
                 continue  # left in the channel from before a snapshot was restored
-            elif kind == Kind.ORDER:
-                out.append(self._apply(frame))
-            elif kind == Kind.PING:
-                out.append(encode(Kind.PONG, self._epoch, frame.seq))
-            elif kind == Kind.MARKER:
-                out.append(self._mark(frame))
-            elif kind == Kind.FETCH:
-                out.append(self._send_kept(frame))
-            elif kind == Kind.RESTORE:
+            elif frame.kind == Kind.ORDER:
+                reply = self._apply(frame)
+            else:
+                reply = self._attend(frame)
+            out.append(reply)
+            size += len(reply)
+            if size > WRITE_SIZE:
+                yield b"".join(out)
+                out, size = [], 0
+        if out:
+            yield b"".join(out)
+
+    def _attend(self, frame: wire.Frame) -> bytes:
+        """Act on a frame that is neither HELLO nor ORDER."""
+        kind = frame.kind
+        if kind == Kind.PING:
+            return encode(Kind.PONG, self._epoch, frame.seq)
+        if kind == Kind.MARKER:
+            return self._mark(frame)
+        if kind == Kind.FETCH:
+            return self._send_kept(frame)
+        if kind == Kind.RESTORE:
+            self._end_restore()
+            try:
                 self._restoring = (frame.seq, wire.decode_checkpoint(frame.payload))
-                self._pieces, self._received = [], 0
-                out.extend(self._finish_restore())
-            elif kind == Kind.STATE:
-                self._pieces.append(frame.payload)
-                self._received += len(frame.payload)
-                out.extend(self._finish_restore())
-        return b"".join(out)
+            except wire.WireError as error:
+                return self._refuse(frame.seq, str(error))
+            return self._finish_restore()
+        if kind == Kind.STATE and self._restoring is not None:
+            self._pieces.append(frame.payload)
+            self._received += len(frame.payload)
+            return self._finish_restore()
+        return b""
 
     def _greet(self, frame: wire.Frame) -> bytes:
         self._epoch = frame.epoch
@@ -97,11 +124,15 @@ class Incarnation:
             service=self._service.name,
             build=self._build,
         )
-        self._restoring = None
+        self._end_restore()
+        self._kept = None  # whoever had asked for it asks no more
         return encode(Kind.WELCOME, self._epoch, frame.seq, wire.encode_welcome(welcome))
 
     def _apply(self, frame: wire.Frame) -> bytes:
-        order = wire.decode_order(frame.payload)
+        try:
+            order = wire.decode_order(frame.payload)
+        except wire.WireError as error:
+            return self._refuse(frame.seq, str(error))
         if order.prev != self._history or self._restoring is not None:
             return self._refuse(frame.seq, "the history before it is not the one held here")
         read_only = bool(frame.flags & wire.FLAG_READ_ONLY)
@@ -121,12 +152,21 @@ class Incarnation:
         return encode(Kind.REFUSED, self._epoch, seq, reason.encode())
 
     def _mark(self, frame: wire.Frame) -> bytes:
-        if frame.payload[:1] == bytes([self._index]):
-            state = b"".join(self._service.snapshot())
-            self._kept = (frame.seq, state)
-            digest = state_digest(iter((state,)))
-        else:
-            digest = self._service.digest()
+        """Tell the digest of the state; keep the state if this replica is the one asked to.
+
+        An exception is told as a digest too, as one of ``apply`` is told as a reply: if all replicas
+        have it, it is agreed, and the service goes on (without checkpoints); one alone dissents.
+        """
+        self._kept = None
+        try:
+            if frame.payload[:1] == bytes([self._index]):
+                state = b"".join(self._service.snapshot())
+                digest = state_digest(iter((state,)))
+                self._kept = (frame.seq, state)
+            else:
+                digest = self._service.digest()
+        except Exception as error:  # noqa: BLE001 - must not end the replica
+            digest = f"no digest: {type(error).__name__}".encode()
         return encode(Kind.DIGEST, self._epoch, frame.seq, digest)
 
     def _send_kept(self, frame: wire.Frame) -> bytes:
@@ -141,26 +181,29 @@ class Incarnation:
         flags = wire.FLAG_LAST if last else 0
         return encode(Kind.STATE, self._epoch, frame.seq, piece, flags)
 
-    def _finish_restore(self) -> Iterator[bytes]:
+    def _end_restore(self) -> None:
+        self._restoring, self._pieces, self._received = None, [], 0
+
+    def _finish_restore(self) -> bytes:
         """Once the announced size is here: rebuild the service from it and tell its digest."""
         if self._restoring is None:
-            return
+            return b""
         seq, checkpoint = self._restoring
         if self._received < checkpoint.size:
-            return
+            return b""
         state = b"".join(self._pieces)
-        self._restoring, self._pieces, self._received = None, [], 0
-        service = self._service_class()
-        if state:
-            try:
+        self._end_restore()
+        try:
+            service = self._service_class()
+            if state:
                 service.restore(state)
-            except Exception as error:  # told to the voter, who will not use this replica
-                yield self._refuse(seq, f"restore failed: {type(error).__name__}: {error}"[:500])
-                return
+            digest = service.digest()
+        except Exception as error:  # noqa: BLE001 - told to the voter, who then does not use it
+            return self._refuse(seq, f"restore failed: {type(error).__name__}: {error}"[:500])
         self._service = service
         self._fresh = False
         self._last_seq, self._history = seq, checkpoint.history
-        yield encode(Kind.RESTORED, self._epoch, seq, service.digest())
+        return encode(Kind.RESTORED, self._epoch, seq, digest)
 
 
 def _serve(incarnation: Incarnation, read_fd: int, write_fd: int, *, port: bool) -> None:
@@ -168,14 +211,23 @@ def _serve(incarnation: Incarnation, read_fd: int, write_fd: int, *, port: bool)
 
     A port whose host end is closed reads as ended, again and again; a write to it waits until the host end is open.
     So HERE is said first and after each end: it costs no looking again and again, and no processor time.
+    Raises OSError if a port cannot be read or written.
     """
+    try:
+        _serve_link(incarnation, read_fd, write_fd, port=port)
+    except (BrokenPipeError, ConnectionResetError):
+        if port:
+            raise
+        # A process's link that was cut has ended, as by its end of file: nobody is there to serve.
+
+
+def _serve_link(incarnation: Incarnation, read_fd: int, write_fd: int, *, port: bool) -> None:
     _write(write_fd, incarnation.here())
     while True:
         data = os.read(read_fd, READ_SIZE)
         if data:
-            reply = incarnation.receive(data)
-            if reply:
-                _write(write_fd, reply)
+            for answers in incarnation.receive(data):
+                _write(write_fd, answers)
         elif port:
             incarnation.hang_up()
             _write(write_fd, incarnation.here())
@@ -205,9 +257,10 @@ def _find_port(name: str, deadline: float) -> str:
 
 def _keep_alive(service_class: type[Service], build: str, fds: tuple[int, int], port: bool) -> int:
     """Run incarnations one after another; return the exit status once the link has ended."""
-    number = 0
+    number, pause = 0, FIRST_PAUSE
     while True:
         number += 1
+        started = time.monotonic()
         child = os.fork()
         if child == 0:
             status = 1
@@ -218,12 +271,19 @@ def _keep_alive(service_class: type[Service], build: str, fds: tuple[int, int], 
                 _serve(incarnation, *fds, port=port)
                 status = 0
             finally:
+                if sys.exception() is not None:  # os._exit would not let it be told
+                    sys.excepthook(*sys.exc_info())
                 sys.stderr.flush()
                 os._exit(status)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         if status == 0 and not port:
             return 0
         _say(f"service ended with status {status}; starting incarnation {number + 1}")
+        if time.monotonic() - started > LONG_LIFE:
+            pause = FIRST_PAUSE
+        else:  # one that dies at once must not fill the processor and the console
+            time.sleep(pause)
+            pause = min(pause * 2, LAST_PAUSE)
 
 
 def _say(text: str) -> None:

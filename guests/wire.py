@@ -57,6 +57,9 @@ HEADER_SIZE = 34
 MAX_PAYLOAD = 1 << 20 | 1 << 16
 """Largest payload in bytes: a body of 1 MiB and 64 KiB for what stands around it."""
 
+FALSE_STARTS = 4096
+"""After so many places in one piece that look like a frame and are none, its rest is thrown away."""
+
 FLAG_READ_ONLY = 0x01
 FLAG_FIRST = 0x02
 FLAG_LAST = 0x04
@@ -131,17 +134,21 @@ def encode_head(
 class Decoder:
     """Turns a stream of bytes, however cut or damaged, into frames.
 
-    Holds at most ``HEADER_SIZE + max_payload`` bytes plus the piece last fed.  ``skipped`` counts bytes thrown
-    away while looking for a frame, ``damaged`` counts frames whose payload checksum was wrong.
+    Holds at most ``HEADER_SIZE + max_payload`` bytes plus the piece last fed, and its work is
+    linear in the bytes fed, whatever they are.  ``skipped`` counts bytes thrown away while looking
+    for a frame, ``damaged`` counts frames whose payload checksum was wrong.  ``max_payload`` may be
+    changed between two feeds.
     """
 
-    __slots__ = ("_buffer", "_max_payload", "damaged", "skipped")
+    __slots__ = ("_buffer", "_doubt", "_need", "damaged", "max_payload", "skipped")
 
     def __init__(self, max_payload: int = MAX_PAYLOAD) -> None:
-        self._buffer = b""
-        self._max_payload = max_payload
+        self.max_payload = max_payload
         self.skipped = 0
         self.damaged = 0
+        self._buffer = bytearray()  # an incomplete frame, or what may be the beginning of one
+        self._need = 0  # bytes the buffer must hold before it is worth another look
+        self._doubt = 0  # up to here in the buffer reaches a frame whose payload was damaged
 
     @property
     def held(self) -> int:
@@ -151,46 +158,75 @@ class Decoder:
     def clear(self) -> None:
         """Forget an incomplete frame (the other side has started anew)."""
         self.skipped += len(self._buffer)
-        self._buffer = b""
+        self._buffer = bytearray()
+        self._need = self._doubt = 0
 
     def feed(self, data: bytes) -> list[Frame]:
         """Take the next piece of the stream; return the frames it completes, in order."""
-        buffer = self._buffer + data if self._buffer else data
-        size = len(buffer)
+        if self._buffer:
+            self._buffer += data
+            if len(self._buffer) < self._need:
+                return []
+            data = bytes(self._buffer)
+        size = len(data)
         frames: list[Frame] = []
-        at = 0
+        at = need = false_starts = 0
         unpack = _HEADER.unpack_from
         while size - at >= HEADER_SIZE:
-            magic, kind, flags, length, epoch, seq, payload_crc = unpack(buffer, at)
+            magic, kind, flags, length, epoch, seq, payload_crc = unpack(data, at)
             if (
                 magic != MAGIC
-                or _CRC.unpack_from(buffer, at + 30)[0] != crc32(buffer[at : at + 30])
-                or length > self._max_payload
+                or _CRC.unpack_from(data, at + 30)[0] != crc32(data[at : at + 30])
+                or length > self.max_payload
             ):
-                at = self._skip(buffer, at)
+                at = self._skip(data, at, at + 1)
+                false_starts += 1
+                if false_starts > FALSE_STARTS:
+                    self.skipped += size - at
+                    at = size
                 continue
             end = at + HEADER_SIZE + length
             if end > size:
+                need = end - at
                 break
-            payload = buffer[at + HEADER_SIZE : end]
+            payload = data[at + HEADER_SIZE : end]
             if crc32(payload) != payload_crc:
-                self.damaged += 1
-                at = self._skip(buffer, at)
+                at = self._damage(data, at, end)
                 continue
             frames.append(Frame(kind, flags, epoch, seq, payload))
             at = end
-        if size - at < HEADER_SIZE and not MAGIC.startswith(buffer[at : at + 4]):
-            at = self._skip(buffer, at)
-        self._buffer = buffer[at:] if at else buffer
+        if size - at < HEADER_SIZE and not MAGIC.startswith(data[at : at + 4]):
+            at = self._skip(data, at, at + 1)
+        if at < size or self._buffer:
+            self._buffer = bytearray(data[at:])
+            self._need = need or (HEADER_SIZE if size - at >= len(MAGIC) else size - at + 1)
+        if self._doubt:
+            self._doubt = max(0, self._doubt - at)
         return frames
 
-    def _skip(self, buffer: bytes, at: int) -> int:
-        """Return where the next frame may begin after ``at`` (a tail that may be half a magic stays)."""
-        found = buffer.find(MAGIC, at + 1)
+    def _damage(self, data: bytes, at: int, end: int) -> int:
+        """Return where to look on after a frame whose payload is damaged.
+
+        A cut frame has the next ones inside what it took for its payload: they are looked for.  But
+        a second damaged frame in there is skipped as a whole: else bytes made for it would cost the
+        square of their number.
+        """
+        self.damaged += 1
+        if at < self._doubt:
+            return self._skip(data, at, end)
+        self._doubt = end
+        return self._skip(data, at, at + 1)
+
+    def _skip(self, data: bytes, at: int, start: int) -> int:
+        """Return where the next frame may begin, from ``start`` on.
+
+        A tail that may be half a magic stays.
+        """
+        found = data.find(MAGIC, start)
         if found < 0:
-            found = len(buffer)
+            found = len(data)
             for keep in (3, 2, 1):
-                if found - keep > at and buffer.endswith(MAGIC[:keep]):
+                if found - keep >= start and data.endswith(MAGIC[:keep]):
                     found -= keep
                     break
         self.skipped += found - at

@@ -113,7 +113,7 @@ class Runner:
         self.latency = [0] * (len(LATENCY_BOUNDS) + 1)
         self.latency_sum = 0.0
         self.incidents: deque[Incident] = deque(maxlen=1000)
-        self.news = asyncio.Event()
+        self._news = asyncio.Event()  # of the next incident; a new one for each
         self._identity: tuple[str, int] | None = None
         self._waiting: dict[int, _Waiting] = {}
         self._ticket = 0
@@ -258,7 +258,8 @@ class Runner:
                 self._incident_id, wall, name, effect.before, effect.after, effect.reason, effect.seq
             )
         )
-        self.news.set()
+        told, self._news = self._news, asyncio.Event()
+        told.set()
         structlog.get_logger().info(
             "replica", name=name, before=effect.before, after=effect.after, reason=effect.reason,
             seq=effect.seq,
@@ -306,6 +307,18 @@ class Runner:
                 f"{self._identity[0]} with {self._identity[1]}"
             )
         return None
+
+    async def incidents_after(self, since: int) -> list[Incident]:
+        """Wait until there are incidents with an id over ``since``; return those still kept.
+
+        Any number of listeners may wait.  The oldest are forgotten first: a gap in the ids tells.
+        """
+        while True:
+            news = self._news
+            found = [incident for incident in self.incidents if incident.id > since]
+            if found:
+                return found
+            await news.wait()
 
     def find(self, name: str) -> int:
         """Return the index of the replica called ``name``.  Raises KeyError."""

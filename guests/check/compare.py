@@ -30,13 +30,15 @@ def check(
     seed: int = 0,
     workload: Sequence[bytes] | None = None,
     timeout: float = 60.0,
+    stop_early: bool = False,
 ) -> CheckResult:
     """Run the check of a shipped service's name or a Python file.
 
     ``workload``: requests as canonical bytes, in place of ``requests`` many made from ``seed``
     (from the file's CHECK_REQUESTS, if it has some).  ``timeout`` in seconds for each of about
-    a dozen runs.  Raises ServiceError if the service cannot be loaded, ValueError if there is
-    no request to send.
+    a dozen runs.  ``stop_early``: leave out the conditions after the first that shows a
+    difference.  Raises ServiceError if the service cannot be loaded, ValueError if there is no
+    request to send.
     """
     name = service if service in SHIPPED else str(Path(service).resolve())
     plan = Plan(name, seed, timeout)
@@ -51,19 +53,25 @@ def check(
     cuts = sorted({max(1, count * quarter // 4) for quarter in (1, 2, 3)})
     plain = plan.run(Condition(), snapshots=cuts)
     differences = list(_check_plain(plan, plain))
-    conditions = [] if differences and plain.failure else make_conditions(cuts)
+    over = bool(differences) and (stop_early or bool(plain.failure))
+    conditions = [] if over else make_conditions(cuts)
+    done = [PLAIN]
     with ThreadPoolExecutor(max_workers=max(1, min(4, os.cpu_count() or 1))) as pool:
         runs = pool.map(lambda condition: plan.run(condition, plain.states), conditions)
         for condition, run in zip(conditions, runs, strict=True):
+            done.append(condition.name)
             found = _compare(plan, plain, condition, run, explain=not differences)
             if found is not None:
                 differences.append(found)
+                if stop_early:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    break
     return CheckResult(
         service=service,
         ok=not differences,
         requests=count,
         seed=seed,
-        conditions=(PLAIN, *(condition.name for condition in conditions)),
+        conditions=tuple(done),
         statuses=_count_statuses(plain),
         differences=tuple(differences),
         notes=tuple(_note(plain)),

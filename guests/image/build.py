@@ -43,7 +43,7 @@ _HERE = Path(__file__).parent
 _GUESTS = _HERE.parent
 _INIT = _HERE / "init"
 _HOME = "opt/trivisor"
-_PACKAGE_CODE = ("recipe", "packages", "bytecode", "sources")
+_PACKAGE_CODE = ("bytecode", "kernel", "packages", "recipe", "sources")
 _IMAGE_CODE = ("boot", "build", "cpio", "manifest")
 _TAG = PYTHON.replace("python3.", "cpython-3")
 _KEPT = 4
@@ -79,12 +79,12 @@ def build_image(cache: Path, *, progress: Callable[[str], None]) -> Image:
                     _build_image(packages, work, inputs)
             os.utime(image)  # used just now
             prune(cache, "image-", keep=_KEPT)
-            prune(cache, "packages-", keep=1)
+            prune(cache, "packages-", keep=2)
     except OSError as error:
         raise ImageError(f"cannot build the guest image in {cache}: {error}") from error
     manifest = read_manifest(image / "manifest.json")
     built = Image(
-        kernel=image / "vmlinuz",
+        kernel=image / "vmlinux",
         initrd=image / "initrd",
         sha256=sum_up(manifest.kernel, manifest.initrd),
         manifest=image / "manifest.json",
@@ -122,7 +122,7 @@ def _build_packages(work: Path, progress: Callable[[str], None]) -> None:
         for path in sorted(tree.rglob("*"))
         if path.is_file()
     }
-    record = _Tree(kernel=sha256_of(work / "vmlinuz"), packages=packages, files=files)
+    record = _Tree(kernel=sha256_of(work / "vmlinux"), packages=packages, files=files)
     (work / "packages.json").write_bytes(encode_record(record))
 
 
@@ -130,7 +130,7 @@ def _build_image(packages: Path, work: Path, inputs: str) -> None:
     """Puts kernel, initramfs and manifest into `work`."""
     record = read_record(packages / "packages.json", _Tree)
     tree = packages / "tree"
-    check_file(packages / "vmlinuz", record.kernel)
+    check_file(packages / "vmlinux", record.kernel)
     entries = []
     for name, expected in record.files.items():
         path = tree / name
@@ -153,7 +153,7 @@ def _build_image(packages: Path, work: Path, inputs: str) -> None:
     entries.append(cpio.device("dev/console", 5, 1))
 
     (work / "initrd").write_bytes(cpio.pack(entries))
-    shutil.copyfile(packages / "vmlinuz", work / "vmlinuz")
+    shutil.copyfile(packages / "vmlinux", work / "vmlinux")
     manifest = Manifest(
         inputs=inputs,
         kernel=record.kernel,

@@ -63,13 +63,13 @@ def add_overlay(image: Image, out_dir: Path, overlay: Overlay) -> Image:
         out_dir.mkdir(parents=True, exist_ok=True)
         replace_file(out_dir / "initrd", initrd)
         replace_file(out_dir / "manifest.json", encode_record(described))
-        link_file(image.kernel, out_dir / "vmlinuz")
+        link_file(image.kernel, out_dir / "vmlinux")
     except OSError as error:
         raise ImageError(
             f"cannot add the service to the guest image in {out_dir}: {error}"
         ) from error
     return Image(
-        kernel=out_dir / "vmlinuz",
+        kernel=out_dir / "vmlinux",
         initrd=out_dir / "initrd",
         sha256=sum_up(manifest.kernel, digest),
         manifest=out_dir / "manifest.json",

@@ -20,6 +20,7 @@ import msgspec
 from guests.image.bytecode import compile_sources
 from guests.image.command import require, run
 from guests.image.errors import ImageError
+from guests.image.kernel import extract_vmlinux
 from guests.image.recipe import (
     KERNEL_MODULES,
     LIBRARIES,
@@ -49,7 +50,7 @@ class Package(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 def fetch(work: Path, *, progress: Callable[[str], None]) -> list[Package]:
-    """Fetches the packages and writes `work/vmlinuz` and `work/tree/`. Raises ImageError.
+    """Fetches the packages and writes `work/vmlinux` and `work/tree/`. Raises ImageError.
 
     `work` must exist and be empty.
     """
@@ -136,7 +137,7 @@ def _unpack(archive: Path, work: Path) -> str:
         if len(kernels) != 1:
             raise ImageError(f"one kernel was expected in the packages, found {kernels}")
         release = kernels[0].removeprefix("boot/vmlinuz-")
-        (work / "vmlinuz").write_bytes(read(kernels[0]))
+        (work / "vmlinux").write_bytes(extract_vmlinux(read(kernels[0])))
 
         tree = work / "tree"
         _write(tree / "bin/busybox", read("bin/busybox"), executable=True)

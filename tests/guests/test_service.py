@@ -111,8 +111,8 @@ def test_a_file_may_use_dataclasses_and_postponed_annotations(tmp_path: Path) ->
     [
         ("", "not 0"),
         (
-            "from guests.service import Service\nclass A(Service):\n    def apply(self, r, c): ...\n"
-            "class B(A): ...\n",
+            "from guests.service import Service\n"
+            "class A(Service):\n    def apply(self, r, c): ...\nclass B(A): ...\n",
             "not 2",
         ),
         ("from guests.service import Service\nclass A(Service): ...\n", "must define the method"),

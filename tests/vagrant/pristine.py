@@ -1,8 +1,9 @@
-"""A pristine Debian 12 root to run scripts in, made by mmdebstrap, with this host's way to packages.
+"""A pristine Debian 12 root to run scripts in, with this host's way to packages.
 
 Nothing is written down here of where packages come from: apt's sources, keys and settings, pip's
-index and the certificates are taken from the host when the test runs. The root is entered by chroot in
-mount and pid namespaces of its own, so that mounts and processes end with the command. No init runs.
+index and the certificates are taken from the host when the test runs. mmdebstrap makes the root.
+It is entered by chroot in mount and pid namespaces of its own, so that mounts and processes end
+with the command. No init runs.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ def make_root(folder: Path, log: Path, *, seconds: float) -> PristineRoot:
                 "mmdebstrap",
                 "--variant=minbase",
                 "--format=directory",
-                # Safe against a power cut is what a root for a test need not be; it halves the time.
+                # A root for a test need not survive a power cut; this halves the time.
                 "--dpkgopt=force-unsafe-io",
                 RELEASE,
                 str(folder),
@@ -136,7 +137,7 @@ def copy_apt_settings(root: Path, sources: Path) -> None:
 
 
 def copy_certificates(root: Path) -> None:
-    """Give the root the certificates that the host trusts; copies, so that it may change its own."""
+    """Give the root copies of the certificates that the host trusts."""
     for source in (CERTIFICATES, *LOCAL_CERTIFICATES.glob("*.crt")):
         if source.is_file():
             target = root / str(source).lstrip("/")

@@ -1,14 +1,13 @@
 """vagrant/provision.sh, run for real in a pristine Debian 12 root, as `vagrant up` runs it.
 
-In the default run the demo only tells its usage: all that it needs is installed for real. The demo itself,
-with its three guests, runs there in the long tests.
+In the default run the demo only tells its usage: all that it needs is installed for real. The demo
+itself, with its three guests, runs there in the long tests.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,14 +28,14 @@ pytestmark = [
 
 
 @pytest.fixture
-def machine(scratch: Path) -> Iterator[PristineRoot]:
+def machine(scratch: Path) -> PristineRoot:
     """Give a pristine root with this project's files in it, where vagrant puts them."""
     root = make_root(scratch / "root", scratch / "mmdebstrap.log", seconds=SETUP_SECONDS)
     for path in tracked():
         target = root.path / INSIDE / path.relative_to(ROOT)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(path, target)
-    yield root
+    return root
 
 
 def provision(

@@ -1,0 +1,398 @@
+"""One VM: started, snapshotted, put back, killed; always in one of the states of `states`.
+
+    cold boot    start, kernel, agent: seconds               boot
+    fast path    QEMU lives: `loadvm` in its monitor         put_back -> "loadvm"
+    after a kill new QEMU, started paused, then `loadvm`     put_back -> "start"
+    else         cold boot and a new clean snapshot          put_back -> "boot"
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import structlog
+
+from deploy.console import Console
+from deploy.disk import make_snapshot_disk
+from deploy.domain_xml import domain_xml
+from deploy.errors import GuestNeverReady, HypervisorFailed, WrongState
+from deploy.hypervisor import Change, Domain, Hypervisor, RunState
+from deploy.process import QemuProcess, find_qemu, hold_back, ram_file, resident_bytes
+from deploy.spec import GuestSpec
+from deploy.states import TRANSITIONS, GuestEvent, GuestState
+
+__all__ = ["READY_LINE", "Guest", "PutBack"]
+
+READY_LINE = "trivisor: ready"
+"""What the agent's line on the console starts with once it can be spoken to."""
+
+_SNAPSHOT = "clean"
+
+_MONITOR_TIMEOUT = 5.0
+"""Seconds for `loadvm` in a living QEMU (0.1 to 0.2 measured); one that takes longer is given up."""
+
+_SAVE_TIMEOUT = 30.0
+
+_CLEAR_TIMEOUT = 20.0
+"""Seconds that libvirt may take to notice that a QEMU has ended (0.2 measured)."""
+
+_LIVING = frozenset(
+    {GuestState.BOOTING, GuestState.READY, GuestState.PAUSED, GuestState.RESTORING}
+)
+
+_log = structlog.get_logger(__name__)
+
+
+class PutBack(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a guest was put back, and in how many seconds until it ran again."""
+
+    path: Literal["loadvm", "start", "boot"]
+    seconds: float
+
+
+class Guest:
+    """One VM of a node. Its operations exclude each other, but `kill` and `end` wait for nothing."""
+
+    def __init__(self, spec: GuestSpec, hypervisor: Hypervisor, *, node_uuid: str) -> None:
+        self.spec = spec
+        self.console = Console()
+        self.state = GuestState.ABSENT
+        self.clean = False
+        """Whether its disk holds the clean snapshot."""
+        self._hypervisor = hypervisor
+        self._xml = domain_xml(spec, node_uuid=node_uuid)
+        self._domain: Domain | None = None
+        self._process: QemuProcess | None = None
+        self._lock = asyncio.Lock()
+        self._subscribers: list[Callable[[GuestEvent], None]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._ending = ""
+
+    @property
+    def name(self) -> str:
+        """The node's name for it: g1, g2, ..."""
+        return self.spec.name
+
+    @property
+    def pid(self) -> int | None:
+        """The process id of its living QEMU, or None."""
+        return self._process.pid if self._process is not None and self._process.alive else None
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """The memory that its QEMU holds on the host, in bytes, or None where it has no QEMU."""
+        try:
+            return None if self.pid is None else resident_bytes(self.pid)
+        except OSError:
+            return None
+
+    def ram_file(self) -> Path:
+        """Return the file that is the guest's memory, if its spec has `ram_file`.
+
+        Raises WrongState if it has no QEMU, FileNotFoundError if its memory is not a file.
+        """
+        if self.pid is None:
+            raise WrongState(f"guest {self.name} has no QEMU")
+        return ram_file(self.pid, size=self.spec.memory_mib << 20)
+
+    def subscribe(self, callback: Callable[[GuestEvent], None]) -> Callable[[], None]:
+        """Have `callback` called at each change of state; the function returned ends that."""
+        self._subscribers.append(callback)
+        return lambda: self._subscribers.remove(callback)
+
+    async def boot(self, deadline: float) -> float:
+        """Start it cold and return the seconds to its line that it is ready.
+
+        Its link is not there yet: `snapshot_clean` or `open_link` makes it. Raises GuestNeverReady
+        after `deadline` seconds (the VM is ended then), HypervisorFailed if it cannot be started.
+        """
+        async with self._lock:
+            return await self._boot(deadline)
+
+    async def snapshot_clean(self) -> float:
+        """Keep this moment as the state to put back, then open the link; return the seconds taken."""
+        async with self._lock:
+            return await self._snapshot()
+
+    def open_link(self) -> None:
+        """Give the link's socket its real name: from now on the voter may speak to the guest."""
+        bound = Path(self.spec.bound_link)
+        if bound.exists():
+            bound.replace(self.spec.link_socket)
+
+    async def put_back(self, deadline: float) -> PutBack:
+        """Put it back to its clean snapshot, whatever state it is in, by the quickest path that works.
+
+        `deadline` is in seconds, and for a cold boot, if it comes to that. Raises as `boot` does.
+        """
+        async with self._lock:
+            begin = time.monotonic()
+            path: Literal["loadvm", "start", "boot"] = "boot"
+            if await self._put_back_living():
+                path = "loadvm"
+            elif await self._start_from_snapshot():
+                path = "start"
+            else:
+                await self._boot(deadline)
+                await self._snapshot()
+            taken = PutBack(path=path, seconds=time.monotonic() - begin)
+        _log.info("put back", guest=self.name, path=path, seconds=round(taken.seconds, 3))
+        return taken
+
+    async def kill(self, why: str = "killed") -> None:
+        """End its QEMU at once, as a crash would, and return when the process is gone."""
+        if self._process is None or not self._process.alive:
+            return
+        self._ending = why
+        try:
+            self._process.kill()
+        except PermissionError:
+            # A system libvirt's QEMU is another user's: libvirt may end it, we may not.
+            if self._domain is not None:
+                await self._domain.destroy()
+        await self._process.gone()
+
+    async def pause(self) -> None:
+        """Stop its processor. Raises WrongState unless it is READY."""
+        async with self._lock:
+            self._require(GuestState.READY)
+            await self._living_domain().suspend(timeout=_MONITOR_TIMEOUT)
+            self._set(GuestState.PAUSED, "paused")
+
+    async def resume(self) -> None:
+        """Let it run again. Raises WrongState unless it is PAUSED."""
+        async with self._lock:
+            self._require(GuestState.PAUSED)
+            await self._living_domain().resume(timeout=_MONITOR_TIMEOUT)
+            self._set(GuestState.READY, "resumed")
+
+    async def adopt(self, domain: Domain, pid: int) -> None:
+        """Take over a running VM that a former owner left; it has its clean snapshot.
+
+        Raises HypervisorFailed or OSError if it cannot be taken over; it is as it was then.
+        """
+        async with self._lock:
+            self._require(GuestState.ABSENT)
+            state = await domain.state()
+            if state not in (RunState.RUNNING, RunState.PAUSED):
+                raise HypervisorFailed(f"guest {self.name} is {state.value}, not running")
+            self._watch(domain, pid)
+            await self._listen_to_console()
+            self.clean = True
+            running = state is RunState.RUNNING
+            self._set(GuestState.READY if running else GuestState.PAUSED, "adopted")
+            self.open_link()
+
+    async def end(self) -> None:
+        """End it for good: no QEMU, no sockets, no disk. Nothing happens if there is nothing."""
+        await self.kill("ended")
+        async with self._lock:
+            await self._clear_away()
+            if self.state is GuestState.DEAD:
+                self._set(GuestState.ABSENT, "ended")
+            self.clean = False
+            spec = self.spec
+            for path in (spec.link_socket, spec.bound_link, spec.console_socket, spec.disk):
+                Path(path).unlink(missing_ok=True)
+
+    def let_go(self) -> None:
+        """Stop watching it; it runs on, for the next owner to adopt."""
+        self._hypervisor.listen(self.spec.uuid, None)
+        if self._process is not None:
+            self._process.close()
+        for task in self._tasks:
+            task.cancel()
+
+    # ---- the steps; the lock is held ---------------------------------------------------------
+
+    async def _boot(self, deadline: float) -> float:
+        self._require(GuestState.ABSENT, GuestState.DEAD)
+        begin = time.monotonic()
+        await self._clear_away()
+        self.clean = False
+        await make_snapshot_disk(Path(self.spec.disk))
+        self._set(GuestState.BOOTING, "started")
+        ready = self.console.line(READY_LINE)
+        try:
+            await self._start()
+            assert self._process is not None
+            await self._living_domain().resume()
+            gone = asyncio.ensure_future(self._process.gone())
+            try:
+                left = deadline - (time.monotonic() - begin)
+                await asyncio.wait(
+                    {ready, gone}, timeout=max(left, 0.0), return_when=asyncio.FIRST_COMPLETED
+                )
+            finally:
+                gone.cancel()
+            if not ready.done():
+                alive = self._process.alive
+                raise GuestNeverReady(
+                    self.name,
+                    why=f"not within {deadline:g} s" if alive else f"its QEMU ended{self._said()}",
+                    console=self.console.tail(),
+                )
+            self._set(GuestState.READY, ready.result())
+        except BaseException:
+            await self._give_up()
+            raise
+        finally:
+            ready.cancel()
+        return time.monotonic() - begin
+
+    async def _snapshot(self) -> float:
+        self._require(GuestState.READY)
+        begin = time.monotonic()
+        await self._monitor(f"savevm {_SNAPSHOT}", timeout=_SAVE_TIMEOUT)
+        self.clean = True
+        self.open_link()
+        return time.monotonic() - begin
+
+    async def _put_back_living(self) -> bool:
+        """Load the snapshot in the QEMU that lives; False if there is none, or it is past help."""
+        if not self.clean or self.state not in (GuestState.READY, GuestState.PAUSED):
+            await self.kill("not fit to be put back")
+            return False
+        paused = self.state is GuestState.PAUSED
+        self._set(GuestState.RESTORING, "being put back")
+        try:
+            await self._monitor(f"loadvm {_SNAPSHOT}", timeout=_MONITOR_TIMEOUT)
+            # A QEMU paused behind our back stays so after `loadvm`.
+            if paused or await self._living_domain().state() is RunState.PAUSED:
+                await self._living_domain().resume(timeout=_MONITOR_TIMEOUT)
+        except HypervisorFailed as error:
+            _log.warning("not put back in place", guest=self.name, error=str(error))
+            await self.kill("its QEMU could not be put back")
+            return False
+        except asyncio.CancelledError:
+            await self._give_up()
+            raise
+        if self.state is not GuestState.RESTORING:
+            return False  # its QEMU ended meanwhile
+        self._set(GuestState.READY, "put back")
+        return True
+
+    async def _start_from_snapshot(self) -> bool:
+        """Start a new QEMU and load the snapshot into it before it runs; False if that fails."""
+        if not self.clean or self.state is not GuestState.DEAD:
+            return False
+        await self._clear_away()
+        self._set(GuestState.RESTORING, "started from its snapshot")
+        try:
+            await self._start()
+            await self._monitor(f"loadvm {_SNAPSHOT}", timeout=_SAVE_TIMEOUT)
+            await self._living_domain().resume()
+        except (HypervisorFailed, OSError) as error:
+            _log.warning("not started from its snapshot", guest=self.name, error=str(error))
+            await self._give_up()
+            return False
+        except BaseException:
+            await self._give_up()
+            raise
+        if self.state is not GuestState.RESTORING:
+            return False
+        self.open_link()
+        self._set(GuestState.READY, "put back")
+        return True
+
+    async def _start(self) -> None:
+        """Start QEMU paused, take hold of the process, read its console from the first byte."""
+        self.console.mark("started")
+        domain = await self._hypervisor.start_paused(self._xml)
+        self._domain = domain
+        pid = find_qemu(self.spec.uuid, naming=self.spec.disk)
+        if pid is None:
+            raise HypervisorFailed(f"libvirt started guest {self.name}, but its QEMU is not found")
+        self._watch(domain, pid)
+        await self._listen_to_console()
+        hold_back(pid, nice=self.spec.nice)
+
+    async def _clear_away(self) -> None:
+        """Wait until libvirt has done with the QEMU that ended, so that another may start."""
+        if self._domain is not None and self.pid is None:
+            await self._domain.stopped(timeout=_CLEAR_TIMEOUT)
+            self._domain = None
+
+    async def _give_up(self) -> None:
+        """After a start that failed: no QEMU is left, and the state is DEAD."""
+        if self._process is not None and self._process.alive:
+            await self.kill("given up")
+        elif self._domain is not None:
+            await self._domain.destroy()
+        if self.state is not GuestState.DEAD:
+            self._set(GuestState.DEAD, "given up")
+
+    async def _listen_to_console(self) -> None:
+        reader, writer = await asyncio.open_unix_connection(self.spec.console_socket)
+        self._task(self.console.take(reader, writer), "console")
+
+    async def _monitor(self, line: str, *, timeout: float) -> None:
+        """Give QEMU's monitor a command that answers nothing when it has worked."""
+        answer = await self._living_domain().monitor(line, timeout=timeout)
+        if answer:
+            raise HypervisorFailed(f"QEMU of guest {self.name} refused `{line}`: {answer}")
+
+    # ---- what comes by itself ----------------------------------------------------------------
+
+    def _watch(self, domain: Domain, pid: int) -> None:
+        self._domain = domain
+        self._ending = "its QEMU ended"
+        self._process = QemuProcess(pid, self._exited)
+        self._hypervisor.listen(self.spec.uuid, self._changed)
+
+    def _exited(self) -> None:
+        if self.state in _LIVING:
+            self._set(GuestState.DEAD, self._ending)
+
+    def _changed(self, change: Change) -> None:
+        """Somebody, perhaps we, stopped or resumed the processor: see how things stand."""
+        if change in (Change.SUSPENDED, Change.RESUMED) and not self._lock.locked():
+            self._task(self._look(), "look")
+
+    async def _look(self) -> None:
+        async with self._lock:
+            if self.pid is None or self.state not in (GuestState.READY, GuestState.PAUSED):
+                return
+            try:
+                paused = await self._living_domain().state() is RunState.PAUSED
+            except HypervisorFailed as error:
+                _log.warning("state unknown", guest=self.name, error=str(error))
+                return
+            seen = GuestState.PAUSED if paused else GuestState.READY
+            if self.pid is not None and self.state is not seen:
+                self._set(seen, "by another than us")
+
+    # ---- small things ------------------------------------------------------------------------
+
+    def _set(self, state: GuestState, why: str) -> None:
+        before = self.state
+        if state not in TRANSITIONS[before]:
+            raise WrongState(f"guest {self.name} cannot become {state.value}: it is {before.value}")
+        self.state = state
+        _log.info("guest", guest=self.name, state=state.value, why=why, pid=self.pid)
+        event = GuestEvent(guest=self.name, before=before, after=state, why=why, pid=self.pid)
+        for callback in list(self._subscribers):
+            callback(event)
+
+    def _require(self, *states: GuestState) -> None:
+        if self.state not in states:
+            wanted = " or ".join(state.value for state in states)
+            raise WrongState(f"guest {self.name} is {self.state.value}, not {wanted}")
+
+    def _living_domain(self) -> Domain:
+        if self._domain is None or self.pid is None:
+            raise HypervisorFailed(f"guest {self.name} has no QEMU")
+        return self._domain
+
+    def _said(self) -> str:
+        return "" if self._ending == "its QEMU ended" else f" ({self._ending})"
+
+    def _task(self, coroutine: Coroutine[None, None, None], what: str) -> None:
+        task = asyncio.create_task(coroutine, name=f"{self.name} {what}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

@@ -1,0 +1,196 @@
+"""What `up` does in the foreground: the image, node.json, the supervisor's start, its first steps.
+
+And what `down` does where no supervisor is left to ask.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from deploy.child import Child
+from deploy.errors import AlreadyUp, CannotRunHere, DeployError
+from deploy.logfile import LogFile, read_tail
+from deploy.paths import check_socket_paths
+from deploy.ports import NodePort, Progress
+from deploy.process import find_qemu
+from deploy.records import Layout, Lock, NodeRecord, Running, Settings, already_up
+from guests.image import ImageError, Overlay, add_overlay, build_image
+from voter.commands.terminal import CommandError, ExitCode
+
+__all__ = ["cache_directory", "end_orphans", "find_orphans", "follow_start", "prepare_node"]
+
+ORPHAN_GRACE = 5.0
+"""Seconds for a process that a dead supervisor left to end by itself."""
+ROOT = Path(__file__).resolve().parents[1]
+
+_log = structlog.get_logger(__name__)
+
+
+def cache_directory() -> Path:
+    """Return where images are kept: ``$TRIVISOR_CACHE``, else below ``$XDG_CACHE_HOME``."""
+    given = os.environ.get("TRIVISOR_CACHE")
+    if given:
+        return Path(given)
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path.home() / ".cache") / "trivisor"
+
+
+def find_orphans(layout: Layout) -> dict[str, int]:
+    """Return what runs of a node, provably its own, by name (voter, proxy, g1, ...): its pid.
+
+    The supervisor is not among them.  Raises ForeignState.
+    """
+    if not layout.known:
+        return {}
+    found = {
+        name: identity.pid
+        for name, identity in layout.read_running().processes.items()
+        if name != "supervisor" and identity.alive
+    }
+    record = layout.read_node()
+    for number, guest in enumerate(record.uuids[1:], start=1):
+        pid = find_qemu(guest, naming=str(layout.directory))
+        if pid is not None:
+            found[f"g{number}"] = pid
+    return found
+
+
+def prepare_node(layout: Layout, settings: Settings, progress: Progress) -> NodeRecord:
+    """Have node.json say what is to run: what runs already, or a new node with these settings.
+
+    Raises AlreadyUp, ForeignState, CannotRunHere, DeployError.
+    """
+    check_socket_paths(layout.sockets)
+    layout.prepare()
+    holder = Lock(layout).holder()
+    if holder is not None:
+        raise already_up(layout, holder)
+    orphans = find_orphans(layout)
+    if orphans:
+        record = layout.read_node()
+        names = ", ".join(f"{name} (process {pid})" for name, pid in orphans.items())
+        if record.settings != settings:
+            raise AlreadyUp(
+                f"{names} of the node in {layout.directory} run without a supervisor, and the "
+                "node was started with other options",
+                remedy="`trivisor down` ends it; or give `trivisor up` the same options again",
+            )
+        progress(f"going on with {names}")
+        return record
+    try:
+        image = build_image(cache_directory() / "images", progress=progress)
+        own = settings.service.endswith(".py")
+        overlay = Overlay(
+            service=None if own else settings.service,
+            service_file=Path(settings.service) if own else None,
+            content=Path(settings.content) if settings.content is not None else None,
+        )
+        image = add_overlay(image, layout.directory / "image", overlay)
+    except ImageError as error:
+        missing = "not installed" in str(error)
+        kind = CannotRunHere if missing else DeployError
+        raise kind(str(error)) from error
+    record = NodeRecord(
+        uuids=tuple(str(uuid.uuid4()) for _ in range(settings.guests + 1)),
+        settings=settings,
+        kernel=str(image.kernel),
+        initrd=str(image.initrd),
+        image=image.sha256,
+        manifest=str(image.manifest),
+    )
+    layout.write(record)
+    layout.write(Running())
+    return record
+
+
+def follow_start(layout: Layout, progress: Progress) -> dict[str, Any]:
+    """Start the supervisor and follow its steps until the node is ready; return its status.
+
+    If this is interrupted, the node is taken down again.  Raises CommandError with the
+    supervisor's words if it does not come up.
+    """
+    ours, theirs = os.pipe()
+    log = LogFile(layout.supervisor_log)
+    log.trim()
+    command = [sys.executable, "-m", "trivisor", "supervise", "--dir", str(layout.directory)]
+    command += ["--report-fd", str(theirs)]
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    with log.open() as output:
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=os.environ | {"PYTHONPATH": path},
+            pass_fds=[theirs],
+            start_new_session=True,
+        )
+    os.close(theirs)
+    with os.fdopen(ours, "rb") as steps:
+        try:
+            for line in steps:
+                step = json.loads(line)
+                if "ready" in step:
+                    return dict(step["ready"])
+                if "error" in step:
+                    child.wait()
+                    raise CommandError(
+                        step["error"], remedy=step["remedy"], code=ExitCode(step["code"])
+                    )
+                progress(step["step"])
+        except KeyboardInterrupt:
+            progress("interrupted: taking everything down again")
+            child.send_signal(signal.SIGTERM)
+            steps.read()  # ends with the supervisor
+            child.wait()
+            raise
+    said = "\n".join(f"  {line}" for line in read_tail(layout.supervisor_log, 15))
+    raise CommandError(
+        f"the supervisor ended with status {child.wait()} before the node was ready; it said "
+        f"last:\n{said}",
+        remedy=f"see {layout.supervisor_log}",
+    )
+
+
+def end_orphans(
+    layout: Layout, make_node: Callable[[Layout, NodeRecord], NodePort], progress: Progress
+) -> list[str]:
+    """End what a dead supervisor left of a node, and nothing else; return the names of what ran.
+
+    Raises AlreadyUp if a supervisor lives, ForeignState, DeployError.
+    """
+    lock = Lock(layout)
+    lock.take()
+    try:
+        orphans = find_orphans(layout)
+        if orphans:
+            asyncio.run(_end(layout, make_node, progress))
+            layout.write(Running())
+        for path in layout.own_sockets():
+            path.unlink(missing_ok=True)
+        return list(orphans)
+    finally:
+        lock.release()
+
+
+async def _end(
+    layout: Layout, make_node: Callable[[Layout, NodeRecord], NodePort], progress: Progress
+) -> None:
+    for name, identity in layout.read_running().processes.items():
+        child = Child.adopt(identity)
+        if child is not None:
+            progress(f"ending {name} (process {identity.pid})")
+            await child.end(ORPHAN_GRACE)
+    progress("ending the guests")
+    await make_node(layout, layout.read_node()).down()

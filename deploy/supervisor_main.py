@@ -1,0 +1,131 @@
+"""The supervisor as a process: lock, signals, control socket, and the report to who started it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+from typing import Any
+
+import structlog
+
+from deploy.control import ControlServer
+from deploy.errors import DeployError
+from deploy.ports import FaultFactory
+from deploy.records import Layout, Lock
+from deploy.supervisor import NodeFactory, Supervisor
+from voter.commands.terminal import ExitCode
+from voter.errors import VoterError
+
+__all__ = ["Report", "run_supervisor"]
+
+_log = structlog.get_logger(__name__)
+
+
+class Report:
+    """Tells whoever started us how it goes, in lines of JSON on a descriptor, until we are ready."""
+
+    def __init__(self, fd: int | None) -> None:
+        self._file = os.fdopen(fd, "wb", buffering=0) if fd is not None else None
+
+    def __call__(self, message: dict[str, Any]) -> None:
+        """Tell one thing; a ``ready`` or an ``error`` is the last one."""
+        if self._file is None:
+            return
+        try:
+            self._file.write(json.dumps(message).encode() + b"\n")
+        except BrokenPipeError:  # nobody follows any more: the node comes up all the same
+            self.close()
+            return
+        if "ready" in message or "error" in message:
+            self.close()
+
+    def close(self) -> None:
+        """Tell nothing more."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def _configure_logs() -> None:
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+def run_supervisor(
+    layout: Layout,
+    *,
+    make_node: NodeFactory,
+    make_faults: FaultFactory | None,
+    report: Report,
+) -> ExitCode:
+    """Run the node of this directory until `down` or SIGTERM; return the exit code.
+
+    An error on the way up is told to ``report`` (as an error's text, remedy and exit code).
+    """
+    _configure_logs()
+    lock = Lock(layout)
+    try:
+        lock.take()
+        asyncio.run(_serve(layout, make_node, make_faults, report))
+    except (DeployError, VoterError) as error:
+        text = str(getattr(error, "problem", error))
+        remedy = str(getattr(error, "remedy", ""))
+        _log.error("the node did not come up", error=text, remedy=remedy)
+        code = exit_code(error)
+        report({"error": text, "remedy": remedy, "code": int(code)})
+        return code
+    finally:
+        report.close()
+        lock.release()
+    return ExitCode.OK
+
+
+def exit_code(error: Exception) -> ExitCode:
+    """Return the exit code that an error on the way up stands for."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    for name, code in (
+        ("CannotRunHere", ExitCode.CANNOT_RUN_HERE),
+        ("AlreadyUp", ExitCode.ALREADY_UP),
+        ("ForeignState", ExitCode.FOREIGN),
+    ):
+        if name in names:
+            return code
+    return ExitCode.FAILED
+
+
+async def _serve(
+    layout: Layout, make_node: NodeFactory, make_faults: FaultFactory | None, report: Report
+) -> None:
+    supervisor = Supervisor(layout, make_node=make_node, make_faults=make_faults, report=report)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, supervisor.stop)
+    control = ControlServer(supervisor)
+    await control.start()
+    try:
+        await supervisor.serve()
+    except* DeployError as group:
+        # One error of ours is what the user is to read; more than one only if tasks failed
+        # together.
+        for error in group.exceptions[1:]:
+            _log.error("and also", error=str(error))
+        with contextlib.suppress(IndexError):
+            raise _first(group) from None
+    finally:
+        await control.stop()
+
+
+def _first(group: BaseExceptionGroup[DeployError]) -> DeployError:
+    error = group.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error

@@ -1,0 +1,256 @@
+"""Repair: watches guests and voter, and puts back whatever has fallen out of the vote.
+
+Level-triggered: each look compares what is with what should be.  Events of the voter and of the
+guests only make the next look come sooner.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import structlog
+
+from deploy.errors import DeployError
+from deploy.history import History
+from deploy.ports import GuestPort
+from deploy.repair import Patience, Sight, choose, diagnose
+from deploy.supervisor_voter import VoterHost, VoterSilent
+
+__all__ = ["JOIN_DEADLINE", "Repairer"]
+
+LOOK_EVERY = 0.5
+"""Seconds between looks when no event comes."""
+JOIN_DEADLINE = 30.0
+"""Seconds from a put back guest to its first vote; after that the repair has failed."""
+
+_log = structlog.get_logger(__name__)
+
+
+class Repairer:
+    """Knows how each guest stands, and repairs.  ``held`` tells whether a fault holds a guest."""
+
+    def __init__(
+        self,
+        guests: Mapping[str, GuestPort],
+        voter: VoterHost,
+        *,
+        need: int,
+        auto: bool,
+        held: Callable[[str], bool],
+        history: History,
+    ) -> None:
+        self._guests = guests
+        self._voter = voter
+        self._need = need
+        self._auto = auto
+        self._held = held
+        self._history = history
+        self._seen: dict[str, tuple[str, str | None, float]] = {}
+        self._patience = {name: Patience() for name in guests}
+        self._locks = {name: asyncio.Lock() for name in guests}
+        self._under_way: dict[str, asyncio.Task[None]] = {}
+        self._told = 0  # events of the voter taken
+        self._wake = asyncio.Event()
+        self._news = asyncio.Condition()
+        self.replicas: dict[str, dict[str, Any]] = {}
+        """The voter's last word on each replica."""
+        self.voter_status: dict[str, Any] | None = None
+        """The voter's last whole status; None while it does not answer."""
+        self.last_error: dict[str, str] = {}
+
+    # ------------------------------------------------------------ watching
+
+    def wake(self) -> None:
+        """Look now: something has changed."""
+        self._wake.set()
+
+    async def follow(self) -> None:
+        """Take the voter's events as they come, until cancelled."""
+        since, pid = 0, None
+        while True:
+            try:
+                status = await self._look()
+                if status.get("pid") != pid:
+                    since, pid = 0, status.get("pid")
+                async for event in self._voter.events(since):
+                    since = int(event["id"])
+                    self._told += 1
+                    self._history.add(
+                        "replica",
+                        event["replica"],
+                        before=event["before"],
+                        after=event["after"],
+                        reason=event["reason"],
+                        seq=event["seq"],
+                    )
+                    replica = self.replicas.setdefault(event["replica"], {})
+                    replica.update(state=event["after"], reason=event["reason"])
+                    await self._tell()
+            except VoterSilent as error:
+                self.voter_status = None
+                await self._tell()
+                _log.debug("no voter events", error=str(error))
+            # The voter is starting again, or ended the stream: nothing tells when it is back.
+            await asyncio.sleep(0.1)
+
+    async def _tell(self) -> None:
+        self._wake.set()
+        async with self._news:
+            self._news.notify_all()
+
+    async def _look(self) -> dict[str, Any]:
+        """Ask the voter.  Raises VoterSilent."""
+        told = self._told
+        try:
+            status = await self._voter.status()
+        except VoterSilent:
+            self.voter_status = None
+            raise
+        self.voter_status = status
+        if self._told == told:  # else the answer may be older than what the events said meanwhile
+            self.replicas = {replica["name"]: replica for replica in status["replicas"]}
+        async with self._news:
+            self._news.notify_all()
+        return status
+
+    def replica_state(self, name: str) -> str | None:
+        """The voter's word for a replica; None while the voter does not answer."""
+        if self.voter_status is None:
+            return None
+        return str(self.replicas.get(name, {}).get("state", "absent"))
+
+    @property
+    def active(self) -> int:
+        """How many replicas vote."""
+        return sum(self.replica_state(name) == "active" for name in self._guests)
+
+    async def wait_active(self, names: list[str], seconds: float) -> bool:
+        """Wait until all of these replicas vote; False if they do not within ``seconds``."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds), self._news:
+                await self._news.wait_for(
+                    lambda: all(self.replica_state(name) == "active" for name in names)
+                )
+                return True
+        return False
+
+    # ----------------------------------------------------------- repairing
+
+    async def run(self) -> None:
+        """Repair what needs it, until cancelled.
+
+        Unforeseen errors of a repair come out of here.
+        """
+        try:
+            while True:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(LOOK_EVERY):
+                        await self._wake.wait()
+                self._wake.clear()
+                with contextlib.suppress(VoterSilent):
+                    await self._look()
+                self._begin_repairs(time.monotonic())
+        finally:
+            for task in self._under_way.values():
+                task.cancel()
+            await asyncio.gather(*self._under_way.values(), return_exceptions=True)
+
+    def _begin_repairs(self, now: float) -> None:
+        for name, task in list(self._under_way.items()):
+            if task.done():
+                del self._under_way[name]
+                task.result()
+        ill: dict[str, float] = {}
+        for name in self._guests:
+            sight = self.sight(name, now)
+            patience = self._patience[name]
+            patience.see(sight.replica == "active", now)
+            if name in self._under_way or self._locks[name].locked():
+                continue
+            if self._auto and diagnose(sight) is not None and patience.wait(now) <= 0:
+                ill[name] = sight.since
+        for name in choose(ill, self._under_way, active=self.active, need=self._need):
+            why = diagnose(self.sight(name, now)) or ""
+            self._under_way[name] = asyncio.create_task(
+                self._repair(name, why), name=f"repair {name}"
+            )
+
+    def sight(self, name: str, now: float) -> Sight:
+        """Return what is seen of a guest at ``now`` (seconds of the steady clock)."""
+        vm, replica = str(self._guests[name].state), self.replica_state(name)
+        seen = self._seen.get(name)
+        if seen is None or seen[:2] != (vm, replica):
+            seen = self._seen[name] = (vm, replica, now)
+        reason = str(self.replicas.get(name, {}).get("reason", ""))
+        return Sight(
+            vm=vm, replica=replica, reason=reason, since=now - seen[2], fault=self._held(name)
+        )
+
+    async def _repair(self, name: str, why: str) -> None:
+        began = time.monotonic()
+        patience = self._patience[name]
+        patience.begin(began)
+        _log.info("repair begins", guest=name, why=why, in_row=patience.in_row)
+        try:
+            await self.bring_back(name)
+        except DeployError as error:
+            self.last_error[name] = str(error)
+            self._history.add("repair failed", name, error=str(error), given_up=patience.given_up)
+            _log.error("repair failed", guest=name, error=str(error), given_up=patience.given_up)
+        else:
+            self.last_error.pop(name, None)
+            seconds = round(time.monotonic() - began, 3)
+            self._history.add("repaired", name, why=why, seconds=seconds)
+            _log.info("repaired", guest=name, why=why, seconds=seconds)
+        self.wake()
+
+    async def bring_back(self, name: str) -> None:
+        """Put a guest back to its clean snapshot and see it vote.  Raises DeployError.
+
+        A replica that votes is taken out of the vote first; refused if that would leave no
+        majority.
+        """
+        async with self._locks[name]:
+            state = self.replica_state(name)
+            if state == "active" and self.active - 1 < self._need:
+                raise DeployError(
+                    f"{name} is one of the last {self.active} that vote: it is not put back",
+                    remedy="heal the others first",
+                )
+            if state not in (None, "absent", "expelled"):
+                await self._voter.expel(name, "is put back")
+                await self._look()
+            await self._guests[name].put_back()
+            await self._voter.admit(name)
+            await self._look()
+        if not await self.wait_active([name], JOIN_DEADLINE):
+            reason = self.replicas.get(name, {}).get("reason", "the voter does not answer")
+            raise DeployError(
+                f"{name} was put back, but does not vote after {JOIN_DEADLINE:g} s: {reason}",
+                remedy=f"`trivisor logs {name}` shows what it said",
+            )
+
+    def forgive(self, name: str) -> None:
+        """Start afresh with a guest that was repaired too often."""
+        self._patience[name].forgive()
+
+    def holding(self, name: str) -> asyncio.Lock:
+        """The lock under which a guest is put back or broken."""
+        return self._locks[name]
+
+    def describe(self, name: str, now: float) -> dict[str, Any]:
+        """What status says of a guest's repairs."""
+        patience = self._patience[name]
+        wait = patience.wait(now)
+        return {
+            "count": patience.repairs,
+            "in_row": patience.in_row,
+            "given_up": patience.given_up,
+            "under_way": name in self._under_way and not self._under_way[name].done(),
+            "next_in": None if patience.given_up else round(wait, 1),
+            "last_error": self.last_error.get(name),
+        }

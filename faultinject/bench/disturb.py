@@ -1,0 +1,146 @@
+"""What a failing guest does to everybody else's latency, and how soon it votes again.
+
+Requests are started at fixed times (half of the measured throughput) whether or not earlier ones are answered, and
+latency counts from the time a request was due: a stall is seen in full.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from statistics import median
+
+import msgspec
+
+from deploy.node import Node
+from faultinject.bench.load import Start, percentile
+from faultinject.bench.rig import VoterProcess
+
+__all__ = ["Disturbance", "Recovery", "disturb", "recover"]
+
+WINDOW = 4.0
+"""Seconds of one window."""
+
+
+class Disturbance(msgspec.Struct, frozen=True, kw_only=True):
+    """One kind of fault over paired windows: p99.9 in seconds without and with it, and failures."""
+
+    kind: str
+    rate: float  # requests a second
+    quiet: list[float]
+    faulty: list[float]
+    failed: int
+
+    @property
+    def added(self) -> float:
+        """Median over pairs of what the fault adds to p99.9, seconds."""
+        return median(f - q for q, f in zip(self.quiet, self.faulty, strict=True))
+
+    @property
+    def worst(self) -> float:
+        """The most that one pair shows, seconds."""
+        return max(f - q for q, f in zip(self.quiet, self.faulty, strict=True))
+
+
+class Recovery(msgspec.Struct, frozen=True, kw_only=True):
+    """Seconds from heal to voting again, of each try."""
+
+    kind: str
+    keys: int
+    seconds: list[float]
+
+
+async def _window(start: Start, rate: float, seconds: float) -> tuple[list[float], int]:
+    """Start requests at fixed times for so long; return latencies and the number that failed."""
+    latencies: list[float] = []
+    failed = waiting = 0
+    idle = asyncio.Event()
+    began = time.perf_counter()
+    total = int(rate * seconds)
+
+    def ended(due: float, future: asyncio.Future[object]) -> None:
+        nonlocal failed, waiting
+        waiting -= 1
+        if future.exception() is None:
+            latencies.append(time.perf_counter() - due)
+        else:
+            failed += 1
+        if waiting == 0:
+            idle.set()
+
+    for number in range(total):
+        due = began + number / rate
+        wait = due - time.perf_counter()
+        if wait > 0:
+            await asyncio.sleep(wait)
+        waiting += 1
+        idle.clear()
+        start().add_done_callback(lambda future, due=due: ended(due, future))  # type: ignore[misc]
+        if wait <= 0 and number % 16 == 0:
+            await asyncio.sleep(0)
+    await idle.wait()
+    return latencies, failed
+
+
+async def _put_back(node: Node, voter: VoterProcess, name: str) -> None:
+    await node.guests[name].put_back()
+    await voter.call("POST", f"/replicas/{name}/admit")
+    await voter.wait_active({name}, 30)
+
+
+async def disturb(
+    node: Node,
+    voter: VoterProcess,
+    start: Start,
+    *,
+    rate: float,
+    pairs: int,
+    progress: Callable[[str], None],
+) -> list[Disturbance]:
+    """Kill and freeze each guest in turn under load, put back within the window, beside quiet windows."""
+    results = []
+    for kind in ("kill", "freeze"):
+        quiet, faulty, failed = [], [], 0
+        for pair in range(pairs):
+            name = f"g{pair % 3 + 1}"
+            progress(f"{kind} {name} under {rate:.0f} requests/s ({pair + 1} of {pairs})")
+            latencies, lost = await _window(start, rate, WINDOW)
+            quiet.append(percentile(latencies, 0.999))
+            failed += lost
+            guest = node.guests[name]
+            act: Callable[[], Awaitable[None]] = guest.kill if kind == "kill" else guest.pause
+            window = asyncio.create_task(_window(start, rate, WINDOW))
+            await asyncio.sleep(WINDOW / 8)  # part of the experiment: the fault comes inside the window
+            await act()
+            await asyncio.sleep(WINDOW / 8)
+            await _put_back(node, voter, name)
+            latencies, lost = await window
+            faulty.append(percentile(latencies, 0.999))
+            failed += lost
+        results.append(
+            Disturbance(kind=kind, rate=rate, quiet=quiet, faulty=faulty, failed=failed)
+        )
+    return results
+
+
+async def recover(
+    node: Node, voter: VoterProcess, *, keys: int, tries: int, progress: Callable[[str], None]
+) -> list[Recovery]:
+    """Measure from heal (put back and admit) to voting again, QEMU alive and QEMU killed."""
+    results = []
+    for kind in ("freeze", "kill"):
+        seconds = []
+        for attempt in range(tries):
+            name = f"g{attempt % 3 + 1}"
+            progress(f"back and voting again after {kind} of {name}")
+            guest = node.guests[name]
+            await (guest.kill() if kind == "kill" else guest.pause())
+            async with asyncio.timeout(30):
+                while (await voter.replica_states())[name] == "active":
+                    await asyncio.sleep(0.01)  # another process decides; ask again
+            began = time.perf_counter()
+            await _put_back(node, voter, name)
+            seconds.append(time.perf_counter() - began)
+        results.append(Recovery(kind=kind, keys=keys, seconds=seconds))
+    return results

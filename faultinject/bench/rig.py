@@ -1,0 +1,178 @@
+"""The rig: what a benchmark runs on, in processes of their own, all ended when it closes.
+
+Four real guests (three behind a voter, the fourth bare), a second voter in front of three ``exec:`` replicas, and the
+HTTP peers.  The driver is the only thing in this process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import sys
+import uuid
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import aiohttp
+
+from deploy.accel import decide
+from deploy.node import Node
+from deploy.spec import plan_node
+from faultinject.bench.peers import haproxy_command
+from guests.image import COMMAND_LINE, Overlay, add_overlay, build_image
+from voter.errors import VoterError
+
+__all__ = ["Children", "VoterProcess", "free_port", "guests", "peer", "voter"]
+
+ROOT = Path(__file__).resolve().parents[2]
+Progress = Callable[[str], None]
+
+
+def free_port() -> int:
+    """Return a TCP port of loopback that is free now."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+class VoterProcess:
+    """A voter in a process of its own."""
+
+    def __init__(self, directory: Path, http: int, pid: int) -> None:
+        self.native = f"unix:{directory / 'native.sock'}"
+        self.control = directory / "control.sock"
+        self.http = http
+        self.pid = pid
+
+    async def call(self, method: str, path: str) -> object:
+        """Make one call on the control socket; return the JSON answered."""
+        connector = aiohttp.UnixConnector(str(self.control))
+        async with aiohttp.ClientSession(connector=connector) as session:
+            async with session.request(method, f"http://voter{path}") as answer:
+                answer.raise_for_status()
+                return await answer.json()
+
+    async def replica_states(self) -> dict[str, str]:
+        """Return the state of each replica, by name."""
+        status = await self.call("GET", "/status")
+        if not isinstance(status, dict):
+            raise VoterError(f"the voter's status is not an object: {status!r}")
+        return {replica["name"]: replica["state"] for replica in status["replicas"]}
+
+    async def wait_active(self, names: set[str], deadline: float) -> None:
+        """Wait until these replicas vote.  Raises TimeoutError."""
+        async with asyncio.timeout(deadline):
+            while True:
+                with contextlib.suppress(aiohttp.ClientError, OSError):
+                    states = await self.replica_states()
+                    if all(states.get(name) == "active" for name in names):
+                        return
+                await asyncio.sleep(0.01)  # the voter is another process: ask again
+
+
+class Children:
+    """Processes that end with the rig."""
+
+    def __init__(self) -> None:
+        self._processes: list[asyncio.subprocess.Process] = []
+
+    async def start(self, *command: str, wait_ready: bool = False) -> asyncio.subprocess.Process:
+        """Start a process of this project's Python; with ``wait_ready``, wait for its word."""
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            cwd=ROOT,
+            stdout=asyncio.subprocess.PIPE if wait_ready else asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        self._processes.append(process)
+        if wait_ready and process.stdout is not None:
+            async with asyncio.timeout(20):
+                line = await process.stdout.readline()
+            if line.strip() != b"ready":
+                raise RuntimeError(f"{' '.join(command)} did not start")
+        return process
+
+    async def stop(self) -> None:
+        """End all of them, with whatever they started."""
+        for process in self._processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+        for process in self._processes:
+            try:
+                async with asyncio.timeout(5):
+                    await process.wait()
+            except TimeoutError:
+                os.killpg(process.pid, signal.SIGKILL)
+                await process.wait()
+
+
+async def voter(children: Children, directory: Path, links: list[str], vote: str) -> VoterProcess:
+    """Start a voter in front of ``links``; return once all replicas vote."""
+    directory.mkdir(parents=True)
+    http = free_port()
+    lines = [f'vote = "{vote}"', "[listen]", f'http = "127.0.0.1:{http}"']
+    lines += [f'native_unix = "{directory}/native.sock"', f'control = "{directory}/control.sock"']
+    for number, link in enumerate(links, 1):
+        lines += ["[[replica]]", f'name = "g{number}"', f"link = '{link}'"]
+    path = directory / "voter.toml"
+    path.write_text("\n".join(lines) + "\n")
+    process = await children.start(sys.executable, "-m", "voter", "--config", str(path))
+    with contextlib.suppress(PermissionError):
+        os.setpriority(os.PRIO_PROCESS, process.pid, -5)
+    running = VoterProcess(directory, http, process.pid)
+    await running.wait_active({f"g{number + 1}" for number in range(len(links))}, 30)
+    return running
+
+
+async def peer(children: Children, role: str, *ports: int) -> None:
+    """Start ``replica PORT`` or ``proxy PORT BACKEND``; return once it listens."""
+    words = [str(port) for port in ports]
+    module = "faultinject.bench.peers"
+    await children.start(sys.executable, "-m", module, role, *words, wait_ready=True)
+
+
+async def haproxy(children: Children, directory: Path, port: int, backend: int) -> bool:
+    """Start HAProxy if it is installed; return whether it listens."""
+    command = haproxy_command(directory, port, backend)
+    if command is None:
+        return False
+    await children.start(*command)
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+            except OSError:
+                await asyncio.sleep(0.02)  # another program's start: nothing tells of it
+            else:
+                writer.close()
+                return True
+
+
+@contextlib.asynccontextmanager
+async def guests(
+    directory: Path, cache: Path, number: int, accel: str, progress: Progress
+) -> AsyncIterator[Node]:
+    """Boot ``number`` real guests with the key-value service; end them afterwards."""
+    image = build_image(cache, progress=progress)
+    image = add_overlay(image, directory / "image", Overlay(service="kv"))
+    chosen = await decide(image, cache, accel, progress)
+    spec = plan_node(
+        directory=str(directory / "n"),
+        uuids=tuple(str(uuid.uuid4()) for _ in range(number + 1)),
+        kernel=str(image.kernel),
+        initrd=str(image.initrd),
+        cmdline=COMMAND_LINE,
+        accel=chosen.name,
+    )
+    node = Node(spec)
+    try:
+        await node.up(progress)
+        yield node
+    finally:
+        await node.down()
+        shutil.rmtree(directory, ignore_errors=True)

@@ -1,0 +1,87 @@
+"""``trivisor inject``, ``heal``, and the supervisor's own (hidden) command, which wires faults
+in.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from deploy.commands import directory_option, json_option, layout_of
+from deploy.control_client import ask
+from faultinject.faults import CATALOGUE
+from voter.commands.terminal import ExitCode, print_json, warn
+
+__all__ = ["heal", "inject", "supervise"]
+
+INJECT_TIMEOUT = 60.0
+HEAL_TIMEOUT = 120.0
+
+
+def _kinds() -> str:
+    return "\n".join(f"  {fault.kind:14} {fault.does}" for fault in CATALOGUE.values())
+
+
+@click.command(
+    help=f"""Break GUEST on purpose, in the way KIND names; it holds until `heal`.
+
+The node must have been started with --allow-faults.  Kinds:
+
+\b
+{_kinds()}
+"""
+)
+@click.argument("kind", type=click.Choice(list(CATALOGUE)), metavar="KIND")
+@click.argument("guest")
+@directory_option
+@click.option("--for", "seconds", type=click.FloatRange(min=0.0), help="Heal after SECONDS.")
+@json_option
+def inject(
+    kind: str, guest: str, directory: Path | None, seconds: float | None, as_json: bool
+) -> None:
+    """Break a guest on purpose."""
+    said = ask(
+        layout_of(directory),
+        "POST",
+        "/inject",
+        {"kind": kind, "guest": guest, "seconds": seconds},
+        timeout=INJECT_TIMEOUT,
+    )
+    if as_json:
+        print_json(said)
+        return
+    fault = CATALOGUE[kind]
+    warn(f"{guest}: {kind} injected; {said['proof']}")
+    warn(f"it holds for {seconds:g} s" if seconds is not None else f"undo: trivisor heal {guest}")
+    if fault.latent:
+        warn(f"nothing is seen of it yet; what meets it: {fault.masked_by}")
+
+
+@click.command()
+@click.argument("guest")
+@directory_option
+@json_option
+def heal(guest: str, directory: Path | None, as_json: bool) -> None:
+    """Undo what was injected into GUEST and put it back; return when it votes again."""
+    said = ask(layout_of(directory), "POST", "/heal", {"guest": guest}, timeout=HEAL_TIMEOUT)
+    if as_json:
+        print_json(said)
+    else:
+        what = f"{said['fault']} undone; " if said["fault"] else ""
+        warn(f"{guest}: {what}votes again after {said['seconds']:.2f} s")
+
+
+@click.command(hidden=True)
+@directory_option
+@click.option("--report-fd", type=int, help="Descriptor that is told how the start goes on.")
+def supervise(directory: Path | None, report_fd: int | None) -> ExitCode:
+    """Run a node's supervisor in the foreground (what `up` starts in the background)."""
+    from deploy.machines import make_node  # noqa: PLC0415
+
+    from deploy.supervisor_main import Report, run_supervisor  # noqa: PLC0415
+    from faultinject.inject import Injector  # noqa: PLC0415
+
+    return run_supervisor(
+        layout_of(directory), make_node=make_node, make_faults=Injector, report=Report(report_fd)
+    )

@@ -1,0 +1,88 @@
+"""Problems: what a client is told in place of a reply (RFC 9457, application/problem+json).
+
+=================================== ======= ======================================================
+type                                status  meaning
+=================================== ======= ======================================================
+urn:trivisor:not-executed           503     refused before it had effect: safe to retry
+urn:trivisor:overload               503     the same, because too much waits already
+urn:trivisor:outcome-unknown        502     ordered, no majority to be had: may have been executed
+urn:trivisor:timeout                504     ordered, not settled in time: may have been executed
+urn:trivisor:bad-reply              502     the majority's reply is not an HTTP message
+urn:trivisor:too-large              413     the body is over the limit
+urn:trivisor:bad-request            400     not HTTP, or HTTP that two readers could read two ways
+urn:trivisor:slow-request           408     request line, headers or body did not come in time
+urn:trivisor:target-too-long        414
+urn:trivisor:expectation            417
+urn:trivisor:headers-too-large      431
+urn:trivisor:not-implemented        501
+urn:trivisor:version                505
+urn:trivisor:not-found              404     (control socket) no such path or replica
+urn:trivisor:method                 405     not a method of this reserved path
+=================================== ======= ======================================================
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from guests.message import Reply
+from voter.core.events import Fail, Failure
+
+__all__ = ["RETRY_AFTER", "problem", "problem_of_failure", "problem_of_status"]
+
+RETRY_AFTER = 1
+"""Seconds after which a refused request may be tried again: about what a repair takes."""
+
+_FAILURES: dict[str, tuple[int, str]] = {
+    Failure.NOT_EXECUTED: (503, "The request was not executed"),
+    Failure.OVERLOAD: (503, "Too many requests wait; this one was not executed"),
+    Failure.OUTCOME_UNKNOWN: (502, "No majority: the request may have been executed"),
+    Failure.TIMEOUT: (504, "No majority in time: the request may have been executed"),
+    Failure.TOO_LARGE: (413, "The request is too large"),
+}
+
+_STATUSES: dict[int, tuple[str, str]] = {
+    400: ("bad-request", "The request is malformed"),
+    404: ("not-found", "There is nothing of this name"),
+    405: ("method", "This path does not know the method"),
+    408: ("slow-request", "The request did not come in time"),
+    413: ("too-large", "The request is too large"),
+    414: ("target-too-long", "The request target is too long"),
+    417: ("expectation", "The expectation cannot be met"),
+    431: ("headers-too-large", "The request's headers are too large"),
+    501: ("not-implemented", "This is not done here"),
+    502: ("bad-reply", "The voted reply cannot be passed on"),
+    503: ("overload", "Too much is under way; this request was not executed"),
+    505: ("version", "This version of HTTP is not spoken here"),
+}
+
+
+class _Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    type: str
+    title: str
+    status: int
+    detail: str
+    seq: int = 0
+
+
+def problem(code: str, title: str, status: int, detail: str, seq: int = 0) -> Reply:
+    """Return a problem as a reply; ``seq`` is left out if the request never had a place."""
+    document = _Problem(
+        type=f"urn:trivisor:{code}", title=title, status=status, detail=detail, seq=seq
+    )
+    headers = [("content-type", "application/problem+json")]
+    if status == 503:
+        headers.append(("retry-after", str(RETRY_AFTER)))
+    return Reply(status, msgspec.json.encode(document) + b"\n", headers)
+
+
+def problem_of_failure(fail: Fail) -> Reply:
+    """Return the problem that tells a client of the engine's failure."""
+    status, title = _FAILURES.get(fail.failure, (502, "The request got no reply"))
+    return problem(fail.failure, title, status, fail.detail, fail.seq)
+
+
+def problem_of_status(status: int, detail: str, seq: int = 0) -> Reply:
+    """Return the problem for something found before or after the vote."""
+    code, title = _STATUSES[status]
+    return problem(code, title, status, detail, seq)

@@ -1,0 +1,69 @@
+"""Paths that the voter answers itself, unvoted: ``/livez``, ``/readyz``, ``/metrics`` (GET, HEAD).
+
+======== =========================================================================================
+/livez   200 while the voter's loop runs
+/readyz  200 if requests are taken (``ready`` or ``degraded``), else 503; the body is the standing;
+         with ``?verbose`` JSON that also tells each replica's state
+/metrics Prometheus' text format
+======== =========================================================================================
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from guests.message import Reply
+from voter.frontend.problem import RETRY_AFTER, problem_of_status
+from voter.metrics import CONTENT_TYPE, Metrics
+from voter.runner import Runner
+
+__all__ = ["Reserved"]
+
+_TEXT = ("content-type", "text/plain; charset=utf-8")
+_UNCACHED = ("cache-control", "no-store")
+
+
+class Reserved:
+    """Answers for the reserved paths of one voter."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self._metrics = Metrics(runner)
+        self._answers = {"/livez": self._live, "/readyz": self._ready, "/metrics": self._measure}
+
+    def __contains__(self, path: str) -> bool:
+        """Whether the voter keeps this path for itself."""
+        return path in self._answers
+
+    def answer(self, method: str, path: str, query: str) -> Reply:
+        """Answer a request to a path that is contained here."""
+        if method not in ("GET", "HEAD"):
+            reply = problem_of_status(405, f"{path} is the voter's own: GET and HEAD only")
+            return Reply(405, reply.body, [*reply.headers, ("allow", "GET, HEAD")])
+        return self._answers[path](query)
+
+    def _live(self, query: str) -> Reply:
+        return Reply(200, "live\n", (_TEXT, _UNCACHED))
+
+    def _ready(self, query: str) -> Reply:
+        engine = self._runner.engine
+        standing = engine.standing
+        takes = standing in ("ready", "degraded")
+        headers: tuple[tuple[str, str], ...] = (_TEXT, _UNCACHED)
+        body = f"{standing}\n".encode()
+        if any(part.partition("=")[0] == "verbose" for part in query.split("&")):
+            headers = (("content-type", "application/json"), _UNCACHED)
+            replicas = {replica.name: str(replica.state) for replica in engine.members}
+            document = {
+                "standing": standing,
+                "vote": str(self._runner.policy),
+                "active": len(engine.members.active),
+                "replicas": replicas,
+            }
+            body = msgspec.json.encode(document) + b"\n"
+        if not takes:
+            headers = (*headers, ("retry-after", str(RETRY_AFTER)))
+        return Reply(200 if takes else 503, body, headers)
+
+    def _measure(self, query: str) -> Reply:
+        return Reply(200, self._metrics.render(), (("content-type", CONTENT_TYPE), _UNCACHED))
