@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import deque
-from pathlib import Path
 
 import structlog
 
@@ -21,7 +20,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Console:
-    """The last 64 KiB of a guest's console, in lines; it survives reconnects and restarts of the VM.
+    """The last 64 KiB of a guest's console, in lines; it survives restarts of the VM.
 
     Lines are text that any terminal can show: control sequences and bytes that are not printable
     ASCII are left out. A line longer than 1,024 bytes is cut in pieces of that length.
@@ -58,19 +57,10 @@ class Console:
         return lines[-count:] if count > 0 else []
 
     def line(self, prefix: str) -> asyncio.Future[str]:
-        """Return a future for the next line that starts with `prefix`; cancel it to stop waiting."""
+        """Return a future for the next line that starts with `prefix`; cancel it to stop."""
         future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._waiting.append((prefix, future))
         return future
-
-    async def read(self, socket: Path) -> None:
-        """Connect to a guest's console socket and take what it prints until the other end closes.
-
-        The guest must be there (paused will do) before this is called. Raises OSError if nobody
-        listens at `socket`.
-        """
-        reader, writer = await asyncio.open_unix_connection(str(socket))
-        await self.take(reader, writer)
 
     async def take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Take what comes from `reader` until it ends, then close `writer`."""

@@ -11,12 +11,13 @@ import structlog
 __all__ = ["keep_capabilities", "prepare_root"]
 
 # Why each line is there (measured on Debian 12):
-# - user, group: QEMU as the user that probes it. As another user it may not open /dev/kvm as the probe
-#   could, so the probe's result never counts as valid and every start probes again: 4 to 60 s, not 0.4.
-# - security_driver, remember_owner: files are the node's own; no labels, no extended attributes.
+# - user, group: QEMU as the user that probes it. As another user it may not open /dev/kvm as the
+#   probe could, so the probe's result never counts as valid, and every start probes again: 4 to
+#   60 s in place of 0.4.
+# - security_driver, remember_owner: the files are the node's own; no labels on them.
 # - stdio_handler: there is no virtlogd without daemons.
 # - namespaces: a mount namespace for each QEMU shields devices that our guests do not have.
-# - cgroup_controllers: in a container there may be none to use; priority is set by `process.hold_back`.
+# - cgroup_controllers: a container may have none; `process.hold_back` sets the priority.
 _CONF = """\
 user = "+{uid}"
 group = "+{gid}"

@@ -1,14 +1,14 @@
 """What can go wrong with the machines of a node; every error names the thing and says the remedy.
 
-    DeployError
-    ├── CannotRunHere        this host lacks something
-    │   └── PathTooLong      the directory is too deep for a unix socket
-    ├── AlreadyUp            another process holds this directory's node
-    ├── ForeignState         what lies in the directory is not a node's, or cannot be read
-    ├── HypervisorFailed     libvirt or QEMU refused; its own text is in the message
-    │   └── HypervisorSilent it did not answer in time
-    ├── GuestNeverReady      a guest did not come up before its deadline, or died on the way
-    └── WrongState           the guest is not in a state in which this can be asked of it
+DeployError
+├── CannotRunHere        this host lacks something
+│   └── PathTooLong      the directory is too deep for a unix socket
+├── AlreadyUp            another process holds this directory's node
+├── ForeignState         what lies in the directory is not a node's, or cannot be read
+├── HypervisorFailed     libvirt or QEMU refused; its own text is in the message
+│   └── HypervisorSilent it did not answer in time
+├── GuestNeverReady      a guest did not come up before its deadline, or died on the way
+└── WrongState           the guest is not in a state in which this can be asked of it
 """
 
 from __future__ import annotations

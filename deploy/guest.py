@@ -1,9 +1,9 @@
 """One VM: started, snapshotted, put back, killed; always in one of the states of `states`.
 
-    cold boot    start, kernel, agent: seconds               boot
-    fast path    QEMU lives: `loadvm` in its monitor         put_back -> "loadvm"
-    after a kill new QEMU, started paused, then `loadvm`     put_back -> "start"
-    else         cold boot and a new clean snapshot          put_back -> "boot"
+cold boot    start, kernel, agent: seconds               boot
+fast path    QEMU lives: `loadvm` in its monitor         put_back -> "loadvm"
+after a kill new QEMU, started paused, then `loadvm`     put_back -> "start"
+else         cold boot and a new clean snapshot          put_back -> "boot"
 """
 
 from __future__ import annotations
@@ -34,16 +34,14 @@ READY_LINE = "trivisor: ready"
 _SNAPSHOT = "clean"
 
 _MONITOR_TIMEOUT = 5.0
-"""Seconds for `loadvm` in a living QEMU (0.1 to 0.2 measured); one that takes longer is given up."""
+"""Seconds for `loadvm` in a living QEMU (0.1 to 0.2 measured); after that it is given up."""
 
 _SAVE_TIMEOUT = 30.0
 
 _CLEAR_TIMEOUT = 20.0
 """Seconds that libvirt may take to notice that a QEMU has ended (0.2 measured)."""
 
-_LIVING = frozenset(
-    {GuestState.BOOTING, GuestState.READY, GuestState.PAUSED, GuestState.RESTORING}
-)
+_LIVING = frozenset({GuestState.BOOTING, GuestState.READY, GuestState.PAUSED, GuestState.RESTORING})
 
 _log = structlog.get_logger(__name__)
 
@@ -56,7 +54,7 @@ class PutBack(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Guest:
-    """One VM of a node. Its operations exclude each other, but `kill` and `end` wait for nothing."""
+    """One VM of a node. Its operations exclude each other, but `kill` and `end` do not wait."""
 
     def __init__(self, spec: GuestSpec, hypervisor: Hypervisor, *, node_uuid: str) -> None:
         self.spec = spec
@@ -115,7 +113,7 @@ class Guest:
             return await self._boot(deadline)
 
     async def snapshot_clean(self) -> float:
-        """Keep this moment as the state to put back, then open the link; return the seconds taken."""
+        """Keep this moment as the state to put back, open the link; return the seconds taken."""
         async with self._lock:
             return await self._snapshot()
 
@@ -126,7 +124,7 @@ class Guest:
             bound.replace(self.spec.link_socket)
 
     async def put_back(self, deadline: float) -> PutBack:
-        """Put it back to its clean snapshot, whatever state it is in, by the quickest path that works.
+        """Put it back to its clean snapshot, whatever its state, by the quickest path that works.
 
         `deadline` is in seconds, and for a cold boot, if it comes to that. Raises as `boot` does.
         """
@@ -222,14 +220,8 @@ class Guest:
             await self._start()
             assert self._process is not None
             await self._living_domain().resume()
-            gone = asyncio.ensure_future(self._process.gone())
-            try:
-                left = deadline - (time.monotonic() - begin)
-                await asyncio.wait(
-                    {ready, gone}, timeout=max(left, 0.0), return_when=asyncio.FIRST_COMPLETED
-                )
-            finally:
-                gone.cancel()
+            left = deadline - (time.monotonic() - begin)
+            await _first(ready, self._process.gone(), timeout=max(left, 0.0))
             if not ready.done():
                 alive = self._process.alive
                 raise GuestNeverReady(
@@ -255,10 +247,10 @@ class Guest:
 
     async def _put_back_living(self) -> bool:
         """Load the snapshot in the QEMU that lives; False if there is none, or it is past help."""
-        if not self.clean or self.state not in (GuestState.READY, GuestState.PAUSED):
+        if not self.clean or not self._is(GuestState.READY, GuestState.PAUSED):
             await self.kill("not fit to be put back")
             return False
-        paused = self.state is GuestState.PAUSED
+        paused = self._is(GuestState.PAUSED)
         self._set(GuestState.RESTORING, "being put back")
         try:
             await self._monitor(f"loadvm {_SNAPSHOT}", timeout=_MONITOR_TIMEOUT)
@@ -272,14 +264,14 @@ class Guest:
         except asyncio.CancelledError:
             await self._give_up()
             raise
-        if self.state is not GuestState.RESTORING:
+        if not self._is(GuestState.RESTORING):
             return False  # its QEMU ended meanwhile
         self._set(GuestState.READY, "put back")
         return True
 
     async def _start_from_snapshot(self) -> bool:
         """Start a new QEMU and load the snapshot into it before it runs; False if that fails."""
-        if not self.clean or self.state is not GuestState.DEAD:
+        if not self.clean or not self._is(GuestState.DEAD):
             return False
         await self._clear_away()
         self._set(GuestState.RESTORING, "started from its snapshot")
@@ -294,7 +286,7 @@ class Guest:
         except BaseException:
             await self._give_up()
             raise
-        if self.state is not GuestState.RESTORING:
+        if not self._is(GuestState.RESTORING):
             return False
         self.open_link()
         self._set(GuestState.READY, "put back")
@@ -356,7 +348,7 @@ class Guest:
 
     async def _look(self) -> None:
         async with self._lock:
-            if self.pid is None or self.state not in (GuestState.READY, GuestState.PAUSED):
+            if self.pid is None or not self._is(GuestState.READY, GuestState.PAUSED):
                 return
             try:
                 paused = await self._living_domain().state() is RunState.PAUSED
@@ -364,7 +356,7 @@ class Guest:
                 _log.warning("state unknown", guest=self.name, error=str(error))
                 return
             seen = GuestState.PAUSED if paused else GuestState.READY
-            if self.pid is not None and self.state is not seen:
+            if self._is(GuestState.READY, GuestState.PAUSED) and not self._is(seen):
                 self._set(seen, "by another than us")
 
     # ---- small things ------------------------------------------------------------------------
@@ -378,6 +370,10 @@ class Guest:
         event = GuestEvent(guest=self.name, before=before, after=state, why=why, pid=self.pid)
         for callback in list(self._subscribers):
             callback(event)
+
+    def _is(self, *states: GuestState) -> bool:
+        """Whether it is in one of the states now; an exit of QEMU can change that at any await."""
+        return self.state in states
 
     def _require(self, *states: GuestState) -> None:
         if self.state not in states:
@@ -396,3 +392,15 @@ class Guest:
         task = asyncio.create_task(coroutine, name=f"{self.name} {what}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+async def _first(
+    future: asyncio.Future[str], coroutine: Coroutine[None, None, None], *, timeout: float
+) -> None:
+    """Wait until one of the two is done, at most `timeout` seconds; `future` is left as it is."""
+    task = asyncio.create_task(coroutine)
+    try:
+        done: set[asyncio.Future[str] | asyncio.Task[None]] = {future, task}
+        await asyncio.wait(done, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        task.cancel()

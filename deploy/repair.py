@@ -27,7 +27,7 @@ LAST_DELAY = 30.0
 class Sight(msgspec.Struct, frozen=True, kw_only=True):
     """What is seen of one guest.
 
-    ``vm``: running, paused, dead, ... (deploy.guest); ``replica``: the voter's word for it, or None
+    ``vm``: ready, paused, dead, ... (deploy.states); ``replica``: the voter's word for it, or None
     while the voter cannot be asked; ``since``: seconds that it has been so; ``fault``: one is
     injected and holds.
     """
@@ -43,7 +43,7 @@ def diagnose(sight: Sight) -> str | None:
     """Return why a guest needs to be put back, in words, or None if it does not."""
     if sight.fault or sight.vm in ("booting", "restoring"):
         return None
-    if sight.vm != "running":
+    if sight.vm != "ready":
         return f"the guest is {sight.vm}"
     if sight.replica == "expelled":
         return f"the voter expelled it: {sight.reason}"

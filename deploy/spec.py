@@ -61,10 +61,10 @@ class GuestSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     @property
     def bound_link(self) -> str:
-        """Where QEMU binds the link's socket; it gets its real name once the guest may be spoken to.
+        """Where QEMU binds the link's socket; it gets its real name when the guest is clean.
 
-        A voter that is waiting for the link would otherwise greet the guest before its clean snapshot
-        is taken.
+        A voter that is waiting for the link would otherwise greet the guest before its clean
+        snapshot is taken.
         """
         return f"{self.link_socket}~"
 
@@ -113,7 +113,7 @@ class NodeSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return f"{self.directory}/r"
 
 
-def plan_node(
+def plan_node(  # noqa: PLR0913  all by keyword, each a plain fact of the node
     *,
     directory: str,
     uuids: tuple[str, ...],
@@ -163,7 +163,7 @@ def plan_node(
 
 
 def socket_paths(node: NodeSpec) -> list[str]:
-    """Return every unix socket that the node will have, libvirt's own monitor sockets among them."""
+    """Return every unix socket that the node will have, libvirt's monitor sockets among them."""
     paths = []
     for guest in node.guests:
         paths += [guest.bound_link, guest.console_socket]

@@ -35,7 +35,7 @@ becomes ABSENT."""
 
 
 class GuestEvent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A guest changed its state. `why` is for people; `pid` is its QEMU's, None where it has none."""
+    """A guest changed its state. `why` is for people; `pid` is its QEMU's, if it has one."""
 
     guest: str
     before: GuestState

@@ -317,7 +317,7 @@ class Supervisor:
         fault = self._book.holds.get(name)
         return {
             "name": name,
-            "state": vm if vm != "running" else voting or "running",
+            "state": vm if vm != "ready" else voting or vm,
             "pid": guest.pid,
             "vm": vm,
             "replica": {

@@ -68,7 +68,7 @@ class Injector:
                 remedy="use corrupt-reply, or start a node with --service kv",
             )
         state = self._site.guests[guest].state
-        if fault.layer is not Layer.LINK and state != "running":
+        if fault.layer is not Layer.LINK and state != "ready":
             raise FaultRefused(f"{guest} is {state}", remedy=f"`trivisor heal {guest}` first")
 
     def link(self, guest: str) -> str:
@@ -189,7 +189,7 @@ class Injector:
         await machine.pause()
         stopped = machine.state == "paused"
         await machine.resume()
-        if not stopped or machine.state != "running":
+        if not stopped or machine.state != "ready":
             raise InjectionFailed(f"{guest} could not be stopped and let go by turns")
         self._slow[guest] = asyncio.create_task(self._duty(guest), name=f"slow {guest}")
         share = SLOW_RUNNING / (SLOW_RUNNING + SLOW_STOPPED)
@@ -242,10 +242,10 @@ class Injector:
             return bool(links[guest]["kind"] == kind)
         state = self._site.guests[guest].state
         if kind == "slow":
-            if state == "running":
+            if state == "ready":
                 self._slow[guest] = asyncio.create_task(self._duty(guest), name=f"slow {guest}")
-            return state == "running"
-        return state == {"crash": "dead", "hang": "paused"}.get(kind, "running")
+            return state == "ready"
+        return state == {"crash": "dead", "hang": "paused"}.get(kind, "ready")
 
     async def undo(self, kind: str, guest: str) -> None:
         """End a fault; the guest is put back afterwards by the supervisor.  Raises DeployError."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shlex
+import signal
 import socket
 import subprocess
 from collections.abc import Callable
@@ -104,29 +106,31 @@ async def connect(
         try:
             # Popen returns once exec has succeeded or failed: milliseconds, only when a replica starts.
             process = subprocess.Popen(  # noqa: ASYNC220
-                address.command, stdin=theirs.fileno(), stdout=theirs.fileno()
+                address.command, stdin=theirs.fileno(), stdout=theirs.fileno(), process_group=0
             )
         except OSError:
             ours.close()
             raise
     ours.setblocking(False)
-    transport, protocol = await loop.create_connection(factory, sock=ours)
-    transport.set_protocol(_ProcessProtocol(protocol, process))
-    return transport
+    made = loop.create_connection(lambda: _ProcessProtocol(factory(), process), sock=ours)
+    return (await made)[0]
 
 
 class _ProcessProtocol(asyncio.Protocol):
-    """Passes everything on; ends the process when the connection ends."""
+    """Passes everything on; ends the process, and those it started, when the connection ends."""
 
     def __init__(self, inner: asyncio.Protocol, process: subprocess.Popen[bytes]) -> None:
         self._inner = inner
         self._process = process
+        self.connection_made = inner.connection_made  # type: ignore[method-assign]
         self.data_received = inner.data_received  # type: ignore[method-assign]
         self.pause_writing = inner.pause_writing  # type: ignore[method-assign]
         self.resume_writing = inner.resume_writing  # type: ignore[method-assign]
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Kill the process (it has no link any more), reap it off the loop, tell the link."""
-        self._process.kill()
+        # Not reaped yet, so the number of its group is still its own.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         asyncio.get_running_loop().run_in_executor(None, self._process.wait)
         self._inner.connection_lost(exc)

@@ -27,8 +27,10 @@ LAST_RETRY = 1.0
 """Seconds between attempts to connect: doubled from first to last."""
 GREETING_RETRY = 0.25
 """Seconds until a HELLO that was not answered is said again."""
-GREETING_LIMIT = 2.0
+GREETING_LIMIT = 5.0
 """Seconds until a connection on which nobody answers the HELLO is given up."""
+GREETING_PAYLOAD = 1024
+"""Until WELCOME no larger frame is believed: a cut one of before must not swallow the WELCOME."""
 STALE_LIMIT = 4 << 20
 """Bytes of an earlier epoch that may come out of a channel before WELCOME."""
 FOREIGN_LIMIT = 64
@@ -115,9 +117,9 @@ class Link(asyncio.Protocol):
         attempts = int(GREETING_LIMIT / GREETING_RETRY)
         self._hellos = 0
         for attempt in range(attempts):
-            # From the second try on, zeros push a frame that was cut before we came out of the agent's decoder.
             self._hellos += 1
-            self.send(hello if attempt == 0 else bytes(wire.MAX_PAYLOAD) + hello)
+            # At times zeros push a frame that was cut before we came out of the agent's decoder.
+            self.send(bytes(wire.MAX_PAYLOAD) + hello if attempt % 8 == 1 else hello)
             if await self._wait_any(GREETING_RETRY):
                 break
         else:
@@ -157,7 +159,7 @@ class Link(asyncio.Protocol):
         """asyncio: the connection is there."""
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=256 * 1024)
-        self._decoder = Decoder()
+        self._decoder = Decoder(GREETING_PAYLOAD)
         self._stale = self._foreign = 0
         self._writable.set()
 
@@ -278,12 +280,14 @@ class Link(asyncio.Protocol):
         elif kind == Kind.REFUSED:
             reason = frame.payload[:200].decode("utf-8", "replace")
             if frame.seq == self._fetching:
+                self._pieces, self._fetching = [], None
                 self._deliver(ev.FetchFailed(index, epoch, frame.seq, reason))
-                self._fetching = None
             else:
                 self._deliver(ev.RefusedOrder(index, epoch, frame.seq, reason))
         elif kind == Kind.STATE and frame.seq == self._fetching:
             self._take_piece(frame)
+        elif kind == Kind.WELCOME:
+            self._welcome(frame)
         else:
             self._accuse(f"sends a frame of kind {kind} that nobody asked for")
 
@@ -292,13 +296,14 @@ class Link(asyncio.Protocol):
         self._fetched += len(frame.payload)
         last = bool(frame.flags & wire.FLAG_LAST)
         if self._fetched > self._state_limit or not (last or frame.payload):
-            self._fetching = None
+            self._pieces, self._fetching = [], None
             why = f"the state is over the limit of {self._state_limit} bytes, or has no end"
             self._deliver(ev.FetchFailed(self.index, frame.epoch, frame.seq, why))
         elif last:
             state, self._pieces, self._fetching = b"".join(self._pieces), [], None
             self._deliver(ev.Fetched(self.index, frame.epoch, frame.seq, state))
         else:
+            self._deliver(ev.Piece(self.index, frame.epoch, frame.seq, self._fetched))
             self.send(encode(Kind.FETCH, self.epoch, frame.seq, self._fetched.to_bytes(8)))
 
     def _welcome(self, frame: wire.Frame) -> None:
@@ -316,6 +321,7 @@ class Link(asyncio.Protocol):
         if problem is not None:
             self.drop(problem)
             return
+        self._decoder.max_payload = wire.MAX_PAYLOAD
         self.welcome, self.up, self.problem = welcome, True, ""
         self._greeted.set()
         self._deliver(
@@ -330,10 +336,12 @@ class Link(asyncio.Protocol):
         )
 
     def _restarted(self) -> None:
-        """A new incarnation of the service says that it is here: greet it on a new connection."""
+        """A new incarnation of the service says that it is here: greet it on a new connection.
+
+        After the usual pause, so that one that dies again and again does not keep us busy.
+        """
         if self.up:
             self.drop("the service was started anew")
-            self.hurry()
 
     def _accuse(self, reason: str) -> None:
         if self.up:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 from zlib import crc32
@@ -114,7 +114,7 @@ class Runner:
         self.latency_sum = 0.0
         self.incidents: deque[Incident] = deque(maxlen=1000)
         self._news = asyncio.Event()  # of the next incident; a new one for each
-        self._identity: tuple[str, int] | None = None
+        self._identities: dict[int, tuple[str, int]] = {}  # what each replica said it runs
         self._waiting: dict[int, _Waiting] = {}
         self._ticket = 0
         self._to_flush: list[Flushable] = []
@@ -299,12 +299,13 @@ class Runner:
         if wanted is not None and welcome.service != wanted:
             return f"it runs service {welcome.service!r}, the configuration says {wanted!r}"
         identity = (welcome.service, welcome.state_format)
-        if self._identity is None:
-            self._identity = identity
-        if identity != self._identity:
+        self._identities[index] = identity
+        # The most common one counts, not the first to come: that one may be the liar.
+        (common, times), *_ = Counter(self._identities.values()).most_common()
+        if times > Counter(self._identities.values())[identity]:
             return (
                 f"it runs {identity[0]} with state format {identity[1]}, the others "
-                f"{self._identity[0]} with {self._identity[1]}"
+                f"{common[0]} with {common[1]}"
             )
         return None
 

@@ -15,8 +15,8 @@ from typing import Any
 from voter.core import events as ev
 from voter.core.events import Effect, Event, Failure
 from voter.core.lifecycle import Lifecycle, Limits, Poll
-from voter.core.order import tag
-from voter.core.replica import State
+from voter.core.order import TAG_SIZE, tag
+from voter.core.replica import Replica, State
 from voter.core.vote import LOST, WON, count
 
 __all__ = ["Engine", "Limits"]
@@ -55,7 +55,9 @@ class Engine(Lifecycle):
             self._expect(self.members.replicas[index], poll, size)
         self._effects.append(ev.Send(live, record))
         self._since_marker += 1
-        if self._since_marker >= self.limits.marker_every and self._mark is None:
+        if self._mark is None and (
+            self._since_marker >= self.limits.marker_every or self.log.bytes > self._mark_at
+        ):
             self._place_marker()
 
     def _why_not(self, event: ev.Submit) -> tuple[str, str] | None:
@@ -96,75 +98,99 @@ class Engine(Lifecycle):
         if not outstanding or outstanding[0][0] != seq:
             self._convict(replica, "answered what was not asked (or out of order)", seq)
             return
-        replica.outstanding_bytes -= outstanding.popleft()[1]
-        replica.heard = self._now
         poll = self._open.get(seq)
-        if poll is None:
-            self._check_replayed(replica, seq, value)
-        elif is_digest is not (poll.record is None):
+        if poll is not None and is_digest is not (poll.record is None):
             self._convict(replica, "answered a request with a digest, or the other way round", seq)
             return
+        replica.outstanding_bytes -= outstanding.popleft()[1]
+        replica.heard = self._now
+        if poll is None:
+            self._check_replayed(replica, seq, value)
         elif poll.value is not None:
             poll.due -= 1
-            self._compare(replica, poll, value)
             if not poll.due:
-                self._open.pop(seq, None)
+                del self._open[seq]
+            self._compare(replica, poll, tag(value))
         else:
             poll.due -= 1
-            poll.ballots[index] = value
-            replica.ballot_bytes += len(value)
+            ballot = poll.ballots[index] = tag(value)
             if replica.state is State.ACTIVE:
-                self._decide(poll)
-            if replica.ballot_bytes > self.limits.ballot_bytes:
-                self._convict(replica, "its unsettled replies fill too much memory", seq)
+                self._decide(poll, value)
+            if ballot is not value:
+                self._keep(poll, ballot, value)
         if replica.state is State.LEARNER:
             self._teach(replica)
 
-    def _decide(self, poll: Poll) -> None:
-        """Count the ballots of a poll that is not settled, and act if it is won or lost."""
+    def _keep(self, poll: Poll, ballot: bytes, value: bytes) -> None:
+        """Hold a long reply until its poll is settled, as far as the limit for all of them allows.
+
+        Only a vote that is won by a change of membership needs it: any other is won by a reply that
+        has just come.
+        """
+        if poll.value is not None or poll.seq not in self._open:
+            return
+        if len(value) + self._kept_bytes <= self.limits.ballot_bytes:
+            kept = poll.kept = poll.kept or {}
+            if kept.setdefault(ballot, value) is value:
+                self._kept_bytes += len(value)
+
+    def _decide(self, poll: Poll, value: bytes | None = None) -> None:
+        """Count the ballots of a poll that is not settled, and act if it is won or lost.
+
+        ``value`` is the reply that was just cast, None if the electors have changed.
+        """
         electors = [index for index in self.members.active if poll.sent >> index & 1]
-        result, value = count(poll.ballots, electors, self.members.policy.need)
-        if result is WON and value is not None:
-            self._settle(poll, value)
+        result, ballot = count(poll.ballots, electors, self.members.policy.need)
+        if result is WON and ballot is not None:
+            if value is None:
+                kept = poll.kept or {}
+                value = kept.get(ballot) if len(ballot) == TAG_SIZE else ballot
+            self._settle(poll, ballot, value)
         elif result is LOST:
             self._lose(poll, electors)
 
-    def _settle(self, poll: Poll, value: bytes) -> None:
-        """A value has m ballots: release it, and convict whoever said otherwise."""
+    def _settle(self, poll: Poll, winner: bytes, value: bytes | None) -> None:
+        """A value has m ballots: release it, and convict whoever said otherwise.
+
+        ``winner`` is its tag; ``value`` is None if it was too long to be kept.
+        """
         ballots = poll.ballots
         poll.ballots = {}
-        poll.value = tag(value)
+        poll.value = winner
         self._unsettled -= 1
         self._pending_bytes -= poll.size
+        if poll.kept:
+            self._forget_kept(poll)
         dissent: list[int] = []
         agreed = 0
         active = self.members.active
         for index, ballot in ballots.items():
-            self.members.replicas[index].ballot_bytes -= len(ballot)
-            if ballot != value:
+            if ballot != winner:
                 dissent.append(index)
             elif index in active:
                 agreed += 1
         if poll.entry is not None:
-            poll.entry.tag = poll.value
-        if poll.ticket is not None:
+            poll.entry.tag = winner
+        if poll.ticket is not None and value is not None:
             self._tickets.pop(poll.ticket, None)
             released = ev.Release(poll.ticket, poll.seq, value, agreed, tuple(dissent))
             self._effects.append(released)
             poll.ticket = None
+        elif poll.ticket is not None:
+            self._fail(poll, Failure.OUTCOME_UNKNOWN, "executed; its reply was too long to be kept")
         for index in dissent:
             self._dissented(self.members.replicas[index], poll.seq)
         if not poll.due:
             self._open.pop(poll.seq, None)
         if poll.record is None:
-            self._marker_voted(value, ballots)
+            self._marker_voted(poll.seq, winner, ballots)
 
-    def _compare(self, replica: Any, poll: Poll, value: bytes) -> None:
+    def _compare(self, replica: Replica, poll: Poll, ballot: bytes) -> None:
         """A ballot that came after the release: it must say the same."""
-        if tag(value) != poll.value:
+        if ballot != poll.value:
             self._dissented(replica, poll.seq)
-        elif poll.record is None:
-            self._keeper_agreed(replica)
+        if poll.record is None:
+            self._keeper_told(replica, poll.seq, agrees=ballot == poll.value)
 
     def _lose(self, poll: Poll, electors: list[int]) -> None:
         """No value can get m ballots any more.
@@ -179,13 +205,17 @@ class Engine(Lifecycle):
             return
         read = poll.record is not None and poll.record.read_only
         if poll.ticket is not None:
-            self._tickets.pop(poll.ticket, None)
             failure = Failure.NOT_EXECUTED if read else Failure.OUTCOME_UNKNOWN
-            detail = "too few replicas are left to agree on a reply"
-            self._effects.append(ev.Fail(poll.ticket, failure, detail, poll.seq))
-            poll.ticket = None
+            self._fail(poll, failure, "too few replicas are left to agree on a reply")
         if read or poll.record is None:
             self._drop(poll)
+
+    def _fail(self, poll: Poll, failure: str, detail: str) -> None:
+        """Tell the client of a poll that there will be no reply."""
+        if poll.ticket is not None:
+            self._tickets.pop(poll.ticket, None)
+            self._effects.append(ev.Fail(poll.ticket, failure, detail, poll.seq))
+            poll.ticket = None
 
     def _review(self) -> None:
         """The electors have changed: count all unsettled polls again, oldest first."""
@@ -205,6 +235,7 @@ class Engine(Lifecycle):
         ev.Restored: Lifecycle._restored,
         ev.Fetched: Lifecycle._fetched,
         ev.FetchFailed: Lifecycle._fetch_failed,
+        ev.Piece: Lifecycle._piece,
         ev.Heard: Lifecycle._heard,
         ev.Lost: Lifecycle._lost,
         ev.Misbehaved: Lifecycle._misbehaved,

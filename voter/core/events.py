@@ -30,6 +30,7 @@ __all__ = [
     "Lost",
     "Mark",
     "Misbehaved",
+    "Piece",
     "Ping",
     "Record",
     "RefusedOrder",
@@ -138,6 +139,15 @@ class Fetched(Event, frozen=True, gc=False):
     epoch: int
     seq: int
     state: bytes
+
+
+class Piece(Event, frozen=True, gc=False):
+    """A part of the state that is fetched has arrived: ``size`` bytes of it are here now."""
+
+    replica: int
+    epoch: int
+    seq: int
+    size: int
 
 
 class FetchFailed(Event, frozen=True, gc=False):

@@ -33,26 +33,34 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     pending: int = 4096  # requests ordered and not settled
     pending_bytes: int = 64 * MIB
     log_bytes: int = 64 * MIB  # writes since the last checkpoint
-    lag: int = 16384  # requests sent to a replica and not answered
+    lag: int = 16384  # requests settled without a replica that it has not answered
     lag_bytes: int = 32 * MIB
-    ballot_bytes: int = 32 * MIB  # a replica's replies to unsettled requests
-    window: int = 256  # requests under way to a learner
-    window_bytes: int = MIB
+    ballot_bytes: int = 32 * MIB  # long replies to requests that are not settled
+    window: int = 4096  # requests under way to a learner
+    window_bytes: int = 8 * MIB
     marker_every: int = 1000  # requests between checkpoint markers
     state_bytes: int = 256 * MIB  # largest state that is fetched
     hang: float = 2.0  # no sign of life for this long: gone
     ping: float = 0.5  # ask an idle replica for a sign of life
-    restore_rate: int = MIB  # bytes a second that a restore must at least make
+    restore_rate: int = MIB  # bytes a second that a restore or a fetch must at least make
+
+    def __post_init__(self) -> None:
+        for name in self.__struct_fields__:
+            if not 0 < getattr(self, name) < inf:
+                raise ValueError(f"{name} must be more than 0, and finite")
 
 
 class Poll:
     """One vote under way: on a request, or (``record`` None) on the digest at a marker.
 
-    ``value`` is None until it is won, then what is kept of the winning value.  ``sent`` is a bit mask of the replicas it
-    was sent to, ``due`` counts those that have not answered.
+    ``ballots`` holds the tag of what each replica answered, ``kept`` the long replies themselves as far as there is
+    room.  ``value`` is None until it is won, then the winning tag.  ``sent`` is a bit mask of the replicas it was sent
+    to, ``due`` counts those that have not answered.
     """
 
-    __slots__ = ("ballots", "due", "entry", "record", "sent", "seq", "size", "ticket", "value")
+    __slots__ = (
+        "ballots", "due", "entry", "kept", "record", "sent", "seq", "size", "ticket", "value",
+    )  # fmt: skip
 
     def __init__(
         self, seq: int, ticket: int | None, record: Record | None, entry: Entry | None
@@ -62,6 +70,7 @@ class Poll:
         self.record = record
         self.entry = entry
         self.ballots: dict[int, bytes] = {}
+        self.kept: dict[bytes, bytes] | None = None
         self.value: bytes | None = None
         self.sent = 0
         self.due = 0
@@ -71,14 +80,15 @@ class Poll:
 class Marker:
     """The checkpoint marker under way: where it stands, who keeps the state, the voted digest."""
 
-    __slots__ = ("digest", "fetch_until", "history", "keeper", "seq")
+    __slots__ = ("digest", "fetched", "fetching", "history", "keeper", "seq")
 
     def __init__(self, seq: int, history: bytes, keeper: int | None) -> None:
         self.seq = seq
         self.history = history
         self.keeper = keeper
         self.digest: bytes | None = None
-        self.fetch_until: float | None = None  # engine time, once the fetch is under way
+        self.fetching: float | None = None  # engine time at which the fetch began
+        self.fetched = 0  # bytes of the state that are here
 
 
 class Lifecycle:
@@ -112,10 +122,13 @@ class Lifecycle:
         self._tickets: dict[int, Poll] = {}
         self._unsettled = 0
         self._pending_bytes = 0
+        self._kept_bytes = 0
         self._dirty = False
         self._draining = False
         self._mark: Marker | None = None
         self._since_marker = 0
+        self._marked = 0.0  # engine time of the last marker
+        self._mark_at = self.limits.log_bytes // 4  # size of the log that calls for the next one
         self._last_keeper = -1
 
     @property
@@ -141,9 +154,11 @@ class Lifecycle:
         replica.forget()
         replica.epoch, replica.incarnation = event.epoch, event.incarnation
         replica.heard = self._now
-        unsettled = next((p.seq for p in self._open.values() if p.entry and not p.value), None)
-        if self.log.continues(event.last_seq, event.history) and (
-            unsettled is None or event.last_seq < unsettled
+        replica.suspect = replica.suspect and not event.fresh
+        if (
+            not replica.suspect
+            and self.log.continues(event.last_seq, event.history)
+            and event.last_seq < self._first_unsettled()
         ):
             self._move(replica, Cause.BEHIND, "catches up from the log", event.last_seq)
             replica.cursor = max(event.last_seq, self.log.checkpoint.seq)
@@ -151,11 +166,19 @@ class Lifecycle:
         else:
             self._restore(replica)
 
+    def _first_unsettled(self) -> float:
+        """Place of the first write whose vote is not won (infinite if there is none).
+
+        A replica that has applied it cannot vote on it again unless it is built anew.
+        """
+        return next((p.seq for p in self._open.values() if p.entry and p.value is None), inf)
+
     def _restore(self, replica: Replica) -> None:
         self._move(replica, Cause.FOREIGN, "gets the last checkpoint", self.log.checkpoint.seq)
         replica.heard = self._now
         point = self.log.checkpoint
         replica.cursor = point.seq
+        replica.restored = point.digest
         self._effects.append(
             ev.Restore(replica.index, point.seq, point.history, point.digest or b"", point.state)
         )
@@ -164,12 +187,11 @@ class Lifecycle:
         replica = self.members[event.replica]
         if event.epoch != replica.epoch or replica.state is not State.RESTORING:
             return
-        point = self.log.checkpoint
         replica.heard = self._now
-        if event.seq == point.seq and point.digest not in (None, event.digest):
+        if event.seq != replica.cursor or replica.restored not in (None, event.digest):
             self._convict(replica, "its state is not the checkpoint it was given", event.seq)
             return
-        replica.cursor = event.seq
+        replica.suspect = False
         self._move(replica, Cause.RESTORED, "catches up from the log", event.seq)
         self._teach(replica)
 
@@ -228,8 +250,11 @@ class Lifecycle:
     def _place_marker(self) -> None:
         """Order a checkpoint marker: all live replicas tell their digest, one may keep the state."""
         self._since_marker = 0
+        self._marked = self._now
+        self._mark_at = self.log.bytes + self.limits.log_bytes // 4
         keeper = None
-        if self.log.bytes > max(64 * KIB, len(self.log.checkpoint.state)):
+        worth = max(64 * KIB, len(self.log.checkpoint.state))
+        if self.log.bytes > min(worth, self.limits.log_bytes // 2):
             later = [i for i in self.members.active if i > self._last_keeper]
             keeper = (later or list(self.members.active))[0]
             self._last_keeper = keeper
@@ -241,44 +266,82 @@ class Lifecycle:
             self._expect(self.members[index], poll, 0)
         self._effects.append(ev.Mark(self.members.live, seq, keeper))
 
-    def _marker_voted(self, digest: bytes, ballots: dict[int, bytes]) -> None:
+    def _marker_voted(self, seq: int, digest: bytes, ballots: dict[int, bytes]) -> None:
         mark = self._mark
-        if mark is None:
+        if mark is None or mark.seq != seq:
             return
         mark.digest = digest
         if mark.keeper is None:
             self._mark = None
         elif mark.keeper in ballots:
-            self._keeper_agreed(self.members[mark.keeper])
+            told = ballots[mark.keeper]
+            self._keeper_told(self.members[mark.keeper], seq, agrees=told == digest)
 
-    def _keeper_agreed(self, replica: Replica) -> None:
-        """The keeper's digest is the voted one: fetch the state it kept."""
+    def _keeper_told(self, replica: Replica, seq: int, *, agrees: bool) -> None:
+        """If it was the keeper's digest, and the voted one: fetch the state that it kept."""
         mark = self._mark
-        if mark is None or mark.keeper != replica.index or mark.digest is None or mark.fetch_until:
+        if mark is None or mark.seq != seq or mark.keeper != replica.index:
             return
-        if replica.state is State.ACTIVE:
-            limits = self.limits
-            mark.fetch_until = self._now + 5 + limits.state_bytes / limits.restore_rate
-            self._effects.append(ev.Fetch(replica.index, replica.epoch, mark.seq))
+        if agrees and replica.state is State.ACTIVE:
+            mark.fetching = self._now
+            self._effects.append(ev.Fetch(replica.index, replica.epoch, seq))
+        else:
+            self._mark = None
+
+    def _is_fetched(self, index: int, epoch: int, seq: int) -> bool:
+        """Whether this is about the fetch that is under way."""
+        mark = self._mark
+        return (
+            mark is not None
+            and mark.fetching is not None
+            and (mark.keeper, mark.seq) == (index, seq)
+            and epoch == self.members[index].epoch
+        )
+
+    def _piece(self, event: ev.Piece) -> None:
+        if self._mark is not None and self._is_fetched(event.replica, event.epoch, event.seq):
+            self._mark.fetched = event.size
 
     def _fetched(self, event: ev.Fetched) -> None:
         mark, replica = self._mark, self.members[event.replica]
-        if mark is None or event.epoch != replica.epoch or event.seq != mark.seq:
+        if mark is None or not self._is_fetched(event.replica, event.epoch, event.seq):
             return
         self._mark = None
-        if blake2b(event.state, digest_size=32).digest() != mark.digest:
+        if mark.digest is None or blake2b(event.state, digest_size=32).digest() != mark.digest:
             self._convict(replica, "the state it gave does not hash to the voted digest", mark.seq)
             return
+        if self._first_unsettled() < mark.seq:
+            return  # its vote may still be lost, and then it must be in the log
         self.log.truncate(Checkpoint(mark.seq, mark.history, mark.digest, event.state))
+        self._mark_at = self.log.bytes + self.limits.log_bytes // 4
         self._effects.append(ev.Checkpointed(mark.seq, len(event.state), mark.digest))
         for learner in self.members:
             if learner.state is State.LEARNER and not learner.live:
                 self._teach(learner)
 
     def _fetch_failed(self, event: ev.FetchFailed) -> None:
-        mark = self._mark
-        if mark is not None and event.seq == mark.seq:
+        if self._is_fetched(event.replica, event.epoch, event.seq):
             self._mark = None
+
+    def _watch_marker(self, gap: float) -> None:
+        """Give up on a keeper that is too slow; place a marker if the log is filling up.
+
+        A keeper that makes less than the least rate is gone.  One that is slow while the log fills up is left alone, and
+        the next one is asked, so that no replica can stop the writes by withholding its state.
+        """
+        limits, mark, now = self.limits, self._mark, self._now
+        full = self.log.bytes > limits.log_bytes // 2
+        if mark is not None and mark.keeper is not None and mark.fetching is not None:
+            if gap > limits.hang / 2:
+                mark.fetching += gap
+            taken = now - mark.fetching
+            if taken > 3 * limits.hang + mark.fetched / limits.restore_rate:
+                reason = "hang: does not give the state it kept"
+                self._go(self.members[mark.keeper], Cause.GONE, reason, mark.seq)
+            elif taken > limits.hang and full:
+                self._mark = None
+        if full and self._mark is None and now > self._marked + 1 and self.members.can_vote:
+            self._place_marker()
 
     # ------------------------------------------------------------- going
 
@@ -301,6 +364,7 @@ class Lifecycle:
         if not replica.epoch:
             return
         replica.expulsions += 1
+        replica.suspect = replica.suspect or cause is Cause.CONVICTED
         self._move(replica, cause, reason, seq)
         for sent, _ in replica.outstanding:
             poll = self._open.get(sent)
@@ -327,10 +391,14 @@ class Lifecycle:
         del self._open[poll.seq]
         self._unsettled -= 1
         self._pending_bytes -= poll.size
-        for index, ballot in poll.ballots.items():
-            self.members[index].ballot_bytes -= len(ballot)
-        if poll.record is None:
+        self._forget_kept(poll)
+        if self._mark is not None and self._mark.seq == poll.seq:
             self._mark = None
+
+    def _forget_kept(self, poll: Poll) -> None:
+        """Drop the long replies that were kept for a poll."""
+        self._kept_bytes -= sum(map(len, (poll.kept or {}).values()))
+        poll.kept = None
 
     def _lost(self, event: ev.Lost) -> None:
         replica = self.members[event.replica]
@@ -357,6 +425,9 @@ class Lifecycle:
         replica = self.members[event.replica]
         if replica.epoch:
             self._convict(replica, event.reason, 0)
+        elif replica.state is State.ABSENT:
+            replica.suspect = True
+            self._move(replica, Cause.CONVICTED, event.reason, 0)
 
     def _drain(self, event: ev.Drain) -> None:
         self._draining = True
@@ -386,9 +457,8 @@ class Lifecycle:
         """
         limits, gap = self.limits, event.now - self._now
         self._now, self._wall_ns = event.now, event.wall_ns
-        mark = self._mark
-        if mark is not None and mark.keeper is not None and event.now > (mark.fetch_until or inf):
-            self._convict(self.members[mark.keeper], "does not give the state it kept", mark.seq)
+        if self._mark is not None or self.log.bytes > limits.log_bytes // 2:
+            self._watch_marker(gap)
         for replica in self.members:
             if not replica.epoch:
                 continue
@@ -402,8 +472,8 @@ class Lifecycle:
             if waits and silent > patience:
                 self._go(replica, Cause.GONE, f"hang: silent for {silent:.1f} s", 0)
             elif (
-                len(replica.outstanding) > limits.lag
-                or replica.outstanding_bytes > limits.lag_bytes
+                len(replica.outstanding) - self._unsettled > limits.lag
+                or replica.outstanding_bytes - self._pending_bytes > limits.lag_bytes
             ):
                 self._go(replica, Cause.GONE, f"lag: {len(replica.outstanding)} behind", 0)
             elif not waits and silent > limits.ping:

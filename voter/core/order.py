@@ -7,20 +7,22 @@ from hashlib import blake2b
 
 from voter.core.events import Record
 
-__all__ = ["EMPTY_HISTORY", "Checkpoint", "Entry", "Log", "tag"]
+__all__ = ["EMPTY_HISTORY", "TAG_SIZE", "Checkpoint", "Entry", "Log", "tag"]
 
 EMPTY_HISTORY = bytes(8)
 ENTRY_OVERHEAD = 400
 """Bytes of memory reckoned for an entry besides its request and caller."""
 
 
-def tag(reply: bytes) -> bytes:
-    """Return what is kept of a released reply: itself if short, else a 16-byte hash.
+TAG_SIZE = 64
 
-    A hash is longer than 8 and shorter than 64 bytes, and a reply of exactly 16 bytes that equals another's hash would
-    have to be found by brute force over 128 bits.
+
+def tag(reply: bytes) -> bytes:
+    """Return what stands for a reply in a vote: itself if shorter than 64 bytes, else its hash.
+
+    The hash is of 64 bytes, so that no short reply is ever taken for a long one.
     """
-    return reply if len(reply) <= 64 else blake2b(reply, digest_size=16).digest()
+    return reply if len(reply) < TAG_SIZE else blake2b(reply).digest()
 
 
 class Checkpoint:

@@ -51,7 +51,7 @@ TRANSITIONS: dict[tuple[State, Cause], State] = {
     (State.LEARNER, Cause.ADMITTED): State.ACTIVE,
     (State.LEARNER, Cause.OBSERVING): State.OBSERVER,
     **{(state, Cause.GONE): State.ABSENT for state in _LINKED},
-    **{(state, Cause.CONVICTED): State.EXPELLED for state in _LINKED},
+    **{(state, Cause.CONVICTED): State.EXPELLED for state in (State.ABSENT, *_LINKED)},
 }
 
 
@@ -63,7 +63,6 @@ class Replica:
     """
 
     __slots__ = (
-        "ballot_bytes",
         "cursor",
         "dissents",
         "epoch",
@@ -79,7 +78,9 @@ class Replica:
         "outstanding_bytes",
         "pinged",
         "reason",
+        "restored",
         "state",
+        "suspect",
     )
 
     def __init__(self, index: int, name: str, *, observer: bool = False) -> None:
@@ -92,6 +93,7 @@ class Replica:
         self.incarnation = 0
         self.dissents = 0
         self.expulsions = 0
+        self.suspect = False  # was convicted: what it holds is not to be built on
         self.outstanding: deque[tuple[int, int]] = deque()
         self.forget()
 
@@ -103,7 +105,7 @@ class Replica:
         self.join_seq = 0  # admitted once everything sent up to here is answered
         self.outstanding.clear()
         self.outstanding_bytes = 0
-        self.ballot_bytes = 0
+        self.restored: bytes | None = None  # voted digest of the state it was sent last
         self.heard = 0.0  # seconds, engine time, of the last sign of progress
         self.pinged = False
 

@@ -1,0 +1,110 @@
+"""The machines of a node as the supervisor sees them: ``deploy.node`` behind the ports."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from deploy.errors import WrongState
+from deploy.guest import Guest
+from deploy.node import Node
+from deploy.ports import Progress
+from deploy.records import Layout, NodeRecord
+from deploy.spec import NodeSpec, plan_node
+from deploy.states import GuestState
+from guests.image import COMMAND_LINE, Image, ImageError, verify
+
+__all__ = ["Machine", "Machines", "make_node", "node_spec"]
+
+
+class Machine:
+    """One guest, also while the node has not made it yet."""
+
+    def __init__(self, node: Node, name: str, link_socket: Path, boot_deadline: float) -> None:
+        self.name = name
+        self.link_socket = link_socket
+        self._node = node
+        self._boot_deadline = boot_deadline
+
+    @property
+    def _guest(self) -> Guest | None:
+        return self._node.guests.get(self.name)
+
+    def _living(self) -> Guest:
+        guest = self._guest
+        if guest is None:
+            raise WrongState(f"the node of guest {self.name} is not up")
+        return guest
+
+    @property
+    def state(self) -> str:
+        """A word of deploy.states."""
+        guest = self._guest
+        return (GuestState.ABSENT if guest is None else guest.state).value
+
+    @property
+    def pid(self) -> int | None:
+        """Its QEMU, or None while there is none."""
+        guest = self._guest
+        return None if guest is None else guest.pid
+
+    async def put_back(self) -> None:
+        """Bring it back to its clean snapshot, whatever state it is in.  Raises DeployError."""
+        await self._living().put_back(self._boot_deadline)
+
+    async def kill(self) -> None:
+        """End its QEMU at once; return when it is gone.  Raises DeployError."""
+        await self._living().kill("killed by a fault")
+
+    async def pause(self) -> None:
+        """Stop its processor.  Raises DeployError."""
+        await self._living().pause()
+
+    async def resume(self) -> None:
+        """Let its processor go on.  Raises DeployError."""
+        await self._living().resume()
+
+    def ram(self) -> Path:
+        """Return the file that is its memory.  Raises DeployError, OSError."""
+        return self._living().ram_file()
+
+    def tail(self, count: int) -> list[str]:
+        """Return the last lines of its console."""
+        guest = self._guest
+        return [] if guest is None else guest.console.tail(count)
+
+
+class Machines:
+    """The VMs of a node."""
+
+    def __init__(self, spec: NodeSpec, image: Image, *, capabilities: Path | None = None) -> None:
+        self.accel = spec.guests[0].accel
+        self._image = image
+        self._node = Node(spec, capabilities=capabilities)
+        self._machines = {
+            guest.name: Machine(
+                self._node, guest.name, Path(guest.link_socket), spec.boot_deadline
+            )
+            for guest in spec.guests
+        }
+
+    @property
+    def guests(self) -> Mapping[str, Machine]:
+        """The guests by name, in order."""
+        return self._machines
+
+    async def up(self, progress: Progress) -> None:
+        """Have all guests run: adopt those that do, start the others.  Raises DeployError."""
+        await self._node.up(progress)
+
+    async def down(self) -> None:
+        """End all guests, also those that a former supervisor left.  Raises DeployError."""
+        await self._node.down()
+
+    async def let_go(self) -> None:
+        """Let the guests live on without this process."""
+        await self._node.let_go()
+
+    def listen(self, changed: Callable[[str], None]) -> None:
+        """Have ``changed`` called with a guest's name whenever its state has changed."""
+        self._node.subscribe(lambda event: changed(event.guest))
