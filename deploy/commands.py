@@ -20,6 +20,7 @@ from voter.commands.terminal import (
     console,
     default_directory,
     print_json,
+    quiet_logs,
     warn,
 )
 
@@ -64,7 +65,7 @@ def layout_of(directory: Path | None) -> Layout:
 @click.option("--allow-faults", is_flag=True, help="Let `trivisor inject` break guests.")
 @click.option("--repair", type=click.Choice(["auto", "off"]), default="auto", show_default=True)
 @json_option
-def up(
+def up(  # noqa: PLR0913 - one for each option
     directory: Path | None,
     guests: int | None,
     vote: str | None,
@@ -110,6 +111,7 @@ def up(
         repair=repair,
     )
     signal.signal(signal.SIGTERM, _interrupt)
+    quiet_logs()
     layout = layout_of(directory)
     progress = _Progress(quiet=as_json)
     prepare_node(layout, settings, progress)
@@ -331,8 +333,9 @@ def _wait_gone(layout: Layout, pid: int) -> None:
 
 
 def _end_orphans(layout: Layout, progress: _Progress, *, as_json: bool) -> None:
+    quiet_logs()
     from deploy.launch import end_orphans  # noqa: PLC0415
-    from deploy.machines import make_node  # noqa: PLC0415
+    from deploy.supervisor_node import make_node  # noqa: PLC0415
 
     ended = end_orphans(layout, make_node, progress)
     if not ended:

@@ -21,8 +21,12 @@ NAMESPACE = "urn:trivisor:node"
 """The XML namespace of the mark by which a domain is known as a node's."""
 
 
-def domain_xml(guest: GuestSpec, *, node_uuid: str) -> str:
-    """Return the libvirt domain that is `guest`, marked as belonging to the node `node_uuid`."""
+def domain_xml(guest: GuestSpec, *, node_uuid: str, run_as: str | None = None) -> str:
+    """Return the libvirt domain that is `guest`, marked as belonging to the node `node_uuid`.
+
+    `run_as` ("+UID:+GID") is for a system libvirt, whose QEMUs otherwise run as an account of their
+    own, which may not reach the node's directory, and to which the node's files would be given.
+    """
     kvm = guest.accel == "kvm"
     domain = ET.Element("domain", type="kvm" if kvm else "qemu")
     _text(domain, "name", guest.domain)
@@ -57,6 +61,9 @@ def domain_xml(guest: GuestSpec, *, node_uuid: str) -> str:
     for event in ("on_poweroff", "on_reboot", "on_crash"):
         _text(domain, event, "destroy")
     _devices(domain, guest)
+    if run_as is not None:
+        label = ET.SubElement(domain, "seclabel", type="static", model="dac", relabel="no")
+        _text(label, "label", run_as)
     ET.register_namespace("trivisor", NAMESPACE)
     ET.indent(domain)
     return ET.tostring(domain, encoding="unicode") + "\n"

@@ -26,14 +26,17 @@ from deploy.process import QemuProcess, find_qemu, hold_back, ram_file, resident
 from deploy.spec import GuestSpec
 from deploy.states import TRANSITIONS, GuestEvent, GuestState
 
-__all__ = ["READY_LINE", "Guest", "PutBack"]
+__all__ = ["BOOT_DEADLINE", "READY_LINE", "Guest", "PutBack"]
 
 READY_LINE = "trivisor: ready"
 """What the agent's line on the console starts with once it can be spoken to."""
 
+BOOT_DEADLINE = 60.0
+"""Seconds; 4 are usual, 20 to 40 have been seen of three guests on two busy cores."""
+
 _SNAPSHOT = "clean"
 
-_MONITOR_TIMEOUT = 5.0
+_MONITOR_TIMEOUT = 3.0
 """Seconds for `loadvm` in a living QEMU (0.1 to 0.2 measured); after that it is given up."""
 
 _SAVE_TIMEOUT = 30.0
@@ -56,14 +59,21 @@ class PutBack(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class Guest:
     """One VM of a node. Its operations exclude each other, but `kill` and `end` do not wait."""
 
-    def __init__(self, spec: GuestSpec, hypervisor: Hypervisor, *, node_uuid: str) -> None:
+    def __init__(
+        self,
+        spec: GuestSpec,
+        hypervisor: Hypervisor,
+        *,
+        node_uuid: str,
+        run_as: str | None = None,
+    ) -> None:
         self.spec = spec
         self.console = Console()
         self.state = GuestState.ABSENT
         self.clean = False
         """Whether its disk holds the clean snapshot."""
         self._hypervisor = hypervisor
-        self._xml = domain_xml(spec, node_uuid=node_uuid)
+        self._xml = domain_xml(spec, node_uuid=node_uuid, run_as=run_as)
         self._domain: Domain | None = None
         self._process: QemuProcess | None = None
         self._lock = asyncio.Lock()
@@ -103,7 +113,7 @@ class Guest:
         self._subscribers.append(callback)
         return lambda: self._subscribers.remove(callback)
 
-    async def boot(self, deadline: float) -> float:
+    async def boot(self, deadline: float = BOOT_DEADLINE) -> float:
         """Start it cold and return the seconds to its line that it is ready.
 
         Its link is not there yet: `snapshot_clean` or `open_link` makes it. Raises GuestNeverReady
@@ -123,7 +133,7 @@ class Guest:
         if bound.exists():
             bound.replace(self.spec.link_socket)
 
-    async def put_back(self, deadline: float) -> PutBack:
+    async def put_back(self, deadline: float = BOOT_DEADLINE) -> PutBack:
         """Put it back to its clean snapshot, whatever its state, by the quickest path that works.
 
         `deadline` is in seconds, and for a cold boot, if it comes to that. Raises as `boot` does.
@@ -181,6 +191,8 @@ class Guest:
                 raise HypervisorFailed(f"guest {self.name} is {state.value}, not running")
             self._watch(domain, pid)
             await self._listen_to_console()
+            if self.pid is None:
+                raise HypervisorFailed(f"guest {self.name} ended as it was adopted")
             self.clean = True
             running = state is RunState.RUNNING
             self._set(GuestState.READY if running else GuestState.PAUSED, "adopted")
@@ -252,6 +264,8 @@ class Guest:
             return False
         paused = self._is(GuestState.PAUSED)
         self._set(GuestState.RESTORING, "being put back")
+        assert self._process is not None
+        self._process.wake()
         try:
             await self._monitor(f"loadvm {_SNAPSHOT}", timeout=_MONITOR_TIMEOUT)
             # A QEMU paused behind our back stays so after `loadvm`.
@@ -279,7 +293,7 @@ class Guest:
             await self._start()
             await self._monitor(f"loadvm {_SNAPSHOT}", timeout=_SAVE_TIMEOUT)
             await self._living_domain().resume()
-        except (HypervisorFailed, OSError) as error:
+        except HypervisorFailed as error:
             _log.warning("not started from its snapshot", guest=self.name, error=str(error))
             await self._give_up()
             return False
@@ -297,11 +311,14 @@ class Guest:
         self.console.mark("started")
         domain = await self._hypervisor.start_paused(self._xml)
         self._domain = domain
-        pid = find_qemu(self.spec.uuid, naming=self.spec.disk)
-        if pid is None:
-            raise HypervisorFailed(f"libvirt started guest {self.name}, but its QEMU is not found")
-        self._watch(domain, pid)
-        await self._listen_to_console()
+        try:
+            pid = find_qemu(self.spec.uuid, naming=self.spec.disk)
+            if pid is None:
+                raise ProcessLookupError("its QEMU is not found")
+            self._watch(domain, pid)
+            await self._listen_to_console()
+        except OSError as error:
+            raise HypervisorFailed(f"guest {self.name} ended as it started: {error}") from error
         hold_back(pid, nice=self.spec.nice)
 
     async def _clear_away(self) -> None:

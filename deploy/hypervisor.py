@@ -11,6 +11,7 @@ import asyncio
 import enum
 import os
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -40,6 +41,9 @@ _THREADS = 8
 
 _CALL_TIMEOUT = 60.0
 """Seconds; a start on a busy host, with QEMU still to be probed, has taken 20."""
+
+_REMOVAL_TIMEOUT = 10.0
+"""Seconds that libvirt may take to forget a domain that has stopped."""
 
 _log = structlog.get_logger(__name__)
 
@@ -168,9 +172,19 @@ class Hypervisor:
 
     async def start_paused(self, xml: str) -> Domain:
         """Start the domain that `xml` describes, its processor not yet running."""
-        handle = await self._call(
-            lambda: self._connection.createXML(xml, libvirt.VIR_DOMAIN_START_PAUSED)
-        )
+        give_up = time.monotonic() + _REMOVAL_TIMEOUT
+        while True:
+            try:
+                handle = await self._call(
+                    lambda: self._connection.createXML(xml, libvirt.VIR_DOMAIN_START_PAUSED)
+                )
+                break
+            except HypervisorFailed as error:
+                # The domain of this name has stopped, but a thread of libvirt still has it in hand;
+                # no event tells when that is over.
+                if "is already being removed" not in str(error) or time.monotonic() > give_up:
+                    raise
+                await asyncio.sleep(0.01)
         domain = Domain(self, handle)
         self._stopped[domain.uuid] = asyncio.Event()
         return domain
@@ -287,8 +301,8 @@ class Domain:
         Raises HypervisorSilent after `timeout` seconds.
         """
         event = self._hypervisor._stopped[self.uuid]
-        # The state is asked after the event was made, so that one of the two tells.
-        if await self.state() is RunState.GONE:
+        # Asked after the event was made, so that one of the two tells.
+        if await self._hypervisor.find(self.uuid) is None:
             return
         try:
             async with asyncio.timeout(timeout):

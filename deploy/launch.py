@@ -18,32 +18,32 @@ from typing import Any
 
 import structlog
 
+from deploy.accel import decide
 from deploy.child import Child
 from deploy.errors import AlreadyUp, CannotRunHere, DeployError
 from deploy.logfile import LogFile, read_tail
 from deploy.paths import check_socket_paths
 from deploy.ports import NodePort, Progress
 from deploy.process import find_qemu
-from deploy.records import Layout, Lock, NodeRecord, Running, Settings, already_up
+from deploy.records import (
+    Layout,
+    Lock,
+    NodeRecord,
+    Running,
+    Settings,
+    already_up,
+    cache_directory,
+)
 from guests.image import ImageError, Overlay, add_overlay, build_image
 from voter.commands.terminal import CommandError, ExitCode
 
-__all__ = ["cache_directory", "end_orphans", "find_orphans", "follow_start", "prepare_node"]
+__all__ = ["end_orphans", "find_orphans", "follow_start", "prepare_node"]
 
 ORPHAN_GRACE = 5.0
 """Seconds for a process that a dead supervisor left to end by itself."""
 ROOT = Path(__file__).resolve().parents[1]
 
 _log = structlog.get_logger(__name__)
-
-
-def cache_directory() -> Path:
-    """Return where images are kept: ``$TRIVISOR_CACHE``, else below ``$XDG_CACHE_HOME``."""
-    given = os.environ.get("TRIVISOR_CACHE")
-    if given:
-        return Path(given)
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "trivisor"
 
 
 def find_orphans(layout: Layout) -> dict[str, int]:
@@ -60,7 +60,7 @@ def find_orphans(layout: Layout) -> dict[str, int]:
     }
     record = layout.read_node()
     for number, guest in enumerate(record.uuids[1:], start=1):
-        pid = find_qemu(guest, naming=str(layout.directory))
+        pid = find_qemu(guest, naming=f"{layout.directory}/g{number}.qcow2")
         if pid is not None:
             found[f"g{number}"] = pid
     return found
@@ -97,6 +97,10 @@ def prepare_node(layout: Layout, settings: Settings, progress: Progress) -> Node
             content=Path(settings.content) if settings.content is not None else None,
         )
         image = add_overlay(image, layout.directory / "image", overlay)
+        progress(f"guest image {image.sha256[:16]}")
+        accelerator = asyncio.run(decide(image, cache_directory(), settings.accel, progress))
+        known = ", known from before" if accelerator.cached else ""
+        progress(f"accelerator: {accelerator.name} ({accelerator.reason}{known})")
     except ImageError as error:
         missing = "not installed" in str(error)
         kind = CannotRunHere if missing else DeployError
@@ -108,6 +112,8 @@ def prepare_node(layout: Layout, settings: Settings, progress: Progress) -> Node
         initrd=str(image.initrd),
         image=image.sha256,
         manifest=str(image.manifest),
+        accel=accelerator.name,
+        accel_reason=accelerator.reason,
     )
     layout.write(record)
     layout.write(Running())

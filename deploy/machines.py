@@ -39,30 +39,44 @@ class MachinesLock:
 
     def take(self) -> None:
         """Take it. Raises AlreadyUp if another has it, CannotRunHere if the file cannot be made."""
-        if self._fd >= 0:
-            return
-        try:
-            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise CannotRunHere(
-                f"cannot write {self._path}: {error.strerror}",
-                remedy="choose a directory (--dir) that you may write to",
-            ) from error
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(fd)
-            raise AlreadyUp(
-                f"another process owns the guests in {self._path.parent}",
-                remedy="use that one, or choose another directory (--dir)",
-            ) from error
-        self._fd = fd
+        while self._fd < 0:
+            try:
+                fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            except OSError as error:
+                raise CannotRunHere(
+                    f"cannot write {self._path}: {error.strerror}",
+                    remedy="choose a directory (--dir) that you may write to",
+                ) from error
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                os.close(fd)
+                raise AlreadyUp(
+                    f"another process owns the guests in {self._path.parent}",
+                    remedy="use that one, or choose another directory (--dir)",
+                ) from error
+            if self._is_current(fd):
+                self._fd = fd
+            else:
+                os.close(fd)  # its former owner has just removed it: lock the one there is now
 
     def release(self) -> None:
-        """Let it go. The file stays: to remove it would let two processes lock two files."""
+        """Let it go."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+    def remove(self) -> None:
+        """Let it go and remove the file."""
+        if self._fd >= 0:
+            self._path.unlink(missing_ok=True)
+            self.release()
+
+    def _is_current(self, fd: int) -> bool:
+        try:
+            return os.path.samestat(os.fstat(fd), self._path.stat())
+        except FileNotFoundError:
+            return False
 
 
 def read_record(directory: Path) -> MachinesRecord | None:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import time
 from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
 from typing import Literal, TypeVar
+from urllib.parse import urlsplit
 
 import msgspec
 import structlog
 
 from deploy.domain_xml import owner_in_xml
 from deploy.embed import keep_capabilities
-from deploy.errors import DeployError, ForeignState, WrongState
+from deploy.errors import CannotRunHere, DeployError, ForeignState, WrongState
 from deploy.guest import Guest
 from deploy.hypervisor import Domain, Hypervisor
 from deploy.machines import MachinesLock, MachinesRecord, forget, read_record, write_record
@@ -84,7 +86,13 @@ class Node:
         GuestNeverReady, HypervisorFailed.
         """
         check_socket_paths(socket_paths(self.spec))
-        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise CannotRunHere(
+                f"cannot make the directory {self._directory}: {error.strerror}",
+                remedy="choose a directory (--dir) that you may write to",
+            ) from error
         self._lock.take()
         try:
             record = self._own_record()
@@ -124,6 +132,7 @@ class Node:
             record = self._own_record()
             if record is not None:
                 await self._end_leftovers(record.spec)
+            self._lock.remove()
         finally:
             self._lock.release()
 
@@ -154,7 +163,9 @@ class Node:
             self.spec.uri, root=self._root, capabilities=self._capabilities
         )
         for spec in self.spec.guests:
-            guest = Guest(spec, self._hypervisor, node_uuid=self.spec.uuid)
+            guest = Guest(
+                spec, self._hypervisor, node_uuid=self.spec.uuid, run_as=_account(self.spec)
+            )
             guest.subscribe(self._passed_on)
             self._guests[spec.name] = guest
 
@@ -266,6 +277,13 @@ class Node:
     def _passed_on(self, event: GuestEvent) -> None:
         for callback in list(self._subscribers):
             callback(event)
+
+
+def _account(spec: NodeSpec) -> str | None:
+    """Whom a system libvirt is to run our QEMUs as: us."""
+    if spec.embedded or not urlsplit(spec.uri).path.endswith("/system"):
+        return None
+    return f"+{os.geteuid()}:+{os.getegid()}"
 
 
 def _files(spec: NodeSpec) -> list[Path]:

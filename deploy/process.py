@@ -130,11 +130,14 @@ class QemuProcess:
 
     def kill(self) -> None:
         """Kill the process at once. Raises PermissionError if it is another user's."""
-        if self._fd >= 0:
-            try:
-                signal.pidfd_send_signal(self._fd, signal.SIGKILL)
-            except ProcessLookupError:
-                _log.debug("it had ended already", pid=self.pid)
+        self._signal(signal.SIGKILL)
+
+    def wake(self) -> None:
+        """Let the process go on if a signal had stopped it."""
+        try:
+            self._signal(signal.SIGCONT)
+        except PermissionError:
+            _log.debug("not ours to wake", pid=self.pid)
 
     def close(self) -> None:
         """Let go of the process; it lives on."""
@@ -142,6 +145,13 @@ class QemuProcess:
             self._loop.remove_reader(self._fd)
             os.close(self._fd)
             self._fd = -1
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._fd >= 0:
+            try:
+                signal.pidfd_send_signal(self._fd, number)
+            except ProcessLookupError:
+                _log.debug("it had ended already", pid=self.pid)
 
     def _exited(self) -> None:
         try:

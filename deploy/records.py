@@ -28,6 +28,7 @@ __all__ = [
     "Running",
     "Settings",
     "already_up",
+    "cache_directory",
 ]
 
 SCHEMA = 1
@@ -54,6 +55,7 @@ class Settings(_Record, frozen=True, kw_only=True):
     memory_mib: int = 128
     allow_faults: bool = False
     repair: Literal["auto", "off"] = "auto"
+    boot_deadline: float = 60.0  # seconds, from a guest's start to its being ready
 
 
 class NodeRecord(_Record, frozen=True, kw_only=True):
@@ -65,6 +67,8 @@ class NodeRecord(_Record, frozen=True, kw_only=True):
     kernel: str
     initrd: str
     image: str  # SHA-256
+    accel: Literal["kvm", "tcg"]
+    accel_reason: str
     manifest: str
 
 
@@ -85,6 +89,15 @@ class Running(_Record, frozen=True, kw_only=True):
     http: str | None = None  # the address bound, with its port
     native: str | None = None
     faults: dict[str, FaultRecord] = {}  # by guest
+
+
+def cache_directory() -> Path:
+    """Return what outlives nodes: ``$TRIVISOR_CACHE``, else below ``$XDG_CACHE_HOME``."""
+    given = os.environ.get("TRIVISOR_CACHE")
+    if given:
+        return Path(given)
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path.home() / ".cache") / "trivisor"
 
 
 class Layout:
@@ -133,11 +146,18 @@ class Layout:
             raise self._unusable(error) from error
         if self.node.name in names:
             self.read_node()
-        elif set(names) - {self.lock.name}:
+            self.read_running()
+        elif names and self.lock.name not in names:
             raise ForeignState(
                 f"{self.directory} is not empty, and no node's directory",
                 remedy="give an empty or a new directory with --dir; nothing in it was touched",
             )
+        try:
+            self.lock.touch(
+                mode=0o600
+            )  # from here on the directory is ours, also if we are cut short
+        except OSError as error:
+            raise self._unusable(error) from error
 
     def _unusable(self, error: OSError) -> DeployError:
         return ForeignState(

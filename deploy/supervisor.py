@@ -25,7 +25,7 @@ from deploy.ports import FaultFactory, FaultPort, GuestPort, NodePort
 from deploy.records import FaultRecord, Layout, NodeRecord, Running, Settings
 from deploy.supervisor_faults import FaultBook, FaultRefused
 from deploy.supervisor_repair import Repairer
-from deploy.supervisor_voter import VoterHost, voter_config
+from deploy.supervisor_voter import VoterHost, VoterSilent, voter_config
 from voter.core import Policy
 
 __all__ = ["NodeFactory", "Supervisor"]
@@ -281,6 +281,8 @@ class Supervisor:
 
     async def status(self) -> dict[str, Any]:
         """Return how everything stands, as plain data."""
+        with contextlib.suppress(VoterSilent):
+            await self._repairer.look()
         said = self._repairer.voter_status
         voter = self._voter.identity
         now = time.monotonic()
@@ -294,7 +296,8 @@ class Supervisor:
             "http": self._addresses.get("http"),
             "native": self._addresses.get("native"),
             "native_unix": str(self.layout.native_socket),
-            "accel": getattr(self._node, "accel", self.settings.accel),
+            "accel": self.record.accel,
+            "accel_reason": self.record.accel_reason,
             "image": self.record.image,
             "connect": self.settings.connect,
             "repair": self.settings.repair,
@@ -329,7 +332,7 @@ class Supervisor:
         }
 
     def logs(self, name: str, count: int) -> list[str]:
-        """Return the last lines of a guest's console, or of ``voter``, ``supervisor``, ``proxy``."""
+        """Return the last lines of a guest's console, or of voter, supervisor or proxy."""
         files = {
             "voter": self.layout.voter_log,
             "supervisor": self.layout.supervisor_log,

@@ -26,7 +26,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Report:
-    """Tells whoever started us how it goes, in lines of JSON on a descriptor, until we are ready."""
+    """Tells whoever started us how it goes, in lines of JSON on a descriptor, until the end."""
 
     def __init__(self, fd: int | None) -> None:
         self._file = os.fdopen(fd, "wb", buffering=0) if fd is not None else None

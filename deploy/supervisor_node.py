@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from deploy.errors import WrongState
+from deploy.errors import DeployError, WrongState
 from deploy.guest import Guest
 from deploy.node import Node
 from deploy.ports import Progress
-from deploy.records import Layout, NodeRecord
+from deploy.records import Layout, NodeRecord, cache_directory
 from deploy.spec import NodeSpec, plan_node
 from deploy.states import GuestState
 from guests.image import COMMAND_LINE, Image, ImageError, verify
@@ -82,9 +82,7 @@ class Machines:
         self._image = image
         self._node = Node(spec, capabilities=capabilities)
         self._machines = {
-            guest.name: Machine(
-                self._node, guest.name, Path(guest.link_socket), spec.boot_deadline
-            )
+            guest.name: Machine(self._node, guest.name, Path(guest.link_socket), spec.boot_deadline)
             for guest in spec.guests
         }
 
@@ -95,6 +93,10 @@ class Machines:
 
     async def up(self, progress: Progress) -> None:
         """Have all guests run: adopt those that do, start the others.  Raises DeployError."""
+        try:
+            verify(self._image)
+        except ImageError as error:
+            raise DeployError(str(error)) from error
         await self._node.up(progress)
 
     async def down(self) -> None:
@@ -108,3 +110,33 @@ class Machines:
     def listen(self, changed: Callable[[str], None]) -> None:
         """Have ``changed`` called with a guest's name whenever its state has changed."""
         self._node.subscribe(lambda event: changed(event.guest))
+
+
+def node_spec(layout: Layout, record: NodeRecord) -> NodeSpec:
+    """Return what the machines of a node are to be.  Pure."""
+    settings = record.settings
+    return plan_node(
+        directory=str(layout.directory),
+        uuids=record.uuids,
+        kernel=record.kernel,
+        initrd=record.initrd,
+        cmdline=COMMAND_LINE,
+        accel=record.accel,
+        uri=settings.connect,
+        memory_mib=settings.memory_mib,
+        ram_file=settings.allow_faults,
+        boot_deadline=settings.boot_deadline,
+    )
+
+
+def make_node(layout: Layout, record: NodeRecord) -> Machines:
+    """Return the machines of a node; nothing is started yet."""
+    image = Image(
+        kernel=Path(record.kernel),
+        initrd=Path(record.initrd),
+        sha256=record.image,
+        manifest=Path(record.manifest),
+    )
+    return Machines(
+        node_spec(layout, record), image, capabilities=cache_directory() / "capabilities"
+    )

@@ -54,6 +54,7 @@ class Repairer:
         self._locks = {name: asyncio.Lock() for name in guests}
         self._under_way: dict[str, asyncio.Task[None]] = {}
         self._told = 0  # events of the voter taken
+        self._source: tuple[int | None, int] = (None, 0)  # which voter, and its last event taken
         self._wake = asyncio.Event()
         self._news = asyncio.Condition()
         self.replicas: dict[str, dict[str, Any]] = {}
@@ -70,14 +71,13 @@ class Repairer:
 
     async def follow(self) -> None:
         """Take the voter's events as they come, until cancelled."""
-        since, pid = 0, None
         while True:
             try:
-                status = await self._look()
-                if status.get("pid") != pid:
-                    since, pid = 0, status.get("pid")
-                async for event in self._voter.events(since):
-                    since = int(event["id"])
+                status = await self.look()
+                if status.get("pid") != self._source[0]:  # another voter counts its events anew
+                    self._source = (status.get("pid"), 0)
+                async for event in self._voter.events(self._source[1]):
+                    self._source = (self._source[0], int(event["id"]))
                     self._told += 1
                     self._history.add(
                         "replica",
@@ -102,8 +102,8 @@ class Repairer:
         async with self._news:
             self._news.notify_all()
 
-    async def _look(self) -> dict[str, Any]:
-        """Ask the voter.  Raises VoterSilent."""
+    async def look(self) -> dict[str, Any]:
+        """Ask the voter how all stands.  Raises VoterSilent."""
         told = self._told
         try:
             status = await self._voter.status()
@@ -152,7 +152,7 @@ class Repairer:
                         await self._wake.wait()
                 self._wake.clear()
                 with contextlib.suppress(VoterSilent):
-                    await self._look()
+                    await self.look()
                 self._begin_repairs(time.monotonic())
         finally:
             for task in self._under_way.values():
@@ -223,10 +223,10 @@ class Repairer:
                 )
             if state not in (None, "absent", "expelled"):
                 await self._voter.expel(name, "is put back")
-                await self._look()
+                await self.look()
             await self._guests[name].put_back()
             await self._voter.admit(name)
-            await self._look()
+            await self.look()
         if not await self.wait_active([name], JOIN_DEADLINE):
             reason = self.replicas.get(name, {}).get("reason", "the voter does not answer")
             raise DeployError(

@@ -149,6 +149,10 @@ class VoterHost:
         self._starts.append(time.monotonic())
         try:
             os.setpriority(os.PRIO_PROCESS, self._child.pid, PRIORITY)
+            # With autogroups a nice value counts inside a session only; the voter has its own.
+            group = Path(f"/proc/{self._child.pid}/autogroup")
+            if group.exists():
+                group.write_text(str(PRIORITY))
         except OSError as error:
             _log.info("the voter runs at normal priority", reason=str(error))
         self._changed()

@@ -77,9 +77,8 @@ def heal(guest: str, directory: Path | None, as_json: bool) -> None:
 @click.option("--report-fd", type=int, help="Descriptor that is told how the start goes on.")
 def supervise(directory: Path | None, report_fd: int | None) -> ExitCode:
     """Run a node's supervisor in the foreground (what `up` starts in the background)."""
-    from deploy.machines import make_node  # noqa: PLC0415
-
     from deploy.supervisor_main import Report, run_supervisor  # noqa: PLC0415
+    from deploy.supervisor_node import make_node  # noqa: PLC0415
     from faultinject.inject import Injector  # noqa: PLC0415
 
     return run_supervisor(

@@ -33,6 +33,9 @@ LATENCY_BOUNDS = tuple(base * 10.0**power for power in range(-5, 2) for base in 
 """Upper bounds in seconds of the latency histogram's buckets (10 us to 50 s)."""
 TIMER = 0.05
 """Seconds between looks at deadlines when nothing else happens."""
+LARGEST = wire.MAX_PAYLOAD - len(encode_order(0, bytes(8), bytes(8), b"", b""))
+LARGEST_CALLER = (1 << 16) - 1
+"""Bytes of request and caller together, and of the caller alone, that fit into an ORDER."""
 TICK = 0.0005
 """Seconds by which the engine's time may lag behind the clock."""
 
@@ -140,7 +143,7 @@ class Runner:
                 if waiting.until > now:
                     break
                 self.receive(ev.Cancel(ticket))
-                self._finish(
+                self._fail(
                     Fail(ticket, Failure.TIMEOUT, "not settled in time; it may still be executed")
                 )
 
@@ -162,7 +165,10 @@ class Runner:
         ticket = self._ticket = self._ticket + 1
         self.counters["requests"] += 1
         self._waiting[ticket] = _Waiting(call, now, now + self.config.timing.request)
-        self.receive(ev.Submit(ticket, request, caller, read_only))
+        if len(request) + len(caller) > LARGEST or len(caller) > LARGEST_CALLER:
+            self._fail(Fail(ticket, Failure.TOO_LARGE, "the request does not fit into a frame"))
+        else:
+            self.receive(ev.Submit(ticket, request, caller, read_only))
         return ticket
 
     def cancel(self, ticket: int) -> None:

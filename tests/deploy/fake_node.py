@@ -26,6 +26,14 @@ __all__ = ["FakeGuest", "FakeNode"]
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def _start_agent(fd: int) -> subprocess.Popen[bytes]:
+    """Start an agent in a process group of its own (it has a child) with ``fd`` as its link."""
+    words = [sys.executable, "-m", "guests.agent", "--stdio", "--service", "kv"]
+    return subprocess.Popen(
+        words, stdin=fd, stdout=fd, stderr=subprocess.DEVNULL, cwd=ROOT, start_new_session=True
+    )
+
+
 class _Host(asyncio.Protocol):
     """The host end of a fake guest's link."""
 
@@ -87,10 +95,7 @@ class FakeGuest:
     async def start(self) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "guests.agent", "--stdio", "--service", "kv"],
-                stdin=theirs, stdout=theirs, cwd=ROOT, start_new_session=True,
-            )  # fmt: skip
+            self._process = _start_agent(theirs.fileno())
         loop = asyncio.get_running_loop()
         transport, _ = await loop.create_connection(lambda: _Agent(self), sock=ours)
         self.agent = transport

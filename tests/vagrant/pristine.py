@@ -34,6 +34,7 @@ LOCAL_CERTIFICATES = Path("/usr/local/share/ca-certificates")
 ENTER = """
 set -e
 root=$1; shift
+mount --bind "$root" "$root"  # a root that is a mount point, as on any machine: libvirt asks for it
 mount --rbind /dev "$root/dev"
 mount --rbind /sys "$root/sys"
 mount -t proc proc "$root/proc"

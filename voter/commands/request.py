@@ -58,7 +58,7 @@ async def _ask(
 @click.option("--fail", is_flag=True, help="Exit with 1 if the status is 400 or above.")
 @click.option("--include", "-i", is_flag=True, help="Show status, headers and vote on stderr.")
 @click.option("--json", "as_json", is_flag=True, help="The reply and its vote as JSON.")
-def request(
+def request(  # noqa: PLR0913 - one for each option
     method: str,
     path: str,
     data: str,

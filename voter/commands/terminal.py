@@ -25,6 +25,7 @@ __all__ = [
     "console",
     "default_directory",
     "print_json",
+    "quiet_logs",
     "warn",
 ]
 
@@ -80,6 +81,18 @@ def print_json(value: Mapping[str, Any] | list[Any]) -> None:
     """Print one JSON document for scripts."""
     sys.stdout.write(json.dumps(value, indent=2) + "\n")
     sys.stdout.flush()
+
+
+def quiet_logs() -> None:
+    """Have a command's own process log warnings only, to standard error."""
+    import logging  # noqa: PLC0415
+
+    import structlog  # noqa: PLC0415
+
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
 
 
 def warn(text: str) -> None:

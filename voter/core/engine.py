@@ -114,8 +114,8 @@ class Engine(Lifecycle):
         else:
             poll.due -= 1
             ballot = poll.ballots[index] = tag(value)
-            if replica.state is State.ACTIVE:
-                self._decide(poll, value)
+            if replica.state is State.ACTIVE or not poll.due:
+                self._decide(poll, ballot, value)
             if ballot is not value:
                 self._keep(poll, ballot, value)
         if replica.state is State.LEARNER:
@@ -134,18 +134,20 @@ class Engine(Lifecycle):
             if kept.setdefault(ballot, value) is value:
                 self._kept_bytes += len(value)
 
-    def _decide(self, poll: Poll, value: bytes | None = None) -> None:
+    def _decide(self, poll: Poll, cast: bytes = b"", value: bytes | None = None) -> None:
         """Count the ballots of a poll that is not settled, and act if it is won or lost.
 
-        ``value`` is the reply that was just cast, None if the electors have changed.
+        ``cast`` is the ballot that has just come and ``value`` its reply, unless it is the electors
+        that have changed.
         """
         electors = [index for index in self.members.active if poll.sent >> index & 1]
-        result, ballot = count(poll.ballots, electors, self.members.policy.need)
-        if result is WON and ballot is not None:
-            if value is None:
+        result, winner = count(poll.ballots, electors, self.members.policy.need)
+        if result is WON and winner is not None:
+            if value is None or winner != cast:
                 kept = poll.kept or {}
-                value = kept.get(ballot) if len(ballot) == TAG_SIZE else ballot
-            self._settle(poll, ballot, value)
+                value = kept.get(winner) if len(winner) == TAG_SIZE else winner
+            if value is not None or poll.ticket is None or not poll.due:
+                self._settle(poll, winner, value)  # else: one that has still to answer brings it
         elif result is LOST:
             self._lose(poll, electors)
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import msgspec
 
+from deploy.child import Identity, identify
 from deploy.control_client import ask
 from deploy.launch import follow_start, prepare_node
 from deploy.records import Layout, NodeRecord, Settings
@@ -113,13 +114,13 @@ class Demo:
             record = prepare_node(layout, settings, self._say.step)
             self._tell_image(record)
             status = follow_start(layout, self._say.step)
-            pids = self._pids(status)
+            processes = self._processes(status)
             try:
                 asyncio.run(self._story(status))
             finally:
                 self._say.chapter("7. Everything is stopped")
-                pids |= self._take_down(layout)
-            self._nothing_left(layout, pids)
+                processes |= self._take_down(layout)
+            self._nothing_left(layout, processes)
         finally:
             shutil.rmtree(directory, ignore_errors=True)
         return self._summarize(time.monotonic() - began)
@@ -277,28 +278,26 @@ class Demo:
         )
 
     @staticmethod
-    def _pids(status: dict[str, Any]) -> set[int]:
-        found = {status["voter"]["pid"], status["supervisor"]["pid"]}
-        return {pid for pid in found | {g["pid"] for g in status["guests"]} if pid}
+    def _processes(status: dict[str, Any]) -> set[Identity]:
+        pids = [status["voter"]["pid"], status["supervisor"]["pid"]]
+        pids += [guest["pid"] for guest in status["guests"]]
+        return {found for pid in pids if pid and (found := identify(pid)) is not None}
 
-    def _take_down(self, layout: Layout) -> set[int]:
-        status = ask(layout, "GET", "/status")
+    def _take_down(self, layout: Layout) -> set[Identity]:
+        processes = self._processes(ask(layout, "GET", "/status"))
         ask(layout, "POST", "/down", timeout=60.0)
-        pids = self._pids(status)
         deadline = time.monotonic() + 30
-        while any(Path(f"/proc/{pid}").exists() for pid in pids):
-            if time.monotonic() > deadline:
-                break
-            time.sleep(0.05)  # noqa: TID251 - other sessions' processes: nothing to wait on
-        return pids
+        while any(process.alive for process in processes) and time.monotonic() < deadline:
+            time.sleep(0.05)  # sessions of their own: there is nothing to wait on
+        return processes
 
-    def _nothing_left(self, layout: Layout, pids: set[int]) -> None:
-        alive = sorted(pid for pid in pids if Path(f"/proc/{pid}").exists())
+    def _nothing_left(self, layout: Layout, processes: set[Identity]) -> None:
+        alive = sorted(process.pid for process in processes if process.alive)
         sockets = sorted(path.name for path in layout.directory.rglob("*") if path.is_socket())
         self._claim(
             "nothing is left running",
             not alive and not sockets,
-            f"{len(pids)} processes ended"
+            f"{len(processes) - len(alive)} processes ended"
             + (f"; alive: {alive}" if alive else "")
             + (f"; sockets: {sockets}" if sockets else ""),
         )

@@ -1,0 +1,89 @@
+"""When guests are repaired, and how often."""
+
+from __future__ import annotations
+
+import pytest
+
+from deploy.repair import GRACE, LIMIT, STEADY, Patience, Sight, choose, diagnose
+
+
+def sight(**changes: object) -> Sight:
+    values = {"vm": "ready", "replica": "active", "reason": "votes", "since": 0.0} | changes
+    return Sight(**values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        sight(),
+        sight(replica="learner"),
+        sight(replica="restoring", since=100.0),
+        sight(replica="absent", since=GRACE / 2),
+        sight(replica=None, since=100.0),
+        sight(vm="booting", replica="absent", since=100.0),
+        sight(vm="restoring", replica="expelled"),
+        sight(vm="dead", replica="absent", fault=True),
+        sight(vm="paused", fault=True),
+        sight(replica="expelled", reason="dissent", fault=True),
+    ],
+)
+def test_what_is_well_or_held_by_a_fault_is_left_alone(seen: Sight) -> None:
+    assert diagnose(seen) is None
+
+
+@pytest.mark.parametrize(
+    ("seen", "word"),
+    [
+        (sight(vm="dead", replica="absent"), "dead"),
+        (sight(vm="paused"), "paused"),
+        (sight(replica="expelled", reason="dissent"), "dissent"),
+        (sight(replica="absent", reason="hang", since=GRACE), "hang"),
+    ],
+)
+def test_what_is_ill_is_put_back_and_why_is_told(seen: Sight, word: str) -> None:
+    assert word in (diagnose(seen) or "")
+
+
+def test_the_first_repair_is_at_once_and_each_further_one_waits_longer() -> None:
+    patience = Patience()
+    now, waits = 0.0, []
+    while not patience.given_up:
+        waits.append(patience.wait(now))
+        now += waits[-1]
+        patience.begin(now)
+    assert waits[0] == 0.0
+    assert waits == sorted(waits)
+    assert len(waits) == LIMIT
+    assert patience.wait(now + 1e9) == float("inf")
+
+
+def test_a_guest_that_votes_steadily_starts_afresh() -> None:
+    patience = Patience()
+    for _ in range(LIMIT - 1):
+        patience.begin(0.0)
+    patience.see(active=True, now=100.0)
+    patience.see(active=False, now=100.0 + STEADY)  # it fell out again: not steady
+    patience.see(active=True, now=101.0 + STEADY)
+    assert patience.in_row == LIMIT - 1
+    patience.see(active=True, now=101.0 + 2 * STEADY)
+    assert patience.in_row == 0
+    assert patience.repairs == LIMIT - 1
+
+
+def test_an_operator_can_have_a_given_up_guest_tried_again() -> None:
+    patience = Patience()
+    for _ in range(LIMIT):
+        patience.begin(0.0)
+    assert patience.given_up
+    patience.forgive()
+    assert patience.wait(0.0) == 0.0
+
+
+def test_one_repair_at_a_time_while_the_node_can_vote() -> None:
+    ill = {"g1": 1.0, "g3": 5.0}
+    assert choose(ill, [], active=3, need=3) == ["g3"]
+    assert choose(ill, ["g2"], active=3, need=3) == []
+
+
+def test_all_at_once_when_there_is_no_majority() -> None:
+    assert choose({"g1": 1.0, "g3": 5.0}, ["g2"], active=0, need=2) == ["g3", "g1"]

@@ -1,0 +1,419 @@
+"""A model of a node: the real engine, and replicas that are a few lines each.
+
+The replicas do what the agent does (apply in order, hold a history, keep and restore states), and
+can be told to be faulty.  The node carries out the engine's effects, hands over what the replicas
+say when the test asks for it, and checks the promises of DESIGN.md at every step.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from hashlib import blake2b
+from typing import Any
+
+from voter.core import Engine, Limits, Policy
+from voter.core import events as ev
+from voter.core.events import Effect, Event, Failure, Record
+from voter.core.order import EMPTY_HISTORY
+from voter.core.replica import State
+
+__all__ = ["FAULTS", "Node", "Replica", "apply", "digest_of", "make_engine"]
+
+FAULTS = (
+    "lie",  # replies are not what they should be
+    "lie-long",  # ... and long
+    "lie-digest",  # the digest of its state is not
+    "lie-state",  # the state it gives for a checkpoint is not
+    "lie-restored",  # the digest after a restore is not
+    "corrupt",  # its state was changed behind its back
+    "silent",  # takes everything, says nothing
+    "wrong-seq",  # answers what was not asked
+    "twice",  # answers twice
+    "swap",  # answers a request with a digest
+    "refuse",  # says that it cannot apply
+    "alive",  # says without end that it is alive
+    "withhold",  # votes, but never gives the state it kept
+)
+
+
+def make_engine(
+    vote: str = "2/3", *, limits: Limits | None = None, observers: int = 0
+) -> Engine:
+    """Return an engine with replicas g1 to gn, the last ``observers`` of them observers."""
+    policy = Policy.parse(vote)
+    names = [f"g{number + 1}" for number in range(policy.of + observers)]
+    return Engine(
+        policy, names, secret=b"secret", limits=limits, observers=frozenset(names[policy.of :])
+    )
+
+
+def digest_of(state: bytes) -> bytes:
+    """Return the digest of a state, as a service does."""
+    return blake2b(state, digest_size=32).digest()
+
+
+def apply(state: bytes, record: Record) -> tuple[bytes, bytes]:
+    """Apply a record as a correct service does: return the state after it, and the reply.
+
+    The state is a hash of all writes, so that any write left out, changed or doubled shows in each
+    later reply.  A request that begins with L has a long reply.
+    """
+    after = state
+    if not record.read_only:
+        after = blake2b(state + record.request + record.history, digest_size=12).digest()
+    reply = after.hex().encode() + record.request[:8]
+    return after, reply * 12 if record.request.startswith(b"L") else reply
+
+
+class Replica:
+    """A replica and its link, as the engine sees them through the shell."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.incarnation = 0
+        self.fault: str | None = None
+        self.epoch = 0  # of its link; 0 if it has none
+        self.inbox: deque[Effect] = deque()
+        self.outbox: deque[Event] = deque()
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin a new incarnation, with an empty state and no link."""
+        self.incarnation += 1
+        self.state = b""
+        self.last_seq = 0
+        self.history = EMPTY_HISTORY
+        self.fresh = True
+        self.kept: tuple[int, bytes] | None = None
+        self.applied: list[int] = []  # writes and reads, since the start or the last restore
+        self.cut()
+
+    def cut(self) -> None:
+        """End the link: what was under way in it is gone."""
+        self.epoch = 0
+        self.inbox.clear()
+        self.outbox.clear()
+
+    def work(self) -> None:
+        """Take the next message, and put what it has to say about it into the outbox."""
+        message = self.inbox.popleft()
+        if self.fault == "silent":
+            return
+        if self.fault == "corrupt":
+            self.state = b"corrupt %d" % self.index
+        for event in self._act(message):
+            self.outbox.extend(self._twist(event))
+
+    def _act(self, message: Effect) -> Iterator[Event]:
+        index, epoch = self.index, self.epoch
+        if isinstance(message, ev.Send):
+            record = message.record
+            if record.prev != self.history:
+                yield ev.RefusedOrder(index, epoch, record.seq, "the history before is another")
+                return
+            self.fresh = False
+            self.state, reply = apply(self.state, record)
+            self.applied.append(record.seq)
+            if not record.read_only:
+                self.last_seq, self.history = record.seq, record.history
+            yield ev.Answered(index, epoch, record.seq, reply)
+        elif isinstance(message, ev.Mark):
+            self.kept = (message.seq, self.state) if message.keeper == index else None
+            yield ev.Digested(index, epoch, message.seq, digest_of(self.state))
+        elif isinstance(message, ev.Ping):
+            yield ev.Heard(index, epoch)
+        elif isinstance(message, ev.Restore):
+            self.state, self.fresh, self.applied = message.state, False, []
+            self.last_seq, self.history = message.seq, message.history
+            yield ev.Restored(index, epoch, message.seq, digest_of(message.state))
+        elif isinstance(message, ev.Fetch):
+            if self.kept is None or self.kept[0] != message.seq:
+                yield ev.FetchFailed(index, epoch, message.seq, "not kept")
+            else:
+                yield ev.Fetched(index, epoch, message.seq, self.kept[1])
+
+    def _twist(self, event: Any) -> Iterator[Event]:
+        """Say what the fault makes of it.  No two liars tell the same lie."""
+        fault, index, epoch = self.fault, self.index, self.epoch
+        lie = b"lie %d of %d" % (getattr(event, "seq", 0), index)
+        if isinstance(event, ev.Answered):
+            if fault == "lie":
+                event = ev.Answered(index, epoch, event.seq, lie)
+            elif fault == "lie-long":
+                event = ev.Answered(index, epoch, event.seq, lie * 50)
+            elif fault == "wrong-seq":
+                event = ev.Answered(index, epoch, event.seq + 1, event.reply)
+            elif fault == "swap":
+                event = ev.Digested(index, epoch, event.seq, event.reply)
+            elif fault == "refuse":
+                event = ev.RefusedOrder(index, epoch, event.seq, "no")
+            elif fault == "twice":
+                yield event
+        elif isinstance(event, ev.Digested):
+            if fault == "lie-digest":
+                event = ev.Digested(index, epoch, event.seq, digest_of(lie))
+        elif isinstance(event, ev.Fetched):
+            if fault == "lie-state":
+                event = ev.Fetched(index, epoch, event.seq, lie)
+            elif fault == "withhold":
+                return
+        elif isinstance(event, ev.Restored) and fault == "lie-restored":
+            event = ev.Restored(index, epoch, event.seq + 1, lie)
+        yield event
+        if fault == "alive":
+            yield ev.Heard(index, epoch)
+
+
+class Node:
+    """An engine and its replicas; every promise that can be checked at each step is."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.need = engine.members.policy.need
+        self.replicas = [Replica(replica.index) for replica in engine.members]
+        self.now = 100.0
+        self.epochs = 0
+        self.tickets = 0
+        self.records: dict[int, Record] = {}
+        self.expected: dict[int, bytes] = {}  # reply of a correct service, by place
+        self.requests: dict[int, bytes] = {}
+        self.open: set[int] = set()  # tickets without a verdict
+        self.verdicts: dict[int, ev.Release | ev.Fail] = {}
+        self.checkpoints: list[int] = []
+        self._state = b""  # of the correct service
+        # What a second book-keeper notes, to check the engine's by:
+        self._standing: list[str] = [State.ABSENT for _ in self.replicas]
+        self._said: dict[int, dict[int, bytes]] = {}
+        self.tick(0.0)
+
+    # ------------------------------------------------------------- inputs
+
+    def feed(self, event: Event) -> list[Effect]:
+        """Give the engine an event, check and carry out what it decides."""
+        self._note(event)
+        effects = self.engine.receive(event)
+        for effect in effects:
+            self._carry_out(effect)
+        self.check_bounds()
+        return effects
+
+    def tick(self, seconds: float) -> None:
+        """Let time pass."""
+        self.now += seconds
+        self.feed(ev.Tick(self.now, int(self.now * 1e9)))
+
+    def submit(self, request: bytes, *, read_only: bool = False) -> int:
+        """Submit a request; return its ticket."""
+        self.tickets += 1
+        self.open.add(self.tickets)
+        self.requests[self.tickets] = request
+        before = self.engine.log.seq
+        effects = self.feed(ev.Submit(self.tickets, request, b"me", read_only))
+        if isinstance(effects[0], ev.Fail):
+            # Fail-safe: what is refused gets no place and is sent to nobody.
+            assert effects[0].failure in (Failure.NOT_EXECUTED, Failure.OVERLOAD)
+            assert self.engine.log.seq == before
+            assert len(effects) == 1
+        return self.tickets
+
+    def cancel(self, ticket: int) -> None:
+        """The client of a ticket has gone."""
+        self.open.discard(ticket)
+        self.feed(ev.Cancel(ticket))
+
+    def connect(self, index: int) -> None:
+        """Greet a replica that has no link."""
+        replica = self.replicas[index]
+        assert not replica.epoch
+        self.epochs += 1
+        replica.epoch = self.epochs
+        self.feed(
+            ev.Greeted(
+                index,
+                replica.epoch,
+                replica.incarnation,
+                replica.fresh,
+                replica.last_seq,
+                replica.history,
+            )
+        )
+
+    def lose(self, index: int) -> None:
+        """Cut a link; the replica keeps its state."""
+        replica = self.replicas[index]
+        epoch = replica.epoch
+        replica.cut()
+        if epoch:
+            self.feed(ev.Lost(index, epoch, "link closed"))
+
+    def crash(self, index: int) -> None:
+        """Kill a replica; it comes back with an empty state."""
+        self.lose(index)
+        self.replicas[index].restart()
+
+    def work(self, index: int) -> None:
+        """Let a replica take its next message."""
+        self.replicas[index].work()
+
+    def deliver(self, index: int) -> None:
+        """Hand over the next thing that a replica has said."""
+        self.feed(self.replicas[index].outbox.popleft())
+
+    def busy(self) -> list[int]:
+        """Return the replicas that have something to do or to say."""
+        return [replica.index for replica in self.replicas if replica.inbox or replica.outbox]
+
+    def run(self, most: int = 100_000) -> None:
+        """Let all replicas work and talk until nothing moves."""
+        while busy := self.busy():
+            for index in busy:
+                replica = self.replicas[index]
+                if replica.inbox:
+                    replica.work()
+                while replica.outbox:
+                    self.deliver(index)
+                most -= 1
+            assert most > 0, "the node never comes to rest"
+
+    def start(self) -> Node:
+        """Connect all replicas, and let them be admitted."""
+        for replica in self.replicas:
+            self.connect(replica.index)
+        self.run()
+        assert self.engine.standing == "ready"
+        return self
+
+    def heal(self) -> None:
+        """Do what links and the supervisor do: bring all replicas back, honest ones, in the end."""
+        for replica in self.replicas:
+            if replica.fault is not None:
+                replica.fault = None
+                self.crash(replica.index)
+        for _ in range(40):
+            self.run()
+            for replica in self.replicas:
+                if not replica.epoch:
+                    if self._standing[replica.index] == State.EXPELLED:
+                        replica.restart()
+                    self.connect(replica.index)
+            self.run()
+            self.tick(0.3)
+
+    # ------------------------------------------------------------- effects
+
+    def _note(self, event: Event) -> None:
+        """Note what a replica said, if it is of an incarnation that counts."""
+        if isinstance(event, ev.Answered | ev.Digested):
+            if event.epoch == self.engine.members[event.replica].epoch:
+                value = event.reply if isinstance(event, ev.Answered) else event.digest
+                self._said.setdefault(event.seq, {})[event.replica] = value
+        elif isinstance(event, ev.Greeted):
+            self._void(event.replica)
+
+    def _void(self, index: int) -> None:
+        for said in self._said.values():
+            said.pop(index, None)
+
+    def _carry_out(self, effect: Effect) -> None:
+        if isinstance(effect, ev.Send):
+            self._order(effect)
+        elif isinstance(effect, ev.Mark):
+            self._post(effect.replicas, effect)
+        elif isinstance(effect, ev.Restore | ev.Fetch | ev.Ping):
+            self._post((effect.replica,), effect)
+        elif isinstance(effect, ev.Disconnect):
+            self.replicas[effect.replica].cut()
+        elif isinstance(effect, ev.Changed):
+            self._standing[effect.replica] = effect.after
+            if effect.after in (State.ABSENT, State.EXPELLED):
+                self._void(effect.replica)
+        elif isinstance(effect, ev.Release):
+            self._released(effect)
+        elif isinstance(effect, ev.Fail):
+            self._settle(effect)
+        elif isinstance(effect, ev.Checkpointed):
+            self.checkpoints.append(effect.seq)
+
+    def _post(self, indexes: tuple[int, ...], effect: Effect) -> None:
+        for index in indexes:
+            if self.replicas[index].epoch:
+                self.replicas[index].inbox.append(effect)
+
+    def _order(self, effect: ev.Send) -> None:
+        """Order: one place, one record, for all and for ever; new places only count upwards."""
+        record = effect.record
+        known = self.records.setdefault(record.seq, record)
+        assert known == record
+        if record.seq not in self.expected:
+            assert record.seq > max(self.expected, default=0)
+            self._state, self.expected[record.seq] = apply(self._state, record)
+        self._post(effect.replicas, effect)
+
+    def _released(self, effect: ev.Release) -> None:
+        """Agreement: m distinct active replicas said exactly this, and it is the right answer."""
+        said = self._said.get(effect.seq, {})
+        agreed = [
+            index
+            for index, value in said.items()
+            if value == effect.reply and self._standing[index] == State.ACTIVE
+        ]
+        assert len(agreed) >= self.need, f"released after {said}"
+        assert effect.agreed == len(agreed)
+        assert sorted(effect.dissent) == sorted(
+            index for index, value in said.items() if value != effect.reply
+        )
+        if self.engine.members.policy.compares:
+            assert effect.reply == self.expected[effect.seq]
+        assert self.records[effect.seq].request == self.requests[effect.ticket]
+        self._settle(effect)
+
+    def _settle(self, effect: ev.Release | ev.Fail) -> None:
+        assert effect.ticket in self.open, "a second verdict, or one for nobody"
+        self.open.discard(effect.ticket)
+        self.verdicts[effect.ticket] = effect
+
+    # -------------------------------------------------------------- checks
+
+    def check_bounds(self) -> None:
+        """Bounded: nothing grows past its limit; nothing stays of what is over."""
+        engine, limits = self.engine, self.engine.limits
+        polls = engine._open.values()
+        unsettled = [poll for poll in polls if poll.value is None]
+        assert engine._unsettled == len(unsettled) <= limits.pending + 1
+        assert engine._pending_bytes == sum(poll.size for poll in unsettled)
+        assert engine._kept_bytes == sum(
+            len(value) for poll in polls for value in (poll.kept or {}).values()
+        )
+        assert engine._kept_bytes <= limits.ballot_bytes
+        assert engine.log.bytes == sum(entry.size for entry in engine.log._entries)
+        due = dict.fromkeys(engine._open, 0)
+        for replica in engine.members:
+            assert replica.outstanding_bytes == sum(size for _, size in replica.outstanding)
+            assert (replica.epoch == 0) == (replica.state in (State.ABSENT, State.EXPELLED))
+            for seq, _ in replica.outstanding:
+                if seq in due:
+                    due[seq] += 1
+        assert {seq: poll.due for seq, poll in engine._open.items()} == due
+        assert all(poll.value is None or poll.due for poll in polls)
+        assert set(engine._tickets) <= self.open
+        assert engine.members.active == tuple(
+            r.index for r in engine.members if r.state is State.ACTIVE
+        )
+
+    def check_order(self) -> None:
+        """Order: every honest replica has applied the same requests in the same order, once."""
+        for replica in self.replicas:
+            if replica.fault is None:
+                assert replica.applied == sorted(set(replica.applied))
+
+    def check_idle(self) -> None:
+        """Nothing is left once all is answered and everybody is back."""
+        engine = self.engine
+        assert engine.standing == "ready", [(r.state, r.reason) for r in engine.members]
+        assert not self.open, "a request was never answered"
+        assert not engine._open
+        assert not engine._tickets
+        assert engine._unsettled == engine._pending_bytes == engine._kept_bytes == 0
+        if engine.members.policy.compares:
+            assert {replica.state for replica in self.replicas} == {self._state}
