@@ -40,7 +40,10 @@ _THREADS = 8
 """Enough for all guests of a node at once and one call that hangs on a stopped QEMU."""
 
 _CALL_TIMEOUT = 60.0
-"""Seconds; a start on a busy host, with QEMU still to be probed, has taken 20."""
+
+_START_TIMEOUT = 300.0
+"""Seconds. 0.4 are usual; but where a daemon's QEMUs run as an account that may not open /dev/kvm,
+libvirt probes QEMU again at each start, which has taken 60."""
 
 _REMOVAL_TIMEOUT = 10.0
 """Seconds that libvirt may take to forget a domain that has stopped."""
@@ -172,22 +175,16 @@ class Hypervisor:
 
     async def start_paused(self, xml: str) -> Domain:
         """Start the domain that `xml` describes, its processor not yet running."""
-        give_up = time.monotonic() + _REMOVAL_TIMEOUT
-        while True:
+        # A start cannot be called back: whoever stops waiting for it must end what comes of it.
+        start = asyncio.create_task(self._start(xml), name="start a domain")
+        try:
+            return await asyncio.shield(start)
+        except asyncio.CancelledError:
             try:
-                handle = await self._call(
-                    lambda: self._connection.createXML(xml, libvirt.VIR_DOMAIN_START_PAUSED)
-                )
-                break
+                await (await start).destroy()
             except HypervisorFailed as error:
-                # The domain of this name has stopped, but a thread of libvirt still has it in hand;
-                # no event tells when that is over.
-                if "is already being removed" not in str(error) or time.monotonic() > give_up:
-                    raise
-                await asyncio.sleep(0.01)
-        domain = Domain(self, handle)
-        self._stopped[domain.uuid] = asyncio.Event()
-        return domain
+                _log.info("a start that nobody waits for failed", error=str(error))
+            raise
 
     async def find(self, uuid: str) -> Domain | None:
         """Return the running domain with this uuid, or None."""
@@ -213,6 +210,25 @@ class Hypervisor:
             self._listeners.pop(uuid, None)
         else:
             self._listeners[uuid] = callback
+
+    async def _start(self, xml: str) -> Domain:
+        give_up = time.monotonic() + _REMOVAL_TIMEOUT
+        while True:
+            try:
+                handle = await self._call(
+                    lambda: self._connection.createXML(xml, libvirt.VIR_DOMAIN_START_PAUSED),
+                    _START_TIMEOUT,
+                )
+            except HypervisorFailed as error:
+                # The domain of this name has stopped, but a thread of libvirt still has it in hand;
+                # no event tells when that is over.
+                if "is already being removed" not in str(error) or time.monotonic() > give_up:
+                    raise
+                await asyncio.sleep(0.01)
+            else:
+                domain = Domain(self, handle)
+                self._stopped[domain.uuid] = asyncio.Event()
+                return domain
 
     async def _register(self) -> None:
         def arrived(_conn: Any, handle: Any, event: int, _detail: int, _opaque: Any) -> None:

@@ -88,6 +88,9 @@ class FaultPort(Protocol):
     def link(self, guest: str) -> str:
         """Return the address at which the voter is to find the guest."""
 
+    def taints(self, kind: str) -> bool:
+        """Whether the guest's state may be wrong after this fault, even while it still votes."""
+
     @property
     def processes(self) -> Mapping[str, Identity]:
         """Processes of its own that run now, by name."""
@@ -108,7 +111,7 @@ class FaultPort(Protocol):
         """Go on with a fault that a former supervisor applied; False if it is over."""
 
     async def undo(self, kind: str, guest: str) -> None:
-        """End a fault; the guest is put back afterwards by the supervisor.  Raises DeployError."""
+        """End a fault; the supervisor puts the guest back if it must be.  Raises DeployError."""
 
     async def end(self) -> None:
         """End all faults and processes."""

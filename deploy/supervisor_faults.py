@@ -46,6 +46,11 @@ class FaultBook:
         """Whether a fault holds this guest."""
         return guest in self.holds
 
+    def tainted(self, guest: str) -> bool:
+        """Whether the fault that holds this guest may have damaged its state."""
+        record = self.holds.get(guest)
+        return record is not None and self._port is not None and self._port.taints(record.kind)
+
     async def inject(self, kind: str, guest: str, seconds: float | None) -> FaultRecord:
         """Apply a fault, for ``seconds`` or until healed.  Raises FaultRefused, DeployError."""
         if self._port is None:

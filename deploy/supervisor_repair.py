@@ -215,12 +215,8 @@ class Repairer:
         majority.
         """
         async with self._locks[name]:
+            self.require_spare(name)
             state = self.replica_state(name)
-            if state == "active" and self.active - 1 < self._need:
-                raise DeployError(
-                    f"{name} is one of the last {self.active} that vote: it is not put back",
-                    remedy="heal the others first",
-                )
             if state not in (None, "absent", "expelled"):
                 await self._voter.expel(name, "is put back")
                 await self.look()
@@ -232,6 +228,14 @@ class Repairer:
             raise DeployError(
                 f"{name} was put back, but does not vote after {JOIN_DEADLINE:g} s: {reason}",
                 remedy=f"`trivisor logs {name}` shows what it said",
+            )
+
+    def require_spare(self, name: str) -> None:
+        """Raise DeployError if this guest votes, and without it there is no majority."""
+        if self.replica_state(name) == "active" and self.active - 1 < self._need:
+            raise DeployError(
+                f"{name} is one of the last {self.active} that vote: it is not put back",
+                remedy="heal the others first",
             )
 
     def forgive(self, name: str) -> None:

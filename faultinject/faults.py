@@ -33,8 +33,9 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
     latent: bool = False
 
 
-_GOES_ON = "the guest goes on from its clean snapshot"
-_RELAYS = f"the proxy hands over untouched bytes again; {_GOES_ON}"
+_BACK = "a guest that fell out of the vote is put back to its clean snapshot"
+_GOES_ON = f"its virtual processor goes on; {_BACK}"
+_RELAYS = f"the proxy hands over untouched bytes again; {_BACK}"
 _PROXY = "the proxy in the link says that it holds this fault, and counts"
 
 CATALOGUE: dict[str, Fault] = {
@@ -79,7 +80,8 @@ CATALOGUE: dict[str, Fault] = {
             does="one bit of each copy of a canary's value in the guest's RAM is flipped "
             "(service kv only)",
             proof="the flipped bytes are read back from the RAM",
-            undo=f"{_GOES_ON}, and gets its state from checkpoint and log",
+            undo="the guest is put back to its clean snapshot, and gets its state from checkpoint "
+            "and log",
             masked_by="the vote once the canary is read, else the digests at the next marker",
             latent=True,
         ),

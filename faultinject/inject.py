@@ -71,6 +71,10 @@ class Injector:
         if fault.layer is not Layer.LINK and state != "ready":
             raise FaultRefused(f"{guest} is {state}", remedy=f"`trivisor heal {guest}` first")
 
+    def taints(self, kind: str) -> bool:
+        """Whether the guest's state may be wrong after this fault, even while it still votes."""
+        return find(kind).layer is Layer.MEMORY
+
     def link(self, guest: str) -> str:
         """Return the proxy's address for this guest."""
         return f"unix:{self._site.layout.proxy_link(guest)}"
@@ -248,7 +252,7 @@ class Injector:
         return state == {"crash": "dead", "hang": "paused"}.get(kind, "ready")
 
     async def undo(self, kind: str, guest: str) -> None:
-        """End a fault; the guest is put back afterwards by the supervisor.  Raises DeployError."""
+        """End a fault; the supervisor puts the guest back if it must be.  Raises DeployError."""
         if find(kind).layer is Layer.LINK:
             await self._tell_proxy({"do": "relay", "link": guest})
         task = self._slow.pop(guest, None)
@@ -256,6 +260,9 @@ class Injector:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+        machine = self._site.guests[guest]
+        if kind in ("hang", "slow") and machine.state == "paused":
+            await machine.resume()
 
     async def end(self) -> None:
         """End all faults and the proxy."""

@@ -21,6 +21,8 @@ __all__ = ["Disturbance", "Recovery", "disturb", "recover"]
 
 WINDOW = 4.0
 """Seconds of one window."""
+BOOT_DEADLINE = 60.0
+"""Seconds for putting back, should it come to a cold boot."""
 
 
 class Disturbance(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,7 +86,7 @@ async def _window(start: Start, rate: float, seconds: float) -> tuple[list[float
 
 
 async def _put_back(node: Node, voter: VoterProcess, name: str) -> None:
-    await node.guests[name].put_back()
+    await node.guests[name].put_back(BOOT_DEADLINE)
     await voter.call("POST", f"/replicas/{name}/admit")
     await voter.wait_active({name}, 30)
 

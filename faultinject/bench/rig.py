@@ -16,6 +16,7 @@ import sys
 import uuid
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Literal
 
 import aiohttp
 
@@ -26,10 +27,13 @@ from faultinject.bench.peers import haproxy_command
 from guests.image import COMMAND_LINE, Overlay, add_overlay, build_image
 from voter.errors import VoterError
 
-__all__ = ["Children", "VoterProcess", "free_port", "guests", "peer", "voter"]
+__all__ = ["AGENT", "Children", "VoterProcess", "free_port", "guests", "haproxy", "peer", "voter"]
 
 ROOT = Path(__file__).resolve().parents[2]
 Progress = Callable[[str], None]
+Requested = Literal["auto", "kvm", "tcg"]
+AGENT = f"{sys.executable} -m guests.agent --stdio --service kv"
+"""Command of a process replica: the stand-in, never a claim about guests."""
 
 
 def free_port() -> int:
@@ -155,12 +159,13 @@ async def haproxy(children: Children, directory: Path, port: int, backend: int) 
 
 @contextlib.asynccontextmanager
 async def guests(
-    directory: Path, cache: Path, number: int, accel: str, progress: Progress
+    directory: Path, cache: Path, number: int, accel: Requested, progress: Progress
 ) -> AsyncIterator[Node]:
     """Boot ``number`` real guests with the key-value service; end them afterwards."""
     image = build_image(cache, progress=progress)
     image = add_overlay(image, directory / "image", Overlay(service="kv"))
     chosen = await decide(image, cache, accel, progress)
+    progress(f"accelerator {chosen.name}: {chosen.reason}")
     spec = plan_node(
         directory=str(directory / "n"),
         uuids=tuple(str(uuid.uuid4()) for _ in range(number + 1)),

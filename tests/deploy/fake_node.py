@@ -170,7 +170,8 @@ class FakeNode:
 
     async def up(self, progress: Progress) -> None:
         for guest in self.machines.values():
-            await guest.start()
+            if guest.pid is None:
+                await guest.start()
             progress(f"{guest.name} is ready")
 
     async def down(self) -> None:

@@ -32,7 +32,7 @@ def test_what_is_well_or_held_by_a_fault_is_left_alone(seen: Sight) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seen", "word"),
+    "seen,word",
     [
         (sight(vm="dead", replica="absent"), "dead"),
         (sight(vm="paused"), "paused"),

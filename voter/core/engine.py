@@ -198,19 +198,23 @@ class Engine(Lifecycle):
         """No value can get m ballots any more.
 
         If that is because active replicas contradict each other, none of them can be trusted: all are expelled, to be
-        rebuilt from checkpoint and log.  Otherwise too few are left: a write stays in the order and its client is told
-        that the outcome is unknown; a read, which changes nothing, is dropped as not executed.
+        rebuilt from checkpoint and log.  Otherwise too few are left: a write stays in the order and
+        its client is told that the outcome is unknown; a read, which changes nothing, is dropped,
+        and ordered again if those that came since can vote on it.
         """
         if len({poll.ballots[index] for index in electors if index in poll.ballots}) > 1:
             for index in self.members.active:
                 self._convict(self.members.replicas[index], "no majority: replicas disagree", poll.seq)
             return
-        read = poll.record is not None and poll.record.read_only
-        if poll.ticket is not None:
-            failure = Failure.NOT_EXECUTED if read else Failure.OUTCOME_UNKNOWN
-            self._fail(poll, failure, "too few replicas are left to agree on a reply")
-        if read or poll.record is None:
-            self._drop(poll)
+        record = poll.record
+        if record is not None and not record.read_only:
+            detail = "too few replicas are left to agree on a reply"
+            self._fail(poll, Failure.OUTCOME_UNKNOWN, detail)
+            return
+        self._drop(poll)
+        if record is not None and poll.ticket is not None:
+            del self._tickets[poll.ticket]
+            self._submit(ev.Submit(poll.ticket, record.request, record.caller, read_only=True))
 
     def _fail(self, poll: Poll, failure: str, detail: str) -> None:
         """Tell the client of a poll that there will be no reply."""

@@ -39,6 +39,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     window: int = 4096  # requests under way to a learner
     window_bytes: int = 8 * MIB
     marker_every: int = 1000  # requests between checkpoint markers
+    checkpoint_bytes: int = 64 * KIB  # smallest log that a checkpoint is worth
     state_bytes: int = 256 * MIB  # largest state that is fetched
     hang: float = 2.0  # no sign of life for this long: gone
     ping: float = 0.5  # ask an idle replica for a sign of life
@@ -253,7 +254,7 @@ class Lifecycle:
         self._marked = self._now
         self._mark_at = self.log.bytes + self.limits.log_bytes // 4
         keeper = None
-        worth = max(64 * KIB, len(self.log.checkpoint.state))
+        worth = max(self.limits.checkpoint_bytes, len(self.log.checkpoint.state))
         if self.log.bytes > min(worth, self.limits.log_bytes // 2):
             later = [i for i in self.members.active if i > self._last_keeper]
             keeper = (later or list(self.members.active))[0]

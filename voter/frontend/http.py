@@ -15,6 +15,7 @@ import asyncio
 import resource
 import socket
 import time
+from collections.abc import Callable
 from email.utils import formatdate
 from enum import StrEnum
 from typing import cast
@@ -192,10 +193,7 @@ class HttpConnection(asyncio.Protocol):
         if path in server.reserved:
             self._respond(server.reserved.answer(request.method, path, query))
             return
-        try:
-            data = canonical_request(request)
-        except MessageError as error:
-            raise Refused(400, str(error)) from error
+        data = canonical_request(request)
         read_only = request.method in READ_ONLY_METHODS
         ticket = server.runner.submit(data, self._caller, read_only, self._answer)
         if self._request is request:  # it may have been refused at once
@@ -265,10 +263,10 @@ class HttpConnection(asyncio.Protocol):
 
     def _enter(self, phase: Phase) -> None:
         if phase is not self._phase:
-            deadlines = self._server.deadlines
-            deadlines.leave(self, self._phase)
+            server = self._server
+            server.deadlines.leave(self, self._phase)
             self._phase = phase
-            deadlines.enter(self, phase, asyncio.get_running_loop().time())
+            server.deadlines.enter(self, phase, server.now())
 
     def _count(self, held: int) -> None:
         if held != self._counted:
@@ -325,12 +323,15 @@ class HttpServer:
         self._sweeping: asyncio.TimerHandle | None = None
         self._servers: list[asyncio.Server] = []
         self._empty = asyncio.Event()
+        self.now: Callable[[], float] = time.monotonic
+        """The loop's clock, in seconds."""
         self._date = ""
         self._dated = 0
 
     async def serve(self, sock: socket.socket) -> None:
         """Serve one listening socket."""
         loop = asyncio.get_running_loop()
+        self.now = loop.time
         if sock.family == socket.AF_UNIX:
             server = await loop.create_unix_server(lambda: HttpConnection(self), sock=sock)
         else:

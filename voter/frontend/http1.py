@@ -29,10 +29,9 @@ _VISIBLE = bytes(range(0x21, 0x7F))
 _TEXT = bytes({0x09, *range(0x20, 0x100)} - {0x7F})
 """What may stand in a header line (RFC 9110 section 5.5: no control character but the tab)."""
 _BARE_LF = re.compile(rb"(?<!\r)\n")
+_ABSOLUTE = re.compile(rb"https?://([^/?#]+)(.*)", re.IGNORECASE)
 _VERSION = re.compile(rb"HTTP/\d\.\d")
-_FRAMING = frozenset(
-    {"host", "content-length", "transfer-encoding", "connection", "expect"}
-)  # fmt: skip
+_FRAMING = frozenset({b"host", b"content-length", b"transfer-encoding", b"connection", b"expect"})
 _CHUNKED = -1
 
 
@@ -48,14 +47,15 @@ class Refused(Exception):
 class HttpRequest(NamedTuple):
     """One whole request.
 
-    ``target`` is in origin form (or ``*``), percent-encoding kept; header names are in lower case;
+    ``target`` is in origin form (or ``*``), percent-encoding kept.  ``headers`` are names in lower
+    case and values, as bytes; what ``guests.message.encode_request`` would refuse is not in them.
     ``nominated`` are the headers that Connection names as meant for this hop only.
     """
 
     method: str
     target: str
-    headers: list[tuple[str, str]]
-    nominated: frozenset[str]
+    headers: list[tuple[bytes, bytes]]
+    nominated: frozenset[bytes]
     body: bytes
     keep_alive: bool
     http10: bool
@@ -66,8 +66,8 @@ class _Head(NamedTuple):
 
     method: str
     target: str
-    headers: list[tuple[str, str]]
-    nominated: frozenset[str]
+    headers: list[tuple[bytes, bytes]]
+    nominated: frozenset[bytes]
     keep_alive: bool
     http10: bool
     length: int
@@ -75,12 +75,12 @@ class _Head(NamedTuple):
 
 
 @lru_cache(maxsize=512)
-def _name(raw: bytes) -> str:
-    """Return a header's name in lower case, or "" if it cannot be one."""
-    return "" if raw.translate(None, _TOKEN) else raw.decode("ascii").lower()
+def _name(raw: bytes) -> bytes:
+    """Return a header's name in lower case, or nothing if it cannot be one."""
+    return b"" if raw.translate(None, _TOKEN) else raw.lower()
 
 
-def _line(line: bytes) -> tuple[str, str, str | None, bool]:
+def _line(line: bytes) -> tuple[str, str, bytes | None, bool]:
     """Take a request line apart: method, target in origin form, authority if the target held one,
     and whether it is HTTP/1.0.  Raises Refused."""
     parts = line.split(b" ")
@@ -95,57 +95,51 @@ def _line(line: bytes) -> tuple[str, str, str | None, bool]:
         raise Refused(414, f"the target is over the limit of {TARGET_LIMIT} bytes")
     if raw.translate(None, _VISIBLE):
         raise Refused(400, "the target holds bytes that must be percent-encoded")
-    target, authority = raw.decode("ascii"), None
-    if not target.startswith("/"):
-        scheme, mark, rest = target.partition("://")
+    authority = None
+    if not raw.startswith(b"/"):
         if method == b"CONNECT":
             raise Refused(501, "no tunnels are made here")
-        if mark and scheme.lower() in ("http", "https"):
-            authority, slash, path = rest.partition("/")
-            if "?" in authority:
-                authority, _, query = rest.partition("?")
-                target = f"/?{query}"
-            else:
-                target = f"{slash or '/'}{path}"
-            if not authority:
-                raise Refused(400, "the target names no host")
-        elif target != "*" or method != b"OPTIONS":
+        if absolute := _ABSOLUTE.fullmatch(raw):
+            authority, raw = absolute[1], absolute[2]
+            if not raw.startswith(b"/"):
+                raw = b"/" + raw
+        elif raw != b"*" or method != b"OPTIONS":
             raise Refused(400, "the target is not a path that begins with /")
-    return method.decode("ascii"), target, authority, version == b"HTTP/1.0"
+    return method.decode("ascii"), raw.decode("ascii"), authority, version == b"HTTP/1.0"
 
 
-def _header(line: bytes) -> tuple[str, str]:
+def _header(line: bytes) -> tuple[bytes, bytes]:
     """Take a header line apart: name in lower case, value.  Raises Refused."""
     raw, colon, value = line.partition(b":")
     name = _name(raw)
     if not colon or not name:
         raise Refused(400, "a header line is not NAME: VALUE")
-    return name, value.strip(b" \t").decode("latin-1")
+    return name, value.strip(b" \t")
 
 
-def _only(values: dict[str, list[str]], name: str) -> str | None:
+def _only(values: dict[bytes, list[bytes]], name: bytes) -> bytes | None:
     """The one value of a header that must not be repeated.  Raises Refused."""
     found = values.get(name)
     if not found:
         return None
     if len(found) > 1:
-        raise Refused(400, f"more than one {name} header")
+        raise Refused(400, f"more than one {name.decode()} header")
     return found[0]
 
 
-def _body_length(values: dict[str, list[str]], http10: bool, max_body: int) -> int:
+def _body_length(values: dict[bytes, list[bytes]], http10: bool, max_body: int) -> int:
     """How long the body is, by the headers; _CHUNKED if it says so itself.  Raises Refused."""
-    length = _only(values, "content-length")
-    coding = values.get("transfer-encoding")
+    length = _only(values, b"content-length")
+    coding = values.get(b"transfer-encoding")
     if coding:
         if length is not None or http10:
             raise Refused(400, "transfer-encoding beside content-length, or in HTTP/1.0")
-        if [value.lower() for value in coding] != ["chunked"]:
+        if [value.lower() for value in coding] != [b"chunked"]:
             raise Refused(501, "the only transfer coding understood here is chunked")
         return _CHUNKED
     if length is None:
         return 0
-    if not (length.isascii() and length.isdigit()):
+    if not length.isdigit():
         raise Refused(400, "content-length is not a number")
     if len(length) > 18 or int(length) > max_body:
         raise Refused(413, f"the body is over the limit of {max_body} bytes")
@@ -160,28 +154,25 @@ def _read_head(block: bytes, max_body: int) -> _Head:
     method, target, authority, http10 = _line(first)
     if len(lines) > HEADER_LIMIT:
         raise Refused(431, f"more than {HEADER_LIMIT} headers")
-    headers: list[tuple[str, str]] = []
-    framing: dict[str, list[str]] = {}
-    for line in lines:
-        name, text = _header(line)
-        headers.append((name, text))
+    headers = [_header(line) for line in lines]
+    framing: dict[bytes, list[bytes]] = {}
+    for name, value in headers:
         if name in _FRAMING:
-            framing.setdefault(name, []).append(text)
-    host = _only(framing, "host")
+            framing.setdefault(name, []).append(value)
+    host = _only(framing, b"host")
     if host is None and not http10:
         raise Refused(400, "HTTP/1.1 needs a Host header")
     if authority is not None:  # RFC 9112 section 3.2.2: it comes before Host
-        headers = [("host", authority), *(h for h in headers if h[0] != "host")]
+        headers = [(b"host", authority), *(h for h in headers if h[0] != b"host")]
     length = _body_length(framing, http10, max_body)
-    nominated: frozenset[str] = frozenset()
+    nominated: frozenset[bytes] = frozenset()
     keep_alive = not http10
-    if connection := framing.get("connection"):
-        options = {option.strip().lower() for option in ",".join(connection).split(",")}
-        keep_alive = "close" not in options and (not http10 or "keep-alive" in options)
-        nominated = frozenset(options)
+    if connection := framing.get(b"connection"):
+        nominated = frozenset(o.strip().lower() for o in b",".join(connection).split(b","))
+        keep_alive = b"close" not in nominated and (not http10 or b"keep-alive" in nominated)
     expects = False
-    if expect := framing.get("expect"):
-        if [value.lower() for value in expect] != ["100-continue"]:
+    if expect := framing.get(b"expect"):
+        if [value.lower() for value in expect] != [b"100-continue"]:
             raise Refused(417, "the only expectation understood here is 100-continue")
         expects = not http10
     return _Head(method, target, headers, nominated, keep_alive, http10, length, expects)
@@ -227,6 +218,8 @@ class RequestReader:
         """Return the next whole request, or None if more bytes are needed.  Raises Refused."""
         head = self._head
         if head is None:
+            if not self._buffer:
+                return None
             head = self._find_head()
             if head is None:
                 return None

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from http import HTTPStatus
 
-from guests.message import REASONS, Reply, encode_request
+from guests.message import REASONS, Reply
 from voter.core.events import Release
 from voter.frontend.http1 import HttpRequest
 
@@ -32,6 +32,7 @@ HOP_BY_HOP = frozenset(
     }
 )
 """Headers of one hop; Connection may name more."""
+_TAKEN = frozenset(name.encode() for name in HOP_BY_HOP) | {b"content-length"}
 _OURS = HOP_BY_HOP | {"content-length", "trivisor-vote"}
 """Headers of a reply that the front end decides on, whatever the service says."""
 _NO_BODY = frozenset({204, 205, 304})
@@ -41,10 +42,22 @@ _SERVER_VIA = "Server: trivisor\r\n" + _VIA
 
 
 def canonical_request(request: HttpRequest) -> bytes:
-    """Return the bytes that go to the replicas.  Raises guests.message.MessageError."""
-    taken = HOP_BY_HOP | request.nominated if request.nominated else HOP_BY_HOP
-    headers = [header for header in request.headers if header[0] not in taken]
-    return encode_request(request.method, request.target, headers, request.body)
+    """Return the bytes that go to the replicas.
+
+    What ``guests.message.encode_request`` would make of the same parts, but the reader has already
+    checked them.
+    """
+    method, target, headers, nominated, body, _, _ = request
+    taken = _TAKEN | nominated if nominated else _TAKEN
+    lines = [b"%b: %b\r\n" % header for header in headers if header[0] not in taken]
+    if body:
+        lines.append(b"content-length: %d\r\n" % len(body))
+    return b"%b %b HTTP/1.1\r\n%b\r\n%b" % (
+        method.encode(),
+        target.encode(),
+        b"".join(lines),
+        body,
+    )
 
 
 def vote_header(release: Release, of: int, names: Sequence[str]) -> tuple[str, str]:

@@ -215,6 +215,8 @@ class Node:
             assert effects[0].failure in (Failure.NOT_EXECUTED, Failure.OVERLOAD)
             assert self.engine.log.seq == before
             assert len(effects) == 1
+        else:
+            assert isinstance(effects[0], ev.Send)
         return self.tickets
 
     def cancel(self, ticket: int) -> None:
@@ -406,6 +408,19 @@ class Node:
         for replica in self.replicas:
             if replica.fault is None:
                 assert replica.applied == sorted(set(replica.applied))
+
+    def check_alive(self) -> None:
+        """Liveness: a write is accepted (a full log is emptied first) and answered."""
+        for _ in range(20):
+            ticket = self.submit(b"are you there?")
+            self.run()
+            if isinstance(self.verdicts.get(ticket), ev.Release):
+                return
+            self.tick(0.6)
+            self.run()
+            self.tick(0.6)
+            self.run()
+        raise AssertionError(f"no write is answered: {self.verdicts[ticket]}")
 
     def check_idle(self) -> None:
         """Nothing is left once all is answered and everybody is back."""

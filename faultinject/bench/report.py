@@ -1,0 +1,201 @@
+"""One run of everything, and what it was measured on."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from deploy.records import cache_directory
+from faultinject.bench import rig
+from faultinject.bench.compare import Comparison, compare
+from faultinject.bench.disturb import Disturbance, Recovery, disturb, recover
+from faultinject.bench.idle import Idle, hold
+from faultinject.bench.load import BareLink, HttpPool, Start, pipelined
+from guests.message import encode_request
+from voter.address import parse_address
+from voter.client import Client
+
+__all__ = ["Host", "Report", "run_all", "save"]
+
+BODY = b"x" * 64
+POOL = 64
+KEYS = 1000
+
+
+class Host(msgspec.Struct, frozen=True, kw_only=True):
+    """What absolute figures depend on."""
+
+    cpu: str
+    cores: int
+    kernel: str
+    python: str
+    accel: str
+    load_before: float  # load average over one minute when the run began
+
+    def __str__(self) -> str:
+        return (
+            f"{self.cores} x {self.cpu}, Linux {self.kernel}, Python {self.python}, "
+            f"{self.accel}, load {self.load_before:.1f} before"
+        )
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """The result of one run; latencies in seconds, rates a second, sizes in bytes."""
+
+    seed: int
+    rounds: int
+    requests: int
+    seconds: float
+    host: Host
+    comparison: Comparison
+    disturbances: list[Disturbance]
+    recoveries: list[Recovery]
+    idle: Idle | None
+
+
+def _cpu() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or "unknown"
+
+
+def save(report: Report, path: Path) -> None:
+    """Store a report: written aside, synced, renamed."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    with aside.open("wb") as file:
+        file.write(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
+
+
+def run_all(
+    *,
+    rounds: int,
+    requests: int,
+    pairs: int,
+    idle: int,
+    seed: int,
+    accel: rig.Requested,
+    progress: Callable[[str], None],
+) -> Report:
+    """Boot, measure all, end everything; return the report."""
+    directory = Path(tempfile.mkdtemp(prefix="tv-bench-"))
+    try:
+        return asyncio.run(_run(directory, rounds, requests, pairs, idle, seed, accel, progress))
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+async def _run(
+    directory: Path,
+    rounds: int,
+    requests: int,
+    pairs: int,
+    idle: int,
+    seed: int,
+    accel: rig.Requested,
+    progress: Callable[[str], None],
+) -> Report:
+    began, load = time.monotonic(), os.getloadavg()[0]
+    request = encode_request("PUT", "/kv/bench", [("host", "bench")], BODY)
+    children = rig.Children()
+    images = cache_directory() / "images"
+    try:
+        async with rig.guests(directory / "vm", images, 4, accel, progress) as node:
+            links = {name: guest.spec.link_socket for name, guest in node.guests.items()}
+            progress("starting voters and peers")
+            voted = [f"unix:{links[name]}" for name in ("g1", "g2", "g3")]
+            on_guests = await rig.voter(children, directory / "b", voted, "2/3")
+            local = [f"exec:{rig.AGENT}"] * 3
+            on_processes = await rig.voter(children, directory / "f", local, "2/3")
+            replica, proxy, front = (rig.free_port() for _ in range(3))
+            await rig.peer(children, "replica", replica)
+            await rig.peer(children, "proxy", proxy, replica)
+            ports = {"c": on_guests.http, "d": proxy}
+            if await rig.haproxy(children, directory, front, replica):
+                ports["e"] = front
+            else:
+                progress("HAProxy is not installed: (e) is left out (apt-get install haproxy)")
+            bare = await BareLink.open(parse_address(f"unix:{links['g4']}"), request)
+            clients = {
+                "b": await Client.connect(on_guests.native),
+                "f": await Client.connect(on_processes.native),
+            }
+            pools = {
+                name: await HttpPool.open("127.0.0.1", port, POOL, request)
+                for name, port in ports.items()
+            }
+            targets: dict[str, Start] = {"a": bare.start}
+            for name, client in clients.items():
+                targets[name] = _native(client, request)
+            targets |= {name: pool.start for name, pool in pools.items()}
+            comparison = await compare(
+                targets, rounds=rounds, number=requests, seed=seed, progress=progress
+            )
+            progress(f"{KEYS} keys of state")
+            await _fill(clients["b"])
+            disturbances = await disturb(
+                node,
+                on_guests,
+                targets["b"],
+                rate=comparison.rate["b"] / 2,
+                pairs=pairs,
+                progress=progress,
+            )
+            recoveries = await recover(node, on_guests, keys=KEYS, tries=pairs, progress=progress)
+            held = None
+            if idle:
+                progress(f"holding {idle} idle connections")
+                held = await hold(on_processes.http, idle, on_processes.pid)
+            for pool in pools.values():
+                pool.close()
+            for client in clients.values():
+                await client.close()
+            bare.close()
+            used = node.guests["g1"].spec.accel
+    finally:
+        await children.stop()
+    host = Host(
+        cpu=_cpu(),
+        cores=os.cpu_count() or 0,
+        kernel=platform.release(),
+        python=platform.python_version(),
+        accel=used,
+        load_before=load,
+    )
+    return Report(
+        seed=seed,
+        rounds=rounds,
+        requests=requests,
+        seconds=time.monotonic() - began,
+        host=host,
+        comparison=comparison,
+        disturbances=disturbances,
+        recoveries=recoveries,
+        idle=held,
+    )
+
+
+def _native(client: Client, request: bytes) -> Start:
+    return lambda: client.start(request)
+
+
+async def _fill(client: Client) -> None:
+    """Store KEYS different keys."""
+    numbers = iter(range(KEYS))
+
+    def start() -> asyncio.Future[object]:
+        target = f"/kv/key-{next(numbers):05d}"
+        return client.start(encode_request("PUT", target, (), BODY))  # type: ignore[return-value]
+
+    await pipelined(start, KEYS, 16)

@@ -1,0 +1,170 @@
+"""The language of the scenario files: lines that are events, and under each what the engine did.
+
+    # a comment
+    node 2/3 observers=1 window=5     an engine with g1, g2, g3 (and g4, an observer)
+    tick 0.5                          seconds pass
+    greet g1                          a handshake with an empty, fresh replica
+    greet g1 at 7                     ... with one that holds all up to the write 7
+    greet g1 at 7 foreign             ... whose history is another
+    greet g1 at 0 used                ... that is empty, but says that it is not fresh
+    submit 1 PUT a                    a client asks (ticket 1); "read 1 GET a" for a read
+    cancel 1                          it no longer waits
+    g1 g2 says 4 ok                   replies to the request at place 4, one after the other
+    g1 digest 9 abc                   the digest of the state "abc", at the marker 9
+    g1 restored 9 abc                 ... after a restore
+    g1 piece 9 100, g1 fetched 9 abc, g1 cannot-fetch 9
+    g1 refuses 4, g1 alive, g1 lost, g1 garbage, admit g1, expel g1, drain
+
+"g1~ says ..." is a reply of the handshake before the present one.  What the engine did stands below,
+indented; `pytest tests/scenarios --rewrite-scenarios` writes it anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from tests.voter.core.model import digest_of, make_engine
+from voter.core import Limits
+from voter.core import events as ev
+from voter.core.events import Effect, Event, Record
+from voter.core.order import EMPTY_HISTORY
+
+__all__ = ["Scenario", "ScenarioError"]
+
+INDENT = "    "
+
+
+class ScenarioError(ValueError):
+    """A line that is not of the language."""
+
+
+class Scenario:
+    """Runs the lines of one file."""
+
+    def __init__(self) -> None:
+        self._epochs: dict[int, int] = {}
+        self._records: dict[int, Record] = {}
+        self._states = {digest_of(b""): ""}
+        self._now = 100.0
+
+    def run(self, text: str) -> str:
+        """Return the file as it should be: each input line, and what the engine did about it."""
+        lines = []
+        for number, line in enumerate(text.splitlines(), 1):
+            if line.startswith(INDENT):
+                continue
+            lines.append(line)
+            words = line.partition("#")[0].split()
+            if words:
+                try:
+                    lines += [INDENT + done for done in self._take(words)]
+                except (KeyError, ValueError, IndexError) as error:
+                    raise ScenarioError(f"line {number}: {line!r}: {error!r}") from error
+        return "\n".join(lines) + "\n"
+
+    def _take(self, words: list[str]) -> list[str]:
+        if words[0] == "node":
+            options = dict(word.split("=") for word in words[2:])
+            observers = int(options.pop("observers", "0"))
+            limits = Limits(
+                **{name: float(text) if "." in text else int(text) for name, text in options.items()}
+            )
+            self._engine = make_engine(words[1], limits=limits, observers=observers)
+            return self._feed([ev.Tick(self._now, 0)])
+        return self._feed(self._events(words)) or ["(nothing)"]
+
+    def _feed(self, events: list[Event] | Iterator[Event]) -> list[str]:
+        return [
+            self._tell(effect) for event in events for effect in self._engine.receive(event)
+        ]
+
+    def _events(self, words: list[str]) -> Iterator[Event]:
+        verb, rest = words[0], words[1:]
+        if verb == "tick":
+            self._now += float(rest[0])
+            yield ev.Tick(self._now, int(self._now * 1e9))
+        elif verb == "greet":
+            yield self._greet(self._index(rest[0]), rest[1:])
+        elif verb in ("submit", "read"):
+            request = " ".join(rest[1:]).encode()
+            yield ev.Submit(int(rest[0]), request, b"me", verb == "read")
+        elif verb == "cancel":
+            yield ev.Cancel(int(rest[0]))
+        elif verb == "admit":
+            yield ev.Admit(self._index(rest[0]))
+        elif verb == "expel":
+            yield ev.Expel(self._index(rest[0]), "the operator asked for it")
+        elif verb == "drain":
+            yield ev.Drain()
+        else:
+            names = [word for word in words if word[:1] == "g" and word.strip("g~").isdigit()]
+            for name in names:
+                index = self._index(name.rstrip("~"))
+                epoch = self._epochs[index] - name.count("~")
+                yield self._say(index, epoch, words[len(names)], words[len(names) + 1 :])
+
+    def _greet(self, index: int, rest: list[str]) -> Event:
+        epoch = self._epochs[index] = self._epochs.get(index, 100 * (index + 1)) + 1
+        seq = int(rest[1]) if rest else 0
+        history = self._records[seq].history if seq else EMPTY_HISTORY
+        if "foreign" in rest:
+            history = b"foreign!"
+        return ev.Greeted(index, epoch, 1, not rest, seq, history)
+
+    def _say(self, index: int, epoch: int, verb: str, rest: list[str]) -> Event:
+        seq = int(rest[0]) if rest else 0
+        text = " ".join(rest[1:])
+        ways: dict[str, Callable[[], Event]] = {
+            "says": lambda: ev.Answered(index, epoch, seq, text.encode()),
+            "digest": lambda: ev.Digested(index, epoch, seq, self._digest(text)),
+            "restored": lambda: ev.Restored(index, epoch, seq, self._digest(text)),
+            "piece": lambda: ev.Piece(index, epoch, seq, int(text)),
+            "fetched": lambda: ev.Fetched(index, epoch, seq, text.encode()),
+            "cannot-fetch": lambda: ev.FetchFailed(index, epoch, seq, "not kept"),
+            "refuses": lambda: ev.RefusedOrder(index, epoch, seq, "another history"),
+            "alive": lambda: ev.Heard(index, epoch),
+            "lost": lambda: ev.Lost(index, epoch, "link closed"),
+            "garbage": lambda: ev.Misbehaved(index, epoch, "sends garbage"),
+        }
+        return ways[verb]()
+
+    def _digest(self, text: str) -> bytes:
+        digest = digest_of(text.encode())
+        self._states[digest] = text
+        return digest
+
+    def _index(self, name: str) -> int:
+        return next(r.index for r in self._engine.members if r.name == name)
+
+    def _names(self, indexes: tuple[int, ...]) -> str:
+        return " ".join(self._engine.members[index].name for index in indexes) or "nobody"
+
+    def _tell(self, effect: Effect) -> str:
+        """One line about an effect."""
+        match effect:
+            case ev.Send(replicas, record):
+                self._records[record.seq] = record
+                kind = "read" if record.read_only else "write"
+                return f"send to {self._names(replicas)}: {kind} {record.seq} {record.request.decode()}"
+            case ev.Mark(replicas, seq, keeper):
+                keeps = "" if keeper is None else f", {self._names((keeper,))} keeps the state"
+                return f"mark to {self._names(replicas)}: {seq}{keeps}"
+            case ev.Restore(replica, seq, _, digest, state):
+                known = self._states.get(digest, "?") if digest else ""
+                return f"restore {self._names((replica,))}: {state.decode()!r} of {seq} ({known!r})"
+            case ev.Fetch(replica, _, seq):
+                return f"fetch from {self._names((replica,))}: {seq}"
+            case ev.Ping(replica):
+                return f"ping {self._names((replica,))}"
+            case ev.Disconnect(replica, reason):
+                return f"disconnect {self._names((replica,))}: {reason}"
+            case ev.Release(ticket, seq, reply, agreed, dissent):
+                but = f", not {self._names(dissent)}" if dissent else ""
+                return f"release {ticket}: {reply.decode()!r} at {seq}, {agreed} agree{but}"
+            case ev.Fail(ticket, failure, detail, seq):
+                return f"fail {ticket}: {failure} at {seq}: {detail}"
+            case ev.Changed(replica, before, after, reason, seq):
+                return f"{self._names((replica,))} {before} -> {after} at {seq}: {reason}"
+            case ev.Checkpointed(seq, size, digest):
+                return f"checkpoint {seq}: {size} bytes ({self._states[digest]!r})"
+        raise ScenarioError(f"an effect that the language does not know: {effect}")
