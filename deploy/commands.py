@@ -62,6 +62,9 @@ def layout_of(directory: Path | None) -> Layout:
 @click.option("--http", default="127.0.0.1:8080", show_default=True, help="HOST:PORT to serve on.")
 @click.option("--native", help="HOST:PORT for native clients (besides the unix socket).")
 @click.option("--memory", default=128, show_default=True, help="MiB for each guest.")
+@click.option(
+    "--boot-deadline", default=60.0, show_default=True, help="Seconds a guest may take to boot."
+)
 @click.option("--allow-faults", is_flag=True, help="Let `trivisor inject` break guests.")
 @click.option("--repair", type=click.Choice(["auto", "off"]), default="auto", show_default=True)
 @json_option
@@ -76,6 +79,7 @@ def up(  # noqa: PLR0913 - one for each option
     http: str,
     native: str | None,
     memory: int,
+    boot_deadline: float,
     allow_faults: bool,
     repair: Literal["auto", "off"],
     as_json: bool,
@@ -107,6 +111,7 @@ def up(  # noqa: PLR0913 - one for each option
         http=http,
         native=native,
         memory_mib=memory,
+        boot_deadline=boot_deadline,
         allow_faults=allow_faults,
         repair=repair,
     )
@@ -167,7 +172,7 @@ def status(directory: Path | None, as_json: bool) -> int:
     try:
         said = ask(layout, "GET", "/status")
     except NotUp:
-        orphans = _orphans(layout)
+        orphans = _orphans(layout) if layout.known else {}
         if not orphans:
             raise
         # Its supervisor was killed: what it left runs on, and that is worth telling.
@@ -187,7 +192,7 @@ def status(directory: Path | None, as_json: bool) -> int:
 
 
 def _orphans(layout: Layout) -> dict[str, int]:
-    from deploy.launch import find_orphans  # noqa: PLC0415 - only where no supervisor is left
+    from deploy.orphans import find_orphans  # noqa: PLC0415 - only where no supervisor is left
 
     return find_orphans(layout)
 
@@ -334,7 +339,7 @@ def _wait_gone(layout: Layout, pid: int) -> None:
 
 def _end_orphans(layout: Layout, progress: _Progress, *, as_json: bool) -> None:
     quiet_logs()
-    from deploy.launch import end_orphans  # noqa: PLC0415
+    from deploy.orphans import end_orphans  # noqa: PLC0415
     from deploy.supervisor_node import make_node  # noqa: PLC0415
 
     ended = end_orphans(layout, make_node, progress)

@@ -5,6 +5,7 @@ The standard library's client, because a command must start fast.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import socket
@@ -33,13 +34,15 @@ class _Connection(http.client.HTTPConnection):
         self.sock.connect(self._path)
 
 
+@contextlib.contextmanager
 def _request(
     layout: Layout, method: str, path: str, body: dict[str, Any] | None, timeout: float | None
-) -> http.client.HTTPResponse:
+) -> Iterator[http.client.HTTPResponse]:
+    """Send a request; give its response; close the connection."""
     connection = _Connection(str(layout.supervisor_socket), timeout)
     try:
         connection.request(method, path, None if body is None else json.dumps(body))
-        return connection.getresponse()
+        yield connection.getresponse()
     except (FileNotFoundError, ConnectionRefusedError) as error:
         raise NotUp(
             f"no node runs in {layout.directory}",
@@ -59,6 +62,8 @@ def _request(
             f"the supervisor in {layout.directory} broke off: {error}",
             remedy=f"see {layout.supervisor_log}",
         ) from error
+    finally:
+        connection.close()
 
 
 def ask(
@@ -69,13 +74,12 @@ def ask(
     *,
     timeout: float = 30.0,
 ) -> dict[str, Any]:
-    """Ask the supervisor; return its answer.
+    """Ask the supervisor; return its answer.  ``timeout`` in seconds.
 
     Raises NotUp if none is there, and CommandError with what it said if it refused.
     """
-    response = _request(layout, method, path, body, timeout)
-    text = response.read()
-    value = json.loads(text)
+    with _request(layout, method, path, body, timeout) as response:
+        value = json.loads(response.read())
     if response.status >= 400:
         raise CommandError(
             value["error"], remedy=value.get("remedy", ""), code=ExitCode(value.get("code", 1))
@@ -85,6 +89,6 @@ def ask(
 
 def stream(layout: Layout, path: str) -> Iterator[dict[str, Any]]:
     """Yield the lines of JSON that the supervisor sends, until it ends them.  Raises NotUp."""
-    response = _request(layout, "GET", path, None, None)
-    for line in response:
-        yield json.loads(line)
+    with _request(layout, "GET", path, None, None) as response:
+        for line in response:
+            yield json.loads(line)

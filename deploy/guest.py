@@ -117,7 +117,8 @@ class Guest:
         """Start it cold and return the seconds to its line that it is ready.
 
         Its link is not there yet: `snapshot_clean` or `open_link` makes it. Raises GuestNeverReady
-        after `deadline` seconds (the VM is ended then), HypervisorFailed if it cannot be started.
+        `deadline` seconds after its processor was let run (the VM is ended then), HypervisorFailed
+        if QEMU cannot be started.
         """
         async with self._lock:
             return await self._boot(deadline)
@@ -232,8 +233,7 @@ class Guest:
             await self._start()
             assert self._process is not None
             await self._living_domain().resume()
-            left = deadline - (time.monotonic() - begin)
-            await _first(ready, self._process.gone(), timeout=max(left, 0.0))
+            await _first(ready, self._process.gone(), timeout=deadline)
             if not ready.done():
                 alive = self._process.alive
                 raise GuestNeverReady(

@@ -1,7 +1,4 @@
-"""What `up` does in the foreground: the image, node.json, the supervisor's start, its first steps.
-
-And what `down` does where no supervisor is left to ask.
-"""
+"""What `up` does in the foreground: the image, node.json, the supervisor's first steps."""
 
 from __future__ import annotations
 
@@ -12,19 +9,17 @@ import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import structlog
 
 from deploy.accel import decide
-from deploy.child import Child
 from deploy.errors import AlreadyUp, CannotRunHere, DeployError
 from deploy.logfile import LogFile, read_tail
+from deploy.orphans import find_orphans
 from deploy.paths import check_socket_paths
-from deploy.ports import NodePort, Progress
-from deploy.process import find_qemu
+from deploy.ports import Progress
 from deploy.records import (
     Layout,
     Lock,
@@ -37,33 +32,11 @@ from deploy.records import (
 from guests.image import ImageError, Overlay, add_overlay, build_image
 from voter.commands.terminal import CommandError, ExitCode
 
-__all__ = ["end_orphans", "find_orphans", "follow_start", "prepare_node"]
+__all__ = ["follow_start", "prepare_node"]
 
-ORPHAN_GRACE = 5.0
-"""Seconds for a process that a dead supervisor left to end by itself."""
 ROOT = Path(__file__).resolve().parents[1]
 
 _log = structlog.get_logger(__name__)
-
-
-def find_orphans(layout: Layout) -> dict[str, int]:
-    """Return what runs of a node, provably its own, by name (voter, proxy, g1, ...): its pid.
-
-    The supervisor is not among them.  Raises ForeignState.
-    """
-    if not layout.known:
-        return {}
-    found = {
-        name: identity.pid
-        for name, identity in layout.read_running().processes.items()
-        if name != "supervisor" and identity.alive
-    }
-    record = layout.read_node()
-    for number, guest in enumerate(record.uuids[1:], start=1):
-        pid = find_qemu(guest, naming=f"{layout.directory}/g{number}.qcow2")
-        if pid is not None:
-            found[f"g{number}"] = pid
-    return found
 
 
 def prepare_node(layout: Layout, settings: Settings, progress: Progress) -> NodeRecord:
@@ -167,36 +140,3 @@ def follow_start(layout: Layout, progress: Progress) -> dict[str, Any]:
         f"last:\n{said}",
         remedy=f"see {layout.supervisor_log}",
     )
-
-
-def end_orphans(
-    layout: Layout, make_node: Callable[[Layout, NodeRecord], NodePort], progress: Progress
-) -> list[str]:
-    """End what a dead supervisor left of a node, and nothing else; return the names of what ran.
-
-    Raises AlreadyUp if a supervisor lives, ForeignState, DeployError.
-    """
-    lock = Lock(layout)
-    lock.take()
-    try:
-        orphans = find_orphans(layout)
-        if orphans:
-            asyncio.run(_end(layout, make_node, progress))
-            layout.write(Running())
-        for path in layout.own_sockets():
-            path.unlink(missing_ok=True)
-        return list(orphans)
-    finally:
-        lock.release()
-
-
-async def _end(
-    layout: Layout, make_node: Callable[[Layout, NodeRecord], NodePort], progress: Progress
-) -> None:
-    for name, identity in layout.read_running().processes.items():
-        child = Child.adopt(identity)
-        if child is not None:
-            progress(f"ending {name} (process {identity.pid})")
-            await child.end(ORPHAN_GRACE)
-    progress("ending the guests")
-    await make_node(layout, layout.read_node()).down()

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
-from deploy.child import Identity
+from deploy.identity import Identity
 from deploy.records import Layout, Settings
 
 __all__ = ["FaultFactory", "FaultPort", "FaultSite", "GuestPort", "NodePort", "Progress"]

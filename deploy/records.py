@@ -15,8 +15,8 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-from deploy.child import Identity
 from deploy.errors import AlreadyUp, DeployError, ForeignState
+from deploy.identity import Identity
 from voter.commands.terminal import NATIVE_SOCKET
 
 __all__ = [

@@ -17,9 +17,9 @@ from typing import Any
 import msgspec
 import structlog
 
-from deploy.child import Identity, identify
 from deploy.errors import DeployError
 from deploy.history import History
+from deploy.identity import Identity, identify
 from deploy.logfile import LogFile, read_tail, watch_logs
 from deploy.ports import FaultFactory, FaultPort, GuestPort, NodePort
 from deploy.records import FaultRecord, Layout, NodeRecord, Running, Settings

@@ -125,8 +125,11 @@ class Repairer:
 
     @property
     def active(self) -> int:
-        """How many replicas vote."""
-        return sum(self.replica_state(name) == "active" for name in self._guests)
+        """How many replicas vote, whose guests run: the voter may not have noticed yet."""
+        return sum(
+            self.replica_state(name) == "active" and guest.state == "ready"
+            for name, guest in self._guests.items()
+        )
 
     async def wait_active(self, names: list[str], seconds: float) -> bool:
         """Wait until all of these replicas vote; False if they do not within ``seconds``."""

@@ -20,8 +20,9 @@ from typing import Any
 import aiohttp
 import structlog
 
-from deploy.child import Child, Identity
+from deploy.child import Child
 from deploy.errors import DeployError
+from deploy.identity import Identity
 from deploy.logfile import LogFile
 from deploy.records import Layout, Settings
 from voter.errors import AddressError

@@ -16,8 +16,9 @@ from typing import Any
 
 import structlog
 
-from deploy.child import Child, Identity
+from deploy.child import Child
 from deploy.errors import DeployError
+from deploy.identity import Identity
 from deploy.logfile import LogFile
 from deploy.ports import FaultSite
 from deploy.supervisor_faults import FaultRefused

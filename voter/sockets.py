@@ -12,11 +12,12 @@ from voter.address import check_unix_path, split_host_port
 from voter.config import Listen
 from voter.errors import AddressError
 
-__all__ = ["FIRST_FD", "inherited", "listen_tcp", "listen_unix", "listening"]
+__all__ = ["BACKLOG", "FIRST_FD", "inherited", "listen_tcp", "listen_unix", "listening"]
 
 FIRST_FD = 3
 """Number of the first descriptor that LISTEN_FDS hands over (sd_listen_fds(3))."""
 BACKLOG = 4096
+"""Clients that may wait to be accepted."""
 
 
 def inherited(environment: Mapping[str, str]) -> dict[str, socket.socket]:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from deploy.child import identify
+from deploy.identity import identify
 from deploy.control import ControlServer
 from deploy.control_client import NotUp, ask
 from deploy.errors import DeployError

@@ -2,8 +2,8 @@
 
 Nothing is written down here of where packages come from: apt's sources, keys and settings, pip's
 index and the certificates are taken from the host when the test runs. mmdebstrap makes the root.
-It is entered by chroot in mount and pid namespaces of its own, so that mounts and processes end
-with the command. No init runs.
+It is entered in mount and pid namespaces of its own, so that mounts and processes end with the
+command. No init runs.
 """
 
 from __future__ import annotations
@@ -44,7 +44,10 @@ while [ "$1" != -- ]; do
     shift 2
 done
 shift
-exec chroot "$root" "$@"
+# Not chroot: a process in a chroot may not make user namespaces, as mmdebstrap does without root.
+cd "$root"
+pivot_root . mnt
+exec chroot . bash -c 'umount -l /mnt && cd / && exec "$@"' enter "$@"
 """
 
 

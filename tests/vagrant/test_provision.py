@@ -23,7 +23,7 @@ DEMO_SECONDS = 900
 
 pytestmark = [
     pytest.mark.timeout(2 * SETUP_SECONDS + DEMO_SECONDS),
-    pytest.mark.skipif(os.geteuid() != 0, reason="chroot and mounts need root"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root"),
 ]
 
 

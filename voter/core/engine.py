@@ -197,13 +197,16 @@ class Engine(Lifecycle):
     def _lose(self, poll: Poll, electors: list[int]) -> None:
         """No value can get m ballots any more.
 
-        If that is because active replicas contradict each other, none of them can be trusted: all are expelled, to be
-        rebuilt from checkpoint and log.  Otherwise too few are left: a write stays in the order and
-        its client is told that the outcome is unknown; a read, which changes nothing, is dropped,
-        and ordered again if those that came since can vote on it.
+        If that is because the active replicas contradict each other, none of them can be trusted:
+        all are expelled, to be rebuilt from checkpoint and log.  Otherwise too few of those that it
+        was sent to are left.  Then a write, which all that come later are sent too, stays in the
+        order, and its client is told that the outcome is unknown.  A read or a marker, which changes
+        nothing, is dropped, and ordered again if those that came since can vote on it.
         """
-        if len({poll.ballots[index] for index in electors if index in poll.ballots}) > 1:
-            for index in self.members.active:
+        active = self.members.active
+        said = {poll.ballots[index] for index in electors if index in poll.ballots}
+        if len(said) > 1 and len(electors) == len(active):
+            for index in active:
                 self._convict(self.members.replicas[index], "no majority: replicas disagree", poll.seq)
             return
         record = poll.record
@@ -212,7 +215,9 @@ class Engine(Lifecycle):
             self._fail(poll, Failure.OUTCOME_UNKNOWN, detail)
             return
         self._drop(poll)
-        if record is not None and poll.ticket is not None:
+        if record is None:
+            self._since_marker = self.limits.marker_every
+        elif poll.ticket is not None:
             del self._tickets[poll.ticket]
             self._submit(ev.Submit(poll.ticket, record.request, record.caller, read_only=True))
 

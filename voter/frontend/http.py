@@ -15,7 +15,6 @@ import asyncio
 import resource
 import socket
 import time
-from collections.abc import Callable
 from email.utils import formatdate
 from enum import StrEnum
 from typing import cast
@@ -23,28 +22,20 @@ from typing import cast
 from guests.message import MessageError, Reply
 from voter.client import READ_ONLY_METHODS
 from voter.core.events import Release
-from voter.frontend.deadlines import Deadlines
+from voter.frontend.bounds import HELD_LIMIT, LINGER, STEP, UNSENT_LIMIT, Bounds
 from voter.frontend.http1 import HttpRequest, Refused, RequestReader
 from voter.frontend.problem import problem_of_failure, problem_of_status
 from voter.frontend.proxying import canonical_request, encode_response, vote_header
 from voter.frontend.reserved import Reserved
 from voter.runner import Runner, Verdict
+from voter.sockets import BACKLOG
 
 __all__ = ["HttpServer", "Phase"]
 
 READ_AHEAD = 64 << 10
 """Bytes a client may send behind the request under way before it is no longer read."""
-HELD_LIMIT = 256 << 20
-"""Bytes of requests that are not complete yet, of all clients together."""
-UNSENT_LIMIT = 256 << 20
-"""Bytes of responses that clients do not take, of all clients together."""
-LINGER = 2.0
-"""Seconds in which a client may notice that the connection ends before it is closed."""
 STOP_PATIENCE = 0.5
 """Seconds for what is written to get out when the server stops."""
-SWEEP = 0.25
-"""Seconds between looks at the deadlines (less if a limit is short)."""
-
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -55,7 +46,7 @@ class Phase(StrEnum):
     HEAD = "head"  # the rest of a request's line and headers (timing.header)
     BODY = "body"  # the rest of its body (timing.body)
     VOTE = "vote"  # its verdict (the runner's timing.request)
-    DRAIN = "drain"  # the client to take what was written (timing.body)
+    DRAIN = "drain"  # the client to take what was written (STEP bytes in timing.body)
     LINGER = "linger"  # the client to close, after the last response (LINGER)
     OVER = "over"  # nothing
 
@@ -74,8 +65,8 @@ class HttpConnection(asyncio.Protocol):
         self._phase = Phase.OVER
         self._request: HttpRequest | None = None  # the one under way
         self._ticket = 0
-        self._counted = 0  # bytes of ours in server.held
-        self._unsent = 0  # bytes of ours in server.unsent
+        self._counted = 0  # bytes of ours in bounds.held
+        self._unsent = 0  # bytes of ours in bounds.unsent
         self._eof = False  # the client sends no more
         self._still = False  # we do not read
         self._last = False  # no request is taken any more
@@ -117,15 +108,13 @@ class HttpConnection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """asyncio: the client does not take all that was written."""
         if self._transport is not None:
-            self._unsent = self._transport.get_write_buffer_size()
-            self._server.unsent += self._unsent
-            if self._server.unsent > UNSENT_LIMIT:
+            self._count_unsent(self._transport.get_write_buffer_size())
+            if self._server.bounds.unsent > UNSENT_LIMIT:
                 self._transport.abort()
 
     def resume_writing(self) -> None:
         """asyncio: all is written."""
-        self._server.unsent -= self._unsent
-        self._unsent = 0
+        self._count_unsent(0)
         if self._phase is Phase.DRAIN:
             self._settle()
 
@@ -172,7 +161,7 @@ class HttpConnection(asyncio.Protocol):
         elif not reader.started:
             self._enter(Phase.IDLE)
         else:
-            if self._server.held > HELD_LIMIT:
+            if self._server.bounds.held > HELD_LIMIT:
                 raise Refused(503, "too many requests are half sent")
             self._enter(Phase.BODY if reader.in_body else Phase.HEAD)
             if reader.wants_continue and self._transport is not None:
@@ -263,15 +252,19 @@ class HttpConnection(asyncio.Protocol):
 
     def _enter(self, phase: Phase) -> None:
         if phase is not self._phase:
-            server = self._server
-            server.deadlines.leave(self, self._phase)
+            bounds = self._server.bounds
+            bounds.leave(self, self._phase)
             self._phase = phase
-            server.deadlines.enter(self, phase, server.now())
+            bounds.enter(self, phase)
 
     def _count(self, held: int) -> None:
         if held != self._counted:
-            self._server.held += held - self._counted
+            self._server.bounds.held += held - self._counted
             self._counted = held
+
+    def _count_unsent(self, unsent: int) -> None:
+        self._server.bounds.unsent += unsent - self._unsent
+        self._unsent = unsent
 
     def _close(self) -> None:
         self._last = True
@@ -285,11 +278,20 @@ class HttpConnection(asyncio.Protocol):
             self._refuse(408, "the request line and headers did not come in time")
         elif phase is Phase.BODY:
             self._refuse(408, "the body did not come in time")
-        elif self._transport is not None:
-            if phase is Phase.DRAIN:
+        elif phase is Phase.DRAIN:
+            self._expect_step()
+        else:
+            self._close()
+
+    def _expect_step(self) -> None:
+        """The client has had its time to take replies: give it more if it took some."""
+        if self._transport is not None:
+            left = self._transport.get_write_buffer_size()
+            if left > self._unsent - STEP:
                 self._transport.abort()
             else:
-                self._close()
+                self._count_unsent(left)
+                self._enter(Phase.DRAIN)
 
     def end(self, *, at_once: bool = False) -> None:
         """The server stops: close, after what is written has gone out or ``at_once``."""
@@ -306,8 +308,6 @@ class HttpServer:
         self.reserved = Reserved(runner)
         self.connections: set[HttpConnection] = set()
         self.stopping = False
-        self.held = 0
-        self.unsent = 0
         # Some descriptors must be left for links, the control socket and native clients.
         self.max_connections = resource.getrlimit(resource.RLIMIT_NOFILE)[0] * 9 // 10
         timing = runner.config.timing
@@ -318,32 +318,22 @@ class HttpServer:
             Phase.DRAIN: timing.body,
             Phase.LINGER: LINGER,
         }
-        self.deadlines: Deadlines[HttpConnection, Phase] = Deadlines(limits, HttpConnection.expire)
-        self._sweep_every = min(SWEEP, min(limits.values()) / 4)
-        self._sweeping: asyncio.TimerHandle | None = None
+        self.bounds: Bounds[HttpConnection, Phase] = Bounds(limits, HttpConnection.expire)
         self._servers: list[asyncio.Server] = []
         self._empty = asyncio.Event()
-        self.now: Callable[[], float] = time.monotonic
-        """The loop's clock, in seconds."""
         self._date = ""
         self._dated = 0
 
     async def serve(self, sock: socket.socket) -> None:
         """Serve one listening socket."""
         loop = asyncio.get_running_loop()
-        self.now = loop.time
         if sock.family == socket.AF_UNIX:
             server = await loop.create_unix_server(lambda: HttpConnection(self), sock=sock)
         else:
             server = await loop.create_server(lambda: HttpConnection(self), sock=sock)
+        sock.listen(BACKLOG)  # asyncio has set its own 100, which is also what it accepts in one go
         self._servers.append(server)
-        if self._sweeping is None:
-            self._sweep()
-
-    def _sweep(self) -> None:
-        loop = asyncio.get_running_loop()
-        self.deadlines.sweep(loop.time())
-        self._sweeping = loop.call_later(self._sweep_every, self._sweep)
+        self.bounds.start()
 
     async def stop(self) -> None:
         """Stop listening, close all connections; what is written gets STOP_PATIENCE to go out."""
@@ -360,8 +350,7 @@ class HttpServer:
             except TimeoutError:
                 for connection in tuple(self.connections):
                     connection.end(at_once=True)
-        if self._sweeping is not None:
-            self._sweeping.cancel()
+        self.bounds.stop()
 
     def forget(self, connection: HttpConnection) -> None:
         """A connection is over."""

@@ -1,7 +1,8 @@
-"""The native front end: framed requests on TCP or a unix socket, pipelined, answered as they are voted.
+"""The native front end: framed requests on TCP or a unix socket, pipelined, answered as voted.
 
-A connection opens with OPEN and OPENED; then REQUEST frames, numbered by the client, are answered by RESPONSE or
-FAILURE frames with the same number, in any order.  What is not a frame ends the connection.
+A connection opens with OPEN and OPENED; then REQUEST frames, numbered by the client, are answered
+by RESPONSE or FAILURE frames with the same number, in any order.  What is not a frame ends the
+connection, after a FAILURE that says so.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+from enum import StrEnum
 from functools import partial
 from typing import cast
 
@@ -17,15 +19,17 @@ import msgspec
 from guests import wire
 from guests.wire import FLAG_READ_ONLY, Decoder, Frame, Kind, encode
 from voter.core.events import Failure, Release
+from voter.frontend.bounds import HELD_LIMIT, LINGER, STEP, UNSENT_LIMIT, Bounds
 from voter.frontend.verdict import Opened, encode_failure, encode_response
 from voter.runner import Runner, Verdict
+from voter.sockets import BACKLOG
 
-__all__ = ["NativeServer"]
+__all__ = ["NativeServer", "Phase"]
 
 WRITE_LIMIT = 8 << 20
 """Bytes of replies that a client may leave unread before its connection is ended."""
 REQUEST_LIMIT = wire.MAX_PAYLOAD - (1 << 12)
-"""Largest request in bytes; the rest of a frame holds what the order adds (time, history, caller)."""
+"""Largest request in bytes; the rest of a frame is for what the order adds (time, history...)."""
 
 
 def _caller_of(transport: asyncio.Transport) -> bytes:
@@ -36,6 +40,15 @@ def _caller_of(transport: asyncio.Transport) -> bytes:
         return b"uid:%d" % struct.unpack("3i", credentials)[1]
     peer = transport.get_extra_info("peername")
     return f"tcp:{peer[0]}".encode() if peer else b"unknown"
+
+
+class Phase(StrEnum):
+    """What a connection is waited for; it may be in several."""
+
+    OPENING = "opening"  # its OPEN (timing.header)
+    FRAME = "frame"  # the rest of a frame that has begun (timing.body)
+    DRAIN = "drain"  # to take STEP of its replies (timing.body)
+    LINGER = "linger"  # to close, after it was refused (LINGER)
 
 
 class NativeConnection(asyncio.Protocol):
@@ -50,43 +63,84 @@ class NativeConnection(asyncio.Protocol):
         self._opened = False
         self._out: list[bytes] = []
         self._in_flight: dict[int, int] = {}  # client's number: ticket
-        self._paused = self._choked = self._ending = False
+        self._paused = False  # the client does not take its replies
+        self._choked = False  # too many requests are under way
+        self._ending = False  # the client sends no more
+        self._refused = False  # what it sends is thrown away
+        self._held = 0  # bytes of ours in bounds.held
+        self._unsent = 0  # bytes of ours in bounds.unsent
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """asyncio: a client is there."""
         self._transport = cast(asyncio.Transport, transport)
         self._caller = _caller_of(self._transport)
         self._server.connections.add(self)
+        self._server.bounds.enter(self, Phase.OPENING)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """asyncio: the client is gone; what it asked for stays in the order."""
         self._transport = None
         self._out.clear()
         self._server.connections.discard(self)
+        for phase in Phase:
+            self._server.bounds.leave(self, phase)
+        self._count_held(0)
+        self._count_unsent(0)
         for ticket in self._in_flight.values():
             self._runner.cancel(ticket)
         self._in_flight.clear()
 
     def eof_received(self) -> bool:
         """asyncio: the client sends no more; it still gets its replies."""
+        if self._refused:
+            return False
         self._ending = True
+        self._server.bounds.leave(self, Phase.FRAME)
         self._end_if_done()
         return True
 
     def data_received(self, data: bytes) -> None:
         """asyncio: bytes from the client."""
-        for frame in self._decoder.feed(data):
-            if self._transport is None:
-                return
+        if self._refused:
+            return
+        frames = self._decoder.feed(data)
+        for frame in frames:
             if frame.kind == Kind.REQUEST and self._opened:
                 self._request(frame)
             elif frame.kind == Kind.OPEN and not self._opened:
                 self._open(frame)
             else:
-                self._refuse(frame.seq, "protocol", f"a frame of kind {frame.kind} is not expected here")
+                text = f"a frame of kind {frame.kind} is not expected here"
+                self._refuse(frame.seq, "protocol", text)
+            if self._over():
                 return
         if self._decoder.skipped:
             self._refuse(0, "protocol", "what was sent is not a Trivisor frame (wrong port?)")
+        else:
+            self._watch_frame(new=bool(frames))
+
+    def _over(self) -> bool:
+        return self._refused or self._transport is None
+
+    def _watch_frame(self, *, new: bool) -> None:
+        """A frame that has begun must be complete in time, and must not be one too many."""
+        held, bounds = self._decoder.held, self._server.bounds
+        if new or not held:
+            bounds.leave(self, Phase.FRAME)
+        self._count_held(held)
+        if held:
+            if bounds.held > HELD_LIMIT:
+                self._refuse(0, Failure.OVERLOAD, "too many requests are half sent")
+            elif not (self._paused or self._choked):
+                bounds.enter(self, Phase.FRAME)
+
+    def _count_held(self, held: int) -> None:
+        self._server.bounds.held += held - self._held
+        self._held = held
+
+    def _count_unsent(self, unsent: int) -> None:
+        self._server.bounds.unsent += unsent - self._unsent
+        self._unsent = unsent
 
     def _open(self, frame: Frame) -> None:
         version = int.from_bytes(frame.payload[:2])
@@ -95,6 +149,7 @@ class NativeConnection(asyncio.Protocol):
             self._refuse(frame.seq, "version", text)
             return
         self._opened = True
+        self._server.bounds.leave(self, Phase.OPENING)
         self._send(encode(Kind.OPENED, 0, frame.seq, self._server.greeting))
 
     def _request(self, frame: Frame) -> None:
@@ -122,9 +177,7 @@ class NativeConnection(asyncio.Protocol):
     def _answer(self, number: int, verdict: Verdict) -> None:
         self._in_flight.pop(number, None)
         if isinstance(verdict, Release):
-            payload = encode_response(
-                verdict.seq, verdict.agreed, verdict.dissent, verdict.reply
-            )
+            payload = encode_response(verdict.seq, verdict.agreed, verdict.dissent, verdict.reply)
             if len(payload) > wire.MAX_PAYLOAD:
                 text = encode_failure(Failure.TOO_LARGE, "the reply does not fit into a frame")
                 self._send(encode(Kind.FAILURE, 0, number, text))
@@ -138,12 +191,19 @@ class NativeConnection(asyncio.Protocol):
             self._set_reading()
 
     def _refuse(self, number: int, code: str, text: str) -> None:
-        """Say what is wrong and end the connection."""
+        """Say what is wrong and end the connection, in a way that lets the client read it."""
         self._send(encode(Kind.FAILURE, 0, number, encode_failure(code, text)))
         self.flush()
+        self._refused = True
+        for phase in Phase:
+            self._server.bounds.leave(self, phase)
+        self._decoder.clear()
+        self._count_held(0)
         if self._transport is not None:
-            self._transport.close()
-            self._transport = None
+            # Closing now, with bytes of the client unread, could take the words from it.
+            self._server.bounds.enter(self, Phase.LINGER)
+            self._transport.write_eof()
+            self._transport.resume_reading()
 
     def _send(self, frame: bytes) -> None:
         if self._transport is not None:
@@ -154,34 +214,56 @@ class NativeConnection(asyncio.Protocol):
     def flush(self) -> None:
         """Write what has come together; end a client that never reads."""
         transport = self._transport
-        if transport is not None and self._out:
+        if transport is not None and self._out and not self._refused:
             transport.write(b"".join(self._out))
-            if transport.get_write_buffer_size() > WRITE_LIMIT:
-                transport.abort()
+            if self._paused:
+                self._count_unsent(transport.get_write_buffer_size())
+                if self._unsent > WRITE_LIMIT or self._server.bounds.unsent > UNSENT_LIMIT:
+                    transport.abort()
         self._out.clear()
         self._end_if_done()
 
     def pause_writing(self) -> None:
         """asyncio: the client does not read: take no more requests from it."""
         self._paused = True
+        self._server.bounds.enter(self, Phase.DRAIN)
         self._set_reading()
 
     def resume_writing(self) -> None:
         """asyncio: the client reads again."""
         self._paused = False
+        self._server.bounds.leave(self, Phase.DRAIN)
+        self._count_unsent(0)
         self._set_reading()
 
     def _set_reading(self) -> None:
-        if self._transport is None or self._ending:
+        if self._transport is None or self._ending or self._refused:
             return
         if self._paused or self._choked:
+            self._server.bounds.leave(self, Phase.FRAME)  # it is not its fault now
             self._transport.pause_reading()
         else:
             self._transport.resume_reading()
+            self._watch_frame(new=False)
 
     def _end_if_done(self) -> None:
         if self._ending and not self._in_flight and not self._out and self._transport is not None:
             self._transport.close()
+
+    def expire(self, phase: Phase) -> None:
+        """The limit of a phase is over."""
+        transport = self._transport
+        if transport is None:
+            return
+        if phase is Phase.OPENING:
+            self._refuse(0, "protocol", "no OPEN came in time")
+        elif phase is Phase.FRAME:
+            self._refuse(0, "protocol", "a frame was begun and not ended in time")
+        elif phase is Phase.DRAIN and transport.get_write_buffer_size() <= self._unsent - STEP:
+            self._count_unsent(transport.get_write_buffer_size())
+            self._server.bounds.enter(self, Phase.DRAIN)
+        else:
+            transport.abort()
 
     def abort(self) -> None:
         """End the connection now."""
@@ -205,6 +287,14 @@ class NativeServer:
                 max_in_flight=self.max_in_flight,
             )
         )
+        timing = runner.config.timing
+        limits = {
+            Phase.OPENING: timing.header,
+            Phase.FRAME: timing.body,
+            Phase.DRAIN: timing.body,
+            Phase.LINGER: LINGER,
+        }
+        self.bounds: Bounds[NativeConnection, Phase] = Bounds(limits, NativeConnection.expire)
         self._servers: list[asyncio.Server] = []
 
     async def serve(self, sock: socket.socket) -> None:
@@ -214,7 +304,9 @@ class NativeServer:
             server = await loop.create_unix_server(lambda: NativeConnection(self), sock=sock)
         else:
             server = await loop.create_server(lambda: NativeConnection(self), sock=sock)
+        sock.listen(BACKLOG)  # asyncio has set its own 100, which is also what it accepts in one go
         self._servers.append(server)
+        self.bounds.start()
 
     async def stop(self) -> None:
         """Close the listening sockets and all connections."""
@@ -222,3 +314,4 @@ class NativeServer:
             server.close()
         for connection in tuple(self.connections):
             connection.abort()
+        self.bounds.stop()

@@ -9,7 +9,14 @@ import msgspec
 
 from guests.wire import WireError
 
-__all__ = ["Opened", "Vote", "decode_failure", "decode_response", "encode_failure", "encode_response"]
+__all__ = [
+    "Opened",
+    "Vote",
+    "decode_failure",
+    "decode_response",
+    "encode_failure",
+    "encode_response",
+]
 
 _RESPONSE = struct.Struct(">BQQ")
 
@@ -25,7 +32,7 @@ class Opened(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Vote(NamedTuple):
-    """How a reply was voted: its place in the order, how many agreed, who (bit mask) said otherwise."""
+    """How a reply was voted: place in the order, how many agreed, who (bit mask) said otherwise."""
 
     seq: int
     agreed: int

@@ -71,7 +71,7 @@ def test_an_altered_image_in_the_cache_is_refused(
     path = real_image.kernel.parent / name
     right = path.read_bytes()
     try:
-        path.write_bytes(right[:5000] + b"?" + right[5001:])
+        path.write_bytes(right[:5000] + right[5001:] if path.suffix != ".json" else right[:5000])
         with pytest.raises(ImageError, match=rf"{path} .*remove {path.parent} and build again"):
             build_image(image_cache, progress=print)
     finally:

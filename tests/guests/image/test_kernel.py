@@ -38,7 +38,7 @@ def test_the_kernel_comes_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("image", "message"),
+    "image, message",
     [
         (b"", "no x86 bzImage"),
         (b"\0" * 4096, "no x86 bzImage"),

@@ -91,7 +91,7 @@ def test_one_service_and_only_one(small_image: Image, tmp_path: Path, overlay: O
 
 
 @pytest.mark.parametrize(
-    ("overlay", "message"),
+    "overlay, message",
     [
         (Overlay(service_file=Path("/nonexistent.py")), r"/nonexistent\.py cannot be put into"),
         (

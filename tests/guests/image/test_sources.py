@@ -72,7 +72,8 @@ def test_vendors_are_left_out(apt: Path, line: str) -> None:
 
 def test_a_disabled_entry_is_left_out(apt: Path) -> None:
     (apt / "sources.list.d/debian.sources").write_text(
-        "Enabled: no\nTypes: deb\nURIs: http://mirror.test/debian\nSuites: bookworm\nComponents: main\n"
+        "Enabled: no\nTypes: deb\nURIs: http://mirror.test/debian\n"
+        "Suites: bookworm\nComponents: main\n"
     )
     with pytest.raises(ImageError, match="no apt source for Debian 12"):
         debian_sources(apt)

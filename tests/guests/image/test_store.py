@@ -19,9 +19,13 @@ def test_a_directory_appears_whole(tmp_path: Path) -> None:
 
 
 def test_a_failed_build_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), make_aside(tmp_path / "x") as work:
-        (work / "a").write_text("1")
-        raise KeyboardInterrupt
+    def build() -> None:
+        with make_aside(tmp_path / "x") as work:
+            (work / "a").write_text("1")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build()
     assert list(tmp_path.iterdir()) == []
 
 

@@ -266,6 +266,15 @@ class Node:
         """Return the replicas that have something to do or to say."""
         return [replica.index for replica in self.replicas if replica.inbox or replica.outbox]
 
+    def run_one(self, index: int) -> None:
+        """Let one replica work and talk until it has nothing to do."""
+        replica = self.replicas[index]
+        while replica.inbox or replica.outbox:
+            if replica.outbox:
+                self.deliver(index)
+            else:
+                replica.work()
+
     def run(self, most: int = 100_000) -> None:
         """Let all replicas work and talk until nothing moves."""
         while busy := self.busy():

@@ -1,0 +1,302 @@
+"""The command as a user types it, on three real guests that the tests of this file share.
+
+Each test leaves the node as it found it: three guests that vote.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from voter.commands.terminal import ExitCode
+
+pytestmark = pytest.mark.vm
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class Node:
+    """A node's directory, and the command on it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def run(self, *words: str, timeout: float = 150.0) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "trivisor", *words, "--dir", str(self.directory)],
+            cwd=ROOT, capture_output=True, text=True, timeout=timeout,
+        )  # fmt: skip
+
+    def json(self, *words: str) -> dict[str, Any]:
+        done = self.run(*words, "--json")
+        assert done.returncode == 0, done.stderr
+        return dict(json.loads(done.stdout))
+
+    def up(self) -> subprocess.CompletedProcess[str]:
+        return self.run("up", "--http", "127.0.0.1:0", "--allow-faults", "--json")
+
+    def guest(self, name: str) -> dict[str, Any]:
+        return next(dict(g) for g in self.json("status")["guests"] if g["name"] == name)
+
+    def states(self) -> list[str]:
+        return [guest["state"] for guest in self.json("status")["guests"]]
+
+    def put(self, key: str, value: str) -> int:
+        return self.run("request", "PUT", f"/kv/{key}", "--data", value).returncode
+
+    def get(self, key: str) -> dict[str, Any]:
+        return self.json("request", "GET", f"/kv/{key}")
+
+    def processes(self) -> dict[int, str]:
+        """Processes that name this directory on their command line, but for pytest's own."""
+        found = {}
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit() and int(entry.name) != os.getpid():
+                with contextlib.suppress(OSError):
+                    line = (entry / "cmdline").read_bytes()
+                    if os.fsencode(self.directory) in line:
+                        found[int(entry.name)] = line.replace(b"\0", b" ").decode()
+        return found
+
+
+def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    """Wait until the condition holds; the command gives no event for it."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come about"
+
+
+def alive(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
+@pytest.fixture(scope="module")
+def node(shared_scratch: Path) -> Iterator[Node]:
+    """Give a node of three guests, brought up by `trivisor up`; taken down by `trivisor down`."""
+    it = Node(shared_scratch / "cli")
+    done = it.up()
+    assert done.returncode == 0, done.stderr
+    try:
+        yield it
+    finally:
+        it.run("down")
+    assert it.processes() == {}
+
+
+def test_up_returns_when_all_guests_vote(node: Node) -> None:
+    said = node.json("status")
+    assert (said["vote"], said["standing"], said["phase"]) == ("2/3", "ready", "up")
+    assert [(g["name"], g["state"]) for g in said["guests"]] == [
+        ("g1", "active"), ("g2", "active"), ("g3", "active"),
+    ]  # fmt: skip
+    assert all(
+        b"qemu" in Path(f"/proc/{g['pid']}/exe").readlink().name.encode() for g in said["guests"]
+    )
+    assert alive(said["voter"]["pid"])
+    assert alive(said["supervisor"]["pid"])
+    assert said["accel"] in ("kvm", "tcg")
+    assert len(said["image"]) == 64
+
+
+def test_status_for_people_shows_the_same(node: Node) -> None:
+    done = node.run("status")
+    assert done.returncode == 0
+    assert "ready" in done.stdout
+    assert all(name in done.stdout for name in ("g1", "g2", "g3", "active"))
+
+
+def test_requests_go_through_the_vote_by_command_and_by_http(node: Node) -> None:
+    assert node.put("colour", "blue") == 0
+    said = node.get("colour")
+    assert (said["status"], said["body"]) == (200, "blue")
+    assert said["vote"]["agreed"] >= 2
+    url = f"http://{node.json('status')['http']}/kv/colour"
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        assert answer.read() == b"blue"
+        assert answer.headers["Trivisor-Vote"].startswith("2/3")
+
+
+def test_a_second_up_is_refused_and_harms_nothing(node: Node) -> None:
+    before = node.processes()
+    done = node.up()
+    assert done.returncode == ExitCode.ALREADY_UP
+    assert str(node.json("status")["supervisor"]["pid"]) in done.stderr
+    assert node.processes() == before
+
+
+def test_a_crash_is_a_process_gone_and_is_masked_until_healed(node: Node) -> None:
+    pid = node.guest("g2")["pid"]
+    said = node.json("inject", "crash", "g2")
+    assert str(pid) in said["proof"]
+    assert not alive(pid)
+    assert node.put("colour", "red") == 0
+    assert node.get("colour")["body"] == "red"
+    guest = node.guest("g2")
+    assert (guest["state"], guest["pid"], guest["fault"]["kind"]) == ("dead", None, "crash")
+    assert node.json("heal", "g2")["fault"] == "crash"
+    after = node.guest("g2")
+    assert after["state"] == "active"
+    assert after["pid"] not in (None, pid)
+
+
+def test_a_liar_is_outvoted_and_named(node: Node) -> None:
+    node.put("colour", "green")
+    node.json("inject", "corrupt-reply", "g3")
+    said = node.get("colour")
+    assert said["body"] == "green"
+    until(lambda: node.guest("g3")["state"] == "expelled")
+    assert node.guest("g3")["replica"]["reason"] == "dissent"
+    assert node.guest("g3")["replica"]["dissents"] >= 1
+    node.json("heal", "g3")
+    assert node.states() == ["active"] * 3
+
+
+@pytest.mark.parametrize("kind,state", [("hang", "paused"), ("garbage", "expelled")])
+def test_other_faults_are_masked_and_healed(node: Node, kind: str, state: str) -> None:
+    pid = node.guest("g1")["pid"]
+    node.json("inject", kind, "g1")
+    assert node.put("n", kind) == 0
+    assert node.get("n")["body"] == kind
+    until(lambda: node.guest("g1")["state"] == state)
+    assert node.guest("g1")["pid"] == pid
+    node.json("heal", "g1")
+    assert node.states() == ["active"] * 3
+
+
+def test_a_slow_guest_still_votes(node: Node) -> None:
+    node.json("inject", "slow", "g2")
+    assert node.put("n", "slow") == 0
+    assert node.guest("g2")["replica"]["state"] == "active"
+    node.json("heal", "g2")
+    assert node.states() == ["active"] * 3
+
+
+def test_a_flipped_bit_of_state_is_found_when_it_is_read(node: Node) -> None:
+    proof = node.json("inject", "corrupt-state", "g1")["proof"]
+    assert "read back" in proof
+    key = proof.split()[1].rstrip(":")
+    assert node.guest("g1")["state"] == "active"  # latent until it is read
+    assert node.get(key)["status"] == 200
+    until(lambda: node.guest("g1")["state"] == "expelled")
+    assert node.guest("g1")["replica"]["reason"] == "dissent"
+    node.json("heal", "g1")
+    assert node.states() == ["active"] * 3
+
+
+def test_with_two_guests_bad_requests_are_refused_with_a_code_of_their_own(node: Node) -> None:
+    node.put("colour", "kept")
+    node.json("inject", "crash", "g1")
+    node.json("inject", "hang", "g2")
+    # The first request after the hang may be ordered before the voter knows of it.
+    node.run("request", "PUT", "/kv/x", "--data", "1", "--timeout", "15")
+    until(lambda: node.json("status")["standing"] == "refusing")
+    done = node.run("request", "GET", "/kv/colour")
+    assert done.returncode == ExitCode.NO_MAJORITY
+    assert "no majority" in done.stderr
+    node.json("heal", "g1")
+    assert node.get("colour")["body"] == "kept"
+    node.json("heal", "g2")
+    assert node.states() == ["active"] * 3
+
+
+def test_a_guest_that_dies_unasked_is_put_back_by_itself(node: Node) -> None:
+    pid = node.guest("g3")["pid"]
+    os.kill(pid, signal.SIGKILL)
+    assert node.put("colour", "violet") == 0
+    until(lambda: node.guest("g3")["state"] == "active" and node.guest("g3")["pid"] != pid)
+    assert node.guest("g3")["repairs"]["count"] >= 1
+
+
+def test_logs_show_what_happened_and_what_a_guest_said(node: Node) -> None:
+    said = node.run("logs").stdout
+    assert "repaired" in said
+    assert "injected" in said
+    assert "trivisor: ready" in node.run("logs", "g1").stdout
+    assert node.run("logs", "nonsense").returncode == ExitCode.FAILED
+
+
+def test_faults_of_an_unknown_guest_are_told(node: Node) -> None:
+    done = node.run("inject", "crash", "g7")
+    assert done.returncode == ExitCode.FAILED
+    assert "it has g1, g2, g3" in done.stderr
+
+
+def test_a_killed_supervisor_is_not_missed_and_the_next_up_takes_over(node: Node) -> None:
+    node.put("colour", "black")
+    before = node.json("status")
+    os.kill(before["supervisor"]["pid"], signal.SIGKILL)
+    until(lambda: not alive(before["supervisor"]["pid"]))
+    assert node.get("colour")["body"] == "black"
+    done = node.run("status", "--json")
+    assert done.returncode == ExitCode.NOT_UP
+    assert json.loads(done.stdout)["left"].keys() == {"voter", "proxy", "g1", "g2", "g3"}
+    # Other options than those it runs with: refused, and it goes on.
+    done = node.run("up", "--http", "127.0.0.1:0")
+    assert done.returncode == ExitCode.ALREADY_UP
+    assert node.up().returncode == 0
+    after = node.json("status")
+    assert after["voter"]["pid"] == before["voter"]["pid"]
+    assert [g["pid"] for g in after["guests"]] == [g["pid"] for g in before["guests"]]
+    assert after["http"] == before["http"]
+    assert node.get("colour")["body"] == "black"
+    # What it took over is fully its own: it can break it and put it back.
+    node.json("inject", "crash", "g1")
+    node.json("heal", "g1")
+    assert node.states() == ["active"] * 3
+
+
+def test_down_leaves_nothing_also_where_the_supervisor_is_gone(node: Node) -> None:
+    """The last test of this node, but for the fixture's own `down`."""
+    pid = node.json("status")["supervisor"]["pid"]
+    with subprocess.Popen(["sleep", "300", str(node.directory)[:1]]) as bystander:
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: not alive(pid))
+        assert len(node.processes()) >= 4
+        done = node.run("down")
+        assert done.returncode == 0, done.stderr
+        assert node.processes() == {}
+        assert bystander.poll() is None
+        bystander.kill()
+    assert node.run("down").returncode == ExitCode.NOT_UP
+    assert node.run("status").returncode == ExitCode.NOT_UP
+    assert not list(node.directory.glob("*.sock"))
+
+
+def test_ctrl_c_before_ready_takes_everything_down_again(shared_scratch: Path) -> None:
+    node = Node(shared_scratch / "stop")
+    words = [sys.executable, "-m", "trivisor", "up", "--http", "127.0.0.1:0"]
+    with subprocess.Popen(
+        [*words, "--dir", str(node.directory)], cwd=ROOT, stderr=subprocess.PIPE, text=True
+    ) as up:
+        until(lambda: any("qemu" in line for line in node.processes().values()), 90)
+        up.send_signal(signal.SIGINT)
+        _, said = up.communicate(timeout=60)
+    assert up.returncode == ExitCode.INTERRUPTED, said
+    assert "Traceback" not in said
+    assert node.processes() == {}
+    assert node.run("status").returncode == ExitCode.NOT_UP
+
+
+def test_a_guest_that_never_comes_up_is_told_with_its_last_words(shared_scratch: Path) -> None:
+    service = shared_scratch / "broken.py"
+    service.write_text("raise RuntimeError('cannot be loaded in a guest')\n")
+    node = Node(shared_scratch / "never")
+    done = node.run(
+        "up", "--http", "127.0.0.1:0", "--service", str(service), "--guests", "1",
+        "--boot-deadline", "20",
+    )  # fmt: skip
+    assert done.returncode == ExitCode.FAILED
+    assert "never became ready" in done.stderr
+    assert "cannot be loaded in a guest" in done.stderr
+    assert node.processes() == {}

@@ -1,0 +1,168 @@
+"""Replicas that run inside the test's own event loop and can be told to go wrong in chosen ways.
+
+The honest part is the real agent's ``Incarnation`` with the real key-value store; what goes wrong
+goes wrong between it and the socket, re-checksummed, as a lying guest would do it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from pathlib import Path
+from typing import cast
+
+from guests import wire
+from guests.agent import Incarnation
+from guests.services.kv import KeyValue
+from guests.wire import Decoder, Frame, Kind, encode
+
+__all__ = ["MODES", "Agent"]
+
+MODES = (
+    "lies",  # another reply than the others
+    "says nothing",  # takes everything, answers nothing
+    "reads nothing",
+    "floods with garbage",
+    "floods with replies",  # to requests nobody sent
+    "floods with pongs",  # that nobody asked for
+    "answers twice",
+    "answers what nobody asked",
+    "answers garbage",
+    "announces a huge frame",
+    "answers with a digest",
+    "cuts the link",
+)
+PIECE = 1 << 16
+
+
+class Agent:
+    """One replica behind a unix socket; ``mode`` is "honest" or one of MODES."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.mode = "honest"
+        self.protocol = wire.PROTOCOL
+        self.orders = 0
+        """Requests that came in, of all connections."""
+        self.connections: set[_Connection] = set()
+        self.incarnation = Incarnation(KeyValue, 1, "test")
+        self._number = 1
+        self._server: asyncio.Server | None = None
+
+    @property
+    def link(self) -> str:
+        """Its address, as a voter's configuration names it."""
+        return f"unix:{self.path}"
+
+    async def start(self) -> None:
+        """Listen."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_unix_server(lambda: _Connection(self), str(self.path))
+
+    def stop(self) -> None:
+        """Listen no more, and cut the connections there are."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+            self.path.unlink()
+        self.cut()
+
+    def cut(self) -> None:
+        """Cut the connections there are."""
+        for connection in tuple(self.connections):
+            connection.close()
+
+    def restart(self) -> None:
+        """A fresh and honest incarnation, as after a guest was put back."""
+        self.mode = "honest"
+        self._number += 1
+        self.incarnation = Incarnation(KeyValue, self._number, "test")
+        self.cut()
+
+
+class _Connection(asyncio.Protocol):
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+        self._transport: asyncio.Transport | None = None
+        self._orders = Decoder()
+        self._flooding = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._agent.connections.add(self)
+        self._transport.write(self._agent.incarnation.here())
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self._agent.connections.discard(self)
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        agent, transport = self._agent, self._transport
+        if transport is None:
+            return
+        frames = self._orders.feed(data)
+        ordered = any(frame.kind == Kind.ORDER for frame in frames)
+        agent.orders += sum(frame.kind == Kind.ORDER for frame in frames)
+        if ordered and agent.mode == "reads nothing":
+            transport.pause_reading()
+            return
+        if ordered and agent.mode == "cuts the link":
+            transport.abort()
+            return
+        answers = b"".join(agent.incarnation.receive(data))
+        for frame in Decoder().feed(answers):
+            self._answer(frame)
+
+    def _answer(self, frame: Frame) -> None:
+        agent, transport = self._agent, self._transport
+        if transport is None or transport.is_closing():
+            return
+        kind, _, epoch, seq, payload = frame
+        if kind == Kind.WELCOME and agent.protocol != wire.PROTOCOL:
+            payload = agent.protocol.to_bytes(2) + payload[2:]
+        data = encode(kind, epoch, seq, payload, frame.flags)
+        mode = agent.mode
+        if mode == "says nothing":
+            return
+        if kind == Kind.REPLY and mode != "honest":
+            self._spoil(mode, frame, data)
+        else:
+            transport.write(data)
+
+    def _spoil(self, mode: str, frame: Frame, data: bytes) -> None:
+        transport = self._transport
+        assert transport is not None
+        kind, _, epoch, seq, payload = frame
+        if mode == "lies":
+            transport.write(encode(kind, epoch, seq, payload + b"!"))
+        elif mode == "answers twice":
+            transport.write(data + data)
+        elif mode == "answers what nobody asked":
+            transport.write(data + encode(kind, epoch, seq + 1000, payload))
+        elif mode == "answers garbage":
+            transport.write(random.Random(seq).randbytes(1000))
+        elif mode == "announces a huge frame":
+            # Begin as a whole frame of the largest size, and never end it.
+            transport.write(encode(kind, epoch, seq, bytes(wire.MAX_PAYLOAD))[:1000])
+        elif mode == "answers with a digest":
+            transport.write(encode(Kind.DIGEST, epoch, seq, payload))
+        elif mode.startswith("floods") and not self._flooding:
+            self._flooding = True
+            pieces = {
+                "floods with garbage": random.Random(seq).randbytes(PIECE),
+                "floods with replies": encode(kind, epoch, seq + 5, payload) * 500,
+                "floods with pongs": encode(Kind.PONG, epoch, seq) * 1000,
+            }
+            self._flood(pieces[mode])
+
+    def _flood(self, piece: bytes) -> None:
+        """Write as much as is taken, without end."""
+        transport = self._transport
+        if transport is not None and not transport.is_closing():
+            if transport.get_write_buffer_size() < PIECE:
+                transport.write(piece)
+            asyncio.get_running_loop().call_soon(self._flood, piece)

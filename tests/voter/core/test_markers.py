@@ -1,0 +1,277 @@
+"""Markers: digests compared, states kept and fetched, the log cut; and who may hinder it."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.voter.core.model import Node, digest_of
+from tests.voter.core.test_engine import make_node, step
+from tests.voter.core.test_lifecycle import make_checkpoint, silence, state_of
+from voter.core import Limits
+from voter.core import events as ev
+from voter.core.events import Failure
+from voter.core.replica import State
+
+OFTEN = Limits(marker_every=4, checkpoint_bytes=1000)
+
+
+def marks(node: Node) -> list[ev.Mark]:
+    return [message for message in node.replicas[0].inbox if isinstance(message, ev.Mark)]
+
+
+def test_a_marker_every_k_requests_reads_included() -> None:
+    node = make_node(limits=Limits(marker_every=4))
+    for number in range(8):
+        node.submit(b"%d" % number, read_only=number % 2 == 0)
+    assert len(marks(node)) == 1, "one at a time"
+    node.run()
+    node.submit(b"more")
+    assert len(marks(node)) == 1
+    assert marks(node)[0].keeper is None, "the log is not worth a checkpoint"
+    node.run()
+    node.check_idle()
+
+
+def test_keepers_take_turns() -> None:
+    node = make_node(limits=OFTEN)
+    keepers = []
+    for number in range(40):
+        node.submit(b"%d" % number)
+        keepers += [mark.keeper for mark in marks(node) if mark.keeper is not None]
+        node.run()
+    assert keepers[:4] == [0, 1, 2, 0]
+    assert len(node.checkpoints) == len(keepers)
+
+
+def test_a_checkpoint_empties_the_log_and_is_the_state_at_the_marker() -> None:
+    node = make_node(limits=OFTEN)
+    seq = make_checkpoint(node)
+    point = node.engine.log.checkpoint
+    assert (point.seq, point.digest) == (seq, digest_of(point.state))
+    assert node.engine.log.bytes == 0
+    assert point.state == node.replicas[0].state
+
+
+@pytest.mark.parametrize("liar", [0, 1])
+def test_a_wrong_digest_is_dissent(liar: int) -> None:
+    """Also that of the keeper (g1 is the first)."""
+    node = make_node(limits=OFTEN)
+    node.replicas[liar].fault = "lie-digest"
+    for number in range(12):
+        node.submit(b"%d" % number)
+        node.run()
+    assert state_of(node, liar) is State.EXPELLED
+    assert node.engine.log.checkpoint.seq, "another one kept the state"
+    node.heal()
+    node.check_idle()
+
+
+def test_a_state_that_rots_is_found_though_no_reply_touches_it() -> None:
+    node = make_node(limits=Limits(marker_every=4))
+    for number in range(4):
+        node.submit(b"%d" % number)
+        if number < 3:
+            node.run()
+    step(node, 0, 1, 2)
+    node.replicas[1].state = b"rotten"
+    node.run()
+    assert state_of(node, 1) is State.EXPELLED
+    assert all(isinstance(verdict, ev.Release) for verdict in node.verdicts.values())
+
+
+def test_a_state_that_does_not_hash_to_the_voted_digest_is_not_taken() -> None:
+    node = make_node(limits=OFTEN)
+    node.replicas[0].fault = "lie-state"
+    for number in range(8):
+        node.submit(b"%d" % number)
+        node.run()
+    assert state_of(node, 0) is State.EXPELLED
+    assert node.engine.log.checkpoint.state == node.replicas[1].state
+    node.heal()
+    node.check_idle()
+
+
+def test_a_state_that_nobody_asked_for_is_not_taken() -> None:
+    """Neither before the digest is voted, nor from one who is not the keeper."""
+    node = make_node(limits=OFTEN)
+    for number in range(4):
+        node.submit(b"%d" % number)
+    seq = marks(node)[0].seq
+    for index, replica in enumerate(node.replicas):
+        for event in (
+            ev.Fetched(index, replica.epoch, seq, b""),
+            ev.FetchFailed(index, replica.epoch, seq, "no"),
+            ev.Piece(index, replica.epoch, seq, 10),
+        ):
+            assert node.feed(event) == []
+    node.run()
+    assert node.checkpoints == [seq]
+    assert node.engine.standing == "ready"
+
+
+def test_a_keeper_that_cannot_give_its_state_is_not_blamed() -> None:
+    node = make_node(limits=OFTEN)
+    for number in range(4):
+        node.submit(b"%d" % number)
+        while node.replicas[0].inbox and not isinstance(node.replicas[0].inbox[0], ev.Fetch):
+            step(node, 0, 1, 2)
+    seq = node.replicas[0].inbox.popleft()
+    assert isinstance(seq, ev.Fetch)
+    node.feed(ev.FetchFailed(0, node.replicas[0].epoch, seq.seq, "too large"))
+    assert not node.checkpoints
+    make_checkpoint(node)
+    node.check_idle()
+
+
+@pytest.mark.parametrize("when", ["before its digest", "before the fetch", "during the fetch"])
+def test_a_keeper_may_die_at_any_moment(when: str) -> None:
+    node = make_node(limits=OFTEN)
+    for number in range(4):
+        node.submit(b"%d" % number)
+    step(node, *[1, 2] * 4)
+    if when == "before its digest":
+        step(node, 1, 2)
+    else:
+        step(node, *[0] * 5)
+        if when == "during the fetch":
+            step(node, 1, 2)
+            node.feed(ev.Piece(0, node.replicas[0].epoch, marks(node)[0].seq if marks(node) else 8, 1))
+    node.crash(0)
+    node.run()
+    make_checkpoint(node)
+    node.heal()
+    node.check_idle()
+
+
+def test_a_keeper_that_gives_nothing_is_gone_in_time() -> None:
+    node = make_node(limits=OFTEN)
+    node.replicas[0].fault = "withhold"
+    for number in range(4):
+        node.submit(b"%d" % number)
+    node.run()
+    silence(node, 5.9)
+    assert state_of(node, 0) is State.ACTIVE
+    silence(node, 0.3)
+    assert state_of(node, 0) is State.ABSENT
+
+
+def test_a_keeper_that_gives_a_little_at_a_time_has_time_by_what_it_gave() -> None:
+    node = make_node(limits=Limits(marker_every=4, checkpoint_bytes=1000, restore_rate=100))
+    node.replicas[0].fault = "withhold"
+    for number in range(4):
+        node.submit(b"%d" % number)
+    node.run()
+    silence(node, 5.0)
+    node.feed(ev.Piece(0, node.replicas[0].epoch, 8, 200))
+    silence(node, 2.9)
+    assert state_of(node, 0) is State.ACTIVE
+    silence(node, 0.3)
+    assert state_of(node, 0) is State.ABSENT
+
+
+def test_the_voters_own_stall_is_not_the_keepers_slowness() -> None:
+    node = make_node(limits=OFTEN)
+    node.replicas[0].fault = "withhold"
+    for number in range(4):
+        node.submit(b"%d" % number)
+    node.run()
+    node.tick(1000)
+    node.run()
+    assert node.engine.standing == "ready"
+
+
+def test_no_keeper_can_stop_the_writes_by_withholding_its_state() -> None:
+    node = make_node(limits=Limits(log_bytes=20_000, checkpoint_bytes=1000, marker_every=10**6))
+    node.replicas[0].fault = "withhold"
+    failed = 0
+    for number in range(600):
+        ticket = node.submit(b"%d" % number)
+        node.run()
+        failed += isinstance(node.verdicts[ticket], ev.Fail)
+        silence(node, 0.1)
+    assert failed == 0
+    assert state_of(node, 0) is not State.EXPELLED
+
+
+def test_a_log_of_few_large_writes_is_cut_too() -> None:
+    """Long before the number of requests calls for a marker."""
+    node = make_node(limits=Limits(log_bytes=100_000))
+    for _ in range(100):
+        ticket = node.submit(bytes(10_000))
+        node.run()
+        assert isinstance(node.verdicts[ticket], ev.Release)
+    assert node.checkpoints
+
+
+def test_a_state_larger_than_the_log_may_be_does_not_block_it() -> None:
+    node = make_node(limits=Limits(log_bytes=20_000, marker_every=10, checkpoint_bytes=1000))
+    make_checkpoint(node)
+    node.engine.log.checkpoint.state = bytes(1_000_000)
+    for number in range(200):
+        ticket = node.submit(b"%d" % number)
+        node.run()
+        assert isinstance(node.verdicts[ticket], ev.Release)
+    assert len(node.checkpoints) > 1
+
+
+def test_a_full_log_refuses_writes_and_not_reads() -> None:
+    node = make_node(limits=Limits(log_bytes=2000, marker_every=10**6))
+    for replica in node.replicas:
+        replica.fault = "withhold"
+    tickets = [node.submit(b"%d" % number) for number in range(8)]
+    failures = [node.verdicts[ticket] for ticket in tickets if ticket in node.verdicts]
+    assert failures
+    assert all(isinstance(f, ev.Fail) and f.failure == Failure.OVERLOAD for f in failures)
+    read = node.submit(b"read", read_only=True)
+    node.run()
+    assert isinstance(node.verdicts[read], ev.Release)
+    node.heal()
+    node.check_alive()
+
+
+def test_a_write_that_may_still_be_lost_stays_in_the_log() -> None:
+    """Two give different replies to a write, then the same digest; the third is slow.
+
+    Were the log cut at the marker, and the third then lost, the write could never be settled.
+    """
+    node = make_node(limits=OFTEN)
+    tickets = [node.submit(b"%d" % number) for number in range(3)]
+    node.replicas[1].fault = "lie"
+    step(node, 0, 1)
+    node.replicas[1].fault = None
+    step(node, 0, 1, 0, 1)
+    node.submit(b"last")
+    step(node, 0, 1, 0, 1)
+    step(node, 0)
+    assert not node.checkpoints
+    node.crash(2)
+    assert isinstance(node.verdicts[tickets[0]], ev.Fail)
+    node.heal()
+    node.check_idle()
+
+
+def test_first_reply_policies_go_on_after_a_keeper_that_differs() -> None:
+    """Under 1/n nobody is expelled for a digest, but its state is not fetched."""
+    node = make_node("1/3", limits=OFTEN)
+    node.replicas[0].state = b"differs"
+    keepers = 0
+    for number in range(40):
+        node.submit(b"%d" % number)
+        step(node, 1)
+        keepers += len(marks(node))
+        node.run()
+    assert keepers > 3, "markers go on"
+    assert node.checkpoints
+
+
+def test_a_digest_vote_that_is_lost_is_dropped() -> None:
+    node = make_node(limits=Limits(marker_every=4))
+    for number in range(4):
+        node.submit(b"%d" % number)
+    step(node, *[0, 1, 2] * 4)
+    node.crash(0)
+    node.crash(1)
+    assert node.engine._mark is None
+    assert not any(poll.record is None for poll in node.engine._open.values())
+    node.heal()
+    node.check_idle()

@@ -1,0 +1,130 @@
+"""The order: places, agreed time, history, the log and its checkpoint."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from voter.core.order import EMPTY_HISTORY, TAG_SIZE, Checkpoint, Log, tag
+
+
+def make_log(writes: int = 0) -> Log:
+    log = Log(b"secret")
+    for number in range(writes):
+        log.order(b"w%d" % number, b"me", False, 0)
+    return log
+
+
+def test_places_count_upwards_by_one_whatever_takes_them() -> None:
+    log = make_log()
+    first, _ = log.order(b"a", b"", False, 5)
+    assert log.take_place() == 2
+    read, entry = log.order(b"b", b"", True, 5)
+    assert (first.seq, read.seq, log.seq) == (1, 3, 3)
+    assert entry is None
+
+
+def test_time_never_goes_backwards() -> None:
+    log = make_log()
+    times = [log.order(b"", b"", False, wall)[0].time_ns for wall in (5, 3, 9, 0, -4, 10)]
+    assert times == [5, 5, 9, 9, 9, 10]
+
+
+def test_writes_are_chained_and_reads_stand_beside_the_chain() -> None:
+    log = make_log()
+    one, _ = log.order(b"a", b"", False, 0)
+    read, _ = log.order(b"b", b"", True, 0)
+    two, _ = log.order(b"c", b"", False, 0)
+    assert one.prev == EMPTY_HISTORY
+    assert read.prev == two.prev == one.history
+    assert log.history == two.history
+    assert len({one.history, read.history, two.history}) == 3
+    assert len(one.history) == 8
+
+
+@given(st.data())
+def test_the_history_depends_on_everything_that_was_ordered(data: st.DataObject) -> None:
+    parts = st.tuples(st.binary(max_size=6), st.binary(max_size=6), st.integers(0, 9))
+    one, other = data.draw(parts), data.draw(parts)
+    histories = []
+    for request, caller, wall in (one, other):
+        log = make_log(1)
+        histories.append(log.order(request, caller, False, wall)[0].history)
+    assert (histories[0] == histories[1]) == (one == other)
+
+
+def test_seeds_cannot_be_foreseen_without_the_secret() -> None:
+    one = Log(b"one").order(b"a", b"", False, 0)[0]
+    assert one.history != Log(b"two").order(b"a", b"", False, 0)[0].history
+
+
+def test_only_writes_enter_the_log_and_count_with_their_overhead() -> None:
+    log = make_log()
+    log.order(b"12345", b"me", False, 0)
+    log.order(b"12345", b"me", True, 0)
+    assert len(log) == 1
+    assert log.bytes == 5 + 2 + 400
+
+
+def test_entries_are_found_by_their_place() -> None:
+    log = make_log()
+    for number in range(10):
+        log.order(b"", b"", number % 2 == 1, 0)  # writes are at 1, 3, 5, 7, 9
+    assert [entry.record.seq for entry in log.after(3, 2)] == [5, 7]
+    assert [entry.record.seq for entry in log.after(4, 9)] == [5, 7, 9]
+    assert log.after(9, 9) == []
+    found = log.find(5)
+    assert found is not None
+    assert found.record.seq == 5
+    assert log.find(6) is None
+    assert log.find(11) is None
+    assert log.last_write == 9
+
+
+def test_the_log_continues_what_it_holds_and_nothing_else() -> None:
+    log = make_log(3)
+    second = log.after(1, 1)[0].record
+    assert log.continues(0, EMPTY_HISTORY)
+    assert log.continues(second.seq, second.history)
+    assert not log.continues(0, b"another!")
+    assert not log.continues(second.seq, b"another!")
+    assert not log.continues(second.seq + 1, second.history)
+    assert not log.continues(4, log.history), "a replica ahead of the log"
+
+
+def test_a_checkpoint_takes_the_place_of_what_came_before_it() -> None:
+    log = make_log(4)
+    at = log.after(1, 1)[0].record
+    log.truncate(Checkpoint(at.seq, at.history, b"digest", b"state"))
+    assert [entry.record.seq for entry in log.after(0, 9)] == [3, 4]
+    assert log.bytes == sum(entry.size for entry in log.after(0, 9))
+    assert log.continues(at.seq, at.history)
+    assert not log.continues(0, EMPTY_HISTORY)
+    assert not log.continues(1, make_log(1).history)
+    log.truncate(Checkpoint(9, log.history, b"digest", b"state"))
+    assert (len(log), log.bytes, log.last_write) == (0, 0, 9)
+
+
+def test_a_replica_between_the_last_write_and_the_marker_is_continued() -> None:
+    """A marker comes after the last write: its history is that write's."""
+    log = make_log(2)
+    last = log.after(1, 1)[0].record
+    log.truncate(Checkpoint(log.take_place(), last.history, b"digest", b"state"))
+    assert log.continues(last.seq, last.history)
+
+
+@given(st.binary(max_size=200), st.binary(max_size=200))
+def test_tags_are_equal_only_for_equal_replies(one: bytes, other: bytes) -> None:
+    assert (tag(one) == tag(other)) == (one == other)
+    assert (len(tag(one)) == TAG_SIZE) == (len(one) >= TAG_SIZE)
+
+
+@pytest.mark.parametrize("size", [TAG_SIZE - 1, TAG_SIZE, TAG_SIZE + 1, 1000])
+def test_no_reply_is_its_own_or_anothers_hash(size: int) -> None:
+    """A liar who knows the right reply must not be able to vote for it by its hash alone."""
+    reply = b"x" * size
+    if size >= TAG_SIZE:
+        assert tag(tag(reply)) != tag(reply)
+    else:
+        assert tag(reply) is reply

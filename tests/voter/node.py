@@ -1,0 +1,125 @@
+"""A whole voter inside the test's own event loop: runner, front ends, control socket."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import shlex
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from tests.voter.agents import Agent
+from tests.voter.http_client import HttpClient, Response
+from voter.address import connect
+from voter.client import Client
+from voter.config import Config, parse
+from voter.control import ControlServer
+from voter.frontend.http import HttpServer
+from voter.frontend.native import NativeServer
+from voter.runner import Clock, Runner
+from voter.sockets import listen_tcp, listen_unix
+
+__all__ = ["EXEC_KV", "Node", "configure", "running", "until"]
+
+_ROOT = shlex.quote(str(Path(__file__).parents[2]))
+EXEC_KV = f"exec:env PYTHONPATH={_ROOT} {sys.executable} -m guests.agent --stdio --service kv"
+"""Link of a replica that is a local process running the key-value store."""
+PATIENCE = 10.0
+"""Seconds until a condition that a test waits for must hold."""
+
+
+async def until(condition: Callable[[], object], what: str = "condition") -> None:
+    """Wait until ``condition()`` holds; polled, for most of what tests ask about has no event."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, f"not in {PATIENCE} s: {what}"
+        await asyncio.sleep(0.005)
+
+
+def configure(links: Sequence[str], more: str = "", *, vote: str | None = None) -> Config:
+    """A configuration with replicas g1, g2, ... behind these links; ``more`` is further TOML."""
+    vote = vote or f"{len(links) // 2 + 1}/{len(links)}"
+    replicas = "".join(
+        f'[[replica]]\nname = "g{number}"\nlink = "{link}"\n'
+        for number, link in enumerate(links, start=1)
+    )
+    return parse(f'vote = "{vote}"\n{more}\n{replicas}')
+
+
+class Node:
+    """A voter that runs."""
+
+    def __init__(self, config: Config, directory: Path) -> None:
+        self.runner = Runner(
+            config,
+            clock=Clock(time.monotonic, time.time_ns),
+            connector=connect,
+            random64=lambda: secrets.randbits(64),
+        )
+        self.http = HttpServer(self.runner)
+        self.native = NativeServer(self.runner)
+        self.control = ControlServer(self.runner)
+        self.native_path = directory / "native.sock"
+        self.control_path = directory / "control.sock"
+        self.port = 0
+        self.native_port = 0
+        self.agents: list[Agent] = []
+
+    def state(self, name: str) -> str:
+        """The state of a replica."""
+        return str(self.runner.engine.members[self.runner.find(name)].state)
+
+    def reason(self, name: str) -> str:
+        """Why a replica is in its state."""
+        return self.runner.engine.members[self.runner.find(name)].reason
+
+    async def standing(self, wanted: str) -> None:
+        """Wait until the voter stands so."""
+        await until(lambda: self.runner.engine.standing == wanted, wanted)
+
+    async def open(self) -> HttpClient:
+        """A new HTTP connection."""
+        return await HttpClient.open(self.port)
+
+    async def ask(
+        self, method: str, target: str, body: bytes = b"", *headers: tuple[str, str]
+    ) -> Response:
+        """Make one HTTP request on a connection of its own."""
+        async with await self.open() as client:
+            return await client.ask(method, target, body, *headers)
+
+    async def client(self) -> Client:
+        """A new native connection."""
+        return await Client.connect(f"unix:{self.native_path}")
+
+
+@asynccontextmanager
+async def running(config: Config, directory: Path) -> AsyncIterator[Node]:
+    """Run a voter until the end of the block; nothing of it is left afterwards."""
+    node = Node(config, directory)
+    task = asyncio.create_task(node.runner.run())
+    sockets = {
+        node.http: listen_tcp("127.0.0.1:0"),
+        node.control: listen_unix(str(node.control_path)),
+    }
+    natives = [listen_unix(str(node.native_path)), listen_tcp("127.0.0.1:0")]
+    node.port = sockets[node.http].getsockname()[1]
+    node.native_port = natives[1].getsockname()[1]
+    try:
+        for server, sock in sockets.items():
+            await server.serve(sock)
+        for sock in natives:
+            await node.native.serve(sock)
+        yield node
+        assert not task.done(), "the runner has ended"
+    finally:
+        for part in (node.http, node.native, node.control):
+            await part.stop()
+        task.cancel()
+        await asyncio.wait([task])
+        for agent in node.agents:
+            agent.stop()
+        await until(lambda: all(not link.up for link in node.runner.links))
