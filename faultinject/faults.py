@@ -45,7 +45,7 @@ CATALOGUE: dict[str, Fault] = {
             kind="crash",
             layer=Layer.GUEST,
             does="the guest's QEMU process is ended at once, as by a power cut",
-            proof="the pid that ran the guest is gone from /proc",
+            proof="the process that ran the guest has ended",
             undo="a new QEMU is started from the guest's clean snapshot",
             masked_by="the others' majority; the end of its link takes the replica out of the vote",
         ),

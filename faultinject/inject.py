@@ -18,7 +18,7 @@ import structlog
 
 from deploy.child import Child
 from deploy.errors import DeployError
-from deploy.identity import Identity
+from deploy.identity import Identity, identify
 from deploy.logfile import LogFile
 from deploy.ports import FaultSite
 from deploy.supervisor_faults import FaultRefused
@@ -178,7 +178,8 @@ class Injector:
         machine = self._site.guests[guest]
         pid = machine.pid
         await machine.kill()
-        if pid is not None and Path(f"/proc/{pid}").exists():
+        # Of one that a former supervisor started, a zombie may be left until init reaps it.
+        if pid is not None and identify(pid) is not None:
             raise InjectionFailed(f"process {pid} of {guest} is still there")
         return f"process {pid} is gone"
 

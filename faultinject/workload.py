@@ -1,8 +1,8 @@
 """Seeded workloads for the key-value service, and the oracle that checks their replies.
 
-The oracle is the same service run in this process: every released reply carries its place in the order, so replaying
-the requests in that order must give the same bytes.  It also is a witness of linearizability.  Pure but for the
-client that is handed in.
+The oracle is the same service run in this process: every released reply carries its place in the
+order, so replaying the requests in that order must give the same bytes.  It also is a witness of
+linearizability.  Pure but for the client that is handed in.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ class Call(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What became of a call.  Times in seconds of the steady clock; ``seq`` 0 and ``reply`` empty without a reply."""
+    """What became of a call.  Times in seconds of the steady clock; ``seq`` 0 and ``reply``
+    empty without a reply.
+    """
 
     call: Call
     started: float
@@ -114,15 +116,18 @@ class Verdicts(NamedTuple):
 
     correct: int
     wrong: int
-    unchecked: int  # replies after a call whose outcome is unknown: the oracle cannot know the state
+    unchecked: (
+        int  # replies after a call whose outcome is unknown: the oracle cannot know the state
+    )
     complaints: tuple[str, ...]
 
 
 def check(outcomes: Sequence[Outcome], *, service: str = "kv") -> Verdicts:
     """Replay all answered calls in the voter's order and compare every reply, byte for byte.
 
-    The history must hold all calls made since the service's start.  A write without a reply that may have been
-    executed makes the state unknowable: replies to calls that ended after it was started are not checked.
+    The history must hold all calls made since the service's start.  A write without a reply that
+    may have been executed makes the state unknowable: replies to calls that ended after it was
+    started are not checked.
     """
     oracle = load(service)()
     unknown = [o.started for o in outcomes if o.failure and o.executed and not o.call.read_only]

@@ -1,9 +1,10 @@
 """The agent: stands between the link and the service inside a guest.
 
-Two processes.  The parent opens the link once and starts a child; the child *is* the service's incarnation:
-it reads frames, applies what is ordered, writes replies.  If the child dies, however, the parent starts
-a new one on the same open descriptor, with an empty state and the next incarnation number; the voter
-sees the new incarnation at the next handshake and brings it up from checkpoint and log.
+Two processes.  The parent opens the link once and starts a child; the child *is* the service's
+incarnation: it reads frames, applies what is ordered, writes replies.  If the child dies,
+however, the parent starts a new one on the same open descriptor, with an empty state and the next
+incarnation number; the voter sees the new incarnation at the next handshake and brings it up from
+checkpoint and log.
 
 The link is a virtio-serial port in a guest (``--port NAME``), or standard input and output for a
 replica that is a plain process (``--stdio``, the voter's ``exec:`` links).
@@ -137,7 +138,11 @@ class Incarnation:
             return self._refuse(frame.seq, "the history before it is not the one held here")
         read_only = bool(frame.flags & wire.FLAG_READ_ONLY)
         context = Context(
-            frame.seq, order.time_ns, order.history, order.caller.decode("utf-8", "replace"), read_only
+            frame.seq,
+            order.time_ns,
+            order.history,
+            order.caller.decode("utf-8", "replace"),
+            read_only,
         )
         self._fresh = False
         reply = answer(self._service, order.request, context)
@@ -154,8 +159,9 @@ class Incarnation:
     def _mark(self, frame: wire.Frame) -> bytes:
         """Tell the digest of the state; keep the state if this replica is the one asked to.
 
-        An exception is told as a digest too, as one of ``apply`` is told as a reply: if all replicas
-        have it, it is agreed, and the service goes on (without checkpoints); one alone dissents.
+        An exception is told as a digest too, as one of ``apply`` is told as a reply: if all
+        replicas have it, it is agreed, and the service goes on (without checkpoints); one alone
+        dissents.
         """
         self._kept = None
         try:
@@ -209,9 +215,9 @@ class Incarnation:
 def _serve(incarnation: Incarnation, read_fd: int, write_fd: int, *, port: bool) -> None:
     """Serve the link until it ends (a process's input) or for ever (a guest's port).
 
-    A port whose host end is closed reads as ended, again and again; a write to it waits until the host end is open.
-    So HERE is said first and after each end: it costs no looking again and again, and no processor time.
-    Raises OSError if a port cannot be read or written.
+    A port whose host end is closed reads as ended, again and again; a write to it waits until the
+    host end is open. So HERE is said first and after each end: it costs no looking again and
+    again, and no processor time. Raises OSError if a port cannot be read or written.
     """
     try:
         _serve_link(incarnation, read_fd, write_fd, port=port)
@@ -292,7 +298,9 @@ def _say(text: str) -> None:
 
 
 def _configured_service() -> tuple[str, str]:
-    """The service named in the image (``/etc/trivisor/service``: its name or file, then its build)."""
+    """The service named in the image (``/etc/trivisor/service``: its name or file, then its
+    build).
+    """
     try:
         with open(SERVICE_FILE) as file:
             lines = file.read().splitlines()

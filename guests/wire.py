@@ -13,9 +13,9 @@ Pure: bytes in, frames out; no I/O.  A frame is a 34-byte header and a payload::
         30     4  CRC-32 of the 30 bytes before it
 
 The header has a checksum of its own so that a damaged length is never believed: whatever bytes
-come in, a decoder holds at most one frame of the largest allowed size, and after garbage or a cut frame
-it finds the next whole frame again.  CRC-32 finds accidents; it does not stop a lying guest, the
-vote does that.
+come in, a decoder holds at most one frame of the largest allowed size, and after garbage or a cut
+frame it finds the next whole frame again.  CRC-32 finds accidents; it does not stop a lying
+guest, the vote does that.
 """
 
 from __future__ import annotations
@@ -58,7 +58,9 @@ MAX_PAYLOAD = 1 << 20 | 1 << 16
 """Largest payload in bytes: a body of 1 MiB and 64 KiB for what stands around it."""
 
 FALSE_STARTS = 4096
-"""After so many places in one piece that look like a frame and are none, its rest is thrown away."""
+"""After so many places in one piece that look like a frame and are none, its rest is thrown
+away.
+"""
 
 FLAG_READ_ONLY = 0x01
 FLAG_FIRST = 0x02
@@ -272,7 +274,9 @@ def decode_order(payload: bytes) -> Order:
 
 
 class Checkpoint(NamedTuple):
-    """What names a state (payload of RESTORE): history hash at the marker, size in bytes, digest."""
+    """What names a state (payload of RESTORE): history hash at the marker, size in bytes,
+    digest.
+    """
 
     history: bytes
     size: int
@@ -297,8 +301,9 @@ def decode_checkpoint(payload: bytes) -> Checkpoint:
 class Welcome(NamedTuple):
     """What an agent says of itself at a handshake (payload of WELCOME).
 
-    ``incarnation`` counts the starts of the service since the guest's boot; ``fresh`` says that this
-    incarnation has applied nothing yet; ``last_seq`` and ``history`` tell the last write it applied.
+    ``incarnation`` counts the starts of the service since the guest's boot; ``fresh`` says that
+    this incarnation has applied nothing yet; ``last_seq`` and ``history`` tell the last write it
+    applied.
     """
 
     protocol: int

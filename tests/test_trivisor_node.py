@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from deploy.identity import identify
 from voter.commands.terminal import ExitCode
 
 pytestmark = pytest.mark.vm
@@ -78,7 +79,8 @@ def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
 
 
 def alive(pid: int) -> bool:
-    return Path(f"/proc/{pid}").exists()
+    """Whether a process runs; a zombie that init has not reaped yet does not."""
+    return identify(pid) is not None
 
 
 @pytest.fixture(scope="module")

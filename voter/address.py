@@ -1,4 +1,6 @@
-"""Addresses of links: ``unix:PATH``, ``tcp:HOST:PORT``, ``exec:COMMAND`` (a replica that is a local process)."""
+"""Addresses of links: ``unix:PATH``, ``tcp:HOST:PORT``, ``exec:COMMAND`` (a replica that is a
+local process).
+"""
 
 from __future__ import annotations
 
@@ -74,9 +76,7 @@ def parse_address(text: str) -> Address:
     """Read a link address.  Raises AddressError."""
     kind, colon, rest = text.partition(":")
     if not colon or not rest or kind not in ("unix", "tcp", "exec"):
-        raise AddressError(
-            f"link {text!r}: write unix:PATH, tcp:HOST:PORT or exec:COMMAND"
-        )
+        raise AddressError(f"link {text!r}: write unix:PATH, tcp:HOST:PORT or exec:COMMAND")
     if kind == "unix":
         check_unix_path(rest)
         return Address(text, kind, path=rest)
@@ -104,7 +104,8 @@ async def connect(
     ours, theirs = socket.socketpair()
     with theirs:
         try:
-            # Popen returns once exec has succeeded or failed: milliseconds, only when a replica starts.
+            # Popen returns once exec has succeeded or failed: milliseconds, only when a replica
+            # starts.
             process = subprocess.Popen(  # noqa: ASYNC220
                 address.command, stdin=theirs.fileno(), stdout=theirs.fileno(), process_group=0
             )

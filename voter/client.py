@@ -6,7 +6,8 @@
         answer = await client.request("PUT", "/kv/colour", b"blue")
         answer.status, answer.body, answer.vote.seq
 
-Requests may be made concurrently; they are pipelined on one connection.  Errors are those of ``voter.errors``.
+Requests may be made concurrently; they are pipelined on one connection.  Errors are those of
+``voter.errors``.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ from voter.frontend.verdict import Opened, Vote, decode_failure, decode_response
 __all__ = ["READ_ONLY_METHODS", "Answer", "Client"]
 
 READ_ONLY_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-"""Methods that are safe in HTTP's sense: ordered and voted like all others, but not kept for recovery."""
+"""Methods that are safe in HTTP's sense: ordered and voted like all others, but not kept for
+recovery.
+"""
 
 
 class Answer(NamedTuple):
@@ -159,7 +162,9 @@ class Client:
         """Close the connection."""
         self._protocol.fail(ConnectionFailed("the client was closed"))
 
-    def start(self, request: bytes, *, read_only: bool = False) -> asyncio.Future[tuple[Vote, bytes]]:
+    def start(
+        self, request: bytes, *, read_only: bool = False
+    ) -> asyncio.Future[tuple[Vote, bytes]]:
         """Send canonical request bytes; the future gives the vote and the reply's bytes.
 
         The cheapest way in; many may be under way.  Raises ConnectionFailed, TooLarge at once.
@@ -186,7 +191,8 @@ class Client:
     ) -> Answer:
         """Make one HTTP-style request through the vote.
 
-        ``timeout`` in seconds, after which TimeoutError is raised.  Raises the errors of ``voter.errors``.
+        ``timeout`` in seconds, after which TimeoutError is raised.  Raises the errors of
+        ``voter.errors``.
         """
         method = method.upper()
         data = encode_request(method, target, headers, body)

@@ -1,4 +1,6 @@
-"""The voter's configuration: a strict TOML file, where an unknown key is an error that names it and its line."""
+"""The voter's configuration: a strict TOML file, where an unknown key is an error that names it
+and its line.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 class Listen(_Section, frozen=True, kw_only=True):
     """Where clients and operators are served; sockets that are inherited come before these.
 
-    ``http`` and ``native`` are HOST:PORT (port 0: any free one); ``native_unix`` and ``control`` are paths.
+    ``http`` and ``native`` are HOST:PORT (port 0: any free one); ``native_unix`` and ``control``
+    are paths.
     """
 
     http: str | None = None
@@ -43,7 +46,9 @@ class ReplicaConfig(_Section, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9._-]{1,32}", self.name):
-            raise ValueError(f"replica name {self.name!r}: letters, digits, '.', '_', '-', at most 32")
+            raise ValueError(
+                f"replica name {self.name!r}: letters, digits, '.', '_', '-', at most 32"
+            )
 
 
 class Timing(_Section, frozen=True, kw_only=True):
@@ -71,7 +76,9 @@ class Config(_Section, frozen=True, kw_only=True):
         policy = self.policy
         voters = [replica for replica in self.replica if replica.role == "voter"]
         if len(voters) != policy.of:
-            raise ValueError(f"vote {policy} needs {policy.of} replicas that vote, not {len(voters)}")
+            raise ValueError(
+                f"vote {policy} needs {policy.of} replicas that vote, not {len(voters)}"
+            )
         names = [replica.name for replica in self.replica]
         if len(set(names)) != len(names):
             raise ValueError("two replicas have the same name")
@@ -85,9 +92,11 @@ class Config(_Section, frozen=True, kw_only=True):
 
 
 def _line_of(text: str, path: str, key: str | None) -> int | None:
-    """Find the line of a key in TOML text, given msgspec's path of its table (``$.limits``, ``$.replica[1]``).
+    """Find the line of a key in TOML text, given msgspec's path of its table (``$.limits``,
+    ``$.replica[1]``).
 
-    tomllib keeps no positions, so this walks the table headers; dotted and inline tables are not followed.
+    tomllib keeps no positions, so this walks the table headers; dotted and inline tables are not
+    followed.
     """
     parts = re.findall(r"\.([^.\[\]]+)|\[(\d+)\]", path)
     names = [name for name, _ in parts if name]

@@ -1,7 +1,7 @@
 """The voter as a process: the only wiring.  Sockets, clock and random source are put together here.
 
-Started with ``python -m voter --config FILE``.  Ends on SIGTERM and SIGINT: stops listening, lets what is under way
-be answered (two seconds at most), closes.
+Started with ``python -m voter --config FILE``.  Ends on SIGTERM and SIGINT: stops listening, lets
+what is under way be answered (two seconds at most), closes.
 """
 
 from __future__ import annotations

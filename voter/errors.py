@@ -1,15 +1,15 @@
 """The voter's errors, one tree::
 
-    VoterError
-    ├── ConfigError        a configuration that cannot be used; names the key and its line
-    ├── AddressError       a link or listening address that cannot be
-    └── RequestError       a request got no reply (voter.client raises these)
-        ├── NotExecuted        refused before it was ordered: safe to retry
-        │   └── Overload       ... because too much waits already
-        ├── OutcomeUnknown     ordered, and no majority can be had now: it may have been executed
-        ├── TimedOut           ordered, and not settled in time: it may have been executed
-        ├── TooLarge           over the largest payload: never sent
-        └── ConnectionFailed   no voter there, or the connection broke: it may have been executed
+VoterError
+├── ConfigError        a configuration that cannot be used; names the key and its line
+├── AddressError       a link or listening address that cannot be
+└── RequestError       a request got no reply (voter.client raises these)
+    ├── NotExecuted        refused before it was ordered: safe to retry
+    │   └── Overload       ... because too much waits already
+    ├── OutcomeUnknown     ordered, and no majority can be had now: it may have been executed
+    ├── TimedOut           ordered, and not settled in time: it may have been executed
+    ├── TooLarge           over the largest payload: never sent
+    └── ConnectionFailed   no voter there, or the connection broke: it may have been executed
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """A link: the one ordered stream of frames between the voter and a replica's agent.
 
-Raw asyncio protocol, no queue of its own besides one list of frames that is written once per turn of the event
-loop.  Whatever comes in is hostile until proved otherwise: the decoder bounds it, the epoch dates it, and anything an
-honest agent would not send ends the link.
+Raw asyncio protocol, no queue of its own besides one list of frames that is written once per turn
+of the event loop.  Whatever comes in is hostile until proved otherwise: the decoder bounds it,
+the epoch dates it, and anything an honest agent would not send ends the link.
 
-A link connects by itself, again and again (with back-off), for as long as it is not stopped; whether the replica
-behind it may vote is the engine's business.
+A link connects by itself, again and again (with back-off), for as long as it is not stopped;
+whether the replica behind it may vote is the engine's business.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ STATE_PIECE = 1 << 16
 class Link(asyncio.Protocol):
     """The voter's end of one link.
 
-    ``deliver`` takes the events it makes; ``check`` says what is wrong with a WELCOME (None: nothing);
-    ``random64`` gives epochs; ``flush_soon`` is told when there is something to write.
+    ``deliver`` takes the events it makes; ``check`` says what is wrong with a WELCOME (None:
+    nothing); ``random64`` gives epochs; ``flush_soon`` is told when there is something to write.
     """
 
     def __init__(
@@ -346,4 +346,3 @@ class Link(asyncio.Protocol):
     def _accuse(self, reason: str) -> None:
         if self.up:
             self._deliver(ev.Misbehaved(self.index, self.epoch, reason))
-

@@ -1,9 +1,11 @@
 """The runner: feeds the engine and carries out its effects.
 
-One request, in one sitting: a front end calls ``submit`` → the engine orders it → ``_send`` puts it on the links →
-each link delivers ``Answered`` → the engine finds a majority → ``_release`` calls the front end back.
+One request, in one sitting: a front end calls ``submit`` → the engine orders it → ``_send`` puts
+it on the links → each link delivers ``Answered`` → the engine finds a majority → ``_release``
+calls the front end back.
 
-The clock, the loop's timer and the random source are handed in, so that a simulation can run this very code.
+The clock, the loop's timer and the random source are handed in, so that a simulation can run this
+very code.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import asyncio
 from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 from zlib import crc32
 
 import structlog
@@ -43,7 +45,9 @@ Verdict = Release | Fail
 
 
 class Clock(NamedTuple):
-    """The two clocks: ``steady`` in seconds (never backwards), ``wall_ns`` in nanoseconds since 1970."""
+    """The two clocks: ``steady`` in seconds (never backwards), ``wall_ns`` in nanoseconds since
+    1970.
+    """
 
     steady: Callable[[], float]
     wall_ns: Callable[[], int]
@@ -119,6 +123,7 @@ class Runner:
         self._news = asyncio.Event()  # of the next incident; a new one for each
         self._identities: dict[int, tuple[str, int]] = {}  # what each replica said it runs
         self._waiting: dict[int, _Waiting] = {}
+        self._idle = asyncio.Event()
         self._ticket = 0
         self._to_flush: list[Flushable] = []
         self._ticked = float("-inf")
@@ -174,6 +179,8 @@ class Runner:
     def cancel(self, ticket: int) -> None:
         """The client has gone; what was ordered stays ordered."""
         if self._waiting.pop(ticket, None) is not None:
+            if not self._waiting:
+                self._idle.set()
             self.receive(ev.Cancel(ticket))
 
     @property
@@ -184,13 +191,16 @@ class Runner:
     async def drained(self) -> None:
         """Order nothing new from now on; return once nobody waits for a verdict."""
         self.receive(ev.Drain())
-        while self._waiting:
-            await asyncio.sleep(TIMER)
+        self._idle.clear()
+        if self._waiting:
+            await self._idle.wait()
 
     def _finish(self, verdict: Verdict) -> None:
         waiting = self._waiting.pop(verdict.ticket, None)
         if waiting is None:
             return
+        if not self._waiting:
+            self._idle.set()
         if isinstance(verdict, Release):
             elapsed = self._clock.steady() - waiting.since
             self.latency[bisect_left(LATENCY_BOUNDS, elapsed)] += 1
@@ -261,7 +271,13 @@ class Runner:
         wall = self._clock.wall_ns() / 1e9
         self.incidents.append(
             Incident(
-                self._incident_id, wall, name, effect.before, effect.after, effect.reason, effect.seq
+                self._incident_id,
+                wall,
+                name,
+                effect.before,
+                effect.after,
+                effect.reason,
+                effect.seq,
             )
         )
         told, self._news = self._news, asyncio.Event()
@@ -271,7 +287,7 @@ class Runner:
             seq=effect.seq,
         )  # fmt: skip
 
-    _carry_out: dict[type[Effect], Callable[[Any, Any], None]] = {
+    _carry_out: ClassVar[dict[type[Effect], Callable[[Any, Any], None]]] = {
         ev.Send: _send,
         ev.Release: _release,
         ev.Fail: _fail,

@@ -1,8 +1,9 @@
 """``trivisor bench``: what voting costs, as ratios of things measured side by side in one run.
 
-``load`` drives, ``peers`` are the things compared with (a plain proxy, HAProxy), ``rig`` makes the processes,
-``compare`` measures throughput and latency, ``disturb`` what a failing guest does to the others' latency, ``idle``
-what idle connections cost, ``report`` runs all and says what it was measured on.
+``load`` drives, ``peers`` are the things compared with (a plain proxy, HAProxy), ``rig`` makes
+the processes, ``compare`` measures throughput and latency, ``disturb`` what a failing guest does
+to the others' latency, ``idle`` what idle connections cost, ``report`` runs all and says what it
+was measured on.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Throughput and latency of the vote beside its peers, in rounds, each round all of them in random order.
+"""Throughput and latency of the vote beside its peers, in rounds, each round all of them in
+random order.
 
-Ratios are made within a round and the median over rounds is reported: what slows this machine down for a while then
-slows both sides.
+Ratios are made within a round and the median over rounds is reported: what slows this machine
+down for a while then slows both sides.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ IN_FLIGHT = 64
 
 
 class Round(msgspec.Struct, frozen=True, kw_only=True):
-    """One target in one round: latency in seconds with one request under way, requests a second with 64."""
+    """One target in one round: latency in seconds with one request under way, requests a second
+    with 64.
+    """
 
     target: str
     latency: Latency
@@ -47,7 +50,9 @@ RATIOS: dict[str, tuple[str, str, str, float, float]] = {
     "f/e rate": ("rate", "f", "e", 0.0, 0.0),
     "f/d p50": ("p50", "f", "d", 0.0, 0.0),
 }
-"""What is compared; 0 means reported only.  A latency must be at most, a rate at least, the figure."""
+"""What is compared; 0 means reported only.  A latency must be at most, a rate at least, the
+figure.
+"""
 
 
 async def _measure(name: str, start: Start, number: int) -> Round:

@@ -1,7 +1,7 @@
 """What a failing guest does to everybody else's latency, and how soon it votes again.
 
-Requests are started at fixed times (half of the measured throughput) whether or not earlier ones are answered, and
-latency counts from the time a request was due: a stall is seen in full.
+Requests are started at fixed times (half of the measured throughput) whether or not earlier ones
+are answered, and latency counts from the time a request was due: a stall is seen in full.
 """
 
 from __future__ import annotations
@@ -100,7 +100,9 @@ async def disturb(
     pairs: int,
     progress: Callable[[str], None],
 ) -> list[Disturbance]:
-    """Kill and freeze each guest in turn under load, put back within the window, beside quiet windows."""
+    """Kill and freeze each guest in turn under load, put back within the window, beside quiet
+    windows.
+    """
     results = []
     for kind in ("kill", "freeze"):
         quiet, faulty, failed = [], [], 0
@@ -113,16 +115,16 @@ async def disturb(
             guest = node.guests[name]
             act: Callable[[], Awaitable[None]] = guest.kill if kind == "kill" else guest.pause
             window = asyncio.create_task(_window(start, rate, WINDOW))
-            await asyncio.sleep(WINDOW / 8)  # part of the experiment: the fault comes inside the window
+            await asyncio.sleep(
+                WINDOW / 8
+            )  # part of the experiment: the fault comes inside the window
             await act()
             await asyncio.sleep(WINDOW / 8)
             await _put_back(node, voter, name)
             latencies, lost = await window
             faulty.append(percentile(latencies, 0.999))
             failed += lost
-        results.append(
-            Disturbance(kind=kind, rate=rate, quiet=quiet, faulty=faulty, failed=failed)
-        )
+        results.append(Disturbance(kind=kind, rate=rate, quiet=quiet, faulty=faulty, failed=failed))
     return results
 
 
@@ -138,9 +140,7 @@ async def recover(
             progress(f"back and voting again after {kind} of {name}")
             guest = node.guests[name]
             await (guest.kill() if kind == "kill" else guest.pause())
-            async with asyncio.timeout(30):
-                while (await voter.replica_states())[name] == "active":
-                    await asyncio.sleep(0.01)  # another process decides; ask again
+            await voter.wait_left(name, 30)
             began = time.perf_counter()
             await _put_back(node, voter, name)
             seconds.append(time.perf_counter() - began)

@@ -1,7 +1,9 @@
-"""What idle connections cost: so many HTTP connections held open by another process, the voter's memory before and after.
+"""What idle connections cost: so many HTTP connections held open by another process, the
+voter's memory before and after.
 
-``python -m faultinject.bench.idle PORT NUMBER`` is that other process: it prints ``ready``, holds until its input
-ends, then makes one request on the first and the last connection and prints their status lines.
+``python -m faultinject.bench.idle PORT NUMBER`` is that other process: it prints ``ready``, holds
+until its input ends, then makes one request on the first and the last connection and prints their
+status lines.
 """
 
 from __future__ import annotations
@@ -46,7 +48,8 @@ async def hold(port: int, number: int, pid: int) -> Idle:
         cwd=Path(__file__).resolve().parents[2],
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip
-    assert process.stdin is not None and process.stdout is not None
+    assert process.stdin is not None
+    assert process.stdout is not None
     async with asyncio.timeout(120):
         line = await process.stdout.readline()
     held = int(line.split()[1]) if line.startswith(b"ready") else 0
@@ -60,7 +63,7 @@ async def hold(port: int, number: int, pid: int) -> Idle:
 
 
 async def _hold_here(port: int, number: int) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     streams: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
     for _ in range(number):

@@ -1,7 +1,8 @@
-"""Load: one way to drive everything that is compared, so that the drivers' own cost is the same for all.
+"""Load: one way to drive everything that is compared, so that the drivers' own cost is the same
+for all.
 
-A *target* is a function that starts one request and returns a future.  ``serial`` has one request under way,
-``pipelined`` a fixed number.
+A *target* is a function that starts one request and returns a future.  ``serial`` has one request
+under way, ``pipelined`` a fixed number.
 """
 
 from __future__ import annotations
@@ -155,7 +156,9 @@ class BareLink(asyncio.Protocol):
 
 
 class _HttpConnection(asyncio.Protocol):
-    """One keep-alive HTTP/1.1 connection, one request at a time; replies must state their length."""
+    """One keep-alive HTTP/1.1 connection, one request at a time; replies must state their
+    length.
+    """
 
     def __init__(self, request: bytes) -> None:
         self._request = request
@@ -195,7 +198,9 @@ class _HttpConnection(asyncio.Protocol):
 
 
 class HttpPool:
-    """Keep-alive connections to one HTTP server; as many requests under way as there are connections."""
+    """Keep-alive connections to one HTTP server; as many requests under way as there are
+    connections.
+    """
 
     def __init__(self, connections: list[_HttpConnection]) -> None:
         self._all = connections

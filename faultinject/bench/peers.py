@@ -1,6 +1,7 @@
 """The peers of the comparison: one process replica behind HTTP, a plain aiohttp proxy, HAProxy.
 
-Run as ``python -m faultinject.bench.peers replica PORT`` or ``... proxy PORT BACKEND_PORT``; both print ``ready``.
+Run as ``python -m faultinject.bench.peers replica PORT`` or ``... proxy PORT BACKEND_PORT``; both
+print ``ready``.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from typing import cast
 import aiohttp
 from aiohttp import web
 
-from guests.message import encode_reply, encode_request
 from guests.service import Context, Service, answer, load
 
 __all__ = ["HAPROXY_CONFIG", "haproxy_command", "main"]
@@ -38,7 +38,9 @@ backend replica
 
 
 class _Replica(asyncio.Protocol):
-    """The service behind bare HTTP: the least that HAProxy and the plain proxy need of a backend."""
+    """The service behind bare HTTP: the least that HAProxy and the plain proxy need of a
+    backend.
+    """
 
     def __init__(self, service: Service) -> None:
         self._service = service

@@ -1,7 +1,7 @@
 """The rig: what a benchmark runs on, in processes of their own, all ended when it closes.
 
-Four real guests (three behind a voter, the fourth bare), a second voter in front of three ``exec:`` replicas, and the
-HTTP peers.  The driver is the only thing in this process.
+Four real guests (three behind a voter, the fourth bare), a second voter in front of three
+``exec:`` replicas, and the HTTP peers.  The driver is the only thing in this process.
 """
 
 from __future__ import annotations
@@ -55,10 +55,12 @@ class VoterProcess:
     async def call(self, method: str, path: str) -> object:
         """Make one call on the control socket; return the JSON answered."""
         connector = aiohttp.UnixConnector(str(self.control))
-        async with aiohttp.ClientSession(connector=connector) as session:
-            async with session.request(method, f"http://voter{path}") as answer:
-                answer.raise_for_status()
-                return await answer.json()
+        async with (
+            aiohttp.ClientSession(connector=connector) as session,
+            session.request(method, f"http://voter{path}") as answer,
+        ):
+            answer.raise_for_status()
+            return await answer.json()
 
     async def replica_states(self) -> dict[str, str]:
         """Return the state of each replica, by name."""
@@ -75,6 +77,15 @@ class VoterProcess:
                     states = await self.replica_states()
                     if all(states.get(name) == "active" for name in names):
                         return
+                await asyncio.sleep(0.01)  # the voter is another process: ask again
+
+    async def wait_left(self, name: str, deadline: float) -> None:
+        """Wait until this replica does not vote any more.  Raises TimeoutError."""
+        async with asyncio.timeout(deadline):
+            while True:
+                states = await self.replica_states()
+                if states[name] != "active":
+                    return
                 await asyncio.sleep(0.01)  # the voter is another process: ask again
 
 

@@ -24,8 +24,9 @@ __all__ = ["demo"]
 def demo(requests: int, seed: int, accel: str, as_json: bool) -> int:
     """Show the main job on three real guests, and check every claim.
 
-    Boots three guests behind a voter, kills one under load, puts it back, lets another one lie, shows that the voter
-    refuses without a majority, heals, stops all.  Exits with 0 only if everything it claims held.
+    Boots three guests behind a voter, kills one under load, puts it back, lets another one lie,
+    shows that the voter refuses without a majority, heals, stops all.  Exits with 0 only if
+    everything it claims held.
     """
     import msgspec  # noqa: PLC0415 - heavy, and only for the demo itself
 

@@ -1,7 +1,8 @@
 """``trivisor demo``: the main job, shown on three real guests, with every claim checked.
 
-Uses what a user uses: the node of ``trivisor up``, the supervisor's control socket, the native client.  Each claim is
-written down with what was seen; the exit code is 0 only if all of them held.
+Uses what a user uses: the node of ``trivisor up``, the supervisor's control socket, the native
+client.  Each claim is written down with what was seen; the exit code is 0 only if all of them
+held.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from typing import Any
 
 import msgspec
 
-from deploy.child import Identity, identify
 from deploy.control_client import ask
+from deploy.identity import Identity, identify
 from deploy.launch import follow_start, prepare_node
 from deploy.records import Layout, NodeRecord, Settings
 from faultinject.bench.load import percentile
@@ -203,7 +204,9 @@ class Demo:
         self._say.chapter("6. All is healed")
         for name in ("g1", "g3"):
             healed = await self._ask("POST", "/heal", {"guest": name})
-            self._say.step(f"{name}: {healed['fault']} undone, votes again after {healed['seconds']:.2f} s")
+            self._say.step(
+                f"{name}: {healed['fault']} undone, votes again after {healed['seconds']:.2f} s"
+            )
         outcomes = await self._make(client, self._requests // 3)
         status = await self._ask("GET", "/status")
         states = {guest["name"]: guest["state"] for guest in status["guests"]}

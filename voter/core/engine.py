@@ -1,8 +1,8 @@
 """The engine: ``receive(event) -> effects``.  All of the voter's decisions are made here.
 
-Follow one request: ``_submit`` gives it a place (order.py) and sends it to the live replicas; ``_answered`` casts each
-reply as a ballot; ``_decide`` counts (vote.py); ``_settle`` releases.  How replicas come and go is in
-``lifecycle.py``, which this class builds on.
+Follow one request: ``_submit`` gives it a place (order.py) and sends it to the live replicas;
+``_answered`` casts each reply as a ballot; ``_decide`` counts (vote.py); ``_settle`` releases.
+How replicas come and go is in ``lifecycle.py``, which this class builds on.
 
 Promises (DESIGN.md; each is tested by name): Agreement, Order, Fail-safe, Liveness, Bounded.
 """
@@ -10,7 +10,7 @@ Promises (DESIGN.md; each is tested by name): Agreement, Order, Fail-safe, Liven
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from voter.core import events as ev
 from voter.core.events import Effect, Event, Failure
@@ -23,7 +23,9 @@ __all__ = ["Engine", "Limits"]
 
 
 class Engine(Lifecycle):
-    """The pure core of the voter.  Feed it events in the order they happened; carry out the effects in order."""
+    """The pure core of the voter.  Feed it events in the order they happened; carry out the
+    effects in order.
+    """
 
     def receive(self, event: Event) -> list[Effect]:
         """Take one event; return what is to be done about it, in order."""
@@ -198,16 +200,18 @@ class Engine(Lifecycle):
         """No value can get m ballots any more.
 
         If that is because the active replicas contradict each other, none of them can be trusted:
-        all are expelled, to be rebuilt from checkpoint and log.  Otherwise too few of those that it
-        was sent to are left.  Then a write, which all that come later are sent too, stays in the
-        order, and its client is told that the outcome is unknown.  A read or a marker, which changes
-        nothing, is dropped, and ordered again if those that came since can vote on it.
+        all are expelled, to be rebuilt from checkpoint and log.  Otherwise too few of those that
+        it was sent to are left.  Then a write, which all that come later are sent too, stays in
+        the order, and its client is told that the outcome is unknown.  A read or a marker, which
+        changes nothing, is dropped, and ordered again if those that came since can vote on it.
         """
         active = self.members.active
         said = {poll.ballots[index] for index in electors if index in poll.ballots}
         if len(said) > 1 and len(electors) == len(active):
             for index in active:
-                self._convict(self.members.replicas[index], "no majority: replicas disagree", poll.seq)
+                self._convict(
+                    self.members.replicas[index], "no majority: replicas disagree", poll.seq
+                )
             return
         record = poll.record
         if record is not None and not record.read_only:
@@ -236,7 +240,7 @@ class Engine(Lifecycle):
             if self._dirty:
                 return
 
-    _handlers: dict[type[Event], Callable[[Any, Any], None]] = {
+    _handlers: ClassVar[dict[type[Event], Callable[[Any, Any], None]]] = {
         ev.Submit: _submit,
         ev.Answered: _answered,
         ev.Digested: _digested,

@@ -1,7 +1,7 @@
 """What goes into the engine and what comes out: frozen values, nothing else.
 
-Replicas are named by index (0 to n-1) and epoch (the random number of a handshake); an event of an epoch that is over
-is ignored.  A ticket is the shell's number for one client request.
+Replicas are named by index (0 to n-1) and epoch (the random number of a handshake); an event of
+an epoch that is over is ignored.  A ticket is the shell's number for one client request.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """How replicas come, catch up, are admitted, are checked at markers, and go.
 
-The half of the engine that is not the hot path; ``engine.Engine`` builds on it.  Every recovery uses only the last
-voted checkpoint and the log since, never one replica's word.
+The half of the engine that is not the hot path; ``engine.Engine`` builds on it.  Every recovery
+uses only the last voted checkpoint and the log since, never one replica's word.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 class Poll:
     """One vote under way: on a request, or (``record`` None) on the digest at a marker.
 
-    ``ballots`` holds the tag of what each replica answered, ``kept`` the long replies themselves as far as there is
-    room.  ``value`` is None until it is won, then the winning tag.  ``sent`` is a bit mask of the replicas it was sent
-    to, ``due`` counts those that have not answered.
+    ``ballots`` holds the tag of what each replica answered, ``kept`` the long replies themselves
+    as far as there is room.  ``value`` is None until it is won, then the winning tag.  ``sent``
+    is a bit mask of the replicas it was sent to, ``due`` counts those that have not answered.
     """
 
     __slots__ = (
@@ -249,7 +249,9 @@ class Lifecycle:
     # ----------------------------------------------------------- markers
 
     def _place_marker(self) -> None:
-        """Order a checkpoint marker: all live replicas tell their digest, one may keep the state."""
+        """Order a checkpoint marker: all live replicas tell their digest, one may keep the
+        state.
+        """
         self._since_marker = 0
         self._marked = self._now
         self._mark_at = self.log.bytes + self.limits.log_bytes // 4
@@ -327,8 +329,9 @@ class Lifecycle:
     def _watch_marker(self, gap: float) -> None:
         """Give up on a keeper that is too slow; place a marker if the log is filling up.
 
-        A keeper that makes less than the least rate is gone.  One that is slow while the log fills up is left alone, and
-        the next one is asked, so that no replica can stop the writes by withholding its state.
+        A keeper that makes less than the least rate is gone.  One that is slow while the log
+        fills up is left alone, and the next one is asked, so that no replica can stop the writes
+        by withholding its state.
         """
         limits, mark, now = self.limits, self._mark, self._now
         full = self.log.bytes > limits.log_bytes // 2
@@ -453,8 +456,8 @@ class Lifecycle:
     def _tick(self, event: ev.Tick) -> None:
         """Look for replicas that hang or lag.
 
-        If the voter itself was held up (a gap of more than half the hang limit), nobody is blamed for the silence: the
-        replies may lie unread in the sockets.
+        If the voter itself was held up (a gap of more than half the hang limit), nobody is blamed
+        for the silence: the replies may lie unread in the sockets.
         """
         limits, gap = self.limits, event.now - self._now
         self._now, self._wall_ns = event.now, event.wall_ns

@@ -1,4 +1,6 @@
-"""Who counts: the electors (active replicas), who gets each record as it is ordered, and the quorum."""
+"""Who counts: the electors (active replicas), who gets each record as it is ordered, and the
+quorum.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +15,8 @@ __all__ = ["Membership"]
 class Membership:
     """The replicas of a node, and the two sets that the hot path reads.
 
-    ``active``: indexes of the electors, in order.  ``live``: indexes of all that get each record as it is ordered
-    (electors, learners that have caught up with the log, observers).
+    ``active``: indexes of the electors, in order.  ``live``: indexes of all that get each record
+    as it is ordered (electors, learners that have caught up with the log, observers).
     """
 
     def __init__(self, policy: Policy, replicas: Sequence[Replica]) -> None:

@@ -1,4 +1,6 @@
-"""The order: who is next, the agreed time, the hash of the history, and the log since the last voted checkpoint."""
+"""The order: who is next, the agreed time, the hash of the history, and the log since the last
+voted checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,9 @@ class Entry:
 
 
 class Log:
-    """Writes since the last voted checkpoint, in order.  Reads take a place in the order, not in the log."""
+    """Writes since the last voted checkpoint, in order.  Reads take a place in the order, not
+    in the log.
+    """
 
     def __init__(self, secret: bytes) -> None:
         self._secret = secret

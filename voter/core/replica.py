@@ -1,7 +1,7 @@
 """What the engine knows of one replica, and the table of states it goes through.
 
-Everything that moves a replica from one state to another is in ``TRANSITIONS``; the engine asks for a cause and
-gets the next state, or an error that is a bug.
+Everything that moves a replica from one state to another is in ``TRANSITIONS``; the engine asks
+for a cause and gets the next state, or an error that is a bug.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ TRANSITIONS: dict[tuple[State, Cause], State] = {
 class Replica:
     """One replica, as the engine sees it.  Plain data; the engine does the rest.
 
-    ``outstanding`` holds the (seq, size in bytes) of what was sent and not yet answered, in the order sent; an agent
-    answers in that order, so anything else is a breach of protocol.
+    ``outstanding`` holds the (seq, size in bytes) of what was sent and not yet answered, in the
+    order sent; an agent answers in that order, so anything else is a breach of protocol.
     """
 
     __slots__ = (

@@ -1,7 +1,7 @@
 """The vote: m of n, Pending, Won or Lost.
 
-Section 4 of the paper: a result is forwarded "once the VMM has obtained replies from two replicas with identical
-result values".  Here it is m of n: 1/1, 1/n (first reply), 2/2 (detect), 2/3, 3/5.
+Section 4 of the paper: a result is forwarded "once the VMM has obtained replies from two replicas
+with identical result values".  Here it is m of n: 1/1, 1/n (first reply), 2/2 (detect), 2/3, 3/5.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class PolicyError(ValueError):
 class Policy(msgspec.Struct, frozen=True):
     """``need`` identical replies of ``of`` replicas: m of n.
 
-    Either ``need`` is 1 (the first reply counts, nothing is compared) or it is more than half of ``of``: else two
-    different replies could both win.
+    Either ``need`` is 1 (the first reply counts, nothing is compared) or it is more than half of
+    ``of``: else two different replies could both win.
     """
 
     need: int
@@ -64,8 +64,9 @@ def count(
 ) -> tuple[str, bytes | None]:
     """Return how a vote stands, and the winning value once there is one.
 
-    ``ballots``: value by replica.  ``electors``: the active replicas; ballots of others do not count, and an
-    elector without a ballot may still cast one.  Lost means that no value can reach ``need`` any more.
+    ``ballots``: value by replica.  ``electors``: the active replicas; ballots of others do not
+    count, and an elector without a ballot may still cast one.  Lost means that no value can reach
+    ``need`` any more.
     """
     tally: dict[bytes, int] = {}
     best = waiting = 0

@@ -1,0 +1,198 @@
+"""One real guest: killed, paused, put back by every path. The guests are those all tests share."""
+
+from __future__ import annotations
+
+import asyncio
+import mmap
+import os
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+
+from deploy.errors import WrongState
+from deploy.guest import Guest
+from deploy.states import TRANSITIONS, GuestEvent, GuestState
+from guests import wire
+from tests.deploy.conftest import Booted
+
+# The shared node lives in the session's event loop.
+in_shared_loop = pytest.mark.asyncio(loop_scope="session")
+
+
+def answers(guest: Guest) -> bool:
+    """Whether the agent answers a ping over the link; bytes of before are skipped."""
+    decoder = wire.Decoder()
+    with socket.socket(socket.AF_UNIX) as link:
+        link.settimeout(10)
+        link.connect(guest.spec.link_socket)
+        link.sendall(wire.encode(wire.Kind.PING, 0, 4711))
+        while data := link.recv(4096):
+            if any(b"" != None for _ in decoder.feed(data)):
+                return True
+    return False
+
+
+def state_of(guest: Guest) -> GuestState:
+    """The state at this moment; mypy would take `guest.state` for what it was a line above."""
+    return guest.state
+
+
+def running(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
+def test_every_state_can_be_left_and_dead_is_always_near() -> None:
+    assert TRANSITIONS.keys() == set(GuestState)
+    assert all(TRANSITIONS.values())
+    living = set(GuestState) - {GuestState.ABSENT, GuestState.DEAD}
+    assert all(GuestState.DEAD in TRANSITIONS[state] for state in living)
+
+
+@pytest.mark.vm
+@in_shared_loop
+async def test_guests_boot_side_by_side_and_answer(booted: Booted) -> None:
+    assert [arrival.how for arrival in booted.arrivals.values()] == ["booted", "booted"]
+    for guest in booted.node.guests.values():
+        assert state_of(guest) is GuestState.READY
+        assert guest.clean
+        assert guest.pid is not None
+        assert guest.memory_bytes is not None
+        assert guest.memory_bytes < 600 << 20
+        assert any(line.startswith("trivisor: ready") for line in guest.console.tail())
+        assert await asyncio.to_thread(answers, guest)
+
+
+@pytest.mark.vm
+@in_shared_loop
+async def test_the_voter_goes_first(booted: Booted) -> None:
+    pid = booted.node.guests["g1"].pid
+    threads = list(Path(f"/proc/{pid}/task").iterdir())
+    assert len(threads) > 1
+    assert {os.getpriority(os.PRIO_PROCESS, int(thread.name)) for thread in threads} == {5}
+    group = Path(f"/proc/{pid}/autogroup")
+    assert not group.exists() or group.read_text().strip().endswith("nice 5")
+
+
+@pytest.mark.vm
+@in_shared_loop
+async def test_a_living_guest_is_put_back_in_place(booted: Booted) -> None:
+    guest = booted.node.guests["g1"]
+    pid = guest.pid
+    done = await guest.put_back()
+    assert done.path == "loadvm"
+    assert guest.pid == pid
+    assert state_of(guest) is GuestState.READY
+    assert await asyncio.to_thread(answers, guest)
+
+
+@pytest.mark.vm
+@in_shared_loop
+async def test_a_killed_guest_is_gone_and_comes_back_from_its_snapshot(booted: Booted) -> None:
+    guest = booted.node.guests["g1"]
+    events: list[GuestEvent] = []
+    unsubscribe = guest.subscribe(events.append)
+    pid = guest.pid
+    assert pid is not None
+    await guest.kill()
+    assert not running(pid)
+    assert guest.pid is None
+    assert state_of(guest) is GuestState.DEAD
+    done = await guest.put_back()
+    unsubscribe()
+    assert done.path == "start"
+    assert guest.pid not in (None, pid)
+    assert await asyncio.to_thread(answers, guest)
+    after = [event.after for event in events]
+    assert after == [GuestState.DEAD, GuestState.RESTORING, GuestState.READY]
+    assert events[0].why == "killed"
+
+
+@pytest.mark.vm
+@in_shared_loop
+async def test_a_kill_from_outside_is_noticed_by_itself(booted: Booted) -> None:
+    guest = booted.node.guests["g2"]
+    told: asyncio.Queue[GuestEvent] = asyncio.Queue()
+    unsubscribe = guest.subscribe(told.put_nowait)
+    assert guest.pid is not None
+    os.kill(guest.pid, signal.SIGKILL)
+    async with asyncio.timeout(5):
+        event = await told.get()
+    unsubscribe()
+    assert (event.guest, event.after, event.pid) == ("g2", GuestState.DEAD, None)
+    assert (await guest.put_back()).path == "start"
+
+
+@pytest.mark.vm
+@in_shared_loop
+async def test_pause_and_resume(booted: Booted) -> None:
+    guest = booted.node.guests["g1"]
+    await guest.pause()
+    assert state_of(guest) is GuestState.PAUSED
+    with pytest.raises(WrongState, match="is paused, not ready"):
+        await guest.pause()
+    with pytest.raises(TimeoutError):
+        await asyncio.to_thread(ping_briefly, guest)
+    await guest.resume()
+    assert state_of(guest) is GuestState.READY
+    with pytest.raises(WrongState, match="is ready, not paused"):
+        await guest.resume()
+    assert await asyncio.to_thread(answers, guest)
+
+
+def ping_briefly(guest: Guest) -> None:
+    with socket.socket(socket.AF_UNIX) as link:
+        link.settimeout(0.5)
+        link.connect(guest.spec.link_socket)
+        link.sendall(wire.encode(wire.Kind.PING, 0, 1))
+        while link.recv(4096):
+            pass
+
+
+@pytest.mark.vm
+@in_shared_loop
+async def test_a_paused_guest_runs_again_once_put_back(booted: Booted) -> None:
+    guest = booted.node.guests["g1"]
+    await guest.pause()
+    assert (await guest.put_back()).path == "loadvm"
+    assert state_of(guest) is GuestState.READY
+    assert await asyncio.to_thread(answers, guest)
+
+
+@pytest.mark.vm
+@in_shared_loop
+async def test_a_qemu_that_was_stopped_by_a_signal_is_put_back_in_place(booted: Booted) -> None:
+    guest = booted.node.guests["g2"]
+    pid = guest.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    assert (await guest.put_back()).path == "loadvm"
+    assert guest.pid == pid
+    assert await asyncio.to_thread(answers, guest)
+
+
+@pytest.mark.vm
+@in_shared_loop
+async def test_a_guest_whose_snapshot_is_spoilt_is_booted_anew(booted: Booted) -> None:
+    guest = booted.node.guests["g2"]
+    await guest.kill()
+    Path(guest.spec.disk).write_bytes(b"not a disk")
+    done = await guest.put_back(120)
+    assert done.path == "boot"
+    assert guest.clean
+    assert (await guest.put_back()).path == "loadvm"
+    assert await asyncio.to_thread(answers, guest)
+
+
+@pytest.mark.vm
+@in_shared_loop
+async def test_the_memory_is_a_file_that_the_host_can_change(booted: Booted) -> None:
+    guest = booted.node.guests["g1"]
+    with guest.ram_file().open("r+b") as file, mmap.mmap(file.fileno(), 0) as memory:
+        assert len(memory) == guest.spec.memory_mib << 20
+        at = memory.find(b"trivisor")
+        assert at >= 0
+        memory[at : at + 8] = b"TRIVISOR"
+        await guest.put_back()
+        assert memory[at : at + 8] == b"trivisor"
