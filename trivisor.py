@@ -79,9 +79,27 @@ class _Commands(click.Group):
             formatter.write_dl([(name, COMMANDS[name][2]) for name in self.list_commands(ctx)])
 
 
+def _show_version(ctx: click.Context, option: click.Parameter, given: bool) -> None:
+    if given:
+        from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - slow
+
+        try:
+            click.echo(f"trivisor {version('trivisor')}")
+        except PackageNotFoundError:
+            click.echo("trivisor, run from its sources (not installed)")
+        ctx.exit()
+
+
 @click.group(cls=_Commands, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--debug", is_flag=True, help="Show tracebacks of errors.")
-@click.version_option(package_name="trivisor")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_version,
+    help="Show the version and exit.",
+)
 @click.pass_context
 def command(ctx: click.Context, debug: bool) -> None:
     """Three virtual machines behind one voter: a host that tolerates the failure of one of them.

@@ -21,9 +21,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-import structlog
-
 from voter import config as configuration
+from voter import log
 from voter.address import connect
 from voter.config import Config
 from voter.control import ControlServer
@@ -56,22 +55,8 @@ def _raise_descriptor_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def configure_logs(*, json: bool) -> None:
-    """Log to standard error: one JSON object a line, or coloured text on a terminal."""
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.JSONRenderer() if json else structlog.dev.ConsoleRenderer(),
-        ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
-    )
-
-
 async def serve(config: Config, sockets: dict[str, socket.socket], stop: asyncio.Event) -> None:
     """Run a voter on these listening sockets until ``stop`` is set."""
-    log = structlog.get_logger()
     runner = Runner(
         config,
         clock=Clock(time.monotonic, time.time_ns),
@@ -88,7 +73,7 @@ async def serve(config: Config, sockets: dict[str, socket.socket], stop: asyncio
     for name, sock in sockets.items():
         await roles[name].serve(sock)
         address = sock.getsockname()
-        log.info("listening", socket=name, address=address)
+        log.note("listening", socket=name, address=address)
     gc.collect()
     gc.freeze()  # what is there now stays: no use in looking at it at each collection
     await stop.wait()
@@ -103,7 +88,7 @@ async def serve(config: Config, sockets: dict[str, socket.socket], stop: asyncio
         running.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await running
-    log.info("stopped")
+    log.note("stopped")
 
 
 async def _run(config: Config, sockets: dict[str, socket.socket]) -> None:
@@ -120,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--config", type=Path, required=True, help="the TOML configuration")
     parser.add_argument("--check", action="store_true", help="check the configuration and end")
     options = parser.parse_args(arguments)
-    configure_logs(json=not sys.stderr.isatty())
+    log.configure(json=not sys.stderr.isatty())
     try:
         config = configuration.load(options.config)
         if options.check:

@@ -17,8 +17,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol
 from zlib import crc32
 
-import structlog
-
 from guests import wire
 from guests.wire import FLAG_READ_ONLY, encode_order
 from voter.address import Connector, parse_address
@@ -28,6 +26,7 @@ from voter.core import events as ev
 from voter.core.events import Effect, Event, Fail, Failure, Release
 from voter.core.replica import State
 from voter.link import Link
+from voter.log import note
 
 __all__ = ["LATENCY_BOUNDS", "Clock", "Flushable", "Incident", "Runner", "Verdict"]
 
@@ -255,9 +254,7 @@ class Runner:
 
     def _checkpointed(self, effect: ev.Checkpointed) -> None:
         self.counters["checkpoints"] += 1
-        structlog.get_logger().info(
-            "checkpoint", seq=effect.seq, size=effect.size, digest=effect.digest.hex()[:16]
-        )
+        note("checkpoint", seq=effect.seq, size=effect.size, digest=effect.digest.hex()[:16])
 
     def _changed(self, effect: ev.Changed) -> None:
         name = self.names[effect.replica]
@@ -282,8 +279,8 @@ class Runner:
         )
         told, self._news = self._news, asyncio.Event()
         told.set()
-        structlog.get_logger().info(
-            "replica", name=name, before=effect.before, after=effect.after, reason=effect.reason,
+        note(
+            "replica", replica=name, before=effect.before, after=effect.after, reason=effect.reason,
             seq=effect.seq,
         )  # fmt: skip
 

@@ -39,10 +39,11 @@ def machine(scratch: Path) -> PristineRoot:
 
 
 def provision(
-    machine: PristineRoot, *arguments: str, seconds: float
+    machine: PristineRoot, *arguments: str, seconds: float, become: tuple[str, ...] = ()
 ) -> tuple[int, str, dict[str, str]]:
     """Run the script; return its exit status, its output, and its results by file name."""
-    done = machine.run("bash", f"/{INSIDE}/vagrant/provision.sh", *arguments, seconds=seconds)
+    script = f"/{INSIDE}/vagrant/provision.sh"
+    done = machine.run(*become, "bash", script, *arguments, seconds=seconds)
     folder = machine.path / INSIDE / "vagrant/results"
     return done.returncode, done.stdout, {path.name: path.read_text() for path in folder.iterdir()}
 
@@ -78,3 +79,21 @@ def test_the_demo_runs_on_a_pristine_machine(machine: PristineRoot) -> None:
     set_up_from_nothing(output)
     assert results["status.txt"] == "0\n"
     assert "demo" in results["demo.txt"]
+
+
+@pytest.mark.vm
+@pytest.mark.long
+def test_the_demo_runs_for_a_user_with_sudo(machine: PristineRoot) -> None:
+    prepare = (
+        "apt-get -q update && apt-get -q install -y --no-install-recommends sudo &&"
+        " useradd vagrant && chown -R vagrant: /home/vagrant &&"
+        " echo 'vagrant ALL=(ALL) NOPASSWD: ALL' >/etc/sudoers.d/vagrant"
+    )
+    prepared = machine.run("bash", "-c", prepare, seconds=SETUP_SECONDS)
+    assert prepared.returncode == 0, prepared.stdout
+    user = ("setpriv", "--reuid=vagrant", "--regid=vagrant", "--init-groups")
+    become = (*user, "env", "HOME=/home/vagrant")
+    status, output, _ = provision(machine, seconds=SETUP_SECONDS + DEMO_SECONDS, become=become)
+    assert status == 0, output
+    set_up_from_nothing(output)
+    assert "sudo is needed" in output

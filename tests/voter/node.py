@@ -122,4 +122,4 @@ async def running(config: Config, directory: Path) -> AsyncIterator[Node]:
         await asyncio.wait([task])
         for agent in node.agents:
             agent.stop()
-        await until(lambda: all(not link.up for link in node.runner.links))
+        await until(lambda: not any(agent.connections for agent in node.agents))

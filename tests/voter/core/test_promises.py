@@ -231,5 +231,4 @@ class OneFault(AnyFaults):
 
 TestAnyFaults = pytest.mark.filterwarnings("default")(AnyFaults.TestCase)
 TestOneFault = pytest.mark.filterwarnings("default")(OneFault.TestCase)
-for case in (TestAnyFaults, TestOneFault):
-    case.settings = settings(max_examples=60, stateful_step_count=40)
+TestAnyFaults.settings = TestOneFault.settings = settings(max_examples=60, stateful_step_count=40)

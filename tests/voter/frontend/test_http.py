@@ -48,8 +48,7 @@ async def test_a_target_goes_on_as_it_came(shared_node: Node) -> None:
     async with await shared_node.open() as client:
         await client.ask("PUT", key, b"raw")
         assert (await client.ask("GET", "/kv/%C3%A4%2F%41%20b")).body == b"raw"
-        listed = await client.ask("GET", "/kv/?prefix=%C3%A4")
-        assert b"%C3%A4/A%20b" in listed.body or "ä/A b" in listed.body.decode()
+        assert (await client.ask("GET", "/kv/?prefix=%C3%A4")).json["keys"] == ["%C3%A4%2FA%20b"]
 
 
 async def test_head_has_no_body_and_the_connection_goes_on(shared_node: Node) -> None:

@@ -1,0 +1,199 @@
+"""Every order of events there is, for 3 replicas and 3 requests, with one fault at every position.
+
+A depth-first search over a node's states: at each, every event that can happen next is tried on a
+copy.  A state that was seen before is not searched again.  What must hold at each step is asserted
+in model.py (Agreement, Order, Fail-safe, Bounded); at the end of every path, where nothing more can
+happen, every request must have its reply and nothing may be left (Liveness).
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.voter.core.model import Node, make_engine
+from voter.core import Limits
+from voter.core import events as ev
+from voter.core.replica import State
+
+Step = tuple[str, int]
+
+
+class Search:
+    """The search for one kind of fault; counts states and ends of paths."""
+
+    def __init__(
+        self, requests: tuple[str, ...], fault: str, *, victims: tuple[int, ...], limits: Limits
+    ) -> None:
+        self.requests = requests
+        self.fault = fault
+        self.victims = victims
+        self.states = 0
+        self.ends = 0
+        self.outcomes: set[tuple[Any, ...]] = set()
+        self._seen: set[tuple[Any, ...]] = set()
+        self._start = Node(make_engine(limits=limits)).start()
+
+    def run(self) -> None:
+        """Search everything."""
+        self._visit(pickle.dumps((self._start, 0, -1)), ())
+
+    def _visit(self, packed: bytes, path: tuple[Step, ...]) -> None:
+        todo = [(packed, path)]
+        while todo:
+            packed, path = todo.pop()
+            node, sent, victim = pickle.loads(packed)  # noqa: S301 - our own bytes
+            steps = list(self._steps(node, sent, victim))
+            if not steps:
+                self._check_end(node, path)
+            for step in steps:
+                node, sent, victim = pickle.loads(packed)  # noqa: S301
+                try:
+                    sent, victim = self._take(step, node, sent, victim)
+                    node.check_order()
+                except AssertionError as error:
+                    error.add_note(f"after {[*path, step]}")
+                    raise
+                mark = (sent, victim, *fingerprint(node))
+                if mark not in self._seen:
+                    self._seen.add(mark)
+                    self.states += 1
+                    todo.append((pickle.dumps((node, sent, victim)), (*path, step)))
+
+    def _steps(self, node: Node, sent: int, victim: int) -> Iterator[Step]:
+        """All that can happen next."""
+        if sent < len(self.requests):
+            yield ("submit", sent)
+        for replica in node.replicas:
+            index = replica.index
+            if replica.outbox:
+                yield ("deliver", index)
+            if replica.inbox:
+                yield ("work", index)
+            if not replica.epoch:
+                yield ("connect", index)
+            if victim < 0 and self.fault and index in self.victims:
+                yield (self.fault, index)
+
+    def _take(self, step: Step, node: Node, sent: int, victim: int) -> tuple[int, int]:
+        what, index = step
+        if what == "submit":
+            node.submit(b"%d" % index, read_only=self.requests[index] == "read")
+            return sent + 1, victim
+        if what == "work":
+            # What it says comes next, unless its link may be cut in between.
+            node.work(index)
+            if self.fault != "cut":
+                while node.replicas[index].outbox:
+                    node.deliver(index)
+        elif what == "deliver":
+            node.deliver(index)
+        elif what == "connect":
+            if node.engine.members[index].state is State.EXPELLED:
+                node.replicas[index].fault = None  # the supervisor puts the guest back
+                node.replicas[index].restart()
+            node.connect(index)
+        else:
+            victim = index
+            if what == "crash":
+                node.crash(index)
+            elif what == "cut":
+                node.lose(index)
+            else:
+                node.replicas[index].fault = what
+        return sent, victim
+
+    def _check_end(self, node: Node, path: tuple[Step, ...]) -> None:
+        self.ends += 1
+        verdicts = [node.verdicts.get(ticket) for ticket in range(1, len(self.requests) + 1)]
+        assert all(isinstance(verdict, ev.Release) for verdict in verdicts), (verdicts, path)
+        self.outcomes.add(tuple(replica.state for replica in node.engine.members))
+        if node.engine.standing == "ready":
+            node.check_idle()
+
+
+def fingerprint(node: Node) -> tuple[Any, ...]:
+    """Return what tells this state of a node from others (epochs are only compared, so left out)."""
+    engine = node.engine
+    return (
+        engine.log.seq,
+        engine.log.checkpoint.seq,
+        tuple(entry.tag for entry in engine.log._entries),
+        engine._since_marker,
+        engine._mark and (engine._mark.seq, engine._mark.keeper, engine._mark.digest),
+        tuple(
+            (poll.seq, poll.ticket, poll.value, poll.sent, poll.due, tuple(sorted(poll.ballots.items())))
+            for poll in engine._open.values()
+        ),
+        tuple(
+            (r.state, r.cursor, r.live, r.join_seq, r.suspect, r.pinged, tuple(r.outstanding))
+            for r in engine.members
+        ),
+        tuple(
+            (
+                r.epoch > 0, r.fault, r.fresh, r.last_seq, r.state, r.kept,
+                tuple((type(m), m.record.seq if isinstance(m, ev.Send) else m) for m in r.inbox),
+                tuple((type(m), getattr(m, "seq", 0)) for m in r.outbox),
+            )
+            for r in node.replicas
+        ),
+        tuple(sorted((t, getattr(v, "reply", b"")) for t, v in node.verdicts.items())),
+    )  # fmt: skip
+
+
+WRITES = ("write", "write", "write")
+MIXED = ("write", "read", "write")
+NO_MARKERS = Limits()
+MARKERS = Limits(marker_every=2, checkpoint_bytes=500)
+
+
+@pytest.mark.parametrize(
+    ("requests", "limits"),
+    [(WRITES, NO_MARKERS), (MIXED, NO_MARKERS), (WRITES, MARKERS)],
+    ids=["writes", "with a read", "with a checkpoint"],
+)
+def test_every_order_without_a_fault(requests: tuple[str, ...], limits: Limits) -> None:
+    search = Search(requests, "", victims=(), limits=limits)
+    search.run()
+    assert search.ends == 1, "all orders end in the same state"
+    assert search.outcomes == {(State.ACTIVE,) * 3}
+
+
+@pytest.mark.parametrize("requests", [WRITES, MIXED], ids=["writes", "with a read"])
+@pytest.mark.parametrize("fault", ["crash", "lie", "silent"])
+def test_every_order_with_one_fault_at_every_position(
+    requests: tuple[str, ...], fault: str
+) -> None:
+    search = Search(requests, fault, victims=(1,), limits=NO_MARKERS)
+    search.run()
+    assert search.states > 1000
+    assert any(outcome[1] is State.ACTIVE for outcome in search.outcomes)
+
+
+def test_every_order_with_a_link_cut_at_every_position() -> None:
+    """Here what a replica says may be lost with its link, and the replica keeps its state."""
+    search = Search(("write", "read"), "cut", victims=(1,), limits=NO_MARKERS)
+    search.run()
+    assert search.states > 1000
+
+
+@pytest.mark.parametrize("fault", ["crash", "lie-digest", "lie-state"])
+def test_every_order_with_a_checkpoint_and_a_fault(fault: str) -> None:
+    search = Search(("write", "write"), fault, victims=(0,), limits=MARKERS)
+    search.run()
+    assert search.states > 500
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("requests", [WRITES, MIXED], ids=["writes", "with a read"])
+@pytest.mark.parametrize("limits", [NO_MARKERS, MARKERS], ids=["plain", "markers"])
+@pytest.mark.parametrize(
+    "fault", ["crash", "cut", "lie", "lie-digest", "lie-state", "corrupt", "wrong-seq", "twice"]
+)
+def test_every_order_at_length(fault: str, limits: Limits, requests: tuple[str, ...]) -> None:
+    search = Search(requests, fault, victims=(0, 1, 2), limits=limits)
+    search.run()
+    assert search.ends

@@ -1,0 +1,308 @@
+"""What clients may do wrong over HTTP: each gets a clear error, and the voter goes on for others."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+import pytest
+
+from tests.voter.conftest import Nodes
+from tests.voter.http_client import HttpClient
+from tests.voter.node import Node, until
+from voter.frontend import http
+
+QUICK = "[timing]\nheader = 0.3\nbody = 0.3\nidle = 0.3\n"
+PUT = b"PUT /kv/a HTTP/1.1\r\nHost: x\r\n"
+
+
+async def serves(node: Node) -> bool:
+    """Whether another client is served."""
+    return (await node.ask("PUT", "/kv/other", b"1")).status in (201, 204)
+
+
+@pytest.mark.parametrize(
+    ("data", "status", "code"),
+    [
+        (b"GARBAGE\r\n\r\n", 400, "bad-request"),
+        (b"GET / HTTP/1.1\r\nno colon\r\n\r\n", 400, "bad-request"),
+        (b"\x16\x03\x01\x02\x00\x01\x00", 400, "bad-request"),
+        (b"\xd7TRV" + bytes(30), 400, "bad-request"),
+        (b"GET / HTTP/3.0\r\n\r\n", 505, "version"),
+        (b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n", 501, "not-implemented"),
+        (PUT + b"Content-Length: 1048577\r\n\r\n", 413, "too-large"),
+        (PUT + b"Transfer-Encoding: chunked\r\n\r\n100001\r\n", 413, "too-large"),
+        (PUT + b"Expect: money\r\n\r\n", 417, "expectation"),
+        (b"GET /" + b"a" * 40_000, 414, "target-too-long"),
+        (PUT + b"X: y\r\n" * 200 + b"\r\n", 431, "headers-too-large"),
+        (PUT + b"X: " + b"y" * 100_000, 431, "headers-too-large"),
+    ],
+)
+async def test_bad_requests_get_a_problem_and_the_connection_ends(
+    nodes: Nodes, caplog: pytest.LogCaptureFixture, data: bytes, status: int, code: str
+) -> None:
+    node = await nodes.make()
+    with caplog.at_level(logging.DEBUG):
+        async with await node.open() as client:
+            await client.send(data)
+            response = await client.read()
+            assert (response.status, response.problem) == (status, code)
+            assert response.headers["connection"] == "close"
+            assert await client.ended() == b""
+    assert not [record for record in caplog.records if record.name != "asyncio"], "no log spam"
+    assert await serves(node)
+
+
+async def test_the_answer_to_a_body_too_large_is_not_lost_in_the_sending(nodes: Nodes) -> None:
+    """A client that sends all of its 20 MB before it reads finds the 413, not a broken pipe."""
+    node = await nodes.make()
+    async with await node.open() as client:
+        await client.send(PUT + b"Content-Length: 20000000\r\n\r\n")
+        client.writer.write(bytes(20_000_000))
+        assert (await client.read()).status == 413
+        await client.writer.drain()
+    assert node.http.bounds.held == 0
+    assert await serves(node)
+
+
+async def test_chunks_without_end_are_cut_off_at_the_limit(nodes: Nodes) -> None:
+    node = await nodes.make()
+    async with await node.open() as client:
+        await client.send(PUT + b"Transfer-Encoding: chunked\r\n\r\n")
+        for _ in range(40):
+            client.writer.write(b"8000\r\n" + bytes(0x8000) + b"\r\n")
+        assert (await client.read()).status == 413
+    assert await serves(node)
+
+
+@pytest.mark.parametrize("start", [b"G", b"GET / HTTP/1.1\r\nHost: x\r\nX:", b"\r\n\r"])
+async def test_headers_that_do_not_come(nodes: Nodes, start: bytes) -> None:
+    node = await nodes.make(QUICK)
+    async with await node.open() as client:
+        await client.send(start)
+        response = await client.read()
+        assert (response.status, response.problem) == (408, "slow-request")
+        assert await client.ended() == b""
+
+
+async def test_headers_that_drip_get_no_more_time(nodes: Nodes) -> None:
+    node = await nodes.make(QUICK)
+    async with await node.open() as client:
+        started = time.monotonic()
+        reading = asyncio.create_task(client.read())
+        await client.send(b"GET / HTTP/1.1\r\n")
+        while not reading.done():
+            await client.send(b"a")
+            await asyncio.wait([reading], timeout=0.02)
+        assert (await reading).status == 408
+        assert time.monotonic() - started < 5
+
+
+async def test_a_body_that_does_not_come(nodes: Nodes) -> None:
+    node = await nodes.make(QUICK)
+    async with await node.open() as client:
+        await client.send(PUT + b"Content-Length: 10\r\n\r\n12345")
+        response = await client.read()
+        assert (response.status, response.problem) == (408, "slow-request")
+        assert await client.ended() == b""
+    assert await serves(node)
+
+
+async def test_an_idle_connection_is_closed_without_a_word(nodes: Nodes) -> None:
+    node = await nodes.make(QUICK)
+    async with await node.open() as fresh, await node.open() as used:
+        await used.ask("GET", "/kv/a")
+        assert await fresh.ended() == b""
+        assert await used.ended() == b""
+
+
+async def test_a_request_that_ends_before_its_end(nodes: Nodes) -> None:
+    node = await nodes.make()
+    for sent in (b"GET / HT", PUT + b"Content-Length: 10\r\n\r\n12345"):
+        async with await node.open() as client:
+            await client.send(sent)
+            client.half_close()
+            response = await client.read()
+            assert (response.status, response.problem) == (400, "bad-request")
+            assert await client.ended() == b""
+    assert node.runner.counters["requests"] == 0
+
+
+async def test_a_connection_that_breaks_is_forgotten_and_its_request_stays(nodes: Nodes) -> None:
+    node = await nodes.make()
+    for agent in node.agents:
+        agent.mode = "says nothing"
+    async with await node.open() as client:
+        await client.send(PUT + b"Content-Length: 1\r\n\r\n1")
+        await until(lambda: node.runner.waiting == 1, "the request is ordered")
+        client.reset()
+        await until(lambda: node.runner.waiting == 0, "the client is forgotten")
+    assert node.runner.engine.pending == 1, "what was ordered stays in the order"
+    await until(lambda: not node.http.connections)
+
+
+async def test_a_client_that_never_reads_is_ended_and_holds_little(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = await nodes.make("[timing]\nbody = 0.3\n")
+    await node.ask("PUT", "/kv/big", bytes(1 << 20))
+    async with await node.open() as client:
+        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        request = b"GET /kv/big HTTP/1.1\r\nHost: x\r\n\r\n"
+        client.writer.write(request * 1000)
+        await until(lambda: node.http.bounds.unsent > 0, "the client's socket is full")
+        assert node.http.bounds.unsent <= 2 << 20, "one reply at a time"
+        requests = node.runner.counters["requests"]
+        assert requests < 100
+        assert await serves(node)
+        await until(lambda: not node.http.connections, "it is ended")
+    assert (node.http.bounds.held, node.http.bounds.unsent) == (0, 0)
+
+
+async def test_pipelining_without_end_is_not_read_without_end(nodes: Nodes) -> None:
+    node = await nodes.make("[timing]\nrequest = 60\n")
+    for agent in node.agents:
+        agent.mode = "says nothing"
+    async with await node.open() as client:
+        client.writer.write(b"GET /kv/a HTTP/1.1\r\nHost: x\r\n\r\n" * 500_000)
+        connection = await first_connection(node)
+        await until(lambda: node.http.bounds.held > http.READ_AHEAD)
+        await until(lambda: connection._still, "reading is paused")
+        assert node.http.bounds.held < http.READ_AHEAD + (1 << 20)
+        assert node.runner.counters["requests"] == 1
+        client.reset()
+        await until(lambda: not node.http.connections)
+    assert node.http.bounds.held == 0
+
+
+async def first_connection(node: Node) -> http.HttpConnection:
+    """The one HTTP connection there is."""
+    await until(lambda: node.http.connections)
+    (connection,) = node.http.connections
+    return connection
+
+
+async def test_half_sent_bodies_of_many_clients_are_bounded(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "HELD_LIMIT", 3 << 20)
+    node = await nodes.make()
+    clients = [await node.open() for _ in range(5)]
+    try:
+        for client in clients:
+            await client.send(PUT + b"Content-Length: 1000000\r\n\r\n" + bytes(900_000))
+        await until(lambda: any(client.reader._buffer for client in clients))  # type: ignore[attr-defined]
+        refused = [client for client in clients if client.reader._buffer]  # type: ignore[attr-defined]
+        response = await refused[0].read()
+        assert (response.status, response.problem) == (503, "overload")
+        assert response.headers["retry-after"]
+        assert node.http.bounds.held <= 4 << 20
+        for client in clients:
+            if client not in refused:
+                await client.send(bytes(100_000))
+                assert (await client.read()).status in (201, 204)
+    finally:
+        for client in clients:
+            async with client:
+                pass
+
+
+async def test_more_connections_than_allowed(nodes: Nodes) -> None:
+    node = await nodes.make()
+    node.http.max_connections = 2
+    async with await node.open() as first, await node.open() as second:
+        for client in (first, second):
+            assert (await client.ask("GET", "/livez")).status == 200
+        async with await node.open() as third:
+            assert (await third.read()).status == 503
+            assert await third.ended() == b""
+        assert (await first.ask("GET", "/livez")).status == 200
+
+
+async def test_too_few_replicas_is_a_clear_refusal(nodes: Nodes) -> None:
+    node = await nodes.make()
+    for agent in node.agents[:2]:
+        agent.stop()
+    await node.standing("refusing")
+    response = await node.ask("PUT", "/kv/a", b"1")
+    assert (response.status, response.problem) == (503, "not-executed")
+    assert "seq" not in response.json
+    assert response.headers["retry-after"] == "1"
+    assert "trivisor-vote" not in response.headers
+    ready = await node.ask("GET", "/readyz")
+    assert (ready.status, ready.body) == (503, b"refusing\n")
+    assert (await node.ask("GET", "/livez")).status == 200
+
+
+async def test_pipelined_refusals_do_not_pile_up_on_the_stack(nodes: Nodes) -> None:
+    node = await nodes.make(ready=False)
+    for agent in node.agents:
+        agent.stop()
+    await node.standing("refusing")
+    async with await node.open() as client:
+        await client.send(b"GET /kv/a HTTP/1.1\r\nHost: x\r\n\r\n" * 5000)
+        for _ in range(5000):
+            assert (await client.read()).status == 503
+
+
+async def test_an_outcome_that_is_unknown_says_so(nodes: Nodes) -> None:
+    node = await nodes.make()
+    for agent in node.agents[1:]:
+        agent.mode = "says nothing"
+    async with await node.open() as client:
+        await client.send(PUT + b"Content-Length: 1\r\n\r\n1")
+        await until(lambda: node.runner.waiting == 1)
+        for agent in node.agents[1:]:
+            agent.stop()
+        response = await client.read()
+        assert (response.status, response.problem) == (502, "outcome-unknown")
+        assert response.json["seq"] > 0
+        # The connection is as good as before.
+        assert (await client.ask("GET", "/livez")).status == 200
+
+
+async def test_a_vote_that_takes_too_long_is_a_timeout(nodes: Nodes) -> None:
+    node = await nodes.make("[timing]\nrequest = 0.2\n")
+    for agent in node.agents[1:]:
+        agent.mode = "says nothing"
+    response = await node.ask("PUT", "/kv/a", b"1")
+    assert (response.status, response.problem) == (504, "timeout")
+
+
+async def test_overload_is_told_at_once(nodes: Nodes) -> None:
+    node = await nodes.make("[limits]\npending = 2\n")
+    for agent in node.agents:
+        agent.mode = "says nothing"
+    waiting: list[HttpClient] = []
+    for _ in range(2):
+        waiting.append(await node.open())
+        await waiting[-1].send(b"GET /kv/a HTTP/1.1\r\nHost: x\r\n\r\n")
+    await until(lambda: node.runner.waiting == 2)
+    response = await node.ask("GET", "/kv/a")
+    assert (response.status, response.problem) == (503, "overload")
+    for client in waiting:
+        async with client:
+            pass
+
+
+async def test_a_voted_reply_that_is_not_http(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Replicas agree on bytes; that those are HTTP is the service's affair, and may go wrong."""
+    monkeypatch.setattr("guests.agent.answer", lambda *_: b"this is no reply")
+    node = await nodes.make()
+    async with await node.open() as client:
+        response = await client.ask("GET", "/kv/a")
+        assert (response.status, response.problem) == (502, "bad-reply")
+        assert response.json["seq"] > 0
+        assert response.headers["trivisor-vote"].startswith(("2/3", "3/3"))
+
+
+async def test_stopping_answers_what_it_can_and_closes_the_rest(nodes: Nodes) -> None:
+    node = await nodes.make()
+    async with await node.open() as client:
+        await client.ask("GET", "/kv/a")
+        await node.http.stop()
+        assert await client.ended() == b""
+    assert not node.http.connections

@@ -1,0 +1,51 @@
+"""The voter's log: one JSON object a line on standard error, or plain lines on a terminal.
+
+The standard library's logging, not structlog as elsewhere: structlog loads rich and pygments where
+they are installed, 66 modules that R_V would have to answer for.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from typing import Any
+
+import msgspec
+
+__all__ = ["configure", "note"]
+
+_logger = logging.getLogger("voter")
+
+
+class _Lines(logging.Formatter):
+    """JSON objects, or (``json`` False) words for a person."""
+
+    def __init__(self, *, json: bool) -> None:
+        super().__init__()
+        self._json = json
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields: dict[str, Any] = getattr(record, "fields", {})
+        when = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        stamp = f"{when}.{int(record.msecs):03d}Z"
+        text = record.getMessage()
+        if record.exc_info:
+            fields = fields | {"error": self.formatException(record.exc_info)}
+        if self._json:
+            entry = {"time": stamp, "level": record.levelname.lower(), "event": text} | fields
+            return msgspec.json.encode(entry, enc_hook=str).decode()
+        return " ".join([stamp, text, *(f"{key}={value}" for key, value in fields.items())])
+
+
+def configure(*, json: bool) -> None:
+    """Send everything to standard error; the libraries below us only from warnings on."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Lines(json=json))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    _logger.setLevel(logging.INFO)
+
+
+def note(event: str, **fields: object) -> None:
+    """Log one event with its fields."""
+    _logger.info(event, extra={"fields": fields})
