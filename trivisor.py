@@ -137,6 +137,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _tell(error: Exception) -> None:
     """Print an error as one message, and its remedy."""
+    if _lacks_library(error):
+        warn(f"error: a library cannot be loaded: {error}")
+        warn("remedy: `trivisor doctor` tells what this host lacks, and the line to type")
+        return
     ours = isinstance(error, CommandError | OSError) or _package(type(error)) in OURS
     text = str(getattr(error, "problem", error)) if ours else f"{type(error).__name__}: {error}"
     warn(f"error: {text}")
@@ -147,6 +151,11 @@ def _tell(error: Exception) -> None:
         warn("this is a fault of trivisor itself: `trivisor --debug ...` shows where")
 
 
+def _lacks_library(error: Exception) -> bool:
+    """Whether something that is not ours could not be imported (libvirt, for example)."""
+    return isinstance(error, ImportError) and (error.name or "").partition(".")[0] not in OURS
+
+
 def _package(kind: type) -> str:
     return kind.__module__.partition(".")[0]
 
@@ -154,6 +163,8 @@ def _package(kind: type) -> str:
 def _exit_code(error: Exception) -> ExitCode:
     if isinstance(error, CommandError):
         return error.code
+    if _lacks_library(error):
+        return ExitCode.CANNOT_RUN_HERE
     for kind in type(error).__mro__:
         code = EXIT_CODES.get(f"{kind.__module__}.{kind.__qualname__}")
         if code is not None:

@@ -46,6 +46,9 @@ _DIRECTORIES = (
     "run/qemu/slirp",
 )
 
+_LONGEST_LOG = 1 << 20
+"""Bytes; QEMU's log of a guest grows by its command line (4 kB) at each start."""
+
 _CAPABILITIES = Path("cache/qemu/capabilities")
 
 _log = structlog.get_logger(__name__)
@@ -64,6 +67,9 @@ def prepare_root(root: Path, *, capabilities: Path | None = None) -> None:
     conf = root / "etc" / "qemu.conf"
     conf.parent.mkdir(exist_ok=True)
     conf.write_text(_CONF.format(uid=os.geteuid(), gid=os.getegid()))
+    for log in (root / "log" / "qemu").glob("*.log"):
+        if log.stat().st_size > _LONGEST_LOG:
+            os.truncate(log, 0)
     if capabilities is not None and capabilities.is_dir():
         _copy(capabilities, root / _CAPABILITIES)
 

@@ -22,7 +22,7 @@ from deploy.disk import make_snapshot_disk
 from deploy.domain_xml import domain_xml
 from deploy.errors import GuestNeverReady, HypervisorFailed, WrongState
 from deploy.hypervisor import Change, Domain, Hypervisor, RunState
-from deploy.process import QemuProcess, find_qemu, hold_back, ram_file, resident_bytes
+from deploy.process import QemuProcess, bound_files, find_qemu, hold_back, ram_file, resident_bytes
 from deploy.spec import GuestSpec
 from deploy.states import TRANSITIONS, GuestEvent, GuestState
 
@@ -43,6 +43,9 @@ _SAVE_TIMEOUT = 30.0
 
 _CLEAR_TIMEOUT = 20.0
 """Seconds that libvirt may take to notice that a QEMU has ended (0.2 measured)."""
+
+_FILE_SLACK_MIB = 64
+"""What QEMU may write to one file beyond twice the guest's memory, in MiB (a snapshot is smaller)."""
 
 _LIVING = frozenset({GuestState.BOOTING, GuestState.READY, GuestState.PAUSED, GuestState.RESTORING})
 
@@ -203,6 +206,7 @@ class Guest:
         """End it for good: no QEMU, no sockets, no disk. Nothing happens if there is nothing."""
         await self.kill("ended")
         async with self._lock:
+            await self.kill("ended")  # one that was being put back may live again
             await self._clear_away()
             if self.state is GuestState.DEAD:
                 self._set(GuestState.ABSENT, "ended")
@@ -320,6 +324,7 @@ class Guest:
         except OSError as error:
             raise HypervisorFailed(f"guest {self.name} ended as it started: {error}") from error
         hold_back(pid, nice=self.spec.nice)
+        bound_files(pid, limit=(2 * self.spec.memory_mib + _FILE_SLACK_MIB) << 20)
 
     async def _clear_away(self) -> None:
         """Wait until libvirt has done with the QEMU that ended, so that another may start."""

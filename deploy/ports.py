@@ -88,8 +88,8 @@ class FaultPort(Protocol):
     def link(self, guest: str) -> str:
         """Return the address at which the voter is to find the guest."""
 
-    def taints(self, kind: str) -> bool:
-        """Whether the guest's state may be wrong after this fault, even while it still votes."""
+    def must_put_back(self, kind: str) -> bool:
+        """Whether the guest must be put back after this fault, even while it still votes."""
 
     @property
     def processes(self) -> Mapping[str, Identity]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import os
+import resource
 import select
 import signal
 from collections.abc import Callable, Iterable
@@ -15,6 +16,7 @@ import structlog
 __all__ = [
     "QemuProcess",
     "adopt_orphans",
+    "bound_files",
     "find_qemu",
     "hold_back",
     "ram_file",
@@ -102,6 +104,17 @@ def hold_back(pid: int, *, nice: int) -> bool:
         _log.warning("cannot lower the priority of a guest", pid=pid, error=str(error))
         return False
     return True
+
+
+def bound_files(pid: int, *, limit: int) -> None:
+    """Let a process make no file longer than `limit` bytes; more ends it.
+
+    A guest that provokes QEMU into complaining without end would fill the disk with QEMU's log.
+    """
+    try:
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (limit, limit))
+    except OSError as error:
+        _log.warning("the size of a guest's files is not bounded", pid=pid, error=str(error))
 
 
 class QemuProcess:

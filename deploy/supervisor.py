@@ -268,20 +268,19 @@ class Supervisor:
     async def heal(self, guest: str) -> dict[str, Any]:
         """Undo what was injected, put the guest back if it must be, return once it votes.
 
-        Raises DeployError; FaultRefused if its state is damaged, but there is no majority without
-        it.
+        Raises DeployError, also if it must be put back and there is no majority without it.
         """
         self.find(guest)
         began = time.monotonic()
-        tainted = self._book.tainted(guest)
-        if tainted:
+        must = self._book.must_put_back(guest)
+        if must:
             self._repairer.require_spare(guest)
         async with self._repairer.holding(guest):
             fault = await self._book.undo(guest)
         self._repairer.forgive(guest)
         with contextlib.suppress(VoterSilent):
             await self._repairer.look()
-        if tainted or self._repairer.replica_state(guest) != "active":
+        if must or self._repairer.replica_state(guest) != "active":
             await self._repairer.bring_back(guest)
         kind = fault.kind if fault is not None else None
         seconds = round(time.monotonic() - began, 3)

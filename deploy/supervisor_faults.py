@@ -46,10 +46,10 @@ class FaultBook:
         """Whether a fault holds this guest."""
         return guest in self.holds
 
-    def tainted(self, guest: str) -> bool:
-        """Whether the fault that holds this guest may have damaged its state."""
-        record = self.holds.get(guest)
-        return record is not None and self._port is not None and self._port.taints(record.kind)
+    def must_put_back(self, guest: str) -> bool:
+        """Whether after the fault that holds it the guest must be put back even if it votes."""
+        record, port = self.holds.get(guest), self._port
+        return record is not None and port is not None and port.must_put_back(record.kind)
 
     async def inject(self, kind: str, guest: str, seconds: float | None) -> FaultRecord:
         """Apply a fault, for ``seconds`` or until healed.  Raises FaultRefused, DeployError."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import signal
@@ -115,17 +114,16 @@ async def _serve(
     await control.start()
     try:
         await supervisor.serve()
-    except* DeployError as group:
-        # One error of ours is what the user is to read; more than one only if tasks failed
-        # together.
-        for error in group.exceptions[1:]:
-            _log.error("and also", error=str(error))
-        with contextlib.suppress(IndexError):
-            raise _first(group) from None
+    except BaseExceptionGroup as group:
+        ours, others = group.split(DeployError)
+        if ours is None or others is not None:
+            raise  # a fault of the supervisor itself: the traceback goes into its log
+        raise _first(ours) from None
     finally:
         await control.stop()
 
 
 def _first(group: BaseExceptionGroup[DeployError]) -> DeployError:
+    """Return one error of tasks that failed together: one is what a user can act on."""
     error = group.exceptions[0]
     return _first(error) if isinstance(error, BaseExceptionGroup) else error

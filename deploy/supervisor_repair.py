@@ -125,11 +125,17 @@ class Repairer:
 
     @property
     def active(self) -> int:
-        """How many replicas vote, whose guests run: the voter may not have noticed yet."""
-        return sum(
-            self.replica_state(name) == "active" and guest.state == "ready"
+        """How many replicas vote."""
+        return len(self._voting)
+
+    @property
+    def _voting(self) -> set[str]:
+        """The replicas that vote and whose guests run: the voter may not have noticed yet."""
+        return {
+            name
             for name, guest in self._guests.items()
-        )
+            if self.replica_state(name) == "active" and guest.state == "ready"
+        }
 
     async def wait_active(self, names: list[str], seconds: float) -> bool:
         """Wait until all of these replicas vote; False if they do not within ``seconds``."""
@@ -235,9 +241,10 @@ class Repairer:
 
     def require_spare(self, name: str) -> None:
         """Raise DeployError if this guest votes, and without it there is no majority."""
-        if self.replica_state(name) == "active" and self.active - 1 < self._need:
+        others = self._voting - {name}
+        if name in self._voting and len(others) < self._need:
             raise DeployError(
-                f"{name} is one of the last {self.active} that vote: it is not put back",
+                f"{name} is one of the last {len(others) + 1} that vote: it is not put back",
                 remedy="heal the others first",
             )
 

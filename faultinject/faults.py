@@ -34,7 +34,6 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _BACK = "a guest that fell out of the vote is put back to its clean snapshot"
-_GOES_ON = f"its virtual processor goes on; {_BACK}"
 _RELAYS = f"the proxy hands over untouched bytes again; {_BACK}"
 _PROXY = "the proxy in the link says that it holds this fault, and counts"
 
@@ -54,7 +53,7 @@ CATALOGUE: dict[str, Fault] = {
             layer=Layer.GUEST,
             does="the guest's virtual processor is stopped; its QEMU and its link stay",
             proof="the hypervisor reports the guest as paused",
-            undo=_GOES_ON,
+            undo="the guest is put back to its clean snapshot",
             masked_by="the others' majority; after `limits.hang` seconds of silence the replica is "
             "out of the vote",
         ),
@@ -63,7 +62,7 @@ CATALOGUE: dict[str, Fault] = {
             layer=Layer.GUEST,
             does="the guest's virtual processor is stopped for most of each quarter of a second",
             proof="the hypervisor has reported the guest as paused, and as running again",
-            undo=f"the duty cycle ends; {_GOES_ON}",
+            undo=f"the duty cycle ends; {_BACK}",
             masked_by="the others' majority: nobody waits for the slowest replica",
         ),
         Fault(

@@ -72,9 +72,12 @@ class Injector:
         if fault.layer is not Layer.LINK and state != "ready":
             raise FaultRefused(f"{guest} is {state}", remedy=f"`trivisor heal {guest}` first")
 
-    def taints(self, kind: str) -> bool:
-        """Whether the guest's state may be wrong after this fault, even while it still votes."""
-        return find(kind).layer is Layer.MEMORY
+    def must_put_back(self, kind: str) -> bool:
+        """Whether the guest must be put back after this fault, even while it still votes.
+
+        A hung one is not let go before: it would greet the voter just to be cut off again.
+        """
+        return kind in ("crash", "hang", "corrupt-state")
 
     def link(self, guest: str) -> str:
         """Return the proxy's address for this guest."""
@@ -263,7 +266,7 @@ class Injector:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
         machine = self._site.guests[guest]
-        if kind in ("hang", "slow") and machine.state == "paused":
+        if kind == "slow" and machine.state == "paused":
             await machine.resume()
 
     async def end(self) -> None:

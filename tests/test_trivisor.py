@@ -76,6 +76,7 @@ def test_every_error_with_an_exit_code_exists(path: str) -> None:
         (CannotRunHere("no QEMU", remedy="install it"), ExitCode.CANNOT_RUN_HERE),
         (NotExecuted("no majority"), ExitCode.NO_MAJORITY),
         (RuntimeError("a bug"), ExitCode.FAILED),
+        (ImportError("libvirt.so.0: no such file", name="libvirtmod"), ExitCode.CANNOT_RUN_HERE),
     ],
 )
 def test_an_error_is_one_message_its_remedy_and_a_code(

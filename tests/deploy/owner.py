@@ -1,6 +1,6 @@
 """Brings a node up in a process of its own, says so, and waits: a test kills it, or ends it.
 
-Run as `python -m tests.deploy.owner SPEC.json`; on "down" at its stdin it ends the node, on
+Run as `python -m tests.deploy.owner SPEC.json CAPABILITIES`; on "down" at its stdin it ends the node, on
 "let go" it leaves the guests running.
 """
 
@@ -19,10 +19,10 @@ from deploy.spec import NodeSpec
 __all__ = ["main"]
 
 
-async def main(path: Path) -> None:
+async def main(path: Path, capabilities: Path) -> None:
     """Own the node until told otherwise."""
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
-    node = Node(msgspec.json.decode(path.read_bytes(), type=NodeSpec))
+    node = Node(msgspec.json.decode(path.read_bytes(), type=NodeSpec), capabilities=capabilities)
     arrivals = await node.up()
     state = {
         name: {"pid": guest.pid, "how": arrivals[name].how} for name, guest in node.guests.items()
@@ -37,4 +37,4 @@ async def main(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(Path(sys.argv[1])))
+    asyncio.run(main(Path(sys.argv[1]), Path(sys.argv[2])))

@@ -28,9 +28,10 @@ pytestmark = pytest.mark.vm
 def owner(spec: NodeSpec) -> Iterator[subprocess.Popen[str]]:
     """Run a process that brings the node up; it is killed at the end if it still runs."""
     file = Path(spec.directory).with_suffix(".spec")
+    capabilities = Path(spec.directory).with_suffix(".capabilities")
     file.write_bytes(msgspec.json.encode(spec))
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.deploy.owner", str(file)],
+        [sys.executable, "-m", "tests.deploy.owner", str(file), str(capabilities)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

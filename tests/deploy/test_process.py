@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.process import QemuProcess, find_qemu, hold_back, ram_file, resident_bytes
+from deploy.process import QemuProcess, bound_files, find_qemu, hold_back, ram_file, resident_bytes
 
 UUID = "aaaaaaaa-0000-4000-8000-00000000000f"
 WAIT = "import sys; print('up', flush=True); sys.stdin.read()"
@@ -80,6 +81,8 @@ def test_priority_memory_and_ram_file(stand_in: subprocess.Popen[bytes]) -> None
     assert resident_bytes(stand_in.pid) > 1 << 20
     with pytest.raises(FileNotFoundError, match="no shared memory file"):
         ram_file(stand_in.pid, size=128 << 20)
+    bound_files(stand_in.pid, limit=5 << 20)
+    assert resource.prlimit(stand_in.pid, resource.RLIMIT_FSIZE) == (5 << 20, 5 << 20)
     stand_in.kill()
     stand_in.wait()
     assert not hold_back(stand_in.pid, nice=5)

@@ -26,8 +26,8 @@ from voter.sockets import BACKLOG
 
 __all__ = ["NativeServer", "Phase"]
 
-WRITE_LIMIT = 8 << 20
-"""Bytes of replies that a client may leave unread before its connection is ended."""
+WRITE_LIMIT = 64 << 20
+"""Bytes of replies that a client may have unread: more, and its connection is ended."""
 REQUEST_LIMIT = wire.MAX_PAYLOAD - (1 << 12)
 """Largest request in bytes; the rest of a frame is for what the order adds (time, history...)."""
 

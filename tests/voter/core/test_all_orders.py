@@ -77,6 +77,10 @@ class Search:
                 yield ("connect", index)
             if victim < 0 and self.fault and index in self.victims:
                 yield (self.fault, index)
+        if self.fault == "silent" and victim >= 0 and node.engine.members[victim].outstanding:
+            # Time passes when nobody honest has anything to do: an honest one is never late.
+            if set(node.busy()) <= {victim}:
+                yield ("tick", victim)
 
     def _take(self, step: Step, node: Node, sent: int, victim: int) -> tuple[int, int]:
         what, index = step
@@ -91,10 +95,13 @@ class Search:
                     node.deliver(index)
         elif what == "deliver":
             node.deliver(index)
+        elif what == "tick":
+            node.tick(0.9)
         elif what == "connect":
-            if node.engine.members[index].state is State.EXPELLED:
-                node.replicas[index].fault = None  # the supervisor puts the guest back
-                node.replicas[index].restart()
+            replica = node.replicas[index]
+            if replica.fault or node.engine.members[index].state is State.EXPELLED:
+                replica.fault = None  # the supervisor puts the guest back
+                replica.restart()
             node.connect(index)
         else:
             victim = index
@@ -129,7 +136,10 @@ def fingerprint(node: Node) -> tuple[Any, ...]:
             for poll in engine._open.values()
         ),
         tuple(
-            (r.state, r.cursor, r.live, r.join_seq, r.suspect, r.pinged, tuple(r.outstanding))
+            (
+                r.state, r.cursor, r.live, r.join_seq, r.suspect, r.pinged, tuple(r.outstanding),
+                round(node.now - r.heard, 1) if r.outstanding else 0,
+            )
             for r in engine.members
         ),
         tuple(
@@ -146,13 +156,13 @@ def fingerprint(node: Node) -> tuple[Any, ...]:
 
 WRITES = ("write", "write", "write")
 MIXED = ("write", "read", "write")
-NO_MARKERS = Limits()
+NO_MARKERS = Limits(ping=1000.0)
 MARKERS = Limits(marker_every=2, checkpoint_bytes=500)
 
 
 @pytest.mark.parametrize(
     ("requests", "limits"),
-    [(WRITES, NO_MARKERS), (MIXED, NO_MARKERS), (WRITES, MARKERS)],
+    [(WRITES + WRITES, NO_MARKERS), (MIXED + MIXED, NO_MARKERS), (WRITES, MARKERS)],
     ids=["writes", "with a read", "with a checkpoint"],
 )
 def test_every_order_without_a_fault(requests: tuple[str, ...], limits: Limits) -> None:
@@ -169,22 +179,22 @@ def test_every_order_with_one_fault_at_every_position(
 ) -> None:
     search = Search(requests, fault, victims=(1,), limits=NO_MARKERS)
     search.run()
-    assert search.states > 1000
-    assert any(outcome[1] is State.ACTIVE for outcome in search.outcomes)
+    assert search.states > 400
+    assert search.outcomes >= {(State.ACTIVE,) * 3}
 
 
 def test_every_order_with_a_link_cut_at_every_position() -> None:
     """Here what a replica says may be lost with its link, and the replica keeps its state."""
     search = Search(("write", "read"), "cut", victims=(1,), limits=NO_MARKERS)
     search.run()
-    assert search.states > 1000
+    assert search.states > 400
 
 
 @pytest.mark.parametrize("fault", ["crash", "lie-digest", "lie-state"])
 def test_every_order_with_a_checkpoint_and_a_fault(fault: str) -> None:
-    search = Search(("write", "write"), fault, victims=(0,), limits=MARKERS)
+    search = Search(WRITES, fault, victims=(0,), limits=MARKERS)
     search.run()
-    assert search.states > 500
+    assert search.states > 400
 
 
 @pytest.mark.long

@@ -1,0 +1,55 @@
+"""The README's own-service example, on three real guests, by the README's commands."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLE = ROOT / "examples" / "counter.py"
+
+
+def _trivisor(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "trivisor", *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=150,
+    )
+
+
+def test_the_readme_shows_the_example_as_it_is() -> None:
+    assert EXAMPLE.read_text().strip() in (ROOT / "README.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def address(shared_scratch: Path) -> Iterator[str]:
+    directory = str(shared_scratch / "own")
+    up = _trivisor(
+        "up", "--dir", directory, "--service", str(EXAMPLE), "--http", "127.0.0.1:0", "--json"
+    )
+    assert up.returncode == 0, up.stderr
+    yield json.loads(up.stdout)["http"]
+    down = _trivisor("down", "--dir", directory)
+    assert down.returncode == 0, down.stderr
+
+
+@pytest.mark.vm
+def test_the_example_counts_behind_the_vote_of_real_guests(address: str) -> None:
+    def ask(method: str) -> tuple[str, str]:
+        request = urllib.request.Request(f"http://{address}/", method=method)
+        with urllib.request.urlopen(request, timeout=20) as reply:
+            return reply.read().decode(), reply.headers["Trivisor-Vote"]
+
+    counts = [ask("POST")[0] for _ in range(5)]
+    assert counts == [f"{number}\n" for number in range(1, 6)]
+    body, vote = ask("GET")
+    assert body == "5\n"
+    assert vote.startswith("2/3; seq=")

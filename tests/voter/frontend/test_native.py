@@ -1,0 +1,343 @@
+"""The native front end: framed requests, and what clients may do wrong with them."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from zlib import crc32
+
+import pytest
+
+from guests import wire
+from guests.message import encode_request
+from guests.wire import Decoder, Frame, Kind, encode
+from tests.voter.conftest import Nodes
+from tests.voter.http_client import HttpClient
+from tests.voter.node import Node, until
+from voter.client import Client
+from voter.errors import ConnectionFailed, NotExecuted, OutcomeUnknown, TimedOut, TooLarge
+from voter.frontend import native
+from voter.frontend.native import REQUEST_LIMIT
+from voter.frontend.verdict import decode_failure, decode_response
+
+OPEN = encode(Kind.OPEN, 0, 0, wire.PROTOCOL.to_bytes(2))
+GET = encode_request("GET", "/kv/a")
+
+
+class Raw:
+    """A native connection that sends exactly the bytes it is given."""
+
+    def __init__(self, client: HttpClient) -> None:
+        self.client = client
+        self._decoder = Decoder()
+        self._frames: list[Frame] = []
+
+    async def send(self, data: bytes) -> None:
+        await self.client.send(data)
+
+    async def frame(self) -> Frame:
+        """The next frame from the voter."""
+        async with asyncio.timeout(10):
+            while not self._frames:
+                data = await self.client.reader.read(1 << 16)
+                assert data, "the voter closed the connection without a word"
+                self._frames = self._decoder.feed(data)
+        return self._frames.pop(0)
+
+    async def failure(self) -> tuple[str, str]:
+        """The next frame must be a FAILURE: its code and words."""
+        frame = await self.frame()
+        assert frame.kind == Kind.FAILURE
+        return decode_failure(frame.payload)
+
+    async def ended(self) -> bool:
+        """Wait for the end of the connection; tell whether nothing came before it."""
+        return await self.client.ended() == b"" and not self._frames
+
+
+@asynccontextmanager
+async def raw(node: Node, *, opened: bool = True, tcp: bool = False) -> AsyncIterator[Raw]:
+    """Connect."""
+    client = await (
+        HttpClient.open(node.native_port) if tcp else HttpClient.open_unix(node.native_path)
+    )
+    async with client:
+        connection = Raw(client)
+        if opened:
+            await connection.send(OPEN)
+            assert (await connection.frame()).kind == Kind.OPENED
+        yield connection
+
+
+async def serves(node: Node) -> bool:
+    """Whether another client is served."""
+    async with await node.client() as client:
+        return (await client.request("PUT", "/kv/other", b"1")).status in (201, 204)
+
+
+# ------------------------------------------------------------ what is right
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_requests_of_three_processes(shared_node: Node) -> None:
+    async with await shared_node.client() as client:
+        assert client.server.replicas == ["g1", "g2", "g3"]
+        assert client.server.vote == "2/3"
+        assert (await client.request("PUT", "/kv/a", b"1")).status == 201
+        answer = await client.request("GET", "/kv/a")
+        assert (answer.status, answer.body) == (200, b"1")
+        assert answer.vote.agreed >= 2
+        assert answer.vote.seq > 0
+        assert client.dissenters(answer.vote) == []
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_over_tcp_too(shared_node: Node) -> None:
+    async with await Client.connect(f"tcp:127.0.0.1:{shared_node.native_port}") as client:
+        assert (await client.request("GET", "/kv/none")).status == 404
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_many_requests_in_flight(shared_node: Node) -> None:
+    """Far more than may be under way on one connection at a time: all are answered, and right."""
+    count = 3 * shared_node.native.max_in_flight
+    async with await shared_node.client() as client:
+        stored = await asyncio.gather(
+            *(client.request("PUT", f"/kv/m{n}", b"%d" % n) for n in range(count))
+        )
+        assert {answer.status for answer in stored} == {201}
+        assert len({answer.vote.seq for answer in stored}) == count
+        got = await asyncio.gather(*(client.request("GET", f"/kv/m{n}") for n in range(count)))
+        assert [answer.body for answer in got] == [b"%d" % n for n in range(count)]
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_request_of_the_largest_size(shared_node: Node) -> None:
+    body = bytes(1 << 20)
+    async with await shared_node.client() as client:
+        assert (await client.request("PUT", "/kv/large", body)).status == 201
+        assert (await client.request("GET", "/kv/large")).body == body
+        with pytest.raises(TooLarge):
+            await client.request("PUT", "/kv/large", bytes(REQUEST_LIMIT))
+        assert (await client.request("DELETE", "/kv/large")).status == 204
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_client_that_sends_no_more_gets_its_replies(shared_node: Node) -> None:
+    async with raw(shared_node) as connection:
+        await connection.send(b"".join(encode(Kind.REQUEST, 0, n, GET, 1) for n in range(1, 51)))
+        connection.client.half_close()
+        numbers = [(await connection.frame()).seq for _ in range(50)]
+        assert sorted(numbers) == list(range(1, 51))
+        assert await connection.ended()
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_services_are_told_who_asks(
+    shared_node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    callers = []
+    submit = shared_node.runner.submit
+
+    def note(request: bytes, caller: bytes, *rest: object) -> int:
+        callers.append(caller)
+        return submit(request, caller, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(shared_node.runner, "submit", note)
+    async with await shared_node.client() as client:
+        await client.request("GET", "/kv/a")
+    async with raw(shared_node, tcp=True) as connection:
+        await connection.send(encode(Kind.REQUEST, 0, 1, GET))
+        await connection.frame()
+    await shared_node.ask("GET", "/kv/a")
+    assert callers[0].startswith(b"uid:")
+    assert callers[1:] == [b"tcp:127.0.0.1", b"http:127.0.0.1"]
+
+
+# ------------------------------------------------------------ what is wrong
+
+
+def announce(length: int) -> bytes:
+    """A header, its own checksum right, for a payload of this length."""
+    head = struct.pack(">4sBBIQQI", b"\xd7TRV", Kind.REQUEST, 0, length, 0, 1, 0)
+    return head + struct.pack(">I", crc32(head))
+
+
+@pytest.mark.parametrize(
+    ("data", "word"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" + bytes(40), "wrong port"),
+        (random.Random(1).randbytes(100_000), "wrong port"),
+        (bytes(100_000), "wrong port"),
+        (announce(1 << 31), "wrong port"),
+        (announce(wire.MAX_PAYLOAD + 1), "wrong port"),
+        (encode(Kind.REQUEST, 0, 7, GET)[:-1] + b"?", "wrong port"),  # damaged on its way
+        (encode(Kind.HELLO, 1, 1, b"\0\1\0"), "not expected"),
+        (OPEN, "not expected"),
+        (encode(Kind.REQUEST, 0, 7, GET, 1) * 2, "still under way"),
+    ],
+)
+@pytest.mark.parametrize("tcp", [False, True])
+async def test_what_is_no_protocol_ends_the_connection_with_a_word(
+    nodes: Nodes, data: bytes, word: str, tcp: bool
+) -> None:
+    node = await nodes.make()
+    async with raw(node, tcp=tcp) as connection:
+        await connection.send(data)
+        code, text = await connection.failure()
+        assert code == "protocol"
+        assert word in text
+        assert await connection.ended()
+    assert await serves(node)
+    await until(lambda: not node.native.connections)
+    assert (node.native.bounds.held, node.runner.waiting) == (0, 0)
+
+
+async def test_a_request_before_open_is_refused(nodes: Nodes) -> None:
+    node = await nodes.make()
+    async with raw(node, opened=False) as connection:
+        await connection.send(encode(Kind.REQUEST, 0, 1, GET))
+        assert (await connection.failure())[0] == "protocol"
+        assert await connection.ended()
+    assert node.runner.counters["requests"] == 0
+
+
+@pytest.mark.parametrize("version", [0, 2, 65535])
+async def test_another_version_is_named(nodes: Nodes, version: int) -> None:
+    node = await nodes.make()
+    async with raw(node, opened=False) as connection:
+        await connection.send(encode(Kind.OPEN, 0, 0, version.to_bytes(2)))
+        code, text = await connection.failure()
+        assert code == "version"
+        assert str(version) in text
+        assert str(wire.PROTOCOL) in text
+        assert await connection.ended()
+
+
+async def test_the_library_says_that_a_port_is_no_voter(nodes: Nodes) -> None:
+    node = await nodes.make()
+    with pytest.raises(ConnectionFailed, match="not a Trivisor voter"):
+        await Client.connect(f"tcp:127.0.0.1:{node.port}")
+
+
+async def test_a_request_over_the_limit_is_refused_and_the_connection_goes_on(
+    nodes: Nodes,
+) -> None:
+    node = await nodes.make()
+    async with raw(node) as connection:
+        await connection.send(encode(Kind.REQUEST, 0, 1, bytes(REQUEST_LIMIT + 1)))
+        assert (await connection.failure())[0] == "too-large"
+        await connection.send(encode(Kind.REQUEST, 0, 2, GET, 1))
+        assert (await connection.frame()).seq == 2
+
+
+async def test_what_is_not_http_inside_is_the_services_answer(nodes: Nodes) -> None:
+    node = await nodes.make()
+    async with raw(node) as connection:
+        await connection.send(encode(Kind.REQUEST, 0, 1, b"nonsense"))
+        frame = await connection.frame()
+        assert frame.kind == Kind.RESPONSE
+        assert decode_response(frame.payload)[1].startswith(b"HTTP/1.1 400 ")
+
+
+async def test_who_does_not_open_or_end_a_frame_in_time(nodes: Nodes) -> None:
+    node = await nodes.make("[timing]\nheader = 0.3\nbody = 0.3\n")
+    async with raw(node, opened=False) as silent, raw(node) as slow, raw(node) as idle:
+        await slow.send(announce(1000) + b"abc")
+        assert "no OPEN" in (await silent.failure())[1]
+        assert "not ended in time" in (await slow.failure())[1]
+        assert await silent.ended()
+        assert await slow.ended()
+        await idle.send(encode(Kind.REQUEST, 0, 1, GET, 1))
+        assert (await idle.frame()).seq == 1, "between frames a client may take its time"
+
+
+async def test_a_client_that_never_reads_is_ended_and_holds_little(nodes: Nodes) -> None:
+    node = await nodes.make("[timing]\nbody = 0.3\n")
+    assert (await node.ask("PUT", "/kv/big", bytes(1 << 20))).status == 201
+    async with raw(node) as connection:
+        connection.client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        get = encode_request("GET", "/kv/big")
+        for number in range(1, 2000):
+            connection.client.writer.write(encode(Kind.REQUEST, 0, number, get, 1))
+        await until(lambda: node.native.bounds.unsent > 0, "the client's socket is full")
+        assert await serves(node)
+        await until(lambda: not node.native.connections, "it is ended")
+    assert (node.native.bounds.held, node.native.bounds.unsent) == (0, 0)
+    await until(lambda: node.runner.waiting == 0)
+
+
+async def test_half_sent_frames_of_many_clients_are_bounded(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native, "HELD_LIMIT", 3 << 20)
+    node = await nodes.make()
+    half = encode(Kind.REQUEST, 0, 1, bytes(1_000_000))[:900_000]
+    async with raw(node) as first, raw(node) as second, raw(node) as third, raw(node) as fourth:
+        for connection in (first, second, third, fourth):
+            await connection.send(half)
+        assert (await fourth.failure())[0] == "overload"
+        assert await fourth.ended()
+        assert node.native.bounds.held <= 3 << 20
+    await until(lambda: not node.native.connections)
+    assert node.native.bounds.held == 0
+
+
+async def test_no_more_than_so_many_requests_are_under_way_on_a_connection(nodes: Nodes) -> None:
+    node = await nodes.make("max_in_flight = 10\n")
+    for agent in node.agents:
+        agent.mode = "says nothing"
+    async with raw(node) as connection:
+        for number in range(1, 11):
+            await connection.send(encode(Kind.REQUEST, 0, number, GET, 1))
+        await until(lambda: node.runner.waiting == 10)
+        (server_side,) = node.native.connections
+        await until(lambda: server_side._choked)
+        # What is sent now waits in the socket; others are served meanwhile.
+        await connection.send(encode(Kind.REQUEST, 0, 11, GET, 1))
+        for agent in node.agents:
+            agent.mode = "honest"
+        async with await node.client() as client:
+            with pytest.raises((NotExecuted, OutcomeUnknown, TimedOut)):
+                # The replicas were silent about ten requests: answering this one breaks the order.
+                await client.request("GET", "/kv/a")
+        assert node.runner.counters["requests"] >= 11
+
+
+async def test_a_client_that_has_gone_is_forgotten(nodes: Nodes) -> None:
+    node = await nodes.make()
+    for agent in node.agents:
+        agent.mode = "says nothing"
+    async with raw(node) as connection:
+        await connection.send(encode(Kind.REQUEST, 0, 1, GET))
+        await until(lambda: node.runner.waiting == 1)
+        connection.client.reset()
+        await until(lambda: node.runner.waiting == 0)
+    assert not node.native.connections
+
+
+async def test_failures_are_told_by_their_names(nodes: Nodes) -> None:
+    node = await nodes.make()
+    async with await node.client() as client:
+        for agent in node.agents[1:]:
+            agent.mode = "says nothing"
+        write = asyncio.create_task(client.request("PUT", "/kv/a", b"1"))
+        await until(lambda: node.runner.waiting == 1)
+        for agent in node.agents[1:]:
+            agent.stop()
+        with pytest.raises(OutcomeUnknown):
+            await write
+        with pytest.raises(NotExecuted, match="no majority"):
+            await client.request("PUT", "/kv/a", b"1")
+
+
+async def test_the_voter_going_away_is_told(nodes: Nodes) -> None:
+    node = await nodes.make()
+    async with await node.client() as client:
+        await client.request("GET", "/kv/a")
+        await node.native.stop()
+        with pytest.raises(ConnectionFailed):
+            await client.request("GET", "/kv/a")
