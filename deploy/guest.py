@@ -45,7 +45,7 @@ _CLEAR_TIMEOUT = 20.0
 """Seconds that libvirt may take to notice that a QEMU has ended (0.2 measured)."""
 
 _FILE_SLACK_MIB = 64
-"""What QEMU may write to one file beyond twice the guest's memory, in MiB (a snapshot is smaller)."""
+"""What QEMU may write to one file beyond twice the guest's memory, in MiB; snapshots are smaller."""
 
 _LIVING = frozenset({GuestState.BOOTING, GuestState.READY, GuestState.PAUSED, GuestState.RESTORING})
 
@@ -289,7 +289,7 @@ class Guest:
 
     async def _start_from_snapshot(self) -> bool:
         """Start a new QEMU and load the snapshot into it before it runs; False if that fails."""
-        if not self.clean or not self._is(GuestState.DEAD):
+        if not self.clean or not self._is(GuestState.DEAD, GuestState.ABSENT):
             return False
         await self._clear_away()
         self._set(GuestState.RESTORING, "started from its snapshot")

@@ -28,11 +28,11 @@ import libvirt
 import libvirt_qemu
 
 from deploy.embed import prepare_root
-from deploy.errors import AlreadyUp, CannotRunHere, HypervisorFailed, HypervisorSilent
+from deploy.errors import AlreadyUp, CannotRunHere, DeployError, HypervisorFailed, HypervisorSilent
 from deploy.process import adopt_orphans, reap_orphans
 from deploy.spec import EMBED
 
-__all__ = ["Change", "Domain", "Hypervisor", "RunState"]
+__all__ = ["Change", "Domain", "Hypervisor", "RunState", "opening_error"]
 
 T = TypeVar("T")
 
@@ -156,7 +156,7 @@ class Hypervisor:
             async with _reaping():
                 connection = await asyncio.to_thread(libvirt.open, target)
         except libvirt.libvirtError as error:
-            raise _cannot_open(error, target) from error
+            raise opening_error(str(error), target) from error
         hypervisor = cls(connection, uri)
         try:
             await hypervisor._register()
@@ -339,8 +339,8 @@ async def _reaping() -> AsyncIterator[None]:
         reaper.cancel()
 
 
-def _cannot_open(error: libvirt.libvirtError, target: str) -> Exception:
-    text = str(error)
+def opening_error(text: str, target: str) -> DeployError:
+    """Return what to tell a user when libvirt at `target` cannot be opened, and says `text`."""
     if "Failed to parse user" in text or "Failed to parse group" in text:
         return CannotRunHere(
             f"libvirt wants an account that this host does not have: {text}",

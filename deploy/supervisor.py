@@ -272,16 +272,12 @@ class Supervisor:
         """
         self.find(guest)
         began = time.monotonic()
-        must = self._book.must_put_back(guest)
-        if must:
-            self._repairer.require_spare(guest)
-        async with self._repairer.holding(guest):
-            fault = await self._book.undo(guest)
-        self._repairer.forgive(guest)
-        with contextlib.suppress(VoterSilent):
-            await self._repairer.look()
-        if must or self._repairer.replica_state(guest) != "active":
-            await self._repairer.bring_back(guest)
+        fault = self._book.holds.get(guest)
+        await self._repairer.heal(
+            guest,
+            undo=lambda: self._book.undo(guest),
+            must=self._book.must_put_back(guest),
+        )
         kind = fault.kind if fault is not None else None
         seconds = round(time.monotonic() - began, 3)
         self.history.add("healed", guest, kind=kind, seconds=seconds)

@@ -101,17 +101,13 @@ class FaultBook:
                 "healing failed when the fault's time was over", guest=guest, error=str(error)
             )
 
-    async def undo(self, guest: str) -> FaultRecord | None:
-        """End the fault that holds a guest; return it, or None if there is none.
-
-        Raises DeployError.
-        """
+    async def undo(self, guest: str) -> None:
+        """End the fault that holds a guest, if there is one.  Raises DeployError."""
         record = self.holds.get(guest)
         if record is not None and self._port is not None:
             await self._port.undo(record.kind, guest)
             self._forget(guest)
             _log.info("fault ended", guest=guest, kind=record.kind)
-        return record
 
     def _forget(self, guest: str) -> None:
         self.holds.pop(guest, None)

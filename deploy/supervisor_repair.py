@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import structlog
@@ -23,7 +23,9 @@ from deploy.supervisor_voter import VoterHost, VoterSilent
 __all__ = ["JOIN_DEADLINE", "Repairer"]
 
 LOOK_EVERY = 0.5
-"""Seconds between looks when no event comes."""
+"""Seconds between looks when no event comes: some things are only ill once they last."""
+ASK_EVERY = 5.0
+"""Seconds between questions to the voter, in case its events were missed."""
 JOIN_DEADLINE = 30.0
 """Seconds from a put back guest to its first vote; after that the repair has failed."""
 
@@ -154,14 +156,17 @@ class Repairer:
 
         Unforeseen errors of a repair come out of here.
         """
+        asked = time.monotonic()
         try:
             while True:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(LOOK_EVERY):
                         await self._wake.wait()
                 self._wake.clear()
-                with contextlib.suppress(VoterSilent):
-                    await self.look()
+                if time.monotonic() - asked >= ASK_EVERY:
+                    with contextlib.suppress(VoterSilent):
+                        await self.look()
+                    asked = time.monotonic()
                 self._begin_repairs(time.monotonic())
         finally:
             for task in self._under_way.values():
@@ -205,7 +210,8 @@ class Repairer:
         patience.begin(began)
         _log.info("repair begins", guest=name, why=why, in_row=patience.in_row)
         try:
-            await self.bring_back(name)
+            async with self._locks[name]:
+                await self._bring_back(name)
         except DeployError as error:
             self.last_error[name] = str(error)
             self._history.add("repair failed", name, error=str(error), given_up=patience.given_up)
@@ -217,21 +223,35 @@ class Repairer:
             _log.info("repaired", guest=name, why=why, seconds=seconds)
         self.wake()
 
-    async def bring_back(self, name: str) -> None:
+    async def heal(self, name: str, *, undo: Callable[[], Awaitable[object]], must: bool) -> None:
+        """Do ``undo``, put the guest back if ``must``, or if it does not vote, and see it vote.
+
+        No repair of its own comes in between.  Raises DeployError, before anything is undone if the
+        guest must be put back and there is no majority without it.
+        """
+        async with self._locks[name]:
+            if must:
+                self._require_spare(name)
+            await undo()
+            self._patience[name].forgive()
+            with contextlib.suppress(VoterSilent):
+                await self.look()
+            if must or self.replica_state(name) != "active":
+                await self._bring_back(name)
+
+    async def _bring_back(self, name: str) -> None:
         """Put a guest back to its clean snapshot and see it vote.  Raises DeployError.
 
         A replica that votes is taken out of the vote first; refused if that would leave no
-        majority.
+        majority.  The guest's lock is held all the time.
         """
-        async with self._locks[name]:
-            self.require_spare(name)
-            state = self.replica_state(name)
-            if state not in (None, "absent", "expelled"):
-                await self._voter.expel(name, "is put back")
-                await self.look()
-            await self._guests[name].put_back()
-            await self._voter.admit(name)
+        self._require_spare(name)
+        if self.replica_state(name) not in (None, "absent", "expelled"):
+            await self._voter.expel(name, "is put back")
             await self.look()
+        await self._guests[name].put_back()
+        await self._voter.admit(name)
+        await self.look()
         if not await self.wait_active([name], JOIN_DEADLINE):
             reason = self.replicas.get(name, {}).get("reason", "the voter does not answer")
             raise DeployError(
@@ -239,7 +259,7 @@ class Repairer:
                 remedy=f"`trivisor logs {name}` shows what it said",
             )
 
-    def require_spare(self, name: str) -> None:
+    def _require_spare(self, name: str) -> None:
         """Raise DeployError if this guest votes, and without it there is no majority."""
         others = self._voting - {name}
         if name in self._voting and len(others) < self._need:
@@ -248,12 +268,8 @@ class Repairer:
                 remedy="heal the others first",
             )
 
-    def forgive(self, name: str) -> None:
-        """Start afresh with a guest that was repaired too often."""
-        self._patience[name].forgive()
-
     def holding(self, name: str) -> asyncio.Lock:
-        """The lock under which a guest is put back or broken."""
+        """The lock under which a guest is put back, until it votes, or broken."""
         return self._locks[name]
 
     def describe(self, name: str, now: float) -> dict[str, Any]:

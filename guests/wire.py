@@ -320,9 +320,11 @@ _WELCOME = struct.Struct(">HIBQ8sHBB")
 
 
 def encode_welcome(welcome: Welcome) -> bytes:
-    """Return the payload of a WELCOME frame (names are cut at 255 bytes)."""
-    service = welcome.service.encode()[:255]
-    build = welcome.build.encode()[:255]
+    """Return the payload of a WELCOME frame (names are cut at 255 bytes, where a letter ends)."""
+    service, build = (
+        name.encode()[:255].decode(errors="ignore").encode()
+        for name in (welcome.service, welcome.build)
+    )
     return (
         _WELCOME.pack(
             welcome.protocol,

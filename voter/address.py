@@ -87,6 +87,8 @@ def parse_address(text: str) -> Address:
         command = tuple(shlex.split(rest))
     except ValueError as error:
         raise AddressError(f"link {text!r}: {error}") from error
+    if not command:
+        raise AddressError(f"link {text!r}: no command")
     return Address(text, kind, command=command)
 
 

@@ -260,6 +260,10 @@ class Runner:
         name = self.names[effect.replica]
         if effect.reason == "dissent":
             self.counters["dissents"] += 1
+            # One that is not expelled for it may dissent at each request: tell the 1st, 2nd, 4th...
+            times = self.engine.members[effect.replica].dissents
+            if effect.before == effect.after and times & (times - 1):
+                return
         if effect.after in (State.EXPELLED, State.ABSENT):
             self.counters["expulsions"] += 1
         if effect.after in (State.ACTIVE, State.OBSERVER):

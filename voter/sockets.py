@@ -23,11 +23,15 @@ BACKLOG = 4096
 def inherited(environment: Mapping[str, str]) -> dict[str, socket.socket]:
     """Return the sockets passed to this process, by their LISTEN_FDNAMES name.
 
-    Empty if there are none, or if LISTEN_PID names another process.
+    Empty if there are none, or if LISTEN_PID names another process.  Raises AddressError if
+    LISTEN_FDS is no number.
     """
     if environment.get("LISTEN_PID", str(os.getpid())) != str(os.getpid()):
         return {}
-    number = int(environment.get("LISTEN_FDS", "0"))
+    count = environment.get("LISTEN_FDS", "0")
+    if not count.isdecimal():
+        raise AddressError(f"LISTEN_FDS is {count!r}, which is not a number of sockets")
+    number = int(count)
     names = environment.get("LISTEN_FDNAMES", "").split(":")
     return {
         name: socket.socket(fileno=FIRST_FD + at)
@@ -59,13 +63,10 @@ def listen_unix(path: str) -> socket.socket:
     A socket file that nobody listens on is removed first.  Raises AddressError.
     """
     check_unix_path(path)
-    with contextlib.suppress(FileNotFoundError):
-        if not stat.S_ISSOCK(os.stat(path).st_mode):
-            raise AddressError(f"{path} is there and is not a socket: move it away")
-        with socket.socket(socket.AF_UNIX) as probe:
-            if probe.connect_ex(path) == 0:
-                raise AddressError(f"somebody already listens on {path}")
-        os.unlink(path)
+    try:
+        _remove_dead(path)
+    except OSError as error:
+        raise AddressError(f"cannot listen on {path}: {error.strerror or error}") from error
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     before = os.umask(0o177)
     try:
@@ -78,6 +79,17 @@ def listen_unix(path: str) -> socket.socket:
         os.umask(before)
     sock.setblocking(False)
     return sock
+
+
+def _remove_dead(path: str) -> None:
+    """Remove a socket that nobody listens on.  Raises AddressError, OSError."""
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            raise AddressError(f"{path} is there and is not a socket: move it away")
+        with socket.socket(socket.AF_UNIX) as probe:
+            if probe.connect_ex(path) == 0:
+                raise AddressError(f"somebody already listens on {path}")
+        os.unlink(path)
 
 
 def listening(listen: Listen, environment: Mapping[str, str]) -> dict[str, socket.socket]:

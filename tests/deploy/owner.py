@@ -1,7 +1,7 @@
 """Brings a node up in a process of its own, says so, and waits: a test kills it, or ends it.
 
-Run as `python -m tests.deploy.owner SPEC.json CAPABILITIES`; on "down" at its stdin it ends the node, on
-"let go" it leaves the guests running.
+Run as `python -m tests.deploy.owner SPEC.json CAPABILITIES`; on "down" at its stdin it ends the
+node, on "let go" it leaves the guests running.
 """
 
 from __future__ import annotations

@@ -58,8 +58,8 @@ def line_of(stream: IO[str] | None, *, whole: bool = False) -> str:
 
 def say(process: subprocess.Popen[str], word: str) -> None:
     """Have the owner end, and wait until it has."""
-    process.communicate(word + "\n", timeout=60)
-    assert process.returncode == 0
+    _, said = process.communicate(word + "\n", timeout=60)
+    assert process.returncode == 0, said[-3000:]
 
 
 def running(spec: NodeSpec) -> dict[str, int]:

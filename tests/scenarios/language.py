@@ -22,6 +22,7 @@ indented; `pytest tests/scenarios --rewrite-scenarios` writes it anew.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from tests.voter.core.model import digest_of, make_engine
 from voter.core import Limits
@@ -66,17 +67,15 @@ class Scenario:
         if words[0] == "node":
             options = dict(word.split("=") for word in words[2:])
             observers = int(options.pop("observers", "0"))
-            limits = Limits(
-                **{name: float(text) if "." in text else int(text) for name, text in options.items()}
-            )
-            self._engine = make_engine(words[1], limits=limits, observers=observers)
+            limits: dict[str, Any] = {
+                name: float(text) if "." in text else int(text) for name, text in options.items()
+            }
+            self._engine = make_engine(words[1], limits=Limits(**limits), observers=observers)
             return self._feed([ev.Tick(self._now, 0)])
         return self._feed(self._events(words)) or ["(nothing)"]
 
     def _feed(self, events: list[Event] | Iterator[Event]) -> list[str]:
-        return [
-            self._tell(effect) for event in events for effect in self._engine.receive(event)
-        ]
+        return [self._tell(effect) for event in events for effect in self._engine.receive(event)]
 
     def _events(self, words: list[str]) -> Iterator[Event]:
         verb, rest = words[0], words[1:]

@@ -36,7 +36,10 @@ PIECE = 1 << 16
 
 
 class Agent:
-    """One replica behind a unix socket; ``mode`` is "honest" or one of MODES."""
+    """One replica behind a unix socket; ``mode`` is "honest", "waits" or one of MODES.
+
+    One that "waits" holds its answers back until ``go_on``.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -72,6 +75,12 @@ class Agent:
         for connection in tuple(self.connections):
             connection.close()
 
+    def go_on(self) -> None:
+        """Send what was held back; be honest from now on."""
+        self.mode = "honest"
+        for connection in self.connections:
+            connection.go_on()
+
     def restart(self) -> None:
         """A fresh and honest incarnation, as after a guest was put back."""
         self.mode = "honest"
@@ -86,6 +95,7 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._orders = Decoder()
         self._flooding = False
+        self._held: list[bytes] = []
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -99,6 +109,11 @@ class _Connection(asyncio.Protocol):
     def close(self) -> None:
         if self._transport is not None:
             self._transport.abort()
+
+    def go_on(self) -> None:
+        if self._transport is not None:
+            self._transport.write(b"".join(self._held))
+        self._held.clear()
 
     def data_received(self, data: bytes) -> None:
         agent, transport = self._agent, self._transport
@@ -127,6 +142,9 @@ class _Connection(asyncio.Protocol):
         data = encode(kind, epoch, seq, payload, frame.flags)
         mode = agent.mode
         if mode == "says nothing":
+            return
+        if mode == "waits":
+            self._held.append(data)
             return
         if kind == Kind.REPLY and mode != "honest":
             self._spoil(mode, frame, data)

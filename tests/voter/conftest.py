@@ -16,9 +16,7 @@ __all__: list[str] = []
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def shared_node(
-    shared_scratch: Path, request: pytest.FixtureRequest
-) -> AsyncIterator[Node]:
+async def shared_node(shared_scratch: Path, request: pytest.FixtureRequest) -> AsyncIterator[Node]:
     """Give a voter before three local processes, all voting; the tests of a module share it.
 
     Such tests need ``pytestmark = pytest.mark.asyncio(loop_scope="module")``.

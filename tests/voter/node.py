@@ -101,18 +101,13 @@ async def running(config: Config, directory: Path) -> AsyncIterator[Node]:
     """Run a voter until the end of the block; nothing of it is left afterwards."""
     node = Node(config, directory)
     task = asyncio.create_task(node.runner.run())
-    sockets = {
-        node.http: listen_tcp("127.0.0.1:0"),
-        node.control: listen_unix(str(node.control_path)),
-    }
-    natives = [listen_unix(str(node.native_path)), listen_tcp("127.0.0.1:0")]
-    node.port = sockets[node.http].getsockname()[1]
-    node.native_port = natives[1].getsockname()[1]
+    http, native = listen_tcp("127.0.0.1:0"), listen_tcp("127.0.0.1:0")
+    node.port, node.native_port = http.getsockname()[1], native.getsockname()[1]
     try:
-        for server, sock in sockets.items():
-            await server.serve(sock)
-        for sock in natives:
-            await node.native.serve(sock)
+        await node.http.serve(http)
+        await node.native.serve(native)
+        await node.native.serve(listen_unix(str(node.native_path)))
+        await node.control.serve(listen_unix(str(node.control_path)))
         yield node
         assert not task.done(), "the runner has ended"
     finally:

@@ -37,9 +37,7 @@ FAULTS = (
 )
 
 
-def make_engine(
-    vote: str = "2/3", *, limits: Limits | None = None, observers: int = 0
-) -> Engine:
+def make_engine(vote: str = "2/3", *, limits: Limits | None = None, observers: int = 0) -> Engine:
     """Return an engine with replicas g1 to gn, the last ``observers`` of them observers."""
     policy = Policy.parse(vote)
     names = [f"g{number + 1}" for number in range(policy.of + observers)]

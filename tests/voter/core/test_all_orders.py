@@ -45,12 +45,12 @@ class Search:
         todo = [(packed, path)]
         while todo:
             packed, path = todo.pop()
-            node, sent, victim = pickle.loads(packed)  # noqa: S301 - our own bytes
+            node, sent, victim = pickle.loads(packed)
             steps = list(self._steps(node, sent, victim))
             if not steps:
                 self._check_end(node, path)
             for step in steps:
-                node, sent, victim = pickle.loads(packed)  # noqa: S301
+                node, sent, victim = pickle.loads(packed)
                 try:
                     sent, victim = self._take(step, node, sent, victim)
                     node.check_order()

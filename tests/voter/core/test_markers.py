@@ -135,7 +135,9 @@ def test_a_keeper_may_die_at_any_moment(when: str) -> None:
         step(node, *[0] * 5)
         if when == "during the fetch":
             step(node, 1, 2)
-            node.feed(ev.Piece(0, node.replicas[0].epoch, marks(node)[0].seq if marks(node) else 8, 1))
+            node.feed(
+                ev.Piece(0, node.replicas[0].epoch, marks(node)[0].seq if marks(node) else 8, 1)
+            )
     node.crash(0)
     node.run()
     make_checkpoint(node)

@@ -17,7 +17,23 @@ def test_policies_that_can_be(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["4/3", "0/3", "0/0", "2/4", "2/5", "65/65", "1/65", "-1/3", "2", "2/", "/3", "a/b", "", "2/3/4"]
+    "text",
+    [
+        "4/3",
+        "0/3",
+        "0/0",
+        "2/4",
+        "2/5",
+        "65/65",
+        "1/65",
+        "-1/3",
+        "2",
+        "2/",
+        "/3",
+        "a/b",
+        "",
+        "2/3/4",
+    ],
 )
 def test_policies_that_cannot_be_are_refused_with_a_reason(text: str) -> None:
     with pytest.raises(PolicyError, match="vote"):
@@ -30,7 +46,8 @@ def test_a_policy_where_two_replies_could_win_says_what_to_write() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "compares"), [("1/1", False), ("1/2", False), ("1/3", False), ("2/3", True), ("3/5", True)]
+    ("text", "compares"),
+    [("1/1", False), ("1/2", False), ("1/3", False), ("2/3", True), ("3/5", True)],
 )
 def test_only_a_majority_convicts(text: str, compares: bool) -> None:
     assert Policy.parse(text).compares is compares

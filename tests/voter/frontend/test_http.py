@@ -85,8 +85,7 @@ async def test_conditions_reach_the_service(shared_node: Node) -> None:
 async def test_a_chunked_body_is_put_together(shared_node: Node) -> None:
     async with await shared_node.open() as client:
         await client.send(
-            b"PUT /kv/chunks HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
-            b"3\r\nabc\r\n"
+            b"PUT /kv/chunks HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"
         )
         await client.send(b"2;x=y\r\nde\r\n0\r\nX-Sum: 1\r\n\r\n")
         assert (await client.read()).status == 201

@@ -1,4 +1,4 @@
-"""What clients may do wrong over HTTP: each gets a clear error, and the voter goes on for others."""
+"""What clients may do wrong over HTTP: each gets a clear error, the voter goes on for others."""
 
 from __future__ import annotations
 

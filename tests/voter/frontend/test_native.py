@@ -255,19 +255,47 @@ async def test_who_does_not_open_or_end_a_frame_in_time(nodes: Nodes) -> None:
         assert (await idle.frame()).seq == 1, "between frames a client may take its time"
 
 
-async def test_a_client_that_never_reads_is_ended_and_holds_little(nodes: Nodes) -> None:
+@pytest.mark.parametrize("limit", [2 << 20, native.WRITE_LIMIT])
+async def test_a_client_that_never_reads_is_ended(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    """At once if that is much, else when its time is over; what it held is let go."""
+    monkeypatch.setattr(native, "WRITE_LIMIT", limit)
+    seen = []
     node = await nodes.make("[timing]\nbody = 0.3\n")
     assert (await node.ask("PUT", "/kv/big", bytes(1 << 20))).status == 201
     async with raw(node) as connection:
         connection.client.writer.transport.pause_reading()  # type: ignore[attr-defined]
         get = encode_request("GET", "/kv/big")
-        for number in range(1, 2000):
+        for number in range(1, 7):
             connection.client.writer.write(encode(Kind.REQUEST, 0, number, get, 1))
-        await until(lambda: node.native.bounds.unsent > 0, "the client's socket is full")
+        await until(lambda: node.runner.counters["requests"] == 7)
         assert await serves(node)
-        await until(lambda: not node.native.connections, "it is ended")
+
+        def ended() -> bool:
+            seen.append(node.native.bounds.unsent)
+            return not node.native.connections
+
+        await until(ended, "it is ended")
+    assert max(seen) <= 7 << 20
     assert (node.native.bounds.held, node.native.bounds.unsent) == (0, 0)
     await until(lambda: node.runner.waiting == 0)
+
+
+async def test_a_client_that_reads_slowly_is_not(nodes: Nodes) -> None:
+    node = await nodes.make("[timing]\nbody = 0.3\n")
+    assert (await node.ask("PUT", "/kv/big", bytes(1 << 20))).status == 201
+    async with raw(node) as connection:
+        writer, reader = connection.client.writer, connection.client.reader
+        get = encode_request("GET", "/kv/big")
+        for number in range(1, 5):
+            writer.write(encode(Kind.REQUEST, 0, number, get, 1))
+        size = 0
+        while size < 4 << 20:  # about 1 MiB in 0.3 s
+            size += len(await reader.read(1 << 16))
+            writer.transport.pause_reading()  # type: ignore[attr-defined]
+            await asyncio.sleep(0.02)  # what a slow client is
+            writer.transport.resume_reading()  # type: ignore[attr-defined]
 
 
 async def test_half_sent_frames_of_many_clients_are_bounded(
@@ -311,7 +339,7 @@ async def test_a_client_that_has_gone_is_forgotten(nodes: Nodes) -> None:
     node = await nodes.make()
     for agent in node.agents:
         agent.mode = "says nothing"
-    async with raw(node) as connection:
+    async with raw(node, tcp=True) as connection:
         await connection.send(encode(Kind.REQUEST, 0, 1, GET))
         await until(lambda: node.runner.waiting == 1)
         connection.client.reset()

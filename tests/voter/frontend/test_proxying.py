@@ -48,7 +48,8 @@ def test_the_same_request_has_one_form() -> None:
     """However it is spelled and framed, the replicas get the same bytes."""
     spellings = [
         b"POST /k HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nhi",
-        b"POST /k HTTP/1.1\r\nhost:h  \r\ntransfer-encoding: chunked\r\n\r\n1\r\nh\r\n1\r\ni\r\n0\r\n\r\n",
+        b"POST /k HTTP/1.1\r\nhost:h  \r\ntransfer-encoding: chunked\r\n\r\n"
+        b"1\r\nh\r\n1\r\ni\r\n0\r\n\r\n",
         b"POST http://h/k HTTP/1.1\r\nHOST: other\r\nCONTENT-LENGTH: 2\r\n\r\nhi",
     ]
     assert len({canonical_request(parse(data)) for data in spellings}) == 1

@@ -1,0 +1,58 @@
+"""What the injector refuses before it touches anything; the rest is in tests of the supervisor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from deploy.ports import FaultSite
+from deploy.records import Layout, Settings
+from deploy.supervisor_faults import FaultRefused
+from faultinject.faults import CATALOGUE, Layer
+from faultinject.inject import SLOW_STOPPED, Injector
+from voter.core import Limits
+
+
+def injector(*, state: str = "ready", **settings: Any) -> Injector:
+    site = SimpleNamespace(
+        layout=Layout(Path("/d")),
+        settings=Settings(**settings),
+        guests={"g1": SimpleNamespace(state=state)},
+        changed=lambda: None,
+    )
+    return Injector(cast(FaultSite, site))
+
+
+@pytest.mark.parametrize("kind", CATALOGUE)
+def test_a_guest_that_is_ready_takes_every_kind(kind: str) -> None:
+    injector().check(kind, "g1")
+
+
+def test_state_can_be_corrupted_only_where_a_canary_can_be_written() -> None:
+    with pytest.raises(FaultRefused, match="only the service kv takes"):
+        injector(service="static").check("corrupt-state", "g1")
+
+
+@pytest.mark.parametrize("kind", CATALOGUE)
+def test_a_dead_guest_takes_only_what_acts_on_its_link(kind: str) -> None:
+    if CATALOGUE[kind].layer is Layer.LINK:
+        injector(state="dead").check(kind, "g1")
+    else:
+        with pytest.raises(FaultRefused, match="g1 is dead"):
+            injector(state="dead").check(kind, "g1")
+
+
+def test_a_slow_guest_stays_within_the_voters_patience() -> None:
+    assert SLOW_STOPPED * 5 < Limits().hang
+
+
+def test_voters_find_guests_behind_the_proxy() -> None:
+    assert injector().link("g1") == "unix:/d/g1.lie"
+
+
+def test_only_what_leaves_a_sound_guest_that_votes_needs_no_put_back() -> None:
+    must = {kind for kind in CATALOGUE if injector().must_put_back(kind)}
+    assert must == {"crash", "hang", "corrupt-state"}

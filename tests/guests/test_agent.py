@@ -1,0 +1,622 @@
+"""The agent: one incarnation of the service behind a link, and the process around it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from guests import wire
+from guests.agent import STATE_PIECE, WRITE_SIZE, Incarnation
+from guests.message import Reply, Request, encode_request
+from guests.service import Context, Service, state_digest
+from guests.services.kv import KeyValue
+from guests.wire import Decoder, Frame, Kind, encode
+
+ROOT = Path(__file__).resolve().parents[2]
+EMPTY = bytes(8)
+
+
+class Voter:
+    """The other end: says what a voter says, and takes the answers apart."""
+
+    def __init__(self, service: type[Service] = KeyValue) -> None:
+        self.incarnation = Incarnation(service, 3, "build-1")
+        self.decoder = Decoder()
+        self.epoch = 0
+        self.seq = 0
+        self.history = EMPTY
+
+    def send(self, data: bytes) -> list[Frame]:
+        answers = b"".join(self.incarnation.receive(data))
+        return self.decoder.feed(answers)
+
+    def hello(self, epoch: int = 77, index: int = 1) -> wire.Welcome:
+        self.epoch = epoch
+        hello = wire.PROTOCOL.to_bytes(2) + bytes([index])
+        (frame,) = self.send(encode(Kind.HELLO, epoch, 0, hello))
+        assert (frame.kind, frame.epoch) == (Kind.WELCOME, epoch)
+        return wire.decode_welcome(frame.payload)
+
+    def order_frame(self, request: bytes, *, read_only: bool = False) -> bytes:
+        self.seq += 1
+        after = self.history if read_only else b"h%07d" % self.seq
+        payload = wire.encode_order(1, self.history, b"h%07d" % self.seq, b"me", request)
+        self.history = after
+        flags = wire.FLAG_READ_ONLY if read_only else 0
+        return encode(Kind.ORDER, self.epoch, self.seq, payload, flags)
+
+    def order(self, request: bytes, *, read_only: bool = False) -> Frame:
+        (frame,) = self.send(self.order_frame(request, read_only=read_only))
+        return frame
+
+    def put(self, key: str, value: bytes = b"v") -> Frame:
+        return self.order(encode_request("PUT", f"/kv/{key}", [], value))
+
+    def mark(self, keeper: int) -> bytes:
+        self.seq += 1
+        (frame,) = self.send(encode(Kind.MARKER, self.epoch, self.seq, bytes([keeper])))
+        assert (frame.kind, frame.seq) == (Kind.DIGEST, self.seq)
+        return frame.payload
+
+    def fetch(self, seq: int, offset: int = 0) -> Frame:
+        (frame,) = self.send(encode(Kind.FETCH, self.epoch, seq, offset.to_bytes(8)))
+        return frame
+
+    def restore(self, state: bytes, *, seq: int = 50, size: int | None = None) -> list[Frame]:
+        point = wire.Checkpoint(b"restored", len(state) if size is None else size, bytes(32))
+        data = [encode(Kind.RESTORE, self.epoch, seq, wire.encode_checkpoint(point))]
+        data += [
+            encode(Kind.STATE, self.epoch, seq, state[at : at + 100])
+            for at in range(0, len(state), 100)
+        ]
+        return self.send(b"".join(data))
+
+
+def get(key: str) -> bytes:
+    return encode_request("GET", f"/kv/{key}", [], b"")
+
+
+# -------------------------------------------------------------- handshake
+
+
+def test_a_welcome_tells_who_is_there() -> None:
+    welcome = Voter().hello()
+    assert welcome == wire.Welcome(wire.PROTOCOL, 3, True, 0, EMPTY, 1, "kv", "build-1")
+
+
+def test_a_later_welcome_tells_what_was_applied() -> None:
+    voter = Voter()
+    voter.hello()
+    voter.put("a")
+    voter.order(get("a"), read_only=True)
+    welcome = voter.hello(78)
+    assert (welcome.fresh, welcome.last_seq, welcome.history) == (False, 1, b"h0000001")
+
+
+def test_reading_is_not_fresh_either() -> None:
+    voter = Voter()
+    voter.hello()
+    voter.order(get("a"), read_only=True)
+    assert voter.hello(78).fresh is False
+
+
+def test_nothing_is_taken_before_the_first_hello() -> None:
+    voter = Voter()
+    for epoch in (0, 1):
+        voter.epoch = epoch
+        assert voter.send(voter.order_frame(get("a"))) == []
+        assert voter.send(encode(Kind.PING, epoch, 0)) == []
+        assert voter.restore(b"") == []
+    assert voter.hello().fresh
+
+
+def test_frames_of_another_epoch_are_dropped() -> None:
+    voter = Voter()
+    voter.hello(77)
+    late = voter.order_frame(get("a"))
+    voter.hello(78)
+    assert voter.send(late) == []
+    voter.seq, voter.history = 0, EMPTY
+    assert voter.put("a").kind == Kind.REPLY
+
+
+def test_hello_may_be_said_again_with_the_same_epoch() -> None:
+    """The voter repeats one that was not answered in time; what it ordered since comes after it."""
+    voter = Voter()
+    voter.hello()
+    voter.hello()
+    assert voter.put("a").kind == Kind.REPLY
+    assert voter.put("b").kind == Kind.REPLY
+
+
+def test_a_short_hello_is_answered_so_that_the_versions_can_be_told() -> None:
+    voter = Voter()
+    (frame,) = voter.send(encode(Kind.HELLO, 5, 0))
+    assert wire.decode_welcome(frame.payload).protocol == wire.PROTOCOL
+
+
+def test_here_tells_the_incarnation() -> None:
+    (frame,) = Decoder().feed(Voter().incarnation.here())
+    assert (frame.kind, frame.epoch, frame.seq) == (Kind.HERE, 0, 3)
+
+
+# --------------------------------------------------------------- ordering
+
+
+def test_requests_are_applied_in_order_and_answered() -> None:
+    voter = Voter()
+    voter.hello()
+    data = b"".join(
+        voter.order_frame(encode_request("PUT", "/kv/n", [], b"%d" % n)) for n in range(50)
+    )
+    data += voter.order_frame(get("n"), read_only=True)
+    frames = voter.send(data)
+    assert [frame.seq for frame in frames] == list(range(1, 52))
+    assert Reply.decode(frames[-1].payload).body == b"49"
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_request_of_another_history_is_refused(read_only: bool) -> None:
+    voter = Voter()
+    voter.hello()
+    voter.put("a")
+    right, voter.history = voter.history, b"another!"
+    frame = voter.order(get("a"), read_only=read_only)
+    assert (frame.kind, frame.seq) == (Kind.REFUSED, 2)
+    voter.history = right
+    assert voter.put("b").kind == Kind.REPLY, "nothing has changed"
+
+
+def test_a_request_is_not_applied_twice() -> None:
+    voter = Voter()
+    voter.hello()
+    data = voter.order_frame(encode_request("PUT", "/kv/a", [], b"v"))
+    kinds = [frame.kind for frame in voter.send(data + data)]
+    assert kinds == [Kind.REPLY, Kind.REFUSED]
+
+
+def test_the_context_is_what_the_order_says() -> None:
+    seen: list[Context] = []
+
+    class Look(Service):
+        name = "look"
+
+        def apply(self, request: Request, context: Context) -> Reply:
+            seen.append(context)
+            return Reply(200, b"%d" % context.random.randrange(10**9))
+
+    replies = []
+    for _ in range(2):
+        voter = Voter(Look)
+        voter.hello()
+        payload = wire.encode_order(12_000_000_000, EMPTY, b"history1", "jörg".encode(), get("a"))
+        (frame,) = voter.send(encode(Kind.ORDER, 77, 9, payload, wire.FLAG_READ_ONLY))
+        replies.append(frame.payload)
+    context = seen[0]
+    assert (context.seq, context.time, context.caller, context.read_only) == (9, 12.0, "jörg", True)
+    assert replies[0] == replies[1], "the random source is of the history"
+
+
+def test_large_replies_are_not_all_held_at_once() -> None:
+    """What one read of the link asks for may be far more than the guest has memory for."""
+    voter = Voter()
+    voter.hello()
+    voter.put("big", bytes(1 << 20))
+    data = b"".join(voter.order_frame(get("big"), read_only=True) for _ in range(20))
+    pieces = list(voter.incarnation.receive(data))
+    assert len(pieces) == 20
+    assert max(map(len, pieces)) < (1 << 20) + WRITE_SIZE
+    assert sum(len(voter.decoder.feed(piece)) for piece in pieces) == 20
+
+
+def test_a_ping_is_answered() -> None:
+    voter = Voter()
+    voter.hello()
+    (frame,) = voter.send(encode(Kind.PING, 77, 5))
+    assert (frame.kind, frame.seq) == (Kind.PONG, 5)
+
+
+# ------------------------------------------------------ markers and states
+
+
+def test_a_marker_tells_the_digest_and_only_the_keeper_keeps_the_state() -> None:
+    voter = Voter()
+    voter.hello(index=1)
+    voter.put("a", b"x" * 200_000)
+    assert voter.mark(keeper=2) == voter.mark(keeper=wire.NO_KEEPER)
+    assert voter.fetch(voter.seq).kind == Kind.REFUSED
+    digest = voter.mark(keeper=1)
+    seq = voter.seq
+    voter.put("a", b"later")
+    state, offset = b"", 0
+    while True:
+        frame = voter.fetch(seq, offset)
+        assert (frame.kind, frame.seq) == (Kind.STATE, seq)
+        assert len(frame.payload) <= STATE_PIECE
+        state += frame.payload
+        offset += len(frame.payload)
+        if frame.flags & wire.FLAG_LAST:
+            break
+    assert len(state) > 200_000
+    assert state_digest(iter((state,))) == digest, "the state at the marker, not the one since"
+    assert voter.fetch(seq).kind == Kind.REFUSED, "it is not kept longer than needed"
+
+
+def test_a_kept_state_is_dropped_by_the_next_marker_and_by_a_new_handshake() -> None:
+    voter = Voter()
+    voter.hello()
+    voter.put("a")
+    voter.mark(keeper=1)
+    seq = voter.seq
+    voter.mark(keeper=0)
+    assert voter.fetch(seq).kind == Kind.REFUSED
+    voter.mark(keeper=1)
+    seq = voter.seq
+    voter.hello(78)
+    assert voter.fetch(seq).kind == Kind.REFUSED
+
+
+def test_a_fetch_past_the_end_is_the_end() -> None:
+    voter = Voter()
+    voter.hello()
+    voter.mark(keeper=1)
+    frame = voter.fetch(voter.seq, 10**12)
+    assert (frame.payload, frame.flags) == (b"", wire.FLAG_LAST)
+
+
+def kv_state(**entries: bytes) -> tuple[bytes, bytes]:
+    """Return a state with these entries, and its digest."""
+    voter = Voter()
+    voter.hello()
+    for key, value in entries.items():
+        voter.put(key, value)
+    voter.mark(keeper=1)
+    return voter.fetch(voter.seq).payload, voter.mark(keeper=0)
+
+
+def test_a_restored_replica_goes_on_from_there() -> None:
+    state, digest = kv_state(a=b"1", b=b"2" * 500)
+    voter = Voter()
+    voter.hello()
+    voter.put("other")
+    (frame,) = voter.restore(state)
+    assert (frame.kind, frame.seq, frame.payload) == (Kind.RESTORED, 50, digest)
+    voter.seq, voter.history = 50, b"restored"
+    assert Reply.decode(voter.order(get("b")).payload).body == b"2" * 500
+    assert Reply.decode(voter.order(get("other")).payload).status == 404
+    welcome = voter.hello(78)
+    assert (welcome.last_seq, welcome.history, welcome.fresh) == (52, b"h0000052", False)
+
+
+def test_the_empty_state_is_restored_without_pieces() -> None:
+    voter = Voter()
+    voter.hello()
+    voter.put("a")
+    (frame,) = voter.restore(b"", seq=0)
+    assert frame.payload == KeyValue().digest()
+    assert voter.hello(78).last_seq == 0
+
+
+@pytest.mark.parametrize("state", [b"garbage", b"TVKV\x00\x01", bytes(500)])
+def test_a_state_that_cannot_be_restored_is_refused_and_changes_nothing(state: bytes) -> None:
+    voter = Voter()
+    voter.hello()
+    voter.put("a")
+    (frame,) = voter.restore(state)
+    assert (frame.kind, frame.seq) == (Kind.REFUSED, 50)
+    assert b"restore failed" in frame.payload
+    assert voter.put("b").kind == Kind.REPLY
+
+
+def test_nothing_is_applied_while_a_state_is_on_its_way() -> None:
+    state, _ = kv_state(a=b"1")
+    voter = Voter()
+    voter.hello()
+    assert voter.restore(state[:-1], size=len(state)) == []
+    assert voter.put("a").kind == Kind.REFUSED
+    (frame,) = voter.send(encode(Kind.STATE, 77, 50, state[-1:]))
+    assert frame.kind == Kind.RESTORED
+
+
+def test_a_handshake_ends_a_restore() -> None:
+    state, _ = kv_state(a=b"1")
+    voter = Voter()
+    voter.hello()
+    voter.restore(state[:-1], size=len(state))
+    voter.hello(78)
+    assert voter.send(encode(Kind.STATE, 78, 50, state[-1:])) == []
+    assert voter.put("a").kind == Kind.REPLY
+
+
+def test_pieces_that_nobody_announced_are_not_held() -> None:
+    voter = Voter()
+    voter.hello()
+    for _ in range(20):
+        assert voter.send(encode(Kind.STATE, 77, 50, bytes(1000))) == []
+    assert not voter.incarnation._pieces
+
+
+class Broken(Service):
+    """A service whose state cannot be told."""
+
+    name = "broken"
+
+    def apply(self, request: Request, context: Context) -> Reply:
+        return Reply(200, b"ok")
+
+    def snapshot(self) -> Iterator[bytes]:
+        raise RuntimeError(f"at {id(self)}")
+
+    def restore(self, state: bytes) -> None:
+        raise RuntimeError("never")
+
+
+def test_a_service_that_cannot_tell_its_state_goes_on_and_agrees() -> None:
+    digests = set()
+    for _ in range(2):
+        voter = Voter(Broken)
+        voter.hello()
+        digests |= {voter.mark(keeper=0), voter.mark(keeper=1)}
+        assert voter.fetch(voter.seq).kind == Kind.REFUSED
+        assert voter.order(get("a")).kind == Kind.REPLY
+        assert voter.restore(b"x")[0].kind == Kind.REFUSED
+        assert voter.restore(b"")[0].kind == Kind.REFUSED
+    assert digests == {b"no digest: RuntimeError"}
+
+
+# ------------------------------------------------------------------- fuzz
+
+
+@pytest.mark.parametrize("kind", range(64))
+def test_a_payload_of_the_wrong_form_is_refused_and_nothing_raises(kind: int) -> None:
+    for payload in (b"", b"x", bytes(25), b"\xff" * 26, b"\xff" * 48, bytes(300)):
+        voter = Voter()
+        voter.hello()
+        voter.send(encode(kind, 77, 9, payload))
+        voter.hello(78)
+        voter.history = voter.incarnation._history
+        assert voter.put("a").kind == Kind.REPLY
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 40), st.integers(76, 78), st.binary(max_size=80)), max_size=8)
+)
+def test_no_frames_raise(frames: list[tuple[int, int, bytes]]) -> None:
+    voter = Voter()
+    voter.hello()
+    voter.send(b"".join(encode(kind, epoch, 1, payload) for kind, epoch, payload in frames))
+    voter.hello(99)
+
+
+@given(st.lists(st.binary(max_size=60), max_size=5))
+def test_no_bytes_raise(pieces: list[bytes]) -> None:
+    voter = Voter()
+    voter.hello()
+    voter.put("a")
+    for piece in pieces:
+        voter.send(piece)
+    voter.send(bytes(wire.MAX_PAYLOAD))
+    assert voter.hello(78).last_seq == 1
+
+
+def test_a_frame_cut_by_the_end_of_a_connection_is_forgotten() -> None:
+    voter = Voter()
+    voter.hello()
+    voter.send(encode(Kind.PING, 77, 5, bytes(100))[:-1])
+    voter.incarnation.hang_up()
+    assert voter.hello(78)
+
+
+# ---------------------------------------------------------------- process
+
+
+class Process:
+    """An agent as a process, its link a socket."""
+
+    def __init__(self, service: str = "kv") -> None:
+        ours, theirs = socket.socketpair()
+        command = [sys.executable, "-m", "guests.agent", "--stdio", "--service", service]
+        self.process = subprocess.Popen(
+            command,
+            stdin=theirs.fileno(),
+            stdout=theirs.fileno(),
+            stderr=subprocess.PIPE,
+            cwd=ROOT,
+        )
+        theirs.close()
+        self.socket = ours
+        self.decoder = Decoder()
+        self.frames: list[Frame] = []
+
+    def frame(self, kind: int, timeout: float = 20) -> Frame:
+        """Wait for the next frame of this kind; drop those before it."""
+        deadline = time.monotonic() + timeout
+        while True:
+            while self.frames:
+                frame = self.frames.pop(0)
+                if frame.kind == kind:
+                    return frame
+            left = deadline - time.monotonic()
+            if left < 0 or not select.select([self.socket], [], [], left)[0]:
+                raise TimeoutError(f"no frame of kind {kind}")
+            data = self.socket.recv(1 << 16)
+            if not data:
+                raise EOFError("the agent has closed the link")
+            self.frames += self.decoder.feed(data)
+
+    def hello(self, epoch: int) -> wire.Welcome:
+        self.socket.sendall(encode(Kind.HELLO, epoch, 0, wire.PROTOCOL.to_bytes(2) + b"\0"))
+        while True:
+            frame = self.frame(Kind.WELCOME)
+            if frame.epoch == epoch:
+                return wire.decode_welcome(frame.payload)
+
+    def children(self) -> list[int]:
+        path = f"/proc/{self.process.pid}/task/{self.process.pid}/children"
+        return [int(word) for word in Path(path).read_text().split()]
+
+    def order(self, epoch: int, request: bytes, seq: int = 1, prev: bytes = EMPTY) -> None:
+        payload = wire.encode_order(1, prev, b"history%d" % seq, b"", request)
+        self.socket.sendall(encode(Kind.ORDER, epoch, seq, payload))
+
+    def end(self) -> tuple[int, str]:
+        """Close the link; return the exit status and what was said on the console."""
+        self.socket.close()
+        _, said = self.process.communicate(timeout=20)
+        return self.process.returncode, said.decode()
+
+
+@pytest.fixture
+def agent() -> Iterator[Process]:
+    process = Process()
+    yield process
+    process.socket.close()
+    process.process.kill()
+    process.process.communicate()
+
+
+def wait_for_end(pids: list[int]) -> None:
+    """Poll, because these are not our children: no event tells of their end."""
+    deadline = time.monotonic() + 10
+    while any(os.path.exists(f"/proc/{pid}") for pid in pids):
+        assert time.monotonic() < deadline, f"{pids} did not end"
+        time.sleep(0.01)
+
+
+def test_an_agent_serves_until_its_link_ends(agent: Process) -> None:
+    assert agent.frame(Kind.HERE).seq == 1
+    assert agent.hello(5).service == "kv"
+    agent.order(5, encode_request("PUT", "/kv/a", [], b"1"))
+    assert Reply.decode(agent.frame(Kind.REPLY).payload).status == 201
+    status, said = agent.end()
+    assert status == 0
+    assert said.splitlines() == ["trivisor: ready service=kv build=-"]
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])
+def test_a_service_that_is_killed_is_started_again(agent: Process, how: signal.Signals) -> None:
+    agent.hello(5)
+    agent.order(5, encode_request("PUT", "/kv/a", [], b"1"))
+    agent.frame(Kind.REPLY)
+    (child,) = agent.children()
+    os.kill(child, how)
+    assert agent.frame(Kind.HERE).seq == 2
+    welcome = agent.hello(6)
+    assert (welcome.incarnation, welcome.fresh, welcome.last_seq) == (2, True, 0)
+    agent.order(6, get("a"))
+    assert Reply.decode(agent.frame(Kind.REPLY).payload).status == 404
+    status, said = agent.end()
+    assert (status, f"service ended with status {-how}" in said) == (0, True)
+
+
+DYING = """
+import os
+from guests.message import Reply
+from guests.service import Service
+class Dying(Service):
+    name = "dying"
+    def apply(self, request, context):
+        if request.target == "/exit":
+            os._exit(7)
+        if request.target == "/leave":
+            raise SystemExit(3)
+        if request.target == "/print":
+            print("this must not get into the link", flush=True)
+        if request.target == "/loop":
+            while True: pass
+        return Reply(200, b"ok")
+"""
+
+
+@pytest.fixture
+def dying(tmp_path: Path) -> Iterator[Process]:
+    (tmp_path / "dying.py").write_text(DYING)
+    process = Process(str(tmp_path / "dying.py"))
+    yield process
+    for child in process.children() if process.process.poll() is None else []:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+    process.socket.close()
+    process.process.kill()
+    process.process.communicate()
+
+
+@pytest.mark.parametrize(("target", "status"), [("/exit", 7), ("/leave", 1)])
+def test_a_service_that_ends_itself_is_started_again(
+    dying: Process, target: str, status: int
+) -> None:
+    dying.hello(5)
+    dying.order(5, encode_request("GET", target, [], b""))
+    assert dying.frame(Kind.HERE).seq == 2 or dying.frame(Kind.HERE).seq == 2
+    assert dying.hello(6).incarnation == 2
+    assert f"status {status}" in dying.end()[1]
+
+
+def test_what_a_service_prints_goes_to_the_console(dying: Process) -> None:
+    dying.hello(5)
+    dying.order(5, encode_request("GET", "/print", [], b""))
+    assert Reply.decode(dying.frame(Kind.REPLY).payload).body == b"ok"
+    assert dying.decoder.skipped == 0
+    assert "must not get into the link" in dying.end()[1]
+
+
+def test_a_service_that_dies_at_once_does_not_fill_the_processor(tmp_path: Path) -> None:
+    file = tmp_path / "stillborn.py"
+    file.write_text(
+        "from guests.service import Service\n"
+        "class Stillborn(Service):\n"
+        "    def __init__(self): raise RuntimeError('no memory for my tables')\n"
+        "    def apply(self, request, context): ...\n"
+    )
+    process = Process(str(file))
+    try:
+        with pytest.raises(TimeoutError):
+            process.frame(Kind.HERE, timeout=2)
+    finally:
+        process.process.kill()
+    said = process.end()[1]
+    assert "no memory for my tables" in said, "the console tells why"
+    assert 2 <= said.count("starting incarnation") < 12
+
+
+def test_garbage_does_not_end_an_agent(agent: Process) -> None:
+    agent.hello(5)
+    agent.socket.sendall(os.urandom(100_000) + encode(Kind.ORDER, 5, 1, b"short"))
+    assert agent.frame(Kind.REFUSED).seq == 1
+    agent.socket.sendall(encode(Kind.PING, 5, 9, bytes(500))[:-100] + bytes(wire.MAX_PAYLOAD))
+    assert agent.hello(6).incarnation == 1
+
+
+def test_an_agent_whose_voter_dies_ends_and_leaves_nothing(agent: Process) -> None:
+    """Also one that is writing at that moment: its write fails before it can read the end."""
+    agent.hello(5)
+    agent.order(5, encode_request("PUT", "/kv/a", [], bytes(1 << 20)))
+    agent.frame(Kind.REPLY)
+    pids = [agent.process.pid, *agent.children()]
+    prev = b"history1"
+    for seq in range(2, 40):
+        agent.order(5, get("a"), seq, prev)  # 38 MiB of replies, which nobody reads
+        prev = b"history%d" % seq
+    assert agent.end()[0] == 0
+    wait_for_end(pids)
+
+
+def test_a_service_that_cannot_be_loaded_is_told(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "guests.agent", "--stdio", "--service", "nothing"],
+        cwd=ROOT, capture_output=True, text=True, timeout=20, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "no service 'nothing'" in done.stderr

@@ -1,0 +1,121 @@
+"""Thousands of idle keep-alive connections: held, cheap, and in nobody's way.
+
+The voter is a process of its own, as the client here is, so that what one holds is not counted as
+the other's.
+"""
+
+from __future__ import annotations
+
+import re
+import resource
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.voter.node import EXEC_KV
+
+ROOT = Path(__file__).parents[3]
+REQUEST = b"GET /kv/a HTTP/1.1\r\nHost: test\r\nUser-Agent: test/1.0\r\nAccept: */*\r\n\r\n"
+MOST_BYTES = 8 << 10
+"""Memory of the voter that an idle connection may take; 2.9 KB were measured."""
+PATIENCE = 30.0
+
+
+@pytest.fixture
+def voter(scratch: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """Give a voter daemon before three local processes, and its HTTP port."""
+    config, log = scratch / "voter.toml", scratch / "log"
+    replicas = "".join(f'[[replica]]\nname = "g{n}"\nlink = "{EXEC_KV}"\n' for n in (1, 2, 3))
+    config.write_text(f'vote = "2/3"\n[listen]\nhttp = "127.0.0.1:0"\n{replicas}')
+    with log.open("wb") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "voter", "--config", str(config)], cwd=ROOT, stderr=errors
+        )
+    try:
+        yield process, wait_until_ready(process, log)
+    finally:
+        process.terminate()
+        assert process.wait(PATIENCE) == 0
+
+
+def wait_until_ready(process: subprocess.Popen[bytes], log: Path) -> int:
+    """Return the port that the voter listens on, once all its replicas vote."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        if found := re.search(r'"listening".*"127.0.0.1", ?(\d+)', log.read_text()):
+            port = int(found[1])
+            with socket.create_connection(("127.0.0.1", port), 10) as connection:
+                connection.sendall(b"GET /readyz HTTP/1.1\r\nHost: test\r\n\r\n")
+                if connection.recv(1 << 16).endswith(b"\r\n\r\nready\n"):
+                    return port
+        time.sleep(0.05)
+
+
+def resident(process: subprocess.Popen[bytes]) -> int:
+    """Bytes of memory that a process has resident."""
+    for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) << 10
+    raise AssertionError("no VmRSS")
+
+
+def answered(connection: socket.socket) -> bool:
+    """Whether a whole response is there (its replies are small: they come in one piece)."""
+    return b"Trivisor-Vote: " in connection.recv(1 << 16)
+
+
+@pytest.fixture
+def descriptors() -> Iterator[None]:
+    """Allow this process as many descriptors as it may have."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.mark.usefixtures("descriptors")
+@pytest.mark.parametrize("count", [1000, pytest.param(10_000, marks=pytest.mark.long)])
+def test_idle_connections_are_held(
+    voter: tuple[subprocess.Popen[bytes], int],
+    count: int,
+) -> None:
+    process, port = voter
+    if resource.getrlimit(resource.RLIMIT_NOFILE)[0] < count * 10 // 9 + 100:
+        pytest.skip(f"this system allows too few descriptors for {count} connections")
+    with ExitStack() as stack:
+
+        def connect() -> socket.socket:
+            return stack.enter_context(socket.create_connection(("127.0.0.1", port), 10))
+
+        busy = connect()
+        for _ in range(300):  # what comes once is not counted to the connections
+            busy.sendall(REQUEST)
+            assert answered(busy)
+        before = resident(process)
+        idle = [connect() for _ in range(count)]
+        for at in range(0, count, 500):
+            some = idle[at : at + 500]
+            for connection in some:
+                connection.sendall(REQUEST)
+            assert all(answered(connection) for connection in some)
+        each = (resident(process) - before) / count
+        print(f"{count} idle connections: {each:.0f} bytes each")
+        assert each < MOST_BYTES
+        times = []
+        for _ in range(100):
+            started = time.perf_counter()
+            busy.sendall(REQUEST)
+            assert answered(busy)
+            times.append(time.perf_counter() - started)
+        assert sorted(times)[50] < 0.05, "those who are idle delay nobody"
+        for connection in idle[:: count // 100]:
+            connection.sendall(REQUEST)
+            assert answered(connection), "a connection that was idle is as good as new"
