@@ -27,7 +27,7 @@ from voter.commands.terminal import ExitCode, console, print_json, quiet_logs
 __all__ = ["Finding", "doctor", "examine"]
 
 MEMORY_NEEDED = 3 * 300 << 20
-"""Bytes for three guests of 128 MiB and what QEMU takes itself (180 to 300 MiB each, measured)."""
+"""Bytes for three guests of 128 MiB: 180 MiB was seen of one QEMU, and there is to be room."""
 DISK_NEEDED = 1 << 30
 """Bytes for the cached packages and images, and the guests' snapshots."""
 

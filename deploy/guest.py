@@ -207,7 +207,12 @@ class Guest:
         await self.kill("ended")
         async with self._lock:
             await self.kill("ended")  # one that was being put back may live again
-            await self._clear_away()
+            try:
+                await self._clear_away()
+            except HypervisorFailed as error:
+                # Its QEMU is gone, which is what counts; that libvirt is slow to see it is no reason
+                # to leave the rest behind.
+                _log.warning("not cleared away", guest=self.name, error=str(error))
             if self.state is GuestState.DEAD:
                 self._set(GuestState.ABSENT, "ended")
             self.clean = False

@@ -5,8 +5,10 @@ An embedded libvirt is one a process, and the shared node has this one's: these 
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -126,5 +128,19 @@ def test_a_guest_that_never_comes_up_shows_its_console_and_leaves_nothing(
         assert process.returncode != 0
     assert "guest g1 never became ready: not within 15 s; its console said last:" in said
     assert "Kernel panic" in said
+    assert running(spec) == {}
+    assert list(own_directory.iterdir()) == []
+
+
+def test_an_interrupted_start_leaves_nothing(own_directory: Path, image: Image) -> None:
+    spec = plan(own_directory, image, guests=2)
+    with owner(spec) as process:
+        give_up = time.monotonic() + 60
+        while not running(spec):  # another process's QEMU: nothing tells of its start
+            assert time.monotonic() < give_up
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+        assert process.returncode != 0
     assert running(spec) == {}
     assert list(own_directory.iterdir()) == []

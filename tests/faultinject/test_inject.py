@@ -46,7 +46,7 @@ def test_a_dead_guest_takes_only_what_acts_on_its_link(kind: str) -> None:
 
 
 def test_a_slow_guest_stays_within_the_voters_patience() -> None:
-    assert SLOW_STOPPED * 5 < Limits().hang
+    assert Limits().hang > SLOW_STOPPED * 5
 
 
 def test_voters_find_guests_behind_the_proxy() -> None:

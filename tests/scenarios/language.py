@@ -15,8 +15,8 @@
     g1 piece 9 100, g1 fetched 9 abc, g1 cannot-fetch 9
     g1 refuses 4, g1 alive, g1 lost, g1 garbage, admit g1, expel g1, drain
 
-"g1~ says ..." is a reply of the handshake before the present one.  What the engine did stands below,
-indented; `pytest tests/scenarios --rewrite-scenarios` writes it anew.
+"g1~ says ..." is a reply of the handshake before the present one.  What the engine did stands
+below, indented; `pytest tests/scenarios --rewrite-scenarios` writes it anew.
 """
 
 from __future__ import annotations
@@ -144,7 +144,8 @@ class Scenario:
             case ev.Send(replicas, record):
                 self._records[record.seq] = record
                 kind = "read" if record.read_only else "write"
-                return f"send to {self._names(replicas)}: {kind} {record.seq} {record.request.decode()}"
+                text = record.request.decode()
+                return f"send to {self._names(replicas)}: {kind} {record.seq} {text}"
             case ev.Mark(replicas, seq, keeper):
                 keeps = "" if keeper is None else f", {self._names((keeper,))} keeps the state"
                 return f"mark to {self._names(replicas)}: {seq}{keeps}"

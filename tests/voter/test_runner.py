@@ -1,4 +1,4 @@
-"""The runner and its links on real agents' incarnations, connected in memory; and one run on processes."""
+"""The runner and its links, on real agents' incarnations connected in memory, and on processes."""
 
 from __future__ import annotations
 

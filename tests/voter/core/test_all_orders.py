@@ -77,9 +77,10 @@ class Search:
                 yield ("connect", index)
             if victim < 0 and self.fault and index in self.victims:
                 yield (self.fault, index)
-        if self.fault == "silent" and victim >= 0 and node.engine.members[victim].outstanding:
+        if self.fault == "silent" and victim >= 0:
             # Time passes when nobody honest has anything to do: an honest one is never late.
-            if set(node.busy()) <= {victim}:
+            waits = node.engine.members[victim].outstanding
+            if waits and set(node.busy()) <= {victim}:
                 yield ("tick", victim)
 
     def _take(self, step: Step, node: Node, sent: int, victim: int) -> tuple[int, int]:
@@ -118,12 +119,17 @@ class Search:
         verdicts = [node.verdicts.get(ticket) for ticket in range(1, len(self.requests) + 1)]
         assert all(isinstance(verdict, ev.Release) for verdict in verdicts), (verdicts, path)
         self.outcomes.add(tuple(replica.state for replica in node.engine.members))
+        if self.fault == "corrupt":
+            node.heal()  # what rots after the last marker is found at the next one
         if node.engine.standing == "ready":
             node.check_idle()
 
 
 def fingerprint(node: Node) -> tuple[Any, ...]:
-    """Return what tells this state of a node from others (epochs are only compared, so left out)."""
+    """Return what tells this state of a node from others.
+
+    Epochs are only compared, and time only matters for who is silent: both are left out.
+    """
     engine = node.engine
     return (
         engine.log.seq,
@@ -132,7 +138,10 @@ def fingerprint(node: Node) -> tuple[Any, ...]:
         engine._since_marker,
         engine._mark and (engine._mark.seq, engine._mark.keeper, engine._mark.digest),
         tuple(
-            (poll.seq, poll.ticket, poll.value, poll.sent, poll.due, tuple(sorted(poll.ballots.items())))
+            (
+                poll.seq, poll.ticket, poll.value, poll.sent, poll.due,
+                tuple(sorted(poll.ballots.items())),
+            )
             for poll in engine._open.values()
         ),
         tuple(
@@ -204,6 +213,7 @@ def test_every_order_with_a_checkpoint_and_a_fault(fault: str) -> None:
     "fault", ["crash", "cut", "lie", "lie-digest", "lie-state", "corrupt", "wrong-seq", "twice"]
 )
 def test_every_order_at_length(fault: str, limits: Limits, requests: tuple[str, ...]) -> None:
-    search = Search(requests, fault, victims=(0, 1, 2), limits=limits)
+    victims = (0,) if fault == "cut" else (0, 1, 2)  # it has far more states than the others
+    search = Search(requests, fault, victims=victims, limits=limits)
     search.run()
     assert search.ends

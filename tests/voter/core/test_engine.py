@@ -1,4 +1,4 @@
-"""The way of one request: ordered, sent, answered, counted, released; and what may go wrong with it."""
+"""The way of one request: ordered, sent, counted, released; and what may go wrong with it."""
 
 from __future__ import annotations
 
@@ -203,7 +203,7 @@ def test_a_lost_vote_is_told_at_once(read_only: bool, wanted: str) -> None:
 
 
 def test_a_vote_that_can_still_be_won_is_waited_for() -> None:
-    """Two of three are gone, but one had answered before: its ballot is void, so the vote is lost."""
+    """One that had answered is gone, and its ballot with it; then a second one."""
     node = make_node()
     ticket = node.submit(b"a")
     step(node, 0)

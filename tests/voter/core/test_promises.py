@@ -1,8 +1,8 @@
-"""The engine's promises (DESIGN.md) under faults at random: by seed, and by hypothesis, which shrinks.
+"""The engine's promises (DESIGN.md) under faults at random: by seed, and by hypothesis.
 
 What is asserted at every step stands in model.py: Agreement, Order, Fail-safe, Bounded.  Here the
-faults are made, and Liveness is asked for: as long as at most one replica at a time is faulty, every
-request is answered; and whatever has happened, once all are healed everything is.
+faults are made, and Liveness is asked for: as long as at most one replica at a time is faulty,
+every request is answered; and whatever has happened, once all are healed everything is.
 """
 
 from __future__ import annotations
@@ -125,6 +125,11 @@ def random_limits(dice: random.Random, *, single: bool) -> Limits:
     )
 
 
+def make_request(dice: random.Random) -> bytes:
+    """A request with a short or (L) a long reply."""
+    return dice.choice([b"L", b"x"]) + b"%d" % dice.randrange(99)
+
+
 def play(seed: int, steps: int = 400) -> Node:
     """Run one world by its seed.  Even seeds have one faulty replica at a time, of two of three."""
     dice = random.Random(seed)
@@ -136,7 +141,7 @@ def play(seed: int, steps: int = 400) -> Node:
     world = World(Node(engine), single=single)
     count = len(world.node.replicas)
     deeds: list[tuple[int, Callable[[], None]]] = [
-        (25, lambda: world.submit(dice.choice([b"L", b"x"]) + b"%d" % dice.randrange(99), dice.random() < 0.3)),
+        (25, lambda: world.submit(make_request(dice), dice.random() < 0.3)),
         (50, lambda: world.move(dice.randrange(count), dice.random() < 0.5)),
         (5, lambda: world.tick(dice.choice([0.01, 0.3, 0.9, 1.9, 5]))),
         (3, lambda: world.cancel(dice.randrange(99))),
