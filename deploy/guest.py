@@ -45,7 +45,7 @@ _CLEAR_TIMEOUT = 20.0
 """Seconds that libvirt may take to notice that a QEMU has ended (0.2 measured)."""
 
 _FILE_SLACK_MIB = 64
-"""What QEMU may write to one file beyond twice the guest's memory, in MiB; snapshots are smaller."""
+"""How much QEMU may write to a file beyond twice the guest's memory; a snapshot is smaller."""
 
 _LIVING = frozenset({GuestState.BOOTING, GuestState.READY, GuestState.PAUSED, GuestState.RESTORING})
 
@@ -210,8 +210,8 @@ class Guest:
             try:
                 await self._clear_away()
             except HypervisorFailed as error:
-                # Its QEMU is gone, which is what counts; that libvirt is slow to see it is no reason
-                # to leave the rest behind.
+                # Its QEMU is gone, which is what counts; that libvirt is slow to see it is no
+                # reason to leave the rest behind.
                 _log.warning("not cleared away", guest=self.name, error=str(error))
             if self.state is GuestState.DEAD:
                 self._set(GuestState.ABSENT, "ended")

@@ -12,9 +12,8 @@ import enum
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,7 +28,7 @@ import libvirt_qemu
 
 from deploy.embed import prepare_root
 from deploy.errors import AlreadyUp, CannotRunHere, DeployError, HypervisorFailed, HypervisorSilent
-from deploy.process import adopt_orphans, reap_orphans
+from deploy.process import adopt_orphans
 from deploy.spec import EMBED
 
 __all__ = ["Change", "Domain", "Hypervisor", "RunState", "opening_error"]
@@ -153,8 +152,7 @@ class Hypervisor:
                 ) from error
             target = f"{uri}?root={root}"
         try:
-            async with _reaping():
-                connection = await asyncio.to_thread(libvirt.open, target)
+            connection = await asyncio.to_thread(libvirt.open, target)
         except libvirt.libvirtError as error:
             raise opening_error(str(error), target) from error
         hypervisor = cls(connection, uri)
@@ -252,7 +250,7 @@ class Hypervisor:
     async def _call(self, function: Callable[[], T], timeout: float = _CALL_TIMEOUT) -> T:
         """Run a blocking call in a thread. Raises HypervisorFailed, or HypervisorSilent."""
         try:
-            async with asyncio.timeout(timeout), _reaping():
+            async with asyncio.timeout(timeout):
                 return await self._loop.run_in_executor(self._executor, function)
         except libvirt.libvirtError as error:
             raise HypervisorFailed(f"libvirt: {error}", code=error.get_error_code()) from error
@@ -327,16 +325,6 @@ class Domain:
             raise HypervisorSilent(
                 f"libvirt has not cleared away domain {self.uuid} after {timeout:g} s"
             ) from error
-
-
-@asynccontextmanager
-async def _reaping() -> AsyncIterator[None]:
-    """Meanwhile, reap the QEMUs that libvirt starts in passing."""
-    reaper = asyncio.create_task(reap_orphans(), name="reap orphans")
-    try:
-        yield
-    finally:
-        reaper.cancel()
 
 
 def opening_error(text: str, target: str) -> DeployError:

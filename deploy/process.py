@@ -8,6 +8,7 @@ import os
 import resource
 import select
 import signal
+import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -20,11 +21,14 @@ __all__ = [
     "find_qemu",
     "hold_back",
     "ram_file",
-    "reap_orphans",
     "resident_bytes",
 ]
 
 _PR_SET_CHILD_SUBREAPER = 36
+
+_NO_CHILD_PAUSE = 0.05
+_OTHERS_PAUSE = 0.02
+"""Seconds."""
 
 _log = structlog.get_logger(__name__)
 
@@ -36,25 +40,39 @@ def adopt_orphans() -> None:
     reaps it, and libvirt waits for just that: measured 1.2 to 2 s with an init that looks once a
     second, 0.2 s where we reap it ourselves. In a container whose init reaps nothing, libvirt would
     wait until it gives up.
+
+    From then on a thread reaps every dead QEMU that was not started by this process itself: also
+    those that libvirt starts in passing, to learn what QEMU can do, and those of a child of ours
+    that has died.
     """
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
-        _log.warning("cannot adopt QEMU processes", error=os.strerror(ctypes.get_errno()))
+    with _reaper_lock:
+        if _reaper.is_alive():
+            return
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+            _log.warning("cannot adopt QEMU processes", error=os.strerror(ctypes.get_errno()))
+            return
+        _reaper.start()
 
 
-async def reap_orphans() -> None:
-    """Reap dead QEMUs that nobody watches, until cancelled.
-
-    Run this beside every call to libvirt. Some start QEMUs in passing, to learn what QEMU can do;
-    having adopted all orphans, nobody else reaps these, and libvirt waits up to 15 s for each. It
-    tells us neither of them nor of their end, so we look.
-    """
+def _reap_orphans() -> None:
+    """Wait for children to end, and reap those that are QEMUs of nobody else here."""
+    pause = threading.Event()
     while True:
-        await asyncio.sleep(0.02)
-        if _has_zombie():
-            for entry in Path("/proc").iterdir():
-                if entry.name.isdigit() and _is_orphaned_qemu(int(entry.name)):
-                    _reap(int(entry.name))
+        try:
+            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
+        except ChildProcessError:
+            pause.wait(_NO_CHILD_PAUSE)  # none at all: there is nothing to wait for
+            continue
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit() and _is_orphaned_qemu(int(entry.name)):
+                _reap(int(entry.name))
+        # It may be a child that another part of this process waits for: leave it the time.
+        pause.wait(_OTHERS_PAUSE)
+
+
+_reaper_lock = threading.Lock()
+_reaper = threading.Thread(target=_reap_orphans, name="reap orphans", daemon=True)
 
 
 def find_qemu(uuid: str, *, naming: str) -> int | None:
@@ -184,14 +202,6 @@ def _readable(fd: int) -> bool:
     poll = select.poll()
     poll.register(fd, select.POLLIN)
     return bool(poll.poll(0))
-
-
-def _has_zombie() -> bool:
-    """Whether any child of ours has ended; it is left to whoever waits for it."""
-    try:
-        return os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-    except ChildProcessError:
-        return False
 
 
 def _is_orphaned_qemu(pid: int) -> bool:

@@ -20,12 +20,14 @@ import time
 from collections.abc import Iterator
 
 from guests import wire
+from guests.message import Reply, encode_reply
 from guests.service import Context, Service, ServiceError, answer, load, state_digest
 from guests.wire import Decoder, Kind, encode
 
 __all__ = ["Incarnation", "main"]
 
 EMPTY_HISTORY = bytes(8)
+VOIDED = encode_reply(Reply(500, "this request ended the service, and was voided\n"))
 READ_SIZE = 1 << 18
 WRITE_SIZE = 1 << 18
 """Bytes of answers collected before they are written: what one read asks for may be far more."""
@@ -145,7 +147,10 @@ class Incarnation:
             read_only,
         )
         self._fresh = False
-        reply = answer(self._service, order.request, context)
+        if frame.flags & wire.FLAG_VOID:
+            reply = VOIDED
+        else:
+            reply = answer(self._service, order.request, context)
         if not read_only:
             self._last_seq = frame.seq
             self._history = order.history

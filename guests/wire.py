@@ -28,6 +28,7 @@ __all__ = [
     "FLAG_FIRST",
     "FLAG_LAST",
     "FLAG_READ_ONLY",
+    "FLAG_VOID",
     "HEADER_SIZE",
     "MAX_PAYLOAD",
     "NO_KEEPER",
@@ -65,6 +66,7 @@ away.
 FLAG_READ_ONLY = 0x01
 FLAG_FIRST = 0x02
 FLAG_LAST = 0x04
+FLAG_VOID = 0x08  # an ORDER that is to be skipped: it has killed or hung too many replicas
 
 NO_KEEPER = 0xFF
 """In a MARKER: no replica is asked to keep the state for a snapshot."""

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 from zlib import crc32
 
 from guests import wire
-from guests.wire import FLAG_READ_ONLY, encode_order
+from guests.wire import FLAG_READ_ONLY, FLAG_VOID, encode_order
 from voter.address import Connector, parse_address
 from voter.config import Config
 from voter.core import Engine, Policy
@@ -113,7 +113,7 @@ class Runner:
             for index, replica in enumerate(config.replica)
         ]
         self.counters = dict.fromkeys(
-            ("requests", "released", "masked", "dissents", "expulsions", "checkpoints"), 0
+            ("requests", "released", "masked", "dissents", "expulsions", "checkpoints", "voided"), 0
         )
         self.failures: dict[str, int] = {}
         self.latency = [0] * (len(LATENCY_BOUNDS) + 1)
@@ -221,7 +221,7 @@ class Runner:
             record.time_ns, record.prev, record.history, record.caller, record.request
         )
         crc = crc32(payload)
-        flags = FLAG_READ_ONLY if record.read_only else 0
+        flags = FLAG_READ_ONLY if record.read_only else FLAG_VOID if record.void else 0
         links = self.links
         for index in effect.replicas:
             links[index].send_order(record.seq, flags, payload, crc)
@@ -251,6 +251,10 @@ class Runner:
 
     def _disconnect(self, effect: ev.Disconnect) -> None:
         self.links[effect.replica].drop(effect.reason)
+
+    def _voided(self, effect: ev.Voided) -> None:
+        self.counters["voided"] += 1
+        note("voided", seq=effect.seq)
 
     def _checkpointed(self, effect: ev.Checkpointed) -> None:
         self.counters["checkpoints"] += 1
@@ -299,6 +303,7 @@ class Runner:
         ev.Disconnect: _disconnect,
         ev.Changed: _changed,
         ev.Checkpointed: _checkpointed,
+        ev.Voided: _voided,
     }
 
     # --------------------------------------------------------------- links
@@ -353,8 +358,11 @@ class Runner:
 
     def admit(self, index: int) -> None:
         """Vouch for a replica, and connect to it at once."""
+        link = self.links[index]
+        if not link.up:
+            link.drop("greeted anew")  # it may be waiting for an incarnation that is gone
         self.receive(ev.Admit(index))
-        self.links[index].hurry()
+        link.hurry()
 
     def status(self) -> dict[str, Any]:
         """Everything an operator may ask, as plain data."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from voter.commands.terminal import ExitCode, console, print_json, warn
+from voter.commands.terminal import ExitCode, console, print_json, quiet_logs, warn
 
 if TYPE_CHECKING:
     from faultinject.bench.report import Report
@@ -56,6 +56,7 @@ def bench(
 
     from faultinject.bench.report import run_all, save  # noqa: PLC0415
 
+    quiet_logs()
     report = run_all(
         rounds=rounds, requests=requests, pairs=pairs, idle=idle, seed=seed, accel=accel,
         progress=lambda text: None if as_json else warn(f"  {text}"),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from voter.commands.terminal import ExitCode, console, print_json
+from voter.commands.terminal import ExitCode, console, print_json, quiet_logs
 
 if TYPE_CHECKING:
     from faultinject.demo.story import Summary
@@ -33,6 +33,7 @@ def demo(requests: int, seed: int, accel: str, as_json: bool) -> int:
     from deploy.records import Settings  # noqa: PLC0415
     from faultinject.demo.story import Demo, Narrator  # noqa: PLC0415
 
+    quiet_logs()
     settings = msgspec.convert(
         {"accel": accel, "http": "127.0.0.1:0", "allow_faults": True}, Settings
     )

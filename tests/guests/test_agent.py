@@ -84,6 +84,10 @@ class Voter:
         return self.send(b"".join(data))
 
 
+def put_request(key: str, value: bytes) -> bytes:
+    return encode_request("PUT", f"/kv/{key}", [], value)
+
+
 def get(key: str) -> bytes:
     return encode_request("GET", f"/kv/{key}", [], b"")
 
@@ -185,6 +189,18 @@ def test_a_request_is_not_applied_twice() -> None:
     data = voter.order_frame(encode_request("PUT", "/kv/a", [], b"v"))
     kinds = [frame.kind for frame in voter.send(data + data)]
     assert kinds == [Kind.REPLY, Kind.REFUSED]
+
+
+def test_a_voided_request_is_skipped_and_counts_in_the_history() -> None:
+    voter = Voter()
+    voter.hello()
+    voter.put("a", b"1")
+    skipped = wire.encode_order(1, voter.history, b"skipped!", b"", put_request("a", b"2"))
+    (frame,) = voter.send(encode(Kind.ORDER, 77, 2, skipped, wire.FLAG_VOID))
+    assert (frame.kind, Reply.decode(frame.payload).status) == (Kind.REPLY, 500)
+    voter.seq, voter.history = 2, b"skipped!"
+    assert Reply.decode(voter.order(get("a")).payload).body == b"1"
+    assert voter.hello(78).last_seq == 3
 
 
 def test_the_context_is_what_the_order_says() -> None:

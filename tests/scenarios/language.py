@@ -143,7 +143,7 @@ class Scenario:
         match effect:
             case ev.Send(replicas, record):
                 self._records[record.seq] = record
-                kind = "read" if record.read_only else "write"
+                kind = "read" if record.read_only else "void" if record.void else "write"
                 text = record.request.decode()
                 return f"send to {self._names(replicas)}: {kind} {record.seq} {text}"
             case ev.Mark(replicas, seq, keeper):
@@ -165,6 +165,8 @@ class Scenario:
                 return f"fail {ticket}: {failure} at {seq}: {detail}"
             case ev.Changed(replica, before, after, reason, seq):
                 return f"{self._names((replica,))} {before} -> {after} at {seq}: {reason}"
+            case ev.Voided(seq):
+                return f"void {seq}"
             case ev.Checkpointed(seq, size, digest):
                 return f"checkpoint {seq}: {size} bytes ({self._states[digest]!r})"
         raise ScenarioError(f"an effect that the language does not know: {effect}")

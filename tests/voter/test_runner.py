@@ -15,7 +15,8 @@ import pytest
 
 from guests import wire
 from guests.agent import Incarnation
-from guests.message import Reply, encode_request
+from guests.message import Reply, Request, encode_request
+from guests.service import Context
 from guests.services.kv import KeyValue
 from guests.wire import Decoder, Kind, encode
 from tests.voter.test_link import until
@@ -66,8 +67,11 @@ class Pipe(asyncio.Transport):
 
     def _go(self, data: bytes) -> None:
         if not self._over and not self._guest.frozen:
-            for answer in self._guest.incarnation.receive(data):
-                self._loop.call_soon(self._come, self._guest.spoil(answer))
+            try:
+                for answer in self._guest.incarnation.receive(data):
+                    self._loop.call_soon(self._come, self._guest.spoil(answer))
+            except SystemExit:  # the agent's parent starts the next incarnation
+                self._guest.restart()
 
     def _come(self, data: bytes) -> None:
         if not self._over and data:
@@ -255,6 +259,34 @@ async def test_an_idle_node_stays_ready(make: Make) -> None:
     await asyncio.sleep(0.8)
     assert node.runner.engine.standing == "ready"
     assert node.runner.counters["expulsions"] == 0
+
+
+class Mortal(KeyValue):
+    """A service with a fault that a request can reach."""
+
+    def apply(self, request: Request, context: Context) -> Reply:
+        if request.target == "/kv/fatal":
+            raise SystemExit(1)
+        return super().apply(request, context)
+
+
+async def test_a_request_that_kills_the_service_is_voided(make: Make) -> None:
+    def change(node: Node) -> None:
+        for guest in node.guests.values():
+            guest.service = Mortal
+            guest.restart()
+
+    node = await make(before=change)
+    await node.ask("PUT", "/kv/a", b"1")
+    futures = [node.submit("PUT", f"/kv/{key}", b"x") for key in ("b", "fatal", "c")]
+    async with asyncio.timeout(10):
+        verdicts = await asyncio.gather(*futures)
+    assert isinstance(verdicts[1], Fail)
+    assert verdicts[1].failure == Failure.OUTCOME_UNKNOWN
+    await node.standing("ready")
+    assert node.runner.counters["voided"] == 1
+    for key, status in (("a", 200), ("b", 200), ("c", 200), ("fatal2", 404)):
+        assert Reply.decode((await node.ask("GET", f"/kv/{key}")).reply).status == status
 
 
 async def test_two_bad_guests_mean_refusal_and_not_a_guess(make: Make) -> None:

@@ -40,6 +40,7 @@ __all__ = [
     "Send",
     "Submit",
     "Tick",
+    "Voided",
 ]
 
 
@@ -196,6 +197,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     prev: bytes  # 8-byte hash of the writes before it
     history: bytes  # for a write: hash after it; always: the seed of the request's random source
     read_only: bool
+    void: bool = False  # it kills or hangs replicas: all skip it
 
 
 class Effect(msgspec.Struct, frozen=True, gc=False):
@@ -284,6 +286,12 @@ class Changed(Effect, frozen=True, gc=False):
     before: str
     after: str
     reason: str
+    seq: int
+
+
+class Voided(Effect, frozen=True, gc=False):
+    """A write has killed or hung too many replicas too often: from now on all skip it."""
+
     seq: int
 
 

@@ -131,6 +131,7 @@ class Lifecycle:
         self._marked = 0.0  # engine time of the last marker
         self._mark_at = self.limits.log_bytes // 4  # size of the log that calls for the next one
         self._last_keeper = -1
+        self._voids: list[int] = []  # places of voided writes in the log
 
     @property
     def pending(self) -> int:
@@ -159,7 +160,7 @@ class Lifecycle:
         if (
             not replica.suspect
             and self.log.continues(event.last_seq, event.history)
-            and event.last_seq < self._first_unsettled()
+            and event.last_seq < min(self._first_unsettled(), *self._voids, inf)
         ):
             self._move(replica, Cause.BEHIND, "catches up from the log", event.last_seq)
             replica.cursor = max(event.last_seq, self.log.checkpoint.seq)
@@ -208,10 +209,16 @@ class Lifecycle:
             for entry in self.log.after(replica.cursor, room):
                 if replica.outstanding_bytes > limits.window_bytes:
                     return
-                record = entry.record
-                self._expect(replica, self._open.get(record.seq), len(record.request), record.seq)
+                record, poll = entry.record, self._open.get(entry.record.seq)
+                # What may have killed replicas is sent alone, so that there is no doubt about it.
+                alone = entry.killed and not record.void and poll is not None and poll.value is None
+                if alone and replica.outstanding:
+                    return
+                self._expect(replica, poll, len(record.request), record.seq)
                 replica.cursor = record.seq
                 self._effects.append(ev.Send((replica.index,), record))
+                if alone:
+                    return
             if replica.cursor != self.log.last_write:
                 return
             replica.live = True
@@ -317,6 +324,7 @@ class Lifecycle:
             return  # its vote may still be lost, and then it must be in the log
         self.log.truncate(Checkpoint(mark.seq, mark.history, mark.digest, event.state))
         self._mark_at = self.log.bytes + self.limits.log_bytes // 4
+        self._voids = [seq for seq in self._voids if seq > mark.seq]
         self._effects.append(ev.Checkpointed(mark.seq, len(event.state), mark.digest))
         for learner in self.members:
             if learner.state is State.LEARNER and not learner.live:
@@ -379,6 +387,7 @@ class Lifecycle:
         for poll in self._open.values():
             poll.ballots.pop(replica.index, None)
             poll.sent &= ~(1 << replica.index)
+        under_way = [seq for seq, _ in replica.outstanding] if cause is Cause.GONE else []
         replica.forget()
         mark = self._mark
         if mark is not None and mark.keeper == replica.index:
@@ -389,6 +398,36 @@ class Lifecycle:
         if disconnect:
             self._effects.append(ev.Disconnect(replica.index, reason))
         self._dirty = True
+        self._blame(replica, under_way)
+
+    def _blame(self, replica: Replica, under_way: list[int]) -> None:
+        """A replica was lost: note which unsettled writes it was at, and void one that kills.
+
+        The first time it may have been any of them.  When they are replayed each is sent alone; one
+        with which m replicas are lost again is voided, or it would kill them for ever.
+        """
+        bit = 1 << replica.index
+        for seq in under_way:
+            poll = self._open.get(seq)
+            if poll is not None and poll.entry is not None and poll.value is None:
+                entry = poll.entry
+                if entry.killed & bit and len(under_way) == 1:
+                    entry.killed_again |= bit
+                entry.killed |= bit
+                if entry.killed_again.bit_count() >= self.members.policy.need:
+                    self._void(poll, entry)
+
+    def _void(self, poll: Poll, entry: Entry) -> None:
+        """Let all skip a write from now on; whoever may have applied it is built anew."""
+        if entry.record.void:
+            return
+        entry.record = poll.record = msgspec.structs.replace(entry.record, void=True)
+        self._voids.append(poll.seq)
+        self._effects.append(ev.Voided(poll.seq))
+        for replica in self.members:
+            if poll.sent >> replica.index & 1:
+                replica.suspect = True
+                self._go(replica, Cause.GONE, "may have applied a write that was voided", poll.seq)
 
     def _drop(self, poll: Poll) -> None:
         """Forget a poll that has no effect on the state (a read, a marker)."""

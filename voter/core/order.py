@@ -40,14 +40,20 @@ class Checkpoint:
 
 
 class Entry:
-    """A write in the log; ``tag`` is known once its vote is won."""
+    """A write in the log; ``tag`` is known once its vote is won.
 
-    __slots__ = ("record", "size", "tag")
+    ``killed`` and ``killed_again`` are bit masks of the replicas that were lost once, and again, with
+    this write under way and not settled.
+    """
+
+    __slots__ = ("killed", "killed_again", "record", "size", "tag")
 
     def __init__(self, record: Record) -> None:
         self.record = record
         self.size = len(record.request) + len(record.caller) + ENTRY_OVERHEAD
         self.tag: bytes | None = None
+        self.killed = 0
+        self.killed_again = 0
 
 
 class Log:

@@ -55,8 +55,11 @@ def apply(state: bytes, record: Record) -> tuple[bytes, bytes]:
     """Apply a record as a correct service does: return the state after it, and the reply.
 
     The state is a hash of all writes, so that any write left out, changed or doubled shows in each
-    later reply.  A request that begins with L has a long reply.
+    later reply.  A request that begins with L has a long reply; one that begins with P kills the
+    replica that applies it.
     """
+    if record.void:
+        return state, b"voided"
     after = state
     if not record.read_only:
         after = blake2b(state + record.request + record.history, digest_size=12).digest()
@@ -71,6 +74,7 @@ class Replica:
         self.index = index
         self.incarnation = 0
         self.fault: str | None = None
+        self.dead = False
         self.epoch = 0  # of its link; 0 if it has none
         self.inbox: deque[Effect] = deque()
         self.outbox: deque[Event] = deque()
@@ -84,6 +88,7 @@ class Replica:
         self.history = EMPTY_HISTORY
         self.fresh = True
         self.kept: tuple[int, bytes] | None = None
+        self.dead = False
         self.applied: list[int] = []  # writes and reads, since the start or the last restore
         self.cut()
 
@@ -111,6 +116,9 @@ class Replica:
                 yield ev.RefusedOrder(index, epoch, record.seq, "the history before is another")
                 return
             self.fresh = False
+            if record.request.startswith(b"P") and not record.void:
+                self.dead = True
+                return
             self.state, reply = apply(self.state, record)
             self.applied.append(record.seq)
             if not record.read_only:
@@ -253,8 +261,10 @@ class Node:
         self.replicas[index].restart()
 
     def work(self, index: int) -> None:
-        """Let a replica take its next message."""
+        """Let a replica take its next message; it may be its last one."""
         self.replicas[index].work()
+        if self.replicas[index].dead:
+            self.crash(index)
 
     def deliver(self, index: int) -> None:
         """Hand over the next thing that a replica has said."""
@@ -271,7 +281,7 @@ class Node:
             if replica.outbox:
                 self.deliver(index)
             else:
-                replica.work()
+                self.work(index)
 
     def run(self, most: int = 100_000) -> None:
         """Let all replicas work and talk until nothing moves."""
@@ -279,7 +289,7 @@ class Node:
             for index in busy:
                 replica = self.replicas[index]
                 if replica.inbox:
-                    replica.work()
+                    self.work(index)
                 while replica.outbox:
                     self.deliver(index)
                 most -= 1
@@ -353,11 +363,27 @@ class Node:
         """Order: one place, one record, for all and for ever; new places only count upwards."""
         record = effect.record
         known = self.records.setdefault(record.seq, record)
-        assert known == record
+        if record.void and not known.void:
+            self._void_record(record)
+        else:
+            assert known == record
         if record.seq not in self.expected:
             assert record.seq > max(self.expected, default=0)
             self._state, self.expected[record.seq] = apply(self._state, record)
         self._post(effect.replicas, effect)
+
+    def _void_record(self, record: Record) -> None:
+        """A record is skipped from now on: what a correct service says is worked out again."""
+        known = self.records[record.seq]
+        assert (known.request, known.prev, known.history) == (
+            record.request,
+            record.prev,
+            record.history,
+        )
+        self.records[record.seq] = record
+        self._state = b""
+        for seq, each in self.records.items():
+            self._state, self.expected[seq] = apply(self._state, each)
 
     def _released(self, effect: ev.Release) -> None:
         """Agreement: m distinct active replicas said exactly this, and it is the right answer."""

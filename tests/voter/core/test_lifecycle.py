@@ -252,8 +252,9 @@ def test_a_replica_cannot_say_that_it_was_restored_to_something_it_was_not_given
     make_checkpoint(node)
     node.crash(1)
     node.connect(1)
-    epoch, last = node.replicas[1].epoch, node.engine.log.last_write
-    node.feed(ev.Restored(1, epoch, last + 1, digest_of(b"")))
+    point = node.engine.log.checkpoint
+    assert point.digest
+    node.feed(ev.Restored(1, node.replicas[1].epoch, point.seq + 1, point.digest))
     assert state_of(node, 1) is State.EXPELLED
 
 
