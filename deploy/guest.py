@@ -41,8 +41,9 @@ _MONITOR_TIMEOUT = 3.0
 
 _SAVE_TIMEOUT = 30.0
 
-_CLEAR_TIMEOUT = 20.0
-"""Seconds that libvirt may take to notice that a QEMU has ended (0.2 measured)."""
+_CLEAR_TIMEOUT = 40.0
+"""Seconds that libvirt may take to notice that a QEMU has ended (0.2 measured; for one
+that it adopted, and that init must bury, as long as init takes)."""
 
 _FILE_SLACK_MIB = 64
 """How much QEMU may write to a file beyond twice the guest's memory; a snapshot is smaller."""

@@ -93,6 +93,14 @@ def prepare_node(layout: Layout, settings: Settings, progress: Progress) -> Node
     return record
 
 
+def _status(child: subprocess.Popen[bytes]) -> str:
+    """Tell in words how the supervisor ended, where its nanny has no other children left."""
+    try:
+        return f"with status {child.wait(timeout=5)}"
+    except subprocess.TimeoutExpired:
+        return "and left processes behind (`trivisor down` ends them)"
+
+
 def follow_start(layout: Layout, progress: Progress) -> dict[str, Any]:
     """Start the supervisor and follow its steps until the node is ready; return its status.
 
@@ -102,7 +110,8 @@ def follow_start(layout: Layout, progress: Progress) -> dict[str, Any]:
     ours, theirs = os.pipe()
     log = LogFile(layout.supervisor_log)
     log.trim()
-    command = [sys.executable, "-m", "trivisor", "supervise", "--dir", str(layout.directory)]
+    command = [sys.executable, "-m", "deploy.nanny", sys.executable, "-m", "trivisor"]
+    command += ["supervise", "--dir", str(layout.directory)]
     command += ["--report-fd", str(theirs)]
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     with log.open() as output:
@@ -136,7 +145,6 @@ def follow_start(layout: Layout, progress: Progress) -> dict[str, Any]:
             raise
     said = "\n".join(f"  {line}" for line in read_tail(layout.supervisor_log, 15))
     raise CommandError(
-        f"the supervisor ended with status {child.wait()} before the node was ready; it said "
-        f"last:\n{said}",
+        f"the supervisor ended {_status(child)} before the node was ready; it said last:\n{said}",
         remedy=f"see {layout.supervisor_log}",
     )

@@ -42,8 +42,8 @@ class Checkpoint:
 class Entry:
     """A write in the log; ``tag`` is known once its vote is won.
 
-    ``killed`` and ``killed_again`` are bit masks of the replicas that were lost once, and again, with
-    this write under way and not settled.
+    ``killed`` and ``killed_again`` are bit masks of the replicas that were lost once, and again,
+    with this write under way and not settled.
     """
 
     __slots__ = ("killed", "killed_again", "record", "size", "tag")

@@ -1,0 +1,117 @@
+"""Markers: digests are compared, one replica's state is fetched, and the log is cut there."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+
+from voter.core import events as ev
+from voter.core.books import Books, Marker, Poll
+from voter.core.order import Checkpoint
+from voter.core.replica import Cause, Replica, State
+
+__all__ = ["Markers"]
+
+
+class Markers(Books):
+    """The part of the engine that makes checkpoints.
+
+    A checkpoint is a state whose digest m replicas voted for at one place in the order.  Which
+    replica keeps and gives it does not matter: it must hash to the voted digest.
+    """
+
+    def _place_marker(self) -> None:
+        """Order a checkpoint marker: all live replicas tell their digest, one may keep the
+        state.
+        """
+        self._since_marker = 0
+        self._marked = self._now
+        self._mark_at = self.log.bytes + self.limits.log_bytes // 4
+        keeper = None
+        worth = max(self.limits.checkpoint_bytes, len(self.log.checkpoint.state))
+        if self.log.bytes > min(worth, self.limits.log_bytes // 2):
+            later = [i for i in self.members.active if i > self._last_keeper]
+            keeper = (later or list(self.members.active))[0]
+            self._last_keeper = keeper
+        seq = self.log.take_place()
+        self._mark = Marker(seq, self.log.history, keeper)
+        poll = self._open[seq] = Poll(seq, None, None, None)
+        self._unsettled += 1
+        for index in self.members.live:
+            self._expect(self.members[index], poll, 0)
+        self._effects.append(ev.Mark(self.members.live, seq, keeper))
+
+    def _marker_voted(self, seq: int, digest: bytes, ballots: dict[int, bytes]) -> None:
+        mark = self._mark
+        if mark is None or mark.seq != seq:
+            return
+        mark.digest = digest
+        if mark.keeper is None:
+            self._mark = None
+        elif mark.keeper in ballots:
+            told = ballots[mark.keeper]
+            self._keeper_told(self.members[mark.keeper], seq, agrees=told == digest)
+
+    def _keeper_told(self, replica: Replica, seq: int, *, agrees: bool) -> None:
+        """If it was the keeper's digest, and the voted one: fetch the state that it kept."""
+        mark = self._mark
+        if mark is None or mark.seq != seq or mark.keeper != replica.index:
+            return
+        if agrees and replica.state is State.ACTIVE:
+            mark.fetching = self._now
+            self._effects.append(ev.Fetch(replica.index, replica.epoch, seq))
+        else:
+            self._mark = None
+
+    def _is_fetched(self, index: int, epoch: int, seq: int) -> bool:
+        """Whether this is about the fetch that is under way."""
+        mark = self._mark
+        return (
+            mark is not None
+            and mark.fetching is not None
+            and (mark.keeper, mark.seq) == (index, seq)
+            and epoch == self.members[index].epoch
+        )
+
+    def _piece(self, event: ev.Piece) -> None:
+        if self._mark is not None and self._is_fetched(event.replica, event.epoch, event.seq):
+            self._mark.fetched = event.size
+
+    def _fetched(self, event: ev.Fetched) -> None:
+        mark, replica = self._mark, self.members[event.replica]
+        if mark is None or not self._is_fetched(event.replica, event.epoch, event.seq):
+            return
+        self._mark = None
+        if mark.digest is None or blake2b(event.state, digest_size=32).digest() != mark.digest:
+            self._convict(replica, "the state it gave does not hash to the voted digest", mark.seq)
+            return
+        if self._first_unsettled() < mark.seq:
+            return  # its vote may still be lost, and then it must be in the log
+        self.log.truncate(Checkpoint(mark.seq, mark.history, mark.digest, event.state))
+        self._mark_at = self.log.bytes + self.limits.log_bytes // 4
+        self._voids = [seq for seq in self._voids if seq > mark.seq]
+        self._effects.append(ev.Checkpointed(mark.seq, len(event.state), mark.digest))
+
+    def _fetch_failed(self, event: ev.FetchFailed) -> None:
+        if self._is_fetched(event.replica, event.epoch, event.seq):
+            self._mark = None
+
+    def _watch_marker(self, gap: float) -> None:
+        """Give up on a keeper that is too slow; place a marker if the log is filling up.
+
+        A keeper that makes less than the least rate is gone.  One that is slow while the log
+        fills up is left alone, and the next one is asked, so that no replica can stop the writes
+        by withholding its state.
+        """
+        limits, mark, now = self.limits, self._mark, self._now
+        full = self.log.bytes > limits.log_bytes // 2
+        if mark is not None and mark.keeper is not None and mark.fetching is not None:
+            if gap > limits.hang / 2:
+                mark.fetching += gap
+            taken = now - mark.fetching
+            if taken > 3 * limits.hang + mark.fetched / limits.restore_rate:
+                reason = "hang: does not give the state it kept"
+                self._go(self.members[mark.keeper], Cause.GONE, reason, mark.seq)
+            elif taken > limits.hang and full:
+                self._mark = None
+        if full and self._mark is None and now > self._marked + 1 and self.members.can_vote:
+            self._place_marker()
