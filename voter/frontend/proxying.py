@@ -7,14 +7,15 @@ vote on (Date, Server, Via, how it was voted, the connection's fate) is added.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
-from http import HTTPStatus
 
-from guests.message import REASONS, Reply
+from aiohttp import web
+
+from guests.message import REASONS, MessageError, Reply
 from voter.core.events import Release
-from voter.frontend.http1 import HttpRequest
 
-__all__ = ["HOP_BY_HOP", "canonical_request", "encode_response", "vote_header"]
+__all__ = ["HOP_BY_HOP", "canonical_request", "origin_form", "to_response", "vote_header"]
 
 HOP_BY_HOP = frozenset(
     {
@@ -36,20 +37,48 @@ _TAKEN = frozenset(name.encode() for name in HOP_BY_HOP) | {b"content-length"}
 _OURS = HOP_BY_HOP | {"content-length", "trivisor-vote"}
 """Headers of a reply that the front end decides on, whatever the service says."""
 _NO_BODY = frozenset({204, 205, 304})
-_NO_LENGTH = frozenset({204, 304})
-_VIA = "Via: 1.1 trivisor\r\n"
-_SERVER_VIA = "Server: trivisor\r\n" + _VIA
+_ABSOLUTE = re.compile(r"https?://([^/?#]+)(.*)", re.IGNORECASE)
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
-def canonical_request(request: HttpRequest) -> bytes:
+def origin_form(target: str) -> tuple[str, str | None]:
+    """Return a target as the replicas get it, and the authority that it named, if it did.
+
+    Raises MessageError.
+    """
+    # There is no space in it, so printable ASCII is all that may be in it.
+    if not target.isascii() or not target.isprintable():
+        raise MessageError("the target holds bytes that must be percent-encoded")
+    if target.startswith("/") or target == "*":
+        return target, None
+    absolute = _ABSOLUTE.fullmatch(target)
+    if absolute is None:
+        raise MessageError("the target is not a path that begins with /")
+    return absolute[2] if absolute[2].startswith("/") else f"/{absolute[2]}", absolute[1]
+
+
+def canonical_request(
+    method: str,
+    target: str,
+    headers: Iterable[tuple[bytes, bytes]],
+    authority: str | None,
+    body: bytes,
+) -> bytes:
     """Return the bytes that go to the replicas.
 
-    What ``guests.message.encode_request`` would make of the same parts, but the reader has already
-    checked them.
+    What ``guests.message.encode_request`` would make of the same parts, but the parser has already
+    checked them.  ``authority``, if there is one, takes the place of Host (RFC 9112 section 3.2.2).
     """
-    method, target, headers, nominated, body, _, _ = request
-    taken = _TAKEN | nominated if nominated else _TAKEN
+    headers = [(name.lower(), value) for name, value in headers]
+    taken = _TAKEN
+    for name, value in headers:
+        if name == b"connection":
+            taken = taken | {option.strip().lower() for option in value.split(b",")}
+    if authority is not None:
+        taken = taken | {b"host"}
     lines = [b"%b: %b\r\n" % header for header in headers if header[0] not in taken]
+    if authority is not None:
+        lines.insert(0, b"host: %b\r\n" % authority.encode())
     if body:
         lines.append(b"content-length: %d\r\n" % len(body))
     return b"%b %b HTTP/1.1\r\n%b\r\n%b" % (
@@ -68,52 +97,37 @@ def vote_header(release: Release, of: int, names: Sequence[str]) -> tuple[str, s
     return "Trivisor-Vote", f"{value}; seq={release.seq}"
 
 
-_PHRASES = {known.value: known.phrase for known in HTTPStatus} | REASONS
-_STATUS_LINES = {
-    status: f"HTTP/1.1 {status} {_PHRASES.get(status, 'Status')}\r\n" for status in range(200, 600)
-}
+def to_response(reply: Reply, *extra: tuple[str, str]) -> web.Response:
+    """Return the response that a reply is sent as, with these headers besides.
 
-
-def encode_response(
-    reply: Reply,
-    date: str,
-    *,
-    extra: Iterable[tuple[str, str]] = (),
-    head_only: bool = False,
-    keep_alive: bool = True,
-    http10: bool = False,
-) -> bytes:
-    """Return the bytes of a response.
-
-    The names of ``reply``'s headers are in lower case; ``date`` is the Date header's value now;
-    ``head_only``: it answers HEAD.  The length is stated unless there can be no body, or the
-    service gave none to a HEAD (then nobody knows it).
+    The names of ``reply``'s headers are in lower case.  aiohttp adds the length, Date and what
+    becomes of the connection.  Raises MessageError for a header that cannot be sent.
     """
-    status, body, headers = reply.status, reply.body, reply.headers
     taken: frozenset[str] = _OURS
-    lines = [_STATUS_LINES[status]]
-    dated = served = False
-    for name, value in headers:
+    for name, value in reply.headers:
         if name == "connection":
             taken = taken | {option.strip().lower() for option in value.split(",")}
-    for name, value in headers:
-        if name not in taken:
-            lines.append(f"{name}: {value}\r\n")
-            dated = dated or name == "date"
-            served = served or name == "server"
-    if not dated:
-        lines.append(f"Date: {date}\r\n")
-    lines.append(_VIA if served else _SERVER_VIA)
-    for name, value in extra:
-        lines.append(f"{name}: {value}\r\n")
-    if status in _NO_BODY:
-        body = b""
-    if status not in _NO_LENGTH and (body or not head_only):
-        lines.append(f"Content-Length: {len(body)}\r\n")
-    if not keep_alive:
-        lines.append("Connection: close\r\n")
-    elif http10:
-        lines.append("Connection: keep-alive\r\n")
-    lines.append("\r\n")
-    head = "".join(lines).encode("latin-1")
-    return head if head_only else head + body
+    headers = [(name, _sent(value)) for name, value in reply.headers if name not in taken]
+    if not any(name == "server" for name, _ in headers):
+        headers.append(("Server", "trivisor"))
+    return web.Response(
+        status=reply.status,
+        reason=REASONS.get(reply.status),
+        body=None if reply.status in _NO_BODY else reply.body,
+        headers=[*headers, ("Via", "1.1 trivisor"), *extra],
+    )
+
+
+def _sent(value: str) -> str:
+    """A header's value so that aiohttp, which writes UTF-8, writes the bytes that were voted for.
+
+    They are changed if they are not UTF-8: Latin-1 becomes UTF-8.  Raises MessageError.
+    """
+    if value.isascii() and value.isprintable():
+        return value
+    if _CONTROL.search(value):
+        raise MessageError("a control character in a header")
+    try:
+        return value.encode("latin-1").decode("utf-8")
+    except UnicodeDecodeError:
+        return value

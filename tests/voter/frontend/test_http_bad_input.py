@@ -11,10 +11,10 @@ import pytest
 from tests.voter.conftest import Nodes
 from tests.voter.http_client import HttpClient
 from tests.voter.node import Node, until
-from voter.frontend import http
 
 QUICK = "[timing]\nheader = 0.3\nbody = 0.3\nidle = 0.3\n"
 PUT = b"PUT /kv/a HTTP/1.1\r\nHost: x\r\n"
+CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
 
 
 async def serves(node: Node) -> bool:
@@ -32,7 +32,7 @@ async def serves(node: Node) -> bool:
         (b"GET / HTTP/3.0\r\n\r\n", 505, "version"),
         (b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n", 501, "not-implemented"),
         (PUT + b"Content-Length: 1048577\r\n\r\n", 413, "too-large"),
-        (PUT + b"Transfer-Encoding: chunked\r\n\r\n100001\r\n", 413, "too-large"),
+        (PUT + CHUNKED + b"100001\r\n" + bytes(0x100001), 413, "too-large"),
         (PUT + b"Expect: money\r\n\r\n", 417, "expectation"),
         (b"GET /" + b"a" * 40_000, 414, "target-too-long"),
         (PUT + b"X: y\r\n" * 200 + b"\r\n", 431, "headers-too-large"),
@@ -62,7 +62,7 @@ async def test_the_answer_to_a_body_too_large_is_not_lost_in_the_sending(nodes: 
         client.writer.write(bytes(20_000_000))
         assert (await client.read()).status == 413
         await client.writer.drain()
-    assert node.http.bounds.held == 0
+    assert node.http.held == 0
     assert await serves(node)
 
 
@@ -142,22 +142,20 @@ async def test_a_connection_that_breaks_is_forgotten_and_its_request_stays(nodes
     await until(lambda: not node.http.connections)
 
 
-async def test_a_client_that_never_reads_is_ended_and_holds_little(
-    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_client_that_never_reads_is_ended_and_holds_little(nodes: Nodes) -> None:
     node = await nodes.make("[timing]\nbody = 0.3\n")
     await node.ask("PUT", "/kv/big", bytes(1 << 20))
     async with await node.open() as client:
         client.writer.transport.pause_reading()  # type: ignore[attr-defined]
         request = b"GET /kv/big HTTP/1.1\r\nHost: x\r\n\r\n"
         client.writer.write(request * 1000)
-        await until(lambda: node.http.bounds.unsent > 0, "the client's socket is full")
-        assert node.http.bounds.unsent <= 2 << 20, "one reply at a time"
+        await until(lambda: node.http.unsent > 0, "the client's socket is full")
+        assert node.http.unsent <= 2 << 20, "one reply at a time"
         requests = node.runner.counters["requests"]
         assert requests < 100
         assert await serves(node)
         await until(lambda: not node.http.connections, "it is ended")
-    assert (node.http.bounds.held, node.http.bounds.unsent) == (0, 0)
+    assert (node.http.held, node.http.unsent) == (0, 0)
 
 
 async def test_pipelining_without_end_is_not_read_without_end(nodes: Nodes) -> None:
@@ -166,28 +164,19 @@ async def test_pipelining_without_end_is_not_read_without_end(nodes: Nodes) -> N
         agent.mode = "says nothing"
     async with await node.open() as client:
         client.writer.write(b"GET /kv/a HTTP/1.1\r\nHost: x\r\n\r\n" * 50_000)
-        connection = await first_connection(node)
-        await until(lambda: node.http.bounds.held > http.READ_AHEAD)
-        await until(lambda: connection._still, "reading is paused")
-        assert node.http.bounds.held < http.READ_AHEAD + (1 << 20)
+        await until(lambda: node.http.held > 0)
+        (connection,) = node.http.connections
+        await until(lambda: connection._buffer_paused, "reading is paused")
+        assert node.http.held < 1 << 20
         assert node.runner.counters["requests"] == 1
         client.reset()
         await until(lambda: not node.http.connections)
-    assert node.http.bounds.held == 0
+    assert node.http.held == 0
 
 
-async def first_connection(node: Node) -> http.HttpConnection:
-    """The one HTTP connection there is."""
-    await until(lambda: node.http.connections)
-    (connection,) = node.http.connections
-    return connection
-
-
-async def test_half_sent_bodies_of_many_clients_are_bounded(
-    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(http, "HELD_LIMIT", 3 << 20)
+async def test_half_sent_bodies_of_many_clients_are_bounded(nodes: Nodes) -> None:
     node = await nodes.make()
+    node.http.held_limit = 3 << 20
     clients = [await node.open() for _ in range(5)]
     try:
         for client in clients:
@@ -199,7 +188,7 @@ async def test_half_sent_bodies_of_many_clients_are_bounded(
             response = await client.read()
             assert (response.status, response.problem) == (503, "overload")
             assert response.headers["retry-after"]
-        assert node.http.bounds.held <= 3 << 20
+        assert node.http.held <= 3 << 20
         for client in clients:
             if client not in refused:
                 await client.send(bytes(100_000))

@@ -2,41 +2,51 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+
 import pytest
+from aiohttp import web
 from hypothesis import given
+from hypothesis import strategies as st
 
-from guests.message import Reply, Request, encode_request
-from tests.voter.frontend.test_http1 import requests
+from guests.message import MessageError, Reply, Request, encode_request
+from tests.voter.frontend.messages import parse, requests
+from tests.voter.http_client import HttpClient, Response
 from voter.core.events import Release
-from voter.frontend.http1 import HttpRequest, RequestReader
-from voter.frontend.proxying import canonical_request, encode_response, vote_header
-
-DATE = "Sun, 06 Nov 1994 08:49:37 GMT"
+from voter.frontend.proxying import canonical_request, origin_form, to_response, vote_header
 
 
-def parse(data: bytes) -> HttpRequest:
-    reader = RequestReader(1000)
-    reader.feed(data)
-    request = reader.next()
-    assert request is not None
-    return request
+def canonical(data: bytes) -> bytes:
+    """What the replicas get of the one request in `data`."""
+    ((message, body),) = parse(data)
+    target, authority = origin_form(message.path)
+    return canonical_request(message.method, target, message.raw_headers, authority, body)
 
 
-def split(response: bytes) -> tuple[str, dict[str, str], bytes]:
-    head, _, body = response.partition(b"\r\n\r\n")
-    first, *lines = head.decode().split("\r\n")
-    return first, {n.lower(): v for n, _, v in (line.partition(": ") for line in lines)}, body
+async def sent(make: Callable[[], web.Response], method: str = "GET") -> Response:
+    """What a client gets of the response that `make` makes."""
+
+    async def handle(request: web.BaseRequest) -> web.StreamResponse:
+        return make()
+
+    server = web.Server(handle, access_log=None)
+    listener = await asyncio.get_running_loop().create_server(server, "127.0.0.1", 0)
+    try:
+        async with await HttpClient.open(listener.sockets[0].getsockname()[1]) as client:
+            return await client.ask(method, "/")
+    finally:
+        listener.close()
+        await server.shutdown(1)
 
 
 def test_hop_by_hop_headers_stay_here_and_the_rest_goes_on() -> None:
-    data = canonical_request(
-        parse(
-            b"PUT /a%2Fb?c HTTP/1.1\r\nHost: h\r\nConnection: keep-alive, X-Mine\r\nX-Mine: 1\r\n"
-            b"Keep-Alive: 5\r\nProxy-Authorization: secret\r\nProxy-Connection: close\r\n"
-            b"TE: trailers\r\nTrailer: X-Sum\r\nUpgrade: h2c\r\nExpect: 100-continue\r\n"
-            b"Transfer-Encoding: chunked\r\nCookie: a=b\r\nContent-Encoding: gzip\r\n"
-            b"X-Two: 1\r\nx-two: 2\r\n\r\n3\r\nabc\r\n0\r\nX-Sum: 9\r\n\r\n"
-        )
+    data = canonical(
+        b"PUT /a%2Fb?c HTTP/1.1\r\nHost: h\r\nConnection: keep-alive, X-Mine\r\nX-Mine: 1\r\n"
+        b"Keep-Alive: 5\r\nProxy-Authorization: secret\r\nProxy-Connection: close\r\n"
+        b"TE: trailers\r\nTrailer: X-Sum\r\nUpgrade: h2c\r\nExpect: 100-continue\r\n"
+        b"Transfer-Encoding: chunked\r\nCookie: a=b\r\nContent-Encoding: gzip\r\n"
+        b"X-Two: 1\r\nx-two: 2\r\n\r\n3\r\nabc\r\n0\r\nX-Sum: 9\r\n\r\n"
     )
     assert data == (
         b"PUT /a%2Fb?c HTTP/1.1\r\nhost: h\r\ncookie: a=b\r\ncontent-encoding: gzip\r\n"
@@ -52,34 +62,71 @@ def test_the_same_request_has_one_form() -> None:
         b"1\r\nh\r\n1\r\ni\r\n0\r\n\r\n",
         b"POST http://h/k HTTP/1.1\r\nHOST: other\r\nCONTENT-LENGTH: 2\r\n\r\nhi",
     ]
-    assert len({canonical_request(parse(data)) for data in spellings}) == 1
+    assert len({canonical(data) for data in spellings}) == 1
 
 
 @given(requests())
 def test_canonical_bytes_are_those_of_encode_request(data: bytes) -> None:
-    request = parse(data)
+    ((message, body),) = parse(data)
     taken = {b"content-length", b"transfer-encoding", b"te", b"trailer"}
     headers = [
         (name.decode(), value.decode("latin-1"))
-        for name, value in request.headers
-        if name not in taken
+        for name, value in message.raw_headers
+        if name.lower() not in taken
     ]
-    canonical = canonical_request(request)
-    assert canonical == encode_request(request.method, request.target, headers, request.body)
-    assert Request.decode(canonical).body == request.body
+    assert canonical(data) == encode_request(message.method, message.path, headers, body)
+    assert Request.decode(canonical(data)).body == body
 
 
-def test_a_reply_gets_what_replicas_do_not_vote_on() -> None:
-    first, headers, body = split(
-        encode_response(
-            Reply(200, b"hi", [("etag", '"1"')]), DATE, extra=[("Trivisor-Vote", "2/3; seq=1")]
+@given(st.lists(requests(), min_size=1, max_size=4), st.integers(1, 40))
+def test_cutting_the_stream_changes_nothing(parts: list[bytes], piece: int) -> None:
+    whole = b"".join(parts)
+    read = [
+        [(message.method, message.path, message.raw_headers, body) for message, body in found]
+        for found in (parse(whole, piece=piece), parse(whole))
+    ]
+    assert read[0] == read[1]
+    assert len(read[0]) == len(parts)
+
+
+@pytest.mark.parametrize(
+    ("target", "expected", "authority"),
+    [
+        ("http://other:81/a?b", "/a?b", "other:81"),
+        ("HTTP://other", "/", "other"),
+        ("http://other?q=/", "/?q=/", "other"),
+        ("//not-a-host/a", "//not-a-host/a", None),
+        ("/%C3%A4%2f", "/%C3%A4%2f", None),
+        ("*", "*", None),
+    ],
+)
+def test_an_absolute_target_comes_before_host(
+    target: str, expected: str, authority: str | None
+) -> None:
+    assert origin_form(target) == (expected, authority)
+    if target != "*":
+        data = canonical(b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % target.encode())
+        assert (b"\r\nhost: %b\r\n" % (authority or "x").encode()) in data
+
+
+@pytest.mark.parametrize("target", ["a", "", "ftp://x/a", "http:///a", "/\u00e4", "/\x7f"])
+def test_a_target_that_is_none(target: str) -> None:
+    with pytest.raises(MessageError):
+        origin_form(target)
+
+
+async def test_a_reply_gets_what_replicas_do_not_vote_on() -> None:
+    response = await sent(
+        lambda: to_response(
+            Reply(200, b"hi", [("etag", '"1"'), ("content-type", "x/y")]),
+            ("Trivisor-Vote", "2/3; seq=1"),
         )
     )
-    assert first == "HTTP/1.1 200 OK"
-    assert body == b"hi"
-    assert headers == {
+    assert (response.status, response.body) == (200, b"hi")
+    assert response.headers.pop("date")
+    assert response.headers == {
         "etag": '"1"',
-        "date": DATE,
+        "content-type": "x/y",
         "server": "trivisor",
         "via": "1.1 trivisor",
         "trivisor-vote": "2/3; seq=1",
@@ -87,7 +134,7 @@ def test_a_reply_gets_what_replicas_do_not_vote_on() -> None:
     }
 
 
-def test_a_service_decides_neither_framing_nor_vote() -> None:
+async def test_a_service_decides_neither_framing_nor_vote() -> None:
     spoofed = [
         ("content-length", "999"),
         ("transfer-encoding", "chunked"),
@@ -98,8 +145,9 @@ def test_a_service_decides_neither_framing_nor_vote() -> None:
         ("date", "then"),
         ("server", "mine"),
     ]
-    _, headers, _ = split(encode_response(Reply(200, b"hi", spoofed), DATE))
-    assert headers == {
+    response = await sent(lambda: to_response(Reply(200, b"hi", spoofed)))
+    assert response.headers == {
+        "content-type": "application/octet-stream",
         "date": "then",
         "server": "mine",
         "via": "1.1 trivisor",
@@ -108,38 +156,38 @@ def test_a_service_decides_neither_framing_nor_vote() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "head_only", "length", "sent"),
+    ("status", "body", "method", "length", "got"),
     [
-        (200, b"", False, "0", b""),
-        (200, b"abc", True, "3", b""),
-        (200, b"", True, None, b""),  # the service did not say how long it would have been
-        (204, b"abc", False, None, b""),
-        (304, b"abc", False, None, b""),
-        (205, b"abc", False, "0", b""),
+        (200, b"", "GET", "0", b""),
+        (200, b"abc", "HEAD", "3", b""),
+        (200, b"", "HEAD", None, b""),  # the service did not say how long it would have been
+        (204, b"abc", "GET", None, b""),
+        (304, b"abc", "GET", None, b""),
+        (205, b"abc", "GET", "0", b""),
     ],
 )
-def test_bodies_that_cannot_be(
-    status: int, body: bytes, head_only: bool, length: str | None, sent: bytes
+async def test_bodies_that_cannot_be(
+    status: int, body: bytes, method: str, length: str | None, got: bytes
 ) -> None:
-    _, headers, got = split(encode_response(Reply(status, body), DATE, head_only=head_only))
-    assert headers.get("content-length") == length
-    assert got == sent
+    response = await sent(lambda: to_response(Reply(status, body)), method)
+    assert response.status == status
+    assert response.headers.get("content-length") == length
+    assert response.body == got
 
 
-@pytest.mark.parametrize(
-    ("keep_alive", "http10", "connection"),
-    [(True, False, None), (True, True, "keep-alive"), (False, False, "close")],
-)
-def test_the_connection_is_told_its_fate(
-    keep_alive: bool, http10: bool, connection: str | None
-) -> None:
-    response = encode_response(Reply(), DATE, keep_alive=keep_alive, http10=http10)
-    assert split(response)[1].get("connection") == connection
+async def test_a_status_without_a_name_of_its_own_is_sent_all_the_same() -> None:
+    for status in (299, 418, 599):
+        assert (await sent(lambda status=status: to_response(Reply(status)))).status == status
 
 
-def test_a_status_without_a_name_of_its_own_is_sent_all_the_same() -> None:
-    assert encode_response(Reply(299), DATE).startswith(b"HTTP/1.1 299 Status\r\n")
-    assert encode_response(Reply(418), DATE).startswith(b"HTTP/1.1 418 I'm a Teapot\r\n")
+async def test_header_values_are_sent_as_they_were_voted() -> None:
+    value = "caf\u00e9".encode().decode("latin-1")  # as Reply.decode reads UTF-8
+    response = await sent(lambda: to_response(Reply(200, b"", [("x-name", value)])))
+    assert response.headers["x-name"] == value
+    latin = await sent(lambda: to_response(Reply(200, b"", [("x-name", "caf\u00e9")])))
+    assert latin.headers["x-name"] == value
+    with pytest.raises(MessageError):
+        to_response(Reply(200, b"", [("x-name", "a\x01b")]))
 
 
 def test_how_a_reply_was_voted() -> None:
