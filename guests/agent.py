@@ -28,7 +28,7 @@ __all__ = ["Incarnation", "main"]
 
 EMPTY_HISTORY = bytes(8)
 VOIDED = encode_reply(Reply(500, "this request ended the service, and was voided\n"))
-READ_SIZE = 1 << 18
+READ_SIZE = 1 << 14
 WRITE_SIZE = 1 << 18
 """Bytes of answers collected before they are written: what one read asks for may be far more."""
 STATE_PIECE = 1 << 16

@@ -134,7 +134,9 @@ class HttpConnection(RequestHandler):
             return
         count = self._request_count
         super().data_received(data)
-        parser = cast(RequestParser, self._parser)
+        parser = cast(RequestParser | None, self._parser)
+        if parser is None:  # the connection is over
+            return
         if self._request_count != count and self._late is not None:
             self._late.cancel()  # that one is complete; the next has its own time
             self._late = None
@@ -225,7 +227,11 @@ class HttpConnection(RequestHandler):
             status = 400
         elif exc is not None:
             raise exc
-        detail = getattr(exc, "message", "") or str(exc)
+        detail = getattr(exc, "message", "") or str(exc) or "the request is malformed"
+        if exc is not None and isinstance(exc.__cause__, HttpProcessingError):
+            detail = f"the body is malformed: {exc.__cause__.message}"
+        # The words may hold bytes of the client's.
+        detail = detail[:200].encode("ascii", "backslashreplace").decode()
         response = to_response(problem_of_status(status, detail))
         response.headers["Connection"] = "close"
         response.force_close()

@@ -92,6 +92,7 @@ async def test_what_is_refused(nodes: Nodes, data: bytes, status: int) -> None:
     ("body", "status"),
     [
         (b"x\r\n", 400),
+        (b"\xff\r\n", 400),
         (b"0x1\r\na\r\n", 400),
         (b"-1\r\n", 400),
         (b"\r\n", 400),
@@ -181,3 +182,16 @@ async def test_requests_that_come_piece_by_piece_each_have_their_own_time(nodes:
             assert (await client.read()).status == 404
             await asyncio.sleep(0.1)  # what such a client does
         assert (await client.read()).status == 408
+
+
+async def test_a_reply_that_was_sent_is_not_kept(nodes: Nodes) -> None:
+    """aiohttp holds a connection's last response until its next one: not with its body."""
+    node = await nodes.make()
+    async with await node.open() as client:
+        await client.ask("PUT", "/kv/big", bytes(1 << 20))
+        assert len((await client.ask("GET", "/kv/big")).body) == 1 << 20
+        (connection,) = node.http.connections
+        await until(lambda: connection._waiter is not None)
+        assert connection._task_handler is not None
+        frame = connection._task_handler.get_stack()[0]
+        assert frame.f_locals["resp"].body is None

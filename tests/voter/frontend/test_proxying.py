@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 from aiohttp import web
@@ -177,7 +178,7 @@ async def test_bodies_that_cannot_be(
 
 async def test_a_status_without_a_name_of_its_own_is_sent_all_the_same() -> None:
     for status in (299, 418, 599):
-        assert (await sent(lambda status=status: to_response(Reply(status)))).status == status
+        assert (await sent(partial(to_response, Reply(status)))).status == status
 
 
 async def test_header_values_are_sent_as_they_were_voted() -> None:
