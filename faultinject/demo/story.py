@@ -274,10 +274,12 @@ class Demo:
 
     def _tell_image(self, record: NodeRecord) -> None:
         manifest = json.loads(Path(record.manifest).read_text())
-        packages = manifest.get("packages", [])
+        versions = {package["name"]: package["version"] for package in manifest["packages"]}
         self._say.step(
-            f"guest image {record.image[:16]}: {len(packages)} Debian packages, initrd "
-            f"{Path(record.initrd).stat().st_size / 1e6:.1f} MB"
+            f"in it: Linux {versions['linux-image-cloud-amd64']}, Python "
+            f"{versions['python3.11-minimal']}, busybox {versions['busybox-static']}, the agent "
+            f"and the services; {len(manifest['files'])} files of {len(versions)} Debian packages, "
+            f"initrd {Path(record.initrd).stat().st_size / 1e6:.1f} MB; SHA-256 {record.image}"
         )
 
     @staticmethod

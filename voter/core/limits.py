@@ -28,7 +28,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     marker_every: int = 1000  # requests between checkpoint markers
     checkpoint_bytes: int = 64 * KIB  # smallest log that a checkpoint is worth
     state_bytes: int = 256 * MIB  # largest state that is fetched
-    hang: float = 2.0  # no sign of life for this long: gone
+    hang: float = 5.0  # no sign of life for this long: gone (a busy host is no fault)
     ping: float = 0.5  # ask an idle replica for a sign of life
     restore_rate: int = MIB  # bytes a second that a restore or a fetch must at least make
 
