@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["configure", "note"]
+__all__ = ["complain", "configure", "note"]
 
 _logger = logging.getLogger("voter")
 
@@ -49,3 +49,8 @@ def configure(*, json: bool) -> None:
 def note(event: str, **fields: object) -> None:
     """Log one event with its fields."""
     _logger.info(event, extra={"fields": fields})
+
+
+def complain(event: str, **fields: object) -> None:
+    """Log an error, with the exception that is being handled."""
+    _logger.exception(event, extra={"fields": fields})

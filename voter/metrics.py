@@ -33,6 +33,7 @@ _COUNTERS = {
     "dissents": "Times that a replica's reply or digest was not the majority's",
     "expulsions": "Times that a replica left the vote, for whatever reason",
     "checkpoints": "States voted and fetched",
+    "voided": "Writes struck from the order because they killed or hung m replicas twice",
 }
 STANDINGS = ("ready", "degraded", "refusing", "draining")
 

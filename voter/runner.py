@@ -26,7 +26,7 @@ from voter.core import events as ev
 from voter.core.events import Effect, Event, Fail, Failure, Release
 from voter.core.replica import State
 from voter.link import Link
-from voter.log import note
+from voter.log import complain, note
 
 __all__ = ["LATENCY_BOUNDS", "Clock", "Flushable", "Incident", "Runner", "Verdict"]
 
@@ -204,7 +204,10 @@ class Runner:
             elapsed = self._clock.steady() - waiting.since
             self.latency[bisect_left(LATENCY_BOUNDS, elapsed)] += 1
             self.latency_sum += elapsed
-        waiting.call(verdict)
+        try:
+            waiting.call(verdict)
+        except Exception:  # noqa: BLE001 - must cost one client, not the effects that follow
+            complain("a front end failed", ticket=verdict.ticket)
 
     # ------------------------------------------------------ engine and effects
 

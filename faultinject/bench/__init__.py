@@ -54,13 +54,11 @@ def bench(
     """
     import msgspec  # noqa: PLC0415 - heavy, and only when measuring
 
-    from faultinject.bench.report import run_all, save  # noqa: PLC0415
+    from faultinject.bench.report import Plan, run_all, save  # noqa: PLC0415
 
     quiet_logs()
-    report = run_all(
-        rounds=rounds, requests=requests, pairs=pairs, idle=idle, seed=seed, accel=accel,
-        progress=lambda text: None if as_json else warn(f"  {text}"),
-    )  # fmt: skip
+    plan = Plan(rounds=rounds, requests=requests, pairs=pairs, idle=idle, seed=seed, accel=accel)
+    report = run_all(plan, lambda text: None if as_json else warn(f"  {text}"))
     if out is not None:
         save(report, out)
     if as_json:

@@ -23,7 +23,7 @@ from guests.message import encode_request
 from voter.address import parse_address
 from voter.client import Client
 
-__all__ = ["Host", "Report", "run_all", "save"]
+__all__ = ["Host", "Plan", "Report", "run_all", "save"]
 
 BODY = b"x" * 64
 POOL = 64
@@ -47,12 +47,21 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run was asked for: the options of ``trivisor bench``."""
+
+    rounds: int
+    requests: int  # for each target in each round
+    pairs: int  # of windows, and tries of recovery, for each kind
+    idle: int  # connections
+    seed: int
+    accel: rig.Requested
+
+
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """The result of one run; latencies in seconds, rates a second, sizes in bytes."""
 
-    seed: int
-    rounds: int
-    requests: int
+    plan: Plan
     seconds: float
     host: Host
     comparison: Comparison
@@ -78,40 +87,22 @@ def save(report: Report, path: Path) -> None:
     aside.replace(path)
 
 
-def run_all(
-    *,
-    rounds: int,
-    requests: int,
-    pairs: int,
-    idle: int,
-    seed: int,
-    accel: rig.Requested,
-    progress: Callable[[str], None],
-) -> Report:
+def run_all(plan: Plan, progress: Callable[[str], None]) -> Report:
     """Boot, measure all, end everything; return the report."""
     directory = Path(tempfile.mkdtemp(prefix="tv-bench-"))
     try:
-        return asyncio.run(_run(directory, rounds, requests, pairs, idle, seed, accel, progress))
+        return asyncio.run(_run(directory, plan, progress))
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-async def _run(
-    directory: Path,
-    rounds: int,
-    requests: int,
-    pairs: int,
-    idle: int,
-    seed: int,
-    accel: rig.Requested,
-    progress: Callable[[str], None],
-) -> Report:
+async def _run(directory: Path, plan: Plan, progress: Callable[[str], None]) -> Report:
     began, load = time.monotonic(), os.getloadavg()[0]
     request = encode_request("PUT", "/kv/bench", [("host", "bench")], BODY)
     children = rig.Children()
     images = cache_directory() / "images"
     try:
-        async with rig.guests(directory / "vm", images, 4, accel, progress) as node:
+        async with rig.guests(directory / "vm", images, 4, plan.accel, progress) as node:
             links = {name: guest.spec.link_socket for name, guest in node.guests.items()}
             progress("starting voters and peers")
             voted = [f"unix:{links[name]}" for name in ("g1", "g2", "g3")]
@@ -140,23 +131,29 @@ async def _run(
                 targets[name] = _native(client, request)
             targets |= {name: pool.start for name, pool in pools.items()}
             comparison = await compare(
-                targets, rounds=rounds, number=requests, seed=seed, progress=progress
+                targets,
+                rounds=plan.rounds,
+                number=plan.requests,
+                seed=plan.seed,
+                progress=progress,
             )
             progress(f"{KEYS} keys of state")
             await _fill(clients["b"])
+            recoveries = await recover(
+                node, on_guests, keys=KEYS, tries=plan.pairs, progress=progress
+            )
             disturbances = await disturb(
                 node,
                 on_guests,
                 targets["b"],
                 rate=comparison.rate["b"] / 2,
-                pairs=pairs,
+                pairs=plan.pairs,
                 progress=progress,
             )
-            recoveries = await recover(node, on_guests, keys=KEYS, tries=pairs, progress=progress)
             held = None
-            if idle:
-                progress(f"holding {idle} idle connections")
-                held = await hold(on_processes.http, idle, on_processes.pid)
+            if plan.idle:
+                progress(f"holding {plan.idle} idle connections")
+                held = await hold(on_processes.http, plan.idle, on_processes.pid)
             for pool in pools.values():
                 pool.close()
             for client in clients.values():
@@ -174,9 +171,7 @@ async def _run(
         load_before=load,
     )
     return Report(
-        seed=seed,
-        rounds=rounds,
-        requests=requests,
+        plan=plan,
         seconds=time.monotonic() - began,
         host=host,
         comparison=comparison,

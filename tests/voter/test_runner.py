@@ -533,3 +533,18 @@ async def test_on_processes_a_killed_service_is_back(monkeypatch: pytest.MonkeyP
 def test_the_wire_holds_the_largest_request() -> None:
     payload = wire.encode_order(0, bytes(8), bytes(8), b"", bytes(LARGEST))
     assert len(payload) == wire.MAX_PAYLOAD
+
+
+async def test_a_front_end_that_fails_costs_its_own_client_only(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    node = await make()
+
+    def broken(verdict: Verdict) -> None:
+        raise ZeroDivisionError("a bug of a front end")
+
+    node.runner.submit(encode_request("PUT", "/kv/a", [], b"1"), b"test", False, broken)
+    after = await node.ask("GET", "/kv/a")
+    assert after.reply.endswith(b"1")
+    assert states_of(node.runner) == ["active"] * 3
+    assert "a front end failed" in caplog.text
