@@ -37,12 +37,20 @@ FAULTS = (
 )
 
 
+HANG = 2.0
+"""Seconds of silence after which these tests' engines take a replica for gone."""
+
+
 def make_engine(vote: str = "2/3", *, limits: Limits | None = None, observers: int = 0) -> Engine:
     """Return an engine with replicas g1 to gn, the last ``observers`` of them observers."""
     policy = Policy.parse(vote)
     names = [f"g{number + 1}" for number in range(policy.of + observers)]
     return Engine(
-        policy, names, secret=b"secret", limits=limits, observers=frozenset(names[policy.of :])
+        policy,
+        names,
+        secret=b"secret",
+        limits=limits or Limits(hang=HANG),
+        observers=frozenset(names[policy.of :]),
     )
 
 

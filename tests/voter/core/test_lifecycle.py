@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.voter.core.model import Node, Replica, digest_of, make_engine
+from tests.voter.core.model import HANG, Node, Replica, digest_of, make_engine
 from tests.voter.core.test_engine import make_node, step, verdict
 from voter.core import Limits
 from voter.core import events as ev
@@ -31,7 +31,7 @@ def make_checkpoint(node: Node) -> int:
     raise AssertionError("no checkpoint")
 
 
-SMALL = Limits(marker_every=5, checkpoint_bytes=1000)
+SMALL = Limits(hang=HANG, marker_every=5, checkpoint_bytes=1000)
 
 
 # ---------------------------------------------------------------- coming
@@ -132,7 +132,7 @@ def test_a_handshake_ends_the_one_before_it() -> None:
 
 
 def test_a_learner_gets_no_more_than_its_window() -> None:
-    node = make_node(limits=Limits(window=3))
+    node = make_node(limits=Limits(hang=HANG, window=3))
     node.crash(1)
     for number in range(10):
         node.submit(b"%d" % number)
@@ -146,7 +146,7 @@ def test_a_learner_gets_no_more_than_its_window() -> None:
 
 
 def test_a_learner_gets_no_more_bytes_than_its_window() -> None:
-    node = make_node(limits=Limits(window_bytes=1000))
+    node = make_node(limits=Limits(hang=HANG, window_bytes=1000))
     node.crash(1)
     for _ in range(10):
         node.submit(bytes(400))
@@ -158,7 +158,7 @@ def test_a_learner_gets_no_more_bytes_than_its_window() -> None:
 
 
 def test_a_learner_is_admitted_after_all_that_was_ordered_when_it_went_live() -> None:
-    node = make_node(limits=Limits(window=2))
+    node = make_node(limits=Limits(hang=HANG, window=2))
     node.crash(1)
     for number in range(3):
         node.submit(b"%d" % number)
@@ -184,7 +184,7 @@ def test_a_learner_that_says_something_else_is_expelled() -> None:
 
 
 def test_the_vote_goes_on_while_a_learner_learns() -> None:
-    node = make_node(limits=Limits(window=1))
+    node = make_node(limits=Limits(hang=HANG, window=1))
     node.crash(1)
     for number in range(30):
         node.submit(b"%d" % number)
@@ -197,7 +197,7 @@ def test_the_vote_goes_on_while_a_learner_learns() -> None:
 
 
 def test_a_checkpoint_overtakes_a_learner() -> None:
-    node = make_node(limits=Limits(window=1, marker_every=5, checkpoint_bytes=1000))
+    node = make_node(limits=Limits(hang=HANG, window=1, marker_every=5, checkpoint_bytes=1000))
     node.crash(1)
     for number in range(4):
         node.submit(b"%d" % number)
@@ -259,7 +259,9 @@ def test_a_replica_cannot_say_that_it_was_restored_to_something_it_was_not_given
 
 
 def test_a_restore_has_time_by_its_size() -> None:
-    node = make_node(limits=Limits(marker_every=5, checkpoint_bytes=1000, restore_rate=1))
+    node = make_node(
+        limits=Limits(hang=HANG, marker_every=5, checkpoint_bytes=1000, restore_rate=1)
+    )
     make_checkpoint(node)
     size = len(node.engine.log.checkpoint.state)
     assert size == 12
@@ -403,7 +405,7 @@ def test_the_voters_own_stall_blames_nobody(gap: float) -> None:
 
 def test_a_large_burst_is_nobodys_lag() -> None:
     """What no replica has answered yet is the clients' doing, not a replica's."""
-    node = make_node(limits=Limits(lag=10, lag_bytes=1000))
+    node = make_node(limits=Limits(hang=HANG, lag=10, lag_bytes=1000))
     tickets = [node.submit(bytes(100)) for _ in range(50)]
     node.tick(0.1)
     assert node.engine.standing == "ready"
@@ -413,7 +415,7 @@ def test_a_large_burst_is_nobodys_lag() -> None:
 
 @pytest.mark.parametrize("size", [0, 300])
 def test_a_replica_that_falls_behind_the_others_is_gone(size: int) -> None:
-    node = make_node(limits=Limits(lag=10 if not size else 10_000, lag_bytes=1000))
+    node = make_node(limits=Limits(hang=HANG, lag=10 if not size else 10_000, lag_bytes=1000))
     for _ in range(11):
         node.submit(bytes(size))
         step(node, 0, 2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.voter.core.model import Node, digest_of
+from tests.voter.core.model import HANG, Node, digest_of
 from tests.voter.core.test_engine import make_node, step
 from tests.voter.core.test_lifecycle import make_checkpoint, silence, state_of
 from voter.core import Limits
@@ -12,7 +12,7 @@ from voter.core import events as ev
 from voter.core.events import Failure
 from voter.core.replica import State
 
-OFTEN = Limits(marker_every=4, checkpoint_bytes=1000)
+OFTEN = Limits(hang=HANG, marker_every=4, checkpoint_bytes=1000)
 
 
 def marks(node: Node) -> list[ev.Mark]:
@@ -20,7 +20,7 @@ def marks(node: Node) -> list[ev.Mark]:
 
 
 def test_a_marker_every_k_requests_reads_included() -> None:
-    node = make_node(limits=Limits(marker_every=4))
+    node = make_node(limits=Limits(hang=HANG, marker_every=4))
     for number in range(8):
         node.submit(b"%d" % number, read_only=number % 2 == 0)
     assert len(marks(node)) == 1, "one at a time"
@@ -67,7 +67,7 @@ def test_a_wrong_digest_is_dissent(liar: int) -> None:
 
 
 def test_a_state_that_rots_is_found_though_no_reply_touches_it() -> None:
-    node = make_node(limits=Limits(marker_every=4))
+    node = make_node(limits=Limits(hang=HANG, marker_every=4))
     for number in range(4):
         node.submit(b"%d" % number)
         if number < 3:
@@ -158,7 +158,9 @@ def test_a_keeper_that_gives_nothing_is_gone_in_time() -> None:
 
 
 def test_a_keeper_that_gives_a_little_at_a_time_has_time_by_what_it_gave() -> None:
-    node = make_node(limits=Limits(marker_every=4, checkpoint_bytes=1000, restore_rate=100))
+    node = make_node(
+        limits=Limits(hang=HANG, marker_every=4, checkpoint_bytes=1000, restore_rate=100)
+    )
     node.replicas[0].fault = "withhold"
     for number in range(4):
         node.submit(b"%d" % number)
@@ -183,7 +185,9 @@ def test_the_voters_own_stall_is_not_the_keepers_slowness() -> None:
 
 
 def test_no_keeper_can_stop_the_writes_by_withholding_its_state() -> None:
-    node = make_node(limits=Limits(log_bytes=20_000, checkpoint_bytes=1000, marker_every=10**6))
+    node = make_node(
+        limits=Limits(hang=HANG, log_bytes=20_000, checkpoint_bytes=1000, marker_every=10**6)
+    )
     node.replicas[0].fault = "withhold"
     failed = 0
     for number in range(600):
@@ -197,7 +201,7 @@ def test_no_keeper_can_stop_the_writes_by_withholding_its_state() -> None:
 
 def test_a_log_of_few_large_writes_is_cut_too() -> None:
     """Long before the number of requests calls for a marker."""
-    node = make_node(limits=Limits(log_bytes=100_000))
+    node = make_node(limits=Limits(hang=HANG, log_bytes=100_000))
     for _ in range(100):
         ticket = node.submit(bytes(10_000))
         node.run()
@@ -206,7 +210,9 @@ def test_a_log_of_few_large_writes_is_cut_too() -> None:
 
 
 def test_a_state_larger_than_the_log_may_be_does_not_block_it() -> None:
-    node = make_node(limits=Limits(log_bytes=20_000, marker_every=10, checkpoint_bytes=1000))
+    node = make_node(
+        limits=Limits(hang=HANG, log_bytes=20_000, marker_every=10, checkpoint_bytes=1000)
+    )
     make_checkpoint(node)
     node.engine.log.checkpoint.state = bytes(1_000_000)
     for number in range(200):
@@ -217,7 +223,7 @@ def test_a_state_larger_than_the_log_may_be_does_not_block_it() -> None:
 
 
 def test_a_full_log_refuses_writes_and_not_reads() -> None:
-    node = make_node(limits=Limits(log_bytes=2000, marker_every=10**6))
+    node = make_node(limits=Limits(hang=HANG, log_bytes=2000, marker_every=10**6))
     for replica in node.replicas:
         replica.fault = "withhold"
     tickets = [node.submit(b"%d" % number) for number in range(8)]
@@ -267,7 +273,7 @@ def test_first_reply_policies_go_on_after_a_keeper_that_differs() -> None:
 
 
 def test_a_digest_vote_that_is_lost_is_dropped() -> None:
-    node = make_node(limits=Limits(marker_every=4))
+    node = make_node(limits=Limits(hang=HANG, marker_every=4))
     for number in range(4):
         node.submit(b"%d" % number)
     step(node, *[0, 1, 2] * 4)
