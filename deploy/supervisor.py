@@ -208,10 +208,12 @@ class Supervisor:
             if self._faults is not None:
                 await self._faults.end()
         finally:
-            await self._node.down()
-        for path in (self.layout.native_socket, self.layout.voter_control):
-            path.unlink(missing_ok=True)
-        self.layout.write(Running())
+            try:
+                await self._node.down()
+            finally:  # also where libvirt could not be opened: no stale socket, no stale record
+                for path in (self.layout.native_socket, self.layout.voter_control):
+                    path.unlink(missing_ok=True)
+                self.layout.write(Running())
         _log.info("the node is down")
 
     async def _let_go(self) -> None:
