@@ -177,9 +177,7 @@ class Runner:
 
     def cancel(self, ticket: int) -> None:
         """The client has gone; what was ordered stays ordered."""
-        if self._waiting.pop(ticket, None) is not None:
-            if not self._waiting:
-                self._idle.set()
+        if self._strike(ticket) is not None:
             self.receive(ev.Cancel(ticket))
 
     @property
@@ -194,12 +192,17 @@ class Runner:
         if self._waiting:
             await self._idle.wait()
 
-    def _finish(self, verdict: Verdict) -> None:
-        waiting = self._waiting.pop(verdict.ticket, None)
-        if waiting is None:
-            return
+    def _strike(self, ticket: int) -> _Waiting | None:
+        """Take a client off the list of those that wait; None if it does not wait any more."""
+        waiting = self._waiting.pop(ticket, None)
         if not self._waiting:
             self._idle.set()
+        return waiting
+
+    def _finish(self, verdict: Verdict) -> None:
+        waiting = self._strike(verdict.ticket)
+        if waiting is None:
+            return
         if isinstance(verdict, Release):
             elapsed = self._clock.steady() - waiting.since
             self.latency[bisect_left(LATENCY_BOUNDS, elapsed)] += 1

@@ -71,21 +71,19 @@ class VoterProcess:
 
     async def wait_active(self, names: set[str], deadline: float) -> None:
         """Wait until these replicas vote.  Raises TimeoutError."""
-        async with asyncio.timeout(deadline):
-            while True:
-                with contextlib.suppress(aiohttp.ClientError, OSError):
-                    states = await self.replica_states()
-                    if all(states.get(name) == "active" for name in names):
-                        return
-                await asyncio.sleep(0.01)  # the voter is another process: ask again
+        await self._wait(lambda states: all(states[name] == "active" for name in names), deadline)
 
     async def wait_left(self, name: str, deadline: float) -> None:
         """Wait until this replica does not vote any more.  Raises TimeoutError."""
+        await self._wait(lambda states: states[name] != "active", deadline)
+
+    async def _wait(self, condition: Callable[[dict[str, str]], bool], deadline: float) -> None:
+        """Wait until the voter answers, and its replicas' states are as asked for."""
         async with asyncio.timeout(deadline):
             while True:
-                states = await self.replica_states()
-                if states[name] != "active":
-                    return
+                with contextlib.suppress(aiohttp.ClientError, OSError):
+                    if condition(await self.replica_states()):
+                        return
                 await asyncio.sleep(0.01)  # the voter is another process: ask again
 
 
