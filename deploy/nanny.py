@@ -10,15 +10,14 @@ no children left.  Standard library only; holds nothing open, decides nothing.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 import sys
 from collections.abc import Sequence
 
-__all__ = ["main"]
+from deploy.subreaper import become_subreaper
 
-PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
+__all__ = ["main"]
 
 
 def main(command: Sequence[str]) -> int:
@@ -26,9 +25,7 @@ def main(command: Sequence[str]) -> int:
 
     SIGTERM and SIGINT are passed on to it.
     """
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER) failed")
+    become_subreaper()
     forwarded = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, forwarded)  # until there is someone to tell
     child = os.fork()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import os
 import resource
 import select
@@ -14,6 +13,8 @@ from pathlib import Path
 
 import structlog
 
+from deploy.subreaper import become_subreaper
+
 __all__ = [
     "QemuProcess",
     "adopt_orphans",
@@ -23,8 +24,6 @@ __all__ = [
     "ram_file",
     "resident_bytes",
 ]
-
-_PR_SET_CHILD_SUBREAPER = 36
 
 _NO_CHILD_PAUSE = 0.05
 _OTHERS_PAUSE = 0.02
@@ -48,9 +47,10 @@ def adopt_orphans() -> None:
     with _reaper_lock:
         if _reaper.is_alive():
             return
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
-            _log.warning("cannot adopt QEMU processes", error=os.strerror(ctypes.get_errno()))
+        try:
+            become_subreaper()
+        except OSError as error:
+            _log.warning("cannot adopt QEMU processes", error=error.strerror)
             return
         _reaper.start()
 
