@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import resource
 import signal
@@ -26,6 +27,7 @@ def stand_in(scratch: Path) -> Iterator[subprocess.Popen[bytes]]:
         [sys.executable, "-c", WAIT, "-uuid", UUID, "-blockdev", f'{{"f":"{scratch}/g1.qcow2"}}'],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        start_new_session=True,  # as QEMU: else its priority would be that of these tests
     )
     with process:
         assert process.stdout is not None
@@ -73,6 +75,19 @@ async def test_a_stopped_process_can_be_woken(stand_in: subprocess.Popen[bytes])
     process.wake()
     assert await asyncio.to_thread(os.waitid, os.P_PID, pid, os.WCONTINUED) is not None
     process.close()
+
+
+@pytest.mark.parametrize(("said", "done"), [(errno.EINVAL, True), (errno.EACCES, False)])
+def test_a_process_in_the_root_group_needs_no_group_value(
+    stand_in: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch, said: int, done: bool
+) -> None:
+    """The kernel answers so (EINVAL) for what belongs to no session made since boot."""
+
+    def answer(path: Path, text: str) -> int:
+        raise OSError(said, os.strerror(said), str(path))
+
+    monkeypatch.setattr(Path, "write_text", answer)
+    assert hold_back(stand_in.pid, nice=5) is done
 
 
 def test_priority_memory_and_ram_file(stand_in: subprocess.Popen[bytes]) -> None:
