@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 from collections.abc import Mapping, Sequence
 from typing import IO
@@ -36,6 +37,7 @@ class Child:
         log: IO[bytes],
         env: Mapping[str, str] | None = None,
         pass_fds: Sequence[int] = (),
+        stdin: socket.socket | None = None,
         stdout: IO[bytes] | int | None = None,
     ) -> Child:
         """Start a process in a session of its own; what it says goes to ``log``.
@@ -44,7 +46,7 @@ class Child:
         """
         child = subprocess.Popen(
             argv,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL if stdin is None else stdin.fileno(),
             stdout=log if stdout is None else stdout,
             stderr=log,
             env=env,
@@ -86,11 +88,22 @@ class Child:
         return not self._gone.is_set()
 
     @property
+    def code(self) -> int | None:
+        """Its exit status, -N where signal N killed it; None while it runs, or of an adopted one.
+        """
+        return self._child.returncode if self._child is not None and not self.running else None
+
+    @property
+    def killed(self) -> bool:
+        """Whether a signal ended it, as far as that is known."""
+        return self.code is not None and self.code < 0
+
+    @property
     def status(self) -> str:
         """How it ended, in words; of an adopted process that is not known."""
         if self.running:
             return "running"
-        code = self._child.returncode if self._child is not None else None
+        code = self.code
         if code is None:
             return "ended"
         return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -13,7 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from deploy.control_client import NotUp, ask, stream
+from deploy.durability import PROMISES, Durability
 from deploy.records import Layout, Lock, Settings
+from deploy.succession import wait_end
 from voter.commands.terminal import (
     CommandError,
     ExitCode,
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["directory_option", "down", "json_option", "layout_of", "logs", "status", "up"]
 
+RETURN_PATIENCE = 5.0
+"""Seconds for a supervisor that was killed to be there again."""
 DOWN_DEADLINE = 60.0
 """Seconds that a supervisor may take to end all that is its own."""
 
@@ -67,6 +72,15 @@ def layout_of(directory: Path | None) -> Layout:
 )
 @click.option("--allow-faults", is_flag=True, help="Let `trivisor inject` break guests.")
 @click.option("--repair", type=click.Choice(["auto", "off"]), default="auto", show_default=True)
+@click.option(
+    "--durability",
+    type=click.Choice(list(PROMISES)),
+    default="fsync",
+    show_default=True,
+    help="What survives.  " + "  ".join(f"{kind}: {text}." for kind, text in PROMISES.items()),
+)
+@click.option("--fresh", is_flag=True, help="Throw this directory's old journal away first.")
+@click.option("--yes", is_flag=True, help="With --fresh: do not ask.")
 @json_option
 def up(  # noqa: PLR0913 - one for each option
     directory: Path | None,
@@ -82,12 +96,16 @@ def up(  # noqa: PLR0913 - one for each option
     boot_deadline: float,
     allow_faults: bool,
     repair: Literal["auto", "off"],
+    durability: Durability,
+    fresh: bool,
+    yes: bool,
     as_json: bool,
 ) -> None:
     """Start a node, and return when all its guests vote.
 
     Ctrl-C before that takes everything down again.  What an earlier node of this directory left
-    running is taken over if it was started with the same options.
+    running is taken over if it was started with the same options; what it has acknowledged is in
+    its journal, and this one goes on from there.
     """
     from deploy.launch import follow_start, prepare_node  # noqa: PLC0415 - heavy, and only for up
     from voter.core import Policy  # noqa: PLC0415
@@ -114,18 +132,41 @@ def up(  # noqa: PLR0913 - one for each option
         boot_deadline=boot_deadline,
         allow_faults=allow_faults,
         repair=repair,
+        durability=durability,
     )
     signal.signal(signal.SIGTERM, _interrupt)
     quiet_logs()
     layout = layout_of(directory)
     progress = _Progress(quiet=as_json)
+    if fresh:
+        _throw_away(layout, progress, asked=not yes)
     prepare_node(layout, settings, progress)
     said = follow_start(layout, progress)
     if as_json:
         print_json(said)
     else:
         progress(f"ready: {said['vote']} at http://{said['http']}/")
+        progress(f"durability {said['durability']['kind']}: {said['durability']['promise']}")
         console().print(_guest_table(said))
+
+
+def _throw_away(layout: Layout, progress: _Progress, *, asked: bool) -> None:
+    """Throw the journal away, once the user has said so.  Raises CommandError, DeployError."""
+    from deploy.launch import throw_journal_away  # noqa: PLC0415
+
+    if not layout.journal.exists():
+        return
+    what = f"the journal in {layout.journal}, and with it all that was acknowledged,"
+    if asked:
+        if not sys.stdin.isatty():
+            raise CommandError(
+                f"{what} would be thrown away",
+                remedy="add --yes if that is meant",
+                code=ExitCode.USAGE,
+            )
+        click.confirm(f"{what} will be thrown away. Go on?", abort=True, err=True)
+    throw_journal_away(layout)
+    progress(f"{what} was thrown away")
 
 
 def _service(given: str) -> str:
@@ -170,18 +211,21 @@ def status(directory: Path | None, as_json: bool) -> int:
     """Show how a node stands.  Exits with 5 if none runs."""
     layout = layout_of(directory)
     try:
-        said = ask(layout, "GET", "/status")
+        said = ask(layout, "GET", "/status", patience=RETURN_PATIENCE)
     except NotUp:
         orphans = _orphans(layout) if layout.known else {}
         if not orphans:
             raise
         # Its supervisor was killed: what it left runs on, and that is worth telling.
         said = {"dir": str(layout.directory), "supervisor": None, "left": orphans}
+        said["said"] = _last_words(layout)
         if as_json:
             print_json(said)
         else:
             for name, pid in orphans.items():
                 warn(f"{name}: process {pid} runs without a supervisor")
+            if said["said"]:
+                warn(str(said["said"]))
             warn("remedy: the same `trivisor up` again takes it over, `trivisor down` ends it")
         return ExitCode.NOT_UP
     if as_json:
@@ -191,6 +235,16 @@ def status(directory: Path | None, as_json: bool) -> int:
     return ExitCode.OK
 
 
+def _last_words(layout: Layout) -> str | None:
+    """What the nanny said last of the supervisor that is gone."""
+    from deploy.logfile import read_tail  # noqa: PLC0415 - only where no supervisor is left
+
+    for line in reversed(read_tail(layout.supervisor_log, 50)):
+        if '"nanny: ' in line:
+            return str(json.loads(line)["event"])
+    return None
+
+
 def _orphans(layout: Layout) -> dict[str, int]:
     from deploy.orphans import find_orphans  # noqa: PLC0415 - only where no supervisor is left
 
@@ -198,6 +252,8 @@ def _orphans(layout: Layout) -> dict[str, int]:
 
 
 def _show(said: dict[str, Any]) -> None:
+    from rich.markup import escape  # noqa: PLC0415
+
     out = console()
     colour = {"ready": "green", "degraded": "yellow"}.get(said["standing"], "red")
     out.print(
@@ -210,8 +266,16 @@ def _show(said: dict[str, Any]) -> None:
         f"{counters.get('requests', 0)} requests, {counters.get('masked', 0)} faults masked"
         + (f" - {voter['problem']}" if voter["problem"] else "")
     )
+    durability = said["durability"]
+    out.print(f"durability: {durability['kind']} ({durability['promise']})")
+    if durability["journal"]:
+        facts = ", ".join(f"{key} {value}" for key, value in durability["journal"].items())
+        out.print(f"journal: {escape(facts)}")
+    supervisor = said["supervisor"]
+    anew = f", started again {supervisor['restarts']} times" if supervisor["restarts"] else ""
+    alone = "" if supervisor["nanny"] else ", with no nanny: nobody starts it again"
     out.print(
-        f"supervisor: process {said['supervisor']['pid']}, repair {said['repair']}, "
+        f"supervisor: process {supervisor['pid']}{anew}{alone}, repair {said['repair']}, "
         f"accelerator {said['accel']}, image {said['image'][:16]}, {said['dir']}"
     )
     out.print(_guest_table(said))
@@ -234,7 +298,11 @@ def _guest_table(said: dict[str, Any]) -> Table:
         if repairs["under_way"]:
             remarks.append("is being put back")
         if repairs["given_up"]:
-            remarks.append("given up: `trivisor heal` tries again")
+            remarks.append(
+                f"given up after {repairs['in_row']} repairs in a row: `trivisor heal` tries again"
+            )
+        elif repairs["in_row"]:
+            remarks.append(f"{repairs['in_row']} of {repairs['limit']} repairs in a row")
         if repairs["last_error"]:
             remarks.append(repairs["last_error"])
         colour = "green" if guest["state"] == "active" else "red"
@@ -304,7 +372,7 @@ def down(directory: Path | None, as_json: bool) -> None:
     layout = layout_of(directory)
     progress = _Progress(quiet=as_json)
     try:
-        pid = ask(layout, "GET", "/status")["supervisor"]["pid"]
+        pid = ask(layout, "GET", "/status", patience=0.0)["supervisor"]["pid"]
         ask(layout, "POST", "/down")
     except NotUp:
         if not layout.known:
@@ -320,17 +388,7 @@ def down(directory: Path | None, as_json: bool) -> None:
 
 def _wait_gone(layout: Layout, pid: int) -> None:
     """Wait until the supervisor has ended.  Raises CommandError if it takes too long."""
-    import select  # noqa: PLC0415
-
-    try:
-        fd = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return
-    try:
-        ended, _, _ = select.select([fd], [], [], DOWN_DEADLINE)
-    finally:
-        os.close(fd)
-    if not ended or Lock(layout).holder() is not None:
+    if not wait_end(pid, DOWN_DEADLINE) or Lock(layout).holder() is not None:
         raise CommandError(
             f"the supervisor (process {pid}) is still at it after {DOWN_DEADLINE:g} s",
             remedy=f"see {layout.supervisor_log}; kill it and run `trivisor down` again",

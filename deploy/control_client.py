@@ -9,11 +9,13 @@ import contextlib
 import http.client
 import json
 import socket
+import time
 from collections.abc import Iterator
 from typing import Any
 
 from deploy.errors import DeployError
 from deploy.records import Layout
+from deploy.succession import find_nanny, wait_end
 from voter.commands.terminal import CommandError, ExitCode
 
 __all__ = ["NotUp", "ask", "stream"]
@@ -73,11 +75,14 @@ def ask(
     body: dict[str, Any] | None = None,
     *,
     timeout: float = 30.0,
+    patience: float = 5.0,
 ) -> dict[str, Any]:
     """Ask the supervisor; return its answer.  ``timeout`` in seconds.
 
+    Where none is there but its nanny lives, waits up to ``patience`` seconds for the next one.
     Raises NotUp if none is there, and CommandError with what it said if it refused.
     """
+    _wait_for_supervisor(layout, patience)
     with _request(layout, method, path, body, timeout) as response:
         value = json.loads(response.read())
     if response.status >= 400:
@@ -85,6 +90,22 @@ def ask(
             value["error"], remedy=value.get("remedy", ""), code=ExitCode(value.get("code", 1))
         )
     return dict(value)
+
+
+def _wait_for_supervisor(layout: Layout, patience: float) -> None:
+    """Wait while the socket is dead and a nanny lives, who may start the next supervisor."""
+    deadline = time.monotonic() + patience
+    while not _listens(layout) and layout.known:
+        nanny = find_nanny(layout)
+        left = deadline - time.monotonic()
+        if nanny is None or left <= 0:
+            return
+        wait_end(nanny.pid, min(left, 0.05))  # a socket gives no event when it comes to life
+
+
+def _listens(layout: Layout) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        return probe.connect_ex(str(layout.supervisor_socket)) == 0
 
 
 def stream(layout: Layout, path: str) -> Iterator[dict[str, Any]]:

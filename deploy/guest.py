@@ -199,9 +199,15 @@ class Guest:
             if self.pid is None:
                 raise HypervisorFailed(f"guest {self.name} ended as it was adopted")
             self.clean = True
+            hold_back(pid, nice=self.spec.nice)  # its former owner may have died before it did
             running = state is RunState.RUNNING
             self._set(GuestState.READY if running else GuestState.PAUSED, "adopted")
             self.open_link()
+
+    def found_dead(self) -> None:
+        """Note that its QEMU ended while nobody owned it; it may be put back."""
+        self._require(GuestState.ABSENT)
+        self._set(GuestState.DEAD, "found dead")
 
     async def end(self) -> None:
         """End it for good: no QEMU, no sockets, no disk. Nothing happens if there is nothing."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,10 +30,11 @@ from deploy.records import (
     already_up,
     cache_directory,
 )
+from deploy.succession import stand_down
 from guests.image import ImageError, Overlay, add_overlay, build_image
 from voter.commands.terminal import CommandError, ExitCode
 
-__all__ = ["follow_start", "prepare_node"]
+__all__ = ["follow_start", "prepare_node", "throw_journal_away"]
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -51,6 +53,7 @@ def prepare_node(layout: Layout, settings: Settings, progress: Progress) -> Node
         raise already_up(layout, holder)
     orphans = find_orphans(layout)
     if orphans:
+        stand_down(layout, signal.SIGHUP)  # the supervisor is ours to start now
         record = layout.read_node()
         names = ", ".join(f"{name} (process {pid})" for name, pid in orphans.items())
         if record.settings != settings:
@@ -61,6 +64,12 @@ def prepare_node(layout: Layout, settings: Settings, progress: Progress) -> Node
             )
         progress(f"going on with {names}")
         return record
+    if settings.durability == "none" and layout.journal.exists():
+        raise DeployError(
+            f"there is a journal in {layout.journal}, and with --durability none nothing would be "
+            "written to it: what it holds would be out of date",
+            remedy="give --durability fsync or os; or throw it away with --fresh",
+        )
     try:
         image = build_image(cache_directory() / "images", progress=progress)
         own = settings.service.endswith(".py")
@@ -78,8 +87,10 @@ def prepare_node(layout: Layout, settings: Settings, progress: Progress) -> Node
         missing = "not installed" in str(error)
         kind = CannotRunHere if missing else DeployError
         raise kind(str(error)) from error
+    # The node stays the same one, and its journal its own; its guests are new ones.
+    node = layout.read_node().uuids[0] if layout.known else str(uuid.uuid4())
     record = NodeRecord(
-        uuids=tuple(str(uuid.uuid4()) for _ in range(settings.guests + 1)),
+        uuids=(node, *(str(uuid.uuid4()) for _ in range(settings.guests))),
         settings=settings,
         kernel=str(image.kernel),
         initrd=str(image.initrd),
@@ -91,6 +102,35 @@ def prepare_node(layout: Layout, settings: Settings, progress: Progress) -> Node
     layout.write(record)
     layout.write(Running())
     return record
+
+
+def throw_journal_away(layout: Layout) -> None:
+    """Remove the node's journal, whole or not at all.
+
+    Raises AlreadyUp if anything of the node runs, ForeignState, DeployError.
+    """
+    layout.prepare()
+    holder = Lock(layout).holder()
+    if holder is not None:
+        raise already_up(layout, holder)
+    orphans = find_orphans(layout)
+    if orphans:
+        raise AlreadyUp(
+            f"{', '.join(orphans)} of the node in {layout.directory} run: its journal is in use",
+            remedy="`trivisor down` first",
+        )
+    aside = layout.journal.with_suffix(".thrown-away")
+    try:
+        shutil.rmtree(aside, ignore_errors=True)
+        layout.journal.rename(aside)  # in one step: half a journal would be a shorter history
+        directory = os.open(layout.directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+        shutil.rmtree(aside)
+    except OSError as error:
+        raise DeployError(f"{layout.journal} cannot be removed: {error}") from error
 
 
 def _status(child: subprocess.Popen[bytes]) -> str:
@@ -110,9 +150,8 @@ def follow_start(layout: Layout, progress: Progress) -> dict[str, Any]:
     ours, theirs = os.pipe()
     log = LogFile(layout.supervisor_log)
     log.trim()
-    command = [sys.executable, "-m", "deploy.nanny", sys.executable, "-m", "trivisor"]
-    command += ["supervise", "--dir", str(layout.directory)]
-    command += ["--report-fd", str(theirs)]
+    command = [sys.executable, "-m", "deploy.nanny", "--report-fd", str(theirs)]
+    command += [sys.executable, "-m", "trivisor", "supervise", "--dir", str(layout.directory)]
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     with log.open() as output:
         child = subprocess.Popen(

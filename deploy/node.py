@@ -41,10 +41,11 @@ _log = structlog.get_logger(__name__)
 class Arrival(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How a guest came to be ready, in how many seconds, and how long its clean snapshot took.
 
-    `adopted`: it ran already. `restarted`: its QEMU had ended, its snapshot was there.
+    `adopted`: it ran already. `restarted`: its QEMU had ended, its snapshot was there. `dead`: its
+    QEMU had ended, and it was left so.
     """
 
-    how: Literal["booted", "adopted", "restarted"]
+    how: Literal["booted", "adopted", "restarted", "dead"]
     seconds: float
     snapshot_seconds: float = 0.0
 
@@ -76,11 +77,15 @@ class Node:
         self._subscribers.append(callback)
         return lambda: self._subscribers.remove(callback)
 
-    async def up(self, progress: Progress = lambda _: None) -> dict[str, Arrival]:
+    async def up(
+        self, progress: Progress = lambda _: None, *, take_over: bool = False
+    ) -> dict[str, Arrival]:
         """Have all guests ready, each with its clean snapshot; return how each came, by name.
 
         What a former owner of this very node left running is adopted; another node's leftovers in
-        this directory are ended first. If a guest does not come up, all are ended.
+        this directory are ended first. If a guest does not come up, all are ended. Where the rest
+        of the node serves already (`take_over`), a guest that does not run is left dead for its
+        owner to put back, and an error ends none.
 
         Raises PathTooLong before anything is started, AlreadyUp, ForeignState, CannotRunHere,
         GuestNeverReady, HypervisorFailed.
@@ -103,9 +108,9 @@ class Node:
             clean = set(record.clean) if record is not None else set()
             write_record(MachinesRecord(spec=self.spec, clean=tuple(sorted(clean))))
             await self._open()
-            return await self._bring_all(clean, progress)
+            return await self._bring_all(clean, progress, take_over=take_over)
         except BaseException:
-            await self.down()
+            await (self.let_go() if take_over else self.down())
             raise
 
     async def adopt(self, progress: Progress = lambda _: None) -> dict[str, Arrival]:
@@ -169,15 +174,22 @@ class Node:
             guest.subscribe(self._passed_on)
             self._guests[spec.name] = guest
 
-    async def _bring_all(self, clean: set[str], progress: Progress) -> dict[str, Arrival]:
+    async def _bring_all(
+        self, clean: set[str], progress: Progress, *, take_over: bool
+    ) -> dict[str, Arrival]:
         begin = time.monotonic()
-        done = await _all(self._bring(guest, clean, progress) for guest in self._guests.values())
+        done = await _all(
+            self._bring(guest, clean, progress, take_over=take_over)
+            for guest in self._guests.values()
+        )
         if self.spec.embedded and self._capabilities is not None:
             keep_capabilities(self._root, self._capabilities)
         _log.info("node up", guests=len(done), seconds=round(time.monotonic() - begin, 3))
         return dict(zip(self._guests, done, strict=True))
 
-    async def _bring(self, guest: Guest, clean: set[str], progress: Progress) -> Arrival:
+    async def _bring(
+        self, guest: Guest, clean: set[str], progress: Progress, *, take_over: bool
+    ) -> Arrival:
         begin = time.monotonic()
         if guest.name in clean:
             if await self._adopt(guest):
@@ -186,6 +198,10 @@ class Node:
                 return arrival
             await self._end_one(guest.spec)
             guest.clean = Path(guest.spec.disk).exists()
+            if take_over:
+                guest.found_dead()
+                progress(f"{guest.name} does not run: left to repair")
+                return Arrival(how="dead", seconds=time.monotonic() - begin)
             if guest.clean:
                 await guest.put_back(self.spec.boot_deadline)
                 arrival = Arrival(how="restarted", seconds=time.monotonic() - begin)

@@ -1,32 +1,41 @@
-"""What a supervisor that was killed left running: found by what proves it the node's, and ended."""
+"""What a supervisor that was killed left running: found by what proves it the node's, and ended.
+
+Its nanny may be about to start another one: whoever ends or takes over what was left tells it first
+that it need not.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Callable
 
 from deploy.child import Child
+from deploy.errors import AlreadyUp
 from deploy.ports import NodePort, Progress
 from deploy.process import find_qemu
 from deploy.records import Layout, Lock, NodeRecord, Running
+from deploy.succession import find_nanny, stand_down, wait_end
 
 __all__ = ["end_orphans", "find_orphans"]
 
 ORPHAN_GRACE = 5.0
 """Seconds for a process that a dead supervisor left to end by itself."""
+LOCK_PATIENCE = 30.0
+"""Seconds for a supervisor that was starting to take its node down again."""
 
 
 def find_orphans(layout: Layout) -> dict[str, int]:
     """Return what runs of a node, provably its own, by name (voter, proxy, g1, ...): its pid.
 
-    The supervisor is not among them.  Raises ForeignState.
+    Supervisor and nanny are not among them.  Raises ForeignState.
     """
     if not layout.known:
         return {}
     found = {
         name: identity.pid
         for name, identity in layout.read_running().processes.items()
-        if name != "supervisor" and identity.alive
+        if name not in ("supervisor", "nanny") and identity.alive
     }
     record = layout.read_node()
     for number, guest in enumerate(record.uuids[1:], start=1):
@@ -43,8 +52,10 @@ def end_orphans(
 
     Raises AlreadyUp if a supervisor lives, ForeignState, DeployError.
     """
+    nursed = find_nanny(layout) is not None
+    stand_down(layout, signal.SIGTERM)
     lock = Lock(layout)
-    lock.take()
+    _take_patiently(lock)
     try:
         orphans = find_orphans(layout)
         if orphans:
@@ -52,16 +63,27 @@ def end_orphans(
             layout.write(Running())
         for path in layout.own_sockets():
             path.unlink(missing_ok=True)
-        return list(orphans)
+        return list(orphans) or (["supervisor"] if nursed else [])
     finally:
         lock.release()
+
+
+def _take_patiently(lock: Lock) -> None:
+    """Take the lock, also if a supervisor that was just told to end has it for a while."""
+    try:
+        lock.take()
+    except AlreadyUp:
+        holder = lock.holder()
+        if holder is not None and not wait_end(holder, LOCK_PATIENCE):
+            raise
+        lock.take()
 
 
 async def _end(
     layout: Layout, make_node: Callable[[Layout, NodeRecord], NodePort], progress: Progress
 ) -> None:
     for name, identity in layout.read_running().processes.items():
-        child = Child.adopt(identity)
+        child = None if name == "nanny" else Child.adopt(identity)  # that one ends by itself
         if child is not None:
             progress(f"ending {name} (process {identity.pid})")
             await child.end(ORPHAN_GRACE)

@@ -66,8 +66,11 @@ class NodePort(Protocol):
     def guests(self) -> Mapping[str, GuestPort]:
         """By name, in order."""
 
-    async def up(self, progress: Progress) -> None:
-        """Have all guests run: adopt those that do, start the others.  Raises DeployError."""
+    async def up(self, progress: Progress, *, take_over: bool) -> None:
+        """Have all guests run: adopt those that do, start the others.  Raises DeployError.
+
+        ``take_over``: the voter serves already; guests that do not run are left dead, for repair.
+        """
 
     async def down(self) -> None:
         """End all guests.  Raises DeployError."""

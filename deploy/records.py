@@ -15,6 +15,7 @@ from typing import Literal, TypeVar
 
 import msgspec
 
+from deploy.durability import Durability
 from deploy.errors import AlreadyUp, DeployError, ForeignState
 from deploy.identity import Identity
 from voter.commands.terminal import NATIVE_SOCKET
@@ -56,6 +57,7 @@ class Settings(_Record, frozen=True, kw_only=True):
     allow_faults: bool = False
     repair: Literal["auto", "off"] = "auto"
     boot_deadline: float = 60.0  # seconds, from a guest's start to its being ready
+    durability: Durability = "fsync"
 
 
 class NodeRecord(_Record, frozen=True, kw_only=True):
@@ -85,7 +87,7 @@ class Running(_Record, frozen=True, kw_only=True):
     """running.json: what a supervisor that takes over must know."""
 
     schema: int = SCHEMA
-    processes: dict[str, Identity] = {}  # supervisor, voter, proxy
+    processes: dict[str, Identity] = {}  # supervisor, nanny, voter, proxy
     http: str | None = None  # the address bound, with its port
     native: str | None = None
     faults: dict[str, FaultRecord] = {}  # by guest
@@ -113,6 +115,7 @@ class Layout:
         self.voter_config = directory / "voter.toml"
         self.voter_control = directory / "control.sock"
         self.voter_log = directory / "voter.log"
+        self.journal = directory / "journal"
         self.native_socket = directory / NATIVE_SOCKET
         self.proxy_control = directory / "proxy.sock"
         self.proxy_log = directory / "proxy.log"

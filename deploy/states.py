@@ -23,14 +23,14 @@ class GuestState(enum.Enum):
 _S = GuestState
 
 TRANSITIONS: dict[GuestState, frozenset[GuestState]] = {
-    _S.ABSENT: frozenset({_S.BOOTING, _S.READY, _S.PAUSED, _S.RESTORING}),
+    _S.ABSENT: frozenset({_S.BOOTING, _S.READY, _S.PAUSED, _S.RESTORING, _S.DEAD}),
     _S.BOOTING: frozenset({_S.READY, _S.DEAD}),
     _S.READY: frozenset({_S.PAUSED, _S.RESTORING, _S.DEAD}),
     _S.PAUSED: frozenset({_S.READY, _S.RESTORING, _S.DEAD}),
     _S.RESTORING: frozenset({_S.READY, _S.DEAD}),
     _S.DEAD: frozenset({_S.BOOTING, _S.RESTORING, _S.ABSENT}),
 }
-"""ABSENT to READY or PAUSED is adoption: found running, left by a former owner. Only a DEAD guest
+"""ABSENT to READY, PAUSED or DEAD is adoption: found as a former owner left it. Only a DEAD guest
 becomes ABSENT."""
 
 

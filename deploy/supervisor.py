@@ -11,21 +11,26 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 import msgspec
 import structlog
 
+from deploy.durability import PROMISES
 from deploy.errors import DeployError
 from deploy.history import History
 from deploy.identity import Identity, identify
 from deploy.logfile import LogFile, read_tail, watch_logs
+from deploy.nanny import LIMIT, WINDOW
+from deploy.nursery import Nursery
 from deploy.ports import FaultFactory, FaultPort, GuestPort, NodePort
 from deploy.records import FaultRecord, Layout, NodeRecord, Running, Settings
 from deploy.supervisor_faults import FaultBook, FaultRefused
 from deploy.supervisor_repair import Repairer
-from deploy.supervisor_voter import VoterHost, VoterSilent, voter_config
+from deploy.supervisor_voter import VoterHost
+from deploy.voter_config import voter_config
+from deploy.voter_control import VoterControl, VoterSilent
 from voter.core import Policy
 
 __all__ = ["NodeFactory", "Supervisor"]
@@ -33,6 +38,8 @@ __all__ = ["NodeFactory", "Supervisor"]
 NodeFactory = Callable[[Layout, NodeRecord], NodePort]
 READY_DEADLINE = 60.0
 """Seconds from the guests being up to all of them voting."""
+TAKE_OVER_DEADLINE = 20.0
+"""Seconds that guests which were taken over get to vote before `up` says that they do not."""
 LOG_LINES = 500
 
 _log = structlog.get_logger(__name__)
@@ -48,8 +55,13 @@ class Supervisor:
         make_node: NodeFactory,
         make_faults: FaultFactory | None = None,
         report: Callable[[dict[str, Any]], None],
+        nursery: Nursery | None = None,
     ) -> None:
-        """``report`` is told how the start goes on: {"step": words}, at last {"ready": status}."""
+        """``report`` is told how the start goes on: {"step": words}, at last {"ready": status}.
+
+        ``nursery`` is the way to our nanny, if there is one.
+        """
+        self._nursery = nursery if nursery is not None else Nursery()
         self.layout = layout
         self.record = layout.read_node()
         self.settings: Settings = self.record.settings
@@ -59,20 +71,32 @@ class Supervisor:
         self._node = make_node(layout, self.record)
         self.guests: Mapping[str, GuestPort] = self._node.guests
         self.history = History()
-        self._voter = VoterHost(layout, changed=self.changed)
+        if self._nursery.ended:
+            self.history.add(
+                "supervisor started again",
+                times=self._nursery.restarts,
+                ended=self._nursery.ended,
+            )
+        self._control = VoterControl(layout.voter_control)
+        self._voter = VoterHost(
+            layout, nursery=self._nursery, history=self.history, changed=self.changed
+        )
         self._faults: FaultPort | None = None
         if make_faults is not None and self.settings.allow_faults:
             self._faults = make_faults(self)
         self._book = FaultBook(self._faults, heal=self.heal, changed=self.changed)
         self._repairer = Repairer(
             self.guests,
-            self._voter,
+            self._control,
             need=self.policy.need,
             auto=self.settings.repair == "auto",
             held=self._book.held,
             history=self.history,
         )
         self._addresses: dict[str, str] = {}
+        self.took_over = False
+        """Whether a voter that ran already was adopted."""
+        self._tasks: list[asyncio.Task[None]] = []
         self._stop = asyncio.Event()
         self._began = time.time()
 
@@ -82,20 +106,23 @@ class Supervisor:
         """Bring the node up, keep it until ``stop``, take it down.
 
         Raises DeployError if it does not come up; then everything is down again.  If the
-        supervisor itself fails later, guests and voter are left running, for the next one to
-        adopt.
+        supervisor itself fails later, or on its way to take over what runs, guests and voter are
+        left running, for the next one to adopt.
         """
-        down = True
+        self._nursery.watch(self.changed)
         try:
-            await self._interruptible(self._bring_up())
-            if not self._stop.is_set():
-                self.phase = "up"
-                self._report({"ready": await self.status()})
-                down = False
-                await self._keep()
-                down = True
+            await self._run()
+        except BaseExceptionGroup as errors:
+            ours, others = errors.split(DeployError)
+            if ours is None or others is not None:
+                raise  # a fault of the supervisor itself: the traceback goes into its log
+            raise _first(ours) from None
         finally:
+            asked = self._stop.is_set()
+            down = asked or (self.phase == "starting" and not self.took_over)
             self.phase = "stopping"
+            if asked:
+                self._nursery.down()
             self._book.stop()
             if down:
                 await self._take_down()
@@ -106,43 +133,72 @@ class Supervisor:
         """Take the node down."""
         self._stop.set()
 
+    async def _run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            await self._interruptible(self._bring_up(group))
+            if not self._stop.is_set():
+                self.phase = "up"
+                self._nursery.up()
+                self._begin(group, "repair", self._repairer.run())
+                if self._faults is not None:
+                    self._begin(group, "faults", self._faults.keep())
+                await self._interruptible(self._tell_ready())
+                await self._stop.wait()
+            for task in self._tasks:
+                task.cancel()
+
+    def _begin(self, group: asyncio.TaskGroup, name: str, work: Coroutine[Any, Any, None]) -> None:
+        self._tasks.append(group.create_task(work, name=name))
+
     async def _interruptible(self, work: Coroutine[Any, Any, None]) -> None:
         """Do the work, but no longer than until ``stop``."""
         task = asyncio.create_task(work, name="bring up")
         stopping = asyncio.create_task(self._stop.wait(), name="stop")
-        await asyncio.wait([task, stopping], return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-        if not task.done():
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
-        else:
+        try:
+            await asyncio.wait([task, stopping], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopping.cancel()
+            if not task.done():
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+        if not task.cancelled():
             task.result()
 
-    async def _bring_up(self) -> None:
+    async def _bring_up(self, group: asyncio.TaskGroup) -> None:
         before = self.layout.read_running()
         voter = before.processes.get("voter")
-        adopted = voter is not None and self._voter.adopt(voter)
-        if adopted:
+        self.took_over = voter is not None and self._voter.adopt(voter)
+        if self.took_over:
             self._addresses = {
                 name: address
                 for name, address in (("http", before.http), ("native", before.native))
                 if address is not None
             }
             self._say(f"the voter (process {voter.pid if voter else 0}) goes on")
+            self._watch_voter(group)  # clients are served meanwhile: it must not be missed
         else:
             self._bind()
         self._node.listen(lambda _: self._repairer.wake())
-        await self._node.up(self._say)
+        await self._node.up(self._say, take_over=self.took_over)
         if self._faults is not None:
             await self._faults.start(before.processes)
             await self._book.resume(before.faults)
-        if not adopted:
+        if not self.took_over:
             links = {name: self._link(name) for name in self.guests}
-            self.layout.voter_config.write_text(voter_config(self.layout, self.settings, links))
+            text = voter_config(self.layout, self.settings, self.record.uuids[0], links)
+            self.layout.voter_config.write_text(text)
             self._voter.start()
+            self._watch_voter(group)
+            await self._wait_ready()
         self.changed()
-        await self._wait_ready()
+
+    def _watch_voter(self, group: asyncio.TaskGroup) -> None:
+        layout = self.layout
+        logs = (layout.voter_log, layout.supervisor_log, layout.proxy_log)
+        self._begin(group, "voter", self._voter.keep(self._bind))
+        self._begin(group, "voter events", self._repairer.follow())
+        self._begin(group, "logs", watch_logs([LogFile(path) for path in logs]))
 
     def _link(self, name: str) -> str:
         if self._faults is not None:
@@ -156,19 +212,20 @@ class Supervisor:
         self.changed()
 
     async def _wait_ready(self) -> None:
+        """Wait until all vote.  Raises DeployError with the voter's words if it does not start."""
         self._say("waiting for the vote")
-        watching = [
-            asyncio.create_task(self._repairer.follow(), name="voter events"),
-            asyncio.create_task(self._voter.keep(self._bind), name="voter"),
-        ]
         free = [name for name in self.guests if not self._book.held(name)]
+        waiting = asyncio.create_task(self._repairer.wait_active(free, READY_DEADLINE))
+        failed = asyncio.create_task(self._voter.failed.wait())
         try:
-            if await self._repairer.wait_active(free, READY_DEADLINE):
+            await asyncio.wait([waiting, failed], return_when=asyncio.FIRST_COMPLETED)
+            if failed.done():
+                raise DeployError(self._voter.problem, remedy=f"see {self.layout.voter_log}")
+            if waiting.result():
                 return
         finally:
-            for task in watching:
-                task.cancel()
-            await asyncio.gather(*watching, return_exceptions=True)
+            waiting.cancel()
+            failed.cancel()
         missing = [name for name in free if self._repairer.replica_state(name) != "active"]
         said = [
             f"  {name}: {self._repairer.replicas.get(name, {}).get('reason', 'unknown')}"
@@ -181,29 +238,18 @@ class Supervisor:
             remedy=f"see the logs in {self.layout.directory}",
         )
 
-    async def _keep(self) -> None:
-        """Keep the node as it is until ``stop``."""
-        layout = self.layout
-        logs = [
-            LogFile(path) for path in (layout.voter_log, layout.supervisor_log, layout.proxy_log)
-        ]
-        work: dict[str, Awaitable[None]] = {
-            "voter": self._voter.keep(self._bind),
-            "voter events": self._repairer.follow(),
-            "repair": self._repairer.run(),
-            "logs": watch_logs(logs),
-        }
-        if self._faults is not None:
-            work["faults"] = self._faults.keep()
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(_run(item), name=name) for name, item in work.items()]
-            await self._stop.wait()
-            for task in tasks:
-                task.cancel()
+    async def _tell_ready(self) -> None:
+        """Tell whoever started us how the node stands; what was taken over has time to be well."""
+        if self.took_over:
+            free = [name for name in self.guests if not self._book.held(name)]
+            if not await self._repairer.wait_active(free, TAKE_OVER_DEADLINE):
+                self._say("not all guests vote: see `trivisor status`")
+        self._report({"ready": await self.status()})
 
     async def _take_down(self) -> None:
         _log.info("taking the node down")
         try:
+            await self._control.close()
             await self._voter.end()
             if self._faults is not None:
                 await self._faults.end()
@@ -218,7 +264,8 @@ class Supervisor:
 
     async def _let_go(self) -> None:
         _log.error("the supervisor ends; guests and voter go on without it")
-        await self._voter.let_go()
+        await self._control.close()
+        self._voter.let_go()
         if self._faults is not None:
             await self._faults.let_go()
         await self._node.let_go()
@@ -233,6 +280,8 @@ class Supervisor:
         me, voter = identify(os.getpid()), self._voter.identity
         if me is not None:
             processes["supervisor"] = me
+        if self._nursery.nanny is not None:
+            processes["nanny"] = self._nursery.nanny
         if voter is not None:
             processes["voter"] = voter
         if self._faults is not None:
@@ -290,8 +339,8 @@ class Supervisor:
         with contextlib.suppress(VoterSilent):
             await self._repairer.look()
         said = self._repairer.voter_status
-        voter = self._voter.identity
         now = time.monotonic()
+        nanny = self._nursery.nanny
         return {
             "dir": str(self.layout.directory),
             "uuid": self.record.uuids[0],
@@ -308,12 +357,22 @@ class Supervisor:
             "connect": self.settings.connect,
             "repair": self.settings.repair,
             "allow_faults": self.settings.allow_faults,
-            "supervisor": {"pid": os.getpid(), "since": self._began},
+            "supervisor": {
+                "pid": os.getpid(),
+                "since": self._began,
+                "nanny": nanny.pid if nanny is not None else None,
+                "restarts": self._nursery.restarts,
+                "limit": LIMIT,
+                "window": WINDOW,
+                "ended": self._nursery.ended or None,
+            },
+            "durability": {
+                "kind": self.settings.durability,
+                "promise": PROMISES[self.settings.durability],
+                "journal": said.get("journal") if said is not None else None,
+            },
             "voter": {
-                "pid": voter.pid if voter is not None else None,
-                "restarts": self._voter.restarts,
-                "given_up": self._voter.given_up,
-                "problem": self._voter.problem,
+                **self._voter.describe(),
                 "seq": said.get("seq") if said is not None else None,
                 "counters": said.get("counters", {}) if said is not None else {},
             },
@@ -350,5 +409,7 @@ class Supervisor:
         return self.find(name).tail(count)
 
 
-async def _run(item: Awaitable[None]) -> None:
-    await item
+def _first(group: BaseExceptionGroup[DeployError]) -> DeployError:
+    """Return one error of tasks that failed together: one is what a user can act on."""
+    error = group.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error

@@ -18,6 +18,9 @@ from deploy.records import FaultRecord
 
 __all__ = ["FaultBook", "FaultRefused"]
 
+HEAL_AGAIN = 2.0
+"""Seconds until healing is tried again where it was refused when a fault's time was over."""
+
 _log = structlog.get_logger(__name__)
 
 
@@ -93,13 +96,19 @@ class FaultBook:
 
     async def _end_in_time(self, guest: str, until: float) -> None:
         await asyncio.sleep(max(0.0, until - time.time()))
-        self._timers.pop(guest, None)  # so that `undo` does not cancel the one that called it
-        try:
-            await self._heal(guest)
-        except DeployError as error:
-            _log.error(
-                "healing failed when the fault's time was over", guest=guest, error=str(error)
-            )
+        record, timer = self.holds.get(guest), asyncio.current_task()
+        while record is not None and self.holds.get(guest) is record and timer is not None:
+            self._timers.pop(guest, None)  # so that `undo` does not cancel the one that called it
+            try:
+                await self._heal(guest)
+            except DeployError as error:
+                _log.error(
+                    "healing failed when the fault's time was over", guest=guest, error=str(error)
+                )
+            if self.holds.get(guest) is record:
+                # It is one of the last that vote, say: nothing tells when that changes.
+                self._timers[guest] = timer
+                await asyncio.sleep(HEAL_AGAIN)
 
     async def undo(self, guest: str) -> None:
         """End the fault that holds a guest, if there is one.  Raises DeployError."""

@@ -12,7 +12,8 @@ from typing import Any
 import structlog
 
 from deploy.control import ControlServer
-from deploy.errors import DeployError
+from deploy.errors import AlreadyUp, DeployError, ForeignState
+from deploy.nursery import Nursery
 from deploy.ports import FaultFactory
 from deploy.records import Layout, Lock
 from deploy.supervisor import NodeFactory, Supervisor
@@ -73,11 +74,14 @@ def run_supervisor(
     An error on the way up is told to ``report`` (as an error's text, remedy and exit code).
     """
     _configure_logs()
+    nursery = Nursery.of_this_process()
     lock = Lock(layout)
     try:
         lock.take()
-        asyncio.run(_serve(layout, make_node, make_faults, report))
+        asyncio.run(_serve(layout, make_node, make_faults, report, nursery))
     except (DeployError, VoterError) as error:
+        if isinstance(error, AlreadyUp | ForeignState):
+            nursery.down()  # nor would it be better the next time
         text = str(getattr(error, "problem", error))
         remedy = str(getattr(error, "remedy", ""))
         _log.error("the node did not come up", error=text, remedy=remedy)
@@ -86,6 +90,7 @@ def run_supervisor(
         return code
     finally:
         report.close()
+        nursery.close()
         lock.release()
     return ExitCode.OK
 
@@ -104,9 +109,15 @@ def exit_code(error: Exception) -> ExitCode:
 
 
 async def _serve(
-    layout: Layout, make_node: NodeFactory, make_faults: FaultFactory | None, report: Report
+    layout: Layout,
+    make_node: NodeFactory,
+    make_faults: FaultFactory | None,
+    report: Report,
+    nursery: Nursery,
 ) -> None:
-    supervisor = Supervisor(layout, make_node=make_node, make_faults=make_faults, report=report)
+    supervisor = Supervisor(
+        layout, make_node=make_node, make_faults=make_faults, report=report, nursery=nursery
+    )
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, supervisor.stop)
@@ -114,16 +125,5 @@ async def _serve(
     await control.start()
     try:
         await supervisor.serve()
-    except BaseExceptionGroup as group:
-        ours, others = group.split(DeployError)
-        if ours is None or others is not None:
-            raise  # a fault of the supervisor itself: the traceback goes into its log
-        raise _first(ours) from None
     finally:
         await control.stop()
-
-
-def _first(group: BaseExceptionGroup[DeployError]) -> DeployError:
-    """Return one error of tasks that failed together: one is what a user can act on."""
-    error = group.exceptions[0]
-    return _first(error) if isinstance(error, BaseExceptionGroup) else error

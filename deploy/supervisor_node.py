@@ -91,13 +91,16 @@ class Machines:
         """The guests by name, in order."""
         return self._machines
 
-    async def up(self, progress: Progress) -> None:
-        """Have all guests run: adopt those that do, start the others.  Raises DeployError."""
+    async def up(self, progress: Progress, *, take_over: bool = False) -> None:
+        """Have all guests run: adopt those that do, start the others.  Raises DeployError.
+
+        ``take_over``: the voter serves already; guests that do not run are left dead, for repair.
+        """
         try:
             verify(self._image)
         except ImageError as error:
             raise DeployError(str(error)) from error
-        await self._node.up(progress)
+        await self._node.up(progress, take_over=take_over)
 
     async def down(self) -> None:
         """End all guests, also those that a former supervisor left.  Raises DeployError."""

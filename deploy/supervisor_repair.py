@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 import structlog
@@ -17,17 +17,24 @@ import structlog
 from deploy.errors import DeployError
 from deploy.history import History
 from deploy.ports import GuestPort
-from deploy.repair import Patience, Sight, choose, diagnose
-from deploy.supervisor_voter import VoterHost, VoterSilent
+from deploy.repair import LIMIT, Falls, Patience, Sight, choose, diagnose, restless
+from deploy.voter_control import VoterControl, VoterRefused, VoterSilent
 
-__all__ = ["JOIN_DEADLINE", "Repairer"]
+__all__ = ["JOIN_DEADLINE", "JOIN_LIMIT", "Repairer"]
 
 LOOK_EVERY = 0.5
 """Seconds between looks when no event comes: some things are only ill once they last."""
 ASK_EVERY = 5.0
 """Seconds between questions to the voter, in case its events were missed."""
-JOIN_DEADLINE = 30.0
-"""Seconds from a put back guest to its first vote; after that the repair has failed."""
+JOIN_DEADLINE = 10.0
+"""Seconds that a guest which was put back may be neither restoring nor learning nor voting; after
+that the repair has failed."""
+JOIN_LIMIT = 300.0
+"""Seconds from a put back guest to its first vote at most: a large state takes its time."""
+VOTER_PATIENCE = 15.0
+"""Seconds that a repair waits for a voter that does not answer: it may be starting again."""
+NEWS = 5.0
+"""Seconds for which an event is news; a supervisor that takes over is told older ones too."""
 
 _log = structlog.get_logger(__name__)
 
@@ -38,7 +45,7 @@ class Repairer:
     def __init__(
         self,
         guests: Mapping[str, GuestPort],
-        voter: VoterHost,
+        voter: VoterControl,
         *,
         need: int,
         auto: bool,
@@ -53,7 +60,10 @@ class Repairer:
         self._history = history
         self._seen: dict[str, tuple[str, str | None, float]] = {}
         self._patience = {name: Patience() for name in guests}
+        self._falls = {name: Falls() for name in guests}
         self._locks = {name: asyncio.Lock() for name in guests}
+        self._busy: set[str] = set()  # those being brought back, by repair or by hand
+        self._voter_began: tuple[int | None, float] = (None, 0.0)  # which voter, seen since when
         self._under_way: dict[str, asyncio.Task[None]] = {}
         self._told = 0  # events of the voter taken
         self._source: tuple[int | None, int] = (None, 0)  # which voter, and its last event taken
@@ -81,6 +91,7 @@ class Repairer:
                 async for event in self._voter.events(self._source[1]):
                     self._source = (self._source[0], int(event["id"]))
                     self._told += 1
+                    self._note_fall(event)
                     self._history.add(
                         "replica",
                         event["replica"],
@@ -99,6 +110,11 @@ class Repairer:
             # The voter is starting again, or ended the stream: nothing tells when it is back.
             await asyncio.sleep(0.1)
 
+    def _note_fall(self, event: dict[str, Any]) -> None:
+        came_from = event["before"] in ("active", "learner", "restoring")
+        if came_from and event["after"] == "absent" and time.time() - event["time"] < NEWS:
+            self._falls[event["replica"]].note(time.monotonic())
+
     async def _tell(self) -> None:
         self._wake.set()
         async with self._news:
@@ -113,6 +129,8 @@ class Repairer:
             self.voter_status = None
             raise
         self.voter_status = status
+        if status.get("pid") != self._voter_began[0]:
+            self._voter_began = (status.get("pid"), time.monotonic())
         if self._told == told:  # else the answer may be older than what the events said meanwhile
             self.replicas = {replica["name"]: replica for replica in status["replicas"]}
         async with self._news:
@@ -163,6 +181,8 @@ class Repairer:
                     async with asyncio.timeout(LOOK_EVERY):
                         await self._wake.wait()
                 self._wake.clear()
+                async with self._news:  # a guest's state may have changed, or a turn come
+                    self._news.notify_all()
                 if time.monotonic() - asked >= ASK_EVERY:
                     with contextlib.suppress(VoterSilent):
                         await self.look()
@@ -179,19 +199,49 @@ class Repairer:
                 del self._under_way[name]
                 task.result()
         ill: dict[str, float] = {}
+        coming = set(self._under_way) | self._busy
         for name in self._guests:
             sight = self.sight(name, now)
             patience = self._patience[name]
             patience.see(sight.replica == "active", now)
+            if sight.replica in ("restoring", "learner") and sight.since < JOIN_LIMIT:
+                coming.add(name)
             if name in self._under_way or self._locks[name].locked():
                 continue
-            if self._auto and diagnose(sight) is not None and patience.wait(now) <= 0:
-                ill[name] = sight.since
-        for name in choose(ill, self._under_way, active=self.active, need=self._need):
+            if self._auto and diagnose(sight) is not None:
+                if patience.wait(now) <= 0:
+                    ill[name] = sight.since
+                elif patience.given_up:
+                    self._give_up(name, sight)
+        coming -= ill.keys()
+        for name in choose(ill, coming, active=self.active, need=self._need):
             why = diagnose(self.sight(name, now)) or ""
             self._under_way[name] = asyncio.create_task(
                 self._repair(name, why), name=f"repair {name}"
             )
+
+    def _give_up(self, name: str, sight: Sight) -> None:
+        """Say once that a guest is given up.
+
+        One that comes and goes without end is ended: each time it came back the voter would bring
+        it up from the checkpoint, at the others' cost.
+        """
+        patience = self._patience[name]
+        if not patience.told:
+            patience.told = True
+            why = diagnose(sight) or ""
+            self.last_error.setdefault(name, why)
+            self._history.add("given up", name, why=why, repairs=patience.in_row)
+            _log.error("a guest is given up", guest=name, why=why, repairs=patience.in_row)
+        if restless(sight) and sight.vm == "ready" and len(self._voting - {name}) >= self._need:
+            self.last_error[name] = f"{diagnose(sight)}; it was ended"
+            self._under_way[name] = asyncio.create_task(self._end(name), name=f"end {name}")
+
+    async def _end(self, name: str) -> None:
+        try:
+            await self._guests[name].kill()
+        except DeployError as error:
+            _log.error("a guest that was given up could not be ended", guest=name, error=str(error))
 
     def sight(self, name: str, now: float) -> Sight:
         """Return what is seen of a guest at ``now`` (seconds of the steady clock)."""
@@ -201,7 +251,13 @@ class Repairer:
             seen = self._seen[name] = (vm, replica, now)
         reason = str(self.replicas.get(name, {}).get("reason", ""))
         return Sight(
-            vm=vm, replica=replica, reason=reason, since=now - seen[2], fault=self._held(name)
+            vm=vm,
+            replica=replica,
+            reason=reason,
+            since=now - seen[2],
+            fault=self._held(name),
+            falls=self._falls[name].count(now),
+            voter_age=now - self._voter_began[1],
         )
 
     async def _repair(self, name: str, why: str) -> None:
@@ -210,7 +266,7 @@ class Repairer:
         patience.begin(began)
         _log.info("repair begins", guest=name, why=why, in_row=patience.in_row)
         try:
-            async with self._locks[name]:
+            async with self._locks[name], self._turn(name):
                 await self._bring_back(name)
         except DeployError as error:
             self.last_error[name] = str(error)
@@ -226,38 +282,93 @@ class Repairer:
     async def heal(self, name: str, *, undo: Callable[[], Awaitable[object]], must: bool) -> None:
         """Do ``undo``, put the guest back if ``must``, or if it does not vote, and see it vote.
 
-        No repair of its own comes in between.  Raises DeployError, before anything is undone if the
-        guest must be put back and there is no majority without it.
+        No repair of its own comes in between, and it waits for one of another guest to end.  Raises
+        DeployError, before anything is undone if the guest must be put back and there is no
+        majority without it.
         """
-        async with self._locks[name]:
+        async with self._locks[name], self._turn(name):
             if must:
                 self._require_spare(name)
             await undo()
             self._patience[name].forgive()
+            self._falls[name].forget()
+            self.last_error.pop(name, None)
             with contextlib.suppress(VoterSilent):
                 await self.look()
             if must or self.replica_state(name) != "active":
                 await self._bring_back(name)
 
+    @contextlib.asynccontextmanager
+    async def _turn(self, name: str) -> AsyncIterator[None]:
+        """Wait until no other guest is being brought back, and be the one that is.
+
+        Where there is no majority, a guest that does not vote waits for nobody.
+        """
+
+        def free() -> bool:
+            lost = name not in self._voting and self.active < self._need
+            return lost or not self._busy
+
+        async with self._news:
+            await self._news.wait_for(free)
+            self._busy.add(name)
+        try:
+            yield
+        finally:
+            self._busy.discard(name)
+            self._wake.set()  # `run` tells those who wait
+
     async def _bring_back(self, name: str) -> None:
         """Put a guest back to its clean snapshot and see it vote.  Raises DeployError.
 
         A replica that votes is taken out of the vote first; refused if that would leave no
-        majority.  The guest's lock is held all the time.
+        majority.  The guest's lock is held all the time, and it is its turn.
         """
         self._require_spare(name)
         if self.replica_state(name) not in (None, "absent", "expelled"):
-            await self._voter.expel(name, "is put back")
-            await self.look()
+            await self._patiently(lambda: self._voter.expel(name, "is put back"))
+            await self._patiently(self.look)
         await self._guests[name].put_back()
-        await self._voter.admit(name)
-        await self.look()
-        if not await self.wait_active([name], JOIN_DEADLINE):
-            reason = self.replicas.get(name, {}).get("reason", "the voter does not answer")
-            raise DeployError(
-                f"{name} was put back, but does not vote after {JOIN_DEADLINE:g} s: {reason}",
-                remedy=f"`trivisor logs {name}` shows what it said",
-            )
+        self._falls[name].forget()
+        await self._patiently(lambda: self._voter.admit(name))
+        await self._patiently(self.look)
+        await self._see_it_vote(name)
+
+    async def _patiently(self, call: Callable[[], Awaitable[object]]) -> None:
+        """Make a call to the voter, again while it does not answer.  Raises VoterSilent."""
+        deadline = time.monotonic() + VOTER_PATIENCE
+        while True:
+            try:
+                await call()
+                return
+            except VoterRefused:
+                raise
+            except VoterSilent:
+                if time.monotonic() >= deadline:
+                    raise
+            await asyncio.sleep(0.1)  # nothing tells when a voter is there again
+
+    async def _see_it_vote(self, name: str) -> None:
+        """Wait until a guest that was put back votes.  Raises DeployError once it will not."""
+        begun = seen = time.monotonic()
+        while (state := self.replica_state(name)) != "active":
+            now, vm = time.monotonic(), self._guests[name].state
+            if state in ("restoring", "learner"):
+                seen = now
+            if state == "expelled" or vm not in ("ready", "booting", "restoring"):
+                raise self._no_vote(name, f"it is {vm}, and {state}")
+            if now - seen > JOIN_DEADLINE or now - begun > JOIN_LIMIT:
+                raise self._no_vote(name, f"not within {now - begun:.0f} s")
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_EVERY), self._news:
+                    await self._news.wait()
+
+    def _no_vote(self, name: str, why: str) -> DeployError:
+        reason = self.replicas.get(name, {}).get("reason", "the voter does not answer")
+        return DeployError(
+            f"{name} was put back, but does not vote: {why}: {reason}",
+            remedy=f"`trivisor logs {name}` shows what it said",
+        )
 
     def _require_spare(self, name: str) -> None:
         """Raise DeployError if this guest votes, and without it there is no majority."""
@@ -279,8 +390,10 @@ class Repairer:
         return {
             "count": patience.repairs,
             "in_row": patience.in_row,
+            "limit": LIMIT,
+            "falls": self._falls[name].count(now),
             "given_up": patience.given_up,
-            "under_way": name in self._under_way and not self._under_way[name].done(),
+            "under_way": name in self._busy,
             "next_in": None if patience.given_up else round(wait, 1),
             "last_error": self.last_error.get(name),
         }

@@ -1,100 +1,146 @@
-"""The voter as the supervisor sees it: its sockets, its process, its control socket.
+"""The voter's process and its listening sockets.
 
-The listening sockets are ours and are passed on (the LISTEN_FDS convention), so that a voter that
-is started again refuses nobody: who connects meanwhile waits in the sockets' queues.
+The sockets are ours and are passed on, so that a voter that is started again refuses nobody: who
+connects meanwhile waits in the sockets' queues.  The nanny keeps duplicates, for the next
+supervisor.  A spare (``deploy.spare``) stands by, so that the next voter has its imports behind it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import socket
 import sys
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import structlog
 
 from deploy.child import Child
 from deploy.errors import DeployError
+from deploy.history import History
 from deploy.identity import Identity
 from deploy.logfile import LogFile
-from deploy.records import Layout, Settings
+from deploy.nursery import Nursery
+from deploy.records import Layout
 from voter.errors import AddressError
 from voter.sockets import listen_tcp, listen_unix
 
-__all__ = ["RESTART_LIMIT", "VoterHost", "VoterSilent", "voter_config"]
+__all__ = ["RESTART_LIMIT", "SPARE_DELAY", "STEADY", "VoterHost"]
 
-RESTART_LIMIT = 5
-"""Starts of the voter within RESTART_WINDOW seconds before it is given up."""
-RESTART_WINDOW = 60.0
+RESTART_LIMIT = 6
+"""Ends of the voter in a row, each within STEADY seconds of its start, before it is given up."""
+STEADY = 5.0
+FIRST_PAUSE, LAST_PAUSE = 0.1, 2.0
+"""Seconds before it is started again, doubled each time; the first time after a steady life there
+is no pause."""
 STOP_GRACE = 5.0
 """Seconds for the voter to answer what is under way before it is killed."""
-CALL_TIMEOUT = 5.0
+SPARE_DELAY = 2.0
+"""Seconds after a voter's start until its spare is made: by then the voter should serve, and can do
+without the processor that the spare's imports take."""
 PRIORITY = -5
 """The voter's nice value, where this host lets us: it goes before the guests."""
+REFUSED = 2
+"""The exit status of a voter whose configuration or addresses cannot be used."""
+SAID_LIMIT = 2000
+"""Characters of its last words that are told on."""
 
 _log = structlog.get_logger(__name__)
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# Runs between fork and the voter, under the voter's own pid: puts the sockets at 3, 4, ... and
-# says whose they are.  (A preexec_fn would run in a copy of a process with threads, libvirt's.)
-_HAND_OVER = """
-import fcntl, os, sys
-number = int(sys.argv[1])
-high = [fcntl.fcntl(int(word), fcntl.F_DUPFD, 64) for word in sys.argv[2:2 + number]]
-for at, fd in enumerate(high):
-    os.dup2(fd, 3 + at)
-os.closerange(3 + number, max(high, default=63) + 1)
-os.environ["LISTEN_PID"] = str(os.getpid())
-os.environ["LISTEN_FDS"] = str(number)
-os.execv(sys.executable, [sys.executable, *sys.argv[2 + number:]])
-"""
 
+class _Standby:
+    """A process of ``deploy.spare`` and our end of its standard input."""
 
-class VoterSilent(DeployError):
-    """The voter's control socket does not answer."""
+    def __init__(self, config: Path, log: LogFile) -> None:
+        """Start it.  Raises OSError."""
+        self._channel, theirs = socket.socketpair()
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+        command = [sys.executable, "-m", "deploy.spare", "--config", str(config)]
+        with theirs, log.open() as output:
+            environment = os.environ | {"PYTHONPATH": path}
+            self.child = Child.start(command, log=output, env=environment, stdin=theirs)
 
+    def begin(self, sockets: Mapping[str, socket.socket]) -> Child:
+        """Have it be the voter on these sockets.  Raises OSError if it has ended."""
+        with self._channel:
+            names = ":".join(sockets).encode()
+            socket.send_fds(self._channel, [names], [sock.fileno() for sock in sockets.values()])
+        return self.child
 
-def voter_config(layout: Layout, settings: Settings, links: dict[str, str]) -> str:
-    """Return the text of voter.toml; ``links`` gives each replica's address."""
-    lines = [
-        "# Written by `trivisor up`; the next one writes it anew.",
-        f"vote = {_quote(settings.vote)}",
-    ]
-    if not settings.service.endswith(".py"):
-        lines.append(f"service = {_quote(settings.service)}")
-    for name, link in links.items():
-        lines += ["", "[[replica]]", f"name = {_quote(name)}", f"link = {_quote(link)}"]
-    return "\n".join(lines) + "\n"
-
-
-def _quote(text: str) -> str:
-    """Return a TOML basic string (JSON's escapes are among TOML's)."""
-    return json.dumps(text)
+    def dismiss(self) -> None:
+        """Let it end."""
+        self._channel.close()
 
 
 class VoterHost:
-    """Starts the voter, keeps it running, and speaks to it."""
+    """Starts the voter, and keeps it running."""
 
-    def __init__(self, layout: Layout, *, changed: Callable[[], None]) -> None:
-        """``changed`` is called when the voter's process has changed (to be written down)."""
+    def __init__(
+        self, layout: Layout, *, nursery: Nursery, history: History, changed: Callable[[], None]
+    ) -> None:
+        """``changed`` is called when the voter's process has changed (to be written down).
+
+        The listening sockets that the nanny kept are taken over.
+        """
         self._layout = layout
+        self._nursery = nursery
+        self._history = history
         self._changed = changed
-        self._sockets: dict[str, socket.socket] = {}
+        self._sockets = nursery.sockets
         self._child: Child | None = None
-        self._starts: deque[float] = deque(maxlen=RESTART_LIMIT)
-        self._session: aiohttp.ClientSession | None = None
+        self._spare: _Standby | None = None
+        self._began = float("-inf")
+        self._short = 0  # lives in a row that were no STEADY one
+        self._log_start = 0
         self.log = LogFile(layout.voter_log)
         self.restarts = 0
-        self.given_up = False
+        self.given_up = asyncio.Event()
+        self.failed = asyncio.Event()
+        """Set when the voter has ended by itself, with an exit status that is not 0."""
         self.problem = ""
+
+    # ------------------------------------------------------------- sockets
+
+    def bind(self, http: str, native: str | None) -> dict[str, str]:
+        """Have listening sockets: those the nanny kept, or new ones; return the TCP addresses.
+
+        Raises DeployError that names the address that cannot be had.
+        """
+        layout = self._layout
+        if not self._sockets:
+            try:
+                self._sockets["http"] = listen_tcp(http)
+                if native is not None:
+                    self._sockets["native"] = listen_tcp(native)
+                self._sockets["native-unix"] = listen_unix(str(layout.native_socket))
+                self._sockets["control"] = listen_unix(str(layout.voter_control))
+            except AddressError as error:
+                self.unbind()
+                raise DeployError(
+                    str(error),
+                    remedy="give another one with --http HOST:PORT (port 0: any free one)",
+                ) from error
+            self._nursery.keep(self._sockets)
+        return {
+            name: _show_address(self._sockets[name].getsockname())
+            for name in ("http", "native")
+            if name in self._sockets
+        }
+
+    def unbind(self) -> None:
+        """Close our listening sockets, the nanny's duplicates too."""
+        self._nursery.drop()
+        self._close_sockets()
+
+    def _close_sockets(self) -> None:
+        for sock in self._sockets.values():
+            sock.close()
+        self._sockets.clear()
 
     # ------------------------------------------------------------- process
 
@@ -103,51 +149,35 @@ class VoterHost:
         """The process that runs now, if one does."""
         return self._child.identity if self._child is not None and self._child.running else None
 
-    def bind(self, http: str, native: str | None) -> dict[str, str]:
-        """Make the listening sockets; return the TCP addresses bound, by name.
+    @property
+    def spare(self) -> int | None:
+        """The pid of the process that stands by, if one does."""
+        return None if self._spare is None else self._spare.child.pid
 
-        Raises DeployError that names the address that cannot be had.
-        """
-        layout = self._layout
-        try:
-            self._sockets["http"] = listen_tcp(http)
-            if native is not None:
-                self._sockets["native"] = listen_tcp(native)
-            self._sockets["native-unix"] = listen_unix(str(layout.native_socket))
-            self._sockets["control"] = listen_unix(str(layout.voter_control))
-        except AddressError as error:
-            self.unbind()
-            raise DeployError(
-                str(error), remedy="give another one with --http HOST:PORT (port 0: any free one)"
-            ) from error
+    def describe(self) -> dict[str, Any]:
+        """What status says of the voter's process."""
+        identity = self.identity
         return {
-            name: _show_address(self._sockets[name].getsockname())
-            for name in ("http", "native")
-            if name in self._sockets
+            "pid": identity.pid if identity is not None else None,
+            "spare": self.spare,
+            "restarts": self.restarts,
+            "in_row": self._short,
+            "limit": RESTART_LIMIT,
+            "given_up": self.given_up.is_set(),
+            "problem": self.problem,
         }
 
-    def unbind(self) -> None:
-        """Close our listening sockets."""
-        for sock in self._sockets.values():
-            sock.close()
-        self._sockets.clear()
-
     def start(self) -> None:
-        """Start the voter's process on our sockets.  Raises OSError."""
-        numbers = [sock.fileno() for sock in self._sockets.values()]
-        names = ":".join(self._sockets)
-        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-        command = [sys.executable, "-I", "-S", "-c", _HAND_OVER, str(len(numbers))]
-        command += [str(number) for number in numbers]
-        command += ["-m", "voter", "--config", str(self._layout.voter_config)]
-        with self.log.open() as log:
-            self._child = Child.start(
-                command,
-                log=log,
-                env=os.environ | {"LISTEN_FDNAMES": names, "PYTHONPATH": path},
-                pass_fds=numbers,
-            )
-        self._starts.append(time.monotonic())
+        """Start the voter's process on our sockets; a spare that stands by is it.
+
+        Raises OSError.
+        """
+        self._log_start = self.log.path.stat().st_size if self.log.path.exists() else 0
+        spare, self._spare = self._spare, None
+        self._child = self._begin(spare) or self._begin(self._prepare())
+        if self._child is None:
+            raise ChildProcessError("the voter's process ended before it was told to begin")
+        self._began = time.monotonic()
         try:
             os.setpriority(os.PRIO_PROCESS, self._child.pid, PRIORITY)
             # With autogroups a nice value counts inside a session only; the voter has its own.
@@ -158,6 +188,18 @@ class VoterHost:
             _log.info("the voter runs at normal priority", reason=str(error))
         self._changed()
 
+    def _prepare(self) -> _Standby:
+        return _Standby(self._layout.voter_config, self.log)
+
+    def _begin(self, standby: _Standby | None) -> Child | None:
+        if standby is None:
+            return None
+        try:
+            return standby.begin(self._sockets)
+        except OSError as error:
+            _log.warning("a spare voter had ended", pid=standby.child.pid, reason=str(error))
+            return None
+
     def adopt(self, identity: Identity) -> bool:
         """Go on with a voter that an ended supervisor started, if it lives."""
         self._child = Child.adopt(identity)
@@ -166,98 +208,93 @@ class VoterHost:
     async def keep(self, rebind: Callable[[], None]) -> None:
         """Start the voter again whenever it ends, until cancelled, or until it ends too often.
 
-        ``rebind`` is called where we have no sockets to pass on (the voter was adopted): it binds
-        them again.
+        ``rebind`` is called where we have no sockets to pass on (the voter was adopted, and the
+        nanny is gone): it binds them again.
         """
         while self._child is not None:
-            await self._child.wait()
-            self.problem = f"the voter ended ({self._child.status})"
-            _log.error("the voter ended", status=self._child.status, pid=self._child.pid)
-            self._changed()
-            self._starts = deque(
-                (at for at in self._starts if time.monotonic() - at < RESTART_WINDOW),
-                maxlen=RESTART_LIMIT,
-            )
-            if len(self._starts) >= RESTART_LIMIT:
-                self.given_up = True
-                self.problem += f", {RESTART_LIMIT} times within {RESTART_WINDOW:g} s: given up"
-                _log.error("the voter is given up", problem=self.problem)
+            refill = asyncio.create_task(self._stand_by(), name="spare voter")
+            try:
+                await self._child.wait()
+            finally:
+                refill.cancel()
+            pause = self._judge(self._child)
+            if pause is None:
+                self._changed()
                 self.unbind()  # whoever waits in the queues is told at once
                 return
-            if self._starts:  # the first restart is at once
-                await asyncio.sleep(0.1 * 2 ** len(self._starts))
+            if pause:
+                self._changed()
+                await asyncio.sleep(pause)
             if not self._sockets:
                 rebind()
             self.restarts += 1
             self.start()
+            self._history.add("voter started again", pid=self._child.pid, after=pause)
+
+    async def _stand_by(self) -> None:
+        """Have a spare stand by, until cancelled; a spare is not needed before SPARE_DELAY."""
+        while True:
+            await asyncio.sleep(SPARE_DELAY)  # not in place of a condition: see SPARE_DELAY
+            if self._spare is None:
+                try:
+                    self._spare = self._prepare()
+                except OSError as error:
+                    _log.warning("no spare voter", reason=str(error))
+                    continue
+            await self._spare.child.wait()
+            _log.warning("the spare voter ended", status=self._spare.child.status)
+            self._spare.dismiss()
+            self._spare = None
+
+    def _judge(self, child: Child) -> float | None:
+        """The voter has ended: return the seconds until it is started again, None if never."""
+        lived = time.monotonic() - self._began
+        self._short = 1 if lived >= STEADY else self._short + 1
+        failed = child.code not in (None, 0) and not child.killed
+        said = self.said() if failed else ""
+        self.problem = f"the voter ended ({child.status})" + (f": {said}" if said else "")
+        if child.code == REFUSED:
+            self.given_up.set()
+        elif self._short > RESTART_LIMIT:
+            self.given_up.set()
+            self.problem += f"; {self._short} times in a row within {STEADY:g} s: given up"
+        if failed or self.given_up.is_set():
+            self.failed.set()
+        _log.error("the voter ended", pid=child.pid, problem=self.problem, lived=round(lived, 1))
+        self._history.add(
+            "voter ended", status=child.status, said=said or None, given_up=self.given_up.is_set()
+        )
+        if self.given_up.is_set():
+            return None
+        return 0.0 if self._short == 1 else min(FIRST_PAUSE * 2 ** (self._short - 2), LAST_PAUSE)
+
+    def said(self) -> str:
+        """The voter's last words since its start: why it ended, if it said so."""
+        try:
+            with self.log.path.open("rb") as file:
+                file.seek(self._log_start)
+                text = file.read().decode(errors="replace")
+        except OSError as error:
+            return f"(its log cannot be read: {error.strerror})"
+        before, mark, words = ("\n" + text).rpartition("\nvoter: ")
+        last = words if mark else "\n".join(before.strip().splitlines()[-5:])
+        return last.strip()[-SAID_LIMIT:]
 
     async def end(self) -> None:
         """End the voter: what is under way is answered, up to STOP_GRACE seconds."""
         self.unbind()
-        if self._session is not None:
-            await self._session.close()
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            spare.dismiss()
+            await spare.child.end(STOP_GRACE)
         if self._child is not None:
             await self._child.end(STOP_GRACE)
 
-    async def let_go(self) -> None:
+    def let_go(self) -> None:
         """Let the voter live on without us."""
-        if self._session is not None:
-            await self._session.close()
-        self.unbind()
-
-    # ------------------------------------------------------ control socket
-
-    async def status(self) -> dict[str, Any]:
-        """Return what the voter says of itself.  Raises VoterSilent."""
-        return await self._call("GET", "/status")
-
-    async def admit(self, name: str) -> None:
-        """Vouch for a replica that was put back.  Raises VoterSilent."""
-        await self._call("POST", f"/replicas/{name}/admit")
-
-    async def expel(self, name: str, reason: str) -> None:
-        """Take a replica out of the vote.  Raises VoterSilent."""
-        await self._call("POST", f"/replicas/{name}/expel", {"reason": reason})
-
-    async def drain(self) -> None:
-        """Have the voter take no new requests.  Raises VoterSilent."""
-        await self._call("POST", "/drain")
-
-    async def events(self, since: int) -> AsyncIterator[dict[str, Any]]:
-        """Yield the changes of replicas after ``since``, as they come.  Raises VoterSilent."""
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CALL_TIMEOUT)
-        url = f"http://voter/events?since={since}"
-        try:
-            async with self._client.get(url, timeout=timeout) as answer:
-                async for line in answer.content:
-                    if line.strip():
-                        yield json.loads(line)
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise VoterSilent(f"the voter's events ended: {error}") from error
-
-    @property
-    def _client(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.UnixConnector(str(self._layout.voter_control)),
-                timeout=aiohttp.ClientTimeout(total=CALL_TIMEOUT),
-            )
-        return self._session
-
-    async def _call(
-        self, method: str, path: str, body: dict[str, str] | None = None
-    ) -> dict[str, Any]:
-        try:
-            async with self._client.request(method, f"http://voter{path}", json=body) as answer:
-                text = await answer.text()
-                if answer.status >= 400:
-                    raise VoterSilent(f"the voter answered {method} {path} with: {text[:300]}")
-                value = json.loads(text) if text.strip() else {}
-        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-            raise VoterSilent(
-                f"the voter does not answer {method} {path}: {str(error) or type(error).__name__}"
-            ) from error
-        return value if isinstance(value, dict) else {}
+        if self._spare is not None:
+            self._spare.dismiss()
+        self._close_sockets()
 
 
 def _show_address(name: tuple[Any, ...]) -> str:

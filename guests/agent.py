@@ -14,207 +14,22 @@ from __future__ import annotations
 
 import argparse
 import os
+import select
 import signal
 import sys
 import time
-from collections.abc import Iterator
 
-from guests import wire
-from guests.message import Reply, encode_reply
-from guests.service import Context, Service, ServiceError, answer, load, state_digest
-from guests.wire import Decoder, Kind, encode
+from guests.cut import Cutter
+from guests.incarnation import Incarnation
+from guests.service import Service, ServiceError, load
 
 __all__ = ["Incarnation", "main"]
 
-EMPTY_HISTORY = bytes(8)
-VOIDED = encode_reply(Reply(500, "this request ended the service, and was voided\n"))
 READ_SIZE = 1 << 14
-WRITE_SIZE = 1 << 18
-"""Bytes of answers collected before they are written: what one read asks for may be far more."""
-STATE_PIECE = 1 << 16
-NO_EPOCH = -1
-"""No frame has this epoch: before the first HELLO nothing is taken."""
 LONG_LIFE = 1.0
 FIRST_PAUSE, LAST_PAUSE = 0.02, 1.0
 """Seconds: after an incarnation that lived less than LONG_LIFE a pause, doubled each time."""
 SERVICE_FILE = "/etc/trivisor/service"
-
-
-class Incarnation:
-    """One life of the service behind a link: frames in, frames out.  No I/O of its own."""
-
-    def __init__(self, service_class: type[Service], number: int, build: str) -> None:
-        self._service_class = service_class
-        self._service = service_class()
-        self._number = number
-        self._build = build
-        self._decoder = Decoder()
-        self._epoch = NO_EPOCH
-        self._index = wire.NO_KEEPER
-        self._fresh = True
-        self._last_seq = 0
-        self._history = EMPTY_HISTORY
-        self._kept: tuple[int, bytes] | None = None
-        self._restoring: tuple[int, wire.Checkpoint] | None = None
-        self._pieces: list[bytes] = []
-        self._received = 0
-
-    def here(self) -> bytes:
-        """The frame that tells a listening voter that this incarnation waits for a HELLO."""
-        return encode(Kind.HERE, 0, self._number)
-
-    def hang_up(self) -> None:
-        """The host end of the link was closed: what was cut is not continued."""
-        self._decoder.clear()
-
-    def receive(self, data: bytes) -> Iterator[bytes]:
-        """Take bytes from the link, act on the frames they complete, yield the bytes to answer.
-
-        Nothing that comes over the link raises: a payload that is not what its kind demands is
-        refused.  (The service's own ``SystemExit`` and the like do pass, and end the incarnation.)
-        """
-        out: list[bytes] = []
-        size = 0
-        for frame in self._decoder.feed(data):
-            if frame.kind == Kind.HELLO:
-                reply = self._greet(frame)
-            elif frame.epoch != self._epoch:
-                continue  # left in the channel from before a snapshot was restored
-            elif frame.kind == Kind.ORDER:
-                reply = self._apply(frame)
-            else:
-                reply = self._attend(frame)
-            out.append(reply)
-            size += len(reply)
-            if size > WRITE_SIZE:
-                yield b"".join(out)
-                out, size = [], 0
-        if out:
-            yield b"".join(out)
-
-    def _attend(self, frame: wire.Frame) -> bytes:
-        """Act on a frame that is neither HELLO nor ORDER."""
-        kind = frame.kind
-        if kind == Kind.PING:
-            return encode(Kind.PONG, self._epoch, frame.seq)
-        if kind == Kind.MARKER:
-            return self._mark(frame)
-        if kind == Kind.FETCH:
-            return self._send_kept(frame)
-        if kind == Kind.RESTORE:
-            self._end_restore()
-            try:
-                self._restoring = (frame.seq, wire.decode_checkpoint(frame.payload))
-            except wire.WireError as error:
-                return self._refuse(frame.seq, str(error))
-            return self._finish_restore()
-        if kind == Kind.STATE and self._restoring is not None:
-            self._pieces.append(frame.payload)
-            self._received += len(frame.payload)
-            return self._finish_restore()
-        return b""
-
-    def _greet(self, frame: wire.Frame) -> bytes:
-        self._epoch = frame.epoch
-        self._index = frame.payload[2] if len(frame.payload) > 2 else wire.NO_KEEPER
-        welcome = wire.Welcome(
-            protocol=wire.PROTOCOL,
-            incarnation=self._number,
-            fresh=self._fresh,
-            last_seq=self._last_seq,
-            history=self._history,
-            state_format=self._service.state_format,
-            service=self._service.name,
-            build=self._build,
-        )
-        self._end_restore()
-        self._kept = None  # whoever had asked for it asks no more
-        return encode(Kind.WELCOME, self._epoch, frame.seq, wire.encode_welcome(welcome))
-
-    def _apply(self, frame: wire.Frame) -> bytes:
-        try:
-            order = wire.decode_order(frame.payload)
-        except wire.WireError as error:
-            return self._refuse(frame.seq, str(error))
-        if order.prev != self._history or self._restoring is not None:
-            return self._refuse(frame.seq, "the history before it is not the one held here")
-        read_only = bool(frame.flags & wire.FLAG_READ_ONLY)
-        context = Context(
-            frame.seq,
-            order.time_ns,
-            order.history,
-            order.caller.decode("utf-8", "replace"),
-            read_only,
-        )
-        self._fresh = False
-        if frame.flags & wire.FLAG_VOID:
-            reply = VOIDED
-        else:
-            reply = answer(self._service, order.request, context)
-        if not read_only:
-            self._last_seq = frame.seq
-            self._history = order.history
-        if len(reply) > wire.MAX_PAYLOAD:
-            return self._refuse(frame.seq, "the reply is over the largest payload")
-        return encode(Kind.REPLY, self._epoch, frame.seq, reply)
-
-    def _refuse(self, seq: int, reason: str) -> bytes:
-        return encode(Kind.REFUSED, self._epoch, seq, reason.encode())
-
-    def _mark(self, frame: wire.Frame) -> bytes:
-        """Tell the digest of the state; keep the state if this replica is the one asked to.
-
-        An exception is told as a digest too, as one of ``apply`` is told as a reply: if all
-        replicas have it, it is agreed, and the service goes on (without checkpoints); one alone
-        dissents.
-        """
-        self._kept = None
-        try:
-            if frame.payload[:1] == bytes([self._index]):
-                state = b"".join(self._service.snapshot())
-                digest = state_digest(iter((state,)))
-                self._kept = (frame.seq, state)
-            else:
-                digest = self._service.digest()
-        except Exception as error:  # noqa: BLE001 - must not end the replica
-            digest = f"no digest: {type(error).__name__}".encode()
-        return encode(Kind.DIGEST, self._epoch, frame.seq, digest)
-
-    def _send_kept(self, frame: wire.Frame) -> bytes:
-        if self._kept is None or self._kept[0] != frame.seq or len(frame.payload) != 8:
-            return self._refuse(frame.seq, "no state is kept of this marker")
-        offset = int.from_bytes(frame.payload)
-        state = self._kept[1]
-        piece = state[offset : offset + STATE_PIECE]
-        last = offset + len(piece) >= len(state)
-        if last:
-            self._kept = None
-        flags = wire.FLAG_LAST if last else 0
-        return encode(Kind.STATE, self._epoch, frame.seq, piece, flags)
-
-    def _end_restore(self) -> None:
-        self._restoring, self._pieces, self._received = None, [], 0
-
-    def _finish_restore(self) -> bytes:
-        """Once the announced size is here: rebuild the service from it and tell its digest."""
-        if self._restoring is None:
-            return b""
-        seq, checkpoint = self._restoring
-        if self._received < checkpoint.size:
-            return b""
-        state = b"".join(self._pieces)
-        self._end_restore()
-        try:
-            service = self._service_class()
-            if state:
-                service.restore(state)
-            digest = service.digest()
-        except Exception as error:  # noqa: BLE001 - told to the voter, who then does not use it
-            return self._refuse(seq, f"restore failed: {type(error).__name__}: {error}"[:500])
-        self._service = service
-        self._fresh = False
-        self._last_seq, self._history = seq, checkpoint.history
-        return encode(Kind.RESTORED, self._epoch, seq, digest)
 
 
 def _serve(incarnation: Incarnation, read_fd: int, write_fd: int, *, port: bool) -> None:
@@ -230,11 +45,21 @@ def _serve(incarnation: Incarnation, read_fd: int, write_fd: int, *, port: bool)
         if port:
             raise
         # A process's link that was cut has ended, as by its end of file: nobody is there to serve.
+    finally:
+        incarnation.end_cut()
 
 
 def _serve_link(incarnation: Incarnation, read_fd: int, write_fd: int, *, port: bool) -> None:
     _write(write_fd, incarnation.here())
     while True:
+        cut = incarnation.waits_for
+        if cut >= 0:
+            # A port whose host end is closed is ready too, and reads as ended.
+            ready = _wait_any(read_fd, cut)
+            if cut in ready:
+                _write(write_fd, incarnation.poll())
+            if read_fd not in ready:
+                continue
         data = os.read(read_fd, READ_SIZE)
         if data:
             for answers in incarnation.receive(data):
@@ -244,6 +69,14 @@ def _serve_link(incarnation: Incarnation, read_fd: int, write_fd: int, *, port: 
             _write(write_fd, incarnation.here())
         else:
             return
+
+
+def _wait_any(*fds: int) -> set[int]:
+    """Wait until one of these can be read (or has ended); return those that can."""
+    waiting = select.poll()
+    for fd in fds:
+        waiting.register(fd, select.POLLIN)
+    return {fd for fd, _ in waiting.poll()}
 
 
 def _write(fd: int, data: bytes) -> None:
@@ -276,7 +109,7 @@ def _keep_alive(service_class: type[Service], build: str, fds: tuple[int, int], 
         if child == 0:
             status = 1
             try:
-                incarnation = Incarnation(service_class, number, build)
+                incarnation = Incarnation(service_class, number, build, Cutter(*set(fds)))
                 if number == 1:
                     _say(f"ready service={service_class.name} build={build or '-'}")
                 _serve(incarnation, *fds, port=port)
@@ -286,7 +119,7 @@ def _keep_alive(service_class: type[Service], build: str, fds: tuple[int, int], 
                     sys.excepthook(*sys.exc_info())
                 sys.stderr.flush()
                 os._exit(status)
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        status = os.waitstatus_to_exitcode(_await_end(child))
         if status == 0 and not port:
             return 0
         _say(f"service ended with status {status}; starting incarnation {number + 1}")
@@ -295,6 +128,14 @@ def _keep_alive(service_class: type[Service], build: str, fds: tuple[int, int], 
         else:  # one that dies at once must not fill the processor and the console
             time.sleep(pause)
             pause = min(pause * 2, LAST_PAUSE)
+
+
+def _await_end(child: int) -> int:
+    """Wait for an incarnation; also reap what an earlier one left to us, the first process."""
+    while True:
+        pid, status = os.wait()
+        if pid == child:
+            return status
 
 
 def _say(text: str) -> None:

@@ -27,6 +27,7 @@ from zlib import crc32
 __all__ = [
     "FLAG_FIRST",
     "FLAG_LAST",
+    "FLAG_ONCE",
     "FLAG_READ_ONLY",
     "FLAG_VOID",
     "HEADER_SIZE",
@@ -50,7 +51,7 @@ __all__ = [
     "encode_welcome",
 ]
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Version of everything in this module; told in both directions of each handshake."""
 
 MAGIC = b"\xd7TRV"
@@ -67,6 +68,7 @@ FLAG_READ_ONLY = 0x01
 FLAG_FIRST = 0x02
 FLAG_LAST = 0x04
 FLAG_VOID = 0x08  # an ORDER that is to be skipped: it has killed or hung too many replicas
+FLAG_ONCE = 0x10  # a REQUEST of the connection's session: its payload begins with number and done
 
 NO_KEEPER = 0xFF
 """In a MARKER: no replica is asked to keep the state for a snapshot."""
@@ -97,6 +99,7 @@ class Kind:
     REQUEST = 34  # seq = the client's number
     RESPONSE = 35  # seq = the client's number; payload: how it was voted, reply bytes
     FAILURE = 36  # seq = the client's number; payload: error code and text
+    SESSION = 37  # client: go on with this session (16 bytes), or open one (none); voter: its name
 
 
 class WireError(ValueError):
@@ -305,7 +308,7 @@ class Welcome(NamedTuple):
 
     ``incarnation`` counts the starts of the service since the guest's boot; ``fresh`` says that
     this incarnation has applied nothing yet; ``last_seq`` and ``history`` tell the last write it
-    applied.
+    applied; it still has its replies to all writes from ``replies_from`` on (0: to none).
     """
 
     protocol: int
@@ -313,12 +316,13 @@ class Welcome(NamedTuple):
     fresh: bool
     last_seq: int
     history: bytes
+    replies_from: int
     state_format: int
     service: str
     build: str
 
 
-_WELCOME = struct.Struct(">HIBQ8sHBB")
+_WELCOME = struct.Struct(">HIBQ8sQHBB")
 
 
 def encode_welcome(welcome: Welcome) -> bytes:
@@ -334,6 +338,7 @@ def encode_welcome(welcome: Welcome) -> bytes:
             welcome.fresh,
             welcome.last_seq,
             welcome.history,
+            welcome.replies_from,
             welcome.state_format,
             len(service),
             len(build),
@@ -344,19 +349,37 @@ def encode_welcome(welcome: Welcome) -> bytes:
 
 
 def decode_welcome(payload: bytes) -> Welcome:
-    """Take a WELCOME payload apart.  Raises WireError unless it has exactly the form of one."""
+    """Take a WELCOME payload apart.
+
+    Raises WireError unless it has exactly the form of one; where the form is that of another
+    protocol, it says so.
+    """
     if len(payload) < _WELCOME.size:
-        raise WireError("WELCOME payload is shorter than its fixed part")
-    protocol, incarnation, fresh, last_seq, history, state_format, service_size, build_size = (
-        _WELCOME.unpack_from(payload)
-    )
+        raise _wrong_welcome(payload, "is shorter than its fixed part")
+    *fixed, service_size, build_size = _WELCOME.unpack_from(payload)
+    protocol, incarnation, fresh, last_seq, history, replies_from, state_format = fixed
     if len(payload) != _WELCOME.size + service_size + build_size or fresh > 1:
-        raise WireError("WELCOME payload has the wrong size")
+        raise _wrong_welcome(payload, "has the wrong size")
     names = payload[_WELCOME.size :]
     try:
         service, build = names[:service_size].decode(), names[service_size:].decode()
     except UnicodeDecodeError as error:
         raise WireError("WELCOME names are not UTF-8") from error
     return Welcome(
-        protocol, incarnation, fresh == 1, last_seq, history, state_format, service, build
+        protocol,
+        incarnation,
+        fresh == 1,
+        last_seq,
+        history,
+        replies_from,
+        state_format,
+        service,
+        build,
     )
+
+
+def _wrong_welcome(payload: bytes, problem: str) -> WireError:
+    protocol = int.from_bytes(payload[:2])
+    if len(payload) >= 2 and protocol != PROTOCOL:
+        return WireError(f"the agent speaks protocol {protocol}, the voter {PROTOCOL}")
+    return WireError(f"WELCOME payload {problem}")

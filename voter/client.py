@@ -8,31 +8,45 @@
 
 Requests may be made concurrently; they are pipelined on one connection.  Errors are those of
 ``voter.errors``.
+
+A request that gets no reply (the voter died, restarts, refused it, or cannot tell the outcome) is
+sent again until its timeout is over.  A write has a number in a session, so that it is executed
+once however often it is sent; the session is opened with the first write.
 """
 
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Any, NamedTuple, Self, cast
-
-import msgspec
+from typing import NamedTuple, Self, cast
 
 from guests import wire
 from guests.message import MessageError, Reply, encode_request
-from guests.wire import FLAG_READ_ONLY, Decoder, Frame, Kind, encode
-from voter.address import split_host_port
-from voter.errors import ConnectionFailed, RequestError, TooLarge, failure_error
-from voter.frontend.verdict import Opened, Vote, decode_failure, decode_response
+from guests.wire import FLAG_ONCE, FLAG_READ_ONLY, Kind, encode
+from voter.address import Address, Connector, connect, parse_address
+from voter.dialogue import SILENCE, Dialogue
+from voter.errors import (
+    ConnectionFailed,
+    NotExecuted,
+    OutcomeUnknown,
+    RequestError,
+    SessionExpired,
+    TimedOut,
+    TooLarge,
+)
+from voter.frontend.verdict import (
+    READ_ONLY_METHODS,
+    Opened,
+    Vote,
+    encode_numbers,
+)
 
 __all__ = ["READ_ONLY_METHODS", "Answer", "Client"]
 
-READ_ONLY_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-"""Methods that are safe in HTTP's sense: ordered and voted like all others, but not kept for
-recovery.
-"""
+PAUSE = 0.01
+LONGEST_PAUSE = 0.25
+"""Seconds before a request is sent again: the first time, and at most (it doubles)."""
 
 
 class Answer(NamedTuple):
@@ -44,108 +58,115 @@ class Answer(NamedTuple):
     vote: Vote
 
 
-class _Protocol(asyncio.Protocol):
-    """The client's end of a native connection."""
+class _Session:
+    """Numbers of one session: ``done`` is the last one up to which no reply is waited for."""
 
-    def __init__(self) -> None:
-        self.transport: asyncio.Transport | None = None
-        self.decoder = Decoder()
-        self.waiting: dict[int, asyncio.Future[tuple[Vote, bytes]]] = {}
-        self.opened: asyncio.Future[Opened] = asyncio.get_running_loop().create_future()
-        self.out: list[bytes] = []
+    def __init__(self, name: bytes) -> None:
+        self.name = name
+        self.done = 0
+        self._last = 0
+        self._open: set[int] = set()
+        self._room = asyncio.Event()
+
+    async def take(self, window: int) -> int:
+        """Return the next number, as soon as it is inside the window."""
+        while self._last >= self.done + window:
+            self._room.clear()
+            await self._room.wait()
+        self._last += 1
+        self._open.add(self._last)
+        return self._last
+
+    def give_back(self, number: int) -> None:
+        """No reply to this number is waited for any more."""
+        self._open.discard(number)
+        while self.done < self._last and self.done + 1 not in self._open:
+            self.done += 1
+            self._room.set()
+
+
+class _Attempts:
+    """One request on its way: its number in a session once it has one, and how often it was sent
+    with it.
+
+    ``doubtful``: it may have been executed, although there is no reply.
+    """
+
+    def __init__(self, request: bytes, *, read_only: bool) -> None:
+        self.request = request
+        self.read_only = read_only
+        self.session: _Session | None = None
+        self.number = 0
+        self.sent = 0
+        self.doubtful = False
         self.problem: RequestError | None = None
-        self.room = asyncio.Event()
-        self.room.set()
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
+    def renounce(self) -> None:
+        """Give the number back."""
+        if self.session is not None:
+            self.session.give_back(self.number)
+            self.session = None
+            self.sent = 0
 
-    def data_received(self, data: bytes) -> None:
-        for frame in self.decoder.feed(data):
-            self._take(frame)
-        if self.decoder.skipped:
-            self.fail(ConnectionFailed("what answers is not a Trivisor voter"))
-
-    def _take(self, frame: Frame) -> None:
-        if frame.kind == Kind.RESPONSE:
-            future = self.waiting.pop(frame.seq, None)
-            if future is not None and not future.done():
-                future.set_result(decode_response(frame.payload))
-        elif frame.kind == Kind.FAILURE:
-            error = failure_error(*decode_failure(frame.payload))
-            future = self.waiting.pop(frame.seq, None)
-            if future is None:
-                self.fail(error)
-            elif not future.done():
-                future.set_exception(error)
-        elif frame.kind == Kind.OPENED and not self.opened.done():
-            self.opened.set_result(msgspec.json.decode(frame.payload, type=Opened))
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.transport = None
-        self.fail(ConnectionFailed(f"connection to the voter lost{f': {exc}' if exc else ''}"))
-
-    def pause_writing(self) -> None:
-        self.room.clear()
-
-    def resume_writing(self) -> None:
-        self.room.set()
-
-    def fail(self, error: RequestError) -> None:
-        """End everything that waits with ``error``."""
-        self.problem = self.problem or error
-        self.room.set()
-        futures: list[asyncio.Future[Any]] = [*self.waiting.values(), self.opened]
-        for future in futures:
-            if not future.done():
-                future.set_exception(self.problem)
-                future.exception()  # whoever waits for it gets it too; nobody need
-        self.waiting.clear()
-        if self.transport is not None:
-            self.transport.abort()
-
-    def send(self, frame: bytes) -> None:
-        """Write with the others of this turn of the loop."""
-        if not self.out:
-            asyncio.get_running_loop().call_soon(self._flush)
-        self.out.append(frame)
-
-    def _flush(self) -> None:
-        if self.transport is not None:
-            self.transport.write(b"".join(self.out))
-        self.out.clear()
+    def give_up(self) -> RequestError:
+        """Return the error that says best what is known when the time is over."""
+        if self.problem is None or (self.doubtful and not isinstance(self.problem, OutcomeUnknown)):
+            words = "; it may have been executed" if self.doubtful else ""
+            last = f" (the last attempt: {self.problem})" if self.problem else ""
+            return TimedOut(f"no reply in time{words}{last}")
+        return self.problem
 
 
 class Client:
     """A native client of a voter.  Make one with ``connect``."""
 
-    def __init__(self, protocol: _Protocol, opened: Opened) -> None:
-        self._protocol = protocol
-        self._number = 0
-        self.server = opened
+    def __init__(self, address: Address, connector: Connector, *, retry: bool) -> None:
+        self._address = address
+        self._connector = connector
+        self._retry = retry
+        self._closed = False
+        self._session: _Session | None = None
+        self._opening = asyncio.Lock()  # of a connection, or a session
+        self._protocol: Dialogue
+        self.server: Opened
         """What the voter said of itself: vote policy, replica names, limits."""
 
     @classmethod
-    async def connect(cls, address: str, *, timeout: float = 5.0) -> Client:
-        """Connect to ``unix:PATH`` or ``tcp:HOST:PORT``.  Raises ConnectionFailed, ValueError."""
-        loop = asyncio.get_running_loop()
-        kind, _, rest = address.partition(":")
+    async def connect(
+        cls,
+        address: str,
+        *,
+        timeout: float = 5.0,
+        retry: bool = True,
+        connector: Connector = connect,
+    ) -> Client:
+        """Connect to ``unix:PATH`` or ``tcp:HOST:PORT``.  Raises ConnectionFailed, ValueError.
+
+        Without ``retry`` each request is sent once, outside any session, and its failure told.
+        ``timeout`` in seconds.
+        """
+        if not address.startswith(("unix:", "tcp:")):
+            raise ValueError(f"address {address!r}: write unix:PATH or tcp:HOST:PORT")
+        client = cls(parse_address(address), connector, retry=retry)
+        await client._dial(timeout)
+        return client
+
+    async def _dial(self, timeout: float) -> None:
+        """Make a new connection.  Raises ConnectionFailed."""
+        protocol, text = Dialogue(), self._address.text
         try:
             async with asyncio.timeout(timeout):
-                protocol: _Protocol
-                if kind == "unix":
-                    _, protocol = await loop.create_unix_connection(_Protocol, rest)
-                elif kind == "tcp":
-                    host, port = split_host_port(rest)
-                    transport, protocol = await loop.create_connection(_Protocol, host, port)
-                    sock = transport.get_extra_info("socket")
-                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                else:
-                    raise ValueError(f"address {address!r}: write unix:PATH or tcp:HOST:PORT")
+                await self._connector(self._address, lambda: protocol)
                 protocol.send(encode(Kind.OPEN, 0, 0, wire.PROTOCOL.to_bytes(2)))
-                return cls(protocol, await protocol.opened)
-        except (OSError, TimeoutError) as error:
-            raise ConnectionFailed(f"no voter at {address}: {str(error) or 'timed out'}") from error
+                self.server = await protocol.opened
+        except BaseException as error:
+            protocol.fail(ConnectionFailed("never opened"))
+            if not isinstance(error, OSError):  # TimeoutError is one
+                raise
+            raise ConnectionFailed(f"no voter at {text}: {str(error) or 'timed out'}") from error
+        self._protocol = protocol
+        if self._closed:
+            await self.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -160,25 +181,112 @@ class Client:
 
     async def close(self) -> None:
         """Close the connection."""
+        self._closed = True
         self._protocol.fail(ConnectionFailed("the client was closed"))
 
     def start(
         self, request: bytes, *, read_only: bool = False
     ) -> asyncio.Future[tuple[Vote, bytes]]:
-        """Send canonical request bytes; the future gives the vote and the reply's bytes.
+        """Send canonical request bytes once; the future gives the vote and the reply's bytes.
 
-        The cheapest way in; many may be under way.  Raises ConnectionFailed, TooLarge at once.
+        The cheapest way in, never tried again; many may be under way.  Raises ConnectionFailed,
+        TooLarge at once.
         """
-        protocol = self._protocol
-        if protocol.problem is not None:
-            raise protocol.problem
+        self._check_size(request)
+        return self._protocol.ask(Kind.REQUEST, request, FLAG_READ_ONLY if read_only else 0)
+
+    def _check_size(self, request: bytes) -> None:
         if len(request) > self.server.max_request:
             raise TooLarge(f"{len(request)} bytes, the limit is {self.server.max_request}")
-        self._number += 1
-        future = protocol.waiting[self._number] = asyncio.get_running_loop().create_future()
-        flags = FLAG_READ_ONLY if read_only else 0
-        protocol.send(encode(Kind.REQUEST, 0, self._number, request, flags))
-        return future
+
+    async def ask(
+        self, request: bytes, *, read_only: bool = False, timeout: float | None = 30.0
+    ) -> tuple[Vote, bytes]:
+        """Send canonical request bytes until there is a reply; return the vote and the reply.
+
+        Raises the errors of ``voter.errors``; in doubt whether it was executed, OutcomeUnknown,
+        TimedOut or SessionExpired.
+        """
+        self._check_size(request)
+        if not self._retry:
+            async with asyncio.timeout(timeout):
+                await self._protocol.room.wait()
+                return await self.start(request, read_only=read_only)
+        attempts = _Attempts(request, read_only=read_only)
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._persist(attempts)
+        except TimeoutError as error:
+            raise attempts.give_up() from error
+        finally:
+            attempts.renounce()
+
+    async def _persist(self, attempts: _Attempts) -> tuple[Vote, bytes]:
+        """Send a request again and again."""
+        pause = PAUSE
+        while True:
+            try:
+                return await self._try(attempts)
+            except (ConnectionFailed, NotExecuted, OutcomeUnknown, TimedOut) as error:
+                attempts.problem = error
+                if self._closed:
+                    raise
+            except SessionExpired:
+                if self._session is attempts.session:
+                    self._session = None
+                if attempts.sent > 1:
+                    raise
+                attempts.renounce()  # refused the first time it came there: not executed
+                attempts.doubtful = False
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    async def _try(self, attempts: _Attempts) -> tuple[Vote, bytes]:
+        """Send a request once; a write in the session that it belongs to from its first time on."""
+        protocol = self._protocol
+        if protocol.problem is not None:
+            protocol = await self._connected()
+        await protocol.room.wait()
+        if attempts.read_only:
+            reply = protocol.ask(Kind.REQUEST, attempts.request, FLAG_READ_ONLY)
+            return cast(tuple[Vote, bytes], await protocol.answer(reply))
+        session = attempts.session
+        if session is None:
+            session = self._session or await self._open_session(protocol)
+            attempts.number = await session.take(self.server.session_window)
+            attempts.session = session
+        if protocol.session != session.name:
+            protocol.session = session.name
+            protocol.send(encode(Kind.SESSION, 0, 0, session.name))
+        numbers = encode_numbers(session.done, attempts.number)
+        future = protocol.ask(Kind.REQUEST, numbers + attempts.request, FLAG_ONCE)
+        doubtful, attempts.doubtful = attempts.doubtful, True
+        attempts.sent += 1
+        try:
+            return cast(tuple[Vote, bytes], await protocol.answer(future))
+        except NotExecuted:
+            attempts.doubtful = doubtful
+            raise
+
+    async def _connected(self) -> Dialogue:
+        """Return a connection that works, a new one if need be; tries until cancelled."""
+        pause = PAUSE
+        async with self._opening:
+            while self._protocol.problem is not None and not self._closed:
+                try:
+                    await self._dial(SILENCE)
+                except ConnectionFailed:
+                    await asyncio.sleep(pause)
+                    pause = min(2 * pause, LONGEST_PAUSE)
+            return self._protocol
+
+    async def _open_session(self, protocol: Dialogue) -> _Session:
+        """Return the session, a new one if there is none."""
+        async with self._opening:
+            if self._session is None:
+                opened = await protocol.answer(protocol.ask(Kind.SESSION, b""))
+                self._session = _Session(opened.payload)
+            return self._session
 
     async def request(
         self,
@@ -191,14 +299,14 @@ class Client:
     ) -> Answer:
         """Make one HTTP-style request through the vote.
 
-        ``timeout`` in seconds, after which TimeoutError is raised.  Raises the errors of
+        ``timeout`` in seconds; over it, the last error is raised, or TimedOut if the request may
+        have been executed (without ``retry``: TimeoutError).  Raises the errors of
         ``voter.errors``.
         """
         method = method.upper()
         data = encode_request(method, target, headers, body)
-        await self._protocol.room.wait()
-        async with asyncio.timeout(timeout):
-            vote, raw = await self.start(data, read_only=method in READ_ONLY_METHODS)
+        read_only = method in READ_ONLY_METHODS
+        vote, raw = await self.ask(data, read_only=read_only, timeout=timeout)
         try:
             reply = Reply.decode(raw)
         except MessageError as error:

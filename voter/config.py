@@ -60,6 +60,18 @@ class Timing(_Section, frozen=True, kw_only=True):
     idle: float = 3600.0  # an HTTP connection without a request is closed
 
 
+class JournalConfig(_Section, frozen=True, kw_only=True):
+    """Where the journal is kept.  ``directory`` is relative to the configuration's own."""
+
+    directory: str
+    node: str = "node"  # whose journal it is: that of another node is refused
+    segment: int = 32 << 20  # bytes that are set aside at a time
+
+    def __post_init__(self) -> None:
+        if not 8 << 20 <= self.segment <= 1 << 30:
+            raise ValueError("segment must be 8388608 to 1073741824 bytes")
+
+
 class Config(_Section, frozen=True, kw_only=True):
     """The whole file."""
 
@@ -69,6 +81,8 @@ class Config(_Section, frozen=True, kw_only=True):
     listen: Listen = Listen()
     limits: Limits = Limits()
     timing: Timing = Timing()
+    journal: JournalConfig | None = None
+    durability: Literal["fsync", "os", "none"] | None = None  # None: fsync if there is a journal
     max_body: int = 1 << 20  # largest body of a request, bytes
     max_in_flight: int = 1024  # requests under way on one native connection
 
@@ -82,8 +96,15 @@ class Config(_Section, frozen=True, kw_only=True):
         names = [replica.name for replica in self.replica]
         if len(set(names)) != len(names):
             raise ValueError("two replicas have the same name")
+        if self.journal is None and self.durable != "none":
+            raise ValueError(f"durability {self.durable!r} needs a [journal] with its directory")
         if not 0 < self.max_body <= 1 << 20:
             raise ValueError("max_body must be 1 to 1048576 bytes")
+
+    @property
+    def durable(self) -> Literal["fsync", "os", "none"]:
+        """The durability that holds: fsync, os or none."""
+        return self.durability or ("fsync" if self.journal is not None else "none")
 
     @property
     def policy(self) -> Policy:

@@ -17,25 +17,48 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from voter import config as configuration
 from voter import log
-from voter.address import connect
+from voter.address import Connector, connect
 from voter.config import Config
 from voter.control import ControlServer
-from voter.errors import VoterError
+from voter.core.durable import Past
+from voter.errors import JournalError, VoterError
 from voter.frontend.http import HttpServer
 from voter.frontend.native import NativeServer
+from voter.journal import Directory, Files, Journal, open_journal
 from voter.runner import Clock, Runner
 from voter.sockets import listening
 
-__all__ = ["main", "serve"]
+__all__ = ["Outside", "main", "serve"]
 
 STOP_PATIENCE = 2.0
 """Seconds that requests under way get when the voter is told to stop."""
+
+
+class Outside(NamedTuple):
+    """What the voter needs of the world; a simulation hands in another one.
+
+    ``files`` is the journal's directory; None without durability.
+    """
+
+    clock: Clock
+    connector: Connector
+    random64: Callable[[], int]
+    files: Files | None
+
+    @classmethod
+    def real(cls, config: Config, base: Path) -> Outside:
+        """The host's; the journal's directory is relative to ``base``.  Raises JournalError."""
+        files = None
+        if config.journal is not None and config.durable != "none":
+            files = Directory(base / config.journal.directory)
+        clock = Clock(time.monotonic, time.time_ns)
+        return cls(clock, connect, lambda: secrets.randbits(64), files)
 
 
 class Server(Protocol):
@@ -55,14 +78,46 @@ def _raise_descriptor_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-async def serve(config: Config, sockets: dict[str, socket.socket], stop: asyncio.Event) -> None:
-    """Run a voter on these listening sockets until ``stop`` is set."""
-    runner = Runner(
-        config,
-        clock=Clock(time.monotonic, time.time_ns),
-        connector=connect,
-        random64=lambda: secrets.randbits(64),
+async def _prepare(config: Config, outside: Outside) -> tuple[Runner, Journal | None]:
+    """Make the runner; if there is a journal, it goes on from what that holds."""
+    durability = config.durable
+    if outside.files is None or config.journal is None or durability == "none":
+        return Runner(config, *outside[:3]), None
+    runner: Runner
+
+    def synced(position: int) -> None:
+        runner.synced(position)
+
+    def filled(full: bool, reason: str) -> None:
+        runner.filled(full, reason)
+
+    journal, found = await open_journal(
+        outside.files,
+        node=config.journal.node,
+        vote=config.vote,
+        durability=durability,
+        segment_size=config.journal.segment,
+        random64=outside.random64,
+        on_synced=synced,
+        on_full=filled,
     )
+    runner = Runner(config, *outside[:3], secret=found.secret)
+    service = None
+    if found.service is not None and found.state_format is not None:
+        service = (found.service, found.state_format)
+    past = Past(base=found.base, state=found.state, entries=found.entries)
+    runner.begin(journal, past, service)
+    return runner, journal
+
+
+async def serve(
+    config: Config, sockets: dict[str, socket.socket], stop: asyncio.Event, outside: Outside
+) -> None:
+    """Run a voter on these listening sockets until ``stop`` is set.
+
+    Raises JournalError if the journal cannot be used, at the start or at any time later.
+    """
+    runner, journal = await _prepare(config, outside)
     native = NativeServer(runner)
     http, control = HttpServer(runner), ControlServer(runner)
     roles: dict[str, Server] = {
@@ -70,6 +125,8 @@ async def serve(config: Config, sockets: dict[str, socket.socket], stop: asyncio
     }  # fmt: skip
     running = asyncio.create_task(runner.run(), name="runner")
     running.add_done_callback(lambda _: stop.set())
+    running.add_done_callback(lambda _: runner.placed.set())
+    await runner.placed.wait()  # who connects earlier waits in the sockets' queues
     for name, sock in sockets.items():
         await roles[name].serve(sock)
         address = sock.getsockname()
@@ -86,21 +143,27 @@ async def serve(config: Config, sockets: dict[str, socket.socket], stop: asyncio
         for server in (http, native, control):
             await server.stop()
         running.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await running
+        try:
+            with contextlib.suppress(asyncio.CancelledError):
+                await running
+        except* JournalError as group:
+            raise group.exceptions[0] from None
+        finally:
+            if journal is not None:
+                await journal.close()
     log.note("stopped")
 
 
-async def _run(config: Config, sockets: dict[str, socket.socket]) -> None:
+async def _run(config: Config, sockets: dict[str, socket.socket], outside: Outside) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    await serve(config, sockets, stop)
+    await serve(config, sockets, stop, outside)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the voter; return the exit status (0 stopped, 2 cannot start)."""
+    """Run the voter; return the exit status (0 stopped, 2 cannot start, 3 the journal)."""
     parser = argparse.ArgumentParser(prog="voter", description="Trivisor's voter, by itself")
     parser.add_argument("--config", type=Path, required=True, help="the TOML configuration")
     parser.add_argument("--check", action="store_true", help="check the configuration and end")
@@ -114,7 +177,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sockets = listening(config.listen, os.environ)
         if not sockets.keys() - {"control"}:
             raise VoterError("nothing to serve: give http, native or native_unix under [listen]")
-        asyncio.run(_run(config, sockets))
+        asyncio.run(_run(config, sockets, Outside.real(config, options.config.parent)))
+    except JournalError as error:
+        sys.stderr.write(f"voter: {error}\n")
+        return 3
     except VoterError as error:
         sys.stderr.write(f"voter: {error}\n")
         return 2

@@ -3,11 +3,14 @@
 VoterError
 ├── ConfigError        a configuration that cannot be used; names the key and its line
 ├── AddressError       a link or listening address that cannot be
+├── JournalError       the journal cannot be opened, believed or written; names file and remedy
 └── RequestError       a request got no reply (voter.client raises these)
     ├── NotExecuted        refused before it was ordered: safe to retry
     │   └── Overload       ... because too much waits already
     ├── OutcomeUnknown     ordered, and no majority can be had now: it may have been executed
     ├── TimedOut           ordered, and not settled in time: it may have been executed
+    ├── SessionExpired     sent again too late to tell whether it was executed
+    ├── KeyReused          its number or key stands for another request: not executed
     ├── TooLarge           over the largest payload: never sent
     └── ConnectionFailed   no voter there, or the connection broke: it may have been executed
 """
@@ -20,10 +23,13 @@ __all__ = [
     "AddressError",
     "ConfigError",
     "ConnectionFailed",
+    "KeyReused",
+    "JournalError",
     "NotExecuted",
     "OutcomeUnknown",
     "Overload",
     "RequestError",
+    "SessionExpired",
     "TimedOut",
     "TooLarge",
     "VoterError",
@@ -41,6 +47,10 @@ class ConfigError(VoterError):
 
 class AddressError(VoterError):
     """An address that cannot be used."""
+
+
+class JournalError(VoterError):
+    """The journal cannot be opened, believed or written.  Fatal: the voter ends."""
 
 
 class RequestError(VoterError):
@@ -73,6 +83,18 @@ class TimedOut(RequestError):
     code = Failure.TIMEOUT
 
 
+class SessionExpired(RequestError):
+    """The voter no longer knows the session; a request sent before may have been executed."""
+
+    code = Failure.SESSION_EXPIRED
+
+
+class KeyReused(RequestError):
+    """The request's number or key was used for another request; this one was not executed."""
+
+    code = Failure.KEY_REUSED
+
+
 class TooLarge(RequestError):
     """Over the largest payload."""
 
@@ -86,7 +108,16 @@ class ConnectionFailed(RequestError):
 
 
 _BY_CODE: dict[str, type[RequestError]] = {
-    error.code: error for error in (NotExecuted, Overload, OutcomeUnknown, TimedOut, TooLarge)
+    error.code: error
+    for error in (
+        NotExecuted,
+        Overload,
+        OutcomeUnknown,
+        TimedOut,
+        SessionExpired,
+        KeyReused,
+        TooLarge,
+    )
 }
 
 

@@ -19,6 +19,8 @@ from guests import wire
 from guests.wire import Decoder, Kind, encode
 from voter.address import Address, Connector
 from voter.core import events as ev
+from voter.core.limits import Limits
+from voter.transfer import Arriving, Pace
 
 __all__ = ["FIRST_RETRY", "LAST_RETRY", "Link"]
 
@@ -55,7 +57,7 @@ class Link(asyncio.Protocol):
         check: Callable[[int, wire.Welcome], str | None],
         random64: Callable[[], int],
         flush_soon: Callable[[Link], None],
-        state_limit: int,
+        limits: Limits,
     ) -> None:
         self.index = index
         self.address = address
@@ -70,7 +72,7 @@ class Link(asyncio.Protocol):
         self._check = check
         self._random64 = random64
         self._flush_soon = flush_soon
-        self._state_limit = state_limit
+        self._limits = limits
         self._transport: asyncio.Transport | None = None
         self._decoder = Decoder()
         self._out: list[bytes] = []
@@ -82,9 +84,7 @@ class Link(asyncio.Protocol):
         self._stale = 0
         self._foreign = 0
         self._hellos = 0
-        self._pieces: list[bytes] = []
-        self._fetched = 0
-        self._fetching: int | None = None
+        self._arriving: Arriving | None = None
         self._sending: asyncio.Task[None] | None = None
 
     # ---------------------------------------------------------- connecting
@@ -179,10 +179,15 @@ class Link(asyncio.Protocol):
             self._deliver(ev.Lost(self.index, epoch, reason))
 
     def _end_transfers(self) -> None:
-        self._pieces, self._fetched, self._fetching = [], 0, None
+        self._end_fetch()
         if self._sending is not None:
             self._sending.cancel()
             self._sending = None
+
+    def _end_fetch(self) -> None:
+        if self._arriving is not None and self._arriving.timer is not None:
+            self._arriving.timer.cancel()
+        self._arriving = None
 
     # ------------------------------------------------------------- sending
 
@@ -214,11 +219,22 @@ class Link(asyncio.Protocol):
 
     def fetch(self, seq: int) -> None:
         """Ask for the state kept at marker ``seq``; it comes back as one Fetched event."""
-        self._pieces, self._fetched, self._fetching = [], 0, seq
-        self.send(encode(Kind.FETCH, self.epoch, seq, bytes(8)))
+        self._end_fetch()
+        self._arriving = Arriving(seq, self._limits.transfer_rate)
+        self._ask()
+
+    def _ask(self) -> None:
+        """Ask for the next piece of the state that is on its way."""
+        arriving = self._arriving
+        if arriving is not None:
+            arriving.asked = True
+            offset = len(arriving.state).to_bytes(8)
+            self.send(encode(Kind.FETCH, self.epoch, arriving.seq, offset))
 
     def restore(self, effect: ev.Restore) -> None:
-        """Send a checkpoint, in pieces, no faster than the replica takes them."""
+        """Send a checkpoint, in pieces, no faster than the replica takes them and than the rate
+        for transfers.
+        """
         self._end_transfers()
         self._sending = asyncio.ensure_future(self._send_state(effect))
 
@@ -226,12 +242,14 @@ class Link(asyncio.Protocol):
         state, epoch = effect.state, self.epoch
         point = wire.Checkpoint(effect.history, len(state), effect.digest.ljust(32, b"\0"))
         self.send(encode(Kind.RESTORE, epoch, effect.seq, wire.encode_checkpoint(point)))
+        pace = Pace(self._limits.transfer_rate)
         for at in range(0, len(state), STATE_PIECE):
             await self._writable.wait()
-            await asyncio.sleep(0)  # let the others' votes through between two pieces
-            piece = state[at : at + STATE_PIECE]
+            piece = bytes(state[at : at + STATE_PIECE])
             flags = wire.FLAG_LAST if at + len(piece) == len(state) else 0
             self.send(encode(Kind.STATE, epoch, effect.seq, piece, flags))
+            # Also where there is no need to wait: the others' votes come through in between.
+            await asyncio.sleep(pace.pause(len(piece)))
 
     def pause_writing(self) -> None:
         """asyncio: the agent does not read as fast as we write."""
@@ -279,32 +297,46 @@ class Link(asyncio.Protocol):
             self._deliver(ev.Restored(index, epoch, frame.seq, frame.payload))
         elif kind == Kind.REFUSED:
             reason = frame.payload[:200].decode("utf-8", "replace")
-            if frame.seq == self._fetching:
-                self._pieces, self._fetching = [], None
+            if self._arriving is not None and frame.seq == self._arriving.seq:
+                self._end_fetch()
                 self._deliver(ev.FetchFailed(index, epoch, frame.seq, reason))
             else:
                 self._deliver(ev.RefusedOrder(index, epoch, frame.seq, reason))
-        elif kind == Kind.STATE and frame.seq == self._fetching:
-            self._take_piece(frame)
+        elif (
+            kind == Kind.STATE
+            and (arriving := self._arriving) is not None
+            and arriving.asked
+            and arriving.seq == frame.seq
+        ):
+            self._take_piece(frame, arriving)
         elif kind == Kind.WELCOME:
             self._welcome(frame)
         else:
             self._accuse(f"sends a frame of kind {kind} that nobody asked for")
 
-    def _take_piece(self, frame: wire.Frame) -> None:
-        self._pieces.append(frame.payload)
-        self._fetched += len(frame.payload)
-        last = bool(frame.flags & wire.FLAG_LAST)
-        if self._fetched > self._state_limit or not (last or frame.payload):
-            self._pieces, self._fetching = [], None
-            why = f"the state is over the limit of {self._state_limit} bytes, or has no end"
+    def _take_piece(self, frame: wire.Frame, arriving: Arriving) -> None:
+        arriving.asked = False
+        arriving.state += frame.payload
+        arriving.hashed.update(frame.payload)
+        last, size = bool(frame.flags & wire.FLAG_LAST), len(arriving.state)
+        limit = self._limits.state_bytes
+        if size > limit or not (last or frame.payload):
+            self._end_fetch()
+            why = f"the state is over the limit of {limit} bytes, or has no end"
             self._deliver(ev.FetchFailed(self.index, frame.epoch, frame.seq, why))
         elif last:
-            state, self._pieces, self._fetching = b"".join(self._pieces), [], None
-            self._deliver(ev.Fetched(self.index, frame.epoch, frame.seq, state))
+            self._end_fetch()
+            digest = arriving.hashed.digest()
+            self._deliver(
+                ev.Fetched(self.index, frame.epoch, frame.seq, arriving.state, digest)
+            )
         else:
-            self._deliver(ev.Piece(self.index, frame.epoch, frame.seq, self._fetched))
-            self.send(encode(Kind.FETCH, self.epoch, frame.seq, self._fetched.to_bytes(8)))
+            self._deliver(ev.Piece(self.index, frame.epoch, frame.seq, size))
+            pause = arriving.pace.pause(len(frame.payload))
+            if not pause:
+                self._ask()
+            elif self._arriving is arriving:
+                arriving.timer = asyncio.get_running_loop().call_later(pause, self._ask)
 
     def _welcome(self, frame: wire.Frame) -> None:
         self._hellos -= 1
@@ -332,6 +364,7 @@ class Link(asyncio.Protocol):
                 welcome.fresh,
                 welcome.last_seq,
                 welcome.history,
+                welcome.replies_from,
             )
         )
 

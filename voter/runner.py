@@ -23,8 +23,11 @@ from voter.address import Connector, parse_address
 from voter.config import Config
 from voter.core import Engine, Policy
 from voter.core import events as ev
-from voter.core.events import Effect, Event, Fail, Failure, Release
+from voter.core.durable import Past
+from voter.core.entries import Base, Entry
+from voter.core.events import Effect, Event, Fail, Failure, Release, SessionOpened
 from voter.core.replica import State
+from voter.errors import JournalError
 from voter.link import Link
 from voter.log import complain, note
 
@@ -41,6 +44,7 @@ TICK = 0.0005
 """Seconds by which the engine's time may lag behind the clock."""
 
 Verdict = Release | Fail
+Opening = SessionOpened | Fail
 
 
 class Clock(NamedTuple):
@@ -50,6 +54,28 @@ class Clock(NamedTuple):
 
     steady: Callable[[], float]
     wall_ns: Callable[[], int]
+
+
+class Keeper(Protocol):
+    """The journal, as the runner needs it."""
+
+    def append(self, entry: Entry) -> None:
+        """Take an entry; it is written by the next ``flush``."""
+
+    def flush(self) -> None:
+        """Write what has been appended.  Raises JournalError: nothing may be sent then."""
+
+    def checkpoint(self, base: Base, state: bytes | bytearray) -> None:
+        """Begin to write a checkpoint, and drop what it makes needless once it is there."""
+
+    def learn(self, service: str, state_format: int) -> None:
+        """Note which service's states these are."""
+
+    async def run(self) -> None:
+        """Sync what is written, until cancelled.  Raises JournalError as soon as that cannot be."""
+
+    def status(self) -> dict[str, Any]:
+        """What an operator may ask."""
 
 
 class Flushable(Protocol):
@@ -74,7 +100,7 @@ class Incident(NamedTuple):
 class _Waiting(NamedTuple):
     """A client that waits: whom to call, since when, until when (steady seconds)."""
 
-    call: Callable[[Verdict], None]
+    call: Callable[[Any], None]  # takes a Verdict, or an Opening
     since: float
     until: float
 
@@ -85,19 +111,31 @@ class Runner:
     def __init__(
         self,
         config: Config,
-        *,
         clock: Clock,
         connector: Connector,
         random64: Callable[[], int],
+        *,
+        secret: bytes | None = None,
     ) -> None:
+        """``secret`` keys the hash of the history; that of the journal, if there is one."""
         observers = frozenset(r.name for r in config.replica if r.role == "observer")
         self.config = config
         self.policy: Policy = config.policy
         self.names: Sequence[str] = [replica.name for replica in config.replica]
         self._clock = clock
-        secret = b"".join(random64().to_bytes(8) for _ in range(4))
+        self._journal: Keeper | None = None
+        self._journal_service: tuple[str, int] | None = None
+        self.placed = asyncio.Event()
+        """Set once there are places to give: what reserves them is on the disk."""
+        if secret is None:
+            self.placed.set()
         self.engine = Engine(
-            self.policy, self.names, secret=secret, limits=config.limits, observers=observers
+            self.policy,
+            self.names,
+            secret=secret or b"".join(random64().to_bytes(8) for _ in range(4)),
+            limits=config.limits,
+            observers=observers,
+            journaled=secret is not None,
         )
         self.links = [
             Link(
@@ -108,7 +146,7 @@ class Runner:
                 check=self._check_welcome,
                 random64=random64,
                 flush_soon=self.flush_soon,
-                state_limit=config.limits.state_bytes,
+                limits=config.limits,
             )
             for index, replica in enumerate(config.replica)
         ]
@@ -125,15 +163,30 @@ class Runner:
         self._idle = asyncio.Event()
         self._ticket = 0
         self._to_flush: list[Flushable] = []
+        self._flushes = False  # at the end of this turn of the loop
         self._ticked = float("-inf")
         self._incident_id = 0
         self._tick()
 
     # ------------------------------------------------------------- running
 
+    def begin(self, journal: Keeper, past: Past, service: tuple[str, int] | None) -> None:
+        """Go on from what the journal holds, and write to it from now on.  Before ``run``.
+
+        ``service`` and its state format are those whose states the journal holds, if known.
+        """
+        self._journal, self._journal_service = journal, service
+        for effect in self.engine.begin(past):
+            self._carry_out[type(effect)](self, effect)
+
     async def run(self) -> None:
-        """Keep all links connected and the deadlines watched, until cancelled."""
+        """Keep all links connected and the deadlines watched, until cancelled.
+
+        Raises JournalError if the journal cannot be written: nothing more must be sent then.
+        """
         async with asyncio.TaskGroup() as group:
+            if self._journal is not None:
+                group.create_task(self._journal.run(), name="journal")
             for link, name in zip(self.links, self.names, strict=True):
                 group.create_task(link.run(), name=f"link {name}")
             group.create_task(self._watch_time(), name="timer")
@@ -162,9 +215,17 @@ class Runner:
     # ------------------------------------------------------------ requests
 
     def submit(
-        self, request: bytes, caller: bytes, read_only: bool, call: Callable[[Verdict], None]
+        self,
+        request: bytes,
+        caller: bytes,
+        read_only: bool,
+        call: Callable[[Verdict], None],
+        once: ev.Once | None = None,
     ) -> int:
-        """Order a request; ``call`` gets the verdict, once.  Returns the ticket."""
+        """Order a request; ``call`` gets the verdict, once.  Returns the ticket.
+
+        With ``once``, one that was ordered before is not ordered again, but answered the same.
+        """
         now = self._tick()
         ticket = self._ticket = self._ticket + 1
         self.counters["requests"] += 1
@@ -172,8 +233,15 @@ class Runner:
         if len(request) + len(caller) > LARGEST or len(caller) > LARGEST_CALLER:
             self._fail(Fail(ticket, Failure.TOO_LARGE, "the request does not fit into a frame"))
         else:
-            self.receive(ev.Submit(ticket, request, caller, read_only))
+            self.receive(ev.Submit(ticket, request, caller, read_only, once))
         return ticket
+
+    def open_session(self, caller: bytes, call: Callable[[Opening], None]) -> None:
+        """Open a session for a native client; ``call`` gets it, or why there is none, once."""
+        now = self._tick()
+        ticket = self._ticket = self._ticket + 1
+        self._waiting[ticket] = _Waiting(call, now, now + self.config.timing.request)
+        self.receive(ev.OpenSession(ticket, caller))
 
     def cancel(self, ticket: int) -> None:
         """The client has gone; what was ordered stays ordered."""
@@ -199,7 +267,7 @@ class Runner:
             self._idle.set()
         return waiting
 
-    def _finish(self, verdict: Verdict) -> None:
+    def _finish(self, verdict: Verdict | SessionOpened) -> None:
         waiting = self._strike(verdict.ticket)
         if waiting is None:
             return
@@ -238,6 +306,14 @@ class Runner:
             self.counters["masked"] += 1
         self._finish(effect)
 
+    def _session_opened(self, effect: SessionOpened) -> None:
+        self._finish(effect)
+
+    def _append(self, effect: ev.Append) -> None:
+        if self._journal is not None:
+            self._journal.append(effect.entry)
+            self._flush_at_end()
+
     def _fail(self, effect: Fail) -> None:
         self.failures[effect.failure] = self.failures.get(effect.failure, 0) + 1
         self._finish(effect)
@@ -264,7 +340,11 @@ class Runner:
 
     def _checkpointed(self, effect: ev.Checkpointed) -> None:
         self.counters["checkpoints"] += 1
-        note("checkpoint", seq=effect.seq, size=effect.size, digest=effect.digest.hex()[:16])
+        base, state = effect.base, effect.state
+        digest = (base.digest or b"").hex()[:16]
+        note("checkpoint", seq=base.seq, size=len(state), digest=digest)
+        if self._journal is not None:
+            self._journal.checkpoint(base, state)
 
     def _changed(self, effect: ev.Changed) -> None:
         name = self.names[effect.replica]
@@ -299,8 +379,10 @@ class Runner:
         )  # fmt: skip
 
     _carry_out: ClassVar[dict[type[Effect], Callable[[Any, Any], None]]] = {
+        ev.Append: _append,
         ev.Send: _send,
         ev.Release: _release,
+        ev.SessionOpened: _session_opened,
         ev.Fail: _fail,
         ev.Mark: _mark,
         ev.Restore: _restore,
@@ -315,13 +397,34 @@ class Runner:
     # --------------------------------------------------------------- links
 
     def flush_soon(self, sink: Flushable) -> None:
-        """Flush ``sink`` at the end of this turn of the loop."""
-        if not self._to_flush:
-            asyncio.get_running_loop().call_soon(self._flush)
+        """Flush ``sink`` at the end of this turn of the loop, after the journal."""
+        self._flush_at_end()
         self._to_flush.append(sink)
 
+    def synced(self, position: int) -> None:
+        """The journal is durable up to a position."""
+        self.receive(ev.Synced(position))
+        self.placed.set()
+
+    def filled(self, full: bool, reason: str) -> None:
+        """The disk has no room for new requests, or has room again."""
+        note("disk", full=full, reason=reason)
+        self.receive(ev.Full(full, reason))
+
+    def _flush_at_end(self) -> None:
+        if not self._flushes:
+            self._flushes = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
     def _flush(self) -> None:
+        """End a turn of the loop: what was ordered is written before any of it is sent."""
+        self._flushes = False
         sinks, self._to_flush = self._to_flush, []
+        if self._journal is not None:
+            try:
+                self._journal.flush()
+            except JournalError:
+                return  # its ``run`` raises it too, and that ends the voter; this was not sent
         for sink in sinks:
             sink.flush()
 
@@ -333,9 +436,18 @@ class Runner:
         if wanted is not None and welcome.service != wanted:
             return f"it runs service {welcome.service!r}, the configuration says {wanted!r}"
         identity = (welcome.service, welcome.state_format)
+        held = self._journal_service
+        if held is not None and held != identity:
+            return (
+                f"it runs {identity[0]} with state format {identity[1]}, the journal holds "
+                f"states of {held[0]} with {held[1]}"
+            )
         self._identities[index] = identity
         # The most common one counts, not the first to come: that one may be the liar.
         (common, times), *_ = Counter(self._identities.values()).most_common()
+        if held is None and self._journal is not None and times >= self.policy.need:
+            self._journal_service = common
+            self._journal.learn(*common)
         if times > Counter(self._identities.values())[identity]:
             return (
                 f"it runs {identity[0]} with state format {identity[1]}, the others "
@@ -398,6 +510,13 @@ class Runner:
             "active": len(engine.members.active),
             "seq": engine.log.seq,
             "pending": engine.pending,
+            "durability": self.config.durable,
+            "journal": self._journal.status() if self._journal is not None else None,
+            "once": {
+                "sessions": engine.once.sessions,
+                "keys": engine.once.keys,
+                "bytes": engine.once.size,
+            },
             "log": {"writes": len(engine.log), "bytes": engine.log.bytes},
             "checkpoint": {
                 "seq": engine.log.checkpoint.seq,

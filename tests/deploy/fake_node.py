@@ -168,9 +168,9 @@ class FakeNode:
     def guests(self) -> Mapping[str, FakeGuest]:
         return self.machines
 
-    async def up(self, progress: Progress) -> None:
+    async def up(self, progress: Progress, *, take_over: bool) -> None:
         for guest in self.machines.values():
-            if guest.pid is None:
+            if guest.pid is None and not take_over:
                 await guest.start()
             progress(f"{guest.name} is ready")
 

@@ -54,7 +54,7 @@ class Running:
     async def start(self) -> None:
         await self.control.start()
         self.task = asyncio.create_task(self.supervisor.serve())
-        await until(lambda: self.supervisor.phase == "up" or self.done())
+        await until(lambda: "ready" in (self.reports or [{}])[-1] or self.done(), 40.0)
 
     def done(self) -> bool:
         return self.task is not None and self.task.done()
@@ -305,7 +305,7 @@ async def test_without_allow_faults_there_is_no_proxy_and_no_fault(scratch: Path
 
 
 class _Broken(FakeNode):
-    async def up(self, progress: Progress) -> None:
+    async def up(self, progress: Progress, *, take_over: bool) -> None:
         await self.machines["g1"].start()
         raise DeployError("g2 never became ready")
 

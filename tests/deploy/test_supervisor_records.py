@@ -21,7 +21,7 @@ from deploy.launch import prepare_node
 from deploy.logfile import LogFile, read_tail
 from deploy.records import FaultRecord, Layout, Lock, NodeRecord, Running, Settings
 from deploy.supervisor_node import node_spec
-from deploy.supervisor_voter import voter_config
+from deploy.voter_config import voter_config
 from voter.config import parse
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -175,11 +175,11 @@ def test_the_lock_is_held_by_one_and_let_go_when_its_process_ends(scratch: Path)
 
 def test_the_voters_configuration_is_one_that_the_voter_takes(scratch: Path) -> None:
     links = {"g1": 'unix:/a "quoted"\\path', "g2": "unix:/b", "g3": "unix:/c"}
-    config = parse(voter_config(Layout(scratch), Settings(), links))
+    config = parse(voter_config(Layout(scratch), Settings(), "me", links))
     assert {replica.name: replica.link for replica in config.replica} == links
     assert (config.vote, config.service) == ("2/3", "kv")
     own = Settings(service="/somewhere/counter.py")
-    assert parse(voter_config(Layout(scratch), own, links)).service is None
+    assert parse(voter_config(Layout(scratch), own, "me", links)).service is None
 
 
 def test_only_a_node_that_allows_faults_has_its_memory_in_a_file(scratch: Path) -> None:

@@ -18,7 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guests import wire
-from guests.agent import STATE_PIECE, WRITE_SIZE, Incarnation
+from guests.cut import STATE_PIECE, CutError, InlineCut, MakeCut
+from guests.incarnation import WRITE_SIZE, Incarnation
 from guests.message import Reply, Request, encode_request
 from guests.service import Context, Service, state_digest
 from guests.services.kv import KeyValue
@@ -31,8 +32,8 @@ EMPTY = bytes(8)
 class Voter:
     """The other end: says what a voter says, and takes the answers apart."""
 
-    def __init__(self, service: type[Service] = KeyValue) -> None:
-        self.incarnation = Incarnation(service, 3, "build-1")
+    def __init__(self, service: type[Service] = KeyValue, make_cut: MakeCut = InlineCut) -> None:
+        self.incarnation = Incarnation(service, 3, "build-1", make_cut)
         self.decoder = Decoder()
         self.epoch = 0
         self.seq = 0
@@ -97,7 +98,7 @@ def get(key: str) -> bytes:
 
 def test_a_welcome_tells_who_is_there() -> None:
     welcome = Voter().hello()
-    assert welcome == wire.Welcome(wire.PROTOCOL, 3, True, 0, EMPTY, 1, "kv", "build-1")
+    assert welcome == wire.Welcome(wire.PROTOCOL, 3, True, 0, EMPTY, 0, 1, "kv", "build-1")
 
 
 def test_a_later_welcome_tells_what_was_applied() -> None:
@@ -183,12 +184,120 @@ def test_a_request_of_another_history_is_refused(read_only: bool) -> None:
     assert voter.put("b").kind == Kind.REPLY, "nothing has changed"
 
 
-def test_a_request_is_not_applied_twice() -> None:
+# ---------------------------------------------------------- replies once more
+
+
+def increment(voter: Voter) -> bytes:
+    return voter.order_frame(encode_request("POST", "/kv/n?increment", [], b""))
+
+
+def again(frame: bytes, *, epoch: int = 78, flags: int | None = None) -> bytes:
+    """The same ORDER, as a voter sends it that has lost the reply."""
+    (order,) = Decoder().feed(frame)
+    return encode(order.kind, epoch, order.seq, order.payload, order.flags | (flags or 0))
+
+
+def test_a_write_that_comes_again_is_answered_and_not_applied() -> None:
     voter = Voter()
     voter.hello()
-    data = voter.order_frame(encode_request("PUT", "/kv/a", [], b"v"))
-    kinds = [frame.kind for frame in voter.send(data + data)]
-    assert kinds == [Kind.REPLY, Kind.REFUSED]
+    orders = [increment(voter) for _ in range(5)]
+    said = voter.send(b"".join(orders))
+    assert [Reply.decode(frame.payload).body for frame in said] == [b"1", b"2", b"3", b"4", b"5"]
+    assert voter.hello(78).replies_from == 1
+    repeated = voter.send(b"".join(again(order) for order in orders[2:]))
+    assert [(f.kind, f.seq, f.payload) for f in repeated] == [
+        (f.kind, f.seq, f.payload) for f in said[2:]
+    ]
+    (more,) = voter.send(increment(voter))
+    assert Reply.decode(more.payload).body == b"6", "and the state is what it was"
+
+
+def test_reads_are_not_kept() -> None:
+    voter = Voter()
+    voter.hello()
+    voter.put("a")
+    voter.order(get("a"), read_only=True)
+    voter.put("b")
+    assert voter.hello(78).replies_from == 1
+    assert list(voter.incarnation._replies._done) == [1, 3]
+
+
+def test_a_write_that_is_another_one_is_refused() -> None:
+    """Another place, another history, or voided since: what was applied is not that."""
+    voter = Voter()
+    voter.hello()
+    first, second = increment(voter), increment(voter)
+    voter.send(first + second)
+    voter.hello(78)
+    other = wire.encode_order(1, EMPTY, b"another!", b"me", b"x")
+    for frame in (
+        again(first, flags=wire.FLAG_VOID),
+        encode(Kind.ORDER, 78, 1, other),
+        encode(Kind.ORDER, 78, 0, other),
+    ):
+        (refused,) = voter.send(frame)
+        assert refused.kind == Kind.REFUSED
+    assert voter.incarnation._last_seq == 2
+
+
+def test_a_voided_write_that_comes_again_is_still_voided() -> None:
+    voter = Voter()
+    voter.hello()
+    order = wire.encode_order(1, EMPTY, b"skipped!", b"", put_request("a", b"1"))
+    (said,) = voter.send(encode(Kind.ORDER, 77, 1, order, wire.FLAG_VOID))
+    voter.hello(78)
+    (repeated,) = voter.send(encode(Kind.ORDER, 78, 1, order, wire.FLAG_VOID))
+    assert repeated.payload == said.payload
+    (refused,) = voter.send(encode(Kind.ORDER, 78, 1, order))
+    assert refused.kind == Kind.REFUSED
+
+
+def test_a_restored_state_has_no_replies() -> None:
+    state, _ = kv_state(a=b"1")
+    voter = Voter()
+    voter.hello()
+    old = increment(voter)
+    voter.send(old)
+    voter.restore(state)
+    assert voter.hello(78).replies_from == 0
+    (refused,) = voter.send(again(old))
+    assert refused.kind == Kind.REFUSED
+    voter.seq, voter.history = 60, b"restored"
+    voter.put("b")
+    assert voter.hello(79).replies_from == 61
+
+
+@pytest.mark.parametrize("size", [10, 100_000])
+def test_replies_are_kept_within_bounds_the_oldest_go_first(
+    size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Long(Service):
+        name = "long"
+
+        def apply(self, request: Request, context: Context) -> Reply:
+            return Reply(200, bytes(size))
+
+    monkeypatch.setattr("guests.incarnation.REPLIES", 50)
+    monkeypatch.setattr("guests.incarnation.REPLY_BYTES", 1_000_000)
+    voter = Voter(Long)
+    voter.hello()
+    orders = [voter.order_frame(get("x")) for _ in range(200)]
+    voter.send(b"".join(orders))
+    kept = 50 if size == 10 else 9
+    assert voter.hello(78).replies_from == 201 - kept
+    assert len(voter.send(b"".join(again(order) for order in orders[-kept:]))) == kept
+    (refused,) = voter.send(again(orders[-kept - 1]))
+    assert refused.kind == Kind.REFUSED
+
+
+def test_one_link_may_ask_again_for_what_it_has_had() -> None:
+    voter = Voter()
+    voter.hello()
+    order = increment(voter)
+    first, second = voter.send(order + order)
+    assert (first.kind, first.payload) == (second.kind, second.payload)
+    (third,) = voter.send(increment(voter))
+    assert Reply.decode(third.payload).body == b"2"
 
 
 def test_a_voided_request_is_skipped_and_counts_in_the_history() -> None:
@@ -284,12 +393,31 @@ def test_a_kept_state_is_dropped_by_the_next_marker_and_by_a_new_handshake() -> 
     assert voter.fetch(seq).kind == Kind.REFUSED
 
 
-def test_a_fetch_past_the_end_is_the_end() -> None:
+def test_pieces_are_given_in_order_each_once() -> None:
     voter = Voter()
     voter.hello()
+    voter.put("a", bytes(200_000))
     voter.mark(keeper=1)
-    frame = voter.fetch(voter.seq, 10**12)
-    assert (frame.payload, frame.flags) == (b"", wire.FLAG_LAST)
+    seq = voter.seq
+    for offset in (10**12, 1, STATE_PIECE):
+        assert voter.fetch(seq, offset).kind == Kind.REFUSED
+    assert voter.fetch(seq, 0).kind == Kind.STATE
+    assert voter.fetch(seq, 0).kind == Kind.REFUSED
+    assert voter.fetch(seq, STATE_PIECE).kind == Kind.STATE
+
+
+def test_the_empty_state_is_one_piece() -> None:
+    class Stateless(Service):
+        name = "stateless"
+
+        def apply(self, request: Request, context: Context) -> Reply:
+            return Reply(200, b"")
+
+    voter = Voter(Stateless)
+    voter.hello()
+    voter.mark(keeper=1)
+    frame = voter.fetch(voter.seq)
+    assert (frame.kind, frame.payload, frame.flags) == (Kind.STATE, b"", wire.FLAG_LAST)
 
 
 def kv_state(**entries: bytes) -> tuple[bytes, bytes]:
@@ -392,6 +520,130 @@ def test_a_service_that_cannot_tell_its_state_goes_on_and_agrees() -> None:
     assert digests == {b"no digest: RuntimeError"}
 
 
+# ---------------------------------------------------------- cuts that take time
+
+
+class LateCut(InlineCut):
+    """A cut that is ready when the test says so."""
+
+    made: list[LateCut]
+
+    def __init__(self, service: Service, keep: bool) -> None:
+        super().__init__(service, keep)
+        self.ready = self.broken = self.closed = False
+        self.made.append(self)
+
+    def fileno(self) -> int:
+        return 99
+
+    def _wait(self) -> bool:
+        if self.broken:
+            raise CutError("broken")
+        return not self.ready
+
+    def tell(self) -> bytes | None:
+        return None if self._wait() else super().tell()
+
+    def take(self) -> tuple[bytes, bool] | None:
+        return None if self._wait() else super().take()
+
+    def close(self) -> None:
+        self.closed = True
+        super().close()
+
+
+@pytest.fixture
+def late() -> Voter:
+    """A voter whose replica (index 1) makes late cuts, with a state of two pieces."""
+    LateCut.made = []
+    voter = Voter(make_cut=LateCut)
+    voter.hello(index=1)
+    voter.put("a", b"x" * (STATE_PIECE + 1000))
+    return voter
+
+
+def start_cut(voter: Voter) -> LateCut:
+    """Place a marker, with the state kept."""
+    voter.seq += 1
+    assert voter.send(encode(Kind.MARKER, voter.epoch, voter.seq, b"\1")) == []
+    return LateCut.made[-1]
+
+
+def polled(voter: Voter) -> list[Frame]:
+    return voter.decoder.feed(voter.incarnation.poll())
+
+
+def test_replies_overtake_a_digest_and_the_state_is_the_one_at_the_marker(late: Voter) -> None:
+    before = late.incarnation._service.digest()
+    cut, seq = start_cut(late), late.seq
+    assert late.incarnation.waits_for == 99
+    assert late.put("a", b"later").kind == Kind.REPLY
+    assert polled(late) == []
+    cut.ready = True
+    (digest,) = polled(late)
+    assert (digest.kind, digest.seq, digest.payload) == (Kind.DIGEST, seq, before)
+    assert late.incarnation.waits_for == -1, "nothing until the state is fetched"
+    assert polled(late) == []
+    cut.ready = False
+    assert late.send(encode(Kind.FETCH, 77, seq, bytes(8))) == []
+    assert late.incarnation.waits_for == 99
+    assert late.put("b").kind == Kind.REPLY
+    cut.ready = True
+    (piece,) = polled(late)
+    assert (piece.kind, len(piece.payload), piece.flags) == (Kind.STATE, STATE_PIECE, 0)
+    rest = late.fetch(seq, STATE_PIECE)
+    assert rest.flags == wire.FLAG_LAST
+    assert state_digest(iter((piece.payload, rest.payload))) == before
+    assert cut.closed
+    assert late.incarnation.waits_for == -1
+
+
+@pytest.mark.parametrize("when", ["digest", "state"])
+def test_a_cut_that_breaks_is_refused(late: Voter, when: str) -> None:
+    cut, seq = start_cut(late), late.seq
+    if when == "state":
+        cut.ready = True
+        polled(late)
+        cut.ready = False
+        late.send(encode(Kind.FETCH, 77, seq, bytes(8)))
+    cut.broken = True
+    (refused,) = polled(late)
+    assert (refused.kind, refused.seq, refused.payload) == (Kind.REFUSED, seq, b"broken")
+    assert cut.closed
+    assert late.put("b").kind == Kind.REPLY
+
+
+@pytest.mark.parametrize("why", ["marker", "hello", "restore", "hang up", "end"])
+def test_there_is_one_cut_at_a_time(late: Voter, why: str) -> None:
+    cut, seq = start_cut(late), late.seq
+    if why == "marker":
+        assert not start_cut(late).closed
+    elif why == "hello":
+        late.hello(78)
+    elif why == "restore":
+        late.restore(b"")
+    elif why == "hang up":
+        late.incarnation.hang_up()
+    else:
+        late.incarnation.end_cut()
+    assert cut.closed
+    cut.ready = True
+    assert polled(late) == []
+    assert late.fetch(seq).kind == Kind.REFUSED
+
+
+def test_a_state_is_not_fetched_before_its_digest_is_told_nor_twice_at_a_time(late: Voter) -> None:
+    cut, seq = start_cut(late), late.seq
+    assert late.fetch(seq).kind == Kind.REFUSED
+    cut.ready = True
+    polled(late)
+    cut.ready = False
+    assert late.send(encode(Kind.FETCH, 77, seq, bytes(8))) == []
+    assert late.fetch(seq).kind == Kind.REFUSED
+    cut.ready = True
+    assert len(polled(late)) == 1
+
+
 # ------------------------------------------------------------------- fuzz
 
 
@@ -402,7 +654,7 @@ def test_a_payload_of_the_wrong_form_is_refused_and_nothing_raises(kind: int) ->
         voter.hello()
         voter.send(encode(kind, 77, 9, payload))
         voter.hello(78)
-        voter.history = voter.incarnation._history
+        voter.seq, voter.history = 9, voter.incarnation._history
         assert voter.put("a").kind == Kind.REPLY
 
 
@@ -484,7 +736,7 @@ class Process:
         return [int(word) for word in Path(path).read_text().split()]
 
     def order(self, epoch: int, request: bytes, seq: int = 1, prev: bytes = EMPTY) -> None:
-        payload = wire.encode_order(1, prev, b"history%d" % seq, b"", request)
+        payload = wire.encode_order(1, prev, b"histo%03d" % seq, b"", request)
         self.socket.sendall(encode(Kind.ORDER, epoch, seq, payload))
 
     def end(self) -> tuple[int, str]:
@@ -519,6 +771,67 @@ def test_an_agent_serves_until_its_link_ends(agent: Process) -> None:
     status, said = agent.end()
     assert status == 0
     assert said.splitlines() == ["trivisor: ready service=kv build=-"]
+
+
+SLOW = """
+import time
+from guests.service import Reply, Service
+
+class Slow(Service):
+    name = "slow"
+    def apply(self, request, context):
+        return Reply(200, b"%d" % context.seq)
+    def snapshot(self):
+        time.sleep({seconds})
+        for number in range(5):
+            yield b"%d" % number * 60000
+"""
+
+
+def slow_agent(scratch: Path, seconds: float) -> Process:
+    path = scratch / "slow.py"
+    path.write_text(SLOW.format(seconds=seconds))
+    return Process(str(path))
+
+
+def test_the_service_goes_on_while_its_digest_and_state_are_told(tmp_path: Path) -> None:
+    agent = slow_agent(tmp_path, 0.5)
+    agent.hello(5)
+    agent.socket.sendall(encode(Kind.MARKER, 5, 1, b"\0"))
+    prev = EMPTY
+    for seq in range(2, 30):
+        agent.order(5, b"GET / HTTP/1.1\r\n\r\n", seq, prev)
+        prev = b"histo%03d" % seq
+    while len([f for f in agent.frames if f.kind in (Kind.REPLY, Kind.DIGEST)]) < 29:
+        agent.frames += agent.decoder.feed(agent.socket.recv(1 << 16))
+    kinds = [frame.kind for frame in agent.frames]
+    assert kinds[-1] == Kind.DIGEST, "the replies came first"
+    digest = agent.frames[-1].payload
+    agent.frames.clear()
+    state, last = b"", 0
+    while not last:
+        agent.socket.sendall(encode(Kind.FETCH, 5, 1, len(state).to_bytes(8)))
+        frame = agent.frame(Kind.STATE)
+        state, last = state + frame.payload, frame.flags & wire.FLAG_LAST
+    assert state_digest(iter((state,))) == digest
+    agent.end()
+
+
+def test_a_cut_ends_with_its_handshake_and_with_its_service(tmp_path: Path) -> None:
+    agent = slow_agent(tmp_path, 1000)
+    agent.hello(5)
+    agent.socket.sendall(encode(Kind.MARKER, 5, 1, b"\0") + encode(Kind.PING, 5, 0))
+    agent.frame(Kind.PONG)
+    (service,) = agent.children()
+    children = Path(f"/proc/{service}/task/{service}/children")
+    (cut,) = children.read_text().split()
+    agent.hello(6)
+    assert children.read_text().split() == []
+    agent.socket.sendall(encode(Kind.MARKER, 6, 1, b"\0") + encode(Kind.PING, 6, 0))
+    agent.frame(Kind.PONG)
+    (cut,) = children.read_text().split()
+    assert agent.end()[0] == 0
+    wait_for_end([int(cut)])
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])

@@ -251,6 +251,7 @@ def test_checkpoints(history: bytes, size: int, digest: bytes) -> None:
         fresh=st.booleans(),
         last_seq=st.integers(0, 2**64 - 1),
         history=st.binary(min_size=8, max_size=8),
+        replies_from=st.integers(0, 2**64 - 1),
         state_format=st.integers(0, 2**16 - 1),
         service=st.text(max_size=60),
         build=st.text(max_size=60),
@@ -261,9 +262,15 @@ def test_welcomes(welcome: wire.Welcome) -> None:
 
 
 def test_long_names_in_a_welcome_are_cut_where_a_letter_ends() -> None:
-    welcome = wire.Welcome(1, 1, True, 0, bytes(8), 1, "ä" * 300, "x" * 300)
+    welcome = wire.Welcome(1, 1, True, 0, bytes(8), 0, 1, "ä" * 300, "x" * 300)
     got = wire.decode_welcome(wire.encode_welcome(welcome))
     assert (got.service, got.build) == ("ä" * 127, "x" * 255)
+
+
+def test_a_welcome_of_another_protocol_is_called_so() -> None:
+    """Protocol 1 had a shorter one."""
+    with pytest.raises(WireError, match=f"agent speaks protocol 1, the voter {wire.PROTOCOL}"):
+        wire.decode_welcome((1).to_bytes(2) + bytes(26))
 
 
 @given(st.binary(max_size=120))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import cast
 
 from guests import wire
-from guests.agent import Incarnation
+from guests.incarnation import Incarnation
 from guests.services.kv import KeyValue
 from guests.wire import Decoder, Frame, Kind, encode
 

@@ -91,9 +91,9 @@ class Node:
         async with await self.open() as client:
             return await client.ask(method, target, body, *headers)
 
-    async def client(self) -> Client:
-        """A new native connection."""
-        return await Client.connect(f"unix:{self.native_path}")
+    async def client(self, *, retry: bool = False) -> Client:
+        """A new native client; it tells each failure unless it is to ``retry``."""
+        return await Client.connect(f"unix:{self.native_path}", retry=retry)
 
 
 @asynccontextmanager

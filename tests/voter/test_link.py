@@ -14,15 +14,18 @@ from typing import Any
 import pytest
 
 from guests import wire
-from guests.agent import Incarnation
+from guests.incarnation import Incarnation
+from guests.service import state_digest
 from guests.services.kv import KeyValue
 from guests.wire import Decoder, Frame, Kind, encode
 from voter import link as link_module
 from voter.address import Address, connect, parse_address
 from voter.core import events as ev
-from voter.link import FOREIGN_LIMIT, STALE_LIMIT, Link
+from voter.core.limits import Limits
+from voter.link import FOREIGN_LIMIT, STALE_LIMIT, STATE_PIECE, Link
+from voter.transfer import BURST
 
-WELCOME = wire.Welcome(wire.PROTOCOL, 4, True, 7, b"histhist", 1, "kv", "b1")
+WELCOME = wire.Welcome(wire.PROTOCOL, 4, True, 7, b"histhist", 2, 1, "kv", "b1")
 
 
 @pytest.fixture(autouse=True)
@@ -132,13 +135,17 @@ class Rig:
             check=lambda index, welcome: self.problem,
             random64=lambda: next(self.epochs),
             flush_soon=flush_soon,
-            state_limit=1_000_000,
+            limits=Limits(state_bytes=1_000_000),
         )
 
     @property
     def agent(self) -> Agent:
         assert self._agent is not None
         return self._agent
+
+    def slow_down(self) -> None:
+        """Let transfers go at 1 MiB a second."""
+        self.link._limits = Limits(state_bytes=1_000_000, transfer_rate=1 << 20)
 
     def _deliver(self, event: ev.Event) -> None:
         """As the engine does: a misbehaviour ends the link."""
@@ -184,7 +191,7 @@ async def test_a_handshake(rig: Rig) -> None:
     assert hello.payload == wire.PROTOCOL.to_bytes(2) + bytes([3])
     assert rig.link.up is False
     connection.say(Kind.WELCOME, 0, wire.encode_welcome(WELCOME))
-    assert await rig.event() == ev.Greeted(3, 1000, 4, True, 7, b"histhist")
+    assert await rig.event() == ev.Greeted(3, 1000, 4, True, 7, b"histhist", 2)
     assert (rig.link.up, rig.link.problem, rig.link.welcome) == (True, "", WELCOME)
     connection.close()
 
@@ -270,7 +277,7 @@ async def test_an_agent_that_cannot_be_used_is_dropped_and_told_why(rig: Rig) ->
 async def test_a_welcome_of_the_wrong_form_is_dropped(rig: Rig) -> None:
     connection = await rig.agent.connection()
     await connection.hello()
-    connection.say(Kind.WELCOME, 0, b"\0\x01short")
+    connection.say(Kind.WELCOME, 0, wire.PROTOCOL.to_bytes(2) + b"short")
     await connection.closed()
     assert "WELCOME" in rig.link.problem
     connection.close()
@@ -547,8 +554,67 @@ async def test_a_state_is_fetched_piece_by_piece(rig: Rig) -> None:
     await answer_fetches(connection, state, 400)
     assert await rig.event() == ev.Piece(3, 1000, 9, 400)
     assert await rig.event() == ev.Piece(3, 1000, 9, 800)
-    assert await rig.event() == ev.Fetched(3, 1000, 9, state)
+    assert await rig.event() == ev.Fetched(3, 1000, 9, state, state_digest(iter((state,))))
     connection.close()
+
+
+async def test_a_piece_that_was_not_asked_for_is_no_honest_agents(rig: Rig) -> None:
+    """Not only one of a state that nobody wants, but also one that comes before its turn."""
+    connection = await rig.up()
+    rig.slow_down()
+    rig.link.fetch(9)
+    await connection.frame(Kind.FETCH)
+    connection.say(Kind.STATE, 9, bytes(STATE_PIECE))
+    connection.say(Kind.STATE, 9, bytes(STATE_PIECE))
+    assert isinstance(await rig.event(), ev.Piece)
+    assert isinstance(await rig.event(), ev.Misbehaved)
+    connection.close()
+
+
+@pytest.mark.parametrize("direction", ["restore", "fetch"])
+async def test_a_transfer_has_its_rate_and_the_rest_goes_in_between(
+    rig: Rig, direction: str
+) -> None:
+    connection = await rig.up()
+    rig.slow_down()
+    loop, state = asyncio.get_running_loop(), bytes(6 * STATE_PIECE)
+    began = loop.time()
+    if direction == "restore":
+        rig.link.restore(ev.Restore(3, 50, b"historyh", b"", state))
+        await connection.frame(Kind.STATE)
+        rig.link.ping()
+        kinds = []
+        while kinds.count(Kind.STATE) < 5:
+            kinds.append((await connection.frame()).kind)
+        assert kinds[0] == Kind.PING
+    else:
+        rig.link.fetch(9)
+        await answer_fetches(connection, state, STATE_PIECE)
+        for _ in range(5):
+            assert isinstance(await rig.event(), ev.Piece)
+        assert isinstance(await rig.event(), ev.Fetched)
+    # The sixth comes after the pauses of five, at 1 MiB a second.
+    assert loop.time() - began > 5 * STATE_PIECE / (1 << 20) - BURST - 0.01
+    connection.close()
+
+
+async def test_a_fetch_that_pauses_ends_with_its_connection(rig: Rig) -> None:
+    connection = await rig.up()
+    rig.slow_down()
+    rig.link.fetch(9)
+    await connection.frame(Kind.FETCH)
+    connection.say(Kind.STATE, 9, bytes(STATE_PIECE))
+    assert isinstance(await rig.event(), ev.Piece)
+    arriving = rig.link._arriving
+    assert arriving is not None
+    connection.close()
+    assert isinstance(await rig.event(), ev.Lost)
+    assert arriving.timer is not None
+    assert arriving.timer.cancelled()
+    other = await rig.up()
+    rig.link.ping()
+    assert (await other.frame()).kind == Kind.PING
+    other.close()
 
 
 async def say_refused(connection: Connection) -> None:
@@ -572,7 +638,7 @@ async def test_a_fetch_may_fail(rig: Rig, answer: Callable[[Connection], Awaitab
     while isinstance(event, ev.Piece):
         event = await rig.event()
     assert isinstance(event, ev.FetchFailed)
-    assert not rig.link._pieces, "nothing of it is held"
+    assert rig.link._arriving is None, "nothing of it is held"
     connection.say(Kind.STATE, 9, b"more")
     assert isinstance(await rig.event(), ev.Misbehaved)
     connection.close()

@@ -14,7 +14,7 @@ from typing import Any, cast
 import pytest
 
 from guests import wire
-from guests.agent import Incarnation
+from guests.incarnation import Incarnation
 from guests.message import Reply, Request, encode_request
 from guests.service import Context
 from guests.services.kv import KeyValue

@@ -41,8 +41,9 @@ async def _ask(
     body: bytes,
     headers: list[tuple[str, str]],
     timeout: float,
+    retry: bool,
 ) -> tuple[Answer, str, list[str]]:
-    async with await Client.connect(address) as client:
+    async with await Client.connect(address, retry=retry) as client:
         answer = await client.request(method, path, body, headers, timeout=timeout)
         return answer, client.server.vote, client.dissenters(answer.vote)
 
@@ -55,6 +56,7 @@ async def _ask(
 @click.option("--dir", "directory", type=click.Path(path_type=Path), help="The node's directory.")
 @click.option("--to", help="A voter's native address instead: unix:PATH or tcp:HOST:PORT.")
 @click.option("--timeout", default=30.0, show_default=True, help="Seconds to wait for the reply.")
+@click.option("--no-retry", is_flag=True, help="Send it once; tell the first failure.")
 @click.option("--fail", is_flag=True, help="Exit with 1 if the status is 400 or above.")
 @click.option("--include", "-i", is_flag=True, help="Show status, headers and vote on stderr.")
 @click.option("--json", "as_json", is_flag=True, help="The reply and its vote as JSON.")
@@ -66,6 +68,7 @@ def request(  # noqa: PLR0913 - one for each option
     directory: Path | None,
     to: str | None,
     timeout: float,
+    no_retry: bool,
     fail: bool,
     include: bool,
     as_json: bool,
@@ -74,13 +77,19 @@ def request(  # noqa: PLR0913 - one for each option
 
     For example:  trivisor request PUT /kv/colour --data blue
 
-    Exits with 3 if the voter refused, or cannot tell the outcome, for lack of a majority.
+    If the voter restarts, refuses for lack of a majority or cannot tell the outcome, the request is
+    sent again until the timeout is over; it is executed once however often it is sent.  To have
+    that over several runs of a client, use HTTP with an Idempotency-Key.
+
+    Exits with 3 if the voter refused to the end, or cannot tell the outcome.
     """
     address = to or f"unix:{(directory or default_directory()).absolute() / NATIVE_SOCKET}"
     pairs = [_read_header(text) for text in headers]
+    if any(name.lower() == "idempotency-key" for name, _ in pairs):
+        warn("warning: an Idempotency-Key counts over HTTP only; here the service alone sees it")
     try:
         answer, policy, dissenters = asyncio.run(
-            _ask(address, method, path, _read_body(data), pairs, timeout)
+            _ask(address, method, path, _read_body(data), pairs, timeout, not no_retry)
         )
     except TimeoutError:
         warn(f"error: no reply within {timeout:g} s; the request may still be executed")

@@ -11,14 +11,21 @@ from math import inf
 import msgspec
 
 from voter.core import events as ev
-from voter.core.events import Effect, Record
+from voter.core.entries import Entry as JournalEntry
+from voter.core.entries import Moved, Record, Settled, Void
+from voter.core.events import Effect
 from voter.core.limits import Limits
 from voter.core.membership import Membership
+from voter.core.once import Table
 from voter.core.order import Entry, Log
 from voter.core.replica import Cause, Replica
+from voter.core.throttle import Throttle
 from voter.core.vote import Policy
 
 __all__ = ["Books", "Marker", "Poll"]
+
+ENTRY_BYTES = 100
+"""Bytes reckoned for a journal entry that is not a write, besides the reply that it may hold."""
 
 
 class Poll:
@@ -27,17 +34,21 @@ class Poll:
     ``ballots`` holds the tag of what each replica answered, ``kept`` the long replies themselves
     as far as there is room.  ``value`` is None until it is won, then the winning tag.  ``sent``
     is a bit mask of the replicas it was sent to, ``due`` counts those that have not answered.
+    ``tickets``: the clients that wait for it.  ``needs``: the journal must be durable up to this
+    position before the reply is let out.
     """
 
     __slots__ = (
-        "ballots", "due", "entry", "kept", "record", "sent", "seq", "size", "ticket", "value",
+        "ballots", "due", "entry", "kept", "needs", "record", "sent", "seq", "size", "tickets",
+        "value",
     )  # fmt: skip
 
     def __init__(
         self, seq: int, ticket: int | None, record: Record | None, entry: Entry | None
     ) -> None:
         self.seq = seq
-        self.ticket = ticket
+        self.tickets = [] if ticket is None else [ticket]
+        self.needs = 0
         self.record = record
         self.entry = entry
         self.ballots: dict[int, bytes] = {}
@@ -73,8 +84,11 @@ class Books:
         secret: bytes,
         limits: Limits | None = None,
         observers: frozenset[str] = frozenset(),
+        journaled: bool = False,
     ) -> None:
         """``secret``: up to 64 bytes that key the hash of the history (and so the seeds).
+
+        ``journaled``: what is ordered is written down (Append), and waited for (Synced).
 
         Raises ValueError if the number of replicas that vote is not the policy's n.
         """
@@ -102,16 +116,51 @@ class Books:
         self._mark_at = self.limits.log_bytes // 4  # size of the log that calls for the next one
         self._last_keeper = -1
         self._voids: list[int] = []  # places of voided writes in the log
+        self.once = Table(self.limits)
+        self._throttle = Throttle(self.limits)
+        self._waiting: dict[int, ev.Submit] = {}  # writes that the throttle holds back, by ticket
+        self._journaled = journaled
+        self._position = 0  # entries appended to the journal
+        self._written = 0  # position of the last write's
+        self._synced = 0 if journaled else inf  # the journal is durable up to here
+        self._held: dict[int, tuple[Poll, ev.Release]] = {}  # voted, and not durable yet
+        self._opening: list[tuple[int, ev.SessionOpened]] = []  # sessions, the same
+        self._places = 0  # the last place that is set aside
+        self._places_at = 0  # position of the entry that says so
+        self._places_durable = 0
+        self._noise = 0  # bytes of entries that are not writes, since the last checkpoint
+        self._moves = 0  # changes of membership written since the last checkpoint
+        self._full = ""  # why nothing new can be written; empty if it can
 
     @property
     def pending(self) -> int:
-        """Polls that are not settled."""
-        return self._unsettled
+        """Requests that are not ordered yet, not settled, or not released."""
+        return self._unsettled + len(self._held) + len(self._waiting)
+
+    @property
+    def grown(self) -> int:
+        """Bytes that a checkpoint would free: of the log, and of the journal's other entries."""
+        return self.log.bytes + self._noise
+
+    @property
+    def throttled(self) -> bool:
+        """Whether writes are held back for a learner."""
+        return self._throttle.on
 
     @property
     def standing(self) -> str:
         """``ready``, ``degraded``, ``refusing`` or ``draining``."""
         return "draining" if self._draining else self.members.standing
+
+    def _append(self, entry: JournalEntry) -> None:
+        """Have an entry written before anything that follows is sent."""
+        if self._journaled:
+            self._position += 1
+            self._effects.append(ev.Append(entry))
+            if isinstance(entry, Settled):
+                self._noise += ENTRY_BYTES + len(entry.reply or b"")
+            elif not isinstance(entry, Record):
+                self._noise += ENTRY_BYTES
 
     def _first_unsettled(self) -> float:
         """Place of the first write whose vote is not won (infinite if there is none).
@@ -135,6 +184,11 @@ class Books:
         before = replica.state
         replica.move(cause, reason)
         self._effects.append(ev.Changed(replica.index, before, replica.state, reason, seq))
+        # Of one that comes and goes without end only so many: it must not fill the disk.
+        if self._journaled and self._moves < self.limits.moves:
+            self._moves += 1
+            name, suspect = replica.name, replica.suspect
+            self._append(Moved(seq, name, before, replica.state, reason[:200], suspect))
 
     def _dissented(self, replica: Replica, seq: int) -> None:
         """A replica said something other than the majority."""
@@ -157,7 +211,7 @@ class Books:
         replica.expulsions += 1
         replica.suspect = replica.suspect or cause is Cause.CONVICTED
         self._move(replica, cause, reason, seq)
-        for sent, _ in replica.outstanding:
+        for sent, _ in (*replica.outstanding, *replica.markers):
             poll = self._open.get(sent)
             if poll is not None:
                 poll.due -= 1
@@ -201,6 +255,7 @@ class Books:
         if entry.record.void:
             return
         entry.record = poll.record = msgspec.structs.replace(entry.record, void=True)
+        self._append(Void(poll.seq))
         self._voids.append(poll.seq)
         self._effects.append(ev.Voided(poll.seq))
         for replica in self.members:

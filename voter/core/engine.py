@@ -14,20 +14,37 @@ from typing import Any, ClassVar
 
 from voter.core import events as ev
 from voter.core.books import Poll
+from voter.core.durable import Past
+from voter.core.entries import Settled
 from voter.core.events import Effect, Event, Failure
 from voter.core.lifecycle import Lifecycle
 from voter.core.limits import Limits
+from voter.core.once import Finding
 from voter.core.order import TAG_SIZE, tag
 from voter.core.replica import Replica, State
 from voter.core.vote import LOST, WON, count
 
 __all__ = ["Engine", "Limits"]
 
+_NOT_KEPT = "executed; its reply was too long to be kept"
+_REFUSALS = {
+    Finding.EXPIRED: Failure.SESSION_EXPIRED,
+    Finding.REUSED: Failure.KEY_REUSED,
+    Finding.CROWDED: Failure.OVERLOAD,
+}
+
 
 class Engine(Lifecycle):
     """The pure core of the voter.  Feed it events in the order they happened; carry out the
     effects in order.
     """
+
+    def begin(self, past: Past) -> list[Effect]:
+        """Take up the order where the journal leaves it, before any event.  Only if journaled."""
+        self._recall(past)
+        self._reserve_places()
+        effects, self._effects = self._effects, []
+        return effects
 
     def receive(self, event: Event) -> list[Effect]:
         """Take one event; return what is to be done about it, in order."""
@@ -41,14 +58,32 @@ class Engine(Lifecycle):
 
     # ------------------------------------------------------------ requests
 
-    def _submit(self, event: ev.Submit) -> None:
-        """Order a request and send it to all live replicas, or refuse it before it has a place."""
+    def _submit(self, event: ev.Submit, *, passed: bool = False) -> None:
+        """Order a request and send it to all live replicas, or refuse it before it has a place.
+
+        A write may have to wait while a learner is far behind; ``passed``: it has waited.
+        """
+        once = None if event.read_only else event.once
+        if once is not None and self._is_retry(event, once):
+            return
         problem = self._why_not(event)
         if problem is not None:
             self._effects.append(ev.Fail(event.ticket, *problem))
             return
-        record, entry = self.log.order(event.request, event.caller, event.read_only, self._wall_ns)
+        if not event.read_only and (self._waiting or not self._throttle.spend()) and not passed:
+            self._waiting[event.ticket] = event
+            self._pending_bytes += len(event.request)
+            return
+        record, entry = self.log.order(
+            event.request, event.caller, event.read_only, self._wall_ns, once
+        )
         poll = Poll(record.seq, event.ticket, record, entry)
+        if entry is not None:
+            self._append(record)
+            self._written = self._position
+            if once is not None:
+                self.once.note(once, event.caller, record.seq, record.time_ns)
+        poll.needs = self._written
         self._open[record.seq] = poll
         self._unsettled += 1
         size = poll.size = len(event.request)
@@ -58,11 +93,54 @@ class Engine(Lifecycle):
         for index in live:
             self._expect(self.members.replicas[index], poll, size)
         self._effects.append(ev.Send(live, record))
+        self._reserve_places()
         self._since_marker += 1
         if self._mark is None and (
-            self._since_marker >= self.limits.marker_every or self.log.bytes > self._mark_at
+            self._since_marker >= self.limits.marker_every or self.grown > self._mark_at
         ):
             self._place_marker()
+
+    def _let_pass(self) -> None:
+        """Order writes that wait, as far as the throttle lets them."""
+        while self._waiting and self._throttle.spend():
+            ticket, event = next(iter(self._waiting.items()))
+            del self._waiting[ticket]
+            self._pending_bytes -= len(event.request)
+            self._submit(event, passed=True)
+
+    def _tick(self, event: ev.Tick) -> None:
+        """Time passes."""
+        super()._tick(event)
+        if self._waiting:
+            self._let_pass()
+
+    def _is_retry(self, event: ev.Submit, once: ev.Once) -> bool:
+        """Answer a request that was ordered before, or never may be; tell whether that was so.
+
+        What is settled is released again, also while nothing new is taken; what is under way is
+        joined.
+        """
+        now = max(self._wall_ns, self.log.time_ns)
+        found = self.once.look(once, event.caller, now)
+        if found.finding is Finding.NEW:
+            return False
+        held = self._held.get(found.seq)
+        poll = held[0] if held else self._open.get(found.seq)
+        if found.finding in _REFUSALS:
+            failure = ev.Fail(event.ticket, _REFUSALS[found.finding], found.words, found.seq)
+            self._effects.append(failure)
+        elif found.reply is not None:
+            released = ev.Release(event.ticket, found.seq, found.reply, 0, (), replayed=True)
+            self._effects.append(released)
+        elif poll is not None and (held or poll.value is None):
+            poll.tickets.append(event.ticket)
+            self._tickets[event.ticket] = poll
+            if not held:
+                self._decide(poll)  # if its vote cannot be met now, that is said at once
+        else:
+            failure = ev.Fail(event.ticket, Failure.OUTCOME_UNKNOWN, _NOT_KEPT, found.seq)
+            self._effects.append(failure)
+        return True
 
     def _why_not(self, event: ev.Submit) -> tuple[str, str] | None:
         """Why a request may not be ordered now (failure and words), or None if it may."""
@@ -74,39 +152,47 @@ class Engine(Lifecycle):
                 f"no majority: {len(self.members.active)} of {self.members.policy.of} replicas "
                 f"are active, {self.members.policy.need} must agree"
             )
-        if self._unsettled >= limits.pending or self._pending_bytes > limits.pending_bytes:
+        if self.pending >= limits.pending or self._pending_bytes > limits.pending_bytes:
             return Failure.OVERLOAD, "too many requests wait for their vote"
-        if self.log.bytes > limits.log_bytes and not event.read_only:
+        if self._full and not event.read_only:
+            return Failure.NOT_EXECUTED, f"nothing can be written down: {self._full}"
+        if not self._has_place():
+            return Failure.OVERLOAD, "the journal is behind: the disk does not keep up"
+        if self.grown > limits.log_bytes and not event.read_only:
             return Failure.OVERLOAD, "the log is full: no checkpoint could be voted and fetched yet"
         return None
 
     def _cancel(self, event: ev.Cancel) -> None:
+        waits = self._waiting.pop(event.ticket, None)
+        if waits is not None:
+            self._pending_bytes -= len(waits.request)
         poll = self._tickets.pop(event.ticket, None)
         if poll is not None:
-            poll.ticket = None
+            poll.tickets.remove(event.ticket)
 
     # --------------------------------------------------------------- votes
 
     def _answered(self, event: ev.Answered) -> None:
-        self._cast(event.replica, event.epoch, event.seq, event.reply, is_digest=False)
-
-    def _digested(self, event: ev.Digested) -> None:
-        self._cast(event.replica, event.epoch, event.seq, event.digest, is_digest=True)
-
-    def _cast(self, index: int, epoch: int, seq: int, value: bytes, *, is_digest: bool) -> None:
-        """Take a replica's reply (or digest) as its ballot for ``seq``."""
-        replica = self.members.replicas[index]
-        if epoch != replica.epoch:
+        """Take a replica's reply: it must be to the oldest request that it has not answered."""
+        replica, seq = self.members.replicas[event.replica], event.seq
+        if event.epoch != replica.epoch:
             return
         outstanding = replica.outstanding
         if not outstanding or outstanding[0][0] != seq:
             self._convict(replica, "answered what was not asked (or out of order)", seq)
             return
-        poll = self._open.get(seq)
-        if poll is not None and is_digest is not (poll.record is None):
-            self._convict(replica, "answered a request with a digest, or the other way round", seq)
-            return
         replica.outstanding_bytes -= outstanding.popleft()[1]
+        self._cast(replica, seq, event.reply)
+
+    def _digested(self, event: ev.Digested) -> None:
+        """Take a replica's digest: it comes when it is ready, replies may overtake it."""
+        replica = self.members[event.replica]
+        if event.epoch == replica.epoch and self._tells(replica, event.seq):
+            self._cast(replica, event.seq, event.digest)
+
+    def _cast(self, replica: Replica, seq: int, value: bytes) -> None:
+        """Take a replica's reply (or digest) as its ballot for ``seq``."""
+        poll, index = self._open.get(seq), replica.index
         replica.heard = self._now
         if poll is None:
             self._check_replayed(replica, seq, value)
@@ -123,7 +209,10 @@ class Engine(Lifecycle):
             if ballot is not value:
                 self._keep(poll, ballot, value)
         if replica.state is State.LEARNER:
+            self._throttle.earn(index)
             self._teach(replica)
+            if self._waiting:
+                self._let_pass()
 
     def _keep(self, poll: Poll, ballot: bytes, value: bytes) -> None:
         """Hold a long reply until its poll is settled, as far as the limit for all of them allows.
@@ -135,7 +224,8 @@ class Engine(Lifecycle):
             return
         if len(value) + self._kept_bytes <= self.limits.ballot_bytes:
             kept = poll.kept = poll.kept or {}
-            if kept.setdefault(ballot, value) is value:
+            if ballot not in kept:
+                kept[ballot] = value
                 self._kept_bytes += len(value)
 
     def _decide(self, poll: Poll, cast: bytes = b"", value: bytes | None = None) -> None:
@@ -150,7 +240,8 @@ class Engine(Lifecycle):
             if value is None or winner != cast:
                 kept = poll.kept or {}
                 value = kept.get(winner) if len(winner) == TAG_SIZE else winner
-            if value is not None or poll.ticket is None or not poll.due:
+            wanted = poll.tickets or (poll.record is not None and poll.record.once is not None)
+            if value is not None or not wanted or not poll.due:
                 self._settle(poll, winner, value)  # else: one that has still to answer brings it
         elif result is LOST:
             self._lose(poll, electors)
@@ -177,13 +268,12 @@ class Engine(Lifecycle):
                 agreed += 1
         if poll.entry is not None:
             poll.entry.tag = winner
-        if poll.ticket is not None and value is not None:
-            self._tickets.pop(poll.ticket, None)
-            released = ev.Release(poll.ticket, poll.seq, value, agreed, tuple(dissent))
-            self._effects.append(released)
-            poll.ticket = None
-        elif poll.ticket is not None:
-            self._fail(poll, Failure.OUTCOME_UNKNOWN, "executed; its reply was too long to be kept")
+            once = poll.entry.record.once
+            self._append(Settled(poll.seq, winner, None if once is None else value))
+        if poll.record is not None and value is not None:
+            self._let_out(poll, ev.Release(0, poll.seq, value, agreed, tuple(dissent)))
+        elif poll.tickets:
+            self._fail(poll, Failure.OUTCOME_UNKNOWN, _NOT_KEPT)
         for index in dissent:
             self._dissented(self.members.replicas[index], poll.seq)
         if not poll.due:
@@ -223,16 +313,17 @@ class Engine(Lifecycle):
         self._drop(poll)
         if record is None:
             self._since_marker = self.limits.marker_every
-        elif poll.ticket is not None:
-            del self._tickets[poll.ticket]
-            self._submit(ev.Submit(poll.ticket, record.request, record.caller, read_only=True))
+            return
+        for ticket in poll.tickets:
+            del self._tickets[ticket]
+            self._submit(ev.Submit(ticket, record.request, record.caller, read_only=True))
 
     def _fail(self, poll: Poll, failure: str, detail: str) -> None:
         """Tell the client of a poll that there will be no reply."""
-        if poll.ticket is not None:
-            self._tickets.pop(poll.ticket, None)
-            self._effects.append(ev.Fail(poll.ticket, failure, detail, poll.seq))
-            poll.ticket = None
+        for ticket in poll.tickets:
+            self._tickets.pop(ticket, None)
+            self._effects.append(ev.Fail(ticket, failure, detail, poll.seq))
+        poll.tickets = []
 
     def _review(self) -> None:
         """The electors have changed: count all unsettled polls again, oldest first."""
@@ -247,7 +338,7 @@ class Engine(Lifecycle):
         ev.Answered: _answered,
         ev.Digested: _digested,
         ev.Cancel: _cancel,
-        ev.Tick: Lifecycle._tick,
+        ev.Tick: _tick,
         ev.Greeted: Lifecycle._greeted,
         ev.Restored: Lifecycle._restored,
         ev.Fetched: Lifecycle._fetched,
@@ -260,4 +351,7 @@ class Engine(Lifecycle):
         ev.Admit: Lifecycle._pardon,
         ev.Expel: Lifecycle._expel,
         ev.Drain: Lifecycle._drain,
+        ev.Synced: Lifecycle._synced_upto,
+        ev.Full: Lifecycle._filled,
+        ev.OpenSession: Lifecycle._open_session,
     }

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import msgspec
 
+from voter.core.entries import Base, Entry, Once, Record
+
 __all__ = [
     "Admit",
     "Answered",
+    "Append",
     "Cancel",
     "Changed",
     "Checkpointed",
@@ -25,11 +28,14 @@ __all__ = [
     "Fetch",
     "FetchFailed",
     "Fetched",
+    "Full",
     "Greeted",
     "Heard",
     "Lost",
     "Mark",
     "Misbehaved",
+    "Once",
+    "OpenSession",
     "Piece",
     "Ping",
     "Record",
@@ -38,7 +44,9 @@ __all__ = [
     "Restore",
     "Restored",
     "Send",
+    "SessionOpened",
     "Submit",
+    "Synced",
     "Tick",
     "Voided",
 ]
@@ -62,6 +70,27 @@ class Submit(Event, frozen=True, gc=False):
     request: bytes
     caller: bytes = b""
     read_only: bool = False
+    once: Once | None = None  # never of a request that is read-only
+
+
+class OpenSession(Event, frozen=True, gc=False):
+    """A native client asks for a session.  Answered by SessionOpened, or by Fail."""
+
+    ticket: int
+    caller: bytes
+
+
+class Synced(Event, frozen=True, gc=False):
+    """The journal is durable up to and including the ``position``-th Append since the start."""
+
+    position: int
+
+
+class Full(Event, frozen=True, gc=False):
+    """The journal has no room for new requests (``full``), or has room again."""
+
+    full: bool
+    reason: str = ""
 
 
 class Cancel(Event, frozen=True, gc=False):
@@ -79,6 +108,7 @@ class Greeted(Event, frozen=True, gc=False):
     fresh: bool
     last_seq: int
     history: bytes
+    replies_from: int = 0  # it has its replies to all writes from here on; 0: to none
 
 
 class Lost(Event, frozen=True, gc=False):
@@ -134,12 +164,15 @@ class Restored(Event, frozen=True, gc=False):
 
 
 class Fetched(Event, frozen=True, gc=False):
-    """The whole state that the keeper held at a marker has arrived."""
+    """The whole state that the keeper held at a marker has arrived; ``digest`` is its hash, as
+    the link has worked it out.
+    """
 
     replica: int
     epoch: int
     seq: int
-    state: bytes
+    state: bytes | bytearray
+    digest: bytes
 
 
 class Piece(Event, frozen=True, gc=False):
@@ -187,21 +220,14 @@ class Drain(Event, frozen=True, gc=False):
 # ------------------------------------------------------------------ effects
 
 
-class Record(msgspec.Struct, frozen=True, gc=False):
-    """One place in the order."""
-
-    seq: int
-    request: bytes
-    caller: bytes
-    time_ns: int
-    prev: bytes  # 8-byte hash of the writes before it
-    history: bytes  # for a write: hash after it; always: the seed of the request's random source
-    read_only: bool
-    void: bool = False  # it kills or hangs replicas: all skip it
-
-
 class Effect(msgspec.Struct, frozen=True, gc=False):
     """Something the shell must do."""
+
+
+class Append(Effect, frozen=True, gc=False):
+    """Write an entry to the journal, before any Send that follows goes out."""
+
+    entry: Entry
 
 
 class Send(Effect, frozen=True, gc=False):
@@ -226,7 +252,7 @@ class Restore(Effect, frozen=True, gc=False):
     seq: int
     history: bytes
     digest: bytes
-    state: bytes
+    state: bytes | bytearray
 
 
 class Fetch(Effect, frozen=True, gc=False):
@@ -251,13 +277,24 @@ class Disconnect(Effect, frozen=True, gc=False):
 
 
 class Release(Effect, frozen=True, gc=False):
-    """Let a reply out: ``agreed`` replicas gave it, ``dissent`` gave another one."""
+    """Let a reply out: ``agreed`` replicas gave it, ``dissent`` gave another one.
+
+    ``replayed``: it was released before, and is kept for retries; how it was voted is not.
+    """
 
     ticket: int
     seq: int
     reply: bytes
     agreed: int
     dissent: tuple[int, ...]
+    replayed: bool = False
+
+
+class SessionOpened(Effect, frozen=True, gc=False):
+    """Tell a native client its session's 16 bytes."""
+
+    ticket: int
+    session: bytes
 
 
 class Failure:
@@ -268,6 +305,8 @@ class Failure:
     OVERLOAD = "overload"
     TIMEOUT = "timeout"
     TOO_LARGE = "too-large"
+    SESSION_EXPIRED = "session-expired"
+    KEY_REUSED = "key-reused"
 
 
 class Fail(Effect, frozen=True, gc=False):
@@ -296,8 +335,10 @@ class Voided(Effect, frozen=True, gc=False):
 
 
 class Checkpointed(Effect, frozen=True, gc=False):
-    """A state was voted and fetched: the log before it is gone."""
+    """A state was voted and fetched: the log before it is gone.  Keep it on the disk.
 
-    seq: int
-    size: int
-    digest: bytes
+    ``base`` is all that must be known besides the state to go on from here.
+    """
+
+    base: Base
+    state: bytes | bytearray

@@ -33,16 +33,28 @@ class Lifecycle(Markers):
         replica.epoch, replica.incarnation = event.epoch, event.incarnation
         replica.heard = self._now
         replica.suspect = replica.suspect and not event.fresh
-        if (
-            not replica.suspect
-            and self.log.continues(event.last_seq, event.history)
-            and event.last_seq < min(self._first_unsettled(), *self._voids, inf)
-        ):
-            self._move(replica, Cause.BEHIND, "catches up from the log", event.last_seq)
-            replica.cursor = max(event.last_seq, self.log.checkpoint.seq)
-            self._teach(replica)
-        else:
+        start = self._where_to_go_on(replica, event)
+        if start is None:
             self._restore(replica)
+        else:
+            self._move(replica, Cause.BEHIND, "catches up from the log", event.last_seq)
+            replica.cursor = max(start, self.log.checkpoint.seq)
+            self._teach(replica)
+
+    def _where_to_go_on(self, replica: Replica, event: ev.Greeted) -> int | None:
+        """Return the place after which the log continues a replica; None if it does not.
+
+        What it has applied and no vote was won for (a voter that ended did not hear of it) must be
+        voted on: it goes on from there if it still has its replies, which it then gives again.
+        """
+        if replica.suspect or not self.log.continues(event.last_seq, event.history):
+            return None
+        if event.last_seq >= min(self._voids, default=inf):
+            return None
+        first = self._first_unsettled()
+        if event.last_seq < first:
+            return event.last_seq
+        return int(first) - 1 if 0 < event.replies_from <= first else None
 
     def _restore(self, replica: Replica) -> None:
         self._move(replica, Cause.FOREIGN, "gets the last checkpoint", self.log.checkpoint.seq)
@@ -98,6 +110,7 @@ class Lifecycle(Markers):
 
     def _admit(self, replica: Replica) -> None:
         seq = self.log.take_place()
+        self._reserve_places()
         if replica.observer:
             self._move(replica, Cause.OBSERVING, "observes", seq)
         else:
@@ -133,6 +146,8 @@ class Lifecycle(Markers):
     def _refused_order(self, event: ev.RefusedOrder) -> None:
         replica = self.members[event.replica]
         if event.epoch == replica.epoch:
+            # Without a digest nobody knows what state it is in.
+            replica.suspect |= any(seq == event.seq for seq, _ in replica.markers)
             self._go(replica, Cause.GONE, f"refused: {event.reason}", event.seq)
 
     def _pardon(self, event: ev.Admit) -> None:
@@ -172,11 +187,14 @@ class Lifecycle(Markers):
         """
         limits, gap = self.limits, event.now - self._now
         self._now, self._wall_ns = event.now, event.wall_ns
-        if self._mark is not None or self.log.bytes > limits.log_bytes // 2:
-            self._watch_marker(gap)
+        self._watch_marker(gap)
+        gaps: dict[int, int] = {}
         for replica in self.members:
             if not replica.epoch:
                 continue
+            if replica.state is State.LEARNER:
+                behind = replica.outstanding[0][0] - 1 if replica.outstanding else replica.cursor
+                gaps[replica.index] = self.log.count_after(behind)
             if gap > limits.hang / 2:
                 replica.heard += gap
             silent = event.now - replica.heard
@@ -194,3 +212,4 @@ class Lifecycle(Markers):
             elif not waits and silent > limits.ping:
                 replica.pinged = True
                 self._effects.append(ev.Ping(replica.index))
+        self._throttle.look(event.now, gaps)

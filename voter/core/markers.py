@@ -2,33 +2,39 @@
 
 from __future__ import annotations
 
-from hashlib import blake2b
+from collections import deque
 
 from voter.core import events as ev
-from voter.core.books import Books, Marker, Poll
+from voter.core.books import Marker, Poll
+from voter.core.durable import Durable
 from voter.core.order import Checkpoint
 from voter.core.replica import Cause, Replica, State
 
 __all__ = ["Markers"]
 
 
-class Markers(Books):
+class Markers(Durable):
     """The part of the engine that makes checkpoints.
 
     A checkpoint is a state whose digest m replicas voted for at one place in the order.  Which
     replica keeps and gives it does not matter: it must hash to the voted digest.
     """
 
-    def _place_marker(self) -> None:
+    def _place_marker(self, *, late: bool = False) -> None:
         """Order a checkpoint marker: all live replicas tell their digest, one may keep the
         state.
+
+        None while a digest of the last one is still to come, unless that is ``late``: what is asked
+        for here takes its place.
         """
+        if not late and any(replica.markers for replica in self.members):
+            return
         self._since_marker = 0
         self._marked = self._now
-        self._mark_at = self.log.bytes + self.limits.log_bytes // 4
+        self._mark_at = self.grown + self.limits.log_bytes // 4
         keeper = None
         worth = max(self.limits.checkpoint_bytes, len(self.log.checkpoint.state))
-        if self.log.bytes > min(worth, self.limits.log_bytes // 2):
+        if self.grown > min(worth, self.limits.log_bytes // 2):
             later = [i for i in self.members.active if i > self._last_keeper]
             keeper = (later or list(self.members.active))[0]
             self._last_keeper = keeper
@@ -37,8 +43,27 @@ class Markers(Books):
         poll = self._open[seq] = Poll(seq, None, None, None)
         self._unsettled += 1
         for index in self.members.live:
-            self._expect(self.members[index], poll, 0)
+            self.members[index].markers.append((seq, self._now))
+            poll.sent |= 1 << index
+            poll.due += 1
         self._effects.append(ev.Mark(self.members.live, seq, keeper))
+
+    def _tells(self, replica: Replica, seq: int) -> bool:
+        """Whether a replica's digest at ``seq`` is one that it was asked for.
+
+        It tells none of the earlier ones any more: the agent makes one at a time.
+        """
+        markers = replica.markers
+        if all(asked != seq for asked, _ in markers):
+            self._convict(replica, "told a digest that it was not asked for", seq)
+            return False
+        while (earlier := markers.popleft()[0]) != seq:
+            poll = self._open.get(earlier)
+            if poll is not None:
+                poll.due -= 1
+                if not poll.due and poll.value is not None:
+                    del self._open[earlier]
+        return True
 
     def _marker_voted(self, seq: int, digest: bytes, ballots: dict[int, bytes]) -> None:
         mark = self._mark
@@ -81,29 +106,32 @@ class Markers(Books):
         if mark is None or not self._is_fetched(event.replica, event.epoch, event.seq):
             return
         self._mark = None
-        if mark.digest is None or blake2b(event.state, digest_size=32).digest() != mark.digest:
+        if event.digest != mark.digest:
             self._convict(replica, "the state it gave does not hash to the voted digest", mark.seq)
             return
         if self._first_unsettled() < mark.seq:
             return  # its vote may still be lost, and then it must be in the log
         self.log.truncate(Checkpoint(mark.seq, mark.history, mark.digest, event.state))
-        self._mark_at = self.log.bytes + self.limits.log_bytes // 4
+        self._noise = self._moves = 0
+        self._mark_at = self.grown + self.limits.log_bytes // 4
         self._voids = [seq for seq in self._voids if seq > mark.seq]
-        self._effects.append(ev.Checkpointed(mark.seq, len(event.state), mark.digest))
+        self._effects.append(ev.Checkpointed(self._base(mark), event.state))
 
     def _fetch_failed(self, event: ev.FetchFailed) -> None:
         if self._is_fetched(event.replica, event.epoch, event.seq):
             self._mark = None
 
     def _watch_marker(self, gap: float) -> None:
-        """Give up on a keeper that is too slow; place a marker if the log is filling up.
+        """Give up on who is too slow with a digest or a state; place a marker if the log is
+        filling up.
 
         A keeper that makes less than the least rate is gone.  One that is slow while the log
         fills up is left alone, and the next one is asked, so that no replica can stop the writes
-        by withholding its state.
+        by withholding its state, or its digest.
         """
+        self._watch_digests(gap)
         limits, mark, now = self.limits, self._mark, self._now
-        full = self.log.bytes > limits.log_bytes // 2
+        full = self.grown > limits.log_bytes // 2
         if mark is not None and mark.keeper is not None and mark.fetching is not None:
             if gap > limits.hang / 2:
                 mark.fetching += gap
@@ -114,4 +142,19 @@ class Markers(Books):
             elif taken > limits.hang and full:
                 self._mark = None
         if full and self._mark is None and now > self._marked + 1 and self.members.can_vote:
-            self._place_marker()
+            self._place_marker(late=now > self._marked + limits.hang)
+
+    def _watch_digests(self, gap: float) -> None:
+        """A replica whose digest takes longer than the state it may have does at the least rate is
+        gone.
+        """
+        limits = self.limits
+        for replica in self.members:
+            if not replica.markers:
+                continue
+            if gap > limits.hang / 2:
+                replica.markers = deque((seq, since + gap) for seq, since in replica.markers)
+            seq, since = replica.markers[0]
+            size = len(self.log.checkpoint.state) + self.log.bytes
+            if self._now - since > limits.hang + size / limits.restore_rate:
+                self._go(replica, Cause.GONE, "hang: does not tell its digest", seq)

@@ -5,11 +5,12 @@ voted checkpoint.
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Iterator
 from hashlib import blake2b
 
-from voter.core.events import Record
+from voter.core.entries import Once, Record
 
-__all__ = ["EMPTY_HISTORY", "TAG_SIZE", "Checkpoint", "Entry", "Log", "tag"]
+__all__ = ["EMPTY_HISTORY", "TAG_SIZE", "Checkpoint", "Entry", "Log", "history_after", "tag"]
 
 EMPTY_HISTORY = bytes(8)
 ENTRY_OVERHEAD = 400
@@ -27,12 +28,31 @@ def tag(reply: bytes) -> bytes:
     return reply if len(reply) < TAG_SIZE else blake2b(reply).digest()
 
 
+def history_after(
+    secret: bytes,
+    prev: bytes,
+    seq: int,
+    time_ns: int,
+    read_only: bool,
+    caller: bytes,
+    request: bytes,
+) -> bytes:
+    """Return the 8-byte hash of the history ``prev`` with one more request at its end.
+
+    It is keyed: the seeds of requests, which it gives, are not to be foreseen by clients.
+    """
+    place = b"%b%d %d %d %d " % (prev, seq, time_ns, read_only, len(caller))
+    return blake2b(place + caller + request, digest_size=8, key=secret).digest()
+
+
 class Checkpoint:
     """A voted state: the state after the write ``seq``, at first the empty one (digest None)."""
 
     __slots__ = ("digest", "history", "seq", "state")
 
-    def __init__(self, seq: int, history: bytes, digest: bytes | None, state: bytes) -> None:
+    def __init__(
+        self, seq: int, history: bytes, digest: bytes | None, state: bytes | bytearray
+    ) -> None:
         self.seq = seq
         self.history = history
         self.digest = digest
@@ -84,22 +104,37 @@ class Log:
         return self.seq
 
     def order(
-        self, request: bytes, caller: bytes, read_only: bool, wall_ns: int
+        self,
+        request: bytes,
+        caller: bytes,
+        read_only: bool,
+        wall_ns: int,
+        once: Once | None = None,
     ) -> tuple[Record, Entry | None]:
         """Give a request its place, time and history; a write also enters the log."""
         seq = self.seq = self.seq + 1
         time_ns = self.time_ns = max(wall_ns, self.time_ns)
         prev = self.history
-        place = b"%b%d %d %d %d " % (prev, seq, time_ns, read_only, len(caller))
-        history = blake2b(place + caller + request, digest_size=8, key=self._secret).digest()
-        record = Record(seq, request, caller, time_ns, prev, history, read_only)
-        if read_only:
-            return record, None
-        self.history = history
+        history = history_after(self._secret, prev, seq, time_ns, read_only, caller, request)
+        record = Record(seq, request, caller, time_ns, prev, history, read_only, False, once)
+        return record, None if read_only else self.add(record)
+
+    def token(self, seq: int) -> bytes:
+        """Return 8 bytes that go with a place and cannot be guessed."""
+        return blake2b(b"session %d" % seq, digest_size=8, key=self._secret).digest()
+
+    def add(self, record: Record) -> Entry:
+        """Enter a write that has its place (a new one, or one of the journal)."""
+        self.seq = record.seq
+        self.time_ns = record.time_ns
+        self.history = record.history
         entry = Entry(record)
         self._entries.append(entry)
         self.bytes += entry.size
-        return record, entry
+        return entry
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self._entries)
 
     def _position(self, seq: int) -> int:
         return bisect_right(self._entries, seq, key=lambda entry: entry.record.seq)
@@ -108,6 +143,10 @@ class Log:
         """Return the first ``most`` writes after ``seq``."""
         start = self._position(seq)
         return self._entries[start : start + most]
+
+    def count_after(self, seq: int) -> int:
+        """Return how many writes there are after ``seq``."""
+        return len(self._entries) - self._position(seq)
 
     def find(self, seq: int) -> Entry | None:
         """Return the write at ``seq``, if it is in the log."""

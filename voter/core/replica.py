@@ -60,6 +60,8 @@ class Replica:
 
     ``outstanding`` holds the (seq, size in bytes) of what was sent and not yet answered, in the
     order sent; an agent answers in that order, so anything else is a breach of protocol.
+    ``markers`` holds the (seq, engine time) of the markers whose digest it has still to tell; that
+    takes as long as the state is large, and replies overtake it.
     """
 
     __slots__ = (
@@ -72,6 +74,7 @@ class Replica:
         "index",
         "join_seq",
         "live",
+        "markers",
         "name",
         "observer",
         "outstanding",
@@ -95,6 +98,7 @@ class Replica:
         self.expulsions = 0
         self.suspect = False  # was convicted: what it holds is not to be built on
         self.outstanding: deque[tuple[int, int]] = deque()
+        self.markers: deque[tuple[int, float]] = deque()
         self.forget()
 
     def forget(self) -> None:
@@ -105,6 +109,7 @@ class Replica:
         self.join_seq = 0  # admitted once everything sent up to here is answered
         self.outstanding.clear()
         self.outstanding_bytes = 0
+        self.markers.clear()
         self.restored: bytes | None = None  # voted digest of the state it was sent last
         self.heard = 0.0  # seconds, engine time, of the last sign of progress
         self.pinged = False

@@ -14,19 +14,21 @@ from __future__ import annotations
 import asyncio
 import resource
 import socket
+from collections.abc import Iterable
 from typing import cast
 
 from aiohttp import hdrs, web
 from aiohttp.http import HttpVersion10, HttpVersion11
 
 from guests.message import MessageError, Reply
-from voter.client import READ_ONLY_METHODS
-from voter.core.events import Release
+from voter.core.events import Once, Release
 from voter.frontend.bounds import HELD_LIMIT
 from voter.frontend.connection import HttpConnection, Refused
+from voter.frontend.idempotency import REPLAYED, find_key, once_of
 from voter.frontend.problem import problem_of_failure, problem_of_status
 from voter.frontend.proxying import canonical_request, origin_form, to_response, vote_header
 from voter.frontend.reserved import Reserved
+from voter.frontend.verdict import READ_ONLY_METHODS
 from voter.runner import Runner, Verdict
 from voter.sockets import BACKLOG
 
@@ -82,16 +84,37 @@ class HttpServer:
         if path in self.reserved:
             return to_response(self.reserved.answer(request.method, path, query))
         caller = cast(HttpConnection, request.protocol).caller
-        data = canonical_request(request.method, target, request.raw_headers, authority, body)
-        verdict = await self._vote(data, caller, request.method in READ_ONLY_METHODS)
+        method, headers, once = request.method, request.raw_headers, None
+        read_only = method in READ_ONLY_METHODS
+        if not read_only:
+            once = self._once(headers, caller, method, target, body)
+        data = canonical_request(method, target, headers, authority, body)
+        verdict = await self._vote(data, caller, read_only, once)
         if not isinstance(verdict, Release):
             return to_response(problem_of_failure(verdict))
-        vote = vote_header(verdict, self.runner.policy.of, self.runner.names)
+        extra = [vote_header(verdict, self.runner.policy.of, self.runner.names)]
+        if verdict.replayed:
+            extra.append(REPLAYED)
         try:
-            return to_response(Reply.decode(verdict.reply), vote)
+            return to_response(Reply.decode(verdict.reply), *extra)
         except MessageError as error:
             text = f"the voted reply is not HTTP: {error}"
-            return to_response(problem_of_status(502, text, verdict.seq), vote)
+            return to_response(problem_of_status(502, text, verdict.seq), *extra)
+
+    def _once(
+        self,
+        headers: Iterable[tuple[bytes, bytes]],
+        caller: bytes,
+        method: str,
+        target: str,
+        body: bytes,
+    ) -> Once | None:
+        """What makes a request with an Idempotency-Key be executed once.  Raises Refused."""
+        try:
+            key = find_key(headers)
+        except MessageError as error:
+            raise Refused(400, str(error)) from error
+        return None if key is None else once_of(key, caller, method, target, body)
 
     def _check(self, request: web.BaseRequest) -> tuple[str, str | None]:
         """Return target and authority of a request that can be taken.  Raises Refused."""
@@ -141,7 +164,9 @@ class HttpServer:
             self.held -= len(parts)
         return bytes(parts)
 
-    async def _vote(self, data: bytes, caller: bytes, read_only: bool) -> Verdict:
+    async def _vote(
+        self, data: bytes, caller: bytes, read_only: bool, once: Once | None
+    ) -> Verdict:
         """Return the verdict on a request; cancelled when its client has gone."""
         verdict: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
 
@@ -149,7 +174,7 @@ class HttpServer:
             if not verdict.done():  # cancelled in this very turn of the loop
                 verdict.set_result(found)
 
-        ticket = self.runner.submit(data, caller, read_only, settle)
+        ticket = self.runner.submit(data, caller, read_only, settle, once)
         try:
             return await verdict
         except asyncio.CancelledError:

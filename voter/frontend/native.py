@@ -3,6 +3,11 @@
 A connection opens with OPEN and OPENED; then REQUEST frames, numbered by the client, are answered
 by RESPONSE or FAILURE frames with the same number, in any order.  What is not a frame ends the
 connection, after a FAILURE that says so.
+
+To be executed once however often it is sent, a request (FLAG_ONCE) has a number in a session.
+SESSION without payload opens a session, and is answered by a SESSION that names it; SESSION with a
+name says that the requests that follow belong to it, on whatever connection.  The one just opened
+counts as named if no other is.
 """
 
 from __future__ import annotations
@@ -12,16 +17,25 @@ import socket
 import struct
 from enum import StrEnum
 from functools import partial
+from hashlib import blake2b
 from typing import cast
 
 import msgspec
 
 from guests import wire
-from guests.wire import FLAG_READ_ONLY, Decoder, Frame, Kind, encode
-from voter.core.events import Failure, Release
+from guests.wire import FLAG_ONCE, FLAG_READ_ONLY, Decoder, Frame, Kind, encode
+from voter.core.events import Failure, Once, Release, SessionOpened
+from voter.core.once import session_scope
 from voter.frontend.bounds import HELD_LIMIT, LINGER, STEP, UNSENT_LIMIT, Bounds
-from voter.frontend.verdict import Opened, encode_failure, encode_response
-from voter.runner import Runner, Verdict
+from voter.frontend.verdict import (
+    NUMBERS_SIZE,
+    SESSION_SIZE,
+    Opened,
+    decode_numbers,
+    encode_failure,
+    encode_response,
+)
+from voter.runner import Opening, Runner, Verdict
 from voter.sockets import BACKLOG
 
 __all__ = ["NativeServer", "Phase"]
@@ -61,6 +75,8 @@ class NativeConnection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._caller = b""
         self._opened = False
+        self._session = b""
+        self._opening = False  # a session
         self._out: list[bytes] = []
         self._in_flight: dict[int, int] = {}  # client's number: ticket
         self._paused = False  # the client does not take its replies
@@ -107,6 +123,8 @@ class NativeConnection(asyncio.Protocol):
         for frame in frames:
             if frame.kind == Kind.REQUEST and self._opened:
                 self._request(frame)
+            elif frame.kind == Kind.SESSION and self._opened:
+                self._name_session(frame)
             elif frame.kind == Kind.OPEN and not self._opened:
                 self._open(frame)
             else:
@@ -152,21 +170,51 @@ class NativeConnection(asyncio.Protocol):
         self._server.bounds.leave(self, Phase.OPENING)
         self._send(encode(Kind.OPENED, 0, frame.seq, self._server.greeting))
 
+    def _name_session(self, frame: Frame) -> None:
+        """Go on with a session, or open one; whether there is such a one shows at its requests."""
+        if not frame.payload and not self._opening:
+            self._opening = True
+            self._runner.open_session(self._caller, partial(self._tell_session, frame.seq))
+        elif len(frame.payload) == SESSION_SIZE:
+            self._session = frame.payload
+            self._send(encode(Kind.SESSION, 0, frame.seq, frame.payload))
+        else:
+            text = f"a session has {SESSION_SIZE} bytes, and is opened one at a time"
+            self._refuse(frame.seq, "protocol", text)
+
+    def _tell_session(self, number: int, opening: Opening) -> None:
+        self._opening = False
+        if isinstance(opening, SessionOpened):
+            self._session = self._session or opening.session
+            self._send(encode(Kind.SESSION, 0, number, opening.session))
+        else:
+            self._fail(number, opening.failure, opening.detail)
+
     def _request(self, frame: Frame) -> None:
-        number = frame.seq
+        number, flags, request, once = frame.seq, frame.flags, frame.payload, None
         if number in self._in_flight:
             self._refuse(number, "protocol", f"request {number} is still under way")
             return
-        if len(frame.payload) > REQUEST_LIMIT:
-            text = f"{len(frame.payload)} bytes, the limit is {REQUEST_LIMIT}"
-            self._send(encode(Kind.FAILURE, 0, number, encode_failure(Failure.TOO_LARGE, text)))
+        if flags & FLAG_ONCE:
+            if not self._session or len(request) < NUMBERS_SIZE:
+                self._refuse(number, "protocol", "a request to be executed once names its session")
+                return
+            done, key = decode_numbers(request)
+            request = request[NUMBERS_SIZE:]
+            if not flags & FLAG_READ_ONLY:
+                fingerprint = blake2b(request, digest_size=16).digest()
+                once = Once(session_scope(self._session), key.to_bytes(8), fingerprint, done)
+        if len(request) > REQUEST_LIMIT:
+            text = f"{len(request)} bytes, the limit is {REQUEST_LIMIT}"
+            self._fail(number, Failure.TOO_LARGE, text)
             return
         self._in_flight[number] = 0
         ticket = self._runner.submit(
-            frame.payload,
+            request,
             self._caller,
-            bool(frame.flags & FLAG_READ_ONLY),
+            bool(flags & FLAG_READ_ONLY),
             partial(self._answer, number),
+            once,
         )
         if number in self._in_flight:
             self._in_flight[number] = ticket
@@ -174,25 +222,26 @@ class NativeConnection(asyncio.Protocol):
             self._choked = True
             self._set_reading()
 
+    def _fail(self, number: int, code: str, text: str) -> None:
+        self._send(encode(Kind.FAILURE, 0, number, encode_failure(code, text)))
+
     def _answer(self, number: int, verdict: Verdict) -> None:
         self._in_flight.pop(number, None)
         if isinstance(verdict, Release):
             payload = encode_response(verdict.seq, verdict.agreed, verdict.dissent, verdict.reply)
             if len(payload) > wire.MAX_PAYLOAD:
-                text = encode_failure(Failure.TOO_LARGE, "the reply does not fit into a frame")
-                self._send(encode(Kind.FAILURE, 0, number, text))
+                self._fail(number, Failure.TOO_LARGE, "the reply does not fit into a frame")
             else:
                 self._send(encode(Kind.RESPONSE, 0, number, payload))
         else:
-            text = encode_failure(verdict.failure, verdict.detail)
-            self._send(encode(Kind.FAILURE, 0, number, text))
+            self._fail(number, verdict.failure, verdict.detail)
         if self._choked and len(self._in_flight) < self._server.max_in_flight // 2:
             self._choked = False
             self._set_reading()
 
     def _refuse(self, number: int, code: str, text: str) -> None:
         """Say what is wrong and end the connection, in a way that lets the client read it."""
-        self._send(encode(Kind.FAILURE, 0, number, encode_failure(code, text)))
+        self._fail(number, code, text)
         self.flush()
         self._refused = True
         for phase in Phase:
@@ -247,7 +296,8 @@ class NativeConnection(asyncio.Protocol):
             self._watch_frame(new=False)
 
     def _end_if_done(self) -> None:
-        if self._ending and not self._in_flight and not self._out and self._transport is not None:
+        busy = self._in_flight or self._opening or self._out
+        if self._ending and not busy and self._transport is not None:
             self._transport.close()
 
     def expire(self, phase: Phase) -> None:
@@ -285,6 +335,7 @@ class NativeServer:
                 replicas=list(runner.names),
                 max_request=REQUEST_LIMIT,
                 max_in_flight=self.max_in_flight,
+                session_window=runner.config.limits.session_window,
             )
         )
         timing = runner.config.timing

@@ -8,6 +8,8 @@ urn:trivisor:overload               503     the same, because too much waits alr
 urn:trivisor:outcome-unknown        502     ordered, no majority to be had: may have been executed
 urn:trivisor:timeout                504     ordered, not settled in time: may have been executed
 urn:trivisor:bad-reply              502     the majority's reply is not an HTTP message
+urn:trivisor:key-reused             422     the Idempotency-Key stands for another request
+urn:trivisor:session-expired        410     executed under this key, its reply is no longer kept
 urn:trivisor:too-large              413     the body is over the limit
 urn:trivisor:bad-request            400     not HTTP, or HTTP that two readers could read two ways
 urn:trivisor:slow-request           408     request line, headers or body did not come in time
@@ -39,6 +41,8 @@ _FAILURES: dict[str, tuple[int, str]] = {
     Failure.OUTCOME_UNKNOWN: (502, "No majority: the request may have been executed"),
     Failure.TIMEOUT: (504, "No majority in time: the request may have been executed"),
     Failure.TOO_LARGE: (413, "The request is too large"),
+    Failure.KEY_REUSED: (422, "The Idempotency-Key was used for another request"),
+    Failure.SESSION_EXPIRED: (410, "The request was executed, and its reply is gone"),
 }
 
 _STATUSES: dict[int, tuple[str, str]] = {

@@ -34,7 +34,7 @@ HOP_BY_HOP = frozenset(
 )
 """Headers of one hop; Connection may name more."""
 _TAKEN = frozenset(name.encode() for name in HOP_BY_HOP) | {b"content-length"}
-_OURS = HOP_BY_HOP | {"content-length", "trivisor-vote"}
+_OURS = HOP_BY_HOP | {"content-length", "idempotency-replayed", "trivisor-vote"}
 """Headers of a reply that the front end decides on, whatever the service says."""
 _NO_BODY = frozenset({204, 205, 304})
 _ABSOLUTE = re.compile(r"https?://([^/?#]+)(.*)", re.IGNORECASE)
@@ -90,8 +90,11 @@ def canonical_request(
 
 
 def vote_header(release: Release, of: int, names: Sequence[str]) -> tuple[str, str]:
-    """How a reply was voted, for example ``2/3; dissent=g3; seq=1042``."""
-    value = f"{release.agreed}/{of}"
+    """How a reply was voted, for example ``2/3; dissent=g3; seq=1042``.
+
+    Of one that is told again only its place is kept: ``replayed; seq=1042``.
+    """
+    value = "replayed" if release.replayed else f"{release.agreed}/{of}"
     if release.dissent:
         value += f"; dissent={','.join(names[index] for index in release.dissent)}"
     return "Trivisor-Vote", f"{value}; seq={release.seq}"

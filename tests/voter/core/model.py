@@ -34,9 +34,12 @@ FAULTS = (
     "refuse",  # says that it cannot apply
     "alive",  # says without end that it is alive
     "withhold",  # votes, but never gives the state it kept
+    "no-digest",  # ... never tells its digest
 )
 
 
+REPLIES = 50
+"""Replies to writes that a replica keeps."""
 HANG = 2.0
 """Seconds of silence after which these tests' engines take a replica for gone."""
 
@@ -54,9 +57,14 @@ def make_engine(vote: str = "2/3", *, limits: Limits | None = None, observers: i
     )
 
 
-def digest_of(state: bytes) -> bytes:
+def digest_of(state: bytes | bytearray) -> bytes:
     """Return the digest of a state, as a service does."""
     return blake2b(state, digest_size=32).digest()
+
+
+def with_digest(state: bytes) -> tuple[bytes, bytes]:
+    """Return a state and its digest, as a link works it out."""
+    return state, digest_of(state)
 
 
 def apply(state: bytes, record: Record) -> tuple[bytes, bytes]:
@@ -82,6 +90,7 @@ class Replica:
         self.index = index
         self.incarnation = 0
         self.fault: str | None = None
+        self.slow = False  # its digests come when all else is done, or it is told to tell them
         self.dead = False
         self.epoch = 0  # of its link; 0 if it has none
         self.inbox: deque[Effect] = deque()
@@ -96,6 +105,7 @@ class Replica:
         self.history = EMPTY_HISTORY
         self.fresh = True
         self.kept: tuple[int, bytes] | None = None
+        self.replies: dict[int, tuple[bytes, bool, bytes]] = {}  # history, void, reply; by place
         self.dead = False
         self.applied: list[int] = []  # writes and reads, since the start or the last restore
         self.cut()
@@ -105,6 +115,24 @@ class Replica:
         self.epoch = 0
         self.inbox.clear()
         self.outbox.clear()
+        self.untold: ev.Digested | None = None  # a digest that is not ready yet
+
+    @property
+    def replies_from(self) -> int:
+        """Place of the first write whose reply is still held, and all later ones (0: none)."""
+        return next(iter(self.replies), 0)
+
+    @property
+    def busy(self) -> bool:
+        """Whether it has something to do or to say."""
+        return bool(self.inbox or self.outbox or self.untold)
+
+    def tell(self) -> None:
+        """The digest is ready: say it."""
+        assert self.untold is not None
+        if self.fault != "silent":
+            self.outbox.extend(self._twist(self.untold))
+        self.untold = None
 
     def work(self) -> None:
         """Take the next message, and put what it has to say about it into the outbox."""
@@ -120,6 +148,13 @@ class Replica:
         index, epoch = self.index, self.epoch
         if isinstance(message, ev.Send):
             record = message.record
+            if not record.read_only and record.seq <= self.last_seq:
+                history, void, reply = self.replies.get(record.seq, (b"", False, b""))
+                if (history, void) == (record.history, record.void):
+                    yield ev.Answered(index, epoch, record.seq, reply)
+                else:
+                    yield ev.RefusedOrder(index, epoch, record.seq, "no reply to it is held")
+                return
             if record.prev != self.history:
                 yield ev.RefusedOrder(index, epoch, record.seq, "the history before is another")
                 return
@@ -131,21 +166,27 @@ class Replica:
             self.applied.append(record.seq)
             if not record.read_only:
                 self.last_seq, self.history = record.seq, record.history
+                self.replies[record.seq] = (record.history, record.void, reply)
+                if len(self.replies) > REPLIES:
+                    del self.replies[self.replies_from]
             yield ev.Answered(index, epoch, record.seq, reply)
         elif isinstance(message, ev.Mark):
             self.kept = (message.seq, self.state) if message.keeper == index else None
-            yield ev.Digested(index, epoch, message.seq, digest_of(self.state))
+            self.untold = ev.Digested(index, epoch, message.seq, digest_of(self.state))
+            if not self.slow:
+                self.tell()
         elif isinstance(message, ev.Ping):
             yield ev.Heard(index, epoch)
         elif isinstance(message, ev.Restore):
-            self.state, self.fresh, self.applied = message.state, False, []
+            self.state, self.fresh, self.applied = bytes(message.state), False, []
+            self.replies, self.untold = {}, None
             self.last_seq, self.history = message.seq, message.history
             yield ev.Restored(index, epoch, message.seq, digest_of(message.state))
         elif isinstance(message, ev.Fetch):
             if self.kept is None or self.kept[0] != message.seq:
                 yield ev.FetchFailed(index, epoch, message.seq, "not kept")
             else:
-                yield ev.Fetched(index, epoch, message.seq, self.kept[1])
+                yield ev.Fetched(index, epoch, message.seq, *with_digest(self.kept[1]))
 
     def _twist(self, event: Any) -> Iterator[Event]:
         """Say what the fault makes of it.  No two liars tell the same lie."""
@@ -167,9 +208,11 @@ class Replica:
         elif isinstance(event, ev.Digested):
             if fault == "lie-digest":
                 event = ev.Digested(index, epoch, event.seq, digest_of(lie))
+            elif fault == "no-digest":
+                return
         elif isinstance(event, ev.Fetched):
             if fault == "lie-state":
-                event = ev.Fetched(index, epoch, event.seq, lie)
+                event = ev.Fetched(index, epoch, event.seq, *with_digest(lie))
             elif fault == "withhold":
                 return
         elif isinstance(event, ev.Restored) and fault == "lie-restored":
@@ -252,6 +295,7 @@ class Node:
                 replica.fresh,
                 replica.last_seq,
                 replica.history,
+                replica.replies_from,
             )
         )
 
@@ -280,16 +324,18 @@ class Node:
 
     def busy(self) -> list[int]:
         """Return the replicas that have something to do or to say."""
-        return [replica.index for replica in self.replicas if replica.inbox or replica.outbox]
+        return [replica.index for replica in self.replicas if replica.busy]
 
     def run_one(self, index: int) -> None:
         """Let one replica work and talk until it has nothing to do."""
         replica = self.replicas[index]
-        while replica.inbox or replica.outbox:
+        while replica.busy:
             if replica.outbox:
                 self.deliver(index)
-            else:
+            elif replica.inbox:
                 self.work(index)
+            else:
+                replica.tell()
 
     def run(self, most: int = 100_000) -> None:
         """Let all replicas work and talk until nothing moves."""
@@ -298,6 +344,8 @@ class Node:
                 replica = self.replicas[index]
                 if replica.inbox:
                     self.work(index)
+                elif replica.untold:
+                    replica.tell()
                 while replica.outbox:
                     self.deliver(index)
                 most -= 1
@@ -360,7 +408,8 @@ class Node:
         elif isinstance(effect, ev.Fail):
             self._settle(effect)
         elif isinstance(effect, ev.Checkpointed):
-            self.checkpoints.append(effect.seq)
+            self.checkpoints.append(effect.base.seq)
+            assert digest_of(effect.state) == effect.base.digest
 
     def _post(self, indexes: tuple[int, ...], effect: Effect) -> None:
         for index in indexes:
@@ -424,7 +473,8 @@ class Node:
         polls = engine._open.values()
         unsettled = [poll for poll in polls if poll.value is None]
         assert engine._unsettled == len(unsettled) <= limits.pending + 1
-        assert engine._pending_bytes == sum(poll.size for poll in unsettled)
+        waiting = sum(len(event.request) for event in engine._waiting.values())
+        assert engine._pending_bytes == sum(poll.size for poll in unsettled) + waiting
         assert engine._kept_bytes == sum(
             len(value) for poll in polls for value in (poll.kept or {}).values()
         )
@@ -434,7 +484,7 @@ class Node:
         for replica in engine.members:
             assert replica.outstanding_bytes == sum(size for _, size in replica.outstanding)
             assert (replica.epoch == 0) == (replica.state in (State.ABSENT, State.EXPELLED))
-            for seq, _ in replica.outstanding:
+            for seq, _ in (*replica.outstanding, *replica.markers):
                 if seq in due:
                     due[seq] += 1
         assert {seq: poll.due for seq, poll in engine._open.items()} == due

@@ -139,7 +139,7 @@ def fingerprint(node: Node) -> tuple[Any, ...]:
         engine._mark and (engine._mark.seq, engine._mark.keeper, engine._mark.digest),
         tuple(
             (
-                poll.seq, poll.ticket, poll.value, poll.sent, poll.due,
+                poll.seq, tuple(poll.tickets), poll.value, poll.sent, poll.due,
                 tuple(sorted(poll.ballots.items())),
             )
             for poll in engine._open.values()
@@ -147,6 +147,7 @@ def fingerprint(node: Node) -> tuple[Any, ...]:
         tuple(
             (
                 r.state, r.cursor, r.live, r.join_seq, r.suspect, r.pinged, tuple(r.outstanding),
+                tuple(seq for seq, _ in r.markers),
                 round(node.now - r.heard, 1) if r.outstanding else 0,
             )
             for r in engine.members

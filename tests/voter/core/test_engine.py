@@ -113,7 +113,7 @@ def test_a_liar_cannot_stand_in_with_the_hash_of_the_right_reply(size: int) -> N
     [
         ("wrong-seq", "answered what was not asked"),
         ("twice", "answered what was not asked"),
-        ("swap", "answered a request with a digest"),
+        ("swap", "told a digest that it was not asked for"),
         ("alive", "a sign of life that nobody asked for"),
     ],
 )

@@ -99,7 +99,7 @@ def test_a_state_that_nobody_asked_for_is_not_taken() -> None:
     seq = marks(node)[0].seq
     for index, replica in enumerate(node.replicas):
         for event in (
-            ev.Fetched(index, replica.epoch, seq, b""),
+            ev.Fetched(index, replica.epoch, seq, b"", digest_of(b"")),
             ev.FetchFailed(index, replica.epoch, seq, "no"),
             ev.Piece(index, replica.epoch, seq, 10),
         ):

@@ -1,0 +1,197 @@
+"""The promises that can be checked only when a run is over: what the clients saw, replayed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from faultinject.simulation.clients import Outcome, encode
+from faultinject.simulation.guest import ROOT
+from faultinject.simulation.linear import Call, in_real_time, linearizable, register
+from faultinject.simulation.promises import Observer, Write
+from guests.message import Reply, encode_reply
+from guests.service import Context, answer
+from guests.services.kv import KeyValue
+
+if TYPE_CHECKING:
+    from faultinject.simulation.world import World
+
+__all__ = ["check"]
+
+LIMIT = 16.0
+"""Simulated seconds within which a request must be answered, whatever happens."""
+QUICK = 6.0
+"""... while at most one replica is faulty and nothing else."""
+LONGEST = 24
+"""Operations of one key that the exact checker takes on."""
+
+
+def check(world: World) -> None:
+    """Check everything that is left to check; breaches go to the observer."""
+    observer = world.observer
+    outcomes = [world.outcomes[index] for index in sorted(world.outcomes)]
+    _check_replay(observer, outcomes)
+    _check_guests(world)
+    _check_order_in_time(observer, outcomes)
+    _check_keys(observer, outcomes)
+    _check_never_executed(observer, outcomes)
+    _check_liveness(world, outcomes)
+    _check_bounds(world)
+
+
+def _check_replay(observer: Observer, outcomes: list[Outcome]) -> None:
+    """Every reply must be that of the service itself, run over the writes in order."""
+    oracle = KeyValue()
+    states = {ROOT: oracle.digest()}
+    answered = sorted((o for o in outcomes if o.answer is not None), key=_place)
+    acknowledged = {_place(o): o for o in answered}
+    reads = [o for o in answered if encode(o)[1]]
+    at = 0
+    for write in observer.main:
+        at = _check_reads(observer, oracle, reads, at, write.seq)
+        context = Context(write.seq, write.time_ns, write.history, write.caller.decode())
+        reply = answer(oracle, write.request, context)
+        states[write.history] = oracle.digest()
+        outcome = acknowledged.get(write.seq)
+        if outcome is not None and outcome.operation.index != write.operation:
+            observer.breach("Durability", f"place {write.seq} was acknowledged for another write")
+        elif outcome is not None:
+            _compare(observer, outcome, reply)
+    _check_reads(observer, oracle, reads, at, 1 << 63)
+    held = {write.seq for write in observer.main}
+    for outcome in answered:
+        if not encode(outcome)[1] and _place(outcome) not in held:
+            observer.breach(
+                "Durability",
+                f"operation {outcome.operation.index} was acknowledged at {_place(outcome)}, and "
+                f"no replica holds it",
+            )
+    for history, digest, guest in observer.restores:
+        if states.get(history) != digest:
+            observer.breach(
+                "Order", f"guest {guest} was restored to a state that is not the one at its place"
+            )
+
+
+def _place(outcome: Outcome) -> int:
+    return outcome.answer.vote.seq if outcome.answer is not None else 0
+
+
+def _check_reads(
+    observer: Observer, oracle: KeyValue, reads: list[Outcome], at: int, before: int
+) -> int:
+    while at < len(reads) and _place(reads[at]) < before:
+        place = _place(reads[at])
+        reply = answer(oracle, encode(reads[at])[0], Context(place, 0, bytes(8), "", True))
+        _compare(observer, reads[at], reply)
+        at += 1
+    return at
+
+
+def _compare(observer: Observer, outcome: Outcome, expected: bytes) -> None:
+    seen = outcome.answer
+    if seen is None:
+        return
+    given = encode_reply(Reply(seen.status, seen.body, tuple(seen.headers)))
+    if given != expected:
+        observer.breach(
+            "Linearizability",
+            f"operation {outcome.operation.index} ({outcome.operation.kind}) was answered "
+            f"{seen.status} {seen.body!r} at {seen.vote.seq}, the order says "
+            f"{Reply.decode(expected)!r}",
+        )
+
+
+def _check_guests(world: World) -> None:
+    """At rest all honest replicas hold the state that the order leads to."""
+    if not world.quiet:
+        return
+    oracle = KeyValue()
+    for write in world.observer.main:
+        context = Context(write.seq, write.time_ns, write.history, write.caller.decode())
+        answer(oracle, write.request, context)
+    for guest in world.guests:
+        service = guest.service
+        if guest.honest and service is not None and service.digest() != oracle.digest():
+            world.observer.breach(
+                "Order", f"guest {guest.index} holds a state that the order does not lead to"
+            )
+
+
+def _check_order_in_time(observer: Observer, outcomes: list[Outcome]) -> None:
+    places = [(o.started, o.ended, _place(o)) for o in outcomes if o.answer is not None]
+    wrong = in_real_time(places)
+    if wrong is not None:
+        observer.breach(
+            "Linearizability",
+            f"what was released at {wrong[0]} had ended before what is at {wrong[1]} began",
+        )
+
+
+def _check_keys(observer: Observer, outcomes: list[Outcome]) -> None:
+    """The exact check of each key's history."""
+    keys: dict[str, list[Call]] = {}
+    for outcome in outcomes:
+        operation, seen = outcome.operation, outcome.answer
+        if outcome.executed is False or (seen is None and operation.kind == "get"):
+            continue
+        reply = None
+        if seen is not None:
+            told = next((value for name, value in seen.headers if name == "etag"), "?")
+            reply = (seen.status, seen.body, told)
+        keys.setdefault(operation.key, []).append(
+            Call(
+                outcome.started,
+                outcome.ended if seen is not None else float("inf"),
+                operation.kind,
+                b"%d" % operation.index,
+                outcome.condition,
+                reply,
+            )
+        )
+    for key, calls in keys.items():
+        if len(calls) <= LONGEST and not linearizable(calls, register, None):
+            observer.breach("Linearizability", f"no order explains what was seen of key {key!r}")
+
+
+def _check_never_executed(observer: Observer, outcomes: list[Outcome]) -> None:
+    """What a client was told is not executed must be nowhere."""
+    executed: dict[int, Write] = {w.operation: w for w in observer.main if w.operation is not None}
+    for outcome in outcomes:
+        write = executed.get(outcome.operation.index)
+        if outcome.executed is False and write is not None:
+            observer.breach(
+                "Fail-safe",
+                f"operation {outcome.operation.index} was told not executed, and is at {write.seq}",
+            )
+
+
+def _check_liveness(world: World, outcomes: list[Outcome]) -> None:
+    """Every request gets its verdict in time; a reply, if at most one replica was faulty."""
+    plan = world.plan
+    quick = not plan.two and plan.only_replicas
+    for outcome in outcomes:
+        taken = outcome.ended - outcome.started
+        name = f"operation {outcome.operation.index}"
+        if plan.two:
+            continue
+        if taken > (QUICK if quick else LIMIT):
+            world.observer.breach("Liveness", f"{name} took {taken:.1f} s ({outcome.failure})")
+        elif quick and outcome.answer is None and outcome.started >= world.ready:
+            world.observer.breach("Liveness", f"{name} got no reply: {outcome.failure}")
+
+
+def _check_bounds(world: World) -> None:
+    """Nothing is held that nobody needs any more."""
+    runner, plan = world.runner, world.plan
+    if runner is None or not world.quiet:
+        return
+    if runner.waiting or runner.engine.pending > 1:
+        world.observer.breach(
+            "Bounded",
+            f"at rest {runner.waiting} clients and {runner.engine.pending} votes are waited for",
+        )
+    if world.disk.size > world.disk_limit:
+        world.observer.breach(
+            "Bounded",
+            f"the journal takes {world.disk.size} bytes after {len(plan.operations)} operations",
+        )

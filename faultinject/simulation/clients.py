@@ -1,0 +1,106 @@
+"""The clients of a run: real client library, seeded operations, and what became of each."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from faultinject.simulation.plan import Operation
+from guests.message import encode_request
+from voter.client import READ_ONLY_METHODS, Answer, Client
+from voter.errors import ConnectionFailed, NotExecuted, RequestError
+
+__all__ = ["NATIVE", "Outcome", "request_of", "run_client"]
+
+NATIVE = "native.sock"
+PATIENCE = 20.0
+"""Seconds after which a client gives a request up."""
+
+
+class Outcome:
+    """What became of an operation; times in seconds.
+
+    ``executed``: True (there is a reply), False (the voter says that it was not), None (unknown).
+    """
+
+    __slots__ = ("answer", "condition", "ended", "executed", "failure", "operation", "started")
+
+    def __init__(self, operation: Operation, started: float) -> None:
+        self.operation = operation
+        self.started = started
+        self.ended = float("inf")
+        self.answer: Answer | None = None
+        self.failure = ""
+        self.executed: bool | None = None
+        self.condition = ""
+        """The entity tag that it was made conditional on."""
+
+
+def request_of(outcome: Outcome) -> tuple[str, str, bytes, list[tuple[str, str]]]:
+    """Return method, target, body and headers of an operation."""
+    operation = outcome.operation
+    target, body = f"/kv/{operation.key}", b"%d" % operation.index
+    headers = [("x-op", str(operation.index))]
+    match operation.kind:
+        case "get":
+            return "GET", target, b"", headers
+        case "delete":
+            return "DELETE", target, b"", headers
+        case "increment":
+            return "POST", target + "?increment=1", b"", headers
+        case "swap":
+            headers.append(("if-match", outcome.condition))
+        case "create":
+            headers.append(("if-none-match", "*"))
+    return "PUT", target, body, headers
+
+
+async def run_client(
+    operations: Sequence[Operation],
+    outcomes: dict[int, Outcome],
+    now: Callable[[], float],
+    *,
+    retry: bool,
+) -> None:
+    """Make the operations, one after the other but for those that are concurrent."""
+    tags: dict[str, str] = {}
+    client: Client | None = None
+
+    async def run_one(operation: Operation) -> None:
+        nonlocal client
+        outcome = outcomes[operation.index] = Outcome(operation, now())
+        outcome.condition = tags.get(operation.key, '"1"')
+        method, target, body, headers = request_of(outcome)
+        try:
+            if client is None:
+                client = await Client.connect(f"unix:{NATIVE}", retry=retry, timeout=PATIENCE)
+            answer = await client.request(method, target, body, headers, timeout=PATIENCE)
+        except NotExecuted as error:
+            outcome.failure, outcome.executed = str(error), False
+        except ConnectionFailed as error:
+            outcome.failure = str(error)
+            if not retry:
+                client = None
+        except (RequestError, TimeoutError) as error:
+            outcome.failure = f"{type(error).__name__} {error}"
+        else:
+            outcome.answer, outcome.executed = answer, True
+            for name, value in answer.headers:
+                if name == "etag":
+                    tags[operation.key] = value
+        outcome.ended = now()
+
+    async with asyncio.TaskGroup() as group:
+        for operation in operations:
+            await asyncio.sleep(operation.pause)
+            task = group.create_task(run_one(operation))
+            if not operation.concurrent:
+                await task
+    if client is not None:
+        await client.close()
+
+
+def encode(outcome: Outcome) -> tuple[bytes, bool]:
+    """Return an operation's canonical bytes and whether it only reads."""
+    method, target, body, headers = request_of(outcome)
+    return encode_request(method, target, headers, body), method in READ_ONLY_METHODS

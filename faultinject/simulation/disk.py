@@ -1,0 +1,281 @@
+"""A simulated disk: what a process wrote, what would be there after a power loss, and its faults.
+
+The page cache survives the death of a process.  A power loss keeps of what was not synced any
+blocks, in no order: each is drawn.  Made for ``voter.journal.files``, whose protocols it follows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import Iterable, Iterator
+from random import Random
+
+from faultinject.simulation.loop import Process, SimLoop
+
+__all__ = ["Disk", "SimFile", "SimFiles"]
+
+SYNC_TIMES = (0.0001, 0.004)
+"""Seconds that a sync takes, least and most."""
+PIECE_TIME = 0.00005
+"""Seconds that writing a piece of a file takes."""
+ASIDE = ".new"
+"""Ending of the name of a file that is not complete yet."""
+
+
+class _Inode:
+    """One file: what is read from it, what is on the platter, and the blocks that differ."""
+
+    __slots__ = ("cached", "dirty", "stored")
+
+    def __init__(self, data: bytes) -> None:
+        self.cached = bytearray(data)
+        self.stored = bytearray(data)
+        self.dirty: list[tuple[int, int]] = []  # (start, end) of writes since the last sync
+
+    def sync(self) -> None:
+        """Put what is dirty onto the platter."""
+        for start, end in self.dirty:
+            if len(self.stored) < end:
+                self.stored += bytes(end - len(self.stored))
+            self.stored[start:end] = self.cached[start:end]
+        self.dirty.clear()
+
+    def lose_power(self, random: Random, block: int) -> None:
+        """Keep of what is dirty the blocks that are drawn."""
+        for start, end in self.dirty:
+            at = start
+            while at < end:
+                stop = min(end, (at // block + 1) * block)
+                if random.random() < 0.5:
+                    if len(self.stored) < stop:
+                        self.stored += bytes(stop - len(self.stored))
+                    self.stored[at:stop] = self.cached[at:stop]
+                at = stop
+        self.dirty.clear()
+        self.cached = bytearray(self.stored)
+
+
+class Disk:
+    """The node's disk.  ``full``: nothing can be set aside; ``failing``: syncs that will fail;
+    ``slow``: seconds added to each sync.
+    """
+
+    def __init__(self, loop: SimLoop, random: Random, block: int) -> None:
+        self.loop = loop
+        self.full = False
+        self.failing = 0
+        self.slow = 0.0
+        self.syncs = 0
+        self.written = 0
+        """Bytes written so far."""
+        self._random = random
+        self._block = block
+        self.cached: dict[str, _Inode] = {}
+        self.stored: dict[str, _Inode] = {}  # the directory on the platter
+
+    @property
+    def size(self) -> int:
+        """Bytes that all files take."""
+        return sum(len(inode.cached) for inode in self.cached.values())
+
+    def holds(self, data: bytes, *, durable: bool) -> bool:
+        """Whether these bytes are in any file: on the platter, or as a process would read it."""
+        if durable:
+            return any(data in inode.stored for inode in self.stored.values())
+        return any(data in inode.cached for inode in self.cached.values())
+
+    def lose_power(self) -> None:
+        """What was not synced is lost, or kept, block by block; so are changes of names."""
+        for name in sorted(set(self.cached) | set(self.stored)):
+            new = self.cached.get(name)
+            if new is self.stored.get(name) or self._random.random() < 0.5:
+                continue
+            if new is not None:  # the change of this name was on the platter already
+                self.stored[name] = new
+            else:
+                del self.stored[name]
+        for name in sorted(self.stored):
+            self.stored[name].lose_power(self._random, self._block)
+        self.cached = dict(self.stored)
+
+    def rot(self, random: Random) -> str:
+        """Turn one bit of a stored file that is not zero; return its name ("" if there is none)."""
+        names = [name for name in sorted(self.stored) if any(self.stored[name].stored)]
+        if not names:
+            return ""
+        inode = self.stored[random.choice(names)]
+        end = len(bytes(inode.stored).rstrip(b"\0"))
+        at = random.randrange(end)
+        bit = 1 << random.randrange(8)
+        inode.stored[at] ^= bit
+        inode.cached[at] ^= bit
+        return f"byte {at}"
+
+    def sync_time(self) -> float:
+        """Seconds that the next sync takes."""
+        least, most = SYNC_TIMES
+        return least + self._random.random() ** 4 * (most - least) + self.slow
+
+    def sync_names(self) -> None:
+        """Put all names onto the platter."""
+        self.stored = dict(self.cached)
+
+
+class SimFile:
+    """A file that is open for appending, by a process."""
+
+    def __init__(self, disk: Disk, process: Process, inode: _Inode, at: int) -> None:
+        self._disk = disk
+        self._process = process
+        self._inode = inode
+        self._at = at
+
+    def append(self, data: bytes) -> None:
+        """Write at the end of what was written.  Raises OSError."""
+        dies = self._process.enter_call()
+        data = bytes(data)
+        if dies:
+            data = data[: len(data) * 2 // 3]
+        inode, at = self._inode, self._at
+        end = at + len(data)
+        if end > len(inode.cached) and self._disk.full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        if len(inode.cached) < end:
+            inode.cached += bytes(end - len(inode.cached))
+        inode.cached[at:end] = data
+        inode.dirty.append((at, end))
+        self._at = end
+        self._disk.written += len(data)
+        if dies:
+            self._process.die_in_call()
+
+    async def sync(self) -> None:
+        """Wait until what was written so far is on the disk.  Raises OSError."""
+        dies = self._process.enter_call()
+        upto = len(self._inode.dirty)
+        if dies:
+            self._process.die_in_call()
+        await asyncio.sleep(self._disk.sync_time())
+        dies = self._process.enter_call()
+        disk, inode = self._disk, self._inode
+        disk.syncs += 1
+        if disk.failing:
+            disk.failing -= 1
+            del inode.dirty[:upto]  # marked clean, as Linux does; it will never be written
+            raise OSError(errno.EIO, "Input/output error")
+        later = inode.dirty[upto:]
+        del inode.dirty[upto:]
+        inode.sync()
+        inode.dirty = later
+        if dies:
+            self._process.die_in_call()
+
+    def close(self) -> None:
+        """Close it; what was not synced stays so."""
+
+
+class SimFiles:
+    """The journal's directory, as a process sees it.  All raise OSError as ``Files`` says."""
+
+    where = "journal"
+
+    def __init__(self, disk: Disk, process: Process) -> None:
+        self._disk = disk
+        self._process = process
+
+    def names(self) -> list[str]:
+        """Names of all files, sorted."""
+        self._process.enter_call()
+        return sorted(self._disk.cached)
+
+    def read(self, name: str) -> bytes:
+        """The whole content."""
+        self._process.enter_call()
+        return bytes(self._find(name).cached)
+
+    def _find(self, name: str) -> _Inode:
+        inode = self._disk.cached.get(name)
+        if inode is None:
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory", name)
+        return inode
+
+    async def create(self, name: str, size: int) -> SimFile:
+        """Set a file aside, zeroed, its name on the disk."""
+        await self._make(name, iter((bytes(size),)))
+        return SimFile(self._disk, self._process, self._disk.cached[name], 0)
+
+    def reopen(self, name: str, at: int) -> SimFile:
+        """Go on appending at an offset; what is behind it becomes zeros, not synced yet."""
+        self._process.enter_call()
+        inode = self._find(name)
+        end = len(inode.cached)
+        if any(inode.cached[at:]):
+            inode.cached[at:] = bytes(end - at)
+            inode.dirty.append((at, end))
+        return SimFile(self._disk, self._process, inode, at)
+
+    async def write_whole(self, name: str, pieces: Iterable[bytes | memoryview]) -> None:
+        """Replace a file by these pieces, all or nothing, also at a power loss."""
+        await self._make(name, iter(pieces))
+
+    async def _make(self, name: str, pieces: Iterator[bytes | memoryview]) -> None:
+        """Write aside, sync, rename, sync the directory; a process may die at each step."""
+        disk, process = self._disk, self._process
+        aside = name + ASIDE
+        dies = process.enter_call()
+        inode = disk.cached[aside] = _Inode(b"")
+        try:
+            for piece in pieces:
+                if disk.full:
+                    raise OSError(errno.ENOSPC, "No space left on device", name)
+                start = len(inode.cached)
+                inode.cached += piece
+                inode.dirty.append((start, len(inode.cached)))
+                disk.written += len(piece)
+                if dies:
+                    process.die_in_call()
+                await asyncio.sleep(PIECE_TIME)
+                dies = process.enter_call()
+            if dies:
+                process.die_in_call()
+            await asyncio.sleep(disk.sync_time())
+            process.enter_call()
+            if disk.failing:
+                disk.failing -= 1
+                raise OSError(errno.EIO, "Input/output error", name)
+        except Exception:
+            if process.alive:
+                disk.cached.pop(aside, None)
+            raise
+        inode.sync()
+        del disk.cached[aside]
+        disk.cached[name] = inode
+        await asyncio.sleep(disk.sync_time())
+        if process.enter_call():
+            process.die_in_call()
+        disk.sync_names()
+
+    async def rename(self, old: str, new: str) -> None:
+        """Give a file another name, on the disk when this returns."""
+        await self._change_names(old, new)
+
+    async def remove(self, name: str) -> None:
+        """Remove a file; it cannot come back when this returns."""
+        await self._change_names(name, None)
+
+    async def _change_names(self, old: str, new: str | None) -> None:
+        dies = self._process.enter_call()
+        inode = self._find(old)
+        if new is not None:
+            self._disk.cached[new] = inode
+        del self._disk.cached[old]
+        if dies:
+            self._process.die_in_call()
+        await asyncio.sleep(self._disk.sync_time())
+        if self._process.enter_call():
+            self._process.die_in_call()
+        self._disk.sync_names()
+
+    def close(self) -> None:
+        """Give the directory up."""

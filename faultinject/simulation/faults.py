@@ -1,0 +1,176 @@
+"""Makes the faults of a plan happen, each in its time.
+
+Faults of replicas wait for each other, and until the last one's replica votes again, unless the
+plan says that two may be faulty at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from random import Random
+from typing import TYPE_CHECKING
+
+from faultinject.simulation.plan import REPLICA_FAULTS, Fault
+from voter.core import events as ev
+from voter.core.replica import State
+
+if TYPE_CHECKING:
+    from faultinject.simulation.world import World
+
+__all__ = ["Injector"]
+
+BACK = 8.0
+"""Seconds that the next fault of a replica waits for the last one's to vote again."""
+LIES = frozenset({"garbage", "corrupt-reply", "stale-reply", "wrong-seq", "drop-reply"})
+
+
+class Injector:
+    """Injects the faults of one run."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._one = asyncio.Lock()
+        self._healing: list[Callable[[], None]] = []
+
+    async def run(self, faults: Sequence[Fault]) -> None:
+        """Let each fault happen."""
+        async with asyncio.TaskGroup() as group:
+            for fault in faults:
+                group.create_task(self._inject(fault))
+
+    def heal(self) -> None:
+        """End all faults that are still there."""
+        healing, self._healing = self._healing, []
+        for heal in healing:
+            heal()
+        self._world.disk.failing = 0
+
+    async def _inject(self, fault: Fault) -> None:
+        await asyncio.sleep(fault.at - self._world.loop.time())
+        if fault.kind not in REPLICA_FAULTS:
+            await self._hold(fault, self._begin(fault))
+        elif self._world.plan.two:
+            await self._break(fault)
+        else:
+            async with self._one:
+                await self._until_all_vote()
+                await self._break(fault)
+                await self._until_all_vote()
+
+    async def _until_all_vote(self) -> None:
+        until = self._world.loop.time() + BACK
+        while not self._world.all_vote and self._world.loop.time() < until:
+            await asyncio.sleep(0.02)
+
+    async def _break(self, fault: Fault) -> None:
+        self._world.held.add(fault.target)
+        try:
+            await self._hold(fault, self._begin_replica(fault))
+        finally:
+            self._world.held.discard(fault.target)
+
+    async def _hold(self, fault: Fault, heal: Callable[[], None] | None) -> None:
+        if heal is None:
+            return
+        self._healing.append(heal)
+        await asyncio.sleep(fault.seconds)
+        if heal in self._healing:
+            self._healing.remove(heal)
+            heal()
+
+    # ------------------------------------------------------------ of replicas
+
+    def _begin_replica(self, fault: Fault) -> Callable[[], None] | None:
+        """Begin a fault of a replica; return what ends it."""
+        world, index = self._world, fault.target
+        guest = world.guests[index]
+        random = Random(f"{world.plan.seed} fault {fault.index}")
+        kind = fault.kind
+
+        def put_back() -> None:
+            world.reboot(index)
+
+        if kind == "kill-service":
+            guest.kill_service(fault.seconds)
+        elif kind == "reboot":
+            guest.power_off()
+            return put_back
+        elif kind == "hang":
+            guest.hang(True)
+            boots = guest.boots
+            return lambda: guest.hang(False) if guest.boots == boots else None
+        elif kind == "slow-link":
+            guest.conditions.stall = 0.01 * fault.amount
+            return lambda: setattr(guest.conditions, "stall", 0.0)
+        elif kind == "cut-link":
+            if guest.transport is not None:
+                guest.transport.break_off(ConnectionResetError(104, "Connection reset by peer"))
+        elif kind in LIES:
+            guest.lie(kind)
+            return put_back
+        elif kind in ("duplicate", "flip"):
+            guest.honest = False
+            guest.change(_duplicate(random) if kind == "duplicate" else _flip(random))
+            return put_back
+        elif kind == "corrupt-state":
+            if guest.corrupt_state():
+                return put_back
+        elif kind == "expel":
+            runner = world.runner
+            if runner is not None and world.state(index) is not State.EXPELLED:
+                world.tell(runner.receive, ev.Expel(index, "by the operator"))
+                return put_back
+        else:
+            raise ValueError(f"no fault {kind!r}")
+        return None
+
+    # --------------------------------------------------------------- of others
+
+    def _begin(self, fault: Fault) -> Callable[[], None] | None:
+        """Begin another fault; return what ends it."""
+        world, kind = self._world, fault.kind
+        voter, disk = world.voter, world.disk
+        if kind == "power-loss":
+            world.lose_power()
+        elif kind == "clock-jump":
+            world.wall_offset += fault.amount * (fault.target - 1) * 10.0
+        elif kind == "disk-full":
+            disk.full = True
+            return lambda: setattr(disk, "full", False)
+        elif kind == "disk-slow":
+            disk.slow = 0.002 * fault.amount
+            return lambda: setattr(disk, "slow", 0.0)
+        elif kind == "sync-fails":
+            disk.failing = 1  # until there is one, or the end
+        elif kind == "cut-client":
+            world.cut_client(fault.amount)
+        elif voter is None or not voter.alive:
+            return None
+        elif kind == "kill-voter":
+            voter.fuse = fault.amount
+        elif kind == "kill-voter-in-call":
+            voter.call_fuse = fault.amount
+        elif kind == "stop-voter":
+            voter.stop()
+            return lambda: world.loop.go_on(voter)
+        else:
+            raise ValueError(f"no fault {kind!r}")
+        return None
+
+
+def _duplicate(random: Random) -> Callable[[bytes], bytes]:
+    """Some pieces come twice."""
+    return lambda data: data * 2 if random.random() < 0.3 else data
+
+
+def _flip(random: Random) -> Callable[[bytes], bytes]:
+    """In some pieces a bit is changed."""
+
+    def flip(data: bytes) -> bytes:
+        if random.random() < 0.7:
+            return data
+        at = random.randrange(len(data))
+        return b"%b%c%b" % (data[:at], data[at] ^ 1 << random.randrange(8), data[at + 1 :])
+
+    return flip

@@ -1,0 +1,279 @@
+"""A simulated guest: the real agent's ``Incarnation`` and a real service behind a virtio port.
+
+The port does what a virtio-serial port with a socket as its host end does: one connection at a
+time; the guest's writes wait while nobody is connected; when the host end closes, the guest reads
+the end of file some time later (or never, if the host is back before it looks); bytes that the
+guest had written may still come out to whoever connects next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from random import Random
+from typing import Protocol
+
+from faultinject import lies
+from faultinject.simulation.loop import Process
+from faultinject.simulation.network import Conditions, NetworkLoop, Pipe, Socket, Transport
+from guests.incarnation import Incarnation
+from guests.message import Reply, Request
+from guests.service import Context, Service
+from guests.services.kv import KeyValue
+
+__all__ = ["ROOT", "Guest", "Witness", "WitnessedService"]
+
+BUILD = "simulated"
+ROOT = bytes(8)
+"""Hash of the empty history."""
+
+
+class WitnessedService(KeyValue):
+    """The key-value service; what it applies is told."""
+
+    name = "kv"
+    witness: Witness
+    guest: Guest
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.life = self.witness.born(self.guest)
+        self.tip: bytes | None = ROOT
+        """History of the last write that it applied; None while it is not known."""
+        self.taken = b""
+        """Digest of the state that it was restored from."""
+
+    def apply(self, request: Request, context: Context) -> Reply:
+        """As the service does it."""
+        self.witness.applies(self, request, context)
+        return super().apply(request, context)
+
+    def restore(self, state: bytes) -> None:
+        """As the service does it."""
+        super().restore(state)
+        self.witness.restored(self, state)
+
+
+class Witness(Protocol):
+    """Who is told what guests do."""
+
+    def born(self, guest: Guest) -> int:
+        """A service's object was made; return its number."""
+
+    def applies(self, service: WitnessedService, request: Request, context: Context) -> None:
+        """A service is about to apply a request."""
+
+    def restored(self, service: WitnessedService, state: bytes) -> None:
+        """A service has taken a state."""
+
+    def connected(self, guest: Guest, transport: Transport) -> None:
+        """A voter connects to the guest's port."""
+
+
+class Guest:
+    """One guest.  ``honest``: no fault has touched what it holds or says since it was booted."""
+
+    def __init__(
+        self, loop: NetworkLoop, index: int, conditions: Conditions, witness: Witness
+    ) -> None:
+        self.index = index
+        self.up = False
+        self.honest = True
+        self.boots = 0
+        self.number = 0
+        self.incarnation: Incarnation | None = None
+        self.conditions = conditions
+        self.transport: Transport | None = None
+        self._loop = loop
+        self._witness = witness
+        self._random: Random = loop.random("guest", index)
+        self._to_guest: Pipe | None = None
+        self._to_host: Pipe | None = None
+        self._connections = 0
+        self._hung = False
+        self._inbox: list[bytes] = []
+        self._outbox: list[bytes] = []
+        self._stale = b""
+        self._lie: lies.Lie | None = None
+        self._change: Callable[[bytes], bytes] | None = None
+        self.service_class: type[Service] = type(
+            "WitnessedService", (WitnessedService,), {"witness": witness, "guest": self}
+        )
+
+    @property
+    def service(self) -> WitnessedService | None:
+        """The service's object that serves now."""
+        service = getattr(self.incarnation, "_service", None)
+        return service if isinstance(service, WitnessedService) else None
+
+    # ---------------------------------------------------------- life and death
+
+    def boot(self) -> None:
+        """Start the guest from its clean snapshot."""
+        self.boots += 1
+        self.number = 0
+        self.up, self.honest, self._hung = True, True, False
+        self._inbox.clear()
+        self._outbox.clear()
+        self._stale = b""
+        self.lie(None)
+        self.change(None)
+        self._start()
+
+    def _start(self) -> None:
+        self.number += 1
+        self.incarnation = Incarnation(self.service_class, self.number, BUILD)
+        self._write(self.incarnation.here())
+
+    def power_off(self) -> None:
+        """End the guest: its QEMU is gone."""
+        self.up = False
+        self.incarnation = None
+        if self.transport is not None:
+            to_host = self._to_host
+            if to_host is not None:
+                to_host.cut()
+                to_host.finish()
+            self.transport = None
+
+    def kill_service(self, pause: float) -> None:
+        """The service's process dies; the agent starts it anew after a pause."""
+        if self.incarnation is not None:
+            self.incarnation = None
+            self._loop.call_later(pause, self._restart, self.boots, context=self._loop.outside)
+
+    def _restart(self, boots: int) -> None:
+        if self.up and self.boots == boots and self.incarnation is None:
+            self._start()
+            self._go_on()
+
+    def hang(self, hung: bool) -> None:
+        """Take nothing in any more, or go on."""
+        self._hung = hung
+        if not hung:
+            self._go_on()
+
+    def lie(self, kind: str | None) -> None:
+        """Tell lies of this kind on the way to the voter (None: no more)."""
+        if kind is not None:
+            self.honest = False
+            self.change(lies.make(kind, self._random.randbytes(8)).feed)
+        else:
+            self.change(None)
+
+    def change(self, change: Callable[[bytes], bytes] | None) -> None:
+        """Let this be done to all bytes on their way to the voter."""
+        self._change = change
+        if self._to_host is not None:
+            self._to_host.change = change
+
+    def corrupt_state(self) -> bool:
+        """Change a stored value; tell whether there was one."""
+        service = self.service
+        if service is None or not service._entries:
+            return False
+        self.honest = False
+        key = self._random.choice(sorted(service._entries))
+        value, version = service._entries[key]
+        service._entries[key] = (value + b"\x00", version)
+        return True
+
+    # ------------------------------------------------------------------ port
+
+    async def connect(
+        self, process: Process, factory: Callable[[], asyncio.Protocol]
+    ) -> asyncio.BaseTransport:
+        """Connect a voter to the port.  Raises OSError."""
+        process.enter_call()
+        await asyncio.sleep(self._random.random() * 0.0005)
+        if not self.up:
+            raise ConnectionRefusedError(111, "Connection refused")
+        if self.transport is not None:
+            self.transport.break_off(ConnectionResetError(104, "Connection reset by peer"))
+        if self._to_guest is not None:  # one channel: what came before comes first
+            self._to_guest.close()
+            self._forward(self._to_guest.leftover)
+        loop = self._loop
+        protocol = factory()
+        transport = Transport(loop, process, protocol, Socket(f"guest {self.index}"))
+        self._connections += 1
+        random = loop.random("link", self.index, self._connections)
+        to_guest = Pipe(loop, random, self.conditions, _Port(self, transport))
+        to_host = Pipe(loop, random, self.conditions, transport, process.context)
+        to_host.change = self._change
+        transport.join(to_guest, to_host)
+        transport.on_close = lambda: self._host_closed(transport, to_host)
+        self.transport, self._to_guest, self._to_host = transport, to_guest, to_host
+        self._witness.connected(self, transport)
+        await loop.made(protocol, transport)
+        stale, self._stale = self._stale, b""
+        to_host.send(stale)
+        self._loop.call_soon(self._unblock, context=loop.outside)
+        return transport
+
+    def _forward(self, data: bytes) -> None:
+        if data and self.up:
+            self._loop.call_soon(self.read, data, context=self._loop.outside)
+
+    def _host_closed(self, transport: Transport, to_host: Pipe) -> None:
+        """The host end is closed: keep what may still come out later."""
+        if self.transport is not transport:
+            return
+        self.transport = self._to_host = None
+        if self._to_guest is not None and self._random.random() < 0.3:
+            self._to_guest.cut()
+        under_way = to_host.leftover
+        if under_way and self._random.random() < 0.5:
+            self._stale = under_way[self._random.randint(0, len(under_way)) :]
+
+    def _unblock(self) -> None:
+        """Somebody is connected: what waits goes out."""
+        if self.transport is not None and self._to_host is not None:
+            waiting, self._outbox = self._outbox, []
+            for data in waiting:
+                self._to_host.send(data)
+            self._go_on()
+
+    def _write(self, data: bytes) -> None:
+        """Write to the port; it waits while nobody is connected."""
+        if self._to_host is None or self._outbox:
+            self._outbox.append(data)
+        else:
+            self._to_host.send(data)
+
+    def read(self, data: bytes) -> None:
+        """Bytes from the host; no bytes: its end is closed."""
+        self._inbox.append(data)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Read on, unless the service hangs, is dead, or waits for its write."""
+        while self._inbox and self.up and not self._hung and not self._outbox:
+            incarnation = self.incarnation
+            if incarnation is None:
+                return
+            data = self._inbox.pop(0)
+            if data:
+                for answers in incarnation.receive(data):
+                    self._write(answers)
+            else:
+                incarnation.hang_up()
+                self._write(incarnation.here())
+
+
+class _Port:
+    """The guest's end of a connection."""
+
+    def __init__(self, guest: Guest, transport: Transport) -> None:
+        self._guest = guest
+        self._transport = transport
+
+    def take(self, data: bytes) -> None:
+        """Bytes for the guest (what an earlier connection sent is in the channel still)."""
+        if self._guest.up:
+            self._guest.read(data)
+
+    def ended(self, error: Exception | None) -> None:
+        """The host end is closed; if it is open again already, the guest sees nothing of it."""
+        if self._guest.up and self._guest.transport is None:
+            self._guest.read(b"")

@@ -1,0 +1,322 @@
+"""The promises of DESIGN.md, watched while a run goes on: what the voter sends, what the guests
+answer and apply, what is on the disk when a reply goes out.
+
+Everything is observed from outside: bytes on the streams, calls into the services, blocks of the
+disk.  The one thing asked of the voter itself is which replicas it calls active.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+from faultinject.simulation.disk import Disk
+from faultinject.simulation.guest import ROOT, Guest, WitnessedService
+from faultinject.simulation.loop import Process
+from faultinject.simulation.network import NetworkLoop, Transport
+from guests import wire
+from guests.message import Request
+from guests.service import Context, state_digest
+from guests.wire import FLAG_READ_ONLY, FLAG_VOID, Decoder, Frame, Kind
+from voter.core.order import tag
+from voter.frontend.verdict import Vote, decode_response
+
+__all__ = ["PROMISES", "Breach", "Observer", "Write", "operation_of"]
+
+PROMISES = (
+    "Agreement", "Order", "Durability", "Exactly once", "Fail-safe", "Liveness", "Bounded",
+    "Linearizability",
+)  # fmt: skip
+_OPERATION = re.compile(rb"\r\nx-op: (\d+)\r\n")
+
+
+def operation_of(request: bytes) -> int | None:
+    """Return the number of the operation that a request's bytes carry."""
+    found = _OPERATION.search(request)
+    return int(found[1]) if found else None
+
+
+class Breach(NamedTuple):
+    """A promise that was broken: which, how, and when (simulated seconds)."""
+
+    promise: str
+    text: str
+    time: float
+
+    def __str__(self) -> str:
+        return f"{self.promise} at {self.time:.4f} s: {self.text}"
+
+
+class Write:
+    """A write as the voter ordered it; ``era`` counts the power losses before it."""
+
+    __slots__ = ("caller", "era", "history", "operation", "prev", "request", "seq", "time_ns",
+                 "void")  # fmt: skip
+
+    def __init__(self, seq: int, order: wire.Order, era: int) -> None:
+        self.seq = seq
+        self.prev = order.prev
+        self.history = order.history
+        self.time_ns = order.time_ns
+        self.caller = order.caller
+        self.request = order.request
+        self.operation = operation_of(order.request)
+        self.void = False
+        self.era = era
+
+
+class Observer:
+    """Watches one run and notes breaches."""
+
+    def __init__(self, loop: NetworkLoop, disk: Disk, durability: str, need: int) -> None:
+        self.breaches: list[Breach] = []
+        self.main: list[Write] = []
+        """The writes that replicas hold, in order."""
+        self.writes: dict[bytes, Write] = {}
+        self.released: dict[int, tuple[Vote, bytes]] = {}
+        """Released replies by place (of writes and reads)."""
+        self.restores: list[tuple[bytes, bytes, int]] = []
+        """Restored states that were built on: history they must stand for, digest, guest."""
+        self.era = 0
+        self.active: Callable[[], tuple[int, ...]] = lambda: ()
+        self._loop = loop
+        self._disk = disk
+        self._durability = durability
+        self._need = need
+        self._lives = 0
+        self._place: dict[bytes, int] = {}  # history: place in main
+        self._durable = 0  # so many of main are known to be on the disk
+        self._votes: dict[int, dict[int, bytes]] = {}  # seq: guest: tag
+        self._won: dict[int, set[bytes]] = {}
+        self._was_active: tuple[int, ...] = ()
+
+    def breach(self, promise: str, text: str) -> None:
+        """Note that a promise was broken."""
+        self.breaches.append(Breach(promise, text, self._loop.time()))
+
+    # ------------------------------------------------------- what the voter orders
+
+    def connected(self, guest: Guest, transport: Transport) -> None:
+        """A voter is connected to a guest: watch both directions."""
+        _Link(self, guest, transport)
+
+    def ordered(self, frame: Frame, guest: Guest) -> None:
+        """An ORDER goes out to a guest."""
+        order = wire.decode_order(frame.payload)
+        if frame.flags & FLAG_READ_ONLY:
+            return
+        write = self.writes.get(order.history)
+        if write is None:
+            write = self.writes[order.history] = Write(frame.seq, order, self.era)
+            if self._durability != "none" and not self._disk.holds(order.history, durable=False):
+                self.breach("Durability", f"write {frame.seq} is sent, and not in the journal")
+            before = self.writes.get(order.prev)
+            if before is not None and before.time_ns > write.time_ns:
+                self.breach("Order", f"agreed time goes backwards at write {frame.seq}")
+        elif (write.seq, write.prev, write.time_ns, write.request, write.caller) != (
+            frame.seq, order.prev, order.time_ns, order.request, order.caller
+        ):  # fmt: skip
+            self.breach("Order", f"write {frame.seq} is sent in two different forms")
+        if frame.flags & FLAG_VOID and not write.void:
+            self._void(write)
+
+    def _void(self, write: Write) -> None:
+        write.void = True
+        if write.seq in self.released:
+            self.breach("Durability", f"write {write.seq} was acknowledged, and is voided")
+        if write.history in self._place:
+            self._set_main([w for w in self.main if w is not write])
+
+    def _set_main(self, main: list[Write]) -> None:
+        same = 0
+        for old, new in zip(self.main, main, strict=False):
+            if old is not new:
+                break
+            same += 1
+        self.main = main
+        self._durable = min(self._durable, same)
+        self._place = {w.history: at for at, w in enumerate(main)}
+
+    # ----------------------------------------------------------- what guests hold
+
+    def born(self, guest: Guest) -> int:
+        """A service's object was made: it holds the empty history."""
+        self._lives += 1
+        return self._lives
+
+    def restored(self, service: WitnessedService, state: bytes) -> None:
+        """A service has taken a state; which one, its next write tells."""
+        service.tip = None
+        service.taken = state_digest(iter((state,)))
+
+    def applies(self, service: WitnessedService, request: Request, context: Context) -> None:
+        """A service applies a request."""
+        guest = service.guest
+        if context.read_only or not guest.honest:
+            return
+        history = context._seed
+        write = self.writes.get(history)
+        if write is None or write.seq != context.seq:
+            self.breach("Order", f"guest {guest.index} applies {context.seq}, never ordered so")
+            return
+        before = self._before(write, service.tip)
+        if service.tip is None:
+            self.restores.append((before, service.taken, guest.index))
+        elif before != service.tip:
+            self.breach(
+                "Order",
+                f"guest {guest.index} applies write {write.seq} to a state that is not the one "
+                f"before it",
+            )
+        service.tip = history
+        if history not in self._place:
+            self._extend(write)
+
+    def _before(self, write: Write, tip: bytes | None) -> bytes:
+        """The history of the state that a write is applied to (voided writes do not change it)."""
+        prev = write.prev
+        while prev != tip and prev in self.writes and self.writes[prev].void:
+            prev = self.writes[prev].prev
+        return prev
+
+    def _extend(self, write: Write) -> None:
+        """The first replica applies a write: it goes on from the last one, unless power was lost
+        since that one was ordered, and nobody was told of it.
+        """
+        before = self._before(write, None)
+        end = self.main[-1].history if self.main else ROOT
+        if before != end:
+            at = self._place.get(before, -1 if before == ROOT else None)
+            if at is None:
+                self.breach("Order", f"write {write.seq} goes on from an unknown history")
+                return
+            lost = self.main[at + 1 :]
+            if any(w.era == self.era for w in lost):
+                self.breach(
+                    "Order",
+                    f"write {write.seq} is applied in place of {lost[0].seq}, which replicas hold",
+                )
+            for gone in lost:
+                if gone.seq in self.released and self._durability == "fsync":
+                    self.breach("Durability", f"write {gone.seq} was acknowledged, and is lost")
+            self._set_main(self.main[: at + 1])
+        if write.operation is not None:
+            for other in self.main:
+                if other.operation == write.operation:
+                    self.breach(
+                        "Exactly once",
+                        f"operation {write.operation} is executed at {other.seq} and {write.seq}",
+                    )
+        self._place[write.history] = len(self.main)
+        self.main.append(write)
+
+    # ------------------------------------------------------------------- votes
+
+    def voted(self, guest: int, seq: int, reply: bytes) -> None:
+        """A guest's reply reaches the voter."""
+        ballots = self._votes.setdefault(seq, {})
+        ballots[guest] = tag(reply)
+        self._count(seq)
+
+    def _count(self, seq: int) -> None:
+        electors = set(self.active()) | set(self._was_active)
+        tally: dict[bytes, int] = {}
+        for guest, ballot in self._votes.get(seq, {}).items():
+            if guest in electors:
+                tally[ballot] = tally.get(ballot, 0) + 1
+                if tally[ballot] >= self._need:
+                    self._won.setdefault(seq, set()).add(ballot)
+
+    def before_event(self) -> None:
+        """The voter is about to get bytes: who is active now may vote in what follows."""
+        self._was_active = self.active()
+
+    def after_event(self) -> None:
+        """The voter has acted on what it got: those that are active now may have voted."""
+        if self.active() != self._was_active:
+            for seq in self._votes:
+                self._count(seq)
+
+    def void_votes(self, guest: int) -> None:
+        """The link to a guest is closed: its votes are void."""
+        for ballots in self._votes.values():
+            ballots.pop(guest, None)
+
+    # ---------------------------------------------------------------- releases
+
+    def accepted(self, transport: Transport, process: Process) -> None:
+        """A client is connected: watch what it is told."""
+        decoder = Decoder()
+
+        def watch(data: bytes) -> None:
+            for frame in decoder.feed(data):
+                if frame.kind == Kind.RESPONSE:
+                    self._release(*decode_response(frame.payload))
+
+        transport.watch = watch
+
+    def _release(self, vote: Vote, reply: bytes) -> None:
+        seq = vote.seq
+        if tag(reply) not in self._won.get(seq, ()):
+            self._count(seq)
+            if tag(reply) not in self._won.get(seq, ()):
+                self.breach(
+                    "Agreement",
+                    f"the reply to {seq} was released, and {self._need} active replicas have not "
+                    f"given it",
+                )
+        before = self.released.setdefault(seq, (vote, reply))
+        if before[1] != reply:
+            self.breach("Exactly once", f"two different replies were released for {seq}")
+        if self._durability == "none":
+            return
+        while self._durable < len(self.main) and self.main[self._durable].seq <= seq:
+            write = self.main[self._durable]
+            if not self._disk.holds(write.history, durable=self._durability == "fsync"):
+                self.breach(
+                    "Durability",
+                    f"the reply to {seq} was released, and write {write.seq} is not on the disk",
+                )
+            self._durable += 1
+
+    def power_lost(self) -> None:
+        """Voter, guests and what was not synced are gone."""
+        self.era += 1
+
+
+class _Link:
+    """Watches one connection of a voter to a guest."""
+
+    def __init__(self, observer: Observer, guest: Guest, transport: Transport) -> None:
+        self._observer = observer
+        self._guest = guest
+        self._epoch = -1
+        self._orders = Decoder()
+        self._replies = Decoder()
+        observer.void_votes(guest.index)
+        transport.watch, transport.see, transport.saw = self._says, self._hears, self._heard
+        inner = transport.on_close
+
+        def closed() -> None:
+            observer.void_votes(guest.index)
+            if inner is not None:
+                inner()
+
+        transport.on_close = closed
+
+    def _says(self, data: bytes) -> None:
+        for frame in self._orders.feed(data):
+            if frame.kind == Kind.ORDER:
+                self._observer.ordered(frame, self._guest)
+            elif frame.kind == Kind.HELLO:
+                self._epoch = frame.epoch
+
+    def _hears(self, data: bytes) -> None:
+        self._observer.before_event()
+        for frame in self._replies.feed(data):
+            if frame.kind == Kind.REPLY and frame.epoch == self._epoch:
+                self._observer.voted(self._guest.index, frame.seq, frame.payload)
+
+    def _heard(self) -> None:
+        self._observer.after_event()

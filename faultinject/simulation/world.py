@@ -1,0 +1,368 @@
+"""One run: a node with its clients in a simulated world, and the plan's faults made to happen."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import traceback
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import msgspec
+
+from faultinject.simulation import checks
+from faultinject.simulation.clients import NATIVE, Outcome, run_client
+from faultinject.simulation.disk import Disk, SimFiles
+from faultinject.simulation.faults import Injector
+from faultinject.simulation.guest import Guest
+from faultinject.simulation.loop import Process, Stuck, current_process
+from faultinject.simulation.network import Conditions, NetworkLoop, Transport
+from faultinject.simulation.plan import REPLICAS, Operation, Plan
+from faultinject.simulation.promises import Breach, Observer
+from voter import daemon
+from voter.address import Address
+from voter.config import Config, JournalConfig, ReplicaConfig, Timing
+from voter.core import Limits
+from voter.core.replica import State
+from voter.errors import JournalError
+from voter.runner import Clock, Runner
+
+__all__ = ["Result", "World", "run"]
+
+EPOCH_NS = 1_700_000_000_000_000_000
+"""The wall clock at the start."""
+LIMIT = 300.0
+"""Simulated seconds that a run may take at most."""
+HEALING = 20.0
+"""Simulated seconds after the last fault within which three replicas must vote."""
+LOOK = 0.05
+"""Seconds between two looks of the supervisor."""
+GIVE_UP = 4.0
+"""Seconds after which the supervisor puts a guest that does not vote back."""
+
+
+class Result(NamedTuple):
+    """What came of a run.  ``trace``: hash of all that happened; ``seconds`` are simulated."""
+
+    plan: Plan
+    breaches: list[Breach]
+    problems: list[str]
+    trace: str
+    steps: int
+    seconds: float
+    answered: int
+    restarts: int
+
+
+class _Runner(Runner):
+    """The runner; the world is told of it, as it is made by the voter itself."""
+
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        process = current_process()
+        if process is not None:
+            World.current.runners[process] = self
+
+
+class World:
+    """Everything of one run, and what the supervisor does for its node."""
+
+    current: World
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.loop = NetworkLoop(plan.seed)
+        self.disk = Disk(self.loop, self.loop.random("disk"), plan.block)
+        self.observer = Observer(self.loop, self.disk, plan.durability, 2)
+        self.observer.active = self._active
+        self.wall_offset = 0.0
+        self.runners: dict[Process, Runner] = {}
+        self.voter: Process | None = None
+        self.processes: list[Process] = []
+        self.restarts = 0
+        self.refusal = ""
+        """Why the voter cannot start (its journal), if it said so."""
+        self.held: set[int] = set()
+        """Replicas that an injected fault holds."""
+        self.outcomes: dict[int, Outcome] = {}
+        self.ready = float("inf")
+        """When two replicas voted for the first time, roughly."""
+        self._random = self.loop.random("world")
+        self._sock = self.loop.listen(NATIVE)
+        self.loop.listeners[NATIVE].on_accept = self._accepted
+        self._served: list[Transport] = []
+        self.guests = [
+            Guest(self.loop, i, Conditions(plan.delay / 10, plan.delay, plan.split), self.observer)
+            for i in range(REPLICAS)
+        ]
+        self._config = _configure(plan)
+        self._missing: dict[int, float] = {}
+
+    # --------------------------------------------------------------- voter
+
+    @property
+    def runner(self) -> Runner | None:
+        """The runner of the voter that lives, if there is one."""
+        if self.voter is None or not self.voter.alive:
+            return None
+        return self.runners.get(self.voter)
+
+    def _process(self, name: str) -> Process:
+        process = Process(name)
+        self.processes.append(process)
+        return process
+
+    def _active(self) -> tuple[int, ...]:
+        runner = self.runner
+        return runner.engine.members.active if runner is not None else ()
+
+    def start_voter(self) -> None:
+        """Start the voter, unless it lives."""
+        if self.voter is not None and self.voter.alive:
+            return
+        self.restarts += 1
+        process = self.voter = self._process(f"voter {self.restarts}")
+        process.handlers.append(self._voter_died)
+        self.loop.spawn(process, self._serve(process))
+
+    def _voter_died(self) -> None:
+        pause = 0.005 + self._random.random() * 0.05
+        self.loop.call_later(pause, self.start_voter, context=self.loop.outside)
+
+    async def _serve(self, process: Process) -> None:
+        """The voter's process."""
+        random = self.loop.random("voter", self.restarts)
+        outside = daemon.Outside(
+            Clock(self.loop.time, self._wall_ns),
+            self._connect,
+            lambda: random.getrandbits(64),
+            SimFiles(self.disk, process) if self.plan.durability != "none" else None,
+        )
+        try:
+            await daemon.serve(self._config, {"native-unix": self._sock}, asyncio.Event(), outside)  # type: ignore[dict-item]
+        except JournalError as error:
+            self.refusal = str(error)
+        except Exception as error:  # noqa: BLE001 - a fault of the voter: noted, and it ends
+            words = "".join(traceback.format_exception(error))
+            self.loop.problems.append(f"{process.name} ended: {words}")
+        self.loop.call_soon(process.kill, context=self.loop.outside)
+
+    def _wall_ns(self) -> int:
+        return EPOCH_NS + int((self.loop.time() + self.wall_offset) * 1e9)
+
+    async def _connect(
+        self, address: Address, factory: Callable[[], asyncio.Protocol]
+    ) -> asyncio.BaseTransport:
+        process = current_process()
+        if process is None:
+            raise RuntimeError("only a process can connect")
+        return await self.guests[int(address.path)].connect(process, factory)
+
+    def _accepted(self, transport: Transport, process: Process) -> None:
+        self._served.append(transport)
+        self.observer.accepted(transport, process)
+
+    def cut_client(self, number: int) -> None:
+        """Break a client's connection."""
+        self._served = [t for t in self._served if not t.is_closing()]
+        if self._served:
+            reset = ConnectionResetError(104, "Connection reset by peer")
+            self._served[number % len(self._served)].break_off(reset)
+
+    def tell(self, call: Callable[..., object], *arguments: Any) -> None:
+        """Call something of the voter, as it would."""
+        if self.voter is not None:
+            self.loop.call_soon(call, *arguments, context=self.voter.context)
+
+    # ---------------------------------------------------------- supervisor
+
+    def state(self, index: int) -> State:
+        """Where a replica stands, as the voter says."""
+        runner = self.runner
+        return runner.engine.members[index].state if runner is not None else State.ABSENT
+
+    @property
+    def all_vote(self) -> bool:
+        """Whether all replicas vote."""
+        return len(self._active()) == REPLICAS
+
+    async def _supervise(self) -> None:
+        """Put back what does not vote and is not held by a fault."""
+        while True:
+            await asyncio.sleep(LOOK)
+            now, runner = self.loop.time(), self.runner
+            if self.ready > now and len(self._active()) > 1:
+                self.ready = now
+            for index in range(REPLICAS):
+                state = self.state(index)
+                if runner is None or state is State.ACTIVE or index in self.held:
+                    self._missing.pop(index, None)
+                    continue
+                since = self._missing.setdefault(index, now)
+                if state is State.EXPELLED or now - since > GIVE_UP:
+                    self._missing[index] = now
+                    self.reboot(index)
+
+    def reboot(self, index: int) -> None:
+        """Replace a guest by a fresh one, and vouch for it."""
+        guest = self.guests[index]
+        guest.power_off()
+        pause = 0.01 + self._random.random() * 0.05
+
+        def boot() -> None:
+            if not guest.up:
+                guest.boot()
+            runner = self.runner
+            if runner is not None:
+                self.tell(runner.admit, index)
+
+        self.loop.call_later(pause, boot, context=self.loop.outside)
+
+    def lose_power(self) -> None:
+        """Voter and guests die at once; what was not synced is lost."""
+        self.observer.power_lost()
+        if self.voter is not None:
+            self.voter.kill()
+        for guest in self.guests:
+            guest.power_off()
+            self.reboot(guest.index)
+        self.disk.lose_power()
+
+    # ----------------------------------------------------------------- run
+
+    async def main(self) -> None:
+        """Run the plan; at the end heal everything and look whether it works."""
+        for guest in self.guests:
+            guest.boot()
+        self.start_voter()
+        supervisor = self.loop.create_task(self._supervise())
+        injector = Injector(self)
+        faults = self.loop.create_task(injector.run(self.plan.faults))
+        await self._run_clients(self.plan.operations, self.plan.plain)
+        faults.cancel()
+        await asyncio.wait([faults])
+        injector.heal()
+        await self._settle()
+        supervisor.cancel()
+        checks.check(self)
+
+    async def _run_clients(
+        self, operations: tuple[Operation, ...], plain: tuple[int, ...] = ()
+    ) -> None:
+        tasks = []
+        for client in sorted({o.client for o in operations}):
+            mine = [o for o in operations if o.client == client]
+            process = self._process(f"client {client}")
+            script = run_client(mine, self.outcomes, self.loop.time, retry=client not in plain)
+            tasks.append(self.loop.spawn(process, script))
+        if tasks:
+            await asyncio.wait(tasks)
+            for task in tasks:
+                task.result()
+
+    async def _settle(self) -> None:
+        """All faults are over: three replicas must vote again, and everything be readable."""
+        if not await self._until(lambda: self.all_vote, HEALING):
+            states = [str(self.state(i)) for i in range(REPLICAS)]
+            said = f": {self.refusal}" if self.refusal else ""
+            self.observer.breach(
+                "Liveness", f"{HEALING:g} s after the last fault the replicas are {states}{said}"
+            )
+            return
+        last = 1 + max((o.index for o in self.plan.operations), default=0)
+        keys = sorted({o.key for o in self.plan.operations})
+        final = [
+            Operation(index=last + at, client=1000, kind=kind, key=key, pause=0.0)
+            for at, (kind, key) in enumerate([*(("get", key) for key in keys), ("put", "last")])
+        ]
+        await self._run_clients(tuple(final))
+        for operation in final:
+            if self.outcomes[operation.index].answer is None:
+                failure = self.outcomes[operation.index].failure
+                self.observer.breach("Liveness", f"at the end a request fails: {failure}")
+        await self._until(lambda: self.quiet, 2.0)
+
+    def end(self) -> None:
+        """The run is over."""
+        for process in self.processes:
+            process.handlers.clear()
+            process.kill()
+        self.loop.bury()
+
+    @property
+    def quiet(self) -> bool:
+        """Whether all replicas hold all writes."""
+        main, guests = self.observer.main, self.guests
+        return bool(main) and all(g.service and g.service.tip == main[-1].history for g in guests)
+
+    @property
+    def disk_limit(self) -> int:
+        """Bytes that the journal may take at the end."""
+        return 12 * self.plan.segment + 200_000
+
+    async def _until(self, condition: Callable[[], bool], seconds: float) -> bool:
+        until = self.loop.time() + seconds
+        while not condition():
+            if self.loop.time() > until:
+                return False
+            await asyncio.sleep(LOOK / 5)
+        return True
+
+
+def _configure(plan: Plan) -> Config:
+    limits = Limits(
+        hang=0.6,
+        ping=0.2,
+        marker_every=plan.marker_every,
+        checkpoint_bytes=1500,
+        log_bytes=60_000,
+        session_window=16,
+    )
+    journal = None
+    if plan.durability != "none":
+        journal = JournalConfig(directory="journal")
+        # Smaller than the configuration lets it be, so that a run uses many.
+        msgspec.structs.force_setattr(journal, "segment", plan.segment)
+    return Config(
+        replica=[ReplicaConfig(name=f"g{i}", link=f"unix:{i}") for i in range(REPLICAS)],
+        limits=limits,
+        timing=Timing(request=5.0),
+        journal=journal,
+        durability=plan.durability,  # type: ignore[arg-type]
+    )
+
+
+def run(plan: Plan) -> Result:
+    """Make one run."""
+    daemon.Runner = _Runner  # type: ignore[misc]
+    daemon.gc = SimpleNamespace(collect=lambda: 0, freeze=lambda: None)  # type: ignore[assignment]
+    collecting = gc.isenabled()
+    gc.disable()  # what dead processes left must not be closed by it in the middle of a run
+    world = World.current = World(plan)
+    loop = world.loop
+    asyncio.set_event_loop(None)
+    try:
+        loop.call_at(LIMIT, _overdue, context=loop.outside)
+        loop.run_until_complete(world.main())
+    except Stuck as error:
+        world.observer.breach("Liveness", str(error))
+    finally:
+        world.end()
+        if collecting:
+            gc.enable()
+    answered = sum(o.answer is not None for o in world.outcomes.values())
+    return Result(
+        plan,
+        world.observer.breaches,
+        loop.problems,
+        loop.trace.hexdigest(),
+        loop.steps,
+        loop.time(),
+        answered,
+        world.restarts,
+    )
+
+
+def _overdue() -> None:
+    raise Stuck(f"no end after {LIMIT:g} s")

@@ -1,0 +1,269 @@
+"""Cuts: the state at one moment, told by a process of its own while the service goes on."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import signal
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from guests.cut import STATE_PIECE, Cut, CutError, Cutter, ForkedCut, InlineCut
+from guests.message import Reply, Request
+from guests.service import Context, Service, state_digest
+from guests.services.kv import KeyValue
+
+FORKED = pytest.mark.parametrize("make", [ForkedCut, InlineCut])
+
+
+class Pieces(Service):
+    """A service whose state is given; ``before`` is done before it is told."""
+
+    name = "pieces"
+
+    def __init__(self, *pieces: bytes) -> None:
+        self.pieces = list(pieces)
+        self.before: Callable[[], object] = lambda: None
+
+    def apply(self, request: Request, context: Context) -> Reply:
+        return Reply(200, b"")
+
+    def snapshot(self) -> Iterator[bytes]:
+        self.before()
+        yield from self.pieces
+
+
+def wait(cut: Cut, seconds: float = 10) -> None:
+    if cut.fileno() >= 0:
+        poll = select.poll()
+        poll.register(cut.fileno(), select.POLLIN)
+        assert poll.poll(seconds * 1000)
+
+
+def told(cut: Cut) -> bytes:
+    while (digest := cut.tell()) is None:
+        wait(cut)
+    return digest
+
+
+def taken(cut: Cut) -> list[bytes]:
+    pieces: list[bytes] = []
+    while True:
+        piece = cut.take()
+        if piece is None:
+            wait(cut)
+        else:
+            pieces.append(piece[0])
+            if piece[1]:
+                return pieces
+
+
+def processes() -> set[int]:
+    """The children of this process."""
+    with open(f"/proc/self/task/{os.getpid()}/children") as file:
+        return set(map(int, file.read().split()))
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    before, fds = processes(), len(os.listdir("/proc/self/fd"))
+    yield
+    assert processes() <= before
+    assert len(os.listdir("/proc/self/fd")) == fds
+
+
+@FORKED
+@pytest.mark.parametrize(
+    "pieces", [(), (b"",), (b"abc",), (b"a",) * 1000, (bytes(STATE_PIECE),), (bytes(1_000_000),)]
+)
+def test_digest_and_state_are_those_of_the_service(
+    make: type[ForkedCut | InlineCut], pieces: tuple[bytes, ...]
+) -> None:
+    service, state = Pieces(*pieces), b"".join(pieces)
+    cut = make(service, True)
+    assert told(cut) == service.digest() == state_digest(iter((state,)))
+    parts = taken(cut)
+    assert b"".join(parts) == state
+    assert all(len(part) == STATE_PIECE for part in parts[:-1])
+    assert len(parts) == max(1, -(-len(state) // STATE_PIECE))
+    cut.close()
+    cut.close()
+
+
+@FORKED
+def test_it_is_the_state_at_the_cut(make: type[ForkedCut | InlineCut]) -> None:
+    service = KeyValue()
+    service._store(b"a", bytes(300_000))
+    before = service.digest()
+    cut = make(service, True)
+    service._store(b"a", b"later")
+    assert told(cut) == before
+    assert state_digest(iter(taken(cut))) == before
+    cut.close()
+
+
+@FORKED
+def test_without_the_state_there_is_only_a_digest(make: type[ForkedCut | InlineCut]) -> None:
+    cut = make(Pieces(b"abc"), False)
+    assert told(cut) == Pieces(b"abc").digest()
+    with pytest.raises(CutError, match="no state is kept"):
+        cut.take()
+    cut.close()
+
+
+@FORKED
+@pytest.mark.parametrize("keep", [True, False])
+def test_an_exception_is_told_as_a_digest(
+    make: type[ForkedCut | InlineCut], keep: bool
+) -> None:
+    service = Pieces(b"abc")
+    service.before = lambda: 1 // 0
+    cut = make(service, keep)
+    assert told(cut) == b"no digest: ZeroDivisionError"
+    with pytest.raises(CutError):
+        cut.take()
+    cut.close()
+
+
+def test_a_service_that_exits_in_its_digest_ends_only_the_cut() -> None:
+    service = Pieces(b"abc")
+    service.before = lambda: exit(3)
+    cut = ForkedCut(service, False)
+    assert told(cut) == b"no digest: SystemExit"
+    cut.close()
+
+
+def test_the_service_does_not_wait_and_no_more_than_a_pipe_is_held() -> None:
+    service = Pieces(*[bytes(STATE_PIECE)] * 100)
+    service.before = lambda: time.sleep(0.2)
+    began = time.monotonic()
+    cut = ForkedCut(service, True)
+    assert cut.tell() is None
+    assert time.monotonic() - began < 0.15
+    told(cut)
+    assert cut.take() is None, "it is hashed once more for the pieces"
+    wait(cut)
+    pieces = taken(cut)
+    assert len(pieces) == 100
+    cut.close()
+
+
+def test_a_cut_is_ended_at_any_time() -> None:
+    service = Pieces(*[bytes(STATE_PIECE)] * 100)
+    hangs = Pieces(b"abc")
+    hangs.before = lambda: signal.pause()
+    for each in (service, hangs):
+        cut = ForkedCut(each, True)
+        cut.close()
+    cut = ForkedCut(service, True)
+    told(cut)
+    cut.take()
+    cut.close()
+    with pytest.raises(CutError):
+        cut.take()
+
+
+@pytest.mark.parametrize("when", ["before the digest", "before the state"])
+def test_a_process_that_dies_is_told(when: str) -> None:
+    service = Pieces(*[bytes(STATE_PIECE)] * 100)
+    if when == "before the digest":
+        service.before = lambda: os.kill(os.getpid(), signal.SIGKILL)
+    cut = ForkedCut(service, True)
+    if when == "before the state":
+        told(cut)
+        os.kill(cut._child, signal.SIGKILL)
+    with pytest.raises(CutError, match="ended"):
+        told(cut)
+        taken(cut)
+    cut.close()
+
+
+def test_its_process_is_nice_and_does_not_hold_the_link() -> None:
+    ours, theirs = os.pipe()
+    service = Pieces(b"abc")
+    niceness = os.nice(0)
+
+    def look() -> None:
+        service.pieces = [b"%d %d" % (os.nice(0), len(os.listdir("/proc/self/fd")))]
+
+    service.before = look
+    cut = ForkedCut(service, True, (ours, theirs))
+    told(cut)
+    nice, fds = b"".join(taken(cut)).split()
+    assert int(nice) == min(niceness + 10, 19)
+    # Theirs has not the two of the link, nor our end of the pipe; that of the listing is in both.
+    assert int(fds) == len(os.listdir("/proc/self/fd")) - 2
+    cut.close()
+    os.close(ours)
+    os.close(theirs)
+
+
+def test_it_ends_when_the_service_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("guests.cut.ORPHAN_CHECK", 0.05)
+    service = Pieces(b"abc")
+    service.before = lambda: time.sleep(1000)
+    ours, theirs = os.pipe()
+    between = os.fork()
+    if between == 0:
+        try:
+            cut = ForkedCut(service, False)
+            os.write(theirs, b"%d" % cut._child)
+        finally:
+            os._exit(0)
+    os.waitpid(between, 0)
+    orphan = int(os.read(ours, 20))
+    deadline = time.monotonic() + 5
+    while alive(orphan):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.close(ours)
+    os.close(theirs)
+
+
+def alive(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def no_fork() -> int:
+    raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+
+def test_where_no_process_can_be_made_the_service_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fork", no_fork)
+    cut = Cutter()(Pieces(b"abc"), True)
+    assert isinstance(cut, InlineCut)
+    assert told(cut) == Pieces(b"abc").digest()
+
+
+def test_a_small_state_is_told_at_once_from_the_second_time_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("guests.cut.WORTH", 10.0)
+    cutter, small, large = Cutter(), Pieces(b"abc"), Pieces(*[bytes(STATE_PIECE)] * 1000)
+    kinds = []
+    for service in (small, small, small, large, large, small):
+        cut = cutter(service, False)
+        kinds.append(type(cut))
+        told(cut)
+        cut.close()
+    assert kinds == [ForkedCut, InlineCut, InlineCut, ForkedCut, ForkedCut, ForkedCut]
+
+
+def test_a_state_that_grows_gets_a_process_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("guests.cut.WORTH", 10.0)
+    cutter, service = Cutter(), Pieces(b"abc")
+    kinds = []
+    for _ in range(4):
+        cut = cutter(service, False)
+        kinds.append(type(cut))
+        told(cut)
+        cut.close()
+        service.pieces = [bytes(STATE_PIECE)] * 1000
+    assert kinds == [ForkedCut, InlineCut, ForkedCut, ForkedCut]

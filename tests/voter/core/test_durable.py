@@ -1,0 +1,438 @@
+"""Nothing is let out before it is on the disk; what is on the disk is gone on from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.voter.core.model import HANG, Node, apply, make_engine
+from voter.core import Engine, Limits, Policy
+from voter.core import events as ev
+from voter.core.durable import PLACES, Past
+from voter.core.entries import Base, Entry, Moved, Once, Opened, Places, Record, Settled, Void
+from voter.core.events import Effect, Failure
+from voter.core.once import session_scope
+from voter.core.replica import State
+
+LIMITS = Limits(hang=HANG, marker_every=5, checkpoint_bytes=1000)
+
+
+def make_journaled(past: Past, limits: Limits) -> tuple[Engine, list[Effect]]:
+    names = ["g1", "g2", "g3"]
+    engine = Engine(Policy(2, 3), names, secret=b"secret", limits=limits, journaled=True)
+    return engine, engine.begin(past)
+
+
+class DurableNode(Node):
+    """A node with a journal in memory: ``entries``, of which the first ``durable`` are safe."""
+
+    def __init__(self, limits: Limits = LIMITS) -> None:
+        self.entries: list[Entry] = []
+        self.offset = 0  # entries of earlier voters
+        self.durable = 0
+        self.base, self.kept_state = Base(), b""
+        self.sessions: dict[int, bytes] = {}
+        engine, effects = make_journaled(Past(), limits)
+        super().__init__(engine)
+        for effect in effects:
+            self._carry_out(effect)
+        self.sync()
+
+    def _carry_out(self, effect: Effect) -> None:
+        if isinstance(effect, ev.Append):
+            self.entries.append(effect.entry)
+        elif isinstance(effect, ev.SessionOpened):
+            self.sessions[effect.ticket] = effect.session
+        else:
+            if isinstance(effect, ev.Send) and not effect.record.read_only:
+                places = [e.seq for e in self.entries if isinstance(e, Record)]
+                assert effect.record.seq in places, "written before it is sent"
+            if isinstance(effect, ev.Checkpointed):
+                self.base, self.kept_state = effect.base, bytes(effect.state)
+            super()._carry_out(effect)
+
+    def _released(self, effect: ev.Release) -> None:
+        """The vote was won before: more may have voted, or been struck off, since."""
+        assert effect.reply == self.expected[effect.seq]
+        assert effect.replayed or self.need <= effect.agreed <= len(self.replicas)
+        if effect.seq in self.records:
+            assert self.records[effect.seq].request == self.requests[effect.ticket]
+        self._settle(effect)
+
+    def sync(self) -> None:
+        """All that was appended is on the disk."""
+        self.durable = len(self.entries)
+        self.feed(ev.Synced(self.durable - self.offset))
+
+    def restart(self, *, power: bool = False) -> None:
+        """Kill the voter; with ``power`` the guests too, and all that was not synced is lost."""
+        for replica in self.replicas:
+            replica.cut()
+            if power:
+                replica.restart()
+        if power:
+            del self.entries[self.durable :]
+            self._state = b""
+            for record in self.entries:
+                if isinstance(record, Record):
+                    self._state, _ = apply(self._state, record)
+        self.offset = self.durable = len(self.entries)
+        entries = [e for e in self.entries if not self._is_old(e)]
+        past = Past(base=self.base, state=self.kept_state, entries=entries)
+        self.engine, effects = make_journaled(past, self.engine.limits)
+        self._standing = [State.ABSENT for _ in self.replicas]
+        self.open.clear()
+        self._said.clear()
+        for effect in effects:
+            self._carry_out(effect)
+        self.tick(0.1)
+
+    def _is_old(self, entry: Entry) -> bool:
+        return isinstance(entry, (Record, Settled, Void)) and entry.seq <= self.base.seq
+
+    def connect_all(self) -> None:
+        for replica in self.replicas:
+            self.connect(replica.index)
+        self.run()
+        self.sync()
+
+    def ask(self, request: bytes, once: Once | None = None, *, caller: bytes = b"me") -> int:
+        """Submit a write; return its ticket."""
+        self.tickets += 1
+        self.open.add(self.tickets)
+        self.requests[self.tickets] = request
+        self.feed(ev.Submit(self.tickets, request, caller, False, once))
+        return self.tickets
+
+    def writes(self) -> list[bytes]:
+        return [entry.record.request for entry in self.engine.log]
+
+
+def make_node(limits: Limits = LIMITS) -> DurableNode:
+    node = DurableNode(limits)
+    node.connect_all()
+    assert node.engine.standing == "ready"
+    return node
+
+
+def released(node: DurableNode, ticket: int) -> bytes | None:
+    verdict = node.verdicts.get(ticket)
+    assert not isinstance(verdict, ev.Fail), verdict
+    return verdict.reply if verdict is not None else None
+
+
+# ------------------------------------------------------------------ releases
+
+
+def test_a_voted_reply_waits_for_the_disk() -> None:
+    node = make_node()
+    ticket = node.ask(b"a")
+    node.run()
+    assert ticket not in node.verdicts
+    assert node.engine.pending == 1
+    node.sync()
+    assert released(node, ticket) is not None
+    assert node.engine.pending == 0
+
+
+def test_a_durable_write_waits_for_its_vote() -> None:
+    node = make_node()
+    ticket = node.ask(b"a")
+    node.sync()
+    assert ticket not in node.verdicts
+    node.run()
+    assert released(node, ticket) is not None
+
+
+def test_a_read_waits_for_the_writes_it_may_have_seen() -> None:
+    node = make_node()
+    early = node.submit(b"r", read_only=True)
+    node.run()
+    assert early in node.verdicts
+    node.ask(b"a")
+    late = node.submit(b"r", read_only=True)
+    node.run()
+    assert late not in node.verdicts
+    node.sync()
+    assert late in node.verdicts
+
+
+def test_a_sync_lets_out_only_what_it_covers() -> None:
+    node = make_node()
+    first, at = node.ask(b"a"), len(node.entries)
+    second = node.ask(b"b")
+    node.run()
+    node.feed(ev.Synced(at))
+    assert (first in node.verdicts, second in node.verdicts) == (True, False)
+
+
+def test_without_a_journal_nothing_waits_and_nothing_is_written() -> None:
+    engine = make_engine()
+    node = Node(engine).start()
+    ticket = node.submit(b"a")
+    node.run()
+    assert ticket in node.verdicts
+
+
+# ------------------------------------------------------------------- restart
+
+
+def test_the_order_goes_on_after_the_last_place_set_aside() -> None:
+    node = make_node()
+    node.ask(b"a")
+    node.run()
+    node.sync()
+    node.restart()
+    assert node.engine.log.seq >= PLACES
+    assert node.writes() == [b"a"]
+    node.connect_all()
+    node.ask(b"b")
+    node.run()
+    node.sync()
+    node.check_idle()
+
+
+def test_what_no_vote_was_won_for_is_voted_on_again_without_a_restore() -> None:
+    """The voter dies with replies under way: the replicas have them still."""
+    node = make_node()
+    node.ask(b"a")
+    for index in range(3):
+        node.work(index)
+    node.restart()
+    assert node.engine.pending == 1
+    for replica in node.replicas:
+        node.connect(replica.index)
+    node.run()
+    assert all(len(replica.applied) == 1 for replica in node.replicas), "not applied again"
+    assert node.engine.pending == 0
+    node.sync()
+    node.check_idle()
+
+
+def test_a_replica_without_its_replies_is_built_anew() -> None:
+    node = make_node()
+    node.ask(b"a")
+    for index in range(3):
+        node.work(index)
+    node.restart()
+    for replica in node.replicas:
+        replica.replies.clear()
+        node.connect(replica.index)
+        assert node.engine.members[replica.index].state is State.RESTORING
+    node.run()
+    assert node.engine.standing == "ready"
+    assert node.engine.pending == 0
+
+
+def test_after_power_loss_the_acknowledged_is_there_and_the_rest_may_be_gone() -> None:
+    node = make_node()
+    kept = node.ask(b"kept")
+    node.run()
+    node.sync()
+    assert released(node, kept) is not None
+    lost = node.ask(b"lost")
+    node.run()
+    assert lost not in node.verdicts
+    node.restart(power=True)
+    assert node.writes() == [b"kept"]
+    node.connect_all()
+    node.check_idle()
+
+
+def test_a_checkpoint_is_gone_on_from() -> None:
+    node = make_node()
+    for number in range(30):
+        node.ask(b"%d" % number)
+        node.run()
+        node.sync()
+    assert node.checkpoints
+    node.restart(power=True)
+    assert node.engine.log.checkpoint.seq == node.checkpoints[-1]
+    assert len(node.engine.log) < 30
+    node.connect_all()
+    node.check_idle()
+
+
+def test_who_was_convicted_is_not_believed_after_a_restart() -> None:
+    node = make_node()
+    node.replicas[1].fault = "corrupt"
+    node.ask(b"a")
+    node.run()
+    assert node.engine.members[1].state is State.EXPELLED
+    node.replicas[1].fault = None
+    node.sync()
+    node.restart()
+    node.connect(1)
+    assert node.engine.members[1].state is State.RESTORING
+    node.connect(0)
+    node.connect(2)
+    node.run()
+    node.restart()
+    node.connect(1)
+    assert node.engine.members[1].state is State.ACTIVE, "it was built anew since"
+
+
+def test_one_that_comes_and_goes_does_not_fill_the_journal() -> None:
+    node = make_node(Limits(hang=HANG, moves=20))
+    for _ in range(50):
+        node.lose(1)
+        node.connect(1)
+        node.run()
+    assert sum(isinstance(entry, Moved) for entry in node.entries) == 20
+
+
+def test_a_voided_write_stays_voided() -> None:
+    node = make_node()
+    node.ask(b"P")
+    for _ in range(8):
+        node.run()
+        for replica in node.replicas:
+            if not replica.epoch:
+                node.connect(replica.index)
+    assert any(isinstance(entry, Void) for entry in node.entries)
+    node.sync()
+    node.restart()
+    assert [entry.record.void for entry in node.engine.log] == [True]
+    node.connect_all()
+    node.check_idle()
+
+
+def test_places_are_set_aside_before_they_are_used_up() -> None:
+    node = make_node()
+    node.engine.log.seq = PLACES // 2 + 10
+    node.submit(b"r", read_only=True)
+    node.run()
+    ahead = [entry.upto for entry in node.entries if isinstance(entry, Places)]
+    assert len(ahead) == 2
+    node.engine.log.seq = ahead[0]
+    refused = node.engine.receive(ev.Submit(500, b"r", b"me", True))
+    assert isinstance(refused[0], ev.Fail)
+    assert refused[0].failure == Failure.OVERLOAD
+    node.sync()
+    node.submit(b"r", read_only=True)
+
+
+# ------------------------------------------------------------------ disk full
+
+
+def test_a_full_disk_refuses_writes_answers_reads_and_retries_and_recovers() -> None:
+    node = make_node()
+    session = open_session(node)
+    once = Once(session_scope(session), (1).to_bytes(8), b"f")
+    first = node.ask(b"a", once)
+    node.run()
+    node.sync()
+    node.feed(ev.Full(True, "no space left"))
+    refused = node.ask(b"b")
+    verdict = node.verdicts[refused]
+    assert isinstance(verdict, ev.Fail)
+    assert verdict.failure == Failure.NOT_EXECUTED
+    assert "no space left" in verdict.detail
+    read = node.submit(b"r", read_only=True)
+    node.run()
+    assert read in node.verdicts
+    assert released(node, node.ask(b"a", once)) == released(node, first)
+    node.feed(ev.Full(False))
+    again = node.ask(b"b")
+    node.run()
+    node.sync()
+    assert released(node, again) is not None
+
+
+# --------------------------------------------------------------- exactly once
+
+
+def open_session(node: DurableNode) -> bytes:
+    node.tickets += 1
+    node.feed(ev.OpenSession(node.tickets, b"me"))
+    assert node.tickets not in node.sessions, "not before it is on the disk"
+    node.sync()
+    return node.sessions[node.tickets]
+
+
+def once_of(session: bytes, number: int, done: int = 0, fingerprint: bytes = b"f") -> Once:
+    return Once(session_scope(session), number.to_bytes(8), fingerprint, done)
+
+
+def test_a_retry_joins_gets_the_reply_and_is_never_ordered_again() -> None:
+    node = make_node()
+    once = once_of(open_session(node), 1)
+    first, second = node.ask(b"a", once), node.ask(b"a", once)
+    node.run()
+    third = node.ask(b"a", once)
+    assert not node.verdicts.keys() & {first, second, third}
+    node.sync()
+    fourth = node.ask(b"a", once)
+    replies = {released(node, ticket) for ticket in (first, second, third, fourth)}
+    assert len(replies) == 1
+    assert None not in replies
+    assert node.writes() == [b"a"]
+    last: Any = node.verdicts[fourth]
+    assert last.replayed
+
+
+@pytest.mark.parametrize("power", [False, True])
+@pytest.mark.parametrize("connected", [False, True])
+def test_a_retry_after_a_restart_gets_the_same_reply(power: bool, connected: bool) -> None:
+    node = make_node()
+    once = once_of(open_session(node), 1)
+    first = node.ask(b"a", once)
+    node.run()
+    node.sync()
+    node.restart(power=power)
+    if connected:
+        node.connect_all()
+    assert released(node, node.ask(b"a", once)) == released(node, first), "from the table"
+    assert node.writes() == [b"a"]
+
+
+def test_a_retry_of_what_was_not_settled_is_settled_after_a_restart() -> None:
+    node = make_node()
+    once = once_of(open_session(node), 1)
+    node.ask(b"a", once)
+    node.restart()
+    again = node.ask(b"a", once)
+    verdict = node.verdicts[again]
+    assert isinstance(verdict, ev.Fail), "nobody can vote yet: it is said at once"
+    assert verdict.failure == Failure.OUTCOME_UNKNOWN
+    node.connect_all()
+    assert released(node, node.ask(b"a", once)) is not None
+    assert node.writes() == [b"a"]
+
+
+def test_a_session_that_nobody_knows_is_expired_and_nothing_is_ordered() -> None:
+    node = make_node()
+    verdict = node.verdicts[node.ask(b"a", once_of(bytes(16), 1))]
+    assert isinstance(verdict, ev.Fail)
+    assert verdict.failure == Failure.SESSION_EXPIRED
+    assert node.writes() == []
+
+
+def test_a_number_used_for_another_request_is_refused() -> None:
+    node = make_node()
+    session = open_session(node)
+    first = node.ask(b"a", once_of(session, 1))
+    node.run()
+    node.sync()
+    verdict = node.verdicts[node.ask(b"b", once_of(session, 1, fingerprint=b"g"))]
+    assert isinstance(verdict, ev.Fail)
+    assert verdict.failure == Failure.KEY_REUSED
+    assert released(node, node.ask(b"a", once_of(session, 1))) == released(node, first)
+
+
+def test_tables_are_part_of_the_checkpoint() -> None:
+    node = make_node()
+    session = open_session(node)
+    first = node.ask(b"a", once_of(session, 1))
+    for number in range(2, 40):
+        node.run()
+        node.sync()
+        node.ask(b"%d" % number, once_of(session, number))
+    node.run()
+    node.sync()
+    assert node.base.seq > 10
+    node.entries = [entry for entry in node.entries if not isinstance(entry, Opened)]
+    node.restart(power=True)
+    assert released(node, node.ask(b"a", once_of(session, 1))) == released(node, first)
+    assert b"a" not in node.writes()

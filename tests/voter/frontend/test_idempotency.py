@@ -1,0 +1,242 @@
+"""Idempotency-Key: how it is read, and what it does through the vote of three local processes."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from guests.message import MessageError
+from tests.voter.conftest import Nodes
+from tests.voter.http_client import HttpClient, Response
+from tests.voter.node import Node, until
+from voter.frontend.idempotency import LONGEST_KEY, find_key, once_of
+
+KEYS = st.text([chr(code) for code in range(0x21, 0x7F)], min_size=1, max_size=LONGEST_KEY)
+
+
+def quote(key: bytes) -> bytes:
+    return b'"%b"' % key.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
+
+
+# ------------------------------------------------------------- how it is read
+
+
+@given(KEYS.map(str.encode), st.sampled_from([b"Idempotency-Key", b"idempotency-key"]))
+def test_quoted_and_bare_are_the_same_key(key: bytes, name: bytes) -> None:
+    others = [(b"host", b"x"), (b"x-idempotency-key", b"y")]
+    assert find_key([*others, (name, b" %b\t" % quote(key))]) == key
+    if not key.startswith(b'"'):
+        assert find_key([(name, key), *others]) == key
+    assert find_key(others) is None
+
+
+@pytest.mark.parametrize(
+    "value",
+    [b"", b'""', b'"', b'"open', b'"a"b"', b'"a";p=1', b"a b", b'"a b"', b"\xc3\xa4", b"a\x01",
+     b'"a\\n"', b"x" * (LONGEST_KEY + 1), b'"' + b"x" * (LONGEST_KEY + 1) + b'"'],
+)  # fmt: skip
+def test_what_is_no_key(value: bytes) -> None:
+    with pytest.raises(MessageError, match="visible ASCII"):
+        find_key([(b"Idempotency-Key", value)])
+
+
+def test_two_keys_are_none() -> None:
+    with pytest.raises(MessageError, match="more than one"):
+        find_key([(b"Idempotency-Key", b"a"), (b"idempotency-key", b"a")])
+
+
+@given(st.data())
+def test_a_fingerprint_is_of_method_target_and_body(data: st.DataObject) -> None:
+    parts = st.tuples(
+        st.sampled_from(["PUT", "POST"]), st.sampled_from(["/", "/a", "/a%0A"]),
+        st.binary(max_size=3),
+    )  # fmt: skip
+    one, other = data.draw(parts), data.draw(parts)
+    first, second = (once_of(b"k", b"me", *some) for some in (one, other))
+    assert (first == second) == (one == other)
+    assert (first.scope, first.key, len(first.fingerprint)) == (b"kme", b"k", 16)
+
+
+# ------------------------------------------------------------- what it does
+
+
+async def add(client: HttpClient, key: str, target: str = "/kv/n?increment=1") -> Response:
+    return await client.ask("POST", target, b"", ("Idempotency-Key", key))
+
+
+def place(response: Response) -> str:
+    return response.headers["trivisor-vote"].rpartition("seq=")[2]
+
+
+async def test_a_retry_gets_the_same_reply_and_is_told_so(nodes: Nodes) -> None:
+    node = await nodes.make()
+    async with await node.open() as client, await node.open() as other:
+        first = await add(client, "one")
+        assert (first.status, first.body) == (200, b"1")
+        assert "idempotency-replayed" not in first.headers
+        assert first.headers["trivisor-vote"].startswith(("2/3", "3/3"))
+        again = await add(other, '"one"')
+        assert again.headers["idempotency-replayed"] == "true"
+        assert again.headers["trivisor-vote"] == f"replayed; seq={place(first)}"
+        outside = {"idempotency-replayed", "trivisor-vote", "date"}
+        assert {k: v for k, v in again.headers.items() if k not in outside} == {
+            k: v for k, v in first.headers.items() if k not in outside
+        }
+        assert (again.status, again.body) == (200, b"1")
+        assert (await add(client, "two")).body == b"2"
+        assert (await client.ask("POST", "/kv/n?increment=1")).body == b"3"
+        assert (await client.ask("POST", "/kv/n?increment=1")).body == b"4"
+
+
+async def test_a_refusal_of_the_services_is_a_reply_too(nodes: Nodes) -> None:
+    node = await nodes.make()
+    async with await node.open() as client:
+        assert (await client.ask("PUT", "/kv/word", b"x")).status == 201
+        assert (await add(client, "k", "/kv/word?increment=1")).status == 409
+        assert (await client.ask("PUT", "/kv/word", b"1")).status == 204
+        assert (await add(client, "k", "/kv/word?increment=1")).status == 409
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "body"),
+    [
+        ("PUT", "/kv/n?increment=1", b""),
+        ("POST", "/kv/n?increment=2", b""),
+        ("POST", "/kv/n?increment=1", b"x"),
+        ("DELETE", "/kv/n?increment=1", b""),
+    ],
+)
+async def test_a_key_used_for_another_request(
+    nodes: Nodes, method: str, target: str, body: bytes
+) -> None:
+    node = await nodes.make()
+    async with await node.open() as client:
+        first = await add(client, "k")
+        other = await client.ask(method, target, body, ("Idempotency-Key", "k"))
+        assert (other.status, other.problem) == (422, "key-reused")
+        again = await add(client, "k")
+        assert (again.body, place(again)) == (b"1", place(first))
+
+
+async def test_it_means_nothing_where_nothing_is_changed(nodes: Nodes) -> None:
+    node = await nodes.make()
+    async with await node.open() as client:
+        for method in ("GET", "HEAD", "OPTIONS"):
+            one, two = [
+                await client.ask(method, "/kv/x", b"", ("Idempotency-Key", key))
+                for key in ("k", "not a key")
+            ]
+            assert place(one) != place(two)
+            assert one.status == two.status
+        assert (await client.ask("GET", "/livez", b"", ("Idempotency-Key", ""))).status == 200
+
+
+async def test_bad_keys_are_refused_and_nothing_is_ordered(nodes: Nodes) -> None:
+    node = await nodes.make()
+    for headers in ([""], ["a b"], ["k" * 256], ["k", "k"]):
+        pairs = [("Idempotency-Key", value) for value in headers]
+        response = await node.ask("POST", "/kv/n?increment=1", b"", *pairs)
+        assert (response.status, response.problem) == (400, "bad-request")
+    assert node.runner.counters["requests"] == 0
+
+
+async def test_a_retry_waits_for_the_one_that_is_under_way(nodes: Nodes) -> None:
+    node = await nodes.make()
+    for agent in node.agents:
+        agent.mode = "waits"
+    async with await node.open() as first, await node.open() as second:
+        one = asyncio.create_task(add(first, "k"))
+        await until(lambda: node.runner.waiting == 1)
+        two = asyncio.create_task(add(second, "k"))
+        await until(lambda: node.runner.waiting == 2)
+        changed = await node.ask("PUT", "/kv/n", b"1", ("Idempotency-Key", "k"))
+        assert changed.status == 422
+        for agent in node.agents:
+            agent.go_on()
+        told = await one, await two
+    assert [response.body for response in told] == [b"1", b"1"]
+    assert place(told[0]) == place(told[1])
+    assert "idempotency-replayed" not in told[1].headers
+    assert {agent.orders for agent in node.agents} == {1}
+
+
+async def test_who_hung_up_gets_it_the_next_time(nodes: Nodes) -> None:
+    node = await nodes.make()
+    for agent in node.agents:
+        agent.mode = "waits"
+    async with await node.open() as client:
+        call = asyncio.create_task(add(client, "k"))
+        await until(lambda: node.runner.waiting == 1)
+        client.reset()
+        await until(lambda: node.runner.waiting == 0)
+        with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+            await call
+    for agent in node.agents:
+        agent.go_on()
+    async with await node.open() as client:
+        assert (await add(client, "k")).body == b"1"
+    assert {agent.orders for agent in node.agents} == {1}
+
+
+async def test_a_timeout_is_no_end(nodes: Nodes) -> None:
+    node = await nodes.make("[timing]\nrequest = 0.2\n")
+    for agent in node.agents:
+        agent.mode = "waits"
+    async with await node.open() as client:
+        for _ in range(2):
+            late = await add(client, "k")
+            assert (late.status, late.problem) == (504, "timeout")
+        for agent in node.agents:
+            agent.go_on()
+        assert (await add(client, "k")).body == b"1"
+    assert {agent.orders for agent in node.agents} == {1}
+
+
+async def test_too_many_keys_are_refused_before_they_are_ordered(nodes: Nodes) -> None:
+    node = await nodes.make("[limits]\nkeys = 8\n")
+    async with await node.open() as client:
+        for number in range(2):
+            assert (await add(client, f"k{number}")).status == 200
+        crowded = await add(client, "k2")
+        assert (crowded.status, crowded.problem) == (503, "overload")
+        assert crowded.headers["retry-after"]
+        assert (await add(client, "k1")).body == b"2"
+        assert (await client.ask("POST", "/kv/n?increment=1")).body == b"3"
+
+
+async def test_a_reply_too_long_to_be_kept_is_gone_and_not_made_again(nodes: Nodes) -> None:
+    node = await nodes.make("[limits]\ntable_bytes = 150\n")
+    async with await node.open() as client:
+        assert (await add(client, "k")).body == b"1"
+        gone = await add(client, "k")
+        assert (gone.status, gone.problem) == (410, "session-expired")
+    assert {agent.orders for agent in node.agents} == {1}
+
+
+async def test_a_key_is_free_when_its_time_is_over(nodes: Nodes) -> None:
+    node = await nodes.make("[limits]\nkey_retention = 0.2\n")
+    async with await node.open() as client:
+        assert (await add(client, "k")).body == b"1"
+        async with asyncio.timeout(5):
+            while (body := (await add(client, "k")).body) == b"1":
+                pass
+        assert body == b"2"
+
+
+async def test_the_service_gets_the_header_once_as_it_came(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node: Node = await nodes.make()
+    seen = []
+    submit = node.runner.submit
+
+    def note(request: bytes, *rest: object) -> int:
+        seen.append(request)
+        return submit(request, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(node.runner, "submit", note)
+    await node.ask("POST", "/kv/n?increment=1", b"", ("Idempotency-Key", '"k"'))
+    assert b'\r\nidempotency-key: "k"\r\n' in seen[0]

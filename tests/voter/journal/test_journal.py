@@ -1,0 +1,188 @@
+"""The journal while it is written: syncs, room, failures, sizes."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+
+import pytest
+
+from tests.voter.journal.disk import Disk, opened
+from voter.core.entries import Entry, Places
+from voter.errors import JournalError
+from voter.journal import journal as journal_module
+
+pytestmark = pytest.mark.asyncio
+
+
+async def test_a_flush_is_one_write_and_a_position_comes_when_it_is_on_the_disk() -> None:
+    disk = Disk()
+    async with opened(disk) as run:
+        disk.gate.clear()
+        writes = disk.writes
+        run.write(*(run.history.record() for _ in range(5)))
+        run.journal.flush()  # nothing more to write
+        assert disk.writes == writes + 1
+        for _ in range(20):
+            await asyncio.sleep(0)
+        run.write(run.history.record())
+        assert run.synced == []
+        assert run.journal.status()["synced"] == 0
+        disk.gate.set()
+        await run.durable()
+        assert run.synced == [5, 6]  # what was written while a sync was under way had its own
+        assert run.journal.status()["synced"] == run.journal.status()["position"] == 6
+
+
+async def test_with_durability_os_a_position_comes_with_the_write() -> None:
+    disk = Disk()
+    async with opened(disk, durability="os", clean=False) as run:
+        disk.gate.clear()
+        run.write_records(2)
+        assert run.synced == [1, 2]
+    async with opened(disk.copy()) as run:
+        assert len(run.recovery.entries) == 2
+
+
+async def test_what_on_synced_appends_is_written_before_flush_returns() -> None:
+    disk = Disk()
+    done: list[int] = []
+
+    def synced(position: int) -> None:
+        done.append(position)
+        if position == 1:
+            run.journal.append(Places(7))
+
+    async with opened(disk, durability="os", on_synced=synced) as run:
+        run.write(run.history.record())
+        assert done == [1, 2]
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.EROFS, errno.EDQUOT, errno.ENOSPC])
+async def test_a_write_that_fails_is_the_end(code: int) -> None:
+    disk = Disk()
+    async with opened(disk, clean=False) as run:
+        run.write_records(1)
+        await run.durable()
+        disk.errors["write"] = code
+        with pytest.raises(JournalError, match="journal disk: write failed: .*start it again"):
+            run.write_records(1)
+        del disk.errors["write"]
+        with pytest.raises(JournalError, match="write failed"):
+            run.write_records(1)
+        with pytest.raises(JournalError, match="write failed"):
+            await run.task
+        assert run.synced == [1]
+
+
+async def test_a_sync_that_fails_is_the_end_and_is_not_tried_again() -> None:
+    disk = Disk()
+    async with opened(disk, clean=False) as run:
+        disk.errors["sync"] = errno.EIO
+        run.write_records(1)
+        with pytest.raises(JournalError, match="sync failed: Input/output error"):
+            await run.task
+        del disk.errors["sync"]
+        with pytest.raises(JournalError):
+            run.write_records(1)
+        await run.journal.close()
+        assert run.synced == []
+
+
+async def test_no_room_ahead_is_said_early_and_so_is_room_again() -> None:
+    disk = Disk()
+    disk.room = 4096 + 600
+    async with opened(disk) as run:
+        made: list[Entry] = []
+        while not run.full:
+            made += run.write_records(1, 100)
+            await run.durable()
+        used = run.journal.status()["bytes"]
+        assert 2048 <= used <= 2400
+        assert run.full == [(True, "journal disk: No space left on device: make room there")]
+        assert run.journal.status()["full"] is True
+        made += run.write_records(5, 100)  # what is in flight still has its place
+        await run.durable()
+        disk.room = 5000
+        await run.until(lambda: len(run.full) == 2)
+        assert run.full[1] == (False, "")
+        made += run.write_records(30, 100)
+    async with opened(disk) as run:
+        assert run.recovery.entries == made
+
+
+async def test_where_there_is_nowhere_to_write_it_is_the_end() -> None:
+    disk = Disk()
+    disk.room = 5000
+    async with opened(disk, clean=False) as run:
+        made = []
+        with pytest.raises(JournalError, match="No space left"):
+            while True:
+                made += run.write_records(1, 100)
+                await run.durable()
+        assert len(made) > 20
+    disk.room = None
+    async with opened(disk.copy()) as run:
+        assert run.recovery.entries == made
+
+
+async def test_a_segment_grows_where_the_next_is_not_there_in_time() -> None:
+    disk = Disk()
+    async with opened(disk) as run:
+        made = [run.history.record(bytes(3000)) for _ in range(9)]
+        for record in made:
+            run.write(record)  # without a turn of the loop between them
+        assert len(disk.read("segment-0000000001")) > 4096
+    async with opened(disk) as run:
+        assert run.recovery.entries == made
+
+
+async def test_a_very_large_turn_becomes_several_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal_module, "LARGEST", 1000)
+    disk = Disk()
+    async with opened(disk) as run:
+        writes = disk.writes
+        made = [run.history.record(bytes(size)) for size in (300, 300, 2000, 300, 300)]
+        run.write(*made)
+        assert disk.writes - writes == 4
+        await run.durable()
+    async with opened(disk) as run:
+        assert run.recovery.entries == made
+
+
+async def test_a_spare_is_used_by_the_next_start() -> None:
+    disk = Disk()
+    async with opened(disk, clean=False) as run:
+        run.write_records(25, 100)
+        await run.until(lambda: "segment-0000000002" in disk.inodes)
+        await run.durable()
+    disk = disk.copy()
+    disk.errors["create"] = errno.EIO  # none is made
+    async with opened(disk) as run:
+        made = run.write_records(20, 100)
+        assert run.journal.status()["segments"] == 2
+    del disk.errors["create"]
+    async with opened(disk) as run:
+        assert run.recovery.entries[-20:] == made
+        assert run.recovery.notes == []
+
+
+async def test_status_says_what_operators_want_to_know() -> None:
+    disk = Disk()
+    async with opened(disk) as run:
+        run.write_records(3)
+        await run.durable()
+        status = run.journal.status()
+        assert status.pop("bytes") > 100
+        assert 0 <= status.pop("sync_last_ms") <= status.pop("sync_longest_ms") < 10000
+        assert status == {
+            "durability": "fsync",
+            "directory": "disk",
+            "segments": 1,
+            "position": 3,
+            "synced": 3,
+            "full": False,
+            "reason": "",
+            "checkpoint_seq": 0,
+            "checkpoint_bytes": 0,
+        }

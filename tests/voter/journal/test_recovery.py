@@ -1,0 +1,317 @@
+"""Whatever a crash or the disk does: what was synced comes back, and nothing is invented."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.voter.journal.disk import Disk, History, opened
+from voter.core.entries import Base, Entry, Moved, Once, Opened, Places, Record, Settled, Void
+from voter.errors import JournalError
+
+pytestmark = pytest.mark.asyncio
+
+
+def one_of_each(history: History) -> list[Entry]:
+    """Return entries of all kinds."""
+    plain, once = history.record(b"put"), history.record(b"once")
+    return [
+        plain,
+        msgspec.structs.replace(once, once=Once(b"s" + bytes(16), bytes(8), b"f", 3)),
+        Settled(plain.seq, b"tag", b"reply"),
+        Settled(once.seq, b"tag"),
+        Void(plain.seq),
+        Opened(bytes(16), b"caller", 5),
+        Moved(7, "g1", "voting", "expelled", "dissent", True),
+        Places(1000),
+    ]
+
+
+async def test_all_kinds_of_entries_come_back_as_they_were() -> None:
+    disk = Disk()
+    async with opened(disk) as run:
+        entries = one_of_each(run.history)
+        run.write(*entries)
+        secret = run.recovery.secret
+    async with opened(disk) as run:
+        assert run.recovery.entries == entries
+        assert (run.recovery.base, run.recovery.state) == (Base(), b"")
+        assert run.recovery.secret == secret
+        assert run.recovery.notes == []
+        assert run.journal.position == 0
+
+
+async def test_a_journal_goes_on_over_many_segments_and_starts() -> None:
+    disk = Disk()
+    made: list[Record] = []
+    for clean in (True, False, True, False, True):
+        async with opened(disk, clean=clean) as run:
+            assert run.recovery.entries == made
+            for _ in range(20):
+                made += run.write_records(3, 100)
+                await run.durable()
+        disk = disk.copy()
+    assert len(disk.names()) > 10
+    async with opened(disk) as run:
+        assert run.recovery.entries == made
+        assert run.recovery.notes == []
+
+
+step = st.tuples(st.lists(st.integers(0, 300), min_size=1, max_size=4), st.booleans())
+
+
+@given(
+    lives=st.lists(st.lists(step, max_size=12), min_size=1, max_size=4),
+    keep=st.sampled_from([0.0, 0.3, 0.7, 0.95, 1.0]),
+    seed=st.integers(0, 1 << 32),
+)
+async def test_after_a_power_loss_all_that_was_synced_is_there_and_only_what_was_written(
+    lives: list[list[tuple[list[int], bool]]], keep: float, seed: int
+) -> None:
+    chance = random.Random(seed)
+    disk, known = Disk(), list[Entry]()
+    for life in lives:
+        async with opened(disk, clean=False, segment_size=1500) as run:
+            assert run.recovery.entries == known
+            for sizes, sync in life:
+                for size in sizes:
+                    run.journal.append(run.history.record(chance.randbytes(size)))
+                run.journal.flush()
+                if sync:
+                    disk.gate.set()
+                    await run.durable()
+                else:
+                    disk.gate.clear()
+                    for _ in range(chance.randrange(4)):
+                        await asyncio.sleep(0)
+            promised = run.synced[-1] if run.synced else 0
+            written = known + run.history.made
+        disk = disk.lose_power(lambda: chance.random() < keep)
+        async with opened(disk, clean=False, segment_size=1500) as run:
+            found = run.recovery.entries
+            assert found == written[: len(found)]
+            assert len(found) >= len(known) + promised
+            known = found
+        # What is known now stays, also if the power goes at once.
+        disk = disk.lose_power(lambda: chance.random() < keep)
+
+
+async def small() -> tuple[Disk, list[Record], int]:
+    """Return a disk with a few frames in three segments, and how many records are proved."""
+    disk = Disk()
+    async with opened(disk, clean=False, segment_size=420) as run:
+        made = []
+        for count in (1, 2, 1, 3, 1, 2):
+            made += [run.history.record(bytes(40)) for _ in range(count)]
+            run.write(*made[-count:])
+            await run.durable()
+    return disk, made, len(made) - 2
+
+
+async def test_each_bit_that_turns_is_named_or_costs_only_what_nothing_proves() -> None:
+    disk, made, proved = await small()
+    chance = random.Random(3)
+    outcomes = {"named": 0, "cut": 0, "harmless": 0}
+    for name in disk.names():
+        for at in range(len(disk.inodes[name].cached)):
+            damaged = disk.copy()
+            damaged.flip(name, at, chance.randrange(8))
+            try:
+                async with opened(damaged, clean=False, segment_size=420) as run:
+                    found, notes = run.recovery.entries, run.recovery.notes
+            except JournalError:
+                outcomes["named"] += 1
+                continue
+            assert found == made[: len(found)], (name, at)
+            if len(found) < len(made):
+                assert len(found) >= proved
+                assert "torn tail" in notes[0]
+                outcomes["cut"] += 1
+            else:
+                outcomes["harmless"] += 1
+    assert outcomes["named"] > 1000
+    assert outcomes["cut"] < 200
+
+
+async def test_after_a_clean_end_each_turned_bit_of_a_frame_is_named_or_harmless() -> None:
+    disk = Disk()
+    async with opened(disk) as run:
+        made = run.write_records(5, 40)
+    name = "segment-0000000001"
+    end = len(bytes(disk.inodes[name].cached).rstrip(b"\0"))
+    texts = []
+    for at in range(end):
+        damaged = disk.copy()
+        damaged.flip(name, at, at % 8)
+        try:
+            async with opened(damaged, clean=False) as run:
+                assert run.recovery.entries == made
+                assert "torn tail" in run.recovery.notes[0]  # the last frame, which is empty
+                assert at >= end - 32
+        except JournalError as error:
+            texts.append(str(error))
+    assert len(texts) >= end - 32
+    assert all(name in text and "restore the file" in text for text in texts)
+
+
+async def test_idle_frames_prove_what_was_synced() -> None:
+    disk = Disk()
+    async with opened(disk, clean=False) as run:
+        run.write_records(1)
+        await run.durable()
+        writes = disk.writes
+        await run.until(lambda: disk.writes > writes)
+        # One says it all: no others follow.
+        await asyncio.sleep(0.2)
+        assert disk.writes == writes + 1
+    name = "segment-0000000001"
+    end = len(bytes(disk.inodes[name].cached).rstrip(b"\0"))
+    disk.flip(name, end - 60, 0)
+    with pytest.raises(JournalError, match=f"{name}, offset .* frame 1 is damaged"):
+        async with opened(disk):
+            pass
+
+
+async def test_a_torn_tail_is_said_and_what_was_behind_it_never_comes_back() -> None:
+    disk = Disk()
+    async with opened(disk, clean=False) as run:
+        first = run.write_records(1, 10)
+        await run.durable()
+        disk.gate.clear()
+        run.write_records(5, 10)
+    name = "segment-0000000001"
+    torn = disk.copy()
+    at = torn.frames(name)[1]
+    torn.flip(name, at + 40, 1)
+    async with opened(torn, clean=False) as run:
+        assert run.recovery.entries == first
+        assert f"disk/{name}, offset {at}: torn tail" in run.recovery.notes[0]
+        # As many bytes as the frame that was torn: what follows it would fit.
+        more = run.write_records(1, 10)
+    async with opened(torn.copy()) as run:
+        assert run.recovery.entries == first + more
+        assert run.recovery.notes == []
+
+
+async def test_a_frame_in_a_request_is_no_frame() -> None:
+    disk = Disk()
+    async with opened(disk, clean=False) as run:
+        run.write_records(3)
+        await run.durable()
+        image = bytes(disk.inodes["segment-0000000001"].cached).rstrip(b"\0")
+    other = Disk()
+    async with opened(other, clean=False, random64=lambda: 77) as run:
+        first = run.write_records(1)
+        await run.durable()
+        other.gate.clear()
+        run.write(run.history.record(image))
+    name = "segment-0000000001"
+    other.flip(
+        name, other.frames(name)[1], 1
+    )  # a frame of another journal inside it claims that much was synced
+    async with opened(other.copy()) as run:
+        assert run.recovery.entries == first
+        assert "torn tail" in run.recovery.notes[0]
+
+
+@pytest.mark.parametrize("gone", [1, 2, 3])
+async def test_a_segment_that_is_missing_is_named(gone: int) -> None:
+    disk, _, _ = await small()
+    segments = [name for name in disk.names() if name.startswith("segment")]
+    assert len(segments) >= 4
+    del disk.inodes[f"segment-{gone:010d}"]
+    with pytest.raises(JournalError, match=f"{gone:010d} is missing|do not begin|begin with"):
+        async with opened(disk):
+            pass
+
+
+async def test_a_segment_of_another_journal_or_name_is_refused() -> None:
+    disk, _, _ = await small()
+    other = Disk()
+    async with opened(other, random64=lambda: 5):
+        pass
+    stranger = Disk()
+    async with opened(stranger, node="n2"):
+        pass
+    for donor, text in ((other, "of another journal"), (stranger, "of node 'n2'")):
+        mixed = disk.copy()
+        mixed.inodes["segment-0000000002"] = donor.inodes["segment-0000000001"]
+        with pytest.raises(JournalError, match=text):
+            async with opened(mixed):
+                pass
+    mixed = disk.copy()
+    mixed.inodes["segment-0000000002"] = mixed.inodes["segment-0000000001"]
+    with pytest.raises(JournalError, match="is segment 1 under another name"):
+        async with opened(mixed):
+            pass
+
+
+async def test_a_history_that_does_not_go_on_is_named() -> None:
+    disk = Disk()
+    async with opened(disk) as run:
+        run.write_records(2)
+        stranger = History(bytes(32), 2, run.history.history)
+        run.write(stranger.record(b"forged"))
+    with pytest.raises(JournalError, match="place 3 does not go on"):
+        async with opened(disk):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("more", "text"),
+    [
+        ({"node": "n2"}, "is of node 'n1', not of 'n2'"),
+        ({"vote": "3/5"}, "written under vote '2/3', not '3/5'"),
+    ],
+)
+async def test_a_journal_of_another_node_or_policy_is_refused(
+    more: dict[str, Any], text: str
+) -> None:
+    disk, _, _ = await small()
+    with pytest.raises(JournalError, match=text):
+        async with opened(disk, **more):
+            pass
+
+
+async def test_another_version_is_refused() -> None:
+    disk, _, _ = await small()
+    identity = disk.inodes["identity.json"].cached
+    identity[:] = identity.replace(b'"format": 1', b'"format": 2')
+    with pytest.raises(JournalError, match="format 2, this voter reads format 1"):
+        async with opened(disk):
+            pass
+
+
+async def test_what_was_learned_is_remembered_and_a_lost_identity_not_made_anew() -> None:
+    disk = Disk()
+    async with opened(disk) as run:
+        run.journal.learn("kv", 3)
+        await run.until(lambda: b'"kv"' in disk.inodes["identity.json"].cached)
+        run.write_records(1)
+    async with opened(disk) as run:
+        assert (run.recovery.service, run.recovery.state_format) == ("kv", 3)
+    del disk.inodes["identity.json"]
+    with pytest.raises(JournalError, match=r"has no identity\.json"):
+        async with opened(disk):
+            pass
+
+
+async def test_a_beginning_that_was_cut_short_begins_again() -> None:
+    disk = Disk()
+    async with opened(disk):
+        pass
+    begun = Disk()
+    begun.inodes["segment-0000000001"] = disk.inodes["segment-0000000001"]
+    head = bytes(begun.inodes["segment-0000000001"].cached)[:40]
+    begun.inodes["segment-0000000001"].cached[:] = head + bytes(4056)
+    begun.inodes["identity.json.new"] = disk.inodes["identity.json"]
+    async with opened(begun) as run:
+        made = run.write_records(2)
+    async with opened(begun) as run:
+        assert run.recovery.entries == made

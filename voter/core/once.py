@@ -1,0 +1,311 @@
+"""What has been executed, so that a retry is answered and not executed again.  Pure.
+
+A *scope* holds the requests that are kept for one client: a native session, whose client tells
+with each request up to which number it has all its replies, or the Idempotency-Keys of one HTTP
+caller, each kept for ``key_retention`` of agreed time.
+
+All is bounded.  A session that nothing is pending in may be evicted at any time (the one that was
+used longest ago first); whoever goes on with it is told that it has expired.  A key is never
+dropped early: when there are too many, new ones are refused.  A reply that does not fit is not
+kept; that its request was executed is.  So whatever is forgotten, nothing is executed twice.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from enum import Enum
+from typing import NamedTuple
+
+from voter.core.entries import Kept, Once, ScopeBase
+from voter.core.limits import Limits
+
+__all__ = ["KEPT_BYTES", "NEW", "Finding", "Found", "Table", "key_scope", "session_scope"]
+
+KEPT_BYTES = 200
+"""What a request that is kept costs besides its reply, in bytes."""
+SECOND = 1_000_000_000
+
+
+class Finding(Enum):
+    """What is known of a request."""
+
+    NEW = "new"  # never seen: order it
+    PENDING = "pending"  # ordered, no reply yet: join it
+    DONE = "done"  # this is its reply
+    EXPIRED = "expired"  # it may have been executed, nobody knows any more
+    REUSED = "reused"  # the key stands for another request
+    CROWDED = "crowded"  # no room to keep it; it has not been executed
+
+
+class Found(NamedTuple):
+    """An answer of the table: ``words`` say why a request is refused."""
+
+    finding: Finding
+    seq: int = 0
+    reply: bytes | None = None
+    words: str = ""
+
+
+NEW = Found(Finding.NEW)
+
+
+def session_scope(session: bytes) -> bytes:
+    """Scope of a native session (16 bytes)."""
+    return b"s" + session
+
+
+def key_scope(caller: bytes) -> bytes:
+    """Scope of the Idempotency-Keys of an HTTP caller."""
+    return b"k" + caller
+
+
+class _Scope:
+    """One scope; ``pending`` counts what is not settled, ``size`` the bytes held."""
+
+    __slots__ = ("caller", "done", "kept", "pending", "size", "used_ns")
+
+    def __init__(self, caller: bytes, used_ns: int, done: int = 0) -> None:
+        self.caller = caller
+        self.used_ns = used_ns
+        self.done = done
+        self.kept: dict[bytes, Kept] = {}
+        self.pending = 0
+        self.size = 0
+
+
+def _is_pending(kept: Kept) -> bool:
+    return kept.reply is None and kept.seq != 0  # 0: settled, and its reply is not kept
+
+
+def _size(kept: Kept) -> int:
+    return KEPT_BYTES + len(kept.reply or b"")
+
+
+class Table:
+    """All scopes.  Times are agreed time in nanoseconds, which never goes backwards."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._idle_ns = int(limits.session_idle * SECOND)
+        self._retention_ns = int(limits.key_retention * SECOND)
+        self._sessions: OrderedDict[bytes, _Scope] = OrderedDict()  # longest unused first
+        self._callers: dict[bytes, _Scope] = {}
+        self._keys: OrderedDict[tuple[bytes, bytes], int] = OrderedDict()  # oldest first: time
+        self._key_bytes = 0
+        self._bytes = 0
+
+    @property
+    def sessions(self) -> int:
+        """Sessions that are open."""
+        return len(self._sessions)
+
+    @property
+    def keys(self) -> int:
+        """Idempotency-Keys that are kept."""
+        return len(self._keys)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all replies, and KEPT_BYTES for each request."""
+        return self._bytes
+
+    # ------------------------------------------------------------- requests
+
+    def open(self, session: bytes, caller: bytes, now_ns: int) -> None:
+        """Make a session (16 bytes) that only ``caller`` may go on with."""
+        self._expire(now_ns)
+        scope = session_scope(session)
+        if scope not in self._sessions:
+            if len(self._sessions) >= self._limits.sessions:
+                self._evict_one(None)
+            self._sessions[scope] = _Scope(caller, now_ns)
+
+    def look(self, once: Once, caller: bytes, now_ns: int) -> Found:
+        """Tell what is known of a request that has come in."""
+        self._expire(now_ns)
+        if once.scope[:1] == b"k":
+            return self._look_key(once)
+        scope = self._sessions.get(once.scope)
+        if scope is None or scope.caller != caller:
+            words = "the voter does not know this session (any more)"
+            return Found(Finding.EXPIRED, words=words)
+        number, done = int.from_bytes(once.key), max(scope.done, once.done)
+        if number <= done:
+            words = f"the client said that it has all replies up to {done}; this is {number}"
+            return Found(Finding.EXPIRED, words=words)
+        if number > done + self._limits.session_window:
+            words = f"{number} is more than {self._limits.session_window} after {done}"
+            return Found(Finding.EXPIRED, words=words)
+        self._touch(once.scope, scope, now_ns)
+        kept = scope.kept.get(once.key)
+        return NEW if kept is None else _found(kept, once)
+
+    def _look_key(self, once: Once) -> Found:
+        limits, scope = self._limits, self._callers.get(once.scope)
+        if scope is not None:
+            kept = scope.kept.get(once.key)
+            if kept is not None:
+                return _found(kept, once)
+            if len(scope.kept) >= limits.keys // 4 or scope.size >= limits.table_bytes // 8:
+                words = "the caller has too many Idempotency-Keys that are still kept"
+                return Found(Finding.CROWDED, words=words)
+        if len(self._keys) >= limits.keys or self._key_bytes >= limits.table_bytes // 2:
+            return Found(Finding.CROWDED, words="too many Idempotency-Keys are still kept")
+        return NEW
+
+    def note(self, once: Once, caller: bytes, seq: int, time_ns: int) -> None:
+        """A request has got its place ``seq`` in the order, at ``time_ns``."""
+        self._expire(time_ns)
+        is_key = once.scope[:1] == b"k"
+        if is_key:
+            scope = self._callers.setdefault(once.scope, _Scope(caller, time_ns))
+            scope.used_ns = time_ns
+        else:
+            session = self._sessions.get(once.scope)
+            if session is None:
+                return
+            scope = session
+            self._touch(once.scope, scope, time_ns)
+            self._raise_floor(scope, once.done)
+            if int.from_bytes(once.key) <= scope.done:
+                return
+        before = scope.kept.get(once.key)
+        if before is not None:
+            if before.seq >= seq:
+                return
+            self._remove(once.scope, scope, once.key)
+        self._put(once.scope, scope, Kept(once.key, once.fingerprint, seq, time_ns, None))
+        if is_key:
+            self._callers[once.scope] = scope  # it may have been empty for a moment
+        self._fit(once.scope)
+
+    def settle(self, once: Once, reply: bytes | None) -> None:
+        """The reply to a request is known; None: it was executed, and its reply is lost."""
+        scope = (self._callers if once.scope[:1] == b"k" else self._sessions).get(once.scope)
+        kept = scope.kept.get(once.key) if scope is not None else None
+        if scope is None or kept is None or not _is_pending(kept):
+            return
+        scope.pending -= 1
+        self._fit(once.scope, len(reply or b""))
+        if reply is None or self._bytes + len(reply) > self._limits.table_bytes:
+            scope.kept[once.key] = Kept(kept.key, kept.fingerprint, 0, kept.time_ns, None)
+        else:
+            scope.kept[once.key] = Kept(kept.key, kept.fingerprint, kept.seq, kept.time_ns, reply)
+            self._count(once.scope, scope, len(reply))
+
+    def forget(self, once: Once) -> None:
+        """A request that was ordered is not in the order any more: it may be made again."""
+        scope = (self._callers if once.scope[:1] == b"k" else self._sessions).get(once.scope)
+        if scope is not None and once.key in scope.kept and _is_pending(scope.kept[once.key]):
+            self._remove(once.scope, scope, once.key)
+
+    # --------------------------------------------------------------- bounds
+
+    def _touch(self, name: bytes, scope: _Scope, now_ns: int) -> None:
+        scope.used_ns = now_ns
+        self._sessions.move_to_end(name)
+
+    def _raise_floor(self, scope: _Scope, done: int) -> None:
+        """The client has all its replies up to ``done``: they need not be kept."""
+        if done <= scope.done:
+            return
+        kept = scope.kept
+        if done - scope.done < len(kept):
+            over = [number.to_bytes(8) for number in range(scope.done + 1, done + 1)]
+        else:
+            over = [key for key in kept if int.from_bytes(key) <= done]
+        scope.done = done
+        for key in over:
+            if key in kept:
+                self._remove(b"s", scope, key)
+
+    def _expire(self, now_ns: int) -> None:
+        """Drop the keys whose time is over, and the sessions that nobody has used for long."""
+        while self._keys:
+            (name, key), time_ns = next(iter(self._keys.items()))
+            scope = self._callers[name]
+            if time_ns + self._retention_ns > now_ns or _is_pending(scope.kept[key]):
+                break
+            self._remove(name, scope, key)
+        while self._sessions:
+            name, scope = next(iter(self._sessions.items()))
+            if scope.used_ns + self._idle_ns > now_ns:
+                break
+            if scope.pending:
+                self._touch(name, scope, now_ns)
+            else:
+                self._evict(name)
+
+    def _fit(self, keep: bytes, more: int = 0) -> None:
+        """Evict sessions other than ``keep`` until there is room for so many bytes more."""
+        while self._bytes + more > self._limits.table_bytes and self._evict_one(keep):
+            pass
+
+    def _evict_one(self, keep: bytes | None) -> bool:
+        """Evict the session that was used longest ago of those that nothing is pending in.
+
+        Those that are passed over are put behind the others, so that the next look is short.
+        """
+        for _ in range(len(self._sessions)):
+            name, scope = next(iter(self._sessions.items()))
+            if not scope.pending and name != keep:
+                self._evict(name)
+                return True
+            self._sessions.move_to_end(name)
+        return False
+
+    def _evict(self, name: bytes) -> None:
+        self._bytes -= self._sessions.pop(name).size
+
+    def _put(self, name: bytes, scope: _Scope, kept: Kept) -> None:
+        scope.kept[kept.key] = kept
+        scope.pending += _is_pending(kept)
+        self._count(name, scope, _size(kept))
+        if name[:1] == b"k":
+            self._keys[name, kept.key] = kept.time_ns
+
+    def _remove(self, name: bytes, scope: _Scope, key: bytes) -> None:
+        kept = scope.kept.pop(key)
+        scope.pending -= _is_pending(kept)
+        self._count(name, scope, -_size(kept))
+        if name[:1] == b"k":
+            del self._keys[name, key]
+            if not scope.kept:
+                del self._callers[name]
+
+    def _count(self, name: bytes, scope: _Scope, size: int) -> None:
+        scope.size += size
+        self._bytes += size
+        if name[:1] == b"k":
+            self._key_bytes += size
+
+    # ---------------------------------------------------------- checkpoints
+
+    def export(self) -> list[ScopeBase]:
+        """All that must be known to go on; sessions first, the longest unused first."""
+        return [
+            ScopeBase(name, scope.caller, scope.used_ns, scope.done, list(scope.kept.values()))
+            for scopes in (self._sessions, self._callers)
+            for name, scope in scopes.items()
+        ]
+
+    def load(self, scopes: list[ScopeBase]) -> None:
+        """Take what ``export`` gave, into an empty table."""
+        for base in scopes:
+            scope = _Scope(base.caller, base.used_ns, base.done)
+            (self._callers if base.scope[:1] == b"k" else self._sessions)[base.scope] = scope
+            for kept in base.kept:
+                self._put(base.scope, scope, kept)
+        self._keys = OrderedDict(sorted(self._keys.items(), key=lambda item: item[1]))
+
+
+def _found(kept: Kept, once: Once) -> Found:
+    """What to say of a request that is kept."""
+    if kept.fingerprint != once.fingerprint:
+        return Found(Finding.REUSED, kept.seq, words="this key was used for another request")
+    if _is_pending(kept):
+        return Found(Finding.PENDING, kept.seq)
+    if kept.reply is None:
+        words = "it was executed, and its reply was too long to be kept"
+        return Found(Finding.EXPIRED, words=words)
+    return Found(Finding.DONE, kept.seq, kept.reply)

@@ -1,0 +1,131 @@
+"""The journal: what the voter must not forget, on the disk before it counts.
+
+Files of a journal's directory (0700, locked by the voter that uses it):
+
+- ``identity.json``: node, vote policy, format, the secret that keys the history; 0600;
+- ``segment-NUMBER``: entries in frames, in the order they happened (``journal.format``);
+- ``checkpoint-PLACE``: a voted state and its base; the last two are kept, and the segments that
+  the older of them needs;
+- ``checkpoint-PLACE.bad``: the last one that did not check, for whoever wants to know why;
+- ``*.new``: not complete; removed at the next start.
+
+Promises.  With durability ``fsync`` an entry is on the disk when ``on_synced`` has named its
+position; with ``os`` it is with the operating system, and lost only if that or the power dies.
+What was promised comes back at the next start, in order, and nothing that was not appended; where
+it cannot, ``open_journal`` raises JournalError, which names file, offset and remedy.
+
+A **torn tail** is what was written and never synced: frames at the end that do not check, where
+nothing proves that they were ever on the disk.  It is cut, zeroed, and said.  Frame and checkpoint
+carry the number of the last frame that was synced before them; so all of what was synced is proved
+but for the frames since: those of the last sync or two under load; none 50 ms after the last write,
+or after a clean end.  In that window a power loss that tears a frame and a disk that rots
+it afterwards look the same, and so does a file whose end was overwritten by zeros: such a frame is
+taken for torn, and said.  (The replicas may still know better: one that is ahead says so.)
+With ``os`` only segments that are full and checkpoints are synced, so what is proved ends there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from voter.core.entries import FORMAT, Base, Entry
+from voter.errors import JournalError
+from voter.journal.files import Directory, File, Files
+from voter.journal.journal import Durability, Journal, Tail, create_segment, write_identity
+from voter.journal.recovery import Found, Identity, Segment, find, read_identity, segment_name
+from voter.log import note
+
+__all__ = ["Directory", "File", "Files", "Journal", "Recovery", "open_journal"]
+
+
+class Recovery(NamedTuple):
+    """What the journal knows at the start."""
+
+    base: Base
+    state: bytes
+    entries: list[Entry]  # after the base, in order
+    secret: bytes
+    service: str | None
+    state_format: int | None
+    notes: list[str]  # what was dropped, for status
+
+
+async def open_journal(
+    files: Files,
+    *,
+    node: str,
+    vote: str,
+    durability: Durability,
+    segment_size: int,
+    random64: Callable[[], int],
+    on_synced: Callable[[int], None],
+    on_full: Callable[[bool, str], None],
+) -> tuple[Journal, Recovery]:
+    """Begin a journal in an empty directory, or go on with the one that is there.
+
+    Entries that are found are on the disk when this returns.  Raises JournalError, after which
+    the directory is given up.
+    """
+    notes: list[str] = []
+
+    def tell(text: str) -> None:
+        notes.append(text)
+        note("journal", said=text)
+
+    try:
+        identity = read_identity(files, node, vote)
+        if identity is None:
+            identity, found, file = await _begin(files, node, vote, segment_size, random64)
+        else:
+            found = await find(files, identity, tell)
+            last = found.segments[-1]
+            file = files.reopen(segment_name(last.number), last.at)
+            await file.sync()
+        spare: tuple[File, Segment] | None = None
+        if found.spare is not None:
+            name = segment_name(found.spare.number)
+            spare = files.reopen(name, found.spare.at), found.spare
+        journal = Journal(
+            files,
+            identity,
+            found,
+            Tail(file, spare),
+            durability=durability,
+            segment_size=segment_size,
+            on_synced=on_synced,
+            on_full=on_full,
+        )
+    except OSError as error:
+        files.close()
+        raise JournalError(
+            f"journal {files.where} cannot be opened: {error.strerror or error}"
+        ) from error
+    except JournalError:
+        files.close()
+        raise
+    secret = bytes.fromhex(identity.secret)
+    return journal, Recovery(
+        found.base,
+        found.state,
+        found.entries,
+        secret,
+        identity.service,
+        identity.state_format,
+        notes,
+    )
+
+
+async def _begin(
+    files: Files, node: str, vote: str, segment_size: int, random64: Callable[[], int]
+) -> tuple[Identity, Found, File]:
+    """Begin a journal: it exists from the moment that its identity does."""
+    for name in files.names():
+        if name.startswith(("segment-", "identity")):
+            await files.remove(name)
+    secret = b"".join(random64().to_bytes(8) for _ in range(4))
+    identity = Identity(format=FORMAT, node=node, vote=vote, secret=secret.hex())
+    file, segment = await create_segment(files, identity, 1, segment_size)
+    segment.first = 1
+    await write_identity(files, identity)
+    return identity, Found(Base(), b"", [], [segment], None, 0, None), file

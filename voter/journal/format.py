@@ -1,0 +1,297 @@
+"""What the bytes in the journal's files mean (pure).
+
+A **segment** is a head (who wrote it, which one it is), then frames, then zeros.  The head is on
+the disk before the first frame is written.
+
+A **frame** is what one flush wrote::
+
+    magic 4 | number 8 | synced 8 | length 4 | CRC of the payload 4 | CRC of these 28 bytes 4 |
+    payload
+
+Frames are numbered from 1 on over all segments.  ``synced`` is the number of the last frame that
+was known to be on the disk when this one was written.  The payload is a MessagePack array of
+entries; an empty one only carries ``synced``.  Both CRCs start from a seed that is taken from the
+journal's secret, so that no client can put a frame into its request.
+
+A **checkpoint** is a head, the base in parts, a BLAKE2b of all that, then the state, whose own
+BLAKE2b must be the digest in the base.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from hashlib import blake2b
+from typing import NamedTuple
+from zlib import crc32
+
+import msgspec
+
+from voter.core.entries import FORMAT, Base, Entry, ScopeBase
+from voter.errors import JournalError
+
+__all__ = [
+    "FRAME_HEAD",
+    "CheckpointHead",
+    "Damaged",
+    "Frame",
+    "Owner",
+    "blank",
+    "checkpoint_pieces",
+    "decode_entries",
+    "frame_at",
+    "pack_frame",
+    "pack_segment_head",
+    "proved",
+    "read_checkpoint",
+    "read_segment_head",
+    "segment_head_end",
+]
+
+_FRAME_MAGIC = b"\xf7TvF"
+_SEGMENT_MAGIC = b"TrivSeg\n"
+_CHECKPOINT_MAGIC = b"TrivChk\n"
+_HEAD = struct.Struct(">4sQQII")
+_U32 = struct.Struct(">I")
+FRAME_HEAD = _HEAD.size + _U32.size
+"""Bytes of a frame besides its payload."""
+_PIECE = 1 << 20
+_KEPT_IN_PART = 256
+_ZEROS = bytes(_PIECE)
+
+_encode = msgspec.msgpack.Encoder().encode
+decode_entries = msgspec.msgpack.Decoder(list[Entry]).decode
+_decode_base = msgspec.msgpack.Decoder(Base).decode
+_decode_scopes = msgspec.msgpack.Decoder(list[ScopeBase]).decode
+
+
+class Damaged(Exception):
+    """These bytes are not what was written; the text says what is wrong with them."""
+
+
+class Owner(NamedTuple):
+    """Whose journal it is."""
+
+    node: str
+    journal: bytes  # 16 bytes, another one for each journal that was ever begun
+    seed: int  # what the CRCs of its frames start from
+
+    @classmethod
+    def of(cls, node: str, secret: bytes) -> Owner:
+        """Return the owner of the journal that was begun with ``secret``."""
+        digest = blake2b(secret, digest_size=20, person=b"journal").digest()
+        return cls(node, digest[:16], int.from_bytes(digest[16:]))
+
+
+def blank(data: bytes, at: int = 0) -> bool:
+    """Whether there are only zeros from offset ``at`` on."""
+    return all(
+        data[start : start + _PIECE] == _ZEROS[: len(data) - start]
+        for start in range(at, len(data), _PIECE)
+    )
+
+
+# ------------------------------------------------------------------- frames
+
+
+class Frame(NamedTuple):
+    """A frame that checks: ``end`` is the offset behind it."""
+
+    number: int
+    synced: int
+    payload: memoryview
+    end: int
+
+
+def pack_frame(seed: int, number: int, synced: int, payload: bytes) -> bytes:
+    """Return the bytes of a frame."""
+    head = _HEAD.pack(_FRAME_MAGIC, number, synced, len(payload), crc32(payload, seed))
+    return b"".join((head, _U32.pack(crc32(head, seed)), payload))
+
+
+def _head_at(data: bytes, at: int, seed: int) -> tuple[int, int, int, int] | None:
+    """Return number, synced, length and payload's CRC of the head at ``at``, if one checks."""
+    head = data[at : at + _HEAD.size]
+    check = data[at + _HEAD.size : at + FRAME_HEAD]
+    if len(check) < _U32.size or _U32.unpack(check)[0] != crc32(head, seed):
+        return None
+    magic, number, synced, length, crc = _HEAD.unpack(head)
+    return (number, synced, length, crc) if magic == _FRAME_MAGIC else None
+
+
+def frame_at(data: bytes, at: int, seed: int) -> Frame | None:
+    """Return the frame at ``at``, or None if there is none that checks."""
+    head = _head_at(data, at, seed)
+    if head is None:
+        return None
+    number, synced, length, crc = head
+    end = at + FRAME_HEAD + length
+    payload = memoryview(data)[at + FRAME_HEAD : end]
+    if len(payload) < length or crc32(payload, seed) != crc:
+        return None
+    return Frame(number, synced, payload, end)
+
+
+def proved(data: bytes, at: int, seed: int) -> int | None:
+    """Return the highest frame number that a head at or behind ``at`` says was synced; None if no
+    head there checks.
+    """
+    best = None
+    while (at := data.find(_FRAME_MAGIC, at)) >= 0:
+        head = _head_at(data, at, seed)
+        if head is not None:
+            best = max(best or 0, head[1])
+        at += 1
+    return best
+
+
+# ----------------------------------------------------------------- segments
+
+
+def pack_segment_head(owner: Owner, segment: int) -> bytes:
+    """Return the head of a segment."""
+    body = _encode([FORMAT, owner.node, owner.journal, segment])
+    head = _SEGMENT_MAGIC + _U32.pack(len(body)) + body
+    return head + _U32.pack(crc32(head))
+
+
+def segment_head_end(data: bytes) -> int:
+    """Return the offset behind a segment's head, by what that says; 0 if there is none."""
+    if not data.startswith(_SEGMENT_MAGIC) or len(data) < len(_SEGMENT_MAGIC) + _U32.size:
+        return 0
+    length = int(_U32.unpack_from(data, len(_SEGMENT_MAGIC))[0])
+    return len(_SEGMENT_MAGIC) + _U32.size + length + _U32.size
+
+
+def read_segment_head(data: bytes, owner: Owner, segment: int, name: str) -> int:
+    """Check a segment's head; return the offset behind it.
+
+    Raises Damaged, and JournalError if it is whole but not ours.
+    """
+    end = segment_head_end(data) - _U32.size
+    if end < 0:
+        raise Damaged("no head")
+    if len(data) < end + _U32.size or crc32(data[:end]) != _U32.unpack_from(data, end)[0]:
+        raise Damaged("its head does not check")
+    found = msgspec.msgpack.decode(data[len(_SEGMENT_MAGIC) + _U32.size : end])
+    _check_owner(found, owner, name)
+    if found[3] != segment:
+        raise JournalError(f"{name} is segment {found[3]} under another name: undo the renaming")
+    return end + _U32.size
+
+
+def _check_owner(found: list[object], owner: Owner, name: str) -> None:
+    """Raise JournalError if [format, node, journal, ...] is not ours."""
+    if found[0] != FORMAT:
+        raise JournalError(
+            f"{name} has format {found[0]}, this voter reads format {FORMAT}: use the version of"
+            " trivisor that wrote it"
+        )
+    if found[1] != owner.node:
+        raise JournalError(
+            f"{name} is of node {found[1]!r}, not of {owner.node!r}: put it back where it came from"
+        )
+    if found[2] != owner.journal:
+        raise JournalError(
+            f"{name} is of another journal of node {owner.node!r}: put it back where it came from"
+        )
+
+
+# -------------------------------------------------------------- checkpoints
+
+
+class CheckpointHead(msgspec.Struct, frozen=True, array_like=True):
+    """The first fields are those of a segment's head."""
+
+    format: int
+    node: str
+    journal: bytes
+    segment: int  # the first segment that is needed to go on from here
+    first: int  # number of its first frame
+    synced: int  # number of the last frame that was on the disk before the checkpoint was
+    size: int  # of the state, in bytes
+
+
+def _base_parts(base: Base) -> Iterator[bytes]:
+    """Encode a base in parts of bounded work: itself without scopes, then some of them a time."""
+    yield _encode(msgspec.structs.replace(base, sessions=[]))
+    part: list[ScopeBase] = []
+    count = 0
+    for scope in base.sessions:
+        for at in range(0, len(scope.kept) or 1, _KEPT_IN_PART):
+            kept = scope.kept[at : at + _KEPT_IN_PART]
+            part.append(msgspec.structs.replace(scope, kept=kept))
+            count += len(kept) + 1
+            if count >= _KEPT_IN_PART:
+                yield _encode(part)
+                part, count = [], 0
+    if part:
+        yield _encode(part)
+
+
+def checkpoint_pieces(
+    head: CheckpointHead, base: Base, state: bytes | bytearray
+) -> Iterator[bytes | memoryview]:
+    """Yield the bytes of a checkpoint in pieces of about a megabyte at most.
+
+    Raises JournalError in the end if the state does not hash to the digest in the base.
+    """
+    check = blake2b(digest_size=32)
+    body = _encode(head)
+    part: bytes = _CHECKPOINT_MAGIC + _U32.pack(len(body)) + body
+    check.update(part)
+    yield part
+    for encoded in _base_parts(base):
+        part = _U32.pack(len(encoded)) + encoded
+        check.update(part)
+        yield part
+    check.update(_U32.pack(0))
+    yield _U32.pack(0) + check.digest()
+    digest = blake2b(digest_size=32)
+    view = memoryview(state)
+    for at in range(0, len(view), _PIECE):
+        piece = view[at : at + _PIECE]
+        digest.update(piece)
+        yield piece
+    if base.digest != (digest.digest() if state or base.digest is not None else None):
+        raise JournalError(
+            f"the state of checkpoint {base.seq} no longer has the digest that was voted: this"
+            " machine's memory is not to be trusted; the checkpoint was not written"
+        )
+
+
+def read_checkpoint(data: bytes, owner: Owner, name: str) -> tuple[CheckpointHead, Base, bytes]:
+    """Return head, base and state.
+
+    Raises Damaged, and JournalError if it is whole but not ours.
+    """
+    at = len(_CHECKPOINT_MAGIC)
+    if not data.startswith(_CHECKPOINT_MAGIC):
+        raise Damaged("no head")
+    parts = []
+    while True:
+        if len(data) < at + _U32.size:
+            raise Damaged("cut short")
+        length = int(_U32.unpack_from(data, at)[0])
+        at += _U32.size
+        if not length:
+            break
+        parts.append(data[at : at + length])
+        at += length
+    if blake2b(memoryview(data)[:at], digest_size=32).digest() != data[at : at + 32]:
+        raise Damaged("its checksum does not match")
+    _check_owner(msgspec.msgpack.decode(parts[0]), owner, name)
+    head = msgspec.msgpack.decode(parts[0], type=CheckpointHead)
+    base = _decode_base(parts[1])
+    for part in parts[2:]:
+        for scope in _decode_scopes(part):
+            if base.sessions and base.sessions[-1].scope == scope.scope:
+                base.sessions[-1].kept.extend(scope.kept)
+            else:
+                base.sessions.append(scope)
+    state = data[at + 32 :]
+    if len(state) != head.size:
+        raise Damaged(f"its state has {len(state)} bytes instead of {head.size}")
+    if base.digest is not None and blake2b(state, digest_size=32).digest() != base.digest:
+        raise Damaged("its state does not have the digest that was voted")
+    return head, base, state
