@@ -28,6 +28,10 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "down": ("deploy.commands", "down", "Stop a node; nothing of it is left running."),
     "demo": ("faultinject.demo", "demo", "The main job, shown on three real guests."),
     "bench": ("faultinject.bench", "bench", "Measure the voter beside its peers."),
+    "soak": ("faultinject.soak", "soak", "Faults by the hundred under load, every reply checked."),
+    "simulate": (
+        "faultinject.simulation.command", "simulate", "Hunt for faults of the voter in simulation."
+    ),
     "doctor": ("deploy.doctor", "doctor", "Check this host; tell the remedy for each lack."),
     "voter": ("voter.commands.daemon", "voter", "Run the voter alone, before given links."),
     "service": ("voter.commands.service", "service", "Check a service of one's own."),
@@ -49,6 +53,7 @@ EXIT_CODES: dict[str, ExitCode] = {
     "voter.core.vote.PolicyError": ExitCode.USAGE,
     "voter.errors.NotExecuted": ExitCode.NO_MAJORITY,
     "voter.errors.OutcomeUnknown": ExitCode.NO_MAJORITY,
+    "voter.errors.SessionExpired": ExitCode.NO_MAJORITY,
     "voter.errors.TimedOut": ExitCode.NO_MAJORITY,
     "voter.errors.ConnectionFailed": ExitCode.NOT_UP,
 }

@@ -89,8 +89,7 @@ class Child:
 
     @property
     def code(self) -> int | None:
-        """Its exit status, -N where signal N killed it; None while it runs, or of an adopted one.
-        """
+        """Its exit status, -N if signal N killed it; None while it runs, or if it was adopted."""
         return self._child.returncode if self._child is not None and not self.running else None
 
     @property

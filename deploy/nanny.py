@@ -60,6 +60,7 @@ class Nanny:
         self._channel: socket.socket | None = None
         self._kept: dict[str, int] = {}
         self._wanted = False
+        self._over = False  # it was told that nothing is to be started any more
         self._due: float | None = None  # steady seconds at which it is started again
         self._starts: list[float] = []  # anew, within the window
         self._restarts = 0
@@ -194,7 +195,7 @@ class Nanny:
         except OSError:
             message, fds = b"", []
         word, *names = message.decode(errors="replace").split()[:17] or [""]
-        if word == "keep" and len(names) == len(fds):
+        if word == "keep" and len(names) == len(fds) and not self._over:
             self._drop()
             for name, fd in zip(names, fds, strict=True):
                 os.set_inheritable(fd, False)
@@ -206,14 +207,15 @@ class Nanny:
             self._channel.close()
             self._channel = None
         elif word == "up":
-            self._wanted = True
+            self._wanted = not self._over
         elif word == "down":
             self._stand_down()
         elif word == "drop":
             self._drop()
 
     def _stand_down(self) -> None:
-        """Start nothing any more; only bury."""
+        """Start nothing any more, whatever is said later; only bury."""
+        self._over = True
         self._wanted = False
         self._due = None
         self._drop()

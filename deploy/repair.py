@@ -39,7 +39,8 @@ FALL_WINDOW = 30.0
 seconds, does not come back for good by itself: its service ends again and again, or it always lags.
 Two of the falls are granted to a request that kills it twice and is then voided."""
 STEADY = 10.0
-"""Seconds of voting after which earlier repairs count no more."""
+"""Seconds of voting after which earlier repairs count no more: longer than a hang takes to be found
+(``voter.core.Limits.hang``), or a guest that hangs each time would never be given up."""
 LIMIT = 6
 """Repairs in a row, with no steady time between, before a guest is given up."""
 FIRST_DELAY = 1.0

@@ -20,10 +20,11 @@ import structlog
 from deploy.durability import PROMISES
 from deploy.errors import DeployError
 from deploy.history import History
-from deploy.identity import Identity, identify
+from deploy.identity import identify
 from deploy.logfile import LogFile, read_tail, watch_logs
 from deploy.nanny import LIMIT, WINDOW
 from deploy.nursery import Nursery
+from deploy.orphans import find_orphans
 from deploy.ports import FaultFactory, FaultPort, GuestPort, NodePort
 from deploy.records import FaultRecord, Layout, NodeRecord, Running, Settings
 from deploy.supervisor_faults import FaultBook, FaultRefused
@@ -37,9 +38,8 @@ __all__ = ["NodeFactory", "Supervisor"]
 
 NodeFactory = Callable[[Layout, NodeRecord], NodePort]
 READY_DEADLINE = 60.0
-"""Seconds from the guests being up to all of them voting."""
-TAKE_OVER_DEADLINE = 20.0
-"""Seconds that guests which were taken over get to vote before `up` says that they do not."""
+"""Seconds from the guests being up to all of them voting; a new node that does not come so far is
+taken down again, one that was taken over is left to repair."""
 LOG_LINES = 500
 
 _log = structlog.get_logger(__name__)
@@ -90,12 +90,16 @@ class Supervisor:
             self._control,
             need=self.policy.need,
             auto=self.settings.repair == "auto",
+            voter_pid=lambda: self._voter.describe()["pid"],
+            replace_voter=self._voter.replace,
             held=self._book.held,
             history=self.history,
         )
         self._addresses: dict[str, str] = {}
         self.took_over = False
-        """Whether a voter that ran already was adopted."""
+        """Whether something of the node ran already, or was meant to."""
+        self._before = Running()
+        """What a former supervisor wrote down and this one has not taken over yet."""
         self._tasks: list[asyncio.Task[None]] = []
         self._stop = asyncio.Event()
         self._began = time.time()
@@ -166,32 +170,44 @@ class Supervisor:
             task.result()
 
     async def _bring_up(self, group: asyncio.TaskGroup) -> None:
-        before = self.layout.read_running()
+        """Have voter and guests run.
+
+        Where anything of the node runs already, or is meant to, clients are being served: the
+        voter comes first, and guests that do not run are left to repair.
+        """
+        before = self._before = self.layout.read_running()
         voter = before.processes.get("voter")
-        self.took_over = voter is not None and self._voter.adopt(voter)
-        if self.took_over:
-            self._addresses = {
-                name: address
-                for name, address in (("http", before.http), ("native", before.native))
-                if address is not None
-            }
+        adopted = voter is not None and self._voter.adopt(voter)
+        self.took_over = adopted or bool(self._nursery.ended or find_orphans(self.layout))
+        self._addresses = {
+            name: address
+            for name, address in (("http", before.http), ("native", before.native))
+            if address is not None and self.took_over
+        }
+        if adopted:
             self._say(f"the voter (process {voter.pid if voter else 0}) goes on")
-            self._watch_voter(group)  # clients are served meanwhile: it must not be missed
+            self._watch_voter(group)
         else:
             self._bind()
+            if self.took_over:
+                self._start_voter(group)
         self._node.listen(lambda _: self._repairer.wake())
         await self._node.up(self._say, take_over=self.took_over)
         if self._faults is not None:
             await self._faults.start(before.processes)
             await self._book.resume(before.faults)
+        self._before = Running()
         if not self.took_over:
-            links = {name: self._link(name) for name in self.guests}
-            text = voter_config(self.layout, self.settings, self.record.uuids[0], links)
-            self.layout.voter_config.write_text(text)
-            self._voter.start()
-            self._watch_voter(group)
+            self._start_voter(group)
             await self._wait_ready()
         self.changed()
+
+    def _start_voter(self, group: asyncio.TaskGroup) -> None:
+        links = {name: self._link(name) for name in self.guests}
+        text = voter_config(self.layout, self.settings, self.record.uuids[0], links)
+        self.layout.voter_config.write_text(text)
+        self._voter.start()
+        self._watch_voter(group)
 
     def _watch_voter(self, group: asyncio.TaskGroup) -> None:
         layout = self.layout
@@ -242,7 +258,7 @@ class Supervisor:
         """Tell whoever started us how the node stands; what was taken over has time to be well."""
         if self.took_over:
             free = [name for name in self.guests if not self._book.held(name)]
-            if not await self._repairer.wait_active(free, TAKE_OVER_DEADLINE):
+            if not await self._repairer.wait_active(free, READY_DEADLINE):
                 self._say("not all guests vote: see `trivisor status`")
         self._report({"ready": await self.status()})
 
@@ -276,7 +292,9 @@ class Supervisor:
 
     def changed(self) -> None:
         """Write down which processes belong to the node, and which faults hold."""
-        processes: dict[str, Identity] = {}
+        processes = {
+            name: identity for name, identity in self._before.processes.items() if name == "proxy"
+        }
         me, voter = identify(os.getpid()), self._voter.identity
         if me is not None:
             processes["supervisor"] = me
@@ -291,7 +309,7 @@ class Supervisor:
                 processes=processes,
                 http=self._addresses.get("http"),
                 native=self._addresses.get("native"),
-                faults=dict(self._book.holds),
+                faults={**self._before.faults, **self._book.holds},
             )
         )
         self._repairer.wake()

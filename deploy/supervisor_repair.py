@@ -17,7 +17,8 @@ import structlog
 from deploy.errors import DeployError
 from deploy.history import History
 from deploy.ports import GuestPort
-from deploy.repair import LIMIT, Falls, Patience, Sight, choose, diagnose, restless
+from deploy.repair import LIMIT, Patience, Sight, choose, diagnose, restless
+from deploy.supervisor_watch import Watch
 from deploy.voter_control import VoterControl, VoterRefused, VoterSilent
 
 __all__ = ["JOIN_DEADLINE", "JOIN_LIMIT", "Repairer"]
@@ -33,14 +34,18 @@ JOIN_LIMIT = 300.0
 """Seconds from a put back guest to its first vote at most: a large state takes its time."""
 VOTER_PATIENCE = 15.0
 """Seconds that a repair waits for a voter that does not answer: it may be starting again."""
-NEWS = 5.0
-"""Seconds for which an event is news; a supervisor that takes over is told older ones too."""
+SILENT_LIMIT = 3
+"""Questions in a row, ASK_EVERY seconds apart, that a voter leaves unanswered before it is
+replaced: it answered once, so it hangs."""
 
 _log = structlog.get_logger(__name__)
 
 
-class Repairer:
-    """Knows how each guest stands, and repairs.  ``held`` tells whether a fault holds a guest."""
+class Repairer(Watch):
+    """Knows how each guest stands, and repairs.
+
+    ``held`` tells whether a fault holds a guest; ``replace_voter`` ends the voter of that pid.
+    """
 
     def __init__(
         self,
@@ -49,123 +54,22 @@ class Repairer:
         *,
         need: int,
         auto: bool,
+        voter_pid: Callable[[], int | None],
+        replace_voter: Callable[[int | None], None],
         held: Callable[[str], bool],
         history: History,
     ) -> None:
-        self._guests = guests
-        self._voter = voter
+        super().__init__(guests, voter, voter_pid=voter_pid, history=history)
         self._need = need
         self._auto = auto
+        self._replace_voter = replace_voter
         self._held = held
-        self._history = history
         self._seen: dict[str, tuple[str, str | None, float]] = {}
         self._patience = {name: Patience() for name in guests}
-        self._falls = {name: Falls() for name in guests}
         self._locks = {name: asyncio.Lock() for name in guests}
         self._busy: set[str] = set()  # those being brought back, by repair or by hand
-        self._voter_began: tuple[int | None, float] = (None, 0.0)  # which voter, seen since when
         self._under_way: dict[str, asyncio.Task[None]] = {}
-        self._told = 0  # events of the voter taken
-        self._source: tuple[int | None, int] = (None, 0)  # which voter, and its last event taken
-        self._wake = asyncio.Event()
-        self._news = asyncio.Condition()
-        self.replicas: dict[str, dict[str, Any]] = {}
-        """The voter's last word on each replica."""
-        self.voter_status: dict[str, Any] | None = None
-        """The voter's last whole status; None while it does not answer."""
         self.last_error: dict[str, str] = {}
-
-    # ------------------------------------------------------------ watching
-
-    def wake(self) -> None:
-        """Look now: something has changed."""
-        self._wake.set()
-
-    async def follow(self) -> None:
-        """Take the voter's events as they come, until cancelled."""
-        while True:
-            try:
-                status = await self.look()
-                if status.get("pid") != self._source[0]:  # another voter counts its events anew
-                    self._source = (status.get("pid"), 0)
-                async for event in self._voter.events(self._source[1]):
-                    self._source = (self._source[0], int(event["id"]))
-                    self._told += 1
-                    self._note_fall(event)
-                    self._history.add(
-                        "replica",
-                        event["replica"],
-                        before=event["before"],
-                        after=event["after"],
-                        reason=event["reason"],
-                        seq=event["seq"],
-                    )
-                    replica = self.replicas.setdefault(event["replica"], {})
-                    replica.update(state=event["after"], reason=event["reason"])
-                    await self._tell()
-            except VoterSilent as error:
-                self.voter_status = None
-                await self._tell()
-                _log.debug("no voter events", error=str(error))
-            # The voter is starting again, or ended the stream: nothing tells when it is back.
-            await asyncio.sleep(0.1)
-
-    def _note_fall(self, event: dict[str, Any]) -> None:
-        came_from = event["before"] in ("active", "learner", "restoring")
-        if came_from and event["after"] == "absent" and time.time() - event["time"] < NEWS:
-            self._falls[event["replica"]].note(time.monotonic())
-
-    async def _tell(self) -> None:
-        self._wake.set()
-        async with self._news:
-            self._news.notify_all()
-
-    async def look(self) -> dict[str, Any]:
-        """Ask the voter how all stands.  Raises VoterSilent."""
-        told = self._told
-        try:
-            status = await self._voter.status()
-        except VoterSilent:
-            self.voter_status = None
-            raise
-        self.voter_status = status
-        if status.get("pid") != self._voter_began[0]:
-            self._voter_began = (status.get("pid"), time.monotonic())
-        if self._told == told:  # else the answer may be older than what the events said meanwhile
-            self.replicas = {replica["name"]: replica for replica in status["replicas"]}
-        async with self._news:
-            self._news.notify_all()
-        return status
-
-    def replica_state(self, name: str) -> str | None:
-        """The voter's word for a replica; None while the voter does not answer."""
-        if self.voter_status is None:
-            return None
-        return str(self.replicas.get(name, {}).get("state", "absent"))
-
-    @property
-    def active(self) -> int:
-        """How many replicas vote."""
-        return len(self._voting)
-
-    @property
-    def _voting(self) -> set[str]:
-        """The replicas that vote and whose guests run: the voter may not have noticed yet."""
-        return {
-            name
-            for name, guest in self._guests.items()
-            if self.replica_state(name) == "active" and guest.state == "ready"
-        }
-
-    async def wait_active(self, names: list[str], seconds: float) -> bool:
-        """Wait until all of these replicas vote; False if they do not within ``seconds``."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds), self._news:
-                await self._news.wait_for(
-                    lambda: all(self.replica_state(name) == "active" for name in names)
-                )
-                return True
-        return False
 
     # ----------------------------------------------------------- repairing
 
@@ -175,6 +79,7 @@ class Repairer:
         Unforeseen errors of a repair come out of here.
         """
         asked = time.monotonic()
+        silent = 0
         try:
             while True:
                 with contextlib.suppress(TimeoutError):
@@ -184,9 +89,11 @@ class Repairer:
                 async with self._news:  # a guest's state may have changed, or a turn come
                     self._news.notify_all()
                 if time.monotonic() - asked >= ASK_EVERY:
-                    with contextlib.suppress(VoterSilent):
-                        await self.look()
+                    silent = 0 if await self.answers() else silent + 1
                     asked = time.monotonic()
+                    if silent >= SILENT_LIMIT:
+                        silent = 0
+                        self._replace_voter(self._voter_began[0])
                 self._begin_repairs(time.monotonic())
         finally:
             for task in self._under_way.values():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 import sys
 import time
@@ -167,6 +168,13 @@ class VoterHost:
             "problem": self.problem,
         }
 
+    def replace(self, pid: int | None) -> None:
+        """Kill a voter that hangs, if that one still runs; `keep` starts the next."""
+        if self._child is not None and self._child.running and self._child.pid == pid:
+            self._history.add("voter hangs", pid=pid)
+            _log.error("the voter hangs: it is killed", pid=pid)
+            self._child.signal(signal.SIGKILL)
+
     def start(self) -> None:
         """Start the voter's process on our sockets; a spare that stands by is it.
 
@@ -260,7 +268,7 @@ class VoterHost:
             self.problem += f"; {self._short} times in a row within {STEADY:g} s: given up"
         if failed or self.given_up.is_set():
             self.failed.set()
-        _log.error("the voter ended", pid=child.pid, problem=self.problem, lived=round(lived, 1))
+        _log.error("the voter ended", pid=child.pid, problem=self.problem)
         self._history.add(
             "voter ended", status=child.status, said=said or None, given_up=self.given_up.is_set()
         )

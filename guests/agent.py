@@ -119,7 +119,7 @@ def _keep_alive(service_class: type[Service], build: str, fds: tuple[int, int], 
                     sys.excepthook(*sys.exc_info())
                 sys.stderr.flush()
                 os._exit(status)
-        status = os.waitstatus_to_exitcode(_await_end(child))
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         if status == 0 and not port:
             return 0
         _say(f"service ended with status {status}; starting incarnation {number + 1}")
@@ -128,14 +128,6 @@ def _keep_alive(service_class: type[Service], build: str, fds: tuple[int, int], 
         else:  # one that dies at once must not fill the processor and the console
             time.sleep(pause)
             pause = min(pause * 2, LAST_PAUSE)
-
-
-def _await_end(child: int) -> int:
-    """Wait for an incarnation; also reap what an earlier one left to us, the first process."""
-    while True:
-        pid, status = os.wait()
-        if pid == child:
-            return status
 
 
 def _say(text: str) -> None:

@@ -28,9 +28,11 @@ STATE_PIECE = 1 << 16
 NICE = 10
 ORPHAN_CHECK = 1.0
 """Seconds between looks whether the service is still there."""
-WORTH = 2.0
-"""A digest that takes no longer than so many forks is not worth one: it is made at once."""
-LONGEST_DIGEST = 255
+WORTH, PATIENCE = 2.0, 0.005
+"""A digest that takes no longer than so many forks, and so many seconds of processor time, is not
+worth a fork: it is made at once.
+"""
+NO_DIGEST = b"no digest: "
 _HEAD = struct.Struct(">BQd")  # size of the digest, size of the state, seconds; then both
 
 
@@ -63,62 +65,80 @@ MakeCut = Callable[[Service, bool], Cut]
 class Cutter:
     """Makes cuts in processes that do not keep the descriptors of the ``link``.
 
-    The service waits if the last cut of it took next to nothing, or if no process can be made: slow
-    then, but right.
+    The service waits for one that is made in no time, and where no process can be made: slow then,
+    but right.
     """
 
     def __init__(self, *link: int) -> None:
         self._link = link
         self._last: InlineCut | ForkedCut | None = None
         self._service: weakref.ref[Service] | None = None
-        self._fork = 0.0  # seconds of processor time that the last one took
+        self._patience = 0.0
 
     def __call__(self, service: Service, keep: bool) -> Cut:
         """Make the cut of a service at this moment."""
         last = self._last
         same = self._service is not None and self._service() is service
         self._service = weakref.ref(service)
-        if same and last is not None and last.seconds <= WORTH * self._fork:
-            self._last = InlineCut(service, keep)
-            return self._last
+        if same and last is not None and last.seconds <= self._patience:
+            with contextlib.suppress(_TooLongError):
+                self._last = InlineCut(service, keep, self._patience)
+                return self._last
         began = time.process_time()
         try:
             self._last = ForkedCut(service, keep, self._link)
         except OSError:
             self._last = InlineCut(service, keep)
         else:
-            self._fork = time.process_time() - began
+            self._patience = min(WORTH * (time.process_time() - began), PATIENCE)
         return self._last
 
 
-def _sum_up(service: Service, keep: bool) -> tuple[bytes, int]:
-    """Return the digest of a service's state, and the state's size if it is to be kept.
+class _TooLongError(Exception):
+    """A digest takes longer than the service has patience for."""
+
+
+def _sum_up(
+    service: Service, *, pieces: list[bytes] | None = None, patience: float = inf
+) -> tuple[bytes, int]:
+    """Return digest and size of a service's state; put its bytes into ``pieces``.
 
     An exception is told as a digest too, as one of ``apply`` is told as a reply: if all replicas
     have it, it is agreed, and the service goes on (without checkpoints); one alone dissents.
+    Raises _TooLongError after ``patience`` seconds of processor time.
     """
+    hashed, size = blake2b(digest_size=32), 0
+    end = time.process_time() + patience
     try:
-        if not keep:
-            return b"%b" % service.digest()[:LONGEST_DIGEST], 0
-        hashed, size = blake2b(digest_size=32), 0
         for piece in service.snapshot():
             hashed.update(piece)
             size += len(piece)
-        return hashed.digest(), size
+            if pieces is not None:
+                pieces.append(piece)
+            if time.process_time() > end:
+                raise _TooLongError
+    except _TooLongError:
+        raise
     except Exception as error:  # noqa: BLE001 - must not end the replica
-        return f"no digest: {type(error).__name__}".encode()[:LONGEST_DIGEST], 0
+        return _no_digest(error), 0
+    return hashed.digest(), size
+
+
+def _no_digest(error: BaseException) -> bytes:
+    return NO_DIGEST + type(error).__name__.encode()[:200]
 
 
 class InlineCut:
     """A cut that is made at once, while the service waits."""
 
-    def __init__(self, service: Service, keep: bool) -> None:
+    def __init__(self, service: Service, keep: bool, patience: float = inf) -> None:
         began = time.process_time()
-        self._digest, size = _sum_up(service, keep)
-        self._state = b"".join(service.snapshot()) if size else b""
-        self.seconds = time.process_time() - began
-        self._keep = keep and self._digest[:10] != b"no digest:"
+        pieces: list[bytes] = []
+        self._digest, _ = _sum_up(service, pieces=pieces if keep else None, patience=patience)
+        self._state = b"".join(pieces)
+        self._keep = keep and not self._digest.startswith(NO_DIGEST)
         self._at = 0
+        self.seconds = time.process_time() - began
 
     def fileno(self) -> int:
         """None: it is always ready."""
@@ -178,7 +198,7 @@ class ForkedCut:
                 self._digest = bytes(self._buffer[_HEAD.size :])
                 self._buffer.clear()
                 self._left, self.seconds = size, seconds
-                self._keep = self._keep and self._digest[:10] != b"no digest:"
+                self._keep = self._keep and not self._digest.startswith(NO_DIGEST)
         return self._digest
 
     def take(self) -> tuple[bytes, bool] | None:
@@ -233,11 +253,11 @@ def _tell_all(
     signal.setitimer(signal.ITIMER_REAL, ORPHAN_CHECK, ORPHAN_CHECK)
     began = time.process_time()
     try:
-        digest, size = _sum_up(service, keep)
+        digest, size = _sum_up(service)
     except BaseException as error:  # noqa: BLE001 - a service that exits here ends no replica
-        digest, size = f"no digest: {type(error).__name__}".encode()[:LONGEST_DIGEST], 0
+        digest, size = _no_digest(error), 0
     _write(pipe, _HEAD.pack(len(digest), size, time.process_time() - began) + digest)
-    if size:
+    if keep and size:
         for piece in _gather(service.snapshot()):
             _write(pipe, piece)
 

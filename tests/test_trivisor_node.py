@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -130,6 +131,7 @@ def test_requests_go_through_the_vote_by_command_and_by_http(node: Node) -> None
 
 
 def test_a_second_up_is_refused_and_harms_nothing(node: Node) -> None:
+    until(lambda: node.json("status")["voter"]["spare"] is not None)  # it takes its time
     before = node.processes()
     done = node.up()
     assert done.returncode == ExitCode.ALREADY_UP
@@ -181,7 +183,8 @@ def test_a_slow_guest_still_votes(node: Node) -> None:
     assert node.put("n", "slow") == 0
     assert node.guest("g2")["replica"]["state"] == "active"
     node.json("heal", "g2")
-    assert node.states() == ["active"] * 3
+    # On a busy host it may have been too slow just before, and be on its way back.
+    until(lambda: node.states() == ["active"] * 3)
 
 
 def test_a_flipped_bit_of_state_is_found_when_it_is_read(node: Node) -> None:
@@ -203,7 +206,7 @@ def test_with_two_guests_bad_requests_are_refused_with_a_code_of_their_own(node:
     # The first request after the hang may be ordered before the voter knows of it.
     node.run("request", "PUT", "/kv/x", "--data", "1", "--timeout", "15")
     until(lambda: node.json("status")["standing"] == "refusing")
-    done = node.run("request", "GET", "/kv/colour")
+    done = node.run("request", "GET", "/kv/colour", "--timeout", "3")
     assert done.returncode == ExitCode.NO_MAJORITY
     assert "no majority" in done.stderr
     node.json("heal", "g1")
@@ -234,12 +237,93 @@ def test_faults_of_an_unknown_guest_are_told(node: Node) -> None:
     assert "it has g1, g2, g3" in done.stderr
 
 
-def test_a_killed_supervisor_is_not_missed_and_the_next_up_takes_over(node: Node) -> None:
+def test_a_killed_supervisor_comes_back_by_itself_and_takes_over(node: Node) -> None:
     node.put("colour", "black")
     before = node.json("status")
-    os.kill(before["supervisor"]["pid"], signal.SIGKILL)
-    until(lambda: not alive(before["supervisor"]["pid"]))
-    assert node.get("colour")["body"] == "black"
+    for number in range(1, 3):
+        pid = node.json("status")["supervisor"]["pid"]
+        os.kill(pid, signal.SIGKILL)
+        assert node.get("colour")["body"] == "black"
+        until(lambda: node.json("status")["phase"] == "up")  # the command waits for the next one
+        after = node.json("status")
+        assert after["supervisor"]["pid"] != pid
+        assert after["supervisor"]["restarts"] == number
+        assert after["voter"]["pid"] == before["voter"]["pid"]
+        assert [g["pid"] for g in after["guests"]] == [g["pid"] for g in before["guests"]]
+        assert after["http"] == before["http"]
+    assert "supervisor started again" in node.run("logs").stdout
+    # What it took over is fully its own: it can break it and put it back.
+    node.json("inject", "crash", "g1")
+    node.json("heal", "g1")
+    assert node.states() == ["active"] * 3
+
+
+def test_no_client_sees_that_voter_and_supervisor_are_killed(node: Node) -> None:
+    """Checked requests all the while: each adds one, so that none may be lost or done twice."""
+    before = node.json("status")
+    with counting(node) as counts:
+        for names in (("voter",), ("supervisor",), ("voter", "supervisor"), ("voter",)):
+            status = node.json("status")
+            told = counts()
+            for name in names:
+                os.kill(status[name]["pid"], signal.SIGKILL)
+            until(lambda told=told: counts() > told)  # type: ignore[misc]
+            until(lambda: node.states() == ["active"] * 3)
+            after = node.json("status")
+            assert all(after[name]["pid"] != status[name]["pid"] for name in names)
+    assert [g["pid"] for g in after["guests"]] == [g["pid"] for g in before["guests"]]
+    assert after["http"] == before["http"]
+    assert not after["voter"]["given_up"]
+
+
+@contextlib.contextmanager
+def counting(node: Node) -> Iterator[Callable[[], int]]:
+    """Have requests made until the end of the block; give how many there were.
+
+    Raises AssertionError at the end if a request failed, was lost or was done twice.
+    """
+    words = [sys.executable, "-m", "tests.deploy.counting", str(node.directory / "native.sock")]
+    with (
+        tempfile.TemporaryFile("w+") as said,
+        subprocess.Popen(
+            words, cwd=ROOT, stdin=subprocess.PIPE, stdout=said, stderr=subprocess.STDOUT, text=True
+        ) as client,
+    ):
+
+        def count() -> int:
+            # pread: the file's offset is the client's.
+            text = os.pread(said.fileno(), 1 << 20, 0).decode()
+            assert client.poll() is None, text
+            return text.count("\n")
+
+        yield count
+        assert client.stdin is not None
+        client.stdin.close()
+        assert client.wait(timeout=60) == 0, os.pread(said.fileno(), 1 << 20, 0).decode()
+
+
+def kill_all(node: Node, *, nanny: bool = True) -> None:
+    """Kill the node's processes in one moment, as a loss of power does."""
+    status = node.json("status")
+    pids = [status["voter"]["pid"], *(g["pid"] for g in status["guests"])]
+    pids += [status["supervisor"]["pid"], *node.processes()]
+    meant = {*pids} - ({status["supervisor"]["nanny"]} if not nanny else set())
+    for pid in meant:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    for pid in meant:
+        until(lambda pid=pid: not alive(pid))  # type: ignore[misc]
+
+
+def test_without_its_nanny_a_killed_supervisor_leaves_the_node_to_the_next_up(node: Node) -> None:
+    node.put("colour", "white")
+    before = node.json("status")
+    os.kill(before["supervisor"]["nanny"], signal.SIGKILL)
+    until(lambda: node.json("status")["supervisor"]["nanny"] is None)
+    pid = before["supervisor"]["pid"]
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: not alive(pid))
+    assert node.get("colour")["body"] == "white"
     done = node.run("status", "--json")
     assert done.returncode == ExitCode.NOT_UP
     assert json.loads(done.stdout)["left"].keys() == {"voter", "proxy", "g1", "g2", "g3"}
@@ -251,22 +335,43 @@ def test_a_killed_supervisor_is_not_missed_and_the_next_up_takes_over(node: Node
     assert after["voter"]["pid"] == before["voter"]["pid"]
     assert [g["pid"] for g in after["guests"]] == [g["pid"] for g in before["guests"]]
     assert after["http"] == before["http"]
-    assert node.get("colour")["body"] == "black"
-    # What it took over is fully its own: it can break it and put it back.
-    node.json("inject", "crash", "g1")
-    node.json("heal", "g1")
-    assert node.states() == ["active"] * 3
+    # Its sockets are the voter's alone now; the next voter binds them anew.
+    os.kill(after["voter"]["pid"], signal.SIGKILL)
+    until(lambda: node.states() == ["active"] * 3)
+    assert node.json("status")["http"] == before["http"]
+    assert node.get("colour")["body"] == "white"
+
+
+def test_after_a_loss_of_power_up_comes_back_with_all_that_was_acknowledged(node: Node) -> None:
+    for number in range(20):
+        assert node.put(f"power-{number}", str(number)) == 0
+    kill_all(node)
+    assert node.run("status").returncode == ExitCode.NOT_UP
+    done = node.up()
+    assert done.returncode == 0, done.stderr
+    for number in range(20):
+        assert node.get(f"power-{number}")["body"] == str(number)
+    durability = node.json("status")["durability"]
+    assert durability["kind"] == "fsync"
+    assert durability["journal"]
+
+
+def test_if_all_but_the_nanny_die_the_node_comes_back_by_itself(node: Node) -> None:
+    node.put("colour", "grey")
+    http = node.json("status")["http"]
+    kill_all(node, nanny=False)
+    until(lambda: node.states() == ["active"] * 3, 120)
+    assert node.json("status")["http"] == http
+    assert node.get("colour")["body"] == "grey"
 
 
 def test_down_leaves_nothing_also_where_the_supervisor_is_gone(node: Node) -> None:
-    """The last test of this node, but for the fixture's own `down`."""
+    """The last test of this node but for journals; the fixture's own `down` finds it down."""
     pid = node.json("status")["supervisor"]["pid"]
     # Somebody else's process that speaks of the directory, as an editor or a log viewer does.
     words = [sys.executable, "-c", "import time; time.sleep(300)", str(node.directory / "g1.qcow2")]
     with subprocess.Popen(words) as bystander:
-        os.kill(pid, signal.SIGKILL)
-        until(lambda: not alive(pid))
-        assert len(node.processes()) >= 4
+        os.kill(pid, signal.SIGKILL)  # `down` comes before its nanny has another one
         done = node.run("down")
         assert done.returncode == 0, done.stderr
         assert node.processes().keys() == {bystander.pid}
@@ -275,6 +380,28 @@ def test_down_leaves_nothing_also_where_the_supervisor_is_gone(node: Node) -> No
     assert node.run("down").returncode == ExitCode.NOT_UP
     assert node.run("status").returncode == ExitCode.NOT_UP
     assert not list(node.directory.glob("*.sock"))
+
+
+def test_a_journal_is_thrown_away_only_if_that_is_said_twice(node: Node) -> None:
+    """After the node is down; nothing is started."""
+    journal = node.directory / "journal"
+    assert journal.is_dir()
+    done = node.run("up", "--http", "127.0.0.1:0", "--durability", "none")
+    assert done.returncode == ExitCode.FAILED
+    assert "--fresh" in done.stderr
+    done = node.run("up", "--http", "127.0.0.1:0", "--fresh")
+    assert done.returncode == ExitCode.USAGE
+    assert str(journal) in done.stderr
+    assert journal.is_dir()
+    # A service that is none ends `up` before anything is started.
+    done = node.run("up", "--fresh", "--yes", "--service", "nonsense")
+    assert done.returncode == ExitCode.USAGE
+    assert journal.is_dir()
+    done = node.run("up", "--fresh", "--yes", "--boot-deadline", "0.01", "--http", "127.0.0.1:0")
+    assert done.returncode == ExitCode.FAILED
+    assert "never became ready" in done.stderr
+    assert not journal.exists()
+    assert node.processes() == {}
 
 
 def test_ctrl_c_before_ready_takes_everything_down_again(shared_scratch: Path) -> None:

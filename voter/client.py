@@ -86,8 +86,7 @@ class _Session:
 
 
 class _Attempts:
-    """One request on its way: its number in a session once it has one, and how often it was sent
-    with it.
+    """One request on its way, and its number in a session once it has one.
 
     ``doubtful``: it may have been executed, although there is no reply.
     """
@@ -97,7 +96,6 @@ class _Attempts:
         self.read_only = read_only
         self.session: _Session | None = None
         self.number = 0
-        self.sent = 0
         self.doubtful = False
         self.problem: RequestError | None = None
 
@@ -106,7 +104,6 @@ class _Attempts:
         if self.session is not None:
             self.session.give_back(self.number)
             self.session = None
-            self.sent = 0
 
     def give_up(self) -> RequestError:
         """Return the error that says best what is known when the time is over."""
@@ -234,10 +231,9 @@ class Client:
             except SessionExpired:
                 if self._session is attempts.session:
                     self._session = None
-                if attempts.sent > 1:
+                if attempts.doubtful:
                     raise
-                attempts.renounce()  # refused the first time it came there: not executed
-                attempts.doubtful = False
+                attempts.renounce()  # it has come there for the first time: not executed
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 
@@ -261,10 +257,9 @@ class Client:
         numbers = encode_numbers(session.done, attempts.number)
         future = protocol.ask(Kind.REQUEST, numbers + attempts.request, FLAG_ONCE)
         doubtful, attempts.doubtful = attempts.doubtful, True
-        attempts.sent += 1
         try:
             return cast(tuple[Vote, bytes], await protocol.answer(future))
-        except NotExecuted:
+        except (NotExecuted, SessionExpired):
             attempts.doubtful = doubtful
             raise
 

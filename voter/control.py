@@ -29,6 +29,7 @@ from voter.core import events as ev
 from voter.frontend.problem import problem_of_status
 from voter.frontend.reserved import Reserved
 from voter.runner import Runner
+from voter.status import describe
 
 __all__ = ["ControlServer"]
 
@@ -109,7 +110,7 @@ class ControlServer:
 
     async def _status(self, request: web.Request) -> web.Response:
         voter = {"pid": os.getpid(), "started": self._started, "waiting": self._runner.waiting}
-        return _json(voter | self._runner.status())
+        return _json(voter | describe(self._runner))
 
     async def _probe(self, request: web.Request) -> web.Response:
         return _response(self._reserved.answer(request.method, request.path, request.query_string))

@@ -29,12 +29,14 @@ class Dialogue(asyncio.Protocol):
         self.session = b""  # the one that requests on this connection belong to
         self.waiting: dict[int, asyncio.Future[Any]] = {}
         self.loop = asyncio.get_running_loop()
-        self.heard = self.loop.time()
         self.opened: asyncio.Future[Opened] = self.loop.create_future()
         self.out: list[bytes] = []
         self.problem: RequestError | None = None
         self.room = asyncio.Event()
         self.room.set()
+        self._heard = 0  # pieces
+        self._awaited = 0  # answers
+        self._watch: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """asyncio: connected."""
@@ -42,7 +44,7 @@ class Dialogue(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """asyncio: bytes from the voter."""
-        self.heard = self.loop.time()
+        self._heard += 1
         for frame in self.decoder.feed(data):
             self._take(frame)
         if self.decoder.skipped:
@@ -88,6 +90,9 @@ class Dialogue(asyncio.Protocol):
                 future.set_exception(self.problem)
                 future.exception()  # whoever waits for it gets it too; nobody need
         self.waiting.clear()
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
         if self.transport is not None:
             self.transport.abort()
 
@@ -113,13 +118,18 @@ class Dialogue(asyncio.Protocol):
 
     async def answer(self, future: asyncio.Future[Any]) -> Any:
         """Wait for an answer, as long as anything comes in; raises ConnectionFailed if not."""
+        self._awaited += 1
+        if self._watch is None:
+            self._watch = self.loop.call_later(SILENCE, self._listen, self._heard)
         try:
-            while not future.done():
-                since = self.loop.time()
-                await asyncio.wait([future], timeout=SILENCE)
-                if not future.done() and self.heard < since:
-                    self.fail(ConnectionFailed(f"the voter said nothing for {SILENCE:g} s"))
-            return future.result()
+            return await future
         finally:
-            if not future.cancel() and not future.cancelled():
-                future.exception()  # it is told, or nobody waits for it any more
+            self._awaited -= 1
+
+    def _listen(self, heard: int) -> None:
+        """One timer for all answers: a request should not cost one of its own."""
+        self._watch = None
+        if self._awaited and self._heard == heard:
+            self.fail(ConnectionFailed(f"the voter said nothing for {SILENCE:g} s"))
+        elif self._awaited:
+            self._watch = self.loop.call_later(SILENCE, self._listen, self._heard)

@@ -327,9 +327,7 @@ class Link(asyncio.Protocol):
         elif last:
             self._end_fetch()
             digest = arriving.hashed.digest()
-            self._deliver(
-                ev.Fetched(self.index, frame.epoch, frame.seq, arriving.state, digest)
-            )
+            self._deliver(ev.Fetched(self.index, frame.epoch, frame.seq, arriving.state, digest))
         else:
             self._deliver(ev.Piece(self.index, frame.epoch, frame.seq, size))
             pause = arriving.pace.pause(len(frame.payload))

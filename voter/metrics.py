@@ -102,7 +102,25 @@ class Metrics(Collector):
             "log_writes": ("Writes since the last checkpoint", len(engine.log)),
             "log_bytes": ("Bytes of the writes since the last checkpoint", engine.log.bytes),
             "checkpoint_bytes": ("Size of the last voted state", len(engine.log.checkpoint.state)),
+            "throttled": ("1 while writes wait for a learner to catch up", engine.throttled),
+            "sessions": ("Native sessions that are open", engine.once.sessions),
+            "idempotency_keys": ("Idempotency-Keys that are kept", engine.once.keys),
+            "once_bytes": ("Bytes kept to answer retries", engine.once.size),
         }
+        if runner.journal is not None:
+            journal = runner.journal.status()
+            gauges |= {
+                "journal_bytes": ("Bytes of the journal's segments", journal["bytes"]),
+                "journal_unsynced": (
+                    "Entries written and not on the disk yet",
+                    journal["position"] - journal["synced"],
+                ),
+                "journal_full": ("1 while there is no room for new writes", journal["full"]),
+                "journal_sync_seconds": (
+                    "How long the last sync took",
+                    journal["sync_last_ms"] / 1000,
+                ),
+            }
         for name, (words, value) in gauges.items():
             yield GaugeMetricFamily(f"trivisor_{name}", words, value=value)
 

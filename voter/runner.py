@@ -14,7 +14,7 @@ import asyncio
 from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple
 from zlib import crc32
 
 from guests import wire
@@ -24,14 +24,14 @@ from voter.config import Config
 from voter.core import Engine, Policy
 from voter.core import events as ev
 from voter.core.durable import Past
-from voter.core.entries import Base, Entry
 from voter.core.events import Effect, Event, Fail, Failure, Release, SessionOpened
 from voter.core.replica import State
 from voter.errors import JournalError
 from voter.link import Link
 from voter.log import complain, note
+from voter.ports import Clock, Flushable, Keeper
 
-__all__ = ["LATENCY_BOUNDS", "Clock", "Flushable", "Incident", "Runner", "Verdict"]
+__all__ = ["LATENCY_BOUNDS", "Incident", "Opening", "Runner", "Verdict"]
 
 LATENCY_BOUNDS = tuple(base * 10.0**power for power in range(-5, 2) for base in (1, 2, 5))
 """Upper bounds in seconds of the latency histogram's buckets (10 us to 50 s)."""
@@ -45,44 +45,6 @@ TICK = 0.0005
 
 Verdict = Release | Fail
 Opening = SessionOpened | Fail
-
-
-class Clock(NamedTuple):
-    """The two clocks: ``steady`` in seconds (never backwards), ``wall_ns`` in nanoseconds since
-    1970.
-    """
-
-    steady: Callable[[], float]
-    wall_ns: Callable[[], int]
-
-
-class Keeper(Protocol):
-    """The journal, as the runner needs it."""
-
-    def append(self, entry: Entry) -> None:
-        """Take an entry; it is written by the next ``flush``."""
-
-    def flush(self) -> None:
-        """Write what has been appended.  Raises JournalError: nothing may be sent then."""
-
-    def checkpoint(self, base: Base, state: bytes | bytearray) -> None:
-        """Begin to write a checkpoint, and drop what it makes needless once it is there."""
-
-    def learn(self, service: str, state_format: int) -> None:
-        """Note which service's states these are."""
-
-    async def run(self) -> None:
-        """Sync what is written, until cancelled.  Raises JournalError as soon as that cannot be."""
-
-    def status(self) -> dict[str, Any]:
-        """What an operator may ask."""
-
-
-class Flushable(Protocol):
-    """Something that collects bytes during a turn of the loop and writes them once at its end."""
-
-    def flush(self) -> None:
-        """Write what has come together."""
 
 
 class Incident(NamedTuple):
@@ -123,7 +85,7 @@ class Runner:
         self.policy: Policy = config.policy
         self.names: Sequence[str] = [replica.name for replica in config.replica]
         self._clock = clock
-        self._journal: Keeper | None = None
+        self.journal: Keeper | None = None
         self._journal_service: tuple[str, int] | None = None
         self.placed = asyncio.Event()
         """Set once there are places to give: what reserves them is on the disk."""
@@ -175,7 +137,7 @@ class Runner:
 
         ``service`` and its state format are those whose states the journal holds, if known.
         """
-        self._journal, self._journal_service = journal, service
+        self.journal, self._journal_service = journal, service
         for effect in self.engine.begin(past):
             self._carry_out[type(effect)](self, effect)
 
@@ -185,8 +147,8 @@ class Runner:
         Raises JournalError if the journal cannot be written: nothing more must be sent then.
         """
         async with asyncio.TaskGroup() as group:
-            if self._journal is not None:
-                group.create_task(self._journal.run(), name="journal")
+            if self.journal is not None:
+                group.create_task(self.journal.run(), name="journal")
             for link, name in zip(self.links, self.names, strict=True):
                 group.create_task(link.run(), name=f"link {name}")
             group.create_task(self._watch_time(), name="timer")
@@ -310,8 +272,8 @@ class Runner:
         self._finish(effect)
 
     def _append(self, effect: ev.Append) -> None:
-        if self._journal is not None:
-            self._journal.append(effect.entry)
+        if self.journal is not None:
+            self.journal.append(effect.entry)
             self._flush_at_end()
 
     def _fail(self, effect: Fail) -> None:
@@ -343,8 +305,8 @@ class Runner:
         base, state = effect.base, effect.state
         digest = (base.digest or b"").hex()[:16]
         note("checkpoint", seq=base.seq, size=len(state), digest=digest)
-        if self._journal is not None:
-            self._journal.checkpoint(base, state)
+        if self.journal is not None:
+            self.journal.checkpoint(base, state)
 
     def _changed(self, effect: ev.Changed) -> None:
         name = self.names[effect.replica]
@@ -420,9 +382,9 @@ class Runner:
         """End a turn of the loop: what was ordered is written before any of it is sent."""
         self._flushes = False
         sinks, self._to_flush = self._to_flush, []
-        if self._journal is not None:
+        if self.journal is not None:
             try:
-                self._journal.flush()
+                self.journal.flush()
             except JournalError:
                 return  # its ``run`` raises it too, and that ends the voter; this was not sent
         for sink in sinks:
@@ -445,9 +407,9 @@ class Runner:
         self._identities[index] = identity
         # The most common one counts, not the first to come: that one may be the liar.
         (common, times), *_ = Counter(self._identities.values()).most_common()
-        if held is None and self._journal is not None and times >= self.policy.need:
+        if held is None and self.journal is not None and times >= self.policy.need:
             self._journal_service = common
-            self._journal.learn(*common)
+            self.journal.learn(*common)
         if times > Counter(self._identities.values())[identity]:
             return (
                 f"it runs {identity[0]} with state format {identity[1]}, the others "
@@ -481,48 +443,3 @@ class Runner:
             link.drop("greeted anew")  # it may be waiting for an incarnation that is gone
         self.receive(ev.Admit(index))
         link.hurry()
-
-    def status(self) -> dict[str, Any]:
-        """Everything an operator may ask, as plain data."""
-        engine, replicas = self.engine, []
-        for replica, link in zip(engine.members, self.links, strict=True):
-            welcome = link.welcome
-            replicas.append(
-                {
-                    "name": replica.name,
-                    "role": "observer" if replica.observer else "voter",
-                    "state": str(replica.state),
-                    "reason": replica.reason,
-                    "link": link.address.text,
-                    "link_problem": link.problem,
-                    "epoch": f"{replica.epoch:016x}",
-                    "incarnation": replica.incarnation,
-                    "service": welcome.service if welcome else None,
-                    "build": welcome.build if welcome else None,
-                    "lag": len(replica.outstanding),
-                    "dissents": replica.dissents,
-                    "expulsions": replica.expulsions,
-                }
-            )
-        return {
-            "standing": engine.standing,
-            "vote": str(self.policy),
-            "active": len(engine.members.active),
-            "seq": engine.log.seq,
-            "pending": engine.pending,
-            "durability": self.config.durable,
-            "journal": self._journal.status() if self._journal is not None else None,
-            "once": {
-                "sessions": engine.once.sessions,
-                "keys": engine.once.keys,
-                "bytes": engine.once.size,
-            },
-            "log": {"writes": len(engine.log), "bytes": engine.log.bytes},
-            "checkpoint": {
-                "seq": engine.log.checkpoint.seq,
-                "size": len(engine.log.checkpoint.state),
-                "digest": (engine.log.checkpoint.digest or b"").hex() or None,
-            },
-            "replicas": replicas,
-            "counters": self.counters | {"failures": self.failures},
-        }

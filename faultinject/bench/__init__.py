@@ -2,8 +2,11 @@
 
 ``load`` drives, ``peers`` are the things compared with (a plain proxy, HAProxy), ``rig`` makes
 the processes, ``compare`` measures throughput and latency, ``disturb`` what a failing guest does
-to the others' latency, ``idle`` what idle connections cost, ``report`` runs all and says what it
-was measured on.
+to the others' latency, ``idle`` what idle connections cost, ``report`` runs all of these;
+``host`` and ``usage`` say what it was measured on.
+
+Apart from them, by ``commands``: ``ladder`` (what durability costs, beside ``etcd``), ``memory``
+(flat over a million writes, drawn by ``plot``), ``transfer`` (a large state on its way).
 """
 
 from __future__ import annotations
@@ -13,6 +16,9 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from deploy.durability import PROMISES, Durability
+from faultinject.bench.commands import durability as durability_command
+from faultinject.bench.commands import memory, transfer
 from voter.commands.terminal import ExitCode, console, print_json, quiet_logs, warn
 
 if TYPE_CHECKING:
@@ -21,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["bench"]
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @click.option("--rounds", type=click.IntRange(1, 100), default=3, show_default=True)
 @click.option("--requests", type=click.IntRange(200, 1_000_000), default=4000, show_default=True,
               help="Requests for each target in each round.")  # fmt: skip
@@ -32,32 +38,43 @@ __all__ = ["bench"]
 @click.option("--seed", default=1, show_default=True, help="Seed of the order within a round.")
 @click.option("--accel", type=click.Choice(["auto", "kvm", "tcg"]), default="auto",
               show_default=True)  # fmt: skip
+@click.option("--durability", type=click.Choice(sorted(PROMISES)), default="none",
+              show_default=True, help="Of the voters.")  # fmt: skip
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path),
               help="Also store the result as JSON here.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON.")
-def bench(
+@click.pass_context
+def bench(  # noqa: PLR0913 - a command has its options
+    context: click.Context,
     rounds: int,
     requests: int,
     pairs: int,
     idle: int,
     seed: int,
     accel: Literal["auto", "kvm", "tcg"],
+    durability: Durability,
     out: Path | None,
     as_json: bool,
-) -> int:
-    """Measure the vote beside its peers, on real guests, in one run.
+) -> int | None:
+    """Measure the vote beside its peers, on real guests, in one run; or one of the commands below.
 
     \b
     a  one guest's bare link            d  a plain aiohttp proxy, one process replica
     b  native client, three guests      e  HAProxy, the same replica
     c  HTTP, three guests               f  native client, three exec: process replicas
     """
+    if context.invoked_subcommand is not None:
+        return None
     import msgspec  # noqa: PLC0415 - heavy, and only when measuring
 
-    from faultinject.bench.report import Plan, run_all, save  # noqa: PLC0415
+    from faultinject.bench.host import save  # noqa: PLC0415
+    from faultinject.bench.report import Plan, run_all  # noqa: PLC0415
 
     quiet_logs()
-    plan = Plan(rounds=rounds, requests=requests, pairs=pairs, idle=idle, seed=seed, accel=accel)
+    plan = Plan(
+        rounds=rounds, requests=requests, pairs=pairs, idle=idle, seed=seed, accel=accel,
+        durability=durability,
+    )  # fmt: skip
     report = run_all(plan, lambda text: None if as_json else warn(f"  {text}"))
     if out is not None:
         save(report, out)
@@ -66,6 +83,10 @@ def bench(
     else:
         _show(report)
     return ExitCode.OK
+
+
+for _command in (durability_command, memory, transfer):
+    bench.add_command(_command)
 
 
 def _show(report: Report) -> None:
@@ -104,4 +125,5 @@ def _show(report: Report) -> None:
             f"{report.idle.connections} idle connections held: {report.idle.each / 1024:.1f} KiB "
             f"each, voter at {report.idle.holding / 2**20:.0f} MiB"
         )
+    out.print(f"durability of the voters: {report.plan.durability}")
     out.print(f"[dim]{report.host}[/]")

@@ -14,7 +14,7 @@ from statistics import median
 import msgspec
 
 from deploy.node import Node
-from faultinject.bench.load import Start, percentile
+from faultinject.bench.load import Arrivals, Start, percentile
 from faultinject.bench.rig import VoterProcess
 
 __all__ = ["Disturbance", "Recovery", "disturb", "recover"]
@@ -55,34 +55,9 @@ class Recovery(msgspec.Struct, frozen=True, kw_only=True):
 
 async def _window(start: Start, rate: float, seconds: float) -> tuple[list[float], int]:
     """Start requests at fixed times for so long; return latencies and the number that failed."""
-    latencies: list[float] = []
-    failed = waiting = 0
-    idle = asyncio.Event()
-    began = time.perf_counter()
-    total = int(rate * seconds)
-
-    def ended(due: float, future: asyncio.Future[object]) -> None:
-        nonlocal failed, waiting
-        waiting -= 1
-        if future.exception() is None:
-            latencies.append(time.perf_counter() - due)
-        else:
-            failed += 1
-        if waiting == 0:
-            idle.set()
-
-    for number in range(total):
-        due = began + number / rate
-        wait = due - time.perf_counter()
-        if wait > 0:
-            await asyncio.sleep(wait)
-        waiting += 1
-        idle.clear()
-        start().add_done_callback(lambda future, due=due: ended(due, future))  # type: ignore[misc]
-        if wait <= 0 and number % 16 == 0:
-            await asyncio.sleep(0)
-    await idle.wait()
-    return latencies, failed
+    async with Arrivals(start, rate) as arrivals:
+        await asyncio.sleep(seconds)  # part of the experiment: the window's length
+    return [taken for _, taken in arrivals.latencies], arrivals.failed
 
 
 async def _put_back(node: Node, voter: VoterProcess, name: str) -> None:

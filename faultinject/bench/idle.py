@@ -15,7 +15,9 @@ from pathlib import Path
 
 import msgspec
 
-__all__ = ["Idle", "hold", "resident"]
+from faultinject.bench.usage import resident
+
+__all__ = ["Idle", "hold"]
 
 REQUEST = b"GET /kv/idle HTTP/1.1\r\nhost: bench\r\n\r\n"
 
@@ -32,12 +34,6 @@ class Idle(msgspec.Struct, frozen=True, kw_only=True):
     def each(self) -> float:
         """Bytes of the voter's memory for each connection."""
         return (self.holding - self.before) / self.connections
-
-
-def resident(pid: int) -> int:
-    """Return a process's resident memory in bytes."""
-    text = Path(f"/proc/{pid}/statm").read_text()
-    return int(text.split()[1]) * resource.getpagesize()
 
 
 async def hold(port: int, number: int, pid: int) -> Idle:

@@ -8,15 +8,30 @@ under way, ``pipelined`` a fixed number.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from functools import partial
+from math import inf
+from typing import Any, NamedTuple, Self, cast
 
 from guests import wire
 from guests.wire import Decoder, Kind, encode, encode_order
 from voter.address import Address, connect
 
-__all__ = ["BareLink", "HttpPool", "Latency", "Start", "percentile", "pipelined", "serial"]
+__all__ = [
+    "Arrivals",
+    "BareLink",
+    "HttpPool",
+    "Latency",
+    "Start",
+    "Timed",
+    "percentile",
+    "pipelined",
+    "serial",
+    "summarize",
+    "timed",
+]
 
 Start = Callable[[], "asyncio.Future[Any]"]
 
@@ -81,6 +96,87 @@ async def pipelined(start: Start, number: int, in_flight: int) -> float:
         next_one()
     await done
     return number / (time.perf_counter() - began)
+
+
+class Timed(NamedTuple):
+    """Requests a second, and their latencies."""
+
+    rate: float
+    latency: Latency
+
+
+async def timed(start: Start, number: int, in_flight: int) -> Timed:
+    """As ``pipelined``, with the latency of each request."""
+    values: list[float] = []
+    note = values.append
+    clock = time.perf_counter
+
+    def begin() -> asyncio.Future[Any]:
+        began = clock()
+        future = start()
+        future.add_done_callback(lambda _: note(clock() - began))
+        return future
+
+    rate = await pipelined(begin, number, in_flight)
+    return Timed(rate, summarize(values))
+
+
+class Arrivals:
+    """Starts requests at fixed times, ``rate`` a second, whether or not earlier ones are answered,
+    inside ``async with``; leaving it waits for those that are under way.
+
+    A latency counts from the time its request was due, so that a stall is seen in full.
+    """
+
+    def __init__(self, start: Start, rate: float) -> None:
+        self._start, self._rate = start, rate
+        self.latencies: list[tuple[float, float]] = []
+        """(when due, on the clock of ``time.perf_counter``; seconds) of each that was answered."""
+        self.failed = 0
+        self._waiting = 0
+        self._idle = asyncio.Event()
+        self._until = inf
+        self._stop = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._run())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._until = time.perf_counter()
+        self._stop.set()
+        if self._task is not None:
+            await self._task
+        while self._waiting:
+            self._idle.clear()
+            await self._idle.wait()
+
+    async def _run(self) -> None:
+        began = time.perf_counter()
+        number = 0
+        while (due := began + number / self._rate) < self._until:
+            wait = due - time.perf_counter()
+            if wait > 0:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(wait):
+                        await self._stop.wait()
+                if self._stop.is_set():
+                    continue
+            elif number % 16 == 0:
+                await asyncio.sleep(0)
+            number += 1
+            self._waiting += 1
+            self._start().add_done_callback(partial(self._ended, due))
+
+    def _ended(self, due: float, future: asyncio.Future[Any]) -> None:
+        self._waiting -= 1
+        if future.cancelled() or future.exception() is not None:
+            self.failed += 1
+        else:
+            self.latencies.append((due, time.perf_counter() - due))
+        if not self._waiting:
+            self._idle.set()
 
 
 class BareLink(asyncio.Protocol):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import platform
 import shutil
 import tempfile
 import time
@@ -13,38 +12,23 @@ from pathlib import Path
 
 import msgspec
 
+from deploy.durability import Durability
 from deploy.records import cache_directory
 from faultinject.bench import rig
 from faultinject.bench.compare import Comparison, compare
 from faultinject.bench.disturb import Disturbance, Recovery, disturb, recover
+from faultinject.bench.host import Host, look_at_host
 from faultinject.bench.idle import Idle, hold
 from faultinject.bench.load import BareLink, HttpPool, Start, pipelined
 from guests.message import encode_request
 from voter.address import parse_address
 from voter.client import Client
 
-__all__ = ["Host", "Plan", "Report", "run_all", "save"]
+__all__ = ["Plan", "Report", "run_all"]
 
 BODY = b"x" * 64
 POOL = 64
 KEYS = 1000
-
-
-class Host(msgspec.Struct, frozen=True, kw_only=True):
-    """What absolute figures depend on."""
-
-    cpu: str
-    cores: int
-    kernel: str
-    python: str
-    accel: str
-    load_before: float  # load average over one minute when the run began
-
-    def __str__(self) -> str:
-        return (
-            f"{self.cores} x {self.cpu}, Linux {self.kernel}, Python {self.python}, "
-            f"{self.accel}, load {self.load_before:.1f} before"
-        )
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,6 +40,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     idle: int  # connections
     seed: int
     accel: rig.Requested
+    durability: Durability = "none"  # of the voters
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,23 +53,6 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     disturbances: list[Disturbance]
     recoveries: list[Recovery]
     idle: Idle | None
-
-
-def _cpu() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or "unknown"
-
-
-def save(report: Report, path: Path) -> None:
-    """Store a report: written aside, synced, renamed."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    with aside.open("wb") as file:
-        file.write(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
 
 
 def run_all(plan: Plan, progress: Callable[[str], None]) -> Report:
@@ -106,9 +74,13 @@ async def _run(directory: Path, plan: Plan, progress: Callable[[str], None]) -> 
             links = {name: guest.spec.link_socket for name, guest in node.guests.items()}
             progress("starting voters and peers")
             voted = [f"unix:{links[name]}" for name in ("g1", "g2", "g3")]
-            on_guests = await rig.voter(children, directory / "b", voted, "2/3")
+            on_guests = await rig.voter(
+                children, directory / "b", voted, durability=plan.durability
+            )
             local = [f"exec:{rig.AGENT}"] * 3
-            on_processes = await rig.voter(children, directory / "f", local, "2/3")
+            on_processes = await rig.voter(
+                children, directory / "f", local, durability=plan.durability
+            )
             replica, proxy, front = (rig.free_port() for _ in range(3))
             await rig.peer(children, "replica", replica)
             await rig.peer(children, "proxy", proxy, replica)
@@ -162,14 +134,7 @@ async def _run(directory: Path, plan: Plan, progress: Callable[[str], None]) -> 
             used = node.guests["g1"].spec.accel
     finally:
         await children.stop()
-    host = Host(
-        cpu=_cpu(),
-        cores=os.cpu_count() or 0,
-        kernel=platform.release(),
-        python=platform.python_version(),
-        accel=used,
-        load_before=load,
-    )
+    host = look_at_host(accel=used, load_before=load)
     return Report(
         plan=plan,
         seconds=time.monotonic() - began,

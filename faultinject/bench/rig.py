@@ -14,13 +14,14 @@ import signal
 import socket
 import sys
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
 import aiohttp
 
 from deploy.accel import decide
+from deploy.durability import Durability
 from deploy.node import Node
 from deploy.spec import plan_node
 from faultinject.bench.peers import haproxy_command
@@ -124,12 +125,27 @@ class Children:
                 await process.wait()
 
 
-async def voter(children: Children, directory: Path, links: list[str], vote: str) -> VoterProcess:
-    """Start a voter in front of ``links``; return once all replicas vote."""
+async def voter(
+    children: Children,
+    directory: Path,
+    links: list[str],
+    *,
+    durability: Durability = "none",
+    limits: Mapping[str, float] | None = None,
+) -> VoterProcess:
+    """Start a voter (2/3) in front of ``links``; return once all replicas vote.
+
+    Its journal, if it has one, lies below ``directory``.
+    """
     directory.mkdir(parents=True)
     http = free_port()
-    lines = [f'vote = "{vote}"', "[listen]", f'http = "127.0.0.1:{http}"']
-    lines += [f'native_unix = "{directory}/native.sock"', f'control = "{directory}/control.sock"']
+    lines = ['vote = "2/3"', f'durability = "{durability}"', "[listen]"]
+    lines += [f'http = "127.0.0.1:{http}"', f'native_unix = "{directory}/native.sock"']
+    lines += [f'control = "{directory}/control.sock"']
+    if durability != "none":
+        lines += ["[journal]", 'directory = "journal"']
+    if limits:
+        lines += ["[limits]", *(f"{name} = {value!r}" for name, value in limits.items())]
     for number, link in enumerate(links, 1):
         lines += ["[[replica]]", f'name = "g{number}"', f"link = '{link}'"]
     path = directory / "voter.toml"
@@ -168,11 +184,21 @@ async def haproxy(children: Children, directory: Path, port: int, backend: int) 
 
 @contextlib.asynccontextmanager
 async def guests(
-    directory: Path, cache: Path, number: int, accel: Requested, progress: Progress
+    directory: Path,
+    cache: Path,
+    number: int,
+    accel: Requested,
+    progress: Progress,
+    *,
+    service: Path | None = None,
+    memory_mib: int = 128,
 ) -> AsyncIterator[Node]:
-    """Boot ``number`` real guests with the key-value service; end them afterwards."""
+    """Boot ``number`` real guests with the key-value service, or the one in a Python file; end
+    them afterwards.
+    """
     image = build_image(cache, progress=progress)
-    image = add_overlay(image, directory / "image", Overlay(service="kv"))
+    overlay = Overlay(service=None if service else "kv", service_file=service)
+    image = add_overlay(image, directory / "image", overlay)
     chosen = await decide(image, cache, accel, progress)
     progress(f"accelerator {chosen.name}: {chosen.reason}")
     spec = plan_node(
@@ -182,6 +208,7 @@ async def guests(
         initrd=str(image.initrd),
         cmdline=COMMAND_LINE,
         accel=chosen.name,
+        memory_mib=memory_mib,
     )
     node = Node(spec)
     try:

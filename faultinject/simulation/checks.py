@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 from faultinject.simulation.clients import Outcome, encode
 from faultinject.simulation.guest import ROOT
 from faultinject.simulation.linear import Call, in_real_time, linearizable, register
+from faultinject.simulation.plan import DEADLY
 from faultinject.simulation.promises import Observer, Write
+from guests.incarnation import VOIDED
 from guests.message import Reply, encode_reply
 from guests.service import Context, answer
 from guests.services.kv import KeyValue
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["check"]
 
-LIMIT = 16.0
+LIMIT = 18.0
 """Simulated seconds within which a request must be answered, whatever happens."""
 QUICK = 6.0
 """... while at most one replica is faulty and nothing else."""
@@ -58,6 +60,11 @@ def _check_replay(observer: Observer, outcomes: list[Outcome]) -> None:
             _compare(observer, outcome, reply)
     _check_reads(observer, oracle, reads, at, 1 << 63)
     held = {write.seq for write in observer.main}
+    for write in observer.writes.values():
+        outcome = acknowledged.get(write.seq)
+        if write.void and outcome is not None and outcome.operation.index == write.operation:
+            held.add(write.seq)
+            _compare(observer, outcome, VOIDED)
     for outcome in answered:
         if not encode(outcome)[1] and _place(outcome) not in held:
             observer.breach(
@@ -132,7 +139,7 @@ def _check_keys(observer: Observer, outcomes: list[Outcome]) -> None:
     keys: dict[str, list[Call]] = {}
     for outcome in outcomes:
         operation, seen = outcome.operation, outcome.answer
-        if outcome.executed is False or (seen is None and operation.kind == "get"):
+        if outcome.executed is False or operation.kind in DEADLY or (seen is None and operation.kind == "get"):
             continue
         reply = None
         if seen is not None:
@@ -169,6 +176,8 @@ def _check_liveness(world: World, outcomes: list[Outcome]) -> None:
     """Every request gets its verdict in time; a reply, if at most one replica was faulty."""
     plan = world.plan
     quick = not plan.two and plan.only_replicas
+    if world.refused:
+        return
     for outcome in outcomes:
         taken = outcome.ended - outcome.started
         name = f"operation {outcome.operation.index}"
@@ -176,7 +185,10 @@ def _check_liveness(world: World, outcomes: list[Outcome]) -> None:
             continue
         if taken > (QUICK if quick else LIMIT):
             world.observer.breach("Liveness", f"{name} took {taken:.1f} s ({outcome.failure})")
-        elif quick and outcome.answer is None and outcome.started >= world.ready:
+        elif outcome.answer is None and (
+            (quick and outcome.started >= world.ready)
+            or outcome.operation.client not in plan.plain
+        ):
             world.observer.breach("Liveness", f"{name} got no reply: {outcome.failure}")
 
 

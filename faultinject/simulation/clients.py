@@ -15,6 +15,8 @@ __all__ = ["NATIVE", "Outcome", "request_of", "run_client"]
 NATIVE = "native.sock"
 PATIENCE = 20.0
 """Seconds after which a client gives a request up."""
+AGAIN = 0.02
+"""Seconds until it tries again to connect."""
 
 
 class Outcome:
@@ -52,7 +54,20 @@ def request_of(outcome: Outcome) -> tuple[str, str, bytes, list[tuple[str, str]]
             headers.append(("if-match", outcome.condition))
         case "create":
             headers.append(("if-none-match", "*"))
+        case "kill" | "freeze":
+            headers.append(("x-deadly", operation.kind))
     return "PUT", target, body, headers
+
+
+async def _connect(until: float, now: Callable[[], float], *, retry: bool) -> Client:
+    """Connect; again and again, for a client that does so.  Raises ConnectionFailed."""
+    while True:
+        try:
+            return await Client.connect(f"unix:{NATIVE}", retry=retry, timeout=until - now())
+        except ConnectionFailed:
+            if not retry or now() > until:
+                raise
+        await asyncio.sleep(AGAIN)
 
 
 async def run_client(
@@ -73,7 +88,7 @@ async def run_client(
         method, target, body, headers = request_of(outcome)
         try:
             if client is None:
-                client = await Client.connect(f"unix:{NATIVE}", retry=retry, timeout=PATIENCE)
+                client = await _connect(now() + PATIENCE, now, retry=retry)
             answer = await client.request(method, target, body, headers, timeout=PATIENCE)
         except NotExecuted as error:
             outcome.failure, outcome.executed = str(error), False

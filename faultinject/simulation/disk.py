@@ -66,6 +66,8 @@ class Disk:
         self.full = False
         self.failing = 0
         self.slow = 0.0
+        self.rotten = False
+        """Whether a bit has changed."""
         self.syncs = 0
         self.written = 0
         """Bytes written so far."""
@@ -99,18 +101,18 @@ class Disk:
             self.stored[name].lose_power(self._random, self._block)
         self.cached = dict(self.stored)
 
-    def rot(self, random: Random) -> str:
-        """Turn one bit of a stored file that is not zero; return its name ("" if there is none)."""
-        names = [name for name in sorted(self.stored) if any(self.stored[name].stored)]
+    def rot(self, random: Random) -> bool:
+        """Change one bit of what was written and synced; tell whether there was anything."""
+        names = [n for n, i in sorted(self.stored.items()) if any(i.stored) and not i.dirty]
         if not names:
-            return ""
+            return False
+        self.rotten = True
         inode = self.stored[random.choice(names)]
-        end = len(bytes(inode.stored).rstrip(b"\0"))
-        at = random.randrange(end)
+        at = random.randrange(len(bytes(inode.stored).rstrip(b"\0")))
         bit = 1 << random.randrange(8)
         inode.stored[at] ^= bit
         inode.cached[at] ^= bit
-        return f"byte {at}"
+        return True
 
     def sync_time(self) -> float:
         """Seconds that the next sync takes."""

@@ -12,6 +12,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from faultinject.simulation.plan import REPLICA_FAULTS, Fault
+from guests.wire import Decoder, Kind, encode
 from voter.core import events as ev
 from voter.core.replica import State
 
@@ -99,7 +100,12 @@ class Injector:
         elif kind == "hang":
             guest.hang(True)
             boots = guest.boots
-            return lambda: guest.hang(False) if guest.boots == boots else None
+
+            def thaw() -> None:
+                if fault.amount % 2 == 0 and guest.boots == boots:
+                    guest.hang(False)
+
+            return thaw
         elif kind == "slow-link":
             guest.conditions.stall = 0.01 * fault.amount
             return lambda: setattr(guest.conditions, "stall", 0.0)
@@ -109,9 +115,9 @@ class Injector:
         elif kind in LIES:
             guest.lie(kind)
             return put_back
-        elif kind in ("duplicate", "flip"):
+        elif kind in CHANGES:
             guest.honest = False
-            guest.change(_duplicate(random) if kind == "duplicate" else _flip(random))
+            guest.change(CHANGES[kind](random))
             return put_back
         elif kind == "corrupt-state":
             if guest.corrupt_state():
@@ -143,6 +149,8 @@ class Injector:
             return lambda: setattr(disk, "slow", 0.0)
         elif kind == "sync-fails":
             disk.failing = 1  # until there is one, or the end
+        elif kind == "bit-rot":
+            world.rot(Random(f"{world.plan.seed} fault {fault.index}"))
         elif kind == "cut-client":
             world.cut_client(fault.amount)
         elif voter is None or not voter.alive:
@@ -174,3 +182,27 @@ def _flip(random: Random) -> Callable[[bytes], bytes]:
         return b"%b%c%b" % (data[:at], data[at] ^ 1 << random.randrange(8), data[at + 1 :])
 
     return flip
+
+
+def _corrupt_snapshot(random: Random) -> Callable[[bytes], bytes]:
+    """Each piece of a state that is asked for has a changed byte, and the right checksum."""
+    decoder = Decoder()
+
+    def corrupt(data: bytes) -> bytes:
+        out = []
+        for kind, flags, epoch, seq, payload in decoder.feed(data):
+            if kind == Kind.STATE and payload:
+                at = random.randrange(len(payload))
+                payload = b"%b%c%b" % (payload[:at], payload[at] ^ 1, payload[at + 1 :])
+            out.append(encode(kind, epoch, seq, payload, flags))
+        return b"".join(out)
+
+    return corrupt
+
+
+CHANGES: dict[str, Callable[[Random], Callable[[bytes], bytes]]] = {
+    "duplicate": _duplicate,
+    "flip": _flip,
+    "corrupt-snapshot": _corrupt_snapshot,
+}
+"""Faults that are something done to what a guest sends."""

@@ -28,6 +28,10 @@ ROOT = bytes(8)
 """Hash of the empty history."""
 
 
+class _Frozen(BaseException):
+    """The service hangs: nothing comes from it any more."""
+
+
 class WitnessedService(KeyValue):
     """The key-value service; what it applies is told."""
 
@@ -46,6 +50,11 @@ class WitnessedService(KeyValue):
     def apply(self, request: Request, context: Context) -> Reply:
         """As the service does it."""
         self.witness.applies(self, request, context)
+        deadly = request.headers.get("x-deadly")
+        if deadly == "kill":
+            raise SystemExit(1)
+        if deadly == "freeze":
+            raise _Frozen
         return super().apply(request, context)
 
     def restore(self, state: bytes) -> None:
@@ -91,6 +100,7 @@ class Guest:
         self._to_host: Pipe | None = None
         self._connections = 0
         self._hung = False
+        self._frozen = False  # by a request, in the middle of it
         self._inbox: list[bytes] = []
         self._outbox: list[bytes] = []
         self._stale = b""
@@ -105,6 +115,16 @@ class Guest:
         """The service's object that serves now."""
         service = getattr(self.incarnation, "_service", None)
         return service if isinstance(service, WitnessedService) else None
+
+    @property
+    def serves(self) -> bool:
+        """Whether it is there, and does not hang."""
+        return self.incarnation is not None and not (self._hung or self._frozen)
+
+    @property
+    def epoch(self) -> int:
+        """Epoch of the handshake that its incarnation answered last."""
+        return self.incarnation._epoch if self.incarnation is not None else -1
 
     # ---------------------------------------------------------- life and death
 
@@ -122,6 +142,7 @@ class Guest:
 
     def _start(self) -> None:
         self.number += 1
+        self._frozen = False
         self.incarnation = Incarnation(self.service_class, self.number, BUILD)
         self._write(self.incarnation.here())
 
@@ -248,17 +269,28 @@ class Guest:
 
     def _go_on(self) -> None:
         """Read on, unless the service hangs, is dead, or waits for its write."""
-        while self._inbox and self.up and not self._hung and not self._outbox:
+        while self._inbox and self.up and not self._outbox:
+            if self._hung or self._frozen:
+                return
             incarnation = self.incarnation
             if incarnation is None:
                 return
             data = self._inbox.pop(0)
             if data:
-                for answers in incarnation.receive(data):
-                    self._write(answers)
+                self._feed(incarnation, data)
             else:
                 incarnation.hang_up()
                 self._write(incarnation.here())
+
+
+    def _feed(self, incarnation: Incarnation, data: bytes) -> None:
+        try:
+            for answers in incarnation.receive(data):
+                self._write(answers)
+        except SystemExit:
+            self.kill_service(self._random.random() * 0.05)
+        except _Frozen:
+            self._frozen = True
 
 
 class _Port:

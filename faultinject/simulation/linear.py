@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from typing import NamedTuple
 
-__all__ = ["Call", "Step", "in_real_time", "linearizable", "register"]
+__all__ = ["Call", "State", "Step", "in_real_time", "linearizable", "register"]
 
 State = Hashable
 Step = Callable[[State, "Call"], list[State]]

@@ -279,3 +279,4 @@ class SimLoop(asyncio.BaseEventLoop):
         self._timers.clear()
         self._soon.clear()
         self._graveyard.clear()
+        self.close()

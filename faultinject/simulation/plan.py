@@ -11,9 +11,11 @@ from random import Random
 
 import msgspec
 
-__all__ = ["KINDS", "REPLICA_FAULTS", "Fault", "Operation", "Plan", "make_plan"]
+__all__ = ["DEADLY", "KINDS", "REPLICA_FAULTS", "Fault", "Operation", "Plan", "make_plan"]
 
 REPLICAS = 3
+DEADLY = frozenset({"kill", "freeze"})
+"""Kinds of operations that end, or hang, every service that they get to."""
 
 
 class Operation(msgspec.Struct, frozen=True):
@@ -21,7 +23,7 @@ class Operation(msgspec.Struct, frozen=True):
 
     index: int
     client: int
-    kind: str  # get, put, increment, delete, swap (If-Match), create (If-None-Match)
+    kind: str  # get, put, increment, delete, swap (If-Match), create (If-None-Match), or a deadly one
     key: str
     pause: float
     concurrent: bool = False  # does not wait for the one before it
@@ -64,7 +66,12 @@ class Plan(msgspec.Struct, frozen=True):
     @property
     def only_replicas(self) -> bool:
         """Whether nothing but replicas is broken."""
-        return all(fault.kind in REPLICA_FAULTS for fault in self.faults)
+        return all(fault.kind in REPLICA_FAULTS for fault in self.faults) and not self.deadly
+
+    @property
+    def deadly(self) -> bool:
+        """Whether there is a request that ends or hangs every service that it gets to."""
+        return any(operation.kind in DEADLY for operation in self.operations)
 
     def without(
         self, faults: Collection[int] | None, operations: Collection[int] | None
@@ -82,7 +89,7 @@ class Plan(msgspec.Struct, frozen=True):
 REPLICA_FAULTS = {
     "kill-service": 3,  # the service dies; the guest starts it anew on the same port
     "reboot": 3,  # the guest is ended; a fresh one comes
-    "hang": 3,  # it takes nothing in for a while
+    "hang": 3,  # it takes nothing in for a while, or (odd amount) until it is put back
     "slow-link": 2,  # each delivery takes longer
     "cut-link": 3,  # the link's connection breaks, in the middle of a frame
     "garbage": 1,  # random bytes among its own
@@ -93,6 +100,7 @@ REPLICA_FAULTS = {
     "duplicate": 1,  # some of its bytes come twice
     "flip": 2,  # some of its bytes are changed
     "corrupt-state": 3,  # a stored value is changed
+    "corrupt-snapshot": 2,  # the state it gives is not the one whose digest it told
     "expel": 2,  # by an operator
 }
 """Faults of one replica, and how often they are drawn."""
@@ -108,6 +116,7 @@ DISK_FAULTS = {
     "disk-full": 2,
     "disk-slow": 2,
     "sync-fails": 2,
+    "bit-rot": 1,  # one bit of a file is another one when the voter starts again
 }
 OTHER_FAULTS = {"cut-client": 3}
 KINDS = {**REPLICA_FAULTS, **VOTER_FAULTS, **DISK_FAULTS, **OTHER_FAULTS}
@@ -138,6 +147,10 @@ def make_plan(seed: int, *, size: int = 1, kinds: Collection[str] | None = None)
         )
         for index in range(clients * count)
     ]
+    if random.random() < 0.06:
+        at = random.randrange(len(operations))
+        kind = random.choice(("kill", "freeze"))
+        operations[at] = msgspec.structs.replace(operations[at], kind=kind)
     chances = Random(f"{seed} faults")
     two = chances.random() < 0.1
     table = {k: w for k, w in KINDS.items() if kinds is None or k in kinds}
@@ -160,7 +173,7 @@ def make_plan(seed: int, *, size: int = 1, kinds: Collection[str] | None = None)
                 at=at,
                 target=chances.randrange(REPLICAS),
                 seconds=chances.choice((0.0, 0.02, 0.1, 0.4, 1.2)),
-                amount=chances.choice((1, 2, 3, 5, 8, 13, 21, 34, 55, 89)),
+                amount=int(chances.random() ** 2 * 150) + 1,
             )
         )
     return Plan(

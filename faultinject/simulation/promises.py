@@ -95,6 +95,11 @@ class Observer:
         """Note that a promise was broken."""
         self.breaches.append(Breach(promise, text, self._loop.time()))
 
+    @property
+    def _journaled(self) -> bool:
+        """Whether the disk holds what is asked for (not if it has changed bits itself)."""
+        return self._durability != "none" and not self._disk.rotten
+
     # ------------------------------------------------------- what the voter orders
 
     def connected(self, guest: Guest, transport: Transport) -> None:
@@ -109,7 +114,7 @@ class Observer:
         write = self.writes.get(order.history)
         if write is None:
             write = self.writes[order.history] = Write(frame.seq, order, self.era)
-            if self._durability != "none" and not self._disk.holds(order.history, durable=False):
+            if self._journaled and not self._disk.holds(order.history, durable=False):
                 self.breach("Durability", f"write {frame.seq} is sent, and not in the journal")
             before = self.writes.get(order.prev)
             if before is not None and before.time_ns > write.time_ns:
@@ -197,10 +202,7 @@ class Observer:
                     "Order",
                     f"write {write.seq} is applied in place of {lost[0].seq}, which replicas hold",
                 )
-            for gone in lost:
-                if gone.seq in self.released and self._durability == "fsync":
-                    self.breach("Durability", f"write {gone.seq} was acknowledged, and is lost")
-            self._set_main(self.main[: at + 1])
+            self._lose(at + 1)
         if write.operation is not None:
             for other in self.main:
                 if other.operation == write.operation:
@@ -269,7 +271,7 @@ class Observer:
         before = self.released.setdefault(seq, (vote, reply))
         if before[1] != reply:
             self.breach("Exactly once", f"two different replies were released for {seq}")
-        if self._durability == "none":
+        if not self._journaled:
             return
         while self._durable < len(self.main) and self.main[self._durable].seq <= seq:
             write = self.main[self._durable]
@@ -281,8 +283,23 @@ class Observer:
             self._durable += 1
 
     def power_lost(self) -> None:
-        """Voter, guests and what was not synced are gone."""
+        """Voter, guests and what was not synced are gone: what is not on the disk now is lost."""
         self.era += 1
+        names = (name.rpartition("-") for name in self._disk.stored)
+        points = [int(n) for what, _, n in names if what == "checkpoint" and n.isdigit()]
+        covered = min(points, default=0)
+        for at in range(self._durable, len(self.main)):
+            write = self.main[at]
+            if write.seq > covered and not self._disk.holds(write.history, durable=True):
+                self._lose(at)
+                return
+
+    def _lose(self, at: int) -> None:
+        """The writes from this place in main on are gone."""
+        for gone in self.main[at:]:
+            if gone.seq in self.released and self._durability == "fsync":
+                self.breach("Durability", f"write {gone.seq} was acknowledged, and is lost")
+        self._set_main(self.main[:at])
 
 
 class _Link:

@@ -7,6 +7,7 @@ import gc
 import traceback
 from collections.abc import Callable
 from types import SimpleNamespace
+from random import Random
 from typing import Any, NamedTuple
 
 import msgspec
@@ -26,7 +27,8 @@ from voter.config import Config, JournalConfig, ReplicaConfig, Timing
 from voter.core import Limits
 from voter.core.replica import State
 from voter.errors import JournalError
-from voter.runner import Clock, Runner
+from voter.ports import Clock
+from voter.runner import Runner
 
 __all__ = ["Result", "World", "run"]
 
@@ -38,7 +40,7 @@ HEALING = 20.0
 """Simulated seconds after the last fault within which three replicas must vote."""
 LOOK = 0.05
 """Seconds between two looks of the supervisor."""
-GIVE_UP = 4.0
+GIVE_UP = 1.5
 """Seconds after which the supervisor puts a guest that does not vote back."""
 
 
@@ -83,6 +85,8 @@ class World:
         self.restarts = 0
         self.refusal = ""
         """Why the voter cannot start (its journal), if it said so."""
+        self.rotten = False
+        """Whether the disk has changed a bit: then the voter may refuse to start."""
         self.held: set[int] = set()
         """Replicas that an injected fault holds."""
         self.outcomes: dict[int, Outcome] = {}
@@ -184,8 +188,12 @@ class World:
 
     @property
     def all_vote(self) -> bool:
-        """Whether all replicas vote."""
-        return len(self._active()) == REPLICAS
+        """Whether all replicas vote, in truth and not only as the voter believes."""
+        runner = self.runner
+        return runner is not None and all(
+            guest.serves and replica.state is State.ACTIVE and replica.epoch == guest.epoch
+            for guest, replica in zip(self.guests, runner.engine.members, strict=True)
+        )
 
     async def _supervise(self) -> None:
         """Put back what does not vote and is not held by a fault."""
@@ -219,15 +227,22 @@ class World:
 
         self.loop.call_later(pause, boot, context=self.loop.outside)
 
+    def rot(self, random: Random) -> None:
+        """One bit of the journal is another one when the voter starts again, right now."""
+        if self.voter is not None:
+            self.voter.kill()
+        if self.disk.rot(random):
+            self.rotten = True
+
     def lose_power(self) -> None:
         """Voter and guests die at once; what was not synced is lost."""
-        self.observer.power_lost()
         if self.voter is not None:
             self.voter.kill()
         for guest in self.guests:
             guest.power_off()
             self.reboot(guest.index)
         self.disk.lose_power()
+        self.observer.power_lost()
 
     # ----------------------------------------------------------------- run
 
@@ -239,13 +254,24 @@ class World:
         supervisor = self.loop.create_task(self._supervise())
         injector = Injector(self)
         faults = self.loop.create_task(injector.run(self.plan.faults))
-        await self._run_clients(self.plan.operations, self.plan.plain)
+        clients = self.loop.create_task(
+            self._run_clients(self.plan.operations, self.plan.plain)
+        )
+        refused = self.loop.create_task(self._until(lambda: self.refused, LIMIT))
+        await asyncio.wait([clients, refused], return_when=asyncio.FIRST_COMPLETED)
         faults.cancel()
         await asyncio.wait([faults])
         injector.heal()
-        await self._settle()
+        if not self.refused:
+            clients.result()
+            await self._settle()
         supervisor.cancel()
         checks.check(self)
+
+    @property
+    def refused(self) -> bool:
+        """Whether the voter refuses to start, because of a journal that has rotted."""
+        return self.rotten and bool(self.refusal)
 
     async def _run_clients(
         self, operations: tuple[Operation, ...], plain: tuple[int, ...] = ()
@@ -263,12 +289,14 @@ class World:
 
     async def _settle(self) -> None:
         """All faults are over: three replicas must vote again, and everything be readable."""
-        if not await self._until(lambda: self.all_vote, HEALING):
+        if not await self._until(lambda: self.all_vote or self.refused, HEALING):
             states = [str(self.state(i)) for i in range(REPLICAS)]
             said = f": {self.refusal}" if self.refusal else ""
             self.observer.breach(
                 "Liveness", f"{HEALING:g} s after the last fault the replicas are {states}{said}"
             )
+            return
+        if self.refused:
             return
         last = 1 + max((o.index for o in self.plan.operations), default=0)
         keys = sorted({o.key for o in self.plan.operations})
@@ -294,6 +322,8 @@ class World:
     def quiet(self) -> bool:
         """Whether all replicas hold all writes."""
         main, guests = self.observer.main, self.guests
+        if self.refused:
+            return False
         return bool(main) and all(g.service and g.service.tip == main[-1].history for g in guests)
 
     @property

@@ -19,6 +19,7 @@ from deploy.control import ControlServer
 from deploy.control_client import NotUp, ask
 from deploy.errors import DeployError
 from deploy.identity import identify
+from deploy.nursery import Nursery
 from deploy.ports import Progress
 from deploy.records import Layout, NodeRecord, Settings
 from deploy.supervisor import Supervisor
@@ -33,7 +34,9 @@ from voter.errors import NotExecuted, RequestError
 class Running:
     """A supervisor that serves in the background, and what tests do with it."""
 
-    def __init__(self, layout: Layout, node: FakeNode | None = None) -> None:
+    def __init__(
+        self, layout: Layout, node: FakeNode | None = None, nursery: Nursery | None = None
+    ) -> None:
         self.layout = layout
         self.reports: list[dict[str, Any]] = []
         self.supervisor = Supervisor(
@@ -41,6 +44,7 @@ class Running:
             make_node=FakeNode if node is None else lambda layout, record: node,
             make_faults=Injector,
             report=self.reports.append,
+            nursery=nursery,
         )
         self.control = ControlServer(self.supervisor)
         self.task: asyncio.Task[None] | None = None
@@ -227,7 +231,7 @@ async def test_two_liars_are_refused_and_the_sound_guest_is_rebuilt(node: Runnin
         await until(lambda: has_state(node, "g1", "active"))
         assert node.node.machines["g1"].put_backs == 1
         with pytest.raises(NotExecuted):
-            await client.request("GET", "/kv/a")
+            await client.request("GET", "/kv/a", timeout=2.0)
         await node.supervisor.heal("g2")
         assert (await client.request("GET", "/kv/a")).body == b"kept"
         assert (await node.supervisor.status())["standing"] == "degraded"

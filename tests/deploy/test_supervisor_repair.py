@@ -4,7 +4,20 @@ from __future__ import annotations
 
 import pytest
 
-from deploy.repair import GRACE, LIMIT, STEADY, Patience, Sight, choose, diagnose
+from deploy.repair import (
+    FALL_WINDOW,
+    FALLS,
+    GRACE,
+    LIMIT,
+    STEADY,
+    YOUNG,
+    Falls,
+    Patience,
+    Sight,
+    choose,
+    diagnose,
+    restless,
+)
 
 
 def sight(**changes: object) -> Sight:
@@ -20,6 +33,9 @@ def sight(**changes: object) -> Sight:
         sight(replica="restoring", since=100.0),
         sight(replica="absent", since=GRACE / 2),
         sight(replica=None, since=100.0),
+        sight(replica="absent", since=GRACE, voter_age=YOUNG / 2),
+        sight(replica="learner", falls=FALLS - 1),
+        sight(replica="learner", falls=FALLS, fault=True),
         sight(vm="booting", replica="absent", since=100.0),
         sight(vm="restoring", replica="expelled"),
         sight(vm="dead", replica="absent", fault=True),
@@ -38,6 +54,9 @@ def test_what_is_well_or_held_by_a_fault_is_left_alone(seen: Sight) -> None:
         (sight(vm="paused"), "paused"),
         (sight(replica="expelled", reason="dissent"), "dissent"),
         (sight(replica="absent", reason="hang", since=GRACE), "hang"),
+        (sight(replica="absent", reason="gone", since=GRACE, voter_age=YOUNG), "gone"),
+        (sight(vm="dead", replica="absent", voter_age=0.0), "dead"),
+        (sight(falls=FALLS, reason="started anew"), f"{FALLS} times"),
     ],
 )
 def test_what_is_ill_is_put_back_and_why_is_told(seen: Sight, word: str) -> None:
@@ -87,3 +106,19 @@ def test_one_repair_at_a_time_while_the_node_can_vote() -> None:
 
 def test_all_at_once_when_there_is_no_majority() -> None:
     assert choose({"g1": 1.0, "g3": 5.0}, ["g2"], active=0, need=2) == ["g3", "g1"]
+
+
+def test_falls_count_for_a_while_and_until_the_guest_is_put_back() -> None:
+    falls = Falls()
+    for second in range(2 * FALLS):
+        falls.note(float(second))
+    assert falls.count(2.0 * FALLS) == FALLS
+    assert restless(sight(falls=falls.count(2.0 * FALLS)))
+    assert falls.count(FALL_WINDOW + 2 * FALLS - 2.5) == 2
+    falls.forget()
+    assert falls.count(2.0 * FALLS) == 0
+
+
+def test_while_one_catches_up_no_other_is_put_back_unless_the_vote_is_lost() -> None:
+    assert choose({"g5": 9.0}, ["g4"], active=3, need=3) == []
+    assert choose({"g5": 9.0}, ["g4"], active=2, need=3) == ["g5"]

@@ -118,7 +118,9 @@ class Scenario:
             "digest": lambda: ev.Digested(index, epoch, seq, self._digest(text)),
             "restored": lambda: ev.Restored(index, epoch, seq, self._digest(text)),
             "piece": lambda: ev.Piece(index, epoch, seq, int(text)),
-            "fetched": lambda: ev.Fetched(index, epoch, seq, text.encode()),
+            "fetched": lambda: ev.Fetched(
+                index, epoch, seq, text.encode(), digest_of(text.encode())
+            ),
             "cannot-fetch": lambda: ev.FetchFailed(index, epoch, seq, "not kept"),
             "refuses": lambda: ev.RefusedOrder(index, epoch, seq, "another history"),
             "alive": lambda: ev.Heard(index, epoch),
@@ -167,6 +169,7 @@ class Scenario:
                 return f"{self._names((replica,))} {before} -> {after} at {seq}: {reason}"
             case ev.Voided(seq):
                 return f"void {seq}"
-            case ev.Checkpointed(seq, size, digest):
-                return f"checkpoint {seq}: {size} bytes ({self._states[digest]!r})"
+            case ev.Checkpointed(base, state):
+                known = self._states[base.digest or b""]
+                return f"checkpoint {base.seq}: {len(state)} bytes ({known!r})"
         raise ScenarioError(f"an effect that the language does not know: {effect}")

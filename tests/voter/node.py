@@ -19,7 +19,8 @@ from voter.config import Config, parse
 from voter.control import ControlServer
 from voter.frontend.http import HttpServer
 from voter.frontend.native import NativeServer
-from voter.runner import Clock, Runner
+from voter.ports import Clock
+from voter.runner import Runner
 from voter.sockets import listen_tcp, listen_unix
 
 __all__ = ["EXEC_KV", "Node", "configure", "running", "until"]

@@ -583,7 +583,7 @@ async def test_a_transfer_has_its_rate_and_the_rest_goes_in_between(
         rig.link.restore(ev.Restore(3, 50, b"historyh", b"", state))
         await connection.frame(Kind.STATE)
         rig.link.ping()
-        kinds = []
+        kinds: list[int] = []
         while kinds.count(Kind.STATE) < 5:
             kinds.append((await connection.frame()).kind)
         assert kinds[0] == Kind.PING

@@ -24,7 +24,9 @@ from voter.address import Address, connect
 from voter.config import Config, parse
 from voter.core.events import Fail, Failure, Release
 from voter.errors import AddressError
-from voter.runner import LARGEST, Clock, Runner, Verdict
+from voter.ports import Clock
+from voter.runner import LARGEST, Runner, Verdict
+from voter.status import describe
 
 
 class Guest:
@@ -175,7 +177,7 @@ def lie(data: bytes) -> bytes:
 
 def states_of(runner: Runner) -> list[str]:
     """States of the replicas, in order."""
-    return [replica["state"] for replica in runner.status()["replicas"]]
+    return [replica["state"] for replica in describe(runner)["replicas"]]
 
 
 # --------------------------------------------------------------- the main way
@@ -203,7 +205,7 @@ async def test_many_requests_are_pipelined_and_checkpointed(make: Make) -> None:
     assert bodies == [b"%d" % (number + 1) for number in range(500)]
     # The state is fetched beside the requests.
     await until(lambda: node.runner.counters["checkpoints"] > 0)
-    assert node.runner.status()["log"]["writes"] < 500
+    assert describe(node.runner)["log"]["writes"] < 500
 
 
 async def test_the_time_and_caller_go_to_the_replicas(make: Make) -> None:
@@ -249,7 +251,7 @@ async def test_a_frozen_guest_is_gone_in_time_and_delays_nobody(make: Make) -> N
     for number in range(20):
         await node.ask("PUT", "/kv/a", b"%d" % number)
     await node.standing("degraded")
-    assert "hang" in node.runner.status()["replicas"][0]["reason"]
+    assert "hang" in describe(node.runner)["replicas"][0]["reason"]
     node.guests["g1"].frozen = False
     await node.standing("ready")
 
@@ -400,7 +402,7 @@ async def test_a_service_that_is_not_the_configured_one_is_not_used(make: Make) 
     node = await make('service = "kv"', ready=False, before=change)
     await node.standing("degraded")
     await asyncio.sleep(0.05)
-    problem = node.runner.status()["replicas"][0]["link_problem"]
+    problem = describe(node.runner)["replicas"][0]["link_problem"]
     assert problem == "it runs service 'other', the configuration says 'kv'"
 
 
@@ -422,7 +424,7 @@ async def test_the_one_that_differs_from_the_others_is_left_out(
     if service is Other:  # a lone kv and an other one answer alike; the next handshake tells
         node.guests[odd].restart()
         at = node.runner.names.index(odd)
-        await until(lambda: "the others" in node.runner.status()["replicas"][at]["link_problem"])
+        await until(lambda: "the others" in describe(node.runner)["replicas"][at]["link_problem"])
 
 
 async def test_an_agent_of_another_protocol_is_not_used(make: Make) -> None:
@@ -439,7 +441,7 @@ async def test_an_agent_of_another_protocol_is_not_used(make: Make) -> None:
 
     node = await make(ready=False, before=change)
     await node.standing("degraded")
-    await until(lambda: "protocol 9" in node.runner.status()["replicas"][1]["link_problem"])
+    await until(lambda: "protocol 9" in describe(node.runner)["replicas"][1]["link_problem"])
 
 
 def test_an_address_that_cannot_be_is_told_at_the_start() -> None:
@@ -459,7 +461,7 @@ def test_an_address_that_cannot_be_is_told_at_the_start() -> None:
 async def test_the_status_tells_all(make: Make) -> None:
     node = await make()
     await node.ask("PUT", "/kv/a", b"1")
-    status = node.runner.status()
+    status = describe(node.runner)
     assert (status["standing"], status["vote"], status["active"]) == ("ready", "2/3", 3)
     assert status["log"]["writes"] == 1
     replica = status["replicas"][0]

@@ -78,7 +78,7 @@ class Durable(Books):
         if write is not None:
             write.tag = entry.tag
             if write.record.once is not None and entry.reply is not None:
-                self.once.settle(write.record.once, entry.reply)
+                self.once.settle(write.record.once, entry.reply, entry.seq)
 
     def _recall_void(self, entry: Void) -> None:
         write = self.log.find(entry.seq)
@@ -121,10 +121,8 @@ class Durable(Books):
         """Release a reply to all who wait for it, as soon as it is durable."""
         once = poll.record.once if poll.record is not None else None
         if poll.needs > self._synced and (poll.tickets or once is not None):
-            self._held[poll.seq] = (poll, verdict)
+            self._held[poll.seq] = (poll, verdict)  # whoever asks again meanwhile joins it
             return
-        if once is not None:
-            self.once.settle(once, verdict.reply)
         for ticket in poll.tickets:
             self._tickets.pop(ticket, None)
             self._effects.append(msgspec.structs.replace(verdict, ticket=ticket))

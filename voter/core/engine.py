@@ -124,12 +124,12 @@ class Engine(Lifecycle):
         found = self.once.look(once, event.caller, now)
         if found.finding is Finding.NEW:
             return False
-        held = self._held.get(found.seq)
+        refusal = _REFUSALS.get(found.finding)
+        held = self._held.get(found.seq) if refusal is None else None
         poll = held[0] if held else self._open.get(found.seq)
-        if found.finding in _REFUSALS:
-            failure = ev.Fail(event.ticket, _REFUSALS[found.finding], found.words, found.seq)
-            self._effects.append(failure)
-        elif found.reply is not None:
+        if refusal is not None:
+            self._effects.append(ev.Fail(event.ticket, refusal, found.words, found.seq))
+        elif held is None and found.reply is not None:
             released = ev.Release(event.ticket, found.seq, found.reply, 0, (), replayed=True)
             self._effects.append(released)
         elif poll is not None and (held or poll.value is None):
@@ -270,6 +270,8 @@ class Engine(Lifecycle):
             poll.entry.tag = winner
             once = poll.entry.record.once
             self._append(Settled(poll.seq, winner, None if once is None else value))
+            if once is not None:
+                self.once.settle(once, value, poll.seq)
         if poll.record is not None and value is not None:
             self._let_out(poll, ev.Release(0, poll.seq, value, agreed, tuple(dissent)))
         elif poll.tickets:

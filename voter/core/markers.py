@@ -42,8 +42,10 @@ class Markers(Durable):
         self._mark = Marker(seq, self.log.history, keeper)
         poll = self._open[seq] = Poll(seq, None, None, None)
         self._unsettled += 1
+        size = len(self.log.checkpoint.state) + self.log.bytes  # the state is hardly larger
+        due = self._now + self.limits.hang + size / self.limits.restore_rate
         for index in self.members.live:
-            self.members[index].markers.append((seq, self._now))
+            self.members[index].markers.append((seq, due))
             poll.sent |= 1 << index
             poll.due += 1
         self._effects.append(ev.Mark(self.members.live, seq, keeper))
@@ -145,16 +147,14 @@ class Markers(Durable):
             self._place_marker(late=now > self._marked + limits.hang)
 
     def _watch_digests(self, gap: float) -> None:
-        """A replica whose digest takes longer than the state it may have does at the least rate is
+        """A replica whose digest takes longer than a transfer of the state at the least rate is
         gone.
         """
-        limits = self.limits
         for replica in self.members:
             if not replica.markers:
                 continue
-            if gap > limits.hang / 2:
-                replica.markers = deque((seq, since + gap) for seq, since in replica.markers)
-            seq, since = replica.markers[0]
-            size = len(self.log.checkpoint.state) + self.log.bytes
-            if self._now - since > limits.hang + size / limits.restore_rate:
+            if gap > self.limits.hang / 2:
+                replica.markers = deque((seq, due + gap) for seq, due in replica.markers)
+            seq, due = replica.markers[0]
+            if self._now > due:
                 self._go(replica, Cause.GONE, "hang: does not tell its digest", seq)

@@ -179,11 +179,14 @@ class Table:
             self._callers[once.scope] = scope  # it may have been empty for a moment
         self._fit(once.scope)
 
-    def settle(self, once: Once, reply: bytes | None) -> None:
-        """The reply to a request is known; None: it was executed, and its reply is lost."""
+    def settle(self, once: Once, reply: bytes | None, seq: int = 0) -> None:
+        """The reply to a request is known; None: it was executed, and its reply is lost.
+
+        ``seq``, if given, is its place: a key may stand for another request by now.
+        """
         scope = (self._callers if once.scope[:1] == b"k" else self._sessions).get(once.scope)
         kept = scope.kept.get(once.key) if scope is not None else None
-        if scope is None or kept is None or not _is_pending(kept):
+        if scope is None or kept is None or not _is_pending(kept) or seq not in (0, kept.seq):
             return
         scope.pending -= 1
         self._fit(once.scope, len(reply or b""))

@@ -60,8 +60,8 @@ class Replica:
 
     ``outstanding`` holds the (seq, size in bytes) of what was sent and not yet answered, in the
     order sent; an agent answers in that order, so anything else is a breach of protocol.
-    ``markers`` holds the (seq, engine time) of the markers whose digest it has still to tell; that
-    takes as long as the state is large, and replies overtake it.
+    ``markers`` holds the (seq, latest engine time) of the markers whose digest it has still to
+    tell; that takes as long as the state is large, and replies overtake it.
     """
 
     __slots__ = (

@@ -79,6 +79,11 @@ async def open_journal(
             identity, found, file = await _begin(files, node, vote, segment_size, random64)
         else:
             found = await find(files, identity, tell)
+            # What a voter that was killed left written need not be on the disk yet.
+            for segment in found.segments[:-1]:
+                full = files.reopen(segment_name(segment.number), segment.at)
+                await full.sync()
+                full.close()
             last = found.segments[-1]
             file = files.reopen(segment_name(last.number), last.at)
             await file.sync()
@@ -98,9 +103,7 @@ async def open_journal(
         )
     except OSError as error:
         files.close()
-        raise JournalError(
-            f"journal {files.where} cannot be opened: {error.strerror or error}"
-        ) from error
+        raise JournalError(f"journal {files.where} cannot be opened: {error}") from error
     except JournalError:
         files.close()
         raise

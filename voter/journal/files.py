@@ -11,9 +11,11 @@ import asyncio
 import errno
 import fcntl
 import os
+from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Thread
 from typing import Protocol, TypeVar
 
 from voter.errors import JournalError
@@ -82,10 +84,84 @@ def _write_all(fd: int, data: Piece) -> None:
         view = view[os.write(fd, view) :]
 
 
+class _Syncer:
+    """A thread that syncs and closes segments, in the order it is asked to.
+
+    It is woken and heard through eventfds: that takes 50 us where an executor takes 130, and every
+    reply waits for it.
+    """
+
+    def __init__(self) -> None:
+        self._go = os.eventfd(0)
+        self._done = os.eventfd(0, os.EFD_NONBLOCK)
+        self._jobs: deque[tuple[int, asyncio.Future[None] | None] | None] = deque()
+        self._over: deque[tuple[asyncio.Future[None], OSError | None]] = deque()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = Thread(target=self._work, name="journal sync", daemon=True)
+        self._thread.start()
+
+    def _work(self) -> None:
+        while True:
+            os.eventfd_read(self._go)
+            while self._jobs:
+                job = self._jobs.popleft()
+                if job is None:
+                    return
+                fd, future = job
+                if future is None:
+                    os.close(fd)
+                    continue
+                error = None
+                try:
+                    # The data alone: its space and size were synced before it was used.
+                    os.fdatasync(fd)
+                except OSError as caught:
+                    error = caught
+                self._over.append((future, error))
+                os.eventfd_write(self._done, 1)
+
+    def _ask(self, job: tuple[int, asyncio.Future[None] | None] | None) -> None:
+        self._jobs.append(job)
+        os.eventfd_write(self._go, 1)
+
+    async def sync(self, fd: int) -> None:
+        """Return once what was written to ``fd`` is on the disk."""
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+            self._loop.add_reader(self._done, self._hear)
+        future = self._loop.create_future()
+        self._ask((fd, future))
+        await future
+
+    def _hear(self) -> None:
+        os.eventfd_read(self._done)
+        while self._over:
+            future, error = self._over.popleft()
+            if future.done():  # its caller was cancelled
+                continue
+            if error is None:
+                future.set_result(None)
+            else:
+                future.set_exception(error)
+
+    def close(self, fd: int) -> None:
+        """Close a descriptor behind its syncs: until then it must not become another file's."""
+        self._ask((fd, None))
+
+    def shutdown(self) -> None:
+        """End the thread, once it has done what it was asked."""
+        self._ask(None)
+        self._thread.join()
+        if self._loop is not None:
+            self._loop.remove_reader(self._done)
+        os.close(self._go)
+        os.close(self._done)
+
+
 class _Segment:
     """A File of a Directory."""
 
-    def __init__(self, fd: int, syncer: ThreadPoolExecutor) -> None:
+    def __init__(self, fd: int, syncer: _Syncer) -> None:
         self._fd = fd
         self._syncer = syncer
 
@@ -95,13 +171,10 @@ class _Segment:
             _write_all(self._fd, memoryview(data)[done:])
 
     async def sync(self) -> None:
-        # The data alone: its space was set aside, and its size was synced, before it was used.
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._syncer, os.fdatasync, self._fd)
+        await self._syncer.sync(self._fd)
 
     def close(self) -> None:
-        # In the thread, behind a sync that may be under way: its descriptor must not be another's.
-        self._syncer.submit(os.close, self._fd)
+        self._syncer.close(self._fd)
 
 
 class Directory:
@@ -133,7 +206,7 @@ class Directory:
         os.truncate(lock, 0)
         os.write(lock, b"%d\n" % os.getpid())
         self._lock = lock
-        self._syncer = ThreadPoolExecutor(1, "journal sync")
+        self._syncer = _Syncer()
         self._maker = ThreadPoolExecutor(1, "journal files")
 
     def names(self) -> list[str]:

@@ -122,6 +122,10 @@ def released(node: DurableNode, ticket: int) -> bytes | None:
     return verdict.reply if verdict is not None else None
 
 
+def state_of(node: DurableNode, index: int) -> State:
+    return node.engine.members[index].state
+
+
 # ------------------------------------------------------------------ releases
 
 
@@ -259,18 +263,18 @@ def test_who_was_convicted_is_not_believed_after_a_restart() -> None:
     node.replicas[1].fault = "corrupt"
     node.ask(b"a")
     node.run()
-    assert node.engine.members[1].state is State.EXPELLED
+    assert state_of(node, 1) is State.EXPELLED
     node.replicas[1].fault = None
     node.sync()
     node.restart()
     node.connect(1)
-    assert node.engine.members[1].state is State.RESTORING
+    assert state_of(node, 1) is State.RESTORING
     node.connect(0)
     node.connect(2)
     node.run()
     node.restart()
     node.connect(1)
-    assert node.engine.members[1].state is State.ACTIVE, "it was built anew since"
+    assert state_of(node, 1) is State.ACTIVE, "it was built anew since"
 
 
 def test_one_that_comes_and_goes_does_not_fill_the_journal() -> None:

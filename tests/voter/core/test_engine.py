@@ -142,7 +142,7 @@ def test_bytes_of_an_earlier_handshake_are_dropped() -> None:
     for event in (
         ev.Digested(1, 2, 4, b""),
         ev.Restored(1, 2, 0, b""),
-        ev.Fetched(1, 2, 4, b""),
+        ev.Fetched(1, 2, 4, b"", b""),
         ev.FetchFailed(1, 2, 4, ""),
         ev.Piece(1, 2, 4, 1),
         ev.Heard(1, 2),

@@ -100,15 +100,21 @@ def test_a_replica_of_before_the_checkpoint_gets_it() -> None:
     node.check_idle()
 
 
-def test_one_that_has_applied_what_is_not_settled_is_built_anew() -> None:
-    """Its ballot went with its link, and it cannot apply the request again to cast another one."""
+@pytest.mark.parametrize("has_reply", [False, True])
+def test_one_that_has_applied_what_is_not_settled_is_built_anew(has_reply: bool) -> None:
+    """Its ballot went with its link, and it cannot apply the request again to cast another one.
+
+    Unless it still has its reply: then it is asked for that.
+    """
     node = make_node()
     node.crash(0)
     ticket = node.submit(b"a")
     step(node, 1)
     node.lose(1)
+    if not has_reply:
+        node.replicas[1].replies.clear()
     node.connect(1)
-    assert state_of(node, 1) is State.RESTORING
+    assert state_of(node, 1) is (State.LEARNER if has_reply else State.RESTORING)
     node.run()
     assert node.engine.pending == 0
     assert ticket in node.verdicts

@@ -283,3 +283,161 @@ def test_a_digest_vote_that_is_lost_is_dropped() -> None:
     assert not any(poll.record is None for poll in node.engine._open.values())
     node.heal()
     node.check_idle()
+
+
+# ------------------------------------------------------- digests that take time
+
+
+def make_slow(node: Node, *indexes: int) -> Node:
+    for index in indexes:
+        node.replicas[index].slow = True
+    return node
+
+
+def write(node: Node, count: int) -> None:
+    """So many writes, answered by all; digests that are on their way stay there."""
+    for number in range(count):
+        ticket = node.submit(b"%d" % number)
+        while any(replica.inbox for replica in node.replicas):
+            step(node, *(replica.index for replica in node.replicas if replica.inbox))
+        assert isinstance(node.verdicts[ticket], ev.Release)
+
+
+def tell(node: Node, index: int) -> None:
+    node.replicas[index].tell()
+    while node.replicas[index].outbox:
+        node.deliver(index)
+
+
+def is_marking(node: Node) -> bool:
+    return node.engine._mark is not None
+
+
+def test_the_service_goes_on_while_digests_are_made() -> None:
+    node = make_slow(make_node(limits=OFTEN), 0, 1, 2)
+    write(node, 10)
+    assert all(replica.untold for replica in node.replicas)
+    assert not node.checkpoints
+    marker = node.engine._mark
+    assert marker is not None
+    tell(node, 1)
+    write(node, 10)
+    tell(node, 0)
+    node.run_one(0)
+    assert node.checkpoints == [marker.seq], "the keeper and another one agree"
+    write(node, 10)
+    assert not is_marking(node), "one of them has still to tell"
+    tell(node, 2)
+    write(node, 1)
+    assert is_marking(node)
+    node.run()
+    node.check_idle()
+
+
+def test_a_keeper_that_tells_its_digest_last_gives_its_state_then() -> None:
+    node = make_slow(make_node(limits=OFTEN), 0)
+    write(node, 12)
+    assert not node.checkpoints
+    tell(node, 0)
+    node.run_one(0)
+    assert len(node.checkpoints) == 1
+    node.check_idle()
+
+
+def test_a_late_digest_that_is_wrong_is_dissent() -> None:
+    node = make_slow(make_node(limits=OFTEN), 1)
+    write(node, 4)
+    node.replicas[1].fault = "lie-digest"
+    write(node, 4)
+    tell(node, 1)
+    assert state_of(node, 1) is State.EXPELLED
+    node.heal()
+    node.check_idle()
+
+
+@pytest.mark.parametrize("idle", [True, False])
+def test_who_never_tells_its_digest_is_gone_in_time(idle: bool) -> None:
+    """Its signs of life and its replies are no excuse.  The state may be as large as the log."""
+    limits = Limits(hang=HANG, marker_every=4, checkpoint_bytes=1000, restore_rate=2000)
+    node = make_slow(make_node(limits=limits), 2)
+    node.replicas[2].fault = "no-digest"
+    write(node, 8)
+    size = len(node.engine.log.checkpoint.state) + node.engine.log.bytes
+    patience = HANG + size / 2000 - 0.5
+    for _ in range(int(patience / 0.1) - 1):
+        silence(node, 0.1) if idle else write(node, 1)
+        node.tick(0.0 if idle else 0.1)
+    assert state_of(node, 2) is State.ACTIVE
+    for _ in range(25):
+        silence(node, 0.1) if idle else write(node, 1)
+        node.tick(0.0 if idle else 0.1)
+    assert state_of(node, 2) is State.ABSENT
+    assert "digest" in node.engine.members[2].reason
+    node.heal()
+    node.check_idle()
+
+
+def test_the_voters_own_stall_is_not_the_digests_slowness() -> None:
+    node = make_slow(make_node(limits=OFTEN), 2)
+    write(node, 4)
+    node.tick(1000)
+    tell(node, 2)
+    node.run()
+    assert node.engine.standing == "ready"
+
+
+def test_nobody_can_stop_the_writes_by_withholding_its_digest() -> None:
+    """The log fills up: the next marker is placed though one has not told its last digest.
+
+    When it tells the one of the new marker, the old one is forgotten.
+    """
+    limits = Limits(
+        hang=HANG, log_bytes=20_000, checkpoint_bytes=1000, marker_every=20, restore_rate=1000
+    )
+    node = make_slow(make_node(limits=limits), 2)
+    write(node, 21)
+    assert len(node.checkpoints) == 1
+    for _ in range(30):
+        write(node, 1)
+        node.tick(0.1)
+    assert len(node.checkpoints) > 1
+    assert len(node.engine.members[2].markers) == 2
+    tell(node, 2)
+    assert not node.engine.members[2].markers
+    assert not any(poll.record is None for poll in node.engine._open.values())
+    node.run()
+    node.check_idle()
+
+
+def test_a_digest_is_told_once_and_only_if_it_was_asked_for() -> None:
+    for seq in (0, 4, 8, 9):
+        node = make_node(limits=OFTEN)
+        write(node, 4)
+        node.feed(ev.Digested(1, node.replicas[1].epoch, seq, digest_of(b"")))
+        assert state_of(node, 1) is State.EXPELLED
+
+
+def test_who_can_tell_no_digest_is_built_anew() -> None:
+    node = make_slow(make_node(limits=OFTEN), 1)
+    write(node, 4)
+    seq = node.engine.members[1].markers[0][0]
+    node.replicas[1].untold = None
+    node.feed(ev.RefusedOrder(1, node.replicas[1].epoch, seq, "the process ended"))
+    assert state_of(node, 1) is State.ABSENT
+    node.run()
+    node.connect(1)
+    assert state_of(node, 1) is State.RESTORING
+    node.heal()
+    node.check_idle()
+
+
+def test_a_marker_that_a_replica_owes_goes_with_its_link() -> None:
+    node = make_slow(make_node(limits=OFTEN), 0, 1, 2)
+    write(node, 4)
+    for index in range(3):
+        node.lose(index)
+        assert not node.engine.members[index].markers
+    assert not any(poll.record is None for poll in node.engine._open.values())
+    node.heal()
+    node.check_idle()
+    node.check_alive()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from voter.core.entries import Once
+from voter.core.entries import Kept, Once
 from voter.core.limits import Limits
 from voter.core.once import KEPT_BYTES, NEW, SECOND, Finding, Table, key_scope, session_scope
 
@@ -142,6 +144,27 @@ def test_idle_sessions_and_old_keys_go_by_agreed_time() -> None:
     assert table.keys == 1
 
 
+def test_an_idle_session_stays_while_something_is_pending() -> None:
+    table = make(session_idle=3600.0)
+    table.note(native(1), ME, 1, 0)
+    table.open(B, ME, 2 * HOUR)
+    assert table.look(native(1), ME, 2 * HOUR).finding is Finding.PENDING
+    table.settle(native(1), b"reply")
+    assert table.look(native(1), ME, 3 * HOUR - 1).finding is Finding.DONE
+    assert table.look(native(1), ME, 4 * HOUR).finding is Finding.EXPIRED
+
+
+def test_keys_of_several_callers_go_in_the_order_of_their_times_after_a_restart() -> None:
+    table = Table(Limits(key_retention=3600.0))
+    for at, (text, caller) in enumerate([(b"1", b"a"), (b"2", b"b"), (b"3", b"a")]):
+        table.note(key(text, caller), caller, at + 1, at * HOUR // 2)
+        table.settle(key(text, caller), b"reply")
+    again = Table(Limits(key_retention=3600.0))
+    again.load(table.export())
+    assert again.look(key(b"2", b"b"), b"b", 3 * HOUR // 2) == NEW
+    assert again.look(key(b"3", b"a"), b"a", 3 * HOUR // 2).finding is Finding.DONE
+
+
 def test_keys_are_refused_when_there_are_too_many_and_never_dropped() -> None:
     table = make(keys=8)
     for number in range(2):
@@ -210,11 +233,22 @@ STEPS = st.lists(
         ),
         st.tuples(st.just("key"), st.integers(0, 2), st.integers(0, 3), st.integers(0, 1)),
         st.tuples(st.just("settle"), st.integers(0, 9), st.sampled_from([0, 10, 700])),
-        st.tuples(st.just("wait"), st.integers(1, 15)),
-        st.tuples(st.just("restart")),
+        st.tuples(st.just("wait"), st.sampled_from([1, 12, 40])),
+        st.tuples(st.just("restart"), st.integers(0, 20)),
     ),
     max_size=80,
 )  # fmt: skip
+
+
+def by_scope(table: Table, over: int) -> dict[bytes, tuple[int, list[Kept]]]:
+    """What is kept, but for keys that were settled and might have been let go by ``over``."""
+    found = {}
+    for base in table.export():
+        is_key = base.scope[:1] == b"k"
+        kept = [k for k in base.kept if not (is_key and k.time_ns <= over and k.reply is not None)]
+        if kept or not is_key:
+            found[base.scope] = base.done, sorted(kept, key=lambda kept: kept.key)
+    return found
 
 
 class Model:
@@ -230,6 +264,23 @@ class Model:
         self.known: dict[tuple[bytes, bytes], tuple[bytes, int, int]] = {}  # print, seq, time
         self.replies: dict[int, bytes] = {}
         self.waiting: list[tuple[Once, int]] = []
+        self.journal: list[Callable[[Table], None]] = []
+
+    def do(self, entry: Callable[[Table], None]) -> None:
+        """Have the table take an entry of the journal."""
+        self.journal.append(entry)
+        entry(self.table)
+
+    def restart(self, again: int, *, exact: bool) -> None:
+        """Go on from a checkpoint; ``again``: so many entries that it holds already come again."""
+        before, self.table = self.table, Table(self.limits)
+        self.table.load(before.export())
+        assert self.table.export() == before.export()
+        assert self.table.size == before.size
+        for entry in self.journal[max(0, len(self.journal) - again) :] if exact else ():
+            entry(self.table)
+        over = self.now - int(self.limits.key_retention * SECOND)
+        assert by_scope(self.table, over) == by_scope(before, over)
 
     def ask(self, once: Once, *, exact: bool) -> None:
         found = self.table.look(once, ME, self.now)
@@ -247,7 +298,8 @@ class Model:
             self.seq += 1
             self.known[name] = (once.fingerprint, self.seq, self.now)
             self.floors[once.scope] = max(self.floors.get(once.scope, 0), once.done)
-            self.table.note(once, ME, self.seq, self.now)
+            seq, now = self.seq, self.now
+            self.do(lambda table: table.note(once, ME, seq, now))
             self.waiting.append((once, self.seq))
         elif found.finding is Finding.DONE:
             assert known is not None
@@ -296,7 +348,8 @@ def test_nothing_is_ever_executed_twice(steps: list[tuple[Any, ...]], roomy: boo
         match step:
             case "open", number:
                 model.opened.add(number)
-                model.table.open(bytes([number]) * 16, ME, model.now)
+                name, now = bytes([number]) * 16, model.now
+                model.do(partial(Table.open, session=name, caller=ME, now_ns=now))
             case "native", session, number, done, request:
                 name = bytes([session]) * 16
                 model.ask(native(number, done, name, b"%d" % request), exact=roomy)
@@ -307,14 +360,11 @@ def test_nothing_is_ever_executed_twice(steps: list[tuple[Any, ...]], roomy: boo
                 if model.waiting:
                     once, seq = model.waiting.pop(which % len(model.waiting))
                     model.replies[seq] = bytes(size)
-                    model.table.settle(once, bytes(size))
+                    model.do(partial(Table.settle, once=once, reply=bytes(size), seq=seq))
             case "wait", seconds:
                 model.now += seconds * SECOND
-            case _:
-                before, model.table = model.table, Table(model.limits)
-                model.table.load(before.export())
-                assert model.table.export() == before.export()
-                assert model.table.size == before.size
+            case _, again:
+                model.restart(again, exact=roomy)
         model.check_bounds()
 
 

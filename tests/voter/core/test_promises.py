@@ -56,6 +56,13 @@ class World:
             self.node.work(index)
         elif replica.outbox:
             self.node.deliver(index)
+        elif replica.untold:
+            replica.tell()
+
+    def tell(self, index: int) -> None:
+        """Let a replica's digest be ready, if one is on its way, before what it has still to do."""
+        if self.node.replicas[index].untold:
+            self.node.replicas[index].tell()
 
     def run(self) -> None:
         self.node.run()
@@ -141,6 +148,8 @@ def play(seed: int, steps: int = 400) -> Node:
     )
     world = World(Node(engine), single=single)
     count = len(world.node.replicas)
+    for replica in world.node.replicas:
+        replica.slow = dice.random() < 0.5
     deeds: list[tuple[int, Callable[[], None]]] = [
         (25, lambda: world.submit(make_request(dice, single=single), dice.random() < 0.3)),
         (50, lambda: world.move(dice.randrange(count), dice.random() < 0.5)),
@@ -148,6 +157,7 @@ def play(seed: int, steps: int = 400) -> Node:
         (3, lambda: world.cancel(dice.randrange(99))),
         (7, lambda: world.fail(dice.randrange(count), dice.choice([*FAULTS, "crash", "cut"]))),
         (6, lambda: world.mend(dice.randrange(count), dice.random() < 0.7)),
+        (3, lambda: world.tell(dice.randrange(count))),
         (2, world.run),
     ]  # fmt: skip
     weights = [weight for weight, _ in deeds]
@@ -188,6 +198,12 @@ class AnyFaults(RuleBasedStateMachine):
         engine = make_engine("2/3" if self.single else vote, limits=limits, observers=observers)
         self.world = World(Node(engine), single=self.single)
         self.count = len(self.world.node.replicas)
+        for replica in self.world.node.replicas[:: 1 + seed % 3]:
+            replica.slow = True
+
+    @rule(index=st.integers(0, 5))
+    def tell(self, index: int) -> None:
+        self.world.tell(index % self.count)
 
     @rule(request=st.sampled_from([b"a", b"b", b"L", b"P"]), read_only=st.booleans())
     def submit(self, request: bytes, read_only: bool) -> None:

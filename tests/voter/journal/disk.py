@@ -63,6 +63,8 @@ class Segment:
         """Put it onto the disk, once the disk lets syncs through."""
         upto = len(self._inode.dirty)
         await self._disk.gate.wait()
+        if self._disk.single:
+            self._disk.gate.clear()
         await asyncio.sleep(0)
         self._disk.check("sync")
         self._inode.sync(upto)
@@ -75,7 +77,8 @@ class Disk:
     """A Files whose faults are asked for by name.
 
     ``room``: bytes that may still be set aside (None: any number).  ``errors``: what fails how
-    (``write``, ``sync``, ``create``).  ``gate``: syncs of segments wait for it.
+    (``write``, ``sync``, ``create``).  ``gate``: syncs of segments wait for it; ``single``: it
+    lets one through at a time.
     """
 
     where = "disk"
@@ -86,6 +89,7 @@ class Disk:
         self.errors: dict[str, int] = {}
         self.gate = asyncio.Event()
         self.gate.set()
+        self.single = False
         self.writes = 0
 
     def check(self, what: str) -> None:
@@ -154,15 +158,17 @@ class Disk:
         other.inodes = {name: Inode(bytes(inode.cached)) for name, inode in self.inodes.items()}
         return other
 
-    def lose_power(self, kept: Callable[[], bool]) -> Disk:
-        """Return a disk with what was synced, and of the other sectors those that are ``kept``."""
+    def lose_power(self, kept: Callable[[str, int], bool]) -> Disk:
+        """Return a disk with what was synced, and of the other sectors those of which
+        ``kept`` of name and offset says so.
+        """
         other = Disk()
         for name, inode in self.inodes.items():
             image = bytearray(inode.stored)
             for start, end in inode.dirty:
                 for sector in range(start // SECTOR, (end - 1) // SECTOR + 1):
                     first, last = max(start, sector * SECTOR), min(end, (sector + 1) * SECTOR)
-                    if kept():
+                    if kept(name, first):
                         image.extend(bytes(max(0, last - len(image))))
                         image[first:last] = inode.cached[first:last]
             other.inodes[name] = Inode(bytes(image))
@@ -234,12 +240,16 @@ class Open:
         await self.until(lambda: bool(self.synced) and self.synced[-1] >= self.journal.position)
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait for a condition; what makes it true is looked at after each turn of the loop."""
-        async with asyncio.timeout(10):
+        """Wait for a condition, which is looked at after each turn of the loop; after many turns
+        more seldom, to leave real threads their share.
+        """
+        turns = 0
+        async with asyncio.timeout(30):
             while not condition():
                 if self.task.done():
                     self.task.result()
-                await asyncio.sleep(0)
+                turns += 1
+                await asyncio.sleep(0 if turns < 100 else 0.001)
 
     async def stop(self) -> None:
         """End ``run``, as a voter does that ends."""

@@ -15,7 +15,7 @@ from voter.errors import JournalError
 pytestmark = pytest.mark.asyncio
 
 
-def base_of(record: Record, state: bytes, **more: object) -> Base:
+def base_of(record: Record, state: bytes | bytearray, **more: object) -> Base:
     """Return the base of a state after a record."""
     digest = blake2b(state, digest_size=32).digest()
     return Base(record.seq, record.history, digest, record.time_ns, **more)  # type: ignore[arg-type]
@@ -119,11 +119,11 @@ async def test_a_segment_that_a_checkpoint_needs_must_be_there_and_whole() -> No
     disk = Disk()
     await three(disk)
     segments = [name for name in disk.names() if name.startswith("segment")]
-    for gone in (segments[-3:], [segments[-3]], segments):
+    for gone in ([segments[-2]], segments):
         less = disk.copy()
         for name in gone:
             less.inodes.pop(name)
-        with pytest.raises(JournalError, match="missing|damaged"):
+        with pytest.raises(JournalError, match=r"is missing"):
             async with opened(less):
                 pass
 
@@ -209,3 +209,18 @@ async def test_a_checkpoint_is_not_there_before_the_entries_it_covers() -> None:
         assert not any(name.startswith("checkpoint") for name in disk.names())
         disk.gate.set()
         await run.until(lambda: run.journal.status()["checkpoint_seq"] == 1)
+
+
+async def test_a_checkpoint_proves_what_was_on_the_disk_before_it() -> None:
+    disk = Disk()
+    async with opened(disk, clean=False) as run:
+        run.write_records(2)
+        await run.durable()
+        await checkpoint(run, run.history.made[0], b"s")
+        disk = disk.copy()
+    name = "segment-0000000001"
+    at = disk.frames(name)[1]  # the last one: no other frame says that it was synced
+    disk.flip(name, at + 40, 0)
+    with pytest.raises(JournalError, match=f"{name}, offset {at}: frame 2 is damaged"):
+        async with opened(disk):
+            pass

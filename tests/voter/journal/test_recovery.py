@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tests.voter.journal.disk import Disk, History, opened
 from voter.core.entries import Base, Entry, Moved, Once, Opened, Places, Record, Settled, Void
 from voter.errors import JournalError
+from voter.journal.format import Owner, pack_frame
 
 pytestmark = pytest.mark.asyncio
 
@@ -63,43 +64,130 @@ async def test_a_journal_goes_on_over_many_segments_and_starts() -> None:
         assert run.recovery.notes == []
 
 
-step = st.tuples(st.lists(st.integers(0, 300), min_size=1, max_size=4), st.booleans())
+step = st.tuples(
+    st.lists(st.integers(0, 300), min_size=1, max_size=4), st.sampled_from(["all", "one", "none"])
+)
 
 
 @given(
-    lives=st.lists(st.lists(step, max_size=12), min_size=1, max_size=4),
+    lives=st.lists(st.tuples(st.lists(step, max_size=12), st.booleans()), min_size=1, max_size=4),
     keep=st.sampled_from([0.0, 0.3, 0.7, 0.95, 1.0]),
     seed=st.integers(0, 1 << 32),
 )
-async def test_after_a_power_loss_all_that_was_synced_is_there_and_only_what_was_written(
-    lives: list[list[tuple[list[int], bool]]], keep: float, seed: int
+async def test_after_a_crash_all_that_was_synced_is_there_and_only_what_was_written(
+    lives: list[tuple[list[tuple[list[int], str]], bool]], keep: float, seed: int
 ) -> None:
+    """Each life ends by kill -9 or by a loss of power, which may follow a start at once."""
     chance = random.Random(seed)
     disk, known = Disk(), list[Entry]()
-    for life in lives:
+    for steps, power in lives:
         async with opened(disk, clean=False, segment_size=1500) as run:
             assert run.recovery.entries == known
-            for sizes, sync in life:
+            disk.gate.set()
+            await asyncio.sleep(0)
+            for sizes, sync in steps:
+                disk.single = sync == "one"
+                disk.gate.clear()
                 for size in sizes:
                     run.journal.append(run.history.record(chance.randbytes(size)))
+                    if chance.random() < 0.5:
+                        run.journal.flush()
                 run.journal.flush()
-                if sync:
+                if sync != "none":
                     disk.gate.set()
+                if sync == "all":
                     await run.durable()
-                else:
-                    disk.gate.clear()
-                    for _ in range(chance.randrange(4)):
-                        await asyncio.sleep(0)
+                for _ in range(chance.randrange(6)):
+                    await asyncio.sleep(0)
             promised = run.synced[-1] if run.synced else 0
             written = known + run.history.made
-        disk = disk.lose_power(lambda: chance.random() < keep)
+        if power:
+            disk = disk.lose_power(lambda name, at: chance.random() < keep)
+        disk.single = False
+        disk.gate.set()
         async with opened(disk, clean=False, segment_size=1500) as run:
             found = run.recovery.entries
             assert found == written[: len(found)]
-            assert len(found) >= len(known) + promised
+            assert len(found) >= (len(known) + promised if power else len(written))
             known = found
         # What is known now stays, also if the power goes at once.
-        disk = disk.lose_power(lambda: chance.random() < keep)
+        disk = disk.lose_power(lambda name, at: chance.random() < keep)
+
+
+async def test_what_was_written_while_a_sync_was_under_way_may_be_lost_without_a_complaint() -> (
+    None
+):
+    disk = Disk()
+    async with opened(disk, clean=False) as run:
+        disk.single = True
+        disk.gate.clear()
+        first = run.write_records(1, 100)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        run.write_records(1, 100)
+        disk.gate.set()
+        await run.until(lambda: run.synced == [1])
+        assert not disk.gate.is_set()
+        run.write_records(1, 100)
+    _, second, third = disk.frames("segment-0000000001")
+    lost = disk.lose_power(lambda name, at: not second - 64 <= at < third)
+    async with opened(lost) as run:
+        assert run.recovery.entries == first
+        assert "torn tail" in run.recovery.notes[0]
+
+
+async def test_what_a_kill_left_is_on_the_disk_before_it_is_told() -> None:
+    disk = Disk()
+    async with opened(disk, clean=False, segment_size=700) as run:
+        made = run.write_records(2, 100)
+        await run.durable()
+        spare = "segment-0000000002"
+        await run.until(lambda: spare in disk.inodes and any(disk.inodes[spare].stored))
+        await asyncio.sleep(0)
+        disk.gate.clear()
+        made += run.write_records(4, 100)
+        assert disk.frames(spare)
+    disk.gate.set()
+    async with opened(disk, clean=False, segment_size=700) as run:
+        assert run.recovery.entries == made
+    async with opened(disk.lose_power(lambda name, at: False)) as run:
+        assert run.recovery.entries == made
+
+
+async def test_segments_behind_a_torn_one_are_removed() -> None:
+    disk = Disk()
+    async with opened(disk, clean=False, segment_size=700) as run:
+        first = run.write_records(2, 100)
+        await run.durable()
+        spare = "segment-0000000002"
+        await run.until(lambda: spare in disk.inodes and any(disk.inodes[spare].stored))
+        await asyncio.sleep(0)
+        disk.gate.clear()
+        run.write_records(4, 100)
+    torn = "segment-0000000001"
+    lost = disk.lose_power(lambda name, at: name != torn)
+    assert lost.frames("segment-0000000002")
+    async with opened(lost, clean=False, segment_size=700) as run:
+        assert run.recovery.entries == first
+        assert "torn tail" in run.recovery.notes[0]
+        assert "segment-0000000002" not in lost.inodes
+        more = run.write_records(10, 100)
+    async with opened(lost.copy()) as run:
+        assert run.recovery.entries == first + more
+
+
+async def test_a_frame_whose_number_is_not_the_next_is_not_taken() -> None:
+    disk = Disk()
+    async with opened(disk, clean=False) as run:
+        made = run.write_records(1)
+        await run.durable()
+        seed = Owner.of("n1", run.recovery.secret).seed
+        stale = pack_frame(seed, 1, 0, msgspec.msgpack.encode([Places(5)]))
+    image = disk.inodes["segment-0000000001"].cached
+    end = len(bytes(image).rstrip(b"\0"))
+    image[end : end + len(stale)] = stale
+    async with opened(disk.copy()) as run:
+        assert run.recovery.entries == made
 
 
 async def small() -> tuple[Disk, list[Record], int]:
@@ -202,8 +290,9 @@ async def test_a_torn_tail_is_said_and_what_was_behind_it_never_comes_back() -> 
 async def test_a_frame_in_a_request_is_no_frame() -> None:
     disk = Disk()
     async with opened(disk, clean=False) as run:
-        run.write_records(3)
-        await run.durable()
+        for _ in range(5):
+            run.write_records(1)
+            await run.durable()
         image = bytes(disk.inodes["segment-0000000001"].cached).rstrip(b"\0")
     other = Disk()
     async with opened(other, clean=False, random64=lambda: 77) as run:

@@ -1,0 +1,97 @@
+"""Shrinking: the fewest faults and operations with which a plan still breaks the same promise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+
+from faultinject.simulation.plan import Plan
+from faultinject.simulation.world import Result, run
+
+__all__ = ["command_of", "fewest", "parse_numbers", "shrink", "write_numbers"]
+
+MOST_RUNS = 400
+"""Runs after which the best that was found is good enough."""
+
+
+def fewest(items: Sequence[int], still: Callable[[Sequence[int]], bool]) -> list[int]:
+    """Return a part of ``items`` with which ``still`` holds, and of which no piece can be left out
+    (ddmin: pieces of half the size each time).
+    """
+    items = list(items)
+    if items and still([]):
+        return []
+    pieces = 2
+    while len(items) > 1:
+        size = -(-len(items) // pieces)
+        for at in range(0, len(items), size):
+            rest = items[:at] + items[at + size :]
+            if still(rest):
+                items, pieces = rest, max(2, pieces - 1)
+                break
+        else:
+            if size == 1:
+                break
+            pieces = min(len(items), pieces * 2)
+    return items
+
+
+def shrink(plan: Plan, promise: str) -> tuple[Plan, Result]:
+    """Return the smallest plan found that breaks this promise, and its run."""
+    best = plan, run(plan)
+    runs = 0
+
+    def breaks(smaller: Plan) -> bool:
+        nonlocal best, runs
+        runs += 1
+        if runs > MOST_RUNS:
+            return False
+        result = run(smaller)
+        if any(breach.promise == promise for breach in result.breaches):
+            best = smaller, result
+            return True
+        return False
+
+    fewest([f.index for f in plan.faults], lambda some: breaks(plan.without(some, None)))
+    faults = [f.index for f in best[0].faults]
+    fewest(
+        [o.index for o in plan.operations], lambda some: breaks(plan.without(faults, some))
+    )
+    operations = [o.index for o in best[0].operations]
+    fewest(faults, lambda some: breaks(plan.without(some, operations)))
+    return best
+
+
+def write_numbers(numbers: Collection[int]) -> str:
+    """Write ``0-3,8``; ``none`` for no numbers."""
+    parts: list[tuple[int, int]] = []
+    for number in sorted(numbers):
+        if parts and parts[-1][1] == number - 1:
+            parts[-1] = parts[-1][0], number
+        else:
+            parts.append((number, number))
+    return ",".join(f"{a}" if a == b else f"{a}-{b}" for a, b in parts) or "none"
+
+
+def parse_numbers(text: str) -> list[int]:
+    """Read what ``write_numbers`` wrote.  Raises ValueError."""
+    if text == "none":
+        return []
+    numbers: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        numbers += range(int(first), int(last if dash else first) + 1)
+    return numbers
+
+
+def command_of(plan: Plan, whole: Plan, *, size: int = 1, defect: str = "") -> str:
+    """Return the command that makes this run again."""
+    words = [f"trivisor simulate --seed {plan.seed}"]
+    if size != 1:
+        words.append(f"--size {size}")
+    if len(plan.faults) != len(whole.faults):
+        words.append(f"--faults {write_numbers([f.index for f in plan.faults])}")
+    if len(plan.operations) != len(whole.operations):
+        words.append(f"--operations {write_numbers([o.index for o in plan.operations])}")
+    if defect:
+        words.append(f"--defect {defect}")
+    return " ".join(words)

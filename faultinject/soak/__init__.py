@@ -1,0 +1,87 @@
+"""``trivisor soak``: faults by the hundred on one real node, under load, every reply checked.
+
+``plan`` says what is broken when, ``episodes`` does it (``strikes``: how, ``view``: how the node
+stands), ``load`` are the clients, ``oracle`` and ``evidence`` check what they got, ``record`` is
+what is kept, ``run`` all of it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from voter.commands.terminal import ExitCode, console, print_json, quiet_logs
+
+__all__ = ["soak"]
+
+MIB = 1 << 20
+
+
+@click.command()
+@click.option("--faults", type=click.IntRange(1, 100_000), default=200, show_default=True,
+              help="How many faults; 20 is the short version.")  # fmt: skip
+@click.option("--seed", default=1, show_default=True, help="Seed of faults and requests.")
+@click.option("--clients", type=click.IntRange(1, 200), default=8, show_default=True)
+@click.option("--rate", type=click.FloatRange(1.0, 100_000.0), default=200.0, show_default=True,
+              help="Requests a second of all clients together.")  # fmt: skip
+@click.option("--state", type=click.FloatRange(0.0, 12.0), default=1.0, show_default=True,
+              help="MiB that the service holds, so that a transfer takes time.")  # fmt: skip
+@click.option("--durability", type=click.Choice(["fsync", "os"]), default="fsync",
+              show_default=True)  # fmt: skip
+@click.option("--accel", type=click.Choice(["auto", "kvm", "tcg"]), default="auto",
+              show_default=True)  # fmt: skip
+@click.option("--json", "result", type=click.Path(dir_okay=False, path_type=Path),
+              help="Store the record as JSON in this file (-: standard output).")  # fmt: skip
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path),
+              help="Store the record, and the node's logs, in this directory.")  # fmt: skip
+def soak(  # noqa: PLR0913 - one for each option
+    faults: int,
+    seed: int,
+    clients: int,
+    rate: float,
+    state: float,
+    durability: Literal["fsync", "os"],
+    accel: Literal["auto", "kvm", "tcg"],
+    result: Path | None,
+    out: Path | None,
+) -> int:
+    """Break a node of three guests again and again under load, and check every promise.
+
+    Boots a node of its own and keeps clients asking while voter, supervisor and guests are killed,
+    hung, made to lie and slowed down, from a seed; many of the faults come while a guest is being
+    put back.  Never more than one replica is faulty at a time, so every request must be answered.
+    Every reply is compared with what one correct service gives.  Exits with 0 only if all promises
+    held.
+    """
+    import msgspec  # noqa: PLC0415 - heavy, and only when it runs
+
+    from faultinject.soak.record import SoakSpec, save  # noqa: PLC0415
+    from faultinject.soak.run import soak_node  # noqa: PLC0415
+    from faultinject.soak.screen import Screen, show  # noqa: PLC0415
+
+    quiet_logs()
+    spec = SoakSpec(
+        faults=faults,
+        seed=seed,
+        clients=clients,
+        rate=rate,
+        state=int(state * MIB),
+        durability=durability,
+        accel=accel,
+    )
+    to_terminal = result is not None and str(result) == "-"
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+    with Screen(console(stderr=to_terminal), faults) as screen:
+        record = soak_node(spec, screen, keep=out)
+    if out is not None:
+        save(record, out / f"soak-{seed}-{faults}.json")
+    if to_terminal:
+        print_json(msgspec.to_builtins(record) | {"held": record.held})
+    else:
+        if result is not None:
+            save(record, result)
+        show(console(), record)
+    return ExitCode.OK if record.held else ExitCode.FAILED

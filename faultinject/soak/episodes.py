@@ -1,0 +1,233 @@
+"""Carries out a plan: each fault at its moment, and what clients felt until all was well."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from faultinject.soak.load import Load, Window
+from faultinject.soak.plan import GUESTS, Episode, Kind, Moment, Strike
+from faultinject.soak.record import Fault
+from faultinject.soak.strikes import Applied, NotApplied, Striker
+from faultinject.soak.view import NodeView, Silent, View
+
+__all__ = ["Conductor", "NeverWhole"]
+
+WHOLE_PATIENCE = 90.0
+"""Seconds for a node to be whole again after a fault; more is a broken promise, and the end."""
+MOMENT_PATIENCE = 30.0
+"""Seconds for a repair to begin."""
+POLL = 0.05
+POLL_MOMENT = 0.004
+"""Seconds between looks: while the node recovers, and while a moment is waited for."""
+FRESH = 0.05
+"""Seconds: what was seen longer before a fault is no proof of what was so when it came."""
+SUPERVISOR_KILLS = 4
+SUPERVISOR_WINDOW = 62.0
+"""The nanny gives a supervisor up that ends 6 times within 60 s: so many are killed in so long."""
+VOTER_KILLS = 4
+VOTER_STEADY = 5.5
+"""A voter is given up after 6 lives in a row under 5 s: after so many one is left to live."""
+REPAIRS_IN_ROW = 3
+"""A guest is given up after 6 repairs in a row, with longer and longer pauses: it is let be
+before."""
+
+
+class NeverWhole(Exception):
+    """The node did not become whole again in time."""
+
+
+@dataclass
+class _Open:
+    """A fault that was applied, until it is known what came of it."""
+
+    strike: Strike
+    applied: Applied
+    overlapped: bool
+    seen: str
+    window: Window
+    whole_after: float | None = None
+
+    @property
+    def killed(self) -> int | None:
+        """The process that it ended, if it ended one."""
+        kills = self.strike.kind is Kind.GUEST_KILL and self.applied.process is not None
+        return self.applied.process.pid if kills and self.applied.process else None
+
+
+class _Sight(NamedTuple):
+    """What was seen right before a fault: of a guest that was on its way back, when (in steady
+    seconds, and in those since 1970).
+    """
+
+    words: str
+    returning: str = ""
+    at: float = 0.0
+    wall: float = 0.0
+
+
+class Conductor:
+    """Runs the episodes of one plan."""
+
+    def __init__(self, node: NodeView, load: Load, say: Callable[[str], None]) -> None:
+        """``say`` is told what is waited for, and what could not be applied."""
+        self._node = node
+        self._load = load
+        self._say = say
+        self._striker = Striker(node)
+        self._began = time.monotonic()
+        self._supervisor_kills: list[float] = []
+        self._voter_kills: list[float] = []
+        self.waits: list[str] = []
+        self.failed: list[str] = []
+        """Faults that could not be applied, in words."""
+        self.last: View | None = None
+
+    async def run(self, episode: Episode) -> list[Fault]:
+        """Carry out one episode; return its faults.  Raises NeverWhole."""
+        await self.whole([], "before a fault")
+        await asyncio.sleep(episode.calm)  # a part of the plan
+        await self._mind_limits(episode)
+        opened: list[_Open] = []
+        for strike in episode.strikes:
+            sight = await self._moment(opened[0], strike) if opened else _Sight("")
+            one = await self._strike(strike, sight)
+            if one is None:
+                break
+            opened.append(one)
+        if opened:
+            took = await self.whole(opened, f"after {episode.strikes[-1].kind}")
+            opened[-1].whole_after = took - opened[-1].applied.at
+            opened[-1].window.ended = took
+        return [self._fault(one) for one in opened]
+
+    def _fault(self, one: _Open) -> Fault:
+        return Fault(
+            number=one.strike.number,
+            kind=one.strike.kind,
+            target=one.strike.target,
+            seconds=one.strike.seconds,
+            moment=str(one.strike.moment),
+            at=round(one.applied.at - self._began, 3),
+            proof=one.applied.proof,
+            overlapped=one.overlapped,
+            seen=one.seen,
+            longest_pause=round(one.window.longest, 4),
+            rate=round(one.window.rate, 1),
+            whole_after=None if one.whole_after is None else round(one.whole_after, 3),
+        )
+
+    async def _strike(self, strike: Strike, sight: _Sight) -> _Open | None:
+        window = self._load.watch()
+        if strike.kind is Kind.CORRUPT_STATE:
+            self._load.expect_canary()
+        try:
+            applied = await self._striker.strike(strike)
+        except NotApplied as error:
+            self.failed.append(f"fault {strike.number}, {strike.kind}: {error}")
+            self._say(self.failed[-1])
+            return None
+        if strike.kind is Kind.SUPERVISOR_KILL:
+            self._supervisor_kills.append(applied.at)
+        elif strike.kind is Kind.VOTER_KILL:
+            self._voter_kills.append(applied.at)
+        overlapped = (
+            bool(sight.returning)
+            and applied.at - sight.at < FRESH
+            and not await self._node.voted_again(sight.returning, sight.wall)
+        )
+        return _Open(strike, applied, overlapped, sight.words, window)
+
+    # --------------------------------------------------------------- waiting
+
+    async def whole(self, opened: list[_Open], when: str) -> float:
+        """Wait until all is well again; return when it was.  Raises NeverWhole."""
+        deadline = time.monotonic() + WHOLE_PATIENCE
+        words = "nobody answers"
+        while True:
+            self._load.check()
+            try:
+                view = await self._node.look()
+            except Silent as error:
+                words = str(error)
+            else:
+                words = str(view)
+                over = all(
+                    one.applied.over(one.strike.kind, one.strike.target, view) for one in opened
+                )
+                if view.whole and over:
+                    self.last = view
+                    return view.at
+            if time.monotonic() > deadline:
+                raise NeverWhole(f"not whole within {WHOLE_PATIENCE:g} s {when}: {words}")
+            await asyncio.sleep(POLL)  # several processes, some of them dead: none can tell
+
+    async def _moment(self, first: _Open, strike: Strike) -> _Sight:
+        """Wait for a strike's moment; return what was seen."""
+        name = first.strike.target
+        if name not in GUESTS or strike.moment is Moment.HELD:
+            return _Sight(f"{name}: {first.strike.kind} holds")
+        deadline = time.monotonic() + MOMENT_PATIENCE
+        fell = False
+        while True:
+            try:
+                view = await self._node.look()
+            except Silent:
+                view = None
+            if view is not None:
+                guest = view.guests[name]
+                right = guest.joining or strike.moment is Moment.PUT_BACK
+                # A guest that is to be hit a second time must have a process, and not the old one.
+                there = strike.target != name or guest.pid not in (None, first.killed)
+                if guest.returning and right and there:
+                    return _Sight(f"{name}: {guest}", name, view.at, time.time())
+                fell = fell or not guest.whole or guest.pid != self._pid_before(name)
+                if fell and view.whole and first.applied.over(first.strike.kind, name, view):
+                    return _Sight(f"{name}: votes again already")
+            if time.monotonic() > deadline:
+                return _Sight(f"{name}: no repair within {MOMENT_PATIENCE:g} s")
+            await asyncio.sleep(POLL_MOMENT)  # the states pass in milliseconds
+
+    def _pid_before(self, name: str) -> int | None:
+        return self.last.guests[name].pid if self.last is not None else None
+
+    # ---------------------------------------------------------------- limits
+
+    async def _mind_limits(self, episode: Episode) -> None:
+        """Wait where one more fault would reach a limit at which the node says that it gives up."""
+        kinds = [strike.kind for strike in episode.strikes]
+        now = time.monotonic()
+        if Kind.SUPERVISOR_KILL in kinds:
+            recent = [at for at in self._supervisor_kills if now - at < SUPERVISOR_WINDOW]
+            if len(recent) >= SUPERVISOR_KILLS:
+                pause = recent[-SUPERVISOR_KILLS] + SUPERVISOR_WINDOW - now
+                await self._wait(pause, f"{len(recent)} supervisors killed in a minute")
+        if Kind.VOTER_KILL in kinds:
+            row = 0
+            for at in reversed(self._voter_kills):
+                if now - at > VOTER_STEADY:
+                    break
+                row, now = row + 1, at
+            if row >= VOTER_KILLS:
+                await self._wait(VOTER_STEADY, f"{row} voters killed in a row")
+        for strike in episode.strikes:
+            if strike.target in GUESTS:
+                await self._let_be(strike.target)
+
+    async def _let_be(self, name: str) -> None:
+        """Wait until a guest's repairs in a row are few again."""
+        began = time.monotonic()
+        while self.last is not None and self.last.guests[name].in_row >= REPAIRS_IN_ROW:
+            await asyncio.sleep(POLL * 5)  # time itself is waited for: 10 s of voting
+            await self.whole([], f"while {name} is let be")
+        if (took := time.monotonic() - began) > POLL:
+            self.waits.append(f"{took:.1f} s: {name} had {REPAIRS_IN_ROW} repairs in a row")
+
+    async def _wait(self, seconds: float, why: str) -> None:
+        self.waits.append(f"{seconds:.1f} s: {why}")
+        self._say(f"waiting {seconds:.1f} s: {why}")
+        await asyncio.sleep(seconds)  # time itself is waited for
+        await self.whole([], "after a wait")

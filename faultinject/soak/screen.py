@@ -1,0 +1,116 @@
+"""What a person sees of a soak: a line for each fault, a bar, at the end the tables."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from faultinject.soak.load import Load
+from faultinject.soak.record import Fault, KindSummary, Record
+
+__all__ = ["Screen", "show"]
+
+
+class Screen:
+    """Tells how a run goes on."""
+
+    def __init__(self, console: Console, faults: int) -> None:
+        self._began = time.monotonic()
+        self._longest = 0.0
+        self._progress = Progress(
+            TextColumn("fault"),
+            MofNCompleteColumn(),
+            BarColumn(),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+            console=console,
+        )
+        self._task = self._progress.add_task("", total=faults)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def step(self, text: str) -> None:
+        """Something that takes time begins, or has ended."""
+        self._print(f"[dim]{escape(text)}[/]")
+
+    def fault(self, fault: Fault, load: Load) -> None:
+        """A fault is over."""
+        self._longest = max(self._longest, fault.longest_pause)
+        held = f" for {fault.seconds:g} s" if fault.seconds else ""
+        when = f" while {escape(fault.seen)}" if fault.seen else ""
+        mark = "[cyan]*[/]" if fault.overlapped else " "
+        back = "" if fault.whole_after is None else f", whole after {fault.whole_after:.2f} s"
+        self._print(
+            f"{mark} {fault.number:3} [bold]{fault.kind}[/] {fault.target}{held}{when}: "
+            f"longest wait {fault.longest_pause * 1e3:.0f} ms{back}"
+        )
+        wrong = load.oracle.wrong + load.oracle.misplaced + sum(load.errors.values())
+        self._progress.update(
+            self._task,
+            completed=fault.number,
+            description=f"{load.requests} requests, {fault.rate:.0f}/s, longest wait "
+            f"{self._longest * 1e3:.0f} ms, "
+            + (f"[red]{wrong} wrong or failed[/]" if wrong else "all correct"),
+        )
+
+    def _print(self, text: str) -> None:
+        took = time.monotonic() - self._began
+        self._progress.console.print(f"[dim]{took:6.1f} s[/] {text}")
+
+
+def show(out: Console, record: Record) -> None:
+    """Print a record's tables."""
+    load = record.load
+    table = Table(
+        "fault", "number", "during repair", "longest wait of a client", "whole again after"
+    )
+    for kind in record.kinds:
+        table.add_row(*_row(kind))
+    out.print()
+    out.print(table)
+    out.print("[dim]median, and the longest; a client's wait counts its retries[/]")
+    out.print(
+        f"{load.replies} replies of {load.requests} requests, {load.rate:.0f}/s; "
+        f"p50 {load.p50 * 1e3:.1f} ms, p99 {load.p99 * 1e3:.1f} ms, longest "
+        f"{load.longest * 1e3:.0f} ms; {load.told_again} told again from the retry table"
+    )
+    for promise in record.promises:
+        mark = "[green]held[/]  " if promise.held else "[bold red]BROKEN[/]"
+        out.print(f"{mark} {promise.promise}: {escape(promise.seen)}")
+    for fall in record.falls:
+        out.print(
+            f"[yellow]noticed[/]  {fall.guest} left the vote at {fall.at:.1f} s, hit by no fault: "
+            f"{escape(fall.reason)}"
+        )
+    held = sum(promise.held for promise in record.promises)
+    out.print(
+        f"[{'green' if record.held else 'red'}]{held} of {len(record.promises)} promises held[/]: "
+        f"{len(record.faults)} faults, {record.overlapped} during a repair or a transfer, seed "
+        f"{record.spec.seed}, {record.seconds:.0f} s; restarts: voter "
+        f"{record.restarts.get('voter', 0)}, supervisor {record.restarts.get('supervisor', 0)}"
+    )
+    out.print(f"[dim]{escape(str(record.host))}, durability {record.spec.durability}[/]")
+
+
+def _row(kind: KindSummary) -> tuple[str, ...]:
+    whole = "-"
+    if kind.whole_median is not None and kind.whole_longest is not None:
+        whole = f"{kind.whole_median:.2f} s, {kind.whole_longest:.2f} s"
+    pause = f"{kind.pause_median * 1e3:.0f} ms, {kind.pause_longest * 1e3:.0f} ms"
+    return (kind.kind, str(kind.count), str(kind.overlapped), pause, whole)

@@ -1,0 +1,89 @@
+"""A voter that speaks with an incarnation in memory: says what voters say, takes answers apart."""
+
+from __future__ import annotations
+
+from guests import wire
+from guests.cut import InlineCut, MakeCut
+from guests.incarnation import Incarnation
+from guests.message import encode_request
+from guests.service import Service
+from guests.services.kv import KeyValue
+from guests.wire import Decoder, Frame, Kind, encode
+
+__all__ = ["EMPTY", "Voter", "get", "kv_state", "put_request"]
+
+EMPTY = bytes(8)
+
+
+class Voter:
+    """The other end: says what a voter says, and takes the answers apart."""
+
+    def __init__(self, service: type[Service] = KeyValue, make_cut: MakeCut = InlineCut) -> None:
+        self.incarnation = Incarnation(service, 3, "build-1", make_cut)
+        self.decoder = Decoder()
+        self.epoch = 0
+        self.seq = 0
+        self.history = EMPTY
+
+    def send(self, data: bytes) -> list[Frame]:
+        answers = b"".join(self.incarnation.receive(data))
+        return self.decoder.feed(answers)
+
+    def hello(self, epoch: int = 77, index: int = 1) -> wire.Welcome:
+        self.epoch = epoch
+        hello = wire.PROTOCOL.to_bytes(2) + bytes([index])
+        (frame,) = self.send(encode(Kind.HELLO, epoch, 0, hello))
+        assert (frame.kind, frame.epoch) == (Kind.WELCOME, epoch)
+        return wire.decode_welcome(frame.payload)
+
+    def order_frame(self, request: bytes, *, read_only: bool = False) -> bytes:
+        self.seq += 1
+        after = self.history if read_only else b"h%07d" % self.seq
+        payload = wire.encode_order(1, self.history, b"h%07d" % self.seq, b"me", request)
+        self.history = after
+        flags = wire.FLAG_READ_ONLY if read_only else 0
+        return encode(Kind.ORDER, self.epoch, self.seq, payload, flags)
+
+    def order(self, request: bytes, *, read_only: bool = False) -> Frame:
+        (frame,) = self.send(self.order_frame(request, read_only=read_only))
+        return frame
+
+    def put(self, key: str, value: bytes = b"v") -> Frame:
+        return self.order(encode_request("PUT", f"/kv/{key}", [], value))
+
+    def mark(self, keeper: int) -> bytes:
+        self.seq += 1
+        (frame,) = self.send(encode(Kind.MARKER, self.epoch, self.seq, bytes([keeper])))
+        assert (frame.kind, frame.seq) == (Kind.DIGEST, self.seq)
+        return frame.payload
+
+    def fetch(self, seq: int, offset: int = 0) -> Frame:
+        (frame,) = self.send(encode(Kind.FETCH, self.epoch, seq, offset.to_bytes(8)))
+        return frame
+
+    def restore(self, state: bytes, *, seq: int = 50, size: int | None = None) -> list[Frame]:
+        point = wire.Checkpoint(b"restored", len(state) if size is None else size, bytes(32))
+        data = [encode(Kind.RESTORE, self.epoch, seq, wire.encode_checkpoint(point))]
+        data += [
+            encode(Kind.STATE, self.epoch, seq, state[at : at + 100])
+            for at in range(0, len(state), 100)
+        ]
+        return self.send(b"".join(data))
+
+
+def put_request(key: str, value: bytes) -> bytes:
+    return encode_request("PUT", f"/kv/{key}", [], value)
+
+
+def get(key: str) -> bytes:
+    return encode_request("GET", f"/kv/{key}", [], b"")
+
+
+def kv_state(**entries: bytes) -> tuple[bytes, bytes]:
+    """Return a state with these entries, and its digest."""
+    voter = Voter()
+    voter.hello()
+    for key, value in entries.items():
+        voter.put(key, value)
+    voter.mark(keeper=1)
+    return voter.fetch(voter.seq).payload, voter.mark(keeper=0)

@@ -1,0 +1,195 @@
+"""Real directories: who may use them, and what full, read-only and broken ones do."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import stat
+import subprocess
+from collections.abc import Callable, Iterator
+from hashlib import blake2b
+from pathlib import Path
+
+import pytest
+
+from tests.voter.journal.disk import opened
+from voter.core.entries import Base, Entry
+from voter.errors import JournalError
+from voter.journal import Directory
+from voter.journal.format import blank
+
+pytestmark = pytest.mark.asyncio
+
+SEGMENT = 1 << 16
+
+
+@pytest.fixture
+def tmpfs(scratch: Path) -> Iterator[Callable[[str], Path]]:
+    """Give a maker of small file systems; skips where it may not mount."""
+    mounted: list[Path] = []
+
+    def mount(options: str) -> Path:
+        path = scratch / "tmpfs"
+        path.mkdir(exist_ok=True)
+        remount = "remount," if path in mounted else ""
+        command = ["mount", "-t", "tmpfs", "-o", remount + options, "none", str(path)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"may not mount a tmpfs: {done.stderr.strip()}")
+        mounted.append(path)
+        return path
+
+    yield mount
+    if mounted:
+        subprocess.run(["umount", "-l", str(mounted[0])], check=True)
+
+
+async def test_a_journal_on_a_real_disk_goes_on_where_it_was(scratch: Path) -> None:
+    path = scratch / "deep" / "journal"
+    made: list[Entry] = []
+    for clean in (True, False, True):
+        directory = Directory(path)
+        async with opened(directory, segment_size=SEGMENT, clean=clean) as run:
+            assert run.recovery.entries == made
+            for _ in range(10):
+                made += run.write_records(20, 500)
+                await run.durable()
+        if not clean:
+            directory.close()
+    assert len(list(path.glob("segment-*"))) > 4
+    assert stat.S_IMODE(path.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(file.stat().st_mode) for file in path.iterdir()} == {0o600}
+
+
+async def test_checkpoints_on_a_real_disk_take_segments_away(scratch: Path) -> None:
+    state = bytearray(os.urandom(3 << 20))
+    digest = blake2b(state, digest_size=32).digest()
+    async with opened(Directory(scratch), segment_size=SEGMENT) as run:
+        for _ in range(3):
+            for _ in range(15):
+                made = run.write_records(20, 500)
+                await run.durable()
+            base = Base(made[-1].seq, made[-1].history, digest)
+            run.journal.checkpoint(base, state)
+            seq = base.seq
+            await run.until(lambda: run.journal.status()["checkpoint_seq"] == seq)  # noqa: B023
+        await run.until(lambda: not (scratch / "segment-0000000001").exists())
+    assert len(list(scratch.glob("checkpoint-*"))) == 2
+    async with opened(Directory(scratch), segment_size=SEGMENT) as run:
+        assert run.recovery.base == base
+        assert run.recovery.state == bytes(state)
+        assert run.recovery.entries == []
+
+
+async def test_a_second_voter_is_refused_by_name(scratch: Path) -> None:
+    async with opened(Directory(scratch)):
+        with pytest.raises(JournalError, match=f"in use by another voter .process {os.getpid()}."):
+            Directory(scratch)
+    Directory(scratch).close()  # free again
+
+
+async def test_a_path_that_is_no_directory_is_refused(scratch: Path) -> None:
+    file = scratch / "file"
+    file.write_text("")
+    for path in (file, file / "below"):
+        with pytest.raises(JournalError, match=r"cannot be used: .*journal.directory"):
+            Directory(path)
+
+
+async def test_a_directory_that_may_not_be_read_is_refused(
+    scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: object) -> list[str]:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    with monkeypatch.context() as patch:  # root may read all
+        patch.setattr(os, "listdir", refuse)
+        with pytest.raises(JournalError, match="Permission denied: give the voter's user"):
+            Directory(scratch)
+
+
+async def test_a_file_that_cannot_be_read_is_named(scratch: Path) -> None:
+    async with opened(Directory(scratch)):
+        pass
+    (scratch / "segment-0000000001").unlink()
+    (scratch / "segment-0000000001").mkdir()
+    with pytest.raises(JournalError, match=r"cannot be opened: .*segment-0000000001"):
+        async with opened(Directory(scratch)):
+            pass
+    Directory(scratch).close()  # it was given up
+
+
+async def test_a_read_only_file_system_is_refused(tmpfs: Callable[[str], Path]) -> None:
+    path = tmpfs("size=1m")
+    async with opened(Directory(path), segment_size=SEGMENT):
+        pass
+    tmpfs("ro")
+    with pytest.raises(JournalError, match=r"Read-only file system: mount it for writing"):
+        Directory(path)
+    with pytest.raises(JournalError, match=r"Read-only file system: mount it for writing"):
+        Directory(path / "new")
+
+
+async def test_a_full_file_system_is_said_and_got_over(tmpfs: Callable[[str], Path]) -> None:
+    path = tmpfs("size=600k")
+    filler = path / "filler"
+    async with opened(Directory(path), segment_size=SEGMENT) as run:
+        filler.write_bytes(bytes(400 << 10))
+        made: list[Entry] = []
+        while not run.full:
+            made += run.write_records(20, 500)
+            await run.durable()
+            await asyncio.sleep(0.005)  # lets a segment be set aside if there is room
+        assert "No space left on device" in run.full[0][1]
+        assert not list(path.glob("*.new"))
+        made += run.write_records(5, 500)  # in what was set aside
+        await run.durable()
+        filler.unlink()
+        await run.until(lambda: run.full[-1] == (False, ""))
+        made += run.write_records(100, 500)
+        await run.durable()
+    async with opened(Directory(path), segment_size=SEGMENT) as run:
+        assert run.recovery.entries == made
+
+
+async def test_a_full_file_system_at_the_start_is_named(tmpfs: Callable[[str], Path]) -> None:
+    path = tmpfs("size=100k")
+    with pytest.raises(JournalError, match="No space left on device"):
+        async with opened(Directory(path), segment_size=1 << 20):
+            pass
+
+
+async def test_what_cannot_be_written_whole_leaves_what_was_there(scratch: Path) -> None:
+    directory = Directory(scratch)
+    await directory.write_whole("f", [b"old"])
+
+    def pieces() -> Iterator[bytes]:
+        yield b"new"
+        raise JournalError("no more")
+
+    with pytest.raises(JournalError):
+        await directory.write_whole("f", pieces())
+    assert directory.read("f") == b"old"
+    await directory.write_whole("f", [b"new", memoryview(b"er")])
+    await directory.rename("f", "g")
+    assert directory.read("g") == b"newer"
+    directory.close()
+    assert sorted(file.name for file in scratch.iterdir()) == ["g", "lock"]
+
+
+async def test_what_is_behind_where_one_goes_on_becomes_zeros(scratch: Path) -> None:
+    directory = Directory(scratch)
+    file = await directory.create("s", 3 << 20)
+    assert blank(directory.read("s"))
+    file.append(b"abc" * (1 << 20))
+    file.close()
+    file = directory.reopen("s", 5)
+    file.append(b"XY")
+    await file.sync()
+    file.close()
+    data = directory.read("s")
+    assert data[:7] == b"abcabXY"
+    assert len(data) == 3 << 20
+    assert blank(data, 7)
+    directory.close()
