@@ -209,11 +209,13 @@ class Repairer(Watch):
     async def _turn(self, name: str) -> AsyncIterator[None]:
         """Wait until no other guest is being brought back, and be the one that is.
 
-        Where there is no majority, a guest that does not vote waits for nobody.
+        Where there is no majority, a guest that does not vote waits for nobody; while the voter
+        does not answer, nobody knows.
         """
 
         def free() -> bool:
-            lost = name not in self._voting and self.active < self._need
+            known = self.voter_status is not None
+            lost = known and name not in self._voting and self.active < self._need
             return lost or not self._busy
 
         async with self._news:

@@ -35,14 +35,16 @@ def family(pid: int) -> list[int]:
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:
-    """Return the processor time of these processes so far, seconds; ended ones count nothing."""
+    """Return the processor time of these processes so far, seconds, and of those children of theirs
+    that have ended; a process that has ended itself counts nothing.
+    """
     total = 0
     for pid in pids:
         try:
             fields = _fields(pid)
         except OSError:
             continue
-        total += int(fields[11]) + int(fields[12])
+        total += sum(int(each) for each in fields[11:15])  # with its children that have ended
     return total / _TICKS
 
 

@@ -128,6 +128,9 @@ class SimLoop(asyncio.BaseEventLoop):
         self._fault: BaseException | None = None
         self.set_exception_handler(SimLoop._note_problem)
 
+    def __del__(self) -> None:
+        """It holds nothing that must be closed."""
+
     def time(self) -> float:
         """Seconds of simulated time since the start."""
         return self._now

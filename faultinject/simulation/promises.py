@@ -275,7 +275,7 @@ class Observer:
             return
         while self._durable < len(self.main) and self.main[self._durable].seq <= seq:
             write = self.main[self._durable]
-            if not self._disk.holds(write.history, durable=self._durability == "fsync"):
+            if not self._is_kept(write):
                 self.breach(
                     "Durability",
                     f"the reply to {seq} was released, and write {write.seq} is not on the disk",
@@ -285,14 +285,19 @@ class Observer:
     def power_lost(self) -> None:
         """Voter, guests and what was not synced are gone: what is not on the disk now is lost."""
         self.era += 1
-        names = (name.rpartition("-") for name in self._disk.stored)
-        points = [int(n) for what, _, n in names if what == "checkpoint" and n.isdigit()]
-        covered = min(points, default=0)
         for at in range(self._durable, len(self.main)):
-            write = self.main[at]
-            if write.seq > covered and not self._disk.holds(write.history, durable=True):
+            if not self._is_kept(self.main[at]):
                 self._lose(at)
                 return
+
+    def _is_kept(self, write: Write) -> bool:
+        """Whether the disk holds a write, in the journal or (with ``fsync``) by a checkpoint."""
+        if self._disk.holds(write.history, durable=self._durability == "fsync"):
+            return True
+        names = (name.rpartition("-") for name in self._disk.stored)
+        return any(
+            what == "checkpoint" and n.isdigit() and int(n) >= write.seq for what, _, n in names
+        )
 
     def _lose(self, at: int) -> None:
         """The writes from this place in main on are gone."""

@@ -149,11 +149,16 @@ class Markers(Durable):
     def _watch_digests(self, gap: float) -> None:
         """A replica whose digest takes longer than a transfer of the state at the least rate is
         gone.
+
+        Its time begins when it has answered all that it was sent before the marker: a learner may
+        have much to catch up with first.
         """
         for replica in self.members:
             if not replica.markers:
                 continue
-            if gap > self.limits.hang / 2:
+            outstanding = replica.outstanding
+            behind = outstanding and outstanding[0][0] < replica.markers[0][0]
+            if behind or gap > self.limits.hang / 2:
                 replica.markers = deque((seq, due + gap) for seq, due in replica.markers)
             seq, due = replica.markers[0]
             if self._now > due:

@@ -441,3 +441,21 @@ def test_a_marker_that_a_replica_owes_goes_with_its_link() -> None:
     node.heal()
     node.check_idle()
     node.check_alive()
+
+
+def test_the_time_for_a_digest_begins_when_all_before_it_is_answered() -> None:
+    """A replica that has much to catch up with is not gone for that."""
+    node = make_node(limits=Limits(hang=HANG, marker_every=4))
+    for number in range(4):
+        node.submit(b"%d" % number)
+    step(node, *[0, 2] * 5)
+    for _ in range(3):
+        node.tick(0.4 * HANG)
+        node.run_one(0)
+        node.run_one(2)
+        if node.replicas[1].inbox:
+            step(node, 1)
+    assert node.engine.members[1].markers
+    assert state_of(node, 1) is State.ACTIVE
+    node.run()
+    node.check_idle()
