@@ -25,7 +25,7 @@ from guests.service import Service
 __all__ = ["STATE_PIECE", "Cut", "CutError", "Cutter", "ForkedCut", "InlineCut", "MakeCut"]
 
 STATE_PIECE = 1 << 16
-NICE = 10
+NICE = 5
 ORPHAN_CHECK = 1.0
 """Seconds between looks whether the service is still there."""
 WORTH, PATIENCE = 2.0, 0.005

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from math import inf
@@ -132,12 +133,18 @@ class Arrivals:
         self._start, self._rate = start, rate
         self.latencies: list[tuple[float, float]] = []
         """(when due, on the clock of ``time.perf_counter``; seconds) of each that was answered."""
-        self.failed = 0
+        self.failures: Counter[str] = Counter()
+        """What went wrong, by the name of the error."""
         self._waiting = 0
         self._idle = asyncio.Event()
         self._until = inf
         self._stop = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+
+    @property
+    def failed(self) -> int:
+        """How many went wrong."""
+        return self.failures.total()
 
     async def __aenter__(self) -> Self:
         self._task = asyncio.create_task(self._run())
@@ -171,8 +178,9 @@ class Arrivals:
 
     def _ended(self, due: float, future: asyncio.Future[Any]) -> None:
         self._waiting -= 1
-        if future.cancelled() or future.exception() is not None:
-            self.failed += 1
+        error = None if future.cancelled() else future.exception()
+        if future.cancelled() or error is not None:
+            self.failures[type(error).__name__] += 1
         else:
             self.latencies.append((due, time.perf_counter() - due))
         if not self._waiting:

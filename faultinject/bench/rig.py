@@ -94,15 +94,18 @@ class Children:
     def __init__(self) -> None:
         self._processes: list[asyncio.subprocess.Process] = []
 
-    async def start(self, *command: str, wait_ready: bool = False) -> asyncio.subprocess.Process:
-        """Start a process of this project's Python; with ``wait_ready``, wait for its word."""
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            cwd=ROOT,
-            stdout=asyncio.subprocess.PIPE if wait_ready else asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.DEVNULL,
-            start_new_session=True,
-        )
+    async def start(
+        self, *command: str, wait_ready: bool = False, log: Path | None = None
+    ) -> asyncio.subprocess.Process:
+        """Start a process; with ``wait_ready``, wait for its word; its errors go to ``log``."""
+        with open(log or os.devnull, "ab") as errors:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                cwd=ROOT,
+                stdout=asyncio.subprocess.PIPE if wait_ready else asyncio.subprocess.DEVNULL,
+                stderr=errors,
+                start_new_session=True,
+            )
         self._processes.append(process)
         if wait_ready and process.stdout is not None:
             async with asyncio.timeout(20):
@@ -150,7 +153,9 @@ async def voter(
         lines += ["[[replica]]", f'name = "g{number}"', f"link = '{link}'"]
     path = directory / "voter.toml"
     path.write_text("\n".join(lines) + "\n")
-    process = await children.start(sys.executable, "-m", "voter", "--config", str(path))
+    process = await children.start(
+        sys.executable, "-m", "voter", "--config", str(path), log=directory / "voter.log"
+    )
     with contextlib.suppress(PermissionError):
         os.setpriority(os.PRIO_PROCESS, process.pid, -5)
     running = VoterProcess(directory, http, process.pid)

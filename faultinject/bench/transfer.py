@@ -12,6 +12,7 @@ import os
 import shutil
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
@@ -71,7 +72,7 @@ class Passage(msgspec.Struct, frozen=True, kw_only=True):
     during: Latency
     put_back: float
     seconds: float
-    failed: int
+    failures: dict[str, int]  # by the name of the error, in all three windows
     busy: dict[str, float]
 
     @property
@@ -208,8 +209,7 @@ async def _pass(
     before, lost = await _window(start, rate, WINDOW)
     await guest.kill()
     await voter.wait_left(name, 30)
-    gone, failed = await _window(start, rate, WINDOW)
-    lost += failed
+    gone, more = await _window(start, rate, WINDOW)
     arrivals = Arrivals(start, rate)
     began = time.monotonic()
     async with arrivals:
@@ -229,12 +229,12 @@ async def _pass(
         during=summarize(during),
         put_back=clean - began,
         seconds=ended - clean,
-        failed=lost + arrivals.failed,
+        failures=dict(lost + more + arrivals.failures),
         busy=meter.shares(),
     )
 
 
-async def _window(start: Start, rate: float, seconds: float) -> tuple[Latency, int]:
+async def _window(start: Start, rate: float, seconds: float) -> tuple[Latency, Counter[str]]:
     async with Arrivals(start, rate) as arrivals:
         await asyncio.sleep(seconds)  # the window's length is the experiment's
-    return summarize([taken for _, taken in arrivals.latencies]), arrivals.failed
+    return summarize([taken for _, taken in arrivals.latencies]), arrivals.failures

@@ -185,15 +185,16 @@ def _flip(random: Random) -> Callable[[bytes], bytes]:
 
 
 def _corrupt_snapshot(random: Random) -> Callable[[bytes], bytes]:
-    """Each piece of a state that is asked for has a changed byte, and the right checksum."""
+    """Each piece of a state that is asked for has another last byte (of a value, so that it still
+    can be restored), and the right checksum.
+    """
     decoder = Decoder()
 
     def corrupt(data: bytes) -> bytes:
         out = []
         for kind, flags, epoch, seq, payload in decoder.feed(data):
             if kind == Kind.STATE and payload:
-                at = random.randrange(len(payload))
-                payload = b"%b%c%b" % (payload[:at], payload[at] ^ 1, payload[at + 1 :])
+                payload = b"%b%c" % (payload[:-1], payload[-1] ^ 1 << random.randrange(3))
             out.append(encode(kind, epoch, seq, payload, flags))
         return b"".join(out)
 

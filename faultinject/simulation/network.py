@@ -184,7 +184,8 @@ class Transport(asyncio.Transport):
     """One end of a stream, in a process.  ``out`` and ``into`` are its pipes, set by who makes it.
 
     ``watch`` sees all that is written, before it goes out; ``see`` what comes in, before the
-    protocol does, and ``saw`` is called after it.
+    protocol does, and ``saw`` is called after it.  ``on_close`` is called when the connection ends,
+    ``on_end`` when its process knows of that (or is dead).
     """
 
     def __init__(
@@ -197,6 +198,7 @@ class Transport(asyncio.Transport):
         self.see: Callable[[bytes], None] | None = None
         self.saw: Callable[[], None] | None = None
         self.on_close: Callable[[], None] | None = None
+        self.on_end: Callable[[], None] | None = None
         self._loop = loop
         self._process = process
         self._protocol = protocol
@@ -307,6 +309,7 @@ class Transport(asyncio.Transport):
         """asyncio: close once everything is sent."""
         self._process.enter_call()
         self._close(None)
+        self._know()
 
     def abort(self) -> None:
         """asyncio: close now."""
@@ -332,7 +335,13 @@ class Transport(asyncio.Transport):
     def _tell_lost(self, error: Exception | None) -> None:
         if not self._lost:
             self._lost = True
+            self._know()
             self._protocol.connection_lost(error)
+
+    def _know(self) -> None:
+        if self.on_end is not None:
+            self.on_end()
+            self.on_end = None
 
     def break_off(self, error: Exception) -> None:
         """The connection is gone (called from outside of the process)."""
@@ -347,6 +356,7 @@ class Transport(asyncio.Transport):
                 self.out.cut()
             self.out.finish()
             self._leave()
+            self._know()
 
     def get_protocol(self) -> asyncio.BaseProtocol:
         """asyncio: whom it talks to."""

@@ -100,7 +100,7 @@ REPLICA_FAULTS = {
     "duplicate": 1,  # some of its bytes come twice
     "flip": 2,  # some of its bytes are changed
     "corrupt-state": 3,  # a stored value is changed
-    "corrupt-snapshot": 2,  # the state it gives is not the one whose digest it told
+    "corrupt-snapshot": 4,  # the state it gives is not the one whose digest it told
     "expel": 2,  # by an operator
 }
 """Faults of one replica, and how often they are drawn."""

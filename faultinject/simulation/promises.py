@@ -276,6 +276,9 @@ class Observer:
         while self._durable < len(self.main) and self.main[self._durable].seq <= seq:
             write = self.main[self._durable]
             if not self._is_kept(write):
+                if self._may_be_lost(self._durable):
+                    self._lose(self._durable)
+                    break
                 self.breach(
                     "Durability",
                     f"the reply to {seq} was released, and write {write.seq} is not on the disk",
@@ -299,6 +302,12 @@ class Observer:
             what == "checkpoint" and n.isdigit() and int(n) >= write.seq for what, _, n in names
         )
 
+    def _may_be_lost(self, at: int) -> bool:
+        """Whether the writes from here on were ordered before the power was lost, and nobody was
+        told of them: then one that was torn is no more, whatever parts of it are on the disk.
+        """
+        return all(w.era < self.era and w.seq not in self.released for w in self.main[at:])
+
     def _lose(self, at: int) -> None:
         """The writes from this place in main on are gone."""
         for gone in self.main[at:]:
@@ -318,14 +327,7 @@ class _Link:
         self._replies = Decoder()
         observer.void_votes(guest.index)
         transport.watch, transport.see, transport.saw = self._says, self._hears, self._heard
-        inner = transport.on_close
-
-        def closed() -> None:
-            observer.void_votes(guest.index)
-            if inner is not None:
-                inner()
-
-        transport.on_close = closed
+        transport.on_end = lambda: observer.void_votes(guest.index)
 
     def _says(self, data: bytes) -> None:
         for frame in self._orders.feed(data):

@@ -16,12 +16,13 @@ from faultinject.soak.view import NodeView, Silent, View
 
 __all__ = ["Conductor", "NeverWhole"]
 
-WHOLE_PATIENCE = 90.0
-"""Seconds for a node to be whole again after a fault; more is a broken promise, and the end."""
+WHOLE_PATIENCE = 180.0
+"""Seconds for a node to be whole again after a fault; more is a broken promise, and the end.  A
+guest that is hit while it starts is booted anew, which takes most of a minute on a busy host."""
 MOMENT_PATIENCE = 30.0
 """Seconds for a repair to begin."""
-POLL = 0.05
-POLL_MOMENT = 0.004
+POLL = 0.1
+POLL_MOMENT = 0.01
 """Seconds between looks: while the node recovers, and while a moment is waited for."""
 FRESH = 0.05
 """Seconds: what was seen longer before a fault is no proof of what was so when it came."""
@@ -84,10 +85,14 @@ class Conductor:
         self.waits: list[str] = []
         self.failed: list[str] = []
         """Faults that could not be applied, in words."""
+        self.unhealed: list[Fault] = []
         self.last: View | None = None
 
     async def run(self, episode: Episode) -> list[Fault]:
-        """Carry out one episode; return its faults.  Raises NeverWhole."""
+        """Carry out one episode; return its faults.
+
+        Raises NeverWhole; where that comes after a fault, ``unhealed`` has the episode's faults.
+        """
         await self.whole([], "before a fault")
         await asyncio.sleep(episode.calm)  # a part of the plan
         await self._mind_limits(episode)
@@ -99,7 +104,11 @@ class Conductor:
                 break
             opened.append(one)
         if opened:
-            took = await self.whole(opened, f"after {episode.strikes[-1].kind}")
+            try:
+                took = await self.whole(opened, f"after {episode.strikes[-1].kind}")
+            except NeverWhole:
+                self.unhealed = [self._fault(one) for one in opened]
+                raise
             opened[-1].whole_after = took - opened[-1].applied.at
             opened[-1].window.ended = took
         return [self._fault(one) for one in opened]
@@ -221,7 +230,7 @@ class Conductor:
         """Wait until a guest's repairs in a row are few again."""
         began = time.monotonic()
         while self.last is not None and self.last.guests[name].in_row >= REPAIRS_IN_ROW:
-            await asyncio.sleep(POLL * 5)  # time itself is waited for: 10 s of voting
+            await asyncio.sleep(0.5)  # time itself is waited for: 10 s of voting
             await self.whole([], f"while {name} is let be")
         if (took := time.monotonic() - began) > POLL:
             self.waits.append(f"{took:.1f} s: {name} had {REPAIRS_IN_ROW} repairs in a row")

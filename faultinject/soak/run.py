@@ -82,6 +82,10 @@ class _Run:
 
     async def go(self) -> None:
         """Everything between up and down."""
+        async with self.node:
+            await self._go()
+
+    async def _go(self) -> None:
         load = self.load
         self._teller.step(f"{self.spec.clients} clients begin")
         await load.start()
@@ -96,6 +100,7 @@ class _Run:
             await conductor.whole([], "at the end")
         except NeverWhole as error:
             broken = str(error)
+            self.faults += conductor.unhealed
             self._teller.step(broken)
         except BaseException:
             await load.abandon()

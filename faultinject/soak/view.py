@@ -6,7 +6,8 @@ import contextlib
 import json
 import time
 from collections.abc import AsyncIterator
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import aiohttp
 import msgspec
@@ -86,10 +87,24 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NodeView:
-    """Asks one node."""
+    """Asks one node.  Keeps its connections between ``async with`` and its end: a look is cheap."""
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
+        self._sessions: dict[str, aiohttp.ClientSession] = {}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for session in self._sessions.values():
+            await session.close()
+        self._sessions.clear()
 
     async def look(self) -> View:
         """Ask the supervisor, else the voter.  Raises Silent if neither answers."""
@@ -147,14 +162,14 @@ class NodeView:
     ) -> dict[str, Any]:
         """Ask the supervisor.  Raises Silent, Refused."""
         socket = str(self.layout.supervisor_socket)
-        status, said = await _call(socket, method, path, body, timeout)
+        status, said = await self._call(socket, method, path, body, timeout)
         if status >= 400:
             raise Refused(str(said.get("error", said)))
         return said
 
     async def voter(self, path: str) -> dict[str, Any]:
         """Ask the voter.  Raises Silent."""
-        _, said = await _call(str(self.layout.voter_control), "GET", path, None, CALL_TIMEOUT)
+        _, said = await self._call(str(self.layout.voter_control), "GET", path, None, CALL_TIMEOUT)
         return said
 
     async def voted_again(self, guest: str, since: float) -> bool:
@@ -164,7 +179,9 @@ class NodeView:
         answers: it is not known then.
         """
         try:
-            text = await _text(str(self.layout.supervisor_socket), "/events")
+            socket = str(self.layout.supervisor_socket)
+            async with self._answer(socket, "GET", "/events", None, CALL_TIMEOUT) as answer:
+                text = await answer.text()
         except Silent:
             try:
                 return (await self.look_at_voter()).guests[guest].replica == "active"
@@ -176,32 +193,26 @@ class NodeView:
             for event in events
         )
 
+    async def _call(
+        self, socket: str, method: str, path: str, body: dict[str, Any] | None, timeout: float
+    ) -> tuple[int, dict[str, Any]]:
+        async with self._answer(socket, method, path, body, timeout) as answer:
+            return answer.status, dict(await answer.json(content_type=None))
 
-async def _call(
-    socket: str, method: str, path: str, body: dict[str, Any] | None, timeout: float
-) -> tuple[int, dict[str, Any]]:
-    async with _answer(socket, method, path, body, timeout) as answer:
-        return answer.status, dict(await answer.json(content_type=None))
-
-
-async def _text(socket: str, path: str) -> str:
-    async with _answer(socket, "GET", path, None, CALL_TIMEOUT) as answer:
-        return await answer.text()
-
-
-@contextlib.asynccontextmanager
-async def _answer(
-    socket: str, method: str, path: str, body: dict[str, Any] | None, timeout: float
-) -> AsyncIterator[aiohttp.ClientResponse]:
-    """Make one request on a connection of its own.  Raises Silent."""
-    limit = aiohttp.ClientTimeout(total=timeout)
-    try:
-        async with (
-            aiohttp.ClientSession(
-                connector=aiohttp.UnixConnector(socket), timeout=limit
-            ) as session,
-            session.request(method, f"http://node{path}", json=body) as answer,
-        ):
-            yield answer
-    except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-        raise Silent(f"{socket}: {type(error).__name__} {error}") from error
+    @contextlib.asynccontextmanager
+    async def _answer(
+        self, socket: str, method: str, path: str, body: dict[str, Any] | None, timeout: float
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Make one request.  Raises Silent."""
+        session = self._sessions.get(socket)
+        if session is None:
+            session = aiohttp.ClientSession(connector=aiohttp.UnixConnector(socket))
+            self._sessions[socket] = session
+        try:
+            limit = aiohttp.ClientTimeout(total=timeout)
+            async with session.request(
+                method, f"http://node{path}", json=body, timeout=limit
+            ) as answer:
+                yield answer
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+            raise Silent(f"{socket}: {type(error).__name__} {error}") from error

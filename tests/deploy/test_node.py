@@ -122,11 +122,11 @@ def test_a_guest_that_never_comes_up_shows_its_console_and_leaves_nothing(
     own_directory: Path, image: Image
 ) -> None:
     spec = plan(own_directory, image, guests=1, cmdline=f"{COMMAND_LINE} init=/nowhere rdinit=/no")
-    spec = msgspec.structs.replace(spec, boot_deadline=15.0)
+    spec = msgspec.structs.replace(spec, boot_deadline=25.0)
     with owner(spec) as process:
         _, said = process.communicate(timeout=120)
         assert process.returncode != 0
-    assert "guest g1 never became ready: not within 15 s; its console said last:" in said
+    assert "guest g1 never became ready: not within 25 s; its console said last:" in said
     assert "Kernel panic" in said
     assert running(spec) == {}
     assert list(own_directory.iterdir()) == []

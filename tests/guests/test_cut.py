@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from guests.cut import STATE_PIECE, Cut, CutError, Cutter, ForkedCut, InlineCut
+from guests.cut import NICE, STATE_PIECE, Cut, CutError, Cutter, ForkedCut, InlineCut
 from guests.message import Reply, Request
 from guests.service import Context, Service, state_digest
 from guests.services.kv import KeyValue
@@ -190,7 +190,7 @@ def test_its_process_is_nice_and_does_not_hold_the_link() -> None:
     cut = ForkedCut(service, True, (ours, theirs))
     told(cut)
     nice, fds = b"".join(taken(cut)).split()
-    assert int(nice) == min(niceness + 10, 19)
+    assert int(nice) == min(niceness + NICE, 19)
     # Theirs has not the two of the link, nor our end of the pipe; that of the listing is in both.
     assert int(fds) == len(os.listdir("/proc/self/fd")) - 2
     cut.close()

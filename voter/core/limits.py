@@ -33,6 +33,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     throttle_floor: float = 100.0  # writes a second that pass whatever a learner does
     throttle_time: float = 30.0  # for so long one learner may hold others back
     moves: int = 10_000  # changes of membership that are journaled between two checkpoints
+    digest: float = 60.0  # time to tell a digest, beside requests (and more for a large state)
     ping: float = 0.5  # ask an idle replica for a sign of life
     restore_rate: int = MIB  # bytes a second that a restore or a fetch must at least make
     transfer_rate: int = 32 * MIB  # ... and may at most, so that the others' votes come through

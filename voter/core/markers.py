@@ -43,7 +43,7 @@ class Markers(Durable):
         poll = self._open[seq] = Poll(seq, None, None, None)
         self._unsettled += 1
         size = len(self.log.checkpoint.state) + self.log.bytes  # the state is hardly larger
-        due = self._now + self.limits.hang + size / self.limits.restore_rate
+        due = self._now + self.limits.digest + size / self.limits.restore_rate
         for index in self.members.live:
             self.members[index].markers.append((seq, due))
             poll.sent |= 1 << index

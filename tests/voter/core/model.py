@@ -52,7 +52,7 @@ def make_engine(vote: str = "2/3", *, limits: Limits | None = None, observers: i
         policy,
         names,
         secret=b"secret",
-        limits=limits or Limits(hang=HANG),
+        limits=limits or Limits(hang=HANG, digest=HANG),
         observers=frozenset(names[policy.of :]),
     )
 

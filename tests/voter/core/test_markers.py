@@ -12,7 +12,7 @@ from voter.core import events as ev
 from voter.core.events import Failure
 from voter.core.replica import State
 
-OFTEN = Limits(hang=HANG, marker_every=4, checkpoint_bytes=1000)
+OFTEN = Limits(hang=HANG, digest=HANG, marker_every=4, checkpoint_bytes=1000)
 
 
 def marks(node: Node) -> list[ev.Mark]:
@@ -20,7 +20,7 @@ def marks(node: Node) -> list[ev.Mark]:
 
 
 def test_a_marker_every_k_requests_reads_included() -> None:
-    node = make_node(limits=Limits(hang=HANG, marker_every=4))
+    node = make_node(limits=Limits(hang=HANG, digest=HANG, marker_every=4))
     for number in range(8):
         node.submit(b"%d" % number, read_only=number % 2 == 0)
     assert len(marks(node)) == 1, "one at a time"
@@ -67,7 +67,7 @@ def test_a_wrong_digest_is_dissent(liar: int) -> None:
 
 
 def test_a_state_that_rots_is_found_though_no_reply_touches_it() -> None:
-    node = make_node(limits=Limits(hang=HANG, marker_every=4))
+    node = make_node(limits=Limits(hang=HANG, digest=HANG, marker_every=4))
     for number in range(4):
         node.submit(b"%d" % number)
         if number < 3:
@@ -159,7 +159,9 @@ def test_a_keeper_that_gives_nothing_is_gone_in_time() -> None:
 
 def test_a_keeper_that_gives_a_little_at_a_time_has_time_by_what_it_gave() -> None:
     node = make_node(
-        limits=Limits(hang=HANG, marker_every=4, checkpoint_bytes=1000, restore_rate=100)
+        limits=Limits(
+            hang=HANG, digest=HANG, marker_every=4, checkpoint_bytes=1000, restore_rate=100
+        )
     )
     node.replicas[0].fault = "withhold"
     for number in range(4):
@@ -186,7 +188,9 @@ def test_the_voters_own_stall_is_not_the_keepers_slowness() -> None:
 
 def test_no_keeper_can_stop_the_writes_by_withholding_its_state() -> None:
     node = make_node(
-        limits=Limits(hang=HANG, log_bytes=20_000, checkpoint_bytes=1000, marker_every=10**6)
+        limits=Limits(
+            hang=HANG, digest=HANG, log_bytes=20_000, checkpoint_bytes=1000, marker_every=10**6
+        )
     )
     node.replicas[0].fault = "withhold"
     failed = 0
@@ -201,7 +205,7 @@ def test_no_keeper_can_stop_the_writes_by_withholding_its_state() -> None:
 
 def test_a_log_of_few_large_writes_is_cut_too() -> None:
     """Long before the number of requests calls for a marker."""
-    node = make_node(limits=Limits(hang=HANG, log_bytes=100_000))
+    node = make_node(limits=Limits(hang=HANG, digest=HANG, log_bytes=100_000))
     for _ in range(100):
         ticket = node.submit(bytes(10_000))
         node.run()
@@ -211,7 +215,9 @@ def test_a_log_of_few_large_writes_is_cut_too() -> None:
 
 def test_a_state_larger_than_the_log_may_be_does_not_block_it() -> None:
     node = make_node(
-        limits=Limits(hang=HANG, log_bytes=20_000, marker_every=10, checkpoint_bytes=1000)
+        limits=Limits(
+            hang=HANG, digest=HANG, log_bytes=20_000, marker_every=10, checkpoint_bytes=1000
+        )
     )
     make_checkpoint(node)
     node.engine.log.checkpoint.state = bytes(1_000_000)
@@ -223,7 +229,7 @@ def test_a_state_larger_than_the_log_may_be_does_not_block_it() -> None:
 
 
 def test_a_full_log_refuses_writes_and_not_reads() -> None:
-    node = make_node(limits=Limits(hang=HANG, log_bytes=2000, marker_every=10**6))
+    node = make_node(limits=Limits(hang=HANG, digest=HANG, log_bytes=2000, marker_every=10**6))
     for replica in node.replicas:
         replica.fault = "withhold"
     tickets = [node.submit(b"%d" % number) for number in range(8)]
@@ -273,7 +279,7 @@ def test_first_reply_policies_go_on_after_a_keeper_that_differs() -> None:
 
 
 def test_a_digest_vote_that_is_lost_is_dropped() -> None:
-    node = make_node(limits=Limits(hang=HANG, marker_every=4))
+    node = make_node(limits=Limits(hang=HANG, digest=HANG, marker_every=4))
     for number in range(4):
         node.submit(b"%d" % number)
     step(node, *[0, 1, 2] * 4)
@@ -358,7 +364,9 @@ def test_a_late_digest_that_is_wrong_is_dissent() -> None:
 @pytest.mark.parametrize("idle", [True, False])
 def test_who_never_tells_its_digest_is_gone_in_time(idle: bool) -> None:
     """Its signs of life and its replies are no excuse.  The state may be as large as the log."""
-    limits = Limits(hang=HANG, marker_every=4, checkpoint_bytes=1000, restore_rate=2000)
+    limits = Limits(
+        hang=HANG, digest=HANG, marker_every=4, checkpoint_bytes=1000, restore_rate=2000
+    )
     node = make_slow(make_node(limits=limits), 2)
     node.replicas[2].fault = "no-digest"
     write(node, 8)
@@ -392,7 +400,12 @@ def test_nobody_can_stop_the_writes_by_withholding_its_digest() -> None:
     When it tells the one of the new marker, the old one is forgotten.
     """
     limits = Limits(
-        hang=HANG, log_bytes=20_000, checkpoint_bytes=1000, marker_every=20, restore_rate=1000
+        hang=HANG,
+        digest=HANG,
+        log_bytes=20_000,
+        checkpoint_bytes=1000,
+        marker_every=20,
+        restore_rate=1000,
     )
     node = make_slow(make_node(limits=limits), 2)
     write(node, 21)
@@ -445,7 +458,7 @@ def test_a_marker_that_a_replica_owes_goes_with_its_link() -> None:
 
 def test_the_time_for_a_digest_begins_when_all_before_it_is_answered() -> None:
     """A replica that has much to catch up with is not gone for that."""
-    node = make_node(limits=Limits(hang=HANG, marker_every=4))
+    node = make_node(limits=Limits(hang=HANG, digest=HANG, marker_every=4))
     for number in range(4):
         node.submit(b"%d" % number)
     step(node, *[0, 2] * 5)

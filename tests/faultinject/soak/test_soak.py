@@ -1,0 +1,101 @@
+"""The short soak on real guests, by the command that a user types; and Ctrl-C in the middle."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+from voter.commands.terminal import ExitCode
+
+ROOT = Path(__file__).resolve().parents[3]
+FAULTS = 13
+SEED = 3055  # hang, kills of every part, lies, a flipped bit; nothing that costs a cold boot
+
+# What a host that runs other tests as well can carry.
+LIGHT = ("--clients", "6", "--rate", "100", "--state", "0.25")
+
+
+def start(scratch: Path, *words: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "trivisor", "soak", *words],
+        cwd=ROOT,
+        env=os.environ | {"TMPDIR": str(scratch)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def read_until(words: str, output: IO[str], seconds: float) -> list[str]:
+    """Read lines until one holds these words."""
+    deadline = time.monotonic() + seconds
+    lines = []
+    for line in output:
+        lines.append(line)
+        if words in line:
+            return lines
+        assert time.monotonic() < deadline, "".join(lines)
+    raise AssertionError("".join(lines))
+
+
+def left(scratch: Path) -> list[str]:
+    """Command lines of processes that name the scratch directory, and what is still in it."""
+    found = [str(path) for path in scratch.iterdir() if path.name.startswith("tv-soak")]
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                line = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue  # it ended just now
+            if os.fsencode(scratch) in line:
+                found.append(line.replace(b"\0", b" ").decode())
+    return found
+
+
+@pytest.mark.vm
+@pytest.mark.timeout(420)
+def test_every_promise_holds_over_a_short_soak(scratch: Path) -> None:
+    out = scratch / "out"
+    words = ["--faults", str(FAULTS), "--seed", str(SEED), "--out", str(out), *LIGHT]
+    process = start(scratch, *words)
+    said, _ = process.communicate(timeout=400)
+    assert process.returncode == ExitCode.OK, said
+    record = json.loads((out / f"soak-{SEED}-{FAULTS}.json").read_text())
+    assert record["held"] is True
+    assert [fault["number"] for fault in record["faults"]] == list(range(1, FAULTS + 1))
+    assert all(fault["proof"] for fault in record["faults"])
+    assert sum(fault["overlapped"] for fault in record["faults"]) >= FAULTS / 4
+    assert {fault["kind"] for fault in record["faults"]} >= {
+        "voter-kill", "supervisor-kill", "guest-kill",
+    }  # fmt: skip
+    assert record["load"]["errors"] == {}
+    assert record["load"]["correct"] >= record["load"]["replies"] > 500
+    assert record["restarts"]["supervisor"] >= 1
+    assert "13 of 13" in said or f"{FAULTS} of {FAULTS}" in said
+    assert left(scratch) == []
+
+
+@pytest.mark.vm
+@pytest.mark.timeout(300)
+def test_an_interrupt_takes_everything_down(scratch: Path) -> None:
+    process = start(scratch, "--faults", "50", "--seed", "2")
+    assert process.stdout is not None
+    try:
+        read_until("clients begin", process.stdout, 200)
+        time.sleep(2.0)  # part of the test: in the middle of the first faults
+        process.send_signal(signal.SIGINT)
+        said = process.stdout.read()
+        assert process.wait(90) == ExitCode.INTERRUPTED, said
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+    assert left(scratch) == []
