@@ -22,7 +22,7 @@ from typing import Protocol
 
 from guests.service import Service
 
-__all__ = ["STATE_PIECE", "Cut", "CutError", "Cutter", "ForkedCut", "InlineCut", "MakeCut"]
+__all__ = ["NICE", "STATE_PIECE", "Cut", "CutError", "Cutter", "ForkedCut", "InlineCut", "MakeCut"]
 
 STATE_PIECE = 1 << 16
 NICE = 5

@@ -46,7 +46,9 @@ class Node:
         return dict(json.loads(done.stdout))
 
     def up(self) -> subprocess.CompletedProcess[str]:
-        return self.run("up", "--http", "127.0.0.1:0", "--allow-faults", "--json")
+        # A deadline is no measurement: three guests on two busy cores have taken a minute to boot.
+        words = ("--http", "127.0.0.1:0", "--allow-faults", "--boot-deadline", "120")
+        return self.run("up", *words, "--json")
 
     def guest(self, name: str) -> dict[str, Any]:
         return next(dict(g) for g in self.json("status")["guests"] if g["name"] == name)

@@ -221,8 +221,8 @@ def _show_transfer(report: TransferReport) -> None:
     for each in report.passages:
         cells = [f"{part.p99 * 1e3:.0f} ms" for part in (each.before, each.gone, each.during)]
         busy = ", ".join(f"{name} {share:.2f}" for name, share in each.busy.items())
-        seconds = f"{each.seconds:.1f} s"
-        table.add_row(each.guest, *cells, f"{each.ratio:.2f}", seconds, str(sum(each.failures.values())), busy)
+        cells += [f"{each.ratio:.2f}", f"{each.seconds:.1f} s", str(sum(each.failures.values()))]
+        table.add_row(each.guest, *cells, busy)
     out.print(table)
     reached = "yes" if report.ratio <= 2 else "[red]no[/]"
     out.print(f"median of during/before: {report.ratio:.2f}  [to reach: at most 2: {reached}]")

@@ -98,7 +98,8 @@ class Children:
         self, *command: str, wait_ready: bool = False, log: Path | None = None
     ) -> asyncio.subprocess.Process:
         """Start a process; with ``wait_ready``, wait for its word; its errors go to ``log``."""
-        with open(log or os.devnull, "ab") as errors:
+        errors = os.open(log or os.devnull, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
             process = await asyncio.create_subprocess_exec(
                 *command,
                 cwd=ROOT,
@@ -106,6 +107,8 @@ class Children:
                 stderr=errors,
                 start_new_session=True,
             )
+        finally:
+            os.close(errors)
         self._processes.append(process)
         if wait_ready and process.stdout is not None:
             async with asyncio.timeout(20):

@@ -198,8 +198,7 @@ async def _held_by(voter: rig.VoterProcess, size: int, client: Client) -> int:
             held = int(status["checkpoint"]["size"])
             if held >= size:
                 return held
-            for at in range(100):
-                await client.ask(_put_small(at))
+            await asyncio.gather(*(client.ask(_put_small(at)) for at in range(100)))
 
 
 async def _pass(

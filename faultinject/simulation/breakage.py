@@ -1,8 +1,8 @@
 """Plants a defect: rewrites the source of modules as they are loaded.
 
-Only for a process of its own: ``python -m faultinject.simulation.breakage NAME SEEDS``.  It plants
-the defect before anything of the product is imported, runs seeds until one of the promises breaks that are
-expected to, and prints what it found as JSON (an empty object: nothing).
+Only for a process of its own: ``python -m faultinject.simulation.breakage NAME SEEDS``.  It
+plants the defect before anything of the product is imported, runs seeds until one of the promises
+breaks that are expected to, and prints what it found as JSON (an empty object: nothing).
 """
 
 from __future__ import annotations

@@ -28,47 +28,44 @@ SHOWN = 5
 """Failing seeds that are shrunk and shown at most."""
 
 
-class _Numbers(click.ParamType):
-    """``0-3,8``, or ``none``."""
+def _read_numbers(
+    ctx: click.Context, option: click.Parameter, value: str | None
+) -> list[int] | None:
+    """Read ``0-3,8``, or ``none``."""
+    from faultinject.simulation.shrink import parse_numbers  # noqa: PLC0415
 
-    name = "numbers"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-        from faultinject.simulation.shrink import parse_numbers  # noqa: PLC0415
-
-        try:
-            return parse_numbers(value)
-        except ValueError:
-            self.fail(f"{value!r} is not like 0-3,8 (or none)", param, ctx)
+    try:
+        return None if value is None else parse_numbers(value)
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} is not like 0-3,8 (or none)", ctx, option) from error
 
 
-class _Range(click.ParamType):
-    """``A..B``: all seeds from A to B."""
-
-    name = "A..B"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-        first, dots, last = value.partition("..")
-        if not (dots and first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
-            self.fail(f"{value!r} is not like 1..200", param, ctx)
-        return range(int(first), int(last) + 1)
+def _read_range(ctx: click.Context, option: click.Parameter, value: str) -> range:
+    """Read ``A..B``: all seeds from A to B."""
+    first, dots, last = value.partition("..")
+    if not (dots and first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
+        raise click.BadParameter(f"{value!r} is not like 1..200", ctx, option)
+    return range(int(first), int(last) + 1)
 
 
 @click.command()
-@click.option("--seeds", type=_Range(), default="1..500", show_default=True, help="Seeds to run.")
+@click.option("--seeds", callback=_read_range, default="1..500", show_default=True,
+              metavar="A..B", help="Seeds to run.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), help="Run this seed only, and tell of it.")
 @click.option("--nightly", is_flag=True, help=f"Run {len(NIGHTLY):,} seeds.")
 @click.option("--size", type=click.IntRange(1, 20), default=1, show_default=True,
               help="Multiply operations and faults of each seed.")  # fmt: skip
-@click.option("--faults", type=_Numbers(), help="With --seed: only these faults of its plan.")
-@click.option("--operations", type=_Numbers(), help="With --seed: only these operations.")
+@click.option("--faults", callback=_read_numbers, metavar="NUMBERS",
+              help="With --seed: only these faults of its plan.")  # fmt: skip
+@click.option("--operations", callback=_read_numbers, metavar="NUMBERS",
+              help="With --seed: only these operations.")  # fmt: skip
 @click.option("--defect", help="Plant this defect first (see --defects).")
 @click.option("--defects", is_flag=True,
-              help=f"Plant each known defect; it must be caught in {DEFECT_SEEDS} seeds.")  # fmt: skip
+              help=f"Plant each known defect: caught within {DEFECT_SEEDS} seeds?")  # fmt: skip
 @click.option("--jobs", type=click.IntRange(1, 256), default=os.cpu_count() or 1,
               show_default="one a processor", help="Processes to use.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON.")
-def simulate(
+def simulate(  # noqa: PLR0913 - one for each option
     seeds: range,
     seed: int | None,
     nightly: bool,

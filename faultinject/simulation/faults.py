@@ -23,6 +23,8 @@ __all__ = ["Injector"]
 
 BACK = 8.0
 """Seconds that the next fault of a replica waits for the last one's to vote again."""
+LEAST = {"corrupt-snapshot": 0.3}
+"""Seconds that a fault of a kind lasts at least, to meet what it is made for."""
 LIES = frozenset({"garbage", "corrupt-reply", "stale-reply", "wrong-seq", "drop-reply"})
 
 
@@ -61,7 +63,7 @@ class Injector:
 
     async def _until_all_vote(self) -> None:
         until = self._world.loop.time() + BACK
-        while not self._world.all_vote and self._world.loop.time() < until:
+        while not self._world.all_vote and self._world.loop.time() < until:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
 
     async def _break(self, fault: Fault) -> None:
@@ -75,7 +77,7 @@ class Injector:
         if heal is None:
             return
         self._healing.append(heal)
-        await asyncio.sleep(fault.seconds)
+        await asyncio.sleep(max(fault.seconds, LEAST.get(fault.kind, 0.0)))
         if heal in self._healing:
             self._healing.remove(heal)
             heal()

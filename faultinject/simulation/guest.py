@@ -15,7 +15,8 @@ from typing import Protocol
 
 from faultinject import lies
 from faultinject.simulation.loop import Process
-from faultinject.simulation.network import Conditions, NetworkLoop, Pipe, Socket, Transport
+from faultinject.simulation.network import NetworkLoop
+from faultinject.simulation.streams import Conditions, Pipe, Socket, Transport
 from guests.incarnation import Incarnation
 from guests.message import Reply, Request
 from guests.service import Context, Service
@@ -281,7 +282,6 @@ class Guest:
             else:
                 incarnation.hang_up()
                 self._write(incarnation.here())
-
 
     def _feed(self, incarnation: Incarnation, data: bytes) -> None:
         try:

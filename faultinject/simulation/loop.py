@@ -13,13 +13,14 @@ import contextlib
 import heapq
 from asyncio import events
 from collections.abc import Callable, Coroutine
-from hashlib import blake2b
 from contextvars import Context, ContextVar, copy_context
-from typing import Any, TypeVar
+from hashlib import blake2b
+from typing import Any, TypeVar, TypeVarTuple
 
 __all__ = ["Killed", "Process", "SimLoop", "Stuck", "current_process"]
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 EXECUTOR_TIME = 0.0005
 """Seconds until something that was given to a thread is done."""
@@ -126,7 +127,7 @@ class SimLoop(asyncio.BaseEventLoop):
         self._tasks: list[asyncio.Task[Any]] = []
         self._soon: list[asyncio.Handle] = []
         self._fault: BaseException | None = None
-        self.set_exception_handler(SimLoop._note_problem)
+        self.set_exception_handler(self._note_problem)
 
     def __del__(self) -> None:
         """It holds nothing that must be closed."""
@@ -138,20 +139,24 @@ class SimLoop(asyncio.BaseEventLoop):
     # ----------------------------------------------------------- callbacks
 
     def call_soon(
-        self, callback: Callable[..., object], *args: Any, context: Context | None = None
+        self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.Handle:
         """asyncio: call it in the next turn."""
         handle = events.Handle(callback, args, self, context)
         self._soon.append(handle)
         return handle
 
-    call_soon_threadsafe = call_soon
+    def call_soon_threadsafe(
+        self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
+    ) -> asyncio.Handle:
+        """asyncio: the same; there are no threads here."""
+        return self.call_soon(callback, *args, context=context)
 
     def call_at(
         self,
         when: float,
-        callback: Callable[..., object],
-        *args: Any,
+        callback: Callable[[*Ts], object],
+        *args: *Ts,
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
         """asyncio: call it at this time."""
@@ -163,8 +168,8 @@ class SimLoop(asyncio.BaseEventLoop):
     def call_later(
         self,
         delay: float,
-        callback: Callable[..., object],
-        *args: Any,
+        callback: Callable[[*Ts], object],
+        *args: *Ts,
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
         """asyncio: call it after this many seconds."""
@@ -174,7 +179,7 @@ class SimLoop(asyncio.BaseEventLoop):
         """asyncio: a cancelled one is passed over when its time comes."""
 
     def create_task(
-        self, coro: Any, *, name: str | None = None, context: Context | None = None
+        self, coro: Any, *, name: object = None, context: Context | None = None
     ) -> asyncio.Task[Any]:
         """asyncio: wrap a coroutine; a dead process's tasks are kept, or they would be closed."""
         self._number += 1
@@ -187,7 +192,7 @@ class SimLoop(asyncio.BaseEventLoop):
         self._tasks.append(task)
         return task
 
-    def run_in_executor(self, executor: Any, func: Callable[..., T], *args: Any) -> Any:
+    def run_in_executor(self, executor: Any, func: Callable[[*Ts], T], *args: *Ts) -> Any:
         """asyncio: run a function in a thread; here it is run at once, and done a moment later."""
         future: asyncio.Future[T] = self.create_future()
 
@@ -218,7 +223,7 @@ class SimLoop(asyncio.BaseEventLoop):
         """Run what is ready; if nothing is, move time to the next timer."""
         timers = self._timers
         if not self._soon and not self._stopping:  # type: ignore[attr-defined]
-            while timers and timers[0][2]._cancelled:  # type: ignore[attr-defined]
+            while timers and timers[0][2]._cancelled:
                 heapq.heappop(timers)
             if not timers:
                 raise Stuck("nothing will ever happen")
@@ -230,7 +235,7 @@ class SimLoop(asyncio.BaseEventLoop):
         if self.steps > self._most:
             raise Stuck(f"{self._most} callbacks, and no end")
         for handle in batch:
-            if handle._cancelled:  # type: ignore[attr-defined]
+            if handle._cancelled:
                 continue
             process = handle._context.get(_process)  # type: ignore[attr-defined]
             if process is not None:
@@ -248,7 +253,7 @@ class SimLoop(asyncio.BaseEventLoop):
             if self._fault is not None:
                 raise self._fault
 
-    def _note_problem(self, context: dict[str, Any]) -> None:
+    def _note_problem(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """asyncio: an exception that nobody took.  Of the simulation itself: it ends the run."""
         error = context.get("exception")
         if isinstance(error, Killed):
@@ -275,7 +280,7 @@ class SimLoop(asyncio.BaseEventLoop):
                 if not task.done():
                     task._log_destroy_pending = False  # type: ignore[attr-defined]
                     with contextlib.suppress(BaseException):
-                        task.get_coro().close()  # type: ignore[union-attr]
+                        task.get_coro().close()
         finally:
             events._set_running_loop(None)
         self._tasks.clear()

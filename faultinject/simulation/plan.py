@@ -23,7 +23,9 @@ class Operation(msgspec.Struct, frozen=True):
 
     index: int
     client: int
-    kind: str  # get, put, increment, delete, swap (If-Match), create (If-None-Match), or a deadly one
+    kind: (
+        str  # get, put, increment, delete, swap (If-Match), create (If-None-Match), or a deadly one
+    )
     key: str
     pause: float
     concurrent: bool = False  # does not wait for the one before it
@@ -73,9 +75,7 @@ class Plan(msgspec.Struct, frozen=True):
         """Whether there is a request that ends or hangs every service that it gets to."""
         return any(operation.kind in DEADLY for operation in self.operations)
 
-    def without(
-        self, faults: Collection[int] | None, operations: Collection[int] | None
-    ) -> Plan:
+    def without(self, faults: Collection[int] | None, operations: Collection[int] | None) -> Plan:
         """The same plan with these faults and operations only (None: all)."""
         return msgspec.structs.replace(
             self,
@@ -162,15 +162,15 @@ def make_plan(seed: int, *, size: int = 1, kinds: Collection[str] | None = None)
             table.pop(kind, None)
     length = gap * count * 1.5 + 0.3
     faults = []
-    at = 0.02
+    when = 0.02
     for index in range(chances.choice((0, 1, 2, 3, 3, 4, 5)) * size if table else 0):
         kind = _draw(chances, table)
-        at += chances.random() * length / 3
+        when += chances.random() * length / 3
         faults.append(
             Fault(
                 index=index,
                 kind=kind,
-                at=at,
+                at=when,
                 target=chances.randrange(REPLICAS),
                 seconds=chances.choice((0.0, 0.02, 0.1, 0.4, 1.2)),
                 amount=int(chances.random() ** 2 * 150) + 1,
@@ -184,7 +184,7 @@ def make_plan(seed: int, *, size: int = 1, kinds: Collection[str] | None = None)
         delay=random.choice((0.0005, 0.003, 0.02)),
         split=random.choice((0.0, 0.1, 0.5)),
         marker_every=random.choice((4, 8, 20)),
-        segment=random.choice((4096, 16384)),
+        segment=random.choice((1024, 4096, 16384)),
         block=random.choice((512, 4096)),
         two=two,
         plain=tuple(c for c in range(clients) if random.random() < 0.2),

@@ -14,7 +14,8 @@ from typing import NamedTuple
 from faultinject.simulation.disk import Disk
 from faultinject.simulation.guest import ROOT, Guest, WitnessedService
 from faultinject.simulation.loop import Process
-from faultinject.simulation.network import NetworkLoop, Transport
+from faultinject.simulation.network import NetworkLoop
+from faultinject.simulation.streams import Transport
 from guests import wire
 from guests.message import Request
 from guests.service import Context, state_digest

@@ -53,9 +53,7 @@ def shrink(plan: Plan, promise: str) -> tuple[Plan, Result]:
 
     fewest([f.index for f in plan.faults], lambda some: breaks(plan.without(some, None)))
     faults = [f.index for f in best[0].faults]
-    fewest(
-        [o.index for o in plan.operations], lambda some: breaks(plan.without(faults, some))
-    )
+    fewest([o.index for o in plan.operations], lambda some: breaks(plan.without(faults, some)))
     operations = [o.index for o in best[0].operations]
     fewest(faults, lambda some: breaks(plan.without(some, operations)))
     return best

@@ -6,7 +6,6 @@ import asyncio
 import gc
 import traceback
 from collections.abc import Callable
-from types import SimpleNamespace
 from random import Random
 from typing import Any, NamedTuple
 
@@ -18,9 +17,10 @@ from faultinject.simulation.disk import Disk, SimFiles
 from faultinject.simulation.faults import Injector
 from faultinject.simulation.guest import Guest
 from faultinject.simulation.loop import Process, Stuck, current_process
-from faultinject.simulation.network import Conditions, NetworkLoop, Transport
+from faultinject.simulation.network import NetworkLoop
 from faultinject.simulation.plan import REPLICAS, Operation, Plan
 from faultinject.simulation.promises import Breach, Observer
+from faultinject.simulation.streams import Conditions, Transport
 from voter import daemon
 from voter.address import Address
 from voter.config import Config, JournalConfig, ReplicaConfig, Timing
@@ -65,6 +65,18 @@ class _Runner(Runner):
         process = current_process()
         if process is not None:
             World.current.runners[process] = self
+
+
+class _NoCollector:
+    """The voter's own calls of the garbage collector, which is not of its process here."""
+
+    @staticmethod
+    def collect() -> None:
+        """Nothing: it would take longer than the rest of a run."""
+
+    @staticmethod
+    def freeze() -> None:
+        """Nothing."""
 
 
 class World:
@@ -254,9 +266,7 @@ class World:
         supervisor = self.loop.create_task(self._supervise())
         injector = Injector(self)
         faults = self.loop.create_task(injector.run(self.plan.faults))
-        clients = self.loop.create_task(
-            self._run_clients(self.plan.operations, self.plan.plain)
-        )
+        clients = self.loop.create_task(self._run_clients(self.plan.operations, self.plan.plain))
         refused = self.loop.create_task(self._until(lambda: self.refused, LIMIT))
         await asyncio.wait([clients, refused], return_when=asyncio.FIRST_COMPLETED)
         faults.cancel()
@@ -326,11 +336,6 @@ class World:
             return False
         return bool(main) and all(g.service and g.service.tip == main[-1].history for g in guests)
 
-    @property
-    def disk_limit(self) -> int:
-        """Bytes that the journal may take at the end."""
-        return 12 * self.plan.segment + 200_000
-
     async def _until(self, condition: Callable[[], bool], seconds: float) -> bool:
         until = self.loop.time() + seconds
         while not condition():
@@ -365,8 +370,7 @@ def _configure(plan: Plan) -> Config:
 
 def run(plan: Plan) -> Result:
     """Make one run."""
-    daemon.Runner = _Runner  # type: ignore[misc]
-    daemon.gc = SimpleNamespace(collect=lambda: 0, freeze=lambda: None)  # type: ignore[assignment]
+    vars(daemon).update(Runner=_Runner, gc=_NoCollector)
     collecting = gc.isenabled()
     gc.disable()  # what dead processes left must not be closed by it in the middle of a run
     world = World.current = World(plan)

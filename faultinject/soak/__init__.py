@@ -7,6 +7,7 @@ what is kept, ``run`` all of it.
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Literal
 
@@ -62,6 +63,8 @@ def soak(  # noqa: PLR0913 - one for each option
     from faultinject.soak.screen import Screen, show  # noqa: PLC0415
 
     quiet_logs()
+    # Whoever ends us gently means the same as Ctrl-C does: nothing is left running.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     spec = SoakSpec(
         faults=faults,
         seed=seed,

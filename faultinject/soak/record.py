@@ -145,8 +145,6 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     """Replicas that left the vote although no fault had hit them."""
     waits: list[str]
     """What had to be waited for before a fault, beyond the plan: limits that the node states."""
-    restarts: dict[str, int]
-    """Of voter and supervisor."""
     plan: tuple[Episode, ...]
 
     @property

@@ -74,7 +74,6 @@ class _Run:
         self.faults: list[Fault] = []
         self.promises: list[Promise] = []
         self.waits: list[str] = []
-        self.restarts: dict[str, int] = {}
         self.loaded = 0.0
         self.began = self.ended = 0.0  # of the load, and of all; seconds since 1970
         self.falls: list[Fall] = []
@@ -120,8 +119,6 @@ class _Run:
             broken = broken or str(error)
         self.ended = time.time()
         view = await self.node.look()
-        said = await self.node.supervisor("GET", "/status")
-        self.restarts = {part: said[part]["restarts"] for part in ("voter", "supervisor")}
         self.waits = conductor.waits
         self._judge(view, holes, broken, conductor.failed)
 
@@ -231,7 +228,6 @@ class _Run:
             faults=self.faults,
             falls=self.falls,
             waits=self.waits,
-            restarts=self.restarts,
             plan=self.plan,
         )
 

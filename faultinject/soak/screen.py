@@ -85,6 +85,8 @@ def show(out: Console, record: Record) -> None:
     out.print()
     out.print(table)
     out.print("[dim]median, and the longest; a client's wait counts its retries[/]")
+    for wait in record.waits:
+        out.print(f"[dim]let be for {escape(wait)}[/]")
     out.print(
         f"{load.replies} replies of {load.requests} requests, {load.rate:.0f}/s; "
         f"p50 {load.p50 * 1e3:.1f} ms, p99 {load.p99 * 1e3:.1f} ms, longest "
@@ -102,8 +104,7 @@ def show(out: Console, record: Record) -> None:
     out.print(
         f"[{'green' if record.held else 'red'}]{held} of {len(record.promises)} promises held[/]: "
         f"{len(record.faults)} faults, {record.overlapped} during a repair or a transfer, seed "
-        f"{record.spec.seed}, {record.seconds:.0f} s; restarts: voter "
-        f"{record.restarts.get('voter', 0)}, supervisor {record.restarts.get('supervisor', 0)}"
+        f"{record.spec.seed}, {record.seconds:.0f} s"
     )
     out.print(f"[dim]{escape(str(record.host))}, durability {record.spec.durability}[/]")
 

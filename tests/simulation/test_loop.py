@@ -48,7 +48,7 @@ def test_a_busy_loop_is_said() -> None:
     loop = SimLoop(most=1000)
 
     async def spin() -> None:
-        while True:
+        while True:  # noqa: ASYNC110 - it is what is tried
             await asyncio.sleep(0)
 
     with pytest.raises(Stuck, match="1000 callbacks"):

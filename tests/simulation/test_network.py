@@ -1,4 +1,4 @@
-"""Simulated streams: bytes arrive in order, late and in other pieces; the ends see each other go."""
+"""Simulated streams: bytes arrive in order, late, in other pieces; ends see each other go."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any, cast
 import pytest
 
 from faultinject.simulation.loop import Process
-from faultinject.simulation.network import Conditions, NetworkLoop
+from faultinject.simulation.network import NetworkLoop
+from faultinject.simulation.streams import Conditions
 
 
 class Peer(asyncio.Protocol):
@@ -61,7 +62,7 @@ class Net:
     def connect(self) -> Peer:
         """Connect the client."""
         made: Any = self.loop.create_unix_connection(Peer, "s")
-        return self.loop.run_until_complete(self.loop.spawn(self.client, made))[1]
+        return cast(Peer, self.loop.run_until_complete(self.loop.spawn(self.client, made))[1])
 
     def wait(self, seconds: float = 1.0) -> None:
         """Let time pass."""

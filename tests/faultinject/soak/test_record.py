@@ -99,7 +99,7 @@ def test_a_record_is_stored_whole_and_tells_whether_all_held(scratch: Path) -> N
     record = Record(
         spec=spec, seconds=1.0, host=host_facts("tcg", "image", 0.5),
         promises=[Promise(promise="p", held=True, seen="s")], load=load, kinds=summarize(faults),
-        faults=faults, falls=[], waits=[], restarts={}, plan=make_plan(9, 3),
+        faults=faults, falls=[], waits=[], plan=make_plan(9, 3),
     )  # fmt: skip
     assert (record.held, record.overlapped) == (True, 1)
     broken = Promise(promise="q", held=False, seen="s")

@@ -1,0 +1,127 @@
+"""What is taken for whole, for on its way back, and for silence."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from aiohttp import web
+
+from deploy.records import Layout
+from faultinject.soak.view import GuestView, NodeView, Refused, Silent
+from voter.sockets import listen_unix
+
+ACTIVE = GuestView(replica="active", reason="votes", vm="ready", pid=7)
+
+
+def supervisor(**guest: Any) -> dict[str, Any]:
+    replica = {"state": guest.get("replica", "active"), "reason": "votes"}
+    repairs = {"under_way": guest.get("under_way", False), "in_row": 0}
+    return {
+        "phase": "up", "standing": "ready",
+        "supervisor": {"pid": 11}, "voter": {"pid": 12, "seq": 5, "counters": {}},
+        "guests": [{"name": "g1", "vm": "ready", "pid": 13, "replica": replica,
+                    "repairs": repairs, "fault": guest.get("fault")}],
+    }  # fmt: skip
+
+
+VOTER = {
+    "pid": 12, "standing": "degraded", "seq": 6, "counters": {},
+    "replicas": [{"name": "g1", "state": "learner", "reason": "catches up"}],
+}  # fmt: skip
+
+
+@contextlib.asynccontextmanager
+async def serving(path: Path, answers: dict[str, tuple[int, Any]]) -> AsyncIterator[None]:
+    """Answer GET and POST of these paths on a unix socket."""
+
+    async def answer(request: web.Request) -> web.Response:
+        status, body = answers[request.path]
+        if isinstance(body, str):
+            return web.Response(text=body)
+        return web.json_response(body, status=status)
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", answer)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.SockSite(runner, listen_unix(str(path))).start()
+    try:
+        yield
+    finally:
+        await runner.cleanup()
+
+
+def test_a_guest_is_whole_only_if_it_votes_and_nothing_is_done_to_it() -> None:
+    assert ACTIVE.whole
+    for change in (
+        {"replica": "learner"}, {"vm": "paused"}, {"fault": "slow"}, {"under_way": True}
+    ):  # fmt: skip
+        assert not msgspec.structs.replace(ACTIVE, **change).whole
+
+
+def test_a_guest_returns_from_its_being_put_back_until_it_votes() -> None:
+    put_back = msgspec.structs.replace(ACTIVE, replica="absent", under_way=True)
+    assert put_back.returning and not put_back.joining
+    learner = msgspec.structs.replace(ACTIVE, replica="learner")
+    assert learner.returning and learner.joining
+    assert not msgspec.structs.replace(ACTIVE, under_way=True).returning
+    assert not msgspec.structs.replace(ACTIVE, replica="absent").returning
+
+
+async def test_the_supervisor_is_asked_and_without_it_the_voter(scratch: Path) -> None:
+    layout = Layout(scratch)
+    async with NodeView(layout) as node:
+        with pytest.raises(Silent):
+            await node.look()
+        async with serving(layout.voter_control, {"/status": (200, VOTER)}):
+            view = await node.look()
+            assert (view.supervisor, view.voter, view.whole) == (None, 12, False)
+            assert view.guests["g1"].joining
+            async with serving(layout.supervisor_socket, {"/status": (200, supervisor())}):
+                view = await node.look()
+                assert (view.supervisor, view.seq, view.whole) == (11, 5, True)
+
+
+async def test_a_supervisor_that_is_not_up_yet_is_none(scratch: Path) -> None:
+    layout = Layout(scratch)
+    starting = supervisor() | {"phase": "starting"}
+    async with (
+        NodeView(layout) as node,
+        serving(layout.supervisor_socket, {"/status": (200, starting)}),
+    ):
+        assert not (await node.look()).whole
+
+
+async def test_a_refusal_is_told_in_the_supervisors_words(scratch: Path) -> None:
+    layout = Layout(scratch)
+    refusal = (409, {"error": "g1 is dead"})
+    async with NodeView(layout) as node, serving(layout.supervisor_socket, {"/inject": refusal}):
+        with pytest.raises(Refused, match="g1 is dead"):
+            await node.supervisor("POST", "/inject", {})
+
+
+@pytest.mark.parametrize("since, again", [(99.0, True), (101.0, False)])
+async def test_whether_a_guest_came_to_vote_meanwhile_is_in_the_history(
+    scratch: Path, since: float, again: bool
+) -> None:
+    layout = Layout(scratch)
+    event = b'{"guest": "g1", "after": "active", "time": 100.0}\n'.decode()
+    async with (
+        NodeView(layout) as node,
+        serving(layout.supervisor_socket, {"/events": (200, event)}),
+    ):
+        assert await node.voted_again("g1", since) is again
+        assert not await node.voted_again("g2", since)
+
+
+async def test_where_nobody_can_tell_it_counts_as_voting_again(scratch: Path) -> None:
+    layout = Layout(scratch)
+    async with NodeView(layout) as node:
+        assert await node.voted_again("g1", 0.0)
+        async with serving(layout.voter_control, {"/status": (200, VOTER)}):
+            assert not await node.voted_again("g1", 0.0)
