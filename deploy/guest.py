@@ -148,8 +148,8 @@ class Guest:
             path: Literal["loadvm", "start", "boot"] = "boot"
             if await self._put_back_living():
                 path = "loadvm"
-            elif await self._start_from_snapshot():
-                path = "start"
+            elif await self._start_from_snapshot() or await self._start_from_snapshot():
+                path = "start"  # the second time too: a cold boot costs far more
             else:
                 await self._boot(deadline)
                 await self._snapshot()

@@ -100,13 +100,18 @@ def _compare(observer: Observer, outcome: Outcome, expected: bytes) -> None:
     seen = outcome.answer
     if seen is None:
         return
-    given = encode_reply(Reply(seen.status, seen.body, tuple(seen.headers)))
-    if given != expected:
+    headers, wanted = dict(seen.headers), Reply.decode(expected)
+    if "via" in headers:  # over HTTP, with more headers
+        told = (seen.status, seen.body, headers.get("etag"))
+        same = told == (wanted.status, wanted.body, dict(wanted.headers).get("etag"))
+    else:
+        same = encode_reply(Reply(seen.status, seen.body, tuple(seen.headers))) == expected
+    if not same:
         observer.breach(
             "Linearizability",
             f"operation {outcome.operation.index} ({outcome.operation.kind}) was answered "
             f"{seen.status} {seen.body!r} at {seen.vote.seq}, the order says "
-            f"{Reply.decode(expected)!r}",
+            f"{wanted!r}",
         )
 
 

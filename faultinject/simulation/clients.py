@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
+from faultinject.simulation.keyed import KeyedClient
 from faultinject.simulation.plan import Operation
 from guests.message import encode_request
 from voter.client import READ_ONLY_METHODS, Answer, Client
@@ -76,10 +77,11 @@ async def run_client(
     now: Callable[[], float],
     *,
     retry: bool,
+    keyed: bool = False,
 ) -> None:
     """Make the operations, one after the other but for those that are concurrent."""
     tags: dict[str, str] = {}
-    client: Client | None = None
+    client: Client | KeyedClient | None = KeyedClient() if keyed else None
 
     async def run_one(operation: Operation) -> None:
         nonlocal client
@@ -94,7 +96,7 @@ async def run_client(
             outcome.failure, outcome.executed = str(error), False
         except ConnectionFailed as error:
             outcome.failure = str(error)
-            if not retry:
+            if not retry and not keyed:
                 client = None
         except (RequestError, TimeoutError) as error:
             outcome.failure = f"{type(error).__name__} {error}"

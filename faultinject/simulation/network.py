@@ -22,6 +22,7 @@ class Listener:
 
     def __init__(self, loop: NetworkLoop, path: str) -> None:
         self.path = path
+        self.conditions = Conditions(0.00002, 0.0005)
         self._loop = loop
         self._server: tuple[Process, Callable[[], asyncio.Protocol]] | None = None
         self._waiting: deque[Transport] = deque()
@@ -40,9 +41,9 @@ class Listener:
 
     def connect(self, client: Transport, random: Random) -> None:
         """A client connects: at once, whether it is accepted yet or not."""
-        out = Pipe(self._loop, random, self._loop.local, _Nobody())
+        out = Pipe(self._loop, random, self.conditions, _Nobody())
         out.pause(True)  # until it is accepted
-        client.join(out, Pipe(self._loop, random, self._loop.local, client, client.context))
+        client.join(out, Pipe(self._loop, random, self.conditions, client, client.context))
         if self._server is None:
             self._waiting.append(client)
         else:
@@ -94,11 +95,10 @@ class _Server:
 
 
 class NetworkLoop(SimLoop):
-    """The loop with its streams.  ``local``: how streams on the host behave."""
+    """The loop with its streams."""
 
     def __init__(self, seed: int, most: int = 1_000_000) -> None:
         super().__init__(most)
-        self.local = Conditions(0.00002, 0.0005)
         self.listeners: dict[str, Listener] = {}
         self._seed = seed
         self._connections = 0

@@ -59,6 +59,7 @@ class Plan(msgspec.Struct, frozen=True):
     block: int
     two: bool  # two replicas may be faulty at a time: no liveness then
     plain: tuple[int, ...] = ()  # clients that never try again
+    keyed: tuple[int, ...] = ()  # clients over HTTP, with an Idempotency-Key
 
     @property
     def clients(self) -> int:
@@ -188,4 +189,5 @@ def make_plan(seed: int, *, size: int = 1, kinds: Collection[str] | None = None)
         block=random.choice((512, 4096)),
         two=two,
         plain=tuple(c for c in range(clients) if random.random() < 0.2),
+        keyed=tuple(c for c in range(clients) if random.random() < 0.15),
     )

@@ -19,14 +19,17 @@ from zlib import crc32
 
 from faultinject.simulation.loop import Process, SimLoop
 
-__all__ = ["Conditions", "Pipe", "Sink", "Socket", "Transport"]
+__all__ = ["KERNEL_BUFFER", "Conditions", "Pipe", "Sink", "Socket", "Transport"]
 
 HIGH_WATER = 64 * 1024
+KERNEL_BUFFER = 16 * 1024
+"""Bytes that a process has got rid of although they have not arrived."""
 
 
 class Conditions:
     """How a stream behaves: ``delay`` (least, most) in seconds; ``split``: chance that a delivery
-    is cut in two; ``stall``: seconds added to each delivery; ``frozen``: nothing is delivered.
+    is cut in two; ``stall``: seconds added to each delivery; ``traced``: what is delivered counts
+    for the trace of the run.
     """
 
     def __init__(self, least: float, most: float, split: float = 0.1) -> None:
@@ -34,7 +37,7 @@ class Conditions:
         self.most = most
         self.split = split
         self.stall = 0.0
-        self.frozen = False
+        self.traced = True
 
 
 class Sink(Protocol):
@@ -123,7 +126,7 @@ class Pipe:
 
     def _schedule(self) -> None:
         if self._timer is None and not self._closed and not self._paused:
-            if self._conditions.frozen or not (self._chunks or self._end):
+            if not (self._chunks or self._end):
                 return
             c = self._conditions
             delay = c.least + self._random.random() ** 3 * (c.most - c.least) + c.stall
@@ -131,7 +134,7 @@ class Pipe:
 
     def _deliver(self) -> None:
         self._timer = None
-        if self._closed or self._paused or self._conditions.frozen:
+        if self._closed or self._paused:
             return
         if self._chunks:
             data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
@@ -142,12 +145,13 @@ class Pipe:
                     self._chunks.append(data[at:])
                     data = data[:at]
             self.size -= len(data)
-            if self.on_room is not None and self.size < HIGH_WATER // 4:
+            if self.on_room is not None and self.size < KERNEL_BUFFER:
                 self.on_room()
             if self.change is not None:
                 data = self.change(data)
             if data:
-                self._loop.trace.update(b"%r %d" % (self._loop.time(), crc32(data)))
+                told = crc32(data) if self._conditions.traced else 0
+                self._loop.trace.update(b"%r %d" % (self._loop.time(), told))
                 self._sink.take(data)
         elif self._end is not None:
             self._closed = True
@@ -226,7 +230,7 @@ class Transport(asyncio.Transport):
         self.out.send(bytes(data))
         if dies:
             self._process.die_in_call()
-        if self.out.size > self._high and not self._full:
+        if self.get_write_buffer_size() > self._high and not self._full:
             self._full = True
             self._protocol.pause_writing()
 
@@ -258,7 +262,7 @@ class Transport(asyncio.Transport):
 
     def get_write_buffer_size(self) -> int:
         """asyncio: bytes that are not taken yet."""
-        return self.out.size
+        return max(0, self.out.size - KERNEL_BUFFER)
 
     # ------------------------------------------------------------- reading
 
@@ -305,6 +309,8 @@ class Transport(asyncio.Transport):
 
     def close(self) -> None:
         """asyncio: close once everything is sent."""
+        if self._closing:
+            return
         self._process.enter_call()
         self._close(None)
         self._know()

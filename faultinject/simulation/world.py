@@ -16,6 +16,7 @@ from faultinject.simulation.clients import NATIVE, Outcome, run_client
 from faultinject.simulation.disk import Disk, SimFiles
 from faultinject.simulation.faults import Injector
 from faultinject.simulation.guest import Guest
+from faultinject.simulation.keyed import HTTP
 from faultinject.simulation.loop import Process, Stuck, current_process
 from faultinject.simulation.network import NetworkLoop
 from faultinject.simulation.plan import REPLICAS, Operation, Plan
@@ -105,7 +106,9 @@ class World:
         self.ready = float("inf")
         """When two replicas voted for the first time, roughly."""
         self._random = self.loop.random("world")
-        self._sock = self.loop.listen(NATIVE)
+        self._socks = {"native-unix": self.loop.listen(NATIVE), "http": self.loop.listen(HTTP)}
+        self.loop.listeners[HTTP].conditions.traced = False  # there are dates in it
+        self.loop.listeners[HTTP].on_accept = lambda transport, _: self._served.append(transport)
         self.loop.listeners[NATIVE].on_accept = self._accepted
         self._served: list[Transport] = []
         self.guests = [
@@ -156,7 +159,7 @@ class World:
             SimFiles(self.disk, process) if self.plan.durability != "none" else None,
         )
         try:
-            await daemon.serve(self._config, {"native-unix": self._sock}, asyncio.Event(), outside)  # type: ignore[dict-item]
+            await daemon.serve(self._config, self._socks, asyncio.Event(), outside)  # type: ignore[arg-type]
         except JournalError as error:
             self.refusal = str(error)
         except Exception as error:  # noqa: BLE001 - a fault of the voter: noted, and it ends
@@ -290,7 +293,13 @@ class World:
         for client in sorted({o.client for o in operations}):
             mine = [o for o in operations if o.client == client]
             process = self._process(f"client {client}")
-            script = run_client(mine, self.outcomes, self.loop.time, retry=client not in plain)
+            script = run_client(
+                mine,
+                self.outcomes,
+                self.loop.time,
+                retry=client not in plain,
+                keyed=client in self.plan.keyed,
+            )
             tasks.append(self.loop.spawn(process, script))
         if tasks:
             await asyncio.wait(tasks)
