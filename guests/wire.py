@@ -118,6 +118,7 @@ class Frame(NamedTuple):
 
 _HEADER = struct.Struct(">4sBBIQQI")
 _CRC = struct.Struct(">I")
+_CHECKED_HEADER = struct.Struct(">4sBBIQQII")  # the two of them
 
 
 def encode(kind: int, epoch: int, seq: int, payload: bytes = b"", flags: int = 0) -> bytes:
@@ -178,14 +179,10 @@ class Decoder:
         size = len(data)
         frames: list[Frame] = []
         at = need = false_starts = 0
-        unpack = _HEADER.unpack_from
+        unpack = _CHECKED_HEADER.unpack_from
         while size - at >= HEADER_SIZE:
-            magic, kind, flags, length, epoch, seq, payload_crc = unpack(data, at)
-            if (
-                magic != MAGIC
-                or _CRC.unpack_from(data, at + 30)[0] != crc32(data[at : at + 30])
-                or length > self.max_payload
-            ):
+            magic, kind, flags, length, epoch, seq, payload_crc, head_crc = unpack(data, at)
+            if magic != MAGIC or head_crc != crc32(data[at : at + 30]) or length > self.max_payload:
                 at = self._skip(data, at, at + 1)
                 false_starts += 1
                 if false_starts > FALSE_STARTS:

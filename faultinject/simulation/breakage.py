@@ -69,12 +69,14 @@ def plant(defect: Defect) -> None:
 
 
 def main(name: str, first: int, last: int) -> None:
-    """Hunt for the defect's breach; print a JSON object."""
-    plant(DEFECTS[name])
+    """Hunt for the defect's breach (``-``: without any defect); print a JSON object."""
+    if name in DEFECTS:
+        plant(DEFECTS[name])
     from faultinject.simulation.plan import make_plan  # noqa: PLC0415 - after the defect
+    from faultinject.simulation.promises import PROMISES  # noqa: PLC0415
     from faultinject.simulation.world import run  # noqa: PLC0415
 
-    expected = DEFECTS[name].promises
+    expected = DEFECTS[name].promises if name in DEFECTS else PROMISES
     found = None
     for seed in range(first, last + 1):
         breaches = run(make_plan(seed)).breaches

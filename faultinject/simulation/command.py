@@ -241,10 +241,21 @@ def _try_defects(jobs: int, as_json: bool) -> ExitCode:
 
 
 def _try_defect(name: str) -> dict[str, Any]:
-    """Return seed, promise and text of the first breach with this defect; empty: none."""
-    command = [
-        sys.executable, "-m", "faultinject.simulation.breakage", name, f"1..{DEFECT_SEEDS}"
-    ]  # fmt: skip
+    """Return seed, promise and text of the first breach with this defect, of a seed that breaks
+    nothing without it; empty: none.
+    """
+    first = 1
+    while first <= DEFECT_SEEDS:
+        said = _hunt_apart(name, first, DEFECT_SEEDS)
+        if not said or not _hunt_apart("-", said["seed"], said["seed"]):
+            return said
+        first = said["seed"] + 1
+    return {}
+
+
+def _hunt_apart(name: str, first: int, last: int) -> dict[str, Any]:
+    """Hunt in a process of its own, in which a defect is planted."""
+    command = [sys.executable, "-m", "faultinject.simulation.breakage", name, f"{first}..{last}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"defect {name} cannot be planted: {done.stderr.strip()[-300:]}")

@@ -216,23 +216,6 @@ _ALL = (
         ),
     ),
     Defect(
-        "suspect-keeps-its-state",
-        "a replica that was convicted goes on from the state it holds",
-        ("Order", "Agreement", "Linearizability", "Liveness"),
-        (
-            (
-                "voter.core.books",
-                "replica.suspect = replica.suspect or cause is Cause.CONVICTED",
-                "replica.suspect = False",
-            ),
-            (
-                "voter.core.lifecycle",
-                "if replica.state is State.EXPELLED and not event.fresh:",
-                "if False:",
-            ),
-        ),
-    ),
-    Defect(
         "hang-not-seen",
         "a replica that says nothing any more is waited for",
         ("Liveness",),

@@ -207,11 +207,15 @@ class SimFiles:
         await self._make(name, iter((bytes(size),)))
         return SimFile(self._disk, self._process, self._disk.cached[name], 0)
 
-    def reopen(self, name: str, at: int) -> SimFile:
-        """Go on appending at an offset; what is behind it becomes zeros, not synced yet."""
+    def reopen(self, name: str, at: int, again: int) -> SimFile:
+        """Go on appending at an offset; what is behind it becomes zeros, not synced yet, and what
+        is between ``again`` and it is written again.
+        """
         self._process.enter_call()
         inode = self._find(name)
         end = len(inode.cached)
+        if again < at:
+            inode.dirty.append((again, at))
         if any(inode.cached[at:]):
             inode.cached[at:] = bytes(end - at)
             inode.dirty.append((at, end))

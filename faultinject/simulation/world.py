@@ -333,7 +333,6 @@ class World:
     def end(self) -> None:
         """The run is over."""
         for process in self.processes:
-            process.handlers.clear()
             process.kill()
         self.loop.bury()
 

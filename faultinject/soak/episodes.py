@@ -153,23 +153,32 @@ class Conductor:
     # --------------------------------------------------------------- waiting
 
     async def whole(self, opened: list[_Open], when: str) -> float:
-        """Wait until all is well again; return when it was.  Raises NeverWhole."""
+        """Wait until all is well again; return since when it is.  Raises NeverWhole.
+
+        A lie that is over may still stand in a vote that is not decided: so it is well only once
+        all that was asked before is settled too, and a replica that is convicted by it is back.
+        """
         deadline = time.monotonic() + WHOLE_PATIENCE
+        since: float | None = None
         words = "nobody answers"
         while True:
             self._load.check()
             try:
                 view = await self._node.look()
             except Silent as error:
-                words = str(error)
+                words, since = str(error), None
             else:
                 words = str(view)
                 over = all(
                     one.applied.over(one.strike.kind, one.strike.target, view) for one in opened
                 )
-                if view.whole and over:
+                if not (view.whole and over):
+                    since = None
+                elif since is None:
+                    since = view.at
+                elif self._load.settled(since):
                     self.last = view
-                    return view.at
+                    return since
             if time.monotonic() > deadline:
                 raise NeverWhole(f"not whole within {WHOLE_PATIENCE:g} s {when}: {words}")
             await asyncio.sleep(POLL)  # several processes, some of them dead: none can tell

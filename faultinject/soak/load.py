@@ -86,6 +86,7 @@ class Load:
         self._state = state
         self._names = [f"c{number}" for number in range(1, clients + 1)]
         self._windows: list[Window] = []
+        self._answered = dict.fromkeys(self._names, float("-inf"))
         self._stopping = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -93,6 +94,12 @@ class Load:
     def requests(self) -> int:
         """Requests that have ended."""
         return len(self.latencies) + sum(self.errors.values())
+
+    def settled(self, since: float) -> bool:
+        """Whether each client got a reply to a request that it began after ``since`` (steady
+        seconds): then nothing from before waits for its vote any more.
+        """
+        return self._stopping.is_set() or all(self._answered[name] >= since for name in self._names)
 
     def watch(self) -> Window:
         """Open a window; the one that was open is closed."""
@@ -168,6 +175,7 @@ class Load:
             return None
         latency = time.monotonic() - began
         self.latencies.append(latency)
+        self._answered[name] = began
         self.kinds[call.kind] += 1
         self.again += not vote.agreed
         self.dissents += bool(vote.dissent)

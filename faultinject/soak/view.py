@@ -18,6 +18,8 @@ __all__ = ["GuestView", "NodeView", "Refused", "Silent", "View"]
 
 CALL_TIMEOUT = 5.0
 JOINING = ("restoring", "learner")
+LAG = 50
+"""Requests: one that is further behind is no help yet to the others' majority."""
 
 
 class Silent(Exception):
@@ -38,6 +40,7 @@ class GuestView(msgspec.Struct, frozen=True, kw_only=True):
     under_way: bool = False
     in_row: int = 0
     fault: str = ""
+    lag: int = 0
 
     @property
     def returning(self) -> bool:
@@ -51,8 +54,9 @@ class GuestView(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def whole(self) -> bool:
-        """Whether it votes, and nothing is done to it."""
-        return (self.replica, self.vm, self.fault) == ("active", "ready", "") and not self.under_way
+        """Whether it votes, not far behind, and nothing is done to it."""
+        standing = (self.replica, self.vm, self.fault)
+        return standing == ("active", "ready", "") and not self.under_way and self.lag <= LAG
 
     def __str__(self) -> str:
         words = [self.replica, f"machine {self.vm}" if self.vm else "", f"{self.fault} holds"]
@@ -122,6 +126,7 @@ class NodeView:
                 under_way=guest["repairs"]["under_way"],
                 in_row=guest["repairs"]["in_row"],
                 fault=guest["fault"]["kind"] if guest["fault"] else "",
+                lag=guest["replica"]["lag"] or 0,
             )
             for guest in said["guests"]
         }

@@ -176,7 +176,7 @@ def test_opening_again_zeroes_what_is_behind() -> None:
 
     async def work(files: SimFiles) -> None:
         (await begin(files)).append(b"x" * 100)
-        file = files.reopen("a", 50)
+        file = files.reopen("a", 50, 50)
         file.append(b"y" * 10)
         await file.sync()
 

@@ -101,6 +101,7 @@ class Books:
         )
         self.log = Log(secret)
         self._now = 0.0
+        self._looked = 0.0  # engine time of the last look at who hangs
         self._wall_ns = 0
         self._effects: list[Effect] = []
         self._open: dict[int, Poll] = {}  # not settled, or settled and not answered by all

@@ -15,6 +15,9 @@ from voter.core.replica import Cause, Replica, State
 
 __all__ = ["Lifecycle"]
 
+LOOK = 0.01
+"""Seconds of engine time between looks at who hangs or lags."""
+
 
 class Lifecycle(Markers):
     """Everything about replicas that is not the vote itself."""
@@ -185,8 +188,11 @@ class Lifecycle(Markers):
         If the voter itself was held up (a gap of more than half the hang limit), nobody is blamed
         for the silence: the replies may lie unread in the sockets.
         """
-        limits, gap = self.limits, event.now - self._now
         self._now, self._wall_ns = event.now, event.wall_ns
+        limits, gap = self.limits, event.now - self._looked
+        if 0 < gap < LOOK:
+            return
+        self._looked = event.now
         self._watch_marker(gap)
         gaps: dict[int, int] = {}
         for replica in self.members:

@@ -23,7 +23,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     lag: int = 16384  # requests settled without a replica that it has not answered
     lag_bytes: int = 32 * MIB
     ballot_bytes: int = 32 * MIB  # long replies to requests that are not settled
-    window: int = 4096  # requests under way to a learner
+    window: int = 64  # requests under way to a learner: more, and the others wait behind them
     window_bytes: int = 8 * MIB
     marker_every: int = 1000  # requests between checkpoint markers
     checkpoint_bytes: int = 64 * KIB  # smallest log that a checkpoint is worth

@@ -81,16 +81,17 @@ async def open_journal(
             found = await find(files, identity, tell)
             # What a voter that was killed left written need not be on the disk yet.
             for segment in found.segments[:-1]:
-                full = files.reopen(segment_name(segment.number), segment.at)
+                name = segment_name(segment.number)
+                full = files.reopen(name, segment.at, segment.proved)
                 await full.sync()
                 full.close()
             last = found.segments[-1]
-            file = files.reopen(segment_name(last.number), last.at)
+            file = files.reopen(segment_name(last.number), last.at, last.proved)
             await file.sync()
         spare: tuple[File, Segment] | None = None
         if found.spare is not None:
             name = segment_name(found.spare.number)
-            spare = files.reopen(name, found.spare.at), found.spare
+            spare = files.reopen(name, found.spare.at, found.spare.at), found.spare
         journal = Journal(
             files,
             identity,

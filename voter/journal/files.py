@@ -59,8 +59,12 @@ class Files(Protocol):
     async def create(self, name: str, size: int) -> File:
         """Set ``size`` bytes of zeros aside, on the disk under their name when this returns."""
 
-    def reopen(self, name: str, at: int) -> File:
-        """Go on writing at offset ``at``; what is behind it becomes zeros (not synced yet)."""
+    def reopen(self, name: str, at: int, again: int) -> File:
+        """Go on writing at offset ``at``; what is behind it becomes zeros (not synced yet).
+
+        What is between ``again`` and ``at`` is written again: after a sync that failed Linux takes
+        it for clean, and the next sync would say that all is well and write nothing.
+        """
 
     async def write_whole(self, name: str, pieces: Iterable[Piece]) -> None:
         """Put a file under its name, all of it or nothing, on the disk when this returns.
@@ -229,9 +233,12 @@ class Directory:
         await self._make(name, zeros, set_aside)
         return self._open(name, 0)
 
-    def reopen(self, name: str, at: int) -> File:
+    def reopen(self, name: str, at: int, again: int) -> File:
         """Go on writing a segment; see Files."""
         with (self._path / name).open("r+b", buffering=0) as file:
+            for start in range(again, at, _PIECE):
+                data = os.pread(file.fileno(), min(_PIECE, at - start), start)
+                os.pwrite(file.fileno(), data, start)
             file.seek(at)
             while data := file.read(_PIECE):
                 if data != bytes(len(data)):

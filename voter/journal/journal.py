@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple, NoReturn
 
 import msgspec
 
-from voter.core.entries import FORMAT, Base, Entry, Record
+from voter.core.entries import FORMAT, Base, Entry, Record, Settled
 from voter.errors import JournalError
 from voter.journal.files import File, Files
 from voter.journal.format import CheckpointHead, checkpoint_pieces, pack_frame, pack_segment_head
@@ -104,7 +104,10 @@ class Journal:
         self.full = False
         self.reason = ""
         self._failure: JournalError | None = None
-        self._dirty = asyncio.Event()
+        self._urgent = False  # a sync is waited for
+        self._lags = False  # one is due all the same
+        self._timed = False  # after IDLE something is done in any case
+        self._stirred = asyncio.Event()
         self._progress = asyncio.Event()
         self._low = asyncio.Event()
         self._chore = asyncio.Event()
@@ -130,8 +133,12 @@ class Journal:
             if self._durability == "os":
                 self._synced = self._written
                 self._on_synced(self._written)
+            elif any(type(entry) is not Settled for entry in entries):
+                self._sync_now()
             else:
-                self._dirty.set()
+                self._lags = True  # no reply waits for these: the next sync has them, or IDLE
+                if not self._timed:
+                    self._stirred.set()
 
     def _write(self, entries: list[Entry]) -> None:
         payload = _encode(entries)
@@ -159,7 +166,7 @@ class Journal:
             segment.first = self._frame + 1
             self._segments.append(segment)
             self._free = segment.size - segment.at
-            self._dirty.set()
+            self._sync_now()
         try:
             self._file.append(frame)
         except OSError as error:
@@ -181,8 +188,12 @@ class Journal:
             " ends, for what is on the disk is not known any more; start it again once the disk is"
             " well"
         )
-        self._dirty.set()
+        self._sync_now()
         raise self._failure from error
+
+    def _sync_now(self) -> None:
+        self._urgent = True
+        self._stirred.set()
 
     # ------------------------------------------------------------- running
 
@@ -198,14 +209,21 @@ class Journal:
 
     async def _keep_synced(self) -> None:
         while True:
-            behind = self._said < self._durable and self._frame == self._durable
-            try:
-                async with asyncio.timeout(IDLE if behind else None):
-                    await self._dirty.wait()
-            except TimeoutError:
-                self._put(b"")  # says what is synced; needs no sync itself
-                continue
-            self._dirty.clear()
+            if not self._urgent:
+                self._stirred.clear()
+                untold = self._said < self._durable and self._frame == self._durable
+                self._timed = untold or self._lags
+                try:
+                    async with asyncio.timeout(IDLE if self._timed else None):
+                        await self._stirred.wait()
+                    continue
+                except TimeoutError:
+                    if not self._lags:
+                        self._put(b"")  # says what is synced; needs no sync itself
+                        continue
+                finally:
+                    self._timed = False
+            self._urgent = self._lags = False
             await self._sync()
             if self._durability == "fsync":
                 self._on_synced(self._synced)
@@ -234,7 +252,7 @@ class Journal:
 
     async def _synced_to(self, frame: int) -> None:
         while self._durable < frame:
-            self._dirty.set()
+            self._sync_now()
             await self._progress.wait()
 
     # ------------------------------------------------------- room ahead

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from hashlib import blake2b
 from typing import NamedTuple
@@ -132,6 +133,7 @@ class Segment(msgspec.Struct):
     first: int  # number of its first frame
     at: int  # where its frames end
     size: int  # of the space that was set aside
+    proved: int = 0  # up to here it is proved to have been synced once
     first_seq: int | None = None  # of the first Record in it
 
 
@@ -189,7 +191,7 @@ class _Reader:
                     f"journal {self._files.where}: {segment_name(expected)} is missing between"
                     f" others: {_RESTORE}"
                 )
-        frame = self._read_segments(numbers, frame)
+        frame = self._read_segments(numbers, frame, synced)
         spare = await self._cut(numbers, frame, synced)
         return Found(self._base, state, self._entries, self._segments, spare, frame - 1, checkpoint)
 
@@ -239,9 +241,13 @@ class _Reader:
                 raise JournalError(f"{name}, offset 0: {error}: {_RESTORE}") from error
             return data, None
 
-    def _read_segments(self, numbers: list[int], frame: int) -> int:
-        """Read the frames that follow each other from number ``frame`` on; return the next one."""
+    def _read_segments(self, numbers: list[int], frame: int, synced: int) -> int:
+        """Read the frames that follow each other from number ``frame`` on; return the next one.
+
+        Frames up to ``synced`` are known to have been synced.
+        """
         seed = self._owner.seed
+        doubtful: deque[tuple[int, Segment, int]] = deque()  # number, segment, where it begins
         for number in numbers:
             data, at = self._open(number)
             found = None if at is None else frame_at(data, at, seed)
@@ -258,9 +264,17 @@ class _Reader:
                         f" whole, yet holds no entries ({error}): a defect, please report it"
                     ) from error
                 self._take(entries, segment)
+                doubtful.append((frame, segment, segment.at))
+                synced = max(synced, found.synced)
+                while doubtful and doubtful[0][0] <= synced:
+                    doubtful.popleft()
                 segment.at = found.end
                 frame += 1
                 found = frame_at(data, segment.at, seed)
+        for segment in self._segments:
+            segment.proved = segment.at
+        for _, segment, at in reversed(doubtful):
+            segment.proved = at
         return frame
 
     async def _cut(self, numbers: list[int], frame: int, synced: int) -> Segment | None:

@@ -19,7 +19,11 @@ ACTIVE = GuestView(replica="active", reason="votes", vm="ready", pid=7)
 
 
 def supervisor(**guest: Any) -> dict[str, Any]:
-    replica = {"state": guest.get("replica", "active"), "reason": "votes"}
+    replica = {
+        "state": guest.get("replica", "active"),
+        "reason": "votes",
+        "lag": guest.get("lag", 0),
+    }
     repairs = {"under_way": guest.get("under_way", False), "in_row": 0}
     return {
         "phase": "up", "standing": "ready",
@@ -59,7 +63,8 @@ async def serving(path: Path, answers: dict[str, tuple[int, Any]]) -> AsyncItera
 def test_a_guest_is_whole_only_if_it_votes_and_nothing_is_done_to_it() -> None:
     assert ACTIVE.whole
     for change in (
-        {"replica": "learner"}, {"vm": "paused"}, {"fault": "slow"}, {"under_way": True}
+        {"replica": "learner"}, {"vm": "paused"}, {"fault": "slow"}, {"under_way": True},
+        {"lag": 500},
     ):  # fmt: skip
         assert not msgspec.structs.replace(ACTIVE, **change).whole
 

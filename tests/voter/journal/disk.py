@@ -122,9 +122,10 @@ class Disk:
         self.inodes[name] = Inode(bytes(size))
         return Segment(self, self.inodes[name], 0)
 
-    def reopen(self, name: str, at: int) -> Segment:
+    def reopen(self, name: str, at: int, again: int) -> Segment:
         """Go on writing."""
         inode = self.inodes[name]
+        inode.dirty.append((again, at))
         end = len(inode.cached)
         inode.cached[at:] = bytes(end - at)
         inode.dirty.append((at, end))

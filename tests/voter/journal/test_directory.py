@@ -184,7 +184,7 @@ async def test_what_is_behind_where_one_goes_on_becomes_zeros(scratch: Path) -> 
     assert blank(directory.read("s"))
     file.append(b"abc" * (1 << 20))
     file.close()
-    file = directory.reopen("s", 5)
+    file = directory.reopen("s", 5, 2)
     file.append(b"XY")
     await file.sync()
     file.close()
