@@ -111,14 +111,14 @@ def _show(report: Report) -> None:
         out.print(
             f"{each.kind} of a guest at {each.rate:.0f} requests/s: p99.9 "
             f"{each.added * 1e3:+.1f} ms (median of {len(each.quiet)} pairs, worst "
-            f"{each.worst * 1e3:+.1f} ms), {each.failed} failed  [to reach: +50 ms, 0]"
+            f"{each.worst * 1e3:+.1f} ms), {each.failed} failed  (to reach: +50 ms, 0)"
         )
     for done in report.recoveries:
         goal_seconds = 0.5 if done.kind == "freeze" else 3.0
         tries = ", ".join(f"{value:.2f}" for value in done.seconds)
         out.print(
             f"voting again after {done.kind}, {done.keys} keys: {tries} s  "
-            f"[to reach: {goal_seconds:g} s]"
+            f"(to reach: {goal_seconds:g} s)"
         )
     if report.idle is not None:
         out.print(

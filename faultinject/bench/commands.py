@@ -171,7 +171,7 @@ def _show_memory(report: MemoryReport) -> None:
     out.print(
         f"voter: {first / MIB:.1f} MiB at first, {last.voter / MIB:.1f} at the end, "
         f"{top / MIB:.1f} at most; after its first fifth {report.growth:+.1%}  "
-        f"[to reach: +5 %: {'yes' if report.flat else '[red]no[/]'}]"
+        f"(to reach: +5 %: {'yes' if report.flat else '[red]no[/]'})"
     )
     out.print(f"[dim]{report.host}[/]")
     _tell_disk(report.disk)
@@ -225,5 +225,5 @@ def _show_transfer(report: TransferReport) -> None:
         table.add_row(each.guest, *cells, busy)
     out.print(table)
     reached = "yes" if report.ratio <= 2 else "[red]no[/]"
-    out.print(f"median of during/before: {report.ratio:.2f}  [to reach: at most 2: {reached}]")
+    out.print(f"median of during/before: {report.ratio:.2f}  (to reach: at most 2: {reached})")
     out.print(f"[dim]{report.host}[/]")

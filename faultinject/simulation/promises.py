@@ -29,6 +29,8 @@ PROMISES = (
     "Agreement", "Order", "Durability", "Exactly once", "Fail-safe", "Liveness", "Bounded",
     "Linearizability",
 )  # fmt: skip
+UNPROVED = 0.2
+"""Seconds after which nothing that was written can be taken for a torn tail any more."""
 _OPERATION = re.compile(rb"\r\nx-op: (\d+)\r\n")
 
 
@@ -52,10 +54,10 @@ class Breach(NamedTuple):
 class Write:
     """A write as the voter ordered it; ``era`` counts the power losses before it."""
 
-    __slots__ = ("caller", "era", "history", "operation", "prev", "request", "seq", "time_ns",
-                 "void")  # fmt: skip
+    __slots__ = ("caller", "era", "history", "operation", "ordered", "prev", "request", "seq",
+                 "time_ns", "void")  # fmt: skip
 
-    def __init__(self, seq: int, order: wire.Order, era: int) -> None:
+    def __init__(self, seq: int, order: wire.Order, era: int, ordered: float) -> None:
         self.seq = seq
         self.prev = order.prev
         self.history = order.history
@@ -65,6 +67,7 @@ class Write:
         self.operation = operation_of(order.request)
         self.void = False
         self.era = era
+        self.ordered = ordered  # seconds of simulated time
 
 
 class Observer:
@@ -91,6 +94,7 @@ class Observer:
         self._votes: dict[int, dict[int, bytes]] = {}  # seq: guest: tag
         self._won: dict[int, set[bytes]] = {}
         self._was_active: tuple[int, ...] = ()
+        self._unproved: set[bytes] = set()
 
     def breach(self, promise: str, text: str) -> None:
         """Note that a promise was broken."""
@@ -114,7 +118,9 @@ class Observer:
             return
         write = self.writes.get(order.history)
         if write is None:
-            write = self.writes[order.history] = Write(frame.seq, order, self.era)
+            write = self.writes[order.history] = Write(
+                frame.seq, order, self.era, self._loop.time()
+            )
             if self._journaled and not self._disk.holds(order.history, durable=False):
                 self.breach("Durability", f"write {frame.seq} is sent, and not in the journal")
             before = self.writes.get(order.prev)
@@ -198,7 +204,7 @@ class Observer:
                 self.breach("Order", f"write {write.seq} goes on from an unknown history")
                 return
             lost = self.main[at + 1 :]
-            if any(w.era == self.era for w in lost):
+            if any(w.era == self.era and w.history not in self._unproved for w in lost):
                 self.breach(
                     "Order",
                     f"write {write.seq} is applied in place of {lost[0].seq}, which replicas hold",
@@ -309,8 +315,20 @@ class Observer:
         """
         return all(w.era < self.era and w.seq not in self.released for w in self.main[at:])
 
+    def rotted(self) -> None:
+        """The disk has changed a bit; the voter, dead by now, does not know.
+
+        What it wrote just before cannot be told from a torn tail then (``voter.journal`` says so),
+        and may be dropped.
+        """
+        since = self._loop.time() - UNPROVED
+        self._unproved = {w.history for w in self.writes.values() if w.ordered > since}
+
     def _lose(self, at: int) -> None:
         """The writes from this place in main on are gone."""
+        if self.main[at].history in self._unproved:
+            self._set_main(self.main[:at])
+            return
         for gone in self.main[at:]:
             if gone.seq in self.released and self._durability == "fsync":
                 self.breach("Durability", f"write {gone.seq} was acknowledged, and is lost")

@@ -248,6 +248,7 @@ class World:
             self.voter.kill()
         if self.disk.rot(random):
             self.rotten = True
+            self.observer.rotted()
 
     def lose_power(self) -> None:
         """Voter and guests die at once; what was not synced is lost."""
