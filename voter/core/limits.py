@@ -35,7 +35,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     moves: int = 10_000  # changes of membership that are journaled between two checkpoints
     digest: float = 60.0  # time to tell a digest, beside requests (and more for a large state)
     ping: float = 0.5  # ask an idle replica for a sign of life
-    restore_rate: int = MIB  # bytes a second that a restore or a fetch must at least make
+    restore_rate: int = MIB  # bytes a second that a restore must at least make
+    fetch_rate: int = 128 * KIB  # bytes a second that a keeper must at least give, beside its work
     transfer_rate: int = 32 * MIB  # ... and may at most, so that the others' votes come through
     sessions: int = 10_000  # native sessions
     session_window: int = 1024  # requests of a session whose replies the client has not all got

@@ -138,7 +138,7 @@ class Markers(Durable):
             if gap > limits.hang / 2:
                 mark.fetching += gap
             taken = now - mark.fetching
-            if taken > 3 * limits.hang + mark.fetched / limits.restore_rate:
+            if taken > limits.digest + mark.fetched / limits.fetch_rate:
                 reason = "hang: does not give the state it kept"
                 self._go(self.members[mark.keeper], Cause.GONE, reason, mark.seq)
             elif taken > limits.hang and full:

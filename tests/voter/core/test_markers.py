@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from tests.voter.core.model import HANG, Node, digest_of
@@ -146,7 +147,7 @@ def test_a_keeper_may_die_at_any_moment(when: str) -> None:
 
 
 def test_a_keeper_that_gives_nothing_is_gone_in_time() -> None:
-    node = make_node(limits=OFTEN)
+    node = make_node(limits=msgspec.structs.replace(OFTEN, digest=3 * HANG))
     node.replicas[0].fault = "withhold"
     for number in range(4):
         node.submit(b"%d" % number)
@@ -160,7 +161,7 @@ def test_a_keeper_that_gives_nothing_is_gone_in_time() -> None:
 def test_a_keeper_that_gives_a_little_at_a_time_has_time_by_what_it_gave() -> None:
     node = make_node(
         limits=Limits(
-            hang=HANG, digest=HANG, marker_every=4, checkpoint_bytes=1000, restore_rate=100
+            hang=HANG, digest=3 * HANG, marker_every=4, checkpoint_bytes=1000, fetch_rate=100
         )
     )
     node.replicas[0].fault = "withhold"
