@@ -60,6 +60,21 @@ class PutBack(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     seconds: float
 
 
+async def _to_its_end(work: Coroutine[None, None, None]) -> None:
+    """Await work to its end even if the caller is cancelled, who is then cancelled after it.
+
+    What libvirt has done and we have not noted would be asked of it for ever.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        if not task.cancelled() and task.exception() is not None:
+            _log.warning("failed while its caller gave up", error=str(task.exception()))
+        raise
+
+
 class Guest:
     """One VM of a node. Its operations exclude each other, but `kill` and `end` do not wait."""
 
@@ -174,15 +189,19 @@ class Guest:
         """Stop its processor. Raises WrongState unless it is READY."""
         async with self._lock:
             self._require(GuestState.READY)
-            await self._living_domain().suspend(timeout=_MONITOR_TIMEOUT)
-            self._set(GuestState.PAUSED, "paused")
+            await _to_its_end(self._turn(GuestState.PAUSED, "paused"))
 
     async def resume(self) -> None:
         """Let it run again. Raises WrongState unless it is PAUSED."""
         async with self._lock:
             self._require(GuestState.PAUSED)
-            await self._living_domain().resume(timeout=_MONITOR_TIMEOUT)
-            self._set(GuestState.READY, "resumed")
+            await _to_its_end(self._turn(GuestState.READY, "resumed"))
+
+    async def _turn(self, state: GuestState, why: str) -> None:
+        domain = self._living_domain()
+        act = domain.suspend if state is GuestState.PAUSED else domain.resume
+        await act(timeout=_MONITOR_TIMEOUT)
+        self._set(state, why)
 
     async def adopt(self, domain: Domain, pid: int) -> None:
         """Take over a running VM that a former owner left; it has its clean snapshot.

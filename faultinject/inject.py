@@ -251,9 +251,12 @@ class Injector:
             return bool(links[guest]["kind"] == kind)
         state = self._site.guests[guest].state
         if kind == "slow":
-            if state == "ready":
+            if state == "paused":  # its supervisor ended between stopping it and letting it go
+                await self._site.guests[guest].resume()
+            holds = state in ("ready", "paused")
+            if holds:
                 self._slow[guest] = asyncio.create_task(self._duty(guest), name=f"slow {guest}")
-            return state == "ready"
+            return holds
         return state == {"crash": "dead", "hang": "paused"}.get(kind, "ready")
 
     async def undo(self, kind: str, guest: str) -> None:

@@ -179,6 +179,24 @@ async def test_a_qemu_that_was_stopped_by_a_signal_is_put_back_in_place(booted: 
 
 @pytest.mark.vm
 @in_shared_loop
+async def test_who_is_cancelled_in_a_pause_leaves_a_guest_that_is_what_it_says(
+    booted: Booted,
+) -> None:
+    guest = booted.node.guests["g2"]
+    for turns in range(6):
+        pausing = asyncio.create_task(guest.pause())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        pausing.cancel()
+        await asyncio.wait([pausing])
+        if guest.state == "paused":
+            await guest.resume()
+        assert guest.state == "ready"
+    assert await asyncio.to_thread(answers, guest)
+
+
+@pytest.mark.vm
+@in_shared_loop
 async def test_a_guest_whose_snapshot_is_spoilt_is_booted_anew(booted: Booted) -> None:
     guest = booted.node.guests["g2"]
     await guest.kill()
