@@ -189,9 +189,9 @@ async def test_who_is_cancelled_in_a_pause_leaves_a_guest_that_is_what_it_says(
             await asyncio.sleep(0)
         pausing.cancel()
         await asyncio.wait([pausing])
-        if guest.state == "paused":
+        if guest.state.value == "paused":
             await guest.resume()
-        assert guest.state == "ready"
+        assert guest.state.value == "ready"
     assert await asyncio.to_thread(answers, guest)
 
 
