@@ -30,7 +30,9 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "bench": ("faultinject.bench", "bench", "Measure the voter beside its peers."),
     "soak": ("faultinject.soak", "soak", "Faults by the hundred under load, every reply checked."),
     "simulate": (
-        "faultinject.simulation.command", "simulate", "Hunt for faults of the voter in simulation."
+        "faultinject.simulation.command",
+        "simulate",
+        "Hunt for faults of the voter in simulation.",
     ),
     "doctor": ("deploy.doctor", "doctor", "Check this host; tell the remedy for each lack."),
     "voter": ("voter.commands.daemon", "voter", "Run the voter alone, before given links."),

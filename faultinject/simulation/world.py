@@ -39,6 +39,8 @@ LIMIT = 300.0
 """Simulated seconds that a run may take at most."""
 HEALING = 20.0
 """Simulated seconds after the last fault within which three replicas must vote."""
+MOST_STARTS = 300
+"""Starts of the voter after which a run is given up."""
 LOOK = 0.05
 """Seconds between two looks of the supervisor."""
 GIVE_UP = 1.5
@@ -69,15 +71,12 @@ class _Runner(Runner):
 
 
 class _NoCollector:
-    """The voter's own calls of the garbage collector, which is not of its process here."""
+    """In place of ``gc`` for the voter: the garbage collector is not of its process here, and takes
+    longer than the rest of a run.
+    """
 
-    @staticmethod
-    def collect() -> None:
-        """Nothing: it would take longer than the rest of a run."""
-
-    @staticmethod
-    def freeze() -> None:
-        """Nothing."""
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *_: None
 
 
 class World:
@@ -141,6 +140,8 @@ class World:
         if self.voter is not None and self.voter.alive:
             return
         self.restarts += 1
+        if self.restarts > MOST_STARTS:
+            raise Stuck(f"the voter was started {MOST_STARTS} times: {self.refusal or 'it dies'}")
         process = self.voter = self._process(f"voter {self.restarts}")
         process.handlers.append(self._voter_died)
         self.loop.spawn(process, self._serve(process))
@@ -379,7 +380,7 @@ def _configure(plan: Plan) -> Config:
 
 def run(plan: Plan) -> Result:
     """Make one run."""
-    vars(daemon).update(Runner=_Runner, gc=_NoCollector)
+    vars(daemon).update(Runner=_Runner, gc=_NoCollector())
     collecting = gc.isenabled()
     gc.disable()  # what dead processes left must not be closed by it in the middle of a run
     world = World.current = World(plan)
