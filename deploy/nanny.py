@@ -85,7 +85,10 @@ class Nanny:
             if self._channel in readable:
                 self._listen()
             if self._due is not None and time.monotonic() >= self._due:
-                self._start()
+                try:
+                    self._start()
+                except OSError:  # too many processes or open files: not for ever, it is hoped
+                    self._due = time.monotonic() + 1
         return self._status
 
     # -------------------------------------------------------------- children

@@ -126,6 +126,8 @@ class Runner:
         self._ticket = 0
         self._to_flush: list[Flushable] = []
         self._flushes = False  # at the end of this turn of the loop
+        self._events: deque[Event] = deque()
+        self._carrying = False
         self._ticked = float("-inf")
         self._incident_id = 0
         self._tick()
@@ -245,9 +247,28 @@ class Runner:
     # ------------------------------------------------------ engine and effects
 
     def receive(self, event: Event) -> None:
-        """Give one event to the engine and carry out what it decides."""
-        if type(event) is not ev.Tick:
-            self._tick()
+        """Give one event to the engine and carry out what it decides.
+
+        An event that comes of carrying out another's effects waits until all of these are carried
+        out: else what was ordered later could be sent first.
+        """
+        self._events.append(event)
+        if self._carrying:
+            return
+        self._carrying = True
+        try:
+            while self._events:
+                event = self._events.popleft()
+                if type(event) is not ev.Tick:
+                    now = self._clock.steady()
+                    if now - self._ticked >= TICK:
+                        self._ticked = now
+                        self._feed(ev.Tick(now, self._clock.wall_ns()))
+                self._feed(event)
+        finally:
+            self._carrying = False
+
+    def _feed(self, event: Event) -> None:
         for effect in self.engine.receive(event):
             self._carry_out[type(effect)](self, effect)
 

@@ -22,6 +22,7 @@ from guests.wire import Decoder, Kind, encode
 from tests.voter.test_link import until
 from voter.address import Address, connect
 from voter.config import Config, parse
+from voter.core import events as ev
 from voter.core.events import Fail, Failure, Release
 from voter.errors import AddressError
 from voter.ports import Clock
@@ -550,3 +551,30 @@ async def test_a_front_end_that_fails_costs_its_own_client_only(
     assert after.reply.endswith(b"1")
     assert states_of(node.runner) == ["active"] * 3
     assert "a front end failed" in caplog.text
+
+
+async def test_what_comes_of_an_effect_waits_until_all_of_them_are_carried_out(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else what was ordered later could be sent first."""
+    node = await make()
+    runner, depth, deepest = node.runner, 0, 0
+    feed = runner._feed
+
+    def watch(event: ev.Event) -> None:
+        nonlocal depth, deepest
+        depth += 1
+        deepest = max(deepest, depth)
+        feed(event)
+        depth -= 1
+
+    monkeypatch.setattr(runner, "_feed", watch)
+    verdicts: list[Verdict] = []
+
+    def again(verdict: Verdict) -> None:
+        verdicts.append(verdict)
+        runner.submit(encode_request("PUT", "/kv/b", [], b"2"), b"test", False, verdicts.append)
+
+    runner.submit(encode_request("PUT", "/kv/a", [], b"1"), b"test", False, again)
+    await until(lambda: len(verdicts) == 2)
+    assert deepest == 1

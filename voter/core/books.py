@@ -186,7 +186,9 @@ class Books:
         replica.move(cause, reason)
         self._effects.append(ev.Changed(replica.index, before, replica.state, reason, seq))
         # Of one that comes and goes without end only so many: it must not fill the disk.
-        if self._journaled and self._moves < self.limits.moves:
+        trusted = replica.suspect is replica.told
+        if self._journaled and (self._moves < self.limits.moves or not trusted):
+            replica.told = replica.suspect
             self._moves += 1
             name, suspect = replica.name, replica.suspect
             self._append(Moved(seq, name, before, replica.state, reason[:200], suspect))
@@ -257,6 +259,10 @@ class Books:
             return
         entry.record = poll.record = msgspec.structs.replace(entry.record, void=True)
         self._append(Void(poll.seq))
+        self._written = self._position  # what is told of it, and of all after it, waits for that
+        for later in self._open.values():
+            if later.seq >= poll.seq:
+                later.needs = self._position
         self._voids.append(poll.seq)
         self._effects.append(ev.Voided(poll.seq))
         for replica in self.members:

@@ -54,7 +54,7 @@ class Durable(Books):
             elif isinstance(entry, Void):
                 self._recall_void(entry)
             elif isinstance(entry, Opened):
-                self.once.open(entry.session, entry.caller, entry.time_ns)
+                self._recall_opened(entry, base.seq)
             elif isinstance(entry, Places):
                 places = max(places, entry.upto)
             elif entry.suspect:
@@ -71,14 +71,23 @@ class Durable(Books):
                 self._unsettled += 1
                 self._pending_bytes += poll.size
         for replica in self.members:
-            replica.suspect = replica.name in suspects
+            replica.suspect = replica.told = replica.name in suspects
 
     def _recall_settled(self, entry: Settled) -> None:
         write = self.log.find(entry.seq)
         if write is not None:
             write.tag = entry.tag
-            if write.record.once is not None and entry.reply is not None:
+            if write.record.once is not None:
                 self.once.settle(write.record.once, entry.reply, entry.seq)
+
+    def _recall_opened(self, entry: Opened, since: int) -> None:
+        """Open a session again; but one of before the base that the base does not have is over.
+
+        Opened again it would have forgotten what was executed in it.
+        """
+        self.log.time_ns = max(self.log.time_ns, entry.time_ns)
+        if int.from_bytes(entry.session[:8]) > since:
+            self.once.open(entry.session, entry.caller, entry.time_ns)
 
     def _recall_void(self, entry: Void) -> None:
         write = self.log.find(entry.seq)

@@ -269,7 +269,8 @@ class Engine(Lifecycle):
         if poll.entry is not None:
             poll.entry.tag = winner
             once = poll.entry.record.once
-            self._append(Settled(poll.seq, winner, None if once is None else value))
+            kept = None if once is None or (self._full and len(winner) == TAG_SIZE) else value
+            self._append(Settled(poll.seq, winner, kept))  # on a full disk without long replies
             if once is not None:
                 self.once.settle(once, value, poll.seq)
         if poll.record is not None and value is not None:

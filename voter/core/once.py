@@ -138,6 +138,8 @@ class Table:
             return Found(Finding.EXPIRED, words=words)
         self._touch(once.scope, scope, now_ns)
         kept = scope.kept.get(once.key)
+        if kept is None and self._bytes > self._limits.table_bytes:
+            return Found(Finding.CROWDED, words="too many replies are kept for other clients")
         return NEW if kept is None else _found(kept, once)
 
     def _look_key(self, once: Once) -> Found:

@@ -84,6 +84,7 @@ class Replica:
         "restored",
         "state",
         "suspect",
+        "told",
     )
 
     def __init__(self, index: int, name: str, *, observer: bool = False) -> None:
@@ -97,6 +98,7 @@ class Replica:
         self.dissents = 0
         self.expulsions = 0
         self.suspect = False  # was convicted: what it holds is not to be built on
+        self.told = False  # ... as the journal has it
         self.outstanding: deque[tuple[int, int]] = deque()
         self.markers: deque[tuple[int, float]] = deque()
         self.forget()

@@ -8,6 +8,7 @@ the first would have to wait for.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import fcntl
 import os
@@ -207,8 +208,9 @@ class Directory:
                 f"journal {path} is in use by another voter (process {holder}): end it, or give"
                 " this one a journal.directory of its own"
             ) from error
-        os.truncate(lock, 0)
-        os.write(lock, b"%d\n" % os.getpid())
+        with contextlib.suppress(OSError):  # whose it is, for those who are refused: no more
+            os.truncate(lock, 0)
+            os.write(lock, b"%d\n" % os.getpid())
         self._lock = lock
         self._syncer = _Syncer()
         self._maker = ThreadPoolExecutor(1, "journal files")

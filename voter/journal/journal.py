@@ -37,6 +37,8 @@ Durability = Literal["fsync", "os"]
 
 LARGEST = 4 << 20
 """Bytes of entries in a frame, unless one entry alone is larger."""
+MANY = 64
+"""Entries that are written even if nobody waits for them."""
 IDLE = 0.05
 """Seconds without a write after which a frame says what is synced."""
 FIRST_WAIT, LONGEST_WAIT = 0.2, 2.0
@@ -105,7 +107,8 @@ class Journal:
         self.reason = ""
         self._failure: JournalError | None = None
         self._urgent = False  # a sync is waited for
-        self._lags = False  # one is due all the same
+        self._pressing = False  # somebody waits for what is collected
+        self._lags = False  # something is written that nobody waits for
         self._timed = False  # after IDLE something is done in any case
         self._stirred = asyncio.Event()
         self._progress = asyncio.Event()
@@ -117,28 +120,44 @@ class Journal:
     # ------------------------------------------------------------- writing
 
     def append(self, entry: Entry) -> None:
-        """Collect an entry; it is written by the next flush."""
+        """Collect an entry; it is written by the next flush.
+
+        A ``Settled`` needs no sync of its own, for nobody waits for it, and the replicas can tell
+        it again; with durability "os" it is not even written before the next entry, or IDLE.
+        """
         self._collected.append(entry)
         self.position += 1
+        if type(entry) is not Settled or len(self._collected) >= MANY:
+            self._pressing = True
 
     def flush(self) -> None:
         """Write what was collected, as one frame (more if it is very large).
 
         Raises JournalError; then nothing that depends on it may be sent.
         """
-        while self._collected:  # what on_synced appends is written too
-            entries, self._collected = self._collected, []
+        if self._failure is not None:
+            raise self._failure
+        lazy = self._durability == "os"
+        while self._pressing or (self._collected and not lazy):  # also what on_synced appends
+            pressing = self._pressing
+            self._write_collected()  # its frame also proves what was synced before
+            if lazy:
+                self._on_synced(self._synced)
+            elif pressing:
+                self._sync_now()
+            else:
+                self._lags = True
+        if (self._collected or self._lags) and not self._timed:
+            self._stirred.set()
+
+    def _write_collected(self) -> None:
+        self._pressing = False
+        entries, self._collected = self._collected, []
+        if entries:
             self._write(entries)
             self._written += len(entries)
             if self._durability == "os":
                 self._synced = self._written
-                self._on_synced(self._written)
-            elif any(type(entry) is not Settled for entry in entries):
-                self._sync_now()
-            else:
-                self._lags = True  # no reply waits for these: the next sync has them, or IDLE
-                if not self._timed:
-                    self._stirred.set()
 
     def _write(self, entries: list[Entry]) -> None:
         payload = _encode(entries)
@@ -212,14 +231,18 @@ class Journal:
             if not self._urgent:
                 self._stirred.clear()
                 untold = self._said < self._durable and self._frame == self._durable
-                self._timed = untold or self._lags
+                self._timed = untold or self._lags or bool(self._collected)
                 try:
                     async with asyncio.timeout(IDLE if self._timed else None):
                         await self._stirred.wait()
                     continue
                 except TimeoutError:
+                    if self._durability == "os" and self._collected:
+                        self._write_collected()
+                        continue
                     if not self._lags:
-                        self._put(b"")  # says what is synced; needs no sync itself
+                        if self._said < self._durable and self._frame == self._durable:
+                            self._put(b"")  # says what is synced; needs no sync itself
                         continue
                 finally:
                     self._timed = False
@@ -384,9 +407,7 @@ class Journal:
         """
         try:
             if self._failure is None:
-                if self._collected:
-                    self._write(self._collected)
-                    self._collected = []
+                self._write_collected()
                 await self._sync()
                 self._put(b"")
         finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.voter.core.model import HANG, Node, apply, make_engine
@@ -440,3 +441,75 @@ def test_tables_are_part_of_the_checkpoint() -> None:
     node.restart(power=True)
     assert released(node, node.ask(b"a", once_of(session, 1))) == released(node, first)
     assert b"a" not in node.writes()
+
+
+def test_a_session_that_was_over_at_the_checkpoint_is_not_opened_again() -> None:
+    """Its entry may still be in the journal: opened again it would execute a retry."""
+    node = make_node(msgspec.structs.replace(LIMITS, table_bytes=600))
+    session = open_session(node)
+    once = once_of(session, 1)
+    node.ask(b"a", once)
+    node.run()
+    node.sync()
+    other = open_session(node)
+    for number in range(1, 31):
+        node.ask(b"%d" % number, once_of(other, number) if number < 4 else None)
+        node.run()
+        node.sync()
+    assert node.engine.once.sessions == 1, "the first was evicted to make room"
+    assert node.base.seq > int.from_bytes(session[:8])
+    node.restart(power=True)
+    node.connect_all()
+    verdict = node.verdicts[node.ask(b"a", once)]
+    assert isinstance(verdict, ev.Fail)
+    assert verdict.failure == Failure.SESSION_EXPIRED
+
+
+def test_what_is_told_of_a_voided_write_waits_until_that_is_on_the_disk() -> None:
+    node = make_node()
+    once = once_of(open_session(node), 1)
+    node.ask(b"P", once)
+    node.sync()
+    for _ in range(8):
+        node.run()
+        for replica in node.replicas:
+            if not replica.epoch:
+                node.connect(replica.index)
+    assert any(isinstance(entry, Void) for entry in node.entries)
+    assert node.engine.standing == "ready"
+    ticket = node.ask(b"P", once)
+    assert ticket not in node.verdicts
+    node.sync()
+    assert released(node, ticket) == b"voided"
+
+
+def test_a_conviction_is_written_however_many_moves_there_were() -> None:
+    node = make_node(msgspec.structs.replace(LIMITS, moves=5))
+    for _ in range(10):
+        node.lose(2)
+        node.connect(2)
+        node.run()
+    node.replicas[1].fault = "corrupt"
+    node.ask(b"a")
+    node.run()
+    node.sync()
+    node.replicas[1].fault = None
+    node.restart()
+    node.connect(1)
+    assert state_of(node, 1) is State.RESTORING
+
+
+def test_a_settled_reply_that_was_not_kept_is_not_pending_after_a_restart() -> None:
+    node = make_node()
+    once = once_of(open_session(node), 1)
+    node.ask(b"a", once)
+    node.run()
+    node.sync()
+    node.entries = [
+        Settled(entry.seq, entry.tag, None) if isinstance(entry, Settled) else entry
+        for entry in node.entries
+    ]
+    node.restart()
+    verdict = node.verdicts[node.ask(b"a", once)]
+    assert isinstance(verdict, ev.Fail)
+    assert verdict.failure == Failure.SESSION_EXPIRED
