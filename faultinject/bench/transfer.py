@@ -42,8 +42,6 @@ WINDOW = 6.0
 """Seconds of a window without a transfer."""
 DEADLINE = 300.0
 """Seconds for a guest to come back and take the state."""
-MARKER_RATE = 100.0
-"""Requests a second while a checkpoint is waited for: guests that have time make it sooner."""
 PROBE = 1000
 """Requests that the throughput is measured with."""
 
@@ -131,7 +129,7 @@ async def _run(
             filling = time.monotonic()
             await _fill(client, plan.size * MIB // VALUE, progress)
             start = _small(client)
-            state = await _held_by(voter, plan.size * MIB, start)
+            state = await _held_by(voter, client, plan.size * MIB)
             fill = time.monotonic() - filling
             progress(f"{plan.size} MiB are there and in the checkpoint after {fill:.1f} s")
             throughput = await pipelined(start, PROBE, 64)
@@ -162,18 +160,21 @@ async def _fill(client: Client, number: int, progress: Callable[[str], None]) ->
 
     async def work() -> None:
         for at in numbers:
-            body = at.to_bytes(8) * (VALUE // 8)
-            _, reply = await client.ask(
-                encode_request("PUT", f"/kv/large-{at:05d}", (), body), timeout=120
-            )
-            if reply[9:10] != b"2":
-                raise RequestError(f"a PUT was answered {reply[:80]!r}")
+            await _put_large(client, at)
             if at % 200 == 0:
                 progress(f"{at} of {number} values of {VALUE // 1024} KiB")
 
     async with asyncio.TaskGroup() as group:
         for _ in range(8):
             group.create_task(work())
+
+
+async def _put_large(client: Client, at: int) -> None:
+    body = at.to_bytes(8) * (VALUE // 8)
+    request = encode_request("PUT", f"/kv/large-{at:05d}", (), body)
+    _, reply = await client.ask(request, timeout=120)
+    if reply[9:10] != b"2":
+        raise RequestError(f"a PUT was answered {reply[:80]!r}")
 
 
 def _small(client: Client) -> Start:
@@ -189,18 +190,19 @@ def _put_small(number: int) -> bytes:
     return encode_request("PUT", f"/kv/small-{number % 1000:04d}", (), BODY)
 
 
-async def _held_by(voter: rig.VoterProcess, size: int, start: Start) -> int:
-    """Return the size of the voter's checkpoint once it holds all that was filled in; a few small
-    requests meanwhile bring markers on.
+async def _held_by(voter: rig.VoterProcess, client: Client, size: int) -> int:
+    """Return the size of the voter's checkpoint once it holds all that was filled in; values
+    written once more bring it on: it is taken when the log has grown enough.
     """
-    async with asyncio.timeout(DEADLINE), Arrivals(start, MARKER_RATE):
-        while True:
+    async with asyncio.timeout(DEADLINE):
+        for at in count():
             status = await voter.call("GET", "/status")
             assert isinstance(status, dict)
             held = int(status["checkpoint"]["size"])
             if held >= size:
                 return held
-            await asyncio.sleep(0.1)  # the voter is another process: ask again
+            await _put_large(client, at % (size // VALUE))
+    raise AssertionError("unreachable")
 
 
 async def _pass(

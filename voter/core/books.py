@@ -114,6 +114,7 @@ class Books:
         self._mark: Marker | None = None
         self._since_marker = 0
         self._marked = 0.0  # engine time of the last marker
+        self._mark_rest = 0.0  # engine time before which requests call for no other
         self._mark_at = self.limits.log_bytes // 4  # size of the log that calls for the next one
         self._last_keeper = -1
         self._voids: list[int] = []  # places of voided writes in the log

@@ -95,9 +95,7 @@ class Engine(Lifecycle):
         self._effects.append(ev.Send(live, record))
         self._reserve_places()
         self._since_marker += 1
-        if self._mark is None and (
-            self._since_marker >= self.limits.marker_every or self.grown > self._mark_at
-        ):
+        if self._mark is None and self._is_marker_due():
             self._place_marker()
 
     def _let_pass(self) -> None:

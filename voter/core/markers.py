@@ -20,6 +20,13 @@ class Markers(Durable):
     replica keeps and gives it does not matter: it must hash to the voted digest.
     """
 
+    def _is_marker_due(self) -> bool:
+        """Whether so many requests call for one, and the last digest was not too long ago for what
+        it took; or the log has grown.
+        """
+        enough = self._since_marker >= self.limits.marker_every and self._now >= self._mark_rest
+        return enough or self.grown > self._mark_at
+
     def _place_marker(self, *, late: bool = False) -> None:
         """Order a checkpoint marker: all live replicas tell their digest, one may keep the
         state.
@@ -72,6 +79,8 @@ class Markers(Durable):
         if mark is None or mark.seq != seq:
             return
         mark.digest = digest
+        took = self._now - self._marked
+        self._mark_rest = self._marked + min(took / self.limits.digest_share, self.limits.digest)
         if mark.keeper is None:
             self._mark = None
         elif mark.keeper in ballots:
