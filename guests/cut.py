@@ -21,10 +21,18 @@ from math import inf
 from typing import Protocol
 
 from guests.service import Service
+from guests.wire import STATE_PIECE
 
-__all__ = ["NICE", "STATE_PIECE", "Cut", "CutError", "Cutter", "ForkedCut", "InlineCut", "MakeCut"]
+__all__ = [
+    "NICE",
+    "Cut",
+    "CutError",
+    "Cutter",
+    "ForkedCut",
+    "InlineCut",
+    "MakeCut",
+]
 
-STATE_PIECE = 1 << 16
 NICE = 5
 ORPHAN_CHECK = 1.0
 """Seconds between looks whether the service is still there."""

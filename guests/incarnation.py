@@ -10,7 +10,7 @@ from guests import wire
 from guests.cut import Cut, CutError, InlineCut, MakeCut
 from guests.message import Reply, encode_reply
 from guests.service import Context, Service, answer
-from guests.wire import Decoder, Kind, encode
+from guests.wire import FETCH_AHEAD, STATE_PIECE, Decoder, Kind, encode
 
 __all__ = ["Incarnation"]
 
@@ -86,8 +86,9 @@ class Incarnation:
         self._cut: Cut | None = None
         self._cut_at = 0  # the marker
         self._told = False  # its digest
-        self._given = 0  # bytes of its state
-        self._wanted = False  # the voter has asked for the next piece
+        self._given = 0  # pieces of its state
+        self._wanted = 0  # pieces that the voter has asked for and not got
+        self._given_all = 0  # the last marker whose state was given to its end
         self._restoring: tuple[int, wire.Checkpoint] | None = None
         self._pieces: list[bytes] = []
         self._received = 0
@@ -105,7 +106,7 @@ class Incarnation:
         """Whoever had asked for a digest or a state asks no more."""
         if self._cut is not None:
             self._cut.close()
-        self._cut, self._told, self._wanted, self._given = None, False, False, 0
+        self._cut, self._told, self._wanted, self._given = None, False, 0, 0
 
     @property
     def waits_for(self) -> int:
@@ -240,20 +241,26 @@ class Incarnation:
         if taken is None:
             return b""
         piece, last = taken
-        self._wanted = False
-        self._given += len(piece)
+        self._wanted -= 1
+        self._given += 1
         if last:
             self.end_cut()
+            self._given_all = seq
         flags = wire.FLAG_LAST if last else 0
         return encode(Kind.STATE, self._epoch, seq, piece, flags)
 
     def _fetch(self, frame: wire.Frame) -> bytes:
-        """The next piece of the state is wanted: they are given in order, each once."""
-        if self._cut is None or self._cut_at != frame.seq or not self._told or self._wanted:
+        """One more piece of the state is wanted: they are given in order, each once.  A few are
+        asked for ahead, so some may be asked for after the last one.
+        """
+        if frame.seq == self._given_all:
+            return b""
+        if self._cut is None or self._cut_at != frame.seq or not self._told:
             return self._refuse(frame.seq, "no state is kept of this marker")
-        if frame.payload != self._given.to_bytes(8):
-            return self._refuse(frame.seq, f"the next piece begins at {self._given}")
-        self._wanted = True
+        following = (self._given + self._wanted) * STATE_PIECE
+        if frame.payload != following.to_bytes(8) or self._wanted >= FETCH_AHEAD:
+            return self._refuse(frame.seq, f"the next piece begins at {following}")
+        self._wanted += 1
         return self.poll()
 
     def _end_restore(self) -> None:

@@ -25,6 +25,8 @@ from typing import NamedTuple
 from zlib import crc32
 
 __all__ = [
+    "FETCH_AHEAD",
+    "STATE_PIECE",
     "FLAG_FIRST",
     "FLAG_LAST",
     "FLAG_ONCE",
@@ -74,6 +76,14 @@ NO_KEEPER = 0xFF
 """In a MARKER: no replica is asked to keep the state for a snapshot."""
 
 
+STATE_PIECE = 1 << 16
+"""Bytes of a state that a STATE frame holds (the last one: the rest)."""
+FETCH_AHEAD = 4
+"""Pieces of a state that may be asked for before they have come: a round trip for each would be
+most of a transfer's time, and what is under way holds up the giver's replies.
+"""
+
+
 class Kind:
     """The kinds of frame (plain ints: they are compared on the hot path)."""
 
@@ -84,7 +94,7 @@ class Kind:
     PING = 4
     RESTORE = 5  # begin of a state; seq = marker it was taken at, payload: Checkpoint
     STATE = 6  # a piece of a state, either direction; FLAG_LAST on the last one
-    FETCH = 7  # give me a piece of the kept state; seq = marker, payload: offset, length
+    FETCH = 7  # give me a piece of the kept state; seq = marker, payload: offset
     # agent to voter
     HERE = 16  # unsolicited, epoch 0: a fresh incarnation waits for its HELLO
     WELCOME = 17  # answer to HELLO; payload: Welcome

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import cast
 
 from guests import wire
-from guests.wire import Decoder, Kind, encode
+from guests.wire import FETCH_AHEAD, STATE_PIECE, Decoder, Kind, encode
 from voter.address import Address, Connector
 from voter.core import events as ev
 from voter.core.limits import Limits
@@ -37,7 +37,6 @@ STALE_LIMIT = 4 << 20
 """Bytes of an earlier epoch that may come out of a channel before WELCOME."""
 FOREIGN_LIMIT = 64
 """Frames of another epoch after WELCOME before the replica is taken for broken."""
-STATE_PIECE = 1 << 16
 
 
 class Link(asyncio.Protocol):
@@ -224,12 +223,19 @@ class Link(asyncio.Protocol):
         self._ask()
 
     def _ask(self) -> None:
-        """Ask for the next piece of the state that is on its way."""
+        """Ask for pieces of the state that is on its way, some ahead, at the rate for transfers."""
         arriving = self._arriving
-        if arriving is not None:
-            arriving.asked = True
-            offset = len(arriving.state).to_bytes(8)
+        if arriving is None:
+            return
+        arriving.timer = None
+        while arriving.asked - arriving.came < FETCH_AHEAD:
+            offset = (arriving.asked * STATE_PIECE).to_bytes(8)
+            arriving.asked += 1
             self.send(encode(Kind.FETCH, self.epoch, arriving.seq, offset))
+            pause = arriving.pace.pause(STATE_PIECE)
+            if pause:
+                arriving.timer = asyncio.get_running_loop().call_later(pause, self._ask)
+                return
 
     def restore(self, effect: ev.Restore) -> None:
         """Send a checkpoint, in pieces, no faster than the replica takes them and than the rate
@@ -305,7 +311,7 @@ class Link(asyncio.Protocol):
         elif (
             kind == Kind.STATE
             and (arriving := self._arriving) is not None
-            and arriving.asked
+            and arriving.asked > arriving.came
             and arriving.seq == frame.seq
         ):
             self._take_piece(frame, arriving)
@@ -315,7 +321,7 @@ class Link(asyncio.Protocol):
             self._accuse(f"sends a frame of kind {kind} that nobody asked for")
 
     def _take_piece(self, frame: wire.Frame, arriving: Arriving) -> None:
-        arriving.asked = False
+        arriving.came += 1
         arriving.state += frame.payload
         arriving.hashed.update(frame.payload)
         last, size = bool(frame.flags & wire.FLAG_LAST), len(arriving.state)
@@ -330,11 +336,8 @@ class Link(asyncio.Protocol):
             self._deliver(ev.Fetched(self.index, frame.epoch, frame.seq, arriving.state, digest))
         else:
             self._deliver(ev.Piece(self.index, frame.epoch, frame.seq, size))
-            pause = arriving.pace.pause(len(frame.payload))
-            if not pause:
+            if arriving.timer is None:
                 self._ask()
-            elif self._arriving is arriving:
-                arriving.timer = asyncio.get_running_loop().call_later(pause, self._ask)
 
     def _welcome(self, frame: wire.Frame) -> None:
         self._hellos -= 1

@@ -32,7 +32,9 @@ class Arriving:
         self.seq = seq
         self.state = bytearray()
         self.hashed = blake2b(digest_size=32)
-        self.asked = False
-        """Whether a piece was asked for that is not here yet."""
+        self.asked = 0
+        """Pieces that were asked for."""
+        self.came = 0
+        """Pieces that are here."""
         self.pace = Pace(rate)
         self.timer: asyncio.TimerHandle | None = None

@@ -30,7 +30,7 @@ from faultinject.bench.load import Arrivals, Latency, Start, pipelined, summariz
 from faultinject.bench.usage import Meter
 from guests.message import encode_request
 from voter.client import Client
-from voter.errors import RequestError
+from voter.errors import Overload, RequestError
 
 __all__ = ["Passage", "TransferPlan", "TransferReport", "run_transfer"]
 
@@ -172,7 +172,12 @@ async def _fill(client: Client, number: int, progress: Callable[[str], None]) ->
 async def _put_large(client: Client, at: int) -> None:
     body = at.to_bytes(8) * (VALUE // 8)
     request = encode_request("PUT", f"/kv/large-{at:05d}", (), body)
-    _, reply = await client.ask(request, timeout=120)
+    while True:
+        try:
+            _, reply = await client.ask(request, timeout=120)
+            break
+        except Overload:  # the log is full until a checkpoint is fetched
+            await asyncio.sleep(0.2)
     if reply[9:10] != b"2":
         raise RequestError(f"a PUT was answered {reply[:80]!r}")
 

@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from guests.cut import NICE, STATE_PIECE, Cut, CutError, Cutter, ForkedCut, InlineCut
+from guests.cut import NICE, Cut, CutError, Cutter, ForkedCut, InlineCut
 from guests.message import Reply, Request
 from guests.service import Context, Service, state_digest
 from guests.services.kv import KeyValue
+from guests.wire import STATE_PIECE
 
 FORKED = pytest.mark.parametrize("make", [ForkedCut, InlineCut])
 

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guests import wire
-from guests.cut import STATE_PIECE, CutError, InlineCut
+from guests.cut import CutError, InlineCut
 from guests.incarnation import WRITE_SIZE
 from guests.message import Reply, Request, encode_request
 from guests.service import Context, Service, state_digest
 from guests.services.kv import KeyValue
-from guests.wire import Decoder, Frame, Kind, encode
+from guests.wire import FETCH_AHEAD, STATE_PIECE, Decoder, Frame, Kind, encode
 from tests.guests.speaking import EMPTY, Voter, get, kv_state, put_request
 
 # -------------------------------------------------------------- handshake
@@ -300,7 +300,9 @@ def test_a_marker_tells_the_digest_and_only_the_keeper_keeps_the_state() -> None
             break
     assert len(state) > 200_000
     assert state_digest(iter((state,))) == digest, "the state at the marker, not the one since"
-    assert voter.fetch(seq).kind == Kind.REFUSED, "it is not kept longer than needed"
+    late = encode(Kind.FETCH, voter.epoch, seq, offset.to_bytes(8))
+    assert voter.send(late) == [], "asked for ahead, before it was known which piece is the last"
+    assert voter.incarnation.waits_for == -1
 
 
 def test_a_kept_state_is_dropped_by_the_next_marker_and_by_a_new_handshake() -> None:
@@ -327,6 +329,7 @@ def test_pieces_are_given_in_order_each_once() -> None:
         assert voter.fetch(seq, offset).kind == Kind.REFUSED
     assert voter.fetch(seq, 0).kind == Kind.STATE
     assert voter.fetch(seq, 0).kind == Kind.REFUSED
+    assert voter.fetch(seq, 2 * STATE_PIECE).kind == Kind.REFUSED
     assert voter.fetch(seq, STATE_PIECE).kind == Kind.STATE
 
 
@@ -546,14 +549,15 @@ def test_there_is_one_cut_at_a_time(late: Voter, why: str) -> None:
     assert late.fetch(seq).kind == Kind.REFUSED
 
 
-def test_a_state_is_not_fetched_before_its_digest_is_told_nor_twice_at_a_time(late: Voter) -> None:
+def test_a_state_is_not_fetched_before_its_digest_is_told_nor_too_far_ahead(late: Voter) -> None:
     cut, seq = start_cut(late), late.seq
     assert late.fetch(seq).kind == Kind.REFUSED
     cut.ready = True
     polled(late)
     cut.ready = False
-    assert late.send(encode(Kind.FETCH, 77, seq, bytes(8))) == []
-    assert late.fetch(seq).kind == Kind.REFUSED
+    for ahead in range(FETCH_AHEAD):
+        assert late.send(encode(Kind.FETCH, 77, seq, (ahead * STATE_PIECE).to_bytes(8))) == []
+    assert late.fetch(seq, FETCH_AHEAD * STATE_PIECE).kind == Kind.REFUSED
     cut.ready = True
     assert len(polled(late)) == 1
 

@@ -17,12 +17,12 @@ from guests import wire
 from guests.incarnation import Incarnation
 from guests.service import state_digest
 from guests.services.kv import KeyValue
-from guests.wire import Decoder, Frame, Kind, encode
+from guests.wire import STATE_PIECE, Decoder, Frame, Kind, encode
 from voter import link as link_module
 from voter.address import Address, connect, parse_address
 from voter.core import events as ev
 from voter.core.limits import Limits
-from voter.link import FOREIGN_LIMIT, STALE_LIMIT, STATE_PIECE, Link
+from voter.link import FOREIGN_LIMIT, STALE_LIMIT, Link
 from voter.transfer import BURST
 
 WELCOME = wire.Welcome(wire.PROTOCOL, 4, True, 7, b"histhist", 2, 1, "kv", "b1")
@@ -537,10 +537,11 @@ async def test_the_empty_state_is_one_frame(rig: Rig) -> None:
 
 
 async def answer_fetches(connection: Connection, state: bytes, piece: int) -> None:
-    offset = 0
+    offset = asked = 0
     while offset < len(state):
         frame = await connection.frame(Kind.FETCH)
-        assert int.from_bytes(frame.payload) == offset
+        assert int.from_bytes(frame.payload) == asked
+        asked += STATE_PIECE
         part = state[offset : offset + piece]
         offset += len(part)
         flags = wire.FLAG_LAST if offset == len(state) else 0
