@@ -84,6 +84,7 @@ class Link(asyncio.Protocol):
         self._foreign = 0
         self._hellos = 0
         self._arriving: Arriving | None = None
+        self._late = 0, 0  # the last fetch, and how many answers to it may still come
         self._sending: asyncio.Task[None] | None = None
 
     # ---------------------------------------------------------- connecting
@@ -186,7 +187,17 @@ class Link(asyncio.Protocol):
     def _end_fetch(self) -> None:
         if self._arriving is not None and self._arriving.timer is not None:
             self._arriving.timer.cancel()
+        if self._arriving is not None:
+            self._late = self._arriving.seq, self._arriving.asked - self._arriving.came
         self._arriving = None
+
+    def _was_asked_ahead(self, seq: int) -> bool:
+        """Whether this answers a fetch that is over, for which more pieces had been asked."""
+        fetch, answers = self._late
+        if seq != fetch or not answers:
+            return False
+        self._late = fetch, answers - 1
+        return True
 
     # ------------------------------------------------------------- sending
 
@@ -304,9 +315,10 @@ class Link(asyncio.Protocol):
         elif kind == Kind.REFUSED:
             reason = frame.payload[:200].decode("utf-8", "replace")
             if self._arriving is not None and frame.seq == self._arriving.seq:
+                self._arriving.came += 1
                 self._end_fetch()
                 self._deliver(ev.FetchFailed(index, epoch, frame.seq, reason))
-            else:
+            elif not self._was_asked_ahead(frame.seq):
                 self._deliver(ev.RefusedOrder(index, epoch, frame.seq, reason))
         elif (
             kind == Kind.STATE
@@ -315,6 +327,8 @@ class Link(asyncio.Protocol):
             and arriving.seq == frame.seq
         ):
             self._take_piece(frame, arriving)
+        elif kind == Kind.STATE and self._was_asked_ahead(frame.seq):
+            pass  # of a fetch that was given up
         elif kind == Kind.WELCOME:
             self._welcome(frame)
         else:

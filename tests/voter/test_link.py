@@ -17,7 +17,7 @@ from guests import wire
 from guests.incarnation import Incarnation
 from guests.service import state_digest
 from guests.services.kv import KeyValue
-from guests.wire import STATE_PIECE, Decoder, Frame, Kind, encode
+from guests.wire import FETCH_AHEAD, STATE_PIECE, Decoder, Frame, Kind, encode
 from voter import link as link_module
 from voter.address import Address, connect, parse_address
 from voter.core import events as ev
@@ -640,8 +640,19 @@ async def test_a_fetch_may_fail(rig: Rig, answer: Callable[[Connection], Awaitab
         event = await rig.event()
     assert isinstance(event, ev.FetchFailed)
     assert rig.link._arriving is None, "nothing of it is held"
-    connection.say(Kind.STATE, 9, b"more")
+    for _ in range(FETCH_AHEAD):  # answers to what was asked for ahead may still come, no more
+        connection.say(Kind.STATE, 9, b"more")
     assert isinstance(await rig.event(), ev.Misbehaved)
+    connection.close()
+
+
+async def test_what_was_asked_for_ahead_is_refused_once_for_each(rig: Rig) -> None:
+    connection = await rig.up()
+    rig.link.fetch(9)
+    for _ in range(FETCH_AHEAD + 1):
+        connection.say(Kind.REFUSED, 9, b"not kept")
+    assert isinstance(await rig.event(), ev.FetchFailed)
+    assert isinstance(await rig.event(), ev.RefusedOrder), "one more than was asked for"
     connection.close()
 
 

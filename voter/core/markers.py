@@ -137,8 +137,8 @@ class Markers(Durable):
         filling up.
 
         A keeper that makes less than the least rate is gone.  One that is slow while the log
-        fills up is left alone, and the next one is asked, so that no replica can stop the writes
-        by withholding its state, or its digest.
+        is full (less than ``restore_rate``) is left alone, and the next one is asked, so that no
+        replica can stop the writes by withholding its state, or its digest.
         """
         self._watch_digests(gap)
         limits, mark, now = self.limits, self._mark, self._now
@@ -150,7 +150,7 @@ class Markers(Durable):
             if taken > limits.digest + mark.fetched / limits.fetch_rate:
                 reason = "hang: does not give the state it kept"
                 self._go(self.members[mark.keeper], Cause.GONE, reason, mark.seq)
-            elif taken > limits.hang and full:
+            elif full and taken > limits.hang + mark.fetched / limits.restore_rate:
                 self._mark = None
         if full and self._mark is None and now > self._marked + 1 and self.members.can_vote:
             self._place_marker(late=now > self._marked + limits.hang)
