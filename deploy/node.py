@@ -119,6 +119,10 @@ class Node:
             raise WrongState(f"no node was up in {self._directory}")
         return await self.up(progress)
 
+    async def versions(self) -> tuple[str, str]:
+        """Return the versions of libvirt and of QEMU. Raises WrongState if it is not up."""
+        return await self._living().version()
+
     async def down(self) -> None:
         """End exactly this node's guests, also those that a former owner left; remove its files.
 

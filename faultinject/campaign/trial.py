@@ -98,13 +98,16 @@ class HitResult(_Data, frozen=True, kw_only=True):
 
 class GuestFate(_Data, frozen=True, kw_only=True):
     """How a guest stood at the mission's end, as the voter says (``state``, ``reason``), how often
-    it dissented; for NV ``state`` is the mission's outcome.
+    it dissented; for NV ``state`` is the mission's outcome.  ``failed``: it dissented, did not vote
+    at the end, or its service had ended and was another incarnation (False if the voter was lost:
+    nobody knows).
     """
 
     name: str
     state: str
     reason: str
     dissents: int = 0
+    failed: bool = False
 
 
 class Timings(_Data, frozen=True, kw_only=True):
@@ -154,7 +157,8 @@ class StationSpec(_Data, frozen=True, kw_only=True):
     """What a station must be able to do.  ``vote``: as "2/3".  Memory in MiB of a guest.
 
     ``deadline``: seconds for a request's verdict; ``hang``: the voter's ``limits.hang``.  ``ssh``:
-    faults inside the guest are wanted.  ``nv``: missions past the voter are wanted.
+    faults inside the guest are wanted.  ``keys`` and ``size``: of the workload, keys used and bytes
+    of a stored value.
     """
 
     service: str = "kv"
@@ -165,6 +169,8 @@ class StationSpec(_Data, frozen=True, kw_only=True):
     deadline: float = 5.0
     hang: float = 2.0
     ssh: bool = False
+    keys: int = 6
+    size: int = 64
 
 
 class StationFacts(_Data, frozen=True, kw_only=True):

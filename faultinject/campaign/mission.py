@@ -1,0 +1,158 @@
+"""One mission: its requests one after another, its faults between them, every reply judged.
+
+Follow one: ``Mission.fly`` makes the requests; before request ``hit.at`` the hit is carried out
+(``strikes``); a ``Speaker`` is whoever answers, the voter or (NV) one guest; the ``Oracle`` says
+what is right.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from itertools import islice
+from typing import NamedTuple, Protocol
+
+from faultinject.campaign.direct import DirectLink, LinkBroken
+from faultinject.campaign.oracle import Oracle
+from faultinject.campaign.outcome import Judged
+from faultinject.campaign.trial import Hit, MissionPlan, StationSpec
+from faultinject.workload import Call, mixed_calls
+from guests.message import Reply, encode_request
+from voter.client import READ_ONLY_METHODS, Client
+from voter.errors import NotExecuted, RequestError
+
+__all__ = ["Direct", "Flight", "Mission", "Said", "Speaker", "Voted"]
+
+CALLER = b"mission"
+NO_VERDICT = "no verdict in time"
+ORACLES = {"poisoned": "kv"}
+"""Services with a planted bug, and those that they would be without it."""
+
+Strike = Callable[[Hit], Awaitable[float]]
+"""Carries out a hit; returns the seconds it took."""
+
+
+class Said(NamedTuple):
+    """An answer: the service's bytes, and whether a replica said otherwise (``masked``)."""
+
+    data: bytes
+    masked: bool = False
+
+
+class Speaker(Protocol):
+    """Who answers.  Raises RequestError, LinkBroken."""
+
+    async def ask(self, call: Call) -> Said:
+        """Make one request and wait for its answer, however long that takes."""
+
+
+class Voted:
+    """The voter."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    async def ask(self, call: Call) -> Said:
+        """Make one request through the vote."""
+        vote, data = await self._client.start(call.request, read_only=call.read_only)
+        return Said(data, bool(vote.dissent))
+
+
+class Direct:
+    """One guest's agent."""
+
+    def __init__(self, link: DirectLink) -> None:
+        self._link = link
+
+    async def ask(self, call: Call) -> Said:
+        """Make one request past the voter."""
+        return Said(await self._link.start(call.request, caller=CALLER, read_only=call.read_only))
+
+
+class Flight(NamedTuple):
+    """What came of each request, in order, and its latency (seconds, -1: no reply); seconds that
+    hits and requests took.
+    """
+
+    judged: list[Judged]
+    latencies: list[float]
+    inject: float
+    workload: float
+
+
+def workload(plan: MissionPlan, spec: StationSpec) -> list[Call]:
+    """Return the mission's requests."""
+    return list(islice(mixed_calls(plan.seed, keys=spec.keys, size=spec.size), plan.length))
+
+
+class Mission:
+    """A mission under way.  A hit may ``send`` a request of its own."""
+
+    def __init__(self, plan: MissionPlan, spec: StationSpec, speaker: Speaker) -> None:
+        self._plan = plan
+        self._spec = spec
+        self._speaker = speaker
+        self._oracle = Oracle(ORACLES.get(spec.service, spec.service))
+        self._patience = spec.deadline
+        self._judged: list[Judged] = []
+        self._latencies: list[float] = []
+
+    async def fly(self, strike: Strike) -> Flight:
+        """Make all requests, each within ``spec.deadline`` seconds, and strike in between.
+
+        After one that failed the others are made all the same: a wrong reply may come yet.  But
+        after one without a verdict they wait less, or a lost mission would take for ever.
+        """
+        inject, began = 0.0, time.perf_counter()
+        hits = sorted(self._plan.hits, key=lambda hit: hit.at)
+        for at, call in enumerate(workload(self._plan, self._spec)):
+            while hits and hits[0].at <= at:
+                inject += await strike(hits.pop(0))
+            await self._make(call)
+        taken = time.perf_counter() - began
+        return Flight(self._judged, self._latencies, inject, taken - inject)
+
+    async def send(
+        self, method: str, target: str, body: bytes, headers: tuple[tuple[str, str], ...] = ()
+    ) -> tuple[int, bytes]:
+        """Make a request that is not of the workload; return status (0: no reply) and body."""
+        request = encode_request(method, target, headers, body)
+        data = await self._make(Call("sent", request, method in READ_ONLY_METHODS))
+        if data is None:
+            return 0, b""
+        try:
+            reply = Reply.decode(data)
+        except ValueError:
+            return 0, data
+        return reply.status, reply.body
+
+    async def _make(self, call: Call) -> bytes | None:
+        """Make one request, have the oracle judge it; return the reply, if one came."""
+        began = time.perf_counter()
+        try:
+            async with asyncio.timeout(self._patience):
+                said = await self._speaker.ask(call)
+        except (RequestError, LinkBroken) as error:
+            self._failed(call, error.code, str(error), executed=not isinstance(error, NotExecuted))
+            return None
+        except TimeoutError:
+            self._failed(call, NO_VERDICT, f"after {self._patience:g} s")
+            self._patience = self._spec.deadline / 4
+            return None
+        self._latencies.append(time.perf_counter() - began)
+        right = self._oracle.accepts(call.request, said.data, read_only=call.read_only)
+        words = "" if right else f"{_line(call)}: a wrong reply: {said.data[:120]!r}"
+        self._judged.append(Judged(right=right, dissent=int(said.masked), words=words))
+        return said.data
+
+    def _failed(self, call: Call, code: str, why: str, *, executed: bool = True) -> None:
+        if executed:
+            self._oracle.unknown(call.request, read_only=call.read_only)
+        words = f"{_line(call)}: {code}: {why}"
+        self._judged.append(Judged(right=None, failure=code, words=words))
+        self._latencies.append(-1.0)
+
+
+def _line(call: Call) -> str:
+    return call.request.partition(b"\r\n")[0].decode("latin-1")
