@@ -26,6 +26,8 @@ __all__ = ["Direct", "Flight", "Mission", "Said", "Speaker", "Voted"]
 
 CALLER = b"mission"
 NO_VERDICT = "no verdict in time"
+REST = 1.0
+"""Seconds for all requests after one without a verdict: the mission has failed already."""
 ORACLES = {"poisoned": "kv"}
 """Services with a planted bug, and those that they would be without it."""
 
@@ -48,14 +50,20 @@ class Speaker(Protocol):
 
 
 class Voted:
-    """The voter."""
+    """The voter.  With ``patience`` (seconds), a request is made again after a voter's death."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, patience: float | None = None) -> None:
         self._client = client
+        self._patience = patience
 
     async def ask(self, call: Call) -> Said:
         """Make one request through the vote."""
-        vote, data = await self._client.start(call.request, read_only=call.read_only)
+        if self._patience is None:
+            vote, data = await self._client.start(call.request, read_only=call.read_only)
+        else:
+            vote, data = await self._client.ask(
+                call.request, read_only=call.read_only, timeout=self._patience
+            )
         return Said(data, bool(vote.dissent))
 
 
@@ -94,7 +102,7 @@ class Mission:
         self._spec = spec
         self._speaker = speaker
         self._oracle = Oracle(ORACLES.get(spec.service, spec.service))
-        self._patience = spec.deadline
+        self._late = False  # a request had no verdict
         self._judged: list[Judged] = []
         self._latencies: list[float] = []
 
@@ -102,16 +110,33 @@ class Mission:
         """Make all requests, each within ``spec.deadline`` seconds, and strike in between.
 
         After one that failed the others are made all the same: a wrong reply may come yet.  But
-        after one without a verdict they wait less, or a lost mission would take for ever.
+        after one without a verdict all the rest are made at once, or a lost mission would take for
+        ever; hits that were to come yet are carried out before them.
         """
         inject, began = 0.0, time.perf_counter()
         hits = sorted(self._plan.hits, key=lambda hit: hit.at)
-        for at, call in enumerate(workload(self._plan, self._spec)):
-            while hits and hits[0].at <= at:
+        calls = workload(self._plan, self._spec)
+        for at, call in enumerate(calls):
+            while hits and (hits[0].at <= at or self._late):
                 inject += await strike(hits.pop(0))
+            if self._late:
+                await self._make_rest(calls[at:])
+                break
             await self._make(call)
         taken = time.perf_counter() - began
         return Flight(self._judged, self._latencies, inject, taken - inject)
+
+    async def _make_rest(self, calls: list[Call]) -> None:
+        """Make these requests at once; they have ``REST`` seconds together."""
+        asks = [asyncio.ensure_future(self._speaker.ask(call)) for call in calls]
+        began = time.perf_counter()
+        await asyncio.wait(asks, timeout=REST)
+        for call, ask in zip(calls, asks, strict=True):
+            if ask.cancel():
+                self._failed(call, NO_VERDICT, f"after {REST:g} s, with all the rest")
+            else:
+                self._take(call, ask, began)
+        await asyncio.gather(*asks, return_exceptions=True)
 
     async def send(
         self, method: str, target: str, body: bytes, headers: tuple[tuple[str, str], ...] = ()
@@ -130,15 +155,24 @@ class Mission:
     async def _make(self, call: Call) -> bytes | None:
         """Make one request, have the oracle judge it; return the reply, if one came."""
         began = time.perf_counter()
+        ask = asyncio.ensure_future(self._speaker.ask(call))
         try:
-            async with asyncio.timeout(self._patience):
-                said = await self._speaker.ask(call)
+            await asyncio.wait([ask], timeout=self._spec.deadline)
+        finally:
+            unanswered = ask.cancel()
+        if unanswered:
+            await asyncio.gather(ask, return_exceptions=True)
+            self._failed(call, NO_VERDICT, f"after {self._spec.deadline:g} s")
+            self._late = True
+            return None
+        return self._take(call, ask, began)
+
+    def _take(self, call: Call, ask: asyncio.Future[Said], began: float) -> bytes | None:
+        """Judge what came of a request, which has ended."""
+        try:
+            said = ask.result()
         except (RequestError, LinkBroken) as error:
             self._failed(call, error.code, str(error), executed=not isinstance(error, NotExecuted))
-            return None
-        except TimeoutError:
-            self._failed(call, NO_VERDICT, f"after {self._patience:g} s")
-            self._patience = self._spec.deadline / 4
             return None
         self._latencies.append(time.perf_counter() - began)
         right = self._oracle.accepts(call.request, said.data, read_only=call.read_only)

@@ -25,7 +25,7 @@ import msgspec
 import structlog
 
 from deploy.accel import decide
-from deploy.errors import DeployError
+from deploy.errors import DeployError, GuestNeverReady
 from deploy.guest import Guest
 from deploy.node import Node
 from deploy.records import cache_directory
@@ -57,9 +57,12 @@ from voter.errors import RequestError
 
 __all__ = ["Station", "StationLost"]
 
+BOOT_DEADLINE, BOOTS = 120.0, 3
+"""Seconds for the guests to boot, and how often that is tried: under TCG, with all of them starting
+on few processors, a kernel now and then stalls in its first lines."""
 CLEAN_START = 30.0
 """Seconds for all guests to vote, once they are put back: a busy host is no fault."""
-LAG_POLL = 0.02
+LAG_POLL = 0.005
 """Seconds between looks at whether a guest has answered: nothing tells."""
 ATTEMPTS = 3
 """Clean starts that are tried for a mission."""
@@ -126,6 +129,7 @@ class Station:
             memory_mib=spec.memory,
             ram_file=True,
             on_reset="restart",
+            boot_deadline=BOOT_DEADLINE,
         )
         node = Node(node_spec)
         (directory / "v").mkdir()
@@ -133,7 +137,7 @@ class Station:
         voters: Voters | None = None
         servers: list[asyncio.Server] = []
         try:
-            await node.up(progress)
+            await _boot(node, progress)
             voters = await Voters.open(directory / "v", spec.vote)
             links = {
                 name: Link(name, str(directory / "p" / name), guest.spec.link_socket)
@@ -240,6 +244,7 @@ class Station:
                 client = await Client.connect(self._voters.native, retry=plan.repair)
             except (OSError, TimeoutError, VoterGone, RequestError) as error:
                 raise _NotClean(str(error)) from error
+            patience = self.spec.deadline if plan.repair else None
             first = {each["name"]: each["incarnation"] for each in status["replicas"]}
             repairs = None
             if plan.repair:
@@ -247,7 +252,7 @@ class Station:
                 repairs = strikes.repairs = Repairs(voter, self._node.guests)
             reset = time.perf_counter() - start
             try:
-                self._mission = Mission(plan, self.spec, Voted(client))
+                self._mission = Mission(plan, self.spec, Voted(client, patience))
                 flight = await self._mission.fly(strikes.strike)
             finally:
                 if repairs is not None:
@@ -307,18 +312,17 @@ class Station:
     ) -> tuple[tuple[GuestFate, ...], bool]:
         """Return how the guests stand, as the voter says, and whether it can say so at all.
 
-        A guest that was hit in a way that need not make it fail is given the time after which the
-        voter takes it for hanging, if it has still to answer.
+        A guest that has still to answer, and need not fail, is given the time after which the
+        voter takes it for hanging.
         """
         surely = {each.target for each in hits if each.applied and CATALOGUE[each.kind].fails}
-        perhaps = {each.target for each in hits} - surely
         end = time.monotonic() + self.spec.hang
         try:
+            if not voter.alive:
+                raise VoterGone("its process has ended")
             status = await voter.status()
             while time.monotonic() < end and any(
-                each["lag"]
-                and each["state"] == "active"
-                and perhaps & {each["name"], "host", "client"}
+                each["lag"] and each["state"] == "active" and each["name"] not in surely
                 for each in status["replicas"]
             ):
                 await asyncio.sleep(LAG_POLL)
@@ -389,6 +393,18 @@ def _row(
         timings=timings,
         began=began,
     )
+
+
+async def _boot(node: Node, progress: Progress) -> None:
+    for left in reversed(range(BOOTS)):
+        try:
+            await node.up(progress)
+            break
+        except GuestNeverReady as error:
+            if not left:
+                raise
+            progress(f"{str(error).splitlines()[0]}; once more")
+            await node.down()
 
 
 def _overlay(spec: StationSpec) -> Overlay:

@@ -21,6 +21,8 @@ __all__ = ["Repairs", "Strikes"]
 REPAIR_WAIT = 10.0
 """Seconds that a mission with repair waits for it before the next moment of hits: such faults come
 further apart than a repair takes, or repair would say nothing."""
+GREETING = 3.0
+"""Seconds for a guest that was put back to be greeted, before it is put back once more."""
 POLL = 0.02
 """Seconds between looks at the voter's status while something is out of the vote."""
 
@@ -91,7 +93,7 @@ class Repairs:
         self._guests = guests
         self._task = asyncio.create_task(self._watch(), name="repairs")
         self._calm = asyncio.Event()
-        self.count = 0
+        self._patience: dict[str, float] = {}
 
     async def settled(self, deadline: float) -> None:
         """Wait until all guests vote, ``deadline`` seconds at most."""
@@ -107,7 +109,8 @@ class Repairs:
                 out = [each["name"] for each in status["replicas"] if each["state"] != "active"]
                 if not out:
                     self._calm.set()
-                for name in out[:1]:
+                waiting = [name for name in out if time.monotonic() >= self._patience.get(name, 0)]
+                for name in waiting[:1]:
                     await self._repair(name, status)
             except (VoterGone, DeployError) as error:
                 _log.info("repair has to wait", error=str(error))
@@ -119,7 +122,7 @@ class Repairs:
         if states[name] in ("learner", "restoring"):
             return
         await guest.put_back()
-        self.count += 1
+        self._patience[name] = time.monotonic() + GREETING
         await self._voter.admit(name)
 
     async def end(self) -> None:
