@@ -4,6 +4,10 @@ Machine q35 with as few devices as a replica can do with: one serial port (the c
 virtio-serial port (the link), one disk that holds nothing but snapshots. No network card, no
 graphics, no USB, no balloon. The virtio devices sit on the root bus at addresses given here, so
 that neither a root port for each nor a change of order makes one guest unlike another.
+
+A guest that allows faults inside has a card after all. Its network is a fiction of QEMU's own
+process, the same for each guest: restricted, so that nothing gets out of it, neither to the host
+nor beyond, and with one way in, from one port of the host's loopback to the guest's SSH server.
 """
 
 from __future__ import annotations
@@ -19,6 +23,12 @@ LINK_PORT = "trivisor.link"
 
 NAMESPACE = "urn:trivisor:node"
 """The XML namespace of the mark by which a domain is known as a node's."""
+
+_QEMU = "http://libvirt.org/schemas/domain/qemu/1.0"
+"""The XML namespace of what libvirt hands on to QEMU as it stands."""
+
+_CARD_SLOT = 16
+"""Of the root bus, above those which libvirt gives out by itself."""
 
 
 def domain_xml(guest: GuestSpec, *, node_uuid: str, run_as: str | None = None) -> str:
@@ -58,13 +68,17 @@ def domain_xml(guest: GuestSpec, *, node_uuid: str, run_as: str | None = None) -
     ET.SubElement(domain, "cpu", mode="host-passthrough" if kvm else "maximum")
     clock = ET.SubElement(domain, "clock", offset="utc")
     ET.SubElement(clock, "timer", name="hpet", present="no")
-    for event in ("on_poweroff", "on_reboot", "on_crash"):
-        _text(domain, event, "destroy")
+    _text(domain, "on_poweroff", "destroy")
+    _text(domain, "on_reboot", "restart" if guest.on_reset == "restart" else "destroy")
+    _text(domain, "on_crash", "destroy")
     _devices(domain, guest)
     if run_as is not None:
         label = ET.SubElement(domain, "seclabel", type="static", model="dac", relabel="no")
         _text(label, "label", run_as)
+    if guest.ssh_port is not None:
+        _card(domain, guest.ssh_port)
     ET.register_namespace("trivisor", NAMESPACE)
+    ET.register_namespace("qemu", _QEMU)
     ET.indent(domain)
     return ET.tostring(domain, encoding="unicode") + "\n"
 
@@ -100,6 +114,21 @@ def _devices(domain: ET.Element, guest: GuestSpec) -> None:
     ET.SubElement(channel, "target", type="virtio", name=LINK_PORT)
     ET.SubElement(channel, "address", type="virtio-serial", controller="0", bus="0", port="1")
     ET.SubElement(devices, "memballoon", model="none")
+
+
+def _card(domain: ET.Element, port: int) -> None:
+    """Give the domain a card whose only way in is `port` of the host's loopback.
+
+    By QEMU's own words: libvirt 9.0 knows neither `restrict` nor, without a helper program, a port
+    that is forwarded.
+    """
+    network = f"user,id=ssh,restrict=on,ipv6=off,hostfwd=tcp:127.0.0.1:{port}-:22"
+    # No option ROM: nobody boots from this card.
+    place = f"mac=52:54:00:00:00:01,bus=pcie.0,addr={_CARD_SLOT:#x},romfile="
+    card = f"virtio-net-pci,netdev=ssh,{place}"
+    line = ET.SubElement(domain, f"{{{_QEMU}}}commandline")
+    for word in ("-netdev", network, "-device", card):
+        ET.SubElement(line, f"{{{_QEMU}}}arg", value=word)
 
 
 def _slot(device: ET.Element, slot: int) -> None:

@@ -17,7 +17,7 @@ __all__ = ["keep_capabilities", "prepare_root"]
 # - security_driver, remember_owner: the files are the node's own; no labels on them.
 # - stdio_handler: there is no virtlogd without daemons.
 # - namespaces: a mount namespace for each QEMU shields devices that our guests do not have.
-# - cgroup_controllers: a container may have none; `process.hold_back` sets the priority.
+# - cgroup_controllers: a container may have none; `priority.hold_back` sets the priority.
 _CONF = """\
 user = "+{uid}"
 group = "+{gid}"

@@ -9,8 +9,9 @@ else         cold boot and a new clean snapshot          put_back -> "boot"
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Literal
 
@@ -18,11 +19,13 @@ import msgspec
 import structlog
 
 from deploy.console import Console
+from deploy.debug_stub import DebugStub
 from deploy.disk import make_snapshot_disk
 from deploy.domain_xml import domain_xml
 from deploy.errors import GuestNeverReady, HypervisorFailed, WrongState
 from deploy.hypervisor import Change, Domain, Hypervisor, RunState
-from deploy.process import QemuProcess, bound_files, find_qemu, hold_back, ram_file, resident_bytes
+from deploy.priority import hold_back, step_aside
+from deploy.process import QemuProcess, bound_files, find_qemu, ram_file, resident_bytes
 from deploy.spec import GuestSpec
 from deploy.states import TRANSITIONS, GuestEvent, GuestState
 
@@ -95,6 +98,8 @@ class Guest:
         self._xml = domain_xml(spec, node_uuid=node_uuid, run_as=run_as)
         self._domain: Domain | None = None
         self._process: QemuProcess | None = None
+        self._aside: int | None = None  # the pid of a QEMU that yields
+        self._fixed: int | None = None  # the pid of one that could not be taken back
         self._lock = asyncio.Lock()
         self._subscribers: list[Callable[[GuestEvent], None]] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -126,6 +131,10 @@ class Guest:
         if self.pid is None:
             raise WrongState(f"guest {self.name} has no QEMU")
         return ram_file(self.pid, size=self.spec.memory_mib << 20)
+
+    def tail(self, count: int = 20) -> list[str]:
+        """Return the last lines of its console."""
+        return self.console.tail(count)
 
     def subscribe(self, callback: Callable[[GuestEvent], None]) -> Callable[[], None]:
         """Have `callback` called at each change of state; the function returned ends that."""
@@ -197,6 +206,72 @@ class Guest:
             self._require(GuestState.PAUSED)
             await _to_its_end(self._turn(GuestState.READY, "resumed"))
 
+    async def reset(self) -> None:
+        """Press its reset button: it boots anew, or its QEMU ends if its spec has `on_reset` "end".
+
+        Returns once QEMU has taken the order. Raises WrongState unless it is READY or PAUSED.
+        """
+        await self._order("system_reset")
+
+    async def nmi(self) -> None:
+        """Send its processor a non-maskable interrupt. Raises WrongState as `reset` does."""
+        await self._order("nmi")
+
+    async def _order(self, line: str) -> None:
+        async with self._lock:
+            self._require(GuestState.READY, GuestState.PAUSED)
+            await self._monitor(line, timeout=_MONITOR_TIMEOUT)
+
+    async def registers(self) -> str:
+        """Return its processor's registers in QEMU's words. Raises WrongState, as `reset` does."""
+        async with self._lock:
+            self._require(GuestState.READY, GuestState.PAUSED)
+            return await self._living_domain().monitor("info registers", timeout=_MONITOR_TIMEOUT)
+
+    @property
+    def yields(self) -> bool:
+        """Whether its QEMU leaves the host's processors to others."""
+        return self.pid is not None and self._aside == self.pid
+
+    async def yield_processor(self, yields: bool) -> None:
+        """Have its QEMU go behind those of the other guests, or beside them again.
+
+        It stays where it is on a host that would not let it come back. A return that failed is
+        tried anew by the next call; a new QEMU does not yield.
+        """
+        pid = self.pid
+        if pid is None or yields == self.yields or (yields and pid == self._fixed):
+            return
+        if yields:
+            self._aside = pid
+            if await step_aside(pid, nice=self.spec.nice):
+                return
+            self._fixed = pid
+        if await hold_back(pid, nice=self.spec.nice):
+            self._aside = None
+
+    @contextlib.asynccontextmanager
+    async def debug_stub(self, path: Path | None = None) -> AsyncIterator[Path]:
+        """Have QEMU's debug stub listen on a unix socket, which is given; then no stub is left.
+
+        Its processor stops as a debugger connects; afterwards it is as it was before. Raises
+        WrongState unless it is READY or PAUSED, HypervisorFailed if QEMU cannot do it.
+        """
+        path = path or Path(self.spec.console_socket).with_suffix(".gdb")
+        async with self._lock:
+            self._require(GuestState.READY, GuestState.PAUSED)
+            stub = DebugStub(self._living_domain(), path)
+            await stub.start()
+            try:
+                yield path
+            finally:
+                await _to_its_end(self._end_stub(stub))
+
+    async def _end_stub(self, stub: DebugStub) -> None:
+        stub.path.unlink(missing_ok=True)
+        if self.pid is not None:  # else it was killed meanwhile, and the stub with it
+            await stub.end()
+
     async def _turn(self, state: GuestState, why: str) -> None:
         domain = self._living_domain()
         act = domain.suspend if state is GuestState.PAUSED else domain.resume
@@ -218,7 +293,9 @@ class Guest:
             if self.pid is None:
                 raise HypervisorFailed(f"guest {self.name} ended as it was adopted")
             self.clean = True
-            hold_back(pid, nice=self.spec.nice)  # its former owner may have died before it did
+            # Its former owner may have died before it did so, or while the guest yielded.
+            if not await hold_back(pid, nice=self.spec.nice):
+                self._aside = pid
             running = state is RunState.RUNNING
             self._set(GuestState.READY if running else GuestState.PAUSED, "adopted")
             self.open_link()
@@ -354,7 +431,7 @@ class Guest:
             await self._listen_to_console()
         except OSError as error:
             raise HypervisorFailed(f"guest {self.name} ended as it started: {error}") from error
-        hold_back(pid, nice=self.spec.nice)
+        await hold_back(pid, nice=self.spec.nice)
         bound_files(pid, limit=(2 * self.spec.memory_mib + _FILE_SLACK_MIB) << 20)
 
     async def _clear_away(self) -> None:

@@ -7,6 +7,7 @@ which ``deploy`` must not know; tests hand in stand-ins.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Protocol
 
@@ -51,6 +52,24 @@ class GuestPort(Protocol):
 
     async def resume(self) -> None:
         """Let its processor go on.  Raises DeployError."""
+
+    async def yield_processor(self, yields: bool) -> None:
+        """Have it leave the host's processors to the other guests, or not any more.
+
+        One that could not be brought back does not yield; what failed is tried by the next call.
+        """
+
+    async def reset(self) -> None:
+        """Press its reset button.  Raises DeployError."""
+
+    async def nmi(self) -> None:
+        """Send its processor a non-maskable interrupt.  Raises DeployError."""
+
+    async def registers(self) -> str:
+        """Return its processor's registers in QEMU's words.  Raises DeployError."""
+
+    def debug_stub(self) -> AbstractAsyncContextManager[Path]:
+        """Have a debug stub listen on the unix socket that is given.  Raises DeployError."""
 
     def ram(self) -> Path:
         """Return a file by which its memory can be mapped.  Raises OSError."""

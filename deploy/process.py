@@ -1,9 +1,8 @@
-"""The QEMU process behind a guest: found, proven, watched, held back. Linux's /proc and pidfds."""
+"""The QEMU process behind a guest: found, proven, watched. Linux's /proc and pidfds."""
 
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import resource
 import select
@@ -21,7 +20,6 @@ __all__ = [
     "adopt_orphans",
     "bound_files",
     "find_qemu",
-    "hold_back",
     "ram_file",
     "resident_bytes",
 ]
@@ -104,34 +102,6 @@ def ram_file(pid: int, *, size: int) -> Path:
         if str(entry.readlink()).startswith("/memfd:") and entry.stat().st_size == size:
             return entry
     raise FileNotFoundError(f"QEMU {pid} has no shared memory file of {size} bytes")
-
-
-def hold_back(pid: int, *, nice: int) -> bool:
-    """Put all threads of a process behind others; False where this host does not let us.
-
-    `nice` is 0 (normal) to 19. Linux keeps it for each thread; threads yet to come inherit it.
-    With autogroups, which most kernels use, it counts only inside a session, and QEMU has a
-    session of its own: there the group's value is set too. A process nobody gave a session since
-    boot stands in the root group, which has no value to set (EINVAL) and needs none.
-    """
-    try:
-        for thread in Path(f"/proc/{pid}/task").iterdir():
-            os.setpriority(os.PRIO_PROCESS, int(thread.name), nice)
-        group = Path(f"/proc/{pid}/autogroup")
-        if group.exists():
-            _set_group(group, nice)
-    except OSError as error:
-        _log.warning("cannot lower the priority of a guest", pid=pid, error=str(error))
-        return False
-    return True
-
-
-def _set_group(group: Path, nice: int) -> None:
-    try:
-        group.write_text(str(nice))
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
 
 
 def bound_files(pid: int, *, limit: int) -> None:

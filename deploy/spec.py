@@ -15,11 +15,15 @@ __all__ = [
     "AcceleratorName",
     "GuestSpec",
     "NodeSpec",
+    "OnReset",
     "plan_node",
     "socket_paths",
 ]
 
 AcceleratorName = Literal["kvm", "tcg"]
+
+OnReset = Literal["end", "restart"]
+"""What becomes of a guest that is reset: its QEMU ends, or lives on and boots again."""
 
 EMBED = "qemu:///embed"
 """The URI of libvirt without a daemon; its root is a directory of the node's own."""
@@ -40,6 +44,10 @@ class GuestSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     guest's memory is a shared file that a fault injector can map (process.ram_file finds it).
     `nice` is added to the priority value of all of QEMU's threads, 0 to 19: the voter goes first.
     `translation_mib` bounds the code that TCG keeps translated, in MiB.
+
+    `ssh_port` is for faults inside the guest: a TCP port of the host's loopback, 1024 to 65535, by
+    which its SSH server is reached. None, as for every guest that allows no faults: it has no
+    network card. `on_reset` "restart" is for faults too: a reset then leaves QEMU alive.
     """
 
     name: str
@@ -57,6 +65,8 @@ class GuestSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     ram_file: bool = False
     nice: int = 5
     translation_mib: int = 128
+    ssh_port: int | None = None
+    on_reset: OnReset = "end"
     emulator: str = _EMULATOR
 
     @property
@@ -79,6 +89,8 @@ class GuestSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         ):
             if not low <= value <= high:
                 raise ValueError(f"{word} is {low} to {high}, not {value}")
+        if self.ssh_port is not None and not 1024 <= self.ssh_port <= 65535:
+            raise ValueError(f"ssh_port is 1024 to 65535, not {self.ssh_port}")
 
 
 class NodeSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -99,6 +111,9 @@ class NodeSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         names = [guest.name for guest in self.guests]
         if len(set(names)) != len(names):
             raise ValueError(f"two guests of a node have one name: {', '.join(names)}")
+        ports = [guest.ssh_port for guest in self.guests if guest.ssh_port is not None]
+        if len(set(ports)) != len(ports):
+            raise ValueError(f"two guests of a node have one ssh_port: {ports}")
         if not self.directory.startswith("/"):
             raise ValueError(f"a node's directory is an absolute path, not {self.directory!r}")
 
@@ -126,13 +141,19 @@ def plan_node(  # noqa: PLR0913  all by keyword, each a plain fact of the node
     ram_file: bool = False,
     nice: int = 5,
     boot_deadline: float = 60.0,
+    ssh_ports: tuple[int, ...] = (),
+    on_reset: OnReset = "end",
 ) -> NodeSpec:
     """Return the spec of a node of equal guests g1, g2, ...
 
     `uuids` are fresh random ones: first the node's, then one for each guest. `directory` is
-    absolute and short (socket_paths tells which paths follow from it).
+    absolute and short (socket_paths tells which paths follow from it). `ssh_ports` are for guests
+    that allow faults inside: one each, or none at all. Raises ValueError for what cannot be.
     """
     node, *guests = uuids
+    if ssh_ports and len(ssh_ports) != len(guests):
+        raise ValueError(f"{len(guests)} guests have one ssh port each, or none: not {ssh_ports}")
+    ports: tuple[int | None, ...] = ssh_ports or (None,) * len(guests)
     embedded = uri == EMBED
     return NodeSpec(
         uuid=node,
@@ -156,8 +177,10 @@ def plan_node(  # noqa: PLR0913  all by keyword, each a plain fact of the node
                 memory_mib=memory_mib,
                 ram_file=ram_file,
                 nice=nice,
+                ssh_port=port,
+                on_reset=on_reset,
             )
-            for number, guest in enumerate(guests, start=1)
+            for number, (guest, port) in enumerate(zip(guests, ports, strict=True), start=1)
         ),
     )
 

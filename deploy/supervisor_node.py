@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 from deploy.errors import DeployError, WrongState
@@ -63,6 +64,28 @@ class Machine:
     async def resume(self) -> None:
         """Let its processor go on.  Raises DeployError."""
         await self._living().resume()
+
+    async def yield_processor(self, yields: bool) -> None:
+        """Have it leave the host's processors to the other guests, or not any more."""
+        guest = self._guest
+        if guest is not None:
+            await guest.yield_processor(yields)
+
+    async def reset(self) -> None:
+        """Press its reset button.  Raises DeployError."""
+        await self._living().reset()
+
+    async def nmi(self) -> None:
+        """Send its processor a non-maskable interrupt.  Raises DeployError."""
+        await self._living().nmi()
+
+    async def registers(self) -> str:
+        """Return its processor's registers in QEMU's words.  Raises DeployError."""
+        return await self._living().registers()
+
+    def debug_stub(self) -> AbstractAsyncContextManager[Path]:
+        """Have QEMU's debug stub listen on the unix socket that is given.  Raises DeployError."""
+        return self._living().debug_stub()
 
     def ram(self) -> Path:
         """Return the file that is its memory.  Raises DeployError, OSError."""

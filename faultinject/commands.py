@@ -10,17 +10,18 @@ import click
 
 from deploy.commands import directory_option, json_option, layout_of
 from deploy.control_client import ask
-from faultinject.faults import CATALOGUE
+from faultinject.faults.catalogue import offered_on_nodes
 from voter.commands.terminal import ExitCode, print_json, warn
 
 __all__ = ["heal", "inject", "supervise"]
 
 INJECT_TIMEOUT = 60.0
 HEAL_TIMEOUT = 120.0
+KINDS = offered_on_nodes()
 
 
 def _kinds() -> str:
-    return "\n".join(f"  {fault.kind:14} {fault.does}" for fault in CATALOGUE.values())
+    return "\n".join(f"  {fault.kind:14} {fault.does}" for fault in KINDS.values())
 
 
 @click.command(
@@ -32,7 +33,7 @@ The node must have been started with --allow-faults.  Kinds:
 {_kinds()}
 """
 )
-@click.argument("kind", type=click.Choice(list(CATALOGUE)), metavar="KIND")
+@click.argument("kind", type=click.Choice(list(KINDS)), metavar="KIND")
 @click.argument("guest")
 @directory_option
 @click.option("--for", "seconds", type=click.FloatRange(min=0.0), help="Heal after SECONDS.")
@@ -51,7 +52,7 @@ def inject(
     if as_json:
         print_json(said)
         return
-    fault = CATALOGUE[kind]
+    fault = KINDS[kind]
     warn(f"{guest}: {kind} injected; {said['proof']}")
     warn(f"it holds for {seconds:g} s" if seconds is not None else f"undo: trivisor heal {guest}")
     if fault.latent:

@@ -1,16 +1,16 @@
 """Carries out faults on a running node: the FaultPort that the supervisor is handed.
 
-What each kind does, and how it is proved, stands in ``faults.CATALOGUE``.
+What each kind does, and how it is proved, stands in ``faults.CATALOGUE``; the acts themselves are
+those of ``faults.acts``, but for lies: the proxy is a process of its own here.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,17 @@ import structlog
 
 from deploy.child import Child
 from deploy.errors import DeployError
-from deploy.identity import Identity, identify
+from deploy.identity import Identity
 from deploy.logfile import LogFile
 from deploy.ports import FaultSite
 from deploy.supervisor_faults import FaultRefused
-from faultinject.canary import Canary, flip_copies
+from faultinject.campaign.trial import Hit
 from faultinject.faults import CATALOGUE, Layer, find
-from voter.client import Client
-from voter.errors import RequestError
+from faultinject.faults.acts import apply
+from faultinject.faults.catalogue import offered_on_nodes
+from faultinject.faults.machines import keep_slow
+from faultinject.faults.site import Applied, NotApplied
+from faultinject.node_site import NodeSite
 
 __all__ = ["Injector"]
 
@@ -33,10 +36,10 @@ PROXY_START = 20.0
 """Seconds until a proxy that was started must serve."""
 PROXY_GRACE = 2.0
 CALL_TIMEOUT = 5.0
-SLOW_STOPPED = 0.2
-SLOW_RUNNING = 0.05
-"""Seconds in which a slow guest is stopped, and runs, by turns: within the voter's patience, so
-that it stays in the vote."""
+DOSES = {"flip-ram": 1000}
+"""How many bits are flipped, where it is not one: of 128 MiB a single one is hardly ever used."""
+PUT_BACK = frozenset({"crash", "hang", "reset", "flip-register"})
+"""What leaves no sound guest, besides all faults of memory."""
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -53,7 +56,8 @@ class Injector:
     def __init__(self, site: FaultSite) -> None:
         self._site = site
         self._proxy: Child | None = None
-        self._slow: dict[str, asyncio.Task[None]] = {}
+        self._node = NodeSite(site)
+        self._applied: dict[str, Applied] = {}
         self._log = LogFile(site.layout.proxy_log)
 
     def check(self, kind: str, guest: str) -> None:
@@ -62,7 +66,12 @@ class Injector:
             fault = find(kind)
         except ValueError as error:
             raise FaultRefused(str(error)) from error
-        if fault.layer is Layer.MEMORY and self._site.settings.service != "kv":
+        if kind not in offered_on_nodes():
+            raise FaultRefused(
+                f"{kind} is not for a guest of a running node",
+                remedy=f"give one of {', '.join(offered_on_nodes())}, or use it in a campaign",
+            )
+        if kind == "corrupt-state" and self._site.settings.service != "kv":
             raise FaultRefused(
                 f"{kind} writes a canary key, which only the service kv takes "
                 f"(this node runs {self._site.settings.service})",
@@ -77,7 +86,7 @@ class Injector:
 
         A hung one is not let go before: it would greet the voter just to be cut off again.
         """
-        return kind in ("crash", "hang", "corrupt-state")
+        return kind in PUT_BACK or find(kind).layer is Layer.MEMORY
 
     def link(self, guest: str) -> str:
         """Return the proxy's address for this guest."""
@@ -161,13 +170,13 @@ class Injector:
         """Apply a fault; return how it was proved applied, in words.  Raises InjectionFailed."""
         if find(kind).layer is Layer.LINK:
             return await self._lie(kind, guest)
-        apply: dict[str, Callable[[str], Awaitable[str]]] = {
-            "crash": self._crash,
-            "hang": self._hang,
-            "slow": self._slow_down,
-            "corrupt-state": self._corrupt_state,
-        }
-        return await apply[kind](guest)
+        seed = int.from_bytes(os.urandom(8))
+        hit = Hit(target=guest, kind=kind, at=0, seed=seed, dose=DOSES.get(kind, 1))
+        try:
+            self._applied[guest] = applied = await apply(hit, self._node)
+        except NotApplied as error:
+            raise InjectionFailed(error.reason) from error
+        return applied.proof
 
     async def _lie(self, kind: str, guest: str) -> str:
         # From chance, so that two lying guests do not tell the same lie.
@@ -176,71 +185,6 @@ class Injector:
         if links[guest]["kind"] != kind:
             raise InjectionFailed(f"the link proxy does not hold {kind} for {guest}")
         return f"the proxy in {guest}'s link holds it (seed {seed})"
-
-    async def _crash(self, guest: str) -> str:
-        machine = self._site.guests[guest]
-        pid = machine.pid
-        await machine.kill()
-        # Of one that a former supervisor started, a zombie may be left until init reaps it.
-        if pid is not None and identify(pid) is not None:
-            raise InjectionFailed(f"process {pid} of {guest} is still there")
-        return f"process {pid} is gone"
-
-    async def _hang(self, guest: str) -> str:
-        machine = self._site.guests[guest]
-        await machine.pause()
-        if machine.state != "paused":
-            raise InjectionFailed(f"{guest} is {machine.state}, not paused")
-        return f"process {machine.pid} lives, its virtual processor is stopped"
-
-    async def _slow_down(self, guest: str) -> str:
-        machine = self._site.guests[guest]
-        await machine.pause()
-        stopped = machine.state == "paused"
-        await machine.resume()
-        if not stopped or machine.state != "ready":
-            raise InjectionFailed(f"{guest} could not be stopped and let go by turns")
-        self._slow[guest] = asyncio.create_task(self._duty(guest), name=f"slow {guest}")
-        share = SLOW_RUNNING / (SLOW_RUNNING + SLOW_STOPPED)
-        return f"its virtual processor was stopped and let go; it now runs {share:.0%} of the time"
-
-    async def _duty(self, guest: str) -> None:
-        machine = self._site.guests[guest]
-        try:
-            while True:
-                await machine.pause()
-                await asyncio.sleep(SLOW_STOPPED)
-                await machine.resume()
-                await asyncio.sleep(SLOW_RUNNING)
-        except DeployError as error:
-            _log.warning("a slow guest ended", guest=guest, error=str(error))
-
-    async def _corrupt_state(self, guest: str) -> str:
-        ram = await asyncio.to_thread(self._site.guests[guest].ram)
-        canary = Canary.fresh()
-        address = f"unix:{self._site.layout.native_socket}"
-        try:
-            async with await Client.connect(address) as client:
-                answer = await client.request("PUT", f"/kv/{canary.key}", canary.value)
-        except (RequestError, TimeoutError) as error:
-            raise InjectionFailed(f"the canary cannot be written: {error}") from error
-        if answer.status >= 300:
-            raise InjectionFailed(f"the canary cannot be written: status {answer.status}")
-        # The guest may be the one that answers last: it has the value once it has applied the
-        # write.
-        for _ in range(20):
-            try:
-                flips = await asyncio.to_thread(flip_copies, ram, canary.value)
-                break
-            except LookupError:
-                await asyncio.sleep(0.1)  # memory gives no event for what is written to it
-        else:
-            raise InjectionFailed(f"the canary did not come to be in {guest}'s memory")
-        places = ", ".join(f"{flip.offset:#x}" for flip in flips[:4])
-        return (
-            f"key {canary.key}: one bit of {len(flips)} copies flipped and read back "
-            f"(at {places}{', ...' if len(flips) > 4 else ''})"
-        )
 
     async def resume(self, kind: str, guest: str) -> bool:
         """Go on with a fault that a former supervisor applied; False if it is over."""
@@ -255,26 +199,23 @@ class Injector:
                 await self._site.guests[guest].resume()
             holds = state in ("ready", "paused")
             if holds:
-                self._slow[guest] = asyncio.create_task(self._duty(guest), name=f"slow {guest}")
+                self._applied[guest] = keep_slow(self._node.machine(guest))
             return holds
+        if kind == "reset":
+            return state in ("dead", "ready")
         return state == {"crash": "dead", "hang": "paused"}.get(kind, "ready")
 
     async def undo(self, kind: str, guest: str) -> None:
         """End a fault; the supervisor puts the guest back if it must be.  Raises DeployError."""
         if find(kind).layer is Layer.LINK:
             await self._tell_proxy({"do": "relay", "link": guest})
-        task = self._slow.pop(guest, None)
-        if task is not None:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
-        machine = self._site.guests[guest]
-        if kind == "slow" and machine.state == "paused":
-            await machine.resume()
+        applied = self._applied.pop(guest, None)
+        if applied is not None:
+            await applied.undo()
 
     async def end(self) -> None:
         """End all faults and the proxy."""
-        await self._stop_slow()
+        await self._undo_all()
         if self._proxy is not None:
             proxy, self._proxy = self._proxy, None
             await proxy.end(PROXY_GRACE)
@@ -284,10 +225,11 @@ class Injector:
 
     async def let_go(self) -> None:
         """Let the proxy live on without this process."""
-        await self._stop_slow()
+        await self._undo_all()
 
-    async def _stop_slow(self) -> None:
-        for task in self._slow.values():
-            task.cancel()
-        await asyncio.gather(*self._slow.values(), return_exceptions=True)
-        self._slow.clear()
+    async def _undo_all(self) -> None:
+        undone = [applied.undo() for applied in self._applied.values()]
+        self._applied.clear()
+        for result in await asyncio.gather(*undone, return_exceptions=True):
+            if isinstance(result, BaseException):
+                _log.warning("a fault was not undone", error=repr(result))

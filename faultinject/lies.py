@@ -17,7 +17,9 @@ from guests.wire import HEADER_SIZE, MAGIC, Decoder, Frame, Kind, encode
 __all__ = [
     "KINDS",
     "CorruptReply",
+    "Delay",
     "DropReply",
+    "Flood",
     "Garbage",
     "Lie",
     "StaleReply",
@@ -152,8 +154,27 @@ class WrongSeq(_FrameLie):
         return self._say(frame, frame.payload, seq=(frame.seq + 1) % (1 << 64))
 
 
+class Flood(_FrameLie):
+    """Says hundreds of replies that nobody asked for instead of each true one; counts them."""
+
+    COPIES = 256
+    SIZE = 1024
+    """Bytes of each."""
+
+    def _twist(self, frame: Frame) -> bytes:
+        noise = random.Random(self._seed + frame.seq.to_bytes(8)).randbytes(self.SIZE)
+        # Numbers far beyond any that the voter may have given out by now.
+        return b"".join(
+            self._say(frame, noise, seq=(frame.seq + (1 << 32) + number) % (1 << 64))
+            for number in range(self.COPIES)
+        )
+
+
 class Garbage:
-    """Splices 1 to 64 random bytes into each piece that passes; ``count`` is in bytes."""
+    """Splices 1 to 64 random bytes into each piece that passes; ``count`` is in bytes.
+
+    Within the piece, never at its ends: a reply that comes alone is always spoilt.
+    """
 
     def __init__(self, seed: bytes) -> None:
         self.count = 0
@@ -162,7 +183,7 @@ class Garbage:
     def feed(self, data: bytes) -> bytes:
         """Take the next piece of the guest's bytes; return what the voter gets instead."""
         noise = self._random.randbytes(self._random.randint(1, 64))
-        at = self._random.randint(0, len(data))
+        at = self._random.randint(1, max(1, len(data) - 1))
         self.count += len(noise)
         return data[:at] + noise + data[at:]
 
@@ -171,8 +192,34 @@ class Garbage:
         return b""
 
 
-KINDS: dict[str, type[_FrameLie] | type[Garbage]] = {
+class Delay:
+    """Changes nothing, but tells how late each piece is to arrive; ``count`` is in pieces."""
+
+    SHORTEST, LONGEST = 0.05, 0.25
+    """Seconds."""
+
+    def __init__(self, seed: bytes) -> None:
+        self.count = 0
+        self._random = random.Random(seed)
+
+    def feed(self, data: bytes) -> bytes:
+        """Take the next piece of the guest's bytes; return it as it is."""
+        return data
+
+    def late(self) -> float:
+        """Return by how many seconds the next piece is late."""
+        self.count += 1
+        return self._random.uniform(self.SHORTEST, self.LONGEST)
+
+    def end(self) -> bytes:
+        """What is on its way is held by the proxy, not here."""
+        return b""
+
+
+KINDS: dict[str, type[_FrameLie] | type[Garbage] | type[Delay]] = {
     "corrupt-reply": CorruptReply,
+    "delay": Delay,
+    "flood": Flood,
     "garbage": Garbage,
     "drop-reply": DropReply,
     "stale-reply": StaleReply,

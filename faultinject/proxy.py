@@ -30,10 +30,11 @@ import os
 import signal
 import socket
 import sys
+from collections import deque
 from pathlib import Path
 from typing import Any, cast
 
-from faultinject.lies import Lie, make
+from faultinject.lies import Delay, Lie, make
 
 __all__ = ["Link", "Proxy", "main"]
 
@@ -83,6 +84,7 @@ class _Wire:
         self.guest = _End(self, from_guest=True)
         self._connecting: asyncio.Task[None] | None = None
         self._over = False
+        self._late: _Late | None = None
 
     def joined(self, end: _End) -> None:
         """An end is connected: first the voter's, then the guest's."""
@@ -108,10 +110,16 @@ class _Wire:
         voter, guest = self.voter.transport, self.guest.transport
         if voter is None or guest is None:
             return
+        if self._late is not None:
+            self._late.flush()
+            self._late = None
         to_voter = voter.write
         self.voter.data_received = guest.write  # type: ignore[method-assign]
         if lie is None:
             self.guest.data_received = to_voter  # type: ignore[method-assign]
+        elif isinstance(lie, Delay):
+            self._late = _Late(lie, guest, voter)
+            self.guest.data_received = self._late.take  # type: ignore[method-assign]
         else:
             feed = lie.feed
             self.guest.data_received = (  # type: ignore[method-assign]
@@ -136,11 +144,71 @@ class _Wire:
         """End both connections at once."""
         self._over = True
         self._link.wires.discard(self)
+        if self._late is not None:
+            self._late.drop()
         if self._connecting is not None:
             self._connecting.cancel()
         for end in (self.voter, self.guest):
             if end.transport is not None:
                 end.transport.abort()
+
+
+class _Late:
+    """Pieces on their way to the voter that are late, in their order; at most about WRITE_LIMIT
+    bytes.
+    """
+
+    def __init__(self, lie: Delay, guest: asyncio.Transport, voter: asyncio.Transport) -> None:
+        self._lie = lie
+        self._guest = guest
+        self._voter = voter
+        self._pieces: deque[tuple[float, bytes]] = deque()
+        self._size = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def take(self, data: bytes) -> None:
+        """Hold a piece back; it does not overtake the one before it."""
+        loop = asyncio.get_running_loop()
+        due = loop.time() + self._lie.late()
+        if self._pieces:
+            due = max(due, self._pieces[-1][0])
+        self._pieces.append((due, self._lie.feed(data)))
+        self._size += len(data)
+        if self._size > WRITE_LIMIT:
+            self._guest.pause_reading()
+        if self._timer is None:
+            self._timer = loop.call_at(due, self._arrive)
+
+    def _arrive(self) -> None:
+        loop, full = asyncio.get_running_loop(), self._size > WRITE_LIMIT
+        self._timer = None
+        while self._pieces and self._pieces[0][0] <= loop.time():
+            self._hand_over()
+        if full and self._size <= WRITE_LIMIT and not self._guest.is_closing():
+            self._guest.resume_reading()
+        if self._pieces:
+            self._timer = loop.call_at(self._pieces[0][0], self._arrive)
+
+    def _hand_over(self) -> None:
+        _, data = self._pieces.popleft()
+        self._size -= len(data)
+        self._voter.write(data)
+
+    def flush(self) -> None:
+        """Hand everything over at once."""
+        while self._pieces:
+            self._hand_over()
+        self.drop()
+        if not self._guest.is_closing():
+            self._guest.resume_reading()
+
+    def drop(self) -> None:
+        """Forget what is on its way: the connection has ended."""
+        self._pieces.clear()
+        self._size = 0
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
 
 class Link:

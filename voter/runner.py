@@ -130,7 +130,7 @@ class Runner:
         self._carrying = False
         self._ticked = float("-inf")
         self._incident_id = 0
-        self._tick()
+        self._go_on()
 
     # ------------------------------------------------------------- running
 
@@ -158,7 +158,8 @@ class Runner:
     async def _watch_time(self) -> None:
         while True:
             await asyncio.sleep(TIMER)
-            now = self._tick()
+            now = self._clock.steady()
+            self._go_on()
             while self._waiting:
                 ticket, waiting = next(iter(self._waiting.items()))
                 if waiting.until > now:
@@ -167,14 +168,6 @@ class Runner:
                 self._fail(
                     Fail(ticket, Failure.TIMEOUT, "not settled in time; it may still be executed")
                 )
-
-    def _tick(self) -> float:
-        """Read the clock; tell the engine the time if it is worth an event."""
-        now = self._clock.steady()
-        if now - self._ticked >= TICK:
-            self._ticked = now
-            self.receive(ev.Tick(now, self._clock.wall_ns()))
-        return now
 
     # ------------------------------------------------------------ requests
 
@@ -190,7 +183,7 @@ class Runner:
 
         With ``once``, one that was ordered before is not ordered again, but answered the same.
         """
-        now = self._tick()
+        now = self._clock.steady()
         ticket = self._ticket = self._ticket + 1
         self.counters["requests"] += 1
         self._waiting[ticket] = _Waiting(call, now, now + self.config.timing.request)
@@ -202,7 +195,7 @@ class Runner:
 
     def open_session(self, caller: bytes, call: Callable[[Opening], None]) -> None:
         """Open a session for a native client; ``call`` gets it, or why there is none, once."""
-        now = self._tick()
+        now = self._clock.steady()
         ticket = self._ticket = self._ticket + 1
         self._waiting[ticket] = _Waiting(call, now, now + self.config.timing.request)
         self.receive(ev.OpenSession(ticket, caller))
@@ -253,20 +246,28 @@ class Runner:
         out: else what was ordered later could be sent first.
         """
         self._events.append(event)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Give the engine all events that wait, each at its time."""
         if self._carrying:
             return
         self._carrying = True
         try:
+            self._tell_time()
             while self._events:
-                event = self._events.popleft()
-                if type(event) is not ev.Tick:
-                    now = self._clock.steady()
-                    if now - self._ticked >= TICK:
-                        self._ticked = now
-                        self._feed(ev.Tick(now, self._clock.wall_ns()))
-                self._feed(event)
+                self._feed(self._events.popleft())
+                if self._events:
+                    self._tell_time()
         finally:
             self._carrying = False
+
+    def _tell_time(self) -> None:
+        """Tell the engine the time if it is worth an event."""
+        now = self._clock.steady()
+        if now - self._ticked >= TICK:
+            self._ticked = now
+            self._feed(ev.Tick(now, self._clock.wall_ns()))
 
     def _feed(self, event: Event) -> None:
         for effect in self.engine.receive(event):

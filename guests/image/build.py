@@ -1,7 +1,8 @@
 """Building the base image that all guests start from, a kernel and an initramfs; cached by inputs.
 
 Two parts are cached: *packages*, which costs a download and depends on the recipe alone, and
-*image*, which is packages plus this repository's `guests`. Each is a directory named by a hash of
+*image*, which is packages plus this repository's `guests`. (Beside an image lies the archive that
+`access` is about.) Each is a directory named by a hash of
 its inputs, made aside and renamed when it is whole, so that a build cut short leaves nothing that
 looks whole; builders that meet wait.
 """
@@ -19,6 +20,7 @@ from pathlib import Path
 import msgspec
 
 from guests.image import cpio
+from guests.image.access import ARCHIVE, START, access_entries
 from guests.image.boot import COMMAND_LINE
 from guests.image.bytecode import compile_sources
 from guests.image.errors import ImageError
@@ -44,7 +46,7 @@ _GUESTS = _HERE.parent
 _INIT = _HERE / "init"
 _HOME = "opt/trivisor"
 _PACKAGE_CODE = ("bytecode", "kernel", "packages", "recipe", "sources")
-_IMAGE_CODE = ("boot", "build", "cpio", "manifest")
+_IMAGE_CODE = ("access", "boot", "build", "cpio", "manifest")
 _TAG = PYTHON.replace("python3.", "cpython-3")
 _KEPT = 4
 """Images kept in a cache: enough to go back and forth between some versions of the sources."""
@@ -56,6 +58,7 @@ class _Tree(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     kernel: str
     packages: list[Package]
     files: dict[str, str]
+    access: dict[str, str]
 
 
 def build_image(cache: Path, *, progress: Callable[[str], None]) -> Image:
@@ -101,7 +104,7 @@ def _packages_inputs() -> str:
 def _image_inputs(packages: str) -> str:
     """A hash of what the image depends on: packages, guests' sources, the code that packs them."""
     code = [_HERE / f"{name}.py" for name in _IMAGE_CODE]
-    sources = _hash_files([*code, _INIT, *_guest_sources()])
+    sources = _hash_files([*code, _INIT, START, *_guest_sources()])
     return hashlib.sha256(f"{packages} {sources}".encode()).hexdigest()
 
 
@@ -116,14 +119,34 @@ def _hash_files(paths: list[Path]) -> str:
 
 def _build_packages(work: Path, progress: Callable[[str], None]) -> None:
     packages = fetch(work, progress=progress)
-    tree = work / "tree"
-    files = {
+    record = _Tree(
+        kernel=sha256_of(work / "vmlinux"),
+        packages=packages,
+        files=_hash_tree(work / "tree"),
+        access=_hash_tree(work / "access"),
+    )
+    (work / "packages.json").write_bytes(encode_record(record))
+
+
+def _hash_tree(tree: Path) -> dict[str, str]:
+    """The hash of each file below `tree`."""
+    return {
         str(path.relative_to(tree)): sha256_of(path)
         for path in sorted(tree.rglob("*"))
         if path.is_file()
     }
-    record = _Tree(kernel=sha256_of(work / "vmlinux"), packages=packages, files=files)
-    (work / "packages.json").write_bytes(encode_record(record))
+
+
+def _entries(tree: Path, files: dict[str, str]) -> list[cpio.Entry]:
+    """The `files` below `tree`. Raises ImageError unless each is what it was when fetched."""
+    entries = []
+    for name, expected in files.items():
+        path = tree / name
+        body = path.read_bytes()
+        if hashlib.sha256(body).hexdigest() != expected:
+            raise ImageError(f"{path} was altered: remove {tree.parent} and build again")
+        entries.append(cpio.file(name, body, executable=bool(path.stat().st_mode & stat.S_IXUSR)))
+    return entries
 
 
 def _build_image(packages: Path, work: Path, inputs: str) -> None:
@@ -131,13 +154,7 @@ def _build_image(packages: Path, work: Path, inputs: str) -> None:
     record = read_record(packages / "packages.json", _Tree)
     tree = packages / "tree"
     check_file(packages / "vmlinux", record.kernel)
-    entries = []
-    for name, expected in record.files.items():
-        path = tree / name
-        body = path.read_bytes()
-        if hashlib.sha256(body).hexdigest() != expected:
-            raise ImageError(f"{path} was altered: remove {packages} and build again")
-        entries.append(cpio.file(name, body, executable=bool(path.stat().st_mode & stat.S_IXUSR)))
+    entries = _entries(tree, record.files)
     sources = {
         f"{_HOME}/guests/{path.relative_to(_GUESTS)}": path.read_bytes()
         for path in _guest_sources()
@@ -152,7 +169,10 @@ def _build_image(packages: Path, work: Path, inputs: str) -> None:
     entries += [cpio.directory(name) for name in ("dev", "proc", "sys", "tmp", "etc/trivisor")]
     entries.append(cpio.device("dev/console", 5, 1))
 
+    access = [*_entries(packages / "access", record.access), *access_entries()]
+
     (work / "initrd").write_bytes(cpio.pack(entries))
+    (work / ARCHIVE).write_bytes(cpio.pack(access))
     shutil.copyfile(packages / "vmlinux", work / "vmlinux")
     manifest = Manifest(
         inputs=inputs,
@@ -160,8 +180,12 @@ def _build_image(packages: Path, work: Path, inputs: str) -> None:
         initrd=sha256_of(work / "initrd"),
         command_line=COMMAND_LINE,
         packages=record.packages,
-        files={
-            entry.name: hashlib.sha256(entry.body).hexdigest() for entry in entries if entry.body
-        },
+        files=_hash_entries(entries),
+        access=sha256_of(work / ARCHIVE),
+        access_files=_hash_entries(access),
     )
     (work / "manifest.json").write_bytes(encode_record(manifest))
+
+
+def _hash_entries(entries: list[cpio.Entry]) -> dict[str, str]:
+    return {entry.name: hashlib.sha256(entry.body).hexdigest() for entry in entries if entry.body}

@@ -39,7 +39,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """What an image was made of.
 
     Hashes are SHA-256 in hex; `inputs` is of all that the base image depends on; `files` maps
-    a path in the guest (no leading "/") to its hash.
+    a path in the guest (no leading "/") to its hash. `access` is of the archive beside a base image
+    that guests which allow faults inside have besides, and `access_files` of what is in it.
     """
 
     inputs: str
@@ -48,6 +49,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     command_line: str
     packages: list[Package]
     files: dict[str, str]
+    access: str = ""
+    access_files: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 def verify(image: Image) -> None:

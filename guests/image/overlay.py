@@ -13,8 +13,9 @@ from pathlib import Path
 import msgspec
 
 from guests.image import cpio
+from guests.image.access import ARCHIVE, Access, key_entries
 from guests.image.errors import ImageError
-from guests.image.manifest import Image, check_file, encode_record, read_manifest, sum_up
+from guests.image.manifest import Image, Manifest, check_file, encode_record, read_manifest, sum_up
 from guests.image.store import link_file, replace_file
 
 __all__ = ["CONTENT", "SERVICE_FILE", "Overlay", "add_overlay"]
@@ -33,13 +34,15 @@ class Overlay(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     `service` is the name of a shipped one, or `service_file` is a user's own Python file: exactly
     one of them. `content` is a directory copied to /etc/trivisor/content. `files` maps further
-    paths in the guest (no leading "/") to what they hold.
+    paths in the guest (no leading "/") to what they hold. With `access` the guest allows faults
+    inside: it has an SSH server that takes these keys.
     """
 
     service: str | None = None
     service_file: Path | None = None
     content: Path | None = None
     files: Mapping[str, bytes] = msgspec.field(default_factory=dict)
+    access: Access | None = None
 
 
 def add_overlay(image: Image, out_dir: Path, overlay: Overlay) -> Image:
@@ -53,12 +56,19 @@ def add_overlay(image: Image, out_dir: Path, overlay: Overlay) -> Image:
     archive = cpio.pack(entries)
     try:
         check_file(image.initrd, manifest.initrd)
-        base = image.initrd.read_bytes()
-        initrd = base + bytes(-len(base) % cpio.ALIGNMENT) + archive
+        initrd = image.initrd.read_bytes()
         added = {entry.name: hashlib.sha256(entry.body).hexdigest() for entry in entries}
+        if overlay.access is not None:
+            initrd = _behind(initrd, _access(image, manifest))
+            added = {**manifest.access_files, **added}
+        initrd = _behind(initrd, archive)
         digest = hashlib.sha256(initrd).hexdigest()
         described = msgspec.structs.replace(
-            manifest, initrd=digest, files={**manifest.files, **added}
+            manifest,
+            initrd=digest,
+            files={**manifest.files, **added},
+            access="",
+            access_files={},
         )
         out_dir.mkdir(parents=True, exist_ok=True)
         replace_file(out_dir / "initrd", initrd)
@@ -74,6 +84,21 @@ def add_overlay(image: Image, out_dir: Path, overlay: Overlay) -> Image:
         sha256=sum_up(manifest.kernel, digest),
         manifest=out_dir / "manifest.json",
     )
+
+
+def _behind(first: bytes, second: bytes) -> bytes:
+    return first + bytes(-len(first) % cpio.ALIGNMENT) + second
+
+
+def _access(image: Image, manifest: Manifest) -> bytes:
+    """The archive of what every guest that allows faults inside has. Raises ImageError, OSError."""
+    if not manifest.access:
+        raise ImageError(
+            f"{image.manifest.parent} is no base image: only behind one can an SSH server be put"
+        )
+    path = image.manifest.parent / ARCHIVE
+    check_file(path, manifest.access)
+    return path.read_bytes()
 
 
 def _entries(overlay: Overlay, inputs: str) -> list[cpio.Entry]:
@@ -92,6 +117,8 @@ def _entries(overlay: Overlay, inputs: str) -> list[cpio.Entry]:
         raise ImageError(f"{name!r} cannot be the name of a service")
     if overlay.content is not None:
         entries += _content(overlay.content)
+    if overlay.access is not None:
+        entries += key_entries(overlay.access)
     entries.append(cpio.file(_CONFIG, f"{name}\n{build[:16]}\n".encode()))
     return entries
 

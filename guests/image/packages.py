@@ -1,7 +1,8 @@
 """Fetching Debian's packages and taking out of them the few files that guests are made of.
 
-The result is the kernel and a *tree*, laid out as in the guest. It holds nothing of this
-repository, so that a change of the sources need not fetch anything again.
+The result is the kernel and a *tree*, laid out as in the guest, and a second tree, *access*, with
+what guests that allow faults inside have besides. They hold nothing of this repository, so that a
+change of the sources need not fetch anything again.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import posixpath
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -22,6 +23,10 @@ from guests.image.command import require, run
 from guests.image.errors import ImageError
 from guests.image.kernel import extract_vmlinux
 from guests.image.recipe import (
+    ACCESS_LIBRARIES,
+    ACCESS_MODULES,
+    ACCESS_PACKAGES,
+    ACCESS_PROGRAMS,
     KERNEL_MODULES,
     LIBRARIES,
     LOADER,
@@ -50,7 +55,7 @@ class Package(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 def fetch(work: Path, *, progress: Callable[[str], None]) -> list[Package]:
-    """Fetches the packages and writes `work/vmlinux` and `work/tree/`. Raises ImageError.
+    """Fetches the packages, writes `work/vmlinux`, `work/tree/`, `work/access/`. Raises ImageError.
 
     `work` must exist and be empty.
     """
@@ -58,7 +63,8 @@ def fetch(work: Path, *, progress: Callable[[str], None]) -> list[Package]:
     sources = work / "debian.sources"
     sources.write_text(debian_sources(), encoding="utf-8")
     archive = work / "packages.tar"
-    progress(f"fetching {', '.join(PACKAGES)} and what they need from Debian {RELEASE}")
+    packages = (*PACKAGES, *ACCESS_PACKAGES)
+    progress(f"fetching {', '.join(packages)} and what they need from Debian {RELEASE}")
     # Without a package's own scripts nothing depends on the host; the hook notes what was fetched.
     hook = f'cd "$1/var/cache/apt/archives" && sha256sum -- *.deb > "$1/{_LIST}"'
     run(
@@ -68,7 +74,7 @@ def fetch(work: Path, *, progress: Callable[[str], None]) -> list[Package]:
             "--variant=extract",
             "--format=tar",
             "--architectures=amd64",
-            "--include=" + ",".join(PACKAGES),
+            "--include=" + ",".join(packages),
             f"--extract-hook={hook}",
             *(f"--aptopt={option}" for option in _apt_options()),
             RELEASE,
@@ -139,16 +145,27 @@ def _unpack(archive: Path, work: Path) -> str:
         release = kernels[0].removeprefix("boot/vmlinuz-")
         (work / "vmlinux").write_bytes(extract_vmlinux(read(kernels[0])))
 
+        def put_libraries(tree: Path, libraries: Sequence[str]) -> None:
+            for library in libraries:
+                _write(tree / "lib" / MULTIARCH / library, read(f"lib/{MULTIARCH}/{library}"))
+
+        def put_modules(folder: Path, modules: Sequence[str]) -> None:
+            for order, module in enumerate(modules):
+                # Init loads them in the order of their names.
+                name = f"{order}-{posixpath.basename(module)}.ko"
+                _write(folder / name, read(f"lib/modules/{release}/kernel/{module}.ko"))
+
         tree = work / "tree"
         _write(tree / "bin/busybox", read("bin/busybox"), executable=True)
         _write(tree / "usr/bin" / PYTHON, read(f"bin/{PYTHON}"), executable=True)
         _write(tree / "lib64" / LOADER, read(f"lib/{MULTIARCH}/{LOADER}"), executable=True)
-        for library in LIBRARIES:
-            _write(tree / "lib" / MULTIARCH / library, read(f"lib/{MULTIARCH}/{library}"))
-        for order, module in enumerate(KERNEL_MODULES):
-            # Init loads them in the order of their names.
-            name = f"{order}-{posixpath.basename(module)}.ko"
-            _write(tree / "lib/modules" / name, read(f"lib/modules/{release}/kernel/{module}.ko"))
+        put_libraries(tree, LIBRARIES)
+        put_modules(tree / "lib/modules", KERNEL_MODULES)
+        access = work / "access"
+        for program in ACCESS_PROGRAMS:
+            _write(access / "usr" / program, read(program), executable=True)
+        put_libraries(access, ACCESS_LIBRARIES)
+        put_modules(access / "lib/modules/access", ACCESS_MODULES)
         below = f"lib/{PYTHON}/"
         for name, member in members.items():
             if name.startswith(below) and member.isfile() and wanted(name.removeprefix(below)):

@@ -7,6 +7,10 @@ from __future__ import annotations
 import fnmatch
 
 __all__ = [
+    "ACCESS_LIBRARIES",
+    "ACCESS_MODULES",
+    "ACCESS_PACKAGES",
+    "ACCESS_PROGRAMS",
     "KERNEL_MODULES",
     "LIBRARIES",
     "LOADER",
@@ -29,6 +33,16 @@ KERNEL_MODULES = (
     "drivers/char/virtio_console",
 )
 """In the order in which they must be loaded; virtio needs virtio_ring before it."""
+
+ACCESS_PACKAGES = ("dropbear-bin",)
+"""For guests that allow faults inside, and no others: an SSH server, and what it needs."""
+
+ACCESS_PROGRAMS = ("sbin/dropbear",)
+
+ACCESS_LIBRARIES = ("libcrypt.so.1", "libgmp.so.10", "libtomcrypt.so.1", "libtommath.so.1")
+
+ACCESS_MODULES = ("net/core/failover", "drivers/net/net_failover", "drivers/net/virtio_net")
+"""In the order in which they must be loaded."""
 
 MULTIARCH = "x86_64-linux-gnu"
 

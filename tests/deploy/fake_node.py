@@ -80,6 +80,9 @@ class FakeGuest:
         self.put_backs = 0
         self.refuse = False
         """Make `put_back` fail."""
+        self.yields = False
+        self.yielded: list[bool] = []
+        """Each change of whether it leaves the processors to others."""
         self.changed: Callable[[str], None] = lambda name: None
         self._process: subprocess.Popen[bytes] | None = None
         self._server: asyncio.Server | None = None
@@ -136,6 +139,23 @@ class FakeGuest:
         assert self._process is not None
         os.killpg(self._process.pid, signal.SIGCONT)
         self._set("ready")
+
+    async def yield_processor(self, yields: bool) -> None:
+        if yields != self.yields:
+            self.yields = yields
+            self.yielded.append(yields)
+
+    async def reset(self) -> None:
+        raise DeployError("a process has no reset button")
+
+    async def nmi(self) -> None:
+        raise DeployError("a process has no processor of its own")
+
+    async def registers(self) -> str:
+        raise DeployError("a process has no processor of its own")
+
+    def debug_stub(self) -> contextlib.AbstractAsyncContextManager[Path]:
+        raise DeployError("a process has no debug stub")
 
     def ram(self) -> Path:
         raise FileNotFoundError("a process has no RAM file")

@@ -23,10 +23,11 @@ def variants() -> dict[str, tuple[GuestSpec, str | None]]:
         "kvm": (replace(guest, accel="kvm"), None),
         "ram-file": (replace(guest, ram_file=True, memory_mib=192), None),
         "system": (planned(uri="qemu:///system").guests[1], "+1000:+1000"),
+        "ssh": (replace(guest, ssh_port=22022, on_reset="restart"), None),
     }
 
 
-@pytest.mark.parametrize("name", ["tcg", "kvm", "ram-file", "system"])
+@pytest.mark.parametrize("name", ["tcg", "kvm", "ram-file", "system", "ssh"])
 def test_the_xml_is_the_golden_one(name: str) -> None:
     guest, run_as = variants()[name]
     xml = domain_xml(guest, node_uuid=UUIDS[0], run_as=run_as)
@@ -46,6 +47,15 @@ def test_a_stranger_has_no_owner() -> None:
     assert owner_in_xml("<domain><name>g1</name></domain>") is None
     with pytest.raises(ValueError, match="not XML"):
         owner_in_xml("<domain>")
+
+
+def test_only_a_guest_that_allows_faults_inside_has_a_card() -> None:
+    guest = planned().guests[0]
+    assert "netdev" not in domain_xml(guest, node_uuid=UUIDS[0])
+    xml = domain_xml(msgspec.structs.replace(guest, ssh_port=22022), node_uuid=UUIDS[0])
+    assert "restrict=on" in xml
+    assert "hostfwd=tcp:127.0.0.1:22022-:22" in xml
+    assert xml.count("hostfwd") == 1
 
 
 def test_what_a_user_names_cannot_break_out_of_the_xml() -> None:

@@ -67,6 +67,8 @@ def test_an_unknown_key_is_refused() -> None:
         ({"vcpus": 0}, "vcpus is 1"),
         ({"translation_mib": 1}, "translation_mib"),
         ({"name": "../g1"}, "letters and digits"),
+        ({"ssh_port": 22}, "ssh_port is 1024 to 65535"),
+        ({"on_reset": "wait"}, "on_reset"),
     ],
 )
 def test_a_guest_that_cannot_be_is_refused(wrong: dict[str, object], said: str) -> None:
@@ -91,3 +93,14 @@ def test_the_sockets_of_libvirt_itself_are_counted() -> None:
     assert "/n/g2.link~" in paths
     assert "/n/r/lib/qemu/domain-99999-g1/monitor.sock" in paths
     assert not any("monitor" in path for path in socket_paths(planned(uri="qemu:///session")))
+
+
+def test_guests_have_an_ssh_port_each_or_none() -> None:
+    assert [guest.ssh_port for guest in planned().guests] == [None, None]
+    node = planned(ssh_ports=(22001, 22002), on_reset="restart")
+    assert [guest.ssh_port for guest in node.guests] == [22001, 22002]
+    assert {guest.on_reset for guest in node.guests} == {"restart"}
+    with pytest.raises(ValueError, match="one ssh port each, or none"):
+        planned(ssh_ports=(22001,))
+    with pytest.raises(ValueError, match="two guests of a node have one ssh_port"):
+        planned(ssh_ports=(22001, 22001))

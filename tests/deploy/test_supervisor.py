@@ -216,7 +216,7 @@ async def test_faults_that_cannot_be_are_refused(node: Running) -> None:
     with pytest.raises(FaultRefused, match="held by hang"):
         await node.supervisor.inject("garbage", "g1", None)
     # A fault that could not be applied is not in the book: repair may look after the guest.
-    with pytest.raises(OSError, match="no RAM file"):
+    with pytest.raises(DeployError, match="no RAM file"):
         await node.supervisor.inject("corrupt-state", "g2", None)
     assert node.supervisor._book.holds.keys() == {"g1"}
 

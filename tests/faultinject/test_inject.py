@@ -12,7 +12,9 @@ from deploy.ports import FaultSite
 from deploy.records import Layout, Settings
 from deploy.supervisor_faults import FaultRefused
 from faultinject.faults import CATALOGUE, Layer
-from faultinject.inject import SLOW_STOPPED, Injector
+from faultinject.faults.catalogue import offered_on_nodes
+from faultinject.faults.machines import SLOW_STOPPED
+from faultinject.inject import Injector
 from voter.core import Limits
 
 
@@ -26,9 +28,18 @@ def injector(*, state: str = "ready", **settings: Any) -> Injector:
     return Injector(cast(FaultSite, site))
 
 
-@pytest.mark.parametrize("kind", CATALOGUE)
-def test_a_guest_that_is_ready_takes_every_kind(kind: str) -> None:
+OFFERED = list(offered_on_nodes())
+
+
+@pytest.mark.parametrize("kind", OFFERED)
+def test_a_guest_that_is_ready_takes_every_kind_that_is_offered(kind: str) -> None:
     injector().check(kind, "g1")
+
+
+@pytest.mark.parametrize("kind", sorted(CATALOGUE.keys() - set(OFFERED)))
+def test_what_needs_a_shell_or_hits_another_than_a_guest_is_refused(kind: str) -> None:
+    with pytest.raises(FaultRefused, match=f"{kind} is not for a guest of a running node"):
+        injector().check(kind, "g1")
 
 
 def test_state_can_be_corrupted_only_where_a_canary_can_be_written() -> None:
@@ -36,7 +47,7 @@ def test_state_can_be_corrupted_only_where_a_canary_can_be_written() -> None:
         injector(service="static").check("corrupt-state", "g1")
 
 
-@pytest.mark.parametrize("kind", CATALOGUE)
+@pytest.mark.parametrize("kind", OFFERED)
 def test_a_dead_guest_takes_only_what_acts_on_its_link(kind: str) -> None:
     if CATALOGUE[kind].layer is Layer.LINK:
         injector(state="dead").check(kind, "g1")
@@ -54,5 +65,5 @@ def test_voters_find_guests_behind_the_proxy() -> None:
 
 
 def test_only_what_leaves_a_sound_guest_that_votes_needs_no_put_back() -> None:
-    must = {kind for kind in CATALOGUE if injector().must_put_back(kind)}
-    assert must == {"crash", "hang", "corrupt-state"}
+    must = {kind for kind in OFFERED if injector().must_put_back(kind)}
+    assert must == {"crash", "hang", "corrupt-state", "reset", "flip-ram", "flip-register"}

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from faultinject.faults import CATALOGUE, Layer
-from faultinject.lies import KINDS, CorruptReply, Garbage, make
+from faultinject.lies import KINDS, CorruptReply, Delay, Garbage, make
 from guests.wire import Decoder, Frame, Kind, encode
 
 FRAME_LIES = sorted(KINDS.keys() - {"garbage"})
@@ -120,6 +120,27 @@ def test_replies_are_dropped_or_renumbered() -> None:
     assert [f.seq for f in Decoder().feed(make("wrong-seq", b"").feed(stream))] == [0, 6]
 
 
+def test_a_flood_comes_instead_of_each_reply_under_numbers_nobody_gave() -> None:
+    lie = make("flood", b"seed")
+    stream = encode(Kind.PONG, 1, 0) + encode(Kind.REPLY, 1, 5, b"x")
+    got = Decoder().feed(lie.feed(stream))
+    assert got[0].kind == Kind.PONG
+    assert lie.count == len(got) - 1 >= 100
+    assert all(f.kind == Kind.REPLY and f.seq > 1 << 32 for f in got[1:])
+    assert got == Decoder().feed(make("flood", b"seed").feed(stream))
+
+
+def test_a_delay_changes_nothing_and_says_how_late() -> None:
+    lie = Delay(b"seed")
+    assert lie.feed(b"as it is") == b"as it is"
+    late = [lie.late() for _ in range(100)]
+    assert all(0.05 <= seconds <= 0.25 for seconds in late)
+    assert max(late) - min(late) > 0.1
+    assert lie.count == 100
+    other = Delay(b"seed")
+    assert late == [other.late() for _ in range(100)]
+
+
 def test_garbage_is_put_in_and_nothing_is_taken_out() -> None:
     lie = Garbage(b"seed")
     data = encode(Kind.PONG, 1, 0)
@@ -127,3 +148,15 @@ def test_garbage_is_put_in_and_nothing_is_taken_out() -> None:
     assert len(out) == len(data) + lie.count
     assert 1 <= lie.count <= 64
     assert Garbage(b"seed").feed(data) == out
+
+
+@pytest.mark.parametrize("kind", [k for k in KINDS if CATALOGUE[k].fails])
+@given(st.binary(max_size=200), st.integers(1, 2**32), st.binary(min_size=8, max_size=8))
+def test_a_lie_that_fails_by_construction_lets_no_right_reply_through(
+    kind: str, payload: bytes, seq: int, seed: bytes
+) -> None:
+    """Whoever asks gets no reply, or a wrong one, or is told of another number: also past the
+    voter.
+    """
+    said = Decoder().feed(make(kind, seed).feed(encode(Kind.REPLY, 1, seq, payload)))
+    assert all((frame.seq, frame.payload) != (seq, payload) for frame in said)

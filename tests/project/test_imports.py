@@ -28,7 +28,7 @@ PURE = {
     "guests.message",
     "deploy.spec",
     "deploy.domain_xml",
-    "faultinject.faults",
+    "faultinject.faults.catalogue",
     "faultinject.plan",
     "faultinject.outcome",
     "faultinject.estimate",

@@ -198,12 +198,6 @@ class Table:
             scope.kept[once.key] = Kept(kept.key, kept.fingerprint, kept.seq, kept.time_ns, reply)
             self._count(once.scope, scope, len(reply))
 
-    def forget(self, once: Once) -> None:
-        """A request that was ordered is not in the order any more: it may be made again."""
-        scope = (self._callers if once.scope[:1] == b"k" else self._sessions).get(once.scope)
-        if scope is not None and once.key in scope.kept and _is_pending(scope.kept[once.key]):
-            self._remove(once.scope, scope, once.key)
-
     # --------------------------------------------------------------- bounds
 
     def _touch(self, name: bytes, scope: _Scope, now_ns: int) -> None:

@@ -209,11 +209,6 @@ def test_what_was_executed_and_has_no_reply_is_not_executed_again() -> None:
     table.note(key(b"k"), ME, 1, 0)
     table.settle(key(b"k"), None)
     assert table.look(key(b"k"), ME, 0).finding is Finding.EXPIRED
-    table.note(key(b"l"), ME, 2, 0)
-    table.forget(key(b"l"))
-    table.forget(key(b"k"))
-    assert table.look(key(b"l"), ME, 0) == NEW
-    assert table.look(key(b"k"), ME, 0).finding is Finding.EXPIRED
 
 
 # -------------------------------------------------- anything, in any order

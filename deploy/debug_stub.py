@@ -1,0 +1,45 @@
+"""A guest's debug stub in QEMU: a socket for a debugger, there for as long as it is asked for.
+
+A debugger that connects stops the processor, and lets it run as it leaves.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from deploy.errors import HypervisorFailed
+from deploy.hypervisor import Domain, RunState
+
+__all__ = ["DebugStub"]
+
+_TIMEOUT = 3.0
+"""Seconds for each step; milliseconds are usual."""
+
+
+class DebugStub:
+    """The stub of a running domain, at the unix socket ``path``."""
+
+    def __init__(self, domain: Domain, path: Path) -> None:
+        self.path = path
+        self._domain = domain
+        self._ran = False
+
+    async def start(self) -> None:
+        """Have QEMU listen. Raises HypervisorFailed if it cannot."""
+        self._ran = await self._runs()
+        device = f"unix:{str(self.path).replace(',', ',,')},server=on,wait=off"
+        answer = await self._domain.monitor(f"gdbserver {device}", timeout=_TIMEOUT)
+        if not answer.startswith("Waiting for gdb"):
+            raise HypervisorFailed(f"QEMU has no debug stub at {self.path}: {answer}")
+
+    async def end(self) -> None:
+        """Have QEMU listen no more, and its processor as it was. Raises HypervisorFailed."""
+        await self._domain.monitor("gdbserver none", timeout=_TIMEOUT)
+        runs = await self._runs()
+        if self._ran and not runs:
+            await self._domain.resume(timeout=_TIMEOUT)
+        elif runs and not self._ran:
+            await self._domain.suspend(timeout=_TIMEOUT)
+
+    async def _runs(self) -> bool:
+        return await self._domain.state() is not RunState.PAUSED

@@ -1,0 +1,277 @@
+"""What a campaign may not ask for.  Every problem is told at once, each with its remedy.
+
+What a host can do (a debug stub, KVM) is not known here; what the file says is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from faultinject.campaign.spec import Repair, Spec, Stratum
+from faultinject.campaign.strict import Problems, suggest
+from faultinject.faults import CATALOGUE, Fault
+from guests.service import SHIPPED
+from voter.core.vote import Policy, PolicyError
+
+__all__ = ["POISONED", "check", "is_poisoned", "repairs"]
+
+POISONED = "poisoned"
+"""The service with the planted bug (``faultinject/services/poisoned.py``), by name or path."""
+MOST = 10_000_000
+"""Missions of a part of a campaign, at most."""
+
+
+def repairs(choice: Repair) -> tuple[bool, ...]:
+    """Return with which settings of repair missions are made."""
+    return (False, True) if choice == "both" else (choice == "on",)
+
+
+def is_poisoned(service: str) -> bool:
+    """Whether a service is the one with the planted bug."""
+    return Path(service).stem == POISONED
+
+
+def check(spec: Spec, problems: Problems) -> None:
+    """Look at everything in a campaign that its types do not tell.  Raises SpecError."""
+    _check_station(spec, problems)
+    _check_numbers(spec, problems)
+    _check_mixes(spec, problems)
+    _check_strata(spec, problems)
+    _check_doses(spec, problems)
+    _check_shots(spec, problems)
+    _check_question(spec, problems)
+    problems.raise_any()
+
+
+def _check_station(spec: Spec, problems: Problems) -> None:
+    station = spec.station
+
+    def add(key: str, words: str) -> None:
+        problems.add(words, table="station", key=key)
+
+    try:
+        policy = Policy.parse(station.vote)
+    except PolicyError as error:
+        add("vote", str(error))
+    else:
+        if policy.of != station.guests:
+            add("guests", f"vote {policy} needs {policy.of} guests, not {station.guests}")
+    service = station.service
+    if service not in (*SHIPPED, POISONED) and not Path(service).is_file():
+        remedy = suggest(service, (*SHIPPED, POISONED))
+        add("service", f"no service {service!r}: {remedy}, or a Python file")
+    if not 64 <= station.memory <= 1 << 16:
+        add("memory", f"memory {station.memory}: 64 to 65536 MiB a guest")
+    if not 1 <= station.keys <= 10_000:
+        add("keys", f"keys {station.keys}: 1 to 10000")
+    if not 0 <= station.size <= 65_536:
+        add("size", f"size {station.size}: 0 to 65536 bytes")
+    if not station.deadline > 0:
+        add("deadline", f"deadline {station.deadline}: above 0 seconds")
+    if not 0 < station.hang < station.deadline:
+        add(
+            "hang",
+            f"hang {station.hang}: above 0 and below deadline ({station.deadline} s), so that a "
+            "silent guest is found before requests run out of time",
+        )
+
+
+def _check_numbers(spec: Spec, problems: Problems) -> None:
+    workload = spec.workload
+    if not 1 <= workload.length <= 256:
+        problems.add(
+            f"length {workload.length}: 1 to 256 requests a mission", table="workload", key="length"
+        )
+    if workload.seed is not None and not 0 <= workload.seed < 1 << 63:
+        problems.add(f"seed {workload.seed}: 0 to 2^63 - 1", table="workload", key="seed")
+    if not 0 <= spec.alike <= 1:
+        problems.add(f"alike {spec.alike}: a share, 0 to 1", key="alike")
+    if not 0 < spec.alpha <= 0.5:
+        problems.add(f"alpha {spec.alpha}: above 0, at most 0.5 (0.05: 95 %)", key="alpha")
+    if not 0 <= spec.extension <= 1:
+        problems.add(f"extension {spec.extension}: a share of the missions, 0 to 1",
+                     key="extension")  # fmt: skip
+    if spec.workers is not None and not 1 <= spec.workers <= 1024:
+        problems.add(f"workers {spec.workers}: 1 to 1024, or leave it out", key="workers")
+    for name in ("rm", "rv", "rh"):
+        values = spec.points.axis(name)
+        if not values:
+            problems.add(f"{name}: no value; give at least one, or leave the key out",
+                         table="points", key=name)  # fmt: skip
+        for value in values:
+            if not 0 <= value <= 1:
+                problems.add(f"{name} {value}: a probability, 0 to 1", table="points", key=name)
+    margins = spec.margins
+    for name, margin in (("u", margins.u), ("rv", margins.rv)):
+        if not 0 < margin < 1:
+            problems.add(f"{name} {margin}: a margin above 0 and below 1",
+                         table="margins", key=name)  # fmt: skip
+    low, high = margins.q
+    if not 0 < low <= high <= 1:
+        problems.add(f"q [{low}, {high}]: a range within 0 to 1, the lower first, above 0",
+                     table="margins", key="q")  # fmt: skip
+
+
+def _known(
+    spec: Spec, kind: str, problems: Problems, *, table: str, number: int = 0, key: str
+) -> Fault | None:
+    """Return a fault, or note why it cannot be had on this campaign's station."""
+    fault = CATALOGUE.get(kind)
+    if fault is None:
+        problems.add(f"no fault {kind!r}: {suggest(kind, CATALOGUE)}",
+                     table=table, number=number, key=key)  # fmt: skip
+        return None
+    if "ssh" in fault.needs and not spec.station.ssh:
+        problems.add(
+            f"{kind} is done inside the guest, over SSH, which this station does not have: set "
+            "ssh = true in [station], or take it out",
+            table=table, number=number, key=key,
+        )  # fmt: skip
+    if "poisoned" in fault.needs and not is_poisoned(spec.station.service):
+        problems.add(
+            f"{kind} needs the service with the planted bug: set service = {POISONED!r} in "
+            "[station], or take it out",
+            table=table, number=number, key=key,
+        )  # fmt: skip
+    return fault
+
+
+def _check_mixes(spec: Spec, problems: Problems) -> None:
+    for table, mix, target in (
+        ("faults", spec.faults, "guest"),
+        ("voter_faults", spec.voter_faults, "voter"),
+    ):
+        if mix and not any(weight > 0 for weight in mix.values()):
+            problems.add(f"[{table}]: give at least one kind a weight above 0", table=table)
+        for kind, weight in mix.items():
+            if not 0 <= weight < float("inf"):
+                problems.add(f"{kind} = {weight}: a weight is 0 or more", table=table, key=kind)
+            fault = _known(spec, kind, problems, table=table, key=kind)
+            if fault is None:
+                continue
+            able = [k for k, f in CATALOGUE.items() if target in f.targets and f.fails]
+            if target not in fault.targets:
+                problems.add(
+                    f"{kind} does not hit a {target} but a {' or '.join(fault.targets)}: give one "
+                    f"of {', '.join(able)}",
+                    table=table, key=kind,
+                )  # fmt: skip
+            elif not fault.fails and spec.question == "inequality4":
+                problems.add(
+                    f"{kind} does not make the {target} fail for sure, so that it says nothing of "
+                    f"inequality (4), where a hit {target} is one that fails: give one of "
+                    f"{', '.join(able)}, or try it as a dose or a shot",
+                    table=table, key=kind,
+                )  # fmt: skip
+
+
+def _check_strata(spec: Spec, problems: Problems) -> None:
+    seen: dict[tuple[object, ...], int] = {}
+    for number, stratum in enumerate(spec.strata):
+
+        def add(words: str, key: str = "", number: int = number) -> None:
+            problems.add(words, table="strata", number=number, key=key)
+
+        most = 1 if stratum.design == "nv" else spec.station.guests
+        if not 0 <= stratum.guests_hit <= most:
+            whose = "the plain design has one guest" if most == 1 else f"the node has {most} guests"
+            add(f"guests_hit {stratum.guests_hit}: {whose}, give 0 to {most}", "guests_hit")
+        if stratum.design == "nv" and stratum.voter_hit:
+            add("the plain design has no voter that could be hit: voter_hit = false", "voter_hit")
+        if stratum.design == "nv" and stratum.repair in ("on", "both"):
+            add("the plain design has nobody who repairs: leave repair out", "repair")
+        if stratum.guests_hit and not spec.faults:
+            add("guests are hit, but there is no [faults] with kinds and weights: add it")
+        if stratum.voter_hit and not spec.voter_faults:
+            add("the voter is hit, but there is no [voter_faults] with kinds and weights: add it")
+        if (stratum.missions is None) == (stratum.bound is None):
+            add("give either missions (how many) or bound (how wide its interval may be)")
+        if stratum.missions is not None and not 1 <= stratum.missions <= MOST:
+            add(f"missions {stratum.missions}: 1 to {MOST}", "missions")
+        if stratum.bound is not None and not 1e-5 <= stratum.bound < 1:
+            add(f"bound {stratum.bound}: 0.00001 to below 1", "bound")
+        for cell in _cells_of(spec, stratum):
+            if cell in seen:
+                add(f"the same stratum as number {seen[cell] + 1}: put their missions together")
+            seen[cell] = number
+
+
+def _cells_of(spec: Spec, stratum: Stratum) -> Iterator[tuple[object, ...]]:
+    settings = (False,) if stratum.design == "nv" else repairs(stratum.repair or spec.repair)
+    for repair in settings:
+        yield (stratum.design, stratum.guests_hit, stratum.voter_hit, repair)
+
+
+def _check_doses(spec: Spec, problems: Problems) -> None:
+    seen: set[tuple[str, int]] = set()
+    for number, dose in enumerate(spec.doses):
+
+        def add(words: str, key: str = "", number: int = number) -> None:
+            problems.add(words, table="doses", number=number, key=key)
+
+        fault = _known(spec, dose.kind, problems, table="doses", number=number, key="kind")
+        if fault is not None and ("guest" not in fault.targets or "flip" not in dose.kind):
+            flips = [k for k, f in CATALOGUE.items() if "guest" in f.targets and "flip" in k]
+            add(f"{dose.kind} has no dose: give one of {', '.join(flips)}", "kind")
+        if not 0 <= dose.flips <= 10_000_000:
+            add(f"flips {dose.flips}: 0 to 10000000 a guest and mission", "flips")
+        for key, missions in (("voted", dose.voted), ("nv", dose.nv)):
+            if not 0 <= missions <= MOST:
+                add(f"{key} {missions}: 0 to {MOST} missions", key)
+        if not (dose.voted or dose.nv):
+            add("no mission at all: give voted or nv")
+        if (dose.kind, dose.flips) in seen:
+            add(f"{dose.kind} at {dose.flips} flips is there already: put their missions together")
+        seen.add((dose.kind, dose.flips))
+
+
+def _check_shots(spec: Spec, problems: Problems) -> None:
+    seen: set[tuple[str, int]] = set()
+    for number, shot in enumerate(spec.shots):
+
+        def add(words: str, key: str = "", number: int = number) -> None:
+            problems.add(words, table="shots", number=number, key=key)
+
+        fault = _known(spec, shot.kind, problems, table="shots", number=number, key="kind")
+        if fault is not None and fault.targets == ("voter",):
+            shared = [k for k, f in CATALOGUE.items() if {"host", "client"} & set(f.targets)]
+            add(f"{shot.kind} hits the voter alone: give one of {', '.join(shared)}", "kind")
+        if not 1 <= shot.flips <= 10_000_000:
+            add(f"flips {shot.flips}: 1 to 10000000", "flips")
+        for key, missions in (("missions", shot.missions), ("nv", shot.nv)):
+            if not 0 <= missions <= MOST:
+                add(f"{key} {missions}: 0 to {MOST} missions", key)
+        if not (shot.missions or shot.nv):
+            add("no mission at all: give missions or nv")
+        if (shot.kind, shot.flips) in seen:
+            add(f"{shot.kind} at {shot.flips} is there already: put their missions together")
+        seen.add((shot.kind, shot.flips))
+
+
+def _check_question(spec: Spec, problems: Problems) -> None:
+    """See that what is asked can be answered from what is done."""
+    if spec.question == "softerrors" and not any(dose.voted and dose.nv for dose in spec.doses):
+        problems.add(
+            "question softerrors holds voted missions against plain ones at the same dose: give "
+            "[[doses]] with both voted and nv",
+            key="question",
+        )
+    if spec.question == "commoncause" and not any(shot.missions for shot in spec.shots):
+        problems.add("question commoncause needs [[shots]] with missions", key="question")
+    groups: dict[bool, set[int]] = {}
+    for stratum in spec.strata:
+        if stratum.design == "voted" and not stratum.voter_hit:
+            for repair in repairs(stratum.repair or spec.repair):
+                groups.setdefault(repair, set()).add(stratum.guests_hit)
+    if spec.question == "inequality4" and not groups:
+        problems.add("question inequality4 needs [[strata]] without voter_hit", key="question")
+    for repair, hit in groups.items():
+        missing = sorted(set(range(spec.station.guests + 1)) - hit)
+        if missing and spec.question == "inequality4":
+            setting = "on" if repair else "off"
+            problems.add(
+                "the strata cannot be put together without guests_hit = "
+                f"{', '.join(map(str, missing))} (voter not hit, repair {setting}): add them",
+                table="strata",
+            )

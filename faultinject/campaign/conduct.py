@@ -1,0 +1,199 @@
+"""A run from the command: workers here or on a cluster, signals, the screen, the end in words."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import os
+import platform
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+import structlog
+from rich.console import Console
+
+from deploy.records import cache_directory
+from faultinject.campaign.berths import Berths, sweep_abandoned
+from faultinject.campaign.hand import Hand
+from faultinject.campaign.lanes import Runs
+from faultinject.campaign.rates import Rates
+from faultinject.campaign.runner import Ending, Stop, run_missions
+from faultinject.campaign.running import Running, look_at
+from faultinject.campaign.screen import Screen, cells_table, duration
+from faultinject.campaign.spec import Spec
+from faultinject.campaign.store import Store
+from faultinject.campaign.tasks import STATION, Worker
+
+__all__ = [
+    "USUAL_RATES",
+    "Wish",
+    "conduct",
+    "default_workers",
+    "keep_rates",
+    "known_rates",
+    "look_into",
+    "show_ending",
+    "versions",
+]
+
+_log = structlog.get_logger(__name__)
+
+TELLING = 50
+"""Missions from which on their mean duration tells something of those to come."""
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Wish(msgspec.Struct, frozen=True, kw_only=True):
+    """How a campaign is to be run.
+
+    ``workers``: None, as its file says, or as many as processors.  ``scheduler``: of a cluster, ""
+    for this host.  ``first``: only so many of the plan's order.  ``station``: see ``tasks``.
+    """
+
+    workers: int | None = None
+    scheduler: str = ""
+    first: int | None = None
+    station: str = STATION
+
+
+def conduct(store: Store, wish: Wish, console: Console) -> Ending:
+    """Run what is pending of a campaign, as far as it gets, and leave nothing running.
+
+    Raises CommandError (a cluster that is not there), StoreError, OSError.
+    """
+    stop = Stop()
+    goal = store.total if wish.first is None else min(store.total, wish.first)
+    screen = Screen(
+        console,
+        done=store.done,
+        total=store.total,
+        goal=max(goal, store.done),
+        look=lambda: look_into(store),
+    )
+    with screen, _signals(stop, screen), _crew(store, wish, screen.step) as workers:
+        ending = run_missions(
+            store, workers, screen, stop, first=wish.first, scheduler=wish.scheduler
+        )
+    if ending.missions and wish.station == STATION:
+        keep_rates(store)
+    return ending
+
+
+def show_ending(store: Store, ending: Ending, console: Console) -> None:
+    """Print what there is now, and what to do next."""
+    running = look_into(store)
+    console.print(cells_table(running.cells))
+    for words in running.words:
+        console.print(words, markup=False)
+    rate = f", {ending.missions / ending.seconds * 3600:,.0f} an hour" if ending.seconds else ""
+    console.print(
+        f"{store.done:,} of {store.total:,} missions are stored, {ending.missions:,} by this run "
+        f"in {duration(ending.seconds)}{rate}"
+    )
+    if store.partial:
+        console.print(
+            f"[yellow]partial[/] ({ending.why}): `trivisor campaign resume {store.directory}` goes "
+            "on with the same plan"
+        )
+    images = {(each.image, each.build, each.accel) for each in store.meta().facts.values()}
+    if len(images) > 1:
+        console.print("[yellow]its workers did not run the same image, build and accelerator[/]")
+
+
+def look_into(store: Store) -> Running:
+    """Return what a store's rows show."""
+    return look_at(store.spec, store.plan.cells, store.by_stratum())
+
+
+@contextlib.contextmanager
+def _crew(store: Store, wish: Wish, progress: Callable[[str], None]) -> Iterator[Sequence[Runs]]:
+    """Give the workers; they, and all that they started, have ended afterwards."""
+    worker = Worker(station=wish.station, spec=store.spec.station)
+    if wish.scheduler:
+        from faultinject.campaign.dask import Cluster  # noqa: PLC0415 - an extra
+
+        cluster = Cluster(wish.scheduler, worker, expected=wish.workers)
+        try:
+            progress(f"{len(cluster.addresses)} workers at {wish.scheduler}")
+            yield cluster.slots
+        finally:
+            cluster.close()
+        return
+    sweep_abandoned(progress)
+    berths = Berths()
+    try:
+        yield [
+            Hand(f"w{number}", worker, berths, progress)
+            for number in range(1, (wish.workers or default_workers(store.spec)) + 1)
+        ]
+    finally:
+        berths.close()
+
+
+def default_workers(spec: Spec) -> int:
+    """Return how many workers there are if the command does not say."""
+    return spec.workers or len(os.sched_getaffinity(0))
+
+
+# ------------------------------------------------------------------ what this host has learnt
+
+
+def keep_rates(store: Store) -> None:
+    """Keep how long missions took here, so that the next plan can tell how long it will take."""
+    rates = store.rates()
+    if rates is None or rates.missions < TELLING:
+        return
+    path = _rates_path()
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_bytes(msgspec.json.encode(rates))
+        aside.replace(path)
+    except OSError as error:
+        _log.warning("how long missions take is not kept", error=str(error))
+
+
+USUAL_RATES = Rates(clean=0.2, kinds={"crash": 2.0})
+"""Seconds on a two-core machine without KVM, for hosts that have learnt none of their own."""
+
+
+def known_rates() -> Rates | None:
+    """Return how long missions took on this host, None if none was run yet."""
+    try:
+        return msgspec.json.decode(_rates_path().read_bytes(), type=Rates)
+    except (FileNotFoundError, msgspec.DecodeError):
+        return None  # of another version: the next run writes it anew
+
+
+def _rates_path() -> Path:
+    return cache_directory() / "mission-rates.json"
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a campaign's planning depends on."""
+    try:
+        own = importlib.metadata.version("trivisor")
+    except importlib.metadata.PackageNotFoundError:
+        own = "from its sources"
+    return {"trivisor": own, "python": platform.python_version()}
+
+
+@contextlib.contextmanager
+def _signals(stop: Stop, screen: Screen) -> Iterator[None]:
+    """Have Ctrl-C, and whoever ends us gently, stop the run; twice: at once."""
+
+    def ask(*_: object) -> None:
+        stop.ask()
+        screen.stopping = (
+            "its workers are killed" if stop.now.is_set()
+            else "the workers end their guests; Ctrl-C again: at once"
+        )  # fmt: skip
+
+    former = {number: signal.signal(number, ask) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)

@@ -1,0 +1,111 @@
+"""The database file of a results directory: opened, locked for one writer, its errors in words."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+__all__ = [
+    "StoreBusy",
+    "StoreError",
+    "StoreFull",
+    "closing_on_error",
+    "connect",
+    "take_lock",
+    "telling",
+    "transaction",
+]
+
+LOCK = "lock"
+LITTLE_ROOM = 1 << 20
+"""Bytes free under which an input/output error is taken for a full disk."""
+
+
+class StoreError(Exception):
+    """A results directory cannot be used, or not so; the words say what to do."""
+
+
+class StoreFull(StoreError):
+    """The disk is full: nothing is lost, and with room the campaign can be resumed."""
+
+
+class StoreBusy(StoreError):
+    """Another process writes to this directory."""
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Open the database: each statement its own transaction, unless one is begun."""
+    try:
+        connection = sqlite3.connect(path, isolation_level=None, timeout=10.0)
+        connection.row_factory = sqlite3.Row
+        connection.execute("PRAGMA journal_mode = WAL")
+        # A commit reaches the log at once; only a power cut may take the last ones, and whole.
+        connection.execute("PRAGMA synchronous = NORMAL")
+    except sqlite3.Error as error:
+        raise StoreError(f"{path}: cannot be opened as a campaign's results: {error}") from error
+    return connection
+
+
+def take_lock(directory: Path) -> int:
+    """Take the writer's lock, which ends with the process; return its descriptor."""
+    try:
+        lock = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise StoreError(f"{directory}: cannot be written: {error.strerror}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(lock)
+        raise StoreBusy(
+            f"{directory}: another process runs this campaign: wait for it, or end it"
+        ) from error
+    return lock
+
+
+@contextlib.contextmanager
+def closing_on_error(lock: int | None) -> Iterator[None]:
+    """Give the lock back if what follows fails."""
+    try:
+        yield
+    except BaseException:
+        if lock is not None:
+            os.close(lock)
+        raise
+
+
+@contextlib.contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """Do all of it, or nothing."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        if connection.in_transaction:  # a full disk has rolled it back already
+            connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+
+
+@contextlib.contextmanager
+def telling(directory: Path) -> Iterator[None]:
+    """Turn what SQLite and the system say into the store's own errors."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
+        failed = code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
+        if code == sqlite3.SQLITE_FULL or (
+            failed and shutil.disk_usage(directory).free < LITTLE_ROOM
+        ):
+            raise StoreFull(f"{directory}: the disk is full: make room, then resume") from error
+        raise StoreError(f"{directory}: cannot be written: {error}") from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StoreFull(f"{directory}: the disk is full: make room, then resume") from error
+        raise StoreError(f"{directory}: cannot be written: {error.strerror}") from error

@@ -1,0 +1,267 @@
+"""Of faults that nobody forced to fail: doses of soft errors, and shots that strike all guests."""
+
+from __future__ import annotations
+
+import msgspec
+
+from faultinject.campaign.report.counting import (
+    Source,
+    outcomes_of,
+    share_of,
+    triple,
+)
+from faultinject.campaign.report.digits import TIMES, percent
+from faultinject.campaign.report.findings import Break, Dose, Share, ShotKind, Verdict
+from faultinject.campaign.report.measured import law
+from faultinject.campaign.tally import Tally
+from faultinject.estimate import (
+    AtFrequency,
+    DosesVerdict,
+    Fit,
+    Shots,
+    ShotsResult,
+    at_frequency,
+    judge_doses,
+    judge_shots,
+)
+from faultinject.estimate import Dose as DoseCounts
+
+__all__ = ["Doses", "find_breaks", "find_doses", "find_shared", "find_shots", "judge_model"]
+
+MARGIN = 0.05
+"""The greatest |R_sys - model| still called agreement, absolute: the estimator's own."""
+FREQUENCY = 0.05
+"""Of shots a mission, assumed where the page shows what shared causes would do."""
+CERTAIN_FALL = 0.9  # all guests fall in so many shots: dependence makes no difference
+SHOWN_RM = 0.9  # where the page gives numbers of that
+
+Doses = dict[str, tuple[tuple[Dose, ...], DosesVerdict]]
+
+
+def find_doses(source: Source) -> Doses:
+    """By kind: its doses in rising order, and what they say together."""
+    tallies = source.store.by_dose(source.prefix)
+    found: Doses = {}
+    for kind in dict.fromkeys(kind for kind, _, _ in tallies):
+        arms = {
+            dose: (
+                tallies.get((kind, dose, "nv"), Tally()), tallies.get((kind, dose, "voted"), Tally())
+            )
+            for dose in sorted({dose for each, dose, _ in tallies if each == kind})
+        }  # fmt: skip
+        judged = _judge(source, arms, source.alpha)
+        found[kind] = (_doses(source, kind, arms, judged, shared=False), judged)
+    return found
+
+
+def find_shared(source: Source) -> tuple[Dose, ...]:
+    """Each shared cause that was fired at one guest alone too, as a point of the same figure."""
+    causes = {kind: each for kind, each in _shots(source).items() if each.plain.trials}
+    found: list[Dose] = []
+    for kind, each in causes.items():
+        arms = {each.flips: (each.plain, each.voted)}
+        judged = _judge(source, arms, source.alpha / len(causes))
+        found += _doses(source, kind, arms, judged, shared=True)
+    return tuple(found)
+
+
+Arms = dict[int, tuple[Tally, Tally]]  # by dose: one guest alone, and voted
+
+
+def _judge(source: Source, arms: Arms, alpha: float) -> DosesVerdict:
+    return judge_doses(
+        [DoseCounts(dose=dose, nv=nv.counts(), voted=voted.counts())
+         for dose, (nv, voted) in arms.items()],
+        alpha, MARGIN, source.m, source.n,
+    )  # fmt: skip
+
+
+def _doses(
+    source: Source, kind: str, arms: Arms, judged: DosesVerdict, *, shared: bool
+) -> tuple[Dose, ...]:
+    return tuple(
+        Dose(
+            kind=kind, flips=dose, label=kind if shared else f"{dose:,}", shared=shared,
+            plain=share_of(nv.successes, nv.trials, source.alpha),
+            voted=share_of(voted.successes, voted.trials, source.alpha),
+            model=triple(each.model), verdict=each.verdict.value, words=each.words,
+            outcomes=outcomes_of(voted), plain_outcomes=outcomes_of(nv),
+        )
+        for (dose, (nv, voted)), each in zip(arms.items(), judged.doses, strict=True)
+    )  # fmt: skip
+
+
+class _Cause(msgspec.Struct, frozen=True, kw_only=True):
+    """One kind of shot: what it did to the voted node's guests, and to one alone."""
+
+    flips: int
+    shots: Shots
+    voted: Tally
+    plain: Tally
+
+
+def _shots(source: Source) -> dict[str, _Cause]:
+    """By cause.  Where the voter was lost nobody knows how many guests had failed: all, then."""
+    tallies = source.store.shots(source.prefix)
+    found: dict[str, _Cause] = {}
+    for kind, flips, design in tallies:
+        by_fallen = tallies[kind, flips, design]
+        failed = [0] * (source.n + 1)
+        for fallen, tally in by_fallen.items():
+            failed[min(fallen, source.n)] += tally.trials - tally.voter_lost
+            failed[source.n] += tally.voter_lost
+        if design != "voted" or not sum(failed):
+            continue
+        voted = sum(by_fallen.values(), Tally())
+        plain = sum(tallies.get((kind, flips, "nv"), {}).values(), Tally())
+        shots = Shots(failed=tuple(failed), system=voted.counts(), nv=plain.counts())
+        name = f"{kind} {TIMES} {flips:,}" if flips > 1 else kind
+        found[name] = _Cause(flips=flips, shots=shots, voted=voted, plain=plain)
+    return found
+
+
+def find_shots(source: Source) -> tuple[tuple[ShotKind, ShotsResult], ...]:
+    """Each shared cause, with what the estimator says of it."""
+    found = []
+    for kind, each in _shots(source).items():
+        judged = judge_shots(each.shots, source.alpha, source.m)
+        voted, plain = each.voted, each.plain
+        found.append((
+            ShotKind(
+                kind=kind,
+                fell=tuple(
+                    Share(count=count, of=each.shots.total, low=c.low, high=c.high)
+                    for count, c in zip(each.shots.failed, judged.c, strict=True)
+                ),
+                independent=judged.independent,
+                fatal=triple(judged.fatal),
+                fatal_independent=judged.fatal_if_independent.value,
+                voted=share_of(voted.failures, voted.trials, source.alpha),
+                plain=share_of(plain.failures, plain.trials, source.alpha)
+                if plain.trials else None,
+                silent=voted.silent,
+                words=judged.words,
+            ),
+            judged,
+        ))  # fmt: skip
+    return tuple(found)
+
+
+def find_breaks(source: Source) -> tuple[Break, ...]:
+    """What each cause would do to R_sys if it came in FREQUENCY of missions."""
+    found = []
+    for kind, cause in _shots(source).items():
+        each = judge_shots(cause.shots, source.alpha, source.m).each.value
+
+        def at(own: float, shots: Shots = cause.shots) -> AtFrequency:
+            return at_frequency(shots, FREQUENCY, own, m=source.m, alpha=source.alpha)
+
+        curve = [at(i / 100) for i in range(101)]
+        shown = at(min(1.0, SHOWN_RM / (1 - FREQUENCY * each)))
+        found.append(
+            Break(
+                kind=kind, frequency=FREQUENCY, rm=tuple(one.rm.value for one in curve),
+                rsys=tuple(triple(one.rsys) for one in curve), at=triple(shown.rsys),
+                at_independent=law(SHOWN_RM, source.m, source.n), beta=triple(shown.beta),
+            )
+        )  # fmt: skip
+    return tuple(found)
+
+
+def judge_model(
+    doses: Doses, shots: tuple[tuple[ShotKind, ShotsResult], ...]
+) -> tuple[Verdict, ...]:
+    """The verdicts on the model: of shared causes, then of doses."""
+    found = [_of_shots(shots)] if shots else []
+    return (*found, *(_of_doses(kind, judged) for kind, (_, judged) in doses.items()))
+
+
+def _of_doses(kind: str, judged: DosesVerdict) -> Verdict:
+    departing = [each for each in judged.doses if each.verdict is Fit.DEPARTS]
+    open_ = [each for each in judged.doses if each.verdict is Fit.UNDECIDED]
+    count = len(judged.doses)
+    points = f"{MARGIN * 100:.0f} points"
+    if judged.verdict is Fit.AGREES:
+        answer = f"The paper's formula is true of these faults ({kind}), within {points}."
+    elif judged.verdict is Fit.DEPARTS:
+        answer = f"The paper's formula is not met at {len(departing)} of {count} doses ({kind})."
+    else:
+        answer = f"Undecided: whether the paper's formula is true of these faults ({kind})."
+    words = []
+    if not departing and len(open_) < count:
+        words.append(
+            f"At {count - len(open_)} of {count} doses the measured R_sys is within {points} of "
+            "what the formula makes of the measured R_M."
+        )
+    words += [_sentence(each.words) for each in departing]
+    if open_:
+        flips = ", ".join(f"{each.dose:,.0f}" for each in open_)
+        words.append(f"Undecided at {flips} flips: the intervals are too wide for that margin.")
+    if judged.crossing:
+        words.append(_sentence(judged.crossing.words))
+    if not judged.reaches_f2:
+        words.append(
+            "The measured R_M does not span .5 to .9, so the data say little of two guests failing."
+        )
+    tone = {Fit.AGREES: "good", Fit.DEPARTS: "bad", Fit.UNDECIDED: "open"}[judged.verdict]
+    return Verdict(tone=tone, answer=answer, words=" ".join(words), tests="model")  # type: ignore[arg-type]
+
+
+def _of_shots(shots: tuple[tuple[ShotKind, ShotsResult], ...]) -> Verdict:
+    together = [shot for shot, judged in shots if _falls_together(judged)]
+    certain = [shot for shot, judged in shots if judged.independent[-1] > CERTAIN_FALL]
+    count, causes = len(shots), "shared cause" if len(shots) == 1 else "shared causes"
+    words = []
+    if together:
+        words.append("All guests fell at once far more often than if they fell independently: "
+                     + "; ".join(_contrast(shot) for shot in together) + ".")  # fmt: skip
+    if certain:
+        words.append(
+            f"Under {_names(certain)} nearly every guest falls at every shot, so that independent "
+            "guests would be no better off."
+        )
+    words += _beside_plain([shot for shot, _ in shots])
+    return Verdict(
+        tone="bad" if together else "open",
+        answer=f"Under {len(together)} of {count} {causes} the guests do not fail independently."
+        if together
+        else f"No dependence is seen under the {count} {causes}.",
+        words=" ".join(words),
+        tests="model",
+    )
+
+
+def _falls_together(judged: ShotsResult) -> bool:
+    """All fell more often than guests that fall independently, each as often as it can have."""
+    return judged.c[-1].low > judged.each.high ** (len(judged.c) - 1)
+
+
+def _contrast(shot: ShotKind) -> str:
+    return (
+        f"{shot.kind}, all in {percent(shot.fell[-1].point or 0.0)} of shots, not "
+        f"{percent(shot.independent[-1])}"
+    )
+
+
+def _beside_plain(shots: list[ShotKind]) -> list[str]:
+    """Whether the voted node came off better than one guest alone: intervals that are apart."""
+    pairs = [(shot, shot.voted, shot.plain) for shot in shots if shot.plain and shot.plain.of]
+    said = {
+        "The voted node failed less often than one guest alone under": [
+            shot for shot, voted, plain in pairs if voted.high < plain.low],
+        "It failed more often than one guest alone under": [
+            shot for shot, voted, plain in pairs if voted.low > plain.high],
+        "No difference from one guest alone can be told under": [
+            shot for shot, voted, plain in pairs
+            if voted.high >= plain.low and voted.low <= plain.high],
+    }  # fmt: skip
+    return [f"{words} {_names(which)}." for words, which in said.items() if which]
+
+
+def _names(shots: list[ShotKind]) -> str:
+    names = [shot.kind for shot in shots]
+    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
+
+
+def _sentence(words: str) -> str:
+    return words[:1].upper() + words[1:].rstrip(".") + "."

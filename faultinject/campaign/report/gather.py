@@ -1,0 +1,182 @@
+"""A campaign's directory to its findings: asks the store, hands counts to the estimators."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from faultinject.campaign.report.causes import (
+    find_breaks,
+    find_doses,
+    find_shared,
+    find_shots,
+    judge_model,
+)
+from faultinject.campaign.report.counting import Source, share_of
+from faultinject.campaign.report.digits import percent
+from faultinject.campaign.report.evidence import (
+    Look,
+    find_effects,
+    find_kinds,
+    find_latencies,
+    find_speeds,
+    look,
+)
+from faultinject.campaign.report.findings import Findings, Head, Share, Silence, Stratum, Verdict
+from faultinject.campaign.report.judge import judge_points, judge_silence, judge_voter, worst_case
+from faultinject.campaign.report.strata import Side, find_sides, find_strata
+from faultinject.campaign.store import Store
+from faultinject.campaign.tally import Tally
+
+__all__ = ["gather"]
+
+MANY_VOID = 0.01
+DRAWN_WITH = ("matplotlib", "scipy", "jinja2")
+
+
+def gather(directory: Path) -> Findings:
+    """Read the campaign in ``directory``, which may be running.  Raises StoreError."""
+    with Store.open(directory, write=False) as store:
+        m, n = (int(each) for each in store.spec.station.vote.split("/"))
+        prefix = store.prefix() if store.partial else None
+        return _findings(Source(store=store, prefix=prefix, alpha=store.spec.alpha_look, m=m, n=n))
+
+
+def _findings(source: Source) -> Findings:
+    found = look(source)
+    sides, strata = find_sides(source), find_strata(source)
+    points = tuple(point for side in sides for point in side.points())
+    doses, shots = find_doses(source), find_shots(source)
+    silence = _silence(source, found)
+    voter = [verdict for side in sides for verdict in
+             (judge_voter(side), judge_points(points, repair=side.repair)) if verdict]  # fmt: skip
+    model = list(judge_model(doses, shots))
+    first = voter + model if source.store.spec.question == "inequality4" else model + voter
+    verdicts: list[Verdict] = [*first, judge_silence(silence)]
+    # What is alarming is read first, whatever was asked.
+    verdicts.sort(key=lambda each: each.tone != "alarm")
+    return Findings(
+        head=_head(source, found),
+        verdicts=tuple(verdicts),
+        strata=strata,
+        kinds=find_kinds(source, found),
+        silence=silence,
+        crossing={
+            kind: f"{judged.crossing.words[:1].upper()}{judged.crossing.words[1:]}."
+            for kind, (_, judged) in doses.items() if judged.crossing
+        },
+        curves=tuple(side.curve() for side in sides),
+        points=points,
+        reach=tuple(each for side in sides for each in side.reach()),
+        widths=sides[0].widths() if sides else (),
+        doses=tuple(dose for each, _ in doses.values() for dose in each) + find_shared(source),
+        shots=tuple(shot for shot, _ in shots),
+        breaks=find_breaks(source),
+        latencies=find_latencies(source, found, strata),
+        speeds=find_speeds(found),
+        idle_timeouts=_idle(source, strata),
+        effects=find_effects(source),
+        notes=tuple(_notes(source, found, sides, strata)),
+    )  # fmt: skip
+
+
+def _silence(source: Source, found: Look) -> Silence:
+    """Over all missions there are, also those after the prefix: not one may be left out."""
+    every = source.store.tallies("k", "voter_hit", "kind", "shot", "alike", design="voted")
+    wrong = {key: tally.silent for key, tally in every.items() if tally.silent}
+    total = sum(every.values(), Tally())
+    return Silence(
+        share=share_of(total.silent, total.trials, source.alpha),
+        alike=sum(count for (_, _, _, shot, alike), count in wrong.items() if alike or shot),
+        promised=sum(
+            count for (k, voter_hit, kind, _, _), count in wrong.items()
+            if k <= source.n - source.m and not voter_hit and not kind
+        ),
+        listed=tuple(found.silent),
+    )  # fmt: skip
+
+
+def _idle(source: Source, strata: tuple[Stratum, ...]) -> Share | None:
+    """Missions with nothing hit that timed out: a busy host taken for a fault."""
+    idle = [
+        each.name
+        for each in strata
+        if each.k == 0 and not each.voter_hit and each.design == "voted"
+    ]
+    if not idle:
+        return None
+    tally = source.tally(stratum=idle)
+    return share_of(tally.timeout, tally.trials, source.alpha)
+
+
+def _head(source: Source, found: Look) -> Head:
+    store, meta = source.store, source.store.meta()
+    all_of_it = source.tally()
+    began = [each.began for each in meta.runs] or [meta.created]
+    ends = [began + sum(parts) for _, began, parts in found.times]
+    ends += [each.ended for each in meta.runs if each.ended]
+    facts = {each.host: each for each in meta.facts.values()}
+    return Head(
+        title=meta.title,
+        question=store.spec.question,
+        planned=store.total,
+        done=store.done,
+        used=store.total if source.prefix is None else source.prefix,
+        void=all_of_it.void,
+        trials=all_of_it.trials,
+        seed=meta.seed,
+        confidence=1 - source.alpha,
+        service=store.spec.station.service,
+        requests=store.spec.workload.length,
+        m=source.m,
+        n=source.n,
+        workers=max((each.workers for each in meta.runs), default=0),
+        began=min(began),
+        ended=max(ends, default=max(began)),
+        spec=meta.spec_text,
+        spec_hash=meta.spec_hash,
+        facts=tuple(facts.values()),
+        versions=(*sorted(meta.versions.items()), *_versions()),
+        directory=store.directory.resolve().name,
+    )
+
+
+def _versions() -> list[tuple[str, str]]:
+    found = []
+    for name in DRAWN_WITH:
+        try:
+            found.append((name, version(name)))
+        except PackageNotFoundError:  # it is there, or nothing would be drawn, but unpackaged
+            found.append((name, "of unknown version"))
+    return found
+
+
+def _notes(
+    source: Source, found: Look, sides: tuple[Side, ...], strata: tuple[Stratum, ...]
+) -> list[str]:
+    notes = []
+    for each in strata:
+        missions = each.trials + each.void
+        if each.alike is None and missions and each.void / missions > MANY_VOID:
+            notes.append(
+                f"{each.name}: {each.void:,} of {missions:,} missions "
+                f"({percent(each.void / missions)}) were no trial, because the fault was not "
+                "proved to act. They are not counted as masked."
+            )
+    if notes:
+        notes += [
+            f"Had every such mission gone against it, the verdict on the voter"
+            f"{' with repair on' if side.repair else ''} would be: {worst_case(side)}."
+            for side in sides
+        ]
+    if source.store.plan.extended:
+        notes.append(
+            "The campaign was extended once, as its file allowed beforehand: each of the two "
+            "looks at the data is at half of alpha."
+        )
+    if found.sampled:
+        notes.append(
+            f"Latencies, times, and the last three columns by kind of fault are from the first "
+            f"{found.rows:,} missions of the random order; all shares are from all."
+        )
+    return notes

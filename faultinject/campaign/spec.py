@@ -1,0 +1,240 @@
+"""A campaign's file: what is asked, of what node, with which faults, and how many missions.
+
+It is strict TOML: an unknown key, a fault that does not exist, a probability outside [0, 1] or a
+stratum that cannot be is refused before anything runs, with its line and its remedy
+(``faultinject.campaign.check``).  ``specs/`` holds the shipped ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from itertools import product
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from faultinject.campaign.strict import SpecError, read_strict, suggest
+from faultinject.campaign.trial import Design, StationSpec
+
+__all__ = [
+    "Dose",
+    "Margins",
+    "Points",
+    "Question",
+    "Range",
+    "Repair",
+    "Shot",
+    "Spec",
+    "SpecError",
+    "Stratum",
+    "Workload",
+    "load",
+    "parse",
+    "shipped",
+]
+
+Question = Literal["inequality4", "softerrors", "commoncause"]
+"""``inequality4``: does the voter do what the paper assumes of it?  ``softerrors`` and
+``commoncause``: is the model true of real faults?  The two kinds are never mixed in one answer."""
+
+Repair = Literal["off", "on", "both"]
+"""Whether an expelled guest is put back within the mission; ``off`` is the paper's model.
+``both``: the same once with and once without, kept apart."""
+
+
+class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class Workload(_Section, frozen=True, kw_only=True):
+    """The requests of a mission.  ``length``: how many.  ``seed``: None, each mission has requests
+    of its own, drawn from the campaign's seed; else all missions make the same requests.  Over how
+    many keys, and how large values are: ``StationSpec``.
+    """
+
+    length: int = 20
+    seed: int | None = None
+
+
+class Stratum(_Section, frozen=True, kw_only=True):
+    """Missions in which so many guests are hit.
+
+    ``missions``: how many; or ``bound``: as many as it takes that, if not one of them comes out
+    otherwise than the others, the interval of the stratum is no wider than this.  ``repair``: None,
+    as the whole campaign.
+    """
+
+    guests_hit: int
+    voter_hit: bool = False
+    design: Design = "voted"
+    repair: Repair | None = None
+    missions: int | None = None
+    bound: float | None = None
+
+
+class Dose(_Section, frozen=True, kw_only=True):
+    """So many ``flips`` for each guest in each mission, at independent moments and places; nothing
+    is forced to fail.  ``voted`` and ``nv``: missions of each design.  ``kind``: what is flipped.
+    """
+
+    flips: int
+    voted: int
+    nv: int
+    kind: str = "flip-ram"
+
+
+class Shot(_Section, frozen=True, kw_only=True):
+    """One shared cause a mission: it strikes all guests at once, ``flips`` with one seed.
+
+    ``missions``: voted ones; ``nv``: those of the plain design under the same shot.
+    """
+
+    kind: str
+    missions: int
+    nv: int = 0
+    flips: int = 1
+
+
+class Range(_Section, frozen=True, kw_only=True):
+    """A grid: from ``start`` to ``stop``, both in it, by ``step``."""
+
+    start: float
+    stop: float
+    step: float
+
+    def __post_init__(self) -> None:
+        if not (self.step > 0 and self.stop >= self.start):
+            raise ValueError("a grid needs a step above 0 and a stop not below its start")
+        if (self.stop - self.start) / self.step > 10_000:
+            raise ValueError("a grid of more than 10000 points: make its step larger")
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        """The points, rounded to 12 digits so that 0.1 steps give 0.3 and not 0.30000000000000004.
+
+        A stop that the steps miss by a rounding error is in it.
+        """
+        count = int((self.stop - self.start) / self.step + 1e-9) + 1
+        return tuple(round(self.start + number * self.step, 12) for number in range(count))
+
+
+Values = tuple[float, ...] | Range
+
+
+class Points(_Section, frozen=True, kw_only=True):
+    """Operating points: all combinations of these reliabilities of a guest (R_M), of the
+    virtualization layer (R_V) and of the hardware (R_H).
+    """
+
+    rm: Values = (0.7, 0.8, 0.9, 0.95)
+    rv: Values = (0.9, 0.95, 0.98, 0.99, 0.999)
+    rh: Values = (1.0,)
+
+    def axis(self, name: Literal["rm", "rv", "rh"]) -> tuple[float, ...]:
+        """Return one axis' values."""
+        values: Values = getattr(self, name)
+        return values.values if isinstance(values, Range) else values
+
+    def grid(self) -> tuple[tuple[float, float, float], ...]:
+        """Return all (rm, rv, rh)."""
+        return tuple(product(self.axis("rm"), self.axis("rv"), self.axis("rh")))
+
+
+class Margins(_Section, frozen=True, kw_only=True):
+    """What counts as equal to the paper: ``|U/U_paper - 1|`` up to ``u`` for q in the range ``q``,
+    and a measured R_V* within ``rv`` of the bound.
+    """
+
+    u: float = 0.10
+    q: tuple[float, float] = (0.05, 0.5)
+    rv: float = 0.005
+
+
+class Spec(_Section, frozen=True, kw_only=True):
+    """The whole file.
+
+    ``faults`` and ``voter_faults``: kinds with weights, from which the fault of each hit guest, or
+    of the voter, is drawn.  ``alike``: of missions with two or more liars, the share in which they
+    lie alike.  ``extension``: the share of the missions that may be added once if the first look
+    leaves the question undecided; both looks then are at half of ``alpha``.
+    """
+
+    title: str
+    question: Question
+    about: str = ""
+    station: StationSpec = StationSpec()
+    workload: Workload = Workload()
+    repair: Repair = "off"
+    faults: dict[str, float] = {}
+    voter_faults: dict[str, float] = {}
+    alike: float = 0.5
+    strata: tuple[Stratum, ...] = ()
+    doses: tuple[Dose, ...] = ()
+    shots: tuple[Shot, ...] = ()
+    points: Points = Points()
+    alpha: float = 0.05
+    margins: Margins = Margins()
+    extension: float = 0.0
+    workers: int | None = None
+
+    @property
+    def alpha_look(self) -> float:
+        """The error probability of one look at the data."""
+        return self.alpha / 2 if self.extension else self.alpha
+
+    @property
+    def guest_names(self) -> tuple[str, ...]:
+        """g1, g2, ..."""
+        return tuple(f"g{number}" for number in range(1, self.station.guests + 1))
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        """Every kind of fault that a mission of it may have."""
+        guests = any(stratum.guests_hit for stratum in self.strata)
+        voter = any(stratum.voter_hit for stratum in self.strata)
+        mixes = (self.faults if guests else {}) | (self.voter_faults if voter else {})
+        return frozenset(
+            {kind for kind, weight in mixes.items() if weight}
+            | {dose.kind for dose in self.doses if dose.flips}
+            | {shot.kind for shot in self.shots}
+        )
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 in hex of what it means: comments, spaces and ``workers`` do not matter."""
+        meaning = msgspec.to_builtins(msgspec.structs.replace(self, workers=None))
+        return hashlib.sha256(msgspec.json.encode(meaning, order="deterministic")).hexdigest()
+
+
+def parse(text: str, name: str = "campaign") -> Spec:
+    """Read a campaign from text.  Raises SpecError that tells every problem with its line."""
+    from faultinject.campaign.check import check  # noqa: PLC0415 - it is about Spec
+
+    spec, problems = read_strict(text, name, Spec)
+    check(spec, problems)
+    return spec
+
+
+def shipped() -> dict[str, Path]:
+    """Return the shipped campaign files by name."""
+    folder = Path(__file__).with_name("specs")
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def load(path: Path | str) -> tuple[Spec, str]:
+    """Read a campaign file, or a shipped one by its name; return it and its text.
+
+    Raises SpecError.
+    """
+    place, known = Path(path), shipped()
+    if not place.exists() and place.parent == Path() and place.stem in known:
+        place = known[place.stem]
+    try:
+        text = place.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        remedy = suggest(place.stem, known)
+        raise SpecError(f"{path}: no such file, and no shipped campaign: {remedy}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path}: cannot be read: {error}") from error
+    return parse(text, str(path)), text

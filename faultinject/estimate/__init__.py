@@ -1,0 +1,97 @@
+"""What counted missions allow one to say: pure statistics, from counts to verdicts.
+
+``counts`` and ``intervals`` are the ground, ``strata`` recombines what was measured by k into
+U(q) and R_V*, ``verdicts`` holds it against the paper; ``doses`` and ``shots`` are the two
+campaigns in which nothing is forced to fail.  Needs scipy (the extra ``campaign``).
+"""
+
+from faultinject.estimate.counts import Counts, EstimateError
+from faultinject.estimate.crossing import Crossing
+from faultinject.estimate.doses import Dose, DosesVerdict, DoseVerdict, Fit, judge_doses
+from faultinject.estimate.intervals import (
+    Interval,
+    clopper_pearson,
+    jeffreys,
+    success,
+    worst_case,
+)
+from faultinject.estimate.naive import DesignWidths, compare_designs
+from faultinject.estimate.pairs import McNemar, Pair, mcnemar, pair_difference
+from faultinject.estimate.posterior import Sharp, sharp
+from faultinject.estimate.reach import Reach, expected, lowest_q, reach
+from faultinject.estimate.shots import (
+    AtFrequency,
+    Dependence,
+    Shots,
+    ShotsResult,
+    at_frequency,
+    judge_shots,
+)
+from faultinject.estimate.strata import Band, Strata, band, weights
+from faultinject.estimate.subsets import SubsetBand, subset_band
+from faultinject.estimate.verdicts import (
+    Agreement,
+    Choice,
+    Margins,
+    PointVerdict,
+    Verdict,
+    agree_bound,
+    agree_failure,
+    agree_overall,
+    judge_point,
+    judge_points,
+    missions_to_agree,
+    paper_failure,
+)
+
+__all__ = [
+    "Agreement",
+    "AtFrequency",
+    "Band",
+    "Choice",
+    "Counts",
+    "Crossing",
+    "Dependence",
+    "DesignWidths",
+    "Dose",
+    "DoseVerdict",
+    "DosesVerdict",
+    "EstimateError",
+    "Fit",
+    "Interval",
+    "Margins",
+    "McNemar",
+    "Pair",
+    "PointVerdict",
+    "Reach",
+    "Sharp",
+    "Shots",
+    "ShotsResult",
+    "Strata",
+    "SubsetBand",
+    "Verdict",
+    "agree_bound",
+    "agree_failure",
+    "agree_overall",
+    "at_frequency",
+    "band",
+    "clopper_pearson",
+    "compare_designs",
+    "expected",
+    "jeffreys",
+    "judge_doses",
+    "judge_point",
+    "judge_points",
+    "judge_shots",
+    "lowest_q",
+    "mcnemar",
+    "missions_to_agree",
+    "pair_difference",
+    "paper_failure",
+    "reach",
+    "sharp",
+    "subset_band",
+    "success",
+    "weights",
+    "worst_case",
+]

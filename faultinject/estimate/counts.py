@@ -1,0 +1,80 @@
+"""Counts of missions: what every estimate starts from.  Never requests."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import msgspec
+
+__all__ = ["Counts", "EstimateError"]
+
+
+class EstimateError(ValueError):
+    """Counts or settings from which nothing can be estimated; the words say what to change."""
+
+
+class Counts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Missions of one stratum.
+
+    ``trials``: missions with an outcome.  ``failures``: those whose outcome was any but correct.
+    ``silent``: those of the failures in which a wrong reply was released.  ``void``: missions
+    without an outcome (the fault was not applied), which are not among the trials.
+    """
+
+    trials: int
+    failures: int
+    silent: int = 0
+    void: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.silent <= self.failures <= self.trials or self.void < 0:
+            raise EstimateError(
+                f"{self.silent} silent of {self.failures} failures of {self.trials} trials "
+                f"({self.void} void): need 0 <= silent <= failures <= trials and void >= 0"
+            )
+
+    @classmethod
+    def of(cls, outcomes: Iterable[str | None]) -> Counts:
+        """Count outcomes as ``campaign.trial.Outcome`` writes them; None is a void mission."""
+        trials = failures = silent = void = 0
+        for outcome in outcomes:
+            if outcome is None:
+                void += 1
+                continue
+            trials += 1
+            failures += outcome != "correct"
+            silent += outcome == "silent"
+        return cls(trials=trials, failures=failures, silent=silent, void=void)
+
+    @property
+    def rate(self) -> float:
+        """Share of the trials that failed; nan without trials."""
+        return self.failures / self.trials if self.trials else math.nan
+
+    @property
+    def silent_rate(self) -> float:
+        """Share of the trials that failed silently; nan without trials."""
+        return self.silent / self.trials if self.trials else math.nan
+
+    @property
+    def void_share(self) -> float:
+        """Share of all missions that were no trial; nan without missions."""
+        every = self.trials + self.void
+        return self.void / every if every else math.nan
+
+    def turned(self) -> Counts:
+        """Successes counted as failures: for g_k and R, which are probabilities of success."""
+        return Counts(trials=self.trials, failures=self.trials - self.failures, void=self.void)
+
+    def silents(self) -> Counts:
+        """Silent failures alone counted as failures: for s_k."""
+        return Counts(trials=self.trials, failures=self.silent, silent=self.silent, void=self.void)
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(
+            trials=self.trials + other.trials,
+            failures=self.failures + other.failures,
+            silent=self.silent + other.silent,
+            void=self.void + other.void,
+        )

@@ -1,0 +1,119 @@
+"""What stratifying buys: interval widths beside two naive samplings with as many missions.
+
+Drawing missions naturally at failure probability q, most have no guest hit and tell nothing;
+drawing naturally but skipping those is better, yet still holds for one q only.  Widths are
+compared, not variances: those are 0 where strata are all 0 or all 1.
+"""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+from faultinject.estimate.counts import Counts, EstimateError
+from faultinject.estimate.intervals import check_alpha, clopper_pearson
+from faultinject.estimate.strata import Strata, band, check_probability, recombine, weights
+from faultinject.model.paired import Paired
+from faultinject.model.tails import exactly
+
+__all__ = ["DesignWidths", "compare_designs"]
+
+MOST = 50_000_000
+
+
+class DesignWidths(msgspec.Struct, frozen=True, kw_only=True):
+    """Half-widths of the interval of U(q), each in parts of U: .03 is +-3 %.
+
+    ``stratified``: as run, f_0 measured.  ``given_f0``: the same data, given f_0 = 0.
+    ``skipping``: ``missions`` drawn naturally with k = 0 skipped, given f_0 = 0.  ``natural``:
+    ``missions`` drawn naturally.  ``missions_natural``, ``missions_skipping``: how many each
+    would take for ``given_f0``.  The naive ones hold for this q alone and get the whole of alpha;
+    the stratified ones hold for all q at once.
+    """
+
+    q: float
+    failure: float
+    missions: int
+    stratified: float
+    given_f0: float
+    skipping: float
+    natural: float
+    missions_skipping: int
+    missions_natural: int
+
+
+def compare_designs(strata: Strata, q: float, alpha: float = 0.05) -> DesignWidths:
+    """Compare on the measured f_k, with the same number of missions (k = 0..n, voter not hit).
+
+    The naive widths are the expected ones, over the counts that such a sampling would give.  Raises
+    EstimateError where U(q) is 0 (q 0, or no failure anywhere): there is no relative width then.
+    """
+    check_alpha(alpha)
+    check_probability("q", q)
+    guests = Strata(guests=strata.guests)
+    box = band(guests, alpha).failure(q)
+    failure = recombine([0.0, *(each.rate for each in strata.guests[1:])], q)
+    if not failure > 0.0:
+        raise EstimateError("U is 0 or unknown here: relative widths need failures in some stratum")
+    missions = guests.trials
+    hit = 1.0 - weights(q, strata.n)[0]
+    given = _given_f0(guests, q, alpha)
+    target = given / 2
+    return DesignWidths(
+        q=q,
+        failure=failure,
+        missions=missions,
+        stratified=box.width / 2 / failure,
+        given_f0=given / 2 / failure,
+        skipping=_expected_width(failure / hit, missions, alpha) * hit / 2 / failure,
+        natural=_expected_width(failure, missions, alpha) / 2 / failure,
+        missions_skipping=_missions(failure / hit, target / hit, alpha),
+        missions_natural=_missions(failure, target, alpha),
+    )
+
+
+def _given_f0(guests: Strata, q: float, alpha: float) -> float:
+    """Width of U's band if f_0 is 0: the box has one stratum less."""
+    shared = alpha / guests.n
+    parts = [clopper_pearson(each.failures, each.trials, shared) for each in guests.guests[1:]]
+    return recombine([0.0, *(each.width for each in parts)], q)
+
+
+def _expected_width(chance: float, trials: int, alpha: float) -> float:
+    """Mean width of the exact interval over the counts of ``trials``; ``chance`` in (0, 1]."""
+    chance = min(1.0, chance)
+    if trials == 0:
+        return 1.0
+    spread = math.sqrt(trials * chance * (1.0 - chance))
+    low = max(0, math.floor(trials * chance - 6 * spread - 6))
+    high = min(trials, math.ceil(trials * chance + 6 * spread + 6))
+    step = max(1, (high - low) // 200)  # the width is smooth: 200 counts are as good as all
+    total = weight = 0.0
+    for failures in range(low, high + 1, step):
+        share = exactly(failures, trials, Paired(chance)) if trials <= 100_000 else 1.0
+        if trials > 100_000:  # exact binomials are slow there, and the normal curve is right
+            share = math.exp(-(((failures - trials * chance) / max(spread, 1e-9)) ** 2) / 2)
+        total += share * clopper_pearson(failures, trials, alpha).width
+        weight += share
+    return total / weight
+
+
+def _missions(chance: float, width: float, alpha: float) -> int:
+    """Missions for an expected interval no wider than ``width``; 0 where none would do."""
+    if width <= 0.0:
+        return 0
+    low, high = 1, 2
+    while _at_mean(chance, high, alpha) > width:
+        low, high = high, high * 2
+        if high > MOST:
+            return 0
+    while high - low > max(1, high // 500):
+        middle = (low + high) // 2
+        low, high = (middle, high) if _at_mean(chance, middle, alpha) > width else (low, middle)
+    return high
+
+
+def _at_mean(chance: float, trials: int, alpha: float) -> float:
+    counts = Counts(trials=trials, failures=min(trials, round(chance * trials)))
+    return clopper_pearson(counts.failures, counts.trials, alpha).width

@@ -1,0 +1,147 @@
+"""A node as a fault tree for engines that are not ours: Open-PSA MEF (SCRAM), Galileo (Storm).
+
+Top event: the node fails, which is H fails, or V fails, or more guests fail than m-of-n can mask.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from xml.etree import ElementTree
+
+import msgspec
+
+from faultinject.model.common import beta_factor
+from faultinject.model.paired import ModelError, Paired, count, probability
+from faultinject.model.reliability import at_least, series
+
+__all__ = ["NodeDesign", "to_galileo", "to_open_psa"]
+
+
+class NodeDesign(msgspec.Struct, frozen=True, kw_only=True):
+    """``m`` of the guests ``rm`` (their reliabilities, unequal or not) on H and V.
+
+    ``rh``, ``rv`` and each of ``rm`` in [0, 1]; ``beta``: the beta factor of the guests, which then
+    must be equal and two or more.  1-of-n and m-of-n are this; NV is one guest with rv = 1.
+    """
+
+    rh: float
+    rv: float
+    rm: tuple[float, ...]
+    m: int
+    beta: float = 0.0
+
+    def __post_init__(self) -> None:
+        probability("R_H", self.rh)
+        probability("R_V", self.rv)
+        for i, each in enumerate(self.rm):
+            probability(f"R_{{M_{i + 1}}}", each)
+        size = count("the number of VMs n", len(self.rm))
+        count("the number of VMs that must agree m", self.m, 1, size)
+        if probability("beta", self.beta) > 0.0 and (size < 2 or len(set(self.rm)) > 1):
+            raise ModelError("the beta factor is for two or more equal VMs: give one R_M for all")
+
+    @property
+    def reliability(self) -> Paired:
+        """What our own formulas say, to be held against the engines."""
+        size = len(self.rm)
+        guests = (
+            beta_factor(self.rm[0], self.beta, self.m, size, "mef")
+            if self.beta
+            else at_least(self.m, self.rm)
+        )
+        return series(self.rh, self.rv, guests)
+
+    @property
+    def fatal(self) -> int:
+        """How many guests must fail for the vote to be lost."""
+        return len(self.rm) - self.m + 1
+
+
+def _events(design: NodeDesign) -> Iterator[tuple[str, Paired]]:
+    yield "H", probability("R_H", design.rh)
+    yield "V", probability("R_V", design.rv)
+    for i, each in enumerate(design.rm):
+        yield f"M{i + 1}", probability("R_M", each)
+
+
+def to_open_psa(design: NodeDesign, name: str = "node") -> str:
+    """The design in the Open-PSA Model Exchange Format 2.0d, as SCRAM reads it.
+
+    Basic events carry probabilities of failure; guests with a beta factor form a CCF group.
+    """
+    root = ElementTree.Element("opsa-mef")
+    tree = ElementTree.SubElement(root, "define-fault-tree", name=name)
+    top = ElementTree.SubElement(
+        ElementTree.SubElement(tree, "define-gate", name="node-fails"), "or"
+    )
+    for event in ("H", "V"):
+        ElementTree.SubElement(top, "basic-event", name=event)
+    guests = list(_events(design))[2:]
+    ElementTree.SubElement(top, "gate", name="vote-lost")
+    vote = ElementTree.SubElement(tree, "define-gate", name="vote-lost")
+    if design.fatal == 1:
+        into = ElementTree.SubElement(vote, "or") if len(guests) > 1 else vote
+    elif design.fatal == len(guests):
+        into = ElementTree.SubElement(vote, "and")
+    else:
+        into = ElementTree.SubElement(vote, "atleast", min=str(design.fatal))
+    for event, _ in guests:
+        ElementTree.SubElement(into, "basic-event", name=event)
+    if design.beta:
+        _ccf_group(tree, [event for event, _ in guests], guests[0][1].down, design.beta)
+    data = ElementTree.SubElement(root, "model-data")
+    for event, chance in _events(design):
+        if design.beta and event.startswith("M"):
+            continue  # their probability is the group's
+        define = ElementTree.SubElement(data, "define-basic-event", name=event)
+        ElementTree.SubElement(define, "float", value=repr(chance.down))
+    ElementTree.indent(root)
+    return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def _ccf_group(tree: ElementTree.Element, members: list[str], failing: float, beta: float) -> None:
+    group = ElementTree.SubElement(tree, "define-CCF-group", name="guests", model="beta-factor")
+    listed = ElementTree.SubElement(group, "members")
+    for member in members:
+        ElementTree.SubElement(listed, "basic-event", name=member)
+    spread = ElementTree.SubElement(group, "distribution")
+    ElementTree.SubElement(spread, "float", value=repr(failing))
+    factor = ElementTree.SubElement(group, "factor", level=str(len(members)))
+    ElementTree.SubElement(factor, "float", value=repr(beta))
+
+
+def to_galileo(design: NodeDesign) -> str:
+    """The design as a Galileo fault tree, as Storm's DFT engine reads it: analyse it at time 1.
+
+    Each part fails by an exponential law whose reliability at time 1 is the part's own.  With a
+    beta factor each guest is its own part or the common one, as Open-PSA has it.  Raises ModelError
+    for a part with reliability 0: no rate fails for sure by time 1.
+    """
+    lines = ['toplevel "Node";', '"Node" or "H" "V" "Guests";']
+    guests = [event for event, _ in _events(design)][2:]
+    size = len(guests)
+    listed = " ".join(f'"{event}"' for event in guests)
+    if design.fatal in {1, size}:
+        lines.append(f'"Guests" {"or" if design.fatal == 1 else "and"} {listed};')
+    else:
+        lines.append(f'"Guests" {design.fatal}of{size} {listed};')
+    for event, chance in _events(design):
+        if design.beta and event.startswith("M"):
+            lines.append(f'"{event}" or "{event}own" "Common";')
+            own = Paired.failing((1.0 - design.beta) * chance.down)
+            lines.append(_basic(f"{event}own", own))
+        else:
+            lines.append(_basic(event, chance))
+    if design.beta:
+        lines.append(_basic("Common", Paired.failing(design.beta * (1.0 - design.rm[0]))))
+    return "\n".join(lines) + "\n"
+
+
+def _basic(event: str, chance: Paired) -> str:
+    if chance == 0.0:
+        raise ModelError(
+            f"{event} has reliability 0: Galileo's rates cannot say that, leave it out"
+        )
+    rate = abs(math.log1p(-chance.down)) if chance.down < 0.5 else -math.log(float(chance))
+    return f'"{event}" lambda={rate!r} dorm=1;'

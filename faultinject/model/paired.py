@@ -1,0 +1,81 @@
+"""Numbers that keep their distance from one: a float ``x`` beside an accurate ``1 - x``.
+
+A reliability of 1 - 1e-15 has, as a float alone, an unreliability known to one digit or so.
+Everything in this package therefore carries both, and computes both by sums of positive terms.
+"""
+
+from __future__ import annotations
+
+import math
+from decimal import Decimal, InvalidOperation, localcontext
+
+__all__ = ["ModelError", "Paired", "count", "probability"]
+
+
+class ModelError(ValueError):
+    """A question that section 4 of the paper does not answer; the words say why, in its terms."""
+
+
+class Paired(float):
+    """A float that knows ``down``, 1 less itself, to full relative accuracy.
+
+    For a reliability ``down`` is the unreliability.  For a bound it is the room left below one:
+    zero or negative where the bound is 1 or more.  Arithmetic gives plain floats.
+    """
+
+    __slots__ = ("down",)
+    down: float
+
+    def __new__(cls, up: float, down: float | None = None) -> Paired:
+        """``down`` is taken as 1 - ``up`` where it is not given (exact for ``up`` >= .5)."""
+        made = super().__new__(cls, up)
+        made.down = 1.0 - float(up) if down is None else float(down)
+        return made
+
+    @classmethod
+    def failing(cls, down: float) -> Paired:
+        """The reliability of what fails with probability ``down``: exact where that is tiny."""
+        return cls(1.0 - down, down)
+
+    @classmethod
+    def sums(cls, up: float, down: float) -> Paired:
+        """Two sides of a probability, summed apart: rounding may not take them out of [0, 1]."""
+        return cls(min(1.0, max(0.0, up)), min(1.0, max(0.0, down)))
+
+    @classmethod
+    def parse(cls, text: str) -> Paired:
+        """Read a decimal as it is written: ``0.999999999999999``, or ``1-1e-15``.
+
+        Both it and its complement are the nearest floats to what was written.  Raises ModelError
+        if it is no number in [0, 1].
+        """
+        head, dash, tail = text.strip().partition("1-")
+        try:
+            with localcontext() as context:
+                context.prec = 400
+                value = 1 - Decimal(tail) if dash and not head else Decimal(text.strip())
+                down = 1 - value
+        except InvalidOperation as error:
+            raise ModelError(f"{text!r} is no probability: write 0.999, 1e-9 or 1-1e-15") from error
+        return probability("the number", cls(float(value), float(down)))
+
+    def __repr__(self) -> str:
+        return f"Paired({float(self)!r}, down={self.down!r})"
+
+    def __reduce__(self) -> tuple[type[Paired], tuple[float, float]]:
+        return Paired, (float(self), self.down)
+
+
+def probability(name: str, value: float) -> Paired:
+    """Return ``value`` with its complement; raise ModelError with ``name`` if not in [0, 1]."""
+    up = float(value)
+    if math.isnan(up) or not 0.0 <= up <= 1.0:
+        raise ModelError(f"{name} is {up:g}: a reliability is a probability, from 0 to 1")
+    return value if isinstance(value, Paired) else Paired(up)
+
+
+def count(name: str, value: int, least: int = 1, most: int = 10_000) -> int:
+    """Return ``value``, or raise ModelError naming ``name`` if not in [``least``, ``most``]."""
+    if type(value) is not int or not least <= value <= most:
+        raise ModelError(f"{name} is {value!r}: it must be a whole number from {least} to {most:,}")
+    return value

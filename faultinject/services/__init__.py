@@ -1,0 +1,10 @@
+"""Services with planted bugs, for campaigns; they run in guests, as a user's own service does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+__all__ = ["PLANTED"]
+
+PLANTED: dict[str, Path] = {"poisoned": Path(__file__).with_name("poisoned.py")}
+"""By name, the file to put into guests.  What is right is what the service kv says."""

@@ -1,0 +1,148 @@
+"""A test double of ``faultinject.campaign.station``: no guests, outcomes by the plan alone.
+
+It has one "guest", a sleeping process that names the station's directory as a QEMU does.  How it
+misbehaves stands in ``behaviour.json`` in the directory that $FAKE_STATION names; each mission that
+begins is a line of ``began`` there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+from faultinject.campaign.trial import (
+    GuestFate,
+    HitResult,
+    MissionPlan,
+    Outcome,
+    Row,
+    StationFacts,
+    StationSpec,
+    Timings,
+)
+
+__all__ = ["FAKE", "FakeStation", "behave", "began", "fake_guests"]
+
+FAKE = "tests.faultinject.campaign.fake_station:FakeStation"
+GUEST = "qemu-system-fake"
+
+
+def behave(directory: Path, **behaviour: Any) -> None:
+    """Write down how fake stations misbehave, by index of the mission.
+
+    ``pause``: seconds a mission takes.  ``die``: the worker kills itself, that many times.
+    ``lose``: the station is lost, that many times.  ``hang``: the mission never ends.  ``full``:
+    the disk is full.  ``refuse``: no station can be opened, for this reason.  ``stuck``: a worker
+    that is told to end does not.
+    """
+    (directory / "behaviour.json").write_text(json.dumps(behaviour))
+
+
+def began(directory: Path) -> list[int]:
+    """Return the missions that began, in order."""
+    path = directory / "began"
+    return [int(line) for line in path.read_text().split()] if path.exists() else []
+
+
+def fake_guests(directory: Path) -> list[int]:
+    """Return the pids of living fake guests below a directory."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+                if words[0] == GUEST.encode() and any(
+                    os.fsencode(directory) in word for word in words
+                ):
+                    found.append(int(entry.name))
+    return found
+
+
+class FakeStation:
+    def __init__(self, directory: Path) -> None:
+        self.facts = StationFacts(
+            host="fake", cpus=1, cpu="fake", kernel="0", python="3", qemu="0", libvirt="0",
+            accel="none", image="0", build="0", trivisor="0",
+        )  # fmt: skip
+        self._home = Path(os.environ["FAKE_STATION"])
+        path = self._home / "behaviour.json"
+        self._behaviour: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        self._directory = directory
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def open(
+        cls, spec: StationSpec, directory: Path, progress: Callable[[str], None] = lambda _: None
+    ) -> AsyncIterator[FakeStation]:
+        station = cls(directory)
+        if station._behaviour.get("refuse"):
+            raise _Refused(station._behaviour["refuse"])
+        guest = subprocess.Popen(  # noqa: ASYNC220 - a test double
+            [GUEST, "-c", "import time; time.sleep(600)", f"file={directory}/g1.qcow2"],
+            executable=sys.executable, start_new_session=True, stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        progress("the fake guest runs")
+        try:
+            yield station
+        finally:
+            if station._behaviour.get("stuck"):
+                await asyncio.sleep(600)
+            guest.kill()
+            guest.wait()
+
+    async def run(self, plan: MissionPlan) -> Row:
+        start = time.time()
+        with (self._home / "began").open("a") as file:
+            file.write(f"{plan.index}\n")
+        await asyncio.sleep(self._behaviour.get("pause", 0.0))
+        if self._due("die", plan.index):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self._due("lose", plan.index):
+            raise RuntimeError("the fake node is gone")
+        if self._due("full", plan.index):
+            raise OSError(28, "No space left on device")
+        if self._due("hang", plan.index):
+            await asyncio.sleep(600)
+        failed = plan.k >= 2 or (plan.k == 1 and plan.seed % 50 == 0)
+        return Row(
+            index=plan.index,
+            outcome=Outcome.DETECTED if failed else Outcome.CORRECT,
+            words="no majority" if failed else "",
+            correct=0 if failed else plan.length,
+            refused=plan.length if failed else 0,
+            hits=tuple(
+                HitResult(
+                    target=hit.target, kind=hit.kind, applied=True, used=None, proof="fake",
+                    seconds=0.0,
+                )
+                for hit in plan.hits
+            ),
+            guests=(GuestFate(name="g1", state="active", reason=""),),
+            latencies=(0.001,) * plan.length,
+            timings=Timings(reset=0.01, inject=0.01, workload=0.02, settle=0.0),
+            began=start,
+        )  # fmt: skip
+
+    def _due(self, what: str, index: int) -> bool:
+        """Whether this is to happen now; each time counts, across processes."""
+        times = self._behaviour.get(what, {}).get(str(index), 0)
+        count = self._home / f"{what}-{index}"
+        done = int(count.read_text()) if count.exists() else 0
+        if done >= times:
+            return False
+        count.write_text(str(done + 1))
+        return True
+
+
+class _Refused(Exception):
+    remedy = "give it what it lacks"

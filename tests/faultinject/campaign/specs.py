@@ -1,0 +1,156 @@
+"""A small campaign with a bit of everything, for tests, and rows for its missions."""
+
+from __future__ import annotations
+
+import itertools
+
+from faultinject.campaign.plan import Plan, plan
+from faultinject.campaign.spec import parse
+from faultinject.campaign.store import Store
+from faultinject.campaign.tally import Tally
+from faultinject.campaign.trial import (
+    GuestFate,
+    HitResult,
+    MissionPlan,
+    Outcome,
+    Row,
+    StationFacts,
+    Timings,
+)
+
+__all__ = ["FACTS", "SMALL", "fill", "results_of", "row_of", "small_plan", "sum_of"]
+
+SMALL = """
+title = "A bit of everything"
+question = "inequality4"
+alike = 0.5
+
+[station]
+vote = "2/3"
+guests = 3
+
+[faults]
+crash = 1
+corrupt-reply = 3
+
+[voter_faults]
+voter-kill = 1
+
+[[strata]]
+guests_hit = 0
+missions = 20
+
+[[strata]]
+guests_hit = 1
+repair = "both"
+missions = 30
+
+[[strata]]
+guests_hit = 2
+missions = 40
+
+[[strata]]
+guests_hit = 3
+missions = 10
+
+[[strata]]
+guests_hit = 0
+repair = "on"
+missions = 5
+
+[[strata]]
+guests_hit = 2
+repair = "on"
+missions = 5
+
+[[strata]]
+guests_hit = 3
+repair = "on"
+missions = 5
+
+[[strata]]
+guests_hit = 1
+voter_hit = true
+missions = 8
+
+[[strata]]
+design = "nv"
+guests_hit = 1
+missions = 6
+
+[[doses]]
+flips = 0
+voted = 2
+nv = 2
+
+[[doses]]
+flips = 50
+voted = 7
+nv = 9
+
+[[shots]]
+kind = "flip-all"
+flips = 5
+missions = 4
+nv = 3
+
+[[shots]]
+kind = "host-crash"
+missions = 2
+"""
+
+FACTS = StationFacts(
+    host="ab", cpus=2, cpu="a processor", kernel="6.1", python="3.11", qemu="8", libvirt="9",
+    accel="tcg", image="i", build="b", trivisor="0.1",
+)  # fmt: skip
+
+
+def small_plan(seed: int = 1) -> Plan:
+    """The plan of it."""
+    return plan(parse(SMALL), seed)
+
+
+def results_of(mission: MissionPlan, *, applied: bool = True) -> tuple[HitResult, ...]:
+    """What became of its hits: all of them applied, or none."""
+    return tuple(
+        HitResult(
+            target=hit.target, kind=hit.kind, applied=applied, used=applied, proof="p", seconds=0.1
+        )
+        for hit in mission.hits
+    )
+
+
+def row_of(mission: MissionPlan, outcome: Outcome | None = Outcome.CORRECT) -> Row:
+    """A row as a station makes it."""
+    hit = {each.target for each in mission.hits}
+    return Row(
+        index=mission.index,
+        outcome=outcome,
+        void="" if outcome else "no clean start",
+        correct=20 if outcome is Outcome.CORRECT else 19,
+        hits=results_of(mission),
+        guests=tuple(
+            GuestFate(name=name, state="active", reason="", failed=bool(hit & {name, "host"}))
+            for name in ("g1", "g2", "g3")
+        ),
+        latencies=(0.001, 0.002, -1.0),
+        timings=Timings(reset=0.2, inject=0.01, workload=0.05, settle=0.01),
+        began=1.7e9 + mission.order,
+        worker="w1",
+    )
+
+
+def fill(store: Store, count: int | None = None) -> None:
+    """Store the first missions of the order: those with two or more guests hit are refused."""
+    store.add_many(
+        row_of(mission, Outcome.DETECTED if mission.k > 1 else Outcome.CORRECT)
+        for mission in itertools.islice(store.plan.in_order(), count)
+    )
+
+
+def sum_of(tallies: dict[str, Tally]) -> Tally:
+    """All of them together."""
+    total = Tally()
+    for tally in tallies.values():
+        total += tally
+    return total

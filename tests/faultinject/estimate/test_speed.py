@@ -1,0 +1,30 @@
+"""A million missions are estimated in seconds: everything takes counts."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from faultinject.estimate.counts import Counts
+from faultinject.estimate.naive import compare_designs
+from faultinject.estimate.reach import expected, lowest_q
+from faultinject.estimate.strata import band
+from faultinject.estimate.verdicts import agree_bound, agree_failure, judge_points
+
+pytest.importorskip("scipy", reason="scipy is not installed")
+
+
+def test_a_million_missions_take_seconds() -> None:
+    began = time.perf_counter()
+    outcomes = ("correct", "correct", "timeout", "silent", None)
+    counted = Counts.of(outcomes[i % 5] for i in range(1_000_000))
+    assert counted.trials == 800_000
+    strata = expected((500_000, 300_000, 150_000, 50_000), (5_000, 5_000))
+    band(strata).curve([0.5 + i / 1000 for i in range(500)])
+    agree_failure(strata)
+    agree_bound(strata)
+    judge_points(strata, [(0.5 + i / 100, 0.98, 1.0) for i in range(50)])
+    compare_designs(strata, 0.05)
+    lowest_q((500_000, 300_000, 150_000, 50_000))
+    assert time.perf_counter() - began < 10.0

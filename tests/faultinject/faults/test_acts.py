@@ -1,0 +1,297 @@
+"""Acts on a site that is made up: what they do, in what order, and when they are no fault."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy.errors import DeployError
+from deploy.states import GuestState
+from faultinject.campaign.trial import Hit
+from faultinject.faults import CATALOGUE, Layer
+from faultinject.faults.acts import Applied, ClientSite, NotApplied, apply
+from faultinject.faults.shared import poison_request
+from faultinject.lies import Delay
+from faultinject.proxy import Link
+from faultinject.services import PLANTED
+from guests.message import Reply, encode_request
+from guests.service import Context, Service, answer, load
+from guests.wire import Kind, encode
+
+
+class FakeMachine:
+    """A guest that keeps its state and a file as its memory; ``deaf`` to what it is told."""
+
+    def __init__(self, name: str, directory: Path) -> None:
+        self.name = name
+        self.state = GuestState.READY
+        self.pid: int | None = 2**22 + 1  # no process has it
+        self.deaf = False
+        self.lines: list[str] = []
+        self.booting = False
+        self.ending = False
+        self._ram = directory / f"{name}.ram"
+        self._ram.write_bytes(bytes(1 << 16))
+
+    async def kill(self) -> None:
+        self.state, self.pid = GuestState.DEAD, None
+
+    async def pause(self) -> None:
+        self.state = self.state if self.deaf else GuestState.PAUSED
+
+    async def resume(self) -> None:
+        self.state = GuestState.READY
+
+    async def reset(self) -> None:
+        self.booting = not self.deaf
+
+    async def nmi(self) -> None:
+        if not self.deaf:
+            self.lines.append("[    1.5] Uhhuh. NMI received for unknown reason 21 on CPU 0.")
+
+    async def registers(self) -> str:
+        if self.ending:
+            self.state, self.pid = GuestState.DEAD, None
+            raise DeployError("the monitor is gone")
+        return f"RIP=0 CR0={0x11 if self.booting else 0x80050033:08x} CR2=0"
+
+    @contextlib.asynccontextmanager
+    async def debug_stub(self) -> AsyncIterator[Path]:
+        raise DeployError("no stub here")
+        yield  # type: ignore[unreachable]
+
+    def ram_file(self) -> Path:
+        return self._ram
+
+    def tail(self, count: int = 20) -> list[str]:
+        return self.lines[-count:]
+
+    @property
+    def ram(self) -> bytes:
+        return self._ram.read_bytes()
+
+
+class FakeSite:
+    """Three guests; no voter."""
+
+    def __init__(self, directory: Path) -> None:
+        self.machines = {name: FakeMachine(name, directory) for name in ("g1", "g2", "g3")}
+        self.links = {name: Link(name, "", "") for name in self.machines}
+
+    @property
+    def names(self) -> Sequence[str]:
+        return tuple(self.machines)
+
+    def machine(self, name: str) -> FakeMachine:
+        return self.machines[name]
+
+    def link(self, name: str) -> Link:
+        return self.links[name]
+
+    def shell(self, name: str) -> Any:
+        raise NotApplied(f"{name} has no shell")
+
+    def voter_pid(self) -> int | None:
+        return None
+
+
+class Speaking(FakeSite):
+    """With a client, and one replica of ``service``, which writes what it stores to the RAM."""
+
+    def __init__(self, directory: Path, service: str) -> None:
+        super().__init__(directory)
+        self.service: Service = load(service)()
+
+    async def send(
+        self, method: str, target: str, body: bytes, headers: tuple[tuple[str, str], ...] = ()
+    ) -> tuple[int, bytes]:
+        request = encode_request(method, target, headers, body)
+        reply = Reply.decode(answer(self.service, request, Context(1, 0, bytes(8), "test")))
+        ram = self.machines["g1"].ram_file()
+        ram.write_bytes(b"..." + body + b"..." + body)
+        return reply.status, reply.body
+
+
+@pytest.fixture
+def site(scratch: Path) -> FakeSite:
+    return FakeSite(scratch)
+
+
+def hit(kind: str, target: str = "g1", *, seed: int = 1, dose: int = 1) -> Hit:
+    return Hit(target=target, kind=kind, at=0, seed=seed, dose=dose)
+
+
+async def test_a_crash_ends_the_machine(site: FakeSite) -> None:
+    applied = await apply(hit("crash"), site)
+    assert site.machine("g1").state is GuestState.DEAD
+    assert "is gone" in applied.proof
+    with pytest.raises(NotApplied, match="g1 has no QEMU"):
+        await apply(hit("crash"), site)
+
+
+async def test_a_hang_that_is_not_seen_is_no_fault(site: FakeSite) -> None:
+    assert "stopped" in (await apply(hit("hang"), site)).proof
+    site.machine("g2").deaf = True
+    with pytest.raises(NotApplied, match="g2 is ready, not paused"):
+        await apply(hit("hang", "g2"), site)
+
+
+async def test_a_slow_guest_goes_on_and_off_until_that_is_undone(site: FakeSite) -> None:
+    applied = await apply(hit("slow"), site)
+    seen = set()
+    for _ in range(40):
+        seen.add(site.machine("g1").state)
+        await asyncio.sleep(0.01)
+    assert seen == {GuestState.READY, GuestState.PAUSED}
+    await applied.undo()
+    assert site.machine("g1").state is GuestState.READY
+    await applied.undo()
+
+
+async def test_a_reset_is_seen_in_the_processor(site: FakeSite) -> None:
+    assert "CR0 0x11" in (await apply(hit("reset"), site)).proof
+
+
+async def test_a_reset_that_ends_the_machine_is_one_all_the_same(site: FakeSite) -> None:
+    site.machine("g1").ending = True
+    assert "has ended of it" in (await apply(hit("reset"), site)).proof
+
+
+async def test_a_reset_that_is_not_seen_is_no_fault(
+    site: FakeSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("faultinject.faults.machines._SEEN", 0.05)
+    site.machine("g1").deaf = True
+    with pytest.raises(NotApplied, match="not seen to be reset"):
+        await apply(hit("reset"), site)
+
+
+async def test_an_interrupt_is_seen_on_the_console(
+    site: FakeSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "NMI received" in (await apply(hit("nmi"), site)).proof
+    monkeypatch.setattr("faultinject.faults.machines._SEEN", 0.05)
+    site.machine("g1").deaf = True  # and the line of before is none of this one
+    with pytest.raises(NotApplied, match="does not tell of the interrupt"):
+        await apply(hit("nmi"), site)
+
+
+async def test_one_flip_in_all_is_the_same_in_all(site: FakeSite) -> None:
+    applied = await apply(hit("flip-all", "host", seed=4, dose=30), site)
+    assert "in each of 3 guests" in applied.proof
+    assert await applied.used() is None
+    rams = {site.machine(name).ram for name in site.names}
+    assert len(rams) == 1
+    assert sum(byte.bit_count() for byte in rams.pop()) == 30
+    await apply(hit("flip-ram", "g1", seed=5), site)
+    assert site.machine("g1").ram != site.machine("g2").ram
+
+
+async def test_a_dose_that_cannot_be_is_no_fault(site: FakeSite) -> None:
+    with pytest.raises(NotApplied, match="a dose is 1 to"):
+        await apply(hit("flip-ram", dose=0), site)
+
+
+async def test_a_host_that_crashes_takes_all_guests(site: FakeSite) -> None:
+    await apply(hit("host-crash", "host"), site)
+    assert {machine.state for machine in site.machines.values()} == {GuestState.DEAD}
+    with pytest.raises(NotApplied, match="has no QEMU"):
+        await apply(hit("host-crash", "host"), site)
+
+
+async def test_what_the_machine_refuses_is_no_fault(site: FakeSite) -> None:
+    with pytest.raises(NotApplied, match="flip-register of g1: no stub here"):
+        await apply(hit("flip-register"), site)
+
+
+LIES = [kind for kind, fault in CATALOGUE.items() if fault.layer is Layer.LINK]
+
+
+@pytest.mark.parametrize("kind", LIES)
+async def test_a_lie_is_told_used_and_undone(site: FakeSite, kind: str) -> None:
+    link = site.link("g1")
+    applied = await apply(hit(kind), site)
+    assert link.kind == kind
+    assert link.lie is not None
+    assert await applied.used() is False
+    for seq in (1, 2):
+        link.lie.feed(encode(Kind.REPLY, 1, seq, b"reply %d" % seq))
+    if isinstance(link.lie, Delay):  # it is the proxy that holds pieces back
+        link.lie.late()
+    assert await applied.used() is True
+    await applied.undo()
+    assert site.link("g1").lie is None
+    assert await applied.used() is True
+
+
+async def test_liars_lie_alike_by_one_seed_and_apart_by_two(site: FakeSite) -> None:
+    said = []
+    for name, seed in (("g1", 7), ("g2", 7), ("g3", 8)):
+        await apply(hit("corrupt-reply", name, seed=seed), site)
+        lie = site.link(name).lie
+        assert lie is not None
+        said.append(lie.feed(encode(Kind.REPLY, 1, 5, b"a long enough reply")))
+    assert said[0] == said[1] != said[2]
+
+
+async def test_undoing_one_lie_leaves_the_next_alone(site: FakeSite) -> None:
+    first = await apply(hit("garbage"), site)
+    await apply(hit("drop-reply"), site)
+    await first.undo()
+    assert site.link("g1").kind == "drop-reply"
+
+
+@pytest.mark.parametrize("kind, target, words", [
+    ("gamma rays", "g1", "no fault 'gamma rays'"),
+    ("crash", "g9", "no guest g9: give one of g1, g2, g3"),
+    ("crash", "voter", "no guest voter"),
+    ("voter-kill", "g1", "voter-kill hits the voter, not g1"),
+    ("voter-kill", "voter", "no voter to hit"),
+    ("service-kill", "g1", "g1 has no shell"),
+    ("poison", "client", "has no client"),
+    ("corrupt-state", "g1", "has no client"),
+])  # fmt: skip
+async def test_what_a_site_cannot_do_is_no_fault(
+    site: FakeSite, kind: str, target: str, words: str
+) -> None:
+    with pytest.raises(NotApplied, match=words):
+        await apply(hit(kind, target), site)
+
+
+async def test_a_site_with_a_client_is_known_by_it(scratch: Path) -> None:
+    assert not isinstance(FakeSite(scratch), ClientSite)
+    assert isinstance(Speaking(scratch, "kv"), ClientSite)
+
+
+async def test_poison_acts_only_where_the_bug_is(scratch: Path) -> None:
+    applied = await apply(hit("poison", "client"), Speaking(scratch, str(PLANTED["poisoned"])))
+    assert "was answered wrongly (201)" in applied.proof
+    for kind in ("poison", "poison-crash"):
+        with pytest.raises(NotApplied, match="has no such bug"):
+            await apply(hit(kind, "client"), Speaking(scratch, "kv"))
+
+
+async def test_state_is_corrupted_where_the_canary_lies(scratch: Path) -> None:
+    site = Speaking(scratch, "kv")
+    applied = await apply(hit("corrupt-state"), site)
+    assert "one bit of 2 copies flipped and read back (at 0x3, 0x26)" in applied.proof
+    with pytest.raises(NotApplied, match="cannot be written: status 405"):
+        await apply(hit("corrupt-state"), Speaking(scratch, "static"))
+
+
+def test_each_seed_has_a_poison_of_its_own() -> None:
+    assert len({poison_request("poison", seed)[1] for seed in range(100)}) == 100
+
+
+@pytest.mark.parametrize("used, told", [(None, None), (True, True), (lambda: False, False)])
+async def test_whether_it_was_used_is_told_as_it_is_known(
+    used: bool | Callable[[], bool] | None, told: bool | None
+) -> None:
+    applied = Applied("so it is", used=used)
+    assert await applied.used() is told
+    await applied.undo()

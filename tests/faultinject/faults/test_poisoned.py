@@ -1,0 +1,64 @@
+"""The planted bug: kv's answers until it is met, then wrong ones, the same in every replica."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from faultinject.faults.shared import poison_request
+from faultinject.services import PLANTED
+from faultinject.services.poisoned import CRASHES, LIES, SIGN, STATUS
+from guests.message import encode_request
+from guests.service import Context, Service, answer, load
+from guests.services.kv import CHECK_REQUESTS, KeyValue
+
+POISONED = load(str(PLANTED["poisoned"]))
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def ask(service: Service, seq: int, method: str, target: str, body: bytes = b"") -> bytes:
+    request = encode_request(method, target, (), body)
+    return answer(service, request, Context(seq, 0, bytes(8), "test"))
+
+
+def test_until_the_bug_is_met_it_is_kv_byte_for_byte() -> None:
+    ours, right = POISONED(), KeyValue()
+    for seq, (method, target, body, *_) in enumerate(CHECK_REQUESTS):
+        assert ask(ours, seq, method, target, body) == ask(right, seq, method, target, body)
+    assert b"".join(ours.snapshot()) == b"".join(right.snapshot())
+
+
+def test_once_it_is_met_every_reply_is_wrong_and_all_replicas_err_alike() -> None:
+    one, two, right = POISONED(), POISONED(), KeyValue()
+    calls = [poison_request("poison", 9), *((m, t, b) for m, t, b, *_ in CHECK_REQUESTS)]
+    for seq, (method, target, body) in enumerate(calls):
+        said = ask(one, seq, method, target, body)
+        assert said == ask(two, seq, method, target, body)
+        assert said != ask(right, seq, method, target, body)
+        assert SIGN.encode() in said
+    assert b"".join(one.snapshot()) == b"".join(right.snapshot())
+
+
+def test_a_service_that_was_restored_has_the_bug_as_well_or_not() -> None:
+    ill, well = POISONED(), POISONED()
+    ask(ill, 1, *poison_request("poison", 1))
+    well.restore(b"".join(ill.snapshot()))
+    assert SIGN.encode() in ask(well, 2, "GET", "/kv/a")
+    well.restore(b"")
+    assert SIGN.encode() not in ask(well, 3, "GET", "/kv/a")
+
+
+def test_the_other_bug_ends_the_process() -> None:
+    code = (
+        "from faultinject.services.poisoned import *\n"
+        "from guests.message import Request\n"
+        "from guests.service import Context\n"
+        "request = Request('PUT', '/kv/a', CRASHES)\n"
+        "Poisoned().apply(request, Context(1, 0, bytes(8), 'test'))\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == STATUS
+    assert poison_request("poison-crash", 1)[2] == CRASHES
+    assert poison_request("poison", 1)[2] == LIES
