@@ -20,6 +20,7 @@ from deploy.ports import GuestPort
 from deploy.repair import LIMIT, Patience, Sight, choose, diagnose, restless
 from deploy.supervisor_watch import Watch
 from deploy.voter_control import VoterControl, VoterRefused, VoterSilent
+from deploy.yielding import Yielding, yield_limit
 
 __all__ = ["JOIN_DEADLINE", "JOIN_LIMIT", "Repairer"]
 
@@ -66,9 +67,11 @@ class Repairer(Watch):
         self._held = held
         self._seen: dict[str, tuple[str, str | None, float]] = {}
         self._patience = {name: Patience() for name in guests}
+        self._yielding = {name: Yielding() for name in guests}
         self._locks = {name: asyncio.Lock() for name in guests}
         self._busy: set[str] = set()  # those being brought back, by repair or by hand
         self._under_way: dict[str, asyncio.Task[None]] = {}
+        self._look_again = 0.0
         self.last_error: dict[str, str] = {}
 
     # ----------------------------------------------------------- repairing
@@ -94,11 +97,31 @@ class Repairer(Watch):
                     if silent >= SILENT_LIMIT:
                         silent = 0
                         self._replace_voter(self._voter_began[0])
+                await self._share_processors()
                 self._begin_repairs(time.monotonic())
         finally:
+            for guest in self._guests.values():
+                await guest.yield_processor(False)
             for task in self._under_way.values():
                 task.cancel()
             await asyncio.gather(*self._under_way.values(), return_exceptions=True)
+
+    async def _share_processors(self) -> None:
+        """Have those that come back yield to those that vote."""
+        now = time.monotonic()
+        if any(yielding.on for yielding in self._yielding.values()) and now >= self._look_again:
+            self._look_again = now + LOOK_EVERY
+            with contextlib.suppress(VoterSilent):
+                await self.look()  # no event tells that writes are throttled
+        status = self.voter_status or {}
+        served, throttled = self.active >= self._need, bool(status.get("throttled"))
+        limit = yield_limit(int(status.get("checkpoint", {}).get("size", 0)))
+        for name, guest in self._guests.items():
+            sight = self.sight(name, now)
+            yields = self._yielding[name].see(
+                sight, now, served=served, throttled=throttled, limit=limit
+            )
+            await guest.yield_processor(yields)
 
     def _begin_repairs(self, now: float) -> None:
         for name, task in list(self._under_way.items()):
@@ -237,6 +260,7 @@ class Repairer(Watch):
         if self.replica_state(name) not in (None, "absent", "expelled"):
             await self._patiently(lambda: self._voter.expel(name, "is put back"))
             await self._patiently(self.look)
+        await self._guests[name].yield_processor(False)  # it has deadlines to keep
         await self._guests[name].put_back()
         self._falls[name].forget()
         await self._patiently(lambda: self._voter.admit(name))

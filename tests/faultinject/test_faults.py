@@ -6,6 +6,8 @@ import msgspec
 import pytest
 
 from faultinject.faults import CATALOGUE, Layer, find
+from faultinject.faults.acts import _ACTS
+from faultinject.faults.catalogue import offered_on_nodes
 
 NOW = ["crash", "hang", "slow", "corrupt-reply", "corrupt-state", "garbage"]
 
@@ -30,3 +32,33 @@ def test_the_catalogue_is_plain_data() -> None:
 def test_an_unknown_kind_is_told_what_there_is() -> None:
     with pytest.raises(ValueError, match="corrupt-state"):
         find("gamma rays")
+
+
+def test_every_kind_has_an_act_or_is_a_lie() -> None:
+    lies = {kind for kind, fault in CATALOGUE.items() if fault.layer is Layer.LINK}
+    assert set(_ACTS).isdisjoint(lies)
+    assert set(_ACTS) | lies == set(CATALOGUE)
+
+
+@pytest.mark.parametrize("kind", CATALOGUE)
+def test_what_a_fault_needs_follows_from_where_it_acts(kind: str) -> None:
+    fault = find(kind)
+    assert len(fault.targets) == 1
+    assert ("ssh" in fault.needs) == (fault.layer is Layer.INSIDE)
+    assert ("proxy" in fault.needs) == (fault.layer is Layer.LINK)
+    assert (fault.targets == ("guest",)) == (
+        fault.layer in (Layer.GUEST, Layer.MEMORY, Layer.INSIDE, Layer.LINK)
+    )
+    assert not (fault.latent and fault.fails)
+
+
+def test_only_what_ends_a_qemu_leaves_none() -> None:
+    assert {kind for kind, fault in CATALOGUE.items() if not fault.leaves_qemu} == {
+        "crash", "host-crash"
+    }  # fmt: skip
+
+
+def test_nodes_offer_what_one_guest_can_be_hit_by_without_a_shell() -> None:
+    offered = offered_on_nodes()
+    assert {"reset", "nmi", "flip-ram", "flip-register", "flood", "delay"} <= set(offered)
+    assert not {"voter-kill", "poison", "flip-all", "service-kill"} & set(offered)

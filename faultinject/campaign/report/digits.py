@@ -50,7 +50,7 @@ def percent(value: float) -> str:
         return f"{hundredths:.0f} %"
     digits = max(0, 1 - math.floor(math.log10(abs(hundredths))))
     if hundredths > 50:  # what counts there is the distance from 100
-        rest_of = 100 - hundredths
+        rest_of = round(100 - hundredths, 9)
         digits = 0 if rest_of <= 0 else min(4, max(0, 1 - math.floor(math.log10(rest_of))))
     return f"{hundredths:.{min(digits, 4)}f} %"
 

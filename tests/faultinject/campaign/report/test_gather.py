@@ -18,11 +18,7 @@ from tests.faultinject.campaign.specs import FACTS, SMALL, fill, row_of
 
 __all__: list[str] = []
 
-MANY = (
-    SMALL.replace("guests_hit = 0\nmissions = 20", "guests_hit = 0\nmissions = 400")
-    .replace('repair = "both"\nmissions = 30', "missions = 400")
-    .replace("missions = 40", "missions = 100")
-)
+MANY = SMALL.replace("missions = 20", "missions = 400").replace("missions = 40", "missions = 100")
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ def meet(one: Box, other: Box) -> bool:
 def test_no_words_cover_others(points: list[tuple[float, float, str]]) -> None:
     boxes = [box for box in place(points, (0.01, 0.03)) if box is not None]
     assert not any(meet(one, other) for i, one in enumerate(boxes) for other in boxes[i + 1 :])
-    assert all(0 <= box[0] and box[2] <= 1.01 for box in boxes)
+    assert all(box[0] >= 0 and box[2] <= 1.01 for box in boxes)
 
 
 def test_one_point_gets_its_words_beside_it() -> None:
