@@ -15,7 +15,6 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Literal
 
-import msgspec
 import structlog
 
 from deploy.console import Console
@@ -27,7 +26,8 @@ from deploy.hypervisor import Change, Domain, Hypervisor, RunState
 from deploy.priority import hold_back, step_aside
 from deploy.process import QemuProcess, bound_files, find_qemu, ram_file, resident_bytes
 from deploy.spec import GuestSpec
-from deploy.states import TRANSITIONS, GuestEvent, GuestState
+from deploy.states import TRANSITIONS, GuestEvent, GuestState, PutBack
+from deploy.waits import first_of, to_its_end
 
 __all__ = ["BOOT_DEADLINE", "READY_LINE", "Guest", "PutBack"]
 
@@ -54,28 +54,6 @@ _FILE_SLACK_MIB = 64
 _LIVING = frozenset({GuestState.BOOTING, GuestState.READY, GuestState.PAUSED, GuestState.RESTORING})
 
 _log = structlog.get_logger(__name__)
-
-
-class PutBack(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How a guest was put back, and in how many seconds until it ran again."""
-
-    path: Literal["loadvm", "start", "boot"]
-    seconds: float
-
-
-async def _to_its_end(work: Coroutine[None, None, None]) -> None:
-    """Await work to its end even if the caller is cancelled, who is then cancelled after it.
-
-    What libvirt has done and we have not noted would be asked of it for ever.
-    """
-    task = asyncio.ensure_future(work)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        if not task.cancelled() and task.exception() is not None:
-            _log.warning("failed while its caller gave up", error=str(task.exception()))
-        raise
 
 
 class Guest:
@@ -169,6 +147,7 @@ class Guest:
         """
         async with self._lock:
             begin = time.monotonic()
+            await self.yield_processor(False)  # there are deadlines to keep
             path: Literal["loadvm", "start", "boot"] = "boot"
             if await self._put_back_living():
                 path = "loadvm"
@@ -198,13 +177,13 @@ class Guest:
         """Stop its processor. Raises WrongState unless it is READY."""
         async with self._lock:
             self._require(GuestState.READY)
-            await _to_its_end(self._turn(GuestState.PAUSED, "paused"))
+            await to_its_end(self._turn(GuestState.PAUSED, "paused"))
 
     async def resume(self) -> None:
         """Let it run again. Raises WrongState unless it is PAUSED."""
         async with self._lock:
             self._require(GuestState.PAUSED)
-            await _to_its_end(self._turn(GuestState.READY, "resumed"))
+            await to_its_end(self._turn(GuestState.READY, "resumed"))
 
     async def reset(self) -> None:
         """Press its reset button: it boots anew, or its QEMU ends if its spec has `on_reset` "end".
@@ -237,7 +216,7 @@ class Guest:
         """Have its QEMU go behind those of the other guests, or beside them again.
 
         It stays where it is on a host that would not let it come back. A return that failed is
-        tried anew by the next call; a new QEMU does not yield.
+        tried anew by the next call; a guest that is put back does not yield until told again.
         """
         pid = self.pid
         if pid is None or yields == self.yields or (yields and pid == self._fixed):
@@ -265,7 +244,7 @@ class Guest:
             try:
                 yield path
             finally:
-                await _to_its_end(self._end_stub(stub))
+                await to_its_end(self._end_stub(stub))
 
     async def _end_stub(self, stub: DebugStub) -> None:
         stub.path.unlink(missing_ok=True)
@@ -345,12 +324,13 @@ class Guest:
             await self._start()
             assert self._process is not None
             await self._living_domain().resume()
-            await _first(ready, self._process.gone(), timeout=deadline)
+            await first_of(ready, self._process.gone(), timeout=deadline)
             if not ready.done():
                 alive = self._process.alive
+                said = "" if self._ending == "its QEMU ended" else f" ({self._ending})"
                 raise GuestNeverReady(
                     self.name,
-                    why=f"not within {deadline:g} s" if alive else f"its QEMU ended{self._said()}",
+                    why=f"not within {deadline:g} s" if alive else f"its QEMU ended{said}",
                     console=self.console.tail(),
                 )
             self._set(GuestState.READY, ready.result())
@@ -515,22 +495,7 @@ class Guest:
             raise HypervisorFailed(f"guest {self.name} has no QEMU")
         return self._domain
 
-    def _said(self) -> str:
-        return "" if self._ending == "its QEMU ended" else f" ({self._ending})"
-
     def _task(self, coroutine: Coroutine[None, None, None], what: str) -> None:
         task = asyncio.create_task(coroutine, name=f"{self.name} {what}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-async def _first(
-    future: asyncio.Future[str], coroutine: Coroutine[None, None, None], *, timeout: float
-) -> None:
-    """Wait until one of the two is done, at most `timeout` seconds; `future` is left as it is."""
-    task = asyncio.create_task(coroutine)
-    try:
-        done: set[asyncio.Future[str] | asyncio.Task[None]] = {future, task}
-        await asyncio.wait(done, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        task.cancel()

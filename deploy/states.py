@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import enum
+from typing import Literal
 
 import msgspec
 
-__all__ = ["TRANSITIONS", "GuestEvent", "GuestState"]
+__all__ = ["TRANSITIONS", "GuestEvent", "GuestState", "PutBack"]
 
 
 class GuestState(enum.Enum):
@@ -42,3 +43,10 @@ class GuestEvent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     after: GuestState
     why: str
     pid: int | None
+
+
+class PutBack(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a guest was put back, and in how many seconds until it ran again."""
+
+    path: Literal["loadvm", "start", "boot"]
+    seconds: float

@@ -100,11 +100,11 @@ class Repairer(Watch):
                 await self._share_processors()
                 self._begin_repairs(time.monotonic())
         finally:
-            for guest in self._guests.values():
-                await guest.yield_processor(False)
             for task in self._under_way.values():
                 task.cancel()
             await asyncio.gather(*self._under_way.values(), return_exceptions=True)
+            for guest in self._guests.values():
+                await guest.yield_processor(False)  # they may live on without us
 
     async def _share_processors(self) -> None:
         """Have those that come back yield to those that vote."""
@@ -260,7 +260,6 @@ class Repairer(Watch):
         if self.replica_state(name) not in (None, "absent", "expelled"):
             await self._patiently(lambda: self._voter.expel(name, "is put back"))
             await self._patiently(self.look)
-        await self._guests[name].yield_processor(False)  # it has deadlines to keep
         await self._guests[name].put_back()
         self._falls[name].forget()
         await self._patiently(lambda: self._voter.admit(name))

@@ -39,9 +39,7 @@ class Yielding:
         """Whether it is to yield, by what was seen last."""
         return self._since is not None
 
-    def see(
-        self, sight: Sight, now: float, *, served: bool, throttled: bool, limit: float
-    ) -> bool:
+    def see(self, sight: Sight, now: float, *, served: bool, throttled: bool, limit: float) -> bool:
         """Tell whether it is to yield, by what is seen of it, for ``limit`` seconds in all.
 
         ``served``: others vote; where they do not, its return is what clients wait for.

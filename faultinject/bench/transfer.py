@@ -8,12 +8,13 @@ until it votes again (during).  Latency counts from the time a request was due.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from itertools import count
 from pathlib import Path
 from statistics import median
@@ -22,8 +23,11 @@ from typing import Any
 import msgspec
 
 from deploy.durability import Durability
+from deploy.guest import Guest
 from deploy.node import Node
 from deploy.records import cache_directory
+from deploy.repair import Sight
+from deploy.yielding import Yielding, yield_limit
 from faultinject.bench import rig, roomy
 from faultinject.bench.host import Host, look_at_host
 from faultinject.bench.load import Arrivals, Latency, Start, pipelined, summarize
@@ -225,9 +229,10 @@ async def _pass(
         clean = time.monotonic()
         pids = {each: [found.pid] for each, found in node.guests.items() if found.pid}
         meter = Meter({"voter": [voter.pid], **pids})
-        await voter.call("POST", f"/replicas/{name}/admit")
-        from_here = time.perf_counter()
-        await voter.wait_active({name}, DEADLINE)
+        async with _yielding(voter, guest):
+            await voter.call("POST", f"/replicas/{name}/admit")
+            from_here = time.perf_counter()
+            await voter.wait_active({name}, DEADLINE)
         ended = time.monotonic()
     during = [taken for due, taken in arrivals.latencies if due >= from_here]
     return Passage(
@@ -240,6 +245,35 @@ async def _pass(
         failures=dict(lost + more + arrivals.failures),
         busy=meter.shares(),
     )
+
+
+@contextlib.asynccontextmanager
+async def _yielding(voter: rig.VoterProcess, guest: Guest) -> AsyncIterator[None]:
+    """Have a guest that comes back yield to those that vote, as the supervisor has it."""
+
+    async def look() -> None:
+        yielding = Yielding()
+        while True:
+            status = await voter.call("GET", "/status")
+            assert isinstance(status, dict)
+            state = {each["name"]: each["state"] for each in status["replicas"]}[guest.name]
+            sight = Sight(vm=guest.state.value, replica=state, reason="", since=0.0)
+            yields = yielding.see(
+                sight, time.monotonic(), served=status["active"] >= 2,
+                throttled=status["throttled"], limit=yield_limit(status["checkpoint"]["size"]),
+            )  # fmt: skip
+            await guest.yield_processor(yields)
+            await asyncio.sleep(0.1)  # nothing tells that writes are throttled
+
+    looking = asyncio.create_task(look(), name=f"{guest.name} yields")
+    try:
+        yield
+    finally:
+        looking.cancel()
+        await asyncio.wait([looking])
+        await guest.yield_processor(False)
+    if not looking.cancelled():
+        looking.result()  # it raises what went wrong
 
 
 async def _window(start: Start, rate: float, seconds: float) -> tuple[Latency, Counter[str]]:

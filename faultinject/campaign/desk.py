@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import msgspec
 
 from faultinject.campaign.berths import Berths, sweep_abandoned
-from faultinject.campaign.hand import Hand, Ran
+from faultinject.campaign.hand import Hand, Ran, WorkerLost
 from faultinject.campaign.tasks import Task, Worker
 from faultinject.campaign.trial import StationFacts
 
@@ -68,6 +68,7 @@ class _Desk:
 
 
 _desks: dict[str, _Desk] = {}  # one at most
+_over: set[str] = set()  # campaigns whose missions, if any still come, come too late
 _desks_lock = threading.Lock()
 
 
@@ -82,10 +83,15 @@ def _desk(key: str, worker: bytes) -> _Desk:
     from distributed import get_worker  # noqa: PLC0415 - an extra
 
     with _desks_lock:
-        former = [desk for other, desk in _desks.items() if other != key]
+        former = [] if key in _over else [each for each in _desks.values() if each.key != key]
+        _over.update(desk.key for desk in former)
     for desk in former:
         desk.close()
     with _desks_lock:
+        if key in _over:
+            raise WorkerLost(
+                "its campaign has ended, or another one took the worker", how="refused"
+            )
         if key not in _desks:
             _desks[key] = _Desk(key, worker, str(get_worker().name))
         return _desks[key]
@@ -105,6 +111,7 @@ def run_task(key: str, worker: bytes, task: bytes) -> bytes:
 def close_desk(key: str) -> None:
     """Close this Dask worker's station, if it is this campaign's."""
     with _desks_lock:
+        _over.add(key)
         desk = _desks.get(key)
     if desk is not None:
         desk.close()

@@ -166,8 +166,8 @@ class StationSpec(_Data, frozen=True, kw_only=True):
     guests: int = 3
     memory: int = 128
     accel: Literal["auto", "kvm", "tcg"] = "auto"
-    deadline: float = 5.0
-    hang: float = 2.0
+    deadline: float = 8.0
+    hang: float = 4.0
     ssh: bool = False
     keys: int = 6
     size: int = 64

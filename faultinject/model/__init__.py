@@ -1,7 +1,7 @@
 """Section 4 of the paper as formulas: node reliability, its bounds, shared causes, and export.
 
 Pure arithmetic on floats, nothing but the standard library and msgspec.  Failures are independent
-unless a function of ``common`` says otherwise.
+unless a function of ``causes`` says otherwise.
 """
 
 from faultinject.model.bounds import (
@@ -15,7 +15,7 @@ from faultinject.model.bounds import (
     rm_range,
     rm_range_2of3,
 )
-from faultinject.model.common import (
+from faultinject.model.causes import (
     beta_factor,
     binomial_failure_rate,
     one_shot,

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import msgspec
 
-from faultinject.model.common import beta_factor
+from faultinject.model.causes import beta_factor
 from faultinject.model.paired import ModelError, Paired, count, probability
 from faultinject.model.reliability import at_least, series
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -15,7 +17,7 @@ from deploy.records import cache_directory
 from deploy.spec import NodeSpec, plan_node
 from guests.image import COMMAND_LINE, Image, Overlay, add_overlay, build_image
 
-__all__ = ["Booted", "booted", "capabilities", "image", "plan"]
+__all__ = ["Booted", "booted", "capabilities", "image", "may_raise_priority", "plan"]
 
 # Three guests on two busy cores have taken 40 s; a deadline is no measurement.
 BOOT_DEADLINE = 120.0
@@ -54,6 +56,12 @@ def plan(directory: Path, image: Image, *, guests: int, cmdline: str = COMMAND_L
         ram_file=True,
         boot_deadline=BOOT_DEADLINE,
     )
+
+
+def may_raise_priority() -> bool:
+    """Whether this host lets us raise a priority; root in most containers may not."""
+    words = [sys.executable, "-c", "import os; os.nice(1); os.nice(-1)"]
+    return subprocess.run(words, check=False, capture_output=True).returncode == 0
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

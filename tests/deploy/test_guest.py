@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import mmap
 import os
 import signal
@@ -13,6 +14,7 @@ import pytest
 
 from deploy.errors import WrongState
 from deploy.guest import Guest
+from deploy.priority import LAST
 from deploy.states import TRANSITIONS, GuestEvent, GuestState
 from guests import wire
 from tests.deploy.conftest import Booted
@@ -72,12 +74,47 @@ async def test_guests_boot_side_by_side_and_answer(booted: Booted) -> None:
 @pytest.mark.vm
 @in_shared_loop
 async def test_the_voter_goes_first(booted: Booted) -> None:
-    pid = booted.node.guests["g1"].pid
-    threads = list(Path(f"/proc/{pid}/task").iterdir())
-    assert len(threads) > 1
-    assert {os.getpriority(os.PRIO_PROCESS, int(thread.name)) for thread in threads} == {5}
-    group = Path(f"/proc/{pid}/autogroup")
-    assert not group.exists() or group.read_text().strip().endswith("nice 5")
+    guest = booted.node.guests["g1"]
+    assert len(list(Path(f"/proc/{guest.pid}/task").iterdir())) > 1
+    assert nice_values(guest) == {5}
+
+
+def nice_values(guest: Guest) -> set[int]:
+    """Those of its QEMU's threads, and of its session where there is such a value."""
+    found = set()
+    for thread in Path(f"/proc/{guest.pid}/task").iterdir():
+        with contextlib.suppress(ProcessLookupError):  # it has ended
+            found.add(os.getpriority(os.PRIO_PROCESS, int(thread.name)))
+    group = Path(f"/proc/{guest.pid}/autogroup")
+    return found | ({int(group.read_text().split()[-1])} if group.exists() else set())
+
+
+@pytest.mark.vm
+@in_shared_loop
+async def test_it_yields_to_the_others_and_comes_back(booted: Booted) -> None:
+    guest, other = booted.node.guests["g1"], booted.node.guests["g2"]
+    await guest.yield_processor(True)
+    if not yields(guest):
+        pytest.skip("this host would not let it come back")
+    assert LAST in nice_values(guest)
+    assert nice_values(other) == {5}
+    assert await asyncio.to_thread(answers, guest), "it has what nobody else wants"
+    await guest.yield_processor(False)
+    assert (yields(guest), nice_values(guest)) == (False, {5})
+    await guest.yield_processor(True)
+    assert (await guest.put_back()).path == "loadvm", "that has a deadline of seconds"
+    assert (yields(guest), nice_values(guest)) == (False, {5})
+    await guest.yield_processor(True)
+    await guest.kill()
+    assert not yields(guest)
+    await guest.yield_processor(False)  # nothing to do
+    await guest.put_back()
+    assert (yields(guest), nice_values(guest)) == (False, {5}), "a new QEMU"
+
+
+def yields(guest: Guest) -> bool:
+    """At this moment."""
+    return guest.yields
 
 
 @pytest.mark.vm

@@ -5,6 +5,7 @@ An embedded libvirt is one a process, and the shared node has this one's: these 
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -17,10 +18,11 @@ from typing import IO, Any
 import msgspec
 import pytest
 
+from deploy.priority import LAST
 from deploy.process import find_qemu
 from deploy.spec import NodeSpec
 from guests.image import COMMAND_LINE, Image
-from tests.deploy.conftest import plan
+from tests.deploy.conftest import may_raise_priority, plan
 from tests.project.tree import ROOT
 
 pytestmark = pytest.mark.vm
@@ -84,10 +86,13 @@ def test_a_dead_owners_guests_are_adopted_and_down_leaves_nothing(
         assert running(spec) == pids
         first.kill()
         first.wait()
-    # Nobody owns them now; they run on.
+    # Nobody owns them now; they run on, also one that yielded just then.
     assert running(spec) == pids
+    os.setpriority(os.PRIO_PROCESS, pids["g1"], LAST)
     with owner(spec) as third:
         after = told(third)
+        if may_raise_priority():
+            assert os.getpriority(os.PRIO_PROCESS, pids["g1"]) == spec.guests[0].nice
         assert {name: guest["pid"] for name, guest in after.items()} == pids
         assert {guest["how"] for guest in after.values()} == {"adopted"}
         say(third, "let go")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import resource
 import signal
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.process import QemuProcess, bound_files, find_qemu, hold_back, ram_file, resident_bytes
+from deploy.process import QemuProcess, bound_files, find_qemu, ram_file, resident_bytes
 
 UUID = "aaaaaaaa-0000-4000-8000-00000000000f"
 WAIT = "import sys; print('up', flush=True); sys.stdin.read()"
@@ -77,27 +76,9 @@ async def test_a_stopped_process_can_be_woken(stand_in: subprocess.Popen[bytes])
     process.close()
 
 
-@pytest.mark.parametrize(("said", "done"), [(errno.EINVAL, True), (errno.EACCES, False)])
-def test_a_process_in_the_root_group_needs_no_group_value(
-    stand_in: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch, said: int, done: bool
-) -> None:
-    """The kernel answers so (EINVAL) for what belongs to no session made since boot."""
-
-    def answer(path: Path, text: str) -> int:
-        raise OSError(said, os.strerror(said), str(path))
-
-    monkeypatch.setattr(Path, "write_text", answer)
-    assert hold_back(stand_in.pid, nice=5) is done
-
-
-def test_priority_memory_and_ram_file(stand_in: subprocess.Popen[bytes]) -> None:
-    assert hold_back(stand_in.pid, nice=5)
-    assert os.getpriority(os.PRIO_PROCESS, stand_in.pid) == 5
+def test_memory_and_ram_file(stand_in: subprocess.Popen[bytes]) -> None:
     assert resident_bytes(stand_in.pid) > 1 << 20
     with pytest.raises(FileNotFoundError, match="no shared memory file"):
         ram_file(stand_in.pid, size=128 << 20)
     bound_files(stand_in.pid, limit=5 << 20)
     assert resource.prlimit(stand_in.pid, resource.RLIMIT_FSIZE) == (5 << 20, 5 << 20)
-    stand_in.kill()
-    stand_in.wait()
-    assert not hold_back(stand_in.pid, nice=5)

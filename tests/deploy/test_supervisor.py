@@ -148,6 +148,19 @@ async def test_a_guest_that_dies_is_put_back_and_no_request_fails(node: Running)
     assert [e["guest"] for e in events if e["what"] == "repaired"] == ["g2"]
 
 
+async def test_a_guest_that_comes_back_yields_until_it_votes(node: Running) -> None:
+    guests = node.node.machines
+    async with await node.client() as client:
+        for number in range(40):  # so that it has something to catch up with
+            await client.request("PUT", f"/kv/{number}", bytes(60_000))
+    await guests["g2"].kill()
+    await until(lambda: guests["g2"].put_backs > 0)
+    await until(lambda: all_active(node))
+    await until(lambda: not guests["g2"].yields)
+    assert guests["g2"].yielded == [True, False]
+    assert [guests["g1"].yielded, guests["g3"].yielded] == [[], []], "nobody voted when they came"
+
+
 async def all_active(node: Running) -> bool:
     return set((await node.states()).values()) == {"active"}
 

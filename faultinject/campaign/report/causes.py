@@ -45,7 +45,8 @@ def find_doses(source: Source) -> Doses:
     for kind in dict.fromkeys(kind for kind, _, _ in tallies):
         arms = {
             dose: (
-                tallies.get((kind, dose, "nv"), Tally()), tallies.get((kind, dose, "voted"), Tally())
+                tallies.get((kind, dose, "nv"), Tally()),
+                tallies.get((kind, dose, "voted"), Tally()),
             )
             for dose in sorted({dose for each, dose, _ in tallies if each == kind})
         }  # fmt: skip

@@ -23,6 +23,9 @@ __all__ = [
     "whole",
 ]
 
+AT_LEAST = "\N{GREATER-THAN OR EQUAL TO}"
+AT_MOST = "\N{LESS-THAN OR EQUAL TO}"
+SMALLEST = 0.001  # of percentages that are told
 DASH = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
 NOTHING = DASH
@@ -40,19 +43,26 @@ def number(value: float) -> str:
 
 
 def percent(value: float) -> str:
-    """As a percentage with two digits that count."""
+    """As a percentage with two digits that count; near 100 % those of what is missing from it."""
     if not math.isfinite(value):
         return NOTHING
     if value >= 10:
-        return f"{value * 100:,.0f} %".replace(",", "\N{NARROW NO-BREAK SPACE}")
+        return f"{whole(value * 100)} %"
     hundredths = round(value * 100, 9)
     if hundredths == int(hundredths):
         return f"{hundredths:.0f} %"
-    digits = max(0, 1 - math.floor(math.log10(abs(hundredths))))
-    if hundredths > 50:  # what counts there is the distance from 100
-        rest_of = round(100 - hundredths, 9)
-        digits = 0 if rest_of <= 0 else min(4, max(0, 1 - math.floor(math.log10(rest_of))))
-    return f"{hundredths:.{min(digits, 4)}f} %"
+    if 50 < hundredths < 100:
+        missing = round(100 - hundredths, 9)
+        digits = min(2, _digits(missing))
+        return f"{hundredths:.{digits}f} %" if missing >= 0.005 else "> 99.99 %"
+    if 0 < hundredths < SMALLEST:
+        return f"< {SMALLEST} %"
+    return f"{hundredths:.{_digits(hundredths)}f} %"
+
+
+def _digits(hundredths: float) -> int:
+    """Decimals that show two digits that count."""
+    return max(0, 1 - math.floor(math.log10(abs(hundredths))))
 
 
 def reliability(value: float) -> str:
@@ -66,8 +76,14 @@ def share(each: Share) -> str:
 
 
 def around(low: float, point: float, high: float) -> str:
-    """A value with its interval."""
-    return f"{percent(point)}  ({percent(low)} {DASH} {percent(high)})".replace(" %", "\u2009%")
+    """A value with its interval; where that ends at 0 or 1 with the value, its other end."""
+    if point == low == 0.0:
+        interval = f"{AT_MOST} {percent(high)}"
+    elif point == high == 1.0:
+        interval = f"{AT_LEAST} {percent(low)}"
+    else:
+        interval = f"{percent(low)} {DASH} {percent(high)}"
+    return f"{percent(point)} ({interval})".replace(" %", "\N{THIN SPACE}%")
 
 
 def rest(each: Share) -> Share:

@@ -30,6 +30,7 @@ MARKS: dict[str, dict[str, Any]] = {
     "plain better": {"marker": "s", "color": PLAIN},
     "undecided": {"marker": "D", "color": OPEN},
 }
+BEYOND = 1e3
 TOP = 1.012  # of the R_V axis
 
 Rows = Sequence[tuple[float, float, float]]
@@ -45,10 +46,10 @@ def draw_breakeven(curve: Curve, points: tuple[Point, ...]) -> Figure:
         curve.rm, [min(y, TOP) for y in middle], TOP, color=VOTED, alpha=0.07, linewidth=0
     )
     axes.fill_between(
-        curve.rm, low, [min(y, 2.0) for y in high], color=MEASURED, alpha=0.38, linewidth=0,
+        curve.rm, low, high, color=MEASURED, alpha=0.38, linewidth=0,
         label="measured break-even $R_V^*$",
     )  # fmt: skip
-    axes.plot(curve.rm, [min(y, 2.0) for y in middle], color=MEASURED, linewidth=1.4)
+    axes.plot(curve.rm, middle, color=MEASURED, linewidth=1.4)
     axes.plot(
         curve.rm, curve.paper, color=PAPER, linewidth=1.1, linestyle=(0, (5, 2.5)),
         label="the paper, Inequality (4)",
@@ -151,4 +152,6 @@ def _compare(
 
 
 def _columns(rows: Rows) -> tuple[list[float], list[float], list[float]]:
-    return [r[0] for r in rows], [r[1] for r in rows], [r[2] for r in rows]
+    low, middle, high = zip(*rows, strict=True)
+    # Where no R_V will do the break-even is infinite: drawn as far above every axis.
+    return list(low), [min(y, BEYOND) for y in middle], [min(y, BEYOND) for y in high]

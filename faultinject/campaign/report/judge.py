@@ -67,6 +67,7 @@ def worst_case(side: Side) -> str:
 
 def _sentence(agreement: Agreement) -> str:
     words = re.sub(r"\b([fg])(\d+)\b", r"\1_\2", agreement.words)  # f0 as the page writes it
+    words = words.replace("measured nan", "nothing measured yet").replace("to inf", "without end")
     return words[:1].upper() + words[1:] + "."
 
 

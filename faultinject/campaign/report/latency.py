@@ -18,7 +18,7 @@ SHADES = ("#8a949e", "#1f6f9c", "#b8651b", "#5d4a7d", "#3c8c6e", "#a0527d")
 
 def draw_latency(groups: Sequence[Latency]) -> Figure:
     """Latency over the share of requests that waited longer: the tail is where faults show."""
-    figure = new_figure(8.6, 4.2)
+    figure = new_figure(8.6, 4.7)
     axes = figure.subplots()
     for group, shade in zip(groups, SHADES, strict=False):
         axes.plot(
@@ -36,5 +36,5 @@ def draw_latency(groups: Sequence[Latency]) -> Figure:
              if axes.get_xlim()[0] <= t <= axes.get_xlim()[1]]  # fmt: skip
     axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
     soften(axes)
-    axes.legend(loc="upper right")
+    figure.legend(loc="outside lower center", ncols=2)
     return figure

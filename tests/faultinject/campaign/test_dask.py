@@ -150,6 +150,26 @@ def test_a_killed_runner_on_a_cluster_is_resumed(cluster: Cluster, scratch: Path
     wait_until(lambda: not fake_guests(scratch) and not list(scratch.glob("tv-c-*")), 30)
 
 
+def test_an_interrupted_runner_ends_its_stations_and_the_workers_serve_others(
+    cluster: Cluster, scratch: Path
+) -> None:
+    behave(scratch, hang={str(index): 1 for index in range(MISSIONS)})
+    cluster.add_worker("east")
+    runner = subprocess.Popen(
+        [sys.executable, "-m", "trivisor", "campaign",
+         *begin(scratch, "--scheduler", cluster.address)],
+        cwd=ROOT, env=environment(scratch), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    wait_until(lambda: began(scratch), 40)
+    runner.send_signal(signal.SIGINT)
+    assert runner.wait(40) == ExitCode.INTERRUPTED
+    assert not fake_guests(scratch) and not list(scratch.glob("tv-c-*"))
+    behave(scratch)
+    words = ("resume", str(scratch / "r"), "--station", FAKE, "--no-report")
+    call(scratch, *words, "--scheduler", cluster.address)
+    assert sorted(stored(scratch)) == list(range(MISSIONS))
+
+
 def test_no_scheduler_is_an_error_with_a_remedy(
     scratch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,7 +16,7 @@ from faultinject.estimate.posterior import sharp
 from faultinject.estimate.shots import Shots, at_frequency, judge_shots
 from faultinject.estimate.strata import Strata, band, breakeven, recombine
 from faultinject.estimate.verdicts import Choice, Verdict, agree_failure, judge_point
-from faultinject.model.common import one_shot
+from faultinject.model.causes import one_shot
 from faultinject.model.reliability import two_of_three
 
 numpy: Any = pytest.importorskip("numpy", reason="numpy is not installed")

@@ -8,7 +8,7 @@ import pytest
 
 from faultinject.estimate.counts import Counts, EstimateError
 from faultinject.estimate.doses import Dose, Fit, judge_doses
-from faultinject.model.common import shared_draw
+from faultinject.model.causes import shared_draw
 from faultinject.model.reliability import two_of_three
 
 pytest.importorskip("scipy", reason="scipy is not installed")

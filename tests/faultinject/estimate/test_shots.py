@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from faultinject.estimate.counts import Counts, EstimateError
 from faultinject.estimate.pairs import Pair, mcnemar, pair_difference
 from faultinject.estimate.shots import Dependence, Shots, at_frequency, judge_shots
-from faultinject.model.common import one_shot, shared_draw
+from faultinject.model.causes import one_shot, shared_draw
 from faultinject.model.reliability import two_of_three
 
 pytest.importorskip("scipy", reason="scipy is not installed")

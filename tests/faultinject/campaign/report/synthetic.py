@@ -26,6 +26,19 @@ from faultinject.campaign.report.findings import (
 from faultinject.campaign.spec import Question
 from faultinject.campaign.trial import Outcome, StationFacts
 
+__all__ = [
+    "QUIET",
+    "bound",
+    "curve",
+    "exact",
+    "head",
+    "inequality4",
+    "outcomes",
+    "points",
+    "softerrors",
+    "stratum",
+]
+
 
 def exact(count: int, of: int, alpha: float = 0.05) -> Share:
     low = float(beta.ppf(alpha / 2, count, of - count + 1)) if count else 0.0

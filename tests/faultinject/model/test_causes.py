@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from faultinject.model.common import (
+from faultinject.model.causes import (
     beta_factor,
     binomial_failure_rate,
     one_shot,
