@@ -215,8 +215,7 @@ class Guest:
     async def yield_processor(self, yields: bool) -> None:
         """Have its QEMU go behind those of the other guests, or beside them again.
 
-        It stays where it is on a host that would not let it come back. A return that failed is
-        tried anew by the next call; a guest that is put back does not yield until told again.
+        Not where it could not come back. A return that failed is tried anew by the next call.
         """
         pid = self.pid
         if pid is None or yields == self.yields or (yields and pid == self._fixed):
