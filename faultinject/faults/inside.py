@@ -78,8 +78,10 @@ state() {
 }
 """
 
-# Bytes are read and written through dd: $1 is the file, $2 the place, $3 the byte.
+# Bytes are read and written through dd: $1 is the file, $2 the place, $3 the byte. What is to be
+# flipped comes by stdin: a command may have 9000 bytes at most.
 _BYTES = """
+draws=$(cat)
 get() {
     dd if="$1" bs=1 skip=$2 count=1 2>/dev/null | hexdump -e '1/1 "%d"'
 }
@@ -121,7 +123,7 @@ total=0
 while read -r range mode _; do
     [ "$mode" = rw-p ] && total=$((total + 0x${range#*-} - 0x${range%-*}))
 done </proc/$service/maps
-for draw in {draws}; do
+for draw in $draws; do
     at=$((${draw%:*} % total))
     while read -r range mode _; do
         [ "$mode" = rw-p ] || continue
@@ -144,7 +146,7 @@ _FILES = """
         case $file in /lib/*|/usr/lib/*) echo "$file" ;; esac
     done </proc/$service/maps
 } | sort -u | xargs stat -c '%s %n' >/tmp/files
-for draw in {draws}; do
+for draw in $draws; do
     set -- $(awk -v draw=${draw%:*} '
         { size[NR] = $1; name[NR] = $2; total += $1 }
         END {
@@ -207,15 +209,15 @@ async def stop_service(shell: Shell, seed: int, dose: int) -> Applied:
 
 async def corrupt_service(shell: Shell, seed: int, dose: int) -> Applied:
     """Flip ``dose`` bits of the service's own memory, uniformly over its writable private bytes."""
-    script = _FIND + _BYTES + _CORRUPT.replace("{draws}", _draws(seed, dose))
-    said = await _tell(shell, script, timeout=_TIMEOUT + dose * _PER_FLIP)
+    script = _FIND + _BYTES + _CORRUPT
+    said = await _tell(shell, script, _draws(seed, dose), timeout=_TIMEOUT + dose * _PER_FLIP)
     return Applied(f"in the service's memory: {_flips(shell, said, dose)}")
 
 
 async def corrupt_file(shell: Shell, seed: int, dose: int) -> Applied:
     """Flip ``dose`` bits, uniformly over the bytes of the files that the service is made of."""
-    script = _FIND + _BYTES + _FILES.replace("{draws}", _draws(seed, dose))
-    said = await _tell(shell, script, timeout=_TIMEOUT + dose * _PER_FLIP)
+    script = _FIND + _BYTES + _FILES
+    said = await _tell(shell, script, _draws(seed, dose), timeout=_TIMEOUT + dose * _PER_FLIP)
     return Applied(f"in files: {_flips(shell, said, dose)}")
 
 
@@ -272,8 +274,8 @@ They raise NotApplied, and DeployError where the guest cannot be spoken to.
 """
 
 
-async def _tell(shell: Shell, script: str, *, timeout: float = _TIMEOUT) -> str:
-    status, said = await shell.run(script, timeout=timeout)
+async def _tell(shell: Shell, script: str, stdin: str = "", *, timeout: float = _TIMEOUT) -> str:
+    status, said = await shell.run(script, stdin=stdin.encode(), timeout=timeout)
     if status != 0:
         raise NotApplied(f"{shell.name}: the guest's shell ended with {status}: {said.strip()!r}")
     return said

@@ -138,7 +138,7 @@ def test_what_cannot_be_is_refused_before_the_first_mission(scratch: Path) -> No
 
 
 def test_a_second_runner_is_refused(scratch: Path) -> None:
-    behave(scratch, pause=0.2)
+    behave(scratch, pause=1.0)
     runner = start(scratch, *begin(scratch))
     try:
         wait_until(lambda: stored(scratch))

@@ -27,7 +27,7 @@ class Says:
     async def run(
         self, command: str, *, stdin: bytes = b"", timeout: float = 10
     ) -> tuple[int, str]:
-        self.commands.append(command)
+        self.commands.append(command + stdin.decode())
         return self.answer
 
 
@@ -86,6 +86,14 @@ async def test_one_seed_asks_for_the_same_and_another_for_else() -> None:
     assert first == second != third
 
 
+@pytest.mark.parametrize("kind", inside.ACTS)
+async def test_no_command_is_longer_than_the_guests_server_takes(kind: str) -> None:
+    shell = Says("")
+    with pytest.raises(NotApplied):
+        await inside.ACTS[kind](shell, 1, 1)
+    assert len(shell.commands[0]) < 9000
+
+
 # ---- in a real guest -----------------------------------------------------------------------------
 
 
@@ -124,7 +132,7 @@ async def test_a_stopped_service_stays_stopped_and_its_agent_lives(opened: OpenG
 
 @pytest.mark.vm
 @in_shared_loop
-async def test_flips_in_the_services_memory_are_there_and_twice_is_none(opened: OpenGuest) -> None:
+async def test_flips_in_the_services_memory_are_there(opened: OpenGuest) -> None:
     await opened.clean()
     first = await inside.corrupt_service(opened.shell, 5, 3)
     assert ", and 2 more" in first.proof
@@ -134,8 +142,15 @@ async def test_flips_in_the_services_memory_are_there_and_twice_is_none(opened: 
     byte = f"dd if=/proc/{pid}/mem bs=1 skip={place} count=1 2>/dev/null | hexdump -e '1/1 \"%d\"'"
     assert int(await asked(opened, byte)) == now
     assert "T (stopped)" not in await asked(opened, f"grep State /proc/{pid}/status")
-    # The process may have grown meanwhile, and then the same draws are other places: so by hand.
     assert was ^ now in {1 << bit for bit in range(8)}
+
+
+@pytest.mark.vm
+@in_shared_loop
+async def test_a_large_dose_is_flipped_whole(opened: OpenGuest) -> None:
+    await opened.clean()
+    applied = await inside.corrupt_file(opened.shell, 2, 500)
+    assert ", and 499 more" in applied.proof
 
 
 @pytest.mark.vm
