@@ -71,6 +71,7 @@ def conduct(store: Store, wish: Wish, console: Console) -> Ending:
         total=store.total,
         goal=max(goal, store.done),
         look=lambda: look_into(store),
+        voted=lambda index: store.plan.cell_of(index).design == "voted",
     )
     with screen, _signals(stop, screen), _crew(store, wish, screen.step) as workers:
         ending = run_missions(
@@ -155,7 +156,13 @@ def keep_rates(store: Store) -> None:
         _log.warning("how long missions take is not kept", error=str(error))
 
 
-USUAL_RATES = Rates(clean=0.2, kinds={"crash": 2.0})
+USUAL_RATES = Rates(
+    clean=0.5,
+    kinds={
+        "corrupt-reply": 0.1, "stale-reply": 0.1, "garbage": 0.1, "crash": 0.8, "reset": 0.8,
+        "hang": 2.0, "voter-kill": 0.0,
+    },
+)  # fmt: skip
 """Seconds on a two-core machine without KVM, for hosts that have learnt none of their own."""
 
 

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from faultinject.campaign.tally import Tally
+
 if TYPE_CHECKING:
     from faultinject.campaign.plan import Cell
     from faultinject.campaign.spec import Spec
-    from faultinject.campaign.tally import Tally
     from faultinject.estimate import Interval
 
 __all__ = ["CellView", "Running", "look_at"]
@@ -23,11 +24,12 @@ __all__ = ["CellView", "Running", "look_at"]
 class CellView(msgspec.Struct, frozen=True, kw_only=True):
     """One cell of the plan so far.
 
-    ``rate``: failures over trials (None: no trial yet), ``low`` and ``high`` its Clopper-Pearson
-    interval by itself.
+    ``voted``: not the plain design, whose one guest nobody watches.  ``rate``: failures over
+    trials (None: no trial yet), ``low`` and ``high`` its Clopper-Pearson interval by itself.
     """
 
     name: str
+    voted: bool
     planned: int
     trials: int
     failures: int
@@ -46,8 +48,8 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def silent(self) -> int:
-        """Missions in which a wrong reply was released."""
-        return sum(cell.silent for cell in self.cells)
+        """Missions in which the voter released a wrong reply."""
+        return sum(cell.silent for cell in self.cells if cell.voted)
 
 
 def look_at(spec: Spec, cells: Sequence[Cell], tallies: Mapping[str, Tally]) -> Running:
@@ -55,29 +57,24 @@ def look_at(spec: Spec, cells: Sequence[Cell], tallies: Mapping[str, Tally]) -> 
 
     Raises EstimateError where scipy is missing.
     """
-    views = tuple(
-        _view(cell.name, cell.missions, tallies.get(cell.name), spec.alpha) for cell in cells
-    )
+    views = tuple(_view(cell, tallies.get(cell.name), spec.alpha) for cell in cells)
     return Running(cells=views, words=(*_systems(spec, tallies), *_doses(cells, views)))
 
 
-def _view(name: str, planned: int, tally: Tally | None, alpha: float) -> CellView:
+def _view(cell: Cell, tally: Tally | None, alpha: float) -> CellView:
     from faultinject.estimate import clopper_pearson  # noqa: PLC0415 - scipy is slow to import
 
-    if tally is None:
-        return CellView(
-            name=name, planned=planned, trials=0, failures=0, silent=0, void=0, rate=None,
-            low=0.0, high=1.0,
-        )  # fmt: skip
-    interval = clopper_pearson(tally.failures, tally.trials, alpha)
+    known = tally or Tally()
+    interval = clopper_pearson(known.failures, known.trials, alpha)
     return CellView(
-        name=name,
-        planned=planned,
-        trials=tally.trials,
-        failures=tally.failures,
-        silent=tally.silent,
-        void=tally.void,
-        rate=interval.value if tally.trials else None,
+        name=cell.name,
+        voted=cell.design == "voted",
+        planned=cell.missions,
+        trials=known.trials,
+        failures=known.failures,
+        silent=known.silent,
+        void=known.void,
+        rate=interval.value if known.trials else None,
         low=interval.low,
         high=interval.high,
     )

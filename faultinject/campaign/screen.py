@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from faultinject.campaign.running import CellView, Running
-from faultinject.campaign.trial import Row
+from faultinject.campaign.trial import Outcome, Row
 
 __all__ = ["Screen", "cells_table", "duration"]
 
@@ -33,14 +33,23 @@ LOOK_SHARE = 0.05
 class Screen:
     """Tells how a run goes on.
 
-    ``look``: returns what the rows show, asked again now and then.  Its methods are called by one
-    thread, ``step`` by any.
+    ``look``: returns what the rows show, asked again now and then.  ``voted``: whether a mission,
+    by its number, goes through the voter: a plain guest's wrong reply is nothing to cry out.  Its
+    methods are called by one thread, ``step`` by any.
     """
 
     def __init__(
-        self, console: Console, *, done: int, total: int, look: Callable[[], Running], goal: int
+        self,
+        console: Console,
+        *,
+        done: int,
+        total: int,
+        goal: int,
+        look: Callable[[], Running],
+        voted: Callable[[int], bool] = lambda _: True,
     ) -> None:
         """``done`` of ``total`` missions are stored already; this run goes up to ``goal``."""
+        self._voted = voted
         self._console = console
         self._done = done
         self._before = done
@@ -87,7 +96,7 @@ class Screen:
             self._before = self._done  # the first one waited for its station
         self._done += not again
         self._outcomes[str(row.outcome or "void")] += 1
-        if row.outcome is not None and row.outcome == "silent":
+        if row.outcome is Outcome.SILENT and self._voted(row.index):
             self._console.print(
                 f"[bold red]mission {row.index}: a wrong reply was released[/] {escape(row.words)}"
             )
@@ -147,7 +156,7 @@ def cells_table(cells: tuple[CellView, ...]) -> Table:
     for cell in cells:
         rate = "-" if cell.rate is None else f"{cell.rate:.4f}"
         interval = "" if cell.rate is None else f"{cell.low:.4f} to {cell.high:.4f}"
-        silent = f"[bold red]{cell.silent}[/]" if cell.silent else "0"
+        silent = f"[bold red]{cell.silent}[/]" if cell.silent and cell.voted else str(cell.silent)
         table.add_row(
             cell.name,
             f"{cell.trials:,}",

@@ -65,7 +65,8 @@ def test_missions_are_run_one_by_one_in_one_worker(hand: Hand, home: Path) -> No
     assert (first.row.index, second.row.index) == (3, 4)
     assert (second.row.worker, second.row.attempt) == ("w1", 2)
     assert first.facts.host == "fake"
-    assert hand.pid == pid and len(fake_guests(home)) == 1
+    assert hand.pid == pid
+    wait_until(lambda: len(fake_guests(home)) == 1)
     hand.end()
     hand.wait()
     assert not fake_guests(home)
@@ -163,7 +164,7 @@ def holder(home: Path) -> tuple[subprocess.Popen[str], int]:
 def test_a_worker_whose_runner_is_killed_ends_itself_and_its_guest(home: Path) -> None:
     behave(home, hang={"1": 1})
     process, _ = holder(home)
-    assert len(fake_guests(home)) == 1
+    wait_until(lambda: len(fake_guests(home)) == 1)
     process.kill()
     process.wait()
     wait_until(lambda: not fake_guests(home))
@@ -187,5 +188,7 @@ def test_what_a_killed_runner_and_a_killed_worker_left_is_swept(home: Path) -> N
 
 def test_berths_that_are_in_use_are_not_swept(hand: Hand, home: Path) -> None:
     hand.open()
+    # A process has no command line for a moment after its exec.
+    wait_until(lambda: len(fake_guests(home)) == 1)
     assert sweep_abandoned() == []
     assert len(fake_guests(home)) == 1

@@ -60,7 +60,16 @@ def test_doses_show_both_designs_beside_each_other() -> None:
 
 def view() -> Running:
     cell = CellView(
-        name="f0", planned=50, trials=2, failures=1, silent=1, void=0, rate=0.5, low=0.1, high=0.9
+        name="f0",
+        voted=True,
+        planned=50,
+        trials=2,
+        failures=1,
+        silent=1,
+        void=0,
+        rate=0.5,
+        low=0.1,
+        high=0.9,
     )
     return Running(cells=(cell,), words=("R_sys 0.9 [0.8, 0.95]",))
 
@@ -91,6 +100,15 @@ def test_a_silent_wrong_reply_is_told_at_once() -> None:
     with screen:
         screen.row(Row(index=62, outcome=Outcome.SILENT, words="request 9: 4 [1]"), again=False)
     assert "mission 62: a wrong reply was released request 9: 4 [1]" in out.getvalue()
+
+
+def test_a_plain_guests_wrong_reply_is_no_release() -> None:
+    out = io.StringIO()
+    console = Console(file=out, width=120)
+    screen = Screen(console, done=0, total=1, goal=1, look=view, voted=lambda _: False)
+    with screen:
+        screen.row(Row(index=62, outcome=Outcome.SILENT), again=False)
+    assert "released" not in out.getvalue()
 
 
 def test_on_a_terminal_it_stands() -> None:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 
+import msgspec
 import pytest
 
-from faultinject.campaign.station import Station
-from faultinject.campaign.trial import Design, Hit, MissionPlan, Outcome, Row, StationSpec
+from faultinject.campaign.trial import Design, Hit, MissionPlan, Outcome, Row
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(300)]
 
 Run = Callable[[MissionPlan], Row]
+ROOT = Path(__file__).parents[3]
+PROCESS = Path(__file__).with_name("station_process.py")
 
 
 def plan(
@@ -36,34 +40,23 @@ def run(shared_scratch: Path) -> Iterator[Run]:
     """One station for all: that it stays clean from mission to mission is what is tested."""
     directory = shared_scratch / "st"
     directory.mkdir()
-    spec = StationSpec(deadline=4.0, hang=1.5)
-    with asyncio.Runner() as runner:
+    with subprocess.Popen(
+        [sys.executable, str(PROCESS), str(directory)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    ) as process:  # fmt: skip
+        assert process.stdin is not None and process.stdout is not None
+        said, told = process.stdout, process.stdin
 
-        async def stay(opened: asyncio.Event, close: asyncio.Event) -> None:
-            async with Station.open(spec, directory) as station:
-                stations.append(station)
-                opened.set()
-                await close.wait()
+        def one(planned: MissionPlan) -> Row:
+            told.write(msgspec.json.encode(planned).decode() + "\n")
+            told.flush()
+            return msgspec.json.decode(said.readline(), type=Row)
 
-        async def begin() -> tuple[asyncio.Task[None], asyncio.Event]:
-            opened, close = asyncio.Event(), asyncio.Event()
-            task = asyncio.create_task(stay(opened, close))
-            waits = asyncio.create_task(opened.wait())
-            await asyncio.wait([task, waits], return_when=asyncio.FIRST_COMPLETED)
-            if task.done():
-                await task
-            return task, close
-
-        async def end() -> None:
-            close.set()
-            await task
-
-        stations: list[Station] = []
-        task, close = runner.run(begin())
-        try:
-            yield lambda planned: runner.run(stations[0].run(planned))
-        finally:
-            runner.run(end())
+        assert said.readline() == "ready\n"
+        yield one
+        told.close()
+    assert process.returncode == 0
     assert not directory.exists(), "nothing is left of a station"
 
 

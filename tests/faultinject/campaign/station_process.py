@@ -1,0 +1,33 @@
+"""A station in a process of its own: a process can hold one embedded libvirt only.
+
+``python station_process.py DIRECTORY``: plans come in as lines of JSON, rows go out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+import msgspec
+
+from faultinject.campaign.station import Station
+from faultinject.campaign.trial import MissionPlan, StationSpec
+from voter import log
+
+__all__: list[str] = []
+
+
+async def main(directory: Path) -> None:
+    async with Station.open(StationSpec(deadline=8.0, hang=3.0), directory) as station:
+        sys.stdout.write("ready\n")
+        sys.stdout.flush()
+        while line := await asyncio.to_thread(sys.stdin.readline):
+            row = await station.run(msgspec.json.decode(line, type=MissionPlan))
+            sys.stdout.write(msgspec.json.encode(row).decode() + "\n")
+            sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    log.configure(json=True)
+    asyncio.run(main(Path(sys.argv[1])))
