@@ -19,7 +19,6 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import structlog
@@ -30,6 +29,7 @@ from deploy.guest import Guest
 from deploy.node import Node
 from deploy.records import cache_directory
 from deploy.spec import plan_node
+from deploy.ssh import GuestShell, free_ports, make_keys
 from faultinject.bench.host import look_at_host
 from faultinject.campaign.direct import DirectLink, LinkBroken
 from faultinject.campaign.mission import Direct, Flight, Mission, Voted
@@ -90,6 +90,7 @@ class Station:
         node: Node,
         voters: Voters,
         links: dict[str, Link],
+        shells: dict[str, GuestShell],
         facts: StationFacts,
     ) -> None:
         self.spec = spec
@@ -99,7 +100,7 @@ class Station:
         self._voters = voters
         self._links = links
         self._dirty: set[str] = set()
-        self._shells: dict[str, Any] = {}
+        self._shells = shells
         self._voter: MissionVoter | None = None
         self._mission: Mission | None = None
 
@@ -116,7 +117,10 @@ class Station:
         began = time.monotonic()
         cache = cache_directory() / "images"
         image = await asyncio.to_thread(build_image, cache, progress=progress)
-        overlay = _overlay(spec)
+        base = image.sha256
+        keys = make_keys() if spec.ssh else None
+        ports = free_ports(spec.guests) if spec.ssh else ()
+        overlay = msgspec.structs.replace(_overlay(spec), access=keys.access if keys else None)
         image = await asyncio.to_thread(add_overlay, image, directory / "image", overlay)
         accel = await decide(image, cache_directory(), spec.accel, progress)
         node_spec = plan_node(
@@ -129,6 +133,7 @@ class Station:
             memory_mib=spec.memory,
             ram_file=True,
             on_reset="restart",
+            ssh_ports=tuple(ports),
             boot_deadline=BOOT_DEADLINE,
         )
         node = Node(node_spec)
@@ -136,6 +141,12 @@ class Station:
         (directory / "p").mkdir()
         voters: Voters | None = None
         servers: list[asyncio.Server] = []
+        shells: dict[str, GuestShell] = {}
+        if keys is not None:
+            shells = {
+                name: GuestShell(name, port=port, keys=keys)
+                for name, port in zip(node.guests, ports, strict=True)
+            }
         try:
             await _boot(node, progress)
             voters = await Voters.open(directory / "v", spec.vote)
@@ -144,10 +155,12 @@ class Station:
                 for name, guest in node.guests.items()
             }
             servers += [await link.listen() for link in links.values()]
-            facts = await _facts(node, accel.name, image.sha256)
+            facts = await _facts(node, accel.name, base)
             progress(f"station ready in {time.monotonic() - began:.1f} s")
-            yield cls(spec, directory, node, voters, links, facts)
+            yield cls(spec, directory, node, voters, links, shells, facts)
         finally:
+            for shell in shells.values():
+                await shell.close()
             for server in servers:
                 server.close()
             if voters is not None:
@@ -179,8 +192,10 @@ class Station:
         """Return the voter's process, or None where there is none (NV)."""
         return None if self._voter is None else self._voter.pid
 
-    def shell(self, name: str) -> Any:
-        """Return a guest's shell."""
+    def shell(self, name: str) -> GuestShell:
+        """Return a guest's shell.  Raises NotApplied if the station was opened without."""
+        if name not in self._shells:
+            raise NotApplied(f"no shell in {name}: the station is without ssh")
         return self._shells[name]
 
     async def send(
@@ -220,6 +235,8 @@ class Station:
         results = await asyncio.gather(
             *(guest.put_back() for guest in guests), return_exceptions=True
         )
+        for name in sorted(dirty & self._shells.keys()):
+            self._shells[name].drop()  # the connection is not one of the snapshot's
         for guest, result in zip(guests, results, strict=True):
             if isinstance(result, BaseException):
                 self._dirty.add(guest.name)

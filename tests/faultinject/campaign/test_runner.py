@@ -178,8 +178,16 @@ def test_the_stores_full_disk_stops_it_resumably(home: Path) -> None:
 def test_a_stop_leaves_whole_rows_and_no_guest(store: Store, home: Path) -> None:
     behave(home, pause=0.05)
     stop = Stop()
-    threading.Timer(1.5, stop.ask).start()
+
+    def ask_later() -> None:
+        while len(began(home)) < 6:
+            time.sleep(0.01)
+        stop.ask()
+
+    thread = threading.Thread(target=ask_later)
+    thread.start()
     ending, _ = run(store, stop=stop)
+    thread.join()
     assert ending.why is Why.INTERRUPTED and 0 < store.done < MISSIONS
     assert not fake_guests(home)
     behave(home)
