@@ -176,7 +176,7 @@ def test_the_stores_full_disk_stops_it_resumably(home: Path) -> None:
 
 
 def test_a_stop_leaves_whole_rows_and_no_guest(store: Store, home: Path) -> None:
-    behave(home, pause=0.05)
+    behave(home, pause=0.3)
     stop = Stop()
 
     def ask_later() -> None:
