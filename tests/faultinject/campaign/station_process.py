@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 
 import msgspec
+import structlog
 
 from faultinject.campaign.station import Station
 from faultinject.campaign.trial import MissionPlan, StationSpec
-from voter import log
 
 __all__: list[str] = []
 
@@ -29,5 +29,5 @@ async def main(directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    log.configure(json=True)
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     asyncio.run(main(Path(sys.argv[1])))
