@@ -94,7 +94,8 @@ def test_two_guests_hit_are_detected_and_never_a_guess(run: Run) -> None:
 def test_two_liars_apart_are_detected_and_alike_are_believed(run: Run) -> None:
     apart = run(plan(hit("g1", "corrupt-reply", seed=1), hit("g2", "corrupt-reply", seed=2)))
     assert apart.outcome is Outcome.DETECTED, apart.words
-    alike = run(plan(hit("g1", "corrupt-reply"), hit("g2", "corrupt-reply")))
+    # From the first request on: a lie told in a late reply to one before would expel its teller.
+    alike = run(plan(hit("g1", "corrupt-reply", at=0), hit("g2", "corrupt-reply", at=0)))
     assert alike.outcome is Outcome.SILENT, "this is what 2-of-3 cannot mask"
     assert alike.wrong > 0
     assert "wrong reply" in alike.words
