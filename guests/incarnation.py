@@ -219,6 +219,7 @@ class Incarnation:
         asked to keep it, are told as they get ready.
         """
         self.end_cut()
+        self._given_all = 0  # a voter without a journal may number its markers as one before it did
         self._cut = self._make_cut(self._service, frame.payload[:1] == bytes([self._index]))
         self._cut_at = frame.seq
 

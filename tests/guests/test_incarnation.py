@@ -305,6 +305,15 @@ def test_a_marker_tells_the_digest_and_only_the_keeper_keeps_the_state() -> None
     assert voter.incarnation.waits_for == -1
 
 
+def test_a_marker_of_the_same_number_is_given_to_the_next_voter_too() -> None:
+    voter = Voter()
+    for epoch in (77, 78):
+        voter.epoch, voter.seq = epoch, 8
+        voter.hello(epoch)
+        voter.mark(keeper=1)
+        assert voter.fetch(9).flags & wire.FLAG_LAST
+
+
 def test_a_kept_state_is_dropped_by_the_next_marker_and_by_a_new_handshake() -> None:
     voter = Voter()
     voter.hello()
