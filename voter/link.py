@@ -29,8 +29,11 @@ LAST_RETRY = 1.0
 """Seconds between attempts to connect: doubled from first to last."""
 GREETING_RETRY = 0.25
 """Seconds until a HELLO that was not answered is said again."""
-GREETING_LIMIT = 5.0
-"""Seconds until a connection on which nobody answers the HELLO is given up."""
+GREETING_FIRST, GREETING_LIMIT = 0.5, 5.0
+"""Seconds until a connection on which nobody answers the HELLO is given up: doubled from the first
+to the limit. The first is short for QEMU's sake: a guest's write that meets the end of the
+connection before can leave its port throttled (``virtio-console``: no watch is added to a channel
+that is already closed), so that nothing it says comes out until the next connection ends."""
 GREETING_PAYLOAD = 1024
 """Until WELCOME no larger frame is believed: a cut one of before must not swallow the WELCOME."""
 STALE_LIMIT = 4 << 20
@@ -80,6 +83,8 @@ class Link(asyncio.Protocol):
         self._hurry = asyncio.Event()
         self._greeted = asyncio.Event()
         self._retry = FIRST_RETRY
+        # An ``exec:`` replica starts with its connection, and ends with it: it is given its time.
+        self._patience = GREETING_LIMIT if address.kind == "exec" else GREETING_FIRST
         self._stale = 0
         self._foreign = 0
         self._hellos = 0
@@ -114,7 +119,8 @@ class Link(asyncio.Protocol):
             return
         self.epoch = self._random64()
         hello = encode(Kind.HELLO, self.epoch, 0, wire.PROTOCOL.to_bytes(2) + bytes([self.index]))
-        attempts = int(GREETING_LIMIT / GREETING_RETRY)
+        attempts = round(self._patience / GREETING_RETRY)
+        self._patience = min(self._patience * 2, GREETING_LIMIT)
         self._hellos = 0
         for attempt in range(attempts):
             self._hellos += 1
@@ -147,6 +153,8 @@ class Link(asyncio.Protocol):
     def settle_down(self) -> None:
         """The replica votes: the next loss is tried again quickly."""
         self._retry = FIRST_RETRY
+        if self.address.kind != "exec":
+            self._patience = GREETING_FIRST
 
     def drop(self, reason: str) -> None:
         """Close the connection at once; ``run`` will connect again."""

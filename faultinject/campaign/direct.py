@@ -16,7 +16,8 @@ from voter.address import Address, connect
 __all__ = ["DirectLink", "LinkBroken"]
 
 GREETING = 0.5
-"""Seconds for an answer to HELLO, before it is said again."""
+"""Seconds for an answer to HELLO on the first connection; twice as long on each that follows (why
+there may have to be more than one: see ``voter.link.GREETING_FIRST``)."""
 EMPTY_HISTORY = bytes(8)
 
 
@@ -47,20 +48,33 @@ class DirectLink(asyncio.Protocol):
 
         Raises TimeoutError after ``patience`` seconds, OSError if nobody listens.
         """
-        link = cls(epoch)
+        wait = GREETING
         async with asyncio.timeout(patience):
-            await connect(address, lambda: link)
-            try:
-                while not link._greeted.done():
-                    link._say(Kind.HELLO, 0, wire.PROTOCOL.to_bytes(2) + b"\0")
-                    await asyncio.wait([link._greeted], timeout=GREETING)
-                point = wire.Checkpoint(EMPTY_HISTORY, 0, bytes(32))
-                link._say(Kind.RESTORE, 0, wire.encode_checkpoint(point))
-                await asyncio.shield(link._clean)
-            except BaseException:
-                link.close()
-                raise
-        return link
+            while True:
+                link = cls(epoch)
+                await connect(address, link._itself)
+                try:
+                    if await link._begin(wait):
+                        return link
+                    link.close()
+                except BaseException:
+                    link.close()
+                    raise
+                wait *= 2
+
+    def _itself(self) -> DirectLink:
+        return self
+
+    async def _begin(self, wait: float) -> bool:
+        """Greet and have the service begin anew; tell if nobody answers within ``wait`` seconds."""
+        self._say(Kind.HELLO, 0, wire.PROTOCOL.to_bytes(2) + b"\0")
+        await asyncio.wait([self._greeted], timeout=wait)
+        if not self._greeted.done():
+            return False
+        point = wire.Checkpoint(EMPTY_HISTORY, 0, bytes(32))
+        self._say(Kind.RESTORE, 0, wire.encode_checkpoint(point))
+        await asyncio.shield(self._clean)
+        return True
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """asyncio: connected."""

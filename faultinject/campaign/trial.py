@@ -166,7 +166,7 @@ class StationSpec(_Data, frozen=True, kw_only=True):
     guests: int = 3
     memory: int = 128
     accel: Literal["auto", "kvm", "tcg"] = "auto"
-    deadline: float = 8.0
+    deadline: float = 6.0
     hang: float = 4.0
     ssh: bool = False
     keys: int = 6

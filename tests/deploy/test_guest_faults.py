@@ -210,10 +210,16 @@ async def test_a_flip_of_a_register_is_read_back_and_the_guest_runs_on(site: Rea
     assert await pings(guest)
 
 
-async def test_a_flip_in_every_register_stops_the_guest(site: RealSite) -> None:
+async def test_flips_in_every_register_stop_the_guest(site: RealSite) -> None:
     guest = site.machine("g1")
-    await strike(site, "flip-register", dose=17 * 32)
-    assert not await pings(guest, 1.0)
+    # More than one try: a processor that is just then in another process, or in a thread of the
+    # kernel's, loses only that, and the agent lives.
+    for seed in range(1, 11):
+        await strike(site, "flip-register", seed=seed, dose=17 * 32)
+        if not await pings(guest, 1.0):
+            break
+    else:
+        pytest.fail("ten times half of all bits in the registers did nothing to the guest")
 
 
 async def test_a_paused_guest_stays_so_after_its_stub(site: RealSite) -> None:

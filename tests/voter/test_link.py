@@ -34,6 +34,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(link_module, "FIRST_RETRY", 0.01)
     monkeypatch.setattr(link_module, "LAST_RETRY", 0.05)
     monkeypatch.setattr(link_module, "GREETING_RETRY", 0.05)
+    monkeypatch.setattr(link_module, "GREETING_FIRST", 0.4)
     monkeypatch.setattr(link_module, "GREETING_LIMIT", 0.4)
 
 
@@ -204,6 +205,33 @@ async def test_a_hello_that_is_not_answered_is_said_again(rig: Rig) -> None:
     connection.say(Kind.WELCOME, 0, wire.encode_welcome(WELCOME))
     assert isinstance(await rig.event(), ev.Greeted)
     connection.close()
+
+
+async def test_a_connection_without_an_answer_is_given_up_early_at_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """QEMU can leave a port throttled: nothing comes out of it before a connection more."""
+    monkeypatch.setattr(link_module, "GREETING_FIRST", 0.1)
+    agent = await Agent(str(tmp_path / "a")).start()
+    rig = Rig(f"unix:{agent.path}", agent)
+    task = asyncio.create_task(rig.link.run())
+
+    async def hellos() -> int:
+        connection = await agent.connection()
+        await connection.closed()
+        return rig.link._hellos
+
+    try:
+        assert [await hellos() for _ in range(4)] == [2, 4, 8, 8]
+        await (await agent.connection()).greet()
+        assert isinstance(await rig.event(), ev.Greeted)
+        rig.link.settle_down()
+        agent.connections[-1].close()
+        assert await hellos() == 2, "one that voted is tried quickly again"
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await agent.stop()
 
 
 async def test_a_slow_agent_may_answer_each_hello(rig: Rig) -> None:
