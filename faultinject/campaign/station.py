@@ -142,13 +142,13 @@ class Station:
         voters: Voters | None = None
         servers: list[asyncio.Server] = []
         shells: dict[str, GuestShell] = {}
-        if keys is not None:
-            shells = {
-                name: GuestShell(name, port=port, keys=keys)
-                for name, port in zip(node.guests, ports, strict=True)
-            }
         try:
             await _boot(node, progress)
+            if keys is not None:
+                shells = {
+                    name: GuestShell(name, port=port, keys=keys)
+                    for name, port in zip(node.guests, ports, strict=True)
+                }
             voters = await Voters.open(directory / "v", spec.vote)
             links = {
                 name: Link(name, str(directory / "p" / name), guest.spec.link_socket)
