@@ -100,7 +100,7 @@ WRONG = [
     ('vote = "2/3"', 'vote = "2/4"', "two different replies could both win"),
     ('vote = "2/3"', 'vote = "3/5"', "needs 5 guests, not 3"),
     ("guests = 3", "guests = 3\nmemory = 3", "64 to 65536 MiB"),
-    ("guests = 3", "guests = 3\nhang = 9.0", "below deadline (8.0 s)"),
+    ("guests = 3", "guests = 3\nhang = 9.0", "below deadline (6.0 s)"),
     ("guests = 3", 'guests = 3\nservice = "kw"', "no service 'kw': give one of kv, poisoned"),
     ("guests = 3", "guests = 3\nssh = 1", "expected `bool`, got `int`"),
     ("crash = 1", "crsh = 1", "no fault 'crsh': did you mean 'crash'?"),
