@@ -5,10 +5,10 @@ What a host can do (a debug stub, KVM) is not known here; what the file says is.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from faultinject.campaign.spec import Repair, Spec, Stratum
+from faultinject.campaign.spec import Dose, Repair, Shot, Spec, Stratum
 from faultinject.campaign.strict import Problems, suggest
 from faultinject.faults import CATALOGUE, Fault
 from guests.service import SHIPPED
@@ -20,6 +20,8 @@ POISONED = "poisoned"
 """The service with the planted bug (``faultinject/services/poisoned.py``), by name or path."""
 MOST = 10_000_000
 """Missions of a part of a campaign, at most."""
+MOST_FLIPS = 10_000_000
+"""Flips of a mission in each guest, at most."""
 
 
 def repairs(choice: Repair) -> tuple[bool, ...]:
@@ -204,49 +206,47 @@ def _cells_of(spec: Spec, stratum: Stratum) -> Iterator[tuple[object, ...]]:
 
 
 def _check_doses(spec: Spec, problems: Problems) -> None:
-    seen: set[tuple[str, int]] = set()
-    for number, dose in enumerate(spec.doses):
-
-        def add(words: str, key: str = "", number: int = number) -> None:
-            problems.add(words, table="doses", number=number, key=key)
-
-        fault = _known(spec, dose.kind, problems, table="doses", number=number, key="kind")
+    for dose, fault, add in _struck(spec, problems, "doses", ("voted", "nv"), least=0):
         if fault is not None and ("guest" not in fault.targets or "flip" not in dose.kind):
             flips = [k for k, f in CATALOGUE.items() if "guest" in f.targets and "flip" in k]
             add(f"{dose.kind} has no dose: give one of {', '.join(flips)}", "kind")
-        if not 0 <= dose.flips <= 10_000_000:
-            add(f"flips {dose.flips}: 0 to 10000000 a guest and mission", "flips")
-        for key, missions in (("voted", dose.voted), ("nv", dose.nv)):
-            if not 0 <= missions <= MOST:
-                add(f"{key} {missions}: 0 to {MOST} missions", key)
-        if not (dose.voted or dose.nv):
-            add("no mission at all: give voted or nv")
-        if (dose.kind, dose.flips) in seen:
-            add(f"{dose.kind} at {dose.flips} flips is there already: put their missions together")
-        seen.add((dose.kind, dose.flips))
 
 
 def _check_shots(spec: Spec, problems: Problems) -> None:
-    seen: set[tuple[str, int]] = set()
-    for number, shot in enumerate(spec.shots):
-
-        def add(words: str, key: str = "", number: int = number) -> None:
-            problems.add(words, table="shots", number=number, key=key)
-
-        fault = _known(spec, shot.kind, problems, table="shots", number=number, key="kind")
+    for shot, fault, add in _struck(spec, problems, "shots", ("missions", "nv"), least=1):
         if fault is not None and fault.targets == ("voter",):
             shared = [k for k, f in CATALOGUE.items() if {"host", "client"} & set(f.targets)]
             add(f"{shot.kind} hits the voter alone: give one of {', '.join(shared)}", "kind")
-        if not 1 <= shot.flips <= 10_000_000:
-            add(f"flips {shot.flips}: 1 to 10000000", "flips")
-        for key, missions in (("missions", shot.missions), ("nv", shot.nv)):
+
+
+def _struck(
+    spec: Spec, problems: Problems, table: str, designs: tuple[str, str], *, least: int
+) -> Iterator[tuple[Dose | Shot, Fault | None, Callable[[str, str], None]]]:
+    """Yield each entry of such a table, its fault, and what tells of a problem with it, once what
+    doses and shots have in common has been looked at: kind, flips, missions, that it is there once.
+    """
+    seen: set[tuple[str, int]] = set()
+    for number, entry in enumerate(getattr(spec, table)):
+
+        def add(words: str, key: str = "", number: int = number) -> None:
+            problems.add(words, table=table, number=number, key=key)
+
+        yield (
+            entry,
+            _known(spec, entry.kind, problems, table=table, number=number, key="kind"),
+            add,
+        )
+        if not least <= entry.flips <= MOST_FLIPS:
+            add(f"flips {entry.flips}: {least} to {MOST_FLIPS} a mission and guest", "flips")
+        asked = {key: getattr(entry, key) for key in designs}
+        for key, missions in asked.items():
             if not 0 <= missions <= MOST:
                 add(f"{key} {missions}: 0 to {MOST} missions", key)
-        if not (shot.missions or shot.nv):
-            add("no mission at all: give missions or nv")
-        if (shot.kind, shot.flips) in seen:
-            add(f"{shot.kind} at {shot.flips} is there already: put their missions together")
-        seen.add((shot.kind, shot.flips))
+        if not any(asked.values()):
+            add(f"no mission at all: give {' or '.join(designs)}")
+        if (entry.kind, entry.flips) in seen:
+            add(f"{entry.kind}, {entry.flips} flips, is there already: put their missions together")
+        seen.add((entry.kind, entry.flips))
 
 
 def _check_question(spec: Spec, problems: Problems) -> None:
