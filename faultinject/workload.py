@@ -18,7 +18,7 @@ from guests.service import Context, answer, load
 from voter.client import READ_ONLY_METHODS, Client
 from voter.errors import NotExecuted, RequestError
 
-__all__ = ["Call", "Outcome", "Verdicts", "check", "mixed_calls", "run_calls"]
+__all__ = ["Call", "Outcome", "Verdicts", "check", "mixed_calls", "run_calls", "static_calls"]
 
 
 class Call(NamedTuple):
@@ -78,6 +78,24 @@ def mixed_calls(seed: int, *, keys: int = 50, size: int = 64) -> Iterator[Call]:
             yield _call("compare-and-set", "PUT", target, random.randbytes(size), if_match=etag)
         else:
             yield _call("list", "GET", f"/kv/?limit={random.randrange(1, 20)}")
+
+
+STATIC_PATHS = ("/", "/index.html", "/style.css", "/about.txt", "/absent", "/about.txt?x=1")
+"""What is asked of static content: the built-in page set, and a file that is not there."""
+
+
+def static_calls(seed: int) -> Iterator[Call]:
+    """Give an endless mix of calls to the static content, the same for the same seed."""
+    random = Random(seed)
+    while True:
+        target = random.choice(STATIC_PATHS)
+        draw = random.random()
+        if draw < 0.8:
+            yield _call("get", "GET", target)
+        elif draw < 0.9:
+            yield _call("head", "HEAD", target)
+        else:
+            yield _call("range", "GET", target, range=f"bytes={random.randrange(40)}-")
 
 
 async def _run_one(client: Client, call: Call, timeout: float) -> Outcome:

@@ -159,10 +159,10 @@ def _check_mixes(spec: Spec, problems: Problems) -> None:
                     f"of {', '.join(able)}",
                     table=table, key=kind,
                 )  # fmt: skip
-            elif not fault.fails and spec.question == "inequality4":
+            elif not fault.fails and spec.question in ("inequality4", "designs"):
                 problems.add(
                     f"{kind} does not make the {target} fail for sure, so that it says nothing of "
-                    f"inequality (4), where a hit {target} is one that fails: give one of "
+                    f"the inequalities, where a hit {target} is one that fails: give one of "
                     f"{', '.join(able)}, or try it as a dose or a shot",
                     table=table, key=kind,
                 )  # fmt: skip
@@ -176,8 +176,24 @@ def _check_strata(spec: Spec, problems: Problems) -> None:
             problems.add(words, table="strata", number=number, key=key)
 
         most = 1 if stratum.design == "nv" else spec.station.guests
+        if stratum.vote is not None:
+            try:
+                policy = Policy.parse(stratum.vote)
+            except PolicyError as error:
+                add(str(error), "vote")
+                continue
+            if stratum.design == "nv":
+                add("the plain design does not vote: leave vote out", "vote")
+            elif policy.of > most:
+                add(f"vote {policy}: the station has {most} guests, give it {policy.of}", "vote")
+            elif spec.question != "designs":
+                add(f'question {spec.question} is of one policy, [station] vote: leave vote out, or '
+                    'ask question = "designs"', "vote")  # fmt: skip
+            else:
+                most = policy.of
         if not 0 <= stratum.guests_hit <= most:
-            whose = "the plain design has one guest" if most == 1 else f"the node has {most} guests"
+            plain = stratum.design == "nv"
+            whose = "the plain design has one guest" if plain else f"the node has {most} guests"
             add(f"guests_hit {stratum.guests_hit}: {whose}, give 0 to {most}", "guests_hit")
         if stratum.design == "nv" and stratum.voter_hit:
             add("the plain design has no voter that could be hit: voter_hit = false", "voter_hit")
@@ -202,7 +218,7 @@ def _check_strata(spec: Spec, problems: Problems) -> None:
 def _cells_of(spec: Spec, stratum: Stratum) -> Iterator[tuple[object, ...]]:
     settings = (False,) if stratum.design == "nv" else repairs(stratum.repair or spec.repair)
     for repair in settings:
-        yield (stratum.design, stratum.guests_hit, stratum.voter_hit, repair)
+        yield (stratum.design, stratum.vote, stratum.guests_hit, stratum.voter_hit, repair)
 
 
 def _check_doses(spec: Spec, problems: Problems) -> None:
@@ -259,17 +275,18 @@ def _check_question(spec: Spec, problems: Problems) -> None:
         )
     if spec.question == "commoncause" and not any(shot.missions for shot in spec.shots):
         problems.add("question commoncause needs [[shots]] with missions", key="question")
-    groups: dict[bool, set[int]] = {}
+    groups: dict[tuple[str, bool], set[int]] = {}
     for stratum in spec.strata:
         if stratum.design == "voted" and not stratum.voter_hit:
             for repair in repairs(stratum.repair or spec.repair):
-                groups.setdefault(repair, set()).add(stratum.guests_hit)
-    if spec.question == "inequality4" and not groups:
-        problems.add("question inequality4 needs [[strata]] without voter_hit", key="question")
-    for repair, hit in groups.items():
-        missing = sorted(set(range(spec.station.guests + 1)) - hit)
-        if missing and spec.question == "inequality4":
-            setting = "on" if repair else "off"
+                groups.setdefault((stratum.vote or "", repair), set()).add(stratum.guests_hit)
+    forced = spec.question in ("inequality4", "designs")
+    if forced and not groups:
+        problems.add(f"question {spec.question} needs [[strata]] without voter_hit", key="question")
+    for (vote, repair), hit in groups.items():
+        missing = sorted(set(range(spec.guests_of(vote) + 1)) - hit)
+        if missing and forced:
+            setting = f"{'on' if repair else 'off'}{f', vote {vote}' if vote else ''}"
             problems.add(
                 "the strata cannot be put together without guests_hit = "
                 f"{', '.join(map(str, missing))} (voter not hit, repair {setting}): add them",

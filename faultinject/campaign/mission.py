@@ -17,7 +17,7 @@ from faultinject.campaign.direct import DirectLink, LinkBroken
 from faultinject.campaign.oracle import Oracle
 from faultinject.campaign.outcome import Judged
 from faultinject.campaign.trial import Hit, MissionPlan, StationSpec
-from faultinject.workload import Call, mixed_calls
+from faultinject.workload import Call, mixed_calls, static_calls
 from guests.message import Reply, encode_request
 from voter.client import READ_ONLY_METHODS, Client
 from voter.errors import NotExecuted, RequestError
@@ -91,6 +91,8 @@ class Flight(NamedTuple):
 
 def workload(plan: MissionPlan, spec: StationSpec) -> list[Call]:
     """Return the mission's requests."""
+    if spec.service == "static":
+        return list(islice(static_calls(plan.seed), plan.length))
     return list(islice(mixed_calls(plan.seed, keys=spec.keys, size=spec.size), plan.length))
 
 

@@ -35,7 +35,7 @@ injector's choice (``Spec.alike``)."""
 class Cell(msgspec.Struct, frozen=True, kw_only=True):
     """Missions planned alike.
 
-    ``k``: guests hit.  ``dose``: flips a guest (0: none, or no flips).  ``kind``: of a dose or
+    ``k``: guests hit.  ``vote``: of the first so many guests ("": the station's).  ``dose``: flips a guest (0: none, or no flips).  ``kind``: of a dose or
     shot, "" for a stratum, whose kinds are drawn.  ``missions``: how many.
     """
 
@@ -44,6 +44,7 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     repair: bool
     k: int
     voter_hit: bool = False
+    vote: str = ""
     dose: int = 0
     kind: str = ""
     shot: bool = False
@@ -70,13 +71,18 @@ def _stratum_cells(spec: Spec, stratum: Stratum) -> Iterator[Cell]:
     for repair in (False,) if plain else repairs(stratum.repair or spec.repair):
         letter = "nv" if plain else "g" if stratum.voter_hit else "f"
         yield Cell(
-            name=f"{letter}{stratum.guests_hit}{'-repair' if repair else ''}",
+            name=f"{_prefix(stratum)}{letter}{stratum.guests_hit}{'-repair' if repair else ''}",
             design=stratum.design,
             repair=repair,
             k=stratum.guests_hit,
             voter_hit=stratum.voter_hit,
+            vote=stratum.vote or "",
             missions=missions,
         )
+
+
+def _prefix(stratum: Stratum) -> str:
+    return "" if stratum.vote is None else stratum.vote.replace("/", "of") + "-"
 
 
 def _model_cells(spec: Spec) -> Iterator[Cell]:
@@ -227,6 +233,7 @@ class Plan:
             repair=cell.repair,
             k=cell.k,
             voter_hit=cell.voter_hit,
+            vote=cell.vote,
             seed=own if workload.seed is None else workload.seed,
             length=workload.length,
             hits=tuple(sorted(hits, key=lambda hit: hit.at)),
@@ -236,7 +243,7 @@ class Plan:
     def _stratum(self, cell: Cell, draws: Draws) -> tuple[list[Hit], bool | None]:
         """Hit ``k`` guests, any of them, each with a fault of its own from the mix."""
         length = self.spec.workload.length
-        names = self.spec.guest_names[:1] if cell.design == "nv" else self.spec.guest_names
+        names = self.spec.guest_names[: 1 if cell.design == "nv" else self.spec.guests_of(cell.vote)]
         hits = []
         for name in draws.sample(names, cell.k):
             assert self._faults is not None  # checked with the spec
@@ -284,11 +291,18 @@ class Plan:
         """A hash of the cells and of missions of each: what another version of this code would
         plan otherwise shows in it.
         """
-        known = hashlib.sha256(msgspec.json.encode([self.seed, self.cells]))
+        known = hashlib.sha256(_encode([self.seed, self.cells]))
         for start, end in zip(self._starts, self._ends, strict=True):
             for index in sorted({start, (start + end) // 2, end - 1} if end > start else ()):
-                known.update(msgspec.json.encode(self.mission(index)))
+                known.update(_encode(self.mission(index)))
         return known.hexdigest()
+
+
+def _encode(what: object) -> bytes:
+    """Return it as JSON, without what was not there when campaigns were first kept: a plan made
+    before goes on.
+    """
+    return msgspec.json.encode(what).replace(b'"vote":"",', b"")
 
 
 def plan(spec: Spec, seed: int, *, extended: bool = False) -> Plan:

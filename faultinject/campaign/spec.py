@@ -16,6 +16,7 @@ import msgspec
 
 from faultinject.campaign.strict import SpecError, read_strict, suggest
 from faultinject.campaign.trial import Design, StationSpec
+from voter.core.vote import Policy
 
 __all__ = [
     "Dose",
@@ -34,8 +35,9 @@ __all__ = [
     "shipped",
 ]
 
-Question = Literal["inequality4", "softerrors", "commoncause"]
-"""``inequality4``: does the voter do what the paper assumes of it?  ``softerrors`` and
+Question = Literal["inequality4", "designs", "softerrors", "commoncause"]
+"""``inequality4``: does the voter do what the paper assumes of it?  ``designs``: and
+other vote policies, each by itself: 1 of n (Inequality 1), m of n?  ``softerrors`` and
 ``commoncause``: is the model true of real faults?  The two kinds are never mixed in one answer."""
 
 Repair = Literal["off", "on", "both"]
@@ -62,12 +64,14 @@ class Stratum(_Section, frozen=True, kw_only=True):
 
     ``missions``: how many; or ``bound``: as many as it takes that, if not one of them comes out
     otherwise than the others, the interval of the stratum is no wider than this.  ``repair``: None,
-    as the whole campaign.
+    as the whole campaign.  ``vote``: None, the station's; else another policy, as "1/4", over the
+    first of the station's guests.
     """
 
     guests_hit: int
     voter_hit: bool = False
     design: Design = "voted"
+    vote: str | None = None
     repair: Repair | None = None
     missions: int | None = None
     bound: float | None = None
@@ -188,6 +192,10 @@ class Spec(_Section, frozen=True, kw_only=True):
         """g1, g2, ..."""
         return tuple(f"g{number}" for number in range(1, self.station.guests + 1))
 
+    def guests_of(self, vote: str) -> int:
+        """Return over how many guests a stratum's vote is."""
+        return Policy.parse(vote).of if vote else self.station.guests
+
     @property
     def kinds(self) -> frozenset[str]:
         """Every kind of fault that a mission of it may have."""
@@ -204,6 +212,9 @@ class Spec(_Section, frozen=True, kw_only=True):
     def hash(self) -> str:
         """SHA-256 in hex of what it means: comments, spaces and ``workers`` do not matter."""
         meaning = msgspec.to_builtins(msgspec.structs.replace(self, workers=None))
+        for stratum in meaning["strata"]:
+            if stratum["vote"] is None:  # it was not there when campaigns were first kept
+                del stratum["vote"]
         return hashlib.sha256(msgspec.json.encode(meaning, order="deterministic")).hexdigest()
 
 

@@ -53,6 +53,7 @@ from faultinject.services import poisoned
 from guests.image import COMMAND_LINE, Overlay, add_overlay, build_image
 from voter.address import parse_address
 from voter.client import Client
+from voter.core.vote import Policy
 from voter.errors import RequestError
 
 __all__ = ["Station", "StationLost"]
@@ -149,7 +150,7 @@ class Station:
                     name: GuestShell(name, port=port, keys=keys)
                     for name, port in zip(node.guests, ports, strict=True)
                 }
-            voters = await Voters.open(directory / "v", spec.vote)
+            voters = await Voters.open(directory / "v")
             links = {
                 name: Link(name, str(directory / "p" / name), guest.spec.link_socket)
                 for name, guest in node.guests.items()
@@ -246,16 +247,17 @@ class Station:
 
     async def _voted(self, plan: MissionPlan, began: float, start: float) -> Row:
         through = {hit.target for hit in plan.hits if "proxy" in CATALOGUE[hit.kind].needs}
+        vote = plan.vote or self.spec.vote
         links = {
             name: f"unix:{self._links[name].voter_side}" if name in through
             else f"unix:{self._node.guests[name].spec.link_socket}"
-            for name in self.names
+            for name in self.names[: Policy.parse(vote).of]
         }  # fmt: skip
         limits = {"hang": self.spec.hang}
         strikes = Strikes(self, plan)
         try:
             try:
-                voter = await self._voters.start(links, limits, journal=plan.repair)
+                voter = await self._voters.start(vote, links, limits, journal=plan.repair)
                 self._voter = voter
                 status = await voter.all_vote(CLEAN_START)
                 client = await Client.connect(self._voters.native, retry=plan.repair)
@@ -347,7 +349,7 @@ class Station:
         except VoterGone:
             return tuple(
                 GuestFate(name=name, state="unknown", reason="the voter is lost")
-                for name in self.names
+                for name in first
             ), False
         return tuple(
             GuestFate(

@@ -80,6 +80,7 @@ class MissionPlan(_Data, frozen=True, kw_only=True):
     seed: int
     length: int
     hits: tuple[Hit, ...] = ()
+    vote: str = ""  # of the first so many guests; "": the station's, of all
     alike: bool | None = None  # whether the liars lie alike; None with fewer than two
 
 

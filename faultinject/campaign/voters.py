@@ -36,15 +36,14 @@ class Voters:
     """Makes voters for one station.  ``directory``: for their sockets, logs and journals."""
 
     def __init__(
-        self, directory: Path, zygote: Zygote, sockets: dict[str, socket.socket], vote: str
+        self, directory: Path, zygote: Zygote, sockets: dict[str, socket.socket]
     ) -> None:
         self._directory = directory
         self._zygote = zygote
         self._sockets = sockets
-        self._vote = vote
 
     @classmethod
-    async def open(cls, directory: Path, vote: str) -> Voters:
+    async def open(cls, directory: Path) -> Voters:
         """Start the zygote.  Raises OSError, TimeoutError, AddressError."""
         sockets = {
             "native-unix": listen_unix(str(directory / "native.sock")),
@@ -56,7 +55,7 @@ class Voters:
             for sock in sockets.values():
                 sock.close()
             raise
-        return cls(directory, zygote, sockets, vote)
+        return cls(directory, zygote, sockets)
 
     @property
     def native(self) -> str:
@@ -64,15 +63,15 @@ class Voters:
         return f"unix:{self._directory / 'native.sock'}"
 
     async def start(
-        self, links: Mapping[str, str], limits: Mapping[str, float], *, journal: bool
+        self, vote: str, links: Mapping[str, str], limits: Mapping[str, float], *, journal: bool
     ) -> MissionVoter:
-        """Fork a voter for a mission.  With ``journal`` it can be started again after its death.
+        """Fork a voter for a mission: this policy, over these replicas.  With ``journal`` it can be started again after its death.
 
         Raises OSError, TimeoutError.
         """
         shutil.rmtree(self._directory / "journal", ignore_errors=True)
         config = self._directory / "voter.toml"
-        config.write_text(_config(self._vote, links, limits, journal=journal))
+        config.write_text(_config(vote, links, limits, journal=journal))
         voter = MissionVoter(
             self._directory / "control.sock",
             lambda: self._zygote.fork(config, self._directory / "voter.log"),
