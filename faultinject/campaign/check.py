@@ -187,8 +187,11 @@ def _check_strata(spec: Spec, problems: Problems) -> None:
             elif policy.of > most:
                 add(f"vote {policy}: the station has {most} guests, give it {policy.of}", "vote")
             elif spec.question != "designs":
-                add(f'question {spec.question} is of one policy, [station] vote: leave vote out, or '
-                    'ask question = "designs"', "vote")  # fmt: skip
+                add(
+                    f"question {spec.question} is of one policy, that of [station]: leave vote "
+                    'out, or ask question = "designs"',
+                    "vote",
+                )
             else:
                 most = policy.of
         if not 0 <= stratum.guests_hit <= most:

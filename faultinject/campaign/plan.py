@@ -35,8 +35,9 @@ injector's choice (``Spec.alike``)."""
 class Cell(msgspec.Struct, frozen=True, kw_only=True):
     """Missions planned alike.
 
-    ``k``: guests hit.  ``vote``: of the first so many guests ("": the station's).  ``dose``: flips a guest (0: none, or no flips).  ``kind``: of a dose or
-    shot, "" for a stratum, whose kinds are drawn.  ``missions``: how many.
+    ``k``: guests hit.  ``vote``: of the first so many guests ("": the station's).  ``dose``: flips
+    a guest (0: none, or no flips).  ``kind``: of a dose or shot, "" for a stratum, whose kinds are
+    drawn.  ``missions``: how many.
     """
 
     name: str
@@ -243,7 +244,8 @@ class Plan:
     def _stratum(self, cell: Cell, draws: Draws) -> tuple[list[Hit], bool | None]:
         """Hit ``k`` guests, any of them, each with a fault of its own from the mix."""
         length = self.spec.workload.length
-        names = self.spec.guest_names[: 1 if cell.design == "nv" else self.spec.guests_of(cell.vote)]
+        of = 1 if cell.design == "nv" else self.spec.guests_of(cell.vote)
+        names = self.spec.guest_names[:of]
         hits = []
         for name in draws.sample(names, cell.k):
             assert self._faults is not None  # checked with the spec

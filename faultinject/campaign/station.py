@@ -348,8 +348,7 @@ class Station:
                 status = await voter.status()
         except VoterGone:
             return tuple(
-                GuestFate(name=name, state="unknown", reason="the voter is lost")
-                for name in first
+                GuestFate(name=name, state="unknown", reason="the voter is lost") for name in first
             ), False
         return tuple(
             GuestFate(

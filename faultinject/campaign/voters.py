@@ -35,9 +35,7 @@ class VoterGone(Exception):
 class Voters:
     """Makes voters for one station.  ``directory``: for their sockets, logs and journals."""
 
-    def __init__(
-        self, directory: Path, zygote: Zygote, sockets: dict[str, socket.socket]
-    ) -> None:
+    def __init__(self, directory: Path, zygote: Zygote, sockets: dict[str, socket.socket]) -> None:
         self._directory = directory
         self._zygote = zygote
         self._sockets = sockets
@@ -65,7 +63,8 @@ class Voters:
     async def start(
         self, vote: str, links: Mapping[str, str], limits: Mapping[str, float], *, journal: bool
     ) -> MissionVoter:
-        """Fork a voter for a mission: this policy, over these replicas.  With ``journal`` it can be started again after its death.
+        """Fork a voter for a mission: this policy, over these replicas.  With ``journal`` it can be
+        started again after its death.
 
         Raises OSError, TimeoutError.
         """

@@ -20,6 +20,7 @@ from faultinject.campaign.report.figure7 import draw_agreement, draw_breakeven
 from faultinject.campaign.report.findings import Curve, Findings
 from faultinject.campaign.report.latency import draw_latency
 from faultinject.campaign.report.measured import draw_breaks, draw_measured
+from faultinject.campaign.report.nodes import draw_nodes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,6 +42,14 @@ def draw_charts(findings: Findings) -> Iterator[Chart]:
     yield from _doses(findings)
     for curve in findings.curves:
         yield from _curve(findings, curve)
+    for m in sorted({node.m for node in findings.nodes if not node.repair}):
+        yield _chart(
+            f"nodes-{m}",
+            draw_nodes(findings.nodes, m),
+            f"R_sys of nodes that release what {m} of n guests say, over n.",
+            "Points: measured, with intervals. Dashed: the paper's formula. Dotted: R_V, which no "
+            "number of guests can beat. Red, where there is any: wrong replies released.",
+        )
     if findings.shots:
         yield _chart(
             "shots",
@@ -61,7 +70,7 @@ def draw_charts(findings: Findings) -> Iterator[Chart]:
             "cause is all that is left, and no vote helps against it. A line ends where R_M "
             "cannot be better, for the cause.",
         )
-    if any(each.paper is not None for each in findings.strata):
+    if not findings.nodes and any(each.paper is not None for each in findings.strata):
         yield _chart(
             "strata",
             draw_strata(findings.strata),

@@ -236,6 +236,35 @@ class Width(_Data, frozen=True, kw_only=True):
     needed: int
 
 
+class NodePoint(_Data, frozen=True, kw_only=True):
+    """A design at an operating point: R_sys as measured (low, point, high) and as the paper has it;
+    ``silent``: the share of missions in which a wrong reply is released, the voter not failing.
+    """
+
+    rm: float
+    rv: float
+    rh: float
+    plain: float
+    measured: tuple[float, float, float]
+    silent: tuple[float, float, float]
+    model: float
+
+
+class Node(_Data, frozen=True, kw_only=True):
+    """A design, m of n: by k, the share of missions that failed, that released a wrong reply, and
+    what the paper assumes (0 up to n - m hit guests, then 1).
+    """
+
+    vote: str
+    m: int
+    n: int
+    repair: bool
+    failed: tuple[Share, ...]
+    silent: tuple[Share, ...]
+    paper: tuple[float, ...]
+    points: tuple[NodePoint, ...]
+
+
 class Dose(_Data, frozen=True, kw_only=True):
     """R_M and R_sys measured under the same faults: one dose of soft errors, or (``shared``) one
     kind of shot.  ``model``: the paper's R_sys over the interval of R_M.  ``label``: for the
@@ -342,6 +371,7 @@ class Findings(_Data, frozen=True, kw_only=True):
     points: tuple[Point, ...] = ()
     reach: tuple[Reach, ...] = ()
     widths: tuple[Width, ...] = ()
+    nodes: tuple[Node, ...] = ()
     doses: tuple[Dose, ...] = ()
     shots: tuple[ShotKind, ...] = ()
     breaks: tuple[Break, ...] = ()

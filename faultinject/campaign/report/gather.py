@@ -24,6 +24,7 @@ from faultinject.campaign.report.evidence import (
 )
 from faultinject.campaign.report.findings import Findings, Head, Share, Silence, Stratum, Verdict
 from faultinject.campaign.report.judge import judge_points, judge_silence, judge_voter, worst_case
+from faultinject.campaign.report.nodes import find_nodes, judge_nodes
 from faultinject.campaign.report.strata import Side, find_sides, find_strata
 from faultinject.campaign.store import Store
 from faultinject.campaign.tally import Tally
@@ -46,12 +47,14 @@ def _findings(source: Source) -> Findings:
     found = look(source)
     sides, strata = find_sides(source), find_strata(source)
     points = tuple(point for side in sides for point in side.points())
-    doses, shots = find_doses(source), find_shots(source)
+    doses, shots, nodes = find_doses(source), find_shots(source), find_nodes(source)
     silence = _silence(source, found)
     voter = [verdict for side in sides for verdict in
              (judge_voter(side), judge_points(points, repair=side.repair)) if verdict]  # fmt: skip
+    voter += judge_nodes(nodes)
     model = list(judge_model(doses, shots))
-    first = voter + model if source.store.spec.question == "inequality4" else model + voter
+    forced = source.store.spec.question in ("inequality4", "designs")
+    first = voter + model if forced else model + voter
     verdicts: list[Verdict] = [*first, judge_silence(silence)]
     # What is alarming is read first, whatever was asked.
     verdicts.sort(key=lambda each: each.tone != "alarm")
@@ -69,6 +72,7 @@ def _findings(source: Source) -> Findings:
         points=points,
         reach=tuple(each for side in sides for each in side.reach()),
         widths=sides[0].widths() if sides else (),
+        nodes=nodes,
         doses=tuple(dose for each, _ in doses.values() for dose in each) + find_shared(source),
         shots=tuple(shot for shot, _ in shots),
         breaks=find_breaks(source),

@@ -24,6 +24,7 @@ from faultinject.estimate import (
     reach,
 )
 from faultinject.model.bounds import breakeven_rv
+from voter.core.vote import Policy
 
 __all__ = ["Side", "find_sides", "find_strata"]
 
@@ -140,7 +141,7 @@ def find_sides(source: Source) -> tuple[Side, ...]:
         cells = {
             (each.voter_hit, each.k): each
             for each in source.cells()
-            if each.forced and each.design == "voted" and each.repair == repair
+            if each.forced and each.design == "voted" and each.repair == repair and not each.vote
         }
         if not any(not voter_hit for voter_hit, _ in cells):
             continue
@@ -180,11 +181,12 @@ def find_strata(source: Source) -> tuple[Stratum, ...]:
 
 
 def _stratum(source: Source, cell: Cell, tally: Tally, alike: bool | None) -> Stratum:
-    fails = cell.voter_hit or cell.k > (0 if cell.design == "nv" else source.n - source.m)
+    policy = Policy.parse(cell.vote) if cell.vote else Policy(source.m, source.n)
+    fails = cell.voter_hit or cell.k > (0 if cell.design == "nv" else policy.of - policy.need)
     letter = "g" if cell.voter_hit else "f"
     return Stratum(
         name=cell.name,
-        label="NV" if cell.design == "nv" else f"{letter}_{cell.k}",
+        label="NV" if cell.design == "nv" else f"{letter}_{cell.k}{cell.vote and ' ' + cell.vote}",
         design=cell.design,
         k=cell.k,
         voter_hit=cell.voter_hit,

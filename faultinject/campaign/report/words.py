@@ -45,6 +45,26 @@ QUESTIONS: dict[Question, QuestionWords] = {
             "Whether they do is asked by the campaigns softerrors and commoncause.",
         ),
     ),
+    "designs": QuestionWords(
+        kind="Inequalities (1), (2) and beyond",
+        asks=(
+            "What are n guests worth if the first reply counts, or if m of n must agree: is it "
+            "what the paper's formulas say, and how many guests are enough?"
+        ),
+        tests_title="It tests the voter.",
+        tests=(
+            "For each vote policy by itself: guests that are hit fail for sure, and what is "
+            "measured is f_k, the share of missions that fail with k of the n guests hit. The "
+            "paper's own values are 0 up to k = n - m, and 1 from there on.",
+            "R_sys follows for every R_M at once, as for 2-of-3.",
+        ),
+        not_title="It does not test independence, nor lies.",
+        tests_not=(
+            "The binomial weights are the paper's assumption. And with 1 of n a guest that lies "
+            "is released: in this design nobody compares. Where a campaign has such faults, the "
+            "share of wrong replies stands beside the others, in red.",
+        ),
+    ),
     "softerrors": QuestionWords(
         kind="Soft errors",
         asks=(

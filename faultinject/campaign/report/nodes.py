@@ -1,0 +1,152 @@
+"""Nodes of other designs than the station's own: m of n for several m and n, in one campaign.
+
+For each the strata are put together as for 2-of-3 (``strata``), and held against what the paper's
+section 4 has: ``R_H R_V P(at least m of n guests survive)``, which for m = 1 is the left side of
+Inequality (1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from faultinject.campaign.plan import Cell
+from faultinject.campaign.report.counting import Source, counts_of, share_of, triple
+from faultinject.campaign.report.findings import Node, NodePoint, Verdict
+from faultinject.campaign.report.style import (
+    ALARM,
+    FAINT,
+    new_figure,
+    soften,
+)
+from faultinject.estimate import Counts, Strata, band
+from faultinject.model.reliability import m_of_n
+from voter.core.vote import Policy
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["draw_nodes", "find_nodes", "judge_nodes"]
+
+SHADES = ("#1f6f9c", "#5d4a7d", "#3c8c6e", "#b8651b", "#8a949e", "#4a4a4a")
+PANELS = 3
+"""Values of R_V that are drawn, at most."""
+
+
+def find_nodes(source: Source) -> tuple[Node, ...]:
+    """Every vote policy that strata were given; those with m alike together, by rising n."""
+    by_vote: dict[tuple[str, bool], dict[tuple[bool, int], Cell]] = {}
+    for cell in source.cells():
+        if cell.forced and cell.vote and cell.design == "voted":
+            by_vote.setdefault((cell.vote, cell.repair), {})[cell.voter_hit, cell.k] = cell
+    nodes = [_node(source, vote, repair, cells) for (vote, repair), cells in by_vote.items()]
+    return tuple(sorted(nodes, key=lambda each: (each.repair, each.m, each.n)))
+
+
+def _node(source: Source, vote: str, repair: bool, cells: dict[tuple[bool, int], Cell]) -> Node:
+    policy = Policy.parse(vote)
+    m, n = policy.need, policy.of
+    counts = {key: counts_of(source.tally(stratum=cell.name)) for key, cell in cells.items()}
+    guests = tuple(counts.get((False, k), Counts(trials=0, failures=0)) for k in range(n + 1))
+    voter = tuple(
+        found if (found := counts.get((True, k))) and found.trials else None for k in range(n + 1)
+    )
+    known = band(Strata(guests=guests, voter=voter), source.alpha)
+    points = tuple(
+        NodePoint(
+            rm=rm, rv=rv, rh=rh, plain=rh * rm,
+            measured=triple(known.system(rm, rv, rh)),
+            silent=triple(known.silent(1 - rm)),
+            model=float(m_of_n(rh, rv, rm, m, n)),
+        )
+        for rm, rv, rh in source.store.spec.points.grid()
+    )  # fmt: skip
+    return Node(
+        vote=vote, m=m, n=n, repair=repair, points=points,
+        failed=tuple(share_of(each.failures, each.trials, source.alpha) for each in guests),
+        silent=tuple(share_of(each.silent, each.trials, source.alpha) for each in guests),
+        paper=tuple(float(k > n - m) for k in range(n + 1)),
+    )  # fmt: skip
+
+
+def judge_nodes(nodes: Sequence[Node]) -> list[Verdict]:
+    """Does each design do what the paper assumes: bear n - m hit guests, and no more?"""
+    found = []
+    for repair in sorted({node.repair for node in nodes}):
+        here = [node for node in nodes if node.repair == repair]
+        off = [
+            f"{node.vote} with {k} hit: {share.count} of {share.of} failed"
+            for node in here
+            for k, (share, paper) in enumerate(zip(node.failed, node.paper, strict=True))
+            if share.of and not share.low <= paper <= share.high
+        ]
+        outside = [
+            f"{node.vote} at R_M = {p.rm:g}, R_V = {p.rv:g}"
+            for node in here for p in node.points if not p.measured[0] <= p.model <= p.measured[2]
+        ]  # fmt: skip
+        total = sum(len(node.points) for node in here)
+        setting = ", repair on" if repair else ""
+        if off or outside:
+            words = "; ".join([*off[:6], *outside[:6]])
+            found.append(
+                Verdict(
+                    tone="bad", tests="voter", words=f"Otherwise: {words}.",
+                    answer=f"Not every design does what the paper assumes of it{setting}.",
+                )
+            )  # fmt: skip
+        elif here:
+            found.append(
+                Verdict(
+                    tone="good" if all(s.of for node in here for s in node.failed) else "open",
+                    tests="voter",
+                    answer=f"Of {len(here)} designs nothing speaks against the paper{setting}.",
+                    words=f"The paper's R_sys lies within what was measured at all {total} points: "
+                    "m of n bears n - m failed guests, and no more.",
+                )
+            )
+    return found
+
+
+def draw_nodes(nodes: Sequence[Node], m: int) -> Figure:
+    """R_sys over n for nodes that need ``m`` replies: measured, and the paper's curves."""
+    here = [node for node in nodes if node.m == m and not node.repair]
+    levels = sorted({p.rv for node in here for p in node.points}, reverse=True)
+    shown = levels[:: max(1, (len(levels) + PANELS - 1) // PANELS)]
+    figure = new_figure(9.2, 4.4)
+    panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+    for axes, rv in zip(panels, shown, strict=True):
+        _panel(axes, here, rv, m)
+        axes.set(title=f"$R_V$ = {rv:g}", xlabel="guests, $n$")
+        soften(axes)
+    panels[0].set_ylabel("reliability of the node, $R_{sys}$")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper left", ncols=6, columnspacing=1.3)
+    return figure
+
+
+def _panel(axes: Axes, nodes: Sequence[Node], rv: float, m: int) -> None:
+    sizes = sorted(node.n for node in nodes)
+    levels = sorted({p.rm for node in nodes for p in node.points})
+    axes.axhline(rv, color=FAINT, linewidth=0.9, linestyle=":")
+    axes.text(sizes[-1] + 0.2, rv, "$R_V$", va="center", color=FAINT, fontsize=10.5)
+    for shade, rm in zip(SHADES, levels, strict=False):
+        points = {n.n: p for n in nodes for p in n.points if (p.rm, p.rv, p.rh) == (rm, rv, 1.0)}
+        if not points:
+            continue
+        axes.plot(
+            sizes, [float(m_of_n(1.0, rv, rm, m, n)) for n in sizes],
+            color=shade, linewidth=1.0, linestyle=(0, (5, 2.5)),
+        )  # fmt: skip
+        values = [points[n].measured for n in sorted(points)]
+        low = [max(0.0, value - below) for below, value, _ in values]
+        high = [max(0.0, above - value) for _, value, above in values]
+        axes.errorbar(
+            sorted(points), [value for _, value, _ in values], yerr=[low, high],
+            color=shade, fmt="o", markersize=4, linewidth=1.3, capsize=2, label=f"$R_M$ = {rm:g}",
+        )  # fmt: skip
+        told = [(n, p.silent[1]) for n, p in sorted(points.items()) if p.silent[1] > 0]
+        if told:
+            where, shares = zip(*told, strict=True)
+            axes.plot(where, shares, color=ALARM, marker="v", linewidth=0.8, markersize=3)
+    axes.set(xticks=sizes, ylim=(0, 1.02), xlim=(sizes[0] - 0.4, sizes[-1] + 0.9))
