@@ -218,6 +218,14 @@ def _check_strata(spec: Spec, problems: Problems) -> None:
             seen[cell] = number
 
 
+def _can_be(vote: str | None) -> bool:
+    try:
+        Policy.parse(vote or "1/1")
+    except PolicyError:
+        return False  # told where the stratum is looked at
+    return True
+
+
 def _cells_of(spec: Spec, stratum: Stratum) -> Iterator[tuple[object, ...]]:
     settings = (False,) if stratum.design == "nv" else repairs(stratum.repair or spec.repair)
     for repair in settings:
@@ -280,7 +288,7 @@ def _check_question(spec: Spec, problems: Problems) -> None:
         problems.add("question commoncause needs [[shots]] with missions", key="question")
     groups: dict[tuple[str, bool], set[int]] = {}
     for stratum in spec.strata:
-        if stratum.design == "voted" and not stratum.voter_hit:
+        if stratum.design == "voted" and not stratum.voter_hit and _can_be(stratum.vote):
             for repair in repairs(stratum.repair or spec.repair):
                 groups.setdefault((stratum.vote or "", repair), set()).add(stratum.guests_hit)
     forced = spec.question in ("inequality4", "designs")

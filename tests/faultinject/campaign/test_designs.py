@@ -1,0 +1,121 @@
+"""Strata with a vote policy of their own: from the file to the page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from faultinject.campaign.plan import plan
+from faultinject.campaign.report import write_report
+from faultinject.campaign.report.findings import Findings
+from faultinject.campaign.report.gather import gather
+from faultinject.campaign.spec import SpecError, load, parse
+from faultinject.campaign.store import Store
+from faultinject.campaign.trial import MissionPlan, Outcome
+from tests.faultinject.campaign.specs import FACTS, row_of
+from voter.core.vote import Policy
+
+__all__: list[str] = []
+
+HEAD = """
+title = "Designs"
+question = "designs"
+
+[station]
+vote = "1/4"
+guests = 4
+
+[faults]
+hang = 1
+
+[points]
+rm = [0.3, 0.9]
+rv = [0.9]
+"""
+DESIGNS = HEAD + "".join(
+    f'\n[[strata]]\nvote = "{vote}"\nguests_hit = {k}\nmissions = 40\n'
+    for vote in ("1/2", "2/3", "1/4")
+    for k in range(Policy.parse(vote).of + 1)
+)
+
+
+def bears(mission: MissionPlan) -> bool:
+    policy = Policy.parse(mission.vote)
+    return mission.k <= policy.of - policy.need
+
+
+def run(directory: Path, wrong: str = "") -> Findings:
+    """A campaign whose missions end as the paper has it, but for one stratum's, which fail."""
+    with Store.create(directory, DESIGNS, 1, versions={"trivisor": "0.1"}) as store:
+        store.note_facts("w1", FACTS)
+        number = store.begin(1)
+        store.add_many(
+            row_of(
+                mission,
+                Outcome.CORRECT if bears(mission) and mission.stratum != wrong
+                else Outcome.DETECTED,
+            )
+            for mission in store.plan.in_order()
+        )  # fmt: skip
+        store.end(number, "complete")
+    return gather(directory)
+
+
+def test_a_node_of_n_is_the_first_n_guests() -> None:
+    planned = plan(parse(DESIGNS), 1)
+    assert [cell.name for cell in planned.cells][:4] == ["1of2-f0", "1of2-f1", "1of2-f2", "2of3-f0"]
+    struck: dict[str, set[str]] = {}
+    for mission in planned.missions:
+        struck.setdefault(mission.vote, set()).update(hit.target for hit in mission.hits)
+        assert len(mission.hits) == mission.k
+    assert struck == {
+        "1/2": {"g1", "g2"}, "2/3": {"g1", "g2", "g3"}, "1/4": {"g1", "g2", "g3", "g4"},
+    }  # fmt: skip
+
+
+def test_the_shipped_one_has_every_stratum_of_one_to_nine_guests() -> None:
+    spec, _ = load("oneofn")
+    hit = {(s.vote, s.guests_hit) for s in spec.strata if s.design == "voted" and not s.voter_hit}
+    assert hit == {(f"1/{n}", k) for n in range(1, 10) for k in range(n + 1)}
+
+
+@pytest.mark.parametrize(
+    ("there", "instead", "said"),
+    [
+        ('vote = "1/2"\nguests_hit = 0', 'vote = "2/4"\nguests_hit = 0', "could both win"),
+        ('vote = "1/2"\nguests_hit = 0', 'vote = "1/5"\nguests_hit = 0', "give it 5"),
+        ('vote = "1/2"\nguests_hit = 0', 'vote = "1/2"\ndesign = "nv"\nguests_hit = 0',
+         "the plain design does not vote"),
+        ('vote = "1/2"\nguests_hit = 2', 'vote = "1/2"\nguests_hit = 3', "give 0 to 2"),
+        ('vote = "1/2"\nguests_hit = 2\nmissions = 40\n\n[[strata]]\n', "", "vote 1/2"),
+        ('question = "designs"', 'question = "inequality4"', "is of one policy"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_named(there: str, instead: str, said: str) -> None:
+    assert there in DESIGNS
+    with pytest.raises(SpecError, match=said):
+        parse(DESIGNS.replace(there, instead, 1))
+
+
+def test_designs_that_do_as_the_paper_has_it(tmp_path: Path) -> None:
+    found = run(tmp_path / "c")
+    assert [(node.vote, node.paper) for node in found.nodes] == [
+        ("1/2", (0, 0, 1)), ("1/4", (0, 0, 0, 0, 1)), ("2/3", (0, 0, 1, 1)),
+    ]  # fmt: skip
+    four = found.nodes[1].points[0]
+    assert four.model == pytest.approx(0.9 * (1 - 0.7**4))
+    assert four.measured[0] < four.model < four.measured[2]
+    assert four.measured[1] == pytest.approx(four.model)
+    assert not found.curves, "Figure 7 is the station's own policy's"
+    assert found.verdicts[0].answer.startswith("Of 3 designs nothing speaks against the paper")
+    page = write_report(tmp_path / "c").read_text()
+    assert "By design" in page
+    assert (tmp_path / "c" / "figures" / "nodes-1.svg").exists()
+
+
+def test_a_design_that_does_not_is_named(tmp_path: Path) -> None:
+    found = run(tmp_path / "c", wrong="1of4-f2")
+    [verdict] = [each for each in found.verdicts if each.answer.startswith("Not every design")]
+    assert verdict.tone == "bad"
+    assert "1/4 with 2 hit: 40 of 40 failed" in verdict.words
