@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import msgspec
 
 from faultinject.model.outcomes import Failing, Outcomes, guest_outcomes, node_outcomes
-from faultinject.model.paired import ModelError, Paired, count, probability
+from faultinject.model.paired import Paired, count, probability
 from faultinject.model.reliability import series
 
-__all__ = ["Chosen", "Design", "Judged", "best_at", "best_design", "designs", "judge", "judge_all"]
+__all__ = ["WITHIN", "Chosen", "Design", "Judged", "best_design", "designs", "judge", "judge_all"]
 
 WITHIN = 0.1
 """The part of the greatest gain that is given up for fewer guests."""
@@ -93,19 +93,6 @@ def best_design(
     take = by_design[_take(gains)]
     best = max(found, key=lambda each: (each.gain, -each.design.n))
     return Chosen(take=take, best=best)
-
-
-def best_at(parts: dict[Design, Paired], rm: float, rv: float) -> Design:
-    """As ``best_design`` takes it, from each design's guest part at this ``rm`` (for whole planes).
-
-    ``parts`` holds P(correct) on a perfect layer for the voted designs; R_H does not matter.
-    """
-    if not parts:
-        raise ModelError("no design to choose from: n must be 2 or more")
-    plain, voter = probability("R_M", rm), probability("R_V", rv)
-    gains = {each: _difference(series(voter, part), plain) for each, part in parts.items()}
-    gains[Design(n=1, m=1, plain=True)] = 0.0
-    return _take(gains)
 
 
 def _difference(one: Paired, other: Paired) -> float:

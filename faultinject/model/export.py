@@ -134,7 +134,7 @@ def to_open_psa(design: NodeDesign, name: str = "node") -> str:
         if design.beta and event.startswith("M"):
             continue  # their probability is the group's
         define = ElementTree.SubElement(data, "define-basic-event", name=event)
-        ElementTree.SubElement(define, "float", value=repr(chance.down))
+        ElementTree.SubElement(define, "float", value=repr(float(chance.down)))
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
 
@@ -147,7 +147,7 @@ def _ccf_group(tree: ElementTree.Element, members: list[str], failing: float, be
     spread = ElementTree.SubElement(group, "distribution")
     ElementTree.SubElement(spread, "float", value=repr(failing))
     factor = ElementTree.SubElement(group, "factor", level=str(len(members)))
-    ElementTree.SubElement(factor, "float", value=repr(beta))
+    ElementTree.SubElement(factor, "float", value=repr(float(beta)))
 
 
 def to_galileo(design: NodeDesign) -> str:
