@@ -13,7 +13,7 @@ import pytest
 
 from faultinject.model.export import NodeDesign, to_galileo, to_open_psa
 from faultinject.model.paired import ModelError
-from faultinject.model.reliability import m_of_n
+from faultinject.model.reliability import m_of_n, moved_c1, moved_c2
 
 DESIGNS = {
     "plain": NodeDesign(rh=0.999, rv=1.0, rm=(0.9,), m=1),
@@ -25,6 +25,10 @@ DESIGNS = {
     "3-of-5": NodeDesign(rh=0.999, rv=0.98, rm=(0.8,) * 5, m=3),
     "2-of-3 with beta": NodeDesign(rh=0.999, rv=0.98, rm=(0.9,) * 3, m=2, beta=0.2),
     "1-of-9 with beta": NodeDesign(rh=0.999, rv=0.98, rm=(0.5,) * 9, m=1, beta=0.1),
+    "C1": NodeDesign(rh=0.999, rv=0.98, rm=(0.75,) * 6, m=1, rf=0.75),
+    "C1, one VM": NodeDesign(rh=0.999, rv=0.98, rm=(0.75,), m=1, rf=0.75),
+    "C2": NodeDesign(rh=0.999, rv=0.98, rm=(0.75,) * 6, m=1, r_moved=0.9932),
+    "f in 2-of-3": NodeDesign(rh=0.999, rv=0.98, rm=(0.9, 0.8, 0.7), m=2, rf=0.95, r_moved=0.9),
 }
 
 designs = pytest.mark.parametrize("design", DESIGNS.values(), ids=DESIGNS.keys())
@@ -67,6 +71,13 @@ def test_the_design_is_the_papers_formula() -> None:
     )
 
 
+def test_moved_designs_are_the_papers_formulas() -> None:
+    one = moved_c1(0.999, 0.98, 0.75, 0.75, 6)
+    two = moved_c2(0.999, 0.98, 0.9932, 0.75, 6)
+    assert float(DESIGNS["C1"].reliability) == pytest.approx(float(one), rel=1e-12)
+    assert float(DESIGNS["C2"].reliability) == pytest.approx(float(two), rel=1e-12)
+
+
 def test_open_psa_has_an_atleast_gate_and_a_beta_factor_group() -> None:
     tree = ElementTree.fromstring(to_open_psa(DESIGNS["3-of-5"]))
     gate = tree.find(".//atleast")
@@ -87,5 +98,9 @@ def test_what_cannot_be_said_is_refused() -> None:
         to_galileo(NodeDesign(rh=1, rv=1, rm=(0.0, 0.5), m=1))
     with pytest.raises(ModelError, match="two or more equal VMs"):
         NodeDesign(rh=1, rv=1, rm=(0.9, 0.8, 0.7), m=2, beta=0.1)
+    with pytest.raises(ModelError, match="R_F is 2"):
+        NodeDesign(rh=1, rv=1, rm=(0.9,), m=1, r_moved=2.0)
+    with pytest.raises(ModelError, match="without R_f"):
+        NodeDesign(rh=1, rv=1, rm=(0.9, 0.9), m=1, rf=0.9, beta=0.1)
     with pytest.raises(ModelError, match="n is 0"):
         NodeDesign(rh=1, rv=1, rm=(), m=1)

@@ -1,0 +1,58 @@
+"""Designs by name, as a user types them: nv, 1ofn, 2of3, 3of5, majority, moved, c1, c2."""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from faultinject.model.paired import ModelError, count
+
+__all__ = ["NAMES", "Policy", "policy"]
+
+NAMES = "nv, 1ofn, 2of3, MofN (3of5, 2of2, ...), majority"
+
+
+class Policy(msgspec.Struct, frozen=True, kw_only=True):
+    """``m`` of ``n`` guests; ``n`` is None where it was not told yet; ``plain``: no voter (NV)."""
+
+    m: int | None
+    n: int | None
+    plain: bool = False
+
+    @property
+    def name(self) -> str:
+        """As the paper writes it."""
+        if self.plain:
+            return "NV"
+        if self.m is None:
+            return "majority of n"
+        return f"{self.m}-of-{'n' if self.n is None else self.n}"
+
+    def sized(self) -> tuple[int, int]:
+        """m and n.  Raises ModelError where n was not told."""
+        if self.n is None or self.m is None:
+            raise ModelError(f"{self.name}: how many VMs? give --n")
+        return self.m, self.n
+
+
+def policy(design: str, n: int | None) -> Policy:
+    """Read ``design`` and ``--n``, which must not contradict each other.  Raises ModelError."""
+    words = design.strip().lower().replace("-", "")
+    if n is not None:
+        count("the number of VMs n", n)
+    if words in {"nv", "plain"}:
+        if n not in {None, 1}:
+            raise ModelError(f"NV, the non-virtualized node, has one machine; --n says {n}")
+        return Policy(m=1, n=1, plain=True)
+    if words == "majority":
+        return Policy(m=None if n is None else n // 2 + 1, n=n)
+    if not (found := re.fullmatch(r"(\d{1,5})of(n|\d{1,5})", words)):
+        raise ModelError(f"{design!r} is no design: give one of {NAMES}")
+    m = int(found[1])
+    if found[2] == "n":
+        return Policy(m=count("the number of VMs that must agree m", m, 1, n or 10_000), n=n)
+    size = count("the number of VMs n", int(found[2]))
+    if n not in {None, size}:
+        raise ModelError(f"{design} has {size} VMs; --n says {n}")
+    return Policy(m=count("the number of VMs that must agree m", m, 1, size), n=size)

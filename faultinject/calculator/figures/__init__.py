@@ -1,0 +1,69 @@
+"""Figures 3, 4, 6(a), 6(b) and 7 of the paper, and a map of designs; measured points laid over.
+
+The paper's text tells the axes, the ranges and most of the curves.  It does not tell the n of
+Figure 6(a) and which n Figure 3 shows: 3, and 2, 3, 4, 6, 9 here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from faultinject.calculator.figures.curves import Curve, Plot, plot_of
+from faultinject.calculator.measured import AXES, Figure, Measured
+from voter.commands.terminal import CommandError, ExitCode
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Drawing
+
+__all__ = ["ENDINGS", "FIGURES", "Curve", "Plot", "plot_of", "write_figure"]
+
+FIGURES: tuple[Figure, ...] = ("3", "4", "6a", "6b", "7", "map")
+ENDINGS = (".svg", ".png", ".pdf")
+
+
+def write_figure(figure: Figure, path: Path, measured: Measured | None, n: int | None) -> None:
+    """Draw ``figure`` into ``path``, whose ending says the format.
+
+    ``n``: of 6a and the map.  Raises CommandError for another ending or where matplotlib is
+    missing, OSError where the file cannot be written.
+    """
+    if path.suffix not in ENDINGS:
+        raise CommandError(
+            f"{path}: a figure is written as {', '.join(ENDINGS)}", code=ExitCode.USAGE
+        )
+    try:
+        import matplotlib  # noqa: F401, PLC0415 - an extra
+    except ImportError as error:
+        raise CommandError(
+            "a figure needs matplotlib",
+            remedy="pip install 'trivisor[plot]'",
+            code=ExitCode.CANNOT_RUN_HERE,
+        ) from error
+    from faultinject.calculator.figures.marks import mark_legend  # noqa: PLC0415
+    from faultinject.campaign.report.style import UNDATED, draw  # noqa: PLC0415
+
+    points = measured.on(figure) if measured is not None else ()
+    with draw():
+        drawing = _drawer(figure)(plot_of(figure, n), points)
+        if measured is not None:
+            source = f"{measured.source}; intervals of {measured.confidence:.0%}"
+            mark_legend(drawing, points, source)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        drawing.savefig(path, dpi=160, metadata=UNDATED[path.suffix[1:]])
+
+
+def _drawer(figure: Figure) -> Callable[..., Drawing]:
+    from faultinject.calculator.figures import drawing, plane  # noqa: PLC0415 - matplotlib
+
+    drawers: dict[str, Callable[..., Drawing]] = {
+        "3": drawing.draw_figure3,
+        "4": drawing.draw_figure4,
+        "6a": drawing.draw_figure6,
+        "6b": drawing.draw_figure6,
+        "7": drawing.draw_figure7,
+        "map": plane.draw_map,
+    }
+    assert drawers.keys() == AXES.keys()
+    return drawers[figure]

@@ -1,0 +1,107 @@
+"""Names on curves, and measured points with their intervals laid over them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from faultinject.calculator.figures.curves import Curve
+from faultinject.calculator.measured import AXES, Figure, MeasuredPoint
+from faultinject.campaign.report.style import ALARM, OPEN, PLAIN, VOTED
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Drawing
+
+__all__ = ["INK_BLUES", "lay_over", "mark_legend", "name_line"]
+
+INK_BLUES = ("#7fb2d5", "#4a90bf", "#1f6f9c", "#174f75", "#0e2f4a")
+"""From light to dark, told apart by lightness alone."""
+
+POINT = "#b3541e"
+MARKS: dict[str | None, dict[str, Any]] = {
+    None: {"marker": "o", "color": POINT},
+    "better": {"marker": "o", "color": VOTED},
+    "worse": {"marker": "s", "color": PLAIN},
+    "undecided": {"marker": "D", "color": OPEN},
+}
+WORDS = {
+    None: "measured", "better": "measured: better", "worse": "measured: worse",
+    "undecided": "measured: undecided",
+}  # fmt: skip
+assert ALARM not in {mark["color"] for mark in MARKS.values()}  # red is for wrong replies alone
+
+
+def name_line(axes: Axes, curve: Curve, at: float, words: str, colour: str) -> None:
+    """Write a curve's name on it, along it, near x = ``at``, so that no legend is needed."""
+    here = min(range(1, len(curve.x) - 1), key=lambda i: abs(curve.x[i] - at))
+    rise = curve.y[here + 1] - curve.y[here - 1]
+    run = curve.x[here + 1] - curve.x[here - 1]
+    axes.text(
+        curve.x[here], curve.y[here], words, color=colour, fontsize=10.5, ha="center", va="center",
+        zorder=3, rotation=math.degrees(math.atan2(rise, run)), rotation_mode="anchor",
+        transform_rotates_text=True,
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8},
+    )  # fmt: skip
+
+
+Place = Callable[[float], float]
+
+
+def lay_over(
+    axes: Axes,
+    points: Sequence[MeasuredPoint],
+    figure: Figure,
+    x_place: Place = float,
+    y_place: Place = float,
+) -> None:
+    """Draw the points with their intervals, and what each is (its label, and its curve).
+
+    ``x_place``, ``y_place``: from a value to where the axis has it.
+    """
+    for point in points:
+        x, y = point.axes(figure)
+        mark = MARKS[point.verdict]
+        at = x_place(x.value), y_place(y.value)
+        axes.errorbar(
+            [at[0]], [at[1]],
+            xerr=[[at[0] - x_place(x.low)], [x_place(x.high) - at[0]]],
+            yerr=[[at[1] - y_place(y.low)], [y_place(y.high) - at[1]]],
+            fmt=mark["marker"], color=mark["color"], markersize=6.5, markeredgecolor="white",
+            markeredgewidth=0.9, elinewidth=1.3, capsize=2.5, zorder=6,
+        )  # fmt: skip
+        words = ", ".join(each for each in (point.label, _curve(point, figure)) if each)
+        if words:
+            right = at[0] > sum(axes.get_xlim()) / 2
+            axes.annotate(
+                words, at, (-8 if right else 8, -5), textcoords="offset points",
+                ha="right" if right else "left", va="top", fontsize=9, color=mark["color"],
+                zorder=7,
+                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.8},
+            )  # fmt: skip
+
+
+def _curve(point: MeasuredPoint, figure: Figure) -> str:
+    names = {"n": "n = {:d}", "r": "R = {:g}", "rm_rest": "R_M' = {:g}"}
+    return ", ".join(names[name].format(getattr(point, name)) for name in AXES[figure][2:])
+
+
+def mark_legend(drawing: Drawing, points: Sequence[MeasuredPoint], source: str) -> None:
+    """Say below the axes what the marks mean and where they come from; nothing if there are none.
+
+    They stay apart from a legend that the figure has on its right.
+    """
+    from matplotlib.lines import Line2D  # noqa: PLC0415 - an extra
+
+    seen = {point.verdict for point in points}
+    handles = [
+        Line2D([], [], linestyle="none", markersize=7, markeredgecolor="white",
+               label=WORDS[verdict], **mark)
+        for verdict, mark in MARKS.items() if verdict in seen
+    ]  # fmt: skip
+    if handles:
+        drawing.legend(
+            handles=handles, loc="outside lower left", ncols=len(handles), title=source,
+            alignment="left", title_fontsize=9.5,
+        )  # fmt: skip

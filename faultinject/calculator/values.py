@@ -1,0 +1,83 @@
+"""How the calculator reads and tells numbers: never fewer than six digits that count."""
+
+from __future__ import annotations
+
+import math
+from decimal import Decimal
+
+import click
+import msgspec
+
+from faultinject.model.paired import ModelError, Paired
+
+__all__ = ["Number", "digits", "number", "plain", "read_chance", "read_chances"]
+
+LARGE = 1e7
+
+
+class Number(msgspec.Struct, frozen=True, kw_only=True):
+    """A reliability or a bound: ``value``, ``complement`` (1 less it, accurate) and both in words.
+
+    A value that is infinite (no such number would do) has None for both.
+    """
+
+    value: float | None
+    complement: float | None
+    text: str
+
+
+def number(value: float) -> Number:
+    """Tell a float; a ``Paired`` with its own complement."""
+    pair = value if isinstance(value, Paired) else Paired(value)
+    if not math.isfinite(pair):
+        return Number(value=None, complement=None, text="infinite")
+    return Number(value=float(pair), complement=pair.down, text=digits(pair))
+
+
+def digits(value: float) -> str:
+    """Seven digits that count; next to one as many as show six of what is missing from it.
+
+    0.925926, 0.9999885, 1-2e-15: each can be given back to the calculator.
+    """
+    pair = value if isinstance(value, Paired) else Paired(value)
+    up, down = float(pair), pair.down
+    if math.isinf(up):
+        return "infinite"
+    if down == 0.0 or up == 0.0:
+        return "1" if up else "0"
+    if 0.0 < down < 1e-6:
+        return f"1-{plain(down)}"
+    if 0.0 < down < 0.1:
+        places = 5 - math.floor(math.log10(down))
+        return f"{1 - Decimal(repr(down)):.{places}f}".rstrip("0")
+    return plain(up)
+
+
+def plain(value: float) -> str:
+    """A number of any size, seven digits that count."""
+    if not math.isfinite(value):
+        return "infinite"
+    return f"{value:,.0f}" if LARGE > abs(value) >= 1e6 else f"{value:.7g}"
+
+
+def read_chance(ctx: click.Context, param: click.Parameter, value: str | None) -> Paired | None:
+    """Callback of an option that is a probability: 0.999, 1e-9, or 1-1e-15, digits kept."""
+    return None if value is None else _read(ctx, param, value)
+
+
+def read_chances(
+    ctx: click.Context, param: click.Parameter, value: tuple[str, ...]
+) -> tuple[Paired, ...]:
+    """The same for an option that may be given several times."""
+    return tuple(_read(ctx, param, each) for each in value)
+
+
+def _read(ctx: click.Context, param: click.Parameter, value: str) -> Paired:
+    try:
+        return Paired.parse(value)
+    except ModelError as error:
+        words = str(error).replace("the number is", f"{value} is not possible:", 1)
+        _, found, why = words.partition(": a reliability")
+        raise click.BadParameter(
+            f"{value}: a reliability{why}" if found else words, ctx=ctx, param=param
+        ) from error
