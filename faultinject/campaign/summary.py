@@ -89,7 +89,7 @@ def summarize(plan: Plan, rates: Rates | None = None, *, workers: int = 1) -> Su
 
 def _words(cell: Cell) -> str:
     """Say in words what missions of a cell are."""
-    who = "plain" if cell.design == "nv" else "voted"
+    who = "plain" if cell.design == "nv" else f"voted {cell.vote}".strip()
     if cell.shot:
         what = f"{cell.kind} strikes everything at once"
         what += f", {cell.dose:,} flips" if "flip" in cell.kind else ""
@@ -126,7 +126,7 @@ def _strata_reach(plan: Plan) -> Iterator[str]:
             cell.k: cell.missions
             for cell in plan.cells
             if cell.forced and cell.design == "voted" and not cell.voter_hit
-            and cell.repair == repair
+            and cell.repair == repair and not cell.vote
         }  # fmt: skip
         if sorted(trials) != list(range(spec.station.guests + 1)):
             continue
