@@ -2,7 +2,8 @@
 
 ``gather`` asks the store and the estimators, and makes ``findings`` (pure data); ``charts`` draws
 these (``figure7``, ``measured``, ``bars``, ``latency``, in one ``style``); ``page`` writes them
-down, with the texts of ``words`` and the template beside it.
+down, with the texts of ``words`` and the template beside it; ``kept`` is what is left for other
+programs.
 """
 
 from __future__ import annotations
@@ -11,8 +12,11 @@ import html
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+import msgspec
+
 from faultinject.campaign.report.charts import draw_charts
 from faultinject.campaign.report.findings import Findings
+from faultinject.campaign.report.kept import FILE, keep
 from faultinject.campaign.report.page import Picture, render
 from faultinject.campaign.report.style import draw, inline, require_drawing, save
 
@@ -53,7 +57,12 @@ def write_findings(findings: Findings, directory: Path) -> Path:
             )
     page = directory / PAGE
     # A reader may have it open while it is written again: whole or not at all.
-    fresh = page.with_suffix(".new")
-    fresh.write_text(render(findings, pictures), encoding="utf-8")
-    fresh.replace(page)
+    _write(page, render(findings, pictures))
+    _write(directory / FILE, msgspec.json.format(msgspec.json.encode(keep(findings))).decode())
     return page
+
+
+def _write(path: Path, text: str) -> None:
+    fresh = path.with_name(f"{path.name}.new")
+    fresh.write_text(text, encoding="utf-8")
+    fresh.replace(path)

@@ -10,6 +10,7 @@ from faultinject.campaign.plan import plan
 from faultinject.campaign.report import write_report
 from faultinject.campaign.report.findings import Findings
 from faultinject.campaign.report.gather import gather
+from faultinject.campaign.report.kept import read_kept
 from faultinject.campaign.spec import SpecError, load, parse
 from faultinject.campaign.store import Store
 from faultinject.campaign.trial import MissionPlan, Outcome
@@ -112,6 +113,7 @@ def test_designs_that_do_as_the_paper_has_it(tmp_path: Path) -> None:
     page = write_report(tmp_path / "c").read_text()
     assert "By design" in page
     assert (tmp_path / "c" / "figures" / "nodes-1.svg").exists()
+    assert read_kept(tmp_path / "c" / "findings.json").nodes == found.nodes
 
 
 def test_a_design_that_does_not_is_named(tmp_path: Path) -> None:

@@ -1,0 +1,60 @@
+"""``docs/paper.md``: the claims as a table, made from results and never typed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from faultinject.claims.claim import Claim, Results
+
+__all__ = ["render", "write_page"]
+
+TOP = """\
+# The paper's section 4, claim by claim
+
+H. V. Ramasamy and M. Schunter, *Architecting Dependable Systems Using Virtualization* (2007). This
+page is made by `trivisor paper`, from the findings of the campaigns kept beside it in
+[results](results): it is not typed. Intervals are at 95 %, for all strata of a campaign together.
+
+*holds*: all of the interval is on the claim's side. *holds as far as the data reach*: so wherever
+the data decide, and they do not decide everywhere. What forced faults (inequality4, oneofn, mofn,
+liars) say is what the *voter* does; that guests fail independently is put in there, and asked by
+softerrors and commoncause alone.
+"""
+BOTTOM = """\
+## Where the paper is not the machine
+
+- *V is a type-1 hypervisor* in the paper. Here V is the host's Linux, QEMU and the voter: R_V holds
+  the reliability of all three, and whatever ends the host ends everything.
+- *Dependence makes these values upper bounds*, the paper says. Not always: see the last row.
+- *Independence* cannot be measured by faults that are drawn independently. The campaigns that force
+  faults test the voter, and say so on their pages.
+"""
+
+
+def render(claims: Sequence[Claim], results: Results) -> str:
+    """Return the page."""
+    lines = [TOP, "| where | the paper says | measured | verdict | see |", "|---|---|---|---|---|"]
+    for claim in claims:
+        answer = claim.answer(results)
+        cells = (claim.where, claim.text, answer.measured, f"**{answer.says}**",
+                 f"`{claim.command}`")  # fmt: skip
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    lines += ["", "## What it rests on", ""]
+    lines += [
+        f"- [{name}](results/{name}/report.html): {kept.title}, seed {kept.seed}, "
+        f"{kept.done:,} of {kept.planned:,} missions ({kept.void} no trial), {kept.accel}"
+        for name, kept in results.items()
+    ] or ["- nothing yet"]
+    return "\n".join(lines) + "\n\n" + BOTTOM
+
+
+def write_page(path: Path, claims: Sequence[Claim], results: Results) -> None:
+    """Write the page: whole or not at all.  Raises OSError."""
+    fresh = path.with_name(f".{path.name}.new")
+    with fresh.open("w", encoding="utf-8") as file:
+        file.write(render(claims, results))
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)

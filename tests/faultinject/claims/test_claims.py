@@ -1,0 +1,118 @@
+"""The paper's claims: what findings must say for each verdict.  No number here was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+from click.testing import CliRunner
+
+from faultinject.campaign.report.gather import gather
+from faultinject.campaign.report.kept import FILE, KeptError, keep, read_kept
+from faultinject.campaign.spec import load
+from faultinject.campaign.store import Store
+from faultinject.campaign.trial import MissionPlan, Outcome
+from faultinject.claims import CLAIMS
+from faultinject.claims.claim import read_results
+from faultinject.claims.commands import paper
+from faultinject.claims.page import render
+from tests.faultinject.campaign.specs import FACTS, row_of
+from voter.core.vote import Policy
+
+__all__: list[str] = []
+
+Ends = Callable[[MissionPlan], Outcome]
+
+
+def as_the_paper_has_it(mission: MissionPlan) -> Outcome:
+    policy = Policy.parse(mission.vote or "2/3")
+    bears = 0 if mission.design == "nv" else policy.of - policy.need
+    if policy.need == 1 and any(hit.kind == "corrupt-reply" for hit in mission.hits):
+        return Outcome.SILENT
+    return Outcome.DETECTED if mission.voter_hit or mission.k > bears else Outcome.CORRECT
+
+
+def never_fails(_: MissionPlan) -> Outcome:
+    return Outcome.CORRECT
+
+
+def made(folder: Path, name: str, ends: Ends) -> None:
+    """A campaign as shipped, all of whose missions end so, and what its report keeps."""
+    directory = folder / name
+    with Store.create(directory, load(name)[1], 1, versions={"trivisor": "0.1"}) as store:
+        store.note_facts("w1", FACTS)
+        number = store.begin(1)
+        store.add_many(row_of(mission, ends(mission)) for mission in store.plan.in_order())
+        store.end(number, "complete")
+    (directory / FILE).write_bytes(msgspec.json.encode(keep(gather(directory))))
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Campaigns in which everything is as the paper has it."""
+    folder = tmp_path_factory.mktemp("results")
+    for name in ("oneofn", "liars", "mofn"):
+        made(folder, name, as_the_paper_has_it)
+    return folder
+
+
+def said(folder: Path) -> dict[str, str]:
+    kept = read_results(folder)
+    return {claim.text: claim.answer(kept).says for claim in CLAIMS}
+
+
+def test_without_results_only_arithmetic_is_told(tmp_path: Path) -> None:
+    found = said(tmp_path)
+    for claim in CLAIMS:
+        assert (found[claim.text] == "not measured yet") == bool(claim.needs)
+    assert found["R_M' = R_f = .75: R_F above .9932 (n = 6), .9994 (n = 9)."] == "holds"
+
+
+def test_what_is_as_the_paper_has_it_is_not_contradicted(results: Path) -> None:
+    found = said(results)
+    assert "does not hold" not in found.values()
+    assert found["R_sys = R_H R_V [1 - (1 - R_M)^n]."] == "holds"
+    assert found["(Not said:) with 1 of n a VM that lies is released."] == "holds"
+    assert found["R_M = .1, R_V = .3: fewer than 4 VMs only lower the reliability."] in (
+        "holds", "holds as far as the data reach",
+    )  # fmt: skip
+
+
+def test_a_node_that_never_fails_contradicts_the_paper(tmp_path: Path) -> None:
+    made(tmp_path, "oneofn", never_fails)
+    found = said(tmp_path)
+    for text in (
+        "R_sys = R_H R_V [1 - (1 - R_M)^n].",
+        "With n = 1 the hypervisor only lowers the reliability.",
+        "R_V = R_M is never enough.",
+        "R_M = .1, R_V = .3: fewer than 4 VMs only lower the reliability.",
+    ):
+        assert found[text] == "does not hold", text
+
+
+def test_the_page_has_a_row_a_claim_and_says_what_it_rests_on(results: Path) -> None:
+    page = render(CLAIMS, read_results(results))
+    assert sum(line.startswith("| ") for line in page.splitlines()) == len(CLAIMS) + 1
+    assert "(results/oneofn/report.html)" in page
+    assert "nothing yet" in render(CLAIMS, {})
+
+
+def test_the_command_tells_and_writes(results: Path, tmp_path: Path) -> None:
+    runner = CliRunner()
+    told = runner.invoke(paper, ["--results", str(results)])
+    assert told.exit_code == 0, told.output
+    assert "Inequality (1)" in told.output
+    assert '"says"' in runner.invoke(paper, ["--results", str(results), "--json"]).output
+    page = tmp_path / "paper.md"
+    assert runner.invoke(paper, ["--results", str(results), "--out", str(page)]).exit_code == 0
+    assert page.read_text().startswith("# The paper's section 4")
+    assert list(tmp_path.iterdir()) == [page]
+
+
+def test_findings_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / FILE).write_text('{"title": 1}')
+    with pytest.raises(KeptError, match=r"trivisor campaign report .*c$"):
+        read_kept(tmp_path / "c" / FILE)
