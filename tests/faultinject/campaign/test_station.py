@@ -22,12 +22,18 @@ PROCESS = Path(__file__).with_name("station_process.py")
 
 
 def plan(
-    *hits: Hit, seed: int = 1, design: Design = "voted", repair: bool = False, length: int = 20
+    *hits: Hit,
+    seed: int = 1,
+    design: Design = "voted",
+    repair: bool = False,
+    length: int = 20,
+    vote: str = "",
 ) -> MissionPlan:
     guests = {hit.target for hit in hits} - {"voter"}
     return MissionPlan(
         index=seed, order=seed, stratum="test", design=design, repair=repair, k=len(guests),
         voter_hit=any(hit.target == "voter" for hit in hits), seed=seed, length=length, hits=hits,
+        vote=vote,
     )  # fmt: skip
 
 
@@ -137,3 +143,20 @@ def test_what_cannot_be_applied_is_not_counted_as_masked(run: Run) -> None:
     row = run(plan(hit("g1", "poison-crash")))
     assert [each.applied for each in row.hits] == [False]
     assert "hits the client" in row.hits[0].proof
+
+
+@pytest.mark.parametrize(
+    ("vote", "kind", "outcome", "names"),
+    [
+        ("1/1", "corrupt-reply", Outcome.SILENT, ["g1"]),
+        ("1/2", "crash", Outcome.CORRECT, ["g1", "g2"]),
+        ("2/2", "corrupt-reply", Outcome.DETECTED, ["g1", "g2"]),
+    ],
+)
+def test_another_policy_over_the_first_guests(
+    run: Run, vote: str, kind: str, outcome: Outcome, names: list[str]
+) -> None:
+    row = run(plan(hit("g1", kind), vote=vote))
+    assert row.outcome is outcome, row.words
+    assert [fate.name for fate in row.guests] == names
+    assert run(plan(vote=vote)).outcome is Outcome.CORRECT, "the next one starts clean"
