@@ -7,8 +7,8 @@ take effect, by a rule that was there before the data:
 - all faults applied: of its own stratum;
 - a fault that comes when an earlier applied one has felled its target already is moot: it counts
   as applied;
-- of a stratum's faults some were applied and some were not: a trial of the stratum with as many
-  guests hit (and the voter hit or not) as there were, if the plan has it;
+- of a stratum's faults some were applied and some were not: a trial of the stratum of the same
+  vote with as many guests hit (and the voter hit or not) as there were, if the plan has it;
 - else, and where a fault of a dose or a shot was not applied: no trial.
 """
 
@@ -135,7 +135,11 @@ def standing(
         return Standing(stratum=plan.stratum, void=words)
     took = {hit.target for hit, effect in effective if effect}
     for cell in cells:
-        alike = (cell.design, cell.repair, cell.forced) == (own.design, own.repair, True)
-        if alike and (cell.k, cell.voter_hit) == (len(took - {"voter"}), "voter" in took):
+        alike = (cell.design, cell.repair, cell.vote) == (own.design, own.repair, own.vote)
+        if (
+            alike
+            and cell.forced
+            and (cell.k, cell.voter_hit) == (len(took - {"voter"}), "voter" in took)
+        ):
             return Standing(stratum=cell.name)
     return Standing(stratum=plan.stratum, void=f"{words}, and the plan has no stratum without it")

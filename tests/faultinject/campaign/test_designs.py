@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from faultinject.campaign.outcome import standing
 from faultinject.campaign.plan import plan
 from faultinject.campaign.report import write_report
 from faultinject.campaign.report.findings import Findings
@@ -14,7 +16,7 @@ from faultinject.campaign.report.kept import read_kept
 from faultinject.campaign.spec import SpecError, load, parse
 from faultinject.campaign.store import Store
 from faultinject.campaign.trial import MissionPlan, Outcome
-from tests.faultinject.campaign.specs import FACTS, row_of
+from tests.faultinject.campaign.specs import FACTS, results_of, row_of
 from voter.core.vote import Policy
 
 __all__: list[str] = []
@@ -121,3 +123,12 @@ def test_a_design_that_does_not_is_named(tmp_path: Path) -> None:
     [verdict] = [each for each in found.verdicts if each.answer.startswith("Not every design")]
     assert verdict.tone == "bad"
     assert "1/4 with 2 hit: 40 of 40 failed" in verdict.words
+
+
+def test_half_a_pair_is_a_trial_of_its_own_design() -> None:
+    planned = plan(parse(DESIGNS), 1)
+    for name in ("1of2", "2of3", "1of4"):
+        pair = next(m for m in planned.missions if m.stratum == f"{name}-f2")
+        first, second = results_of(pair)
+        half = (first, msgspec.structs.replace(second, applied=False, used=False))
+        assert standing(pair, half, (), planned.cells).stratum == f"{name}-f1"
