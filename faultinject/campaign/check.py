@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from faultinject.campaign.spec import Dose, Repair, Shot, Spec, Stratum
+from faultinject.campaign.spec import FORCED, Dose, Repair, Shot, Spec, Stratum
 from faultinject.campaign.strict import Problems, suggest
 from faultinject.faults import CATALOGUE, Fault
 from guests.service import SHIPPED
@@ -159,7 +159,7 @@ def _check_mixes(spec: Spec, problems: Problems) -> None:
                     f"of {', '.join(able)}",
                     table=table, key=kind,
                 )  # fmt: skip
-            elif not fault.fails and spec.question in ("inequality4", "designs"):
+            elif not fault.fails and spec.question in FORCED:
                 problems.add(
                     f"{kind} does not make the {target} fail for sure, so that it says nothing of "
                     f"the inequalities, where a hit {target} is one that fails: give one of "
@@ -291,7 +291,7 @@ def _check_question(spec: Spec, problems: Problems) -> None:
         if stratum.design == "voted" and not stratum.voter_hit and _can_be(stratum.vote):
             for repair in repairs(stratum.repair or spec.repair):
                 groups.setdefault((stratum.vote or "", repair), set()).add(stratum.guests_hit)
-    forced = spec.question in ("inequality4", "designs")
+    forced = spec.question in FORCED
     if forced and not groups:
         problems.add(f"question {spec.question} needs [[strata]] without voter_hit", key="question")
     for (vote, repair), hit in groups.items():

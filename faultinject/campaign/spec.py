@@ -19,6 +19,7 @@ from faultinject.campaign.trial import Design, StationSpec
 from voter.core.vote import Policy
 
 __all__ = [
+    "FORCED",
     "Dose",
     "Margins",
     "Points",
@@ -39,6 +40,9 @@ Question = Literal["inequality4", "designs", "softerrors", "commoncause"]
 """``inequality4``: does the voter do what the paper assumes of it?  ``designs``: and
 other vote policies, each by itself: 1 of n (Inequality 1), m of n?  ``softerrors`` and
 ``commoncause``: is the model true of real faults?  The two kinds are never mixed in one answer."""
+
+FORCED: frozenset[Question] = frozenset({"inequality4", "designs"})
+"""The questions whose strata force hit guests to fail: they test the voter, not the model."""
 
 Repair = Literal["off", "on", "both"]
 """Whether an expelled guest is put back within the mission; ``off`` is the paper's model.

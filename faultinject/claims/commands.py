@@ -28,7 +28,7 @@ __all__ = ["paper"]
     default=None,
     help="Write the table there, as Markdown, instead of telling it.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Tell it as JSON.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Tell it as JSON.")
 def paper(results: Path, out: Path | None, as_json: bool) -> None:
     """Hold the claims of the paper's section 4 against kept campaigns.
 
@@ -40,7 +40,7 @@ def paper(results: Path, out: Path | None, as_json: bool) -> None:
         found = read_results(results)
         answers = [(claim, claim.answer(found)) for claim in CLAIMS]
         if out is not None:
-            write_page(out, CLAIMS, found)
+            write_page(out, answers, found)
     except OSError as error:
         raise CommandError(str(error), code=ExitCode.FAILED) from error
     if as_json:

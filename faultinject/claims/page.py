@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from faultinject.claims.claim import Claim, Results
+from faultinject.claims.claim import Answer, Claim, Results
 
 __all__ = ["render", "write_page"]
 
@@ -33,11 +33,10 @@ BOTTOM = """\
 """
 
 
-def render(claims: Sequence[Claim], results: Results) -> str:
+def render(answers: Sequence[tuple[Claim, Answer]], results: Results) -> str:
     """Return the page."""
     lines = [TOP, "| where | the paper says | measured | verdict | see |", "|---|---|---|---|---|"]
-    for claim in claims:
-        answer = claim.answer(results)
+    for claim, answer in answers:
         cells = (claim.where, claim.text, answer.measured, f"**{answer.says}**",
                  f"`{claim.command}`")  # fmt: skip
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
@@ -50,11 +49,11 @@ def render(claims: Sequence[Claim], results: Results) -> str:
     return "\n".join(lines) + "\n\n" + BOTTOM
 
 
-def write_page(path: Path, claims: Sequence[Claim], results: Results) -> None:
+def write_page(path: Path, answers: Sequence[tuple[Claim, Answer]], results: Results) -> None:
     """Write the page: whole or not at all.  Raises OSError."""
     fresh = path.with_name(f".{path.name}.new")
     with fresh.open("w", encoding="utf-8") as file:
-        file.write(render(claims, results))
+        file.write(render(answers, results))
         file.flush()
         os.fsync(file.fileno())
     fresh.replace(path)

@@ -26,6 +26,7 @@ from faultinject.campaign.report.findings import Findings, Head, Share, Silence,
 from faultinject.campaign.report.judge import judge_points, judge_silence, judge_voter, worst_case
 from faultinject.campaign.report.nodes import find_nodes, judge_nodes
 from faultinject.campaign.report.strata import Side, find_sides, find_strata
+from faultinject.campaign.spec import FORCED
 from faultinject.campaign.store import Store
 from faultinject.campaign.tally import Tally
 
@@ -53,8 +54,7 @@ def _findings(source: Source) -> Findings:
              (judge_voter(side), judge_points(points, repair=side.repair)) if verdict]  # fmt: skip
     voter += judge_nodes(nodes)
     model = list(judge_model(doses, shots))
-    forced = source.store.spec.question in ("inequality4", "designs")
-    first = voter + model if forced else model + voter
+    first = voter + model if source.store.spec.question in FORCED else model + voter
     verdicts: list[Verdict] = [*first, judge_silence(silence)]
     # What is alarming is read first, whatever was asked.
     verdicts.sort(key=lambda each: each.tone != "alarm")

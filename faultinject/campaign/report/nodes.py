@@ -11,15 +11,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from faultinject.campaign.plan import Cell
-from faultinject.campaign.report.counting import Source, counts_of, share_of, triple
+from faultinject.campaign.report.counting import Source, share_of, triple
 from faultinject.campaign.report.findings import Node, NodePoint, Verdict
+from faultinject.campaign.report.strata import strata_of
 from faultinject.campaign.report.style import (
     ALARM,
     FAINT,
     new_figure,
     soften,
 )
-from faultinject.estimate import Counts, Strata, band
+from faultinject.estimate import band
 from faultinject.model.reliability import m_of_n
 from voter.core.vote import Policy
 
@@ -47,12 +48,8 @@ def find_nodes(source: Source) -> tuple[Node, ...]:
 def _node(source: Source, vote: str, repair: bool, cells: dict[tuple[bool, int], Cell]) -> Node:
     policy = Policy.parse(vote)
     m, n = policy.need, policy.of
-    counts = {key: counts_of(source.tally(stratum=cell.name)) for key, cell in cells.items()}
-    guests = tuple(counts.get((False, k), Counts(trials=0, failures=0)) for k in range(n + 1))
-    voter = tuple(
-        found if (found := counts.get((True, k))) and found.trials else None for k in range(n + 1)
-    )
-    known = band(Strata(guests=guests, voter=voter), source.alpha)
+    strata = strata_of(source, cells, n)
+    known = band(strata, source.alpha)
     points = tuple(
         NodePoint(
             rm=rm, rv=rv, rh=rh, plain=rh * rm,
@@ -64,8 +61,8 @@ def _node(source: Source, vote: str, repair: bool, cells: dict[tuple[bool, int],
     )  # fmt: skip
     return Node(
         vote=vote, m=m, n=n, repair=repair, points=points,
-        failed=tuple(share_of(each.failures, each.trials, source.alpha) for each in guests),
-        silent=tuple(share_of(each.silent, each.trials, source.alpha) for each in guests),
+        failed=tuple(share_of(each.failures, each.trials, source.alpha) for each in strata.guests),
+        silent=tuple(share_of(each.silent, each.trials, source.alpha) for each in strata.guests),
         paper=tuple(float(k > n - m) for k in range(n + 1)),
     )  # fmt: skip
 

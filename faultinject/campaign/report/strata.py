@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -26,7 +26,7 @@ from faultinject.estimate import (
 from faultinject.model.bounds import breakeven_rv
 from voter.core.vote import Policy
 
-__all__ = ["Side", "find_sides", "find_strata"]
+__all__ = ["Side", "find_sides", "find_strata", "strata_of"]
 
 CERTAIN = 10**9
 """Missions without a failure that stand for "given f_0 = 0": the interval then ends below 1e-8."""
@@ -134,6 +134,18 @@ def _given(choice: Choice, granted: Choice) -> str:
     return f"{granted} given f_0 = 0"
 
 
+def strata_of(source: Source, cells: Mapping[tuple[bool, int], Cell], n: int) -> Strata:
+    """Count a node's missions, ``n`` guests; ``cells``: by whether the voter is hit, and k."""
+    tallies = {key: source.tally(stratum=each.name) for key, each in cells.items()}
+    return Strata(
+        guests=tuple(counts_of(tallies.get((False, k))) for k in range(n + 1)),
+        voter=tuple(
+            counts_of(tally) if (tally := tallies.get((True, k))) and tally.trials else None
+            for k in range(n + 1)
+        ),
+    )
+
+
 def find_sides(source: Source) -> tuple[Side, ...]:
     """The strata to be recombined, repair off first.  Empty where the campaign has none."""
     sides = []
@@ -145,14 +157,7 @@ def find_sides(source: Source) -> tuple[Side, ...]:
         }
         if not any(not voter_hit for voter_hit, _ in cells):
             continue
-        tallies = {key: source.tally(stratum=each.name) for key, each in cells.items()}
-        strata = Strata(
-            guests=tuple(counts_of(tallies.get((False, k))) for k in range(source.n + 1)),
-            voter=tuple(
-                counts_of(tally) if (tally := tallies.get((True, k))) and tally.trials else None
-                for k in range(source.n + 1)
-            ),
-        )
+        strata = strata_of(source, cells, source.n)
         if strata.trials:
             sides.append(Side(repair=repair, strata=strata, given=_granted(strata), source=source))
     return tuple(sides)
