@@ -105,7 +105,10 @@ def _idle(source: Source, strata: tuple[Stratum, ...]) -> Share | None:
     idle = [
         each.name
         for each in strata
-        if each.k == 0 and not each.voter_hit and each.design == "voted"
+        if each.k == each.function_k == 0
+        and each.design == "voted"
+        and not each.voter_hit
+        and not each.host_function_hit
     ]
     if not idle:
         return None

@@ -36,18 +36,25 @@ PANELS = 3
 
 def find_nodes(source: Source) -> tuple[Node, ...]:
     """Every vote policy that strata were given; those with m alike together, by rising n."""
-    by_vote: dict[tuple[str, bool], dict[tuple[bool, int], Cell]] = {}
+    by_vote: dict[tuple[str, bool], dict[tuple[bool, int], list[Cell]]] = {}
     for cell in source.cells():
-        if cell.forced and cell.vote and cell.design == "voted":
-            by_vote.setdefault((cell.vote, cell.repair), {})[cell.voter_hit, cell.k] = cell
+        if cell.forced and cell.vote and cell.design == "voted" and not cell.host_function_hit:
+            here = by_vote.setdefault((cell.vote, cell.repair), {})
+            # A guest whose f fails is a guest that fails.
+            here.setdefault((cell.voter_hit, cell.felled), []).append(cell)
     nodes = [_node(source, vote, repair, cells) for (vote, repair), cells in by_vote.items()]
     return tuple(sorted(nodes, key=lambda each: (each.repair, each.m, each.n)))
 
 
-def _node(source: Source, vote: str, repair: bool, cells: dict[tuple[bool, int], Cell]) -> Node:
+def _node(
+    source: Source, vote: str, repair: bool, cells: dict[tuple[bool, int], list[Cell]]
+) -> Node:
     policy = Policy.parse(vote)
     m, n = policy.need, policy.of
-    counts = {key: counts_of(source.tally(stratum=cell.name)) for key, cell in cells.items()}
+    counts = {
+        key: counts_of(source.tally(stratum=[cell.name for cell in alike]))
+        for key, alike in cells.items()
+    }
     guests = tuple(counts.get((False, k), Counts(trials=0, failures=0)) for k in range(n + 1))
     voter = tuple(
         found if (found := counts.get((True, k))) and found.trials else None for k in range(n + 1)
