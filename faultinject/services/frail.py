@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
-import time
+import signal
 from typing import TYPE_CHECKING
 
 from guests.function import Authentication
@@ -57,5 +57,5 @@ class Frail(Authentication):
         if mode == CRASHES:
             os._exit(STATUS)
         while mode == HANGS:
-            time.sleep(1.0)
+            signal.pause()
         return mode == ADMITS

@@ -20,7 +20,7 @@ __all__: list[str] = []
 
 async def main(directory: Path, function: str = "none") -> None:
     usual = StationSpec(deadline=8.0, hang=3.0)
-    asked = {"function": function}
+    asked: dict[str, object] = {"function": function}
     if function != "none":
         asked |= {"service": "static", "vote": "1/2", "guests": 2}
     spec = msgspec.convert(msgspec.to_builtins(usual) | asked, StationSpec)
