@@ -79,3 +79,20 @@ def test_what_cannot_be_is_said(scratch: Path, words: tuple[str, ...], said: str
     done = trivisor("function", *(put.get(word, word) for word in words))
     assert done.returncode == 2
     assert said in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--function", "guest"), "--function guest --key FILE"),
+        (("--key", "KEY"), "--function guest --key FILE"),
+        (("--function", "unix:/f", "--key", "KEY"), "--function guest --key FILE"),
+        (("--function", "guest", "--key", "/nowhere/key"), "cannot be read"),
+        (("--function", "host"), "no place 'host' for a function"),
+    ],
+)
+def test_up_says_where_a_function_may_be(scratch: Path, words: tuple[str, ...], said: str) -> None:
+    done = trivisor("up", "--dir", str(scratch / "node"), *words)
+    assert done.returncode in (1, 2)
+    assert said in done.stderr
+    assert not (scratch / "node").exists()
