@@ -51,6 +51,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     ),
     "doctor": ("deploy.doctor", "doctor", "Check this host; tell the remedy for each lack."),
     "voter": ("voter.commands.daemon", "voter", "Run the voter alone, before given links."),
+    "function": (
+        "deploy.function_command",
+        "function",
+        "Run F: what each guest would check, once on the host.",
+    ),
     "service": ("voter.commands.service", "service", "Check a service of one's own."),
     "completion": ("voter.commands.completion", "completion", "Print shell completion code."),
     "supervise": ("faultinject.commands", "supervise", ""),

@@ -79,6 +79,9 @@ def layout_of(directory: Path | None) -> Layout:
     show_default=True,
     help="What survives.  " + "  ".join(f"{kind}: {text}." for kind, text in PROMISES.items()),
 )
+@click.option("--function", metavar="guest|unix:PATH",
+              help="Requests must be signed; each guest checks it, or F at PATH.")  # fmt: skip
+@click.option("--key", type=click.Path(path_type=Path), help="With --function guest: the key.")
 @click.option("--fresh", is_flag=True, help="Throw this directory's old journal away first.")
 @click.option("--yes", is_flag=True, help="With --fresh: do not ask.")
 @json_option
@@ -97,6 +100,8 @@ def up(  # noqa: PLR0913 - one for each option
     allow_faults: bool,
     repair: Literal["auto", "off"],
     durability: Durability,
+    function: str | None,
+    key: Path | None,
     fresh: bool,
     yes: bool,
     as_json: bool,
@@ -133,6 +138,8 @@ def up(  # noqa: PLR0913 - one for each option
         allow_faults=allow_faults,
         repair=repair,
         durability=durability,
+        function=_function(function, key),
+        key=str(key.absolute()) if key is not None else None,
     )
     signal.signal(signal.SIGTERM, _interrupt)
     quiet_logs()
@@ -183,6 +190,31 @@ def _service(given: str) -> str:
             code=ExitCode.USAGE,
         )
     return str(path)
+
+
+def _function(given: str | None, key: Path | None) -> str | None:
+    """Return what `--function` means, its socket's path made absolute."""
+    from guests.function import read_key  # noqa: PLC0415 - for few nodes
+
+    place, _, path = (given or "").partition(":")
+    if (given == "guest") != (key is not None):
+        raise CommandError(
+            "the function in each guest needs a key, and nothing else does",
+            remedy="give --function guest --key FILE; or --function unix:PATH, where `trivisor "
+            "function --key FILE --listen PATH` runs",
+            code=ExitCode.USAGE,
+        )
+    if key is not None:
+        read_key(key)  # what is wrong with it is said before anything is done
+    if given is None or given == "guest":
+        return given
+    if place != "unix" or not path:
+        raise CommandError(
+            f"no place {given!r} for a function",
+            remedy="give --function guest, or unix:PATH",
+            code=ExitCode.USAGE,
+        )
+    return f"unix:{Path(path).absolute()}"
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

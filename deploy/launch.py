@@ -31,6 +31,7 @@ from deploy.records import (
     cache_directory,
 )
 from deploy.succession import stand_down
+from guests.function import read_key
 from guests.image import ImageError, Overlay, add_overlay, build_image
 from voter.commands.terminal import CommandError, ExitCode
 
@@ -77,6 +78,7 @@ def prepare_node(layout: Layout, settings: Settings, progress: Progress) -> Node
             service=None if own else settings.service,
             service_file=Path(settings.service) if own else None,
             content=Path(settings.content) if settings.content is not None else None,
+            key=read_key(Path(settings.key)) if settings.key is not None else b"",
         )
         image = add_overlay(image, layout.directory / "image", overlay)
         progress(f"guest image {image.sha256[:16]}")

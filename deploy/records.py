@@ -58,6 +58,8 @@ class Settings(_Record, frozen=True, kw_only=True):
     repair: Literal["auto", "off"] = "auto"
     boot_deadline: float = 60.0  # seconds, from a guest's start to its being ready
     durability: Durability = "fsync"
+    function: str | None = None  # "guest": in each guest; unix:PATH: where F listens on this host
+    key: str | None = None  # a file: what the function in each guest checks with
 
 
 class NodeRecord(_Record, frozen=True, kw_only=True):

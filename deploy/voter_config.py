@@ -20,6 +20,8 @@ def voter_config(layout: Layout, settings: Settings, node: str, links: dict[str,
         f"vote = {_quote(settings.vote)}",
         f"durability = {_quote(settings.durability)}",
     ]
+    if settings.function is not None and settings.function != "guest":
+        lines.append(f"function = {_quote(settings.function)}")
     if not settings.service.endswith(".py"):
         lines.append(f"service = {_quote(settings.service)}")
     if settings.durability != "none":

@@ -8,17 +8,27 @@ linearizability.  Pure but for the client that is handed in.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from random import Random
 from typing import NamedTuple
 
-from guests.message import Reply, encode_request
+from guests.function import sign
+from guests.message import Reply, Request, encode_request
 from guests.service import Context, answer, load
 from voter.client import READ_ONLY_METHODS, Client
 from voter.errors import NotExecuted, RequestError
 
-__all__ = ["Call", "Outcome", "Verdicts", "check", "mixed_calls", "run_calls", "static_calls"]
+__all__ = [
+    "KEY", "Call", "Outcome", "Verdicts", "check", "mixed_calls", "run_calls", "signed_calls",
+    "static_calls",
+]  # fmt: skip
+
+KEY = hashlib.sha256(b"trivisor: the key of planted functions").digest()
+"""What the clients of a fault injector sign with: no secret."""
+FORGED = 0.1
+"""Share of the requests that are not signed rightly, where they must be."""
 
 
 class Call(NamedTuple):
@@ -96,6 +106,39 @@ def static_calls(seed: int) -> Iterator[Call]:
             yield _call("head", "HEAD", target)
         else:
             yield _call("range", "GET", target, range=f"bytes={random.randrange(40)}-")
+
+
+def signed_calls(calls: Sequence[Call], seed: int, key: bytes = KEY) -> list[Call]:
+    """Return these calls signed, but for some that are forged, and one more that is forged.
+
+    The last of ``calls`` is signed rightly: whatever makes the function err, before whichever of
+    them, there come a request after it that must pass and one that must not.
+    """
+    random = Random(f"forged {seed}")
+    forged = [random.random() < FORGED for _ in calls]
+    signed = [
+        _forge(call, random, key) if false and number + 1 < len(calls) else _sign(call, key)
+        for number, (call, false) in enumerate(zip(calls, forged, strict=True))
+    ]
+    return [*signed, _forge(calls[-1], random, key)] if calls else []
+
+
+def _sign(call: Call, key: bytes, target: str = "") -> Call:
+    """Sign a call, or (``target``) with the signature of another one."""
+    request = Request.decode(call.request)
+    name, value = sign(key, request.method, target or request.target, request.body)
+    head, end, body = call.request.partition(b"\r\n\r\n")
+    return call._replace(
+        request=b"%b\r\n%b: %b%b%b" % (head, name.encode(), value.encode(), end, body)
+    )
+
+
+def _forge(call: Call, random: Random, key: bytes) -> Call:
+    """Leave a call unsigned, sign it with another key, or with another's signature."""
+    way = random.randrange(3)
+    if way == 0:
+        return call
+    return _sign(call, key[::-1]) if way == 1 else _sign(call, key, "/another")
 
 
 async def _run_one(client: Client, call: Call, timeout: float) -> Outcome:

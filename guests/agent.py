@@ -18,6 +18,7 @@ import select
 import signal
 import sys
 import time
+from pathlib import Path
 
 from guests.cut import Cutter
 from guests.incarnation import Incarnation
@@ -30,6 +31,8 @@ LONG_LIFE = 1.0
 FIRST_PAUSE, LAST_PAUSE = 0.02, 1.0
 """Seconds: after an incarnation that lived less than LONG_LIFE a pause, doubled each time."""
 SERVICE_FILE = "/etc/trivisor/service"
+FUNCTION_FILE, KEY_FILE = "/etc/trivisor/function", "/etc/trivisor/function.key"
+"""Where an image names the function that requests pass before the service, and its key."""
 
 
 def _serve(incarnation: Incarnation, read_fd: int, write_fd: int, *, port: bool) -> None:
@@ -147,6 +150,15 @@ def _configured_service() -> tuple[str, str]:
     return (lines[0] if lines else "kv"), (lines[1] if len(lines) > 1 else "")
 
 
+def _configured_function() -> str:
+    """The function that the image has requests pass, or none ("")."""
+    try:
+        with open(FUNCTION_FILE) as file:
+            return file.readline().strip()
+    except FileNotFoundError:
+        return ""
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the agent; see the module's text."""
     parser = argparse.ArgumentParser(prog="guests.agent", description="Trivisor's in-guest agent")
@@ -155,11 +167,20 @@ def main(arguments: list[str] | None = None) -> int:
     link.add_argument("--stdio", action="store_true", help="the link is standard input and output")
     parser.add_argument("--service", help="kv, static, or a Python file")
     parser.add_argument("--build", help="what the service's build is called")
+    parser.add_argument("--function", help="hmac-sha256, or a Python file: requests pass it first")
+    parser.add_argument("--key", default=KEY_FILE, help="the function's key")
     options = parser.parse_args(arguments)
     name, build = _configured_service() if options.port else ("kv", "")
     name, build = options.service or name, options.build or build
+    function = options.function or (_configured_function() if options.port else "")
     try:
         service_class = load(name)
+        if function:
+            # Imported where it is used: most guests have none.
+            from guests.function import guarded, load_function, read_key  # noqa: PLC0415
+
+            loaded = load_function(function, read_key(Path(options.key)))
+            service_class = guarded(service_class, loaded)
     except ServiceError as error:
         print(f"trivisor: {error}", file=sys.stderr)
         return 2

@@ -13,9 +13,11 @@ import importlib.util
 import random
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 from pathlib import Path
+from types import ModuleType
+from typing import TypeVar
 
 from guests.message import MessageError, Reply, Request, encode_reply
 from guests.wire import MAX_PAYLOAD
@@ -29,8 +31,11 @@ __all__ = [
     "ServiceError",
     "answer",
     "load",
+    "load_class",
     "state_digest",
 ]
+
+T = TypeVar("T")
 
 SHIPPED = {"kv": "guests.services.kv", "static": "guests.services.static"}
 
@@ -153,33 +158,48 @@ def load(name: str) -> type[Service]:
     A file must define exactly one subclass of Service.  Raises ServiceError, saying what is wrong.
     """
     if name in SHIPPED:
-        module = importlib.import_module(SHIPPED[name])
-    else:
-        path = Path(name)
-        if not path.is_file():
-            known = ", ".join(sorted(SHIPPED))
-            raise ServiceError(f"no service {name!r}: give one of {known}, or a Python file")
-        spec = importlib.util.spec_from_file_location("trivisor_user_service", path)
-        if spec is None or spec.loader is None:
-            raise ServiceError(f"{path} is not a Python file (its name must end in .py)")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module  # dataclasses look their module up there
-        try:
-            spec.loader.exec_module(module)
-        except (Exception, SystemExit) as error:
-            raise ServiceError(f"{path} cannot be imported: {error!r}") from error
+        return _only(importlib.import_module(SHIPPED[name]), name, Service)  # type: ignore[type-abstract]
+    return load_class(name, Service, known=SHIPPED)  # type: ignore[type-abstract]
+
+
+def load_class(name: str, base: type[T], known: Iterable[str] = ()) -> type[T]:
+    """Return the one subclass of ``base`` that the Python file ``name`` defines.
+
+    ``known``: names that would do as well.  Raises ServiceError, saying what is wrong.
+    """
+    what = base.__name__.lower()
+    path = Path(name)
+    if not path.is_file():
+        raise ServiceError(
+            f"no {what} {name!r}: give one of {', '.join(sorted(known))}, or a Python file"
+        )
+    spec = importlib.util.spec_from_file_location(f"trivisor_user_{what}", path)
+    if spec is None or spec.loader is None:
+        raise ServiceError(f"{path} is not a Python file (its name must end in .py)")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up there
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        raise ServiceError(f"{path} cannot be imported: {error!r}") from error
+    return _only(module, name, base)
+
+
+def _only(module: ModuleType, name: str, base: type[T]) -> type[T]:
+    """Return the subclass of ``base`` that a module defines.  Raises ServiceError."""
     found = [
         item
         for item in vars(module).values()
-        if isinstance(item, type)
-        and issubclass(item, Service)
-        and item.__module__ == module.__name__
+        if isinstance(item, type) and issubclass(item, base) and item.__module__ == module.__name__
     ]
     if len(found) != 1:
         raise ServiceError(
-            f"{name} must define exactly one subclass of guests.service.Service, not {len(found)}"
+            f"{name} must define exactly one subclass of {base.__module__}.{base.__name__}, "
+            f"not {len(found)}"
         )
-    service: type[Service] = found[0]
-    if getattr(service, "__abstractmethods__", None):
-        raise ServiceError(f"{name}: class {service.__name__} must define the method apply")
-    return service
+    lacking = sorted(getattr(found[0], "__abstractmethods__", ()))
+    if lacking:
+        raise ServiceError(
+            f"{name}: class {found[0].__name__} must define the method {', '.join(lacking)}"
+        )
+    return found[0]

@@ -6,6 +6,8 @@
         answer = await client.request("PUT", "/kv/colour", b"blue")
         answer.status, answer.body, answer.vote.seq
 
+Where requests must be signed (``guests.function``), ``connect`` takes the ``key``.
+
 Requests may be made concurrently; they are pipelined on one connection.  Errors are those of
 ``voter.errors``.
 
@@ -22,6 +24,7 @@ from types import TracebackType
 from typing import NamedTuple, Self, cast
 
 from guests import wire
+from guests.function import sign
 from guests.message import MessageError, Reply, encode_request
 from guests.wire import FLAG_ONCE, FLAG_READ_ONLY, Kind, encode
 from voter.address import Address, Connector, connect, parse_address
@@ -117,7 +120,10 @@ class _Attempts:
 class Client:
     """A native client of a voter.  Make one with ``connect``."""
 
-    def __init__(self, address: Address, connector: Connector, *, retry: bool) -> None:
+    def __init__(
+        self, address: Address, connector: Connector, *, retry: bool, key: bytes = b""
+    ) -> None:
+        self._key = key
         self._address = address
         self._connector = connector
         self._retry = retry
@@ -136,15 +142,16 @@ class Client:
         timeout: float = 5.0,
         retry: bool = True,
         connector: Connector = connect,
+        key: bytes = b"",
     ) -> Client:
         """Connect to ``unix:PATH`` or ``tcp:HOST:PORT``.  Raises ConnectionFailed, ValueError.
 
         Without ``retry`` each request is sent once, outside any session, and its failure told.
-        ``timeout`` in seconds.
+        ``timeout`` in seconds.  With ``key`` all that ``request`` sends is signed.
         """
         if not address.startswith(("unix:", "tcp:")):
             raise ValueError(f"address {address!r}: write unix:PATH or tcp:HOST:PORT")
-        client = cls(parse_address(address), connector, retry=retry)
+        client = cls(parse_address(address), connector, retry=retry, key=key)
         await client._dial(timeout)
         return client
 
@@ -299,6 +306,8 @@ class Client:
         ``voter.errors``.
         """
         method = method.upper()
+        if self._key:
+            headers = [*headers, sign(self._key, method, target, body)]
         data = encode_request(method, target, headers, body)
         read_only = method in READ_ONLY_METHODS
         vote, raw = await self.ask(data, read_only=read_only, timeout=timeout)

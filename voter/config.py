@@ -58,6 +58,7 @@ class Timing(_Section, frozen=True, kw_only=True):
     header: float = 10.0  # an HTTP client must have sent its request line and headers
     body: float = 30.0  # ... and its body
     idle: float = 3600.0  # an HTTP connection without a request is closed
+    function: float = 1.0  # F must have said whether a request may pass, else it is refused
 
 
 class JournalConfig(_Section, frozen=True, kw_only=True):
@@ -78,6 +79,7 @@ class Config(_Section, frozen=True, kw_only=True):
     replica: list[ReplicaConfig]
     vote: str = "2/3"
     service: str | None = None  # expected service name; None: what the first replica says
+    function: str | None = None  # F's address (unix:PATH): requests pass it before they are ordered
     listen: Listen = Listen()
     limits: Limits = Limits()
     timing: Timing = Timing()
@@ -98,6 +100,8 @@ class Config(_Section, frozen=True, kw_only=True):
             raise ValueError("two replicas have the same name")
         if self.journal is None and self.durable != "none":
             raise ValueError(f"durability {self.durable!r} needs a [journal] with its directory")
+        if not (self.function or "unix:").startswith("unix:"):
+            raise ValueError(f"function {self.function!r}: write unix:PATH, where F listens")
         if not 0 < self.max_body <= 1 << 20:
             raise ValueError("max_body must be 1 to 1048576 bytes")
 

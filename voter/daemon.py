@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import contextlib
 import gc
+import importlib
 import os
 import resource
 import secrets
@@ -81,11 +82,18 @@ def _raise_descriptor_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
+def _runner_of(config: Config) -> type[Runner]:
+    """The runner; with a function, one that asks F first.  Without, none of its code is loaded."""
+    if config.function is None:
+        return Runner
+    return importlib.import_module("voter.gated").GatedRunner  # type: ignore[no-any-return]
+
+
 async def _prepare(config: Config, outside: Outside) -> tuple[Runner, Journal | None]:
     """Make the runner; if there is a journal, it goes on from what that holds."""
     durability = config.durable
     if outside.files is None or config.journal is None or durability == "none":
-        return Runner(config, *outside[:3]), None
+        return _runner_of(config)(config, *outside[:3]), None
     runner: Runner
 
     def synced(position: int) -> None:
@@ -104,7 +112,7 @@ async def _prepare(config: Config, outside: Outside) -> tuple[Runner, Journal | 
         on_synced=synced,
         on_full=filled,
     )
-    runner = Runner(config, *outside[:3], secret=found.secret)
+    runner = _runner_of(config)(config, *outside[:3], secret=found.secret)
     service = None
     if found.service is not None and found.state_format is not None:
         service = (found.service, found.state_format)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from faultinject.campaign.spec import FORCED, Dose, Repair, Shot, Spec, Stratum
 from faultinject.campaign.strict import Problems, suggest
-from faultinject.faults import CATALOGUE, Fault
+from faultinject.faults import CATALOGUE, Fault, Layer
 from guests.service import SHIPPED
 from voter.core.vote import Policy, PolicyError
 
@@ -20,6 +20,8 @@ POISONED = "poisoned"
 """The service with the planted bug (``faultinject/services/poisoned.py``), by name or path."""
 MOST = 10_000_000
 """Missions of a part of a campaign, at most."""
+_PLACES = {Layer.FUNCTION: "guest", Layer.MOVED: "host"}
+"""Where the station must have the function for faults of these layers."""
 MOST_FLIPS = 10_000_000
 """Flips of a mission in each guest, at most."""
 
@@ -136,6 +138,13 @@ def _known(
             "[station], or take it out",
             table=table, number=number, key=key,
         )  # fmt: skip
+    if "planted" in fault.needs and spec.station.function != _PLACES[fault.layer]:
+        place = _PLACES[fault.layer]
+        problems.add(
+            f"{kind} needs the function {'F on the host' if place == 'host' else 'f in each guest'}"
+            f": set function = {place!r} in [station], or take it out",
+            table=table, number=number, key=key,
+        )  # fmt: skip
     return fault
 
 
@@ -143,6 +152,8 @@ def _check_mixes(spec: Spec, problems: Problems) -> None:
     for table, mix, target in (
         ("faults", spec.faults, "guest"),
         ("voter_faults", spec.voter_faults, "voter"),
+        ("function_faults", spec.function_faults, "guest"),
+        ("host_function_faults", spec.host_function_faults, "function"),
     ):
         if mix and not any(weight > 0 for weight in mix.values()):
             problems.add(f"[{table}]: give at least one kind a weight above 0", table=table)
@@ -152,8 +163,16 @@ def _check_mixes(spec: Spec, problems: Problems) -> None:
             fault = _known(spec, kind, problems, table=table, key=kind)
             if fault is None:
                 continue
-            able = [k for k, f in CATALOGUE.items() if target in f.targets and f.fails]
-            if target not in fault.targets:
+            in_f = table == "function_faults"
+            able = [
+                k for k, f in CATALOGUE.items()
+                if target in f.targets and f.fails and (f.layer is Layer.FUNCTION) == in_f
+            ]  # fmt: skip
+            if target in fault.targets and (fault.layer is Layer.FUNCTION) != in_f:
+                words = "is not of f, but of the rest of a guest" if in_f else "is of f"
+                remedy = "[faults]" if in_f else "[function_faults]"
+                problems.add(f"{kind} {words}: put it under {remedy}", table=table, key=kind)
+            elif target not in fault.targets:
                 problems.add(
                     f"{kind} does not hit a {target} but a {' or '.join(fault.targets)}: give one "
                     f"of {', '.join(able)}",
@@ -194,6 +213,10 @@ def _check_strata(spec: Spec, problems: Problems) -> None:
                 )
             else:
                 most = policy.of
+        for key, count in (("guests_hit", stratum.guests_hit),
+                           ("function_hit", stratum.function_hit)):  # fmt: skip
+            if count < 0:
+                add(f"{key} {count}: 0 or more", key)
         if not 0 <= stratum.guests_hit <= most:
             plain = stratum.design == "nv"
             whose = "the plain design has one guest" if plain else f"the node has {most} guests"
@@ -202,6 +225,11 @@ def _check_strata(spec: Spec, problems: Problems) -> None:
             add("the plain design has no voter that could be hit: voter_hit = false", "voter_hit")
         if stratum.design == "nv" and stratum.repair in ("on", "both"):
             add("the plain design has nobody who repairs: leave repair out", "repair")
+        elif stratum.guests_hit + stratum.function_hit > most:
+            add(f"function_hit {stratum.function_hit}: so many further guests, where {most} are "
+                f"and {stratum.guests_hit} are hit: give 0 to {most - stratum.guests_hit}",
+                "function_hit")  # fmt: skip
+        _check_function(spec, stratum, add)
         if stratum.guests_hit and not spec.faults:
             add("guests are hit, but there is no [faults] with kinds and weights: add it")
         if stratum.voter_hit and not spec.voter_faults:
@@ -218,6 +246,26 @@ def _check_strata(spec: Spec, problems: Problems) -> None:
             seen[cell] = number
 
 
+def _check_function(spec: Spec, stratum: Stratum, add: Callable[[str, str], None]) -> None:
+    """Look at what a stratum says of the function f, or F."""
+    station = spec.station.function
+    for key, hit, place, mix in (
+        ("function_hit", stratum.function_hit, "guest", spec.function_faults),
+        ("host_function_hit", stratum.host_function_hit, "host", spec.host_function_faults),
+    ):
+        if hit and station != place:
+            add(f"{key}: the station's function is {station!r}; set function = {place!r} in "
+                "[station]", key)  # fmt: skip
+        elif hit and not mix:
+            table = f"{key.removesuffix('_hit')}_faults"
+            add(f"{key}: there is no [{table}] with kinds and weights: add it", key)
+        if hit and spec.question != "designs":
+            add(f'{key}: question {spec.question} knows no function: ask question = "designs"', key)
+    if stratum.design == "nv" and station == "host":
+        add("the plain design has no F, and its guest no f: take it to a campaign with "
+            'function = "guest"', "design")  # fmt: skip
+
+
 def _can_be(vote: str | None) -> bool:
     try:
         Policy.parse(vote or "1/1")
@@ -229,7 +277,8 @@ def _can_be(vote: str | None) -> bool:
 def _cells_of(spec: Spec, stratum: Stratum) -> Iterator[tuple[object, ...]]:
     settings = (False,) if stratum.design == "nv" else repairs(stratum.repair or spec.repair)
     for repair in settings:
-        yield (stratum.design, stratum.vote, stratum.guests_hit, stratum.voter_hit, repair)
+        yield (stratum.design, stratum.vote, stratum.guests_hit, stratum.voter_hit,
+               stratum.function_hit, stratum.host_function_hit, repair)  # fmt: skip
 
 
 def _check_doses(spec: Spec, problems: Problems) -> None:
@@ -288,9 +337,11 @@ def _check_question(spec: Spec, problems: Problems) -> None:
         problems.add("question commoncause needs [[shots]] with missions", key="question")
     groups: dict[tuple[str, bool], set[int]] = {}
     for stratum in spec.strata:
-        if stratum.design == "voted" and not stratum.voter_hit and _can_be(stratum.vote):
+        layer_hit = stratum.voter_hit or stratum.host_function_hit
+        if stratum.design == "voted" and not layer_hit and _can_be(stratum.vote):
             for repair in repairs(stratum.repair or spec.repair):
-                groups.setdefault((stratum.vote or "", repair), set()).add(stratum.guests_hit)
+                felled = stratum.guests_hit + stratum.function_hit
+                groups.setdefault((stratum.vote or "", repair), set()).add(felled)
     forced = spec.question in FORCED
     if forced and not groups:
         problems.add(f"question {spec.question} needs [[strata]] without voter_hit", key="question")
@@ -299,7 +350,7 @@ def _check_question(spec: Spec, problems: Problems) -> None:
         if missing and forced:
             setting = f"{'on' if repair else 'off'}{f', vote {vote}' if vote else ''}"
             problems.add(
-                "the strata cannot be put together without guests_hit = "
+                "the strata cannot be put together without guests_hit (with function_hit) = "
                 f"{', '.join(map(str, missing))} (voter not hit, repair {setting}): add them",
                 table="strata",
             )

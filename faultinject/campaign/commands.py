@@ -73,7 +73,7 @@ def campaign() -> None:
     """Measure reliability: many missions with planned faults, every reply checked.
 
     FILE is a campaign file (TOML), or the name of a shipped one: inequality4, softerrors,
-    commoncause, quick.  DIR is where its results are.
+    commoncause, oneofn, moved-guest, moved-host, moved-lies, quick.  DIR is where its results are.
     """
     quiet_logs()
 
@@ -239,6 +239,48 @@ def agree(first: Path, second: Path, as_json: bool) -> None:
         print_json(msgspec.to_builtins(agreed))
     else:
         show_agreed(agreed, console())
+
+
+@campaign.command()
+@click.argument("guest", type=click.Path(file_okay=False, path_type=Path))
+@click.argument("host", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--rf", "rfs", multiple=True, type=click.FloatRange(0, 1), show_default=True,
+              default=(0.25, 0.5, 0.75, 0.9), help="R_f; may be repeated.")  # fmt: skip
+@click.option("--rm", "rms", multiple=True, type=click.FloatRange(0, 1, min_open=True),
+              default=(0.75,), show_default=True, help="R_M'; may be repeated.")  # fmt: skip
+@click.option("--points", type=click.Path(dir_okay=False, path_type=Path),
+              help="Write them for `trivisor model figure 6b --results FILE`.")  # fmt: skip
+@_json
+def moved(
+    guest: Path,
+    host: Path,
+    rfs: tuple[float, ...],
+    rms: tuple[float, ...],
+    points: Path | None,
+    as_json: bool,
+) -> None:
+    """Hold GUEST, a campaign with a function in each guest, against HOST, with it on the host.
+
+    Tells the R_F from which moving it is no loss, measured, beside Inequality (3).
+    """
+    import msgspec  # noqa: PLC0415
+
+    from faultinject.campaign.moved import (  # noqa: PLC0415
+        measured_points,
+        put_together,
+        show_moved,
+    )
+    from faultinject.campaign.store import Store  # noqa: PLC0415
+
+    with Store.open(guest, write=False) as one, Store.open(host, write=False) as two:
+        result = put_together(one, two, rfs, rms)
+    if points is not None:
+        text = msgspec.json.format(msgspec.json.encode(measured_points(result)), indent=2)
+        points.write_bytes(text + b"\n")
+    if as_json:
+        print_json(msgspec.json.decode(msgspec.json.encode(result)))  # what is not known is null
+    else:
+        show_moved(result, console())
 
 
 def _run(store: Store, wish: Wish, wants_report: bool) -> int:

@@ -17,7 +17,8 @@ from faultinject.campaign.direct import DirectLink, LinkBroken
 from faultinject.campaign.oracle import Oracle
 from faultinject.campaign.outcome import Judged
 from faultinject.campaign.trial import Hit, MissionPlan, StationSpec
-from faultinject.workload import Call, mixed_calls, static_calls
+from faultinject.workload import KEY, Call, mixed_calls, signed_calls, static_calls
+from guests.function import sign
 from guests.message import Reply, encode_request
 from voter.client import READ_ONLY_METHODS, Client
 from voter.errors import NotExecuted, RequestError
@@ -90,10 +91,12 @@ class Flight(NamedTuple):
 
 
 def workload(plan: MissionPlan, spec: StationSpec) -> list[Call]:
-    """Return the mission's requests."""
+    """Return the mission's requests; where they must be signed, one more, that is not."""
     if spec.service == "static":
-        return list(islice(static_calls(plan.seed), plan.length))
-    return list(islice(mixed_calls(plan.seed, keys=spec.keys, size=spec.size), plan.length))
+        calls = list(islice(static_calls(plan.seed), plan.length))
+    else:
+        calls = list(islice(mixed_calls(plan.seed, keys=spec.keys, size=spec.size), plan.length))
+    return calls if spec.function == "none" else signed_calls(calls, plan.seed)
 
 
 class Mission:
@@ -103,7 +106,8 @@ class Mission:
         self._plan = plan
         self._spec = spec
         self._speaker = speaker
-        self._oracle = Oracle(ORACLES.get(spec.service, spec.service))
+        key = b"" if spec.function == "none" else KEY
+        self._oracle = Oracle(ORACLES.get(spec.service, spec.service), key)
         self._late = False  # a request had no verdict
         self._judged: list[Judged] = []
         self._latencies: list[float] = []
@@ -144,6 +148,8 @@ class Mission:
         self, method: str, target: str, body: bytes, headers: tuple[tuple[str, str], ...] = ()
     ) -> tuple[int, bytes]:
         """Make a request that is not of the workload; return status (0: no reply) and body."""
+        if self._spec.function != "none":
+            headers = (*headers, sign(KEY, method, target, body))
         request = encode_request(method, target, headers, body)
         data = await self._make(Call("sent", request, method in READ_ONLY_METHODS))
         if data is None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 
+from guests.function import Authentication, guarded
 from guests.service import Context, Service, answer, load
 
 __all__ = ["WORLDS", "Oracle"]
@@ -21,9 +22,12 @@ WORLDS = 32
 class Oracle:
     """Judges replies to requests made one after another."""
 
-    def __init__(self, service: str) -> None:
-        """Raises ServiceError if there is no such service."""
-        self._worlds: list[Service] = [load(service)()]
+    def __init__(self, service: str, key: bytes = b"") -> None:
+        """``key``: requests must be signed with it.  Raises ServiceError for no such service."""
+        kind = load(service)
+        if key:
+            kind = guarded(kind, Authentication(key))
+        self._worlds: list[Service] = [kind()]
         self._seq = 0
 
     @property

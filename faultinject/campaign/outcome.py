@@ -8,7 +8,8 @@ take effect, by a rule that was there before the data:
 - a fault that comes when an earlier applied one has felled its target already is moot: it counts
   as applied;
 - of a stratum's faults some were applied and some were not: a trial of the stratum of the same
-  vote with as many guests hit (and the voter hit or not) as there were, if the plan has it;
+  vote with as many guests hit, and as many hit in f (and the voter, and F, hit or not), as there
+  were, if the plan has it;
 - else, and where a fault of a dose or a shot was not applied: no trial.
 """
 
@@ -20,6 +21,7 @@ import msgspec
 
 from faultinject.campaign.plan import Cell
 from faultinject.campaign.trial import GuestFate, Hit, HitResult, MissionPlan, Outcome
+from faultinject.faults import Layer, find
 from voter.core.events import Failure
 
 __all__ = ["Judged", "Standing", "Verdict", "classify", "standing"]
@@ -134,12 +136,12 @@ def standing(
     if len(missed) == len(effective) or not own.forced:
         return Standing(stratum=plan.stratum, void=words)
     took = {hit.target for hit, effect in effective if effect}
+    in_f = {h.target for h, effect in effective if effect and find(h.kind).layer is Layer.FUNCTION}
+    guests = took - in_f - {"voter", "function"}
+    struck = (len(guests), len(in_f), "voter" in took, "function" in took)
     for cell in cells:
         alike = (cell.design, cell.repair, cell.vote) == (own.design, own.repair, own.vote)
-        if (
-            alike
-            and cell.forced
-            and (cell.k, cell.voter_hit) == (len(took - {"voter"}), "voter" in took)
-        ):
+        hit = (cell.k, cell.function_k, cell.voter_hit, cell.host_function_hit)
+        if alike and cell.forced and hit == struck:
             return Standing(stratum=cell.name)
     return Standing(stratum=plan.stratum, void=f"{words}, and the plan has no stratum without it")

@@ -35,9 +35,9 @@ injector's choice (``Spec.alike``)."""
 class Cell(msgspec.Struct, frozen=True, kw_only=True):
     """Missions planned alike.
 
-    ``k``: guests hit.  ``vote``: of the first so many guests ("": the station's).  ``dose``: flips
-    a guest (0: none, or no flips).  ``kind``: of a dose or shot, "" for a stratum, whose kinds are
-    drawn.  ``missions``: how many.
+    ``k``: guests hit.  ``function_k``: further guests, whose f is hit.  ``vote``: of the first so
+    many guests ("": the station's).  ``dose``: flips a guest (0: none, or no flips).  ``kind``: of
+    a dose or shot, "" for a stratum, whose kinds are drawn.  ``missions``: how many.
     """
 
     name: str
@@ -45,6 +45,8 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     repair: bool
     k: int
     voter_hit: bool = False
+    function_k: int = 0
+    host_function_hit: bool = False
     vote: str = ""
     dose: int = 0
     kind: str = ""
@@ -55,6 +57,16 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     def forced(self) -> bool:
         """Whether it is a stratum: hit guests fail by construction."""
         return not self.kind
+
+    @property
+    def felled(self) -> int:
+        """Guests that fail, whichever of their parts was hit."""
+        return self.k + self.function_k
+
+    @property
+    def layer_hit(self) -> bool:
+        """Whether the layer under the guests is hit: the voter, or F."""
+        return self.voter_hit or self.host_function_hit
 
 
 def missions_for(bound: float, alpha: float, strata: int) -> int:
@@ -72,11 +84,14 @@ def _stratum_cells(spec: Spec, stratum: Stratum) -> Iterator[Cell]:
     for repair in (False,) if plain else repairs(stratum.repair or spec.repair):
         letter = "nv" if plain else "g" if stratum.voter_hit else "f"
         yield Cell(
-            name=f"{_prefix(stratum)}{letter}{stratum.guests_hit}{'-repair' if repair else ''}",
+            name=f"{_prefix(stratum)}{letter}{stratum.guests_hit}{_suffix(stratum)}"
+            f"{'-repair' if repair else ''}",
             design=stratum.design,
             repair=repair,
             k=stratum.guests_hit,
             voter_hit=stratum.voter_hit,
+            function_k=stratum.function_hit,
+            host_function_hit=stratum.host_function_hit,
             vote=stratum.vote or "",
             missions=missions,
         )
@@ -84,6 +99,11 @@ def _stratum_cells(spec: Spec, stratum: Stratum) -> Iterator[Cell]:
 
 def _prefix(stratum: Stratum) -> str:
     return "" if stratum.vote is None else stratum.vote.replace("/", "of") + "-"
+
+
+def _suffix(stratum: Stratum) -> str:
+    function = f"-function{stratum.function_hit}" if stratum.function_hit else ""
+    return f"{function}{'-moved' if stratum.host_function_hit else ''}"
 
 
 def _model_cells(spec: Spec) -> Iterator[Cell]:
@@ -164,6 +184,8 @@ class Plan:
         self.total = self._ends[-1] if base else 0
         self._faults = Mix(spec.faults) if spec.faults else None
         self._voter_faults = Mix(spec.voter_faults) if spec.voter_faults else None
+        self._f_faults = Mix(spec.function_faults) if spec.function_faults else None
+        self._host_f_faults = Mix(spec.host_function_faults) if spec.host_function_faults else None
         self.missions = Missions(self)
 
     # ------------------------------------------------------------- the order
@@ -234,6 +256,8 @@ class Plan:
             repair=cell.repair,
             k=cell.k,
             voter_hit=cell.voter_hit,
+            function_k=cell.function_k,
+            host_function_hit=cell.host_function_hit,
             vote=cell.vote,
             seed=own if workload.seed is None else workload.seed,
             length=workload.length,
@@ -242,14 +266,17 @@ class Plan:
         )
 
     def _stratum(self, cell: Cell, draws: Draws) -> tuple[list[Hit], bool | None]:
-        """Hit ``k`` guests, any of them, each with a fault of its own from the mix."""
+        """Hit ``k`` guests, any of them, each with a fault of its own from the mix, and the f of
+        ``function_k`` others.
+        """
         length = self.spec.workload.length
         of = 1 if cell.design == "nv" else self.spec.guests_of(cell.vote)
         names = self.spec.guest_names[:of]
         hits = []
-        for name in draws.sample(names, cell.k):
-            assert self._faults is not None  # checked with the spec
-            kind = draws.pick(self._faults)
+        for number, name in enumerate(draws.sample(names, cell.felled)):
+            mix = self._faults if number < cell.k else self._f_faults
+            assert mix is not None  # checked with the spec
+            kind = draws.pick(mix)
             hits.append(Hit(target=name, kind=kind, at=draws.below(length), seed=draws.seed()))
         alike: bool | None = None
         liars = [place for place, hit in enumerate(hits) if hit.kind in LIARS]
@@ -259,10 +286,16 @@ class Plan:
             for place in liars if alike else ():
                 lie = hits[liars[0]]
                 hits[place] = msgspec.structs.replace(lie, target=hits[place].target)
-        if cell.voter_hit:
-            assert self._voter_faults is not None  # checked with the spec
-            kind = draws.pick(self._voter_faults)
-            hits.append(Hit(target="voter", kind=kind, at=draws.below(length), seed=draws.seed()))
+        for target, hit, mix in (
+            ("voter", cell.voter_hit, self._voter_faults),
+            ("function", cell.host_function_hit, self._host_f_faults),
+        ):
+            if hit:
+                assert mix is not None  # checked with the spec
+                kind = draws.pick(mix)
+                hits.append(
+                    Hit(target=target, kind=kind, at=draws.below(length), seed=draws.seed())
+                )
         return hits, alike
 
     def _dose(self, cell: Cell, draws: Draws) -> list[Hit]:
@@ -304,7 +337,10 @@ def _encode(what: object) -> bytes:
     """Return it as JSON, without what was not there when campaigns were first kept: a plan made
     before goes on.
     """
-    return msgspec.json.encode(what).replace(b'"vote":"",', b"")
+    text = msgspec.json.encode(what)
+    for unused in (b'"vote":"",', b'"function_k":0,', b'"host_function_hit":false,'):
+        text = text.replace(unused, b"")
+    return text
 
 
 def plan(spec: Spec, seed: int, *, extended: bool = False) -> Plan:

@@ -69,11 +69,14 @@ class Stratum(_Section, frozen=True, kw_only=True):
     ``missions``: how many; or ``bound``: as many as it takes that, if not one of them comes out
     otherwise than the others, the interval of the stratum is no wider than this.  ``repair``: None,
     as the whole campaign.  ``vote``: None, the station's; else another policy, as "1/4", over the
-    first of the station's guests.
+    first of the station's guests.  ``function_hit``: so many further guests, whose function f is
+    hit; ``host_function_hit``: F is.
     """
 
     guests_hit: int
     voter_hit: bool = False
+    function_hit: int = 0
+    host_function_hit: bool = False
     design: Design = "voted"
     vote: str | None = None
     repair: Repair | None = None
@@ -163,9 +166,10 @@ class Spec(_Section, frozen=True, kw_only=True):
     """The whole file.
 
     ``faults`` and ``voter_faults``: kinds with weights, from which the fault of each hit guest, or
-    of the voter, is drawn.  ``alike``: of missions with two or more liars, the share in which they
-    lie alike.  ``extension``: the share of the missions that may be added once if the first look
-    leaves the question undecided; both looks then are at half of ``alpha``.
+    of the voter, is drawn; ``function_faults`` and ``host_function_faults``: of each hit f, and F.
+    ``alike``: of missions with two or more liars, the share in which they lie alike.
+    ``extension``: the share of the missions that may be added once if the first look leaves the
+    question undecided; both looks then are at half of ``alpha``.
     """
 
     title: str
@@ -176,6 +180,8 @@ class Spec(_Section, frozen=True, kw_only=True):
     repair: Repair = "off"
     faults: dict[str, float] = {}
     voter_faults: dict[str, float] = {}
+    function_faults: dict[str, float] = {}
+    host_function_faults: dict[str, float] = {}
     alike: float = 0.5
     strata: tuple[Stratum, ...] = ()
     doses: tuple[Dose, ...] = ()
@@ -203,11 +209,14 @@ class Spec(_Section, frozen=True, kw_only=True):
     @property
     def kinds(self) -> frozenset[str]:
         """Every kind of fault that a mission of it may have."""
-        guests = any(stratum.guests_hit for stratum in self.strata)
-        voter = any(stratum.voter_hit for stratum in self.strata)
-        mixes = (self.faults if guests else {}) | (self.voter_faults if voter else {})
+        mixes = (
+            (self.faults, any(each.guests_hit for each in self.strata)),
+            (self.voter_faults, any(each.voter_hit for each in self.strata)),
+            (self.function_faults, any(each.function_hit for each in self.strata)),
+            (self.host_function_faults, any(each.host_function_hit for each in self.strata)),
+        )
         return frozenset(
-            {kind for kind, weight in mixes.items() if weight}
+            {kind for mix, used in mixes if used for kind, weight in mix.items() if weight}
             | {dose.kind for dose in self.doses if dose.flips}
             | {shot.kind for shot in self.shots}
         )
@@ -216,10 +225,19 @@ class Spec(_Section, frozen=True, kw_only=True):
     def hash(self) -> str:
         """SHA-256 in hex of what it means: comments, spaces and ``workers`` do not matter."""
         meaning = msgspec.to_builtins(msgspec.structs.replace(self, workers=None))
+        # What was not there when campaigns were first kept means nothing where it is not used.
+        _forget(meaning, function_faults={}, host_function_faults={})
+        _forget(meaning["station"], function="none")
         for stratum in meaning["strata"]:
-            if stratum["vote"] is None:  # it was not there when campaigns were first kept
-                del stratum["vote"]
+            _forget(stratum, vote=None, function_hit=0, host_function_hit=False)
         return hashlib.sha256(msgspec.json.encode(meaning, order="deterministic")).hexdigest()
+
+
+def _forget(part: dict[str, object], **unused: object) -> None:
+    """Leave out of ``part`` what is as in ``unused``."""
+    for name, value in unused.items():
+        if part[name] == value:
+            del part[name]
 
 
 def parse(text: str, name: str = "campaign") -> Spec:

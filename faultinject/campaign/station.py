@@ -32,6 +32,7 @@ from deploy.spec import plan_node
 from deploy.ssh import GuestShell, free_ports, make_keys
 from faultinject.bench.host import look_at_host
 from faultinject.campaign.direct import DirectLink, LinkBroken
+from faultinject.campaign.host_function import HostFunction
 from faultinject.campaign.mission import Direct, Flight, Mission, Voted
 from faultinject.campaign.outcome import classify
 from faultinject.campaign.strikes import Repairs, Strikes
@@ -49,7 +50,8 @@ from faultinject.campaign.voters import MissionVoter, VoterGone, Voters
 from faultinject.faults import CATALOGUE
 from faultinject.faults.site import NotApplied
 from faultinject.proxy import Link
-from faultinject.services import poisoned
+from faultinject.services import FRAIL, poisoned
+from faultinject.workload import KEY
 from guests.image import COMMAND_LINE, Overlay, add_overlay, build_image
 from voter.address import parse_address
 from voter.client import Client
@@ -93,8 +95,10 @@ class Station:
         links: dict[str, Link],
         shells: dict[str, GuestShell],
         facts: StationFacts,
+        function: HostFunction | None,
     ) -> None:
         self.spec = spec
+        self._function = function
         self.facts = facts
         self._directory = directory
         self._node = node
@@ -141,6 +145,7 @@ class Station:
         (directory / "v").mkdir()
         (directory / "p").mkdir()
         voters: Voters | None = None
+        function = HostFunction(directory / "f") if spec.function == "host" else None
         servers: list[asyncio.Server] = []
         shells: dict[str, GuestShell] = {}
         try:
@@ -156,9 +161,11 @@ class Station:
                 for name, guest in node.guests.items()
             }
             servers += [await link.listen() for link in links.values()]
+            if function is not None:
+                await function.renew()
             facts = await _facts(node, accel.name, base)
             progress(f"station ready in {time.monotonic() - began:.1f} s")
-            yield cls(spec, directory, node, voters, links, shells, facts)
+            yield cls(spec, directory, node, voters, links, shells, facts, function)
         finally:
             for shell in shells.values():
                 await shell.close()
@@ -166,6 +173,8 @@ class Station:
                 server.close()
             if voters is not None:
                 await voters.close()
+            if function is not None:
+                await function.end()
             await node.down()
             shutil.rmtree(directory, ignore_errors=True)
 
@@ -192,6 +201,10 @@ class Station:
     def voter_pid(self) -> int | None:
         """Return the voter's process, or None where there is none (NV)."""
         return None if self._voter is None else self._voter.pid
+
+    def function_pid(self) -> int | None:
+        """Return F's process, or None where there is none."""
+        return None if self._function is None else self._function.pid
 
     def shell(self, name: str) -> GuestShell:
         """Return a guest's shell.  Raises NotApplied if the station was opened without."""
@@ -257,7 +270,13 @@ class Station:
         strikes = Strikes(self, plan)
         try:
             try:
-                voter = await self._voters.start(vote, links, limits, journal=plan.repair)
+                address = ""
+                if self._function is not None:
+                    await self._function.renew()
+                    address = self._function.address
+                voter = await self._voters.start(
+                    vote, links, limits, journal=plan.repair, function=address
+                )
                 self._voter = voter
                 status = await voter.all_vote(CLEAN_START)
                 client = await Client.connect(self._voters.native, retry=plan.repair)
@@ -279,6 +298,8 @@ class Station:
                 await client.close()
             looked = time.perf_counter()
             hits = await strikes.results()
+            if self._function is not None and plan.host_function_hit:
+                self._function.dirty = True
             fates, alive = await self._fates(voter, first, hits)
         finally:
             await strikes.undo()
@@ -426,11 +447,15 @@ async def _boot(node: Node, progress: Progress) -> None:
 
 
 def _overlay(spec: StationSpec) -> Overlay:
-    if spec.service == "poisoned":
-        return Overlay(service_file=Path(poisoned.__file__))
-    own = spec.service.endswith(".py")
+    path = Path(poisoned.__file__) if spec.service == "poisoned" else None
+    if spec.service.endswith(".py"):
+        path = Path(spec.service)
+    inside = spec.function == "guest"
     return Overlay(
-        service=None if own else spec.service, service_file=Path(spec.service) if own else None
+        service=None if path else spec.service,
+        service_file=path,
+        key=KEY if inside else b"",
+        function_file=FRAIL if inside else None,
     )
 
 

@@ -97,8 +97,10 @@ def _words(cell: Cell) -> str:
         what = f"{cell.dose:,} x {cell.kind} in each guest" if cell.dose else "no flip at all"
     else:
         struck = f"{cell.k} guest{'s' if cell.k > 1 else ''}" if cell.k else ""
-        struck += (" and " if struck else "") + "the voter" if cell.voter_hit else ""
-        what = f"{struck or 'nothing'} hit"
+        f = f"f in {cell.function_k} guest{'s' if cell.function_k > 1 else ''}"
+        parts = [struck, f if cell.function_k else "", "the voter" if cell.voter_hit else ""]
+        parts.append("F" if cell.host_function_hit else "")
+        what = f"{' and '.join(filter(None, parts)) or 'nothing'} hit"
     return f"{who}: {what}{', repair on' if cell.repair else ''}"
 
 
@@ -125,8 +127,9 @@ def _strata_reach(plan: Plan) -> Iterator[str]:
         trials = {
             cell.k: cell.missions
             for cell in plan.cells
-            if cell.forced and cell.design == "voted" and not cell.voter_hit
-            and cell.repair == repair and not cell.vote
+            if cell.forced and cell.design == "voted" and not cell.layer_hit
+            and not cell.function_k and not cell.vote
+            and cell.repair == repair
         }  # fmt: skip
         if sorted(trials) != list(range(spec.station.guests + 1)):
             continue

@@ -15,7 +15,9 @@ from faultinject.campaign.outcome import standing
 from faultinject.campaign.plan import Cell
 from faultinject.campaign.trial import MissionPlan, Outcome, Row
 
-__all__ = ["COLUMNS", "CREATE", "FLAGS", "GROUPS", "INDEX", "INSERT", "as_row", "record_of"]
+__all__ = [
+    "COLUMNS", "CREATE", "FLAGS", "GROUPS", "INDEX", "INSERT", "LAYER", "as_row", "record_of",
+]  # fmt: skip
 
 COLUMNS: dict[str, str] = {
     "ord": "INTEGER PRIMARY KEY",  # its place in the order in which missions are run
@@ -26,7 +28,7 @@ COLUMNS: dict[str, str] = {
     "design": "TEXT NOT NULL",
     "repair": "INTEGER NOT NULL",
     "k": "INTEGER NOT NULL",  # guests hit, as counted
-    "voter_hit": "INTEGER NOT NULL",  # as counted
+    "voter_hit": "INTEGER NOT NULL",  # as counted; or F, which is of the same layer
     "dose": "INTEGER NOT NULL",
     "kind": "TEXT NOT NULL",  # of a dose or shot
     "shot": "INTEGER NOT NULL",
@@ -79,6 +81,10 @@ FLAGS = frozenset({"repair", "voter_hit", "shot", "alike"})
 """Columns that are true or false."""
 
 
+LAYER = frozenset({"voter", "function"})
+"""Targets of the layer under the guests."""
+
+
 def _json(value: object) -> str:
     return msgspec.json.encode(value).decode()
 
@@ -95,7 +101,7 @@ def record_of(plan: MissionPlan, row: Row, cells: Sequence[Cell], first: int) ->
         counted = next(cell for cell in cells if cell.name == stands.stratum)
         if stands.void:
             outcome, void = None, stands.void
-    guests = sorted({hit.target for hit in plan.hits if hit.target != "voter"})
+    guests = sorted({hit.target for hit in plan.hits if hit.target not in LAYER})
     numbers = [int(name[1:]) for name in guests if name[1:].isdigit()]
     mask = sum(1 << (number - 1) for number in numbers)
     if own.shot and not mask:
@@ -109,13 +115,13 @@ def record_of(plan: MissionPlan, row: Row, cells: Sequence[Cell], first: int) ->
         "stratum": counted.name,
         "design": plan.design,
         "repair": plan.repair,
-        "k": counted.k,
-        "voter_hit": counted.voter_hit,
+        "k": counted.felled,
+        "voter_hit": counted.layer_hit,
         "dose": own.dose,
         "kind": own.kind,
         "shot": own.shot,
         "kinds": "+".join(sorted(_kinds(plan))),
-        "voter_kind": "+".join(hit.kind for hit in plan.hits if hit.target == "voter"),
+        "voter_kind": "+".join(hit.kind for hit in plan.hits if hit.target in LAYER),
         "alike": plan.alike if counted is own else None,
         "mask": mask,
         "seed": plan.seed,
@@ -147,7 +153,7 @@ def record_of(plan: MissionPlan, row: Row, cells: Sequence[Cell], first: int) ->
 
 def _kinds(plan: MissionPlan) -> list[str]:
     """Return the kind of each guest's, or shared, fault; flips of one guest are one fault."""
-    return [kind for _, kind in {(h.target, h.kind) for h in plan.hits if h.target != "voter"}]
+    return [kind for _, kind in {(h.target, h.kind) for h in plan.hits if h.target not in LAYER}]
 
 
 def as_row(record: Mapping[str, Any]) -> Row:

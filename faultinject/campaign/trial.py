@@ -49,10 +49,11 @@ class _Data(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 class Hit(_Data, frozen=True, kw_only=True):
     """One fault of a mission.
 
-    ``target``: a guest (``g1``, ...), ``voter``, ``host`` (all guests and the voter at once) or
-    ``client`` (a shared cause that comes with a request: poison).  ``at``: before which request of
-    the workload it strikes, 0 to its length less 1.  ``seed``: 64 bits for all that the fault
-    itself draws (address and bit, the lie, the register); two liars with one seed lie alike.
+    ``target``: a guest (``g1``, ...), ``voter``, ``function`` (F on the host), ``host`` (all guests
+    and the voter at once) or ``client`` (a shared cause that comes with a request: poison).
+    ``at``: before which request of the workload it strikes, 0 to its length less 1.  ``seed``: 64
+    bits for all that the fault itself draws (address and bit, the lie, the register); two liars
+    with one seed lie alike.
     ``dose``: how many of what it does (bit flips).
     """
 
@@ -66,8 +67,9 @@ class Hit(_Data, frozen=True, kw_only=True):
 class MissionPlan(_Data, frozen=True, kw_only=True):
     """One mission as planned: a pure function of spec, seed and ``index``.
 
-    ``stratum``: the name of the stratum that it is a trial of.  ``k``: guests hit.  ``seed``: of
-    the workload.  ``order``: its place in the random order in which missions are run, from 0.
+    ``stratum``: the name of the stratum that it is a trial of.  ``k``: guests hit; ``function_k``:
+    further guests, whose function f is hit.  ``host_function_hit``: F is.  ``seed``: of the
+    workload.  ``order``: its place in the random order in which missions are run, from 0.
     """
 
     index: int
@@ -80,6 +82,8 @@ class MissionPlan(_Data, frozen=True, kw_only=True):
     seed: int
     length: int
     hits: tuple[Hit, ...] = ()
+    function_k: int = 0
+    host_function_hit: bool = False
     vote: str = ""  # of the first so many guests; "": the station's, of all
     alike: bool | None = None  # whether the liars lie alike; None with fewer than two
 
@@ -159,10 +163,12 @@ class StationSpec(_Data, frozen=True, kw_only=True):
 
     ``deadline``: seconds for a request's verdict; ``hang``: the voter's ``limits.hang``.  ``ssh``:
     faults inside the guest are wanted.  ``keys`` and ``size``: of the workload, keys used and bytes
-    of a stored value.
+    of a stored value.  ``function``: whether requests must be signed, and who sees to it: nobody,
+    each guest (C1 of the paper's Figure 5), or once the host (C2).
     """
 
     service: str = "kv"
+    function: Literal["none", "guest", "host"] = "none"
     vote: str = "2/3"
     guests: int = 3
     memory: int = 128

@@ -61,16 +61,22 @@ class Voters:
         return f"unix:{self._directory / 'native.sock'}"
 
     async def start(
-        self, vote: str, links: Mapping[str, str], limits: Mapping[str, float], *, journal: bool
+        self,
+        vote: str,
+        links: Mapping[str, str],
+        limits: Mapping[str, float],
+        *,
+        journal: bool,
+        function: str = "",
     ) -> MissionVoter:
         """Fork a voter for a mission: this policy, over these replicas.  With ``journal`` it can be
-        started again after its death.
+        started again after its death.  ``function``: F's address.
 
         Raises OSError, TimeoutError.
         """
         shutil.rmtree(self._directory / "journal", ignore_errors=True)
         config = self._directory / "voter.toml"
-        config.write_text(_config(vote, links, limits, journal=journal))
+        config.write_text(_config(vote, links, limits, journal=journal, function=function))
         voter = MissionVoter(
             self._directory / "control.sock",
             lambda: self._zygote.fork(config, self._directory / "voter.log"),
@@ -88,10 +94,17 @@ class Voters:
 
 
 def _config(
-    vote: str, links: Mapping[str, str], limits: Mapping[str, float], *, journal: bool
+    vote: str,
+    links: Mapping[str, str],
+    limits: Mapping[str, float],
+    *,
+    journal: bool,
+    function: str = "",
 ) -> str:
     """Return the voter's configuration, as TOML (JSON's strings are TOML's)."""
     lines = [f"vote = {json.dumps(vote)}", f'durability = "{"os" if journal else "none"}"']
+    if function:
+        lines.append(f"function = {json.dumps(function)}")
     if journal:
         lines += ["[journal]", 'directory = "journal"', f"segment = {8 << 20}"]
     lines += ["[limits]", *(f"{name} = {value!r}" for name, value in limits.items())]

@@ -15,6 +15,7 @@ from faultinject.estimate.intervals import (
     success,
     worst_case,
 )
+from faultinject.estimate.moved import Moved, MovedPoint, judge_moved
 from faultinject.estimate.naive import DesignWidths, compare_designs
 from faultinject.estimate.pairs import McNemar, Pair, mcnemar, pair_difference
 from faultinject.estimate.posterior import Sharp, sharp
@@ -61,6 +62,8 @@ __all__ = [
     "Interval",
     "Margins",
     "McNemar",
+    "Moved",
+    "MovedPoint",
     "Pair",
     "PointVerdict",
     "Reach",
@@ -80,6 +83,7 @@ __all__ = [
     "expected",
     "jeffreys",
     "judge_doses",
+    "judge_moved",
     "judge_point",
     "judge_points",
     "judge_shots",

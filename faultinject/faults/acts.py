@@ -11,8 +11,8 @@ from collections.abc import Awaitable, Callable
 
 from deploy.errors import DeployError
 from faultinject.campaign.trial import Hit
-from faultinject.faults import inside, machines, shared, voters
-from faultinject.faults.catalogue import Layer, find
+from faultinject.faults import functions, inside, machines, shared, voters
+from faultinject.faults.catalogue import CATALOGUE, Layer, find
 from faultinject.faults.site import Applied, ClientSite, Liar, Machine, NotApplied, Site
 from faultinject.faults.state import corrupt_state
 
@@ -59,6 +59,14 @@ def _on_machine(act: Callable[[Machine], Awaitable[Applied]]) -> Act:
     return lambda hit, site: act(site.machine(hit.target))
 
 
+def _of_function(kind: str) -> Act:
+    return lambda hit, site: functions.break_function(kind, site.machine(hit.target))
+
+
+def _of_moved(kind: str) -> Act:
+    return lambda hit, site: functions.break_moved(kind, site)
+
+
 def _with_dose(act: Callable[[Machine, int, int], Awaitable[Applied]]) -> Act:
     return lambda hit, site: act(site.machine(hit.target), hit.seed, hit.dose)
 
@@ -77,6 +85,12 @@ _ACTS: dict[str, Act] = {
     "flip-register": _with_dose(machines.flip_register),
     "corrupt-state": lambda hit, site: corrupt_state(hit.target, site),
     **{kind: _in_shell(act) for kind, act in inside.ACTS.items()},
+    **{
+        kind: _of_function(kind)
+        for kind, fault in CATALOGUE.items()
+        if fault.layer is Layer.FUNCTION
+    },
+    **{kind: _of_moved(kind) for kind, fault in CATALOGUE.items() if fault.layer is Layer.MOVED},
     "voter-kill": lambda hit, site: voters.kill_voter(site.voter_pid()),
     "voter-hang": lambda hit, site: voters.hang_voter(site.voter_pid()),
     "voter-flip": lambda hit, site: voters.flip_voter(site.voter_pid(), hit.seed, hit.dose),

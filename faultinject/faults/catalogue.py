@@ -2,56 +2,10 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import Literal
-
-import msgspec
+from faultinject.faults.fault import Fault, Layer, Need, Target
+from faultinject.faults.function_kinds import FUNCTION, MOVED
 
 __all__ = ["CATALOGUE", "Fault", "Layer", "Need", "Target", "find", "offered_on_nodes"]
-
-Need = Literal["client", "gdb", "poisoned", "proxy", "ram", "ssh"]
-"""What must be there for a fault: a client that it may have send requests, QEMU's debug stub, the
-service with the planted bug, the proxy in the link, the memory as a file, a shell in the guest."""
-
-Target = Literal["guest", "voter", "host", "client"]
-"""Whom a fault hits: one guest; the voter; all guests (and perhaps the voter) at once; the service,
-by a request that a client sends."""
-
-
-class Layer(StrEnum):
-    """Where a fault acts."""
-
-    GUEST = "guest"  # the virtual machine as a whole: its QEMU, its virtual processor
-    MEMORY = "memory"  # bits of the guest's RAM
-    INSIDE = "inside"  # programs, files and clock inside the guest, over its shell
-    LINK = "link"  # bytes between the guest and the voter; the guest itself is sound
-    VOTER = "voter"  # the voter's process
-    HOST = "host"  # all at once
-    REQUEST = "request"  # what is asked for: it meets the same bug in every replica
-
-
-class Fault(msgspec.Struct, frozen=True, kw_only=True):
-    """One kind of fault.
-
-    ``masked_by`` says what of the voter meets it.  ``latent``: nothing is seen until the damaged
-    state is read, or until the next checkpoint marker compares digests.  ``fails``: by its
-    construction what it hits serves no right reply any more for the rest of a mission (which takes
-    milliseconds to seconds), from the next reply on.  ``leaves_qemu``: the guests' QEMUs live on,
-    so that they can be put back in place.
-    """
-
-    kind: str
-    layer: Layer
-    does: str
-    proof: str
-    undo: str
-    masked_by: str
-    latent: bool = False
-    fails: bool = False
-    leaves_qemu: bool = True
-    needs: tuple[Need, ...] = ()
-    targets: tuple[Target, ...] = ("guest",)
-
 
 _BACK = "a guest that fell out of the vote is put back to its clean snapshot"
 _SNAPSHOT = "the guest is put back to its clean snapshot"
@@ -375,7 +329,9 @@ _SHARED = (
 )
 
 CATALOGUE: dict[str, Fault] = {
-    fault.kind: fault for fault in _GUEST + _LIES + _MACHINE + _INSIDE_FAULTS + _VOTER + _SHARED
+    fault.kind: fault
+    for part in (_GUEST, _LIES, _MACHINE, _INSIDE_FAULTS, _VOTER, FUNCTION, MOVED, _SHARED)
+    for fault in part
 }
 """By kind."""
 
@@ -389,12 +345,12 @@ def find(kind: str) -> Fault:
 
 
 def offered_on_nodes() -> dict[str, Fault]:
-    """Return what ``trivisor inject`` offers: faults of one guest that need no shell in it.
+    """Return what ``trivisor inject`` offers: faults of one guest that need nothing planted there.
 
     A running node's guests have no network card; its voter is restarted by its supervisor.
     """
     return {
         kind: fault
         for kind, fault in CATALOGUE.items()
-        if "guest" in fault.targets and "ssh" not in fault.needs
+        if "guest" in fault.targets and not {"ssh", "planted"} & set(fault.needs)
     }

@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 from deploy.states import GuestState
 from faultinject.lies import Lie
 
-__all__ = ["Applied", "ClientSite", "Liar", "Machine", "NotApplied", "Site"]
+__all__ = ["Applied", "ClientSite", "FunctionSite", "Liar", "Machine", "NotApplied", "Site"]
 
 
 class NotApplied(Exception):
@@ -28,7 +28,7 @@ class Applied:
         self,
         proof: str,
         *,
-        used: bool | Callable[[], bool] | None = None,
+        used: bool | Callable[[], bool | None] | None = None,
         undo: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         """``used``: whether what it broke is met, or how to know; None where it cannot be known."""
@@ -139,3 +139,11 @@ class ClientSite(Site, Protocol):
 
         It is one of the mission's requests: its oracle gets it too.  Never raises on a refusal.
         """
+
+
+@runtime_checkable
+class FunctionSite(Site, Protocol):
+    """A site that may have F, the function that requests pass on the host."""
+
+    def function_pid(self) -> int | None:
+        """Return F's process, or None where there is none."""

@@ -1,4 +1,4 @@
-"""Faults of the voter's process: killed, stopped, bits of its memory flipped."""
+"""Faults of the voter's process, or F's: killed, stopped, bits of its memory flipped."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from faultinject.faults.flips import flip_process
 from faultinject.faults.machines import require_held
 from faultinject.faults.site import Applied, NotApplied
 
-__all__ = ["flip_voter", "hang_voter", "kill_voter"]
+__all__ = ["flip_voter", "hang_process", "hang_voter", "kill_process", "kill_voter"]
 
 _SEEN = 5.0
 """Seconds within which a signal must show."""
@@ -22,7 +22,17 @@ _LOOK_AGAIN = 0.001
 
 async def kill_voter(pid: int | None) -> Applied:
     """Kill it; its parent reaps it."""
-    voter = _identity(pid)
+    return await kill_process(pid, "the voter")
+
+
+async def hang_voter(pid: int | None) -> Applied:
+    """Stop it, until undone."""
+    return await hang_process(pid, "the voter")
+
+
+async def kill_process(pid: int | None, whose: str) -> Applied:
+    """Kill a process of the host's layer; its parent reaps it."""
+    voter = _identity(pid, whose)
     descriptor = os.pidfd_open(voter.pid)
     try:
         signal.pidfd_send_signal(descriptor, signal.SIGKILL)
@@ -33,7 +43,7 @@ async def kill_voter(pid: int | None) -> Applied:
             async with asyncio.timeout(_SEEN):
                 await ended.wait()
         except TimeoutError as error:
-            raise NotApplied(f"process {voter.pid} of the voter is still there") from error
+            raise NotApplied(f"process {voter.pid} of {whose} is still there") from error
         finally:
             loop.remove_reader(descriptor)
     finally:
@@ -41,14 +51,14 @@ async def kill_voter(pid: int | None) -> Applied:
     return Applied(f"process {voter.pid} has ended", used=True)
 
 
-async def hang_voter(pid: int | None) -> Applied:
-    """Stop it, until undone."""
-    voter = _identity(pid)
+async def hang_process(pid: int | None, whose: str) -> Applied:
+    """Stop a process of the host's layer, until undone."""
+    voter = _identity(pid, whose)
     os.kill(voter.pid, signal.SIGSTOP)
     until = time.monotonic() + _SEEN
     while (state := _state(voter.pid)) != "T":
         if time.monotonic() > until or not voter.alive:
-            raise NotApplied(f"process {voter.pid} of the voter is in state {state!r}, not stopped")
+            raise NotApplied(f"process {voter.pid} of {whose} is in state {state!r}, not stopped")
         await asyncio.sleep(_LOOK_AGAIN)  # each thread stops in its own time; no event tells
 
     async def undo() -> None:
@@ -60,7 +70,7 @@ async def hang_voter(pid: int | None) -> Applied:
 
 async def flip_voter(pid: int | None, seed: int, dose: int) -> Applied:
     """Flip bits of its own memory, uniformly over the pages that are in memory."""
-    voter = _identity(pid)
+    voter = _identity(pid, "the voter")
     try:
         flipped = await asyncio.to_thread(flip_process, voter.pid, seed, dose)
     except ValueError as error:
@@ -69,10 +79,10 @@ async def flip_voter(pid: int | None, seed: int, dose: int) -> Applied:
     return Applied(f"memory of process {voter.pid}: {flipped}")
 
 
-def _identity(pid: int | None) -> Identity:
+def _identity(pid: int | None, whose: str) -> Identity:
     voter = None if pid is None else identify(pid)
     if voter is None:
-        raise NotApplied("there is no voter to hit")
+        raise NotApplied(f"there is no {whose.removeprefix('the ')} to hit")
     return voter
 
 

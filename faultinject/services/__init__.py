@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["PLANTED"]
+__all__ = ["FRAIL", "PLANTED"]
 
 PLANTED: dict[str, Path] = {"poisoned": Path(__file__).with_name("poisoned.py")}
 """By name, the file to put into guests.  What is right is what the service kv says."""
+
+FRAIL = Path(__file__).with_name("frail.py")
+"""The function f (or F) with a planted switch."""

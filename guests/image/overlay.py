@@ -12,13 +12,14 @@ from pathlib import Path
 
 import msgspec
 
+from guests.function import AUTHENTICATION
 from guests.image import cpio
 from guests.image.access import ARCHIVE, Access, key_entries
 from guests.image.errors import ImageError
 from guests.image.manifest import Image, Manifest, check_file, encode_record, read_manifest, sum_up
 from guests.image.store import link_file, replace_file
 
-__all__ = ["CONTENT", "SERVICE_FILE", "Overlay", "add_overlay"]
+__all__ = ["CONTENT", "FUNCTION_FILE", "SERVICE_FILE", "Overlay", "add_overlay"]
 
 SERVICE_FILE = "opt/trivisor/user/service.py"
 """Where a user's service lies in the guest."""
@@ -26,7 +27,11 @@ SERVICE_FILE = "opt/trivisor/user/service.py"
 CONTENT = "etc/trivisor/content"
 """Where static content lies in the guest."""
 
+FUNCTION_FILE = "opt/trivisor/user/function.py"
+"""Where a function of one's own lies in the guest."""
+
 _CONFIG = "etc/trivisor/service"
+_FUNCTION, _KEY = "etc/trivisor/function", "etc/trivisor/function.key"
 
 
 class Overlay(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -35,7 +40,8 @@ class Overlay(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     `service` is the name of a shipped one, or `service_file` is a user's own Python file: exactly
     one of them. `content` is a directory copied to /etc/trivisor/content. `files` maps further
     paths in the guest (no leading "/") to what they hold. With `access` the guest allows faults
-    inside: it has an SSH server that takes these keys.
+    inside: it has an SSH server that takes these keys. With `key` requests pass the function f
+    (`guests.function`) before the service: `function_file`'s own, or request authentication.
     """
 
     service: str | None = None
@@ -43,6 +49,8 @@ class Overlay(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     content: Path | None = None
     files: Mapping[str, bytes] = msgspec.field(default_factory=dict)
     access: Access | None = None
+    key: bytes = b""
+    function_file: Path | None = None
 
 
 def add_overlay(image: Image, out_dir: Path, overlay: Overlay) -> Image:
@@ -119,8 +127,22 @@ def _entries(overlay: Overlay, inputs: str) -> list[cpio.Entry]:
         entries += _content(overlay.content)
     if overlay.access is not None:
         entries += key_entries(overlay.access)
+    entries += _function(overlay)
     entries.append(cpio.file(_CONFIG, f"{name}\n{build[:16]}\n".encode()))
     return entries
+
+
+def _function(overlay: Overlay) -> list[cpio.Entry]:
+    """What has requests pass f in the guest, if they are to."""
+    if not overlay.key:
+        if overlay.function_file is not None:
+            raise ImageError("an image with a function needs its key too: give `key`")
+        return []
+    name, entries = AUTHENTICATION, [cpio.file(_KEY, overlay.key.hex().encode() + b"\n")]
+    if overlay.function_file is not None:
+        name = f"/{FUNCTION_FILE}"
+        entries.append(cpio.file(FUNCTION_FILE, _read(overlay.function_file)))
+    return [*entries, cpio.file(_FUNCTION, f"{name}\n".encode())]
 
 
 def _content(root: Path) -> list[cpio.Entry]:

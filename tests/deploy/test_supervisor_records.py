@@ -222,3 +222,13 @@ async def test_history_is_numbered_bounded_and_followed() -> None:
     assert not waiting.done()
     history.add("news")
     assert (await waiting)["what"] == "news"
+
+
+def test_a_function_on_the_host_is_one_line_of_the_voters_configuration(scratch: Path) -> None:
+    links = {"g1": "unix:/1", "g2": "unix:/2", "g3": "unix:/3"}
+    plain = voter_config(Layout(scratch), Settings(), "me", links)
+    inside = Settings(function="guest", key="/key")
+    assert voter_config(Layout(scratch), inside, "me", links) == plain
+    moved = voter_config(Layout(scratch), Settings(function="unix:/f.sock"), "me", links)
+    assert set(moved.splitlines()) - set(plain.splitlines()) == {'function = "unix:/f.sock"'}
+    assert parse(moved).function == "unix:/f.sock"

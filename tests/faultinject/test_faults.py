@@ -47,7 +47,7 @@ def test_what_a_fault_needs_follows_from_where_it_acts(kind: str) -> None:
     assert ("ssh" in fault.needs) == (fault.layer is Layer.INSIDE)
     assert ("proxy" in fault.needs) == (fault.layer is Layer.LINK)
     assert (fault.targets == ("guest",)) == (
-        fault.layer in (Layer.GUEST, Layer.MEMORY, Layer.INSIDE, Layer.LINK)
+        fault.layer in (Layer.GUEST, Layer.MEMORY, Layer.INSIDE, Layer.LINK, Layer.FUNCTION)
     )
     assert not (fault.latent and fault.fails)
 

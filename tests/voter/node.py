@@ -19,6 +19,7 @@ from voter.config import Config, parse
 from voter.control import ControlServer
 from voter.frontend.http import HttpServer
 from voter.frontend.native import NativeServer
+from voter.gated import GatedRunner
 from voter.ports import Clock
 from voter.runner import Runner
 from voter.sockets import listen_tcp, listen_unix
@@ -54,7 +55,7 @@ class Node:
     """A voter that runs."""
 
     def __init__(self, config: Config, directory: Path) -> None:
-        self.runner = Runner(
+        self.runner: Runner = (GatedRunner if config.function else Runner)(
             config,
             clock=Clock(time.monotonic, time.time_ns),
             connector=connect,

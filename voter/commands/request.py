@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from guests.function import read_key
 from voter.client import Answer, Client
 from voter.commands.terminal import NATIVE_SOCKET, ExitCode, default_directory, print_json, warn
 
@@ -42,8 +43,9 @@ async def _ask(
     headers: list[tuple[str, str]],
     timeout: float,
     retry: bool,
+    key: bytes,
 ) -> tuple[Answer, str, list[str]]:
-    async with await Client.connect(address, retry=retry) as client:
+    async with await Client.connect(address, retry=retry, key=key) as client:
         answer = await client.request(method, path, body, headers, timeout=timeout)
         return answer, client.server.vote, client.dissenters(answer.vote)
 
@@ -55,6 +57,7 @@ async def _ask(
 @click.option("--header", "-H", "headers", multiple=True, help="A header, as 'Name: value'.")
 @click.option("--dir", "directory", type=click.Path(path_type=Path), help="The node's directory.")
 @click.option("--to", help="A voter's native address instead: unix:PATH or tcp:HOST:PORT.")
+@click.option("--key", type=click.Path(path_type=Path), help="Sign it with the key in this file.")
 @click.option("--timeout", default=30.0, show_default=True, help="Seconds to wait for the reply.")
 @click.option("--no-retry", is_flag=True, help="Send it once; tell the first failure.")
 @click.option("--fail", is_flag=True, help="Exit with 1 if the status is 400 or above.")
@@ -67,6 +70,7 @@ def request(  # noqa: PLR0913 - one for each option
     headers: tuple[str, ...],
     directory: Path | None,
     to: str | None,
+    key: Path | None,
     timeout: float,
     no_retry: bool,
     fail: bool,
@@ -89,7 +93,16 @@ def request(  # noqa: PLR0913 - one for each option
         warn("warning: an Idempotency-Key counts over HTTP only; here the service alone sees it")
     try:
         answer, policy, dissenters = asyncio.run(
-            _ask(address, method, path, _read_body(data), pairs, timeout, not no_retry)
+            _ask(
+                address,
+                method,
+                path,
+                _read_body(data),
+                pairs,
+                timeout,
+                not no_retry,
+                read_key(key) if key else b"",
+            )
         )
     except TimeoutError:
         warn(f"error: no reply within {timeout:g} s; the request may still be executed")

@@ -55,17 +55,24 @@ LOWEST = 1e-4
 def describe(stratum: Stratum, repair: bool) -> str:
     """What was hit, in words; with ``repair`` also whether it was on."""
     if stratum.design == "nv":
-        return f"plain node (NV), {'nothing hit' if stratum.k == 0 else 'its guest hit'}"
-    guests = "1 guest" if stratum.k == 1 else f"{stratum.k} guests"
-    if stratum.voter_hit:
-        what = "voter hit" if stratum.k == 0 else f"voter and {guests} hit"
-    else:
-        what = "nothing hit" if stratum.k == 0 else f"{guests} hit"
+        struck = stratum.k + stratum.function_k
+        return f"plain node (NV), {'its guest' if struck else 'nothing'} hit"
+    hit = [
+        "voter" if stratum.voter_hit else "",
+        "F" if stratum.host_function_hit else "",
+        _guests(stratum.k),
+        f"f in {_guests(stratum.function_k)}" if stratum.function_k else "",
+    ]
+    what = f"{' and '.join(filter(None, hit)) or 'nothing'} hit"
     if stratum.alike is not None:
         return f"of these, liars that lie {'alike' if stratum.alike else 'apart'}"
     if repair:
         what += f", repair {'on' if stratum.repair else 'off'}"
     return what
+
+
+def _guests(count: int) -> str:
+    return "" if not count else "1 guest" if count == 1 else f"{count} guests"
 
 
 def draw_strata(strata: Sequence[Stratum]) -> Figure:

@@ -18,6 +18,7 @@ from faultinject.campaign.report.findings import (
     Speed,
     Stratum,
 )
+from faultinject.campaign.table import LAYER
 from faultinject.campaign.tally import Tally, latency_of
 from faultinject.campaign.trial import MissionPlan, Outcome, Row
 from faultinject.faults import CATALOGUE
@@ -77,7 +78,8 @@ def _note_kinds(found: Look, mission: MissionPlan, row: Row) -> None:
         return
     targets = {hit.target for hit in mission.hits}
     for hit in mission.hits:
-        if mission.voter_hit and hit.target != "voter":
+        layer_hit = mission.voter_hit or mission.host_function_hit
+        if layer_hit and hit.target not in LAYER:
             continue
         results = [each for each in row.hits if each.target == hit.target]
         part = (hit.kind, len(targets) == 1, mission.repair)
@@ -114,7 +116,8 @@ def _class_of(mission: MissionPlan) -> str:
     stays = all(
         CATALOGUE[kind].leaves_qemu and "ssh" not in CATALOGUE[kind].needs for kind in kinds
     )
-    one = mission.k == 1 and not mission.voter_hit
+    one = mission.k + mission.function_k == 1
+    one = one and not (mission.voter_hit or mission.host_function_hit)
     return "one" if one and stays else "other"
 
 
@@ -172,7 +175,7 @@ def find_latencies(source: Source, found: Look, strata: Sequence[Stratum]) -> tu
 
 def _chosen(cells: list[Cell]) -> set[str]:
     """At most MOST_DRAWN cells for the figure: no voter hit, no repair; voted first, evenly."""
-    plain = [cell for cell in cells if not cell.voter_hit and not cell.repair]
+    plain = [cell for cell in cells if not cell.layer_hit and not cell.repair]
     voted = [cell.name for cell in plain if cell.design == "voted"]
     alone = [cell.name for cell in plain if cell.design == "nv"]
     most = MOST_DRAWN - min(2, len(alone))

@@ -122,6 +122,8 @@ class Stratum(_Data, frozen=True, kw_only=True):
     failed: Share
     silent: Share
     paper: float | None
+    function_k: int = 0  # further guests, whose f is hit
+    host_function_hit: bool = False
 
     @property
     def trials(self) -> int:

@@ -105,7 +105,10 @@ def _idle(source: Source, strata: tuple[Stratum, ...]) -> Share | None:
     idle = [
         each.name
         for each in strata
-        if each.k == 0 and not each.voter_hit and each.design == "voted"
+        if each.k == each.function_k == 0
+        and each.design == "voted"
+        and not each.voter_hit
+        and not each.host_function_hit
     ]
     if not idle:
         return None
@@ -173,6 +176,15 @@ def _notes(
             f"{' with repair on' if side.repair else ''} would be: {worst_case(side)}."
             for side in sides
         ]
+    place = {"guest": "in each guest (C1)", "host": "once on the host, F (C2)"}.get(
+        source.store.spec.station.function
+    )
+    if place:
+        notes.append(
+            f"Requests pass a function f {place}: a guest whose f fails counts as a guest that "
+            "fails, so that R_M here is R_f R_M' in C1 and R_M' in C2. `trivisor campaign moved "
+            "GUEST HOST` holds both sides of Inequality (3) against each other."
+        )
     if source.store.plan.extended:
         notes.append(
             "The campaign was extended once, as its file allowed beforehand: each of the two "

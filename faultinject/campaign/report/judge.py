@@ -135,7 +135,7 @@ def tell_silence(silence: Silence) -> str:
         )
     if rest:
         words.append(
-            f"In {rest:,} more guests were hit than the vote promises to bear, or the voter was, "
-            "and nobody chose that they err alike."
+            f"In {rest:,} more guests were hit than the vote promises to bear, or the voter (or F) "
+            "was, and nobody chose that they err alike."
         )
     return " ".join(words)

@@ -37,15 +37,19 @@ PANELS = 3
 
 def find_nodes(source: Source) -> tuple[Node, ...]:
     """Every vote policy that strata were given; those with m alike together, by rising n."""
-    by_vote: dict[tuple[str, bool], dict[tuple[bool, int], Cell]] = {}
+    by_vote: dict[tuple[str, bool], dict[tuple[bool, int], list[Cell]]] = {}
     for cell in source.cells():
-        if cell.forced and cell.vote and cell.design == "voted":
-            by_vote.setdefault((cell.vote, cell.repair), {})[cell.voter_hit, cell.k] = cell
+        if cell.forced and cell.vote and cell.design == "voted" and not cell.host_function_hit:
+            here = by_vote.setdefault((cell.vote, cell.repair), {})
+            # A guest whose f fails is a guest that fails.
+            here.setdefault((cell.voter_hit, cell.felled), []).append(cell)
     nodes = [_node(source, vote, repair, cells) for (vote, repair), cells in by_vote.items()]
     return tuple(sorted(nodes, key=lambda each: (each.repair, each.m, each.n)))
 
 
-def _node(source: Source, vote: str, repair: bool, cells: dict[tuple[bool, int], Cell]) -> Node:
+def _node(
+    source: Source, vote: str, repair: bool, cells: dict[tuple[bool, int], list[Cell]]
+) -> Node:
     policy = Policy.parse(vote)
     m, n = policy.need, policy.of
     strata = strata_of(source, cells, n)

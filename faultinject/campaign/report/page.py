@@ -111,8 +111,8 @@ def _kind_groups(kinds: tuple[Kind, ...]) -> list[KindGroup]:
     titles = {
         "1 guest": "One guest hit, nothing else",
         "2 guests or more": "Two guests or more hit, one of them at least so",
-        "voter": "The voter hit, nothing else",
-        "voter and guests": "The voter hit, and guests",
+        "voter": "The voter (or F) hit, nothing else",
+        "voter and guests": "The voter (or F) hit, and guests",
     }
     both = len({each.repair for each in kinds}) > 1
     found = []

@@ -134,9 +134,11 @@ def _given(choice: Choice, granted: Choice) -> str:
     return f"{granted} given f_0 = 0"
 
 
-def strata_of(source: Source, cells: Mapping[tuple[bool, int], Cell], n: int) -> Strata:
+def strata_of(source: Source, cells: Mapping[tuple[bool, int], Sequence[Cell]], n: int) -> Strata:
     """Count a node's missions, ``n`` guests; ``cells``: by whether the voter is hit, and k."""
-    tallies = {key: source.tally(stratum=each.name) for key, each in cells.items()}
+    tallies = {
+        key: source.tally(stratum=[each.name for each in alike]) for key, alike in cells.items()
+    }
     return Strata(
         guests=tuple(counts_of(tallies.get((False, k))) for k in range(n + 1)),
         voter=tuple(
@@ -151,10 +153,11 @@ def find_sides(source: Source) -> tuple[Side, ...]:
     sides = []
     for repair in (False, True):
         cells = {
-            (each.voter_hit, each.k): each
+            (each.voter_hit, each.k): [each]
             for each in source.cells()
             if each.forced and each.design == "voted" and each.repair == repair and not each.vote
-        }
+            and not each.function_k and not each.host_function_hit
+        }  # fmt: skip
         if not any(not voter_hit for voter_hit, _ in cells):
             continue
         strata = strata_of(source, cells, source.n)
@@ -187,14 +190,18 @@ def find_strata(source: Source) -> tuple[Stratum, ...]:
 
 def _stratum(source: Source, cell: Cell, tally: Tally, alike: bool | None) -> Stratum:
     policy = Policy.parse(cell.vote) if cell.vote else Policy(source.m, source.n)
-    fails = cell.voter_hit or cell.k > (0 if cell.design == "nv" else policy.of - policy.need)
-    letter = "g" if cell.voter_hit else "f"
+    fails = cell.layer_hit or cell.felled > (0 if cell.design == "nv" else policy.of - policy.need)
+    letter = "g" if cell.layer_hit else "f"
     return Stratum(
         name=cell.name,
-        label="NV" if cell.design == "nv" else f"{letter}_{cell.k}{cell.vote and ' ' + cell.vote}",
+        label="NV"
+        if cell.design == "nv"
+        else f"{letter}_{cell.felled}{cell.vote and ' ' + cell.vote}",
         design=cell.design,
         k=cell.k,
         voter_hit=cell.voter_hit,
+        function_k=cell.function_k,
+        host_function_hit=cell.host_function_hit,
         repair=cell.repair,
         alike=alike,
         void=tally.void,

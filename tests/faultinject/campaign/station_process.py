@@ -1,6 +1,6 @@
 """A station in a process of its own: a process can hold one embedded libvirt only.
 
-``python station_process.py DIRECTORY``: plans come in as lines of JSON, rows go out.
+``python station_process.py DIRECTORY [FUNCTION]``: plans come in as lines of JSON, rows go out.
 """
 
 from __future__ import annotations
@@ -18,8 +18,13 @@ from faultinject.campaign.trial import MissionPlan, StationSpec
 __all__: list[str] = []
 
 
-async def main(directory: Path) -> None:
-    async with Station.open(StationSpec(deadline=8.0, hang=3.0), directory) as station:
+async def main(directory: Path, function: str = "none") -> None:
+    usual = StationSpec(deadline=8.0, hang=3.0)
+    asked: dict[str, object] = {"function": function}
+    if function != "none":
+        asked |= {"service": "static", "vote": "1/2", "guests": 2}
+    spec = msgspec.convert(msgspec.to_builtins(usual) | asked, StationSpec)
+    async with Station.open(spec, directory) as station:
         sys.stdout.write("ready\n")
         sys.stdout.flush()
         while line := await asyncio.to_thread(sys.stdin.readline):
@@ -30,4 +35,4 @@ async def main(directory: Path) -> None:
 
 if __name__ == "__main__":
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
-    asyncio.run(main(Path(sys.argv[1])))
+    asyncio.run(main(Path(sys.argv[1]), *sys.argv[2:]))

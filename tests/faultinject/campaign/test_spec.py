@@ -176,7 +176,7 @@ def test_margins_are_checked() -> None:
 def test_strata_that_cannot_be_put_together_are_refused() -> None:
     words = refusal(SMALL.replace("guests_hit = 3\nmissions", "guests_hit = 3\nvoter_hit = true\n"
                                   "missions"))  # fmt: skip
-    assert "cannot be put together without guests_hit = 3 (voter not hit, repair off)" in words
+    assert "without guests_hit (with function_hit) = 3 (voter not hit, repair off)" in words
 
 
 def test_hits_need_a_mix() -> None:

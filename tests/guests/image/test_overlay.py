@@ -48,6 +48,22 @@ def test_a_file_of_the_users_own_with_content_and_more(small_image: Image, tmp_p
     assert "init" in files
 
 
+def test_a_function_before_the_service(small_image: Image, tmp_path: Path) -> None:
+    overlay = Overlay(service="kv", key=b"k" * 16)
+    found = added(add_overlay(small_image, tmp_path / "node", overlay), small_image)
+    assert found.pop("etc/trivisor/service").startswith(b"kv\n")
+    key = {"etc/trivisor/function.key": b"6b" * 16 + b"\n"}
+    assert found == key | {"etc/trivisor/function": b"hmac-sha256\n"}
+    own = tmp_path / "f.py"
+    own.write_text("x = 1\n")
+    overlay = Overlay(service="kv", key=b"k" * 16, function_file=own)
+    found = added(add_overlay(small_image, tmp_path / "own", overlay), small_image)
+    assert found["etc/trivisor/function"] == b"/opt/trivisor/user/function.py\n"
+    assert found["opt/trivisor/user/function.py"] == b"x = 1\n"
+    with pytest.raises(ImageError, match="give `key`"):
+        add_overlay(small_image, tmp_path / "x", Overlay(service="kv", function_file=own))
+
+
 def test_the_build_named_follows_the_users_file(small_image: Image, tmp_path: Path) -> None:
     lines = []
     for text in ("x = 1\n", "x = 2\n"):

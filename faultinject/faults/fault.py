@@ -1,0 +1,56 @@
+"""What a kind of fault is, as data."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Literal
+
+import msgspec
+
+__all__ = ["Fault", "Layer", "Need", "Target"]
+
+Need = Literal["client", "gdb", "planted", "poisoned", "proxy", "ram", "ssh"]
+"""What must be there for a fault: a client that it may have send requests, QEMU's debug stub, the
+function with the planted switch, the service with the planted bug, the proxy in the link, the
+memory as a file, a shell in the guest."""
+
+Target = Literal["guest", "voter", "host", "client", "function"]
+"""Whom a fault hits: one guest; the voter; all guests (and perhaps the voter) at once; the service,
+by a request that a client sends; F, the function that requests pass on the host."""
+
+
+class Layer(StrEnum):
+    """Where a fault acts."""
+
+    GUEST = "guest"  # the virtual machine as a whole: its QEMU, its virtual processor
+    MEMORY = "memory"  # bits of the guest's RAM
+    INSIDE = "inside"  # programs, files and clock inside the guest, over its shell
+    FUNCTION = "function"  # the function f in the guest, before its service
+    LINK = "link"  # bytes between the guest and the voter; the guest itself is sound
+    VOTER = "voter"  # the voter's process
+    MOVED = "moved"  # F, the same function once on the host, a process of its own
+    HOST = "host"  # all at once
+    REQUEST = "request"  # what is asked for: it meets the same bug in every replica
+
+
+class Fault(msgspec.Struct, frozen=True, kw_only=True):
+    """One kind of fault.
+
+    ``masked_by`` says what of the voter meets it.  ``latent``: nothing is seen until the damaged
+    state is read, or until the next checkpoint marker compares digests.  ``fails``: by its
+    construction what it hits serves no right reply any more for the rest of a mission (which takes
+    milliseconds to seconds), from the next reply on.  ``leaves_qemu``: the guests' QEMUs live on,
+    so that they can be put back in place.
+    """
+
+    kind: str
+    layer: Layer
+    does: str
+    proof: str
+    undo: str
+    masked_by: str
+    latent: bool = False
+    fails: bool = False
+    leaves_qemu: bool = True
+    needs: tuple[Need, ...] = ()
+    targets: tuple[Target, ...] = ("guest",)

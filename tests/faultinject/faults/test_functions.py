@@ -1,0 +1,264 @@
+"""The planted function and its switch: in a guest's RAM (a file here), and in F's process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from faultinject.campaign.host_function import HostFunction
+from faultinject.campaign.trial import Hit
+from faultinject.faults import CATALOGUE, Layer
+from faultinject.faults.acts import NotApplied, apply
+from faultinject.faults.catalogue import offered_on_nodes
+from faultinject.faults.functions import pages_of_ram
+from faultinject.services import FRAIL, frail
+from faultinject.workload import KEY
+from guests.function import AUTHENTICATION, NO, REFUSAL, YES, load_function, sign
+from guests.message import Request, encode_request
+from guests.wire import Decoder, Kind, encode
+from tests.faultinject.faults.test_acts import FakeSite
+
+__all__: list[str] = []
+
+ROOT = Path(__file__).parents[3]
+SIGNED = encode_request("GET", "/a", [sign(KEY, "GET", "/a")])
+UNSIGNED = encode_request("GET", "/a")
+
+
+class FunctionSite(FakeSite):
+    """With F on the host."""
+
+    def __init__(self, directory: Path, function: HostFunction | None = None) -> None:
+        super().__init__(directory)
+        self.function = function
+
+    def function_pid(self) -> int | None:
+        return None if self.function is None else self.function.pid
+
+
+def hit(kind: str, target: str = "g1") -> Hit:
+    return Hit(target=target, kind=kind, at=0, seed=1)
+
+
+def plant(ram: Path, at: int = 5) -> None:
+    """A switch on a page of its own, among pages that look much like one."""
+    page = bytearray(frail.SIZE)
+    page[: len(frail.HEAD)] = frail.HEAD
+    page[frail.TAIL_AT : frail.TAIL_AT + len(frail.TAIL)] = frail.TAIL
+    memory = bytearray(frail.SIZE * 16)
+    memory[frail.SIZE + 16 : frail.SIZE + 48] = frail.HEAD  # a copy on its way
+    memory[2 * frail.SIZE : 2 * frail.SIZE + 32] = frail.HEAD  # a page that is none
+    memory[at * frail.SIZE : (at + 1) * frail.SIZE] = page
+    ram.write_bytes(memory)
+
+
+async def test_the_switch_is_found_thrown_and_read_back_in_one_guest(scratch: Path) -> None:
+    site = FunctionSite(scratch)
+    for name in site.names:
+        plant(site.machine(name).ram_file())
+    applied = await apply(hit("function-hang", "g2"), site)
+    assert "f in g2, at 0x5000 of its RAM: never answers" in applied.proof
+    switch = {name: site.machine(name).ram[5 * frail.SIZE + frail.MODE] for name in site.names}
+    assert switch == {"g1": frail.SOUND, "g2": frail.HANGS, "g3": frail.SOUND}
+    assert await applied.used() is False
+    with site.machine("g2").ram_file().open("r+b") as file:
+        file.seek(5 * frail.SIZE + frail.MET)
+        file.write(b"\x01")
+    assert await applied.used() is True
+    site.machine("g2").ram_file().unlink()
+    assert await applied.used() is None
+
+
+async def test_without_a_planted_function_it_is_no_fault(scratch: Path) -> None:
+    site = FunctionSite(scratch)
+    with pytest.raises(NotApplied, match="no planted function in g1's memory"):
+        await apply(hit("function-crash"), site)
+    ram = site.machine("g1").ram_file()
+    plant(ram)
+    ram.write_bytes(ram.read_bytes() * 2)
+    assert len(list(pages_of_ram(ram))) == 2
+    with pytest.raises(NotApplied, match="2 planted functions"):
+        await apply(hit("function-crash"), site)
+    for kind in ("host-function-kill", "host-function-admit"):
+        with pytest.raises(NotApplied, match="no F on the host"):
+            await apply(hit(kind, "function"), site)
+        with pytest.raises(NotApplied, match="hits the function, not g1"):
+            await apply(hit(kind), site)
+
+
+def test_holes_in_the_memory_stay_holes(scratch: Path) -> None:
+    ram = scratch / "ram"
+    with ram.open("wb") as file:
+        file.truncate(64 << 20)
+        file.seek(40 << 20)
+        page = bytearray(frail.SIZE)
+        page[: len(frail.HEAD)] = frail.HEAD
+        page[frail.TAIL_AT : frail.TAIL_AT + len(frail.TAIL)] = frail.TAIL
+        file.write(page)
+    before = ram.stat().st_blocks
+    assert list(pages_of_ram(ram)) == [40 << 20]
+    assert ram.stat().st_blocks == before
+
+
+def test_a_sound_planted_function_is_the_shipped_one() -> None:
+    planted, shipped = load_function(str(FRAIL), KEY), load_function(AUTHENTICATION, KEY)
+    for data in (SIGNED, UNSIGNED, encode_request("GET", "/b", [sign(KEY, "GET", "/a")])):
+        request = Request.decode(data)
+        assert planted.admits(request) == shipped.admits(request)
+
+
+# A function in a process of its own: its switch is thrown as from outside, through its memory.
+CHILD = """
+import sys
+from pathlib import Path
+from faultinject.services import FRAIL
+from faultinject.workload import KEY
+from guests.function import load_function
+from guests.message import Request
+f = load_function(str(FRAIL), KEY)
+print("up", flush=True)
+for line in sys.stdin:
+    print(f.admits(Request.decode(bytes.fromhex(line))), flush=True)
+"""
+
+
+@pytest.fixture
+def child() -> object:
+    with subprocess.Popen(
+        [sys.executable, "-c", CHILD], cwd=ROOT, text=True, stdin=-1, stdout=-1
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "up\n"
+        yield process
+        process.kill()
+
+
+class ChildSite(FunctionSite):
+    def __init__(self, directory: Path, pid: int) -> None:
+        super().__init__(directory)
+        self.child = pid
+
+    def function_pid(self) -> int | None:
+        return self.child
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"), [("host-function-admit", "True\n"), ("host-function-refuse", "False\n")]
+)
+async def test_a_process_says_what_its_switch_has_it_say(
+    scratch: Path, child: subprocess.Popen[str], kind: str, said: str
+) -> None:
+    def ask(request: bytes) -> str:
+        assert child.stdin is not None and child.stdout is not None
+        child.stdin.write(f"{request.hex()}\n")
+        child.stdin.flush()
+        return child.stdout.readline()
+
+    assert (ask(SIGNED), ask(UNSIGNED)) == ("True\n", "False\n")
+    applied = await apply(hit(kind, "function"), ChildSite(scratch, child.pid))
+    assert await applied.used() is False
+    assert (ask(SIGNED), ask(UNSIGNED)) == (said, said)
+    assert await applied.used() is True
+
+
+async def ask(function: HostFunction, request: bytes) -> bytes:
+    reader, writer = await asyncio.open_unix_connection(function.address.removeprefix("unix:"))
+    try:
+        writer.write(encode(Kind.REQUEST, 0, 1, request))
+        async with asyncio.timeout(1.0):
+            for frame in Decoder().feed(await reader.read(1000)):
+                return frame.payload
+        return b""
+    finally:
+        writer.close()
+
+
+async def test_f_of_a_station_is_hit_and_made_anew(scratch: Path) -> None:
+    function = HostFunction(scratch / "f")
+    site = FunctionSite(scratch, function)
+    try:
+        await function.renew()
+        first = function.pid
+        assert (await ask(function, SIGNED), await ask(function, UNSIGNED)) == (YES, NO)
+        await function.renew()
+        assert function.pid == first, "a sound one stays"
+        applied = await apply(hit("host-function-admit", "function"), site)
+        assert await ask(function, UNSIGNED) == YES
+        assert await applied.used() is True
+        function.dirty = True
+        await function.renew()
+        assert await ask(function, UNSIGNED) == NO
+        applied = await apply(hit("host-function-hang", "function"), site)
+        with pytest.raises(TimeoutError):
+            await ask(function, SIGNED)
+        await applied.undo()
+        assert await ask(function, SIGNED) == YES
+        pid = function.pid
+        await apply(hit("host-function-kill", "function"), site)
+        await gone(lambda: function.pid)
+        await function.renew()
+        assert function.pid not in (None, pid)
+        assert await ask(function, SIGNED) == YES
+    finally:
+        await function.end()
+    assert function.pid is None
+
+
+async def gone(pid: Callable[[], int | None]) -> None:
+    async with asyncio.timeout(10):
+        while pid() is not None:  # noqa: ASYNC110 - asyncio reaps it in its own time
+            await asyncio.sleep(0.01)
+
+
+def test_an_agent_whose_f_fails_has_it_after_a_restart_too(scratch: Path) -> None:
+    """The switch outlives an incarnation: the agent's processes share its page."""
+    key = scratch / "key"
+    key.write_text(KEY.hex())
+    words = [sys.executable, "-m", "guests.agent", "--stdio", "--service", "static"]
+    words += ["--function", str(FRAIL), "--key", str(key)]
+    with subprocess.Popen(words, cwd=ROOT, stdin=-1, stdout=-1, stderr=-1) as agent:
+        assert agent.stdin is not None and agent.stdout is not None and agent.stderr is not None
+        try:
+            assert b"ready" in agent.stderr.readline()
+            site = ChildSite(scratch, agent.pid)  # the parent's memory, not the incarnation's
+            asyncio.run(apply(hit("host-function-admit", "function"), site))
+            children = Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split()
+            for _ in range(2):
+                [child] = children
+                memory, maps = Path(f"/proc/{child}/mem"), Path(f"/proc/{child}/maps")
+                assert switch_of(memory, maps) == frail.ADMITS
+                os.kill(int(child), signal.SIGKILL)
+                assert b"starting incarnation" in agent.stderr.readline()
+                while not (
+                    children := Path(f"/proc/{agent.pid}/task/{agent.pid}/children")
+                    .read_text()
+                    .split()
+                ):
+                    pass
+        finally:
+            agent.kill()
+
+
+def switch_of(memory: Path, maps: Path) -> int:
+    with memory.open("rb", buffering=0) as file:
+        for line in maps.read_text().splitlines():
+            if line.split()[1] == "rw-s":
+                file.seek(int(line.partition("-")[0], 16))
+                page = file.read(frail.SIZE)
+                if page.startswith(frail.HEAD):
+                    return page[frail.MODE]
+    return -1
+
+
+def test_kinds_of_the_function_are_for_campaigns_only() -> None:
+    layers = {fault.layer for fault in CATALOGUE.values()}
+    assert {Layer.FUNCTION, Layer.MOVED} <= layers
+    assert not [kind for kind in offered_on_nodes() if "function" in kind]
+    assert REFUSAL.startswith(b"HTTP/1.1 401")

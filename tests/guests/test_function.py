@@ -1,0 +1,119 @@
+"""The function f: what it admits, that it leaves the service alone, what it refuses to load."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from guests.function import REFUSAL, Authentication, guarded, load_function, read_key, sign
+from guests.message import Reply, Request, encode_request
+from guests.service import Context, ServiceError, answer, load
+
+KEY = bytes(range(32))
+CONTEXT = Context(1, 0, bytes(8), "test")
+AUTH = Authentication(KEY)
+
+
+def request(
+    method: str = "PUT", target: str = "/kv/a", body: bytes = b"blue", *headers: tuple[str, str]
+) -> Request:
+    return Request.decode(encode_request(method, target, headers, body))
+
+
+def test_the_signature_is_hmac_sha256_over_method_target_and_body() -> None:
+    # printf 'PUT /kv/a\nblue' | openssl dgst -sha256 -mac HMAC -macopt hexkey:0001...1f
+    _, value = sign(KEY, "PUT", "/kv/a", b"blue")
+    scheme, _, digest = value.partition(" ")
+    assert scheme == "HMAC-SHA256"
+    assert digest == "1ec9b4b624c4274af486272899019adedffa388d7d2f17ed2e9fbff99a9ce143"
+
+
+def test_what_is_signed_rightly_passes_and_nothing_else() -> None:
+    signed = sign(KEY, "PUT", "/kv/a", b"blue")
+    assert AUTH.admits(request("PUT", "/kv/a", b"blue", signed))
+    assert not AUTH.admits(request("PUT", "/kv/a", b"blue"))
+    assert not AUTH.admits(request("POST", "/kv/a", b"blue", signed))
+    assert not AUTH.admits(request("PUT", "/kv/b", b"blue", signed))
+    assert not AUTH.admits(request("PUT", "/kv/a", b"blues", signed))
+    assert not AUTH.admits(request("PUT", "/kv/a", b"blue", signed, signed))
+    assert not AUTH.admits(request("PUT", "/kv/a", b"blue", ("authorization", "é")))
+    assert not Authentication(KEY[1:]).admits(request("PUT", "/kv/a", b"blue", signed))
+
+
+def test_headers_that_cannot_be_read_sign_nothing() -> None:
+    assert not AUTH.admits(Request("GET", "/", b"", b"no header at all"))
+
+
+@given(st.binary(max_size=40), st.binary(max_size=40))
+def test_one_signature_is_of_one_request(one: bytes, two: bytes) -> None:
+    assert (sign(KEY, "PUT", "/", one) == sign(KEY, "PUT", "/", two)) == (one == two)
+
+
+def test_the_service_never_sees_what_is_refused_and_its_state_is_its_own() -> None:
+    plain, kind = load("kv"), guarded(load("kv"), AUTH)
+    assert (kind.name, kind.state_format) == (plain.name, plain.state_format)
+    service, bare = kind(), plain()
+    unsigned = encode_request("PUT", "/kv/a", (), b"blue")
+    signed = encode_request("PUT", "/kv/a", (sign(KEY, "PUT", "/kv/a", b"blue"),), b"blue")
+    assert answer(service, unsigned, CONTEXT) == REFUSAL
+    assert service.digest() == bare.digest()
+    assert answer(service, signed, CONTEXT) == answer(bare, unsigned, CONTEXT)
+    assert b"".join(service.snapshot()) == b"".join(bare.snapshot())
+    again = kind()
+    again.restore(b"".join(bare.snapshot()))
+    assert again.digest() == bare.digest()
+
+
+def test_the_refusal_is_401_and_says_what_is_asked_for() -> None:
+    reply = Reply.decode(REFUSAL)
+    assert (reply.status, reply.body) == (401, b"")
+    assert reply.header("www-authenticate") == "HMAC-SHA256"
+
+
+def test_a_function_of_ones_own(tmp_path: Path) -> None:
+    path = tmp_path / "f.py"
+    path.write_text(
+        "from guests.function import Function\n"
+        "class Reads(Function):\n"
+        "    def admits(self, request):\n"
+        "        return request.method == 'GET'\n"
+    )
+    function = load_function(str(path), KEY)
+    assert function.key == KEY
+    assert function.admits(request("GET", "/", b""))
+    assert not function.admits(request())
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("x = 1\n", "exactly one subclass of guests.function.Function, not 0"),
+        ("from guests.function import Function\nclass A(Function): ...\n", "the method admits"),
+        ("1 / 0\n", "cannot be imported"),
+    ],
+)
+def test_what_is_no_function_is_named(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "f.py"
+    path.write_text(text)
+    with pytest.raises(ServiceError, match=said):
+        load_function(str(path), KEY)
+    with pytest.raises(ServiceError, match="no function 'hmac': give one of hmac-sha256"):
+        load_function("hmac", KEY)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("zz", "not hexadecimal"), ("00" * 15, "15 bytes"), ("é", "not hexadecimal")],
+)
+def test_a_key_that_is_none_is_named(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "key"
+    path.write_text(text)
+    with pytest.raises(ServiceError, match=said):
+        read_key(path)
+    path.write_text(KEY.hex() + "\n")
+    assert read_key(path) == KEY
+    with pytest.raises(ServiceError, match="cannot be read"):
+        read_key(tmp_path / "none")
