@@ -6,7 +6,8 @@ to the others' latency, ``idle`` what idle connections cost, ``report`` runs all
 ``host`` and ``usage`` say what it was measured on.
 
 Apart from them, by ``commands``: ``ladder`` (what durability costs, beside ``etcd``), ``memory``
-(flat over a million writes, drawn by ``plot``), ``transfer`` (a large state on its way).
+(flat over a million writes, drawn by ``plot``), ``transfer`` (a large state on its way), ``crowd``
+(how many guests fit, and what each costs).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import click
 
 from deploy.durability import PROMISES, Durability
 from faultinject.bench.commands import durability as durability_command
-from faultinject.bench.commands import memory, transfer
+from faultinject.bench.commands import guests, memory, transfer
 from voter.commands.terminal import ExitCode, console, print_json, quiet_logs, warn
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def bench(  # noqa: PLR0913 - a command has its options
     return ExitCode.OK
 
 
-for _command in (durability_command, memory, transfer):
+for _command in (durability_command, memory, transfer, guests):
     bench.add_command(_command)
 
 

@@ -1,4 +1,4 @@
-"""``trivisor bench durability``, ``... memory`` and ``... transfer``: options and tables."""
+"""``trivisor bench durability``, ``memory``, ``transfer``, ``guests``: options and tables."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from deploy.durability import PROMISES, Durability
+from guests.service import SHIPPED
 from voter.commands.terminal import ExitCode, console, print_json, quiet_logs, warn
 
 if TYPE_CHECKING:
     import msgspec
 
+    from faultinject.bench.crowd import CrowdReport
     from faultinject.bench.host import Disk
     from faultinject.bench.ladder import LadderReport
     from faultinject.bench.memory import MemoryReport
     from faultinject.bench.transfer import TransferReport
 
-__all__ = ["durability", "memory", "transfer"]
+__all__ = ["durability", "guests", "memory", "transfer"]
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 MIB = 1 << 20
@@ -226,4 +228,54 @@ def _show_transfer(report: TransferReport) -> None:
     out.print(table)
     reached = "yes" if report.ratio <= 2 else "[red]no[/]"
     out.print(f"median of during/before: {report.ratio:.2f}  (to reach: at most 2: {reached})")
+    out.print(f"[dim]{report.host}[/]")
+
+
+@click.command()
+@click.option("--most", type=click.IntRange(1, 64), default=9, show_default=True,
+              help="Nodes of 1, 2, ... up to so many guests are booted.")  # fmt: skip
+@click.option("--memory", "guest_memory", type=click.IntRange(64, 65536), default=128,
+              show_default=True, help="Of a guest, MiB.")  # fmt: skip
+@click.option("--service", type=click.Choice(sorted(SHIPPED)), default="static",
+              show_default=True)  # fmt: skip
+@click.option("--accel", type=click.Choice(["auto", "kvm", "tcg"]), default="auto",
+              show_default=True)  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="The result as JSON.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path),
+              help="Also store the result as JSON here.")  # fmt: skip
+def guests(
+    most: int, guest_memory: int, service: str, accel: Literal["auto", "kvm", "tcg"],
+    as_json: bool, out: Path | None,
+) -> ExitCode:  # fmt: skip
+    """How many guests fit here, and what each costs: memory, boot time, an idle processor."""
+    from deploy.records import cache_directory  # noqa: PLC0415
+    from faultinject.bench.crowd import CrowdPlan, run_crowd  # noqa: PLC0415
+
+    quiet_logs()
+    plan = CrowdPlan(most=most, memory=guest_memory, service=service, accel=accel)
+    report = run_crowd(plan, cache_directory() / "images", _progress(as_json))
+    return _give(report, out, as_json, lambda: _show_crowd(report))
+
+
+def _show_crowd(report: CrowdReport) -> None:
+    from rich.table import Table  # noqa: PLC0415
+
+    out = console()
+    table = Table("guests", "all ready after", "first, last", "PSS each", "RSS each",
+                  "shared", "swapped", "idle, processors")  # fmt: skip
+    for crowd in report.crowds:
+        memory, n = crowd.memory, crowd.guests
+        table.add_row(
+            str(n), f"{crowd.seconds:.1f} s", f"{min(crowd.ready):.1f}, {max(crowd.ready):.1f} s",
+            f"{memory.pss / n / MIB:.0f} MiB", f"{memory.rss / n / MIB:.0f} MiB",
+            f"{memory.shared / MIB:.0f} MiB", f"{memory.swapped / MIB:.0f} MiB",
+            f"{crowd.idle:.2f}",
+        )  # fmt: skip
+    out.print(table)
+    out.print(
+        f"one guest more takes {report.each / MIB:.0f} MiB; {report.fit} fit in the "
+        f"{report.available / MIB / 1024:.1f} GiB that were available, without swap, a tenth of "
+        f"the host's {report.total / MIB / 1024:.1f} GiB left free"
+    )
+    out.print(f"equal pages of guests are {'' if report.ksm else 'not '}merged by the kernel (KSM)")
     out.print(f"[dim]{report.host}[/]")

@@ -28,7 +28,10 @@ from faultinject.bench.peers import haproxy_command
 from guests.image import COMMAND_LINE, Overlay, add_overlay, build_image
 from voter.errors import VoterError
 
-__all__ = ["AGENT", "Children", "VoterProcess", "free_port", "guests", "haproxy", "peer", "voter"]
+__all__ = [
+    "AGENT", "Children", "VoterProcess", "free_port", "guests", "haproxy", "peer", "plan_guests",
+    "voter",
+]  # fmt: skip
 
 ROOT = Path(__file__).resolve().parents[2]
 Progress = Callable[[str], None]
@@ -190,22 +193,21 @@ async def haproxy(children: Children, directory: Path, port: int, backend: int) 
                 return True
 
 
-@contextlib.asynccontextmanager
-async def guests(
+async def plan_guests(
     directory: Path,
     cache: Path,
     number: int,
     accel: Requested,
     progress: Progress,
     *,
-    service: Path | None = None,
+    service: str | Path = "kv",
     memory_mib: int = 128,
-) -> AsyncIterator[Node]:
-    """Boot ``number`` real guests with the key-value service, or the one in a Python file; end
-    them afterwards.
-    """
+) -> Node:
+    """Return a node of real guests, not up yet; ``service``: a shipped one, or a file."""
     image = build_image(cache, progress=progress)
-    overlay = Overlay(service=None if service else "kv", service_file=service)
+    overlay = (
+        Overlay(service_file=service) if isinstance(service, Path) else Overlay(service=service)
+    )
     image = add_overlay(image, directory / "image", overlay)
     chosen = await decide(image, cache, accel, progress)
     progress(f"accelerator {chosen.name}: {chosen.reason}")
@@ -218,10 +220,29 @@ async def guests(
         accel=chosen.name,
         memory_mib=memory_mib,
     )
-    node = Node(spec)
+    return Node(spec)
+
+
+@contextlib.asynccontextmanager
+async def guests(
+    directory: Path,
+    cache: Path,
+    number: int,
+    accel: Requested,
+    progress: Progress,
+    *,
+    service: str | Path = "kv",
+    memory_mib: int = 128,
+) -> AsyncIterator[Node]:
+    """Boot a node of ``plan_guests``; end its guests afterwards."""
     try:
-        await node.up(progress)
-        yield node
+        node = await plan_guests(
+            directory, cache, number, accel, progress, service=service, memory_mib=memory_mib
+        )
+        try:
+            await node.up(progress)
+            yield node
+        finally:
+            await node.down()
     finally:
-        await node.down()
         shutil.rmtree(directory, ignore_errors=True)

@@ -1,0 +1,52 @@
+"""What guests cost: sums over processes, the slope over nodes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from faultinject.bench.crowd import Crowd, Memory, marginal, memory_of
+
+CHILD = "import sys; held = bytearray(64 << 20); print('ready', flush=True); sys.stdin.read()"
+
+
+def crowd(guests: int, pss: int) -> Crowd:
+    memory = Memory(rss=pss, pss=pss, private=pss, swapped=0)
+    return Crowd(
+        guests=guests, ready=(1.0,) * guests, seconds=1.0, memory=memory, taken=pss, idle=0.0
+    )
+
+
+def test_what_one_guest_more_takes_is_the_slope() -> None:
+    assert marginal([crowd(n, 30 + 100 * n) for n in (1, 2, 3)]) == 100
+    assert marginal([crowd(2, 300)]) == 150
+
+
+def test_memory_of_processes_is_summed_and_shared_pages_count_once() -> None:
+    command = [sys.executable, "-c", CHILD]
+    pipe = subprocess.PIPE
+    with (
+        subprocess.Popen(command, stdin=pipe, stdout=pipe) as one,
+        subprocess.Popen(command, stdin=pipe, stdout=pipe) as two,
+    ):
+        for child in (one, two):
+            assert child.stdout is not None
+            assert child.stdout.readline().strip() == b"ready"
+        both, single = memory_of([one.pid, two.pid]), memory_of([one.pid])
+        for child in (one, two):
+            assert child.stdin is not None
+            child.stdin.close()
+    assert single.private > 64 << 20
+    assert both.private > single.private + (64 << 20)
+    assert 0 < both.shared == both.rss - both.pss  # the interpreter itself
+    assert both.pss < both.rss
+
+
+def test_of_a_process_that_is_gone_nothing_is_made_up() -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as child:
+        child.wait()
+    with pytest.raises(OSError, match=str(child.pid)):
+        memory_of([os.getpid(), child.pid])
