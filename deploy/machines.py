@@ -14,6 +14,7 @@ import msgspec
 
 from deploy.errors import AlreadyUp, CannotRunHere, ForeignState
 from deploy.spec import NodeSpec
+from deploy.whole_file import aside_of, write_json
 
 __all__ = ["MachinesLock", "MachinesRecord", "forget", "read_record", "write_record"]
 
@@ -105,22 +106,10 @@ def read_record(directory: Path) -> MachinesRecord | None:
 
 def write_record(record: MachinesRecord) -> None:
     """Write it down in its directory, whole or not at all. Raises OSError."""
-    path = Path(record.spec.directory) / _RECORD
-    aside = path.with_suffix(".new")
-    with aside.open("wb") as file:
-        os.fchmod(file.fileno(), 0o600)
-        file.write(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
-    aside.rename(path)
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    write_json(Path(record.spec.directory) / _RECORD, record, mode=0o600)
 
 
 def forget(directory: Path) -> None:
     """Remove the record; nothing of the node must be left."""
     (directory / _RECORD).unlink(missing_ok=True)
-    (directory / _RECORD).with_suffix(".new").unlink(missing_ok=True)
+    aside_of(directory / _RECORD).unlink(missing_ok=True)

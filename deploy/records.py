@@ -18,6 +18,7 @@ import msgspec
 from deploy.durability import Durability
 from deploy.errors import AlreadyUp, DeployError, ForeignState
 from deploy.identity import Identity
+from deploy.whole_file import write_json
 from voter.commands.terminal import NATIVE_SOCKET
 
 __all__ = [
@@ -211,13 +212,7 @@ class Layout:
         Raises OSError.
         """
         path = self.node if isinstance(record, NodeRecord) else self.running
-        aside = path.with_suffix(".new")
-        with aside.open("wb") as file:
-            os.fchmod(file.fileno(), 0o600)
-            file.write(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        aside.rename(path)
+        write_json(path, record, mode=0o600)
 
 
 class _Schema(msgspec.Struct):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from deploy.whole_file import write_json
 from faultinject.bench.load import percentile
 
 __all__ = ["Disk", "Host", "look_at_disk", "look_at_host", "save"]
@@ -109,9 +110,4 @@ def look_at_disk(directory: Path) -> Disk:
 
 def save(report: msgspec.Struct, path: Path) -> None:
     """Store a report as JSON: written aside, synced, renamed."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    with aside.open("wb") as file:
-        file.write(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
+    write_json(path, report)

@@ -215,8 +215,9 @@ _file = click.Path(path_type=Path)
 @click.argument("figure", type=click.Choice(["3", "4", "6a", "6b", "7", "map", "all"]))
 @click.option("--out", type=_file, metavar="FILE",
               help="FILE.svg, .png or .pdf; for `all` a directory, which gets SVGs.")  # fmt: skip
-@click.option("--results", type=click.Path(exists=True, dir_okay=False, path_type=Path),
-              metavar="FILE", help="Measured points (JSON) to lay over it.")  # fmt: skip
+@click.option("--results", type=click.Path(exists=True, path_type=Path), metavar="PATH",
+              help="What was measured, to lay over it: a file of points, a campaign's "
+              "findings.json, or a folder of results.")  # fmt: skip
 @click.option("--n", type=int, metavar="N", help="VMs: of 6a (else 3) and map (else 5).")
 @_json
 def figure(
@@ -243,9 +244,9 @@ def figure(
     import msgspec  # noqa: PLC0415
 
     from faultinject.calculator.figures import FIGURES, plot_of, write_figure  # noqa: PLC0415
-    from faultinject.calculator.measured import read  # noqa: PLC0415
+    from faultinject.calculator.overlay import collect  # noqa: PLC0415
 
-    measured = None if results is None else read(results)
+    measured = None if results is None else collect(results)
     chosen = [each for each in FIGURES if figure in {each, "all"}]
     if figure == "all":
         if n is not None:

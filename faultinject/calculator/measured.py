@@ -14,7 +14,9 @@
 
 Each point has the quantities of its figures' axes, each with its interval (where a quantity was
 set, not measured, the three are equal), and, where a figure has a curve for each n or R_M', its
-own.  ``verdict`` (of an operating point): whether the design was better there than plain.
+own.  ``verdict`` (of an operating point): whether the design was better there than plain.  On the
+map a point is shown among failures of which the part ``lying`` are wrong replies (not given: all
+panels), and ``designs`` of the file are the ones that were measured, hence the ones to choose from.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ import msgspec
 
 from faultinject.campaign.strict import SpecError, suggest
 
-__all__ = ["AXES", "FORMAT", "Count", "Estimate", "Figure", "Measured", "MeasuredPoint", "read"]
+__all__ = [
+    "AXES", "FORMAT", "Count", "Estimate", "Figure", "Measured", "MeasuredPoint", "Verdict", "read",
+]  # fmt: skip
 
 FORMAT = "trivisor-measured-1"
 
@@ -57,14 +61,17 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class Count(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A number of VMs with its interval: 1 <= low <= value <= high."""
+    """A number of VMs with its interval: 1 <= low <= value <= high; without ``high`` nothing that
+    was measured is surely enough.
+    """
 
     value: int
     low: int
-    high: int
+    high: int | None = None
 
     def __post_init__(self) -> None:
-        if not 1 <= self.low <= self.value <= self.high:
+        high = self.value if self.high is None else self.high
+        if not 1 <= self.low <= self.value <= high:
             raise ValueError("1 <= low <= value <= high does not hold")
 
 
@@ -83,6 +90,7 @@ class MeasuredPoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     n: int | None = None
     r: float | None = None
     rm_rest: float | None = None
+    lying: float | None = None
 
     def __post_init__(self) -> None:
         if not self.figures:
@@ -96,10 +104,10 @@ class MeasuredPoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
                 )
         if self.n is not None and self.n < 1:
             raise ValueError(f"n is {self.n}: a node has one VM or more")
-        for name in ("r", "rm_rest"):
+        for name in ("r", "rm_rest", "lying"):
             value = getattr(self, name)
             if value is not None and not 0.0 <= value <= 1.0:
-                raise ValueError(f"{name} is {value:g}: a reliability is from 0 to 1")
+                raise ValueError(f"{name} is {value:g}: a probability is from 0 to 1")
 
     def axes(self, figure: Figure) -> tuple[Estimate | Count, Estimate | Count]:
         """x and y, as ``figure`` has them."""
@@ -110,12 +118,15 @@ class MeasuredPoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A file of points; ``source`` says in words which data they come from."""
+    """A file of points; ``source`` says in words which data they come from; ``designs``: the names
+    (``2-of-3``) of those that the map's points chose from, none for all.
+    """
 
     format: str
     source: str
     confidence: float
     points: tuple[MeasuredPoint, ...]
+    designs: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.format != FORMAT:

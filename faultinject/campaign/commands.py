@@ -265,6 +265,7 @@ def moved(
     """
     import msgspec  # noqa: PLC0415
 
+    from deploy.whole_file import write_json  # noqa: PLC0415
     from faultinject.campaign.moved import (  # noqa: PLC0415
         measured_points,
         put_together,
@@ -275,8 +276,7 @@ def moved(
     with Store.open(guest, write=False) as one, Store.open(host, write=False) as two:
         result = put_together(one, two, rfs, rms)
     if points is not None:
-        text = msgspec.json.format(msgspec.json.encode(measured_points(result)), indent=2)
-        points.write_bytes(text + b"\n")
+        write_json(points, measured_points(result))
     if as_json:
         print_json(msgspec.json.decode(msgspec.json.encode(result)))  # what is not known is null
     else:

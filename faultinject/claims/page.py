@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from deploy.whole_file import write_whole
 from faultinject.claims.claim import Answer, Claim, Results
 
 __all__ = ["render", "write_page"]
@@ -51,9 +51,4 @@ def render(answers: Sequence[tuple[Claim, Answer]], results: Results) -> str:
 
 def write_page(path: Path, answers: Sequence[tuple[Claim, Answer]], results: Results) -> None:
     """Write the page: whole or not at all.  Raises OSError."""
-    fresh = path.with_name(f".{path.name}.new")
-    with fresh.open("w", encoding="utf-8") as file:
-        file.write(render(answers, results))
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
+    write_whole(path, render(answers, results).encode())

@@ -12,6 +12,7 @@ from typing import Literal
 
 import msgspec
 
+from deploy.whole_file import write_json
 from faultinject.soak.plan import Episode, Kind
 
 __all__ = [
@@ -203,10 +204,4 @@ def summarize(faults: Iterable[Fault]) -> list[KindSummary]:
 
 def save(record: Record, path: Path) -> None:
     """Store a record as JSON: written aside, synced, renamed.  Raises OSError."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    with aside.open("wb") as file:
-        document = msgspec.to_builtins(record) | {"held": record.held}
-        file.write(msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
+    write_json(path, msgspec.to_builtins(record) | {"held": record.held})

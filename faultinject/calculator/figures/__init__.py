@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from faultinject.calculator.figures.curves import Curve, Plot, plot_of
 from faultinject.calculator.measured import AXES, Figure, Measured
 from voter.commands.terminal import CommandError, ExitCode
@@ -46,10 +48,13 @@ def write_figure(figure: Figure, path: Path, measured: Measured | None, n: int |
 
     points = measured.on(figure) if measured is not None else ()
     with draw():
-        drawing = _drawer(figure)(plot_of(figure, n), points)
+        plot = plot_of(figure, n)
+        if points and measured is not None:
+            plot = msgspec.structs.replace(plot, designs=measured.designs)
+        drawing = _drawer(figure)(plot, points)
         if measured is not None:
             source = f"{measured.source}; intervals of {measured.confidence:.0%}"
-            mark_legend(drawing, points, source)
+            mark_legend(drawing, points, source, filled=figure != "7")
         path.parent.mkdir(parents=True, exist_ok=True)
         drawing.savefig(path, dpi=160, metadata=UNDATED[path.suffix[1:]])
 

@@ -59,7 +59,8 @@ def draw_figure3(plot: Plot, points: Points) -> Figure:
     axes.set_ylabel("lower bound on the hypervisor's reliability, $R_V$")
     axes.set_title("Figure 3: 1-of-n is better than one VM above its line")
     soften(axes)
-    lay_over(axes, points, "3")
+    shades = {curve.value: colour for curve, colour in zip(plot.curves, INK_BLUES, strict=True)}
+    lay_over(axes, points, "3", fill=lambda point: shades.get(point.n or 0))
     return figure
 
 
@@ -68,9 +69,9 @@ def draw_figure4(plot: Plot, points: Points) -> Figure:
     figure = new_figure(7.6, 5.6)
     axes = figure.subplots()
     least = []
-    for curve, colour, style in zip(
-        plot.curves, (INK_BLUES[1], INK_BLUES[4]), ("-", (0, (6, 2))), strict=True
-    ):
+    shades = {plot.curves[0].value: INK_BLUES[1], plot.curves[1].value: INK_BLUES[4]}
+    for curve, style in zip(plot.curves, ("-", (0, (6, 2))), strict=True):
+        colour = shades[curve.value]
         axes.plot(curve.x, curve.y, color=colour, linewidth=1.7, linestyle=style)
         name_line(axes, curve, 0.16, f"$R = {curve.value:g}$", colour)
         least.append(float(rm_needed(curve.value, FIGURE4_RV, 1, NARROW)))
@@ -86,7 +87,7 @@ def draw_figure4(plot: Plot, points: Points) -> Figure:
     axes.set_ylabel("lower bound on the number of VMs, $n$")
     axes.set_title(f"Figure 4: VMs needed for a node reliability R, $R_V = {FIGURE4_RV}$")
     soften(axes)
-    lay_over(axes, points, "4")
+    lay_over(axes, points, "4", fill=lambda point: shades.get(point.r or 0.0))
     return figure
 
 
@@ -128,7 +129,11 @@ def draw_figure6(plot: Plot, points: Points) -> Figure:
         else f"Figure 6(a): F beside the hypervisor, $n = {plot.n}$"
     )
     soften(axes)
-    lay_over(axes, points, plot.figure)
+    known = {curve.value: colour for curve, colour in zip(plot.curves, shades, strict=False)}
+    lay_over(
+        axes, points, plot.figure,
+        fill=lambda point: known.get(point.n or 0 if several_n else point.rm_rest or 0.0),
+    )  # fmt: skip
     return figure
 
 

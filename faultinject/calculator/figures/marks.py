@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from faultinject.calculator.figures.curves import Curve
 from faultinject.calculator.measured import AXES, Figure, MeasuredPoint
-from faultinject.campaign.report.style import ALARM, OPEN, PLAIN, VOTED
+from faultinject.campaign.report.style import ALARM, INK, OPEN, PLAIN, VOTED
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,39 +47,51 @@ def name_line(axes: Axes, curve: Curve, at: float, words: str, colour: str) -> N
 
 
 Place = Callable[[float], float]
+Fill = Callable[[MeasuredPoint], str | None]
 
 
 def lay_over(
     axes: Axes,
     points: Sequence[MeasuredPoint],
     figure: Figure,
-    x_place: Place = float,
-    y_place: Place = float,
+    *,
+    place: Place = float,
+    fill: Fill = lambda _: None,
 ) -> None:
     """Draw the points with their intervals, and what each is (its label, and its curve).
 
-    ``x_place``, ``y_place``: from a value to where the axis has it.
+    ``place``: from a value to where both axes have it.  ``fill``: the colour, where that alone says
+    which curve or region a point belongs to.
     """
     for point in points:
         x, y = point.axes(figure)
-        mark = MARKS[point.verdict]
-        at = x_place(x.value), y_place(y.value)
+        at = place(x.value), place(y.value)
+        high = [at[i] if end is None else place(end) for i, end in enumerate((x.high, y.high))]
+        mark, inside = MARKS[point.verdict], fill(point)
         axes.errorbar(
             [at[0]], [at[1]],
-            xerr=[[at[0] - x_place(x.low)], [x_place(x.high) - at[0]]],
-            yerr=[[at[1] - y_place(y.low)], [y_place(y.high) - at[1]]],
-            fmt=mark["marker"], color=mark["color"], markersize=6.5, markeredgecolor="white",
-            markeredgewidth=0.9, elinewidth=1.3, capsize=2.5, zorder=6,
+            xerr=[[at[0] - place(x.low)], [high[0] - at[0]]],
+            yerr=[[at[1] - place(y.low)], [high[1] - at[1]]],
+            fmt=mark["marker"], color=mark["color"] if inside is None else INK,
+            markerfacecolor=inside or mark["color"], markersize=6.5,
+            markeredgecolor="white" if inside is None else INK, markeredgewidth=0.9,
+            elinewidth=1.3 if inside is None else 1.0, capsize=2.5, zorder=6,
         )  # fmt: skip
+        if y.high is None:
+            arrow = {"arrowstyle": "<-", "color": INK, "linewidth": 1.0}
+            axes.annotate("", at, (0, 26), textcoords="offset points", zorder=5, arrowprops=arrow)
         words = ", ".join(each for each in (point.label, _curve(point, figure)) if each)
-        if words:
-            right = at[0] > sum(axes.get_xlim()) / 2
-            axes.annotate(
-                words, at, (-8 if right else 8, -5), textcoords="offset points",
-                ha="right" if right else "left", va="top", fontsize=9, color=mark["color"],
-                zorder=7,
-                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.8},
-            )  # fmt: skip
+        if words and inside is None:
+            _label(axes, words, at, mark["color"])
+
+
+def _label(axes: Axes, words: str, at: tuple[float, float], colour: str) -> None:
+    right = at[0] > sum(axes.get_xlim()) / 2
+    axes.annotate(
+        words, at, (-8 if right else 8, -5), textcoords="offset points",
+        ha="right" if right else "left", va="top", fontsize=9, color=colour, zorder=7,
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.8},
+    )  # fmt: skip
 
 
 def _curve(point: MeasuredPoint, figure: Figure) -> str:
@@ -87,17 +99,22 @@ def _curve(point: MeasuredPoint, figure: Figure) -> str:
     return ", ".join(names[name].format(getattr(point, name)) for name in AXES[figure][2:])
 
 
-def mark_legend(drawing: Drawing, points: Sequence[MeasuredPoint], source: str) -> None:
+def mark_legend(
+    drawing: Drawing, points: Sequence[MeasuredPoint], source: str, *, filled: bool
+) -> None:
     """Say below the axes what the marks mean and where they come from; nothing if there are none.
+
+    ``filled``: their colour says something else (a curve, a design), their shape what they mean.
 
     They stay apart from a legend that the figure has on its right.
     """
     from matplotlib.lines import Line2D  # noqa: PLC0415 - an extra
 
     seen = {point.verdict for point in points}
+    ring = {"color": "white", "markeredgecolor": INK}
     handles = [
-        Line2D([], [], linestyle="none", markersize=7, markeredgecolor="white",
-               label=WORDS[verdict], **mark)
+        Line2D([], [], linestyle="none", markersize=7, label=WORDS[verdict],
+               **{**mark, **(ring if filled else {"markeredgecolor": "white"})})
         for verdict, mark in MARKS.items() if verdict in seen
     ]  # fmt: skip
     if handles:

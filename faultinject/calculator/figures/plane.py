@@ -25,11 +25,7 @@ TICKS = (0.0, 0.5, 0.9, 0.99, 0.999, 0.9999)
 PLAIN_COLOUR = "#eceae6"
 FIRST = ("#cfe3f1", "#9cc6e2", "#64a2cc", "#3b7fae", "#256490", "#1a4d72", "#123852", "#0b2537")
 VOTES = ("#fbe0b8", "#f3b562", "#dd8b2c", "#b8651b", "#8a4614", "#63310e", "#41200a", "#2a1506")
-MUTE = {
-    0.0: "every failure is a stop",
-    0.1: "one failure in ten is a wrong reply",
-    1.0: "every failure is a wrong reply",
-}
+ENDS = {0.0: "every failure is a stop", 1.0: "every failure is a wrong reply"}
 
 
 def place(reliability: float) -> float:
@@ -43,15 +39,16 @@ def value_at(position: float) -> float:
 
 
 def best_designs(
-    rms: Sequence[float], rvs: Sequence[float], n: int, lying: float
+    rms: Sequence[float], rvs: Sequence[float], n: int, lying: float, among: Sequence[str] = ()
 ) -> tuple[list[Design], Any]:
     """The designs, and for each (R_V, R_M) the index of the one that ``best_design`` takes.
 
-    The index is a numpy array, a row for each of ``rvs``.
+    The index is a numpy array, a row for each of ``rvs``.  ``among``: the names of those there are
+    to choose from (NV always is); none for all.
     """
     import numpy as np  # noqa: PLC0415 - comes with matplotlib
 
-    known = list(designs(n))
+    known = [each for each in designs(n) if each.plain or not among or each.name in among]
     how = Failing(lying=lying)
     plain = np.array(rms)
     layer = np.array(rvs)[:, None]
@@ -84,23 +81,31 @@ def _colour(design: Design) -> str:
 
 
 def draw_map(plot: Plot, points: Sequence[MeasuredPoint]) -> Figure:
-    """Three panels, by what guests do when they fail; R_M and R_V by their nines."""
+    """A panel for each way in which guests fail: three, or those of the points; R_M and R_V by
+    their nines.
+    """
     from matplotlib.patches import Patch  # noqa: PLC0415 - an extra
 
     n = plot.n or 0
     seen: set[Design] = set()
-    figure = new_figure(12.6, 5.4)
-    panels = figure.subplots(1, len(LYING), sharey=True)
-    for axes, lying in zip(panels, LYING, strict=True):
-        seen |= _panel(axes, n, lying)
-        axes.set_title(MUTE[lying])
-        lay_over(axes, points, "map", place, place)
+    named = {each.name: _colour(each) for each in designs(n)}
+    told = {each.lying for each in points} - {None}
+    ways = tuple(sorted(each for each in told if each is not None)) or LYING
+    figure = new_figure(4.2 * max(len(ways), 2), 5.4)
+    panels = figure.subplots(1, len(ways), sharey=True, squeeze=False)[0]
+    for axes, lying in zip(panels, ways, strict=True):
+        seen |= _panel(axes, n, lying, plot.designs)
+        axes.set_title(ENDS.get(lying, f"{lying:.0%} of failures are wrong replies"))
+        here = [each for each in points if each.lying is None or each.lying == lying]
+        lay_over(axes, here, "map", place=place, fill=lambda point: named.get(point.label))
         axes.set_xlabel("reliability of a VM, $R_M$")
     panels[0].set_ylabel("reliability of the layer under the VMs, $R_V$")
-    figure.suptitle(
-        f"The design to take with up to {n} VMs: the fewest that bring nine tenths of the greatest "
-        "gain over one VM on the bare node (NV)", fontsize=12.5, x=0.01, ha="left",
-    )  # fmt: skip
+    words = (
+        f"The design to take with up to {n} VMs{' of those measured' if plot.designs else ''}:",
+        "the fewest that bring nine tenths of the greatest gain over one VM on the bare node (NV)",
+    )
+    glue = " " if len(ways) > 2 else "\n"
+    figure.suptitle(glue.join(words), fontsize=12.5, x=0.01, ha="left")
     figure.legend(
         handles=[
             Patch(facecolor=_colour(each), edgecolor=FAINT, linewidth=0.5, label=each.name)
@@ -111,13 +116,15 @@ def draw_map(plot: Plot, points: Sequence[MeasuredPoint]) -> Figure:
     return figure
 
 
-def _panel(axes: Axes, n: int, lying: float) -> set[Design]:
+def _panel(axes: Axes, n: int, lying: float, among: Sequence[str]) -> set[Design]:
     """Draw one panel; return the designs in it."""
     from matplotlib.colors import ListedColormap  # noqa: PLC0415 - an extra
 
     xs = [FAR_X * (i + 0.5) / STEPS for i in range(STEPS)]
     ys = [FAR_Y * (i + 0.5) / STEPS for i in range(STEPS)]
-    known, best = best_designs([value_at(x) for x in xs], [value_at(y) for y in ys], n, lying)
+    known, best = best_designs(
+        [value_at(x) for x in xs], [value_at(y) for y in ys], n, lying, among
+    )
     axes.imshow(
         best, origin="lower", extent=(0, FAR_X, 0, FAR_Y), aspect="auto", interpolation="nearest",
         cmap=ListedColormap([_colour(each) for each in known]), vmin=-0.5, vmax=len(known) - 0.5,

@@ -12,8 +12,8 @@ import html
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-import msgspec
 
+from deploy.whole_file import write_json, write_whole
 from faultinject.campaign.report.charts import draw_charts
 from faultinject.campaign.report.findings import Findings
 from faultinject.campaign.report.kept import FILE, keep
@@ -57,12 +57,6 @@ def write_findings(findings: Findings, directory: Path) -> Path:
             )
     page = directory / PAGE
     # A reader may have it open while it is written again: whole or not at all.
-    _write(page, render(findings, pictures))
-    _write(directory / FILE, msgspec.json.format(msgspec.json.encode(keep(findings))).decode())
+    write_whole(page, render(findings, pictures).encode())
+    write_json(directory / FILE, keep(findings))
     return page
-
-
-def _write(path: Path, text: str) -> None:
-    fresh = path.with_name(f"{path.name}.new")
-    fresh.write_text(text, encoding="utf-8")
-    fresh.replace(path)

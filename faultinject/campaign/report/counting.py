@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 
 from faultinject.campaign.plan import Cell
@@ -11,7 +13,7 @@ from faultinject.campaign.tally import Tally
 from faultinject.campaign.trial import Outcome
 from faultinject.estimate import Counts, Interval, clopper_pearson
 
-__all__ = ["Source", "outcomes_of", "share_of", "triple"]
+__all__ = ["Source", "finite", "outcomes_of", "share_of", "triple"]
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,6 +55,12 @@ def share_of(count: int, of: int, alpha: float) -> Share:
 def triple(interval: Interval) -> tuple[float, float, float]:
     """(low, value, high)."""
     return interval.low, interval.value, interval.high
+
+
+def finite(interval: Interval) -> tuple[float, float, float] | None:
+    """(low, value, high), or None where one of them is not finite."""
+    found = triple(interval)
+    return found if all(map(math.isfinite, found)) else None
 
 
 def counts_of(tally: Tally | None) -> Counts:

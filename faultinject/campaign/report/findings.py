@@ -73,6 +73,7 @@ class Head(_Data, frozen=True, kw_only=True):
     seed: int
     confidence: float  # 0.95
     service: str
+    lying: float = 0.0  # of the weights of the guests' faults, the part that are wrong replies
     requests: int  # a mission
     m: int  # of ``n`` guests that must agree
     n: int
@@ -205,6 +206,7 @@ class Point(_Data, frozen=True, kw_only=True):
     paper: Literal["voted better", "plain better"]  # what Inequality (4) says
     words: str = ""
     given: str = ""  # the verdict given f_0 = 0, where only that decides
+    breakeven: tuple[float, float, float] | None = None  # R_V from which on voting is better
 
 
 class Reach(_Data, frozen=True, kw_only=True):
@@ -250,6 +252,7 @@ class NodePoint(_Data, frozen=True, kw_only=True):
     measured: tuple[float, float, float]
     silent: tuple[float, float, float]
     model: float
+    breakeven: tuple[float, float, float] | None = None  # R_V from which on it is better; if finite
 
 
 class Node(_Data, frozen=True, kw_only=True):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from faultinject.campaign.plan import LIARS
 from faultinject.campaign.report.causes import (
     find_breaks,
     find_doses,
@@ -116,6 +118,11 @@ def _idle(source: Source, strata: tuple[Stratum, ...]) -> Share | None:
     return share_of(tally.timeout, tally.trials, source.alpha)
 
 
+def _lying(faults: Mapping[str, float]) -> float:
+    total = sum(faults.values())
+    return sum(weight for kind, weight in faults.items() if kind in LIARS) / total if total else 0.0
+
+
 def _head(source: Source, found: Look) -> Head:
     store, meta = source.store, source.store.meta()
     all_of_it = source.tally()
@@ -134,6 +141,7 @@ def _head(source: Source, found: Look) -> Head:
         seed=meta.seed,
         confidence=1 - source.alpha,
         service=store.spec.station.service,
+        lying=_lying(store.spec.faults),
         requests=store.spec.workload.length,
         m=source.m,
         n=source.n,

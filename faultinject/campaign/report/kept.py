@@ -31,7 +31,10 @@ class KeptError(Exception):
 
 
 class Kept(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The findings of a campaign that are finite numbers.  See ``findings`` for each."""
+    """The findings of a campaign that are finite numbers.  See ``findings`` for each.
+
+    ``lying``: of the weights of the guests' faults, the part that are wrong replies.
+    """
 
     title: str
     question: str
@@ -42,6 +45,7 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     void: int
     confidence: float
     accel: str
+    lying: float = 0.0
     verdicts: tuple[Verdict, ...]
     strata: tuple[Stratum, ...]
     points: tuple[Point, ...]
@@ -63,7 +67,7 @@ def keep(findings: Findings) -> Kept:
     return Kept(
         title=head.title, question=head.question, seed=head.seed, planned=head.planned,
         done=head.done, used=head.used, void=head.void, confidence=head.confidence,
-        accel=", ".join(sorted({each.accel for each in head.facts})),
+        accel=", ".join(sorted({each.accel for each in head.facts})), lying=head.lying,
         verdicts=findings.verdicts, strata=findings.strata, points=findings.points,
         nodes=findings.nodes, doses=findings.doses, shots=findings.shots,
         silence=findings.silence, idle_timeouts=findings.idle_timeouts,

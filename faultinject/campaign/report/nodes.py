@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from faultinject.campaign.plan import Cell
-from faultinject.campaign.report.counting import Source, share_of, triple
+from faultinject.campaign.report.counting import Source, finite, share_of, triple
 from faultinject.campaign.report.findings import Node, NodePoint, Verdict
 from faultinject.campaign.report.strata import strata_of
 from faultinject.campaign.report.style import (
@@ -60,6 +60,7 @@ def _node(
             measured=triple(known.system(rm, rv, rh)),
             silent=triple(known.silent(1 - rm)),
             model=float(m_of_n(rh, rv, rm, m, n)),
+            breakeven=finite(known.bound(rm)),
         )
         for rm, rv, rh in source.store.spec.points.grid()
     )  # fmt: skip

@@ -7,7 +7,14 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from faultinject.campaign.plan import Cell
-from faultinject.campaign.report.counting import Source, counts_of, outcomes_of, share_of, triple
+from faultinject.campaign.report.counting import (
+    Source,
+    counts_of,
+    finite,
+    outcomes_of,
+    share_of,
+    triple,
+)
 from faultinject.campaign.report.findings import Curve, Point, Reach, Stratum, Width
 from faultinject.campaign.tally import Tally
 from faultinject.estimate import (
@@ -74,6 +81,7 @@ class Side(msgspec.Struct, frozen=True, kw_only=True):
         """Each operating point of the spec judged."""
         asked, alpha, m = self.source.store.spec.points.grid(), self.source.alpha, self.source.m
         judged = judge_points(self.strata, asked, alpha, m)
+        known = band(self.strata, alpha)
         granted = judge_points(self.given, asked, alpha, m) if self.given else judged
         return tuple(
             Point(
@@ -81,6 +89,7 @@ class Side(msgspec.Struct, frozen=True, kw_only=True):
                 voted=triple(each.voted), verdict=each.choice.value,
                 paper="voted better" if each.paper is Choice.VOTED else "plain better",
                 words=each.words, given=_given(each.choice, other.choice),
+                breakeven=finite(known.bound(each.rm)),
             )
             for each, other in zip(judged, granted, strict=True)
         )  # fmt: skip

@@ -127,7 +127,8 @@ def test_the_example_has_a_point_for_each_figure() -> None:
     for figure in FIGURES:
         for point in measured.on(figure):
             x, y = point.axes(figure)
-            assert x.low <= x.value <= x.high and y.low <= y.value <= y.high
+            assert x.high is not None and x.low <= x.value <= x.high
+            assert y.high is not None and y.low <= y.value <= y.high
 
 
 GOOD = {"value": 0.9, "low": 0.8, "high": 0.95}

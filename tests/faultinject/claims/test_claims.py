@@ -2,51 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
 import pytest
 from click.testing import CliRunner
 
-from faultinject.campaign.report.gather import gather
-from faultinject.campaign.report.kept import FILE, KeptError, keep, read_kept
-from faultinject.campaign.spec import load
-from faultinject.campaign.store import Store
-from faultinject.campaign.trial import MissionPlan, Outcome
+from faultinject.campaign.report.kept import FILE, KeptError, read_kept
 from faultinject.claims import CLAIMS
 from faultinject.claims.claim import read_results
 from faultinject.claims.commands import paper
 from faultinject.claims.page import render
-from tests.faultinject.campaign.specs import FACTS, row_of
-from voter.core.vote import Policy
+from tests.faultinject.results import as_the_paper_has_it, made, never_fails
 
 __all__: list[str] = []
-
-Ends = Callable[[MissionPlan], Outcome]
-
-
-def as_the_paper_has_it(mission: MissionPlan) -> Outcome:
-    policy = Policy.parse(mission.vote or "2/3")
-    bears = 0 if mission.design == "nv" else policy.of - policy.need
-    if policy.need == 1 and any(hit.kind == "corrupt-reply" for hit in mission.hits):
-        return Outcome.SILENT
-    return Outcome.DETECTED if mission.voter_hit or mission.k > bears else Outcome.CORRECT
-
-
-def never_fails(_: MissionPlan) -> Outcome:
-    return Outcome.CORRECT
-
-
-def made(folder: Path, name: str, ends: Ends) -> None:
-    """A campaign as shipped, all of whose missions end so, and what its report keeps."""
-    directory = folder / name
-    with Store.create(directory, load(name)[1], 1, versions={"trivisor": "0.1"}) as store:
-        store.note_facts("w1", FACTS)
-        number = store.begin(1)
-        store.add_many(row_of(mission, ends(mission)) for mission in store.plan.in_order())
-        store.end(number, "complete")
-    (directory / FILE).write_bytes(msgspec.json.encode(keep(gather(directory))))
 
 
 @pytest.fixture(scope="module")

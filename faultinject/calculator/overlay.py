@@ -1,0 +1,193 @@
+"""From what campaigns found to points for the paper's figures.
+
+- Figure 3: at each R_M of a campaign over 1 of n, the R_V from which on its nodes of n guests were
+  better than plain.
+- Figure 4: at each R_M, the smallest n whose measured R_sys reaches R (at the figure's R_V).
+- Figure 7: the same break-even for 2-of-3, from forced faults; and, from soft errors, the measured
+  R_M of a dose with the R_V that its measured R_sys asks for, R_M / R_sys.
+- The map: the design to take, by the map's own rule, among those that one campaign measured.
+- Figure 6: points that ``trivisor campaign moved`` has made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from faultinject.calculator.figures.curves import FIGURE3_NS, FIGURE4_RS, FIGURE4_RV
+from faultinject.calculator.measured import (
+    FORMAT,
+    Count,
+    Estimate,
+    Figure,
+    Measured,
+    MeasuredPoint,
+    Verdict,
+    read,
+)
+from faultinject.campaign.report.findings import Dose, Node, NodePoint, Point
+from faultinject.campaign.report.kept import FILE, Kept, read_kept
+from faultinject.campaign.strict import SpecError
+from faultinject.model.designs import WITHIN
+
+__all__ = ["POINTS", "collect", "points_of"]
+
+POINTS = "points.json"
+"""Name of a file of measured points in a folder of results."""
+
+Span = tuple[float, float, float]
+
+
+def _set(value: float) -> Estimate:
+    """A quantity that was set, not measured."""
+    return Estimate(value=value, low=value, high=value)
+
+
+def _estimate(span: Span) -> Estimate | None:
+    """The interval as far as it is one of reliabilities; None where the value itself is not."""
+    low, value, high = span
+    return Estimate(value=value, low=max(0.0, low), high=min(1.0, high)) if value <= 1.0 else None
+
+
+def points_of(kept: Kept) -> Iterator[MeasuredPoint]:
+    """The points that one campaign gives.  Repair was off: the model knows none."""
+    nodes = [node for node in kept.nodes if not node.repair]
+    # The paper's guests of 1-of-n stop when they fail.
+    mute = kept.lying == 0.0
+    first = sorted((node for node in nodes if node.m == 1 and mute), key=lambda node: node.n)
+    for node in first:
+        if node.n in FIGURE3_NS:
+            yield from _breakeven("3", node.points, node.n)
+    yield from _needed(first)
+    # The shipped strata of 2-of-3 are points of the campaign itself; other designs' are nodes.
+    yield from _breakeven("7", [point for point in kept.points if not point.repair])
+    for node in nodes:
+        if (node.m, node.n) == (2, 3):
+            yield from _breakeven("7", node.points)
+    for dose in kept.doses:
+        yield from _dose(dose)
+    if len({(node.m, node.n) for node in nodes if node.m > 1}) > 1:
+        yield from _best(nodes, kept.lying)
+
+
+def _breakeven(
+    figure: Figure, points: Iterable[Point | NodePoint], n: int | None = None
+) -> Iterator[MeasuredPoint]:
+    seen: set[float] = set()
+    for point in points:
+        rm, span = point.rm, point.breakeven
+        if rm in seen or span is None:
+            continue  # it does not depend on the point's R_V
+        seen.add(rm)
+        if (rv := _estimate(span)) is not None:
+            yield MeasuredPoint(figures=(figure,), rm=_set(rm), rv=rv, n=n)
+
+
+def _needed(nodes: Sequence[Node]) -> Iterator[MeasuredPoint]:
+    """The smallest n that reaches R, where one does; an open interval where none surely does."""
+    reached: dict[float, list[tuple[int, Span]]] = {}
+    for node in nodes:
+        for point in node.points:
+            if point.rv == FIGURE4_RV:
+                reached.setdefault(point.rm, []).append((node.n, point.measured))
+    for rm, spans in reached.items():
+        for r in FIGURE4_RS:
+            high, value, low = (
+                next((n for n, span in spans if span[edge] >= r), None) for edge in (0, 1, 2)
+            )
+            if low is not None and value is not None:
+                count = Count(value=value, low=low, high=high)
+                yield MeasuredPoint(figures=("4",), rm=_set(rm), guests=count, r=r)
+
+
+def _dose(dose: Dose) -> Iterator[MeasuredPoint]:
+    plain, voted = dose.plain, dose.voted
+    if dose.shared or plain.point is None or not voted.point:
+        return
+    span = (plain.low / voted.high, plain.point / voted.point, plain.high / max(voted.low, 1e-9))
+    if (rv := _estimate(span)) is not None:
+        rm = Estimate(value=plain.point, low=plain.low, high=plain.high)
+        yield MeasuredPoint(figures=("7",), rm=rm, rv=rv, label=dose.label,
+                            missions=plain.of + voted.of)  # fmt: skip
+
+
+def _best(nodes: Sequence[Node], lying: float) -> Iterator[MeasuredPoint]:
+    """At each operating point the fewest guests that bring the gain but for a tenth of it."""
+    by_point: dict[tuple[float, float], list[tuple[Node, NodePoint]]] = {}
+    for node in nodes:
+        for point in node.points:
+            if point.rh == 1.0:
+                by_point.setdefault((point.rm, point.rv), []).append((node, point))
+    for (rm, rv), found in by_point.items():
+        greatest = max(point.measured[1] - point.plain for _, point in found)
+        if greatest <= 0.0:
+            sure = all(point.measured[2] < point.plain for _, point in found)
+            name = "NV"
+            verdict: Verdict = "worse" if sure else "undecided"
+        else:
+            node, point = min(
+                (each for each in found if each[1].measured[1] - each[1].plain
+                 >= (1.0 - WITHIN) * greatest),
+                key=lambda each: (each[0].n, -each[1].measured[1]),
+            )  # fmt: skip
+            name = f"{node.m}-of-{node.n}"
+            verdict = "better" if point.measured[0] > point.plain else "undecided"
+        yield MeasuredPoint(figures=("map",), rm=_set(rm), rv=_set(rv), label=name,
+                            verdict=verdict, lying=lying)  # fmt: skip
+
+
+def _designs(kept: Kept) -> set[str]:
+    nodes = [node for node in kept.nodes if not node.repair and node.n > 1]
+    several = len({(node.m, node.n) for node in nodes if node.m > 1}) > 1
+    return {f"{node.m}-of-{node.n}" for node in nodes} if several else set()
+
+
+def collect(path: Path) -> Measured:
+    """Points from a file of them, from a campaign's ``findings.json``, or from a folder of results.
+
+    Of a folder: each campaign's findings in it, and each ``points.json``.  Raises SpecError that
+    names what is wrong, KeptError, OSError.
+    """
+    if not path.is_dir():
+        return _of_campaigns([path]) if path.name == FILE else read(path)
+    findings = sorted([*path.glob(FILE), *path.glob(f"*/{FILE}")])
+    files = sorted([*path.glob(POINTS), *path.glob(f"*/{POINTS}")])
+    if not findings and not files:
+        raise SpecError(
+            f"{path}: neither a campaign's {FILE} nor {POINTS} is in it; `trivisor campaign "
+            "report` writes the first, `trivisor campaign moved --points` the other"
+        )
+    parts = [_of_campaigns(findings)] if findings else []
+    parts += [read(file) for file in files]
+    confidences = {part.confidence for part in parts}
+    if len(confidences) > 1:
+        raise SpecError(
+            f"{path}: the intervals are of {', '.join(f'{c:g}' for c in sorted(confidences))}: "
+            "lay over one of them at a time"
+        )
+    return Measured(
+        format=FORMAT,
+        source="; ".join(part.source for part in parts),
+        confidence=parts[0].confidence,
+        points=tuple(point for part in parts for point in part.points),
+        designs=tuple(sorted({name for part in parts for name in part.designs})),
+    )
+
+
+def _of_campaigns(paths: Sequence[Path]) -> Measured:
+    known = {path: read_kept(path) for path in paths}
+    confidences = {round(kept.confidence, 9) for kept in known.values()}
+    if len(confidences) > 1:
+        raise SpecError(f"{', '.join(map(str, known))}: their intervals are of several levels")
+    found = {path: tuple(points_of(kept)) for path, kept in known.items()}
+    words = [
+        f"{path.resolve().parent.name} (seed {kept.seed}, {kept.used:,} missions)"
+        for path, kept in known.items() if found[path]
+    ]  # fmt: skip
+    return Measured(
+        format=FORMAT,
+        source=f"campaigns {', '.join(words)}",
+        confidence=confidences.pop(),
+        points=tuple(point for points in found.values() for point in points),
+        designs=tuple(sorted(set().union(*(_designs(kept) for kept in known.values())))),
+    )

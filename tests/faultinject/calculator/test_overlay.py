@@ -1,0 +1,91 @@
+"""From findings to points of the figures.  No number here was measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from faultinject.calculator.commands import model
+from faultinject.calculator.overlay import POINTS, collect
+from faultinject.campaign.report.kept import FILE
+from faultinject.campaign.strict import SpecError
+from faultinject.model.bounds import breakeven_rv_1ofn, breakeven_rv_2of3, guests_needed
+from tests.faultinject.results import as_the_paper_has_it, made
+
+EXAMPLE = Path(__file__).resolve().parents[3] / "examples" / "measured.json"
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Campaigns in which everything is as the paper has it."""
+    folder = tmp_path_factory.mktemp("results")
+    for name in ("oneofn", "mofn"):
+        made(folder, name, as_the_paper_has_it)
+    (folder / "moved").mkdir()
+    (folder / "moved" / POINTS).write_bytes(EXAMPLE.read_bytes())
+    return folder
+
+
+def test_of_a_folder_every_campaign_and_every_file_of_points_is_taken(results: Path) -> None:
+    found = collect(results)
+    assert found.confidence == 0.95
+    assert "oneofn (seed 1" in found.source and "mofn (seed 1" in found.source
+    assert {figure for point in found.points for figure in point.figures} == {
+        "3", "4", "6a", "6b", "7", "map"
+    }  # fmt: skip
+    assert found.designs == ("1-of-3", "2-of-2", "2-of-3", "3-of-5")
+
+
+def test_where_all_is_as_the_paper_has_it_the_points_lie_on_its_curves(results: Path) -> None:
+    found = collect(results / "oneofn" / FILE)
+    threes = found.on("3")
+    assert {point.n for point in threes} == {2, 3, 4, 6, 9}
+    for point in threes:
+        assert point.rm is not None and point.rv is not None and point.n is not None
+        exact = float(breakeven_rv_1ofn(point.rm.value, point.n))
+        assert point.rv.low <= exact <= point.rv.high
+        assert point.rv.value == pytest.approx(exact)
+    fours = found.on("4")
+    assert fours
+    for point in fours:
+        assert point.rm is not None and point.guests is not None and point.r is not None
+        assert point.guests.value == guests_needed(point.r, 0.999, point.rm.value).guests
+    sevens = collect(results / "mofn" / FILE).on("7")
+    assert {point.rm.value for point in sevens if point.rm} == {0.6, 0.75, 0.9, 0.97}  # above .5
+    for point in sevens:
+        assert point.rm is not None and point.rv is not None
+        assert point.rv.value == pytest.approx(float(breakeven_rv_2of3(point.rm.value)))
+
+
+def test_the_map_names_the_measured_design_to_take(results: Path) -> None:
+    points = collect(results / "mofn" / FILE).on("map")
+    chosen = {(p.rm.value, p.rv.value): p for p in points if p.rm and p.rv}
+    assert len(chosen) == 18
+    assert {p.lying for p in points} == {0.3}
+    assert chosen[0.97, 0.9].label == "NV" and chosen[0.97, 0.9].verdict == "worse"
+    # 2-of-3 gains .071, 3-of-5 .090: more than a tenth more.
+    assert chosen[0.9, 0.999].label == "3-of-5" and chosen[0.9, 0.999].verdict == "better"
+    assert chosen[0.97, 0.999].label == "2-of-3" and chosen[0.97, 0.999].verdict == "undecided"
+
+
+def test_findings_are_laid_over_every_figure_by_one_command(results: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    command = ["figure", "all", "--results", str(results), "--out", str(tmp_path), "--json"]
+    done = CliRunner().invoke(model, command)
+    assert done.exit_code == 0, done.output
+    said = json.loads(done.stdout)
+    assert len(said["written"]) == 6
+    assert "3-of-5" in (tmp_path / "map.svg").read_text()
+    assert "1-of-4" not in (tmp_path / "map.svg").read_text()
+
+
+def test_a_folder_without_anything_is_refused_and_says_what_would_be_there(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"findings\.json nor points\.json.*campaign report"):
+        collect(tmp_path)
+    (tmp_path / FILE).write_text("{")
+    done = CliRunner().invoke(model, ["figure", "7", "--results", str(tmp_path / FILE)])
+    assert done.exit_code != 0
+    assert FILE in done.stderr + str(done.exception)
