@@ -12,7 +12,6 @@ import html
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-
 from deploy.whole_file import write_json, write_whole
 from faultinject.campaign.report.charts import draw_charts
 from faultinject.campaign.report.findings import Findings
