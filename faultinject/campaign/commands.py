@@ -250,6 +250,8 @@ def agree(first: Path, second: Path, as_json: bool) -> None:
               default=(0.75,), show_default=True, help="R_M'; may be repeated.")  # fmt: skip
 @click.option("--points", type=click.Path(dir_okay=False, path_type=Path),
               help="Write them for `trivisor model figure 6b --results FILE`.")  # fmt: skip
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path),
+              help="Also store the result as JSON here.")  # fmt: skip
 @_json
 def moved(
     guest: Path,
@@ -257,6 +259,7 @@ def moved(
     rfs: tuple[float, ...],
     rms: tuple[float, ...],
     points: Path | None,
+    out: Path | None,
     as_json: bool,
 ) -> None:
     """Hold GUEST, a campaign with a function in each guest, against HOST, with it on the host.
@@ -277,6 +280,8 @@ def moved(
         result = put_together(one, two, rfs, rms)
     if points is not None:
         write_json(points, measured_points(result))
+    if out is not None:
+        write_json(out, result)
     if as_json:
         print_json(msgspec.json.decode(msgspec.json.encode(result)))  # what is not known is null
     else:

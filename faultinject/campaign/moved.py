@@ -8,11 +8,13 @@ moved`` says what follows from the counts.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from faultinject.calculator.measured import FORMAT, Measured, MeasuredPoint
+from faultinject.campaign.report.kept import KeptError
 from faultinject.campaign.tally import Tally
 from faultinject.estimate import Counts
 from faultinject.estimate.moved import NONE, Moved, MovedPoint, Unlike, judge_moved, unlike
@@ -26,7 +28,17 @@ if TYPE_CHECKING:
     from faultinject.campaign.store import Store
     from faultinject.estimate import Interval
 
-__all__ = ["MovedResult", "measured_points", "put_together", "show_moved"]
+__all__ = [
+    "KEPT_AS",
+    "MovedResult",
+    "measured_points",
+    "put_together",
+    "read_moved",
+    "show_moved",
+]
+
+KEPT_AS = "moved.json"
+"""The result's name in a folder of results, in a directory of its own."""
 
 FIGURE_6A_GUESTS = 3
 FIGURE_6B_RM = 0.75
@@ -72,6 +84,16 @@ def put_together(
         points=tuple(judge_moved(each, rf, rm, alpha) for each in counts for rf, rm in grid),
         unlike=tuple(found for each in counts for found in unlike(each, alpha)),
     )  # fmt: skip
+
+
+def read_moved(path: Path) -> MovedResult:
+    """Read what ``trivisor campaign moved --out`` stored.  Raises KeptError."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=MovedResult)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise KeptError(
+            f"{path}: {error}; make it anew: trivisor campaign moved GUEST HOST --out {path}"
+        ) from error
 
 
 def _check(guest: Store, host: Store) -> None:

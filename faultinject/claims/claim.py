@@ -2,21 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
+from faultinject.campaign.moved import KEPT_AS, MovedResult, read_moved
 from faultinject.campaign.report.kept import FILE, Kept, read_kept
 
-__all__ = ["Answer", "Claim", "Results", "Says", "read_results"]
+__all__ = ["MOVED", "Answer", "Claim", "Results", "Says", "read_results"]
 
 Says = Literal["holds", "holds as far as the data reach", "undecided", "does not hold",
                "is a formula", "not measured yet"]  # fmt: skip
 
-Results = Mapping[str, Kept]
-"""Findings by the campaign's name: that of its directory in docs/results."""
+
+class Results(Mapping[str, Kept]):
+    """Findings by the campaign's name: that of its directory in docs/results.
+
+    ``moved``: what two of them say of Inequality (3), put together; None where they were not.
+    """
+
+    def __init__(self, kept: Mapping[str, Kept], moved: MovedResult | None = None) -> None:
+        self._kept = dict(kept)
+        self.moved = moved
+
+    def __getitem__(self, name: str) -> Kept:
+        return self._kept[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._kept)
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+
+MOVED = "moved"
+"""What a claim needs that rests on two campaigns put together."""
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,16 +61,22 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
 
     def answer(self, results: Results) -> Answer:
         """Return what there is to say of it."""
-        if self.needs and self.needs not in results:
+        missing = results.moved is None if self.needs == MOVED else self.needs not in results
+        if self.needs and missing:
             return Answer(measured=f"(campaign {self.needs})", says="not measured yet")
         found = self.ask(results)
-        if self.needs and results[self.needs].partial:
-            kept = results[self.needs]
+        kept = results.get(self.needs)
+        if kept is not None and kept.partial:
             words = f"{found.measured} (after {kept.used:,} of {kept.planned:,} missions)"
             return msgspec.structs.replace(found, measured=words)
         return found
 
 
-def read_results(folder: Path) -> dict[str, Kept]:
-    """Read every campaign's findings in a folder of results.  Raises KeptError."""
-    return {path.parent.name: read_kept(path) for path in sorted(folder.glob(f"*/{FILE}"))}
+def read_results(folder: Path) -> Results:
+    """Read every campaign's findings in a folder of results, and what was put together of two.
+
+    Raises KeptError.
+    """
+    kept = {path.parent.name: read_kept(path) for path in sorted(folder.glob(f"*/{FILE}"))}
+    moved = next((read_moved(path) for path in sorted(folder.glob(f"*/{KEPT_AS}"))), None)
+    return Results(kept, moved)

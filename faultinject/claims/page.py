@@ -46,6 +46,10 @@ def render(answers: Sequence[tuple[Claim, Answer]], results: Results) -> str:
         f"{kept.done:,} of {kept.planned:,} missions ({kept.void} no trial), {kept.accel}"
         for name, kept in results.items()
     ] or ["- nothing yet"]
+    if (moved := results.moved) is not None:
+        part = ", some of their missions are still to come" if moved.partial else ""
+        lines.append(f"- {moved.guest} and {moved.host} put together (`trivisor campaign moved`): "
+                     f"{moved.missions:,} missions{part}")  # fmt: skip
     return "\n".join(lines) + "\n\n" + BOTTOM
 
 

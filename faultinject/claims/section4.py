@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator
 from faultinject import model
 from faultinject.campaign.report.findings import Node, NodePoint, Share
 from faultinject.campaign.report.kept import Kept
-from faultinject.claims.claim import Answer, Claim, Results, Says
+from faultinject.claims.claim import MOVED, Answer, Claim, Results, Says
+from faultinject.estimate.moved import MovedPoint
 
 __all__ = ["CLAIMS"]
 
@@ -145,21 +146,63 @@ def _needed(results: Results) -> Answer:
     )
 
 
-def _spots(_: Results) -> Answer:
+def _moved(results: Results) -> list[MovedPoint]:
+    return [] if results.moved is None else list(results.moved.points)
+
+
+def _room(point: MovedPoint) -> str:
+    """1 - R_F as measured."""
+    shared = point.shared
+    return f"{1 - shared.value:.3g} [{1 - shared.high:.3g}, {1 - shared.low:.3g}]"
+
+
+def _inequality3(results: Results) -> Answer:
+    found = _moved(results)
+    inside = [p.shared.low <= p.paper <= p.shared.high for p in found]
+    sharp = sum(p.hidden <= p.share for p in found)
+    partial = results.moved is not None and results.moved.partial
+    words = "; after a part of their missions" if partial else ""
+    return Answer(
+        measured=f"(3)'s R_F lies within the interval of the measured break-even at "
+        f"{sum(inside)} of {len(found)} points (n = {_ns(found)}); at {sharp} of them the data are "
+        f"sharp enough to see {found[0].share:.0%} of 1 - R_F{words}",
+        says="does not hold" if not all(inside) else "holds" if sharp == len(found)
+        else "holds as far as the data reach",
+    )  # fmt: skip
+
+
+def _ns(found: Iterable[MovedPoint]) -> str:
+    return ", ".join(str(n) for n in sorted({point.n for point in found}))
+
+
+def _spots(results: Results) -> Answer:
     six, nine = (float(model.breakeven_rf(0.75, 0.75, n)) for n in (6, 9))
     right = round(six, 4) == 0.9932 and round(nine, 4) == 0.9994
+    measured = [
+        f"n = {p.n}: 1 - R_F = {_room(p)}, (3) has {p.room:.3g}"
+        for p in _moved(results) if p.n in (6, 9) and p.rf == p.rm_rest == 0.75
+    ]  # fmt: skip
+    words = f"; measured: {'; '.join(measured)}" if measured else ""
     return Answer(
-        measured=f"computed: {six:.6f} and {nine:.6f}", says="holds" if right else "does not hold"
+        measured=f"computed: {six:.6f} and {nine:.6f}{words}",
+        says="holds" if right else "does not hold",
     )
 
 
-def _single(_: Results) -> Answer:
+def _single(results: Results) -> Answer:
     worst = max(abs(float(model.breakeven_rf(rf / 10, 0.75, 1)) - rf / 10) for rf in range(1, 10))
+    measured = [f"{p.rf:g}: {_span(_ends(p))}" for p in _moved(results) if p.n == 1]
+    words = f"; measured, for R_f = {', '.join(measured)}" if measured else ""
     return Answer(
-        measured=f'computed: R_F >= R_f, to {worst:.1g}; "it does not matter" then needs '
-        "R_F = R_f, which moving a function does not give by itself",
+        measured=f"computed: R_F >= R_f, to {worst:.1g}{words}; "
+        '"it does not matter" then needs R_F = R_f, which moving a function does not give by '
+        "itself",
         says="is a formula",
     )
+
+
+def _ends(point: MovedPoint) -> Span:
+    return point.shared.low, point.shared.value, point.shared.high
 
 
 def _voter(results: Results) -> Answer:
@@ -273,6 +316,9 @@ CLAIMS = (
           command="trivisor campaign run liars", ask=_lies, needs="liars"),
     Claim(where="Inequality (3)", text="With one VM it does not matter where f is.",
           command="trivisor model bound --design moved --rf .5 --rm .75 --n 1", ask=_single),
+    Claim(where="Inequality (3)", text="Moving f out of n VMs pays if R_F >= "
+          "[1 - (1 - R_f R_M')^n] / [1 - (1 - R_M')^n].",
+          command="trivisor campaign moved moved-guest moved-host", ask=_inequality3, needs=MOVED),
     Claim(where="Figure 6", text="R_M' = R_f = .75: R_F above .9932 (n = 6), .9994 (n = 9).",
           command="trivisor model bound --design moved --rf .75 --rm .75 --n 6", ask=_spots),
     Claim(where="2-of-3", text="The node bears one failed VM of three, and no more.",

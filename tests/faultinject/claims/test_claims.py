@@ -7,11 +7,14 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from faultinject.campaign.commands import campaign
+from faultinject.campaign.moved import KEPT_AS
 from faultinject.campaign.report.kept import FILE, KeptError, read_kept
 from faultinject.claims import CLAIMS
-from faultinject.claims.claim import read_results
+from faultinject.claims.claim import MOVED, Results, read_results
 from faultinject.claims.commands import paper
 from faultinject.claims.page import render
+from tests.faultinject.campaign.test_moved_specs import GUEST, HOST, store_of
 from tests.faultinject.results import as_the_paper_has_it, made, never_fails
 
 __all__: list[str] = []
@@ -60,12 +63,28 @@ def test_a_node_that_never_fails_contradicts_the_paper(tmp_path: Path) -> None:
         assert found[text] == "does not hold", text
 
 
+def test_c1_and_c2_put_together_answer_inequality_3(tmp_path: Path) -> None:
+    store_of(tmp_path / "guest", GUEST).close()
+    store_of(tmp_path / "host", HOST).close()
+    kept = tmp_path / "results" / "moved" / KEPT_AS
+    kept.parent.mkdir(parents=True)
+    command = ["moved", str(tmp_path / "guest"), str(tmp_path / "host"), "--out", str(kept)]
+    assert CliRunner().invoke(campaign, command).exit_code == 0
+    results = read_results(kept.parents[1])
+    [claim] = [claim for claim in CLAIMS if claim.needs == MOVED]
+    answer = claim.answer(results)
+    assert answer.says == "holds as far as the data reach"  # 20 missions a stratum
+    assert "4 of 4 points (n = 2)" in answer.measured
+    assert "guest and host put together" in render([(claim, answer)], results)
+
+
 def test_the_page_has_a_row_a_claim_and_says_what_it_rests_on(results: Path) -> None:
     kept = read_results(results)
     page = render([(claim, claim.answer(kept)) for claim in CLAIMS], kept)
     assert sum(line.startswith("| ") for line in page.splitlines()) == len(CLAIMS) + 1
     assert "(results/oneofn/report.html)" in page
-    assert "nothing yet" in render([(claim, claim.answer({})) for claim in CLAIMS], {})
+    nothing = Results({})
+    assert "nothing yet" in render([(claim, claim.answer(nothing)) for claim in CLAIMS], nothing)
 
 
 def test_the_command_tells_and_writes(results: Path, tmp_path: Path) -> None:
