@@ -293,6 +293,17 @@ def _check_shots(spec: Spec, problems: Problems) -> None:
         if fault is not None and fault.targets == ("voter",):
             shared = [k for k, f in CATALOGUE.items() if {"host", "client"} & set(f.targets)]
             add(f"{shot.kind} hits the voter alone: give one of {', '.join(shared)}", "kind")
+        if isinstance(shot, Shot) and shot.vote is not None:
+            try:
+                policy = Policy.parse(shot.vote)
+            except PolicyError as error:
+                add(str(error), "vote")
+                continue
+            if policy.of > spec.station.guests:
+                add(f"vote {policy}: the station has {spec.station.guests} guests, give it "
+                    f"{policy.of}", "vote")  # fmt: skip
+            if not shot.missions:
+                add("the plain design does not vote: leave vote out", "vote")
 
 
 def _struck(
@@ -301,7 +312,7 @@ def _struck(
     """Yield each entry of such a table, its fault, and what tells of a problem with it, once what
     doses and shots have in common has been looked at: kind, flips, missions, that it is there once.
     """
-    seen: set[tuple[str, int]] = set()
+    seen: set[tuple[str, int, str | None]] = set()
     for number, entry in enumerate(getattr(spec, table)):
 
         def add(words: str, key: str = "", number: int = number) -> None:
@@ -320,9 +331,10 @@ def _struck(
                 add(f"{key} {missions}: 0 to {MOST} missions", key)
         if not any(asked.values()):
             add(f"no mission at all: give {' or '.join(designs)}")
-        if (entry.kind, entry.flips) in seen:
+        own = (entry.kind, entry.flips, getattr(entry, "vote", None))
+        if own in seen:
             add(f"{entry.kind}, {entry.flips} flips, is there already: put their missions together")
-        seen.add((entry.kind, entry.flips))
+        seen.add(own)
 
 
 def _check_question(spec: Spec, problems: Problems) -> None:

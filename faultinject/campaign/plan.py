@@ -109,17 +109,22 @@ def _suffix(stratum: Stratum) -> str:
 def _model_cells(spec: Spec) -> Iterator[Cell]:
     """Yield the cells in which nothing is forced to fail: voted and plain, doses and shots."""
     wanted = [
-        (dose.kind, dose.flips, False, dose.voted, dose.nv) for dose in spec.doses
-    ] + [(shot.kind, shot.flips, True, shot.missions, shot.nv) for shot in spec.shots]  # fmt: skip
-    for kind, flips, shot, voted, nv in wanted:
+        (dose.kind, dose.flips, None, dose.voted, dose.nv) for dose in spec.doses
+    ] + [
+        (shot.kind, shot.flips, shot.vote or "", shot.missions, shot.nv) for shot in spec.shots
+    ]  # fmt: skip
+    for kind, flips, of, voted, nv in wanted:
+        shot, vote = of is not None, of or ""
         name = f"shot-{kind}" if shot else f"dose-{kind}"
         name += f"-{flips}" if "flip" in kind else ""
+        name += f"-{vote.replace('/', 'of')}" if vote else ""
         for repair in repairs(spec.repair) if voted else ():
             yield Cell(
                 name=f"{name}{'-repair' if repair else ''}",
                 design="voted",
                 repair=repair,
-                k=spec.station.guests if flips else 0,
+                k=spec.guests_of(vote) if flips else 0,
+                vote=vote,
                 dose=flips,
                 kind=kind,
                 shot=shot,

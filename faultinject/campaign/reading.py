@@ -21,6 +21,8 @@ from faultinject.campaign.trial import Row, Timings
 __all__ = ["Reader"]
 
 Key = tuple[Any, ...]
+ShotKey = tuple[str, int, str, str]
+"""(kind, flips, design, vote)."""
 
 
 class Reader:
@@ -99,14 +101,19 @@ class Reader:
                 found[key[0], key[1], key[2]] = tally
         return found
 
-    def shots(self, prefix: int | None = None) -> dict[tuple[str, int, str], dict[int, Tally]]:
-        """Count shots by (kind, flips, design), and those by the guests that failed."""
+    def shots(self, prefix: int | None = None) -> dict[ShotKey, dict[int, Tally]]:
+        """Count shots by (kind, flips, design, vote), and those by the guests that failed.
+
+        The vote is "" where it is the station's.
+        """
         repair = self.plan.spec.repair == "on"
-        found: dict[tuple[str, int, str], dict[int, Tally]] = {}
-        tallies = self._model("design", "repair", "fallen", prefix=prefix, shot=True)
-        for key, tally in tallies.items():
-            if key[2] == "nv" or key[3] == repair:
-                found.setdefault((key[0], key[1], key[2]), {})[key[4]] = tally
+        votes = {cell.name: cell.vote for cell in self.plan.cells}
+        found: dict[ShotKey, dict[int, Tally]] = {}
+        tallies = self._model("design", "repair", "fallen", "stratum", prefix=prefix, shot=True)
+        for (kind, flips, design, on, fallen, stratum), tally in tallies.items():
+            if design == "nv" or on == repair:
+                by_fallen = found.setdefault((kind, flips, design, votes[stratum]), {})
+                by_fallen[fallen] = by_fallen.get(fallen, Tally()) + tally
         return found
 
     def _model(self, *by: str, prefix: int | None, shot: bool) -> dict[Key, Tally]:

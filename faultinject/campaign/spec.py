@@ -98,13 +98,15 @@ class Dose(_Section, frozen=True, kw_only=True):
 class Shot(_Section, frozen=True, kw_only=True):
     """One shared cause a mission: it strikes all guests at once, ``flips`` with one seed.
 
-    ``missions``: voted ones; ``nv``: those of the plain design under the same shot.
+    ``missions``: voted ones; ``nv``: those of the plain design under the same shot.  ``vote``: of
+    the first so many guests; not given: the station's.
     """
 
     kind: str
     missions: int
     nv: int = 0
     flips: int = 1
+    vote: str | None = None
 
 
 class Range(_Section, frozen=True, kw_only=True):
@@ -230,6 +232,8 @@ class Spec(_Section, frozen=True, kw_only=True):
         _forget(meaning["station"], function="none")
         for stratum in meaning["strata"]:
             _forget(stratum, vote=None, function_hit=0, host_function_hit=False)
+        for shot in meaning["shots"]:
+            _forget(shot, vote=None)
         return hashlib.sha256(msgspec.json.encode(meaning, order="deterministic")).hexdigest()
 
 

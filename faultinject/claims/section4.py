@@ -284,6 +284,17 @@ def _upper(results: Results) -> Answer:
     )
 
 
+def _poison(results: Results) -> Answer:
+    shots = sorted(results["poison"].shots, key=lambda shot: len(shot.fell))
+    fell = [shot.fell[-1] for shot in shots]
+    words = ", ".join(f"{len(shot.fell) - 1}: {_share(shot.voted)}" for shot in shots)
+    together = all(share.low > 0.5 for share in fell)
+    return Answer(
+        measured=f"a request that meets one bug in all: missions failed, by n: {words}",
+        says="holds" if fell and together else "undecided",
+    )
+
+
 def _lies(results: Results) -> Answer:
     one, three = (
         next(n for n in results["liars"].nodes if n.vote == vote) for vote in ("1/3", "2/3")
@@ -314,6 +325,8 @@ CLAIMS = (
           command="trivisor model figure 4", ask=_needed, needs="oneofn"),
     Claim(where="n VMs", text="(Not said:) with 1 of n a VM that lies is released.",
           command="trivisor campaign run liars", ask=_lies, needs="liars"),
+    Claim(where="n VMs", text="(Not said:) a cause that all VMs of one build share, no n bears.",
+          command="trivisor campaign run poison", ask=_poison, needs="poison"),
     Claim(where="Inequality (3)", text="With one VM it does not matter where f is.",
           command="trivisor model bound --design moved --rf .5 --rm .75 --n 1", ask=_single),
     Claim(where="Inequality (3)", text="Moving f out of n VMs pays if R_F >= "

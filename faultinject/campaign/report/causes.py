@@ -25,6 +25,7 @@ from faultinject.estimate import (
     judge_shots,
 )
 from faultinject.estimate import Dose as DoseCounts
+from voter.core.vote import Policy
 
 __all__ = ["Doses", "find_breaks", "find_doses", "find_shared", "find_shots", "judge_model"]
 
@@ -57,7 +58,11 @@ def find_doses(source: Source) -> Doses:
 
 def find_shared(source: Source) -> tuple[Dose, ...]:
     """Each shared cause that was fired at one guest alone too, as a point of the same figure."""
-    causes = {kind: each for kind, each in _shots(source).items() if each.plain.trials}
+    causes = {
+        kind: each
+        for kind, each in _shots(source).items()
+        if each.plain.trials and (each.m, each.n) == (source.m, source.n)
+    }
     found: list[Dose] = []
     for kind, each in causes.items():
         arms = {each.flips: (each.plain, each.voted)}
@@ -93,9 +98,12 @@ def _doses(
 
 
 class _Cause(msgspec.Struct, frozen=True, kw_only=True):
-    """One kind of shot: what it did to the voted node's guests, and to one alone."""
+    """One kind of shot: what it did to the guests of a node, m of n, and to one alone."""
 
+    kind: str
     flips: int
+    m: int
+    n: int
     shots: Shots
     voted: Tally
     plain: Tally
@@ -105,19 +113,21 @@ def _shots(source: Source) -> dict[str, _Cause]:
     """By cause.  Where the voter was lost nobody knows how many guests had failed: all, then."""
     tallies = source.store.shots(source.prefix)
     found: dict[str, _Cause] = {}
-    for kind, flips, design in tallies:
-        by_fallen = tallies[kind, flips, design]
-        failed = [0] * (source.n + 1)
+    for (kind, flips, design, vote), by_fallen in tallies.items():
+        policy = Policy.parse(vote) if vote else Policy(source.m, source.n)
+        failed = [0] * (policy.of + 1)
         for fallen, tally in by_fallen.items():
-            failed[min(fallen, source.n)] += tally.trials - tally.voter_lost
-            failed[source.n] += tally.voter_lost
+            failed[min(fallen, policy.of)] += tally.trials - tally.voter_lost
+            failed[policy.of] += tally.voter_lost
         if design != "voted" or not sum(failed):
             continue
         voted = sum(by_fallen.values(), Tally())
-        plain = sum(tallies.get((kind, flips, "nv"), {}).values(), Tally())
+        plain = sum(tallies.get((kind, flips, "nv", ""), {}).values(), Tally())
         shots = Shots(failed=tuple(failed), system=voted.counts(), nv=plain.counts())
-        name = f"{kind} {TIMES} {flips:,}" if flips > 1 else kind
-        found[name] = _Cause(flips=flips, shots=shots, voted=voted, plain=plain)
+        cause = f"{kind} {TIMES} {flips:,}" if flips > 1 else kind
+        name = f"{cause}, {policy.need} of {policy.of}" if vote else cause
+        found[name] = _Cause(kind=cause, flips=flips, m=policy.need, n=policy.of, shots=shots,
+                             voted=voted, plain=plain)  # fmt: skip
     return found
 
 
@@ -125,7 +135,7 @@ def find_shots(source: Source) -> tuple[tuple[ShotKind, ShotsResult], ...]:
     """Each shared cause, with what the estimator says of it."""
     found = []
     for kind, each in _shots(source).items():
-        judged = judge_shots(each.shots, source.alpha, source.m)
+        judged = judge_shots(each.shots, source.alpha, each.m)
         voted, plain = each.voted, each.plain
         found.append((
             ShotKind(
@@ -152,18 +162,20 @@ def find_breaks(source: Source) -> tuple[Break, ...]:
     """What each cause would do to R_sys if it came in FREQUENCY of missions."""
     found = []
     for kind, cause in _shots(source).items():
-        each = judge_shots(cause.shots, source.alpha, source.m).each.value
+        each = judge_shots(cause.shots, source.alpha, cause.m).each.value
 
-        def at(own: float, shots: Shots = cause.shots) -> AtFrequency:
-            return at_frequency(shots, FREQUENCY, own, m=source.m, alpha=source.alpha)
+        def at(own: float, cause: _Cause = cause) -> AtFrequency:
+            return at_frequency(cause.shots, FREQUENCY, own, m=cause.m, alpha=source.alpha)
 
         curve = [at(i / 100) for i in range(101)]
         shown = at(min(1.0, SHOWN_RM / (1 - FREQUENCY * each)))
         found.append(
             Break(
-                kind=kind, frequency=FREQUENCY, rm=tuple(one.rm.value for one in curve),
+                kind=kind, cause=cause.kind, frequency=FREQUENCY,
+                rm=tuple(one.rm.value for one in curve),
                 rsys=tuple(triple(one.rsys) for one in curve), at=triple(shown.rsys),
-                at_independent=law(SHOWN_RM, source.m, source.n), beta=triple(shown.beta),
+                at_independent=law(SHOWN_RM, cause.m, cause.n), beta=triple(shown.beta),
+                m=cause.m, n=cause.n,
             )
         )  # fmt: skip
     return tuple(found)

@@ -19,7 +19,7 @@ from faultinject.campaign.report.digits import TIMES
 from faultinject.campaign.report.figure7 import draw_agreement, draw_breakeven
 from faultinject.campaign.report.findings import Curve, Findings
 from faultinject.campaign.report.latency import draw_latency
-from faultinject.campaign.report.measured import draw_breaks, draw_measured
+from faultinject.campaign.report.measured import draw_breaks, draw_breaks_over_n, draw_measured
 from faultinject.campaign.report.nodes import draw_nodes
 
 if TYPE_CHECKING:
@@ -50,7 +50,17 @@ def draw_charts(findings: Findings) -> Iterator[Chart]:
             "Points: measured, with intervals. Dashed: the paper's formula. Dotted: R_V, which no "
             "number of guests can beat. Red, where there is any: wrong replies released.",
         )
-    if findings.shots:
+    over_n = sorted({each.cause for each in findings.breaks if _many_n(findings, each.cause)})
+    if over_n:
+        yield _chart(
+            "breaks-n",
+            draw_breaks_over_n([each for each in findings.breaks if each.cause in over_n]),
+            "What more guests are worth when one cause strikes all of them now and then.",
+            "A guest's R_M is .9, the shared cause included; how often that comes is assumed, what "
+            "it does is measured, with its interval. Dashed: what guests that fail independently "
+            "would make of it. Where one cause fells all, no number of guests bears it.",
+        )
+    elif findings.shots:
         yield _chart(
             "shots",
             draw_shots(findings.shots),
@@ -59,7 +69,7 @@ def draw_charts(findings: Findings) -> Iterator[Chart]:
             "often, independently of the others. Two or three failed guests are more than "
             "2-of-3 can bear.",
         )
-    if findings.breaks:
+    if findings.breaks and not over_n:
         yield _chart(
             "breaks",
             draw_breaks(findings.breaks, findings.head.m, findings.head.n),
@@ -112,6 +122,10 @@ def draw_charts(findings: Findings) -> Iterator[Chart]:
             "Where a mission's time goes.",
             "Means; missions an hour of all workers together, from the time they took.",
         )
+
+
+def _many_n(findings: Findings, cause: str) -> bool:
+    return len({each.n for each in findings.breaks if each.cause == cause}) > 2
 
 
 def _doses(findings: Findings) -> Iterator[Chart]:

@@ -314,17 +314,21 @@ class Break(_Data, frozen=True, kw_only=True):
     nothing measured) beside independent failures: R_sys (low, point, high) over R_M, a guest's
     reliability with the shots in it.
 
-    ``at``: R_sys at R_M = .9, beside ``at_independent``, what independence has there; ``beta``: the
-    shots' share of a guest's failures there.
+    ``cause``: the kind of shot, whatever the vote, ``m`` of ``n``, that it met.  ``at``: R_sys at
+    R_M = .9, beside ``at_independent``, what independence has there; ``beta``: the shots' share of
+    a guest's failures there.
     """
 
     kind: str
+    cause: str
     frequency: float
     rm: tuple[float, ...]
     rsys: tuple[tuple[float, float, float], ...]
     at: tuple[float, float, float]
     at_independent: float
     beta: tuple[float, float, float]
+    m: int
+    n: int
 
 
 class Latency(_Data, frozen=True, kw_only=True):

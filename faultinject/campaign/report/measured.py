@@ -182,3 +182,32 @@ def draw_breaks(breaks: tuple[Break, ...], m: int = 2, n: int = 3) -> Figure:
     axes.legend(loc="lower left")
     soften(axes)
     return figure
+
+
+def draw_breaks_over_n(breaks: Sequence[Break]) -> Figure:
+    """Unreliability over n, logarithmic, at R_M = .9, when a shared cause strikes now and then."""
+    figure = new_figure(8.6, 4.6)
+    axes = figure.subplots()
+    alone = {each.n: 1 - each.at_independent for each in breaks}
+    ns = sorted(alone)
+    axes.plot(ns, [alone[n] for n in ns], color=PAPER, linewidth=1.2, linestyle=(0, (5, 2.5)),
+              label="the paper: independent failures only")  # fmt: skip
+    causes = dict.fromkeys(each.cause for each in breaks)
+    for number, (cause, shade) in enumerate(zip(causes, cycle(SHADES), strict=False)):
+        here = sorted((each for each in breaks if each.cause == cause), key=lambda each: each.n)
+        xs = [each.n + 0.12 * number for each in here]
+        low, value, high = ([1 - each.at[edge] for each in here] for edge in (2, 1, 0))
+        axes.errorbar(
+            xs, value,
+            yerr=[[v - a for v, a in zip(value, low, strict=True)],
+                  [b - v for v, b in zip(value, high, strict=True)]],
+            color=shade, marker="o", markersize=5, linewidth=1.2, elinewidth=1.2, capsize=2.5,
+            label=f"and {cause} in {here[0].frequency:.0%} of missions",
+        )  # fmt: skip
+    axes.set_yscale("log")
+    axes.set(xlabel="guests, $n$", ylim=(min(alone.values()) / 2, 1.0))
+    axes.set_xticks(ns)
+    axes.set_ylabel("missions that the node fails (log scale)")
+    axes.legend(loc="lower left")
+    soften(axes)
+    return figure

@@ -48,9 +48,9 @@ def test_missions_are_counted_by_stratum_kind_dose_and_shot(store: Store) -> Non
         ("flip-ram", 50, "nv"): Tally(correct=9),
     }
     assert store.shots() == {
-        ("flip-all", 5, "voted"): {3: Tally(detected=4)},
-        ("flip-all", 5, "nv"): {3: Tally(correct=3)},
-        ("host-crash", 1, "voted"): {3: Tally(detected=2)},
+        ("flip-all", 5, "voted", ""): {3: Tally(detected=4)},
+        ("flip-all", 5, "nv", ""): {3: Tally(correct=3)},
+        ("host-crash", 1, "voted", ""): {3: Tally(detected=2)},
     }
 
 

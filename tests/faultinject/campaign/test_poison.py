@@ -1,0 +1,103 @@
+"""Shots with a vote policy of their own: one cause over 1 to 9 guests, from file to page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from faultinject.campaign.plan import plan
+from faultinject.campaign.report import write_report
+from faultinject.campaign.report.gather import gather
+from faultinject.campaign.spec import SpecError, load, parse
+from faultinject.campaign.store import Store
+from faultinject.campaign.trial import GuestFate, MissionPlan, Outcome, Row
+from tests.faultinject.campaign.specs import FACTS, row_of
+from voter.core.vote import Policy
+
+__all__: list[str] = []
+
+
+def all_fall(mission: MissionPlan) -> Row:
+    """Every guest of the node ends, and its service with them."""
+    n = 1 if mission.design == "nv" else Policy.parse(mission.vote).of
+    fates = tuple(
+        GuestFate(name=f"g{number + 1}", state="down", reason="", failed=True)
+        for number in range(n)
+    )
+    return msgspec.structs.replace(row_of(mission, Outcome.DETECTED), guests=fates)
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shipped campaign, in which the poison always does what it is made for."""
+    folder = tmp_path_factory.mktemp("poison")
+    with Store.create(folder / "p", load("poison")[1], 1, versions={"trivisor": "0.1"}) as store:
+        store.note_facts("w1", FACTS)
+        number = store.begin(1)
+        store.add_many(all_fall(mission) for mission in store.plan.in_order())
+        store.end(number, "complete")
+    return folder / "p"
+
+
+def test_the_shipped_one_has_nodes_of_one_to_nine_guests() -> None:
+    cells = [cell for cell in plan(load("poison")[0], 1).cells if cell.design == "voted"]
+    assert [(cell.vote, cell.k, cell.name) for cell in cells] == [
+        (f"1/{n}", n, f"shot-poison-crash-1of{n}") for n in range(1, 10)
+    ]
+
+
+def test_each_node_has_its_own_share_of_shots_that_fell_all(directory: Path) -> None:
+    found = gather(directory)
+    assert [len(shot.fell) - 1 for shot in found.shots] == list(range(1, 10))
+    for shot in found.shots:
+        assert shot.fell[-1].count == shot.fell[-1].of == 60
+        assert shot.plain is not None and shot.plain.count == 60
+
+
+def test_more_guests_do_not_help_and_independence_would(directory: Path) -> None:
+    breaks = sorted(gather(directory).breaks, key=lambda each: each.n)
+    assert {each.cause for each in breaks} == {"poison-crash"}
+    assert all(each.at[1] <= 1 - each.frequency + 1e-9 for each in breaks)
+    assert breaks[-1].at_independent > 1 - 1e-8
+    assert breaks[-1].at[2] < breaks[2].at_independent
+
+
+def test_it_is_drawn_over_n_and_the_page_has_a_row_a_node(directory: Path) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    page = write_report(directory).read_text()
+    assert (directory / "figures" / "breaks-n.svg").exists()
+    assert not (directory / "figures" / "shots.svg").exists()
+    for n in range(1, 10):
+        assert f"poison-crash, 1 of {n}" in page
+
+
+SHOT = """
+title = "A shot"
+question = "commoncause"
+[station]
+service = "poisoned"
+guests = 3
+[[shots]]
+kind = "poison"
+{}
+"""
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ('missions = 5\nvote = "1/4"', "the station has 3 guests, give it 4"),
+        ('missions = 5\nvote = "4/3"', "vote"),
+        ('missions = 0\nnv = 5\nvote = "1/2"', "the plain design does not vote"),
+        (
+            'missions = 5\nvote = "1/2"\n[[shots]]\nkind = "poison"\nmissions = 5\nvote = "1/2"',
+            "is there already",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused(lines: str, said: str) -> None:
+    with pytest.raises(SpecError, match=said):
+        parse(SHOT.format(lines))
+    parse(SHOT.format('missions = 5\nvote = "1/2"\n[[shots]]\nkind = "poison"\nmissions = 5'))
