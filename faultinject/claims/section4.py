@@ -86,10 +86,20 @@ def _alone(results: Results) -> Answer:
     found = [p for node, p in _one_of_n(results["oneofn"]) if node.n == 1]
     sides = [_below(p.measured, p.plain) for p in found]
     shown = max(found, key=lambda p: p.rv)
+    repaired = [
+        p for node in results["oneofn"].nodes if node.repair and (node.m, node.n) == (1, 1)
+        for p in node.points
+    ]  # fmt: skip
+    words = (
+        f"; where voter and guest are repaired: better than plain at "
+        f"{sum(p.measured[0] > p.plain for p in repaired)} of {len(repaired)}, worse at "
+        f"{sum(p.measured[2] < p.plain for p in repaired)}"
+        if repaired else ""
+    )  # fmt: skip
     return Answer(
         measured=f"worse than plain at {sides.count(True)} of {len(found)} points, undecided at "
         f"{sides.count(None)} (at R_M = {shown.rm:g}, R_V = {shown.rv:g}: "
-        f"{_span(shown.measured)})",
+        f"{_span(shown.measured)}){words}",
         says=_sums(sides),
     )
 

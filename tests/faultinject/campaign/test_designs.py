@@ -132,3 +132,24 @@ def test_half_a_pair_is_a_trial_of_its_own_design() -> None:
         first, second = results_of(pair)
         half = (first, msgspec.structs.replace(second, applied=False, used=False))
         assert standing(pair, half, (), planned.cells).stratum == f"{name}-f1"
+
+
+def test_nodes_that_are_repaired_are_held_against_plain_not_against_the_paper(
+    tmp_path: Path,
+) -> None:
+    text = HEAD + "".join(
+        f'\n[[strata]]\nvote = "1/1"\nrepair = "on"\nguests_hit = {k}\nmissions = 40\n'
+        for k in (0, 1)
+    )
+    with Store.create(tmp_path / "c", text, 1, versions={"trivisor": "0.1"}) as store:
+        store.note_facts("w1", FACTS)
+        number = store.begin(1)
+        # A guest that is hit comes back in time.
+        store.add_many(row_of(mission) for mission in store.plan.in_order())
+        store.end(number, "complete")
+    found = gather(tmp_path / "c")
+    [verdict] = [each for each in found.verdicts if "Repaired in time" in each.answer]
+    # R_M = .3 through a voter of .9: better; R_M = .9: it cannot be.
+    assert "better than plain at 1 of 2 points" in verdict.answer
+    assert verdict.tone == "open"
+    assert "0 of 40 with 1 hit" in verdict.words

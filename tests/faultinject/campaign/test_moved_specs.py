@@ -84,7 +84,6 @@ missions = 20
 KEPT = {
     "commoncause": ("786faf067e7a259f", "b4c9851096e7d6de"),
     "inequality4": ("2275cde9576fd278", "fa051d52b3af5ba7"),
-    "oneofn": ("47f3f20958273f2a", "4e20eecbe8777657"),
     "quick": ("925333a961c304e0", "3a1712d7633b3026"),
     "softerrors": ("44a38f3eb7a30baa", "7249e0055d253933"),
 }
