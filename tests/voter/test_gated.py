@@ -292,3 +292,55 @@ async def test_one_too_large_is_refused_as_without(nodes: Nodes, scratch: Path) 
         header = sign(KEY, "PUT", "/kv/a", bytes(fits))
         assert (await node.ask("PUT", "/kv/a", bytes(fits), header)).status == 201
         assert (await node.ask("PUT", "/kv/a", bytes(fits + 1), header)).status == 413
+
+
+async def test_a_word_that_nobody_waits_for_ends_the_connection_and_nothing_else(
+    nodes: Nodes, scratch: Path
+) -> None:
+    node, problems = await nodes.make(gate(scratch)), []
+    runner = node.runner
+    assert isinstance(runner, GatedRunner)
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: problems.append(context))
+
+    def twice(frame: Frame) -> bytes:
+        return encode(Kind.REPLY, 0, frame.seq, YES) + encode(Kind.REPLY, 0, 0, YES)
+
+    async with f_rude(scratch, twice), await signed_client(node) as client:
+        assert (await client.request("PUT", "/kv/a", b"blue")).status == 201
+        await until(lambda: runner._f is None)
+        assert (await client.request("PUT", "/kv/a", b"red")).status == 204
+    assert not problems
+
+
+async def test_a_retry_of_what_was_executed_is_not_told_that_it_was_not(
+    nodes: Nodes, scratch: Path
+) -> None:
+    node = await nodes.make(gate(scratch, 0.2))
+    headers = (sign(KEY, "PUT", "/kv/a", b"blue"), ("Idempotency-Key", "k1"))
+    other = (sign(KEY, "PUT", "/kv/a", b"blue"), ("Idempotency-Key", "k2"))
+    async with f_process(scratch) as process:
+        assert (await node.ask("PUT", "/kv/a", b"blue", *headers)).status == 201
+        for number in (signal.SIGSTOP, signal.SIGKILL):
+            process.send_signal(number)
+            again = await node.ask("PUT", "/kv/a", b"blue", *headers)
+            assert again.problem == "outcome-unknown"
+            new = await node.ask("PUT", "/kv/a", b"blue", *other)
+            assert new.problem == "not-executed"
+        process.wait()
+    async with f_process(scratch):
+        again = await node.ask("PUT", "/kv/a", b"blue", *headers)
+        assert (again.status, again.headers["idempotency-replayed"]) == (201, "true")
+
+
+async def test_who_waits_for_f_is_told_when_the_voter_ends(nodes: Nodes, scratch: Path) -> None:
+    node = await nodes.make(gate(scratch))
+    async with f_rude(scratch, lambda frame: b"") as asked, await signed_client(node) as client:
+        waits = asyncio.create_task(client.request("PUT", "/kv/a", b"blue"))
+        await until(lambda: asked)
+        await node.runner.drained()
+        with pytest.raises(NotExecuted, match="the voter ends"):
+            async with asyncio.timeout(1):
+                await waits
+        with pytest.raises(NotExecuted, match="the voter ends"):
+            await client.request("PUT", "/kv/a", b"blue")
+    assert len(asked) == 1, "F is asked nothing any more"
