@@ -142,8 +142,7 @@ def judge_moved(
     clean = not any(counts.pooled(k).failures for k in range(n))
     # By how much R_F* = S1/S2 moves with f_k: both sides have it, at weights of their own.
     moves = [
-        abs(x - float(bound) * y) / max(s2.value, 1e-12)
-        for x, y in zip(before, after, strict=True)
+        abs(x - float(bound) * y) / max(s2.value, 1e-12) for x, y in zip(before, after, strict=True)
     ][:n]
     hidden = math.fsum(w * each.high for w, each in zip(moves, pooled, strict=False))
     return MovedPoint(
