@@ -150,7 +150,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--function", default=AUTHENTICATION, help="its name, or a Python file")
     parser.add_argument("--key", type=Path, required=True, help="a file of hexadecimal digits")
     parser.add_argument("--listen", required=True, help="path of the unix socket")
-    parser.add_argument("--keep", action="store_true", help="start it again when a signal has ended it")
+    parser.add_argument(
+        "--keep", action="store_true", help="start it again when a signal has ended it"
+    )
     options = parser.parse_args(arguments)
     configure(json=not sys.stderr.isatty())
     try:

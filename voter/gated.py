@@ -116,6 +116,11 @@ class GatedRunner(Runner):
             if self._dialing is not None:
                 self._dialing.cancel()
 
+    @property
+    def waiting(self) -> int:
+        """Clients that wait for F's word, or a verdict."""
+        return super().waiting + len(self._asked)
+
     async def drained(self) -> None:
         """Order nothing new, ask F nothing any more; return once nobody waits for a verdict."""
         self._end()
