@@ -177,7 +177,8 @@ def encode_request(
 
     ``target`` must be printable ASCII without spaces (percent-encode first).  Raises MessageError.
     """
-    raw_method, raw_target = method.encode("utf-8", "replace"), target.encode("utf-8", "replace")
+    # A lone surrogate is not to become a "?", which is another target.
+    raw_method, raw_target = (text.encode("utf-8", "surrogatepass") for text in (method, target))
     if not _is_token(raw_method):
         raise MessageError(f"method {method!r} is not a token")
     if not raw_target or any(byte <= 0x20 or byte >= 0x7F for byte in raw_target):
