@@ -94,10 +94,11 @@ def _encode_headers(headers: Iterable[tuple[str, str]], body: bytes) -> bytes:
 def _decode_headers(block: bytes) -> list[tuple[str, str]]:
     headers = []
     if block:
-        lines = block.split(b"\r\n")
-        if len(lines) > _MAX_HEADERS:
+        if (
+            block.count(b"\r\n") >= _MAX_HEADERS
+        ):  # counted first: a MiB of them takes 15 ms to split
             raise MessageError(f"more than {_MAX_HEADERS} headers")
-        for line in lines:
+        for line in block.split(b"\r\n"):
             name, colon, value = line.partition(b":")
             if not colon or not _is_token(name) or _breaks_line(value):
                 raise MessageError("a header line is malformed")
