@@ -195,6 +195,7 @@ def _service(given: str) -> str:
 def _function(given: str | None, key: Path | None) -> str | None:
     """Return what `--function` means, its socket's path made absolute."""
     from guests.function import read_key  # noqa: PLC0415 - for few nodes
+    from voter.address import check_unix_path  # noqa: PLC0415
 
     place, _, path = (given or "").partition(":")
     if (given == "guest") != (key is not None):
@@ -214,6 +215,7 @@ def _function(given: str | None, key: Path | None) -> str | None:
             remedy="give --function guest, or unix:PATH",
             code=ExitCode.USAGE,
         )
+    check_unix_path(str(Path(path).absolute()))
     return f"unix:{Path(path).absolute()}"
 
 

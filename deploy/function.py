@@ -3,7 +3,7 @@
 The voter asks it of each request before it is ordered (``voter.gated``); this end listens on a unix
 socket (mode 0600) and answers yes or no, in the order of the questions.  It holds nothing: it can
 be ended and started at any moment.  Nobody starts it again when it has died, but for ``--keep``,
-with which a parent does.
+with which a parent does if a signal ended it (one that exits by itself would do so again).
 
 An exception in the function is no answer: the connection ends, and the voter refuses.
 
@@ -118,7 +118,10 @@ def keep(run: Callable[[], int]) -> int:
             try:
                 for number in (signal.SIGTERM, signal.SIGINT):
                     signal.signal(number, signal.SIG_DFL)
-                status = run()
+                # Told before that, it would wait for a second word that never comes.
+                status = run() if not told else 0
+            except KeyboardInterrupt:  # the terminal's, after that which the parent passed on
+                status = 0
             finally:
                 if sys.exception() is not None:  # os._exit would not let it be told
                     sys.excepthook(*sys.exc_info())
@@ -126,8 +129,10 @@ def keep(run: Callable[[], int]) -> int:
                 os._exit(status)
         if told:  # before it was known whom to tell
             os.kill(child, told[0])
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        child = 0
+        # Waited for before it is reaped: as long as it may be told, its number is its own.
+        os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+        ended, child = child, 0
+        status = os.waitstatus_to_exitcode(os.waitpid(ended, 0)[1])
         if status >= 0:
             return status
         note("function", ended=status)
@@ -145,21 +150,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--function", default=AUTHENTICATION, help="its name, or a Python file")
     parser.add_argument("--key", type=Path, required=True, help="a file of hexadecimal digits")
     parser.add_argument("--listen", required=True, help="path of the unix socket")
-    parser.add_argument("--keep", action="store_true", help="start it again when it has died")
+    parser.add_argument(
+        "--keep", action="store_true", help="start it again when a signal has ended it"
+    )
     options = parser.parse_args(arguments)
     configure(json=not sys.stderr.isatty())
     try:
         function = load_function(options.function, read_key(options.key))
         check_unix_path(options.listen)
 
-        def run() -> int:
-            asyncio.run(serve(function, options.listen))
-            return 0
-
-        return keep(run) if options.keep else run()
     except (ServiceError, VoterError) as error:
-        sys.stderr.write(f"function: {error}\n")
-        return 2
+        return _cannot(error)
+
+    def run() -> int:
+        try:
+            asyncio.run(serve(function, options.listen))
+        except VoterError as error:
+            return _cannot(error)
+        return 0
+
+    return keep(run) if options.keep else run()
+
+
+def _cannot(error: Exception) -> int:
+    sys.stderr.write(f"function: {error}\n")
+    return 2
 
 
 if __name__ == "__main__":

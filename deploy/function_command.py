@@ -18,7 +18,7 @@ __all__ = ["function"]
               help="Path of the unix socket to serve at.")  # fmt: skip
 @click.option("--function", "name", default="hmac-sha256", show_default=True,
               help="hmac-sha256, or a Python file with one guests.function.Function.")  # fmt: skip
-@click.option("--keep", is_flag=True, help="Start it again whenever it has died.")
+@click.option("--keep", is_flag=True, help="Start it again when a signal has ended it.")
 def function(key: Path, listen: Path, name: str, keep: bool) -> None:
     """Run F in the foreground until SIGTERM or Ctrl-C: what each guest would check, done once.
 

@@ -3,7 +3,10 @@
 Here f is request authentication: it says of each request whether the service may see it.  The same
 code runs in each guest (configuration C1: ``guarded`` wraps the service) or once on the host, as
 F, before requests are ordered (C2: ``deploy.function``).  Whoever runs it answers REFUSAL to what
-it does not admit, so that a client cannot tell the two from each other.
+it does not admit, so that the reply does not tell the two from each other.  What it was voted by
+does (in C2 nobody voted on it), and so does a retry with the Idempotency-Key of a request before
+it: in C1 the voter answers it, from the reply that it keeps, without asking f.  There whoever has a
+key of the same caller gets its reply unsigned, and what was refused once stays refused under it.
 
 A request has the header ``authorization: HMAC-SHA256 HEX``, over its method, target and body under
 a key that is shared with the clients.  Other headers are not signed, and nothing in it is used up:
@@ -73,7 +76,7 @@ class Authentication(Function):
 def sign(key: bytes, method: str, target: str, body: bytes = b"") -> tuple[str, str]:
     """Return the header, as (name, value), that makes a request pass."""
     # Neither a method nor a target holds a space or the end of a line: no two requests are alike.
-    text = f"{method} {target}\n".encode() + body
+    text = f"{method} {target}\n".encode("utf-8", "surrogatepass") + body
     return HEADER, f"{SCHEME} {hmac.digest(key, text, 'sha256').hex()}"
 
 

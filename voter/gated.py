@@ -4,8 +4,9 @@ Configuration C2 of the paper's Figure 5: what every guest would do by itself (`
 is done once, on the host.  F's death, hang or lies are its own: all that is here is a question on a
 unix socket and its answer.  F says yes: the request goes on as it would without.  No: the client
 gets the reply that a guest would have given.  Nothing in time, or what is no answer: the client is
-refused (not-executed), never let through, and so are all that wait behind it.  F is asked and
-answers in order, so that requests keep theirs.
+refused (not-executed, unless an attempt before this one has a place in the order), never let
+through, and so are all that wait behind it.  F is asked and answers in order, so that requests keep
+theirs.
 
 Loaded only where the configuration names a ``function``.
 """
@@ -23,6 +24,7 @@ from guests.wire import Decoder, Kind, encode
 from voter.address import Connector, parse_address
 from voter.config import Config
 from voter.core.events import Fail, Failure, Once, Release
+from voter.core.once import Finding
 from voter.log import complain, note
 from voter.ports import Clock
 from voter.runner import LARGEST, Runner, Verdict
@@ -31,6 +33,12 @@ __all__ = ["ASKED", "ASKED_BYTES", "GatedRunner"]
 
 ASKED, ASKED_BYTES = 4096, 64 << 20
 """Requests that wait for F's word at most, and their size."""
+_BEFORE = {
+    Finding.PENDING: Failure.OUTCOME_UNKNOWN,
+    Finding.DONE: Failure.OUTCOME_UNKNOWN,
+    Finding.EXPIRED: Failure.SESSION_EXPIRED,
+}
+"""What is said of a retry that F does not let through, by what is known of the attempt before."""
 
 
 class _Asked(NamedTuple):
@@ -68,6 +76,7 @@ class GatedRunner(Runner):
         self._gate_ticket = 0
         self._deadline: asyncio.TimerHandle | None = None
         self._silent = False  # F, the last time it was asked
+        self._ending = False  # F is asked nothing any more
         self.counters["denied"] = 0
 
     def submit(
@@ -84,8 +93,10 @@ class GatedRunner(Runner):
         asked = _Asked(request, caller, read_only, call, once, until)
         if len(request) > LARGEST:
             self._pass(ticket, asked)  # it is refused there, unread
+        elif self._ending:
+            self._refuse(ticket, asked, Failure.NOT_EXECUTED, "the voter ends")
         elif len(self._asked) >= ASKED or self._asked_bytes + len(request) > ASKED_BYTES:
-            self._refuse(ticket, call, Failure.OVERLOAD, "too many requests wait for it")
+            self._refuse(ticket, asked, Failure.OVERLOAD, "too many requests wait for it")
         else:
             self._asked[ticket] = asked
             self._asked_bytes += len(request)
@@ -101,9 +112,23 @@ class GatedRunner(Runner):
         try:
             await super().run()
         finally:
+            self._end()
             if self._dialing is not None:
                 self._dialing.cancel()
-            self.lose(self._f, "the voter ends")
+
+    @property
+    def waiting(self) -> int:
+        """Clients that wait for F's word, or a verdict."""
+        return super().waiting + len(self._asked)
+
+    async def drained(self) -> None:
+        """Order nothing new, ask F nothing any more; return once nobody waits for a verdict."""
+        self._end()
+        await super().drained()
+
+    def _end(self) -> None:
+        self._ending = True
+        self.lose(self._f, "the voter ends")
 
     def cancel(self, ticket: int) -> None:
         """The client has gone; what F has not admitted yet is not ordered any more."""
@@ -128,9 +153,12 @@ class GatedRunner(Runner):
         self._passed.pop(ticket, None)
         call(verdict)
 
-    def _refuse(self, ticket: int, call: Callable[[Verdict], None], code: str, reason: str) -> None:
+    def _refuse(self, ticket: int, asked: _Asked, code: str, reason: str) -> None:
+        if asked.once is not None and not asked.read_only:
+            found = self.engine.once.look(asked.once, asked.caller, self.engine.log.time_ns)
+            code = _BEFORE.get(found.finding, code)
         self.failures[code] = self.failures.get(code, 0) + 1
-        self._tell(call, Fail(ticket, code, f"the function F: {reason}"))
+        self._tell(asked.call, Fail(ticket, code, f"the function F: {reason}"))
 
     def _tell(self, call: Callable[[Verdict], None], verdict: Verdict) -> None:
         try:
@@ -158,7 +186,7 @@ class GatedRunner(Runner):
         """F has said something: only yes or no, to the first that waits, is an answer."""
         if line is not self._f:
             return
-        if next(iter(self._asked), 0) != ticket or word not in (YES, NO):
+        if next(iter(self._asked), None) != ticket or word not in (YES, NO):
             self.lose(line, "it answers what it was not asked")
             return
         asked = self._take(ticket)
@@ -187,7 +215,7 @@ class GatedRunner(Runner):
         for ticket in tuple(self._asked):
             asked = self._take(ticket)
             if asked is not None:
-                self._refuse(ticket, asked.call, Failure.NOT_EXECUTED, reason)
+                self._refuse(ticket, asked, Failure.NOT_EXECUTED, reason)
         self._watch()
 
     def _take(self, ticket: int) -> _Asked | None:

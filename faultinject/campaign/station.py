@@ -273,6 +273,7 @@ class Station:
                 address = ""
                 if self._function is not None:
                     await self._function.renew()
+                    self._function.dirty = plan.host_function_hit  # however this ends
                     address = self._function.address
                 voter = await self._voters.start(
                     vote, links, limits, journal=plan.repair, function=address
@@ -298,8 +299,6 @@ class Station:
                 await client.close()
             looked = time.perf_counter()
             hits = await strikes.results()
-            if self._function is not None and plan.host_function_hit:
-                self._function.dirty = True
             fates, alive = await self._fates(voter, first, hits)
         finally:
             await strikes.undo()

@@ -140,7 +140,10 @@ def judge_moved(
     s1 = _reliability(before, hull, alpha)
     pooled = [_pooled(counts.pooled(k), level) for k in range(n + 1)]
     clean = not any(counts.pooled(k).failures for k in range(n))
-    moves = [abs(x - y) / max(s2.value, 1e-12) for x, y in zip(before, after, strict=True)][:n]
+    # By how much R_F* = S1/S2 moves with f_k: both sides have it, at weights of their own.
+    moves = [
+        abs(x - float(bound) * y) / max(s2.value, 1e-12) for x, y in zip(before, after, strict=True)
+    ][:n]
     hidden = math.fsum(w * each.high for w, each in zip(moves, pooled, strict=False))
     return MovedPoint(
         n=n, rf=f, rm_rest=rest, paper=float(bound), room=bound.down, c1=s1, c2=s2, saved=g,
@@ -161,10 +164,12 @@ def _pooled(counts: Counts, alpha: float) -> Interval:
 
 
 def _hull(counts: Moved, k: int, alpha: float) -> Interval:
-    """Where f_k of C1 may lie: between the least and the most that any of its strata allows."""
-    every = [_pooled(each, alpha) for each in counts.parts(k)]
-    if not every:
+    """Where f_k of C1 may lie: between the least and the most that any of its strata allows;
+    anywhere, if guests failed in f were not measured at all.
+    """
+    if not counts.in_f[k].trials:
         return _pooled(NONE, alpha)
+    every = [_pooled(each, alpha) for each in counts.parts(k)]
     together = counts.pooled(k)
     return Interval(
         value=together.rate,

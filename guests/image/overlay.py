@@ -79,7 +79,7 @@ def add_overlay(image: Image, out_dir: Path, overlay: Overlay) -> Image:
             access_files={},
         )
         out_dir.mkdir(parents=True, exist_ok=True)
-        replace_file(out_dir / "initrd", initrd)
+        replace_file(out_dir / "initrd", initrd, mode=0o600 if overlay.key else 0o644)
         replace_file(out_dir / "manifest.json", encode_record(described))
         link_file(image.kernel, out_dir / "vmlinux")
     except OSError as error:

@@ -39,7 +39,7 @@ def make_aside(target: Path) -> Iterator[Path]:
         raise
 
 
-def replace_file(path: Path, body: bytes) -> None:
+def replace_file(path: Path, body: bytes, mode: int = 0o644) -> None:
     """Puts `body` at `path` in one step: a reader sees the old file or the new one, never half."""
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -47,7 +47,7 @@ def replace_file(path: Path, body: bytes) -> None:
             file.write(body)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o644)
+        os.chmod(name, mode)
         os.replace(name, path)
     except BaseException:
         os.unlink(name)

@@ -89,6 +89,7 @@ def test_what_cannot_be_is_said(scratch: Path, words: tuple[str, ...], said: str
         (("--function", "unix:/f", "--key", "KEY"), "--function guest --key FILE"),
         (("--function", "guest", "--key", "/nowhere/key"), "cannot be read"),
         (("--function", "host"), "no place 'host' for a function"),
+        (("--function", "unix:/tmp/" + "x" * 120), "bytes too long"),
     ],
 )
 def test_up_says_where_a_function_may_be(scratch: Path, words: tuple[str, ...], said: str) -> None:

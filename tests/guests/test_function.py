@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guests.function import REFUSAL, Authentication, guarded, load_function, read_key, sign
-from guests.message import Reply, Request, encode_request
+from guests.message import MessageError, Reply, Request, encode_request
 from guests.service import Context, ServiceError, answer, load
 
 KEY = bytes(range(32))
@@ -41,6 +41,12 @@ def test_what_is_signed_rightly_passes_and_nothing_else() -> None:
     assert not AUTH.admits(request("PUT", "/kv/a", b"blue", signed, signed))
     assert not AUTH.admits(request("PUT", "/kv/a", b"blue", ("authorization", "é")))
     assert not Authentication(KEY[1:]).admits(request("PUT", "/kv/a", b"blue", signed))
+
+
+def test_a_target_that_cannot_be_sent_is_refused_as_without_a_key() -> None:
+    header = sign(KEY, "GET", "/\udcff")  # what a shell's argument that is not UTF-8 becomes
+    with pytest.raises(MessageError, match="percent-encoded"):
+        encode_request("GET", "/\udcff", [header])
 
 
 def test_headers_that_cannot_be_read_sign_nothing() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -150,3 +151,18 @@ def test_repeated_headers_are_joined_and_names_have_no_case() -> None:
     assert request.query == {"a": "2", "b": ""}
     assert Reply(200, "x", {"ETag": "1"}).header("etag") == "1"
     assert Reply(200).header("etag") is None
+
+
+def test_too_many_headers_are_refused_before_they_are_taken_apart() -> None:
+    assert (
+        len(Request("GET", "/", b"", b"\r\n".join(b"a%d: b" % n for n in range(128))).headers)
+        == 128
+    )
+    many = Request("GET", "/", b"", b"a:\r\n" * (1 << 18))
+    tracemalloc.start()
+    try:
+        with pytest.raises(MessageError, match="more than 128 headers"):
+            _ = many.headers
+        assert tracemalloc.get_traced_memory()[1] < 100_000
+    finally:
+        tracemalloc.stop()

@@ -136,6 +136,38 @@ async def test_one_line_moves_it_and_clients_cannot_tell(scratch: Path) -> None:
     assert ordered == 4, "what F refuses is not ordered"
 
 
+async def test_a_key_stands_for_its_reply_in_c1_and_f_is_asked_each_time_in_c2(
+    scratch: Path,
+) -> None:
+    signed = sign(KEY, "PUT", "/kv/a", b"blue")
+
+    async def statuses(node: Node) -> list[int]:
+        await node.standing("ready")
+        tries = (("1", False), ("1", True), ("2", True), ("2", False))
+        return [
+            (
+                await node.ask(
+                    "PUT",
+                    "/kv/a",
+                    b"blue",
+                    ("Idempotency-Key", key),
+                    *([signed] if sign_it else []),
+                )
+            ).status
+            for key, sign_it in tries
+        ]
+
+    for name in ("guests", "host"):
+        (scratch / name).mkdir()
+    inside = f"{EXEC_KV} --function hmac-sha256 --key {key_file(scratch)}"
+    async with running(configure([inside] * 3), scratch / "guests") as node:
+        assert await statuses(node) == [401, 401, 201, 201]
+    async with f_process(scratch):
+        config = configure([EXEC_KV] * 3, gate(scratch))
+        async with running(config, scratch / "host") as node:
+            assert await statuses(node) == [401, 201, 204, 401]
+
+
 def test_without_a_function_the_runner_is_the_plain_one() -> None:
     assert _runner_of(configure(["unix:/x"], vote="1/1")) is Runner
     assert _runner_of(configure(["unix:/x"], 'function = "unix:/f"', vote="1/1")) is GatedRunner
@@ -292,3 +324,56 @@ async def test_one_too_large_is_refused_as_without(nodes: Nodes, scratch: Path) 
         header = sign(KEY, "PUT", "/kv/a", bytes(fits))
         assert (await node.ask("PUT", "/kv/a", bytes(fits), header)).status == 201
         assert (await node.ask("PUT", "/kv/a", bytes(fits + 1), header)).status == 413
+
+
+async def test_a_word_that_nobody_waits_for_ends_the_connection_and_nothing_else(
+    nodes: Nodes, scratch: Path
+) -> None:
+    node, problems = await nodes.make(gate(scratch)), []
+    runner = node.runner
+    assert isinstance(runner, GatedRunner)
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: problems.append(context))
+
+    def twice(frame: Frame) -> bytes:
+        return encode(Kind.REPLY, 0, frame.seq, YES) + encode(Kind.REPLY, 0, 0, YES)
+
+    async with f_rude(scratch, twice), await signed_client(node) as client:
+        assert (await client.request("PUT", "/kv/a", b"blue")).status == 201
+        await until(lambda: runner._f is None)
+        assert (await client.request("PUT", "/kv/a", b"red")).status == 204
+    assert not problems
+
+
+async def test_a_retry_of_what_was_executed_is_not_told_that_it_was_not(
+    nodes: Nodes, scratch: Path
+) -> None:
+    node = await nodes.make(gate(scratch, 0.2))
+    headers = (sign(KEY, "PUT", "/kv/a", b"blue"), ("Idempotency-Key", "k1"))
+    other = (sign(KEY, "PUT", "/kv/a", b"blue"), ("Idempotency-Key", "k2"))
+    async with f_process(scratch) as process:
+        assert (await node.ask("PUT", "/kv/a", b"blue", *headers)).status == 201
+        for number in (signal.SIGSTOP, signal.SIGKILL):
+            process.send_signal(number)
+            again = await node.ask("PUT", "/kv/a", b"blue", *headers)
+            assert again.problem == "outcome-unknown"
+            new = await node.ask("PUT", "/kv/a", b"blue", *other)
+            assert new.problem == "not-executed"
+        process.wait()
+    async with f_process(scratch):
+        again = await node.ask("PUT", "/kv/a", b"blue", *headers)
+        assert (again.status, again.headers["idempotency-replayed"]) == (201, "true")
+
+
+async def test_who_waits_for_f_is_told_when_the_voter_ends(nodes: Nodes, scratch: Path) -> None:
+    node = await nodes.make(gate(scratch))
+    async with f_rude(scratch, lambda frame: b"") as asked, await signed_client(node) as client:
+        waits = asyncio.create_task(client.request("PUT", "/kv/a", b"blue"))
+        await until(lambda: asked)
+        assert node.runner.waiting == 1
+        await node.runner.drained()
+        with pytest.raises(NotExecuted, match="the voter ends"):
+            async with asyncio.timeout(1):
+                await waits
+        with pytest.raises(NotExecuted, match="the voter ends"):
+            await client.request("PUT", "/kv/a", b"blue")
+    assert len(asked) == 1, "F is asked nothing any more"

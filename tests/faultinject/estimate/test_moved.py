@@ -61,6 +61,37 @@ def test_how_far_the_data_reach_is_told() -> None:
     assert done.hidden <= 0.1
 
 
+@pytest.mark.parametrize(("n", "rf", "rest"), [(2, 0.5, 0.75), (3, 0.75, 0.75), (3, 0.5, 0.5)])
+def test_what_is_told_to_be_hidden_is_what_the_interval_shows(
+    n: int, rf: float, rest: float
+) -> None:
+    certain = 10**8
+
+    def width(missions: tuple[int, ...]) -> tuple[float, float]:
+        strata = tuple(Counts(trials=each, failures=0) for each in missions)
+        last = (Counts(trials=certain, failures=certain),)
+        found = judge_moved(Moved(in_f=(NONE,) * (n + 1), in_rest=strata + last), rf, rest)
+        return found.hidden, found.shared.width / found.room
+
+    for k in range(n):
+        hidden, seen = width(tuple(30 if j == k else certain for j in range(n)))
+        assert hidden == pytest.approx(seen, rel=0.12)
+    few = judge_moved(
+        Moved(in_f=(NONE,) * (n + 1), in_rest=ideal(n, 60).in_rest), rf, rest
+    )  # fmt: skip
+    assert width(few.wanted)[1] < 1.1 * few.share, "what it asks for is enough"
+
+
+def test_apart_takes_nothing_from_c2_where_f_was_never_hit() -> None:
+    full = ideal(3, 10**4)
+    lacking = Moved(in_f=(full.in_f[0], NONE, *full.in_f[2:]), in_rest=full.in_rest)
+    # All of C1's missions with one f failed may fail, for all that is known.
+    worst = 1 - recombine((0.0, 1.0, 0.0, 1.0), 1 - 0.75 * 0.75)
+    truth = breakeven(worst, 1 - recombine((0.0, 0.0, 0.0, 1.0), 0.25), 0.0)
+    found = judge_moved(lacking, 0.75, 0.75).apart
+    assert found.low <= truth <= found.high
+
+
 def test_shared_strata_take_no_corner_for_granted() -> None:
     """The threshold rule finds the extremes of all corners of the box."""
     rng = numpy.random.default_rng(5)
@@ -153,7 +184,7 @@ def test_apart_covers_where_f_and_the_rest_do_not_count_the_same() -> None:
 def test_f_that_saves_nothing_and_n_of_one() -> None:
     found = judge_moved(ideal(1, 1000), 0.75, 0.6)
     assert found.paper == 0.75, "with one guest it does not matter where the function is"
-    assert found.wanted[0] > 0
+    assert found.wanted == (0,), "and f_0 takes as much from both"
     same = judge_moved(ideal(3, 100), 1.0, 0.75)
     assert (same.paper, same.room) == (1.0, 0.0)
     assert same.shared.value == pytest.approx(1.0)

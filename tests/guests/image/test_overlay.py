@@ -57,7 +57,9 @@ def test_a_function_before_the_service(small_image: Image, tmp_path: Path) -> No
     own = tmp_path / "f.py"
     own.write_text("x = 1\n")
     overlay = Overlay(service="kv", key=b"k" * 16, function_file=own)
-    found = added(add_overlay(small_image, tmp_path / "own", overlay), small_image)
+    image = add_overlay(small_image, tmp_path / "own", overlay)
+    assert image.initrd.stat().st_mode & 0o777 == 0o600, "it holds the key"
+    found = added(image, small_image)
     assert found["etc/trivisor/function"] == b"/opt/trivisor/user/function.py\n"
     assert found["opt/trivisor/user/function.py"] == b"x = 1\n"
     with pytest.raises(ImageError, match="give `key`"):
