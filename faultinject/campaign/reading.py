@@ -101,6 +101,15 @@ class Reader:
                 found[key[0], key[1], key[2]] = tally
         return found
 
+    def dose_falls(self, prefix: int | None = None) -> dict[tuple[str, int], dict[int, Tally]]:
+        """Count doses' voted missions by (kind, flips), and those by the guests that failed."""
+        found: dict[tuple[str, int], dict[int, Tally]] = {}
+        tallies = self._model("repair", "design", "fallen", prefix=prefix, shot=False)
+        for (kind, dose, on, design, fallen), tally in tallies.items():
+            if design == "voted" and on == (self.plan.spec.repair == "on"):
+                found.setdefault((kind, dose), {})[fallen] = tally
+        return found
+
     def shots(self, prefix: int | None = None) -> dict[ShotKey, dict[int, Tally]]:
         """Count shots by (kind, flips, design, vote), and those by the guests that failed.
 

@@ -275,8 +275,15 @@ def _independent(results: Results) -> Answer:
         else "undecided"
     )  # fmt: skip
     words = ", ".join(f"{name} {count}" for name, count in by.items() if count)
+    asked = [dose.fell_p for dose in doses if dose.fell_p is not None]
+    seen = sum(p < (1 - results["softerrors"].confidence) / len(asked) for p in asked)
+    falls = (
+        f"; how many guests fell in a mission is as with independent guests at "
+        f"{len(asked) - seen} of {len(asked)} doses (G-test, Bonferroni)"
+        if asked else ""
+    )  # fmt: skip
     return Answer(
-        measured=f"bit flips at {len(doses)} doses, R_M and R_sys measured apart: {words}",
+        measured=f"bit flips at {len(doses)} doses, R_M and R_sys measured apart: {words}{falls}",
         says=says,
     )
 

@@ -8,6 +8,7 @@ campaigns in which nothing is forced to fail.  Needs scipy (the extra ``campaign
 from faultinject.estimate.counts import Counts, EstimateError
 from faultinject.estimate.crossing import Crossing
 from faultinject.estimate.doses import Dose, DosesVerdict, DoseVerdict, Fit, judge_doses
+from faultinject.estimate.falls import Falls, judge_falls
 from faultinject.estimate.intervals import (
     Interval,
     clopper_pearson,
@@ -58,6 +59,7 @@ __all__ = [
     "DoseVerdict",
     "DosesVerdict",
     "EstimateError",
+    "Falls",
     "Fit",
     "Interval",
     "Margins",
@@ -83,6 +85,7 @@ __all__ = [
     "expected",
     "jeffreys",
     "judge_doses",
+    "judge_falls",
     "judge_moved",
     "judge_point",
     "judge_points",

@@ -22,6 +22,7 @@ from faultinject.estimate import (
     ShotsResult,
     at_frequency,
     judge_doses,
+    judge_falls,
     judge_shots,
 )
 from faultinject.estimate import Dose as DoseCounts
@@ -53,7 +54,25 @@ def find_doses(source: Source) -> Doses:
         }  # fmt: skip
         judged = _judge(source, arms, source.alpha)
         found[kind] = (_doses(source, kind, arms, judged, shared=False), judged)
-    return found
+    return {
+        kind: (tuple(_with_falls(source, each) for each in doses), judged)
+        for kind, (doses, judged) in found.items()
+    }
+
+
+def _with_falls(source: Source, dose: Dose) -> Dose:
+    """Say of a dose how many guests fell in a mission; beside repair nobody stays fallen."""
+    if source.store.spec.repair == "on":
+        return dose
+    classes = [0] * (source.n - source.m + 2)
+    falls = source.store.dose_falls(source.prefix).get((dose.kind, dose.flips), {})
+    for fallen, tally in falls.items():
+        classes[min(fallen, len(classes) - 1)] += tally.trials - tally.voter_lost
+    judged = judge_falls(classes, source.n)
+    return msgspec.structs.replace(
+        dose, fell=tuple(classes), fell_expected=judged.expected if judged else (),
+        fell_p=judged.p if judged else None,
+    )  # fmt: skip
 
 
 def find_shared(source: Source) -> tuple[Dose, ...]:

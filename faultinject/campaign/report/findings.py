@@ -287,6 +287,10 @@ class Dose(_Data, frozen=True, kw_only=True):
     words: str = ""
     outcomes: dict[Outcome, int] = {}  # of the voted
     plain_outcomes: dict[Outcome, int] = {}
+    # Voted missions by guests that fell: 0, 1, ..., too many; and had they fallen independently.
+    fell: tuple[int, ...] = ()
+    fell_expected: tuple[float, ...] = ()
+    fell_p: float | None = None
 
 
 class ShotKind(_Data, frozen=True, kw_only=True):

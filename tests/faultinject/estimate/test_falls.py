@@ -1,0 +1,51 @@
+"""Whether guests fall independently: against scipy's own fit, and by simulation."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from faultinject.estimate import EstimateError, judge_falls
+
+
+def drawn(rng: random.Random, missions: int, q: float, shared: float = 0.0) -> list[int]:
+    """Missions by fallen guests of three: 0, 1, 2 or more; with a cause of all now and then."""
+    counts = [0, 0, 0]
+    for _ in range(missions):
+        fell = 3 if rng.random() < shared else sum(rng.random() < q for _ in range(3))
+        counts[min(fell, 2)] += 1
+    return counts
+
+
+def test_exact_shares_of_independent_guests_fit_exactly() -> None:
+    found = judge_falls([512, 384, 104], 3)  # q = .2 of 1,000
+    assert found is not None
+    assert found.q == pytest.approx(0.2, abs=1e-4)
+    assert found.expected == pytest.approx((512, 384, 104), abs=0.1)
+    assert found.p > 0.99
+
+
+def test_independent_guests_are_called_dependent_as_rarely_as_promised() -> None:
+    rng = random.Random(7)
+    ps = [found.p for _ in range(400) if (found := judge_falls(drawn(rng, 300, 0.3), 3))]
+    assert len(ps) == 400
+    assert 8 <= sum(p < 0.05 for p in ps) <= 34  # 20 expected
+
+
+def test_a_shared_cause_is_seen() -> None:
+    rng = random.Random(7)
+    for _ in range(20):
+        found = judge_falls(drawn(rng, 300, 0.1, shared=0.15), 3)
+        assert found is not None and found.p < 1e-3
+
+
+@pytest.mark.parametrize("counts", [[10, 0, 0], [0, 0, 10], [0, 0, 0], [5, 5]])
+def test_where_there_is_nothing_to_compare_nothing_is_said(counts: list[int]) -> None:
+    assert judge_falls(counts, 3) is None
+
+
+@pytest.mark.parametrize("counts", [[1], [1, 1, 1, 1, 1], [1, -1, 3]])
+def test_counts_that_cannot_be_are_refused(counts: list[int]) -> None:
+    with pytest.raises(EstimateError):
+        judge_falls(counts, 3)
