@@ -231,13 +231,17 @@ class GatedRunner(Runner):
         """Have one timer, for the first that waits: the others fall due after it."""
         if self._deadline is None and self._asked:
             until = next(iter(self._asked.values())).until
-            self._deadline = asyncio.get_running_loop().call_at(until, self._look)
+            self._deadline = asyncio.get_running_loop().call_at(until, self._look, until)
 
-    def _look(self) -> None:
+    def _look(self, due: float) -> None:
+        """Lose F if the first waits for too long; a voter that was itself held up blames nobody."""
         self._deadline = None
+        loop, limit = asyncio.get_running_loop(), self.config.timing.function
         first = next(iter(self._asked.values()), None)
-        if first is not None and first.until <= asyncio.get_running_loop().time():
-            self.lose(self._f, f"no word within {self.config.timing.function:g} s")
+        if first is not None and loop.time() - due > limit / 10:
+            self._deadline = loop.call_later(limit, self._look, loop.time() + limit)
+        elif first is not None and first.until <= loop.time():
+            self.lose(self._f, f"no word within {limit:g} s")
         self._watch()
 
 

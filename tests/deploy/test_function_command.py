@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.voter.node import EXEC_KV
+from voter.client import Client
 
 __all__: list[str] = []
 
@@ -62,6 +64,42 @@ def test_one_line_in_the_voters_configuration_has_requests_pass_f(scratch: Path)
         done = trivisor("request", "GET", "/kv/a", "--no-retry", "--key", str(key), *to)
         assert done.returncode == 3
         assert "the function F" in done.stderr
+
+
+SLOW = """
+import time
+from guests.function import Function
+class Slow(Function):
+    def admits(self, request):
+        time.sleep(0.3)
+        return True
+"""
+
+
+def test_a_voter_that_was_held_up_itself_does_not_blame_f(scratch: Path) -> None:
+    key, f, native, toml = (scratch / name for name in ("key", "f.sock", "n.sock", "voter.toml"))
+    key.write_text("ab" * 32)
+    (scratch / "slow.py").write_text(SLOW)
+    link = 'vote = "1/1"\n[[replica]]\nname = "g1"\nlink = "' + EXEC_KV + '"\n'
+    toml.write_text(f'function = "unix:{f}"\n{link}[listen]\nnative_unix = "{native}"\n')
+    serve = ["function", "--key", str(key), "--listen", str(f), "--function"]
+    to = ("--to", f"unix:{native}", "--timeout", "10")
+    with (
+        running([*TRIVISOR, "voter", "--config", str(toml)], native) as voter,
+        running([*TRIVISOR, *serve, str(scratch / "slow.py")], f),
+    ):
+        assert trivisor("request", "PUT", "/kv/a", "--data", "blue", *to).returncode == 0
+
+        async def ask() -> int:
+            async with await Client.connect(f"unix:{native}", retry=False) as client:
+                waits = asyncio.create_task(client.request("GET", "/kv/a"))
+                await asyncio.sleep(0.1)
+                voter.send_signal(signal.SIGSTOP)
+                await asyncio.sleep(1.5)
+                voter.send_signal(signal.SIGCONT)
+                return (await waits).status
+
+        assert asyncio.run(ask()) == 200
 
 
 @pytest.mark.parametrize(
