@@ -7,7 +7,7 @@ moved`` says what follows from the counts.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -113,6 +113,7 @@ def _check(guest: Store, host: Store) -> None:
         "hang": (one.station.hang, two.station.hang),
         "length": (one.workload.length, two.workload.length),
         "alpha": (one.alpha_look, two.alpha_look),
+        "faults": (_mix(one.faults), _mix(two.faults)),
     }
     other = [f"{name} {a} and {b}" for name, (a, b) in same.items() if a != b]
     if other:
@@ -121,6 +122,10 @@ def _check(guest: Store, host: Store) -> None:
             remedy="run both with the same settings",
             code=ExitCode.USAGE,
         )
+
+
+def _mix(faults: Mapping[str, float]) -> str:
+    return ", ".join(f"{kind} {weight:g}" for kind, weight in sorted(faults.items()) if weight)
 
 
 def _counts(guest: Store, host: Store) -> list[Moved]:

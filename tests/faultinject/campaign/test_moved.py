@@ -80,6 +80,9 @@ def test_what_is_not_two_sides_of_one_question_is_refused(
     store_of(tmp_path / "long", HOST + "[workload]\nlength = 30\n").close()
     with pytest.raises(CommandError, match="length 20 and 30"):
         raise run("moved", guest, tmp_path / "long").exception or AssertionError
+    store_of(tmp_path / "mix", HOST.replace("hang = 1", "hang = 1\ncrash = 2", 1)).close()
+    with pytest.raises(CommandError, match="faults hang 1 and crash 2, hang 1"):
+        raise run("moved", guest, tmp_path / "mix").exception or AssertionError
     other = HOST.replace('"1/2"', '"1/1"').replace("guests = 2", "guests = 1")
     other = other[: other.index('[[strata]]\nvote = "1/1"\nguests_hit = 2')]
     store_of(tmp_path / "other", other).close()
