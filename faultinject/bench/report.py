@@ -70,7 +70,8 @@ async def _run(directory: Path, plan: Plan, progress: Callable[[str], None]) -> 
     children = rig.Children()
     images = cache_directory() / "images"
     try:
-        async with rig.guests(directory / "vm", images, 4, plan.accel, progress) as node:
+        planned = rig.plan_guests(directory / "vm", images, 4, plan.accel, progress)
+        async with rig.guests(directory / "vm", planned, progress) as node:
             links = {name: guest.spec.link_socket for name, guest in node.guests.items()}
             progress("starting voters and peers")
             voted = [f"unix:{links[name]}" for name in ("g1", "g2", "g3")]

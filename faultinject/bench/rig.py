@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -225,20 +225,11 @@ async def plan_guests(
 
 @contextlib.asynccontextmanager
 async def guests(
-    directory: Path,
-    cache: Path,
-    number: int,
-    accel: Requested,
-    progress: Progress,
-    *,
-    service: str | Path = "kv",
-    memory_mib: int = 128,
+    directory: Path, planned: Awaitable[Node], progress: Progress
 ) -> AsyncIterator[Node]:
-    """Boot a node of ``plan_guests``; end its guests afterwards."""
+    """Boot a node of ``plan_guests``, all in ``directory``; end it and remove that afterwards."""
     try:
-        node = await plan_guests(
-            directory, cache, number, accel, progress, service=service, memory_mib=memory_mib
-        )
+        node = await planned
         try:
             await node.up(progress)
             yield node

@@ -118,12 +118,12 @@ async def _run(
 ) -> TransferReport:
     began, load = time.monotonic(), os.getloadavg()[0]
     children = rig.Children()
-    booted = rig.guests(
+    planned = rig.plan_guests(
         directory / "vm", cache_directory() / "images", 3, plan.accel, progress,
         service=Path(roomy.__file__), memory_mib=plan.memory,
     )  # fmt: skip
     try:
-        async with booted as node:
+        async with rig.guests(directory / "vm", planned, progress) as node:
             links = [f"unix:{guest.spec.link_socket}" for guest in node.guests.values()]
             voter = await rig.voter(
                 children, directory / "voter", links, durability=plan.durability,

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import msgspec
 import pytest
 
-from faultinject.campaign.trial import Hit, MissionPlan, Outcome, Row
+from faultinject.campaign.trial import Hit, MissionPlan, Outcome
+from tests.faultinject.campaign.stations import station
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(300)]
-
-Run = Callable[[MissionPlan], Row]
-ROOT = Path(__file__).parents[3]
-PROCESS = Path(__file__).with_name("station_process.py")
 
 
 def planned(*hits: Hit, seed: int = 1) -> MissionPlan:
@@ -33,29 +24,6 @@ def planned(*hits: Hit, seed: int = 1) -> MissionPlan:
 
 def hit(target: str, kind: str, at: int = 5) -> Hit:
     return Hit(target=target, kind=kind, at=at, seed=7)
-
-
-@contextmanager
-def station(directory: Path, function: str) -> Iterator[Run]:
-    directory.mkdir()
-    with subprocess.Popen(
-        [sys.executable, str(PROCESS), str(directory), function],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-    ) as process:  # fmt: skip
-        assert process.stdin is not None and process.stdout is not None
-        said, told = process.stdout, process.stdin
-
-        def one(plan: MissionPlan) -> Row:
-            told.write(msgspec.json.encode(plan).decode() + "\n")
-            told.flush()
-            return msgspec.json.decode(said.readline(), type=Row)
-
-        assert said.readline() == "ready\n"
-        yield one
-        told.close()
-    assert process.returncode == 0
-    assert not directory.exists(), "nothing is left of a station"
 
 
 def test_f_in_each_guest(shared_scratch: Path) -> None:

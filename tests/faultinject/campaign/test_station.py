@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
-import msgspec
 import pytest
 
-from faultinject.campaign.trial import Design, Hit, MissionPlan, Outcome, Row
+from faultinject.campaign.trial import Design, Hit, MissionPlan, Outcome
+from tests.faultinject.campaign.stations import Run, station
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(300)]
-
-Run = Callable[[MissionPlan], Row]
-ROOT = Path(__file__).parents[3]
-PROCESS = Path(__file__).with_name("station_process.py")
 
 
 def plan(
@@ -44,26 +37,8 @@ def hit(target: str, kind: str, at: int = 5, seed: int = 7, dose: int = 1) -> Hi
 @pytest.fixture(scope="module")
 def run(shared_scratch: Path) -> Iterator[Run]:
     """One station for all: that it stays clean from mission to mission is what is tested."""
-    directory = shared_scratch / "st"
-    directory.mkdir()
-    with subprocess.Popen(
-        [sys.executable, str(PROCESS), str(directory)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-    ) as process:  # fmt: skip
-        assert process.stdin is not None and process.stdout is not None
-        said, told = process.stdout, process.stdin
-
-        def one(planned: MissionPlan) -> Row:
-            told.write(msgspec.json.encode(planned).decode() + "\n")
-            told.flush()
-            return msgspec.json.decode(said.readline(), type=Row)
-
-        assert said.readline() == "ready\n"
+    with station(shared_scratch / "st") as one:
         yield one
-        told.close()
-    assert process.returncode == 0
-    assert not directory.exists(), "nothing is left of a station"
 
 
 def test_nothing_hit_nothing_fails(run: Run) -> None:
