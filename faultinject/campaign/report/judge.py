@@ -7,7 +7,15 @@ import re
 from faultinject.campaign.report.digits import percent
 from faultinject.campaign.report.findings import Point, Silence, Verdict
 from faultinject.campaign.report.strata import Side
-from faultinject.estimate import Agreement, EstimateError, agree_bound, agree_failure, agree_overall
+from faultinject.estimate import (
+    Agreement,
+    EstimateError,
+    agree_bound,
+    agree_failure,
+    agree_overall,
+    band,
+    paper_failure,
+)
 from faultinject.estimate import Verdict as Fit
 
 __all__ = ["judge_points", "judge_silence", "judge_voter", "tell_silence", "worst_case"]
@@ -30,9 +38,12 @@ def judge_voter(side: Side) -> Verdict:
             words=f"{within}, f_0 measured and not taken for granted.",
         )  # fmt: skip
     if verdict is Fit.VIOLATED:
+        better = side.repair and _fails_less(side)
         return Verdict(
-            tone="bad", tests="voter",
-            answer=f"The voter does not do what Inequality (4) assumes of it{repair}.",
+            tone="open" if better else "bad", tests="voter",
+            answer="With repair on the voted node fails less than Inequality (4), which knows no "
+            "repair, has it." if better
+            else f"The voter does not do what Inequality (4) assumes of it{repair}.",
             words=" ".join(_sentence(each) for each in found if each.verdict is Fit.VIOLATED),
         )  # fmt: skip
     open_ = " ".join(_sentence(each) for each in found if each.verdict is Fit.UNDECIDED)
@@ -47,6 +58,13 @@ def judge_voter(side: Side) -> Verdict:
         tone="open", tests="voter", words=open_,
         answer=f"Undecided: whether the voter does what Inequality (4) assumes{repair}.",
     )  # fmt: skip
+
+
+def _fails_less(side: Side) -> bool:
+    """Whether U is below the paper's, all of its interval, where guests fail most often."""
+    q, source = side.margins().q_high, side.source
+    known = band(side.strata, source.alpha).failure(q)
+    return known.high < paper_failure(q, source.m, source.n)
 
 
 def _agreements(side: Side, *, given: bool, worst: bool = False) -> tuple[Agreement, ...]:
@@ -81,7 +99,10 @@ def judge_points(points: tuple[Point, ...], *, repair: bool) -> Verdict | None:
     departed = [p for p in here if p.verdict not in ("undecided", p.paper)]
     counts = ", ".join(f"{name} at {len(found)}" for name, found in by.items() if found)
     answer = f"Of {len(here)} operating points: {counts}{', repair on' if repair else ''}."
-    if departed:
+    if departed and repair and all(p.verdict == "voted better" for p in departed):
+        tone = "open"
+        words = f"Better than Inequality (4), which knows no repair, has it at {_list(departed)}."
+    elif departed:
         tone, words = "bad", "Otherwise than Inequality (4) has it at " + _list(departed) + "."
     elif by["undecided"]:
         tone = "open"

@@ -180,3 +180,22 @@ def test_a_report_of_nothing_yet_can_be_written(store: Store) -> None:
 
 def test_time_with_a_mission_under_way_is_counted_once() -> None:
     assert _union([(0, 2), (1, 3), (5, 6), (5.2, 5.4)]) == pytest.approx(4)
+
+
+def test_a_node_that_repair_makes_better_is_not_called_a_voter_that_fails(tmp_path: Path) -> None:
+    text = SMALL
+    for small in (5, 10, 20, 30, 40):
+        text = text.replace(f"missions = {small}\n", "missions = 300\n")
+    with Store.create(tmp_path / "c", text, 1, versions={"trivisor": "0.1"}) as store:
+        store.note_facts("w1", FACTS)
+        found = stored(
+            store,
+            (
+                row_of(mission, Outcome.CORRECT if mission.repair else outcome_of(mission))
+                for mission in store.plan.in_order()
+            ),
+        )
+    tones = {each.answer: each.tone for each in found.verdicts if each.tests == "voter"}
+    better = "With repair on the voted node fails less than Inequality (4), which knows no repair, "
+    assert tones[f"{better}has it."] == "open"
+    assert "bad" not in tones.values()
