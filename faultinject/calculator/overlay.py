@@ -107,7 +107,7 @@ def _dose(dose: Dose) -> Iterator[MeasuredPoint]:
     span = (plain.low / voted.high, plain.point / voted.point, plain.high / max(voted.low, 1e-9))
     if (rv := _estimate(span)) is not None:
         rm = Estimate(value=plain.point, low=plain.low, high=plain.high)
-        yield MeasuredPoint(figures=("7",), rm=rm, rv=rv, label=dose.label,
+        yield MeasuredPoint(figures=("7",), rm=rm, rv=rv, label=f"{dose.label} flips",
                             missions=plain.of + voted.of)  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ INK_BLUES = ("#7fb2d5", "#4a90bf", "#1f6f9c", "#174f75", "#0e2f4a")
 """From light to dark, told apart by lightness alone."""
 
 POINT = "#b3541e"
+WIDE = 90  # characters of a source line
 MARKS: dict[str | None, dict[str, Any]] = {
     None: {"marker": "o", "color": POINT},
     "better": {"marker": "o", "color": VOTED},
@@ -119,6 +121,7 @@ def mark_legend(
     ]  # fmt: skip
     if handles:
         drawing.legend(
-            handles=handles, loc="outside lower left", ncols=len(handles), title=source,
+            handles=handles, loc="outside lower left", ncols=len(handles),
+            title=textwrap.fill(source, WIDE),
             alignment="left", title_fontsize=9.5,
         )  # fmt: skip

@@ -152,7 +152,8 @@ def tell_silence(silence: Silence) -> str:
         all_ = "In all of them" if alike == count else f"In {alike:,} of them"
         words.append(
             f"{all_} guests enough for a majority were made to err with the same bytes, which no "
-            "vote can tell from right: that they err alike was the injector's choice."
+            "vote can tell from right: by lies that the injector made alike, or by one cause that "
+            "it struck all with."
         )
     if rest:
         words.append(
