@@ -130,13 +130,18 @@ async def _run(plan: CrowdPlan, cache: Path, progress: Callable[[str], None]) ->
     total, available = _host_memory()
     crowds: list[Crowd] = []
     accel = ""
-    for guests in range(1, plan.most + 1):
-        crowd, accel = await _boot(plan, guests, cache, progress)
-        crowds.append(crowd)
-        progress(
-            f"{guests} guest{'s' if guests > 1 else ''}: ready in {crowd.seconds:.1f} s, "
-            f"{crowd.memory.pss / 2**20 / guests:.0f} MiB each"
-        )
+    # One for all: a process opens libvirt's embedded driver in one directory only.
+    directory = Path(tempfile.mkdtemp(prefix="tvc-"))
+    try:
+        for guests in range(1, plan.most + 1):
+            crowd, accel = await _boot(plan, guests, directory, cache, progress)
+            crowds.append(crowd)
+            progress(
+                f"{guests} guest{'s' if guests > 1 else ''}: ready in {crowd.seconds:.1f} s, "
+                f"{crowd.memory.pss / 2**20 / guests:.0f} MiB each"
+            )
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
     each = marginal(crowds)
     return CrowdReport(
         plan=plan,
@@ -151,29 +156,25 @@ async def _run(plan: CrowdPlan, cache: Path, progress: Callable[[str], None]) ->
 
 
 async def _boot(
-    plan: CrowdPlan, guests: int, cache: Path, progress: Callable[[str], None]
+    plan: CrowdPlan, guests: int, directory: Path, cache: Path, progress: Callable[[str], None]
 ) -> tuple[Crowd, str]:
-    directory = Path(tempfile.mkdtemp(prefix="tvc-"))
+    node = await rig.plan_guests(
+        directory, cache, guests, plan.accel, progress if guests == 1 else lambda _: None,
+        service=plan.service, memory_mib=plan.memory,
+    )  # fmt: skip
+    _, before = _host_memory()
+    began = time.monotonic()
     try:
-        node = await rig.plan_guests(
-            directory, cache, guests, plan.accel, progress if guests == 1 else lambda _: None,
-            service=plan.service, memory_mib=plan.memory,
-        )  # fmt: skip
-        _, before = _host_memory()
-        began = time.monotonic()
-        try:
-            arrivals = await node.up()
-            seconds = time.monotonic() - began
-            pids = [guest.pid for guest in node.guests.values() if guest.pid is not None]
-            _, after = _host_memory()
-            memory = memory_of(pids)
-            used, since = cpu_seconds(pids), time.monotonic()
-            await asyncio.sleep(SETTLE)  # the window that is measured
-            idle = (cpu_seconds(pids) - used) / (time.monotonic() - since)
-        finally:
-            await node.down()
+        arrivals = await node.up()
+        seconds = time.monotonic() - began
+        pids = [guest.pid for guest in node.guests.values() if guest.pid is not None]
+        _, after = _host_memory()
+        memory = memory_of(pids)
+        used, since = cpu_seconds(pids), time.monotonic()
+        await asyncio.sleep(SETTLE)  # the window that is measured
+        idle = (cpu_seconds(pids) - used) / (time.monotonic() - since)
     finally:
-        shutil.rmtree(directory, ignore_errors=True)
+        await node.down()
     ready = tuple(round(each.seconds, 3) for each in arrivals.values())
     crowd = Crowd(
         guests=guests, ready=ready, seconds=seconds, memory=memory, taken=before - after, idle=idle
