@@ -66,7 +66,7 @@ def points_of(kept: Kept) -> Iterator[MeasuredPoint]:
             yield from _breakeven("7", node.points)
     for dose in kept.doses:
         yield from _dose(dose)
-    if len({(node.m, node.n) for node in nodes if node.m > 1}) > 1:
+    if _compares(nodes):
         yield from _best(nodes, kept.lying)
 
 
@@ -138,8 +138,12 @@ def _best(nodes: Sequence[Node], lying: float) -> Iterator[MeasuredPoint]:
 
 def _designs(kept: Kept) -> set[str]:
     nodes = [node for node in kept.nodes if not node.repair and node.n > 1]
-    several = len({(node.m, node.n) for node in nodes if node.m > 1}) > 1
-    return {f"{node.m}-of-{node.n}" for node in nodes} if several else set()
+    return {f"{node.m}-of-{node.n}" for node in nodes} if _compares(nodes) else set()
+
+
+def _compares(nodes: Sequence[Node]) -> bool:
+    """Whether designs that vote are among which one may be chosen."""
+    return len({(node.m, node.n) for node in nodes if node.m > 1}) > 1
 
 
 def collect(path: Path) -> Measured:

@@ -187,6 +187,22 @@ def _check_mixes(spec: Spec, problems: Problems) -> None:
                 )  # fmt: skip
 
 
+def _policy(vote: str, add: Callable[[str, str], None]) -> Policy | None:
+    """Return the policy; tell why it is none."""
+    try:
+        return Policy.parse(vote)
+    except PolicyError as error:
+        add(str(error), "vote")
+        return None
+
+
+def _fits(policy: Policy, guests: int, add: Callable[[str, str], None]) -> bool:
+    """Return whether the station has as many guests; tell if not."""
+    if policy.of > guests:
+        add(f"vote {policy}: the station has {guests} guests, give it {policy.of}", "vote")
+    return policy.of <= guests
+
+
 def _check_strata(spec: Spec, problems: Problems) -> None:
     seen: dict[tuple[object, ...], int] = {}
     for number, stratum in enumerate(spec.strata):
@@ -196,15 +212,12 @@ def _check_strata(spec: Spec, problems: Problems) -> None:
 
         most = 1 if stratum.design == "nv" else spec.station.guests
         if stratum.vote is not None:
-            try:
-                policy = Policy.parse(stratum.vote)
-            except PolicyError as error:
-                add(str(error), "vote")
+            if (policy := _policy(stratum.vote, add)) is None:
                 continue
             if stratum.design == "nv":
                 add("the plain design does not vote: leave vote out", "vote")
-            elif policy.of > most:
-                add(f"vote {policy}: the station has {most} guests, give it {policy.of}", "vote")
+            elif not _fits(policy, spec.station.guests, add):
+                pass  # told
             elif spec.question != "designs":
                 add(
                     f"question {spec.question} is of one policy, that of [station]: leave vote "
@@ -294,14 +307,9 @@ def _check_shots(spec: Spec, problems: Problems) -> None:
             shared = [k for k, f in CATALOGUE.items() if {"host", "client"} & set(f.targets)]
             add(f"{shot.kind} hits the voter alone: give one of {', '.join(shared)}", "kind")
         if isinstance(shot, Shot) and shot.vote is not None:
-            try:
-                policy = Policy.parse(shot.vote)
-            except PolicyError as error:
-                add(str(error), "vote")
+            if (policy := _policy(shot.vote, add)) is None:
                 continue
-            if policy.of > spec.station.guests:
-                add(f"vote {policy}: the station has {spec.station.guests} guests, give it "
-                    f"{policy.of}", "vote")  # fmt: skip
+            _fits(policy, spec.station.guests, add)
             if not shot.missions:
                 add("the plain design does not vote: leave vote out", "vote")
 
