@@ -7,7 +7,6 @@ import contextlib
 import mmap
 import os
 import signal
-import socket
 from pathlib import Path
 
 import pytest
@@ -16,24 +15,11 @@ from deploy.errors import WrongState
 from deploy.guest import Guest
 from deploy.priority import LAST
 from deploy.states import TRANSITIONS, GuestEvent, GuestState
-from guests import wire
 from tests.deploy.conftest import Booted
+from tests.deploy.greeting import answers
 
 # The shared node lives in the session's event loop.
 in_shared_loop = pytest.mark.asyncio(loop_scope="session")
-
-
-def answers(guest: Guest) -> bool:
-    """Whether the agent answers a ping over the link; bytes of before are skipped."""
-    decoder = wire.Decoder()
-    with socket.socket(socket.AF_UNIX) as link:
-        link.settimeout(10)
-        link.connect(guest.spec.link_socket)
-        link.sendall(wire.encode(wire.Kind.PING, 0, 4711))
-        while data := link.recv(4096):
-            if any(b"" != None for _ in decoder.feed(data)):
-                return True
-    return False
 
 
 def state_of(guest: Guest) -> GuestState:
@@ -68,7 +54,7 @@ async def test_guests_boot_side_by_side_and_answer(booted: Booted) -> None:
         assert guest.memory_bytes is not None
         assert guest.memory_bytes < 600 << 20
         assert any(line.startswith("trivisor: ready") for line in guest.console.tail())
-        assert await asyncio.to_thread(answers, guest)
+        assert await answers(guest)
 
 
 @pytest.mark.vm
@@ -125,7 +111,7 @@ async def test_a_living_guest_is_put_back_in_place(booted: Booted) -> None:
     assert done.path == "loadvm"
     assert guest.pid == pid
     assert state_of(guest) is GuestState.READY
-    assert await asyncio.to_thread(answers, guest)
+    assert await answers(guest)
 
 
 @pytest.mark.vm
@@ -144,7 +130,7 @@ async def test_a_killed_guest_is_gone_and_comes_back_from_its_snapshot(booted: B
     unsubscribe()
     assert done.path == "start"
     assert pid_of(guest) not in (None, pid)
-    assert await asyncio.to_thread(answers, guest)
+    assert await answers(guest)
     after = [event.after for event in events]
     assert after == [GuestState.DEAD, GuestState.RESTORING, GuestState.READY]
     assert events[0].why == "killed"
@@ -173,22 +159,12 @@ async def test_pause_and_resume(booted: Booted) -> None:
     assert state_of(guest) is GuestState.PAUSED
     with pytest.raises(WrongState, match="is paused, not ready"):
         await guest.pause()
-    with pytest.raises(TimeoutError):
-        await asyncio.to_thread(ping_briefly, guest)
+    assert not await answers(guest, seconds=0.5)
     await guest.resume()
     assert state_of(guest) is GuestState.READY
     with pytest.raises(WrongState, match="is ready, not paused"):
         await guest.resume()
-    assert await asyncio.to_thread(answers, guest)
-
-
-def ping_briefly(guest: Guest) -> None:
-    with socket.socket(socket.AF_UNIX) as link:
-        link.settimeout(0.5)
-        link.connect(guest.spec.link_socket)
-        link.sendall(wire.encode(wire.Kind.PING, 0, 1))
-        while link.recv(4096):
-            pass
+    assert await answers(guest)
 
 
 @pytest.mark.vm
@@ -198,7 +174,7 @@ async def test_a_paused_guest_runs_again_once_put_back(booted: Booted) -> None:
     await guest.pause()
     assert (await guest.put_back()).path == "loadvm"
     assert state_of(guest) is GuestState.READY
-    assert await asyncio.to_thread(answers, guest)
+    assert await answers(guest)
 
 
 @pytest.mark.vm
@@ -210,7 +186,7 @@ async def test_a_qemu_that_was_stopped_by_a_signal_is_put_back_in_place(booted: 
     os.kill(pid, signal.SIGSTOP)
     assert (await guest.put_back()).path == "loadvm"
     assert guest.pid == pid
-    assert await asyncio.to_thread(answers, guest)
+    assert await answers(guest)
 
 
 @pytest.mark.vm
@@ -228,7 +204,7 @@ async def test_who_is_cancelled_in_a_pause_leaves_a_guest_that_is_what_it_says(
         if guest.state.value == "paused":
             await guest.resume()
         assert guest.state.value == "ready"
-    assert await asyncio.to_thread(answers, guest)
+    assert await answers(guest)
 
 
 @pytest.mark.vm
@@ -241,7 +217,7 @@ async def test_a_guest_whose_snapshot_is_spoilt_is_booted_anew(booted: Booted) -
     assert done.path == "boot"
     assert guest.clean
     assert (await guest.put_back()).path == "loadvm"
-    assert await asyncio.to_thread(answers, guest)
+    assert await answers(guest)
 
 
 @pytest.mark.vm

@@ -21,8 +21,8 @@ from faultinject.campaign.trial import Hit
 from faultinject.faults.acts import Applied, NotApplied, apply
 from faultinject.faults.registers import flip_registers
 from faultinject.proxy import Link
-from guests import wire
 from tests.deploy.conftest import Booted
+from tests.deploy.greeting import answers
 
 pytestmark = [pytest.mark.vm, pytest.mark.asyncio(loop_scope="session")]
 
@@ -61,23 +61,6 @@ async def strike(site: RealSite, kind: str, target: str = "g1", **more: int) -> 
     return await apply(Hit(target=target, kind=kind, at=0, **{"seed": 1, **more}), site)
 
 
-async def pings(guest: Guest, seconds: float = 10.0) -> bool:
-    """Whether the agent answers a ping over the link within so many seconds."""
-    decoder = wire.Decoder()
-    reader, writer = await asyncio.open_unix_connection(guest.spec.link_socket)
-    try:
-        async with asyncio.timeout(seconds):
-            writer.write(wire.encode(wire.Kind.PING, 0, 4711))
-            while data := await reader.read(4096):
-                if decoder.feed(data):
-                    return True
-    except TimeoutError:
-        return False
-    finally:
-        writer.close()
-    return False
-
-
 def state_of(guest: Guest) -> GuestState:
     """The state at this moment; mypy would take `guest.state` for what it was a line above."""
     return guest.state
@@ -99,22 +82,22 @@ async def test_crash(site: RealSite) -> None:
     assert "is gone" in (await strike(site, "crash")).proof
     assert state_of(guest) is GuestState.DEAD
     assert (await guest.put_back(120)).path == "start"
-    assert await pings(guest)
+    assert await answers(guest)
 
 
 async def test_hang(site: RealSite) -> None:
     guest = site.machine("g1")
     await strike(site, "hang")
     assert state_of(guest) is GuestState.PAUSED
-    assert not await pings(guest, 0.3)
+    assert not await answers(guest, 0.3)
     assert (await guest.put_back(120)).path == "loadvm"
-    assert await pings(guest)
+    assert await answers(guest)
 
 
 async def test_slow(site: RealSite) -> None:
     guest = site.machine("g1")
     applied = await strike(site, "slow")
-    assert await pings(guest)
+    assert await answers(guest)
     await applied.undo()
     assert state_of(guest) is GuestState.READY
 
@@ -123,7 +106,7 @@ async def test_nmi(site: RealSite) -> None:
     guest = site.machine("g1")
     applied = await strike(site, "nmi")
     assert "Uhhuh. NMI received" in applied.proof
-    assert await pings(guest)  # Linux tells of it and goes on
+    assert await answers(guest)  # Linux tells of it and goes on
     assert "Uhhuh" in (await strike(site, "nmi")).proof  # a second one is a second line
 
 
@@ -149,10 +132,10 @@ async def test_a_reset_starts_a_guest_again_that_is_to(site: RealSite) -> None:
         assert (await guest.put_back(120)).path == "start"
         pid = guest.pid
         assert "in the firmware" in (await strike(site, "reset", "g2")).proof
-        assert not await pings(guest, 0.3)
+        assert not await answers(guest, 0.3)
         assert guest.pid == pid
         assert (await guest.put_back(120)).path == "loadvm"
-        assert await pings(guest)
+        assert await answers(guest)
     finally:
         guest._xml = xml
         await guest.kill()
@@ -178,7 +161,7 @@ async def test_flips_of_memory_are_seen_by_the_guest_and_gone_with_its_snapshot(
     assert "300 of 300 flipped bits read back" in applied.proof
     assert await applied.used() is None
     await guest.put_back(120)
-    assert await pings(guest)
+    assert await answers(guest)
 
 
 async def test_one_flip_in_all(site: RealSite) -> None:
@@ -189,9 +172,9 @@ async def test_one_flip_in_all(site: RealSite) -> None:
 async def test_enough_flips_break_a_guest(site: RealSite) -> None:
     guest = site.machine("g1")
     await strike(site, "flip-ram", dose=200_000)
-    assert not await pings(guest, 1.0)
+    assert not await answers(guest, 1.0)
     await guest.put_back(120)
-    assert await pings(guest)
+    assert await answers(guest)
 
 
 async def test_a_flip_of_a_register_is_read_back_and_the_guest_runs_on(site: RealSite) -> None:
@@ -207,7 +190,7 @@ async def test_a_flip_of_a_register_is_read_back_and_the_guest_runs_on(site: Rea
     assert len(flips) == 3
     assert all(flip.before ^ flip.after == 1 << flip.bit for flip in flips)
     assert (await guest.put_back(120)).path == "loadvm"
-    assert await pings(guest)
+    assert await answers(guest)
 
 
 async def test_flips_in_every_register_stop_the_guest(site: RealSite) -> None:
@@ -216,7 +199,7 @@ async def test_flips_in_every_register_stop_the_guest(site: RealSite) -> None:
     # kernel's, loses only that, and the agent lives.
     for seed in range(1, 11):
         await strike(site, "flip-register", seed=seed, dose=17 * 32)
-        if not await pings(guest, 1.0):
+        if not await answers(guest, 1.0):
             break
     else:
         pytest.fail("ten times half of all bits in the registers did nothing to the guest")

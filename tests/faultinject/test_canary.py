@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from pathlib import Path
 
 import pytest
@@ -9,14 +10,37 @@ import pytest
 from faultinject.canary import Canary, flip_copies
 
 
+def as_object(value: bytes) -> bytes:
+    """What CPython has in memory for it: references, type, size, hash, the bytes, a zero."""
+    return bytes(16) + len(value).to_bytes(8, "little") + bytes(8) + value + bytes(1)
+
+
+def test_an_object_in_memory_is_laid_out_so() -> None:
+    value = Canary.fresh().value
+    head = ctypes.string_at(id(value), 32 + len(value) + 1)
+    assert head[16:24] + head[32:] == as_object(value)[16:24] + as_object(value)[32:]
+
+
+def test_a_message_on_its_way_is_not_touched(scratch: Path) -> None:
+    # Flipped there it were a damaged frame: the voter sends it again, and nothing is corrupt.
+    value = Canary.fresh().value
+    ram = scratch / "ram"
+    before = bytes(64) + b"content-length: 32\r\n\r\n" + value + bytes(64)
+    ram.write_bytes(before)
+    with pytest.raises(LookupError, match="1 copies lie in buffers"):
+        flip_copies(ram, value)
+    assert ram.read_bytes() == before
+
+
 def test_every_copy_is_flipped_read_back_and_nothing_else_is_touched(scratch: Path) -> None:
     value = Canary.fresh().value
-    before = bytes(4096) + value + bytes(9999) + value + value + b"tail"
+    before = bytes(4096) + value + bytes(9999) + value + value + b"tail" + as_object(value)
     ram = scratch / "ram"
     ram.write_bytes(before)
     flips = flip_copies(ram, value, byte=3, bit=5)
     after = ram.read_bytes()
-    assert [flip.offset for flip in flips] == [4096 + 3, 4096 + 32 + 9999 + 3, 4096 + 64 + 9999 + 3]
+    second = 4096 + 32 + 9999
+    assert [f.offset - 3 for f in flips] == [4096, second, second + 32, second + 68 + 32]
     assert {at for at in range(len(before)) if before[at] != after[at]} == {f.offset for f in flips}
     assert all(flip.after == flip.before ^ 1 << 5 == after[flip.offset] for flip in flips)
 
