@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
+import msgspec
 import pytest
 
-from faultinject.bench.crowd import Crowd, Memory, marginal, memory_of
+from faultinject.bench.crowd import Crowd, CrowdReport, Memory, marginal, memory_of
+from tests.conftest import left_qemus
 
 CHILD = "import sys; held = bytearray(64 << 20); print('ready', flush=True); sys.stdin.read()"
 
@@ -50,3 +53,24 @@ def test_of_a_process_that_is_gone_nothing_is_made_up() -> None:
         child.wait()
     with pytest.raises(OSError, match=str(child.pid)):
         memory_of([os.getpid(), child.pid])
+
+
+@pytest.mark.vm
+def test_nodes_of_one_and_two_real_guests(scratch: Path) -> None:
+    # A process of its own: this one may have libvirt open in another directory.
+    out = scratch / "guests.json"
+    words = ["bench", "guests", "--most", "2", "--accel", "tcg", "--json", "--out", str(out)]
+    done = subprocess.run(
+        [sys.executable, "-m", "trivisor", *words],
+        check=False, capture_output=True, env=os.environ | {"TMPDIR": str(scratch)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    report = msgspec.json.decode(done.stdout, type=CrowdReport)
+    assert msgspec.json.decode(out.read_bytes(), type=CrowdReport) == report
+    assert [(crowd.guests, len(crowd.ready)) for crowd in report.crowds] == [(1, 1), (2, 2)]
+    one, two = (crowd.memory for crowd in report.crowds)
+    # A guest of 128 MiB has its kernel, its files and its Python in memory; QEMU's code is shared.
+    assert 64 << 20 < one.pss < two.pss < 2 * one.rss
+    assert 0 < report.each == two.pss - one.pss
+    assert report.fit == int((report.available - report.total / 10) // report.each)
+    assert not left_qemus(str(scratch))
