@@ -93,7 +93,7 @@ def plan(file: str, seed: int, workers: int | None, as_json: bool) -> None:
     planned = plan.plan(read, seed)
     rates = conduct.known_rates()
     number = workers or conduct.default_workers(read)
-    told = summary.summarize(planned, rates or conduct.USUAL_RATES, workers=number)
+    told = summary.summarize(planned, rates or conduct.usual_rates(), workers=number)
     learnt = rates is not None
     if as_json:
         print_json(

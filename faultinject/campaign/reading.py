@@ -13,7 +13,7 @@ import msgspec
 
 from faultinject.campaign.database import StoreError
 from faultinject.campaign.plan import Plan
-from faultinject.campaign.rates import Rates, learn
+from faultinject.campaign.rates import Mission, Rates, learn
 from faultinject.campaign.table import COLUMNS, FLAGS, GROUPS, as_row
 from faultinject.campaign.tally import Latency, Tally, latency_of
 from faultinject.campaign.trial import Row, Timings
@@ -187,12 +187,17 @@ class Reader:
     def rates(self) -> Rates | None:
         """Learn how long missions take, for plans to come; None without a mission."""
         query = (
-            "SELECT kinds, voter_kind, reset_s + inject_s + workload_s + settle_s FROM missions "
-            "WHERE reset_s IS NOT NULL AND outcome IS NOT NULL"
+            "SELECT planned, kinds, voter_kind, kind, reset_s + inject_s + workload_s + settle_s "
+            "FROM missions WHERE reset_s IS NOT NULL AND outcome IS NOT NULL"
         )
         return learn(
-            (tuple(kind for kind in f"{kinds}+{voter}".split("+") if kind), seconds)
-            for kinds, voter, seconds in self._sql.execute(query)
+            Mission(
+                stratum=planned,
+                kinds=tuple(filter(None, f"{kinds}+{voter}".split("+"))),
+                forced=not model,
+                seconds=seconds,
+            )
+            for planned, kinds, voter, model, seconds in self._sql.execute(query)
         )
 
     # ------------------------------------------------------------- exports

@@ -59,7 +59,6 @@ def compare_designs(strata: Strata, q: float, alpha: float = 0.05) -> DesignWidt
     missions = guests.trials
     hit = 1.0 - weights(q, strata.n)[0]
     given = _given_f0(guests, q, alpha)
-    target = given / 2
     return DesignWidths(
         q=q,
         failure=failure,
@@ -68,8 +67,8 @@ def compare_designs(strata: Strata, q: float, alpha: float = 0.05) -> DesignWidt
         given_f0=given / 2 / failure,
         skipping=_expected_width(failure / hit, missions, alpha) * hit / 2 / failure,
         natural=_expected_width(failure, missions, alpha) / 2 / failure,
-        missions_skipping=_missions(failure / hit, target / hit, alpha),
-        missions_natural=_missions(failure, target, alpha),
+        missions_skipping=_missions(failure / hit, given / hit, alpha),
+        missions_natural=_missions(failure, given, alpha),
     )
 
 
@@ -100,7 +99,7 @@ def _expected_width(chance: float, trials: int, alpha: float) -> float:
 
 
 def _missions(chance: float, width: float, alpha: float) -> int:
-    """Missions for an expected interval no wider than ``width``; 0 where none would do."""
+    """Missions for an expected interval (all of it) no wider than ``width``; 0: none would do."""
     if width <= 0.0:
         return 0
     low, high = 1, 2

@@ -57,10 +57,13 @@ class Strata(msgspec.Struct, frozen=True, kw_only=True):
 
     ``guests[k]``, k = 0..n: k of the n guests hit, the voter not.  ``voter[k]``: the voter hit
     and k guests hit; shorter than ``guests``, or None at a k, where that was not measured.
+    ``repaired``: a voter that was hit is started again, so that with no g_k measured nothing is
+    known of G; else the paper's word is taken then, that it is 0.
     """
 
     guests: tuple[Counts, ...]
     voter: tuple[Counts | None, ...] = ()
+    repaired: bool = False
 
     def __post_init__(self) -> None:
         if len(self.guests) < 2:
@@ -94,6 +97,7 @@ class Strata(msgspec.Struct, frozen=True, kw_only=True):
         return Strata(
             guests=tuple(grown[f"f{k}"] for k in range(len(self.guests))),
             voter=tuple(grown.get(f"g{k}") for k in range(len(self.voter))),
+            repaired=self.repaired,
         )
 
 
@@ -220,7 +224,8 @@ def band(strata: Strata, alpha: float = 0.05, void: Void = "excluded") -> Band:
 
     A g_k that was not measured is bounded by two assumptions, said in its ``method``: that a hit
     more on a guest never helps (g_k <= g_(k-1)), and that the hit on the voter never helps (g_k
-    <= 1 - f_k).  With no g_k measured at all G is taken as the paper takes it, 0.
+    <= 1 - f_k).  With no g_k measured at all G is taken as the paper takes it, 0, but where a
+    voter that was hit is repaired: there it is bounded by the second assumption.
     """
     check_alpha(alpha)
     shared = alpha / len(strata.measured())
@@ -243,7 +248,7 @@ def _saving(
 ) -> tuple[Interval, ...]:
     take = worst_case if void == "worst" else _excluded
     level = 1.0 - alpha
-    if not any(strata.voter):
+    if not any(strata.voter) and not strata.repaired:
         zero = Interval(
             value=0.0, low=0.0, high=0.0, level=1.0, method="taken as 0, as the paper takes it"
         )
@@ -257,6 +262,9 @@ def _saving(
         most, likely = 1.0 - failing[k].low, 1.0 - failing[k].value
         if found:
             most = min(most, found[-1].high)
+        if not any(strata.voter):
+            likely = 0.0  # the paper's word, for want of a better one
+        elif found:
             likely = found[-1].value if math.isnan(likely) else min(likely, found[-1].value)
         found.append(
             Interval(

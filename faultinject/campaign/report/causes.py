@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
 from faultinject.campaign.report.counting import (
@@ -66,8 +68,8 @@ def _with_falls(source: Source, dose: Dose) -> Dose:
         return dose
     classes = [0] * (source.n - source.m + 2)
     falls = source.store.dose_falls(source.prefix).get((dose.kind, dose.flips), {})
-    for fallen, tally in falls.items():
-        classes[min(fallen, len(classes) - 1)] += tally.trials - tally.voter_lost
+    for failed, count in _by_failed(falls, source.m, source.n, lost=False).items():
+        classes[min(failed, len(classes) - 1)] += count
     judged = judge_falls(classes, source.n)
     return msgspec.structs.replace(
         dose, fell=tuple(classes), fell_expected=judged.expected if judged else (),
@@ -128,16 +130,35 @@ class _Cause(msgspec.Struct, frozen=True, kw_only=True):
     plain: Tally
 
 
+def _by_failed(
+    by_fallen: Mapping[int, Tally], m: int, n: int, *, lost: bool = True
+) -> dict[int, int]:
+    """Missions by the guests that failed, of those by the guests that fell in the voter's eyes.
+
+    Where a wrong reply was released the guests that the vote went with failed, at least m, and
+    what became of those that it fell out with nobody knows: they are not counted.  Where the
+    voter was ``lost`` nobody knows anything: all guests, then.
+    """
+    found: dict[int, int] = {}
+    for fallen, tally in by_fallen.items():
+        agreed = n - min(fallen, n) if m > 1 else 1  # 1 of n compares nothing
+        for failed, count in (
+            (min(fallen, n), tally.trials - tally.voter_lost - tally.silent),
+            (max(m, agreed), tally.silent),
+            (n, tally.voter_lost if lost else 0),
+        ):
+            found[failed] = found.get(failed, 0) + count
+    return found
+
+
 def _shots(source: Source) -> dict[str, _Cause]:
-    """By cause.  Where the voter was lost nobody knows how many guests had failed: all, then."""
+    """By cause."""
     tallies = source.store.shots(source.prefix)
     found: dict[str, _Cause] = {}
     for (kind, flips, design, vote), by_fallen in tallies.items():
         policy = Policy.parse(vote) if vote else Policy(source.m, source.n)
-        failed = [0] * (policy.of + 1)
-        for fallen, tally in by_fallen.items():
-            failed[min(fallen, policy.of)] += tally.trials - tally.voter_lost
-            failed[policy.of] += tally.voter_lost
+        counted = _by_failed(by_fallen, policy.need, policy.of)
+        failed = [counted.get(k, 0) for k in range(policy.of + 1)]
         if design != "voted" or not sum(failed):
             continue
         voted = sum(by_fallen.values(), Tally())

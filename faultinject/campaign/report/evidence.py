@@ -23,8 +23,10 @@ from faultinject.campaign.tally import Tally, latency_of
 from faultinject.campaign.trial import MissionPlan, Outcome, Row
 from faultinject.faults import CATALOGUE
 
-__all__ = ["Look", "find_effects", "find_kinds", "find_latencies", "find_speeds", "look"]
+__all__ = ["CHORUS", "Look", "find_effects", "find_kinds", "find_latencies", "find_speeds", "look"]
 
+CHORUS = frozenset({"poison"})
+"""Shared causes that have all guests say the same: the injector's choice of words."""
 MOST_ROWS = 60_000
 """Rows that are read one by one; counts always come from all.  The order of the plan is random, so
 the first so many are a fair sample."""
@@ -64,9 +66,11 @@ def look(source: Source) -> Look:
         if row.outcome is Outcome.SILENT and mission.design == "voted":
             hits = ", ".join(f"{hit.target} {hit.kind}" for hit in mission.hits) or "nothing"
             lie = {True: " (lies alike)", False: " (lies apart)", None: ""}[mission.alike]
+            arranged = bool(mission.alike) or any(hit.kind in CHORUS for hit in mission.hits)
             found.silent.append(
-                Silent(mission=row.index, stratum=mission.stratum, hits=hits + lie, words=row.words)
-            )
+                Silent(mission=row.index, stratum=mission.stratum, hits=hits + lie, words=row.words,
+                       arranged=arranged)
+            )  # fmt: skip
         _note_kinds(found, mission, row)
         if row.outcome is not None:
             _note_times(found, mission, row)

@@ -63,15 +63,15 @@ def draw_breakeven(curve: Curve, points: tuple[Point, ...]) -> Figure:
     )  # fmt: skip
     left = max(0.0, min(x for x, y in zip(curve.rm, curve.paper, strict=True) if y < 1) - 0.08)
     helpless = [x for x, y in zip(curve.rm, curve.paper, strict=True) if y >= 1 and x < 0.9]
-    if helpless:
+    if helpless and not curve.repair:  # the paper's word; repair goes beyond it
         axes.axvline(max(helpless), color=FAINT, linewidth=0.8, linestyle=":")
         axes.text(left + 0.006, floor + 0.004, "no $R_V < 1$\nhelps", color=FAINT, fontsize=10.5)
     _mark(axes, [each for each in points if each.rm >= left], floor)
     place = curve.rm[lowest]
-    for x, y, text, colour in (
-        (place, 0.967, "voting helps", VOTED), (0.5 * (left + place) + 0.01, floor + 0.025,
-         "voting harms", PLAIN),
-    ):  # fmt: skip
+    names = [(place, 0.967, "voting helps", VOTED)]
+    if not curve.repair:
+        names.append((0.5 * (left + place) + 0.01, floor + 0.025, "voting harms", PLAIN))
+    for x, y, text, colour in names:
         axes.text(x, y, text, ha="center", va="center", color=colour, fontsize=13, alpha=0.9)
     axes.set(xlim=(left, 1.0), ylim=(floor, TOP), xlabel="reliability of a guest, $R_M$")
     axes.set_ylabel("reliability of the voting layer, $R_V$")

@@ -150,26 +150,30 @@ class Kind(_Data, frozen=True, kw_only=True):
 
 
 class Silent(_Data, frozen=True, kw_only=True):
-    """A mission in which a wrong reply was released."""
+    """A mission in which a wrong reply was released; ``arranged``: by lies made alike, a poison."""
 
     mission: int
     stratum: str
     hits: str
     words: str
+    arranged: bool = False
 
 
 class Silence(_Data, frozen=True, kw_only=True):
     """Missions of the voted node in which a wrong reply was released, over all that were run.
 
-    ``alike``: of these, those in which guests were made to err alike (the same lie, or a shared
-    cause): more of them than a vote can bear.  ``promised``: those in which no more guests were hit
-    than the vote promises to bear, and the voter was not hit: these must not be.
+    ``alike``: of these, those in which guests were made to err alike (the same lie, or a poison):
+    more of them than a vote can bear.  ``struck``: those in which one cause struck all, and nobody
+    chose what they would say.  ``promised``: those in which no more guests were hit than the vote
+    promises to bear, and the voter was not hit: these must not be.  ``listed``: those that were
+    not arranged first.
     """
 
     share: Share
     alike: int
     promised: int
     listed: tuple[Silent, ...]
+    struck: int = 0
 
 
 class Curve(_Data, frozen=True, kw_only=True):

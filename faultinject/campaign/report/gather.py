@@ -17,6 +17,7 @@ from faultinject.campaign.report.causes import (
 from faultinject.campaign.report.counting import Source, share_of
 from faultinject.campaign.report.digits import percent
 from faultinject.campaign.report.evidence import (
+    CHORUS,
     Look,
     find_effects,
     find_kinds,
@@ -93,12 +94,17 @@ def _silence(source: Source, found: Look) -> Silence:
     total = sum(every.values(), Tally())
     return Silence(
         share=share_of(total.silent, total.trials, source.alpha),
-        alike=sum(count for (_, _, _, shot, alike), count in wrong.items() if alike or shot),
+        alike=sum(
+            count for (_, _, kind, _, alike), count in wrong.items() if alike or kind in CHORUS
+        ),
+        struck=sum(
+            count for (_, _, kind, shot, _), count in wrong.items() if shot and kind not in CHORUS
+        ),
         promised=sum(
             count for (k, voter_hit, kind, _, _), count in wrong.items()
             if k <= source.n - source.m and not voter_hit and not kind
         ),
-        listed=tuple(found.silent),
+        listed=tuple(sorted(found.silent, key=lambda each: each.arranged)),
     )  # fmt: skip
 
 

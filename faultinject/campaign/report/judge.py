@@ -141,7 +141,7 @@ def judge_silence(silence: Silence) -> Verdict:
 def tell_silence(silence: Silence) -> str:
     """What stood behind the wrong replies: the injector's choice, or the voter's fault."""
     count, alike, promised = silence.share.count, silence.alike, silence.promised
-    rest = count - alike - promised
+    rest = count - alike - promised - silence.struck
     words = []
     if promised:
         words.append(
@@ -152,8 +152,13 @@ def tell_silence(silence: Silence) -> str:
         all_ = "In all of them" if alike == count else f"In {alike:,} of them"
         words.append(
             f"{all_} guests enough for a majority were made to err with the same bytes, which no "
-            "vote can tell from right: by lies that the injector made alike, or by one cause that "
-            "it struck all with."
+            "vote can tell from right: by lies that the injector made alike, or by a poison that "
+            "has all of a build say the same."
+        )
+    if silence.struck:
+        words.append(
+            f"In {silence.struck:,} of them one cause struck all guests, and enough of these came "
+            "to say the same wrong thing, which nobody had arranged."
         )
     if rest:
         words.append(

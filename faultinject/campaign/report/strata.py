@@ -154,6 +154,7 @@ def strata_of(source: Source, cells: Mapping[tuple[bool, int], Sequence[Cell]], 
             counts_of(tally) if (tally := tallies.get((True, k))) and tally.trials else None
             for k in range(n + 1)
         ),
+        repaired=any(each.repair for alike in cells.values() for each in alike),
     )
 
 

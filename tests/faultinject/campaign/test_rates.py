@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from faultinject.campaign.conduct import usual_rates
 from faultinject.campaign.plan import plan
-from faultinject.campaign.rates import Rates, learn
+from faultinject.campaign.rates import Mission, Rates, learn
 from faultinject.campaign.spec import load, parse
 from faultinject.campaign.summary import summarize
 from faultinject.campaign.tally import Tally, latency_of
@@ -14,27 +15,53 @@ from tests.faultinject.campaign.specs import SMALL, small_plan
 __all__: list[str] = []
 
 
+def ran(stratum: str, seconds: float, *kinds: str, forced: bool = True) -> Mission:
+    return Mission(stratum=stratum, kinds=kinds, forced=forced, seconds=seconds)
+
+
 def test_rates_are_learned_from_missions() -> None:
-    rates = learn(
-        [((), 0.2), ((), 0.4), (("crash",), 2.3), (("hang",), 0.5), (("crash", "voter-kill"), 3.0)]
-    )
+    rates = learn([
+        ran("f0", 0.2), ran("f0", 0.4), ran("f1", 2.3, "crash"), ran("f1", 0.5, "hang"),
+        ran("g1", 3.0, "crash", "voter-kill"), ran("dose-7-nv", 6.0, "flip-ram", forced=False),
+    ])  # fmt: skip
     assert rates is not None
     assert rates.clean == pytest.approx(0.3)
-    assert rates.kinds["crash"] == pytest.approx(2.0)
-    assert rates.kinds["hang"] == pytest.approx(0.2)
-    assert rates.kinds["voter-kill"] == pytest.approx(1.5 - 0.15)
-    assert rates.missions == 5
+    assert rates.kinds == pytest.approx({"crash": 2.3, "hang": 0.5})
+    expected = {"f0": 0.3, "f1": 1.4, "g1": 3.0, "dose-7-nv": 6.0}
+    assert rates.strata == pytest.approx(expected)
+    assert rates.missions == 6
     assert learn([]) is None
 
 
-def test_a_mission_takes_what_its_faults_take() -> None:
-    rates = Rates(clean=0.3, kinds={"crash": 2.0, "corrupt-reply": 0.0})
+def test_what_a_run_did_not_see_is_not_forgotten() -> None:
+    before = Rates(clean=0.3, kinds={"crash": 2.0, "hang": 1.0}, strata={"f1": 1.5}, missions=9)
+    now = Rates(kinds={"crash": 3.0}, strata={"f2": 4.0}, missions=5)
+    assert before.updated(now) == Rates(
+        clean=0.3, kinds={"crash": 3.0, "hang": 1.0}, strata={"f1": 1.5, "f2": 4.0}, missions=5
+    )
+
+
+def test_a_mission_takes_what_its_stratum_takes_or_else_its_longest_fault() -> None:
+    rates = Rates(clean=0.3, kinds={"crash": 2.0, "corrupt-reply": 1.0}, strata={"f1": 1.25})
     for mission in small_plan().missions:
-        if mission.stratum in ("f1", "f2") and not mission.alike:
-            crashes = sum(hit.kind == "crash" for hit in mission.hits)
-            assert rates.mission(mission) == pytest.approx(0.3 + 2.0 * crashes)
+        if mission.stratum == "f1":
+            assert rates.mission(mission) == 1.25
+        elif mission.stratum == "f0":
+            assert rates.mission(mission) == 0.3
+        elif mission.stratum == "f2":
+            crashes = any(hit.kind == "crash" for hit in mission.hits)
+            assert rates.mission(mission) == (2.0 if crashes else 1.0)
     dose = next(m for m in small_plan().missions if m.stratum == "dose-flip-ram-50-nv")
-    assert rates.mission(dose) == pytest.approx(0.3 + 1.0), "a kind never seen: the others' mean"
+    assert rates.mission(dose) == pytest.approx(1.5), "a kind never seen: the others' mean"
+
+
+def test_what_is_usual_is_near_what_the_kept_campaigns_took() -> None:
+    # softerrors: 80 minutes with four workers, commoncause 28.
+    for name, minutes in (("softerrors", 80), ("commoncause", 28)):
+        spec, _ = load(name)
+        told = summarize(plan(spec, 1), usual_rates(), workers=4).seconds
+        assert told is not None
+        assert told / 60 == pytest.approx(minutes, rel=0.15)
 
 
 def test_a_plan_tells_its_missions_its_reach_and_its_time() -> None:

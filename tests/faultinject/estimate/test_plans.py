@@ -7,6 +7,7 @@ import math
 import pytest
 
 from faultinject.estimate.counts import EstimateError
+from faultinject.estimate.intervals import clopper_pearson
 from faultinject.estimate.naive import compare_designs
 from faultinject.estimate.reach import clean_missions, expected, lowest_q, reach
 from faultinject.estimate.strata import Strata, band, weights
@@ -58,6 +59,12 @@ def test_the_widths_of_the_method_note() -> None:
     assert found.natural == pytest.approx(0.42, abs=0.005)
     assert found.missions_natural > 100 * found.missions
     assert found.stratified > 10  # f_0 was not measured at all
+    for missions, chance, part in (
+        (found.missions_natural, found.failure, 1.0),
+        (found.missions_skipping, found.failure / (1 - 0.95**3), 1 - 0.95**3),
+    ):
+        there = clopper_pearson(round(chance * missions), missions, 0.05)
+        assert there.width / 2 * part / found.failure == pytest.approx(found.given_f0, rel=0.02)
 
 
 def test_the_stratified_width_is_the_bands() -> None:
