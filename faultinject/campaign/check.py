@@ -138,6 +138,14 @@ def _known(
             "[station], or take it out",
             table=table, number=number, key=key,
         )  # fmt: skip
+    if kind == "corrupt-state" and not (
+        spec.station.service == "kv" or is_poisoned(spec.station.service)
+    ):
+        problems.add(
+            f"{kind} writes a canary key, which only the service kv takes (this station runs "
+            f"{spec.station.service}): set service = 'kv' in [station], or take it out",
+            table=table, number=number, key=key,
+        )  # fmt: skip
     if "planted" in fault.needs and spec.station.function != _PLACES[fault.layer]:
         place = _PLACES[fault.layer]
         problems.add(
@@ -182,9 +190,16 @@ def _check_mixes(spec: Spec, problems: Problems) -> None:
                 problems.add(
                     f"{kind} does not make the {target} fail for sure, so that it says nothing of "
                     f"the inequalities, where a hit {target} is one that fails: give one of "
-                    f"{', '.join(able)}, or try it as a dose or a shot",
+                    f"{', '.join(able)}, or {_elsewhere(fault)}",
                     table=table, key=kind,
                 )  # fmt: skip
+
+
+def _elsewhere(fault: Fault) -> str:
+    """Where a fault that need not fell its target can be tried."""
+    if "flip" in fault.kind and "guest" in fault.targets:
+        return "try it as a dose"
+    return 'hit it so in a campaign that asks question = "softerrors", where what is hit may stand'
 
 
 def _policy(vote: str, add: Callable[[str, str], None]) -> Policy | None:
@@ -238,7 +253,7 @@ def _check_strata(spec: Spec, problems: Problems) -> None:
             add("the plain design has no voter that could be hit: voter_hit = false", "voter_hit")
         if stratum.design == "nv" and stratum.repair in ("on", "both"):
             add("the plain design has nobody who repairs: leave repair out", "repair")
-        elif stratum.guests_hit + stratum.function_hit > most:
+        elif stratum.guests_hit <= most < stratum.guests_hit + stratum.function_hit:
             add(f"function_hit {stratum.function_hit}: so many further guests, where {most} are "
                 f"and {stratum.guests_hit} are hit: give 0 to {most - stratum.guests_hit}",
                 "function_hit")  # fmt: skip

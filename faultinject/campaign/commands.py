@@ -73,7 +73,8 @@ def campaign() -> None:
     """Measure reliability: many missions with planned faults, every reply checked.
 
     FILE is a campaign file (TOML), or the name of a shipped one: inequality4, softerrors,
-    commoncause, oneofn, moved-guest, moved-host, moved-lies, quick.  DIR is where its results are.
+    commoncause, oneofn, poison, liars, mofn, moved-guest, moved-host, moved-lies, quick.  DIR is
+    where its results are.
     """
     quiet_logs()
 

@@ -14,6 +14,7 @@ import msgspec
 import structlog
 from rich.console import Console
 
+from deploy.debug_stub import why_no_stub
 from deploy.records import cache_directory
 from faultinject.campaign.berths import Berths, sweep_abandoned
 from faultinject.campaign.hand import Hand
@@ -25,6 +26,8 @@ from faultinject.campaign.screen import Screen, cells_table, duration
 from faultinject.campaign.spec import Spec
 from faultinject.campaign.store import Store
 from faultinject.campaign.tasks import STATION, Worker
+from faultinject.faults import CATALOGUE
+from voter.commands.terminal import CommandError, ExitCode
 
 __all__ = [
     "Wish",
@@ -33,6 +36,7 @@ __all__ = [
     "keep_rates",
     "known_rates",
     "look_into",
+    "refuse_impossible",
     "show_ending",
     "usual_rates",
     "versions",
@@ -64,6 +68,8 @@ def conduct(store: Store, wish: Wish, console: Console) -> Ending:
 
     Raises CommandError (a cluster that is not there), StoreError, OSError.
     """
+    if not wish.scheduler and wish.station == STATION:
+        refuse_impossible(store.spec)
     stop = Stop()
     goal = store.total if wish.first is None else min(store.total, wish.first)
     screen = Screen(
@@ -81,6 +87,20 @@ def conduct(store: Store, wish: Wish, console: Console) -> Ending:
     if ending.missions and wish.station == STATION:
         keep_rates(store)
     return ending
+
+
+def refuse_impossible(spec: Spec) -> None:
+    """Raise CommandError if a fault of the campaign cannot be had of this host's QEMU."""
+    mixes = (spec.faults, spec.voter_faults, spec.function_faults, spec.host_function_faults)
+    kinds = {kind for mix in mixes for kind, weight in mix.items() if weight > 0}
+    kinds |= {dose.kind for dose in spec.doses} | {shot.kind for shot in spec.shots}
+    stubbed = sorted(kind for kind in kinds if "gdb" in CATALOGUE[kind].needs)
+    if stubbed and (why := why_no_stub()):
+        raise CommandError(
+            f"{', '.join(stubbed)} cannot be done here: QEMU has no debug stub ({why})",
+            remedy="take it out of the campaign's file, or install Debian's qemu-system-x86",
+            code=ExitCode.CANNOT_RUN_HERE,
+        )
 
 
 def show_ending(store: Store, ending: Ending, console: Console) -> None:

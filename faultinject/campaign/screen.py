@@ -150,7 +150,8 @@ class Screen:
 
 def cells_table(cells: tuple[CellView, ...]) -> Table:
     """Return the plan's cells with what they show."""
-    table = Table("stratum", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("stratum", overflow="fold")
     for title in ("trials", "planned", "failed", "silent", "void", "failure rate", "interval"):
         table.add_column(title, justify="right")
     for cell in cells:

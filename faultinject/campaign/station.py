@@ -17,6 +17,7 @@ import shutil
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -476,7 +477,18 @@ async def _facts(node: Node, accel: str, image: str) -> StationFacts:
     )
 
 
+@lru_cache
 def _own_version() -> str:
+    """Return the version, and a digest of the sources: versions are rare, and changes are not."""
+    root = Path(__file__).resolve().parents[2]
+    digest = hashlib.blake2b(digest_size=6)
+    for package in ("deploy", "faultinject", "guests", "voter"):
+        for path in sorted((root / package).rglob("*.py")):
+            digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    return f"{_release()}, sources {digest.hexdigest()}"
+
+
+def _release() -> str:
     try:
         return version("trivisor")
     except PackageNotFoundError:

@@ -242,11 +242,12 @@ class Store(Reader):
             )
 
     def note_facts(self, worker: str, facts: StationFacts) -> None:
-        """Store what a worker runs on.  Raises StoreFull, StoreError."""
+        """Store what a worker runs on, in this run.  Raises StoreFull, StoreError."""
+        [number] = self._sql.execute("SELECT max(number) FROM runs").fetchone()
         with telling(self.directory):
             self._sql.execute(
                 "INSERT OR REPLACE INTO facts VALUES (?, ?)",
-                (worker, msgspec.json.encode(facts).decode()),
+                (f"{worker}, run {number or 0}", msgspec.json.encode(facts).decode()),
             )
 
     def extend(self) -> None:

@@ -44,7 +44,7 @@ __all__ = [
 
 WORDS = {
     Outcome.CORRECT: "correct",
-    Outcome.DETECTED: "refused (no majority)",
+    Outcome.DETECTED: "refused",
     Outcome.TIMEOUT: "no verdict in time",
     Outcome.VOTER_LOST: "voter lost",
     Outcome.SILENT: "wrong reply released",
@@ -214,7 +214,7 @@ def draw_speed(speeds: Sequence[Speed]) -> Figure:
     axes = figure.subplots()
     parts = (
         ("reset", "reset to a clean start", "#1c4e6e"), ("inject", "inject", PLAIN),
-        ("workload", "workload", "#7fb0cc"), ("settle", "look and record", "#c9ced4"),
+        ("workload", "workload", "#7fb0cc"), ("settle", "look", "#c9ced4"),
     )  # fmt: skip
     for place, each in enumerate(speeds):
         left = 0.0

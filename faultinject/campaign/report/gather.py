@@ -81,7 +81,7 @@ def _findings(source: Source) -> Findings:
         breaks=find_breaks(source),
         latencies=find_latencies(source, found, strata),
         speeds=find_speeds(found),
-        idle_timeouts=_idle(source, strata),
+        idle_timeouts=_idle(source),
         effects=find_effects(source),
         notes=tuple(_notes(source, found, sides, strata)),
     )  # fmt: skip
@@ -108,15 +108,13 @@ def _silence(source: Source, found: Look) -> Silence:
     )  # fmt: skip
 
 
-def _idle(source: Source, strata: tuple[Stratum, ...]) -> Share | None:
+def _idle(source: Source) -> Share | None:
     """Missions with nothing hit that timed out: a busy host taken for a fault."""
     idle = [
-        each.name
-        for each in strata
-        if each.k == each.function_k == 0
-        and each.design == "voted"
-        and not each.voter_hit
-        and not each.host_function_hit
+        cell.name
+        for cell in source.cells()
+        if not cell.shot
+        and (not cell.dose if cell.kind else not cell.felled and not cell.layer_hit)
     ]
     if not idle:
         return None
@@ -135,7 +133,7 @@ def _head(source: Source, found: Look) -> Head:
     began = [each.began for each in meta.runs] or [meta.created]
     ends = [began + sum(parts) for _, began, parts in found.times]
     ends += [each.ended for each in meta.runs if each.ended]
-    facts = {each.host: each for each in meta.facts.values()}
+    facts = dict.fromkeys(meta.facts.values())  # a run that went on elsewhere, or later, has others
     return Head(
         title=meta.title,
         question=store.spec.question,
@@ -156,7 +154,7 @@ def _head(source: Source, found: Look) -> Head:
         ended=max(ends, default=max(began)),
         spec=meta.spec_text,
         spec_hash=meta.spec_hash,
-        facts=tuple(facts.values()),
+        facts=tuple(facts),
         versions=(*sorted(meta.versions.items()), *_versions()),
         directory=store.directory.resolve().name,
     )

@@ -85,7 +85,7 @@ def test_every_mission_is_run_once_in_the_plans_order(store: Store, home: Path) 
     assert began(home) == [store.plan.index_at(place) for place in range(MISSIONS)]
     assert store.done == MISSIONS and not store.partial and not teller.twins
     assert store.meta().runs[-1].state == "complete"
-    assert store.meta().facts["w1"].host == "fake"
+    assert store.meta().facts["w1, run 1"].host == "fake"
     assert not fake_guests(home) and not list(home.glob("tv-c-*"))
 
 

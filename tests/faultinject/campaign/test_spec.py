@@ -107,6 +107,8 @@ WRONG = [
     ("crash = 1", "crash = -1", "a weight is 0 or more"),
     ("crash = 1", "slow = 1", "slow does not make the guest fail for sure"),
     ("crash = 1", "flip-ram = 1", "give one of crash, hang"),
+    ("crash = 1", "flip-ram = 1", "or try it as a dose"),
+    ("voter-kill = 1", "voter-flip = 1", 'asks question = "softerrors"'),
     ("crash = 1", "voter-kill = 1", "does not hit a guest but a voter"),
     ("crash = 1", "service-stop = 1", "set ssh = true in [station]"),
     ("voter-kill = 1", "crash = 1", "does not hit a voter but a guest"),
@@ -191,3 +193,14 @@ def test_a_question_needs_what_answers_it() -> None:
     assert "give [[doses]] with both voted and nv" in refusal(head.format("softerrors"))
     assert "needs [[shots]] with missions" in refusal(head.format("commoncause"))
     assert "needs [[strata]] without voter_hit" in refusal(head.format("inequality4"))
+
+
+def test_a_canary_needs_a_store() -> None:
+    text = SMALL.replace("guests = 3", 'guests = 3\nservice = "static"')
+    assert "corrupt-state writes a canary key" in refusal(
+        text.replace('kind = "host-crash"', 'kind = "corrupt-state"')
+    )
+
+
+def test_more_guests_than_there_are_say_nothing_of_the_function() -> None:
+    assert "function_hit 0" not in refusal(SMALL.replace("guests_hit = 3", "guests_hit = 4"))

@@ -175,9 +175,11 @@ def test_runs_and_facts_are_kept(store: Store) -> None:
         (first, "interrupted", 2), (second, "runs", 4),
     ]  # fmt: skip
     assert meta.runs[0].ended is not None and meta.runs[1].ended is None
-    assert meta.facts["w1"].cpus == 4
+    assert meta.facts == {"w1, run 2": msgspec.structs.replace(FACTS, cpus=4)}
     store.begin(1)
     assert [run.state for run in store.meta().runs] == ["interrupted", "killed", "runs"]
+    store.note_facts("w1", FACTS)
+    assert set(store.meta().facts) == {"w1, run 2", "w1, run 3"}, "what ran before is not forgotten"
 
 
 def test_an_extension_must_be_declared_and_comes_after_the_first_look(tmp_path: Path) -> None:

@@ -185,3 +185,18 @@ def test_bad_input_is_named(call: object, words: str) -> None:
     assert callable(call)
     with pytest.raises(EstimateError, match=words):
         call()
+
+
+def test_where_the_voter_is_repaired_g_is_not_taken_as_nothing() -> None:
+    counts = expected(REFERENCE).guests
+    paper, repaired = band(Strata(guests=counts)), band(Strata(guests=counts, repaired=True))
+    assert paper.saved(0.9).high == 0.0
+    for rm in (0.6, 0.9, 0.99):
+        saved = repaired.saved(rm)
+        assert saved.low == saved.value == 0.0
+        assert saved.high == pytest.approx(repaired.reliability(rm).high, rel=0.01)
+        # A voter that is hit may do no harm at all: then the layer's reliability decides nothing.
+        assert repaired.system(rm, 0.5).high == pytest.approx(saved.high, rel=0.01)
+        assert repaired.system(rm, 0.5).low == pytest.approx(paper.system(rm, 0.5).low)
+    measured = Strata(guests=counts, voter=(Counts(trials=50, failures=50), None), repaired=True)
+    assert band(measured).g(1).high < 0.1, "one that was measured bounds the others"

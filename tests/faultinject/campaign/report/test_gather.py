@@ -13,7 +13,7 @@ from faultinject.campaign.report.evidence import _union
 from faultinject.campaign.report.findings import Findings
 from faultinject.campaign.report.gather import gather
 from faultinject.campaign.store import Store, StoreError
-from faultinject.campaign.trial import MissionPlan, Outcome, Row
+from faultinject.campaign.trial import GuestFate, MissionPlan, Outcome, Row
 from tests.faultinject.campaign.specs import FACTS, SMALL, fill, row_of
 
 __all__: list[str] = []
@@ -199,3 +199,57 @@ def test_a_node_that_repair_makes_better_is_not_called_a_voter_that_fails(tmp_pa
     better = "With repair on the voted node fails less than Inequality (4), which knows no repair, "
     assert tones[f"{better}has it."] == "open"
     assert "bad" not in tones.values()
+
+
+CHORUS = """
+title = "Causes that strike all"
+question = "commoncause"
+[station]
+service = "poisoned"
+[[shots]]
+kind = "poison"
+missions = 100
+[[shots]]
+kind = "flip-all"
+flips = 7
+missions = 10
+"""
+
+
+def test_guests_that_say_the_same_wrong_thing_have_all_failed(tmp_path: Path) -> None:
+    """A chorus expels nobody, and of two against one it is the right one that is expelled."""
+
+    def row(mission: MissionPlan) -> Row:
+        chorus = mission.stratum.startswith("shot-poison")
+        fallen = () if chorus or mission.index % 2 else ("g2",)
+        fates = tuple(
+            GuestFate(name=name, state="active", reason="", failed=name in fallen)
+            for name in ("g1", "g2", "g3")
+        )
+        return msgspec.structs.replace(row_of(mission, Outcome.SILENT), guests=fates)
+
+    with Store.create(tmp_path / "c", CHORUS, 1, versions={"trivisor": "0.1"}) as store:
+        store.note_facts("w1", FACTS)
+        found = stored(store, (row(mission) for mission in store.plan.in_order()))
+    counts = {shot.kind.split()[0]: [each.count for each in shot.fell] for shot in found.shots}
+    assert counts == {"poison": [0, 0, 0, 100], "flip-all": [0, 0, 5, 5]}
+    [poison] = [each for each in found.breaks if each.cause == "poison"]
+    assert poison.at[1] == pytest.approx(0.95 * found.breaks[0].at_independent, abs=0.06)
+    assert poison.at[1] < 0.95
+    assert (found.silence.alike, found.silence.struck) == (100, 10)
+    assert not any(each.arranged for each in found.silence.listed[:10])
+    [words] = [each.words for each in found.verdicts if each.tone == "alarm"]
+    assert "In 10 of them one cause struck all guests" in words
+
+
+def test_with_no_flips_nothing_is_hit(store: Store) -> None:
+    found = stored(
+        store,
+        (
+            row_of(mission, Outcome.TIMEOUT if "-0" in mission.stratum else outcome_of(mission))
+            for mission in store.plan.in_order()
+        ),
+    )
+    # 20 of f0, 5 with repair on, and of the dose of no flips two voted and two plain ones.
+    assert found.idle_timeouts is not None
+    assert (found.idle_timeouts.count, found.idle_timeouts.of) == (4, 29)
