@@ -261,8 +261,14 @@ def figure(
                 path = (out or Path(".")) / f"{each}.svg"
             else:
                 path = out or Path(f"figure{each}.svg")
-            write_figure(each, path, measured, n)
+            # The map says which design to take of all there are, or of those that were measured.
+            both = figure == "all" and each == "map" and measured is not None
+            write_figure(each, path, None if both else measured, n)
             paths.append(path)
+            if both and measured is not None and measured.on("map"):
+                path = path.with_name("map-measured.svg")
+                write_figure(each, path, measured, n)
+                paths.append(path)
     if as_json:
         shown = [msgspec.to_builtins(each) for each in plots]
         points = [] if measured is None else msgspec.to_builtins(measured.points)

@@ -16,7 +16,9 @@ Each point has the quantities of its figures' axes, each with its interval (wher
 set, not measured, the three are equal), and, where a figure has a curve for each n or R_M', its
 own.  ``verdict`` (of an operating point): whether the design was better there than plain.  On the
 map a point is shown among failures of which the part ``lying`` are wrong replies (not given: all
-panels), and ``designs`` of the file are the ones that were measured, hence the ones to choose from.
+panels), and ``designs`` are the ones that were measured, hence the ones to choose from there.
+``beyond``: of figure 7, that even R_V = 1 would not do.  ``source``: of one point, where the file's
+does not say it.
 """
 
 from __future__ import annotations
@@ -91,6 +93,9 @@ class MeasuredPoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     r: float | None = None
     rm_rest: float | None = None
     lying: float | None = None
+    designs: tuple[str, ...] = ()
+    beyond: bool = False
+    source: str = ""
 
     def __post_init__(self) -> None:
         if not self.figures:
@@ -118,15 +123,12 @@ class MeasuredPoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A file of points; ``source`` says in words which data they come from; ``designs``: the names
-    (``2-of-3``) of those that the map's points chose from, none for all.
-    """
+    """A file of points; ``source`` says in words which data they come from."""
 
     format: str
     source: str
     confidence: float
     points: tuple[MeasuredPoint, ...]
-    designs: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.format != FORMAT:
@@ -137,6 +139,10 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def on(self, figure: Figure) -> tuple[MeasuredPoint, ...]:
         """The points that ``figure`` shows."""
         return tuple(each for each in self.points if figure in each.figures)
+
+    def sources(self, figure: Figure) -> str:
+        """Where those come from, in words."""
+        return "; ".join(dict.fromkeys(each.source or self.source for each in self.on(figure)))
 
 
 def read(path: Path) -> Measured:

@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+import msgspec
+
 from faultinject.calculator.figures.curves import FIGURE3_NS, FIGURE4_RS, FIGURE4_RV
 from faultinject.calculator.measured import (
     FORMAT,
@@ -49,6 +51,11 @@ def _estimate(span: Span) -> Estimate | None:
     return Estimate(value=value, low=max(0.0, low), high=min(1.0, high)) if value <= 1.0 else None
 
 
+def _beyond(span: Span) -> Estimate:
+    """One whose value is above 1: drawn at 1, as far as its interval goes below."""
+    return Estimate(value=1.0, low=min(1.0, max(0.0, span[0])), high=1.0)
+
+
 def points_of(kept: Kept) -> Iterator[MeasuredPoint]:
     """The points that one campaign gives.  Repair was off: the model knows none."""
     nodes = [node for node in kept.nodes if not node.repair]
@@ -81,10 +88,14 @@ def _breakeven(
         seen.add(rm)
         if (rv := _estimate(span)) is not None:
             yield MeasuredPoint(figures=(figure,), rm=_set(rm), rv=rv, n=n)
+        elif figure == "7":
+            yield MeasuredPoint(figures=("7",), rm=_set(rm), rv=_beyond(span), beyond=True)
 
 
 def _needed(nodes: Sequence[Node]) -> Iterator[MeasuredPoint]:
     """The smallest n that reaches R, where one does; an open interval where none surely does."""
+    if {node.n for node in nodes} != set(range(1, len(nodes) + 1)):
+        return  # the smallest may be one that was not measured
     reached: dict[float, list[tuple[int, Span]]] = {}
     for node in nodes:
         for point in node.points:
@@ -105,14 +116,17 @@ def _dose(dose: Dose) -> Iterator[MeasuredPoint]:
     if dose.shared or plain.point is None or not voted.point:
         return
     span = (plain.low / voted.high, plain.point / voted.point, plain.high / max(voted.low, 1e-9))
-    if (rv := _estimate(span)) is not None:
-        rm = Estimate(value=plain.point, low=plain.low, high=plain.high)
-        yield MeasuredPoint(figures=("7",), rm=rm, rv=rv, label=f"{dose.label} flips",
-                            missions=plain.of + voted.of)  # fmt: skip
+    rv = _estimate(span)
+    yield MeasuredPoint(
+        figures=("7",), rm=Estimate(value=plain.point, low=plain.low, high=plain.high),
+        rv=rv or _beyond(span), beyond=rv is None, label=f"{dose.label} flips",
+        missions=plain.of + voted.of,
+    )  # fmt: skip
 
 
 def _best(nodes: Sequence[Node], lying: float) -> Iterator[MeasuredPoint]:
     """At each operating point the fewest guests that bring the gain but for a tenth of it."""
+    names = tuple(sorted({f"{node.m}-of-{node.n}" for node in nodes if node.n > 1}))
     by_point: dict[tuple[float, float], list[tuple[Node, NodePoint]]] = {}
     for node in nodes:
         for point in node.points:
@@ -133,12 +147,7 @@ def _best(nodes: Sequence[Node], lying: float) -> Iterator[MeasuredPoint]:
             name = f"{node.m}-of-{node.n}"
             verdict = "better" if point.measured[0] > point.plain else "undecided"
         yield MeasuredPoint(figures=("map",), rm=_set(rm), rv=_set(rv), label=name,
-                            verdict=verdict, lying=lying)  # fmt: skip
-
-
-def _designs(kept: Kept) -> set[str]:
-    nodes = [node for node in kept.nodes if not node.repair and node.n > 1]
-    return {f"{node.m}-of-{node.n}" for node in nodes} if _compares(nodes) else set()
+                            verdict=verdict, lying=lying, designs=names)  # fmt: skip
 
 
 def _compares(nodes: Sequence[Node]) -> bool:
@@ -173,9 +182,12 @@ def collect(path: Path) -> Measured:
         format=FORMAT,
         source="; ".join(part.source for part in parts),
         confidence=parts[0].confidence,
-        points=tuple(point for part in parts for point in part.points),
-        designs=tuple(sorted({name for part in parts for name in part.designs})),
+        points=tuple(_sourced(point, part.source) for part in parts for point in part.points),
     )
+
+
+def _sourced(point: MeasuredPoint, source: str) -> MeasuredPoint:
+    return point if point.source else msgspec.structs.replace(point, source=source)
 
 
 def _of_campaigns(paths: Sequence[Path]) -> Measured:
@@ -183,15 +195,13 @@ def _of_campaigns(paths: Sequence[Path]) -> Measured:
     confidences = {round(kept.confidence, 9) for kept in known.values()}
     if len(confidences) > 1:
         raise SpecError(f"{', '.join(map(str, known))}: their intervals are of several levels")
-    found = {path: tuple(points_of(kept)) for path, kept in known.items()}
-    words = [
-        f"{path.resolve().parent.name} (seed {kept.seed}, {kept.used:,} missions)"
-        for path, kept in known.items() if found[path]
-    ]  # fmt: skip
+    points = tuple(
+        _sourced(point, f"{path.resolve().parent.name} (seed {kept.seed}, {kept.used:,} missions)")
+        for path, kept in known.items() for point in points_of(kept)
+    )  # fmt: skip
     return Measured(
         format=FORMAT,
-        source=f"campaigns {', '.join(words)}",
+        source="; ".join(dict.fromkeys(point.source for point in points)),
         confidence=confidences.pop(),
-        points=tuple(point for points in found.values() for point in points),
-        designs=tuple(sorted(set().union(*(_designs(kept) for kept in known.values())))),
+        points=points,
     )

@@ -274,6 +274,7 @@ def moved(
         measured_points,
         put_together,
         show_moved,
+        storable,
     )
     from faultinject.campaign.store import Store  # noqa: PLC0415
 
@@ -282,7 +283,7 @@ def moved(
     if points is not None:
         write_json(points, measured_points(result))
     if out is not None:
-        write_json(out, result)
+        write_json(out, storable(result))
     if as_json:
         print_json(msgspec.json.decode(msgspec.json.encode(result)))  # what is not known is null
     else:

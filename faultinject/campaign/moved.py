@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from faultinject.calculator.measured import FORMAT, Measured, MeasuredPoint
-from faultinject.campaign.report.kept import KeptError
+from faultinject.campaign.report.kept import KeptError, finite_only
 from faultinject.campaign.tally import Tally
 from faultinject.estimate import Counts
 from faultinject.estimate.moved import NONE, Moved, MovedPoint, Unlike, judge_moved, unlike
@@ -35,6 +35,7 @@ __all__ = [
     "put_together",
     "read_moved",
     "show_moved",
+    "storable",
 ]
 
 KEPT_AS = "moved.json"
@@ -94,6 +95,11 @@ def read_moved(path: Path) -> MovedResult:
         raise KeptError(
             f"{path}: {error}; make it anew: trivisor campaign moved GUEST HOST --out {path}"
         ) from error
+
+
+def storable(result: MovedResult) -> MovedResult:
+    """Return it with the points of which all numbers are known: JSON has no others."""
+    return msgspec.structs.replace(result, points=finite_only(result.points))
 
 
 def _check(guest: Store, host: Store) -> None:
@@ -214,7 +220,7 @@ def show_moved(result: MovedResult, console: Console) -> None:
             str(each.n), f"{each.rm_rest:g}", f"{each.rf:g}", _number(each.room),
             _room(each.shared), _room(each.apart),
             _room(each.given) if each.given else "f_k > 0",
-            "reaches" if each.hidden <= each.share else f"f_k may hide {each.hidden:.3g} of it",
+            _said(each),
         )  # fmt: skip
     console.print(table)
     console.print(
@@ -227,9 +233,31 @@ def show_moved(result: MovedResult, console: Console) -> None:
         console.print(f"It matters what of a guest failed: {found.words}.", markup=False)
     if not result.unlike:
         console.print("Nowhere is it seen to matter whether f or the rest of a guest failed.")
+    _show_sides(result, console)
     _show_reach(result, console)
     if result.partial:
         console.print("[yellow]partial[/]: missions of their plans are missing")
+
+
+def _show_sides(result: MovedResult, console: Console) -> None:
+    from rich.table import Table  # noqa: PLC0415
+
+    table = Table(title="R_sys, measured (R_H = R_V = 1)")
+    for name in ("n", "R_M'", "R_f", "C1, f in each guest", "C2, R_F = 1"):
+        table.add_column(name, justify="right")
+    for each in result.points:
+        table.add_row(
+            str(each.n), f"{each.rm_rest:g}", f"{each.rf:g}", _span(each.c1), _span(each.c2)
+        )
+    console.print(table)
+
+
+def _said(point: MovedPoint) -> str:
+    if point.reaches:
+        return "reaches"
+    if point.hidden > point.share:
+        return f"f_k may hide {point.hidden:.3g} of it"
+    return "f_n is not known well enough"  # what n failed guests leave, where R_M' is low
 
 
 def _show_reach(result: MovedResult, console: Console) -> None:
@@ -245,6 +273,12 @@ def _show_reach(result: MovedResult, console: Console) -> None:
                 f"{wanted}",
                 markup=False,
             )  # fmt: skip
+
+
+def _span(interval: Interval) -> str:
+    if interval.value != interval.value:
+        return "not measured"
+    return f"{interval.value:.4g} ({interval.low:.4g} to {interval.high:.4g})"
 
 
 def _number(value: float) -> str:

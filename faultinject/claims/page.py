@@ -15,7 +15,7 @@ TOP = """\
 
 H. V. Ramasamy and M. Schunter, *Architecting Dependable Systems Using Virtualization* (2007). This
 page is made by `trivisor paper`, from the findings of the campaigns kept beside it in
-[results](results): it is not typed. Intervals are at 95 %, for all strata of a campaign together.
+[results](results): it is not typed. Intervals are at 95 %, for all strata of a node together.
 
 *holds*: all of the interval is on the claim's side. *holds as far as the data reach*: so wherever
 the data decide, and they do not decide everywhere. What forced faults (inequality4, oneofn, mofn,

@@ -7,6 +7,7 @@ claim's side, *does not hold* if all of it is on the other.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 
 from faultinject import model
 from faultinject.campaign.report.findings import Node, NodePoint, Share
@@ -17,6 +18,8 @@ from faultinject.estimate.moved import MovedPoint
 __all__ = ["CLAIMS"]
 
 Span = tuple[float, float, float]
+NEAR = 0.05
+"""How near to a formula's R_sys a measured one must be to agree with it."""
 
 
 def _span(span: Span) -> str:
@@ -43,6 +46,13 @@ def _below(span: Span, limit: float) -> bool | None:
 
 def _above(span: Span, limit: float) -> bool | None:
     return True if span[0] > limit else False if span[2] < limit else None
+
+
+def _near(span: Span, value: float) -> bool | None:
+    """Whether all of the interval is within NEAR of the value; False if none of it is."""
+    if span[0] > value + NEAR or span[2] < value - NEAR:
+        return False
+    return True if span[0] >= value - NEAR and span[2] <= value + NEAR else None
 
 
 def _at(kept: Kept, vote: str, rm: float, rv: float) -> NodePoint:
@@ -73,12 +83,12 @@ def _plain(results: Results) -> Answer:
 
 def _formula(results: Results) -> Answer:
     found = list(_one_of_n(results["oneofn"]))
-    inside = sum(p.measured[0] <= p.model <= p.measured[2] for _, p in found)
-    widest = max((p.measured[2] - p.measured[0] for _, p in found), default=1.0)
+    sides = [_near(p.measured, p.model) for _, p in found]
     return Answer(
-        measured=f"at {inside} of {len(found)} points (n from 1 to 9) the formula lies within "
-        f"the interval of the measured R_sys; the widest interval is {widest:.2g}",
-        says="holds" if found and inside == len(found) else "does not hold",
+        measured=f"at {sides.count(True)} of {len(found)} points (n from 1 to 9) the measured "
+        f"R_sys is within {NEAR:g} of the formula for sure, all of its interval; it is farther "
+        f"away at {sides.count(False)}",
+        says=_sums(sides),
     )
 
 
@@ -125,14 +135,36 @@ def _example(results: Results) -> Answer:
     )
 
 
+def _fewer(results: Results) -> Answer:
+    """Adjacent sizes that were measured, at one R_M: does the break-even R_V fall?"""
+    by_rm: dict[float, dict[int, Span]] = {}
+    for node, point in _one_of_n(results["oneofn"]):
+        if point.breakeven is not None:
+            by_rm.setdefault(point.rm, {})[node.n] = point.breakeven
+    pairs = [
+        (few[n], few[more])
+        for few in by_rm.values() for n, more in pairwise(sorted(few))
+    ]  # fmt: skip
+    sides = [
+        True if more[2] < few[0] else False if more[0] > few[2] else None for few, more in pairs
+    ]
+    shown = by_rm.get(0.1, {})
+    words = ", ".join(f"{n}: {shown[n][1]:.3g}" for n in sorted(shown))
+    return Answer(
+        measured=f"with more guests the break-even R_V is lower for sure in {sides.count(True)} "
+        f"of {len(sides)} steps of n, higher in {sides.count(False)}; at R_M = .1, by n: {words}",
+        says=_sums(sides),
+    )
+
+
 def _approaches(results: Results) -> Answer:
     words = []
     sides: list[bool | None] = []
     for rm in (0.5, 0.7):
         one, nine = (_at(results["oneofn"], f"1/{n}", rm, 0.9) for n in (1, 9))
         words.append(f"R_M = {rm:g}: from {_span(one.measured)} to {_span(nine.measured)}")
-        rises = nine.measured[0] > one.measured[2]
-        sides.append(rises and nine.measured[0] <= 0.9 <= nine.measured[2] + 0.02)
+        sides.append(_above(nine.measured, one.measured[2]))
+        sides.append(_near(nine.measured, 0.9))
     return Answer(measured=f"R_V = .9, n from 1 to 9: {'; '.join(words)}", says=_sums(sides))
 
 
@@ -169,7 +201,7 @@ def _room(point: MovedPoint) -> str:
 def _inequality3(results: Results) -> Answer:
     found = _moved(results)
     inside = [p.shared.low <= p.paper <= p.shared.high for p in found]
-    sharp = sum(p.hidden <= p.share for p in found)
+    sharp = sum(p.reaches for p in found)
     partial = results.moved is not None and results.moved.partial
     words = "; after a part of their missions" if partial else ""
     return Answer(
@@ -213,6 +245,33 @@ def _single(results: Results) -> Answer:
 
 def _ends(point: MovedPoint) -> Span:
     return point.shared.low, point.shared.value, point.shared.high
+
+
+def _degree(_: Results) -> Answer:
+    """On a grid: R_F / R_f, and how it grows with R_M' and with n."""
+    grid = [i / 10 for i in range(1, 10)]
+
+    def needed(rf: float, rm: float, n: int) -> float:
+        return float(model.breakeven_rf(rf, rm, n))
+
+    more = all(needed(f, m, n) > f for f in grid for m in grid for n in range(2, 10))
+    with_rm = all(
+        needed(f, low, n) < needed(f, high, n)
+        for f in grid for low, high in pairwise(grid) for n in range(2, 10)
+    )  # fmt: skip
+    with_n = all(
+        needed(f, m, n) < needed(f, m, n + 1) for f in grid for m in grid for n in range(1, 9)
+    )
+    return Answer(
+        measured=f"computed for R_f, R_M' from .1 to .9 and n from 2 to 9: R_F > R_f "
+        f"{_everywhere(more)}, it grows with R_M' {_everywhere(with_rm)}, with n "
+        f"{_everywhere(with_n)}",
+        says="holds" if more and with_rm and with_n else "does not hold",
+    )
+
+
+def _everywhere(so: bool) -> str:
+    return "everywhere" if so else "not everywhere"
 
 
 def _voter(results: Results) -> Answer:
@@ -336,19 +395,24 @@ CLAIMS = (
     Claim(where="Figure 3", text="R_M = .1, R_V = .3: fewer than 4 VMs only lower the "
           "reliability.", command="trivisor model bound --design 1ofn --rm .1 --rv .3",
           ask=_example, needs="oneofn"),
+    Claim(where="Figure 3", text="The fewer VMs, the more reliable the hypervisor must be.",
+          command="trivisor model figure 3", ask=_fewer, needs="oneofn"),
     Claim(where="n VMs", text="With more VMs the node comes as near to R_V as desired.",
           command="trivisor campaign run oneofn", ask=_approaches, needs="oneofn"),
     Claim(where="Inequality (2), Figure 4", text="A lower bound on n for a wanted R.",
           command="trivisor model figure 4", ask=_needed, needs="oneofn"),
     Claim(where="n VMs", text="(Not said:) with 1 of n a VM that lies is released.",
           command="trivisor campaign run liars", ask=_lies, needs="liars"),
-    Claim(where="n VMs", text="(Not said:) a cause that all VMs of one build share, no n bears.",
+    Claim(where="n VMs", text="With many VMs it is hard to have them diverse enough to fail "
+          "independently (a bug that all of one build share).",
           command="trivisor campaign run poison", ask=_poison, needs="poison"),
     Claim(where="Inequality (3)", text="With one VM it does not matter where f is.",
           command="trivisor model bound --design moved --rf .5 --rm .75 --n 1", ask=_single),
     Claim(where="Inequality (3)", text="Moving f out of n VMs pays if R_F >= "
           "[1 - (1 - R_f R_M')^n] / [1 - (1 - R_M')^n].",
           command="trivisor campaign moved moved-guest moved-host", ask=_inequality3, needs=MOVED),
+    Claim(where="Figure 6", text="F must be more reliable than f, and the more so the larger R_M' "
+          "and n are.", command="trivisor model figure 6b", ask=_degree),
     Claim(where="Figure 6", text="R_M' = R_f = .75: R_F above .9932 (n = 6), .9994 (n = 9).",
           command="trivisor model bound --design moved --rf .75 --rm .75 --n 6", ask=_spots),
     Claim(where="2-of-3", text="The node bears one failed VM of three, and no more.",

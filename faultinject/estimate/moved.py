@@ -101,6 +101,11 @@ class MovedPoint(msgspec.Struct, frozen=True, kw_only=True):
     wanted: tuple[int, ...]
     share: float
 
+    @property
+    def reaches(self) -> bool:
+        """Whether the break-even is known to ``share`` of 1 - R_F, to either side."""
+        return self.shared.width / 2 <= self.share * self.room
+
 
 class Unlike(msgspec.Struct, frozen=True, kw_only=True):
     """Two strata with k guests failed that do not go alike: their intervals do not meet."""
@@ -112,7 +117,7 @@ class Unlike(msgspec.Struct, frozen=True, kw_only=True):
 
 def unlike(counts: Moved, alpha: float = 0.05) -> tuple[Unlike, ...]:
     """Where guests failed in f, in their rest and in both are seen not to count the same."""
-    shared = check_alpha(alpha) / counts.strata
+    shared = check_alpha(alpha) / max(counts.strata, 1)
     found = []
     for k in range(1, counts.n + 1):
         parts = counts.parts(k)
@@ -131,7 +136,7 @@ def judge_moved(
     f, rest, n = check_probability("R_f", rf), check_probability("R_M'", rm_rest), counts.n
     bound = breakeven_rf(f, rest, n)
     # One box for all: C2 gets its share of alpha by how many of the strata are its own.
-    level = alpha / counts.strata
+    level = alpha / max(counts.strata, 1)
     own = sum(1 for each in counts.in_rest if each.trials) + sum(map(bool, counts.moved))
     second = band(Strata(guests=counts.in_rest, voter=counts.moved), level * max(own, 1))
     s2, g = second.reliability(rest), second.saved(rest)

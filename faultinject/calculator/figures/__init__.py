@@ -10,8 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from faultinject.calculator.figures.curves import Curve, Plot, plot_of
 from faultinject.calculator.measured import AXES, Figure, Measured
 from voter.commands.terminal import CommandError, ExitCode
@@ -48,12 +46,9 @@ def write_figure(figure: Figure, path: Path, measured: Measured | None, n: int |
 
     points = measured.on(figure) if measured is not None else ()
     with draw():
-        plot = plot_of(figure, n)
+        drawing = _drawer(figure)(plot_of(figure, n), points)
         if points and measured is not None:
-            plot = msgspec.structs.replace(plot, designs=measured.designs)
-        drawing = _drawer(figure)(plot, points)
-        if measured is not None:
-            source = f"{measured.source}; intervals of {measured.confidence:.0%}"
+            source = f"{measured.sources(figure)}; intervals of {measured.confidence:.0%}"
             mark_legend(drawing, points, source, filled=figure != "7")
         path.parent.mkdir(parents=True, exist_ok=True)
         drawing.savefig(path, dpi=160, metadata=UNDATED[path.suffix[1:]])

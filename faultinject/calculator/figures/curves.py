@@ -41,16 +41,13 @@ class Curve(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Plot(msgspec.Struct, frozen=True, kw_only=True):
-    """A figure's axes, and its curves; ``n`` where all of it is for one n; ``designs``: names of
-    those that the map chooses from (none: all).
-    """
+    """A figure's axes, and its curves; ``n`` where all of it is for one n."""
 
     figure: Figure
     x_axis: str
     y_axis: str
     curves: tuple[Curve, ...]
     n: int | None = None
-    designs: tuple[str, ...] = ()
 
 
 def _grid(low: float, high: float, steps: int) -> tuple[float, ...]:

@@ -79,7 +79,7 @@ def lay_over(
             markeredgecolor="white" if inside is None else INK, markeredgewidth=0.9,
             elinewidth=1.3 if inside is None else 1.0, capsize=2.5, zorder=6,
         )  # fmt: skip
-        if y.high is None:
+        if y.high is None or point.beyond:
             arrow = {"arrowstyle": "<-", "color": INK, "linewidth": 1.0}
             axes.annotate("", at, (0, 26), textcoords="offset points", zorder=5, arrowprops=arrow)
         words = ", ".join(each for each in (point.label, _curve(point, figure)) if each)

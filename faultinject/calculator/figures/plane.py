@@ -94,14 +94,15 @@ def draw_map(plot: Plot, points: Sequence[MeasuredPoint]) -> Figure:
     figure = new_figure(4.2 * max(len(ways), 2), 5.4)
     panels = figure.subplots(1, len(ways), sharey=True, squeeze=False)[0]
     for axes, lying in zip(panels, ways, strict=True):
-        seen |= _panel(axes, n, lying, plot.designs)
-        axes.set_title(ENDS.get(lying, f"{lying:.0%} of failures are wrong replies"))
         here = [each for each in points if each.lying is None or each.lying == lying]
+        seen |= _panel(axes, n, lying, sorted({name for each in here for name in each.designs}))
+        axes.set_title(ENDS.get(lying, f"{lying:.0%} of failures are wrong replies"))
         lay_over(axes, here, "map", place=place, fill=lambda point: named.get(point.label))
         axes.set_xlabel("reliability of a VM, $R_M$")
     panels[0].set_ylabel("reliability of the layer under the VMs, $R_V$")
+    measured = " of those measured" if any(each.designs for each in points) else ""
     words = (
-        f"The design to take with up to {n} VMs{' of those measured' if plot.designs else ''}:",
+        f"The design to take with up to {n} VMs{measured}:",
         "the fewest that bring nine tenths of the greatest gain over one VM on the bare node (NV)",
     )
     glue = " " if len(ways) > 2 else "\n"
@@ -111,7 +112,7 @@ def draw_map(plot: Plot, points: Sequence[MeasuredPoint]) -> Figure:
             Patch(facecolor=_colour(each), edgecolor=FAINT, linewidth=0.5, label=each.name)
             for each in sorted(seen)
         ],
-        loc="outside lower right", ncols=len(seen), handlelength=1.2, columnspacing=1.2,
+        loc="outside right center", handlelength=1.2,
     )  # fmt: skip
     return figure
 

@@ -68,7 +68,7 @@ def describe(stratum: Stratum, repair: bool) -> str:
         return f"of these, liars that lie {'alike' if stratum.alike else 'apart'}"
     if repair:
         what += f", repair {'on' if stratum.repair else 'off'}"
-    return what
+    return f"{stratum.vote}: {what}" if stratum.vote else what
 
 
 def _guests(count: int) -> str:

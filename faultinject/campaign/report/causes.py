@@ -82,7 +82,7 @@ def find_shared(source: Source) -> tuple[Dose, ...]:
     causes = {
         kind: each
         for kind, each in _shots(source).items()
-        if each.plain.trials and (each.m, each.n) == (source.m, source.n)
+        if each.plain.trials and not each.own_vote
     }
     found: list[Dose] = []
     for kind, each in causes.items():
@@ -128,6 +128,7 @@ class _Cause(msgspec.Struct, frozen=True, kw_only=True):
     shots: Shots
     voted: Tally
     plain: Tally
+    own_vote: bool = False
 
 
 def _by_failed(
@@ -167,7 +168,7 @@ def _shots(source: Source) -> dict[str, _Cause]:
         cause = f"{kind} {TIMES} {flips:,}" if flips > 1 else kind
         name = f"{cause}, {policy.need} of {policy.of}" if vote else cause
         found[name] = _Cause(kind=cause, flips=flips, m=policy.need, n=policy.of, shots=shots,
-                             voted=voted, plain=plain)  # fmt: skip
+                             voted=voted, plain=plain, own_vote=bool(vote))  # fmt: skip
     return found
 
 
@@ -260,7 +261,32 @@ def _of_doses(kind: str, judged: DosesVerdict) -> Verdict:
     return Verdict(tone=tone, answer=answer, words=" ".join(words), tests="model")  # type: ignore[arg-type]
 
 
+def _over_n(shots: tuple[tuple[ShotKind, ShotsResult], ...]) -> Verdict | None:
+    """Of one cause on nodes of several sizes, all of whose guests it takes; None if it is not so.
+
+    No independence can be told from dependence there, and none is needed: more guests do not help.
+    """
+    causes = {shot.kind.partition(",")[0] for shot, _ in shots}
+    ns = sorted(len(shot.fell) - 1 for shot, _ in shots)
+    if len(causes) > 1 or len(set(ns)) < 3:
+        return None
+    all_fell = sum(shot.fell[-1].count for shot, _ in shots)
+    if any(judged.c[-1].low < CERTAIN_FALL for _, judged in shots):
+        return None
+    total = sum(shot.fell[-1].of for shot, _ in shots)
+    failed = sum(shot.voted.count for shot, _ in shots)
+    return Verdict(
+        tone="bad", tests="model",
+        answer=f"However many guests there are, {causes.pop()} takes them all.",
+        words=f"In {all_fell:,} of {total:,} shots all guests fell, at every n from {ns[0]} to "
+        f"{ns[-1]}, and {failed:,} of the missions failed. What all guests of one build have in "
+        "common no number of them bears.",
+    )  # fmt: skip
+
+
 def _of_shots(shots: tuple[tuple[ShotKind, ShotsResult], ...]) -> Verdict:
+    if over_n := _over_n(shots):
+        return over_n
     together = [shot for shot, judged in shots if _falls_together(judged)]
     certain = [shot for shot, judged in shots if judged.independent[-1] > CERTAIN_FALL]
     count, causes = len(shots), "shared cause" if len(shots) == 1 else "shared causes"

@@ -111,9 +111,13 @@ def draw_charts(findings: Findings) -> Iterator[Chart]:
             "latency",
             draw_latency([each for each in findings.latencies if each.drawn]),
             "How long clients waited.",
-            "Share of answered requests that took longer than the time below. A client of a "
-            "2-of-3 node waits for the second reply, not the third, so one slow guest should "
-            "not show; what shows is a guest's death, which the voter must notice.",
+            "Share of answered requests that took longer than the time below."
+            + (
+                " A client of a 2-of-3 node waits for the second reply, not the third, so one slow "
+                "guest should not show; what shows is a guest's death, which the voter must notice."
+                if (findings.head.m, findings.head.n) == (2, 3)
+                else ""
+            ),
         )
     if findings.speeds:
         yield _chart(
@@ -134,7 +138,7 @@ def _doses(findings: Findings) -> Iterator[Chart]:
     for number, kind in enumerate(kinds or [""] if findings.doses else []):
         doses = tuple(each for each in findings.doses if each.kind == kind and not each.shared)
         beside = (
-            " One cause for all: the same, but what strikes one guest strikes all three with "
+            " One cause for all: the same, but what strikes one guest strikes all with "
             "the same bits, the same request, the same moment."
             if shared
             else ""

@@ -195,7 +195,8 @@ def _spread(names: list[str], most: int) -> list[str]:
 
 def _name(cell: Cell) -> str:
     what = cell.kind + (f" {TIMES} {cell.dose:,}" if cell.dose > 1 or not cell.shot else "")
-    return f"{what}, {'one guest alone (NV)' if cell.design == 'nv' else 'voted'}"
+    voted = f"voted {cell.vote}" if cell.vote else "voted"
+    return f"{what}, {'one guest alone (NV)' if cell.design == 'nv' else voted}"
 
 
 def _latency(label: str, times: list[float], drawn: bool) -> Latency:

@@ -125,6 +125,7 @@ class Stratum(_Data, frozen=True, kw_only=True):
     paper: float | None
     function_k: int = 0  # further guests, whose f is hit
     host_function_hit: bool = False
+    vote: str = ""  # where it is not the station's
 
     @property
     def trials(self) -> int:
@@ -165,8 +166,9 @@ class Silence(_Data, frozen=True, kw_only=True):
     ``alike``: of these, those in which guests were made to err alike (the same lie, or a poison):
     more of them than a vote can bear.  ``struck``: those in which one cause struck all, and nobody
     chose what they would say.  ``promised``: those in which no more guests were hit than the vote
-    promises to bear, and the voter was not hit: these must not be.  ``listed``: those that were
-    not arranged first.
+    promises to bear, and the voter was not hit: these must not be.  ``uncompared``: those of a
+    vote 1 of n with guests hit, which compares nothing.  ``listed``: those that were not arranged
+    first.
     """
 
     share: Share
@@ -174,6 +176,7 @@ class Silence(_Data, frozen=True, kw_only=True):
     promised: int
     listed: tuple[Silent, ...]
     struck: int = 0
+    uncompared: int = 0
 
 
 class Curve(_Data, frozen=True, kw_only=True):
@@ -272,6 +275,7 @@ class Node(_Data, frozen=True, kw_only=True):
     silent: tuple[Share, ...]
     paper: tuple[float, ...]
     points: tuple[NodePoint, ...]
+    voter: tuple[Share | None, ...] = ()  # missions that failed with the voter hit too, by k
 
 
 class Dose(_Data, frozen=True, kw_only=True):

@@ -32,6 +32,7 @@ from faultinject.campaign.report.strata import Side, find_sides, find_strata
 from faultinject.campaign.spec import FORCED
 from faultinject.campaign.store import Store
 from faultinject.campaign.tally import Tally
+from voter.core.vote import Policy
 
 __all__ = ["gather"]
 
@@ -89,8 +90,23 @@ def _findings(source: Source) -> Findings:
 
 def _silence(source: Source, found: Look) -> Silence:
     """Over all missions there are, also those after the prefix: not one may be left out."""
-    every = source.store.tallies("k", "voter_hit", "kind", "shot", "alike", design="voted")
-    wrong = {key: tally.silent for key, tally in every.items() if tally.silent}
+    every = source.store.tallies(
+        "stratum", "k", "voter_hit", "kind", "shot", "alike", design="voted"
+    )
+    wrong = {key[1:]: 0 for key in every}
+    promised = uncompared = 0
+    votes = {cell.name: cell.vote for cell in source.cells()}
+    for (stratum, *key), tally in every.items():
+        wrong[tuple(key)] += tally.silent
+        k, voter_hit, kind, _, alike = key
+        vote = votes[stratum]
+        policy = Policy.parse(vote) if vote else Policy(source.m, source.n)
+        if kind or voter_hit:
+            continue
+        if policy.need == 1 and k:
+            uncompared += 0 if alike else tally.silent
+        elif k <= policy.of - policy.need:
+            promised += tally.silent
     total = sum(every.values(), Tally())
     return Silence(
         share=share_of(total.silent, total.trials, source.alpha),
@@ -100,10 +116,8 @@ def _silence(source: Source, found: Look) -> Silence:
         struck=sum(
             count for (_, _, kind, shot, _), count in wrong.items() if shot and kind not in CHORUS
         ),
-        promised=sum(
-            count for (k, voter_hit, kind, _, _), count in wrong.items()
-            if k <= source.n - source.m and not voter_hit and not kind
-        ),
+        promised=promised,
+        uncompared=uncompared,
         listed=tuple(sorted(found.silent, key=lambda each: each.arranged)),
     )  # fmt: skip
 

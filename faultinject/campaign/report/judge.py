@@ -141,7 +141,7 @@ def judge_silence(silence: Silence) -> Verdict:
 def tell_silence(silence: Silence) -> str:
     """What stood behind the wrong replies: the injector's choice, or the voter's fault."""
     count, alike, promised = silence.share.count, silence.alike, silence.promised
-    rest = count - alike - promised - silence.struck
+    rest = count - alike - promised - silence.struck - silence.uncompared
     words = []
     if promised:
         words.append(
@@ -154,6 +154,11 @@ def tell_silence(silence: Silence) -> str:
             f"{all_} guests enough for a majority were made to err with the same bytes, which no "
             "vote can tell from right: by lies that the injector made alike, or by a poison that "
             "has all of a build say the same."
+        )
+    if silence.uncompared:
+        words.append(
+            f"In {silence.uncompared:,} of them the vote was 1 of n, which compares nothing: what "
+            "the first guest says is released."
         )
     if silence.struck:
         words.append(

@@ -5,7 +5,10 @@ Strict on reading; a field more is another version's, and said so.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -21,9 +24,10 @@ from faultinject.campaign.report.findings import (
     Verdict,
 )
 
-__all__ = ["FILE", "Kept", "KeptError", "keep", "read_kept"]
+__all__ = ["FILE", "Kept", "KeptError", "finite_only", "keep", "read_kept"]
 
 FILE = "findings.json"
+T = TypeVar("T")
 
 
 class KeptError(Exception):
@@ -68,10 +72,27 @@ def keep(findings: Findings) -> Kept:
         title=head.title, question=head.question, seed=head.seed, planned=head.planned,
         done=head.done, used=head.used, void=head.void, confidence=head.confidence,
         accel=", ".join(sorted({each.accel for each in head.facts})), lying=head.lying,
-        verdicts=findings.verdicts, strata=findings.strata, points=findings.points,
-        nodes=findings.nodes, doses=findings.doses, shots=findings.shots,
+        verdicts=findings.verdicts, strata=findings.strata, points=finite_only(findings.points),
+        nodes=tuple(
+            msgspec.structs.replace(node, points=finite_only(node.points))
+            for node in findings.nodes
+        ),
+        doses=finite_only(findings.doses), shots=finite_only(findings.shots),
         silence=findings.silence, idle_timeouts=findings.idle_timeouts,
     )  # fmt: skip
+
+
+def finite_only(found: Iterable[T]) -> tuple[T, ...]:
+    """Return those of which all numbers are known: of a campaign under way some are not yet."""
+    return tuple(each for each in found if _known(msgspec.to_builtins(each)))
+
+
+def _known(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(map(_known, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_known, value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def read_kept(path: Path) -> Kept:

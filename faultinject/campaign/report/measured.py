@@ -199,8 +199,9 @@ def draw_breaks_over_n(breaks: Sequence[Break]) -> Figure:
         low, value, high = ([1 - each.at[edge] for each in here] for edge in (2, 1, 0))
         axes.errorbar(
             xs, value,
-            yerr=[[v - a for v, a in zip(value, low, strict=True)],
-                  [b - v for v, b in zip(value, high, strict=True)]],
+            # Rounding may have the value outside of its interval by 1e-16.
+            yerr=[[max(0.0, v - a) for v, a in zip(value, low, strict=True)],
+                  [max(0.0, b - v) for v, b in zip(value, high, strict=True)]],
             color=shade, marker="o", markersize=5, linewidth=1.2, elinewidth=1.2, capsize=2.5,
             label=f"and {cause} in {here[0].frequency:.0%} of missions",
         )  # fmt: skip

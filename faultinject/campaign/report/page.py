@@ -65,7 +65,8 @@ def render(findings: Findings, pictures: dict[str, Picture]) -> str:
         kind_groups=_kind_groups(findings.kinds),
         departed=any(each.verdict not in ("undecided", each.paper) for each in findings.points),
         law="3R_M^2 - 2R_M^3" if findings.head.vote == "2/3" else "the paper's R_sys",
-        worst=_worst(findings.kinds),
+        # Of several designs a kind's share says more of how many were 1 of 1 than of the kind.
+        worst=None if findings.nodes else _worst(findings.kinds),
     )
 
 

@@ -209,6 +209,7 @@ def _stratum(source: Source, cell: Cell, tally: Tally, alike: bool | None) -> St
         else f"{letter}_{cell.felled}{cell.vote and ' ' + cell.vote}",
         design=cell.design,
         k=cell.k,
+        vote=cell.vote,
         voter_hit=cell.voter_hit,
         function_k=cell.function_k,
         host_function_hit=cell.host_function_hit,

@@ -93,7 +93,7 @@ QUESTIONS: dict[Question, QuestionWords] = {
     "commoncause": QuestionWords(
         kind="Shared causes",
         asks=(
-            "What is left of a majority when one cause strikes all three guests at once? Here "
+            "What is left of a majority when one cause strikes all guests at once? Here "
             "independence is broken on purpose."
         ),
         tests_title="It tests the model.",

@@ -36,7 +36,7 @@ def test_of_a_folder_every_campaign_and_every_file_of_points_is_taken(results: P
     assert {figure for point in found.points for figure in point.figures} == {
         "3", "4", "6a", "6b", "7", "map"
     }  # fmt: skip
-    assert found.designs == ("1-of-3", "2-of-2", "2-of-3", "3-of-5")
+    assert "oneofn" not in found.sources("7"), "it has no point there"
 
 
 def test_where_all_is_as_the_paper_has_it_the_points_lie_on_its_curves(results: Path) -> None:
@@ -54,8 +54,12 @@ def test_where_all_is_as_the_paper_has_it_the_points_lie_on_its_curves(results: 
         assert point.rm is not None and point.guests is not None and point.r is not None
         assert point.guests.value == guests_needed(point.r, 0.999, point.rm.value).guests
     sevens = collect(results / "mofn" / FILE).on("7")
-    assert {point.rm.value for point in sevens if point.rm} == {0.6, 0.75, 0.9, 0.97}  # above .5
-    for point in sevens:
+    above = [point for point in sevens if not point.beyond]
+    assert {point.rm.value for point in above if point.rm} == {0.6, 0.75, 0.9, 0.97}
+    below = [point for point in sevens if point.beyond]  # no R_V would do
+    assert {point.rm.value for point in below if point.rm} == {0.3, 0.45}
+    assert all(point.rv is not None and point.rv.value == 1.0 for point in below)
+    for point in above:
         assert point.rm is not None and point.rv is not None
         assert point.rv.value == pytest.approx(float(breakeven_rv_2of3(point.rm.value)))
 
@@ -65,6 +69,7 @@ def test_the_map_names_the_measured_design_to_take(results: Path) -> None:
     chosen = {(p.rm.value, p.rv.value): p for p in points if p.rm and p.rv}
     assert len(chosen) == 18
     assert {p.lying for p in points} == {0.3}
+    assert {p.designs for p in points} == {("1-of-3", "2-of-2", "2-of-3", "3-of-5")}
     assert chosen[0.97, 0.9].label == "NV" and chosen[0.97, 0.9].verdict == "worse"
     # 2-of-3 gains .071, 3-of-5 .090: more than a tenth more.
     assert chosen[0.9, 0.999].label == "3-of-5" and chosen[0.9, 0.999].verdict == "better"
@@ -77,9 +82,11 @@ def test_findings_are_laid_over_every_figure_by_one_command(results: Path, tmp_p
     done = CliRunner().invoke(model, command)
     assert done.exit_code == 0, done.output
     said = json.loads(done.stdout)
-    assert len(said["written"]) == 6
-    assert "3-of-5" in (tmp_path / "map.svg").read_text()
-    assert "1-of-4" not in (tmp_path / "map.svg").read_text()
+    assert len(said["written"]) == 7
+    assert "1-of-4" in (tmp_path / "map.svg").read_text(), "of all designs"
+    measured = (tmp_path / "map-measured.svg").read_text()
+    assert "3-of-5" in measured and "1-of-4" not in measured
+    assert "of those measured" in measured
 
 
 def test_a_folder_without_anything_is_refused_and_says_what_would_be_there(tmp_path: Path) -> None:

@@ -153,3 +153,46 @@ def test_nodes_that_are_repaired_are_held_against_plain_not_against_the_paper(
     assert "better than plain at 1 of 2 points" in verdict.answer
     assert verdict.tone == "open"
     assert "0 of 40 with 1 hit" in verdict.words
+
+
+def test_what_a_vote_promises_is_its_own(tmp_path: Path) -> None:
+    """1 of n compares nothing, so that a lie it hands on is no fault of the voter; 2 of 3 does."""
+
+    def lies(mission: MissionPlan) -> Outcome:
+        return Outcome.SILENT if mission.k == 1 else Outcome.CORRECT
+
+    with Store.create(tmp_path / "c", DESIGNS, 1, versions={"trivisor": "0.1"}) as store:
+        store.note_facts("w1", FACTS)
+        store.add_many(row_of(mission, lies(mission)) for mission in store.plan.in_order())
+    found = gather(tmp_path / "c")
+    silence = found.silence
+    assert (silence.share.count, silence.uncompared, silence.promised) == (120, 80, 40)
+    [words] = [each.words for each in found.verdicts if each.tone == "alarm"]
+    assert "In 80 of them the vote was 1 of n, which compares nothing" in words
+    assert "In 40 of them no more guests were hit than the vote promises to bear" in words
+
+
+def test_one_mission_that_failed_does_not_speak_against_a_design(tmp_path: Path) -> None:
+    with Store.create(tmp_path / "c", DESIGNS, 1, versions={"trivisor": "0.1"}) as store:
+        store.note_facts("w1", FACTS)
+        unlucky = next(m.index for m in store.plan.in_order() if m.stratum == "1of4-f0")
+        store.add_many(
+            row_of(mission, Outcome.CORRECT if bears(mission) and mission.index != unlucky
+                   else Outcome.TIMEOUT)
+            for mission in store.plan.in_order()
+        )  # fmt: skip
+    found = gather(tmp_path / "c")
+    assert "bad" not in {each.tone for each in found.verdicts}
+
+
+def test_of_a_campaign_under_way_what_is_known_is_kept(tmp_path: Path) -> None:
+    with Store.create(tmp_path / "c", DESIGNS, 1, versions={"trivisor": "0.1"}) as store:
+        store.note_facts("w1", FACTS)
+        begun = [m for m in store.plan.in_order() if m.vote == "1/2"][:90]
+        ready = [m for m in store.plan.in_order() if m in begun]
+        store.add_many(row_of(mission, Outcome.CORRECT) for mission in ready)
+    write_report(tmp_path / "c")
+    kept = read_kept(tmp_path / "c" / "findings.json")
+    assert kept.partial
+    assert [node.vote for node in kept.nodes] == ["1/2", "1/4", "2/3"]
+    assert not any(node.points for node in kept.nodes if node.vote != "1/2")

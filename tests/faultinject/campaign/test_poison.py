@@ -73,6 +73,13 @@ def test_it_is_drawn_over_n_and_the_page_has_a_row_a_node(directory: Path) -> No
         assert f"poison-crash, 1 of {n}" in page
 
 
+def test_the_headline_is_that_more_guests_do_not_help(directory: Path) -> None:
+    found = gather(directory)
+    assert found.verdicts[0].answer == "However many guests there are, poison-crash takes them all."
+    assert "In 540 of 540 shots all guests fell, at every n from 1 to 9" in found.verdicts[0].words
+    assert not found.doses, "a point of R_sys over R_M would be of one n"
+
+
 SHOT = """
 title = "A shot"
 question = "commoncause"

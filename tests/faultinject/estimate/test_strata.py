@@ -199,4 +199,4 @@ def test_where_the_voter_is_repaired_g_is_not_taken_as_nothing() -> None:
         assert repaired.system(rm, 0.5).high == pytest.approx(saved.high, rel=0.01)
         assert repaired.system(rm, 0.5).low == pytest.approx(paper.system(rm, 0.5).low)
     measured = Strata(guests=counts, voter=(Counts(trials=50, failures=50), None), repaired=True)
-    assert band(measured).g(1).high < 0.1, "one that was measured bounds the others"
+    assert band(measured).g(1).high < 0.15, "one that was measured bounds the others"
