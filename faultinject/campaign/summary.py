@@ -82,7 +82,7 @@ def summarize(plan: Plan, rates: Rates | None = None, *, workers: int = 1) -> Su
         missions=plan.total,
         workers=workers,
         cells=tuple(cells),
-        reach=(*_strata_reach(plan), *_model_reach(plan)),
+        reach=(*_strata_reach(plan), *_designs_reach(plan), *_model_reach(plan)),
         seconds=sum(known) / workers if len(known) == len(cells) else None,
     )
 
@@ -161,6 +161,36 @@ def _strata_reach(plan: Plan) -> Iterator[str]:
         found = reach(by_k, low, alpha, SHARE, m)
         if lowest > low:
             yield f"  {found.words}"
+
+
+def _designs_reach(plan: Plan) -> Iterator[str]:
+    """Say of each design that is not the station's how well its R_sys will be known."""
+    from faultinject.estimate import band, expected  # noqa: PLC0415 - scipy is slow
+
+    found: dict[tuple[str, bool], tuple[dict[int, int], dict[int, int]]] = {}
+    for cell in plan.cells:
+        if cell.forced and cell.vote and cell.design == "voted":
+            by_k = found.setdefault((cell.vote, cell.repair), ({}, {}))[cell.layer_hit]
+            by_k[cell.felled] = by_k.get(cell.felled, 0) + cell.missions
+    for (vote, repair), (trials, layer) in sorted(found.items()):
+        m = Policy.parse(vote).need
+        measured = band(
+            expected(
+                [trials.get(k, 0) for k in range(Policy.parse(vote).of + 1)],
+                [layer.get(k, 0) for k in range(max(layer) + 1)] if layer else (),
+                m,
+            ),
+            plan.spec.alpha_look,
+        )
+        widths = {
+            (rm, rv): measured.system(rm, rv, rh).width / 2
+            for rm, rv, rh in plan.spec.points.grid()
+        }
+        worst = max(widths, key=lambda each: widths[each])
+        yield (
+            f"{vote}{', repair on' if repair else ''}: R_sys would be known to "
+            f"+-{widths[worst]:.3f} or better (worst at R_M = {worst[0]:g}, R_V = {worst[1]:g})"
+        )
 
 
 def _model_reach(plan: Plan) -> Iterator[str]:

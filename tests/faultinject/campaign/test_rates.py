@@ -86,6 +86,15 @@ def test_a_plan_that_cannot_bound_f0_says_so() -> None:
     assert "every result is given that there are none" in text
 
 
+def test_designs_tell_how_well_each_will_be_known() -> None:
+    text = "\n".join(summarize(plan(load("oneofn")[0], 1)).lines())
+    for n in range(1, 10):
+        assert f"1/{n}: R_sys would be known to +-0.0" in text
+    assert "1/1, repair on: R_sys would be known to" in text
+    moved = "\n".join(summarize(plan(load("moved-guest")[0], 1)).lines())
+    assert "1/6: R_sys would be known to" in moved
+
+
 def test_a_tally_counts_failures_as_the_paper_does() -> None:
     tally = Tally.of(
         {"silent": 1, "voter-lost": 2, "detected": 3, "timeout": 4, "correct": 5, None: 6}
