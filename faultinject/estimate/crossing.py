@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Crossing", "find_crossing"]
 
 DRAWS = 4_000
+SURE = 0.995
 
 
 class Crossing(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,8 +65,9 @@ def find_crossing(
         rm=rm,
         share=share,
         words=(
-            f"voted and plain are equally good at R_M = {seen:.3f} ({rm.low:.3f} to {rm.high:.3f}; "
-            f"{share:.0%} of the draws cross)"
+            f"voted and plain are equally good at R_M = {seen:.3f} ({rm.low:.3f} to {rm.high:.3f}"
+            + ("" if share > SURE else f"; in {share:.0%} of the data's redraws they cross at all")
+            + ")"
         ),
     )
 
