@@ -81,7 +81,8 @@ def lay_over(
         )  # fmt: skip
         if y.high is None or point.beyond:
             arrow = {"arrowstyle": "<-", "color": INK, "linewidth": 1.0}
-            axes.annotate("", at, (0, 26), textcoords="offset points", zorder=5, arrowprops=arrow)
+            up = (0, 15 if point.beyond else 26)
+            axes.annotate("", at, up, textcoords="offset points", zorder=5, arrowprops=arrow)
         words = ", ".join(each for each in (point.label, _curve(point, figure)) if each)
         if words and inside is None:
             _label(axes, words, at, mark["color"])
