@@ -176,7 +176,7 @@ def _curve(findings: Findings, curve: Curve) -> Iterator[Chart]:
         draw_breakeven(curve, points),
         f"The paper's Figure 7, measured ({state}).",
         "Above the line a voted node is more reliable than a plain one. Dashed: Inequality (4). "
-        "Band: where the line can be, from the measured f_k and g_k, for all R_M at once."
+        "Band: where the line can be, from what was measured of f_k and g_k, for all R_M at once."
         + (
             " Marks: the campaign's operating points, by what the data say of each."
             if points
