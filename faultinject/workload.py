@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from random import Random
 from typing import NamedTuple
 
@@ -21,8 +21,8 @@ from voter.client import READ_ONLY_METHODS, Client
 from voter.errors import NotExecuted, RequestError
 
 __all__ = [
-    "KEY", "Call", "Outcome", "Verdicts", "check", "mixed_calls", "run_calls", "signed_calls",
-    "static_calls",
+    "KEY", "KV_MIX", "STATIC_MIX", "Call", "Outcome", "Verdicts", "check", "mixed_calls",
+    "run_calls", "signed_calls", "static_calls",
 ]  # fmt: skip
 
 KEY = hashlib.sha256(b"trivisor: the key of planted functions").digest()
@@ -66,24 +66,55 @@ def _call(kind: str, method: str, target: str, body: bytes = b"", **headers: str
     return Call(kind, data, method in READ_ONLY_METHODS)
 
 
-def mixed_calls(seed: int, *, keys: int = 50, size: int = 64) -> Iterator[Call]:
+KV_MIX: Mapping[str, float] = {
+    "get": 40, "put": 35, "increment": 10, "delete": 5, "compare-and-set": 5, "list": 5,
+}  # fmt: skip
+STATIC_MIX: Mapping[str, float] = {"get": 80, "head": 10, "range": 10}
+"""Kinds of requests with their weights."""
+
+
+def _drawer(mix: Mapping[str, float], usual: Mapping[str, float]) -> Callable[[Random], str]:
+    """What draws a kind of a mix (none: the usual one).  Raises ValueError for one it cannot."""
+    weights = {kind: (mix or usual).get(kind, 0) for kind in usual}
+    unknown = sorted(mix.keys() - usual.keys())
+    total = sum(weights.values())
+    if unknown or total <= 0 or any(weight < 0 for weight in weights.values()):
+        raise ValueError(f"a mix has weights of {', '.join(usual)}, one of them above 0")
+    ends: list[tuple[float, str]] = []
+    passed = 0.0
+    for kind, weight in weights.items():
+        passed += weight
+        if weight:
+            ends.append((passed / total, kind))
+
+    def draw(random: Random) -> str:
+        drawn = random.random()
+        return next((kind for end, kind in ends if drawn < end), ends[-1][1])
+
+    return draw
+
+
+def mixed_calls(
+    seed: int, *, keys: int = 50, size: int = 64, mix: Mapping[str, float] | None = None
+) -> Iterator[Call]:
     """Give an endless mix of calls to the key-value service, the same for the same seed.
 
-    ``keys``: how many different keys; ``size``: bytes of a stored value.
+    ``keys``: how many different keys; ``size``: bytes of a stored value; ``mix``: weights by kind,
+    those of KV_MIX if none are given.
     """
-    random = Random(seed)
+    random, draw = Random(seed), _drawer(mix or {}, KV_MIX)
     while True:
         target = f"/kv/key-{random.randrange(keys):04d}"
-        draw = random.random()
-        if draw < 0.40:
+        kind = draw(random)
+        if kind == "get":
             yield _call("get", "GET", target)
-        elif draw < 0.75:
+        elif kind == "put":
             yield _call("put", "PUT", target, random.randbytes(size))
-        elif draw < 0.85:
+        elif kind == "increment":
             yield _call("increment", "POST", f"/kv/n-{random.randrange(keys)}?increment=1")
-        elif draw < 0.90:
+        elif kind == "delete":
             yield _call("delete", "DELETE", target)
-        elif draw < 0.95:
+        elif kind == "compare-and-set":
             etag = f'"{random.randrange(1, 200)}"'
             yield _call("compare-and-set", "PUT", target, random.randbytes(size), if_match=etag)
         else:
@@ -94,15 +125,15 @@ STATIC_PATHS = ("/", "/index.html", "/style.css", "/about.txt", "/absent", "/abo
 """What is asked of static content: the built-in page set, and a file that is not there."""
 
 
-def static_calls(seed: int) -> Iterator[Call]:
+def static_calls(seed: int, *, mix: Mapping[str, float] | None = None) -> Iterator[Call]:
     """Give an endless mix of calls to the static content, the same for the same seed."""
-    random = Random(seed)
+    random, draw = Random(seed), _drawer(mix or {}, STATIC_MIX)
     while True:
         target = random.choice(STATIC_PATHS)
-        draw = random.random()
-        if draw < 0.8:
+        kind = draw(random)
+        if kind == "get":
             yield _call("get", "GET", target)
-        elif draw < 0.9:
+        elif kind == "head":
             yield _call("head", "HEAD", target)
         else:
             yield _call("range", "GET", target, range=f"bytes={random.randrange(40)}-")

@@ -11,6 +11,7 @@ from pathlib import Path
 from faultinject.campaign.spec import FORCED, Dose, Repair, Shot, Spec, Stratum
 from faultinject.campaign.strict import Problems, suggest
 from faultinject.faults import CATALOGUE, Fault, Layer
+from faultinject.workload import KV_MIX, STATIC_MIX
 from guests.service import SHIPPED
 from voter.core.vote import Policy, PolicyError
 
@@ -89,6 +90,7 @@ def _check_numbers(spec: Spec, problems: Problems) -> None:
         )
     if workload.seed is not None and not 0 <= workload.seed < 1 << 63:
         problems.add(f"seed {workload.seed}: 0 to 2^63 - 1", table="workload", key="seed")
+    _check_workload_mix(spec, problems)
     if not 0 <= spec.alike <= 1:
         problems.add(f"alike {spec.alike}: a share, 0 to 1", key="alike")
     if not 0 < spec.alpha <= 0.5:
@@ -115,6 +117,23 @@ def _check_numbers(spec: Spec, problems: Problems) -> None:
     if not 0 < low <= high <= 1:
         problems.add(f"q [{low}, {high}]: a range within 0 to 1, the lower first, above 0",
                      table="margins", key="q")  # fmt: skip
+
+
+def _check_workload_mix(spec: Spec, problems: Problems) -> None:
+    mix, usual = spec.workload.mix, STATIC_MIX if spec.station.service == "static" else KV_MIX
+    if spec.station.mix:
+        problems.add("mix: it is of the workload, put it under [workload]",
+                     table="station", key="mix")  # fmt: skip
+    for kind, weight in mix.items():
+        if kind not in usual:
+            problems.add(f"mix: no request {kind!r}: {suggest(kind, usual)}",
+                         table="workload", key="mix")  # fmt: skip
+        elif not 0 <= weight < float("inf"):
+            problems.add(f"mix: {kind} = {weight}: a weight is 0 or more",
+                         table="workload", key="mix")  # fmt: skip
+    if mix and not any(weight > 0 for weight in mix.values()):
+        problems.add("mix: give at least one kind of request a weight above 0",
+                     table="workload", key="mix")  # fmt: skip
 
 
 def _known(

@@ -196,7 +196,7 @@ def replay(directory: Path, mission: int, as_json: bool, station: str) -> int:
                 f"{directory} has missions 0 to {store.total - 1}", code=ExitCode.USAGE
             )
         planned, stored, spec = store.plan.mission(mission), store.row(mission), store.spec
-    played = play(planned, stored, spec.station, station, lambda text: warn(f"  {text}"))
+    played = play(planned, stored, spec.node, station, lambda text: warn(f"  {text}"))
     if as_json:
         print_json(msgspec.to_builtins(played))
     else:

@@ -91,10 +91,7 @@ def conduct(store: Store, wish: Wish, console: Console) -> Ending:
 
 def refuse_impossible(spec: Spec) -> None:
     """Raise CommandError if a fault of the campaign cannot be had of this host's QEMU."""
-    mixes = (spec.faults, spec.voter_faults, spec.function_faults, spec.host_function_faults)
-    kinds = {kind for mix in mixes for kind, weight in mix.items() if weight > 0}
-    kinds |= {dose.kind for dose in spec.doses} | {shot.kind for shot in spec.shots}
-    stubbed = sorted(kind for kind in kinds if "gdb" in CATALOGUE[kind].needs)
+    stubbed = sorted(kind for kind in spec.kinds if "gdb" in CATALOGUE[kind].needs)
     if stubbed and (why := why_no_stub()):
         raise CommandError(
             f"{', '.join(stubbed)} cannot be done here: QEMU has no debug stub ({why})",
@@ -132,7 +129,7 @@ def look_into(store: Store) -> Running:
 @contextlib.contextmanager
 def _crew(store: Store, wish: Wish, progress: Callable[[str], None]) -> Iterator[Sequence[Runs]]:
     """Give the workers; they, and all that they started, have ended afterwards."""
-    worker = Worker(station=wish.station, spec=store.spec.station)
+    worker = Worker(station=wish.station, spec=store.spec.node)
     if wish.scheduler:
         from faultinject.campaign.dask import Cluster  # noqa: PLC0415 - an extra
 

@@ -93,9 +93,10 @@ class Flight(NamedTuple):
 def workload(plan: MissionPlan, spec: StationSpec) -> list[Call]:
     """Return the mission's requests; where they must be signed, one more, that is not."""
     if spec.service == "static":
-        calls = list(islice(static_calls(plan.seed), plan.length))
+        calls = list(islice(static_calls(plan.seed, mix=spec.mix), plan.length))
     else:
-        calls = list(islice(mixed_calls(plan.seed, keys=spec.keys, size=spec.size), plan.length))
+        mixed = mixed_calls(plan.seed, keys=spec.keys, size=spec.size, mix=spec.mix)
+        calls = list(islice(mixed, plan.length))
     return calls if spec.function == "none" else signed_calls(calls, plan.seed)
 
 

@@ -118,6 +118,7 @@ def _check(guest: Store, host: Store) -> None:
         "deadline": (one.station.deadline, two.station.deadline),
         "hang": (one.station.hang, two.station.hang),
         "length": (one.workload.length, two.workload.length),
+        "mix": (_mix(one.workload.mix), _mix(two.workload.mix)),
         "alpha": (one.alpha_look, two.alpha_look),
         "faults": (_mix(one.faults), _mix(two.faults)),
     }

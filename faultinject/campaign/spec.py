@@ -54,13 +54,15 @@ class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class Workload(_Section, frozen=True, kw_only=True):
-    """The requests of a mission.  ``length``: how many.  ``seed``: None, each mission has requests
-    of its own, drawn from the campaign's seed; else all missions make the same requests.  Over how
-    many keys, and how large values are: ``StationSpec``.
+    """The requests of a mission.  ``length``: how many.  ``mix``: their kinds with weights; none:
+    ``faultinject.workload.KV_MIX``, of static content STATIC_MIX.  ``seed``: None, each mission has
+    requests of its own, drawn from the campaign's seed; else all missions make the same requests.
+    Over how many keys, and how large values are: ``StationSpec``.
     """
 
     length: int = 20
     seed: int | None = None
+    mix: dict[str, float] = {}
 
 
 class Stratum(_Section, frozen=True, kw_only=True):
@@ -224,12 +226,18 @@ class Spec(_Section, frozen=True, kw_only=True):
         )
 
     @property
+    def node(self) -> StationSpec:
+        """What a station must be able to do, its workload included."""
+        return msgspec.structs.replace(self.station, mix=self.workload.mix)
+
+    @property
     def hash(self) -> str:
         """SHA-256 in hex of what it means: comments, spaces and ``workers`` do not matter."""
         meaning = msgspec.to_builtins(msgspec.structs.replace(self, workers=None))
         # What was not there when campaigns were first kept means nothing where it is not used.
         _forget(meaning, function_faults={}, host_function_faults={})
-        _forget(meaning["station"], function="none")
+        _forget(meaning["station"], function="none", mix={})
+        _forget(meaning["workload"], mix={})
         for stratum in meaning["strata"]:
             _forget(stratum, vote=None, function_hit=0, host_function_hit=False)
         for shot in meaning["shots"]:

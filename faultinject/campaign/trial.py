@@ -163,7 +163,8 @@ class StationSpec(_Data, frozen=True, kw_only=True):
 
     ``deadline``: seconds for a request's verdict; ``hang``: the voter's ``limits.hang``.  ``ssh``:
     faults inside the guest are wanted.  ``keys`` and ``size``: of the workload, keys used and bytes
-    of a stored value.  ``function``: whether requests must be signed, and who sees to it: nobody,
+    of a stored value; ``mix``: its kinds of requests with their weights, the usual ones if none are
+    given.  ``function``: whether requests must be signed, and who sees to it: nobody,
     each guest (C1 of the paper's Figure 5), or once the host (C2).
     """
 
@@ -178,6 +179,7 @@ class StationSpec(_Data, frozen=True, kw_only=True):
     ssh: bool = False
     keys: int = 6
     size: int = 64
+    mix: dict[str, float] = {}
 
 
 class StationFacts(_Data, frozen=True, kw_only=True):

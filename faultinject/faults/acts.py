@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 
 from deploy.errors import DeployError
 from faultinject.campaign.trial import Hit
-from faultinject.faults import functions, inside, machines, shared, voters
+from faultinject.faults import functions, inside, machines, regions, shared, voters
 from faultinject.faults.catalogue import CATALOGUE, Layer, find
 from faultinject.faults.site import Applied, ClientSite, Liar, Machine, NotApplied, Site
 from faultinject.faults.state import corrupt_state
@@ -71,6 +71,12 @@ def _with_dose(act: Callable[[Machine, int, int], Awaitable[Applied]]) -> Act:
     return lambda hit, site: act(site.machine(hit.target), hit.seed, hit.dose)
 
 
+def _in_region(kind: str) -> Act:
+    return lambda hit, site: regions.flip_region(
+        kind, site.machine(hit.target), site.shell(hit.target), hit.seed, hit.dose
+    )
+
+
 def _in_shell(act: Callable[[inside.Shell, int, int], Awaitable[Applied]]) -> Act:
     return lambda hit, site: act(site.shell(hit.target), hit.seed, hit.dose)
 
@@ -83,6 +89,7 @@ _ACTS: dict[str, Act] = {
     "nmi": _on_machine(machines.nmi),
     "flip-ram": _with_dose(machines.flip_ram),
     "flip-register": _with_dose(machines.flip_register),
+    **{kind: _in_region(kind) for kind in regions.REGIONS},
     "corrupt-state": lambda hit, site: corrupt_state(hit.target, site),
     **{kind: _in_shell(act) for kind, act in inside.ACTS.items()},
     **{

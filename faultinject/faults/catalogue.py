@@ -165,6 +165,27 @@ _MACHINE = (
         needs=("ram",),
     ),
     Fault(
+        kind="flip-kernel-code",
+        layer=Layer.MEMORY,
+        does="as flip-ram, but in the code of the guest's kernel alone",
+        proof="where that is the kernel tells; the flipped bytes are read back from the RAM",
+        undo=_SNAPSHOT,
+        masked_by=_IF_USED,
+        latent=True,
+        needs=("ram", "ssh"),
+    ),
+    Fault(
+        kind="flip-kernel-data",
+        layer=Layer.MEMORY,
+        does="as flip-ram, but in the data of the guest's kernel alone (what it only reads, what "
+        "it writes, and what begins as zeros)",
+        proof="where that is the kernel tells; the flipped bytes are read back from the RAM",
+        undo=_SNAPSHOT,
+        masked_by=_IF_USED,
+        latent=True,
+        needs=("ram", "ssh"),
+    ),
+    Fault(
         kind="flip-register",
         layer=Layer.GUEST,
         does="one bit of a general register of the guest's processor, or of its instruction "

@@ -12,7 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["Flipped", "draw_bits", "flip_file", "flip_process", "own_memory"]
+__all__ = ["Flipped", "Span", "draw_bits", "flip_file", "flip_process", "own_memory"]
+
+Span = tuple[int, int]
+"""Bytes from the first up to, and not with, the second."""
 
 _PAGE = mmap.PAGESIZE
 _PRESENT = 1 << 63
@@ -39,8 +42,8 @@ def draw_bits(seed: int, dose: int, size: int) -> list[int]:
     return random.Random(seed).sample(range(size * 8), dose)
 
 
-def flip_file(ram: Path, seed: int, dose: int) -> Flipped:
-    """Flip bits anywhere in the file ``ram``.
+def flip_file(ram: Path, seed: int, dose: int, spans: Sequence[Span] = ()) -> Flipped:
+    """Flip bits anywhere in the file ``ram``, or in ``spans`` of it, by their bytes.
 
     The guest runs on meanwhile: a byte that it wrote between our write and our reading is told by
     ``held`` being less.  Raises OSError, ValueError.
@@ -48,14 +51,26 @@ def flip_file(ram: Path, seed: int, dose: int) -> Flipped:
     held = 0
     with ram.open("r+b") as file:
         size = os.fstat(file.fileno()).st_size
-        bits = draw_bits(seed, dose, size)
+        spans = spans or [(0, size)]
+        if not all(0 <= first < end <= size for first, end in spans):
+            raise ValueError(f"{ram} has {size} bytes: {spans} are not in it")
+        bits = draw_bits(seed, dose, sum(end - first for first, end in spans))
+        places = [_place(number >> 3, spans) for number in bits]
         with mmap.mmap(file.fileno(), size) as memory:
-            for number in bits:
-                place = number >> 3
+            for number, place in zip(bits, places, strict=True):
                 changed = memory[place] ^ 1 << (number & 7)
                 memory[place] = changed
                 held += memory[place] == changed
-    return Flipped(held, dose, tuple(number >> 3 for number in bits[:4]))
+    return Flipped(held, dose, tuple(places[:4]))
+
+
+def _place(byte: int, spans: Sequence[Span]) -> int:
+    """Where the byte of this number is, the spans' bytes counted one after another."""
+    for first, end in spans:
+        if byte < end - first:
+            return first + byte
+        byte -= end - first
+    raise AssertionError("drawn outside of the spans")
 
 
 def own_memory(pid: int) -> list[int]:

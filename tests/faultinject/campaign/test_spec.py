@@ -204,3 +204,29 @@ def test_a_canary_needs_a_store() -> None:
 
 def test_more_guests_than_there_are_say_nothing_of_the_function() -> None:
     assert "function_hit 0" not in refusal(SMALL.replace("guests_hit = 3", "guests_hit = 4"))
+
+
+def test_a_mix_of_requests_reaches_the_station_and_is_no_new_meaning_where_it_is_not_given() -> (
+    None
+):
+    before = parse(SMALL)
+    with_mix = parse(SMALL + "\n[workload]\nmix = {get = 1, put = 3}\n")
+    assert before.node == before.station
+    assert with_mix.node.mix == {"get": 1, "put": 3}
+    assert with_mix.hash != before.hash
+    assert parse(SMALL + "\n[workload]\nlength = 20\n").hash == before.hash
+
+
+@pytest.mark.parametrize(
+    ("mix", "said"),
+    [
+        ("{gett = 1}", "no request 'gett': did you mean 'get'?"),
+        ("{get = -1, put = 1}", "get = -1.0: a weight is 0 or more"),
+        ("{get = 0}", "give at least one kind of request a weight above 0"),
+    ],
+)
+def test_a_mix_that_cannot_be_is_named(mix: str, said: str) -> None:
+    assert said in refusal(f"{SMALL}\n[workload]\nmix = {mix}\n")
+    assert "put it under [workload]" in refusal(
+        SMALL.replace("guests = 3", "guests = 3\nmix = {get = 1}")
+    )

@@ -113,7 +113,8 @@ class Speaking(FakeSite):
         request = encode_request(method, target, headers, body)
         reply = Reply.decode(answer(self.service, request, Context(1, 0, bytes(8), "test")))
         ram = self.machines["g1"].ram_file()
-        ram.write_bytes(b"..." + body + b"..." + body)
+        head = len(body).to_bytes(8, "little") + bytes(8)  # of an object: its size, its hash
+        ram.write_bytes(b"..." + body + head + body)
         return reply.status, reply.body
 
 
@@ -279,7 +280,7 @@ async def test_poison_acts_only_where_the_bug_is(scratch: Path) -> None:
 async def test_state_is_corrupted_where_the_canary_lies(scratch: Path) -> None:
     site = Speaking(scratch, "kv")
     applied = await apply(hit("corrupt-state"), site)
-    assert "one bit of 2 copies flipped and read back (at 0x3, 0x26)" in applied.proof
+    assert "one bit of 2 copies flipped and read back (at 0x3, 0x33)" in applied.proof
     with pytest.raises(NotApplied, match="cannot be written: status 405"):
         await apply(hit("corrupt-state"), Speaking(scratch, "static"))
 
