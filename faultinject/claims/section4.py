@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
+from typing import SupportsFloat
 
 from faultinject import model
 from faultinject.campaign.report.findings import Node, NodePoint, Share
 from faultinject.campaign.report.kept import Kept
 from faultinject.claims.claim import MOVED, Answer, Claim, Results, Says
+from faultinject.estimate import BetterRange, Counts, Strata, band, better_range
 from faultinject.estimate.moved import MovedPoint
 
 __all__ = ["CLAIMS"]
@@ -233,8 +235,11 @@ def _spots(results: Results) -> Answer:
 
 def _single(results: Results) -> Answer:
     worst = max(abs(float(model.breakeven_rf(rf / 10, 0.75, 1)) - rf / 10) for rf in range(1, 10))
-    measured = [f"{p.rf:g}: {_span(_ends(p))}" for p in _moved(results) if p.n == 1]
-    words = f"; measured, for R_f = {', '.join(measured)}" if measured else ""
+    measured = [
+        f"R_f = {p.rf:g}, R_M' = {p.rm_rest:g}: {_span(_as_span(p))}"
+        for p in _moved(results) if p.n == 1
+    ]  # fmt: skip
+    words = f"; measured: {', '.join(measured)}" if measured else ""
     return Answer(
         measured=f"computed: R_F >= R_f, to {worst:.1g}{words}; "
         '"it does not matter" then needs R_F = R_f, which moving a function does not give by '
@@ -243,7 +248,7 @@ def _single(results: Results) -> Answer:
     )
 
 
-def _ends(point: MovedPoint) -> Span:
+def _as_span(point: MovedPoint) -> Span:
     return point.shared.low, point.shared.value, point.shared.high
 
 
@@ -310,18 +315,44 @@ def _hopeless(results: Results) -> Answer:
     )
 
 
-def _ranges(_: Results) -> Answer:
-    words, widths = [], []
-    for rv in (0.98, 0.9):
-        found = model.rm_range_2of3(rv)
-        assert found is not None  # both are above 8/9
-        low, high = map(float, found)
-        widths.append(high - low)
-        words.append(f"R_V = {rv:g}: R_M from {low:.4f} to {high:.4f}")
-    return Answer(
-        measured="computed: " + "; ".join(words),
-        says="holds" if widths[0] > widths[1] else "does not hold",
+def _ranges(results: Results) -> Answer:
+    kept = results["inequality4"]
+    strata = {each.name: each for each in kept.strata if each.alike is None}
+    counted = tuple(strata[f"f{k}"].failed for k in range(4))
+    box = band(
+        Strata(guests=tuple(Counts(trials=each.of, failures=each.count) for each in counted)),
+        alpha=1.0 - kept.confidence,
     )
+    wide, narrow = (better_range(box, rv) for rv in (0.98, 0.9))
+    words = []
+    for found in (wide, narrow):
+        paper = model.rm_range_2of3(found.rv)
+        assert paper is not None  # both are above 8/9
+        words.append(
+            f"R_V = {found.rv:g}: R_M {_ends(found.seen)}, for sure {_ends(found.sure)}; computed "
+            f"{_ends(paper)}"
+        )
+    return Answer(measured=". ".join(words), says=_wider(wide, narrow))
+
+
+def _wider(wide: BetterRange, narrow: BetterRange) -> Says:
+    if wide.sure is not None:
+        most = narrow.possible
+        if most is None or _width(wide.sure) > _width(most):
+            return "holds"
+    if narrow.sure is not None and (
+        wide.possible is None or _width(narrow.sure) > _width(wide.possible)
+    ):
+        return "does not hold"
+    return "undecided"
+
+
+def _width(ends: tuple[float, float]) -> float:
+    return ends[1] - ends[0]
+
+
+def _ends(ends: tuple[SupportsFloat, SupportsFloat] | None) -> str:
+    return "nowhere" if ends is None else f"from {float(ends[0]):.4f} to {float(ends[1]):.4f}"
 
 
 def _independent(results: Results) -> Answer:
@@ -423,7 +454,8 @@ CLAIMS = (
     Claim(where="Figure 7", text="With R_M of .5 or less no R_V helps.",
           command="trivisor campaign run mofn", ask=_hopeless, needs="mofn"),
     Claim(where="Figure 7", text="R_V = .98 accommodates a larger range of R_M than R_V = .9.",
-          command="trivisor model bound --design 2of3 --rv .98", ask=_ranges),
+          command="trivisor model bound --design 2of3 --rv .98", ask=_ranges,
+          needs="inequality4"),
     Claim(where="Combinatorial modeling", text="VM failures are independent.",
           command="trivisor campaign run softerrors", ask=_independent, needs="softerrors"),
     Claim(where="Combinatorial modeling", text="If they are not, these values are upper bounds.",

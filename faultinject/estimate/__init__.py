@@ -20,6 +20,7 @@ from faultinject.estimate.moved import Moved, MovedPoint, judge_moved
 from faultinject.estimate.naive import DesignWidths, compare_designs
 from faultinject.estimate.pairs import McNemar, Pair, mcnemar, pair_difference
 from faultinject.estimate.posterior import Sharp, sharp
+from faultinject.estimate.ranges import BetterRange, better_range
 from faultinject.estimate.reach import Reach, expected, lowest_q, reach
 from faultinject.estimate.shots import (
     AtFrequency,
@@ -50,6 +51,7 @@ __all__ = [
     "Agreement",
     "AtFrequency",
     "Band",
+    "BetterRange",
     "Choice",
     "Counts",
     "Crossing",
@@ -80,6 +82,7 @@ __all__ = [
     "agree_overall",
     "at_frequency",
     "band",
+    "better_range",
     "clopper_pearson",
     "compare_designs",
     "expected",

@@ -29,7 +29,7 @@ from faultinject.campaign.report.findings import Findings, Head, Share, Silence,
 from faultinject.campaign.report.judge import judge_points, judge_silence, judge_voter, worst_case
 from faultinject.campaign.report.nodes import find_nodes, judge_nodes
 from faultinject.campaign.report.strata import Side, find_sides, find_strata
-from faultinject.campaign.spec import FORCED
+from faultinject.campaign.spec import FORCED, Spec
 from faultinject.campaign.store import Store
 from faultinject.campaign.tally import Tally
 from voter.core.vote import Policy
@@ -37,6 +37,8 @@ from voter.core.vote import Policy
 __all__ = ["gather"]
 
 MANY_VOID = 0.01
+WRONG = LIARS | {"function-admit", "function-refuse"}
+"""Hits after which a guest answers, and wrongly."""
 DRAWN_WITH = ("matplotlib", "scipy", "jinja2")
 
 
@@ -136,9 +138,18 @@ def _idle(source: Source) -> Share | None:
     return share_of(tally.timeout, tally.trials, source.alpha)
 
 
-def _lying(faults: Mapping[str, float]) -> float:
+def _lying(spec: Spec) -> float:
+    """Of guests and of f in them, whichever are hit; where both are, the larger part."""
+    mixes = (
+        (spec.faults, any(each.guests_hit for each in spec.strata)),
+        (spec.function_faults, any(each.function_hit for each in spec.strata)),
+    )
+    return max((_wrong(mix) for mix, used in mixes if used), default=0.0)
+
+
+def _wrong(faults: Mapping[str, float]) -> float:
     total = sum(faults.values())
-    return sum(weight for kind, weight in faults.items() if kind in LIARS) / total if total else 0.0
+    return sum(weight for kind, weight in faults.items() if kind in WRONG) / total if total else 0.0
 
 
 def _head(source: Source, found: Look) -> Head:
@@ -159,7 +170,7 @@ def _head(source: Source, found: Look) -> Head:
         seed=meta.seed,
         confidence=1 - source.alpha,
         service=store.spec.station.service,
-        lying=_lying(store.spec.faults),
+        lying=_lying(store.spec),
         requests=store.spec.workload.length,
         m=source.m,
         n=source.n,

@@ -12,9 +12,11 @@ from faultinject.campaign.report import write_report
 from faultinject.campaign.report.evidence import _union
 from faultinject.campaign.report.findings import Findings
 from faultinject.campaign.report.gather import gather
+from faultinject.campaign.report.kept import FILE, read_kept
 from faultinject.campaign.store import Store, StoreError
 from faultinject.campaign.trial import GuestFate, MissionPlan, Outcome, Row
 from tests.faultinject.campaign.specs import FACTS, SMALL, fill, row_of
+from tests.faultinject.results import as_the_paper_has_it, made
 
 __all__: list[str] = []
 
@@ -253,3 +255,11 @@ def test_with_no_flips_nothing_is_hit(store: Store) -> None:
     # 20 of f0, 5 with repair on, and of the dose of no flips two voted and two plain ones.
     assert found.idle_timeouts is not None
     assert (found.idle_timeouts.count, found.idle_timeouts.of) == (4, 29)
+
+
+@pytest.mark.parametrize(("name", "lying"), [("moved-lies", 1.0), ("moved-guest", 0.0)])
+def test_an_f_that_admits_what_it_should_not_is_a_lie(
+    name: str, lying: float, tmp_path: Path
+) -> None:
+    made(tmp_path, name, as_the_paper_has_it)
+    assert read_kept(tmp_path / name / FILE).lying == lying
