@@ -7,6 +7,8 @@ take effect, by a rule that was there before the data:
 - all faults applied: of its own stratum;
 - a fault that comes when an earlier applied one has felled its target already is moot: it counts
   as applied;
+- a fault that was not seen to be applied, but whose target failed, may have acted all the same: no
+  trial of anything;
 - of a stratum's faults some were applied and some were not: a trial of the stratum of the same
   vote with as many guests hit, and as many hit in f (and the voter, and F, hit or not), as there
   were, if the plan has it;
@@ -132,6 +134,12 @@ def standing(
     if not missed:
         return Standing(stratum=plan.stratum)
     words = f"{missed[0].kind} was not applied to {missed[0].target}"
+    felled = {fate.name for fate in fates if fate.failed}
+    doubtful = [hit for hit in missed if hit.target in felled]
+    if doubtful:
+        hit = doubtful[0]
+        words = f"{hit.kind} was not seen to be applied to {hit.target}, which failed"
+        return Standing(stratum=plan.stratum, void=words)
     own = next(cell for cell in cells if cell.name == plan.stratum)
     if len(missed) == len(effective) or not own.forced:
         return Standing(stratum=plan.stratum, void=words)

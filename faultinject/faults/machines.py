@@ -103,9 +103,22 @@ async def _duty(machine: Machine) -> None:
 
 
 async def reset(machine: Machine) -> Applied:
-    """Press its reset button; see that it is in the firmware, or that its QEMU ended of it."""
+    """Press its reset button; see that it is in the firmware, or that its QEMU ended of it.
+
+    Its processor is stopped meanwhile: on a busy host the firmware would else be left again, for a
+    kernel that is just booting, before anybody looked.
+    """
     pid = machine.pid
-    await machine.reset()
+    await machine.pause()
+    try:
+        await machine.reset()
+        return await _seen_reset(machine, pid)
+    finally:
+        if _lives(machine) and machine.state is GuestState.PAUSED:
+            await machine.resume()
+
+
+async def _seen_reset(machine: Machine, pid: int | None) -> Applied:
     until, problem = time.monotonic() + _SEEN, ""
     while _lives(machine) and time.monotonic() < until:
         try:

@@ -118,6 +118,17 @@ def test_half_a_pair_is_a_trial_of_one_guest_hit() -> None:
     assert stands.stratum == "f2-repair", "repair off and on are never mixed"
 
 
+def test_a_pair_of_which_the_half_not_seen_may_have_acted_is_no_trial() -> None:
+    """mofn, mission 1291: a reset that nobody saw, and its guest was silent from then on."""
+    plan = mission("f2")
+    unseen, seen = (hit.target for hit in plan.hits)
+    fell = [GuestFate(name=n, state="absent", reason="", failed=True) for n in (unseen, seen)]
+    stands = standing(plan, missing(plan, unseen), fell, PLAN.cells)
+    assert "was not seen to be applied" in stands.void and unseen in stands.void
+    stands = standing(plan, missing(plan, unseen), fell[1:], PLAN.cells)
+    assert (stands.stratum, stands.void) == ("f1", ""), "it served on: not hit"
+
+
 def test_a_voter_that_was_not_hit_leaves_a_guest_that_was() -> None:
     plan = mission("g1")
     assert standing(plan, missing(plan, "voter"), (), PLAN.cells).stratum == "f1"

@@ -58,7 +58,9 @@ class FakeMachine:
         if self.ending:
             self.state, self.pid = GuestState.DEAD, None
             raise DeployError("the monitor is gone")
-        return f"RIP=0 CR0={0x11 if self.booting else 0x80050033:08x} CR2=0"
+        # One that runs has left the firmware before anybody looks.
+        firmware = self.booting and self.state is GuestState.PAUSED
+        return f"RIP=0 CR0={0x11 if firmware else 0x80050033:08x} CR2=0"
 
     @contextlib.asynccontextmanager
     async def debug_stub(self) -> AsyncIterator[Path]:
@@ -156,6 +158,7 @@ async def test_a_slow_guest_goes_on_and_off_until_that_is_undone(site: FakeSite)
 
 async def test_a_reset_is_seen_in_the_processor(site: FakeSite) -> None:
     assert "CR0 0x11" in (await apply(hit("reset"), site)).proof
+    assert site.machine("g1").state is GuestState.READY, "it boots"
 
 
 async def test_a_reset_that_ends_the_machine_is_one_all_the_same(site: FakeSite) -> None:
@@ -170,6 +173,7 @@ async def test_a_reset_that_is_not_seen_is_no_fault(
     site.machine("g1").deaf = True
     with pytest.raises(NotApplied, match="not seen to be reset"):
         await apply(hit("reset"), site)
+    assert site.machine("g1").state is GuestState.READY
 
 
 async def test_an_interrupt_is_seen_on_the_console(
