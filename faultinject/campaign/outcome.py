@@ -137,8 +137,8 @@ def standing(
     felled = {fate.name for fate in fates if fate.failed}
     doubtful = [hit for hit in missed if hit.target in felled]
     if doubtful:
-        hit = doubtful[0]
-        words = f"{hit.kind} was not seen to be applied to {hit.target}, which failed"
+        first = doubtful[0]
+        words = f"{first.kind} was not seen to be applied to {first.target}, which failed"
         return Standing(stratum=plan.stratum, void=words)
     own = next(cell for cell in cells if cell.name == plan.stratum)
     if len(missed) == len(effective) or not own.forced:

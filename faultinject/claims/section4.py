@@ -14,7 +14,7 @@ from faultinject import model
 from faultinject.campaign.report.findings import Node, NodePoint, Share
 from faultinject.campaign.report.kept import Kept
 from faultinject.claims.claim import MOVED, Answer, Claim, Results, Says
-from faultinject.estimate import BetterRange, Counts, Strata, band, better_range
+from faultinject.estimate import Band, BetterRange, Counts, Strata, band, better_range
 from faultinject.estimate.moved import MovedPoint
 
 __all__ = ["CLAIMS"]
@@ -308,21 +308,30 @@ def _hopeless(results: Results) -> Answer:
     ]  # fmt: skip
     sides = [_below(p.measured, p.plain) for p in found]
     shown = max(found, key=lambda p: (p.rm, p.rv))
-    return Answer(
-        measured=f"at R_M = {shown.rm:g}, R_V = {shown.rv:g}: {_span(shown.measured)}, plain "
-        f"{shown.plain:g}; worse at {sides.count(True)} of {len(found)} points below .5",
-        says=_sums(sides),
+    words = (
+        f"at R_M = {shown.rm:g}, R_V = {shown.rv:g}: {_span(shown.measured)}, plain "
+        f"{shown.plain:g}; worse at {sides.count(True)} of {len(found)} points below .5"
     )
+    if "inequality4" in results:  # of the same vote, by forty times as many missions
+        perfect = _box(results["inequality4"]).system(shown.rm, 1.0)
+        span = perfect.low, perfect.value, perfect.high
+        if (side := _below(span, shown.rm)) is not None:  # at this R_M it says so for every R_V
+            sides = [each for each, p in zip(sides, found, strict=True) if p.rm != shown.rm]
+            sides.append(side)
+        words += f"; by the missions of inequality4, with R_V = 1: {_span(span)}"
+    return Answer(measured=words, says=_sums(sides))
+
+
+def _box(kept: Kept) -> Band:
+    """The strata of 2-of-3, repair off, voter not hit."""
+    strata = {each.name: each for each in kept.strata if each.alike is None}
+    counted = [strata[f"f{k}"].failed for k in range(4)]
+    guests = tuple(Counts(trials=each.of, failures=each.count) for each in counted)
+    return band(Strata(guests=guests), alpha=1.0 - kept.confidence)
 
 
 def _ranges(results: Results) -> Answer:
-    kept = results["inequality4"]
-    strata = {each.name: each for each in kept.strata if each.alike is None}
-    counted = tuple(strata[f"f{k}"].failed for k in range(4))
-    box = band(
-        Strata(guests=tuple(Counts(trials=each.of, failures=each.count) for each in counted)),
-        alpha=1.0 - kept.confidence,
-    )
+    box = _box(results["inequality4"])
     wide, narrow = (better_range(box, rv) for rv in (0.98, 0.9))
     words = []
     for found in (wide, narrow):
