@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import lzma
 import os
 import shutil
 import sqlite3
@@ -20,6 +21,7 @@ __all__ = [
     "take_lock",
     "telling",
     "transaction",
+    "unpack",
 ]
 
 LOCK = "lock"
@@ -49,6 +51,18 @@ def connect(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA synchronous = NORMAL")
     except sqlite3.Error as error:
         raise StoreError(f"{path}: cannot be opened as a campaign's results: {error}") from error
+    return connection
+
+
+def unpack(path: Path) -> sqlite3.Connection:
+    """Open a copy in memory of a database that was packed with xz.  Raises StoreError."""
+    try:
+        connection = sqlite3.connect(":memory:", isolation_level=None)
+        connection.row_factory = sqlite3.Row
+        connection.deserialize(lzma.decompress(path.read_bytes()))
+        connection.execute("PRAGMA query_only = ON")
+    except (OSError, lzma.LZMAError, sqlite3.Error) as error:
+        raise StoreError(f"{path}: cannot be read as a packed campaign: {error}") from error
     return connection
 
 

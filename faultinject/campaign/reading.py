@@ -184,6 +184,12 @@ class Reader:
             for value, reset, inject, workload, settle, count in self._sql.execute(query, values)
         }
 
+    def latest(self, since: float, most: int) -> list[float]:
+        """When the last ``most`` missions since then began, in seconds since the epoch."""
+        # The last ones of the order are the latest, but for those of workers that were lost.
+        query = "SELECT began FROM missions WHERE began >= ? ORDER BY ord DESC LIMIT ?"
+        return [row[0] for row in self._sql.execute(query, (since, most))]
+
     def rates(self) -> Rates | None:
         """Learn how long missions take, for plans to come; None without a mission."""
         query = (

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
-import sqlite3
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -13,7 +11,7 @@ import msgspec
 from faultinject.campaign.conduct import look_into
 from faultinject.campaign.running import CellView
 from faultinject.campaign.screen import cells_table, duration
-from faultinject.campaign.store import DATABASE, Run, Store
+from faultinject.campaign.store import Run, Store
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -87,11 +85,7 @@ def _rate(store: Store, run: Run | None) -> float | None:
     """Missions a second of the run's latest ones."""
     if run is None:
         return None
-    # The last ones of the order are the latest, but for those of workers that were lost.
-    query = "SELECT began FROM missions WHERE began >= ? ORDER BY ord DESC LIMIT ?"
-    path = store.directory / DATABASE
-    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
-        began = sorted(row[0] for row in connection.execute(query, (run.began, LATEST)))
+    began = sorted(store.latest(run.began, LATEST))
     took = began[-1] - began[0] if began else 0.0
     return (len(began) - 1) / took if took > 0 else None
 

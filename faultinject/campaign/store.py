@@ -1,9 +1,10 @@
 """The results of a campaign: a directory with its spec and its rows, written by one process.
 
 ``campaign.sqlite`` holds all of it (write-ahead log, so that others may read meanwhile),
-``spec.toml`` the spec's text for people, ``lock`` is held by the writer.  A row is committed when
-``add`` returns: kill -9 at any moment loses at most missions that were not added, which are run
-again, and a mission that is there is never added twice.
+``spec.toml`` the spec's text for people, ``lock`` is held by the writer.  To be kept it may be
+packed (``campaign.sqlite.xz``), and can then be read only.  A row is committed when ``add``
+returns: kill -9 at any moment loses at most missions that were not added, which are run again, and
+a mission that is there is never added twice.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from faultinject.campaign.database import (
     take_lock,
     telling,
     transaction,
+    unpack,
 )
 from faultinject.campaign.plan import Plan, plan
 from faultinject.campaign.reading import Reader
@@ -37,6 +39,7 @@ from faultinject.campaign.trial import MissionPlan, Row, StationFacts
 __all__ = ["Meta", "Run", "Store", "StoreBusy", "StoreError", "StoreFull"]
 
 DATABASE, SPEC = "campaign.sqlite", "spec.toml"
+PACKED = f"{DATABASE}.xz"
 FORMAT = 1
 
 _SCHEMA = (
@@ -151,17 +154,25 @@ class Store(Reader):
     def open(cls, directory: Path, *, write: bool = True) -> Store:
         """Open a campaign: to go on with it, or (``write`` False) beside the one that does.
 
+        Beside, one that is kept packed (``campaign.sqlite.xz``) will do too.
+
         Raises StoreError (there is none; another version planned it), StoreBusy.
         """
-        path = directory / DATABASE
-        if not path.is_file():
+        path, packed = directory / DATABASE, directory / PACKED
+        kept = packed.is_file() and not path.is_file()
+        if kept and write:
+            raise StoreError(
+                f"{packed} is kept to be read; to go on with it unpack it in a directory of its "
+                f"own: xz -dc {packed} >NEW/{DATABASE}"
+            )
+        if not kept and not path.is_file():
             raise StoreError(
                 f"{directory} holds no campaign: begin one with `trivisor campaign run FILE --out "
                 f"{directory}`"
             )
         lock = take_lock(directory) if write else None
         with closing_on_error(lock):
-            connection = connect(path)
+            connection = unpack(packed) if kept else connect(path)
             try:
                 known = _campaign(connection)
                 if known is None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import lzma
 import os
 import signal
 import sqlite3
@@ -74,6 +76,28 @@ def test_what_is_no_campaign_is_told_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="cannot be made"):
         Store.create(tmp_path / "file" / "c", SMALL, 1)
+
+
+def test_what_is_kept_packed_can_be_read_and_not_gone_on_with(tmp_path: Path) -> None:
+    made, kept = tmp_path / "made", tmp_path / "kept"
+    with Store.create(made, SMALL, 1) as store:
+        fill(store, 10)
+        rows = list(store.rows())
+    kept.mkdir()
+    copy = kept / "campaign.sqlite"
+    with contextlib.closing(sqlite3.connect(made / "campaign.sqlite")) as plain:
+        plain.execute("VACUUM INTO ?", (str(copy),))
+    (kept / "campaign.sqlite.xz").write_bytes(lzma.compress(copy.read_bytes()))
+    copy.unlink()
+    with Store.open(kept, write=False) as store:
+        assert list(store.rows()) == rows
+        assert store.partial
+    assert [path.name for path in kept.iterdir()] == ["campaign.sqlite.xz"]
+    with pytest.raises(StoreError, match=r"is kept to be read; to go on with it unpack it"):
+        Store.open(kept)
+    (kept / "campaign.sqlite.xz").write_bytes(b"no xz")
+    with pytest.raises(StoreError, match="cannot be read as a packed campaign"):
+        Store.open(kept, write=False)
 
 
 def test_a_creation_that_was_cut_short_is_begun_anew(tmp_path: Path) -> None:
