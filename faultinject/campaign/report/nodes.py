@@ -83,10 +83,40 @@ def judge_nodes(nodes: Sequence[Node]) -> list[Verdict]:
 
     With repair on, which the paper's section 4 does not know: is it better than plain?
     """
-    plain = [node for node in nodes if not node.repair]
+    believing = [node for node in nodes if not node.repair and _believed(node)]
+    plain = [node for node in nodes if not node.repair and node not in believing]
     repaired = [node for node in nodes if node.repair]
     found = [_as_assumed(plain)] if plain else []
+    found += [_believing(believing)] if believing else []
     return found + ([_repaired(repaired)] if repaired else [])
+
+
+def _believed(node: Node) -> bool:
+    """Whether it was to bear guests that fail, compares nothing, and gave wrong replies out."""
+    bears = node.n - node.m
+    return node.m == 1 and any(share.count for share in node.silent[: bears + 1])
+
+
+def _believing(nodes: Sequence[Node]) -> Verdict:
+    words = []
+    for node in nodes:
+        lied, failed = node.silent[: node.n], node.failed[: node.n]
+        words.append(
+            f"{node.vote}: "
+            + ", ".join(
+                f"{share.count} of {share.of} missions failed with {k} hit"
+                for k, share in enumerate(failed) if k and share.of
+            )
+            + f"; {sum(each.count for each in lied)} of these {sum(each.count for each in failed)} "
+            "by a wrong reply"
+        )  # fmt: skip
+    return Verdict(
+        tone="bad", tests="model",
+        answer="Where guests lie, a node that takes the first reply does not bear them, as the "
+        "paper's formula for 1 of n takes it.",
+        words=f"{'. '.join(words)}. A failed guest is silent there; one that lies is believed "
+        "whenever it answers first. The voter does as it was told: it has nothing to compare.",
+    )  # fmt: skip
 
 
 def _as_assumed(nodes: Sequence[Node]) -> Verdict:
@@ -116,16 +146,17 @@ def _as_assumed(nodes: Sequence[Node]) -> Verdict:
     inside = sum(p.measured[0] <= p.model <= p.measured[2] for p in points)
     told = f"The paper's R_sys lies within what was measured at {inside} of {len(points)} points."
     if wide:
+        designs = f"{len(nodes)} design{'s' * (len(nodes) > 1)}"
         return Verdict(
             tone="open", tests="voter",
-            answer=f"Of {len(nodes)} designs nothing speaks against the paper.",
+            answer=f"Of {designs} nothing speaks against the paper.",
             words=f"{told} But {len(wide)} of {len(shares)} strata are not known to {POINTS}.",
         )  # fmt: skip
     return Verdict(
         tone="good",
         tests="voter",
-        answer=f"All {len(nodes)} designs do what the paper assumes of them: m of n bears n - m "
-        "failed guests, and no more.",
+        answer=f"{', '.join(node.vote for node in nodes)}: what the paper assumes. m of n bears "
+        "n - m failed guests, and no more.",
         words=f"Of every stratum within {POINTS}. {told}",
     )
 

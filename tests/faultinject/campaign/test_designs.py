@@ -48,16 +48,16 @@ def bears(mission: MissionPlan) -> bool:
     return mission.k <= policy.of - policy.need
 
 
-def run(directory: Path, wrong: str = "") -> Findings:
-    """A campaign whose missions end as the paper has it, but for one stratum's, which fail."""
+def run(directory: Path, wrong: str = "", end: Outcome = Outcome.DETECTED) -> Findings:
+    """A campaign whose missions end as the paper has it, but for one stratum's, which end so."""
     with Store.create(directory, DESIGNS, 1, versions={"trivisor": "0.1"}) as store:
         store.note_facts("w1", FACTS)
         number = store.begin(1)
         store.add_many(
             row_of(
                 mission,
-                Outcome.CORRECT if bears(mission) and mission.stratum != wrong
-                else Outcome.DETECTED,
+                end if mission.stratum == wrong
+                else Outcome.CORRECT if bears(mission) else Outcome.DETECTED,
             )
             for mission in store.plan.in_order()
         )  # fmt: skip
@@ -123,6 +123,18 @@ def test_a_design_that_does_not_is_named(tmp_path: Path) -> None:
     [verdict] = [each for each in found.verdicts if each.answer.startswith("Not every design")]
     assert verdict.tone == "bad"
     assert "1/4 with 2 hit: 40 of 40 failed" in verdict.words
+
+
+def test_a_first_reply_that_was_a_lie_is_not_the_voters_fault(tmp_path: Path) -> None:
+    found = run(tmp_path / "c", wrong="1of4-f2", end=Outcome.SILENT)
+    said = {each.tests: each for each in found.verdicts if each.tone != "alarm"}
+    assert said["voter"].answer == "Of 2 designs nothing speaks against the paper."
+    assert said["model"].tone == "bad"
+    assert "does not bear them" in said["model"].answer
+    assert "1/4: 0 of 40 missions failed with 1 hit, 40 of 40" in said["model"].words
+    assert "40 of these 40 by a wrong reply" in said["model"].words
+    found = run(tmp_path / "d", wrong="2of3-f1", end=Outcome.SILENT)
+    assert any(each.answer.startswith("Not every design") for each in found.verdicts)
 
 
 def test_half_a_pair_is_a_trial_of_its_own_design() -> None:
