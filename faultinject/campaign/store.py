@@ -33,10 +33,10 @@ from faultinject.campaign.database import (
 from faultinject.campaign.plan import Plan, plan
 from faultinject.campaign.reading import Reader
 from faultinject.campaign.spec import Spec, SpecError, parse
-from faultinject.campaign.table import CREATE, INDEX, INSERT, record_of
-from faultinject.campaign.trial import MissionPlan, Row, StationFacts
+from faultinject.campaign.table import COLUMNS, CREATE, INDEX, INSERT, as_row, record_of
+from faultinject.campaign.trial import MissionPlan, Outcome, Row, StationFacts
 
-__all__ = ["Meta", "Run", "Store", "StoreBusy", "StoreError", "StoreFull"]
+__all__ = ["Change", "Meta", "Run", "Store", "StoreBusy", "StoreError", "StoreFull"]
 
 DATABASE, SPEC = "campaign.sqlite", "spec.toml"
 PACKED = f"{DATABASE}.xz"
@@ -52,6 +52,14 @@ _SCHEMA = (
     CREATE,
     INDEX,
 )
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """Of what stratum a mission was taken for a trial, and now is; or why of none."""
+
+    mission: int
+    was: str
+    now: str
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
@@ -229,6 +237,32 @@ class Store(Reader):
             for row in rows:
                 count += self.add(row)
         return count
+
+    def judge_again(self) -> list[Change]:
+        """Judge by today's rules of what each stored mission is a trial; return what changed.
+
+        What was seen of a mission (its hits' proofs, its guests' ends, how its requests came out)
+        is not touched.  Raises StoreFull, StoreError.
+        """
+        changes: list[Change] = []
+        query = "SELECT * FROM missions WHERE came_out IS NOT NULL ORDER BY ord"
+        with telling(self.directory), transaction(self._sql):
+            for record in self._sql.execute(query).fetchall():
+                outcome = Outcome(record["came_out"])
+                row = msgspec.structs.replace(as_row(record), outcome=outcome, void="")
+                planned = self.plan.mission(row.index)
+                made = record_of(planned, row, self.plan.cells, self.plan.first)
+                now = dict(zip(COLUMNS, made, strict=True))
+                change = Change(
+                    mission=row.index,
+                    was=record["void"] or record["stratum"],
+                    now=str(now["void"] or now["stratum"]),
+                )
+                if change.was != change.now:
+                    self._sql.execute("DELETE FROM missions WHERE mission = ?", (row.index,))
+                    self._sql.execute(INSERT, made)
+                    changes.append(change)
+        return changes
 
     # ------------------------------------------------------------- what is told of it
 

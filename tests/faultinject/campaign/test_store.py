@@ -19,8 +19,16 @@ import pytest
 from faultinject.campaign.plan import plan
 from faultinject.campaign.spec import SpecError, parse
 from faultinject.campaign.store import Store, StoreBusy, StoreError, StoreFull
-from faultinject.campaign.trial import Outcome
-from tests.faultinject.campaign.specs import FACTS, SMALL, fill, row_of, small_plan, sum_of
+from faultinject.campaign.trial import GuestFate, HitResult, Outcome
+from tests.faultinject.campaign.specs import (
+    FACTS,
+    SMALL,
+    fill,
+    results_of,
+    row_of,
+    small_plan,
+    sum_of,
+)
 
 __all__: list[str] = []
 
@@ -98,6 +106,35 @@ def test_what_is_kept_packed_can_be_read_and_not_gone_on_with(tmp_path: Path) ->
     (kept / "campaign.sqlite.xz").write_bytes(b"no xz")
     with pytest.raises(StoreError, match="cannot be read as a packed campaign"):
         Store.open(kept, write=False)
+
+
+def test_missions_are_judged_again_by_the_rules_of_today(store: Store) -> None:
+    fill(store)
+    pair = next(m for m in store.plan.missions if m.stratum == "f2")
+    unseen, seen = results_of(pair)
+    fell = tuple(
+        GuestFate(name=hit.target, state="absent", reason="", failed=True) for hit in pair.hits
+    )
+    row = msgspec.structs.replace(
+        row_of(pair, Outcome.DETECTED), hits=(_not_applied(unseen), seen), guests=fell
+    )
+    store._sql.execute("DELETE FROM missions WHERE mission = ?", (pair.index,))
+    assert store.add(row)
+    before = list(store.rows())
+    assert store.judge_again() == [], "it was by these rules"
+    # As a version would have it that took the unseen hit for none.
+    store._sql.execute(
+        "UPDATE missions SET stratum = 'f1', k = 1, outcome = came_out, void = '' "
+        "WHERE mission = ?", (pair.index,)
+    )  # fmt: skip
+    [change] = store.judge_again()
+    assert (change.mission, change.was) == (pair.index, "f1")
+    assert "was not seen to be applied" in change.now
+    assert list(store.rows()) == before
+
+
+def _not_applied(result: HitResult) -> HitResult:
+    return msgspec.structs.replace(result, applied=False, used=None)
 
 
 def test_a_creation_that_was_cut_short_is_begun_anew(tmp_path: Path) -> None:
