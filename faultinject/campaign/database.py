@@ -25,6 +25,8 @@ __all__ = [
 ]
 
 LOCK = "lock"
+_JOURNAL, _WAL, _NO_WAL = slice(18, 20), b"\2\2", b"\1\1"
+"""Where the header says by what journal the file is written (SQLite's file format, 1.3.3)."""
 LITTLE_ROOM = 1 << 20
 """Bytes free under which an input/output error is taken for a full disk."""
 
@@ -59,7 +61,10 @@ def unpack(path: Path) -> sqlite3.Connection:
     try:
         connection = sqlite3.connect(":memory:", isolation_level=None)
         connection.row_factory = sqlite3.Row
-        connection.deserialize(lzma.decompress(path.read_bytes()))
+        data = bytearray(lzma.decompress(path.read_bytes()))
+        if data[_JOURNAL] == _WAL:  # a database in memory has no log; in a closed file it is empty
+            data[_JOURNAL] = _NO_WAL
+        connection.deserialize(data)
         connection.execute("PRAGMA query_only = ON")
     except (OSError, lzma.LZMAError, sqlite3.Error) as error:
         raise StoreError(f"{path}: cannot be read as a packed campaign: {error}") from error

@@ -204,15 +204,24 @@ def _inequality3(results: Results) -> Answer:
     found = _moved(results)
     inside = [p.shared.low <= p.paper <= p.shared.high for p in found]
     sharp = sum(p.reaches for p in found)
+    told = [p.room for p in found if p.shared.high < 1.0]
+    given = [p.room for p in found if p.given is not None and p.given.high < 1.0]
     partial = results.moved is not None and results.moved.partial
     words = "; after a part of their missions" if partial else ""
     return Answer(
         measured=f"(3)'s R_F lies within the interval of the measured break-even at "
         f"{sum(inside)} of {len(found)} points (n = {_ns(found)}); at {sharp} of them the data are "
-        f"sharp enough to see {found[0].share:.0%} of 1 - R_F{words}",
+        f"sharp enough to see {found[0].share:.0%} of 1 - R_F. A 1 - R_F of {_least(told)} is "
+        f"told from 0, and one of {_least(given)} given that a node with a sound guest left never "
+        f"fails (it did not){words}",
         says="does not hold" if not all(inside) else "holds" if sharp == len(found)
         else "holds as far as the data reach",
     )  # fmt: skip
+
+
+def _least(rooms: Iterable[float]) -> str:
+    least = min(rooms, default=None)
+    return "none" if least is None else f"{least:.2g}"
 
 
 def _ns(found: Iterable[MovedPoint]) -> str:
@@ -236,10 +245,10 @@ def _spots(results: Results) -> Answer:
 def _single(results: Results) -> Answer:
     worst = max(abs(float(model.breakeven_rf(rf / 10, 0.75, 1)) - rf / 10) for rf in range(1, 10))
     measured = [
-        f"R_f = {p.rf:g}, R_M' = {p.rm_rest:g}: {_span(_as_span(p))}"
-        for p in _moved(results) if p.n == 1
+        f"{p.rf:g}: {_span(_as_span(p))}"
+        for p in _moved(results) if p.n == 1 and p.rm_rest == 0.75
     ]  # fmt: skip
-    words = f"; measured: {', '.join(measured)}" if measured else ""
+    words = f"; measured at R_M' = .75, for R_f = {', '.join(measured)}" if measured else ""
     return Answer(
         measured=f"computed: R_F >= R_f, to {worst:.1g}{words}; "
         '"it does not matter" then needs R_F = R_f, which moving a function does not give by '

@@ -86,7 +86,8 @@ def test_what_is_no_campaign_is_told_so(tmp_path: Path) -> None:
         Store.create(tmp_path / "file" / "c", SMALL, 1)
 
 
-def test_what_is_kept_packed_can_be_read_and_not_gone_on_with(tmp_path: Path) -> None:
+@pytest.mark.parametrize("journal", ["delete", "wal"])
+def test_what_is_kept_packed_can_be_read_and_not_gone_on_with(journal: str, tmp_path: Path) -> None:
     made, kept = tmp_path / "made", tmp_path / "kept"
     with Store.create(made, SMALL, 1) as store:
         fill(store, 10)
@@ -95,6 +96,8 @@ def test_what_is_kept_packed_can_be_read_and_not_gone_on_with(tmp_path: Path) ->
     copy = kept / "campaign.sqlite"
     with contextlib.closing(sqlite3.connect(made / "campaign.sqlite")) as plain:
         plain.execute("VACUUM INTO ?", (str(copy),))
+    with contextlib.closing(sqlite3.connect(copy)) as plain:
+        plain.execute(f"PRAGMA journal_mode = {journal}")
     (kept / "campaign.sqlite.xz").write_bytes(lzma.compress(copy.read_bytes()))
     copy.unlink()
     with Store.open(kept, write=False) as store:
