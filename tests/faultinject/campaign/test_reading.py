@@ -14,7 +14,7 @@ from faultinject.campaign.plan import Plan
 from faultinject.campaign.store import Store
 from faultinject.campaign.table import COLUMNS, INSERT, record_of
 from faultinject.campaign.tally import Tally
-from faultinject.campaign.trial import MissionPlan, Outcome, Timings
+from faultinject.campaign.trial import MissionPlan, Outcome, Row, Timings
 from tests.faultinject.campaign.specs import SMALL, fill, row_of, sum_of
 
 __all__: list[str] = []
@@ -84,9 +84,7 @@ def test_a_prefix_counts_the_first_of_the_order_only(store: Store) -> None:
 def test_what_was_not_applied_is_no_trial(store: Store) -> None:
     missions = {name: mission_of(store.plan, name) for name in ("f1", "f2", "f3")}
     for mission in missions.values():
-        row = row_of(mission, Outcome.DETECTED)
-        first = msgspec.structs.replace(row.hits[0], applied=False)
-        store.add(msgspec.structs.replace(row, hits=(first, *row.hits[1:])))
+        store.add(first_not_applied(row_of(mission, Outcome.DETECTED)))
     tallies = store.tallies("planned", "stratum")
     assert tallies == {
         ("f1", "f1"): Tally(void=1),
@@ -97,6 +95,25 @@ def test_what_was_not_applied_is_no_trial(store: Store) -> None:
     assert void is not None and void.outcome is None
     assert "was not applied to" in void.void
     assert store.tallies("k", planned="f3") == {(2,): Tally(detected=1)}
+
+
+def test_what_was_not_seen_to_be_applied_and_may_have_been_is_no_trial(store: Store) -> None:
+    mission = mission_of(store.plan, "f2")
+    row = row_of(mission, Outcome.DETECTED)
+    store.add(msgspec.structs.replace(first_not_applied(row), guests=row.guests))
+    assert store.tallies("planned", "stratum") == {("f2", "f2"): Tally(void=1)}
+    void = store.row(mission.index)
+    assert void is not None and "was not seen to be applied to" in void.void
+
+
+def first_not_applied(row: Row) -> Row:
+    """The same, with one guest less hit, which serves on."""
+    first = msgspec.structs.replace(row.hits[0], applied=False)
+    guests = tuple(
+        msgspec.structs.replace(guest, failed=guest.failed and guest.name != first.target)
+        for guest in row.guests
+    )
+    return msgspec.structs.replace(row, hits=(first, *row.hits[1:]), guests=guests)
 
 
 def mission_of(planned: Plan, stratum: str) -> MissionPlan:
