@@ -150,8 +150,6 @@ def _needs(case: _Case, take: Judged) -> Iterator[str]:
     limit = _turns(lambda x: worse(_with(case.how, beta=x)), case.how.beta)
     if limit is not None:
         yield f"fewer than {limit:.4%} of the VMs' failures are failures of all at once (beta)"
-    elif case.rm > 0.0:
-        yield "failures shared by all VMs reduce the gain, but alone do not turn it into a loss"
 
 
 def _with(how: Failing, *, lying: float | None = None, beta: float | None = None) -> Failing:

@@ -66,6 +66,7 @@ def unpack(path: Path) -> sqlite3.Connection:
             data[_JOURNAL] = _NO_WAL
         connection.deserialize(data)
         connection.execute("PRAGMA query_only = ON")
+        connection.execute("SELECT count(*) FROM sqlite_schema")  # the first look at the data
     except (OSError, lzma.LZMAError, sqlite3.Error) as error:
         raise StoreError(f"{path}: cannot be read as a packed campaign: {error}") from error
     return connection

@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 
 from faultinject.campaign.direct import DirectLink, LinkBroken
 from faultinject.campaign.oracle import Oracle
-from faultinject.campaign.outcome import Judged
+from faultinject.campaign.outcome import NO_VERDICT, Judged
 from faultinject.campaign.trial import Hit, MissionPlan, StationSpec
 from faultinject.workload import KEY, Call, mixed_calls, signed_calls, static_calls
 from guests.function import sign
@@ -26,7 +26,6 @@ from voter.errors import NotExecuted, RequestError
 __all__ = ["Direct", "Flight", "Mission", "Said", "Speaker", "Voted"]
 
 CALLER = b"mission"
-NO_VERDICT = "no verdict in time"
 REST = 1.0
 """Seconds for all requests after one without a verdict: the mission has failed already."""
 ORACLES = {"poisoned": "kv"}

@@ -119,6 +119,8 @@ def _check(guest: Store, host: Store) -> None:
         "hang": (one.station.hang, two.station.hang),
         "length": (one.workload.length, two.workload.length),
         "mix": (_mix(one.workload.mix), _mix(two.workload.mix)),
+        "keys": (one.station.keys, two.station.keys),
+        "size": (one.station.size, two.station.size),
         "alpha": (one.alpha_look, two.alpha_look),
         "faults": (_mix(one.faults), _mix(two.faults)),
     }
@@ -166,13 +168,17 @@ def _counts(guest: Store, host: Store) -> list[Moved]:
 def _by_vote(store: Store) -> dict[str, dict[tuple[int, int, bool], Counts]]:
     """Count by vote, and by (guests whose rest was hit, guests whose f was, whether F was)."""
     tallies = store.by_stratum(store.prefix() if store.partial else None)
-    found: dict[str, dict[tuple[int, int, bool], Counts]] = {}
+    found: dict[str, dict[tuple[int, int, bool], Tally]] = {}
     for cell in store.plan.cells:
         if _is_ours(cell):
             vote = cell.vote or store.spec.station.vote
             key = (cell.k, cell.function_k, cell.host_function_hit)
-            found.setdefault(vote, {})[key] = tallies.get(cell.name, Tally()).counts()
-    return found
+            counted = found.setdefault(vote, {})
+            counted[key] = counted.get(key, Tally()) + tallies.get(cell.name, Tally())
+    return {
+        vote: {key: tally.counts() for key, tally in counted.items()}
+        for vote, counted in found.items()
+    }
 
 
 def _is_ours(cell: Cell) -> bool:

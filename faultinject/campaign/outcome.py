@@ -7,8 +7,8 @@ take effect, by a rule that was there before the data:
 - all faults applied: of its own stratum;
 - a fault that comes when an earlier applied one has felled its target already is moot: it counts
   as applied;
-- a fault that was not seen to be applied, but whose target failed, may have acted all the same: no
-  trial of anything;
+- a fault that was not seen to be applied, but whose target failed (the voter: was lost; F: the
+  mission failed), may have acted all the same: no trial of anything;
 - of a stratum's faults some were applied and some were not: a trial of the stratum of the same
   vote with as many guests hit, and as many hit in f (and the voter, and F, hit or not), as there
   were, if the plan has it;
@@ -26,7 +26,7 @@ from faultinject.campaign.trial import GuestFate, Hit, HitResult, MissionPlan, O
 from faultinject.faults import Layer, find
 from voter.core.events import Failure
 
-__all__ = ["Judged", "Standing", "Verdict", "classify", "standing"]
+__all__ = ["NO_VERDICT", "Judged", "Standing", "Verdict", "classify", "standing"]
 
 NO_VERDICT = "no verdict in time"
 """What a mission says of a request that nobody answered within its deadline."""
@@ -124,10 +124,12 @@ def standing(
     results: Sequence[HitResult],
     fates: Sequence[GuestFate],
     cells: Sequence[Cell],
+    outcome: Outcome = Outcome.CORRECT,
 ) -> Standing:
     """Say of what stratum a mission is a trial (the rule: above).
 
-    ``results`` are in the plan's order; a hit without one was not applied.
+    ``results`` are in the plan's order; a hit without one was not applied.  ``outcome``: what the
+    mission came to.
     """
     effective = _effective(plan, results, fates)
     missed = [hit for hit, effect in effective if not effect]
@@ -135,6 +137,8 @@ def standing(
         return Standing(stratum=plan.stratum)
     words = f"{missed[0].kind} was not applied to {missed[0].target}"
     felled = {fate.name for fate in fates if fate.failed}
+    felled |= {"voter"} if outcome is Outcome.VOTER_LOST else set()
+    felled |= {"function"} if outcome.failed else set()
     doubtful = [hit for hit in missed if hit.target in felled]
     if doubtful:
         first = doubtful[0]

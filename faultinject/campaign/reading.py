@@ -210,7 +210,11 @@ class Reader:
 
     def export_csv(self, path: Path) -> int:
         """Write all missions as CSV, in the order of the plan; return how many.  Raises OSError."""
-        return self._write_csv(path, null="")
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            new = Path(folder, "rows.csv")
+            count = self._write_csv(new, null="")
+            new.replace(path)
+        return count
 
     def export_parquet(self, path: Path) -> int:
         """Write all missions as Parquet; return how many.

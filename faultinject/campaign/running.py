@@ -95,6 +95,7 @@ def _systems(spec: Spec, tallies: Mapping[str, Tally]) -> list[str]:
         strata = Strata(
             guests=tuple(tally.counts() for tally in found if tally is not None),
             voter=tuple(tally.counts() if tally and tally.trials else None for tally in hit),
+            repaired=repair == "on",
         )
         rm, rv, rh = grid[len(grid) // 2]
         system = band(strata, spec.alpha).system(rm, rv, rh)

@@ -97,7 +97,7 @@ def record_of(plan: MissionPlan, row: Row, cells: Sequence[Cell], first: int) ->
     own = next(cell for cell in cells if cell.name == plan.stratum)
     counted, outcome, void = own, row.outcome, row.void
     if outcome is not None:
-        stands = standing(plan, row.hits, row.guests, cells)
+        stands = standing(plan, row.hits, row.guests, cells, outcome)
         counted = next(cell for cell in cells if cell.name == stands.stratum)
         if stands.void:
             outcome, void = None, stands.void

@@ -83,7 +83,11 @@ class Voters:
         )
         # One log a station would grow with the campaign; of a mission only its own is of use.
         (self._directory / "voter.log").unlink(missing_ok=True)
-        await voter.begin()
+        try:
+            await voter.begin()
+        except BaseException:
+            await voter.end()
+            raise
         return voter
 
     async def close(self) -> None:

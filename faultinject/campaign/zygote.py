@@ -49,6 +49,7 @@ class Zygote:
         self._process = process
         self._reader = reader
         self._writer = writer
+        self._lost = False
 
     @classmethod
     async def start(cls, sockets: dict[str, socket.socket], log: Path) -> Zygote:
@@ -84,10 +85,14 @@ class Zygote:
         return zygote
 
     async def fork(self, config: Path, log: Path) -> int:
-        """Start a voter; return its process id.  Raises OSError, TimeoutError."""
+        """Start a voter; return its process id.  Raises OSError, TimeoutError; then never again."""
+        if self._lost:
+            raise OSError("the process that forks voters did not answer in time")
+        self._lost = True  # until it has: a late answer must not be taken for the next one's
         self._writer.write(json.dumps([str(config), str(log)]).encode() + b"\n")
         async with asyncio.timeout(START):
             line = await self._reader.readline()
+        self._lost = False
         if not line.strip().isdigit():
             raise OSError("the process that forks voters has ended")
         return int(line)

@@ -8,10 +8,11 @@ from typing import Literal
 
 import msgspec
 
+from faultinject.bench.crowd import CrowdReport
 from faultinject.campaign.moved import KEPT_AS, MovedResult, read_moved
-from faultinject.campaign.report.kept import FILE, Kept, read_kept
+from faultinject.campaign.report.kept import FILE, Kept, KeptError, read_kept
 
-__all__ = ["MOVED", "Answer", "Claim", "Results", "Says", "read_results"]
+__all__ = ["CROWD", "MOVED", "Answer", "Claim", "Results", "Says", "read_results"]
 
 Says = Literal["holds", "holds as far as the data reach", "undecided", "does not hold",
                "is a formula", "not measured yet"]  # fmt: skip
@@ -21,11 +22,18 @@ class Results(Mapping[str, Kept]):
     """Findings by the campaign's name: that of its directory in docs/results.
 
     ``moved``: what two of them say of Inequality (3), put together; None where they were not.
+    ``crowd``: how many guests fit on a host; None where that was not measured.
     """
 
-    def __init__(self, kept: Mapping[str, Kept], moved: MovedResult | None = None) -> None:
+    def __init__(
+        self,
+        kept: Mapping[str, Kept],
+        moved: MovedResult | None = None,
+        crowd: CrowdReport | None = None,
+    ) -> None:
         self._kept = dict(kept)
         self.moved = moved
+        self.crowd = crowd
 
     def __getitem__(self, name: str) -> Kept:
         return self._kept[name]
@@ -39,6 +47,9 @@ class Results(Mapping[str, Kept]):
 
 MOVED = "moved"
 """What a claim needs that rests on two campaigns put together."""
+CROWD = "guests"
+"""What a claim needs that rests on `trivisor bench guests`."""
+CROWD_FILE = "guests.json"
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,11 +72,18 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
 
     def answer(self, results: Results) -> Answer:
         """Return what there is to say of it."""
-        missing = results.moved is None if self.needs == MOVED else self.needs not in results
+        other = {MOVED: results.moved, CROWD: results.crowd}
+        missing = other[self.needs] is None if self.needs in other else self.needs not in results
         if self.needs and missing:
-            return Answer(measured=f"(campaign {self.needs})", says="not measured yet")
-        found = self.ask(results)
+            where = "bench" if self.needs == CROWD else "campaign"
+            return Answer(measured=f"({where} {self.needs})", says="not measured yet")
         kept = results.get(self.needs)
+        try:
+            found = self.ask(results)
+        except (LookupError, StopIteration, ValueError):
+            if kept is None or not kept.partial:
+                raise
+            found = Answer(measured="too few missions yet", says="undecided")
         if kept is not None and kept.partial:
             words = f"{found.measured} (after {kept.used:,} of {kept.planned:,} missions)"
             return msgspec.structs.replace(found, measured=words)
@@ -73,10 +91,22 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_results(folder: Path) -> Results:
-    """Read every campaign's findings in a folder of results, and what was put together of two.
+    """Read every campaign's findings in a folder of results, what was put together of two, and how
+    many guests fit.
 
     Raises KeptError.
     """
     kept = {path.parent.name: read_kept(path) for path in sorted(folder.glob(f"*/{FILE}"))}
     moved = next((read_moved(path) for path in sorted(folder.glob(f"*/{KEPT_AS}"))), None)
-    return Results(kept, moved)
+    return Results(kept, moved, _read_crowd(folder / CROWD_FILE))
+
+
+def _read_crowd(path: Path) -> CrowdReport | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=CrowdReport)
+    except FileNotFoundError:
+        return None
+    except msgspec.DecodeError as error:
+        raise KeptError(
+            f"{path}: {error}: make it anew with `trivisor bench guests --out {path}`"
+        ) from error

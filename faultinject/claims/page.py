@@ -7,6 +7,7 @@ from pathlib import Path
 
 from deploy.whole_file import write_whole
 from faultinject.claims.claim import Answer, Claim, Results
+from faultinject.claims.sides import share_words
 
 __all__ = ["render", "write_page"]
 
@@ -17,16 +18,19 @@ H. V. Ramasamy and M. Schunter, *Architecting Dependable Systems Using Virtualiz
 page is made by `trivisor paper`, from the findings of the campaigns kept beside it in
 [results](results): it is not typed. Intervals are at 95 %, for all strata of a node together.
 
-*holds*: all of the interval is on the claim's side. *holds as far as the data reach*: so wherever
-the data decide, and they do not decide everywhere. What forced faults (inequality4, oneofn, mofn,
-liars) say is what the *voter* does; that guests fail independently is put in there, and asked by
-softerrors and commoncause alone.
+*holds*: all of the interval is on the claim's side, and where a row has counts only, no mission
+went otherwise. *holds as far as the data reach*: so wherever the data decide, and they do not
+decide everywhere. *undecided*: the data allow both. *does not hold*: all of the interval, or a
+computed counterexample, is on the other side; a level is claimed for each node, and none for many
+nodes or points together. *is a formula*: it follows from the formulas alone,
+and was computed; measured numbers beside it say how far the data reach.
+
+What forced faults (inequality4, oneofn, mofn, liars, poison, moved-guest, moved-host) say is what
+the *voter* does; that guests fail independently is put in there, and asked by softerrors and
+commoncause alone. The last column does a row again; the kept rows can be asked at once, as by
+`trivisor campaign status docs/results/inequality4`.
 """
 BOTTOM = """\
-## Where the paper is not the machine
-
-- *V is a type-1 hypervisor* in the paper. Here V is the host's Linux, QEMU and the voter: R_V holds
-  the reliability of all three, and whatever ends the host ends everything.
 - *Dependence makes these values upper bounds*, the paper says. Not always: see the last row.
 - *Independence* cannot be measured by faults that are drawn independently. The campaigns that force
   faults test the voter, and say so on their pages.
@@ -50,7 +54,32 @@ def render(answers: Sequence[tuple[Claim, Answer]], results: Results) -> str:
         part = ", some of their missions are still to come" if moved.partial else ""
         lines.append(f"- {moved.guest} and {moved.host} put together (`trivisor campaign moved`): "
                      f"{moved.missions:,} missions{part}")  # fmt: skip
-    return "\n".join(lines) + "\n\n" + BOTTOM
+    lines += ["", "## Where the paper is not the machine", "", *_layer(results)]
+    return "\n".join(lines) + "\n" + BOTTOM
+
+
+def _layer(results: Results) -> list[str]:
+    """What V is here, and what went with it."""
+    words = (
+        "*V is a type-1 hypervisor* in the paper. Here V is the host's Linux, QEMU and the voter: "
+        "R_V holds the reliability of all three"
+    )
+    ended = [
+        f"the end of the host ended {share_words(shot.voted)} voted missions"
+        for shot in (results["commoncause"].shots if "commoncause" in results else ())
+        if shot.kind == "host-crash"
+    ]
+    lost = [
+        each.failed
+        for each in (results["inequality4"].strata if "inequality4" in results else ())
+        if each.name in ("g0", "g1") and each.alike is None
+    ]
+    if lost:
+        ended.append(
+            f"with the voter hit {sum(each.count for each in lost):,} of "
+            f"{sum(each.of for each in lost):,} were lost (repair off)"
+        )
+    return [f"- {words}{''.join(f'; {each}' for each in ended)}."]
 
 
 def write_page(path: Path, answers: Sequence[tuple[Claim, Answer]], results: Results) -> None:

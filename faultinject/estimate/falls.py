@@ -16,16 +16,20 @@ from faultinject.estimate.counts import EstimateError
 
 __all__ = ["Falls", "judge_falls"]
 
+LEAST = 1.0
+"""Missions that a class must be expected to have: below that the chi-squared of the G-test is no
+measure (Cochran 1954), and it is put together with its neighbour."""
+
 
 class Falls(msgspec.Struct, frozen=True, kw_only=True):
     """``q``: the likeliest probability that a guest falls in a mission; ``expected``: missions by
     class if they fall independently; ``p``: the probability that chance alone would be as far from
-    that (G-test).
+    that (G-test, rare classes put together; None: too few classes are left).
     """
 
     q: float
     expected: tuple[float, ...]
-    p: float
+    p: float | None
 
 
 def judge_falls(missions: Sequence[int], n: int) -> Falls | None:
@@ -36,8 +40,8 @@ def judge_falls(missions: Sequence[int], n: int) -> Falls | None:
     """
     if not 2 <= len(missions) <= n + 1 or min(missions) < 0:
         raise EstimateError(f"missions by fallen guests: 2 to {n + 1} classes, counts from 0 on")
-    total, freedom = sum(missions), len(missions) - 2
-    if freedom < 1 or total in (missions[0], missions[-1]):
+    total = sum(missions)
+    if len(missions) < 3 or total in (missions[0], missions[-1]):
         return None
     from scipy.optimize import minimize_scalar  # noqa: PLC0415 - slow to load
     from scipy.stats import binom, chi2  # noqa: PLC0415
@@ -52,7 +56,22 @@ def judge_falls(missions: Sequence[int], n: int) -> Falls | None:
 
     q = float(minimize_scalar(unlikely, bounds=(1e-9, 1 - 1e-9), method="bounded").x)
     expected = tuple(total * share for share in shares(q))
-    deviance = 2 * math.fsum(
-        c * math.log(c / e) for c, e in zip(missions, expected, strict=True) if c
-    )
-    return Falls(q=q, expected=expected, p=float(chi2.sf(max(0.0, deviance), freedom)))
+    classes = _common(list(zip(missions, expected, strict=True)))
+    freedom = len(classes) - 2
+    deviance = 2 * math.fsum(c * math.log(c / e) for c, e in classes if c)
+    p = float(chi2.sf(max(0.0, deviance), freedom)) if freedom > 0 else None
+    return Falls(q=q, expected=expected, p=p)
+
+
+def _common(classes: list[tuple[int, float]]) -> list[tuple[int, float]]:
+    """Put each class of which fewer than LEAST are expected together with its lesser neighbour."""
+    while len(classes) > 1:
+        rare = min(range(len(classes)), key=lambda i: classes[i][1])
+        if classes[rare][1] >= LEAST:
+            break
+        beside = [i for i in (rare - 1, rare + 1) if 0 <= i < len(classes)]
+        other = min(beside, key=lambda i: classes[i][1])
+        low, high = sorted((rare, other))
+        both = classes[low][0] + classes[high][0], classes[low][1] + classes[high][1]
+        classes = [*classes[:low], both, *classes[high + 1 :]]
+    return classes

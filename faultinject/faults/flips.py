@@ -5,6 +5,7 @@ The bits are distinct and drawn uniformly, a function of seed, dose and size alo
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import random
@@ -98,7 +99,8 @@ def own_memory(pid: int) -> list[int]:
 def flip_process(pid: int, seed: int, dose: int, pages: Sequence[int] | None = None) -> Flipped:
     """Flip bits anywhere in a process's own memory (or in ``pages``, addresses of whole pages).
 
-    Raises OSError if it is not ours to write to, ValueError for a dose that it cannot have.
+    Raises ProcessLookupError if it ended meanwhile, OSError if it is not ours to write to,
+    ValueError for a dose that it cannot have.
     """
     pages = own_memory(pid) if pages is None else pages
     bits = draw_bits(seed, dose, len(pages) * _PAGE)
@@ -107,10 +109,12 @@ def flip_process(pid: int, seed: int, dose: int, pages: Sequence[int] | None = N
     memory = os.open(f"/proc/{pid}/mem", os.O_RDWR)
     try:
         for number, place in zip(bits, places, strict=True):
-            before = os.pread(memory, 1, place)[0]
-            changed = before ^ 1 << (number & 7)
-            os.pwrite(memory, bytes([changed]), place)
-            held += os.pread(memory, 1, place)[0] == changed
+            before = os.pread(memory, 1, place)
+            if not before:  # its memory is gone
+                raise ProcessLookupError(errno.ESRCH, f"it ended after {held} of {dose} flips")
+            changed = bytes([before[0] ^ 1 << (number & 7)])
+            os.pwrite(memory, changed, place)
+            held += os.pread(memory, 1, place) == changed
     finally:
         os.close(memory)
     return Flipped(held, dose, tuple(places[:4]))

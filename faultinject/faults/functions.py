@@ -99,10 +99,12 @@ def _throw(memory: Path, mode: int, pid: int | None) -> int | None:
     return found[0]
 
 
-def _read(memory: Path, place: int) -> int:
+def _read(memory: Path, place: int) -> int | None:
+    """Return a byte; None if the process is gone.  Raises OSError."""
     descriptor = os.open(memory, os.O_RDONLY)
     try:
-        return os.pread(descriptor, 1, place)[0]
+        data = os.pread(descriptor, 1, place)
+        return data[0] if data else None
     finally:
         os.close(descriptor)
 

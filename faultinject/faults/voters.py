@@ -73,6 +73,8 @@ async def flip_voter(pid: int | None, seed: int, dose: int) -> Applied:
     voter = _identity(pid, "the voter")
     try:
         flipped = await asyncio.to_thread(flip_process, voter.pid, seed, dose)
+    except ProcessLookupError as error:  # the first flips were enough
+        return Applied(f"memory of process {voter.pid}: {error.strerror}", used=True)
     except ValueError as error:
         raise NotApplied(f"the voter's memory: {error}") from error
     require_held(flipped)

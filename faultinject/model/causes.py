@@ -1,9 +1,14 @@
 """Shared causes: what becomes of m-of-n voting when guests do not fail independently.
 
-The paper calls its values upper bounds because of dependence.  That is not always so: below the
-R_M at which m-of-n equals one guest (.5 for 2-of-3) a cause that fails all guests together helps,
-for it also lets them *survive* together.  All functions give the guests' part alone; times
-``R_H R_V`` by ``reliability.series``.  Results are ``Paired``; all raise ModelError.
+The paper calls its values upper bounds because of dependence.  That is not always so.  With h(x)
+the reliability of m-of-n at R_M = x, a cause that fails all guests with probability 1 - c leaves
+c h(R_M / c) where R_M stays what it is: more than h(R_M) if R_M is below the x at which h(x) / x is
+largest, .75 for 2-of-3.  From there on h is concave and lies above its chord from 0, so that no
+mixture of independent guests exceeds it.  One fate shared by all helps below the R_M at which
+m-of-n equals one guest, .5: who falls together also stands together.
+
+All functions give the guests' part alone; times ``R_H R_V`` by ``reliability.series``.  Results
+are ``Paired``; all raise ModelError.
 """
 
 from __future__ import annotations
@@ -49,9 +54,10 @@ def shared_draw(rm: float, share: float, m: int, n: int) -> Paired:
 
 
 def shared_cause_helps(rm: float, m: int, n: int) -> bool:
-    """Whether sharing fates makes m-of-n *more* reliable than the paper's independent guests.
+    """Whether one fate shared by all makes m-of-n *more* reliable than independent guests.
 
-    It does where one guest is better than the vote: R_M < .5 for 2-of-3, never for 1-of-n.
+    Of ``shared_draw`` only (see above for causes that fail all).  It does where one guest is better
+    than the vote: R_M < .5 for 2-of-3, never for 1-of-n.
     """
     need, size = _votes(m, n)
     r = probability("R_M", rm)

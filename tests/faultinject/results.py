@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,12 +33,15 @@ def never_fails(_: MissionPlan) -> Outcome:
     return Outcome.CORRECT
 
 
-def made(folder: Path, name: str, ends: Ends) -> None:
-    """A campaign as shipped, all of whose missions end so, and what its report keeps."""
+def made(folder: Path, name: str, ends: Ends, first: int | None = None) -> None:
+    """A campaign as shipped, all of whose missions (or the first of them) end so, and what its
+    report keeps.
+    """
     directory = folder / name
     with Store.create(directory, load(name)[1], 1, versions={"trivisor": "0.1"}) as store:
         store.note_facts("w1", FACTS)
         number = store.begin(1)
-        store.add_many(row_of(mission, ends(mission)) for mission in store.plan.in_order())
-        store.end(number, "complete")
+        order = itertools.islice(store.plan.in_order(), first)
+        store.add_many(row_of(mission, ends(mission)) for mission in order)
+        store.end(number, "complete" if first is None else "interrupted")
     (directory / FILE).write_bytes(msgspec.json.encode(keep(gather(directory))))

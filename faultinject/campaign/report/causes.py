@@ -175,9 +175,13 @@ def _shots(source: Source) -> dict[str, _Cause]:
 def find_shots(source: Source) -> tuple[tuple[ShotKind, ShotsResult], ...]:
     """Each shared cause, with what the estimator says of it."""
     found = []
-    for kind, each in _shots(source).items():
+    causes = _shots(source)
+    falls = {kind: judge_falls(each.shots.failed, each.n) for kind, each in causes.items()}
+    ps = {kind: each.p for kind, each in falls.items() if each and each.p is not None}
+    for kind, each in causes.items():
         judged = judge_shots(each.shots, source.alpha, each.m)
         voted, plain = each.voted, each.plain
+        more = judged.c[-1].value > judged.independent[-1]
         found.append((
             ShotKind(
                 kind=kind,
@@ -186,6 +190,8 @@ def find_shots(source: Source) -> tuple[tuple[ShotKind, ShotsResult], ...]:
                     for count, c in zip(each.shots.failed, judged.c, strict=True)
                 ),
                 independent=judged.independent,
+                fell_p=ps.get(kind),
+                together=kind in ps and more and ps[kind] < source.alpha / len(ps),
                 fatal=triple(judged.fatal),
                 fatal_independent=judged.fatal_if_independent.value,
                 voted=share_of(voted.failures, voted.trials, source.alpha),
@@ -287,12 +293,12 @@ def _over_n(shots: tuple[tuple[ShotKind, ShotsResult], ...]) -> Verdict | None:
 def _of_shots(shots: tuple[tuple[ShotKind, ShotsResult], ...]) -> Verdict:
     if over_n := _over_n(shots):
         return over_n
-    together = [shot for shot, judged in shots if _falls_together(judged)]
+    together = [shot for shot, _ in shots if shot.together]
     certain = [shot for shot, judged in shots if judged.independent[-1] > CERTAIN_FALL]
     count, causes = len(shots), "shared cause" if len(shots) == 1 else "shared causes"
     words = []
     if together:
-        words.append("All guests fell at once far more often than if they fell independently: "
+        words.append("All guests fell at once more often than if they fell independently: "
                      + "; ".join(_contrast(shot) for shot in together) + ".")  # fmt: skip
     if certain:
         words.append(
@@ -308,11 +314,6 @@ def _of_shots(shots: tuple[tuple[ShotKind, ShotsResult], ...]) -> Verdict:
         words=" ".join(words),
         tests="model",
     )
-
-
-def _falls_together(judged: ShotsResult) -> bool:
-    """All fell more often than guests that fall independently, each as often as it can have."""
-    return judged.c[-1].low > judged.each.high ** (len(judged.c) - 1)
 
 
 def _contrast(shot: ShotKind) -> str:

@@ -63,6 +63,8 @@ def look(source: Source) -> Look:
             break
         found.rows += 1
         mission = plan.mission(row.index)
+        cell = plan.cell_of(row.index)
+        plain = cell.forced and cell.design == "voted"  # not a dose or a shot
         if row.outcome is Outcome.SILENT and mission.design == "voted":
             hits = ", ".join(f"{hit.target} {hit.kind}" for hit in mission.hits) or "nothing"
             lie = {True: " (lies alike)", False: " (lies apart)", None: ""}[mission.alike]
@@ -71,38 +73,36 @@ def look(source: Source) -> Look:
                 Silent(mission=row.index, stratum=mission.stratum, hits=hits + lie, words=row.words,
                        arranged=arranged)
             )  # fmt: skip
-        _note_kinds(found, mission, row)
+        if plain:
+            _note_kinds(found, mission, row)
         if row.outcome is not None:
-            _note_times(found, mission, row)
+            _note_times(found, mission, row, plain=plain)
     return found
 
 
 def _note_kinds(found: Look, mission: MissionPlan, row: Row) -> None:
-    if not plain_stratum(mission):
-        return
-    targets = {hit.target for hit in mission.hits}
+    """Count a mission once for each kind of fault in it, however many guests that hit."""
+    alone = len({hit.target for hit in mission.hits}) == 1
+    layer_hit = mission.voter_hit or mission.host_function_hit
+    targets: dict[str, set[str]] = {}
     for hit in mission.hits:
-        layer_hit = mission.voter_hit or mission.host_function_hit
-        if layer_hit and hit.target not in LAYER:
-            continue
-        results = [each for each in row.hits if each.target == hit.target]
-        part = (hit.kind, len(targets) == 1, mission.repair)
-        found.unapplied[part] += not any(each.applied for each in results)
+        if not layer_hit or hit.target in LAYER:
+            targets.setdefault(hit.kind, set()).add(hit.target)
+    for kind, struck in targets.items():
+        results = [each for each in row.hits if each.target in struck]
+        took = {each.target for each in results if each.applied}
+        part = (kind, alone, mission.repair)
+        found.unapplied[part] += took != struck
         if row.outcome is not None:
             found.unused[part] += any(each.used is False for each in results)
             found.masked[part] += row.masked > 0
 
 
-def plain_stratum(mission: MissionPlan) -> bool:
-    """Whether it is of a stratum (not a dose or a shot) of the voted node."""
-    return mission.design == "voted" and mission.stratum[0] in "fg"
-
-
-def _note_times(found: Look, mission: MissionPlan, row: Row) -> None:
+def _note_times(found: Look, mission: MissionPlan, row: Row, *, plain: bool) -> None:
     answered = [each for each in row.latencies if each >= 0]
     found.latencies.setdefault(mission.stratum, []).extend(answered)
     hits = mission.hits
-    if plain_stratum(mission) and len(hits) == 1 and not mission.repair and mission.k == 1:
+    if plain and len(hits) == 1 and not mission.repair and mission.k == 1:
         found.by_kind.setdefault(hits[0].kind, []).extend(answered)
     if row.timings:
         times = row.timings

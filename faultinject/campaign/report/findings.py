@@ -303,7 +303,9 @@ class Dose(_Data, frozen=True, kw_only=True):
 
 class ShotKind(_Data, frozen=True, kw_only=True):
     """A shared cause: ``fell[j]`` of the shots made exactly j guests fail; ``independent[j]``: what
-    j would be if guests fell independently, each as often as they did.
+    j would be if guests fell independently, each as often as they did.  ``fell_p``: how often
+    chance alone is as far from that; ``together``: it is not chance (Bonferroni over the causes),
+    and all fall at once more often.
 
     ``fatal``: P(too many fell for a majority | shot), low, point, high, and the same had they
     fallen independently.  ``voted`` and ``plain``: missions that failed under a shot, of the voted
@@ -313,6 +315,8 @@ class ShotKind(_Data, frozen=True, kw_only=True):
     kind: str
     fell: tuple[Share, ...]
     independent: tuple[float, ...]
+    fell_p: float | None = None
+    together: bool = False
     fatal: tuple[float, float, float]
     fatal_independent: float
     voted: Share
