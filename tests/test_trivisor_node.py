@@ -183,7 +183,7 @@ def test_other_faults_are_masked_and_healed(node: Node, kind: str, state: str) -
 def test_a_slow_guest_still_votes(node: Node) -> None:
     node.json("inject", "slow", "g2")
     assert node.put("n", "slow") == 0
-    assert node.guest("g2")["replica"]["state"] == "active"
+    until(lambda: node.guest("g2")["replica"]["state"] == "active")
     node.json("heal", "g2")
     # On a busy host it may have been too slow just before, and be on its way back.
     until(lambda: node.states() == ["active"] * 3)

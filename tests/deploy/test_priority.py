@@ -154,8 +154,8 @@ async def test_the_kernel_takes_so_many_changes_a_second_and_no_more(
         return len(text)
 
     monkeypatch.setattr(Path, "write_text", answer)
-    monkeypatch.setattr(priority, "_GROUP_PATIENCE", 0.2)
     assert await hold_back(stand_in.pid, nice=5)
+    monkeypatch.setattr(priority, "_GROUP_PATIENCE", 0.2)
     assert not await hold_back(stand_in.pid, nice=5)
 
 

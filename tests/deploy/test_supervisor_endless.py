@@ -38,6 +38,7 @@ async def end_service_again_and_again(guest: FakeGuest) -> None:
         await asyncio.sleep(0.1)
 
 
+@pytest.mark.timeout(150)
 async def test_a_service_that_ends_again_and_again_is_given_up_and_that_is_said(
     node: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:

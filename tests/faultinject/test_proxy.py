@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from faultinject.lies import Delay
 from faultinject.proxy import Link, Proxy
 from guests.wire import Decoder, Kind, encode
 
@@ -203,41 +204,46 @@ def test_as_a_process_it_says_why_it_cannot_start(scratch: Path) -> None:
     assert "No such file" in done.stderr
 
 
-async def read(reader: asyncio.StreamReader, count: int) -> tuple[bytes, float]:
-    """Return so many bytes, and the seconds until they were there."""
-    loop = asyncio.get_running_loop()
-    begin = loop.time()
-    data = await reader.readexactly(count)
-    return data, loop.time() - begin
+async def test_only_the_guests_words_are_late(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Delay, "SHORTEST", 60.0)
+    monkeypatch.setattr(Delay, "LONGEST", 60.0)
+    (_, voter_out), (guest_in, _) = await bench.connect()
+    assert bench.tell(do="lie", link="g1", kind="delay", seed="01")["count"] == 0
+    voter_out.write(b"asked")
+    async with asyncio.timeout(30):
+        assert await guest_in.readexactly(5) == b"asked"
 
 
 async def test_what_is_late_comes_whole_in_order_and_late(bench: Bench) -> None:
-    (voter_in, voter_out), (guest_in, guest_out) = await bench.connect()
-    assert bench.tell(do="lie", link="g1", kind="delay", seed="01")["count"] == 0
-    voter_out.write(b"asked")
-    assert (await read(guest_in, 5))[1] < 0.04  # only the guest's words are late
-    sent = b""
+    (voter_in, _), (_, guest_out) = await bench.connect()
+    bench.tell(do="lie", link="g1", kind="delay", seed="01")
+    loop = asyncio.get_running_loop()
+    began, sent = loop.time(), b""
     for number in range(5):
         guest_out.write(b"%d" % number)
         await guest_out.drain()
         sent += b"%d" % number
         await asyncio.sleep(0.01)  # so that they are pieces of their own
-    data, seconds = await read(voter_in, 5)
-    assert data == sent
-    assert seconds > 0.01
+    assert await voter_in.readexactly(5) == sent
+    assert loop.time() - began >= Delay.SHORTEST
     assert bench.tell(do="status")["count"] >= 2
 
 
-async def test_what_is_still_on_its_way_comes_at_once_when_the_delay_ends(bench: Bench) -> None:
+async def test_what_is_still_on_its_way_comes_at_once_when_the_delay_ends(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Delay, "SHORTEST", 60.0)
+    monkeypatch.setattr(Delay, "LONGEST", 60.0)
     (voter_in, _), (_, guest_out) = await bench.connect()
     bench.tell(do="lie", link="g1", kind="delay", seed="02")
     guest_out.write(b"late")
     await asyncio.sleep(0.02)
     bench.tell(do="relay", link="g1")
     guest_out.write(b" and not")
-    data, seconds = await read(voter_in, 12)
-    assert data == b"late and not"
-    assert seconds < 0.04
+    async with asyncio.timeout(30):
+        assert await voter_in.readexactly(12) == b"late and not"
 
 
 async def test_a_delay_holds_a_bounded_lot_and_loses_nothing(bench: Bench) -> None:

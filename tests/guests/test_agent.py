@@ -109,6 +109,7 @@ def test_an_agent_serves_until_its_link_ends(agent: Process) -> None:
 
 SLOW = """
 import time
+from pathlib import Path
 from guests.service import Reply, Service
 
 class Slow(Service):
@@ -117,6 +118,8 @@ class Slow(Service):
         return Reply(200, b"%d" % context.seq)
     def snapshot(self):
         time.sleep({seconds})
+        while not (go := Path(__file__).with_name("go")).exists():
+            time.sleep(0.01)
         for number in range(5):
             yield b"%d" % number * 60000
 """
@@ -125,19 +128,24 @@ class Slow(Service):
 def slow_agent(scratch: Path, seconds: float) -> Process:
     path = scratch / "slow.py"
     path.write_text(SLOW.format(seconds=seconds))
+    (scratch / "go").touch()
     return Process(str(path))
 
 
 def test_the_service_goes_on_while_its_digest_and_state_are_told(tmp_path: Path) -> None:
-    agent = slow_agent(tmp_path, 0.5)
+    agent = slow_agent(tmp_path, 0.0)
+    go = tmp_path / "go"
+    go.unlink()
     agent.hello(5)
     agent.socket.sendall(encode(Kind.MARKER, 5, 1, b"\0"))
     prev = EMPTY
     for seq in range(2, 30):
         agent.order(5, b"GET / HTTP/1.1\r\n\r\n", seq, prev)
         prev = b"histo%03d" % seq
-    while len([f for f in agent.frames if f.kind in (Kind.REPLY, Kind.DIGEST)]) < 29:
-        agent.frames += agent.decoder.feed(agent.socket.recv(1 << 16))
+    for awaited, count in (((Kind.REPLY,), 28), ((Kind.REPLY, Kind.DIGEST), 29)):
+        while len([f for f in agent.frames if f.kind in awaited]) < count:
+            agent.frames += agent.decoder.feed(agent.socket.recv(1 << 16))
+        go.touch()
     kinds = [frame.kind for frame in agent.frames]
     assert kinds[-1] == Kind.DIGEST, "the replies came first"
     digest = agent.frames[-1].payload

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Self
 
 __all__ = ["HttpClient", "Response"]
 
-PATIENCE = 10.0
+PATIENCE = 30.0
 """Seconds until an answer must be there."""
 
 

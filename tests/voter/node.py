@@ -29,7 +29,7 @@ __all__ = ["EXEC_KV", "Node", "configure", "running", "until"]
 _ROOT = shlex.quote(str(Path(__file__).parents[2]))
 EXEC_KV = f"exec:env PYTHONPATH={_ROOT} {sys.executable} -m guests.agent --stdio --service kv"
 """Link of a replica that is a local process running the key-value store."""
-PATIENCE = 10.0
+PATIENCE = 30.0
 """Seconds until a condition that a test waits for must hold."""
 
 

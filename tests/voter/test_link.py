@@ -66,7 +66,7 @@ class Agent:
                 await connection.writer.wait_closed()
 
     async def connection(self) -> Connection:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             return await self.accepted.get()
 
 
@@ -82,7 +82,7 @@ class Connection:
         self.over = asyncio.Event()
 
     async def frame(self, kind: int | None = None) -> Frame:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while True:
                 while self.frames:
                     frame = self.frames.pop(0)
@@ -155,7 +155,7 @@ class Rig:
             self.link.drop(event.reason)
 
     async def event(self) -> Any:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             return await self.events.get()
 
     async def up(self) -> Connection:
@@ -238,10 +238,11 @@ async def test_a_slow_agent_may_answer_each_hello(rig: Rig) -> None:
     connection = await rig.agent.connection()
     for _ in range(3):
         await connection.hello()
-    for _ in range(3):
+    connection.say(Kind.WELCOME, 0, wire.encode_welcome(WELCOME))
+    assert isinstance(await rig.event(), ev.Greeted)
+    for _ in range(rig.link._hellos):  # a busy host may have sent one more than were read
         connection.say(Kind.WELCOME, 0, wire.encode_welcome(WELCOME))
     connection.say(Kind.PONG)
-    assert isinstance(await rig.event(), ev.Greeted)
     assert await rig.event() == ev.Heard(3, 1000)
     connection.say(Kind.WELCOME, 0, wire.encode_welcome(WELCOME))
     misbehaved = await rig.event()

@@ -104,6 +104,7 @@ class FakeStation:
         start = time.time()
         with (self._home / "began").open("a") as file:
             file.write(f"{plan.index}\n")
+        await self._meet(self._behaviour.get("meet", 0))
         await asyncio.sleep(self._behaviour.get("pause", 0.0))
         if self._due("die", plan.index):
             os.kill(os.getpid(), signal.SIGKILL)
@@ -132,6 +133,13 @@ class FakeStation:
             timings=Timings(reset=0.01, inject=0.01, workload=0.02, settle=0.0),
             began=start,
         )  # fmt: skip
+
+    async def _meet(self, count: int) -> None:
+        """Wait until so many workers have begun a mission."""
+        (self._home / f"met-{os.getpid()}").touch()
+        async with asyncio.timeout(30):
+            while len(list(self._home.glob("met-*"))) < count:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
 
     def _due(self, what: str, index: int) -> bool:
         """Whether this is to happen now; each time counts, across processes."""

@@ -155,7 +155,7 @@ def test_a_second_runner_is_refused(scratch: Path) -> None:
 def test_interrupted_it_leaves_nothing_running_and_can_be_resumed(
     scratch: Path, number: signal.Signals
 ) -> None:
-    behave(scratch, pause=0.1)
+    behave(scratch, pause=0.5)
     runner = start(scratch, *begin(scratch, "--workers", "2"))
     wait_until(lambda: len(stored(scratch)) >= 3)
     runner.send_signal(number)
@@ -173,7 +173,7 @@ def test_interrupted_it_leaves_nothing_running_and_can_be_resumed(
 @pytest.mark.timeout(180)
 def test_killed_again_and_again_it_completes_the_same_plan(scratch: Path) -> None:
     """kill -9 of the runner at random moments; what is left is no mission lost, none twice."""
-    behave(scratch, pause=0.05)
+    behave(scratch, pause=0.2)
     chance = random.Random(1)
     words, kills = begin(scratch, "--workers", "2"), 0
     while len(stored(scratch)) < MISSIONS:
@@ -183,7 +183,7 @@ def test_killed_again_and_again_it_completes_the_same_plan(scratch: Path) -> Non
         while len(stored(scratch)) == before and runner.poll() is None:
             assert time.monotonic() < deadline
             time.sleep(0.02)
-        time.sleep(chance.uniform(0.0, 0.3))
+        time.sleep(chance.uniform(0.0, 0.5))
         if runner.poll() is None:
             runner.kill()
             kills += 1
@@ -235,7 +235,7 @@ def small_disk(scratch: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk_stops_it_and_room_lets_it_go_on(scratch: Path, small_disk: Path) -> None:
-    behave(scratch, pause=0.02)
+    behave(scratch, pause=0.5)
     words = begin(scratch)
     results = small_disk / "r"
     words[words.index(str(scratch / "r"))] = str(results)
@@ -253,6 +253,7 @@ def test_a_full_disk_stops_it_and_room_lets_it_go_on(scratch: Path, small_disk: 
     assert "the disk is full" in said and "make room" in said
     assert not fake_guests(scratch)
     ballast.unlink()
+    behave(scratch)
     call(scratch, "resume", str(results), "--station", FAKE, "--no-report")
     told = json.loads(call(scratch, "status", str(results), "--json"))
     assert told["state"] == "complete" and told["done"] == MISSIONS

@@ -91,7 +91,7 @@ def outcomes(home: Path) -> dict[int, str]:
 
 
 def test_two_workers_run_the_plan(cluster: Cluster, scratch: Path) -> None:
-    behave(scratch, pause=0.1)
+    behave(scratch, meet=2)
     cluster.add_worker("east")
     cluster.add_worker("west")
     words = begin(scratch, "--scheduler", cluster.address, "--workers", "2")
@@ -107,6 +107,7 @@ def test_two_workers_run_the_plan(cluster: Cluster, scratch: Path) -> None:
     wait_until(lambda: not fake_guests(scratch))
     assert not list(scratch.glob("tv-c-*"))
     # The same plan run here comes out the same.
+    behave(scratch)
     words = begin(scratch)
     words[words.index(str(scratch / "r"))] = str(scratch / "s")
     call(scratch, *words)

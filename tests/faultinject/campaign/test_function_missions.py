@@ -61,7 +61,7 @@ async def host(scratch: Path) -> AsyncIterator[tuple[Node, FunctionSite]]:
     function = HostFunction(scratch / "f")
     try:
         await function.renew()
-        more = f'function = "{function.address}"\n[timing]\nfunction = 0.5\n'
+        more = f'function = "{function.address}"\n[timing]\nfunction = 3.0\n'
         async with running(configure([EXEC_KV] * 2, more, vote="1/2"), scratch) as node:
             await node.standing("ready")
             yield node, FunctionSite(scratch, function)

@@ -268,15 +268,17 @@ def test_an_extension_must_be_declared_and_comes_after_the_first_look(tmp_path: 
 
 
 WRITER = """
-import sys, time
+import itertools, sys
 from pathlib import Path
 from faultinject.campaign.store import Store
 from tests.faultinject.campaign.specs import row_of
+count = itertools.count(1)
 with Store.open(Path(sys.argv[1])) as store:
     for mission in store.pending():
         store.add(row_of(mission))
         print(mission.index, flush=True)
-        time.sleep(0.002)  # a mission takes its time, or all would be over at once
+        if next(count) % 60 == 0:
+            sys.stdin.readline()  # until somebody kills it: or all would be over at once
 """
 
 
@@ -287,9 +289,11 @@ def test_kill_9_loses_nothing_that_was_added_and_counts_nothing_twice(store: Sto
     kills = 0
     while True:
         command = [sys.executable, "-c", WRITER, str(directory)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as process:
             assert process.stdout is not None
-            for line in itertools.islice(process.stdout, 60):
+            for line in itertools.islice(process.stdout, 55):
                 told.append(int(line))
             process.send_signal(signal.SIGKILL)
             told += [int(line) for line in process.stdout if line.endswith("\n")]

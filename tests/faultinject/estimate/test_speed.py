@@ -16,7 +16,7 @@ pytest.importorskip("scipy", reason="scipy is not installed")
 
 
 def test_a_million_missions_take_seconds() -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     outcomes = ("correct", "correct", "timeout", "silent", None)
     counted = Counts.of(outcomes[i % 5] for i in range(1_000_000))
     assert counted.trials == 800_000
@@ -27,4 +27,4 @@ def test_a_million_missions_take_seconds() -> None:
     judge_points(strata, [(0.5 + i / 100, 0.98, 1.0) for i in range(50)])
     compare_designs(strata, 0.05)
     lowest_q((500_000, 300_000, 150_000, 50_000))
-    assert time.perf_counter() - began < 10.0
+    assert time.process_time() - began < 10.0

@@ -168,11 +168,11 @@ async def test_a_process_says_what_its_switch_has_it_say(
     assert await applied.used() is True
 
 
-async def ask(function: HostFunction, request: bytes) -> bytes:
+async def ask(function: HostFunction, request: bytes, seconds: float = 20.0) -> bytes:
     reader, writer = await asyncio.open_unix_connection(function.address.removeprefix("unix:"))
     try:
         writer.write(encode(Kind.REQUEST, 0, 1, request))
-        async with asyncio.timeout(1.0):
+        async with asyncio.timeout(seconds):
             for frame in Decoder().feed(await reader.read(1000)):
                 return frame.payload
         return b""
@@ -197,7 +197,7 @@ async def test_f_of_a_station_is_hit_and_made_anew(scratch: Path) -> None:
         assert await ask(function, UNSIGNED) == NO
         applied = await apply(hit("host-function-hang", "function"), site)
         with pytest.raises(TimeoutError):
-            await ask(function, SIGNED)
+            await ask(function, SIGNED, 0.5)
         await applied.undo()
         assert await ask(function, SIGNED) == YES
         pid = function.pid

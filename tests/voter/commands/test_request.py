@@ -38,7 +38,7 @@ async def test_it_is_sent_again_until_there_is_a_majority(nodes: Nodes) -> None:
     assert (await node.ask("GET", "/kv/n")).body == b"1"
 
 
-@pytest.mark.parametrize("words", [("--no-retry",), ("--timeout", "0.3")])
+@pytest.mark.parametrize("words", [("--no-retry",), ("--timeout", "3")])
 async def test_a_refusal_to_the_end_is_told_as_one(nodes: Nodes, words: tuple[str, ...]) -> None:
     node = await nodes.make()
     for agent in node.agents[1:]:
