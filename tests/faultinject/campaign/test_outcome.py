@@ -134,6 +134,14 @@ def test_a_voter_that_was_not_hit_leaves_a_guest_that_was() -> None:
     assert standing(plan, missing(plan, "voter"), (), PLAN.cells).stratum == "f1"
 
 
+def test_a_voter_whose_hit_nobody_saw_and_that_is_lost_is_no_trial() -> None:
+    plan = mission("g1")
+    stands = standing(plan, missing(plan, "voter"), (), PLAN.cells, Outcome.VOTER_LOST)
+    assert "was not seen to be applied to voter, which failed" in stands.void
+    stands = standing(plan, missing(plan, "voter"), (), PLAN.cells, Outcome.TIMEOUT)
+    assert (stands.stratum, stands.void) == ("f1", ""), "the voter was there to the end"
+
+
 def test_half_a_pair_without_a_stratum_of_its_own_is_no_trial() -> None:
     plan = mission("g1")
     guest = next(hit.target for hit in plan.hits if hit.target != "voter")

@@ -106,6 +106,9 @@ def test_what_is_kept_packed_can_be_read_and_not_gone_on_with(journal: str, tmp_
     assert [path.name for path in kept.iterdir()] == ["campaign.sqlite.xz"]
     with pytest.raises(StoreError, match=r"is kept to be read; to go on with it unpack it"):
         Store.open(kept)
+    (kept / "campaign.sqlite.xz").write_bytes(lzma.compress(bytes(range(256)) * 64))
+    with pytest.raises(StoreError, match="cannot be read as a packed campaign"):
+        Store.open(kept, write=False)
     (kept / "campaign.sqlite.xz").write_bytes(b"no xz")
     with pytest.raises(StoreError, match="cannot be read as a packed campaign"):
         Store.open(kept, write=False)

@@ -58,6 +58,26 @@ async def test_bits_of_its_memory_are_flipped(voter: subprocess.Popen[bytes]) ->
     assert await applied.used() is None
 
 
+async def test_a_voter_that_ends_while_it_is_flipped_was_hit(
+    voter: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = 0
+
+    def pread(descriptor: int, count: int, place: int) -> bytes:
+        nonlocal looks
+        looks += count == 1
+        if looks == 8:  # before the fourth flip and after it are the seventh and eighth look
+            voter.kill()
+            voter.wait()
+        return read(descriptor, count, place)
+
+    read = os.pread
+    monkeypatch.setattr(os, "pread", pread)
+    applied = await voters.flip_voter(voter.pid, 5, 20)
+    assert "it ended after 3 of 20 flips" in applied.proof
+    assert await applied.used() is True
+
+
 async def test_a_dose_that_it_cannot_have_is_no_fault(voter: subprocess.Popen[bytes]) -> None:
     with pytest.raises(NotApplied, match="a dose is 1 to"):
         await voters.flip_voter(voter.pid, 5, 0)

@@ -13,6 +13,7 @@ from faultinject.campaign.report.evidence import _union
 from faultinject.campaign.report.findings import Findings
 from faultinject.campaign.report.gather import gather
 from faultinject.campaign.report.kept import FILE, read_kept
+from faultinject.campaign.spec import load
 from faultinject.campaign.store import Store, StoreError
 from faultinject.campaign.trial import GuestFate, MissionPlan, Outcome, Row
 from tests.faultinject.campaign.specs import FACTS, SMALL, fill, row_of
@@ -136,6 +137,22 @@ def test_faults_that_were_not_applied_are_no_trials_and_are_told(store: Store) -
     assert (f1.trials, f1.void) == (0, 30)
     assert any("f1: 30 of 30" in note for note in found.notes)
     assert sum(each.not_applied for each in found.kinds if each.alone and not each.repair) == 30
+
+
+def test_kinds_of_faults_are_told_of_every_design(tmp_path: Path) -> None:
+    """Strata of designs have names of their own: 2of3-f1."""
+    names = ("2of3-f1", "3of5-f2")
+    with Store.create(tmp_path / "c", load("liars")[1], 1, versions={"trivisor": "0.1"}) as store:
+        plans = list(store.plan.in_order())
+        found = stored(
+            store,
+            (
+                msgspec.structs.replace(row_of(plan), masked=3 * (plan.stratum in names))
+                for plan in plans
+            ),
+        )
+    outvoted = sum(plan.stratum in names for plan in plans)
+    assert sum(each.masked for each in found.kinds) == outvoted, "once, with two liars too"
 
 
 def test_f0_is_taken_for_granted_only_where_it_was_never_seen(tmp_path: Path) -> None:
