@@ -185,8 +185,12 @@ def _lacking(case: _Case) -> Iterator[str]:
         else:
             yield f"for {design.name}: no R_V < 1 would do at this R_M, as these VMs fail"
     if not case.how.lying and not case.how.beta and case.rv > case.rm:
-        needed = guests_to_beat_plain(case.rm, case.rv)
-        yield f"1-of-n with n = {needed.guests} would be better (Inequality 1), for VMs that stop"
+        try:
+            guests = guests_to_beat_plain(case.rm, case.rv).guests
+        except ModelError as error:
+            yield f"1-of-n: {error}"
+        else:
+            yield f"1-of-n with n = {guests} would be better (Inequality 1), for VMs that stop"
     elif case.rv <= case.rm:
         yield "the hypervisor has to be more reliable than the individual VM (Inequality 1)"
 

@@ -110,13 +110,15 @@ def _compare(asked: Policy, given: Given) -> BoundAnswer:
 
 def _rv_bound(asked: Policy, given: Given, rm: Paired) -> BoundAnswer:
     m, n = asked.sized()
+    if rm.down == 0.0:
+        raise ModelError(f"R_M = 1: what never fails cannot be made better ({_source(asked)})")
     bound = (
         breakeven_with(rm, beta_factor(rm, float(given.beta), m, n))
         if given.beta
         else breakeven_rv(rm, m, n)
     )
     possible = bound.down > 0.0
-    says = [] if possible else [_hopeless(asked, rm, given.beta)]
+    says = [] if possible else [_hopeless(asked, given.beta)]
     met = None
     if given.rv is not None:
         met = possible and given.rv.down < bound.down
@@ -136,10 +138,8 @@ def _rv_bound(asked: Policy, given: Given, rm: Paired) -> BoundAnswer:
     )
 
 
-def _hopeless(asked: Policy, rm: Paired, beta: Paired) -> str:
+def _hopeless(asked: Policy, beta: Paired) -> str:
     m, n = asked.sized()
-    if rm.down == 0.0:
-        return "no R_V < 1 will do: R_M = 1, and what never fails cannot be made better"
     if n == 1:
         return "no R_V < 1 will do: with n = 1 the layer V is only one more thing that fails"
     if m == n:
@@ -187,16 +187,18 @@ def _rm_bound(asked: Policy, rv: Paired) -> BoundAnswer:
 def _target(asked: Policy, given: Given, r: Paired) -> BoundAnswer:
     if given.beta:
         raise ModelError("--beta is for the comparison with the plain node: give it without --r")
-    if given.rv is None and given.rm is not None and asked.n is not None:
+    if given.rm is not None and asked.n is not None:
         bound = rv_needed(r, m_of_n(1.0, 1.0, given.rm, *asked.sized()), given.rh)
         possible = bound.down > 0.0
-        return _reaches(
-            asked,
-            "R_V",
-            bound,
-            possible,
-            () if possible else ("no R_V < 1 will do: the guests alone do not reach R",),
-        )
+        says = [] if possible else ["no R_V < 1 will do: the guests alone do not reach R"]
+        met = None
+        if given.rv is not None:
+            met = possible and given.rv.down < bound.down
+            says.append(
+                f"R_V = {digits(given.rv)} is {'above' if met else 'not above'} it: {asked.name} "
+                f"is {'' if met else 'not '}more reliable than R = {digits(r)}"
+            )
+        return _reaches(asked, "R_V", bound, possible, tuple(says), met)
     if given.rv is not None and given.rm is None and asked.n is not None:
         return _reaches(asked, "R_M", rm_needed(r, given.rv, *asked.sized(), given.rh), True, ())
     if given.rv is not None and given.rm is not None and asked.n is None:
@@ -216,7 +218,12 @@ def _target(asked: Policy, given: Given, r: Paired) -> BoundAnswer:
 
 
 def _reaches(
-    asked: Policy, unknown: str, bound: Paired, possible: bool, says: tuple[str, ...]
+    asked: Policy,
+    unknown: str,
+    bound: Paired,
+    possible: bool,
+    says: tuple[str, ...],
+    met: bool | None = None,
 ) -> BoundAnswer:
     return BoundAnswer(
         design=asked.name,
@@ -225,6 +232,7 @@ def _reaches(
         relation=">",
         value=number(bound),
         possible=possible,
+        met=met,
         says=says,
     )
 
@@ -233,7 +241,7 @@ def _reaches(
 
 
 def _moved(given: Given) -> BoundAnswer:
-    if given.r is not None or given.beta:
+    if given.r is not None or given.beta or given.rv is not None or given.rh.down:
         raise ModelError("Inequality 3 compares C2 with C1: R_H, R_V, --r and --beta are not in it")
     rf, rm, moved, n = given.rf, given.rm, given.r_moved, given.n
     if rf is not None and rm is not None and n is not None:

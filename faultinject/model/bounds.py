@@ -157,7 +157,8 @@ def guests_needed(r: float, rv: float, rm: float, rh: float = 1.0) -> Needed:
     chance = _working("Inequality 2", rm)
     if chance.down == 0.0:
         raise ModelError("R_M = 1: a VM that never fails leaves log(1 - R_M) undefined (2); n = 1")
-    room = want.down - layer.down  # R_V - R
+    # R_V - R, from whichever of the two has the digits: R, or 1 - R.
+    room = float(layer) - float(want) if layer < 0.5 else want.down - layer.down
     if room <= 0.0:
         raise ModelError(
             f"R = {float(want):g} is not below R_H R_V = {float(layer):g}: no number of VMs takes "
@@ -166,6 +167,10 @@ def guests_needed(r: float, rv: float, rm: float, rh: float = 1.0) -> Needed:
     share = float(want) / float(layer)
     missing = math.log1p(-share) if share < 0.5 else math.log(room / float(layer))
     bound = missing / log_down(chance)
+    if math.isinf(bound):
+        raise ModelError(
+            f"R_M = {float(chance):g}: no number of such VMs that has a name is enough"
+        )
     guests = max(1, math.floor(bound) + 1)
     nearest = round(bound)
     if nearest >= 1 and abs(bound - nearest) <= 1e-9 * nearest and nearest <= 10_000:

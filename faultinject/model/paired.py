@@ -77,5 +77,8 @@ def probability(name: str, value: float) -> Paired:
 def count(name: str, value: int, least: int = 1, most: int = 10_000) -> int:
     """Return ``value``, or raise ModelError naming ``name`` if not in [``least``, ``most``]."""
     if type(value) is not int or not least <= value <= most:
-        raise ModelError(f"{name} is {value!r}: it must be a whole number from {least} to {most:,}")
+        none = " (a node hosts n >= 1 VMs, section 4)" if name.endswith(" n") and value == 0 else ""
+        raise ModelError(
+            f"{name} is {value!r}: it must be a whole number from {least} to {most:,}{none}"
+        )
     return value

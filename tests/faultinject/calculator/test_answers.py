@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from faultinject.calculator.advice import answer_advice
@@ -82,6 +82,14 @@ def test_inequality_2() -> None:
     assert value(bound("1ofn", r=0.998, rv=0.999, n=9)) == pytest.approx(0.5358, abs=5e-5)
     assert value(bound("1ofn", r=0.9, rm=0.9, n=2)) == pytest.approx(0.9 / 0.99)
     assert bound("1ofn", r=0.98, rv=0.999, rm=0.5).source == "Inequality 2"
+
+
+def test_with_all_given_it_is_told_whether_r_is_reached() -> None:
+    enough, too_few = (bound("1ofn", r=0.98, rv=0.999, rm=0.5, n=n) for n in (6, 5))
+    assert (enough.met, too_few.met) == (True, False)
+    assert "more reliable than R = 0.98" in enough.says[-1]
+    assert "not more reliable" in too_few.says[-1]
+    assert bound("2of3", r=0.9, rv=0.9999, rm=0.5, n=3).met is False, "the guests alone do not"
 
 
 def test_inequality_3() -> None:
@@ -263,6 +271,9 @@ def test_a_target_is_reached_or_it_is_said_how() -> None:
     assert any("cannot be" in each for each in advise(0.9, 0.999, r=0.9999).target)
 
 
+@example(rm=5e-324, rv=1.0, lying=0.0)
+@example(rm=5e-324, rv=5.6e-295, lying=0.0)
+@example(rm=5e-324, rv=1e-310, lying=0.0)
 @given(rm=st.floats(0.0, 1.0), rv=st.floats(0.0, 1.0), lying=st.floats(0.0, 1.0))
 def test_advice_is_given_everywhere(rm: float, rv: float, lying: float) -> None:
     found = advise(rm, rv, 4, r=0.9, lying=lying)
