@@ -61,7 +61,7 @@ async def host(scratch: Path) -> AsyncIterator[tuple[Node, FunctionSite]]:
     function = HostFunction(scratch / "f")
     try:
         await function.renew()
-        more = f'function = "{function.address}"\n[timing]\nfunction = 3.0\n'
+        more = f'function = "{function.address}"\n[timing]\nfunction = 2.0\n'
         async with running(configure([EXEC_KV] * 2, more, vote="1/2"), scratch) as node:
             await node.standing("ready")
             yield node, FunctionSite(scratch, function)
@@ -71,7 +71,7 @@ async def host(scratch: Path) -> AsyncIterator[tuple[Node, FunctionSite]]:
 
 async def fly(node: Node, site: FunctionSite | None, kind: str = "") -> Outcome:
     hits = (Hit(target="function", kind=kind, at=7, seed=1),) if kind else ()
-    spec = StationSpec(function="host" if site else "guest", deadline=3.0)
+    spec = StationSpec(function="host" if site else "guest", deadline=10.0)
 
     async def strike(hit: Hit) -> float:
         assert site is not None
