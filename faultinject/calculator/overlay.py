@@ -1,7 +1,7 @@
 """From what campaigns found to points for the paper's figures.
 
 - Figure 3: at each R_M of a campaign over 1 of n, the R_V from which on its nodes of n guests were
-  better than plain.
+  better than plain; of several campaigns that which has every n, if one has.
 - Figure 4: at each R_M, the smallest n whose measured R_sys reaches R (at the figure's R_V).
 - Figure 7: the same break-even for 2-of-3, from forced faults; and, from soft errors, the measured
   R_M of a dose with the R_V that its measured R_sys asks for, R_M / R_sys.
@@ -198,6 +198,11 @@ def _of_campaigns(paths: Sequence[Path]) -> Measured:
     points = tuple(
         _sourced(point, f"{path.resolve().parent.name} (seed {kept.seed}, {kept.used:,} missions)")
         for path, kept in known.items() for point in points_of(kept)
+    )  # fmt: skip
+    whole = {point.source for point in points if "4" in point.figures}
+    points = tuple(
+        point for point in points
+        if not whole or "3" not in point.figures or point.source in whole
     )  # fmt: skip
     return Measured(
         format=FORMAT,

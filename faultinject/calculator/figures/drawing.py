@@ -41,7 +41,7 @@ def draw_figure3(plot: Plot, points: Points) -> Figure:
     for curve, colour in zip(plot.curves, INK_BLUES, strict=False):
         axes.plot(curve.x, curve.y, color=colour, linewidth=1.6)
     for curve, colour, at in zip(
-        plot.curves, INK_BLUES, (0.30, 0.28, 0.26, 0.20, 0.13), strict=False
+        plot.curves, INK_BLUES, (0.20, 0.20, 0.20, 0.22, 0.18), strict=False
     ):
         name_line(axes, curve, at, f"$n = {curve.value:g}$", colour)
     axes.axhline(1.0, color=FAINT, linewidth=0.9)
@@ -60,7 +60,7 @@ def draw_figure3(plot: Plot, points: Points) -> Figure:
     axes.set_title("Figure 3: 1-of-n is better than one VM above its line")
     soften(axes)
     shades = {curve.value: colour for curve, colour in zip(plot.curves, INK_BLUES, strict=True)}
-    lay_over(axes, points, "3", fill=lambda point: shades.get(point.n or 0))
+    lay_over(axes, points, "3", fill=lambda point: shades.get(point.n or 0), beside=True)
     return figure
 
 
@@ -87,7 +87,7 @@ def draw_figure4(plot: Plot, points: Points) -> Figure:
     axes.set_ylabel("lower bound on the number of VMs, $n$")
     axes.set_title(f"Figure 4: VMs needed for a node reliability R, $R_V = {FIGURE4_RV}$")
     soften(axes)
-    lay_over(axes, points, "4", fill=lambda point: shades.get(point.r or 0.0))
+    lay_over(axes, points, "4", fill=lambda point: shades.get(point.r or 0.0), beside=True)
     return figure
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ INK_BLUES = ("#7fb2d5", "#4a90bf", "#1f6f9c", "#174f75", "#0e2f4a")
 """From light to dark, told apart by lightness alone."""
 
 POINT = "#b3541e"
+BESIDE = 0.007
+"""How far points at one x stand apart, as a part of the axis."""
 WIDE = 90  # characters of a source line
 MARKS: dict[str | None, dict[str, Any]] = {
     None: {"marker": "o", "color": POINT},
@@ -59,22 +62,33 @@ def lay_over(
     *,
     place: Place = float,
     fill: Fill = lambda _: None,
+    beside: bool = False,
 ) -> None:
     """Draw the points with their intervals, and what each is (its label, and its curve).
 
     ``place``: from a value to where both axes have it.  ``fill``: the colour, where that alone says
-    which curve or region a point belongs to.
+    which curve or region a point belongs to.  ``beside``: those at one x stand beside each other.
     """
+    stacks = Counter(point.axes(figure)[0].value for point in points)
+    stood: Counter[float] = Counter()
     for point in points:
         x, y = point.axes(figure)
         at = place(x.value), place(y.value)
         high = [at[i] if end is None else place(end) for i, end in enumerate((x.high, y.high))]
         mark, inside = MARKS[point.verdict], fill(point)
+        left, right = at[0] - place(x.low), high[0] - at[0]
+        if beside:
+            first, last = axes.get_xlim()
+            at = (
+                at[0] + BESIDE * (last - first) * (stood[x.value] - (stacks[x.value] - 1) / 2),
+                at[1],
+            )
+            stood[x.value] += 1
         axes.errorbar(
             [at[0]], [at[1]],
-            xerr=[[at[0] - place(x.low)], [high[0] - at[0]]],
+            xerr=[[left], [right]],
             yerr=[[at[1] - place(y.low)], [high[1] - at[1]]],
-            fmt=mark["marker"], color=mark["color"] if inside is None else INK,
+            fmt=mark["marker"], color=inside or mark["color"],
             markerfacecolor=inside or mark["color"], markersize=6.5,
             markeredgecolor="white" if inside is None else INK, markeredgewidth=0.9,
             elinewidth=1.3 if inside is None else 1.0, capsize=2.5, zorder=6,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 
@@ -62,6 +63,19 @@ def test_where_all_is_as_the_paper_has_it_the_points_lie_on_its_curves(results: 
     for point in above:
         assert point.rm is not None and point.rv is not None
         assert point.rv.value == pytest.approx(float(breakeven_rv_2of3(point.rm.value)))
+
+
+def test_where_one_campaign_has_every_n_figure_3_is_its_own(results: Path, tmp_path: Path) -> None:
+    few = tmp_path / "few" / FILE
+    few.parent.mkdir()
+    kept = msgspec.json.decode((results / "oneofn" / FILE).read_bytes())
+    kept["nodes"] = [node for node in kept["nodes"] if node["n"] in (3, 6)]
+    few.write_bytes(msgspec.json.encode(kept))
+    assert {point.n for point in collect(tmp_path).on("3")} == {3, 6}
+    both = tmp_path / "oneofn"
+    both.mkdir()
+    (both / FILE).write_bytes((results / "oneofn" / FILE).read_bytes())
+    assert "few" not in collect(tmp_path).sources("3")
 
 
 def test_the_map_names_the_measured_design_to_take(results: Path) -> None:
