@@ -12,6 +12,9 @@ from faultinject.estimate import Band, BetterRange, Counts, Strata, band, better
 
 __all__ = ["arbitrary", "hopeless", "plain", "points", "ranges", "voter"]
 
+HOPELESS = [i / 1000 for i in range(1, 500)]
+"""R_M below .5, at which R_V = 1 is tried."""
+
 
 def plain(results: Results) -> Answer:
     """The base case: no layer, no voter."""
@@ -69,10 +72,6 @@ def arbitrary(results: Results) -> Answer:
         )
         sound = sound and not mixed.failed.count and not mixed.silent.count
     return Answer(measured=words, says="holds" if sound else "does not hold")
-
-
-HOPELESS = [i / 1000 for i in range(1, 500)]
-"""R_M below .5, at which R_V = 1 is tried."""
 
 
 def hopeless(results: Results) -> Answer:
