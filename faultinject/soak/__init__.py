@@ -64,6 +64,7 @@ def soak(  # noqa: PLR0913 - one for each option
 
     quiet_logs()
     # Whoever ends us gently means the same as Ctrl-C does: nothing is left running.
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's background ignores it
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     spec = SoakSpec(
         faults=faults,
