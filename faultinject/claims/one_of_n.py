@@ -9,7 +9,17 @@ from faultinject import model
 from faultinject.campaign.report.findings import Node, NodePoint
 from faultinject.campaign.report.kept import Kept
 from faultinject.claims.claim import Answer, Results
-from faultinject.claims.sides import NEAR, Span, above, below, near, share_words, span_words, sums
+from faultinject.claims.sides import (
+    NEAR,
+    Span,
+    above,
+    below,
+    higher,
+    near,
+    share_words,
+    span_words,
+    sums,
+)
 
 __all__ = [
     "alone", "approaches", "equal", "example", "fewer", "formula", "lies", "needed", "poison",
@@ -102,9 +112,7 @@ def fewer(results: Results) -> Answer:
         (few[n], few[more])
         for few in by_rm.values() for n, more in pairwise(sorted(few))
     ]  # fmt: skip
-    sides = [
-        True if more[2] < few[0] else False if more[0] > few[2] else None for few, more in pairs
-    ]
+    sides = [higher(few, more) for few, more in pairs]
     shown = by_rm.get(0.1, {})
     words = ", ".join(f"{n}: {shown[n][1]:.3g}" for n in sorted(shown))
     return Answer(
@@ -123,10 +131,7 @@ def approaches(results: Results) -> Answer:
         words.append(
             f"R_M = {rm:g}: from {span_words(one.measured)} to {span_words(nine.measured)}"
         )
-        sides.append(
-            True if nine.measured[0] > one.measured[2]
-            else False if nine.measured[2] < one.measured[0] else None
-        )  # fmt: skip
+        sides.append(higher(nine.measured, one.measured))
         sides.append(near(nine.measured, 0.9))
     return Answer(measured=f"R_V = .9, n from 1 to 9: {'; '.join(words)}", says=sums(sides))
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from faultinject.campaign.report.findings import Share
 from faultinject.claims.claim import Says
 
-__all__ = ["NEAR", "Span", "above", "below", "near", "share_words", "span_words", "sums"]
+__all__ = ["NEAR", "Span", "above", "below", "higher", "near", "share_words", "span_words", "sums"]
 
 Span = tuple[float, float, float]
 """Low, point, high."""
@@ -47,6 +47,11 @@ def below(span: Span, limit: float) -> bool | None:
 def above(span: Span, limit: float) -> bool | None:
     """Whether it is above the limit; None: the interval holds it."""
     return True if span[0] > limit else False if span[2] < limit else None
+
+
+def higher(one: Span, other: Span) -> bool | None:
+    """Whether all of one interval is above all of the other; None: they overlap."""
+    return True if one[0] > other[2] else False if one[2] < other[0] else None
 
 
 def near(span: Span, value: float) -> bool | None:

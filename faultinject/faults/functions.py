@@ -8,6 +8,7 @@ shell, nothing that the voter or another guest would see.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -99,12 +100,14 @@ def _throw(memory: Path, mode: int, pid: int | None) -> int | None:
     return found[0]
 
 
-def _read(memory: Path, place: int) -> int | None:
-    """Return a byte; None if the process is gone.  Raises OSError."""
+def _read(memory: Path, place: int) -> int:
+    """Return a byte.  Raises OSError, also if the process is gone."""
     descriptor = os.open(memory, os.O_RDONLY)
     try:
         data = os.pread(descriptor, 1, place)
-        return data[0] if data else None
+        if not data:
+            raise ProcessLookupError(errno.ESRCH, "its memory is gone")
+        return data[0]
     finally:
         os.close(descriptor)
 
