@@ -319,6 +319,10 @@ async def _all(coroutines: Iterable[Coroutine[None, None, T]]) -> list[T]:
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(coroutine) for coroutine in coroutines]
-    except* DeployError as errors:
+    except BaseExceptionGroup as errors:
+        # Not ``except*``: Python 3.11.2, Debian 12's, wraps what is raised in there into a group.
+        _, others = errors.split(DeployError)
+        if others is not None:
+            raise
         raise errors.exceptions[0] from None
     return [task.result() for task in tasks]

@@ -158,7 +158,11 @@ async def serve(
         try:
             with contextlib.suppress(asyncio.CancelledError):
                 await running
-        except* JournalError as group:
+        except BaseExceptionGroup as group:
+            # Not ``except*``: Python 3.11.2, Debian 12's, wraps what is raised in there in a group.
+            _, others = group.split(JournalError)
+            if others is not None:
+                raise
             raise group.exceptions[0] from None
         finally:
             if journal is not None:

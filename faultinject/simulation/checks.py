@@ -17,7 +17,7 @@ from guests.services.kv import KeyValue
 if TYPE_CHECKING:
     from faultinject.simulation.world import World
 
-__all__ = ["check"]
+__all__ = ["check", "excess"]
 
 LIMIT = 18.0
 """Simulated seconds within which a request must be answered, whatever happens."""
@@ -212,13 +212,19 @@ def _check_bounds(world: World) -> None:
             "Bounded",
             f"at rest {runner.waiting} clients and {runner.engine.pending} votes are waited for",
         )
+    what = excess(world)
+    if what:
+        world.observer.breach("Bounded", what)
+
+
+def excess(world: World) -> str:
+    """Return in words what the journal keeps although nobody needs it; empty if it is little."""
     needless, others = _needless_segments(world)
-    if needless > NEEDLESS or others > OTHERS:
-        world.observer.breach(
-            "Bounded",
-            f"the journal keeps {needless} segments that no checkpoint needs, and {others} other "
-            f"files",
-        )
+    if needless <= NEEDLESS and others <= OTHERS:
+        return ""
+    return (
+        f"the journal keeps {needless} segments that no checkpoint needs, and {others} other files"
+    )
 
 
 def _needless_segments(world: World) -> tuple[int, int]:

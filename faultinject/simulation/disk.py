@@ -262,6 +262,14 @@ class SimFiles:
             process.die_in_call()
         disk.sync_names()
 
+    async def sync_names(self) -> None:
+        """Have all names on the disk."""
+        self._process.enter_call()
+        await asyncio.sleep(self._disk.sync_time())
+        if self._process.enter_call():
+            self._process.die_in_call()
+        self._disk.sync_names()
+
     async def rename(self, old: str, new: str) -> None:
         """Give a file another name, on the disk when this returns."""
         await self._change_names(old, new)

@@ -25,6 +25,10 @@ BACK = 8.0
 """Seconds that the next fault of a replica waits for the last one's to vote again."""
 LEAST = {"corrupt-snapshot": 0.3}
 """Seconds that a fault of a kind lasts at least, to meet what it is made for."""
+VALUE_FAULTS = frozenset({"corrupt-reply", "stale-reply", "corrupt-state"})
+"""Faults after which a replica gives wrong replies that look right.  One replica at a time, in any
+plan: two that give the same wrong reply (two stale ones, or two states in which a counter is no
+number) outvote the third, and no vote of 2 of 3 can tell."""
 LIES = frozenset({"garbage", "corrupt-reply", "stale-reply", "wrong-seq", "drop-reply"})
 
 
@@ -52,9 +56,11 @@ class Injector:
     async def _inject(self, fault: Fault) -> None:
         await asyncio.sleep(fault.at - self._world.loop.time())
         if fault.kind not in REPLICA_FAULTS:
+            self._show(fault, "begins")
             await self._hold(fault, self._begin(fault))
         elif self._world.plan.two:
-            await self._break(fault)
+            if fault.kind not in VALUE_FAULTS or await self._until_others_are_right(fault.target):
+                await self._break(fault)
         else:
             async with self._one:
                 await self._until_all_vote()
@@ -66,8 +72,18 @@ class Injector:
         while not self._world.all_vote and self._world.loop.time() < until:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
 
+    async def _until_others_are_right(self, index: int) -> bool:
+        """Wait until no other replica lies or holds a wrong state; False: that takes too long."""
+        loop, until = self._world.loop, self._world.loop.time() + BACK
+        while any(not g.honest for g in self._world.guests if g.index != index):
+            if loop.time() > until:
+                return False
+            await asyncio.sleep(0.02)
+        return True
+
     async def _break(self, fault: Fault) -> None:
         self._world.held.add(fault.target)
+        self._show(fault, "begins")
         try:
             await self._hold(fault, self._begin_replica(fault))
         finally:
@@ -80,7 +96,13 @@ class Injector:
         await asyncio.sleep(max(fault.seconds, LEAST.get(fault.kind, 0.0)))
         if heal in self._healing:
             self._healing.remove(heal)
+            self._show(fault, "ends")
             heal()
+
+    def _show(self, fault: Fault, what: str) -> None:
+        timeline = self._world.timeline
+        if timeline is not None:
+            timeline.fault(fault, what)
 
     # ------------------------------------------------------------ of replicas
 
@@ -109,8 +131,8 @@ class Injector:
 
             return thaw
         elif kind == "slow-link":
-            guest.conditions.stall = 0.01 * fault.amount
-            return lambda: setattr(guest.conditions, "stall", 0.0)
+            guest.stall(0.01 * fault.amount)
+            return lambda: guest.stall(0.0)
         elif kind == "cut-link":
             if guest.transport is not None:
                 guest.transport.break_off(ConnectionResetError(104, "Connection reset by peer"))

@@ -47,6 +47,8 @@ class WitnessedService(KeyValue):
         """History of the last write that it applied; None while it is not known."""
         self.taken = b""
         """Digest of the state that it was restored from."""
+        self.applied: set[bytes] = set()
+        """Histories of the writes that it applied itself."""
 
     def apply(self, request: Request, context: Context) -> Reply:
         """As the service does it."""
@@ -123,6 +125,11 @@ class Guest:
         return self.incarnation is not None and not (self._hung or self._frozen)
 
     @property
+    def connected(self) -> bool:
+        """Whether it serves, and a voter is connected to it."""
+        return self.serves and self.transport is not None
+
+    @property
     def epoch(self) -> int:
         """Epoch of the handshake that its incarnation answered last."""
         return self.incarnation._epoch if self.incarnation is not None else -1
@@ -175,6 +182,14 @@ class Guest:
         if not hung:
             self._go_on()
 
+    def stall(self, seconds: float) -> None:
+        """Delay each delivery on the link by so much more; 0: the link recovers at once."""
+        self.conditions.stall = seconds
+        if not seconds:
+            for pipe in (self._to_guest, self._to_host):
+                if pipe is not None:
+                    pipe.wake()
+
     def lie(self, kind: str | None) -> None:
         """Tell lies of this kind on the way to the voter (None: no more)."""
         if kind is not None:
@@ -190,14 +205,18 @@ class Guest:
             self._to_host.change = change
 
     def corrupt_state(self) -> bool:
-        """Change a stored value; tell whether there was one."""
+        """Change a stored value; return whether there was one.
+
+        What it becomes differs from guest to guest: faults are independent, and two replicas that
+        are wrong in the same way would outvote the third (``plan``).
+        """
         service = self.service
         if service is None or not service._entries:
             return False
         self.honest = False
         key = self._random.choice(sorted(service._entries))
         value, version = service._entries[key]
-        service._entries[key] = (value + b"\x00", version)
+        service._entries[key] = (value + bytes([128 + self.index]), version)
         return True
 
     # ------------------------------------------------------------------ port

@@ -2,13 +2,14 @@
 answer and apply, what is on the disk when a reply goes out.
 
 Everything is observed from outside: bytes on the streams, calls into the services, blocks of the
-disk.  The one thing asked of the voter itself is which replicas it calls active.
+disk.  The one thing taken from the voter itself is which replicas it calls active, and when: one
+event can admit a replica, win a vote with its ballot, and expel it again.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from faultinject.simulation.disk import Disk
@@ -20,7 +21,9 @@ from guests import wire
 from guests.message import Request
 from guests.service import Context, state_digest
 from guests.wire import FLAG_READ_ONLY, FLAG_VOID, Decoder, Frame, Kind
+from voter.core.events import Changed, Effect
 from voter.core.order import tag
+from voter.core.replica import State
 from voter.frontend.verdict import Vote, decode_response
 
 __all__ = ["PROMISES", "Breach", "Observer", "Write", "operation_of"]
@@ -29,8 +32,6 @@ PROMISES = (
     "Agreement", "Order", "Durability", "Exactly once", "Fail-safe", "Liveness", "Bounded",
     "Linearizability",
 )  # fmt: skip
-UNPROVED = 0.2
-"""Seconds after which nothing that was written can be taken for a torn tail any more."""
 _OPERATION = re.compile(rb"\r\nx-op: (\d+)\r\n")
 
 
@@ -83,7 +84,6 @@ class Observer:
         self.restores: list[tuple[bytes, bytes, int]] = []
         """Restored states that were built on: history they must stand for, digest, guest."""
         self.era = 0
-        self.active: Callable[[], tuple[int, ...]] = lambda: ()
         self._loop = loop
         self._disk = disk
         self._durability = durability
@@ -93,8 +93,8 @@ class Observer:
         self._durable = 0  # so many of main are known to be on the disk
         self._votes: dict[int, dict[int, bytes]] = {}  # seq: guest: tag
         self._won: dict[int, set[bytes]] = {}
-        self._was_active: tuple[int, ...] = ()
-        self._unproved: set[bytes] = set()
+        self._active: set[int] = set()
+        self._epochs: dict[int, int] = {}  # of the last HELLO to each guest
 
     def breach(self, promise: str, text: str) -> None:
         """Note that a promise was broken."""
@@ -102,8 +102,7 @@ class Observer:
 
     @property
     def _journaled(self) -> bool:
-        """Whether the disk holds what is asked for (not if it has changed bits itself)."""
-        return self._durability != "none" and not self._disk.rotten
+        return self._durability != "none"
 
     # ------------------------------------------------------- what the voter orders
 
@@ -116,6 +115,7 @@ class Observer:
         order = wire.decode_order(frame.payload)
         if frame.flags & FLAG_READ_ONLY:
             return
+        self._check_not_void(guest, frame.seq)
         write = self.writes.get(order.history)
         if write is None:
             write = self.writes[order.history] = Write(
@@ -132,6 +132,24 @@ class Observer:
             self.breach("Order", f"write {frame.seq} is sent in two different forms")
         if frame.flags & FLAG_VOID and not write.void:
             self._void(write)
+
+    def _check_not_void(self, guest: Guest, seq: int) -> None:
+        """Check that what a guest holds is no state to send writes for.
+
+        A guest may apply a write after the voter has voided it (the write was in its channel).
+        From then on it must be rebuilt before it is sent anything.
+        """
+        service = guest.service
+        if service is None or not guest.honest or guest.epoch != self._epochs.get(guest.index):
+            return
+        for history in service.applied:
+            if self.writes[history].void:
+                self.breach(
+                    "Order",
+                    f"guest {guest.index} is sent write {seq}, though it has applied "
+                    f"{self.writes[history].seq}, which is voided",
+                )
+                return
 
     def _void(self, write: Write) -> None:
         write.void = True
@@ -182,7 +200,8 @@ class Observer:
                 f"before it",
             )
         service.tip = history
-        if history not in self._place:
+        service.applied.add(history)
+        if history not in self._place and not write.void:
             self._extend(write)
 
     def _before(self, write: Write, tip: bytes | None) -> bytes:
@@ -204,7 +223,7 @@ class Observer:
                 self.breach("Order", f"write {write.seq} goes on from an unknown history")
                 return
             lost = self.main[at + 1 :]
-            if any(w.era == self.era and w.history not in self._unproved for w in lost):
+            if any(w.era == self.era for w in lost):
                 self.breach(
                     "Order",
                     f"write {write.seq} is applied in place of {lost[0].seq}, which replicas hold",
@@ -229,23 +248,33 @@ class Observer:
         self._count(seq)
 
     def _count(self, seq: int) -> None:
-        electors = set(self.active()) | set(self._was_active)
         tally: dict[bytes, int] = {}
         for guest, ballot in self._votes.get(seq, {}).items():
-            if guest in electors:
+            if guest in self._active:
                 tally[ballot] = tally.get(ballot, 0) + 1
                 if tally[ballot] >= self._need:
                     self._won.setdefault(seq, set()).add(ballot)
 
-    def before_event(self) -> None:
-        """The voter is about to get bytes: who is active now may vote in what follows."""
-        self._was_active = self.active()
+    def voter_started(self) -> None:
+        """A voter has started: no replica is active yet."""
+        self._active.clear()
 
-    def after_event(self) -> None:
-        """The voter has acted on what it got: those that are active now may have voted."""
-        if self.active() != self._was_active:
-            for seq in self._votes:
-                self._count(seq)
+    def decided(self, effects: Iterable[Effect]) -> None:
+        """The voter's engine has taken an event: note who became active, or no longer is."""
+        for effect in effects:
+            if not isinstance(effect, Changed):
+                continue
+            if effect.after == State.ACTIVE:
+                self._active.add(effect.replica)
+                for seq in self._votes:
+                    self._count(seq)
+            else:
+                self._active.discard(effect.replica)
+
+    def greeted(self, guest: Guest, epoch: int) -> int:
+        """The voter sends a guest a HELLO with this epoch; return it."""
+        self._epochs[guest.index] = epoch
+        return epoch
 
     def void_votes(self, guest: int) -> None:
         """The link to a guest is closed: its votes are void."""
@@ -315,20 +344,8 @@ class Observer:
         """
         return all(w.era < self.era and w.seq not in self.released for w in self.main[at:])
 
-    def rotted(self) -> None:
-        """The disk has changed a bit; the voter, dead by now, does not know.
-
-        What it wrote just before cannot be told from a torn tail then (``voter.journal`` says so),
-        and may be dropped.
-        """
-        since = self._loop.time() - UNPROVED
-        self._unproved = {w.history for w in self.writes.values() if w.ordered > since}
-
     def _lose(self, at: int) -> None:
         """The writes from this place in main on are gone."""
-        if self.main[at].history in self._unproved:
-            self._set_main(self.main[:at])
-            return
         for gone in self.main[at:]:
             if gone.seq in self.released and self._durability == "fsync":
                 self.breach("Durability", f"write {gone.seq} was acknowledged, and is lost")
@@ -345,7 +362,7 @@ class _Link:
         self._orders = Decoder()
         self._replies = Decoder()
         observer.void_votes(guest.index)
-        transport.watch, transport.see, transport.saw = self._says, self._hears, self._heard
+        transport.watch, transport.see = self._says, self._hears
         transport.on_end = lambda: observer.void_votes(guest.index)
 
     def _says(self, data: bytes) -> None:
@@ -353,13 +370,9 @@ class _Link:
             if frame.kind == Kind.ORDER:
                 self._observer.ordered(frame, self._guest)
             elif frame.kind == Kind.HELLO:
-                self._epoch = frame.epoch
+                self._epoch = self._observer.greeted(self._guest, frame.epoch)
 
     def _hears(self, data: bytes) -> None:
-        self._observer.before_event()
         for frame in self._replies.feed(data):
             if frame.kind == Kind.REPLY and frame.epoch == self._epoch:
                 self._observer.voted(self._guest.index, frame.seq, frame.payload)
-
-    def _heard(self) -> None:
-        self._observer.after_event()

@@ -121,7 +121,10 @@ class Pipe:
             self._schedule()
 
     def wake(self) -> None:
-        """The conditions have changed."""
+        """The conditions have changed: what is under way arrives as they are now."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         self._schedule()
 
     def _schedule(self) -> None:
@@ -198,7 +201,6 @@ class Transport(asyncio.Transport):
         self.into: Pipe
         self.watch: Callable[[bytes], None] | None = None
         self.see: Callable[[bytes], None] | None = None
-        self.saw: Callable[[], None] | None = None
         self.on_close: Callable[[], None] | None = None
         self.on_end: Callable[[], None] | None = None
         self._loop = loop
@@ -276,8 +278,6 @@ class Transport(asyncio.Transport):
             self._protocol.data_received(data)
         except Exception as error:  # noqa: BLE001 - as asyncio does
             self._fail("protocol.data_received() call failed.", error)
-        if self.saw is not None:
-            self.saw()
 
     def ended(self, error: Exception | None) -> None:
         """The other end has closed (called as the process)."""

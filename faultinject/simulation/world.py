@@ -22,10 +22,12 @@ from faultinject.simulation.network import NetworkLoop
 from faultinject.simulation.plan import REPLICAS, Operation, Plan
 from faultinject.simulation.promises import Breach, Observer
 from faultinject.simulation.streams import Conditions, Transport
+from faultinject.simulation.timeline import Timeline
 from voter import daemon
 from voter.address import Address
 from voter.config import Config, JournalConfig, ReplicaConfig, Timing
 from voter.core import Limits
+from voter.core.events import Effect, Event
 from voter.core.replica import State
 from voter.errors import JournalError
 from voter.ports import Clock
@@ -41,6 +43,8 @@ HEALING = 20.0
 """Simulated seconds after the last fault within which three replicas must vote."""
 MOST_STARTS = 300
 """Starts of the voter after which a run is given up."""
+RESTING = 2.0
+"""Simulated seconds within which replicas and journal come to rest once nothing is asked."""
 LOOK = 0.05
 """Seconds between two looks of the supervisor."""
 GIVE_UP = 1.5
@@ -65,9 +69,20 @@ class _Runner(Runner):
 
     def __init__(self, *arguments: Any, **more: Any) -> None:
         super().__init__(*arguments, **more)
-        process = current_process()
+        process, world = current_process(), World.current
         if process is not None:
-            World.current.runners[process] = self
+            world.runners[process] = self
+        world.observer.voter_started()
+        receive = self.engine.receive
+
+        def watched(event: Event) -> list[Effect]:
+            effects = receive(event)
+            world.observer.decided(effects)
+            return effects
+
+        self.engine.receive = watched  # type: ignore[method-assign]
+        if world.timeline is not None:
+            world.timeline.watch_runner(self)
 
 
 class _NoCollector:
@@ -84,12 +99,12 @@ class World:
 
     current: World
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, timeline: Timeline | None = None) -> None:
         self.plan = plan
+        self.timeline = timeline
         self.loop = NetworkLoop(plan.seed)
         self.disk = Disk(self.loop, self.loop.random("disk"), plan.block)
         self.observer = Observer(self.loop, self.disk, plan.durability, 2)
-        self.observer.active = self._active
         self.wall_offset = 0.0
         self.runners: dict[Process, Runner] = {}
         self.voter: Process | None = None
@@ -99,6 +114,7 @@ class World:
         """Why the voter cannot start (its journal), if it said so."""
         self.rotten = False
         """Whether the disk has changed a bit: then the voter may refuse to start."""
+        self._rotten_since = -1  # starts of the voter when it did so last
         self.held: set[int] = set()
         """Replicas that an injected fault holds."""
         self.outcomes: dict[int, Outcome] = {}
@@ -116,6 +132,8 @@ class World:
         ]
         self._config = _configure(plan)
         self._missing: dict[int, float] = {}
+        if timeline is not None:
+            timeline.attach(self)
 
     # --------------------------------------------------------------- voter
 
@@ -207,7 +225,7 @@ class World:
         """Whether all replicas vote, in truth and not only as the voter believes."""
         runner = self.runner
         return runner is not None and all(
-            guest.serves and replica.state is State.ACTIVE and replica.epoch == guest.epoch
+            guest.connected and replica.state is State.ACTIVE and replica.epoch == guest.epoch
             for guest, replica in zip(self.guests, runner.engine.members, strict=True)
         )
 
@@ -244,12 +262,16 @@ class World:
         self.loop.call_later(pause, boot, context=self.loop.outside)
 
     def rot(self, random: Random) -> None:
-        """One bit of the journal is another one when the voter starts again, right now."""
+        """One bit of the journal is another one when the voter starts again, right now.
+
+        Only one before it has started: damage to both copies of a frame that nothing proves is not
+        covered (``voter.journal``).
+        """
         if self.voter is not None:
             self.voter.kill()
-        if self.disk.rot(random):
+        if self._rotten_since != self.restarts and self.disk.rot(random):
             self.rotten = True
-            self.observer.rotted()
+            self._rotten_since = self.restarts
 
     def lose_power(self) -> None:
         """Voter and guests die at once; what was not synced is lost."""
@@ -330,7 +352,9 @@ class World:
             if self.outcomes[operation.index].answer is None:
                 failure = self.outcomes[operation.index].failure
                 self.observer.breach("Liveness", f"at the end a request fails: {failure}")
-        await self._until(lambda: self.quiet, 2.0)
+        await self._until(lambda: self.quiet, RESTING)
+        # The journal removes one segment after the other, each removal synced.
+        await self._until(lambda: not checks.excess(self), RESTING)
 
     def end(self) -> None:
         """The run is over."""
@@ -363,6 +387,7 @@ def _configure(plan: Plan) -> Config:
         checkpoint_bytes=1500,
         log_bytes=60_000,
         session_window=16,
+        scrub=1.0,
     )
     journal = None
     if plan.durability != "none":
@@ -378,12 +403,12 @@ def _configure(plan: Plan) -> Config:
     )
 
 
-def run(plan: Plan) -> Result:
-    """Make one run."""
+def run(plan: Plan, timeline: Timeline | None = None) -> Result:
+    """Make one run; ``timeline``, if given, collects what happens in it."""
     vars(daemon).update(Runner=_Runner, gc=_NoCollector())
     collecting = gc.isenabled()
     gc.disable()  # what dead processes left must not be closed by it in the middle of a run
-    world = World.current = World(plan)
+    world = World.current = World(plan, timeline)
     loop = world.loop
     asyncio.set_event_loop(None)
     try:
@@ -392,6 +417,8 @@ def run(plan: Plan) -> Result:
     except Stuck as error:
         world.observer.breach("Liveness", str(error))
     finally:
+        if timeline is not None:
+            timeline.finish()
         world.end()
         if collecting:
             gc.enable()

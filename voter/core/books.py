@@ -35,12 +35,13 @@ class Poll:
     as far as there is room.  ``value`` is None until it is won, then the winning tag.  ``sent``
     is a bit mask of the replicas it was sent to, ``due`` counts those that have not answered.
     ``tickets``: the clients that wait for it.  ``needs``: the journal must be durable up to this
-    position before the reply is let out.
+    position before the reply is let out.  ``again``: a read that was ordered a second time, so
+    that a replica which had come back since could vote on it.
     """
 
     __slots__ = (
-        "ballots", "due", "entry", "kept", "needs", "record", "sent", "seq", "size", "tickets",
-        "value",
+        "again", "ballots", "due", "entry", "kept", "needs", "record", "sent", "seq", "size",
+        "tickets", "value",
     )  # fmt: skip
 
     def __init__(
@@ -49,6 +50,7 @@ class Poll:
         self.seq = seq
         self.tickets = [] if ticket is None else [ticket]
         self.needs = 0
+        self.again = False
         self.record = record
         self.entry = entry
         self.ballots: dict[int, bytes] = {}
@@ -113,7 +115,7 @@ class Books:
         self._draining = False
         self._mark: Marker | None = None
         self._since_marker = 0
-        self._marked = 0.0  # engine time of the last marker
+        self._marked = 0.0  # engine time of the last marker (at first, of the first tick)
         self._mark_rest = 0.0  # engine time before which requests call for no other
         self._mark_at = self.limits.log_bytes // 4  # size of the log that calls for the next one
         self._last_keeper = -1

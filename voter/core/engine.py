@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from voter.core import events as ev
 from voter.core.books import Poll
 from voter.core.durable import Past
-from voter.core.entries import Settled
+from voter.core.entries import Record, Settled
 from voter.core.events import Effect, Event, Failure
 from voter.core.lifecycle import Lifecycle
 from voter.core.limits import Limits
@@ -267,8 +267,10 @@ class Engine(Lifecycle):
         if poll.entry is not None:
             poll.entry.tag = winner
             once = poll.entry.record.once
-            kept = None if once is None or (self._full and len(winner) == TAG_SIZE) else value
-            self._append(Settled(poll.seq, winner, kept))  # on a full disk without long replies
+            # A full disk has no room for long replies.  Without its entry the vote is open again
+            # after a restart, and the replicas give the reply once more.
+            if once is None or not (self._full and len(winner) == TAG_SIZE):
+                self._append(Settled(poll.seq, winner, None if once is None else value))
             if once is not None:
                 self.once.settle(once, value, poll.seq)
         if poll.record is not None and value is not None:
@@ -311,13 +313,34 @@ class Engine(Lifecycle):
             detail = "too few replicas are left to agree on a reply"
             self._fail(poll, Failure.OUTCOME_UNKNOWN, detail)
             return
-        self._drop(poll)
         if record is None:
+            self._drop(poll)
             self._since_marker = self.limits.marker_every
-            return
+        else:
+            self._read_again(poll, record)
+
+    def _read_again(self, poll: Poll, record: Record) -> None:
+        """Order a read anew: all that are live now can vote on it."""
+        self._drop(poll)
         for ticket in poll.tickets:
             del self._tickets[ticket]
             self._submit(ev.Submit(ticket, record.request, record.caller, read_only=True))
+
+    def _can_be_hedged(self, poll: Poll, record: Record) -> bool:
+        """Whether one silent replica can hold a read up although others could answer it.
+
+        They are active, and the read was ordered before they were; m of those that have it must
+        answer.  A write is sent to them from the log; a read is ordered again, once at most: a
+        replica that comes and goes must not hold it up for ever.
+        """
+        members = self.members
+        have = sum(poll.sent >> index & 1 for index in members.active)
+        return (
+            record.read_only
+            and not poll.again
+            and have <= members.policy.need < len(members.active)
+            and self._why_not(ev.Submit(0, record.request, read_only=True)) is None
+        )
 
     def _fail(self, poll: Poll, failure: str, detail: str) -> None:
         """Tell the client of a poll that there will be no reply."""
@@ -333,6 +356,11 @@ class Engine(Lifecycle):
                 self._decide(poll)
             if self._dirty:
                 return
+            record, waits = poll.record, poll.seq in self._open and poll.value is None
+            if waits and record is not None and self._can_be_hedged(poll, record):
+                self._read_again(poll, record)
+                for ticket in poll.tickets:
+                    self._tickets[ticket].again = True
 
     _handlers: ClassVar[dict[type[Event], Callable[[Any, Any], None]]] = {
         ev.Submit: _submit,

@@ -23,8 +23,8 @@ __all__ = [
     "Void",
 ]
 
-FORMAT = 1
-"""Version of everything in this module."""
+FORMAT = 2
+"""Version of the journal: of everything in this module, and of its files (``journal.format``)."""
 
 
 class Once(msgspec.Struct, frozen=True, gc=False, array_like=True):

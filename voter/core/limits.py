@@ -26,6 +26,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     window: int = 64  # requests under way to a learner: more, and the others wait behind them
     window_bytes: int = 8 * MIB
     marker_every: int = 1000  # requests between checkpoint markers
+    scrub: float = 60.0  # between markers at most: so long may damage to a state stay unseen
     digest_share: float = 0.1  # of the time may be spent on digests: of a large state, fewer
     checkpoint_bytes: int = 64 * KIB  # smallest log that a checkpoint is worth
     state_bytes: int = 256 * MIB  # largest state that is fetched

@@ -142,6 +142,7 @@ class Markers(Durable):
         """
         self._watch_digests(gap)
         limits, mark, now = self.limits, self._mark, self._now
+        self._marked = self._marked or now
         full = self.grown > limits.log_bytes // 2
         if mark is not None and mark.keeper is not None and mark.fetching is not None:
             if gap > limits.hang / 2:
@@ -152,8 +153,12 @@ class Markers(Durable):
                 self._go(self.members[mark.keeper], Cause.GONE, reason, mark.seq)
             elif full and taken > limits.hang + mark.fetched / limits.restore_rate:
                 self._mark = None
-        if full and self._mark is None and now > self._marked + 1 and self.members.can_vote:
+        if self._mark is not None or not self.members.can_vote:
+            return
+        if full and now > self._marked + 1:
             self._place_marker(late=now > self._marked + limits.hang)
+        elif now > max(self._marked + limits.scrub, self._mark_rest) and self._has_place():
+            self._place_marker()
 
     def _watch_digests(self, gap: float) -> None:
         """A replica whose digest takes longer than a transfer of the state at the least rate is

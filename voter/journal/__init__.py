@@ -14,14 +14,20 @@ position; with ``os`` it is with the operating system, and lost only if that or 
 What was promised comes back at the next start, in order, and nothing that was not appended; where
 it cannot, ``open_journal`` raises JournalError, which names file, offset and remedy.
 
-A **torn tail** is what was written and never synced: frames at the end that do not check, where
-nothing proves that they were ever on the disk.  It is cut, zeroed, and said.  Frame and checkpoint
-carry the number of the last frame that was synced before them; so all of what was synced is proved
-but for the frames since: those of the last sync or two under load; none 50 ms after the last write,
-or after a clean end.  In that window a power loss that tears a frame and a disk that rots
-it afterwards look the same, and so does a file whose end was overwritten by zeros: such a frame is
-taken for torn, and said.  (The replicas may still know better: one that is ahead says so.)
-With ``os`` only segments that are full and checkpoints are synced, so what is proved ends there.
+A **torn tail** is what was written and never synced: frames at the end of which no copy is whole,
+where nothing proves that they were ever on the disk.  It is truncated, zeroed and logged.
+
+*Flipped bits.*  Each frame is there twice (``journal.format``), and both copies are synced before
+the reply is released.  So damage to one copy loses nothing and is logged.  Frame and checkpoint
+also carry the number of the last frame that was synced before them.  Damage to both copies of such
+a proved frame is an error that names file and offset.
+
+*What is not covered:* damage to both copies of a frame that no later frame proves.  These are the
+frames of the last sync or two under load; there are none 50 ms after the last write, after a clean
+end, or once a voter has started on the journal.  In that window a frame whose two copies were
+damaged (a sector that holds both and reads back as zeros, say) looks like one that a power loss had
+torn.  It is taken for torn, and logged.  With ``os`` only full segments and checkpoints are synced,
+so what is proved ends there.
 """
 
 from __future__ import annotations
@@ -91,7 +97,8 @@ async def open_journal(
         spare: tuple[File, Segment] | None = None
         if found.spare is not None:
             name = segment_name(found.spare.number)
-            spare = files.reopen(name, found.spare.at, found.spare.at), found.spare
+            spare = files.reopen(name, found.spare.at, 0), found.spare
+            await spare[0].sync()
         journal = Journal(
             files,
             identity,
@@ -102,6 +109,8 @@ async def open_journal(
             on_synced=on_synced,
             on_full=on_full,
         )
+        if found.frames:
+            await journal.prove()
     except OSError as error:
         files.close()
         raise JournalError(f"journal {files.where} cannot be opened: {error}") from error

@@ -73,6 +73,9 @@ class Files(Protocol):
         What ``pieces`` raises is passed on; then there is nothing new under the name.
         """
 
+    async def sync_names(self) -> None:
+        """Have all names in it on the disk."""
+
     async def rename(self, old: str, new: str) -> None:
         """Give a file another name, on the disk when this returns."""
 
@@ -292,15 +295,19 @@ class Directory:
     async def _in_thread(self, job: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._maker, job)
 
+    async def sync_names(self) -> None:
+        """Have all names in it on the disk; see Files."""
+        await self._in_thread(lambda: os.fsync(self._fd))
+
     async def rename(self, old: str, new: str) -> None:
         """Give a file another name; see Files."""
         await self._in_thread(lambda: os.rename(self._path / old, self._path / new))
-        await self._in_thread(lambda: os.fsync(self._fd))
+        await self.sync_names()
 
     async def remove(self, name: str) -> None:
         """Remove a file; see Files."""
         await self._in_thread((self._path / name).unlink)
-        await self._in_thread(lambda: os.fsync(self._fd))
+        await self.sync_names()
 
     def close(self) -> None:
         """End the threads, once their work is done, and unlock the directory."""

@@ -8,6 +8,10 @@ A **frame** is what one flush wrote::
     magic 4 | number 8 | synced 8 | length 4 | CRC of the payload 4 | CRC of these 28 bytes 4 |
     payload
 
+Each frame is written twice, one copy behind the other, by one write.  A reader takes the first
+whole copy.  Without the second copy, a last frame with a flipped bit would look like a frame that
+a power loss had torn, and an acknowledged write would be dropped without a message.
+
 Frames are numbered from 1 on over all segments.  ``synced`` is the number of the last frame that
 was known to be on the disk when this one was written.  The payload is a MessagePack array of
 entries; an empty one only carries ``synced``.  Both CRCs start from a seed that is taken from the
@@ -31,6 +35,7 @@ from voter.core.entries import FORMAT, Base, Entry, ScopeBase
 from voter.errors import JournalError
 
 __all__ = [
+    "COPIES",
     "FRAME_HEAD",
     "CheckpointHead",
     "Damaged",
@@ -39,7 +44,7 @@ __all__ = [
     "blank",
     "checkpoint_pieces",
     "decode_entries",
-    "frame_at",
+    "find_frame",
     "pack_frame",
     "pack_segment_head",
     "proved",
@@ -55,6 +60,8 @@ _HEAD = struct.Struct(">4sQQII")
 _U32 = struct.Struct(">I")
 FRAME_HEAD = _HEAD.size + _U32.size
 """Bytes of a frame besides its payload."""
+COPIES = 2
+"""Copies of each frame: one that is damaged leaves one that is whole."""
 _PIECE = 1 << 20
 _KEPT_IN_PART = 256
 _ZEROS = bytes(_PIECE)
@@ -119,7 +126,28 @@ def _head_at(data: bytes, at: int, seed: int) -> tuple[int, int, int, int] | Non
     return (number, synced, length, crc) if magic == _FRAME_MAGIC else None
 
 
-def frame_at(data: bytes, at: int, seed: int) -> Frame | None:
+def find_frame(data: bytes, at: int, seed: int, number: int) -> tuple[Frame | None, int]:
+    """Find frame ``number`` at or behind ``at``.
+
+    Return a whole copy (None: there is none) and how many copies are whole.  ``end`` of what is
+    returned is the offset behind the last whole copy.
+    """
+    found: Frame | None = None
+    copies = 0
+    while at >= 0:
+        frame = _frame_at(data, at, seed)
+        if frame is not None and frame.number == number:
+            found, copies, at = frame, copies + 1, frame.end
+            if copies == COPIES:
+                break
+        elif frame is not None and frame.number > number:
+            break
+        else:
+            at = data.find(_FRAME_MAGIC, at + 1)
+    return found, copies
+
+
+def _frame_at(data: bytes, at: int, seed: int) -> Frame | None:
     """Return the frame at ``at``, or None if there is none that checks."""
     head = _head_at(data, at, seed)
     if head is None:

@@ -19,7 +19,13 @@ import msgspec
 from voter.core.entries import FORMAT, Base, Entry, Record, Settled
 from voter.errors import JournalError
 from voter.journal.files import File, Files
-from voter.journal.format import CheckpointHead, checkpoint_pieces, pack_frame, pack_segment_head
+from voter.journal.format import (
+    COPIES,
+    CheckpointHead,
+    checkpoint_pieces,
+    pack_frame,
+    pack_segment_head,
+)
 from voter.journal.recovery import (
     IDENTITY,
     Found,
@@ -101,7 +107,7 @@ class Journal:
         self._durable = found.frames  # ... of the last one on the disk
         self._said = 0  # ... of the last one that a frame says is
         self._checkpoint = found.checkpoint
-        self._to_write: tuple[Base, bytes | bytearray] | None = None
+        self._to_write: tuple[Base, bytes | bytearray, int] | None = None
         self._learned = False
         self.full = False
         self.reason = ""
@@ -167,9 +173,8 @@ class Journal:
             self._write(entries[half:])
             return
         self._put(payload)
-        if self._segments[-1].first_seq is None:
-            seqs = (entry.seq for entry in entries if isinstance(entry, Record))
-            self._segments[-1].first_seq = next(seqs, None)
+        seqs = (entry.seq for entry in entries if isinstance(entry, Record))
+        self._segments[-1].last_seq = max(self._segments[-1].last_seq, *seqs, 0)
 
     def _put(self, payload: bytes) -> None:
         """Write one frame.  One that does not fit goes to the next segment; only where that has
@@ -177,7 +182,7 @@ class Journal:
         """
         if self._failure is not None:
             raise self._failure
-        frame = pack_frame(self._seed, self._frame + 1, self._durable, payload)
+        frame = pack_frame(self._seed, self._frame + 1, self._durable, payload) * COPIES
         if len(frame) > self._free and self._spare is not None:
             self._old.append(self._file)
             self._file, segment = self._spare
@@ -213,6 +218,15 @@ class Journal:
     def _sync_now(self) -> None:
         self._urgent = True
         self._stirred.set()
+
+    async def prove(self) -> None:
+        """Write a frame that says that all frames before it are on the disk, and sync it.
+
+        From then on none of them can be mistaken for a torn tail, even if both copies are damaged.
+        Raises JournalError.
+        """
+        self._put(b"")
+        await self._sync()
 
     # ------------------------------------------------------------- running
 
@@ -321,7 +335,7 @@ class Journal:
 
         ``state`` is not copied: it must not be changed until it is written.
         """
-        self._to_write = base, state
+        self._to_write = base, state, self._frame + 1  # frames before that one are in the base
         self._chore.set()
 
     def learn(self, service: str, state_format: int) -> None:
@@ -359,13 +373,17 @@ class Journal:
             else:
                 wait = FIRST_WAIT
 
-    async def _write_checkpoint(self, base: Base, state: bytes | bytearray) -> None:
+    async def _write_checkpoint(self, base: Base, state: bytes | bytearray, since: int) -> None:
+        """Write a checkpoint; frame ``since`` is the first that may hold what its base does not."""
         # Were it there before the entries it covers, the journal could end before it begins.
         await self._synced_to(self._frame)
         needed = self._segments[0]
         for segment in self._segments:
-            if segment.first_seq is not None and segment.first_seq <= base.seq:
-                needed = segment
+            if segment.first > since:
+                break
+            needed = segment
+            if segment.last_seq > base.seq:
+                break
         head = CheckpointHead(
             FORMAT,
             self._owner.node,

@@ -14,11 +14,12 @@ from voter.core.order import EMPTY_HISTORY, history_after
 from voter.errors import JournalError
 from voter.journal.files import ASIDE, Files
 from voter.journal.format import (
+    COPIES,
     Damaged,
     Owner,
     blank,
     decode_entries,
-    frame_at,
+    find_frame,
     proved,
     read_checkpoint,
     read_segment_head,
@@ -134,7 +135,7 @@ class Segment(msgspec.Struct):
     at: int  # where its frames end
     size: int  # of the space that was set aside
     proved: int = 0  # up to here it is proved to have been synced once
-    first_seq: int | None = None  # of the first Record in it
+    last_seq: int = 0  # of the last Record in it; 0: it holds none
 
 
 class Found(NamedTuple):
@@ -155,6 +156,7 @@ async def find(files: Files, identity: Identity, tell: Callable[[str], None]) ->
     The last segment of the answer must still be reopened at its ``at``, and synced.  ``tell`` is
     told what was dropped.  Raises JournalError if anything that was promised is not there.
     """
+    await files.sync_names()  # a voter that was killed may have left some that are not on the disk
     for name in files.names():
         if name.endswith(ASIDE):
             await files.remove(name)
@@ -248,14 +250,19 @@ class _Reader:
         """
         seed = self._owner.seed
         doubtful: deque[tuple[int, Segment, int]] = deque()  # number, segment, where it begins
+        heads: dict[int, int] = {}  # where the frames of each segment begin
+        damaged: list[tuple[int, int, int]] = []  # segment, offset and number of such a frame
         for number in numbers:
             data, at = self._open(number)
-            found = None if at is None else frame_at(data, at, seed)
-            if self._segments and (found is None or found.number != frame):
+            found, copies = (None, 0) if at is None else find_frame(data, at, seed, frame)
+            if self._segments and found is None:
                 break
             segment = Segment(number, frame, at or 0, len(data))
+            heads[number] = segment.at
             self._segments.append(segment)
-            while found is not None and found.number == frame:
+            while found is not None:
+                if copies < COPIES:
+                    damaged.append((number, segment.at, frame))
                 try:
                     entries = decode_entries(found.payload) if found.payload else []
                 except msgspec.DecodeError as error:
@@ -270,11 +277,21 @@ class _Reader:
                     doubtful.popleft()
                 segment.at = found.end
                 frame += 1
-                found = frame_at(data, segment.at, seed)
+                found, copies = find_frame(data, segment.at, seed, frame)
+        for number, at, damaged_frame in damaged:
+            self._tell(
+                f"{self._name(segment_name(number))}, offset {at}: one copy of frame"
+                f" {damaged_frame} is damaged, the other one is used"
+            )
         for segment in self._segments:
             segment.proved = segment.at
         for _, segment, at in reversed(doubtful):
             segment.proved = at
+        for segment in self._segments:
+            # Where no frame is proved the head need not be on the disk either: its sync may have
+            # failed.
+            if segment.proved <= heads[segment.number]:
+                segment.proved = 0
         return frame
 
     async def _cut(self, numbers: list[int], frame: int, synced: int) -> Segment | None:
@@ -316,8 +333,7 @@ class _Reader:
         seq = self._base.seq
         for entry in entries:
             if type(entry) is Record:
-                if segment.first_seq is None:
-                    segment.first_seq = entry.seq
+                segment.last_seq = max(segment.last_seq, entry.seq)
                 self._check_chain(entry)
                 if entry.seq > seq:
                     self._entries.append(entry)

@@ -14,6 +14,7 @@ from typing import Any
 from voter.core.entries import Entry, Record
 from voter.core.order import EMPTY_HISTORY, history_after
 from voter.journal import Files, Journal, Recovery, open_journal
+from voter.journal.format import COPIES
 
 __all__ = ["Disk", "History", "Open", "opened"]
 
@@ -140,6 +141,10 @@ class Disk:
             await asyncio.sleep(0)
         self.inodes[name] = Inode(bytes(data))
 
+    async def sync_names(self) -> None:
+        """Have all names on the disk."""
+        await asyncio.sleep(0)
+
     async def rename(self, old: str, new: str) -> None:
         """Rename a file."""
         self.inodes[new] = self.inodes.pop(old)
@@ -176,10 +181,17 @@ class Disk:
         return other
 
     def frames(self, name: str) -> list[int]:
-        """Return the offsets of the frames in a segment."""
+        """Return the offsets of the frames in a segment, of the first copy of each."""
         parts = bytes(self.inodes[name].cached).split(MAGIC)
         ends = accumulate(len(part) + len(MAGIC) for part in parts[:-1])
-        return [end - len(MAGIC) for end in ends]
+        return [end - len(MAGIC) for end in ends][::COPIES]
+
+    def flip_frame(self, name: str, at: int, offset: int) -> None:
+        """Turn a bit ``offset`` bytes into each copy of the frame at ``at``."""
+        data = bytes(self.inodes[name].cached)
+        size = data.index(MAGIC, at + 1) - at
+        for copy in range(COPIES):
+            self.flip(name, at + copy * size + offset, 0)
 
     def flip(self, name: str, at: int, bit: int) -> None:
         """Turn one bit of a file."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import errno
+from functools import partial
 from hashlib import blake2b
 
+import msgspec
 import pytest
 
 from tests.voter.journal.disk import Disk, Open, opened
-from voter.core.entries import Base, Kept, Places, Record, ScopeBase, Settled, Void
+from voter.core.entries import Base, Kept, Opened, Places, Record, ScopeBase, Settled, Void
 from voter.errors import JournalError
 
 pytestmark = pytest.mark.asyncio
@@ -21,9 +23,10 @@ def base_of(record: Record, state: bytes | bytearray, **more: object) -> Base:
     return Base(record.seq, record.history, digest, record.time_ns, **more)  # type: ignore[arg-type]
 
 
-async def checkpoint(run: Open, record: Record, state: bytes) -> Base:
-    """Write one, and wait for it."""
+async def checkpoint(run: Open, record: Record, state: bytes, seq: int = 0) -> Base:
+    """Write one, and wait for it; at ``seq``, if given, with no records since this one."""
     base = base_of(record, state)
+    base = msgspec.structs.replace(base, seq=seq or base.seq)
     run.journal.checkpoint(base, state)
     await run.until(lambda: run.journal.status()["checkpoint_seq"] == base.seq)
     return base
@@ -220,7 +223,43 @@ async def test_a_checkpoint_proves_what_was_on_the_disk_before_it() -> None:
         disk = disk.copy()
     name = "segment-0000000001"
     at = disk.frames(name)[1]  # the last one: no other frame says that it was synced
-    disk.flip(name, at + 40, 0)
+    disk.flip_frame(name, at, 40)
     with pytest.raises(JournalError, match=f"{name}, offset {at}: frame 2 is damaged"):
         async with opened(disk):
             pass
+
+
+async def test_segments_without_requests_are_removed_too() -> None:
+    """Sessions that are opened, and never used, must not fill the disk."""
+    disk = Disk()
+    async with opened(disk, segment_size=700) as run:
+        (record,) = run.write_records(1)
+        session = 0
+        for place in (10, 20, 30):
+            for _ in range(20):
+                session += 1
+                run.write(Opened(session.to_bytes(16), b"caller", 1))
+                await run.durable()
+            await checkpoint(run, record, b"s", seq=place)
+        await run.until(lambda: run.journal.status()["segments"] < 25)
+        kept = [name for name in disk.names() if name.startswith("segment")]
+        assert "segment-0000000001" not in kept
+    async with opened(disk, segment_size=700) as run:
+        assert run.recovery.base.seq == 30
+
+
+async def test_what_was_opened_since_a_checkpoint_was_made_is_kept_until_it_is_written() -> None:
+    disk = Disk()
+    async with opened(disk, segment_size=700, clean=False) as run:
+        (record,) = run.write_records(1)
+        await run.durable()
+        for place in (10, 20):
+            run.journal.checkpoint(msgspec.structs.replace(base_of(record, b"s"), seq=place), b"s")
+            opened_since = [Opened((place * 100 + n).to_bytes(16), b"c", 1) for n in range(20)]
+            for entry in opened_since:
+                run.write(entry)
+            await run.durable()
+            written = partial(lambda place: run.journal.status()["checkpoint_seq"] == place, place)
+            await run.until(written)
+    async with opened(disk, segment_size=700) as run:
+        assert [entry for entry in run.recovery.entries if entry in opened_since] == opened_since

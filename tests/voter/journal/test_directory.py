@@ -138,10 +138,10 @@ async def test_a_full_file_system_is_said_and_got_over(tmpfs: Callable[[str], Pa
         filler.write_bytes(bytes(400 << 10))
         made: list[Entry] = []
         while not run.full:
-            made += run.write_records(1, 500)  # of the 60 that fit once a segment is wanted
+            made += run.write_records(1, 250)  # of the 60 that fit once a segment is wanted
             await run.durable()  # a turn of a thread, as setting one aside takes a few
         assert "No space left on device" in run.full[0][1]
-        assert not list(path.glob("*.new"))
+        await run.until(lambda: not list(path.glob("*.new")))
         made += run.write_records(5, 500)  # in what was set aside
         await run.durable()
         filler.unlink()

@@ -156,7 +156,7 @@ async def test_what_a_kill_left_is_on_the_disk_before_it_is_told() -> None:
 
 async def test_segments_behind_a_torn_one_are_removed() -> None:
     disk = Disk()
-    async with opened(disk, clean=False, segment_size=700) as run:
+    async with opened(disk, clean=False, segment_size=1300) as run:
         first = run.write_records(2, 100)
         await run.durable()
         spare = "segment-0000000002"
@@ -167,7 +167,7 @@ async def test_segments_behind_a_torn_one_are_removed() -> None:
     torn = "segment-0000000001"
     lost = disk.lose_power(lambda name, at: name != torn)
     assert lost.frames("segment-0000000002")
-    async with opened(lost, clean=False, segment_size=700) as run:
+    async with opened(lost, clean=False, segment_size=1300) as run:
         assert run.recovery.entries == first
         assert "torn tail" in run.recovery.notes[0]
         assert "segment-0000000002" not in lost.inodes
@@ -190,8 +190,11 @@ async def test_a_frame_whose_number_is_not_the_next_is_not_taken() -> None:
         assert run.recovery.entries == made
 
 
-async def small() -> tuple[Disk, list[Record], int]:
-    """Return a disk with a few frames in three segments, and how many records are proved."""
+async def small() -> tuple[Disk, list[Record]]:
+    """Return a disk with a few frames in several segments, and all records, each acknowledged.
+
+    No later frame proves that the last one was synced.
+    """
     disk = Disk()
     async with opened(disk, clean=False, segment_size=420) as run:
         made = []
@@ -199,13 +202,13 @@ async def small() -> tuple[Disk, list[Record], int]:
             made += [run.history.record(bytes(40)) for _ in range(count)]
             run.write(*made[-count:])
             await run.durable()
-    return disk, made, len(made) - 2
+    return disk, made
 
 
-async def test_each_bit_that_turns_is_named_or_costs_only_what_nothing_proves() -> None:
-    disk, made, proved = await small()
+async def test_one_flipped_bit_loses_no_acknowledged_entry() -> None:
+    disk, made = await small()
     chance = random.Random(3)
-    outcomes = {"named": 0, "cut": 0, "harmless": 0}
+    outcomes = {"named": 0, "copy": 0, "harmless": 0}
     for name in disk.names():
         for at in range(len(disk.inodes[name].cached)):
             damaged = disk.copy()
@@ -216,36 +219,66 @@ async def test_each_bit_that_turns_is_named_or_costs_only_what_nothing_proves() 
             except JournalError:
                 outcomes["named"] += 1
                 continue
-            assert found == made[: len(found)], (name, at)
-            if len(found) < len(made):
-                assert len(found) >= proved
-                assert "torn tail" in notes[0]
-                outcomes["cut"] += 1
-            else:
-                outcomes["harmless"] += 1
-    assert outcomes["named"] > 1000
-    assert outcomes["cut"] < 200
+            assert found == made, (name, at)
+            outcomes[
+                "copy" if any("one copy of frame" in note for note in notes) else "harmless"
+            ] += 1
+    assert outcomes["copy"] > 1000
+    assert 100 < outcomes["named"] < 500  # heads of segments, and the identity
 
 
-async def test_after_a_clean_end_each_turned_bit_of_a_frame_is_named_or_harmless() -> None:
+async def test_damage_to_both_copies_of_a_proved_frame_is_named() -> None:
     disk = Disk()
     async with opened(disk) as run:
-        made = run.write_records(5, 40)
+        run.write_records(5, 40)
     name = "segment-0000000001"
-    end = len(bytes(disk.inodes[name].cached).rstrip(b"\0"))
-    texts = []
-    for at in range(end):
-        damaged = disk.copy()
-        damaged.flip(name, at, at % 8)
-        try:
-            async with opened(damaged, clean=False) as run:
-                assert run.recovery.entries == made
-                assert "torn tail" in run.recovery.notes[0]  # the last frame, which is empty
-                assert at >= end - 32
-        except JournalError as error:
-            texts.append(str(error))
-    assert len(texts) >= end - 32
-    assert all(name in text and "restore the file" in text for text in texts)
+    *frames, last = disk.frames(name)
+    for number, at in enumerate(frames, 1):
+        for offset in range(72):
+            damaged = disk.copy()
+            damaged.flip_frame(name, at, offset)
+            with pytest.raises(JournalError, match=f"{name}, offset {at}: frame {number} is"):
+                async with opened(damaged):
+                    pass
+    damaged = disk.copy()
+    damaged.flip_frame(name, last, 8)
+    async with opened(damaged) as run:  # it is empty: it only proves the others
+        assert len(run.recovery.entries) == 5
+        assert "torn tail" in run.recovery.notes[0]
+
+
+async def test_once_started_on_a_journal_no_frame_of_it_can_be_taken_for_torn() -> None:
+    disk = Disk()
+    async with opened(disk, clean=False) as run:
+        run.write_records(2)
+        await run.durable()
+    async with opened(disk, clean=False):
+        pass  # killed at once
+    name = "segment-0000000001"
+    at = disk.frames(name)[1]
+    disk.flip_frame(name, at, 40)
+    with pytest.raises(JournalError, match=f"{name}, offset {at}: frame 2 is damaged"):
+        async with opened(disk):
+            pass
+
+
+async def test_a_head_whose_sync_failed_is_written_again_by_the_next_start() -> None:
+    disk = Disk()
+    async with opened(disk, clean=False, segment_size=700) as run:
+        made = run.write_records(1, 200)
+        await run.durable()
+        spare = "segment-0000000002"
+        await run.until(lambda: spare in disk.inodes)
+        inode = disk.inodes[spare]
+        await run.until(lambda: not inode.dirty)
+    # As Linux leaves it after a sync that failed: in the page cache, clean, and not on the disk.
+    inode.stored[:] = bytes(len(inode.stored))
+    async with opened(disk, clean=False, segment_size=700) as run:
+        made += run.write_records(2, 200)
+        await run.durable()
+        assert disk.frames(spare)
+    async with opened(disk.lose_power(lambda name, at: False)) as run:
+        assert run.recovery.entries == made
 
 
 async def test_idle_frames_prove_what_was_synced() -> None:
@@ -260,7 +293,8 @@ async def test_idle_frames_prove_what_was_synced() -> None:
         assert disk.writes == writes + 1
     name = "segment-0000000001"
     end = len(bytes(disk.inodes[name].cached).rstrip(b"\0"))
-    disk.flip(name, end - 60, 0)
+    assert end > disk.frames(name)[1]
+    disk.flip_frame(name, disk.frames(name)[0], 40)
     with pytest.raises(JournalError, match=f"{name}, offset .* frame 1 is damaged"):
         async with opened(disk):
             pass
@@ -276,7 +310,7 @@ async def test_a_torn_tail_is_said_and_what_was_behind_it_never_comes_back() -> 
     name = "segment-0000000001"
     torn = disk.copy()
     at = torn.frames(name)[1]
-    torn.flip(name, at + 40, 1)
+    torn.flip_frame(name, at, 40)
     async with opened(torn, clean=False) as run:
         assert run.recovery.entries == first
         assert f"disk/{name}, offset {at}: torn tail" in run.recovery.notes[0]
@@ -301,9 +335,11 @@ async def test_a_frame_in_a_request_is_no_frame() -> None:
         other.gate.clear()
         run.write(run.history.record(image))
     name = "segment-0000000001"
-    other.flip(
-        name, other.frames(name)[1], 1
-    )  # a frame of another journal inside it claims that much was synced
+    # Frames of another journal inside it claim that much was synced.
+    data = bytes(other.inodes[name].cached).rstrip(b"\0")
+    at = other.frames(name)[1]
+    for copy in (at, at + (len(data) - at) // 2):
+        other.flip(name, copy, 1)
     async with opened(other.copy()) as run:
         assert run.recovery.entries == first
         assert "torn tail" in run.recovery.notes[0]
@@ -311,7 +347,7 @@ async def test_a_frame_in_a_request_is_no_frame() -> None:
 
 @pytest.mark.parametrize("gone", [1, 2, 3])
 async def test_a_segment_that_is_missing_is_named(gone: int) -> None:
-    disk, _, _ = await small()
+    disk, _ = await small()
     segments = [name for name in disk.names() if name.startswith("segment")]
     assert len(segments) >= 4
     del disk.inodes[f"segment-{gone:010d}"]
@@ -321,7 +357,7 @@ async def test_a_segment_that_is_missing_is_named(gone: int) -> None:
 
 
 async def test_a_segment_of_another_journal_or_name_is_refused() -> None:
-    disk, _, _ = await small()
+    disk, _ = await small()
     other = Disk()
     async with opened(other, random64=lambda: 5):
         pass
@@ -362,17 +398,17 @@ async def test_a_history_that_does_not_go_on_is_named() -> None:
 async def test_a_journal_of_another_node_or_policy_is_refused(
     more: dict[str, Any], text: str
 ) -> None:
-    disk, _, _ = await small()
+    disk, _ = await small()
     with pytest.raises(JournalError, match=text):
         async with opened(disk, **more):
             pass
 
 
 async def test_another_version_is_refused() -> None:
-    disk, _, _ = await small()
+    disk, _ = await small()
     identity = disk.inodes["identity.json"].cached
-    identity[:] = identity.replace(b'"format": 1', b'"format": 2')
-    with pytest.raises(JournalError, match="format 2, this voter reads format 1"):
+    identity[:] = identity.replace(b'"format": 2', b'"format": 3')
+    with pytest.raises(JournalError, match="format 3, this voter reads format 2"):
         async with opened(disk):
             pass
 
