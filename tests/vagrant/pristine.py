@@ -1,32 +1,31 @@
 """A pristine Debian 12 root to run scripts in, with this host's way to packages.
 
 Nothing is written down here of where packages come from: apt's sources, keys and settings, pip's
-index and the certificates are taken from the host when the test runs. mmdebstrap makes the root.
+settings (``host_pip``) and the certificates are taken from the host when the test runs. The root
+holds the files that they name, at the same paths. mmdebstrap makes the root.
 It is entered in mount and pid namespaces of its own, so that mounts and processes end with the
 command. No init runs.
 """
 
 from __future__ import annotations
 
-import ast
 import os
 import re
 import shutil
 import subprocess
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from guests.image.sources import RELEASE, debian_sources
+from tests.vagrant.host_pip import find_host_pip
 
-__all__ = ["PristineRoot", "make_root"]
+__all__ = ["PristineRoot", "copy_named", "make_root", "network_settings"]
 
 # Environment by which a host's administrator says how to reach the network.
-PASSED = re.compile(
-    r"(PIP_\w+|(https?|ftp|all|no)_proxy|SSL_CERT_FILE|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE)",
-    re.IGNORECASE,
-)
+PROXIES = re.compile(r"(https?|ftp|all|no)_proxy", re.IGNORECASE)
+# Environment that names a file, or a folder, of trusted certificates.
+TRUSTED = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 LOCAL_CERTIFICATES = Path("/usr/local/share/ca-certificates")
 
@@ -109,15 +108,51 @@ def make_root(folder: Path, log: Path, *, seconds: float) -> PristineRoot:
     for name in ("resolv.conf", "hosts"):
         shutil.copyfile(f"/etc/{name}", folder / "etc" / name)
     copy_certificates(folder)
-    pip = pip_settings()
+    network, trusted = network_settings(os.environ)
+    pip = find_host_pip()
+    copy_named(folder, (*trusted, *pip.copied))
     environment = {
-        **{name: value for name, value in os.environ.items() if PASSED.fullmatch(name)},
-        **pip,
+        **network,
+        **pip.environment,
         "HOME": "/root",
         "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "LANG": "C.UTF-8",
     }
-    return PristineRoot(path=folder, environment=environment, shown=tuple(local_indexes(pip)))
+    return PristineRoot(path=folder, environment=environment, shown=pip.shown)
+
+
+def network_settings(environment: Mapping[str, str]) -> tuple[dict[str, str], list[Path]]:
+    """Return the environment by which programs reach the network, and the paths that it names.
+
+    A variable that names a missing file is left out.
+    """
+    settings = {name: text for name, text in environment.items() if PROXIES.fullmatch(name)}
+    paths = []
+    for name in TRUSTED:
+        path = Path(environment.get(name, "")).absolute()
+        if environment.get(name) and path.exists():
+            settings[name] = str(path)
+            paths.append(path)
+    return settings, paths
+
+
+def copy_named(root: Path, paths: Iterable[Path]) -> None:
+    """Copy files and folders of this host to the same paths in the root.
+
+    Not mounts: a package that is installed in the root may replace such a file.
+    """
+    for source in paths:
+        target = root / str(source).lstrip("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, dirs_exist_ok=True, ignore=dangling_links)
+        else:
+            shutil.copyfile(source, target)
+
+
+def dangling_links(folder: str, names: list[str]) -> list[str]:
+    """Return those names in a folder that point to nothing."""
+    return [name for name in names if not Path(folder, name).exists()]
 
 
 def copy_apt_settings(root: Path, sources: Path) -> None:
@@ -142,32 +177,5 @@ def copy_apt_settings(root: Path, sources: Path) -> None:
 
 def copy_certificates(root: Path) -> None:
     """Give the root copies of the certificates that the host trusts."""
-    for source in (CERTIFICATES, *LOCAL_CERTIFICATES.glob("*.crt")):
-        if source.is_file():
-            target = root / str(source).lstrip("/")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, target)
-
-
-def pip_settings() -> dict[str, str]:
-    """Return the host's settings of pip, from all of its files, as environment variables."""
-    command = [sys.executable, "-m", "pip", "config", "list"]
-    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    found: dict[str, str] = {}
-    for line in listed.splitlines():
-        place, _, value = line.partition("=")
-        section, _, name = place.rpartition(".")
-        if section in {"global", "install", ":env:"}:
-            text = " ".join(str(ast.literal_eval(value)).split())
-            found[f"PIP_{name.replace('-', '_').upper()}"] = text
-    return found
-
-
-def local_indexes(pip: Mapping[str, str]) -> Iterator[Path]:
-    """Yield the folders on this host that pip is told to take packages from."""
-    for name in ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS"):
-        for word in pip.get(name, "").split():
-            path = Path(word.removeprefix("file://"))
-            if path.is_absolute() and path.is_dir():
-                # An index's pages may point to files beside it (../../files/...).
-                yield path.parent if path.name == "simple" else path
+    sources = (CERTIFICATES, *LOCAL_CERTIFICATES.glob("*.crt"))
+    copy_named(root, [source for source in sources if source.is_file()])

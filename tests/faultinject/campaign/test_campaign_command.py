@@ -21,11 +21,10 @@ from faultinject.campaign.berths import processes_of
 from faultinject.campaign.plan import plan
 from faultinject.campaign.spec import parse
 from tests.faultinject.campaign.fake_station import FAKE, began, behave, fake_guests
+from tests.faultinject.campaign.processes import ROOT, following
 from tests.faultinject.campaign.test_hand import wait_until
 from tests.faultinject.campaign.test_runner import MISSIONS, SPEC
 from voter.commands.terminal import ExitCode
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 def environment(home: Path) -> dict[str, str]:
@@ -39,14 +38,14 @@ def environment(home: Path) -> dict[str, str]:
 def start(home: Path, *words: str, file: str = "log") -> subprocess.Popen[bytes]:
     with (home / file).open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "trivisor", "campaign", *words],
+            following(sys.executable, "-m", "trivisor", "campaign", *words),
             cwd=ROOT, env=environment(home), stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
 
 
 def call(home: Path, *words: str, code: int = 0) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "trivisor", "campaign", *words],
+        following(sys.executable, "-m", "trivisor", "campaign", *words),
         cwd=ROOT, env=environment(home), capture_output=True, text=True, timeout=50,
     )  # fmt: skip
     assert done.returncode == code, done.stdout + done.stderr

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.faultinject.campaign.dask_cluster import DaskCluster
 from tests.faultinject.campaign.fake_station import FAKE, began, behave, fake_guests
+from tests.faultinject.campaign.processes import Processes
 from tests.faultinject.campaign.test_campaign_command import begin, call, environment, stored
 from tests.faultinject.campaign.test_hand import wait_until
 from tests.faultinject.campaign.test_runner import MISSIONS
@@ -23,63 +23,23 @@ from voter.commands.terminal import ExitCode
 
 pytest.importorskip("distributed", reason="the extra `distributed` is not installed")
 
-ROOT = Path(__file__).resolve().parents[3]
 pytestmark = pytest.mark.timeout(120)
 
 
-class Cluster:
-    """A scheduler and its workers, as a user starts them: processes of their own."""
-
-    def __init__(self, home: Path) -> None:
-        self.home = home
-        self.workers: list[subprocess.Popen[bytes]] = []
-        self._log = home / "scheduler.log"
-        self.scheduler = self._start(
-            self._log, "scheduler", "--port", "0", "--no-dashboard", "--host", "127.0.0.1"
-        )
-        self.address = self._wait_address()
-
-    def add_worker(self, name: str) -> subprocess.Popen[bytes]:
-        """Start a worker without a nanny: who is killed stays dead."""
-        words = (self.address, "--name", name, "--nthreads", "1", "--no-nanny", "--no-dashboard")
-        worker = self._start(
-            self.home / f"{name}.log", "worker", *words,
-            "--local-directory", str(self.home / f"{name}.d"), "--memory-limit", "0",
-        )  # fmt: skip
-        self.workers.append(worker)
-        return worker
-
-    def close(self) -> None:
-        for process in (*self.workers, self.scheduler):
-            process.terminate()
-        for process in (*self.workers, self.scheduler):
-            try:
-                process.wait(15)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-    def _start(self, log: Path, *words: str) -> subprocess.Popen[bytes]:
-        with log.open("wb") as file:
-            return subprocess.Popen(
-                [sys.executable, "-m", "distributed.cli.dask_" + words[0], *words[1:]],
-                cwd=ROOT, env=environment(self.home) | {"PYTHONPATH": str(ROOT)},
-                stdout=file, stderr=file, start_new_session=True,
-            )  # fmt: skip
-
-    def _wait_address(self) -> str:
-        deadline = time.monotonic() + 30
-        while not (found := re.search(r"Scheduler at:\s+(tcp://\S+)", self._log.read_text())):
-            assert time.monotonic() < deadline and self.scheduler.poll() is None
-            time.sleep(0.05)
-        return found[1]
-
-
 @pytest.fixture
-def cluster(scratch: Path) -> Iterator[Cluster]:
-    cluster = Cluster(scratch)
-    yield cluster
-    cluster.close()
+def cluster(scratch: Path) -> Iterator[DaskCluster]:
+    with Processes(scratch) as processes:
+        yield DaskCluster(processes, environment(scratch))
+
+
+def start(cluster: DaskCluster, *more: str) -> subprocess.Popen[bytes]:
+    """Start a campaign on the cluster."""
+    home = cluster.processes.home
+    words = begin(home, "--scheduler", cluster.address, *more)
+    return cluster.processes.start(
+        sys.executable, "-m", "trivisor", "campaign", *words,
+        log=home / "log", environment=environment(home),
+    )  # fmt: skip
 
 
 def outcomes(home: Path) -> dict[int, str]:
@@ -90,7 +50,15 @@ def outcomes(home: Path) -> dict[int, str]:
     return {int(line[mission]): line[outcome] for line in lines[1:]}
 
 
-def test_two_workers_run_the_plan(cluster: Cluster, scratch: Path) -> None:
+def test_a_worker_ends_when_it_is_asked_before_its_scheduler(scratch: Path) -> None:
+    with Processes(scratch) as processes:
+        cluster = DaskCluster(processes, environment(scratch))
+        worker = cluster.add_worker("east")
+        wait_until(lambda: "Registered to" in (scratch / "east.log").read_text(), 40)
+    assert worker.returncode == 0, (scratch / "east.log").read_text()
+
+
+def test_two_workers_run_the_plan(cluster: DaskCluster, scratch: Path) -> None:
     behave(scratch, meet=2)
     cluster.add_worker("east")
     cluster.add_worker("west")
@@ -115,15 +83,11 @@ def test_two_workers_run_the_plan(cluster: Cluster, scratch: Path) -> None:
     assert told["both"] == MISSIONS and told["other_outcome"] == 0
 
 
-def test_a_killed_workers_missions_are_run_by_others(cluster: Cluster, scratch: Path) -> None:
+def test_a_killed_workers_missions_are_run_by_others(cluster: DaskCluster, scratch: Path) -> None:
     behave(scratch, pause=0.1)
     east = cluster.add_worker("east")
     cluster.add_worker("west")
-    runner = subprocess.Popen(
-        [sys.executable, "-m", "trivisor", "campaign",
-         *begin(scratch, "--scheduler", cluster.address, "--workers", "2")],
-        cwd=ROOT, env=environment(scratch), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    runner = start(cluster, "--workers", "2")
     wait_until(lambda: len(stored(scratch)) >= 4, 40)
     east.kill()
     assert runner.wait(60) == 0
@@ -134,14 +98,10 @@ def test_a_killed_workers_missions_are_run_by_others(cluster: Cluster, scratch: 
     wait_until(lambda: not fake_guests(scratch), 30)
 
 
-def test_a_killed_runner_on_a_cluster_is_resumed(cluster: Cluster, scratch: Path) -> None:
+def test_a_killed_runner_on_a_cluster_is_resumed(cluster: DaskCluster, scratch: Path) -> None:
     behave(scratch, pause=0.1)
     cluster.add_worker("east")
-    runner = subprocess.Popen(
-        [sys.executable, "-m", "trivisor", "campaign",
-         *begin(scratch, "--scheduler", cluster.address)],
-        cwd=ROOT, env=environment(scratch), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    runner = start(cluster)
     wait_until(lambda: len(stored(scratch)) >= 4, 40)
     os.kill(runner.pid, signal.SIGKILL)
     runner.wait()
@@ -152,15 +112,11 @@ def test_a_killed_runner_on_a_cluster_is_resumed(cluster: Cluster, scratch: Path
 
 
 def test_an_interrupted_runner_ends_its_stations_and_the_workers_serve_others(
-    cluster: Cluster, scratch: Path
+    cluster: DaskCluster, scratch: Path
 ) -> None:
     behave(scratch, hang={str(index): 1 for index in range(MISSIONS)})
     cluster.add_worker("east")
-    runner = subprocess.Popen(
-        [sys.executable, "-m", "trivisor", "campaign",
-         *begin(scratch, "--scheduler", cluster.address)],
-        cwd=ROOT, env=environment(scratch), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    runner = start(cluster)
     wait_until(lambda: began(scratch), 40)
     runner.send_signal(signal.SIGINT)
     assert runner.wait(40) == ExitCode.INTERRUPTED
@@ -179,7 +135,7 @@ def test_no_scheduler_is_an_error_with_a_remedy(
     assert not began(scratch)
 
 
-def test_a_cluster_where_no_worker_has_a_station(cluster: Cluster, scratch: Path) -> None:
+def test_a_cluster_where_no_worker_has_a_station(cluster: DaskCluster, scratch: Path) -> None:
     behave(scratch, refuse="there is no QEMU on this worker")
     cluster.add_worker("east")
     words = begin(scratch, "--scheduler", cluster.address)

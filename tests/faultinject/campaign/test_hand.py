@@ -18,8 +18,7 @@ from faultinject.campaign.hand import Hand, WorkerLost
 from faultinject.campaign.tasks import Task, Worker
 from faultinject.campaign.trial import MissionPlan, StationSpec
 from tests.faultinject.campaign.fake_station import FAKE, began, behave, fake_guests
-
-ROOT = Path(__file__).resolve().parents[3]
+from tests.faultinject.campaign.processes import ROOT, following
 
 
 def mission(index: int) -> MissionPlan:
@@ -152,7 +151,7 @@ hand.run(Task(plan=mission(1)))
 def holder(home: Path) -> tuple[subprocess.Popen[str], int]:
     """Start a process that holds a worker in the middle of a mission; return the worker's pid."""
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLDER], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        following(sys.executable, "-c", HOLDER), cwd=ROOT, stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
     pid = int(process.stdout.readline())

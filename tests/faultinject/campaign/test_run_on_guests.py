@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -16,8 +16,9 @@ import pytest
 
 from faultinject.campaign.store import Store
 from tests.conftest import left_qemus
+from tests.faultinject.campaign.dask_cluster import DaskCluster
+from tests.faultinject.campaign.processes import ROOT, Processes
 
-ROOT = Path(__file__).resolve().parents[3]
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]
 
 # No crash: putting back a guest that ended costs a boot.
@@ -42,16 +43,18 @@ def environment(scratch: Path) -> dict[str, str]:
     return os.environ | {"TMPDIR": str(scratch), "PYTHONPATH": str(ROOT)}
 
 
-def start(scratch: Path, *words: str) -> subprocess.Popen[bytes]:
-    with (scratch / "log").open("ab") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", *words],
-            cwd=ROOT, env=environment(scratch), stdout=log, stderr=log, start_new_session=True,
-        )  # fmt: skip
+@pytest.fixture
+def processes(scratch: Path) -> Iterator[Processes]:
+    with Processes(scratch) as processes:
+        yield processes
 
 
-def campaign(scratch: Path, *words: str) -> subprocess.Popen[bytes]:
-    return start(scratch, "trivisor", "campaign", *words)
+def campaign(processes: Processes, *words: str) -> subprocess.Popen[bytes]:
+    scratch = processes.home
+    return processes.start(
+        sys.executable, "-m", "trivisor", "campaign", *words,
+        log=scratch / "log", environment=environment(scratch),
+    )  # fmt: skip
 
 
 def begin(scratch: Path, *, clean: int = 6) -> tuple[str, ...]:
@@ -94,8 +97,10 @@ def wait_no_qemu(scratch: Path) -> None:
         time.sleep(0.1)
 
 
-def test_killed_it_leaves_no_guest_and_resumes_and_interrupted_too(scratch: Path) -> None:
-    runner = campaign(scratch, *begin(scratch), "--workers", "1")
+def test_killed_it_leaves_no_guest_and_resumes_and_interrupted_too(
+    scratch: Path, processes: Processes
+) -> None:
+    runner = campaign(processes, *begin(scratch), "--workers", "1")
     wait_stored(scratch, 3, runner)
     assert len(left_qemus(str(scratch))) == 3
     runner.kill()
@@ -104,7 +109,7 @@ def test_killed_it_leaves_no_guest_and_resumes_and_interrupted_too(scratch: Path
     first = stored(scratch)
 
     resume = ("resume", str(scratch / "r"), "--no-report", "--workers", "1")
-    runner = campaign(scratch, *resume)
+    runner = campaign(processes, *resume)
     wait_stored(scratch, len(first) + 2, runner)
     runner.send_signal(signal.SIGINT)
     assert runner.wait(60) == 130
@@ -112,49 +117,33 @@ def test_killed_it_leaves_no_guest_and_resumes_and_interrupted_too(scratch: Path
     second = stored(scratch)
     assert first.items() <= second.items() and len(second) < MISSIONS
 
-    runner = campaign(scratch, *resume)
+    runner = campaign(processes, *resume)
     assert runner.wait(BOOT) == 0, (scratch / "log").read_text()
     last = stored(scratch)
     assert second.items() <= last.items() and set(last) == set(range(MISSIONS))
     assert not left_qemus(str(scratch)) and not list(scratch.glob("tv-c-*"))
 
 
-def test_two_dask_workers_with_guests_of_their_own_one_is_killed(scratch: Path) -> None:
+def test_two_dask_workers_with_guests_of_their_own_one_is_killed(
+    scratch: Path, processes: Processes
+) -> None:
     pytest.importorskip("distributed", reason="the extra `distributed` is not installed")
-    processes = [
-        start(scratch, "distributed.cli.dask_scheduler",
-              "--port", "0", "--no-dashboard", "--host", "127.0.0.1")
-    ]  # fmt: skip
-    try:
-        deadline = time.monotonic() + 40
-        while not (found := re.search(r"tcp://[\d.]+:\d+", (scratch / "log").read_text())):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        address = found[0]
-        processes += [
-            start(scratch, "distributed.cli.dask_worker", address, "--name", name, "--nthreads",
-                  "1", "--no-nanny", "--no-dashboard", "--memory-limit", "0",
-                  "--local-directory", str(scratch / name))
-            for name in ("east", "west")
-        ]  # fmt: skip
-        words = (*begin(scratch, clean=3000), "--scheduler", address, "--workers", "2")
-        runner = campaign(scratch, *words)
-        deadline = time.monotonic() + BOOT
-        while {worker for _, worker in stored(scratch).values()} != {"east", "west"}:
-            assert runner.poll() is None and time.monotonic() < deadline, stored(scratch)
-            time.sleep(0.1)
-        assert len(left_qemus(str(scratch))) == 6
-        processes[1].kill()
-        done = len(stored(scratch))
-        # All up to a later place of the order: none of the lost worker's missions is missing.
-        while prefix(scratch) < done + 5:
-            assert runner.poll() is None and time.monotonic() < deadline, stored(scratch)
-            time.sleep(0.1)
-        runner.send_signal(signal.SIGINT)
-        assert runner.wait(60) == 130
-        wait_no_qemu(scratch)
-    finally:
-        for process in reversed(processes):
-            process.terminate()
-        for process in reversed(processes):
-            process.wait(30)
+    cluster = DaskCluster(processes, environment(scratch))
+    east, west = cluster.add_worker("east"), cluster.add_worker("west")
+    words = (*begin(scratch, clean=3000), "--scheduler", cluster.address, "--workers", "2")
+    runner = campaign(processes, *words)
+    deadline = time.monotonic() + BOOT
+    while {worker for _, worker in stored(scratch).values()} != {"east", "west"}:
+        assert runner.poll() is None and time.monotonic() < deadline, stored(scratch)
+        time.sleep(0.1)
+    assert len(left_qemus(str(scratch))) == 6
+    east.kill()
+    done = len(stored(scratch))
+    # All up to a later place of the order: none of the lost worker's missions is missing.
+    while prefix(scratch) < done + 5:
+        assert runner.poll() is None and time.monotonic() < deadline, stored(scratch)
+        time.sleep(0.1)
+    runner.send_signal(signal.SIGINT)
+    assert runner.wait(60) == 130
+    wait_no_qemu(scratch)
+    assert west.poll() is None, "a Dask worker serves the next campaign"
