@@ -19,6 +19,10 @@ from faultinject.simulation.defects import DEFECTS, Defect
 __all__ = ["main", "plant"]
 
 
+_WORLD = "faultinject.simulation.world"
+"""Holds on to the product's modules: once it is imported, it runs them as they were then."""
+
+
 class _Loader(importlib.machinery.SourceFileLoader):
     """Loads a module with its source changed."""
 
@@ -62,7 +66,7 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 def plant(defect: Defect) -> None:
     """Change what will be imported.  Raises RuntimeError if it has been imported already."""
-    for module, _, _ in defect.edits:
+    for module in (_WORLD, *(module for module, _, _ in defect.edits)):
         if module in sys.modules:
             raise RuntimeError(f"{module} is imported already")
     sys.meta_path.insert(0, _Finder(defect))

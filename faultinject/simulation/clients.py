@@ -42,7 +42,7 @@ class Outcome:
 def request_of(outcome: Outcome) -> tuple[str, str, bytes, list[tuple[str, str]]]:
     """Return method, target, body and headers of an operation."""
     operation = outcome.operation
-    target, body = f"/kv/{operation.key}", b"%d" % operation.index
+    target, body = f"/kv/{operation.key}", b"%d" % operation.index + b"x" * operation.padding
     headers = [("x-op", str(operation.index))]
     match operation.kind:
         case "get":

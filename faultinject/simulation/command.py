@@ -1,38 +1,48 @@
-"""``trivisor simulate``: hunt for seeds that break a promise, shrink them, run one again."""
+"""``trivisor simulate``: hunt for seeds that break a promise, group and shrink them, follow one."""
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from itertools import count, zip_longest
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from voter.commands.terminal import ExitCode, console, print_json, quiet_logs, warn
 
 if TYPE_CHECKING:
+    from faultinject.simulation.groups import Group, Shrunk
     from faultinject.simulation.hunt import Summary
     from faultinject.simulation.plan import Plan
+    from faultinject.simulation.seeds import KnownSeed
     from faultinject.simulation.world import Result
 
 __all__ = ["simulate"]
 
-NIGHTLY = range(1, 100_001)
-"""Seeds of the nightly size."""
-DEFECT_SEEDS = 400
+FRESH = 500
+"""Seeds that are run if nothing else is asked for."""
+DEFECT_SEEDS = 100
 """Seeds within which each planted defect must be caught."""
-SHOWN = 5
-"""Failing seeds that are shrunk and shown at most."""
+SHOWN = 8
+"""Groups of failing seeds of which one is shrunk and shown at most."""
+TIMELINE = 60
+"""Lines of a shrunk run that are shown at most; ``--trace`` shows all."""
+FAILURES = "simulation-failures.jsonl"
 
 
 def _read_numbers(
     ctx: click.Context, option: click.Parameter, value: str | None
 ) -> list[int] | None:
     """Read ``0-3,8``, or ``none``."""
-    from faultinject.simulation.shrink import parse_numbers  # noqa: PLC0415
+    from faultinject.simulation.plan import parse_numbers  # noqa: PLC0415
 
     try:
         return None if value is None else parse_numbers(value)
@@ -40,8 +50,10 @@ def _read_numbers(
         raise click.BadParameter(f"{value!r} is not like 0-3,8 (or none)", ctx, option) from error
 
 
-def _read_range(ctx: click.Context, option: click.Parameter, value: str) -> range:
+def _read_range(ctx: click.Context, option: click.Parameter, value: str | None) -> range | None:
     """Read ``A..B``: all seeds from A to B."""
+    if value is None:
+        return None
     first, dots, last = value.partition("..")
     if not (dots and first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
         raise click.BadParameter(f"{value!r} is not like 1..200", ctx, option)
@@ -49,10 +61,17 @@ def _read_range(ctx: click.Context, option: click.Parameter, value: str) -> rang
 
 
 @click.command()
-@click.option("--seeds", callback=_read_range, default="1..500", show_default=True,
-              metavar="A..B", help="Seeds to run.")  # fmt: skip
+@click.option("--fresh", type=click.IntRange(1), metavar="N",
+              help=f"Run N seeds that no earlier run has used.  [default: {FRESH}]")  # fmt: skip
+@click.option("--known", "with_known", is_flag=True,
+              help="Run every seed that ever broke a promise.")  # fmt: skip
+@click.option("--seeds", callback=_read_range, metavar="A..B", help="Run these seeds.")
+@click.option("--nightly", is_flag=True,
+              help="Run fresh seeds until stopped; append each failure to --log.")  # fmt: skip
+@click.option("--log", type=click.Path(dir_okay=False, path_type=Path), default=FAILURES,
+              show_default=True, help="With --nightly: the file for failures.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), help="Run this seed only, and tell of it.")
-@click.option("--nightly", is_flag=True, help=f"Run {len(NIGHTLY):,} seeds.")
+@click.option("--trace", is_flag=True, help="With --seed: print a timeline of the run.")
 @click.option("--size", type=click.IntRange(1, 20), default=1, show_default=True,
               help="Multiply operations and faults of each seed.")  # fmt: skip
 @click.option("--faults", callback=_read_numbers, metavar="NUMBERS",
@@ -61,14 +80,18 @@ def _read_range(ctx: click.Context, option: click.Parameter, value: str) -> rang
               help="With --seed: only these operations.")  # fmt: skip
 @click.option("--defect", help="Plant this defect first (see --defects).")
 @click.option("--defects", is_flag=True,
-              help=f"Plant each known defect: caught within {DEFECT_SEEDS} seeds?")  # fmt: skip
+              help=f"Mutation testing: is each defect found in {DEFECT_SEEDS} seeds?")  # fmt: skip
 @click.option("--jobs", type=click.IntRange(1, 256), default=os.cpu_count() or 1,
               show_default="one a processor", help="Processes to use.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON.")
 def simulate(  # noqa: PLR0913 - one for each option
-    seeds: range,
-    seed: int | None,
+    fresh: int | None,
+    with_known: bool,
+    seeds: range | None,
     nightly: bool,
+    log: Path,
+    seed: int | None,
+    trace: bool,
     size: int,
     faults: list[int] | None,
     operations: list[int] | None,
@@ -79,10 +102,15 @@ def simulate(  # noqa: PLR0913 - one for each option
 ) -> ExitCode:
     """Run the whole system under simulated clocks, networks and disks, seed by seed.
 
-    Everything that happens in a run is a function of its seed. Ends with 0 only if all promises
-    held in all runs; a seed that breaks one is shrunk, and printed as one command.
+    Everything that happens in a run is a function of its seed. The exit code is 0 only if all
+    promises held in all runs. A failure does not end the hunt: failures are grouped by what they
+    report, and one of each group is shrunk, printed as one command and followed by a timeline.
     """
     quiet_logs()
+    for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: workers end, nothing is left
+        signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
+    if trace and seed is None:
+        raise click.UsageError("--trace is of one run: give --seed")
     if defects:
         return _try_defects(jobs, as_json)
     if defect is not None:
@@ -96,11 +124,52 @@ def simulate(  # noqa: PLR0913 - one for each option
         plant(DEFECTS[defect])
         jobs = 1
     if seed is not None:
-        return _run_one(seed, size, faults, operations, as_json, defect)
-    return _hunt(NIGHTLY if nightly else seeds, jobs, size, as_json, defect)
+        return _run_one(seed, size, faults, operations, as_json=as_json, trace=trace)
+    chosen = _choose(fresh, seeds, with_known=with_known, nightly=nightly)
+    hunt = _Hunt(chosen, jobs, size, as_json=as_json, defect=defect or "")
+    return hunt.run_nightly(log) if nightly else hunt.run()
 
 
 _CHANGED = frozenset({"guests", "voter"})
+
+
+class _Chosen(NamedTuple):
+    """Which seeds to run: the known ones first, then a range (``endless``: from its start on)."""
+
+    known: tuple[KnownSeed, ...]
+    range: range
+    origin: str  # where the range comes from, in words
+    revision: str
+    endless: bool = False
+
+    def seeds(self) -> Iterator[int]:
+        """Yield all of them."""
+        yield from (each.seed for each in self.known)
+        yield from count(self.range.start) if self.endless else self.range
+
+    @property
+    def total(self) -> int:
+        """How many there are, if there is an end of them."""
+        return len(self.known) + len(self.range)
+
+
+def _choose(number: int | None, seeds: range | None, *, with_known: bool, nightly: bool) -> _Chosen:
+    """Work out which seeds are asked for."""
+    from faultinject.simulation.seeds import fresh, known, source_revision  # noqa: PLC0415
+
+    if seeds is not None and (number is not None or nightly):
+        raise click.UsageError("--seeds names the seeds: leave --fresh and --nightly out")
+    old = known() if with_known else ()
+    revision, now = source_revision(), time.time_ns()
+    if seeds is not None:
+        return _Chosen(old, seeds, "as asked for", revision)
+    if number is None and with_known and not nightly:
+        return _Chosen(old, range(0), "none", revision)
+    if number is None:
+        number = FRESH
+    when = datetime.fromtimestamp(now / 1e9, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    origin = f"fresh: commit {revision}, {when}"
+    return _Chosen(old, fresh(number, revision, now), origin, revision, nightly)
 
 
 def _run_one(
@@ -108,22 +177,29 @@ def _run_one(
     size: int,
     faults: list[int] | None,
     operations: list[int] | None,
+    *,
     as_json: bool,
-    defect: str | None,
+    trace: bool,
 ) -> ExitCode:
-    """Run one seed, whole or in part, and tell what happened."""
+    """Run one seed, whole or in part, and report what happened."""
     from faultinject.simulation.hunt import summarize  # noqa: PLC0415
     from faultinject.simulation.plan import make_plan  # noqa: PLC0415
+    from faultinject.simulation.timeline import Timeline  # noqa: PLC0415
     from faultinject.simulation.world import run  # noqa: PLC0415
 
     plan = make_plan(seed, size=size).without(faults, operations)
-    result = run(plan)
+    timeline = Timeline() if trace else None
     if as_json:
         import msgspec  # noqa: PLC0415
 
-        print_json(msgspec.to_builtins(summarize(result)))
+        result = run(plan, timeline)
+        found = msgspec.to_builtins(summarize(result))
+        print_json(found | ({"timeline": timeline.lines} if timeline is not None else {}))
     else:
         _tell_plan(plan)
+        result = run(plan, timeline)
+        if timeline is not None:
+            sys.stdout.write("".join(f"{line}\n" for line in timeline.lines))
         _tell_result(result)
     return ExitCode.FAILED if _failed(result) else ExitCode.OK
 
@@ -136,12 +212,13 @@ def _tell_plan(plan: Plan) -> None:
     out = console()
     out.print(
         f"seed {plan.seed}: durability {plan.durability}, {len(plan.operations)} operations of "
-        f"{plan.clients} clients, links up to {plan.delay * 1000:g} ms"
+        f"{plan.clients} clients, links up to {plan.delay * 1000:.3g} ms"
+        + (", two replicas may be faulty at a time" if plan.two else "")
     )
     for fault in plan.faults:
         out.print(
             f"  fault {fault.index}: {fault.at:.3f} s {fault.kind}, replica {fault.target}, "
-            f"for {fault.seconds:g} s, amount {fault.amount}"
+            f"for {fault.seconds:.3g} s, amount {fault.amount}"
         )
 
 
@@ -150,70 +227,154 @@ def _tell_result(result: Result) -> None:
     for breach in result.breaches:
         out.print(f"[red]{breach.promise}[/] at {breach.time:.4f} s: {breach.text}")
     for problem in result.problems:
-        out.print(f"[yellow]fault in the code[/]: {problem}")
+        out.print(f"[yellow]an exception left the code[/]: {problem}")
     out.print(
         f"{result.answered} answered, {result.seconds:.2f} s simulated, {result.steps} steps, "
         f"voter started {result.restarts} times, trace {result.trace}"
     )
 
 
-def _hunt(seeds: range, jobs: int, size: int, as_json: bool, defect: str | None) -> ExitCode:
-    """Run many seeds; shrink and show the first that fail."""
-    from rich.progress import Progress, TimeElapsedColumn  # noqa: PLC0415
+class _Hunt:
+    """Runs many seeds, and shows what failed."""
 
-    from faultinject.simulation.hunt import hunt  # noqa: PLC0415
+    def __init__(
+        self, chosen: _Chosen, jobs: int, size: int, *, as_json: bool, defect: str
+    ) -> None:
+        self._chosen, self._jobs, self._size = chosen, jobs, size
+        self._as_json, self._defect = as_json, defect
+        self._began = time.monotonic()
+        self._failed: list[Summary] = []
+        self._done = self._answered = self._faults = 0
 
-    began = time.monotonic()
-    failed: list[Summary] = []
-    count = answered = faults = 0
-    columns = (*Progress.get_default_columns(), TimeElapsedColumn())
-    with Progress(*columns, console=console(stderr=True), disable=as_json) as progress:
-        task = progress.add_task("seeds", total=len(seeds))
-        for summary in hunt(seeds, jobs=jobs, size=size):
-            count += 1
-            answered += summary.answered
-            faults += len(summary.faults)
+    def run(self) -> ExitCode:
+        """Run them all; shrink and show one of each group of failures."""
+        for summary in self._results():
             if _failed(summary):
-                failed.append(summary)
-            progress.update(task, advance=1, description=f"seeds, {len(failed)} failed")
-    failed.sort(key=lambda summary: summary.seed)
-    commands = [_shrink(summary, size, defect) for summary in failed[:SHOWN]]
-    seconds = time.monotonic() - began
-    if as_json:
+                self._failed.append(summary)
+        from faultinject.simulation.groups import group, shrink_group  # noqa: PLC0415
+
+        groups = group(self._failed)
+        shrunk = [
+            shrink_group(each, size=self._size, defect=self._defect) for each in groups[:SHOWN]
+        ]
+        if self._as_json:
+            self._print_json(groups, shrunk)
+        else:
+            for each, small in zip_longest(groups, shrunk):
+                _show_group(each, small)
+            console().print(self._totals())
+        return ExitCode.FAILED if self._failed else ExitCode.OK
+
+    def run_nightly(self, log: Path) -> ExitCode:
+        """Run until stopped; append a line of JSON to ``log`` for each failure, and at the end."""
+        from faultinject.simulation.groups import group, shrink_group  # noqa: PLC0415
+
+        with log.open("a") as file:
+
+            def append(entry: dict[str, Any]) -> None:
+                now = datetime.now(UTC).isoformat(timespec="seconds")
+                entry = {"time": now, "revision": self._chosen.revision} | entry
+                file.write(json.dumps(entry) + "\n")
+                file.flush()
+
+            try:
+                for summary in self._results():
+                    if not _failed(summary):
+                        continue
+                    self._failed.append(summary)
+                    (each,) = group([summary])
+                    small = shrink_group(each, size=self._size)
+                    append(
+                        {"seed": summary.seed, "promise": each.promise, "report": small.report,
+                         "faults": small.kinds, "command": small.command}
+                    )  # fmt: skip
+                    warn(f"{each.promise}: {small.report}\n  {small.command}")
+            except KeyboardInterrupt:
+                pass  # this is how it is stopped
+            first = self._chosen.range.start
+            append({"first": first, "seeds": self._done, "failed": len(self._failed)})
+        console().print(f"{self._totals()}; see {log}")
+        return ExitCode.FAILED if self._failed else ExitCode.OK
+
+    def _results(self) -> Iterator[Summary]:
+        """Run the seeds, with a bar on a terminal that shows how far they are."""
+        from rich.progress import Progress, TimeElapsedColumn  # noqa: PLC0415
+
+        from faultinject.simulation.hunt import hunt  # noqa: PLC0415
+
+        chosen, err = self._chosen, console(stderr=True)
+        if not self._as_json:  # first, so that a run that is cut short can be repeated
+            err.print(self._which())
+        columns = (*Progress.get_default_columns(), TimeElapsedColumn())
+        with Progress(*columns, console=err, disable=self._as_json) as progress:
+            task = progress.add_task("seeds", total=None if chosen.endless else chosen.total)
+            for summary in hunt(chosen.seeds(), jobs=self._jobs, size=self._size):
+                self._done += 1
+                self._answered += summary.answered
+                self._faults += len(summary.faults)
+                yield summary
+                failed = len(self._failed)
+                progress.update(task, advance=1, description=f"seeds, {failed} failed")
+
+    def _which(self) -> str:
+        chosen = self._chosen
+        parts = [f"{len(chosen.known)} seeds that failed once"] if chosen.known else []
+        if chosen.endless:
+            parts.append(f"seeds from {chosen.range.start} on ({chosen.origin})")
+        elif chosen.range:
+            parts.append(f"seeds {chosen.range[0]}..{chosen.range[-1]} ({chosen.origin})")
+        return ", ".join(parts)
+
+    def _totals(self) -> str:
+        seconds = time.monotonic() - self._began
+        return (
+            f"{self._done} seeds, {len(self._failed)} failed; {self._answered} requests answered, "
+            f"{self._faults} faults, {seconds:.1f} s ({self._which()})"
+        )
+
+    def _print_json(self, groups: list[Group], shrunk: list[Shrunk]) -> None:
+        import msgspec  # noqa: PLC0415
+
+        chosen, seconds = self._chosen, time.monotonic() - self._began
         print_json(
             {
-                "seeds": count,
-                "failed": [summary.seed for summary in failed],
-                "commands": commands,
-                "answered": answered,
-                "faults": faults,
+                "revision": chosen.revision,
+                "origin": chosen.origin,
+                "first": chosen.range.start,
+                "fresh": len(chosen.range),
+                "known": len(chosen.known),
+                "seeds": self._done,
+                "failed": sorted(summary.seed for summary in self._failed),
+                "groups": [
+                    msgspec.to_builtins(each)
+                    | {"shrunk": None if small is None else msgspec.to_builtins(small)}
+                    for each, small in zip_longest(groups, shrunk)
+                ],
+                "answered": self._answered,
+                "faults": self._faults,
                 "seconds": round(seconds, 1),
+                "seeds_a_second": round(self._done / seconds, 1),
+                "jobs": self._jobs,
+                "python": sys.version.split()[0],
             }
         )
-    else:
-        out = console()
-        for summary, command in zip(failed, commands, strict=False):
-            first = summary.breaches[0] if summary.breaches else summary.problems[0]
-            words = str(first).strip().splitlines()[-1]
-            out.print(f"[red]seed {summary.seed}[/]: {words}\n  {command}")
-        if len(failed) > SHOWN:
-            out.print("also: " + ", ".join(str(summary.seed) for summary in failed[SHOWN:]))
-        out.print(
-            f"{count} seeds, {len(failed)} failed; {answered} requests answered, {faults} faults, "
-            f"{seconds:.1f} s"
-        )
-    return ExitCode.FAILED if failed else ExitCode.OK
 
 
-def _shrink(summary: Summary, size: int, defect: str | None) -> str:
-    from faultinject.simulation.plan import make_plan  # noqa: PLC0415
-    from faultinject.simulation.shrink import command_of, shrink  # noqa: PLC0415
-
-    whole = make_plan(summary.seed, size=size)
-    plan = whole
-    if summary.breaches:
-        plan, _ = shrink(whole, summary.breaches[0].promise)
-    return command_of(plan, whole, size=size, defect=defect or "")
+def _show_group(each: Group, small: Shrunk | None) -> None:
+    out = console()
+    some = ", ".join(map(str, each.seeds[:10])) + (", ..." if len(each.seeds) > 10 else "")
+    out.print(f"[red]{each.promise}[/]: {each.words}\n  {len(each.seeds)} seeds: {some}")
+    if small is None:
+        return
+    kinds = ", ".join(small.kinds) or "none"
+    out.print(f"  shrunk to {small.operations} operations and these faults: {kinds}")
+    lines = small.timeline
+    if len(lines) > TIMELINE:
+        left_out = f"{'':9}  ...       {len(lines) - TIMELINE} lines are left out"
+        lines = [*lines[: TIMELINE // 3], left_out, *lines[-2 * TIMELINE // 3 :]]
+    sys.stdout.write("".join(f"    {line[:160]}\n" for line in lines))
+    sys.stdout.flush()
+    out.print(f"  the whole of it: {small.command} --trace")
 
 
 def _try_defects(jobs: int, as_json: bool) -> ExitCode:
@@ -223,6 +384,7 @@ def _try_defects(jobs: int, as_json: bool) -> ExitCode:
     from rich.table import Table  # noqa: PLC0415
 
     from faultinject.simulation.defects import DEFECTS  # noqa: PLC0415
+    from faultinject.simulation.plan import SWARM  # noqa: PLC0415
 
     with ThreadPoolExecutor(jobs) as pool:
         found = dict(zip(DEFECTS, pool.map(_try_defect, DEFECTS), strict=True))
@@ -231,7 +393,7 @@ def _try_defects(jobs: int, as_json: bool) -> ExitCode:
     else:
         table = Table("defect", "what it does", "promise", "seed", "seen")
         for name, said in found.items():
-            seed = str(said["seed"]) if said else "[red]not caught[/]"
+            seed = str(said["seed"] - SWARM + 1) if said else "[red]not caught[/]"
             table.add_row(name, DEFECTS[name].what, said.get("promise"), seed, said.get("text"))
         console().print(table)
     missed = [name for name, said in found.items() if not said]
@@ -244,9 +406,11 @@ def _try_defect(name: str) -> dict[str, Any]:
     """Return seed, promise and text of the first breach with this defect, of a seed that breaks
     nothing without it; empty: none.
     """
-    first = 1
-    while first <= DEFECT_SEEDS:
-        said = _hunt_apart(name, first, DEFECT_SEEDS)
+    from faultinject.simulation.plan import SWARM  # noqa: PLC0415
+
+    first, last = SWARM, SWARM + DEFECT_SEEDS - 1
+    while first <= last:
+        said = _hunt_apart(name, first, last)
         if not said or not _hunt_apart("-", said["seed"], said["seed"]):
             return said
         first = said["seed"] + 1

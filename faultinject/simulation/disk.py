@@ -19,6 +19,8 @@ SYNC_TIMES = (0.0001, 0.004)
 """Seconds that a sync takes, least and most."""
 PIECE_TIME = 0.00005
 """Seconds that writing a piece of a file takes."""
+HEAD = 100
+"""Bytes that the head of a segment takes at most."""
 ASIDE = ".new"
 """Ending of the name of a file that is not complete yet."""
 
@@ -113,6 +115,11 @@ class Disk:
         inode.stored[at] ^= bit
         inode.cached[at] ^= bit
         return True
+
+    def last_segment(self) -> str:
+        """Return the name of the last segment of the journal that holds more than its head."""
+        names = sorted(name for name in self.cached if name.startswith("segment-"))
+        return next((n for n in reversed(names) if any(self.cached[n].cached[HEAD:])), "")
 
     def sync_time(self) -> float:
         """Seconds that the next sync takes."""

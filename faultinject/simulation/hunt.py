@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import multiprocessing
-from collections.abc import Iterator, Sequence
+import os
+import signal
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from itertools import islice
 
 import msgspec
 
@@ -15,6 +19,7 @@ from faultinject.simulation.world import Result, run
 
 __all__ = ["Summary", "hunt", "summarize"]
 
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 CHUNK = 20
 """Seeds that a worker is given at a time."""
 
@@ -54,15 +59,31 @@ def _run_chunk(seeds: Sequence[int], size: int) -> list[Summary]:
     return summaries
 
 
-def hunt(seeds: range, *, jobs: int, size: int = 1) -> Iterator[Summary]:
-    """Run all seeds; yield what came of each, as the processes end (not in order)."""
-    chunks = (seeds[at : at + CHUNK] for at in range(0, len(seeds), CHUNK))
+def _begin_worker(parent: int) -> None:
+    """Prepare a worker: it leaves signals to its parent, and does not outlive it."""
+    gc.disable()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)  # it died before the line above
+
+
+def hunt(seeds: Iterable[int], *, jobs: int, size: int = 1) -> Iterator[Summary]:
+    """Run all seeds (there may be no end of them); yield what came of each, not in order.
+
+    Workers end with the generator, also if it is closed early or its process is killed.
+    """
+    seeds = iter(seeds)
+    chunks = iter(lambda: list(islice(seeds, CHUNK)), [])
     if jobs == 1:
         for chunk in chunks:
             yield from _run_chunk(chunk, size)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context, initializer=gc.disable) as pool:
+    with ProcessPoolExecutor(
+        jobs, mp_context=context, initializer=_begin_worker, initargs=(os.getpid(),)
+    ) as pool:
         running: set[Future[list[Summary]]] = set()
         try:
             for chunk in chunks:

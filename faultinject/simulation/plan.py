@@ -2,6 +2,13 @@
 
 Two random sources, one for the operations and one for the faults, so that leaving one out while a
 failure is shrunk does not change the others.
+
+There are two ways to draw a plan.  Seeds below ``SWARM`` are drawn with fixed weights; they stay
+as they are, so that a seed that failed once still names the same plan.  From ``SWARM`` on each seed
+first draws its own weights, kinds, counts, sizes and timings (swarm testing: Groce et al., ISSTA
+2012).  With fixed weights a fault kind of weight 1 in 45 meets another one of its kind once in
+hundreds of seeds, and a gap of a millisecond between two faults is as rare; a swarm plan that has
+few kinds and small gaps has such a pair nearly always.
 """
 
 from __future__ import annotations
@@ -11,8 +18,21 @@ from random import Random
 
 import msgspec
 
-__all__ = ["DEADLY", "KINDS", "REPLICA_FAULTS", "Fault", "Operation", "Plan", "make_plan"]
+__all__ = [
+    "DEADLY",
+    "KINDS",
+    "REPLICA_FAULTS",
+    "SWARM",
+    "Fault",
+    "Operation",
+    "Plan",
+    "make_plan",
+    "parse_numbers",
+    "write_numbers",
+]
 
+SWARM = 1 << 32
+"""The first seed whose plan draws its own weights."""
 REPLICAS = 3
 DEADLY = frozenset({"kill", "freeze"})
 """Kinds of operations that end, or hang, every service that they get to."""
@@ -29,6 +49,7 @@ class Operation(msgspec.Struct, frozen=True):
     key: str
     pause: float
     concurrent: bool = False  # does not wait for the one before it
+    padding: int = 0  # bytes behind the value that is written
 
 
 class Fault(msgspec.Struct, frozen=True):
@@ -60,6 +81,8 @@ class Plan(msgspec.Struct, frozen=True):
     two: bool  # two replicas may be faulty at a time: no liveness then
     plain: tuple[int, ...] = ()  # clients that never try again
     keyed: tuple[int, ...] = ()  # clients over HTTP, with an Idempotency-Key
+    checkpoint_bytes: int = 1500  # smallest log that a checkpoint is worth
+    log_bytes: int = 60_000  # largest log
 
     @property
     def clients(self) -> int:
@@ -130,8 +153,25 @@ def _draw(random: Random, table: dict[str, int]) -> str:
     return random.choices(list(table), list(table.values()))[0]
 
 
-def make_plan(seed: int, *, size: int = 1, kinds: Collection[str] | None = None) -> Plan:
-    """Draw a plan.  ``size`` multiplies operations and faults; ``kinds``: faults that may be."""
+def make_plan(seed: int, *, size: int = 1) -> Plan:
+    """Draw a plan.  ``size`` multiplies operations and faults."""
+    return _draw_swarm(seed, size) if seed >= SWARM else _draw_fixed(seed, size)
+
+
+def _allowed(durability: str) -> dict[str, int]:
+    """Return the kinds of faults that a durability promises to survive, with their weights."""
+    table = dict(KINDS)
+    if durability == "none":
+        for kind in ("kill-voter", "kill-voter-in-call"):
+            del table[kind]  # nothing is promised then
+    if durability != "fsync":
+        for kind in ("power-loss", *DISK_FAULTS):
+            del table[kind]
+    return table
+
+
+def _draw_fixed(seed: int, size: int) -> Plan:
+    """Draw a plan with the weights of the tables above."""
     random = Random(f"{seed} plan")
     durability = random.choices(("fsync", "os", "none"), (8, 1, 1))[0]
     clients = random.randint(2, 4)
@@ -154,17 +194,11 @@ def make_plan(seed: int, *, size: int = 1, kinds: Collection[str] | None = None)
         operations[at] = msgspec.structs.replace(operations[at], kind=kind)
     chances = Random(f"{seed} faults")
     two = chances.random() < 0.1
-    table = {k: w for k, w in KINDS.items() if kinds is None or k in kinds}
-    if durability == "none":
-        for kind in ("kill-voter", "kill-voter-in-call"):
-            table.pop(kind, None)  # nothing is promised then
-    if durability != "fsync":
-        for kind in ("power-loss", *DISK_FAULTS):
-            table.pop(kind, None)
+    table = _allowed(durability)
     length = gap * count * 1.5 + 0.3
     faults = []
     when = 0.02
-    for index in range(chances.choice((0, 1, 2, 3, 3, 4, 5)) * size if table else 0):
+    for index in range(chances.choice((0, 1, 2, 3, 3, 4, 5)) * size):
         kind = _draw(chances, table)
         when += chances.random() * length / 3
         faults.append(
@@ -191,3 +225,119 @@ def make_plan(seed: int, *, size: int = 1, kinds: Collection[str] | None = None)
         plain=tuple(c for c in range(clients) if random.random() < 0.2),
         keyed=tuple(c for c in range(clients) if random.random() < 0.15),
     )
+
+
+def _between(random: Random, least: float, most: float) -> float:
+    """Draw a number whose logarithm is uniform."""
+    return float(least * (most / least) ** random.random())
+
+
+def _reweigh(random: Random, table: dict[str, int], least: int) -> dict[str, float]:
+    """Leave kinds out, ``least`` stay at least, and give the others new weights."""
+    count = random.randint(least, len(table))
+    kept = random.sample(sorted(table), count)
+    return {kind: table[kind] * random.expovariate(1) + 1e-9 for kind in kept}
+
+
+def _draw_swarm(seed: int, size: int) -> Plan:
+    """Draw the weights, counts, sizes and timings of a plan, then the plan."""
+    random = Random(f"{seed} swarm plan")
+    durability = random.choices(("fsync", "os", "none"), (7, 2, 1))[0]
+    clients = random.randint(1, 5)
+    count = round(_between(random, 4, 25)) * size
+    gap = _between(random, 0.0005, 0.05)
+    mix = _reweigh(random, _OPERATIONS, 2)
+    keys = "abcn"[random.randrange(4) :]
+    concurrent = random.random() ** 2
+    padded = random.choice((0.0, 0.0, 0.3, 1.0))
+    operations = []
+    for index in range(clients * count):
+        kind = random.choices(list(mix), list(mix.values()))[0]
+        operations.append(
+            Operation(
+                index=index,
+                client=random.randrange(clients),
+                kind=kind,
+                key="n" if kind == "increment" else random.choice(keys),
+                pause=random.expovariate(1 / gap),
+                concurrent=random.random() < concurrent,
+                padding=round(_between(random, 1, 300)) if random.random() < padded else 0,
+            )
+        )
+    if random.random() < 0.1:
+        at = random.randrange(len(operations))
+        kind = random.choice(sorted(DEADLY))
+        operations[at] = msgspec.structs.replace(operations[at], kind=kind)
+    return Plan(
+        seed=seed,
+        durability=durability,
+        operations=tuple(operations),
+        faults=_draw_swarm_faults(seed, size, durability, gap * count),
+        delay=_between(random, 0.0003, 0.02),
+        split=random.choice((0.0, 0.1, 0.5)),
+        marker_every=round(_between(random, 2, 40)),
+        segment=round(_between(random, 700, 16384)),
+        block=random.choice((512, 4096)),
+        two=random.random() < 0.15,
+        plain=tuple(c for c in range(clients) if random.random() < 0.2),
+        keyed=tuple(c for c in range(clients) if random.random() < 0.25),
+        checkpoint_bytes=round(_between(random, 200, 4000)),
+        # All of 50 writes fit into 60,000 bytes, and more than half of it is filled at times.
+        log_bytes=60_000 if len(operations) <= 50 * size else 200_000 * size,
+    )
+
+
+def _draw_swarm_faults(seed: int, size: int, durability: str, busy: float) -> tuple[Fault, ...]:
+    """Draw the faults of a swarm plan whose clients are busy for so many seconds at least.
+
+    Most begin while there still are requests: a fault that begins later meets nobody.
+    """
+    random = Random(f"{seed} swarm faults")
+    table = _reweigh(random, _allowed(durability), 1)
+    count = random.choice((0, 1, 2, 3, 4, 5, 6, 8)) * size
+    spacing = _between(random, 0.001, busy + 0.1)
+    latest = 0.02 + (busy + 0.1) * random.choice((0.7, 1.0, 2.0))
+    targets = random.choices(range(REPLICAS), k=random.randint(1, REPLICAS))
+    longest = _between(random, 0.005, 2.0)
+    when = 0.02
+    faults = []
+    for index in range(count):
+        when += random.expovariate(1 / spacing)
+        if when > latest:
+            when = 0.02 + random.random() * (latest - 0.02)
+        faults.append(
+            Fault(
+                index=index,
+                kind=random.choices(list(table), list(table.values()))[0],
+                at=when,
+                target=random.choice(targets),
+                seconds=random.choice((0.0, longest * random.random())),
+                amount=round(_between(random, 1, 300)),
+            )
+        )
+    return tuple(faults)
+
+
+# ---- parts of a plan, as the command line writes them
+
+
+def write_numbers(numbers: Collection[int]) -> str:
+    """Write ``0-3,8``; ``none`` for no numbers."""
+    parts: list[tuple[int, int]] = []
+    for number in sorted(numbers):
+        if parts and parts[-1][1] == number - 1:
+            parts[-1] = parts[-1][0], number
+        else:
+            parts.append((number, number))
+    return ",".join(f"{a}" if a == b else f"{a}-{b}" for a, b in parts) or "none"
+
+
+def parse_numbers(text: str) -> list[int]:
+    """Read what ``write_numbers`` wrote.  Raises ValueError."""
+    if text == "none":
+        return []
+    numbers: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        numbers += range(int(first), int(last if dash else first) + 1)
+    return numbers

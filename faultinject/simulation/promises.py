@@ -21,7 +21,7 @@ from guests import wire
 from guests.message import Request
 from guests.service import Context, state_digest
 from guests.wire import FLAG_READ_ONLY, FLAG_VOID, Decoder, Frame, Kind
-from voter.core.events import Changed, Effect
+from voter.core.events import Changed, Checkpointed, Effect
 from voter.core.order import tag
 from voter.core.replica import State
 from voter.frontend.verdict import Vote, decode_response
@@ -93,6 +93,8 @@ class Observer:
         self._durable = 0  # so many of main are known to be on the disk
         self._votes: dict[int, dict[int, bytes]] = {}  # seq: guest: tag
         self._won: dict[int, set[bytes]] = {}
+        self.checkpoints: dict[int, str] = {}
+        """The segment that was written on when a checkpoint was made, by its place."""
         self._active: set[int] = set()
         self._epochs: dict[int, int] = {}  # of the last HELLO to each guest
 
@@ -262,6 +264,8 @@ class Observer:
     def decided(self, effects: Iterable[Effect]) -> None:
         """The voter's engine has taken an event: note who became active, or no longer is."""
         for effect in effects:
+            if isinstance(effect, Checkpointed):
+                self.checkpoints[effect.base.seq] = self._disk.last_segment()
             if not isinstance(effect, Changed):
                 continue
             if effect.after == State.ACTIVE:

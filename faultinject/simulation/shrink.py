@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 
-from faultinject.simulation.plan import Plan
+from faultinject.simulation.plan import Plan, write_numbers
 from faultinject.simulation.world import Result, run
 
-__all__ = ["command_of", "fewest", "parse_numbers", "shrink", "write_numbers"]
+__all__ = ["command_of", "fewest", "shrink"]
 
 MOST_RUNS = 400
 """Runs after which the best that was found is good enough."""
@@ -57,28 +57,6 @@ def shrink(plan: Plan, promise: str) -> tuple[Plan, Result]:
     operations = [o.index for o in best[0].operations]
     fewest(faults, lambda some: breaks(plan.without(some, operations)))
     return best
-
-
-def write_numbers(numbers: Collection[int]) -> str:
-    """Write ``0-3,8``; ``none`` for no numbers."""
-    parts: list[tuple[int, int]] = []
-    for number in sorted(numbers):
-        if parts and parts[-1][1] == number - 1:
-            parts[-1] = parts[-1][0], number
-        else:
-            parts.append((number, number))
-    return ",".join(f"{a}" if a == b else f"{a}-{b}" for a, b in parts) or "none"
-
-
-def parse_numbers(text: str) -> list[int]:
-    """Read what ``write_numbers`` wrote.  Raises ValueError."""
-    if text == "none":
-        return []
-    numbers: list[int] = []
-    for part in text.split(","):
-        first, dash, last = part.partition("-")
-        numbers += range(int(first), int(last if dash else first) + 1)
-    return numbers
 
 
 def command_of(plan: Plan, whole: Plan, *, size: int = 1, defect: str = "") -> str:

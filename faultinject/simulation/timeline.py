@@ -48,7 +48,9 @@ class Timeline:
 
     def add(self, actor: str, text: str) -> None:
         """Add a line: ``actor`` is the part of the system that it is about."""
-        now = self._world.loop.time() if self._world is not None else 0.0
+        if self._world is None:
+            return  # the run is over: what is left of it is only taken down
+        now = self._world.loop.time()
         line = f"{now:9.4f}  {actor:<9} {text}"
         self.lines.append(line)
         if self._echo is not None:
@@ -113,7 +115,8 @@ class Timeline:
             if service is None:
                 self.add(f"g{guest.index}", "holds nothing: no service runs")
                 continue
-            values = {key: value for key, (value, _) in sorted(service._entries.items())}
+            held = sorted(service._entries.items())
+            values = {key.decode("latin-1"): value for key, (value, _) in held}
             last = next((w.seq for w in main if w.history == service.tip), "an unknown place")
             said = "" if guest.honest else " (it was made to lie, or its state was changed)"
             self.add(f"g{guest.index}", f"holds the state after {last}: {values}{said}")
@@ -121,6 +124,7 @@ class Timeline:
             used = len(bytes(inode.cached).rstrip(b"\0"))
             unsynced = f", {len(inode.dirty)} writes not synced" if inode.dirty else ""
             self.add("disk", f"{name}: {used} bytes{unsynced}")
+        self._world = None
 
     # ------------------------------------------------------------- wrapping
 

@@ -384,8 +384,8 @@ def _configure(plan: Plan) -> Config:
         hang=0.6,
         ping=0.2,
         marker_every=plan.marker_every,
-        checkpoint_bytes=1500,
-        log_bytes=60_000,
+        checkpoint_bytes=plan.checkpoint_bytes,
+        log_bytes=plan.log_bytes,
         session_window=16,
         scrub=1.0,
     )

@@ -9,7 +9,7 @@ import pytest
 
 from faultinject.simulation.loop import Process
 from faultinject.simulation.network import NetworkLoop
-from faultinject.simulation.streams import KERNEL_BUFFER, Conditions
+from faultinject.simulation.streams import KERNEL_BUFFER, Conditions, Transport
 
 
 class Peer(asyncio.Protocol):
@@ -84,6 +84,23 @@ def test_bytes_arrive_in_order_and_in_pieces() -> None:
         counts.add(len(net.servers[0].pieces))
         net.loop.bury()
     assert len(counts) > 1
+
+
+def test_a_link_that_is_slow_no_more_delivers_what_was_under_way_at_once() -> None:
+    """Seeds 77001221 and others: else it is slow after the fault, beside the next fault."""
+    net = Net()
+    net.serve()
+    peer = net.connect()
+    net.wait()
+    net.loop.listeners["s"].conditions.stall = 30.0
+    peer.transport.write(b"late")
+    net.wait()
+    assert net.servers[0].pieces == []
+    net.loop.listeners["s"].conditions.stall = 0.0
+    cast(Transport, peer.transport).out.wake()
+    net.wait()
+    assert net.servers[0].pieces == [b"late"]
+    net.loop.bury()
 
 
 def test_a_connection_waits_until_somebody_serves() -> None:

@@ -9,8 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 from faultinject.simulation.command import simulate
-from faultinject.simulation.plan import make_plan
-from faultinject.simulation.shrink import command_of, fewest, parse_numbers, write_numbers
+from faultinject.simulation.plan import make_plan, parse_numbers, write_numbers
+from faultinject.simulation.shrink import command_of, fewest
 
 
 @pytest.mark.parametrize("needed", [[], [3], [0, 19], [4, 5, 11], list(range(20))])

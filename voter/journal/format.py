@@ -238,6 +238,7 @@ class CheckpointHead(msgspec.Struct, frozen=True, array_like=True):
     first: int  # number of its first frame
     synced: int  # number of the last frame that was on the disk before the checkpoint was
     size: int  # of the state, in bytes
+    keep: int  # the first segment that the checkpoint before this one needs
 
 
 def _base_parts(base: Base) -> Iterator[bytes]:

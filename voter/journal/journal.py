@@ -253,6 +253,7 @@ class Journal:
                 except TimeoutError:
                     if self._durability == "os" and self._collected:
                         self._write_collected()
+                        self._on_synced(self._synced)  # there may be a request among them
                         continue
                     if not self._lags:
                         if self._said < self._durable and self._frame == self._durable:
@@ -392,6 +393,7 @@ class Journal:
             needed.first,
             self._durable,
             len(state),
+            0 if self._checkpoint is None else self._checkpoint[1],
         )
         await self._files.write_whole(
             checkpoint_name(base.seq), checkpoint_pieces(head, base, state)

@@ -174,6 +174,7 @@ class _Reader:
         self._segments: list[Segment] = []
         self._entries: list[Entry] = []
         self._base = Base()
+        self._keep = 0  # segments before this one are needed by no checkpoint that is kept
         self._last: Record | None = None
 
     def _name(self, name: str) -> str:
@@ -195,6 +196,9 @@ class _Reader:
                 )
         frame = self._read_segments(numbers, frame, synced)
         spare = await self._cut(numbers, frame, synced)
+        for number in numbers_of(self._files.names(), "segment"):
+            if number < self._keep:  # a voter was killed while it removed them
+                await self._files.remove(segment_name(number))
         return Found(self._base, state, self._entries, self._segments, spare, frame - 1, checkpoint)
 
     # --------------------------------------------------------- checkpoints
@@ -220,6 +224,7 @@ class _Reader:
                     f" used; it is kept as {name}{_BAD}"
                 )
                 continue
+            self._keep = head.keep
             return state, (seq, head.segment, len(state)), head.segment, head.first, head.synced
         segments = numbers_of(names, "segment")
         if segments and segments[0] != 1:

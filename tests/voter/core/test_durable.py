@@ -345,6 +345,26 @@ def test_a_full_disk_refuses_writes_answers_reads_and_retries_and_recovers() -> 
     assert released(node, again) is not None
 
 
+def test_a_long_reply_on_a_full_disk_is_there_for_a_retry_after_a_restart() -> None:
+    node = make_node()
+    once = once_of(open_session(node), 1)
+    node.ask(b"Long", once)
+    node.feed(ev.Full(True, "no space left"))
+    node.run()
+    node.sync()
+    first = node.verdicts[node.tickets]
+    assert isinstance(first, ev.Release)
+    assert len(first.reply) > 64
+    assert not any(isinstance(entry, Settled) and entry.reply for entry in node.entries)
+    node.restart()
+    for index in range(3):
+        node.connect(index)
+    node.run()
+    again = node.verdicts[node.ask(b"Long", once)]
+    assert isinstance(again, ev.Release)
+    assert again.reply == first.reply
+
+
 # --------------------------------------------------------------- exactly once
 
 

@@ -449,3 +449,32 @@ def test_events_for_a_replica_that_never_came_are_ignored() -> None:
     for event in (ev.Lost(0, 5, ""), ev.Misbehaved(0, 5, ""), ev.Answered(0, 5, 1, b"")):
         assert node.feed(event) == []
     assert isinstance(node.replicas[0], Replica)
+
+
+def test_a_read_is_not_held_up_by_one_silent_replica_once_another_votes() -> None:
+    node = make_node()
+    node.crash(2)
+    read = node.submit(b"r", read_only=True)
+    node.run_one(1)
+    assert read not in node.verdicts
+    node.replicas[0].fault = "silent"
+    node.connect(2)
+    node.run_one(2)
+    node.run_one(1)
+    node.run_one(2)
+    assert isinstance(node.verdicts[read], ev.Release)
+
+
+def test_a_replica_that_comes_and_goes_cannot_hold_a_read_up() -> None:
+    node = make_node()
+    node.crash(2)
+    read = node.submit(b"r", read_only=True)
+    sent = [record.seq for record in node.records.values()]
+    for _ in range(3):
+        node.connect(2)
+        node.run_one(2)
+        node.crash(2)
+    assert len(node.records) - len(sent) <= 1, "ordered again once at most"
+    node.run_one(0)
+    node.run_one(1)
+    assert isinstance(node.verdicts[read], ev.Release)

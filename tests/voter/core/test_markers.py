@@ -80,6 +80,21 @@ def test_a_state_that_rots_is_found_though_no_reply_touches_it() -> None:
     assert all(isinstance(verdict, ev.Release) for verdict in node.verdicts.values())
 
 
+def test_a_state_that_rots_on_an_idle_node_is_found_within_the_scrub_time() -> None:
+    node = make_node(limits=Limits(hang=HANG, digest=HANG, scrub=30.0))
+    node.submit(b"a")
+    node.run()
+    node.replicas[1].state = b"rotten"
+    waited = 0.0
+    while state_of(node, 1) is State.ACTIVE:
+        assert waited <= 30.0
+        node.tick(0.5)
+        node.run()
+        waited += 0.5
+    assert state_of(node, 1) is State.EXPELLED
+    assert waited > 20.0, "not at each tick"
+
+
 def test_a_state_that_does_not_hash_to_the_voted_digest_is_not_taken() -> None:
     node = make_node(limits=OFTEN)
     node.replicas[0].fault = "lie-state"

@@ -263,3 +263,15 @@ async def test_what_was_opened_since_a_checkpoint_was_made_is_kept_until_it_is_w
             await run.until(written)
     async with opened(disk, segment_size=700) as run:
         assert [entry for entry in run.recovery.entries if entry in opened_since] == opened_since
+
+
+async def test_segments_that_a_killed_voter_was_about_to_remove_are_removed_at_the_start() -> None:
+    disk = Disk()
+    _, bases = await three(disk)
+    first = min(name for name in disk.names() if name.startswith("segment"))
+    left = f"segment-{int(first[8:]) - 1:010d}"
+    disk.inodes[left] = disk.copy().inodes[first]
+    async with opened(disk) as run:
+        assert run.recovery.base == bases[2]
+        assert left not in disk.names()
+        assert first in disk.names()

@@ -8,7 +8,7 @@ import errno
 import pytest
 
 from tests.voter.journal.disk import Disk, opened
-from voter.core.entries import Entry, Places
+from voter.core.entries import Entry, Places, Settled
 from voter.errors import JournalError
 from voter.journal import journal as journal_module
 
@@ -190,3 +190,15 @@ async def test_status_says_what_operators_want_to_know() -> None:
             "checkpoint_seq": 0,
             "checkpoint_bytes": 0,
         }
+
+
+async def test_with_durability_os_a_request_that_the_idle_write_takes_along_is_told() -> None:
+    """Seed 500008362: it came in the same turn as the idle timer, and its reply never went out."""
+    disk = Disk()
+    async with opened(disk, durability="os") as run:
+        run.write(Settled(1, b"tag"))  # nobody waits for it: the idle timer writes it
+        before = disk.writes
+        run.journal.append(run.history.record())
+        await run.until(lambda: disk.writes > before)
+        run.journal.flush()
+        await run.until(lambda: bool(run.synced) and run.synced[-1] == run.journal.position)

@@ -1,0 +1,81 @@
+"""Failures by kind: which seeds broke the same promise in the same words, and the smallest of each.
+
+Grouping is by what was reported, with numbers and values taken out; it is a first sort, not a
+diagnosis.  One seed of each group is shrunk and followed by a timeline, from which a person can
+tell the cause.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+import msgspec
+
+from faultinject.simulation.hunt import Summary
+from faultinject.simulation.plan import make_plan
+from faultinject.simulation.shrink import command_of, shrink
+from faultinject.simulation.timeline import Timeline
+from faultinject.simulation.world import run
+
+__all__ = ["CODE", "Group", "Shrunk", "first_failure", "group", "shrink_group"]
+
+CODE = "no exception"
+"""In place of a promise, where an exception left the product's code."""
+_VALUE = re.compile(r"b?'[^']*'|b?\"[^\"]*\"|\d+(\.\d+)?")
+
+
+class Group(msgspec.Struct):
+    """Seeds that failed alike: the promise, and the report without its numbers and values."""
+
+    promise: str
+    words: str
+    seeds: list[int] = []
+
+
+class Shrunk(msgspec.Struct, frozen=True):
+    """The smallest plan found that breaks a group's promise: its command, kinds and timeline."""
+
+    seed: int
+    command: str
+    kinds: list[str]
+    operations: int
+    report: str
+    timeline: list[str]
+
+
+def first_failure(summary: Summary) -> tuple[str, str]:
+    """Return the promise that a failed run broke first, and the report of it."""
+    if summary.breaches:
+        return summary.breaches[0].promise, summary.breaches[0].text
+    return CODE, summary.problems[0].strip().splitlines()[-1]
+
+
+def group(failed: Iterable[Summary]) -> list[Group]:
+    """Put failures together that report the same; the largest group first."""
+    groups: dict[tuple[str, str], Group] = {}
+    for summary in failed:
+        promise, report = first_failure(summary)
+        words = _VALUE.sub("#", report)
+        groups.setdefault((promise, words), Group(promise, words)).seeds.append(summary.seed)
+    for each in groups.values():
+        each.seeds.sort()
+    return sorted(groups.values(), key=lambda each: (-len(each.seeds), each.promise, each.words))
+
+
+def shrink_group(chosen: Group, *, size: int, defect: str = "") -> Shrunk:
+    """Shrink the first seed of a group, and follow what is left of it."""
+    seed = chosen.seeds[0]
+    whole = make_plan(seed, size=size)
+    plan = whole if chosen.promise == CODE else shrink(whole, chosen.promise)[0]
+    timeline = Timeline()
+    result = run(plan, timeline)
+    reports = [b.text for b in result.breaches if b.promise == chosen.promise] or result.problems
+    return Shrunk(
+        seed,
+        command_of(plan, whole, size=size, defect=defect),
+        [fault.kind for fault in plan.faults],
+        len(plan.operations),
+        reports[0].strip().splitlines()[-1] if reports else "",
+        timeline.lines,
+    )

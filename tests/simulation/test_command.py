@@ -1,0 +1,150 @@
+"""``trivisor simulate``: which seeds it runs, what it prints, and that nothing is left of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import pytest
+from click.testing import CliRunner
+
+from faultinject.simulation.command import simulate
+from faultinject.simulation.plan import SWARM
+from faultinject.simulation.seeds import known
+
+DEADLINE = 60.0
+"""Seconds that a condition is waited for."""
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def children(pid: int) -> set[int]:
+    """Return the pids of a process's children."""
+    path = Path(f"/proc/{pid}/task/{pid}/children")
+    return {int(word) for word in path.read_text().split()} if path.exists() else set()
+
+
+def alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in "ZX"
+
+
+@contextmanager
+def nightly(scratch: Path) -> Iterator[tuple[subprocess.Popen[str], Path, set[int]]]:
+    """Run the nightly hunt until two workers are there; kill it in the end."""
+    log = scratch / "failures.jsonl"
+    command = [sys.executable, "-m", "trivisor", "simulate", "--nightly", "--jobs", "2"]
+    process = subprocess.Popen(
+        [*command, "--log", str(log)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    try:
+        until(lambda: log.exists() and len(children(process.pid)) >= 3)  # and multiprocessing's
+        yield process, log, children(process.pid)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def read(stream: IO[str] | None) -> str:
+    assert stream is not None
+    return stream.read()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_nightly_hunt_ends_when_told_to_and_says_what_it_did(
+    scratch: Path, number: signal.Signals
+) -> None:
+    with nightly(scratch) as (process, log, workers):
+        process.send_signal(number)
+        assert process.wait(DEADLINE) == 0, read(process.stderr)
+        (line,) = log.read_text().splitlines()
+        entry = json.loads(line)
+        assert entry["failed"] == 0
+        assert entry["first"] >= SWARM
+        assert {"time", "revision", "seeds"} <= entry.keys()
+        assert str(entry["first"]) in read(process.stderr), "printed first, to repeat it"
+        until(lambda: not any(map(alive, workers)))
+
+
+def test_workers_do_not_outlive_a_hunt_that_is_killed(scratch: Path) -> None:
+    with nightly(scratch) as (process, _, workers):
+        process.kill()
+        process.wait(DEADLINE)
+        until(lambda: not any(map(alive, workers)))
+
+
+def run(*arguments: str) -> tuple[int, dict[str, object]]:
+    done = CliRunner().invoke(
+        simulate, [*arguments, "--json", "--jobs", "1"], standalone_mode=False
+    )
+    if done.exception is not None:
+        raise done.exception
+    found: dict[str, object] = json.loads(done.output)
+    return int(done.return_value), found
+
+
+def test_fresh_seeds_are_others_each_time() -> None:
+    status, one = run("--fresh", "2")
+    assert (status, one["seeds"], one["failed"], one["groups"]) == (0, 2, [], [])
+    _, other = run("--fresh", "2")
+    assert one["first"] != other["first"]
+    assert str(one["origin"]).startswith("fresh: commit ")
+
+
+def test_known_seeds_are_run_alone_or_with_others() -> None:
+    _, alone = run("--known")
+    assert (alone["seeds"], alone["known"], alone["fresh"]) == (len(known()), len(known()), 0)
+    _, both = run("--known", "--fresh", "1")
+    assert both["seeds"] == len(known()) + 1
+
+
+def test_every_seed_that_ever_failed_holds_now() -> None:
+    status, found = run("--known")
+    assert (status, found["failed"]) == (0, [])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--seeds", "1..2", "--fresh", "3"], ["--trace"], ["--seeds", "5"], ["--fresh", "0"]],
+)
+def test_what_does_not_go_together_is_refused(arguments: list[str]) -> None:
+    assert CliRunner().invoke(simulate, arguments).exit_code == 2
+
+
+def test_one_seed_with_a_timeline() -> None:
+    done = CliRunner().invoke(simulate, ["--seed", "77005182", "--trace"])
+    assert "FAULT     0 power-loss" in done.output
+    assert "release 6 to ticket" in done.output
+
+
+def test_failures_do_not_end_the_hunt_and_are_shown_by_group() -> None:
+    """With a planted defect nearly every seed fails."""
+    command = [sys.executable, "-m", "trivisor", "simulate", "--seeds", "1..6", "--json"]
+    done = subprocess.run(
+        [*command, "--defect", "vote-with-one"], capture_output=True, text=True, check=False,
+        cwd=Path(__file__).parents[2], env=os.environ | {"PYTHONHASHSEED": "0"},
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    found = json.loads(done.stdout)
+    assert found["seeds"] == 6
+    assert len(found["failed"]) > 1
+    shrunk = found["groups"][0]["shrunk"]
+    assert shrunk["command"].endswith("--defect vote-with-one")
+    assert shrunk["timeline"]

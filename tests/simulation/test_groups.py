@@ -1,0 +1,60 @@
+"""Failures are grouped by what they report, and one of each group is shrunk and followed."""
+
+from __future__ import annotations
+
+import pytest
+
+from faultinject.simulation import shrink as shrinking
+from faultinject.simulation.groups import CODE, group, shrink_group
+from faultinject.simulation.hunt import Summary
+from faultinject.simulation.plan import Plan, make_plan
+from faultinject.simulation.promises import Breach
+from faultinject.simulation.world import Result, run
+
+
+def summary(seed: int, *breaches: tuple[str, str], problems: tuple[str, ...] = ()) -> Summary:
+    return Summary(
+        seed, [Breach(*each, 0.1) for each in breaches], list(problems), "", 1, 1.0, 1, 1, []
+    )
+
+
+def test_reports_that_differ_in_numbers_and_values_only_are_one_group() -> None:
+    groups = group(
+        [
+            summary(3, ("Liveness", "operation 11 took 0.6 s ()")),
+            summary(1, ("Liveness", "operation 7 took 1.6 s ()")),
+            summary(2, ("Order", "write 3 is sent in two different forms")),
+            summary(4, ("Liveness", "operation 9 got no reply: b'x'")),
+        ]
+    )
+    assert [(each.promise, each.seeds) for each in groups] == [
+        ("Liveness", [1, 3]), ("Liveness", [4]), ("Order", [2]),
+    ]  # fmt: skip
+    assert groups[0].words == "operation # took # s ()"
+
+
+def test_a_seed_is_in_the_group_of_what_it_broke_first() -> None:
+    (only,) = group([summary(1, ("Order", "first"), ("Liveness", "second"))])
+    assert (only.promise, only.words) == ("Order", "first")
+
+
+def test_an_exception_of_the_code_is_a_failure_of_its_own_kind() -> None:
+    (only,) = group([summary(1, problems=("Traceback\n  line 1\nKeyError: 5",))])
+    assert (only.promise, only.words) == (CODE, "KeyError: #")
+
+
+def test_the_first_seed_of_a_group_is_shrunk_and_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a check that fails whenever there is a fault at all, one fault is left."""
+
+    def fails(plan: Plan) -> Result:
+        result = run(plan.without([], []))
+        broken = [Breach("Order", "broken", 0.0)] if plan.faults else []
+        return result._replace(plan=plan, breaches=broken)
+
+    monkeypatch.setattr(shrinking, "run", fails)
+    seed = next(seed for seed in range(100) if len(make_plan(seed).faults) > 2)
+    (only,) = group([summary(seed, ("Order", "broken"))])
+    small = shrink_group(only, size=1)
+    assert (small.seed, small.operations, len(small.kinds)) == (seed, 0, 1)
+    assert small.command.startswith(f"trivisor simulate --seed {seed} --faults ")
+    assert any("FAULT" in line for line in small.timeline)

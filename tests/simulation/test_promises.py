@@ -1,0 +1,176 @@
+"""The observer: what it takes for a broken promise, and what it must not."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import msgspec
+import pytest
+
+from faultinject.simulation.guest import ROOT, Guest, WitnessedService
+from faultinject.simulation.loop import Process
+from faultinject.simulation.plan import make_plan
+from faultinject.simulation.promises import Observer
+from faultinject.simulation.streams import Transport
+from faultinject.simulation.world import World
+from guests.message import Request, encode_request
+from guests.service import Context
+from guests.wire import FLAG_VOID, Frame, Kind, encode, encode_order
+from voter.core.events import Changed
+from voter.core.replica import State
+from voter.frontend.verdict import encode_response
+
+EPOCH = 77
+
+
+class _Client:
+    """A client's connection, as far as the observer watches it."""
+
+    watch = staticmethod(lambda data: None)
+
+
+def changed(replica: int, after: State) -> Changed:
+    return Changed(replica, State.LEARNER, after, "", 0)
+
+
+def release(observer: Observer, seq: int, reply: bytes) -> None:
+    client = _Client()
+    observer.accepted(cast(Transport, client), Process("voter"))
+    client.watch(encode(Kind.RESPONSE, 0, 0, encode_response(seq, 2, (), reply)))
+
+
+@pytest.fixture
+def world() -> World:
+    return World(msgspec.structs.replace(make_plan(3), durability="none"))
+
+
+def test_a_reply_that_two_active_replicas_gave_may_be_released(world: World) -> None:
+    observer = world.observer
+    observer.decided([changed(0, State.ACTIVE), changed(1, State.ACTIVE)])
+    observer.voted(0, 5, b"yes")
+    observer.voted(1, 5, b"yes")
+    release(observer, 5, b"yes")
+    assert observer.breaches == []
+
+
+def test_replicas_that_were_active_for_a_moment_within_one_event_have_voted(world: World) -> None:
+    """Seed 77009623: admitted, a vote won with them, and expelled by the next vote, all at once."""
+    observer = world.observer
+    observer.voted(0, 5, b"yes")
+    observer.voted(1, 5, b"yes")
+    observer.decided(
+        [
+            changed(0, State.ACTIVE), changed(1, State.ACTIVE),
+            changed(0, State.EXPELLED), changed(1, State.EXPELLED),
+        ]
+    )  # fmt: skip
+    release(observer, 5, b"yes")
+    assert observer.breaches == []
+
+
+@pytest.mark.parametrize(
+    "states",
+    [
+        [changed(0, State.ACTIVE)],
+        [changed(0, State.ACTIVE), changed(0, State.EXPELLED), changed(1, State.ACTIVE)],
+        [changed(0, State.ACTIVE), changed(1, State.LEARNER)],
+    ],
+    ids=["one", "never-at-once", "a-learner"],
+)
+def test_a_reply_of_fewer_than_two_active_replicas_is_a_breach(
+    world: World, states: list[Changed]
+) -> None:
+    observer = world.observer
+    observer.voted(0, 5, b"yes")
+    observer.voted(1, 5, b"yes")
+    observer.decided(states)
+    release(observer, 5, b"yes")
+    assert [breach.promise for breach in observer.breaches] == ["Agreement"]
+
+
+# ------------------------------------------------------------------ voided writes
+
+
+class _Orders:
+    """Orders writes as a voter does, and has guests apply them."""
+
+    def __init__(self, world: World) -> None:
+        self.observer = world.observer
+        self.history = ROOT
+        self.frames: list[Frame] = []
+
+    def order(self, *guests: Guest) -> Frame:
+        """Send the next write to these guests."""
+        seq = len(self.frames) + 1
+        after = seq.to_bytes(8)
+        request = encode_request("PUT", "/kv/a", [("x-op", str(seq))], b"1")
+        payload = encode_order(seq, self.history, after, b"me", request)
+        frame = Frame(Kind.ORDER, 0, EPOCH, seq, payload)
+        self.history = after
+        self.frames.append(frame)
+        for guest in guests:
+            self.observer.ordered(frame, guest)
+        return frame
+
+    def void(self, frame: Frame, guest: Guest) -> None:
+        """Send a write to a guest as one that is voided."""
+        self.observer.ordered(frame._replace(flags=FLAG_VOID), guest)
+
+    def apply(self, frame: Frame, guest: Guest) -> None:
+        """Have a guest apply a write."""
+        service = guest.service
+        assert service is not None
+        context = Context(frame.seq, frame.seq, frame.seq.to_bytes(8), "me")
+        WitnessedService.apply(service, Request("PUT", "/kv/a", b"1"), context)
+
+
+@pytest.fixture
+def orders(world: World) -> _Orders:
+    for guest in world.guests:
+        guest.boot()
+        assert guest.incarnation is not None
+        guest.incarnation._epoch = EPOCH
+        world.observer.greeted(guest, EPOCH)
+    return _Orders(world)
+
+
+def test_a_write_applied_after_it_was_voided_is_no_part_of_the_order(
+    world: World, orders: _Orders
+) -> None:
+    """Seed 15514525: a guest that hung takes what was in its channel, then is rebuilt."""
+    one, two, late = world.guests
+    first = orders.order(one, two, late)
+    orders.void(first, one)
+    second = orders.order(one, two)
+    orders.apply(first, late)
+    orders.apply(second, one)
+    assert world.observer.breaches == []
+    assert [write.seq for write in world.observer.main] == [2]
+
+
+def test_a_guest_that_applied_a_voided_write_must_not_be_sent_another(
+    world: World, orders: _Orders
+) -> None:
+    one, _, late = world.guests
+    first = orders.order(one, late)
+    orders.apply(first, late)
+    orders.void(first, one)
+    orders.order(late)
+    assert [breach.promise for breach in world.observer.breaches] == ["Order"]
+    assert "voided" in world.observer.breaches[0].text
+
+
+# ------------------------------------------------------------------- independence
+
+
+def test_two_guests_are_never_corrupted_alike(world: World) -> None:
+    """Seed 77000912: two replicas that are wrong in the same way outvote the third."""
+    values = set()
+    for guest in world.guests:
+        guest.boot()
+        service = guest.service
+        assert service is not None
+        service._entries[b"a"] = (b"1", 1)
+        assert guest.corrupt_state()
+        values.add(service._entries[b"a"][0])
+    assert len(values) == 3

@@ -1,0 +1,161 @@
+"""Measuring what runs reach: the run is not changed, and groups of runs are compared."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from types import FrameType
+
+import msgspec
+import pytest
+
+from faultinject.simulation.faults import Injector
+from faultinject.simulation.loop import Process
+from faultinject.simulation.plan import Fault, Plan, make_plan
+from faultinject.simulation.reach import (
+    DIMENSIONS,
+    MEASURED,
+    ROOT,
+    Difference,
+    Group,
+    compare,
+    describe_plan,
+    measure,
+    planned_pairs,
+    reach,
+)
+from faultinject.simulation.world import World, run
+from voter.core.replica import Replica
+
+
+def group(runs: int, **counts: dict[str, int]) -> Group:
+    """A group that reached these texts; dimensions are written with an underscore."""
+    named = {name.replace("_", " "): Counter(texts) for name, texts in counts.items()}
+    return Group(runs, {name: named.get(name, Counter()) for name in DIMENSIONS})
+
+
+def planned(*faults: tuple[str, float, int]) -> Plan:
+    """A plan with these faults only: kind, time, target."""
+    made = tuple(
+        Fault(index, kind, at, target, seconds=0.1)
+        for index, (kind, at, target) in enumerate(faults)
+    )
+    return msgspec.structs.replace(make_plan(3), faults=made, two=True, durability="fsync")
+
+
+@pytest.mark.parametrize("seed", [5, 7, 11])
+def test_reach_does_not_change_the_run(seed: int) -> None:
+    plan = make_plan(seed)
+    assert reach(plan).result.trace == run(plan).trace
+
+
+def test_reach_restores_everything_when_it_is_done() -> None:
+    before = (Replica.move, Process.kill, World.end, Injector._begin, Injector._begin_replica)
+    reach(make_plan(5))
+    after = (Replica.move, Process.kill, World.end, Injector._begin, Injector._begin_replica)
+    assert before == after
+    assert sys.gettrace() is None
+
+
+def test_reach_returns_the_same_items_when_the_run_is_repeated() -> None:
+    first, second = reach(make_plan(5)), reach(make_plan(5))
+    assert first.items == second.items
+
+
+def test_branches_name_lines_of_the_measured_files_only() -> None:
+    branches = reach(make_plan(5)).items["branch"]
+    lines = {
+        path.relative_to(ROOT).as_posix(): len(path.read_text().splitlines())
+        for pattern in MEASURED
+        for path in ROOT.glob(pattern)
+    }
+    for text in branches:
+        name, _, arc = text.partition(":")
+        first, _, last = arc.partition("->")
+        assert 1 <= int(first) <= lines[name]
+        assert last in ("leaves", "raises") or 1 <= int(last) <= lines[name]
+    assert {text.partition(":")[0] for text in branches} >= {
+        "voter/core/engine.py", "voter/journal/journal.py", "voter/runner.py", "voter/link.py",
+        "guests/incarnation.py",
+    }  # fmt: skip
+
+
+def test_branches_are_empty_when_they_are_not_asked_for() -> None:
+    items = reach(make_plan(5), branches=False).items
+    assert items["branch"] == frozenset()
+    assert items["transition"]
+
+
+def test_a_run_without_faults_has_only_the_first_transitions() -> None:
+    items = reach(planned(), branches=False).items
+    assert items["transition"] == {
+        "absent -behind-> learner",
+        "learner -admitted-> active",
+    }
+    assert items["fault pair"] == items["fault at"] == items["voter death"] == frozenset()
+
+
+def test_faults_are_a_pair_when_the_system_has_not_recovered_between_them() -> None:
+    items = reach(planned(("reboot", 0.1, 0), ("cut-link", 0.11, 1)), branches=False).items
+    assert items["fault pair"] == {"reboot, then cut-link"}
+    assert any(text.startswith("cut-link while absent") for text in items["fault at"])
+
+
+def test_a_slow_link_makes_a_pair_when_its_delayed_data_is_still_under_way() -> None:
+    plan = planned(("slow-link", 0.05, 0), ("cut-link", 0.2, 1))
+    slow = msgspec.structs.replace(plan.faults[0], amount=50)
+    plan = msgspec.structs.replace(plan, faults=(slow, plan.faults[1]))
+    assert reach(plan, branches=False).items["fault pair"] == {"slow-link, then cut-link"}
+
+
+def test_faults_are_no_pair_when_all_replicas_voted_between_them() -> None:
+    plan = planned(("cut-link", 0.02, 0), ("cut-link", 0.4, 1))
+    items = reach(msgspec.structs.replace(plan, two=False), branches=False).items
+    assert items["fault pair"] == frozenset()
+
+
+def test_a_voter_that_ends_is_noted_with_its_situation() -> None:
+    deaths = reach(planned(("power-loss", 0.1, 0)), branches=False).items["voter death"]
+    assert len(deaths) == 1
+    assert "death 1 since all voted" in next(iter(deaths))
+
+
+def test_planned_pairs_keep_order_and_distance() -> None:
+    plan = planned(("reboot", 0.1, 0), ("hang", 0.2, 1), ("expel", 0.5, 2))
+    assert planned_pairs(plan, 0.15) == {"reboot, then hang"}
+    assert planned_pairs(plan, 0.35) == {"reboot, then hang", "hang, then expel"}
+
+
+def test_describe_plan_names_the_gap_that_was_drawn() -> None:
+    gaps = {describe_plan(make_plan(seed))["operation gap"] for seed in range(60)}
+    assert gaps == {"0.002", "0.01", "0.04"}
+
+
+def test_measure_counts_runs() -> None:
+    found = measure([planned(), planned()], branches=False)
+    assert found.runs == 2
+    assert found.counts["transition"]["learner -admitted-> active"] == 2
+
+
+def test_compare_returns_what_only_the_second_group_reached_most_frequent_first() -> None:
+    first = group(9, branch={"a": 1}, transition={"t": 2})
+    second = group(3, branch={"a": 3, "b": 1}, transition={"t": 1, "u": 2}, fault_pair={"p": 1})
+    assert compare(first, second) == [
+        Difference("transition", "u", 2),
+        Difference("branch", "b", 1),
+        Difference("fault pair", "p", 1),
+    ]
+
+
+def test_reach_reports_another_tracer() -> None:
+    def other(frame: FrameType, event: str, argument: object) -> None:
+        return None
+
+    before = sys.gettrace()
+    sys.settrace(other)
+    try:
+        with pytest.raises(RuntimeError, match="another tracer"):
+            reach(planned())
+        assert sys.gettrace() is other
+    finally:
+        sys.settrace(before)

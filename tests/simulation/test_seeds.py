@@ -1,0 +1,50 @@
+"""Fresh seeds are fresh; known ones are those that failed, by name and cause."""
+
+from __future__ import annotations
+
+import subprocess
+from itertools import pairwise
+from pathlib import Path
+
+from faultinject.simulation.plan import SWARM, make_plan
+from faultinject.simulation.promises import PROMISES
+from faultinject.simulation.seeds import fresh, known, source_revision
+from tests.project.tree import ROOT
+
+
+def test_fresh_seeds_follow_from_commit_and_time_and_are_drawn_as_a_swarm() -> None:
+    some = fresh(1000, "abc", 5)
+    assert some == fresh(1000, "abc", 5)
+    assert len(some) == 1000
+    assert some.start >= SWARM
+
+
+def test_another_commit_or_another_moment_has_other_seeds() -> None:
+    ranges = [fresh(1_000_000, revision, now) for revision in ("a", "b") for now in range(20)]
+    ranges.sort(key=lambda each: each.start)
+    for one, other in pairwise(ranges):
+        assert one[-1] < other[0]
+
+
+def test_the_revision_is_the_commit_of_this_tree() -> None:
+    done = subprocess.run(
+        ["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith(source_revision())
+
+
+def test_known_seeds_name_a_promise_and_a_cause_that_is_explained() -> None:
+    explained = (Path(ROOT) / "docs/simulation.md").read_text()
+    assert len({each.seed for each in known()}) == len(known()) > 15
+    for each in known():
+        assert each.promise in PROMISES
+        assert f"\n### {each.cause}\n" in explained, each.cause
+        assert str(each.seed) in explained
+
+
+def test_a_seed_below_the_swarm_is_drawn_as_it_ever_was() -> None:
+    """A seed that failed once must still name the same plan."""
+    plan = make_plan(77005182)
+    faults = [(fault.kind, fault.target, round(fault.at, 3), fault.amount) for fault in plan.faults]
+    assert faults == [("power-loss", 1, 0.02, 112), ("bit-rot", 0, 0.022, 3)]
+    assert (len(plan.operations), plan.segment, plan.block) == (22, 16384, 512)
