@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from random import Random
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from faultinject.simulation.plan import REPLICA_FAULTS, Fault
 from guests.wire import Decoder, Kind, encode
 from voter.core import events as ev
@@ -23,6 +25,13 @@ __all__ = ["Injector"]
 
 BACK = 8.0
 """Seconds that the next fault of a replica waits for the last one's to vote again."""
+FURTHEST = 1700.0
+"""Seconds that the wall clock is off at most: a jump over the hour after which an unused session is
+forgotten would make the voter forget those of clients that are about to try again."""
+MET = 0.05
+"""... if it begins in the moment that it is made for."""
+PATIENCE, POLL = 0.5, 0.0005
+"""Seconds that a fault waits for its moment, and between two looks."""
 LEAST = {"corrupt-snapshot": 0.3}
 """Seconds that a fault of a kind lasts at least, to meet what it is made for."""
 VALUE_FAULTS = frozenset({"corrupt-reply", "stale-reply", "corrupt-state"})
@@ -56,16 +65,32 @@ class Injector:
     async def _inject(self, fault: Fault) -> None:
         await asyncio.sleep(fault.at - self._world.loop.time())
         if fault.kind not in REPLICA_FAULTS:
+            await self._until_moment(fault)
             self._show(fault, "begins")
             await self._hold(fault, self._begin(fault))
         elif self._world.plan.two:
+            fault = await self._until_moment(fault)
             if fault.kind not in VALUE_FAULTS or await self._until_others_are_right(fault.target):
                 await self._break(fault)
         else:
             async with self._one:
                 await self._until_all_vote()
-                await self._break(fault)
+                await self._break(await self._until_moment(fault))
                 await self._until_all_vote()
+
+    async def _until_moment(self, fault: Fault) -> Fault:
+        """Wait until the node is in the fault's situation, if it has one, or for PATIENCE seconds.
+
+        Return the fault, aimed at the replica that the situation is about.
+        """
+        loop, until = self._world.loop, self._world.loop.time() + PATIENCE
+        while fault.moment and loop.time() < until:
+            moments = self._world.moments
+            if fault.moment in moments:
+                target = moments[fault.moment]
+                return fault if target is None else msgspec.structs.replace(fault, target=target)
+            await asyncio.sleep(POLL)
+        return fault
 
     async def _until_all_vote(self) -> None:
         until = self._world.loop.time() + BACK
@@ -93,7 +118,8 @@ class Injector:
         if heal is None:
             return
         self._healing.append(heal)
-        await asyncio.sleep(max(fault.seconds, LEAST.get(fault.kind, 0.0)))
+        least = LEAST.get(fault.kind, 0.0)
+        await asyncio.sleep(max(fault.seconds, MET if fault.moment and least else least))
         if heal in self._healing:
             self._healing.remove(heal)
             self._show(fault, "ends")
@@ -164,7 +190,8 @@ class Injector:
         if kind == "power-loss":
             world.lose_power()
         elif kind == "clock-jump":
-            world.wall_offset += fault.amount * (fault.target - 1) * 10.0
+            offset = world.wall_offset + fault.amount * (fault.target - 1) * 10.0
+            world.wall_offset = max(-FURTHEST, min(FURTHEST, offset))
         elif kind == "disk-full":
             disk.full = True
             return lambda: setattr(disk, "full", False)

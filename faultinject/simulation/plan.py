@@ -21,6 +21,7 @@ import msgspec
 __all__ = [
     "DEADLY",
     "KINDS",
+    "MOMENTS",
     "REPLICA_FAULTS",
     "SWARM",
     "Fault",
@@ -36,6 +37,16 @@ SWARM = 1 << 32
 REPLICAS = 3
 DEADLY = frozenset({"kill", "freeze"})
 """Kinds of operations that end, or hang, every service that they get to."""
+
+
+MOMENTS = (
+    "restoring",  # a replica is being sent a checkpoint
+    "learning",  # a replica catches up from the log
+    "fetching",  # a marker is under way, and one replica keeps its state to give it
+    "held",  # a vote is won, and its reply waits for the disk
+    "restarted",  # the voter has started, and not all replicas vote yet
+)
+"""Situations that last for milliseconds: a fault that is timed by the clock seldom meets them."""
 
 
 class Operation(msgspec.Struct, frozen=True):
@@ -55,7 +66,8 @@ class Operation(msgspec.Struct, frozen=True):
 class Fault(msgspec.Struct, frozen=True):
     """Something that goes wrong: from ``at`` on, for ``seconds``.
 
-    ``target`` is a replica's index, ``amount`` a number that the kind gives a meaning.
+    ``target`` is a replica's index, ``amount`` a number that the kind gives a meaning.  ``moment``:
+    it waits until the node is in this situation (``MOMENTS``), for PATIENCE seconds at most.
     """
 
     index: int
@@ -64,6 +76,7 @@ class Fault(msgspec.Struct, frozen=True):
     target: int = 0
     seconds: float = 0.0
     amount: int = 0
+    moment: str = ""
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -83,6 +96,7 @@ class Plan(msgspec.Struct, frozen=True):
     keyed: tuple[int, ...] = ()  # clients over HTTP, with an Idempotency-Key
     checkpoint_bytes: int = 1500  # smallest log that a checkpoint is worth
     log_bytes: int = 60_000  # largest log
+    scrub: float = 60.0  # seconds between markers at most
 
     @property
     def clients(self) -> int:
@@ -244,7 +258,7 @@ def _draw_swarm(seed: int, size: int) -> Plan:
     random = Random(f"{seed} swarm plan")
     durability = random.choices(("fsync", "os", "none"), (7, 2, 1))[0]
     clients = random.randint(1, 5)
-    count = round(_between(random, 4, 25)) * size
+    count = round(_between(random, 5, 30)) * size
     gap = _between(random, 0.0005, 0.05)
     mix = _reweigh(random, _OPERATIONS, 2)
     keys = "abcn"[random.randrange(4) :]
@@ -264,7 +278,9 @@ def _draw_swarm(seed: int, size: int) -> Plan:
                 padding=round(_between(random, 1, 300)) if random.random() < padded else 0,
             )
         )
-    if random.random() < 0.1:
+    faults = _draw_swarm_faults(seed, size, durability, gap * count)
+    lost = any(fault.kind in ("hang", "reboot", "kill-service", "cut-link") for fault in faults)
+    if random.random() < (0.25 if lost else 0.05):
         at = random.randrange(len(operations))
         kind = random.choice(sorted(DEADLY))
         operations[at] = msgspec.structs.replace(operations[at], kind=kind)
@@ -272,16 +288,17 @@ def _draw_swarm(seed: int, size: int) -> Plan:
         seed=seed,
         durability=durability,
         operations=tuple(operations),
-        faults=_draw_swarm_faults(seed, size, durability, gap * count),
+        faults=faults,
         delay=_between(random, 0.0003, 0.02),
         split=random.choice((0.0, 0.1, 0.5)),
-        marker_every=round(_between(random, 2, 40)),
+        marker_every=round(_between(random, 2, 30)),
         segment=round(_between(random, 700, 16384)),
         block=random.choice((512, 4096)),
         two=random.random() < 0.15,
         plain=tuple(c for c in range(clients) if random.random() < 0.2),
         keyed=tuple(c for c in range(clients) if random.random() < 0.25),
         checkpoint_bytes=round(_between(random, 200, 4000)),
+        scrub=random.choice((0.3, 60.0, 60.0)),
         # All of 50 writes fit into 60,000 bytes, and more than half of it is filled at times.
         log_bytes=60_000 if len(operations) <= 50 * size else 200_000 * size,
     )
@@ -294,8 +311,15 @@ def _draw_swarm_faults(seed: int, size: int, durability: str, busy: float) -> tu
     """
     random = Random(f"{seed} swarm faults")
     table = _reweigh(random, _allowed(durability), 1)
-    count = random.choice((0, 1, 2, 3, 4, 5, 6, 8)) * size
+    count = random.choice((1, 2, 3, 4, 5, 6, 8)) * size
     spacing = _between(random, 0.001, busy + 0.1)
+    if random.random() < 0.4:  # two or three faults close to each other, each kind as likely
+        table = dict.fromkeys(table, 1.0)
+        count = random.choice((2, 3)) * size
+        spacing = _between(random, 0.001, 0.7)
+    if random.random() < 0.03:
+        count = 0
+    aimed = random.choice((0.0, 0.0, 0.5))
     latest = 0.02 + (busy + 0.1) * random.choice((0.7, 1.0, 2.0))
     targets = random.choices(range(REPLICAS), k=random.randint(1, REPLICAS))
     longest = _between(random, 0.005, 2.0)
@@ -305,14 +329,19 @@ def _draw_swarm_faults(seed: int, size: int, durability: str, busy: float) -> tu
         when += random.expovariate(1 / spacing)
         if when > latest:
             when = 0.02 + random.random() * (latest - 0.02)
+        kind = random.choices(list(table), list(table.values()))[0]
+        moment = random.choice(MOMENTS) if random.random() < aimed else ""
+        if kind == "corrupt-snapshot" and random.random() < 0.7:
+            moment = "fetching"  # at any other time it is none
         faults.append(
             Fault(
                 index=index,
-                kind=random.choices(list(table), list(table.values()))[0],
+                kind=kind,
                 at=when,
                 target=random.choice(targets),
                 seconds=random.choice((0.0, longest * random.random())),
                 amount=round(_between(random, 1, 300)),
+                moment=moment,
             )
         )
     return tuple(faults)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
+import os
 import traceback
 from collections.abc import Callable
 from random import Random
@@ -41,6 +43,8 @@ LIMIT = 300.0
 """Simulated seconds that a run may take at most."""
 HEALING = 20.0
 """Simulated seconds after the last fault within which three replicas must vote."""
+DISK_ERRORS = (os.strerror(errno.EIO), os.strerror(errno.ENOSPC))
+"""What the simulated disk says when it fails; a voter may end for it."""
 MOST_STARTS = 300
 """Starts of the voter after which a run is given up."""
 RESTING = 2.0
@@ -181,6 +185,9 @@ class World:
             await daemon.serve(self._config, self._socks, asyncio.Event(), outside)  # type: ignore[arg-type]
         except JournalError as error:
             self.refusal = str(error)
+            if not self.rotten and not any(words in self.refusal for words in DISK_ERRORS):
+                text = f"the voter ended, and no fault explains it: {self.refusal}"
+                self.observer.breach("Liveness", text)
         except Exception as error:  # noqa: BLE001 - a fault of the voter: noted, and it ends
             words = "".join(traceback.format_exception(error))
             self.loop.problems.append(f"{process.name} ended: {words}")
@@ -228,6 +235,26 @@ class World:
             guest.connected and replica.state is State.ACTIVE and replica.epoch == guest.epoch
             for guest, replica in zip(self.guests, runner.engine.members, strict=True)
         )
+
+    @property
+    def moments(self) -> dict[str, int | None]:
+        """The situations that the node is in (``plan.MOMENTS``), and the replica each is about."""
+        runner = self.runner
+        if runner is None:
+            return {}
+        engine, found = runner.engine, dict[str, int | None]()
+        for replica in engine.members:
+            if replica.state is State.RESTORING:
+                found["restoring"] = replica.index
+            elif replica.state is State.LEARNER:
+                found["learning"] = replica.index
+        if engine._mark is not None and engine._mark.keeper is not None:
+            found["fetching"] = engine._mark.keeper
+        if engine._held:
+            found["held"] = None
+        if self.restarts > 1 and len(engine.members.active) < REPLICAS:
+            found["restarted"] = None
+        return found
 
     async def _supervise(self) -> None:
         """Put back what does not vote and is not held by a fault."""
@@ -387,7 +414,7 @@ def _configure(plan: Plan) -> Config:
         checkpoint_bytes=plan.checkpoint_bytes,
         log_bytes=plan.log_bytes,
         session_window=16,
-        scrub=1.0,
+        scrub=plan.scrub,
     )
     journal = None
     if plan.durability != "none":

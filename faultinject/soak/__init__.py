@@ -3,6 +3,10 @@
 ``plan`` says what is broken when, ``episodes`` does it (``strikes``: how, ``view``: how the node
 stands), ``load`` are the clients, ``oracle`` and ``evidence`` check what they got, ``record`` is
 what is kept, ``run`` all of it.
+
+``together`` plans the rounds of ``--together`` and ``rounds`` runs them.  ``guest_memory`` flips
+the bits and searches the guests' memory, ``checkpoints`` audits the voter's journal,
+``detection`` reads what noticed a corruption, and ``verdict`` judges the rounds.
 """
 
 from __future__ import annotations
@@ -18,6 +22,8 @@ from voter.commands.terminal import ExitCode, console, print_json, quiet_logs
 __all__ = ["soak"]
 
 MIB = 1 << 20
+TOGETHER = "corrupt-state+voter-kill"
+"""What ``--together`` offers; ``together`` plans it, and is loaded only when it runs."""
 
 
 @click.command()
@@ -33,6 +39,11 @@ MIB = 1 << 20
               show_default=True)  # fmt: skip
 @click.option("--accel", type=click.Choice(["auto", "kvm", "tcg"]), default="auto",
               show_default=True)  # fmt: skip
+@click.option("--together", type=click.Choice([TOGETHER]), default=None,
+              help="Instead of single faults, run --faults rounds. Each round flips one bit of a "
+              "stored value in the memory of one guest, and kills the voter 50 ms before to 200 ms "
+              "after the flip. It then checks that no wrong value was released and that no "
+              "corrupted state was restored.")  # fmt: skip
 @click.option("--json", "result", type=click.Path(dir_okay=False, path_type=Path),
               help="Store the record as JSON in this file (-: standard output).")  # fmt: skip
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path),
@@ -45,6 +56,7 @@ def soak(  # noqa: PLR0913 - one for each option
     state: float,
     durability: Literal["fsync", "os"],
     accel: Literal["auto", "kvm", "tcg"],
+    together: str | None,
     result: Path | None,
     out: Path | None,
 ) -> int:
@@ -66,6 +78,7 @@ def soak(  # noqa: PLR0913 - one for each option
     # Whoever ends us gently means the same as Ctrl-C does: nothing is left running.
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's background ignores it
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGINT))
     spec = SoakSpec(
         faults=faults,
         seed=seed,
@@ -74,6 +87,7 @@ def soak(  # noqa: PLR0913 - one for each option
         state=int(state * MIB),
         durability=durability,
         accel=accel,
+        together=together or "",
     )
     to_terminal = result is not None and str(result) == "-"
     if out is not None:
@@ -81,7 +95,8 @@ def soak(  # noqa: PLR0913 - one for each option
     with Screen(console(stderr=to_terminal), faults) as screen:
         record = soak_node(spec, screen, keep=out)
     if out is not None:
-        save(record, out / f"soak-{seed}-{faults}.json")
+        name = f"together-{seed}-{faults}" if together else f"soak-{seed}-{faults}"
+        save(record, out / f"{name}.json")
     if to_terminal:
         print_json(msgspec.to_builtins(record) | {"held": record.held})
     else:

@@ -14,7 +14,7 @@ from faultinject.soak.record import Fault
 from faultinject.soak.strikes import Applied, NotApplied, Striker
 from faultinject.soak.view import NodeView, Silent, View
 
-__all__ = ["Conductor", "NeverWhole"]
+__all__ = ["Conductor", "NeverWhole", "Open"]
 
 WHOLE_PATIENCE = 180.0
 """Seconds for a node to be whole again after a fault; more is a broken promise, and the end.  A
@@ -42,7 +42,7 @@ class NeverWhole(Exception):
 
 
 @dataclass
-class _Open:
+class Open:
     """A fault that was applied, until it is known what came of it."""
 
     strike: Strike
@@ -96,7 +96,7 @@ class Conductor:
         await self.whole([], "before a fault")
         await asyncio.sleep(episode.calm)  # a part of the plan
         await self._mind_limits(episode)
-        opened: list[_Open] = []
+        opened: list[Open] = []
         for strike in episode.strikes:
             sight = await self._moment(opened[0], strike) if opened else _Sight("")
             one = await self._strike(strike, sight)
@@ -113,7 +113,7 @@ class Conductor:
             opened[-1].window.ended = took
         return [self._fault(one) for one in opened]
 
-    def _fault(self, one: _Open) -> Fault:
+    def _fault(self, one: Open) -> Fault:
         return Fault(
             number=one.strike.number,
             kind=one.strike.kind,
@@ -129,7 +129,7 @@ class Conductor:
             whole_after=None if one.whole_after is None else round(one.whole_after, 3),
         )
 
-    async def _strike(self, strike: Strike, sight: _Sight) -> _Open | None:
+    async def _strike(self, strike: Strike, sight: _Sight) -> Open | None:
         window = self._load.watch()
         if strike.kind is Kind.CORRUPT_STATE:
             self._load.expect_canary()
@@ -148,11 +148,11 @@ class Conductor:
             and applied.at - sight.at < FRESH
             and not await self._node.voted_again(sight.returning, sight.wall)
         )
-        return _Open(strike, applied, overlapped, sight.words, window)
+        return Open(strike, applied, overlapped, sight.words, window)
 
     # --------------------------------------------------------------- waiting
 
-    async def whole(self, opened: list[_Open], when: str) -> float:
+    async def whole(self, opened: list[Open], when: str) -> float:
         """Wait until all is well again; return since when it is.  Raises NeverWhole.
 
         A lie that is over may still stand in a vote that is not decided: so it is well only once
@@ -183,7 +183,7 @@ class Conductor:
                 raise NeverWhole(f"not whole within {WHOLE_PATIENCE:g} s {when}: {words}")
             await asyncio.sleep(POLL)  # several processes, some of them dead: none can tell
 
-    async def _moment(self, first: _Open, strike: Strike) -> _Sight:
+    async def _moment(self, first: Open, strike: Strike) -> _Sight:
         """Wait for a strike's moment; return what was seen."""
         name = first.strike.target
         if name not in GUESTS or strike.moment is Moment.HELD:

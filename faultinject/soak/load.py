@@ -67,9 +67,18 @@ class _Call(NamedTuple):
 class Load:
     """All clients of one run, and what they found."""
 
-    def __init__(self, address: str, *, seed: int, clients: int, rate: float, state: int) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        seed: int,
+        clients: int,
+        rate: float,
+        state: int,
+        oracle: Oracle | None = None,
+    ) -> None:
         """``rate``: requests a second of all together; ``state``: bytes of filler."""
-        self.oracle = Oracle()
+        self.oracle = oracle or Oracle()
         self.evidence = Evidence()
         self.errors: Counter[str] = Counter()
         self.told: list[str] = []
@@ -116,6 +125,16 @@ class Load:
         """
         request = encode_request("PUT", "/kv/canary", [], b"")
         self.oracle.lose(self.oracle.begin(request, read_only=False))
+
+    async def connect(self) -> Client:
+        """Return a client of its own for ``make``.  Raises ConnectionFailed."""
+        return await Client.connect(self._address)
+
+    async def make(
+        self, client: Client, name: str, kind: str, method: str, target: str, body: bytes = b""
+    ) -> Reply | None:
+        """Make one more request, checked as all others; None if no reply came."""
+        return await self._make(client, name, _Call(kind, method, target, body))
 
     # --------------------------------------------------------------- running
 

@@ -9,10 +9,11 @@ is a witness of linearizability.  Pure.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import permutations
 from typing import NamedTuple
 
+from faultinject.soak.places import Places
 from guests.message import Reply
 from guests.service import Context, answer, load
 
@@ -45,7 +46,19 @@ class _Done(NamedTuple):
 class Oracle:
     """Checks a history while it is made."""
 
-    def __init__(self, service: str = "kv") -> None:
+    def __init__(
+        self,
+        service: str = "kv",
+        *,
+        places: Places | None = None,
+        executed: Callable[[int, bytes, bool], None] | None = None,
+    ) -> None:
+        """``places`` records the place of each reply.
+
+        ``executed`` gets place, request and whether it only reads, of each request in its order.
+        """
+        self._places = places
+        self._executed = executed
         self._service = load(service)()
         self._pending: set[Ticket] = set()
         self._done: list[_Done] = []
@@ -67,6 +80,11 @@ class Oracle:
         """Writes of which it is not known whether they were executed."""
         return len(self._unknown)
 
+    @property
+    def known(self) -> int:
+        """Place up to which the order is known: no request under way can get one before it."""
+        return min((ticket.floor for ticket in self._pending), default=self._newest)
+
     def begin(self, request: bytes, *, read_only: bool) -> Ticket:
         """A request is about to be made."""
         ticket = Ticket(request, read_only, self._newest)
@@ -82,6 +100,8 @@ class Oracle:
         self._count += 1
         heapq.heappush(self._done, _Done(seq, self._count, ticket, reply))
         self._newest = max(self._newest, seq)
+        if self._places is not None:
+            self._places.add(seq)
         self._advance()
 
     def lose(self, ticket: Ticket) -> None:
@@ -99,7 +119,7 @@ class Oracle:
     # ------------------------------------------------------------- replaying
 
     def _advance(self) -> None:
-        safe = min((ticket.floor for ticket in self._pending), default=self._newest)
+        safe = self.known
         while self._done and self._done[0].seq <= safe:
             self._replay(heapq.heappop(self._done))
 
@@ -111,11 +131,17 @@ class Oracle:
         self._replayed = max(self._replayed, seq)
         before = self._service.snapshot() if self._unknown else None  # encoded only if it is used
         said = self._apply(ticket, seq)
+        doubtful = list(self._unknown)
         if said == reply or (before is not None and self._guess(b"".join(before), done)):
             self.correct += 1
         else:
             self.wrong += 1
             self._complain(seq, ticket, f"released {_show(reply)}, the oracle says {_show(said)}")
+        if self._executed is not None:
+            # A write of unknown outcome that explains this reply was executed before it.
+            for proved in [t for t in doubtful if t not in self._unknown]:
+                self._executed(seq, proved.request, proved.read_only)
+            self._executed(seq, ticket.request, ticket.read_only)
 
     def _guess(self, before: bytes, done: _Done) -> bool:
         """See whether writes of unknown outcome, executed just before it, explain a reply."""

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import msgspec
 
-__all__ = ["GUESTS", "INJECTED", "Episode", "Kind", "Moment", "Strike", "make_plan"]
+__all__ = ["GUESTS", "INJECTED", "Deck", "Episode", "Kind", "Moment", "Strike", "make_plan"]
 
 T = TypeVar("T")
 
@@ -83,7 +83,7 @@ class Episode(msgspec.Struct, frozen=True, kw_only=True):
     strikes: tuple[Strike, ...]
 
 
-class _Deck:
+class Deck:
     """Draws without putting back, and shuffles anew once all are drawn: shares come out right."""
 
     def __init__(self, random: Random, *cards: T) -> None:
@@ -92,6 +92,7 @@ class _Deck:
         self._left: list[object] = []
 
     def draw(self) -> object:
+        """Return the next card."""
         if not self._left:
             self._left = list(self._all)
             self._random.shuffle(self._left)
@@ -103,11 +104,11 @@ class _Dealer:
 
     def __init__(self, seed: int) -> None:
         self._random = random = Random(f"trivisor soak {seed}")
-        self._shapes = _Deck(random, *["overlap"] * 4, "guest", "process")
-        self._guests = _Deck(random, *GUESTS)
-        self._processes = _Deck(random, Kind.VOTER_KILL, Kind.SUPERVISOR_KILL, Kind.SLOW)
+        self._shapes = Deck(random, *["overlap"] * 4, "guest", "process")
+        self._guests = Deck(random, *GUESTS)
+        self._processes = Deck(random, Kind.VOTER_KILL, Kind.SUPERVISOR_KILL, Kind.SLOW)
         # Those after which the guest is put back.
-        self._breaks = _Deck(
+        self._breaks = Deck(
             random,
             *[Kind.GUEST_KILL] * 4,
             *[Kind.CORRUPT_REPLY] * 2,
@@ -119,11 +120,11 @@ class _Dealer:
             Kind.DROP_REPLY,
             Kind.CORRUPT_STATE,
         )
-        self._singles = _Deck(
+        self._singles = Deck(
             random, Kind.SLOW, Kind.GUEST_KILL, Kind.CORRUPT_REPLY, Kind.HANG, Kind.SLOW,
             Kind.GUEST_FREEZE,
         )  # fmt: skip
-        self._seconds = _Deck(
+        self._seconds = Deck(
             random,
             *[Kind.VOTER_KILL] * 4,
             *[Kind.SUPERVISOR_KILL] * 2,
@@ -131,7 +132,7 @@ class _Dealer:
             Kind.GUEST_KILL,
             Kind.GUEST_FREEZE,
         )
-        self._moments = _Deck(random, Moment.PUT_BACK, Moment.JOINING)
+        self._moments = Deck(random, Moment.PUT_BACK, Moment.JOINING)
 
     def episode(self, number: int, left: int) -> Episode:
         """Deal the next episode, of ``left`` faults at most; its first has this number."""
@@ -155,7 +156,7 @@ class _Dealer:
         killed = Strike(number=number + 1, kind=Kind.VOTER_KILL, target="voter", moment=Moment.HELD)
         return Episode(calm=calm, strikes=(first, killed))
 
-    def _strike(self, number: int, deck: _Deck, guest: str) -> Strike:
+    def _strike(self, number: int, deck: Deck, guest: str) -> Strike:
         kind = deck.draw()
         assert isinstance(kind, Kind)
         target = {Kind.VOTER_KILL: "voter", Kind.SUPERVISOR_KILL: "supervisor"}.get(kind, guest)

@@ -13,7 +13,9 @@ from typing import Literal
 import msgspec
 
 from deploy.whole_file import write_json
+from faultinject.soak.guest_memory import Found
 from faultinject.soak.plan import Episode, Kind
+from faultinject.soak.together import RoundPlan
 
 __all__ = [
     "Fall",
@@ -23,7 +25,10 @@ __all__ = [
     "LoadSummary",
     "Promise",
     "Record",
+    "Round",
+    "RoundSummary",
     "SoakSpec",
+    "append_round",
     "host_facts",
     "save",
     "summarize",
@@ -40,6 +45,7 @@ class SoakSpec(msgspec.Struct, frozen=True, kw_only=True):
     state: int = 1 << 20  # bytes of filler in the state, so that a transfer takes time
     durability: Literal["fsync", "os"] = "fsync"
     accel: Literal["auto", "kvm", "tcg"] = "auto"
+    together: str = ""  # TOGETHER: ``faults`` rounds in which these two kinds coincide
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,6 +69,56 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
     longest_pause: float
     rate: float
     whole_after: float | None
+
+
+class Round(msgspec.Struct, frozen=True, kw_only=True):
+    """One round: a corrupted state and a killed voter at almost the same time.  Seconds.
+
+    ``offset``: from the corruption to the SIGKILL, as it was.  ``noticed_after``: from the
+    corruption to the voter's log line about it.  ``timeline``: the voter's log of the round, its
+    times counted from the corruption.  ``wrong``: wrong replies that clients got.  ``read_back``:
+    whether every corrupted key had its right value, read through the vote.  ``markers``: markers
+    that passed afterwards with all guests voting.  ``checkpoints``: checkpoint files that were
+    compared with the oracle.  ``interrupted``: whether the voter died after a marker and before
+    its checkpoint was fetched.  ``memory``: by guest, what its memory held at the end.
+    """
+
+    number: int
+    guest: str
+    key: str
+    aim: str
+    lead: float
+    planned_offset: float
+    offset: float
+    corruption: str
+    kill: str
+    interrupted: bool
+    noticed_by: str
+    noticed_after: float | None
+    noticed_as: str
+    timeline: list[str]
+    wrong: int
+    read_back: bool
+    markers: int
+    checkpoints: int
+    memory: dict[str, Found]
+    whole_after: float
+    longest_pause: float
+
+
+class RoundSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """The totals of all rounds.  Seconds."""
+
+    rounds: int
+    proven: int  # corruptions that were read back from a guest's memory
+    noticed: dict[str, int]  # by what
+    unnoticed_median: float | None
+    unnoticed_longest: float | None
+    wrong: int  # released replies
+    restored: int  # guests and checkpoints with a corrupted state, over all rounds
+    checkpoints: int  # compared with the oracle, byte for byte
+    interrupted: int  # rounds in which the voter died between a marker and its checkpoint
+    kills: dict[str, int]  # before, within 50 ms of, and after the moment of notice
 
 
 class Fall(msgspec.Struct, frozen=True, kw_only=True):
@@ -147,6 +203,10 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     waits: list[str]
     """What had to be waited for before a fault, beyond the plan: limits that the node states."""
     plan: tuple[Episode, ...]
+    rounds: list[Round] = []
+    summary: RoundSummary | None = None
+    """Of the rounds, if there are any."""
+    round_plan: tuple[RoundPlan, ...] = ()
 
     @property
     def held(self) -> bool:
@@ -205,3 +265,12 @@ def summarize(faults: Iterable[Fault]) -> list[KindSummary]:
 def save(record: Record, path: Path) -> None:
     """Store a record as JSON: written aside, synced, renamed.  Raises OSError."""
     write_json(path, msgspec.to_builtins(record) | {"held": record.held})
+
+
+def append_round(one: Round, path: Path) -> None:
+    """Append a round to a file of JSON lines, so that an interrupted run leaves it.
+
+    Raises OSError.
+    """
+    with path.open("ab") as file:
+        file.write(msgspec.json.encode(one) + b"\n")

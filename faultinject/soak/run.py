@@ -15,10 +15,13 @@ import msgspec
 from deploy.launch import follow_start, prepare_node
 from deploy.records import Layout, NodeRecord, Settings
 from faultinject.bench.load import percentile
+from faultinject.soak.checkpoints import CheckpointAudit
 from faultinject.soak.ending import leftovers, take_down
 from faultinject.soak.episodes import Conductor, NeverWhole
 from faultinject.soak.falls import find_falls
 from faultinject.soak.load import PATIENCE, Load
+from faultinject.soak.oracle import Oracle
+from faultinject.soak.places import Places
 from faultinject.soak.plan import GUESTS, Episode, make_plan
 from faultinject.soak.record import (
     Fall,
@@ -26,10 +29,15 @@ from faultinject.soak.record import (
     LoadSummary,
     Promise,
     Record,
+    Round,
     SoakSpec,
+    append_round,
     host_facts,
     summarize,
 )
+from faultinject.soak.rounds import RoundConductor
+from faultinject.soak.together import RoundPlan, make_rounds
+from faultinject.soak.verdict import judge_rounds, summarize_rounds
 from faultinject.soak.view import NodeView, View
 
 __all__ = ["Teller", "soak_node"]
@@ -56,13 +64,29 @@ class Teller(Protocol):
     def fault(self, fault: Fault, load: Load) -> None:
         """A fault is over."""
 
+    def round(self, one: Round, load: Load) -> None:
+        """Report a round that is over."""
+
 
 class _Run:
     """One run on a node that is up."""
 
-    def __init__(self, spec: SoakSpec, layout: Layout, teller: Teller) -> None:
+    def __init__(self, spec: SoakSpec, layout: Layout, teller: Teller, keep: Path | None) -> None:
         self.spec = spec
-        self.plan: tuple[Episode, ...] = make_plan(spec.seed, spec.faults)
+        self.plan: tuple[Episode, ...] = ()
+        self.round_plan: tuple[RoundPlan, ...] = ()
+        self.rounds: list[Round] = []
+        self.audit: CheckpointAudit | None = None
+        self._places: Places | None = None
+        oracle: Oracle | None = None
+        if spec.together:
+            self.round_plan = make_rounds(spec.seed, spec.faults)
+            self.audit = CheckpointAudit(layout.journal)
+            self._places = Places(time.time)
+            oracle = Oracle(places=self._places, executed=self.audit.replay.execute)
+        else:
+            self.plan = make_plan(spec.seed, spec.faults)
+        self._keep = keep
         self.node = NodeView(layout)
         self.load = Load(
             f"unix:{layout.native_socket}",
@@ -70,6 +94,7 @@ class _Run:
             clients=spec.clients,
             rate=spec.rate,
             state=spec.state,
+            oracle=oracle,
         )
         self.faults: list[Fault] = []
         self.promises: list[Promise] = []
@@ -89,13 +114,13 @@ class _Run:
         self._teller.step(f"{self.spec.clients} clients begin")
         await load.start()
         began, self.began = time.monotonic(), time.time()
-        conductor = Conductor(self.node, load, self._teller.step)
+        conductor = self._conductor()
         broken = ""
         try:
-            for episode in self.plan:
-                for fault in await conductor.run(episode):
-                    self.faults.append(fault)
-                    self._teller.fault(fault, load)
+            if isinstance(conductor, RoundConductor):
+                await self._run_rounds(conductor)
+            else:
+                await self._run_episodes(conductor)
             await conductor.whole([], "at the end")
         except NeverWhole as error:
             broken = str(error)
@@ -107,8 +132,9 @@ class _Run:
         self.loaded = time.monotonic() - began
         self._teller.step("the clients end, and all is read back")
         await load.stop()
-        holes = 0
-        for _ in range(MARKER_BATCHES):
+        # Every round ended with markers of its own.
+        holes = self.rounds[-1].markers if self.rounds and not broken else 0
+        for _ in range(0 if self.round_plan else MARKER_BATCHES):
             holes += await load.pass_markers(MARKER_BATCH, MARKER_IN_FLIGHT)
             if holes >= MARKERS:
                 break
@@ -117,10 +143,51 @@ class _Run:
             await conductor.whole([], "at the end")
         except NeverWhole as error:
             broken = broken or str(error)
+        if isinstance(conductor, RoundConductor):
+            conductor.look_at_journal()
         self.ended = time.time()
         view = await self.node.look()
         self.waits = conductor.waits
         self._judge(view, holes, broken, conductor.failed)
+
+    def _conductor(self) -> Conductor:
+        if self.audit is None or self._places is None:
+            return Conductor(self.node, self.load, self._teller.step)
+        return RoundConductor(
+            self.node,
+            self.load,
+            self._teller.step,
+            places=self._places,
+            audit=self.audit,
+            seed=self.spec.seed,
+            state=self.spec.state,
+        )
+
+    async def _run_episodes(self, conductor: Conductor) -> None:
+        for episode in self.plan:
+            for fault in await conductor.run(episode):
+                self.faults.append(fault)
+                self._teller.fault(fault, self.load)
+
+    async def _run_rounds(self, conductor: RoundConductor) -> None:
+        """Run the rounds; each is stored as it ends, so that an interrupted run leaves them."""
+        auditing = asyncio.create_task(conductor.keep_auditing(), name="audit")
+        self.rounds = conductor.rounds
+        try:
+            async with conductor.held:
+                for plan in self.round_plan:
+                    if auditing.done():
+                        auditing.result()
+                    faults = await conductor.run_round(plan)
+                    self.faults += faults
+                    if faults:
+                        one = conductor.rounds[-1]
+                        if self._keep is not None:
+                            append_round(one, self._keep / f"rounds-{self.spec.seed}.jsonl")
+                        self._teller.round(one, self.load)
+        finally:
+            auditing.cancel()
+            await asyncio.gather(auditing, return_exceptions=True)
 
     # -------------------------------------------------------------- judging
 
@@ -165,19 +232,7 @@ class _Run:
             f"(given up after {PATIENCE:g} s)",
             *load.told,
         )
-        applied = len(self.faults)
-        self._promise(
-            "every fault applied, and proved applied",
-            applied == self.spec.faults and not failed,
-            f"{applied} of {self.spec.faults}",
-            *failed,
-        )
-        overlapped = sum(fault.overlapped for fault in self.faults)
-        self._promise(
-            "a quarter of them during a repair or a transfer",
-            overlapped >= SHARE * self.spec.faults,
-            f"{overlapped} of {applied}",
-        )
+        self._judge_faults(failed)
         states = ", ".join(f"{name} {guest}" for name, guest in view.guests.items())
         self._promise(
             "three replicas vote at the end",
@@ -192,6 +247,32 @@ class _Run:
             "one came; nobody was expelled",
         )
 
+    def _judge_faults(self, failed: list[str]) -> None:
+        """Judge what was applied: of episodes, or of rounds of two faults each."""
+        applied = len(self.faults)
+        planned = self.spec.faults * (2 if self.round_plan else 1)
+        self._promise(
+            "every fault applied, and proved applied",
+            applied == planned and not failed,
+            f"{applied} of {planned}",
+            *failed,
+        )
+        if self.audit is not None:
+            audit = self.audit
+            self.promises += judge_rounds(
+                self.rounds,
+                compared=audit.compared,
+                wrong=audit.wrong,
+                complaints=audit.complaints,
+            )
+            return
+        overlapped = sum(fault.overlapped for fault in self.faults)
+        self._promise(
+            "a quarter of them during a repair or a transfer",
+            overlapped >= SHARE * self.spec.faults,
+            f"{overlapped} of {applied}",
+        )
+
     def read_log(self, path: Path) -> None:
         """See which replicas left the vote without a fault."""
         lines = path.read_text(errors="replace").splitlines()
@@ -199,8 +280,11 @@ class _Run:
 
     def record(self, began: float, host: NodeRecord, load_before: float) -> Record:
         """Return the record of the run, so far as it came."""
-        load = self.load
+        load, audit = self.load, self.audit
         latencies = list(load.latencies)
+        summary = None
+        if audit is not None:
+            summary = summarize_rounds(self.rounds, compared=audit.compared, wrong=audit.wrong)
         return Record(
             spec=self.spec,
             seconds=round(time.monotonic() - began, 1),
@@ -229,6 +313,9 @@ class _Run:
             falls=self.falls,
             waits=self.waits,
             plan=self.plan,
+            rounds=self.rounds,
+            summary=summary,
+            round_plan=self.round_plan,
         )
 
 
@@ -254,7 +341,7 @@ def soak_node(spec: SoakSpec, teller: Teller, keep: Path | None = None) -> Recor
         node = prepare_node(layout, settings, teller.step)
         try:
             follow_start(layout, teller.step)
-            run = _Run(spec, layout, teller)
+            run = _Run(spec, layout, teller, keep)
             asyncio.run(run.go())
         finally:
             teller.step("the node is taken down")

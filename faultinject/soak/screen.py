@@ -12,7 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from faultinject.soak.load import Load
-from faultinject.soak.record import Fault, KindSummary, Record
+from faultinject.soak.record import Fault, KindSummary, Record, Round, RoundSummary
+from faultinject.soak.verdict import corrupt_restores
 
 __all__ = ["Screen", "show"]
 
@@ -60,11 +61,30 @@ class Screen:
             f"{mark} {fault.number:3} [bold]{fault.kind}[/] {fault.target}{held}{when}: "
             f"longest wait {fault.longest_pause * 1e3:.0f} ms{back}"
         )
+        self._advance(fault.number, load, f"{fault.rate:.0f}/s, ")
+
+    def round(self, one: Round, load: Load) -> None:
+        """Report a round that is over; a wrong release or a corrupted restore at once, in red."""
+        self._longest = max(self._longest, one.longest_pause)
+        after = "" if one.noticed_after is None else f" after {one.noticed_after * 1e3:.0f} ms"
+        self._print(
+            f"  {one.number:3} [bold]{one.guest}[/] {one.key}, aimed at: {escape(one.aim)}; voter "
+            f"killed {one.offset * 1e3:+.0f} ms; noticed by {one.noticed_by}{after}; "
+            f"{one.checkpoints} checkpoints right; whole after {one.whole_after:.2f} s"
+        )
+        problems = corrupt_restores(one)
+        if one.wrong:
+            problems.append(f"round {one.number}: {one.wrong} wrong replies")
+        for problem in problems:
+            self._print(f"[bold red]CORRUPT[/] {escape(problem)}")
+        self._advance(one.number, load)
+
+    def _advance(self, number: int, load: Load, rate: str = "") -> None:
         wrong = load.oracle.wrong + load.oracle.misplaced + sum(load.errors.values())
         self._progress.update(
             self._task,
-            completed=fault.number,
-            description=f"{load.requests} requests, {fault.rate:.0f}/s, longest wait "
+            completed=number,
+            description=f"{load.requests} requests, {rate}longest wait "
             f"{self._longest * 1e3:.0f} ms, "
             + (f"[red]{wrong} wrong or failed[/]" if wrong else "all correct"),
         )
@@ -92,6 +112,8 @@ def show(out: Console, record: Record) -> None:
         f"p50 {load.p50 * 1e3:.1f} ms, p99 {load.p99 * 1e3:.1f} ms, longest "
         f"{load.longest * 1e3:.0f} ms; {load.told_again} told again from the retry table"
     )
+    if record.summary is not None:
+        _show_rounds(out, record.summary)
     for promise in record.promises:
         mark = "[green]held[/]  " if promise.held else "[bold red]BROKEN[/]"
         out.print(f"{mark} {promise.promise}: {escape(promise.seen)}")
@@ -107,6 +129,22 @@ def show(out: Console, record: Record) -> None:
         f"{record.spec.seed}, {record.seconds:.0f} s"
     )
     out.print(f"[dim]{escape(str(record.host))}, durability {record.spec.durability}[/]")
+
+
+def _show_rounds(out: Console, summary: RoundSummary) -> None:
+    noticed = ", ".join(f"{detector} {count}" for detector, count in summary.noticed.items())
+    kills = ", ".join(f"{when} {count}" for when, count in summary.kills.items())
+    out.print(
+        f"{summary.rounds} rounds, {summary.proven} corruptions proved; noticed by: {noticed}; "
+        f"wrong replies released {summary.wrong}, corrupted states restored {summary.restored}, "
+        f"{summary.checkpoints} checkpoints compared"
+    )
+    out.print(f"voter killed: {kills}; between a marker and its checkpoint {summary.interrupted}")
+    if summary.unnoticed_median is not None and summary.unnoticed_longest is not None:
+        out.print(
+            f"a corruption stayed unnoticed for {summary.unnoticed_median:.2f} s (median), "
+            f"{summary.unnoticed_longest:.2f} s at most"
+        )
 
 
 def _row(kind: KindSummary) -> tuple[str, ...]:

@@ -310,10 +310,13 @@ def read_checkpoint(data: bytes, owner: Owner, name: str) -> tuple[CheckpointHea
     if blake2b(memoryview(data)[:at], digest_size=32).digest() != data[at : at + 32]:
         raise Damaged("its checksum does not match")
     _check_owner(msgspec.msgpack.decode(parts[0]), owner, name)
-    head = msgspec.msgpack.decode(parts[0], type=CheckpointHead)
-    base = _decode_base(parts[1])
-    for part in parts[2:]:
-        for scope in _decode_scopes(part):
+    try:
+        head = msgspec.msgpack.decode(parts[0], type=CheckpointHead)
+        base, scopes = _decode_base(parts[1]), [_decode_scopes(part) for part in parts[2:]]
+    except (msgspec.DecodeError, IndexError) as error:
+        raise Damaged(f"it is whole, yet holds no checkpoint: {error}") from error
+    for some in scopes:
+        for scope in some:
             if base.sessions and base.sessions[-1].scope == scope.scope:
                 base.sessions[-1].kept.extend(scope.kept)
             else:

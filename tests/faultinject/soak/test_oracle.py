@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import count
 
 from faultinject.soak.oracle import Oracle, Ticket
+from faultinject.soak.places import Places
 from guests.message import encode_request
 from guests.service import Context, answer, load
 
@@ -176,3 +177,27 @@ def test_a_request_that_was_refused_is_out_of_the_way() -> None:
     history.make(add())
     assert history.verdict == (2, 0, 0)
     assert history.oracle.unknown == 0
+
+
+def test_oracle_reports_what_was_executed_in_order_with_proved_writes_before_their_proof() -> None:
+    history = History()
+    executed: list[tuple[int, bytes, bool]] = []
+    places = Places()
+    history.oracle = Oracle(places=places, executed=lambda *one: executed.append(one))
+    history.make(put(b"one"))
+    lost = history.begin(put(b"two"))
+    history.apply(put(b"two"))
+    history.oracle.lose(lost)
+    history.make(get("k"))
+    assert executed == [(1, put(b"one"), False), (3, put(b"two"), False), (3, get("k"), True)]
+    assert places.holes(0, 3) == [2]
+
+
+def test_known_places_end_where_a_request_under_way_may_still_get_one() -> None:
+    history = History()
+    history.make(add())
+    early = history.begin(add())
+    history.make(add())
+    assert history.oracle.known == 1
+    history.oracle.refuse(early)
+    assert history.oracle.known == 2

@@ -18,6 +18,7 @@ from voter.commands.terminal import ExitCode
 ROOT = Path(__file__).resolve().parents[3]
 FAULTS = 13
 SEED = 3055  # hang, kills of every part, lies, a flipped bit; nothing that costs a cold boot
+ROUNDS_SEED = 9  # one round that clients read, one that is aimed at a marker
 
 # What a host that runs other tests as well can carry.
 LIGHT = ("--clients", "6", "--rate", "100", "--state", "0.25")
@@ -79,6 +80,50 @@ def test_every_promise_holds_over_a_short_soak(scratch: Path) -> None:
     assert record["load"]["errors"] == {}
     assert record["load"]["correct"] >= record["load"]["replies"] > 500
     assert "10 of 10 promises held" in said
+    assert left(scratch) == []
+
+
+@pytest.mark.vm
+@pytest.mark.timeout(580)
+def test_corrupted_state_is_neither_released_nor_restored_when_the_voter_is_killed(
+    scratch: Path,
+) -> None:
+    out = scratch / "out"
+    words = ["--together", "corrupt-state+voter-kill", "--faults", "2", "--seed", str(ROUNDS_SEED)]
+    process = start(scratch, *words, "--out", str(out), *LIGHT)
+    said, _ = process.communicate(timeout=560)
+    assert process.returncode == ExitCode.OK, said
+    record = json.loads((out / f"together-{ROUNDS_SEED}-2.json").read_text())
+    assert record["held"] is True
+    assert [fault["kind"] for fault in record["faults"]] == ["corrupt-state", "voter-kill"] * 2
+    assert record["summary"]["rounds"] == record["summary"]["proven"] == 2
+    assert record["summary"]["wrong"] == record["summary"]["restored"] == 0
+    assert record["summary"]["checkpoints"] >= 2
+    for one in record["rounds"]:
+        assert "flipped and read back" in one["corruption"]
+        assert "got SIGKILL" in one["kill"]
+        assert one["noticed_after"] > 0
+        assert all(memory["foreign"] == 0 for memory in one["memory"].values())
+    assert len((out / f"rounds-{ROUNDS_SEED}.jsonl").read_text().splitlines()) == 2
+    assert left(scratch) == []
+
+
+@pytest.mark.vm
+@pytest.mark.timeout(300)
+def test_hang_up_ends_the_rounds_and_takes_everything_down(scratch: Path) -> None:
+    words = ["--together", "corrupt-state+voter-kill", "--faults", "50", "--seed", "2", *LIGHT]
+    process = start(scratch, *words)
+    assert process.stdout is not None
+    try:
+        read_until("clients begin", process.stdout, 200)
+        time.sleep(2.0)  # part of the test: in the middle of the first round
+        process.send_signal(signal.SIGHUP)
+        said = process.stdout.read()
+        assert process.wait(90) == ExitCode.INTERRUPTED, said
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
     assert left(scratch) == []
 
 

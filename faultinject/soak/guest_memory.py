@@ -1,0 +1,143 @@
+"""The memory of a guest, read and changed from the host: values found, one bit of each flipped.
+
+Nothing here asks the voter or the guest: the guest's RAM is a shared file of its QEMU process.
+A service process that forks for a digest shares its pages with the child.  The first one to write
+to a page gets a new copy.  So a value is searched for right before its bit is flipped, and again
+afterwards.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from deploy.process import find_qemu, ram_file
+from deploy.records import Layout
+from faultinject.soak.together import MAGIC, VALUE_SIZE
+
+__all__ = ["Copy", "Found", "census", "find_held", "flip", "flipped", "memory_of"]
+
+_CHUNK = 4 << 20
+"""Bytes read at a time: other threads run between two chunks."""
+_OBJECT = struct.Struct("<QQQQ")
+"""A CPython bytes object before its value: reference count, type, size, hash."""
+_MOST_REFERENCES = 1 << 20
+"""A freed object has an address or 0 in place of its reference count."""
+_KERNEL_HALF = 1 << 47
+
+
+class Copy(NamedTuple):
+    """One copy of a held value in a guest's memory.
+
+    ``live``: the bytes before it are those of a Python object in use.  The others lie in buffers,
+    or in memory that was freed.
+    """
+
+    offset: int
+    value: bytes
+    live: bool
+
+
+class Found(msgspec.Struct, frozen=True, kw_only=True):
+    """How many copies of held values a guest's memory holds.
+
+    ``right``: of the round's value, in use.  ``foreign``: of corrupted values that were injected
+    into another guest; one such copy means that a corrupted state was spread.  ``own``: of
+    corrupted values that were injected into this guest, ``own_live`` of them in use.
+    """
+
+    right: int
+    foreign: int
+    own: int
+    own_live: int
+
+
+def memory_of(layout: Layout, guest: str) -> tuple[int, Path]:
+    """Return the pid of a guest's QEMU, and the file that is its memory.
+
+    Raises LookupError if the guest has no QEMU, OSError if its memory cannot be opened.
+    """
+    record = layout.read_node()
+    disk = f"{layout.directory}/{guest}.qcow2"
+    pid = find_qemu(record.uuids[int(guest.removeprefix("g"))], naming=disk)
+    if pid is None:
+        raise LookupError(f"{guest} has no QEMU process")
+    return pid, ram_file(pid, size=record.settings.memory_mib << 20)
+
+
+def find_held(ram: Path) -> list[Copy]:
+    """Return every copy of a held value in a guest's memory.  Raises OSError."""
+    found: list[Copy] = []
+    fd = os.open(ram, os.O_RDONLY)
+    try:
+        size = os.fstat(fd).st_size
+        for start in range(0, size, _CHUNK):
+            # A value that begins in this chunk is read to its end.
+            data = os.pread(fd, _CHUNK + len(MAGIC) - 1, start)
+            at = data.find(MAGIC)
+            while at >= 0:
+                place = start + at
+                value = os.pread(fd, VALUE_SIZE, place)
+                before = os.pread(fd, _OBJECT.size, max(0, place - _OBJECT.size))
+                if len(value) == VALUE_SIZE:
+                    found.append(Copy(place, value, _is_live(before)))
+                at = data.find(MAGIC, at + 1)
+    finally:
+        os.close(fd)
+    return found
+
+
+def _is_live(before: bytes) -> bool:
+    if len(before) < _OBJECT.size:
+        return False
+    references, kind, size, _ = _OBJECT.unpack(before)
+    in_use = 0 < references < _MOST_REFERENCES and 0 < kind < _KERNEL_HALF
+    return bool(in_use and size == VALUE_SIZE)
+
+
+def flip(ram: Path, copies: Iterable[Copy], byte: int, bit: int) -> list[Copy]:
+    """Flip one bit of each copy; return the copies as they are read back.
+
+    A copy whose bytes have changed since it was found is left alone.  Raises OSError.
+    """
+    done: list[Copy] = []
+    with ram.open("r+b") as file:
+        size = os.fstat(file.fileno()).st_size
+        with mmap.mmap(file.fileno(), size) as memory:
+            for copy in copies:
+                if memory[copy.offset : copy.offset + VALUE_SIZE] != copy.value:
+                    continue
+                memory[copy.offset + byte] ^= 1 << bit
+                after = memory[copy.offset : copy.offset + VALUE_SIZE]
+                if after == flipped(copy.value, byte, bit):
+                    done.append(Copy(copy.offset, after, copy.live))
+    return done
+
+
+def flipped(value: bytes, byte: int, bit: int) -> bytes:
+    """Return the value with one bit flipped."""
+    return value[:byte] + bytes([value[byte] ^ 1 << bit]) + value[byte + 1 :]
+
+
+def census(
+    copies: Iterable[Copy], right: bytes, corrupted: Mapping[bytes, str], guest: str
+) -> Found:
+    """Count the copies in the memory of ``guest``.
+
+    ``corrupted`` names for each corrupted value the guest that it was injected into.
+    """
+    copies = list(copies)
+    wrong = [copy for copy in copies if copy.value in corrupted]
+    own = [copy for copy in wrong if corrupted[copy.value] == guest]
+    return Found(
+        right=sum(copy.live and copy.value == right for copy in copies),
+        foreign=len(wrong) - len(own),
+        own=len(own),
+        own_live=sum(copy.live for copy in own),
+    )
