@@ -30,7 +30,7 @@ FURTHEST = 1700.0
 forgotten would make the voter forget those of clients that are about to try again."""
 MET = 0.05
 """... if it begins in the moment that it is made for."""
-PATIENCE, POLL = 0.5, 0.0005
+PATIENCE, POLL = 0.15, 0.001
 """Seconds that a fault waits for its moment, and between two looks."""
 LEAST = {"corrupt-snapshot": 0.3}
 """Seconds that a fault of a kind lasts at least, to meet what it is made for."""
