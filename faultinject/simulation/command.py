@@ -33,6 +33,8 @@ DEFECT_SEEDS = 100
 """Seeds within which each planted defect must be caught."""
 SHOWN = 8
 """Groups of failing seeds of which one is shrunk and shown at most."""
+COMPARED = 60
+"""Differences that ``--compare`` prints at most; ``--json`` has all."""
 TIMELINE = 60
 """Lines of a shrunk run that are shown at most; ``--trace`` shows all."""
 FAILURES = "simulation-failures.jsonl"
@@ -66,6 +68,8 @@ def _read_range(ctx: click.Context, option: click.Parameter, value: str | None) 
 @click.option("--known", "with_known", is_flag=True,
               help="Run every seed that ever broke a promise.")  # fmt: skip
 @click.option("--seeds", callback=_read_range, metavar="A..B", help="Run these seeds.")
+@click.option("--compare", "against", callback=_read_range, metavar="A..B",
+              help="With --seeds: report what these reach and A..B do not.")  # fmt: skip
 @click.option("--nightly", is_flag=True,
               help="Run fresh seeds until stopped; append each failure to --log.")  # fmt: skip
 @click.option("--log", type=click.Path(dir_okay=False, path_type=Path), default=FAILURES,
@@ -88,6 +92,7 @@ def simulate(  # noqa: PLR0913 - one for each option
     fresh: int | None,
     with_known: bool,
     seeds: range | None,
+    against: range | None,
     nightly: bool,
     log: Path,
     seed: int | None,
@@ -111,6 +116,10 @@ def simulate(  # noqa: PLR0913 - one for each option
         signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
     if trace and seed is None:
         raise click.UsageError("--trace is of one run: give --seed")
+    if against is not None:
+        if seeds is None:
+            raise click.UsageError("--compare needs other seeds to compare with: give --seeds")
+        return _compare(against, seeds, as_json)
     if defects:
         return _try_defects(jobs, as_json)
     if defect is not None:
@@ -131,6 +140,37 @@ def simulate(  # noqa: PLR0913 - one for each option
 
 
 _CHANGED = frozenset({"guests", "voter"})
+
+
+def _compare(first: range, second: range, as_json: bool) -> ExitCode:
+    """Print what each of two ranges reaches, and what only the second does."""
+    from rich.table import Table  # noqa: PLC0415
+
+    from faultinject.simulation.plan import make_plan  # noqa: PLC0415
+    from faultinject.simulation.reach import DIMENSIONS, compare, measure  # noqa: PLC0415
+
+    groups = [measure(map(make_plan, each)) for each in (first, second)]
+    found = compare(*groups)
+    counts = {
+        name: [
+            *(len(each.counts[name]) for each in groups),
+            sum(each.dimension == name for each in found),
+        ]
+        for name in DIMENSIONS
+    }
+    if as_json:
+        print_json({"counts": counts, "only_second": [each._asdict() for each in found]})
+        return ExitCode.OK
+    titles = [f"{each.start}..{each.stop - 1}" for each in (first, second)]
+    table = Table("what", *titles, f"only {titles[1]}")
+    for name, numbers in counts.items():
+        table.add_row(name, *map(str, numbers))
+    console().print(table)
+    table = Table("only in the second", "which", "runs")
+    for each in found[:COMPARED]:
+        table.add_row(each.dimension, each.text, str(each.runs))
+    console().print(table)
+    return ExitCode.OK
 
 
 class _Chosen(NamedTuple):

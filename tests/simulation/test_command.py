@@ -122,7 +122,13 @@ def test_every_seed_that_ever_failed_holds_now() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--seeds", "1..2", "--fresh", "3"], ["--trace"], ["--seeds", "5"], ["--fresh", "0"]],
+    [
+        ["--seeds", "1..2", "--fresh", "3"],
+        ["--trace"],
+        ["--seeds", "5"],
+        ["--fresh", "0"],
+        ["--compare", "1..2"],
+    ],
 )
 def test_what_does_not_go_together_is_refused(arguments: list[str]) -> None:
     assert CliRunner().invoke(simulate, arguments).exit_code == 2
@@ -132,6 +138,14 @@ def test_one_seed_with_a_timeline() -> None:
     done = CliRunner().invoke(simulate, ["--seed", "77005182", "--trace"])
     assert "FAULT     0 power-loss" in done.output
     assert "release 6 to ticket" in done.output
+
+
+def test_two_ranges_are_compared_by_what_they_reach() -> None:
+    done = CliRunner().invoke(simulate, ["--compare", "1..1", "--seeds", "1..3", "--json"])
+    found = json.loads(done.output)
+    first, second, only = found["counts"]["branch"]
+    assert second - first == only > 0
+    assert {"dimension", "text", "runs"} == found["only_second"][0].keys()
 
 
 def test_failures_do_not_end_the_hunt_and_are_shown_by_group() -> None:
