@@ -1,4 +1,4 @@
-"""Planted defects: does the net catch fish?  Each is a small change of the source, as data.
+"""Planted defects (mutation testing).  Each is a small change of the source, as data.
 
 An edit is (module, old text, new text); the old text must be there exactly once.  ``promises``
 are those of which one is expected to be seen broken, in what clients saw or replicas hold.

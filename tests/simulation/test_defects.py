@@ -1,4 +1,4 @@
-"""Does the net catch fish?  Planted defects must be seen as a promise that is broken."""
+"""Mutation testing of the simulation: each planted defect must break a promise."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pytest
 from faultinject.simulation.breakage import plant
 from faultinject.simulation.command import DEFECT_SEEDS
 from faultinject.simulation.defects import DEFECTS
+from faultinject.simulation.plan import SWARM
 from faultinject.simulation.promises import PROMISES
 
 QUICK = {
@@ -28,7 +29,8 @@ QUICK = {
 
 def hunt(name: str, seeds: int) -> dict[str, str]:
     """What is seen of a defect."""
-    command = [sys.executable, "-m", "faultinject.simulation.breakage", name, f"1..{seeds}"]
+    swarm = f"{SWARM}..{SWARM + seeds - 1}"
+    command = [sys.executable, "-m", "faultinject.simulation.breakage", name, swarm]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     said: dict[str, str] = json.loads(done.stdout)
