@@ -259,7 +259,7 @@ _ALL = (
         (
             (
                 "voter.journal.format",
-                "if len(payload) < length or crc32(payload, seed) != crc:",
+                "if len(payload) < length or crc32(payload, seed) != head.crc:",
                 "if len(payload) < length:",
             ),
         ),

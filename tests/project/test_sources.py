@@ -79,7 +79,7 @@ def test_every_module_says_what_it_exports() -> None:
 
 
 def test_nothing_is_raised_inside_except_star() -> None:
-    """Python 3.11.2, Debian 12's own, wraps it into a group, and no `except` of its type takes it."""
+    """Python 3.11.2, Debian 12's own, wraps it into a group that `except` of its type passes by."""
     raised = [
         where(source, inner)
         for source in product()

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-MOST_LINES = 5600
+MOST_LINES = 5650
 """Lines of our own that the voter's process may load, without blank lines, comments, docstrings."""
 
 PROBE = """

@@ -116,6 +116,12 @@ class Durable(Books):
             self._append(Places(self._places))
             self._places_at = self._position
 
+    def _take_place(self) -> int:
+        """Use up one place for what is no request, and set more aside in time."""
+        seq = self.log.take_place()
+        self._reserve_places()
+        return seq
+
     def _has_place(self) -> bool:
         """Whether the next place is one that is set aside on the disk."""
         if not self._journaled or self.log.seq < self._places_durable:
@@ -165,7 +171,7 @@ class Durable(Books):
             text = f"no session can be opened: {problem}"
             self._effects.append(ev.Fail(event.ticket, Failure.NOT_EXECUTED, text))
             return
-        seq = self.log.take_place()
+        seq = self._take_place()
         session = seq.to_bytes(8) + self.log.token(seq)
         now = max(self._wall_ns, self.log.time_ns)
         self.once.open(session, event.caller, now)

@@ -267,10 +267,10 @@ class Engine(Lifecycle):
         if poll.entry is not None:
             poll.entry.tag = winner
             once = poll.entry.record.once
-            # A full disk has no room for long replies.  Without its entry the vote is open again
-            # after a restart, and the replicas give the reply once more.
-            if once is None or not (self._full and len(winner) == TAG_SIZE):
-                self._append(Settled(poll.seq, winner, None if once is None else value))
+            # A full disk has no room for long replies.  The entry itself must be there: an open
+            # vote could still be voided after a restart, although its reply was released.
+            kept = None if once is None or (self._full and len(winner) == TAG_SIZE) else value
+            self._append(Settled(poll.seq, winner, kept))
             if once is not None:
                 self.once.settle(once, value, poll.seq)
         if poll.record is not None and value is not None:

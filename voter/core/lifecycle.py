@@ -112,8 +112,7 @@ class Lifecycle(Markers):
             self._admit(replica)
 
     def _admit(self, replica: Replica) -> None:
-        seq = self.log.take_place()
-        self._reserve_places()
+        seq = self._take_place()
         if replica.observer:
             self._move(replica, Cause.OBSERVING, "observes", seq)
         else:

@@ -45,7 +45,7 @@ class Markers(Durable):
             later = [i for i in self.members.active if i > self._last_keeper]
             keeper = (later or list(self.members.active))[0]
             self._last_keeper = keeper
-        seq = self.log.take_place()
+        seq = self._take_place()
         self._mark = Marker(seq, self.log.history, keeper)
         poll = self._open[seq] = Poll(seq, None, None, None)
         self._unsettled += 1

@@ -93,6 +93,9 @@ async def open_journal(
                 full.close()
             last = found.segments[-1]
             file = files.reopen(segment_name(last.number), last.at, last.proved)
+            if found.copy:
+                file.append(found.copy)
+                last.at += len(found.copy)
             await file.sync()
         spare: tuple[File, Segment] | None = None
         if found.spare is not None:
@@ -141,4 +144,4 @@ async def _begin(
     file, segment = await create_segment(files, identity, 1, segment_size)
     segment.first = 1
     await write_identity(files, identity)
-    return identity, Found(Base(), b"", [], [segment], None, 0, None), file
+    return identity, Found(Base(), b"", [], [segment], None, 0, 0, b"", None), file

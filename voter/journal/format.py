@@ -5,14 +5,16 @@ the disk before the first frame is written.
 
 A **frame** is what one flush wrote::
 
-    magic 4 | number 8 | synced 8 | length 4 | CRC of the payload 4 | CRC of these 28 bytes 4 |
-    payload
+    magic 4 | number 8 | synced 8 | before 4 | length 4 | CRC of the payload 4 |
+    CRC of these 32 bytes 4 | payload
 
 Each frame is written twice, one copy behind the other, by one write.  A reader takes the first
 whole copy.  Without the second copy, a last frame with a flipped bit would look like a frame that
 a power loss had torn, and an acknowledged write would be dropped without a message.
 
-Frames are numbered from 1 on over all segments.  ``synced`` is the number of the last frame that
+Frames are numbered from 1 on over all segments.  ``before`` is the head's CRC of the frame before
+it, so a frame that was dropped once, and comes back from the disk behind others (after a sync that
+failed), is not taken for their successor.  ``synced`` is the number of the last frame that
 was known to be on the disk when this one was written.  The payload is a MessagePack array of
 entries; an empty one only carries ``synced``.  Both CRCs start from a seed that is taken from the
 journal's secret, so that no client can put a frame into its request.
@@ -56,7 +58,7 @@ __all__ = [
 _FRAME_MAGIC = b"\xf7TvF"
 _SEGMENT_MAGIC = b"TrivSeg\n"
 _CHECKPOINT_MAGIC = b"TrivChk\n"
-_HEAD = struct.Struct(">4sQQII")
+_HEAD = struct.Struct(">4sQQIII")
 _U32 = struct.Struct(">I")
 FRAME_HEAD = _HEAD.size + _U32.size
 """Bytes of a frame besides its payload."""
@@ -102,32 +104,56 @@ def blank(data: bytes, at: int = 0) -> bool:
 
 
 class Frame(NamedTuple):
-    """A frame that checks: ``end`` is the offset behind it."""
+    """A frame that checks: ``end`` is the offset behind it, ``check`` the CRC of its head."""
 
     number: int
     synced: int
     payload: memoryview
     end: int
+    before: int
+    check: int
 
 
-def pack_frame(seed: int, number: int, synced: int, payload: bytes) -> bytes:
-    """Return the bytes of a frame."""
-    head = _HEAD.pack(_FRAME_MAGIC, number, synced, len(payload), crc32(payload, seed))
-    return b"".join((head, _U32.pack(crc32(head, seed)), payload))
+def pack_frame(
+    seed: int, number: int, synced: int, payload: bytes, before: int = 0
+) -> tuple[bytes, int]:
+    """Return the bytes of one copy of a frame, and the CRC of its head.
+
+    ``before``: that of the frame before it; 0 for the first one.
+    """
+    head = _HEAD.pack(_FRAME_MAGIC, number, synced, before, len(payload), crc32(payload, seed))
+    check = crc32(head, seed)
+    return b"".join((head, _U32.pack(check), payload)), check
 
 
-def _head_at(data: bytes, at: int, seed: int) -> tuple[int, int, int, int] | None:
-    """Return number, synced, length and payload's CRC of the head at ``at``, if one checks."""
+class _Head(NamedTuple):
+    """A head that checks: the fields of a frame's first bytes, and their CRC."""
+
+    number: int
+    synced: int
+    before: int
+    length: int
+    crc: int
+    check: int
+
+
+def _head_at(data: bytes, at: int, seed: int) -> _Head | None:
+    """Return the head at ``at``, if one checks."""
     head = data[at : at + _HEAD.size]
     check = data[at + _HEAD.size : at + FRAME_HEAD]
     if len(check) < _U32.size or _U32.unpack(check)[0] != crc32(head, seed):
         return None
-    magic, number, synced, length, crc = _HEAD.unpack(head)
-    return (number, synced, length, crc) if magic == _FRAME_MAGIC else None
+    magic, number, synced, before, length, crc = _HEAD.unpack(head)
+    if magic != _FRAME_MAGIC:
+        return None
+    return _Head(number, synced, before, length, crc, _U32.unpack(check)[0])
 
 
-def find_frame(data: bytes, at: int, seed: int, number: int) -> tuple[Frame | None, int]:
-    """Find frame ``number`` at or behind ``at``.
+def find_frame(
+    data: bytes, at: int, seed: int, number: int, before: int | None
+) -> tuple[Frame | None, int]:
+    """Find frame ``number`` at or behind ``at``, which follows the frame with the check ``before``
+    (None: whichever comes before it).
 
     Return a whole copy (None: there is none) and how many copies are whole.  ``end`` of what is
     returned is the offset behind the last whole copy.
@@ -136,7 +162,7 @@ def find_frame(data: bytes, at: int, seed: int, number: int) -> tuple[Frame | No
     copies = 0
     while at >= 0:
         frame = _frame_at(data, at, seed)
-        if frame is not None and frame.number == number:
+        if frame is not None and frame.number == number and before in (None, frame.before):
             found, copies, at = frame, copies + 1, frame.end
             if copies == COPIES:
                 break
@@ -152,12 +178,12 @@ def _frame_at(data: bytes, at: int, seed: int) -> Frame | None:
     head = _head_at(data, at, seed)
     if head is None:
         return None
-    number, synced, length, crc = head
+    length = head.length
     end = at + FRAME_HEAD + length
     payload = memoryview(data)[at + FRAME_HEAD : end]
-    if len(payload) < length or crc32(payload, seed) != crc:
+    if len(payload) < length or crc32(payload, seed) != head.crc:
         return None
-    return Frame(number, synced, payload, end)
+    return Frame(head.number, head.synced, payload, end, head.before, head.check)
 
 
 def proved(data: bytes, at: int, seed: int) -> int | None:
@@ -168,7 +194,7 @@ def proved(data: bytes, at: int, seed: int) -> int | None:
     while (at := data.find(_FRAME_MAGIC, at)) >= 0:
         head = _head_at(data, at, seed)
         if head is not None:
-            best = max(best or 0, head[1])
+            best = max(best or 0, head.synced)
         at += 1
     return best
 

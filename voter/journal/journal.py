@@ -104,6 +104,7 @@ class Journal:
         self._written = 0  # of them, handed to the operating system
         self._synced = 0  # of them, on the disk (durability os: written)
         self._frame = found.frames  # number of the last frame written
+        self._check = found.check  # ... its head's CRC
         self._durable = found.frames  # ... of the last one on the disk
         self._said = 0  # ... of the last one that a frame says is
         self._checkpoint = found.checkpoint
@@ -182,7 +183,8 @@ class Journal:
         """
         if self._failure is not None:
             raise self._failure
-        frame = pack_frame(self._seed, self._frame + 1, self._durable, payload) * COPIES
+        frame, check = pack_frame(self._seed, self._frame + 1, self._durable, payload, self._check)
+        frame *= COPIES
         if len(frame) > self._free and self._spare is not None:
             self._old.append(self._file)
             self._file, segment = self._spare
@@ -196,13 +198,14 @@ class Journal:
         except OSError as error:
             self._fail("write", error)
         self._frame += 1
+        self._check = check
         self._said = self._durable
         self._free -= len(frame)
         self._segments[-1].at += len(frame)
         self._mind_space()
 
     def _mind_space(self) -> None:
-        if self._spare is None and self._free < self._segment_size // 2:
+        if self._spare is None and self._free < self._segment_size * 3 // 4:
             self._low.set()
 
     def _fail(self, what: str, error: OSError) -> NoReturn:

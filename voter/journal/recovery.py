@@ -15,6 +15,7 @@ from voter.errors import JournalError
 from voter.journal.files import ASIDE, Files
 from voter.journal.format import (
     COPIES,
+    FRAME_HEAD,
     Damaged,
     Owner,
     blank,
@@ -147,6 +148,8 @@ class Found(NamedTuple):
     segments: list[Segment]  # those in use, ascending; the last one is written on
     spare: Segment | None  # the one after them, which is empty
     frames: int  # number of the last frame
+    check: int  # CRC of its head
+    copy: bytes  # the last frame, if only one copy of it is whole: it must be written once more
     checkpoint: tuple[int, int, int] | None  # seq, segment it needs, size of its state
 
 
@@ -174,6 +177,8 @@ class _Reader:
         self._segments: list[Segment] = []
         self._entries: list[Entry] = []
         self._base = Base()
+        self._check: int | None = None  # of the last frame that was read
+        self._copy = b""
         self._keep = 0  # segments before this one are needed by no checkpoint that is kept
         self._last: Record | None = None
 
@@ -199,7 +204,17 @@ class _Reader:
         for number in numbers_of(self._files.names(), "segment"):
             if number < self._keep:  # a voter was killed while it removed them
                 await self._files.remove(segment_name(number))
-        return Found(self._base, state, self._entries, self._segments, spare, frame - 1, checkpoint)
+        return Found(
+            self._base,
+            state,
+            self._entries,
+            self._segments,
+            spare,
+            frame - 1,
+            self._check or 0,
+            self._copy,
+            checkpoint,
+        )
 
     # --------------------------------------------------------- checkpoints
 
@@ -259,15 +274,20 @@ class _Reader:
         damaged: list[tuple[int, int, int]] = []  # segment, offset and number of such a frame
         for number in numbers:
             data, at = self._open(number)
-            found, copies = (None, 0) if at is None else find_frame(data, at, seed, frame)
+            found, copies = None, 0
+            if at is not None:
+                found, copies = find_frame(data, at, seed, frame, self._check)
             if self._segments and found is None:
                 break
             segment = Segment(number, frame, at or 0, len(data))
             heads[number] = segment.at
             self._segments.append(segment)
             while found is not None:
+                self._check, self._copy = found.check, b""
                 if copies < COPIES:
                     damaged.append((number, segment.at, frame))
+                    start = found.end - len(found.payload) - FRAME_HEAD
+                    self._copy = data[start : found.end]
                 try:
                     entries = decode_entries(found.payload) if found.payload else []
                 except msgspec.DecodeError as error:
@@ -282,7 +302,7 @@ class _Reader:
                     doubtful.popleft()
                 segment.at = found.end
                 frame += 1
-                found, copies = find_frame(data, segment.at, seed, frame)
+                found, copies = find_frame(data, segment.at, seed, frame, self._check)
         for number, at, damaged_frame in damaged:
             self._tell(
                 f"{self._name(segment_name(number))}, offset {at}: one copy of frame"
@@ -326,7 +346,7 @@ class _Reader:
             )
         for number in reversed(doomed):
             await self._files.remove(segment_name(number))
-        if torn:
+        if torn and not (self._copy and not claims[1]):
             self._tell(
                 f"{name}, offset {last.at}: torn tail: what was written from here on (frame"
                 f" {frame}) was cut short before it was synced, and is dropped"

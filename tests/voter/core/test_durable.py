@@ -345,7 +345,8 @@ def test_a_full_disk_refuses_writes_answers_reads_and_retries_and_recovers() -> 
     assert released(node, again) is not None
 
 
-def test_a_long_reply_on_a_full_disk_is_there_for_a_retry_after_a_restart() -> None:
+def test_a_write_that_was_released_on_a_full_disk_cannot_be_voided_after_a_restart() -> None:
+    """Its long reply is not kept; that its vote was won is."""
     node = make_node()
     once = once_of(open_session(node), 1)
     node.ask(b"Long", once)
@@ -355,14 +356,33 @@ def test_a_long_reply_on_a_full_disk_is_there_for_a_retry_after_a_restart() -> N
     first = node.verdicts[node.tickets]
     assert isinstance(first, ev.Release)
     assert len(first.reply) > 64
-    assert not any(isinstance(entry, Settled) and entry.reply for entry in node.entries)
     node.restart()
-    for index in range(3):
-        node.connect(index)
+    for _ in range(2):
+        for index in (0, 1):
+            node.connect(index)
+            node.lose(index)
+    assert not any(isinstance(entry, Void) for entry in node.entries)
+    verdict = node.verdicts[node.ask(b"Long", once)]
+    assert isinstance(verdict, ev.Fail)
+    assert verdict.failure == Failure.SESSION_EXPIRED
+
+
+def test_markers_and_sessions_alone_do_not_use_up_the_places(monkeypatch: Any) -> None:
+    monkeypatch.setattr("voter.core.durable.PLACES", 64)
+    node = make_node()
+    for _ in range(200):
+        node.tickets += 1
+        node.feed(ev.OpenSession(node.tickets, b"me"))
+        node.sync()
+        assert node.tickets in node.sessions
+    for _ in range(200):
+        node.tick(node.engine.limits.scrub + 1)
+        node.run()
+        node.sync()
+    node.ask(b"a")
     node.run()
-    again = node.verdicts[node.ask(b"Long", once)]
-    assert isinstance(again, ev.Release)
-    assert again.reply == first.reply
+    node.sync()
+    assert isinstance(node.verdicts[node.tickets], ev.Release)
 
 
 # --------------------------------------------------------------- exactly once

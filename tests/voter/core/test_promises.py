@@ -111,8 +111,10 @@ class World:
     def end(self) -> None:
         """Whatever has happened: all is well again once all are healed."""
         self.node.heal()
+        self.node.run()  # the last tick may have asked for digests (scrub)
         self.node.check_idle()
         self.node.check_alive()
+        self.node.run()
         self.node.check_idle()
 
 

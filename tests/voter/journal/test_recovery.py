@@ -182,7 +182,7 @@ async def test_a_frame_whose_number_is_not_the_next_is_not_taken() -> None:
         made = run.write_records(1)
         await run.durable()
         seed = Owner.of("n1", run.recovery.secret).seed
-        stale = pack_frame(seed, 1, 0, msgspec.msgpack.encode([Places(5)]))
+        stale, _ = pack_frame(seed, 1, 0, msgspec.msgpack.encode([Places(5)]))
     image = disk.inodes["segment-0000000001"].cached
     end = len(bytes(image).rstrip(b"\0"))
     image[end : end + len(stale)] = stale
@@ -279,6 +279,50 @@ async def test_a_head_whose_sync_failed_is_written_again_by_the_next_start() -> 
         assert disk.frames(spare)
     async with opened(disk.lose_power(lambda name, at: False)) as run:
         assert run.recovery.entries == made
+
+
+async def test_a_last_frame_with_one_whole_copy_is_given_a_second_one() -> None:
+    disk = Disk()
+    async with opened(disk, clean=False) as run:
+        made = run.write_records(3, 40)
+        await run.durable()
+    name = "segment-0000000001"
+    at = disk.frames(name)[2]
+    end = len(bytes(disk.inodes[name].cached).rstrip(b"\0"))
+    torn = disk.copy()
+    for inode in (torn.inodes[name],):
+        inode.cached[at + (end - at) // 2 :] = bytes(len(inode.cached) - at - (end - at) // 2)
+        inode.stored[:] = inode.cached
+    async with opened(torn, clean=False) as run:
+        assert run.recovery.entries == made
+        assert [note for note in run.recovery.notes if "torn tail" in note] == []
+    assert torn.frames(name)[2] == at
+    torn.flip(name, at + 40, 0)
+    async with opened(torn) as run:
+        assert run.recovery.entries == made
+
+
+async def test_frames_that_were_dropped_and_come_back_from_the_disk_are_no_successors() -> None:
+    """A tail that was zeroed in the page cache, and never on the disk, after a sync that failed."""
+    disk = Disk()
+    async with opened(disk, clean=False) as run:
+        made = run.write_records(1, 40)
+        await run.durable()
+        before = disk.copy()
+        run.write_records(1, 200)
+        run.write(*(Opened(bytes([number]) * 16, b"me", 1) for number in range(3)))
+        run.write(Opened(b"x" * 16, b"me", 1))
+    name = "segment-0000000001"
+    old = bytes(disk.inodes[name].cached)
+    async with opened(before, clean=False) as run:
+        more = run.write_records(1, 10)
+        await run.durable()
+    image = before.inodes[name].cached
+    end = len(bytes(image).rstrip(b"\0"))
+    image[end:] = old[end:]
+    before.inodes[name].stored[:] = image
+    async with opened(before) as run:
+        assert run.recovery.entries == made + more
 
 
 async def test_idle_frames_prove_what_was_synced() -> None:
