@@ -286,7 +286,8 @@ class Transport(asyncio.Transport):
         if error is not None:
             self._close(error)
         elif not self._protocol.eof_received():
-            self.close()
+            self._process.enter_call()
+            self._close(None)  # the protocol learns of it in the next turn
 
     def pause_reading(self) -> None:
         """asyncio: take nothing for now."""
