@@ -13,7 +13,6 @@ It ends when the socket does, and its voters with it.
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import gc
 import json
 import os
@@ -21,8 +20,8 @@ import signal
 import socket
 import sys
 from pathlib import Path
-from typing import Any
 
+from deploy.subreaper import end_with_parent
 from voter import daemon
 from voter.sockets import FIRST_FD
 
@@ -34,7 +33,6 @@ MOST = 8
 HIGH_FD = 64
 START = 30.0
 """Seconds for the imports, on a busy host."""
-PR_SET_PDEATHSIG = 1
 
 
 class Zygote:
@@ -127,7 +125,7 @@ def main() -> int:
         if child == 0:
             status = 1
             try:
-                _follow(own)
+                end_with_parent(own)
                 channel.close()
                 stream.close()
                 status = _become_voter(config, log, names.decode(), fds)
@@ -135,14 +133,6 @@ def main() -> int:
                 os._exit(status)
         stream.write(b"%d\n" % child)
     return 0
-
-
-def _follow(parent: int) -> None:
-    """Have the kernel end this process when its parent ends."""
-    libc: Any = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 def _become_voter(config: str, log: str, names: str, fds: list[int]) -> int:

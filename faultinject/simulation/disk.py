@@ -68,8 +68,6 @@ class Disk:
         self.full = False
         self.failing = 0
         self.slow = 0.0
-        self.rotten = False
-        """Whether a bit has changed."""
         self.syncs = 0
         self.written = 0
         """Bytes written so far."""
@@ -108,7 +106,6 @@ class Disk:
         names = [n for n, i in sorted(self.stored.items()) if any(i.stored) and not i.dirty]
         if not names:
             return False
-        self.rotten = True
         inode = self.stored[random.choice(names)]
         at = random.randrange(len(bytes(inode.stored).rstrip(b"\0")))
         bit = 1 << random.randrange(8)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import multiprocessing
 import os
@@ -13,13 +12,13 @@ from itertools import islice
 
 import msgspec
 
+from deploy.subreaper import end_with_parent
 from faultinject.simulation.plan import make_plan
 from faultinject.simulation.promises import Breach
 from faultinject.simulation.world import Result, run
 
 __all__ = ["Summary", "hunt", "summarize"]
 
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 CHUNK = 20
 """Seeds that a worker is given at a time."""
 
@@ -64,9 +63,7 @@ def _begin_worker(parent: int) -> None:
     gc.disable()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)  # it died before the line above
+    end_with_parent(parent)
 
 
 def hunt(seeds: Iterable[int], *, jobs: int, size: int = 1) -> Iterator[Summary]:

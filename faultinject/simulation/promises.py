@@ -55,10 +55,10 @@ class Breach(NamedTuple):
 class Write:
     """A write as the voter ordered it; ``era`` counts the power losses before it."""
 
-    __slots__ = ("caller", "era", "history", "operation", "ordered", "prev", "request", "seq",
+    __slots__ = ("caller", "era", "history", "operation", "prev", "request", "seq",
                  "time_ns", "void")  # fmt: skip
 
-    def __init__(self, seq: int, order: wire.Order, era: int, ordered: float) -> None:
+    def __init__(self, seq: int, order: wire.Order, era: int) -> None:
         self.seq = seq
         self.prev = order.prev
         self.history = order.history
@@ -68,7 +68,6 @@ class Write:
         self.operation = operation_of(order.request)
         self.void = False
         self.era = era
-        self.ordered = ordered  # seconds of simulated time
 
 
 class Observer:
@@ -120,9 +119,7 @@ class Observer:
         self._check_not_void(guest, frame.seq)
         write = self.writes.get(order.history)
         if write is None:
-            write = self.writes[order.history] = Write(
-                frame.seq, order, self.era, self._loop.time()
-            )
+            write = self.writes[order.history] = Write(frame.seq, order, self.era)
             if self._journaled and not self._disk.holds(order.history, durable=False):
                 self.breach("Durability", f"write {frame.seq} is sent, and not in the journal")
             before = self.writes.get(order.prev)
