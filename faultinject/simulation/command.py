@@ -70,6 +70,8 @@ def _read_range(ctx: click.Context, option: click.Parameter, value: str | None) 
 @click.option("--seeds", callback=_read_range, metavar="A..B", help="Run these seeds.")
 @click.option("--compare", "against", callback=_read_range, metavar="A..B",
               help="With --seeds: report what these reach and A..B do not.")  # fmt: skip
+@click.option("--fingerprint", "fingerprints", is_flag=True,
+              help="With --seeds: print hashes of what each run did.")  # fmt: skip
 @click.option("--nightly", is_flag=True,
               help="Run fresh seeds until stopped; append each failure to --log.")  # fmt: skip
 @click.option("--log", type=click.Path(dir_okay=False, path_type=Path), default=FAILURES,
@@ -93,6 +95,7 @@ def simulate(  # noqa: PLR0913 - one for each option
     with_known: bool,
     seeds: range | None,
     against: range | None,
+    fingerprints: bool,
     nightly: bool,
     log: Path,
     seed: int | None,
@@ -120,6 +123,10 @@ def simulate(  # noqa: PLR0913 - one for each option
         if seeds is None:
             raise click.UsageError("--compare needs other seeds to compare with: give --seeds")
         return _compare(against, seeds, as_json)
+    if fingerprints:
+        if seeds is None:
+            raise click.UsageError("--fingerprint needs a range: give --seeds")
+        return _print_fingerprints(seeds, as_json)
     if defects:
         return _try_defects(jobs, as_json)
     if defect is not None:
@@ -170,6 +177,23 @@ def _compare(first: range, second: range, as_json: bool) -> ExitCode:
     for each in found[:COMPARED]:
         table.add_row(each.dimension, each.text, str(each.runs))
     console().print(table)
+    return ExitCode.OK
+
+
+def _print_fingerprints(seeds: range, as_json: bool) -> ExitCode:
+    """Print a line of hashes for each seed."""
+    from faultinject.simulation.fingerprint import fingerprint  # noqa: PLC0415
+    from faultinject.simulation.plan import make_plan  # noqa: PLC0415
+
+    found = []
+    for seed in seeds:
+        each = fingerprint(make_plan(seed))
+        found.append(each._asdict())
+        if not as_json:
+            sys.stdout.write(" ".join(map(str, each)) + "\n")
+            sys.stdout.flush()
+    if as_json:
+        print_json(found)
     return ExitCode.OK
 
 

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from faultinject.simulation.fingerprint import fingerprint
 from faultinject.simulation.hunt import hunt
 from faultinject.simulation.plan import KINDS, MOMENTS, SWARM, make_plan
 from faultinject.simulation.seeds import fresh, source_revision
@@ -91,3 +92,11 @@ def test_without_faults_every_request_is_answered(seed: int) -> None:
     result = run(plan)
     assert result.breaches == []
     assert result.restarts == 1
+
+
+def test_fingerprint_is_equal_for_the_same_seed_and_differs_between_seeds() -> None:
+    first, again, other = (fingerprint(make_plan(seed)) for seed in (7, 7, 8))
+    assert first == again
+    assert first.trace != other.trace
+    assert first.effects != other.effects
+    assert first.clients != other.clients
