@@ -2,7 +2,7 @@
 
 Here f is request authentication: it says of each request whether the service may see it.  The same
 code runs in each guest (configuration C1: ``guarded`` wraps the service) or once on the host, as
-F, before requests are ordered (C2: ``deploy.function``).  Whoever runs it answers REFUSAL to what
+F, before requests are ordered (C2: ``deploy.authorizer``).  Whoever runs it answers REFUSAL to what
 it does not admit, so that the reply does not tell the two from each other.  What it was voted by
 does (in C2 nobody voted on it), and so does a retry with the Idempotency-Key of a request before
 it: in C1 the voter answers it, from the reply that it keeps, without asking f.  There whoever has a
@@ -20,7 +20,7 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, cast
 
-from guests.message import MessageError, Reply, Request, encode_reply
+from guests.protocol.message import MessageError, Reply, Request, encode_reply
 from guests.service import Context, Service, ServiceError, load_class
 
 __all__ = [

@@ -19,8 +19,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
 
-from guests.message import MessageError, Reply, Request, encode_reply
-from guests.wire import MAX_PAYLOAD
+from guests.protocol.message import MessageError, Reply, Request, encode_reply
+from guests.protocol.wire import MAX_PAYLOAD
 
 __all__ = [
     "MAX_REPLY",

@@ -15,8 +15,8 @@ import pytest
 
 import trivisor
 from deploy.errors import CannotRunHere
-from deploy.identity import identify
-from deploy.records import Layout, Lock, NodeRecord, Running, Settings
+from deploy.host.identity import identify
+from deploy.node.records import Layout, Lock, NodeRecord, RunningRecord, Settings
 from faultinject.faults.catalogue import offered_on_nodes
 from voter.commands.terminal import ExitCode
 from voter.errors import NotExecuted
@@ -198,7 +198,7 @@ def test_processes_that_only_have_the_same_pid_are_not_touched(scratch: Path) ->
         mine = identify(other.pid)
         assert mine is not None
         stale = type(mine)(pid=mine.pid, start_ticks=mine.start_ticks - 1, boot_id=mine.boot_id)
-        layout.write(Running(processes={"voter": stale}))
+        layout.write(RunningRecord(processes={"voter": stale}))
         done = run("down", "--dir", str(scratch))
         assert done.returncode == ExitCode.NOT_UP
         assert other.poll() is None
@@ -210,7 +210,7 @@ def test_a_second_up_names_the_process_that_has_the_directory(scratch: Path) -> 
     layout.prepare()
     layout.write(record())
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom deploy.records import Layout, Lock\n"
+        "import sys, time\nfrom pathlib import Path\nfrom deploy.node.records import Layout, Lock\n"
         "Lock(Layout(Path(sys.argv[1]))).take()\nprint('held', flush=True)\ntime.sleep(60)"
     )
     words = [sys.executable, "-c", code, str(scratch)]

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from deploy.identity import identify
+from deploy.host.identity import identify
 from voter.commands.terminal import ExitCode
 
 pytestmark = pytest.mark.vm

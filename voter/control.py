@@ -24,14 +24,14 @@ from collections.abc import Awaitable, Callable
 import msgspec
 from aiohttp import web
 
-from guests.message import Reply
+from guests.protocol.message import Reply
 from voter.core import events as ev
 from voter.frontend.problem import problem_of_status
 from voter.frontend.reserved import Reserved
 from voter.runner import Runner
 from voter.status import describe
 
-__all__ = ["ControlServer"]
+__all__ = ["VoterControlServer"]
 
 HEARTBEAT = 15.0
 """Seconds after which an event stream without news carries an empty line."""
@@ -70,7 +70,7 @@ async def _problems(request: web.Request, handler: Handler) -> web.StreamRespons
         return response
 
 
-class ControlServer:
+class VoterControlServer:
     """Serves the control socket of one voter."""
 
     def __init__(self, runner: Runner) -> None:

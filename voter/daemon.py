@@ -26,13 +26,13 @@ from voter import config as configuration
 from voter import log
 from voter.address import Connector, connect
 from voter.config import Config
-from voter.control import ControlServer
+from voter.control import VoterControlServer
 from voter.core.durable import Past
 from voter.errors import JournalError, VoterError
 from voter.frontend.http import HttpServer
 from voter.frontend.native import NativeServer
+from voter.interfaces import Clock
 from voter.journal import Directory, Files, Journal, open_journal
-from voter.ports import Clock
 from voter.runner import Runner
 from voter.sockets import listening
 
@@ -86,7 +86,7 @@ def _runner_of(config: Config) -> type[Runner]:
     """The runner; with a function, one that asks F first.  Without, none of its code is loaded."""
     if config.function is None:
         return Runner
-    return importlib.import_module("voter.gated").GatedRunner  # type: ignore[no-any-return]
+    return importlib.import_module("voter.authorizer").AuthorizingRunner  # type: ignore[no-any-return]
 
 
 async def _prepare(config: Config, outside: Outside) -> tuple[Runner, Journal | None]:
@@ -130,7 +130,7 @@ async def serve(
     """
     runner, journal = await _prepare(config, outside)
     native = NativeServer(runner)
-    http, control = HttpServer(runner), ControlServer(runner)
+    http, control = HttpServer(runner), VoterControlServer(runner)
     roles: dict[str, Server] = {
         "http": http, "native": native, "native-unix": native, "control": control
     }  # fmt: skip

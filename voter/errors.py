@@ -4,7 +4,7 @@ VoterError
 ├── ConfigError        a configuration that cannot be used; names the key and its line
 ├── AddressError       a link or listening address that cannot be
 ├── JournalError       the journal cannot be opened, believed or written; names file and remedy
-└── RequestError       a request got no reply (voter.client raises these)
+└── RequestError       a request got no reply (voter.client.client raises these)
     ├── NotExecuted        refused before it was ordered: safe to retry
     │   └── Overload       ... because too much waits already
     ├── OutcomeUnknown     ordered, and no majority can be had now: it may have been executed

@@ -15,14 +15,14 @@ import contextlib
 from collections.abc import Callable
 from typing import cast
 
-from guests import wire
-from guests.wire import FETCH_AHEAD, STATE_PIECE, Decoder, Kind, encode
+from guests.protocol import wire
+from guests.protocol.wire import FETCH_AHEAD, STATE_PIECE, Decoder, FrameKind, encode
 from voter.address import Address, Connector
 from voter.core import events as ev
 from voter.core.limits import Limits
-from voter.transfer import Arriving, Pace
+from voter.transfer import IncomingState, TransferRate
 
-__all__ = ["FIRST_RETRY", "LAST_RETRY", "Link"]
+__all__ = ["FIRST_RETRY", "LAST_RETRY", "ReplicaLink"]
 
 FIRST_RETRY = 0.02
 LAST_RETRY = 1.0
@@ -42,7 +42,7 @@ FOREIGN_LIMIT = 64
 """Frames of another epoch after WELCOME before the replica is taken for broken."""
 
 
-class Link(asyncio.Protocol):
+class ReplicaLink(asyncio.Protocol):
     """The voter's end of one link.
 
     ``deliver`` takes the events it makes; ``check`` says what is wrong with a WELCOME (None:
@@ -58,7 +58,7 @@ class Link(asyncio.Protocol):
         deliver: Callable[[ev.Event], None],
         check: Callable[[int, wire.Welcome], str | None],
         random64: Callable[[], int],
-        flush_soon: Callable[[Link], None],
+        flush_soon: Callable[[ReplicaLink], None],
         limits: Limits,
     ) -> None:
         self.index = index
@@ -88,7 +88,7 @@ class Link(asyncio.Protocol):
         self._stale = 0
         self._foreign = 0
         self._hellos = 0
-        self._arriving: Arriving | None = None
+        self._arriving: IncomingState | None = None
         self._late = 0, 0  # the last fetch, and how many answers to it may still come
         self._sending: asyncio.Task[None] | None = None
 
@@ -118,7 +118,9 @@ class Link(asyncio.Protocol):
             self.drop(f"cannot connect to {self.address.text}: {str(error) or 'timed out'}")
             return
         self.epoch = self._random64()
-        hello = encode(Kind.HELLO, self.epoch, 0, wire.PROTOCOL.to_bytes(2) + bytes([self.index]))
+        hello = encode(
+            FrameKind.HELLO, self.epoch, 0, wire.PROTOCOL.to_bytes(2) + bytes([self.index])
+        )
         attempts = round(self._patience / GREETING_RETRY)
         self._patience = min(self._patience * 2, GREETING_LIMIT)
         self._hellos = 0
@@ -218,7 +220,7 @@ class Link(asyncio.Protocol):
 
     def send_order(self, seq: int, flags: int, payload: bytes, payload_crc: int) -> None:
         """Send an ordered request; its payload and CRC are shared by all links."""
-        self.send(wire.encode_head(Kind.ORDER, self.epoch, seq, payload, payload_crc, flags))
+        self.send(wire.encode_head(FrameKind.ORDER, self.epoch, seq, payload, payload_crc, flags))
 
     def flush(self) -> None:
         """Write what has come together."""
@@ -229,16 +231,16 @@ class Link(asyncio.Protocol):
     def mark(self, seq: int, keeper: int | None) -> None:
         """Send a checkpoint marker."""
         index = wire.NO_KEEPER if keeper is None else keeper
-        self.send(encode(Kind.MARKER, self.epoch, seq, bytes([index])))
+        self.send(encode(FrameKind.MARKER, self.epoch, seq, bytes([index])))
 
     def ping(self) -> None:
         """Ask for a sign of life."""
-        self.send(encode(Kind.PING, self.epoch, 0))
+        self.send(encode(FrameKind.PING, self.epoch, 0))
 
     def fetch(self, seq: int) -> None:
         """Ask for the state kept at marker ``seq``; it comes back as one Fetched event."""
         self._end_fetch()
-        self._arriving = Arriving(seq, self._limits.transfer_rate)
+        self._arriving = IncomingState(seq, self._limits.transfer_rate)
         self._ask()
 
     def _ask(self) -> None:
@@ -250,7 +252,7 @@ class Link(asyncio.Protocol):
         while arriving.asked - arriving.came < FETCH_AHEAD:
             offset = (arriving.asked * STATE_PIECE).to_bytes(8)
             arriving.asked += 1
-            self.send(encode(Kind.FETCH, self.epoch, arriving.seq, offset))
+            self.send(encode(FrameKind.FETCH, self.epoch, arriving.seq, offset))
             pause = arriving.pace.pause(STATE_PIECE)
             if pause:
                 arriving.timer = asyncio.get_running_loop().call_later(pause, self._ask)
@@ -265,14 +267,14 @@ class Link(asyncio.Protocol):
 
     async def _send_state(self, effect: ev.Restore) -> None:
         state, epoch = effect.state, self.epoch
-        point = wire.Checkpoint(effect.history, len(state), effect.digest.ljust(32, b"\0"))
-        self.send(encode(Kind.RESTORE, epoch, effect.seq, wire.encode_checkpoint(point)))
-        pace = Pace(self._limits.transfer_rate)
+        point = wire.CheckpointPayload(effect.history, len(state), effect.digest.ljust(32, b"\0"))
+        self.send(encode(FrameKind.RESTORE, epoch, effect.seq, wire.encode_checkpoint(point)))
+        pace = TransferRate(self._limits.transfer_rate)
         for at in range(0, len(state), STATE_PIECE):
             await self._writable.wait()
             piece = bytes(state[at : at + STATE_PIECE])
             flags = wire.FLAG_LAST if at + len(piece) == len(state) else 0
-            self.send(encode(Kind.STATE, epoch, effect.seq, piece, flags))
+            self.send(encode(FrameKind.STATE, epoch, effect.seq, piece, flags))
             # Also where there is no need to wait: the others' votes come through in between.
             await asyncio.sleep(pace.pause(len(piece)))
 
@@ -294,9 +296,9 @@ class Link(asyncio.Protocol):
                 return
             if frame.epoch == self.epoch and self.up:
                 self._take(frame)
-            elif frame.kind == Kind.HERE:
+            elif frame.kind == FrameKind.HERE:
                 self._restarted()
-            elif frame.kind == Kind.WELCOME and frame.epoch == self.epoch:
+            elif frame.kind == FrameKind.WELCOME and frame.epoch == self.epoch:
                 self._welcome(frame)
                 skipped = self._decoder.skipped
             elif self.up:
@@ -312,15 +314,15 @@ class Link(asyncio.Protocol):
 
     def _take(self, frame: wire.Frame) -> None:
         kind, index, epoch = frame.kind, self.index, frame.epoch
-        if kind == Kind.REPLY:
+        if kind == FrameKind.REPLY:
             self._deliver(ev.Answered(index, epoch, frame.seq, frame.payload))
-        elif kind == Kind.DIGEST:
+        elif kind == FrameKind.DIGEST:
             self._deliver(ev.Digested(index, epoch, frame.seq, frame.payload))
-        elif kind == Kind.PONG:
+        elif kind == FrameKind.PONG:
             self._deliver(ev.Heard(index, epoch))
-        elif kind == Kind.RESTORED:
+        elif kind == FrameKind.RESTORED:
             self._deliver(ev.Restored(index, epoch, frame.seq, frame.payload))
-        elif kind == Kind.REFUSED:
+        elif kind == FrameKind.REFUSED:
             reason = frame.payload[:200].decode("utf-8", "replace")
             if self._arriving is not None and frame.seq == self._arriving.seq:
                 self._arriving.came += 1
@@ -329,20 +331,20 @@ class Link(asyncio.Protocol):
             elif not self._was_asked_ahead(frame.seq):
                 self._deliver(ev.RefusedOrder(index, epoch, frame.seq, reason))
         elif (
-            kind == Kind.STATE
+            kind == FrameKind.STATE
             and (arriving := self._arriving) is not None
             and arriving.asked > arriving.came
             and arriving.seq == frame.seq
         ):
             self._take_piece(frame, arriving)
-        elif kind == Kind.STATE and self._was_asked_ahead(frame.seq):
+        elif kind == FrameKind.STATE and self._was_asked_ahead(frame.seq):
             pass  # of a fetch that was given up
-        elif kind == Kind.WELCOME:
+        elif kind == FrameKind.WELCOME:
             self._welcome(frame)
         else:
             self._accuse(f"sends a frame of kind {kind} that nobody asked for")
 
-    def _take_piece(self, frame: wire.Frame, arriving: Arriving) -> None:
+    def _take_piece(self, frame: wire.Frame, arriving: IncomingState) -> None:
         arriving.came += 1
         arriving.state += frame.payload
         arriving.hashed.update(frame.payload)

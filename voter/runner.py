@@ -17,8 +17,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple
 from zlib import crc32
 
-from guests import wire
-from guests.wire import FLAG_READ_ONLY, FLAG_VOID, encode_order
+from guests.protocol import wire
+from guests.protocol.wire import FLAG_READ_ONLY, FLAG_VOID, encode_order
 from voter.address import Connector, parse_address
 from voter.config import Config
 from voter.core import Engine, Policy
@@ -27,9 +27,9 @@ from voter.core.durable import Past
 from voter.core.events import Effect, Event, Fail, Failure, Release, SessionOpened
 from voter.core.replica import State
 from voter.errors import JournalError
-from voter.link import Link
+from voter.interfaces import Clock, Flushable, JournalPort
+from voter.link import ReplicaLink
 from voter.log import complain, note
-from voter.ports import Clock, Flushable, Keeper
 
 __all__ = ["LATENCY_BOUNDS", "Incident", "Opening", "Runner", "Verdict"]
 
@@ -85,7 +85,7 @@ class Runner:
         self.policy: Policy = config.policy
         self.names: Sequence[str] = [replica.name for replica in config.replica]
         self._clock = clock
-        self.journal: Keeper | None = None
+        self.journal: JournalPort | None = None
         self._journal_service: tuple[str, int] | None = None
         self.placed = asyncio.Event()
         """Set once there are places to give: what reserves them is on the disk."""
@@ -100,7 +100,7 @@ class Runner:
             journaled=secret is not None,
         )
         self.links = [
-            Link(
+            ReplicaLink(
                 index,
                 parse_address(replica.link),
                 connector=connector,
@@ -134,7 +134,7 @@ class Runner:
 
     # ------------------------------------------------------------- running
 
-    def begin(self, journal: Keeper, past: Past, service: tuple[str, int] | None) -> None:
+    def begin(self, journal: JournalPort, past: Past, service: tuple[str, int] | None) -> None:
         """Go on from what the journal holds, and write to it from now on.  Before ``run``.
 
         ``service`` and its state format are those whose states the journal holds, if known.

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from hashlib import blake2b
 
-__all__ = ["BURST", "Arriving", "Pace"]
+__all__ = ["BURST", "IncomingState", "TransferRate"]
 
 BURST = 0.02
 """Seconds that a transfer may catch up if the loop was late."""
 
 
-class Pace:
+class TransferRate:
     """Keeps a transfer at its rate (bytes a second)."""
 
     def __init__(self, rate: int) -> None:
@@ -25,7 +25,7 @@ class Pace:
         return max(0.0, self._due - now)
 
 
-class Arriving:
+class IncomingState:
     """A state on its way here: as much as there is of it, and its hash."""
 
     def __init__(self, seq: int, rate: int) -> None:
@@ -36,5 +36,5 @@ class Arriving:
         """Pieces that were asked for."""
         self.came = 0
         """Pieces that are here."""
-        self.pace = Pace(rate)
+        self.pace = TransferRate(rate)
         self.timer: asyncio.TimerHandle | None = None

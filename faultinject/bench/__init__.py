@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from deploy.durability import PROMISES, Durability
+from deploy.node.durability import PROMISES, Durability
 from faultinject.bench.commands import durability as durability_command
 from faultinject.bench.commands import guests, memory, transfer
 from voter.commands.terminal import ExitCode, console, print_json, quiet_logs, warn
 
 if TYPE_CHECKING:
-    from faultinject.bench.report import Report
+    from faultinject.bench.report import BenchReport
 
 __all__ = ["bench"]
 
@@ -68,11 +68,11 @@ def bench(  # noqa: PLR0913 - a command has its options
         return None
     import msgspec  # noqa: PLC0415 - heavy, and only when measuring
 
-    from faultinject.bench.host import save  # noqa: PLC0415
-    from faultinject.bench.report import Plan, run_all  # noqa: PLC0415
+    from faultinject.bench.report import BenchPlan, run_all  # noqa: PLC0415
+    from faultinject.host_facts import save  # noqa: PLC0415
 
     quiet_logs()
-    plan = Plan(
+    plan = BenchPlan(
         rounds=rounds, requests=requests, pairs=pairs, idle=idle, seed=seed, accel=accel,
         durability=durability,
     )  # fmt: skip
@@ -90,7 +90,7 @@ for _command in (durability_command, memory, transfer, guests):
     bench.add_command(_command)
 
 
-def _show(report: Report) -> None:
+def _show(report: BenchReport) -> None:
     from rich.table import Table  # noqa: PLC0415
 
     from faultinject.bench.compare import RATIOS  # noqa: PLC0415

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from deploy.durability import PROMISES, Durability
+from deploy.node.durability import PROMISES, Durability
 from guests.service import SHIPPED
 from voter.commands.terminal import ExitCode, console, print_json, quiet_logs, warn
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     import msgspec
 
     from faultinject.bench.crowd import CrowdReport
-    from faultinject.bench.host import Disk
     from faultinject.bench.ladder import LadderReport
     from faultinject.bench.memory import MemoryReport
     from faultinject.bench.transfer import TransferReport
+    from faultinject.host_facts import DiskFacts
 
 __all__ = ["durability", "guests", "memory", "transfer"]
 
@@ -60,7 +60,7 @@ def _give(
 ) -> ExitCode:
     import msgspec  # noqa: PLC0415 - heavy, and only when measuring
 
-    from faultinject.bench.host import save  # noqa: PLC0415
+    from faultinject.host_facts import save  # noqa: PLC0415
 
     if out is not None:
         save(report, out)
@@ -71,7 +71,7 @@ def _give(
     return ExitCode.OK
 
 
-def _tell_disk(disk: Disk) -> None:
+def _tell_disk(disk: DiskFacts) -> None:
     console().print(f"[dim]{disk}[/]")
     if disk.volatile:
         warn(f"the data lay on {disk.filesystem}, where a sync means nothing: give --data DIR")
@@ -248,7 +248,7 @@ def guests(
     as_json: bool, out: Path | None,
 ) -> ExitCode:  # fmt: skip
     """How many guests fit here, and what each costs: memory, boot time, an idle processor."""
-    from deploy.records import cache_directory  # noqa: PLC0415
+    from deploy.node.records import cache_directory  # noqa: PLC0415
     from faultinject.bench.crowd import CrowdPlan, run_crowd  # noqa: PLC0415
 
     quiet_logs()

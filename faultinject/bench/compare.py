@@ -15,27 +15,27 @@ from typing import Any
 
 import msgspec
 
-from faultinject.bench.load import Latency, Start, pipelined, serial
+from faultinject.load import LatencySummary, Start, pipelined, serial
 
-__all__ = ["RATIOS", "Comparison", "Round", "compare"]
+__all__ = ["RATIOS", "Comparison", "ComparisonRound", "compare"]
 
 IN_FLIGHT = 64
 
 
-class Round(msgspec.Struct, frozen=True, kw_only=True):
+class ComparisonRound(msgspec.Struct, frozen=True, kw_only=True):
     """One target in one round: latency in seconds with one request under way, requests a second
     with 64.
     """
 
     target: str
-    latency: Latency
+    latency: LatencySummary
     rate: float
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """All rounds, their medians, and the ratios (name: median over rounds)."""
 
-    rounds: list[list[Round]]
+    rounds: list[list[ComparisonRound]]
     p50: dict[str, float]
     rate: dict[str, float]
     ratios: dict[str, float]
@@ -55,10 +55,12 @@ figure.
 """
 
 
-async def _measure(name: str, start: Start, number: int) -> Round:
+async def _measure(name: str, start: Start, number: int) -> ComparisonRound:
     await pipelined(start, number // 10, 8)  # warm up
     latency = await serial(start, number // 4)
-    return Round(target=name, latency=latency, rate=await pipelined(start, number, IN_FLIGHT))
+    return ComparisonRound(
+        target=name, latency=latency, rate=await pipelined(start, number, IN_FLIGHT)
+    )
 
 
 async def compare(
@@ -72,7 +74,7 @@ async def compare(
 ) -> Comparison:
     """Measure all targets in ``rounds`` rounds of about ``number`` requests each."""
     random = Random(seed)
-    results: list[list[Round]] = []
+    results: list[list[ComparisonRound]] = []
     for at in range(rounds):
         names = random.sample(sorted(targets), len(targets))
         done = []
@@ -89,12 +91,14 @@ async def compare(
     )
 
 
-def _medians(rounds: list[list[Round]], value: Callable[[Round], float]) -> dict[str, float]:
+def _medians(
+    rounds: list[list[ComparisonRound]], value: Callable[[ComparisonRound], float]
+) -> dict[str, float]:
     names = [one.target for one in rounds[0]]
     return {name: median(value(r[at]) for r in rounds) for at, name in enumerate(names)}
 
 
-def _ratios(rounds: list[list[Round]]) -> dict[str, float]:
+def _ratios(rounds: list[list[ComparisonRound]]) -> dict[str, float]:
     ratios = {}
     for name, (measure, upper, lower, _, _) in RATIOS.items():
         values = []

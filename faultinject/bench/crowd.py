@@ -19,8 +19,8 @@ from pathlib import Path
 import msgspec
 
 from faultinject.bench import rig
-from faultinject.bench.host import Host, look_at_host
 from faultinject.bench.usage import cpu_seconds
+from faultinject.host_facts import Host, look_at_host
 
 __all__ = ["Crowd", "CrowdPlan", "CrowdReport", "Memory", "marginal", "memory_of", "run_crowd"]
 

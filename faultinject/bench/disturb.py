@@ -13,11 +13,11 @@ from statistics import median
 
 import msgspec
 
-from deploy.node import Node
-from faultinject.bench.load import Arrivals, Start, percentile
+from deploy.machine.node import NodeMachines
 from faultinject.bench.rig import VoterProcess
+from faultinject.load import Arrivals, Start, percentile
 
-__all__ = ["Disturbance", "Recovery", "disturb", "recover"]
+__all__ = ["Disturbance", "RecoveryTimes", "disturb", "recover"]
 
 WINDOW = 4.0
 """Seconds of one window."""
@@ -45,7 +45,7 @@ class Disturbance(msgspec.Struct, frozen=True, kw_only=True):
         return max(f - q for q, f in zip(self.quiet, self.faulty, strict=True))
 
 
-class Recovery(msgspec.Struct, frozen=True, kw_only=True):
+class RecoveryTimes(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds from heal to voting again, of each try."""
 
     kind: str
@@ -60,14 +60,14 @@ async def _window(start: Start, rate: float, seconds: float) -> tuple[list[float
     return [taken for _, taken in arrivals.latencies], arrivals.failed
 
 
-async def _put_back(node: Node, voter: VoterProcess, name: str) -> None:
+async def _put_back(node: NodeMachines, voter: VoterProcess, name: str) -> None:
     await node.guests[name].put_back(BOOT_DEADLINE)
     await voter.call("POST", f"/replicas/{name}/admit")
     await voter.wait_active({name}, 30)
 
 
 async def disturb(
-    node: Node,
+    node: NodeMachines,
     voter: VoterProcess,
     start: Start,
     *,
@@ -104,8 +104,13 @@ async def disturb(
 
 
 async def recover(
-    node: Node, voter: VoterProcess, *, keys: int, tries: int, progress: Callable[[str], None]
-) -> list[Recovery]:
+    node: NodeMachines,
+    voter: VoterProcess,
+    *,
+    keys: int,
+    tries: int,
+    progress: Callable[[str], None],
+) -> list[RecoveryTimes]:
     """Measure from heal (put back and admit) to voting again, QEMU alive and QEMU killed."""
     results = []
     for kind in ("freeze", "kill"):
@@ -119,5 +124,5 @@ async def recover(
             began = time.perf_counter()
             await _put_back(node, voter, name)
             seconds.append(time.perf_counter() - began)
-        results.append(Recovery(kind=kind, keys=keys, seconds=seconds))
+        results.append(RecoveryTimes(kind=kind, keys=keys, seconds=seconds))
     return results

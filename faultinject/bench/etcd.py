@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from faultinject.bench import grpc
-from faultinject.bench.rig import Children, free_port
+from faultinject.bench.rig import ChildProcesses, free_port
 
-__all__ = ["Cluster", "Writers", "program", "start_cluster", "version"]
+__all__ = ["EtcdCluster", "Writers", "program", "start_cluster", "version"]
 
 PUT = "/etcdserverpb.KV/Put"
 STATUS = "/etcdserverpb.Maintenance/Status"
@@ -37,7 +37,7 @@ def version(path: str) -> str:
     return told.partition("\n")[0].rpartition(" ")[2] or "unknown"
 
 
-class Cluster(NamedTuple):
+class EtcdCluster(NamedTuple):
     """A running cluster: the members' client ports and processes, and the leader's port."""
 
     ports: list[int]
@@ -67,7 +67,7 @@ def is_leader(answer: bytes) -> bool:
     return bool(member) and told.get(4) == member
 
 
-async def start_cluster(children: Children, directory: Path, path: str) -> Cluster:
+async def start_cluster(children: ChildProcesses, directory: Path, path: str) -> EtcdCluster:
     """Start the members, with data below ``directory``; return once they have a leader.
 
     Raises TimeoutError, grpc.Error.
@@ -97,7 +97,7 @@ async def start_cluster(children: Children, directory: Path, path: str) -> Clust
         while True:
             for port in clients:
                 if await _leads(port):
-                    return Cluster(clients, pids, port)
+                    return EtcdCluster(clients, pids, port)
             await asyncio.sleep(0.1)  # other programs' start: nothing tells of it
 
 

@@ -21,12 +21,12 @@ from typing import NamedTuple
 
 import msgspec
 
-from deploy.durability import Durability
+from deploy.node.durability import Durability
 from faultinject.bench import etcd, rig
-from faultinject.bench.host import Disk, Host, look_at_disk, look_at_host
-from faultinject.bench.load import Latency, Start, Timed, pipelined, timed
 from faultinject.bench.usage import Meter, family
-from guests.message import encode_request
+from faultinject.host_facts import DiskFacts, Host, look_at_disk, look_at_host
+from faultinject.load import LatencySummary, Start, Timed, pipelined, timed
+from guests.protocol.message import encode_request
 from voter.client import Client
 
 __all__ = [
@@ -34,7 +34,7 @@ __all__ = [
     "Goal",
     "LadderPlan",
     "LadderReport",
-    "Measured",
+    "LadderResult",
     "ratios",
     "run_ladder",
     "summary",
@@ -57,7 +57,7 @@ class LadderPlan(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
 
 
-class Measured(msgspec.Struct, frozen=True, kw_only=True):
+class LadderResult(msgspec.Struct, frozen=True, kw_only=True):
     """One target in one round; rates a second, latencies in seconds, and the number of processors
     that servers, replicas and driver were busy on.
     """
@@ -76,9 +76,9 @@ class LadderReport(msgspec.Struct, frozen=True, kw_only=True):
     plan: LadderPlan
     seconds: float
     host: Host
-    disk: Disk
+    disk: DiskFacts
     etcd: str  # its version, or why it is not there
-    rounds: list[list[Measured]]
+    rounds: list[list[LadderResult]]
     ratios: dict[str, float]
 
 
@@ -87,7 +87,7 @@ class Goal(NamedTuple):
 
     upper: str
     lower: str
-    measure: Callable[[Measured], float]
+    measure: Callable[[LadderResult], float]
     at_most: bool
     reach: float
 
@@ -96,11 +96,11 @@ class Goal(NamedTuple):
         return value <= self.reach if self.at_most else value >= self.reach
 
 
-def _rate(one: Measured) -> float:
+def _rate(one: LadderResult) -> float:
     return one.many.rate
 
 
-def _p50(one: Measured) -> float:
+def _p50(one: LadderResult) -> float:
     return one.one.latency.p50
 
 
@@ -142,7 +142,7 @@ def run_ladder(
 async def _run(plan: LadderPlan, directory: Path, progress: Callable[[str], None]) -> LadderReport:
     began, load = time.monotonic(), os.getloadavg()[0]
     disk = look_at_disk(directory)
-    children = rig.Children()
+    children = rig.ChildProcesses()
     clients: list[Client] = []
     targets: dict[str, _Target] = {}
     told = "not installed"
@@ -223,7 +223,7 @@ def _served_by(pid: int) -> Callable[[], dict[str, list[int]]]:
 
 async def _rounds(
     plan: LadderPlan, targets: Mapping[str, _Target], progress: Callable[[str], None]
-) -> list[list[Measured]]:
+) -> list[list[LadderResult]]:
     random = Random(plan.seed)
     rounds = []
     for at in range(plan.rounds):
@@ -235,7 +235,7 @@ async def _rounds(
             one, one_busy = await _metered(target, plan.requests // 4, 1)
             many, many_busy = await _metered(target, plan.requests, IN_FLIGHT)
             done.append(
-                Measured(
+                LadderResult(
                     target=name,
                     durability=target.durability,
                     one=one,
@@ -255,12 +255,12 @@ async def _metered(target: _Target, number: int, in_flight: int) -> tuple[Timed,
     return result, meter.shares()
 
 
-def summary(rounds: list[list[Measured]]) -> list[Measured]:
+def summary(rounds: list[list[LadderResult]]) -> list[LadderResult]:
     """Return each target's medians over rounds."""
     found = []
     for same in zip(*rounds, strict=True):
         found.append(
-            Measured(
+            LadderResult(
                 target=same[0].target,
                 durability=same[0].durability,
                 one=_middle([each.one for each in same]),
@@ -273,7 +273,7 @@ def summary(rounds: list[list[Measured]]) -> list[Measured]:
 
 
 def _middle(series: list[Timed]) -> Timed:
-    latency = Latency(
+    latency = LatencySummary(
         *(median(column) for column in zip(*(s.latency for s in series), strict=True))
     )
     return Timed(median(each.rate for each in series), latency)
@@ -283,7 +283,7 @@ def _middle_busy(series: list[dict[str, float]]) -> dict[str, float]:
     return {name: median(each[name] for each in series) for name in series[0]}
 
 
-def ratios(rounds: list[list[Measured]]) -> dict[str, float]:
+def ratios(rounds: list[list[LadderResult]]) -> dict[str, float]:
     """Return the median over rounds of each ratio whose two targets were measured."""
     found: dict[str, float] = {}
     for name, goal in GOALS.items():

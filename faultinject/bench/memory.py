@@ -15,11 +15,11 @@ from pathlib import Path
 
 import msgspec
 
-from deploy.durability import Durability
+from deploy.node.durability import Durability
 from faultinject.bench import rig
-from faultinject.bench.host import Disk, Host, look_at_disk, look_at_host
 from faultinject.bench.usage import family, resident
-from guests.message import encode_request
+from faultinject.host_facts import DiskFacts, Host, look_at_disk, look_at_host
+from guests.protocol.message import encode_request
 from voter.client import Client
 from voter.errors import RequestError
 
@@ -60,7 +60,7 @@ class MemoryReport(msgspec.Struct, frozen=True, kw_only=True):
     plan: MemoryPlan
     seconds: float
     host: Host
-    disk: Disk
+    disk: DiskFacts
     samples: list[Sample]
     growth: float
 
@@ -100,7 +100,7 @@ def run_memory(
 async def _run(plan: MemoryPlan, directory: Path, progress: Callable[[str], None]) -> MemoryReport:
     began, load = time.monotonic(), os.getloadavg()[0]
     disk = look_at_disk(directory)
-    children = rig.Children()
+    children = rig.ChildProcesses()
     try:
         progress(f"starting a voter with durability {plan.durability}, three process replicas")
         home = directory / "voter"

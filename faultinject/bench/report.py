@@ -12,26 +12,26 @@ from pathlib import Path
 
 import msgspec
 
-from deploy.durability import Durability
-from deploy.records import cache_directory
+from deploy.node.durability import Durability
+from deploy.node.records import cache_directory
 from faultinject.bench import rig
 from faultinject.bench.compare import Comparison, compare
-from faultinject.bench.disturb import Disturbance, Recovery, disturb, recover
-from faultinject.bench.host import Host, look_at_host
+from faultinject.bench.disturb import Disturbance, RecoveryTimes, disturb, recover
 from faultinject.bench.idle import Idle, hold
-from faultinject.bench.load import BareLink, HttpPool, Start, pipelined
-from guests.message import encode_request
+from faultinject.host_facts import Host, look_at_host
+from faultinject.load import BareLink, HttpPool, Start, pipelined
+from guests.protocol.message import encode_request
 from voter.address import parse_address
 from voter.client import Client
 
-__all__ = ["Plan", "Report", "run_all"]
+__all__ = ["BenchPlan", "BenchReport", "run_all"]
 
 BODY = b"x" * 64
 POOL = 64
 KEYS = 1000
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
+class BenchPlan(msgspec.Struct, frozen=True, kw_only=True):
     """What a run was asked for: the options of ``trivisor bench``."""
 
     rounds: int
@@ -43,19 +43,19 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     durability: Durability = "none"  # of the voters
 
 
-class Report(msgspec.Struct, frozen=True, kw_only=True):
+class BenchReport(msgspec.Struct, frozen=True, kw_only=True):
     """The result of one run; latencies in seconds, rates a second, sizes in bytes."""
 
-    plan: Plan
+    plan: BenchPlan
     seconds: float
     host: Host
     comparison: Comparison
     disturbances: list[Disturbance]
-    recoveries: list[Recovery]
+    recoveries: list[RecoveryTimes]
     idle: Idle | None
 
 
-def run_all(plan: Plan, progress: Callable[[str], None]) -> Report:
+def run_all(plan: BenchPlan, progress: Callable[[str], None]) -> BenchReport:
     """Boot, measure all, end everything; return the report."""
     directory = Path(tempfile.mkdtemp(prefix="tv-bench-"))
     try:
@@ -64,10 +64,10 @@ def run_all(plan: Plan, progress: Callable[[str], None]) -> Report:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-async def _run(directory: Path, plan: Plan, progress: Callable[[str], None]) -> Report:
+async def _run(directory: Path, plan: BenchPlan, progress: Callable[[str], None]) -> BenchReport:
     began, load = time.monotonic(), os.getloadavg()[0]
     request = encode_request("PUT", "/kv/bench", [("host", "bench")], BODY)
-    children = rig.Children()
+    children = rig.ChildProcesses()
     images = cache_directory() / "images"
     try:
         planned = rig.plan_guests(directory / "vm", images, 4, plan.accel, progress)
@@ -136,7 +136,7 @@ async def _run(directory: Path, plan: Plan, progress: Callable[[str], None]) -> 
     finally:
         await children.stop()
     host = look_at_host(accel=used, load_before=load)
-    return Report(
+    return BenchReport(
         plan=plan,
         seconds=time.monotonic() - began,
         host=host,

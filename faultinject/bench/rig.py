@@ -20,16 +20,17 @@ from typing import Literal
 
 import aiohttp
 
-from deploy.accel import decide
-from deploy.durability import Durability
-from deploy.node import Node
-from deploy.spec import plan_node
+from deploy.machine.accel import decide
+from deploy.machine.node import NodeMachines
+from deploy.machine.spec import plan_node
+from deploy.node.durability import Durability
 from faultinject.bench.peers import haproxy_command
 from guests.image import COMMAND_LINE, Overlay, add_overlay, build_image
 from voter.errors import VoterError
 
 __all__ = [
-    "AGENT", "Children", "VoterProcess", "free_port", "guests", "haproxy", "peer", "plan_guests",
+    "AGENT", "ChildProcesses", "VoterProcess", "free_port", "guests", "haproxy", "peer",
+    "plan_guests",
     "voter",
 ]  # fmt: skip
 
@@ -91,7 +92,7 @@ class VoterProcess:
                 await asyncio.sleep(0.01)  # the voter is another process: ask again
 
 
-class Children:
+class ChildProcesses:
     """Processes that end with the rig."""
 
     def __init__(self) -> None:
@@ -135,7 +136,7 @@ class Children:
 
 
 async def voter(
-    children: Children,
+    children: ChildProcesses,
     directory: Path,
     links: list[str],
     *,
@@ -169,14 +170,14 @@ async def voter(
     return running
 
 
-async def peer(children: Children, role: str, *ports: int) -> None:
+async def peer(children: ChildProcesses, role: str, *ports: int) -> None:
     """Start ``replica PORT`` or ``proxy PORT BACKEND``; return once it listens."""
     words = [str(port) for port in ports]
     module = "faultinject.bench.peers"
     await children.start(sys.executable, "-m", module, role, *words, wait_ready=True)
 
 
-async def haproxy(children: Children, directory: Path, port: int, backend: int) -> bool:
+async def haproxy(children: ChildProcesses, directory: Path, port: int, backend: int) -> bool:
     """Start HAProxy if it is installed; return whether it listens."""
     command = haproxy_command(directory, port, backend)
     if command is None:
@@ -202,7 +203,7 @@ async def plan_guests(
     *,
     service: str | Path = "kv",
     memory_mib: int = 128,
-) -> Node:
+) -> NodeMachines:
     """Return a node of real guests, not up yet; ``service``: a shipped one, or a file."""
     image = build_image(cache, progress=progress)
     overlay = (
@@ -220,13 +221,13 @@ async def plan_guests(
         accel=chosen.name,
         memory_mib=memory_mib,
     )
-    return Node(spec)
+    return NodeMachines(spec)
 
 
 @contextlib.asynccontextmanager
 async def guests(
-    directory: Path, planned: Awaitable[Node], progress: Progress
-) -> AsyncIterator[Node]:
+    directory: Path, planned: Awaitable[NodeMachines], progress: Progress
+) -> AsyncIterator[NodeMachines]:
     """Boot a node of ``plan_guests``, all in ``directory``; end it and remove that afterwards."""
     try:
         node = await planned

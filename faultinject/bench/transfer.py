@@ -22,21 +22,21 @@ from typing import Any
 
 import msgspec
 
-from deploy.durability import Durability
-from deploy.guest import Guest
-from deploy.node import Node
-from deploy.records import cache_directory
-from deploy.repair import Sight
-from deploy.yielding import Yielding, yield_limit
+from deploy.machine.guest import Guest
+from deploy.machine.node import NodeMachines
+from deploy.node.durability import Durability
+from deploy.node.records import cache_directory
+from deploy.supervisor.cpu_yield import CpuYield, yield_limit
+from deploy.supervisor.repair_policy import ReplicaView
 from faultinject.bench import rig, roomy
-from faultinject.bench.host import Host, look_at_host
-from faultinject.bench.load import Arrivals, Latency, Start, pipelined, summarize
 from faultinject.bench.usage import Meter
-from guests.message import encode_request
+from faultinject.host_facts import Host, look_at_host
+from faultinject.load import Arrivals, LatencySummary, Start, pipelined, summarize
+from guests.protocol.message import encode_request
 from voter.client import Client
 from voter.errors import Overload, RequestError
 
-__all__ = ["Passage", "TransferPlan", "TransferReport", "run_transfer"]
+__all__ = ["TransferRun", "TransferPlan", "TransferReport", "run_transfer"]
 
 MIB = 1 << 20
 VALUE = 1 << 16
@@ -64,16 +64,16 @@ class TransferPlan(msgspec.Struct, frozen=True, kw_only=True):
     accel: rig.Requested
 
 
-class Passage(msgspec.Struct, frozen=True, kw_only=True):
+class TransferRun(msgspec.Struct, frozen=True, kw_only=True):
     """One guest's return: latencies of the clients' requests in each window, in seconds;
     ``seconds`` from its clean start to its vote, ``put_back`` of them until it was clean, and the
     processors that were busy meanwhile.
     """
 
     guest: str
-    before: Latency
-    gone: Latency
-    during: Latency
+    before: LatencySummary
+    gone: LatencySummary
+    during: LatencySummary
     put_back: float
     seconds: float
     failures: dict[str, int]  # by the name of the error, in all three windows
@@ -94,7 +94,7 @@ class TransferReport(msgspec.Struct, frozen=True, kw_only=True):
     state: int
     fill: float  # seconds
     throughput: float
-    passages: list[Passage]
+    passages: list[TransferRun]
 
     @property
     def ratio(self) -> float:
@@ -117,7 +117,7 @@ async def _run(
     plan: TransferPlan, directory: Path, progress: Callable[[str], None]
 ) -> TransferReport:
     began, load = time.monotonic(), os.getloadavg()[0]
-    children = rig.Children()
+    children = rig.ChildProcesses()
     planned = rig.plan_guests(
         directory / "vm", cache_directory() / "images", 3, plan.accel, progress,
         service=Path(roomy.__file__), memory_mib=plan.memory,
@@ -215,8 +215,8 @@ async def _held_by(voter: rig.VoterProcess, client: Client, size: int) -> int:
 
 
 async def _pass(
-    node: Node, voter: rig.VoterProcess, name: str, start: Start, rate: float
-) -> Passage:
+    node: NodeMachines, voter: rig.VoterProcess, name: str, start: Start, rate: float
+) -> TransferRun:
     guest = node.guests[name]
     before, lost = await _window(start, rate, WINDOW)
     await guest.kill()
@@ -235,7 +235,7 @@ async def _pass(
             await voter.wait_active({name}, DEADLINE)
         ended = time.monotonic()
     during = [taken for due, taken in arrivals.latencies if due >= from_here]
-    return Passage(
+    return TransferRun(
         guest=name,
         before=before,
         gone=gone,
@@ -252,12 +252,12 @@ async def _yielding(voter: rig.VoterProcess, guest: Guest) -> AsyncIterator[None
     """Have a guest that comes back yield to those that vote, as the supervisor has it."""
 
     async def look() -> None:
-        yielding = Yielding()
+        yielding = CpuYield()
         while True:
             status = await voter.call("GET", "/status")
             assert isinstance(status, dict)
             state = {each["name"]: each["state"] for each in status["replicas"]}[guest.name]
-            sight = Sight(vm=guest.state.value, replica=state, reason="", since=0.0)
+            sight = ReplicaView(vm=guest.state.value, replica=state, reason="", since=0.0)
             yields = yielding.see(
                 sight, time.monotonic(), served=status["active"] >= 2,
                 throttled=status["throttled"], limit=yield_limit(status["checkpoint"]["size"]),
@@ -276,7 +276,7 @@ async def _yielding(voter: rig.VoterProcess, guest: Guest) -> AsyncIterator[None
         looking.result()  # it raises what went wrong
 
 
-async def _window(start: Start, rate: float, seconds: float) -> tuple[Latency, Counter[str]]:
+async def _window(start: Start, rate: float, seconds: float) -> tuple[LatencySummary, Counter[str]]:
     async with Arrivals(start, rate) as arrivals:
         await asyncio.sleep(seconds)  # the window's length is the experiment's
     return summarize([taken for _, taken in arrivals.latencies]), arrivals.failures

@@ -8,9 +8,9 @@ import msgspec
 
 from faultinject.calculator.values import Number, digits, number, plain
 from faultinject.model.bounds import guests_needed, guests_to_beat_plain, rm_range
-from faultinject.model.designs import WITHIN, Design, Judged, best_design, judge, judge_all
+from faultinject.model.designs import WITHIN, Design, RankedDesign, best_design, judge, judge_all
 from faultinject.model.inversions import breakeven_with, guests_for_majority
-from faultinject.model.outcomes import Failing, guest_outcomes
+from faultinject.model.outcomes import FailureMode, guest_outcomes
 from faultinject.model.paired import ModelError, Paired
 from faultinject.model.reliability import nv, series
 
@@ -48,11 +48,11 @@ class _Case(msgspec.Struct, frozen=True, kw_only=True):
     rv: Paired
     rh: Paired
     most: int
-    how: Failing
+    how: FailureMode
 
 
 def answer_advice(
-    rm: Paired, rv: Paired, rh: Paired, most: int, how: Failing, r: Paired | None = None
+    rm: Paired, rv: Paired, rh: Paired, most: int, how: FailureMode, r: Paired | None = None
 ) -> Advice:
     """Advise for guests R_M on a layer R_V, up to ``most`` (1 to 30) of them.
 
@@ -73,7 +73,7 @@ def answer_advice(
     )
 
 
-def _shown(case: _Case, take: Judged) -> Iterator[Candidate]:
+def _shown(case: _Case, take: RankedDesign) -> Iterator[Candidate]:
     """The one to take, NV, and the best of each family: 1-of-n, majorities, the fail-safe pair."""
     wanted = {take.design, Design(n=1, m=1, plain=True), Design(n=2, m=2), Design(n=3, m=2)}
     ranked = judge_all(case.rm, case.rv, case.most, case.rh, case.how)
@@ -95,7 +95,7 @@ def _shown(case: _Case, take: Judged) -> Iterator[Candidate]:
             )
 
 
-def _because(case: _Case, take: Judged, best: Judged) -> Iterator[str]:
+def _because(case: _Case, take: RankedDesign, best: RankedDesign) -> Iterator[str]:
     base = nv(case.rh, case.rm)
     if take.design.plain:
         yield (
@@ -130,17 +130,17 @@ def _bound(case: _Case, design: Design) -> Paired:
     return breakeven_with(case.rm, part)
 
 
-def _needs(case: _Case, take: Judged) -> Iterator[str]:
+def _needs(case: _Case, take: RankedDesign) -> Iterator[str]:
     design = take.design
     bound = _bound(case, design)
     name = {1: "Inequality 1"}.get(design.m, "Inequality 4" if design.n == 3 else "as Inequality 4")
     yield f"R_V > {digits(bound)} at this R_M ({name}); it is {digits(case.rv)}"
-    if case.how == Failing() or (design.m > 1 and not case.how.beta):
+    if case.how == FailureMode() or (design.m > 1 and not case.how.beta):
         found = rm_range(case.rv, design.m, design.n)
         if found is not None:
             yield f"R_M between {digits(found[0])} and {digits(found[1])} at this R_V"
 
-    def worse(how: Failing) -> bool:
+    def worse(how: FailureMode) -> bool:
         return judge(design, case.rm, case.rv, case.rh, how).gain <= 0.0
 
     if design.m == 1:
@@ -152,8 +152,10 @@ def _needs(case: _Case, take: Judged) -> Iterator[str]:
         yield f"fewer than {limit:.4%} of the VMs' failures are failures of all at once (beta)"
 
 
-def _with(how: Failing, *, lying: float | None = None, beta: float | None = None) -> Failing:
-    return Failing(
+def _with(
+    how: FailureMode, *, lying: float | None = None, beta: float | None = None
+) -> FailureMode:
+    return FailureMode(
         lying=how.lying if lying is None else lying,
         alike=how.alike,
         beta=how.beta if beta is None else beta,
@@ -195,7 +197,7 @@ def _lacking(case: _Case) -> Iterator[str]:
         yield "the hypervisor has to be more reliable than the individual VM (Inequality 1)"
 
 
-def _target(case: _Case, take: Judged, r: Paired) -> Iterator[str]:
+def _target(case: _Case, take: RankedDesign, r: Paired) -> Iterator[str]:
     got = take.outcomes.correct
     if got.down < r.down:
         yield f"R = {digits(r)} is reached: {take.design.name} has {digits(got)}"
@@ -205,7 +207,7 @@ def _target(case: _Case, take: Judged, r: Paired) -> Iterator[str]:
     if r.down <= layer.down:
         yield f"and cannot be on this layer: R_H R_V = {digits(layer)} (Inequality 2 asks R < R_V)"
         return
-    if case.how != Failing():
+    if case.how != FailureMode():
         yield "how many VMs it would take is told without --lying and --beta"
         return
     for name, solve in (("1-of-n", guests_needed), ("a majority", guests_for_majority)):

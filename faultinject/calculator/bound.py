@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from faultinject.calculator.designs import Policy, policy
+from faultinject.calculator.designs import NamedDesign, policy
 from faultinject.calculator.values import Number, digits, number
 from faultinject.model.bounds import (
     breakeven_rf,
@@ -74,7 +74,7 @@ def answer_bound(given: Given) -> BoundAnswer:
     return _compare(asked, given) if given.r is None else _target(asked, given, given.r)
 
 
-def _source(asked: Policy) -> str:
+def _source(asked: NamedDesign) -> str:
     if (asked.m, asked.n) == (2, 3):
         return "Inequality 4"
     return "Inequality 1" if asked.m == 1 else "Inequality 4, for m-of-n"
@@ -83,7 +83,7 @@ def _source(asked: Policy) -> str:
 # --------------------------------------------------------- better than the plain node
 
 
-def _compare(asked: Policy, given: Given) -> BoundAnswer:
+def _compare(asked: NamedDesign, given: Given) -> BoundAnswer:
     if given.rm is not None and asked.n is not None:
         return _rv_bound(asked, given, given.rm)
     if given.beta:
@@ -108,7 +108,7 @@ def _compare(asked: Policy, given: Given) -> BoundAnswer:
     )
 
 
-def _rv_bound(asked: Policy, given: Given, rm: Paired) -> BoundAnswer:
+def _rv_bound(asked: NamedDesign, given: Given, rm: Paired) -> BoundAnswer:
     m, n = asked.sized()
     if rm.down == 0.0:
         raise ModelError(f"R_M = 1: what never fails cannot be made better ({_source(asked)})")
@@ -138,7 +138,7 @@ def _rv_bound(asked: Policy, given: Given, rm: Paired) -> BoundAnswer:
     )
 
 
-def _hopeless(asked: Policy, beta: Paired) -> str:
+def _hopeless(asked: NamedDesign, beta: Paired) -> str:
     m, n = asked.sized()
     if n == 1:
         return "no R_V < 1 will do: with n = 1 the layer V is only one more thing that fails"
@@ -151,7 +151,7 @@ def _hopeless(asked: Policy, beta: Paired) -> str:
     return f"no R_V < 1 will do: at this R_M {asked.name} is no better than one VM"
 
 
-def _rm_bound(asked: Policy, rv: Paired) -> BoundAnswer:
+def _rm_bound(asked: NamedDesign, rv: Paired) -> BoundAnswer:
     m, n = asked.sized()
     found = rm_range(rv, m, n)
     if found is None:
@@ -184,7 +184,7 @@ def _rm_bound(asked: Policy, rv: Paired) -> BoundAnswer:
 # --------------------------------------------------------- a given node reliability R
 
 
-def _target(asked: Policy, given: Given, r: Paired) -> BoundAnswer:
+def _target(asked: NamedDesign, given: Given, r: Paired) -> BoundAnswer:
     if given.beta:
         raise ModelError("--beta is for the comparison with the plain node: give it without --r")
     if given.rm is not None and asked.n is not None:
@@ -218,7 +218,7 @@ def _target(asked: Policy, given: Given, r: Paired) -> BoundAnswer:
 
 
 def _reaches(
-    asked: Policy,
+    asked: NamedDesign,
     unknown: str,
     bound: Paired,
     possible: bool,

@@ -92,11 +92,11 @@ def reliability(design: str, as_json: bool, **given: Any) -> ExitCode:
         answer_reliability,
     )
     from faultinject.calculator.telling import tell_moved, tell_reliability  # noqa: PLC0415
-    from faultinject.model.outcomes import Failing  # noqa: PLC0415
+    from faultinject.model.outcomes import FailureMode  # noqa: PLC0415
 
-    how = Failing(lying=given["lying"], alike=given["alike"], beta=given["beta"])
+    how = FailureMode(lying=given["lying"], alike=given["alike"], beta=given["beta"])
     if design.strip().lower() in {"c1", "c2"}:
-        if how != Failing(alike=given["alike"]):
+        if how != FailureMode(alike=given["alike"]):
             raise ModelError("--beta and --lying are not for c1 and c2, where VMs are in two parts")
         if given["n"] is None or given["rf"] is None or len(given["rm"]) != 1:
             raise ModelError(f"{design} needs --n, --rf (R_f) and one --rm (R_M')")
@@ -165,11 +165,11 @@ def advise(as_json: bool, **given: Any) -> ExitCode:
     """
     from faultinject.calculator.advice import answer_advice  # noqa: PLC0415
     from faultinject.calculator.telling import tell_advice  # noqa: PLC0415
-    from faultinject.model.outcomes import Failing  # noqa: PLC0415
+    from faultinject.model.outcomes import FailureMode  # noqa: PLC0415
 
     if given["rm"] is None or given["rv"] is None:
         raise ModelError("advice needs --rm (R_M) and --rv (R_V), measured or assumed")
-    how = Failing(lying=given["lying"], alike=given["alike"], beta=given["beta"])
+    how = FailureMode(lying=given["lying"], alike=given["alike"], beta=given["beta"])
     found = answer_advice(given["rm"], given["rv"], given["rh"], given["n"], how, given["r"])
     return _give(found, as_json, tell_advice)
 

@@ -8,12 +8,12 @@ import msgspec
 
 from faultinject.model.paired import ModelError, count
 
-__all__ = ["NAMES", "Policy", "policy"]
+__all__ = ["NAMES", "NamedDesign", "policy"]
 
 NAMES = "nv, 1ofn, 2of3, MofN (3of5, 2of2, ...), majority"
 
 
-class Policy(msgspec.Struct, frozen=True, kw_only=True):
+class NamedDesign(msgspec.Struct, frozen=True, kw_only=True):
     """``m`` of ``n`` guests; ``n`` is None where it was not told yet; ``plain``: no voter (NV)."""
 
     m: int | None
@@ -36,7 +36,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
         return self.m, self.n
 
 
-def policy(design: str, n: int | None) -> Policy:
+def policy(design: str, n: int | None) -> NamedDesign:
     """Read ``design`` and ``--n``, which must not contradict each other.  Raises ModelError."""
     words = design.strip().lower().replace("-", "")
     if n is not None:
@@ -44,15 +44,15 @@ def policy(design: str, n: int | None) -> Policy:
     if words in {"nv", "plain"}:
         if n not in {None, 1}:
             raise ModelError(f"NV, the non-virtualized node, has one machine; --n says {n}")
-        return Policy(m=1, n=1, plain=True)
+        return NamedDesign(m=1, n=1, plain=True)
     if words == "majority":
-        return Policy(m=None if n is None else n // 2 + 1, n=n)
+        return NamedDesign(m=None if n is None else n // 2 + 1, n=n)
     if not (found := re.fullmatch(r"(\d{1,5})of(n|\d{1,5})", words)):
         raise ModelError(f"{design!r} is no design: give one of {NAMES}")
     m = int(found[1])
     if found[2] == "n":
-        return Policy(m=count("the number of VMs that must agree m", m, 1, n or 10_000), n=n)
+        return NamedDesign(m=count("the number of VMs that must agree m", m, 1, n or 10_000), n=n)
     size = count("the number of VMs n", int(found[2]))
     if n not in {None, size}:
         raise ModelError(f"{design} has {size} VMs; --n says {n}")
-    return Policy(m=count("the number of VMs that must agree m", m, 1, size), n=size)
+    return NamedDesign(m=count("the number of VMs that must agree m", m, 1, size), n=size)

@@ -17,20 +17,20 @@ from pathlib import Path
 import msgspec
 
 from faultinject.calculator.figures.curves import FIGURE3_NS, FIGURE4_RS, FIGURE4_RV
-from faultinject.calculator.measured import (
+from faultinject.model.designs import WITHIN
+from faultinject.results.findings import DoseFinding, NodeFinding, NodePoint, Point
+from faultinject.results.findings_file import FILE, FindingsFile, read_kept
+from faultinject.results.points import (
     FORMAT,
     Count,
     Estimate,
     Figure,
-    Measured,
     MeasuredPoint,
+    MeasuredPoints,
     Verdict,
     read,
 )
-from faultinject.campaign.report.findings import Dose, Node, NodePoint, Point
-from faultinject.campaign.report.kept import FILE, Kept, read_kept
-from faultinject.campaign.strict import SpecError
-from faultinject.model.designs import WITHIN
+from faultinject.strict_toml import SpecError
 
 __all__ = ["POINTS", "collect", "points_of"]
 
@@ -56,7 +56,7 @@ def _beyond(span: Span) -> Estimate:
     return Estimate(value=1.0, low=min(1.0, max(0.0, span[0])), high=1.0)
 
 
-def points_of(kept: Kept) -> Iterator[MeasuredPoint]:
+def points_of(kept: FindingsFile) -> Iterator[MeasuredPoint]:
     """The points that one campaign gives.  Repair was off: the model knows none."""
     nodes = [node for node in kept.nodes if not node.repair]
     # The paper's guests of 1-of-n stop when they fail.
@@ -92,7 +92,7 @@ def _breakeven(
             yield MeasuredPoint(figures=("7",), rm=_set(rm), rv=_beyond(span), beyond=True)
 
 
-def _needed(nodes: Sequence[Node]) -> Iterator[MeasuredPoint]:
+def _needed(nodes: Sequence[NodeFinding]) -> Iterator[MeasuredPoint]:
     """The smallest n that reaches R, where one does; an open interval where none surely does."""
     if {node.n for node in nodes} != set(range(1, len(nodes) + 1)):
         return  # the smallest may be one that was not measured
@@ -111,7 +111,7 @@ def _needed(nodes: Sequence[Node]) -> Iterator[MeasuredPoint]:
                 yield MeasuredPoint(figures=("4",), rm=_set(rm), guests=count, r=r)
 
 
-def _dose(dose: Dose) -> Iterator[MeasuredPoint]:
+def _dose(dose: DoseFinding) -> Iterator[MeasuredPoint]:
     plain, voted = dose.plain, dose.voted
     if dose.shared or plain.point is None or not voted.point:
         return
@@ -124,10 +124,10 @@ def _dose(dose: Dose) -> Iterator[MeasuredPoint]:
     )  # fmt: skip
 
 
-def _best(nodes: Sequence[Node], lying: float) -> Iterator[MeasuredPoint]:
+def _best(nodes: Sequence[NodeFinding], lying: float) -> Iterator[MeasuredPoint]:
     """At each operating point the fewest guests that bring the gain but for a tenth of it."""
     names = tuple(sorted({f"{node.m}-of-{node.n}" for node in nodes if node.n > 1}))
-    by_point: dict[tuple[float, float], list[tuple[Node, NodePoint]]] = {}
+    by_point: dict[tuple[float, float], list[tuple[NodeFinding, NodePoint]]] = {}
     for node in nodes:
         for point in node.points:
             if point.rh == 1.0:
@@ -150,16 +150,16 @@ def _best(nodes: Sequence[Node], lying: float) -> Iterator[MeasuredPoint]:
                             verdict=verdict, lying=lying, designs=names)  # fmt: skip
 
 
-def _compares(nodes: Sequence[Node]) -> bool:
+def _compares(nodes: Sequence[NodeFinding]) -> bool:
     """Whether designs that vote are among which one may be chosen."""
     return len({(node.m, node.n) for node in nodes if node.m > 1}) > 1
 
 
-def collect(path: Path) -> Measured:
+def collect(path: Path) -> MeasuredPoints:
     """Points from a file of them, from a campaign's ``findings.json``, or from a folder of results.
 
     Of a folder: each campaign's findings in it, and each ``points.json``.  Raises SpecError that
-    names what is wrong, KeptError, OSError.
+    names what is wrong, FindingsFileError, OSError.
     """
     if not path.is_dir():
         return _of_campaigns([path]) if path.name == FILE else read(path)
@@ -178,7 +178,7 @@ def collect(path: Path) -> Measured:
             f"{path}: the intervals are of {', '.join(f'{c:g}' for c in sorted(confidences))}: "
             "lay over one of them at a time"
         )
-    return Measured(
+    return MeasuredPoints(
         format=FORMAT,
         source="; ".join(part.source for part in parts),
         confidence=parts[0].confidence,
@@ -190,7 +190,7 @@ def _sourced(point: MeasuredPoint, source: str) -> MeasuredPoint:
     return point if point.source else msgspec.structs.replace(point, source=source)
 
 
-def _of_campaigns(paths: Sequence[Path]) -> Measured:
+def _of_campaigns(paths: Sequence[Path]) -> MeasuredPoints:
     known = {path: read_kept(path) for path in paths}
     confidences = {round(kept.confidence, 9) for kept in known.values()}
     if len(confidences) > 1:
@@ -204,7 +204,7 @@ def _of_campaigns(paths: Sequence[Path]) -> Measured:
         point for point in points
         if not whole or "3" not in point.figures or point.source in whole
     )  # fmt: skip
-    return Measured(
+    return MeasuredPoints(
         format=FORMAT,
         source="; ".join(dict.fromkeys(point.source for point in points)),
         confidence=confidences.pop(),

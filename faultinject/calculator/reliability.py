@@ -10,7 +10,7 @@ from faultinject.calculator.designs import policy
 from faultinject.calculator.values import Number, number
 from faultinject.model.bounds import breakeven_rf
 from faultinject.model.causes import beta_factor
-from faultinject.model.outcomes import Failing, guest_outcomes, node_outcomes
+from faultinject.model.outcomes import FailureMode, guest_outcomes, node_outcomes
 from faultinject.model.paired import ModelError, Paired
 from faultinject.model.reliability import (
     at_least,
@@ -21,7 +21,7 @@ from faultinject.model.reliability import (
     series,
 )
 
-__all__ = ["MovedAnswer", "ReliabilityAnswer", "Split", "answer_moved", "answer_reliability"]
+__all__ = ["RelocationAnswer", "ReliabilityAnswer", "Split", "answer_moved", "answer_reliability"]
 
 MOST_SPLIT = 1_000
 
@@ -51,7 +51,7 @@ class ReliabilityAnswer(msgspec.Struct, frozen=True, kw_only=True):
     says: tuple[str, ...]
 
 
-class MovedAnswer(msgspec.Struct, frozen=True, kw_only=True):
+class RelocationAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """R_sys of C1 (f in each VM) and C2 (F beside V), and the R_F at which they are equal."""
 
     n: int
@@ -63,7 +63,12 @@ class MovedAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def answer_reliability(
-    design: str, n: int | None, rm: Sequence[Paired], rv: Paired | None, rh: Paired, how: Failing
+    design: str,
+    n: int | None,
+    rm: Sequence[Paired],
+    rv: Paired | None,
+    rh: Paired,
+    how: FailureMode,
 ) -> ReliabilityAnswer:
     """R_sys.  ``rm``: one for all, or one a guest.  Raises ModelError in the paper's terms."""
     if not rm:
@@ -75,7 +80,7 @@ def answer_reliability(
     if rv is None and not asked.plain:
         raise ModelError(f"R_V is not given: {asked.name} stands on a layer V that can fail (--rv)")
     equal = len(set(rm)) == 1
-    if not equal and how != Failing():
+    if not equal and how != FailureMode():
         raise ModelError("--beta and --lying are for equal VMs: give one --rm for all")
     voter = Paired(1.0) if asked.plain or rv is None else rv
     layer = series(rh, voter)
@@ -126,7 +131,7 @@ def _told(design: str, size: int) -> int | None:
 
 def answer_moved(
     n: int, rm: Paired, rf: Paired, r_moved: Paired | None, rv: Paired, rh: Paired
-) -> MovedAnswer:
+) -> RelocationAnswer:
     """C1 beside C2 (Figure 5); without ``r_moved`` C1 and the R_F that C2 would need."""
     one, bound = moved_c1(rh, rv, rf, rm, n), breakeven_rf(rf, rm, n)
     two = None if r_moved is None else moved_c2(rh, rv, r_moved, rm, n)
@@ -136,7 +141,7 @@ def answer_moved(
     says = (
         ("n = 1: it does not matter where f is (Inequality 3 asks R_F >= R_f)",) if n == 1 else ()
     )
-    return MovedAnswer(
+    return RelocationAnswer(
         n=n,
         c1=number(one),
         c2=None if two is None else number(two),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from faultinject.calculator.advice import Advice
 from faultinject.calculator.bound import BoundAnswer
-from faultinject.calculator.reliability import MovedAnswer, ReliabilityAnswer
+from faultinject.calculator.reliability import ReliabilityAnswer, RelocationAnswer
 from faultinject.calculator.repair import RepairAnswer
 from faultinject.calculator.values import Number, plain
 from voter.commands.terminal import console
@@ -61,7 +61,7 @@ def tell_reliability(answer: ReliabilityAnswer) -> None:
     _say(answer.says)
 
 
-def tell_moved(answer: MovedAnswer) -> None:
+def tell_moved(answer: RelocationAnswer) -> None:
     """C1 beside C2."""
     table = _table(f"n = {answer.n}", "R", "1 - R")
     table.add_row("R_sys of C1, f in each VM", answer.c1.text, _fails(answer.c1))

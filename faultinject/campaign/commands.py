@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from faultinject.campaign.tasks import STATION
+from faultinject.campaign.workers.tasks import STATION
 from voter.commands.terminal import CommandError, ExitCode, console, print_json, quiet_logs, warn
 
 if TYPE_CHECKING:
-    from faultinject.campaign.conduct import Wish
-    from faultinject.campaign.store import Store
+    from faultinject.campaign.run.conduct import RunOptions
+    from faultinject.campaign.store.store import Store
 
 __all__ = ["campaign"]
 
@@ -88,7 +88,8 @@ def plan(file: str, seed: int, workers: int | None, as_json: bool) -> None:
     """Tell what FILE will do, how far its data will reach and how long it takes; run nothing."""
     import msgspec  # noqa: PLC0415
 
-    from faultinject.campaign import conduct, plan, spec, summary  # noqa: PLC0415
+    from faultinject.campaign.planning import plan, spec, summary  # noqa: PLC0415
+    from faultinject.campaign.run import conduct  # noqa: PLC0415
 
     read, _ = spec.load(file)
     planned = plan.plan(read, seed)
@@ -120,13 +121,13 @@ def run(file: str, out: Path | None, seed: int, wants_report: bool, **how: Any) 
     Each row is stored as its mission ends: after Ctrl-C, a full disk or kill -9 `resume` goes on
     with the same plan.
     """
-    from faultinject.campaign.conduct import Wish, versions  # noqa: PLC0415
-    from faultinject.campaign.spec import load  # noqa: PLC0415
-    from faultinject.campaign.store import Store  # noqa: PLC0415
+    from faultinject.campaign.planning.spec import load  # noqa: PLC0415
+    from faultinject.campaign.run.conduct import RunOptions, versions  # noqa: PLC0415
+    from faultinject.campaign.store.store import Store  # noqa: PLC0415
 
     _, text = load(file)
     directory = out or Path(f"{Path(file).stem}-{seed}")
-    wish = Wish(**how)
+    wish = RunOptions(**how)
     with Store.create(directory, text, seed, name=file, versions=versions()) as store:
         return _run(store, wish, wants_report)
 
@@ -141,10 +142,10 @@ def run(file: str, out: Path | None, seed: int, wants_report: bool, **how: Any) 
 )
 def resume(directory: Path, wants_report: bool, extend: bool, **how: Any) -> int:
     """Go on with the campaign in DIR: the missions of its plan that have no row yet."""
-    from faultinject.campaign.conduct import Wish  # noqa: PLC0415
-    from faultinject.campaign.store import Store  # noqa: PLC0415
+    from faultinject.campaign.run.conduct import RunOptions  # noqa: PLC0415
+    from faultinject.campaign.store.store import Store  # noqa: PLC0415
 
-    wish = Wish(**how)
+    wish = RunOptions(**how)
     with Store.open(directory) as store:
         if extend:
             store.extend()
@@ -158,8 +159,8 @@ def status(directory: Path, as_json: bool) -> None:
     """Tell how far the campaign in DIR is, and what its rows show so far; also while it runs."""
     import msgspec  # noqa: PLC0415
 
-    from faultinject.campaign.status import show_status, status_of  # noqa: PLC0415
-    from faultinject.campaign.store import Store  # noqa: PLC0415
+    from faultinject.campaign.run.status import show_status, status_of  # noqa: PLC0415
+    from faultinject.campaign.store.store import Store  # noqa: PLC0415
 
     with Store.open(directory, write=False) as store:
         told = status_of(store)
@@ -173,7 +174,7 @@ def status(directory: Path, as_json: bool) -> None:
 @_directory
 def report(directory: Path) -> None:
     """Write the report of the campaign in DIR (report.html there) from what it has."""
-    from faultinject.campaign.report import write_report  # noqa: PLC0415
+    from faultinject.report import write_report  # noqa: PLC0415
 
     click.echo(write_report(directory))
 
@@ -187,8 +188,8 @@ def replay(directory: Path, mission: int, as_json: bool, station: str) -> int:
     """Run one MISSION of the campaign in DIR again and show all of it; nothing is stored."""
     import msgspec  # noqa: PLC0415
 
-    from faultinject.campaign.replay import play, show_play  # noqa: PLC0415
-    from faultinject.campaign.store import Store  # noqa: PLC0415
+    from faultinject.campaign.run.replay import play, show_play  # noqa: PLC0415
+    from faultinject.campaign.store.store import Store  # noqa: PLC0415
 
     with Store.open(directory, write=False) as store:
         if mission >= store.total:
@@ -210,7 +211,7 @@ def replay(directory: Path, mission: int, as_json: bool, station: str) -> int:
               help="The file; its ending says the format: .csv or .parquet.")  # fmt: skip
 def export(directory: Path, out: Path) -> None:
     """Write the rows of the campaign in DIR as CSV or Parquet."""
-    from faultinject.campaign.store import Store  # noqa: PLC0415
+    from faultinject.campaign.store.store import Store  # noqa: PLC0415
 
     if out.suffix not in (".csv", ".parquet"):
         raise CommandError(
@@ -231,8 +232,8 @@ def agree(first: Path, second: Path, as_json: bool) -> None:
     """Tell how often missions that two runs of one plan have in common came out alike."""
     import msgspec  # noqa: PLC0415
 
-    from faultinject.campaign.replay import compare_stores, show_agreed  # noqa: PLC0415
-    from faultinject.campaign.store import Store  # noqa: PLC0415
+    from faultinject.campaign.run.replay import compare_stores, show_agreed  # noqa: PLC0415
+    from faultinject.campaign.store.store import Store  # noqa: PLC0415
 
     with Store.open(first, write=False) as one, Store.open(second, write=False) as two:
         agreed = compare_stores(one, two)
@@ -253,7 +254,7 @@ def judge(directory: Path, as_json: bool) -> None:
     """
     import msgspec  # noqa: PLC0415
 
-    from faultinject.campaign.store import Store  # noqa: PLC0415
+    from faultinject.campaign.store.store import Store  # noqa: PLC0415
 
     with Store.open(directory) as store:
         changes, done = store.judge_again(), store.done
@@ -292,14 +293,14 @@ def moved(
     """
     import msgspec  # noqa: PLC0415
 
-    from deploy.whole_file import write_json  # noqa: PLC0415
-    from faultinject.campaign.moved import (  # noqa: PLC0415
+    from deploy.host.atomic_file import write_json  # noqa: PLC0415
+    from faultinject.campaign.store.store import Store  # noqa: PLC0415
+    from faultinject.report.moved import (  # noqa: PLC0415
         measured_points,
         put_together,
         show_moved,
         storable,
     )
-    from faultinject.campaign.store import Store  # noqa: PLC0415
 
     with Store.open(guest, write=False) as one, Store.open(host, write=False) as two:
         result = put_together(one, two, rfs, rms)
@@ -313,24 +314,24 @@ def moved(
         show_moved(result, console())
 
 
-def _run(store: Store, wish: Wish, wants_report: bool) -> int:
+def _run(store: Store, wish: RunOptions, wants_report: bool) -> int:
     """Run what is pending, show what there is; raise CommandError where the run failed."""
-    from faultinject.campaign.conduct import conduct, show_ending  # noqa: PLC0415
-    from faultinject.campaign.runner import Why  # noqa: PLC0415
+    from faultinject.campaign.run.conduct import conduct, show_ending  # noqa: PLC0415
+    from faultinject.campaign.workers.runner import StopReason  # noqa: PLC0415
 
     ending = conduct(store, wish, console(stderr=True))
     show_ending(store, ending, console())
-    if wants_report and ending.why not in (Why.FULL, Why.FAILED):
+    if wants_report and ending.why not in (StopReason.FULL, StopReason.FAILED):
         _write_report(store.directory)
-    if ending.why in (Why.FULL, Why.FAILED):
+    if ending.why in (StopReason.FULL, StopReason.FAILED):
         raise CommandError(ending.words, remedy=ending.remedy)
-    return ExitCode.INTERRUPTED if ending.why is Why.INTERRUPTED else ExitCode.OK
+    return ExitCode.INTERRUPTED if ending.why is StopReason.INTERRUPTED else ExitCode.OK
 
 
 def _write_report(directory: Path) -> None:
     """Write the report, or say what it lacks: the rows are there, it can be written later."""
     try:
-        from faultinject.campaign.report import write_report  # noqa: PLC0415
+        from faultinject.report import write_report  # noqa: PLC0415
 
         click.echo(f"report: {write_report(directory)}")
     except (CommandError, ImportError) as error:

@@ -9,16 +9,16 @@ from typing import Literal
 import msgspec
 
 from faultinject.bench.crowd import CrowdReport
-from faultinject.campaign.moved import KEPT_AS, MovedResult, read_moved
-from faultinject.campaign.report.kept import FILE, Kept, KeptError, read_kept
+from faultinject.report.moved import KEPT_AS, RelocationResult, read_moved
+from faultinject.results.findings_file import FILE, FindingsFile, FindingsFileError, read_kept
 
-__all__ = ["CROWD", "MOVED", "Answer", "Claim", "Results", "Says", "read_results"]
+__all__ = ["CROWD", "MOVED", "ClaimAnswer", "Claim", "Results", "Says", "read_results"]
 
 Says = Literal["holds", "holds as far as the data reach", "undecided", "does not hold",
                "is a formula", "not measured yet"]  # fmt: skip
 
 
-class Results(Mapping[str, Kept]):
+class Results(Mapping[str, FindingsFile]):
     """Findings by the campaign's name: that of its directory in docs/results.
 
     ``moved``: what two of them say of Inequality (3), put together; None where they were not.
@@ -27,15 +27,15 @@ class Results(Mapping[str, Kept]):
 
     def __init__(
         self,
-        kept: Mapping[str, Kept],
-        moved: MovedResult | None = None,
+        kept: Mapping[str, FindingsFile],
+        moved: RelocationResult | None = None,
         crowd: CrowdReport | None = None,
     ) -> None:
         self._kept = dict(kept)
         self.moved = moved
         self.crowd = crowd
 
-    def __getitem__(self, name: str) -> Kept:
+    def __getitem__(self, name: str) -> FindingsFile:
         return self._kept[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -52,7 +52,7 @@ CROWD = "guests"
 CROWD_FILE = "guests.json"
 
 
-class Answer(msgspec.Struct, frozen=True, kw_only=True):
+class ClaimAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """What was measured (or computed), in words, and what follows for the claim."""
 
     measured: str
@@ -67,23 +67,23 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     where: str
     text: str
     command: str
-    ask: Callable[[Results], Answer]
+    ask: Callable[[Results], ClaimAnswer]
     needs: str = ""
 
-    def answer(self, results: Results) -> Answer:
+    def answer(self, results: Results) -> ClaimAnswer:
         """Return what there is to say of it."""
         other = {MOVED: results.moved, CROWD: results.crowd}
         missing = other[self.needs] is None if self.needs in other else self.needs not in results
         if self.needs and missing:
             where = "bench" if self.needs == CROWD else "campaign"
-            return Answer(measured=f"({where} {self.needs})", says="not measured yet")
+            return ClaimAnswer(measured=f"({where} {self.needs})", says="not measured yet")
         kept = results.get(self.needs)
         try:
             found = self.ask(results)
         except (LookupError, StopIteration, ValueError):
             if kept is None or not kept.partial:
                 raise
-            found = Answer(measured="too few missions yet", says="undecided")
+            found = ClaimAnswer(measured="too few missions yet", says="undecided")
         if kept is not None and kept.partial:
             words = f"{found.measured} (after {kept.used:,} of {kept.planned:,} missions)"
             return msgspec.structs.replace(found, measured=words)
@@ -94,7 +94,7 @@ def read_results(folder: Path) -> Results:
     """Read every campaign's findings in a folder of results, what was put together of two, and how
     many guests fit.
 
-    Raises KeptError.
+    Raises FindingsFileError.
     """
     kept = {path.parent.name: read_kept(path) for path in sorted(folder.glob(f"*/{FILE}"))}
     moved = next((read_moved(path) for path in sorted(folder.glob(f"*/{KEPT_AS}"))), None)
@@ -107,6 +107,6 @@ def _read_crowd(path: Path) -> CrowdReport | None:
     except FileNotFoundError:
         return None
     except msgspec.DecodeError as error:
-        raise KeptError(
+        raise FindingsFileError(
             f"{path}: {error}: make it anew with `trivisor bench guests --out {path}`"
         ) from error

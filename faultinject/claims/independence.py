@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from faultinject import model
-from faultinject.claims.claim import Answer, Results, Says
+from faultinject.claims.claim import ClaimAnswer, Results, Says
 from faultinject.claims.sides import share_words
 
 __all__ = ["independent", "shared_causes", "upper_bounds"]
 
 
-def independent(results: Results) -> Answer:
+def independent(results: Results) -> ClaimAnswer:
     """Bit flips, of which nobody forced one to do harm."""
     doses = [dose for dose in results["softerrors"].doses if not dose.shared]
     by = {
@@ -27,13 +27,13 @@ def independent(results: Results) -> Answer:
         f"{seen} of {len(asked)} doses (G-test, Bonferroni)"
         if asked else ""
     )  # fmt: skip
-    return Answer(
+    return ClaimAnswer(
         measured=f"bit flips at {len(doses)} doses, R_M and R_sys measured apart: {words}{falls}",
         says=says,
     )
 
 
-def shared_causes(results: Results) -> Answer:
+def shared_causes(results: Results) -> ClaimAnswer:
     """What one cause for all does to guests of one build."""
     shots = results["commoncause"].shots
     asked = [shot for shot in shots if shot.fell_p is not None]
@@ -45,19 +45,19 @@ def shared_causes(results: Results) -> Answer:
     )
     certain = ", ".join(s.kind for s in shots if s.fell_p is None and s.fell[-1].point == 1.0)
     after = f"; all fell every time under {certain}" if certain else ""
-    return Answer(
+    return ClaimAnswer(
         measured=f"{words}{after}",
         says="holds" if together or certain else "undecided",
     )
 
 
-def upper_bounds(_: Results) -> Answer:
+def upper_bounds(_: Results) -> ClaimAnswer:
     """Two causes for all, each R_M as before, beside independent guests."""
     two = {rm: float(model.two_of_three(1.0, 1.0, rm)) for rm in (0.3, 0.6, 0.9)}
     drawn = float(model.shared_draw(0.3, 0.2, 2, 3))
     felled = {rm: float(model.beta_factor(rm, 0.5, 2, 3)) for rm in (0.6, 0.9)}
     wrong = drawn > two[0.3] or felled[0.6] > two[0.6]
-    return Answer(
+    return ClaimAnswer(
         measured="computed, not so for poor guests: at R_M = .6 a cause that fells all, half of "
         f"each guest's failures, raises 2-of-3 from {two[0.6]:.3f} to {felled[0.6]:.3f}; at R_M = "
         f".3 one fate for all in a fifth of missions from {two[0.3]:.3f} to {drawn:.3f}. From R_M "

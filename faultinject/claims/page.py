@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from deploy.whole_file import write_whole
-from faultinject.claims.claim import Answer, Claim, Results
+from deploy.host.atomic_file import write_whole
+from faultinject.claims.claim import Claim, ClaimAnswer, Results
 from faultinject.claims.sides import share_words
 
 __all__ = ["render", "write_page"]
@@ -37,7 +37,7 @@ BOTTOM = """\
 """
 
 
-def render(answers: Sequence[tuple[Claim, Answer]], results: Results) -> str:
+def render(answers: Sequence[tuple[Claim, ClaimAnswer]], results: Results) -> str:
     """Return the page."""
     lines = [TOP, "| where | the paper says | measured | verdict | see |", "|---|---|---|---|---|"]
     for claim, answer in answers:
@@ -82,6 +82,6 @@ def _layer(results: Results) -> list[str]:
     return [f"- {words}{''.join(f'; {each}' for each in ended)}."]
 
 
-def write_page(path: Path, answers: Sequence[tuple[Claim, Answer]], results: Results) -> None:
+def write_page(path: Path, answers: Sequence[tuple[Claim, ClaimAnswer]], results: Results) -> None:
     """Write the page: whole or not at all.  Raises OSError."""
     write_whole(path, render(answers, results).encode())

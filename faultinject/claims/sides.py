@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from faultinject.campaign.report.findings import Share
 from faultinject.claims.claim import Says
+from faultinject.results.findings import Share
 
 __all__ = ["NEAR", "Span", "above", "below", "higher", "near", "share_words", "span_words", "sums"]
 

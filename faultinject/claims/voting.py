@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import SupportsFloat
 
 from faultinject import model
-from faultinject.campaign.report.kept import Kept
-from faultinject.claims.claim import Answer, Results, Says
+from faultinject.claims.claim import ClaimAnswer, Results, Says
 from faultinject.claims.sides import below, share_words
 from faultinject.estimate import Band, BetterRange, Counts, Strata, band, better_range
+from faultinject.results.findings_file import FindingsFile
 
 __all__ = ["arbitrary", "hopeless", "plain", "points", "ranges", "voter"]
 
@@ -16,19 +16,19 @@ HOPELESS = [i / 1000 for i in range(1, 500)]
 """R_M below .5, at which R_V = 1 is tried."""
 
 
-def plain(results: Results) -> Answer:
+def plain(results: Results) -> ClaimAnswer:
     """The base case: no layer, no voter."""
     strata = {each.name: each for each in results["inequality4"].strata}
     clean, hit = strata["nv0"].failed, strata["nv1"].failed
     sound = not clean.count and hit.count == hit.of
-    return Answer(
+    return ClaimAnswer(
         measured=f"the plain node failed in {share_words(clean)} missions with nothing hit, and in "
         f"{share_words(hit)} with its guest hit",
         says="holds" if sound and hit.of else "undecided",
     )
 
 
-def voter(results: Results) -> Answer:
+def voter(results: Results) -> ClaimAnswer:
     """Forced faults in none to all three guests."""
     kept = results["inequality4"]
     strata = {each.name: each for each in kept.strata if each.alike is None}
@@ -37,16 +37,16 @@ def voter(results: Results) -> Answer:
     tones = {"good": "holds", "bad": "does not hold"}
     verdict = next(v for v in kept.verdicts if "Inequality (4) assumes" in v.answer)
     says: Says = tones.get(verdict.tone, "undecided")  # type: ignore[assignment]
-    return Answer(measured=f"{words}. {verdict.answer}", says=says)
+    return ClaimAnswer(measured=f"{words}. {verdict.answer}", says=says)
 
 
-def points(results: Results) -> Answer:
+def points(results: Results) -> ClaimAnswer:
     """Which of the two nodes the data have the better."""
     found = [p for p in results["inequality4"].points if not p.repair]
     agree = sum(p.verdict == p.paper for p in found)
     against = [p for p in found if p.verdict not in ("undecided", p.paper)]
     nearest = min(abs(p.rv - float(model.breakeven_rv_2of3(p.rm))) for p in found)
-    return Answer(
+    return ClaimAnswer(
         measured=f"of {len(found)} operating points {agree} are decided as (4) has it, "
         f"{len(against)} against it, {len(found) - agree - len(against)} not decided (the nearest "
         f"is {nearest:.2g} from the bound in R_V)",
@@ -55,7 +55,7 @@ def points(results: Results) -> Answer:
     )  # fmt: skip
 
 
-def arbitrary(results: Results) -> Answer:
+def arbitrary(results: Results) -> ClaimAnswer:
     """One guest that does anything at all: the worst are those that lie."""
     node = next(n for n in results["liars"].nodes if n.vote == "2/3")
     failed, silent = node.failed[1], node.silent[1]
@@ -71,10 +71,10 @@ def arbitrary(results: Results) -> Answer:
             f"{share_words(mixed.failed)}, wrong replies released {share_words(mixed.silent)}"
         )
         sound = sound and not mixed.failed.count and not mixed.silent.count
-    return Answer(measured=words, says="holds" if sound else "does not hold")
+    return ClaimAnswer(measured=words, says="holds" if sound else "does not hold")
 
 
-def hopeless(results: Results) -> Answer:
+def hopeless(results: Results) -> ClaimAnswer:
     """Poor guests, and a layer that never fails."""
     box = _box(results["inequality4"])
     gains = {rm: box.gain(rm, 1.0, 1.0) for rm in HOPELESS}
@@ -93,14 +93,14 @@ def hopeless(results: Results) -> Answer:
         words.append(
             f"by the missions of mofn, worse at {sides.count(True)} of {len(found)} points"
         )
-    return Answer(
+    return ClaimAnswer(
         measured="; ".join(words),
         says="does not hold" if better else "holds" if len(worse) == len(gains)
         else "holds as far as the data reach" if worse else "undecided",
     )  # fmt: skip
 
 
-def _box(kept: Kept) -> Band:
+def _box(kept: FindingsFile) -> Band:
     """The strata of 2-of-3, repair off, voter not hit."""
     strata = {each.name: each for each in kept.strata if each.alike is None}
     counted = [strata[f"f{k}"].failed for k in range(4)]
@@ -108,7 +108,7 @@ def _box(kept: Kept) -> Band:
     return band(Strata(guests=guests), alpha=1.0 - kept.confidence)
 
 
-def ranges(results: Results) -> Answer:
+def ranges(results: Results) -> ClaimAnswer:
     """Figure 7 at two heights."""
     box = _box(results["inequality4"])
     wide, narrow = (better_range(box, rv) for rv in (0.98, 0.9))
@@ -120,7 +120,7 @@ def ranges(results: Results) -> Answer:
             f"R_V = {found.rv:g}: R_M {_ends(found.seen)}, for sure {_ends(found.sure)}; computed "
             f"{_ends(paper)}"
         )
-    return Answer(measured=". ".join(words), says=_wider(wide, narrow))
+    return ClaimAnswer(measured=". ".join(words), says=_wider(wide, narrow))
 
 
 def _wider(wide: BetterRange, narrow: BetterRange) -> Says:

@@ -9,7 +9,7 @@ import click
 from voter.commands.terminal import ExitCode, console, print_json, quiet_logs
 
 if TYPE_CHECKING:
-    from faultinject.demo.story import Summary
+    from faultinject.demo.story import DemoSummary
 
 __all__ = ["demo"]
 
@@ -30,7 +30,7 @@ def demo(requests: int, seed: int, accel: str, as_json: bool) -> int:
     """
     import msgspec  # noqa: PLC0415 - heavy, and only for the demo itself
 
-    from deploy.records import Settings  # noqa: PLC0415
+    from deploy.node.records import Settings  # noqa: PLC0415
     from faultinject.demo.story import Demo, Narrator  # noqa: PLC0415
 
     quiet_logs()
@@ -46,7 +46,7 @@ def demo(requests: int, seed: int, accel: str, as_json: bool) -> int:
     return ExitCode.OK if summary.held else ExitCode.FAILED
 
 
-def _show(summary: Summary) -> None:
+def _show(summary: DemoSummary) -> None:
     from rich.table import Table  # noqa: PLC0415
 
     out = console()

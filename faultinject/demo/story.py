@@ -21,15 +21,22 @@ from typing import Any
 
 import msgspec
 
-from deploy.control_client import ask
-from deploy.identity import Identity, identify
-from deploy.launch import follow_start, prepare_node
-from deploy.records import Layout, NodeRecord, Settings
-from faultinject.bench.load import percentile
-from faultinject.workload import Call, Outcome, Verdicts, check, mixed_calls, run_calls
+from deploy.commands.control_client import ask
+from deploy.commands.launch import follow_start, prepare_node
+from deploy.host.identity import ProcessIdentity, identify
+from deploy.node.records import Layout, NodeRecord, Settings
+from faultinject.history.workload import (
+    ReplyCheck,
+    ReplyVerdicts,
+    WorkloadCall,
+    check,
+    mixed_calls,
+    run_calls,
+)
+from faultinject.load import percentile
 from voter.client import Client
 
-__all__ = ["Claim", "Demo", "Summary"]
+__all__ = ["DemoClaim", "Demo", "DemoSummary"]
 
 KEYS = 40
 IN_FLIGHT = 4
@@ -37,7 +44,7 @@ STALL = 2.0
 """Seconds without any reply that the demo calls a stall."""
 
 
-class Claim(msgspec.Struct, frozen=True, kw_only=True):
+class DemoClaim(msgspec.Struct, frozen=True, kw_only=True):
     """Something that the demo says is so, whether it was, and what was seen."""
 
     claim: str
@@ -45,7 +52,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     seen: str
 
 
-class Summary(msgspec.Struct, frozen=True, kw_only=True):
+class DemoSummary(msgspec.Struct, frozen=True, kw_only=True):
     """What the demo found.  Latencies in seconds."""
 
     seed: int
@@ -57,7 +64,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     unanswered: int
     p50: float
     p99: float
-    claims: list[Claim]
+    claims: list[DemoClaim]
     seconds: float
 
     @property
@@ -97,15 +104,15 @@ class Demo:
         self._seed = seed
         self._requests = requests
         self._say = narrator
-        self._calls: Iterator[Call] = mixed_calls(seed, keys=KEYS)
-        self._outcomes: list[Outcome] = []
-        self._claims: list[Claim] = []
+        self._calls: Iterator[WorkloadCall] = mixed_calls(seed, keys=KEYS)
+        self._outcomes: list[ReplyCheck] = []
+        self._claims: list[DemoClaim] = []
         self._layout: Layout | None = None
         self._faulty: list[tuple[float, float]] = []  # steady times between which a guest was bad
 
     # ----------------------------------------------------------- the story
 
-    def run(self, settings: Settings) -> Summary:
+    def run(self, settings: Settings) -> DemoSummary:
         """Show everything, and leave nothing behind, whatever happens."""
         began = time.monotonic()
         directory = Path(tempfile.mkdtemp(prefix="tv-demo-"))
@@ -219,7 +226,7 @@ class Demo:
 
     # -------------------------------------------------------------- pieces
 
-    async def _make(self, client: Client, number: int) -> list[Outcome]:
+    async def _make(self, client: Client, number: int) -> list[ReplyCheck]:
         outcomes = await run_calls(client, islice(self._calls, number), in_flight=IN_FLIGHT)
         self._outcomes += outcomes
         return outcomes
@@ -260,10 +267,10 @@ class Demo:
             await asyncio.sleep(0.02)  # the supervisor is another process: ask again
 
     def _claim(self, claim: str, held: bool, seen: str) -> None:
-        self._claims.append(Claim(claim=claim, held=held, seen=seen))
+        self._claims.append(DemoClaim(claim=claim, held=held, seen=seen))
         self._say.step(f"{'✓' if held else '✗'} {claim}: {seen}")
 
-    def _claim_answered(self, claim: str, outcomes: list[Outcome]) -> None:
+    def _claim_answered(self, claim: str, outcomes: list[ReplyCheck]) -> None:
         failed = [outcome for outcome in outcomes if outcome.failure]
         slowest = max((outcome.latency for outcome in outcomes), default=0.0)
         held = not failed and slowest < STALL and len(outcomes) > 0
@@ -283,12 +290,12 @@ class Demo:
         )
 
     @staticmethod
-    def _processes(status: dict[str, Any]) -> set[Identity]:
+    def _processes(status: dict[str, Any]) -> set[ProcessIdentity]:
         pids = [status["voter"]["pid"], status["supervisor"]["pid"]]
         pids += [guest["pid"] for guest in status["guests"]]
         return {found for pid in pids if pid and (found := identify(pid)) is not None}
 
-    def _take_down(self, layout: Layout) -> set[Identity]:
+    def _take_down(self, layout: Layout) -> set[ProcessIdentity]:
         processes = self._processes(ask(layout, "GET", "/status"))
         ask(layout, "POST", "/down", timeout=60.0)
         deadline = time.monotonic() + 30
@@ -296,7 +303,7 @@ class Demo:
             time.sleep(0.05)  # sessions of their own: there is nothing to wait on
         return processes
 
-    def _nothing_left(self, layout: Layout, processes: set[Identity]) -> None:
+    def _nothing_left(self, layout: Layout, processes: set[ProcessIdentity]) -> None:
         alive = sorted(process.pid for process in processes if process.alive)
         sockets = sorted(path.name for path in layout.directory.rglob("*") if path.is_socket())
         self._claim(
@@ -307,8 +314,8 @@ class Demo:
             + (f"; sockets: {sockets}" if sockets else ""),
         )
 
-    def _summarize(self, seconds: float) -> Summary:
-        verdicts: Verdicts = check(self._outcomes)
+    def _summarize(self, seconds: float) -> DemoSummary:
+        verdicts: ReplyVerdicts = check(self._outcomes)
         released = [outcome for outcome in self._outcomes if not outcome.failure]
         refused = sum(not outcome.executed for outcome in self._outcomes)
         seen = f"{verdicts.correct} correct, {verdicts.wrong} wrong, {verdicts.unchecked} unchecked"
@@ -318,7 +325,7 @@ class Demo:
             "; ".join([seen, *verdicts.complaints]),
         )
         latencies = [outcome.latency for outcome in released]
-        return Summary(
+        return DemoSummary(
             seed=self._seed,
             requests=len(self._outcomes),
             correct=verdicts.correct,
@@ -339,8 +346,8 @@ class Demo:
 class _Load:
     """Requests that are made all the while something else happens."""
 
-    def __init__(self, client: Client, calls: Iterator[Call]) -> None:
-        self.outcomes: list[Outcome] = []
+    def __init__(self, client: Client, calls: Iterator[WorkloadCall]) -> None:
+        self.outcomes: list[ReplyCheck] = []
         self._client = client
         self._calls = calls
         self._stopping = False

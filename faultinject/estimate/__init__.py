@@ -7,8 +7,8 @@ campaigns in which nothing is forced to fail.  Needs scipy (the extra ``campaign
 
 from faultinject.estimate.counts import Counts, EstimateError
 from faultinject.estimate.crossing import Crossing
-from faultinject.estimate.doses import Dose, DosesVerdict, DoseVerdict, Fit, judge_doses
-from faultinject.estimate.falls import Falls, judge_falls
+from faultinject.estimate.doses import DoseCounts, DosesVerdict, DoseVerdict, Fit, judge_doses
+from faultinject.estimate.falls import FailureCounts, judge_falls
 from faultinject.estimate.intervals import (
     Interval,
     clopper_pearson,
@@ -16,17 +16,17 @@ from faultinject.estimate.intervals import (
     success,
     worst_case,
 )
-from faultinject.estimate.moved import Moved, MovedPoint, judge_moved
+from faultinject.estimate.moved import RelocationEstimate, RelocationPoint, judge_moved
 from faultinject.estimate.naive import DesignWidths, compare_designs
 from faultinject.estimate.pairs import McNemar, Pair, mcnemar, pair_difference
-from faultinject.estimate.posterior import Sharp, sharp
+from faultinject.estimate.posterior import PosteriorEstimate, sharp
 from faultinject.estimate.ranges import BetterRange, better_range
-from faultinject.estimate.reach import Reach, expected, lowest_q, reach
+from faultinject.estimate.reach import StatisticalPower, expected, lowest_q, reach
 from faultinject.estimate.shots import (
     AtFrequency,
+    CommonCauseResult,
+    CommonCauseTrials,
     Dependence,
-    Shots,
-    ShotsResult,
     at_frequency,
     judge_shots,
 )
@@ -35,9 +35,9 @@ from faultinject.estimate.subsets import SubsetBand, subset_band
 from faultinject.estimate.verdicts import (
     Agreement,
     Choice,
-    Margins,
+    EquivalenceMargins,
     PointVerdict,
-    Verdict,
+    VoterVerdict,
     agree_bound,
     agree_failure,
     agree_overall,
@@ -57,26 +57,26 @@ __all__ = [
     "Crossing",
     "Dependence",
     "DesignWidths",
-    "Dose",
+    "DoseCounts",
     "DoseVerdict",
     "DosesVerdict",
     "EstimateError",
-    "Falls",
+    "FailureCounts",
     "Fit",
     "Interval",
-    "Margins",
+    "EquivalenceMargins",
     "McNemar",
-    "Moved",
-    "MovedPoint",
+    "RelocationEstimate",
+    "RelocationPoint",
     "Pair",
     "PointVerdict",
-    "Reach",
-    "Sharp",
-    "Shots",
-    "ShotsResult",
+    "StatisticalPower",
+    "PosteriorEstimate",
+    "CommonCauseTrials",
+    "CommonCauseResult",
     "Strata",
     "SubsetBand",
-    "Verdict",
+    "VoterVerdict",
     "agree_bound",
     "agree_failure",
     "agree_overall",

@@ -21,7 +21,7 @@ from faultinject.estimate.intervals import Interval, check_alpha, success
 from faultinject.estimate.strata import check_probability
 from faultinject.model.reliability import m_of_n
 
-__all__ = ["Dose", "DoseVerdict", "DosesVerdict", "Fit", "judge_doses"]
+__all__ = ["DoseCounts", "DoseVerdict", "DosesVerdict", "Fit", "judge_doses"]
 
 
 MOST = 2_000_000
@@ -36,7 +36,7 @@ class Fit(StrEnum):
     UNDECIDED = "undecided"
 
 
-class Dose(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class DoseCounts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Missions at one dose: ``nv`` on the plain node, ``voted`` on the voted one."""
 
     dose: float
@@ -85,7 +85,7 @@ class DosesVerdict(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def judge_doses(
-    doses: Sequence[Dose],
+    doses: Sequence[DoseCounts],
     alpha: float = 0.05,
     margin: float = 0.05,
     m: int = 2,
@@ -149,7 +149,7 @@ class _Setting(msgspec.Struct, frozen=True, kw_only=True):
             method="the model at the ends of R_M's interval",
         )
 
-    def departure(self, dose: Dose, family: int) -> Interval:
+    def departure(self, dose: DoseCounts, family: int) -> Interval:
         """R_sys less the model at one of ``family`` doses that are judged together."""
         share = self.alpha / family
         rsys, model = success(dose.voted, share), self.curve(success(dose.nv, share))
@@ -163,7 +163,7 @@ class _Setting(msgspec.Struct, frozen=True, kw_only=True):
         return Fit.UNDECIDED
 
 
-def _judge(dose: Dose, setting: _Setting) -> DoseVerdict:
+def _judge(dose: DoseCounts, setting: _Setting) -> DoseVerdict:
     rm, rsys = success(dose.nv, setting.alpha), success(dose.voted, setting.alpha)
     model = setting.curve(rm)
     departure = setting.departure(dose, setting.family)
@@ -221,7 +221,12 @@ def _mean(judged: Sequence[DoseVerdict], alpha: float) -> Interval:
 
 
 def _words(
-    dose: Dose, rm: Interval, rsys: Interval, model: Interval, departure: Interval, verdict: Fit
+    dose: DoseCounts,
+    rm: Interval,
+    rsys: Interval,
+    model: Interval,
+    departure: Interval,
+    verdict: Fit,
 ) -> str:
     side = "better" if departure.value > 0 else "worse"
     tail = {
@@ -236,13 +241,15 @@ def _words(
     )
 
 
-def _missions(dose: Dose, setting: _Setting) -> int | None:
+def _missions(dose: DoseCounts, setting: _Setting) -> int | None:
     """More missions in each arm at the rates seen so far until it is decided; None: never."""
     if not dose.nv.trials or not dose.voted.trials:
         return None
 
     def decides(more: int) -> bool:
-        grown = Dose(dose=dose.dose, nv=_scaled(dose.nv, more), voted=_scaled(dose.voted, more))
+        grown = DoseCounts(
+            dose=dose.dose, nv=_scaled(dose.nv, more), voted=_scaled(dose.voted, more)
+        )
         return setting.fit(setting.departure(grown, setting.family)) is not Fit.UNDECIDED
 
     low, high = 0, 50

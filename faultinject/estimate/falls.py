@@ -14,14 +14,14 @@ import msgspec
 
 from faultinject.estimate.counts import EstimateError
 
-__all__ = ["Falls", "judge_falls"]
+__all__ = ["FailureCounts", "judge_falls"]
 
 LEAST = 1.0
 """Missions that a class must be expected to have: below that the chi-squared of the G-test is no
 measure (Cochran 1954), and it is put together with its neighbour."""
 
 
-class Falls(msgspec.Struct, frozen=True, kw_only=True):
+class FailureCounts(msgspec.Struct, frozen=True, kw_only=True):
     """``q``: the likeliest probability that a guest falls in a mission; ``expected``: missions by
     class if they fall independently; ``p``: the probability that chance alone would be as far from
     that (G-test, rare classes put together; None: too few classes are left).
@@ -32,7 +32,7 @@ class Falls(msgspec.Struct, frozen=True, kw_only=True):
     p: float | None
 
 
-def judge_falls(missions: Sequence[int], n: int) -> Falls | None:
+def judge_falls(missions: Sequence[int], n: int) -> FailureCounts | None:
     """Hold missions with 0, 1, ... fallen guests, the last class open, against independence.
 
     None where nothing fell, or everything did, or there are too few classes to tell: nothing is
@@ -60,7 +60,7 @@ def judge_falls(missions: Sequence[int], n: int) -> Falls | None:
     freedom = len(classes) - 2
     deviance = 2 * math.fsum(c * math.log(c / e) for c, e in classes if c)
     p = float(chi2.sf(max(0.0, deviance), freedom)) if freedom > 0 else None
-    return Falls(q=q, expected=expected, p=p)
+    return FailureCounts(q=q, expected=expected, p=p)
 
 
 def _common(classes: list[tuple[int, float]]) -> list[tuple[int, float]]:

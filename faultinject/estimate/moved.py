@@ -33,13 +33,13 @@ from faultinject.estimate.reach import clean_missions
 from faultinject.estimate.strata import Band, Strata, band, breakeven, check_probability, weights
 from faultinject.model.bounds import breakeven_rf
 
-__all__ = ["Moved", "MovedPoint", "Unlike", "judge_moved", "unlike"]
+__all__ = ["RelocationEstimate", "RelocationPoint", "Unlike", "judge_moved", "unlike"]
 
 NONE = Counts(trials=0, failures=0)
 BOX = "Clopper-Pearson by stratum, Bonferroni box"
 
 
-class Moved(msgspec.Struct, frozen=True, kw_only=True):
+class RelocationEstimate(msgspec.Struct, frozen=True, kw_only=True):
     """Counts for one n.  By k = 0..n guests failed: ``in_f`` by their f (C1), ``in_rest`` by the
     rest (C2, F sound), ``mixed`` by both in one mission (C1; NONE where there were none).
     ``moved``: F hit, and k guests; shorter, or None at a k, where not measured.
@@ -76,7 +76,7 @@ class Moved(msgspec.Struct, frozen=True, kw_only=True):
         return sum(self.parts(k), NONE)
 
 
-class MovedPoint(msgspec.Struct, frozen=True, kw_only=True):
+class RelocationPoint(msgspec.Struct, frozen=True, kw_only=True):
     """What was measured at R_f = ``rf``, R_M' = ``rm_rest``, n guests.
 
     ``paper`` is Inequality (3), ``room`` 1 less it.  ``c1`` and ``c2``: R_sys of both, R_H = R_V =
@@ -115,7 +115,7 @@ class Unlike(msgspec.Struct, frozen=True, kw_only=True):
     words: str
 
 
-def unlike(counts: Moved, alpha: float = 0.05) -> tuple[Unlike, ...]:
+def unlike(counts: RelocationEstimate, alpha: float = 0.05) -> tuple[Unlike, ...]:
     """Where guests failed in f, in their rest and in both are seen not to count the same."""
     shared = check_alpha(alpha) / max(counts.strata, 1)
     found = []
@@ -129,8 +129,8 @@ def unlike(counts: Moved, alpha: float = 0.05) -> tuple[Unlike, ...]:
 
 
 def judge_moved(
-    counts: Moved, rf: float, rm_rest: float, alpha: float = 0.05, share: float = 0.10
-) -> MovedPoint:
+    counts: RelocationEstimate, rf: float, rm_rest: float, alpha: float = 0.05, share: float = 0.10
+) -> RelocationPoint:
     """The measured break-even R_F at one point, beside Inequality (3).  0 < rm_rest <= 1."""
     check_alpha(alpha)
     f, rest, n = check_probability("R_f", rf), check_probability("R_M'", rm_rest), counts.n
@@ -150,7 +150,7 @@ def judge_moved(
         abs(x - float(bound) * y) / max(s2.value, 1e-12) for x, y in zip(before, after, strict=True)
     ][:n]
     hidden = math.fsum(w * each.high for w, each in zip(moves, pooled, strict=False))
-    return MovedPoint(
+    return RelocationPoint(
         n=n, rf=f, rm_rest=rest, paper=float(bound), room=bound.down, c1=s1, c2=s2, saved=g,
         apart=_apart(s1, s2, g, alpha),
         shared=_shared(before, after, pooled, second, alpha),
@@ -168,7 +168,7 @@ def _pooled(counts: Counts, alpha: float) -> Interval:
     return clopper_pearson(counts.failures, counts.trials, alpha)
 
 
-def _hull(counts: Moved, k: int, alpha: float) -> Interval:
+def _hull(counts: RelocationEstimate, k: int, alpha: float) -> Interval:
     """Where f_k of C1 may lie: between the least and the most that any of its strata allows;
     anywhere, if guests failed in f were not measured at all.
     """

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Sharp", "quantiles", "sharp"]
+__all__ = ["PosteriorEstimate", "quantiles", "sharp"]
 
 
-class Sharp:
+class PosteriorEstimate:
     """Posterior draws of all strata; ``sharp`` makes one.  Its methods mirror ``Band``'s."""
 
     def __init__(
@@ -90,7 +90,9 @@ def quantiles(drawn: NDArray[np.float64], alpha: float, value: float) -> Interva
     )
 
 
-def sharp(strata: Strata, alpha: float = 0.05, draws: int = 20_000, seed: int = 1) -> Sharp:
+def sharp(
+    strata: Strata, alpha: float = 0.05, draws: int = 20_000, seed: int = 1
+) -> PosteriorEstimate:
     """Draw all strata ``draws`` times from their Jeffreys posteriors (repeats exactly by ``seed``).
 
     A g_k that was not measured is taken as 0 (with none measured: the paper's G).  Raises
@@ -104,4 +106,4 @@ def sharp(strata: Strata, alpha: float = 0.05, draws: int = 20_000, seed: int = 
     for k, counts in enumerate(strata.voter):
         if counts is not None:
             saving[:, k] = jeffreys_draws([counts.turned()], draws, seed + 1 + k)[:, 0]
-    return Sharp(strata, alpha, failing, saving)
+    return PosteriorEstimate(strata, alpha, failing, saving)

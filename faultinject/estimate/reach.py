@@ -17,13 +17,13 @@ from faultinject.estimate.intervals import check_alpha, clopper_pearson
 from faultinject.estimate.strata import Strata, check_probability, weights
 from faultinject.estimate.verdicts import paper_failure
 
-__all__ = ["Reach", "expected", "lowest_q", "reach"]
+__all__ = ["StatisticalPower", "expected", "lowest_q", "reach"]
 
 NEVER = 10**12
 """Missions shown where no number would do."""
 
 
-class Reach(msgspec.Struct, frozen=True, kw_only=True):
+class StatisticalPower(msgspec.Struct, frozen=True, kw_only=True):
     """What the strata with few guests hit may hide at ``q``.
 
     ``failure``: U(q) as the paper has it.  ``shares[k]``: the upper end of ``w_k f_k`` in parts
@@ -58,7 +58,7 @@ def reach(
     share: float = 0.10,
     m: int = 2,
     failures: Sequence[int] | None = None,
-) -> Reach:
+) -> StatisticalPower:
     """How far ``trials`` missions of k = 0..n guests hit reach at ``q``.
 
     ``failures`` by k where they were run; none in the strata that the paper's node survives where
@@ -91,7 +91,9 @@ def reach(
         if short
         else f"at q = {q:g} the data reach: f_0..f_{masked} may each hide {share:.0%} of U at most"
     )
-    return Reach(q=q, failure=paper, shares=tuple(shares), needed=tuple(needed), words=words)
+    return StatisticalPower(
+        q=q, failure=paper, shares=tuple(shares), needed=tuple(needed), words=words
+    )
 
 
 def lowest_q(trials: Sequence[int], alpha: float = 0.05, share: float = 0.10, m: int = 2) -> float:

@@ -20,7 +20,14 @@ from faultinject.estimate.strata import check_probability, weights
 from faultinject.model.paired import Paired
 from faultinject.model.tails import binomial_at_least
 
-__all__ = ["AtFrequency", "Dependence", "Shots", "ShotsResult", "at_frequency", "judge_shots"]
+__all__ = [
+    "AtFrequency",
+    "Dependence",
+    "CommonCauseTrials",
+    "CommonCauseResult",
+    "at_frequency",
+    "judge_shots",
+]
 
 DRAWS = 20_000
 METHOD = "Clopper-Pearson of each c_j, Bonferroni box, within sum c_j = 1"
@@ -34,7 +41,7 @@ class Dependence(StrEnum):
     UNDECIDED = "undecided"
 
 
-class Shots(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class CommonCauseTrials(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What shots did.
 
     ``failed[j]``: shots after which exactly j guests failed, j = 0..n.  ``system``: the voted
@@ -62,7 +69,7 @@ class Shots(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         return sum(self.failed)
 
 
-class ShotsResult(msgspec.Struct, frozen=True, kw_only=True):
+class CommonCauseResult(msgspec.Struct, frozen=True, kw_only=True):
     """What the shots show; the intervals of c, ``each`` and both fatal ones come from one box.
 
     ``c[j]``: P(exactly j fail | shot).  ``each``: P(a given guest fails | shot), their mean.
@@ -102,7 +109,7 @@ class AtFrequency(msgspec.Struct, frozen=True, kw_only=True):
     words: str
 
 
-def _box(shots: Shots, alpha: float) -> list[Interval]:
+def _box(shots: CommonCauseTrials, alpha: float) -> list[Interval]:
     shared = check_alpha(alpha) / len(shots.failed)
     return [clopper_pearson(count, shots.total, shared) for count in shots.failed]
 
@@ -136,7 +143,7 @@ def _check_votes(m: int, n: int) -> None:
         raise EstimateError(f"{m} of {n} guests must agree: need 1 <= m <= n")
 
 
-def judge_shots(shots: Shots, alpha: float = 0.05, m: int = 2) -> ShotsResult:
+def judge_shots(shots: CommonCauseTrials, alpha: float = 0.05, m: int = 2) -> CommonCauseResult:
     """c_j with their intervals, and whether the guests fail together more than independent ones."""
     n = shots.n
     _check_votes(m, n)
@@ -161,7 +168,7 @@ def judge_shots(shots: Shots, alpha: float = 0.05, m: int = 2) -> ShotsResult:
         f"with {fatal.value:.3g} ({fatal.low:.3g} to {fatal.high:.3g}); independent guests that "
         f"fail as often: {alone.value:.3g} ({alone.low:.3g} to {alone.high:.3g}); {dependence}"
     )
-    return ShotsResult(
+    return CommonCauseResult(
         c=tuple(parts),
         each=each,
         independent=weights(each.value, n),
@@ -179,7 +186,7 @@ def _fatal(chance: float, m: int, n: int) -> float:
     return binomial_at_least(m, n, Paired.failing(min(1.0, max(0.0, chance)))).down
 
 
-def _excess(shots: Shots, value: float, alpha: float, m: int) -> Interval:
+def _excess(shots: CommonCauseTrials, value: float, alpha: float, m: int) -> Interval:
     """P(fatal | shot) beyond that of independent guests failing as often: both from the same draws.
 
     The Jeffreys posterior of the c_j is Dirichlet(x_j + 1/2); repeats by its fixed seed.
@@ -201,7 +208,7 @@ def _rate(counts: Counts | None, alpha: float) -> Interval | None:
 
 
 def at_frequency(
-    shots: Shots,
+    shots: CommonCauseTrials,
     frequency: float,
     rm_own: float,
     rv: float = 1.0,

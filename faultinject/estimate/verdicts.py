@@ -27,9 +27,9 @@ from faultinject.model.tails import binomial_at_least
 __all__ = [
     "Agreement",
     "Choice",
-    "Margins",
+    "EquivalenceMargins",
     "PointVerdict",
-    "Verdict",
+    "VoterVerdict",
     "agree_bound",
     "agree_failure",
     "agree_overall",
@@ -45,7 +45,7 @@ STEPS = 90
 """Points of q at which a band is held against its margin; the curves between them are smooth."""
 
 
-class Verdict(StrEnum):
+class VoterVerdict(StrEnum):
     """Whether the measured agrees with the paper within the margin."""
 
     HOLDS = "holds"
@@ -61,7 +61,7 @@ class Choice(StrEnum):
     UNDECIDED = "undecided"
 
 
-class Margins(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class EquivalenceMargins(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How near is near enough, set before the campaign.
 
     ``failure``: of |U/U_paper - 1|.  ``bound``: of |R_V* - bound|.  Both for q = 1 - R_M from
@@ -95,7 +95,7 @@ class Agreement(msgspec.Struct, frozen=True, kw_only=True):
     not decide.
     """
 
-    verdict: Verdict
+    verdict: VoterVerdict
     what: str
     q: float
     measured: Interval
@@ -131,15 +131,15 @@ class _Look(msgspec.Struct, frozen=True, kw_only=True):
         return max(self.low, -self.high)
 
 
-def _settle(looks: Sequence[_Look]) -> tuple[Verdict, _Look]:
+def _settle(looks: Sequence[_Look]) -> tuple[VoterVerdict, _Look]:
     worst = max(looks, key=lambda each: each.gap)
     if worst.gap > 1.0:
-        return Verdict.VIOLATED, worst
+        return VoterVerdict.VIOLATED, worst
     widest = max(looks, key=lambda each: each.reach)
-    return (Verdict.HOLDS if widest.reach <= 1.0 else Verdict.UNDECIDED), widest
+    return (VoterVerdict.HOLDS if widest.reach <= 1.0 else VoterVerdict.UNDECIDED), widest
 
 
-def _failure_looks(box: Band, margins: Margins, m: int) -> list[_Look]:
+def _failure_looks(box: Band, margins: EquivalenceMargins, m: int) -> list[_Look]:
     looks = []
     for q in margins.qs():
         found, paper = box.failure(q), paper_failure(q, m, box.n)
@@ -147,7 +147,7 @@ def _failure_looks(box: Band, margins: Margins, m: int) -> list[_Look]:
     return looks
 
 
-def _bound_looks(box: Band, margins: Margins, m: int) -> list[_Look]:
+def _bound_looks(box: Band, margins: EquivalenceMargins, m: int) -> list[_Look]:
     looks = []
     for q in margins.qs():
         paper = _paper_bound(q, m, box.n)
@@ -178,16 +178,16 @@ def _agree(
 ) -> Agreement:
     verdict, at = _settle(look(box(strata)))
     missions: dict[str, int] | None = {}
-    if verdict is Verdict.UNDECIDED:
+    if verdict is VoterVerdict.UNDECIDED:
         missions = missions_needed(
             strata,
-            lambda grown: _settle(look(box(grown)))[0] is not Verdict.UNDECIDED,
+            lambda grown: _settle(look(box(grown)))[0] is not VoterVerdict.UNDECIDED,
             lambda grown: _settle(look(box(grown)))[1].reach,
         )
     tail = {
-        Verdict.HOLDS: "within the margin at every q",
-        Verdict.VIOLATED: "outside the margin",
-        Verdict.UNDECIDED: _still(missions),
+        VoterVerdict.HOLDS: "within the margin at every q",
+        VoterVerdict.VIOLATED: "outside the margin",
+        VoterVerdict.UNDECIDED: _still(missions),
     }[verdict]
     return Agreement(
         verdict=verdict,
@@ -214,7 +214,7 @@ def _still(missions: dict[str, int] | None) -> str:
 
 def agree_failure(
     strata: Strata,
-    margins: Margins = Margins(),  # noqa: B008 - frozen
+    margins: EquivalenceMargins = EquivalenceMargins(),  # noqa: B008 - frozen
     alpha: float = 0.05,
     m: int = 2,
     void: Void = "excluded",
@@ -234,7 +234,7 @@ def agree_failure(
 
 def agree_bound(
     strata: Strata,
-    margins: Margins = Margins(),  # noqa: B008 - frozen
+    margins: EquivalenceMargins = EquivalenceMargins(),  # noqa: B008 - frozen
     alpha: float = 0.05,
     m: int = 2,
     void: Void = "excluded",
@@ -256,7 +256,7 @@ def agree_bound(
 
 def missions_to_agree(
     strata: Strata,
-    margins: Margins = Margins(),  # noqa: B008 - frozen
+    margins: EquivalenceMargins = EquivalenceMargins(),  # noqa: B008 - frozen
     alpha: float = 0.05,
     m: int = 2,
 ) -> dict[str, int] | None:
@@ -266,23 +266,23 @@ def missions_to_agree(
     mission goes as in the paper.  None where no affordable number does.
     """
 
-    def both(grown: Strata) -> list[tuple[Verdict, _Look]]:
+    def both(grown: Strata) -> list[tuple[VoterVerdict, _Look]]:
         box = band(grown, alpha)
         return [_settle(_failure_looks(box, margins, m)), _settle(_bound_looks(box, margins, m))]
 
     return missions_needed(
         strata,
-        lambda grown: all(verdict is Verdict.HOLDS for verdict, _ in both(grown)),
+        lambda grown: all(verdict is VoterVerdict.HOLDS for verdict, _ in both(grown)),
         lambda grown: sum(max(1.0, at.reach) for _, at in both(grown)),
     )
 
 
-def agree_overall(*agreements: Agreement) -> Verdict:
+def agree_overall(*agreements: Agreement) -> VoterVerdict:
     """Violated if any is, holds if all do, else undecided."""
     verdicts = {each.verdict for each in agreements}
-    if Verdict.VIOLATED in verdicts:
-        return Verdict.VIOLATED
-    return Verdict.HOLDS if verdicts == {Verdict.HOLDS} else Verdict.UNDECIDED
+    if VoterVerdict.VIOLATED in verdicts:
+        return VoterVerdict.VIOLATED
+    return VoterVerdict.HOLDS if verdicts == {VoterVerdict.HOLDS} else VoterVerdict.UNDECIDED
 
 
 class PointVerdict(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from faultinject.faults.catalogue import CATALOGUE, Fault, Layer, find
+from faultinject.faults.catalogue import CATALOGUE, FaultKind, FaultLayer, find
 
-__all__ = ["CATALOGUE", "Fault", "Layer", "find"]
+__all__ = ["CATALOGUE", "FaultKind", "FaultLayer", "find"]

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from deploy.errors import DeployError
-from faultinject.campaign.trial import Hit
+from faultinject.campaign.records import Hit
 from faultinject.faults import functions, inside, machines, regions, shared, voters
-from faultinject.faults.catalogue import CATALOGUE, Layer, find
-from faultinject.faults.site import Applied, ClientSite, Liar, Machine, NotApplied, Site
+from faultinject.faults.catalogue import CATALOGUE, FaultLayer, find
+from faultinject.faults.site import Applied, ClientSite, FaultTarget, Liar, NotApplied, Site
 from faultinject.faults.state import corrupt_state
 
-__all__ = ["Applied", "ClientSite", "Liar", "Machine", "NotApplied", "Site", "apply"]
+__all__ = ["Applied", "ClientSite", "Liar", "FaultTarget", "NotApplied", "Site", "apply"]
 
 Act = Callable[[Hit, Site], Awaitable[Applied]]
 
@@ -33,7 +33,7 @@ async def apply(hit: Hit, site: Site) -> Applied:
     elif hit.target not in site.names:
         raise NotApplied(f"no guest {hit.target}: give one of {', '.join(site.names)}")
     try:
-        if fault.layer is Layer.LINK:
+        if fault.layer is FaultLayer.LINK:
             return _lie(site.link(hit.target), hit)
         return await _ACTS[hit.kind](hit, site)
     except (DeployError, OSError) as error:
@@ -55,7 +55,7 @@ def _lie(link: Liar, hit: Hit) -> Applied:
     return Applied(proof, used=lambda: lie.count > 0, undo=undo)
 
 
-def _on_machine(act: Callable[[Machine], Awaitable[Applied]]) -> Act:
+def _on_machine(act: Callable[[FaultTarget], Awaitable[Applied]]) -> Act:
     return lambda hit, site: act(site.machine(hit.target))
 
 
@@ -67,7 +67,7 @@ def _of_moved(kind: str) -> Act:
     return lambda hit, site: functions.break_moved(kind, site)
 
 
-def _with_dose(act: Callable[[Machine, int, int], Awaitable[Applied]]) -> Act:
+def _with_dose(act: Callable[[FaultTarget, int, int], Awaitable[Applied]]) -> Act:
     return lambda hit, site: act(site.machine(hit.target), hit.seed, hit.dose)
 
 
@@ -95,9 +95,13 @@ _ACTS: dict[str, Act] = {
     **{
         kind: _of_function(kind)
         for kind, fault in CATALOGUE.items()
-        if fault.layer is Layer.FUNCTION
+        if fault.layer is FaultLayer.FUNCTION
     },
-    **{kind: _of_moved(kind) for kind, fault in CATALOGUE.items() if fault.layer is Layer.MOVED},
+    **{
+        kind: _of_moved(kind)
+        for kind, fault in CATALOGUE.items()
+        if fault.layer is FaultLayer.MOVED
+    },
     "voter-kill": lambda hit, site: voters.kill_voter(site.voter_pid()),
     "voter-hang": lambda hit, site: voters.hang_voter(site.voter_pid()),
     "voter-flip": lambda hit, site: voters.flip_voter(site.voter_pid(), hit.seed, hit.dose),

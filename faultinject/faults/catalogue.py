@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from faultinject.faults.fault import Fault, Layer, Need, Target
+from faultinject.faults.fault import FaultKind, FaultLayer, Need, Target
 from faultinject.faults.function_kinds import FUNCTION, MOVED
 
-__all__ = ["CATALOGUE", "Fault", "Layer", "Need", "Target", "find", "offered_on_nodes"]
+__all__ = ["CATALOGUE", "FaultKind", "FaultLayer", "Need", "Target", "find", "offered_on_nodes"]
 
 _BACK = "a guest that fell out of the vote is put back to its clean snapshot"
 _SNAPSHOT = "the guest is put back to its clean snapshot"
@@ -20,9 +20,9 @@ _INSIDE = "a command in the guest reads it back"
 _NEW_VOTER = "a new voter is started"
 
 _GUEST = (
-    Fault(
+    FaultKind(
         kind="crash",
-        layer=Layer.GUEST,
+        layer=FaultLayer.GUEST,
         does="the guest's QEMU process is ended at once, as by a power cut",
         proof="the process that ran the guest has ended",
         undo="a new QEMU is started from the guest's clean snapshot",
@@ -30,18 +30,18 @@ _GUEST = (
         fails=True,
         leaves_qemu=False,
     ),
-    Fault(
+    FaultKind(
         kind="hang",
-        layer=Layer.GUEST,
+        layer=FaultLayer.GUEST,
         does="the guest's virtual processor is stopped; its QEMU and its link stay",
         proof="the hypervisor reports the guest as paused",
         undo=_SNAPSHOT,
         masked_by=_HANGS,
         fails=True,
     ),
-    Fault(
+    FaultKind(
         kind="slow",
-        layer=Layer.GUEST,
+        layer=FaultLayer.GUEST,
         does="the guest's virtual processor is stopped for most of each quarter of a second",
         proof="the hypervisor has reported the guest as paused, and as running again",
         undo=f"the duty cycle ends; {_BACK}",
@@ -50,9 +50,9 @@ _GUEST = (
 )
 
 _LIES = (
-    Fault(
+    FaultKind(
         kind="corrupt-reply",
-        layer=Layer.LINK,
+        layer=FaultLayer.LINK,
         does="one byte of each reply is changed on the link, with a right checksum",
         proof=f"{_PROXY} the replies it changed",
         undo=_RELAYS,
@@ -60,9 +60,9 @@ _LIES = (
         fails=True,
         needs=("proxy",),
     ),
-    Fault(
+    FaultKind(
         kind="corrupt-state",
-        layer=Layer.MEMORY,
+        layer=FaultLayer.MEMORY,
         does="one bit of each copy of a canary's value in the guest's RAM is flipped "
         "(service kv only)",
         proof="the flipped bytes are read back from the RAM",
@@ -72,9 +72,9 @@ _LIES = (
         latent=True,
         needs=("ram", "client"),
     ),
-    Fault(
+    FaultKind(
         kind="garbage",
-        layer=Layer.LINK,
+        layer=FaultLayer.LINK,
         does="random bytes are spliced into what the guest sends",
         proof=f"{_PROXY} the bytes it put in",
         undo=_RELAYS,
@@ -82,9 +82,9 @@ _LIES = (
         fails=True,
         needs=("proxy",),
     ),
-    Fault(
+    FaultKind(
         kind="drop-reply",
-        layer=Layer.LINK,
+        layer=FaultLayer.LINK,
         does="the guest's replies never arrive; its other frames do",
         proof=f"{_PROXY} the replies it dropped",
         undo=_RELAYS,
@@ -92,18 +92,18 @@ _LIES = (
         fails=True,
         needs=("proxy",),
     ),
-    Fault(
+    FaultKind(
         kind="stale-reply",
-        layer=Layer.LINK,
+        layer=FaultLayer.LINK,
         does="each reply says what the first one said, under the right number",
         proof=f"{_PROXY} the replies this made wrong",
         undo=_RELAYS,
         masked_by=_DISSENT,
         needs=("proxy",),
     ),
-    Fault(
+    FaultKind(
         kind="wrong-seq",
-        layer=Layer.LINK,
+        layer=FaultLayer.LINK,
         does="each reply is numbered one too high",
         proof=f"{_PROXY} the replies it renumbered",
         undo=_RELAYS,
@@ -111,9 +111,9 @@ _LIES = (
         fails=True,
         needs=("proxy",),
     ),
-    Fault(
+    FaultKind(
         kind="flood",
-        layer=Layer.LINK,
+        layer=FaultLayer.LINK,
         does="instead of each reply come hundreds that nobody asked for",
         proof=f"{_PROXY} the replies it put in",
         undo=_RELAYS,
@@ -121,9 +121,9 @@ _LIES = (
         fails=True,
         needs=("proxy",),
     ),
-    Fault(
+    FaultKind(
         kind="delay",
-        layer=Layer.LINK,
+        layer=FaultLayer.LINK,
         does="what the guest sends arrives 50 to 250 ms late, in its order",
         proof=f"{_PROXY} the pieces it held back",
         undo=_RELAYS,
@@ -133,9 +133,9 @@ _LIES = (
 )
 
 _MACHINE = (
-    Fault(
+    FaultKind(
         kind="reset",
-        layer=Layer.GUEST,
+        layer=FaultLayer.GUEST,
         does="the guest is reset, as by its reset button: it boots anew, its service's state lost "
         "(a node whose guests do not start again after a reset loses its QEMU instead)",
         proof="its processor is read back in real mode or at the firmware, or its QEMU has ended",
@@ -143,18 +143,18 @@ _MACHINE = (
         masked_by=_HANGS,
         fails=True,
     ),
-    Fault(
+    FaultKind(
         kind="nmi",
-        layer=Layer.GUEST,
+        layer=FaultLayer.GUEST,
         does="a non-maskable interrupt strikes the guest's processor (Linux writes a line and goes "
         "on)",
         proof="the guest's kernel tells of it on its console",
         undo=_SNAPSHOT,
         masked_by=_IF_USED,
     ),
-    Fault(
+    FaultKind(
         kind="flip-ram",
-        layer=Layer.MEMORY,
+        layer=FaultLayer.MEMORY,
         does="bits of the guest's RAM are flipped, uniformly over all of it, as many as the dose "
         "says (under TCG a flip in code that is translated already is not seen before it is "
         "translated again)",
@@ -164,9 +164,9 @@ _MACHINE = (
         latent=True,
         needs=("ram",),
     ),
-    Fault(
+    FaultKind(
         kind="flip-kernel-code",
-        layer=Layer.MEMORY,
+        layer=FaultLayer.MEMORY,
         does="as flip-ram, but in the code of the guest's kernel alone",
         proof="where that is the kernel tells; the flipped bytes are read back from the RAM",
         undo=_SNAPSHOT,
@@ -174,9 +174,9 @@ _MACHINE = (
         latent=True,
         needs=("ram", "ssh"),
     ),
-    Fault(
+    FaultKind(
         kind="flip-kernel-data",
-        layer=Layer.MEMORY,
+        layer=FaultLayer.MEMORY,
         does="as flip-ram, but in the data of the guest's kernel alone (what it only reads, what "
         "it writes, and what begins as zeros)",
         proof="where that is the kernel tells; the flipped bytes are read back from the RAM",
@@ -185,9 +185,9 @@ _MACHINE = (
         latent=True,
         needs=("ram", "ssh"),
     ),
-    Fault(
+    FaultKind(
         kind="flip-register",
-        layer=Layer.GUEST,
+        layer=FaultLayer.GUEST,
         does="one bit of a general register of the guest's processor, or of its instruction "
         "pointer, is flipped; the dose says how often",
         proof="the registers are read back through QEMU's debug stub",
@@ -198,18 +198,18 @@ _MACHINE = (
 )
 
 _INSIDE_FAULTS = (
-    Fault(
+    FaultKind(
         kind="service-kill",
-        layer=Layer.INSIDE,
+        layer=FaultLayer.INSIDE,
         does="the service's process in the guest is killed; the agent starts it again, empty",
         proof=f"{_INSIDE}: the process is gone",
         undo=_SNAPSHOT,
         masked_by="the others' majority; the voter brings the new incarnation up from its log",
         needs=("ssh",),
     ),
-    Fault(
+    FaultKind(
         kind="service-stop",
-        layer=Layer.INSIDE,
+        layer=FaultLayer.INSIDE,
         does="the service's process in the guest is stopped, as by SIGSTOP",
         proof=f"{_INSIDE}: the process is in state T",
         undo=_SNAPSHOT,
@@ -217,9 +217,9 @@ _INSIDE_FAULTS = (
         fails=True,
         needs=("ssh",),
     ),
-    Fault(
+    FaultKind(
         kind="service-corrupt",
-        layer=Layer.INSIDE,
+        layer=FaultLayer.INSIDE,
         does="bits of the memory of the service's process in the guest are flipped",
         proof=f"{_INSIDE}: the flipped bytes",
         undo=_SNAPSHOT,
@@ -227,27 +227,27 @@ _INSIDE_FAULTS = (
         latent=True,
         needs=("ssh",),
     ),
-    Fault(
+    FaultKind(
         kind="cpu-hog",
-        layer=Layer.INSIDE,
+        layer=FaultLayer.INSIDE,
         does="programs in the guest take its processor without end",
         proof=f"{_INSIDE}: they run",
         undo=_SNAPSHOT,
         masked_by="the others' majority: nobody waits for the slowest replica",
         needs=("ssh",),
     ),
-    Fault(
+    FaultKind(
         kind="memory-hog",
-        layer=Layer.INSIDE,
+        layer=FaultLayer.INSIDE,
         does="a program in the guest takes its memory until hardly any is left",
         proof=f"{_INSIDE}: what is left of it",
         undo=_SNAPSHOT,
         masked_by=_IF_USED,
         needs=("ssh",),
     ),
-    Fault(
+    FaultKind(
         kind="file-corrupt",
-        layer=Layer.INSIDE,
+        layer=FaultLayer.INSIDE,
         does="bytes of a file of the service in the guest are changed",
         proof=f"{_INSIDE}: the changed bytes",
         undo=_SNAPSHOT,
@@ -255,9 +255,9 @@ _INSIDE_FAULTS = (
         latent=True,
         needs=("ssh",),
     ),
-    Fault(
+    FaultKind(
         kind="clock-skew",
-        layer=Layer.INSIDE,
+        layer=FaultLayer.INSIDE,
         does="the guest's clock is set wrong",
         proof=f"{_INSIDE}: the time that it has now",
         undo=_SNAPSHOT,
@@ -267,9 +267,9 @@ _INSIDE_FAULTS = (
 )
 
 _VOTER = (
-    Fault(
+    FaultKind(
         kind="voter-kill",
-        layer=Layer.VOTER,
+        layer=FaultLayer.VOTER,
         does="the voter's process is killed at once",
         proof="the process has ended, or is a zombie that waits for its parent",
         undo=_NEW_VOTER,
@@ -277,9 +277,9 @@ _VOTER = (
         fails=True,
         targets=("voter",),
     ),
-    Fault(
+    FaultKind(
         kind="voter-hang",
-        layer=Layer.VOTER,
+        layer=FaultLayer.VOTER,
         does="the voter's process is stopped, as by SIGSTOP",
         proof="the kernel reports the process as stopped",
         undo="the process goes on, as by SIGCONT",
@@ -287,9 +287,9 @@ _VOTER = (
         fails=True,
         targets=("voter",),
     ),
-    Fault(
+    FaultKind(
         kind="voter-flip",
-        layer=Layer.VOTER,
+        layer=FaultLayer.VOTER,
         does="bits of the voter's own memory (private, writable, present) are flipped, uniformly, "
         "as many as the dose says",
         proof="the flipped bytes are read back from the process's memory",
@@ -301,9 +301,9 @@ _VOTER = (
 )
 
 _SHARED = (
-    Fault(
+    FaultKind(
         kind="host-crash",
-        layer=Layer.HOST,
+        layer=FaultLayer.HOST,
         does="all guests' QEMUs and the voter are ended at once, as by a power cut of the host",
         proof="all these processes have ended",
         undo="new QEMUs are started from the clean snapshots, and a new voter",
@@ -312,9 +312,9 @@ _SHARED = (
         leaves_qemu=False,
         targets=("host",),
     ),
-    Fault(
+    FaultKind(
         kind="flip-all",
-        layer=Layer.HOST,
+        layer=FaultLayer.HOST,
         does="the same bits are flipped in the RAM of every guest, uniformly over all of it, as "
         "many as the dose says",
         proof="the flipped bytes are read back from each guest's RAM",
@@ -324,9 +324,9 @@ _SHARED = (
         needs=("ram",),
         targets=("host",),
     ),
-    Fault(
+    FaultKind(
         kind="poison",
-        layer=Layer.REQUEST,
+        layer=FaultLayer.REQUEST,
         does="a request meets a bug that every replica of the build has: from then on its replies "
         "are wrong, and alike (service poisoned only)",
         proof="the reply to it is wrong in the way that the bug makes it",
@@ -336,9 +336,9 @@ _SHARED = (
         needs=("client", "poisoned"),
         targets=("client",),
     ),
-    Fault(
+    FaultKind(
         kind="poison-crash",
-        layer=Layer.REQUEST,
+        layer=FaultLayer.REQUEST,
         does="a request meets a bug that every replica of the build has: it ends the service's "
         "process (service poisoned only)",
         proof="the request gets no reply of the service",
@@ -349,7 +349,7 @@ _SHARED = (
     ),
 )
 
-CATALOGUE: dict[str, Fault] = {
+CATALOGUE: dict[str, FaultKind] = {
     fault.kind: fault
     for part in (_GUEST, _LIES, _MACHINE, _INSIDE_FAULTS, _VOTER, FUNCTION, MOVED, _SHARED)
     for fault in part
@@ -357,7 +357,7 @@ CATALOGUE: dict[str, Fault] = {
 """By kind."""
 
 
-def find(kind: str) -> Fault:
+def find(kind: str) -> FaultKind:
     """Return the fault of this kind.  Raises ValueError that lists the kinds."""
     try:
         return CATALOGUE[kind]
@@ -365,7 +365,7 @@ def find(kind: str) -> Fault:
         raise ValueError(f"no fault {kind!r}: give one of {', '.join(CATALOGUE)}") from None
 
 
-def offered_on_nodes() -> dict[str, Fault]:
+def offered_on_nodes() -> dict[str, FaultKind]:
     """Return what ``trivisor inject`` offers: faults of one guest that need nothing planted there.
 
     A running node's guests have no network card; its voter is restarted by its supervisor.

@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-__all__ = ["Fault", "Layer", "Need", "Target"]
+__all__ = ["FaultKind", "FaultLayer", "Need", "Target"]
 
 Need = Literal["client", "gdb", "planted", "poisoned", "proxy", "ram", "ssh"]
 """What must be there for a fault: a client that it may have send requests, QEMU's debug stub, the
@@ -19,7 +19,7 @@ Target = Literal["guest", "voter", "host", "client", "function"]
 by a request that a client sends; F, the function that requests pass on the host."""
 
 
-class Layer(StrEnum):
+class FaultLayer(StrEnum):
     """Where a fault acts."""
 
     GUEST = "guest"  # the virtual machine as a whole: its QEMU, its virtual processor
@@ -33,7 +33,7 @@ class Layer(StrEnum):
     REQUEST = "request"  # what is asked for: it meets the same bug in every replica
 
 
-class Fault(msgspec.Struct, frozen=True, kw_only=True):
+class FaultKind(msgspec.Struct, frozen=True, kw_only=True):
     """One kind of fault.
 
     ``masked_by`` says what of the voter meets it.  ``latent``: nothing is seen until the damaged
@@ -44,7 +44,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     kind: str
-    layer: Layer
+    layer: FaultLayer
     does: str
     proof: str
     undo: str

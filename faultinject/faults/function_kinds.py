@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from faultinject.faults.fault import Fault, Layer
+from faultinject.faults.fault import FaultKind, FaultLayer
 
 __all__ = ["FUNCTION", "MOVED"]
 
@@ -22,9 +22,9 @@ _BROKEN = {
     "refuse": ("refuses every request, also what is signed rightly", _NAMED),
 }
 FUNCTION = tuple(
-    Fault(
+    FaultKind(
         kind=f"function-{what}",
-        layer=Layer.FUNCTION,
+        layer=FaultLayer.FUNCTION,
         does=f"the function f in the guest {does} (a station with a planted f only)",
         proof=f"{_SWITCH} the guest's RAM",
         undo="the guest is put back to its clean snapshot",
@@ -38,9 +38,9 @@ FUNCTION = tuple(
 _NEW_F = "a new F is started"
 _NOT_LET = "nothing in the node: this is the paper's R_F; the voter refuses what F does not admit"
 MOVED = (
-    Fault(
+    FaultKind(
         kind="host-function-kill",
-        layer=Layer.MOVED,
+        layer=FaultLayer.MOVED,
         does="the process of F, the function that requests pass on the host, is killed at once",
         proof="the process has ended, or is a zombie that waits for its parent",
         undo=_NEW_F,
@@ -48,9 +48,9 @@ MOVED = (
         fails=True,
         targets=("function",),
     ),
-    Fault(
+    FaultKind(
         kind="host-function-hang",
-        layer=Layer.MOVED,
+        layer=FaultLayer.MOVED,
         does="the process of F is stopped, as by SIGSTOP",
         proof="the kernel reports the process as stopped",
         undo="the process goes on, as by SIGCONT",
@@ -58,9 +58,9 @@ MOVED = (
         fails=True,
         targets=("function",),
     ),
-    Fault(
+    FaultKind(
         kind="host-function-admit",
-        layer=Layer.MOVED,
+        layer=FaultLayer.MOVED,
         does="F admits every request, also what nobody signed (a station with a planted F only)",
         proof=f"{_SWITCH} its process's memory",
         undo=_NEW_F,
@@ -69,9 +69,9 @@ MOVED = (
         needs=("planted",),
         targets=("function",),
     ),
-    Fault(
+    FaultKind(
         kind="host-function-refuse",
-        layer=Layer.MOVED,
+        layer=FaultLayer.MOVED,
         does="F refuses every request, also what is signed rightly (a station with a planted F "
         "only)",
         proof=f"{_SWITCH} its process's memory",

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from deploy.errors import DeployError
-from faultinject.faults.site import Applied, FunctionSite, Machine, NotApplied, Site
+from faultinject.faults.site import Applied, FaultTarget, FunctionSite, NotApplied, Site
 from faultinject.faults.voters import hang_process, kill_process
 from faultinject.services import frail
 
@@ -30,7 +30,7 @@ _WORDS = {
 }  # fmt: skip
 
 
-async def break_function(kind: str, machine: Machine) -> Applied:
+async def break_function(kind: str, machine: FaultTarget) -> Applied:
     """Throw the switch of the planted f in a guest, by the last word of ``kind``."""
     mode = _WHAT[kind.rpartition("-")[2]]
     try:

@@ -51,7 +51,7 @@ _DAY = 86_400
 
 
 class Shell(Protocol):
-    """A way to run commands in a guest, as ``deploy.ssh.GuestShell`` is one."""
+    """A way to run commands in a guest, as ``deploy.machine.ssh.GuestShell`` is one."""
 
     @property
     def name(self) -> str:

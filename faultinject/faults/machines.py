@@ -8,11 +8,11 @@ import time
 import structlog
 
 from deploy.errors import DeployError
-from deploy.identity import identify
-from deploy.states import GuestState
+from deploy.host.identity import identify
+from deploy.machine.states import GuestState
 from faultinject.faults.flips import Flipped, flip_file
 from faultinject.faults.registers import StubError, flip_registers
-from faultinject.faults.site import Applied, Machine, NotApplied
+from faultinject.faults.site import Applied, FaultTarget, NotApplied
 
 __all__ = [
     "SLOW_RUNNING",
@@ -43,7 +43,7 @@ _NMI_WORDS = "NMI received"
 _log = structlog.get_logger(__name__)
 
 
-async def crash(machine: Machine) -> Applied:
+async def crash(machine: FaultTarget) -> Applied:
     """End its QEMU."""
     pid = machine.pid
     if pid is None:
@@ -55,7 +55,7 @@ async def crash(machine: Machine) -> Applied:
     return Applied(f"process {pid} is gone", used=True)
 
 
-async def hang(machine: Machine) -> Applied:
+async def hang(machine: FaultTarget) -> Applied:
     """Stop its processor for good."""
     await machine.pause()
     if machine.state is not GuestState.PAUSED:
@@ -63,7 +63,7 @@ async def hang(machine: Machine) -> Applied:
     return Applied(f"process {machine.pid} lives, its virtual processor is stopped", used=True)
 
 
-async def slow_down(machine: Machine) -> Applied:
+async def slow_down(machine: FaultTarget) -> Applied:
     """Stop its processor for most of each quarter of a second, until undone."""
     await machine.pause()
     stopped = machine.state is GuestState.PAUSED
@@ -73,7 +73,7 @@ async def slow_down(machine: Machine) -> Applied:
     return keep_slow(machine)
 
 
-def keep_slow(machine: Machine) -> Applied:
+def keep_slow(machine: FaultTarget) -> Applied:
     """Start the duty cycle of one that can be stopped; undo it, and the guest runs.
 
     It ends by itself if the guest does.
@@ -91,7 +91,7 @@ def keep_slow(machine: Machine) -> Applied:
     return Applied(proof, used=True, undo=undo)
 
 
-async def _duty(machine: Machine) -> None:
+async def _duty(machine: FaultTarget) -> None:
     try:
         while True:
             await machine.pause()
@@ -102,7 +102,7 @@ async def _duty(machine: Machine) -> None:
         _log.warning("a slow guest ended", guest=machine.name, error=str(error))
 
 
-async def reset(machine: Machine) -> Applied:
+async def reset(machine: FaultTarget) -> Applied:
     """Press its reset button; see that it is in the firmware, or that its QEMU ended of it.
 
     Its processor is stopped meanwhile: on a busy host the firmware would else be left again, for a
@@ -118,7 +118,7 @@ async def reset(machine: Machine) -> Applied:
             await machine.resume()
 
 
-async def _seen_reset(machine: Machine, pid: int | None) -> Applied:
+async def _seen_reset(machine: FaultTarget, pid: int | None) -> Applied:
     until, problem = time.monotonic() + _SEEN, ""
     while _lives(machine) and time.monotonic() < until:
         try:
@@ -134,7 +134,7 @@ async def _seen_reset(machine: Machine, pid: int | None) -> Applied:
     raise NotApplied(f"{machine.name} was not seen to be reset within {_SEEN:g} s{problem}")
 
 
-def _lives(machine: Machine) -> bool:
+def _lives(machine: FaultTarget) -> bool:
     """Whether it has a QEMU at this moment."""
     return machine.pid is not None
 
@@ -147,7 +147,7 @@ def _cr0(words: str) -> int:
     raise NotApplied("QEMU does not tell the processor's control register")
 
 
-async def nmi(machine: Machine) -> Applied:
+async def nmi(machine: FaultTarget) -> Applied:
     """Send a non-maskable interrupt; see the kernel's line about it."""
     before = sum(_NMI_WORDS in line for line in machine.tail(10_000))
     await machine.nmi()
@@ -160,7 +160,7 @@ async def nmi(machine: Machine) -> Applied:
     raise NotApplied(f"{machine.name}'s kernel does not tell of the interrupt within {_SEEN:g} s")
 
 
-async def flip_ram(machine: Machine, seed: int, dose: int) -> Applied:
+async def flip_ram(machine: FaultTarget, seed: int, dose: int) -> Applied:
     """Flip bits of its memory, uniformly over all of it."""
     try:
         flipped = await asyncio.to_thread(flip_file, machine.ram_file(), seed, dose)
@@ -179,7 +179,7 @@ def require_held(flipped: Flipped) -> None:
         raise NotApplied(str(flipped))
 
 
-async def flip_register(machine: Machine, seed: int, dose: int) -> Applied:
+async def flip_register(machine: FaultTarget, seed: int, dose: int) -> Applied:
     """Flip bits of its processor's registers."""
     try:
         async with machine.debug_stub() as stub:

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from faultinject.faults.flips import Span, flip_file
 from faultinject.faults.inside import Shell
 from faultinject.faults.machines import require_held
-from faultinject.faults.site import Applied, Machine, NotApplied
+from faultinject.faults.site import Applied, FaultTarget, NotApplied
 
 __all__ = ["REGIONS", "flip_region", "read_spans"]
 
@@ -39,7 +39,9 @@ def read_spans(iomem: str, names: Sequence[str]) -> list[Span]:
     return [found[name] for name in names]
 
 
-async def flip_region(kind: str, machine: Machine, shell: Shell, seed: int, dose: int) -> Applied:
+async def flip_region(
+    kind: str, machine: FaultTarget, shell: Shell, seed: int, dose: int
+) -> Applied:
     """Flip bits of the region that ``kind`` names, uniformly over all of it.  Raises NotApplied."""
     status, iomem = await shell.run("cat /proc/iomem", timeout=15.0)
     try:

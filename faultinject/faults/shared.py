@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 from faultinject.faults.machines import crash, flip_ram
-from faultinject.faults.site import Applied, ClientSite, Machine, NotApplied, Site
+from faultinject.faults.site import Applied, ClientSite, FaultTarget, NotApplied, Site
 from faultinject.faults.voters import kill_voter
 from faultinject.services.poisoned import CRASHES, LIES, SIGN
 
@@ -22,7 +22,7 @@ async def crash_host(site: Site) -> Applied:
     return _joined(await asyncio.gather(*acts, return_exceptions=True))
 
 
-async def flip_all(machines: Sequence[Machine], seed: int, dose: int) -> Applied:
+async def flip_all(machines: Sequence[FaultTarget], seed: int, dose: int) -> Applied:
     """Flip the same bits in the memory of every guest."""
     acts = [flip_ram(machine, seed, dose) for machine in machines]
     applied = _joined(await asyncio.gather(*acts, return_exceptions=True))

@@ -7,10 +7,10 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from deploy.states import GuestState
-from faultinject.lies import Lie
+from deploy.machine.states import GuestState
+from faultinject.faults.lies import Lie
 
-__all__ = ["Applied", "ClientSite", "FunctionSite", "Liar", "Machine", "NotApplied", "Site"]
+__all__ = ["Applied", "ClientSite", "FunctionSite", "Liar", "FaultTarget", "NotApplied", "Site"]
 
 
 class NotApplied(Exception):
@@ -50,8 +50,8 @@ class Applied:
             await undo()
 
 
-class Machine(Protocol):
-    """A guest's virtual machine, as ``deploy.guest.Guest`` is one."""
+class FaultTarget(Protocol):
+    """A guest's virtual machine, as ``deploy.machine.guest.Guest`` is one."""
 
     @property
     def name(self) -> str:
@@ -94,7 +94,7 @@ class Machine(Protocol):
 
 
 class Liar(Protocol):
-    """A link that can be made to lie, as ``faultinject.proxy.Link`` is one."""
+    """A link that can be made to lie, as ``faultinject.faults.proxy.Link`` is one."""
 
     @property
     def kind(self) -> str | None:
@@ -115,14 +115,14 @@ class Site(Protocol):
     def names(self) -> Sequence[str]:
         """The guests' names."""
 
-    def machine(self, name: str) -> Machine:
+    def machine(self, name: str) -> FaultTarget:
         """Return a guest's machine."""
 
     def link(self, name: str) -> Liar:
         """Return a guest's link."""
 
     def shell(self, name: str) -> Any:
-        """Return a guest's shell (``deploy.ssh.GuestShell``)."""
+        """Return a guest's shell (``deploy.machine.ssh.GuestShell``)."""
 
     def voter_pid(self) -> int | None:
         """Return the voter's process, or None where there is none (NV)."""

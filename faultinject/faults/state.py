@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from faultinject.canary import Canary, flip_copies
+from faultinject.faults.canary import Canary, flip_copies
 from faultinject.faults.site import Applied, ClientSite, NotApplied, Site
 
 __all__ = ["corrupt_state"]

@@ -8,7 +8,7 @@ import signal
 import time
 from pathlib import Path
 
-from deploy.identity import Identity, identify
+from deploy.host.identity import ProcessIdentity, identify
 from faultinject.faults.flips import flip_process
 from faultinject.faults.machines import require_held
 from faultinject.faults.site import Applied, NotApplied
@@ -81,7 +81,7 @@ async def flip_voter(pid: int | None, seed: int, dose: int) -> Applied:
     return Applied(f"memory of process {voter.pid}: {flipped}")
 
 
-def _identity(pid: int | None, whose: str) -> Identity:
+def _identity(pid: int | None, whose: str) -> ProcessIdentity:
     voter = None if pid is None else identify(pid)
     if voter is None:
         raise NotApplied(f"there is no {whose.removeprefix('the ')} to hit")

@@ -26,7 +26,7 @@ from faultinject.model.causes import (
 from faultinject.model.designs import (
     Chosen,
     Design,
-    Judged,
+    RankedDesign,
     best_design,
     designs,
     judge,
@@ -42,7 +42,7 @@ from faultinject.model.inversions import (
     rm_when_moved,
     rv_needed,
 )
-from faultinject.model.outcomes import Failing, Outcomes, guest_outcomes, node_outcomes
+from faultinject.model.outcomes import FailureMode, Outcomes, guest_outcomes, node_outcomes
 from faultinject.model.paired import ModelError, Paired, probability
 from faultinject.model.reliability import (
     at_least,
@@ -70,8 +70,8 @@ from faultinject.model.repairable import (
 __all__ = [
     "Chosen",
     "Design",
-    "Failing",
-    "Judged",
+    "FailureMode",
+    "RankedDesign",
     "ModelError",
     "Needed",
     "NodeDesign",

@@ -6,11 +6,20 @@ from collections.abc import Iterator
 
 import msgspec
 
-from faultinject.model.outcomes import Failing, Outcomes, guest_outcomes, node_outcomes
+from faultinject.model.outcomes import FailureMode, Outcomes, guest_outcomes, node_outcomes
 from faultinject.model.paired import Paired, count, probability
 from faultinject.model.reliability import series
 
-__all__ = ["WITHIN", "Chosen", "Design", "Judged", "best_design", "designs", "judge", "judge_all"]
+__all__ = [
+    "WITHIN",
+    "Chosen",
+    "Design",
+    "RankedDesign",
+    "best_design",
+    "designs",
+    "judge",
+    "judge_all",
+]
 
 WITHIN = 0.1
 """The part of the greatest gain that is given up for fewer guests."""
@@ -29,7 +38,7 @@ class Design(msgspec.Struct, frozen=True, order=True, kw_only=True):
         return "NV" if self.plain else f"{self.m}-of-{self.n}"
 
 
-class Judged(msgspec.Struct, frozen=True, kw_only=True):
+class RankedDesign(msgspec.Struct, frozen=True, kw_only=True):
     """A design with what becomes of its missions; ``gain``: how much better than NV (or less)."""
 
     design: Design
@@ -40,8 +49,8 @@ class Judged(msgspec.Struct, frozen=True, kw_only=True):
 class Chosen(msgspec.Struct, frozen=True, kw_only=True):
     """The design to take, and the one that is best whatever it costs."""
 
-    take: Judged
-    best: Judged
+    take: RankedDesign
+    best: RankedDesign
 
 
 def designs(n: int) -> Iterator[Design]:
@@ -58,8 +67,8 @@ def designs(n: int) -> Iterator[Design]:
 
 
 def judge(
-    design: Design, rm: float, rv: float, rh: float = 1.0, failing: Failing | None = None
-) -> Judged:
+    design: Design, rm: float, rv: float, rh: float = 1.0, failing: FailureMode | None = None
+) -> RankedDesign:
     """What becomes of a mission on ``design``.  NV has no V: R_V does not touch it.
 
     Raises ModelError for what is no probability.
@@ -69,19 +78,19 @@ def judge(
     found = node_outcomes(layer, guest_outcomes(rm, design.m, design.n, failing))
     plain = series(hardware, probability("R_M", rm))
     gain = 0.0 if design.plain else _difference(found.correct, plain)
-    return Judged(design=design, outcomes=found, gain=gain)
+    return RankedDesign(design=design, outcomes=found, gain=gain)
 
 
 def judge_all(
-    rm: float, rv: float, n: int, rh: float = 1.0, failing: Failing | None = None
-) -> list[Judged]:
+    rm: float, rv: float, n: int, rh: float = 1.0, failing: FailureMode | None = None
+) -> list[RankedDesign]:
     """Every design of up to ``n`` guests, the most reliable first; of equals that with fewer."""
     found = [judge(each, rm, rv, rh, failing) for each in designs(n)]
     return sorted(found, key=lambda each: (each.outcomes.correct.down, each.design))
 
 
 def best_design(
-    rm: float, rv: float, n: int, rh: float = 1.0, failing: Failing | None = None
+    rm: float, rv: float, n: int, rh: float = 1.0, failing: FailureMode | None = None
 ) -> Chosen:
     """The design to take: the fewest guests that bring at least 9/10 of the greatest gain over NV.
 

@@ -22,12 +22,12 @@ from faultinject.model.paired import ModelError, Paired, count, probability
 from faultinject.model.reliability import series
 from faultinject.model.tails import binomial_at_least, exactly
 
-__all__ = ["Failing", "Outcomes", "guest_outcomes", "node_outcomes"]
+__all__ = ["FailureMode", "Outcomes", "guest_outcomes", "node_outcomes"]
 
 MOST_GUESTS = 1_000
 
 
-class Failing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class FailureMode(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How guests fail: probabilities in [0, 1].
 
     ``lying``: that a failed guest lies; ``alike``: that liars agree; ``beta``: the part of a
@@ -70,12 +70,12 @@ def node_outcomes(layer: float, guests: Outcomes) -> Outcomes:
     )
 
 
-def guest_outcomes(rm: float, m: int, n: int, failing: Failing | None = None) -> Outcomes:
+def guest_outcomes(rm: float, m: int, n: int, failing: FailureMode | None = None) -> Outcomes:
     """Outcomes of m-of-n on a perfect layer; 1 <= n <= 1,000, and m = 1 or m > n/2.
 
     Raises ModelError for a policy by which two different replies could both win (2-of-4).
     """
-    how = failing or Failing()
+    how = failing or FailureMode()
     size = count("the number of VMs n", n, 1, MOST_GUESTS)
     need = count("the number of VMs that must agree m", m, 1, size)
     if need > 1 and 2 * need <= size:
@@ -102,7 +102,7 @@ def guest_outcomes(rm: float, m: int, n: int, failing: Failing | None = None) ->
     )
 
 
-def _independent(r: Paired, m: int, n: int, how: Failing) -> Outcomes:
+def _independent(r: Paired, m: int, n: int, how: FailureMode) -> Outcomes:
     lies = how.lying * r.down
     if m == 1:
         return _first_wins(r, n, lies, (1.0 - how.lying) * r.down)

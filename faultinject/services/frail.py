@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from guests.function import Authentication
 
 if TYPE_CHECKING:
-    from guests.message import Request
+    from guests.protocol.message import Request
 
 __all__ = [
     "ADMITS", "CRASHES", "HANGS", "HEAD", "MET", "MODE", "REFUSES", "SIZE", "SOUND", "TAIL",

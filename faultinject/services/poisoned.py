@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from guests.message import Reply, Request
+from guests.protocol.message import Reply, Request
 from guests.services import kv
 
 if TYPE_CHECKING:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from faultinject.simulation.clients import Outcome, encode, request_of
+from faultinject.history.linearizability import HistoryCall, in_real_time, linearizable, register
+from faultinject.simulation.clients import OperationOutcome, encode, request_of
 from faultinject.simulation.guest import ROOT
-from faultinject.simulation.linear import Call, in_real_time, linearizable, register
 from faultinject.simulation.plan import DEADLY
-from faultinject.simulation.promises import Observer, Write
-from guests.incarnation import VOIDED
-from guests.message import Reply, encode_reply
+from faultinject.simulation.promises import PromiseObserver, Write
+from guests.agent.incarnation import VOIDED
+from guests.protocol.message import Reply, encode_reply
 from guests.service import Context, answer
 from guests.services.kv import KeyValue
 
@@ -45,7 +45,7 @@ def check(world: World) -> None:
     _check_bounds(world)
 
 
-def _check_replay(observer: Observer, outcomes: list[Outcome]) -> None:
+def _check_replay(observer: PromiseObserver, outcomes: list[OperationOutcome]) -> None:
     """Every reply must be that of the service itself, run over the writes in order."""
     oracle = KeyValue()
     states = {ROOT: oracle.digest()}
@@ -84,7 +84,7 @@ def _check_replay(observer: Observer, outcomes: list[Outcome]) -> None:
             )
 
 
-def _digest_at(observer: Observer, history: bytes) -> bytes | None:
+def _digest_at(observer: PromiseObserver, history: bytes) -> bytes | None:
     """Return the digest of the state that the writes up to ``history`` lead to.
 
     They need not be in the order that was left in the end: power may have been lost since, and
@@ -105,12 +105,12 @@ def _digest_at(observer: Observer, history: bytes) -> bytes | None:
     return service.digest()
 
 
-def _place(outcome: Outcome) -> int:
+def _place(outcome: OperationOutcome) -> int:
     return outcome.answer.vote.seq if outcome.answer is not None else 0
 
 
 def _check_reads(
-    observer: Observer, oracle: KeyValue, reads: list[Outcome], at: int, before: int
+    observer: PromiseObserver, oracle: KeyValue, reads: list[OperationOutcome], at: int, before: int
 ) -> int:
     while at < len(reads) and _place(reads[at]) < before:
         place = _place(reads[at])
@@ -120,7 +120,7 @@ def _check_reads(
     return at
 
 
-def _compare(observer: Observer, outcome: Outcome, expected: bytes) -> None:
+def _compare(observer: PromiseObserver, outcome: OperationOutcome, expected: bytes) -> None:
     seen = outcome.answer
     if seen is None:
         return
@@ -155,7 +155,7 @@ def _check_guests(world: World) -> None:
             )
 
 
-def _check_order_in_time(observer: Observer, outcomes: list[Outcome]) -> None:
+def _check_order_in_time(observer: PromiseObserver, outcomes: list[OperationOutcome]) -> None:
     places = [(o.started, o.ended, _place(o)) for o in outcomes if o.answer is not None]
     wrong = in_real_time(places)
     if wrong is not None:
@@ -165,9 +165,9 @@ def _check_order_in_time(observer: Observer, outcomes: list[Outcome]) -> None:
         )
 
 
-def _check_keys(observer: Observer, outcomes: list[Outcome]) -> None:
+def _check_keys(observer: PromiseObserver, outcomes: list[OperationOutcome]) -> None:
     """The exact check of each key's history."""
-    keys: dict[str, list[Call]] = {}
+    keys: dict[str, list[HistoryCall]] = {}
     for outcome in outcomes:
         operation, seen = outcome.operation, outcome.answer
         if (
@@ -181,7 +181,7 @@ def _check_keys(observer: Observer, outcomes: list[Outcome]) -> None:
             told = next((value for name, value in seen.headers if name == "etag"), "?")
             reply = (seen.status, seen.body, told)
         keys.setdefault(operation.key, []).append(
-            Call(
+            HistoryCall(
                 outcome.started,
                 outcome.ended if seen is not None else float("inf"),
                 operation.kind,
@@ -196,7 +196,7 @@ def _check_keys(observer: Observer, outcomes: list[Outcome]) -> None:
             observer.breach("Linearizability", f"no order explains what was seen of key {key!r}")
 
 
-def _check_never_executed(observer: Observer, outcomes: list[Outcome]) -> None:
+def _check_never_executed(observer: PromiseObserver, outcomes: list[OperationOutcome]) -> None:
     """What a client was told is not executed must be nowhere."""
     executed: dict[int, Write] = {w.operation: w for w in observer.main if w.operation is not None}
     for outcome in outcomes:
@@ -208,7 +208,7 @@ def _check_never_executed(observer: Observer, outcomes: list[Outcome]) -> None:
             )
 
 
-def _check_liveness(world: World, outcomes: list[Outcome]) -> None:
+def _check_liveness(world: World, outcomes: list[OperationOutcome]) -> None:
     """Every request gets its verdict in time; a reply, if at most one replica was faulty."""
     plan = world.plan
     quick = not plan.two and plan.only_replicas

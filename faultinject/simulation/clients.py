@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 
 from faultinject.simulation.keyed import KeyedClient
 from faultinject.simulation.plan import Operation
-from guests.message import encode_request
+from guests.protocol.message import encode_request
 from voter.client import READ_ONLY_METHODS, Answer, Client
 from voter.errors import ConnectionFailed, NotExecuted, RequestError
 
-__all__ = ["NATIVE", "Outcome", "request_of", "run_client"]
+__all__ = ["NATIVE", "OperationOutcome", "request_of", "run_client"]
 
 NATIVE = "native.sock"
 PATIENCE = 20.0
@@ -20,7 +20,7 @@ AGAIN = 0.02
 """Seconds until it tries again to connect."""
 
 
-class Outcome:
+class OperationOutcome:
     """What became of an operation; times in seconds.
 
     ``executed``: True (there is a reply), False (the voter says that it was not), None (unknown).
@@ -39,7 +39,7 @@ class Outcome:
         """The entity tag that it was made conditional on."""
 
 
-def request_of(outcome: Outcome) -> tuple[str, str, bytes, list[tuple[str, str]]]:
+def request_of(outcome: OperationOutcome) -> tuple[str, str, bytes, list[tuple[str, str]]]:
     """Return method, target, body and headers of an operation."""
     operation = outcome.operation
     target, body = f"/kv/{operation.key}", b"%d" % operation.index + b"x" * operation.padding
@@ -73,7 +73,7 @@ async def _connect(until: float, now: Callable[[], float], *, retry: bool) -> Cl
 
 async def run_client(
     operations: Sequence[Operation],
-    outcomes: dict[int, Outcome],
+    outcomes: dict[int, OperationOutcome],
     now: Callable[[], float],
     *,
     retry: bool,
@@ -85,7 +85,7 @@ async def run_client(
 
     async def run_one(operation: Operation) -> None:
         nonlocal client
-        outcome = outcomes[operation.index] = Outcome(operation, now())
+        outcome = outcomes[operation.index] = OperationOutcome(operation, now())
         outcome.condition = tags.get(operation.key, '"1"')
         method, target, body, headers = request_of(outcome)
         try:
@@ -117,7 +117,7 @@ async def run_client(
         await client.close()
 
 
-def encode(outcome: Outcome) -> tuple[bytes, bool]:
+def encode(outcome: OperationOutcome) -> tuple[bytes, bool]:
     """Return an operation's canonical bytes and whether it only reads."""
     method, target, body, headers = request_of(outcome)
     return encode_request(method, target, headers, body), method in READ_ONLY_METHODS

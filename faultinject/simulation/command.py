@@ -19,11 +19,11 @@ import click
 from voter.commands.terminal import ExitCode, console, print_json, quiet_logs, warn
 
 if TYPE_CHECKING:
-    from faultinject.simulation.groups import Group, Shrunk
-    from faultinject.simulation.hunt import Summary
-    from faultinject.simulation.plan import Plan
+    from faultinject.simulation.groups import FailureGroup, Shrunk
+    from faultinject.simulation.hunt import RunSummary
+    from faultinject.simulation.plan import SimPlan
     from faultinject.simulation.seeds import KnownSeed
-    from faultinject.simulation.world import Result
+    from faultinject.simulation.world import RunResult
 
 __all__ = ["simulate"]
 
@@ -130,8 +130,8 @@ def simulate(  # noqa: PLR0913 - one for each option
     if defects:
         return _try_defects(jobs, as_json)
     if defect is not None:
-        from faultinject.simulation.breakage import plant  # noqa: PLC0415
         from faultinject.simulation.defects import DEFECTS  # noqa: PLC0415
+        from faultinject.simulation.mutation import plant  # noqa: PLC0415
 
         if defect not in DEFECTS:
             raise click.BadParameter(f"no defect {defect!r}: {', '.join(DEFECTS)}")
@@ -268,11 +268,11 @@ def _run_one(
     return ExitCode.FAILED if _failed(result) else ExitCode.OK
 
 
-def _failed(result: Result | Summary) -> bool:
+def _failed(result: RunResult | RunSummary) -> bool:
     return bool(result.breaches or result.problems)
 
 
-def _tell_plan(plan: Plan) -> None:
+def _tell_plan(plan: SimPlan) -> None:
     out = console()
     out.print(
         f"seed {plan.seed}: durability {plan.durability}, {len(plan.operations)} operations of "
@@ -286,7 +286,7 @@ def _tell_plan(plan: Plan) -> None:
         )
 
 
-def _tell_result(result: Result) -> None:
+def _tell_result(result: RunResult) -> None:
     out = console()
     for breach in result.breaches:
         out.print(f"[red]{breach.promise}[/] at {breach.time:.4f} s: {breach.text}")
@@ -307,7 +307,7 @@ class _Hunt:
         self._chosen, self._jobs, self._size = chosen, jobs, size
         self._as_json, self._defect = as_json, defect
         self._began = time.monotonic()
-        self._failed: list[Summary] = []
+        self._failed: list[RunSummary] = []
         self._done = self._answered = self._faults = 0
 
     def run(self) -> ExitCode:
@@ -360,7 +360,7 @@ class _Hunt:
         console().print(f"{self._totals()}; see {log}")
         return ExitCode.FAILED if self._failed else ExitCode.OK
 
-    def _results(self) -> Iterator[Summary]:
+    def _results(self) -> Iterator[RunSummary]:
         """Run the seeds, with a bar on a terminal that shows how far they are."""
         from rich.progress import Progress, TimeElapsedColumn  # noqa: PLC0415
 
@@ -396,7 +396,7 @@ class _Hunt:
             f"{self._faults} faults, {seconds:.1f} s ({self._which()})"
         )
 
-    def _print_json(self, groups: list[Group], shrunk: list[Shrunk]) -> None:
+    def _print_json(self, groups: list[FailureGroup], shrunk: list[Shrunk]) -> None:
         import msgspec  # noqa: PLC0415
 
         chosen, seconds = self._chosen, time.monotonic() - self._began
@@ -424,7 +424,7 @@ class _Hunt:
         )
 
 
-def _show_group(each: Group, small: Shrunk | None) -> None:
+def _show_group(each: FailureGroup, small: Shrunk | None) -> None:
     out = console()
     some = ", ".join(map(str, each.seeds[:10])) + (", ..." if len(each.seeds) > 10 else "")
     out.print(f"[red]{each.promise}[/]: {each.words}\n  {len(each.seeds)} seeds: {some}")
@@ -483,7 +483,7 @@ def _try_defect(name: str) -> dict[str, Any]:
 
 def _hunt_apart(name: str, first: int, last: int) -> dict[str, Any]:
     """Hunt in a process of its own, in which a defect is planted."""
-    command = [sys.executable, "-m", "faultinject.simulation.breakage", name, f"{first}..{last}"]
+    command = [sys.executable, "-m", "faultinject.simulation.mutation", name, f"{first}..{last}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"defect {name} cannot be planted: {done.stderr.strip()[-300:]}")

@@ -156,11 +156,11 @@ _ALL = (
         ("Order",),
         (
             (
-                "guests.incarnation",
+                "guests.agent.incarnation",
                 "for frame in self._decoder.feed(data):",
                 "for frame in sorted(self._decoder.feed(data), key=lambda f: (f.kind, -f.seq)):",
             ),
-            ("guests.incarnation", "if order.prev != self._history or ", "if "),
+            ("guests.agent.incarnation", "if order.prev != self._history or ", "if "),
         ),
     ),
     Defect(
@@ -169,11 +169,11 @@ _ALL = (
         ("Order", "Exactly once"),
         (
             (
-                "guests.incarnation",
+                "guests.agent.incarnation",
                 "if not read_only and frame.seq <= self._last_seq and",
                 "if False and",
             ),
-            ("guests.incarnation", "if order.prev != self._history or ", "if "),
+            ("guests.agent.incarnation", "if order.prev != self._history or ", "if "),
         ),
     ),
     Defect(
@@ -181,7 +181,7 @@ _ALL = (
         "a learner is not sent the first write after its checkpoint, and takes the next one",
         ("Order",),
         (
-            ("guests.incarnation", "if order.prev != self._history or ", "if "),
+            ("guests.agent.incarnation", "if order.prev != self._history or ", "if "),
             (
                 "voter.core.lifecycle",
                 "replica.cursor = point.seq\n",
@@ -246,8 +246,8 @@ _ALL = (
         (
             (
                 "voter.link",
-                "elif frame.kind == Kind.WELCOME and frame.epoch == self.epoch:",
-                "elif frame.kind == Kind.WELCOME:",
+                "elif frame.kind == FrameKind.WELCOME and frame.epoch == self.epoch:",
+                "elif frame.kind == FrameKind.WELCOME:",
             ),
             ("voter.link", "if frame.epoch == self.epoch and self.up:", "if self.up:"),
         ),

@@ -13,7 +13,7 @@ from random import Random
 
 from faultinject.simulation.loop import Process, SimLoop
 
-__all__ = ["Disk", "SimFile", "SimFiles"]
+__all__ = ["SimDisk", "SimFile", "SimFiles"]
 
 SYNC_TIMES = (0.0001, 0.004)
 """Seconds that a sync takes, least and most."""
@@ -58,7 +58,7 @@ class _Inode:
         self.cached = bytearray(self.stored)
 
 
-class Disk:
+class SimDisk:
     """The node's disk.  ``full``: nothing can be set aside; ``failing``: syncs that will fail;
     ``slow``: seconds added to each sync.
     """
@@ -131,7 +131,7 @@ class Disk:
 class SimFile:
     """A file that is open for appending, by a process."""
 
-    def __init__(self, disk: Disk, process: Process, inode: _Inode, at: int) -> None:
+    def __init__(self, disk: SimDisk, process: Process, inode: _Inode, at: int) -> None:
         self._disk = disk
         self._process = process
         self._inode = inode
@@ -186,7 +186,7 @@ class SimFiles:
 
     where = "journal"
 
-    def __init__(self, disk: Disk, process: Process) -> None:
+    def __init__(self, disk: SimDisk, process: Process) -> None:
         self._disk = disk
         self._process = process
 

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from faultinject.simulation.plan import REPLICA_FAULTS, Fault
-from guests.wire import Decoder, Kind, encode
+from faultinject.simulation.plan import REPLICA_FAULTS, SimFault
+from guests.protocol.wire import Decoder, FrameKind, encode
 from voter.core import events as ev
 from voter.core.replica import State
 
 if TYPE_CHECKING:
     from faultinject.simulation.world import World
 
-__all__ = ["Injector"]
+__all__ = ["SimFaultInjector"]
 
 BACK = 8.0
 """Seconds that the next fault of a replica waits for the last one's to vote again."""
@@ -41,7 +41,7 @@ number) outvote the third, and no vote of 2 of 3 can tell."""
 LIES = frozenset({"garbage", "corrupt-reply", "stale-reply", "wrong-seq", "drop-reply"})
 
 
-class Injector:
+class SimFaultInjector:
     """Injects the faults of one run."""
 
     def __init__(self, world: World) -> None:
@@ -49,7 +49,7 @@ class Injector:
         self._one = asyncio.Lock()
         self._healing: list[Callable[[], None]] = []
 
-    async def run(self, faults: Sequence[Fault]) -> None:
+    async def run(self, faults: Sequence[SimFault]) -> None:
         """Let each fault happen."""
         async with asyncio.TaskGroup() as group:
             for fault in faults:
@@ -62,7 +62,7 @@ class Injector:
             heal()
         self._world.disk.failing = 0
 
-    async def _inject(self, fault: Fault) -> None:
+    async def _inject(self, fault: SimFault) -> None:
         await asyncio.sleep(fault.at - self._world.loop.time())
         if fault.kind not in REPLICA_FAULTS:
             await self._until_moment(fault)
@@ -78,7 +78,7 @@ class Injector:
                 await self._break(await self._until_moment(fault))
                 await self._until_all_vote()
 
-    async def _until_moment(self, fault: Fault) -> Fault:
+    async def _until_moment(self, fault: SimFault) -> SimFault:
         """Wait until the node is in the fault's situation, if it has one, or for PATIENCE seconds.
 
         Return the fault, aimed at the replica that the situation is about.
@@ -106,7 +106,7 @@ class Injector:
             await asyncio.sleep(0.02)
         return True
 
-    async def _break(self, fault: Fault) -> None:
+    async def _break(self, fault: SimFault) -> None:
         self._world.held.add(fault.target)
         self._show(fault, "begins")
         try:
@@ -114,7 +114,7 @@ class Injector:
         finally:
             self._world.held.discard(fault.target)
 
-    async def _hold(self, fault: Fault, heal: Callable[[], None] | None) -> None:
+    async def _hold(self, fault: SimFault, heal: Callable[[], None] | None) -> None:
         if heal is None:
             return
         self._healing.append(heal)
@@ -125,14 +125,14 @@ class Injector:
             self._show(fault, "ends")
             heal()
 
-    def _show(self, fault: Fault, what: str) -> None:
+    def _show(self, fault: SimFault, what: str) -> None:
         timeline = self._world.timeline
         if timeline is not None:
             timeline.fault(fault, what)
 
     # ------------------------------------------------------------ of replicas
 
-    def _begin_replica(self, fault: Fault) -> Callable[[], None] | None:
+    def _begin_replica(self, fault: SimFault) -> Callable[[], None] | None:
         """Begin a fault of a replica; return what ends it."""
         world, index = self._world, fault.target
         guest = world.guests[index]
@@ -183,7 +183,7 @@ class Injector:
 
     # --------------------------------------------------------------- of others
 
-    def _begin(self, fault: Fault) -> Callable[[], None] | None:
+    def _begin(self, fault: SimFault) -> Callable[[], None] | None:
         """Begin another fault; return what ends it."""
         world, kind = self._world, fault.kind
         voter, disk = world.voter, world.disk
@@ -244,7 +244,7 @@ def _corrupt_snapshot(random: Random) -> Callable[[bytes], bytes]:
     def corrupt(data: bytes) -> bytes:
         out = []
         for kind, flags, epoch, seq, payload in decoder.feed(data):
-            if kind == Kind.STATE and payload:
+            if kind == FrameKind.STATE and payload:
                 payload = b"%b%c" % (payload[:-1], payload[-1] ^ 1 << random.randrange(3))
             out.append(encode(kind, epoch, seq, payload, flags))
         return b"".join(out)

@@ -19,7 +19,7 @@ from voter.core import entries
 from voter.core import events as ev
 
 if TYPE_CHECKING:
-    from faultinject.simulation.plan import Plan
+    from faultinject.simulation.plan import SimPlan
     from faultinject.simulation.world import World
     from voter.runner import Runner
 
@@ -114,7 +114,7 @@ def _update(digest: Any, item: Any) -> None:
         digest.update(str(item).encode() + b";")
 
 
-def fingerprint(plan: Plan) -> Fingerprint:
+def fingerprint(plan: SimPlan) -> Fingerprint:
     """Run a plan; return its fingerprint."""
     from faultinject.simulation.world import run  # noqa: PLC0415 - world imports timeline
 

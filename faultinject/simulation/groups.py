@@ -12,20 +12,20 @@ from collections.abc import Iterable
 
 import msgspec
 
-from faultinject.simulation.hunt import Summary
+from faultinject.simulation.hunt import RunSummary
 from faultinject.simulation.plan import make_plan
 from faultinject.simulation.shrink import command_of, shrink
 from faultinject.simulation.timeline import Timeline
 from faultinject.simulation.world import run
 
-__all__ = ["CODE", "Group", "Shrunk", "first_failure", "group", "shrink_group"]
+__all__ = ["CODE", "FailureGroup", "Shrunk", "first_failure", "group", "shrink_group"]
 
 CODE = "no exception"
 """In place of a promise, where an exception left the product's code."""
 _VALUE = re.compile(r"b?'[^']*'|b?\"[^\"]*\"|\d+(\.\d+)?")
 
 
-class Group(msgspec.Struct):
+class FailureGroup(msgspec.Struct):
     """Seeds that failed alike: the promise, and the report without its numbers and values."""
 
     promise: str
@@ -44,26 +44,26 @@ class Shrunk(msgspec.Struct, frozen=True):
     timeline: list[str]
 
 
-def first_failure(summary: Summary) -> tuple[str, str]:
+def first_failure(summary: RunSummary) -> tuple[str, str]:
     """Return the promise that a failed run broke first, and the report of it."""
     if summary.breaches:
         return summary.breaches[0].promise, summary.breaches[0].text
     return CODE, summary.problems[0].strip().splitlines()[-1]
 
 
-def group(failed: Iterable[Summary]) -> list[Group]:
+def group(failed: Iterable[RunSummary]) -> list[FailureGroup]:
     """Put failures together that report the same; the largest group first."""
-    groups: dict[tuple[str, str], Group] = {}
+    groups: dict[tuple[str, str], FailureGroup] = {}
     for summary in failed:
         promise, report = first_failure(summary)
         words = _VALUE.sub("#", report)
-        groups.setdefault((promise, words), Group(promise, words)).seeds.append(summary.seed)
+        groups.setdefault((promise, words), FailureGroup(promise, words)).seeds.append(summary.seed)
     for each in groups.values():
         each.seeds.sort()
     return sorted(groups.values(), key=lambda each: (-len(each.seeds), each.promise, each.words))
 
 
-def shrink_group(chosen: Group, *, size: int, defect: str = "") -> Shrunk:
+def shrink_group(chosen: FailureGroup, *, size: int, defect: str = "") -> Shrunk:
     """Shrink the first seed of a group, and follow what is left of it."""
     seed = chosen.seeds[0]
     whole = make_plan(seed, size=size)

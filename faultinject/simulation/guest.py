@@ -13,16 +13,16 @@ from collections.abc import Callable
 from random import Random
 from typing import Protocol
 
-from faultinject import lies
+from faultinject.faults import lies
 from faultinject.simulation.loop import Process
 from faultinject.simulation.network import NetworkLoop
 from faultinject.simulation.streams import Conditions, Pipe, Socket, Transport
-from guests.incarnation import Incarnation
-from guests.message import Reply, Request
+from guests.agent.incarnation import Incarnation
+from guests.protocol.message import Reply, Request
 from guests.service import Context, Service
 from guests.services.kv import KeyValue
 
-__all__ = ["ROOT", "Guest", "Witness", "WitnessedService"]
+__all__ = ["ROOT", "SimGuest", "Witness", "WitnessedService"]
 
 BUILD = "simulated"
 ROOT = bytes(8)
@@ -38,7 +38,7 @@ class WitnessedService(KeyValue):
 
     name = "kv"
     witness: Witness
-    guest: Guest
+    guest: SimGuest
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class WitnessedService(KeyValue):
 class Witness(Protocol):
     """Who is told what guests do."""
 
-    def born(self, guest: Guest) -> int:
+    def born(self, guest: SimGuest) -> int:
         """A service's object was made; return its number."""
 
     def applies(self, service: WitnessedService, request: Request, context: Context) -> None:
@@ -78,11 +78,11 @@ class Witness(Protocol):
     def restored(self, service: WitnessedService, state: bytes) -> None:
         """A service has taken a state."""
 
-    def connected(self, guest: Guest, transport: Transport) -> None:
+    def connected(self, guest: SimGuest, transport: Transport) -> None:
         """A voter connects to the guest's port."""
 
 
-class Guest:
+class SimGuest:
     """One guest.  ``honest``: no fault has touched what it holds or says since it was booted."""
 
     def __init__(
@@ -315,7 +315,7 @@ class Guest:
 class _Port:
     """The guest's end of a connection."""
 
-    def __init__(self, guest: Guest, transport: Transport) -> None:
+    def __init__(self, guest: SimGuest, transport: Transport) -> None:
         self._guest = guest
         self._transport = transport
 

@@ -12,18 +12,18 @@ from itertools import islice
 
 import msgspec
 
-from deploy.subreaper import end_with_parent
+from deploy.host.subreaper import end_with_parent
 from faultinject.simulation.plan import make_plan
 from faultinject.simulation.promises import Breach
-from faultinject.simulation.world import Result, run
+from faultinject.simulation.world import RunResult, run
 
-__all__ = ["Summary", "hunt", "summarize"]
+__all__ = ["RunSummary", "hunt", "summarize"]
 
 CHUNK = 20
 """Seeds that a worker is given at a time."""
 
 
-class Summary(msgspec.Struct, frozen=True):
+class RunSummary(msgspec.Struct, frozen=True):
     """What came of one seed; ``seconds`` are simulated."""
 
     seed: int
@@ -37,9 +37,9 @@ class Summary(msgspec.Struct, frozen=True):
     faults: list[str]
 
 
-def summarize(result: Result) -> Summary:
+def summarize(result: RunResult) -> RunSummary:
     """Return what is worth telling of a run."""
-    return Summary(
+    return RunSummary(
         result.plan.seed,
         result.breaches,
         result.problems,
@@ -52,7 +52,7 @@ def summarize(result: Result) -> Summary:
     )
 
 
-def _run_chunk(seeds: Sequence[int], size: int) -> list[Summary]:
+def _run_chunk(seeds: Sequence[int], size: int) -> list[RunSummary]:
     summaries = [summarize(run(make_plan(seed, size=size))) for seed in seeds]
     gc.collect()
     return summaries
@@ -66,7 +66,7 @@ def _begin_worker(parent: int) -> None:
     end_with_parent(parent)
 
 
-def hunt(seeds: Iterable[int], *, jobs: int, size: int = 1) -> Iterator[Summary]:
+def hunt(seeds: Iterable[int], *, jobs: int, size: int = 1) -> Iterator[RunSummary]:
     """Run all seeds (there may be no end of them); yield what came of each, not in order.
 
     Workers end with the generator, also if it is closed early or its process is killed.
@@ -81,7 +81,7 @@ def hunt(seeds: Iterable[int], *, jobs: int, size: int = 1) -> Iterator[Summary]
     with ProcessPoolExecutor(
         jobs, mp_context=context, initializer=_begin_worker, initargs=(os.getpid(),)
     ) as pool:
-        running: set[Future[list[Summary]]] = set()
+        running: set[Future[list[RunSummary]]] = set()
         try:
             for chunk in chunks:
                 running.add(pool.submit(_run_chunk, chunk, size))

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from voter.client import READ_ONLY_METHODS, Answer
 from voter.errors import NotExecuted, RequestError, SessionExpired, TimedOut
-from voter.frontend.verdict import Vote
+from voter.native_protocol import Vote
 
 __all__ = ["HTTP", "KeyedClient"]
 

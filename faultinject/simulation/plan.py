@@ -24,9 +24,9 @@ __all__ = [
     "MOMENTS",
     "REPLICA_FAULTS",
     "SWARM",
-    "Fault",
+    "SimFault",
     "Operation",
-    "Plan",
+    "SimPlan",
     "make_plan",
     "parse_numbers",
     "write_numbers",
@@ -63,7 +63,7 @@ class Operation(msgspec.Struct, frozen=True):
     padding: int = 0  # bytes behind the value that is written
 
 
-class Fault(msgspec.Struct, frozen=True):
+class SimFault(msgspec.Struct, frozen=True):
     """Something that goes wrong: from ``at`` on, for ``seconds``.
 
     ``target`` is a replica's index, ``amount`` a number that the kind gives a meaning.  ``moment``:
@@ -79,13 +79,13 @@ class Fault(msgspec.Struct, frozen=True):
     moment: str = ""
 
 
-class Plan(msgspec.Struct, frozen=True):
+class SimPlan(msgspec.Struct, frozen=True):
     """Everything that a run depends on."""
 
     seed: int
     durability: str
     operations: tuple[Operation, ...]
-    faults: tuple[Fault, ...]
+    faults: tuple[SimFault, ...]
     delay: float  # most seconds that a link takes
     split: float  # chance that a delivery is cut in two
     marker_every: int
@@ -113,7 +113,9 @@ class Plan(msgspec.Struct, frozen=True):
         """Whether there is a request that ends or hangs every service that it gets to."""
         return any(operation.kind in DEADLY for operation in self.operations)
 
-    def without(self, faults: Collection[int] | None, operations: Collection[int] | None) -> Plan:
+    def without(
+        self, faults: Collection[int] | None, operations: Collection[int] | None
+    ) -> SimPlan:
         """The same plan with these faults and operations only (None: all)."""
         return msgspec.structs.replace(
             self,
@@ -167,7 +169,7 @@ def _draw(random: Random, table: dict[str, int]) -> str:
     return random.choices(list(table), list(table.values()))[0]
 
 
-def make_plan(seed: int, *, size: int = 1) -> Plan:
+def make_plan(seed: int, *, size: int = 1) -> SimPlan:
     """Draw a plan.  ``size`` multiplies operations and faults."""
     return _draw_swarm(seed, size) if seed >= SWARM else _draw_fixed(seed, size)
 
@@ -184,7 +186,7 @@ def _allowed(durability: str) -> dict[str, int]:
     return table
 
 
-def _draw_fixed(seed: int, size: int) -> Plan:
+def _draw_fixed(seed: int, size: int) -> SimPlan:
     """Draw a plan with the weights of the tables above."""
     random = Random(f"{seed} plan")
     durability = random.choices(("fsync", "os", "none"), (8, 1, 1))[0]
@@ -216,7 +218,7 @@ def _draw_fixed(seed: int, size: int) -> Plan:
         kind = _draw(chances, table)
         when += chances.random() * length / 3
         faults.append(
-            Fault(
+            SimFault(
                 index=index,
                 kind=kind,
                 at=when,
@@ -225,7 +227,7 @@ def _draw_fixed(seed: int, size: int) -> Plan:
                 amount=int(chances.random() ** 2 * 150) + 1,
             )
         )
-    return Plan(
+    return SimPlan(
         seed=seed,
         durability=durability,
         operations=tuple(operations),
@@ -253,7 +255,7 @@ def _reweigh(random: Random, table: dict[str, int], least: int) -> dict[str, flo
     return {kind: table[kind] * random.expovariate(1) + 1e-9 for kind in kept}
 
 
-def _draw_swarm(seed: int, size: int) -> Plan:
+def _draw_swarm(seed: int, size: int) -> SimPlan:
     """Draw the weights, counts, sizes and timings of a plan, then the plan."""
     random = Random(f"{seed} swarm plan")
     durability = random.choices(("fsync", "os", "none"), (7, 2, 1))[0]
@@ -284,7 +286,7 @@ def _draw_swarm(seed: int, size: int) -> Plan:
         at = random.randrange(len(operations))
         kind = random.choice(sorted(DEADLY))
         operations[at] = msgspec.structs.replace(operations[at], kind=kind)
-    return Plan(
+    return SimPlan(
         seed=seed,
         durability=durability,
         operations=tuple(operations),
@@ -304,7 +306,7 @@ def _draw_swarm(seed: int, size: int) -> Plan:
     )
 
 
-def _draw_swarm_faults(seed: int, size: int, durability: str, busy: float) -> tuple[Fault, ...]:
+def _draw_swarm_faults(seed: int, size: int, durability: str, busy: float) -> tuple[SimFault, ...]:
     """Draw the faults of a swarm plan whose clients are busy for so many seconds at least.
 
     Most begin while there still are requests: a fault that begins later meets nobody.
@@ -334,7 +336,7 @@ def _draw_swarm_faults(seed: int, size: int, durability: str, busy: float) -> tu
         if kind == "corrupt-snapshot" and random.random() < 0.7:
             moment = "fetching"  # at any other time it is none
         faults.append(
-            Fault(
+            SimFault(
                 index=index,
                 kind=kind,
                 at=when,

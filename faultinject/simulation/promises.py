@@ -12,21 +12,21 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from faultinject.simulation.disk import Disk
-from faultinject.simulation.guest import ROOT, Guest, WitnessedService
+from faultinject.simulation.disk import SimDisk
+from faultinject.simulation.guest import ROOT, SimGuest, WitnessedService
 from faultinject.simulation.loop import Process
 from faultinject.simulation.network import NetworkLoop
 from faultinject.simulation.streams import Transport
-from guests import wire
-from guests.message import Request
+from guests.protocol import wire
+from guests.protocol.message import Request
+from guests.protocol.wire import FLAG_READ_ONLY, FLAG_VOID, Decoder, Frame, FrameKind
 from guests.service import Context, state_digest
-from guests.wire import FLAG_READ_ONLY, FLAG_VOID, Decoder, Frame, Kind
 from voter.core.events import Changed, Checkpointed, Effect
 from voter.core.order import tag
 from voter.core.replica import State
-from voter.frontend.verdict import Vote, decode_response
+from voter.native_protocol import Vote, decode_response
 
-__all__ = ["PROMISES", "Breach", "Observer", "Write", "operation_of"]
+__all__ = ["PROMISES", "Breach", "PromiseObserver", "Write", "operation_of"]
 
 PROMISES = (
     "Agreement", "Order", "Durability", "Exactly once", "Fail-safe", "Liveness", "Bounded",
@@ -70,10 +70,10 @@ class Write:
         self.era = era
 
 
-class Observer:
+class PromiseObserver:
     """Watches one run and notes breaches."""
 
-    def __init__(self, loop: NetworkLoop, disk: Disk, durability: str, need: int) -> None:
+    def __init__(self, loop: NetworkLoop, disk: SimDisk, durability: str, need: int) -> None:
         self.breaches: list[Breach] = []
         self.main: list[Write] = []
         """The writes that replicas hold, in order."""
@@ -107,11 +107,11 @@ class Observer:
 
     # ------------------------------------------------------- what the voter orders
 
-    def connected(self, guest: Guest, transport: Transport) -> None:
+    def connected(self, guest: SimGuest, transport: Transport) -> None:
         """A voter is connected to a guest: watch both directions."""
         _Link(self, guest, transport)
 
-    def ordered(self, frame: Frame, guest: Guest) -> None:
+    def ordered(self, frame: Frame, guest: SimGuest) -> None:
         """An ORDER goes out to a guest."""
         order = wire.decode_order(frame.payload)
         if frame.flags & FLAG_READ_ONLY:
@@ -132,7 +132,7 @@ class Observer:
         if frame.flags & FLAG_VOID and not write.void:
             self._void(write)
 
-    def _check_not_void(self, guest: Guest, seq: int) -> None:
+    def _check_not_void(self, guest: SimGuest, seq: int) -> None:
         """Check that what a guest holds is no state to send writes for.
 
         A guest may apply a write after the voter has voided it (the write was in its channel).
@@ -169,7 +169,7 @@ class Observer:
 
     # ----------------------------------------------------------- what guests hold
 
-    def born(self, guest: Guest) -> int:
+    def born(self, guest: SimGuest) -> int:
         """A service's object was made: it holds the empty history."""
         self._lives += 1
         return self._lives
@@ -272,7 +272,7 @@ class Observer:
             else:
                 self._active.discard(effect.replica)
 
-    def greeted(self, guest: Guest, epoch: int) -> int:
+    def greeted(self, guest: SimGuest, epoch: int) -> int:
         """The voter sends a guest a HELLO with this epoch; return it."""
         self._epochs[guest.index] = epoch
         return epoch
@@ -290,7 +290,7 @@ class Observer:
 
         def watch(data: bytes) -> None:
             for frame in decoder.feed(data):
-                if frame.kind == Kind.RESPONSE:
+                if frame.kind == FrameKind.RESPONSE:
                     self._release(*decode_response(frame.payload))
 
         transport.watch = watch
@@ -356,7 +356,7 @@ class Observer:
 class _Link:
     """Watches one connection of a voter to a guest."""
 
-    def __init__(self, observer: Observer, guest: Guest, transport: Transport) -> None:
+    def __init__(self, observer: PromiseObserver, guest: SimGuest, transport: Transport) -> None:
         self._observer = observer
         self._guest = guest
         self._epoch = -1
@@ -368,12 +368,12 @@ class _Link:
 
     def _says(self, data: bytes) -> None:
         for frame in self._orders.feed(data):
-            if frame.kind == Kind.ORDER:
+            if frame.kind == FrameKind.ORDER:
                 self._observer.ordered(frame, self._guest)
-            elif frame.kind == Kind.HELLO:
+            elif frame.kind == FrameKind.HELLO:
                 self._epoch = self._observer.greeted(self._guest, frame.epoch)
 
     def _hears(self, data: bytes) -> None:
         for frame in self._replies.feed(data):
-            if frame.kind == Kind.REPLY and frame.epoch == self._epoch:
+            if frame.kind == FrameKind.REPLY and frame.epoch == self._epoch:
                 self._observer.voted(self._guest.index, frame.seq, frame.payload)

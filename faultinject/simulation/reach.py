@@ -25,14 +25,15 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
-from faultinject.simulation.faults import Injector
+from faultinject.simulation.faults import SimFaultInjector
 from faultinject.simulation.loop import Process
-from faultinject.simulation.plan import Fault, Plan
-from faultinject.simulation.world import Result, World, run
+from faultinject.simulation.plan import SimFault, SimPlan
+from faultinject.simulation.world import RunResult, World, run
 from voter.core.replica import Cause, Replica, State
 
 __all__ = [
-    "DIMENSIONS", "MEASURED", "Difference", "Group", "Reached", "compare", "describe_plan",
+    "DIMENSIONS", "MEASURED", "ReachDifference", "ReachGroup", "Reached", "compare",
+    "describe_plan",
     "measure", "planned_pairs", "reach",
 ]  # fmt: skip
 
@@ -40,7 +41,7 @@ ROOT = Path(__file__).resolve().parents[2]
 """The top of the tree that is measured."""
 MEASURED = (
     "voter/core/*.py", "voter/journal/*.py", "voter/runner.py", "voter/link.py",
-    "guests/incarnation.py",
+    "guests/agent/incarnation.py",
 )  # fmt: skip
 """Files whose branches are measured, relative to the top of the tree."""
 DIMENSIONS = (
@@ -72,18 +73,18 @@ Arc = tuple[int, int]
 class Reached(NamedTuple):
     """What one run reached: for each of ``DIMENSIONS`` the texts, each one once."""
 
-    result: Result
+    result: RunResult
     items: dict[str, frozenset[str]]
 
 
-class Group(NamedTuple):
+class ReachGroup(NamedTuple):
     """How many runs of a group reached each text of each dimension."""
 
     runs: int
     counts: dict[str, Counter[str]]
 
 
-class Difference(NamedTuple):
+class ReachDifference(NamedTuple):
     """A text that runs of one group reached and no run of the other: ``runs`` of them."""
 
     dimension: str
@@ -172,7 +173,7 @@ class _Watcher:
 
     def __init__(self) -> None:
         self.items: dict[str, set[str]] = {dimension: set() for dimension in DIMENSIONS}
-        self._pending: list[tuple[Fault, float]] = []  # begun, and the system has not recovered
+        self._pending: list[tuple[SimFault, float]] = []  # begun, and the system has not recovered
         self._deaths = 0  # voters that ended since all replicas voted
         self._last: tuple[int, str] | None = None  # the last transition
         self.over = False  # the run is being taken apart: what happens now is no part of it
@@ -190,7 +191,7 @@ class _Watcher:
         ]
         self._deaths = 0
 
-    def begins(self, world: World, fault: Fault) -> None:
+    def begins(self, world: World, fault: SimFault) -> None:
         """Note that a fault begins."""
         self._recover(world)
         for before, _ in self._pending:
@@ -225,7 +226,7 @@ class _Watcher:
         self.items["voter death"].add(text)
 
 
-def _lasts(fault: Fault) -> float:
+def _lasts(fault: SimFault) -> float:
     """Return for how many seconds a fault has an effect, as far as its plan says.
 
     What a slow link has delayed arrives only after its delay, though the link is fast again and
@@ -258,7 +259,7 @@ def _situation(world: World) -> str:
 def _watching(watcher: _Watcher, tracer: _Tracer) -> Iterator[None]:
     """Wrap the methods that show what a run does, as long as this lasts."""
     move, kill, end = Replica.move, Process.kill, World.end
-    begin, begin_replica = Injector._begin, Injector._begin_replica
+    begin, begin_replica = SimFaultInjector._begin, SimFaultInjector._begin_replica
 
     @wraps(move)
     def moved(self: Replica, cause: Cause, reason: str) -> None:
@@ -279,9 +280,11 @@ def _watching(watcher: _Watcher, tracer: _Tracer) -> Iterator[None]:
         tracer.remove()
         end(self)
 
-    def noting(method: Callable[[Injector, Fault], Any]) -> Callable[[Injector, Fault], Any]:
+    def noting(
+        method: Callable[[SimFaultInjector, SimFault], Any],
+    ) -> Callable[[SimFaultInjector, SimFault], Any]:
         @wraps(method)
-        def begun(self: Injector, fault: Fault) -> Any:
+        def begun(self: SimFaultInjector, fault: SimFault) -> Any:
             watcher.begins(self._world, fault)
             return method(self, fault)
 
@@ -291,8 +294,8 @@ def _watching(watcher: _Watcher, tracer: _Tracer) -> Iterator[None]:
         (Replica, "move", move, moved),
         (Process, "kill", kill, killed),
         (World, "end", end, ended),
-        (Injector, "_begin", begin, noting(begin)),
-        (Injector, "_begin_replica", begin_replica, noting(begin_replica)),
+        (SimFaultInjector, "_begin", begin, noting(begin)),
+        (SimFaultInjector, "_begin_replica", begin_replica, noting(begin_replica)),
     )
     for owner, name, _, wrapper in wrapped:
         setattr(owner, name, wrapper)
@@ -306,7 +309,7 @@ def _watching(watcher: _Watcher, tracer: _Tracer) -> Iterator[None]:
 # -------------------------------------------------------------------- plans
 
 
-def describe_plan(plan: Plan) -> dict[str, str]:
+def describe_plan(plan: SimPlan) -> dict[str, str]:
     """Return the parameters that a plan was drawn with, as text."""
     pauses = [operation.pause for operation in plan.operations]
     mean = sum(pauses) / len(pauses) if pauses else 0.0
@@ -332,7 +335,7 @@ def describe_plan(plan: Plan) -> dict[str, str]:
     }  # fmt: skip
 
 
-def planned_pairs(plan: Plan, within: float) -> frozenset[str]:
+def planned_pairs(plan: SimPlan, within: float) -> frozenset[str]:
     """Return the ordered pairs of kinds whose planned times are at most ``within`` seconds apart.
 
     The plan alone decides it.  Whether the faults meet in the run is what ``fault pair`` counts.
@@ -348,7 +351,7 @@ def planned_pairs(plan: Plan, within: float) -> frozenset[str]:
 # ---------------------------------------------------------------- measuring
 
 
-def reach(plan: Plan, *, branches: bool = True) -> Reached:
+def reach(plan: SimPlan, *, branches: bool = True) -> Reached:
     """Make one run and return what it reached.
 
     Without ``branches`` that dimension stays empty, and the run takes little longer than usual.
@@ -371,7 +374,7 @@ def reach(plan: Plan, *, branches: bool = True) -> Reached:
     return Reached(result, {name: frozenset(texts) for name, texts in watcher.items.items()})
 
 
-def measure(plans: Iterable[Plan], *, branches: bool = True) -> Group:
+def measure(plans: Iterable[SimPlan], *, branches: bool = True) -> ReachGroup:
     """Make a run of each plan and count how many runs reached each text."""
     runs = 0
     counts: dict[str, Counter[str]] = {dimension: Counter() for dimension in DIMENSIONS}
@@ -379,16 +382,16 @@ def measure(plans: Iterable[Plan], *, branches: bool = True) -> Group:
         runs += 1
         for dimension, texts in reach(plan, branches=branches).items.items():
             counts[dimension].update(texts)
-    return Group(runs, counts)
+    return ReachGroup(runs, counts)
 
 
-def compare(first: Group, second: Group) -> list[Difference]:
+def compare(first: ReachGroup, second: ReachGroup) -> list[ReachDifference]:
     """Return what runs of the second group reached and no run of the first.
 
     What most runs reached comes first; equal numbers are in the order of ``DIMENSIONS`` and text.
     """
     found = [
-        Difference(dimension, text, runs)
+        ReachDifference(dimension, text, runs)
         for dimension in DIMENSIONS
         for text, runs in second.counts[dimension].items()
         if text not in first.counts[dimension]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from faultinject.simulation.plan import Plan, write_numbers
-from faultinject.simulation.world import Result, run
+from faultinject.simulation.plan import SimPlan, write_numbers
+from faultinject.simulation.world import RunResult, run
 
 __all__ = ["command_of", "fewest", "shrink"]
 
@@ -35,12 +35,12 @@ def fewest(items: Sequence[int], still: Callable[[Sequence[int]], bool]) -> list
     return items
 
 
-def shrink(plan: Plan, promise: str) -> tuple[Plan, Result]:
+def shrink(plan: SimPlan, promise: str) -> tuple[SimPlan, RunResult]:
     """Return the smallest plan found that breaks this promise, and its run."""
     best = plan, run(plan)
     runs = 0
 
-    def breaks(smaller: Plan) -> bool:
+    def breaks(smaller: SimPlan) -> bool:
         nonlocal best, runs
         runs += 1
         if runs > MOST_RUNS:
@@ -59,7 +59,7 @@ def shrink(plan: Plan, promise: str) -> tuple[Plan, Result]:
     return best
 
 
-def command_of(plan: Plan, whole: Plan, *, size: int = 1, defect: str = "") -> str:
+def command_of(plan: SimPlan, whole: SimPlan, *, size: int = 1, defect: str = "") -> str:
     """Return the command that makes this run again."""
     words = [f"trivisor simulate --seed {plan.seed}"]
     if size != 1:

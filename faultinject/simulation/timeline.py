@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 from faultinject.simulation.loop import current_process
 from faultinject.simulation.promises import operation_of
-from guests.message import MessageError, Reply, Request
+from guests.protocol.message import MessageError, Reply, Request
 from guests.service import Context
 from voter.core import entries
 from voter.core import events as ev
 
 if TYPE_CHECKING:
-    from faultinject.simulation.guest import Guest, WitnessedService
-    from faultinject.simulation.plan import Fault
+    from faultinject.simulation.guest import SimGuest, WitnessedService
+    from faultinject.simulation.plan import SimFault
     from faultinject.simulation.world import World
     from voter.runner import Runner
 
@@ -97,7 +97,7 @@ class Timeline:
 
         engine.receive, engine.begin = watched, begun  # type: ignore[method-assign]
 
-    def fault(self, fault: Fault, what: str) -> None:
+    def fault(self, fault: SimFault, what: str) -> None:
         """Show that a fault begins or ends."""
         text = f"{fault.index} {fault.kind} (target {fault.target}, amount {fault.amount}) {what}"
         self.add("FAULT", text)
@@ -145,7 +145,7 @@ class Timeline:
             text = f"applies {context.seq}: {request.method} {request.path}, operation {operation}"
             self.add(f"g{service.guest.index}", text)
 
-    def _watch_guest(self, guest: Guest) -> None:
+    def _watch_guest(self, guest: SimGuest) -> None:
         actor = f"g{guest.index}"
         said = {
             "boot": lambda: "boots from its clean snapshot",

@@ -14,15 +14,15 @@ from typing import Any, NamedTuple
 import msgspec
 
 from faultinject.simulation import checks
-from faultinject.simulation.clients import NATIVE, Outcome, run_client
-from faultinject.simulation.disk import Disk, SimFiles
-from faultinject.simulation.faults import Injector
-from faultinject.simulation.guest import Guest
+from faultinject.simulation.clients import NATIVE, OperationOutcome, run_client
+from faultinject.simulation.disk import SimDisk, SimFiles
+from faultinject.simulation.faults import SimFaultInjector
+from faultinject.simulation.guest import SimGuest
 from faultinject.simulation.keyed import HTTP
 from faultinject.simulation.loop import Process, Stuck, current_process
 from faultinject.simulation.network import NetworkLoop
-from faultinject.simulation.plan import REPLICAS, Operation, Plan
-from faultinject.simulation.promises import Breach, Observer
+from faultinject.simulation.plan import REPLICAS, Operation, SimPlan
+from faultinject.simulation.promises import Breach, PromiseObserver
 from faultinject.simulation.streams import Conditions, Transport
 from faultinject.simulation.timeline import Timeline
 from voter import daemon
@@ -32,10 +32,10 @@ from voter.core import Limits
 from voter.core.events import Effect, Event
 from voter.core.replica import State
 from voter.errors import JournalError
-from voter.ports import Clock
+from voter.interfaces import Clock
 from voter.runner import Runner
 
-__all__ = ["Result", "World", "run"]
+__all__ = ["RunResult", "World", "run"]
 
 EPOCH_NS = 1_700_000_000_000_000_000
 """The wall clock at the start."""
@@ -55,10 +55,10 @@ GIVE_UP = 1.5
 """Seconds after which the supervisor puts a guest that does not vote back."""
 
 
-class Result(NamedTuple):
+class RunResult(NamedTuple):
     """What came of a run.  ``trace``: hash of all that happened; ``seconds`` are simulated."""
 
-    plan: Plan
+    plan: SimPlan
     breaches: list[Breach]
     problems: list[str]
     trace: str
@@ -103,12 +103,12 @@ class World:
 
     current: World
 
-    def __init__(self, plan: Plan, timeline: Timeline | None = None) -> None:
+    def __init__(self, plan: SimPlan, timeline: Timeline | None = None) -> None:
         self.plan = plan
         self.timeline = timeline
         self.loop = NetworkLoop(plan.seed)
-        self.disk = Disk(self.loop, self.loop.random("disk"), plan.block)
-        self.observer = Observer(self.loop, self.disk, plan.durability, 2)
+        self.disk = SimDisk(self.loop, self.loop.random("disk"), plan.block)
+        self.observer = PromiseObserver(self.loop, self.disk, plan.durability, 2)
         self.wall_offset = 0.0
         self.runners: dict[Process, Runner] = {}
         self.voter: Process | None = None
@@ -121,7 +121,7 @@ class World:
         self._rotten_since = -1  # starts of the voter when it did so last
         self.held: set[int] = set()
         """Replicas that an injected fault holds."""
-        self.outcomes: dict[int, Outcome] = {}
+        self.outcomes: dict[int, OperationOutcome] = {}
         self.ready = float("inf")
         """When two replicas voted for the first time, roughly."""
         self._random = self.loop.random("world")
@@ -131,7 +131,9 @@ class World:
         self.loop.listeners[NATIVE].on_accept = self._accepted
         self._served: list[Transport] = []
         self.guests = [
-            Guest(self.loop, i, Conditions(plan.delay / 10, plan.delay, plan.split), self.observer)
+            SimGuest(
+                self.loop, i, Conditions(plan.delay / 10, plan.delay, plan.split), self.observer
+            )
             for i in range(REPLICAS)
         ]
         self._config = _configure(plan)
@@ -318,7 +320,7 @@ class World:
             guest.boot()
         self.start_voter()
         supervisor = self.loop.create_task(self._supervise())
-        injector = Injector(self)
+        injector = SimFaultInjector(self)
         faults = self.loop.create_task(injector.run(self.plan.faults))
         clients = self.loop.create_task(self._run_clients(self.plan.operations, self.plan.plain))
         refused = self.loop.create_task(self._until(lambda: self.refused, LIMIT))
@@ -406,7 +408,7 @@ class World:
         return True
 
 
-def _configure(plan: Plan) -> Config:
+def _configure(plan: SimPlan) -> Config:
     limits = Limits(
         hang=0.6,
         ping=0.2,
@@ -430,7 +432,7 @@ def _configure(plan: Plan) -> Config:
     )
 
 
-def run(plan: Plan, timeline: Timeline | None = None) -> Result:
+def run(plan: SimPlan, timeline: Timeline | None = None) -> RunResult:
     """Make one run; ``timeline``, if given, collects what happens in it."""
     vars(daemon).update(Runner=_Runner, gc=_NoCollector())
     collecting = gc.isenabled()
@@ -450,7 +452,7 @@ def run(plan: Plan, timeline: Timeline | None = None) -> Result:
         if collecting:
             gc.enable()
     answered = sum(o.answer is not None for o in world.outcomes.values())
-    return Result(
+    return RunResult(
         plan,
         world.observer.breaches,
         loop.problems,

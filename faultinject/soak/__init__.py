@@ -72,7 +72,7 @@ def soak(  # noqa: PLR0913 - one for each option
 
     from faultinject.soak.record import SoakSpec, save  # noqa: PLC0415
     from faultinject.soak.run import soak_node  # noqa: PLC0415
-    from faultinject.soak.screen import Screen, show  # noqa: PLC0415
+    from faultinject.soak.screen import SoakScreen, show  # noqa: PLC0415
 
     quiet_logs()
     # Whoever ends us gently means the same as Ctrl-C does: nothing is left running.
@@ -92,7 +92,7 @@ def soak(  # noqa: PLR0913 - one for each option
     to_terminal = result is not None and str(result) == "-"
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-    with Screen(console(stderr=to_terminal), faults) as screen:
+    with SoakScreen(console(stderr=to_terminal), faults) as screen:
         record = soak_node(spec, screen, keep=out)
     if out is not None:
         name = f"together-{seed}-{faults}" if together else f"soak-{seed}-{faults}"

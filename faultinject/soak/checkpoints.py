@@ -15,8 +15,8 @@ import msgspec
 
 from guests.service import Context, answer, load
 from voter.errors import JournalError
-from voter.journal.format import Damaged, Owner, read_checkpoint
-from voter.journal.recovery import IDENTITY, Identity, checkpoint_name, numbers_of
+from voter.journal.format import DamagedError, Owner, read_checkpoint
+from voter.journal.recovery import IDENTITY, VoterIdentity, checkpoint_name, numbers_of
 
 __all__ = ["CheckpointAudit", "StateReplay"]
 
@@ -99,7 +99,7 @@ class CheckpointAudit:
         """Say what is wrong with a checkpoint; empty if nothing is."""
         try:
             _, base, state = read_checkpoint(data, self._identify(), checkpoint_name(place))
-        except (Damaged, JournalError, OSError, msgspec.MsgspecError) as error:
+        except (DamagedError, JournalError, OSError, msgspec.MsgspecError) as error:
             return f"it cannot be read: {error}"
         expected = self.replay.state_at(place)
         digest = blake2b(expected, digest_size=32).digest()
@@ -114,7 +114,7 @@ class CheckpointAudit:
     def _identify(self) -> Owner:
         if self._owner is None:
             data = (self._journal / IDENTITY).read_bytes()
-            self._owner = msgspec.json.decode(data, type=Identity).owner
+            self._owner = msgspec.json.decode(data, type=VoterIdentity).owner
         return self._owner
 
 

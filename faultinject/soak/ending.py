@@ -6,11 +6,11 @@ import contextlib
 import os
 from pathlib import Path
 
-from deploy.control_client import NotUp, ask
-from deploy.orphans import end_orphans
-from deploy.records import Layout
-from deploy.succession import wait_end
-from deploy.supervisor_node import make_node
+from deploy.commands.control_client import NotUp, ask
+from deploy.node.orphans import end_orphans
+from deploy.node.records import Layout
+from deploy.node.succession import wait_end
+from deploy.supervisor.machines import make_node
 from voter.commands.terminal import CommandError
 
 __all__ = ["leftovers", "take_down"]

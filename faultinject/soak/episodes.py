@@ -8,11 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from faultinject.soak.injection import InjectionNotApplied, InjectionProof, SoakInjector
 from faultinject.soak.load import Load, Window
-from faultinject.soak.plan import GUESTS, Episode, Kind, Moment, Strike
-from faultinject.soak.record import Fault
-from faultinject.soak.strikes import Applied, NotApplied, Striker
-from faultinject.soak.view import NodeView, Silent, View
+from faultinject.soak.plan import GUESTS, Episode, Moment, PlannedInjection, SoakFaultKind
+from faultinject.soak.record import InjectedFault
+from faultinject.soak.view import NoAnswer, NodeView, View
 
 __all__ = ["Conductor", "NeverWhole", "Open"]
 
@@ -45,8 +45,8 @@ class NeverWhole(Exception):
 class Open:
     """A fault that was applied, until it is known what came of it."""
 
-    strike: Strike
-    applied: Applied
+    strike: PlannedInjection
+    applied: InjectionProof
     overlapped: bool
     seen: str
     window: Window
@@ -55,7 +55,7 @@ class Open:
     @property
     def killed(self) -> int | None:
         """The process that it ended, if it ended one."""
-        kills = self.strike.kind is Kind.GUEST_KILL and self.applied.process is not None
+        kills = self.strike.kind is SoakFaultKind.GUEST_KILL and self.applied.process is not None
         return self.applied.process.pid if kills and self.applied.process else None
 
 
@@ -78,17 +78,17 @@ class Conductor:
         self._node = node
         self._load = load
         self._say = say
-        self._striker = Striker(node)
+        self._striker = SoakInjector(node)
         self._began = time.monotonic()
         self._supervisor_kills: list[float] = []
         self._voter_kills: list[float] = []
         self.waits: list[str] = []
         self.failed: list[str] = []
         """Faults that could not be applied, in words."""
-        self.unhealed: list[Fault] = []
+        self.unhealed: list[InjectedFault] = []
         self.last: View | None = None
 
-    async def run(self, episode: Episode) -> list[Fault]:
+    async def run(self, episode: Episode) -> list[InjectedFault]:
         """Carry out one episode; return its faults.
 
         Raises NeverWhole; where that comes after a fault, ``unhealed`` has the episode's faults.
@@ -113,8 +113,8 @@ class Conductor:
             opened[-1].window.ended = took
         return [self._fault(one) for one in opened]
 
-    def _fault(self, one: Open) -> Fault:
-        return Fault(
+    def _fault(self, one: Open) -> InjectedFault:
+        return InjectedFault(
             number=one.strike.number,
             kind=one.strike.kind,
             target=one.strike.target,
@@ -129,19 +129,19 @@ class Conductor:
             whole_after=None if one.whole_after is None else round(one.whole_after, 3),
         )
 
-    async def _strike(self, strike: Strike, sight: _Sight) -> Open | None:
+    async def _strike(self, strike: PlannedInjection, sight: _Sight) -> Open | None:
         window = self._load.watch()
-        if strike.kind is Kind.CORRUPT_STATE:
+        if strike.kind is SoakFaultKind.CORRUPT_STATE:
             self._load.expect_canary()
         try:
             applied = await self._striker.strike(strike)
-        except NotApplied as error:
+        except InjectionNotApplied as error:
             self.failed.append(f"fault {strike.number}, {strike.kind}: {error}")
             self._say(self.failed[-1])
             return None
-        if strike.kind is Kind.SUPERVISOR_KILL:
+        if strike.kind is SoakFaultKind.SUPERVISOR_KILL:
             self._supervisor_kills.append(applied.at)
-        elif strike.kind is Kind.VOTER_KILL:
+        elif strike.kind is SoakFaultKind.VOTER_KILL:
             self._voter_kills.append(applied.at)
         overlapped = (
             bool(sight.returning)
@@ -165,7 +165,7 @@ class Conductor:
             self._load.check()
             try:
                 view = await self._node.look()
-            except Silent as error:
+            except NoAnswer as error:
                 words, since = str(error), None
             else:
                 words = str(view)
@@ -183,7 +183,7 @@ class Conductor:
                 raise NeverWhole(f"not whole within {WHOLE_PATIENCE:g} s {when}: {words}")
             await asyncio.sleep(POLL)  # several processes, some of them dead: none can tell
 
-    async def _moment(self, first: Open, strike: Strike) -> _Sight:
+    async def _moment(self, first: Open, strike: PlannedInjection) -> _Sight:
         """Wait for a strike's moment; return what was seen."""
         name = first.strike.target
         if name not in GUESTS or strike.moment is Moment.HELD:
@@ -193,7 +193,7 @@ class Conductor:
         while True:
             try:
                 view = await self._node.look()
-            except Silent:
+            except NoAnswer:
                 view = None
             if view is not None:
                 guest = view.guests[name]
@@ -218,12 +218,12 @@ class Conductor:
         """Wait where one more fault would reach a limit at which the node says that it gives up."""
         kinds = [strike.kind for strike in episode.strikes]
         now = time.monotonic()
-        if Kind.SUPERVISOR_KILL in kinds:
+        if SoakFaultKind.SUPERVISOR_KILL in kinds:
             recent = [at for at in self._supervisor_kills if now - at < SUPERVISOR_WINDOW]
             if len(recent) >= SUPERVISOR_KILLS:
                 pause = recent[-SUPERVISOR_KILLS] + SUPERVISOR_WINDOW - now
                 await self._wait(pause, f"{len(recent)} supervisors killed in a minute")
-        if Kind.VOTER_KILL in kinds:
+        if SoakFaultKind.VOTER_KILL in kinds:
             row = 0
             for at in reversed(self._voter_kills):
                 if now - at > VOTER_STEADY:

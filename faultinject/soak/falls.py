@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from faultinject.soak.plan import GUESTS
-from faultinject.soak.record import Fall, Fault
+from faultinject.soak.record import InjectedFault, UnexplainedFailure
 
 __all__ = ["find_falls"]
 
@@ -16,8 +16,8 @@ SLACK = 1.0
 
 
 def find_falls(
-    log: Iterable[str], faults: Iterable[Fault], *, began: float, ended: float
-) -> list[Fall]:
+    log: Iterable[str], faults: Iterable[InjectedFault], *, began: float, ended: float
+) -> list[UnexplainedFailure]:
     """Return the falls that no fault explains, from the voter's log.
 
     ``began`` is when the load began, ``ended`` when all was over, in seconds since 1970.
@@ -40,11 +40,13 @@ def find_falls(
             for since, until, guests in spans
         )
         if not hit and began <= wall <= ended:
-            found.append(Fall(guest=event["replica"], at=round(at, 3), reason=event["reason"]))
+            found.append(
+                UnexplainedFailure(guest=event["replica"], at=round(at, 3), reason=event["reason"])
+            )
     return found
 
 
-def _spans(faults: Iterable[Fault]) -> list[tuple[float, float, set[str]]]:
+def _spans(faults: Iterable[InjectedFault]) -> list[tuple[float, float, set[str]]]:
     """Return for each episode from when to when it lasted, and which guests it hit."""
     spans: list[tuple[float, float, set[str]]] = []
     since: float | None = None

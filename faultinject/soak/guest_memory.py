@@ -17,11 +17,11 @@ from typing import NamedTuple
 
 import msgspec
 
-from deploy.process import find_qemu, ram_file
-from deploy.records import Layout
+from deploy.host.process import find_qemu, ram_file
+from deploy.node.records import Layout
 from faultinject.soak.together import MAGIC, VALUE_SIZE
 
-__all__ = ["Copy", "Found", "census", "find_held", "flip", "flipped", "memory_of"]
+__all__ = ["Copy", "MemoryMatches", "census", "find_held", "flip", "flipped", "memory_of"]
 
 _CHUNK = 4 << 20
 """Bytes read at a time: other threads run between two chunks."""
@@ -44,7 +44,7 @@ class Copy(NamedTuple):
     live: bool
 
 
-class Found(msgspec.Struct, frozen=True, kw_only=True):
+class MemoryMatches(msgspec.Struct, frozen=True, kw_only=True):
     """How many copies of held values a guest's memory holds.
 
     ``right``: of the round's value, in use.  ``foreign``: of corrupted values that were injected
@@ -127,7 +127,7 @@ def flipped(value: bytes, byte: int, bit: int) -> bytes:
 
 def census(
     copies: Iterable[Copy], right: bytes, corrupted: Mapping[bytes, str], guest: str
-) -> Found:
+) -> MemoryMatches:
     """Count the copies in the memory of ``guest``.
 
     ``corrupted`` names for each corrupted value the guest that it was injected into.
@@ -135,7 +135,7 @@ def census(
     copies = list(copies)
     wrong = [copy for copy in copies if copy.value in corrupted]
     own = [copy for copy in wrong if corrupted[copy.value] == guest]
-    return Found(
+    return MemoryMatches(
         right=sum(copy.live and copy.value == right for copy in copies),
         foreign=len(wrong) - len(own),
         own=len(own),

@@ -15,8 +15,8 @@ from random import Random
 from typing import NamedTuple
 
 from faultinject.soak.evidence import Evidence
-from faultinject.soak.oracle import Oracle
-from guests.message import Reply, encode_request
+from faultinject.soak.oracle import SoakOracle
+from guests.protocol.message import Reply, encode_request
 from voter.client import READ_ONLY_METHODS, Client
 from voter.errors import NotExecuted, RequestError
 
@@ -75,10 +75,10 @@ class Load:
         clients: int,
         rate: float,
         state: int,
-        oracle: Oracle | None = None,
+        oracle: SoakOracle | None = None,
     ) -> None:
         """``rate``: requests a second of all together; ``state``: bytes of filler."""
-        self.oracle = oracle or Oracle()
+        self.oracle = oracle or SoakOracle()
         self.evidence = Evidence()
         self.errors: Counter[str] = Counter()
         self.told: list[str] = []

@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterable
 from itertools import permutations
 from typing import NamedTuple
 
-from faultinject.soak.places import Places
-from guests.message import Reply
+from faultinject.soak.places import SequenceGaps
+from guests.protocol.message import Reply
 from guests.service import Context, answer, load
 
-__all__ = ["COMPLAINTS", "Oracle", "Ticket"]
+__all__ = ["COMPLAINTS", "SoakOracle", "Ticket"]
 
 COMPLAINTS = 20
 """How many wrong replies are told in words; all are counted."""
@@ -43,14 +43,14 @@ class _Done(NamedTuple):
     reply: bytes
 
 
-class Oracle:
+class SoakOracle:
     """Checks a history while it is made."""
 
     def __init__(
         self,
         service: str = "kv",
         *,
-        places: Places | None = None,
+        places: SequenceGaps | None = None,
         executed: Callable[[int, bytes, bool], None] | None = None,
     ) -> None:
         """``places`` records the place of each reply.

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-__all__ = ["Places"]
+__all__ = ["SequenceGaps"]
 
 
-class Places:
+class SequenceGaps:
     """The places that released replies carried, and when each reply came by ``clock``."""
 
     def __init__(self, clock: Callable[[], float] = lambda: 0.0) -> None:

@@ -14,14 +14,23 @@ from typing import TypeVar
 
 import msgspec
 
-__all__ = ["GUESTS", "INJECTED", "Deck", "Episode", "Kind", "Moment", "Strike", "make_plan"]
+__all__ = [
+    "GUESTS",
+    "INJECTED",
+    "Deck",
+    "Episode",
+    "SoakFaultKind",
+    "Moment",
+    "PlannedInjection",
+    "make_plan",
+]
 
 T = TypeVar("T")
 
 GUESTS = ("g1", "g2", "g3")
 
 
-class Kind(StrEnum):
+class SoakFaultKind(StrEnum):
     """What is done to a part of the node."""
 
     VOTER_KILL = "voter-kill"  # SIGKILL
@@ -38,11 +47,11 @@ class Kind(StrEnum):
     CORRUPT_STATE = "corrupt-state"
 
 
-INJECTED = frozenset(Kind) - {
-    Kind.VOTER_KILL,
-    Kind.SUPERVISOR_KILL,
-    Kind.GUEST_KILL,
-    Kind.GUEST_FREEZE,
+INJECTED = frozenset(SoakFaultKind) - {
+    SoakFaultKind.VOTER_KILL,
+    SoakFaultKind.SUPERVISOR_KILL,
+    SoakFaultKind.GUEST_KILL,
+    SoakFaultKind.GUEST_FREEZE,
 }
 """Those that the supervisor carries out, and ends after the strike's ``seconds``."""
 
@@ -61,13 +70,13 @@ class Moment(StrEnum):
         return self in (Moment.PUT_BACK, Moment.JOINING)
 
 
-class Strike(msgspec.Struct, frozen=True, kw_only=True):
+class PlannedInjection(msgspec.Struct, frozen=True, kw_only=True):
     """One fault.  ``target``: voter, supervisor or a guest; ``seconds``: how long an injected one
     holds; ``moment``: of the guest that the episode's first fault hit.
     """
 
     number: int  # from 1
-    kind: Kind
+    kind: SoakFaultKind
     target: str
     seconds: float = 0.0
     moment: Moment = Moment.WHOLE
@@ -80,7 +89,7 @@ class Episode(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     calm: float
-    strikes: tuple[Strike, ...]
+    strikes: tuple[PlannedInjection, ...]
 
 
 class Deck:
@@ -106,31 +115,34 @@ class _Dealer:
         self._random = random = Random(f"trivisor soak {seed}")
         self._shapes = Deck(random, *["overlap"] * 4, "guest", "process")
         self._guests = Deck(random, *GUESTS)
-        self._processes = Deck(random, Kind.VOTER_KILL, Kind.SUPERVISOR_KILL, Kind.SLOW)
+        self._processes = Deck(
+            random, SoakFaultKind.VOTER_KILL, SoakFaultKind.SUPERVISOR_KILL, SoakFaultKind.SLOW
+        )
         # Those after which the guest is put back.
         self._breaks = Deck(
             random,
-            *[Kind.GUEST_KILL] * 4,
-            *[Kind.CORRUPT_REPLY] * 2,
-            *[Kind.HANG] * 2,
-            Kind.GUEST_FREEZE,
-            Kind.STALE_REPLY,
-            Kind.WRONG_SEQ,
-            Kind.GARBAGE,
-            Kind.DROP_REPLY,
-            Kind.CORRUPT_STATE,
+            *[SoakFaultKind.GUEST_KILL] * 4,
+            *[SoakFaultKind.CORRUPT_REPLY] * 2,
+            *[SoakFaultKind.HANG] * 2,
+            SoakFaultKind.GUEST_FREEZE,
+            SoakFaultKind.STALE_REPLY,
+            SoakFaultKind.WRONG_SEQ,
+            SoakFaultKind.GARBAGE,
+            SoakFaultKind.DROP_REPLY,
+            SoakFaultKind.CORRUPT_STATE,
         )
         self._singles = Deck(
-            random, Kind.SLOW, Kind.GUEST_KILL, Kind.CORRUPT_REPLY, Kind.HANG, Kind.SLOW,
-            Kind.GUEST_FREEZE,
+            random, SoakFaultKind.SLOW, SoakFaultKind.GUEST_KILL, SoakFaultKind.CORRUPT_REPLY,
+            SoakFaultKind.HANG, SoakFaultKind.SLOW,
+            SoakFaultKind.GUEST_FREEZE,
         )  # fmt: skip
         self._seconds = Deck(
             random,
-            *[Kind.VOTER_KILL] * 4,
-            *[Kind.SUPERVISOR_KILL] * 2,
-            Kind.GUEST_KILL,
-            Kind.GUEST_KILL,
-            Kind.GUEST_FREEZE,
+            *[SoakFaultKind.VOTER_KILL] * 4,
+            *[SoakFaultKind.SUPERVISOR_KILL] * 2,
+            SoakFaultKind.GUEST_KILL,
+            SoakFaultKind.GUEST_KILL,
+            SoakFaultKind.GUEST_FREEZE,
         )
         self._moments = Deck(random, Moment.PUT_BACK, Moment.JOINING)
 
@@ -151,22 +163,27 @@ class _Dealer:
         if shape == "guest":
             return Episode(calm=calm, strikes=(self._strike(number, self._singles, guest),))
         first = self._strike(number, self._processes, guest)
-        if first.kind is not Kind.SLOW or left == 1:
+        if first.kind is not SoakFaultKind.SLOW or left == 1:
             return Episode(calm=calm, strikes=(first,))
-        killed = Strike(number=number + 1, kind=Kind.VOTER_KILL, target="voter", moment=Moment.HELD)
+        killed = PlannedInjection(
+            number=number + 1, kind=SoakFaultKind.VOTER_KILL, target="voter", moment=Moment.HELD
+        )
         return Episode(calm=calm, strikes=(first, killed))
 
-    def _strike(self, number: int, deck: Deck, guest: str) -> Strike:
+    def _strike(self, number: int, deck: Deck, guest: str) -> PlannedInjection:
         kind = deck.draw()
-        assert isinstance(kind, Kind)
-        target = {Kind.VOTER_KILL: "voter", Kind.SUPERVISOR_KILL: "supervisor"}.get(kind, guest)
+        assert isinstance(kind, SoakFaultKind)
+        target = {
+            SoakFaultKind.VOTER_KILL: "voter",
+            SoakFaultKind.SUPERVISOR_KILL: "supervisor",
+        }.get(kind, guest)
         seconds = 0.0
-        if kind is Kind.HANG:
+        if kind is SoakFaultKind.HANG:
             # Over the voter's patience (5 s of silence), or within it, by turns of chance.
             seconds = self._random.choice((1.0, 2.0, 6.5))
         elif kind in INJECTED:
             seconds = round(self._random.uniform(0.5, 2.0), 1)
-        return Strike(number=number, kind=kind, target=target, seconds=seconds)
+        return PlannedInjection(number=number, kind=kind, target=target, seconds=seconds)
 
 
 def make_plan(seed: int, faults: int) -> tuple[Episode, ...]:

@@ -12,20 +12,20 @@ from typing import Literal
 
 import msgspec
 
-from deploy.whole_file import write_json
-from faultinject.soak.guest_memory import Found
-from faultinject.soak.plan import Episode, Kind
+from deploy.host.atomic_file import write_json
+from faultinject.soak.guest_memory import MemoryMatches
+from faultinject.soak.plan import Episode, SoakFaultKind
 from faultinject.soak.together import RoundPlan
 
 __all__ = [
-    "Fall",
-    "Fault",
-    "HostFacts",
+    "UnexplainedFailure",
+    "InjectedFault",
+    "SoakHostFacts",
     "KindSummary",
     "LoadSummary",
     "Promise",
-    "Record",
-    "Round",
+    "SoakRecord",
+    "RoundRecord",
     "RoundSummary",
     "SoakSpec",
     "append_round",
@@ -48,7 +48,7 @@ class SoakSpec(msgspec.Struct, frozen=True, kw_only=True):
     together: str = ""  # TOGETHER: ``faults`` rounds in which these two kinds coincide
 
 
-class Fault(msgspec.Struct, frozen=True, kw_only=True):
+class InjectedFault(msgspec.Struct, frozen=True, kw_only=True):
     """One fault as it was.  Seconds; ``at`` since the load began.
 
     ``overlapped``: a repair or a transfer was under way, by ``seen``, what was seen of the node
@@ -58,7 +58,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     number: int
-    kind: Kind
+    kind: SoakFaultKind
     target: str
     seconds: float
     moment: str
@@ -71,7 +71,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
     whole_after: float | None
 
 
-class Round(msgspec.Struct, frozen=True, kw_only=True):
+class RoundRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One round: a corrupted state and a killed voter at almost the same time.  Seconds.
 
     ``offset``: from the corruption to the SIGKILL, as it was.  ``noticed_after``: from the
@@ -101,7 +101,7 @@ class Round(msgspec.Struct, frozen=True, kw_only=True):
     read_back: bool
     markers: int
     checkpoints: int
-    memory: dict[str, Found]
+    memory: dict[str, MemoryMatches]
     whole_after: float
     longest_pause: float
 
@@ -121,7 +121,7 @@ class RoundSummary(msgspec.Struct, frozen=True, kw_only=True):
     kills: dict[str, int]  # before, within 50 ms of, and after the moment of notice
 
 
-class Fall(msgspec.Struct, frozen=True, kw_only=True):
+class UnexplainedFailure(msgspec.Struct, frozen=True, kw_only=True):
     """A replica that left the vote; ``at`` in seconds since the load began."""
 
     guest: str
@@ -170,7 +170,7 @@ class Promise(msgspec.Struct, frozen=True, kw_only=True):
     seen: str
 
 
-class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
+class SoakHostFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What absolute figures depend on."""
 
     cpu: str
@@ -188,22 +188,22 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True):
+class SoakRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One run, whole."""
 
     spec: SoakSpec
     seconds: float
-    host: HostFacts
+    host: SoakHostFacts
     promises: list[Promise]
     load: LoadSummary
     kinds: list[KindSummary]
-    faults: list[Fault]
-    falls: list[Fall]
+    faults: list[InjectedFault]
+    falls: list[UnexplainedFailure]
     """Replicas that left the vote although no fault had hit them."""
     waits: list[str]
     """What had to be waited for before a fault, beyond the plan: limits that the node states."""
     plan: tuple[Episode, ...]
-    rounds: list[Round] = []
+    rounds: list[RoundRecord] = []
     summary: RoundSummary | None = None
     """Of the rounds, if there are any."""
     round_plan: tuple[RoundPlan, ...] = ()
@@ -219,14 +219,14 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         return sum(fault.overlapped for fault in self.faults)
 
 
-def host_facts(accel: str, image: str, load_before: float) -> HostFacts:
+def host_facts(accel: str, image: str, load_before: float) -> SoakHostFacts:
     """Return the facts of this host."""
     cpu = platform.processor() or "unknown"
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
             cpu = line.partition(":")[2].strip()
             break
-    return HostFacts(
+    return SoakHostFacts(
         cpu=cpu,
         cores=os.cpu_count() or 1,
         kernel=platform.release(),
@@ -237,13 +237,13 @@ def host_facts(accel: str, image: str, load_before: float) -> HostFacts:
     )
 
 
-def summarize(faults: Iterable[Fault]) -> list[KindSummary]:
+def summarize(faults: Iterable[InjectedFault]) -> list[KindSummary]:
     """Return a summary for each kind that occurred, in the order of the kinds."""
-    by_kind: defaultdict[Kind, list[Fault]] = defaultdict(list)
+    by_kind: defaultdict[SoakFaultKind, list[InjectedFault]] = defaultdict(list)
     for fault in faults:
         by_kind[fault.kind].append(fault)
     result = []
-    for kind in Kind:
+    for kind in SoakFaultKind:
         if kind not in by_kind:
             continue
         some = by_kind[kind]
@@ -262,12 +262,12 @@ def summarize(faults: Iterable[Fault]) -> list[KindSummary]:
     return result
 
 
-def save(record: Record, path: Path) -> None:
+def save(record: SoakRecord, path: Path) -> None:
     """Store a record as JSON: written aside, synced, renamed.  Raises OSError."""
     write_json(path, msgspec.to_builtins(record) | {"held": record.held})
 
 
-def append_round(one: Round, path: Path) -> None:
+def append_round(one: RoundRecord, path: Path) -> None:
     """Append a round to a file of JSON lines, so that an interrupted run leaves it.
 
     Raises OSError.

@@ -21,7 +21,7 @@ from faultinject.soak.detection import Detector, VoterEvent, VoterLog, classify
 from faultinject.soak.episodes import Conductor, NeverWhole, Open
 from faultinject.soak.guest_memory import (
     Copy,
-    Found,
+    MemoryMatches,
     census,
     find_held,
     flip,
@@ -29,11 +29,11 @@ from faultinject.soak.guest_memory import (
     memory_of,
 )
 from faultinject.soak.held import HeldValues
+from faultinject.soak.injection import InjectionNotApplied, InjectionProof
 from faultinject.soak.load import Load
-from faultinject.soak.places import Places
-from faultinject.soak.plan import GUESTS, Episode, Kind, Strike
-from faultinject.soak.record import Fault, Round
-from faultinject.soak.strikes import Applied, NotApplied
+from faultinject.soak.places import SequenceGaps
+from faultinject.soak.plan import GUESTS, Episode, PlannedInjection, SoakFaultKind
+from faultinject.soak.record import InjectedFault, RoundRecord
 from faultinject.soak.together import MARKERS, Aim, RoundPlan, held_value
 from faultinject.soak.view import NodeView
 from voter.core.limits import Limits
@@ -77,8 +77,8 @@ TIMELINE = 30
 class _Blow(NamedTuple):
     """The corruption and the kill as they were applied."""
 
-    corruption: Applied
-    kill: Applied
+    corruption: InjectionProof
+    kill: InjectionProof
     flipped_at: float  # seconds since 1970
     interrupted: bool
 
@@ -92,7 +92,7 @@ class RoundConductor(Conductor):
         load: Load,
         say: Callable[[str], None],
         *,
-        places: Places,
+        places: SequenceGaps,
         audit: CheckpointAudit,
         seed: int,
         state: int,
@@ -100,7 +100,7 @@ class RoundConductor(Conductor):
         super().__init__(node, load, say)
         self.held = HeldValues(load, state)
         self.audit = audit
-        self.rounds: list[Round] = []
+        self.rounds: list[RoundRecord] = []
         self.corrupted: dict[bytes, str] = {}
         """Every corrupted value of all rounds, and the guest that it was injected into."""
         self._places = places
@@ -119,7 +119,7 @@ class RoundConductor(Conductor):
         """Places that went to the admission of a guest."""
         self._numbers = 0
 
-    async def run_round(self, plan: RoundPlan) -> list[Fault]:
+    async def run_round(self, plan: RoundPlan) -> list[InjectedFault]:
         """Carry out one round; append its record to ``rounds`` and return its two faults.
 
         A round that could not be applied is in ``failed``, and returns no faults.
@@ -127,8 +127,10 @@ class RoundConductor(Conductor):
         """
         self._numbers += 2
         numbers = self._numbers - 1, self._numbers
-        corrupt = Strike(number=numbers[0], kind=Kind.CORRUPT_STATE, target=plan.guest)
-        kill = Strike(number=numbers[1], kind=Kind.VOTER_KILL, target="voter")
+        corrupt = PlannedInjection(
+            number=numbers[0], kind=SoakFaultKind.CORRUPT_STATE, target=plan.guest
+        )
+        kill = PlannedInjection(number=numbers[1], kind=SoakFaultKind.VOTER_KILL, target="voter")
         await self.whole([], "before a round")
         await asyncio.sleep(plan.calm)  # a part of the plan
         await self._mind_limits(Episode(calm=plan.calm, strikes=(corrupt, kill)))
@@ -144,7 +146,7 @@ class RoundConductor(Conductor):
             self._read_log()
             self._events.clear()
             blow = await self._strike_both(plan, value, kill, memory)
-        except NotApplied as error:
+        except InjectionNotApplied as error:
             await self.held.stop()
             self.failed.append(f"round {plan.number}: {error}")
             self._say(self.failed[-1])
@@ -168,7 +170,7 @@ class RoundConductor(Conductor):
         found = await self._census(plan, value)
         self._read_log()
         self.rounds.append(
-            Round(
+            RoundRecord(
                 number=plan.number,
                 guest=plan.guest,
                 key=plan.key,
@@ -208,7 +210,7 @@ class RoundConductor(Conductor):
                 if await self._find(plan.guest, value):
                     return value
                 await asyncio.sleep(SEARCH_PAUSE)  # memory gives no event for being written to
-        raise NotApplied(f"{plan.guest} holds none of {ATTEMPTS} values as one piece")
+        raise InjectionNotApplied(f"{plan.guest} holds none of {ATTEMPTS} values as one piece")
 
     async def _find(self, guest: str, value: bytes) -> list[Copy]:
         """Return a guest's copies of a value that are in use.  Raises NotApplied.
@@ -222,7 +224,7 @@ class RoundConductor(Conductor):
         try:
             return await asyncio.to_thread(memory_of, self._node.layout, guest)
         except (LookupError, OSError) as error:
-            raise NotApplied(f"the memory of {guest} cannot be read: {error}") from error
+            raise InjectionNotApplied(f"the memory of {guest} cannot be read: {error}") from error
 
     async def _search(self, ram: Path, value: bytes) -> list[Copy]:
         """Return the copies of a value in a guest's memory that are in use.  Raises NotApplied."""
@@ -230,7 +232,7 @@ class RoundConductor(Conductor):
         try:
             copies = await asyncio.to_thread(find_held, ram)
         except OSError as error:
-            raise NotApplied(f"{ram} cannot be read: {error}") from error
+            raise InjectionNotApplied(f"{ram} cannot be read: {error}") from error
         self._search_took = time.monotonic() - began
         return [copy for copy in copies if copy.live and copy.value == value]
 
@@ -291,14 +293,14 @@ class RoundConductor(Conductor):
     # ------------------------------------------------------------- the blow
 
     async def _strike_both(
-        self, plan: RoundPlan, value: bytes, kill: Strike, memory: tuple[int, Path]
+        self, plan: RoundPlan, value: bytes, kill: PlannedInjection, memory: tuple[int, Path]
     ) -> _Blow:
         """Flip the bit and kill the voter, so far apart as the plan says.  Raises NotApplied."""
         pid, ram = memory
         copies = await self._search(ram, value)
         if not copies:
-            raise NotApplied(f"{plan.guest} no longer holds the value of {plan.key}")
-        killing: asyncio.Task[Applied] | None = None
+            raise InjectionNotApplied(f"{plan.guest} no longer holds the value of {plan.key}")
+        killing: asyncio.Task[InjectionProof] | None = None
         if plan.offset < 0:
             killing = asyncio.create_task(self._striker.strike(kill))
             await asyncio.sleep(-plan.offset)  # a part of the plan
@@ -323,7 +325,9 @@ class RoundConductor(Conductor):
         interrupted = any(place not in ended for place in markers)
         self._anchor = self._checkpoints = 0
         if not done:
-            raise NotApplied(f"no flipped copy of {plan.key} in {plan.guest} was read back")
+            raise InjectionNotApplied(
+                f"no flipped copy of {plan.key} in {plan.guest} was read back"
+            )
         places = ", ".join(f"{copy.offset:#x}" for copy in done[:4])
         more_places = ", ..." if len(done) > 4 else ""
         proof = (
@@ -331,9 +335,9 @@ class RoundConductor(Conductor):
             f"{len(done)} copies in use flipped and read back, at {places}{more_places}; {left} "
             "right copies in use were left"
         )
-        return _Blow(Applied(at=at, proof=proof), killed, wall, interrupted)
+        return _Blow(InjectionProof(at=at, proof=proof), killed, wall, interrupted)
 
-    async def _kill_after(self, seconds: float, kill: Strike) -> Applied:
+    async def _kill_after(self, seconds: float, kill: PlannedInjection) -> InjectionProof:
         await asyncio.sleep(seconds)  # a part of the plan
         return await self._striker.strike(kill)
 
@@ -373,9 +377,9 @@ class RoundConductor(Conductor):
         self._anchor = found[-1] if found else 0
         return len(found)
 
-    async def _census(self, plan: RoundPlan, value: bytes) -> dict[str, Found]:
+    async def _census(self, plan: RoundPlan, value: bytes) -> dict[str, MemoryMatches]:
         """Count the right and the corrupted values in each guest's memory."""
-        found: dict[str, Found] = {}
+        found: dict[str, MemoryMatches] = {}
         for guest in GUESTS:
             _, ram = await asyncio.to_thread(memory_of, self._node.layout, guest)
             copies = await asyncio.to_thread(find_held, ram)

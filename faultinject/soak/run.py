@@ -12,25 +12,25 @@ from typing import Protocol
 
 import msgspec
 
-from deploy.launch import follow_start, prepare_node
-from deploy.records import Layout, NodeRecord, Settings
-from faultinject.bench.load import percentile
+from deploy.commands.launch import follow_start, prepare_node
+from deploy.node.records import Layout, NodeRecord, Settings
+from faultinject.load import percentile
 from faultinject.soak.checkpoints import CheckpointAudit
 from faultinject.soak.ending import leftovers, take_down
 from faultinject.soak.episodes import Conductor, NeverWhole
 from faultinject.soak.falls import find_falls
 from faultinject.soak.load import PATIENCE, Load
-from faultinject.soak.oracle import Oracle
-from faultinject.soak.places import Places
+from faultinject.soak.oracle import SoakOracle
+from faultinject.soak.places import SequenceGaps
 from faultinject.soak.plan import GUESTS, Episode, make_plan
 from faultinject.soak.record import (
-    Fall,
-    Fault,
+    InjectedFault,
     LoadSummary,
     Promise,
-    Record,
-    Round,
+    RoundRecord,
+    SoakRecord,
     SoakSpec,
+    UnexplainedFailure,
     append_round,
     host_facts,
     summarize,
@@ -40,7 +40,7 @@ from faultinject.soak.together import RoundPlan, make_rounds
 from faultinject.soak.verdict import judge_rounds, summarize_rounds
 from faultinject.soak.view import NodeView, View
 
-__all__ = ["Teller", "soak_node"]
+__all__ = ["SoakObserver", "soak_node"]
 
 MARKERS = 2
 """Markers to be passed at the end: the second one comes only once every replica has told its digest
@@ -55,35 +55,37 @@ SHARE = 0.25
 """The least part of the faults that is to come while a repair or a transfer is under way."""
 
 
-class Teller(Protocol):
+class SoakObserver(Protocol):
     """Is told how the run goes on."""
 
     def step(self, text: str) -> None:
         """Something that takes time begins, or has ended."""
 
-    def fault(self, fault: Fault, load: Load) -> None:
+    def fault(self, fault: InjectedFault, load: Load) -> None:
         """A fault is over."""
 
-    def round(self, one: Round, load: Load) -> None:
+    def round(self, one: RoundRecord, load: Load) -> None:
         """Report a round that is over."""
 
 
 class _Run:
     """One run on a node that is up."""
 
-    def __init__(self, spec: SoakSpec, layout: Layout, teller: Teller, keep: Path | None) -> None:
+    def __init__(
+        self, spec: SoakSpec, layout: Layout, teller: SoakObserver, keep: Path | None
+    ) -> None:
         self.spec = spec
         self.plan: tuple[Episode, ...] = ()
         self.round_plan: tuple[RoundPlan, ...] = ()
-        self.rounds: list[Round] = []
+        self.rounds: list[RoundRecord] = []
         self.audit: CheckpointAudit | None = None
-        self._places: Places | None = None
-        oracle: Oracle | None = None
+        self._places: SequenceGaps | None = None
+        oracle: SoakOracle | None = None
         if spec.together:
             self.round_plan = make_rounds(spec.seed, spec.faults)
             self.audit = CheckpointAudit(layout.journal)
-            self._places = Places(time.time)
-            oracle = Oracle(places=self._places, executed=self.audit.replay.execute)
+            self._places = SequenceGaps(time.time)
+            oracle = SoakOracle(places=self._places, executed=self.audit.replay.execute)
         else:
             self.plan = make_plan(spec.seed, spec.faults)
         self._keep = keep
@@ -96,12 +98,12 @@ class _Run:
             state=spec.state,
             oracle=oracle,
         )
-        self.faults: list[Fault] = []
+        self.faults: list[InjectedFault] = []
         self.promises: list[Promise] = []
         self.waits: list[str] = []
         self.loaded = 0.0
         self.began = self.ended = 0.0  # of the load, and of all; seconds since 1970
-        self.falls: list[Fall] = []
+        self.falls: list[UnexplainedFailure] = []
         self._teller = teller
 
     async def go(self) -> None:
@@ -278,14 +280,14 @@ class _Run:
         lines = path.read_text(errors="replace").splitlines()
         self.falls = find_falls(lines, self.faults, began=self.began, ended=self.ended)
 
-    def record(self, began: float, host: NodeRecord, load_before: float) -> Record:
+    def record(self, began: float, host: NodeRecord, load_before: float) -> SoakRecord:
         """Return the record of the run, so far as it came."""
         load, audit = self.load, self.audit
         latencies = list(load.latencies)
         summary = None
         if audit is not None:
             summary = summarize_rounds(self.rounds, compared=audit.compared, wrong=audit.wrong)
-        return Record(
+        return SoakRecord(
             spec=self.spec,
             seconds=round(time.monotonic() - began, 1),
             host=host_facts(host.accel, host.image, load_before),
@@ -319,7 +321,7 @@ class _Run:
         )
 
 
-def soak_node(spec: SoakSpec, teller: Teller, keep: Path | None = None) -> Record:
+def soak_node(spec: SoakSpec, teller: SoakObserver, keep: Path | None = None) -> SoakRecord:
     """Run all of it on a node of its own, and leave nothing behind, whatever happens.
 
     The node's logs are kept in ``keep`` if it is given.  Raises what ``trivisor up`` raises.

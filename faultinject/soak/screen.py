@@ -12,13 +12,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from faultinject.soak.load import Load
-from faultinject.soak.record import Fault, KindSummary, Record, Round, RoundSummary
+from faultinject.soak.record import (
+    InjectedFault,
+    KindSummary,
+    RoundRecord,
+    RoundSummary,
+    SoakRecord,
+)
 from faultinject.soak.verdict import corrupt_restores
 
-__all__ = ["Screen", "show"]
+__all__ = ["SoakScreen", "show"]
 
 
-class Screen:
+class SoakScreen:
     """Tells how a run goes on."""
 
     def __init__(self, console: Console, faults: int) -> None:
@@ -50,7 +56,7 @@ class Screen:
         """Something that takes time begins, or has ended."""
         self._print(f"[dim]{escape(text)}[/]")
 
-    def fault(self, fault: Fault, load: Load) -> None:
+    def fault(self, fault: InjectedFault, load: Load) -> None:
         """A fault is over."""
         self._longest = max(self._longest, fault.longest_pause)
         held = f" for {fault.seconds:g} s" if fault.seconds else ""
@@ -63,7 +69,7 @@ class Screen:
         )
         self._advance(fault.number, load, f"{fault.rate:.0f}/s, ")
 
-    def round(self, one: Round, load: Load) -> None:
+    def round(self, one: RoundRecord, load: Load) -> None:
         """Report a round that is over; a wrong release or a corrupted restore at once, in red."""
         self._longest = max(self._longest, one.longest_pause)
         after = "" if one.noticed_after is None else f" after {one.noticed_after * 1e3:.0f} ms"
@@ -94,7 +100,7 @@ class Screen:
         self._progress.console.print(f"[dim]{took:6.1f} s[/] {text}")
 
 
-def show(out: Console, record: Record) -> None:
+def show(out: Console, record: SoakRecord) -> None:
     """Print a record's tables."""
     load = record.load
     table = Table(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from statistics import median
 
 from faultinject.soak.detection import Detector
-from faultinject.soak.record import Promise, Round, RoundSummary
+from faultinject.soak.record import Promise, RoundRecord, RoundSummary
 from faultinject.soak.together import MARKERS
 
 __all__ = ["corrupt_restores", "judge_rounds", "summarize_rounds"]
@@ -16,7 +16,7 @@ NEAR = 0.05
 """Seconds around the moment of notice."""
 
 
-def corrupt_restores(one: Round) -> list[str]:
+def corrupt_restores(one: RoundRecord) -> list[str]:
     """Return what shows that a corrupted state was restored in a round, in words.
 
     A corrupted value in a guest that it was never injected into can only come from a restore.  In
@@ -41,7 +41,7 @@ def corrupt_restores(one: Round) -> list[str]:
 
 
 def judge_rounds(
-    rounds: Sequence[Round], *, compared: int, wrong: int, complaints: Sequence[str]
+    rounds: Sequence[RoundRecord], *, compared: int, wrong: int, complaints: Sequence[str]
 ) -> list[Promise]:
     """Return the promises about corrupted states.
 
@@ -99,7 +99,7 @@ def judge_rounds(
     ]
 
 
-def summarize_rounds(rounds: Sequence[Round], *, compared: int, wrong: int) -> RoundSummary:
+def summarize_rounds(rounds: Sequence[RoundRecord], *, compared: int, wrong: int) -> RoundSummary:
     """Return the totals; ``compared`` and ``wrong`` are of the audit of the checkpoints."""
     after = [one.noticed_after for one in rounds if one.noticed_after is not None]
     return RoundSummary(
@@ -116,7 +116,7 @@ def summarize_rounds(rounds: Sequence[Round], *, compared: int, wrong: int) -> R
     )
 
 
-def _when(one: Round) -> str:
+def _when(one: RoundRecord) -> str:
     """Say when the voter was killed, compared with the moment of notice."""
     if one.noticed_after is None:
         return "never noticed"

@@ -12,9 +12,9 @@ from typing import Any, Self
 import aiohttp
 import msgspec
 
-from deploy.records import Layout
+from deploy.node.records import Layout
 
-__all__ = ["GuestView", "NodeView", "Refused", "Silent", "View"]
+__all__ = ["GuestView", "NodeView", "ViewRefused", "NoAnswer", "View"]
 
 CALL_TIMEOUT = 5.0
 JOINING = ("restoring", "learner")
@@ -22,11 +22,11 @@ LAG = 50
 """Requests: one that is further behind is no help yet to the others' majority."""
 
 
-class Silent(Exception):
+class NoAnswer(Exception):
     """Nobody answers on a control socket now."""
 
 
-class Refused(Exception):
+class ViewRefused(Exception):
     """The supervisor refused, with these words."""
 
 
@@ -114,7 +114,7 @@ class NodeView:
         """Ask the supervisor, else the voter.  Raises Silent if neither answers."""
         try:
             said = await self.supervisor("GET", "/status")
-        except Silent:
+        except NoAnswer:
             return await self.look_at_voter()
         guests = {
             guest["name"]: GuestView(
@@ -169,7 +169,7 @@ class NodeView:
         socket = str(self.layout.supervisor_socket)
         status, said = await self._call(socket, method, path, body, timeout)
         if status >= 400:
-            raise Refused(str(said.get("error", said)))
+            raise ViewRefused(str(said.get("error", said)))
         return said
 
     async def voter(self, path: str) -> dict[str, Any]:
@@ -187,10 +187,10 @@ class NodeView:
             socket = str(self.layout.supervisor_socket)
             async with self._answer(socket, "GET", "/events", None, CALL_TIMEOUT) as answer:
                 text = await answer.text()
-        except Silent:
+        except NoAnswer:
             try:
                 return (await self.look_at_voter()).guests[guest].replica == "active"
-            except Silent:
+            except NoAnswer:
                 return True
         events = [json.loads(line) for line in text.splitlines()]
         return any(
@@ -220,4 +220,4 @@ class NodeView:
             ) as answer:
                 yield answer
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-            raise Silent(f"{socket}: {type(error).__name__} {error}") from error
+            raise NoAnswer(f"{socket}: {type(error).__name__} {error}") from error

@@ -15,6 +15,6 @@ file) that reach all its parts.
 from __future__ import annotations
 
 from guests.check.compare import check
-from guests.check.result import CheckResult, Difference, format_result
+from guests.check.result import CheckResult, Disagreement, format_result
 
-__all__ = ["CheckResult", "Difference", "check", "format_result"]
+__all__ = ["CheckResult", "Disagreement", "check", "format_result"]

@@ -8,16 +8,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from guests.check.conditions import PLAIN, Condition, find_hint, make_conditions
-from guests.check.plan import Plan, Run
+from guests.check.plan import CheckPlan, CheckRun
 from guests.check.result import (
     CheckResult,
-    Difference,
+    Disagreement,
     show_message,
     show_reply_difference,
     show_state_difference,
 )
 from guests.check.workload import make_workload
-from guests.message import Reply
+from guests.protocol.message import Reply
 from guests.service import SHIPPED
 
 __all__ = ["check"]
@@ -41,7 +41,7 @@ def check(
     request to send.
     """
     name = service if service in SHIPPED else str(Path(service).resolve())
-    plan = Plan(name, seed, timeout)
+    plan = CheckPlan(name, seed, timeout)
     about = plan.describe()
     if workload is None:
         own = [text.encode("latin-1") for text in about["requests"]]
@@ -78,7 +78,7 @@ def check(
     )
 
 
-def _check_plain(plan: Plan, plain: Run) -> Iterator[Difference]:
+def _check_plain(plan: CheckPlan, plain: CheckRun) -> Iterator[Disagreement]:
     """Look for what is wrong in the plain run by itself."""
     if plain.failure:
         n = max(plain.digests, default=-1) + 1
@@ -88,7 +88,7 @@ def _check_plain(plan: Plan, plain: Run) -> Iterator[Difference]:
         before, after = plain.digests[n - 1], plain.digests[n]
         if plan.is_read_only(n) and before != after:
             states = plan.run(Condition(), snapshots=(n - 1, n)).states
-            yield Difference(
+            yield Disagreement(
                 condition=PLAIN,
                 what="a request that only reads changed the state",
                 request_number=n,
@@ -102,8 +102,8 @@ def _check_plain(plan: Plan, plain: Run) -> Iterator[Difference]:
 
 
 def _compare(
-    plan: Plan, plain: Run, condition: Condition, run: Run, *, explain: bool
-) -> Difference | None:
+    plan: CheckPlan, plain: CheckRun, condition: Condition, run: CheckRun, *, explain: bool
+) -> Disagreement | None:
     """Return the first difference of a run from the plain one, or None.
 
     ``explain``: where states differ, run both again to show where they part.
@@ -111,7 +111,7 @@ def _compare(
     for n, digest in run.digests.items():
         expected, got = plain.replies.get(n, b""), run.replies.get(n, b"")
         if n in run.replies and expected != got:
-            return Difference(
+            return Disagreement(
                 condition=condition.name,
                 what="the replies differ",
                 request_number=n,
@@ -127,7 +127,7 @@ def _compare(
                 ours = plan.run(Condition(), snapshots=(n,)).states.get(n, b"")
                 theirs = plan.run(condition, plain.states, snapshots=(n,)).states.get(n, b"")
             restored = n == condition.restore_after > 0
-            return Difference(
+            return Disagreement(
                 condition=condition.name,
                 what="the restored state differs" if restored else "the states (digests) differ",
                 request_number=n,
@@ -143,9 +143,9 @@ def _compare(
     return None
 
 
-def _failed(plan: Plan, condition: Condition, n: int, failure: str) -> Difference:
+def _failed(plan: CheckPlan, condition: Condition, n: int, failure: str) -> Disagreement:
     restoring = condition.restore_after == n > 0
-    return Difference(
+    return Disagreement(
         condition=condition.name,
         what="restore() failed" if restoring else "the run ended early",
         request_number=n,
@@ -157,7 +157,7 @@ def _failed(plan: Plan, condition: Condition, n: int, failure: str) -> Differenc
     )
 
 
-def _count_statuses(plain: Run) -> dict[str, int]:
+def _count_statuses(plain: CheckRun) -> dict[str, int]:
     counts: dict[str, int] = {}
     for reply in plain.replies.values():
         status = str(Reply.decode(reply).status)
@@ -165,7 +165,7 @@ def _count_statuses(plain: Run) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
-def _note(plain: Run) -> Iterator[str]:
+def _note(plain: CheckRun) -> Iterator[str]:
     """Say where the check was weaker than it looks."""
     statuses = _count_statuses(plain)
     total = sum(statuses.values())

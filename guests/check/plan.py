@@ -17,14 +17,14 @@ from guests.check.conditions import Condition
 from guests.check.result import show_message
 from guests.service import ServiceError
 
-__all__ = ["Plan", "Run"]
+__all__ = ["CheckPlan", "CheckRun"]
 
 _READ_METHODS = ("GET", "HEAD")
 _PROCESS = Path(__file__).resolve().with_name("run.py")
 
 
 @dataclass
-class Run:
+class CheckRun:
     """What a process told: replies, digests and states by request number."""
 
     replies: dict[int, bytes] = field(default_factory=dict)
@@ -33,7 +33,7 @@ class Run:
     failure: str = ""
 
 
-class Plan:
+class CheckPlan:
     """The one sequence of requests with their contexts, and how to run it."""
 
     def __init__(self, service: str, seed: int, timeout: float) -> None:
@@ -79,7 +79,7 @@ class Plan:
         condition: Condition,
         states: dict[int, bytes] | None = None,
         snapshots: Sequence[int] = (),
-    ) -> Run:
+    ) -> CheckRun:
         """Run the sequence under a condition.
 
         ``states``: of the plain run, by request number, for a condition that begins with one.
@@ -95,7 +95,7 @@ class Plan:
             "snapshots": list(snapshots),
         }
         lines, failure = self._spawn(condition, job)
-        run = Run(failure=failure)
+        run = CheckRun(failure=failure)
         for line in lines:
             n = line["n"]
             run.digests[n] = line["digest"]

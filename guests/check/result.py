@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 __all__ = [
     "CheckResult",
-    "Difference",
+    "Disagreement",
     "format_result",
     "show_message",
     "show_reply_difference",
@@ -16,7 +16,7 @@ __all__ = [
 
 
 @dataclass(frozen=True, kw_only=True)
-class Difference:
+class Disagreement:
     """The first difference under one condition.
 
     ``request_number`` counts from 1; 0 is the state at the start.  ``expected`` and ``got`` are the
@@ -43,11 +43,11 @@ class CheckResult:
     seed: int
     conditions: tuple[str, ...]
     statuses: dict[str, int]
-    differences: tuple[Difference, ...]
+    differences: tuple[Disagreement, ...]
     notes: tuple[str, ...]
 
     @property
-    def first(self) -> Difference | None:
+    def first(self) -> Disagreement | None:
         """The difference to look at first: the one under the condition that changes least."""
         return self.differences[0] if self.differences else None
 

@@ -29,15 +29,15 @@ from datetime import datetime as RealDatetime
 from pathlib import Path
 from typing import Any, TextIO
 
-from guests.message import MessageError, encode_request
+from guests.protocol.message import MessageError, encode_request
 from guests.service import Context, Service, ServiceError, answer, load, state_digest
 
-__all__ = ["Clock", "main", "replace_clock", "replace_randomness"]
+__all__ = ["FakeClock", "main", "replace_clock", "replace_randomness"]
 
 Job = dict[str, Any]
 
 
-class Clock:
+class FakeClock:
     """A clock that starts at ``start_ns`` and moves on by ``tick_ns`` each time it is read."""
 
     def __init__(self, start_ns: int, tick_ns: int) -> None:
@@ -54,7 +54,7 @@ class Clock:
         return self.read_ns() / 1e9
 
 
-def replace_clock(clock: Clock) -> None:
+def replace_clock(clock: FakeClock) -> None:
     """Put ``clock`` in the place of the process's clocks, for modules loaded from now on."""
     by_name: dict[str, Callable[..., object]] = {}
     for name in ("time", "monotonic", "perf_counter", "process_time", "thread_time"):
@@ -79,7 +79,7 @@ def replace_clock(clock: Clock) -> None:
     _replace_datetime(clock)
 
 
-def _replace_datetime(clock: Clock) -> None:
+def _replace_datetime(clock: FakeClock) -> None:
     class AlsoReal(type):
         """Lets instances of the real classes pass for instances of the replaced ones."""
 
@@ -132,7 +132,7 @@ def main() -> int:
     job: Job = json.load(sys.stdin)
     ballast = move_addresses(job["ballast"])
     replace_randomness(job["random"])
-    replace_clock(Clock(job["clock_ns"], job["tick_ns"]))
+    replace_clock(FakeClock(job["clock_ns"], job["tick_ns"]))
     try:
         service_class = load(job["service"])
         service = service_class()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from guests.message import encode_request
+from guests.protocol.message import encode_request
 
 __all__ = ["make_workload"]
 

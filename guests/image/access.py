@@ -34,7 +34,7 @@ class Access(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     client: str
 
 
-def access_entries() -> list[cpio.Entry]:
+def access_entries() -> list[cpio.ArchiveEntry]:
     """What the archive holds beside Debian's files: nothing of a node's own."""
     return [
         cpio.file("etc/trivisor/access", START.read_bytes(), executable=True),
@@ -44,7 +44,7 @@ def access_entries() -> list[cpio.Entry]:
     ]
 
 
-def key_entries(access: Access) -> list[cpio.Entry]:
+def key_entries(access: Access) -> list[cpio.ArchiveEntry]:
     """A node's keys, where `access.sh` and dropbear look for them."""
     return [
         _secret("etc/trivisor/host_key", access.host),
@@ -52,6 +52,6 @@ def key_entries(access: Access) -> list[cpio.Entry]:
     ]
 
 
-def _secret(name: str, body: bytes) -> cpio.Entry:
+def _secret(name: str, body: bytes) -> cpio.ArchiveEntry:
     """A file that root alone may read: dropbear takes no other."""
-    return cpio.Entry(name, stat.S_IFREG | 0o600, body)
+    return cpio.ArchiveEntry(name, stat.S_IFREG | 0o600, body)

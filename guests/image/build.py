@@ -42,6 +42,7 @@ from guests.image.store import lock, make_aside, prune
 __all__ = ["build_image"]
 
 _HERE = Path(__file__).parent
+_GUEST_PARTS = ("agent", "protocol", "services")
 _GUESTS = _HERE.parent
 _INIT = _HERE / "init"
 _HOME = "opt/trivisor"
@@ -109,7 +110,12 @@ def _image_inputs(packages: str) -> str:
 
 
 def _guest_sources() -> list[Path]:
-    return sorted([*_GUESTS.glob("*.py"), *(_GUESTS / "services").glob("*.py")])
+    return sorted(
+        [
+            *_GUESTS.glob("*.py"),
+            *(path for part in _GUEST_PARTS for path in (_GUESTS / part).glob("*.py")),
+        ]
+    )
 
 
 def _hash_files(paths: list[Path]) -> str:
@@ -137,7 +143,7 @@ def _hash_tree(tree: Path) -> dict[str, str]:
     }
 
 
-def _entries(tree: Path, files: dict[str, str]) -> list[cpio.Entry]:
+def _entries(tree: Path, files: dict[str, str]) -> list[cpio.ArchiveEntry]:
     """The `files` below `tree`. Raises ImageError unless each is what it was when fetched."""
     entries = []
     for name, expected in files.items():
@@ -187,5 +193,5 @@ def _build_image(packages: Path, work: Path, inputs: str) -> None:
     (work / "manifest.json").write_bytes(encode_record(manifest))
 
 
-def _hash_entries(entries: list[cpio.Entry]) -> dict[str, str]:
+def _hash_entries(entries: list[cpio.ArchiveEntry]) -> dict[str, str]:
     return {entry.name: hashlib.sha256(entry.body).hexdigest() for entry in entries if entry.body}

@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 
 from guests.image.errors import ImageError
 
-__all__ = ["ALIGNMENT", "Entry", "device", "directory", "file", "pack", "symlink"]
+__all__ = ["ALIGNMENT", "ArchiveEntry", "device", "directory", "file", "pack", "symlink"]
 
 ALIGNMENT = 4
 """Bytes: headers and bodies start on a multiple of this; so must an archive behind another."""
@@ -23,7 +23,7 @@ _LARGEST = 0xFFFFFFFF
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ArchiveEntry:
     """One file of an archive. `mode` holds type and permissions; `device` is (major, minor)."""
 
     name: str
@@ -32,33 +32,33 @@ class Entry:
     device: tuple[int, int] = (0, 0)
 
 
-def file(name: str, body: bytes, *, executable: bool = False) -> Entry:
+def file(name: str, body: bytes, *, executable: bool = False) -> ArchiveEntry:
     """A regular file, readable by all."""
-    return Entry(name, stat.S_IFREG | (0o755 if executable else 0o644), body)
+    return ArchiveEntry(name, stat.S_IFREG | (0o755 if executable else 0o644), body)
 
 
-def directory(name: str) -> Entry:
+def directory(name: str) -> ArchiveEntry:
     """A directory that only root may write."""
-    return Entry(name, stat.S_IFDIR | 0o755)
+    return ArchiveEntry(name, stat.S_IFDIR | 0o755)
 
 
-def symlink(name: str, target: str) -> Entry:
+def symlink(name: str, target: str) -> ArchiveEntry:
     """A symbolic link to `target`, which need not exist."""
-    return Entry(name, stat.S_IFLNK | 0o777, target.encode())
+    return ArchiveEntry(name, stat.S_IFLNK | 0o777, target.encode())
 
 
-def device(name: str, major: int, minor: int) -> Entry:
+def device(name: str, major: int, minor: int) -> ArchiveEntry:
     """A character device that only root may open."""
-    return Entry(name, stat.S_IFCHR | 0o600, device=(major, minor))
+    return ArchiveEntry(name, stat.S_IFCHR | 0o600, device=(major, minor))
 
 
-def pack(entries: Iterable[Entry]) -> bytes:
+def pack(entries: Iterable[ArchiveEntry]) -> bytes:
     """The archive of `entries` and of every directory above them.
 
     Raises ImageError for a name that is absolute, climbs with "..", or stands for two different
     files.
     """
-    named: dict[str, Entry] = {}
+    named: dict[str, ArchiveEntry] = {}
     for entry in entries:
         path = PurePosixPath(entry.name)
         if not entry.name or path.is_absolute() or ".." in path.parts or str(path) != entry.name:
@@ -82,11 +82,11 @@ def pack(entries: Iterable[Entry]) -> bytes:
     out = bytearray()
     for inode, entry in enumerate(ordered, start=1):
         _append(out, inode, entry)
-    _append(out, 0, Entry(_TRAILER, 0))
+    _append(out, 0, ArchiveEntry(_TRAILER, 0))
     return bytes(out)
 
 
-def _append(out: bytearray, inode: int, entry: Entry) -> None:
+def _append(out: bytearray, inode: int, entry: ArchiveEntry) -> None:
     if len(entry.body) > _LARGEST:
         raise ImageError(
             f"{entry.name!r} is too large for an image: 4 GiB is the most a cpio file can be"

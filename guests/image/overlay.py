@@ -109,7 +109,7 @@ def _access(image: Image, manifest: Manifest) -> bytes:
     return path.read_bytes()
 
 
-def _entries(overlay: Overlay, inputs: str) -> list[cpio.Entry]:
+def _entries(overlay: Overlay, inputs: str) -> list[cpio.ArchiveEntry]:
     if (overlay.service is None) == (overlay.service_file is None):
         raise ImageError(
             "an image needs one service: give `service` or `service_file`, and not both"
@@ -132,7 +132,7 @@ def _entries(overlay: Overlay, inputs: str) -> list[cpio.Entry]:
     return entries
 
 
-def _function(overlay: Overlay) -> list[cpio.Entry]:
+def _function(overlay: Overlay) -> list[cpio.ArchiveEntry]:
     """What has requests pass f in the guest, if they are to."""
     if not overlay.key:
         if overlay.function_file is not None:
@@ -145,7 +145,7 @@ def _function(overlay: Overlay) -> list[cpio.Entry]:
     return [*entries, cpio.file(_FUNCTION, f"{name}\n".encode())]
 
 
-def _content(root: Path) -> list[cpio.Entry]:
+def _content(root: Path) -> list[cpio.ArchiveEntry]:
     """All regular files below `root`. A link would mean another file in the guest than here: it is
     refused."""
     if not root.is_dir():

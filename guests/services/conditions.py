@@ -7,7 +7,7 @@ them.
 
 from __future__ import annotations
 
-from guests.message import Reply, Request
+from guests.protocol.message import Reply, Request
 
 __all__ = ["check_conditions", "has_conditions"]
 

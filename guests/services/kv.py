@@ -26,10 +26,10 @@ from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterator
 from urllib.parse import quote_from_bytes
 
-from guests.message import Reply, Request
+from guests.protocol.message import Reply, Request
 from guests.service import Context, Service, ServiceError
 from guests.services.conditions import check_conditions, has_conditions
-from guests.services.target import Refusal, decode_percent, parse_query
+from guests.services.target import TargetError, decode_percent, parse_query
 
 __all__ = ["CHECK_REQUESTS", "MAX_KEY", "MAX_VALUE", "KeyValue"]
 
@@ -96,7 +96,7 @@ class KeyValue(Service):
                 return self._delete(request, key)
             if method == "POST":
                 return self._increment(request, key, query)
-        except Refusal as refusal:
+        except TargetError as refusal:
             return refusal.reply
         return _not_allowed(method, _KEY_METHODS)
 
@@ -164,7 +164,7 @@ class KeyValue(Service):
         old = self._entries.get(key)
         growth = len(value) - len(old[0]) if old else len(key) + len(value) + ENTRY_COST
         if growth > 0 and self._size + growth > self.capacity:
-            raise Refusal(507, f"the store is full: its capacity is {self.capacity} bytes\n")
+            raise TargetError(507, f"the store is full: its capacity is {self.capacity} bytes\n")
         if old is None:
             insort(self._keys, key)
         self._size += growth

@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote_from_bytes
 
-from guests.message import Reply, Request
+from guests.protocol.message import Reply, Request
 from guests.service import Context, Service, ServiceError
 from guests.services.conditions import check_conditions, has_conditions
-from guests.services.target import Refusal, decode_percent
+from guests.services.target import TargetError, decode_percent
 
 __all__ = ["CHECK_REQUESTS", "Static", "read_content"]
 
@@ -74,7 +74,7 @@ Put files into /etc/trivisor/content to serve your own.
 _MAGIC = b"TVSC\x00\x01"
 
 
-class File(NamedTuple):
+class StaticFile(NamedTuple):
     """One file's bytes and what is told of it."""
 
     content: bytes
@@ -104,7 +104,7 @@ class Static(Service):
             return Reply(405, text, (("allow", "GET, HEAD"),))
         try:
             path = decode_percent(request.path)
-        except Refusal as refusal:
+        except TargetError as refusal:
             return refusal.reply
         file = self._files.get(path + b"index.html" if path.endswith(b"/") else path)
         if file is None:
@@ -134,13 +134,13 @@ class Static(Service):
             raise ServiceError("the state is of other content than this replica's")
 
 
-def read_content(directory: Path) -> dict[bytes, File]:
+def read_content(directory: Path) -> dict[bytes, StaticFile]:
     """Return the files below a directory by their absolute request path.
 
     Raises ServiceError, naming the file, if one cannot be read, is over MAX_FILE bytes, or is a
     link that leads out of the directory, and if all are over MAX_CONTENT bytes.
     """
-    files: dict[bytes, File] = {}
+    files: dict[bytes, StaticFile] = {}
     total = 0
     try:
         root = directory.resolve(strict=True)
@@ -170,10 +170,10 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def _make_file(path: bytes, content: bytes) -> File:
+def _make_file(path: bytes, content: bytes) -> StaticFile:
     ending = path.rpartition(b"/")[2].rpartition(b".")[2].decode("latin-1").lower()
     content_type = CONTENT_TYPES.get(ending, "application/octet-stream")
-    return File(content, f'"{blake2b(content, digest_size=16).hexdigest()}"', content_type)
+    return StaticFile(content, f'"{blake2b(content, digest_size=16).hexdigest()}"', content_type)
 
 
 def _relative_folder(path: bytes) -> str:
@@ -184,7 +184,7 @@ def _relative_folder(path: bytes) -> str:
     return "./" + quote_from_bytes(path.rpartition(b"/")[2], safe="") + "/"
 
 
-def _encode_manifest(files: list[tuple[bytes, File]]) -> Iterator[bytes]:
+def _encode_manifest(files: list[tuple[bytes, StaticFile]]) -> Iterator[bytes]:
     yield _MAGIC
     for path, file in files:
         content = blake2b(file.content, digest_size=32).digest()
@@ -192,7 +192,7 @@ def _encode_manifest(files: list[tuple[bytes, File]]) -> Iterator[bytes]:
         yield b"%d %d\n%b%b%b" % (len(path), len(file.content), path, content, told)
 
 
-def _reply_range(request: Request, file: File, headers: tuple[tuple[str, str], ...]) -> Reply:
+def _reply_range(request: Request, file: StaticFile, headers: tuple[tuple[str, str], ...]) -> Reply:
     """Answer a GET that may ask for a range (RFC 9110, section 14): 206, 416, or the whole as
     200."""
     size = len(file.content)

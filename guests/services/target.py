@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection
 from urllib.parse import unquote_to_bytes
 
-from guests.message import Reply
+from guests.protocol.message import Reply
 
-__all__ = ["Refusal", "decode_percent", "parse_query"]
+__all__ = ["TargetError", "decode_percent", "parse_query"]
 
 
-class Refusal(Exception):
+class TargetError(Exception):
     """A request is answered with ``reply`` and changes nothing."""
 
     def __init__(self, status: int, text: str) -> None:
@@ -27,7 +27,7 @@ def decode_percent(text: str) -> bytes:
     # Each sound escape makes the text two bytes shorter; a broken one is left as it stands, and
     # would make two spellings of one key out of "%zz" and "%25zz".
     if len(text) - len(raw) != 2 * text.count("%"):
-        raise Refusal(400, "a % must be followed by two hexadecimal digits\n")
+        raise TargetError(400, "a % must be followed by two hexadecimal digits\n")
     return raw
 
 
@@ -42,6 +42,6 @@ def parse_query(text: str, known: Collection[str]) -> dict[str, bytes]:
         name, _, value = part.partition("=")
         if name not in known or name in parameters:
             allowed = ", ".join(sorted(known)) or "none"
-            raise Refusal(400, f"parameter {name!r} is unknown or repeated; known: {allowed}\n")
+            raise TargetError(400, f"parameter {name!r} is unknown or repeated; known: {allowed}\n")
         parameters[name] = decode_percent(value.replace("+", " "))
     return parameters

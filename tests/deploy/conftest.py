@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from deploy.node import Arrival, Node
-from deploy.records import cache_directory
-from deploy.spec import NodeSpec, plan_node
+from deploy.machine.node import GuestArrival, NodeMachines
+from deploy.machine.spec import NodeSpec, plan_node
+from deploy.node.records import cache_directory
 from guests.image import COMMAND_LINE, Image, Overlay, add_overlay, build_image
 
 __all__ = ["Booted", "booted", "capabilities", "image", "may_raise_priority", "plan"]
@@ -26,7 +26,7 @@ BOOT_DEADLINE = 120.0
 class Booted:
     """The shared node, and how its guests came."""
 
-    def __init__(self, node: Node, arrivals: dict[str, Arrival]) -> None:
+    def __init__(self, node: NodeMachines, arrivals: dict[str, GuestArrival]) -> None:
         self.node = node
         self.arrivals = arrivals
 
@@ -67,7 +67,7 @@ def may_raise_priority() -> bool:
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def booted(shared_scratch: Path, image: Image, capabilities: Path) -> AsyncIterator[Booted]:
     """Give the shared node. Its tests run in the session's event loop and leave it as it was."""
-    node = Node(plan(shared_scratch / "n", image, guests=2), capabilities=capabilities)
+    node = NodeMachines(plan(shared_scratch / "n", image, guests=2), capabilities=capabilities)
     arrivals = await node.up()
     try:
         yield Booted(node, arrivals)

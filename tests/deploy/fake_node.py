@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import cast
 
 from deploy.errors import DeployError
-from deploy.ports import Progress
-from deploy.records import Layout, NodeRecord
+from deploy.node.interfaces import Progress
+from deploy.node.records import Layout, NodeRecord
 
 __all__ = ["FakeGuest", "FakeNode"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 
-from deploy.guest import Guest
-from guests import wire
+from deploy.machine.guest import Guest
+from guests.protocol import wire
 
 __all__ = ["answers"]
 
@@ -23,10 +23,10 @@ async def answers(guest: Guest, seconds: float = 10.0) -> bool:
     reader, writer = await asyncio.open_unix_connection(guest.spec.link_socket)
     try:
         async with asyncio.timeout(seconds):
-            writer.write(wire.encode(wire.Kind.HELLO, epoch, 0, hello))
+            writer.write(wire.encode(wire.FrameKind.HELLO, epoch, 0, hello))
             while data := await reader.read(4096):
                 for frame in decoder.feed(data):
-                    if frame.kind == wire.Kind.WELCOME and frame.epoch == epoch:
+                    if frame.kind == wire.FrameKind.WELCOME and frame.epoch == epoch:
                         return True
     except TimeoutError:
         return False

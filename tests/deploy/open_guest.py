@@ -19,10 +19,10 @@ from typing import Any
 import msgspec
 import structlog
 
-from deploy.node import Node
-from deploy.records import cache_directory
-from deploy.spec import NodeSpec, plan_node
-from deploy.ssh import GuestShell, NodeKeys, free_ports, make_keys
+from deploy.machine.node import NodeMachines
+from deploy.machine.spec import NodeSpec, plan_node
+from deploy.machine.ssh import GuestShell, NodeKeys, free_ports, make_keys
+from deploy.node.records import cache_directory
 from guests.image import COMMAND_LINE, Overlay, add_overlay, build_image
 from tests.project.tree import ROOT
 
@@ -116,7 +116,9 @@ async def open_guest(scratch: Path, capabilities: Path, name: str) -> AsyncItera
 async def main(file: Path, capabilities: Path) -> None:
     """Own the node until stdin ends."""
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
-    node = Node(msgspec.json.decode(file.read_bytes(), type=NodeSpec), capabilities=capabilities)
+    node = NodeMachines(
+        msgspec.json.decode(file.read_bytes(), type=NodeSpec), capabilities=capabilities
+    )
     await node.up()
     try:
         guest = node.guests["g1"]

@@ -13,8 +13,8 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from deploy.node import Node
-from deploy.spec import NodeSpec
+from deploy.machine.node import NodeMachines
+from deploy.machine.spec import NodeSpec
 
 __all__ = ["main"]
 
@@ -22,7 +22,9 @@ __all__ = ["main"]
 async def main(path: Path, capabilities: Path) -> None:
     """Own the node until told otherwise."""
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
-    node = Node(msgspec.json.decode(path.read_bytes(), type=NodeSpec), capabilities=capabilities)
+    node = NodeMachines(
+        msgspec.json.decode(path.read_bytes(), type=NodeSpec), capabilities=capabilities
+    )
     arrivals = await node.up()
     state = {
         name: {"pid": guest.pid, "how": arrivals[name].how} for name, guest in node.guests.items()

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import msgspec
 
-from faultinject.campaign.report.gather import gather
-from faultinject.campaign.report.kept import FILE, keep
-from faultinject.campaign.spec import load
-from faultinject.campaign.store import Store
-from faultinject.campaign.trial import MissionPlan, Outcome
+from faultinject.campaign.planning.spec import load
+from faultinject.campaign.records import MissionPlan, Outcome
+from faultinject.campaign.store.store import Store
+from faultinject.report.gather import gather
+from faultinject.results.findings_file import FILE, keep
 from tests.faultinject.campaign.specs import FACTS, row_of
 from voter.core.vote import Policy
 

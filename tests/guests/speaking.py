@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from guests import wire
-from guests.cut import InlineCut, MakeCut
-from guests.incarnation import Incarnation
-from guests.message import encode_request
+from guests.agent.capture import InlineCapture, MakeCut
+from guests.agent.incarnation import Incarnation
+from guests.protocol import wire
+from guests.protocol.message import encode_request
+from guests.protocol.wire import Decoder, Frame, FrameKind, encode
 from guests.service import Service
 from guests.services.kv import KeyValue
-from guests.wire import Decoder, Frame, Kind, encode
 
 __all__ = ["EMPTY", "Voter", "get", "kv_state", "put_request"]
 
@@ -18,7 +18,9 @@ EMPTY = bytes(8)
 class Voter:
     """The other end: says what a voter says, and takes the answers apart."""
 
-    def __init__(self, service: type[Service] = KeyValue, make_cut: MakeCut = InlineCut) -> None:
+    def __init__(
+        self, service: type[Service] = KeyValue, make_cut: MakeCut = InlineCapture
+    ) -> None:
         self.incarnation = Incarnation(service, 3, "build-1", make_cut)
         self.decoder = Decoder()
         self.epoch = 0
@@ -32,8 +34,8 @@ class Voter:
     def hello(self, epoch: int = 77, index: int = 1) -> wire.Welcome:
         self.epoch = epoch
         hello = wire.PROTOCOL.to_bytes(2) + bytes([index])
-        (frame,) = self.send(encode(Kind.HELLO, epoch, 0, hello))
-        assert (frame.kind, frame.epoch) == (Kind.WELCOME, epoch)
+        (frame,) = self.send(encode(FrameKind.HELLO, epoch, 0, hello))
+        assert (frame.kind, frame.epoch) == (FrameKind.WELCOME, epoch)
         return wire.decode_welcome(frame.payload)
 
     def order_frame(self, request: bytes, *, read_only: bool = False) -> bytes:
@@ -42,7 +44,7 @@ class Voter:
         payload = wire.encode_order(1, self.history, b"h%07d" % self.seq, b"me", request)
         self.history = after
         flags = wire.FLAG_READ_ONLY if read_only else 0
-        return encode(Kind.ORDER, self.epoch, self.seq, payload, flags)
+        return encode(FrameKind.ORDER, self.epoch, self.seq, payload, flags)
 
     def order(self, request: bytes, *, read_only: bool = False) -> Frame:
         (frame,) = self.send(self.order_frame(request, read_only=read_only))
@@ -53,19 +55,19 @@ class Voter:
 
     def mark(self, keeper: int) -> bytes:
         self.seq += 1
-        (frame,) = self.send(encode(Kind.MARKER, self.epoch, self.seq, bytes([keeper])))
-        assert (frame.kind, frame.seq) == (Kind.DIGEST, self.seq)
+        (frame,) = self.send(encode(FrameKind.MARKER, self.epoch, self.seq, bytes([keeper])))
+        assert (frame.kind, frame.seq) == (FrameKind.DIGEST, self.seq)
         return frame.payload
 
     def fetch(self, seq: int, offset: int = 0) -> Frame:
-        (frame,) = self.send(encode(Kind.FETCH, self.epoch, seq, offset.to_bytes(8)))
+        (frame,) = self.send(encode(FrameKind.FETCH, self.epoch, seq, offset.to_bytes(8)))
         return frame
 
     def restore(self, state: bytes, *, seq: int = 50, size: int | None = None) -> list[Frame]:
-        point = wire.Checkpoint(b"restored", len(state) if size is None else size, bytes(32))
-        data = [encode(Kind.RESTORE, self.epoch, seq, wire.encode_checkpoint(point))]
+        point = wire.CheckpointPayload(b"restored", len(state) if size is None else size, bytes(32))
+        data = [encode(FrameKind.RESTORE, self.epoch, seq, wire.encode_checkpoint(point))]
         data += [
-            encode(Kind.STATE, self.epoch, seq, state[at : at + 100])
+            encode(FrameKind.STATE, self.epoch, seq, state[at : at + 100])
             for at in range(0, len(state), 100)
         ]
         return self.send(b"".join(data))

@@ -11,7 +11,7 @@ import pytest
 from guests.check import CheckResult, check, format_result
 from guests.check.__main__ import main
 from guests.check.workload import make_workload
-from guests.message import Request, encode_request
+from guests.protocol.message import Request, encode_request
 from guests.service import ServiceError
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guests.function import REFUSAL, Authentication, guarded, load_function, read_key, sign
-from guests.message import MessageError, Reply, Request, encode_request
+from guests.protocol.message import MessageError, Reply, Request, encode_request
 from guests.service import Context, ServiceError, answer, load
 
 KEY = bytes(range(32))

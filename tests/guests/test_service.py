@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guests.message import Reply, Request, encode_request
+from guests.protocol.message import Reply, Request, encode_request
 from guests.service import MAX_REPLY, Context, Service, ServiceError, answer, load, state_digest
 from guests.services.kv import KeyValue
 from guests.services.static import Static

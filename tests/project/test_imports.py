@@ -16,18 +16,18 @@ __all__: list[str] = []
 
 # A library has one home: the module that wraps it for the rest.
 HOMES = {
-    "libvirt": {"deploy.hypervisor"},
-    "libvirt_qemu": {"deploy.hypervisor"},
-    "paramiko": {"deploy.ssh"},
+    "libvirt": {"deploy.machine.hypervisor"},
+    "libvirt_qemu": {"deploy.machine.hypervisor"},
+    "paramiko": {"deploy.machine.ssh"},
 }
 
 # Modules that hold no clock, no chance, no input or output: examples alone can test them.
 PURE = {
     "voter.core",
-    "guests.wire",
-    "guests.message",
-    "deploy.spec",
-    "deploy.domain_xml",
+    "guests.protocol.wire",
+    "guests.protocol.message",
+    "deploy.machine.spec",
+    "deploy.machine.domain_xml",
     "faultinject.faults.catalogue",
     "faultinject.plan",
     "faultinject.outcome",

@@ -152,7 +152,7 @@ def test_the_wheel_holds_the_product_and_nothing_else(tmp_path: Path) -> None:
     }
     inside = {name for name in names if ".dist-info/" not in name}
     assert inside == wanted
-    assert "guests/agent.py" in inside, "the image build copies the guests' sources"
+    assert "guests/agent/main.py" in inside, "the image build copies the guests' sources"
     (entry,) = [name for name in names if name.endswith("entry_points.txt")]
     with zipfile.ZipFile(wheel) as archive:
         assert "trivisor = trivisor:main" in archive.read(entry).decode()

@@ -17,9 +17,9 @@ MOST_LINES = 500
 # Where the product may sleep, and why; elsewhere it waits for events.
 SLEEPS = {
     ".ci/deadline.py": "polls /proc: there is no event for the end of an orphan's orphan",
-    "deploy/function.py": "a pause, so that an F that dies at once does not take the processor",
+    "deploy/authorizer.py": "a pause, so that an F that dies at once does not take the processor",
     "faultinject/demo/story.py": "polls processes of other sessions: nothing to wait on",
-    "guests/agent.py": "a port whose host end is closed gives no event, nor does sysfs",
+    "guests/agent/main.py": "a port whose host end is closed gives no event, nor does sysfs",
 }
 
 # Hosts that package indexes and mirrors are known by; in parts, or this file would match itself.

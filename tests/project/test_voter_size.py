@@ -45,7 +45,7 @@ def test_the_voters_process_loads_little_and_nothing_that_boots_or_breaks_guests
     tops = {name.partition(".")[0] for name in loaded}
     strangers = {"libvirt", "paramiko", "click", "rich", "matplotlib", "deploy", "faultinject"}
     assert not tops & strangers
-    assert not {"voter.gated", "guests.function"} & loaded.keys(), (
+    assert not {"voter.authorizer", "guests.function"} & loaded.keys(), (
         "a voter without F has none of it"
     )
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from faultinject.simulation.breakage import plant
 from faultinject.simulation.command import DEFECT_SEEDS
 from faultinject.simulation.defects import DEFECTS
+from faultinject.simulation.mutation import plant
 from faultinject.simulation.plan import SWARM
 from faultinject.simulation.promises import PROMISES
 
@@ -30,7 +30,7 @@ QUICK = {
 def hunt(name: str, seeds: int) -> dict[str, str]:
     """What is seen of a defect."""
     swarm = f"{SWARM}..{SWARM + seeds - 1}"
-    command = [sys.executable, "-m", "faultinject.simulation.breakage", name, swarm]
+    command = [sys.executable, "-m", "faultinject.simulation.mutation", name, swarm]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     said: dict[str, str] = json.loads(done.stdout)

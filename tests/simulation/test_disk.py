@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 
-from faultinject.simulation.disk import Disk, SimFile, SimFiles
+from faultinject.simulation.disk import SimDisk, SimFile, SimFiles
 from faultinject.simulation.loop import Process, SimLoop
 
 Work = Callable[[SimFiles], Coroutine[object, object, None]]
@@ -19,7 +19,7 @@ class Machine:
 
     def __init__(self, seed: int = 1, block: int = 512) -> None:
         self.loop = SimLoop()
-        self.disk = Disk(self.loop, Random(seed), block)
+        self.disk = SimDisk(self.loop, Random(seed), block)
 
     def run(self, work: Work, *, calls: int = 0) -> Process:
         """Run work as a process, which dies in its ``calls``-th system call."""

@@ -6,14 +6,14 @@ import pytest
 
 from faultinject.simulation import shrink as shrinking
 from faultinject.simulation.groups import CODE, group, shrink_group
-from faultinject.simulation.hunt import Summary
-from faultinject.simulation.plan import Plan, make_plan
+from faultinject.simulation.hunt import RunSummary
+from faultinject.simulation.plan import SimPlan, make_plan
 from faultinject.simulation.promises import Breach
-from faultinject.simulation.world import Result, run
+from faultinject.simulation.world import RunResult, run
 
 
-def summary(seed: int, *breaches: tuple[str, str], problems: tuple[str, ...] = ()) -> Summary:
-    return Summary(
+def summary(seed: int, *breaches: tuple[str, str], problems: tuple[str, ...] = ()) -> RunSummary:
+    return RunSummary(
         seed, [Breach(*each, 0.1) for each in breaches], list(problems), "", 1, 1.0, 1, 1, []
     )
 
@@ -46,7 +46,7 @@ def test_an_exception_of_the_code_is_a_failure_of_its_own_kind() -> None:
 def test_the_first_seed_of_a_group_is_shrunk_and_followed(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a check that fails whenever there is a fault at all, one fault is left."""
 
-    def fails(plan: Plan) -> Result:
+    def fails(plan: SimPlan) -> RunResult:
         result = run(plan.without([], []))
         broken = [Breach("Order", "broken", 0.0)] if plan.faults else []
         return result._replace(plan=plan, breaches=broken)

@@ -7,18 +7,18 @@ from typing import cast
 import msgspec
 import pytest
 
-from faultinject.simulation.guest import ROOT, Guest, WitnessedService
+from faultinject.simulation.guest import ROOT, SimGuest, WitnessedService
 from faultinject.simulation.loop import Process
 from faultinject.simulation.plan import make_plan
-from faultinject.simulation.promises import Observer
+from faultinject.simulation.promises import PromiseObserver
 from faultinject.simulation.streams import Transport
 from faultinject.simulation.world import World
-from guests.message import Request, encode_request
+from guests.protocol.message import Request, encode_request
+from guests.protocol.wire import FLAG_VOID, Frame, FrameKind, encode, encode_order
 from guests.service import Context
-from guests.wire import FLAG_VOID, Frame, Kind, encode, encode_order
 from voter.core.events import Changed
 from voter.core.replica import State
-from voter.frontend.verdict import encode_response
+from voter.native_protocol import encode_response
 
 EPOCH = 77
 
@@ -33,10 +33,10 @@ def changed(replica: int, after: State) -> Changed:
     return Changed(replica, State.LEARNER, after, "", 0)
 
 
-def release(observer: Observer, seq: int, reply: bytes) -> None:
+def release(observer: PromiseObserver, seq: int, reply: bytes) -> None:
     client = _Client()
     observer.accepted(cast(Transport, client), Process("voter"))
-    client.watch(encode(Kind.RESPONSE, 0, 0, encode_response(seq, 2, (), reply)))
+    client.watch(encode(FrameKind.RESPONSE, 0, 0, encode_response(seq, 2, (), reply)))
 
 
 @pytest.fixture
@@ -99,24 +99,24 @@ class _Orders:
         self.history = ROOT
         self.frames: list[Frame] = []
 
-    def order(self, *guests: Guest) -> Frame:
+    def order(self, *guests: SimGuest) -> Frame:
         """Send the next write to these guests."""
         seq = len(self.frames) + 1
         after = seq.to_bytes(8)
         request = encode_request("PUT", "/kv/a", [("x-op", str(seq))], b"1")
         payload = encode_order(seq, self.history, after, b"me", request)
-        frame = Frame(Kind.ORDER, 0, EPOCH, seq, payload)
+        frame = Frame(FrameKind.ORDER, 0, EPOCH, seq, payload)
         self.history = after
         self.frames.append(frame)
         for guest in guests:
             self.observer.ordered(frame, guest)
         return frame
 
-    def void(self, frame: Frame, guest: Guest) -> None:
+    def void(self, frame: Frame, guest: SimGuest) -> None:
         """Send a write to a guest as one that is voided."""
         self.observer.ordered(frame._replace(flags=FLAG_VOID), guest)
 
-    def apply(self, frame: Frame, guest: Guest) -> None:
+    def apply(self, frame: Frame, guest: SimGuest) -> None:
         """Have a guest apply a write."""
         service = guest.service
         assert service is not None

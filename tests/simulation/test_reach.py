@@ -9,15 +9,15 @@ from types import FrameType
 import msgspec
 import pytest
 
-from faultinject.simulation.faults import Injector
+from faultinject.simulation.faults import SimFaultInjector
 from faultinject.simulation.loop import Process
-from faultinject.simulation.plan import Fault, Plan, make_plan
+from faultinject.simulation.plan import SimFault, SimPlan, make_plan
 from faultinject.simulation.reach import (
     DIMENSIONS,
     MEASURED,
     ROOT,
-    Difference,
-    Group,
+    ReachDifference,
+    ReachGroup,
     compare,
     describe_plan,
     measure,
@@ -28,16 +28,16 @@ from faultinject.simulation.world import World, run
 from voter.core.replica import Replica
 
 
-def group(runs: int, **counts: dict[str, int]) -> Group:
+def group(runs: int, **counts: dict[str, int]) -> ReachGroup:
     """A group that reached these texts; dimensions are written with an underscore."""
     named = {name.replace("_", " "): Counter(texts) for name, texts in counts.items()}
-    return Group(runs, {name: named.get(name, Counter()) for name in DIMENSIONS})
+    return ReachGroup(runs, {name: named.get(name, Counter()) for name in DIMENSIONS})
 
 
-def planned(*faults: tuple[str, float, int]) -> Plan:
+def planned(*faults: tuple[str, float, int]) -> SimPlan:
     """A plan with these faults only: kind, time, target."""
     made = tuple(
-        Fault(index, kind, at, target, seconds=0.1)
+        SimFault(index, kind, at, target, seconds=0.1)
         for index, (kind, at, target) in enumerate(faults)
     )
     return msgspec.structs.replace(make_plan(3), faults=made, two=True, durability="fsync")
@@ -50,9 +50,21 @@ def test_reach_does_not_change_the_run(seed: int) -> None:
 
 
 def test_reach_restores_everything_when_it_is_done() -> None:
-    before = (Replica.move, Process.kill, World.end, Injector._begin, Injector._begin_replica)
+    before = (
+        Replica.move,
+        Process.kill,
+        World.end,
+        SimFaultInjector._begin,
+        SimFaultInjector._begin_replica,
+    )
     reach(make_plan(5))
-    after = (Replica.move, Process.kill, World.end, Injector._begin, Injector._begin_replica)
+    after = (
+        Replica.move,
+        Process.kill,
+        World.end,
+        SimFaultInjector._begin,
+        SimFaultInjector._begin_replica,
+    )
     assert before == after
     assert sys.gettrace() is None
 
@@ -76,7 +88,7 @@ def test_branches_name_lines_of_the_measured_files_only() -> None:
         assert last in ("leaves", "raises") or 1 <= int(last) <= lines[name]
     assert {text.partition(":")[0] for text in branches} >= {
         "voter/core/engine.py", "voter/journal/journal.py", "voter/runner.py", "voter/link.py",
-        "guests/incarnation.py",
+        "guests/agent/incarnation.py",
     }  # fmt: skip
 
 
@@ -141,9 +153,9 @@ def test_compare_returns_what_only_the_second_group_reached_most_frequent_first(
     first = group(9, branch={"a": 1}, transition={"t": 2})
     second = group(3, branch={"a": 3, "b": 1}, transition={"t": 1, "u": 2}, fault_pair={"p": 1})
     assert compare(first, second) == [
-        Difference("transition", "u", 2),
-        Difference("branch", "b", 1),
-        Difference("fault pair", "p", 1),
+        ReachDifference("transition", "u", 2),
+        ReachDifference("branch", "b", 1),
+        ReachDifference("fault pair", "p", 1),
     ]
 
 

@@ -11,10 +11,10 @@ import random
 from pathlib import Path
 from typing import cast
 
-from guests import wire
-from guests.incarnation import Incarnation
+from guests.agent.incarnation import Incarnation
+from guests.protocol import wire
+from guests.protocol.wire import Decoder, Frame, FrameKind, encode
 from guests.services.kv import KeyValue
-from guests.wire import Decoder, Frame, Kind, encode
 
 __all__ = ["MODES", "Agent"]
 
@@ -120,8 +120,8 @@ class _Connection(asyncio.Protocol):
         if transport is None:
             return
         frames = self._orders.feed(data)
-        ordered = any(frame.kind == Kind.ORDER for frame in frames)
-        agent.orders += sum(frame.kind == Kind.ORDER for frame in frames)
+        ordered = any(frame.kind == FrameKind.ORDER for frame in frames)
+        agent.orders += sum(frame.kind == FrameKind.ORDER for frame in frames)
         if ordered and agent.mode == "reads nothing":
             transport.pause_reading()
             return
@@ -137,7 +137,7 @@ class _Connection(asyncio.Protocol):
         if transport is None or transport.is_closing():
             return
         kind, _, epoch, seq, payload = frame
-        if kind == Kind.WELCOME and agent.protocol != wire.PROTOCOL:
+        if kind == FrameKind.WELCOME and agent.protocol != wire.PROTOCOL:
             payload = agent.protocol.to_bytes(2) + payload[2:]
         data = encode(kind, epoch, seq, payload, frame.flags)
         mode = agent.mode
@@ -146,7 +146,7 @@ class _Connection(asyncio.Protocol):
         if mode == "waits":
             self._held.append(data)
             return
-        if kind == Kind.REPLY and mode != "honest":
+        if kind == FrameKind.REPLY and mode != "honest":
             self._spoil(mode, frame, data)
         else:
             transport.write(data)
@@ -167,13 +167,13 @@ class _Connection(asyncio.Protocol):
             # Begin as a whole frame of the largest size, and never end it.
             transport.write(encode(kind, epoch, seq, bytes(wire.MAX_PAYLOAD))[:1000])
         elif mode == "answers with a digest":
-            transport.write(encode(Kind.DIGEST, epoch, seq, payload))
+            transport.write(encode(FrameKind.DIGEST, epoch, seq, payload))
         elif mode.startswith("floods") and not self._flooding:
             self._flooding = True
             pieces = {
                 "floods with garbage": random.Random(seq).randbytes(PIECE),
                 "floods with replies": encode(kind, epoch, seq + 5, payload) * 500,
-                "floods with pongs": encode(Kind.PONG, epoch, seq) * 1000,
+                "floods with pongs": encode(FrameKind.PONG, epoch, seq) * 1000,
             }
             self._flood(pieces[mode])
 

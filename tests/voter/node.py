@@ -14,13 +14,13 @@ from pathlib import Path
 from tests.voter.agents import Agent
 from tests.voter.http_client import HttpClient, Response
 from voter.address import connect
+from voter.authorizer import AuthorizingRunner
 from voter.client import Client
 from voter.config import Config, parse
-from voter.control import ControlServer
+from voter.control import VoterControlServer
 from voter.frontend.http import HttpServer
 from voter.frontend.native import NativeServer
-from voter.gated import GatedRunner
-from voter.ports import Clock
+from voter.interfaces import Clock
 from voter.runner import Runner
 from voter.sockets import listen_tcp, listen_unix
 
@@ -55,7 +55,7 @@ class Node:
     """A voter that runs."""
 
     def __init__(self, config: Config, directory: Path) -> None:
-        self.runner: Runner = (GatedRunner if config.function else Runner)(
+        self.runner: Runner = (AuthorizingRunner if config.function else Runner)(
             config,
             clock=Clock(time.monotonic, time.time_ns),
             connector=connect,
@@ -63,7 +63,7 @@ class Node:
         )
         self.http = HttpServer(self.runner)
         self.native = NativeServer(self.runner)
-        self.control = ControlServer(self.runner)
+        self.control = VoterControlServer(self.runner)
         self.native_path = directory / "native.sock"
         self.control_path = directory / "control.sock"
         self.port = 0

@@ -9,7 +9,7 @@ import asyncio
 
 import pytest
 
-from guests import wire
+from guests.protocol import wire
 from tests.voter.agents import MODES, Agent
 from tests.voter.conftest import Nodes
 from tests.voter.node import Node, until

@@ -13,16 +13,16 @@ from typing import Any
 
 import pytest
 
-from guests import wire
-from guests.incarnation import Incarnation
+from guests.agent.incarnation import Incarnation
+from guests.protocol import wire
+from guests.protocol.wire import FETCH_AHEAD, STATE_PIECE, Decoder, Frame, FrameKind, encode
 from guests.service import state_digest
 from guests.services.kv import KeyValue
-from guests.wire import FETCH_AHEAD, STATE_PIECE, Decoder, Frame, Kind, encode
 from voter import link as link_module
 from voter.address import Address, connect, parse_address
 from voter.core import events as ev
 from voter.core.limits import Limits
-from voter.link import FOREIGN_LIMIT, STALE_LIMIT, Link
+from voter.link import FOREIGN_LIMIT, STALE_LIMIT, ReplicaLink
 from voter.transfer import BURST
 
 WELCOME = wire.Welcome(wire.PROTOCOL, 4, True, 7, b"histhist", 2, 1, "kv", "b1")
@@ -94,13 +94,13 @@ class Connection:
                 self.frames += self.decoder.feed(data)
 
     async def hello(self) -> Frame:
-        frame = await self.frame(Kind.HELLO)
+        frame = await self.frame(FrameKind.HELLO)
         self.epoch = frame.epoch
         return frame
 
     async def greet(self, welcome: wire.Welcome = WELCOME) -> Connection:
         await self.hello()
-        self.say(Kind.WELCOME, 0, wire.encode_welcome(welcome))
+        self.say(FrameKind.WELCOME, 0, wire.encode_welcome(welcome))
         return self
 
     def say(self, kind: int, seq: int = 0, payload: bytes = b"", flags: int = 0) -> None:
@@ -116,7 +116,7 @@ class Connection:
         self.over.set()
 
 
-def flush_soon(link: Link) -> None:
+def flush_soon(link: ReplicaLink) -> None:
     asyncio.get_running_loop().call_soon(link.flush)
 
 
@@ -128,7 +128,7 @@ class Rig:
         self.events: asyncio.Queue[Any] = asyncio.Queue()
         self.problem: str | None = None
         self.epochs = itertools.count(1000)
-        self.link = Link(
+        self.link = ReplicaLink(
             3,
             parse_address(address),
             connector=connect,
@@ -191,7 +191,7 @@ async def test_a_handshake(rig: Rig) -> None:
     hello = await connection.hello()
     assert hello.payload == wire.PROTOCOL.to_bytes(2) + bytes([3])
     assert rig.link.up is False
-    connection.say(Kind.WELCOME, 0, wire.encode_welcome(WELCOME))
+    connection.say(FrameKind.WELCOME, 0, wire.encode_welcome(WELCOME))
     assert await rig.event() == ev.Greeted(3, 1000, 4, True, 7, b"histhist", 2)
     assert (rig.link.up, rig.link.problem, rig.link.welcome) == (True, "", WELCOME)
     connection.close()
@@ -202,7 +202,7 @@ async def test_a_hello_that_is_not_answered_is_said_again(rig: Rig) -> None:
     epochs = [(await connection.hello()).epoch for _ in range(4)]
     assert epochs == [1000] * 4
     assert connection.decoder.skipped >= wire.MAX_PAYLOAD, "zeros came between"
-    connection.say(Kind.WELCOME, 0, wire.encode_welcome(WELCOME))
+    connection.say(FrameKind.WELCOME, 0, wire.encode_welcome(WELCOME))
     assert isinstance(await rig.event(), ev.Greeted)
     connection.close()
 
@@ -238,13 +238,13 @@ async def test_a_slow_agent_may_answer_each_hello(rig: Rig) -> None:
     connection = await rig.agent.connection()
     for _ in range(3):
         await connection.hello()
-    connection.say(Kind.WELCOME, 0, wire.encode_welcome(WELCOME))
+    connection.say(FrameKind.WELCOME, 0, wire.encode_welcome(WELCOME))
     assert isinstance(await rig.event(), ev.Greeted)
     for _ in range(rig.link._hellos):  # a busy host may have sent one more than were read
-        connection.say(Kind.WELCOME, 0, wire.encode_welcome(WELCOME))
-    connection.say(Kind.PONG)
+        connection.say(FrameKind.WELCOME, 0, wire.encode_welcome(WELCOME))
+    connection.say(FrameKind.PONG)
     assert await rig.event() == ev.Heard(3, 1000)
-    connection.say(Kind.WELCOME, 0, wire.encode_welcome(WELCOME))
+    connection.say(FrameKind.WELCOME, 0, wire.encode_welcome(WELCOME))
     misbehaved = await rig.event()
     assert isinstance(misbehaved, ev.Misbehaved)
     assert "HELLO that was not sent" in misbehaved.reason
@@ -254,7 +254,9 @@ async def test_a_slow_agent_may_answer_each_hello(rig: Rig) -> None:
 async def test_a_frame_cut_before_we_came_is_pushed_out_of_the_agent(rig: Rig, cut: int) -> None:
     """A real incarnation whose decoder holds the beginning of a large frame of an earlier voter."""
     incarnation = Incarnation(KeyValue, 1, "")
-    assert not list(incarnation.receive(encode(Kind.ORDER, 5, 1, bytes(wire.MAX_PAYLOAD))[:cut]))
+    assert not list(
+        incarnation.receive(encode(FrameKind.ORDER, 5, 1, bytes(wire.MAX_PAYLOAD))[:cut])
+    )
     connection = await rig.agent.connection()
 
     async def serve() -> None:
@@ -271,13 +273,13 @@ async def test_a_frame_cut_before_we_came_is_pushed_out_of_the_agent(rig: Rig, c
 @pytest.mark.parametrize(
     "stale",
     [
-        encode(Kind.REPLY, 5, 1, b"of an earlier epoch") * 1000,
-        encode(Kind.WELCOME, 5, 0, wire.encode_welcome(WELCOME)),
-        encode(Kind.REPLY, 5, 1, bytes(wire.MAX_PAYLOAD))[:100],
-        encode(Kind.REPLY, 5, 1, bytes(100_000))[50_000:],
+        encode(FrameKind.REPLY, 5, 1, b"of an earlier epoch") * 1000,
+        encode(FrameKind.WELCOME, 5, 0, wire.encode_welcome(WELCOME)),
+        encode(FrameKind.REPLY, 5, 1, bytes(wire.MAX_PAYLOAD))[:100],
+        encode(FrameKind.REPLY, 5, 1, bytes(100_000))[50_000:],
         os.urandom(10_000),
-        encode(Kind.HERE, 0, 2),
-        encode(Kind.HERE, 0, 2)[:-1],
+        encode(FrameKind.HERE, 0, 2),
+        encode(FrameKind.HERE, 0, 2)[:-1],
     ],
     ids=["frames", "welcome", "cut large", "tail", "garbage", "here", "cut here"],
 )
@@ -286,7 +288,7 @@ async def test_what_an_earlier_connection_left_is_not_taken(rig: Rig, stale: byt
     connection.writer.write(stale)
     await connection.greet()
     assert isinstance(await rig.event(), ev.Greeted)
-    connection.say(Kind.REPLY, 8, bytes(wire.MAX_PAYLOAD))
+    connection.say(FrameKind.REPLY, 8, bytes(wire.MAX_PAYLOAD))
     answered = await rig.event()
     assert isinstance(answered, ev.Answered)
     assert len(answered.reply) == wire.MAX_PAYLOAD
@@ -306,7 +308,7 @@ async def test_an_agent_that_cannot_be_used_is_dropped_and_told_why(rig: Rig) ->
 async def test_a_welcome_of_the_wrong_form_is_dropped(rig: Rig) -> None:
     connection = await rig.agent.connection()
     await connection.hello()
-    connection.say(Kind.WELCOME, 0, wire.PROTOCOL.to_bytes(2) + b"short")
+    connection.say(FrameKind.WELCOME, 0, wire.PROTOCOL.to_bytes(2) + b"short")
     await connection.closed()
     assert "WELCOME" in rig.link.problem
     connection.close()
@@ -324,7 +326,7 @@ async def test_nobody_answers(rig: Rig) -> None:
 
 async def test_a_flood_before_the_welcome_ends_the_connection(rig: Rig) -> None:
     connection = await rig.agent.connection()
-    frame = encode(Kind.REPLY, 5, 1, bytes(1000))
+    frame = encode(FrameKind.REPLY, 5, 1, bytes(1000))
     with contextlib.suppress(ConnectionError):
         for _ in range(STALE_LIMIT * 2 // len(frame)):
             connection.writer.write(frame)
@@ -339,7 +341,7 @@ async def test_a_flood_before_the_welcome_ends_the_connection(rig: Rig) -> None:
 
 async def test_a_new_incarnation_is_greeted_on_a_new_connection(rig: Rig) -> None:
     connection = await rig.up()
-    connection.writer.write(encode(Kind.HERE, 0, 5))
+    connection.writer.write(encode(FrameKind.HERE, 0, 5))
     assert await rig.event() == ev.Lost(3, 1000, "the service was started anew")
     await connection.closed()
     connection.close()
@@ -371,7 +373,7 @@ async def test_events_after_a_drop_are_of_no_connection(rig: Rig) -> None:
     """Frames that lie in the same piece as the one that ended the link are not taken."""
     connection = await rig.up()
     connection.writer.write(
-        encode(Kind.OPEN, connection.epoch, 0) + encode(Kind.PONG, connection.epoch, 0)
+        encode(FrameKind.OPEN, connection.epoch, 0) + encode(FrameKind.PONG, connection.epoch, 0)
     )
     assert isinstance(await rig.event(), ev.Misbehaved)
     assert isinstance(await rig.event(), ev.Lost)
@@ -380,7 +382,7 @@ async def test_events_after_a_drop_are_of_no_connection(rig: Rig) -> None:
     connection.close()
 
 
-async def attempts(link: Link, count: int, deed: Callable[[int], None]) -> list[float]:
+async def attempts(link: ReplicaLink, count: int, deed: Callable[[int], None]) -> list[float]:
     """Run a link whose connector always fails; return the pauses between its attempts."""
     times: list[float] = []
     enough = asyncio.Event()
@@ -403,7 +405,7 @@ async def attempts(link: Link, count: int, deed: Callable[[int], None]) -> list[
     return [after - before for before, after in itertools.pairwise(times)]
 
 
-def make_link() -> Link:
+def make_link() -> ReplicaLink:
     return Rig("unix:/nowhere", None).link
 
 
@@ -437,11 +439,11 @@ async def test_a_replica_that_votes_is_sought_quickly_when_it_is_lost() -> None:
 @pytest.mark.parametrize(
     ("kind", "event"),
     [
-        (Kind.REPLY, ev.Answered(3, 1000, 8, b"payload")),
-        (Kind.DIGEST, ev.Digested(3, 1000, 8, b"payload")),
-        (Kind.RESTORED, ev.Restored(3, 1000, 8, b"payload")),
-        (Kind.REFUSED, ev.RefusedOrder(3, 1000, 8, "payload")),
-        (Kind.PONG, ev.Heard(3, 1000)),
+        (FrameKind.REPLY, ev.Answered(3, 1000, 8, b"payload")),
+        (FrameKind.DIGEST, ev.Digested(3, 1000, 8, b"payload")),
+        (FrameKind.RESTORED, ev.Restored(3, 1000, 8, b"payload")),
+        (FrameKind.REFUSED, ev.RefusedOrder(3, 1000, 8, "payload")),
+        (FrameKind.PONG, ev.Heard(3, 1000)),
     ],
 )
 async def test_frames_become_events(rig: Rig, kind: int, event: ev.Event) -> None:
@@ -453,7 +455,7 @@ async def test_frames_become_events(rig: Rig, kind: int, event: ev.Event) -> Non
 
 async def test_a_reason_of_a_replica_is_cut_and_made_readable(rig: Rig) -> None:
     connection = await rig.up()
-    connection.say(Kind.REFUSED, 8, b"\xff" * 5000)
+    connection.say(FrameKind.REFUSED, 8, b"\xff" * 5000)
     assert len((await rig.event()).reason) == 200
     connection.close()
 
@@ -462,12 +464,12 @@ async def test_a_reason_of_a_replica_is_cut_and_made_readable(rig: Rig) -> None:
     "data",
     [
         lambda epoch: b"garbage",
-        lambda epoch: encode(Kind.REPLY, epoch, 1, b"abc")[:-1] + b"X",
-        lambda epoch: encode(Kind.ORDER, epoch, 1, bytes(40)),
-        lambda epoch: encode(Kind.HELLO, epoch, 0),
-        lambda epoch: encode(Kind.STATE, epoch, 9, b"unasked"),
+        lambda epoch: encode(FrameKind.REPLY, epoch, 1, b"abc")[:-1] + b"X",
+        lambda epoch: encode(FrameKind.ORDER, epoch, 1, bytes(40)),
+        lambda epoch: encode(FrameKind.HELLO, epoch, 0),
+        lambda epoch: encode(FrameKind.STATE, epoch, 9, b"unasked"),
         lambda epoch: encode(99, epoch, 0),
-        lambda epoch: encode(Kind.REPLY, epoch + 1, 1) * (FOREIGN_LIMIT + 1),
+        lambda epoch: encode(FrameKind.REPLY, epoch + 1, 1) * (FOREIGN_LIMIT + 1),
     ],
     ids=["garbage", "checksum", "order", "hello", "state", "unknown", "epochs"],
 )
@@ -482,8 +484,8 @@ async def test_what_no_honest_agent_sends_is_misbehaviour(
 
 async def test_a_few_frames_of_another_epoch_are_dropped(rig: Rig) -> None:
     connection = await rig.up()
-    connection.writer.write(encode(Kind.REPLY, 5, 1) * FOREIGN_LIMIT)
-    connection.say(Kind.PONG)
+    connection.writer.write(encode(FrameKind.REPLY, 5, 1) * FOREIGN_LIMIT)
+    connection.say(FrameKind.PONG)
     assert isinstance(await rig.event(), ev.Heard)
     connection.close()
 
@@ -512,11 +514,11 @@ async def test_what_is_sent_in_one_turn_is_written_at_once(rig: Rig) -> None:
     rig.link.ping()
     for seq in range(5):
         frame = await connection.frame()
-        assert (frame.kind, frame.seq, frame.flags) == (Kind.ORDER, seq, wire.FLAG_READ_ONLY)
+        assert (frame.kind, frame.seq, frame.flags) == (FrameKind.ORDER, seq, wire.FLAG_READ_ONLY)
         assert wire.decode_order(frame.payload).request == b"request"
     assert (await connection.frame()).payload == bytes([wire.NO_KEEPER])
     assert (await connection.frame()).payload == bytes([2])
-    assert (await connection.frame()).kind == Kind.PING
+    assert (await connection.frame()).kind == FrameKind.PING
     assert flushed == 1
     connection.close()
 
@@ -533,7 +535,7 @@ async def test_a_state_is_sent_no_faster_than_it_is_taken(rig: Rig) -> None:
     assert wire.decode_checkpoint(frame.payload) == (b"historyh", len(state), bytes(32))
     got, last = b"", 0
     while not last:
-        frame = await connection.frame(Kind.STATE)
+        frame = await connection.frame(FrameKind.STATE)
         got, last = got + frame.payload, frame.flags & wire.FLAG_LAST
     assert got == state
     connection.close()
@@ -542,7 +544,7 @@ async def test_a_state_is_sent_no_faster_than_it_is_taken(rig: Rig) -> None:
 async def test_a_restore_ends_with_its_connection(rig: Rig) -> None:
     connection = await rig.up()
     rig.link.restore(ev.Restore(3, 50, b"historyh", b"", bytes(1 << 22)))
-    await connection.frame(Kind.RESTORE)
+    await connection.frame(FrameKind.RESTORE)
     task = rig.link._sending
     connection.close()
     assert isinstance(await rig.event(), ev.Lost)
@@ -550,7 +552,7 @@ async def test_a_restore_ends_with_its_connection(rig: Rig) -> None:
     await until(task.done)
     other = await rig.up()
     rig.link.ping()
-    assert (await other.frame()).kind == Kind.PING
+    assert (await other.frame()).kind == FrameKind.PING
     other.close()
 
 
@@ -558,7 +560,7 @@ async def test_the_empty_state_is_one_frame(rig: Rig) -> None:
     connection = await rig.up()
     rig.link.restore(ev.Restore(3, 0, bytes(8), b"", b""))
     rig.link.ping()
-    assert (await connection.frame(Kind.RESTORE)).seq == 0
+    assert (await connection.frame(FrameKind.RESTORE)).seq == 0
     connection.close()
 
 
@@ -568,13 +570,13 @@ async def test_the_empty_state_is_one_frame(rig: Rig) -> None:
 async def answer_fetches(connection: Connection, state: bytes, piece: int) -> None:
     offset = asked = 0
     while offset < len(state):
-        frame = await connection.frame(Kind.FETCH)
+        frame = await connection.frame(FrameKind.FETCH)
         assert int.from_bytes(frame.payload) == asked
         asked += STATE_PIECE
         part = state[offset : offset + piece]
         offset += len(part)
         flags = wire.FLAG_LAST if offset == len(state) else 0
-        connection.say(Kind.STATE, frame.seq, part, flags)
+        connection.say(FrameKind.STATE, frame.seq, part, flags)
 
 
 async def test_a_state_is_fetched_piece_by_piece(rig: Rig) -> None:
@@ -593,9 +595,9 @@ async def test_a_piece_that_was_not_asked_for_is_no_honest_agents(rig: Rig) -> N
     connection = await rig.up()
     rig.slow_down()
     rig.link.fetch(9)
-    await connection.frame(Kind.FETCH)
-    connection.say(Kind.STATE, 9, bytes(STATE_PIECE))
-    connection.say(Kind.STATE, 9, bytes(STATE_PIECE))
+    await connection.frame(FrameKind.FETCH)
+    connection.say(FrameKind.STATE, 9, bytes(STATE_PIECE))
+    connection.say(FrameKind.STATE, 9, bytes(STATE_PIECE))
     assert isinstance(await rig.event(), ev.Piece)
     assert isinstance(await rig.event(), ev.Misbehaved)
     connection.close()
@@ -611,12 +613,12 @@ async def test_a_transfer_has_its_rate_and_the_rest_goes_in_between(
     began = loop.time()
     if direction == "restore":
         rig.link.restore(ev.Restore(3, 50, b"historyh", b"", state))
-        await connection.frame(Kind.STATE)
+        await connection.frame(FrameKind.STATE)
         rig.link.ping()
         kinds: list[int] = []
-        while kinds.count(Kind.STATE) < 5:
+        while kinds.count(FrameKind.STATE) < 5:
             kinds.append((await connection.frame()).kind)
-        assert kinds[0] == Kind.PING
+        assert kinds[0] == FrameKind.PING
     else:
         rig.link.fetch(9)
         await answer_fetches(connection, state, STATE_PIECE)
@@ -632,8 +634,8 @@ async def test_a_fetch_that_pauses_ends_with_its_connection(rig: Rig) -> None:
     connection = await rig.up()
     rig.slow_down()
     rig.link.fetch(9)
-    await connection.frame(Kind.FETCH)
-    connection.say(Kind.STATE, 9, bytes(STATE_PIECE))
+    await connection.frame(FrameKind.FETCH)
+    connection.say(FrameKind.STATE, 9, bytes(STATE_PIECE))
     assert isinstance(await rig.event(), ev.Piece)
     arriving = rig.link._arriving
     assert arriving is not None
@@ -643,12 +645,12 @@ async def test_a_fetch_that_pauses_ends_with_its_connection(rig: Rig) -> None:
     assert arriving.timer.cancelled()
     other = await rig.up()
     rig.link.ping()
-    assert (await other.frame()).kind == Kind.PING
+    assert (await other.frame()).kind == FrameKind.PING
     other.close()
 
 
 async def say_refused(connection: Connection) -> None:
-    connection.say(Kind.REFUSED, 9, b"not kept")
+    connection.say(FrameKind.REFUSED, 9, b"not kept")
 
 
 async def say_too_much(connection: Connection) -> None:
@@ -656,7 +658,7 @@ async def say_too_much(connection: Connection) -> None:
 
 
 async def say_nothing(connection: Connection) -> None:
-    connection.say(Kind.STATE, 9, b"")
+    connection.say(FrameKind.STATE, 9, b"")
 
 
 @pytest.mark.parametrize("answer", [say_refused, say_too_much, say_nothing])
@@ -670,7 +672,7 @@ async def test_a_fetch_may_fail(rig: Rig, answer: Callable[[Connection], Awaitab
     assert isinstance(event, ev.FetchFailed)
     assert rig.link._arriving is None, "nothing of it is held"
     for _ in range(FETCH_AHEAD):  # answers to what was asked for ahead may still come, no more
-        connection.say(Kind.STATE, 9, b"more")
+        connection.say(FrameKind.STATE, 9, b"more")
     assert isinstance(await rig.event(), ev.Misbehaved)
     connection.close()
 
@@ -679,7 +681,7 @@ async def test_what_was_asked_for_ahead_is_refused_once_for_each(rig: Rig) -> No
     connection = await rig.up()
     rig.link.fetch(9)
     for _ in range(FETCH_AHEAD + 1):
-        connection.say(Kind.REFUSED, 9, b"not kept")
+        connection.say(FrameKind.REFUSED, 9, b"not kept")
     assert isinstance(await rig.event(), ev.FetchFailed)
     assert isinstance(await rig.event(), ev.RefusedOrder), "one more than was asked for"
     connection.close()
@@ -688,7 +690,7 @@ async def test_what_was_asked_for_ahead_is_refused_once_for_each(rig: Rig) -> No
 async def test_a_refused_request_is_not_a_refused_fetch(rig: Rig) -> None:
     connection = await rig.up()
     rig.link.fetch(9)
-    connection.say(Kind.REFUSED, 8, b"history")
+    connection.say(FrameKind.REFUSED, 8, b"history")
     assert isinstance(await rig.event(), ev.RefusedOrder)
     connection.close()
 

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 
-from guests.message import Reply, encode_request
+from guests.protocol.message import Reply, encode_request
 from tests.voter.agents import Agent
 from tests.voter.node import until
 from voter.client import Client

@@ -13,19 +13,19 @@ from typing import Any, cast
 
 import pytest
 
-from guests import wire
-from guests.incarnation import Incarnation
-from guests.message import Reply, Request, encode_request
+from guests.agent.incarnation import Incarnation
+from guests.protocol import wire
+from guests.protocol.message import Reply, Request, encode_request
+from guests.protocol.wire import Decoder, FrameKind, encode
 from guests.service import Context
 from guests.services.kv import KeyValue
-from guests.wire import Decoder, Kind, encode
 from tests.voter.test_link import until
 from voter.address import Address, connect
 from voter.config import Config, parse
 from voter.core import events as ev
 from voter.core.events import Fail, Failure, Release
 from voter.errors import AddressError
-from voter.ports import Clock
+from voter.interfaces import Clock
 from voter.runner import LARGEST, Runner, Verdict
 from voter.status import describe
 
@@ -170,7 +170,11 @@ def lie(data: bytes) -> bytes:
     """Change each reply, with the right checksums."""
     return b"".join(
         encode(
-            f.kind, f.epoch, f.seq, f.payload[::-1] if f.kind == Kind.REPLY else f.payload, f.flags
+            f.kind,
+            f.epoch,
+            f.seq,
+            f.payload[::-1] if f.kind == FrameKind.REPLY else f.payload,
+            f.flags,
         )
         for f in Decoder().feed(data)
     )
@@ -329,9 +333,9 @@ async def test_a_hostile_guest_is_expelled_and_the_rest_goes_on(make: Make, mode
     guest = node.guests["g2"]
     epoch = node.runner.links[1].epoch
     bad = {
-        "flood": encode(Kind.REPLY, epoch, 1, bytes(100)) * 10_000,
+        "flood": encode(FrameKind.REPLY, epoch, 1, bytes(100)) * 10_000,
         "garbage": os.urandom(100_000),
-        "kind": encode(Kind.ORDER, epoch, 1, bytes(100)),
+        "kind": encode(FrameKind.ORDER, epoch, 1, bytes(100)),
     }[mode]
     guest.transport._come(bad)
     assert states_of(node.runner)[1] == "expelled"
@@ -432,7 +436,7 @@ async def test_an_agent_of_another_protocol_is_not_used(make: Make) -> None:
     def old(data: bytes) -> bytes:
         return b"".join(
             encode(f.kind, f.epoch, f.seq, (9).to_bytes(2) + f.payload[2:])
-            if f.kind == Kind.WELCOME
+            if f.kind == FrameKind.WELCOME
             else encode(f.kind, f.epoch, f.seq, f.payload, f.flags)
             for f in Decoder().feed(data)
         )

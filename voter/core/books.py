@@ -11,12 +11,12 @@ from math import inf
 import msgspec
 
 from voter.core import events as ev
+from voter.core.dedup import Table
 from voter.core.entries import Entry as JournalEntry
 from voter.core.entries import Moved, Record, Settled, Void
 from voter.core.events import Effect
 from voter.core.limits import Limits
 from voter.core.membership import Membership
-from voter.core.once import Table
 from voter.core.order import Entry, Log
 from voter.core.replica import Cause, Replica
 from voter.core.throttle import Throttle

@@ -14,12 +14,12 @@ from typing import Any, ClassVar
 
 from voter.core import events as ev
 from voter.core.books import Poll
+from voter.core.dedup import Finding
 from voter.core.durable import Past
 from voter.core.entries import Record, Settled
 from voter.core.events import Effect, Event, Failure
 from voter.core.lifecycle import Lifecycle
 from voter.core.limits import Limits
-from voter.core.once import Finding
 from voter.core.order import TAG_SIZE, tag
 from voter.core.replica import Replica, State
 from voter.core.vote import LOST, WON, count

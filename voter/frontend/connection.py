@@ -26,7 +26,7 @@ from voter.frontend.proxying import to_response
 if TYPE_CHECKING:
     from voter.frontend.http import HttpServer
 
-__all__ = ["HEADER_LIMIT", "HEAD_LIMIT", "HttpConnection", "Refused", "RequestParser"]
+__all__ = ["HEADER_LIMIT", "HEAD_LIMIT", "HttpConnection", "BadRequest", "RequestParser"]
 
 HEAD_LIMIT = 32 << 10
 """Largest request line with all headers, in bytes."""
@@ -40,7 +40,7 @@ READ_AHEAD = 64 << 10
 """Bytes of a body that nobody has read yet (aiohttp stops reading at twice as many)."""
 
 
-class Refused(HttpProcessingError):
+class BadRequest(HttpProcessingError):
     """A request that cannot be taken; the connection ends after the answer ``status``."""
 
     def __init__(self, status: int, detail: str) -> None:
@@ -53,17 +53,17 @@ class RequestParser(HttpRequestParserPy):
     def parse_message(self, lines: list[bytes]) -> RawRequestMessage:
         """Take the lines of a request apart.  Raises HttpProcessingError."""
         if sum(map(len, lines)) > HEAD_LIMIT:
-            raise Refused(431, f"the headers are over the limit of {HEAD_LIMIT} bytes")
+            raise BadRequest(431, f"the headers are over the limit of {HEAD_LIMIT} bytes")
         try:
             message = super().parse_message(lines)
         except ValueError as error:
-            raise Refused(400, f"the request is malformed: {error}") from error
+            raise BadRequest(400, f"the request is malformed: {error}") from error
         if message.version not in (HttpVersion11, HttpVersion10):
-            raise Refused(505, "HTTP/1.1 and HTTP/1.0 are spoken here")
+            raise BadRequest(505, "HTTP/1.1 and HTTP/1.0 are spoken here")
         if message.method == "CONNECT":
-            raise Refused(501, "no tunnels are made here")
+            raise BadRequest(501, "no tunnels are made here")
         if len(message.headers.get("Content-Length", "")) > 18:
-            raise Refused(413, "the body is over any limit")
+            raise BadRequest(413, "the body is over any limit")
         return message._replace(upgrade=False) if message.upgrade else message
 
 
@@ -201,7 +201,7 @@ class HttpConnection(RequestHandler):
         """Say what is wrong, after what is owed to earlier requests, and end the connection."""
         if not self._deaf:
             self._deaf = True
-            error = _ErrInfo(status, Refused(status, detail), detail)
+            error = _ErrInfo(status, BadRequest(status, detail), detail)
             self._messages.append((error, EMPTY_PAYLOAD))
             if self._waiter is not None and not self._waiter.done():
                 self._waiter.set_result(None)
@@ -217,7 +217,7 @@ class HttpConnection(RequestHandler):
         """aiohttp: make the response to a request that was not understood, or to a fault of ours
         (that is logged, and the connection ends without a word: the outcome is unknown)."""
         lines = getattr(self._parser, "_lines", ())
-        if isinstance(exc, Refused):
+        if isinstance(exc, BadRequest):
             status = exc.code
         elif len(lines) > HEADER_LIMIT + 1 or (isinstance(exc, LineTooLong) and lines):
             status = 431

@@ -20,15 +20,15 @@ from typing import cast
 from aiohttp import hdrs, web
 from aiohttp.http import HttpVersion10, HttpVersion11
 
-from guests.message import MessageError, Reply
+from guests.protocol.message import MessageError, Reply
 from voter.core.events import Once, Release
 from voter.frontend.bounds import HELD_LIMIT
-from voter.frontend.connection import HttpConnection, Refused
+from voter.frontend.connection import BadRequest, HttpConnection
 from voter.frontend.idempotency import REPLAYED, find_key, once_of
 from voter.frontend.problem import problem_of_failure, problem_of_status
 from voter.frontend.proxying import canonical_request, origin_form, to_response, vote_header
 from voter.frontend.reserved import Reserved
-from voter.frontend.verdict import READ_ONLY_METHODS
+from voter.native_protocol import READ_ONLY_METHODS
 from voter.runner import Runner, Verdict
 from voter.sockets import BACKLOG
 
@@ -113,7 +113,7 @@ class HttpServer:
         try:
             key = find_key(headers)
         except MessageError as error:
-            raise Refused(400, str(error)) from error
+            raise BadRequest(400, str(error)) from error
         return None if key is None else once_of(key, caller, method, target, body)
 
     def _check(self, request: web.BaseRequest) -> tuple[str, str | None]:
@@ -121,20 +121,20 @@ class HttpServer:
         headers = request.headers
         coding = headers.get(hdrs.TRANSFER_ENCODING)
         if coding is not None and request.version == HttpVersion10:
-            raise Refused(400, "transfer-encoding in HTTP/1.0")
+            raise BadRequest(400, "transfer-encoding in HTTP/1.0")
         if coding is not None and coding.lower() != "chunked":
-            raise Refused(501, "the only transfer coding understood here is chunked")
+            raise BadRequest(501, "the only transfer coding understood here is chunked")
         if headers.get(hdrs.EXPECT, "100-continue").lower() != "100-continue":
-            raise Refused(417, "the only expectation understood here is 100-continue")
+            raise BadRequest(417, "the only expectation understood here is 100-continue")
         if int(headers.get(hdrs.CONTENT_LENGTH, 0)) > self.runner.config.max_body:
             self._refuse_body()
         try:
             return origin_form(request.raw_path)
         except MessageError as error:
-            raise Refused(400, str(error)) from error
+            raise BadRequest(400, str(error)) from error
 
     def _refuse_body(self) -> None:
-        raise Refused(413, f"the body is over the limit of {self.runner.config.max_body} bytes")
+        raise BadRequest(413, f"the body is over the limit of {self.runner.config.max_body} bytes")
 
     async def _read(self, request: web.BaseRequest) -> bytes:
         """Return the body.  Raises Refused, RequestPayloadError."""
@@ -157,9 +157,9 @@ class HttpServer:
                     if len(parts) > self.runner.config.max_body:
                         self._refuse_body()
                     if self.held > self.held_limit:
-                        raise Refused(503, "too many requests are half sent")
+                        raise BadRequest(503, "too many requests are half sent")
         except TimeoutError:
-            raise Refused(408, "the body did not come in time") from None
+            raise BadRequest(408, "the body did not come in time") from None
         finally:
             self.held -= len(parts)
         return bytes(parts)

@@ -14,9 +14,9 @@ import re
 from collections.abc import Iterable
 from hashlib import blake2b
 
-from guests.message import MessageError
+from guests.protocol.message import MessageError
+from voter.core.dedup import key_scope
 from voter.core.entries import Once
-from voter.core.once import key_scope
 
 __all__ = ["HEADER", "LONGEST_KEY", "REPLAYED", "find_key", "once_of"]
 

@@ -22,15 +22,15 @@ from typing import cast
 
 import msgspec
 
-from guests import wire
-from guests.wire import FLAG_ONCE, FLAG_READ_ONLY, Decoder, Frame, Kind, encode
+from guests.protocol import wire
+from guests.protocol.wire import FLAG_ONCE, FLAG_READ_ONLY, Decoder, Frame, FrameKind, encode
+from voter.core.dedup import session_scope
 from voter.core.events import Failure, Once, Release, SessionOpened
-from voter.core.once import session_scope
 from voter.frontend.bounds import HELD_LIMIT, LINGER, STEP, UNSENT_LIMIT, Bounds
-from voter.frontend.verdict import (
+from voter.native_protocol import (
     NUMBERS_SIZE,
     SESSION_SIZE,
-    Opened,
+    OpenedPayload,
     decode_numbers,
     encode_failure,
     encode_response,
@@ -121,11 +121,11 @@ class NativeConnection(asyncio.Protocol):
             return
         frames = self._decoder.feed(data)
         for frame in frames:
-            if frame.kind == Kind.REQUEST and self._opened:
+            if frame.kind == FrameKind.REQUEST and self._opened:
                 self._request(frame)
-            elif frame.kind == Kind.SESSION and self._opened:
+            elif frame.kind == FrameKind.SESSION and self._opened:
                 self._name_session(frame)
-            elif frame.kind == Kind.OPEN and not self._opened:
+            elif frame.kind == FrameKind.OPEN and not self._opened:
                 self._open(frame)
             else:
                 text = f"a frame of kind {frame.kind} is not expected here"
@@ -168,7 +168,7 @@ class NativeConnection(asyncio.Protocol):
             return
         self._opened = True
         self._server.bounds.leave(self, Phase.OPENING)
-        self._send(encode(Kind.OPENED, 0, frame.seq, self._server.greeting))
+        self._send(encode(FrameKind.OPENED, 0, frame.seq, self._server.greeting))
 
     def _name_session(self, frame: Frame) -> None:
         """Go on with a session, or open one; whether there is such a one shows at its requests."""
@@ -177,7 +177,7 @@ class NativeConnection(asyncio.Protocol):
             self._runner.open_session(self._caller, partial(self._tell_session, frame.seq))
         elif len(frame.payload) == SESSION_SIZE:
             self._session = frame.payload
-            self._send(encode(Kind.SESSION, 0, frame.seq, frame.payload))
+            self._send(encode(FrameKind.SESSION, 0, frame.seq, frame.payload))
         else:
             text = f"a session has {SESSION_SIZE} bytes, and is opened one at a time"
             self._refuse(frame.seq, "protocol", text)
@@ -186,7 +186,7 @@ class NativeConnection(asyncio.Protocol):
         self._opening = False
         if isinstance(opening, SessionOpened):
             self._session = self._session or opening.session
-            self._send(encode(Kind.SESSION, 0, number, opening.session))
+            self._send(encode(FrameKind.SESSION, 0, number, opening.session))
         else:
             self._fail(number, opening.failure, opening.detail)
 
@@ -223,7 +223,7 @@ class NativeConnection(asyncio.Protocol):
             self._set_reading()
 
     def _fail(self, number: int, code: str, text: str) -> None:
-        self._send(encode(Kind.FAILURE, 0, number, encode_failure(code, text)))
+        self._send(encode(FrameKind.FAILURE, 0, number, encode_failure(code, text)))
 
     def _answer(self, number: int, verdict: Verdict) -> None:
         self._in_flight.pop(number, None)
@@ -232,7 +232,7 @@ class NativeConnection(asyncio.Protocol):
             if len(payload) > wire.MAX_PAYLOAD:
                 self._fail(number, Failure.TOO_LARGE, "the reply does not fit into a frame")
             else:
-                self._send(encode(Kind.RESPONSE, 0, number, payload))
+                self._send(encode(FrameKind.RESPONSE, 0, number, payload))
         else:
             self._fail(number, verdict.failure, verdict.detail)
         if self._choked and len(self._in_flight) < self._server.max_in_flight // 2:
@@ -329,7 +329,7 @@ class NativeServer:
         self.max_in_flight = runner.config.max_in_flight
         self.connections: set[NativeConnection] = set()
         self.greeting = msgspec.json.encode(
-            Opened(
+            OpenedPayload(
                 protocol=wire.PROTOCOL,
                 vote=str(runner.policy),
                 replicas=list(runner.names),

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import msgspec
 
-from guests.message import Reply
+from guests.protocol.message import Reply
 from voter.core.events import Fail, Failure
 
 __all__ = ["RETRY_AFTER", "problem", "problem_of_failure", "problem_of_status"]

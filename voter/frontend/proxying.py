@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 
 from aiohttp import web
 
-from guests.message import REASONS, MessageError, Reply
+from guests.protocol.message import REASONS, MessageError, Reply
 from voter.core.events import Release
 
 __all__ = ["HOP_BY_HOP", "canonical_request", "origin_form", "to_response", "vote_header"]
@@ -66,7 +66,8 @@ def canonical_request(
 ) -> bytes:
     """Return the bytes that go to the replicas.
 
-    What ``guests.message.encode_request`` would make of the same parts, but the parser has already
+    What ``guests.protocol.message.encode_request`` would make of the same parts, but the parser
+    has already
     checked them.  ``authority``, if there is one, takes the place of Host (RFC 9112 section 3.2.2).
     """
     headers = [(name.lower(), value) for name, value in headers]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import msgspec
 
-from guests.message import Reply
+from guests.protocol.message import Reply
 from voter.frontend.problem import RETRY_AFTER, problem_of_status
 from voter.metrics import CONTENT_TYPE, Metrics
 from voter.runner import Runner

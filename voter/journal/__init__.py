@@ -37,15 +37,22 @@ from typing import NamedTuple
 
 from voter.core.entries import FORMAT, Base, Entry
 from voter.errors import JournalError
-from voter.journal.files import Directory, File, Files
+from voter.journal.files import Directory, Files, JournalFile
 from voter.journal.journal import Durability, Journal, Tail, create_segment, write_identity
-from voter.journal.recovery import Found, Identity, Segment, find, read_identity, segment_name
+from voter.journal.recovery import (
+    RecoveredJournal,
+    Segment,
+    VoterIdentity,
+    find,
+    read_identity,
+    segment_name,
+)
 from voter.log import note
 
-__all__ = ["Directory", "File", "Files", "Journal", "Recovery", "open_journal"]
+__all__ = ["Directory", "JournalFile", "Files", "Journal", "RecoveryReport", "open_journal"]
 
 
-class Recovery(NamedTuple):
+class RecoveryReport(NamedTuple):
     """What the journal knows at the start."""
 
     base: Base
@@ -67,7 +74,7 @@ async def open_journal(
     random64: Callable[[], int],
     on_synced: Callable[[int], None],
     on_full: Callable[[bool, str], None],
-) -> tuple[Journal, Recovery]:
+) -> tuple[Journal, RecoveryReport]:
     """Begin a journal in an empty directory, or go on with the one that is there.
 
     Entries that are found are on the disk when this returns.  Raises JournalError, after which
@@ -97,7 +104,7 @@ async def open_journal(
                 file.append(found.copy)
                 last.at += len(found.copy)
             await file.sync()
-        spare: tuple[File, Segment] | None = None
+        spare: tuple[JournalFile, Segment] | None = None
         if found.spare is not None:
             name = segment_name(found.spare.number)
             spare = files.reopen(name, found.spare.at, 0), found.spare
@@ -121,7 +128,7 @@ async def open_journal(
         files.close()
         raise
     secret = bytes.fromhex(identity.secret)
-    return journal, Recovery(
+    return journal, RecoveryReport(
         found.base,
         found.state,
         found.entries,
@@ -134,14 +141,14 @@ async def open_journal(
 
 async def _begin(
     files: Files, node: str, vote: str, segment_size: int, random64: Callable[[], int]
-) -> tuple[Identity, Found, File]:
+) -> tuple[VoterIdentity, RecoveredJournal, JournalFile]:
     """Begin a journal: it exists from the moment that its identity does."""
     for name in files.names():
         if name.startswith(("segment-", "identity")):
             await files.remove(name)
     secret = b"".join(random64().to_bytes(8) for _ in range(4))
-    identity = Identity(format=FORMAT, node=node, vote=vote, secret=secret.hex())
+    identity = VoterIdentity(format=FORMAT, node=node, vote=vote, secret=secret.hex())
     file, segment = await create_segment(files, identity, 1, segment_size)
     segment.first = 1
     await write_identity(files, identity)
-    return identity, Found(Base(), b"", [], [segment], None, 0, 0, b"", None), file
+    return identity, RecoveredJournal(Base(), b"", [], [segment], None, 0, 0, b"", None), file

@@ -21,7 +21,7 @@ from typing import Protocol, TypeVar
 
 from voter.errors import JournalError
 
-__all__ = ["Directory", "File", "Files"]
+__all__ = ["Directory", "JournalFile", "Files"]
 
 T = TypeVar("T")
 Piece = bytes | memoryview
@@ -33,7 +33,7 @@ _PIECE = 1 << 20
 _SYNC_EACH = 4 << 20
 
 
-class File(Protocol):
+class JournalFile(Protocol):
     """A segment that is written to at its end.  All raise OSError."""
 
     def append(self, data: bytes) -> None:
@@ -57,10 +57,10 @@ class Files(Protocol):
     def read(self, name: str) -> bytes:
         """Return a whole file."""
 
-    async def create(self, name: str, size: int) -> File:
+    async def create(self, name: str, size: int) -> JournalFile:
         """Set ``size`` bytes of zeros aside, on the disk under their name when this returns."""
 
-    def reopen(self, name: str, at: int, again: int) -> File:
+    def reopen(self, name: str, at: int, again: int) -> JournalFile:
         """Go on writing at offset ``at``; what is behind it becomes zeros (not synced yet).
 
         What is between ``again`` and ``at`` is written again: after a sync that failed Linux takes
@@ -226,7 +226,7 @@ class Directory:
         """Return a whole file."""
         return (self._path / name).read_bytes()
 
-    async def create(self, name: str, size: int) -> File:
+    async def create(self, name: str, size: int) -> JournalFile:
         """Set a segment aside; see Files."""
 
         def set_aside(fd: int) -> None:
@@ -238,7 +238,7 @@ class Directory:
         await self._make(name, zeros, set_aside)
         return self._open(name, 0)
 
-    def reopen(self, name: str, at: int, again: int) -> File:
+    def reopen(self, name: str, at: int, again: int) -> JournalFile:
         """Go on writing a segment; see Files."""
         with (self._path / name).open("r+b", buffering=0) as file:
             for start in range(again, at, _PIECE):
@@ -250,7 +250,7 @@ class Directory:
                     os.pwrite(file.fileno(), bytes(len(data)), file.tell() - len(data))
         return self._open(name, at)
 
-    def _open(self, name: str, at: int) -> File:
+    def _open(self, name: str, at: int) -> JournalFile:
         fd = os.open(self._path / name, os.O_RDWR)
         os.lseek(fd, at, os.SEEK_SET)
         return _Segment(fd, self._syncer)

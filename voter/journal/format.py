@@ -40,8 +40,8 @@ __all__ = [
     "COPIES",
     "FRAME_HEAD",
     "CheckpointHead",
-    "Damaged",
-    "Frame",
+    "DamagedError",
+    "JournalFrame",
     "Owner",
     "blank",
     "checkpoint_pieces",
@@ -74,7 +74,7 @@ _decode_base = msgspec.msgpack.Decoder(Base).decode
 _decode_scopes = msgspec.msgpack.Decoder(list[ScopeBase]).decode
 
 
-class Damaged(Exception):
+class DamagedError(Exception):
     """These bytes are not what was written; the text says what is wrong with them."""
 
 
@@ -103,7 +103,7 @@ def blank(data: bytes, at: int = 0) -> bool:
 # ------------------------------------------------------------------- frames
 
 
-class Frame(NamedTuple):
+class JournalFrame(NamedTuple):
     """A frame that checks: ``end`` is the offset behind it, ``check`` the CRC of its head."""
 
     number: int
@@ -151,14 +151,14 @@ def _head_at(data: bytes, at: int, seed: int) -> _Head | None:
 
 def find_frame(
     data: bytes, at: int, seed: int, number: int, before: int | None
-) -> tuple[Frame | None, int]:
+) -> tuple[JournalFrame | None, int]:
     """Find frame ``number`` at or behind ``at``, which follows the frame with the check ``before``
     (None: whichever comes before it).
 
     Return a whole copy (None: there is none) and how many copies are whole.  ``end`` of what is
     returned is the offset behind the last whole copy.
     """
-    found: Frame | None = None
+    found: JournalFrame | None = None
     copies = 0
     while at >= 0:
         frame = _frame_at(data, at, seed)
@@ -173,7 +173,7 @@ def find_frame(
     return found, copies
 
 
-def _frame_at(data: bytes, at: int, seed: int) -> Frame | None:
+def _frame_at(data: bytes, at: int, seed: int) -> JournalFrame | None:
     """Return the frame at ``at``, or None if there is none that checks."""
     head = _head_at(data, at, seed)
     if head is None:
@@ -183,7 +183,7 @@ def _frame_at(data: bytes, at: int, seed: int) -> Frame | None:
     payload = memoryview(data)[at + FRAME_HEAD : end]
     if len(payload) < length or crc32(payload, seed) != head.crc:
         return None
-    return Frame(head.number, head.synced, payload, end, head.before, head.check)
+    return JournalFrame(head.number, head.synced, payload, end, head.before, head.check)
 
 
 def proved(data: bytes, at: int, seed: int) -> int | None:
@@ -224,9 +224,9 @@ def read_segment_head(data: bytes, owner: Owner, segment: int, name: str) -> int
     """
     end = segment_head_end(data) - _U32.size
     if end < 0:
-        raise Damaged("no head")
+        raise DamagedError("no head")
     if len(data) < end + _U32.size or crc32(data[:end]) != _U32.unpack_from(data, end)[0]:
-        raise Damaged("its head does not check")
+        raise DamagedError("its head does not check")
     found = msgspec.msgpack.decode(data[len(_SEGMENT_MAGIC) + _U32.size : end])
     _check_owner(found, owner, name)
     if found[3] != segment:
@@ -322,11 +322,11 @@ def read_checkpoint(data: bytes, owner: Owner, name: str) -> tuple[CheckpointHea
     """
     at = len(_CHECKPOINT_MAGIC)
     if not data.startswith(_CHECKPOINT_MAGIC):
-        raise Damaged("no head")
+        raise DamagedError("no head")
     parts = []
     while True:
         if len(data) < at + _U32.size:
-            raise Damaged("cut short")
+            raise DamagedError("cut short")
         length = int(_U32.unpack_from(data, at)[0])
         at += _U32.size
         if not length:
@@ -334,13 +334,13 @@ def read_checkpoint(data: bytes, owner: Owner, name: str) -> tuple[CheckpointHea
         parts.append(data[at : at + length])
         at += length
     if blake2b(memoryview(data)[:at], digest_size=32).digest() != data[at : at + 32]:
-        raise Damaged("its checksum does not match")
+        raise DamagedError("its checksum does not match")
     _check_owner(msgspec.msgpack.decode(parts[0]), owner, name)
     try:
         head = msgspec.msgpack.decode(parts[0], type=CheckpointHead)
         base, scopes = _decode_base(parts[1]), [_decode_scopes(part) for part in parts[2:]]
     except (msgspec.DecodeError, IndexError) as error:
-        raise Damaged(f"it is whole, yet holds no checkpoint: {error}") from error
+        raise DamagedError(f"it is whole, yet holds no checkpoint: {error}") from error
     for some in scopes:
         for scope in some:
             if base.sessions and base.sessions[-1].scope == scope.scope:
@@ -349,7 +349,7 @@ def read_checkpoint(data: bytes, owner: Owner, name: str) -> tuple[CheckpointHea
                 base.sessions.append(scope)
     state = data[at + 32 :]
     if len(state) != head.size:
-        raise Damaged(f"its state has {len(state)} bytes instead of {head.size}")
+        raise DamagedError(f"its state has {len(state)} bytes instead of {head.size}")
     if base.digest is not None and blake2b(state, digest_size=32).digest() != base.digest:
-        raise Damaged("its state does not have the digest that was voted")
+        raise DamagedError("its state does not have the digest that was voted")
     return head, base, state

@@ -18,7 +18,7 @@ import msgspec
 
 from voter.core.entries import FORMAT, Base, Entry, Record, Settled
 from voter.errors import JournalError
-from voter.journal.files import File, Files
+from voter.journal.files import Files, JournalFile
 from voter.journal.format import (
     COPIES,
     CheckpointHead,
@@ -28,9 +28,9 @@ from voter.journal.format import (
 )
 from voter.journal.recovery import (
     IDENTITY,
-    Found,
-    Identity,
+    RecoveredJournal,
     Segment,
+    VoterIdentity,
     checkpoint_name,
     numbers_of,
     segment_name,
@@ -54,7 +54,7 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _encode = msgspec.msgpack.Encoder().encode
 
 
-async def write_identity(files: Files, identity: Identity) -> None:
+async def write_identity(files: Files, identity: VoterIdentity) -> None:
     """Put the identity file in its place.  Raises OSError."""
     await files.write_whole(
         IDENTITY, [msgspec.json.format(msgspec.json.encode(identity.checked()))]
@@ -64,8 +64,8 @@ async def write_identity(files: Files, identity: Identity) -> None:
 class Tail(NamedTuple):
     """The segment that is written on, and the empty one after it."""
 
-    file: File
-    spare: tuple[File, Segment] | None
+    file: JournalFile
+    spare: tuple[JournalFile, Segment] | None
 
 
 class Journal:
@@ -76,8 +76,8 @@ class Journal:
     def __init__(
         self,
         files: Files,
-        identity: Identity,
-        found: Found,
+        identity: VoterIdentity,
+        found: RecoveredJournal,
         tail: Tail,
         *,
         durability: Durability,
@@ -95,7 +95,7 @@ class Journal:
         self._on_full = on_full
         self._segments = found.segments
         self._file = tail.file
-        self._old: list[File] = []  # written full, not synced yet
+        self._old: list[JournalFile] = []  # written full, not synced yet
         self._spare = tail.spare
         self._free = found.segments[-1].size - found.segments[-1].at
         self._collected: list[Entry] = []
@@ -459,8 +459,8 @@ class Journal:
 
 
 async def create_segment(
-    files: Files, identity: Identity, number: int, size: int
-) -> tuple[File, Segment]:
+    files: Files, identity: VoterIdentity, number: int, size: int
+) -> tuple[JournalFile, Segment]:
     """Set a segment aside, its head on the disk."""
     head = pack_segment_head(identity.owner, number)
     file = await files.create(segment_name(number), size)

@@ -16,7 +16,7 @@ from voter.journal.files import ASIDE, Files
 from voter.journal.format import (
     COPIES,
     FRAME_HEAD,
-    Damaged,
+    DamagedError,
     Owner,
     blank,
     decode_entries,
@@ -29,8 +29,8 @@ from voter.journal.format import (
 
 __all__ = [
     "IDENTITY",
-    "Found",
-    "Identity",
+    "RecoveredJournal",
+    "VoterIdentity",
     "Segment",
     "checkpoint_name",
     "find",
@@ -63,7 +63,7 @@ def numbers_of(names: list[str], kind: str) -> list[int]:
     return sorted(int(number) for what, _, number in found if what == kind and number.isdigit())
 
 
-class Identity(msgspec.Struct, frozen=True, kw_only=True):
+class VoterIdentity(msgspec.Struct, frozen=True, kw_only=True):
     """Whose journal it is, in a file of its own that any version can read."""
 
     format: int
@@ -74,7 +74,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     state_format: int | None = None
     check: str = ""  # over all the others
 
-    def checked(self) -> Identity:
+    def checked(self) -> VoterIdentity:
         """Return the same with the check that belongs to it."""
         plain = msgspec.json.encode(msgspec.structs.replace(self, check=""))
         return msgspec.structs.replace(self, check=blake2b(plain, digest_size=8).hexdigest())
@@ -85,7 +85,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
         return Owner.of(self.node, bytes.fromhex(self.secret))
 
 
-def read_identity(files: Files, node: str, vote: str) -> Identity | None:
+def read_identity(files: Files, node: str, vote: str) -> VoterIdentity | None:
     """Read the identity file; None if no journal has been begun here.
 
     Raises JournalError if it is not this node's, policy's and version's.
@@ -108,7 +108,7 @@ def read_identity(files: Files, node: str, vote: str) -> Identity | None:
                 f"journal {where} has format {data.get('format')}, this voter reads format"
                 f" {FORMAT}: use the version of trivisor that wrote it, or another directory"
             )
-        identity = msgspec.convert(data, Identity)
+        identity = msgspec.convert(data, VoterIdentity)
         if identity != identity.checked():
             raise ValueError("its check does not match")
     except (msgspec.DecodeError, ValueError) as error:
@@ -139,7 +139,7 @@ class Segment(msgspec.Struct):
     last_seq: int = 0  # of the last Record in it; 0: it holds none
 
 
-class Found(NamedTuple):
+class RecoveredJournal(NamedTuple):
     """What a directory holds."""
 
     base: Base
@@ -153,7 +153,9 @@ class Found(NamedTuple):
     checkpoint: tuple[int, int, int] | None  # seq, segment it needs, size of its state
 
 
-async def find(files: Files, identity: Identity, tell: Callable[[str], None]) -> Found:
+async def find(
+    files: Files, identity: VoterIdentity, tell: Callable[[str], None]
+) -> RecoveredJournal:
     """Read all that is needed to go on; cut a torn tail's segments away.
 
     The last segment of the answer must still be reopened at its ``at``, and synced.  ``tell`` is
@@ -169,7 +171,7 @@ async def find(files: Files, identity: Identity, tell: Callable[[str], None]) ->
 class _Reader:
     """Reads a directory once."""
 
-    def __init__(self, files: Files, identity: Identity, tell: Callable[[str], None]) -> None:
+    def __init__(self, files: Files, identity: VoterIdentity, tell: Callable[[str], None]) -> None:
         self._files = files
         self._owner = identity.owner
         self._secret = bytes.fromhex(identity.secret)
@@ -185,7 +187,7 @@ class _Reader:
     def _name(self, name: str) -> str:
         return f"{self._files.where}/{name}"
 
-    async def read(self) -> Found:
+    async def read(self) -> RecoveredJournal:
         numbers = numbers_of(self._files.names(), "segment")
         state, checkpoint, first, frame, synced = await self._read_checkpoint()
         if not numbers or first not in numbers:
@@ -204,7 +206,7 @@ class _Reader:
         for number in numbers_of(self._files.names(), "segment"):
             if number < self._keep:  # a voter was killed while it removed them
                 await self._files.remove(segment_name(number))
-        return Found(
+        return RecoveredJournal(
             self._base,
             state,
             self._entries,
@@ -228,7 +230,7 @@ class _Reader:
             try:
                 data = self._files.read(name)
                 head, self._base, state = read_checkpoint(data, self._owner, self._name(name))
-            except (Damaged, OSError) as error:
+            except (DamagedError, OSError) as error:
                 for old in names:
                     if old.endswith(_BAD):
                         await self._files.remove(old)  # so that they do not pile up
@@ -257,7 +259,7 @@ class _Reader:
         name = self._name(segment_name(number))
         try:
             return data, read_segment_head(data, self._owner, number, name)
-        except Damaged as error:
+        except DamagedError as error:
             # The head is on the disk before the first frame is written.
             if not self._segments or proved(data, 0, self._owner.seed) is not None:
                 raise JournalError(f"{name}, offset 0: {error}: {_RESTORE}") from error

@@ -10,20 +10,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from faultinject.calculator.figures.curves import Curve, Plot, plot_of
-from faultinject.calculator.measured import AXES, Figure, Measured
+from faultinject.calculator.figures.curves import FigureCurve, Plot, plot_of
+from faultinject.results.points import AXES, Figure, MeasuredPoints
 from voter.commands.terminal import CommandError, ExitCode
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
 
-__all__ = ["ENDINGS", "FIGURES", "Curve", "Plot", "plot_of", "write_figure"]
+__all__ = ["ENDINGS", "FIGURES", "FigureCurve", "Plot", "plot_of", "write_figure"]
 
 FIGURES: tuple[Figure, ...] = ("3", "4", "6a", "6b", "7", "map")
 ENDINGS = (".svg", ".png", ".pdf")
 
 
-def write_figure(figure: Figure, path: Path, measured: Measured | None, n: int | None) -> None:
+def write_figure(
+    figure: Figure, path: Path, measured: MeasuredPoints | None, n: int | None
+) -> None:
     """Draw ``figure`` into ``path``, whose ending says the format.
 
     ``n``: of 6a and the map.  Raises CommandError for another ending or where matplotlib is
@@ -42,7 +44,7 @@ def write_figure(figure: Figure, path: Path, measured: Measured | None, n: int |
             code=ExitCode.CANNOT_RUN_HERE,
         ) from error
     from faultinject.calculator.figures.marks import mark_legend  # noqa: PLC0415
-    from faultinject.campaign.report.style import UNDATED, draw  # noqa: PLC0415
+    from faultinject.plotting import UNDATED, draw  # noqa: PLC0415
 
     points = measured.on(figure) if measured is not None else ()
     with draw():

@@ -7,7 +7,6 @@ from itertools import pairwise
 
 import msgspec
 
-from faultinject.calculator.measured import Figure
 from faultinject.model.bounds import (
     breakeven_rf,
     breakeven_rv_1ofn,
@@ -16,8 +15,9 @@ from faultinject.model.bounds import (
     rm_range_2of3,
 )
 from faultinject.model.paired import ModelError, count
+from faultinject.results.points import Figure
 
-__all__ = ["FIGURE3_NS", "FIGURE4_RS", "FIGURE4_RV", "Curve", "Plot", "plot_of"]
+__all__ = ["FIGURE3_NS", "FIGURE4_RS", "FIGURE4_RV", "FigureCurve", "Plot", "plot_of"]
 
 FIGURE3_NS = (2, 3, 4, 6, 9)
 FIGURE4_RS = (0.98, 0.998)
@@ -31,7 +31,7 @@ MAP_N = 5
 LYING = (0.0, 0.1, 1.0)
 
 
-class Curve(msgspec.Struct, frozen=True, kw_only=True):
+class FigureCurve(msgspec.Struct, frozen=True, kw_only=True):
     """One curve: ``name`` (``n`` or ``R_M'`` or ``R``) has ``value`` on it."""
 
     name: str
@@ -46,7 +46,7 @@ class Plot(msgspec.Struct, frozen=True, kw_only=True):
     figure: Figure
     x_axis: str
     y_axis: str
-    curves: tuple[Curve, ...]
+    curves: tuple[FigureCurve, ...]
     n: int | None = None
 
 
@@ -54,8 +54,10 @@ def _grid(low: float, high: float, steps: int) -> tuple[float, ...]:
     return tuple(low + (high - low) * i / steps for i in range(steps + 1))
 
 
-def _curve(name: str, value: float, xs: Sequence[float], law: Callable[[float], float]) -> Curve:
-    return Curve(name=name, value=value, x=tuple(xs), y=tuple(float(law(x)) for x in xs))
+def _curve(
+    name: str, value: float, xs: Sequence[float], law: Callable[[float], float]
+) -> FigureCurve:
+    return FigureCurve(name=name, value=value, x=tuple(xs), y=tuple(float(law(x)) for x in xs))
 
 
 def plot_of(figure: Figure, n: int | None = None) -> Plot:
@@ -135,7 +137,7 @@ def _figure7() -> Plot:
         found = rm_range_2of3(rv)
         assert found is not None  # both are above 8/9
         ends = (float(found[0]), float(found[1]))
-        ranges.append(Curve(name="R_V", value=rv, x=ends, y=(rv, rv)))
+        ranges.append(FigureCurve(name="R_V", value=rv, x=ends, y=(rv, rv)))
     return Plot(
         figure="7",
         x_axis="R_M",

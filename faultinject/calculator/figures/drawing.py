@@ -12,8 +12,9 @@ from faultinject.calculator.figures.curves import (
     Plot,
 )
 from faultinject.calculator.figures.marks import INK_BLUES, lay_over, name_line
-from faultinject.calculator.measured import MeasuredPoint
-from faultinject.campaign.report.style import (
+from faultinject.model.bounds import breakeven_rf
+from faultinject.model.inversions import rm_needed
+from faultinject.plotting import (
     FAINT,
     INK,
     PAPER,
@@ -22,8 +23,7 @@ from faultinject.campaign.report.style import (
     new_figure,
     soften,
 )
-from faultinject.model.bounds import breakeven_rf
-from faultinject.model.inversions import rm_needed
+from faultinject.results.points import MeasuredPoint
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -8,9 +8,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from faultinject.calculator.figures.curves import Curve
-from faultinject.calculator.measured import AXES, Figure, MeasuredPoint
-from faultinject.campaign.report.style import ALARM, INK, OPEN, PLAIN, VOTED
+from faultinject.calculator.figures.curves import FigureCurve
+from faultinject.plotting import ALARM, INK, OPEN, PLAIN, VOTED
+from faultinject.results.points import AXES, Figure, MeasuredPoint
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,7 +38,7 @@ WORDS = {
 assert ALARM not in {mark["color"] for mark in MARKS.values()}  # red is for wrong replies alone
 
 
-def name_line(axes: Axes, curve: Curve, at: float, words: str, colour: str) -> None:
+def name_line(axes: Axes, curve: FigureCurve, at: float, words: str, colour: str) -> None:
     """Write a curve's name on it, along it, near x = ``at``, so that no legend is needed."""
     here = min(range(1, len(curve.x) - 1), key=lambda i: abs(curve.x[i] - at))
     rise = curve.y[here + 1] - curve.y[here - 1]

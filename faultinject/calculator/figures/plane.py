@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from faultinject.calculator.figures.curves import LYING, Plot
 from faultinject.calculator.figures.marks import lay_over
-from faultinject.calculator.measured import MeasuredPoint
-from faultinject.campaign.report.style import FAINT, INK, new_figure
 from faultinject.model.designs import WITHIN, Design, designs
-from faultinject.model.outcomes import Failing, guest_outcomes
+from faultinject.model.outcomes import FailureMode, guest_outcomes
+from faultinject.plotting import FAINT, INK, new_figure
+from faultinject.results.points import MeasuredPoint
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,7 +49,7 @@ def best_designs(
     import numpy as np  # noqa: PLC0415 - comes with matplotlib
 
     known = [each for each in designs(n) if each.plain or not among or each.name in among]
-    how = Failing(lying=lying)
+    how = FailureMode(lying=lying)
     plain = np.array(rms)
     layer = np.array(rvs)[:, None]
     gains = np.zeros((len(known), len(rvs), len(rms)))

@@ -8,8 +8,8 @@ import pytest
 
 from faultinject.bench import etcd
 from faultinject.bench.grpc import encode_bytes
-from faultinject.bench.load import pipelined
-from faultinject.bench.rig import Children
+from faultinject.bench.rig import ChildProcesses
+from faultinject.load import pipelined
 
 
 def header(member: int, revision: int) -> bytes:
@@ -34,7 +34,7 @@ async def test_each_put_is_one_revision_of_a_cluster_of_three(scratch: Path) -> 
     program = etcd.program()
     if program is None:
         pytest.skip("etcd is not installed (apt-get install etcd-server)")
-    children = Children()
+    children = ChildProcesses()
     try:
         cluster = await etcd.start_cluster(children, scratch, program)
         assert len(cluster.pids) == 3

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from faultinject.bench import etcd
-from faultinject.bench.ladder import GOALS, LadderPlan, Measured, ratios, run_ladder, summary
-from faultinject.bench.load import Latency, Timed
+from faultinject.bench.ladder import GOALS, LadderPlan, LadderResult, ratios, run_ladder, summary
+from faultinject.load import LatencySummary, Timed
 
 
-def measured(target: str, rate: float, p50: float) -> Measured:
-    timed = Timed(rate, Latency(p50, 2 * p50, 3 * p50, 4 * p50))
-    return Measured(
+def measured(target: str, rate: float, p50: float) -> LadderResult:
+    timed = Timed(rate, LatencySummary(p50, 2 * p50, 3 * p50, 4 * p50))
+    return LadderResult(
         target=target, durability="fsync", one=timed, many=timed, one_busy={"driver": rate},
         many_busy={"driver": rate},
     )  # fmt: skip

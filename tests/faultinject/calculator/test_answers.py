@@ -14,7 +14,7 @@ from faultinject.calculator.designs import policy
 from faultinject.calculator.reliability import answer_moved, answer_reliability
 from faultinject.calculator.repair import BEYOND, Times, answer_repair
 from faultinject.calculator.values import digits, number
-from faultinject.model.outcomes import Failing
+from faultinject.model.outcomes import FailureMode
 from faultinject.model.paired import ModelError, Paired
 
 ONE = Paired(1.0)
@@ -173,30 +173,33 @@ def test_designs_by_name() -> None:
 
 
 def test_reliability_of_the_papers_example() -> None:
-    found = answer_reliability("1ofn", 4, [p(0.1)], p(0.3), ONE, Failing())
+    found = answer_reliability("1ofn", 4, [p(0.1)], p(0.3), ONE, FailureMode())
     assert found.node.value == pytest.approx(0.10317)
     assert found.better
-    assert not answer_reliability("1ofn", 3, [p(0.1)], p(0.3), ONE, Failing()).better
-    assert not answer_reliability("nv", None, [p(0.1)], None, ONE, Failing()).better
+    assert not answer_reliability("1ofn", 3, [p(0.1)], p(0.3), ONE, FailureMode()).better
+    assert not answer_reliability("nv", None, [p(0.1)], None, ONE, FailureMode()).better
 
 
 def test_what_liars_do_is_told() -> None:
-    split = answer_reliability("2of2", None, [p(0.9)], p(0.98), ONE, Failing(lying=1.0)).outcomes
+    split = answer_reliability(
+        "2of2", None, [p(0.9)], p(0.98), ONE, FailureMode(lying=1.0)
+    ).outcomes
     assert split is not None
     assert split.silent == pytest.approx(0.98 * 0.01)
     assert split.detected == pytest.approx(0.98 * 0.18)
     assert split.lost == pytest.approx(0.02)
-    first = answer_reliability("1of3", None, [p(0.9)], p(0.98), ONE, Failing(lying=0.1))
+    first = answer_reliability("1of3", None, [p(0.9)], p(0.98), ONE, FailureMode(lying=0.1))
     assert first.outcomes is not None and "is released" in first.says[0]
 
 
 def test_unequal_vms() -> None:
-    found = answer_reliability("majority", None, [p(0.9), p(0.8), p(0.7)], ONE, ONE, Failing())
+    found = answer_reliability("majority", None, [p(0.9), p(0.8), p(0.7)], ONE, ONE, FailureMode())
     assert found.design == "2-of-3"
     assert found.node.value == pytest.approx(0.902)
     assert found.plain.value == 0.9
     assert (
-        answer_reliability("1ofn", None, [p(0.9), p(0.8)], ONE, ONE, Failing()).design == "1-of-2"
+        answer_reliability("1ofn", None, [p(0.9), p(0.8)], ONE, ONE, FailureMode()).design
+        == "1-of-2"
     )
 
 
@@ -211,17 +214,20 @@ def test_moved() -> None:
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: answer_reliability("2of3", None, [], ONE, ONE, Failing()), "--rm"),
-        (lambda: answer_reliability("2of3", None, [p(0.9)], None, ONE, Failing()), "--rv"),
-        (lambda: answer_reliability("2of3", None, [p(0.9)] * 2, ONE, ONE, Failing()), "2 times"),
+        (lambda: answer_reliability("2of3", None, [], ONE, ONE, FailureMode()), "--rm"),
+        (lambda: answer_reliability("2of3", None, [p(0.9)], None, ONE, FailureMode()), "--rv"),
+        (
+            lambda: answer_reliability("2of3", None, [p(0.9)] * 2, ONE, ONE, FailureMode()),
+            "2 times",
+        ),
         (
             lambda: answer_reliability(
-                "2of3", None, [p(0.9), p(0.8), p(0.7)], ONE, ONE, Failing(lying=0.1)
+                "2of3", None, [p(0.9), p(0.8), p(0.7)], ONE, ONE, FailureMode(lying=0.1)
             ),
             "for equal VMs",
         ),
         (
-            lambda: answer_reliability("2of4", None, [p(0.9)], ONE, ONE, Failing(lying=0.1)),
+            lambda: answer_reliability("2of4", None, [p(0.9)], ONE, ONE, FailureMode(lying=0.1)),
             "m > n/2",
         ),
     ],
@@ -235,7 +241,7 @@ def test_what_is_lacking_is_said(call: Any, words: str) -> None:
 
 
 def advise(rm: float, rv: float, most: int = 9, r: float | None = None, **how: float) -> Any:
-    return answer_advice(p(rm), p(rv), ONE, most, Failing(**how), None if r is None else p(r))
+    return answer_advice(p(rm), p(rv), ONE, most, FailureMode(**how), None if r is None else p(r))
 
 
 def test_advice_for_vms_that_lie_is_a_vote() -> None:

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from faultinject.calculator.figures import FIGURES, plot_of, write_figure
-from faultinject.calculator.measured import AXES, FORMAT, Measured, read
-from faultinject.campaign.strict import SpecError
 from faultinject.model.designs import best_design
-from faultinject.model.outcomes import Failing
+from faultinject.model.outcomes import FailureMode
 from faultinject.model.paired import ModelError
+from faultinject.results.points import AXES, FORMAT, MeasuredPoints, read
+from faultinject.strict_toml import SpecError
 from voter.commands.terminal import CommandError
 
 EXAMPLE = Path(__file__).resolve().parents[3] / "examples" / "measured.json"
@@ -94,7 +94,7 @@ def test_the_map_is_what_advice_says() -> None:
         known, best = best_designs(rms, rvs, 5, lying)
         for column, rm in enumerate(rms):
             for row, rv in enumerate(rvs):
-                chosen = best_design(rm, rv, 5, failing=Failing(lying=lying))
+                chosen = best_design(rm, rv, 5, failing=FailureMode(lying=lying))
                 assert known[int(best[row][column])] == chosen.take.design, (rm, rv, lying)
 
 
@@ -150,7 +150,7 @@ def document(**changes: Any) -> dict[str, Any]:
 def test_a_good_document_is_read(tmp_path: Path) -> None:
     path = tmp_path / "measured.json"
     path.write_text(json.dumps(document(label="crash", missions=100)))
-    assert isinstance(read(path), Measured)
+    assert isinstance(read(path), MeasuredPoints)
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ from click.testing import CliRunner
 
 from faultinject.calculator.commands import model
 from faultinject.calculator.overlay import POINTS, collect
-from faultinject.campaign.report.kept import FILE
-from faultinject.campaign.strict import SpecError
 from faultinject.model.bounds import breakeven_rv_1ofn, breakeven_rv_2of3, guests_needed
+from faultinject.results.findings_file import FILE
+from faultinject.strict_toml import SpecError
 from tests.faultinject.results import as_the_paper_has_it, made
 
 EXAMPLE = Path(__file__).resolve().parents[3] / "examples" / "measured.json"

@@ -1,4 +1,4 @@
-"""A test double of ``faultinject.campaign.station``: no guests, outcomes by the plan alone.
+"""A test double of ``faultinject.campaign.mission.station``: no guests, outcomes by the plan alone.
 
 It has one "guest", a sleeping process that names the station's directory as a QEMU does.  How it
 misbehaves stands in ``behaviour.json`` in the directory that $FAKE_STATION names; each mission that
@@ -19,12 +19,12 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
-from faultinject.campaign.trial import (
+from faultinject.campaign.records import (
     GuestFate,
     HitResult,
     MissionPlan,
+    MissionRow,
     Outcome,
-    Row,
     StationFacts,
     StationSpec,
     Timings,
@@ -100,7 +100,7 @@ class FakeStation:
             guest.kill()
             guest.wait()
 
-    async def run(self, plan: MissionPlan) -> Row:
+    async def run(self, plan: MissionPlan) -> MissionRow:
         start = time.time()
         with (self._home / "began").open("a") as file:
             file.write(f"{plan.index}\n")
@@ -115,7 +115,7 @@ class FakeStation:
         if self._due("hang", plan.index):
             await asyncio.sleep(600)
         failed = plan.k >= 2 or (plan.k == 1 and plan.seed % 50 == 0)
-        return Row(
+        return MissionRow(
             index=plan.index,
             outcome=Outcome.DETECTED if failed else Outcome.CORRECT,
             words="no majority" if failed else "",

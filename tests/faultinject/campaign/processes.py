@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from faultinject.campaign.berths import end_processes
+from faultinject.campaign.workers.scratch import end_processes
 
 __all__ = ["Processes", "following"]
 

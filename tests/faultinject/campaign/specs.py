@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import itertools
 
-from faultinject.campaign.plan import Plan, plan
-from faultinject.campaign.spec import parse
-from faultinject.campaign.store import Store
-from faultinject.campaign.tally import Tally
-from faultinject.campaign.trial import (
+from faultinject.campaign.planning.plan import CampaignPlan, plan
+from faultinject.campaign.planning.spec import parse
+from faultinject.campaign.records import (
     GuestFate,
     HitResult,
     MissionPlan,
+    MissionRow,
     Outcome,
-    Row,
     StationFacts,
     Timings,
 )
+from faultinject.campaign.store.store import Store
+from faultinject.campaign.store.tally import Tally
 
 __all__ = ["FACTS", "SMALL", "fill", "results_of", "row_of", "small_plan", "sum_of"]
 
@@ -105,7 +105,7 @@ FACTS = StationFacts(
 )  # fmt: skip
 
 
-def small_plan(seed: int = 1) -> Plan:
+def small_plan(seed: int = 1) -> CampaignPlan:
     """The plan of it."""
     return plan(parse(SMALL), seed)
 
@@ -120,10 +120,10 @@ def results_of(mission: MissionPlan, *, applied: bool = True) -> tuple[HitResult
     )
 
 
-def row_of(mission: MissionPlan, outcome: Outcome | None = Outcome.CORRECT) -> Row:
+def row_of(mission: MissionPlan, outcome: Outcome | None = Outcome.CORRECT) -> MissionRow:
     """A row as a station makes it."""
     hit = {each.target for each in mission.hits}
-    return Row(
+    return MissionRow(
         index=mission.index,
         outcome=outcome,
         void="" if outcome else "no clean start",

@@ -12,8 +12,8 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from faultinject.campaign.station import Station
-from faultinject.campaign.trial import MissionPlan, StationSpec
+from faultinject.campaign.mission.station import Station
+from faultinject.campaign.records import MissionPlan, StationSpec
 
 __all__: list[str] = []
 

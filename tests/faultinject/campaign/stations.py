@@ -11,11 +11,11 @@ from pathlib import Path
 
 import msgspec
 
-from faultinject.campaign.trial import MissionPlan, Row
+from faultinject.campaign.records import MissionPlan, MissionRow
 
 __all__ = ["Run", "station"]
 
-Run = Callable[[MissionPlan], Row]
+Run = Callable[[MissionPlan], MissionRow]
 ROOT = Path(__file__).parents[3]
 PROCESS = Path(__file__).with_name("station_process.py")
 
@@ -32,10 +32,10 @@ def station(directory: Path, *words: str) -> Iterator[Run]:
         assert process.stdin is not None and process.stdout is not None
         said, told = process.stdout, process.stdin
 
-        def one(planned: MissionPlan) -> Row:
+        def one(planned: MissionPlan) -> MissionRow:
             told.write(msgspec.json.encode(planned).decode() + "\n")
             told.flush()
-            return msgspec.json.decode(said.readline(), type=Row)
+            return msgspec.json.decode(said.readline(), type=MissionRow)
 
         assert said.readline() == "ready\n"
         yield one

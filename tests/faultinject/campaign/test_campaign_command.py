@@ -17,13 +17,13 @@ from pathlib import Path
 
 import pytest
 
-from faultinject.campaign.berths import processes_of
-from faultinject.campaign.plan import plan
-from faultinject.campaign.spec import parse
+from faultinject.campaign.planning.plan import plan
+from faultinject.campaign.planning.spec import parse
+from faultinject.campaign.workers.scratch import processes_of
 from tests.faultinject.campaign.fake_station import FAKE, began, behave, fake_guests
 from tests.faultinject.campaign.processes import ROOT, following
-from tests.faultinject.campaign.test_hand import wait_until
-from tests.faultinject.campaign.test_runner import MISSIONS, SPEC
+from tests.faultinject.campaign.workers.test_runner import MISSIONS, SPEC
+from tests.faultinject.campaign.workers.test_worker_process import wait_until
 from voter.commands.terminal import ExitCode
 
 

@@ -7,15 +7,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from faultinject.campaign.outcome import standing
-from faultinject.campaign.plan import plan
-from faultinject.campaign.report import write_report
-from faultinject.campaign.report.findings import Findings
-from faultinject.campaign.report.gather import gather
-from faultinject.campaign.report.kept import read_kept
-from faultinject.campaign.spec import SpecError, load, parse
-from faultinject.campaign.store import Store
-from faultinject.campaign.trial import MissionPlan, Outcome
+from faultinject.campaign.mission.outcome import standing
+from faultinject.campaign.planning.plan import plan
+from faultinject.campaign.planning.spec import SpecError, load, parse
+from faultinject.campaign.records import MissionPlan, Outcome
+from faultinject.campaign.store.store import Store
+from faultinject.report import write_report
+from faultinject.report.gather import gather
+from faultinject.results.findings import Findings
+from faultinject.results.findings_file import read_kept
 from tests.faultinject.campaign.specs import FACTS, results_of, row_of
 from voter.core.vote import Policy
 

@@ -7,19 +7,19 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from faultinject.campaign.plan import plan
-from faultinject.campaign.report import write_report
-from faultinject.campaign.report.gather import gather
-from faultinject.campaign.spec import SpecError, load, parse
-from faultinject.campaign.store import Store
-from faultinject.campaign.trial import GuestFate, MissionPlan, Outcome, Row
+from faultinject.campaign.planning.plan import plan
+from faultinject.campaign.planning.spec import SpecError, load, parse
+from faultinject.campaign.records import GuestFate, MissionPlan, MissionRow, Outcome
+from faultinject.campaign.store.store import Store
+from faultinject.report import write_report
+from faultinject.report.gather import gather
 from tests.faultinject.campaign.specs import FACTS, row_of
 from voter.core.vote import Policy
 
 __all__: list[str] = []
 
 
-def all_fall(mission: MissionPlan) -> Row:
+def all_fall(mission: MissionPlan) -> MissionRow:
     """Every guest of the node ends, and its service with them."""
     n = 1 if mission.design == "nv" else Policy.parse(mission.vote).of
     fates = tuple(

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from deploy.succession import wait_end
+from deploy.node.succession import wait_end
 from tests.faultinject.campaign.fake_station import GUEST, fake_guests
 from tests.faultinject.campaign.processes import ROOT, Processes, following
-from tests.faultinject.campaign.test_hand import wait_until
+from tests.faultinject.campaign.workers.test_worker_process import wait_until
 
 # A shell that reports that it has started, and writes its name when it is asked to end.
 POLITE = """

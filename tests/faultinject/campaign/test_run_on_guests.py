@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from faultinject.campaign.store import Store
+from faultinject.campaign.store.store import Store
 from tests.conftest import left_qemus
 from tests.faultinject.campaign.dask_cluster import DaskCluster
 from tests.faultinject.campaign.processes import ROOT, Processes

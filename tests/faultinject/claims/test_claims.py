@@ -8,14 +8,14 @@ import pytest
 from click.testing import CliRunner
 
 from faultinject.campaign.commands import campaign
-from faultinject.campaign.moved import KEPT_AS
-from faultinject.campaign.report.kept import FILE, KeptError, read_kept
-from faultinject.campaign.trial import MissionPlan, Outcome
+from faultinject.campaign.records import MissionPlan, Outcome
 from faultinject.claims import CLAIMS
 from faultinject.claims.claim import CROWD, MOVED, Results, read_results
 from faultinject.claims.commands import paper
 from faultinject.claims.page import render
-from tests.faultinject.campaign.test_moved_specs import GUEST, HOST, store_of
+from faultinject.report.moved import KEPT_AS
+from faultinject.results.findings_file import FILE, FindingsFileError, read_kept
+from tests.faultinject.campaign.planning.test_relocation_specs import GUEST, HOST, store_of
 from tests.faultinject.results import as_the_paper_has_it, made, never_fails
 
 __all__: list[str] = []
@@ -107,7 +107,7 @@ def test_how_many_fit_is_told_of_what_was_measured(tmp_path: Path) -> None:
     answer = claim.answer(read_results(tmp_path))
     assert answer.says == "holds" and "9 guests of 128 MiB" in answer.measured
     (tmp_path / "guests.json").write_bytes(kept[:-40])
-    with pytest.raises(KeptError, match=r"trivisor bench guests --out .*guests\.json"):
+    with pytest.raises(FindingsFileError, match=r"trivisor bench guests --out .*guests\.json"):
         read_results(tmp_path)
 
 
@@ -150,5 +150,5 @@ def test_the_command_tells_and_writes(results: Path, tmp_path: Path) -> None:
 def test_findings_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / FILE).write_text('{"title": 1}')
-    with pytest.raises(KeptError, match=r"trivisor campaign report .*c$"):
+    with pytest.raises(FindingsFileError, match=r"trivisor campaign report .*c$"):
         read_kept(tmp_path / "c" / FILE)

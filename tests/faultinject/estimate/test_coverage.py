@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from faultinject.estimate.counts import Counts
-from faultinject.estimate.doses import Dose, judge_doses
+from faultinject.estimate.doses import DoseCounts, judge_doses
 from faultinject.estimate.pairs import Pair, pair_difference
 from faultinject.estimate.posterior import sharp
-from faultinject.estimate.shots import Shots, at_frequency, judge_shots
+from faultinject.estimate.shots import CommonCauseTrials, at_frequency, judge_shots
 from faultinject.estimate.strata import Strata, band, breakeven, recombine
-from faultinject.estimate.verdicts import Choice, Verdict, agree_failure, judge_point
+from faultinject.estimate.verdicts import Choice, VoterVerdict, agree_failure, judge_point
 from faultinject.model.causes import one_shot
 from faultinject.model.reliability import two_of_three
 
@@ -111,7 +111,7 @@ def test_wrong_verdicts_are_as_rare_as_alpha() -> None:
     held = voted = 0
     for _ in range(40):
         strata = Strata(guests=played(rng, f, (20_000, 8_000, 2_000, 800)))
-        held += agree_failure(strata).verdict is Verdict.HOLDS
+        held += agree_failure(strata).verdict is VoterVerdict.HOLDS
         rm = 0.9
         bound = rm / (1 - recombine(f, 1 - rm))
         voted += judge_point(strata, rm, bound - 1e-6).choice is Choice.VOTED
@@ -126,7 +126,7 @@ def test_the_departure_from_the_model_covers_at_every_dose_together(trials: int)
     truth = [float(two_of_three(1, 1, rm)) + by for rm, by in zip(rms, shift, strict=True)]
     for _ in range(GAMES // 2):
         doses = [
-            Dose(dose=i, nv=a, voted=b)
+            DoseCounts(dose=i, nv=a, voted=b)
             for i, (a, b) in enumerate(
                 zip(
                     played(rng, tuple(1 - rm for rm in rms), (trials,) * 6),
@@ -149,7 +149,7 @@ def test_shots_cover_together() -> None:
     c = (0.5, 0.1, 0.05, 0.35)
     truth = float(one_shot(0.9, 0.3, c, 2))
     for _ in range(GAMES):
-        shots = Shots(failed=tuple(int(each) for each in rng.multinomial(300, c)))
+        shots = CommonCauseTrials(failed=tuple(int(each) for each in rng.multinomial(300, c)))
         found, at = judge_shots(shots), at_frequency(shots, 0.3, 0.9)
         missed += not (
             all(part.contains(each) for part, each in zip(found.c, c, strict=True))

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from faultinject.estimate.counts import Counts, EstimateError
-from faultinject.estimate.doses import Dose, Fit, judge_doses
+from faultinject.estimate.doses import DoseCounts, Fit, judge_doses
 from faultinject.model.causes import shared_draw
 from faultinject.model.reliability import two_of_three
 
@@ -16,7 +16,7 @@ pytest.importorskip("scipy", reason="scipy is not installed")
 RMS = (0.97, 0.9, 0.8, 0.65, 0.5, 0.4, 0.3)
 
 
-def played(trials: int, share: float = 0.0, seed: int = 1) -> list[Dose]:
+def played(trials: int, share: float = 0.0, seed: int = 1) -> list[DoseCounts]:
     """Doses at which guests share one fate with probability ``share``."""
     rng = random.Random(seed)
 
@@ -25,7 +25,7 @@ def played(trials: int, share: float = 0.0, seed: int = 1) -> list[Dose]:
         return Counts(trials=trials, failures=failures)
 
     return [
-        Dose(dose=i, nv=counts(rm), voted=counts(float(shared_draw(rm, share, 2, 3))))
+        DoseCounts(dose=i, nv=counts(rm), voted=counts(float(shared_draw(rm, share, 2, 3))))
         for i, rm in enumerate(RMS)
     ]
 
@@ -69,7 +69,7 @@ def test_doses_that_never_come_near_a_half_say_so() -> None:
 
 def test_a_dose_without_missions_is_undecided() -> None:
     none = Counts(trials=0, failures=0)
-    found = judge_doses([*played(600), Dose(dose=9, nv=none, voted=none)])
+    found = judge_doses([*played(600), DoseCounts(dose=9, nv=none, voted=none)])
     assert found.doses[-1].verdict is Fit.UNDECIDED
     assert found.doses[-1].missions is None
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from faultinject.estimate.counts import Counts, EstimateError
-from faultinject.estimate.moved import NONE, Moved, judge_moved, unlike
+from faultinject.estimate.moved import NONE, RelocationEstimate, judge_moved, unlike
 from faultinject.estimate.strata import breakeven, recombine
 
 numpy: Any = pytest.importorskip("numpy", reason="numpy is not installed")
@@ -20,12 +20,12 @@ WORST = 33
 POINTS = ((0.75, 0.75), (0.25, 0.75), (0.9, 0.5), (0.5, 0.95), (1.0, 0.75))
 
 
-def ideal(n: int, missions: int) -> Moved:
+def ideal(n: int, missions: int) -> RelocationEstimate:
     """As the paper has it, so many missions in each stratum."""
     strata = tuple(
         Counts(trials=missions, failures=missions if k == n else 0) for k in range(n + 1)
     )
-    return Moved(
+    return RelocationEstimate(
         in_f=strata, in_rest=strata, moved=(Counts(trials=missions, failures=missions),)
     )  # fmt: skip
 
@@ -55,7 +55,8 @@ def test_how_far_the_data_reach_is_told() -> None:
     enough = tuple(Counts(trials=max(each, 1), failures=0) for each in wanted)
     last = (Counts(trials=60, failures=60),)
     done = judge_moved(
-        Moved(in_f=(NONE,) * 10, in_rest=enough + last, moved=(Counts(trials=60, failures=60),)),
+        RelocationEstimate(in_f=(NONE,) * 10, in_rest=enough + last, moved=(Counts(trials=60,
+        failures=60),)),
         0.75, 0.75,
     )  # fmt: skip
     assert done.hidden <= 0.1
@@ -70,21 +71,23 @@ def test_what_is_told_to_be_hidden_is_what_the_interval_shows(
     def width(missions: tuple[int, ...]) -> tuple[float, float]:
         strata = tuple(Counts(trials=each, failures=0) for each in missions)
         last = (Counts(trials=certain, failures=certain),)
-        found = judge_moved(Moved(in_f=(NONE,) * (n + 1), in_rest=strata + last), rf, rest)
+        found = judge_moved(
+            RelocationEstimate(in_f=(NONE,) * (n + 1), in_rest=strata + last), rf, rest
+        )
         return found.hidden, found.shared.width / found.room
 
     for k in range(n):
         hidden, seen = width(tuple(30 if j == k else certain for j in range(n)))
         assert hidden == pytest.approx(seen, rel=0.12)
     few = judge_moved(
-        Moved(in_f=(NONE,) * (n + 1), in_rest=ideal(n, 60).in_rest), rf, rest
+        RelocationEstimate(in_f=(NONE,) * (n + 1), in_rest=ideal(n, 60).in_rest), rf, rest
     )  # fmt: skip
     assert width(few.wanted)[1] < 1.1 * few.share, "what it asks for is enough"
 
 
 def test_apart_takes_nothing_from_c2_where_f_was_never_hit() -> None:
     full = ideal(3, 10**4)
-    lacking = Moved(in_f=(full.in_f[0], NONE, *full.in_f[2:]), in_rest=full.in_rest)
+    lacking = RelocationEstimate(in_f=(full.in_f[0], NONE, *full.in_f[2:]), in_rest=full.in_rest)
     # All of C1's missions with one f failed may fail, for all that is known.
     worst = 1 - recombine((0.0, 1.0, 0.0, 1.0), 1 - 0.75 * 0.75)
     truth = breakeven(worst, 1 - recombine((0.0, 0.0, 0.0, 1.0), 0.25), 0.0)
@@ -100,7 +103,7 @@ def test_shared_strata_take_no_corner_for_granted() -> None:
         strata = tuple(
             Counts(trials=40, failures=int(rng.integers(0, 41))) for _ in range(n + 1)
         )  # fmt: skip
-        counts = Moved(
+        counts = RelocationEstimate(
             in_f=(NONE,) * (n + 1), in_rest=strata, moved=(Counts(trials=40, failures=39),)
         )
         rf, rest = float(rng.uniform(0.05, 1)), float(rng.uniform(0.05, 1))
@@ -142,7 +145,7 @@ def draw(rng: Any, chances: tuple[float, ...], sizes: tuple[int, ...]) -> tuple[
 def test_it_covers_at_all_points_at_once(f: tuple[float, ...], g: float) -> None:
     rng, missed = numpy.random.default_rng(7), {"apart": 0, "shared": 0}
     for _ in range(GAMES):
-        counts = Moved(
+        counts = RelocationEstimate(
             in_f=draw(rng, f, SIZES), in_rest=draw(rng, f, SIZES),
             moved=draw(rng, (1 - g,) * 4, (80,) * 4),
         )  # fmt: skip
@@ -166,7 +169,7 @@ def test_apart_covers_where_f_and_the_rest_do_not_count_the_same() -> None:
     rng, missed, seen = numpy.random.default_rng(9), 0, 0
     q = 1 - rf * rest
     for _ in range(GAMES):
-        counts = Moved(
+        counts = RelocationEstimate(
             in_f=draw(rng, in_f, SIZES), in_rest=draw(rng, in_rest, SIZES),
             moved=(Counts(trials=80, failures=80),),
         )  # fmt: skip
@@ -193,15 +196,17 @@ def test_f_that_saves_nothing_and_n_of_one() -> None:
 def test_a_failure_with_guests_left_takes_nothing_for_granted() -> None:
     one = Counts(trials=60, failures=1)
     counts = ideal(3, 60)
-    counts = Moved(in_f=(one, *counts.in_f[1:]), in_rest=counts.in_rest, moved=counts.moved)
+    counts = RelocationEstimate(
+        in_f=(one, *counts.in_f[1:]), in_rest=counts.in_rest, moved=counts.moved
+    )
     assert judge_moved(counts, 0.75, 0.75).given is None
 
 
 def test_what_cannot_be_is_said() -> None:
     strata = ideal(3, 10).in_f
     with pytest.raises(EstimateError, match="same k"):
-        Moved(in_f=strata, in_rest=strata[1:])
+        RelocationEstimate(in_f=strata, in_rest=strata[1:])
     with pytest.raises(EstimateError, match="or not at all"):
-        Moved(in_f=strata, in_rest=strata, mixed=strata[1:])
+        RelocationEstimate(in_f=strata, in_rest=strata, mixed=strata[1:])
     with pytest.raises(EstimateError, match="R_f is 2"):
         judge_moved(ideal(3, 10), 2.0, 0.5)

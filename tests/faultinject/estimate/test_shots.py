@@ -11,30 +11,30 @@ from hypothesis import strategies as st
 
 from faultinject.estimate.counts import Counts, EstimateError
 from faultinject.estimate.pairs import Pair, mcnemar, pair_difference
-from faultinject.estimate.shots import Dependence, Shots, at_frequency, judge_shots
+from faultinject.estimate.shots import CommonCauseTrials, Dependence, at_frequency, judge_shots
 from faultinject.model.causes import one_shot, shared_draw
 from faultinject.model.reliability import two_of_three
 
 pytest.importorskip("scipy", reason="scipy is not installed")
 
-POISON = Shots(failed=(10, 0, 0, 290), system=Counts(trials=300, failures=290))
+POISON = CommonCauseTrials(failed=(10, 0, 0, 290), system=Counts(trials=300, failures=290))
 """A request that nearly always fails all replicas of one build."""
 
 shots = (
     st.lists(st.integers(0, 200), min_size=2, max_size=6)
     .filter(any)
-    .map(lambda failed: Shots(failed=tuple(failed)))
+    .map(lambda failed: CommonCauseTrials(failed=tuple(failed)))
 )
 
 
 def test_guests_that_fall_together_are_told_from_independent_ones() -> None:
-    mixed = judge_shots(Shots(failed=(150, 5, 5, 140)))
+    mixed = judge_shots(CommonCauseTrials(failed=(150, 5, 5, 140)))
     assert mixed.dependence is Dependence.UNDECIDED  # at .5 both are fatal half of the time
-    rare = judge_shots(Shots(failed=(270, 0, 0, 30)))
+    rare = judge_shots(CommonCauseTrials(failed=(270, 0, 0, 30)))
     assert rare.dependence is Dependence.TOGETHER
     assert rare.each.value == pytest.approx(0.1)
     assert rare.fatal_if_independent.value == pytest.approx(two_of_three(1, 1, 0.9).down)
-    often = judge_shots(Shots(failed=(90, 0, 0, 210)))
+    often = judge_shots(CommonCauseTrials(failed=(90, 0, 0, 210)))
     assert often.dependence is Dependence.APART  # together they also survive together
 
 
@@ -50,7 +50,7 @@ def test_the_arithmetic_is_the_models() -> None:
 
 def test_below_a_half_the_shared_cause_helps() -> None:
     """The point of the method note: R_M = .3, a common cause lifts 2-of-3 above .216."""
-    found = at_frequency(Shots(failed=(0, 0, 0, 300)), 0.7, 1.0)
+    found = at_frequency(CommonCauseTrials(failed=(0, 0, 0, 300)), 0.7, 1.0)
     assert found.rm.value == pytest.approx(0.3)
     assert found.helps and found.rsys.value > found.rsys_independent.value
     assert float(shared_draw(0.3, 0.2, 2, 3)) > 0.216
@@ -58,7 +58,7 @@ def test_below_a_half_the_shared_cause_helps() -> None:
 
 @given(found=shots, frequency=st.floats(0, 1), rm=st.floats(0, 1))
 def test_intervals_hold_their_values_and_stay_probabilities(
-    found: Shots, frequency: float, rm: float
+    found: CommonCauseTrials, frequency: float, rm: float
 ) -> None:
     m = min(2, found.n)
     judged, at = judge_shots(found, m=m), at_frequency(found, frequency, rm, m=m)
@@ -72,7 +72,7 @@ def test_intervals_hold_their_values_and_stay_probabilities(
 
 def test_the_extreme_over_box_and_simplex_is_found() -> None:
     """Against a search over the corners that a linear program could take."""
-    found = judge_shots(Shots(failed=(40, 30, 20, 10)))
+    found = judge_shots(CommonCauseTrials(failed=(40, 30, 20, 10)))
     rng = random.Random(1)
     for _ in range(3000):
         draw = [rng.uniform(each.low, each.high) for each in found.c]
@@ -85,19 +85,19 @@ def test_the_extreme_over_box_and_simplex_is_found() -> None:
 
 def test_what_the_node_and_plain_did_under_the_shot_is_kept_apart() -> None:
     found = judge_shots(
-        Shots(failed=(10, 0, 0, 290), system=Counts(trials=300, failures=290),
+        CommonCauseTrials(failed=(10, 0, 0, 290), system=Counts(trials=300, failures=290),
               nv=Counts(trials=100, failures=97))
     )  # fmt: skip
     assert found.system is not None and found.nv is not None
     assert found.system.value == pytest.approx(290 / 300) and found.nv.value == 0.97
-    assert judge_shots(Shots(failed=(1, 2)), m=1).system is None
+    assert judge_shots(CommonCauseTrials(failed=(1, 2)), m=1).system is None
 
 
 def test_no_shots_and_bad_votes_are_refused() -> None:
     with pytest.raises(EstimateError, match="no shots"):
-        Shots(failed=(0, 0))
+        CommonCauseTrials(failed=(0, 0))
     with pytest.raises(EstimateError, match="0 or more"):
-        Shots(failed=(1, -1))
+        CommonCauseTrials(failed=(1, -1))
     with pytest.raises(EstimateError, match="1 <= m <= n"):
         judge_shots(POISON, m=4)
     with pytest.raises(EstimateError, match="frequency is 2"):

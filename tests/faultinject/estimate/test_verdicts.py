@@ -9,8 +9,8 @@ from faultinject.estimate.reach import expected
 from faultinject.estimate.strata import Strata
 from faultinject.estimate.verdicts import (
     Choice,
-    Margins,
-    Verdict,
+    EquivalenceMargins,
+    VoterVerdict,
     agree_bound,
     agree_failure,
     agree_overall,
@@ -35,47 +35,47 @@ def leaky(trials: int, f1: float) -> Strata:
 
 def test_plenty_of_perfect_missions_hold() -> None:
     failure, bound = agree_failure(PLENTY), agree_bound(PLENTY)
-    assert failure.verdict is bound.verdict is agree_overall(failure, bound) is Verdict.HOLDS
+    assert failure.verdict is bound.verdict is agree_overall(failure, bound) is VoterVerdict.HOLDS
     assert failure.missions == {} and "every q" in failure.words
 
 
 def test_the_reference_plan_cannot_hold_under_the_box_and_says_what_is_missing() -> None:
     """A finding: perfect data of the reference plan end undecided, by f_0 at small q."""
     failure, bound = agree_failure(REFERENCE), agree_bound(REFERENCE)
-    assert failure.verdict is bound.verdict is Verdict.UNDECIDED
+    assert failure.verdict is bound.verdict is VoterVerdict.UNDECIDED
     assert failure.q == 0.05 and failure.missions is not None and set(failure.missions) == {"f0"}
     missing = missions_to_agree(REFERENCE)
     assert missing is not None
     grown = REFERENCE.with_more(missing)
-    assert agree_failure(grown).verdict is agree_bound(grown).verdict is Verdict.HOLDS
+    assert agree_failure(grown).verdict is agree_bound(grown).verdict is VoterVerdict.HOLDS
     assert missions_to_agree(grown) == {}
 
 
 def test_a_leak_is_a_violation_and_names_the_q() -> None:
     found = agree_failure(leaky(20_000, 0.02))
-    assert found.verdict is Verdict.VIOLATED
+    assert found.verdict is VoterVerdict.VIOLATED
     assert found.q == 0.05  # where one guest hit weighs most
     assert found.measured.low > found.paper * 1.1
     assert "outside the margin" in found.words
-    assert agree_overall(found, agree_bound(PLENTY)) is Verdict.VIOLATED
+    assert agree_overall(found, agree_bound(PLENTY)) is VoterVerdict.VIOLATED
 
 
 def test_a_difference_that_is_real_but_within_the_margin_holds() -> None:
     """Equivalence: f_1 = .001 is surely not 0, and adds 2 % to U at q = .05."""
-    assert agree_failure(leaky(100_000, 0.001)).verdict is Verdict.HOLDS
+    assert agree_failure(leaky(100_000, 0.001)).verdict is VoterVerdict.HOLDS
 
 
 def test_a_truth_at_the_margin_is_never_decided() -> None:
     at_the_margin = 0.1 * paper_failure(0.05, 2, 3) / (3 * 0.05 * 0.95**2)
     found = agree_failure(leaky(1_000_000, at_the_margin))
-    assert found.verdict is Verdict.UNDECIDED
+    assert found.verdict is VoterVerdict.UNDECIDED
     assert found.missions is None and "would not decide" in found.words
 
 
 def test_a_voter_that_recovers_departs_from_the_papers_bound() -> None:
     voter = tuple(Counts(trials=3000, failures=600) for _ in range(2))
     found = agree_bound(Strata(guests=PLENTY.guests, voter=voter))
-    assert found.verdict is Verdict.VIOLATED
+    assert found.verdict is VoterVerdict.VIOLATED
     assert found.measured.high < found.paper
 
 
@@ -83,8 +83,8 @@ def test_worst_case_over_void_missions_can_take_a_verdict_away() -> None:
     clean = PLENTY.guests
     lost = Counts(trials=60_000, failures=0, void=600)
     found = Strata(guests=(lost, *clean[1:]))
-    assert agree_failure(found).verdict is Verdict.HOLDS
-    assert agree_failure(found, void="worst").verdict is Verdict.UNDECIDED
+    assert agree_failure(found).verdict is VoterVerdict.HOLDS
+    assert agree_failure(found, void="worst").verdict is VoterVerdict.UNDECIDED
 
 
 @pytest.mark.parametrize(
@@ -124,14 +124,14 @@ def test_hardware_takes_from_both_sides_alike() -> None:
 
 def test_majorities_other_than_two_of_three() -> None:
     five = expected((80_000, 20_000, 20_000, 6_000, 3_000, 3_000), m=3)
-    assert agree_failure(five, Margins(q_low=0.2), m=3).verdict is Verdict.HOLDS
+    assert agree_failure(five, EquivalenceMargins(q_low=0.2), m=3).verdict is VoterVerdict.HOLDS
     assert judge_point(five, 0.8, 0.95, m=3).choice is Choice.VOTED
 
 
 def test_margins_that_make_no_sense_are_refused() -> None:
     with pytest.raises(EstimateError, match="margins"):
-        Margins(failure=0)
+        EquivalenceMargins(failure=0)
     with pytest.raises(EstimateError, match="margins"):
-        Margins(q_low=0.5, q_high=0.1)
+        EquivalenceMargins(q_low=0.5, q_high=0.1)
     with pytest.raises(EstimateError, match="bound below 1"):
-        agree_bound(PLENTY, Margins(q_low=0.6, q_high=0.9))
+        agree_bound(PLENTY, EquivalenceMargins(q_low=0.6, q_high=0.9))

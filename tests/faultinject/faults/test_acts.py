@@ -11,17 +11,17 @@ from typing import Any
 import pytest
 
 from deploy.errors import DeployError
-from deploy.states import GuestState
-from faultinject.campaign.trial import Hit
-from faultinject.faults import CATALOGUE, Layer
+from deploy.machine.states import GuestState
+from faultinject.campaign.records import Hit
+from faultinject.faults import CATALOGUE, FaultLayer
 from faultinject.faults.acts import Applied, ClientSite, NotApplied, apply
+from faultinject.faults.lies import Delay
+from faultinject.faults.proxy import ProxiedLink
 from faultinject.faults.shared import poison_request
-from faultinject.lies import Delay
-from faultinject.proxy import Link
 from faultinject.services import PLANTED
-from guests.message import Reply, encode_request
+from guests.protocol.message import Reply, encode_request
+from guests.protocol.wire import FrameKind, encode
 from guests.service import Context, Service, answer, load
-from guests.wire import Kind, encode
 
 
 class FakeMachine:
@@ -83,7 +83,7 @@ class FakeSite:
 
     def __init__(self, directory: Path) -> None:
         self.machines = {name: FakeMachine(name, directory) for name in ("g1", "g2", "g3")}
-        self.links = {name: Link(name, "", "") for name in self.machines}
+        self.links = {name: ProxiedLink(name, "", "") for name in self.machines}
 
     @property
     def names(self) -> Sequence[str]:
@@ -92,7 +92,7 @@ class FakeSite:
     def machine(self, name: str) -> FakeMachine:
         return self.machines[name]
 
-    def link(self, name: str) -> Link:
+    def link(self, name: str) -> ProxiedLink:
         return self.links[name]
 
     def shell(self, name: str) -> Any:
@@ -214,7 +214,7 @@ async def test_what_the_machine_refuses_is_no_fault(site: FakeSite) -> None:
         await apply(hit("flip-register"), site)
 
 
-LIES = [kind for kind, fault in CATALOGUE.items() if fault.layer is Layer.LINK]
+LIES = [kind for kind, fault in CATALOGUE.items() if fault.layer is FaultLayer.LINK]
 
 
 @pytest.mark.parametrize("kind", LIES)
@@ -225,7 +225,7 @@ async def test_a_lie_is_told_used_and_undone(site: FakeSite, kind: str) -> None:
     assert link.lie is not None
     assert await applied.used() is False
     for seq in (1, 2):
-        link.lie.feed(encode(Kind.REPLY, 1, seq, b"reply %d" % seq))
+        link.lie.feed(encode(FrameKind.REPLY, 1, seq, b"reply %d" % seq))
     if isinstance(link.lie, Delay):  # it is the proxy that holds pieces back
         link.lie.late()
     assert await applied.used() is True
@@ -240,7 +240,7 @@ async def test_liars_lie_alike_by_one_seed_and_apart_by_two(site: FakeSite) -> N
         await apply(hit("corrupt-reply", name, seed=seed), site)
         lie = site.link(name).lie
         assert lie is not None
-        said.append(lie.feed(encode(Kind.REPLY, 1, 5, b"a long enough reply")))
+        said.append(lie.feed(encode(FrameKind.REPLY, 1, 5, b"a long enough reply")))
     assert said[0] == said[1] != said[2]
 
 

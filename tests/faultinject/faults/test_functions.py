@@ -12,17 +12,17 @@ from pathlib import Path
 
 import pytest
 
-from faultinject.campaign.host_function import HostFunction
-from faultinject.campaign.trial import Hit
-from faultinject.faults import CATALOGUE, Layer
+from faultinject.campaign.mission.host_function import HostFunction
+from faultinject.campaign.records import Hit
+from faultinject.faults import CATALOGUE, FaultLayer
 from faultinject.faults.acts import NotApplied, apply
 from faultinject.faults.catalogue import offered_on_nodes
 from faultinject.faults.functions import pages_of_ram
+from faultinject.history.workload import KEY
 from faultinject.services import FRAIL, frail
-from faultinject.workload import KEY
 from guests.function import AUTHENTICATION, NO, REFUSAL, YES, load_function, sign
-from guests.message import Request, encode_request
-from guests.wire import Decoder, Kind, encode
+from guests.protocol.message import Request, encode_request
+from guests.protocol.wire import Decoder, FrameKind, encode
 from tests.faultinject.faults.test_acts import FakeSite
 
 __all__: list[str] = []
@@ -119,9 +119,9 @@ CHILD = """
 import sys
 from pathlib import Path
 from faultinject.services import FRAIL
-from faultinject.workload import KEY
+from faultinject.history.workload import KEY
 from guests.function import load_function
-from guests.message import Request
+from guests.protocol.message import Request
 f = load_function(str(FRAIL), KEY)
 print("up", flush=True)
 for line in sys.stdin:
@@ -171,7 +171,7 @@ async def test_a_process_says_what_its_switch_has_it_say(
 async def ask(function: HostFunction, request: bytes, seconds: float = 20.0) -> bytes:
     reader, writer = await asyncio.open_unix_connection(function.address.removeprefix("unix:"))
     try:
-        writer.write(encode(Kind.REQUEST, 0, 1, request))
+        writer.write(encode(FrameKind.REQUEST, 0, 1, request))
         async with asyncio.timeout(seconds):
             for frame in Decoder().feed(await reader.read(1000)):
                 return frame.payload
@@ -259,6 +259,6 @@ def switch_of(memory: Path, maps: Path) -> int:
 
 def test_kinds_of_the_function_are_for_campaigns_only() -> None:
     layers = {fault.layer for fault in CATALOGUE.values()}
-    assert {Layer.FUNCTION, Layer.MOVED} <= layers
+    assert {FaultLayer.FUNCTION, FaultLayer.MOVED} <= layers
     assert not [kind for kind in offered_on_nodes() if "function" in kind]
     assert REFUSAL.startswith(b"HTTP/1.1 401")

@@ -10,7 +10,7 @@ from pathlib import Path
 from faultinject.faults.shared import poison_request
 from faultinject.services import PLANTED
 from faultinject.services.poisoned import CRASHES, LIES, SIGN, STATUS
-from guests.message import encode_request
+from guests.protocol.message import encode_request
 from guests.service import Context, Service, answer, load
 from guests.services.kv import CHECK_REQUESTS, KeyValue
 
@@ -53,7 +53,7 @@ def test_a_service_that_was_restored_has_the_bug_as_well_or_not() -> None:
 def test_the_other_bug_ends_the_process() -> None:
     code = (
         "from faultinject.services.poisoned import *\n"
-        "from guests.message import Request\n"
+        "from guests.protocol.message import Request\n"
         "from guests.service import Context\n"
         "request = Request('PUT', '/kv/a', CRASHES)\n"
         "Poisoned().apply(request, Context(1, 0, bytes(8), 'test'))\n"

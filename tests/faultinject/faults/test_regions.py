@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from deploy.process import ram_file
+from deploy.host.process import ram_file
 from faultinject.faults.flips import flip_file
 from faultinject.faults.regions import REGIONS, flip_region, read_spans
-from faultinject.faults.site import Machine, NotApplied
+from faultinject.faults.site import FaultTarget, NotApplied
 from tests.deploy.open_guest import OpenGuest, open_guest
 
 IOMEM = """\
@@ -71,7 +71,7 @@ class Ram:
         return self._path
 
 
-def machine(path: Path) -> Machine:
+def machine(path: Path) -> FaultTarget:
     return Ram(path)  # type: ignore[return-value]
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from faultinject.model.causes import beta_factor
 from faultinject.model.designs import Design, best_design, designs, judge, judge_all
-from faultinject.model.outcomes import Failing, Outcomes, guest_outcomes, node_outcomes
+from faultinject.model.outcomes import FailureMode, Outcomes, guest_outcomes, node_outcomes
 from faultinject.model.paired import ModelError, Paired
 from faultinject.model.reliability import m_of_n, one_of_n
 
@@ -42,7 +42,7 @@ def by_hand(rm: float, m: int, n: int, lying: float, alike: float) -> tuple[floa
 def test_outcomes_are_the_sum_over_what_each_guest_does(
     rm: float, policy: tuple[int, int], lying: float, alike: float
 ) -> None:
-    found = guest_outcomes(rm, *policy, Failing(lying=lying, alike=alike))
+    found = guest_outcomes(rm, *policy, FailureMode(lying=lying, alike=alike))
     assert (float(found.correct), found.detected, found.silent) == pytest.approx(
         by_hand(rm, *policy, lying, alike), abs=1e-12
     )
@@ -52,7 +52,7 @@ def test_outcomes_are_the_sum_over_what_each_guest_does(
 def test_they_add_up_to_one(
     rm: float, rv: float, policy: tuple[int, int], lying: float, beta: float
 ) -> None:
-    found = node_outcomes(rv, guest_outcomes(rm, *policy, Failing(lying=lying, beta=beta)))
+    found = node_outcomes(rv, guest_outcomes(rm, *policy, FailureMode(lying=lying, beta=beta)))
     assert math.fsum(
         (float(found.correct), found.detected, found.silent, found.lost)
     ) == pytest.approx(1.0, abs=1e-12)
@@ -67,12 +67,12 @@ def test_with_mute_guests_it_is_the_papers_reliability(
     found = guest_outcomes(rm, *policy)
     assert found.silent == 0.0
     assert float(found.correct) == pytest.approx(float(m_of_n(1, 1, rm, *policy)), rel=1e-12)
-    shared = guest_outcomes(rm, *policy, Failing(beta=beta))
+    shared = guest_outcomes(rm, *policy, FailureMode(beta=beta))
     assert float(shared.correct) == pytest.approx(float(beta_factor(rm, beta, *policy)), abs=1e-12)
 
 
 def test_a_vote_masks_lies_and_one_of_n_releases_them() -> None:
-    lies = Failing(lying=1.0)
+    lies = FailureMode(lying=1.0)
     assert guest_outcomes(0.9, 2, 3, lies).correct == pytest.approx(0.972)
     assert guest_outcomes(0.9, 1, 3, lies).correct == pytest.approx(0.729)
     assert guest_outcomes(0.9, 1, 3, lies).silent == pytest.approx(0.271)
@@ -80,7 +80,7 @@ def test_a_vote_masks_lies_and_one_of_n_releases_them() -> None:
 
 
 def test_the_fail_safe_pair_is_silent_only_when_both_lie_alike() -> None:
-    found = guest_outcomes(0.9, 2, 2, Failing(lying=1.0, alike=0.01))
+    found = guest_outcomes(0.9, 2, 2, FailureMode(lying=1.0, alike=0.01))
     assert found.correct == pytest.approx(0.81)
     assert found.silent == pytest.approx(1e-4)
     assert found.detected == pytest.approx(0.1899)
@@ -88,16 +88,18 @@ def test_the_fail_safe_pair_is_silent_only_when_both_lie_alike() -> None:
 
 def test_small_numbers_stay_accurate() -> None:
     rare = Paired.failing(1e-15)
-    assert guest_outcomes(rare, 2, 2, Failing(lying=1.0)).silent == pytest.approx(1e-30, rel=1e-12)
-    assert guest_outcomes(rare, 1, 9, Failing(lying=0.5)).silent == pytest.approx(4.5e-15)
-    weak = guest_outcomes(1e-15, 1, 9, Failing(lying=0.5))
+    assert guest_outcomes(rare, 2, 2, FailureMode(lying=1.0)).silent == pytest.approx(
+        1e-30, rel=1e-12
+    )
+    assert guest_outcomes(rare, 1, 9, FailureMode(lying=0.5)).silent == pytest.approx(4.5e-15)
+    weak = guest_outcomes(1e-15, 1, 9, FailureMode(lying=0.5))
     assert float(weak.correct) == pytest.approx(9e-15 * 0.5**8, rel=1e-9)
 
 
 def test_a_cause_for_all_that_lies_is_silent() -> None:
-    found = guest_outcomes(0.9, 2, 3, Failing(lying=1.0, beta=1.0))
+    found = guest_outcomes(0.9, 2, 3, FailureMode(lying=1.0, beta=1.0))
     assert (float(found.correct), found.silent) == pytest.approx((0.9, 0.1))
-    found = guest_outcomes(0.0, 2, 3, Failing(lying=1.0, beta=1.0))
+    found = guest_outcomes(0.0, 2, 3, FailureMode(lying=1.0, beta=1.0))
     assert (float(found.correct), found.silent) == (0.0, 1.0)
 
 
@@ -108,9 +110,9 @@ def test_a_cause_for_all_that_lies_is_silent() -> None:
         (lambda: guest_outcomes(0.9, 2, 1001), "1,000"),
         (lambda: guest_outcomes(0.9, 4, 3), "m is 4"),
         (lambda: guest_outcomes(1.9, 2, 3), "R_M is 1.9"),
-        (lambda: Failing(lying=2), "that lie is 2"),
-        (lambda: Failing(alike=-1), "liars agree is -1"),
-        (lambda: Failing(beta=2), "beta is 2"),
+        (lambda: FailureMode(lying=2), "that lie is 2"),
+        (lambda: FailureMode(alike=-1), "liars agree is -1"),
+        (lambda: FailureMode(beta=2), "beta is 2"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused(call: object, words: str) -> None:
@@ -123,7 +125,7 @@ def test_what_cannot_be_is_refused(call: object, words: str) -> None:
 
 
 def name(rm: float, rv: float, n: int, **failing: float) -> str:
-    return best_design(rm, rv, n, failing=Failing(**failing)).take.design.name
+    return best_design(rm, rv, n, failing=FailureMode(**failing)).take.design.name
 
 
 def test_designs_are_sound_and_fewest_guests_first() -> None:
@@ -144,7 +146,7 @@ def test_where_failures_are_lies_only_a_majority_above_a_half_helps() -> None:
 
 
 def test_more_guests_are_taken_only_for_a_gain_that_counts() -> None:
-    chosen = best_design(0.99, 0.999, 9, failing=Failing(lying=1.0))
+    chosen = best_design(0.99, 0.999, 9, failing=FailureMode(lying=1.0))
     assert chosen.take.design.name == "2-of-3"
     assert chosen.best.design.n > 3
     assert chosen.take.gain >= 0.9 * chosen.best.gain
@@ -152,7 +154,7 @@ def test_more_guests_are_taken_only_for_a_gain_that_counts() -> None:
 
 @given(rm=chances, rv=chances, n=st.integers(2, 6), lying=chances)
 def test_the_choice_is_never_worse_than_plain(rm: float, rv: float, n: int, lying: float) -> None:
-    chosen = best_design(rm, rv, n, failing=Failing(lying=lying))
+    chosen = best_design(rm, rv, n, failing=FailureMode(lying=lying))
     assert chosen.best.gain >= chosen.take.gain >= 0.9 * chosen.best.gain - 1e-15
 
 

@@ -10,13 +10,13 @@ import msgspec
 import pytest
 
 from faultinject.soak.checkpoints import CheckpointAudit, StateReplay
-from guests.message import encode_request
+from guests.protocol.message import encode_request
 from guests.service import Context, answer, load
 from voter.core.entries import FORMAT, Base
 from voter.journal.format import CheckpointHead, checkpoint_pieces
-from voter.journal.recovery import IDENTITY, Identity, checkpoint_name
+from voter.journal.recovery import IDENTITY, VoterIdentity, checkpoint_name
 
-IDENTITY_OF_JOURNAL = Identity(format=FORMAT, node="n", vote="2/3", secret="ab" * 32).checked()
+IDENTITY_OF_JOURNAL = VoterIdentity(format=FORMAT, node="n", vote="2/3", secret="ab" * 32).checked()
 
 
 def put(value: bytes, key: str = "k") -> bytes:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from faultinject.soak import guest_memory
-from faultinject.soak.guest_memory import Copy, Found, census, find_held, flip, flipped
+from faultinject.soak.guest_memory import Copy, MemoryMatches, census, find_held, flip, flipped
 from faultinject.soak.together import VALUE_SIZE, held_value
 
 VALUE = held_value(1, 1, 0)
@@ -86,5 +86,9 @@ def test_census_tells_foreign_corruption_from_the_guests_own() -> None:
         Copy(5, OTHER, True),
     ]
     corrupted = {bad: "g1", other_bad: "g2"}
-    assert census(copies, VALUE, corrupted, "g1") == Found(right=1, foreign=1, own=2, own_live=1)
-    assert census(copies, VALUE, corrupted, "g3") == Found(right=1, foreign=3, own=0, own_live=0)
+    assert census(copies, VALUE, corrupted, "g1") == MemoryMatches(
+        right=1, foreign=1, own=2, own_live=1
+    )
+    assert census(copies, VALUE, corrupted, "g3") == MemoryMatches(
+        right=1, foreign=3, own=0, own_live=0
+    )

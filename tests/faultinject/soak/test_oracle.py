@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from itertools import count
 
-from faultinject.soak.oracle import Oracle, Ticket
-from faultinject.soak.places import Places
-from guests.message import encode_request
+from faultinject.soak.oracle import SoakOracle, Ticket
+from faultinject.soak.places import SequenceGaps
+from guests.protocol.message import encode_request
 from guests.service import Context, answer, load
 
 
@@ -16,7 +16,7 @@ class History:
     def __init__(self) -> None:
         self.service = load("kv")()
         self.places = count(1)
-        self.oracle = Oracle()
+        self.oracle = SoakOracle()
 
     def apply(self, request: bytes) -> tuple[int, bytes]:
         seq = next(self.places)
@@ -182,8 +182,8 @@ def test_a_request_that_was_refused_is_out_of_the_way() -> None:
 def test_oracle_reports_what_was_executed_in_order_with_proved_writes_before_their_proof() -> None:
     history = History()
     executed: list[tuple[int, bytes, bool]] = []
-    places = Places()
-    history.oracle = Oracle(places=places, executed=lambda *one: executed.append(one))
+    places = SequenceGaps()
+    history.oracle = SoakOracle(places=places, executed=lambda *one: executed.append(one))
     history.make(put(b"one"))
     lost = history.begin(put(b"two"))
     history.apply(put(b"two"))

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from faultinject.faults import CATALOGUE
-from faultinject.soak.plan import GUESTS, INJECTED, Kind, Moment, make_plan
+from faultinject.soak.plan import GUESTS, INJECTED, Moment, SoakFaultKind, make_plan
 
 SEEDS = st.integers(0, 2**64)
 
@@ -42,7 +42,7 @@ def test_more_than_a_quarter_are_meant_to_come_during_a_repair(seed: int, faults
 @given(SEEDS)
 def test_a_long_plan_has_every_kind_and_hits_every_part(seed: int) -> None:
     strikes = [strike for episode in make_plan(seed, 200) for strike in episode.strikes]
-    assert {strike.kind for strike in strikes} == set(Kind)
+    assert {strike.kind for strike in strikes} == set(SoakFaultKind)
     assert {strike.target for strike in strikes} == {*GUESTS, "voter", "supervisor"}
     assert {strike.moment for strike in strikes} == set(Moment)
 
@@ -58,7 +58,7 @@ def test_never_two_guests_in_one_episode_and_the_second_fault_only_where_it_can_
         assert first.moment is Moment.WHOLE
         for strike in later:
             assert strike.kind not in INJECTED  # the supervisor may be dead, or busy with the guest
-            assert (strike.moment is Moment.HELD) == (first.kind is Kind.SLOW)
+            assert (strike.moment is Moment.HELD) == (first.kind is SoakFaultKind.SLOW)
 
 
 @given(SEEDS)

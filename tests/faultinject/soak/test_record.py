@@ -10,14 +10,14 @@ import msgspec
 import pytest
 
 from faultinject.soak.falls import find_falls
-from faultinject.soak.plan import Kind, make_plan
+from faultinject.soak.plan import SoakFaultKind, make_plan
 from faultinject.soak.record import (
-    Fall,
-    Fault,
+    InjectedFault,
     LoadSummary,
     Promise,
-    Record,
+    SoakRecord,
     SoakSpec,
+    UnexplainedFailure,
     host_facts,
     save,
     summarize,
@@ -27,9 +27,9 @@ BEGAN = 1_000_000.0
 
 
 def fault(
-    number: int, kind: Kind, target: str, at: float, whole: float | None, **more: float
-) -> Fault:
-    return Fault(
+    number: int, kind: SoakFaultKind, target: str, at: float, whole: float | None, **more: float
+) -> InjectedFault:
+    return InjectedFault(
         number=number,
         kind=kind,
         target=target,
@@ -54,9 +54,9 @@ def line(at: float, guest: str, before: str, after: str, reason: str = "hang") -
 def test_a_summary_counts_by_kind_and_leaves_out_what_is_not_known() -> None:
     summary = summarize(
         [
-            fault(1, Kind.GUEST_KILL, "g1", 1.0, None, pause=0.2),
-            fault(2, Kind.VOTER_KILL, "voter", 1.5, 3.0, pause=0.5, overlapped=1),
-            fault(3, Kind.GUEST_KILL, "g2", 9.0, 2.0, pause=0.4),
+            fault(1, SoakFaultKind.GUEST_KILL, "g1", 1.0, None, pause=0.2),
+            fault(2, SoakFaultKind.VOTER_KILL, "voter", 1.5, 3.0, pause=0.5, overlapped=1),
+            fault(3, SoakFaultKind.GUEST_KILL, "g2", 9.0, 2.0, pause=0.4),
         ]
     )
     voter, guest = summary
@@ -68,9 +68,9 @@ def test_a_summary_counts_by_kind_and_leaves_out_what_is_not_known() -> None:
 
 def test_a_fall_in_an_episode_that_hit_its_guest_is_explained() -> None:
     faults = [
-        fault(1, Kind.GUEST_KILL, "g1", 1.0, None),
-        fault(2, Kind.VOTER_KILL, "voter", 2.0, 3.0),
-        fault(3, Kind.GUEST_KILL, "g2", 9.0, 2.0),
+        fault(1, SoakFaultKind.GUEST_KILL, "g1", 1.0, None),
+        fault(2, SoakFaultKind.VOTER_KILL, "voter", 2.0, 3.0),
+        fault(3, SoakFaultKind.GUEST_KILL, "g2", 9.0, 2.0),
     ]
     log = [
         "not JSON",
@@ -83,20 +83,20 @@ def test_a_fall_in_an_episode_that_hit_its_guest_is_explained() -> None:
         line(99.0, "g3", "active", "absent", "the voter stops"),
     ]
     assert find_falls(log, faults, began=BEGAN, ended=BEGAN + 50) == [
-        Fall(guest="g3", at=4.0, reason="slow"),
-        Fall(guest="g1", at=7.5, reason="dissent"),
+        UnexplainedFailure(guest="g3", at=4.0, reason="slow"),
+        UnexplainedFailure(guest="g1", at=7.5, reason="dissent"),
     ]
 
 
 def test_a_record_is_stored_whole_and_tells_whether_all_held(scratch: Path) -> None:
     spec = SoakSpec(faults=3, seed=9)
-    faults = [fault(1, Kind.GUEST_KILL, "g1", 1.0, 2.0, overlapped=1)]
+    faults = [fault(1, SoakFaultKind.GUEST_KILL, "g1", 1.0, 2.0, overlapped=1)]
     load = LoadSummary(
         requests=1, replies=1, kinds={}, correct=1, wrong=0, misplaced=0, increments=0,
         told_again=0, errors={}, told=[], unknown=0, unknown_found=0, p50=0.0, p99=0.0,
         longest=0.0, rate=0.0,
     )  # fmt: skip
-    record = Record(
+    record = SoakRecord(
         spec=spec, seconds=1.0, host=host_facts("tcg", "image", 0.5),
         promises=[Promise(promise="p", held=True, seen="s")], load=load, kinds=summarize(faults),
         faults=faults, falls=[], waits=[], plan=make_plan(9, 3),
@@ -111,4 +111,4 @@ def test_a_record_is_stored_whole_and_tells_whether_all_held(scratch: Path) -> N
     assert stored["spec"]["seed"] == 9
     assert [p.name for p in scratch.iterdir()] == ["record.json"]
     del stored["held"]
-    assert msgspec.convert(stored, Record) == record
+    assert msgspec.convert(stored, SoakRecord) == record

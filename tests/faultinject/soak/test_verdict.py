@@ -8,12 +8,12 @@ from pathlib import Path
 import msgspec
 
 from faultinject.soak.detection import Detector
-from faultinject.soak.guest_memory import Found
-from faultinject.soak.record import Round, append_round
+from faultinject.soak.guest_memory import MemoryMatches
+from faultinject.soak.record import RoundRecord, append_round
 from faultinject.soak.verdict import corrupt_restores, judge_rounds, summarize_rounds
 
-CLEAN = Found(right=1, foreign=0, own=0, own_live=0)
-RIGHT = Round(
+CLEAN = MemoryMatches(right=1, foreign=0, own=0, own_live=0)
+RIGHT = RoundRecord(
     number=1, guest="g1", key="held-1", aim="clients read the value", lead=0.0, planned_offset=0.1,
     offset=0.1, corruption="flipped", kill="gone", interrupted=False,
     noticed_by=Detector.DISSENT, noticed_after=0.02, noticed_as="", timeline=[], wrong=0,
@@ -22,12 +22,12 @@ RIGHT = Round(
 )  # fmt: skip
 
 
-def with_memory(guest: str, found: Found, markers: int = 2) -> Round:
+def with_memory(guest: str, found: MemoryMatches, markers: int = 2) -> RoundRecord:
     memory = RIGHT.memory | {guest: found}
     return msgspec.structs.replace(RIGHT, memory=memory, markers=markers)
 
 
-def broken(*rounds: Round, compared: int = 1, wrong: int = 0) -> set[str]:
+def broken(*rounds: RoundRecord, compared: int = 1, wrong: int = 0) -> set[str]:
     """Return the promises that these rounds break."""
     judged = judge_rounds(rounds, compared=compared, wrong=wrong, complaints=[])
     return {promise.promise for promise in judged if not promise.held}
@@ -38,13 +38,13 @@ def test_right_rounds_break_no_promise() -> None:
 
 
 def test_corrupted_value_in_another_guest_shows_a_corrupted_restore() -> None:
-    spread = with_memory("g2", Found(right=1, foreign=1, own=0, own_live=0))
+    spread = with_memory("g2", MemoryMatches(right=1, foreign=1, own=0, own_live=0))
     assert "g2 holds 1 corrupted values" in corrupt_restores(spread)[0]
     assert broken(RIGHT, spread) == {"no corrupted state restored"}
 
 
 def test_copy_left_in_the_corrupted_guest_counts_only_without_the_markers() -> None:
-    left = Found(right=1, foreign=0, own=1, own_live=1)
+    left = MemoryMatches(right=1, foreign=0, own=1, own_live=1)
     assert corrupt_restores(with_memory("g1", left)) == []
     assert corrupt_restores(with_memory("g1", left, markers=1)) != []
 
@@ -92,4 +92,4 @@ def test_rounds_are_appended_as_lines_that_can_be_read_again(scratch: Path) -> N
     append_round(msgspec.structs.replace(RIGHT, number=2), path)
     lines = path.read_text().splitlines()
     assert [json.loads(line)["number"] for line in lines] == [1, 2]
-    assert msgspec.json.decode(lines[0], type=Round) == RIGHT
+    assert msgspec.json.decode(lines[0], type=RoundRecord) == RIGHT

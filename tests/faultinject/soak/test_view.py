@@ -11,8 +11,8 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from deploy.records import Layout
-from faultinject.soak.view import GuestView, NodeView, Refused, Silent
+from deploy.node.records import Layout
+from faultinject.soak.view import GuestView, NoAnswer, NodeView, ViewRefused
 from voter.sockets import listen_unix
 
 ACTIVE = GuestView(replica="active", reason="votes", vm="ready", pid=7)
@@ -81,7 +81,7 @@ def test_a_guest_returns_from_its_being_put_back_until_it_votes() -> None:
 async def test_the_supervisor_is_asked_and_without_it_the_voter(scratch: Path) -> None:
     layout = Layout(scratch)
     async with NodeView(layout) as node:
-        with pytest.raises(Silent):
+        with pytest.raises(NoAnswer):
             await node.look()
         async with serving(layout.voter_control, {"/status": (200, VOTER)}):
             view = await node.look()
@@ -106,7 +106,7 @@ async def test_a_refusal_is_told_in_the_supervisors_words(scratch: Path) -> None
     layout = Layout(scratch)
     refusal = (409, {"error": "g1 is dead"})
     async with NodeView(layout) as node, serving(layout.supervisor_socket, {"/inject": refusal}):
-        with pytest.raises(Refused, match="g1 is dead"):
+        with pytest.raises(ViewRefused, match="g1 is dead"):
             await node.supervisor("POST", "/inject", {})
 
 

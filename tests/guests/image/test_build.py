@@ -50,7 +50,7 @@ def test_manifest_lists_packages_and_files(real_image: Image) -> None:
         assert package.version
         assert package.architecture in ("amd64", "all")
         assert len(package.sha256) == 64
-    for name in ("init", "bin/busybox", f"usr/bin/{PYTHON}", "opt/trivisor/guests/agent.py"):
+    for name in ("init", "bin/busybox", f"usr/bin/{PYTHON}", "opt/trivisor/guests/agent/main.py"):
         assert len(manifest.files[name]) == 64
     assert "opt/trivisor/guests/__pycache__/agent.cpython-311.pyc" in manifest.files
     assert not any("image" in name.split("/") for name in manifest.files)
@@ -104,7 +104,7 @@ def test_builders_that_meet_build_once(real_image: Image, image_cache: Path) -> 
 @pytest.mark.vm
 def test_services_can_import_what_is_promised(real_image: Image, image_cache: Path) -> None:
     tree = next(image_cache.glob("packages-*")) / "tree"
-    script = "import sys; [__import__(name) for name in sys.argv[1:]]; import guests.agent"
+    script = "import sys; [__import__(name) for name in sys.argv[1:]]; import guests.agent.main"
     done = subprocess.run(
         [
             tree / "lib64" / LOADER,

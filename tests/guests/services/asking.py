@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from guests.message import Reply, encode_request
+from guests.protocol.message import Reply, encode_request
 from guests.service import Context, Service, answer
 
 __all__ = ["ask"]

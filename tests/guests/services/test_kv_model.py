@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from guests.message import Reply
+from guests.protocol.message import Reply
 from guests.service import ServiceError
 from guests.services.kv import ENTRY_COST, KeyValue
 from tests.guests.services.asking import ask

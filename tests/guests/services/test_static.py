@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guests.message import Reply
+from guests.protocol.message import Reply
 from guests.service import ServiceError, state_digest
 from guests.services.static import BUILT_IN, MAX_FILE, Static
 from tests.guests.services.asking import ask

@@ -10,10 +10,10 @@ import pytest
 from tests.voter.core.model import HANG, Node, apply, make_engine
 from voter.core import Engine, Limits, Policy
 from voter.core import events as ev
+from voter.core.dedup import session_scope
 from voter.core.durable import PLACES, Past
 from voter.core.entries import Base, Entry, Moved, Once, Opened, Places, Record, Settled, Void
 from voter.core.events import Effect, Failure
-from voter.core.once import session_scope
 from voter.core.replica import State
 
 LIMITS = Limits(hang=HANG, marker_every=5, checkpoint_bytes=1000)

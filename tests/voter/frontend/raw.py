@@ -6,15 +6,15 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from guests import wire
-from guests.wire import Decoder, Frame, Kind, encode
+from guests.protocol import wire
+from guests.protocol.wire import Decoder, Frame, FrameKind, encode
 from tests.voter.http_client import HttpClient
 from tests.voter.node import Node
-from voter.frontend.verdict import decode_failure
+from voter.native_protocol import decode_failure
 
 __all__ = ["OPEN", "Raw", "raw"]
 
-OPEN = encode(Kind.OPEN, 0, 0, wire.PROTOCOL.to_bytes(2))
+OPEN = encode(FrameKind.OPEN, 0, 0, wire.PROTOCOL.to_bytes(2))
 
 
 class Raw:
@@ -41,7 +41,7 @@ class Raw:
     async def failure(self) -> tuple[str, str]:
         """The next frame must be a FAILURE: its code and words."""
         frame = await self.frame()
-        assert frame.kind == Kind.FAILURE
+        assert frame.kind == FrameKind.FAILURE
         return decode_failure(frame.payload)
 
     async def ended(self) -> bool:
@@ -59,5 +59,5 @@ async def raw(node: Node, *, opened: bool = True, tcp: bool = False) -> AsyncIte
         connection = Raw(client)
         if opened:
             await connection.send(OPEN)
-            assert (await connection.frame()).kind == Kind.OPENED
+            assert (await connection.frame()).kind == FrameKind.OPENED
         yield connection

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from guests.wire import MAX_PAYLOAD
+from guests.protocol.wire import MAX_PAYLOAD
 from tests.voter.node import Node, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

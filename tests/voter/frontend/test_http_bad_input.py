@@ -286,7 +286,7 @@ async def test_a_voted_reply_that_is_not_http(
     nodes: Nodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Replicas agree on bytes; that those are HTTP is the service's affair, and may go wrong."""
-    monkeypatch.setattr("guests.incarnation.answer", lambda *_: b"this is no reply")
+    monkeypatch.setattr("guests.agent.incarnation.answer", lambda *_: b"this is no reply")
     node = await nodes.make()
     async with await node.open() as client:
         response = await client.ask("GET", "/kv/a")

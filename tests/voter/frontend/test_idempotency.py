@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guests.message import MessageError
+from guests.protocol.message import MessageError
 from tests.voter.conftest import Nodes
 from tests.voter.http_client import HttpClient, Response
 from tests.voter.node import Node, until

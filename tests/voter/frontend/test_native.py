@@ -9,9 +9,9 @@ from zlib import crc32
 
 import pytest
 
-from guests import wire
-from guests.message import encode_request
-from guests.wire import Kind, encode
+from guests.protocol import wire
+from guests.protocol.message import encode_request
+from guests.protocol.wire import FrameKind, encode
 from tests.voter.conftest import Nodes
 from tests.voter.frontend.raw import OPEN, raw
 from tests.voter.node import Node, until
@@ -19,7 +19,7 @@ from voter.client import Client
 from voter.errors import ConnectionFailed, NotExecuted, OutcomeUnknown, TimedOut, TooLarge
 from voter.frontend import native
 from voter.frontend.native import REQUEST_LIMIT
-from voter.frontend.verdict import decode_response
+from voter.native_protocol import decode_response
 
 GET = encode_request("GET", "/kv/a")
 
@@ -80,7 +80,9 @@ async def test_a_request_of_the_largest_size(shared_node: Node) -> None:
 @pytest.mark.asyncio(loop_scope="module")
 async def test_a_client_that_sends_no_more_gets_its_replies(shared_node: Node) -> None:
     async with raw(shared_node) as connection:
-        await connection.send(b"".join(encode(Kind.REQUEST, 0, n, GET, 1) for n in range(1, 51)))
+        await connection.send(
+            b"".join(encode(FrameKind.REQUEST, 0, n, GET, 1) for n in range(1, 51))
+        )
         connection.client.half_close()
         numbers = [(await connection.frame()).seq for _ in range(50)]
         assert sorted(numbers) == list(range(1, 51))
@@ -102,7 +104,7 @@ async def test_services_are_told_who_asks(
     async with await shared_node.client() as client:
         await client.request("GET", "/kv/a")
     async with raw(shared_node, tcp=True) as connection:
-        await connection.send(encode(Kind.REQUEST, 0, 1, GET))
+        await connection.send(encode(FrameKind.REQUEST, 0, 1, GET))
         await connection.frame()
     await shared_node.ask("GET", "/kv/a")
     assert callers[0].startswith(b"uid:")
@@ -114,7 +116,7 @@ async def test_services_are_told_who_asks(
 
 def announce(length: int) -> bytes:
     """A header, its own checksum right, for a payload of this length."""
-    head = struct.pack(">4sBBIQQI", b"\xd7TRV", Kind.REQUEST, 0, length, 0, 1, 0)
+    head = struct.pack(">4sBBIQQI", b"\xd7TRV", FrameKind.REQUEST, 0, length, 0, 1, 0)
     return head + struct.pack(">I", crc32(head))
 
 
@@ -126,10 +128,10 @@ def announce(length: int) -> bytes:
         (bytes(100_000), "wrong port"),
         (announce(1 << 31), "wrong port"),
         (announce(wire.MAX_PAYLOAD + 1), "wrong port"),
-        (encode(Kind.REQUEST, 0, 7, GET)[:-1] + b"?", "wrong port"),  # damaged on its way
-        (encode(Kind.HELLO, 1, 1, b"\0\1\0"), "not expected"),
+        (encode(FrameKind.REQUEST, 0, 7, GET)[:-1] + b"?", "wrong port"),  # damaged on its way
+        (encode(FrameKind.HELLO, 1, 1, b"\0\1\0"), "not expected"),
         (OPEN, "not expected"),
-        (encode(Kind.REQUEST, 0, 7, GET, 1) * 2, "still under way"),
+        (encode(FrameKind.REQUEST, 0, 7, GET, 1) * 2, "still under way"),
     ],
 )
 @pytest.mark.parametrize("tcp", [False, True])
@@ -151,7 +153,7 @@ async def test_what_is_no_protocol_ends_the_connection_with_a_word(
 async def test_a_request_before_open_is_refused(nodes: Nodes) -> None:
     node = await nodes.make()
     async with raw(node, opened=False) as connection:
-        await connection.send(encode(Kind.REQUEST, 0, 1, GET))
+        await connection.send(encode(FrameKind.REQUEST, 0, 1, GET))
         assert (await connection.failure())[0] == "protocol"
         assert await connection.ended()
     assert node.runner.counters["requests"] == 0
@@ -161,7 +163,7 @@ async def test_a_request_before_open_is_refused(nodes: Nodes) -> None:
 async def test_another_version_is_named(nodes: Nodes, version: int) -> None:
     node = await nodes.make()
     async with raw(node, opened=False) as connection:
-        await connection.send(encode(Kind.OPEN, 0, 0, version.to_bytes(2)))
+        await connection.send(encode(FrameKind.OPEN, 0, 0, version.to_bytes(2)))
         code, text = await connection.failure()
         assert code == "version"
         assert str(version) in text
@@ -180,18 +182,18 @@ async def test_a_request_over_the_limit_is_refused_and_the_connection_goes_on(
 ) -> None:
     node = await nodes.make()
     async with raw(node) as connection:
-        await connection.send(encode(Kind.REQUEST, 0, 1, bytes(REQUEST_LIMIT + 1)))
+        await connection.send(encode(FrameKind.REQUEST, 0, 1, bytes(REQUEST_LIMIT + 1)))
         assert (await connection.failure())[0] == "too-large"
-        await connection.send(encode(Kind.REQUEST, 0, 2, GET, 1))
+        await connection.send(encode(FrameKind.REQUEST, 0, 2, GET, 1))
         assert (await connection.frame()).seq == 2
 
 
 async def test_what_is_not_http_inside_is_the_services_answer(nodes: Nodes) -> None:
     node = await nodes.make()
     async with raw(node) as connection:
-        await connection.send(encode(Kind.REQUEST, 0, 1, b"nonsense"))
+        await connection.send(encode(FrameKind.REQUEST, 0, 1, b"nonsense"))
         frame = await connection.frame()
-        assert frame.kind == Kind.RESPONSE
+        assert frame.kind == FrameKind.RESPONSE
         assert decode_response(frame.payload)[1].startswith(b"HTTP/1.1 400 ")
 
 
@@ -203,7 +205,7 @@ async def test_who_does_not_open_or_end_a_frame_in_time(nodes: Nodes) -> None:
         assert "not ended in time" in (await slow.failure())[1]
         assert await silent.ended()
         assert await slow.ended()
-        await idle.send(encode(Kind.REQUEST, 0, 1, GET, 1))
+        await idle.send(encode(FrameKind.REQUEST, 0, 1, GET, 1))
         assert (await idle.frame()).seq == 1, "between frames a client may take its time"
 
 
@@ -220,7 +222,7 @@ async def test_a_client_that_never_reads_is_ended(
         connection.client.writer.transport.pause_reading()  # type: ignore[attr-defined]
         get = encode_request("GET", "/kv/big")
         for number in range(1, 7):
-            connection.client.writer.write(encode(Kind.REQUEST, 0, number, get, 1))
+            connection.client.writer.write(encode(FrameKind.REQUEST, 0, number, get, 1))
         await until(lambda: node.runner.counters["requests"] == 7)
         assert await serves(node)
 
@@ -241,7 +243,7 @@ async def test_a_client_that_reads_slowly_is_not(nodes: Nodes) -> None:
         writer, reader = connection.client.writer, connection.client.reader
         get = encode_request("GET", "/kv/big")
         for number in range(1, 5):
-            writer.write(encode(Kind.REQUEST, 0, number, get, 1))
+            writer.write(encode(FrameKind.REQUEST, 0, number, get, 1))
         size = 0
         while size < 4 << 20:  # about 1 MiB in 0.3 s
             size += len(await reader.read(1 << 16))
@@ -255,7 +257,7 @@ async def test_half_sent_frames_of_many_clients_are_bounded(
 ) -> None:
     monkeypatch.setattr(native, "HELD_LIMIT", 3 << 20)
     node = await nodes.make()
-    half = encode(Kind.REQUEST, 0, 1, bytes(1_000_000))[:900_000]
+    half = encode(FrameKind.REQUEST, 0, 1, bytes(1_000_000))[:900_000]
     async with raw(node) as first, raw(node) as second, raw(node) as third, raw(node) as fourth:
         for connection in (first, second, third, fourth):
             await connection.send(half)
@@ -272,12 +274,12 @@ async def test_no_more_than_so_many_requests_are_under_way_on_a_connection(nodes
         agent.mode = "says nothing"
     async with raw(node) as connection:
         for number in range(1, 11):
-            await connection.send(encode(Kind.REQUEST, 0, number, GET, 1))
+            await connection.send(encode(FrameKind.REQUEST, 0, number, GET, 1))
         await until(lambda: node.runner.waiting == 10)
         (server_side,) = node.native.connections
         await until(lambda: server_side._choked)
         # What is sent now waits in the socket; others are served meanwhile.
-        await connection.send(encode(Kind.REQUEST, 0, 11, GET, 1))
+        await connection.send(encode(FrameKind.REQUEST, 0, 11, GET, 1))
         for agent in node.agents:
             agent.mode = "honest"
         async with await node.client() as client:
@@ -292,7 +294,7 @@ async def test_a_client_that_has_gone_is_forgotten(nodes: Nodes) -> None:
     for agent in node.agents:
         agent.mode = "says nothing"
     async with raw(node, tcp=True) as connection:
-        await connection.send(encode(Kind.REQUEST, 0, 1, GET))
+        await connection.send(encode(FrameKind.REQUEST, 0, 1, GET))
         await until(lambda: node.runner.waiting == 1)
         connection.client.reset()
         await until(lambda: node.runner.waiting == 0)

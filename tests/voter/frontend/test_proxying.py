@@ -11,7 +11,7 @@ from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guests.message import MessageError, Reply, Request, encode_request
+from guests.protocol.message import MessageError, Reply, Request, encode_request
 from tests.voter.frontend.messages import parse, requests
 from tests.voter.http_client import HttpClient, Response
 from voter.core.events import Release

@@ -6,49 +6,49 @@ import asyncio
 
 import pytest
 
-from guests.message import Reply, encode_request
-from guests.wire import FLAG_ONCE, FLAG_READ_ONLY, Frame, Kind, encode
+from guests.protocol.message import Reply, encode_request
+from guests.protocol.wire import FLAG_ONCE, FLAG_READ_ONLY, Frame, FrameKind, encode
 from tests.voter.conftest import Nodes
 from tests.voter.frontend.raw import Raw, raw
 from tests.voter.node import until
-from voter.frontend.verdict import decode_failure, decode_response, encode_numbers
+from voter.native_protocol import decode_failure, decode_response, encode_numbers
 
 ADD = encode_request("POST", "/kv/n?increment=1")
 PUT = encode_request("PUT", "/kv/n", (), b"0")
 
 
 async def open_session(connection: Raw, number: int = 1) -> bytes:
-    await connection.send(encode(Kind.SESSION, 0, number))
+    await connection.send(encode(FrameKind.SESSION, 0, number))
     frame = await connection.frame()
-    assert (frame.kind, frame.seq) == (Kind.SESSION, number)
+    assert (frame.kind, frame.seq) == (FrameKind.SESSION, number)
     assert len(frame.payload) == 16
     return frame.payload
 
 
 async def go_on(connection: Raw, session: bytes) -> None:
-    await connection.send(encode(Kind.SESSION, 0, 7, session))
+    await connection.send(encode(FrameKind.SESSION, 0, 7, session))
     frame = await connection.frame()
-    assert frame == Frame(Kind.SESSION, 0, 0, 7, session)
+    assert frame == Frame(FrameKind.SESSION, 0, 0, 7, session)
 
 
 def numbered(
     seq: int, number: int, request: bytes = ADD, *, done: int = 0, flags: int = 0
 ) -> bytes:
     payload = encode_numbers(done, number) + request
-    return encode(Kind.REQUEST, 0, seq, payload, FLAG_ONCE | flags)
+    return encode(FrameKind.REQUEST, 0, seq, payload, FLAG_ONCE | flags)
 
 
 async def reply(connection: Raw) -> tuple[int, bytes]:
     """The next frame must be a RESPONSE: its place and body."""
     frame = await connection.frame()
-    assert frame.kind == Kind.RESPONSE, frame
+    assert frame.kind == FrameKind.RESPONSE, frame
     vote, data = decode_response(frame.payload)
     return vote.seq, Reply.decode(data).body
 
 
 async def failure(connection: Raw) -> str:
     frame = await connection.frame()
-    assert frame.kind == Kind.FAILURE, frame
+    assert frame.kind == FrameKind.FAILURE, frame
     return decode_failure(frame.payload)[0]
 
 
@@ -150,9 +150,10 @@ async def test_the_first_session_counts_until_another_is_named(nodes: Nodes) -> 
     "data",
     [
         numbered(1, 1),  # in no session
-        encode(Kind.SESSION, 0, 1, bytes(15)),
-        encode(Kind.SESSION, 0, 1, bytes(17)),
-        encode(Kind.SESSION, 0, 1, bytes(16)) + encode(Kind.REQUEST, 0, 1, bytes(15), FLAG_ONCE),
+        encode(FrameKind.SESSION, 0, 1, bytes(15)),
+        encode(FrameKind.SESSION, 0, 1, bytes(17)),
+        encode(FrameKind.SESSION, 0, 1, bytes(16))
+        + encode(FrameKind.REQUEST, 0, 1, bytes(15), FLAG_ONCE),
     ],
 )
 async def test_what_is_no_protocol_ends_the_connection(nodes: Nodes, data: bytes) -> None:
@@ -160,12 +161,12 @@ async def test_what_is_no_protocol_ends_the_connection(nodes: Nodes, data: bytes
     async with raw(node) as connection:
         await connection.send(data)
         frame = await connection.frame()
-        if frame.kind == Kind.SESSION:
+        if frame.kind == FrameKind.SESSION:
             frame = await connection.frame()
         assert decode_failure(frame.payload)[0] == "protocol"
         assert await connection.ended()
     async with raw(node, opened=False) as connection:
-        await connection.send(encode(Kind.SESSION, 0, 1))
+        await connection.send(encode(FrameKind.SESSION, 0, 1))
         assert await failure(connection) == "protocol"
     assert node.runner.waiting == 0
 
@@ -173,9 +174,9 @@ async def test_what_is_no_protocol_ends_the_connection(nodes: Nodes, data: bytes
 async def test_who_says_no_more_still_learns_its_session(nodes: Nodes) -> None:
     node = await nodes.make()
     async with raw(node) as connection:
-        await connection.send(encode(Kind.SESSION, 0, 1))
+        await connection.send(encode(FrameKind.SESSION, 0, 1))
         connection.client.half_close()
-        assert (await connection.frame()).kind == Kind.SESSION
+        assert (await connection.frame()).kind == FrameKind.SESSION
         assert await connection.ended()
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from voter.core.entries import Entry, Record
 from voter.core.order import EMPTY_HISTORY, history_after
-from voter.journal import Files, Journal, Recovery, open_journal
+from voter.journal import Files, Journal, RecoveryReport, open_journal
 from voter.journal.format import COPIES
 
 __all__ = ["Disk", "History", "Open", "opened"]
@@ -221,7 +221,7 @@ class History:
 class Open:
     """A journal that runs."""
 
-    def __init__(self, journal: Journal, recovery: Recovery, news: News) -> None:
+    def __init__(self, journal: Journal, recovery: RecoveryReport, news: News) -> None:
         self.journal = journal
         self.recovery = recovery
         self.synced = news.synced

@@ -1,0 +1,115 @@
+"""How a command speaks to a node's supervisor: plain blocking HTTP over its unix socket.
+
+The standard library's client, because a command must start fast.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from deploy.errors import DeployError
+from deploy.node.records import Layout
+from deploy.node.succession import find_nanny, wait_end
+from voter.commands.terminal import CommandError, ExitCode
+
+__all__ = ["NotUp", "ask", "stream"]
+
+
+class NotUp(DeployError):
+    """No supervisor answers in this directory."""
+
+
+class _Connection(http.client.HTTPConnection):
+    def __init__(self, path: str, timeout: float | None) -> None:
+        super().__init__("supervisor", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+@contextlib.contextmanager
+def _request(
+    layout: Layout, method: str, path: str, body: dict[str, Any] | None, timeout: float | None
+) -> Iterator[http.client.HTTPResponse]:
+    """Send a request; give its response; close the connection."""
+    connection = _Connection(str(layout.supervisor_socket), timeout)
+    try:
+        connection.request(method, path, None if body is None else json.dumps(body))
+        yield connection.getresponse()
+    except (FileNotFoundError, ConnectionRefusedError) as error:
+        raise NotUp(
+            f"no node runs in {layout.directory}",
+            remedy=f"start one with `trivisor up --dir {layout.directory}`, or name another --dir",
+        ) from error
+    except PermissionError as error:
+        raise CommandError(
+            f"{layout.supervisor_socket} is another user's", remedy="run this as the user of `up`"
+        ) from error
+    except TimeoutError as error:
+        raise CommandError(
+            f"the supervisor in {layout.directory} did not answer within {timeout} s",
+            remedy=f"see {layout.supervisor_log}",
+        ) from error
+    except (http.client.HTTPException, ConnectionError) as error:
+        raise CommandError(
+            f"the supervisor in {layout.directory} broke off: {error}",
+            remedy=f"see {layout.supervisor_log}",
+        ) from error
+    finally:
+        connection.close()
+
+
+def ask(
+    layout: Layout,
+    method: str,
+    path: str,
+    body: dict[str, Any] | None = None,
+    *,
+    timeout: float = 30.0,
+    patience: float = 5.0,
+) -> dict[str, Any]:
+    """Ask the supervisor; return its answer.  ``timeout`` in seconds.
+
+    Where none is there but its nanny lives, waits up to ``patience`` seconds for the next one.
+    Raises NotUp if none is there, and CommandError with what it said if it refused.
+    """
+    _wait_for_supervisor(layout, patience)
+    with _request(layout, method, path, body, timeout) as response:
+        value = json.loads(response.read())
+    if response.status >= 400:
+        raise CommandError(
+            value["error"], remedy=value.get("remedy", ""), code=ExitCode(value.get("code", 1))
+        )
+    return dict(value)
+
+
+def _wait_for_supervisor(layout: Layout, patience: float) -> None:
+    """Wait while the socket is dead and a nanny lives, who may start the next supervisor."""
+    deadline = time.monotonic() + patience
+    while not _listens(layout) and layout.known:
+        nanny = find_nanny(layout)
+        left = deadline - time.monotonic()
+        if nanny is None or left <= 0:
+            return
+        wait_end(nanny.pid, min(left, 0.05))  # a socket gives no event when it comes to life
+
+
+def _listens(layout: Layout) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        return probe.connect_ex(str(layout.supervisor_socket)) == 0
+
+
+def stream(layout: Layout, path: str) -> Iterator[dict[str, Any]]:
+    """Yield the lines of JSON that the supervisor sends, until it ends them.  Raises NotUp."""
+    with _request(layout, "GET", path, None, None) as response:
+        for line in response:
+            yield json.loads(line)

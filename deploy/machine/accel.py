@@ -1,0 +1,241 @@
+"""KVM or TCG: decided by booting a guest under a deadline, because /dev/kvm can lie.
+
+There are hosts where /dev/kvm opens, a VM can be made in it, libvirt lists it, and yet a guest's
+kernel never prints a byte. What is decided is kept, and decided again when the host or QEMU change.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import stat
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import structlog
+
+from deploy.errors import CannotRunHere
+from deploy.machine.guest import READY_LINE
+from deploy.machine.spec import AcceleratorName
+from guests.image import COMMAND_LINE, Image
+
+__all__ = [
+    "Accelerator",
+    "AcceleratorFacts",
+    "AcceleratorCheck",
+    "boots_with_kvm",
+    "decide",
+    "read_facts",
+]
+
+PROBE_DEADLINE = 5.0
+"""Seconds; a KVM that works has a guest ready in less than 2."""
+
+_EMULATOR = "qemu-system-x86_64"
+_RECORD = "accelerator.json"
+_MEMORY_MIB = 128
+_LONGEST_OUTPUT = 256 * 1024
+
+_log = structlog.get_logger(__name__)
+
+
+class Accelerator(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What guests run on, why, and how long it took to find out (0 where it was known)."""
+
+    name: AcceleratorName
+    reason: str
+    decided_in_seconds: float
+    cached: bool
+
+
+class AcceleratorFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the decision depends on. `virtualization` is None where the CPU does not tell.
+
+    `device` is None without /dev/kvm, else its number, mode, owner, and whether we may open it.
+    """
+
+    cpu: str
+    virtualization: bool | None
+    kernel: str
+    qemu: str
+    device: str | None
+
+
+class AcceleratorCheck(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Whether a guest became ready under KVM, and what was seen."""
+
+    works: bool
+    seen: str
+
+
+class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    facts: AcceleratorFacts
+    name: AcceleratorName
+    reason: str
+
+
+async def decide(
+    image: Image,
+    cache: Path,
+    requested: Literal["auto", "kvm", "tcg"] = "auto",
+    progress: Callable[[str], None] = lambda _: None,
+) -> Accelerator:
+    """Return the accelerator for guests of `image` on this host.
+
+    `auto` takes KVM if it boots a guest, else TCG. `kvm` takes nothing else: raises CannotRunHere
+    where it does not boot. `cache` is a directory. Raises CannotRunHere without QEMU.
+    """
+    if requested == "tcg":
+        return Accelerator(name="tcg", reason="asked for", decided_in_seconds=0.0, cached=False)
+    begin = time.monotonic()
+    facts = await read_facts()
+    known = _read(cache, facts)
+    # Asked for outright, KVM gets its try even where it has failed before.
+    if known is not None and (requested == "auto" or known.name == "kvm"):
+        return Accelerator(name=known.name, reason=known.reason, decided_in_seconds=0, cached=True)
+    hopeless = _hopeless(facts)
+    if hopeless is not None and (requested == "auto" or facts.device is None):
+        verdict = AcceleratorCheck(works=False, seen=hopeless)
+    else:
+        progress(f"trying KVM: a guest has {PROBE_DEADLINE:g} s to boot")
+        verdict = await boots_with_kvm(image)
+    if requested == "kvm" and not verdict.works:
+        raise CannotRunHere(
+            f"KVM does not work here: {verdict.seen}",
+            remedy="use --accel tcg (slower, works everywhere), or a host with (nested) KVM",
+        )
+    name: AcceleratorName = "kvm" if verdict.works else "tcg"
+    _write(cache, _Record(facts=facts, name=name, reason=verdict.seen))
+    seconds = time.monotonic() - begin
+    _log.info("accelerator", name=name, reason=verdict.seen, seconds=round(seconds, 2))
+    return Accelerator(name=name, reason=verdict.seen, decided_in_seconds=seconds, cached=False)
+
+
+async def boots_with_kvm(image: Image, *, deadline: float = PROBE_DEADLINE) -> AcceleratorCheck:
+    """Boot a guest under KVM and see whether it becomes ready within `deadline` seconds.
+
+    QEMU is started directly: it is KVM that is on trial, not libvirt.
+    """
+    begin = time.monotonic()
+    process = await _start_qemu(
+        "-accel", "kvm", "-cpu", "host", "-machine", "q35", "-m", str(_MEMORY_MIB),
+        "-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio",
+        "-kernel", str(image.kernel), "-initrd", str(image.initrd), "-append", COMMAND_LINE,
+        "-device", "virtio-serial-pci", "-chardev", "null,id=link",
+        "-device", "virtserialport,chardev=link,name=trivisor.link",
+    )  # fmt: skip
+    console = bytearray()
+    try:
+        async with asyncio.timeout(deadline):
+            ready = await _read_until_ready(process, console)
+    except TimeoutError:
+        printed = f"{len(console)} bytes on its console" if console else "an empty console"
+        return AcceleratorCheck(
+            works=False, seen=f"a guest under KVM hung: {printed} in {deadline:g} s"
+        )
+    finally:
+        if process.returncode is None:
+            process.kill()
+        # Its pipes are drained here as well, which closes them.
+        _, said = await process.communicate()
+    if ready:
+        return AcceleratorCheck(
+            works=True, seen=f"a guest under KVM was ready in {time.monotonic() - begin:.1f} s"
+        )
+    lines = said.decode(errors="replace").strip().splitlines()
+    return AcceleratorCheck(
+        works=False, seen=f"QEMU ended: {lines[-1] if lines else 'without a word'}"
+    )
+
+
+async def read_facts() -> AcceleratorFacts:
+    """Look at this host. Raises CannotRunHere without QEMU."""
+    process = await _start_qemu("--version")
+    said, _ = await process.communicate()
+    model, flag = "", None
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == "model name":
+            model = value.strip()
+        elif key.strip() == "flags":
+            flag = bool({"svm", "vmx"}.intersection(value.split()))
+            break
+    return AcceleratorFacts(
+        cpu=f"{platform.machine()} {model}".strip(),
+        virtualization=flag,
+        kernel=platform.release(),
+        qemu=said.decode(errors="replace").partition("\n")[0].strip(),
+        device=_device(Path("/dev/kvm")),
+    )
+
+
+def _hopeless(facts: AcceleratorFacts) -> str | None:
+    """Why trying KVM would be a waste of time, or None if a guest must judge."""
+    if facts.device is None:
+        return "there is no /dev/kvm"
+    if facts.virtualization is False:
+        return "/dev/kvm is there, but the CPU has neither svm nor vmx, so it cannot run guests"
+    return None
+
+
+def _device(path: Path) -> str | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    usable = os.access(path, os.R_OK | os.W_OK)
+    mode, number = stat.filemode(status.st_mode), f"{os.major(status.st_rdev)}:{status.st_rdev}"
+    return f"{number} {mode} {status.st_uid}:{status.st_gid} {'usable' if usable else 'denied'}"
+
+
+async def _start_qemu(*arguments: str) -> asyncio.subprocess.Process:
+    try:
+        return await asyncio.create_subprocess_exec(
+            _EMULATOR,
+            *arguments,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+    except FileNotFoundError as error:
+        raise CannotRunHere(
+            f"{_EMULATOR} is missing", remedy="install it: apt-get install qemu-system-x86"
+        ) from error
+
+
+async def _read_until_ready(process: asyncio.subprocess.Process, console: bytearray) -> bool:
+    """Gather what the guest prints until it is ready (True) or its output ends (False)."""
+    assert process.stdout is not None
+    while data := await process.stdout.read(4096):
+        console += data
+        if READY_LINE.encode() in console:
+            return True
+        del console[:-_LONGEST_OUTPUT]
+    return False
+
+
+def _read(cache: Path, facts: AcceleratorFacts) -> _Record | None:
+    """Return what was decided for just these facts."""
+    try:
+        record = msgspec.json.decode((cache / _RECORD).read_bytes(), type=_Record)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.MsgspecError) as error:
+        _log.info("what was decided is unreadable: deciding again", error=str(error))
+        return None
+    return record if record.facts == facts else None
+
+
+def _write(cache: Path, record: _Record) -> None:
+    """Keep what was decided; to decide again next time is the worst that can come of a failure."""
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        aside = cache / f".{_RECORD}.{os.getpid()}"
+        aside.write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
+        aside.rename(cache / _RECORD)
+    except OSError as error:
+        _log.info("what was decided is not kept", error=str(error))

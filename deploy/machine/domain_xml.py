@@ -1,0 +1,140 @@
+"""A guest as libvirt's XML. Pure: the same spec gives the same bytes.
+
+Machine q35 with as few devices as a replica can do with: one serial port (the console), one
+virtio-serial port (the link), one disk that holds nothing but snapshots. No network card, no
+graphics, no USB, no balloon. The virtio devices sit on the root bus at addresses given here, so
+that neither a root port for each nor a change of order makes one guest unlike another.
+
+A guest that allows faults inside has a card after all. Its network is a fiction of QEMU's own
+process, the same for each guest: restricted, so that nothing gets out of it, neither to the host
+nor beyond, and with one way in, from one port of the host's loopback to the guest's SSH server.
+"""
+
+from __future__ import annotations
+
+from xml.etree import ElementTree as ET
+
+from deploy.machine.spec import GuestSpec
+
+__all__ = ["LINK_PORT", "NAMESPACE", "domain_xml", "owner_in_xml"]
+
+LINK_PORT = "trivisor.link"
+"""The virtio-serial port's name, by which the agent finds it in the guest."""
+
+NAMESPACE = "urn:trivisor:node"
+"""The XML namespace of the mark by which a domain is known as a node's."""
+
+_QEMU = "http://libvirt.org/schemas/domain/qemu/1.0"
+"""The XML namespace of what libvirt hands on to QEMU as it stands."""
+
+_CARD_SLOT = 16
+"""Of the root bus, above those which libvirt gives out by itself."""
+
+
+def domain_xml(guest: GuestSpec, *, node_uuid: str, run_as: str | None = None) -> str:
+    """Return the libvirt domain that is `guest`, marked as belonging to the node `node_uuid`.
+
+    `run_as` ("+UID:+GID") is for a system libvirt, whose QEMUs otherwise run as an account of their
+    own, which may not reach the node's directory, and to which the node's files would be given.
+    """
+    kvm = guest.accel == "kvm"
+    domain = ET.Element("domain", type="kvm" if kvm else "qemu")
+    _text(domain, "name", guest.domain)
+    _text(domain, "uuid", guest.uuid)
+    mark = ET.SubElement(ET.SubElement(domain, "metadata"), f"{{{NAMESPACE}}}owner")
+    mark.set("node", node_uuid)
+    mark.set("guest", guest.name)
+    _text(domain, "memory", str(guest.memory_mib), unit="MiB")
+    _text(domain, "vcpu", str(guest.vcpus))
+    if guest.ram_file:
+        # A memfd: shared memory that the host reaches through /proc/PID/fd. Unlike a file on a disk
+        # it costs no writing back and leaves nothing behind.
+        backing = ET.SubElement(domain, "memoryBacking")
+        ET.SubElement(backing, "source", type="memfd")
+        ET.SubElement(backing, "access", mode="shared")
+    boot = ET.SubElement(domain, "os")
+    _text(boot, "type", "hvm", arch="x86_64", machine="q35")
+    _text(boot, "kernel", guest.kernel)
+    _text(boot, "initrd", guest.initrd)
+    _text(boot, "cmdline", guest.cmdline)
+    features = ET.SubElement(domain, "features")
+    ET.SubElement(features, "acpi")
+    ET.SubElement(features, "apic")
+    ET.SubElement(features, "vmport", state="off")
+    if not kvm:
+        tcg = ET.SubElement(features, "tcg")
+        _text(tcg, "tb-cache", str(guest.translation_mib), unit="MiB")
+    # host-passthrough is refused under TCG, whose `maximum` is all that QEMU can do.
+    ET.SubElement(domain, "cpu", mode="host-passthrough" if kvm else "maximum")
+    clock = ET.SubElement(domain, "clock", offset="utc")
+    ET.SubElement(clock, "timer", name="hpet", present="no")
+    _text(domain, "on_poweroff", "destroy")
+    _text(domain, "on_reboot", "restart" if guest.on_reset == "restart" else "destroy")
+    _text(domain, "on_crash", "destroy")
+    _devices(domain, guest)
+    if run_as is not None:
+        label = ET.SubElement(domain, "seclabel", type="static", model="dac", relabel="no")
+        _text(label, "label", run_as)
+    if guest.ssh_port is not None:
+        _card(domain, guest.ssh_port)
+    ET.register_namespace("trivisor", NAMESPACE)
+    ET.register_namespace("qemu", _QEMU)
+    ET.indent(domain)
+    return ET.tostring(domain, encoding="unicode") + "\n"
+
+
+def owner_in_xml(xml: str) -> tuple[str, str] | None:
+    """Return (node uuid, guest name) from a domain's XML, or None where it bears no node's mark.
+
+    Raises ValueError if `xml` is not XML.
+    """
+    try:
+        mark = ET.fromstring(xml).find(f"metadata/{{{NAMESPACE}}}owner")
+    except ET.ParseError as error:
+        raise ValueError(f"not XML: {error}") from error
+    return None if mark is None else (mark.get("node", ""), mark.get("guest", ""))
+
+
+def _devices(domain: ET.Element, guest: GuestSpec) -> None:
+    devices = ET.SubElement(domain, "devices")
+    _text(devices, "emulator", guest.emulator)
+    disk = ET.SubElement(devices, "disk", type="file", device="disk")
+    # A clean snapshot need not outlive the host, so nothing waits for the host's disk.
+    ET.SubElement(disk, "driver", name="qemu", type="qcow2", cache="unsafe")
+    ET.SubElement(disk, "source", file=guest.disk)
+    ET.SubElement(disk, "target", dev="vda", bus="virtio")
+    _slot(disk, 2)
+    _slot(ET.SubElement(devices, "controller", type="virtio-serial", index="0", ports="2"), 3)
+    ET.SubElement(devices, "controller", type="usb", model="none")
+    serial = ET.SubElement(devices, "serial", type="unix")
+    ET.SubElement(serial, "source", mode="bind", path=guest.console_socket)
+    ET.SubElement(serial, "target", type="isa-serial", port="0")
+    channel = ET.SubElement(devices, "channel", type="unix")
+    ET.SubElement(channel, "source", mode="bind", path=guest.bound_link)
+    ET.SubElement(channel, "target", type="virtio", name=LINK_PORT)
+    ET.SubElement(channel, "address", type="virtio-serial", controller="0", bus="0", port="1")
+    ET.SubElement(devices, "memballoon", model="none")
+
+
+def _card(domain: ET.Element, port: int) -> None:
+    """Give the domain a card whose only way in is `port` of the host's loopback.
+
+    By QEMU's own words: libvirt 9.0 knows neither `restrict` nor, without a helper program, a port
+    that is forwarded.
+    """
+    network = f"user,id=ssh,restrict=on,ipv6=off,hostfwd=tcp:127.0.0.1:{port}-:22"
+    # No option ROM: nobody boots from this card.
+    place = f"mac=52:54:00:00:00:01,bus=pcie.0,addr={_CARD_SLOT:#x},romfile="
+    card = f"virtio-net-pci,netdev=ssh,{place}"
+    line = ET.SubElement(domain, f"{{{_QEMU}}}commandline")
+    for word in ("-netdev", network, "-device", card):
+        ET.SubElement(line, f"{{{_QEMU}}}arg", value=word)
+
+
+def _slot(device: ET.Element, slot: int) -> None:
+    """Put a device at a slot of the root bus."""
+    ET.SubElement(device, "address", type="pci", domain="0", bus="0", slot=str(slot), function="0")
+
+
+def _text(parent: ET.Element, tag: str, text: str, **attributes: str) -> None:
+    ET.SubElement(parent, tag, attributes).text = text

@@ -1,0 +1,355 @@
+"""Libvirt for asyncio: the one module that imports it.
+
+Libvirt's calls block, so they run in a few threads. Its events come in a thread of its own, which
+runs libvirt's default event loop for as long as the process lives, and are handed to the asyncio
+loop. (`libvirtaio` is not safe to use from threads, and cannot be registered a second time.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import os
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import structlog
+
+# Read when the library is loaded: without it every refused call is also written to our stderr.
+os.environ.setdefault("LIBVIRT_LOG_FILTERS", "4:*")
+os.environ.setdefault("LIBVIRT_DEBUG", "4")
+
+import libvirt
+import libvirt_qemu
+
+from deploy.errors import AlreadyUp, CannotRunHere, DeployError, HypervisorFailed, HypervisorSilent
+from deploy.host.process import adopt_orphans
+from deploy.machine.embed import prepare_root
+from deploy.machine.spec import EMBED
+
+__all__ = ["DomainChange", "Domain", "Hypervisor", "RunState", "opening_error"]
+
+T = TypeVar("T")
+
+_THREADS = 8
+"""Enough for all guests of a node at once and one call that hangs on a stopped QEMU."""
+
+_CALL_TIMEOUT = 60.0
+
+_START_TIMEOUT = 300.0
+"""Seconds. 0.4 are usual; but where a daemon's QEMUs run as an account that may not open /dev/kvm,
+libvirt probes QEMU again at each start, which has taken 60."""
+
+_REMOVAL_TIMEOUT = 10.0
+"""Seconds that libvirt may take to forget a domain that has stopped."""
+
+_log = structlog.get_logger(__name__)
+
+
+class RunState(enum.Enum):
+    """What libvirt says of a domain."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    CRASHED = "crashed"
+    GONE = "gone"
+
+
+class DomainChange(enum.Enum):
+    """What happened to a domain, by whomever."""
+
+    STARTED = "started"
+    SUSPENDED = "suspended"
+    RESUMED = "resumed"
+    STOPPED = "stopped"
+    CRASHED = "crashed"
+
+
+_CHANGES = {
+    libvirt.VIR_DOMAIN_EVENT_STARTED: DomainChange.STARTED,
+    libvirt.VIR_DOMAIN_EVENT_SUSPENDED: DomainChange.SUSPENDED,
+    libvirt.VIR_DOMAIN_EVENT_RESUMED: DomainChange.RESUMED,
+    libvirt.VIR_DOMAIN_EVENT_STOPPED: DomainChange.STOPPED,
+    libvirt.VIR_DOMAIN_EVENT_CRASHED: DomainChange.CRASHED,
+}
+
+_STATES = {
+    libvirt.VIR_DOMAIN_RUNNING: RunState.RUNNING,
+    libvirt.VIR_DOMAIN_BLOCKED: RunState.RUNNING,
+    libvirt.VIR_DOMAIN_PAUSED: RunState.PAUSED,
+    libvirt.VIR_DOMAIN_PMSUSPENDED: RunState.PAUSED,
+    libvirt.VIR_DOMAIN_CRASHED: RunState.CRASHED,
+    libvirt.VIR_DOMAIN_SHUTDOWN: RunState.GONE,
+    libvirt.VIR_DOMAIN_SHUTOFF: RunState.GONE,
+}
+
+
+class _EventThread:
+    """Libvirt's event loop, started once in a process and never stopped: libvirt cannot
+    unregister.
+    """
+
+    _lock = threading.Lock()
+    _started = False
+
+    @classmethod
+    def ensure(cls) -> None:
+        with cls._lock:
+            if cls._started:
+                return
+            libvirt.registerErrorHandler(lambda *_: None, None)
+            libvirt.virEventRegisterDefaultImpl()
+            threading.Thread(target=cls._run, name="libvirt-events", daemon=True).start()
+            cls._started = True
+
+    @staticmethod
+    def _run() -> None:
+        while True:
+            try:
+                libvirt.virEventRunDefaultImpl()
+            except libvirt.libvirtError as error:
+                _log.warning("libvirt's event loop", error=str(error))
+
+
+class Hypervisor:
+    """One connection to libvirt, used from the asyncio loop that opened it. Close it when done."""
+
+    def __init__(self, connection: Any, uri: str) -> None:
+        self.uri = uri
+        self._connection = connection
+        self._loop = asyncio.get_running_loop()
+        self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="libvirt")
+        self._listeners: dict[str, Callable[[DomainChange], None]] = {}
+        self._stopped: dict[str, asyncio.Event] = {}
+        self._registered: int | None = None
+
+    @classmethod
+    async def open(
+        cls, uri: str, *, root: Path | None = None, capabilities: Path | None = None
+    ) -> Hypervisor:
+        """Open libvirt at `uri`; for the embedded one, `root` is its directory.
+
+        A process can hold one embedded libvirt, and a root one process. Domains that a former owner
+        of the root left running are known again afterwards. Raises AlreadyUp if another process has
+        the root, CannotRunHere if libvirt cannot be had here, HypervisorFailed for the rest.
+        """
+        _EventThread.ensure()
+        target = uri
+        if uri == EMBED:
+            if root is None:
+                raise ValueError("the embedded libvirt needs a root directory")
+            adopt_orphans()
+            try:
+                prepare_root(root, capabilities=capabilities)
+            except OSError as error:
+                raise CannotRunHere(
+                    f"cannot make libvirt's directory {root}: {error.strerror}",
+                    remedy="choose a directory (--dir) that you may write to",
+                ) from error
+            target = f"{uri}?root={root}"
+        try:
+            connection = await asyncio.to_thread(libvirt.open, target)
+        except libvirt.libvirtError as error:
+            raise opening_error(str(error), target) from error
+        hypervisor = cls(connection, uri)
+        try:
+            await hypervisor._register()
+        except HypervisorFailed:
+            await hypervisor.close()
+            raise
+        return hypervisor
+
+    async def close(self) -> None:
+        """Close the connection; the domains live on. A call that hangs is left behind."""
+        if self._registered is not None:
+            number, self._registered = self._registered, None
+            await self._call(lambda: self._connection.domainEventDeregisterAny(number))
+        await self._call(self._connection.close)
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    async def start_paused(self, xml: str) -> Domain:
+        """Start the domain that `xml` describes, its processor not yet running."""
+        # A start cannot be called back: whoever stops waiting for it must end what comes of it.
+        start = asyncio.create_task(self._start(xml), name="start a domain")
+        try:
+            return await asyncio.shield(start)
+        except asyncio.CancelledError:
+            try:
+                await (await start).destroy()
+            except HypervisorFailed as error:
+                _log.info("a start that nobody waits for failed", error=str(error))
+            raise
+
+    async def find(self, uuid: str) -> Domain | None:
+        """Return the running domain with this uuid, or None."""
+        try:
+            handle = await self._call(lambda: self._connection.lookupByUUIDString(uuid))
+        except HypervisorFailed as error:
+            if error.code == libvirt.VIR_ERR_NO_DOMAIN:
+                return None
+            raise
+        self._stopped.setdefault(uuid, asyncio.Event())
+        return Domain(self, handle)
+
+    async def version(self) -> tuple[str, str]:
+        """Return the versions of libvirt and of QEMU."""
+        numbers = await self._call(
+            lambda: (self._connection.getLibVersion(), self._connection.getVersion())
+        )
+        return _dotted(numbers[0]), _dotted(numbers[1])
+
+    def listen(self, uuid: str, callback: Callable[[DomainChange], None] | None) -> None:
+        """Have `callback` called in the asyncio loop at each change of a domain; None ends that."""
+        if callback is None:
+            self._listeners.pop(uuid, None)
+        else:
+            self._listeners[uuid] = callback
+
+    async def _start(self, xml: str) -> Domain:
+        give_up = time.monotonic() + _REMOVAL_TIMEOUT
+        while True:
+            try:
+                handle = await self._call(
+                    lambda: self._connection.createXML(xml, libvirt.VIR_DOMAIN_START_PAUSED),
+                    _START_TIMEOUT,
+                )
+            except HypervisorFailed as error:
+                # The domain of this name has stopped, but a thread of libvirt still has it in hand;
+                # no event tells when that is over.
+                if "is already being removed" not in str(error) or time.monotonic() > give_up:
+                    raise
+                await asyncio.sleep(0.01)
+            else:
+                domain = Domain(self, handle)
+                self._stopped[domain.uuid] = asyncio.Event()
+                return domain
+
+    async def _register(self) -> None:
+        def arrived(_conn: Any, handle: Any, event: int, _detail: int, _opaque: Any) -> None:
+            # In libvirt's thread. The loop may be closed already when the process ends.
+            change, uuid = _CHANGES.get(event), handle.UUIDString()
+            if change is not None and not self._loop.is_closed():
+                self._loop.call_soon_threadsafe(self._changed, uuid, change)
+
+        self._registered = await self._call(
+            lambda: self._connection.domainEventRegisterAny(
+                None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, arrived, None
+            )
+        )
+
+    def _changed(self, uuid: str, change: DomainChange) -> None:
+        if change is DomainChange.STOPPED and uuid in self._stopped:
+            self._stopped[uuid].set()
+        if uuid in self._listeners:
+            self._listeners[uuid](change)
+
+    async def _call(self, function: Callable[[], T], timeout: float = _CALL_TIMEOUT) -> T:
+        """Run a blocking call in a thread. Raises HypervisorFailed, or HypervisorSilent."""
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._loop.run_in_executor(self._executor, function)
+        except libvirt.libvirtError as error:
+            raise HypervisorFailed(f"libvirt: {error}", code=error.get_error_code()) from error
+        except TimeoutError as error:
+            raise HypervisorSilent(f"libvirt gave no answer within {timeout:g} s") from error
+
+
+class Domain:
+    """One running domain."""
+
+    def __init__(self, hypervisor: Hypervisor, handle: Any) -> None:
+        self._hypervisor = hypervisor
+        self._handle = handle
+        self.uuid: str = handle.UUIDString()
+
+    async def resume(self, *, timeout: float = _CALL_TIMEOUT) -> None:
+        """Let its processor run."""
+        await self._hypervisor._call(self._handle.resume, timeout)
+
+    async def suspend(self, *, timeout: float = _CALL_TIMEOUT) -> None:
+        """Stop its processor; QEMU lives on."""
+        await self._hypervisor._call(self._handle.suspend, timeout)
+
+    async def destroy(self) -> None:
+        """End its QEMU; nothing happens if that has ended already."""
+        try:
+            await self._hypervisor._call(self._handle.destroy)
+        except HypervisorFailed as error:
+            if error.code not in (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_OPERATION_INVALID):
+                raise
+
+    async def state(self) -> RunState:
+        """Return what libvirt says of it now."""
+        try:
+            number = (await self._hypervisor._call(self._handle.state))[0]
+        except HypervisorFailed as error:
+            if error.code == libvirt.VIR_ERR_NO_DOMAIN:
+                return RunState.GONE
+            raise
+        return _STATES.get(number, RunState.RUNNING)
+
+    async def xml(self) -> str:
+        """Return its live XML."""
+        return str(await self._hypervisor._call(self._handle.XMLDesc))
+
+    async def monitor(self, line: str, *, timeout: float = _CALL_TIMEOUT) -> str:
+        """Give QEMU's human monitor a command and return its answer, stripped.
+
+        A command that QEMU refuses is an answer as well ("Error: ...").
+        """
+        answer = await self._hypervisor._call(
+            lambda: libvirt_qemu.qemuMonitorCommand(
+                self._handle, line, libvirt_qemu.VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP
+            ),
+            timeout,
+        )
+        return str(answer).strip()
+
+    async def stopped(self, *, timeout: float) -> None:
+        """Wait until libvirt has done with it, so that its name and uuid are free for a new start.
+
+        Raises HypervisorSilent after `timeout` seconds.
+        """
+        event = self._hypervisor._stopped[self.uuid]
+        # Asked after the event was made, so that one of the two tells.
+        if await self._hypervisor.find(self.uuid) is None:
+            return
+        try:
+            async with asyncio.timeout(timeout):
+                await event.wait()
+        except TimeoutError as error:
+            raise HypervisorSilent(
+                f"libvirt has not cleared away domain {self.uuid} after {timeout:g} s"
+            ) from error
+
+
+def opening_error(text: str, target: str) -> DeployError:
+    """Return what to tell a user when libvirt at `target` cannot be opened, and says `text`."""
+    if "Failed to parse user" in text or "Failed to parse group" in text:
+        return CannotRunHere(
+            f"libvirt wants an account that this host does not have: {text}",
+            remedy="run: addgroup --system libvirt-qemu; adduser --system --ingroup libvirt-qemu"
+            " --disabled-login --home /var/lib/libvirt --no-create-home libvirt-qemu",
+        )
+    if "driver.pid" in text or "already open" in text:
+        return AlreadyUp(
+            f"libvirt at {target} is in use: {text}",
+            remedy="ask the process that has it, or choose another directory (--dir)",
+        )
+    if target.startswith(EMBED):
+        return CannotRunHere(
+            f"cannot open {target}: {text}",
+            remedy="install QEMU and libvirt: apt-get install qemu-system-x86 libvirt-daemon",
+        )
+    return CannotRunHere(
+        f"cannot open {target}: {text}",
+        remedy=f"start libvirt's daemon and see that you may use it, or use --connect {EMBED}",
+    )
+
+
+def _dotted(number: int) -> str:
+    return f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"

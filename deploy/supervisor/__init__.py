@@ -1,0 +1,3 @@
+"""The supervisor: keeps guests and voter of one node running, repairs them, answers commands."""
+
+__all__: list[str] = []

@@ -1,0 +1,91 @@
+"""The voter's control socket, as the supervisor asks it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from deploy.errors import DeployError
+
+__all__ = ["VoterControl", "VoterRefused", "VoterUnreachable"]
+
+CALL_TIMEOUT = 5.0
+"""Seconds."""
+
+
+class VoterUnreachable(DeployError):
+    """The voter's control socket does not answer."""
+
+
+class VoterRefused(VoterUnreachable):
+    """The voter answered with an error."""
+
+
+class VoterControl:
+    """Speaks to one node's voter, whichever process that is now."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._session: aiohttp.ClientSession | None = None
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def status(self) -> dict[str, Any]:
+        """Return what the voter says of itself.  Raises VoterUnreachable."""
+        return await self._call("GET", "/status")
+
+    async def admit(self, name: str) -> None:
+        """Vouch for a replica that was put back.  Raises VoterUnreachable."""
+        await self._call("POST", f"/replicas/{name}/admit")
+
+    async def expel(self, name: str, reason: str) -> None:
+        """Take a replica out of the vote.  Raises VoterUnreachable."""
+        await self._call("POST", f"/replicas/{name}/expel", {"reason": reason})
+
+    async def drain(self) -> None:
+        """Have the voter take no new requests.  Raises VoterUnreachable."""
+        await self._call("POST", "/drain")
+
+    async def events(self, since: int) -> AsyncIterator[dict[str, Any]]:
+        """Yield the changes of replicas after ``since``, as they come.  Raises VoterUnreachable."""
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CALL_TIMEOUT)
+        url = f"http://voter/events?since={since}"
+        try:
+            async with self._client.get(url, timeout=timeout) as answer:
+                async for line in answer.content:
+                    if line.strip():
+                        yield json.loads(line)
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise VoterUnreachable(f"the voter's events ended: {error}") from error
+
+    @property
+    def _client(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.UnixConnector(str(self._path)),
+                timeout=aiohttp.ClientTimeout(total=CALL_TIMEOUT),
+            )
+        return self._session
+
+    async def _call(
+        self, method: str, path: str, body: dict[str, str] | None = None
+    ) -> dict[str, Any]:
+        try:
+            async with self._client.request(method, f"http://voter{path}", json=body) as answer:
+                text = await answer.text()
+                if answer.status >= 400:
+                    raise VoterRefused(f"the voter answered {method} {path} with: {text[:300]}")
+                value = json.loads(text) if text.strip() else {}
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+            raise VoterUnreachable(
+                f"the voter does not answer {method} {path}: {str(error) or type(error).__name__}"
+            ) from error
+        return value if isinstance(value, dict) else {}

@@ -1,0 +1,205 @@
+"""One mission: its requests one after another, its faults between them, every reply judged.
+
+Follow one: ``Mission.fly`` makes the requests; before request ``hit.at`` the hit is carried out
+(``strikes``); a ``Target`` is whoever answers, the voter or (NV) one guest; the
+``MissionOracle`` says
+what is right.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from itertools import islice
+from typing import NamedTuple, Protocol
+
+from faultinject.campaign.mission.direct import DirectLink, LinkBroken
+from faultinject.campaign.mission.outcome import NO_VERDICT, ClassifiedMission
+from faultinject.campaign.records import Hit, MissionPlan, StationSpec
+from faultinject.history.oracle import MissionOracle
+from faultinject.history.workload import KEY, WorkloadCall, mixed_calls, signed_calls, static_calls
+from guests.function import sign
+from guests.protocol.message import Reply, encode_request
+from voter.client import READ_ONLY_METHODS, Client
+from voter.errors import NotExecuted, RequestError
+
+__all__ = ["DirectTarget", "MissionTrace", "Mission", "Response", "Target", "VotedTarget"]
+
+CALLER = b"mission"
+REST = 1.0
+"""Seconds for all requests after one without a verdict: the mission has failed already."""
+ORACLES = {"poisoned": "kv"}
+"""Services with a planted bug, and those that they would be without it."""
+
+Strike = Callable[[Hit], Awaitable[float]]
+"""Carries out a hit; returns the seconds it took."""
+
+
+class Response(NamedTuple):
+    """An answer: the service's bytes, and whether a replica said otherwise (``masked``)."""
+
+    data: bytes
+    masked: bool = False
+
+
+class Target(Protocol):
+    """Who answers.  Raises RequestError, LinkBroken."""
+
+    async def ask(self, call: WorkloadCall) -> Response:
+        """Make one request and wait for its answer, however long that takes."""
+
+
+class VotedTarget:
+    """The voter.  With ``patience`` (seconds), a request is made again after a voter's death."""
+
+    def __init__(self, client: Client, patience: float | None = None) -> None:
+        self._client = client
+        self._patience = patience
+
+    async def ask(self, call: WorkloadCall) -> Response:
+        """Make one request through the vote."""
+        if self._patience is None:
+            vote, data = await self._client.start(call.request, read_only=call.read_only)
+        else:
+            vote, data = await self._client.ask(
+                call.request, read_only=call.read_only, timeout=self._patience
+            )
+        return Response(data, bool(vote.dissent))
+
+
+class DirectTarget:
+    """One guest's agent."""
+
+    def __init__(self, link: DirectLink) -> None:
+        self._link = link
+
+    async def ask(self, call: WorkloadCall) -> Response:
+        """Make one request past the voter."""
+        return Response(
+            await self._link.start(call.request, caller=CALLER, read_only=call.read_only)
+        )
+
+
+class MissionTrace(NamedTuple):
+    """What came of each request, in order, and its latency (seconds, -1: no reply); seconds that
+    hits and requests took.
+    """
+
+    judged: list[ClassifiedMission]
+    latencies: list[float]
+    inject: float
+    workload: float
+
+
+def workload(plan: MissionPlan, spec: StationSpec) -> list[WorkloadCall]:
+    """Return the mission's requests; where they must be signed, one more, that is not."""
+    if spec.service == "static":
+        calls = list(islice(static_calls(plan.seed, mix=spec.mix), plan.length))
+    else:
+        mixed = mixed_calls(plan.seed, keys=spec.keys, size=spec.size, mix=spec.mix)
+        calls = list(islice(mixed, plan.length))
+    return calls if spec.function == "none" else signed_calls(calls, plan.seed)
+
+
+class Mission:
+    """A mission under way.  A hit may ``send`` a request of its own."""
+
+    def __init__(self, plan: MissionPlan, spec: StationSpec, speaker: Target) -> None:
+        self._plan = plan
+        self._spec = spec
+        self._speaker = speaker
+        key = b"" if spec.function == "none" else KEY
+        self._oracle = MissionOracle(ORACLES.get(spec.service, spec.service), key)
+        self._late = False  # a request had no verdict
+        self._judged: list[ClassifiedMission] = []
+        self._latencies: list[float] = []
+
+    async def fly(self, strike: Strike) -> MissionTrace:
+        """Make all requests, each within ``spec.deadline`` seconds, and strike in between.
+
+        After one that failed the others are made all the same: a wrong reply may come yet.  But
+        after one without a verdict all the rest are made at once, or a lost mission would take for
+        ever; hits that were to come yet are carried out before them.
+        """
+        inject, began = 0.0, time.perf_counter()
+        hits = sorted(self._plan.hits, key=lambda hit: hit.at)
+        calls = workload(self._plan, self._spec)
+        for at, call in enumerate(calls):
+            while hits and (hits[0].at <= at or self._late):
+                inject += await strike(hits.pop(0))
+            if self._late:
+                await self._make_rest(calls[at:])
+                break
+            await self._make(call)
+        taken = time.perf_counter() - began
+        return MissionTrace(self._judged, self._latencies, inject, taken - inject)
+
+    async def _make_rest(self, calls: list[WorkloadCall]) -> None:
+        """Make these requests at once; they have ``REST`` seconds together."""
+        asks = [asyncio.ensure_future(self._speaker.ask(call)) for call in calls]
+        began = time.perf_counter()
+        await asyncio.wait(asks, timeout=REST)
+        for call, ask in zip(calls, asks, strict=True):
+            if ask.cancel():
+                self._failed(call, NO_VERDICT, f"after {REST:g} s, with all the rest")
+            else:
+                self._take(call, ask, began)
+        await asyncio.gather(*asks, return_exceptions=True)
+
+    async def send(
+        self, method: str, target: str, body: bytes, headers: tuple[tuple[str, str], ...] = ()
+    ) -> tuple[int, bytes]:
+        """Make a request that is not of the workload; return status (0: no reply) and body."""
+        if self._spec.function != "none":
+            headers = (*headers, sign(KEY, method, target, body))
+        request = encode_request(method, target, headers, body)
+        data = await self._make(WorkloadCall("sent", request, method in READ_ONLY_METHODS))
+        if data is None:
+            return 0, b""
+        try:
+            reply = Reply.decode(data)
+        except ValueError:
+            return 0, data
+        return reply.status, reply.body
+
+    async def _make(self, call: WorkloadCall) -> bytes | None:
+        """Make one request, have the oracle judge it; return the reply, if one came."""
+        began = time.perf_counter()
+        ask = asyncio.ensure_future(self._speaker.ask(call))
+        try:
+            await asyncio.wait([ask], timeout=self._spec.deadline)
+        finally:
+            unanswered = ask.cancel()
+        if unanswered:
+            await asyncio.gather(ask, return_exceptions=True)
+            self._failed(call, NO_VERDICT, f"after {self._spec.deadline:g} s")
+            self._late = True
+            return None
+        return self._take(call, ask, began)
+
+    def _take(
+        self, call: WorkloadCall, ask: asyncio.Future[Response], began: float
+    ) -> bytes | None:
+        """Judge what came of a request, which has ended."""
+        try:
+            said = ask.result()
+        except (RequestError, LinkBroken) as error:
+            self._failed(call, error.code, str(error), executed=not isinstance(error, NotExecuted))
+            return None
+        self._latencies.append(time.perf_counter() - began)
+        right = self._oracle.accepts(call.request, said.data, read_only=call.read_only)
+        words = "" if right else f"{_line(call)}: a wrong reply: {said.data[:120]!r}"
+        self._judged.append(ClassifiedMission(right=right, dissent=int(said.masked), words=words))
+        return said.data
+
+    def _failed(self, call: WorkloadCall, code: str, why: str, *, executed: bool = True) -> None:
+        if executed:
+            self._oracle.unknown(call.request, read_only=call.read_only)
+        words = f"{_line(call)}: {code}: {why}"
+        self._judged.append(ClassifiedMission(right=None, failure=code, words=words))
+        self._latencies.append(-1.0)
+
+
+def _line(call: WorkloadCall) -> str:
+    return call.request.partition(b"\r\n")[0].decode("latin-1")

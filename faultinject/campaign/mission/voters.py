@@ -1,0 +1,228 @@
+"""Voters for missions: each a process, forked from the zygote, that ends with its mission."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from faultinject.campaign.mission.zygote import Zygote
+from voter.sockets import listen_unix
+
+__all__ = ["MissionVoter", "VoterGone", "Voters"]
+
+PRIORITY = -5
+"""Before the guests, as deploy has it; where that is not allowed, as they are."""
+ANSWER = 2.0
+"""Seconds for the voter to tell its status."""
+POLL = 0.004
+"""Seconds between looks at the voter's status: it is another process, and tells nothing before."""
+
+
+class VoterGone(Exception):
+    """The voter does not speak (any more)."""
+
+
+class Voters:
+    """Makes voters for one station.  ``directory``: for their sockets, logs and journals."""
+
+    def __init__(self, directory: Path, zygote: Zygote, sockets: dict[str, socket.socket]) -> None:
+        self._directory = directory
+        self._zygote = zygote
+        self._sockets = sockets
+
+    @classmethod
+    async def open(cls, directory: Path) -> Voters:
+        """Start the zygote.  Raises OSError, TimeoutError, AddressError."""
+        sockets = {
+            "native-unix": listen_unix(str(directory / "native.sock")),
+            "control": listen_unix(str(directory / "control.sock")),
+        }
+        try:
+            zygote = await Zygote.start(sockets, directory / "zygote.log")
+        except BaseException:
+            for sock in sockets.values():
+                sock.close()
+            raise
+        return cls(directory, zygote, sockets)
+
+    @property
+    def native(self) -> str:
+        """The address where clients are served."""
+        return f"unix:{self._directory / 'native.sock'}"
+
+    async def start(
+        self,
+        vote: str,
+        links: Mapping[str, str],
+        limits: Mapping[str, float],
+        *,
+        journal: bool,
+        function: str = "",
+    ) -> MissionVoter:
+        """Fork a voter for a mission: this policy, over these replicas.  With ``journal`` it can be
+        started again after its death.  ``function``: F's address.
+
+        Raises OSError, TimeoutError.
+        """
+        shutil.rmtree(self._directory / "journal", ignore_errors=True)
+        config = self._directory / "voter.toml"
+        config.write_text(_config(vote, links, limits, journal=journal, function=function))
+        voter = MissionVoter(
+            self._directory / "control.sock",
+            lambda: self._zygote.fork(config, self._directory / "voter.log"),
+        )
+        # One log a station would grow with the campaign; of a mission only its own is of use.
+        (self._directory / "voter.log").unlink(missing_ok=True)
+        try:
+            await voter.begin()
+        except BaseException:
+            await voter.end()
+            raise
+        return voter
+
+    async def close(self) -> None:
+        """End the zygote and all voters."""
+        await self._zygote.end()
+        for sock in self._sockets.values():
+            sock.close()
+
+
+def _config(
+    vote: str,
+    links: Mapping[str, str],
+    limits: Mapping[str, float],
+    *,
+    journal: bool,
+    function: str = "",
+) -> str:
+    """Return the voter's configuration, as TOML (JSON's strings are TOML's)."""
+    lines = [f"vote = {json.dumps(vote)}", f'durability = "{"os" if journal else "none"}"']
+    if function:
+        lines.append(f"function = {json.dumps(function)}")
+    if journal:
+        lines += ["[journal]", 'directory = "journal"', f"segment = {8 << 20}"]
+    lines += ["[limits]", *(f"{name} = {value!r}" for name, value in limits.items())]
+    for name, link in links.items():
+        lines += ["[[replica]]", f"name = {json.dumps(name)}", f"link = {json.dumps(link)}"]
+    return "\n".join(lines) + "\n"
+
+
+class MissionVoter:
+    """One mission's voter."""
+
+    def __init__(self, control: Path, fork: Callable[[], Any]) -> None:
+        self._fork = fork
+        self._pidfd = -1
+        self._http = aiohttp.ClientSession(
+            connector=aiohttp.UnixConnector(str(control)),
+            timeout=aiohttp.ClientTimeout(total=ANSWER),
+        )
+        self.pid = 0
+        self._keeper: asyncio.Task[None] | None = None
+        self.restarts = 0
+
+    async def begin(self) -> None:
+        """Start its process.  Raises OSError, TimeoutError."""
+        self.pid = await self._fork()
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+        self._pidfd = -1
+        with contextlib.suppress(ProcessLookupError):  # it has ended already
+            self._pidfd = os.pidfd_open(self.pid)
+        with contextlib.suppress(PermissionError, ProcessLookupError):
+            os.setpriority(os.PRIO_PROCESS, self.pid, PRIORITY)
+
+    @property
+    def alive(self) -> bool:
+        """Whether its process is there."""
+        if self._pidfd < 0:
+            return False
+        try:
+            signal.pidfd_send_signal(self._pidfd, 0)
+        except ProcessLookupError:
+            return False
+        return True
+
+    def keep(self) -> None:
+        """From now on start it again whenever it dies, as the supervisor does."""
+        self._keeper = asyncio.create_task(self._keep(), name="keep the voter")
+
+    async def _keep(self) -> None:
+        while True:
+            ended = asyncio.Event()
+            loop = asyncio.get_running_loop()
+            fd = self._pidfd
+            if fd >= 0:
+                loop.add_reader(fd, ended.set)
+                try:
+                    await ended.wait()
+                finally:
+                    loop.remove_reader(fd)
+            self.restarts += 1
+            await self.begin()
+
+    async def status(self) -> dict[str, Any]:
+        """Return all that it says of itself.  Raises VoterGone."""
+        return dict(await self._call("GET", "/status"))
+
+    async def admit(self, name: str) -> None:
+        """Vouch for a guest that was put back.  Raises VoterGone."""
+        await self._call("POST", f"/replicas/{name}/admit")
+
+    async def _call(self, method: str, path: str) -> Any:
+        try:
+            async with self._http.request(method, f"http://voter{path}") as answer:
+                return await answer.json()
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+            raise VoterGone(f"the voter does not answer: {error!r}") from error
+
+    async def all_vote(self, deadline: float) -> dict[str, Any]:
+        """Wait until all its replicas vote; return its status.
+
+        Raises TimeoutError that says who does not, VoterGone if it has ended.
+        """
+        status: dict[str, Any] = {"replicas": []}
+        try:
+            async with asyncio.timeout(deadline):
+                while True:
+                    status = await self.status()
+                    if all(each["state"] == "active" for each in status["replicas"]):
+                        return status
+                    await asyncio.sleep(POLL)
+        except TimeoutError:
+            states = ", ".join(
+                f"{each['name']} {each['state']} ({each['reason']})" for each in status["replicas"]
+            )
+            raise TimeoutError(f"not all vote within {deadline:g} s: {states}") from None
+
+    async def end(self) -> None:
+        """Kill it: a mission's voter holds nothing that is needed."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+        if self._pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            await self._gone()
+            os.close(self._pidfd)
+            self._pidfd = -1
+        await self._http.close()
+
+    async def _gone(self) -> None:
+        ended = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._pidfd, ended.set)
+        try:
+            await ended.wait()
+        finally:
+            loop.remove_reader(self._pidfd)

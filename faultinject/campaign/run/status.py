@@ -1,0 +1,121 @@
+"""How a campaign stands, for people and for scripts; also while it runs."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from faultinject.campaign.run.conduct import look_into
+from faultinject.campaign.run.running import CellView
+from faultinject.campaign.run.screen import cells_table, duration
+from faultinject.campaign.store.store import RunRecord, Store
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["Status", "show_status", "status_of"]
+
+LATEST = 500
+"""Missions by which the rate of a run that is under way is told."""
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """``state``: running, complete, or why the last run ended ("killed" if it could not say).
+
+    ``complete_prefix``: missions of the plan's order up to the first one without a row; what a
+    partial report uses.  ``rate``: missions a second of the run that is under way, and ``left``
+    its seconds; None where there is none.
+    """
+
+    directory: str
+    title: str
+    question: str
+    spec: str
+    seed: int
+    state: str
+    done: int
+    total: int
+    complete_prefix: int
+    void: int
+    rate: float | None
+    left: float | None
+    cells: tuple[CellView, ...]
+    words: tuple[str, ...]
+    runs: tuple[RunRecord, ...]
+
+
+def status_of(store: Store) -> Status:
+    """Return how a campaign stands."""
+    meta, done = store.meta(), store.done
+    running = look_into(store)
+    last = meta.runs[-1] if meta.runs else None
+    rate = None
+    if not store.partial:
+        state = "complete"
+    elif _is_held(store):
+        state = "running"
+        rate = _rate(store, last)
+    elif last is None:
+        state = "not begun"
+    else:
+        state = last.state if last.ended is not None else "killed"
+    return Status(
+        directory=str(store.directory),
+        title=meta.title,
+        question=meta.question,
+        spec=meta.spec_hash,
+        seed=meta.seed,
+        state=state,
+        done=done,
+        total=store.total,
+        complete_prefix=store.prefix(),
+        void=sum(cell.void for cell in running.cells),
+        rate=rate,
+        left=(store.total - done) / rate if rate else None,
+        cells=running.cells,
+        words=running.words,
+        runs=meta.runs,
+    )
+
+
+def _rate(store: Store, run: RunRecord | None) -> float | None:
+    """Missions a second of the run's latest ones."""
+    if run is None:
+        return None
+    began = sorted(store.latest(run.began, LATEST))
+    took = began[-1] - began[0] if began else 0.0
+    return (len(began) - 1) / took if took > 0 else None
+
+
+def _is_held(store: Store) -> bool:
+    """Whether a process writes to it: it holds the lock."""
+    try:
+        lock = os.open(store.directory / "lock", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False  # nobody ever wrote, or we may not look
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+    return False
+
+
+def show_status(status: Status, out: Console) -> None:
+    """Print it."""
+    out.print(f"[bold]{status.title}[/] ({status.question}), seed {status.seed}")
+    left = "" if status.left is None else f", about {duration(status.left)} left"
+    rate = "" if status.rate is None else f", {status.rate * 3600:,.0f} an hour"
+    out.print(f"{status.state}: {status.done:,} of {status.total:,} missions{rate}{left}")
+    out.print(cells_table(status.cells))
+    for words in status.words:
+        out.print(words, markup=False)
+    if status.state not in ("complete", "running"):
+        out.print(
+            f"[yellow]partial[/]: the first {status.complete_prefix:,} of the plan's order are "
+            f"whole; `trivisor campaign resume {status.directory}` goes on"
+        )

@@ -1,0 +1,235 @@
+"""Lies: what a proxy does to the bytes that come from a guest.  Pure: a function of bytes and seed.
+
+A lie that changes frames puts right checksums on what it says, so that only the vote can tell.  It
+begins at the first whole frame it sees and hands over an unfinished one when it ends, so that
+nothing is damaged but what it means to.
+"""
+
+from __future__ import annotations
+
+import random
+from hashlib import blake2b
+from typing import Protocol
+from zlib import crc32
+
+from guests.protocol.wire import HEADER_SIZE, MAGIC, Decoder, Frame, FrameKind, encode
+
+__all__ = [
+    "KINDS",
+    "CorruptReply",
+    "Delay",
+    "DropReply",
+    "Flood",
+    "Garbage",
+    "Lie",
+    "StaleReply",
+    "WrongSeq",
+    "make",
+]
+
+
+class Lie(Protocol):
+    """Changes a stream as it passes; ``count`` says how many times it has done so."""
+
+    count: int
+
+    def feed(self, data: bytes) -> bytes:
+        """Take the next piece of the guest's bytes; return what the voter gets instead."""
+
+    def end(self) -> bytes:
+        """The lie is over: return the bytes held back (the beginning of an unfinished frame)."""
+
+
+class _FrameLie:
+    """Takes the stream apart into frames, changes the replies, puts the rest through as it is."""
+
+    def __init__(self, seed: bytes) -> None:
+        self.count = 0
+        self._seed = seed
+        self._decoder: Decoder | None = None
+        self._tail = b""  # the last bytes that are not put through yet
+
+    def feed(self, data: bytes) -> bytes:
+        """Take the next piece of the guest's bytes; return what the voter gets instead."""
+        before = b""
+        if self._decoder is None:
+            data = self._tail + data
+            start = _frame_start(data)
+            before, data = data[:start], data[start:]
+            if not _has_header(data):
+                self._tail = data  # at most one header's length less one byte
+                return before
+            self._decoder, self._tail = Decoder(), b""
+        frames = self._decoder.feed(data)
+        self._tail = (self._tail + data)[-held:] if (held := self._decoder.held) else b""
+        out = [before]
+        for frame in frames:
+            if frame.kind == FrameKind.REPLY:
+                out.append(self._twist(frame))
+            else:
+                out.append(encode(frame.kind, frame.epoch, frame.seq, frame.payload, frame.flags))
+        return b"".join(out)
+
+    def end(self) -> bytes:
+        """The lie is over: return the bytes held back (the beginning of an unfinished frame)."""
+        tail, self._tail, self._decoder = self._tail, b"", None
+        return tail
+
+    def _twist(self, frame: Frame) -> bytes:
+        raise NotImplementedError
+
+    def _say(self, frame: Frame, payload: bytes, *, seq: int | None = None) -> bytes:
+        self.count += 1
+        seq = frame.seq if seq is None else seq
+        return encode(frame.kind, frame.epoch, seq, payload, frame.flags)
+
+
+def _has_header(data: bytes) -> bool:
+    """Whether a frame's header, its checksum right, is at the start of ``data``."""
+    return (
+        len(data) >= HEADER_SIZE
+        and data.startswith(MAGIC)
+        and int.from_bytes(data[HEADER_SIZE - 4 : HEADER_SIZE]) == crc32(data[: HEADER_SIZE - 4])
+    )
+
+
+def _frame_start(data: bytes) -> int:
+    """Return where the first frame begins, or may begin once more bytes are there."""
+    at = data.find(MAGIC)
+    while at >= 0:
+        if len(data) - at < HEADER_SIZE or _has_header(data[at:]):
+            return at
+        at = data.find(MAGIC, at + 1)
+    for size in range(len(MAGIC) - 1, 0, -1):
+        if data.endswith(MAGIC[:size]):
+            return len(data) - size
+    return len(data)
+
+
+class CorruptReply(_FrameLie):
+    """Changes one byte of each reply; of its body, if it is HTTP and has one.
+
+    Which byte, and into what, is a function of the seed and the reply's number alone.
+    """
+
+    def _twist(self, frame: Frame) -> bytes:
+        payload = frame.payload
+        key = blake2b(self._seed + frame.seq.to_bytes(8), digest_size=16).digest()
+        if not payload:
+            return self._say(frame, key[:1])
+        body = payload.find(b"\r\n\r\n") + 4
+        first = body if 4 <= body < len(payload) else 0
+        at = first + int.from_bytes(key[:8]) % (len(payload) - first)
+        changed = payload[at] ^ (key[8] % 255 + 1)
+        return self._say(frame, b"%b%c%b" % (payload[:at], changed, payload[at + 1 :]))
+
+
+class DropReply(_FrameLie):
+    """Lets no reply through."""
+
+    def _twist(self, frame: Frame) -> bytes:
+        self.count += 1
+        return b""
+
+
+class StaleReply(_FrameLie):
+    """Says again what the first reply said; counts the replies that this made wrong."""
+
+    def __init__(self, seed: bytes) -> None:
+        super().__init__(seed)
+        self._first: bytes | None = None
+
+    def _twist(self, frame: Frame) -> bytes:
+        if self._first is None:
+            self._first = frame.payload
+        if frame.payload == self._first:
+            return encode(frame.kind, frame.epoch, frame.seq, frame.payload, frame.flags)
+        return self._say(frame, self._first)
+
+
+class WrongSeq(_FrameLie):
+    """Numbers each reply one too high."""
+
+    def _twist(self, frame: Frame) -> bytes:
+        return self._say(frame, frame.payload, seq=(frame.seq + 1) % (1 << 64))
+
+
+class Flood(_FrameLie):
+    """Says hundreds of replies that nobody asked for instead of each true one; counts them."""
+
+    COPIES = 256
+    SIZE = 1024
+    """Bytes of each."""
+
+    def _twist(self, frame: Frame) -> bytes:
+        noise = random.Random(self._seed + frame.seq.to_bytes(8)).randbytes(self.SIZE)
+        # Numbers far beyond any that the voter may have given out by now.
+        return b"".join(
+            self._say(frame, noise, seq=(frame.seq + (1 << 32) + number) % (1 << 64))
+            for number in range(self.COPIES)
+        )
+
+
+class Garbage:
+    """Splices 1 to 64 random bytes into each piece that passes; ``count`` is in bytes.
+
+    Within the piece, never at its ends: a reply that comes alone is always spoilt.
+    """
+
+    def __init__(self, seed: bytes) -> None:
+        self.count = 0
+        self._random = random.Random(seed)
+
+    def feed(self, data: bytes) -> bytes:
+        """Take the next piece of the guest's bytes; return what the voter gets instead."""
+        noise = self._random.randbytes(self._random.randint(1, 64))
+        at = self._random.randint(1, max(1, len(data) - 1))
+        self.count += len(noise)
+        return data[:at] + noise + data[at:]
+
+    def end(self) -> bytes:
+        """Nothing is ever held back."""
+        return b""
+
+
+class Delay:
+    """Changes nothing, but tells how late each piece is to arrive; ``count`` is in pieces."""
+
+    SHORTEST, LONGEST = 0.05, 0.25
+    """Seconds."""
+
+    def __init__(self, seed: bytes) -> None:
+        self.count = 0
+        self._random = random.Random(seed)
+
+    def feed(self, data: bytes) -> bytes:
+        """Take the next piece of the guest's bytes; return it as it is."""
+        return data
+
+    def late(self) -> float:
+        """Return by how many seconds the next piece is late."""
+        self.count += 1
+        return self._random.uniform(self.SHORTEST, self.LONGEST)
+
+    def end(self) -> bytes:
+        """What is on its way is held by the proxy, not here."""
+        return b""
+
+
+KINDS: dict[str, type[_FrameLie] | type[Garbage] | type[Delay]] = {
+    "corrupt-reply": CorruptReply,
+    "delay": Delay,
+    "flood": Flood,
+    "garbage": Garbage,
+    "drop-reply": DropReply,
+    "stale-reply": StaleReply,
+    "wrong-seq": WrongSeq,
+}
+"""The lies by the kind of fault they are (``faults.CATALOGUE`` tells more of each)."""
+
+
+def make(kind: str, seed: bytes) -> Lie:
+    """Return a fresh lie of this kind.  Raises ValueError on an unknown kind."""
+    if kind not in KINDS:
+        raise ValueError(f"no lie {kind!r}: give one of {', '.join(KINDS)}")
+    return KINDS[kind](seed)

@@ -1,0 +1,3 @@
+"""Workloads and the checkers of what clients saw: oracles and linearizability."""
+
+__all__: list[str] = []

@@ -1,0 +1,96 @@
+"""Plants a defect: rewrites the source of modules as they are loaded.
+
+Only for a process of its own: ``python -m faultinject.simulation.mutation NAME SEEDS``.  It
+plants the defect before anything of the product is imported, runs seeds until one of the promises
+breaks that are expected to, and prints what it found as JSON (an empty object: nothing).
+"""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.machinery
+import json
+import sys
+from collections.abc import Sequence
+from types import CodeType, ModuleType
+
+from faultinject.simulation.defects import DEFECTS, Defect
+
+__all__ = ["main", "plant"]
+
+
+_WORLD = "faultinject.simulation.world"
+"""Holds on to the product's modules: once it is imported, it runs them as they were then."""
+
+
+class _Loader(importlib.machinery.SourceFileLoader):
+    """Loads a module with its source changed."""
+
+    def __init__(self, name: str, path: str, edits: Sequence[tuple[str, str]]) -> None:
+        super().__init__(name, path)
+        self._edits = edits
+
+    def get_code(self, fullname: str) -> CodeType:
+        """Compile the changed source.  Raises ImportError if an edit does not fit exactly once."""
+        source = self.get_data(self.path).decode()
+        for old, new in self._edits:
+            times = source.count(old)
+            if times != 1:
+                raise ImportError(f"{fullname}: {old!r} is there {times} times, not once")
+            source = source.replace(old, new)
+        code: CodeType = compile(source, self.path, "exec", dont_inherit=True)
+        return code
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    """Finds the modules that a defect changes."""
+
+    def __init__(self, defect: Defect) -> None:
+        self._edits: dict[str, list[tuple[str, str]]] = {}
+        for module, old, new in defect.edits:
+            self._edits.setdefault(module, []).append((old, new))
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        """importlib: where a module is."""
+        edits = self._edits.get(fullname)
+        if edits is None:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
+        if spec is None or spec.origin is None:
+            return spec
+        spec.loader = _Loader(fullname, spec.origin, edits)
+        return spec
+
+
+def plant(defect: Defect) -> None:
+    """Change what will be imported.  Raises RuntimeError if it has been imported already."""
+    for module in (_WORLD, *(module for module, _, _ in defect.edits)):
+        if module in sys.modules:
+            raise RuntimeError(f"{module} is imported already")
+    sys.meta_path.insert(0, _Finder(defect))
+
+
+def main(name: str, first: int, last: int) -> None:
+    """Hunt for the defect's breach (``-``: without any defect); print a JSON object."""
+    if name in DEFECTS:
+        plant(DEFECTS[name])
+    from faultinject.simulation.plan import make_plan  # noqa: PLC0415 - after the defect
+    from faultinject.simulation.promises import PROMISES  # noqa: PLC0415
+    from faultinject.simulation.world import run  # noqa: PLC0415
+
+    expected = DEFECTS[name].promises if name in DEFECTS else PROMISES
+    found = None
+    for seed in range(first, last + 1):
+        breaches = run(make_plan(seed)).breaches
+        found = next((breach for breach in breaches if breach.promise in expected), None)
+        if found is not None:
+            break
+    said = {"seed": seed, "promise": found.promise, "text": found.text} if found else {}
+    sys.stdout.write(json.dumps(said) + "\n")
+
+
+if __name__ == "__main__":
+    first, _, last = sys.argv[2].partition("..")
+    main(sys.argv[1], int(first), int(last))

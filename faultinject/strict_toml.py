@@ -1,0 +1,107 @@
+"""Strict TOML for campaign files: every problem is told with its line and what to do about it."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import TypeVar
+
+import msgspec
+
+__all__ = ["SpecProblems", "SpecError", "read_strict", "suggest"]
+
+T = TypeVar("T")
+
+
+class SpecError(Exception):
+    """A campaign file that cannot be used; one problem a line, each with its remedy."""
+
+
+def _lines(text: str) -> dict[tuple[str, int, str], int]:
+    """Return where each table header (key "") and each key of it stands: (table, its number among
+    tables of that name, key) to line.
+
+    tomllib keeps no positions, so this walks the text; inside of inline tables is not followed.
+    """
+    places: dict[tuple[str, int, str], int] = {}
+    table, number = "", 0
+    for line, words in enumerate(text.splitlines(), 1):
+        if header := re.match(r"\s*(\[\[?)\s*([^\]]+?)\s*\]", words):
+            table, number = header[2], 0
+            while (table, number, "") in places:
+                number += 1
+            places[table, number, ""] = line
+        elif key := re.match(r"\s*\"?([A-Za-z0-9_-]+)\"?\s*[=.]", words):
+            places.setdefault((table, number, key[1]), line)
+    return places
+
+
+class SpecProblems:
+    """Collects what is wrong with a file, and where."""
+
+    def __init__(self, name: str, text: str) -> None:
+        self._name = name
+        self._places = _lines(text)
+        self._found: list[str] = []
+
+    def add(self, words: str, *, table: str = "", number: int = 0, key: str = "") -> None:
+        """Note a problem at a key of a table, or at the table if it has no such key."""
+        for place in ((table, number, key), (table, number, ""), ("", 0, table)):
+            if (line := self._places.get(place)) is not None:
+                self._found.append(f"{self._name}, line {line}: {words}")
+                return
+        self._found.append(f"{self._name}: {words}")
+
+    def raise_any(self) -> None:
+        """Raise SpecError if there are any."""
+        if self._found:
+            raise SpecError("\n".join(self._found))
+
+
+def suggest(word: str, words: Iterable[str]) -> str:
+    """Return "give one of ...", the most similar first."""
+    known = sorted(words)
+    close = get_close_matches(word, known, n=1)
+    if close:
+        return f"did you mean {close[0]!r}? (there are {', '.join(known)})"
+    return f"give one of {', '.join(known)}"
+
+
+def _explain(problems: SpecProblems, error: msgspec.ValidationError | ValueError) -> None:
+    """Note what msgspec says, at the line that its path means (``$.strata[1].missions``)."""
+    words = str(error)
+    path = re.search(r" - at `\$([^`]*)`", words)
+    parts = re.findall(r"\.([^.\[\]]+)|\[(\d+)\]", path[1] if path else "")
+    names = [name for name, _ in parts if name]
+    number = next((int(digits) for _, digits in parts if digits), 0)
+    words = words.partition(" - at `")[0].replace("Object contains unknown field", "unknown key")
+    if unknown := re.search(r"unknown key `([^`]+)`", words):
+        words += ": take it out, or mend its name"
+        problems.add(words, table=".".join(names), number=number, key=unknown[1])
+        return
+    if names:
+        words = f"{path[1].lstrip('.') if path else ''}: {words[:1].lower()}{words[1:]}"
+    if len(names) == 1:
+        problems.add(words, table=names[0], number=number, key="")
+    else:
+        problems.add(words, table=".".join(names[:-1]), number=number, key=(names or [""])[-1])
+
+
+def read_strict(text: str, name: str, kind: type[T]) -> tuple[T, SpecProblems]:
+    """Read TOML into a strict msgspec type.
+
+    Return it, and a collector of further problems.  Raises SpecError that names file, line and key.
+    """
+    problems = SpecProblems(name, text)
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SpecError(f"{name}: not TOML: {error}") from error
+    try:
+        return msgspec.convert(data, kind), problems
+    except (msgspec.ValidationError, ValueError) as error:
+        _explain(problems, error)
+        problems.raise_any()
+        raise

@@ -1,0 +1,392 @@
+"""Frames: the one byte format of links (voter to agent) and of native clients (client to voter).
+
+Pure: bytes in, frames out; no I/O.  A frame is a 34-byte header and a payload::
+
+    offset  size  field
+         0     4  magic  D7 54 52 56
+         4     1  kind   (Kind)
+         5     1  flags
+         6     4  payload length in bytes, big endian
+        10     8  epoch  (random, chosen by the voter at each handshake)
+        18     8  seq    (meaning depends on kind)
+        26     4  CRC-32 of the payload
+        30     4  CRC-32 of the 30 bytes before it
+
+The header has a checksum of its own so that a damaged length is never believed: whatever bytes
+come in, a decoder holds at most one frame of the largest allowed size, and after garbage or a cut
+frame it finds the next whole frame again.  CRC-32 finds accidents; it does not stop a lying
+guest, the vote does that.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+from zlib import crc32
+
+__all__ = [
+    "FETCH_AHEAD",
+    "STATE_PIECE",
+    "FLAG_FIRST",
+    "FLAG_LAST",
+    "FLAG_ONCE",
+    "FLAG_READ_ONLY",
+    "FLAG_VOID",
+    "HEADER_SIZE",
+    "MAX_PAYLOAD",
+    "NO_KEEPER",
+    "PROTOCOL",
+    "CheckpointPayload",
+    "Decoder",
+    "Frame",
+    "FrameKind",
+    "Order",
+    "Welcome",
+    "WireError",
+    "decode_checkpoint",
+    "decode_order",
+    "decode_welcome",
+    "encode",
+    "encode_checkpoint",
+    "encode_head",
+    "encode_order",
+    "encode_welcome",
+]
+
+PROTOCOL = 2
+"""Version of everything in this module; told in both directions of each handshake."""
+
+MAGIC = b"\xd7TRV"
+HEADER_SIZE = 34
+MAX_PAYLOAD = 1 << 20 | 1 << 16
+"""Largest payload in bytes: a body of 1 MiB and 64 KiB for what stands around it."""
+
+FALSE_STARTS = 4096
+"""After so many places in one piece that look like a frame and are none, its rest is thrown
+away.
+"""
+
+FLAG_READ_ONLY = 0x01
+FLAG_FIRST = 0x02
+FLAG_LAST = 0x04
+FLAG_VOID = 0x08  # an ORDER that is to be skipped: it has killed or hung too many replicas
+FLAG_ONCE = 0x10  # a REQUEST of the connection's session: its payload begins with number and done
+
+NO_KEEPER = 0xFF
+"""In a MARKER: no replica is asked to keep the state for a snapshot."""
+
+
+STATE_PIECE = 1 << 16
+"""Bytes of a state that a STATE frame holds (the last one: the rest)."""
+FETCH_AHEAD = 4
+"""Pieces of a state that may be asked for before they have come: a round trip for each would be
+most of a transfer's time, and what is under way holds up the giver's replies.
+"""
+
+
+class FrameKind:
+    """The kinds of frame (plain ints: they are compared on the hot path)."""
+
+    # voter to agent
+    HELLO = 1  # opens an epoch; payload: protocol version, index of this replica
+    ORDER = 2  # one ordered request; seq = its number
+    MARKER = 3  # checkpoint marker; seq = its number, payload: index of the replica that keeps it
+    PING = 4
+    RESTORE = 5  # begin of a state; seq = marker it was taken at, payload: Checkpoint
+    STATE = 6  # a piece of a state, either direction; FLAG_LAST on the last one
+    FETCH = 7  # give me a piece of the kept state; seq = marker, payload: offset
+    # agent to voter
+    HERE = 16  # unsolicited, epoch 0: a fresh incarnation waits for its HELLO
+    WELCOME = 17  # answer to HELLO; payload: Welcome
+    REPLY = 18  # seq = the request's number, payload: the service's reply bytes
+    DIGEST = 19  # seq = the marker's number, payload: digest of the state
+    PONG = 20
+    RESTORED = 21  # seq = marker, payload: digest of the state now held
+    REFUSED = 22  # cannot apply seq here; payload: reason (text)
+    # native clients
+    OPEN = 32  # client to voter; payload: caller name (text)
+    OPENED = 33
+    REQUEST = 34  # seq = the client's number
+    RESPONSE = 35  # seq = the client's number; payload: how it was voted, reply bytes
+    FAILURE = 36  # seq = the client's number; payload: error code and text
+    SESSION = 37  # client: go on with this session (16 bytes), or open one (none); voter: its name
+
+
+class WireError(ValueError):
+    """A payload that does not have the form its kind demands."""
+
+
+class Frame(NamedTuple):
+    """One decoded frame."""
+
+    kind: int
+    flags: int
+    epoch: int
+    seq: int
+    payload: bytes
+
+
+_HEADER = struct.Struct(">4sBBIQQI")
+_CRC = struct.Struct(">I")
+_CHECKED_HEADER = struct.Struct(">4sBBIQQII")  # the two of them
+
+
+def encode(kind: int, epoch: int, seq: int, payload: bytes = b"", flags: int = 0) -> bytes:
+    """Return the bytes of one frame.
+
+    Raises ValueError if the payload is over MAX_PAYLOAD bytes.
+    """
+    if len(payload) > MAX_PAYLOAD:
+        raise ValueError(f"payload of {len(payload)} bytes is over the limit of {MAX_PAYLOAD}")
+    return encode_head(kind, epoch, seq, payload, crc32(payload), flags)
+
+
+def encode_head(
+    kind: int, epoch: int, seq: int, payload: bytes, payload_crc: int, flags: int = 0
+) -> bytes:
+    """Return the bytes of a frame whose payload's CRC-32 is known (one payload, many epochs)."""
+    head = _HEADER.pack(MAGIC, kind, flags, len(payload), epoch, seq, payload_crc)
+    return b"%b%b%b" % (head, _CRC.pack(crc32(head)), payload)
+
+
+class Decoder:
+    """Turns a stream of bytes, however cut or damaged, into frames.
+
+    Holds at most ``HEADER_SIZE + max_payload`` bytes plus the piece last fed, and its work is
+    linear in the bytes fed, whatever they are.  ``skipped`` counts bytes thrown away while looking
+    for a frame, ``damaged`` counts frames whose payload checksum was wrong.  ``max_payload`` may be
+    changed between two feeds.
+    """
+
+    __slots__ = ("_buffer", "_doubt", "_need", "damaged", "max_payload", "skipped")
+
+    def __init__(self, max_payload: int = MAX_PAYLOAD) -> None:
+        self.max_payload = max_payload
+        self.skipped = 0
+        self.damaged = 0
+        self._buffer = bytearray()  # an incomplete frame, or what may be the beginning of one
+        self._need = 0  # bytes the buffer must hold before it is worth another look
+        self._doubt = 0  # up to here in the buffer reaches a frame whose payload was damaged
+
+    @property
+    def held(self) -> int:
+        """Bytes held of a frame that is not complete yet."""
+        return len(self._buffer)
+
+    def clear(self) -> None:
+        """Forget an incomplete frame (the other side has started anew)."""
+        self.skipped += len(self._buffer)
+        self._buffer = bytearray()
+        self._need = self._doubt = 0
+
+    def feed(self, data: bytes) -> list[Frame]:
+        """Take the next piece of the stream; return the frames it completes, in order."""
+        if self._buffer:
+            self._buffer += data
+            if len(self._buffer) < self._need:
+                return []
+            data = bytes(self._buffer)
+        size = len(data)
+        frames: list[Frame] = []
+        at = need = false_starts = 0
+        unpack = _CHECKED_HEADER.unpack_from
+        while size - at >= HEADER_SIZE:
+            magic, kind, flags, length, epoch, seq, payload_crc, head_crc = unpack(data, at)
+            if magic != MAGIC or head_crc != crc32(data[at : at + 30]) or length > self.max_payload:
+                at = self._skip(data, at, at + 1)
+                false_starts += 1
+                if false_starts > FALSE_STARTS:
+                    self.skipped += size - at
+                    at = size
+                continue
+            end = at + HEADER_SIZE + length
+            if end > size:
+                need = end - at
+                break
+            payload = data[at + HEADER_SIZE : end]
+            if crc32(payload) != payload_crc:
+                at = self._damage(data, at, end)
+                continue
+            frames.append(Frame(kind, flags, epoch, seq, payload))
+            at = end
+        if size - at < HEADER_SIZE and not MAGIC.startswith(data[at : at + 4]):
+            at = self._skip(data, at, at + 1)
+        if at < size or self._buffer:
+            self._buffer = bytearray(data[at:])
+            self._need = need or (HEADER_SIZE if size - at >= len(MAGIC) else size - at + 1)
+        if self._doubt:
+            self._doubt = max(0, self._doubt - at)
+        return frames
+
+    def _damage(self, data: bytes, at: int, end: int) -> int:
+        """Return where to look on after a frame whose payload is damaged.
+
+        A cut frame has the next ones inside what it took for its payload: they are looked for.  But
+        a second damaged frame in there is skipped as a whole: else bytes made for it would cost the
+        square of their number.
+        """
+        self.damaged += 1
+        if at < self._doubt:
+            return self._skip(data, at, end)
+        self._doubt = end
+        return self._skip(data, at, at + 1)
+
+    def _skip(self, data: bytes, at: int, start: int) -> int:
+        """Return where the next frame may begin, from ``start`` on.
+
+        A tail that may be half a magic stays.
+        """
+        found = data.find(MAGIC, start)
+        if found < 0:
+            found = len(data)
+            for keep in (3, 2, 1):
+                if found - keep >= start and data.endswith(MAGIC[:keep]):
+                    found -= keep
+                    break
+        self.skipped += found - at
+        return found
+
+
+# ---------------------------------------------------------------- payloads
+
+
+class Order(NamedTuple):
+    """What replicas must agree on besides the request itself (payload of ORDER).
+
+    ``prev`` and ``history`` are 8-byte hashes: of the history of writes before this request and,
+    for a write, after it.  A replica whose own history is not ``prev`` must not apply the request.
+    ``history`` is also the seed of the context's random source (keyed by a secret of the node, so
+    clients cannot foresee it).
+    """
+
+    time_ns: int
+    prev: bytes
+    history: bytes
+    caller: bytes
+    request: bytes
+
+
+_ORDER = struct.Struct(">Q8s8sH")
+
+
+def encode_order(time_ns: int, prev: bytes, history: bytes, caller: bytes, request: bytes) -> bytes:
+    """Return the payload of an ORDER frame (``caller`` at most 65,535 bytes)."""
+    return _ORDER.pack(time_ns, prev, history, len(caller)) + caller + request
+
+
+def decode_order(payload: bytes) -> Order:
+    """Take an ORDER payload apart.  Raises WireError if it is too short."""
+    if len(payload) < 26:
+        raise WireError("ORDER payload is shorter than its fixed part")
+    time_ns, prev, history, caller_size = _ORDER.unpack_from(payload)
+    split = 26 + caller_size
+    if len(payload) < split:
+        raise WireError("ORDER payload is shorter than its caller field")
+    return Order(time_ns, prev, history, payload[26:split], payload[split:])
+
+
+class CheckpointPayload(NamedTuple):
+    """What names a state (payload of RESTORE): history hash at the marker, size in bytes,
+    digest.
+    """
+
+    history: bytes
+    size: int
+    digest: bytes
+
+
+_CHECKPOINT = struct.Struct(">8sQ32s")
+
+
+def encode_checkpoint(checkpoint: CheckpointPayload) -> bytes:
+    """Return the payload of a RESTORE frame."""
+    return _CHECKPOINT.pack(checkpoint.history, checkpoint.size, checkpoint.digest)
+
+
+def decode_checkpoint(payload: bytes) -> CheckpointPayload:
+    """Take a RESTORE payload apart.  Raises WireError if its size is wrong."""
+    if len(payload) != _CHECKPOINT.size:
+        raise WireError("RESTORE payload has the wrong size")
+    return CheckpointPayload(*_CHECKPOINT.unpack(payload))
+
+
+class Welcome(NamedTuple):
+    """What an agent says of itself at a handshake (payload of WELCOME).
+
+    ``incarnation`` counts the starts of the service since the guest's boot; ``fresh`` says that
+    this incarnation has applied nothing yet; ``last_seq`` and ``history`` tell the last write it
+    applied; it still has its replies to all writes from ``replies_from`` on (0: to none).
+    """
+
+    protocol: int
+    incarnation: int
+    fresh: bool
+    last_seq: int
+    history: bytes
+    replies_from: int
+    state_format: int
+    service: str
+    build: str
+
+
+_WELCOME = struct.Struct(">HIBQ8sQHBB")
+
+
+def encode_welcome(welcome: Welcome) -> bytes:
+    """Return the payload of a WELCOME frame (names are cut at 255 bytes, where a letter ends)."""
+    service, build = (
+        name.encode()[:255].decode(errors="ignore").encode()
+        for name in (welcome.service, welcome.build)
+    )
+    return (
+        _WELCOME.pack(
+            welcome.protocol,
+            welcome.incarnation,
+            welcome.fresh,
+            welcome.last_seq,
+            welcome.history,
+            welcome.replies_from,
+            welcome.state_format,
+            len(service),
+            len(build),
+        )
+        + service
+        + build
+    )
+
+
+def decode_welcome(payload: bytes) -> Welcome:
+    """Take a WELCOME payload apart.
+
+    Raises WireError unless it has exactly the form of one; where the form is that of another
+    protocol, it says so.
+    """
+    if len(payload) < _WELCOME.size:
+        raise _wrong_welcome(payload, "is shorter than its fixed part")
+    *fixed, service_size, build_size = _WELCOME.unpack_from(payload)
+    protocol, incarnation, fresh, last_seq, history, replies_from, state_format = fixed
+    if len(payload) != _WELCOME.size + service_size + build_size or fresh > 1:
+        raise _wrong_welcome(payload, "has the wrong size")
+    names = payload[_WELCOME.size :]
+    try:
+        service, build = names[:service_size].decode(), names[service_size:].decode()
+    except UnicodeDecodeError as error:
+        raise WireError("WELCOME names are not UTF-8") from error
+    return Welcome(
+        protocol,
+        incarnation,
+        fresh == 1,
+        last_seq,
+        history,
+        replies_from,
+        state_format,
+        service,
+        build,
+    )
+
+
+def _wrong_welcome(payload: bytes, problem: str) -> WireError:
+    protocol = int.from_bytes(payload[:2])
+    if len(payload) >= 2 and protocol != PROTOCOL:
+        return WireError(f"the agent speaks protocol {protocol}, the voter {PROTOCOL}")
+    return WireError(f"WELCOME payload {problem}")

@@ -1,0 +1,78 @@
+"""The console ring: lines, bounds, nothing that acts on a terminal, waiting for a line."""
+
+from __future__ import annotations
+
+import asyncio
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deploy.machine.console import Console
+
+
+def test_lines_come_whole_however_they_are_cut() -> None:
+    console = Console()
+    for piece in (b"on", b"e\r\ntw", b"o\n", b"three"):
+        console.feed(piece)
+    assert console.tail() == ["one", "two", "three"]
+    assert console.tail(2) == ["two", "three"]
+    assert console.tail(0) == []
+
+
+def test_what_acts_on_a_terminal_is_left_out() -> None:
+    console = Console()
+    console.feed(b"\x1b[31mred\x1b[0m \x1b]0;title\x07 \xff\xfe\x00bell\n")
+    assert console.tail() == ["red ]0;title bell"]
+
+
+@given(st.lists(st.binary(max_size=3000), max_size=40))
+def test_memory_is_bounded_whatever_a_guest_prints(pieces: list[bytes]) -> None:
+    console = Console(limit=4096)
+    for piece in pieces:
+        console.feed(piece)
+    lines = console.tail(10**6)
+    assert sum(len(line) + 1 for line in lines) <= 4096 + 1024 + 1
+    assert all(len(line) <= 1024 for line in lines)
+
+
+async def test_a_line_is_waited_for() -> None:
+    console = Console()
+    ready = console.line("trivisor: ready")
+    console.feed(b"not trivisor: ready\n")
+    assert not ready.done()
+    console.feed(b"trivisor: ready service=kv\n")
+    assert await ready == "trivisor: ready service=kv"
+
+
+async def test_who_stopped_waiting_is_forgotten() -> None:
+    console = Console()
+    future = console.line("trivisor")
+    future.cancel()
+    console.feed(b"trivisor: ready\n")
+    assert future.cancelled()
+
+
+async def test_it_reads_until_the_other_end_closes() -> None:
+    console = Console()
+    reader = asyncio.StreamReader()
+    reader.feed_data(b"a\nb")
+    reader.feed_eof()
+
+    class Writer:
+        closed = False
+
+        def close(self) -> None:
+            self.closed = True
+
+    writer = Writer()
+    await console.take(reader, writer)  # type: ignore[arg-type]
+    assert console.tail() == ["a", "b"]
+    assert writer.closed
+
+
+def test_a_mark_of_the_host_stands_on_a_line_of_its_own() -> None:
+    console = Console()
+    console.feed(b"half a li")
+    console.mark("started")
+    console.feed(b"ne\n")
+    assert console.tail() == ["half a li", "--- started ---", "ne"]

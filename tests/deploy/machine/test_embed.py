@@ -1,0 +1,65 @@
+"""The embedded libvirt's directory, and what is said where libvirt cannot be had."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from deploy.errors import AlreadyUp, CannotRunHere
+from deploy.machine.embed import keep_capabilities, prepare_root
+from deploy.machine.hypervisor import Hypervisor, opening_error
+
+
+def test_the_root_is_the_users_own_and_qemu_runs_as_who_probes_it(scratch: Path) -> None:
+    root = scratch / "r"
+    prepare_root(root)
+    assert root.stat().st_mode & 0o777 == 0o700
+    conf = (root / "etc" / "qemu.conf").read_text().splitlines()
+    assert f'user = "+{os.geteuid()}"' in conf
+    assert 'stdio_handler = "file"' in conf
+    prepare_root(root)  # again, as at each start
+
+
+def test_what_libvirt_learnt_of_qemu_goes_from_node_to_node(scratch: Path) -> None:
+    first, second, kept = scratch / "a", scratch / "b", scratch / "kept"
+    prepare_root(first, capabilities=kept)
+    (first / "cache/qemu/capabilities/1.xml").write_text("<qemuCaps/>")
+    keep_capabilities(first, kept)
+    prepare_root(second, capabilities=kept)
+    assert (second / "cache/qemu/capabilities/1.xml").read_text() == "<qemuCaps/>"
+    assert [path.name for path in kept.iterdir()] == ["1.xml"]
+
+
+def test_a_log_does_not_grow_from_owner_to_owner(scratch: Path) -> None:
+    prepare_root(scratch)
+    log = scratch / "log/qemu/g1.log"
+    log.write_bytes(b"x" * (2 << 20))
+    prepare_root(scratch)
+    assert log.stat().st_size == 0
+
+
+@pytest.mark.parametrize(
+    "text, target, kind, said",
+    [
+        ("Failed to parse user 'libvirt-qemu'", "qemu:///embed", CannotRunHere, "adduser"),
+        ("already open with path '/x'", "qemu:///embed", AlreadyUp, "in use"),
+        ("no connection driver", "qemu:///embed", CannotRunHere, "apt-get install"),
+        ("Failed to connect socket", "qemu:///system", CannotRunHere, "start libvirt's daemon"),
+    ],
+)
+def test_each_refusal_has_its_remedy(
+    text: str, target: str, kind: type[Exception], said: str
+) -> None:
+    error = opening_error(text, target)
+    assert isinstance(error, kind)
+    assert text in str(error)
+    assert said in str(error)
+
+
+@pytest.mark.vm
+async def test_a_daemon_that_is_not_there_is_named(scratch: Path) -> None:
+    uri = f"qemu+unix:///system?socket={scratch}/none"
+    with pytest.raises(CannotRunHere, match="start libvirt's daemon"):
+        await Hypervisor.open(uri)

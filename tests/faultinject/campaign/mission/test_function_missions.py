@@ -1,0 +1,113 @@
+"""Missions of signed requests, over a real voter and replicas that are processes: C1 and C2."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from faultinject.campaign.mission.host_function import HostFunction
+from faultinject.campaign.mission.mission import Mission, VotedTarget, workload
+from faultinject.campaign.mission.outcome import classify
+from faultinject.campaign.records import Hit, MissionPlan, Outcome, StationSpec
+from faultinject.faults.acts import apply
+from faultinject.history.oracle import MissionOracle
+from faultinject.history.workload import KEY, WorkloadCall
+from faultinject.services import FRAIL
+from guests.function import REFUSAL, Authentication
+from guests.protocol.message import Request
+from tests.faultinject.faults.test_functions import FunctionSite
+from tests.voter.node import EXEC_KV, Node, configure, running
+
+__all__: list[str] = []
+
+
+def planned(*hits: Hit, seed: int = 3, length: int = 20) -> MissionPlan:
+    return MissionPlan(
+        index=0, order=0, stratum="t", design="voted", repair=False, k=0, voter_hit=False,
+        seed=seed, length=length, hits=hits,
+    )  # fmt: skip
+
+
+def admitted(calls: list[WorkloadCall]) -> list[bool]:
+    f = Authentication(KEY)
+    return [f.admits(Request.decode(call.request)) for call in calls]
+
+
+@pytest.mark.parametrize("service", ["kv", "static"])
+def test_whenever_f_begins_to_err_a_request_shows_it(service: str) -> None:
+    spec = StationSpec(service=service, function="host")
+    for seed in range(40):
+        words = admitted(workload(planned(seed=seed), spec))
+        assert len(words) == 21
+        assert (words[-2], words[-1]) == (True, False)
+        plain = workload(planned(seed=seed), StationSpec(service=service))
+        assert len(plain) == 20 and not any(admitted(plain))
+
+
+def test_the_oracle_of_signed_requests_refuses_the_others() -> None:
+    spec = StationSpec(function="guest")
+    calls = workload(planned(), spec)
+    oracle = MissionOracle("kv", KEY)
+    for call, good in zip(calls, admitted(calls), strict=True):
+        assert oracle.accepts(call.request, REFUSAL, read_only=call.read_only) == (not good)
+
+
+@asynccontextmanager
+async def host(scratch: Path) -> AsyncIterator[tuple[Node, FunctionSite]]:
+    """C2: replicas without f, and F."""
+    function = HostFunction(scratch / "f")
+    try:
+        await function.renew()
+        more = f'function = "{function.address}"\n[timing]\nfunction = 2.0\n'
+        async with running(configure([EXEC_KV] * 2, more, vote="1/2"), scratch) as node:
+            await node.standing("ready")
+            yield node, FunctionSite(scratch, function)
+    finally:
+        await function.end()
+
+
+async def fly(node: Node, site: FunctionSite | None, kind: str = "") -> Outcome:
+    hits = (Hit(target="function", kind=kind, at=7, seed=1),) if kind else ()
+    spec = StationSpec(function="host" if site else "guest", deadline=10.0)
+
+    async def strike(hit: Hit) -> float:
+        assert site is not None
+        await apply(hit, site)
+        return 0.0
+
+    async with await node.client() as client:
+        flight = await Mission(planned(*hits), spec, VotedTarget(client)).fly(strike)
+    return classify(flight.judged, voter_alive=True).outcome
+
+
+@pytest.mark.parametrize(
+    ("kind", "outcome"),
+    [
+        ("", Outcome.CORRECT),
+        ("host-function-kill", Outcome.DETECTED),
+        ("host-function-hang", Outcome.DETECTED),
+        ("host-function-admit", Outcome.SILENT),
+        ("host-function-refuse", Outcome.SILENT),
+    ],
+)
+async def test_f_on_the_host_hit(scratch: Path, kind: str, outcome: Outcome) -> None:
+    async with host(scratch) as (node, site):
+        assert await fly(node, site, kind) is outcome
+
+
+async def test_f_in_each_guest(scratch: Path) -> None:
+    key = scratch / "key"
+    key.write_text(KEY.hex())
+    inside = f"{EXEC_KV} --function {FRAIL} --key {key}"
+    async with running(configure([inside] * 3), scratch) as node:
+        await node.standing("ready")
+        assert await fly(node, None) is Outcome.CORRECT
+
+
+async def test_a_guest_without_f_lets_through_what_it_must_not(scratch: Path) -> None:
+    async with running(configure([EXEC_KV] * 3), scratch) as node:
+        await node.standing("ready")
+        assert await fly(node, None) is Outcome.SILENT

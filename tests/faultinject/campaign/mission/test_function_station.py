@@ -1,0 +1,62 @@
+"""A station with the function f in each of two guests, or F on the host, on real guests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from faultinject.campaign.records import Hit, MissionPlan, Outcome
+from tests.faultinject.campaign.stations import station
+
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(300)]
+
+
+def planned(*hits: Hit, seed: int = 1) -> MissionPlan:
+    f = sum(hit.kind.startswith("function-") for hit in hits)
+    moved = any(hit.target == "function" for hit in hits)
+    return MissionPlan(
+        index=seed, order=seed, stratum="test", design="voted", repair=False, vote="1/2",
+        k=len(hits) - f - moved, function_k=f, host_function_hit=moved, voter_hit=False, seed=seed,
+        length=20, hits=hits,
+    )  # fmt: skip
+
+
+def hit(target: str, kind: str, at: int = 5) -> Hit:
+    return Hit(target=target, kind=kind, at=at, seed=7)
+
+
+def test_f_in_each_guest(shared_scratch: Path) -> None:
+    with station(shared_scratch / "fg", "guest") as run:
+        row = run(planned())
+        assert (row.outcome, row.correct) == (Outcome.CORRECT, 21), row.words
+        for kind in ("function-crash", "function-hang"):
+            row = run(planned(hit("g2", kind)))
+            assert row.outcome is Outcome.CORRECT, row.words
+            assert [(each.applied, each.used) for each in row.hits] == [(True, True)], row.hits
+            assert [fate.name for fate in row.guests if fate.failed] == ["g2"]
+            row = run(planned(hit("g1", kind), hit("g2", "hang", at=9)))
+            assert row.outcome is not Outcome.CORRECT
+            row = run(planned(seed=2))
+            assert row.outcome is Outcome.CORRECT, "from a clean start nothing is left of it"
+        row = run(planned(hit("g1", "function-refuse"), hit("g2", "function-refuse")))
+        assert row.outcome is Outcome.SILENT, "where the first reply counts a lying f is believed"
+        assert run(planned(seed=3)).outcome is Outcome.CORRECT
+
+
+def test_f_on_the_host(shared_scratch: Path) -> None:
+    with station(shared_scratch / "fh", "host") as run:
+        row = run(planned())
+        assert (row.outcome, row.correct) == (Outcome.CORRECT, 21), row.words
+        wanted = {
+            "host-function-kill": Outcome.DETECTED, "host-function-hang": Outcome.DETECTED,
+            "host-function-admit": Outcome.SILENT, "host-function-refuse": Outcome.SILENT,
+        }  # fmt: skip
+        for kind, outcome in wanted.items():
+            row = run(planned(hit("function", kind)))
+            assert row.outcome is outcome, row.words
+            assert row.hits[0].applied, row.hits
+            assert not [fate for fate in row.guests if fate.failed]
+            assert run(planned(seed=2)).outcome is Outcome.CORRECT
+        row = run(planned(hit("g1", "crash")))
+        assert row.outcome is Outcome.CORRECT, row.words

@@ -1,0 +1,114 @@
+"""How long missions take, and what a plan says of itself before it is run."""
+
+from __future__ import annotations
+
+import pytest
+
+from faultinject.campaign.planning.plan import plan
+from faultinject.campaign.planning.rates import MissionShape, Rates, learn
+from faultinject.campaign.planning.spec import load, parse
+from faultinject.campaign.planning.summary import summarize
+from faultinject.campaign.run.conduct import usual_rates
+from faultinject.campaign.store.tally import Tally, latency_of
+from tests.faultinject.campaign.specs import SMALL, small_plan
+
+__all__: list[str] = []
+
+
+def ran(stratum: str, seconds: float, *kinds: str, forced: bool = True) -> MissionShape:
+    return MissionShape(stratum=stratum, kinds=kinds, forced=forced, seconds=seconds)
+
+
+def test_rates_are_learned_from_missions() -> None:
+    rates = learn([
+        ran("f0", 0.2), ran("f0", 0.4), ran("f1", 2.3, "crash"), ran("f1", 0.5, "hang"),
+        ran("g1", 3.0, "crash", "voter-kill"), ran("dose-7-nv", 6.0, "flip-ram", forced=False),
+    ])  # fmt: skip
+    assert rates is not None
+    assert rates.clean == pytest.approx(0.3)
+    assert rates.kinds == pytest.approx({"crash": 2.3, "hang": 0.5})
+    expected = {"f0": 0.3, "f1": 1.4, "g1": 3.0, "dose-7-nv": 6.0}
+    assert rates.strata == pytest.approx(expected)
+    assert rates.missions == 6
+    assert learn([]) is None
+
+
+def test_what_a_run_did_not_see_is_not_forgotten() -> None:
+    before = Rates(clean=0.3, kinds={"crash": 2.0, "hang": 1.0}, strata={"f1": 1.5}, missions=9)
+    now = Rates(kinds={"crash": 3.0}, strata={"f2": 4.0}, missions=5)
+    assert before.updated(now) == Rates(
+        clean=0.3, kinds={"crash": 3.0, "hang": 1.0}, strata={"f1": 1.5, "f2": 4.0}, missions=5
+    )
+
+
+def test_a_mission_takes_what_its_stratum_takes_or_else_its_longest_fault() -> None:
+    rates = Rates(clean=0.3, kinds={"crash": 2.0, "corrupt-reply": 1.0}, strata={"f1": 1.25})
+    for mission in small_plan().missions:
+        if mission.stratum == "f1":
+            assert rates.mission(mission) == 1.25
+        elif mission.stratum == "f0":
+            assert rates.mission(mission) == 0.3
+        elif mission.stratum == "f2":
+            crashes = any(hit.kind == "crash" for hit in mission.hits)
+            assert rates.mission(mission) == (2.0 if crashes else 1.0)
+    dose = next(m for m in small_plan().missions if m.stratum == "dose-flip-ram-50-nv")
+    assert rates.mission(dose) == pytest.approx(1.5), "a kind never seen: the others' mean"
+
+
+def test_what_is_usual_is_near_what_the_kept_campaigns_took() -> None:
+    # softerrors: 80 minutes with four workers, commoncause 28.
+    for name, minutes in (("softerrors", 80), ("commoncause", 28)):
+        spec, _ = load(name)
+        told = summarize(plan(spec, 1), usual_rates(), workers=4).seconds
+        assert told is not None
+        assert told / 60 == pytest.approx(minutes, rel=0.15)
+
+
+def test_a_plan_tells_its_missions_its_reach_and_its_time() -> None:
+    spec, _ = load("inequality4")
+    summary = summarize(plan(spec, 1), Rates(clean=0.36), workers=2)
+    assert summary.seconds == pytest.approx(0.36 * summary.missions / 2)
+    text = "\n".join(summary.lines())
+    assert "f0             8,000  voted: nothing hit" in text
+    assert "g1               500  voted: 1 guest and the voter hit" in text
+    assert "from q = 0.044 on" in text, "STATISTICS.md: 6,000 clean missions reach q = .05"
+    assert "minutes with 2 workers" in text
+
+
+def test_doses_and_shots_tell_how_wide_their_intervals_will_be() -> None:
+    text = "\n".join(summarize(small_plan()).lines())
+    assert "doses: R_M of the plain design" in text
+    assert "how long it takes is not known yet" in text
+
+
+def test_a_plan_that_cannot_bound_f0_says_so() -> None:
+    text = "\n".join(summarize(plan(parse(SMALL), 1)).lines())
+    assert "every result is given that there are none" in text
+
+
+def test_designs_tell_how_well_each_will_be_known() -> None:
+    text = "\n".join(summarize(plan(load("oneofn")[0], 1)).lines())
+    for n in range(1, 10):
+        assert f"1/{n}: R_sys would be known to +-0.0" in text
+    assert "1/1, repair on: R_sys would be known to" in text
+    moved = "\n".join(summarize(plan(load("moved-guest")[0], 1)).lines())
+    assert "1/6: R_sys would be known to" in moved
+
+
+def test_a_tally_counts_failures_as_the_paper_does() -> None:
+    tally = Tally.of(
+        {"silent": 1, "voter-lost": 2, "detected": 3, "timeout": 4, "correct": 5, None: 6}
+    )
+    assert (tally.trials, tally.failures, tally.successes, tally.void) == (15, 10, 5, 6)
+    assert tally + tally == Tally.of(
+        {"silent": 2, "voter-lost": 4, "detected": 6, "timeout": 8, "correct": 10, None: 12}
+    )
+    counts = tally.counts()
+    assert (counts.trials, counts.failures, counts.silent, counts.void) == (15, 10, 1, 6)
+
+
+def test_percentiles_are_measured_ones() -> None:
+    latency = latency_of([number / 1000 for number in range(200, 0, -1)], 3)
+    assert (latency.count, latency.unanswered) == (200, 3)
+    assert (latency.p50, latency.p95, latency.p99, latency.max) == (0.1, 0.19, 0.198, 0.2)
+    assert latency_of([]).max == 0.0

@@ -1,0 +1,232 @@
+"""Campaign files: what is shipped is good, and what is wrong is named with its line and remedy."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from faultinject.campaign.planning.spec import Points, Range, SpecError, load, parse, shipped
+from faultinject.faults import CATALOGUE, FaultLayer
+from tests.faultinject.campaign.specs import SMALL
+
+__all__: list[str] = []
+
+
+def refusal(text: str) -> str:
+    """What is said of a file that cannot be used."""
+    with pytest.raises(SpecError) as caught:
+        parse(text, "mine.toml")
+    return str(caught.value)
+
+
+def line_of(text: str, words: str, number: int = 0) -> int:
+    """The line on which some words stand."""
+    return [n for n, line in enumerate(text.splitlines(), 1) if words in line][number]
+
+
+@pytest.mark.parametrize("name", ["commoncause", "inequality4", "quick", "softerrors"])
+def test_the_shipped_campaigns_can_be_used(name: str) -> None:
+    spec, text = load(name)
+    assert parse(text) == spec
+    assert name in shipped()
+    assert load(f"{name}.toml")[0] == spec
+
+
+def test_inequality4_is_the_reference_plan() -> None:
+    spec, _ = load("inequality4")
+    off = [s for s in spec.strata if s.repair is None and s.design == "voted"]
+    assert [s.missions for s in off] == [8000, 6000, 1500, 700, 500, 500]
+    assert [(s.guests_hit, s.voter_hit) for s in off[4:]] == [(0, True), (1, True)]
+    assert {s.guests_hit for s in spec.strata if s.repair == "on"} == {0, 1, 2, 3}
+    links = sum(w for kind, w in spec.faults.items() if CATALOGUE[kind].layer is FaultLayer.LINK)
+    assert links <= sum(spec.faults.values()) / 2, "at least half of the hits on guests themselves"
+
+
+def test_softerrors_has_six_doses_or_more_and_commoncause_300_shots() -> None:
+    soft, _ = load("softerrors")
+    assert len([d for d in soft.doses if d.flips and d.voted and d.nv]) >= 6
+    cause, _ = load("commoncause")
+    assert sum(shot.missions for shot in cause.shots) >= 300
+
+
+def test_the_hash_is_of_the_meaning() -> None:
+    spec = parse(SMALL)
+    assert parse(f"# a comment\nworkers = 7\n{SMALL}\n").hash == spec.hash
+    assert parse(SMALL.replace("missions = 30", "missions = 31")).hash != spec.hash
+    assert parse(SMALL.replace("alike = 0.5", "alike = 0.4")).hash != spec.hash
+
+
+def test_the_kinds_are_those_that_missions_may_have() -> None:
+    assert parse(SMALL).kinds == {
+        "crash", "corrupt-reply", "voter-kill", "flip-ram", "flip-all", "host-crash",
+    }  # fmt: skip
+
+
+def test_an_extension_halves_alpha() -> None:
+    assert parse(SMALL).alpha_look == 0.05
+    assert parse(f"extension = 0.5\n{SMALL}").alpha_look == 0.025
+
+
+def test_a_grid_has_both_ends() -> None:
+    points = Points(rm=Range(start=0.1, stop=0.5, step=0.1), rv=(0.9,), rh=(1.0, 0.99))
+    assert points.axis("rm") == (0.1, 0.2, 0.3, 0.4, 0.5)
+    assert points.grid()[:2] == ((0.1, 0.9, 1.0), (0.1, 0.9, 0.99))
+    with pytest.raises(ValueError, match="step above 0"):
+        Range(start=0, stop=1, step=0)
+
+
+def test_a_file_that_is_not_there_is_told_what_there_is(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="did you mean 'quick'"):
+        load("qick.toml")
+    with pytest.raises(SpecError, match="cannot be read"):
+        load(tmp_path)
+
+
+def test_all_problems_are_told_at_once() -> None:
+    words = refusal(SMALL.replace("alike = 0.5", "alike = 1.5").replace("crash = 1", "crsh = 1"))
+    assert len(words.splitlines()) == 2
+
+
+# (what is there, what comes in its place, what is said) - the line is that of what was changed
+WRONG = [
+    ("alike = 0.5", "alike = -1", "alike -1.0: a share, 0 to 1"),
+    ("alike = 0.5", "alpha = 0.9", "alpha 0.9: above 0"),
+    ("alike = 0.5", "alpa = 0.9", "unknown key `alpa`"),
+    ("alike = 0.5", "workers = 0", "workers 0: 1 to 1024"),
+    ("alike = 0.5", "extension = 2", "extension 2.0: a share"),
+    ("alike = 0.5", 'question = "why"', "not TOML"),  # a key twice
+    ('vote = "2/3"', 'vote = "2/4"', "two different replies could both win"),
+    ('vote = "2/3"', 'vote = "3/5"', "needs 5 guests, not 3"),
+    ("guests = 3", "guests = 3\nmemory = 3", "64 to 65536 MiB"),
+    ("guests = 3", "guests = 3\nhang = 9.0", "below deadline (6.0 s)"),
+    ("guests = 3", 'guests = 3\nservice = "kw"', "no service 'kw': give one of kv, poisoned"),
+    ("guests = 3", "guests = 3\nssh = 1", "expected `bool`, got `int`"),
+    ("crash = 1", "crsh = 1", "no fault 'crsh': did you mean 'crash'?"),
+    ("crash = 1", "crash = -1", "a weight is 0 or more"),
+    ("crash = 1", "slow = 1", "slow does not make the guest fail for sure"),
+    ("crash = 1", "flip-ram = 1", "give one of crash, hang"),
+    ("crash = 1", "flip-ram = 1", "or try it as a dose"),
+    ("voter-kill = 1", "voter-flip = 1", 'asks question = "softerrors"'),
+    ("crash = 1", "voter-kill = 1", "does not hit a guest but a voter"),
+    ("crash = 1", "service-stop = 1", "set ssh = true in [station]"),
+    ("voter-kill = 1", "crash = 1", "does not hit a voter but a guest"),
+    ("guests_hit = 3", "guests_hit = 4", "the node has 3 guests, give 0 to 3"),
+    ("missions = 20", "missions = 0", "missions 0: 1 to"),
+    ("missions = 20", "missions = 20\nbound = 0.01", "give either missions"),
+    ("missions = 20", 'missions = "a"', "expected `int | null`, got `str`"),
+    ("missions = 20", "missons = 20", "unknown key `missons`"),
+    ("voter_hit = true", "voter_hit = false", "the same stratum as number"),
+    ('design = "nv"', 'design = "nv"\nvoter_hit = true', "no voter that could be hit"),
+    ('design = "nv"', 'design = "nv"\nrepair = "on"', "nobody who repairs"),
+    ("flips = 50", "flips = -1", "flips -1: 0 to"),
+    ("flips = 50", "flips = 0", "is there already"),
+    ("flips = 50", 'flips = 50\nkind = "crash"', "crash has no dose: give one of flip-ram"),
+    ('kind = "flip-all"', 'kind = "voter-kill"', "hits the voter alone"),
+    ('kind = "flip-all"', 'kind = "poison"', "set service = 'poisoned' in [station]"),
+    ("flips = 5\n", "flips = 0\n", "flips 0: 1 to"),
+]
+
+
+@pytest.mark.parametrize(("there", "instead", "said"), WRONG, ids=[said for *_, said in WRONG])
+def test_what_is_wrong_is_named(there: str, instead: str, said: str) -> None:
+    assert there in SMALL
+    assert said in refusal(SMALL.replace(there, instead, 1))
+
+
+@pytest.mark.parametrize(
+    ("there", "instead"),
+    [
+        ("alike = 0.5", "alike = -1"),
+        ("crash = 1", "crsh = 1"),
+        ("guests_hit = 3", "guests_hit = 4"),
+        ("flips = 50", "flips = -1"),
+        ("missions = 20", "missons = 20"),
+    ],
+)
+def test_the_line_is_told(there: str, instead: str) -> None:
+    text = SMALL.replace(there, instead, 1)
+    assert f"mine.toml, line {line_of(text, instead)}: " in refusal(text)
+
+
+def test_a_line_within_the_right_table_of_many() -> None:
+    text = SMALL.replace("missions = 10", "missions = -10")
+    assert f"line {line_of(text, 'missions = -10')}: missions -10" in refusal(text)
+
+
+@pytest.mark.parametrize(
+    ("points", "said"),
+    [
+        ("rm = [0.5, 1.2]", "rm 1.2: a probability, 0 to 1"),
+        ("rv = []", "rv: no value"),
+        ("rh = {start = 0.5, stop = 0.4, step = 0.1}", "a grid needs a step above 0"),
+    ],
+)
+def test_operating_points_are_probabilities(points: str, said: str) -> None:
+    text = f"{SMALL}\n[points]\n{points}\n"
+    words = refusal(text)
+    assert said in words
+    assert re.search(rf"line ({line_of(text, points)}|{line_of(text, '[points]')}):", words)
+
+
+def test_margins_are_checked() -> None:
+    assert "a margin above 0" in refusal(f"{SMALL}\n[margins]\nu = 0.0\n")
+    assert "the lower first" in refusal(f"{SMALL}\n[margins]\nq = [0.5, 0.1]\n")
+
+
+def test_strata_that_cannot_be_put_together_are_refused() -> None:
+    words = refusal(SMALL.replace("guests_hit = 3\nmissions", "guests_hit = 3\nvoter_hit = true\n"
+                                  "missions"))  # fmt: skip
+    assert "without guests_hit (with function_hit) = 3 (voter not hit, repair off)" in words
+
+
+def test_hits_need_a_mix() -> None:
+    text = SMALL.replace("[faults]\ncrash = 1\ncorrupt-reply = 3\n", "")
+    assert "there is no [faults] with kinds and weights" in refusal(text)
+    text = SMALL.replace("[voter_faults]\nvoter-kill = 1\n", "")
+    assert "there is no [voter_faults]" in refusal(text)
+
+
+def test_a_question_needs_what_answers_it() -> None:
+    head = 'title = "t"\nquestion = "{}"\n'
+    assert "give [[doses]] with both voted and nv" in refusal(head.format("softerrors"))
+    assert "needs [[shots]] with missions" in refusal(head.format("commoncause"))
+    assert "needs [[strata]] without voter_hit" in refusal(head.format("inequality4"))
+
+
+def test_a_canary_needs_a_store() -> None:
+    text = SMALL.replace("guests = 3", 'guests = 3\nservice = "static"')
+    assert "corrupt-state writes a canary key" in refusal(
+        text.replace('kind = "host-crash"', 'kind = "corrupt-state"')
+    )
+
+
+def test_more_guests_than_there_are_say_nothing_of_the_function() -> None:
+    assert "function_hit 0" not in refusal(SMALL.replace("guests_hit = 3", "guests_hit = 4"))
+
+
+def test_a_mix_of_requests_reaches_the_station_and_is_no_new_meaning_where_it_is_not_given() -> (
+    None
+):
+    before = parse(SMALL)
+    with_mix = parse(SMALL + "\n[workload]\nmix = {get = 1, put = 3}\n")
+    assert before.node == before.station
+    assert with_mix.node.mix == {"get": 1, "put": 3}
+    assert with_mix.hash != before.hash
+    assert parse(SMALL + "\n[workload]\nlength = 20\n").hash == before.hash
+
+
+@pytest.mark.parametrize(
+    ("mix", "said"),
+    [
+        ("{gett = 1}", "no request 'gett': did you mean 'get'?"),
+        ("{get = -1, put = 1}", "get = -1.0: a weight is 0 or more"),
+        ("{get = 0}", "give at least one kind of request a weight above 0"),
+    ],
+)
+def test_a_mix_that_cannot_be_is_named(mix: str, said: str) -> None:
+    assert said in refusal(f"{SMALL}\n[workload]\nmix = {mix}\n")
+    assert "put it under [workload]" in refusal(
+        SMALL.replace("guests = 3", "guests = 3\nmix = {get = 1}")
+    )

@@ -1,0 +1,144 @@
+"""The same missions on a Dask cluster: a real scheduler, real worker processes, fake stations."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faultinject.campaign.dask_cluster import DaskCluster
+from tests.faultinject.campaign.fake_station import FAKE, began, behave, fake_guests
+from tests.faultinject.campaign.processes import Processes
+from tests.faultinject.campaign.test_campaign_command import begin, call, environment, stored
+from tests.faultinject.campaign.workers.test_runner import MISSIONS
+from tests.faultinject.campaign.workers.test_worker_process import wait_until
+from voter.commands.terminal import ExitCode
+
+pytest.importorskip("distributed", reason="the extra `distributed` is not installed")
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture
+def cluster(scratch: Path) -> Iterator[DaskCluster]:
+    with Processes(scratch) as processes:
+        yield DaskCluster(processes, environment(scratch))
+
+
+def start(cluster: DaskCluster, *more: str) -> subprocess.Popen[bytes]:
+    """Start a campaign on the cluster."""
+    home = cluster.processes.home
+    words = begin(home, "--scheduler", cluster.address, *more)
+    return cluster.processes.start(
+        sys.executable, "-m", "trivisor", "campaign", *words,
+        log=home / "log", environment=environment(home),
+    )  # fmt: skip
+
+
+def outcomes(home: Path) -> dict[int, str]:
+    table = home / "rows.csv"
+    call(home, "export", str(home / "r"), "--out", str(table))
+    lines = [line.split(",") for line in table.read_text().splitlines()]
+    mission, outcome = lines[0].index("mission"), lines[0].index("outcome")
+    return {int(line[mission]): line[outcome] for line in lines[1:]}
+
+
+def test_a_worker_ends_when_it_is_asked_before_its_scheduler(scratch: Path) -> None:
+    with Processes(scratch) as processes:
+        cluster = DaskCluster(processes, environment(scratch))
+        worker = cluster.add_worker("east")
+        wait_until(lambda: "Registered to" in (scratch / "east.log").read_text(), 40)
+    assert worker.returncode == 0, (scratch / "east.log").read_text()
+
+
+def test_two_workers_run_the_plan(cluster: DaskCluster, scratch: Path) -> None:
+    behave(scratch, meet=2)
+    cluster.add_worker("east")
+    cluster.add_worker("west")
+    words = begin(scratch, "--scheduler", cluster.address, "--workers", "2")
+    said = call(scratch, *words)
+    assert "30 of 30 missions" in said
+    assert Counter(began(scratch)) == Counter(range(MISSIONS))
+    told = json.loads(call(scratch, "status", str(scratch / "r"), "--json"))
+    assert told["state"] == "complete" and told["runs"][0]["scheduler"] == cluster.address
+    table = scratch / "rows.csv"
+    call(scratch, "export", str(scratch / "r"), "--out", str(table))
+    assert "east" in table.read_text() and "west" in table.read_text()
+    # Stations end with the campaign, not with the cluster.
+    wait_until(lambda: not fake_guests(scratch))
+    assert not list(scratch.glob("tv-c-*"))
+    # The same plan run here comes out the same.
+    behave(scratch)
+    words = begin(scratch)
+    words[words.index(str(scratch / "r"))] = str(scratch / "s")
+    call(scratch, *words)
+    told = json.loads(call(scratch, "agree", str(scratch / "r"), str(scratch / "s"), "--json"))
+    assert told["both"] == MISSIONS and told["other_outcome"] == 0
+
+
+def test_a_killed_workers_missions_are_run_by_others(cluster: DaskCluster, scratch: Path) -> None:
+    behave(scratch, pause=0.1)
+    east = cluster.add_worker("east")
+    cluster.add_worker("west")
+    runner = start(cluster, "--workers", "2")
+    wait_until(lambda: len(stored(scratch)) >= 4, 40)
+    east.kill()
+    assert runner.wait(60) == 0
+    assert sorted(stored(scratch)) == list(range(MISSIONS))
+    runs = Counter(began(scratch))
+    assert set(runs) == set(range(MISSIONS)) and sum(runs.values()) <= MISSIONS + 2
+    # Its own worker process noticed, and ended the guest.
+    wait_until(lambda: not fake_guests(scratch), 30)
+
+
+def test_a_killed_runner_on_a_cluster_is_resumed(cluster: DaskCluster, scratch: Path) -> None:
+    behave(scratch, pause=0.1)
+    cluster.add_worker("east")
+    runner = start(cluster)
+    wait_until(lambda: len(stored(scratch)) >= 4, 40)
+    os.kill(runner.pid, signal.SIGKILL)
+    runner.wait()
+    words = ("resume", str(scratch / "r"), "--station", FAKE, "--no-report")
+    call(scratch, *words, "--scheduler", cluster.address)
+    assert sorted(stored(scratch)) == list(range(MISSIONS))
+    wait_until(lambda: not fake_guests(scratch) and not list(scratch.glob("tv-c-*")), 30)
+
+
+def test_an_interrupted_runner_ends_its_stations_and_the_workers_serve_others(
+    cluster: DaskCluster, scratch: Path
+) -> None:
+    behave(scratch, hang={str(index): 1 for index in range(MISSIONS)})
+    cluster.add_worker("east")
+    runner = start(cluster)
+    wait_until(lambda: began(scratch), 40)
+    runner.send_signal(signal.SIGINT)
+    assert runner.wait(40) == ExitCode.INTERRUPTED
+    assert not fake_guests(scratch) and not list(scratch.glob("tv-c-*"))
+    behave(scratch)
+    words = ("resume", str(scratch / "r"), "--station", FAKE, "--no-report")
+    call(scratch, *words, "--scheduler", cluster.address)
+    assert sorted(stored(scratch)) == list(range(MISSIONS))
+
+
+def test_no_scheduler_is_an_error_with_a_remedy(
+    scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = call(scratch, *begin(scratch, "--scheduler", "tcp://127.0.0.1:9"), code=ExitCode.FAILED)
+    assert "no Dask scheduler answers at tcp://127.0.0.1:9" in said and "remedy:" in said
+    assert not began(scratch)
+
+
+def test_a_cluster_where_no_worker_has_a_station(cluster: DaskCluster, scratch: Path) -> None:
+    behave(scratch, refuse="there is no QEMU on this worker")
+    cluster.add_worker("east")
+    words = begin(scratch, "--scheduler", cluster.address)
+    said = call(scratch, *words, code=ExitCode.FAILED)
+    assert "there is no QEMU on this worker" in said
+    assert not began(scratch)

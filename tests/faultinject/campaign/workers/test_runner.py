@@ -1,0 +1,278 @@
+"""The runner: order, losses, full disks, stops; real workers with a fake station, a real store."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from faultinject.campaign.records import MissionPlan, MissionRow, Outcome, StationFacts, StationSpec
+from faultinject.campaign.store.store import Store, StoreFull
+from faultinject.campaign.workers.runner import Ending, Stop, StopReason, run_missions
+from faultinject.campaign.workers.scratch import ScratchDirectories
+from faultinject.campaign.workers.tasks import Broken, Task, Worker
+from faultinject.campaign.workers.worker_process import MissionResult, WorkerLost, WorkerProcess
+from tests.faultinject.campaign.fake_station import FAKE, began, behave, fake_guests
+
+SPEC = """
+title = "Of the runner's tests"
+question = "inequality4"
+faults = { "hang" = 1.0 }
+strata = [
+    { guests_hit = 0, missions = 10 },
+    { guests_hit = 1, missions = 10 },
+    { guests_hit = 2, missions = 6 },
+    { guests_hit = 3, missions = 4 },
+]
+"""
+MISSIONS = 30
+
+
+class Quiet:
+    """A teller that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.rows: list[MissionRow] = []
+        self.twins: list[MissionRow] = []
+        self.troubles: list[str] = []
+        self.looks = 0
+
+    def row(self, row: MissionRow, *, again: bool) -> None:
+        (self.twins if again else self.rows).append(row)
+
+    def trouble(self, text: str) -> None:
+        self.troubles.append(text)
+
+    def look(self) -> None:
+        self.looks += 1
+
+
+@pytest.fixture
+def home(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("FAKE_STATION", str(scratch))
+    monkeypatch.setenv("TMPDIR", str(scratch))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    return scratch
+
+
+@pytest.fixture
+def store(home: Path) -> Iterator[Store]:
+    with Store.create(home / "results", SPEC, 7) as store:
+        yield store
+
+
+def run(
+    store: Store, workers: int = 2, *, first: int | None = None, stop: Stop | None = None
+) -> tuple[Ending, Quiet]:
+    teller, berths = Quiet(), ScratchDirectories()
+    try:
+        hands = [
+            WorkerProcess(f"w{number}", Worker(station=FAKE, spec=StationSpec()), berths)
+            for number in range(1, workers + 1)
+        ]
+        return run_missions(store, hands, teller, stop or Stop(), first=first), teller
+    finally:
+        berths.close()
+
+
+def test_every_mission_is_run_once_in_the_plans_order(store: Store, home: Path) -> None:
+    ending, teller = run(store, workers=1)
+    assert (ending.why, ending.missions) == (StopReason.COMPLETE, MISSIONS)
+    assert began(home) == [store.plan.index_at(place) for place in range(MISSIONS)]
+    assert store.done == MISSIONS and not store.partial and not teller.twins
+    assert store.meta().runs[-1].state == "complete"
+    assert store.meta().facts["w1, run 1"].host == "fake"
+    assert not fake_guests(home) and not list(home.glob("tv-c-*"))
+
+
+def test_two_workers_share_them(store: Store, home: Path) -> None:
+    behave(home, meet=2)
+    ending, teller = run(store)
+    assert ending.why is StopReason.COMPLETE
+    assert Counter(began(home)) == Counter(range(MISSIONS))
+    assert {row.worker for row in teller.rows} == {"w1", "w2"}
+
+
+def test_the_first_part_only_and_then_the_rest(store: Store, home: Path) -> None:
+    ending, _ = run(store, first=12)
+    assert ending.why is StopReason.FIRST and store.done == store.prefix() == 12
+    ending, _ = run(store)
+    assert ending.why is StopReason.COMPLETE and ending.missions == MISSIONS - 12
+    assert len(began(home)) == MISSIONS
+    ending, _ = run(store)  # with nothing to do nothing is started
+    assert (ending.why, ending.missions) == (StopReason.COMPLETE, 0)
+
+
+def test_a_lost_workers_mission_is_run_again(store: Store, home: Path) -> None:
+    behave(home, die={"3": 1}, lose={"9": 2})
+    ending, teller = run(store)
+    assert ending.why is StopReason.COMPLETE and store.done == MISSIONS
+    assert Counter(began(home)) == Counter(range(MISSIONS)) + Counter({3: 1, 9: 2})
+    third, ninth = store.row(3), store.row(9)
+    assert third is not None and (third.attempt, third.void) == (2, "")
+    assert ninth is not None and (ninth.attempt, ninth.void) == (3, "")
+    assert len(teller.troubles) == 3 and not fake_guests(home)
+
+
+def test_a_mission_no_worker_lives_through_is_void_and_says_so(store: Store, home: Path) -> None:
+    behave(home, lose={"9": 99})
+    ending, _ = run(store)
+    assert ending.why is StopReason.COMPLETE and store.done == MISSIONS
+    row = store.row(9)
+    assert row is not None and row.outcome is None
+    assert "lost 3 times" in row.void and "the fake node is gone" in row.void
+    assert began(home).count(9) == 3
+
+
+def test_a_broken_host_does_not_void_the_whole_campaign(store: Store, home: Path) -> None:
+    behave(home, lose={str(index): 99 for index in range(MISSIONS)})
+    ending, _ = run(store, workers=1)
+    assert ending.why is StopReason.FAILED and "one after the other" in ending.words
+    assert store.done <= 2 and store.meta().runs[-1].state.startswith("failed: ")
+
+
+def test_no_station_at_all_ends_it_before_the_first_mission(store: Store, home: Path) -> None:
+    behave(home, refuse="this host has no gdbstub")
+    ending, _ = run(store)
+    assert (ending.why, ending.missions) == (StopReason.FAILED, 0)
+    assert "no gdbstub" in ending.words and ending.remedy == "give it what it lacks"
+    assert not began(home)
+
+
+def test_a_workers_full_disk_stops_it_resumably(store: Store, home: Path) -> None:
+    behave(home, full={"9": 1})
+    ending, _ = run(store)
+    assert ending.why is StopReason.FULL and store.row(9) is None
+    assert store.meta().runs[-1].state == "disk full"
+    ending, _ = run(store)
+    assert ending.why is StopReason.COMPLETE and store.done == MISSIONS
+
+
+class Full(Store):
+    """A store on a disk that is full after some rows."""
+
+    room = 0
+
+    def add(self, row: MissionRow) -> bool:
+        if self.done >= self.room:
+            raise StoreFull("the disk is full")
+        return super().add(row)
+
+
+def test_the_stores_full_disk_stops_it_resumably(home: Path) -> None:
+    with Full.create(home / "results", SPEC, 7) as store:
+        assert isinstance(store, Full)
+        store.room = 11
+        ending, _ = run(store)
+        assert ending.why is StopReason.FULL and ending.remedy and not fake_guests(home)
+    with Store.open(home / "results") as again:
+        assert again.done == 11
+        ending, _ = run(again)
+        assert ending.why is StopReason.COMPLETE and again.done == MISSIONS
+
+
+def test_a_stop_leaves_whole_rows_and_no_guest(store: Store, home: Path) -> None:
+    behave(home, pause=0.3)
+    stop = Stop()
+
+    def ask_later() -> None:
+        while len(began(home)) < 6:
+            time.sleep(0.01)
+        stop.ask()
+
+    thread = threading.Thread(target=ask_later)
+    thread.start()
+    ending, _ = run(store, stop=stop)
+    thread.join()
+    assert ending.why is StopReason.INTERRUPTED and 0 < store.done < MISSIONS
+    assert not fake_guests(home)
+    behave(home)
+    ending, _ = run(store)
+    assert ending.why is StopReason.COMPLETE and store.done == MISSIONS
+
+
+def test_a_second_stop_does_not_wait_for_a_worker_that_hangs(store: Store, home: Path) -> None:
+    behave(home, hang={str(index): 1 for index in range(MISSIONS)}, stuck=True)
+    stop = Stop()
+
+    def stop_twice() -> None:
+        deadline = time.monotonic() + 20
+        while not began(home) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        stop.ask()
+        time.sleep(0.5)
+        stop.ask()
+
+    asker = threading.Thread(target=stop_twice)
+    asker.start()
+    start = time.monotonic()
+    ending, _ = run(store, stop=stop)
+    asker.join()
+    assert began(home) and ending.why is StopReason.INTERRUPTED
+    assert time.monotonic() - start < 50, "the worker hangs for ten minutes"
+    assert not fake_guests(home)
+
+
+# ------------------------------------------------------- workers that are threads only
+
+
+class Puppet:
+    """A worker that does as it is told, without a process."""
+
+    def __init__(self, name: str, *, refuses: Broken | None = None, opens: float = 0.0) -> None:
+        self.name = name
+        self.refuses: Broken | None = refuses
+        self.opens = opens
+        self.missions: list[int] = []
+
+    def open(self) -> None:
+        time.sleep(self.opens)
+        if self.refuses:
+            raise WorkerLost("no station", how=self.refuses)
+
+    def run(self, task: Task) -> MissionResult:
+        if self.refuses:
+            raise WorkerLost("no station", how=self.refuses)
+        self.missions.append(task.plan.index)
+        row = MissionRow(index=task.plan.index, outcome=Outcome.CORRECT, worker=self.name)
+        return MissionResult(row=row, facts=FACTS)
+
+    def end(self) -> None: ...
+    def wait(self) -> None: ...
+    def kill(self) -> None: ...
+
+
+FACTS = StationFacts(
+    host="puppet", cpus=1, cpu="", kernel="", python="", qemu="", libvirt="", accel="", image="",
+    build="", trivisor="",
+)  # fmt: skip
+
+
+def test_one_worker_without_a_station_is_done_without(store: Store) -> None:
+    teller = Quiet()
+    good, bad = Puppet("good"), Puppet("bad", refuses="refused")
+    ending = run_missions(store, [good, bad], teller, Stop())
+    assert ending.why is StopReason.COMPLETE and len(good.missions) == MISSIONS
+
+
+class Doubled(Store):
+    """A store whose missions are dealt out twice."""
+
+    def pending(self) -> Iterator[MissionPlan]:
+        for plan in super().pending():
+            yield plan
+            yield plan
+
+
+def test_a_mission_that_comes_twice_counts_once(home: Path) -> None:
+    with Doubled.create(home / "results", SPEC, 7) as store:
+        teller = Quiet()
+        ending = run_missions(store, [Puppet("w1"), Puppet("w2")], teller, Stop())
+        assert ending.missions == store.done == len(teller.rows) == MISSIONS
+        assert len(teller.twins) == MISSIONS
+        tallies = store.by_stratum().values()
+        assert sum(tally.trials + tally.void for tally in tallies) == MISSIONS

@@ -1,0 +1,168 @@
+"""Lies: what they change, what they leave as it is, and that they depend on the seed alone."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from faultinject.faults import CATALOGUE, FaultLayer
+from faultinject.faults.lies import KINDS, CorruptReply, Delay, Garbage, make
+from guests.protocol.wire import Decoder, Frame, FrameKind, encode
+
+FRAME_LIES = sorted(KINDS.keys() - {"garbage"})
+
+frames = st.lists(
+    st.builds(
+        Frame,
+        kind=st.sampled_from(
+            [FrameKind.REPLY, FrameKind.DIGEST, FrameKind.PONG, FrameKind.WELCOME]
+        ),
+        flags=st.integers(0, 255),
+        epoch=st.integers(0, 2**64 - 1),
+        seq=st.integers(0, 2**64 - 1),
+        payload=st.binary(max_size=80),
+    ),
+    max_size=8,
+)
+
+
+def to_bytes(items: list[Frame]) -> bytes:
+    return b"".join(encode(f.kind, f.epoch, f.seq, f.payload, f.flags) for f in items)
+
+
+def cut(data: bytes, places: list[int]) -> list[bytes]:
+    points = sorted({place % (len(data) + 1) for place in places} | {0, len(data)})
+    return [data[a:b] for a, b in pairwise(points)]
+
+
+def test_the_catalogue_and_the_lies_agree() -> None:
+    assert {k for k, fault in CATALOGUE.items() if fault.layer is FaultLayer.LINK} == set(KINDS)
+
+
+def test_an_unknown_lie_is_an_error_that_lists_the_kinds() -> None:
+    with pytest.raises(ValueError, match="corrupt-reply"):
+        make("nonsense", b"")
+
+
+@given(frames, st.lists(st.integers(0, 2**32)), st.binary(max_size=8))
+def test_a_corrupted_reply_differs_in_one_byte_and_has_a_right_checksum(
+    items: list[Frame], places: list[int], seed: bytes
+) -> None:
+    lie, decoder = CorruptReply(seed), Decoder()
+    got = [f for piece in cut(to_bytes(items), places) for f in decoder.feed(lie.feed(piece))]
+    assert (decoder.damaged, decoder.skipped) == (0, 0)
+    assert len(got) == len(items)
+    for before, after in zip(items, got, strict=True):
+        if before.kind != FrameKind.REPLY:
+            assert after == before
+            continue
+        assert after._replace(payload=b"") == before._replace(payload=b"")
+        if before.payload:
+            assert len(after.payload) == len(before.payload)
+            changed = [a != b for a, b in zip(before.payload, after.payload, strict=True)]
+            assert sum(changed) == 1
+        else:
+            assert len(after.payload) == 1
+    assert lie.count == sum(f.kind == FrameKind.REPLY for f in items)
+
+
+def test_the_body_of_an_http_reply_is_what_is_corrupted() -> None:
+    head, body = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n", b"blue"
+    for seq in range(50):
+        (frame,) = Decoder().feed(
+            CorruptReply(b"s").feed(encode(FrameKind.REPLY, 1, seq, head + body))
+        )
+        assert frame.payload.startswith(head)
+        assert frame.payload != head + body
+
+
+def test_what_is_said_depends_on_seed_and_number_alone() -> None:
+    data = encode(FrameKind.REPLY, 1, 7, b"HTTP/1.1 200 OK\r\n\r\nsomething longer")
+    assert CorruptReply(b"a").feed(data) == CorruptReply(b"a").feed(data)
+    assert len({CorruptReply(bytes([seed])).feed(data) for seed in range(20)}) > 10
+
+
+@pytest.mark.parametrize("kind", FRAME_LIES)
+@given(st.data())
+def test_a_lie_begins_and_ends_at_frames(kind: str, data: st.DataObject) -> None:
+    """Whatever passes before and after it is whole, however the stream is cut."""
+    items = data.draw(frames)
+    stream = to_bytes(items)
+    first = data.draw(st.integers(0, len(stream)))
+    last = data.draw(st.integers(first, len(stream)))
+    lie, decoder = make(kind, b"seed"), Decoder()
+    got = decoder.feed(stream[:first])
+    got += decoder.feed(lie.feed(stream[first:last]))
+    got += decoder.feed(lie.end())
+    got += decoder.feed(stream[last:])
+    assert (decoder.damaged, decoder.skipped, decoder.held) == (0, 0, 0)
+    others = [f for f in items if f.kind != FrameKind.REPLY]
+    assert [f for f in got if f.kind != FrameKind.REPLY] == others
+
+
+@given(st.binary(max_size=300), st.sampled_from(sorted(KINDS)))
+def test_any_bytes_at_all_are_taken(data: bytes, kind: str) -> None:
+    lie = make(kind, b"seed")
+    lie.feed(data)
+    lie.end()
+
+
+def test_stale_replies_say_what_the_first_one_said() -> None:
+    lie = make("stale-reply", b"")
+    stream = b"".join(encode(FrameKind.REPLY, 1, seq, b"%d" % seq) for seq in (1, 2, 3))
+    got = Decoder().feed(lie.feed(stream))
+    assert [(f.seq, f.payload) for f in got] == [(1, b"1"), (2, b"1"), (3, b"1")]
+    assert lie.count == 2
+
+
+def test_replies_are_dropped_or_renumbered() -> None:
+    stream = encode(FrameKind.PONG, 1, 0) + encode(FrameKind.REPLY, 1, 5, b"x")
+    assert Decoder().feed(make("drop-reply", b"").feed(stream)) == [
+        Frame(FrameKind.PONG, 0, 1, 0, b"")
+    ]
+    assert [f.seq for f in Decoder().feed(make("wrong-seq", b"").feed(stream))] == [0, 6]
+
+
+def test_a_flood_comes_instead_of_each_reply_under_numbers_nobody_gave() -> None:
+    lie = make("flood", b"seed")
+    stream = encode(FrameKind.PONG, 1, 0) + encode(FrameKind.REPLY, 1, 5, b"x")
+    got = Decoder().feed(lie.feed(stream))
+    assert got[0].kind == FrameKind.PONG
+    assert lie.count == len(got) - 1 >= 100
+    assert all(f.kind == FrameKind.REPLY and f.seq > 1 << 32 for f in got[1:])
+    assert got == Decoder().feed(make("flood", b"seed").feed(stream))
+
+
+def test_a_delay_changes_nothing_and_says_how_late() -> None:
+    lie = Delay(b"seed")
+    assert lie.feed(b"as it is") == b"as it is"
+    late = [lie.late() for _ in range(100)]
+    assert all(0.05 <= seconds <= 0.25 for seconds in late)
+    assert max(late) - min(late) > 0.1
+    assert lie.count == 100
+    other = Delay(b"seed")
+    assert late == [other.late() for _ in range(100)]
+
+
+def test_garbage_is_put_in_and_nothing_is_taken_out() -> None:
+    lie = Garbage(b"seed")
+    data = encode(FrameKind.PONG, 1, 0)
+    out = lie.feed(data)
+    assert len(out) == len(data) + lie.count
+    assert 1 <= lie.count <= 64
+    assert Garbage(b"seed").feed(data) == out
+
+
+@pytest.mark.parametrize("kind", [k for k in KINDS if CATALOGUE[k].fails])
+@given(st.binary(max_size=200), st.integers(1, 2**32), st.binary(min_size=8, max_size=8))
+def test_a_lie_that_fails_by_construction_lets_no_right_reply_through(
+    kind: str, payload: bytes, seq: int, seed: bytes
+) -> None:
+    """Whoever asks gets no reply, or a wrong one, or is told of another number: also past the
+    voter.
+    """
+    said = Decoder().feed(make(kind, seed).feed(encode(FrameKind.REPLY, 1, seq, payload)))
+    assert all((frame.seq, frame.payload) != (seq, payload) for frame in said)

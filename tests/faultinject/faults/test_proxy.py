@@ -1,0 +1,271 @@
+"""The proxy on real unix sockets: transparent, bounded, cut from both sides, lying when told to."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from faultinject.faults.lies import Delay
+from faultinject.faults.proxy import ProxiedLink, Proxy
+from guests.protocol.wire import Decoder, FrameKind, encode
+
+ROOT = Path(__file__).resolve().parents[3]
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+class Bench:
+    """A proxy with one link, and a guest's side to talk to."""
+
+    def __init__(self, directory: Path) -> None:
+        self.voter_side = str(directory / "g1.lie")
+        self.guest_side = str(directory / "g1.link")
+        self.control = str(directory / "proxy.sock")
+        self.proxy = Proxy([ProxiedLink("g1", self.voter_side, self.guest_side)], self.control)
+        self.accepted: asyncio.Queue[Streams] = asyncio.Queue()
+        self.open: list[asyncio.StreamWriter] = []
+
+    async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.open.append(writer)
+        await self.accepted.put((reader, writer))
+
+    async def connect(self) -> tuple[Streams, Streams]:
+        """Return the voter's and the guest's streams of a new connection."""
+        voter = await asyncio.open_unix_connection(self.voter_side)
+        self.open.append(voter[1])
+        return voter, await self.accepted.get()
+
+    def tell(self, **command: str) -> dict[str, Any]:
+        answer = self.proxy.answer(json.dumps(command).encode())
+        assert answer["ok"], answer
+        return dict(answer["links"]["g1"])
+
+
+@pytest_asyncio.fixture
+async def bench(scratch: Path) -> AsyncIterator[Bench]:
+    """Give a running proxy; everything is closed afterwards."""
+    it = Bench(scratch)
+    guest = await asyncio.start_unix_server(it.accept, it.guest_side)
+    started, stop = asyncio.Event(), asyncio.Event()
+    task = asyncio.create_task(it.proxy.run(started, stop))
+    await started.wait()
+    yield it
+    stop.set()
+    await task
+    guest.close()
+    for writer in it.open:
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+
+async def test_bytes_pass_both_ways_unchanged(bench: Bench) -> None:
+    (voter_in, voter_out), (guest_in, guest_out) = await bench.connect()
+    data = bytes(range(256)) * 20_000
+
+    async def send(writer: asyncio.StreamWriter) -> None:
+        writer.write(data)
+        await writer.drain()
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(send(voter_out))
+        group.create_task(send(guest_out))
+        there = group.create_task(guest_in.readexactly(len(data)))
+        back = group.create_task(voter_in.readexactly(len(data)))
+    assert there.result() == back.result() == data
+
+
+async def test_what_is_held_for_a_reader_that_does_not_read_is_bounded(bench: Bench) -> None:
+    (_, voter_out), _ = await bench.connect()
+    loop, sock = asyncio.get_running_loop(), socket.socket(socket.AF_UNIX)
+    voter_out.close()
+    with sock:
+        sock.setblocking(False)
+        await loop.sock_connect(sock, bench.voter_side)
+        _, guest_out = await bench.accepted.get()
+        guest_out.transport.pause_reading()  # type: ignore[attr-defined]
+        sent = 0
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(1.0):
+                while sent < 64 << 20:
+                    await loop.sock_sendall(sock, bytes(1 << 16))
+                    sent += 1 << 16
+        assert sent < 8 << 20
+
+
+@pytest.mark.parametrize("end", ["voter", "guest"])
+async def test_an_end_on_one_side_is_an_end_on_the_other(bench: Bench, end: str) -> None:
+    voter, guest = await bench.connect()
+    here, there = (voter, guest) if end == "voter" else (guest, voter)
+    here[1].write(b"last words may be lost, the end may not")
+    here[1].close()
+    with contextlib.suppress(ConnectionError):
+        await there[0].read(-1)
+    assert there[0].at_eof() or there[0].exception() is not None
+    # The next connection is served: the guest's side is free again.
+    (voter_in, _), (_, guest_out) = await bench.connect()
+    guest_out.write(b"again")
+    assert await voter_in.readexactly(5) == b"again"
+
+
+async def test_without_a_guest_the_voter_sees_an_end_at_once(bench: Bench) -> None:
+    Path(bench.guest_side).unlink()
+    reader, writer = await asyncio.open_unix_connection(bench.voter_side)
+    bench.open.append(writer)
+    async with asyncio.timeout(5):
+        with contextlib.suppress(ConnectionError):
+            assert await reader.read() == b""
+
+
+async def test_it_lies_from_when_it_is_told_until_it_is_told_to_relay(bench: Bench) -> None:
+    (voter_in, voter_out), (guest_in, guest_out) = await bench.connect()
+    decoder, payload = Decoder(), b"HTTP/1.1 200 OK\r\n\r\nblue"
+
+    async def hear(seq: int) -> bytes:
+        guest_out.write(encode(FrameKind.REPLY, 9, seq, payload))
+        while True:
+            for frame in decoder.feed(await voter_in.read(65536)):
+                assert frame.seq == seq
+                return frame.payload
+
+    assert await hear(1) == payload
+    assert bench.tell(do="lie", link="g1", kind="corrupt-reply", seed="00")["count"] == 0
+    assert await hear(2) != payload
+    status = bench.tell(do="status")
+    assert (status["kind"], status["count"], status["connected"]) == ("corrupt-reply", 1, True)
+    bench.tell(do="relay", link="g1")
+    assert await hear(3) == payload
+    assert decoder.skipped == decoder.damaged == 0
+    # The voter's own bytes are never touched.
+    bench.tell(do="lie", link="g1", kind="garbage", seed="00")
+    voter_out.write(encode(FrameKind.PING, 9, 0))
+    assert Decoder().feed(await guest_in.read(65536))[0].kind == FrameKind.PING
+
+
+async def test_a_lie_outlives_the_connection(bench: Bench) -> None:
+    bench.tell(do="lie", link="g1", kind="garbage", seed="01")
+    (voter_in, _), (_, guest_out) = await bench.connect()
+    guest_out.write(b"x")
+    assert len(await voter_in.read(100)) > 1
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"not json\n",
+        b"[]\n",
+        b'{"do": "explode"}\n',
+        b'{"do": "relay", "link": "g9"}\n',
+        b'{"do": "lie", "link": "g1", "kind": "nonsense", "seed": ""}\n',
+        b'{"do": "lie", "link": "g1", "kind": "garbage", "seed": "zz"}\n',
+    ],
+)
+async def test_a_wrong_command_is_answered_and_changes_nothing(bench: Bench, line: bytes) -> None:
+    answer = bench.proxy.answer(line)
+    assert not answer["ok"]
+    assert answer["error"]
+    assert bench.tell(do="status")["kind"] is None
+
+
+async def test_the_control_socket_answers_line_by_line(bench: Bench) -> None:
+    reader, writer = await asyncio.open_unix_connection(bench.control)
+    bench.open.append(writer)
+    writer.write(b'{"do": "status"}\n{"do": "nonsense"}\n')
+    assert json.loads(await reader.readline())["ok"]
+    assert not json.loads(await reader.readline())["ok"]
+
+
+def test_as_a_process_it_says_ready_and_ends_when_asked(scratch: Path) -> None:
+    words = [sys.executable, "-m", "faultinject.faults.proxy", "--control", str(scratch / "c")]
+    words += ["--link", "g1", str(scratch / "v"), str(scratch / "g")]
+    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        assert (scratch / "v").stat().st_mode & 0o777 == 0o600
+        process.terminate()
+        assert process.wait(10) == 0
+
+
+def test_as_a_process_it_says_why_it_cannot_start(scratch: Path) -> None:
+    words = [
+        sys.executable,
+        "-m",
+        "faultinject.faults.proxy",
+        "--control",
+        str(scratch / "no" / "c"),
+    ]
+    words += ["--link", "g1", str(scratch / "v"), str(scratch / "g")]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 1
+    assert "No such file" in done.stderr
+
+
+async def test_only_the_guests_words_are_late(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Delay, "SHORTEST", 60.0)
+    monkeypatch.setattr(Delay, "LONGEST", 60.0)
+    (_, voter_out), (guest_in, _) = await bench.connect()
+    assert bench.tell(do="lie", link="g1", kind="delay", seed="01")["count"] == 0
+    voter_out.write(b"asked")
+    async with asyncio.timeout(30):
+        assert await guest_in.readexactly(5) == b"asked"
+
+
+async def test_what_is_late_comes_whole_in_order_and_late(bench: Bench) -> None:
+    (voter_in, _), (_, guest_out) = await bench.connect()
+    bench.tell(do="lie", link="g1", kind="delay", seed="01")
+    loop = asyncio.get_running_loop()
+    began, sent = loop.time(), b""
+    for number in range(5):
+        guest_out.write(b"%d" % number)
+        await guest_out.drain()
+        sent += b"%d" % number
+        await asyncio.sleep(0.01)  # so that they are pieces of their own
+    assert await voter_in.readexactly(5) == sent
+    assert loop.time() - began >= Delay.SHORTEST
+    assert bench.tell(do="status")["count"] >= 2
+
+
+async def test_what_is_still_on_its_way_comes_at_once_when_the_delay_ends(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Delay, "SHORTEST", 60.0)
+    monkeypatch.setattr(Delay, "LONGEST", 60.0)
+    (voter_in, _), (_, guest_out) = await bench.connect()
+    bench.tell(do="lie", link="g1", kind="delay", seed="02")
+    guest_out.write(b"late")
+    await asyncio.sleep(0.02)
+    bench.tell(do="relay", link="g1")
+    guest_out.write(b" and not")
+    async with asyncio.timeout(30):
+        assert await voter_in.readexactly(12) == b"late and not"
+
+
+async def test_a_delay_holds_a_bounded_lot_and_loses_nothing(bench: Bench) -> None:
+    (voter_in, _), (_, guest_out) = await bench.connect()
+    bench.tell(do="lie", link="g1", kind="delay", seed="03")
+    data = bytes(range(256)) * 8_000
+    guest_out.write(data)
+    got = await asyncio.wait_for(voter_in.readexactly(len(data)), 20)
+    assert got == data
+
+
+async def test_a_link_that_ends_takes_what_is_late_with_it(bench: Bench) -> None:
+    (voter_in, _), (_, guest_out) = await bench.connect()
+    bench.tell(do="lie", link="g1", kind="delay", seed="04")
+    guest_out.write(b"late")
+    await asyncio.sleep(0.02)
+    guest_out.transport.abort()
+    assert await voter_in.read() == b""
+    bench.tell(do="relay", link="g1")

@@ -1,0 +1,61 @@
+"""Drivers: what they count, and from when."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from faultinject.load import Arrivals, percentile, timed
+
+
+async def test_timed_gives_the_rate_and_each_latency() -> None:
+    under_way = most = 0
+
+    async def request() -> None:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(0.005)
+        under_way -= 1
+
+    result = await timed(lambda: asyncio.ensure_future(request()), 40, 8)
+    assert most == 8
+    assert 0.005 <= result.latency.p50 <= result.latency.p99 <= result.latency.worst
+    assert result.rate <= 8 / 0.005
+
+
+async def test_arrivals_do_not_wait_for_answers_and_a_stall_counts_from_when_it_was_due() -> None:
+    gate = asyncio.Event()
+
+    async def request() -> None:
+        await gate.wait()
+
+    began = time.perf_counter()
+    async with Arrivals(lambda: asyncio.ensure_future(request()), 200) as arrivals:
+        await asyncio.sleep(0.2)
+        gate.set()
+        opened = time.perf_counter()
+    assert 0.15 * 200 <= len(arrivals.latencies) <= (time.perf_counter() - began) * 200 + 1
+    for due, taken in arrivals.latencies:
+        if due < opened:
+            assert due + taken >= opened
+    assert max(taken for _, taken in arrivals.latencies) >= 0.15
+
+
+async def test_arrivals_count_failures() -> None:
+    async def request() -> None:
+        raise RuntimeError("no")
+
+    async with Arrivals(lambda: asyncio.ensure_future(request()), 500) as arrivals:
+        await asyncio.sleep(0.05)
+    assert arrivals.failed >= 5
+    assert arrivals.latencies == []
+
+
+def test_percentiles_by_rank() -> None:
+    values = [float(value) for value in range(100, 0, -1)]
+    assert percentile(values, 0.5) == 51
+    assert percentile(values, 0.99) == 100
+    assert percentile([], 0.5) != pytest.approx(0)

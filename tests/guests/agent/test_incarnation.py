@@ -1,0 +1,614 @@
+"""One incarnation of the service behind a link, in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from guests.agent.capture import CaptureError, InlineCapture
+from guests.agent.incarnation import WRITE_SIZE
+from guests.protocol import wire
+from guests.protocol.message import Reply, Request, encode_request
+from guests.protocol.wire import FETCH_AHEAD, STATE_PIECE, Decoder, Frame, FrameKind, encode
+from guests.service import Context, Service, state_digest
+from guests.services.kv import KeyValue
+from tests.guests.speaking import EMPTY, Voter, get, kv_state, put_request
+
+# -------------------------------------------------------------- handshake
+
+
+def test_a_welcome_tells_who_is_there() -> None:
+    welcome = Voter().hello()
+    assert welcome == wire.Welcome(wire.PROTOCOL, 3, True, 0, EMPTY, 0, 1, "kv", "build-1")
+
+
+def test_a_later_welcome_tells_what_was_applied() -> None:
+    voter = Voter()
+    voter.hello()
+    voter.put("a")
+    voter.order(get("a"), read_only=True)
+    welcome = voter.hello(78)
+    assert (welcome.fresh, welcome.last_seq, welcome.history) == (False, 1, b"h0000001")
+
+
+def test_reading_is_not_fresh_either() -> None:
+    voter = Voter()
+    voter.hello()
+    voter.order(get("a"), read_only=True)
+    assert voter.hello(78).fresh is False
+
+
+def test_nothing_is_taken_before_the_first_hello() -> None:
+    voter = Voter()
+    for epoch in (0, 1):
+        voter.epoch = epoch
+        assert voter.send(voter.order_frame(get("a"))) == []
+        assert voter.send(encode(FrameKind.PING, epoch, 0)) == []
+        assert voter.restore(b"") == []
+    assert voter.hello().fresh
+
+
+def test_frames_of_another_epoch_are_dropped() -> None:
+    voter = Voter()
+    voter.hello(77)
+    late = voter.order_frame(get("a"))
+    voter.hello(78)
+    assert voter.send(late) == []
+    voter.seq, voter.history = 0, EMPTY
+    assert voter.put("a").kind == FrameKind.REPLY
+
+
+def test_hello_may_be_said_again_with_the_same_epoch() -> None:
+    """The voter repeats one that was not answered in time; what it ordered since comes after it."""
+    voter = Voter()
+    voter.hello()
+    voter.hello()
+    assert voter.put("a").kind == FrameKind.REPLY
+    assert voter.put("b").kind == FrameKind.REPLY
+
+
+def test_a_short_hello_is_answered_so_that_the_versions_can_be_told() -> None:
+    voter = Voter()
+    (frame,) = voter.send(encode(FrameKind.HELLO, 5, 0))
+    assert wire.decode_welcome(frame.payload).protocol == wire.PROTOCOL
+
+
+def test_here_tells_the_incarnation() -> None:
+    (frame,) = Decoder().feed(Voter().incarnation.here())
+    assert (frame.kind, frame.epoch, frame.seq) == (FrameKind.HERE, 0, 3)
+
+
+# --------------------------------------------------------------- ordering
+
+
+def test_requests_are_applied_in_order_and_answered() -> None:
+    voter = Voter()
+    voter.hello()
+    data = b"".join(
+        voter.order_frame(encode_request("PUT", "/kv/n", [], b"%d" % n)) for n in range(50)
+    )
+    data += voter.order_frame(get("n"), read_only=True)
+    frames = voter.send(data)
+    assert [frame.seq for frame in frames] == list(range(1, 52))
+    assert Reply.decode(frames[-1].payload).body == b"49"
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_request_of_another_history_is_refused(read_only: bool) -> None:
+    voter = Voter()
+    voter.hello()
+    voter.put("a")
+    right, voter.history = voter.history, b"another!"
+    frame = voter.order(get("a"), read_only=read_only)
+    assert (frame.kind, frame.seq) == (FrameKind.REFUSED, 2)
+    voter.history = right
+    assert voter.put("b").kind == FrameKind.REPLY, "nothing has changed"
+
+
+# ---------------------------------------------------------- replies once more
+
+
+def increment(voter: Voter) -> bytes:
+    return voter.order_frame(encode_request("POST", "/kv/n?increment", [], b""))
+
+
+def again(frame: bytes, *, epoch: int = 78, flags: int | None = None) -> bytes:
+    """The same ORDER, as a voter sends it that has lost the reply."""
+    (order,) = Decoder().feed(frame)
+    return encode(order.kind, epoch, order.seq, order.payload, order.flags | (flags or 0))
+
+
+def test_a_write_that_comes_again_is_answered_and_not_applied() -> None:
+    voter = Voter()
+    voter.hello()
+    orders = [increment(voter) for _ in range(5)]
+    said = voter.send(b"".join(orders))
+    assert [Reply.decode(frame.payload).body for frame in said] == [b"1", b"2", b"3", b"4", b"5"]
+    assert voter.hello(78).replies_from == 1
+    repeated = voter.send(b"".join(again(order) for order in orders[2:]))
+    assert [(f.kind, f.seq, f.payload) for f in repeated] == [
+        (f.kind, f.seq, f.payload) for f in said[2:]
+    ]
+    (more,) = voter.send(increment(voter))
+    assert Reply.decode(more.payload).body == b"6", "and the state is what it was"
+
+
+def test_reads_are_not_kept() -> None:
+    voter = Voter()
+    voter.hello()
+    voter.put("a")
+    voter.order(get("a"), read_only=True)
+    voter.put("b")
+    assert voter.hello(78).replies_from == 1
+    assert list(voter.incarnation._replies._done) == [1, 3]
+
+
+def test_a_write_that_is_another_one_is_refused() -> None:
+    """Another place, another history, or voided since: what was applied is not that."""
+    voter = Voter()
+    voter.hello()
+    first, second = increment(voter), increment(voter)
+    voter.send(first + second)
+    voter.hello(78)
+    other = wire.encode_order(1, EMPTY, b"another!", b"me", b"x")
+    for frame in (
+        again(first, flags=wire.FLAG_VOID),
+        encode(FrameKind.ORDER, 78, 1, other),
+        encode(FrameKind.ORDER, 78, 0, other),
+    ):
+        (refused,) = voter.send(frame)
+        assert refused.kind == FrameKind.REFUSED
+    assert voter.incarnation._last_seq == 2
+
+
+def test_a_voided_write_that_comes_again_is_still_voided() -> None:
+    voter = Voter()
+    voter.hello()
+    order = wire.encode_order(1, EMPTY, b"skipped!", b"", put_request("a", b"1"))
+    (said,) = voter.send(encode(FrameKind.ORDER, 77, 1, order, wire.FLAG_VOID))
+    voter.hello(78)
+    (repeated,) = voter.send(encode(FrameKind.ORDER, 78, 1, order, wire.FLAG_VOID))
+    assert repeated.payload == said.payload
+    (refused,) = voter.send(encode(FrameKind.ORDER, 78, 1, order))
+    assert refused.kind == FrameKind.REFUSED
+
+
+def test_a_restored_state_has_no_replies() -> None:
+    state, _ = kv_state(a=b"1")
+    voter = Voter()
+    voter.hello()
+    old = increment(voter)
+    voter.send(old)
+    voter.restore(state)
+    assert voter.hello(78).replies_from == 0
+    (refused,) = voter.send(again(old))
+    assert refused.kind == FrameKind.REFUSED
+    voter.seq, voter.history = 60, b"restored"
+    voter.put("b")
+    assert voter.hello(79).replies_from == 61
+
+
+@pytest.mark.parametrize("size", [10, 100_000])
+def test_replies_are_kept_within_bounds_the_oldest_go_first(
+    size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Long(Service):
+        name = "long"
+
+        def apply(self, request: Request, context: Context) -> Reply:
+            return Reply(200, bytes(size))
+
+    monkeypatch.setattr("guests.agent.incarnation.REPLIES", 50)
+    monkeypatch.setattr("guests.agent.incarnation.REPLY_BYTES", 1_000_000)
+    voter = Voter(Long)
+    voter.hello()
+    orders = [voter.order_frame(get("x")) for _ in range(200)]
+    voter.send(b"".join(orders))
+    kept = 50 if size == 10 else 9
+    assert voter.hello(78).replies_from == 201 - kept
+    assert len(voter.send(b"".join(again(order) for order in orders[-kept:]))) == kept
+    (refused,) = voter.send(again(orders[-kept - 1]))
+    assert refused.kind == FrameKind.REFUSED
+
+
+def test_one_link_may_ask_again_for_what_it_has_had() -> None:
+    voter = Voter()
+    voter.hello()
+    order = increment(voter)
+    first, second = voter.send(order + order)
+    assert (first.kind, first.payload) == (second.kind, second.payload)
+    (third,) = voter.send(increment(voter))
+    assert Reply.decode(third.payload).body == b"2"
+
+
+def test_a_voided_request_is_skipped_and_counts_in_the_history() -> None:
+    voter = Voter()
+    voter.hello()
+    voter.put("a", b"1")
+    skipped = wire.encode_order(1, voter.history, b"skipped!", b"", put_request("a", b"2"))
+    (frame,) = voter.send(encode(FrameKind.ORDER, 77, 2, skipped, wire.FLAG_VOID))
+    assert (frame.kind, Reply.decode(frame.payload).status) == (FrameKind.REPLY, 500)
+    voter.seq, voter.history = 2, b"skipped!"
+    assert Reply.decode(voter.order(get("a")).payload).body == b"1"
+    assert voter.hello(78).last_seq == 3
+
+
+def test_the_context_is_what_the_order_says() -> None:
+    seen: list[Context] = []
+
+    class Look(Service):
+        name = "look"
+
+        def apply(self, request: Request, context: Context) -> Reply:
+            seen.append(context)
+            return Reply(200, b"%d" % context.random.randrange(10**9))
+
+    replies = []
+    for _ in range(2):
+        voter = Voter(Look)
+        voter.hello()
+        payload = wire.encode_order(12_000_000_000, EMPTY, b"history1", "jörg".encode(), get("a"))
+        (frame,) = voter.send(encode(FrameKind.ORDER, 77, 9, payload, wire.FLAG_READ_ONLY))
+        replies.append(frame.payload)
+    context = seen[0]
+    assert (context.seq, context.time, context.caller, context.read_only) == (9, 12.0, "jörg", True)
+    assert replies[0] == replies[1], "the random source is of the history"
+
+
+def test_large_replies_are_not_all_held_at_once() -> None:
+    """What one read of the link asks for may be far more than the guest has memory for."""
+    voter = Voter()
+    voter.hello()
+    voter.put("big", bytes(1 << 20))
+    data = b"".join(voter.order_frame(get("big"), read_only=True) for _ in range(20))
+    pieces = list(voter.incarnation.receive(data))
+    assert len(pieces) == 20
+    assert max(map(len, pieces)) < (1 << 20) + WRITE_SIZE
+    assert sum(len(voter.decoder.feed(piece)) for piece in pieces) == 20
+
+
+def test_a_ping_is_answered() -> None:
+    voter = Voter()
+    voter.hello()
+    (frame,) = voter.send(encode(FrameKind.PING, 77, 5))
+    assert (frame.kind, frame.seq) == (FrameKind.PONG, 5)
+
+
+# ------------------------------------------------------ markers and states
+
+
+def test_a_marker_tells_the_digest_and_only_the_keeper_keeps_the_state() -> None:
+    voter = Voter()
+    voter.hello(index=1)
+    voter.put("a", b"x" * 200_000)
+    assert voter.mark(keeper=2) == voter.mark(keeper=wire.NO_KEEPER)
+    assert voter.fetch(voter.seq).kind == FrameKind.REFUSED
+    digest = voter.mark(keeper=1)
+    seq = voter.seq
+    voter.put("a", b"later")
+    state, offset = b"", 0
+    while True:
+        frame = voter.fetch(seq, offset)
+        assert (frame.kind, frame.seq) == (FrameKind.STATE, seq)
+        assert len(frame.payload) <= STATE_PIECE
+        state += frame.payload
+        offset += len(frame.payload)
+        if frame.flags & wire.FLAG_LAST:
+            break
+    assert len(state) > 200_000
+    assert state_digest(iter((state,))) == digest, "the state at the marker, not the one since"
+    late = encode(FrameKind.FETCH, voter.epoch, seq, offset.to_bytes(8))
+    assert voter.send(late) == [], "asked for ahead, before it was known which piece is the last"
+    assert voter.incarnation.waits_for == -1
+
+
+def test_a_marker_of_the_same_number_is_given_to_the_next_voter_too() -> None:
+    voter = Voter()
+    for epoch in (77, 78):
+        voter.epoch, voter.seq = epoch, 8
+        voter.hello(epoch)
+        voter.mark(keeper=1)
+        assert voter.fetch(9).flags & wire.FLAG_LAST
+
+
+def test_a_kept_state_is_dropped_by_the_next_marker_and_by_a_new_handshake() -> None:
+    voter = Voter()
+    voter.hello()
+    voter.put("a")
+    voter.mark(keeper=1)
+    seq = voter.seq
+    voter.mark(keeper=0)
+    assert voter.fetch(seq).kind == FrameKind.REFUSED
+    voter.mark(keeper=1)
+    seq = voter.seq
+    voter.hello(78)
+    assert voter.fetch(seq).kind == FrameKind.REFUSED
+
+
+def test_pieces_are_given_in_order_each_once() -> None:
+    voter = Voter()
+    voter.hello()
+    voter.put("a", bytes(200_000))
+    voter.mark(keeper=1)
+    seq = voter.seq
+    for offset in (10**12, 1, STATE_PIECE):
+        assert voter.fetch(seq, offset).kind == FrameKind.REFUSED
+    assert voter.fetch(seq, 0).kind == FrameKind.STATE
+    assert voter.fetch(seq, 0).kind == FrameKind.REFUSED
+    assert voter.fetch(seq, 2 * STATE_PIECE).kind == FrameKind.REFUSED
+    assert voter.fetch(seq, STATE_PIECE).kind == FrameKind.STATE
+
+
+def test_the_empty_state_is_one_piece() -> None:
+    class Stateless(Service):
+        name = "stateless"
+
+        def apply(self, request: Request, context: Context) -> Reply:
+            return Reply(200, b"")
+
+    voter = Voter(Stateless)
+    voter.hello()
+    voter.mark(keeper=1)
+    frame = voter.fetch(voter.seq)
+    assert (frame.kind, frame.payload, frame.flags) == (FrameKind.STATE, b"", wire.FLAG_LAST)
+
+
+def test_a_restored_replica_goes_on_from_there() -> None:
+    state, digest = kv_state(a=b"1", b=b"2" * 500)
+    voter = Voter()
+    voter.hello()
+    voter.put("other")
+    (frame,) = voter.restore(state)
+    assert (frame.kind, frame.seq, frame.payload) == (FrameKind.RESTORED, 50, digest)
+    voter.seq, voter.history = 50, b"restored"
+    assert Reply.decode(voter.order(get("b")).payload).body == b"2" * 500
+    assert Reply.decode(voter.order(get("other")).payload).status == 404
+    welcome = voter.hello(78)
+    assert (welcome.last_seq, welcome.history, welcome.fresh) == (52, b"h0000052", False)
+
+
+def test_the_empty_state_is_restored_without_pieces() -> None:
+    voter = Voter()
+    voter.hello()
+    voter.put("a")
+    (frame,) = voter.restore(b"", seq=0)
+    assert frame.payload == KeyValue().digest()
+    assert voter.hello(78).last_seq == 0
+
+
+@pytest.mark.parametrize("state", [b"garbage", b"TVKV\x00\x01", bytes(500)])
+def test_a_state_that_cannot_be_restored_is_refused_and_changes_nothing(state: bytes) -> None:
+    voter = Voter()
+    voter.hello()
+    voter.put("a")
+    (frame,) = voter.restore(state)
+    assert (frame.kind, frame.seq) == (FrameKind.REFUSED, 50)
+    assert b"restore failed" in frame.payload
+    assert voter.put("b").kind == FrameKind.REPLY
+
+
+def test_nothing_is_applied_while_a_state_is_on_its_way() -> None:
+    state, _ = kv_state(a=b"1")
+    voter = Voter()
+    voter.hello()
+    assert voter.restore(state[:-1], size=len(state)) == []
+    assert voter.put("a").kind == FrameKind.REFUSED
+    (frame,) = voter.send(encode(FrameKind.STATE, 77, 50, state[-1:]))
+    assert frame.kind == FrameKind.RESTORED
+
+
+def test_a_handshake_ends_a_restore() -> None:
+    state, _ = kv_state(a=b"1")
+    voter = Voter()
+    voter.hello()
+    voter.restore(state[:-1], size=len(state))
+    voter.hello(78)
+    assert voter.send(encode(FrameKind.STATE, 78, 50, state[-1:])) == []
+    assert voter.put("a").kind == FrameKind.REPLY
+
+
+def test_pieces_that_nobody_announced_are_not_held() -> None:
+    voter = Voter()
+    voter.hello()
+    for _ in range(20):
+        assert voter.send(encode(FrameKind.STATE, 77, 50, bytes(1000))) == []
+    assert not voter.incarnation._pieces
+
+
+class Broken(Service):
+    """A service whose state cannot be told."""
+
+    name = "broken"
+
+    def apply(self, request: Request, context: Context) -> Reply:
+        return Reply(200, b"ok")
+
+    def snapshot(self) -> Iterator[bytes]:
+        raise RuntimeError(f"at {id(self)}")
+
+    def restore(self, state: bytes) -> None:
+        raise RuntimeError("never")
+
+
+def test_a_service_that_cannot_tell_its_state_goes_on_and_agrees() -> None:
+    digests = set()
+    for _ in range(2):
+        voter = Voter(Broken)
+        voter.hello()
+        digests |= {voter.mark(keeper=0), voter.mark(keeper=1)}
+        assert voter.fetch(voter.seq).kind == FrameKind.REFUSED
+        assert voter.order(get("a")).kind == FrameKind.REPLY
+        assert voter.restore(b"x")[0].kind == FrameKind.REFUSED
+        assert voter.restore(b"")[0].kind == FrameKind.REFUSED
+    assert digests == {b"no digest: RuntimeError"}
+
+
+# ---------------------------------------------------------- cuts that take time
+
+
+class LateCut(InlineCapture):
+    """A cut that is ready when the test says so."""
+
+    made: list[LateCut]
+
+    def __init__(self, service: Service, keep: bool) -> None:
+        super().__init__(service, keep)
+        self.ready = self.broken = self.closed = False
+        self.made.append(self)
+
+    def fileno(self) -> int:
+        return 99
+
+    def _wait(self) -> bool:
+        if self.broken:
+            raise CaptureError("broken")
+        return not self.ready
+
+    def tell(self) -> bytes | None:
+        return None if self._wait() else super().tell()
+
+    def take(self) -> tuple[bytes, bool] | None:
+        return None if self._wait() else super().take()
+
+    def close(self) -> None:
+        self.closed = True
+        super().close()
+
+
+@pytest.fixture
+def late() -> Voter:
+    """A voter whose replica (index 1) makes late cuts, with a state of two pieces."""
+    LateCut.made = []
+    voter = Voter(make_cut=LateCut)
+    voter.hello(index=1)
+    voter.put("a", b"x" * (STATE_PIECE + 1000))
+    return voter
+
+
+def start_cut(voter: Voter) -> LateCut:
+    """Place a marker, with the state kept."""
+    voter.seq += 1
+    assert voter.send(encode(FrameKind.MARKER, voter.epoch, voter.seq, b"\1")) == []
+    return LateCut.made[-1]
+
+
+def polled(voter: Voter) -> list[Frame]:
+    return voter.decoder.feed(voter.incarnation.poll())
+
+
+def test_replies_overtake_a_digest_and_the_state_is_the_one_at_the_marker(late: Voter) -> None:
+    before = late.incarnation._service.digest()
+    cut, seq = start_cut(late), late.seq
+    assert late.incarnation.waits_for == 99
+    assert late.put("a", b"later").kind == FrameKind.REPLY
+    assert polled(late) == []
+    cut.ready = True
+    (digest,) = polled(late)
+    assert (digest.kind, digest.seq, digest.payload) == (FrameKind.DIGEST, seq, before)
+    assert late.incarnation.waits_for == -1, "nothing until the state is fetched"
+    assert polled(late) == []
+    cut.ready = False
+    assert late.send(encode(FrameKind.FETCH, 77, seq, bytes(8))) == []
+    assert late.incarnation.waits_for == 99
+    assert late.put("b").kind == FrameKind.REPLY
+    cut.ready = True
+    (piece,) = polled(late)
+    assert (piece.kind, len(piece.payload), piece.flags) == (FrameKind.STATE, STATE_PIECE, 0)
+    rest = late.fetch(seq, STATE_PIECE)
+    assert rest.flags == wire.FLAG_LAST
+    assert state_digest(iter((piece.payload, rest.payload))) == before
+    assert cut.closed
+    assert late.incarnation.waits_for == -1
+
+
+@pytest.mark.parametrize("when", ["digest", "state"])
+def test_a_cut_that_breaks_is_refused(late: Voter, when: str) -> None:
+    cut, seq = start_cut(late), late.seq
+    if when == "state":
+        cut.ready = True
+        polled(late)
+        cut.ready = False
+        late.send(encode(FrameKind.FETCH, 77, seq, bytes(8)))
+    cut.broken = True
+    (refused,) = polled(late)
+    assert (refused.kind, refused.seq, refused.payload) == (FrameKind.REFUSED, seq, b"broken")
+    assert cut.closed
+    assert late.put("b").kind == FrameKind.REPLY
+
+
+@pytest.mark.parametrize("why", ["marker", "hello", "restore", "hang up", "end"])
+def test_there_is_one_cut_at_a_time(late: Voter, why: str) -> None:
+    cut, seq = start_cut(late), late.seq
+    if why == "marker":
+        assert not start_cut(late).closed
+    elif why == "hello":
+        late.hello(78)
+    elif why == "restore":
+        late.restore(b"")
+    elif why == "hang up":
+        late.incarnation.hang_up()
+    else:
+        late.incarnation.end_cut()
+    assert cut.closed
+    cut.ready = True
+    assert polled(late) == []
+    assert late.fetch(seq).kind == FrameKind.REFUSED
+
+
+def test_a_state_is_not_fetched_before_its_digest_is_told_nor_too_far_ahead(late: Voter) -> None:
+    cut, seq = start_cut(late), late.seq
+    assert late.fetch(seq).kind == FrameKind.REFUSED
+    cut.ready = True
+    polled(late)
+    cut.ready = False
+    for ahead in range(FETCH_AHEAD):
+        assert late.send(encode(FrameKind.FETCH, 77, seq, (ahead * STATE_PIECE).to_bytes(8))) == []
+    assert late.fetch(seq, FETCH_AHEAD * STATE_PIECE).kind == FrameKind.REFUSED
+    cut.ready = True
+    assert len(polled(late)) == 1
+
+
+# ------------------------------------------------------------------- fuzz
+
+
+@pytest.mark.parametrize("kind", range(64))
+def test_a_payload_of_the_wrong_form_is_refused_and_nothing_raises(kind: int) -> None:
+    for payload in (b"", b"x", bytes(25), b"\xff" * 26, b"\xff" * 48, bytes(300)):
+        voter = Voter()
+        voter.hello()
+        voter.send(encode(kind, 77, 9, payload))
+        voter.hello(78)
+        voter.seq, voter.history = 9, voter.incarnation._history
+        assert voter.put("a").kind == FrameKind.REPLY
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 40), st.integers(76, 78), st.binary(max_size=80)), max_size=8)
+)
+def test_no_frames_raise(frames: list[tuple[int, int, bytes]]) -> None:
+    voter = Voter()
+    voter.hello()
+    voter.send(b"".join(encode(kind, epoch, 1, payload) for kind, epoch, payload in frames))
+    voter.hello(99)
+
+
+@given(st.lists(st.binary(max_size=60), max_size=5))
+def test_no_bytes_raise(pieces: list[bytes]) -> None:
+    voter = Voter()
+    voter.hello()
+    voter.put("a")
+    for piece in pieces:
+        voter.send(piece)
+    voter.send(bytes(wire.MAX_PAYLOAD))
+    assert voter.hello(78).last_seq == 1
+
+
+def test_a_frame_cut_by_the_end_of_a_connection_is_forgotten() -> None:
+    voter = Voter()
+    voter.hello()
+    voter.send(encode(FrameKind.PING, 77, 5, bytes(100))[:-1])
+    voter.incarnation.hang_up()
+    assert voter.hello(78)
