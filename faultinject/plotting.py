@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from faultinject.campaign.records import Outcome
+from faultinject.results.outcome import Outcome
 from voter.commands.terminal import CommandError, ExitCode
 
 if TYPE_CHECKING:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from faultinject.campaign.records import Outcome
 from faultinject.plotting import (
     ALARM,
     FAINT,
@@ -19,7 +18,7 @@ from faultinject.plotting import (
     new_figure,
     soften,
 )
-from faultinject.report.digits import rest
+from faultinject.report.formatting import rest
 from faultinject.results.findings import (
     CommonCauseFinding,
     FaultKindFinding,
@@ -27,6 +26,7 @@ from faultinject.results.findings import (
     SpeedFinding,
     StratumFinding,
 )
+from faultinject.results.outcome import Outcome
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
