@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from faultinject.campaign.commands import campaign
+from faultinject.commands.campaign import campaign
 from faultinject.campaign.records import MissionPlan, Outcome
 from faultinject.claims import CLAIMS
 from faultinject.claims.claim import CROWD, MOVED, Results, read_results
