@@ -27,7 +27,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "status": ("deploy.commands.node", "status", "Show how a node stands."),
     "request": ("voter.commands.request", "request", "Send one request through the vote."),
     "inject": ("faultinject.commands.faults", "inject", "Break a guest on purpose."),
-    "heal": ("faultinject.commands.faults", "heal", "Undo what was injected; return when it votes again."),
+    "heal": (
+        "faultinject.commands.faults",
+        "heal",
+        "Undo what was injected; return when it votes again.",
+    ),
     "logs": (
         "deploy.commands.node",
         "logs",
