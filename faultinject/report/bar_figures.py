@@ -12,7 +12,6 @@ from faultinject.plotting import (
     FAINT,
     INK,
     MEASURED,
-    OUTCOMES,
     PAPER,
     PLAIN,
     new_figure,
@@ -42,6 +41,13 @@ __all__ = [
     "draw_strata",
 ]
 
+OUTCOMES = {
+    Outcome.CORRECT: "#cfdbe4",
+    Outcome.DETECTED: "#1f6f9c",
+    Outcome.TIMEOUT: "#e0a93b",
+    Outcome.VOTER_LOST: "#5d4a7d",
+    Outcome.SILENT: ALARM,
+}
 WORDS = {
     Outcome.CORRECT: "correct",
     Outcome.DETECTED: "refused",
