@@ -18,8 +18,8 @@ __all__ = ["SCRATCH_PREFIX", "left_qemus", "scratch", "shared_scratch"]
 # socket's path ends at 107 bytes.
 SCRATCH_PREFIX = f"/tmp/tv-{os.getpid()}-"
 
-# Seconds for a test that does not set its own limit.  They end a test that hangs; a busy machine may
-# need many times what a quiet one does, and still passes.
+# Seconds for a test that does not set its own limit.  They end a test that hangs: a busy machine
+# may need many times what a quiet one does, and still passes.
 VM_TIMEOUT = 900
 LONG_TIMEOUT = 3600
 
