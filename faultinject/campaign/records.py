@@ -10,10 +10,11 @@ from typing import Literal
 
 import msgspec
 
+from faultinject.faults import Injection
+
 __all__ = [
     "Design",
     "GuestFate",
-    "Hit",
     "HitResult",
     "MissionPlan",
     "Outcome",
@@ -46,24 +47,6 @@ class _Data(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     pass
 
 
-class Hit(_Data, frozen=True, kw_only=True):
-    """One fault of a mission.
-
-    ``target``: a guest (``g1``, ...), ``voter``, ``function`` (F on the host), ``host`` (all guests
-    and the voter at once) or ``client`` (a shared cause that comes with a request: poison).
-    ``at``: before which request of the workload it strikes, 0 to its length less 1.  ``seed``: 64
-    bits for all that the fault itself draws (address and bit, the lie, the register); two liars
-    with one seed lie alike.
-    ``dose``: how many of what it does (bit flips).
-    """
-
-    target: str
-    kind: str
-    at: int
-    seed: int
-    dose: int = 1
-
-
 class MissionPlan(_Data, frozen=True, kw_only=True):
     """One mission as planned: a pure function of spec, seed and ``index``.
 
@@ -81,7 +64,7 @@ class MissionPlan(_Data, frozen=True, kw_only=True):
     voter_hit: bool
     seed: int
     length: int
-    hits: tuple[Hit, ...] = ()
+    hits: tuple[Injection, ...] = ()
     function_k: int = 0
     host_function_hit: bool = False
     vote: str = ""  # of the first so many guests; "": the station's, of all

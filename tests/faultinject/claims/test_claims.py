@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from faultinject.campaign.commands import campaign
 from faultinject.campaign.records import MissionPlan, Outcome
 from faultinject.claims import CLAIMS
 from faultinject.claims.claim import CROWD, MOVED, Results, read_results
 from faultinject.claims.commands import paper
 from faultinject.claims.page import render
+from faultinject.commands.campaign import campaign
 from faultinject.report.moved import KEPT_AS
 from faultinject.results.findings_file import FILE, FindingsFileError, read_kept
 from tests.faultinject.campaign.planning.test_relocation_specs import GUEST, HOST, store_of

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from faultinject.campaign.commands import campaign
 from faultinject.campaign.store.store import Store
+from faultinject.commands.campaign import campaign
 from faultinject.model.bounds import breakeven_rf
 from faultinject.report.moved import put_together
 from faultinject.results.points import read
