@@ -9,12 +9,12 @@ from typing import Literal
 
 import msgspec
 
+from faultinject.faults import Injection
 from faultinject.results.outcome import Design, Outcome, StationFacts
 
 __all__ = [
     "Design",
     "GuestFate",
-    "Hit",
     "HitResult",
     "MissionPlan",
     "Outcome",
@@ -27,24 +27,6 @@ __all__ = [
 
 class _Data(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     pass
-
-
-class Hit(_Data, frozen=True, kw_only=True):
-    """One fault of a mission.
-
-    ``target``: a guest (``g1``, ...), ``voter``, ``function`` (F on the host), ``host`` (all guests
-    and the voter at once) or ``client`` (a shared cause that comes with a request: poison).
-    ``at``: before which request of the workload it strikes, 0 to its length less 1.  ``seed``: 64
-    bits for all that the fault itself draws (address and bit, the lie, the register); two liars
-    with one seed lie alike.
-    ``dose``: how many of what it does (bit flips).
-    """
-
-    target: str
-    kind: str
-    at: int
-    seed: int
-    dose: int = 1
 
 
 class MissionPlan(_Data, frozen=True, kw_only=True):
@@ -64,7 +46,7 @@ class MissionPlan(_Data, frozen=True, kw_only=True):
     voter_hit: bool
     seed: int
     length: int
-    hits: tuple[Hit, ...] = ()
+    hits: tuple[Injection, ...] = ()
     function_k: int = 0
     host_function_hit: bool = False
     vote: str = ""  # of the first so many guests; "": the station's, of all
