@@ -15,7 +15,6 @@ import contextlib
 import importlib.util
 import os
 import shutil
-import subprocess
 from collections.abc import Awaitable, Callable
 from itertools import cycle
 from pathlib import Path
@@ -59,8 +58,6 @@ async def start_cluster(children: ChildProcesses, directory: Path) -> EtcdCluste
 
     Raises TimeoutError.
     """
-    said = subprocess.run(["etcd", "--version"], capture_output=True, text=True, check=False).stdout
-    version = said.partition("\n")[0].rpartition(" ")[2] or "unknown"
     ports = [free_port() for _ in range(2 * MEMBERS)]
     clients, peers = ports[:MEMBERS], ports[MEMBERS:]
     urls = [f"http://127.0.0.1:{port}" for port in peers]
@@ -86,7 +83,7 @@ async def start_cluster(children: ChildProcesses, directory: Path) -> EtcdCluste
         while True:
             for port in clients:
                 if await _leads(port):
-                    return EtcdCluster(version, pids, port)
+                    return EtcdCluster((await _status(port))["version"], pids, port)
             await asyncio.sleep(0.1)  # another program's election: poll
 
 
