@@ -50,8 +50,8 @@ LIBRARIES = ("libc.so.6", "libm.so.6", "libz.so.1", "libexpat.so.1")
 """The libraries that the Python program is linked to."""
 
 # Top-level modules and packages, as file-name patterns below the library's directory.  It is an
-# allow-list: a module that a guest does not hold costs it no memory.  A replica's only connection is
-# its virtio-serial port, so networking, terminals, SQL and TLS are left out.
+# allow-list: a module that a guest does not hold costs it no memory.  A replica's only connection
+# is its virtio-serial port, so networking, terminals, SQL and TLS are left out.
 _MODULES = """
     __future__ _bootsubprocess _collections_abc _compat_pickle _compression _markupbase _py_abc
     _sitebuiltins _strptime _threading_local _weakrefset abc argparse array ast asyncio base64
