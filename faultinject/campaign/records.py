@@ -5,12 +5,12 @@ A trial is a mission from a clean start; requests within it are correlated and n
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Literal
 
 import msgspec
 
 from faultinject.faults import Injection
+from faultinject.results.outcome import Design, Outcome, StationFacts
 
 __all__ = [
     "Design",
@@ -23,24 +23,6 @@ __all__ = [
     "StationSpec",
     "Timings",
 ]
-
-Design = Literal["voted", "nv"]
-"""``voted``: clients speak to the voter.  ``nv``: one guest, the client straight to its agent."""
-
-
-class Outcome(StrEnum):
-    """What a mission came to; the worst that happened in it wins (``rank`` falls)."""
-
-    SILENT = "silent"  # a wrong reply was released
-    VOTER_LOST = "voter-lost"  # the voter ended, or does not speak any more
-    DETECTED = "detected"  # no majority: refused, or outcome-unknown
-    TIMEOUT = "timeout"  # a request without a verdict in its time
-    CORRECT = "correct"
-
-    @property
-    def failed(self) -> bool:
-        """Whether the paper calls it a failure: any but correct."""
-        return self is not Outcome.CORRECT
 
 
 class _Data(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -163,19 +145,3 @@ class StationSpec(_Data, frozen=True, kw_only=True):
     keys: int = 6
     size: int = 64
     mix: dict[str, float] = {}
-
-
-class StationFacts(_Data, frozen=True, kw_only=True):
-    """What a station ran on: hashes and versions, for the record."""
-
-    host: str
-    cpus: int
-    cpu: str
-    kernel: str
-    python: str
-    qemu: str
-    libvirt: str
-    accel: str
-    image: str
-    build: str
-    trivisor: str
