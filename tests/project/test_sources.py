@@ -18,7 +18,7 @@ MOST_LINES = 500
 SLEEPS = {
     ".ci/deadline.py": "polls /proc: there is no event for the end of an orphan's orphan",
     "deploy/authorizer.py": "a pause, so that an F that dies at once does not take the processor",
-    "faultinject/demo/story.py": "polls processes of other sessions: nothing to wait on",
+    "faultinject/demo/story.py": "polls the end of processes that are not its children",
     "guests/agent/main.py": "a port whose host end is closed gives no event, nor does sysfs",
 }
 
