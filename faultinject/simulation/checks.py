@@ -218,7 +218,7 @@ def _check_never_executed(observer: PromiseObserver, outcomes: list[OperationOut
         if outcome.executed is False and write is not None:
             observer.breach(
                 "Fail-safe",
-                f"operation {outcome.operation.index} was reported not executed, and is at {write.seq}",
+                f"operation {outcome.operation.index} reported not executed, is at {write.seq}",
             )
 
 
