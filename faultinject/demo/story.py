@@ -310,10 +310,10 @@ class Demo:
         verdicts: ReplyVerdicts = check(self._outcomes)
         released = [outcome for outcome in self._outcomes if not outcome.failure]
         refused = sum(not outcome.executed for outcome in self._outcomes)
-        seen = f"{verdicts.correct} correct, {verdicts.wrong} wrong, {verdicts.unchecked} unchecked"
+        seen = f"{verdicts.correct} correct, {verdicts.wrong} wrong, {verdicts.unknown} unknown"
         self._claim(
             "every reply equals that of a single correct service",
-            verdicts.wrong == 0 and verdicts.unchecked == 0 and verdicts.correct == len(released),
+            verdicts.wrong == 0 and verdicts.unknown == 0 and verdicts.correct == len(released),
             "; ".join([seen, *verdicts.complaints]),
         )
         latencies = [outcome.latency for outcome in released]
