@@ -35,7 +35,7 @@ PURE = {
     "faultinject.model",
 }
 IMPURE = {
-    "aiohttp", "asyncio", "click", "concurrent", "http", "libvirt", "logging", "multiprocessing",
+    "aiohttp", "asyncio", "click", "concurrent", "h11", "http", "libvirt", "logging", "multiprocessing",
     "os", "paramiko", "prometheus_client", "random", "rich", "secrets", "select", "selectors",
     "shutil", "signal", "socket", "ssl", "structlog", "subprocess", "tempfile", "threading", "time",
     "uuid",
@@ -44,7 +44,7 @@ IMPURE = {
 PURE_MAY = {("faultinject.plan", "random"), ("faultinject.estimate", "random")}
 
 # What no part of the voter imports, and what only its commands do.
-NOT_IN_VOTER = {"libvirt", "libvirt_qemu", "paramiko", "matplotlib"}
+NOT_IN_VOTER = {"aiohttp", "libvirt", "libvirt_qemu", "paramiko", "matplotlib"}
 ONLY_IN_COMMANDS = {"click", "rich"}
 
 # The one part of guests/ that runs on the host.
