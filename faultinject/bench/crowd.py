@@ -16,67 +16,15 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-import msgspec
-
 from faultinject.bench import rig
 from faultinject.bench.usage import cpu_seconds
-from faultinject.host_facts import Host, look_at_host
+from faultinject.host_facts import look_at_host
+from faultinject.results.guest_capacity import Crowd, CrowdPlan, CrowdReport, Memory
 
 __all__ = ["Crowd", "CrowdPlan", "CrowdReport", "Memory", "marginal", "memory_of", "run_crowd"]
 
 SETTLE = 3.0
 """Seconds over which the processor time of idle guests is counted."""
-
-
-class CrowdPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run was asked for: nodes of 1 to ``most`` guests with ``memory`` MiB each."""
-
-    most: int
-    memory: int
-    service: str
-    accel: rig.Requested
-
-
-class Memory(msgspec.Struct, frozen=True, kw_only=True):
-    """Of several processes together, bytes (proc(5), smaps_rollup)."""
-
-    rss: int
-    pss: int
-    private: int
-    swapped: int
-
-    @property
-    def shared(self) -> int:
-        """What would be needed besides, had each process its pages for itself."""
-        return self.rss - self.pss
-
-
-class Crowd(msgspec.Struct, frozen=True, kw_only=True):
-    """A node of so many guests: seconds until each was ready (booted, greeted, snapshot taken) and
-    until all were, their memory, and the processors they kept busy with nothing to do.
-    """
-
-    guests: int
-    ready: tuple[float, ...]
-    seconds: float
-    memory: Memory
-    taken: int  # by how much the host's available memory fell, bytes
-    idle: float
-
-
-class CrowdReport(msgspec.Struct, frozen=True, kw_only=True):
-    """The nodes; ``each``: PSS, in bytes, of one guest more; ``fit``: how many fit in the memory
-    that was available, leaving a tenth of the host's, without swap.
-    """
-
-    plan: CrowdPlan
-    host: Host
-    total: int
-    available: int
-    ksm: bool  # the kernel merges equal pages of several guests
-    crowds: tuple[Crowd, ...]
-    each: int
-    fit: int
 
 
 def _field(path: Path, wanted: Sequence[str]) -> list[int]:

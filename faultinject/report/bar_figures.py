@@ -7,19 +7,17 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from faultinject.campaign.records import Outcome
 from faultinject.plotting import (
     ALARM,
     FAINT,
     INK,
     MEASURED,
-    OUTCOMES,
     PAPER,
     PLAIN,
     new_figure,
     soften,
 )
-from faultinject.report.digits import rest
+from faultinject.report.formatting import rest
 from faultinject.results.findings import (
     CommonCauseFinding,
     FaultKindFinding,
@@ -27,6 +25,7 @@ from faultinject.results.findings import (
     SpeedFinding,
     StratumFinding,
 )
+from faultinject.results.outcome import Outcome
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,6 +41,13 @@ __all__ = [
     "draw_strata",
 ]
 
+OUTCOMES = {
+    Outcome.CORRECT: "#cfdbe4",
+    Outcome.DETECTED: "#1f6f9c",
+    Outcome.TIMEOUT: "#e0a93b",
+    Outcome.VOTER_LOST: "#5d4a7d",
+    Outcome.SILENT: ALARM,
+}
 WORDS = {
     Outcome.CORRECT: "correct",
     Outcome.DETECTED: "refused",

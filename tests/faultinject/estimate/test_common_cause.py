@@ -9,9 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from faultinject.estimate.common_cause import (
+    CommonCauseTrials,
+    Dependence,
+    at_frequency,
+    estimate_common_cause,
+)
 from faultinject.estimate.counts import Counts, EstimateError
 from faultinject.estimate.pairs import Pair, mcnemar, pair_difference
-from faultinject.estimate.shots import CommonCauseTrials, Dependence, at_frequency, judge_shots
 from faultinject.model.causes import one_shot, shared_draw
 from faultinject.model.reliability import two_of_three
 
@@ -28,13 +33,13 @@ shots = (
 
 
 def test_guests_that_fall_together_are_told_from_independent_ones() -> None:
-    mixed = judge_shots(CommonCauseTrials(failed=(150, 5, 5, 140)))
+    mixed = estimate_common_cause(CommonCauseTrials(failed=(150, 5, 5, 140)))
     assert mixed.dependence is Dependence.UNDECIDED  # at .5 both are fatal half of the time
-    rare = judge_shots(CommonCauseTrials(failed=(270, 0, 0, 30)))
+    rare = estimate_common_cause(CommonCauseTrials(failed=(270, 0, 0, 30)))
     assert rare.dependence is Dependence.TOGETHER
     assert rare.each.value == pytest.approx(0.1)
     assert rare.fatal_if_independent.value == pytest.approx(two_of_three(1, 1, 0.9).down)
-    often = judge_shots(CommonCauseTrials(failed=(90, 0, 0, 210)))
+    often = estimate_common_cause(CommonCauseTrials(failed=(90, 0, 0, 210)))
     assert often.dependence is Dependence.APART  # together they also survive together
 
 
@@ -61,7 +66,7 @@ def test_intervals_hold_their_values_and_stay_probabilities(
     found: CommonCauseTrials, frequency: float, rm: float
 ) -> None:
     m = min(2, found.n)
-    judged, at = judge_shots(found, m=m), at_frequency(found, frequency, rm, m=m)
+    judged, at = estimate_common_cause(found, m=m), at_frequency(found, frequency, rm, m=m)
     for interval in (
         judged.fatal, judged.each, judged.fatal_if_independent,
         at.rsys, at.rm, at.beta, at.rsys_independent,
@@ -72,7 +77,7 @@ def test_intervals_hold_their_values_and_stay_probabilities(
 
 def test_the_extreme_over_box_and_simplex_is_found() -> None:
     """Against a search over the corners that a linear program could take."""
-    found = judge_shots(CommonCauseTrials(failed=(40, 30, 20, 10)))
+    found = estimate_common_cause(CommonCauseTrials(failed=(40, 30, 20, 10)))
     rng = random.Random(1)
     for _ in range(3000):
         draw = [rng.uniform(each.low, each.high) for each in found.c]
@@ -84,13 +89,13 @@ def test_the_extreme_over_box_and_simplex_is_found() -> None:
 
 
 def test_what_the_node_and_plain_did_under_the_shot_is_kept_apart() -> None:
-    found = judge_shots(
+    found = estimate_common_cause(
         CommonCauseTrials(failed=(10, 0, 0, 290), system=Counts(trials=300, failures=290),
               nv=Counts(trials=100, failures=97))
     )  # fmt: skip
     assert found.system is not None and found.nv is not None
     assert found.system.value == pytest.approx(290 / 300) and found.nv.value == 0.97
-    assert judge_shots(CommonCauseTrials(failed=(1, 2)), m=1).system is None
+    assert estimate_common_cause(CommonCauseTrials(failed=(1, 2)), m=1).system is None
 
 
 def test_no_shots_and_bad_votes_are_refused() -> None:
@@ -99,7 +104,7 @@ def test_no_shots_and_bad_votes_are_refused() -> None:
     with pytest.raises(EstimateError, match="0 or more"):
         CommonCauseTrials(failed=(1, -1))
     with pytest.raises(EstimateError, match="1 <= m <= n"):
-        judge_shots(POISON, m=4)
+        estimate_common_cause(POISON, m=4)
     with pytest.raises(EstimateError, match="frequency is 2"):
         at_frequency(POISON, 2, 0.5)
 

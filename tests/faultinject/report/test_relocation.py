@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from faultinject.campaign.commands import campaign
 from faultinject.campaign.store.store import Store
+from faultinject.commands.campaign import campaign
 from faultinject.model.bounds import breakeven_rf
-from faultinject.report.moved import put_together
+from faultinject.report.relocation import compare_places
 from faultinject.results.points import read
 from tests.faultinject.campaign.planning.test_relocation_specs import GUEST, HOST, store_of
 from voter.commands.terminal import CommandError
@@ -33,7 +33,7 @@ def run(*words: str | Path) -> Result:
 def test_strata_of_both_count_towards_one_f_k(both: tuple[Path, Path]) -> None:
     guest, host = both
     with Store.open(guest, write=False) as one, Store.open(host, write=False) as two:
-        found = put_together(one, two, (0.5, 0.75), (0.75,))
+        found = compare_places(one, two, (0.5, 0.75), (0.75,))
     assert found.missions == 160
     assert [(each.n, each.rf) for each in found.points] == [(2, 0.5), (2, 0.75)]
     for each in found.points:

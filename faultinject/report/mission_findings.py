@@ -11,9 +11,9 @@ from faultinject.campaign.records import MissionPlan, MissionRow, Outcome
 from faultinject.campaign.store.table import LAYER
 from faultinject.campaign.store.tally import Tally, latency_of
 from faultinject.faults import CATALOGUE
-from faultinject.report.bars import describe
+from faultinject.report.bar_figures import describe
 from faultinject.report.counting import Source, outcomes_of, share_of
-from faultinject.report.digits import TIMES
+from faultinject.report.formatting import TIMES
 from faultinject.results.findings import (
     EffectFinding,
     FaultKindFinding,

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from itertools import cycle
 from typing import TYPE_CHECKING
 
-from faultinject.campaign.records import Outcome
 from faultinject.model.reliability import m_of_n
 from faultinject.plotting import (
     ALARM,
@@ -21,6 +20,7 @@ from faultinject.plotting import (
 )
 from faultinject.report.labels import write_labels
 from faultinject.results.findings import BreakEvenFinding, DoseFinding
+from faultinject.results.outcome import Outcome
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -14,7 +14,7 @@ import msgspec
 
 from faultinject.estimate.counts import EstimateError
 
-__all__ = ["FailureCounts", "judge_falls"]
+__all__ = ["FailureCounts", "independence_of_failures"]
 
 LEAST = 1.0
 """Missions that a class must be expected to have: below that the chi-squared of the G-test is no
@@ -32,7 +32,7 @@ class FailureCounts(msgspec.Struct, frozen=True, kw_only=True):
     p: float | None
 
 
-def judge_falls(missions: Sequence[int], n: int) -> FailureCounts | None:
+def independence_of_failures(missions: Sequence[int], n: int) -> FailureCounts | None:
     """Hold missions with 0, 1, ... fallen guests, the last class open, against independence.
 
     None where nothing fell, or everything did, or there are too few classes to tell: nothing is

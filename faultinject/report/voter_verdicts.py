@@ -5,26 +5,26 @@ from __future__ import annotations
 import re
 
 from faultinject.estimate import (
-    Agreement,
+    Equivalence,
     EstimateError,
-    agree_bound,
-    agree_failure,
-    agree_overall,
     band,
+    bound_equivalence,
+    combined_verdict,
+    failure_equivalence,
     paper_failure,
 )
 from faultinject.estimate import VoterVerdict as Fit
-from faultinject.report.digits import percent
+from faultinject.report.formatting import percent
 from faultinject.report.strata import Side
 from faultinject.results.findings import Point, Silence, VerdictFinding
 
-__all__ = ["judge_points", "judge_silence", "judge_voter", "tell_silence", "worst_case"]
+__all__ = ["points_verdict", "silence_verdict", "voter_verdict", "explain_silence", "worst_case"]
 
 
-def judge_voter(side: Side) -> VerdictFinding:
+def voter_verdict(side: Side) -> VerdictFinding:
     """Is U, and is the break-even R_V, what the paper has, within the spec's margins?"""
     found = _agreements(side, given=False)
-    verdict, margins = agree_overall(*found), side.margins()
+    verdict, margins = combined_verdict(*found), side.margins()
     repair = ", with repair on" if side.repair else ""
     within = (
         f"U stays within {percent(margins.failure)} of the paper's, and the break-even R_V within "
@@ -47,7 +47,7 @@ def judge_voter(side: Side) -> VerdictFinding:
             words=" ".join(_sentence(each) for each in found if each.verdict is Fit.VIOLATED),
         )  # fmt: skip
     open_ = " ".join(_sentence(each) for each in found if each.verdict is Fit.UNDECIDED)
-    if side.given and agree_overall(*_agreements(side, given=True)) is Fit.HOLDS:
+    if side.given and combined_verdict(*_agreements(side, given=True)) is Fit.HOLDS:
         return VerdictFinding(
             tone="open", tests="voter",
             answer=f"Given f_0 = 0, the voter does what Inequality (4) assumes of it{repair}.",
@@ -67,12 +67,12 @@ def _fails_less(side: Side) -> bool:
     return known.high < paper_failure(q, source.m, source.n)
 
 
-def _agreements(side: Side, *, given: bool, worst: bool = False) -> tuple[Agreement, ...]:
+def _agreements(side: Side, *, given: bool, worst: bool = False) -> tuple[Equivalence, ...]:
     strata = side.given if given and side.given else side.strata
     alpha, m, void = side.source.alpha, side.source.m, "worst" if worst else "excluded"
-    found = [agree_failure(strata, side.margins(), alpha, m, void)]  # type: ignore[arg-type]
+    found = [failure_equivalence(strata, side.margins(), alpha, m, void)]  # type: ignore[arg-type]
     try:
-        found.append(agree_bound(strata, side.margins(), alpha, m, void))  # type: ignore[arg-type]
+        found.append(bound_equivalence(strata, side.margins(), alpha, m, void))  # type: ignore[arg-type]
     except EstimateError:  # no R_V below 1 would do anywhere in the margins: nothing to agree with
         pass
     return tuple(found)
@@ -80,16 +80,16 @@ def _agreements(side: Side, *, given: bool, worst: bool = False) -> tuple[Agreem
 
 def worst_case(side: Side) -> str:
     """The verdict if every mission that was no trial had gone against it, in words."""
-    return agree_overall(*_agreements(side, given=False, worst=True)).value
+    return combined_verdict(*_agreements(side, given=False, worst=True)).value
 
 
-def _sentence(agreement: Agreement) -> str:
+def _sentence(agreement: Equivalence) -> str:
     words = re.sub(r"\b([fg])(\d+)\b", r"\1_\2", agreement.words)  # f0 as the page writes it
     words = words.replace("measured nan", "nothing measured yet").replace("to inf", "without end")
     return words[:1].upper() + words[1:] + "."
 
 
-def judge_points(points: tuple[Point, ...], *, repair: bool) -> VerdictFinding | None:
+def points_verdict(points: tuple[Point, ...], *, repair: bool) -> VerdictFinding | None:
     """Where the data have the voted node better, where the plain; None without points."""
     here = [each for each in points if each.repair == repair]
     if not here:
@@ -123,7 +123,7 @@ def _list(points: list[Point], most: int = 6) -> str:
     return ", ".join(shown) + (f" and {len(points) - most} more" if len(points) > most else "")
 
 
-def judge_silence(silence: Silence) -> VerdictFinding:
+def silence_verdict(silence: Silence) -> VerdictFinding:
     """Whether a wrong reply was released, in any voted mission, and whether it may have been."""
     share = silence.share
     if not share.count:
@@ -133,12 +133,12 @@ def judge_silence(silence: Silence) -> VerdictFinding:
             words=f"With this mix of faults, in at most {percent(share.high)} of missions.",
         )  # fmt: skip
     return VerdictFinding(
-        tone="alarm", tests="voter", words=tell_silence(silence),
+        tone="alarm", tests="voter", words=explain_silence(silence),
         answer=f"A wrong reply was released in {share.count:,} of {share.of:,} voted missions.",
     )  # fmt: skip
 
 
-def tell_silence(silence: Silence) -> str:
+def explain_silence(silence: Silence) -> str:
     """What stood behind the wrong replies: the injector's choice, or the voter's fault."""
     count, alike, promised = silence.share.count, silence.alike, silence.promised
     rest = count - alike - promised - silence.struck - silence.uncompared

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from faultinject.estimate import EstimateError, judge_falls
+from faultinject.estimate import EstimateError, independence_of_failures
 
 
 def drawn(
@@ -21,7 +21,7 @@ def drawn(
 
 
 def test_exact_shares_of_independent_guests_fit_exactly() -> None:
-    found = judge_falls([512, 384, 104], 3)  # q = .2 of 1,000
+    found = independence_of_failures([512, 384, 104], 3)  # q = .2 of 1,000
     assert found is not None
     assert found.q == pytest.approx(0.2, abs=1e-4)
     assert found.expected == pytest.approx((512, 384, 104), abs=0.1)
@@ -30,7 +30,7 @@ def test_exact_shares_of_independent_guests_fit_exactly() -> None:
 
 def test_independent_guests_are_called_dependent_as_rarely_as_promised() -> None:
     rng = random.Random(7)
-    found = [judge_falls(drawn(rng, 300, 0.3), 3) for _ in range(400)]
+    found = [independence_of_failures(drawn(rng, 300, 0.3), 3) for _ in range(400)]
     ps = [each.p for each in found if each and each.p is not None]
     assert len(ps) == 400
     assert 8 <= sum(p < 0.05 for p in ps) <= 34  # 20 expected
@@ -39,23 +39,25 @@ def test_independent_guests_are_called_dependent_as_rarely_as_promised() -> None
 def test_a_shared_cause_is_seen() -> None:
     rng = random.Random(7)
     for _ in range(20):
-        found = judge_falls(drawn(rng, 300, 0.1, shared=0.15), 3)
+        found = independence_of_failures(drawn(rng, 300, 0.1, shared=0.15), 3)
         assert found is not None and found.p is not None and found.p < 1e-3
 
 
 def test_where_hardly_one_is_expected_classes_are_put_together() -> None:
     """flip-all x 500 of commoncause: of all three falling at once .4 would be expected."""
-    found = judge_falls([110, 28, 3, 9], 3)
+    found = independence_of_failures([110, 28, 3, 9], 3)
     assert found is not None and found.p is not None
     assert found.expected[3] < 1.0
     assert 1e-4 < found.p < 2e-3, "as three classes: 110, 28, 12"
-    rare = judge_falls([278, 22, 0], 3)  # softerrors at 100 flips: half a mission with two expected
+    rare = independence_of_failures(
+        [278, 22, 0], 3
+    )  # softerrors at 100 flips: half a mission with two expected
     assert rare is not None and rare.p is None
 
 
 def test_with_rare_classes_too_independent_guests_are_called_dependent_as_rarely() -> None:
     rng = random.Random(8)
-    found = [judge_falls(drawn(rng, 150, 0.136, classes=4), 3) for _ in range(400)]
+    found = [independence_of_failures(drawn(rng, 150, 0.136, classes=4), 3) for _ in range(400)]
     ps = [each.p for each in found if each and each.p is not None]
     assert len(ps) > 350
     assert sum(p < 0.05 for p in ps) <= 34
@@ -63,10 +65,10 @@ def test_with_rare_classes_too_independent_guests_are_called_dependent_as_rarely
 
 @pytest.mark.parametrize("counts", [[10, 0, 0], [0, 0, 10], [0, 0, 0], [5, 5]])
 def test_where_there_is_nothing_to_compare_nothing_is_said(counts: list[int]) -> None:
-    assert judge_falls(counts, 3) is None
+    assert independence_of_failures(counts, 3) is None
 
 
 @pytest.mark.parametrize("counts", [[1], [1, 1, 1, 1, 1], [1, -1, 3]])
 def test_counts_that_cannot_be_are_refused(counts: list[int]) -> None:
     with pytest.raises(EstimateError):
-        judge_falls(counts, 3)
+        independence_of_failures(counts, 3)

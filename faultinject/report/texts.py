@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from faultinject.campaign.planning.spec import Question
-from faultinject.campaign.records import Outcome
+from faultinject.results.outcome import Outcome, Question
 
 __all__ = ["GLOSSARY", "OUTCOME_WORDS", "QUESTIONS", "QuestionWords"]
 

@@ -14,9 +14,9 @@ from faultinject.estimate import (
     DosesVerdict,
     Fit,
     at_frequency,
-    judge_doses,
-    judge_falls,
-    judge_shots,
+    compare_doses,
+    estimate_common_cause,
+    independence_of_failures,
 )
 from faultinject.estimate import DoseCounts as DoseCounts
 from faultinject.report.counting import (
@@ -25,8 +25,8 @@ from faultinject.report.counting import (
     share_of,
     triple,
 )
-from faultinject.report.digits import TIMES, percent
-from faultinject.report.measured import law
+from faultinject.report.formatting import TIMES, percent
+from faultinject.report.model_figures import law
 from faultinject.results.findings import (
     BreakEvenFinding,
     CommonCauseFinding,
@@ -36,7 +36,7 @@ from faultinject.results.findings import (
 )
 from voter.core.vote import Policy
 
-__all__ = ["Doses", "find_breaks", "find_doses", "find_shared", "find_shots", "judge_model"]
+__all__ = ["Doses", "find_breaks", "find_doses", "find_shared", "find_shots", "model_verdicts"]
 
 MARGIN = 0.05
 """The greatest |R_sys - model| still called agreement, absolute: the estimator's own."""
@@ -76,7 +76,7 @@ def _with_falls(source: Source, dose: DoseFinding) -> DoseFinding:
     falls = source.store.dose_falls(source.prefix).get((dose.kind, dose.flips), {})
     for failed, count in _by_failed(falls, source.m, source.n, lost=False).items():
         classes[min(failed, len(classes) - 1)] += count
-    judged = judge_falls(classes, source.n)
+    judged = independence_of_failures(classes, source.n)
     return msgspec.structs.replace(
         dose, fell=tuple(classes), fell_expected=judged.expected if judged else (),
         fell_p=judged.p if judged else None,
@@ -102,7 +102,7 @@ Arms = dict[int, tuple[Tally, Tally]]  # by dose: one guest alone, and voted
 
 
 def _judge(source: Source, arms: Arms, alpha: float) -> DosesVerdict:
-    return judge_doses(
+    return compare_doses(
         [DoseCounts(dose=dose, nv=nv.counts(), voted=voted.counts())
          for dose, (nv, voted) in arms.items()],
         alpha, MARGIN, source.m, source.n,
@@ -182,10 +182,12 @@ def find_shots(source: Source) -> tuple[tuple[CommonCauseFinding, CommonCauseRes
     """Each shared cause, with what the estimator says of it."""
     found = []
     causes = _shots(source)
-    falls = {kind: judge_falls(each.shots.failed, each.n) for kind, each in causes.items()}
+    falls = {
+        kind: independence_of_failures(each.shots.failed, each.n) for kind, each in causes.items()
+    }
     ps = {kind: each.p for kind, each in falls.items() if each and each.p is not None}
     for kind, each in causes.items():
-        judged = judge_shots(each.shots, source.alpha, each.m)
+        judged = estimate_common_cause(each.shots, source.alpha, each.m)
         voted, plain = each.voted, each.plain
         more = judged.c[-1].value > judged.independent[-1]
         found.append((
@@ -215,7 +217,7 @@ def find_breaks(source: Source) -> tuple[BreakEvenFinding, ...]:
     """What each cause would do to R_sys if it came in FREQUENCY of missions."""
     found = []
     for kind, cause in _shots(source).items():
-        each = judge_shots(cause.shots, source.alpha, cause.m).each.value
+        each = estimate_common_cause(cause.shots, source.alpha, cause.m).each.value
 
         def at(own: float, cause: _Cause = cause) -> AtFrequency:
             return at_frequency(cause.shots, FREQUENCY, own, m=cause.m, alpha=source.alpha)
@@ -234,7 +236,7 @@ def find_breaks(source: Source) -> tuple[BreakEvenFinding, ...]:
     return tuple(found)
 
 
-def judge_model(
+def model_verdicts(
     doses: Doses, shots: tuple[tuple[CommonCauseFinding, CommonCauseResult], ...]
 ) -> tuple[VerdictFinding, ...]:
     """The verdicts on the model: of shared causes, then of doses."""

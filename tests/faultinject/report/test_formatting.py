@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from faultinject.report.digits import milliseconds, number, percent, rest, share
+from faultinject.report.formatting import milliseconds, number, percent, rest, share
 from tests.faultinject.report.synthetic import exact
 
 __all__: list[str] = []

@@ -7,11 +7,11 @@ import math
 import pytest
 
 from faultinject.estimate.counts import EstimateError
+from faultinject.estimate.equivalence import paper_failure
 from faultinject.estimate.intervals import clopper_pearson
-from faultinject.estimate.naive import compare_designs
-from faultinject.estimate.reach import clean_missions, expected, lowest_q, reach
+from faultinject.estimate.precision import clean_missions, expected, lowest_q, reach
+from faultinject.estimate.sampling import compare_designs
 from faultinject.estimate.strata import Strata, band, weights
-from faultinject.estimate.verdicts import paper_failure
 
 pytest.importorskip("scipy", reason="scipy is not installed")
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from faultinject.estimate.counts import Counts, EstimateError
-from faultinject.estimate.moved import NONE, RelocationEstimate, judge_moved, unlike
+from faultinject.estimate.relocation import NONE, RelocationEstimate, estimate_relocation, unlike
 from faultinject.estimate.strata import breakeven, recombine
 
 numpy: Any = pytest.importorskip("numpy", reason="numpy is not installed")
@@ -32,7 +32,7 @@ def ideal(n: int, missions: int) -> RelocationEstimate:
 
 @pytest.mark.parametrize(("n", "spot"), [(6, 0.9932), (9, 0.9994), (1, 0.75)])
 def test_the_papers_spots(n: int, spot: float) -> None:
-    found = judge_moved(ideal(n, 60), 0.75, 0.75)
+    found = estimate_relocation(ideal(n, 60), 0.75, 0.75)
     assert found.paper == pytest.approx(spot, abs=5e-5)
     for interval in (found.apart, found.shared, found.given):
         assert interval is not None
@@ -44,7 +44,10 @@ def test_the_papers_spots(n: int, spot: float) -> None:
 
 
 def test_how_far_the_data_reach_is_told() -> None:
-    few, many = judge_moved(ideal(9, 60), 0.75, 0.75), judge_moved(ideal(9, 10**7), 0.75, 0.75)
+    few, many = (
+        estimate_relocation(ideal(9, 60), 0.75, 0.75),
+        estimate_relocation(ideal(9, 10**7), 0.75, 0.75),
+    )
     assert few.hidden > 50, "of 5.9e-4 nothing is seen in 60 missions a stratum"
     assert few.given is not None
     assert 1 - few.given.high > 0.9 * few.room, "given f_k = 0 for k < n all of it"
@@ -54,7 +57,7 @@ def test_how_far_the_data_reach_is_told() -> None:
     assert max(wanted) > 10_000
     enough = tuple(Counts(trials=max(each, 1), failures=0) for each in wanted)
     last = (Counts(trials=60, failures=60),)
-    done = judge_moved(
+    done = estimate_relocation(
         RelocationEstimate(in_f=(NONE,) * 10, in_rest=enough + last, moved=(Counts(trials=60,
         failures=60),)),
         0.75, 0.75,
@@ -71,7 +74,7 @@ def test_what_is_told_to_be_hidden_is_what_the_interval_shows(
     def width(missions: tuple[int, ...]) -> tuple[float, float]:
         strata = tuple(Counts(trials=each, failures=0) for each in missions)
         last = (Counts(trials=certain, failures=certain),)
-        found = judge_moved(
+        found = estimate_relocation(
             RelocationEstimate(in_f=(NONE,) * (n + 1), in_rest=strata + last), rf, rest
         )
         return found.hidden, found.shared.width / found.room
@@ -79,7 +82,7 @@ def test_what_is_told_to_be_hidden_is_what_the_interval_shows(
     for k in range(n):
         hidden, seen = width(tuple(30 if j == k else certain for j in range(n)))
         assert hidden == pytest.approx(seen, rel=0.12)
-    few = judge_moved(
+    few = estimate_relocation(
         RelocationEstimate(in_f=(NONE,) * (n + 1), in_rest=ideal(n, 60).in_rest), rf, rest
     )  # fmt: skip
     assert width(few.wanted)[1] < 1.1 * few.share, "what it asks for is enough"
@@ -91,7 +94,7 @@ def test_apart_takes_nothing_from_c2_where_f_was_never_hit() -> None:
     # All of C1's missions with one f failed may fail, for all that is known.
     worst = 1 - recombine((0.0, 1.0, 0.0, 1.0), 1 - 0.75 * 0.75)
     truth = breakeven(worst, 1 - recombine((0.0, 0.0, 0.0, 1.0), 0.25), 0.0)
-    found = judge_moved(lacking, 0.75, 0.75).apart
+    found = estimate_relocation(lacking, 0.75, 0.75).apart
     assert found.low <= truth <= found.high
 
 
@@ -107,8 +110,8 @@ def test_shared_strata_take_no_corner_for_granted() -> None:
             in_f=(NONE,) * (n + 1), in_rest=strata, moved=(Counts(trials=40, failures=39),)
         )
         rf, rest = float(rng.uniform(0.05, 1)), float(rng.uniform(0.05, 1))
-        found = judge_moved(counts, rf, rest)
-        from faultinject.estimate.moved import _pooled
+        found = estimate_relocation(counts, rf, rest)
+        from faultinject.estimate.relocation import _pooled
         from faultinject.estimate.strata import Strata, band
 
         level = 0.05 / counts.strata
@@ -151,7 +154,7 @@ def test_it_covers_at_all_points_at_once(f: tuple[float, ...], g: float) -> None
         )  # fmt: skip
         off = {"apart": False, "shared": False}
         for rf, rest in POINTS:
-            found = judge_moved(counts, rf, rest)
+            found = estimate_relocation(counts, rf, rest)
             truth = breakeven(
                 1 - recombine(f, 1 - rf * rest), 1 - recombine(f, 1 - rest), g
             )  # fmt: skip
@@ -173,7 +176,7 @@ def test_apart_covers_where_f_and_the_rest_do_not_count_the_same() -> None:
             in_f=draw(rng, in_f, SIZES), in_rest=draw(rng, in_rest, SIZES),
             moved=(Counts(trials=80, failures=80),),
         )  # fmt: skip
-        found = judge_moved(counts, rf, rest).apart
+        found = estimate_relocation(counts, rf, rest).apart
         for share in (0.0, 0.5, 1.0):
             f = [share * x + (1 - share) * y for x, y in zip(in_f, in_rest, strict=True)]
             truth = breakeven(1 - recombine(f, q), 1 - recombine(in_rest, 1 - rest), 0.0)
@@ -185,10 +188,10 @@ def test_apart_covers_where_f_and_the_rest_do_not_count_the_same() -> None:
 
 
 def test_f_that_saves_nothing_and_n_of_one() -> None:
-    found = judge_moved(ideal(1, 1000), 0.75, 0.6)
+    found = estimate_relocation(ideal(1, 1000), 0.75, 0.6)
     assert found.paper == 0.75, "with one guest it does not matter where the function is"
     assert found.wanted == (0,), "and f_0 takes as much from both"
-    same = judge_moved(ideal(3, 100), 1.0, 0.75)
+    same = estimate_relocation(ideal(3, 100), 1.0, 0.75)
     assert (same.paper, same.room) == (1.0, 0.0)
     assert same.shared.value == pytest.approx(1.0)
 
@@ -199,7 +202,7 @@ def test_a_failure_with_guests_left_takes_nothing_for_granted() -> None:
     counts = RelocationEstimate(
         in_f=(one, *counts.in_f[1:]), in_rest=counts.in_rest, moved=counts.moved
     )
-    assert judge_moved(counts, 0.75, 0.75).given is None
+    assert estimate_relocation(counts, 0.75, 0.75).given is None
 
 
 def test_what_cannot_be_is_said() -> None:
@@ -209,4 +212,4 @@ def test_what_cannot_be_is_said() -> None:
     with pytest.raises(EstimateError, match="or not at all"):
         RelocationEstimate(in_f=strata, in_rest=strata, mixed=strata[1:])
     with pytest.raises(EstimateError, match="R_f is 2"):
-        judge_moved(ideal(3, 10), 2.0, 0.5)
+        estimate_relocation(ideal(3, 10), 2.0, 0.5)

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 import msgspec
 
 from faultinject.estimate.counts import Counts, EstimateError
+from faultinject.estimate.equivalence import paper_failure
 from faultinject.estimate.intervals import check_alpha, clopper_pearson
 from faultinject.estimate.strata import Strata, check_probability, weights
-from faultinject.estimate.verdicts import paper_failure
 
 __all__ = ["StatisticalPower", "expected", "lowest_q", "reach"]
 

@@ -295,15 +295,15 @@ def moved(
 
     from deploy.host.atomic_file import write_json  # noqa: PLC0415
     from faultinject.campaign.store.store import Store  # noqa: PLC0415
-    from faultinject.report.moved import (  # noqa: PLC0415
+    from faultinject.report.relocation import (  # noqa: PLC0415
+        compare_places,
         measured_points,
-        put_together,
-        show_moved,
-        storable,
+        print_relocation,
     )
+    from faultinject.results.relocation import storable  # noqa: PLC0415
 
     with Store.open(guest, write=False) as one, Store.open(host, write=False) as two:
-        result = put_together(one, two, rfs, rms)
+        result = compare_places(one, two, rfs, rms)
     if points is not None:
         write_json(points, measured_points(result))
     if out is not None:
@@ -311,7 +311,7 @@ def moved(
     if as_json:
         print_json(msgspec.json.decode(msgspec.json.encode(result)))  # what is not known is null
     else:
-        show_moved(result, console())
+        print_relocation(result, console())
 
 
 def _run(store: Store, wish: RunOptions, wants_report: bool) -> int:

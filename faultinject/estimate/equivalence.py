@@ -1,6 +1,6 @@
 """What the strata allow one to say: does the voter do what the paper assumes, and which is better?
 
-Agreement is equivalence with a margin set beforehand, never "no significant difference": *holds*
+Equivalence is equivalence with a margin set beforehand, never "no significant difference": *holds*
 where the whole band lies within the margin, *violated* where it lies outside somewhere, *undecided*
 otherwise.  All verdicts of one set of strata come from one box and hold together.  Whether an
 extension was allowed is the spec's: then give each of the two looks ``alpha`` / 2.
@@ -17,7 +17,7 @@ import msgspec
 
 from faultinject.estimate.counts import EstimateError
 from faultinject.estimate.intervals import Interval
-from faultinject.estimate.more import missions_needed
+from faultinject.estimate.sample_size import missions_needed
 from faultinject.estimate.strata import Band, Strata, Void, band, check_probability
 from faultinject.model.bounds import breakeven_rv
 from faultinject.model.paired import Paired
@@ -25,17 +25,17 @@ from faultinject.model.reliability import m_of_n, nv
 from faultinject.model.tails import binomial_at_least
 
 __all__ = [
-    "Agreement",
+    "Equivalence",
     "Choice",
     "EquivalenceMargins",
     "PointVerdict",
     "VoterVerdict",
-    "agree_bound",
-    "agree_failure",
-    "agree_overall",
-    "judge_point",
-    "judge_points",
-    "missions_to_agree",
+    "bound_equivalence",
+    "failure_equivalence",
+    "combined_verdict",
+    "compare_at_point",
+    "compare_at_points",
+    "missions_for_equivalence",
     "paper_failure",
 ]
 
@@ -86,7 +86,7 @@ class EquivalenceMargins(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
         return [self.q_low + width * i / STEPS for i in range(STEPS)] + [self.q_high]
 
 
-class Agreement(msgspec.Struct, frozen=True, kw_only=True):
+class Equivalence(msgspec.Struct, frozen=True, kw_only=True):
     """One equivalence judged.
 
     ``q``: where the verdict hangs: the q at which the band is furthest out.  ``measured``: the
@@ -175,7 +175,7 @@ def _paper_bound(q: float, m: int, n: int) -> float:
 
 def _agree(
     strata: Strata, look: Callable[[Band], list[_Look]], what: str, margin: float, box: _Box
-) -> Agreement:
+) -> Equivalence:
     verdict, at = _settle(look(box(strata)))
     missions: dict[str, int] | None = {}
     if verdict is VoterVerdict.UNDECIDED:
@@ -189,7 +189,7 @@ def _agree(
         VoterVerdict.VIOLATED: "outside the margin",
         VoterVerdict.UNDECIDED: _still(missions),
     }[verdict]
-    return Agreement(
+    return Equivalence(
         verdict=verdict,
         what=what,
         q=at.q,
@@ -212,13 +212,13 @@ def _still(missions: dict[str, int] | None) -> str:
     return f"it would still take about {each}, if they go as those so far"
 
 
-def agree_failure(
+def failure_equivalence(
     strata: Strata,
     margins: EquivalenceMargins = EquivalenceMargins(),  # noqa: B008 - frozen
     alpha: float = 0.05,
     m: int = 2,
     void: Void = "excluded",
-) -> Agreement:
+) -> Equivalence:
     """Whether ``|U/U_paper - 1| <= margins.failure`` for all q of the margins at once.
 
     The voter-hit strata, if any, share the box and so widen it; they do not enter U.
@@ -232,13 +232,13 @@ def agree_failure(
     )
 
 
-def agree_bound(
+def bound_equivalence(
     strata: Strata,
     margins: EquivalenceMargins = EquivalenceMargins(),  # noqa: B008 - frozen
     alpha: float = 0.05,
     m: int = 2,
     void: Void = "excluded",
-) -> Agreement:
+) -> Equivalence:
     """Whether ``|R_V* - bound| <= margins.bound`` for all q where the paper's bound is below 1.
 
     With voter-hit strata the measured R_V* has the measured G in it: a voter that recovers lies
@@ -254,7 +254,7 @@ def agree_bound(
     )
 
 
-def missions_to_agree(
+def missions_for_equivalence(
     strata: Strata,
     margins: EquivalenceMargins = EquivalenceMargins(),  # noqa: B008 - frozen
     alpha: float = 0.05,
@@ -277,7 +277,7 @@ def missions_to_agree(
     )
 
 
-def agree_overall(*agreements: Agreement) -> VoterVerdict:
+def combined_verdict(*agreements: Equivalence) -> VoterVerdict:
     """Violated if any is, holds if all do, else undecided."""
     verdicts = {each.verdict for each in agreements}
     if VoterVerdict.VIOLATED in verdicts:
@@ -289,7 +289,7 @@ class PointVerdict(msgspec.Struct, frozen=True, kw_only=True):
     """Voted or plain at one operating point.
 
     ``plain``: R_H R_M; ``voted``: the measured R_sys; ``gain``: their difference.  ``paper``: what
-    Inequality (4) says.  ``missions``: as in ``Agreement``.
+    Inequality (4) says.  ``missions``: as in ``Equivalence``.
     """
 
     rm: float
@@ -304,7 +304,7 @@ class PointVerdict(msgspec.Struct, frozen=True, kw_only=True):
     missions: dict[str, int] | None
 
 
-def judge_point(
+def compare_at_point(
     strata: Strata, rm: float, rv: float, rh: float = 1.0, alpha: float = 0.05, m: int = 2
 ) -> PointVerdict:
     """Which is better at (``rm``, ``rv``, ``rh``).
@@ -349,11 +349,11 @@ def _overlap(gain: Interval) -> float:
     return gain.high if math.isnan(gain.value) else min(gain.high, -gain.low)
 
 
-def judge_points(
+def compare_at_points(
     strata: Strata,
     points: Sequence[tuple[float, float, float]],
     alpha: float = 0.05,
     m: int = 2,
 ) -> list[PointVerdict]:
-    """``judge_point`` at each (rm, rv, rh): one box for all, so no separate confirmations."""
-    return [judge_point(strata, rm, rv, rh, alpha, m) for rm, rv, rh in points]
+    """``compare_at_point`` at each (rm, rv, rh): one box for all, so no separate confirmations."""
+    return [compare_at_point(strata, rm, rv, rh, alpha, m) for rm, rv, rh in points]

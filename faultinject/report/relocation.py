@@ -8,23 +8,20 @@ moved`` says what follows from the counts.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from faultinject.campaign.store.tally import Tally
 from faultinject.estimate import Counts
-from faultinject.estimate.moved import (
+from faultinject.estimate.relocation import (
     NONE,
     RelocationEstimate,
-    RelocationPoint,
-    Unlike,
-    judge_moved,
+    estimate_relocation,
     unlike,
 )
-from faultinject.results.findings_file import FindingsFileError, finite_only
 from faultinject.results.points import FORMAT, MeasuredPoint, MeasuredPoints
+from faultinject.results.relocation import RelocationResult
 from voter.commands.terminal import CommandError, ExitCode
 from voter.core.vote import Policy
 
@@ -34,40 +31,20 @@ if TYPE_CHECKING:
     from faultinject.campaign.planning.plan import Cell
     from faultinject.campaign.store.store import Store
     from faultinject.estimate import Interval
+    from faultinject.estimate.relocation import RelocationPoint
 
 __all__ = [
-    "KEPT_AS",
-    "RelocationResult",
     "measured_points",
-    "put_together",
-    "read_moved",
-    "show_moved",
-    "storable",
+    "compare_places",
+    "print_relocation",
 ]
-
-KEPT_AS = "moved.json"
-"""The result's name in a folder of results, in a directory of its own."""
 
 FIGURE_6A_GUESTS = 3
 FIGURE_6B_RM = 0.75
 """For which n the paper's Figure 6(a) is drawn here, and for which R_M' its 6(b)."""
 
 
-class RelocationResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What two campaigns say of Inequality (3).  ``partial``: missions of their plans are missing;
-    ``unlike``: strata in which it is seen to matter what of a guest failed.
-    """
-
-    guest: str
-    host: str
-    confidence: float
-    missions: int
-    partial: bool
-    points: tuple[RelocationPoint, ...]
-    unlike: tuple[Unlike, ...]
-
-
-def put_together(
+def compare_places(
     guest: Store, host: Store, rfs: Iterable[float], rms: Iterable[float]
 ) -> RelocationResult:
     """Return what they say at all combinations of R_f and R_M', for each n.
@@ -89,24 +66,11 @@ def put_together(
         missions=sum(each.pooled(k).trials for each in counts for k in range(each.n + 1))
         + sum(found.trials for each in counts for found in each.moved if found),
         partial=guest.partial or host.partial,
-        points=tuple(judge_moved(each, rf, rm, alpha) for each in counts for rf, rm in grid),
+        points=tuple(
+            estimate_relocation(each, rf, rm, alpha) for each in counts for rf, rm in grid
+        ),
         unlike=tuple(found for each in counts for found in unlike(each, alpha)),
     )  # fmt: skip
-
-
-def read_moved(path: Path) -> RelocationResult:
-    """Read what ``trivisor campaign moved --out`` stored.  Raises FindingsFileError."""
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=RelocationResult)
-    except (OSError, msgspec.MsgspecError) as error:
-        raise FindingsFileError(
-            f"{path}: {error}; make it anew: trivisor campaign moved GUEST HOST --out {path}"
-        ) from error
-
-
-def storable(result: RelocationResult) -> RelocationResult:
-    """Return it with the points of which all numbers are known: JSON has no others."""
-    return msgspec.structs.replace(result, points=finite_only(result.points))
 
 
 def _check(guest: Store, host: Store) -> None:
@@ -221,7 +185,7 @@ def measured_points(result: RelocationResult) -> MeasuredPoints:
     )
 
 
-def show_moved(result: RelocationResult, console: Console) -> None:
+def print_relocation(result: RelocationResult, console: Console) -> None:
     """Print it as a table, and what it rests on."""
     from rich.table import Table  # noqa: PLC0415
 

@@ -26,7 +26,7 @@ __all__ = [
     "CommonCauseTrials",
     "CommonCauseResult",
     "at_frequency",
-    "judge_shots",
+    "estimate_common_cause",
 ]
 
 DRAWS = 20_000
@@ -143,7 +143,9 @@ def _check_votes(m: int, n: int) -> None:
         raise EstimateError(f"{m} of {n} guests must agree: need 1 <= m <= n")
 
 
-def judge_shots(shots: CommonCauseTrials, alpha: float = 0.05, m: int = 2) -> CommonCauseResult:
+def estimate_common_cause(
+    shots: CommonCauseTrials, alpha: float = 0.05, m: int = 2
+) -> CommonCauseResult:
     """c_j with their intervals, and whether the guests fail together more than independent ones."""
     n = shots.n
     _check_votes(m, n)

@@ -29,11 +29,11 @@ import msgspec
 
 from faultinject.estimate.counts import Counts, EstimateError
 from faultinject.estimate.intervals import Interval, check_alpha, clopper_pearson
-from faultinject.estimate.reach import clean_missions
+from faultinject.estimate.precision import clean_missions
 from faultinject.estimate.strata import Band, Strata, band, breakeven, check_probability, weights
 from faultinject.model.bounds import breakeven_rf
 
-__all__ = ["RelocationEstimate", "RelocationPoint", "Unlike", "judge_moved", "unlike"]
+__all__ = ["RelocationEstimate", "RelocationPoint", "Unlike", "estimate_relocation", "unlike"]
 
 NONE = Counts(trials=0, failures=0)
 BOX = "Clopper-Pearson by stratum, Bonferroni box"
@@ -128,7 +128,7 @@ def unlike(counts: RelocationEstimate, alpha: float = 0.05) -> tuple[Unlike, ...
     return tuple(found)
 
 
-def judge_moved(
+def estimate_relocation(
     counts: RelocationEstimate, rf: float, rm_rest: float, alpha: float = 0.05, share: float = 0.10
 ) -> RelocationPoint:
     """The measured break-even R_F at one point, beside Inequality (3).  0 < rm_rest <= 1."""
