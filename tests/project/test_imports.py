@@ -35,10 +35,10 @@ PURE = {
     "faultinject.model",
 }
 IMPURE = {
-    "aiohttp", "asyncio", "click", "concurrent", "h11", "http", "libvirt", "logging", "multiprocessing",
-    "os", "paramiko", "prometheus_client", "random", "rich", "secrets", "select", "selectors",
-    "shutil", "signal", "socket", "ssl", "structlog", "subprocess", "tempfile", "threading", "time",
-    "uuid",
+    "aiohttp", "asyncio", "click", "concurrent", "h11", "http", "libvirt", "logging",
+    "multiprocessing", "os", "paramiko", "prometheus_client", "random", "rich", "secrets",
+    "select", "selectors", "shutil", "signal", "socket", "ssl", "structlog", "subprocess",
+    "tempfile", "threading", "time", "uuid",
 }  # fmt: skip
 # What a pure module may take all the same: a seeded generator is a function of its seed.
 PURE_MAY = {("faultinject.plan", "random"), ("faultinject.estimate", "random")}
