@@ -46,7 +46,8 @@ class HttpConnection(ClientConnection):
         self._refusal: BadRequest | None = None  # to be sent after the answer to that one
         self._last = False  # the answer to the request under way is the last one
         self._phase: Phase | None = None
-        self._scheduled = False
+        self._scheduled = False  # _continue runs in the next turn of the loop
+        self._full = False  # reading is paused
         self.caller = b""
         """Whom the services see."""
         self.on_lost: Callable[[], object] | None = None
@@ -154,8 +155,10 @@ class HttpConnection(ClientConnection):
             self._enter(Phase.HEAD if held else Phase.IDLE)
         if reader.more and not waits:
             self._schedule()
-        if transport is not None and not self._eof:
-            if held > READ_AHEAD and (waits or reader.more):
+        full = held > READ_AHEAD and (waits or reader.more)
+        if full is not self._full and transport is not None:
+            self._full = full
+            if full:
                 transport.pause_reading()
             else:
                 transport.resume_reading()
