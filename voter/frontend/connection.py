@@ -254,7 +254,7 @@ class HttpConnection(ClientConnection):
     def finish(self) -> None:
         """End the connection after the answer to the request under way."""
         self._last = True
-        if not self.busy and self._transport is not None:
+        if not self.busy and not self._deaf and self._transport is not None:
             self._transport.close()
 
 
@@ -276,6 +276,7 @@ class HttpListener(ClientServer):
 
     def connect(self) -> HttpConnection:
         """Return the protocol of a new connection."""
+        self.bounds.start()
         return HttpConnection(self)
 
     @abstractmethod

@@ -9,6 +9,7 @@ A client whose connection breaks gets no reply, but what it asked for stays in t
 
 from __future__ import annotations
 
+import asyncio
 from functools import partial
 
 from guests.protocol.message import MessageError, Reply
@@ -50,10 +51,10 @@ class HttpServer(HttpListener):
             if key is not None:
                 once = once_of(key, caller, method, target, request.body)
         data = canonical_request(method, target, request.headers, request.authority, request.body)
-        settle = partial(self._settle, connection)
+        # In the next turn of the loop, so that orders to replicas are not delayed by responses.
+        settle = partial(asyncio.get_running_loop().call_soon, self._settle, connection)
         ticket = self._runner.submit(data, caller, read_only, settle, once)
-        if connection.busy:
-            connection.on_lost = partial(self._runner.cancel, ticket)
+        connection.on_lost = partial(self._runner.cancel, ticket)
 
     def _settle(self, connection: HttpConnection, verdict: Verdict) -> None:
         """Send the response that a verdict stands for."""

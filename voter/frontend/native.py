@@ -290,6 +290,11 @@ class NativeServer(ClientServer):
             )
         )
 
+    async def serve(self, sock: socket.socket) -> None:
+        """Serve one listening socket."""
+        await super().serve(sock)
+        self.bounds.start()
+
     def connect(self) -> NativeConnection:
         """Return the protocol of a new connection."""
         return NativeConnection(self)

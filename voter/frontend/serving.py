@@ -138,7 +138,6 @@ class ClientServer(ABC):
         listen = loop.create_unix_server if sock.family == socket.AF_UNIX else loop.create_server
         self._servers.append(await listen(self.connect, sock=sock))
         sock.listen(BACKLOG)  # asyncio has set 100, and accepts only that many in one turn
-        self.bounds.start()
 
     async def stop(self) -> None:
         """Close the listening sockets and all connections."""
