@@ -66,7 +66,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "doctor",
         "Check this host; tell the remedy for each lack.",
     ),
-    "voter": ("voter.commands.daemon", "voter", "Run the voter alone, before given links."),
+    "voter": ("voter.commands.voter", "voter", "Run the voter alone, before given links."),
     "function": (
         "deploy.commands.function",
         "function",

@@ -19,6 +19,7 @@ import asyncio
 import os
 import time
 from collections.abc import Coroutine
+from typing import Any
 
 import msgspec
 
@@ -30,9 +31,8 @@ from voter.frontend.problem import problem_of_status
 from voter.frontend.request import HttpRequest
 from voter.frontend.reserved import Reserved
 from voter.runner import Runner
-from voter.status import describe
 
-__all__ = ["VoterControlServer"]
+__all__ = ["VoterControlServer", "describe"]
 
 HEARTBEAT = 15.0
 """Seconds without an incident after which an event stream carries an empty line."""
@@ -134,3 +134,50 @@ class VoterControlServer(HttpListener):
             return problem_of_status(404, f"{action}: the actions are admit and expel")
         replica = self._runner.engine.members[index]
         return _json({"name": replica.name, "state": replica.state, "reason": replica.reason})
+
+
+def describe(runner: Runner) -> dict[str, Any]:
+    """Return everything an operator may ask, as plain data."""
+    engine, replicas = runner.engine, []
+    for replica, link in zip(engine.members, runner.links, strict=True):
+        welcome = link.welcome
+        replicas.append(
+            {
+                "name": replica.name,
+                "role": "observer" if replica.observer else "voter",
+                "state": str(replica.state),
+                "reason": replica.reason,
+                "link": link.address.text,
+                "link_problem": link.problem,
+                "epoch": f"{replica.epoch:016x}",
+                "incarnation": replica.incarnation,
+                "service": welcome.service if welcome else None,
+                "build": welcome.build if welcome else None,
+                "lag": len(replica.outstanding),
+                "dissents": replica.dissents,
+                "expulsions": replica.expulsions,
+            }
+        )
+    return {
+        "standing": engine.standing,
+        "vote": str(runner.policy),
+        "active": len(engine.members.active),
+        "seq": engine.log.seq,
+        "pending": engine.pending,
+        "throttled": engine.throttled,
+        "durability": runner.config.durable,
+        "journal": runner.journal.status() if runner.journal is not None else None,
+        "once": {
+            "sessions": engine.once.sessions,
+            "keys": engine.once.keys,
+            "bytes": engine.once.size,
+        },
+        "log": {"writes": len(engine.log), "bytes": engine.log.bytes},
+        "checkpoint": {
+            "seq": engine.log.checkpoint.seq,
+            "size": len(engine.log.checkpoint.state),
+            "digest": (engine.log.checkpoint.digest or b"").hex() or None,
+        },
+        "replicas": replicas,
+        "counters": runner.counters | {"failures": runner.failures},
+    }

@@ -31,7 +31,7 @@ __all__ = ["HttpConnection", "HttpListener"]
 
 READ_AHEAD = 64 << 10
 """Bytes behind the request under way; above that the voter stops reading from the client."""
-STOP_PATIENCE = 0.25
+STOP_PATIENCE = 0.5
 """Seconds for responses under way when the server stops."""
 
 

@@ -52,8 +52,14 @@ class HttpServer(HttpListener):
                 once = once_of(key, caller, method, target, request.body)
         data = canonical_request(method, target, request.headers, request.authority, request.body)
         # In the next turn of the loop, so that orders to replicas are not delayed by responses.
-        settle = partial(asyncio.get_running_loop().call_soon, self._settle, connection)
-        ticket = self._runner.submit(data, caller, read_only, settle, once)
+        loop = asyncio.get_running_loop()
+        ticket = self._runner.submit(
+            data,
+            caller,
+            read_only,
+            lambda verdict: loop.call_soon(self._settle, connection, verdict),
+            once,
+        )
         connection.on_lost = partial(self._runner.cancel, ticket)
 
     def _settle(self, connection: HttpConnection, verdict: Verdict) -> None:
