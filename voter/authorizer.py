@@ -19,7 +19,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple, cast
 
-from guests.function import NO, REFUSAL, YES
+from guests.protocol.function import NO, REFUSAL, YES
 from guests.protocol.wire import Decoder, FrameKind, encode
 from voter.address import Connector, parse_address
 from voter.config import Config

@@ -26,7 +26,7 @@ import msgspec
 from guests.protocol.message import Reply
 from voter.config import Timing
 from voter.core import events as ev
-from voter.frontend.connection import HttpConnection, HttpListener
+from voter.frontend.connection import HttpConnection, HttpFrontEnd
 from voter.frontend.problem import problem_of_status
 from voter.frontend.request import HttpRequest
 from voter.frontend.reserved import Reserved
@@ -51,7 +51,7 @@ def _json(document: object) -> Reply:
     return Reply(200, body, (("content-type", "application/json"),))
 
 
-class VoterControlServer(HttpListener):
+class VoterControlServer(HttpFrontEnd):
     """Serves the control socket of one voter."""
 
     def __init__(self, runner: Runner) -> None:

@@ -25,9 +25,9 @@ from voter.config import Timing
 from voter.frontend.problem import problem_of_status
 from voter.frontend.proxying import encode_response
 from voter.frontend.request import BadRequest, HttpRequest, RequestReader
-from voter.frontend.serving import ClientConnection, ClientServer, Phase
+from voter.frontend.serving import FrontEnd, FrontEndConnection, Phase
 
-__all__ = ["HttpConnection", "HttpListener"]
+__all__ = ["HttpConnection", "HttpFrontEnd"]
 
 READ_AHEAD = 64 << 10
 """Bytes behind the request under way; above that the voter stops reading from the client."""
@@ -35,10 +35,10 @@ STOP_PATIENCE = 0.5
 """Seconds for responses under way when the server stops."""
 
 
-class HttpConnection(ClientConnection):
+class HttpConnection(FrontEndConnection):
     """One client."""
 
-    def __init__(self, server: HttpListener) -> None:
+    def __init__(self, server: HttpFrontEnd) -> None:
         super().__init__(server)
         self._front = server
         self._reader = RequestReader(server.max_body)
@@ -173,7 +173,7 @@ class HttpConnection(ClientConnection):
             self._phase = phase
 
     def expire(self, phase: Phase) -> None:
-        """Refuse a request that did not come in time; else see ClientConnection."""
+        """Refuse a request that did not come in time; else see FrontEndConnection."""
         if phase is Phase.HEAD:
             self._refuse(BadRequest(408, "the request line and headers did not come in time"))
         elif phase is Phase.BODY:
@@ -258,7 +258,7 @@ class HttpConnection(ClientConnection):
             self._transport.close()
 
 
-class HttpListener(ClientServer):
+class HttpFrontEnd(FrontEnd):
     """Serves HTTP clients; a subclass answers their requests."""
 
     def __init__(self, timing: Timing, max_body: int) -> None:

@@ -14,7 +14,7 @@ from functools import partial
 
 from guests.protocol.message import MessageError, Reply
 from voter.core.events import Release
-from voter.frontend.connection import HttpConnection, HttpListener
+from voter.frontend.connection import HttpConnection, HttpFrontEnd
 from voter.frontend.idempotency import REPLAYED, find_key, once_of
 from voter.frontend.problem import problem_of_failure, problem_of_status
 from voter.frontend.proxying import canonical_request, vote_header
@@ -26,7 +26,7 @@ from voter.runner import Runner, Verdict
 __all__ = ["HttpServer"]
 
 
-class HttpServer(HttpListener):
+class HttpServer(HttpFrontEnd):
     """Serves HTTP clients by the vote."""
 
     def __init__(self, runner: Runner) -> None:

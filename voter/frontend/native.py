@@ -25,7 +25,7 @@ from guests.protocol import wire
 from guests.protocol.wire import FLAG_ONCE, FLAG_READ_ONLY, Decoder, Frame, FrameKind, encode
 from voter.core.dedup import session_scope
 from voter.core.events import Failure, Once, Release, SessionOpened
-from voter.frontend.serving import ClientConnection, ClientServer, Phase
+from voter.frontend.serving import FrontEnd, FrontEndConnection, Phase
 from voter.native_protocol import (
     NUMBERS_SIZE,
     SESSION_SIZE,
@@ -54,7 +54,7 @@ def _caller_of(transport: asyncio.Transport) -> bytes:
     return f"tcp:{peer[0]}".encode() if peer else b"unknown"
 
 
-class NativeConnection(ClientConnection):
+class NativeConnection(FrontEndConnection):
     """One client."""
 
     def __init__(self, server: NativeServer) -> None:
@@ -260,7 +260,7 @@ class NativeConnection(ClientConnection):
             self._transport.close()
 
     def expire(self, phase: Phase) -> None:
-        """Refuse what did not come in time; else see ClientConnection."""
+        """Refuse what did not come in time; else see FrontEndConnection."""
         if phase is Phase.OPENING:
             self._refuse(0, "protocol", "no OPEN came in time")
         elif phase is Phase.BODY:
@@ -269,7 +269,7 @@ class NativeConnection(ClientConnection):
             super().expire(phase)
 
 
-class NativeServer(ClientServer):
+class NativeServer(FrontEnd):
     """Serves native clients on any number of listening sockets."""
 
     def __init__(self, runner: Runner) -> None:

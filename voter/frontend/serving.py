@@ -21,7 +21,7 @@ from typing import Any, cast
 from voter.frontend.bounds import HELD_LIMIT, LINGER, STEP, UNSENT_LIMIT, Bounds
 from voter.sockets import BACKLOG
 
-__all__ = ["ClientConnection", "ClientServer", "Phase"]
+__all__ = ["FrontEndConnection", "FrontEnd", "Phase"]
 
 
 class Phase(StrEnum):
@@ -35,10 +35,10 @@ class Phase(StrEnum):
     LINGER = "linger"  # the client must close
 
 
-class ClientConnection(asyncio.Protocol):
+class FrontEndConnection(asyncio.Protocol):
     """One client of a front end."""
 
-    def __init__(self, server: ClientServer) -> None:
+    def __init__(self, server: FrontEnd) -> None:
         self._server = server
         self._transport: asyncio.Transport | None = None
         self._paused = False  # the client does not read its replies
@@ -115,7 +115,7 @@ class ClientConnection(asyncio.Protocol):
             self.abort()
 
 
-class ClientServer(ABC):
+class FrontEnd(ABC):
     """Serves clients on any number of listening sockets.  ``limits`` of phases are in seconds."""
 
     def __init__(self, limits: Mapping[Phase, float]) -> None:
@@ -123,13 +123,13 @@ class ClientServer(ABC):
         self.empty = asyncio.Event()
         """Set when the last connection is closed."""
         self.held_limit = HELD_LIMIT
-        self.bounds: Bounds[ClientConnection, Phase] = Bounds(
+        self.bounds: Bounds[FrontEndConnection, Phase] = Bounds(
             {**limits, Phase.LINGER: LINGER}, lambda connection, phase: connection.expire(phase)
         )
         self._servers: list[asyncio.Server] = []
 
     @abstractmethod
-    def connect(self) -> ClientConnection:
+    def connect(self) -> FrontEndConnection:
         """Return the protocol of a new connection."""
 
     async def serve(self, sock: socket.socket) -> None:

@@ -16,7 +16,7 @@ from tests.voter.conftest import Nodes
 from tests.voter.frontend.raw import OPEN, raw
 from tests.voter.node import Node, until
 from voter.client import Client
-from voter.errors import ConnectionFailed, NotExecuted, OutcomeUnknown, TimedOut, TooLarge
+from voter.client.errors import ConnectionFailed, NotExecuted, OutcomeUnknown, TimedOut, TooLarge
 from voter.frontend import native
 from voter.frontend.native import REQUEST_LIMIT
 from voter.native_protocol import decode_response
