@@ -249,9 +249,10 @@ def _situation(world: World) -> str:
     words = [_states(engine.members)]
     if engine.pending:
         words.append("votes under way")
-    mark = getattr(engine, "_mark", None)
-    if mark is not None:
-        words.append("state is fetched" if mark.fetching is not None else "digests are voted on")
+    marker = engine.checkpoints.marker
+    if marker is not None:
+        fetching = marker.fetching_since is not None
+        words.append("state is fetched" if fetching else "digests are voted on")
     return ", ".join(words)
 
 

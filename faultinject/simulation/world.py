@@ -250,9 +250,9 @@ class World:
                 found["restoring"] = replica.index
             elif replica.state is State.LEARNER:
                 found["learning"] = replica.index
-        if engine._mark is not None and engine._mark.keeper is not None:
-            found["fetching"] = engine._mark.keeper
-        if engine._held:
+        if engine.checkpoints.keeper is not None:
+            found["fetching"] = engine.checkpoints.keeper
+        if engine.gate.replies:
             found["held"] = None
         if self.restarts > 1 and len(engine.members.active) < REPLICAS:
             found["restarted"] = None

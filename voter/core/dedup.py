@@ -19,7 +19,7 @@ from typing import NamedTuple
 from voter.core.entries import Kept, Once, ScopeBase
 from voter.core.limits import Limits
 
-__all__ = ["KEPT_BYTES", "NEW", "Finding", "Found", "Table", "key_scope", "session_scope"]
+__all__ = ["KEPT_BYTES", "NEW", "Finding", "Found", "DedupTable", "key_scope", "session_scope"]
 
 KEPT_BYTES = 200
 """What a request that is kept costs besides its reply, in bytes."""
@@ -38,12 +38,12 @@ class Finding(Enum):
 
 
 class Found(NamedTuple):
-    """An answer of the table: ``words`` say why a request is refused."""
+    """An answer of the table: ``detail`` says why a request is refused."""
 
     finding: Finding
     seq: int = 0
     reply: bytes | None = None
-    words: str = ""
+    detail: str = ""
 
 
 NEW = Found(Finding.NEW)
@@ -81,7 +81,7 @@ def _size(kept: Kept) -> int:
     return KEPT_BYTES + len(kept.reply or b"")
 
 
-class Table:
+class DedupTable:
     """All scopes.  Times are agreed time in nanoseconds, which never goes backwards."""
 
     def __init__(self, limits: Limits) -> None:
@@ -120,42 +120,42 @@ class Table:
                 self._evict_one(None)
             self._sessions[scope] = _Scope(caller, now_ns)
 
-    def look(self, once: Once, caller: bytes, now_ns: int) -> Found:
+    def lookup(self, once: Once, caller: bytes, now_ns: int) -> Found:
         """Tell what is known of a request that has come in."""
         self._expire(now_ns)
         if once.scope[:1] == b"k":
-            return self._look_key(once)
+            return self._lookup_key(once)
         scope = self._sessions.get(once.scope)
         if scope is None or scope.caller != caller:
-            words = "the voter does not know this session (any more)"
-            return Found(Finding.EXPIRED, words=words)
+            detail = "the voter does not know this session (any more)"
+            return Found(Finding.EXPIRED, detail=detail)
         number, done = int.from_bytes(once.key), max(scope.done, once.done)
         if number <= done:
-            words = f"the client said that it has all replies up to {done}; this is {number}"
-            return Found(Finding.EXPIRED, words=words)
+            detail = f"the client said that it has all replies up to {done}; this is {number}"
+            return Found(Finding.EXPIRED, detail=detail)
         if number > done + self._limits.session_window:
-            words = f"{number} is more than {self._limits.session_window} after {done}"
-            return Found(Finding.EXPIRED, words=words)
+            detail = f"{number} is more than {self._limits.session_window} after {done}"
+            return Found(Finding.EXPIRED, detail=detail)
         self._touch(once.scope, scope, now_ns)
         kept = scope.kept.get(once.key)
         if kept is None and self._bytes > self._limits.table_bytes:
-            return Found(Finding.CROWDED, words="too many replies are kept for other clients")
+            return Found(Finding.CROWDED, detail="too many replies are kept for other clients")
         return NEW if kept is None else _found(kept, once)
 
-    def _look_key(self, once: Once) -> Found:
+    def _lookup_key(self, once: Once) -> Found:
         limits, scope = self._limits, self._callers.get(once.scope)
         if scope is not None:
             kept = scope.kept.get(once.key)
             if kept is not None:
                 return _found(kept, once)
             if len(scope.kept) >= limits.keys // 4 or scope.size >= limits.table_bytes // 8:
-                words = "the caller has too many Idempotency-Keys that are still kept"
-                return Found(Finding.CROWDED, words=words)
+                detail = "the caller has too many Idempotency-Keys that are still kept"
+                return Found(Finding.CROWDED, detail=detail)
         if len(self._keys) >= limits.keys or self._key_bytes >= limits.table_bytes // 2:
-            return Found(Finding.CROWDED, words="too many Idempotency-Keys are still kept")
+            return Found(Finding.CROWDED, detail="too many Idempotency-Keys are still kept")
         return NEW
 
-    def note(self, once: Once, caller: bytes, seq: int, time_ns: int) -> None:
+    def record(self, once: Once, caller: bytes, seq: int, time_ns: int) -> None:
         """A request has got its place ``seq`` in the order, at ``time_ns``."""
         self._expire(time_ns)
         is_key = once.scope[:1] == b"k"
@@ -301,10 +301,10 @@ class Table:
 def _found(kept: Kept, once: Once) -> Found:
     """What to say of a request that is kept."""
     if kept.fingerprint != once.fingerprint:
-        return Found(Finding.REUSED, kept.seq, words="this key was used for another request")
+        return Found(Finding.REUSED, kept.seq, detail="this key was used for another request")
     if _is_pending(kept):
         return Found(Finding.PENDING, kept.seq)
     if kept.reply is None:
-        words = "it was executed, and its reply was too long to be kept"
-        return Found(Finding.EXPIRED, words=words)
+        detail = "it was executed, and its reply was too long to be kept"
+        return Found(Finding.EXPIRED, detail=detail)
     return Found(Finding.DONE, kept.seq, kept.reply)

@@ -13,10 +13,10 @@ __all__ = [
     "Base",
     "Entry",
     "Kept",
-    "Moved",
+    "MembershipChange",
     "Once",
     "Opened",
-    "Places",
+    "SequenceReservation",
     "Record",
     "ScopeBase",
     "Settled",
@@ -81,7 +81,7 @@ class Opened(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=4):
     time_ns: int
 
 
-class Moved(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=5):
+class MembershipChange(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=5):
     """A change of membership, at its place in the order (0: none of its own)."""
 
     seq: int
@@ -92,7 +92,7 @@ class Moved(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=5):
     suspect: bool
 
 
-class Places(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=6):
+class SequenceReservation(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=6):
     """Places up to this one may be given: whoever goes on from the journal begins after it.
 
     Reads and markers take places too, and are not written.
@@ -101,7 +101,7 @@ class Places(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=6):
     upto: int
 
 
-Entry = Record | Settled | Void | Opened | Moved | Places
+Entry = Record | Settled | Void | Opened | MembershipChange | SequenceReservation
 
 
 class Kept(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -131,6 +131,6 @@ class Base(msgspec.Struct, frozen=True, array_like=True):
     history: bytes = bytes(8)
     digest: bytes | None = None
     time_ns: int = 0
-    places: int = 0
+    reserved: int = 0
     suspects: list[str] = []
     sessions: list[ScopeBase] = []

@@ -8,9 +8,19 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from hashlib import blake2b
 
+from msgspec.structs import replace
+
 from voter.core.entries import Once, Record
 
-__all__ = ["EMPTY_HISTORY", "TAG_SIZE", "Checkpoint", "Entry", "Log", "history_after", "tag"]
+__all__ = [
+    "EMPTY_HISTORY",
+    "TAG_SIZE",
+    "Checkpoint",
+    "LogEntry",
+    "OrderLog",
+    "history_after",
+    "tag",
+]
 
 EMPTY_HISTORY = bytes(8)
 ENTRY_OVERHEAD = 400
@@ -59,7 +69,7 @@ class Checkpoint:
         self.state = state
 
 
-class Entry:
+class LogEntry:
     """A write in the log; ``tag`` is known once its vote is won.
 
     ``killed`` and ``killed_again`` are bit masks of the replicas that were lost once, and again,
@@ -76,19 +86,20 @@ class Entry:
         self.killed_again = 0
 
 
-class Log:
+class OrderLog:
     """Writes since the last voted checkpoint, in order.  Reads take a place in the order, not
     in the log.
     """
 
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
-        self._entries: list[Entry] = []
+        self._entries: list[LogEntry] = []
         self.seq = 0  # last place given
         self.time_ns = 0  # last agreed time
         self.history = EMPTY_HISTORY
         self.checkpoint = Checkpoint(0, EMPTY_HISTORY, None, b"")
         self.bytes = 0
+        self.voided: list[int] = []
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -98,7 +109,7 @@ class Log:
         """Place of the last write, or of the checkpoint if there is none since."""
         return self._entries[-1].record.seq if self._entries else self.checkpoint.seq
 
-    def take_place(self) -> int:
+    def take_seq(self) -> int:
         """Use up one place in the order (a marker, a change of membership)."""
         self.seq += 1
         return self.seq
@@ -110,7 +121,7 @@ class Log:
         read_only: bool,
         wall_ns: int,
         once: Once | None = None,
-    ) -> tuple[Record, Entry | None]:
+    ) -> tuple[Record, LogEntry | None]:
         """Give a request its place, time and history; a write also enters the log."""
         seq = self.seq = self.seq + 1
         time_ns = self.time_ns = max(wall_ns, self.time_ns)
@@ -123,23 +134,29 @@ class Log:
         """Return 8 bytes that go with a place and cannot be guessed."""
         return blake2b(b"session %d" % seq, digest_size=8, key=self._secret).digest()
 
-    def add(self, record: Record) -> Entry:
+    def add(self, record: Record) -> LogEntry:
         """Enter a write that has its place (a new one, or one of the journal)."""
         self.seq = record.seq
         self.time_ns = record.time_ns
         self.history = record.history
-        entry = Entry(record)
+        entry = LogEntry(record)
         self._entries.append(entry)
         self.bytes += entry.size
         return entry
 
-    def __iter__(self) -> Iterator[Entry]:
+    def void(self, entry: LogEntry) -> Record:
+        """Mark a write as one that all replicas skip."""
+        entry.record = replace(entry.record, void=True)
+        self.voided.append(entry.record.seq)
+        return entry.record
+
+    def __iter__(self) -> Iterator[LogEntry]:
         return iter(self._entries)
 
     def _position(self, seq: int) -> int:
         return bisect_right(self._entries, seq, key=lambda entry: entry.record.seq)
 
-    def after(self, seq: int, most: int) -> list[Entry]:
+    def after(self, seq: int, most: int) -> list[LogEntry]:
         """Return the first ``most`` writes after ``seq``."""
         start = self._position(seq)
         return self._entries[start : start + most]
@@ -148,7 +165,7 @@ class Log:
         """Return how many writes there are after ``seq``."""
         return len(self._entries) - self._position(seq)
 
-    def find(self, seq: int) -> Entry | None:
+    def find(self, seq: int) -> LogEntry | None:
         """Return the write at ``seq``, if it is in the log."""
         at = self._position(seq) - 1
         if at >= 0 and self._entries[at].record.seq == seq:
@@ -168,3 +185,4 @@ class Log:
         self.bytes -= sum(entry.size for entry in self._entries[:keep])
         del self._entries[:keep]
         self.checkpoint = checkpoint
+        self.voided = [seq for seq in self.voided if seq > checkpoint.seq]

@@ -73,6 +73,7 @@ class Replica:
         "incarnation",
         "index",
         "join_seq",
+        "journaled_suspect",
         "live",
         "markers",
         "name",
@@ -84,7 +85,6 @@ class Replica:
         "restored",
         "state",
         "suspect",
-        "told",
     )
 
     def __init__(self, index: int, name: str, *, observer: bool = False) -> None:
@@ -98,12 +98,12 @@ class Replica:
         self.dissents = 0
         self.expulsions = 0
         self.suspect = False  # was convicted: what it holds is not to be built on
-        self.told = False  # ... as the journal has it
+        self.journaled_suspect = False  # the same, as the journal has it
         self.outstanding: deque[tuple[int, int]] = deque()
         self.markers: deque[tuple[int, float]] = deque()
-        self.forget()
+        self.reset()
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Drop all that belonged to the link that has just ended."""
         self.epoch = 0
         self.cursor = 0  # seq of the last logged write sent
@@ -115,6 +115,14 @@ class Replica:
         self.restored: bytes | None = None  # voted digest of the state it was sent last
         self.heard = 0.0  # seconds, engine time, of the last sign of progress
         self.pinged = False
+
+    def expect(self, seq: int, size: int, now: float) -> None:
+        """Note that something is sent, which must be answered in this order."""
+        outstanding = self.outstanding
+        if not outstanding:
+            self.heard = now
+        outstanding.append((seq, size))
+        self.outstanding_bytes += size
 
     def move(self, cause: Cause, reason: str) -> None:
         """Go to the state that ``cause`` leads to.  Raises KeyError on a move that cannot be."""
