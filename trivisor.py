@@ -26,8 +26,12 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     ),
     "status": ("deploy.commands.node", "status", "Show how a node stands."),
     "request": ("voter.commands.request", "request", "Send one request through the vote."),
-    "inject": ("faultinject.commands", "inject", "Break a guest on purpose."),
-    "heal": ("faultinject.commands", "heal", "Undo what was injected; return when it votes again."),
+    "inject": ("faultinject.commands.faults", "inject", "Break a guest on purpose."),
+    "heal": (
+        "faultinject.commands.faults",
+        "heal",
+        "Undo what was injected; return when it votes again.",
+    ),
     "logs": (
         "deploy.commands.node",
         "logs",
@@ -35,7 +39,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     ),
     "down": ("deploy.commands.node", "down", "Stop a node; nothing of it is left running."),
     "demo": ("faultinject.demo", "demo", "The main job, shown on three real guests."),
-    "bench": ("faultinject.bench", "bench", "Measure the voter beside its peers."),
+    "bench": ("faultinject.bench.commands", "bench", "Measure the voter beside its peers."),
     "soak": ("faultinject.soak", "soak", "Faults by the hundred under load, every reply checked."),
     "simulate": (
         "faultinject.simulation.command",
@@ -43,7 +47,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "Hunt for faults of the voter in simulation.",
     ),
     "campaign": (
-        "faultinject.campaign.commands",
+        "faultinject.commands.campaign",
         "campaign",
         "Measure reliability under planned faults against the paper.",
     ),
@@ -70,7 +74,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     ),
     "service": ("voter.commands.service", "service", "Check a service of one's own."),
     "completion": ("voter.commands.completion", "completion", "Print shell completion code."),
-    "supervise": ("faultinject.commands", "supervise", ""),
+    "supervise": ("faultinject.commands.faults", "supervise", ""),
 }
 HIDDEN = frozenset({"supervise"})
 OURS = frozenset({"deploy", "faultinject", "guests", "voter"})

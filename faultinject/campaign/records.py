@@ -5,15 +5,16 @@ A trial is a mission from a clean start; requests within it are correlated and n
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Literal
 
 import msgspec
 
+from faultinject.faults import Injection
+from faultinject.results.outcome import Design, Outcome, StationFacts
+
 __all__ = [
     "Design",
     "GuestFate",
-    "Hit",
     "HitResult",
     "MissionPlan",
     "Outcome",
@@ -23,45 +24,9 @@ __all__ = [
     "Timings",
 ]
 
-Design = Literal["voted", "nv"]
-"""``voted``: clients speak to the voter.  ``nv``: one guest, the client straight to its agent."""
-
-
-class Outcome(StrEnum):
-    """What a mission came to; the worst that happened in it wins (``rank`` falls)."""
-
-    SILENT = "silent"  # a wrong reply was released
-    VOTER_LOST = "voter-lost"  # the voter ended, or does not speak any more
-    DETECTED = "detected"  # no majority: refused, or outcome-unknown
-    TIMEOUT = "timeout"  # a request without a verdict in its time
-    CORRECT = "correct"
-
-    @property
-    def failed(self) -> bool:
-        """Whether the paper calls it a failure: any but correct."""
-        return self is not Outcome.CORRECT
-
 
 class _Data(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     pass
-
-
-class Hit(_Data, frozen=True, kw_only=True):
-    """One fault of a mission.
-
-    ``target``: a guest (``g1``, ...), ``voter``, ``function`` (F on the host), ``host`` (all guests
-    and the voter at once) or ``client`` (a shared cause that comes with a request: poison).
-    ``at``: before which request of the workload it strikes, 0 to its length less 1.  ``seed``: 64
-    bits for all that the fault itself draws (address and bit, the lie, the register); two liars
-    with one seed lie alike.
-    ``dose``: how many of what it does (bit flips).
-    """
-
-    target: str
-    kind: str
-    at: int
-    seed: int
-    dose: int = 1
 
 
 class MissionPlan(_Data, frozen=True, kw_only=True):
@@ -81,7 +46,7 @@ class MissionPlan(_Data, frozen=True, kw_only=True):
     voter_hit: bool
     seed: int
     length: int
-    hits: tuple[Hit, ...] = ()
+    hits: tuple[Injection, ...] = ()
     function_k: int = 0
     host_function_hit: bool = False
     vote: str = ""  # of the first so many guests; "": the station's, of all
@@ -180,19 +145,3 @@ class StationSpec(_Data, frozen=True, kw_only=True):
     keys: int = 6
     size: int = 64
     mix: dict[str, float] = {}
-
-
-class StationFacts(_Data, frozen=True, kw_only=True):
-    """What a station ran on: hashes and versions, for the record."""
-
-    host: str
-    cpus: int
-    cpu: str
-    kernel: str
-    python: str
-    qemu: str
-    libvirt: str
-    accel: str
-    image: str
-    build: str
-    trivisor: str

@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from faultinject.faults.catalogue import CATALOGUE, FaultKind, FaultLayer, find
+from faultinject.faults.fault import Injection
 
-__all__ = ["CATALOGUE", "FaultKind", "FaultLayer", "find"]
+__all__ = ["CATALOGUE", "FaultKind", "FaultLayer", "Injection", "find"]

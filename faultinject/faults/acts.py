@@ -10,18 +10,17 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from deploy.errors import DeployError
-from faultinject.campaign.records import Hit
-from faultinject.faults import functions, inside, machines, regions, shared, voters
+from faultinject.faults import Injection, functions, inside, machines, regions, shared, voters
 from faultinject.faults.catalogue import CATALOGUE, FaultLayer, find
 from faultinject.faults.site import Applied, ClientSite, FaultTarget, Liar, NotApplied, Site
 from faultinject.faults.state import corrupt_state
 
 __all__ = ["Applied", "ClientSite", "Liar", "FaultTarget", "NotApplied", "Site", "apply"]
 
-Act = Callable[[Hit, Site], Awaitable[Applied]]
+Act = Callable[[Injection, Site], Awaitable[Applied]]
 
 
-async def apply(hit: Hit, site: Site) -> Applied:
+async def apply(hit: Injection, site: Site) -> Applied:
     """Carry out one fault.  Raises NotApplied; the fault may then act in part."""
     try:
         fault = find(hit.kind)
@@ -40,7 +39,7 @@ async def apply(hit: Hit, site: Site) -> Applied:
         raise NotApplied(f"{hit.kind} of {hit.target}: {error}") from error
 
 
-def _lie(link: Liar, hit: Hit) -> Applied:
+def _lie(link: Liar, hit: Injection) -> Applied:
     # Of a link's own seed, so that two with one seed lie alike.
     link.tell(hit.kind, hit.seed.to_bytes(8))
     lie = link.lie

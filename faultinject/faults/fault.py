@@ -1,4 +1,4 @@
-"""What a kind of fault is, as data."""
+"""Faults as data: what a kind of fault is, and one planned injection of it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-__all__ = ["FaultKind", "FaultLayer", "Need", "Target"]
+__all__ = ["FaultKind", "FaultLayer", "Injection", "Need", "Target"]
 
 Need = Literal["client", "gdb", "planted", "poisoned", "proxy", "ram", "ssh"]
 """What must be there for a fault: a client that it may have send requests, QEMU's debug stub, the
@@ -54,3 +54,21 @@ class FaultKind(msgspec.Struct, frozen=True, kw_only=True):
     leaves_qemu: bool = True
     needs: tuple[Need, ...] = ()
     targets: tuple[Target, ...] = ("guest",)
+
+
+class Injection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One planned injection of a fault.
+
+    ``target``: a guest (``g1``, ...), ``voter``, ``function`` (F on the host), ``host`` (all guests
+    and the voter at once) or ``client`` (the fault comes with a request: poison).
+    ``at``: the trigger, as the index of the mission's request that the fault is injected before.
+    ``seed``: 64 bits, from which the fault draws everything it varies (address, bit, register,
+    changed bytes).  Two links with one seed change the same reply in the same way.
+    ``dose``: how often the fault repeats what it does, for example the number of flipped bits.
+    """
+
+    target: str
+    kind: str
+    at: int
+    seed: int
+    dose: int = 1

@@ -22,8 +22,7 @@ from deploy.host.identity import ProcessIdentity
 from deploy.host.logfile import LogFile
 from deploy.node.interfaces import FaultSite
 from deploy.supervisor.fault_records import FaultRefused
-from faultinject.campaign.records import Hit
-from faultinject.faults import CATALOGUE, FaultLayer, find
+from faultinject.faults import CATALOGUE, FaultLayer, Injection, find
 from faultinject.faults.acts import apply
 from faultinject.faults.catalogue import offered_on_nodes
 from faultinject.faults.machines import keep_slow
@@ -171,7 +170,7 @@ class FaultInjector:
         if find(kind).layer is FaultLayer.LINK:
             return await self._lie(kind, guest)
         seed = int.from_bytes(os.urandom(8))
-        hit = Hit(target=guest, kind=kind, at=0, seed=seed, dose=DOSES.get(kind, 1))
+        hit = Injection(target=guest, kind=kind, at=0, seed=seed, dose=DOSES.get(kind, 1))
         try:
             self._applied[guest] = applied = await apply(hit, self._node)
         except NotApplied as error:

@@ -152,7 +152,7 @@ class SimGuest:
         self.number += 1
         self._frozen = False
         self.incarnation = Incarnation(self.service_class, self.number, BUILD)
-        self._write(self.incarnation.here())
+        self._write(self.incarnation.announce())
 
     def power_off(self) -> None:
         """End the guest: its QEMU is gone."""
@@ -299,8 +299,8 @@ class SimGuest:
             if data:
                 self._feed(incarnation, data)
             else:
-                incarnation.hang_up()
-                self._write(incarnation.here())
+                incarnation.disconnect()
+                self._write(incarnation.announce())
 
     def _feed(self, incarnation: Incarnation, data: bytes) -> None:
         try:

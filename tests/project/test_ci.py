@@ -110,3 +110,17 @@ def test_processes_of_others_are_left_alone(tmp_path: Path) -> None:
             os.kill(other.pid, 0)
         finally:
             other.kill()
+
+
+def test_the_command_is_ended_when_the_parent_of_the_deadline_is_killed(tmp_path: Path) -> None:
+    inner = [*DEADLINE, "none", sys.executable, "-c", DAEMON, str(tmp_path / "pid"), "stay"]
+    starter = "import subprocess, sys; subprocess.run(sys.argv[1:])"
+    with subprocess.Popen([sys.executable, "-c", starter, *inner]) as process:
+        deadline = time.monotonic() + 20
+        while not (tmp_path / "pid").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.kill()
+    deadline = time.monotonic() + 20
+    while alive(tmp_path / "pid") and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not alive(tmp_path / "pid")

@@ -12,7 +12,8 @@ import structlog
 from deploy.errors import DeployError
 from deploy.machine.guest import Guest
 from faultinject.campaign.mission.voters import MissionVoter, VoterGone
-from faultinject.campaign.records import Hit, HitResult, MissionPlan
+from faultinject.campaign.records import HitResult, MissionPlan
+from faultinject.faults import Injection
 from faultinject.faults.acts import apply
 from faultinject.faults.site import Applied, NotApplied, Site
 
@@ -35,11 +36,11 @@ class FaultInjections:
     def __init__(self, site: Site, plan: MissionPlan) -> None:
         self._site = site
         self._plan = plan
-        self._done: dict[int, tuple[Hit, Applied | None, str, float]] = {}
+        self._done: dict[int, tuple[Injection, Applied | None, str, float]] = {}
         self._at = -1
         self.repairs: Repairs | None = None
 
-    async def strike(self, hit: Hit) -> float:
+    async def strike(self, hit: Injection) -> float:
         """Carry out one hit; return the seconds taken."""
         if self.repairs is not None and self._done and hit.at != self._at:
             await self.repairs.settled(REPAIR_WAIT)

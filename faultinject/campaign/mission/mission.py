@@ -16,7 +16,8 @@ from typing import NamedTuple, Protocol
 
 from faultinject.campaign.mission.direct import DirectLink, LinkBroken
 from faultinject.campaign.mission.outcome import NO_VERDICT, ClassifiedMission
-from faultinject.campaign.records import Hit, MissionPlan, StationSpec
+from faultinject.campaign.records import MissionPlan, StationSpec
+from faultinject.faults import Injection
 from faultinject.history.oracle import MissionOracle
 from faultinject.history.workload import KEY, WorkloadCall, mixed_calls, signed_calls, static_calls
 from guests.function import sign
@@ -32,7 +33,7 @@ REST = 1.0
 ORACLES = {"poisoned": "kv"}
 """Services with a planted bug, and those that they would be without it."""
 
-Strike = Callable[[Hit], Awaitable[float]]
+Strike = Callable[[Injection], Awaitable[float]]
 """Carries out a hit; returns the seconds it took."""
 
 

@@ -22,8 +22,8 @@ from collections.abc import Sequence
 import msgspec
 
 from faultinject.campaign.planning.plan import Cell
-from faultinject.campaign.records import GuestFate, Hit, HitResult, MissionPlan, Outcome
-from faultinject.faults import FaultLayer, find
+from faultinject.campaign.records import GuestFate, HitResult, MissionPlan, Outcome
+from faultinject.faults import FaultLayer, Injection, find
 from voter.core.events import Failure
 
 __all__ = [
@@ -112,11 +112,11 @@ def classify(requests: Sequence[ClassifiedMission], *, voter_alive: bool) -> Mis
 
 def _effective(
     plan: MissionPlan, results: Sequence[HitResult], fates: Sequence[GuestFate]
-) -> list[tuple[Hit, bool]]:
+) -> list[tuple[Injection, bool]]:
     """Return each planned hit and whether it took effect, moot ones included."""
     felled = {fate.name for fate in fates if fate.failed}
     struck: set[str] = set()
-    told: list[tuple[Hit, bool]] = []
+    told: list[tuple[Injection, bool]] = []
     for number, hit in enumerate(plan.hits):
         applied = number < len(results) and results[number].applied
         moot = hit.target in struck and hit.target in felled

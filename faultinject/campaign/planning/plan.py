@@ -22,8 +22,8 @@ import msgspec
 from faultinject.campaign.planning.draws import Draws, Mix, permutation
 from faultinject.campaign.planning.spec import Spec, StratumSpec
 from faultinject.campaign.planning.spec_checks import repairs
-from faultinject.campaign.records import Design, Hit, MissionPlan
-from faultinject.faults import CATALOGUE
+from faultinject.campaign.records import Design, MissionPlan
+from faultinject.faults import CATALOGUE, Injection
 
 __all__ = ["LIARS", "Cell", "Missions", "CampaignPlan", "missions_for", "plan"]
 
@@ -270,7 +270,7 @@ class CampaignPlan:
             alike=alike,
         )
 
-    def _stratum(self, cell: Cell, draws: Draws) -> tuple[list[Hit], bool | None]:
+    def _stratum(self, cell: Cell, draws: Draws) -> tuple[list[Injection], bool | None]:
         """Hit ``k`` guests, any of them, each with a fault of its own from the mix, and the f of
         ``function_k`` others.
         """
@@ -282,7 +282,9 @@ class CampaignPlan:
             mix = self._faults if number < cell.k else self._f_faults
             assert mix is not None  # checked with the spec
             kind = draws.pick(mix)
-            hits.append(Hit(target=name, kind=kind, at=draws.below(length), seed=draws.seed()))
+            hits.append(
+                Injection(target=name, kind=kind, at=draws.below(length), seed=draws.seed())
+            )
         alike: bool | None = None
         liars = [place for place, hit in enumerate(hits) if hit.kind in LIARS]
         if len(liars) > 1:
@@ -299,22 +301,22 @@ class CampaignPlan:
                 assert mix is not None  # checked with the spec
                 kind = draws.pick(mix)
                 hits.append(
-                    Hit(target=target, kind=kind, at=draws.below(length), seed=draws.seed())
+                    Injection(target=target, kind=kind, at=draws.below(length), seed=draws.seed())
                 )
         return hits, alike
 
-    def _dose(self, cell: Cell, draws: Draws) -> list[Hit]:
+    def _dose(self, cell: Cell, draws: Draws) -> list[Injection]:
         """Flip ``dose`` bits of each guest at independent moments; those of one moment are one
         hit.
         """
         length = self.spec.workload.length
         return [
-            Hit(target=name, kind=cell.kind, at=at, seed=draws.seed(), dose=count)
+            Injection(target=name, kind=cell.kind, at=at, seed=draws.seed(), dose=count)
             for name in self.spec.guest_names[: cell.k]
             for at, count in draws.spread(cell.dose, length)
         ]
 
-    def _shot(self, cell: Cell, draws: Draws) -> list[Hit]:
+    def _shot(self, cell: Cell, draws: Draws) -> list[Injection]:
         """Strike all guests with one cause: one fault that is shared by itself, or one seed."""
         at, seed = draws.below(self.spec.workload.length), draws.seed()
         targets = CATALOGUE[cell.kind].targets
@@ -323,7 +325,8 @@ class CampaignPlan:
         else:
             names = ("host",) if "host" in targets else ("client",)
         return [
-            Hit(target=name, kind=cell.kind, at=at, seed=seed, dose=cell.dose) for name in names
+            Injection(target=name, kind=cell.kind, at=at, seed=seed, dose=cell.dose)
+            for name in names
         ]
 
     @cached_property

@@ -15,6 +15,7 @@ from typing import Literal
 import msgspec
 
 from faultinject.campaign.records import Design, StationSpec
+from faultinject.results.outcome import Question
 from faultinject.strict_toml import SpecError, read_strict, suggest
 from voter.core.vote import Policy
 
@@ -35,11 +36,6 @@ __all__ = [
     "parse",
     "shipped",
 ]
-
-Question = Literal["inequality4", "designs", "softerrors", "commoncause"]
-"""``inequality4``: does the voter do what the paper assumes of it?  ``designs``: and
-other vote policies, each by itself: 1 of n (Inequality 1), m of n?  ``softerrors`` and
-``commoncause``: is the model true of real faults?  The two kinds are never mixed in one answer."""
 
 FORCED: frozenset[Question] = frozenset({"inequality4", "designs"})
 """The questions whose strata force hit guests to fail: they test the voter, not the model."""

@@ -15,7 +15,7 @@ __all__ = ["WorkerEvent", "WorkerThread", "MissionSource"]
 
 
 class MissionSource(Protocol):
-    """A worker as this module sees it (``worker_process.WorkerProcess``; on a cluster ``dask.Slot``)."""
+    """A worker as this module sees it (``worker_process.WorkerProcess`` or ``dask.Slot``)."""
 
     name: str
 

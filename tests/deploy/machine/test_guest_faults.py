@@ -17,7 +17,7 @@ from deploy.errors import WrongState
 from deploy.machine.domain_xml import domain_xml
 from deploy.machine.guest import Guest
 from deploy.machine.states import GuestState
-from faultinject.campaign.records import Hit
+from faultinject.faults import Injection
 from faultinject.faults.acts import Applied, NotApplied, apply
 from faultinject.faults.proxy import ProxiedLink
 from faultinject.faults.registers import flip_registers
@@ -58,7 +58,7 @@ async def site(booted: Booted) -> AsyncIterator[RealSite]:
 
 
 async def strike(site: RealSite, kind: str, target: str = "g1", **more: int) -> Applied:
-    return await apply(Hit(target=target, kind=kind, at=0, **{"seed": 1, **more}), site)
+    return await apply(Injection(target=target, kind=kind, at=0, **{"seed": 1, **more}), site)
 
 
 def state_of(guest: Guest) -> GuestState:

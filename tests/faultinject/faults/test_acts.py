@@ -12,8 +12,7 @@ import pytest
 
 from deploy.errors import DeployError
 from deploy.machine.states import GuestState
-from faultinject.campaign.records import Hit
-from faultinject.faults import CATALOGUE, FaultLayer
+from faultinject.faults import CATALOGUE, FaultLayer, Injection
 from faultinject.faults.acts import Applied, ClientSite, NotApplied, apply
 from faultinject.faults.lies import Delay
 from faultinject.faults.proxy import ProxiedLink
@@ -125,8 +124,8 @@ def site(scratch: Path) -> FakeSite:
     return FakeSite(scratch)
 
 
-def hit(kind: str, target: str = "g1", *, seed: int = 1, dose: int = 1) -> Hit:
-    return Hit(target=target, kind=kind, at=0, seed=seed, dose=dose)
+def hit(kind: str, target: str = "g1", *, seed: int = 1, dose: int = 1) -> Injection:
+    return Injection(target=target, kind=kind, at=0, seed=seed, dose=dose)
 
 
 async def test_a_crash_ends_the_machine(site: FakeSite) -> None:

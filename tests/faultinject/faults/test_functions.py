@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 from faultinject.campaign.mission.host_function import HostFunction
-from faultinject.campaign.records import Hit
-from faultinject.faults import CATALOGUE, FaultLayer
+from faultinject.faults import CATALOGUE, FaultLayer, Injection
 from faultinject.faults.acts import NotApplied, apply
 from faultinject.faults.catalogue import offered_on_nodes
 from faultinject.faults.functions import pages_of_ram
@@ -43,8 +42,8 @@ class FunctionSite(FakeSite):
         return None if self.function is None else self.function.pid
 
 
-def hit(kind: str, target: str = "g1") -> Hit:
-    return Hit(target=target, kind=kind, at=0, seed=1)
+def hit(kind: str, target: str = "g1") -> Injection:
+    return Injection(target=target, kind=kind, at=0, seed=1)
 
 
 def plant(ram: Path, at: int = 5) -> None:

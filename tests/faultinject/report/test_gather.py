@@ -12,8 +12,8 @@ from faultinject.campaign.planning.spec import load
 from faultinject.campaign.records import GuestFate, MissionPlan, MissionRow, Outcome
 from faultinject.campaign.store.store import Store, StoreError
 from faultinject.report import write_report
-from faultinject.report.evidence import _union
 from faultinject.report.gather import gather
+from faultinject.report.mission_findings import _union
 from faultinject.results.findings import Findings
 from faultinject.results.findings_file import FILE, read_kept
 from tests.faultinject.campaign.specs import FACTS, SMALL, fill, row_of

@@ -11,7 +11,8 @@ import pytest
 from faultinject.campaign.mission.host_function import HostFunction
 from faultinject.campaign.mission.mission import Mission, VotedTarget, workload
 from faultinject.campaign.mission.outcome import classify
-from faultinject.campaign.records import Hit, MissionPlan, Outcome, StationSpec
+from faultinject.campaign.records import MissionPlan, Outcome, StationSpec
+from faultinject.faults import Injection
 from faultinject.faults.acts import apply
 from faultinject.history.oracle import MissionOracle
 from faultinject.history.workload import KEY, WorkloadCall
@@ -24,7 +25,7 @@ from tests.voter.node import EXEC_KV, Node, configure, running
 __all__: list[str] = []
 
 
-def planned(*hits: Hit, seed: int = 3, length: int = 20) -> MissionPlan:
+def planned(*hits: Injection, seed: int = 3, length: int = 20) -> MissionPlan:
     return MissionPlan(
         index=0, order=0, stratum="t", design="voted", repair=False, k=0, voter_hit=False,
         seed=seed, length=length, hits=hits,
@@ -70,10 +71,10 @@ async def host(scratch: Path) -> AsyncIterator[tuple[Node, FunctionSite]]:
 
 
 async def fly(node: Node, site: FunctionSite | None, kind: str = "") -> Outcome:
-    hits = (Hit(target="function", kind=kind, at=7, seed=1),) if kind else ()
+    hits = (Injection(target="function", kind=kind, at=7, seed=1),) if kind else ()
     spec = StationSpec(function="host" if site else "guest", deadline=10.0)
 
-    async def strike(hit: Hit) -> float:
+    async def strike(hit: Injection) -> float:
         assert site is not None
         await apply(hit, site)
         return 0.0

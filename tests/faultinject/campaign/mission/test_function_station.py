@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from faultinject.campaign.records import Hit, MissionPlan, Outcome
+from faultinject.campaign.records import MissionPlan, Outcome
+from faultinject.faults import Injection
 from tests.faultinject.campaign.stations import station
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(300)]
 
 
-def planned(*hits: Hit, seed: int = 1) -> MissionPlan:
+def planned(*hits: Injection, seed: int = 1) -> MissionPlan:
     f = sum(hit.kind.startswith("function-") for hit in hits)
     moved = any(hit.target == "function" for hit in hits)
     return MissionPlan(
@@ -22,8 +23,8 @@ def planned(*hits: Hit, seed: int = 1) -> MissionPlan:
     )  # fmt: skip
 
 
-def hit(target: str, kind: str, at: int = 5) -> Hit:
-    return Hit(target=target, kind=kind, at=at, seed=7)
+def hit(target: str, kind: str, at: int = 5) -> Injection:
+    return Injection(target=target, kind=kind, at=at, seed=7)
 
 
 def test_f_in_each_guest(shared_scratch: Path) -> None:

@@ -8,14 +8,15 @@ from random import Random
 
 import pytest
 
-from faultinject.campaign.records import Design, Hit, MissionPlan, Outcome
+from faultinject.campaign.records import Design, MissionPlan, Outcome
+from faultinject.faults import Injection
 from tests.faultinject.campaign.stations import Run, station
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(300)]
 
 
 def plan(
-    *hits: Hit,
+    *hits: Injection,
     seed: int = 1,
     design: Design = "voted",
     repair: bool = False,
@@ -30,8 +31,8 @@ def plan(
     )  # fmt: skip
 
 
-def hit(target: str, kind: str, at: int = 5, seed: int = 7, dose: int = 1) -> Hit:
-    return Hit(target=target, kind=kind, at=at, seed=seed, dose=dose)
+def hit(target: str, kind: str, at: int = 5, seed: int = 7, dose: int = 1) -> Injection:
+    return Injection(target=target, kind=kind, at=at, seed=seed, dose=dose)
 
 
 @pytest.fixture(scope="module")
