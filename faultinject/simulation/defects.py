@@ -66,8 +66,9 @@ _ALL = (
         (
             (
                 "voter.core.intake",
-                "poll.needs = journal.last_write\n",
-                "poll.needs = 0 if entry is None else journal.last_write\n",
+                "poll = Poll(record.seq, record, entry, [event.ticket], journal.last_write, size)",
+                "poll = Poll(record.seq, record, entry, [event.ticket], "
+                "journal.last_write if entry is not None else 0, size)",
             ),
         ),
     ),

@@ -250,8 +250,9 @@ class World:
                 found["restoring"] = replica.index
             elif replica.state is State.LEARNER:
                 found["learning"] = replica.index
-        if engine.checkpoints.keeper is not None:
-            found["fetching"] = engine.checkpoints.keeper
+        marker = engine.checkpoints.marker
+        if marker is not None and marker.keeper is not None:
+            found["fetching"] = marker.keeper
         if engine.gate.replies:
             found["held"] = None
         if self.restarts > 1 and len(engine.members.active) < REPLICAS:

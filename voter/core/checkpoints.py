@@ -66,19 +66,8 @@ class Checkpoints:
     requests: int = 0  # ordered since the last marker
     last: float = 0.0  # engine time of the last marker (at first, of the first tick)
     rest_until: float = 0.0  # engine time before which requests call for no other
-    next_at: int = 0  # reclaimable bytes that call for the next one
+    last_size: int = 0  # reclaimable bytes at the last marker or checkpoint
     last_keeper: int = -1
-
-    def __post_init__(self) -> None:
-        self._plan_next()
-
-    @property
-    def keeper(self) -> int | None:
-        """The replica that keeps the state of the marker under way, if any."""
-        return self.marker.keeper if self.marker is not None else None
-
-    def _plan_next(self) -> None:
-        self.next_at = self.journal.reclaimable + self.limits.log_bytes // 4
 
     # --------------------------------------------------------------- markers
 
@@ -87,7 +76,7 @@ class Checkpoints:
         self.requests += 1
         if self.marker is None and (
             (self.requests >= self.limits.marker_every and self.time.now >= self.rest_until)
-            or self.journal.reclaimable > self.next_at
+            or self.journal.reclaimable > self.last_size + self.limits.log_bytes // 4
         ):
             self._place()
 
@@ -101,7 +90,7 @@ class Checkpoints:
             return
         self.requests = 0
         self.last = self.time.now
-        self._plan_next()
+        self.last_size = self.journal.reclaimable
         keeper = None
         worth = max(self.limits.checkpoint_bytes, len(self.log.checkpoint.state))
         if self.journal.reclaimable > min(worth, self.limits.log_bytes // 2):
@@ -109,7 +98,7 @@ class Checkpoints:
             keeper = self.last_keeper = (later or self.members.active)[0]
         seq = self.journal.take_seq()
         self.marker = Marker(seq, self.log.history, keeper)
-        poll = Poll(seq, None, None, None)
+        poll = Poll(seq)
         self.polls.add(poll)
         size = len(self.log.checkpoint.state) + self.log.bytes  # the state is hardly larger
         deadline = self.time.now + self.limits.digest + size / self.limits.restore_rate
@@ -210,7 +199,7 @@ class Checkpoints:
             return True
         self.log.truncate(Checkpoint(marker.seq, marker.history, marker.digest, event.state))
         self.journal.other_bytes = self.members.changes = 0
-        self._plan_next()
+        self.last_size = self.journal.reclaimable
         base = Base(
             seq=marker.seq,
             history=marker.history,

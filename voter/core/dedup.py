@@ -17,6 +17,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from voter.core.entries import Kept, Once, ScopeBase
+from voter.core.events import Failure
 from voter.core.limits import Limits
 
 __all__ = ["KEPT_BYTES", "NEW", "Finding", "Found", "DedupTable", "key_scope", "session_scope"]
@@ -27,23 +28,23 @@ SECOND = 1_000_000_000
 
 
 class Finding(Enum):
-    """What is known of a request."""
+    """What is known of a request; for one that is refused, the failure its client gets."""
 
     NEW = "new"  # never seen: order it
     PENDING = "pending"  # ordered, no reply yet: join it
     DONE = "done"  # this is its reply
-    EXPIRED = "expired"  # it may have been executed, nobody knows any more
-    REUSED = "reused"  # the key stands for another request
-    CROWDED = "crowded"  # no room to keep it; it has not been executed
+    EXPIRED = Failure.SESSION_EXPIRED  # it may have been executed, nobody knows any more
+    REUSED = Failure.KEY_REUSED  # the key stands for another request
+    CROWDED = Failure.OVERLOAD  # no room to keep it; it has not been executed
 
 
 class Found(NamedTuple):
     """An answer of the table: ``detail`` says why a request is refused."""
 
     finding: Finding
+    detail: str = ""
     seq: int = 0
     reply: bytes | None = None
-    detail: str = ""
 
 
 NEW = Found(Finding.NEW)
@@ -127,19 +128,18 @@ class DedupTable:
             return self._lookup_key(once)
         scope = self._sessions.get(once.scope)
         if scope is None or scope.caller != caller:
-            detail = "the voter does not know this session (any more)"
-            return Found(Finding.EXPIRED, detail=detail)
+            return Found(Finding.EXPIRED, "the voter does not know this session (any more)")
         number, done = int.from_bytes(once.key), max(scope.done, once.done)
         if number <= done:
             detail = f"the client said that it has all replies up to {done}; this is {number}"
-            return Found(Finding.EXPIRED, detail=detail)
+            return Found(Finding.EXPIRED, detail)
         if number > done + self._limits.session_window:
             detail = f"{number} is more than {self._limits.session_window} after {done}"
-            return Found(Finding.EXPIRED, detail=detail)
+            return Found(Finding.EXPIRED, detail)
         self._touch(once.scope, scope, now_ns)
         kept = scope.kept.get(once.key)
         if kept is None and self._bytes > self._limits.table_bytes:
-            return Found(Finding.CROWDED, detail="too many replies are kept for other clients")
+            return Found(Finding.CROWDED, "too many replies are kept for other clients")
         return NEW if kept is None else _found(kept, once)
 
     def _lookup_key(self, once: Once) -> Found:
@@ -150,9 +150,9 @@ class DedupTable:
                 return _found(kept, once)
             if len(scope.kept) >= limits.keys // 4 or scope.size >= limits.table_bytes // 8:
                 detail = "the caller has too many Idempotency-Keys that are still kept"
-                return Found(Finding.CROWDED, detail=detail)
+                return Found(Finding.CROWDED, detail)
         if len(self._keys) >= limits.keys or self._key_bytes >= limits.table_bytes // 2:
-            return Found(Finding.CROWDED, detail="too many Idempotency-Keys are still kept")
+            return Found(Finding.CROWDED, "too many Idempotency-Keys are still kept")
         return NEW
 
     def record(self, once: Once, caller: bytes, seq: int, time_ns: int) -> None:
@@ -301,10 +301,9 @@ class DedupTable:
 def _found(kept: Kept, once: Once) -> Found:
     """What to say of a request that is kept."""
     if kept.fingerprint != once.fingerprint:
-        return Found(Finding.REUSED, kept.seq, detail="this key was used for another request")
+        return Found(Finding.REUSED, "this key was used for another request", kept.seq)
     if _is_pending(kept):
-        return Found(Finding.PENDING, kept.seq)
+        return Found(Finding.PENDING, "", kept.seq)
     if kept.reply is None:
-        detail = "it was executed, and its reply was too long to be kept"
-        return Found(Finding.EXPIRED, detail=detail)
-    return Found(Finding.DONE, kept.seq, kept.reply)
+        return Found(Finding.EXPIRED, "it was executed, and its reply was too long to be kept")
+    return Found(Finding.DONE, "", kept.seq, kept.reply)

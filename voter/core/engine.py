@@ -82,7 +82,7 @@ class Engine:
         limits = self.limits = limits or Limits()
         effects = self._effects = list[Effect]()
         time = self._time = EngineTime()
-        replicas = [Replica(i, name, observer=name in observers) for i, name in enumerate(names)]
+        replicas = tuple(Replica(i, name, name in observers) for i, name in enumerate(names))
         log = self.log = OrderLog(secret)
         journal = self.journal = JournalWriter(log, effects, enabled=journaled)
         members = self.members = Membership(policy, replicas, limits, time, journal, effects)
@@ -118,8 +118,18 @@ class Engine:
         return self._take_effects()
 
     def receive(self, event: Event) -> list[Effect]:
-        """Take one event; return what is to be done about it, in order."""
-        self._handlers[type(event)](self, event)
+        """Take one event; return what is to be done about it, in order.
+
+        What a replica sent in an incarnation that is over is ignored.
+        """
+        kind = type(event)
+        handle = self._replica_handlers.get(kind)
+        if handle is None:
+            self._handlers[kind](self, event)
+        else:
+            replica = self.members.replicas[event.replica]  # type: ignore[attr-defined]
+            if event.epoch == replica.epoch:  # type: ignore[attr-defined]
+                handle(self, replica, event)
         while self.polls.recount:
             self.polls.recount = False
             self._recount()
@@ -145,12 +155,9 @@ class Engine:
 
     # --------------------------------------------------------------- ballots
 
-    def _answered(self, event: ev.Answered) -> None:
+    def _answered(self, replica: Replica, event: ev.Answered) -> None:
         """Take a replica's reply: it must be to the oldest request that it has not answered."""
-        replica, seq = self.members.replicas[event.replica], event.seq
-        if event.epoch != replica.epoch:
-            return
-        outstanding = replica.outstanding
+        seq, outstanding = event.seq, replica.outstanding
         if not outstanding or outstanding[0][0] != seq:
             reason = "answered what was not asked (or out of order)"
             self.incarnations.convict(replica, reason, seq)
@@ -158,16 +165,13 @@ class Engine:
         replica.outstanding_bytes -= outstanding.popleft()[1]
         self._cast(replica, seq, event.reply)
 
-    def _digested(self, event: ev.Digested) -> None:
+    def _digested(self, replica: Replica, event: ev.Digested) -> None:
         """Take a replica's digest: it comes when it is ready, replies may overtake it."""
-        replica, seq = self.members[event.replica], event.seq
-        if event.epoch != replica.epoch:
-            return
-        if self.checkpoints.accept_digest(replica, seq):
-            self._cast(replica, seq, event.digest)
+        if self.checkpoints.accept_digest(replica, event.seq):
+            self._cast(replica, event.seq, event.digest)
         else:
             reason = "told a digest that it was not asked for"
-            self.incarnations.convict(replica, reason, seq)
+            self.incarnations.convict(replica, reason, event.seq)
 
     def _cast(self, replica: Replica, seq: int, value: bytes) -> None:
         """Take a replica's reply (or digest) as its ballot for ``seq``.
@@ -344,33 +348,34 @@ class Engine:
         members, checkpoints, end = self.members, self.checkpoints, self.incarnations.end
         for replica in members:
             if checkpoints.is_digest_overdue(replica, gap):
-                reason = "hang: does not tell its digest"
-                end(replica, Cause.GONE, reason, replica.markers[0][0])
+                end(replica, Cause.GONE, "hang: does not tell its digest", replica.markers[0][0])
         marker = checkpoints.marker
         if checkpoints.is_keeper_overdue(gap) and marker is not None and marker.keeper is not None:
             reason = "hang: does not give the state it kept"
             end(members[marker.keeper], Cause.GONE, reason, marker.seq)
         checkpoints.place_if_due()
 
-    _handlers: ClassVar[dict[type[Event], Callable[[Any, Any], None]]] = {
+    _handlers: ClassVar[dict[type[Event], Callable[[Any, Any], object]]] = {
         ev.Submit: _submit,
-        ev.Answered: _answered,
-        ev.Digested: _digested,
-        ev.Fetched: _fetched,
-        ev.Tick: _tick,
         ev.Cancel: lambda engine, event: engine.intake.cancel(event),
         ev.OpenSession: lambda engine, event: engine.intake.open_session(event),
         ev.Drain: lambda engine, event: engine.intake.drain(event),
         ev.Synced: lambda engine, event: engine.gate.sync(event),
         ev.Full: lambda engine, event: engine.journal.set_full(event),
-        ev.FetchFailed: lambda engine, event: engine.checkpoints.fetch_failed(event),
-        ev.Piece: lambda engine, event: engine.checkpoints.piece(event),
         ev.Greeted: lambda engine, event: engine.incarnations.greet(event),
-        ev.Restored: lambda engine, event: engine.incarnations.restored(event),
-        ev.Heard: lambda engine, event: engine.incarnations.heard(event),
-        ev.Lost: lambda engine, event: engine.incarnations.lost(event),
-        ev.Misbehaved: lambda engine, event: engine.incarnations.misbehaved(event),
-        ev.RefusedOrder: lambda engine, event: engine.incarnations.refused(event),
         ev.Admit: lambda engine, event: engine.incarnations.pardon(event),
         ev.Expel: lambda engine, event: engine.incarnations.expel(event),
+        ev.Piece: lambda engine, event: engine.checkpoints.piece(event),
+        ev.FetchFailed: lambda engine, event: engine.checkpoints.fetch_failed(event),
+        ev.Fetched: _fetched,
+        ev.Tick: _tick,
+    }
+    _replica_handlers: ClassVar[dict[type[Event], Callable[[Any, Replica, Any], None]]] = {
+        ev.Answered: _answered,
+        ev.Digested: _digested,
+        ev.Restored: lambda engine, replica, event: engine.incarnations.restored(replica, event),
+        ev.Heard: lambda engine, replica, event: engine.incarnations.heard(replica, event),
+        ev.RefusedOrder: lambda engine, replica, event: engine.incarnations.refused(replica, event),
+        ev.Lost: lambda engine, replica, event: engine.incarnations.lost(replica, event),
+        ev.Misbehaved: lambda engine, replica, event: engine.incarnations.breached(replica, event),
     }

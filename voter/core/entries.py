@@ -9,19 +9,9 @@ from __future__ import annotations
 import msgspec
 
 __all__ = [
-    "FORMAT",
-    "Base",
-    "Entry",
-    "Kept",
-    "MembershipChange",
-    "Once",
-    "Opened",
-    "SequenceReservation",
-    "Record",
-    "ScopeBase",
-    "Settled",
-    "Void",
-]
+    "FORMAT", "Base", "Entry", "Kept", "MembershipChange", "Once", "Opened", "Record", "ScopeBase",
+    "SequenceReservation", "Settled", "Void",
+]  # fmt: skip
 
 FORMAT = 2
 """Version of the journal: of everything in this module, and of its files (``journal.format``)."""

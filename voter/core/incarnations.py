@@ -104,10 +104,9 @@ class Incarnations:
             Restore(replica.index, point.seq, point.history, point.digest or b"", point.state)
         )
 
-    def restored(self, event: ev.Restored) -> None:
+    def restored(self, replica: Replica, event: ev.Restored) -> None:
         """A replica holds the checkpoint, if its digest is right: feed it the log."""
-        replica = self.members[event.replica]
-        if event.epoch != replica.epoch or replica.state is not State.RESTORING:
+        if replica.state is not State.RESTORING:
             return
         replica.heard = self.time.now
         if event.seq != replica.cursor or replica.restored not in (None, event.digest):
@@ -164,24 +163,18 @@ class Incarnations:
 
     # ----------------------------------------------------------------- ending
 
-    def lost(self, event: ev.Lost) -> None:
+    def lost(self, replica: Replica, event: ev.Lost) -> None:
         """The link of a replica has ended."""
-        replica = self.members[event.replica]
-        if event.epoch == replica.epoch:
-            self.end(replica, Cause.GONE, event.reason, 0)
+        self.end(replica, Cause.GONE, event.reason, 0)
 
-    def misbehaved(self, event: ev.Misbehaved) -> None:
+    def breached(self, replica: Replica, event: ev.Misbehaved) -> None:
         """A replica has broken the protocol."""
-        replica = self.members[event.replica]
-        if event.epoch == replica.epoch:
-            self.convict(replica, event.reason, 0)
+        self.convict(replica, event.reason, 0)
 
-    def refused(self, event: ev.RefusedOrder) -> None:
+    def refused(self, replica: Replica, event: ev.RefusedOrder) -> None:
         """A replica cannot apply what it was sent, or cannot make a digest: then it is suspect."""
-        replica = self.members[event.replica]
-        if event.epoch == replica.epoch:
-            replica.suspect |= any(seq == event.seq for seq, _ in replica.markers)
-            self.end(replica, Cause.GONE, f"refused: {event.reason}", event.seq)
+        replica.suspect |= any(seq == event.seq for seq, _ in replica.markers)
+        self.end(replica, Cause.GONE, f"refused: {event.reason}", event.seq)
 
     def pardon(self, event: ev.Admit) -> None:
         """Let a replica come back as it is: it stays suspect, so it gets the checkpoint."""
@@ -284,11 +277,8 @@ class Incarnations:
 
     # --------------------------------------------------------------- liveness
 
-    def heard(self, event: ev.Heard) -> None:
+    def heard(self, replica: Replica, _event: ev.Heard) -> None:
         """A replica has answered a ping."""
-        replica = self.members[event.replica]
-        if event.epoch != replica.epoch:
-            return
         if not replica.pinged:
             self.convict(replica, "sent a sign of life that nobody asked for", 0)
             return

@@ -33,11 +33,6 @@ __all__ = ["NOT_KEPT", "Intake"]
 
 _LOG_FULL = "the log is full: no checkpoint could be voted and fetched yet"
 NOT_KEPT = "executed; its reply was too long to be kept"
-_REFUSALS = {
-    Finding.EXPIRED: Failure.SESSION_EXPIRED,
-    Finding.REUSED: Failure.KEY_REUSED,
-    Finding.CROWDED: Failure.OVERLOAD,
-}
 
 
 @dataclass
@@ -91,13 +86,13 @@ class Intake:
             event.request, event.caller, event.read_only, self.time.wall_ns, once
         )
         journal, polls = self.journal, self.polls
-        poll = Poll(record.seq, event.ticket, record, entry)
         if entry is not None:
             journal.append(record)
             journal.last_write = journal.position
             if once is not None:
                 self.dedup.record(once, event.caller, record.seq, record.time_ns)
-        poll.needs = journal.last_write
+        size = len(event.request)
+        poll = Poll(record.seq, record, entry, [event.ticket], journal.last_write, size)
         polls.add(poll)
         polls.tickets[event.ticket] = poll
         self.members.send_to_live(poll, record)
@@ -106,11 +101,11 @@ class Intake:
 
     def _answer_retry(self, event: ev.Submit, found: Found) -> Poll | None:
         """Answer a request that was ordered before, or never may be; or let it join its poll."""
-        refusal = _REFUSALS.get(found.finding)
-        waiting = self.gate.replies.get(found.seq) if refusal is None else None
+        refused = found.finding not in (Finding.PENDING, Finding.DONE)
+        waiting = self.gate.replies.get(found.seq) if not refused else None
         poll = waiting[0] if waiting else self.polls.open.get(found.seq)
-        if refusal is not None:
-            self.effects.append(Fail(event.ticket, refusal, found.detail, found.seq))
+        if refused:
+            self.effects.append(Fail(event.ticket, found.finding.value, found.detail, found.seq))
         elif waiting is None and found.reply is not None:
             release = Release(event.ticket, found.seq, found.reply, 0, (), replayed=True)
             self.effects.append(release)

@@ -13,7 +13,8 @@ only those are journaled that make a replica suspect, or end that.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 from voter.core.durability import JournalWriter
 from voter.core.entries import MembershipChange, Record
@@ -26,27 +27,19 @@ from voter.core.vote import Policy
 __all__ = ["Membership"]
 
 
+@dataclass
 class Membership:
     """The replicas, and the sets of electors (``active``) and of live replicas, by index."""
 
-    def __init__(
-        self,
-        policy: Policy,
-        replicas: Sequence[Replica],
-        limits: Limits,
-        time: EngineTime,
-        journal: JournalWriter,
-        effects: list[Effect],
-    ) -> None:
-        self.policy = policy
-        self.replicas = tuple(replicas)
-        self.active: tuple[int, ...] = ()
-        self.live: tuple[int, ...] = ()
-        self.changes = 0  # journaled since the last checkpoint
-        self._limits = limits
-        self._time = time
-        self._journal = journal
-        self._effects = effects
+    policy: Policy
+    replicas: tuple[Replica, ...]
+    limits: Limits
+    time: EngineTime
+    journal: JournalWriter
+    effects: list[Effect]
+    active: tuple[int, ...] = ()
+    live: tuple[int, ...] = ()
+    changes: int = 0  # journaled since the last checkpoint
 
     def __iter__(self) -> Iterator[Replica]:
         return iter(self.replicas)
@@ -75,28 +68,28 @@ class Membership:
         """Move a replica to its next state; report and journal that."""
         before = replica.state
         replica.move(cause, reason)
-        self._effects.append(Changed(replica.index, before, replica.state, reason, seq))
-        if self.changes < self._limits.moves or replica.suspect is not replica.journaled_suspect:
+        self.effects.append(Changed(replica.index, before, replica.state, reason, seq))
+        if self.changes < self.limits.moves or replica.suspect is not replica.journaled_suspect:
             replica.journaled_suspect = replica.suspect
             self.changes += 1
             name, suspect = replica.name, replica.suspect
-            self._journal.append(
+            self.journal.append(
                 MembershipChange(seq, name, before, replica.state, reason[:200], suspect)
             )
 
     def send_to_live(self, poll: Poll, record: Record) -> None:
         """Send a new request to all live replicas, and expect their answers."""
-        now, seq, size = self._time.now, poll.seq, poll.size
+        now, seq, size = self.time.now, poll.seq, poll.size
         for index in self.live:
             self.replicas[index].expect(seq, size, now)
             poll.sent |= 1 << index
         poll.due = len(self.live)
-        self._effects.append(Send(self.live, record))
+        self.effects.append(Send(self.live, record))
 
     def send_to(self, replica: Replica, poll: Poll | None, record: Record) -> None:
         """Send a write of the log to a learner, and expect its answer (a ballot if it is open)."""
-        replica.expect(record.seq, len(record.request), self._time.now)
+        replica.expect(record.seq, len(record.request), self.time.now)
         if poll is not None:
             poll.sent |= 1 << replica.index
             poll.due += 1
-        self._effects.append(Send((replica.index,), record))
+        self.effects.append(Send((replica.index,), record))

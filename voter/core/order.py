@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator
+from dataclasses import dataclass
 from hashlib import blake2b
 
 from msgspec.structs import replace
@@ -55,20 +56,17 @@ def history_after(
     return blake2b(place + caller + request, digest_size=8, key=secret).digest()
 
 
+@dataclass(slots=True)
 class Checkpoint:
     """A voted state: the state after the write ``seq``, at first the empty one (digest None)."""
 
-    __slots__ = ("digest", "history", "seq", "state")
-
-    def __init__(
-        self, seq: int, history: bytes, digest: bytes | None, state: bytes | bytearray
-    ) -> None:
-        self.seq = seq
-        self.history = history
-        self.digest = digest
-        self.state = state
+    seq: int
+    history: bytes
+    digest: bytes | None
+    state: bytes | bytearray
 
 
+@dataclass(slots=True)
 class LogEntry:
     """A write in the log; ``tag`` is known once its vote is won.
 
@@ -76,14 +74,11 @@ class LogEntry:
     with this write under way and not settled.
     """
 
-    __slots__ = ("killed", "killed_again", "record", "size", "tag")
-
-    def __init__(self, record: Record) -> None:
-        self.record = record
-        self.size = len(record.request) + len(record.caller) + ENTRY_OVERHEAD
-        self.tag: bytes | None = None
-        self.killed = 0
-        self.killed_again = 0
+    record: Record
+    size: int
+    tag: bytes | None = None
+    killed: int = 0
+    killed_again: int = 0
 
 
 class OrderLog:
@@ -108,11 +103,6 @@ class OrderLog:
     def last_write(self) -> int:
         """Place of the last write, or of the checkpoint if there is none since."""
         return self._entries[-1].record.seq if self._entries else self.checkpoint.seq
-
-    def take_seq(self) -> int:
-        """Use up one place in the order (a marker, a change of membership)."""
-        self.seq += 1
-        return self.seq
 
     def order(
         self,
@@ -139,7 +129,7 @@ class OrderLog:
         self.seq = record.seq
         self.time_ns = record.time_ns
         self.history = record.history
-        entry = LogEntry(record)
+        entry = LogEntry(record, len(record.request) + len(record.caller) + ENTRY_OVERHEAD)
         self._entries.append(entry)
         self.bytes += entry.size
         return entry

@@ -30,6 +30,7 @@ from voter.core.replica import Replica
 __all__ = ["Poll", "Polls"]
 
 
+@dataclass(slots=True, eq=False)
 class Poll:
     """One vote: on a request, or (``record`` None) on the digest at a marker.
 
@@ -39,26 +40,18 @@ class Poll:
     those of them that have not answered.  ``retried``: a read that was ordered a second time.
     """
 
-    __slots__ = (
-        "ballots", "due", "entry", "long_replies", "needs", "record", "retried", "sent", "seq",
-        "size", "tickets", "winner",
-    )  # fmt: skip
-
-    def __init__(
-        self, seq: int, ticket: int | None, record: Record | None, entry: LogEntry | None
-    ) -> None:
-        self.seq = seq
-        self.tickets = [] if ticket is None else [ticket]
-        self.needs = 0
-        self.retried = False
-        self.record = record
-        self.entry = entry
-        self.ballots: dict[int, bytes] = {}
-        self.long_replies: dict[bytes, bytes] | None = None
-        self.winner: bytes | None = None
-        self.sent = 0
-        self.due = 0
-        self.size = 0 if record is None else len(record.request)
+    seq: int
+    record: Record | None = None
+    entry: LogEntry | None = None
+    tickets: list[int] = field(default_factory=list)
+    needs: int = 0
+    size: int = 0
+    retried: bool = False
+    ballots: dict[int, bytes] = field(default_factory=dict)
+    long_replies: dict[bytes, bytes] | None = None
+    winner: bytes | None = None
+    sent: int = 0
+    due: int = 0
 
 
 @dataclass

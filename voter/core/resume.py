@@ -14,16 +14,9 @@ from __future__ import annotations
 
 import msgspec
 
+from voter.core import entries
 from voter.core.dedup import DedupTable
-from voter.core.entries import (
-    Base,
-    Entry,
-    MembershipChange,
-    Opened,
-    Record,
-    SequenceReservation,
-    Settled,
-)
+from voter.core.entries import Base, Entry
 from voter.core.membership import Membership
 from voter.core.order import Checkpoint, OrderLog
 from voter.core.polls import Poll, Polls
@@ -47,23 +40,23 @@ def resume(past: Past, log: OrderLog, dedup: DedupTable, polls: Polls, members: 
     dedup.load(base.sessions)
     suspects, reserved = set(base.suspects), base.reserved
     for entry in past.entries:
-        if isinstance(entry, Record):
+        if isinstance(entry, entries.Record):
             log.add(entry)
             if entry.once is not None:
                 dedup.record(entry.once, entry.caller, entry.seq, entry.time_ns)
-        elif isinstance(entry, Opened):
+        elif isinstance(entry, entries.Opened):
             log.time_ns = max(log.time_ns, entry.time_ns)
             # A session that is older than the base and not in it is over.  If it were opened again,
             # it would have forgotten what was executed in it.
             if int.from_bytes(entry.session[:8]) > base.seq:
                 dedup.open(entry.session, entry.caller, entry.time_ns)
-        elif isinstance(entry, SequenceReservation):
+        elif isinstance(entry, entries.SequenceReservation):
             reserved = max(reserved, entry.upto)
-        elif isinstance(entry, MembershipChange):
+        elif isinstance(entry, entries.MembershipChange):
             (suspects.add if entry.suspect else suspects.discard)(entry.replica)
         elif (write := log.find(entry.seq)) is None:
             continue  # the checkpoint holds it
-        elif isinstance(entry, Settled):
+        elif isinstance(entry, entries.Settled):
             write.tag = entry.tag
             if write.record.once is not None:
                 dedup.settle(write.record.once, entry.reply, entry.seq)
@@ -72,6 +65,7 @@ def resume(past: Past, log: OrderLog, dedup: DedupTable, polls: Polls, members: 
     log.seq = max(log.seq, reserved)
     for write in log:
         if write.tag is None:
-            polls.add(Poll(write.record.seq, None, write.record, write))
+            record = write.record
+            polls.add(Poll(record.seq, record, write, size=len(record.request)))
     for replica in members:
         replica.suspect = replica.journaled_suspect = replica.name in suspects
