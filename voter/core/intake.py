@@ -107,8 +107,7 @@ class Intake:
         if refused:
             self.effects.append(Fail(event.ticket, found.finding.value, found.detail, found.seq))
         elif waiting is None and found.reply is not None:
-            release = Release(event.ticket, found.seq, found.reply, 0, (), replayed=True)
-            self.effects.append(release)
+            self.effects.append(Release(event.ticket, found.seq, found.reply, 0, (), replayed=True))
         elif poll is not None and (waiting or poll.winner is None):
             poll.tickets.append(event.ticket)
             self.polls.tickets[event.ticket] = poll
