@@ -11,7 +11,7 @@ from deploy.machine.states import GuestState
 from deploy.node.interfaces import FaultSite, GuestPort
 from faultinject.faults.site import Liar, NotApplied
 from voter.client import Client
-from voter.errors import RequestError
+from voter.client.errors import RequestError
 
 __all__ = ["NodeTarget", "NodeSite"]
 

@@ -264,20 +264,12 @@ def _situation(world: World) -> str:
     engine = runner.engine
     parts = [_states(engine.members)]
     if engine.pending:
-<<<<<<< HEAD
-        words.append("votes under way")
+        parts.append("votes under way")
     marker = engine.checkpoints.marker
     if marker is not None:
         fetching = marker.fetching_since is not None
-        words.append("state is fetched" if fetching else "digests are voted on")
-    return ", ".join(words)
-=======
-        parts.append("votes under way")
-    mark = getattr(engine, "_mark", None)
-    if mark is not None:
-        parts.append("state is fetched" if mark.fetching is not None else "digests are voted on")
+        parts.append("state is fetched" if fetching else "digests are voted on")
     return ", ".join(parts)
->>>>>>> main
 
 
 @contextmanager

@@ -19,7 +19,8 @@ from faultinject.faults.catalogue import offered_on_nodes
 from faultinject.faults.functions import pages_of_ram
 from faultinject.history.workload import KEY
 from faultinject.services import FRAIL, frail
-from guests.function import AUTHENTICATION, NO, REFUSAL, YES, load_function, sign
+from guests.function import AUTHENTICATION, load_function, sign
+from guests.protocol.function import NO, REFUSAL, YES
 from guests.protocol.message import Request, encode_request
 from guests.protocol.wire import Decoder, FrameKind, encode
 from tests.faultinject.faults.test_acts import FakeSite
