@@ -152,12 +152,8 @@ def _lie(
 
 
 _LINK = (
-    _lie(
-        "corrupt-reply",
-        "one byte of each reply is changed on the link, with a valid checksum",
-        "replies it changed",
-        fails=True,
-    ),
+    _lie("corrupt-reply", "one byte of each reply is changed on the link, with a valid checksum",
+         "replies it changed", fails=True),
     FaultKind(
         kind="corrupt-state",
         layer=FaultLayer.MEMORY,
@@ -169,46 +165,20 @@ _LINK = (
         latent=True,
         needs=("ram", "client"),
     ),
-    _lie(
-        "garbage",
-        "random bytes are inserted into what the guest sends",
-        "bytes it inserted",
-        "the frames' checksums: the replica is expelled for sending garbage",
-        fails=True,
-    ),
-    _lie(
-        "drop-reply",
-        "the guest's replies never arrive; its other frames do",
-        "replies it dropped",
-        f"{_OTHERS}; then the replica counts as hanging",
-        fails=True,
-    ),
-    _lie(
-        "stale-reply",
-        "each reply repeats the content of the first one, under the correct number",
-        "replies this made wrong",
-    ),
-    _lie(
-        "wrong-seq",
-        "each reply has a number that is one too high",
-        "replies it renumbered",
-        _UNASKED,
-        fails=True,
-    ),
-    _lie(
-        "flood",
-        "hundreds of unrequested replies arrive instead of each reply",
-        "replies it inserted",
-        _UNASKED,
-        fails=True,
-    ),
-    _lie(
-        "delay",
-        "what the guest sends arrives 50 to 250 ms late, in its order",
-        "pieces it delayed",
-        _SLOWEST,
-    ),
-)
+    _lie("garbage", "random bytes are inserted into what the guest sends", "bytes it inserted",
+         "the frames' checksums: the replica is expelled for sending garbage", fails=True),
+    _lie("drop-reply", "the guest's replies never arrive; its other frames do",
+         "replies it dropped", f"{_OTHERS}; then the replica counts as hanging", fails=True),
+    _lie("stale-reply",
+         "each reply repeats the content of the first one, under the correct number",
+         "replies this made wrong"),
+    _lie("wrong-seq", "each reply has a number that is one too high", "replies it renumbered",
+         _UNASKED, fails=True),
+    _lie("flood", "hundreds of unrequested replies arrive instead of each reply",
+         "replies it inserted", _UNASKED, fails=True),
+    _lie("delay", "what the guest sends arrives 50 to 250 ms late, in its order",
+         "pieces it delayed", _SLOWEST),
+)  # fmt: skip
 
 
 def _flip(kind: str, does: str, proof: str, *needs: Requirement) -> FaultKind:
@@ -300,49 +270,24 @@ def _inside(
 
 
 _INSIDE = (
-    _inside(
-        "service-kill",
-        "the service's process in the guest is killed; the agent restarts it with an empty state",
-        "that the process has ended",
-        f"{_OTHERS}; the voter restores the new incarnation from its log",
-    ),
-    _inside(
-        "service-stop",
-        "the service's process in the guest is stopped, as by SIGSTOP",
-        "that the process is in state T",
-        _HANGS,
-        fails=True,
-    ),
-    _inside(
-        "service-corrupt",
-        "bits of the memory of the service's process in the guest are flipped",
-        "the flipped bytes",
-        latent=True,
-    ),
-    _inside(
-        "cpu-hog",
-        "programs in the guest use its processor without end",
-        "that they run",
-        _SLOWEST,
-    ),
-    _inside(
-        "memory-hog",
-        "a program in the guest takes its memory until hardly any is left",
-        "how much is left",
-    ),
-    _inside(
-        "file-corrupt",
-        "bytes of a file of the service in the guest are changed",
-        "the changed bytes",
-        latent=True,
-    ),
-    _inside(
-        "clock-skew",
-        "the guest's clock is set wrong",
-        "the guest's time",
-        "the voter's time: services use no other clock, so this must have no effect",
-    ),
-)
+    _inside("service-kill",
+         "the service's process in the guest is killed; the agent restarts it with an empty state",
+         "that the process has ended",
+         f"{_OTHERS}; the voter restores the new incarnation from its log"),
+    _inside("service-stop", "the service's process in the guest is stopped, as by SIGSTOP",
+         "that the process is in state T", _HANGS, fails=True),
+    _inside("service-corrupt",
+         "bits of the memory of the service's process in the guest are flipped",
+         "the flipped bytes", latent=True),
+    _inside("cpu-hog", "programs in the guest use its processor without end", "that they run",
+         _SLOWEST),
+    _inside("memory-hog", "a program in the guest takes its memory until hardly any is left",
+         "how much is left"),
+    _inside("file-corrupt", "bytes of a file of the service in the guest are changed",
+         "the changed bytes", latent=True),
+    _inside("clock-skew", "the guest's clock is set wrong", "the guest's time",
+         "the voter's time: services use no other clock, so this must have no effect"),
+)  # fmt: skip
 
 _VOTER = (
     FaultKind(
@@ -422,33 +367,15 @@ def _relocated(
 _REFUSED = f"{_R_F}; the voter refuses what F does not admit"
 _F_SWITCH = f"{_SWITCH} its process's memory"
 _RELOCATED = (
+    _relocated("kill", "the process of F, the function that requests pass on the host, is killed",
+         _ENDED, _NEW_F, _REFUSED),
     _relocated(
-        "kill",
-        "the process of F, the function that requests pass on the host, is killed",
-        _ENDED,
-        _NEW_F,
-        _REFUSED,
-    ),
-    _relocated(
-        "hang", "the process of F is stopped, as by SIGSTOP", _STOPPED, _CONTINUED, _REFUSED
-    ),
-    _relocated(
-        "admit",
-        "F admits every request, signed or not (a node with a planted F only)",
-        _F_SWITCH,
-        _NEW_F,
-        _BELIEVED,
-        "planted",
-    ),
-    _relocated(
-        "refuse",
-        "F refuses every request, signed or not (a node with a planted F only)",
-        _F_SWITCH,
-        _NEW_F,
-        _BELIEVED,
-        "planted",
-    ),
-)
+         "hang", "the process of F is stopped, as by SIGSTOP", _STOPPED, _CONTINUED, _REFUSED),
+    _relocated("admit", "F admits every request, signed or not (a node with a planted F only)",
+         _F_SWITCH, _NEW_F, _BELIEVED, "planted"),
+    _relocated("refuse", "F refuses every request, signed or not (a node with a planted F only)",
+         _F_SWITCH, _NEW_F, _BELIEVED, "planted"),
+)  # fmt: skip
 
 _COMMON_CAUSES = (
     FaultKind(
