@@ -31,7 +31,7 @@ from faultinject.faults.injection import inject
 from faultinject.faults.machines import keep_slow
 from faultinject.faults.site import ActiveFault, FaultyLink, NotApplied
 from voter.client import Client
-from voter.errors import RequestError
+from voter.client.errors import RequestError
 
 __all__ = ["FaultInjector"]
 

@@ -37,8 +37,7 @@ from voter.core import Limits
 from voter.core.events import Effect, Event
 from voter.core.replica import State
 from voter.errors import JournalError
-from voter.interfaces import Clock
-from voter.runner import Runner
+from voter.runner import Clock, Runner
 
 __all__ = ["RunWatcher", "SimRunner", "World"]
 

@@ -13,7 +13,7 @@ from guests.protocol import wire
 from tests.voter.agents import MODES, Agent
 from tests.voter.conftest import Nodes
 from tests.voter.node import Node, until
-from voter.errors import RequestError
+from voter.client.errors import RequestError
 
 QUICK = "[limits]\nhang = 0.5\nping = 0.1\n"
 

@@ -22,11 +22,10 @@ async def tell(node: Node, method: str, path: str, body: bytes = b"") -> Respons
 
 
 class Events:
-    """A stream of incidents; the chunks of the response are taken apart here."""
+    """A stream of incidents."""
 
     def __init__(self, client: HttpClient) -> None:
         self._client = client
-        self._text = b""
 
     @classmethod
     async def open(cls, client: HttpClient, since: int) -> Events:
@@ -39,12 +38,7 @@ class Events:
     async def next(self) -> dict[str, Any]:
         """The next incident."""
         async with asyncio.timeout(10):
-            while b"\n" not in self._text:
-                size = int(await self._client.reader.readline(), 16)
-                self._text += await self._client.reader.readexactly(size)
-                await self._client.reader.readexactly(2)
-        line, _, self._text = self._text.partition(b"\n")
-        found: dict[str, Any] = json.loads(line)
+            found: dict[str, Any] = json.loads(await self._client.reader.readline())
         return found
 
 

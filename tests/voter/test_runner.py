@@ -22,12 +22,11 @@ from guests.services.kv import KeyValue
 from tests.voter.test_link import until
 from voter.address import Address, connect
 from voter.config import Config, parse
+from voter.control import describe
 from voter.core import events as ev
 from voter.core.events import Fail, Failure, Release
 from voter.errors import AddressError
-from voter.interfaces import Clock
-from voter.runner import LARGEST, Runner, Verdict
-from voter.status import describe
+from voter.runner import LARGEST, Clock, Runner, Verdict
 
 
 class Guest:

@@ -19,7 +19,8 @@ from faultinject.faults.injection import inject
 from faultinject.faults.site import NotApplied
 from faultinject.history.workload import KEY
 from faultinject.services import FRAIL, frail
-from guests.function import AUTHENTICATION, NO, YES, load_function, sign
+from guests.function import AUTHENTICATION, load_function, sign
+from guests.protocol.function import NO, YES
 from guests.protocol.message import Request, encode_request
 from guests.protocol.wire import Decoder, FrameKind, encode
 from tests.faultinject.faults.test_injection import FakeSite

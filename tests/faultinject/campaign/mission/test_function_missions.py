@@ -17,7 +17,8 @@ from faultinject.faults.injection import inject
 from faultinject.history.oracle import SequentialOracle
 from faultinject.history.workload import KEY, WorkloadCall
 from faultinject.services import FRAIL
-from guests.function import REFUSAL, Authentication
+from guests.function import Authentication
+from guests.protocol.function import REFUSAL
 from guests.protocol.message import Request
 from tests.faultinject.faults.test_functions import FunctionSite
 from tests.voter.node import EXEC_KV, Node, configure, running
