@@ -175,8 +175,7 @@ class Checkpoints:
 
     def piece(self, event: Piece) -> None:
         """Note how much of the state has arrived."""
-        marker = self._find_fetch(event)
-        if marker is not None:
+        if (marker := self._find_fetch(event)) is not None:
             marker.fetched = event.size
 
     def fetch_failed(self, event: FetchFailed) -> None:
@@ -189,8 +188,7 @@ class Checkpoints:
 
         Return False if it is not the voted one.
         """
-        marker = self._find_fetch(event)
-        if marker is None:
+        if (marker := self._find_fetch(event)) is None:
             return True
         self.marker = None
         if event.digest != marker.digest:

@@ -13,6 +13,7 @@ kept; that its request was executed is.  So whatever is forgotten, nothing is ex
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
 
@@ -60,18 +61,16 @@ def key_scope(caller: bytes) -> bytes:
     return b"k" + caller
 
 
+@dataclass(slots=True)
 class _Scope:
-    """One scope; ``pending`` counts what is not settled, ``size`` the bytes held."""
+    """The requests kept for one client: a session, or the keys of one HTTP caller."""
 
-    __slots__ = ("caller", "done", "kept", "pending", "size", "used_ns")
-
-    def __init__(self, caller: bytes, used_ns: int, done: int = 0) -> None:
-        self.caller = caller
-        self.used_ns = used_ns
-        self.done = done
-        self.kept: dict[bytes, Kept] = {}
-        self.pending = 0
-        self.size = 0
+    caller: bytes
+    used_ns: int  # agreed time
+    done: int = 0  # the client has its replies up to this number
+    kept: dict[bytes, Kept] = field(default_factory=dict)  # by number or key
+    pending: int = 0  # requests that are not settled
+    size: int = 0  # bytes
 
 
 def _is_pending(kept: Kept) -> bool:
@@ -158,8 +157,7 @@ class DedupTable:
     def record(self, once: Once, caller: bytes, seq: int, time_ns: int) -> None:
         """A request has got its place ``seq`` in the order, at ``time_ns``."""
         self._expire(time_ns)
-        is_key = once.scope[:1] == b"k"
-        if is_key:
+        if once.scope[:1] == b"k":
             scope = self._callers.setdefault(once.scope, _Scope(caller, time_ns))
             scope.used_ns = time_ns
         else:
@@ -177,8 +175,6 @@ class DedupTable:
                 return
             self._remove(once.scope, scope, once.key)
         self._put(once.scope, scope, Kept(once.key, once.fingerprint, seq, time_ns, None))
-        if is_key:
-            self._callers[once.scope] = scope  # it may have been empty for a moment
         self._fit(once.scope)
 
     def settle(self, once: Once, reply: bytes | None, seq: int = 0) -> None:
@@ -261,6 +257,7 @@ class DedupTable:
         scope.pending += _is_pending(kept)
         self._count(name, scope, _size(kept))
         if name[:1] == b"k":
+            self._callers[name] = scope  # it is gone if it was empty for a moment
             self._keys[name, kept.key] = kept.time_ns
 
     def _remove(self, name: bytes, scope: _Scope, key: bytes) -> None:

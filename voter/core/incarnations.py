@@ -222,10 +222,9 @@ class Incarnations:
             under_way = self._end_one(replica, cause, reason, seq)
             if disconnect:
                 self.effects.append(Disconnect(replica.index, reason))
-            voided = self._attribute_loss(replica, under_way) if cause is Cause.GONE else None
-            if voided is not None:
-                reason, seq = "may have applied a write that was voided", voided.seq
-                applied = [other for other in self.members if voided.sent >> other.index & 1]
+            if cause is Cause.GONE and (poll := self._attribute_loss(replica, under_way)):
+                reason, seq = "may have applied a write that was voided", poll.seq
+                applied = [other for other in self.members if poll.sent >> other.index & 1]
                 for other in applied:
                     other.suspect = True
                 pending[:0] = [(other, Cause.GONE, reason, seq) for other in applied]
@@ -306,12 +305,12 @@ class Incarnations:
             if replica.state is State.RESTORING:
                 patience += len(self.log.checkpoint.state) / limits.restore_rate
             waits = outstanding or replica.pinged or replica.state is State.RESTORING
-            pending_bytes = self.polls.pending_bytes + self.throttle.held_bytes
             if waits and silent > patience:
                 self.end(replica, Cause.GONE, f"hang: silent for {silent:.1f} s", 0)
             elif (
                 len(outstanding) - self.polls.unsettled > limits.lag
-                or replica.outstanding_bytes - pending_bytes > limits.lag_bytes
+                or replica.outstanding_bytes - self.polls.pending_bytes - self.throttle.held_bytes
+                > limits.lag_bytes
             ):
                 self.end(replica, Cause.GONE, f"lag: {len(outstanding)} behind", 0)
             elif not waits and silent > limits.ping:

@@ -68,8 +68,7 @@ class Intake:
             found = self.dedup.lookup(once, event.caller, self._agreed_time())
             if found.finding is not Finding.NEW:
                 return self._answer_retry(event, found)
-        problem = self.find_problem(event.read_only)
-        if problem is not None:
+        if (problem := self.find_problem(event.read_only)) is not None:
             self.effects.append(Fail(event.ticket, *problem))
         elif held or event.read_only or (not self.throttle.held and self.throttle.spend()):
             self._order(event, once)
@@ -127,8 +126,10 @@ class Intake:
                 f"no majority: {len(members.active)} of {members.policy.of} replicas "
                 f"are active, {members.policy.need} must agree"
             )
-        held_bytes = self.polls.pending_bytes + self.throttle.held_bytes
-        if self.pending >= limits.pending or held_bytes > limits.pending_bytes:
+        if (
+            self.pending >= limits.pending
+            or self.polls.pending_bytes + self.throttle.held_bytes > limits.pending_bytes
+        ):
             return Failure.OVERLOAD, "too many requests wait for their vote"
         if journal.full and not read_only:
             return Failure.NOT_EXECUTED, f"nothing can be written down: {journal.full}"
@@ -141,8 +142,7 @@ class Intake:
     def cancel(self, event: ev.Cancel) -> None:
         """Forget a client that no longer waits; what was ordered stays ordered."""
         self.throttle.cancel(event.ticket)
-        poll = self.polls.tickets.pop(event.ticket, None)
-        if poll is not None:
+        if (poll := self.polls.tickets.pop(event.ticket, None)) is not None:
             poll.tickets.remove(event.ticket)
 
     def open_session(self, event: ev.OpenSession) -> None:

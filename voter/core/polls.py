@@ -106,8 +106,7 @@ class Polls:
 
     def expect_one_less(self, seq: int) -> None:
         """Close a settled poll once no replica has still to answer it."""
-        poll = self.open.get(seq)
-        if poll is not None:
+        if (poll := self.open.get(seq)) is not None:
             poll.due -= 1
             if not poll.due and poll.winner is not None:
                 del self.open[seq]

@@ -101,8 +101,7 @@ class Throttle:
 
     def cancel(self, ticket: int) -> None:
         """Forget a write that is held back, if it is."""
-        event = self.held.pop(ticket, None)
-        if event is not None:
+        if (event := self.held.pop(ticket, None)) is not None:
             self.held_bytes -= len(event.request)
 
     def take(self) -> Submit | None:
