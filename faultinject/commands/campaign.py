@@ -88,14 +88,14 @@ def plan(file: str, seed: int, workers: int | None, as_json: bool) -> None:
     """Show the missions of FILE, the expected precision and the duration; run nothing."""
     import msgspec  # noqa: PLC0415
 
-    from faultinject.campaign.planning import plan, rates, spec_file, summary  # noqa: PLC0415
+    from faultinject.campaign.planning import kept_rates, plan, spec_file, summary  # noqa: PLC0415
     from faultinject.campaign.run.run_campaign import default_workers  # noqa: PLC0415
 
     spec, _ = spec_file.load(file)
     planned = plan.plan(spec, seed)
-    own_rates = rates.known_rates()
+    own_rates = kept_rates.known_rates()
     shown = summary.summarize(
-        planned, own_rates or rates.usual_rates(), workers=workers or default_workers(spec)
+        planned, own_rates or kept_rates.usual_rates(), workers=workers or default_workers(spec)
     )
     if as_json:
         print_json(

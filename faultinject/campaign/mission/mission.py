@@ -1,7 +1,7 @@
 """The requests of one mission, with faults between them, and the check of every reply.
 
 ``Mission.run`` makes the requests one after another.  Before request ``hit.at`` it applies the
-fault.  A ``Target`` answers: the voter, or (NV) one guest.  The ``MissionOracle`` knows which
+fault.  A ``Target`` answers: the voter, or (NV) one guest.  The ``SequentialOracle`` knows which
 replies are right.
 """
 
@@ -17,12 +17,12 @@ from faultinject.campaign.assessment import NO_VERDICT
 from faultinject.campaign.mission.direct import DirectLink, LinkBroken
 from faultinject.campaign.records import MissionPlan, RequestResult, StationSpec
 from faultinject.faults import Injection
-from faultinject.history.oracle import MissionOracle
+from faultinject.history.oracle import SequentialOracle
 from faultinject.history.workload import KEY, WorkloadCall, mixed_calls, signed_calls, static_calls
 from guests.function import sign
 from guests.protocol.message import Reply, encode_request
 from voter.client import READ_ONLY_METHODS, Client
-from voter.errors import NotExecuted, RequestError
+from voter.client.errors import NotExecuted, RequestError
 
 __all__ = ["DirectTarget", "MissionTrace", "Mission", "Response", "Target", "VotedTarget"]
 
@@ -111,7 +111,7 @@ class Mission:
         self._spec = spec
         self._target = target
         key = b"" if spec.function == "none" else KEY
-        self._oracle = MissionOracle(ORACLES.get(spec.service, spec.service), key)
+        self._oracle = SequentialOracle(ORACLES.get(spec.service, spec.service), key)
         self._late = False  # a request had no verdict
         self._requests: list[RequestResult] = []
         self._explained: set[str] = set()  # codes whose first request has its message

@@ -43,7 +43,7 @@ from faultinject.campaign.records import (
 from faultinject.faults import CATALOGUE
 from voter.address import parse_address
 from voter.client import Client
-from voter.errors import RequestError
+from voter.client.errors import RequestError
 
 __all__ = ["MissionRunner", "StationLost"]
 

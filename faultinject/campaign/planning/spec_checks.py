@@ -28,7 +28,7 @@ POISONED = "poisoned"
 """The service with the planted bug (``faultinject/services/poisoned.py``), by name or path."""
 MOST = 10_000_000
 """Most missions in one table of a campaign file; more is an error."""
-_PLACES = {FaultLayer.FUNCTION: "guest", FaultLayer.MOVED: "host"}
+_PLACES = {FaultLayer.FUNCTION: "guest", FaultLayer.RELOCATED: "host"}
 """Where the station must have the function, for faults of these layers."""
 MOST_FLIPS = 10_000_000
 """Most flips in each guest of a mission; more is an error."""

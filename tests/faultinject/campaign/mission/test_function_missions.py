@@ -13,11 +13,11 @@ from faultinject.campaign.mission.host_function import HostFunction
 from faultinject.campaign.mission.mission import Mission, VotedTarget, workload
 from faultinject.campaign.records import MissionPlan, Outcome, StationSpec
 from faultinject.faults import Injection
-from faultinject.faults.acts import apply
-from faultinject.history.oracle import MissionOracle
+from faultinject.history.oracle import SequentialOracle
 from faultinject.history.workload import KEY, WorkloadCall
 from faultinject.services import FRAIL
-from guests.function import REFUSAL, Authentication
+from guests.function import Authentication
+from guests.protocol.function import REFUSAL
 from guests.protocol.message import Request
 from tests.faultinject.faults.test_functions import FunctionSite
 from tests.voter.node import EXEC_KV, Node, configure, running
@@ -51,7 +51,7 @@ def test_workload_has_signed_requests_and_one_unsigned(service: str) -> None:
 def test_oracle_rejects_unsigned_requests() -> None:
     spec = StationSpec(function="guest")
     calls = workload(planned(), spec)
-    oracle = MissionOracle("kv", KEY)
+    oracle = SequentialOracle("kv", KEY)
     for call, good in zip(calls, admitted(calls), strict=True):
         assert oracle.accepts(call.request, REFUSAL, read_only=call.read_only) == (not good)
 
@@ -74,13 +74,13 @@ async def run(node: Node, site: FunctionSite | None, kind: str = "") -> Outcome:
     hits = (Injection(target="function", kind=kind, at=7, seed=1),) if kind else ()
     spec = StationSpec(function="host" if site else "guest", deadline=10.0)
 
-    async def inject(hit: Injection) -> float:
+    async def inject_hit(hit: Injection) -> float:
         assert site is not None
-        await apply(hit, site)
+        await inject(hit, site)
         return 0.0
 
     async with await node.client() as client:
-        trace = await Mission(planned(*hits), spec, VotedTarget(client)).run(inject)
+        trace = await Mission(planned(*hits), spec, VotedTarget(client)).run(inject_hit)
     return classify(trace.requests, voter_alive=True).outcome
 
 

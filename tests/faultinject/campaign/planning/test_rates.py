@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from faultinject.campaign.planning.kept_rates import usual_rates
 from faultinject.campaign.planning.plan import plan
-from faultinject.campaign.planning.rates import MissionShape, Rates, learn, usual_rates
+from faultinject.campaign.planning.rates import MissionShape, Rates, learn
 from faultinject.campaign.planning.spec_file import load, parse
 from faultinject.campaign.planning.summary import summarize
 from faultinject.campaign.store.tally import Tally, latency_of
