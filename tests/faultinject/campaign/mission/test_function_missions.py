@@ -13,6 +13,7 @@ from faultinject.campaign.mission.host_function import HostFunction
 from faultinject.campaign.mission.mission import Mission, VotedTarget, workload
 from faultinject.campaign.records import MissionPlan, Outcome, StationSpec
 from faultinject.faults import Injection
+from faultinject.faults.injection import inject
 from faultinject.history.oracle import SequentialOracle
 from faultinject.history.workload import KEY, WorkloadCall
 from faultinject.services import FRAIL
