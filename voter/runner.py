@@ -332,7 +332,7 @@ class Runner:
         self.links[effect.replica].ping()
 
     def _disconnect(self, effect: ev.Disconnect) -> None:
-        self.links[effect.replica].drop(effect.reason)
+        self.links[effect.replica].close(effect.reason)
 
     def _voided(self, effect: ev.Voided) -> None:
         self.counters["voided"] += 1
@@ -357,7 +357,7 @@ class Runner:
         if effect.after in (State.EXPELLED, State.ABSENT):
             self.counters["expulsions"] += 1
         if effect.after in (State.ACTIVE, State.OBSERVER):
-            self.links[effect.replica].settle_down()
+            self.links[effect.replica].reset_backoff()
         self._incident_id += 1
         wall = self._clock.wall_ns() / 1e9
         self.incidents.append(
@@ -478,6 +478,6 @@ class Runner:
         """Vouch for a replica, and connect to it at once."""
         link = self.links[index]
         if not link.up:
-            link.drop("greeted anew")  # it may be waiting for an incarnation that is gone
+            link.close("greeted anew")  # it may be waiting for an incarnation that is gone
         self.receive(ev.Admit(index))
-        link.hurry()
+        link.reconnect_now()

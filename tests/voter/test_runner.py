@@ -309,7 +309,7 @@ async def test_two_bad_guests_mean_refusal_and_not_a_guess(make: Make) -> None:
         guest = node.guests[name]
         guest.spoil, guest.reachable = lambda data: data, True
         guest.restart()
-        node.runner.links[node.runner.find(name)].hurry()
+        node.runner.links[node.runner.find(name)].reconnect_now()
     await node.standing("ready")
     await node.ask("PUT", "/kv/a", b"2")
 
