@@ -121,7 +121,7 @@ class VoterControlServer(HttpFrontEnd):
         try:
             index = self._runner.find(name)
             expulsion = msgspec.json.decode(body or b"{}", type=_Expulsion)
-        except KeyError:
+        except ValueError:
             names = ", ".join(self._runner.names)
             return problem_of_status(404, f"{name}: no such replica; there are {names}")
         except msgspec.DecodeError as error:

@@ -99,7 +99,7 @@ async def _prepare(config: Config, outside: Outside) -> tuple[Runner, Journal | 
         runner.synced(position)
 
     def filled(full: bool, reason: str) -> None:
-        runner.filled(full, reason)
+        runner.set_full(full, reason)
 
     journal, found = await open_journal(
         outside.files,
@@ -135,12 +135,12 @@ async def serve(
     }  # fmt: skip
     running = asyncio.create_task(runner.run(), name="runner")
     running.add_done_callback(lambda _: stop.set())
-    running.add_done_callback(lambda _: runner.placed.set())
-    await runner.placed.wait()  # who connects earlier waits in the sockets' queues
+    running.add_done_callback(lambda _: runner.reserved.set())
+    await runner.reserved.wait()  # who connects earlier waits in the sockets' queues
     for name, sock in sockets.items():
         await roles[name].serve(sock)
         address = sock.getsockname()
-        log.note("listening", socket=name, address=address)
+        log.info("listening", socket=name, address=address)
     gc.collect()
     gc.freeze()  # what is there now stays: no use in looking at it at each collection
     gc.set_threshold(*GC_THRESHOLDS)
@@ -166,7 +166,7 @@ async def serve(
         finally:
             if journal is not None:
                 await journal.close()
-    log.note("stopped")
+    log.info("stopped")
 
 
 async def _run(config: Config, sockets: dict[str, socket.socket], outside: Outside) -> None:

@@ -35,6 +35,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+from voter import log
 from voter.core.entries import FORMAT, Base, Entry
 from voter.errors import JournalError
 from voter.journal.files import Directory, Files, JournalFile
@@ -47,7 +48,6 @@ from voter.journal.recovery import (
     read_identity,
     segment_name,
 )
-from voter.log import note
 
 __all__ = ["Directory", "JournalFile", "Files", "Journal", "RecoveryReport", "open_journal"]
 
@@ -84,7 +84,7 @@ async def open_journal(
 
     def tell(text: str) -> None:
         notes.append(text)
-        note("journal", said=text)
+        log.info("journal", said=text)
 
     try:
         identity = read_identity(files, node, vote)

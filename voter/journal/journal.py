@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple, NoReturn
 
 import msgspec
 
+from voter import log
 from voter.core.entries import FORMAT, Base, Entry, Record, Settled
 from voter.errors import JournalError
 from voter.journal.files import Files, JournalFile
@@ -35,7 +36,6 @@ from voter.journal.recovery import (
     numbers_of,
     segment_name,
 )
-from voter.log import note
 
 __all__ = ["Durability", "Journal", "Tail", "create_segment", "write_identity"]
 
@@ -329,7 +329,7 @@ class Journal:
     def _tell_full(self, full: bool, reason: str) -> None:
         if full != self.full:
             self.full, self.reason = full, reason
-            note("the journal is full" if full else "the journal has room again", reason=reason)
+            log.info("the journal is full" if full else "the journal has room again", reason=reason)
             self._on_full(full, reason)
 
     # ---------------------------------------------------------- checkpoints
@@ -370,7 +370,7 @@ class Journal:
                 if error.errno not in _NO_ROOM:
                     self._fail("writing a checkpoint", error)
                 if wait == FIRST_WAIT:
-                    note("no room for a checkpoint", reason=str(error))
+                    log.info("no room for a checkpoint", reason=str(error))
                 await asyncio.sleep(wait)
                 wait = min(2 * wait, LONGEST_WAIT)
                 self._chore.set()
