@@ -471,7 +471,7 @@ async def test_the_status_tells_all(make: Make) -> None:
     replica = status["replicas"][0]
     assert (replica["name"], replica["service"], replica["build"]) == ("g1", "kv", "test")
     assert (replica["incarnation"], replica["link"]) == (1, "unix:g1")
-    with pytest.raises(KeyError):
+    with pytest.raises(ValueError):
         node.runner.find("g9")
 
 
