@@ -156,7 +156,7 @@ class AuthorizingRunner(Runner):
 
     def _refuse(self, ticket: int, asked: _Asked, code: str, reason: str) -> None:
         if asked.once is not None and not asked.read_only:
-            found = self.engine.once.look(asked.once, asked.caller, self.engine.log.time_ns)
+            found = self.engine.dedup.lookup(asked.once, asked.caller, self.engine.log.time_ns)
             code = _BEFORE.get(found.finding, code)
         self.failures[code] = self.failures.get(code, 0) + 1
         self._call_back(asked.call, Fail(ticket, code, f"the function F: {reason}"))

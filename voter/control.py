@@ -159,18 +159,18 @@ def describe(runner: Runner) -> dict[str, Any]:
             }
         )
     return {
-        "standing": engine.standing,
+        "standing": engine.status,
         "vote": str(runner.policy),
         "active": len(engine.members.active),
         "seq": engine.log.seq,
         "pending": engine.pending,
-        "throttled": engine.throttled,
+        "throttled": engine.throttle.on,
         "durability": runner.config.durable,
         "journal": runner.journal.status() if runner.journal is not None else None,
         "once": {
-            "sessions": engine.once.sessions,
-            "keys": engine.once.keys,
-            "bytes": engine.once.size,
+            "sessions": engine.dedup.sessions,
+            "keys": engine.dedup.keys,
+            "bytes": engine.dedup.size,
         },
         "log": {"writes": len(engine.log), "bytes": engine.log.bytes},
         "checkpoint": {

@@ -27,7 +27,7 @@ from voter import log
 from voter.address import Connector, connect
 from voter.config import Config
 from voter.control import VoterControlServer
-from voter.core.durable import Past
+from voter.core.resume import Past
 from voter.errors import JournalError, VoterError
 from voter.frontend.http import HttpServer
 from voter.frontend.native import NativeServer

@@ -30,9 +30,9 @@ from voter.address import Connector, parse_address
 from voter.config import Config
 from voter.core import Engine, Policy
 from voter.core import events as ev
-from voter.core.durable import Past
 from voter.core.events import Effect, Event, Fail, Failure, Release, SessionOpened
 from voter.core.replica import State
+from voter.core.resume import Past
 from voter.errors import JournalError
 from voter.journal import Journal
 from voter.link import ReplicaLink

@@ -3,7 +3,8 @@
     # a comment
     node 2/3 observers=1 window=5     an engine with g1, g2, g3 (and g4, an observer)
     tick 0.5                          seconds pass
-    greet g1                          a handshake with an empty, fresh replica
+    join g1 g2 g3                     fresh replicas join: a handshake with each, in short
+    greet g1                          a handshake with an empty, fresh replica, in full
     greet g1 at 7                     ... with one that has applied everything up to write 7
     greet g1 at 7 foreign             ... whose history differs
     greet g1 at 0 used                ... that is empty but not fresh
@@ -72,7 +73,16 @@ class Scenario:
             }
             self._engine = make_engine(words[1], limits=Limits(**limits), observers=observers)
             return self._feed([ev.Tick(self._now, 0)])
+        if words[0] == "join":
+            return [", ".join(self._join(name) for name in words[1:])]
         return self._feed(self._events(words)) or ["(nothing)"]
+
+    def _join(self, name: str) -> str:
+        effects = list(self._engine.receive(self._greet(self._index(name), [])))
+        *_, last = effects
+        if not isinstance(last, ev.Changed) or any(not isinstance(e, ev.Changed) for e in effects):
+            raise ScenarioError(f"{name} does more than join: greet it")
+        return f"{name} {last.after} at {last.seq}"
 
     def _feed(self, events: list[Event] | Iterator[Event]) -> list[str]:
         return [

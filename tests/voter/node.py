@@ -79,7 +79,7 @@ class Node:
 
     async def standing(self, wanted: str) -> None:
         """Wait until the voter stands so."""
-        await until(lambda: self.runner.engine.standing == wanted, wanted)
+        await until(lambda: self.runner.engine.status == wanted, wanted)
 
     async def open(self) -> HttpClient:
         """A new HTTP connection."""

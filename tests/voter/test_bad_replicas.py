@@ -36,7 +36,7 @@ async def test_one_bad_replica_is_masked_found_out_and_comes_back(nodes: Nodes, 
     bad.mode = mode
     await write_and_check(node, 20, start=5)
     await until(lambda: node.state("g2") != "active", f"a replica that {mode} is found out")
-    assert node.runner.engine.standing == "degraded"
+    assert node.runner.engine.status == "degraded"
     assert [node.state(name) for name in ("g1", "g3")] == ["active", "active"]
     await write_and_check(node, 20, start=25)
     bad.restart()

@@ -76,7 +76,7 @@ async def test_expel_and_admit(nodes: Nodes) -> None:
     body = json.dumps({"reason": "it looks odd"}).encode()
     expelled = await tell(node, "POST", "/replicas/g2/expel", body)
     assert expelled.json == {"name": "g2", "state": "expelled", "reason": "it looks odd"}
-    assert node.runner.engine.standing == "degraded"
+    assert node.runner.engine.status == "degraded"
     admitted = await tell(node, "POST", "/replicas/g2/admit")
     assert admitted.status == 200
     await node.standing("ready")
@@ -157,7 +157,7 @@ async def test_what_is_refused_is_a_problem(
     response = await tell(node, method, path, body)
     assert response.status == status
     assert response.problem
-    assert node.runner.engine.standing == "ready"
+    assert node.runner.engine.status == "ready"
 
 
 async def test_an_unknown_replica_is_told_the_names(nodes: Nodes) -> None:
