@@ -111,10 +111,11 @@ async def _prepare(config: Config, outside: Outside) -> tuple[Runner, Journal | 
         on_synced=synced,
         on_full=filled,
     )
-    runner = _runner_of(config)(config, *outside[:3], secret=found.secret)
+    identity = found.identity
+    runner = _runner_of(config)(config, *outside[:3], secret=identity.key)
     service = None
-    if found.service is not None and found.state_format is not None:
-        service = (found.service, found.state_format)
+    if identity.service is not None and identity.state_format is not None:
+        service = (identity.service, identity.state_format)
     past = Past(base=found.base, state=found.state, entries=found.entries)
     runner.begin(journal, past, service)
     return runner, journal

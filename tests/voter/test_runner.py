@@ -471,8 +471,6 @@ async def test_the_status_tells_all(make: Make) -> None:
     replica = status["replicas"][0]
     assert (replica["name"], replica["service"], replica["build"]) == ("g1", "kv", "test")
     assert (replica["incarnation"], replica["link"]) == (1, "unix:g1")
-    with pytest.raises(ValueError):
-        node.runner.find("g9")
 
 
 async def test_an_observer_that_always_dissents_does_not_fill_the_log(make: Make) -> None:
