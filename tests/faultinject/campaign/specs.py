@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
+from pathlib import Path
 
 from faultinject.campaign.planning.plan import CampaignPlan, plan
 from faultinject.campaign.planning.spec_file import parse
@@ -19,7 +21,7 @@ from faultinject.campaign.records import (
 from faultinject.campaign.store.store import Store
 from faultinject.campaign.store.tally import Tally
 
-__all__ = ["FACTS", "SMALL", "fill", "results_of", "row_of", "small_plan", "sum_of"]
+__all__ = ["FACTS", "SMALL", "campaign_of", "fill", "results_of", "row_of", "small_plan", "sum_of"]
 
 SMALL = """
 title = "A bit of everything"
@@ -154,6 +156,24 @@ def row_of(
         began=1.7e9 + mission.order,
         worker="w1",
     )
+
+
+def campaign_of(
+    directory: Path,
+    text: str,
+    rows: Callable[[MissionPlan], MissionRow | Outcome],
+    missions: Callable[[MissionPlan], bool] = lambda _: True,
+) -> Store:
+    """Return a campaign all of whose (selected) missions ended so, in one run of one worker."""
+    store = Store.create(directory, text, 1, versions={"trivisor": "0.1"})
+    store.note_facts("w1", FACTS)
+    number = store.begin(1)
+    ended = ((mission, rows(mission)) for mission in store.plan.in_order() if missions(mission))
+    store.add_many(
+        row_of(mission, end) if isinstance(end, Outcome) else end for mission, end in ended
+    )
+    store.end(number, "complete")
+    return store
 
 
 def fill(store: Store, count: int | None = None) -> None:
