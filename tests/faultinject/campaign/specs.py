@@ -168,20 +168,17 @@ def campaign_of(
     store = Store.create(directory, text, 1, versions={"trivisor": "0.1"})
     store.note_facts("w1", FACTS)
     number = store.begin(1)
-    ended = ((mission, rows(mission)) for mission in store.plan.in_order() if missions(mission))
-    store.add_many(
-        row_of(mission, end) if isinstance(end, Outcome) else end for mission, end in ended
-    )
+    for mission in filter(missions, store.plan.in_order()):
+        row = rows(mission)
+        store.add(row_of(mission, row) if isinstance(row, Outcome) else row)
     store.end(number, "complete")
     return store
 
 
 def fill(store: Store, count: int | None = None) -> None:
     """Store the first missions of the order; with two or more guests hit they are detected."""
-    store.add_many(
-        row_of(mission, Outcome.DETECTED if mission.k > 1 else Outcome.CORRECT)
-        for mission in itertools.islice(store.plan.in_order(), count)
-    )
+    for mission in itertools.islice(store.plan.in_order(), count):
+        store.add(row_of(mission, Outcome.DETECTED if mission.k > 1 else Outcome.CORRECT))
 
 
 def sum_of(tallies: dict[str, Tally]) -> Tally:

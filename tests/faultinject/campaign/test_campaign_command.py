@@ -75,18 +75,18 @@ def resume(home: Path, *more: str, code: int = 0) -> str:
 
 
 def test_run_status_resume_export_replay(scratch: Path) -> None:
-    said = call(scratch, *begin(scratch, "--first", "12", "--workers", "2"))
-    assert "12 of 30 missions" in said and "partial" in said
-    told = json.loads(call(scratch, "status", str(scratch / "r"), "--json"))
-    assert (told["state"], told["done"], told["total"]) == ("first part done", 12, MISSIONS)
-    assert told["complete_prefix"] == 12 and told["rate"] is None
-    assert sum(cell["trials"] for cell in told["cells"]) == 12
+    text = call(scratch, *begin(scratch, "--first", "12", "--workers", "2"))
+    assert "12 of 30 missions" in text and "partial" in text
+    shown = json.loads(call(scratch, "status", str(scratch / "r"), "--json"))
+    assert (shown["state"], shown["done"], shown["total"]) == ("first part done", 12, MISSIONS)
+    assert shown["complete_prefix"] == 12 and shown["rate"] is None
+    assert sum(cell["trials"] for cell in shown["cells"]) == 12
 
-    said = resume(scratch)
-    assert "30 of 30 missions" in said and "partial" not in said and "R_sys" in said
-    told = json.loads(call(scratch, "status", str(scratch / "r"), "--json"))
-    assert told["state"] == "complete" and len(told["runs"]) == 2
-    failed = {cell["name"]: cell["failures"] for cell in told["cells"]}
+    text = resume(scratch)
+    assert "30 of 30 missions" in text and "partial" not in text and "R_sys" in text
+    shown = json.loads(call(scratch, "status", str(scratch / "r"), "--json"))
+    assert shown["state"] == "complete" and len(shown["runs"]) == 2
+    failed = {cell["name"]: cell["failures"] for cell in shown["cells"]}
     assert failed == {"f0": 0, "f1": 0, "f2": 6, "f3": 4}
 
     table = scratch / "rows.csv"
@@ -107,10 +107,10 @@ def test_run_status_resume_export_replay(scratch: Path) -> None:
 
 def test_plan_shows_missions_and_duration(scratch: Path) -> None:
     (scratch / "spec.toml").write_text(SPEC)
-    told = json.loads(call(scratch, "plan", str(scratch / "spec.toml"), "--seed", "7", "--json"))
-    assert told["missions"] == MISSIONS and told["seconds"] > 0
-    assert told["plan"] == plan(parse(SPEC), 7).fingerprint
-    assert told["rates_of_this_host"] is False
+    shown = json.loads(call(scratch, "plan", str(scratch / "spec.toml"), "--seed", "7", "--json"))
+    assert shown["missions"] == MISSIONS and shown["seconds"] > 0
+    assert shown["plan"] == plan(parse(SPEC), 7).fingerprint
+    assert shown["rates_of_this_host"] is False
     assert "30 missions" in call(scratch, "plan", str(scratch / "spec.toml"))
 
 
@@ -121,8 +121,8 @@ def test_run_refuses_a_campaign_that_another_process_runs(scratch: Path) -> None
         wait_until(lambda: stored(scratch))
         assert "another process" in resume(scratch, code=ExitCode.ALREADY_UP)
         wait_until(lambda: len(stored(scratch)) > 2)
-        told = json.loads(call(scratch, "status", str(scratch / "r"), "--json"))
-        assert told["state"] == "running" and told["rate"] > 0 and told["left"] > 0
+        shown = json.loads(call(scratch, "status", str(scratch / "r"), "--json"))
+        assert shown["state"] == "running" and shown["rate"] > 0 and shown["left"] > 0
     finally:
         runner.send_signal(signal.SIGINT)
         assert runner.wait(30) == ExitCode.INTERRUPTED
@@ -139,8 +139,8 @@ def test_run_leaves_nothing_behind_when_interrupted_and_can_be_resumed(
     assert runner.wait(30) == ExitCode.INTERRUPTED
     assert not fake_guests(scratch) and not processes_of(scratch)
     assert not list(scratch.glob("tv-c-*"))
-    told = json.loads(call(scratch, "status", str(scratch / "r"), "--json"))
-    assert told["state"] == "interrupted" and 3 <= told["done"] < MISSIONS
+    shown = json.loads(call(scratch, "status", str(scratch / "r"), "--json"))
+    assert shown["state"] == "interrupted" and 3 <= shown["done"] < MISSIONS
     assert "partial" in (scratch / "log").read_text()
     behave(scratch)
     resume(scratch)
@@ -177,8 +177,10 @@ def test_resume_completes_the_plan_after_repeated_kills(scratch: Path) -> None:
     assert sum(runs.values()) - MISSIONS <= 3 * kills
     wait_until(lambda: not fake_guests(scratch) and not processes_of(scratch), 30)
     assert not list(scratch.glob("tv-c-*"))
-    told = json.loads(call(scratch, "status", str(scratch / "r"), "--json"))
-    assert told["state"] == "complete" and sum(cell["trials"] for cell in told["cells"]) == MISSIONS
+    shown = json.loads(call(scratch, "status", str(scratch / "r"), "--json"))
+    assert (
+        shown["state"] == "complete" and sum(cell["trials"] for cell in shown["cells"]) == MISSIONS
+    )
 
 
 def test_agree_compares_two_runs_of_one_plan(scratch: Path) -> None:
@@ -186,17 +188,17 @@ def test_agree_compares_two_runs_of_one_plan(scratch: Path) -> None:
     words = begin(scratch)
     words[words.index(str(scratch / "r"))] = str(scratch / "s")
     call(scratch, *words, "--first", "20")
-    told = json.loads(call(scratch, "agree", str(scratch / "r"), str(scratch / "s"), "--json"))
-    assert told["both"] == told["trials"] == 20 and told["other_outcome"] == 0
-    assert told["low"] == 0 and 0.1 < told["high"] < 0.2
+    shown = json.loads(call(scratch, "agree", str(scratch / "r"), str(scratch / "s"), "--json"))
+    assert shown["both"] == shown["trials"] == 20 and shown["other_outcome"] == 0
+    assert shown["low"] == 0 and 0.1 < shown["high"] < 0.2
     assert "20 missions were run by both" in call(
         scratch, "agree", str(scratch / "r"), str(scratch / "s")
     )
     words[words.index(str(scratch / "s"))] = str(scratch / "t")
     words[words.index("7")] = "8"
     call(scratch, *words, "--first", "1")
-    said = call(scratch, "agree", str(scratch / "r"), str(scratch / "t"), code=ExitCode.USAGE)
-    assert "different seeds" in said
+    text = call(scratch, "agree", str(scratch / "r"), str(scratch / "t"), code=ExitCode.USAGE)
+    assert "different seeds" in text
 
 
 def test_resume_adds_the_declared_extension_once(scratch: Path) -> None:

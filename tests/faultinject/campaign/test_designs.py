@@ -79,7 +79,7 @@ def test_oneofn_has_every_stratum_of_one_to_nine_guests() -> None:
 
 
 @pytest.mark.parametrize(
-    ("there", "instead", "said"),
+    ("there", "replacement", "message"),
     [
         ('vote = "1/2"\nguests_hit = 0', 'vote = "2/4"\nguests_hit = 0', "could both win"),
         ('vote = "1/2"\nguests_hit = 0', 'vote = "1/5"\nguests_hit = 0', "give it 5"),
@@ -90,10 +90,10 @@ def test_oneofn_has_every_stratum_of_one_to_nine_guests() -> None:
         ('question = "designs"', 'question = "inequality4"', "allows one policy"),
     ],
 )  # fmt: skip
-def test_parse_reports_a_problem_with_a_policy(there: str, instead: str, said: str) -> None:
+def test_parse_reports_a_problem_with_a_policy(there: str, replacement: str, message: str) -> None:
     assert there in DESIGNS
-    with pytest.raises(SpecError, match=said):
-        parse(DESIGNS.replace(there, instead, 1))
+    with pytest.raises(SpecError, match=message):
+        parse(DESIGNS.replace(there, replacement, 1))
 
 
 def test_report_confirms_designs_that_end_as_the_paper_predicts(tmp_path: Path) -> None:
@@ -122,12 +122,12 @@ def test_report_names_a_design_that_contradicts_the_paper(tmp_path: Path) -> Non
 
 def test_report_does_not_blame_the_voter_when_1_of_n_releases_a_lie(tmp_path: Path) -> None:
     found = run(tmp_path / "c", wrong="1of4-f2", end=Outcome.SILENT)
-    said = {each.tests: each for each in found.verdicts if each.tone != "alarm"}
-    assert said["voter"].answer == "Of 2 designs nothing speaks against the paper."
-    assert said["model"].tone == "bad"
-    assert "does not bear them" in said["model"].answer
-    assert "1/4: 0 of 40 missions failed with 1 hit, 40 of 40" in said["model"].words
-    assert "40 of these 40 by a wrong reply" in said["model"].words
+    message = {each.tests: each for each in found.verdicts if each.tone != "alarm"}
+    assert message["voter"].answer == "Of 2 designs nothing speaks against the paper."
+    assert message["model"].tone == "bad"
+    assert "does not bear them" in message["model"].answer
+    assert "1/4: 0 of 40 missions failed with 1 hit, 40 of 40" in message["model"].words
+    assert "40 of these 40 by a wrong reply" in message["model"].words
     found = run(tmp_path / "d", wrong="2of3-f1", end=Outcome.SILENT)
     assert any(each.answer.startswith("Not every design") for each in found.verdicts)
 

@@ -89,7 +89,7 @@ kind = "poison"
 
 
 @pytest.mark.parametrize(
-    ("lines", "said"),
+    ("lines", "message"),
     [
         ('missions = 5\nvote = "1/4"', "the station has 3 guests, give it 4"),
         ('missions = 5\nvote = "4/3"', "vote"),
@@ -100,7 +100,7 @@ kind = "poison"
         ),
     ],
 )
-def test_parse_reports_a_problem_with_a_shot(lines: str, said: str) -> None:
-    with pytest.raises(SpecError, match=said):
+def test_parse_reports_a_problem_with_a_shot(lines: str, message: str) -> None:
+    with pytest.raises(SpecError, match=message):
         parse(SHOT.format(lines))
     parse(SHOT.format('missions = 5\nvote = "1/2"\n[[shots]]\nkind = "poison"\nmissions = 5'))

@@ -123,7 +123,7 @@ def test_missions_hit_f_on_the_host() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "there", "instead", "said"),
+    ("text", "there", "replacement", "message"),
     [
         (GUEST, 'function = "guest"', 'function = "host"', "set function = 'guest'"),
         (GUEST, 'function = "guest"', "", "needs the function f in each guest"),
@@ -143,13 +143,13 @@ def test_missions_hit_f_on_the_host() -> None:
     ],
 )  # fmt: skip
 def test_parse_reports_a_problem_with_a_function(
-    text: str, there: str, instead: str, said: str
+    text: str, there: str, replacement: str, message: str
 ) -> None:
     assert there in text
-    changed = text.replace(there, instead, 1)
-    if "without" in said:  # else the mixed stratum assigned for it
+    changed = text.replace(there, replacement, 1)
+    if "without" in message:  # else the mixed stratum assigned for it
         changed = changed[: changed.index('[[strata]]\nvote = "1/2"\nguests_hit = 1')]
-    with pytest.raises(SpecError, match=f"(?s){said}"):
+    with pytest.raises(SpecError, match=f"(?s){message}"):
         parse(changed)
 
 

@@ -123,10 +123,12 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("there", "instead", "said"), WRONG, ids=[said for *_, said in WRONG])
-def test_parse_reports_a_problem(there: str, instead: str, said: str) -> None:
+@pytest.mark.parametrize(
+    ("there", "replacement", "message"), WRONG, ids=[message for *_, message in WRONG]
+)
+def test_parse_reports_a_problem(there: str, replacement: str, message: str) -> None:
     assert there in SMALL
-    assert said in refusal(SMALL.replace(there, instead, 1))
+    assert message in refusal(SMALL.replace(there, replacement, 1))
 
 
 def test_parse_reports_the_line_in_the_right_table() -> None:
@@ -135,17 +137,17 @@ def test_parse_reports_the_line_in_the_right_table() -> None:
 
 
 @pytest.mark.parametrize(
-    ("points", "said"),
+    ("points", "message"),
     [
         ("rm = [0.5, 1.2]", "rm 1.2: 0 to 1 (a probability)"),
         ("rv = []", "rv: no value"),
         ("rh = {start = 0.5, stop = 0.4, step = 0.1}", "a grid needs a step above 0"),
     ],
 )
-def test_parse_reports_invalid_operating_points(points: str, said: str) -> None:
+def test_parse_reports_invalid_operating_points(points: str, message: str) -> None:
     text = f"{SMALL}\n[points]\n{points}\n"
     words = refusal(text)
-    assert said in words
+    assert message in words
     assert re.search(rf"line ({line_of(text, points)}|{line_of(text, '[points]')}):", words)
 
 
@@ -191,15 +193,15 @@ def test_mix_of_requests_changes_the_hash_only_when_given() -> None:
 
 
 @pytest.mark.parametrize(
-    ("mix", "said"),
+    ("mix", "message"),
     [
         ("{gett = 1}", "no request 'gett': did you mean 'get'?"),
         ("{get = -1, put = 1}", "get = -1.0: a weight is 0 or more"),
         ("{get = 0}", "give at least one kind a weight above 0"),
     ],
 )
-def test_parse_reports_an_invalid_mix_of_requests(mix: str, said: str) -> None:
-    assert said in refusal(f"{SMALL}\n[workload]\nmix = {mix}\n")
+def test_parse_reports_an_invalid_mix_of_requests(mix: str, message: str) -> None:
+    assert message in refusal(f"{SMALL}\n[workload]\nmix = {mix}\n")
     assert "put it under [workload]" in refusal(
         SMALL.replace("guests = 3", "guests = 3\nmix = {get = 1}")
     )
