@@ -40,7 +40,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "down": ("deploy.commands.node", "down", "Stop a node; nothing of it is left running."),
     "demo": ("faultinject.demo", "demo", "The main job, shown on three real guests."),
     "bench": ("faultinject.bench.commands", "bench", "Measure the voter beside its peers."),
-    "soak": ("faultinject.soak", "soak", "Faults by the hundred under load, every reply checked."),
+    "soak": (
+        "faultinject.soak.command",
+        "soak",
+        "Faults by the hundred under load, every reply checked.",
+    ),
     "simulate": (
         "faultinject.simulation.command",
         "simulate",

@@ -1,19 +1,25 @@
-"""What noticed a corrupted state: read from the voter's log, line by line as it grows."""
+"""The voter's log: read as it grows, and what it shows about corrupted and failed replicas."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple
 
-__all__ = ["Detector", "VoterEvent", "VoterLog", "classify"]
+from faultinject.soak.plan import GUESTS
+from faultinject.soak.record import InjectedFault, UnexplainedFailure
+
+__all__ = ["Detector", "VoterEvent", "VoterLog", "classify", "unexplained_failures"]
+
+SLACK = 1.0
+"""Seconds around an episode in which its fault explains a failure."""
 
 
 class Detector(StrEnum):
-    """What noticed a corrupted state, or removed it unnoticed."""
+    """What detected a corrupted state, or removed it undetected."""
 
     DISSENT = "dissent"
     """A reply differed from the voted one."""
@@ -24,13 +30,13 @@ class Detector(StrEnum):
     RESTORE = "restore"
     """The state after a restore did not hash to the checkpoint's digest."""
     CHECKSUM = "checksum"
-    """A frame from the guest was damaged: the flip hit a reply on its way."""
+    """A frame from the guest was damaged: the flip changed a reply on its way."""
     UNCLEAR = "dissent or digest"
-    """The voter died before it released the reply that would name the place."""
+    """The voter died before it released the reply that would identify the place."""
     REPLACED = "replaced unnoticed"
     """The guest left the vote for another reason, and got a new state."""
     NOTHING = "nothing"
-    """Nothing noticed it in time."""
+    """Nothing detected it in time."""
 
 
 class VoterEvent(NamedTuple):
@@ -49,7 +55,7 @@ class VoterEvent(NamedTuple):
 
 
 class VoterLog:
-    """Reads a voter's log as it grows.  A log that was cut back is read from its new start."""
+    """A reader of a voter's log as it grows.  A log that was truncated is read from its start."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -57,7 +63,7 @@ class VoterLog:
         self._rest = b""
 
     def read(self) -> list[VoterEvent]:
-        """Return the events since the last call; lines that are no events are left out."""
+        """Return the events since the last call; lines that are no events are skipped."""
         try:
             with self._path.open("rb") as file:
                 if file.seek(0, 2) < self._at:
@@ -85,10 +91,10 @@ def _parse(line: bytes) -> VoterEvent | None:
 def classify(
     event: VoterEvent, guest: str, *, requests: Container[int], unread: bool
 ) -> Detector | None:
-    """Return what noticed the corrupted state of ``guest`` by this event; None: it did not.
+    """Return what detected the corrupted state of ``guest`` by this event; None: it did not.
 
     ``requests``: the places of requests whose replies were released.  ``unread``: no client has
-    asked for the corrupted value yet, so that no reply can differ.
+    requested the corrupted value yet, so that no reply can differ.
     """
     fields = event.fields
     if event.event != "replica" or fields["replica"] != guest:
@@ -104,6 +110,47 @@ def classify(
         return Detector.RESTORE
     if reason == "sends garbage":
         return Detector.CHECKSUM
-    # A guest that gets a checkpoint, or that had to leave, loses its state without a conviction.
+    # A guest that leaves the vote or gets a checkpoint loses its state without a conviction.
     left = fields["before"] == "active" and fields["after"] in ("absent", "expelled")
     return Detector.REPLACED if left or fields["after"] == "restoring" else None
+
+
+def unexplained_failures(
+    events: Iterable[VoterEvent], faults: Iterable[InjectedFault], *, began: float, ended: float
+) -> list[UnexplainedFailure]:
+    """Return the replicas that left the vote although no fault had hit them.
+
+    A busy host or a bug can cause that.  ``began`` is when the load began and ``ended`` when the
+    run was over, in seconds since 1970.
+    """
+    spans = _spans(faults)
+    found = []
+    for event in events:
+        fields = event.fields
+        if event.event != "replica" or not began <= event.at <= ended:
+            continue
+        if fields["before"] != "active" or fields["after"] == "active":
+            continue
+        at, guest = event.at - began, fields["replica"]
+        if not any(
+            since - SLACK <= at <= until + SLACK and guest in guests
+            for since, until, guests in spans
+        ):
+            found.append(UnexplainedFailure(guest=guest, at=round(at, 3), reason=fields["reason"]))
+    return found
+
+
+def _spans(faults: Iterable[InjectedFault]) -> list[tuple[float, float, set[str]]]:
+    """Return the beginning and end of each episode, and the guests that it hit."""
+    spans: list[tuple[float, float, set[str]]] = []
+    since: float | None = None
+    guests: set[str] = set()
+    for fault in faults:
+        since = fault.at if since is None else since
+        guests |= {fault.target} & set(GUESTS)
+        if fault.recovered_after is not None:
+            spans.append((since, fault.at + fault.recovered_after, guests))
+            since, guests = None, set()
+    if since is not None:
+        spans.append((since, float("inf"), guests))
+    return spans

@@ -9,17 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import faultinject.soak
+from faultinject.soak import command
 from faultinject.soak.plan import GUESTS
-from faultinject.soak.together import (
+from faultinject.soak.round_plan import (
     EARLIEST_KILL,
     LATEST_KILL,
     MAGIC,
     TOGETHER,
     VALUE_SIZE,
-    Aim,
-    held_value,
     make_rounds,
+    marked_value,
 )
 
 SEEDS = st.integers(0, 2**64)
@@ -42,7 +41,11 @@ def test_plan_of_200_rounds_spreads_offsets_guests_and_moments(seed: int) -> Non
     assert all(EARLIEST_KILL <= plan.offset <= LATEST_KILL for plan in plans)
     assert 30 <= sum(plan.offset < 0 for plan in plans) <= 50
     assert 70 <= sum(plan.offset > 0.1 for plan in plans) <= 90
-    assert Counter(plan.aim for plan in plans) == {Aim.READ: 80, Aim.MARKER: 60, Aim.FETCH: 60}
+    assert Counter(plan.moment for plan in plans) == {
+        RoundMoment.READ: 80,
+        RoundMoment.MARKER: 60,
+        RoundMoment.FETCH: 60,
+    }
     assert min(Counter(plan.guest for plan in plans)[guest] for guest in GUESTS) > 40
     assert all(len(MAGIC) <= plan.byte < VALUE_SIZE for plan in plans)
 
@@ -53,17 +56,17 @@ def test_plan_is_the_same_for_the_same_seed_and_another_for_another_seed() -> No
     assert make_rounds(7, 50)[:20] == make_rounds(7, 20)
 
 
-def test_plan_without_rounds_is_refused() -> None:
+def test_plan_without_rounds_raises() -> None:
     with pytest.raises(ValueError, match="at least 1"):
         make_rounds(1, 0)
 
 
-def test_held_values_are_unique_and_begin_alike() -> None:
-    values = {held_value(seed, number, attempt) for seed in (1, 2) for number in range(20)
+def test_marked_values_are_unique_and_begin_alike() -> None:
+    values = {marked_value(seed, number, attempt) for seed in (1, 2) for number in range(20)
               for attempt in range(3)}  # fmt: skip
     assert len(values) == 120
     assert all(value.startswith(MAGIC) and len(value) == VALUE_SIZE for value in values)
 
 
 def test_command_offers_the_planned_combination() -> None:
-    assert faultinject.soak.TOGETHER == TOGETHER
+    assert command.TOGETHER == TOGETHER
