@@ -17,8 +17,8 @@ import msgspec
 from deploy.host.identity import ProcessIdentity, identify
 from deploy.host.process import find_qemu
 from deploy.node.records import Layout
+from faultinject.faults import processes
 from faultinject.faults.site import NotApplied
-from faultinject.faults.voters import hang_process, kill_process
 from faultinject.soak.load import Window
 from faultinject.soak.plan import BY_SUPERVISOR, PlannedInjection, SoakFaultKind
 from faultinject.soak.record import InjectedFault
@@ -104,7 +104,7 @@ class SoakInjector:
         if kind in BY_SUPERVISOR:
             return await self._ask_supervisor(planned)
         process = await self._process(target)
-        act = hang_process if kind is SoakFaultKind.GUEST_FREEZE else kill_process
+        act = processes.hang if kind is SoakFaultKind.GUEST_FREEZE else processes.kill
         at = time.monotonic()
         try:
             applied = await act(process.pid, target)

@@ -19,7 +19,7 @@ from faultinject.history.counters import CounterCheck
 from faultinject.history.oracle import OrderOracle
 from guests.protocol.message import Reply, encode_request
 from voter.client import READ_ONLY_METHODS, Client
-from voter.errors import NotExecuted, RequestError
+from voter.client.errors import NotExecuted, RequestError
 
 __all__ = ["TIMEOUT", "SHARED", "Load", "Window"]
 
@@ -140,7 +140,7 @@ class Load:
     # --------------------------------------------------------------- running
 
     async def start(self) -> None:
-        """Fill the state, then start all clients.  Raises the errors of voter.errors."""
+        """Fill the state, then start all clients.  Raises RequestError."""
         async with await Client.connect(self._address) as client:
             for number in range(self._state // FILLER):
                 value = Random(number).randbytes(FILLER)
