@@ -6,9 +6,9 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
+from faultinject.campaign.assessment import AssessedMission
 from faultinject.campaign.planning.plan import Cell
-from faultinject.campaign.records import MissionPlan, MissionRow, Outcome
-from faultinject.campaign.store.table import LAYER
+from faultinject.campaign.records import LAYER, MissionPlan, Outcome
 from faultinject.campaign.store.tally import Tally, latency_of
 from faultinject.faults import CATALOGUE
 from faultinject.report.bar_figures import describe
@@ -65,12 +65,11 @@ Part = tuple[str, bool, bool]  # kind, whether alone, repair
 def look(source: Source) -> Observation:
     """Read rows one by one, at most MOST_ROWS of them."""
     found, plan = Observation(), source.store.plan
-    for row in source.store.rows():
+    for mission, row in source.store.missions():
         if found.rows >= MOST_ROWS:
             found.sampled = True
             break
         found.rows += 1
-        mission = plan.mission(row.index)
         cell = plan.cell_of(row.index)
         plain = cell.forced and cell.design == "voted"  # not a dose or a shot
         if row.outcome is Outcome.SILENT and mission.design == "voted":
@@ -79,7 +78,7 @@ def look(source: Source) -> Observation:
             arranged = bool(mission.alike) or any(hit.kind in CHORUS for hit in mission.hits)
             found.silent.append(
                 SilentFinding(mission=row.index, stratum=mission.stratum, hits=hits + lie,
-                words=row.words,
+                words=row.problem,
                        arranged=arranged)
             )  # fmt: skip
         if plain:
@@ -89,7 +88,7 @@ def look(source: Source) -> Observation:
     return found
 
 
-def _note_kinds(found: Observation, mission: MissionPlan, row: MissionRow) -> None:
+def _note_kinds(found: Observation, mission: MissionPlan, row: AssessedMission) -> None:
     """Count a mission once for each kind of fault in it, however many guests that hit."""
     alone = len({hit.target for hit in mission.hits}) == 1
     layer_hit = mission.voter_hit or mission.host_function_hit
@@ -107,7 +106,9 @@ def _note_kinds(found: Observation, mission: MissionPlan, row: MissionRow) -> No
             found.masked[part] += row.masked > 0
 
 
-def _note_times(found: Observation, mission: MissionPlan, row: MissionRow, *, plain: bool) -> None:
+def _note_times(
+    found: Observation, mission: MissionPlan, row: AssessedMission, *, plain: bool
+) -> None:
     answered = [each for each in row.latencies if each >= 0]
     found.latencies.setdefault(mission.stratum, []).extend(answered)
     hits = mission.hits

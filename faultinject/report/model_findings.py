@@ -73,7 +73,7 @@ def _with_falls(source: Source, dose: DoseFinding) -> DoseFinding:
     if source.store.spec.repair == "on":
         return dose
     classes = [0] * (source.n - source.m + 2)
-    falls = source.store.dose_falls(source.prefix).get((dose.kind, dose.flips), {})
+    falls = source.store.doses_by_failed_guests(source.prefix).get((dose.kind, dose.flips), {})
     for failed, count in _by_failed(falls, source.m, source.n, lost=False).items():
         classes[min(failed, len(classes) - 1)] += count
     judged = independence_of_failures(classes, source.n)
