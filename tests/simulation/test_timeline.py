@@ -34,5 +34,5 @@ def test_every_event_and_effect_has_a_description() -> None:
 
 def leaves(kind: type) -> list[type]:
     """Return the subclasses that have no subclasses."""
-    below = kind.__subclasses__()
+    below: list[type] = kind.__subclasses__()
     return [leaf for each in below for leaf in leaves(each)] if below else [kind]
