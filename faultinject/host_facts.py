@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from deploy.host.atomic_file import write_json
+from deploy.host.files import write_json
 from faultinject.load import percentile
 
 __all__ = ["DiskFacts", "Host", "look_at_disk", "look_at_host", "save"]

@@ -253,12 +253,12 @@ def test_completion_completes_commands_and_kinds() -> None:
     assert "plain,corrupt-reply" in complete("trivisor inject corrupt-r")
 
 
-def test_doctor_tells_in_json_and_by_its_exit_code(scratch: Path) -> None:
+def test_doctor_reports_as_json_and_by_its_exit_code(scratch: Path) -> None:
     done = run("doctor", "--json", "--dir", str(scratch))
     said = json.loads(done.stdout)
     assert said["ok"] == (done.returncode == 0)
     assert {"system", "qemu-system-x86_64", "libvirt", "mmdebstrap"} <= {
-        finding["what"] for finding in said["findings"]
+        check["check"] for check in said["checks"]
     }
 
 

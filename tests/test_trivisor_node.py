@@ -133,7 +133,7 @@ def test_requests_go_through_the_vote_by_command_and_by_http(node: Node) -> None
 
 
 def test_a_second_up_is_refused_and_harms_nothing(node: Node) -> None:
-    until(lambda: node.json("status")["voter"]["spare"] is not None)  # it takes its time
+    until(lambda: node.json("status")["voter"]["standby"] is not None)  # it takes its time
     before = node.processes()
     done = node.up()
     assert done.returncode == ExitCode.ALREADY_UP
@@ -228,7 +228,7 @@ def test_a_guest_that_dies_unasked_is_put_back_by_itself(node: Node) -> None:
 def test_logs_show_what_happened_and_what_a_guest_said(node: Node) -> None:
     said = node.run("logs").stdout
     assert "repaired" in said
-    assert "injected" in said
+    assert "fault injected" in said
     assert "trivisor: ready" in node.run("logs", "g1").stdout
     assert node.run("logs", "nonsense").returncode == ExitCode.FAILED
 
@@ -253,7 +253,7 @@ def test_a_killed_supervisor_comes_back_by_itself_and_takes_over(node: Node) -> 
         assert after["voter"]["pid"] == before["voter"]["pid"]
         assert [g["pid"] for g in after["guests"]] == [g["pid"] for g in before["guests"]]
         assert after["http"] == before["http"]
-    assert "supervisor started again" in node.run("logs").stdout
+    assert "supervisor restarted" in node.run("logs").stdout
     # What it took over is fully its own: it can break it and put it back.
     node.json("inject", "crash", "g1")
     node.json("heal", "g1")
@@ -275,7 +275,7 @@ def test_no_client_sees_that_voter_and_supervisor_are_killed(node: Node) -> None
             assert all(after[name]["pid"] != status[name]["pid"] for name in names)
     assert [g["pid"] for g in after["guests"]] == [g["pid"] for g in before["guests"]]
     assert after["http"] == before["http"]
-    assert not after["voter"]["given_up"]
+    assert not after["voter"]["abandoned"]
 
 
 @contextlib.contextmanager
@@ -304,12 +304,12 @@ def counting(node: Node) -> Iterator[Callable[[], int]]:
         assert client.wait(timeout=60) == 0, os.pread(said.fileno(), 1 << 20, 0).decode()
 
 
-def kill_all(node: Node, *, nanny: bool = True) -> None:
-    """Kill the node's processes in one moment, as a loss of power does."""
+def kill_all(node: Node, *, watchdog: bool = True) -> None:
+    """Kill the node's processes in one moment, as a power failure does."""
     status = node.json("status")
     pids = [status["voter"]["pid"], *(g["pid"] for g in status["guests"])]
     pids += [status["supervisor"]["pid"], *node.processes()]
-    meant = {*pids} - ({status["supervisor"]["nanny"]} if not nanny else set())
+    meant = {*pids} - ({status["supervisor"]["watchdog"]} if not watchdog else set())
     for pid in meant:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -317,18 +317,18 @@ def kill_all(node: Node, *, nanny: bool = True) -> None:
         until(lambda pid=pid: not alive(pid))  # type: ignore[misc]
 
 
-def test_without_its_nanny_a_killed_supervisor_leaves_the_node_to_the_next_up(node: Node) -> None:
+def test_up_takes_over_from_a_killed_supervisor_without_a_watchdog(node: Node) -> None:
     node.put("colour", "white")
     before = node.json("status")
-    os.kill(before["supervisor"]["nanny"], signal.SIGKILL)
-    until(lambda: node.json("status")["supervisor"]["nanny"] is None)
+    os.kill(before["supervisor"]["watchdog"], signal.SIGKILL)
+    until(lambda: node.json("status")["supervisor"]["watchdog"] is None)
     pid = before["supervisor"]["pid"]
     os.kill(pid, signal.SIGKILL)
     until(lambda: not alive(pid))
     assert node.get("colour")["body"] == "white"
     done = node.run("status", "--json")
     assert done.returncode == ExitCode.NOT_UP
-    assert json.loads(done.stdout)["left"].keys() == {"voter", "proxy", "g1", "g2", "g3"}
+    assert json.loads(done.stdout)["orphans"].keys() == {"voter", "proxy", "g1", "g2", "g3"}
     # Other options than those it runs with: refused, and it goes on.
     done = node.run("up", "--http", "127.0.0.1:0")
     assert done.returncode == ExitCode.ALREADY_UP
@@ -358,10 +358,10 @@ def test_after_a_loss_of_power_up_comes_back_with_all_that_was_acknowledged(node
     assert durability["journal"]
 
 
-def test_if_all_but_the_nanny_die_the_node_comes_back_by_itself(node: Node) -> None:
+def test_node_comes_back_automatically_after_all_but_the_watchdog_died(node: Node) -> None:
     node.put("colour", "grey")
     http = node.json("status")["http"]
-    kill_all(node, nanny=False)
+    kill_all(node, watchdog=False)
     until(lambda: node.states() == ["active"] * 3, 120)
     assert node.json("status")["http"] == http
     assert node.get("colour")["body"] == "grey"
@@ -373,7 +373,7 @@ def test_down_leaves_nothing_also_where_the_supervisor_is_gone(node: Node) -> No
     # Somebody else's process that speaks of the directory, as an editor or a log viewer does.
     words = [sys.executable, "-c", "import time; time.sleep(300)", str(node.directory / "g1.qcow2")]
     with subprocess.Popen(words) as bystander:
-        os.kill(pid, signal.SIGKILL)  # `down` comes before its nanny has another one
+        os.kill(pid, signal.SIGKILL)  # `down` comes before its watchdog restarts it
         done = node.run("down")
         assert done.returncode == 0, done.stderr
         assert node.processes().keys() == {bystander.pid}

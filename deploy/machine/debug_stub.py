@@ -1,6 +1,6 @@
-"""A guest's debug stub in QEMU: a socket for a debugger, there for as long as it is asked for.
+"""QEMU's debug stub for a guest: a unix socket for a debugger.
 
-A debugger that connects stops the processor, and lets it run as it leaves.
+A debugger that connects stops the CPU; when it disconnects, the CPU continues.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ _EMULATOR = "qemu-system-x86_64"
 
 
 def why_no_stub(emulator: str = _EMULATOR) -> str:
-    """Return why this host's QEMU has no debug stub, in its own words; "" if it has one.
+    """Return QEMU's error if this host's QEMU has no debug stub, "" if it has one.
 
-    Tried on a machine that never runs: 0.1 s.
+    Starts a machine that never runs: 0.1 s.
     """
     with tempfile.TemporaryDirectory(prefix="tvg-") as directory:
         words = [emulator, "-machine", "microvm", "-accel", "tcg", "-nodefaults"]
@@ -36,12 +36,12 @@ def why_no_stub(emulator: str = _EMULATOR) -> str:
             return str(error)
     if not done.returncode:
         return ""
-    said = done.stderr.decode(errors="replace").strip().splitlines()
-    return said[-1] if said else f"it ended with status {done.returncode}"
+    errors = done.stderr.decode(errors="replace").strip().splitlines()
+    return errors[-1] if errors else f"it ended with status {done.returncode}"
 
 
 class DebugStub:
-    """The stub of a running domain, at the unix socket ``path``."""
+    """The debug stub of a running domain, at the unix socket ``path``."""
 
     def __init__(self, domain: Domain, path: Path) -> None:
         self.path = path
@@ -49,7 +49,7 @@ class DebugStub:
         self._ran = False
 
     async def start(self) -> None:
-        """Have QEMU listen. Raises HypervisorFailed if it cannot."""
+        """Have QEMU listen.  Raises HypervisorFailed if it cannot."""
         self._ran = await self._runs()
         device = f"unix:{str(self.path).replace(',', ',,')},server=on,wait=off"
         answer = await self._domain.monitor(f"gdbserver {device}", timeout=_TIMEOUT)
@@ -57,7 +57,7 @@ class DebugStub:
             raise HypervisorFailed(f"QEMU has no debug stub at {self.path}: {answer}")
 
     async def end(self) -> None:
-        """Have QEMU listen no more, and its processor as it was. Raises HypervisorFailed."""
+        """Stop listening; the CPU runs or not as before `start`.  Raises HypervisorFailed."""
         await self._domain.monitor("gdbserver none", timeout=_TIMEOUT)
         runs = await self._runs()
         if self._ran and not runs:

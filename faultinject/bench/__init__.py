@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from deploy.node.durability import PROMISES, Durability
+from deploy.node.records import PROMISES, Durability
 from faultinject.bench.commands import durability as durability_command
 from faultinject.bench.commands import guests, memory, transfer
 from voter.commands.terminal import ExitCode, console, print_json, quiet_logs, warn

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from deploy.node.durability import PROMISES, Durability
+from deploy.node.records import PROMISES, Durability
 from guests.service import SHIPPED
 from voter.commands.terminal import ExitCode, console, print_json, quiet_logs, warn
 

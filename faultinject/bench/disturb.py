@@ -13,7 +13,7 @@ from statistics import median
 
 import msgspec
 
-from deploy.machine.node import NodeMachines
+from deploy.machine.node_machines import NodeMachines
 from faultinject.bench.rig import VoterProcess
 from faultinject.load import Arrivals, Start, percentile
 
@@ -61,7 +61,7 @@ async def _window(start: Start, rate: float, seconds: float) -> tuple[list[float
 
 
 async def _put_back(node: NodeMachines, voter: VoterProcess, name: str) -> None:
-    await node.guests[name].put_back(BOOT_DEADLINE)
+    await node.guests[name].restore(BOOT_DEADLINE)
     await voter.call("POST", f"/replicas/{name}/admit")
     await voter.wait_active({name}, 30)
 

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from deploy.node.durability import Durability
+from deploy.node.records import Durability
 from faultinject.bench import etcd, rig
 from faultinject.bench.usage import Meter, family
 from faultinject.host_facts import DiskFacts, Host, look_at_disk, look_at_host

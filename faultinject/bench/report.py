@@ -12,8 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from deploy.node.durability import Durability
-from deploy.node.records import cache_directory
+from deploy.node.records import Durability, cache_directory
 from faultinject.bench import rig
 from faultinject.bench.compare import Comparison, compare
 from faultinject.bench.disturb import Disturbance, RecoveryTimes, disturb, recover

@@ -21,9 +21,9 @@ from typing import Literal
 import aiohttp
 
 from deploy.machine.accel import decide
-from deploy.machine.node import NodeMachines
+from deploy.machine.node_machines import NodeMachines
 from deploy.machine.spec import plan_node
-from deploy.node.durability import Durability
+from deploy.node.records import Durability
 from faultinject.bench.peers import haproxy_command
 from guests.image import COMMAND_LINE, Overlay, add_overlay, build_image
 from voter.errors import VoterError

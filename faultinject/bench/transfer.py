@@ -23,9 +23,8 @@ from typing import Any
 import msgspec
 
 from deploy.machine.guest import Guest
-from deploy.machine.node import NodeMachines
-from deploy.node.durability import Durability
-from deploy.node.records import cache_directory
+from deploy.machine.node_machines import NodeMachines
+from deploy.node.records import Durability, cache_directory
 from deploy.supervisor.cpu_yield import CpuYield, yield_limit
 from deploy.supervisor.repair_policy import ReplicaView
 from faultinject.bench import rig, roomy
@@ -225,7 +224,7 @@ async def _pass(
     arrivals = Arrivals(start, rate)
     began = time.monotonic()
     async with arrivals:
-        await guest.put_back(60.0)
+        await guest.restore(60.0)
         clean = time.monotonic()
         pids = {each: [found.pid] for each, found in node.guests.items() if found.pid}
         meter = Meter({"voter": [voter.pid], **pids})
@@ -258,7 +257,7 @@ async def _yielding(voter: rig.VoterProcess, guest: Guest) -> AsyncIterator[None
             assert isinstance(status, dict)
             state = {each["name"]: each["state"] for each in status["replicas"]}[guest.name]
             sight = ReplicaView(vm=guest.state.value, replica=state, reason="", since=0.0)
-            yields = yielding.see(
+            yields = yielding.update(
                 sight, time.monotonic(), served=status["active"] >= 2,
                 throttled=status["throttled"], limit=yield_limit(status["checkpoint"]["size"]),
             )  # fmt: skip

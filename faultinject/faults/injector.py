@@ -9,17 +9,16 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import structlog
 
 from deploy.errors import DeployError
 from deploy.host.child import Child
+from deploy.host.files import LogFile
 from deploy.host.identity import ProcessIdentity
-from deploy.host.logfile import LogFile
+from deploy.host.spawn import python_command, python_environment
 from deploy.node.interfaces import FaultSite
 from deploy.supervisor.fault_records import FaultRefused
 from faultinject.campaign.records import Hit
@@ -40,8 +39,6 @@ DOSES = {"flip-ram": 1000}
 """How many bits are flipped, where it is not one: of 128 MiB a single one is hardly ever used."""
 PUT_BACK = frozenset({"crash", "hang", "reset", "flip-register"})
 """What leaves no sound guest, besides all faults of memory."""
-
-ROOT = Path(__file__).resolve().parents[2]
 
 _log = structlog.get_logger(__name__)
 
@@ -81,7 +78,7 @@ class FaultInjector:
         if fault.layer is not FaultLayer.LINK and state != "ready":
             raise FaultRefused(f"{guest} is {state}", remedy=f"`trivisor heal {guest}` first")
 
-    def must_put_back(self, kind: str) -> bool:
+    def needs_restore(self, kind: str) -> bool:
         """Whether the guest must be put back after this fault, even while it still votes.
 
         A hung one is not let go before: it would greet the voter just to be cut off again.
@@ -108,17 +105,15 @@ class FaultInjector:
             await self._start_proxy()
 
     async def _start_proxy(self) -> None:
-        words = [sys.executable, "-m", "faultinject.faults.proxy"]
-        words += ["--control", str(self._site.layout.proxy_control)]
+        command = python_command("faultinject.faults.proxy")
+        command += ["--control", str(self._site.layout.proxy_control)]
         for name, guest in self._site.guests.items():
-            words += ["--link", name, str(self._site.layout.proxy_link(name))]
-            words.append(str(guest.link_socket))
-        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+            link = str(self._site.layout.proxy_link(name))
+            command += ["--link", name, link, str(guest.link_socket)]
         ours, theirs = os.pipe()
         try:
             with self._log.open() as log:
-                environment = os.environ | {"PYTHONPATH": path}
-                self._proxy = Child.start(words, log=log, env=environment, stdout=theirs)
+                self._proxy = Child.start(command, log=log, env=python_environment(), stdout=theirs)
         finally:
             os.close(theirs)
         reader = asyncio.StreamReader()
@@ -223,7 +218,7 @@ class FaultInjector:
         for path in (layout.proxy_control, *map(layout.proxy_link, self._site.guests)):
             path.unlink(missing_ok=True)
 
-    async def let_go(self) -> None:
+    async def release(self) -> None:
         """Let the proxy live on without this process."""
         await self._undo_all()
 

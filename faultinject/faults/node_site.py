@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager
-from pathlib import Path
 from typing import Any
 
-from deploy.machine.states import GuestState
 from deploy.node.interfaces import FaultSite, GuestPort
 from faultinject.faults.site import Liar, NotApplied
 from voter.client import Client
 from voter.errors import RequestError
 
-__all__ = ["NodeTarget", "NodeSite"]
+__all__ = ["NodeSite"]
 
 _BARE = "the guests of a running node have no network card, and so no shell"
 
@@ -29,9 +26,9 @@ class NodeSite:
         """The guests' names."""
         return tuple(self._site.guests)
 
-    def machine(self, name: str) -> NodeTarget:
+    def machine(self, name: str) -> GuestPort:
         """Return a guest's machine."""
-        return NodeTarget(self._site.guests[name])
+        return self._site.guests[name]
 
     def link(self, name: str) -> Liar:
         """Raise NotApplied: the proxy is another process, which ``inject`` speaks to."""
@@ -56,61 +53,3 @@ class NodeSite:
         except (RequestError, TimeoutError) as error:
             return 0, str(error).encode()
         return answer.status, answer.body
-
-
-class NodeTarget:
-    """Implements ``faults.site.Machine`` by what the supervisor hands out of a guest."""
-
-    def __init__(self, port: GuestPort) -> None:
-        self._port = port
-
-    @property
-    def name(self) -> str:
-        """g1, g2, ..."""
-        return self._port.name
-
-    @property
-    def state(self) -> GuestState:
-        """Where it is."""
-        return GuestState(self._port.state)
-
-    @property
-    def pid(self) -> int | None:
-        """Its QEMU, or None."""
-        return self._port.pid
-
-    async def kill(self) -> None:
-        """End its QEMU at once; return when it is gone."""
-        await self._port.kill()
-
-    async def pause(self) -> None:
-        """Stop its processor."""
-        await self._port.pause()
-
-    async def resume(self) -> None:
-        """Let it go on."""
-        await self._port.resume()
-
-    async def reset(self) -> None:
-        """Press its reset button."""
-        await self._port.reset()
-
-    async def nmi(self) -> None:
-        """Send its processor a non-maskable interrupt."""
-        await self._port.nmi()
-
-    async def registers(self) -> str:
-        """Return its registers in QEMU's words."""
-        return await self._port.registers()
-
-    def debug_stub(self) -> AbstractAsyncContextManager[Path]:
-        """Have QEMU's debug stub listen on the unix socket that is given."""
-        return self._port.debug_stub()
-
-    def ram_file(self) -> Path:
-        """Return the file that is its memory."""
-        return self._port.ram()
-
-    def tail(self, count: int = 20) -> list[str]:
-        """Return the last lines of its console."""
-        return self._port.tail(count)

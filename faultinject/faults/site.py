@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from deploy.machine.states import GuestState
+from deploy.machine.spec import GuestState
 from faultinject.faults.lies import Lie
 
 __all__ = ["Applied", "ClientSite", "FunctionSite", "Liar", "FaultTarget", "NotApplied", "Site"]

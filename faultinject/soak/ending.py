@@ -7,10 +7,10 @@ import os
 from pathlib import Path
 
 from deploy.commands.control_client import NotUp, ask
+from deploy.host.identity import wait_end
+from deploy.node.configuration import make_machines
 from deploy.node.orphans import end_orphans
 from deploy.node.records import Layout
-from deploy.node.succession import wait_end
-from deploy.supervisor.machines import make_node
 from voter.commands.terminal import CommandError
 
 __all__ = ["leftovers", "take_down"]
@@ -31,9 +31,9 @@ def take_down(layout: Layout) -> None:
         said = ask(layout, "GET", "/status", patience=RETURN_PATIENCE)["supervisor"]
         ask(layout, "POST", "/down", timeout=DOWN_DEADLINE)
     except NotUp:
-        end_orphans(layout, make_node, lambda _: None)
+        end_orphans(layout, make_machines, lambda _: None)
         return
-    for pid in (said["pid"], said["nanny"]):
+    for pid in (said["pid"], said["watchdog"]):
         if pid is not None and not wait_end(pid, DOWN_DEADLINE):
             raise CommandError(f"process {pid} is still there {DOWN_DEADLINE:g} s after `down`")
 

@@ -28,7 +28,7 @@ FRESH = 0.05
 """Seconds: what was seen longer before a fault is no proof of what was so when it came."""
 SUPERVISOR_KILLS = 4
 SUPERVISOR_WINDOW = 62.0
-"""The nanny gives a supervisor up that ends 6 times within 60 s: so many are killed in so long."""
+"""The watchdog restarts no supervisor that ends 6 times within 60 s: at most so many are killed."""
 VOTER_KILLS = 4
 VOTER_STEADY = 5.5
 """A voter is given up after 6 lives in a row under 5 s: after so many one is left to live."""

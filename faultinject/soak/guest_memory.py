@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from deploy.host.process import find_qemu, ram_file
+from deploy.machine.qemu import find_qemu, ram_file
 from deploy.node.records import Layout
 from faultinject.soak.together import MAGIC, VALUE_SIZE
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from deploy.host.identity import ProcessIdentity, identify
-from deploy.host.process import find_qemu
+from deploy.machine.qemu import find_qemu
 from faultinject.soak.plan import PlannedInjection, SoakFaultKind
 from faultinject.soak.view import NoAnswer, NodeView, View, ViewRefused
 

@@ -121,7 +121,7 @@ class Repairs:
         states = {each["name"]: each["state"] for each in status["replicas"]}  # type: ignore[attr-defined]
         if states[name] in ("learner", "restoring"):
             return
-        await guest.put_back()
+        await guest.restore()
         self._patience[name] = time.monotonic() + GREETING
         await self._voter.admit(name)
 

@@ -27,7 +27,7 @@ import structlog
 from deploy.errors import DeployError, GuestNeverReady
 from deploy.machine.accel import decide
 from deploy.machine.guest import Guest
-from deploy.machine.node import NodeMachines
+from deploy.machine.node_machines import NodeMachines
 from deploy.machine.spec import plan_node
 from deploy.machine.ssh import GuestShell, free_ports, make_keys
 from deploy.node.records import cache_directory
@@ -248,10 +248,10 @@ class Station:
         dirty, self._dirty = self._dirty, set()
         guests = [self._node.guests[name] for name in sorted(dirty)]
         results = await asyncio.gather(
-            *(guest.put_back() for guest in guests), return_exceptions=True
+            *(guest.restore() for guest in guests), return_exceptions=True
         )
         for name in sorted(dirty & self._shells.keys()):
-            self._shells[name].drop()  # the connection is not one of the snapshot's
+            self._shells[name].disconnect()  # the connection is not one of the snapshot's
         for guest, result in zip(guests, results, strict=True):
             if isinstance(result, BaseException):
                 self._dirty.add(guest.name)

@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from deploy.host.logfile import read_tail
+from deploy.host.files import read_tail
 from faultinject.campaign.records import MissionRow, StationFacts
 from faultinject.campaign.workers.scratch import ScratchDirectories, end_processes
 from faultinject.campaign.workers.tasks import (

@@ -1,4 +1,4 @@
-"""Which accelerator: what is decided without a guest, what is kept, when it is decided again."""
+"""The choice of the accelerator: when it needs a guest, when it is cached, when it is repeated."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ IMAGE = Image(kernel=Path("/k"), initrd=Path("/i"), sha256="0" * 64, manifest=Pa
 
 
 class Host:
-    """A host whose facts and whose KVM a test sets; it counts the guests booted to find out."""
+    """A host whose facts and KVM a test sets; counts the guests that were booted."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.facts = FACTS
@@ -44,7 +44,7 @@ class Host:
 
     async def _boot(self, image: Image) -> AcceleratorCheck:
         self.boots += 1
-        return AcceleratorCheck(works=self.works, seen="it booted" if self.works else "it hung")
+        return AcceleratorCheck(works=self.works, observed="it booted" if self.works else "it hung")
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Host:
     return Host(monkeypatch)
 
 
-async def test_a_guest_decides_and_the_decision_is_kept(host: Host, scratch: Path) -> None:
+async def test_a_guest_decides_and_the_decision_is_cached(host: Host, scratch: Path) -> None:
     first = await decide(IMAGE, scratch)
     assert (first.name, first.reason, first.cached) == ("kvm", "it booted", False)
     second = await decide(IMAGE, scratch)
@@ -60,7 +60,7 @@ async def test_a_guest_decides_and_the_decision_is_kept(host: Host, scratch: Pat
     assert host.boots == 1
 
 
-async def test_kvm_that_hangs_means_tcg(host: Host, scratch: Path) -> None:
+async def test_tcg_is_chosen_when_kvm_hangs(host: Host, scratch: Path) -> None:
     host.works = False
     assert (await decide(IMAGE, scratch)).name == "tcg"
     assert (await decide(IMAGE, scratch)).cached
@@ -76,7 +76,7 @@ async def test_kvm_that_hangs_means_tcg(host: Host, scratch: Path) -> None:
         {"virtualization": None},
     ],
 )
-async def test_another_host_or_qemu_is_decided_again(
+async def test_decision_is_repeated_when_host_or_qemu_change(
     host: Host, scratch: Path, change: dict[str, object]
 ) -> None:
     await decide(IMAGE, scratch)
@@ -88,7 +88,7 @@ async def test_another_host_or_qemu_is_decided_again(
 
 
 @pytest.mark.parametrize("change", [{"device": None}, {"virtualization": False}])
-async def test_where_it_is_hopeless_no_guest_is_booted(
+async def test_no_guest_is_booted_when_kvm_is_impossible(
     host: Host, scratch: Path, change: dict[str, object]
 ) -> None:
     host.facts = msgspec.structs.replace(FACTS, **change)
@@ -98,7 +98,7 @@ async def test_where_it_is_hopeless_no_guest_is_booted(
     assert host.boots == 0
 
 
-async def test_asked_for_outright_kvm_gets_its_try_and_nothing_else_is_taken(
+async def test_requested_kvm_is_always_tried_and_never_replaced_by_tcg(
     host: Host, scratch: Path
 ) -> None:
     host.works = False
@@ -110,26 +110,24 @@ async def test_asked_for_outright_kvm_gets_its_try_and_nothing_else_is_taken(
     assert (await decide(IMAGE, scratch, "kvm")).name == "kvm"
 
 
-async def test_tcg_asked_for_is_tcg(host: Host, scratch: Path) -> None:
+async def test_requested_tcg_boots_no_guest(host: Host, scratch: Path) -> None:
     assert (await decide(IMAGE, scratch, "tcg")).name == "tcg"
     assert host.boots == 0
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"name": "kvm"}'])
-async def test_an_unreadable_decision_is_made_again(
-    host: Host, scratch: Path, content: bytes
-) -> None:
+async def test_unreadable_cache_is_replaced(host: Host, scratch: Path, content: bytes) -> None:
     (scratch / "accelerator.json").write_bytes(content)
     assert not (await decide(IMAGE, scratch)).cached
     assert (await decide(IMAGE, scratch)).cached
 
 
-async def test_a_cache_that_cannot_be_written_stops_nothing(host: Host, scratch: Path) -> None:
+async def test_unwritable_cache_is_ignored(host: Host, scratch: Path) -> None:
     (scratch / "file").write_bytes(b"")
     assert (await decide(IMAGE, scratch / "file")).name == "kvm"
 
 
-async def test_without_qemu_the_remedy_is_named(
+async def test_missing_qemu_is_reported_with_its_remedy(
     monkeypatch: pytest.MonkeyPatch, scratch: Path
 ) -> None:
     monkeypatch.setenv("PATH", str(scratch))
@@ -138,7 +136,7 @@ async def test_without_qemu_the_remedy_is_named(
 
 
 @pytest.mark.vm
-async def test_the_facts_of_this_host_are_seen() -> None:
+async def test_facts_of_this_host_are_read() -> None:
     facts = await read_facts()
     assert facts.qemu.startswith("QEMU emulator version")
     assert (facts.device is not None) == Path("/dev/kvm").exists()
@@ -146,10 +144,9 @@ async def test_the_facts_of_this_host_are_seen() -> None:
 
 
 @pytest.mark.vm
-async def test_a_real_guest_judges_kvm_within_the_deadline(image: Image) -> None:
-    """On a host whose /dev/kvm lies this is the only thing that tells."""
+async def test_real_guest_tests_kvm_within_the_deadline(image: Image) -> None:
     begin = time.monotonic()
-    verdict = await boots_with_kvm(image, deadline=5.0)
+    check = await boots_with_kvm(image, deadline=5.0)
     assert time.monotonic() - begin < 10
-    assert verdict.works == ("was ready" in verdict.seen)
-    assert verdict.works or "hung" in verdict.seen or "QEMU ended" in verdict.seen
+    assert check.works == ("was ready" in check.observed)
+    assert check.works or "hung" in check.observed or "QEMU ended" in check.observed

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.node.succession import wait_end
+from deploy.host.identity import wait_end
 from tests.faultinject.campaign.fake_station import GUEST, fake_guests
 from tests.faultinject.campaign.processes import ROOT, Processes, following
 from tests.faultinject.campaign.workers.test_worker_process import wait_until

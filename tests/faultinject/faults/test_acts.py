@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from deploy.errors import DeployError
-from deploy.machine.states import GuestState
+from deploy.machine.spec import GuestState
 from faultinject.campaign.records import Hit
 from faultinject.faults import CATALOGUE, FaultLayer
 from faultinject.faults.acts import Applied, ClientSite, NotApplied, apply

@@ -65,5 +65,5 @@ def test_voters_find_guests_behind_the_proxy() -> None:
 
 
 def test_only_what_leaves_a_sound_guest_that_votes_needs_no_put_back() -> None:
-    must = {kind for kind in OFFERED if injector().must_put_back(kind)}
+    must = {kind for kind in OFFERED if injector().needs_restore(kind)}
     assert must == {"crash", "hang", "corrupt-state", "reset", "flip-ram", "flip-register"}
