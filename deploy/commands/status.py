@@ -33,7 +33,7 @@ def status(directory: Path | None, as_json: bool) -> int:
     try:
         state = ask(layout, "GET", "/status", patience=RETURN_TIMEOUT)
     except NotUp:
-        if not _report_orphans(layout, as_json=as_json):
+        if not layout.known or not _report_orphans(layout, as_json=as_json):
             raise
         return ExitCode.NOT_UP
     if as_json:

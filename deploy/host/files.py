@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shutil
 from collections import deque
@@ -21,15 +20,12 @@ __all__ = [
     "read_tail",
     "sync_directory",
     "temporary_name",
-    "trim_logs",
     "write_json",
     "write_whole",
 ]
 
 LOG_LIMIT = 4 << 20
 """Bytes.  A longer log is moved to ``NAME.1``, so a log takes twice as much on disk at most."""
-TRIM_INTERVAL = 5.0
-"""Seconds between two checks of the logs' sizes."""
 SOCKET_PATH_LIMIT = 107
 """Bytes in a unix socket's path: 108 in the kernel's structure, with the closing zero."""
 
@@ -100,15 +96,6 @@ class LogFile:
         if self.path.exists() and self.path.stat().st_size > self._limit:
             shutil.copyfile(self.path, self.path.with_name(self.path.name + ".1"))
             os.truncate(self.path, 0)
-
-
-async def trim_logs(logs: Iterable[LogFile]) -> None:
-    """Trim the logs every TRIM_INTERVAL seconds, until cancelled.  Raises OSError."""
-    logs = list(logs)
-    while True:
-        for log in logs:
-            log.trim()
-        await asyncio.sleep(TRIM_INTERVAL)
 
 
 def read_tail(path: Path, count: int) -> list[str]:

@@ -20,8 +20,7 @@ import structlog
 
 from deploy.errors import CannotRunHere
 from deploy.host.files import write_json
-from deploy.machine.guest import READY_LINE
-from deploy.machine.spec import AcceleratorName
+from deploy.machine.spec import READY_LINE, AcceleratorName
 from guests.image import COMMAND_LINE, Image
 
 __all__ = [

@@ -5,14 +5,16 @@ A debugger that connects stops the CPU; when it disconnects, the CPU continues.
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import tempfile
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from deploy.errors import HypervisorFailed
-from deploy.machine.hypervisor import Domain, RunState
+from deploy.machine.hypervisor import Domain, RunState, finish
 
-__all__ = ["DebugStub", "why_no_stub"]
+__all__ = ["debug_stub", "why_no_stub"]
 
 _TIMEOUT = 3.0
 """Seconds for each step; milliseconds are usual."""
@@ -40,30 +42,36 @@ def why_no_stub(emulator: str = _EMULATOR) -> str:
     return errors[-1] if errors else f"it ended with status {done.returncode}"
 
 
-class DebugStub:
-    """The debug stub of a running domain, at the unix socket ``path``."""
+@contextlib.asynccontextmanager
+async def debug_stub(
+    domain: Domain, path: Path, *, alive: Callable[[], bool]
+) -> AsyncIterator[None]:
+    """Have a running domain's stub listen on the unix socket ``path`` until the block ends.
 
-    def __init__(self, domain: Domain, path: Path) -> None:
-        self.path = path
-        self._domain = domain
-        self._ran = False
+    Afterwards the CPU runs or not as before, unless the domain is no longer ``alive``.  Raises
+    HypervisorFailed if QEMU has no stub.
+    """
+    ran = await _runs(domain)
+    device = f"unix:{str(path).replace(',', ',,')},server=on,wait=off"
+    answer = await domain.monitor(f"gdbserver {device}", timeout=_TIMEOUT)
+    if not answer.startswith("Waiting for gdb"):
+        raise HypervisorFailed(f"QEMU has no debug stub at {path}: {answer}")
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        if alive():  # otherwise the stub ended with QEMU
+            await finish(_end(domain, ran=ran))
 
-    async def start(self) -> None:
-        """Have QEMU listen.  Raises HypervisorFailed if it cannot."""
-        self._ran = await self._runs()
-        device = f"unix:{str(self.path).replace(',', ',,')},server=on,wait=off"
-        answer = await self._domain.monitor(f"gdbserver {device}", timeout=_TIMEOUT)
-        if not answer.startswith("Waiting for gdb"):
-            raise HypervisorFailed(f"QEMU has no debug stub at {self.path}: {answer}")
 
-    async def end(self) -> None:
-        """Stop listening; the CPU runs or not as before `start`.  Raises HypervisorFailed."""
-        await self._domain.monitor("gdbserver none", timeout=_TIMEOUT)
-        runs = await self._runs()
-        if self._ran and not runs:
-            await self._domain.resume(timeout=_TIMEOUT)
-        elif runs and not self._ran:
-            await self._domain.suspend(timeout=_TIMEOUT)
+async def _end(domain: Domain, *, ran: bool) -> None:
+    await domain.monitor("gdbserver none", timeout=_TIMEOUT)
+    runs = await _runs(domain)
+    if ran and not runs:
+        await domain.resume(timeout=_TIMEOUT)
+    elif runs and not ran:
+        await domain.suspend(timeout=_TIMEOUT)
 
-    async def _runs(self) -> bool:
-        return await self._domain.state() is not RunState.PAUSED
+
+async def _runs(domain: Domain) -> bool:
+    return await domain.state() is not RunState.PAUSED

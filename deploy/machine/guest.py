@@ -23,42 +23,31 @@ import structlog
 
 from deploy.errors import GuestNeverReady, HypervisorFailed, WrongState
 from deploy.host.priority import set_lowest, set_nice
+from deploy.machine import qemu
 from deploy.machine.console import Console
-from deploy.machine.debug_stub import DebugStub
+from deploy.machine.debug_stub import debug_stub
 from deploy.machine.domain_xml import domain_xml
-from deploy.machine.hypervisor import Domain, DomainChange, Hypervisor, RunState
-from deploy.machine.qemu import (
-    QemuProcess,
-    find_qemu,
-    limit_file_size,
-    make_snapshot_disk,
-    ram_file,
+from deploy.machine.hypervisor import Domain, DomainChange, Hypervisor, RunState, finish
+from deploy.machine.spec import (
+    READY_LINE,
+    TRANSITIONS,
+    GuestEvent,
+    GuestSpec,
+    GuestState,
+    RestoreMethod,
 )
-from deploy.machine.spec import TRANSITIONS, GuestEvent, GuestSpec, GuestState, RestoreMethod
 
-__all__ = ["BOOT_DEADLINE", "READY_LINE", "Guest"]
-
-READY_LINE = "trivisor: ready"
-"""The start of the line that the agent prints on the console once it accepts connections."""
+__all__ = ["BOOT_DEADLINE", "Guest"]
 
 BOOT_DEADLINE = 60.0
 """Seconds; 4 are usual, 20 to 40 were measured for three guests on two busy cores."""
-
 _SNAPSHOT = "clean"
-
 _MONITOR_TIMEOUT = 3.0
 """Seconds for `loadvm` in a running QEMU (0.1 to 0.2 measured); after that QEMU is killed."""
-
 _SAVE_TIMEOUT = 30.0
-
 _CLEAR_TIMEOUT = 40.0
 """Seconds for libvirt to notice that a QEMU has ended: 0.2 measured, or as long as init takes to
 reap an adopted one."""
-
-_FILE_SLACK_MIB = 64
-"""How much QEMU may write to a file beyond twice the guest's memory; a snapshot is smaller."""
-
-_LIVING = frozenset({GuestState.BOOTING, GuestState.READY, GuestState.PAUSED, GuestState.RESTORING})
 
 _log = structlog.get_logger(__name__)
 
@@ -86,7 +75,7 @@ class Guest:
         self._hypervisor: Hypervisor | None = None
         self._xml = domain_xml(spec, node_uuid=node_uuid, run_as=run_as)
         self._domain: Domain | None = None
-        self._process: QemuProcess | None = None
+        self._process: qemu.QemuProcess | None = None
         self._lowered: int | None = None  # the pid of a QEMU that has the lowest priority
         self._irreversible: int | None = None  # the pid of one whose priority cannot be raised
         self._lock = asyncio.Lock()
@@ -95,7 +84,7 @@ class Guest:
         self._ending = ""  # why its QEMU ends, for the log
 
     def attach(self, hypervisor: Hypervisor) -> None:
-        """Use this connection to libvirt from now on."""
+        """Use this connection to libvirt."""
         self._hypervisor = hypervisor
 
     @property
@@ -120,7 +109,7 @@ class Guest:
         """
         if self.pid is None:
             raise WrongState(f"guest {self.name} has no QEMU")
-        return ram_file(self.pid, size=self.spec.memory_mib << 20)
+        return qemu.ram_file(self.pid, size=self.spec.memory_mib << 20)
 
     def tail(self, count: int = 20) -> list[str]:
         """Return the last lines of its console."""
@@ -148,9 +137,8 @@ class Guest:
 
     def open_link(self) -> None:
         """Rename the link's socket to its real name, so that the voter may connect."""
-        bound = Path(self.spec.bound_link)
-        if bound.exists():
-            bound.replace(self.spec.link_socket)
+        with contextlib.suppress(FileNotFoundError):
+            Path(self.spec.bound_link).replace(self.spec.link_socket)
 
     async def restore(self, deadline: float | None = None) -> RestoreMethod:
         """Restore its clean snapshot, whatever its state, by the fastest method that works.
@@ -169,9 +157,9 @@ class Guest:
             else:
                 await self._boot(deadline)
                 await self._snapshot()
-            taken = RestoreMethod(path=path, seconds=time.monotonic() - begin)
-        _log.info("guest restored", guest=self.name, path=path, seconds=round(taken.seconds, 3))
-        return taken
+            seconds = time.monotonic() - begin
+        _log.info("guest restored", guest=self.name, path=path, seconds=round(seconds, 3))
+        return RestoreMethod(path=path, seconds=seconds)
 
     async def kill(self, why: str = "killed") -> None:
         """End its QEMU at once, as a crash would; return when the process has ended."""
@@ -190,13 +178,13 @@ class Guest:
         """Stop its CPU.  Raises WrongState unless it is READY."""
         async with self._lock:
             self._require(GuestState.READY)
-            await _finish(self._change_running(GuestState.PAUSED, "paused"))
+            await finish(self._pause())
 
     async def resume(self) -> None:
         """Continue its CPU.  Raises WrongState unless it is PAUSED."""
         async with self._lock:
             self._require(GuestState.PAUSED)
-            await _finish(self._change_running(GuestState.READY, "resumed"))
+            await finish(self._resume())
 
     async def reset(self) -> None:
         """Press its reset button: it boots again, or its QEMU ends if `on_reset` is "end".
@@ -221,10 +209,7 @@ class Guest:
         return self.pid is not None and self._lowered == self.pid
 
     async def yield_processor(self, yields: bool) -> None:
-        """Give its QEMU the lowest priority, or the same as the other guests'.
-
-        Does nothing where that could not be reverted.  The next call retries a failed reversion.
-        """
+        """Give its QEMU the lowest priority, or the other guests' (see `GuestPort`)."""
         pid = self.pid
         if pid is None or yields == self.yields or (yields and pid == self._irreversible):
             return
@@ -237,21 +222,17 @@ class Guest:
             self._lowered = None
 
     @contextlib.asynccontextmanager
-    async def debug_stub(self, path: Path | None = None) -> AsyncIterator[Path]:
+    async def debug_stub(self) -> AsyncIterator[Path]:
         """Have QEMU's debug stub listen on a unix socket, which is yielded, until the block ends.
 
         Its CPU stops when a debugger connects; afterwards it runs or not as before.  Raises
         WrongState unless it is READY or PAUSED, HypervisorFailed if QEMU has no stub.
         """
-        path = path or Path(self.spec.console_socket).with_suffix(".gdb")
+        path = Path(self.spec.console_socket).with_suffix(".gdb")
         async with self._lock:
             self._require(GuestState.READY, GuestState.PAUSED)
-            stub = DebugStub(self._running_domain(), path)
-            await stub.start()
-            try:
+            async with debug_stub(self._running_domain(), path, alive=lambda: self.pid is not None):
                 yield path
-            finally:
-                await _finish(self._end_stub(stub))
 
     async def adopt(self, domain: Domain, pid: int) -> None:
         """Take over a running VM that a former owner left; it has its clean snapshot.
@@ -271,8 +252,8 @@ class Guest:
             # Its former owner may have ended before it set the priority, or while it was lowered.
             if not await set_nice(pid, nice=self.spec.nice):
                 self._lowered = pid
-            running = state is RunState.RUNNING
-            self._set(GuestState.READY if running else GuestState.PAUSED, "adopted")
+            paused = state is RunState.PAUSED
+            self._set(GuestState.PAUSED if paused else GuestState.READY, "adopted")
             self.open_link()
 
     def mark_dead(self) -> None:
@@ -315,7 +296,7 @@ class Guest:
         deadline = self._boot_deadline if deadline is None else deadline
         await self._clear_away()
         self.clean = False
-        await make_snapshot_disk(Path(self.spec.disk))
+        await qemu.make_snapshot_disk(Path(self.spec.disk))
         self._set(GuestState.BOOTING, "started")
         ready = self.console.line(READY_LINE)
         try:
@@ -329,12 +310,8 @@ class Guest:
             finally:
                 exited.cancel()
             if not ready.done():
-                cause = "" if self._ending == "its QEMU ended" else f" ({self._ending})"
-                raise GuestNeverReady(
-                    self.name,
-                    why=f"not within {deadline:g} s" if process.alive else f"its QEMU ended{cause}",
-                    console=self.console.tail(),
-                )
+                why = f"not within {deadline:g} s" if process.alive else self._ending
+                raise GuestNeverReady(self.name, why=why, console=self.tail())
             self._set(GuestState.READY, ready.result())
         except BaseException:
             await self._abort_start()
@@ -400,12 +377,12 @@ class Guest:
         self._set(GuestState.READY, "restored")
         return True
 
-    async def _start(self) -> QemuProcess:
+    async def _start(self) -> qemu.QemuProcess:
         """Start QEMU paused, watch its process, read its console from the first byte."""
         self.console.mark("started")
         domain = self._domain = await self._attached().start_paused(self._xml)
         try:
-            pid = find_qemu(self.spec.uuid, naming=self.spec.disk)
+            pid = qemu.find_qemu(self.spec.uuid, naming=self.spec.disk)
             if pid is None:
                 raise ProcessLookupError("its QEMU is not found")
             process = self._watch(domain, pid)
@@ -413,7 +390,7 @@ class Guest:
         except OSError as error:
             raise HypervisorFailed(f"guest {self.name} ended as it started: {error}") from error
         await set_nice(pid, nice=self.spec.nice)
-        limit_file_size(pid, limit=(2 * self.spec.memory_mib + _FILE_SLACK_MIB) << 20)
+        qemu.limit_file_size(pid, memory_mib=self.spec.memory_mib)
         return process
 
     async def _clear_away(self) -> None:
@@ -435,16 +412,13 @@ class Guest:
         reader, writer = await asyncio.open_unix_connection(self.spec.console_socket)
         self._task(self.console.take(reader, writer), "console")
 
-    async def _change_running(self, state: GuestState, why: str) -> None:
-        domain = self._running_domain()
-        act = domain.suspend if state is GuestState.PAUSED else domain.resume
-        await act(timeout=_MONITOR_TIMEOUT)
-        self._set(state, why)
+    async def _pause(self) -> None:
+        await self._running_domain().suspend(timeout=_MONITOR_TIMEOUT)
+        self._set(GuestState.PAUSED, "paused")
 
-    async def _end_stub(self, stub: DebugStub) -> None:
-        stub.path.unlink(missing_ok=True)
-        if self.pid is not None:  # otherwise the stub ended with QEMU
-            await stub.end()
+    async def _resume(self) -> None:
+        await self._running_domain().resume(timeout=_MONITOR_TIMEOUT)
+        self._set(GuestState.READY, "resumed")
 
     async def _command(self, line: str) -> None:
         async with self._lock:
@@ -459,15 +433,15 @@ class Guest:
 
     # ---- changes from outside
 
-    def _watch(self, domain: Domain, pid: int) -> QemuProcess:
+    def _watch(self, domain: Domain, pid: int) -> qemu.QemuProcess:
         self._domain = domain
         self._ending = "its QEMU ended"
-        self._process = QemuProcess(pid, self._exited)
+        self._process = qemu.QemuProcess(pid, self._exited)
         self._attached().listen(self.spec.uuid, self._changed)
         return self._process
 
     def _exited(self) -> None:
-        if self.state in _LIVING:
+        if not self._is(GuestState.ABSENT, GuestState.DEAD):
             self._set(GuestState.DEAD, self._ending)
 
     def _changed(self, change: DomainChange) -> None:
@@ -523,18 +497,3 @@ class Guest:
         task = asyncio.create_task(coroutine, name=f"{self.name} {what}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-async def _finish(work: Coroutine[None, None, None]) -> None:
-    """Await work to its end even if the caller is cancelled; then raise the cancellation.
-
-    A change that libvirt has made must also be recorded here.
-    """
-    task = asyncio.ensure_future(work)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        if not task.cancelled() and task.exception() is not None:
-            _log.warning("failed after its caller was cancelled", error=str(task.exception()))
-        raise

@@ -12,7 +12,7 @@ import enum
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,7 +31,7 @@ from deploy.machine.embed import prepare_root
 from deploy.machine.qemu import adopt_orphans
 from deploy.machine.spec import EMBED
 
-__all__ = ["DomainChange", "Domain", "Hypervisor", "RunState", "opening_error"]
+__all__ = ["DomainChange", "Domain", "Hypervisor", "RunState", "finish", "opening_error"]
 
 T = TypeVar("T")
 
@@ -323,6 +323,21 @@ class Domain:
             raise HypervisorSilent(
                 f"libvirt has not removed domain {self.uuid} after {timeout:g} s"
             ) from error
+
+
+async def finish(work: Coroutine[None, None, None]) -> None:
+    """Await work to its end even if the caller is cancelled; then raise the cancellation.
+
+    A change that libvirt has made must also be recorded here.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        if not task.cancelled() and task.exception() is not None:
+            _log.warning("failed after its caller was cancelled", error=str(task.exception()))
+        raise
 
 
 def opening_error(text: str, target: str) -> DeployError:

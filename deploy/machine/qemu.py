@@ -35,6 +35,9 @@ _NO_CHILD_PAUSE = 0.05
 _OTHERS_PAUSE = 0.02
 """Seconds."""
 
+_FILE_SLACK_MIB = 64
+"""How much QEMU may write to a file beyond twice the guest's memory; a snapshot is smaller."""
+
 _log = structlog.get_logger(__name__)
 
 
@@ -98,11 +101,12 @@ def ram_file(pid: int, *, size: int) -> Path:
     raise FileNotFoundError(f"QEMU {pid} has no shared memory file of {size} bytes")
 
 
-def limit_file_size(pid: int, *, limit: int) -> None:
-    """Have the kernel end a process that writes a file longer than `limit` bytes.
+def limit_file_size(pid: int, *, memory_mib: int) -> None:
+    """Have the kernel end a QEMU that writes a file longer than its guest's snapshot can be.
 
     Without a limit, a guest that makes QEMU log errors endlessly would fill the disk.
     """
+    limit = (2 * memory_mib + _FILE_SLACK_MIB) << 20
     try:
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (limit, limit))
     except OSError as error:

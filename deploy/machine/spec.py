@@ -14,6 +14,7 @@ import msgspec
 __all__ = [
     "DOMAIN_ID_DIGITS",
     "EMBED",
+    "READY_LINE",
     "TRANSITIONS",
     "AcceleratorName",
     "GuestEvent",
@@ -37,6 +38,9 @@ EMBED = "qemu:///embed"
 
 DOMAIN_ID_DIGITS = 5
 """Digits reserved in a path for libvirt's domain number, which counts the starts of one process."""
+
+READY_LINE = "trivisor: ready"
+"""The start of the line that the agent prints on the console once it accepts connections."""
 
 Progress = Callable[[str], None]
 """Called with a short text for each step that takes time."""

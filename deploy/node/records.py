@@ -134,6 +134,9 @@ class Layout:
         self.native_socket = directory / NATIVE_SOCKET
         self.proxy_control = directory / "proxy.sock"
         self.proxy_log = directory / "proxy.log"
+        self.logs = {
+            "voter": self.voter_log, "supervisor": self.supervisor_log, "proxy": self.proxy_log
+        }  # fmt: skip
 
     def proxy_link(self, guest: str) -> Path:
         """Return the proxy's socket for a guest, to which the voter connects."""

@@ -18,7 +18,7 @@ import msgspec
 import structlog
 
 from deploy.errors import DeployError
-from deploy.host.files import LogFile, read_tail, trim_logs
+from deploy.host.files import LogFile, read_tail
 from deploy.host.identity import identify
 from deploy.node.configuration import voter_config
 from deploy.node.interfaces import FaultFactory, FaultPort, GuestPort, NodePort
@@ -46,6 +46,8 @@ NodeFactory = Callable[[Layout, NodeRecord], NodePort]
 READY_DEADLINE = 60.0
 """Seconds from the guests being ready to all of them voting.  After that a new node is taken down
 again; in a node that was taken over, repair continues."""
+TRIM_INTERVAL = 5.0
+"""Seconds between checks of the logs' sizes."""
 LOG_LINES = 500
 """Lines of a log that one request returns at most."""
 
@@ -218,11 +220,16 @@ class Supervisor:
         self._watch_voter(group)
 
     def _watch_voter(self, group: asyncio.TaskGroup) -> None:
-        layout = self.layout
-        logs = (layout.voter_log, layout.supervisor_log, layout.proxy_log)
         self._begin(group, "voter", self._voter.keep(self._bind))
         self._begin(group, "voter events", self._observer.follow())
-        self._begin(group, "logs", trim_logs([LogFile(path) for path in logs]))
+        self._begin(group, "logs", self._trim_logs())
+
+    async def _trim_logs(self) -> None:
+        logs = [LogFile(path) for path in self.layout.logs.values()]
+        while True:
+            for log in logs:
+                log.trim()
+            await asyncio.sleep(TRIM_INTERVAL)
 
     def _link(self, name: str) -> str:
         if self._faults is not None:
@@ -425,14 +432,9 @@ class Supervisor:
 
     def logs(self, name: str, count: int) -> list[str]:
         """Return the last lines of a guest's console, or of the named process's log."""
-        files = {
-            "voter": self.layout.voter_log,
-            "supervisor": self.layout.supervisor_log,
-            "proxy": self.layout.proxy_log,
-        }
         count = max(0, min(count, LOG_LINES))
-        if name in files:
-            return read_tail(files[name], count)
+        if name in self.layout.logs:
+            return read_tail(self.layout.logs[name], count)
         return self.find(name).tail(count)
 
 

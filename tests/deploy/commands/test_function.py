@@ -126,7 +126,7 @@ def test_what_cannot_be_is_said(scratch: Path, words: tuple[str, ...], said: str
         (("--key", "KEY"), "--function guest --key FILE"),
         (("--function", "unix:/f", "--key", "KEY"), "--function guest --key FILE"),
         (("--function", "guest", "--key", "/nowhere/key"), "cannot be read"),
-        (("--function", "host"), "no place 'host' for a function"),
+        (("--function", "host"), "unknown place 'host' of a function"),
         (("--function", "unix:/tmp/" + "x" * 120), "bytes too long"),
     ],
 )

@@ -78,5 +78,5 @@ def test_file_size_is_limited_and_a_missing_ram_file_is_an_error(
 ) -> None:
     with pytest.raises(FileNotFoundError, match="no shared memory file"):
         ram_file(qemu.pid, size=128 << 20)
-    limit_file_size(qemu.pid, limit=5 << 20)
-    assert resource.prlimit(qemu.pid, resource.RLIMIT_FSIZE) == (5 << 20, 5 << 20)
+    limit_file_size(qemu.pid, memory_mib=128)
+    assert resource.prlimit(qemu.pid, resource.RLIMIT_FSIZE) == (320 << 20, 320 << 20)
