@@ -38,8 +38,16 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "Show what a guest, the voter or the supervisor said.",
     ),
     "down": ("deploy.commands.down", "down", "Stop a node; nothing of it is left running."),
-    "demo": ("faultinject.demo", "demo", "The main job, shown on three real guests."),
-    "bench": ("faultinject.bench", "bench", "Measure the voter beside its peers."),
+    "demo": (
+        "faultinject.demo.command",
+        "demo",
+        "Show fault masking on three real guests.",
+    ),
+    "bench": (
+        "faultinject.bench.commands",
+        "bench",
+        "Measure what voting costs.",
+    ),
     "soak": ("faultinject.soak", "soak", "Faults by the hundred under load, every reply checked."),
     "simulate": (
         "faultinject.simulation.command",
@@ -66,7 +74,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "doctor",
         "Check this host; say how to fix what is missing.",
     ),
-    "voter": ("voter.commands.daemon", "voter", "Run the voter alone, before given links."),
+    "voter": ("voter.commands.voter", "voter", "Run the voter alone, before given links."),
     "function": (
         "deploy.commands.function",
         "function",
@@ -93,11 +101,11 @@ EXIT_CODES: dict[str, ExitCode] = {
     "voter.errors.ConfigError": ExitCode.USAGE,
     "voter.errors.AddressError": ExitCode.USAGE,
     "voter.core.vote.PolicyError": ExitCode.USAGE,
-    "voter.errors.NotExecuted": ExitCode.NO_MAJORITY,
-    "voter.errors.OutcomeUnknown": ExitCode.NO_MAJORITY,
-    "voter.errors.SessionExpired": ExitCode.NO_MAJORITY,
-    "voter.errors.TimedOut": ExitCode.NO_MAJORITY,
-    "voter.errors.ConnectionFailed": ExitCode.NOT_UP,
+    "voter.client.errors.NotExecuted": ExitCode.NO_MAJORITY,
+    "voter.client.errors.OutcomeUnknown": ExitCode.NO_MAJORITY,
+    "voter.client.errors.SessionExpired": ExitCode.NO_MAJORITY,
+    "voter.client.errors.TimedOut": ExitCode.NO_MAJORITY,
+    "voter.client.errors.ConnectionFailed": ExitCode.NOT_UP,
 }
 
 EPILOG = "Exit codes: " + ", ".join(

@@ -1,15 +1,19 @@
-"""Run a command under a deadline, and leave none of its processes behind.
+"""Run a command, with or without a deadline, and leave none of its processes behind.
 
-Usage: deadline.py [--grace=SECONDS] SECONDS COMMAND [ARGUMENT...]
+Usage: deadline.py [--grace=SECONDS] SECONDS|none COMMAND [ARGUMENT...]
 
-libvirt starts each QEMU as a daemon: a process whose parents are gone, in a session of its own,
-without our environment. So this process declares itself the *subreaper* of all that it starts
-(Linux `prctl`): an orphan becomes its child, and its process tree is, at any time, exactly what the
-command started. Nothing is ever ended by name.
+libvirt starts each QEMU as a daemon: a process without a parent, in a session of its own, without
+our environment. So this process makes itself the *subreaper* of everything that it starts (Linux
+`prctl`): an orphan becomes its child, and its process tree is always exactly what the command
+started. It never ends a process by name.
 
-Exit status: the command's; 124 where the deadline ended it; 128 and the signal's number where a
-signal did; 1 where the command succeeded but left a QEMU. (A daemon that ends by itself after a
-while, like the libvirtd of a session, is ended and told, but is no failure.)
+At the deadline, at SIGINT, SIGTERM or SIGHUP, and when its own parent dies, it sends SIGINT to the
+command, waits for it to clean up (--grace), and then ends what is left: SIGTERM, after another
+grace period SIGKILL.
+
+Exit status: the command's; 124 if the deadline passed; 128 plus the signal's number if a signal
+ended it; 1 if the command succeeded but left a QEMU running. (A daemon that ends automatically
+after a while, like the libvirtd of a session, is ended and reported, but is not a failure.)
 """
 
 from __future__ import annotations
@@ -27,8 +31,8 @@ from types import FrameType
 
 __all__ = ["descendants", "end_all", "main"]
 
-PR_SET_CHILD_SUBREAPER = 36
-TERM_GRACE = 15.0  # seconds between SIGTERM and SIGKILL, if --grace does not say
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+TERM_GRACE = 15.0  # seconds between SIGINT and SIGTERM, and SIGTERM and SIGKILL; see --grace
 KILL_GRACE = 15.0  # seconds until a killed process must be gone
 POLL = 0.1  # seconds; there is no event for "an orphan of mine has ended"
 
@@ -38,14 +42,15 @@ class Ended(Exception):
 
 
 def become_subreaper() -> None:
-    """Make every orphan among this process's descendants its child.
+    """Adopt every orphan among this process's descendants, and get SIGTERM if the parent dies.
 
-    Raises OSError where the kernel refuses.
+    Raises OSError if the kernel refuses.
     """
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
-        error = ctypes.get_errno()
-        raise OSError(error, os.strerror(error))
+    for option, value in ((PR_SET_CHILD_SUBREAPER, 1), (PR_SET_PDEATHSIG, signal.SIGTERM)):
+        if libc.prctl(option, value, 0, 0, 0) != 0:
+            error = ctypes.get_errno()
+            raise OSError(error, os.strerror(error))
 
 
 def parents() -> Iterator[tuple[int, int]]:
@@ -127,7 +132,7 @@ def main(arguments: list[str]) -> int:
     grace = TERM_GRACE
     if arguments[0].startswith("--grace="):
         grace = float(arguments.pop(0).partition("=")[2])
-    seconds, command = float(arguments[0]), arguments[1:]
+    seconds, command = None if arguments[0] == "none" else float(arguments[0]), arguments[1:]
     become_subreaper()
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         signal.signal(number, raise_ended)
@@ -135,22 +140,28 @@ def main(arguments: list[str]) -> int:
     try:
         status = process.wait(timeout=seconds)
     except subprocess.TimeoutExpired:
-        print(f"==> CI: the deadline of {seconds:.0f} s has passed: ending everything", flush=True)
+        print(f"==> the deadline of {seconds:.0f} s has passed: ending the command", flush=True)
         status = 124
     except Ended as ended:
-        print(f"==> CI: {ended}: ending everything", flush=True)
+        print(f"==> {ended}: ending the command", flush=True)
         status = 128 + signal.Signals[str(ended)].value
     finished = process.returncode is not None
+    if not finished:
+        with contextlib.suppress(subprocess.TimeoutExpired, Ended):
+            process.send_signal(signal.SIGINT)
+            process.wait(timeout=grace)
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)  # what is left is ended in any case
     left = end_all(grace)
     if not finished:
         return status
     if left:
-        print("==> CI: these processes were left running, and are ended now:", flush=True)
+        print("==> the command left these processes running; ending them:", flush=True)
         print("".join(f"    {line}\n" for line in left), flush=True)
     if status == 0 and any(
         "qemu-system" in line.partition(" ")[2].partition(" ")[0] for line in left
     ):
-        print("==> CI: a QEMU was left running: that is a failure", flush=True)
+        print("==> the command left a QEMU running, which is a failure", flush=True)
         return 1
     return status if status >= 0 else 128 - status
 

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from faultinject.campaign.records import Outcome
 from voter.commands.terminal import CommandError, ExitCode
 
 if TYPE_CHECKING:
@@ -25,7 +24,6 @@ __all__ = [
     "INK",
     "MEASURED",
     "OPEN",
-    "OUTCOMES",
     "PAPER",
     "PLAIN",
     "VOTED",
@@ -45,13 +43,6 @@ VOTED = "#1f6f9c"
 PLAIN = "#b8651b"
 OPEN = "#8a949e"
 ALARM = "#c4161c"
-OUTCOMES = {
-    Outcome.CORRECT: "#cfdbe4",
-    Outcome.DETECTED: "#1f6f9c",
-    Outcome.TIMEOUT: "#e0a93b",
-    Outcome.VOTER_LOST: "#5d4a7d",
-    Outcome.SILENT: ALARM,
-}
 
 SETTINGS: dict[str, object] = {
     "font.family": "STIXGeneral",

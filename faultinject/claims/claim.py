@@ -8,9 +8,10 @@ from typing import Literal
 
 import msgspec
 
-from faultinject.bench.crowd import CrowdReport
-from faultinject.report.moved import KEPT_AS, RelocationResult, read_moved
-from faultinject.results.findings_file import FILE, FindingsFile, FindingsFileError, read_kept
+from faultinject.results import guest_capacity, relocation
+from faultinject.results.findings_file import FILE, FindingsFile, read_kept
+from faultinject.results.guest_capacity import CrowdReport
+from faultinject.results.relocation import RelocationResult
 
 __all__ = ["CROWD", "MOVED", "ClaimAnswer", "Claim", "Results", "Says", "read_results"]
 
@@ -49,7 +50,6 @@ MOVED = "moved"
 """What a claim needs that rests on two campaigns put together."""
 CROWD = "guests"
 """What a claim needs that rests on `trivisor bench guests`."""
-CROWD_FILE = "guests.json"
 
 
 class ClaimAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,16 +97,5 @@ def read_results(folder: Path) -> Results:
     Raises FindingsFileError.
     """
     kept = {path.parent.name: read_kept(path) for path in sorted(folder.glob(f"*/{FILE}"))}
-    moved = next((read_moved(path) for path in sorted(folder.glob(f"*/{KEPT_AS}"))), None)
-    return Results(kept, moved, _read_crowd(folder / CROWD_FILE))
-
-
-def _read_crowd(path: Path) -> CrowdReport | None:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=CrowdReport)
-    except FileNotFoundError:
-        return None
-    except msgspec.DecodeError as error:
-        raise FindingsFileError(
-            f"{path}: {error}: make it anew with `trivisor bench guests --out {path}`"
-        ) from error
+    moved = next(map(relocation.read_relocation, sorted(folder.glob(f"*/{relocation.FILE}"))), None)
+    return Results(kept, moved, guest_capacity.read_guest_capacity(folder / guest_capacity.FILE))

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from faultinject import model
 from faultinject.claims.claim import ClaimAnswer, Results
-from faultinject.estimate.moved import RelocationPoint
+from faultinject.estimate.relocation import RelocationPoint
 
 __all__ = ["degree", "inequality3", "retaining", "single", "spots"]
 

@@ -5,10 +5,32 @@ U(q) and R_V*, ``verdicts`` holds it against the paper; ``doses`` and ``shots`` 
 campaigns in which nothing is forced to fail.  Needs scipy (the extra ``campaign``).
 """
 
+from faultinject.estimate.common_cause import (
+    AtFrequency,
+    CommonCauseResult,
+    CommonCauseTrials,
+    Dependence,
+    at_frequency,
+    estimate_common_cause,
+)
 from faultinject.estimate.counts import Counts, EstimateError
 from faultinject.estimate.crossing import Crossing
-from faultinject.estimate.doses import DoseCounts, DosesVerdict, DoseVerdict, Fit, judge_doses
-from faultinject.estimate.falls import FailureCounts, judge_falls
+from faultinject.estimate.doses import DoseCounts, DosesVerdict, DoseVerdict, Fit, compare_doses
+from faultinject.estimate.equivalence import (
+    Choice,
+    Equivalence,
+    EquivalenceMargins,
+    PointVerdict,
+    VoterVerdict,
+    bound_equivalence,
+    combined_verdict,
+    compare_at_point,
+    compare_at_points,
+    failure_equivalence,
+    missions_for_equivalence,
+    paper_failure,
+)
+from faultinject.estimate.failure_counts import FailureCounts, independence_of_failures
 from faultinject.estimate.intervals import (
     Interval,
     clopper_pearson,
@@ -16,39 +38,17 @@ from faultinject.estimate.intervals import (
     success,
     worst_case,
 )
-from faultinject.estimate.moved import RelocationEstimate, RelocationPoint, judge_moved
-from faultinject.estimate.naive import DesignWidths, compare_designs
 from faultinject.estimate.pairs import McNemar, Pair, mcnemar, pair_difference
 from faultinject.estimate.posterior import PosteriorEstimate, sharp
+from faultinject.estimate.precision import StatisticalPower, expected, lowest_q, reach
 from faultinject.estimate.ranges import BetterRange, better_range
-from faultinject.estimate.reach import StatisticalPower, expected, lowest_q, reach
-from faultinject.estimate.shots import (
-    AtFrequency,
-    CommonCauseResult,
-    CommonCauseTrials,
-    Dependence,
-    at_frequency,
-    judge_shots,
-)
+from faultinject.estimate.relocation import RelocationEstimate, RelocationPoint, estimate_relocation
+from faultinject.estimate.sampling import DesignWidths, compare_designs
 from faultinject.estimate.strata import Band, Strata, band, weights
 from faultinject.estimate.subsets import SubsetBand, subset_band
-from faultinject.estimate.verdicts import (
-    Agreement,
-    Choice,
-    EquivalenceMargins,
-    PointVerdict,
-    VoterVerdict,
-    agree_bound,
-    agree_failure,
-    agree_overall,
-    judge_point,
-    judge_points,
-    missions_to_agree,
-    paper_failure,
-)
 
 __all__ = [
-    "Agreement",
+    "Equivalence",
     "AtFrequency",
     "Band",
     "BetterRange",
@@ -77,9 +77,9 @@ __all__ = [
     "Strata",
     "SubsetBand",
     "VoterVerdict",
-    "agree_bound",
-    "agree_failure",
-    "agree_overall",
+    "bound_equivalence",
+    "failure_equivalence",
+    "combined_verdict",
     "at_frequency",
     "band",
     "better_range",
@@ -87,15 +87,15 @@ __all__ = [
     "compare_designs",
     "expected",
     "jeffreys",
-    "judge_doses",
-    "judge_falls",
-    "judge_moved",
-    "judge_point",
-    "judge_points",
-    "judge_shots",
+    "compare_doses",
+    "independence_of_failures",
+    "estimate_relocation",
+    "compare_at_point",
+    "compare_at_points",
+    "estimate_common_cause",
     "lowest_q",
     "mcnemar",
-    "missions_to_agree",
+    "missions_for_equivalence",
     "pair_difference",
     "paper_failure",
     "reach",

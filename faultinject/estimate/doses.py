@@ -21,7 +21,7 @@ from faultinject.estimate.intervals import Interval, check_alpha, success
 from faultinject.estimate.strata import check_probability
 from faultinject.model.reliability import m_of_n
 
-__all__ = ["DoseCounts", "DoseVerdict", "DosesVerdict", "Fit", "judge_doses"]
+__all__ = ["DoseCounts", "DoseVerdict", "DosesVerdict", "Fit", "compare_doses"]
 
 
 MOST = 2_000_000
@@ -84,7 +84,7 @@ class DosesVerdict(msgspec.Struct, frozen=True, kw_only=True):
     words: str
 
 
-def judge_doses(
+def compare_doses(
     doses: Sequence[DoseCounts],
     alpha: float = 0.05,
     margin: float = 0.05,

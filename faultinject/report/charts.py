@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from faultinject.report.bars import (
+from faultinject.report.bar_figures import (
     Line,
     draw_kinds,
     draw_outcomes,
@@ -15,10 +15,10 @@ from faultinject.report.bars import (
     draw_speed,
     draw_strata,
 )
-from faultinject.report.digits import TIMES
 from faultinject.report.figure7 import draw_agreement, draw_breakeven
+from faultinject.report.formatting import TIMES
 from faultinject.report.latency import draw_latency
-from faultinject.report.measured import draw_breaks, draw_breaks_over_n, draw_measured
+from faultinject.report.model_figures import draw_breaks, draw_breaks_over_n, draw_measured
 from faultinject.report.nodes import draw_nodes
 from faultinject.results.findings import CurveFinding, Findings
 
@@ -193,7 +193,7 @@ def _curve(findings: Findings, curve: CurveFinding) -> Iterator[Chart]:
         f"agreement{ending}",
         draw_agreement(curve),
         f"The same, as distance from the paper ({state}).",
-        "Agreement is claimed only if the whole band lies between the dotted margins, which the "
+        "Equivalence is claimed only if the whole band lies between the dotted margins, which the "
         "campaign's file set beforehand." + dark,
     )
 

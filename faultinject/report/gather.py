@@ -10,16 +10,9 @@ from faultinject.campaign.planning.plan import LIARS
 from faultinject.campaign.planning.spec import FORCED, Spec
 from faultinject.campaign.store.store import Store
 from faultinject.campaign.store.tally import Tally
-from faultinject.report.causes import (
-    find_breaks,
-    find_doses,
-    find_shared,
-    find_shots,
-    judge_model,
-)
 from faultinject.report.counting import Source, share_of
-from faultinject.report.digits import percent
-from faultinject.report.evidence import (
+from faultinject.report.formatting import percent
+from faultinject.report.mission_findings import (
     CHORUS,
     Observation,
     find_effects,
@@ -28,9 +21,21 @@ from faultinject.report.evidence import (
     find_speeds,
     look,
 )
-from faultinject.report.judge import judge_points, judge_silence, judge_voter, worst_case
-from faultinject.report.nodes import find_nodes, judge_nodes
+from faultinject.report.model_findings import (
+    find_breaks,
+    find_doses,
+    find_shared,
+    find_shots,
+    model_verdicts,
+)
+from faultinject.report.nodes import design_verdicts, find_nodes
 from faultinject.report.strata import Side, find_sides, find_strata
+from faultinject.report.voter_verdicts import (
+    points_verdict,
+    silence_verdict,
+    voter_verdict,
+    worst_case,
+)
 from faultinject.results.findings import (
     Findings,
     Head,
@@ -63,12 +68,16 @@ def _findings(source: Source) -> Findings:
     points = tuple(point for side in sides for point in side.points())
     doses, shots, nodes = find_doses(source), find_shots(source), find_nodes(source)
     silence = _silence(source, found)
-    voter = [verdict for side in sides for verdict in
-             (judge_voter(side), judge_points(points, repair=side.repair)) if verdict]  # fmt: skip
-    voter += judge_nodes(nodes)
-    model = list(judge_model(doses, shots))
+    voter = [
+        verdict
+        for side in sides
+        for verdict in (voter_verdict(side), points_verdict(points, repair=side.repair))
+        if verdict
+    ]
+    voter += design_verdicts(nodes)
+    model = list(model_verdicts(doses, shots))
     first = voter + model if source.store.spec.question in FORCED else model + voter
-    verdicts: list[VerdictFinding] = [*first, judge_silence(silence)]
+    verdicts: list[VerdictFinding] = [*first, silence_verdict(silence)]
     # What is alarming is read first, whatever was asked.
     verdicts.sort(key=lambda each: each.tone != "alarm")
     return Findings(

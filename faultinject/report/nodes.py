@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw_nodes", "find_nodes", "judge_nodes"]
+__all__ = ["draw_nodes", "find_nodes", "design_verdicts"]
 
 SHADES = ("#1f6f9c", "#5d4a7d", "#3c8c6e", "#b8651b", "#8a949e", "#4a4a4a")
 MARGIN, POINTS = 0.05, "5 points"
@@ -78,7 +78,7 @@ def _node(
     )  # fmt: skip
 
 
-def judge_nodes(nodes: Sequence[NodeFinding]) -> list[VerdictFinding]:
+def design_verdicts(nodes: Sequence[NodeFinding]) -> list[VerdictFinding]:
     """Does each design do what the paper assumes, bear n - m hit guests, and no more?
 
     With repair on, which the paper's section 4 does not know: is it better than plain?

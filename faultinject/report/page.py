@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from faultinject.campaign.records import Outcome
-from faultinject.report.bars import describe
-from faultinject.report.digits import (
+from faultinject.report.bar_figures import describe
+from faultinject.report.formatting import (
     DASH,
     MINUS,
     NOTHING,
@@ -24,9 +23,10 @@ from faultinject.report.digits import (
     when,
     whole,
 )
-from faultinject.report.judge import tell_silence
-from faultinject.report.words import GLOSSARY, OUTCOME_WORDS, QUESTIONS
+from faultinject.report.texts import GLOSSARY, OUTCOME_WORDS, QUESTIONS
+from faultinject.report.voter_verdicts import explain_silence
 from faultinject.results.findings import FaultKindFinding, Findings, Point
+from faultinject.results.outcome import Outcome
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -60,7 +60,7 @@ def render(findings: Findings, pictures: dict[str, Picture]) -> str:
         outcome_order=list(Outcome)[::-1],
         outcome_words=OUTCOME_WORDS,
         both_repairs=len({each.repair for each in findings.strata}) > 1,
-        silence_words=tell_silence(findings.silence),
+        silence_words=explain_silence(findings.silence),
         grids=_grids(findings),
         kind_groups=_kind_groups(findings.kinds),
         departed=any(each.verdict not in ("undecided", each.paper) for each in findings.points),

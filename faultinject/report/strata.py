@@ -16,8 +16,8 @@ from faultinject.estimate import (
     EstimateError,
     Strata,
     band,
+    compare_at_points,
     compare_designs,
-    judge_points,
     paper_failure,
     reach,
 )
@@ -82,9 +82,9 @@ class Side(msgspec.Struct, frozen=True, kw_only=True):
     def points(self) -> tuple[Point, ...]:
         """Each operating point of the spec judged."""
         asked, alpha, m = self.source.store.spec.points.grid(), self.source.alpha, self.source.m
-        judged = judge_points(self.strata, asked, alpha, m)
+        judged = compare_at_points(self.strata, asked, alpha, m)
         known = band(self.strata, alpha)
-        granted = judge_points(self.given, asked, alpha, m) if self.given else judged
+        granted = compare_at_points(self.given, asked, alpha, m) if self.given else judged
         return tuple(
             Point(
                 rm=each.rm, rv=each.rv, rh=each.rh, repair=self.repair, plain=each.plain,

@@ -10,8 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from faultinject.campaign.planning.spec import Question
-from faultinject.campaign.records import Design, Outcome, StationFacts
+from faultinject.results.outcome import Design, Outcome, Question, StationFacts
 
 __all__ = [
     "BreakEvenFinding",

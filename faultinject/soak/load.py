@@ -14,11 +14,11 @@ from collections.abc import Iterator
 from random import Random
 from typing import NamedTuple
 
+from faultinject.history.oracle import OrderOracle
 from faultinject.soak.evidence import Evidence
-from faultinject.soak.oracle import SoakOracle
 from guests.protocol.message import Reply, encode_request
 from voter.client import READ_ONLY_METHODS, Client
-from voter.errors import NotExecuted, RequestError
+from voter.client.errors import NotExecuted, RequestError
 
 __all__ = ["PATIENCE", "SHARED", "Load", "Window"]
 
@@ -75,10 +75,10 @@ class Load:
         clients: int,
         rate: float,
         state: int,
-        oracle: SoakOracle | None = None,
+        oracle: OrderOracle | None = None,
     ) -> None:
         """``rate``: requests a second of all together; ``state``: bytes of filler."""
-        self.oracle = oracle or SoakOracle()
+        self.oracle = oracle or OrderOracle()
         self.evidence = Evidence()
         self.errors: Counter[str] = Counter()
         self.told: list[str] = []
@@ -139,7 +139,7 @@ class Load:
     # --------------------------------------------------------------- running
 
     async def start(self) -> None:
-        """Fill the state, then have all clients begin.  Raises the errors of voter.errors."""
+        """Fill the state, then have all clients begin.  Raises RequestError."""
         async with await Client.connect(self._address) as client:
             for number in range(self._state // FILLER):
                 value = Random(number).randbytes(FILLER)

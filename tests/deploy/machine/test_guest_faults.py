@@ -17,10 +17,10 @@ from deploy.errors import WrongState
 from deploy.machine.domain_xml import domain_xml
 from deploy.machine.guest import Guest
 from deploy.machine.spec import GuestState
-from faultinject.campaign.records import Hit
-from faultinject.faults.acts import Applied, NotApplied, apply
+from faultinject.faults import Injection, injection
 from faultinject.faults.proxy import ProxiedLink
 from faultinject.faults.registers import flip_registers
+from faultinject.faults.site import ActiveFault, NotApplied
 from tests.deploy.conftest import Booted
 from tests.deploy.greeting import answers
 
@@ -57,8 +57,9 @@ async def site(booted: Booted) -> AsyncIterator[RealSite]:
     await asyncio.gather(*(guest.restore(120) for guest in booted.node.guests.values()))
 
 
-async def inject(site: RealSite, kind: str, target: str = "g1", **more: int) -> Applied:
-    return await apply(Hit(target=target, kind=kind, at=0, **{"seed": 1, **more}), site)
+async def inject(site: RealSite, kind: str, target: str = "g1", **more: int) -> ActiveFault:
+    order = Injection(target=target, kind=kind, at=0, **{"seed": 1, **more})
+    return await injection.inject(order, site)
 
 
 def state_of(guest: Guest) -> GuestState:
@@ -159,7 +160,7 @@ async def test_flips_of_memory_are_visible_to_qemu_and_undone_by_a_restore(
         assert int(output.split(":")[1], 16) == after[place]
     assert sum((before[at] ^ after[at]).bit_count() for at in changed) == 300
     assert "300 of 300 flipped bits read back" in applied.proof
-    assert await applied.used() is None
+    assert await applied.activated() is None
     await guest.restore(120)
     assert await answers(guest)
 

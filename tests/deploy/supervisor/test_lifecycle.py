@@ -19,8 +19,8 @@ from deploy.supervisor.fault_records import FaultRefused
 from guests.protocol.message import encode_request
 from tests.deploy.fake_node import FakeNode
 from tests.deploy.supervisor.running import Running, plan, until
+from voter.client.errors import NotExecuted, RequestError
 from voter.commands.terminal import CommandError, ExitCode
-from voter.errors import NotExecuted, RequestError
 
 # ---- up and down
 

@@ -62,5 +62,5 @@ def test_standby_has_imported_all_that_a_voter_needs() -> None:
         [sys.executable, "-c", code], env=python_environment(), capture_output=True, check=True
     )
     loaded = set(done.stdout.decode().split())
-    assert {"voter.runner", "voter.journal", "aiohttp.web", "voter.frontend.http"} <= loaded
+    assert {"voter.runner", "voter.journal", "h11", "voter.frontend.http"} <= loaded
     assert not {"libvirt", "structlog", "deploy.supervisor.lifecycle"} & loaded

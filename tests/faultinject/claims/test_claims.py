@@ -13,8 +13,8 @@ from faultinject.claims.claim import CROWD, MOVED, Results, read_results
 from faultinject.claims.commands import paper
 from faultinject.claims.page import render
 from faultinject.commands.campaign import campaign
-from faultinject.report.moved import KEPT_AS
 from faultinject.results.findings_file import FILE, FindingsFileError, read_kept
+from faultinject.results.relocation import FILE as RELOCATION_FILE
 from tests.faultinject.campaign.planning.test_relocation_specs import GUEST, HOST, store_of
 from tests.faultinject.results import as_the_paper_has_it, made, never_fails
 
@@ -114,7 +114,7 @@ def test_how_many_fit_is_told_of_what_was_measured(tmp_path: Path) -> None:
 def test_c1_and_c2_put_together_answer_inequality_3(tmp_path: Path) -> None:
     store_of(tmp_path / "guest", GUEST).close()
     store_of(tmp_path / "host", HOST).close()
-    kept = tmp_path / "results" / "moved" / KEPT_AS
+    kept = tmp_path / "results" / "moved" / RELOCATION_FILE
     kept.parent.mkdir(parents=True)
     command = ["moved", str(tmp_path / "guest"), str(tmp_path / "host"), "--out", str(kept)]
     assert CliRunner().invoke(campaign, command).exit_code == 0

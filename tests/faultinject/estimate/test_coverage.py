@@ -9,13 +9,18 @@ from typing import Any
 
 import pytest
 
+from faultinject.estimate.common_cause import CommonCauseTrials, at_frequency, estimate_common_cause
 from faultinject.estimate.counts import Counts
-from faultinject.estimate.doses import DoseCounts, judge_doses
+from faultinject.estimate.doses import DoseCounts, compare_doses
+from faultinject.estimate.equivalence import (
+    Choice,
+    VoterVerdict,
+    compare_at_point,
+    failure_equivalence,
+)
 from faultinject.estimate.pairs import Pair, pair_difference
 from faultinject.estimate.posterior import sharp
-from faultinject.estimate.shots import CommonCauseTrials, at_frequency, judge_shots
 from faultinject.estimate.strata import Strata, band, breakeven, recombine
-from faultinject.estimate.verdicts import Choice, VoterVerdict, agree_failure, judge_point
 from faultinject.model.causes import one_shot
 from faultinject.model.reliability import two_of_three
 
@@ -111,10 +116,10 @@ def test_wrong_verdicts_are_as_rare_as_alpha() -> None:
     held = voted = 0
     for _ in range(40):
         strata = Strata(guests=played(rng, f, (20_000, 8_000, 2_000, 800)))
-        held += agree_failure(strata).verdict is VoterVerdict.HOLDS
+        held += failure_equivalence(strata).verdict is VoterVerdict.HOLDS
         rm = 0.9
         bound = rm / (1 - recombine(f, 1 - rm))
-        voted += judge_point(strata, rm, bound - 1e-6).choice is Choice.VOTED
+        voted += compare_at_point(strata, rm, bound - 1e-6).choice is Choice.VOTED
     assert held <= 5 and voted <= 5
 
 
@@ -135,7 +140,7 @@ def test_the_departure_from_the_model_covers_at_every_dose_together(trials: int)
                 )
             )
         ]
-        found = judge_doses(doses, margin=0.2)
+        found = compare_doses(doses, margin=0.2)
         pairs = list(zip(found.doses, shift, strict=True))
         missed += any(not each.departure.contains(by) for each, by in pairs)
         lone += sum(not each.sharp.contains(by) for each, by in pairs)
@@ -150,7 +155,7 @@ def test_shots_cover_together() -> None:
     truth = float(one_shot(0.9, 0.3, c, 2))
     for _ in range(GAMES):
         shots = CommonCauseTrials(failed=tuple(int(each) for each in rng.multinomial(300, c)))
-        found, at = judge_shots(shots), at_frequency(shots, 0.3, 0.9)
+        found, at = estimate_common_cause(shots), at_frequency(shots, 0.3, 0.9)
         missed += not (
             all(part.contains(each) for part, each in zip(found.c, c, strict=True))
             and found.fatal.contains(0.4)

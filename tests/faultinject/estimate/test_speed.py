@@ -7,10 +7,14 @@ import time
 import pytest
 
 from faultinject.estimate.counts import Counts
-from faultinject.estimate.naive import compare_designs
-from faultinject.estimate.reach import expected, lowest_q
+from faultinject.estimate.equivalence import (
+    bound_equivalence,
+    compare_at_points,
+    failure_equivalence,
+)
+from faultinject.estimate.precision import expected, lowest_q
+from faultinject.estimate.sampling import compare_designs
 from faultinject.estimate.strata import band
-from faultinject.estimate.verdicts import agree_bound, agree_failure, judge_points
 
 pytest.importorskip("scipy", reason="scipy is not installed")
 
@@ -22,9 +26,9 @@ def test_a_million_missions_take_seconds() -> None:
     assert counted.trials == 800_000
     strata = expected((500_000, 300_000, 150_000, 50_000), (5_000, 5_000))
     band(strata).curve([0.5 + i / 1000 for i in range(500)])
-    agree_failure(strata)
-    agree_bound(strata)
-    judge_points(strata, [(0.5 + i / 100, 0.98, 1.0) for i in range(50)])
+    failure_equivalence(strata)
+    bound_equivalence(strata)
+    compare_at_points(strata, [(0.5 + i / 100, 0.98, 1.0) for i in range(50)])
     compare_designs(strata, 0.05)
     lowest_q((500_000, 300_000, 150_000, 50_000))
     assert time.process_time() - began < 10.0

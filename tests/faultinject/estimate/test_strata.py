@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from faultinject.estimate.counts import Counts, EstimateError
 from faultinject.estimate.posterior import sharp
-from faultinject.estimate.reach import expected
+from faultinject.estimate.precision import expected
 from faultinject.estimate.strata import Strata, band, breakeven, recombine, weights
 from faultinject.estimate.subsets import subset_band
 from faultinject.model.bounds import breakeven_rv_2of3

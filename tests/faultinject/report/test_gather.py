@@ -8,12 +8,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from faultinject.campaign.planning.spec import load
+from faultinject.campaign.planning.spec_file import load
 from faultinject.campaign.records import GuestFate, MissionPlan, MissionRow, Outcome
 from faultinject.campaign.store.store import Store, StoreError
 from faultinject.report import write_report
-from faultinject.report.evidence import _union
 from faultinject.report.gather import gather
+from faultinject.report.mission_findings import _union
 from faultinject.results.findings import Findings
 from faultinject.results.findings_file import FILE, read_kept
 from tests.faultinject.campaign.specs import FACTS, SMALL, fill, row_of
@@ -146,10 +146,7 @@ def test_kinds_of_faults_are_told_of_every_design(tmp_path: Path) -> None:
         plans = list(store.plan.in_order())
         found = stored(
             store,
-            (
-                msgspec.structs.replace(row_of(plan), masked=3 * (plan.stratum in names))
-                for plan in plans
-            ),
+            (row_of(plan, masked=3 * (plan.stratum in names)) for plan in plans),
         )
     outvoted = sum(plan.stratum in names for plan in plans)
     assert sum(each.masked for each in found.kinds) == outvoted, "once, with two liars too"

@@ -1,0 +1,90 @@
+"""C1 and C2 put together: from two campaigns to the R_F from which moving f is no loss."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from faultinject.campaign.store.store import Store
+from faultinject.commands.campaign import campaign
+from faultinject.model.bounds import breakeven_rf
+from faultinject.report.relocation import compare_places
+from faultinject.results.points import read
+from tests.faultinject.campaign.planning.test_relocation_specs import GUEST, HOST, store_of
+from voter.commands.terminal import CommandError
+
+__all__: list[str] = []
+
+
+@pytest.fixture
+def both(tmp_path: Path) -> tuple[Path, Path]:
+    store_of(tmp_path / "guest", GUEST).close()
+    store_of(tmp_path / "host", HOST).close()
+    return tmp_path / "guest", tmp_path / "host"
+
+
+def run(*words: str | Path) -> Result:
+    return CliRunner().invoke(campaign, list(map(str, words)), standalone_mode=False)
+
+
+def test_strata_of_both_count_towards_one_f_k(both: tuple[Path, Path]) -> None:
+    guest, host = both
+    with Store.open(guest, write=False) as one, Store.open(host, write=False) as two:
+        found = compare_places(one, two, (0.5, 0.75), (0.75,))
+    assert found.missions == 160
+    assert [(each.n, each.rf) for each in found.points] == [(2, 0.5), (2, 0.75)]
+    for each in found.points:
+        assert each.paper == breakeven_rf(each.rf, 0.75, 2)
+        assert each.shared.value == pytest.approx(each.paper)
+        assert each.shared.contains(each.paper) and each.apart.contains(each.paper)
+        assert each.saved.value == 0.0
+    assert not (found.unlike or found.partial)
+
+
+def test_where_it_matters_what_of_a_guest_failed_is_told(tmp_path: Path) -> None:
+    store_of(tmp_path / "guest", GUEST, wrong="1of2-f0-function1").close()
+    store_of(tmp_path / "host", HOST).close()
+    done = run("moved", tmp_path / "guest", tmp_path / "host")
+    assert done.exception is None
+    assert "It matters what of a guest failed: n = 2, k = 1: 20 of 20, 0 of 20 failed" in (
+        done.output
+    )
+    assert "f_k > 0" in done.output
+
+
+def test_the_command_shows_it_and_writes_points(both: tuple[Path, Path], tmp_path: Path) -> None:
+    done = run("moved", *both, "--rf", "0.75", "--rf", "1", "--points", tmp_path / "points.json")
+    assert done.exception is None, done.exception
+    assert "Nowhere is it seen to matter" in done.output
+    assert "n = 2: missions without a failure for f_k to hide 10%" in done.output
+    points = read(tmp_path / "points.json").on("6b")
+    assert [point.n for point in points] == [2, 2]
+    x, y = points[0].axes("6b")
+    assert x.value == 0.75
+    assert y.value == pytest.approx(breakeven_rf(0.75, 0.75, 2))
+    told = json.loads(run("moved", *both, "--json").output)
+    assert told["points"][2]["rf"] == 0.75
+    assert told["points"][2]["shared"]["low"] < told["points"][2]["paper"]
+
+
+def test_what_is_not_two_sides_of_one_question_is_refused(
+    both: tuple[Path, Path], tmp_path: Path
+) -> None:
+    guest, host = both
+    refused = run("moved", host, guest).exception
+    assert isinstance(refused, CommandError)
+    assert "'host', not 'guest'" in str(refused)
+    store_of(tmp_path / "long", HOST + "[workload]\nlength = 30\n").close()
+    with pytest.raises(CommandError, match="length 20 and 30"):
+        raise run("moved", guest, tmp_path / "long").exception or AssertionError
+    store_of(tmp_path / "mix", HOST.replace("hang = 1", "hang = 1\ncrash = 2", 1)).close()
+    with pytest.raises(CommandError, match="faults hang 1 and crash 2, hang 1"):
+        raise run("moved", guest, tmp_path / "mix").exception or AssertionError
+    other = HOST.replace('"1/2"', '"1/1"').replace("guests = 2", "guests = 1")
+    other = other[: other.index('[[strata]]\nvote = "1/1"\nguests_hit = 2')]
+    store_of(tmp_path / "other", other).close()
+    with pytest.raises(CommandError, match="no vote policy 1/n in common"):
+        raise run("moved", guest, tmp_path / "other").exception or AssertionError
