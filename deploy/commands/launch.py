@@ -76,8 +76,7 @@ def prepare_node(layout: Layout, settings: Settings, progress: Progress) -> Node
         image = add_overlay(image, layout.directory / "image", overlay)
         progress(f"guest image {image.sha256[:16]}")
         accelerator = asyncio.run(decide(image, cache_directory(), settings.accel, progress))
-        known = ", cached" if accelerator.cached else ""
-        progress(f"accelerator: {accelerator.name} ({accelerator.reason}{known})")
+        progress(f"accelerator: {accelerator.name} ({accelerator.reason})")
     except ImageError as error:
         missing = "not installed" in str(error)
         kind = CannotRunHere if missing else DeployError

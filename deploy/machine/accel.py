@@ -26,9 +26,8 @@ from guests.image import COMMAND_LINE, Image
 __all__ = [
     "Accelerator",
     "AcceleratorFacts",
-    "AcceleratorCheck",
-    "boots_with_kvm",
     "decide",
+    "probe_kvm",
     "read_facts",
 ]
 
@@ -44,11 +43,10 @@ _log = structlog.get_logger(__name__)
 
 
 class Accelerator(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The accelerator for guests, the reason, and whether the decision was cached."""
+    """The accelerator for guests, and the reason."""
 
     name: AcceleratorName
     reason: str
-    cached: bool
 
 
 class AcceleratorFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -64,17 +62,9 @@ class AcceleratorFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     device: str | None
 
 
-class AcceleratorCheck(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Whether a guest became ready under KVM, and what was observed."""
-
-    works: bool
-    observed: str
-
-
 class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     facts: AcceleratorFacts
-    name: AcceleratorName
-    reason: str
+    choice: Accelerator
 
 
 async def decide(
@@ -90,33 +80,33 @@ async def decide(
     QEMU.
     """
     if requested == "tcg":
-        return Accelerator(name="tcg", reason="requested", cached=False)
+        return Accelerator(name="tcg", reason="requested")
     begin = time.monotonic()
     facts = await read_facts()
-    known = _read(cache, facts)
+    cached = _read(cache, facts)
     # An explicit request for KVM tries it again, even if it failed before.
-    if known is not None and (requested == "auto" or known.name == "kvm"):
-        return Accelerator(name=known.name, reason=known.reason, cached=True)
+    if cached is not None and (requested == "auto" or cached.name == "kvm"):
+        progress("the accelerator is known from an earlier start")
+        return cached
     impossible = _impossible(facts)
     if impossible is not None and (requested == "auto" or facts.device is None):
-        check = AcceleratorCheck(works=False, observed=impossible)
+        choice = Accelerator(name="tcg", reason=impossible)
     else:
         progress(f"trying KVM: a guest has {PROBE_DEADLINE:g} s to boot")
-        check = await boots_with_kvm(image)
-    if requested == "kvm" and not check.works:
+        choice = await probe_kvm(image)
+    if requested == "kvm" and choice.name != "kvm":
         raise CannotRunHere(
-            f"KVM does not work here: {check.observed}",
+            f"KVM does not work here: {choice.reason}",
             remedy="use --accel tcg (slower, works everywhere), or a host with (nested) KVM",
         )
-    name: AcceleratorName = "kvm" if check.works else "tcg"
-    _write(cache, _Record(facts=facts, name=name, reason=check.observed))
+    _write(cache, _Record(facts=facts, choice=choice))
     seconds = round(time.monotonic() - begin, 2)
-    _log.info("accelerator", name=name, reason=check.observed, seconds=seconds)
-    return Accelerator(name=name, reason=check.observed, cached=False)
+    _log.info("accelerator", name=choice.name, reason=choice.reason, seconds=seconds)
+    return choice
 
 
-async def boots_with_kvm(image: Image, *, deadline: float = PROBE_DEADLINE) -> AcceleratorCheck:
-    """Boot a guest under KVM; return whether it becomes ready within `deadline` seconds.
+async def probe_kvm(image: Image, *, deadline: float = PROBE_DEADLINE) -> Accelerator:
+    """Boot a guest under KVM; return KVM if it becomes ready within `deadline` seconds, else TCG.
 
     Starts QEMU directly, because this tests KVM and not libvirt.
     """
@@ -134,21 +124,19 @@ async def boots_with_kvm(image: Image, *, deadline: float = PROBE_DEADLINE) -> A
             ready = await _read_until_ready(process, console)
     except TimeoutError:
         printed = f"{len(console)} bytes on its console" if console else "an empty console"
-        return AcceleratorCheck(
-            works=False, observed=f"a guest under KVM hung: {printed} in {deadline:g} s"
+        return Accelerator(
+            name="tcg", reason=f"a guest under KVM hung: {printed} in {deadline:g} s"
         )
     finally:
         if process.returncode is None:
             process.kill()
         _, errors = await process.communicate()  # reads the pipes to their end and closes them
     if ready:
-        return AcceleratorCheck(
-            works=True, observed=f"a guest under KVM was ready in {time.monotonic() - begin:.1f} s"
-        )
+        seconds = time.monotonic() - begin
+        return Accelerator(name="kvm", reason=f"a guest under KVM was ready in {seconds:.1f} s")
     lines = errors.decode(errors="replace").strip().splitlines()
-    return AcceleratorCheck(
-        works=False, observed=f"QEMU ended: {lines[-1] if lines else 'without a message'}"
-    )
+    last = lines[-1] if lines else "without a message"
+    return Accelerator(name="tcg", reason=f"QEMU ended: {last}")
 
 
 async def read_facts() -> AcceleratorFacts:
@@ -217,7 +205,7 @@ async def _read_until_ready(process: asyncio.subprocess.Process, console: bytear
     return False
 
 
-def _read(cache: Path, facts: AcceleratorFacts) -> _Record | None:
+def _read(cache: Path, facts: AcceleratorFacts) -> Accelerator | None:
     """Return the cached decision for exactly these facts, if there is one."""
     try:
         record = msgspec.json.decode((cache / _RECORD).read_bytes(), type=_Record)
@@ -226,7 +214,7 @@ def _read(cache: Path, facts: AcceleratorFacts) -> _Record | None:
     except (OSError, msgspec.MsgspecError) as error:
         _log.info("the cached accelerator is unreadable: deciding again", error=str(error))
         return None
-    return record if record.facts == facts else None
+    return record.choice if record.facts == facts else None
 
 
 def _write(cache: Path, record: _Record) -> None:

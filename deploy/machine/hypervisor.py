@@ -62,19 +62,15 @@ class RunState(enum.Enum):
 class DomainChange(enum.Enum):
     """An event of a domain, whoever caused it."""
 
-    STARTED = "started"
     SUSPENDED = "suspended"
     RESUMED = "resumed"
     STOPPED = "stopped"
-    CRASHED = "crashed"
 
 
 _CHANGES = {
-    libvirt.VIR_DOMAIN_EVENT_STARTED: DomainChange.STARTED,
     libvirt.VIR_DOMAIN_EVENT_SUSPENDED: DomainChange.SUSPENDED,
     libvirt.VIR_DOMAIN_EVENT_RESUMED: DomainChange.RESUMED,
     libvirt.VIR_DOMAIN_EVENT_STOPPED: DomainChange.STOPPED,
-    libvirt.VIR_DOMAIN_EVENT_CRASHED: DomainChange.CRASHED,
 }
 
 _STATES = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import subprocess
 import sys
 import uuid
@@ -12,12 +14,21 @@ from typing import Any, NamedTuple
 import pytest
 import pytest_asyncio
 
+from deploy.host.spawn import end_with_parent
 from deploy.machine.node_machines import GuestArrival, NodeMachines
 from deploy.machine.spec import NodeSpec, plan_node
 from deploy.node.records import cache_directory
 from guests.image import COMMAND_LINE, Image, Overlay, add_overlay, build_image
 
-__all__ = ["Booted", "booted", "capabilities", "image", "may_raise_priority", "plan"]
+__all__ = [
+    "Booted",
+    "booted",
+    "capabilities",
+    "end_with_tests",
+    "image",
+    "may_raise_priority",
+    "plan",
+]
 
 BOOT_DEADLINE = 120.0
 """Seconds; 40 were measured for three guests on two busy cores."""
@@ -28,6 +39,13 @@ class Booted(NamedTuple):
 
     node: NodeMachines
     arrivals: dict[str, GuestArrival]
+
+
+@pytest.fixture
+def end_with_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the kernel kill the processes that a test starts when the tests are killed."""
+    end = functools.partial(end_with_parent, os.getpid())
+    monkeypatch.setattr(subprocess, "Popen", functools.partial(subprocess.Popen, preexec_fn=end))
 
 
 @pytest.fixture(scope="session")

@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import pytest
 import pytest_asyncio
 
 from tests.deploy.supervisor.running import Running, plan
 
 __all__ = ["node", "plain_node"]
+
+
+@pytest.fixture(autouse=True)
+def all_end_with_tests(end_with_tests: None) -> None:
+    """Leave nothing behind when the tests are killed: a voter outlives its supervisor."""
 
 
 @pytest_asyncio.fixture

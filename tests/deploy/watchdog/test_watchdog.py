@@ -19,6 +19,8 @@ import pytest
 from deploy.host.spawn import python_command, python_environment
 from deploy.watchdog.process import LIMIT
 
+pytestmark = pytest.mark.usefixtures("end_with_tests")
+
 # Keeps its socket in every life but the first, in which it makes it.  Its argument says what it
 # does then.
 SUPERVISOR = """
