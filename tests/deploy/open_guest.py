@@ -92,5 +92,7 @@ async def open_guest(scratch: Path, capabilities: Path, name: str) -> AsyncItera
         yield guest
     finally:
         await guest.shell.close()
+        assert process.stdin is not None
+        process.stdin.close()  # ends the node
         await process.communicate()
     assert process.returncode == 0
