@@ -1,4 +1,4 @@
-"""Tell one process from every other for as long as the machine is up, and wait for its end.
+"""Identify a process for as long as the machine is up, and wait for its end.
 
 The kernel reuses pids.  An identity adds the start time (clock ticks since boot) and the boot's id:
 no two processes share all three.

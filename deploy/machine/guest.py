@@ -120,20 +120,20 @@ class Guest:
         self._subscribers.append(callback)
         return lambda: self._subscribers.remove(callback)
 
-    async def boot(self, deadline: float | None = None) -> float:
-        """Start it cold; return the seconds until its ready line.
+    async def boot(self, deadline: float | None = None) -> None:
+        """Start it cold and wait for its ready line.
 
         Its link does not exist yet: `snapshot_clean` or `open_link` makes it.  Raises
         GuestNeverReady `deadline` seconds after its CPU started (the VM is ended then),
         HypervisorFailed if QEMU cannot be started.
         """
         async with self._lock:
-            return await self._boot(deadline)
+            await self._boot(deadline)
 
-    async def snapshot_clean(self) -> float:
-        """Take the clean snapshot, open the link, return the seconds that took."""
+    async def snapshot_clean(self) -> None:
+        """Take the clean snapshot and open the link."""
         async with self._lock:
-            return await self._snapshot()
+            await self._snapshot()
 
     def open_link(self) -> None:
         """Rename the link's socket to its real name, so that the voter may connect."""
@@ -289,10 +289,9 @@ class Guest:
 
     # ---- the steps; the caller holds the lock
 
-    async def _boot(self, deadline: float | None) -> float:
+    async def _boot(self, deadline: float | None) -> None:
         self._attached()
         self._require(GuestState.ABSENT, GuestState.DEAD)
-        begin = time.monotonic()
         deadline = self._boot_deadline if deadline is None else deadline
         await self._clear_away()
         self.clean = False
@@ -318,15 +317,12 @@ class Guest:
             raise
         finally:
             ready.cancel()
-        return time.monotonic() - begin
 
-    async def _snapshot(self) -> float:
+    async def _snapshot(self) -> None:
         self._require(GuestState.READY)
-        begin = time.monotonic()
         await self._monitor(f"savevm {_SNAPSHOT}", timeout=_SAVE_TIMEOUT)
         self.clean = True
         self.open_link()
-        return time.monotonic() - begin
 
     async def _load_in_place(self) -> bool:
         """Load the snapshot in the running QEMU; return False, QEMU killed, if that fails."""

@@ -46,7 +46,7 @@ _log = structlog.get_logger(__name__)
 
 
 class GuestArrival(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How a guest became ready, in how many seconds, and how long its clean snapshot took.
+    """How a guest became ready with its clean snapshot, and in how many seconds.
 
     `adopted`: it ran already.  `restarted`: its QEMU had ended, and its snapshot was restored.
     `dead`: its QEMU had ended, and it was left so.
@@ -54,7 +54,6 @@ class GuestArrival(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     how: Literal["booted", "adopted", "restarted", "dead"]
     seconds: float
-    snapshot_seconds: float = 0.0
 
 
 class NodeMachines:
@@ -230,12 +229,12 @@ class NodeMachines:
         else:
             await self._end_one(guest.spec)
         await guest.boot()
+        await guest.snapshot_clean()
         seconds = time.monotonic() - begin
-        snapshot = await guest.snapshot_clean()
         clean.add(guest.name)
         write_record(MachinesRecord(spec=self.spec, clean=tuple(sorted(clean))))
         progress(f"{guest.name} ready in {seconds:.1f} s")
-        return GuestArrival(how="booted", seconds=seconds, snapshot_seconds=snapshot)
+        return GuestArrival(how="booted", seconds=seconds)
 
     async def _adopt(self, guest: Guest) -> bool:
         """Take over a guest if it runs and is provably this node's; return whether it was."""

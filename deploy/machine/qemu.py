@@ -136,7 +136,7 @@ async def make_snapshot_disk(path: Path) -> None:
 
 
 class QemuProcess:
-    """A running process, held by a pidfd so that its pid cannot become another's.
+    """A running process and its pidfd, which never refers to another process.
 
     Made in a running event loop, which calls `on_exit` once when the process has ended, unless
     close() came first.  Raises ProcessLookupError if there is no such process.

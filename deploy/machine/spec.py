@@ -174,7 +174,7 @@ def plan_node(  # noqa: PLR0913 - all by keyword, each a plain fact of the node
         guests=tuple(
             GuestSpec(
                 name=f"g{number}",
-                # A shared libvirt lists the domains of many nodes: the name tells them apart.
+                # A shared libvirt lists the domains of many nodes: the name must be unique.
                 # Libvirt truncates names to 20 bytes in paths.
                 domain=f"g{number}" if embedded else f"trivisor-{node[:8]}-g{number}",
                 uuid=guest,

@@ -119,11 +119,11 @@ def free_ports(count: int) -> tuple[int, ...]:
     They are random, so that two nodes that start at the same time hardly ever choose the same.
     """
     found: list[int] = []
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as sockets:
         for port in random.sample(_PORTS, len(_PORTS)):
             if len(found) == count:
                 break
-            listener = held.enter_context(socket.socket())
+            listener = sockets.enter_context(socket.socket())
             try:
                 listener.bind(("127.0.0.1", port))
             except OSError:

@@ -79,7 +79,7 @@ class NodePort(Protocol):
 
     @property
     def guests(self) -> Mapping[str, GuestPort]:
-        """The guests by name, in order; look one up again after `up`."""
+        """The guests by name, in order; `up` replaces them."""
 
     async def up(self, progress: Progress, *, take_over: bool) -> object:
         """Make all guests run: adopt those that do, start the others.  Raises DeployError.

@@ -106,7 +106,7 @@ async def _end(
     layout: Layout, make_node: Callable[[Layout, NodeRecord], NodePort], progress: Progress
 ) -> None:
     for name, identity in layout.read_running().processes.items():
-        child = None if name == "watchdog" else Child.adopt(identity)  # that one ends by itself
+        child = None if name == "watchdog" else Child.adopt(identity)  # ends with its children
         if child is not None:
             progress(f"ending {name} (process {identity.pid})")
             await child.end(ORPHAN_GRACE)

@@ -111,7 +111,7 @@ class NodeObserver:
         while True:
             try:
                 status = await self.poll()
-                if status.get("pid") != self._source[0]:  # another voter numbers its events anew
+                if status.get("pid") != self._source[0]:  # another voter numbers its events from 1
                     self._source = (status.get("pid"), 0)
                 async for event in self._voter.events(self._source[1]):
                     await self._receive(event)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from deploy.errors import DeployError
 from faultinject.faults import processes
-from faultinject.faults.site import ActiveFault, FaultTarget, FunctionSite, NotApplied, Site
+from faultinject.faults.site import ActiveFault, FaultTarget, NotApplied, Site
 from faultinject.services import frail
 
 __all__ = ["break_function", "break_relocated_function", "pages_of_ram"]
@@ -56,7 +56,7 @@ async def break_function(kind: str, machine: FaultTarget) -> ActiveFault:
 
 async def break_relocated_function(kind: str, site: Site) -> ActiveFault:
     """Kill or stop F on the host, or set the switch of the planted one."""
-    pid = site.function_pid() if isinstance(site, FunctionSite) else None
+    pid = site.function_pid()
     if pid is None:
         raise NotApplied("there is no F on the host")
     what = kind.rpartition("-")[2]

@@ -1,6 +1,6 @@
 """The fault injector of a running node: the FaultPort that the supervisor uses.
 
-``CATALOGUE`` describes each kind and its proof; ``injection`` carries it out.  Faulty links are the
+``CATALOGUE`` describes each kind; ``injection`` carries it out and proves it.  Faulty links are the
 exception: on a running node the proxy is a separate process, which outlives a supervisor and gets
 its commands over a socket.
 """
@@ -26,7 +26,7 @@ from faultinject.faults import CATALOGUE, FaultLayer, Injection, find
 from faultinject.faults.catalogue import offered_on_nodes
 from faultinject.faults.injection import inject
 from faultinject.faults.machines import keep_slow
-from faultinject.faults.site import ActiveFault, FaultyLink, NotApplied
+from faultinject.faults.site import ActiveFault, NotApplied, Site
 from voter.client import Client
 from voter.client.errors import RequestError
 
@@ -233,8 +233,11 @@ class FaultInjector:
                 _log.warning("a fault was not undone", error=repr(result))
 
 
-class _NodeSite:
-    """A running node as a site: its supervisor's guests, its voter's clients."""
+class _NodeSite(Site):
+    """A running node as a site: its supervisor's guests, and a client of its voter.
+
+    Its proxy is another process, and its voter belongs to the supervisor, which would restart it.
+    """
 
     def __init__(self, site: FaultSite) -> None:
         self._site = site
@@ -247,18 +250,6 @@ class _NodeSite:
     def machine(self, name: str) -> GuestPort:
         """Return a guest's machine."""
         return self._site.guests[name]
-
-    def link(self, name: str) -> FaultyLink:
-        """Raise NotApplied: the proxy is another process."""
-        raise NotApplied(f"the link of {name} is in another process")
-
-    def shell(self, name: str) -> Any:
-        """Raise NotApplied."""
-        raise NotApplied(f"{name}: a running node's guests have no network card, and so no shell")
-
-    def voter_pid(self) -> int | None:
-        """Return None: the voter belongs to the supervisor, which would restart it."""
-        return None
 
     async def send(
         self, method: str, target: str, body: bytes, headers: tuple[tuple[str, str], ...] = ()

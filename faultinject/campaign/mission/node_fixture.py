@@ -38,7 +38,7 @@ from faultinject.campaign.mission.host_function import HostFunction
 from faultinject.campaign.mission.voters import MissionVoter, Voters
 from faultinject.campaign.records import StationFacts, StationSpec
 from faultinject.faults.proxy import ProxiedLink
-from faultinject.faults.site import NotApplied
+from faultinject.faults.site import NotApplied, Site
 from faultinject.history.workload import KEY
 from faultinject.host_facts import describe_host
 from faultinject.services import FRAIL, poisoned
@@ -57,7 +57,7 @@ Sender = Callable[[str, str, bytes, Headers], Awaitable[tuple[int, bytes]]]
 """Sends a request (method, target, body, headers); returns status (0: no reply) and body."""
 
 
-class NodeFixture:
+class NodeFixture(Site):
     """A node with its voters and links.  Use ``open``; one experiment at a time.
 
     ``sender``: set by the experiment that runs, for faults that consist of a request.

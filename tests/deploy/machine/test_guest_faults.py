@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import mmap
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -18,16 +17,15 @@ from deploy.machine.domain_xml import domain_xml
 from deploy.machine.guest import Guest
 from deploy.machine.spec import GuestState
 from faultinject.faults import Injection, injection
-from faultinject.faults.proxy import ProxiedLink
 from faultinject.faults.registers import flip_registers
-from faultinject.faults.site import ActiveFault, NotApplied
+from faultinject.faults.site import ActiveFault, NotApplied, Site
 from tests.deploy.conftest import Booted
 from tests.deploy.greeting import answers
 
 pytestmark = [pytest.mark.vm, pytest.mark.asyncio(loop_scope="session")]
 
 
-class RealSite:
+class RealSite(Site):
     """The shared node as a site without a voter, a client and a shell."""
 
     def __init__(self, booted: Booted) -> None:
@@ -39,15 +37,6 @@ class RealSite:
 
     def machine(self, name: str) -> Guest:
         return self.guests[name]
-
-    def link(self, name: str) -> ProxiedLink:
-        raise NotApplied(f"no proxy in the link of {name}")
-
-    def shell(self, name: str) -> Any:
-        raise NotApplied(f"no shell in {name}")
-
-    def voter_pid(self) -> int | None:
-        return None
 
 
 @pytest_asyncio.fixture(loop_scope="session")

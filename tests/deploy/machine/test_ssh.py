@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import socket
 import time
 from collections.abc import AsyncIterator
@@ -18,25 +17,6 @@ from tests.deploy.conftest import Booted
 from tests.deploy.open_guest import OpenGuest, open_guest
 
 in_shared_loop = pytest.mark.asyncio(loop_scope="session")
-
-
-def test_keys_are_different_for_each_node() -> None:
-    one, other = make_keys(), make_keys()
-    assert "BEGIN OPENSSH PRIVATE KEY" in one.client
-    assert one.host.startswith("ssh-ed25519 ")
-    assert len({one.client, other.client, one.host, other.host}) == 4
-    assert one.access.client != one.host
-
-
-def test_guests_host_key_is_the_pinned_one() -> None:
-    keys = make_keys()
-    # Two strings, each after its length: the key type; then 32 bytes private and 32 public.
-    host = keys.access.host
-    assert host[:4] == bytes((0, 0, 0, 11))
-    assert host[4:15] == b"ssh-ed25519"
-    assert host[15:19] == bytes((0, 0, 0, 64))
-    assert len(host) == 83
-    assert base64.b64decode(keys.host.split()[1]).endswith(host[-32:])
 
 
 def test_free_ports_are_free_and_different() -> None:

@@ -86,7 +86,7 @@ async def test_next_supervisor_adopts_what_a_killed_one_left(scratch: Path) -> N
     assert status["guests"][2]["fault"]["kind"] == "corrupt-reply"
     async with await second.client() as client:
         assert (await client.request("GET", "/kv/a")).body == b"kept"
-    # The next voter's sockets are made anew, at the same address.
+    # The next voter gets new sockets at the same address.
     os.kill(before, signal.SIGKILL)
     await until(lambda: second.has_state("g1", "active"))
     assert (await second.status())["http"] == status["http"]

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,7 +15,7 @@ from faultinject.faults import CATALOGUE, FaultLayer, Injection
 from faultinject.faults.injection import inject
 from faultinject.faults.lies import Delay
 from faultinject.faults.proxy import ProxiedLink
-from faultinject.faults.site import NotApplied
+from faultinject.faults.site import NotApplied, Site
 from faultinject.services import PLANTED
 from guests.protocol.message import Reply, encode_request
 from guests.protocol.wire import FrameKind, encode
@@ -77,7 +76,7 @@ class FakeMachine:
         return self._ram.read_bytes()
 
 
-class FakeSite:
+class FakeSite(Site):
     """Three guests; no voter."""
 
     def __init__(self, directory: Path) -> None:
@@ -93,12 +92,6 @@ class FakeSite:
 
     def link(self, name: str) -> ProxiedLink:
         return self.links[name]
-
-    def shell(self, name: str) -> Any:
-        raise NotApplied(f"{name} has no shell")
-
-    def voter_pid(self) -> int | None:
-        return None
 
 
 class ClientSite(FakeSite):
@@ -256,7 +249,7 @@ async def test_undoing_a_lie_keeps_a_later_one(site: FakeSite) -> None:
     ("crash", "voter", "no guest voter"),
     ("voter-kill", "g1", "voter-kill is for the voter, not g1"),
     ("voter-kill", "voter", "no voter to inject into"),
-    ("service-kill", "g1", "g1 has no shell"),
+    ("service-kill", "g1", "g1 has no network card"),
     ("poison", "client", "has no client"),
     ("corrupt-state", "g1", "has no client"),
 ])  # fmt: skip
