@@ -20,11 +20,11 @@ __all__ = ["COMMANDS", "command", "main"]
 # Name, module, object in it, one line of help: so that `--help` imports none of them.
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "up": (
-        "deploy.commands.node",
+        "deploy.commands.up",
         "up",
         "Start a node: guests and their voter; return when ready.",
     ),
-    "status": ("deploy.commands.node", "status", "Show how a node stands."),
+    "status": ("deploy.commands.status", "status", "Show the state of a node."),
     "request": ("voter.commands.request", "request", "Send one request through the vote."),
     "inject": ("faultinject.commands.faults", "inject", "Break a guest on purpose."),
     "heal": (
@@ -33,11 +33,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "Undo what was injected; return when it votes again.",
     ),
     "logs": (
-        "deploy.commands.node",
+        "deploy.commands.status",
         "logs",
         "Show what a guest, the voter or the supervisor said.",
     ),
-    "down": ("deploy.commands.node", "down", "Stop a node; nothing of it is left running."),
+    "down": ("deploy.commands.down", "down", "Stop a node; nothing of it is left running."),
     "demo": (
         "faultinject.demo.command",
         "demo",
@@ -76,7 +76,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "doctor": (
         "deploy.commands.doctor",
         "doctor",
-        "Check this host; tell the remedy for each lack.",
+        "Check this host; say how to fix what is missing.",
     ),
     "voter": ("voter.commands.voter", "voter", "Run the voter alone, before given links."),
     "function": (

@@ -272,7 +272,7 @@ def moved(
     """
     import msgspec  # noqa: PLC0415
 
-    from deploy.host.atomic_file import write_json  # noqa: PLC0415
+    from deploy.host.files import write_json  # noqa: PLC0415
     from faultinject.campaign.store.store import Store  # noqa: PLC0415
     from faultinject.report.relocation import (  # noqa: PLC0415
         compare_places,

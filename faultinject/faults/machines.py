@@ -9,7 +9,7 @@ import structlog
 
 from deploy.errors import DeployError
 from deploy.host.identity import identify
-from deploy.machine.states import GuestState
+from deploy.machine.spec import GuestState
 from faultinject.faults.registers import StubError, flip_registers
 from faultinject.faults.site import ActiveFault, FaultTarget, NotApplied
 

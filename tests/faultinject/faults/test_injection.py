@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from deploy.errors import DeployError
-from deploy.machine.states import GuestState
+from deploy.machine.spec import GuestState
 from faultinject.faults import CATALOGUE, FaultLayer, Injection
 from faultinject.faults.injection import inject
 from faultinject.faults.lies import Delay

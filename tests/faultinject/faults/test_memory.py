@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from deploy.host.process import ram_file
+from deploy.machine.qemu import ram_file
 from faultinject.faults.bit_flips import flip_file
 from faultinject.faults.memory import REGIONS, flip_copies, flip_region, read_spans
 from faultinject.faults.site import FaultTarget, NotApplied
