@@ -173,9 +173,8 @@ async def test_a_key_stands_for_its_reply_in_c1_and_f_is_asked_each_time_in_c2(
 def test_without_a_function_the_runner_is_the_plain_one() -> None:
     # The name in the daemon's module: a simulation in this process puts one of its own there.
     assert _runner_class(configure(["unix:/x"], vote="1/1")) is vars(daemon)["Runner"]
-    assert (
-        _runner_class(configure(["unix:/x"], 'function = "unix:/f"', vote="1/1")) is AuthorizingRunner
-    )
+    config = configure(["unix:/x"], 'function = "unix:/f"', vote="1/1")
+    assert _runner_class(config) is AuthorizingRunner
     with pytest.raises(ConfigError, match="write unix:PATH, where F listens"):
         parse('function = "exec:true"\nvote = "1/1"\n[[replica]]\nname = "g"\nlink = "unix:/x"\n')
 
