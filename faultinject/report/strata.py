@@ -202,13 +202,15 @@ def find_strata(source: Source) -> tuple[StratumFinding, ...]:
 
 def _stratum(source: Source, cell: Cell, tally: Tally, alike: bool | None) -> StratumFinding:
     policy = Policy.parse(cell.vote) if cell.vote else Policy(source.m, source.n)
-    fails = cell.layer_hit or cell.felled > (0 if cell.design == "nv" else policy.of - policy.need)
+    fails = cell.layer_hit or cell.failing_guests > (
+        0 if cell.design == "nv" else policy.of - policy.need
+    )
     letter = "g" if cell.layer_hit else "f"
     return StratumFinding(
         name=cell.name,
         label="NV"
         if cell.design == "nv"
-        else f"{letter}_{cell.felled}{cell.vote and ' ' + cell.vote}",
+        else f"{letter}_{cell.failing_guests}{cell.vote and ' ' + cell.vote}",
         design=cell.design,
         k=cell.k,
         vote=cell.vote,

@@ -33,7 +33,8 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 def stored(store: Store, rows: Iterator[MissionRow]) -> Findings:
-    store.add_many(rows)
+    for row in rows:
+        store.add(row)
     return gather(store.directory)
 
 
