@@ -220,6 +220,7 @@ class Model:
         self.known: dict[tuple[bytes, bytes], tuple[bytes, int, int]] = {}  # print, seq, time
         self.replies: dict[int, bytes] = {}
         self.waiting: list[tuple[Once, int]] = []
+        self.most_waiting = 0
         self.journal: list[Callable[[DedupTable], None]] = []
 
     def do(self, entry: Callable[[DedupTable], None]) -> None:
@@ -287,8 +288,9 @@ class Model:
             KEPT_BYTES + len(kept.reply or b"") for base in bases for kept in base.kept
         )
         waiting = len(self.waiting)
+        self.most_waiting = max(self.most_waiting, waiting)
         assert table.size <= limits.table_bytes + waiting * KEPT_BYTES
-        assert table.sessions <= max(limits.sessions, waiting + 1)
+        assert table.sessions <= max(limits.sessions, self.most_waiting + 1)
         assert table.keys <= limits.keys
         for base in bases:
             most = limits.session_window if base.scope[:1] == b"s" else limits.keys // 4
