@@ -1,10 +1,10 @@
-"""How replicas come, catch up, are admitted, and go."""
+"""How replicas join, catch up and are admitted, and how their incarnations end."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.voter.core.model import HANG, Node, Replica, digest_of, make_engine
+from tests.voter.core.model import HANG, Node, digest_of
 from tests.voter.core.test_engine import make_node, step, verdict
 from voter.core import Limits
 from voter.core import events as ev
@@ -16,12 +16,12 @@ def state_of(node: Node, index: int) -> State:
 
 
 def sent_to(node: Node, index: int) -> list[int]:
-    """SequenceReservation of the requests in a replica's inbox."""
+    """Sequence numbers of the requests in a replica's inbox."""
     return [m.record.seq for m in node.replicas[index].inbox if isinstance(m, ev.Send)]
 
 
 def make_checkpoint(node: Node) -> int:
-    """Let the node vote and fetch a checkpoint; return its place."""
+    """Let the node make a checkpoint; return its sequence number."""
     before = len(node.checkpoints)
     for number in range(50):
         node.submit(b"%d" % number)
@@ -34,10 +34,10 @@ def make_checkpoint(node: Node) -> int:
 SMALL = Limits(hang=HANG, marker_every=5, checkpoint_bytes=1000)
 
 
-# ---------------------------------------------------------------- coming
+# ---------------------------------------------------------------- joining
 
 
-def test_a_fresh_replica_replays_the_log() -> None:
+def test_fresh_replica_replays_the_log() -> None:
     node = make_node()
     for number in range(5):
         node.submit(b"%d" % number, read_only=number == 2)
@@ -49,7 +49,7 @@ def test_a_fresh_replica_replays_the_log() -> None:
     node.check_idle()
 
 
-def test_a_replica_that_kept_its_state_gets_what_it_missed() -> None:
+def test_replica_that_kept_its_state_is_sent_what_it_missed() -> None:
     node = make_node()
     node.submit(b"a")
     node.run()
@@ -62,17 +62,8 @@ def test_a_replica_that_kept_its_state_gets_what_it_missed() -> None:
     node.check_idle()
 
 
-def test_a_replica_that_missed_nothing_votes_at_once() -> None:
-    node = make_node()
-    node.submit(b"a")
-    node.run()
-    node.lose(1)
-    node.connect(1)
-    assert state_of(node, 1) is State.ACTIVE
-
-
 @pytest.mark.parametrize("change", ["history", "ahead"])
-def test_a_replica_that_holds_something_else_gets_the_checkpoint(change: str) -> None:
+def test_replica_with_another_history_gets_the_checkpoint(change: str) -> None:
     node = make_node()
     node.submit(b"a")
     node.run()
@@ -88,7 +79,7 @@ def test_a_replica_that_holds_something_else_gets_the_checkpoint(change: str) ->
     node.check_idle()
 
 
-def test_a_replica_of_before_the_checkpoint_gets_it() -> None:
+def test_replica_behind_the_checkpoint_gets_it() -> None:
     node = make_node(limits=SMALL)
     node.lose(1)
     seq = make_checkpoint(node)
@@ -101,11 +92,10 @@ def test_a_replica_of_before_the_checkpoint_gets_it() -> None:
 
 
 @pytest.mark.parametrize("has_reply", [False, True])
-def test_one_that_has_applied_what_is_not_settled_is_built_anew(has_reply: bool) -> None:
-    """Its ballot went with its link, and it cannot apply the request again to cast another one.
-
-    Unless it still has its reply: then it is asked for that.
-    """
+def test_replica_ahead_of_the_votes_keeps_its_state_only_with_its_reply(
+    has_reply: bool,
+) -> None:
+    """Its ballot is void, and it cannot apply the write again: it must repeat its reply."""
     node = make_node()
     node.crash(0)
     ticket = node.submit(b"a")
@@ -122,7 +112,7 @@ def test_one_that_has_applied_what_is_not_settled_is_built_anew(has_reply: bool)
     node.check_idle()
 
 
-def test_a_handshake_ends_the_one_before_it() -> None:
+def test_handshake_ends_the_incarnation_before_it() -> None:
     node = make_node()
     ticket = node.submit(b"a")
     step(node, 1)
@@ -137,11 +127,14 @@ def test_a_handshake_ends_the_one_before_it() -> None:
 # --------------------------------------------------------------- learning
 
 
-def test_a_learner_gets_no_more_than_its_window() -> None:
-    node = make_node(limits=Limits(hang=HANG, window=3))
+@pytest.mark.parametrize(
+    "limits", [Limits(hang=HANG, window=3), Limits(hang=HANG, window_bytes=1000)]
+)
+def test_learner_is_sent_no_more_than_its_window(limits: Limits) -> None:
+    node = make_node(limits=limits)
     node.crash(1)
-    for number in range(10):
-        node.submit(b"%d" % number)
+    for _ in range(10):
+        node.submit(bytes(400))
     node.run()
     node.connect(1)
     assert len(sent_to(node, 1)) == 3
@@ -151,19 +144,7 @@ def test_a_learner_gets_no_more_than_its_window() -> None:
     node.check_idle()
 
 
-def test_a_learner_gets_no_more_bytes_than_its_window() -> None:
-    node = make_node(limits=Limits(hang=HANG, window_bytes=1000))
-    node.crash(1)
-    for _ in range(10):
-        node.submit(bytes(400))
-    node.run()
-    node.connect(1)
-    assert len(sent_to(node, 1)) == 3
-    node.run()
-    node.check_idle()
-
-
-def test_a_learner_is_admitted_after_all_that_was_ordered_when_it_went_live() -> None:
+def test_learner_is_admitted_when_it_has_answered_all_before_it_went_live() -> None:
     node = make_node(limits=Limits(hang=HANG, window=2))
     node.crash(1)
     for number in range(3):
@@ -171,14 +152,14 @@ def test_a_learner_is_admitted_after_all_that_was_ordered_when_it_went_live() ->
     node.run()
     node.connect(1)
     step(node, 1)
-    node.submit(b"late")  # live by now
+    node.submit(b"late")  # it is live now
     assert state_of(node, 1) is State.LEARNER
     assert len(sent_to(node, 1)) == 3
     step(node, 1, 1)
     assert state_of(node, 1) is State.ACTIVE, "it need not answer what came after"
 
 
-def test_a_learner_that_says_something_else_is_expelled() -> None:
+def test_learner_that_dissents_is_expelled() -> None:
     node = make_node()
     node.submit(b"a")
     node.run()
@@ -189,20 +170,7 @@ def test_a_learner_that_says_something_else_is_expelled() -> None:
     assert (state_of(node, 1), node.engine.members[1].dissents) == (State.EXPELLED, 1)
 
 
-def test_the_vote_goes_on_while_a_learner_learns() -> None:
-    node = make_node(limits=Limits(hang=HANG, window=1))
-    node.crash(1)
-    for number in range(30):
-        node.submit(b"%d" % number)
-    node.connect(1)
-    for number in range(30):
-        ticket = node.submit(b"more %d" % number)
-        node.run()
-        assert verdict(node, ticket).agreed >= 2
-    node.check_idle()
-
-
-def test_a_checkpoint_overtakes_a_learner() -> None:
+def test_learner_gets_the_checkpoint_when_it_overtakes_it() -> None:
     node = make_node(limits=Limits(hang=HANG, window=1, marker_every=5, checkpoint_bytes=1000))
     node.crash(1)
     for number in range(4):
@@ -225,7 +193,7 @@ def test_a_checkpoint_overtakes_a_learner() -> None:
 # -------------------------------------------------------------- restoring
 
 
-def test_the_log_may_move_on_while_a_replica_is_restored() -> None:
+def test_restore_succeeds_when_a_checkpoint_is_made_meanwhile() -> None:
     node = make_node(limits=SMALL)
     make_checkpoint(node)
     node.crash(1)
@@ -238,33 +206,24 @@ def test_the_log_may_move_on_while_a_replica_is_restored() -> None:
     node.check_idle()
 
 
-@pytest.mark.parametrize("moved_on", [False, True])
-def test_a_restored_state_is_checked_by_its_digest(moved_on: bool) -> None:
+@pytest.mark.parametrize("what", ["digest", "place", "digest, after the next checkpoint"])
+def test_replica_with_a_wrongly_restored_state_is_expelled(what: str) -> None:
     node = make_node(limits=SMALL)
     make_checkpoint(node)
     node.crash(1)
     node.connect(1)
     restore = node.replicas[1].inbox.popleft()
     assert isinstance(restore, ev.Restore)
-    if moved_on:
+    if "after" in what:
         make_checkpoint(node)
-    epoch = node.replicas[1].epoch
-    node.feed(ev.Restored(1, epoch, restore.seq, digest_of(b"something else")))
+    seq, digest = restore.seq, digest_of(b"something else")
+    if what == "place":
+        seq, digest = restore.seq + 1, restore.digest
+    node.feed(ev.Restored(1, node.replicas[1].epoch, seq, digest))
     assert state_of(node, 1) is State.EXPELLED
 
 
-def test_a_replica_cannot_say_that_it_was_restored_to_something_it_was_not_given() -> None:
-    node = make_node(limits=SMALL)
-    make_checkpoint(node)
-    node.crash(1)
-    node.connect(1)
-    point = node.engine.log.checkpoint
-    assert point.digest
-    node.feed(ev.Restored(1, node.replicas[1].epoch, point.seq + 1, point.digest))
-    assert state_of(node, 1) is State.EXPELLED
-
-
-def test_a_restore_has_time_by_its_size() -> None:
+def test_restore_deadline_grows_with_the_state() -> None:
     node = make_node(
         limits=Limits(hang=HANG, marker_every=5, checkpoint_bytes=1000, restore_rate=1)
     )
@@ -283,10 +242,10 @@ def test_a_restore_has_time_by_its_size() -> None:
     assert state_of(node, 1) is State.ABSENT
 
 
-# ------------------------------------------------------------------ going
+# ----------------------------------------------------------------- ending
 
 
-def test_an_expelled_replica_comes_back_only_fresh() -> None:
+def test_expelled_replica_may_rejoin_only_fresh() -> None:
     node = make_node()
     node.replicas[1].fault = "lie"
     node.submit(b"a")
@@ -294,15 +253,15 @@ def test_an_expelled_replica_comes_back_only_fresh() -> None:
     node.replicas[1].fault = None
     node.connect(1)
     assert state_of(node, 1) is State.EXPELLED
-    assert not node.replicas[1].epoch, "its link is dropped"
+    assert not node.replicas[1].epoch, "its link is closed"
     node.replicas[1].restart()
     node.connect(1)
     node.run()
     node.check_idle()
 
 
-def test_a_pardoned_replica_is_not_built_on_what_it_holds() -> None:
-    """Its history says that it applied the right requests, not that its state is right."""
+def test_pardoned_suspect_gets_the_checkpoint() -> None:
+    """A correct history does not prove a correct state."""
     node = make_node()
     node.replicas[1].fault = "corrupt"
     node.submit(b"a")
@@ -316,10 +275,10 @@ def test_a_pardoned_replica_is_not_built_on_what_it_holds() -> None:
     node.check_idle()
 
 
-def test_expel_and_admit_by_the_operator() -> None:
+def test_operator_expels_and_pardons_a_replica() -> None:
     node = make_node()
     node.feed(ev.Admit(1))
-    assert state_of(node, 1) is State.ACTIVE, "nothing to pardon"
+    assert state_of(node, 1) is State.ACTIVE, "there is nothing to pardon"
     node.feed(ev.Expel(1, "maintenance"))
     assert state_of(node, 1) is State.EXPELLED
     node.feed(ev.Expel(1, "again"))
@@ -330,7 +289,7 @@ def test_expel_and_admit_by_the_operator() -> None:
     node.check_idle()
 
 
-def test_a_replica_that_is_away_can_be_expelled() -> None:
+def test_absent_replica_can_be_expelled() -> None:
     node = make_node()
     node.submit(b"a")
     node.run()
@@ -341,7 +300,7 @@ def test_a_replica_that_is_away_can_be_expelled() -> None:
     assert state_of(node, 1) is State.EXPELLED
 
 
-def test_a_refusal_ends_the_link_without_distrust() -> None:
+def test_refused_order_makes_a_replica_absent() -> None:
     node = make_node()
     node.replicas[1].fault = "refuse"
     ticket = node.submit(b"a")
@@ -354,7 +313,7 @@ def test_a_refusal_ends_the_link_without_distrust() -> None:
 
 
 def silence(node: Node, seconds: float, but: tuple[int, ...] = ()) -> None:
-    """Let time pass in small steps; ``but`` these replicas, all work."""
+    """Let time pass in small steps; all replicas work, except ``but``."""
     for _ in range(round(seconds / 0.1)):
         node.tick(0.1)
         for replica in node.replicas:
@@ -363,7 +322,7 @@ def silence(node: Node, seconds: float, but: tuple[int, ...] = ()) -> None:
 
 
 @pytest.mark.parametrize("asked", [True, False])
-def test_a_replica_that_hangs_is_gone_in_time(asked: bool) -> None:
+def test_replica_that_hangs_is_absent_after_the_limit(asked: bool) -> None:
     node = make_node()
     if asked:
         node.submit(b"a")
@@ -375,7 +334,7 @@ def test_a_replica_that_hangs_is_gone_in_time(asked: bool) -> None:
     assert [state_of(node, index) for index in (0, 2)] == [State.ACTIVE] * 2
 
 
-def test_progress_is_a_sign_of_life() -> None:
+def test_slow_replica_that_answers_does_not_hang() -> None:
     node = make_node()
     for number in range(10):
         node.submit(b"%d" % number)
@@ -385,7 +344,7 @@ def test_progress_is_a_sign_of_life() -> None:
     assert state_of(node, 1) is State.ACTIVE
 
 
-def test_idle_replicas_are_asked_for_a_sign_of_life_once_at_a_time() -> None:
+def test_idle_replica_is_pinged_once_at_a_time() -> None:
     node = make_node()
     node.tick(0.4)
     assert not node.busy()
@@ -398,7 +357,7 @@ def test_idle_replicas_are_asked_for_a_sign_of_life_once_at_a_time() -> None:
 
 
 @pytest.mark.parametrize("gap", [1.1, 3.0, 1000.0])
-def test_the_voters_own_stall_blames_nobody(gap: float) -> None:
+def test_delayed_voter_suspects_no_replica_of_hanging(gap: float) -> None:
     node = make_node()
     ticket = node.submit(b"a")
     for replica in node.replicas:
@@ -409,8 +368,8 @@ def test_the_voters_own_stall_blames_nobody(gap: float) -> None:
     assert verdict(node, ticket).agreed == 2
 
 
-def test_a_large_burst_is_nobodys_lag() -> None:
-    """What no replica has answered yet is the clients' doing, not a replica's."""
+def test_burst_that_nobody_has_answered_is_no_lag() -> None:
+    """Clients caused it, not a replica."""
     node = make_node(limits=Limits(hang=HANG, lag=10, lag_bytes=1000))
     tickets = [node.submit(bytes(100)) for _ in range(50)]
     node.tick(0.1)
@@ -420,7 +379,7 @@ def test_a_large_burst_is_nobodys_lag() -> None:
 
 
 @pytest.mark.parametrize("size", [0, 300])
-def test_a_replica_that_falls_behind_the_others_is_gone(size: int) -> None:
+def test_replica_that_lags_behind_the_others_is_absent(size: int) -> None:
     node = make_node(limits=Limits(hang=HANG, lag=10 if not size else 10_000, lag_bytes=1000))
     for _ in range(11):
         node.submit(bytes(size))
@@ -430,7 +389,7 @@ def test_a_replica_that_falls_behind_the_others_is_gone(size: int) -> None:
     assert "lag" in node.engine.members[1].reason
 
 
-def test_an_observer_comes_and_goes_like_the_others() -> None:
+def test_observer_rejoins_like_a_voting_replica() -> None:
     node = make_node(observers=1)
     node.submit(b"a")
     node.run()
@@ -444,14 +403,7 @@ def test_an_observer_comes_and_goes_like_the_others() -> None:
     node.check_idle()
 
 
-def test_events_for_a_replica_that_never_came_are_ignored() -> None:
-    node = Node(make_engine())
-    for event in (ev.Lost(0, 5, ""), ev.Misbehaved(0, 5, ""), ev.Answered(0, 5, 1, b"")):
-        assert node.feed(event) == []
-    assert isinstance(node.replicas[0], Replica)
-
-
-def test_a_read_is_not_held_up_by_one_silent_replica_once_another_votes() -> None:
+def test_read_is_not_delayed_by_one_silent_replica_when_another_was_admitted() -> None:
     node = make_node()
     node.crash(2)
     read = node.submit(b"r", read_only=True)
@@ -465,7 +417,7 @@ def test_a_read_is_not_held_up_by_one_silent_replica_once_another_votes() -> Non
     assert isinstance(node.verdicts[read], ev.Release)
 
 
-def test_a_replica_that_comes_and_goes_cannot_hold_a_read_up() -> None:
+def test_read_is_ordered_again_once_at_most() -> None:
     node = make_node()
     node.crash(2)
     read = node.submit(b"r", read_only=True)
