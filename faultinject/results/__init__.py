@@ -1,3 +1,1 @@
-"""What campaigns found, as data: findings, their file, and measured points."""
-
-__all__: list[str] = []
+"""Results as data: the findings of campaigns, measured points, relocation, guests on one host."""

@@ -8,7 +8,7 @@ from typing import Literal
 import msgspec
 
 from faultinject.host_facts import Host
-from faultinject.results.findings_file import FindingsFileError
+from faultinject.results.findings import FindingsFileError
 
 __all__ = ["FILE", "Crowd", "CrowdPlan", "CrowdReport", "Memory", "read_guest_capacity"]
 
