@@ -38,8 +38,16 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "Show what a guest, the voter or the supervisor said.",
     ),
     "down": ("deploy.commands.node", "down", "Stop a node; nothing of it is left running."),
-    "demo": ("faultinject.demo", "demo", "The main job, shown on three real guests."),
-    "bench": ("faultinject.bench", "bench", "Measure the voter beside its peers."),
+    "demo": (
+        "faultinject.demo.command",
+        "demo",
+        "Show fault masking on three real guests.",
+    ),
+    "bench": (
+        "faultinject.bench.commands",
+        "bench",
+        "Measure what voting costs.",
+    ),
     "soak": ("faultinject.soak", "soak", "Faults by the hundred under load, every reply checked."),
     "simulate": (
         "faultinject.simulation.command",

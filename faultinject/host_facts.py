@@ -1,4 +1,4 @@
-"""What absolute figures depend on: the processor, the system, the disk."""
+"""Facts of the host that absolute figures depend on: processor, system, disk."""
 
 from __future__ import annotations
 
@@ -9,17 +9,16 @@ from pathlib import Path
 
 import msgspec
 
-from deploy.host.atomic_file import write_json
-from faultinject.load import percentile
-
-__all__ = ["DiskFacts", "Host", "look_at_disk", "look_at_host", "save"]
+__all__ = ["DiskFacts", "Host", "describe_host", "measure_disk"]
 
 VOLATILE = frozenset({"tmpfs", "ramfs"})
-TRIES = 200
+"""Filesystems in memory, where a sync stores nothing."""
+SYNCS = 200
+"""Writes that ``measure_disk`` times."""
 
 
 class Host(msgspec.Struct, frozen=True, kw_only=True):
-    """What absolute figures depend on."""
+    """A host, and how busy it was."""
 
     cpu: str
     cores: int
@@ -37,9 +36,7 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DiskFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """Where journals and etcd's data lie, and what one small write and its fdatasync take there,
-    alone: seconds.
-    """
+    """The disk that holds the data, and the seconds of one small write with its fdatasync."""
 
     filesystem: str
     device: str
@@ -48,7 +45,7 @@ class DiskFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def volatile(self) -> bool:
-        """Whether it is memory, where a sync means nothing."""
+        """Whether the filesystem is in memory."""
         return self.filesystem in VOLATILE
 
     def __str__(self) -> str:
@@ -65,7 +62,7 @@ def _cpu() -> str:
     return platform.processor() or "unknown"
 
 
-def look_at_host(*, accel: str, load_before: float) -> Host:
+def describe_host(*, accel: str, load_before: float) -> Host:
     """Return this host's facts."""
     return Host(
         cpu=_cpu(),
@@ -78,7 +75,7 @@ def look_at_host(*, accel: str, load_before: float) -> Host:
 
 
 def _mount(directory: Path) -> tuple[str, str]:
-    """The type and source of the filesystem that holds a directory."""
+    """Return the type and source of the filesystem that holds a directory."""
     device = os.stat(directory).st_dev
     wanted = f"{os.major(device)}:{os.minor(device)}"
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
@@ -89,25 +86,21 @@ def _mount(directory: Path) -> tuple[str, str]:
     return "unknown", "unknown"
 
 
-def look_at_disk(directory: Path) -> DiskFacts:
-    """Try the disk that holds ``directory``.  Raises OSError."""
+def measure_disk(directory: Path) -> DiskFacts:
+    """Measure the disk that holds ``directory``.  Raises OSError."""
     path = directory / "sync-probe"
     took = []
     with path.open("wb", buffering=0) as file:
         os.posix_fallocate(file.fileno(), 0, 1 << 20)
-        for _ in range(TRIES):
+        for _ in range(SYNCS):
             began = time.perf_counter()
             file.write(b"x" * 256)
             os.fdatasync(file.fileno())
             took.append(time.perf_counter() - began)
     path.unlink()
+    took.sort()
     kind, source = _mount(directory)
     return DiskFacts(
         filesystem=kind, device=source,
-        sync_p50=percentile(took, 0.5), sync_p99=percentile(took, 0.99),
+        sync_p50=took[SYNCS // 2], sync_p99=took[SYNCS * 99 // 100],
     )  # fmt: skip
-
-
-def save(report: msgspec.Struct, path: Path) -> None:
-    """Store a report as JSON: written aside, synced, renamed."""
-    write_json(path, report)

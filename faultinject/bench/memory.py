@@ -1,16 +1,16 @@
-"""Whether the voter's memory stays flat: very many writes over a bounded set of keys, in sessions,
-and the resident memory of voter and replicas looked at every so many.
+"""``trivisor bench memory``: whether the voter's memory stays flat over very many writes.
+
+The writes go to a bounded set of keys, in sessions.  The run samples the resident memory of the
+voter and its replicas every so many writes; ``plot_memory`` draws the samples.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-import shutil
-import tempfile
 import time
 from collections.abc import Callable
-from itertools import cycle
 from pathlib import Path
 
 import msgspec
@@ -18,17 +18,21 @@ import msgspec
 from deploy.node.durability import Durability
 from faultinject.bench import rig
 from faultinject.bench.usage import family, resident
-from faultinject.host_facts import DiskFacts, Host, look_at_disk, look_at_host
-from guests.protocol.message import encode_request
+from faultinject.host_facts import DiskFacts, Host, describe_host, measure_disk
 from voter.client import Client
+from voter.commands.terminal import CommandError, ExitCode
 from voter.errors import RequestError
 
-__all__ = ["MemoryPlan", "MemoryReport", "Sample", "growth", "run_memory"]
+__all__ = [
+    "MemoryPlan", "MemoryReport", "Sample", "growth", "plot_memory", "require_plotting",
+    "run_memory",
+]  # fmt: skip
 
-BODY = b"x" * 64
-WARM = 0.2
-"""Part of the run after which memory has to be flat: tables and logs have their size by then."""
-MOST_GROWTH = 0.05
+MIB = 1 << 20
+WARM_UP = 0.2
+"""Part of the samples after which memory has to be flat: tables and logs are full by then."""
+GROWTH_LIMIT = 0.05
+"""Growth after the warm-up that still counts as flat."""
 
 
 class MemoryPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,9 +47,7 @@ class MemoryPlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
-    """After so many requests, at so many seconds: resident memory, and the journal's size on disk,
-    in bytes.
-    """
+    """Resident memory, and the journal's size on disk, in bytes, after so many requests."""
 
     requests: int
     seconds: float
@@ -55,7 +57,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MemoryReport(msgspec.Struct, frozen=True, kw_only=True):
-    """The samples, and the voter's growth after the warm part: last samples over first ones."""
+    """The samples, and the voter's growth after the warm-up."""
 
     plan: MemoryPlan
     seconds: float
@@ -66,17 +68,17 @@ class MemoryReport(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def flat(self) -> bool:
-        """Whether the voter has grown no more than may be."""
-        return self.growth <= MOST_GROWTH
+        """Whether the voter stayed within the limit."""
+        return self.growth <= GROWTH_LIMIT
 
 
 def growth(samples: list[Sample]) -> float:
-    """Return by which part the voter has grown after the warm part of a run.
+    """Return by which part the voter grew after the warm-up; 0 with too few samples.
 
-    It compares the largest of the last quarter of the rest with the largest of its first one: what
-    comes and goes (a checkpoint on its way) is in both.  0 with too few samples.
+    It compares the largest sample of the last quarter with the largest of the first quarter, so
+    that temporary memory (a checkpoint in transfer) counts in both.
     """
-    rest = [each.voter for each in samples[int(WARM * len(samples)) :]]
+    rest = [each.voter for each in samples[int(WARM_UP * len(samples)) :]]
     quarter = len(rest) // 4
     if not quarter:
         return 0.0
@@ -86,46 +88,40 @@ def growth(samples: list[Sample]) -> float:
 def run_memory(
     plan: MemoryPlan, progress: Callable[[str], None], scratch: Path | None = None
 ) -> MemoryReport:
-    """Run it; the journal lies below ``scratch``.
+    """Start a voter, drive it, stop it; its journal is below ``scratch``.
 
-    Raises OSError, TimeoutError, and RequestError for a request that was not done.
+    Raises OSError, TimeoutError, and RequestError for a request that was not executed.
     """
-    directory = Path(tempfile.mkdtemp(prefix="tv-memory-", dir=scratch))
-    try:
-        return asyncio.run(_run(plan, directory, progress))
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
+    return rig.run_in_scratch(
+        lambda directory: _run(plan, directory, progress), "tv-memory-", scratch
+    )
 
 
 async def _run(plan: MemoryPlan, directory: Path, progress: Callable[[str], None]) -> MemoryReport:
     began, load = time.monotonic(), os.getloadavg()[0]
-    disk = look_at_disk(directory)
-    children = rig.ChildProcesses()
-    try:
+    disk = measure_disk(directory)
+    home = directory / "voter"
+    async with rig.ChildProcesses() as children, contextlib.AsyncExitStack() as stack:
         progress(f"starting a voter with durability {plan.durability}, three process replicas")
-        home = directory / "voter"
-        running = await rig.voter(
-            children, home, [f"exec:{rig.AGENT}"] * 3, durability=plan.durability
-        )
-        clients = [await Client.connect(running.native) for _ in range(plan.sessions)]
-        pids = family(running.pid)  # later there are also those that make digests
-        samples = await _drive(plan, clients, lambda: _look(pids, home / "journal"), progress)
-        for client in clients:
-            await client.close()
-    finally:
-        await children.stop()
+        voter = await rig.process_voter(children, home, plan.durability)
+        clients = [
+            await stack.enter_async_context(await Client.connect(voter.native))
+            for _ in range(plan.sessions)
+        ]
+        pids = family(voter.pid)  # later there are also processes that compute digests
+        samples = await _drive(plan, clients, lambda: _measure(pids, home / "journal"), progress)
     return MemoryReport(
         plan=plan,
         seconds=time.monotonic() - began,
-        host=look_at_host(accel="", load_before=load),
+        host=describe_host(accel="", load_before=load),
         disk=disk,
         samples=samples,
         growth=growth(samples),
     )
 
 
-def _look(pids: list[int], journal: Path) -> tuple[int, int, int]:
-    """Memory of the voter (the first) and of its replicas, and bytes of the journal's files."""
+def _measure(pids: list[int], journal: Path) -> tuple[int, int, int]:
+    """Return the memory of the voter (the first) and of its replicas, and the journal's bytes."""
     voter, *replicas = pids
     size = 0
     if journal.is_dir():
@@ -133,32 +129,30 @@ def _look(pids: list[int], journal: Path) -> tuple[int, int, int]:
             try:
                 size += entry.stat().st_size
             except FileNotFoundError:
-                continue  # a segment that has just been removed
+                continue  # a segment removed meanwhile
     return resident(voter), sum(resident(each) for each in replicas), size
 
 
 async def _drive(
     plan: MemoryPlan,
     clients: list[Client],
-    look: Callable[[], tuple[int, int, int]],
+    measure: Callable[[], tuple[int, int, int]],
     progress: Callable[[str], None],
 ) -> list[Sample]:
-    requests = cycle(
-        [encode_request("PUT", f"/kv/key-{n:05d}", (), BODY) for n in range(plan.keys)]
-    )
+    requests = rig.puts(plan.keys)
     began = time.monotonic()
     samples: list[Sample] = []
     started = done = 0
 
     def sample() -> None:
         seconds = time.monotonic() - began
-        voter, replicas, journal = look()
+        voter, replicas, journal = measure()
         samples.append(
             Sample(requests=done, seconds=seconds, voter=voter, replicas=replicas, journal=journal)
         )
         progress(
-            f"{done} requests ({done / max(seconds, 1e-9):.0f}/s): voter {voter / 2**20:.1f} MiB, "
-            f"replicas {replicas / 2**20:.0f} MiB, journal {journal / 2**20:.0f} MiB"
+            f"{done} requests ({done / max(seconds, 1e-9):.0f}/s): voter {voter / MIB:.1f} MiB, "
+            f"replicas {replicas / MIB:.0f} MiB, journal {journal / MIB:.0f} MiB"
         )
 
     async def work(client: Client) -> None:
@@ -177,3 +171,41 @@ async def _drive(
         for at in range(plan.in_flight):
             group.create_task(work(clients[at % len(clients)]))
     return samples
+
+
+def require_plotting() -> None:
+    """Raise CommandError without matplotlib: call it before a long run."""
+    try:
+        import matplotlib  # noqa: F401, PLC0415 - an extra
+    except ImportError as error:
+        raise CommandError(
+            "a picture needs matplotlib",
+            remedy="pip install 'trivisor[plot]', or leave --plot out",
+            code=ExitCode.CANNOT_RUN_HERE,
+        ) from error
+
+
+def plot_memory(report: MemoryReport, path: Path) -> None:
+    """Draw memory over requests; the format is that of the file's ending.  Raises OSError."""
+    from matplotlib.figure import Figure  # noqa: PLC0415 - an extra
+
+    plan, samples = report.plan, report.samples
+    requests = [each.requests for each in samples]
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(requests, [each.voter / MIB for each in samples], label="voter")
+    axes.plot(
+        requests, [each.replicas / MIB / 3 for each in samples],
+        label="replica (mean of three processes)", linestyle="--",
+    )  # fmt: skip
+    axes.set_xlabel("writes done")
+    axes.set_ylabel("resident memory, MiB")
+    axes.set_ylim(bottom=0)
+    axes.set_title(
+        f"{plan.requests:,} writes to {plan.keys:,} keys, {plan.sessions} sessions, durability "
+        f"{plan.durability}: voter {report.growth:+.1%} after the warm-up",
+        fontsize="medium",
+    )
+    axes.legend()
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)

@@ -1,12 +1,17 @@
-"""The peers of the comparison: one process replica behind HTTP, a plain aiohttp proxy, HAProxy.
+"""The peers of the comparison, each a process of its own:
 
-Run as ``python -m faultinject.bench.peers replica PORT`` or ``... proxy PORT BACKEND_PORT``; both
-print ``ready``.
+    python -m faultinject.bench.peers replica PORT         the service behind bare HTTP
+    python -m faultinject.bench.peers proxy PORT BACKEND   a plain aiohttp proxy
+    python -m faultinject.bench.peers idle PORT NUMBER     a client that holds idle connections
+
+Each prints ``ready`` as soon as it works.  The idle client then waits for the end of its input,
+makes one request on its first and its last connection, and prints their status lines.
 """
 
 from __future__ import annotations
 
 import asyncio
+import resource
 import shutil
 import sys
 import time
@@ -18,7 +23,7 @@ from aiohttp import web
 
 from guests.service import Context, Service, answer, load
 
-__all__ = ["HAPROXY_CONFIG", "haproxy_command", "main"]
+__all__ = ["haproxy_command", "main"]
 
 HAPROXY_CONFIG = """\
 global
@@ -35,12 +40,11 @@ frontend in
 backend replica
     server one 127.0.0.1:{backend}
 """
+IDLE_REQUEST = b"GET /kv/idle HTTP/1.1\r\nhost: bench\r\n\r\n"
 
 
 class _Replica(asyncio.Protocol):
-    """The service behind bare HTTP: the least that HAProxy and the plain proxy need of a
-    backend.
-    """
+    """The service behind the least HTTP that HAProxy and the plain proxy need of a backend."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -80,7 +84,7 @@ async def _serve_replica(port: int) -> None:
 
 
 async def _serve_proxy(port: int, backend: int) -> None:
-    """A one-hop proxy as one writes it with aiohttp: no order, no vote, one replica."""
+    """Serve a proxy as one writes it with aiohttp: no order, no vote, one replica."""
     base = f"http://127.0.0.1:{backend}"
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector, auto_decompress=False) as session:
@@ -101,8 +105,19 @@ async def _serve_proxy(port: int, backend: int) -> None:
         await asyncio.Event().wait()
 
 
+async def _hold_idle(port: int, number: int) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    streams = [await asyncio.open_connection("127.0.0.1", port) for _ in range(number)]
+    print("ready", flush=True)  # noqa: T201
+    await asyncio.to_thread(sys.stdin.read)
+    for reader, writer in (streams[0], streams[-1]):
+        writer.write(IDLE_REQUEST)
+        print((await reader.readline()).decode(), flush=True)  # noqa: T201
+
+
 def haproxy_command(directory: Path, port: int, backend: int) -> list[str] | None:
-    """Write HAProxy's configuration; return its command, or None where it is not installed."""
+    """Write HAProxy's configuration; return its command, or None if it is not installed."""
     program = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin")
     if program is None:
         return None
@@ -112,13 +127,15 @@ def haproxy_command(directory: Path, port: int, backend: int) -> list[str] | Non
 
 
 def main(arguments: list[str]) -> None:
-    """Run one peer until killed."""
-    role, *ports = arguments
-    numbers = [int(port) for port in ports]
+    """Run one peer until it is killed or, an idle client, until its input ends."""
+    role, first, *rest = arguments
+    port, others = int(first), [int(each) for each in rest]
     if role == "replica":
-        asyncio.run(_serve_replica(numbers[0]))
+        asyncio.run(_serve_replica(port))
+    elif role == "proxy":
+        asyncio.run(_serve_proxy(port, *others))
     else:
-        asyncio.run(_serve_proxy(*numbers))
+        asyncio.run(_hold_idle(port, *others))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The rig: what a benchmark runs on, in processes of their own, all ended when it closes.
+"""The rig: what a benchmark runs on, each part a process of its own, all ended with the run.
 
-Four real guests (three behind a voter, the fourth bare), a second voter in front of three
-``exec:`` replicas, and the HTTP peers.  The driver is the only thing in this process.
+A voter runs in front of real guests, or of three ``exec:`` processes that stand in for guests.
+This process runs nothing but the driver.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ import shutil
 import signal
 import socket
 import sys
+import tempfile
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
+from itertools import cycle
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Self, TypeVar
 
 import aiohttp
 
@@ -24,21 +26,44 @@ from deploy.machine.accel import decide
 from deploy.machine.node import NodeMachines
 from deploy.machine.spec import plan_node
 from deploy.node.durability import Durability
+from deploy.node.records import cache_directory
 from faultinject.bench.peers import haproxy_command
 from guests.image import COMMAND_LINE, Overlay, add_overlay, build_image
+from guests.protocol.message import encode_request
 from voter.errors import VoterError
 
 __all__ = [
-    "AGENT", "ChildProcesses", "VoterProcess", "free_port", "guests", "haproxy", "peer",
-    "plan_guests",
-    "voter",
+    "BODY", "ChildProcesses", "VoterProcess", "free_port", "guests", "plan_guests",
+    "process_voter", "puts", "return_guest", "run_in_scratch", "start_haproxy", "start_peer",
+    "start_voter",
 ]  # fmt: skip
 
 ROOT = Path(__file__).resolve().parents[2]
+BODY = b"x" * 64
+"""The value that a benchmark's write stores."""
+PROCESS_REPLICA = f"exec:{sys.executable} -m guests.agent --stdio --service kv"
+BOOT_TIMEOUT = 60.0
+"""Seconds for the return of a guest that has to boot; then the run fails with TimeoutError."""
+VOTE_TIMEOUT = 30.0
+"""Seconds for a small replica to become active; then the run fails with TimeoutError."""
+
 Progress = Callable[[str], None]
 Requested = Literal["auto", "kvm", "tcg"]
-AGENT = f"{sys.executable} -m guests.agent --stdio --service kv"
-"""Command of a process replica: the stand-in, never a claim about guests."""
+T = TypeVar("T")
+
+
+def run_in_scratch(
+    run: Callable[[Path], Coroutine[Any, Any, T]], prefix: str, below: Path | None = None
+) -> T:
+    """Run a coroutine with a new directory, removed afterwards; return its result.
+
+    ``below``: where the directory is made, instead of the one for temporary files.
+    """
+    directory = Path(tempfile.mkdtemp(prefix=prefix, dir=below))
+    try:
+        return asyncio.run(run(directory))
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def free_port() -> int:
@@ -48,60 +73,39 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-class VoterProcess:
-    """A voter in a process of its own."""
-
-    def __init__(self, directory: Path, http: int, pid: int) -> None:
-        self.native = f"unix:{directory / 'native.sock'}"
-        self.control = directory / "control.sock"
-        self.http = http
-        self.pid = pid
-
-    async def call(self, method: str, path: str) -> object:
-        """Make one call on the control socket; return the JSON answered."""
-        connector = aiohttp.UnixConnector(str(self.control))
-        async with (
-            aiohttp.ClientSession(connector=connector) as session,
-            session.request(method, f"http://voter{path}") as answer,
-        ):
-            answer.raise_for_status()
-            return await answer.json()
-
-    async def replica_states(self) -> dict[str, str]:
-        """Return the state of each replica, by name."""
-        status = await self.call("GET", "/status")
-        if not isinstance(status, dict):
-            raise VoterError(f"the voter's status is not an object: {status!r}")
-        return {replica["name"]: replica["state"] for replica in status["replicas"]}
-
-    async def wait_active(self, names: set[str], deadline: float) -> None:
-        """Wait until these replicas vote.  Raises TimeoutError."""
-        await self._wait(lambda states: all(states[name] == "active" for name in names), deadline)
-
-    async def wait_left(self, name: str, deadline: float) -> None:
-        """Wait until this replica does not vote any more.  Raises TimeoutError."""
-        await self._wait(lambda states: states[name] != "active", deadline)
-
-    async def _wait(self, condition: Callable[[dict[str, str]], bool], deadline: float) -> None:
-        """Wait until the voter answers, and its replicas' states are as asked for."""
-        async with asyncio.timeout(deadline):
-            while True:
-                with contextlib.suppress(aiohttp.ClientError, OSError):
-                    if condition(await self.replica_states()):
-                        return
-                await asyncio.sleep(0.01)  # the voter is another process: ask again
+def puts(keys: int) -> Iterator[bytes]:
+    """Return an endless iterator over requests that store ``BODY`` under so many keys in turn."""
+    return cycle([encode_request("PUT", f"/kv/key-{n:05d}", (), BODY) for n in range(keys)])
 
 
 class ChildProcesses:
-    """Processes that end with the rig."""
+    """Processes that end with the ``async with`` block, with all that they started."""
 
     def __init__(self) -> None:
         self._processes: list[asyncio.subprocess.Process] = []
 
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for process in self._processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+        for process in self._processes:
+            try:
+                async with asyncio.timeout(5):
+                    await process.wait()
+            except TimeoutError:
+                os.killpg(process.pid, signal.SIGKILL)
+                await process.wait()
+
     async def start(
         self, *command: str, wait_ready: bool = False, log: Path | None = None
     ) -> asyncio.subprocess.Process:
-        """Start a process; with ``wait_ready``, wait for its word; its errors go to ``log``."""
+        """Start a process, its standard error in ``log``.
+
+        With ``wait_ready``, return once it has printed ``ready``.
+        """
         errors = os.open(log or os.devnull, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         try:
             process = await asyncio.create_subprocess_exec(
@@ -121,21 +125,48 @@ class ChildProcesses:
                 raise RuntimeError(f"{' '.join(command)} did not start")
         return process
 
-    async def stop(self) -> None:
-        """End all of them, with whatever they started."""
-        for process in self._processes:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)
-        for process in self._processes:
-            try:
-                async with asyncio.timeout(5):
-                    await process.wait()
-            except TimeoutError:
-                os.killpg(process.pid, signal.SIGKILL)
-                await process.wait()
+
+class VoterProcess:
+    """A voter in a process of its own."""
+
+    def __init__(self, directory: Path, http: int, pid: int) -> None:
+        self.native = f"unix:{directory / 'native.sock'}"
+        self.http = http
+        self.pid = pid
+        self._control = directory / "control.sock"
+
+    async def call(self, method: str, path: str) -> dict[str, Any]:
+        """Make one call on the control socket; return the JSON object answered."""
+        connector = aiohttp.UnixConnector(str(self._control))
+        async with (
+            aiohttp.ClientSession(connector=connector) as session,
+            session.request(method, f"http://voter{path}") as answer,
+        ):
+            answer.raise_for_status()
+            found = await answer.json()
+        if not isinstance(found, dict):
+            raise VoterError(f"the voter answered {method} {path} with no object: {found!r}")
+        return found
+
+    async def wait_active(self, *names: str, deadline: float = VOTE_TIMEOUT) -> None:
+        """Wait until these replicas vote.  Raises TimeoutError."""
+        await self._wait(lambda states: all(states[name] == "active" for name in names), deadline)
+
+    async def wait_inactive(self, name: str) -> None:
+        """Wait until this replica no longer votes.  Raises TimeoutError."""
+        await self._wait(lambda states: states[name] != "active", VOTE_TIMEOUT)
+
+    async def _wait(self, condition: Callable[[dict[str, str]], bool], deadline: float) -> None:
+        async with asyncio.timeout(deadline):
+            while True:
+                with contextlib.suppress(aiohttp.ClientError, OSError):
+                    status = await self.call("GET", "/status")
+                    if condition({each["name"]: each["state"] for each in status["replicas"]}):
+                        return
+                await asyncio.sleep(0.01)  # the voter is another process: poll
 
 
-async def voter(
+async def start_voter(
     children: ChildProcesses,
     directory: Path,
     links: list[str],
@@ -145,7 +176,7 @@ async def voter(
 ) -> VoterProcess:
     """Start a voter (2/3) in front of ``links``; return once all replicas vote.
 
-    Its journal, if it has one, lies below ``directory``.
+    Its journal, if it has one, is below ``directory``.
     """
     directory.mkdir(parents=True)
     http = free_port()
@@ -156,8 +187,9 @@ async def voter(
         lines += ["[journal]", 'directory = "journal"']
     if limits:
         lines += ["[limits]", *(f"{name} = {value!r}" for name, value in limits.items())]
-    for number, link in enumerate(links, 1):
-        lines += ["[[replica]]", f'name = "g{number}"', f"link = '{link}'"]
+    names = [f"g{number}" for number in range(1, len(links) + 1)]
+    for name, link in zip(names, links, strict=True):
+        lines += ["[[replica]]", f'name = "{name}"', f"link = '{link}'"]
     path = directory / "voter.toml"
     path.write_text("\n".join(lines) + "\n")
     process = await children.start(
@@ -165,19 +197,26 @@ async def voter(
     )
     with contextlib.suppress(PermissionError):
         os.setpriority(os.PRIO_PROCESS, process.pid, -5)
-    running = VoterProcess(directory, http, process.pid)
-    await running.wait_active({f"g{number + 1}" for number in range(len(links))}, 30)
-    return running
+    voter = VoterProcess(directory, http, process.pid)
+    await voter.wait_active(*names)
+    return voter
 
 
-async def peer(children: ChildProcesses, role: str, *ports: int) -> None:
+async def process_voter(
+    children: ChildProcesses, directory: Path, durability: Durability
+) -> VoterProcess:
+    """Start a voter in front of three processes that stand in for guests."""
+    return await start_voter(children, directory, [PROCESS_REPLICA] * 3, durability=durability)
+
+
+async def start_peer(children: ChildProcesses, role: str, *ports: int) -> None:
     """Start ``replica PORT`` or ``proxy PORT BACKEND``; return once it listens."""
     words = [str(port) for port in ports]
     module = "faultinject.bench.peers"
     await children.start(sys.executable, "-m", module, role, *words, wait_ready=True)
 
 
-async def haproxy(children: ChildProcesses, directory: Path, port: int, backend: int) -> bool:
+async def start_haproxy(children: ChildProcesses, directory: Path, port: int, backend: int) -> bool:
     """Start HAProxy if it is installed; return whether it listens."""
     command = haproxy_command(directory, port, backend)
     if command is None:
@@ -188,7 +227,7 @@ async def haproxy(children: ChildProcesses, directory: Path, port: int, backend:
             try:
                 _, writer = await asyncio.open_connection("127.0.0.1", port)
             except OSError:
-                await asyncio.sleep(0.02)  # another program's start: nothing tells of it
+                await asyncio.sleep(0.02)  # another program's start: poll
             else:
                 writer.close()
                 return True
@@ -196,7 +235,6 @@ async def haproxy(children: ChildProcesses, directory: Path, port: int, backend:
 
 async def plan_guests(
     directory: Path,
-    cache: Path,
     number: int,
     accel: Requested,
     progress: Progress,
@@ -204,12 +242,12 @@ async def plan_guests(
     service: str | Path = "kv",
     memory_mib: int = 128,
 ) -> NodeMachines:
-    """Return a node of real guests, not up yet; ``service``: a shipped one, or a file."""
-    image = build_image(cache, progress=progress)
+    """Return a node of real guests, not started; ``service``: a shipped one, or a file."""
+    cache = cache_directory() / "images"
     overlay = (
         Overlay(service_file=service) if isinstance(service, Path) else Overlay(service=service)
     )
-    image = add_overlay(image, directory / "image", overlay)
+    image = add_overlay(build_image(cache, progress=progress), directory / "image", overlay)
     chosen = await decide(image, cache, accel, progress)
     progress(f"accelerator {chosen.name}: {chosen.reason}")
     spec = plan_node(
@@ -226,15 +264,19 @@ async def plan_guests(
 
 @contextlib.asynccontextmanager
 async def guests(
-    directory: Path, planned: Awaitable[NodeMachines], progress: Progress
+    planned: Awaitable[NodeMachines], progress: Progress
 ) -> AsyncIterator[NodeMachines]:
-    """Boot a node of ``plan_guests``, all in ``directory``; end it and remove that afterwards."""
+    """Start a node of ``plan_guests``; stop it afterwards."""
+    node = await planned
     try:
-        node = await planned
-        try:
-            await node.up(progress)
-            yield node
-        finally:
-            await node.down()
+        await node.up(progress)
+        yield node
     finally:
-        shutil.rmtree(directory, ignore_errors=True)
+        await node.down()
+
+
+async def return_guest(node: NodeMachines, voter: VoterProcess, name: str) -> None:
+    """Revert a guest to its clean snapshot and admit it; return once it votes."""
+    await node.guests[name].put_back(BOOT_TIMEOUT)
+    await voter.call("POST", f"/replicas/{name}/admit")
+    await voter.wait_active(name)

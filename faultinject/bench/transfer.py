@@ -1,7 +1,7 @@
-"""A large state going into a guest that comes back, and what the others' clients feel of it.
+"""``trivisor bench transfer``: a large state sent to a returning guest, and what clients notice.
 
-Real guests hold so many values.  Requests are started at fixed times, at half of the measured
-throughput, in windows: all three vote (before), one is gone, and it is back and takes the state
+Real guests hold the state.  Requests start at fixed times, at a part of the measured throughput,
+in three windows: all guests vote (before), one is absent (gone), and it returns and takes the state
 until it votes again (during).  Latency counts from the time a request was due.
 """
 
@@ -10,10 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import shutil
-import tempfile
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from itertools import count
 from pathlib import Path
@@ -25,39 +22,44 @@ import msgspec
 from deploy.machine.guest import Guest
 from deploy.machine.node import NodeMachines
 from deploy.node.durability import Durability
-from deploy.node.records import cache_directory
 from deploy.supervisor.cpu_yield import CpuYield, yield_limit
 from deploy.supervisor.repair_policy import ReplicaView
-from faultinject.bench import rig, roomy
+from faultinject.bench import rig
 from faultinject.bench.usage import Meter
-from faultinject.host_facts import Host, look_at_host
-from faultinject.load import Arrivals, LatencySummary, Start, pipelined, summarize
+from faultinject.host_facts import Host, describe_host
+from faultinject.load import Arrivals, LatencySummary, Start, pipelined, summarize, window
 from guests.protocol.message import encode_request
 from voter.client import Client
 from voter.errors import Overload, RequestError
 
-__all__ = ["TransferRun", "TransferPlan", "TransferReport", "run_transfer"]
+__all__ = ["TransferPlan", "TransferReport", "TransferRun", "run_transfer"]
 
 MIB = 1 << 20
 VALUE = 1 << 16
 """Bytes of each stored value."""
-BODY = b"x" * 64
 WINDOW = 6.0
 """Seconds of a window without a transfer."""
-DEADLINE = 300.0
-"""Seconds for a guest to come back and take the state."""
-PROBE = 1000
+TRANSFER_TIMEOUT = 300.0
+"""Seconds for a checkpoint or a transfer of the state; then the run fails with TimeoutError."""
+PROBE_REQUESTS = 1000
 """Requests that the throughput is measured with."""
+SERVICE = '''"""The key-value store, with room for a large state."""
+
+from guests.services import kv
+
+
+class RoomyKeyValue(kv.KeyValue):
+    capacity = 192 << 20
+'''
+"""What the guests run: the shipped store with another capacity (bytes)."""
 
 
 class TransferPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run was asked for: sizes in MiB, ``rate`` in MiB a second, ``load`` a part of the
-    throughput.
-    """
+    """What a run was asked for: sizes in MiB, ``rate`` in MiB a second."""
 
     size: int
     rate: int
-    load: float
+    load: float  # part of the measured throughput
     passages: int
     memory: int  # of a guest
     durability: Durability
@@ -65,35 +67,32 @@ class TransferPlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TransferRun(msgspec.Struct, frozen=True, kw_only=True):
-    """One guest's return: latencies of the clients' requests in each window, in seconds;
-    ``seconds`` from its clean start to its vote, ``put_back`` of them until it was clean, and the
-    processors that were busy meanwhile.
-    """
+    """One guest's return: latencies in each window, and times, in seconds."""
 
     guest: str
     before: LatencySummary
     gone: LatencySummary
     during: LatencySummary
-    put_back: float
-    seconds: float
+    put_back: float  # until the guest was reverted to its clean snapshot
+    seconds: float  # from then until it voted
     failures: dict[str, int]  # by the name of the error, in all three windows
-    busy: dict[str, float]
+    busy: dict[str, float]  # processors, during the transfer
 
     @property
     def ratio(self) -> float:
-        """p99 while the state went over that before."""
+        """p99 during the transfer divided by p99 before."""
         return self.during.p99 / self.before.p99
 
 
 class TransferReport(msgspec.Struct, frozen=True, kw_only=True):
-    """The result; ``state`` in bytes as the voter holds it, ``throughput`` in requests a second."""
+    """The result of one run."""
 
     plan: TransferPlan
     seconds: float
     host: Host
-    state: int
+    state: int  # bytes, as the voter holds it
     fill: float  # seconds
-    throughput: float
+    throughput: float  # requests a second
     passages: list[TransferRun]
 
     @property
@@ -105,52 +104,48 @@ class TransferReport(msgspec.Struct, frozen=True, kw_only=True):
 def run_transfer(
     plan: TransferPlan, progress: Callable[[str], None], scratch: Path | None = None
 ) -> TransferReport:
-    """Boot, fill, measure, end everything.  Raises TimeoutError, RequestError."""
-    directory = Path(tempfile.mkdtemp(prefix="tv-move-", dir=scratch))
-    try:
-        return asyncio.run(_run(plan, directory, progress))
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
+    """Boot, fill, measure, stop everything.  Raises TimeoutError, RequestError, DeployError."""
+    return rig.run_in_scratch(lambda directory: _run(plan, directory, progress), "tv-t-", scratch)
 
 
 async def _run(
     plan: TransferPlan, directory: Path, progress: Callable[[str], None]
 ) -> TransferReport:
     began, load = time.monotonic(), os.getloadavg()[0]
-    children = rig.ChildProcesses()
+    service = directory / "roomy.py"
+    service.write_text(SERVICE)
     planned = rig.plan_guests(
-        directory / "vm", cache_directory() / "images", 3, plan.accel, progress,
-        service=Path(roomy.__file__), memory_mib=plan.memory,
-    )  # fmt: skip
-    try:
-        async with rig.guests(directory / "vm", planned, progress) as node:
-            links = [f"unix:{guest.spec.link_socket}" for guest in node.guests.values()]
-            voter = await rig.voter(
-                children, directory / "voter", links, durability=plan.durability,
-                limits={"transfer_rate": plan.rate * MIB},
-            )  # fmt: skip
-            client = await Client.connect(voter.native)
+        directory / "vm", 3, plan.accel, progress, service=service, memory_mib=plan.memory
+    )
+    async with rig.ChildProcesses() as children, rig.guests(planned, progress) as node:
+        links = [f"unix:{guest.spec.link_socket}" for guest in node.guests.values()]
+        voter = await rig.start_voter(
+            children, directory / "voter", links, durability=plan.durability,
+            limits={"transfer_rate": plan.rate * MIB},
+        )  # fmt: skip
+        async with await Client.connect(voter.native) as client:
             filling = time.monotonic()
             await _fill(client, plan.size * MIB // VALUE, progress)
-            start = _small(client)
-            state = await _held_by(voter, client, plan.size * MIB)
+            state = await _checkpoint_size(voter, client, plan.size * MIB)
             fill = time.monotonic() - filling
-            progress(f"{plan.size} MiB are there and in the checkpoint after {fill:.1f} s")
-            throughput = await pipelined(start, PROBE, 64)
+            progress(f"stored {plan.size} MiB, in the checkpoint after {fill:.1f} s")
+            requests = rig.puts(1000)
+
+            def start() -> asyncio.Future[Any]:
+                return client.start(next(requests))
+
+            throughput = await pipelined(start, PROBE_REQUESTS, 64)
             rate = throughput * plan.load
             passages = []
             for at in range(plan.passages):
                 name = f"g{3 - at % 3}"
-                progress(f"{name} goes and comes back, under {rate:.0f} requests/s")
-                passages.append(await _pass(node, voter, name, start, rate))
-            await client.close()
-            accel = node.guests["g1"].spec.accel
-    finally:
-        await children.stop()
+                progress(f"{name} leaves and returns, under {rate:.0f} requests/s")
+                passages.append(await _return(node, voter, name, start, rate))
+        accel = node.guests["g1"].spec.accel
     return TransferReport(
         plan=plan,
         seconds=time.monotonic() - began,
-        host=look_at_host(accel=accel, load_before=load),
+        host=describe_host(accel=accel, load_before=load),
         state=state,
         fill=fill,
         throughput=throughput,
@@ -159,7 +154,7 @@ async def _run(
 
 
 async def _fill(client: Client, number: int, progress: Callable[[str], None]) -> None:
-    """Store ``number`` values, no two alike."""
+    """Store ``number`` different values."""
     numbers = iter(range(number))
 
     async def work() -> None:
@@ -180,33 +175,20 @@ async def _put_large(client: Client, at: int) -> None:
         try:
             _, reply = await client.ask(request, timeout=120)
             break
-        except Overload:  # the log is full until a checkpoint is fetched
+        except Overload:  # the log is full until the voter has a new checkpoint
             await asyncio.sleep(0.2)
     if reply[9:10] != b"2":
         raise RequestError(f"a PUT was answered {reply[:80]!r}")
 
 
-def _small(client: Client) -> Start:
-    numbers = count()
+async def _checkpoint_size(voter: rig.VoterProcess, client: Client, size: int) -> int:
+    """Return the size of the voter's checkpoint as soon as it has at least ``size`` bytes.
 
-    def start() -> asyncio.Future[Any]:
-        return client.start(_put_small(next(numbers)))
-
-    return start
-
-
-def _put_small(number: int) -> bytes:
-    return encode_request("PUT", f"/kv/small-{number % 1000:04d}", (), BODY)
-
-
-async def _held_by(voter: rig.VoterProcess, client: Client, size: int) -> int:
-    """Return the size of the voter's checkpoint once it holds all that was filled in; values
-    written once more bring it on: it is taken when the log has grown enough.
+    The voter takes a checkpoint when its log has grown enough, so this writes values again.
     """
-    async with asyncio.timeout(DEADLINE):
+    async with asyncio.timeout(TRANSFER_TIMEOUT):
         for at in count():
             status = await voter.call("GET", "/status")
-            assert isinstance(status, dict)
             held = int(status["checkpoint"]["size"])
             if held >= size:
                 return held
@@ -214,69 +196,62 @@ async def _held_by(voter: rig.VoterProcess, client: Client, size: int) -> int:
     raise AssertionError("unreachable")
 
 
-async def _pass(
+async def _return(
     node: NodeMachines, voter: rig.VoterProcess, name: str, start: Start, rate: float
 ) -> TransferRun:
+    """Measure before, during and after one guest's absence."""
     guest = node.guests[name]
-    before, lost = await _window(start, rate, WINDOW)
+    before = await window(start, rate, WINDOW)
     await guest.kill()
-    await voter.wait_left(name, 30)
-    gone, more = await _window(start, rate, WINDOW)
-    arrivals = Arrivals(start, rate)
+    await voter.wait_inactive(name)
+    gone = await window(start, rate, WINDOW)
     began = time.monotonic()
-    async with arrivals:
-        await guest.put_back(60.0)
+    async with Arrivals(start, rate) as arrivals:
+        await guest.put_back(rig.BOOT_TIMEOUT)
         clean = time.monotonic()
         pids = {each: [found.pid] for each, found in node.guests.items() if found.pid}
         meter = Meter({"voter": [voter.pid], **pids})
         async with _yielding(voter, guest):
             await voter.call("POST", f"/replicas/{name}/admit")
-            from_here = time.perf_counter()
-            await voter.wait_active({name}, DEADLINE)
+            admitted = time.perf_counter()
+            await voter.wait_active(name, deadline=TRANSFER_TIMEOUT)
         ended = time.monotonic()
-    during = [taken for due, taken in arrivals.latencies if due >= from_here]
+    during = [latency for due, latency in arrivals.due_latencies if due >= admitted]
     return TransferRun(
         guest=name,
-        before=before,
-        gone=gone,
+        before=summarize(before.latencies),
+        gone=summarize(gone.latencies),
         during=summarize(during),
         put_back=clean - began,
         seconds=ended - clean,
-        failures=dict(lost + more + arrivals.failures),
+        failures=dict(before.failures + gone.failures + arrivals.failures),
         busy=meter.shares(),
     )
 
 
 @contextlib.asynccontextmanager
 async def _yielding(voter: rig.VoterProcess, guest: Guest) -> AsyncIterator[None]:
-    """Have a guest that comes back yield to those that vote, as the supervisor has it."""
+    """Lower the priority of a returning guest as the supervisor does."""
 
-    async def look() -> None:
-        yielding = CpuYield()
+    async def poll() -> None:
+        policy = CpuYield()
         while True:
             status = await voter.call("GET", "/status")
-            assert isinstance(status, dict)
             state = {each["name"]: each["state"] for each in status["replicas"]}[guest.name]
-            sight = ReplicaView(vm=guest.state.value, replica=state, reason="", since=0.0)
-            yields = yielding.see(
-                sight, time.monotonic(), served=status["active"] >= 2,
+            view = ReplicaView(vm=guest.state.value, replica=state, reason="", since=0.0)
+            yields = policy.see(
+                view, time.monotonic(), served=status["active"] >= 2,
                 throttled=status["throttled"], limit=yield_limit(status["checkpoint"]["size"]),
             )  # fmt: skip
             await guest.yield_processor(yields)
-            await asyncio.sleep(0.1)  # nothing tells that writes are throttled
+            await asyncio.sleep(0.1)  # the voter sends no event when it throttles writes
 
-    looking = asyncio.create_task(look(), name=f"{guest.name} yields")
+    polling = asyncio.create_task(poll(), name=f"{guest.name} yields")
     try:
         yield
     finally:
-        looking.cancel()
-        await asyncio.wait([looking])
+        polling.cancel()
+        await asyncio.wait([polling])
         await guest.yield_processor(False)
-    if not looking.cancelled():
-        looking.result()  # it raises what went wrong
-
-
-async def _window(start: Start, rate: float, seconds: float) -> tuple[LatencySummary, Counter[str]]:
-    async with Arrivals(start, rate) as arrivals:
-        await asyncio.sleep(seconds)  # the window's length is the experiment's
-    return summarize([taken for _, taken in arrivals.latencies]), arrivals.failures
+    if not polling.cancelled():
+        polling.result()  # raise its error

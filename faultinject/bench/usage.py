@@ -5,46 +5,49 @@ from __future__ import annotations
 import os
 import resource
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-__all__ = ["Meter", "cpu_seconds", "family", "resident"]
+from faultinject.results.guest_capacity import Memory
+
+__all__ = ["Meter", "cpu_seconds", "family", "host_memory", "memory_of", "resident"]
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
-def _fields(pid: int) -> list[str]:
-    """The fields of /proc/PID/stat from the third on.  Raises OSError."""
+def _stat(pid: int) -> list[str]:
+    """Return the fields of /proc/PID/stat from the third on.  Raises OSError."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
 def family(pid: int) -> list[int]:
-    """Return a process and everything that descends from it."""
+    """Return a process and all its descendants."""
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                parent = int(_fields(int(entry.name))[1])
+                parent = int(_stat(int(entry.name))[1])
             except OSError:
-                continue  # it has ended since it was listed
+                continue  # it ended after it was listed
             children.setdefault(parent, []).append(int(entry.name))
     found = [pid]
-    for member in found:  # grows while it is walked
+    for member in found:  # the list grows meanwhile
         found += children.get(member, [])
     return found
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:
-    """Return the processor time of these processes so far, seconds, and of those children of theirs
-    that have ended; a process that has ended itself counts nothing.
+    """Return the processor time of these processes and of their ended children, seconds.
+
+    A process that has ended itself counts zero.
     """
     total = 0
     for pid in pids:
         try:
-            fields = _fields(pid)
+            fields = _stat(pid)
         except OSError:
             continue
-        total += sum(int(each) for each in fields[11:15])  # with its children that have ended
+        total += sum(int(each) for each in fields[11:15])
     return total / _TICKS
 
 
@@ -54,8 +57,32 @@ def resident(pid: int) -> int:
     return int(text.split()[1]) * resource.getpagesize()
 
 
+def _sizes(path: Path, wanted: Sequence[str]) -> list[int]:
+    """Return bytes by name from a file of lines "Name:  123 kB".  Raises OSError."""
+    found = dict.fromkeys(wanted, 0)
+    for line in path.read_text().splitlines():
+        name, _, rest = line.partition(":")
+        if name in found:
+            found[name] += int(rest.split()[0]) * 1024
+    return list(found.values())
+
+
+def memory_of(pids: Iterable[int]) -> Memory:
+    """Return the memory that these processes occupy together.  Raises OSError."""
+    names = ("Rss", "Pss", "Private_Clean", "Private_Dirty", "Swap")
+    sizes = [_sizes(Path(f"/proc/{pid}/smaps_rollup"), names) for pid in pids]
+    rss, pss, clean, dirty, swapped = (sum(column) for column in zip(*sizes, strict=True))
+    return Memory(rss=rss, pss=pss, private=clean + dirty, swapped=swapped)
+
+
+def host_memory() -> tuple[int, int]:
+    """Return the host's memory and the available part of it, bytes."""
+    total, available = _sizes(Path("/proc/meminfo"), ("MemTotal", "MemAvailable"))
+    return total, available
+
+
 class Meter:
-    """Processors that groups of processes kept busy since it was made; "driver" is this process."""
+    """Counts how many processors groups of processes are busy on; "driver" is this process."""
 
     def __init__(self, groups: dict[str, list[int]]) -> None:
         self._groups = groups | {"driver": [os.getpid()]}
@@ -66,6 +93,6 @@ class Meter:
         return time.perf_counter(), used
 
     def shares(self) -> dict[str, float]:
-        """Return the mean number of processors that each group was busy on."""
+        """Return the mean number of busy processors since the start, by group."""
         (began, before), (now, used) = self._before, self._read()
         return {name: round((used[name] - before[name]) / (now - began), 3) for name in used}

@@ -1,8 +1,7 @@
-"""``trivisor demo``: the main job, shown on three real guests, with every claim checked.
+"""The story of ``trivisor demo``: fault masking on three real guests, every claim checked.
 
-Uses what a user uses: the node of ``trivisor up``, the supervisor's control socket, the native
-client.  Each claim is written down with what was seen; the exit code is 0 only if all of them
-held.
+The demo uses what a user uses: a node as ``trivisor up`` starts it, the supervisor's control socket
+and the native client.  It records each claim with what it observed.
 """
 
 from __future__ import annotations
@@ -41,11 +40,13 @@ __all__ = ["DemoClaim", "Demo", "DemoSummary"]
 KEYS = 40
 IN_FLIGHT = 4
 STALL = 2.0
-"""Seconds without any reply that the demo calls a stall."""
+"""A request that takes longer than so many seconds counts as stalled."""
+TIMEOUT = 30.0
+"""Seconds that a guest has to leave the vote, and processes to end; then a claim fails."""
 
 
 class DemoClaim(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that the demo says is so, whether it was, and what was seen."""
+    """Something that the demo claims, whether it holds, and what was observed."""
 
     claim: str
     held: bool
@@ -53,12 +54,12 @@ class DemoClaim(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DemoSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """What the demo found.  Latencies in seconds."""
+    """The demo's result.  Latencies in seconds."""
 
     seed: int
     requests: int
     correct: int
-    masked: int  # released while a guest was bad
+    masked: int  # released while a guest was dead or lying
     refused: int  # by the voter, before execution
     wrong: int
     unanswered: int
@@ -74,7 +75,7 @@ class DemoSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Narrator:
-    """Tells a person how the demo goes on; silent with ``--json``."""
+    """Prints progress for a person; nothing if ``quiet``."""
 
     def __init__(self, *, quiet: bool) -> None:
         from voter.commands.terminal import console  # noqa: PLC0415 - rich, only when shown
@@ -84,7 +85,7 @@ class Narrator:
         self._quiet = quiet
 
     def step(self, text: str) -> None:
-        """One small step, with the seconds since the start."""
+        """Print one step, with the seconds since the start."""
         if not self._quiet:
             from rich.markup import escape  # noqa: PLC0415
 
@@ -92,7 +93,7 @@ class Narrator:
             self.console.print(f"[dim]{took:6.1f} s[/]  {escape(text)}")
 
     def chapter(self, text: str) -> None:
-        """The next part begins."""
+        """Print a heading."""
         if not self._quiet:
             self.console.print(f"\n[bold]{text}[/]")
 
@@ -108,123 +109,115 @@ class Demo:
         self._outcomes: list[ReplyCheck] = []
         self._claims: list[DemoClaim] = []
         self._layout: Layout | None = None
-        self._faulty: list[tuple[float, float]] = []  # steady times between which a guest was bad
-
-    # ----------------------------------------------------------- the story
+        self._faulty: list[tuple[float, float]] = []  # monotonic times with a faulty guest
 
     def run(self, settings: Settings) -> DemoSummary:
-        """Show everything, and leave nothing behind, whatever happens."""
+        """Show everything; leave nothing behind, also after an error."""
         began = time.monotonic()
         directory = Path(tempfile.mkdtemp(prefix="tv-demo-"))
         layout = self._layout = Layout(directory / "node")
         try:
-            self._say.chapter("1. The host, the guest image, three guests side by side")
+            self._say.chapter("1. Boot three guests")
             record = prepare_node(layout, settings, self._say.step)
-            self._tell_image(record)
+            self._describe_image(record)
             status = follow_start(layout, self._say.step)
             processes = self._processes(status)
             try:
                 asyncio.run(self._story(status))
             finally:
-                self._say.chapter("7. Everything is stopped")
-                processes |= self._take_down(layout)
-            self._nothing_left(layout, processes)
+                self._say.chapter("7. Stop everything")
+                processes |= self._stop_node(layout)
+            self._claim_stopped(layout, processes)
         finally:
             shutil.rmtree(directory, ignore_errors=True)
         return self._summarize(time.monotonic() - began)
 
     async def _story(self, status: dict[str, Any]) -> None:
         async with await Client.connect(f"unix:{status['native_unix']}") as client:
-            await self._voted(client)
-            with self._bad_guest():
+            await self._vote(client)
+            with self._faulty_guest():
                 await self._crash(client)
-            with self._bad_guest():
+            with self._faulty_guest():
                 await self._lie(client)
                 await self._refuse(client)
             await self._heal(client)
 
     @contextlib.contextmanager
-    def _bad_guest(self) -> Iterator[None]:
-        """What is released meanwhile is released in spite of a bad guest: masked."""
+    def _faulty_guest(self) -> Iterator[None]:
+        """Count replies released inside the block as masked."""
         since = time.monotonic()
         yield
         self._faulty.append((since, time.monotonic()))
 
-    async def _voted(self, client: Client) -> None:
-        self._say.chapter(f"2. {self._requests} requests of mixed kinds, each voted by three")
+    async def _vote(self, client: Client) -> None:
+        self._say.chapter(f"2. Make {self._requests} requests, each answered by a vote of three")
         outcomes = await self._make(client, self._requests)
         kinds = Counter(outcome.call.kind for outcome in outcomes)
         self._say.step(", ".join(f"{number} {kind}" for kind, number in sorted(kinds.items())))
-        self._claim_answered("all requests are answered by a vote", outcomes)
+        self._claim_answered("every request is answered", outcomes)
 
     async def _crash(self, client: Client) -> None:
-        self._say.chapter("3. Guest 2's QEMU is killed under load, and put back")
+        self._say.chapter("3. Kill guest 2 under load, then repair it")
         before = self._guest("g2")
         async with self._load(client) as load:
-            said = await self._ask("POST", "/inject", {"kind": "crash", "guest": "g2"})
-            self._say.step(f"crash of g2: {said['proof']}")
+            said = await self._call("POST", "/inject", {"kind": "crash", "guest": "g2"})
+            self._say.step(f"crash of g2 injected: {said['proof']}")
             gone = not Path(f"/proc/{before['pid']}").exists()
-            self._claim("guest 2's QEMU is gone", gone, f"process {before['pid']} has ended")
-            await self._until("g2", lambda g: g["state"] != "active", "g2 is out of the vote")
+            self._claim("guest 2 is dead", gone, f"its QEMU, process {before['pid']}, has ended")
+            await self._wait_inactive("g2", "g2 no longer votes")
             await load.more(self._requests // 3)
-            healed = await self._ask("POST", "/heal", {"guest": "g2"})
-            self._say.step(f"g2 put back: votes again {healed['seconds']:.2f} s after heal")
+            healed = await self._call("POST", "/heal", {"guest": "g2"})
+            self._say.step(f"g2 repaired: votes again after {healed['seconds']:.2f} s")
             await load.more(self._requests // 6)
         again = self._guest("g2")
         self._claim(
-            "guest 2 is back and votes",
+            "guest 2 votes again",
             again["state"] == "active" and again["pid"] != before["pid"],
             f"state {again['state']}, process {again['pid']}",
         )
         self._claim_answered("no request failed or stalled meanwhile", load.outcomes)
 
     async def _lie(self, client: Client) -> None:
-        self._say.chapter("4. Guest 3 starts to lie")
+        self._say.chapter("4. Let guest 3 return wrong replies")
         async with self._load(client) as load:
-            said = await self._ask("POST", "/inject", {"kind": "corrupt-reply", "guest": "g3"})
-            self._say.step(f"corrupt-reply on g3: {said['proof']}")
-            guest = await self._until(
-                "g3", lambda g: g["state"] != "active", "g3 is named as the dissenter"
-            )
+            said = await self._call("POST", "/inject", {"kind": "corrupt-reply", "guest": "g3"})
+            self._say.step(f"corrupt-reply on g3 injected: {said['proof']}")
+            guest = await self._wait_inactive("g3", "the voter excludes g3")
             await load.more(self._requests // 6)
         replica = guest["replica"]
         self._claim(
-            "the liar is named",
+            "the voter names the lying guest",
             replica["state"] == "expelled" and (replica["dissents"] or 0) >= 1,
             f"g3: {replica['state']}, {replica['reason']}, {replica['dissents']} dissent",
         )
-        self._claim_answered("the lie is masked: requests go on", load.outcomes)
+        self._claim_answered("no client notices", load.outcomes)
 
     async def _refuse(self, client: Client) -> None:
-        self._say.chapter("5. Guest 1 is killed too: two of three are bad")
-        await self._ask("POST", "/inject", {"kind": "crash", "guest": "g1"})
-        await self._until("g1", lambda g: g["state"] != "active", "g1 is out of the vote")
+        self._say.chapter("5. Kill guest 1 as well: no majority is left")
+        await self._call("POST", "/inject", {"kind": "crash", "guest": "g1"})
+        await self._wait_inactive("g1", "g1 no longer votes")
         outcomes = await self._make(client, 20)
         failures = Counter(outcome.failure or "released" for outcome in outcomes)
         self._claim(
-            "without a majority the voter refuses rather than guess",
+            "the voter refuses requests instead of guessing",
             set(failures) == {"not-executed"},
             ", ".join(f"{number} {what}" for what, number in failures.items()),
         )
 
     async def _heal(self, client: Client) -> None:
-        self._say.chapter("6. All is healed")
+        self._say.chapter("6. Repair all guests")
         for name in ("g1", "g3"):
-            healed = await self._ask("POST", "/heal", {"guest": name})
-            self._say.step(
-                f"{name}: {healed['fault']} undone, votes again after {healed['seconds']:.2f} s"
-            )
+            healed = await self._call("POST", "/heal", {"guest": name})
+            self._say.step(f"{name} repaired: votes again after {healed['seconds']:.2f} s")
         outcomes = await self._make(client, self._requests // 3)
-        status = await self._ask("GET", "/status")
+        status = await self._call("GET", "/status")
         states = {guest["name"]: guest["state"] for guest in status["guests"]}
         self._claim(
             "all three vote again",
             set(states.values()) == {"active"},
             ", ".join(f"{name} {state}" for name, state in states.items()),
         )
-        self._claim_answered("requests are answered as before", outcomes)
-
-    # -------------------------------------------------------------- pieces
+        self._claim_answered("every request is answered again", outcomes)
 
     async def _make(self, client: Client, number: int) -> list[ReplyCheck]:
         outcomes = await run_calls(client, islice(self._calls, number), in_flight=IN_FLIGHT)
@@ -233,7 +226,7 @@ class Demo:
 
     @contextlib.asynccontextmanager
     async def _load(self, client: Client) -> AsyncIterator[_Load]:
-        """Have requests made all the while."""
+        """Make requests in the background."""
         load = _Load(client, self._calls)
         try:
             await load.more(IN_FLIGHT)
@@ -242,7 +235,7 @@ class Demo:
             await load.stop()
             self._outcomes += load.outcomes
 
-    async def _ask(
+    async def _call(
         self, method: str, path: str, body: dict[str, Any] | None = None
     ) -> dict[str, Any]:
         assert self._layout is not None
@@ -253,18 +246,18 @@ class Demo:
         guests = ask(self._layout, "GET", "/status")["guests"]
         return next(guest for guest in guests if guest["name"] == name)
 
-    async def _until(self, name: str, condition: Any, words: str) -> dict[str, Any]:
-        """Wait until the supervisor says of a guest what ``condition`` asks for."""
+    async def _wait_inactive(self, name: str, text: str) -> dict[str, Any]:
+        """Wait until the supervisor reports that a guest does not vote; return its status."""
         began = time.monotonic()
         while True:
             guest = await asyncio.to_thread(self._guest, name)
-            if condition(guest):
-                self._say.step(f"{words} (after {time.monotonic() - began:.2f} s)")
+            if guest["state"] != "active":
+                self._say.step(f"{text} (after {time.monotonic() - began:.2f} s)")
                 return guest
-            if time.monotonic() - began > 30:
-                self._claim(words, held=False, seen=json.dumps(guest))
+            if time.monotonic() - began > TIMEOUT:
+                self._claim(text, held=False, seen=json.dumps(guest))
                 return guest
-            await asyncio.sleep(0.02)  # the supervisor is another process: ask again
+            await asyncio.sleep(0.02)  # the supervisor is another process: poll
 
     def _claim(self, claim: str, held: bool, seen: str) -> None:
         self._claims.append(DemoClaim(claim=claim, held=held, seen=seen))
@@ -279,14 +272,13 @@ class Demo:
             text += f"; failed: {dict(Counter(outcome.failure for outcome in failed))}"
         self._claim(claim, held, text)
 
-    def _tell_image(self, record: NodeRecord) -> None:
+    def _describe_image(self, record: NodeRecord) -> None:
         manifest = json.loads(Path(record.manifest).read_text())
         versions = {package["name"]: package["version"] for package in manifest["packages"]}
         self._say.step(
-            f"in it: Linux {versions['linux-image-cloud-amd64']}, Python "
-            f"{versions['python3.11-minimal']}, busybox {versions['busybox-static']}, the agent "
-            f"and the services; {len(manifest['files'])} files of {len(versions)} Debian packages, "
-            f"initrd {Path(record.initrd).stat().st_size / 1e6:.1f} MB; SHA-256 {record.image}"
+            f"guests run Linux {versions['linux-image-cloud-amd64']}, Python "
+            f"{versions['python3.11-minimal']} and the key-value service; initrd "
+            f"{Path(record.initrd).stat().st_size / 1e6:.1f} MB, SHA-256 {record.image[:16]}"
         )
 
     @staticmethod
@@ -295,15 +287,15 @@ class Demo:
         pids += [guest["pid"] for guest in status["guests"]]
         return {found for pid in pids if pid and (found := identify(pid)) is not None}
 
-    def _take_down(self, layout: Layout) -> set[ProcessIdentity]:
+    def _stop_node(self, layout: Layout) -> set[ProcessIdentity]:
         processes = self._processes(ask(layout, "GET", "/status"))
         ask(layout, "POST", "/down", timeout=60.0)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + TIMEOUT
         while any(process.alive for process in processes) and time.monotonic() < deadline:
-            time.sleep(0.05)  # sessions of their own: there is nothing to wait on
+            time.sleep(0.05)  # they are not our children: poll
         return processes
 
-    def _nothing_left(self, layout: Layout, processes: set[ProcessIdentity]) -> None:
+    def _claim_stopped(self, layout: Layout, processes: set[ProcessIdentity]) -> None:
         alive = sorted(process.pid for process in processes if process.alive)
         sockets = sorted(path.name for path in layout.directory.rglob("*") if path.is_socket())
         self._claim(
@@ -318,10 +310,10 @@ class Demo:
         verdicts: ReplyVerdicts = check(self._outcomes)
         released = [outcome for outcome in self._outcomes if not outcome.failure]
         refused = sum(not outcome.executed for outcome in self._outcomes)
-        seen = f"{verdicts.correct} correct, {verdicts.wrong} wrong, {verdicts.unchecked} unchecked"
+        seen = f"{verdicts.correct} correct, {verdicts.wrong} wrong, {verdicts.unknown} unknown"
         self._claim(
-            "every released reply is what a single correct service answers",
-            verdicts.wrong == 0 and verdicts.unchecked == 0 and verdicts.correct == len(released),
+            "every reply equals that of a single correct service",
+            verdicts.wrong == 0 and verdicts.unknown == 0 and verdicts.correct == len(released),
             "; ".join([seen, *verdicts.complaints]),
         )
         latencies = [outcome.latency for outcome in released]
@@ -344,7 +336,7 @@ class Demo:
 
 
 class _Load:
-    """Requests that are made all the while something else happens."""
+    """Requests in the background, until ``stop``."""
 
     def __init__(self, client: Client, calls: Iterator[WorkloadCall]) -> None:
         self.outcomes: list[ReplyCheck] = []
@@ -365,9 +357,9 @@ class _Load:
         while len(self.outcomes) < wanted:
             if self._task.done():
                 self._task.result()
-            await asyncio.sleep(0.01)  # counts of the load's own task, in this loop
+            await asyncio.sleep(0.01)  # the load is a task of this loop: poll its count
 
     async def stop(self) -> None:
-        """End after what is under way."""
+        """Stop after the requests in flight."""
         self._stopping = True
         await self._task

@@ -1,8 +1,7 @@
-"""Seeded workloads for the key-value service, and the oracle that checks their replies.
+"""Seeded workloads, a function that makes their calls, and the check of a whole history.
 
-The oracle is the same service run in this process: every released reply carries its place in the
-order, so replaying the requests in that order must give the same bytes.  It also is a witness of
-linearizability.  Pure but for the client that is handed in.
+The calls follow from their seed.  Kept campaigns name these seeds, so what is drawn must not
+change.
 """
 
 from __future__ import annotations
@@ -14,9 +13,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from random import Random
 from typing import NamedTuple
 
+from faultinject.history.oracle import OrderOracle, Ticket
 from guests.function import sign
-from guests.protocol.message import Reply, Request, encode_request
-from guests.service import Context, answer, load
+from guests.protocol.message import Request, encode_request
 from voter.client import READ_ONLY_METHODS, Client
 from voter.errors import NotExecuted, RequestError
 
@@ -27,9 +26,9 @@ __all__ = [
 ]  # fmt: skip
 
 KEY = hashlib.sha256(b"trivisor: the key of planted functions").digest()
-"""What the clients of a fault injector sign with: no secret."""
+"""The key with which a fault injector's clients sign.  It is no secret."""
 FORGED = 0.1
-"""Share of the requests that are not signed rightly, where they must be."""
+"""Share of requests with a missing or invalid signature, where signatures are required."""
 
 
 class WorkloadCall(NamedTuple):
@@ -41,8 +40,9 @@ class WorkloadCall(NamedTuple):
 
 
 class ReplyCheck(NamedTuple):
-    """What became of a call.  Times in seconds of the steady clock; ``seq`` 0 and ``reply``
-    empty without a reply.
+    """The outcome of a call.  Times in seconds of the monotonic clock.
+
+    Without a reply ``seq`` is 0, ``reply`` is empty, and ``failure`` is the error's code.
     """
 
     call: WorkloadCall
@@ -53,11 +53,11 @@ class ReplyCheck(NamedTuple):
     dissent: int = 0  # bit mask of replicas
     reply: bytes = b""
     failure: str = ""
-    executed: bool = True  # False: the voter said that it was not executed
+    executed: bool = True  # False: the voter reported that it was not executed
 
     @property
     def latency(self) -> float:
-        """Seconds from call to verdict."""
+        """Seconds from the call to its reply or failure."""
         return self.ended - self.started
 
 
@@ -75,7 +75,10 @@ STATIC_MIX: Mapping[str, float] = {"get": 80, "head": 10, "range": 10}
 
 
 def _drawer(mix: Mapping[str, float], usual: Mapping[str, float]) -> Callable[[Random], str]:
-    """What draws a kind of a mix (none: the usual one).  Raises ValueError for one it cannot."""
+    """Return a function that draws a kind from a mix (empty: the usual one).
+
+    Raises ValueError for an unknown kind, a negative weight, or no weight above 0.
+    """
     weights = {kind: (mix or usual).get(kind, 0) for kind in usual}
     unknown = sorted(mix.keys() - usual.keys())
     total = sum(weights.values())
@@ -98,10 +101,10 @@ def _drawer(mix: Mapping[str, float], usual: Mapping[str, float]) -> Callable[[R
 def mixed_calls(
     seed: int, *, keys: int = 50, size: int = 64, mix: Mapping[str, float] | None = None
 ) -> Iterator[WorkloadCall]:
-    """Give an endless mix of calls to the key-value service, the same for the same seed.
+    """Yield an endless mix of calls to the key-value service, the same for the same seed.
 
-    ``keys``: how many different keys; ``size``: bytes of a stored value; ``mix``: weights by kind,
-    those of KV_MIX if none are given.
+    ``keys``: number of different keys.  ``size``: bytes of a stored value.  ``mix``: weights by
+    kind; KV_MIX by default.
     """
     random, draw = Random(seed), _drawer(mix or {}, KV_MIX)
     while True:
@@ -123,11 +126,11 @@ def mixed_calls(
 
 
 STATIC_PATHS = ("/", "/index.html", "/style.css", "/about.txt", "/absent", "/about.txt?x=1")
-"""What is asked of static content: the built-in page set, and a file that is not there."""
+"""The requested paths of the built-in static content.  One of them does not exist."""
 
 
 def static_calls(seed: int, *, mix: Mapping[str, float] | None = None) -> Iterator[WorkloadCall]:
-    """Give an endless mix of calls to the static content, the same for the same seed."""
+    """Yield an endless mix of calls to the static content, the same for the same seed."""
     random, draw = Random(seed), _drawer(mix or {}, STATIC_MIX)
     while True:
         target = random.choice(STATIC_PATHS)
@@ -141,10 +144,10 @@ def static_calls(seed: int, *, mix: Mapping[str, float] | None = None) -> Iterat
 
 
 def signed_calls(calls: Sequence[WorkloadCall], seed: int, key: bytes = KEY) -> list[WorkloadCall]:
-    """Return these calls signed, but for some that are forged, and one more that is forged.
+    """Return these calls signed, except for some that are forged, and one more forged call.
 
-    The last of ``calls`` is signed rightly: whatever makes the function err, before whichever of
-    them, there come a request after it that must pass and one that must not.
+    The last of ``calls`` is always validly signed.  So after any fault of the function there is
+    still one request that it must admit and one that it must reject.
     """
     random = Random(f"forged {seed}")
     forged = [random.random() < FORGED for _ in calls]
@@ -156,7 +159,7 @@ def signed_calls(calls: Sequence[WorkloadCall], seed: int, key: bytes = KEY) -> 
 
 
 def _sign(call: WorkloadCall, key: bytes, target: str = "") -> WorkloadCall:
-    """Sign a call, or (``target``) with the signature of another one."""
+    """Sign a call.  With ``target`` the signature is that of a call to another target."""
     request = Request.decode(call.request)
     name, value = sign(key, request.method, target or request.target, request.body)
     head, end, body = call.request.partition(b"\r\n\r\n")
@@ -166,7 +169,7 @@ def _sign(call: WorkloadCall, key: bytes, target: str = "") -> WorkloadCall:
 
 
 def _forge(call: WorkloadCall, random: Random, key: bytes) -> WorkloadCall:
-    """Leave a call unsigned, sign it with another key, or with another's signature."""
+    """Leave a call unsigned, or sign it with another key or for another target."""
     way = random.randrange(3)
     if way == 0:
         return call
@@ -191,7 +194,7 @@ async def _run_one(client: Client, call: WorkloadCall, timeout: float) -> ReplyC
 async def run_calls(
     client: Client, calls: Iterable[WorkloadCall], *, in_flight: int = 1, timeout: float = 30.0
 ) -> list[ReplyCheck]:
-    """Make all calls, ``in_flight`` at a time; return what became of each, as they ended."""
+    """Make all calls, ``in_flight`` at a time; return their outcomes in the order of their ends."""
     source, outcomes = iter(calls), []
 
     async def work() -> None:
@@ -205,47 +208,33 @@ async def run_calls(
 
 
 class ReplyVerdicts(NamedTuple):
-    """What the oracle says of a history: counts, and the first wrong replies in words."""
+    """The result of a check: the numbers of replies and of unknown outcomes, and complaints."""
 
     correct: int
-    wrong: int
-    unchecked: (
-        int  # replies after a call whose outcome is unknown: the oracle cannot know the state
-    )
+    wrong: int  # other bytes than the model's, or a place that contradicts real time
+    unknown: int  # writes without a reply that may have been executed
     complaints: tuple[str, ...]
 
 
 def check(outcomes: Sequence[ReplyCheck], *, service: str = "kv") -> ReplyVerdicts:
-    """Replay all answered calls in the voter's order and compare every reply, byte for byte.
+    """Replay a history in the voter's order and compare every reply, byte for byte.
 
-    The history must hold all calls made since the service's start.  A write without a reply that
-    may have been executed makes the state unknowable: replies to calls that ended after it was
-    started are not checked.
+    The history must hold all calls made since the service's start.
     """
-    oracle = load(service)()
-    unknown = [o.started for o in outcomes if o.failure and o.executed and not o.call.read_only]
-    horizon = min(unknown, default=float("inf"))
-    correct = wrong = unchecked = 0
-    complaints: list[str] = []
-    for outcome in sorted((o for o in outcomes if not o.failure), key=lambda o: o.seq):
-        context = Context(outcome.seq, 0, bytes(8), "oracle", outcome.call.read_only)
-        expected = answer(oracle, outcome.call.request, context)
-        if outcome.ended >= horizon:
-            unchecked += 1
-        elif expected == outcome.reply:
-            correct += 1
+    oracle = OrderOracle(service)
+    tickets: dict[int, Ticket] = {}
+    starts = [(outcome.started, False, number) for number, outcome in enumerate(outcomes)]
+    ends = [(outcome.ended, True, number) for number, outcome in enumerate(outcomes)]
+    for _, ended, number in sorted(starts + ends):
+        outcome = outcomes[number]
+        if not ended:
+            call = outcome.call
+            tickets[number] = oracle.begin(call.request, read_only=call.read_only)
+        elif not outcome.failure:
+            oracle.end(tickets[number], outcome.seq, outcome.reply)
+        elif outcome.executed:
+            oracle.lose(tickets[number])
         else:
-            wrong += 1
-            line = outcome.call.request.partition(b"\r\n")[0].decode("latin-1")
-            complaints.append(
-                f"seq {outcome.seq}: {line}: released {_show(outcome.reply)}, "
-                f"the oracle says {_show(expected)}"
-            )
-    return ReplyVerdicts(correct, wrong, unchecked, tuple(complaints[:10]))
-
-
-def _show(reply: bytes) -> str:
-    try:
-        return repr(Reply.decode(reply))
-    except ValueError:
-        return repr(reply[:60])
+            oracle.refuse(tickets[number])
+    wrong = oracle.wrong + oracle.misplaced
+    return ReplyVerdicts(oracle.correct, wrong, oracle.unknown, tuple(oracle.complaints[:10]))

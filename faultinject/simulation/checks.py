@@ -1,43 +1,43 @@
-"""The promises that can be checked only when a run is over: what the clients saw, replayed."""
+"""The promises that can be checked only at the end of a run.
+
+The writes that replicas hold are replayed in order through the service itself.  The replies that
+clients got, the states that guests hold and the states that were restored are compared with that.
+The linearizability checks use the clients' calls alone: they do not rely on the voter's order.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from faultinject.history.linearizability import HistoryCall, in_real_time, linearizable, register
+from faultinject.history.model import ServiceModel
 from faultinject.simulation.clients import OperationOutcome, encode, request_of
 from faultinject.simulation.guest import ROOT
 from faultinject.simulation.plan import DEADLY
 from faultinject.simulation.promises import PromiseObserver, Write
+from faultinject.simulation.world import World
 from guests.agent.incarnation import VOIDED
 from guests.protocol.message import Reply, encode_reply
-from guests.service import Context, answer
-from guests.services.kv import KeyValue
-
-if TYPE_CHECKING:
-    from faultinject.simulation.world import World
 
 __all__ = ["check", "excess"]
 
 LIMIT = 18.0
-"""Simulated seconds within which a request must be answered, whatever happens."""
+"""Simulated seconds within which a request must be answered, under any faults."""
 QUICK = 0.3
-"""... while at most one replica is faulty and nothing else."""
+"""The same while at most one replica is faulty and nothing else is."""
 NOT_KEPT = "too long to be kept"
-"""What a retry is told of a write whose long reply a full disk had no room for: executed, and the
-reply is gone.  The README says so; it is no breach if the disk was full."""
+"""Part of the error for a retry of an executed write whose long reply a full disk had no room for.
+The README states that limit.  It is no breach if the disk was full."""
 NEEDLESS, OTHERS = 6, 5
-"""Needless segments of the journal that may be there at rest, and files that are no segments."""
+"""Most segments of the journal at rest that no checkpoint needs, and most other files."""
 LONGEST = 24
-"""Operations of one key that the exact checker takes on."""
+"""Most operations on one key that the exact linearizability check handles."""
 
 
 def check(world: World) -> None:
-    """Check everything that is left to check; breaches go to the observer."""
+    """Check the outcome of a run; report breaches to the observer."""
     observer = world.observer
     outcomes = [world.outcomes[index] for index in sorted(world.outcomes)]
-    _check_replay(observer, outcomes)
-    _check_guests(world)
+    digest = _check_replay(observer, outcomes)
+    _check_guests(world, digest)
     _check_order_in_time(observer, outcomes)
     _check_keys(observer, outcomes)
     _check_never_executed(observer, outcomes)
@@ -45,25 +45,27 @@ def check(world: World) -> None:
     _check_bounds(world)
 
 
-def _check_replay(observer: PromiseObserver, outcomes: list[OperationOutcome]) -> None:
-    """Every reply must be that of the service itself, run over the writes in order."""
-    oracle = KeyValue()
-    states = {ROOT: oracle.digest()}
+def _check_replay(observer: PromiseObserver, outcomes: list[OperationOutcome]) -> bytes:
+    """Check that every reply is that of the service, replayed over the writes in order.
+
+    Return the digest of the state after all writes.
+    """
+    model = ServiceModel()
+    states = {ROOT: model.service.digest()}
     answered = sorted((o for o in outcomes if o.answer is not None), key=_place)
     acknowledged = {_place(o): o for o in answered}
     reads = [o for o in answered if encode(o)[1]]
     at = 0
     for write in observer.main:
-        at = _check_reads(observer, oracle, reads, at, write.seq)
-        context = Context(write.seq, write.time_ns, write.history, write.caller.decode())
-        reply = answer(oracle, write.request, context)
-        states[write.history] = oracle.digest()
+        at = _check_reads(observer, model, reads, at, write.seq)
+        reply = _replay(model, write)
+        states[write.history] = model.service.digest()
         outcome = acknowledged.get(write.seq)
         if outcome is not None and outcome.operation.index != write.operation:
             observer.breach("Durability", f"place {write.seq} was acknowledged for another write")
         elif outcome is not None:
             _compare(observer, outcome, reply)
-    _check_reads(observer, oracle, reads, at, 1 << 63)
+    _check_reads(observer, model, reads, at, 1 << 63)
     held = {write.seq for write in observer.main}
     for write in observer.writes.values():
         outcome = acknowledged.get(write.seq)
@@ -82,13 +84,14 @@ def _check_replay(observer: PromiseObserver, outcomes: list[OperationOutcome]) -
             observer.breach(
                 "Order", f"guest {guest} was restored to a state that is not the one at its place"
             )
+    return model.service.digest()
 
 
 def _digest_at(observer: PromiseObserver, history: bytes) -> bytes | None:
-    """Return the digest of the state that the writes up to ``history`` lead to.
+    """Return the digest of the state after the writes up to ``history``; None if one is unknown.
 
-    They need not be in the order that was left in the end: power may have been lost since, and
-    with it writes that nobody was told of.
+    The writes need not be part of the final order: a later power loss may have removed writes to
+    which no reply was released.
     """
     chain: list[Write] = []
     while history != ROOT:
@@ -97,12 +100,22 @@ def _digest_at(observer: PromiseObserver, history: bytes) -> bytes | None:
             return None
         chain.append(write)
         history = write.prev
-    service = KeyValue()
+    model = ServiceModel()
     for write in reversed(chain):
         if not write.void:
-            context = Context(write.seq, write.time_ns, write.history, write.caller.decode())
-            answer(service, write.request, context)
-    return service.digest()
+            _replay(model, write)
+    return model.service.digest()
+
+
+def _replay(model: ServiceModel, write: Write) -> bytes:
+    """Apply a write exactly as the replicas do; return the reply."""
+    return model.apply(
+        write.request,
+        write.seq,
+        time_ns=write.time_ns,
+        history=write.history,
+        caller=write.caller.decode(),
+    )
 
 
 def _place(outcome: OperationOutcome) -> int:
@@ -110,11 +123,16 @@ def _place(outcome: OperationOutcome) -> int:
 
 
 def _check_reads(
-    observer: PromiseObserver, oracle: KeyValue, reads: list[OperationOutcome], at: int, before: int
+    observer: PromiseObserver,
+    model: ServiceModel,
+    reads: list[OperationOutcome],
+    at: int,
+    before: int,
 ) -> int:
+    """Check the reads from index ``at`` on whose sequence number is below ``before``."""
     while at < len(reads) and _place(reads[at]) < before:
         place = _place(reads[at])
-        reply = answer(oracle, encode(reads[at])[0], Context(place, 0, bytes(8), "", True))
+        reply = model.apply(encode(reads[at])[0], place, read_only=True)
         _compare(observer, reads[at], reply)
         at += 1
     return at
@@ -126,8 +144,8 @@ def _compare(observer: PromiseObserver, outcome: OperationOutcome, expected: byt
         return
     headers, wanted = dict(seen.headers), Reply.decode(expected)
     if "via" in headers:  # over HTTP, with more headers
-        told = (seen.status, seen.body, headers.get("etag"))
-        same = told == (wanted.status, wanted.body, dict(wanted.headers).get("etag"))
+        got = (seen.status, seen.body, headers.get("etag"))
+        same = got == (wanted.status, wanted.body, dict(wanted.headers).get("etag"))
     else:
         same = encode_reply(Reply(seen.status, seen.body, tuple(seen.headers))) == expected
     if not same:
@@ -139,17 +157,13 @@ def _compare(observer: PromiseObserver, outcome: OperationOutcome, expected: byt
         )
 
 
-def _check_guests(world: World) -> None:
-    """At rest all honest replicas hold the state that the order leads to."""
-    if not world.quiet:
+def _check_guests(world: World, digest: bytes) -> None:
+    """Check that at rest all honest replicas hold the state after all writes of the order."""
+    if not world.at_rest:
         return
-    oracle = KeyValue()
-    for write in world.observer.main:
-        context = Context(write.seq, write.time_ns, write.history, write.caller.decode())
-        answer(oracle, write.request, context)
     for guest in world.guests:
         service = guest.service
-        if guest.honest and service is not None and service.digest() != oracle.digest():
+        if guest.honest and service is not None and service.digest() != digest:
             world.observer.breach(
                 "Order", f"guest {guest.index} holds a state that the order does not lead to"
             )
@@ -166,7 +180,7 @@ def _check_order_in_time(observer: PromiseObserver, outcomes: list[OperationOutc
 
 
 def _check_keys(observer: PromiseObserver, outcomes: list[OperationOutcome]) -> None:
-    """The exact check of each key's history."""
+    """Check the calls on each key for linearizability."""
     keys: dict[str, list[HistoryCall]] = {}
     for outcome in outcomes:
         operation, seen = outcome.operation, outcome.answer
@@ -178,8 +192,8 @@ def _check_keys(observer: PromiseObserver, outcomes: list[OperationOutcome]) -> 
             continue
         reply = None
         if seen is not None:
-            told = next((value for name, value in seen.headers if name == "etag"), "?")
-            reply = (seen.status, seen.body, told)
+            tag = next((value for name, value in seen.headers if name == "etag"), "?")
+            reply = (seen.status, seen.body, tag)
         keys.setdefault(operation.key, []).append(
             HistoryCall(
                 outcome.started,
@@ -191,29 +205,29 @@ def _check_keys(observer: PromiseObserver, outcomes: list[OperationOutcome]) -> 
             )
         )
     for key, calls in keys.items():
-        # Undecided is no breach: the released places are a second witness (_check_order_in_time).
+        # Undecided is no breach: _check_order_in_time is a second check.
         if len(calls) <= LONGEST and linearizable(calls, register, None) is False:
             observer.breach("Linearizability", f"no order explains what was seen of key {key!r}")
 
 
 def _check_never_executed(observer: PromiseObserver, outcomes: list[OperationOutcome]) -> None:
-    """What a client was told is not executed must be nowhere."""
+    """Check that no write that was reported as not executed is part of the order."""
     executed: dict[int, Write] = {w.operation: w for w in observer.main if w.operation is not None}
     for outcome in outcomes:
         write = executed.get(outcome.operation.index)
         if outcome.executed is False and write is not None:
             observer.breach(
                 "Fail-safe",
-                f"operation {outcome.operation.index} was told not executed, and is at {write.seq}",
+                f"operation {outcome.operation.index} reported not executed, is at {write.seq}",
             )
 
 
 def _check_liveness(world: World, outcomes: list[OperationOutcome]) -> None:
-    """Every request gets its verdict in time; a reply, if at most one replica was faulty."""
+    """Check that every request ended in time, and with a reply where one is promised."""
     plan = world.plan
     quick = not plan.two and plan.only_replicas
     filled = any(fault.kind == "disk-full" for fault in plan.faults)
-    if world.refused:
+    if world.refuses_to_start:
         return
     for outcome in outcomes:
         taken = outcome.ended - outcome.started
@@ -223,28 +237,29 @@ def _check_liveness(world: World, outcomes: list[OperationOutcome]) -> None:
         if taken > (QUICK if quick else LIMIT):
             world.observer.breach("Liveness", f"{name} took {taken:.1f} s ({outcome.failure})")
         elif outcome.answer is None and (
-            (quick and outcome.started >= world.ready) or outcome.operation.client not in plan.plain
+            outcome.operation.client not in plan.plain
+            or (quick and outcome.started >= world.ready_at)
         ):
             world.observer.breach("Liveness", f"{name} got no reply: {outcome.failure}")
 
 
 def _check_bounds(world: World) -> None:
-    """Nothing is held that nobody needs any more."""
+    """Check that at rest neither the voter nor the journal keeps what nobody needs."""
     runner = world.runner
-    if runner is None or not world.quiet:
+    if runner is None or not world.at_rest:
         return
     if runner.waiting or runner.engine.pending > 1:
         world.observer.breach(
             "Bounded",
             f"at rest {runner.waiting} clients and {runner.engine.pending} votes are waited for",
         )
-    what = excess(world)
-    if what:
-        world.observer.breach("Bounded", what)
+    problem = excess(world)
+    if problem:
+        world.observer.breach("Bounded", problem)
 
 
 def excess(world: World) -> str:
-    """Return in words what the journal keeps although nobody needs it; empty if it is little."""
+    """Describe what the journal keeps although nobody needs it; empty if it is little."""
     needless, others = _needless_segments(world)
     if needless <= NEEDLESS and others <= OTHERS:
         return ""
@@ -254,10 +269,10 @@ def excess(world: World) -> str:
 
 
 def _needless_segments(world: World) -> tuple[int, int]:
-    """Return how many segments hold only what is in both checkpoints, and how many other files
-    there are.
+    """Return the number of segments that no checkpoint needs, and of files that are no segments.
 
-    What was written since the older one was made is not in it: membership and sessions, too.
+    A segment is needed if it holds entries written since the older checkpoint was made: writes,
+    and also changes of membership and opened sessions.
     """
     files = world.disk.cached
     points = sorted(int(n[11:]) for n in files if n.startswith("checkpoint-") and n[11:].isdigit())
@@ -267,7 +282,7 @@ def _needless_segments(world: World) -> tuple[int, int]:
     later = [write.history for write in world.observer.main if write.seq > points[-2]]
     since = world.observer.checkpoints.get(points[-2], "")
     needless = 0
-    for name in segments[:-2]:  # the last one is written on, or empty
+    for name in segments[:-2]:  # the last one is in use, or empty
         if name >= since or any(history in files[name].cached for history in later):
             break
         needless += 1

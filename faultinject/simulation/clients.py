@@ -1,4 +1,4 @@
-"""The clients of a run: real client library, seeded operations, and what became of each."""
+"""The clients of a run: they make the plan's operations with the real client library."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ __all__ = ["NATIVE", "OperationOutcome", "request_of", "run_client"]
 
 NATIVE = "native.sock"
 PATIENCE = 20.0
-"""Seconds after which a client gives a request up."""
-AGAIN = 0.02
-"""Seconds until it tries again to connect."""
+"""Seconds after which a client's request times out."""
+RECONNECT = 0.02
+"""Seconds between two attempts to connect."""
 
 
 class OperationOutcome:
-    """What became of an operation; times in seconds.
+    """The outcome of an operation; times in seconds.
 
-    ``executed``: True (there is a reply), False (the voter says that it was not), None (unknown).
+    ``executed``: True (there is a reply), False (reported as not executed), None (unknown).
     """
 
     __slots__ = ("answer", "condition", "ended", "executed", "failure", "operation", "started")
@@ -36,7 +36,7 @@ class OperationOutcome:
         self.failure = ""
         self.executed: bool | None = None
         self.condition = ""
-        """The entity tag that it was made conditional on."""
+        """The entity tag of its If-Match condition."""
 
 
 def request_of(outcome: OperationOutcome) -> tuple[str, str, bytes, list[tuple[str, str]]]:
@@ -61,14 +61,14 @@ def request_of(outcome: OperationOutcome) -> tuple[str, str, bytes, list[tuple[s
 
 
 async def _connect(until: float, now: Callable[[], float], *, retry: bool) -> Client:
-    """Connect; again and again, for a client that does so.  Raises ConnectionFailed."""
+    """Connect, with retries if the client is one that retries.  Raises ConnectionFailed."""
     while True:
         try:
             return await Client.connect(f"unix:{NATIVE}", retry=retry, timeout=until - now())
         except ConnectionFailed:
             if not retry or now() > until:
                 raise
-        await asyncio.sleep(AGAIN)
+        await asyncio.sleep(RECONNECT)
 
 
 async def run_client(
@@ -79,7 +79,7 @@ async def run_client(
     retry: bool,
     keyed: bool = False,
 ) -> None:
-    """Make the operations, one after the other but for those that are concurrent."""
+    """Make the operations one after the other, except for concurrent ones."""
     tags: dict[str, str] = {}
     client: Client | KeyedClient | None = KeyedClient() if keyed else None
 

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from faultinject.simulation.groups import FailureGroup, Shrunk
     from faultinject.simulation.hunt import RunSummary
     from faultinject.simulation.plan import SimPlan
+    from faultinject.simulation.run import RunResult
     from faultinject.simulation.seeds import KnownSeed
-    from faultinject.simulation.world import RunResult
 
 __all__ = ["simulate"]
 
@@ -248,8 +248,8 @@ def _run_one(
     """Run one seed, whole or in part, and report what happened."""
     from faultinject.simulation.hunt import summarize  # noqa: PLC0415
     from faultinject.simulation.plan import make_plan  # noqa: PLC0415
+    from faultinject.simulation.run import run  # noqa: PLC0415
     from faultinject.simulation.timeline import Timeline  # noqa: PLC0415
-    from faultinject.simulation.world import run  # noqa: PLC0415
 
     plan = make_plan(seed, size=size).without(faults, operations)
     timeline = Timeline() if trace else None
@@ -294,7 +294,7 @@ def _tell_result(result: RunResult) -> None:
         out.print(f"[yellow]an exception left the code[/]: {problem}")
     out.print(
         f"{result.answered} answered, {result.seconds:.2f} s simulated, {result.steps} steps, "
-        f"voter started {result.restarts} times, trace {result.trace}"
+        f"voter started {result.voter_starts} times, trace {result.trace}"
     )
 
 

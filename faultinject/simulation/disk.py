@@ -1,7 +1,8 @@
-"""A simulated disk: what a process wrote, what would be there after a power loss, and its faults.
+"""A simulated disk with a page cache, for the file protocols of ``voter.journal.files``.
 
-The page cache survives the death of a process.  A power loss keeps of what was not synced any
-blocks, in no order: each is drawn.  Made for ``voter.journal.files``, whose protocols it follows.
+``cached`` is what processes read; it survives the death of a process.  ``stored`` is what is on
+the platter.  A power loss draws for each block that was not synced whether it was stored, and for
+each change of a name as well.
 """
 
 from __future__ import annotations
@@ -16,27 +17,27 @@ from faultinject.simulation.loop import Process, SimLoop
 __all__ = ["SimDisk", "SimFile", "SimFiles"]
 
 SYNC_TIMES = (0.0001, 0.004)
-"""Seconds that a sync takes, least and most."""
+"""Least and most seconds that a sync takes."""
 PIECE_TIME = 0.00005
 """Seconds that writing a piece of a file takes."""
 HEAD = 100
-"""Bytes that the head of a segment takes at most."""
+"""Most bytes that the head of a segment takes."""
 ASIDE = ".new"
-"""Ending of the name of a file that is not complete yet."""
+"""Suffix of the name of a file that is not complete yet."""
 
 
 class _Inode:
-    """One file: what is read from it, what is on the platter, and the blocks that differ."""
+    """One file: its cached and stored bytes, and the ranges written since the last sync."""
 
     __slots__ = ("cached", "dirty", "stored")
 
     def __init__(self, data: bytes) -> None:
         self.cached = bytearray(data)
         self.stored = bytearray(data)
-        self.dirty: list[tuple[int, int]] = []  # (start, end) of writes since the last sync
+        self.dirty: list[tuple[int, int]] = []  # (start, end) of each write
 
     def sync(self) -> None:
-        """Put what is dirty onto the platter."""
+        """Store the dirty ranges."""
         for start, end in self.dirty:
             if len(self.stored) < end:
                 self.stored += bytes(end - len(self.stored))
@@ -44,7 +45,7 @@ class _Inode:
         self.dirty.clear()
 
     def lose_power(self, random: Random, block: int) -> None:
-        """Keep of what is dirty the blocks that are drawn."""
+        """Store each dirty block with probability one half; forget the others."""
         for start, end in self.dirty:
             at = start
             while at < end:
@@ -59,8 +60,10 @@ class _Inode:
 
 
 class SimDisk:
-    """The node's disk.  ``full``: nothing can be set aside; ``failing``: syncs that will fail;
-    ``slow``: seconds added to each sync.
+    """The node's disk.
+
+    ``full``: no space can be allocated.  ``failing``: number of syncs that will fail.  ``slow``:
+    seconds added to each sync.
     """
 
     def __init__(self, loop: SimLoop, random: Random, block: int) -> None:
@@ -68,32 +71,24 @@ class SimDisk:
         self.full = False
         self.failing = 0
         self.slow = 0.0
-        self.syncs = 0
-        self.written = 0
-        """Bytes written so far."""
         self._random = random
         self._block = block
         self.cached: dict[str, _Inode] = {}
-        self.stored: dict[str, _Inode] = {}  # the directory on the platter
-
-    @property
-    def size(self) -> int:
-        """Bytes that all files take."""
-        return sum(len(inode.cached) for inode in self.cached.values())
+        self.stored: dict[str, _Inode] = {}
 
     def holds(self, data: bytes, *, durable: bool) -> bool:
-        """Whether these bytes are in any file: on the platter, or as a process would read it."""
+        """Return whether any file contains these bytes, as stored or as cached."""
         if durable:
             return any(data in inode.stored for inode in self.stored.values())
         return any(data in inode.cached for inode in self.cached.values())
 
     def lose_power(self) -> None:
-        """What was not synced is lost, or kept, block by block; so are changes of names."""
+        """Lose what was not synced, except for blocks and names that are drawn to be stored."""
         for name in sorted(set(self.cached) | set(self.stored)):
             new = self.cached.get(name)
             if new is self.stored.get(name) or self._random.random() < 0.5:
                 continue
-            if new is not None:  # the change of this name was on the platter already
+            if new is not None:  # the change of this name was stored already
                 self.stored[name] = new
             else:
                 del self.stored[name]
@@ -101,8 +96,8 @@ class SimDisk:
             self.stored[name].lose_power(self._random, self._block)
         self.cached = dict(self.stored)
 
-    def rot(self, random: Random) -> bool:
-        """Change one bit of what was written and synced; tell whether there was anything."""
+    def change_bit(self, random: Random) -> bool:
+        """Change one bit of a synced file; return whether there was one."""
         names = [n for n, i in sorted(self.stored.items()) if any(i.stored) and not i.dirty]
         if not names:
             return False
@@ -119,17 +114,17 @@ class SimDisk:
         return next((n for n in reversed(names) if any(self.cached[n].cached[HEAD:])), "")
 
     def sync_time(self) -> float:
-        """Seconds that the next sync takes."""
+        """Draw the seconds that the next sync takes."""
         least, most = SYNC_TIMES
         return least + self._random.random() ** 4 * (most - least) + self.slow
 
     def sync_names(self) -> None:
-        """Put all names onto the platter."""
+        """Store all names."""
         self.stored = dict(self.cached)
 
 
 class SimFile:
-    """A file that is open for appending, by a process."""
+    """A file that a process has open for appending."""
 
     def __init__(self, disk: SimDisk, process: Process, inode: _Inode, at: int) -> None:
         self._disk = disk
@@ -138,7 +133,7 @@ class SimFile:
         self._at = at
 
     def append(self, data: bytes) -> None:
-        """Write at the end of what was written.  Raises OSError."""
+        """Write after the last write.  Raises OSError."""
         dies = self._process.enter_call()
         data = bytes(data)
         if dies:
@@ -152,12 +147,11 @@ class SimFile:
         inode.cached[at:end] = data
         inode.dirty.append((at, end))
         self._at = end
-        self._disk.written += len(data)
         if dies:
             self._process.die_in_call()
 
     async def sync(self) -> None:
-        """Wait until what was written so far is on the disk.  Raises OSError."""
+        """Store what was written so far.  Raises OSError."""
         dies = self._process.enter_call()
         upto = len(self._inode.dirty)
         if dies:
@@ -165,10 +159,9 @@ class SimFile:
         await asyncio.sleep(self._disk.sync_time())
         dies = self._process.enter_call()
         disk, inode = self._disk, self._inode
-        disk.syncs += 1
         if disk.failing:
             disk.failing -= 1
-            del inode.dirty[:upto]  # marked clean, as Linux does; it will never be written
+            del inode.dirty[:upto]  # marked clean, as Linux does, and so never stored
             raise OSError(errno.EIO, "Input/output error")
         later = inode.dirty[upto:]
         del inode.dirty[upto:]
@@ -178,11 +171,11 @@ class SimFile:
             self._process.die_in_call()
 
     def close(self) -> None:
-        """Close it; what was not synced stays so."""
+        """Do nothing: what was not synced stays in the cache."""
 
 
 class SimFiles:
-    """The journal's directory, as a process sees it.  All raise OSError as ``Files`` says."""
+    """The journal's directory, as a process sees it.  Raises OSError where ``Files`` does."""
 
     where = "journal"
 
@@ -191,12 +184,12 @@ class SimFiles:
         self._process = process
 
     def names(self) -> list[str]:
-        """Names of all files, sorted."""
+        """Return the names of all files, sorted."""
         self._process.enter_call()
         return sorted(self._disk.cached)
 
     def read(self, name: str) -> bytes:
-        """The whole content."""
+        """Return the whole content of a file."""
         self._process.enter_call()
         return bytes(self._find(name).cached)
 
@@ -207,13 +200,14 @@ class SimFiles:
         return inode
 
     async def create(self, name: str, size: int) -> SimFile:
-        """Set a file aside, zeroed, its name on the disk."""
+        """Create a file of zeros and store its name."""
         await self._make(name, iter((bytes(size),)))
         return SimFile(self._disk, self._process, self._disk.cached[name], 0)
 
     def reopen(self, name: str, at: int, again: int) -> SimFile:
-        """Go on appending at an offset; what is behind it becomes zeros, not synced yet, and what
-        is between ``again`` and it is written again.
+        """Open a file for appending at an offset.
+
+        The bytes behind it become zeros, not synced yet, and those from ``again`` to it are dirty.
         """
         self._process.enter_call()
         inode = self._find(name)
@@ -226,11 +220,11 @@ class SimFiles:
         return SimFile(self._disk, self._process, inode, at)
 
     async def write_whole(self, name: str, pieces: Iterable[bytes | memoryview]) -> None:
-        """Replace a file by these pieces, all or nothing, also at a power loss."""
+        """Replace a file by these pieces, atomically also at a power loss."""
         await self._make(name, iter(pieces))
 
     async def _make(self, name: str, pieces: Iterator[bytes | memoryview]) -> None:
-        """Write aside, sync, rename, sync the directory; a process may die at each step."""
+        """Write another file, sync, rename, sync the directory.  A process may die at each step."""
         disk, process = self._disk, self._process
         aside = name + ASIDE
         dies = process.enter_call()
@@ -242,7 +236,6 @@ class SimFiles:
                 start = len(inode.cached)
                 inode.cached += piece
                 inode.dirty.append((start, len(inode.cached)))
-                disk.written += len(piece)
                 if dies:
                     process.die_in_call()
                 await asyncio.sleep(PIECE_TIME)
@@ -267,7 +260,7 @@ class SimFiles:
         disk.sync_names()
 
     async def sync_names(self) -> None:
-        """Have all names on the disk."""
+        """Store all names."""
         self._process.enter_call()
         await asyncio.sleep(self._disk.sync_time())
         if self._process.enter_call():
@@ -275,11 +268,11 @@ class SimFiles:
         self._disk.sync_names()
 
     async def rename(self, old: str, new: str) -> None:
-        """Give a file another name, on the disk when this returns."""
+        """Rename a file; the new name is stored when this returns."""
         await self._change_names(old, new)
 
     async def remove(self, name: str) -> None:
-        """Remove a file; it cannot come back when this returns."""
+        """Remove a file; its removal is stored when this returns."""
         await self._change_names(name, None)
 
     async def _change_names(self, old: str, new: str | None) -> None:
@@ -296,4 +289,4 @@ class SimFiles:
         self._disk.sync_names()
 
     def close(self) -> None:
-        """Give the directory up."""
+        """Do nothing."""

@@ -1,7 +1,10 @@
-"""Makes the faults of a plan happen, each in its time.
+"""Injects the faults of a plan into a world, each at its time.
 
-Faults of replicas wait for each other, and until the last one's replica votes again, unless the
-plan says that two may be faulty at a time.
+A fault begins at its planned time or, if the plan names a moment, when the node is in that
+situation.  It lasts for its planned seconds, and is then ended.
+
+Faults of replicas exclude each other unless the plan allows two faulty replicas: the next one
+waits until the replica of the last one votes again.  Value faults exclude each other in any plan.
 """
 
 from __future__ import annotations
@@ -9,126 +12,125 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from random import Random
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from faultinject.simulation.plan import REPLICA_FAULTS, SimFault
+from faultinject.simulation.world import World
 from guests.protocol.wire import Decoder, FrameKind, encode
 from voter.core import events as ev
 from voter.core.replica import State
 
-if TYPE_CHECKING:
-    from faultinject.simulation.world import World
-
 __all__ = ["SimFaultInjector"]
 
-BACK = 8.0
-"""Seconds that the next fault of a replica waits for the last one's to vote again."""
-FURTHEST = 1700.0
-"""Seconds that the wall clock is off at most: a jump over the hour after which an unused session is
-forgotten would make the voter forget those of clients that are about to try again."""
-MET = 0.05
-"""... if it begins in the moment that it is made for."""
-PATIENCE, POLL = 0.15, 0.001
-"""Seconds that a fault waits for its moment, and between two looks."""
+RECOVERY = 8.0
+"""Seconds that a replica fault waits at most for the last one's replica to vote again."""
+LARGEST_OFFSET = 1700.0
+"""Largest offset of the wall clock in seconds.  A jump over the hour after which an unused session
+is forgotten would make the voter forget sessions of clients that are about to retry."""
+MOMENT_PATIENCE, MOMENT_POLL = 0.15, 0.001
+"""Seconds that a fault waits for its moment, and seconds between two polls."""
 LEAST = {"corrupt-snapshot": 0.3}
-"""Seconds that a fault of a kind lasts at least, to meet what it is made for."""
+"""Least seconds that a fault of a kind lasts, so that it acts on what it is made for."""
+LEAST_AT_MOMENT = 0.05
+"""The same for a fault of these kinds that begins at its moment."""
 VALUE_FAULTS = frozenset({"corrupt-reply", "stale-reply", "corrupt-state"})
-"""Faults after which a replica gives wrong replies that look right.  One replica at a time, in any
-plan: two that give the same wrong reply (two stale ones, or two states in which a counter is no
-number) outvote the third, and no vote of 2 of 3 can tell."""
+"""Faults after which a replica gives wrong replies that are well-formed.  Only one replica at a
+time has one, in any plan.  Two replicas that are wrong in the same way (two stale replies, or two
+states in which a counter is no number) outvote the third, and a 2-of-3 vote cannot detect that."""
 LIES = frozenset({"garbage", "corrupt-reply", "stale-reply", "wrong-seq", "drop-reply"})
 
 
 class SimFaultInjector:
-    """Injects the faults of one run."""
+    """The injector of one run."""
 
     def __init__(self, world: World) -> None:
         self._world = world
         self._one = asyncio.Lock()
-        self._healing: list[Callable[[], None]] = []
+        self._endings: list[Callable[[], None]] = []
 
     async def run(self, faults: Sequence[SimFault]) -> None:
-        """Let each fault happen."""
+        """Inject all faults; return when the last one has ended."""
         async with asyncio.TaskGroup() as group:
             for fault in faults:
                 group.create_task(self._inject(fault))
 
-    def heal(self) -> None:
-        """End all faults that are still there."""
-        healing, self._healing = self._healing, []
-        for heal in healing:
-            heal()
+    def end_all(self) -> None:
+        """End all faults that still act."""
+        endings, self._endings = self._endings, []
+        for end in endings:
+            end()
         self._world.disk.failing = 0
 
     async def _inject(self, fault: SimFault) -> None:
         await asyncio.sleep(fault.at - self._world.loop.time())
         if fault.kind not in REPLICA_FAULTS:
             await self._until_moment(fault)
-            self._show(fault, "begins")
-            await self._hold(fault, self._begin(fault))
+            self._record(fault, "begins")
+            await self._sustain(fault, self._begin(fault))
         elif self._world.plan.two:
             fault = await self._until_moment(fault)
             if fault.kind not in VALUE_FAULTS or await self._until_others_are_right(fault.target):
-                await self._break(fault)
+                await self._inject_replica_fault(fault)
         else:
             async with self._one:
                 await self._until_all_vote()
-                await self._break(await self._until_moment(fault))
+                await self._inject_replica_fault(await self._until_moment(fault))
                 await self._until_all_vote()
 
     async def _until_moment(self, fault: SimFault) -> SimFault:
-        """Wait until the node is in the fault's situation, if it has one, or for PATIENCE seconds.
+        """Wait until the node is in the fault's moment, if it names one; give up after a while.
 
-        Return the fault, aimed at the replica that the situation is about.
+        Return the fault, with the replica that the moment concerns as its target.
         """
-        loop, until = self._world.loop, self._world.loop.time() + PATIENCE
+        loop, until = self._world.loop, self._world.loop.time() + MOMENT_PATIENCE
         while fault.moment and loop.time() < until:
             moments = self._world.moments
             if fault.moment in moments:
                 target = moments[fault.moment]
                 return fault if target is None else msgspec.structs.replace(fault, target=target)
-            await asyncio.sleep(POLL)
+            await asyncio.sleep(MOMENT_POLL)
         return fault
 
     async def _until_all_vote(self) -> None:
-        until = self._world.loop.time() + BACK
+        until = self._world.loop.time() + RECOVERY
         while not self._world.all_vote and self._world.loop.time() < until:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
 
     async def _until_others_are_right(self, index: int) -> bool:
-        """Wait until no other replica lies or holds a wrong state; False: that takes too long."""
-        loop, until = self._world.loop, self._world.loop.time() + BACK
+        """Wait until all other replicas are honest; return False if that takes too long."""
+        loop, until = self._world.loop, self._world.loop.time() + RECOVERY
         while any(not g.honest for g in self._world.guests if g.index != index):
             if loop.time() > until:
                 return False
             await asyncio.sleep(0.02)
         return True
 
-    async def _break(self, fault: SimFault) -> None:
-        self._world.held.add(fault.target)
-        self._show(fault, "begins")
+    async def _inject_replica_fault(self, fault: SimFault) -> None:
+        self._world.under_fault.add(fault.target)
+        self._record(fault, "begins")
         try:
-            await self._hold(fault, self._begin_replica(fault))
+            await self._sustain(fault, self._begin_replica(fault))
         finally:
-            self._world.held.discard(fault.target)
+            self._world.under_fault.discard(fault.target)
 
-    async def _hold(self, fault: SimFault, heal: Callable[[], None] | None) -> None:
-        if heal is None:
+    async def _sustain(self, fault: SimFault, end: Callable[[], None] | None) -> None:
+        """Wait for as long as a fault lasts, then end it (None: it was over at once)."""
+        if end is None:
             return
-        self._healing.append(heal)
+        self._endings.append(end)
         least = LEAST.get(fault.kind, 0.0)
-        await asyncio.sleep(max(fault.seconds, MET if fault.moment and least else least))
-        if heal in self._healing:
-            self._healing.remove(heal)
-            self._show(fault, "ends")
-            heal()
+        if least and fault.moment:
+            least = LEAST_AT_MOMENT
+        await asyncio.sleep(max(fault.seconds, least))
+        if end in self._endings:
+            self._endings.remove(end)
+            self._record(fault, "ends")
+            end()
 
-    def _show(self, fault: SimFault, what: str) -> None:
-        timeline = self._world.timeline
-        if timeline is not None:
-            timeline.fault(fault, what)
+    def _record(self, fault: SimFault, what: str) -> None:
+        if self._world.watcher is not None:
+            self._world.watcher.fault(fault, what)
 
     # ------------------------------------------------------------ of replicas
 
@@ -139,21 +141,21 @@ class SimFaultInjector:
         random = Random(f"{world.plan.seed} fault {fault.index}")
         kind = fault.kind
 
-        def put_back() -> None:
+        def replace() -> None:
             world.reboot(index)
 
         if kind == "kill-service":
             guest.kill_service(fault.seconds)
         elif kind == "reboot":
             guest.power_off()
-            return put_back
+            return replace
         elif kind == "hang":
-            guest.hang(True)
+            guest.set_hung(True)
             boots = guest.boots
 
             def thaw() -> None:
                 if fault.amount % 2 == 0 and guest.boots == boots:
-                    guest.hang(False)
+                    guest.set_hung(False)
 
             return thaw
         elif kind == "slow-link":
@@ -164,19 +166,19 @@ class SimFaultInjector:
                 guest.transport.break_off(ConnectionResetError(104, "Connection reset by peer"))
         elif kind in LIES:
             guest.lie(kind)
-            return put_back
+            return replace
         elif kind in CHANGES:
             guest.honest = False
             guest.change(CHANGES[kind](random))
-            return put_back
+            return replace
         elif kind == "corrupt-state":
             if guest.corrupt_state():
-                return put_back
+                return replace
         elif kind == "expel":
             runner = world.runner
             if runner is not None and world.state(index) is not State.EXPELLED:
-                world.tell(runner.receive, ev.Expel(index, "by the operator"))
-                return put_back
+                world.call_in_voter(runner.receive, ev.Expel(index, "by the operator"))
+                return replace
         else:
             raise ValueError(f"no fault {kind!r}")
         return None
@@ -191,7 +193,7 @@ class SimFaultInjector:
             world.lose_power()
         elif kind == "clock-jump":
             offset = world.wall_offset + fault.amount * (fault.target - 1) * 10.0
-            world.wall_offset = max(-FURTHEST, min(FURTHEST, offset))
+            world.wall_offset = max(-LARGEST_OFFSET, min(LARGEST_OFFSET, offset))
         elif kind == "disk-full":
             disk.full = True
             return lambda: setattr(disk, "full", False)
@@ -199,32 +201,32 @@ class SimFaultInjector:
             disk.slow = 0.002 * fault.amount
             return lambda: setattr(disk, "slow", 0.0)
         elif kind == "sync-fails":
-            disk.failing = 1  # until there is one, or the end
+            disk.failing = 1  # the next sync, if there is one before the end
         elif kind == "bit-rot":
-            world.rot(Random(f"{world.plan.seed} fault {fault.index}"))
+            world.damage_disk(Random(f"{world.plan.seed} fault {fault.index}"))
         elif kind == "cut-client":
             world.cut_client(fault.amount)
         elif voter is None or not voter.alive:
             return None
         elif kind == "kill-voter":
-            voter.fuse = fault.amount
+            voter.callbacks_left = fault.amount
         elif kind == "kill-voter-in-call":
-            voter.call_fuse = fault.amount
+            voter.calls_left = fault.amount
         elif kind == "stop-voter":
             voter.stop()
-            return lambda: world.loop.go_on(voter)
+            return lambda: world.loop.resume(voter)
         else:
             raise ValueError(f"no fault {kind!r}")
         return None
 
 
 def _duplicate(random: Random) -> Callable[[bytes], bytes]:
-    """Some pieces come twice."""
+    """Deliver some pieces twice."""
     return lambda data: data * 2 if random.random() < 0.3 else data
 
 
 def _flip(random: Random) -> Callable[[bytes], bytes]:
-    """In some pieces a bit is changed."""
+    """Change one bit in some pieces."""
 
     def flip(data: bytes) -> bytes:
         if random.random() < 0.7:
@@ -236,8 +238,9 @@ def _flip(random: Random) -> Callable[[bytes], bytes]:
 
 
 def _corrupt_snapshot(random: Random) -> Callable[[bytes], bytes]:
-    """Each piece of a state that is asked for has another last byte (of a value, so that it still
-    can be restored), and the right checksum.
+    """Change the last byte of each piece of a fetched state, and give it a correct checksum.
+
+    That byte is part of a value, so that the state can still be restored.
     """
     decoder = Decoder()
 
@@ -257,4 +260,4 @@ CHANGES: dict[str, Callable[[Random], Callable[[bytes], bytes]]] = {
     "flip": _flip,
     "corrupt-snapshot": _corrupt_snapshot,
 }
-"""Faults that are something done to what a guest sends."""
+"""Faults that change the bytes that a guest sends."""

@@ -10,18 +10,16 @@ may be renamed; texts (reasons, details) are part of the values.
 from __future__ import annotations
 
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
-from faultinject.simulation.timeline import Timeline
+from faultinject.simulation.plan import SimFault, SimPlan
+from faultinject.simulation.run import run
+from faultinject.simulation.world import World
 from voter.core import entries
 from voter.core import events as ev
-
-if TYPE_CHECKING:
-    from faultinject.simulation.plan import SimPlan
-    from faultinject.simulation.world import World
-    from voter.runner import Runner
+from voter.runner import Runner
 
 __all__ = ["Fingerprint", "fingerprint"]
 
@@ -34,9 +32,9 @@ _CLASSES = {
 class Fingerprint(NamedTuple):
     """Hex digests of one run.
 
-    ``trace``: what the network delivered, and when.  ``effects``: every effect of the engine, in
-    order (replies that are released among them).  ``journal``: the bytes of all files at each start
-    of the voter and at the end.  ``clients``: what each operation's client got.
+    ``trace``: what the network delivered, and when.  ``effects``: every effect of the engine in
+    order, released replies included.  ``journal``: the bytes of all files at each start of the
+    voter and at the end.  ``clients``: the outcome of each operation.
     """
 
     seed: int
@@ -46,24 +44,24 @@ class Fingerprint(NamedTuple):
     clients: str
 
 
-class _Recorder(Timeline):
-    """Hashes instead of lines; it is attached to a run as a timeline is."""
+class _Recorder:
+    """A watcher that hashes what it observes."""
 
     def __init__(self) -> None:
-        super().__init__()
+        self._world: World | None = None
         self.effects = blake2b(digest_size=16)
         self.journal = blake2b(digest_size=16)
         self.clients = blake2b(digest_size=16)
 
-    def add(self, actor: str, text: str) -> None:
-        """Leave a line out."""
-
     def attach(self, world: World) -> None:
-        """Remember the world."""
+        """Keep the world."""
         self._world = world
 
+    def fault(self, fault: SimFault, what: str) -> None:
+        """Do nothing: the plan determines the faults."""
+
     def watch_runner(self, runner: Runner) -> None:
-        """Hash the disk as this voter finds it, and all that its engine decides."""
+        """Hash the disk as this voter finds it, and all effects of its engine."""
         self._hash_disk()
         engine = runner.engine
         for name in ("receive", "begin"):
@@ -87,7 +85,7 @@ class _Recorder(Timeline):
                 _update(self.journal, (name, bytes(inode.cached), bytes(inode.stored)))
 
     def finish(self) -> None:
-        """Hash the disk and the clients' outcomes as they are at the end."""
+        """Hash the disk and the clients' outcomes at the end."""
         self._hash_disk()
         for index, outcome in sorted(self._world.outcomes.items() if self._world else ()):
             answer = outcome.answer
@@ -116,7 +114,6 @@ def _update(digest: Any, item: Any) -> None:
 
 def fingerprint(plan: SimPlan) -> Fingerprint:
     """Run a plan; return its fingerprint."""
-    from faultinject.simulation.world import run  # noqa: PLC0415 - world imports timeline
 
     recorder = _Recorder()
     result = run(plan, recorder)

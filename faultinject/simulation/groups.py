@@ -1,8 +1,7 @@
-"""Failures by kind: which seeds broke the same promise in the same words, and the smallest of each.
+"""Group failed seeds by what they report, and shrink one seed of each group.
 
-Grouping is by what was reported, with numbers and values taken out; it is a first sort, not a
-diagnosis.  One seed of each group is shrunk and followed by a timeline, from which a person can
-tell the cause.
+Two failures are in one group if their reports are equal after numbers and values are removed.  That
+is a first sort, not a diagnosis.  The shrunk seed comes with a timeline that shows the cause.
 """
 
 from __future__ import annotations
@@ -14,19 +13,19 @@ import msgspec
 
 from faultinject.simulation.hunt import RunSummary
 from faultinject.simulation.plan import make_plan
+from faultinject.simulation.run import run
 from faultinject.simulation.shrink import command_of, shrink
 from faultinject.simulation.timeline import Timeline
-from faultinject.simulation.world import run
 
 __all__ = ["CODE", "FailureGroup", "Shrunk", "first_failure", "group", "shrink_group"]
 
 CODE = "no exception"
-"""In place of a promise, where an exception left the product's code."""
+"""The kind of a failure in which an exception left the product's code, in place of a promise."""
 _VALUE = re.compile(r"b?'[^']*'|b?\"[^\"]*\"|\d+(\.\d+)?")
 
 
 class FailureGroup(msgspec.Struct):
-    """Seeds that failed alike: the promise, and the report without its numbers and values."""
+    """Seeds that failed alike: the promise, the report without numbers and values, the seeds."""
 
     promise: str
     words: str
@@ -45,14 +44,14 @@ class Shrunk(msgspec.Struct, frozen=True):
 
 
 def first_failure(summary: RunSummary) -> tuple[str, str]:
-    """Return the promise that a failed run broke first, and the report of it."""
+    """Return the promise that a failed run broke first, and the report."""
     if summary.breaches:
         return summary.breaches[0].promise, summary.breaches[0].text
     return CODE, summary.problems[0].strip().splitlines()[-1]
 
 
 def group(failed: Iterable[RunSummary]) -> list[FailureGroup]:
-    """Put failures together that report the same; the largest group first."""
+    """Group failures by report; the largest group is first."""
     groups: dict[tuple[str, str], FailureGroup] = {}
     for summary in failed:
         promise, report = first_failure(summary)
@@ -64,7 +63,7 @@ def group(failed: Iterable[RunSummary]) -> list[FailureGroup]:
 
 
 def shrink_group(chosen: FailureGroup, *, size: int, defect: str = "") -> Shrunk:
-    """Shrink the first seed of a group, and follow what is left of it."""
+    """Shrink the first seed of a group, and record a timeline of the shrunk plan."""
     seed = chosen.seeds[0]
     whole = make_plan(seed, size=size)
     plan = whole if chosen.promise == CODE else shrink(whole, chosen.promise)[0]

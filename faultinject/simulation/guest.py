@@ -1,9 +1,9 @@
 """A simulated guest: the real agent's ``Incarnation`` and a real service behind a virtio port.
 
-The port does what a virtio-serial port with a socket as its host end does: one connection at a
-time; the guest's writes wait while nobody is connected; when the host end closes, the guest reads
-the end of file some time later (or never, if the host is back before it looks); bytes that the
-guest had written may still come out to whoever connects next.
+The port behaves as a virtio-serial port whose host end is a socket.  It has one connection at a
+time, and the guest's writes wait while there is none.  When the host end closes, the guest reads
+the end of file some time later, or never if the host reconnects first.  Bytes that the guest wrote
+to the old connection may still be delivered to the next one.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ ROOT = bytes(8)
 
 
 class _Frozen(BaseException):
-    """The service hangs: nothing comes from it any more."""
+    """The service hangs in the middle of a request, for good."""
 
 
 class WitnessedService(KeyValue):
-    """The key-value service; what it applies is told."""
+    """The key-value service, which reports to its witness what it applies and restores."""
 
     name = "kv"
     witness: Witness
@@ -42,16 +42,15 @@ class WitnessedService(KeyValue):
 
     def __init__(self) -> None:
         super().__init__()
-        self.life = self.witness.born(self.guest)
         self.tip: bytes | None = ROOT
-        """History of the last write that it applied; None while it is not known."""
+        """History of the last applied write; None after a restore, until the next write."""
         self.taken = b""
-        """Digest of the state that it was restored from."""
+        """Digest of the restored state."""
         self.applied: set[bytes] = set()
         """Histories of the writes that it applied itself."""
 
     def apply(self, request: Request, context: Context) -> Reply:
-        """As the service does it."""
+        """Report a request, then apply it.  An ``x-deadly`` header ends or hangs the service."""
         self.witness.applies(self, request, context)
         deadly = request.headers.get("x-deadly")
         if deadly == "kill":
@@ -61,29 +60,26 @@ class WitnessedService(KeyValue):
         return super().apply(request, context)
 
     def restore(self, state: bytes) -> None:
-        """As the service does it."""
+        """Restore a state, then report it."""
         super().restore(state)
         self.witness.restored(self, state)
 
 
 class Witness(Protocol):
-    """Who is told what guests do."""
-
-    def born(self, guest: SimGuest) -> int:
-        """A service's object was made; return its number."""
+    """The observer of what guests do."""
 
     def applies(self, service: WitnessedService, request: Request, context: Context) -> None:
-        """A service is about to apply a request."""
+        """Observe that a service is about to apply a request."""
 
     def restored(self, service: WitnessedService, state: bytes) -> None:
-        """A service has taken a state."""
+        """Observe that a service has restored a state."""
 
     def connected(self, guest: SimGuest, transport: Transport) -> None:
-        """A voter connects to the guest's port."""
+        """Observe that a voter connects to the guest's port."""
 
 
 class SimGuest:
-    """One guest.  ``honest``: no fault has touched what it holds or says since it was booted."""
+    """One guest.  ``honest``: since its boot no fault has changed its state or its replies."""
 
     def __init__(
         self, loop: NetworkLoop, index: int, conditions: Conditions, witness: Witness
@@ -107,7 +103,7 @@ class SimGuest:
         self._inbox: list[bytes] = []
         self._outbox: list[bytes] = []
         self._stale = b""
-        self._lie: lies.Lie | None = None
+
         self._change: Callable[[bytes], bytes] | None = None
         self.service_class: type[Service] = type(
             "WitnessedService", (WitnessedService,), {"witness": witness, "guest": self}
@@ -115,13 +111,13 @@ class SimGuest:
 
     @property
     def service(self) -> WitnessedService | None:
-        """The service's object that serves now."""
+        """The running service, if there is one."""
         service = getattr(self.incarnation, "_service", None)
         return service if isinstance(service, WitnessedService) else None
 
     @property
     def serves(self) -> bool:
-        """Whether it is there, and does not hang."""
+        """Whether its service runs and does not hang."""
         return self.incarnation is not None and not (self._hung or self._frozen)
 
     @property
@@ -131,7 +127,7 @@ class SimGuest:
 
     @property
     def epoch(self) -> int:
-        """Epoch of the handshake that its incarnation answered last."""
+        """Epoch of the last handshake that its incarnation answered; -1 if there is none."""
         return self.incarnation._epoch if self.incarnation is not None else -1
 
     # ---------------------------------------------------------- life and death
@@ -144,7 +140,6 @@ class SimGuest:
         self._inbox.clear()
         self._outbox.clear()
         self._stale = b""
-        self.lie(None)
         self.change(None)
         self._start()
 
@@ -152,7 +147,7 @@ class SimGuest:
         self.number += 1
         self._frozen = False
         self.incarnation = Incarnation(self.service_class, self.number, BUILD)
-        self._write(self.incarnation.here())
+        self._write(self.incarnation.announce())
 
     def power_off(self) -> None:
         """End the guest: its QEMU is gone."""
@@ -166,7 +161,7 @@ class SimGuest:
             self.transport = None
 
     def kill_service(self, pause: float) -> None:
-        """The service's process dies; the agent starts it anew after a pause."""
+        """Kill the service process; the agent restarts it after a pause."""
         if self.incarnation is not None:
             self.incarnation = None
             self._loop.call_later(pause, self._restart, self.boots, context=self._loop.outside)
@@ -174,16 +169,16 @@ class SimGuest:
     def _restart(self, boots: int) -> None:
         if self.up and self.boots == boots and self.incarnation is None:
             self._start()
-            self._go_on()
+            self._process_inbox()
 
-    def hang(self, hung: bool) -> None:
-        """Take nothing in any more, or go on."""
+    def set_hung(self, hung: bool) -> None:
+        """Stop reading from the port, or continue."""
         self._hung = hung
         if not hung:
-            self._go_on()
+            self._process_inbox()
 
     def stall(self, seconds: float) -> None:
-        """Delay each delivery on the link by so much more; 0: the link recovers at once."""
+        """Add this delay to each delivery on the link; with 0 the link recovers at once."""
         self.conditions.stall = seconds
         if not seconds:
             for pipe in (self._to_guest, self._to_host):
@@ -191,7 +186,7 @@ class SimGuest:
                     pipe.wake()
 
     def lie(self, kind: str | None) -> None:
-        """Tell lies of this kind on the way to the voter (None: no more)."""
+        """Change what the guest sends to the voter by a lie of this kind (None: no longer)."""
         if kind is not None:
             self.honest = False
             self.change(lies.make(kind, self._random.randbytes(8)).feed)
@@ -199,7 +194,7 @@ class SimGuest:
             self.change(None)
 
     def change(self, change: Callable[[bytes], bytes] | None) -> None:
-        """Let this be done to all bytes on their way to the voter."""
+        """Apply this function to all bytes that the guest sends to the voter."""
         self._change = change
         if self._to_host is not None:
             self._to_host.change = change
@@ -207,8 +202,8 @@ class SimGuest:
     def corrupt_state(self) -> bool:
         """Change a stored value; return whether there was one.
 
-        What it becomes differs from guest to guest: faults are independent, and two replicas that
-        are wrong in the same way would outvote the third (``plan``).
+        The new value differs from guest to guest, because faults are independent.  Two replicas
+        that are wrong in the same way would outvote the third (``faults.VALUE_FAULTS``).
         """
         service = self.service
         if service is None or not service._entries:
@@ -231,7 +226,7 @@ class SimGuest:
             raise ConnectionRefusedError(111, "Connection refused")
         if self.transport is not None:
             self.transport.break_off(ConnectionResetError(104, "Connection reset by peer"))
-        if self._to_guest is not None:  # one channel: what came before comes first
+        if self._to_guest is not None:  # one channel: earlier bytes come first
             self._to_guest.close()
             self._forward(self._to_guest.leftover)
         loop = self._loop
@@ -257,7 +252,7 @@ class SimGuest:
             self._loop.call_soon(self.read, data, context=self._loop.outside)
 
     def _host_closed(self, transport: Transport, to_host: Pipe) -> None:
-        """The host end is closed: keep what may still come out later."""
+        """Keep the bytes under way that the next connection may still get."""
         if self.transport is not transport:
             return
         self.transport = self._to_host = None
@@ -268,27 +263,27 @@ class SimGuest:
             self._stale = under_way[self._random.randint(0, len(under_way)) :]
 
     def _unblock(self) -> None:
-        """Somebody is connected: what waits goes out."""
+        """Send the writes that waited for a connection."""
         if self.transport is not None and self._to_host is not None:
             waiting, self._outbox = self._outbox, []
             for data in waiting:
                 self._to_host.send(data)
-            self._go_on()
+            self._process_inbox()
 
     def _write(self, data: bytes) -> None:
-        """Write to the port; it waits while nobody is connected."""
+        """Write to the port; the write waits while there is no connection."""
         if self._to_host is None or self._outbox:
             self._outbox.append(data)
         else:
             self._to_host.send(data)
 
     def read(self, data: bytes) -> None:
-        """Bytes from the host; no bytes: its end is closed."""
+        """Receive bytes from the host (empty: its end is closed)."""
         self._inbox.append(data)
-        self._go_on()
+        self._process_inbox()
 
-    def _go_on(self) -> None:
-        """Read on, unless the service hangs, is dead, or waits for its write."""
+    def _process_inbox(self) -> None:
+        """Process received bytes unless the service hangs, is dead, or waits for its write."""
         while self._inbox and self.up and not self._outbox:
             if self._hung or self._frozen:
                 return
@@ -299,8 +294,8 @@ class SimGuest:
             if data:
                 self._feed(incarnation, data)
             else:
-                incarnation.hang_up()
-                self._write(incarnation.here())
+                incarnation.disconnect()
+                self._write(incarnation.announce())
 
     def _feed(self, incarnation: Incarnation, data: bytes) -> None:
         try:
@@ -320,11 +315,11 @@ class _Port:
         self._transport = transport
 
     def take(self, data: bytes) -> None:
-        """Bytes for the guest (what an earlier connection sent is in the channel still)."""
+        """Pass bytes to the guest."""
         if self._guest.up:
             self._guest.read(data)
 
     def ended(self, error: Exception | None) -> None:
-        """The host end is closed; if it is open again already, the guest sees nothing of it."""
+        """Pass the end of file to the guest, unless the host has reconnected already."""
         if self._guest.up and self._guest.transport is None:
             self._guest.read(b"")

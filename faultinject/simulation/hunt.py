@@ -1,4 +1,4 @@
-"""Many seeds, in several processes: which of them break a promise?"""
+"""Run many seeds in several processes, and summarize each run."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ import msgspec
 from deploy.host.subreaper import end_with_parent
 from faultinject.simulation.plan import make_plan
 from faultinject.simulation.promises import Breach
-from faultinject.simulation.world import RunResult, run
+from faultinject.simulation.run import RunResult, run
 
 __all__ = ["RunSummary", "hunt", "summarize"]
 
 CHUNK = 20
-"""Seeds that a worker is given at a time."""
+"""Seeds that a worker gets at a time."""
 
 
 class RunSummary(msgspec.Struct, frozen=True):
-    """What came of one seed; ``seconds`` are simulated."""
+    """The result of one seed; ``seconds`` are simulated."""
 
     seed: int
     breaches: list[Breach]
@@ -33,12 +33,12 @@ class RunSummary(msgspec.Struct, frozen=True):
     steps: int
     seconds: float
     answered: int
-    restarts: int
+    voter_starts: int
     faults: list[str]
 
 
 def summarize(result: RunResult) -> RunSummary:
-    """Return what is worth telling of a run."""
+    """Return the summary of a run."""
     return RunSummary(
         result.plan.seed,
         result.breaches,
@@ -47,7 +47,7 @@ def summarize(result: RunResult) -> RunSummary:
         result.steps,
         result.seconds,
         result.answered,
-        result.restarts,
+        result.voter_starts,
         [fault.kind for fault in result.plan.faults],
     )
 
@@ -59,7 +59,7 @@ def _run_chunk(seeds: Sequence[int], size: int) -> list[RunSummary]:
 
 
 def _begin_worker(parent: int) -> None:
-    """Prepare a worker: it leaves signals to its parent, and does not outlive it."""
+    """Set up a worker process: it ignores signals, and ends with its parent."""
     gc.disable()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
@@ -67,7 +67,7 @@ def _begin_worker(parent: int) -> None:
 
 
 def hunt(seeds: Iterable[int], *, jobs: int, size: int = 1) -> Iterator[RunSummary]:
-    """Run all seeds (there may be no end of them); yield what came of each, not in order.
+    """Run all seeds, which may be an endless sequence; yield a summary of each, in any order.
 
     Workers end with the generator, also if it is closed early or its process is killed.
     """

@@ -1,4 +1,4 @@
-"""A client of the HTTP front end that repeats itself: the same Idempotency-Key each time."""
+"""A client of the HTTP front end that retries a request with the same Idempotency-Key."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ __all__ = ["HTTP", "KeyedClient"]
 
 HTTP = "http.sock"
 PAUSE = 0.05
-"""Seconds until a request is sent again."""
+"""Seconds before a request is retried."""
 ATTEMPT = 6.0
-"""Seconds that one attempt may take."""
+"""Seconds after which one attempt times out."""
 _REFUSED = frozenset({b"urn:trivisor:not-executed", b"urn:trivisor:overload"})
-_DOUBTFUL = frozenset({b"urn:trivisor:outcome-unknown", b"urn:trivisor:timeout"})
+_UNKNOWN = frozenset({b"urn:trivisor:outcome-unknown", b"urn:trivisor:timeout"})
 _TYPE = re.compile(rb'"type":"([^"]*)"')
 _SEQ = re.compile(r"seq=(\d+)")
 
 
 class KeyedClient:
-    """Makes each request on a connection of its own, until there is a reply."""
+    """A client that makes each attempt on a new connection, until there is a reply."""
 
     async def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: no connection is open."""
 
     async def request(
         self,
@@ -38,7 +38,7 @@ class KeyedClient:
         *,
         timeout: float,
     ) -> Answer:
-        """Make a request; its key is its operation's number.  Raises the errors of the voter."""
+        """Make a request, with its operation's number as the key.  Raises RequestError."""
         lines = [f"{method} {target} HTTP/1.1", "host: simulated", "connection: close"]
         lines += [f"{name}: {value}" for name, value in headers]
         if method not in READ_ONLY_METHODS:
@@ -54,7 +54,7 @@ class KeyedClient:
                             answer = await _exchange(data)
                         if answer is not None:
                             return answer
-                    except (OSError, EOFError, _Doubtful):
+                    except (OSError, EOFError, _OutcomeUnknown):
                         doubtful = True
                     await asyncio.sleep(PAUSE)
         except TimeoutError as error:
@@ -63,12 +63,12 @@ class KeyedClient:
             raise NotExecuted("refused each time") from error
 
 
-class _Doubtful(Exception):
-    """It may have been executed."""
+class _OutcomeUnknown(Exception):
+    """The request may have been executed."""
 
 
 async def _exchange(data: bytes) -> Answer | None:
-    """Make one attempt; None: it was refused.  Raises OSError, EOFError, RequestError."""
+    """Make one attempt; return None if it was refused.  Raises OSError, EOFError, RequestError."""
     reader, writer = await asyncio.open_unix_connection(HTTP)
     try:
         writer.write(data)
@@ -84,8 +84,8 @@ async def _exchange(data: bytes) -> Answer | None:
         kind = found[1] if found else b""
         if kind in _REFUSED:
             return None
-        if kind in _DOUBTFUL:
-            raise _Doubtful
+        if kind in _UNKNOWN:
+            raise _OutcomeUnknown
         if status == 410:
             raise SessionExpired(body.decode())
         raise RequestError(body.decode())

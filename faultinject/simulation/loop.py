@@ -1,9 +1,9 @@
 """A simulated asyncio loop: time is a number, and every callback belongs to a process that may die.
 
-Time moves only when nothing is ready, and then at once to the next timer.  A process is what a
-context variable says (tasks and callbacks inherit it).  When a process is killed none of its
-callbacks runs again, no ``finally`` either: what it left behind lies in the loop's graveyard, out
-of the garbage collector's reach, until the run is over.
+Time advances only when no callback is ready, and then at once to the next timer.  The process of
+a callback is a context variable, which tasks and callbacks inherit.  When a process is killed,
+none of its callbacks runs again, and no ``finally`` block either.  The loop keeps the handles of
+dead processes until the run is over, because the garbage collector would close their coroutines.
 """
 
 from __future__ import annotations
@@ -23,60 +23,60 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 EXECUTOR_TIME = 0.0005
-"""Seconds until something that was given to a thread is done."""
+"""Seconds that a call in a thread takes."""
 
 
 class Killed(BaseException):
-    """The process that made this system call is dead; unwinds its stack up to the loop."""
+    """The process that makes this system call is dead.  Unwinds its stack up to the loop."""
 
 
 class Stuck(Exception):
-    """The simulation cannot go on: nothing will ever happen, or time stands still."""
+    """The simulation cannot continue: no timer is left, or a limit is exceeded."""
 
 
 class Process:
-    """Something that can be killed: a voter, a client.
+    """A process that can be killed: a voter or a client.
 
-    ``fuse``: callbacks that it has still to live (0: no end set); ``call_fuse``: system calls.
-    ``handlers`` are called once it is dead, as the kernel cleans up after it.
+    It dies before its ``callbacks_left``-th callback and in its ``calls_left``-th system call from
+    now (0: never).  ``handlers`` are called after its death, as a kernel cleans up.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.alive = True
-        self.fuse = 0
-        self.call_fuse = 0
+        self.callbacks_left = 0
+        self.calls_left = 0
         self.handlers: list[Callable[[], None]] = []
-        self.held: list[asyncio.Handle] | None = None
-        """Callbacks that wait while it is stopped (None: it is not)."""
+        self.suspended: list[asyncio.Handle] | None = None
+        """Callbacks that wait while the process is stopped; None while it is not."""
         self.context = copy_context()
         self.context.run(_process.set, self)
 
     def kill(self) -> None:
-        """End it now: kill -9."""
+        """Kill it now, as SIGKILL does."""
         if self.alive:
             self.alive = False
-            self.fuse = self.call_fuse = 0
+            self.callbacks_left = self.calls_left = 0
             for handler in self.handlers:
                 handler()
             self.handlers.clear()
 
     def stop(self) -> None:
-        """Stop it (SIGSTOP): its callbacks wait."""
-        if self.held is None:
-            self.held = []
+        """Stop it, as SIGSTOP does: its callbacks wait."""
+        if self.suspended is None:
+            self.suspended = []
 
     def enter_call(self) -> bool:
-        """A system call begins: raise Killed if it is dead; tell whether it dies in this one."""
+        """Begin a system call; return whether the process dies in it.  Raises Killed if dead."""
         if not self.alive:
             raise Killed
-        if self.call_fuse:
-            self.call_fuse -= 1
-            return not self.call_fuse
+        if self.calls_left:
+            self.calls_left -= 1
+            return not self.calls_left
         return False
 
     def die_in_call(self) -> None:
-        """The system call was its last."""
+        """Kill the process in the middle of this system call.  Raises Killed."""
         self.kill()
         raise Killed
 
@@ -85,12 +85,12 @@ _process: ContextVar[Process | None] = ContextVar("process", default=None)
 
 
 def current_process() -> Process | None:
-    """Return the process that runs now (None: the world outside of all processes)."""
+    """Return the process that runs now; None outside of all processes."""
     return _process.get()
 
 
 class _Task(asyncio.Task[T]):
-    """A task whose hash is its number: sets of tasks have the same order in every run."""
+    """A task whose hash is its serial number: sets of tasks have the same order in every run."""
 
     def __init__(
         self, coro: Coroutine[Any, Any, T], serial: int, process: Process | None, **more: Any
@@ -104,36 +104,36 @@ class _Task(asyncio.Task[T]):
 
 
 class SimLoop(asyncio.BaseEventLoop):
-    """The loop of one run.  ``most`` callbacks are run, then it is Stuck.
+    """The loop of one run.  After ``max_steps`` callbacks it raises Stuck.
 
-    Subclasses add the network (``network.NetworkLoop``).
+    The subclass ``network.NetworkLoop`` adds the network.
     """
 
-    def __init__(self, most: int = 1_000_000) -> None:
+    def __init__(self, max_steps: int = 1_000_000) -> None:
         super().__init__()
         self.steps = 0
         """Callbacks run so far."""
         self.problems: list[str] = []
-        """What went wrong in callbacks of living processes, in words."""
+        """Exceptions that left callbacks of living processes, as text."""
         self.outside = copy_context()
-        """The context of what belongs to no process."""
+        """The context of callbacks that belong to no process."""
         self.trace = blake2b(digest_size=16)
-        """Hash of all that was delivered, and when."""
-        self._most = most
+        """Hash of all bytes delivered, with their times."""
+        self._max_steps = max_steps
         self._now = 0.0
         self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
         self._number = 0
-        self._graveyard: list[object] = []
+        self._dead_handles: list[object] = []
         self._tasks: list[asyncio.Task[Any]] = []
         self._soon: list[asyncio.Handle] = []
         self._fault: BaseException | None = None
-        self.set_exception_handler(self._note_problem)
+        self.set_exception_handler(self._record_problem)
 
     def __del__(self) -> None:
-        """It holds nothing that must be closed."""
+        """Do nothing: there is no selector to close."""
 
     def time(self) -> float:
-        """Seconds of simulated time since the start."""
+        """Return the simulated seconds since the start."""
         return self._now
 
     # ----------------------------------------------------------- callbacks
@@ -141,7 +141,7 @@ class SimLoop(asyncio.BaseEventLoop):
     def call_soon(
         self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.Handle:
-        """asyncio: call it in the next turn."""
+        """Call it in the next turn."""
         handle = events.Handle(callback, args, self, context)
         self._soon.append(handle)
         return handle
@@ -149,7 +149,7 @@ class SimLoop(asyncio.BaseEventLoop):
     def call_soon_threadsafe(
         self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.Handle:
-        """asyncio: the same; there are no threads here."""
+        """Call it in the next turn; there are no threads here."""
         return self.call_soon(callback, *args, context=context)
 
     def call_at(
@@ -159,7 +159,7 @@ class SimLoop(asyncio.BaseEventLoop):
         *args: *Ts,
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
-        """asyncio: call it at this time."""
+        """Call it at this time."""
         handle = events.TimerHandle(when, callback, args, self, context)
         self._number += 1
         heapq.heappush(self._timers, (when, self._number, handle))
@@ -172,16 +172,16 @@ class SimLoop(asyncio.BaseEventLoop):
         *args: *Ts,
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
-        """asyncio: call it after this many seconds."""
+        """Call it after this many seconds."""
         return self.call_at(self._now + delay, callback, *args, context=context)
 
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
-        """asyncio: a cancelled one is passed over when its time comes."""
+        """Do nothing: a cancelled timer is skipped when its time comes."""
 
     def create_task(
         self, coro: Any, *, name: object = None, context: Context | None = None
     ) -> asyncio.Task[Any]:
-        """asyncio: wrap a coroutine; a dead process's tasks are kept, or they would be closed."""
+        """Wrap a coroutine in a task.  The loop keeps all tasks, so that none is ever collected."""
         self._number += 1
         if name is None:
             name = f"task {self._number}"
@@ -193,14 +193,14 @@ class SimLoop(asyncio.BaseEventLoop):
         return task
 
     def run_in_executor(self, executor: Any, func: Callable[[*Ts], T], *args: *Ts) -> Any:
-        """asyncio: run a function in a thread; here it is run at once, and done a moment later."""
+        """Run a function as in a thread: it is called, and done, EXECUTOR_TIME later."""
         future: asyncio.Future[T] = self.create_future()
 
         def done() -> None:
             if not future.cancelled():
                 try:
                     future.set_result(func(*args))
-                except Exception as error:  # noqa: BLE001 - goes to whoever waits
+                except Exception as error:  # noqa: BLE001 - raised where the future is awaited
                     future.set_exception(error)
 
         self.call_later(EXECUTOR_TIME, done)
@@ -214,13 +214,13 @@ class SimLoop(asyncio.BaseEventLoop):
         """Run a coroutine as (part of) a process."""
         return process.context.run(self.create_task, coro, name=name)
 
-    def go_on(self, process: Process) -> None:
-        """Let a stopped process go on (SIGCONT)."""
-        held, process.held = process.held, None
-        self._soon.extend(held or ())
+    def resume(self, process: Process) -> None:
+        """Resume a stopped process, as SIGCONT does."""
+        suspended, process.suspended = process.suspended, None
+        self._soon.extend(suspended or ())
 
     def _run_once(self) -> None:
-        """Run what is ready; if nothing is, move time to the next timer."""
+        """Run the callbacks that are ready; if none is, advance time to the next timer."""
         timers = self._timers
         if not self._soon and not self._stopping:  # type: ignore[attr-defined]
             while timers and timers[0][2]._cancelled:
@@ -232,29 +232,29 @@ class SimLoop(asyncio.BaseEventLoop):
         while timers and timers[0][0] <= self._now:
             batch.append(heapq.heappop(timers)[2])
         self.steps += len(batch)
-        if self.steps > self._most:
-            raise Stuck(f"{self._most} callbacks, and no end")
+        if self.steps > self._max_steps:
+            raise Stuck(f"{self._max_steps} callbacks, and no end")
         for handle in batch:
             if handle._cancelled:
                 continue
             process = handle._context.get(_process)  # type: ignore[attr-defined]
             if process is not None:
-                if process.held is not None:
-                    process.held.append(handle)
+                if process.suspended is not None:
+                    process.suspended.append(handle)
                     continue
-                if process.fuse:
-                    process.fuse -= 1
-                    if not process.fuse:
+                if process.callbacks_left:
+                    process.callbacks_left -= 1
+                    if not process.callbacks_left:
                         process.kill()
                 if not process.alive:
-                    self._graveyard.append(handle)
+                    self._dead_handles.append(handle)
                     continue
             handle._run()
             if self._fault is not None:
                 raise self._fault
 
-    def _note_problem(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """asyncio: an exception that nobody took.  Of the simulation itself: it ends the run."""
+    def _record_problem(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Record an exception of a process.  One of the simulation itself ends the run."""
         error = context.get("exception")
         if isinstance(error, Killed):
             return
@@ -270,8 +270,8 @@ class SimLoop(asyncio.BaseEventLoop):
         elif process.alive:
             self.problems.append(f"{process.name}: {context['message']}: {error!r}")
 
-    def bury(self) -> None:
-        """The run is over: end what is left of its tasks, whose last words nobody hears."""
+    def dispose(self) -> None:
+        """Close the coroutines that are left, discarding what they do, and the loop."""
         self._timers.clear()
         self._soon.clear()
         events._set_running_loop(self)
@@ -286,5 +286,5 @@ class SimLoop(asyncio.BaseEventLoop):
         self._tasks.clear()
         self._timers.clear()
         self._soon.clear()
-        self._graveyard.clear()
+        self._dead_handles.clear()
         self.close()

@@ -1,8 +1,14 @@
-"""Plants a defect: rewrites the source of modules as they are loaded.
+"""Plant a defect: rewrite the source of product modules while they are imported.
 
-Only for a process of its own: ``python -m faultinject.simulation.mutation NAME SEEDS``.  It
-plants the defect before anything of the product is imported, runs seeds until one of the promises
-breaks that are expected to, and prints what it found as JSON (an empty object: nothing).
+``python -m faultinject.simulation.mutation NAME FIRST..LAST`` plants a defect in a process of its
+own, runs the seeds until an expected promise breaks, and prints the breach as a JSON object.  The
+object is empty if no promise broke.
+
+Theory of operation: a finder at the head of ``sys.meta_path`` supplies the changed source of the
+modules that the defect names.  So the defect must be planted before the product is imported, and
+this module imports the product only afterwards.  ``plant`` raises if that is violated: a module
+that was imported already would run unchanged.  Nothing else in the project touches the import
+system; here it is the purpose.
 """
 
 from __future__ import annotations
@@ -20,11 +26,11 @@ __all__ = ["main", "plant"]
 
 
 _WORLD = "faultinject.simulation.world"
-"""Holds on to the product's modules: once it is imported, it runs them as they were then."""
+"""The module that imports the product.  Once it is imported, a defect has no effect."""
 
 
 class _Loader(importlib.machinery.SourceFileLoader):
-    """Loads a module with its source changed."""
+    """A loader that changes the source of one module."""
 
     def __init__(self, name: str, path: str, edits: Sequence[tuple[str, str]]) -> None:
         super().__init__(name, path)
@@ -36,14 +42,14 @@ class _Loader(importlib.machinery.SourceFileLoader):
         for old, new in self._edits:
             times = source.count(old)
             if times != 1:
-                raise ImportError(f"{fullname}: {old!r} is there {times} times, not once")
+                raise ImportError(f"{fullname}: {old!r} occurs {times} times, not once")
             source = source.replace(old, new)
         code: CodeType = compile(source, self.path, "exec", dont_inherit=True)
         return code
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Finds the modules that a defect changes."""
+    """A finder of the modules that a defect changes."""
 
     def __init__(self, defect: Defect) -> None:
         self._edits: dict[str, list[tuple[str, str]]] = {}
@@ -53,7 +59,7 @@ class _Finder(importlib.abc.MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        """importlib: where a module is."""
+        """Return the spec of a changed module, None for any other module."""
         edits = self._edits.get(fullname)
         if edits is None:
             return None
@@ -65,7 +71,7 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 
 def plant(defect: Defect) -> None:
-    """Change what will be imported.  Raises RuntimeError if it has been imported already."""
+    """Change what will be imported.  Raises RuntimeError if it was imported already."""
     for module in (_WORLD, *(module for module, _, _ in defect.edits)):
         if module in sys.modules:
             raise RuntimeError(f"{module} is imported already")
@@ -73,12 +79,12 @@ def plant(defect: Defect) -> None:
 
 
 def main(name: str, first: int, last: int) -> None:
-    """Hunt for the defect's breach (``-``: without any defect); print a JSON object."""
+    """Run seeds until the defect's breach occurs (``-``: no defect); print it as JSON."""
     if name in DEFECTS:
         plant(DEFECTS[name])
     from faultinject.simulation.plan import make_plan  # noqa: PLC0415 - after the defect
     from faultinject.simulation.promises import PROMISES  # noqa: PLC0415
-    from faultinject.simulation.world import run  # noqa: PLC0415
+    from faultinject.simulation.run import run  # noqa: PLC0415
 
     expected = DEFECTS[name].promises if name in DEFECTS else PROMISES
     found = None
@@ -87,8 +93,8 @@ def main(name: str, first: int, last: int) -> None:
         found = next((breach for breach in breaches if breach.promise in expected), None)
         if found is not None:
             break
-    said = {"seed": seed, "promise": found.promise, "text": found.text} if found else {}
-    sys.stdout.write(json.dumps(said) + "\n")
+    breach = {"seed": seed, "promise": found.promise, "text": found.text} if found else {}
+    sys.stdout.write(json.dumps(breach) + "\n")
 
 
 if __name__ == "__main__":

@@ -14,11 +14,11 @@ from faultinject.simulation.streams import Conditions, Pipe, Socket, Transport
 __all__ = ["Listener", "NetworkLoop"]
 
 ACCEPT_DELAY = 0.0002
-"""Seconds from a listening socket that has a server to an accepted connection."""
+"""Seconds that accepting a connection takes."""
 
 
 class Listener:
-    """A listening socket, held by the supervisor: connections wait while no voter serves it."""
+    """A listening socket, owned by the supervisor: connections wait while no voter serves it."""
 
     def __init__(self, loop: NetworkLoop, path: str) -> None:
         self.path = path
@@ -29,19 +29,19 @@ class Listener:
         self.on_accept: Callable[[Transport, Process], None] | None = None
 
     def serve(self, process: Process, factory: Callable[[], asyncio.Protocol]) -> None:
-        """A process accepts connections from now on."""
+        """Have a process accept connections from now on."""
         self._server = (process, factory)
         process.handlers.append(self.close)
         while self._waiting:
             self._accept(self._waiting.popleft())
 
     def close(self) -> None:
-        """Nobody accepts any more; the socket stays."""
+        """Accept no more connections; the socket stays."""
         self._server = None
 
     def connect(self, client: Transport, random: Random) -> None:
-        """A client connects: at once, whether it is accepted yet or not."""
-        out = Pipe(self._loop, random, self.conditions, _Nobody())
+        """Connect a client, at once, whether it is accepted yet or not."""
+        out = Pipe(self._loop, random, self.conditions, _NotAccepted())
         out.pause(True)  # until it is accepted
         client.join(out, Pipe(self._loop, random, self.conditions, client, client.context))
         if self._server is None:
@@ -54,7 +54,7 @@ class Listener:
             return
         process, factory = self._server
         server = Transport(self._loop, process, _NO_PROTOCOL, Socket(self.path, uid=1000))
-        client.out.lead(server, process.context)
+        client.out.redirect(server, process.context)
         server.join(client.into, client.out)
         if self.on_accept is not None:
             self.on_accept(server, process)
@@ -67,44 +67,44 @@ class Listener:
         self._loop.call_later(ACCEPT_DELAY, made, context=process.context)
 
 
-class _Nobody:
-    """The end of a pipe that nobody has accepted yet."""
+class _NotAccepted:
+    """The receiving end of a connection that no process has accepted yet."""
 
     def take(self, data: bytes) -> None:
         raise AssertionError("bytes for a connection that is not accepted")
 
     def ended(self, error: Exception | None) -> None:
-        """Closed before it was accepted."""
+        """Do nothing: the client closed before it was accepted."""
 
 
 _NO_PROTOCOL = asyncio.Protocol()
 
 
 class _Server:
-    """What a front end gets for its listening socket."""
+    """The server object that a front end gets for its listening socket."""
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
 
     def close(self) -> None:
-        """asyncio: accept no more."""
+        """Accept no more connections."""
         self._listener.close()
 
     async def wait_closed(self) -> None:
-        """asyncio: it is closed."""
+        """Return at once."""
 
 
 class NetworkLoop(SimLoop):
-    """The loop with its streams."""
+    """The loop with its streams and listening sockets."""
 
-    def __init__(self, seed: int, most: int = 1_000_000) -> None:
-        super().__init__(most)
+    def __init__(self, seed: int, max_steps: int = 1_000_000) -> None:
+        super().__init__(max_steps)
         self.listeners: dict[str, Listener] = {}
         self._seed = seed
         self._connections = 0
 
     def random(self, *name: object) -> Random:
-        """A random source of its own for whatever is named."""
+        """Return a new random source, which depends on the seed and this name alone."""
         return Random(f"{self._seed} {name}")
 
     def listen(self, path: str) -> Socket:
@@ -113,7 +113,7 @@ class NetworkLoop(SimLoop):
         return Socket(path)
 
     async def create_unix_server(self, protocol_factory: Any, path: Any = None, **more: Any) -> Any:
-        """asyncio: accept connections on a listening socket (``sock``)."""
+        """Accept connections on a listening socket (``sock``)."""
         sock, process = more["sock"], current_process()
         if process is None:
             raise RuntimeError("only a process can serve")
@@ -122,13 +122,13 @@ class NetworkLoop(SimLoop):
         return _Server(listener)
 
     async def create_server(self, protocol_factory: Any, *where: Any, **more: Any) -> Any:
-        """asyncio: the same as for a unix socket."""
+        """Accept connections on a listening socket, as for a unix socket."""
         return await self.create_unix_server(protocol_factory, **more)
 
     async def create_unix_connection(
         self, protocol_factory: Any, path: Any = None, **more: Any
     ) -> Any:
-        """asyncio: connect to a listening socket."""
+        """Connect to a listening socket."""
         listener, process = self.listeners.get(path), current_process()
         if process is None:
             raise RuntimeError("only a process can connect")
@@ -143,7 +143,7 @@ class NetworkLoop(SimLoop):
         return transport, protocol
 
     async def made(self, protocol: asyncio.Protocol, transport: Transport) -> None:
-        """Tell a protocol in the next turn that it has its transport, as asyncio does."""
+        """Call ``connection_made`` of a protocol in the next turn, as asyncio does."""
         waiter = self.create_future()
         self.call_soon(protocol.connection_made, transport)
         self.call_soon(waiter.set_result, None)

@@ -1,13 +1,12 @@
-"""The plan of a run: who asks for what, and what goes wrong when.  Pure: a function of the seed.
+"""The plan of a run: the clients' operations and the faults.  Pure: a function of the seed.
 
-Two random sources, one for the operations and one for the faults, so that leaving one out while a
-failure is shrunk does not change the others.
+Operations and faults are drawn from two random sources, so that neither depends on the other.
 
-There are two ways to draw a plan.  Seeds below ``SWARM`` are drawn with fixed weights; they stay
-as they are, so that a seed that failed once still names the same plan.  From ``SWARM`` on each seed
+There are two ways to draw a plan.  Seeds below ``SWARM`` are drawn with fixed weights.  That must
+not change, because a recorded seed must name the same plan forever.  From ``SWARM`` on each seed
 first draws its own weights, kinds, counts, sizes and timings (swarm testing: Groce et al., ISSTA
 2012).  With fixed weights a fault kind of weight 1 in 45 meets another one of its kind once in
-hundreds of seeds, and a gap of a millisecond between two faults is as rare; a swarm plan that has
+hundreds of seeds, and a gap of a millisecond between two faults is as rare.  A swarm plan with
 few kinds and small gaps has such a pair nearly always.
 """
 
@@ -36,17 +35,17 @@ SWARM = 1 << 32
 """The first seed whose plan draws its own weights."""
 REPLICAS = 3
 DEADLY = frozenset({"kill", "freeze"})
-"""Kinds of operations that end, or hang, every service that they get to."""
+"""Kinds of operations that end, or hang, every service that applies them."""
 
 
 MOMENTS = (
-    "restoring",  # a replica is being sent a checkpoint
+    "restoring",  # a replica receives a checkpoint
     "learning",  # a replica catches up from the log
-    "fetching",  # a marker is under way, and one replica keeps its state to give it
-    "held",  # a vote is won, and its reply waits for the disk
-    "restarted",  # the voter has started, and not all replicas vote yet
+    "fetching",  # a marker is in progress, and one replica keeps its state for the voter
+    "awaiting-sync",  # a vote is won, and its reply waits for the disk
+    "restarted",  # the voter has restarted, and not all replicas vote yet
 )
-"""Situations that last for milliseconds: a fault that is timed by the clock seldom meets them."""
+"""Situations that last for milliseconds, which a fault that is timed by the clock seldom meets."""
 
 
 class Operation(msgspec.Struct, frozen=True):
@@ -54,9 +53,7 @@ class Operation(msgspec.Struct, frozen=True):
 
     index: int
     client: int
-    kind: (
-        str  # get, put, increment, delete, swap (If-Match), create (If-None-Match), or a deadly one
-    )
+    kind: str  # get, put, increment, delete, swap (If-Match), create (If-None-Match), or DEADLY
     key: str
     pause: float
     concurrent: bool = False  # does not wait for the one before it
@@ -64,10 +61,10 @@ class Operation(msgspec.Struct, frozen=True):
 
 
 class SimFault(msgspec.Struct, frozen=True):
-    """Something that goes wrong: from ``at`` on, for ``seconds``.
+    """A fault that begins at ``at`` and lasts for ``seconds``.
 
-    ``target`` is a replica's index, ``amount`` a number that the kind gives a meaning.  ``moment``:
-    it waits until the node is in this situation (``MOMENTS``), for PATIENCE seconds at most.
+    ``target`` is a replica's index.  The meaning of ``amount`` depends on the kind.  With a
+    ``moment`` the fault waits until the node is in that situation (``MOMENTS``), for a short while.
     """
 
     index: int
@@ -86,37 +83,37 @@ class SimPlan(msgspec.Struct, frozen=True):
     durability: str
     operations: tuple[Operation, ...]
     faults: tuple[SimFault, ...]
-    delay: float  # most seconds that a link takes
-    split: float  # chance that a delivery is cut in two
+    delay: float  # longest delay of a link, in seconds
+    split: float  # probability that a delivery is cut in two
     marker_every: int
     segment: int
     block: int
-    two: bool  # two replicas may be faulty at a time: no liveness then
-    plain: tuple[int, ...] = ()  # clients that never try again
+    two: bool  # two replicas may be faulty at a time; liveness is not checked then
+    plain: tuple[int, ...] = ()  # clients that never retry
     keyed: tuple[int, ...] = ()  # clients over HTTP, with an Idempotency-Key
-    checkpoint_bytes: int = 1500  # smallest log that a checkpoint is worth
+    checkpoint_bytes: int = 1500  # smallest log for which a checkpoint is made
     log_bytes: int = 60_000  # largest log
-    scrub: float = 60.0  # seconds between markers at most
+    scrub: float = 60.0  # most seconds between two markers
 
     @property
     def clients(self) -> int:
-        """How many clients there are."""
+        """The number of clients."""
         return 1 + max((operation.client for operation in self.operations), default=0)
 
     @property
     def only_replicas(self) -> bool:
-        """Whether nothing but replicas is broken."""
+        """Whether all faults are of replicas."""
         return all(fault.kind in REPLICA_FAULTS for fault in self.faults) and not self.deadly
 
     @property
     def deadly(self) -> bool:
-        """Whether there is a request that ends or hangs every service that it gets to."""
+        """Whether an operation ends or hangs every service that applies it."""
         return any(operation.kind in DEADLY for operation in self.operations)
 
     def without(
         self, faults: Collection[int] | None, operations: Collection[int] | None
     ) -> SimPlan:
-        """The same plan with these faults and operations only (None: all)."""
+        """Return the same plan with these faults and operations only (None: all)."""
         return msgspec.structs.replace(
             self,
             faults=tuple(f for f in self.faults if faults is None or f.index in faults),
@@ -127,23 +124,23 @@ class SimPlan(msgspec.Struct, frozen=True):
 
 
 REPLICA_FAULTS = {
-    "kill-service": 3,  # the service dies; the guest starts it anew on the same port
-    "reboot": 3,  # the guest is ended; a fresh one comes
-    "hang": 3,  # it takes nothing in for a while, or (odd amount) until it is put back
+    "kill-service": 3,  # the service dies; the guest restarts it on the same port
+    "reboot": 3,  # the guest is killed and replaced by a fresh one
+    "hang": 3,  # it stops reading for a while, or (odd amount) until it is replaced
     "slow-link": 2,  # each delivery takes longer
     "cut-link": 3,  # the link's connection breaks, in the middle of a frame
     "garbage": 1,  # random bytes among its own
-    "corrupt-reply": 2,  # lies with right checksums
+    "corrupt-reply": 2,  # changed replies with correct checksums
     "stale-reply": 1,
     "wrong-seq": 1,
     "drop-reply": 1,
-    "duplicate": 1,  # some of its bytes come twice
-    "flip": 2,  # some of its bytes are changed
+    "duplicate": 1,  # some of its bytes are delivered twice
+    "flip": 2,  # some of its bits are changed
     "corrupt-state": 3,  # a stored value is changed
-    "corrupt-snapshot": 4,  # the state it gives is not the one whose digest it told
+    "corrupt-snapshot": 4,  # the state that it gives has another digest than it reported
     "expel": 2,  # by an operator
 }
-"""Faults of one replica, and how often they are drawn."""
+"""Faults of one replica, with their weights."""
 
 VOTER_FAULTS = {
     "kill-voter": 6,  # before its amount-th callback from now
@@ -156,11 +153,11 @@ DISK_FAULTS = {
     "disk-full": 2,
     "disk-slow": 2,
     "sync-fails": 2,
-    "bit-rot": 1,  # one bit of a file is another one when the voter starts again
+    "bit-rot": 1,  # the voter is killed, and one bit of a file changes before its next start
 }
 OTHER_FAULTS = {"cut-client": 3}
 KINDS = {**REPLICA_FAULTS, **VOTER_FAULTS, **DISK_FAULTS, **OTHER_FAULTS}
-"""All kinds, and how often they are drawn."""
+"""All kinds of faults, with their weights."""
 
 _OPERATIONS = {"get": 35, "put": 30, "increment": 15, "delete": 7, "swap": 10, "create": 3}
 
@@ -170,16 +167,16 @@ def _draw(random: Random, table: dict[str, int]) -> str:
 
 
 def make_plan(seed: int, *, size: int = 1) -> SimPlan:
-    """Draw a plan.  ``size`` multiplies operations and faults."""
+    """Draw a plan.  ``size`` multiplies the numbers of operations and faults."""
     return _draw_swarm(seed, size) if seed >= SWARM else _draw_fixed(seed, size)
 
 
 def _allowed(durability: str) -> dict[str, int]:
-    """Return the kinds of faults that a durability promises to survive, with their weights."""
+    """Return the kinds of faults that a durability tolerates, with their weights."""
     table = dict(KINDS)
     if durability == "none":
         for kind in ("kill-voter", "kill-voter-in-call"):
-            del table[kind]  # nothing is promised then
+            del table[kind]  # without a journal nothing survives the voter
     if durability != "fsync":
         for kind in ("power-loss", *DISK_FAULTS):
             del table[kind]
@@ -249,7 +246,7 @@ def _between(random: Random, least: float, most: float) -> float:
 
 
 def _reweigh(random: Random, table: dict[str, int], least: int) -> dict[str, float]:
-    """Leave kinds out, ``least`` stay at least, and give the others new weights."""
+    """Draw which kinds to keep, at least ``least`` of them, and give those new weights."""
     count = random.randint(least, len(table))
     kept = random.sample(sorted(table), count)
     return {kind: table[kind] * random.expovariate(1) + 1e-9 for kind in kept}
@@ -301,15 +298,15 @@ def _draw_swarm(seed: int, size: int) -> SimPlan:
         keyed=tuple(c for c in range(clients) if random.random() < 0.25),
         checkpoint_bytes=round(_between(random, 200, 4000)),
         scrub=random.choice((0.3, 60.0, 60.0)),
-        # All of 50 writes fit into 60,000 bytes, and more than half of it is filled at times.
+        # 50 writes fit into 60,000 bytes; some plans fill more than half of that.
         log_bytes=60_000 if len(operations) <= 50 * size else 200_000 * size,
     )
 
 
 def _draw_swarm_faults(seed: int, size: int, durability: str, busy: float) -> tuple[SimFault, ...]:
-    """Draw the faults of a swarm plan whose clients are busy for so many seconds at least.
+    """Draw the faults of a swarm plan whose clients are busy for at least ``busy`` seconds.
 
-    Most begin while there still are requests: a fault that begins later meets nobody.
+    Most faults begin while clients still make requests; a later one would have no effect.
     """
     random = Random(f"{seed} swarm faults")
     table = _reweigh(random, _allowed(durability), 1)
@@ -334,7 +331,7 @@ def _draw_swarm_faults(seed: int, size: int, durability: str, busy: float) -> tu
         kind = random.choices(list(table), list(table.values()))[0]
         moment = random.choice(MOMENTS) if random.random() < aimed else ""
         if kind == "corrupt-snapshot" and random.random() < 0.7:
-            moment = "fetching"  # at any other time it is none
+            moment = "fetching"  # it has no effect at any other time
         faults.append(
             SimFault(
                 index=index,
@@ -349,11 +346,11 @@ def _draw_swarm_faults(seed: int, size: int, durability: str, busy: float) -> tu
     return tuple(faults)
 
 
-# ---- parts of a plan, as the command line writes them
+# ---- parts of a plan, in the notation of the command line
 
 
 def write_numbers(numbers: Collection[int]) -> str:
-    """Write ``0-3,8``; ``none`` for no numbers."""
+    """Return numbers as text: ``0-3,8``, or ``none`` for no numbers."""
     parts: list[tuple[int, int]] = []
     for number in sorted(numbers):
         if parts and parts[-1][1] == number - 1:
@@ -364,7 +361,7 @@ def write_numbers(numbers: Collection[int]) -> str:
 
 
 def parse_numbers(text: str) -> list[int]:
-    """Read what ``write_numbers`` wrote.  Raises ValueError."""
+    """Parse the text of ``write_numbers``.  Raises ValueError."""
     if text == "none":
         return []
     numbers: list[int] = []

@@ -1,9 +1,12 @@
-"""The promises of DESIGN.md, watched while a run goes on: what the voter sends, what the guests
-answer and apply, what is on the disk when a reply goes out.
+"""The promises of ARCHITECTURE.md, checked while a run is in progress.
 
-Everything is observed from outside: bytes on the streams, calls into the services, blocks of the
-disk.  The one thing taken from the voter itself is which replicas it calls active, and when: one
-event can admit a replica, win a vote with its ballot, and expel it again.
+The observer sees what the voter sends, what the guests reply and apply, and what is on the disk
+when a reply is released.  It observes from outside: bytes on the streams, calls into the services,
+blocks of the disk.  It takes one thing from the voter itself, which replicas are active and when:
+one event can admit a replica, win a vote with its ballot, and expel it again.
+
+``main`` is the order as far as replicas have applied it.  A voided write is no part of it.  The
+newest writes leave it when power is lost before they were durable and released.
 """
 
 from __future__ import annotations
@@ -42,7 +45,7 @@ def operation_of(request: bytes) -> int | None:
 
 
 class Breach(NamedTuple):
-    """A promise that was broken: which, how, and when (simulated seconds)."""
+    """A broken promise: its name, a description, and the simulated time in seconds."""
 
     promise: str
     text: str
@@ -53,7 +56,7 @@ class Breach(NamedTuple):
 
 
 class Write:
-    """A write as the voter ordered it; ``era`` counts the power losses before it."""
+    """A write as the voter ordered it.  ``era``: number of power losses before it."""
 
     __slots__ = ("caller", "era", "history", "operation", "prev", "request", "seq",
                  "time_ns", "void")  # fmt: skip
@@ -71,34 +74,34 @@ class Write:
 
 
 class PromiseObserver:
-    """Watches one run and notes breaches."""
+    """The observer of one run.  It collects breaches."""
 
     def __init__(self, loop: NetworkLoop, disk: SimDisk, durability: str, need: int) -> None:
         self.breaches: list[Breach] = []
         self.main: list[Write] = []
-        """The writes that replicas hold, in order."""
+        """The writes that replicas have applied, in order."""
         self.writes: dict[bytes, Write] = {}
         self.released: dict[int, tuple[Vote, bytes]] = {}
-        """Released replies by place (of writes and reads)."""
+        """Released replies by sequence number, of writes and reads."""
         self.restores: list[tuple[bytes, bytes, int]] = []
-        """Restored states that were built on: history they must stand for, digest, guest."""
+        """Restored states to which a write was applied: the history before it, digest, guest."""
         self.era = 0
         self._loop = loop
         self._disk = disk
         self._durability = durability
         self._need = need
-        self._lives = 0
-        self._place: dict[bytes, int] = {}  # history: place in main
-        self._durable = 0  # so many of main are known to be on the disk
-        self._votes: dict[int, dict[int, bytes]] = {}  # seq: guest: tag
-        self._won: dict[int, set[bytes]] = {}
+
+        self._index: dict[bytes, int] = {}  # history: index in main
+        self._durable = 0  # length of the prefix of main that is known to be on the disk
+        self._votes: dict[int, dict[int, bytes]] = {}  # seq: guest: tag of its reply
+        self._won: dict[int, set[bytes]] = {}  # seq: tags of replies that enough replicas gave
         self.checkpoints: dict[int, str] = {}
-        """The segment that was written on when a checkpoint was made, by its place."""
+        """The journal segment in use when a checkpoint was made, by its sequence number."""
         self._active: set[int] = set()
         self._epochs: dict[int, int] = {}  # of the last HELLO to each guest
 
     def breach(self, promise: str, text: str) -> None:
-        """Note that a promise was broken."""
+        """Record that a promise is broken."""
         self.breaches.append(Breach(promise, text, self._loop.time()))
 
     @property
@@ -108,11 +111,11 @@ class PromiseObserver:
     # ------------------------------------------------------- what the voter orders
 
     def connected(self, guest: SimGuest, transport: Transport) -> None:
-        """A voter is connected to a guest: watch both directions."""
+        """Watch both directions of a voter's connection to a guest."""
         _Link(self, guest, transport)
 
     def ordered(self, frame: Frame, guest: SimGuest) -> None:
-        """An ORDER goes out to a guest."""
+        """Check an ORDER that the voter sends to a guest."""
         order = wire.decode_order(frame.payload)
         if frame.flags & FLAG_READ_ONLY:
             return
@@ -133,10 +136,10 @@ class PromiseObserver:
             self._void(write)
 
     def _check_not_void(self, guest: SimGuest, seq: int) -> None:
-        """Check that what a guest holds is no state to send writes for.
+        """Check that a guest to which a write is sent has applied no voided write.
 
-        A guest may apply a write after the voter has voided it (the write was in its channel).
-        From then on it must be rebuilt before it is sent anything.
+        A guest may apply a write after the voter has voided it, because the write was in its
+        channel.  It must then be rebuilt before it is sent anything.
         """
         service = guest.service
         if service is None or not guest.honest or guest.epoch != self._epochs.get(guest.index):
@@ -154,7 +157,7 @@ class PromiseObserver:
         write.void = True
         if write.seq in self.released:
             self.breach("Durability", f"write {write.seq} was acknowledged, and is voided")
-        if write.history in self._place:
+        if write.history in self._index:
             self._set_main([w for w in self.main if w is not write])
 
     def _set_main(self, main: list[Write]) -> None:
@@ -165,22 +168,17 @@ class PromiseObserver:
             same += 1
         self.main = main
         self._durable = min(self._durable, same)
-        self._place = {w.history: at for at, w in enumerate(main)}
+        self._index = {w.history: at for at, w in enumerate(main)}
 
     # ----------------------------------------------------------- what guests hold
 
-    def born(self, guest: SimGuest) -> int:
-        """A service's object was made: it holds the empty history."""
-        self._lives += 1
-        return self._lives
-
     def restored(self, service: WitnessedService, state: bytes) -> None:
-        """A service has taken a state; which one, its next write tells."""
+        """Record a restored state.  The next write identifies the history that it must have."""
         service.tip = None
         service.taken = state_digest(iter((state,)))
 
     def applies(self, service: WitnessedService, request: Request, context: Context) -> None:
-        """A service applies a request."""
+        """Check that a guest applies an ordered write to the state before it."""
         guest = service.guest
         if context.read_only or not guest.honest:
             return
@@ -200,26 +198,28 @@ class PromiseObserver:
             )
         service.tip = history
         service.applied.add(history)
-        if history not in self._place and not write.void:
+        if history not in self._index and not write.void:
             self._extend(write)
 
     def _before(self, write: Write, tip: bytes | None) -> bytes:
-        """The history of the state that a write is applied to (voided writes do not change it)."""
+        """Return the history of the state that a write is applied to, without voided writes."""
         prev = write.prev
         while prev != tip and prev in self.writes and self.writes[prev].void:
             prev = self.writes[prev].prev
         return prev
 
     def _extend(self, write: Write) -> None:
-        """The first replica applies a write: it goes on from the last one, unless power was lost
-        since that one was ordered, and nobody was told of it.
+        """Append a write that a replica is the first to apply.
+
+        It must follow the last write, unless power was lost since that one was ordered and no
+        reply to it was released.
         """
         before = self._before(write, None)
         end = self.main[-1].history if self.main else ROOT
         if before != end:
-            at = self._place.get(before, -1 if before == ROOT else None)
+            at = self._index.get(before, -1 if before == ROOT else None)
             if at is None:
-                self.breach("Order", f"write {write.seq} goes on from an unknown history")
+                self.breach("Order", f"write {write.seq} follows an unknown history")
                 return
             lost = self.main[at + 1 :]
             if any(w.era == self.era for w in lost):
@@ -235,13 +235,13 @@ class PromiseObserver:
                         "Exactly once",
                         f"operation {write.operation} is executed at {other.seq} and {write.seq}",
                     )
-        self._place[write.history] = len(self.main)
+        self._index[write.history] = len(self.main)
         self.main.append(write)
 
     # ------------------------------------------------------------------- votes
 
     def voted(self, guest: int, seq: int, reply: bytes) -> None:
-        """A guest's reply reaches the voter."""
+        """Count a guest's reply that reaches the voter."""
         ballots = self._votes.setdefault(seq, {})
         ballots[guest] = tag(reply)
         self._count(seq)
@@ -255,11 +255,11 @@ class PromiseObserver:
                     self._won.setdefault(seq, set()).add(ballot)
 
     def voter_started(self) -> None:
-        """A voter has started: no replica is active yet."""
+        """Forget which replicas are active: a voter has started."""
         self._active.clear()
 
     def decided(self, effects: Iterable[Effect]) -> None:
-        """The voter's engine has taken an event: note who became active, or no longer is."""
+        """Follow which replicas become active or inactive by the engine's effects of one event."""
         for effect in effects:
             if isinstance(effect, Checkpointed):
                 self.checkpoints[effect.base.seq] = self._disk.last_segment()
@@ -272,20 +272,19 @@ class PromiseObserver:
             else:
                 self._active.discard(effect.replica)
 
-    def greeted(self, guest: SimGuest, epoch: int) -> int:
-        """The voter sends a guest a HELLO with this epoch; return it."""
+    def greeted(self, guest: SimGuest, epoch: int) -> None:
+        """Record the epoch of a HELLO that the voter sends to a guest."""
         self._epochs[guest.index] = epoch
-        return epoch
 
     def void_votes(self, guest: int) -> None:
-        """The link to a guest is closed: its votes are void."""
+        """Discard the votes of a guest whose link is closed."""
         for ballots in self._votes.values():
             ballots.pop(guest, None)
 
     # ---------------------------------------------------------------- releases
 
     def accepted(self, transport: Transport, process: Process) -> None:
-        """A client is connected: watch what it is told."""
+        """Watch the replies that a client gets."""
         decoder = Decoder()
 
         def watch(data: bytes) -> None:
@@ -323,7 +322,7 @@ class PromiseObserver:
             self._durable += 1
 
     def power_lost(self) -> None:
-        """Voter, guests and what was not synced are gone: what is not on the disk now is lost."""
+        """Remove the writes from the order that the disk does not hold after a power loss."""
         self.era += 1
         for at in range(self._durable, len(self.main)):
             if not self._is_kept(self.main[at]):
@@ -331,7 +330,7 @@ class PromiseObserver:
                 return
 
     def _is_kept(self, write: Write) -> bool:
-        """Whether the disk holds a write, in the journal or (with ``fsync``) by a checkpoint."""
+        """Return whether the disk holds a write, in the journal or in a checkpoint."""
         if self._disk.holds(write.history, durable=self._durability == "fsync"):
             return True
         names = (name.rpartition("-") for name in self._disk.stored)
@@ -340,13 +339,14 @@ class PromiseObserver:
         )
 
     def _may_be_lost(self, at: int) -> bool:
-        """Whether the writes from here on were ordered before the power was lost, and nobody was
-        told of them: then one that was torn is no more, whatever parts of it are on the disk.
+        """Return whether all writes from here on were ordered before a power loss and not released.
+
+        A torn one is then lost, although the disk holds parts of it.
         """
         return all(w.era < self.era and w.seq not in self.released for w in self.main[at:])
 
     def _lose(self, at: int) -> None:
-        """The writes from this place in main on are gone."""
+        """Remove the writes from this index in main on."""
         for gone in self.main[at:]:
             if gone.seq in self.released and self._durability == "fsync":
                 self.breach("Durability", f"write {gone.seq} was acknowledged, and is lost")
@@ -354,7 +354,7 @@ class PromiseObserver:
 
 
 class _Link:
-    """Watches one connection of a voter to a guest."""
+    """The observer of one connection of a voter to a guest."""
 
     def __init__(self, observer: PromiseObserver, guest: SimGuest, transport: Transport) -> None:
         self._observer = observer
@@ -363,17 +363,18 @@ class _Link:
         self._orders = Decoder()
         self._replies = Decoder()
         observer.void_votes(guest.index)
-        transport.watch, transport.see = self._says, self._hears
+        transport.watch, transport.see = self._sent, self._received
         transport.on_end = lambda: observer.void_votes(guest.index)
 
-    def _says(self, data: bytes) -> None:
+    def _sent(self, data: bytes) -> None:
         for frame in self._orders.feed(data):
             if frame.kind == FrameKind.ORDER:
                 self._observer.ordered(frame, self._guest)
             elif frame.kind == FrameKind.HELLO:
-                self._epoch = self._observer.greeted(self._guest, frame.epoch)
+                self._epoch = frame.epoch
+                self._observer.greeted(self._guest, frame.epoch)
 
-    def _hears(self, data: bytes) -> None:
+    def _received(self, data: bytes) -> None:
         for frame in self._replies.feed(data):
             if frame.kind == FrameKind.REPLY and frame.epoch == self._epoch:
                 self._observer.voted(self._guest.index, frame.seq, frame.payload)

@@ -1,4 +1,4 @@
-"""Which seeds to run: fresh ones, and those that failed once."""
+"""The seeds to run: fresh ones, and those that once broke a promise."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ROOT = Path(__file__).resolve().parents[2]
 
 
 class KnownSeed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A seed that broke a promise once.  ``cause`` names a section of docs/simulation.md."""
+    """A seed that once broke a promise.  ``cause`` names a section of docs/simulation.md."""
 
     seed: int
     promise: str
@@ -38,7 +38,7 @@ def known() -> tuple[KnownSeed, ...]:
 
 
 def source_revision() -> str:
-    """Return the commit of this source tree; ``unknown`` where there is none (a wheel)."""
+    """Return the commit of this source tree, or ``unknown`` outside of a repository."""
     command = ["git", "-C", str(_ROOT), "rev-parse", "--short=12", "HEAD"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -50,9 +50,8 @@ def source_revision() -> str:
 def fresh(count: int, revision: str, now_ns: int) -> range:
     """Return ``count`` consecutive seeds that no earlier run has used.
 
-    They begin at a hash of the revision and of the time in nanoseconds since 1970, somewhere in
-    2^55 numbers from ``SWARM`` on: two runs of a million seeds each overlap with a chance of one in
-    10^10.
+    The first is a hash of the revision and of the time in nanoseconds since 1970, one of 2^55
+    numbers from ``SWARM`` on.  Two runs of a million seeds overlap with a probability of 10^-10.
     """
     digest = blake2b(f"{revision} {now_ns}".encode(), digest_size=8).digest()
     start = SWARM + int.from_bytes(digest) % (1 << 55)

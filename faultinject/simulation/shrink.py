@@ -1,21 +1,23 @@
-"""Shrinking: the fewest faults and operations with which a plan still breaks the same promise."""
+"""Shrink a plan to few faults and operations with which it still breaks the same promise."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
 from faultinject.simulation.plan import SimPlan, write_numbers
-from faultinject.simulation.world import RunResult, run
+from faultinject.simulation.run import RunResult, run
 
 __all__ = ["command_of", "fewest", "shrink"]
 
 MOST_RUNS = 400
-"""Runs after which the best that was found is good enough."""
+"""Runs after which the smallest plan found so far is returned."""
 
 
 def fewest(items: Sequence[int], still: Callable[[Sequence[int]], bool]) -> list[int]:
-    """Return a part of ``items`` with which ``still`` holds, and of which no piece can be left out
-    (ddmin: pieces of half the size each time).
+    """Return a subset of ``items`` for which ``still`` holds, by delta debugging (ddmin).
+
+    It removes pieces while ``still`` holds, and halves their size when no piece can be removed.
+    The result is minimal: ``still`` fails without any one of its items.
     """
     items = list(items)
     if items and still([]):
@@ -60,7 +62,7 @@ def shrink(plan: SimPlan, promise: str) -> tuple[SimPlan, RunResult]:
 
 
 def command_of(plan: SimPlan, whole: SimPlan, *, size: int = 1, defect: str = "") -> str:
-    """Return the command that makes this run again."""
+    """Return the command that repeats this run."""
     words = [f"trivisor simulate --seed {plan.seed}"]
     if size != 1:
         words.append(f"--size {size}")

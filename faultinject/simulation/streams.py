@@ -1,8 +1,8 @@
-"""Simulated byte streams: delayed, coalesced, split, cut, and what a process has in its hand of
-them.
+"""Simulated byte streams, which delay, coalesce, split and cut, and their asyncio transports.
 
-A ``Pipe`` is one direction of a stream.  Every pipe draws from a random source of its own, named
-after what it connects, so that what happens on one does not change what happens on another.
+A ``Pipe`` is one direction of a stream, a ``Transport`` one end of a stream in a process.  Both
+directions of a connection share one random source, which is named after the connection.  So events
+on one connection do not change the draws of another one.
 """
 
 from __future__ import annotations
@@ -23,13 +23,15 @@ __all__ = ["KERNEL_BUFFER", "Conditions", "Pipe", "Sink", "Socket", "Transport"]
 
 HIGH_WATER = 64 * 1024
 KERNEL_BUFFER = 16 * 1024
-"""Bytes that a process has got rid of although they have not arrived."""
+"""Bytes under way that the kernel has taken over: a process need not wait for them."""
 
 
 class Conditions:
-    """How a stream behaves: ``delay`` (least, most) in seconds; ``split``: chance that a delivery
-    is cut in two; ``stall``: seconds added to each delivery; ``traced``: what is delivered counts
-    for the trace of the run.
+    """The behaviour of a stream.
+
+    ``least`` and ``most`` bound the delay of a delivery, and ``stall`` is added to it; in seconds.
+    ``split`` is the probability that a delivery is cut in two.  Only the bytes of ``traced``
+    streams are part of the run's trace.
     """
 
     def __init__(self, least: float, most: float, split: float = 0.1) -> None:
@@ -44,10 +46,10 @@ class Sink(Protocol):
     """The receiving end of a pipe."""
 
     def take(self, data: bytes) -> None:
-        """The next bytes."""
+        """Receive the next bytes."""
 
     def ended(self, error: Exception | None) -> None:
-        """There are no more: an orderly end (None), or a broken connection."""
+        """Receive the end: an orderly one (None), or a broken connection."""
 
 
 class Pipe:
@@ -62,12 +64,12 @@ class Pipe:
         context: Context | None = None,
     ) -> None:
         self.size = 0
-        """Bytes under way."""
+        """Number of bytes under way."""
         self.leftover = b""
-        """What was under way when the receiver closed."""
+        """The bytes that were under way when the receiver closed."""
         self.on_room: Callable[[], None] | None = None
         self.change: Callable[[bytes], bytes] | None = None
-        """What a fault makes of the bytes that pass."""
+        """A fault's function from sent to delivered bytes."""
         self._loop = loop
         self._random = random
         self._conditions = conditions
@@ -80,20 +82,20 @@ class Pipe:
         self._paused = False
 
     def send(self, data: bytes) -> None:
-        """Put bytes on their way."""
+        """Send bytes."""
         if data and self._end is None and not self._closed:
             self._chunks.append(data)
             self.size += len(data)
             self._schedule()
 
     def finish(self, error: Exception | None = None) -> None:
-        """No more will be sent; what is under way still arrives."""
+        """Send the end of the stream, after the bytes under way."""
         if self._end is None and not self._closed:
             self._end = (error,)
             self._schedule()
 
     def close(self) -> None:
-        """The receiver is gone."""
+        """Close the receiving end."""
         self.leftover = b"".join(self._chunks)
         self._chunks.clear()
         self.size = 0
@@ -102,7 +104,7 @@ class Pipe:
             self._timer.cancel()
 
     def cut(self) -> None:
-        """Lose the tail of what is under way, from a random byte on."""
+        """Drop the bytes under way from a random one on."""
         data = b"".join(self._chunks)
         keep = data[: self._random.randint(0, len(data))]
         self._chunks.clear()
@@ -110,18 +112,18 @@ class Pipe:
         if keep:
             self._chunks.append(keep)
 
-    def lead(self, sink: Sink, context: Context) -> None:
-        """Lead to this receiver from now on."""
+    def redirect(self, sink: Sink, context: Context) -> None:
+        """Deliver to this receiver from now on."""
         self._sink, self._context = sink, context
 
     def pause(self, paused: bool) -> None:
-        """The receiver takes nothing for now, or goes on."""
+        """Suspend or resume delivery."""
         self._paused = paused
         if not paused:
             self._schedule()
 
     def wake(self) -> None:
-        """The conditions have changed: what is under way arrives as they are now."""
+        """Apply changed conditions to the bytes under way."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -153,8 +155,8 @@ class Pipe:
             if self.change is not None:
                 data = self.change(data)
             if data:
-                told = crc32(data) if self._conditions.traced else 0
-                self._loop.trace.update(b"%r %d" % (self._loop.time(), told))
+                checksum = crc32(data) if self._conditions.traced else 0
+                self._loop.trace.update(b"%r %d" % (self._loop.time(), checksum))
                 self._sink.take(data)
         elif self._end is not None:
             self._closed = True
@@ -163,7 +165,7 @@ class Pipe:
 
 
 class Socket:
-    """As much of a socket as servers ask for: where it is, and who is at the other end."""
+    """The part of a socket that servers use: its address and the peer's credentials."""
 
     def __init__(self, name: str, uid: int = 0) -> None:
         self.family = socket.AF_UNIX
@@ -171,26 +173,26 @@ class Socket:
         self._uid = uid
 
     def getsockname(self) -> str:
-        """Its path."""
+        """Return its path."""
         return self.name
 
     def listen(self, backlog: int) -> None:
-        """It listens already."""
+        """Do nothing: it listens already."""
 
     def getsockopt(self, level: int, option: int, size: int) -> bytes:
-        """The credentials of the peer (the only option that is asked for)."""
+        """Return the peer's credentials, the only option that is read."""
         return struct.pack("3i", 1, self._uid, self._uid)
 
     def setsockopt(self, *arguments: object) -> None:
-        """Options make no difference here."""
+        """Do nothing: options have no effect here."""
 
 
 class Transport(asyncio.Transport):
-    """One end of a stream, in a process.  ``out`` and ``into`` are its pipes, set by who makes it.
+    """One end of a stream, in a process.  ``out`` and ``into`` are its pipes, attached by ``join``.
 
-    ``watch`` sees all that is written, before it goes out; ``see`` what comes in, before the
-    protocol does, and ``saw`` is called after it.  ``on_close`` is called when the connection ends,
-    ``on_end`` when its process knows of that (or is dead).
+    Observers: ``watch`` gets all bytes written, before they are sent, and ``see`` all bytes
+    received, before the protocol gets them.  ``on_close`` is called when the connection ends, and
+    ``on_end`` when the process learns of it or is dead.
     """
 
     def __init__(
@@ -221,7 +223,7 @@ class Transport(asyncio.Transport):
     # ------------------------------------------------------------- writing
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """asyncio: send bytes; a process may die in the middle of it."""
+        """Send bytes.  The process may die in the middle of it."""
         dies = self._process.enter_call()
         if self._closing:
             return
@@ -237,7 +239,7 @@ class Transport(asyncio.Transport):
             self._protocol.pause_writing()
 
     def writelines(self, list_of_data: Any) -> None:
-        """asyncio: send several."""
+        """Send the concatenation of several pieces."""
         self.write(b"".join(list_of_data))
 
     def _room(self) -> None:
@@ -250,26 +252,26 @@ class Transport(asyncio.Transport):
             self._protocol.resume_writing()
 
     def write_eof(self) -> None:
-        """asyncio: nothing more is sent."""
+        """Send the end of the stream."""
         self._process.enter_call()
         self.out.finish()
 
     def can_write_eof(self) -> bool:
-        """asyncio: yes."""
+        """Return True."""
         return True
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        """asyncio: when to pause the protocol's writing."""
+        """Set the size above which the protocol's writing is paused."""
         self._high = HIGH_WATER if high is None else high
 
     def get_write_buffer_size(self) -> int:
-        """asyncio: bytes that are not taken yet."""
+        """Return the number of bytes that the kernel has not taken over."""
         return max(0, self.out.size - KERNEL_BUFFER)
 
     # ------------------------------------------------------------- reading
 
     def take(self, data: bytes) -> None:
-        """Bytes have come (called as the process)."""
+        """Receive bytes.  Called in the process."""
         if self._closing:
             return
         if self.see is not None:
@@ -280,7 +282,7 @@ class Transport(asyncio.Transport):
             self._fail("protocol.data_received() call failed.", error)
 
     def ended(self, error: Exception | None) -> None:
-        """The other end has closed (called as the process)."""
+        """Receive the end of the stream.  Called in the process."""
         if self._closing:
             return
         if error is not None:
@@ -290,34 +292,34 @@ class Transport(asyncio.Transport):
             self._close(None)  # the protocol learns of it in the next turn
 
     def pause_reading(self) -> None:
-        """asyncio: take nothing for now."""
+        """Suspend delivery."""
         self.into.pause(True)
 
     def resume_reading(self) -> None:
-        """asyncio: go on."""
+        """Resume delivery."""
         if not self._closing:
             self.into.pause(False)
 
     def is_reading(self) -> bool:
-        """asyncio: whether bytes are taken."""
+        """Return whether bytes are received."""
         return not self._closing
 
     # ------------------------------------------------------------- closing
 
     def is_closing(self) -> bool:
-        """asyncio: whether it is closed, or about to."""
+        """Return whether it is closed or closing."""
         return self._closing
 
     def close(self) -> None:
-        """asyncio: close once everything is sent."""
+        """Close; the bytes written so far still arrive."""
         if self._closing:
             return
         self._process.enter_call()
         self._close(None)
-        self._know()
+        self._learn_end()
 
     def abort(self) -> None:
-        """asyncio: close now."""
+        """Close."""
         self.close()
 
     def _fail(self, message: str, error: Exception) -> None:
@@ -330,43 +332,43 @@ class Transport(asyncio.Transport):
         self._closing = True
         self.out.finish()
         self._leave()
-        self._loop.call_soon(self._tell_lost, error, context=self.context)
+        self._loop.call_soon(self._report_loss, error, context=self.context)
 
     def _leave(self) -> None:
         self.into.close()
         if self.on_close is not None:
             self.on_close()
 
-    def _tell_lost(self, error: Exception | None) -> None:
+    def _report_loss(self, error: Exception | None) -> None:
         if not self._lost:
             self._lost = True
-            self._know()
+            self._learn_end()
             self._protocol.connection_lost(error)
 
-    def _know(self) -> None:
+    def _learn_end(self) -> None:
         if self.on_end is not None:
             self.on_end()
             self.on_end = None
 
     def break_off(self, error: Exception) -> None:
-        """The connection is gone (called from outside of the process)."""
+        """Break the connection from outside of the process."""
         if not self._closing:
             self._close(error)
 
     def _died(self) -> None:
-        """The process is dead: what the kernel has taken may still arrive, then the end."""
+        """Close after the process died.  Bytes that the kernel has taken over may still arrive."""
         if not self._closing:
             self._closing = self._lost = True
             if self.out.size > HIGH_WATER:
                 self.out.cut()
             self.out.finish()
             self._leave()
-            self._know()
+            self._learn_end()
 
     def get_protocol(self) -> asyncio.BaseProtocol:
-        """asyncio: whom it talks to."""
+        """Return the protocol."""
         return self._protocol
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        """asyncio: talk to another one."""
+        """Replace the protocol."""
         self._protocol = cast(asyncio.Protocol, protocol)

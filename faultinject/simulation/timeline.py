@@ -1,70 +1,61 @@
-"""A timeline of one run that a person can follow: what each part received, decided and holds.
+"""A readable timeline of one run: what each part received, decided and holds.
 
-The timeline only reads.  It wraps methods of the world's parts *after* they are made, so a run
-without one pays nothing, and a run with one takes the same course (the trace hash is equal).
-Each line names the simulated second, the part, and what happened there::
+The timeline only reads.  It wraps methods of the world's parts *after* they are made.  A run
+without a timeline has no overhead, and a run with one takes the same course (equal trace hash).
+Each line gives the simulated second, the part, and what happened there::
 
     0.1040  voter 1   <- g0 replies to 19: 200 b'5'
     0.1040  voter 1      release 19 to ticket 7: 204 (2 agree)
 
-``<-`` marks an event that the engine receives; the indented lines below it are its effects.
+``<-`` marks an event that the engine receives.  The indented lines below it are its effects.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from faultinject.simulation.guest import SimGuest, WitnessedService
 from faultinject.simulation.loop import current_process
+from faultinject.simulation.plan import SimFault
 from faultinject.simulation.promises import operation_of
+from faultinject.simulation.world import World
 from guests.protocol.message import MessageError, Reply, Request
 from guests.service import Context
 from voter.core import entries
 from voter.core import events as ev
-
-if TYPE_CHECKING:
-    from faultinject.simulation.guest import SimGuest, WitnessedService
-    from faultinject.simulation.plan import SimFault
-    from faultinject.simulation.world import World
-    from voter.runner import Runner
+from voter.runner import Runner
 
 __all__ = ["Timeline"]
 
 _QUIET = (ev.Tick, ev.Heard, ev.Ping, ev.Piece)
-"""Events and effects that come all the time and explain nothing."""
+"""Frequent events and effects that explain nothing: they get no line."""
 
 
 class Timeline:
-    """The lines of one run, in the order in which things happened.
+    """The lines of one run, in chronological order."""
 
-    ``echo``: called with each line as it is written (None: they are only collected).
-    """
-
-    def __init__(self, echo: Callable[[str], None] | None = None) -> None:
+    def __init__(self) -> None:
         self.lines: list[str] = []
-        self._echo = echo
         self._world: World | None = None
 
     def add(self, actor: str, text: str) -> None:
-        """Add a line: ``actor`` is the part of the system that it is about."""
+        """Add a line about ``actor``, a part of the system."""
         if self._world is None:
-            return  # the run is over: what is left of it is only taken down
+            return  # the run is over, and is being cleaned up
         now = self._world.loop.time()
-        line = f"{now:9.4f}  {actor:<9} {text}"
-        self.lines.append(line)
-        if self._echo is not None:
-            self._echo(line)
+        self.lines.append(f"{now:9.4f}  {actor:<9} {text}")
 
     # ------------------------------------------------------------ attaching
 
     def attach(self, world: World) -> None:
-        """Watch a world that has just been made, before it runs."""
+        """Watch a world that was just made and has not run yet."""
         self._world = world
         for guest in world.guests:
             self._watch_guest(guest)
         self._before(world, "lose_power", lambda: self.add("host", "loses power"))
-        self._before(world, "rot", lambda _: self.add("disk", "one bit of a file changes"))
+        self._before(world, "damage_disk", lambda _: self.add("disk", "one bit of a file changes"))
         self._before(world.observer, "applies", self._applied)
         self._before(
             world.observer,
@@ -73,7 +64,7 @@ class Timeline:
         )
 
     def watch_runner(self, runner: Runner) -> None:
-        """Show what a voter's engine receives and decides."""
+        """Add lines for what a voter's engine receives and decides."""
         process, engine = current_process(), runner.engine
         name = process.name if process is not None else "voter"
         receive, begin = engine.receive, engine.begin
@@ -98,12 +89,12 @@ class Timeline:
         engine.receive, engine.begin = watched, begun  # type: ignore[method-assign]
 
     def fault(self, fault: SimFault, what: str) -> None:
-        """Show that a fault begins or ends."""
+        """Add a line for a fault that begins or ends."""
         text = f"{fault.index} {fault.kind} (target {fault.target}, amount {fault.amount}) {what}"
         self.add("FAULT", text)
 
     def finish(self) -> None:
-        """Show who holds what at the end."""
+        """Add lines for the state of each part at the end."""
         world = self._world
         if world is None:
             return
@@ -118,8 +109,8 @@ class Timeline:
             held = sorted(service._entries.items())
             values = {key.decode("latin-1"): value for key, (value, _) in held}
             last = next((w.seq for w in main if w.history == service.tip), "an unknown place")
-            said = "" if guest.honest else " (it was made to lie, or its state was changed)"
-            self.add(f"g{guest.index}", f"holds the state after {last}: {values}{said}")
+            faulty = "" if guest.honest else " (a fault changed its state or its replies)"
+            self.add(f"g{guest.index}", f"holds the state after {last}: {values}{faulty}")
         for name, inode in sorted(world.disk.cached.items()):
             used = len(bytes(inode.cached).rstrip(b"\0"))
             unsynced = f", {len(inode.dirty)} writes not synced" if inode.dirty else ""
@@ -147,18 +138,18 @@ class Timeline:
 
     def _watch_guest(self, guest: SimGuest) -> None:
         actor = f"g{guest.index}"
-        said = {
+        texts = {
             "boot": lambda: "boots from its clean snapshot",
             "power_off": lambda: "is powered off",
             "kill_service": lambda _: "its service process dies",
-            "hang": lambda hung: "hangs" if hung else "runs again",
+            "set_hung": lambda hung: "hangs" if hung else "runs again",
             "corrupt_state": lambda: "a stored value is changed",
         }
-        for name, words in said.items():
-            self._before(guest, name, lambda *a, words=words: self.add(actor, words(*a)))
+        for name, text in texts.items():
+            self._before(guest, name, lambda *a, text=text: self.add(actor, text(*a)))
 
 
-# ------------------------------------------------------------------- words
+# ------------------------------------------------------------- descriptions
 
 
 def _request(data: bytes) -> str:
@@ -211,8 +202,8 @@ def _names(indexes: tuple[int, ...]) -> str:
     return ", ".join(f"g{index}" for index in indexes) or "nobody"
 
 
-_WORDS: dict[type, Callable[[Any], str]] = {
-    ev.Submit: lambda e: f"client asks, ticket {e.ticket}: {_request(e.request)}{_once(e.once)}",
+_DESCRIPTIONS: dict[type, Callable[[Any], str]] = {
+    ev.Submit: lambda e: f"client sends, ticket {e.ticket}: {_request(e.request)}{_once(e.once)}",
     ev.OpenSession: lambda e: f"client opens a session, ticket {e.ticket}",
     ev.Cancel: lambda e: f"client of ticket {e.ticket} no longer waits",
     ev.Synced: lambda e: f"journal is durable up to entry {e.position}",
@@ -255,6 +246,6 @@ _WORDS: dict[type, Callable[[Any], str]] = {
 
 
 def describe(item: ev.Event | ev.Effect) -> str:
-    """Return an event or an effect of the engine in one line of words."""
-    words = _WORDS.get(type(item))
-    return words(item) if words is not None else repr(item)
+    """Return a description of an engine event or effect in one line."""
+    describe_item = _DESCRIPTIONS.get(type(item))
+    return describe_item(item) if describe_item is not None else repr(item)

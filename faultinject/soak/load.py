@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from random import Random
 from typing import NamedTuple
 
+from faultinject.history.oracle import OrderOracle
 from faultinject.soak.evidence import Evidence
-from faultinject.soak.oracle import SoakOracle
 from guests.protocol.message import Reply, encode_request
 from voter.client import READ_ONLY_METHODS, Client
 from voter.errors import NotExecuted, RequestError
@@ -75,10 +75,10 @@ class Load:
         clients: int,
         rate: float,
         state: int,
-        oracle: SoakOracle | None = None,
+        oracle: OrderOracle | None = None,
     ) -> None:
         """``rate``: requests a second of all together; ``state``: bytes of filler."""
-        self.oracle = oracle or SoakOracle()
+        self.oracle = oracle or OrderOracle()
         self.evidence = Evidence()
         self.errors: Counter[str] = Counter()
         self.told: list[str] = []

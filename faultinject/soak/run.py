@@ -14,13 +14,13 @@ import msgspec
 
 from deploy.commands.launch import follow_start, prepare_node
 from deploy.node.records import Layout, NodeRecord, Settings
+from faultinject.history.oracle import OrderOracle
 from faultinject.load import percentile
 from faultinject.soak.checkpoints import CheckpointAudit
 from faultinject.soak.ending import leftovers, take_down
 from faultinject.soak.episodes import Conductor, NeverWhole
 from faultinject.soak.falls import find_falls
 from faultinject.soak.load import PATIENCE, Load
-from faultinject.soak.oracle import SoakOracle
 from faultinject.soak.places import SequenceGaps
 from faultinject.soak.plan import GUESTS, Episode, make_plan
 from faultinject.soak.record import (
@@ -80,12 +80,12 @@ class _Run:
         self.rounds: list[RoundRecord] = []
         self.audit: CheckpointAudit | None = None
         self._places: SequenceGaps | None = None
-        oracle: SoakOracle | None = None
+        oracle: OrderOracle | None = None
         if spec.together:
             self.round_plan = make_rounds(spec.seed, spec.faults)
             self.audit = CheckpointAudit(layout.journal)
             self._places = SequenceGaps(time.time)
-            oracle = SoakOracle(places=self._places, executed=self.audit.replay.execute)
+            oracle = OrderOracle(released=self._places.add, executed=self.audit.replay.execute)
         else:
             self.plan = make_plan(spec.seed, spec.faults)
         self._keep = keep

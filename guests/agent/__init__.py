@@ -1,3 +1,3 @@
-"""The agent: the process in a guest that stands between the link and the service."""
+"""The agent: the process in a guest that connects the link to the service."""
 
 __all__: list[str] = []

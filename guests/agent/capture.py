@@ -1,9 +1,12 @@
-"""Cuts: the digest and the bytes of the state at one place in the order, while the service goes on.
+"""Captures: digest and bytes of the service's state at one position, while the service continues.
 
-A forked process holds the state as it was; it hashes it in pieces and, if asked to, gives it piece
-by piece through a pipe, whose size is all that waits there. It has the lowest priority, but not for
-ever, and memory of its own only for what the service changes meanwhile. A state so small that
-making the process takes longer than hashing it is hashed at once.
+``ForkedCapture`` forks.  The child shares the service's memory as it was at that moment (copy on
+write), hashes the state in pieces, and writes the digest to a pipe.  If the state is wanted, the
+bytes follow through the same pipe, which bounds what is buffered.  The child runs at the lowest
+priority at first, so that a service with idle time is not slowed down.
+
+``InlineCapture`` hashes at once, while the service waits.  ``Capturer`` chooses it if the last
+capture of this service took less processor time than a fork, or if the fork fails.
 """
 
 from __future__ import annotations
@@ -24,79 +27,76 @@ from guests.protocol.wire import STATE_PIECE
 from guests.service import Service
 
 __all__ = [
-    "ASIDE",
+    "LOW_PRIORITY_TIME",
     "NICE",
     "Capture",
     "CaptureError",
     "Capturer",
     "ForkedCapture",
     "InlineCapture",
-    "MakeCut",
+    "MakeCapture",
 ]
 
-NICE, ASIDE = 5, 10.0
-"""A cut has nice value 19 for ``ASIDE`` seconds: a service that has time to spare does not feel it.
-One that has none leaves it 1.5 %, by which it might never end: from then on it has ``NICE``, a
-quarter of the processor. It has that from the beginning where only root may raise it, and we are
-not root (in a VM we are).
+NICE, LOW_PRIORITY_TIME = 5, 10.0
+"""A capture's process has nice value 19 for the first ``LOW_PRIORITY_TIME`` seconds, then ``NICE``.
+
+At 19 a busy service leaves it 1.5 % of the processor, and it might never end; at 5, a quarter.
+Where only root may raise a priority and the agent is not root, it has ``NICE`` from the start.
 """
-ORPHAN_CHECK = 1.0
-"""Seconds between looks whether the service is still there, and whether ``ASIDE`` is over."""
-WORTH, PATIENCE = 2.0, 0.005
-"""A digest that takes no longer than so many forks, and so many seconds of processor time, is not
-worth a fork: it is made at once.
+CHECK_INTERVAL = 1.0
+"""Seconds between checks that the service still runs and that ``LOW_PRIORITY_TIME`` has passed."""
+INLINE_FORKS, INLINE_SECONDS = 2.0, 0.005
+"""A digest is computed inline if it takes at most the time of so many forks, and at most so many
+seconds of processor time.
 """
 NO_DIGEST = b"no digest: "
 _HEAD = struct.Struct(">BQd")  # size of the digest, size of the state, seconds; then both
 
 
 class CaptureError(Exception):
-    """A cut that ended before it had told all."""
+    """A capture ended before it delivered everything."""
 
 
 class Capture(Protocol):
-    """The state at one place in the order.  Nothing here waits."""
+    """The state at one position in the order.  No method waits."""
 
     def fileno(self) -> int:
-        """A descriptor that is readable when ``tell`` or ``take`` may have more to say."""
+        """Return the descriptor that is readable when there may be more; -1: there is none."""
 
-    def tell(self) -> bytes | None:
-        """Return the digest once it is known.  Raises CutError if it never will be."""
+    def digest(self) -> bytes | None:
+        """Return the digest, or None if it is not known yet.  Raises CaptureError."""
 
-    def take(self) -> tuple[bytes, bool] | None:
-        """Return the next piece of the state (STATE_PIECE bytes, or the rest) once it is there, and
-        whether it is the last.  Raises CutError if there will be none.
+    def next_piece(self) -> tuple[bytes, bool] | None:
+        """Return the next STATE_PIECE bytes (or the rest) and whether they are the last.
+
+        Returns None if they are not there yet.  Raises CaptureError if they never will be.
         """
 
     def close(self) -> None:
-        """End it, at any time, as often as one likes."""
+        """End the capture.  Further calls do nothing."""
 
 
-MakeCut = Callable[[Service, bool], Capture]
-"""Makes the cut of a service at this very moment, with its state if that is asked for."""
+MakeCapture = Callable[[Service, bool], Capture]
+"""Captures a service at this moment: its digest and, if the second argument is true, its state."""
 
 
 class Capturer:
-    """Makes cuts in processes that do not keep the descriptors of the ``link``.
-
-    The service waits for one that is made in no time, and where no process can be made: slow then,
-    but right.
-    """
+    """Makes captures, inline or in a forked process, which closes the descriptors ``link``."""
 
     def __init__(self, *link: int) -> None:
         self._link = link
         self._last: InlineCapture | ForkedCapture | None = None
         self._service: weakref.ref[Service] | None = None
-        self._patience = 0.0
+        self._inline_limit = 0.0
 
     def __call__(self, service: Service, keep: bool) -> Capture:
-        """Make the cut of a service at this moment."""
+        """Capture a service at this moment."""
         last = self._last
         same = self._service is not None and self._service() is service
         self._service = weakref.ref(service)
-        if same and last is not None and last.seconds <= self._patience:
+        if same and last is not None and last.seconds <= self._inline_limit:
             with contextlib.suppress(_TooLongError):
-                self._last = InlineCapture(service, keep, self._patience)
+                self._last = InlineCapture(service, keep, self._inline_limit)
                 return self._last
         began = time.process_time()
         try:
@@ -104,25 +104,25 @@ class Capturer:
         except OSError:
             self._last = InlineCapture(service, keep)
         else:
-            self._patience = min(WORTH * (time.process_time() - began), PATIENCE)
+            self._inline_limit = min(INLINE_FORKS * (time.process_time() - began), INLINE_SECONDS)
         return self._last
 
 
 class _TooLongError(Exception):
-    """A digest takes longer than the service has patience for."""
+    """An inline digest took longer than its limit."""
 
 
-def _sum_up(
-    service: Service, *, pieces: list[bytes] | None = None, patience: float = inf
+def _digest_state(
+    service: Service, *, pieces: list[bytes] | None = None, limit: float = inf
 ) -> tuple[bytes, int]:
-    """Return digest and size of a service's state; put its bytes into ``pieces``.
+    """Return digest and size of a service's state; append its bytes to ``pieces``.
 
-    An exception is told as a digest too, as one of ``apply`` is told as a reply: if all replicas
-    have it, it is agreed, and the service goes on (without checkpoints); one alone dissents.
-    Raises _TooLongError after ``patience`` seconds of processor time.
+    An exception of the service becomes a digest that names it, as one in ``apply`` becomes a reply.
+    If all replicas raise it, they agree and continue without checkpoints; a single one dissents.
+    Raises _TooLongError after ``limit`` seconds of processor time.
     """
     hashed, size = blake2b(digest_size=32), 0
-    end = time.process_time() + patience
+    end = time.process_time() + limit
     try:
         for piece in service.snapshot():
             hashed.update(piece)
@@ -143,27 +143,27 @@ def _no_digest(error: BaseException) -> bytes:
 
 
 class InlineCapture:
-    """A cut that is made at once, while the service waits."""
+    """A capture that is complete at once: the service waits for it."""
 
-    def __init__(self, service: Service, keep: bool, patience: float = inf) -> None:
+    def __init__(self, service: Service, keep: bool, limit: float = inf) -> None:
         began = time.process_time()
         pieces: list[bytes] = []
-        self._digest, _ = _sum_up(service, pieces=pieces if keep else None, patience=patience)
+        self._digest, _ = _digest_state(service, pieces=pieces if keep else None, limit=limit)
         self._state = b"".join(pieces)
         self._keep = keep and not self._digest.startswith(NO_DIGEST)
         self._at = 0
         self.seconds = time.process_time() - began
 
     def fileno(self) -> int:
-        """None: it is always ready."""
+        """Return -1: everything is there."""
         return -1
 
-    def tell(self) -> bytes | None:
+    def digest(self) -> bytes | None:
         """Return the digest."""
         return self._digest
 
-    def take(self) -> tuple[bytes, bool] | None:
-        """Return the next piece."""
+    def next_piece(self) -> tuple[bytes, bool] | None:
+        """Return the next piece and whether it is the last."""
         if not self._keep:
             raise CaptureError("no state is kept of this marker")
         piece = self._state[self._at : self._at + STATE_PIECE]
@@ -171,18 +171,18 @@ class InlineCapture:
         return piece, self._at >= len(self._state)
 
     def close(self) -> None:
-        """Drop the state."""
+        """Release the state."""
         self._state, self._keep = b"", False
 
 
 class ForkedCapture:
-    """A cut that a process of its own tells.  Raises OSError if none can be made."""
+    """A capture by a forked process.  Raises OSError if the fork fails."""
 
     def __init__(self, service: Service, keep: bool, link: tuple[int, ...] = ()) -> None:
-        self.seconds = inf  # of processor time that the digest took, once it is told
+        self.seconds = inf  # of processor time for the digest, once it is known
         self._keep = keep
         self._digest: bytes | None = None
-        self._left = 0  # bytes of the state that were not taken yet
+        self._left = 0  # bytes of the state that were not returned yet
         self._buffer = bytearray()
         self._pipe, write = os.pipe()
         parent = os.getpid()
@@ -194,18 +194,18 @@ class ForkedCapture:
             raise
         if self._child == 0:
             try:
-                _tell_all(service, keep, write, (self._pipe, *link), parent)
+                _run_child(service, keep, write, (self._pipe, *link), parent)
             finally:
                 os._exit(0)
         os.close(write)
         os.set_blocking(self._pipe, False)
 
     def fileno(self) -> int:
-        """The pipe."""
+        """Return the pipe's descriptor."""
         return self._pipe
 
-    def tell(self) -> bytes | None:
-        """Return the digest once the process has told it."""
+    def digest(self) -> bytes | None:
+        """Return the digest once the process has sent it."""
         if self._digest is None and self._fill(_HEAD.size):
             digest_size, size, seconds = _HEAD.unpack_from(self._buffer)
             if self._fill(_HEAD.size + digest_size):
@@ -215,8 +215,8 @@ class ForkedCapture:
                 self._keep = self._keep and not self._digest.startswith(NO_DIGEST)
         return self._digest
 
-    def take(self) -> tuple[bytes, bool] | None:
-        """Return the next piece once the process has given it."""
+    def next_piece(self) -> tuple[bytes, bool] | None:
+        """Return the next piece once the process has sent it."""
         if not self._keep or self._digest is None:
             raise CaptureError("no state is kept of this marker")
         if not self._fill(min(STATE_PIECE, self._left)):
@@ -227,7 +227,7 @@ class ForkedCapture:
         return piece, not self._left
 
     def close(self) -> None:
-        """End the process."""
+        """Kill the process."""
         if self._pipe >= 0:
             os.close(self._pipe)
             self._pipe = -1
@@ -238,7 +238,7 @@ class ForkedCapture:
                 os.waitpid(self._child, 0)
 
     def _fill(self, size: int) -> bool:
-        """Read until the buffer holds ``size`` bytes; tell whether it does."""
+        """Read until the buffer holds ``size`` bytes; return whether it does."""
         while len(self._buffer) < size:
             try:
                 data = os.read(self._pipe, size - len(self._buffer))
@@ -250,36 +250,36 @@ class ForkedCapture:
         return True
 
 
-def _tell_all(
+def _run_child(
     service: Service, keep: bool, pipe: int, others: tuple[int, ...], parent: int
 ) -> None:
-    """In the process of a cut: write digest and state; end when the service does."""
-    gc.disable()  # it would write to pages that are still shared with the service
+    """In the child: write digest and state to the pipe; exit when the service has ended."""
+    gc.disable()  # a collection would copy pages that are still shared with the service
     for fd in others:
         os.close(fd)
-    nice, aside = _step_aside(), time.monotonic() + ASIDE
+    nice, raise_at = _lower_priority(), time.monotonic() + LOW_PRIORITY_TIME
 
-    def look(*_: object) -> None:
+    def check(*_: object) -> None:
         if os.getppid() != parent:
             os._exit(1)
-        if time.monotonic() >= aside:
+        if time.monotonic() >= raise_at:
             os.setpriority(os.PRIO_PROCESS, 0, nice)
 
-    signal.signal(signal.SIGALRM, look)
-    signal.setitimer(signal.ITIMER_REAL, ORPHAN_CHECK, ORPHAN_CHECK)
+    signal.signal(signal.SIGALRM, check)
+    signal.setitimer(signal.ITIMER_REAL, CHECK_INTERVAL, CHECK_INTERVAL)
     began = time.process_time()
     try:
-        digest, size = _sum_up(service)
-    except BaseException as error:  # noqa: BLE001 - a service that exits here ends no replica
+        digest, size = _digest_state(service)
+    except BaseException as error:  # noqa: BLE001 - a service that exits here must not end the replica
         digest, size = _no_digest(error), 0
     _write(pipe, _HEAD.pack(len(digest), size, time.process_time() - began) + digest)
     if keep and size:
-        for piece in _gather(service.snapshot()):
+        for piece in _join(service.snapshot()):
             _write(pipe, piece)
 
 
-def _step_aside() -> int:
-    """Go behind all others, or ``NICE`` where there is no way back; return the value to go to."""
+def _lower_priority() -> int:
+    """Take the lowest priority that can be raised again; return the nice value to return to."""
     nice = min(os.nice(NICE), 18)
     os.setpriority(os.PRIO_PROCESS, 0, nice + 1)
     try:
@@ -290,8 +290,8 @@ def _step_aside() -> int:
     return nice
 
 
-def _gather(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """Join pieces until they are worth a write."""
+def _join(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Join pieces into blocks of at least STATE_PIECE bytes."""
     buffer = bytearray()
     for piece in pieces:
         buffer += piece

@@ -1,4 +1,16 @@
-"""An incarnation: one life of the service behind a link.  Pure: bytes in, bytes out."""
+"""An incarnation: one start of the service behind a link, as a state machine over bytes.
+
+``receive`` takes bytes from the link and yields the bytes to send.  HELLO opens an epoch; frames of
+other epochs are ignored.  ORDER carries one request together with the hash of the history before
+it.  A replica whose history is another refuses it: it applies nothing out of order.  The replies to
+writes are cached, so that a voter that lost them can send an ORDER again.
+
+MARKER captures the state (see ``capture``).  The digest, and the state if this replica is asked to
+keep it, are sent by ``poll`` as they become ready; requests are applied meanwhile.  RESTORE and the
+STATE frames after it replace the service by one that is built from the transferred state.
+
+Nothing here does input or output, except a capture that forks.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +18,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from guests.agent.capture import Capture, CaptureError, InlineCapture, MakeCut
+from guests.agent.capture import Capture, CaptureError, InlineCapture, MakeCapture
 from guests.protocol import wire
 from guests.protocol.message import Reply, encode_reply
 from guests.protocol.wire import FETCH_AHEAD, STATE_PIECE, Decoder, FrameKind, encode
@@ -17,51 +29,51 @@ __all__ = ["Incarnation"]
 EMPTY_HISTORY = bytes(8)
 VOIDED = encode_reply(Reply(500, "this request ended the service, and was voided\n"))
 WRITE_SIZE = 1 << 18
-"""Bytes of answers collected before they are written: what one read asks for may be far more."""
+"""Bytes of answers that are joined to one write: one read may ask for more than memory holds."""
 REPLIES, REPLY_BYTES = 4096, 8 << 20
-"""Replies to writes that are kept at most, and their size."""
+"""Most replies to writes that are cached, and most bytes of them; the oldest are dropped first."""
 NO_EPOCH = -1
-"""No frame has this epoch: before the first HELLO nothing is taken."""
+"""No frame has this epoch: before the first HELLO all frames are ignored."""
 
 
-class _Done(NamedTuple):
-    """A write that was applied: the history after it, whether it was skipped, the reply."""
+class _AppliedWrite(NamedTuple):
+    """A write that was applied: the history after it, whether it was voided, the reply."""
 
     history: bytes
     void: bool
     reply: bytes
 
 
-class _Replies:
-    """The last replies to writes, for a voter that has lost them: bounded, the oldest go first.
+class _ReplyCache:
+    """The last replies to writes, for a voter that lost them.  Bounded; the oldest go first.
 
-    Without a gap: from ``first`` (0: none are here) on it has all of them.
+    There is no gap: it holds all replies from ``first`` on (0: it holds none).
     """
 
     def __init__(self) -> None:
-        self._done: OrderedDict[int, _Done] = OrderedDict()
+        self._done: OrderedDict[int, _AppliedWrite] = OrderedDict()
         self._bytes = 0
 
     @property
     def first(self) -> int:
         return next(iter(self._done), 0)
 
-    def add(self, seq: int, done: _Done) -> None:
+    def add(self, seq: int, done: _AppliedWrite) -> None:
         self._done[seq] = done
         self._bytes += len(done.reply)
         while len(self._done) > REPLIES or self._bytes > REPLY_BYTES:
             self._bytes -= len(self._done.popitem(last=False)[1].reply)
 
     def find(self, seq: int, history: bytes, void: bool) -> bytes | None:
-        """Return the reply to exactly this write, if it is here."""
+        """Return the reply to exactly this write, or None."""
         done = self._done.get(seq)
         return done.reply if done is not None and done[:2] == (history, void) else None
 
 
 class Incarnation:
-    """One life of the service behind a link: frames in, frames out.  No I/O of its own.
+    """One start of the service behind a link.
 
-    ``make_cut`` makes what tells the state at a marker while the service goes on.
+    ``number`` counts the starts since boot.  ``make_capture`` captures the state at a marker.
     """
 
     def __init__(
@@ -69,7 +81,7 @@ class Incarnation:
         service_class: type[Service],
         number: int,
         build: str,
-        make_cut: MakeCut = InlineCapture,
+        make_capture: MakeCapture = InlineCapture,
     ) -> None:
         self._service_class = service_class
         self._service = service_class()
@@ -81,56 +93,58 @@ class Incarnation:
         self._fresh = True
         self._last_seq = 0
         self._history = EMPTY_HISTORY
-        self._replies = _Replies()
-        self._make_cut = make_cut
-        self._cut: Capture | None = None
-        self._cut_at = 0  # the marker
-        self._told = False  # its digest
-        self._given = 0  # pieces of its state
-        self._wanted = 0  # pieces that the voter has asked for and not got
-        self._given_all = 0  # the last marker whose state was given to its end
+        self._replies = _ReplyCache()
+        self._make_capture = make_capture
+        self._capture: Capture | None = None
+        self._capture_seq = 0  # number of its marker
+        self._digest_sent = False
+        self._sent = 0  # pieces of its state
+        self._requested = 0  # pieces that the voter has asked for and that were not sent yet
+        self._completed_seq = 0  # the last marker whose state was sent completely
         self._restoring: tuple[int, wire.CheckpointPayload] | None = None
         self._pieces: list[bytes] = []
         self._received = 0
 
-    def here(self) -> bytes:
-        """The frame that tells a listening voter that this incarnation waits for a HELLO."""
+    def announce(self) -> bytes:
+        """Return the frame that asks a listening voter for a HELLO."""
         return encode(FrameKind.HERE, 0, self._number)
 
-    def hang_up(self) -> None:
-        """The host end of the link was closed: what was cut is not continued."""
+    def disconnect(self) -> None:
+        """Forget a partial frame and the capture: the host end of the link was closed."""
         self._decoder.clear()
-        self.end_cut()
+        self.end_capture()
 
-    def end_cut(self) -> None:
-        """Whoever had asked for a digest or a state asks no more."""
-        if self._cut is not None:
-            self._cut.close()
-        self._cut, self._told, self._wanted, self._given = None, False, 0, 0
+    def end_capture(self) -> None:
+        """End the capture, if there is one: nobody waits for it any more."""
+        if self._capture is not None:
+            self._capture.close()
+        self._capture, self._digest_sent, self._requested, self._sent = None, False, 0, 0
 
     @property
-    def waits_for(self) -> int:
-        """The descriptor that is readable when ``poll`` may have something to say; -1: none."""
-        cut = self._cut
-        return -1 if cut is None or (self._told and not self._wanted) else cut.fileno()
+    def capture_fd(self) -> int:
+        """The descriptor that is readable when ``poll`` may return bytes; -1: none."""
+        capture = self._capture
+        if capture is None or (self._digest_sent and not self._requested):
+            return -1
+        return capture.fileno()
 
     def receive(self, data: bytes) -> Iterator[bytes]:
-        """Take bytes from the link, act on the frames they complete, yield the bytes to answer.
+        """Take bytes from the link, act on the frames that they complete, yield the answers.
 
-        Nothing that comes over the link raises: a payload that is not what its kind demands is
-        refused.  (The service's own ``SystemExit`` and the like do pass, and end the incarnation.)
+        No input raises: a payload that its kind does not allow is refused.  Only the service's own
+        ``SystemExit`` and the like pass, and end the incarnation.
         """
         out: list[bytes] = []
         size = 0
         for frame in self._decoder.feed(data):
             if frame.kind == FrameKind.HELLO:
-                reply = self._greet(frame)
+                reply = self._welcome(frame)
             elif frame.epoch != self._epoch:
-                continue  # left in the channel from before a snapshot was restored
+                continue  # sent before the guest was reverted to a snapshot
             elif frame.kind == FrameKind.ORDER:
                 reply = self._apply(frame)
             else:
-                reply = self._attend(frame)
+                reply = self._handle(frame)
             out.append(reply)
             size += len(reply)
             if size > WRITE_SIZE:
@@ -140,19 +154,19 @@ class Incarnation:
         if any(out):
             yield b"".join(out)
 
-    def _attend(self, frame: wire.Frame) -> bytes:
+    def _handle(self, frame: wire.Frame) -> bytes:
         """Act on a frame that is neither HELLO nor ORDER."""
         kind = frame.kind
         if kind == FrameKind.PING:
             return encode(FrameKind.PONG, self._epoch, frame.seq)
         if kind == FrameKind.MARKER:
-            self._mark(frame)
+            self._start_capture(frame)
             return b""
         if kind == FrameKind.FETCH:
             return self._fetch(frame)
         if kind == FrameKind.RESTORE:
             self._end_restore()
-            self.end_cut()
+            self.end_capture()
             try:
                 self._restoring = (frame.seq, wire.decode_checkpoint(frame.payload))
             except wire.WireError as error:
@@ -164,7 +178,7 @@ class Incarnation:
             return self._finish_restore()
         return b""
 
-    def _greet(self, frame: wire.Frame) -> bytes:
+    def _welcome(self, frame: wire.Frame) -> bytes:
         self._epoch = frame.epoch
         self._index = frame.payload[2] if len(frame.payload) > 2 else wire.NO_KEEPER
         welcome = wire.Welcome(
@@ -179,7 +193,7 @@ class Incarnation:
             build=self._build,
         )
         self._end_restore()
-        self.end_cut()
+        self.end_capture()
         return encode(FrameKind.WELCOME, self._epoch, frame.seq, wire.encode_welcome(welcome))
 
     def _apply(self, frame: wire.Frame) -> bytes:
@@ -208,67 +222,66 @@ class Incarnation:
         if not read_only:
             self._last_seq = frame.seq
             self._history = order.history
-            self._replies.add(frame.seq, _Done(order.history, void, reply))
+            self._replies.add(frame.seq, _AppliedWrite(order.history, void, reply))
         return encode(FrameKind.REPLY, self._epoch, frame.seq, reply)
 
     def _refuse(self, seq: int, reason: str) -> bytes:
         return encode(FrameKind.REFUSED, self._epoch, seq, reason.encode())
 
-    def _mark(self, frame: wire.Frame) -> None:
-        """Take the state as it is now; its digest, and the state itself if this replica is the one
-        asked to keep it, are told as they get ready.
-        """
-        self.end_cut()
-        self._given_all = 0  # a voter without a journal may number its markers as one before it did
-        self._cut = self._make_cut(self._service, frame.payload[:1] == bytes([self._index]))
-        self._cut_at = frame.seq
+    def _start_capture(self, frame: wire.Frame) -> None:
+        """Capture the state now, with its bytes if this replica is the one asked to keep them."""
+        self.end_capture()
+        self._completed_seq = 0  # a new voter without a journal may use the same numbers again
+        self._capture = self._make_capture(self._service, frame.payload[:1] == bytes([self._index]))
+        self._capture_seq = frame.seq
 
     def poll(self) -> bytes:
-        """Return what has got ready of the digest or the state that the voter waits for."""
-        cut, seq = self._cut, self._cut_at
-        if cut is None or (self._told and not self._wanted):
+        """Return the next frame with the digest or the state, if it is ready and asked for."""
+        capture, seq = self._capture, self._capture_seq
+        if capture is None or (self._digest_sent and not self._requested):
             return b""
         try:
-            if not self._told:
-                digest = cut.tell()
+            if not self._digest_sent:
+                digest = capture.digest()
                 if digest is None:
                     return b""
-                self._told = True
+                self._digest_sent = True
                 return encode(FrameKind.DIGEST, self._epoch, seq, digest)
-            taken = cut.take()
+            taken = capture.next_piece()
         except CaptureError as error:
-            self.end_cut()
+            self.end_capture()
             return self._refuse(seq, str(error))
         if taken is None:
             return b""
         piece, last = taken
-        self._wanted -= 1
-        self._given += 1
+        self._requested -= 1
+        self._sent += 1
         if last:
-            self.end_cut()
-            self._given_all = seq
+            self.end_capture()
+            self._completed_seq = seq
         flags = wire.FLAG_LAST if last else 0
         return encode(FrameKind.STATE, self._epoch, seq, piece, flags)
 
     def _fetch(self, frame: wire.Frame) -> bytes:
-        """One more piece of the state is wanted: they are given in order, each once.  A few are
-        asked for ahead, so some may be asked for after the last one.
+        """Send the next piece of the state: pieces are sent in order, each once.
+
+        The voter asks for some ahead, so it may also ask for pieces after the last one.
         """
-        if frame.seq == self._given_all:
+        if frame.seq == self._completed_seq:
             return b""
-        if self._cut is None or self._cut_at != frame.seq or not self._told:
+        if self._capture is None or self._capture_seq != frame.seq or not self._digest_sent:
             return self._refuse(frame.seq, "no state is kept of this marker")
-        following = (self._given + self._wanted) * STATE_PIECE
-        if frame.payload != following.to_bytes(8) or self._wanted >= FETCH_AHEAD:
+        following = (self._sent + self._requested) * STATE_PIECE
+        if frame.payload != following.to_bytes(8) or self._requested >= FETCH_AHEAD:
             return self._refuse(frame.seq, f"the next piece begins at {following}")
-        self._wanted += 1
+        self._requested += 1
         return self.poll()
 
     def _end_restore(self) -> None:
         self._restoring, self._pieces, self._received = None, [], 0
 
     def _finish_restore(self) -> bytes:
-        """Once the announced size is here: rebuild the service from it and tell its digest."""
+        """Rebuild the service once the announced size has arrived; return its digest."""
         if self._restoring is None:
             return b""
         seq, checkpoint = self._restoring
@@ -281,10 +294,10 @@ class Incarnation:
             if state:
                 service.restore(state)
             digest = service.digest()
-        except Exception as error:  # noqa: BLE001 - told to the voter, who then does not use it
+        except Exception as error:  # noqa: BLE001 - the voter gets it, and does not use this replica
             return self._refuse(seq, f"restore failed: {type(error).__name__}: {error}"[:500])
         self._service = service
-        self._replies = _Replies()
+        self._replies = _ReplyCache()
         self._fresh = False
         self._last_seq, self._history = seq, checkpoint.history
         return encode(FrameKind.RESTORED, self._epoch, seq, digest)

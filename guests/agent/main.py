@@ -1,10 +1,10 @@
-"""The agent: stands between the link and the service inside a guest.
+"""The agent: the process in a guest that connects the link to the service.
 
-Two processes.  The parent opens the link once and starts a child; the child *is* the service's
-incarnation: it reads frames, applies what is ordered, writes replies.  If the child dies,
-however, the parent starts a new one on the same open descriptor, with an empty state and the next
-incarnation number; the voter sees the new incarnation at the next handshake and brings it up from
-checkpoint and log.
+There are two processes.  The parent opens the link once and forks a child.  The child is the
+service's incarnation: it reads frames, applies ordered requests and writes replies.  If it dies,
+for whatever reason, the parent forks a new one on the same open descriptor, with an empty state and
+the next incarnation number.  The voter notices at the next handshake, and restores the state from
+its checkpoint and log.
 
 The link is a virtio-serial port in a guest (``--port NAME``), or standard input and output for a
 replica that is a plain process (``--stdio``, the voter's ``exec:`` links).
@@ -29,37 +29,37 @@ __all__ = ["Incarnation", "main"]
 READ_SIZE = 1 << 14
 LONG_LIFE = 1.0
 FIRST_PAUSE, LAST_PAUSE = 0.02, 1.0
-"""Seconds: after an incarnation that lived less than LONG_LIFE a pause, doubled each time."""
+"""Seconds.  After an incarnation shorter than LONG_LIFE the parent pauses, then twice as long."""
 SERVICE_FILE = "/etc/trivisor/service"
 FUNCTION_FILE, KEY_FILE = "/etc/trivisor/function", "/etc/trivisor/function.key"
-"""Where an image names the function that requests pass before the service, and its key."""
+"""The files in which an image names the function that requests pass first, and its key."""
 
 
 def _serve(incarnation: Incarnation, read_fd: int, write_fd: int, *, port: bool) -> None:
     """Serve the link until it ends (a process's input) or for ever (a guest's port).
 
-    A port whose host end is closed reads as ended, again and again; a write to it waits until the
-    host end is open. So HERE is said first and after each end: it costs no looking again and
-    again, and no processor time. Raises OSError if a port cannot be read or written.
+    A port whose host end is closed reads as ended, repeatedly; a write to it blocks until the host
+    end is open.  So the agent writes HERE at the start and after each end: the blocked write
+    replaces polling.  Raises OSError if a port cannot be read or written.
     """
     try:
         _serve_link(incarnation, read_fd, write_fd, port=port)
     except (BrokenPipeError, ConnectionResetError):
         if port:
             raise
-        # A process's link that was cut has ended, as by its end of file: nobody is there to serve.
+        # A process's link that was reset has ended, as by its end of file.
     finally:
-        incarnation.end_cut()
+        incarnation.end_capture()
 
 
 def _serve_link(incarnation: Incarnation, read_fd: int, write_fd: int, *, port: bool) -> None:
-    _write(write_fd, incarnation.here())
+    _write(write_fd, incarnation.announce())
     while True:
-        cut = incarnation.waits_for
-        if cut >= 0:
-            # A port whose host end is closed is ready too, and reads as ended.
-            ready = _wait_any(read_fd, cut)
-            if cut in ready:
+        capture = incarnation.capture_fd
+        if capture >= 0:
+            # A port whose host end is closed is readable too, and reads as ended.
+            ready = _wait_any(read_fd, capture)
+            if capture in ready:
                 _write(write_fd, incarnation.poll())
             if read_fd not in ready:
                 continue
@@ -68,14 +68,14 @@ def _serve_link(incarnation: Incarnation, read_fd: int, write_fd: int, *, port: 
             for answers in incarnation.receive(data):
                 _write(write_fd, answers)
         elif port:
-            incarnation.hang_up()
-            _write(write_fd, incarnation.here())
+            incarnation.disconnect()
+            _write(write_fd, incarnation.announce())
         else:
             return
 
 
 def _wait_any(*fds: int) -> set[int]:
-    """Wait until one of these can be read (or has ended); return those that can."""
+    """Wait until one of these descriptors is readable or has ended; return those that are."""
     waiting = select.poll()
     for fd in fds:
         waiting.register(fd, select.POLLIN)
@@ -99,7 +99,7 @@ def _find_port(name: str, deadline: float) -> str:
                         return f"/dev/{entry}"
         if time.monotonic() > deadline:
             raise SystemExit(f"trivisor: no virtio-serial port {name!r}: is virtio_console loaded?")
-        time.sleep(0.01)  # the driver may still be looking at the bus; sysfs gives no event here
+        time.sleep(0.01)  # the driver may still be probing the bus; sysfs gives no event
 
 
 def _keep_alive(service_class: type[Service], build: str, fds: tuple[int, int], port: bool) -> int:
@@ -114,34 +114,32 @@ def _keep_alive(service_class: type[Service], build: str, fds: tuple[int, int], 
             try:
                 incarnation = Incarnation(service_class, number, build, Capturer(*set(fds)))
                 if number == 1:
-                    _say(f"ready service={service_class.name} build={build or '-'}")
+                    _log(f"ready service={service_class.name} build={build or '-'}")
                 _serve(incarnation, *fds, port=port)
                 status = 0
             finally:
-                if sys.exception() is not None:  # os._exit would not let it be told
+                if sys.exception() is not None:  # os._exit would not print it
                     sys.excepthook(*sys.exc_info())
                 sys.stderr.flush()
                 os._exit(status)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         if status == 0 and not port:
             return 0
-        _say(f"service ended with status {status}; starting incarnation {number + 1}")
+        _log(f"service ended with status {status}; starting incarnation {number + 1}")
         if time.monotonic() - started > LONG_LIFE:
             pause = FIRST_PAUSE
-        else:  # one that dies at once must not fill the processor and the console
+        else:  # an incarnation that dies at once must not use up the processor
             time.sleep(pause)
             pause = min(pause * 2, LAST_PAUSE)
 
 
-def _say(text: str) -> None:
+def _log(text: str) -> None:
     """Write one line to the console."""
     print(f"trivisor: {text}", file=sys.stderr, flush=True)
 
 
 def _configured_service() -> tuple[str, str]:
-    """The service named in the image (``/etc/trivisor/service``: its name or file, then its
-    build).
-    """
+    """Return name (or file) and build of the service, from the image's SERVICE_FILE."""
     try:
         with open(SERVICE_FILE) as file:
             lines = file.read().splitlines()
@@ -151,7 +149,7 @@ def _configured_service() -> tuple[str, str]:
 
 
 def _configured_function() -> str:
-    """The function that the image has requests pass, or none ("")."""
+    """Return the function that requests pass first, or "" if the image names none."""
     try:
         with open(FUNCTION_FILE) as file:
             return file.readline().strip()
@@ -160,17 +158,21 @@ def _configured_function() -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the agent; see the module's text."""
+    """Run the agent; return its exit status."""
     parser = argparse.ArgumentParser(
         prog="guests.agent.main", description="Trivisor's in-guest agent"
     )
     link = parser.add_mutually_exclusive_group(required=True)
     link.add_argument("--port", help="name of the virtio-serial port")
-    link.add_argument("--stdio", action="store_true", help="the link is standard input and output")
+    link.add_argument(
+        "--stdio", action="store_true", help="use standard input and output as the link"
+    )
     parser.add_argument("--service", help="kv, static, or a Python file")
-    parser.add_argument("--build", help="what the service's build is called")
-    parser.add_argument("--function", help="hmac-sha256, or a Python file: requests pass it first")
-    parser.add_argument("--key", default=KEY_FILE, help="the function's key")
+    parser.add_argument("--build", help="name of the service's build")
+    parser.add_argument(
+        "--function", help="function that requests pass first: hmac-sha256, or a Python file"
+    )
+    parser.add_argument("--key", default=KEY_FILE, help="file with the function's key")
     options = parser.parse_args(arguments)
     name, build = _configured_service() if options.port else ("kv", "")
     name, build = options.service or name, options.build or build
@@ -178,7 +180,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         service_class = load(name)
         if function:
-            # Imported where it is used: most guests have none.
+            # Imported here because most guests have no function.
             from guests.function import guarded, load_function, read_key  # noqa: PLC0415
 
             loaded = load_function(function, read_key(Path(options.key)))
@@ -192,5 +194,5 @@ def main(arguments: list[str] | None = None) -> int:
         return _keep_alive(service_class, build, (fd, fd), port=True)
     read_fd, write_fd = os.dup(0), os.dup(1)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.dup2(2, 1)  # whatever the service prints must not get into the link
+    os.dup2(2, 1)  # what the service prints must not get into the link
     return _keep_alive(service_class, build, (read_fd, write_fd), port=False)

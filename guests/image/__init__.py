@@ -1,17 +1,20 @@
 """The guest image: built on the host, unattended and reproducibly, from Debian packages.
 
-`build_image` gives the base image, `add_overlay` adds one node's service, `verify` tells whether an
-image is what it was when it was built. `COMMAND_LINE` is what the kernel must be told at boot.
+``build_image`` returns the base image: a kernel and an initramfs.  ``add_overlay`` adds one node's
+service.  ``verify`` checks an image against its manifest.  ``COMMAND_LINE`` is the kernel's.
+
+The layers, from the bottom: ``host`` (programs and files of the host); ``recipe``, ``sources``,
+``cpio``, ``kernel`` and ``bytecode`` (one step of the build each); ``packages``; ``manifest``;
+``overlay``; ``build``.
 """
 
 from __future__ import annotations
 
-from guests.image.access import Access
-from guests.image.boot import COMMAND_LINE
 from guests.image.build import build_image
-from guests.image.errors import ImageError
+from guests.image.host import ImageError
+from guests.image.kernel import COMMAND_LINE
 from guests.image.manifest import Image, verify
-from guests.image.overlay import Overlay, add_overlay
+from guests.image.overlay import Access, Overlay, add_overlay
 
 __all__ = [
     "COMMAND_LINE",

@@ -1,4 +1,4 @@
-"""`python -m guests.image --cache DIR`: builds the base image and prints what is in it."""
+"""``python -m guests.image --cache DIR``: build the base image and list its contents."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import sys
 from pathlib import Path
 
 from guests.image.build import build_image
-from guests.image.errors import ImageError
+from guests.image.host import ImageError
 from guests.image.manifest import read_manifest
 
 __all__ = ["main"]
 
 
 def main() -> int:
-    """Runs the command; returns its exit code, 1 if the image cannot be built."""
+    """Run the command; return its exit code: 1 if the image cannot be built."""
     parser = argparse.ArgumentParser(
         prog="python -m guests.image", description="Build the guest image."
     )
     parser.add_argument(
-        "--cache", type=Path, required=True, help="directory that keeps what was built"
+        "--cache", type=Path, required=True, help="directory that keeps built images"
     )
-    parser.add_argument("--files", action="store_true", help="list every file of the image, too")
+    parser.add_argument("--files", action="store_true", help="also list every file of the image")
     arguments = parser.parse_args()
     try:
         image = build_image(

@@ -1,10 +1,10 @@
-"""Building the base image that all guests start from, a kernel and an initramfs; cached by inputs.
+"""Build of the base image that all guests start from, cached by its inputs.
 
-Two parts are cached: *packages*, which costs a download and depends on the recipe alone, and
-*image*, which is packages plus this repository's `guests`. (Beside an image lies the archive that
-`access` is about.) Each is a directory named by a hash of
-its inputs, made aside and renamed when it is whole, so that a build cut short leaves nothing that
-looks whole; builders that meet wait.
+The cache holds two kinds of directory.  *packages* costs a download and depends on the recipe and
+the code that follows it.  *image* is packages plus this repository's ``guests``; the access archive
+(see ``overlay``) is stored with it.  A directory is named by the hash of its inputs and renamed to
+that name once it is complete, so an interrupted build leaves nothing that looks complete.
+Builders that share a cache wait for each other.
 """
 
 from __future__ import annotations
@@ -20,24 +20,23 @@ from pathlib import Path
 import msgspec
 
 from guests.image import cpio
-from guests.image.access import ARCHIVE, START, access_entries
-from guests.image.boot import COMMAND_LINE
 from guests.image.bytecode import compile_sources
-from guests.image.errors import ImageError
+from guests.image.host import ImageError, lock, new_directory, prune
+from guests.image.kernel import COMMAND_LINE
 from guests.image.manifest import (
     Image,
     Manifest,
     check_file,
+    combined_hash,
     encode_record,
     read_manifest,
     read_record,
     sha256_of,
-    sum_up,
     verify,
 )
+from guests.image.overlay import ACCESS_ARCHIVE, ACCESS_SCRIPT, access_entries
 from guests.image.packages import Package, fetch
 from guests.image.recipe import PYTHON
-from guests.image.store import lock, make_aside, prune
 
 __all__ = ["build_image"]
 
@@ -47,10 +46,11 @@ _GUESTS = _HERE.parent
 _INIT = _HERE / "init"
 _HOME = "opt/trivisor"
 _PACKAGE_CODE = ("bytecode", "kernel", "packages", "recipe", "sources")
-_IMAGE_CODE = ("access", "boot", "build", "cpio", "manifest")
+"""Modules of this package whose code decides what is in *packages*; below, in *image*."""
+_IMAGE_CODE = ("build", "cpio", "manifest", "overlay")
 _TAG = PYTHON.replace("python3.", "cpython-3")
 _KEPT = 4
-"""Images kept in a cache: enough to go back and forth between some versions of the sources."""
+"""Images kept in a cache, so that switching between versions of the sources rebuilds nothing."""
 
 
 class _Tree(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -63,10 +63,10 @@ class _Tree(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 def build_image(cache: Path, *, progress: Callable[[str], None]) -> Image:
-    """The base image: from `cache` if its inputs have not changed, else built in some 15 s.
+    """Return the base image, from ``cache`` if its inputs are unchanged; a build takes about 15 s.
 
-    `progress` is told, in a few words, of each step that takes time. Raises ImageError if it cannot
-    be built, or if what lies in the cache was altered.
+    ``progress`` is called with a description of each slow step.  Raises ImageError if the image
+    cannot be built, or if the cached one was altered.
     """
     try:
         cache.mkdir(parents=True, exist_ok=True)
@@ -76,9 +76,9 @@ def build_image(cache: Path, *, progress: Callable[[str], None]) -> Image:
             image = cache / f"image-{inputs[:16]}"
             if not image.exists():
                 if not packages.exists():
-                    with make_aside(packages) as work:
+                    with new_directory(packages) as work:
                         _build_packages(work, progress)
-                with make_aside(image) as work:
+                with new_directory(image) as work:
                     progress("writing the image")
                     _build_image(packages, work, inputs)
             os.utime(image)  # used just now
@@ -90,7 +90,7 @@ def build_image(cache: Path, *, progress: Callable[[str], None]) -> Image:
     built = Image(
         kernel=image / "vmlinux",
         initrd=image / "initrd",
-        sha256=sum_up(manifest.kernel, manifest.initrd),
+        sha256=combined_hash(manifest.kernel, manifest.initrd),
         manifest=image / "manifest.json",
     )
     verify(built)
@@ -98,14 +98,14 @@ def build_image(cache: Path, *, progress: Callable[[str], None]) -> Image:
 
 
 def _packages_inputs() -> str:
-    """A hash of what the packages' part depends on: the recipe, and the code that follows it."""
+    """Return the hash of everything that *packages* depends on."""
     return _hash_files([_HERE / f"{name}.py" for name in _PACKAGE_CODE])
 
 
 def _image_inputs(packages: str) -> str:
-    """A hash of what the image depends on: packages, guests' sources, the code that packs them."""
+    """Return the hash of everything that *image* depends on."""
     code = [_HERE / f"{name}.py" for name in _IMAGE_CODE]
-    sources = _hash_files([*code, _INIT, START, *_guest_sources()])
+    sources = _hash_files([*code, _INIT, ACCESS_SCRIPT, *_guest_sources()])
     return hashlib.sha256(f"{packages} {sources}".encode()).hexdigest()
 
 
@@ -135,7 +135,7 @@ def _build_packages(work: Path, progress: Callable[[str], None]) -> None:
 
 
 def _hash_tree(tree: Path) -> dict[str, str]:
-    """The hash of each file below `tree`."""
+    """Return the hash of each file below ``tree``."""
     return {
         str(path.relative_to(tree)): sha256_of(path)
         for path in sorted(tree.rglob("*"))
@@ -144,7 +144,7 @@ def _hash_tree(tree: Path) -> dict[str, str]:
 
 
 def _entries(tree: Path, files: dict[str, str]) -> list[cpio.ArchiveEntry]:
-    """The `files` below `tree`. Raises ImageError unless each is what it was when fetched."""
+    """Return ``files`` below ``tree`` as entries.  Raises ImageError if one was altered."""
     entries = []
     for name, expected in files.items():
         path = tree / name
@@ -156,7 +156,7 @@ def _entries(tree: Path, files: dict[str, str]) -> list[cpio.ArchiveEntry]:
 
 
 def _build_image(packages: Path, work: Path, inputs: str) -> None:
-    """Puts kernel, initramfs and manifest into `work`."""
+    """Write kernel, initramfs, access archive and manifest into ``work``."""
     record = read_record(packages / "packages.json", _Tree)
     tree = packages / "tree"
     check_file(packages / "vmlinux", record.kernel)
@@ -178,7 +178,7 @@ def _build_image(packages: Path, work: Path, inputs: str) -> None:
     access = [*_entries(packages / "access", record.access), *access_entries()]
 
     (work / "initrd").write_bytes(cpio.pack(entries))
-    (work / ARCHIVE).write_bytes(cpio.pack(access))
+    (work / ACCESS_ARCHIVE).write_bytes(cpio.pack(access))
     shutil.copyfile(packages / "vmlinux", work / "vmlinux")
     manifest = Manifest(
         inputs=inputs,
@@ -187,7 +187,7 @@ def _build_image(packages: Path, work: Path, inputs: str) -> None:
         command_line=COMMAND_LINE,
         packages=record.packages,
         files=_hash_entries(entries),
-        access=sha256_of(work / ARCHIVE),
+        access=sha256_of(work / ACCESS_ARCHIVE),
         access_files=_hash_entries(access),
     )
     (work / "manifest.json").write_bytes(encode_record(manifest))

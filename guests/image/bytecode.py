@@ -1,8 +1,8 @@
-"""Compiling Python sources for a guest, with the guest's own Python.
+"""Compilation of Python sources for a guest, with the guest's own Python.
 
-The bytecode must suit the guest's Python, not the host's, which may be newer; so the guest's
-program is run here, through the guest's own loader and libraries. It is *unchecked* bytecode (PEP
-552): it holds no time, and the guest loads it without a look at the source.
+The bytecode must suit the guest's Python; the host's may be newer.  So the build runs the guest's
+program here, through the guest's own loader and libraries.  It makes *unchecked* bytecode (PEP
+552): that holds no time, and the guest loads it without reading the source.
 """
 
 from __future__ import annotations
@@ -10,15 +10,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from guests.image.command import run
-from guests.image.errors import ImageError
+from guests.image.host import ImageError, run
 from guests.image.recipe import LOADER, MULTIARCH, PYTHON
 
 __all__ = ["compile_sources"]
 
 _DEADLINE = 300.0
 
-# One process compiles all, in the given order: then the bytes do not vary from build to build.
+# One process compiles all sources in the given order, so that every build gives the same bytes.
 _SCRIPT = """
 import sys
 from importlib._bootstrap_external import _RAW_MAGIC_NUMBER, _code_to_hash_pyc
@@ -34,11 +33,10 @@ for line in open(sys.argv[1], encoding="utf-8"):
 
 
 def compile_sources(tree: Path, sources: Mapping[str, bytes], work: Path) -> dict[str, bytes]:
-    """The bytecode of `sources`, which maps the path in the guest (no leading "/") to the text.
+    """Return the bytecode of ``sources``, which maps paths in the guest (no leading "/") to texts.
 
-    `tree` holds the guest's Python; `work` is an empty directory for files on the way. Raises
-    ImageError that quotes the compiler, and so names file and line, for a source that is not
-    Python.
+    ``tree`` holds the guest's Python; ``work`` is an empty directory for temporary files.  For a
+    source that is not Python, raises ImageError that quotes the compiler (with file and line).
     """
     lines = []
     for number, name in enumerate(sorted(sources)):

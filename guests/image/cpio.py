@@ -1,7 +1,7 @@
-"""A reproducible writer of cpio archives in the "newc" format, as Linux unpacks for an initramfs.
+"""A reproducible writer of cpio archives in the "newc" format of an initramfs.
 
-Same entries, same bytes: names are sorted, every owner is root, every time is zero, and inode
-numbers count up from 1. The kernel accepts archives one after the other, each ended by its trailer.
+The same entries give the same bytes: names are sorted, every owner is root, every time is zero, and
+inode numbers count up from 1.  The kernel unpacks several archives in a row, each with a trailer.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from guests.image.errors import ImageError
+from guests.image.host import ImageError
 
 __all__ = ["ALIGNMENT", "ArchiveEntry", "device", "directory", "file", "pack", "symlink"]
 
 ALIGNMENT = 4
-"""Bytes: headers and bodies start on a multiple of this; so must an archive behind another."""
+"""Bytes: headers and bodies start on a multiple of this, and so does every archive in a row."""
 
 _TRAILER = "TRAILER!!!"
 _LARGEST = 0xFFFFFFFF
@@ -24,7 +24,7 @@ _LARGEST = 0xFFFFFFFF
 
 @dataclass(frozen=True, slots=True)
 class ArchiveEntry:
-    """One file of an archive. `mode` holds type and permissions; `device` is (major, minor)."""
+    """One file of an archive.  ``mode``: type and permissions.  ``device``: (major, minor)."""
 
     name: str
     mode: int
@@ -33,30 +33,29 @@ class ArchiveEntry:
 
 
 def file(name: str, body: bytes, *, executable: bool = False) -> ArchiveEntry:
-    """A regular file, readable by all."""
+    """Return a regular file that everybody may read."""
     return ArchiveEntry(name, stat.S_IFREG | (0o755 if executable else 0o644), body)
 
 
 def directory(name: str) -> ArchiveEntry:
-    """A directory that only root may write."""
+    """Return a directory that only root may write."""
     return ArchiveEntry(name, stat.S_IFDIR | 0o755)
 
 
 def symlink(name: str, target: str) -> ArchiveEntry:
-    """A symbolic link to `target`, which need not exist."""
+    """Return a symbolic link to ``target``, which need not exist."""
     return ArchiveEntry(name, stat.S_IFLNK | 0o777, target.encode())
 
 
 def device(name: str, major: int, minor: int) -> ArchiveEntry:
-    """A character device that only root may open."""
+    """Return a character device that only root may open."""
     return ArchiveEntry(name, stat.S_IFCHR | 0o600, device=(major, minor))
 
 
 def pack(entries: Iterable[ArchiveEntry]) -> bytes:
-    """The archive of `entries` and of every directory above them.
+    """Return the archive of ``entries`` and of every directory above them.
 
-    Raises ImageError for a name that is absolute, climbs with "..", or stands for two different
-    files.
+    Raises ImageError for a name that is absolute, contains "..", or names two different files.
     """
     named: dict[str, ArchiveEntry] = {}
     for entry in entries:
@@ -67,7 +66,7 @@ def pack(entries: Iterable[ArchiveEntry]) -> bytes:
             )
         if named.setdefault(entry.name, entry) != entry:
             raise ImageError(
-                f"{entry.name!r} stands twice in an image, with different contents: keep one"
+                f"{entry.name!r} is twice in an image, with different contents: keep one"
             )
     for name in list(named):
         for parent in PurePosixPath(name).parents:

@@ -1,4 +1,4 @@
-"""What an image is, what its manifest records, and the check that both still agree."""
+"""An image, the manifest that describes it, and the check that they agree."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import msgspec
 
-from guests.image.errors import ImageError
+from guests.image.host import ImageError
 from guests.image.packages import Package
 
 __all__ = [
@@ -19,7 +19,7 @@ __all__ = [
     "read_manifest",
     "read_record",
     "sha256_of",
-    "sum_up",
+    "combined_hash",
     "verify",
 ]
 
@@ -27,7 +27,7 @@ Record = TypeVar("Record", bound=msgspec.Struct)
 
 
 class Image(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A kernel and an initramfs to boot with it. `sha256` is over both, as `sum_up` makes it."""
+    """A kernel and an initramfs to boot with it.  ``sha256`` covers both (``combined_hash``)."""
 
     kernel: Path
     initrd: Path
@@ -36,11 +36,11 @@ class Image(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What an image was made of.
+    """The contents of an image.  Hashes are SHA-256 in hexadecimal.
 
-    Hashes are SHA-256 in hex; `inputs` is of all that the base image depends on; `files` maps
-    a path in the guest (no leading "/") to its hash. `access` is of the archive beside a base image
-    that guests which allow faults inside have besides, and `access_files` of what is in it.
+    ``inputs``: the hash of everything that the base image depends on.  ``files``: path in the guest
+    (no leading "/") to hash.  ``access``: the hash of the access archive stored with a base image,
+    ``access_files`` the hashes of its files (see ``overlay``).
     """
 
     inputs: str
@@ -54,30 +54,30 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 def verify(image: Image) -> None:
-    """Raises ImageError, naming file and remedy, unless `image` is what its manifest says."""
+    """Raise ImageError, with file and remedy, unless the image matches its manifest."""
     manifest = read_manifest(image.manifest)
     check_file(image.kernel, manifest.kernel)
     check_file(image.initrd, manifest.initrd)
-    if sum_up(manifest.kernel, manifest.initrd) != image.sha256:
+    if combined_hash(manifest.kernel, manifest.initrd) != image.sha256:
         raise ImageError(
             f"{image.manifest} is of another image than the one asked for: "
             f"remove {image.manifest.parent} and build again"
         )
 
 
-def sum_up(kernel: str, initrd: str) -> str:
-    """One hash of a kernel and an initramfs, from theirs: no overlay reads the kernel again."""
+def combined_hash(kernel: str, initrd: str) -> str:
+    """Return one hash from a kernel's and an initramfs's, so that no overlay reads the kernel."""
     return hashlib.sha256(f"{kernel} {initrd}\n".encode()).hexdigest()
 
 
 def sha256_of(path: Path) -> str:
-    """The SHA-256 of the file at `path`, in hex. Raises OSError."""
+    """Return the SHA-256 of a file in hexadecimal.  Raises OSError."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_file(path: Path, expected: str) -> None:
-    """Raises ImageError unless the file at `path` has the SHA-256 `expected`."""
+    """Raise ImageError unless the file has the SHA-256 ``expected``."""
     try:
         found = sha256_of(path)
     except OSError as error:
@@ -92,12 +92,12 @@ def check_file(path: Path, expected: str) -> None:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """The manifest at `path`. Raises ImageError if it cannot be read or is none."""
+    """Return the manifest at ``path``.  Raises ImageError if it cannot be read or decoded."""
     return read_record(path, Manifest)
 
 
 def read_record(path: Path, kind: type[Record]) -> Record:
-    """What `encode_record` wrote to `path`. Raises ImageError if it cannot be read or is none."""
+    """Return the record in a file.  Raises ImageError if it cannot be read or decoded."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except (OSError, msgspec.MsgspecError) as error:
@@ -107,5 +107,5 @@ def read_record(path: Path, kind: type[Record]) -> Record:
 
 
 def encode_record(record: msgspec.Struct) -> bytes:
-    """`record` as JSON that people can read, the same bytes for the same record."""
+    """Return a record as indented JSON; equal records give equal bytes."""
     return msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n"

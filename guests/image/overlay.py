@@ -1,12 +1,15 @@
-"""One node's part of an image: a second, small archive behind the base's in the initramfs.
+"""One node's part of an image: further archives behind the base image's in the initramfs.
 
-The kernel unpacks one after the other, so that a node's own service needs no new base image, only
-milliseconds.
+The kernel unpacks one archive after the other, so a node's own service needs no new base image: it
+takes milliseconds.  A guest that allows faults inside also gets the *access archive*, with the
+driver of a network card and an SSH server.  Nobody can log in to the other guests.  The keys are
+each node's own.
 """
 
 from __future__ import annotations
 
 import hashlib
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,34 +17,68 @@ import msgspec
 
 from guests.function import AUTHENTICATION
 from guests.image import cpio
-from guests.image.access import ARCHIVE, Access, key_entries
-from guests.image.errors import ImageError
-from guests.image.manifest import Image, Manifest, check_file, encode_record, read_manifest, sum_up
-from guests.image.store import link_file, replace_file
+from guests.image.host import ImageError, link_file, replace_file
+from guests.image.manifest import (
+    Image,
+    Manifest,
+    check_file,
+    combined_hash,
+    encode_record,
+    read_manifest,
+)
 
-__all__ = ["CONTENT", "FUNCTION_FILE", "SERVICE_FILE", "Overlay", "add_overlay"]
+__all__ = [
+    "ACCESS_ARCHIVE",
+    "ACCESS_SCRIPT",
+    "CONTENT",
+    "FUNCTION_FILE",
+    "SERVICE_FILE",
+    "Access",
+    "Overlay",
+    "access_entries",
+    "add_overlay",
+]
+
+ACCESS_ARCHIVE = "access"
+"""File name of the access archive in the directory of a base image."""
+
+ACCESS_SCRIPT = Path(__file__).parent / "access.sh"
+"""The script that init runs before the agent."""
 
 SERVICE_FILE = "opt/trivisor/user/service.py"
-"""Where a user's service lies in the guest."""
+"""Path of a user's service in the guest."""
 
 CONTENT = "etc/trivisor/content"
-"""Where static content lies in the guest."""
+"""Directory of static content in the guest."""
 
 FUNCTION_FILE = "opt/trivisor/user/function.py"
-"""Where a function of one's own lies in the guest."""
+"""Path of a user's function in the guest."""
 
 _CONFIG = "etc/trivisor/service"
 _FUNCTION, _KEY = "etc/trivisor/function", "etc/trivisor/function.key"
+_HOME = "root"
+_PASSWD = f"root:x:0:0:root:/{_HOME}:/bin/sh\n"
+
+
+class Access(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The keys of a node whose guests allow faults inside.
+
+    ``host``: the private host key in dropbear's format.  ``client``: the public key, an OpenSSH
+    line, whose owner may log in as root.
+    """
+
+    host: bytes
+    client: str
 
 
 class Overlay(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One node's choice of service.
 
-    `service` is the name of a shipped one, or `service_file` is a user's own Python file: exactly
-    one of them. `content` is a directory copied to /etc/trivisor/content. `files` maps further
-    paths in the guest (no leading "/") to what they hold. With `access` the guest allows faults
-    inside: it has an SSH server that takes these keys. With `key` requests pass the function f
-    (`guests.function`) before the service: `function_file`'s own, or request authentication.
+    ``service``: the name of a shipped service; ``service_file``: a user's Python file.  Exactly one
+    of them is given.  ``content``: a directory to copy to /etc/trivisor/content.  ``files``:
+    further paths in the guest (no leading "/") and their contents.  ``access``: the guest allows
+    faults inside, with these keys.  ``key``: requests pass the function f (``guests.function``)
+    before the service, from ``function_file`` or, without one, request authentication.
     """
 
     service: str | None = None
@@ -54,10 +91,10 @@ class Overlay(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 def add_overlay(image: Image, out_dir: Path, overlay: Overlay) -> Image:
-    """The image in `out_dir`: `image`'s kernel, its initramfs with `overlay` added, a manifest.
+    """Return a new image in ``out_dir``: the base image's kernel, its initramfs with the overlay.
 
-    `out_dir` needs nothing of the cache from then on. Raises ImageError if the overlay cannot be,
-    or a file of it cannot be read.
+    ``out_dir`` does not depend on the cache afterwards.  Raises ImageError if the overlay is
+    invalid, or if one of its files cannot be read.
     """
     manifest = read_manifest(image.manifest)
     entries = list(_entries(overlay, manifest.inputs))
@@ -67,7 +104,7 @@ def add_overlay(image: Image, out_dir: Path, overlay: Overlay) -> Image:
         initrd = image.initrd.read_bytes()
         added = {entry.name: hashlib.sha256(entry.body).hexdigest() for entry in entries}
         if overlay.access is not None:
-            initrd = _behind(initrd, _access(image, manifest))
+            initrd = _behind(initrd, _access_archive(image, manifest))
             added = {**manifest.access_files, **added}
         initrd = _behind(initrd, archive)
         digest = hashlib.sha256(initrd).hexdigest()
@@ -89,7 +126,7 @@ def add_overlay(image: Image, out_dir: Path, overlay: Overlay) -> Image:
     return Image(
         kernel=out_dir / "vmlinux",
         initrd=out_dir / "initrd",
-        sha256=sum_up(manifest.kernel, digest),
+        sha256=combined_hash(manifest.kernel, digest),
         manifest=out_dir / "manifest.json",
     )
 
@@ -98,13 +135,33 @@ def _behind(first: bytes, second: bytes) -> bytes:
     return first + bytes(-len(first) % cpio.ALIGNMENT) + second
 
 
-def _access(image: Image, manifest: Manifest) -> bytes:
-    """The archive of what every guest that allows faults inside has. Raises ImageError, OSError."""
+def access_entries() -> list[cpio.ArchiveEntry]:
+    """Return the entries of the access archive that are not Debian's files."""
+    return [
+        cpio.file("etc/trivisor/access", ACCESS_SCRIPT.read_bytes(), executable=True),
+        cpio.file("etc/passwd", _PASSWD.encode()),
+        cpio.file("etc/group", b"root:x:0:\n"),
+        cpio.symlink("bin/sh", "busybox"),
+    ]
+
+
+def _key_entries(access: Access) -> list[cpio.ArchiveEntry]:
+    """Return a node's keys, which dropbear takes only if nobody else may read them."""
+    mode = stat.S_IFREG | 0o600
+    keys = f"{access.client}\n".encode()
+    return [
+        cpio.ArchiveEntry("etc/trivisor/host_key", mode, access.host),
+        cpio.ArchiveEntry(f"{_HOME}/.ssh/authorized_keys", mode, keys),
+    ]
+
+
+def _access_archive(image: Image, manifest: Manifest) -> bytes:
+    """Return the base image's access archive.  Raises ImageError, OSError."""
     if not manifest.access:
         raise ImageError(
             f"{image.manifest.parent} is no base image: only behind one can an SSH server be put"
         )
-    path = image.manifest.parent / ARCHIVE
+    path = image.manifest.parent / ACCESS_ARCHIVE
     check_file(path, manifest.access)
     return path.read_bytes()
 
@@ -126,14 +183,14 @@ def _entries(overlay: Overlay, inputs: str) -> list[cpio.ArchiveEntry]:
     if overlay.content is not None:
         entries += _content(overlay.content)
     if overlay.access is not None:
-        entries += key_entries(overlay.access)
+        entries += _key_entries(overlay.access)
     entries += _function(overlay)
     entries.append(cpio.file(_CONFIG, f"{name}\n{build[:16]}\n".encode()))
     return entries
 
 
 def _function(overlay: Overlay) -> list[cpio.ArchiveEntry]:
-    """What has requests pass f in the guest, if they are to."""
+    """Return the entries that configure f in the guest: none without a key."""
     if not overlay.key:
         if overlay.function_file is not None:
             raise ImageError("an image with a function needs its key too: give `key`")
@@ -146,8 +203,10 @@ def _function(overlay: Overlay) -> list[cpio.ArchiveEntry]:
 
 
 def _content(root: Path) -> list[cpio.ArchiveEntry]:
-    """All regular files below `root`. A link would mean another file in the guest than here: it is
-    refused."""
+    """Return the regular files below ``root``.
+
+    Raises ImageError for a symbolic link: in the guest it would refer to another file than here.
+    """
     if not root.is_dir():
         raise ImageError(f"the static content {root} is not a directory")
     entries = [cpio.directory(CONTENT)]

@@ -1,8 +1,8 @@
-"""Fetching Debian's packages and taking out of them the few files that guests are made of.
+"""Debian's packages: fetch them, and extract the few files that a guest consists of.
 
-The result is the kernel and a *tree*, laid out as in the guest, and a second tree, *access*, with
-what guests that allow faults inside have besides. They hold nothing of this repository, so that a
-change of the sources need not fetch anything again.
+The result is the kernel, the directory ``tree``, laid out as in the guest, and the directory
+``access`` with the additional files of guests that allow faults inside.  Nothing of this repository
+is in them, so that a change of its sources fetches nothing again.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ from urllib.parse import unquote
 import msgspec
 
 from guests.image.bytecode import compile_sources
-from guests.image.command import require, run
-from guests.image.errors import ImageError
+from guests.image.host import ImageError, require, run
 from guests.image.kernel import extract_vmlinux
 from guests.image.recipe import (
     ACCESS_LIBRARIES,
@@ -40,13 +39,13 @@ from guests.image.sources import RELEASE, debian_sources
 __all__ = ["Package", "fetch"]
 
 _DEADLINE = 900.0
-"""Seconds that mmdebstrap may take: a slow mirror is no reason to fail, a dead one is."""
+"""Seconds that mmdebstrap may take before it is ended: enough for a slow mirror."""
 
 _LIST = "trivisor.packages"
 
 
 class Package(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A Debian package that was fetched; `sha256` is of its .deb file."""
+    """A Debian package that was fetched.  ``sha256``: of its .deb file."""
 
     name: str
     version: str
@@ -55,9 +54,9 @@ class Package(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 def fetch(work: Path, *, progress: Callable[[str], None]) -> list[Package]:
-    """Fetches the packages, writes `work/vmlinux`, `work/tree/`, `work/access/`. Raises ImageError.
+    """Fetch the packages; write ``vmlinux``, ``tree/`` and ``access/`` into the empty ``work``.
 
-    `work` must exist and be empty.
+    Raises ImageError.
     """
     require("mmdebstrap", "mmdebstrap")
     sources = work / "debian.sources"
@@ -65,7 +64,7 @@ def fetch(work: Path, *, progress: Callable[[str], None]) -> list[Package]:
     archive = work / "packages.tar"
     packages = (*PACKAGES, *ACCESS_PACKAGES)
     progress(f"fetching {', '.join(packages)} and what they need from Debian {RELEASE}")
-    # Without a package's own scripts nothing depends on the host; the hook notes what was fetched.
+    # No package's own script runs, so nothing depends on the host.  The hook records the packages.
     hook = f'cd "$1/var/cache/apt/archives" && sha256sum -- *.deb > "$1/{_LIST}"'
     run(
         [
@@ -94,8 +93,7 @@ def fetch(work: Path, *, progress: Callable[[str], None]) -> list[Package]:
 
 
 def _apt_options() -> Iterator[str]:
-    """How the host's apt reaches its mirrors (proxies, retries, clock checks), which mmdebstrap
-    does not take over."""
+    """Yield the host's apt options for its mirrors (proxies, retries), which mmdebstrap ignores."""
     try:
         dump = subprocess.run(
             ["apt-config", "dump"], capture_output=True, text=True, timeout=60, check=True
@@ -118,9 +116,9 @@ def _packages(listed: str) -> Iterator[Package]:
 
 
 def _unpack(archive: Path, work: Path) -> str:
-    """Writes the wanted files below `work`; returns the list of packages."""
+    """Write the wanted files below ``work``; return the list of packages."""
     with tarfile.open(archive) as packages:
-        # Debian's packages still say /lib here and /usr/lib there for what is one directory.
+        # Debian's packages use both /lib and /usr/lib for what is one directory.
         members = {
             member.name.removeprefix("./").removeprefix("usr/"): member for member in packages
         }
@@ -151,7 +149,7 @@ def _unpack(archive: Path, work: Path) -> str:
 
         def put_modules(folder: Path, modules: Sequence[str]) -> None:
             for order, module in enumerate(modules):
-                # Init loads them in the order of their names.
+                # Init loads modules in the order of their names.
                 name = f"{order}-{posixpath.basename(module)}.ko"
                 _write(folder / name, read(f"lib/modules/{release}/kernel/{module}.ko"))
 
@@ -174,7 +172,7 @@ def _unpack(archive: Path, work: Path) -> str:
 
 
 def _compile_library(work: Path) -> None:
-    """Puts bytecode in the place of the library's sources, which would only take memory."""
+    """Replace the library's sources by their bytecode: sources would only take memory."""
     tree = work / "tree"
     sources = sorted((tree / "usr/lib" / PYTHON).rglob("*.py"))
     with tempfile.TemporaryDirectory(dir=work) as scratch:

@@ -1,6 +1,4 @@
-"""What a guest is made of: packages, kernel modules, and the part of Python's library that a
-service may import.
-"""
+"""The contents of a guest: packages, kernel modules, the importable part of Python's library."""
 
 from __future__ import annotations
 
@@ -32,29 +30,28 @@ KERNEL_MODULES = (
     "drivers/virtio/virtio_pci",
     "drivers/char/virtio_console",
 )
-"""In the order in which they must be loaded; virtio needs virtio_ring before it."""
+"""In loading order: virtio needs virtio_ring before it."""
 
 ACCESS_PACKAGES = ("dropbear-bin",)
-"""For guests that allow faults inside, and no others: an SSH server, and what it needs."""
+"""Only for guests that allow faults inside: an SSH server and what it needs."""
 
 ACCESS_PROGRAMS = ("sbin/dropbear",)
 
 ACCESS_LIBRARIES = ("libcrypt.so.1", "libgmp.so.10", "libtomcrypt.so.1", "libtommath.so.1")
 
 ACCESS_MODULES = ("net/core/failover", "drivers/net/net_failover", "drivers/net/virtio_net")
-"""In the order in which they must be loaded."""
+"""In loading order."""
 
 MULTIARCH = "x86_64-linux-gnu"
 
 LOADER = "ld-linux-x86-64.so.2"
 
 LIBRARIES = ("libc.so.6", "libm.so.6", "libz.so.1", "libexpat.so.1")
-"""What the Python program is linked to."""
+"""The libraries that the Python program is linked to."""
 
-# Top-level modules and packages, as file-name patterns below the library's directory. It is an
-# allow-list: what a guest does not hold costs it no memory. Networking, processes of its own,
-# terminals, SQL, TLS and the like make no sense in a replica, whose only link to the world is its
-# virtio-serial port.
+# Top-level modules and packages, as file-name patterns below the library's directory.  It is an
+# allow-list: a module that a guest does not hold costs it no memory.  A replica's only connection
+# is its virtio-serial port, so networking, terminals, SQL and TLS are left out.
 _MODULES = """
     __future__ _bootsubprocess _collections_abc _compat_pickle _compression _markupbase _py_abc
     _sitebuiltins _strptime _threading_local _weakrefset abc argparse array ast asyncio base64
@@ -68,20 +65,20 @@ _MODULES = """
     typing unicodedata urllib uuid warnings weakref xml zipfile zipimport ntpath
 """.split()  # noqa: SIM905 - as a list it would be a hundred lines
 
-# Patterns of file names below encodings/.
+# File-name patterns below encodings/.
 _ENCODINGS = """
     __init__ aliases ascii base64_codec charmap cp437 cp1252 hex_codec idna iso8859_1 latin_1
     punycode raw_unicode_escape unicode_escape utf_16* utf_32* utf_7 utf_8* zlib_codec
 """.split()  # noqa: SIM905
 
-# Modules in C, below lib-dynload/; many more are part of the Python program itself.
+# C modules below lib-dynload/; many more are part of the Python program itself.
 _EXTENSIONS = """
     _asyncio _contextvars _decimal _json _queue _typing mmap resource termios
 """.split()  # noqa: SIM905
 
 
 def wanted(path: str) -> bool:
-    """Whether the file at `path`, relative to Python's library directory, belongs in a guest."""
+    """Return whether a file, given relative to Python's library directory, belongs in a guest."""
     top, _, rest = path.partition("/")
     if top == "lib-dynload":
         return rest.split(".", 1)[0] in _EXTENSIONS

@@ -1,8 +1,7 @@
-"""Which of the host's apt sources the image is built from: its Debian ones, and no others.
+"""The host's apt sources for Debian 12, and no others: what the image is built from.
 
-A machine may have sources of other vendors besides; a guest must not hold their packages, and a
-vendor's outage must not break the build. No mirror is named here: the host's own configuration says
-where to fetch.
+A host may also have other vendors' sources.  A guest must not hold their packages, and a vendor's
+outage must not break the build.  The host's configuration names the mirrors; nothing here does.
 """
 
 from __future__ import annotations
@@ -12,12 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
-from guests.image.errors import ImageError
+from guests.image.host import ImageError
 
 __all__ = ["RELEASE", "debian_sources"]
 
 RELEASE = "bookworm"
-"""The Debian release (12) that guests are made of."""
+"""The Debian release (12) of the guests."""
 
 _SUITES = (RELEASE, f"{RELEASE}-updates", f"{RELEASE}-security")
 _ONE_LINE = re.compile(
@@ -27,7 +26,7 @@ _OPTION_NAMES = {"arch": "architectures", "lang": "languages", "target": "target
 
 
 def debian_sources(apt: Path = Path("/etc/apt")) -> str:
-    """The host's entries for Debian 12's `main`, as one deb822 text for mmdebstrap.
+    """Return the host's entries for Debian 12's ``main``, as one deb822 text for mmdebstrap.
 
     Raises ImageError if there is none.
     """
@@ -89,10 +88,9 @@ def _read_deb822(text: str) -> list[dict[str, str]]:
 
 
 def _only_debian(stanza: Mapping[str, str]) -> dict[str, str] | None:
-    """The part of `stanza` that is Debian's own, or None.
+    """Return the part of a stanza that is Debian's own, or None.
 
-    Vendors name their suites after Debian's too, so the path and the key must speak of Debian as
-    well.
+    Vendors use Debian's suite names too, so the path or the key must also be Debian's.
     """
     if (
         stanza.get("enabled", "yes").lower() in ("no", "false")

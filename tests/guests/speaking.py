@@ -1,8 +1,8 @@
-"""A voter that speaks with an incarnation in memory: says what voters say, takes answers apart."""
+"""A voter's side of a link to an incarnation in memory: sends frames and decodes the answers."""
 
 from __future__ import annotations
 
-from guests.agent.capture import InlineCapture, MakeCut
+from guests.agent.capture import InlineCapture, MakeCapture
 from guests.agent.incarnation import Incarnation
 from guests.protocol import wire
 from guests.protocol.message import encode_request
@@ -16,12 +16,12 @@ EMPTY = bytes(8)
 
 
 class Voter:
-    """The other end: says what a voter says, and takes the answers apart."""
+    """The voter's end of a link."""
 
     def __init__(
-        self, service: type[Service] = KeyValue, make_cut: MakeCut = InlineCapture
+        self, service: type[Service] = KeyValue, make_capture: MakeCapture = InlineCapture
     ) -> None:
-        self.incarnation = Incarnation(service, 3, "build-1", make_cut)
+        self.incarnation = Incarnation(service, 3, "build-1", make_capture)
         self.decoder = Decoder()
         self.epoch = 0
         self.seq = 0

@@ -1,4 +1,4 @@
-"""The CI deadline: what a command started is ended with it, daemons included, and nothing else."""
+"""The CI deadline ends all processes that a command started, daemons included, and no others."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.project.tree import ROOT
 
-__all__: list[str] = []
-
 DEADLINE = [sys.executable, "-I", str(ROOT / ".ci/deadline.py"), "--grace=1"]
 
-# Starts a daemon as libvirt starts a QEMU: two forks, a session of its own, an empty environment.
-# It writes its pid into the file named, ignores SIGTERM where told so, and sleeps.
+# Starts a daemon as libvirt starts a QEMU: two forks, a new session, an empty environment.
+# The daemon writes its pid to a file, ignores SIGTERM if it is "stubborn", and sleeps.
 DAEMON = """
 import os, signal, sys
 if os.fork() == 0:
@@ -42,24 +41,31 @@ sys.exit(3 if "fail" in sys.argv else 0)
 
 
 def run(seconds: float, pid_file: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run the daemon's starter under the deadline."""
+    """Start a daemon under the deadline."""
     command = [*DEADLINE, str(seconds), sys.executable, "-c", DAEMON, str(pid_file), *words]
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
 def alive(pid_file: Path) -> bool:
-    """Whether the daemon that wrote the file is still there."""
+    """Return whether the daemon that wrote the file still runs."""
     return Path(f"/proc/{pid_file.read_text()}").exists()
 
 
-def test_a_command_that_leaves_nothing_keeps_its_status() -> None:
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Poll a condition for at most 20 s."""
+    deadline = time.monotonic() + 20
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+def test_deadline_returns_the_commands_status() -> None:
     for status in (0, 7):
         command = [*DEADLINE, "30", "bash", "-c", f"echo said; exit {status}"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
         assert (done.returncode, done.stdout) == (status, "said\n")
 
 
-def test_a_daemon_left_behind_is_ended_and_told(tmp_path: Path) -> None:
+def test_deadline_ends_and_reports_a_daemon(tmp_path: Path) -> None:
     done = run(30, tmp_path / "pid")
     assert done.returncode == 0
     assert "command done" in done.stdout
@@ -67,42 +73,40 @@ def test_a_daemon_left_behind_is_ended_and_told(tmp_path: Path) -> None:
     assert not alive(tmp_path / "pid")
 
 
-def test_a_qemu_left_behind_is_ended_and_a_failure(tmp_path: Path) -> None:
+def test_deadline_fails_if_a_qemu_is_left(tmp_path: Path) -> None:
     done = run(30, tmp_path / "pid", "qemu")
     assert done.returncode == 1
     assert f"{(tmp_path / 'pid').read_text()} qemu-system-fake 300" in done.stdout
     assert not alive(tmp_path / "pid")
 
 
-def test_a_failed_command_keeps_its_status(tmp_path: Path) -> None:
+def test_deadline_returns_a_failed_commands_status(tmp_path: Path) -> None:
     assert run(30, tmp_path / "pid", "fail").returncode == 3
     assert not alive(tmp_path / "pid")
 
 
-def test_the_deadline_ends_the_command_and_its_daemon(tmp_path: Path) -> None:
+def test_deadline_ends_the_command_and_its_daemon_in_time(tmp_path: Path) -> None:
     done = run(2, tmp_path / "pid", "stay")
     assert done.returncode == 124
     assert "command done" not in done.stdout
     assert not alive(tmp_path / "pid")
 
 
-def test_what_ignores_sigterm_is_killed(tmp_path: Path) -> None:
+def test_deadline_kills_what_ignores_sigterm(tmp_path: Path) -> None:
     assert run(30, tmp_path / "pid", "stubborn", "qemu").returncode == 1
     assert not alive(tmp_path / "pid")
 
 
-def test_a_signal_ends_the_command_and_its_daemon(tmp_path: Path) -> None:
+def test_deadline_ends_everything_on_a_signal(tmp_path: Path) -> None:
     command = [*DEADLINE, "60", sys.executable, "-c", DAEMON, str(tmp_path / "pid"), "stay"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-        give_up = time.monotonic() + 20
-        while not (tmp_path / "pid").exists() and time.monotonic() < give_up:
-            time.sleep(0.01)
+        wait_until((tmp_path / "pid").exists)
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=30) == 128 + signal.SIGTERM
     assert not alive(tmp_path / "pid")
 
 
-def test_processes_of_others_are_left_alone(tmp_path: Path) -> None:
+def test_deadline_leaves_other_processes_alone(tmp_path: Path) -> None:
     with subprocess.Popen(["sleep", "300"]) as other:
         try:
             run(30, tmp_path / "pid")
@@ -112,15 +116,11 @@ def test_processes_of_others_are_left_alone(tmp_path: Path) -> None:
             other.kill()
 
 
-def test_the_command_is_ended_when_the_parent_of_the_deadline_is_killed(tmp_path: Path) -> None:
+def test_deadline_ends_everything_when_its_parent_is_killed(tmp_path: Path) -> None:
     inner = [*DEADLINE, "none", sys.executable, "-c", DAEMON, str(tmp_path / "pid"), "stay"]
     starter = "import subprocess, sys; subprocess.run(sys.argv[1:])"
     with subprocess.Popen([sys.executable, "-c", starter, *inner]) as process:
-        deadline = time.monotonic() + 20
-        while not (tmp_path / "pid").exists() and time.monotonic() < deadline:
-            time.sleep(0.01)
+        wait_until((tmp_path / "pid").exists)
         process.kill()
-    deadline = time.monotonic() + 20
-    while alive(tmp_path / "pid") and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_until(lambda: not alive(tmp_path / "pid"))
     assert not alive(tmp_path / "pid")

@@ -1,4 +1,4 @@
-"""The watch for QEMUs left behind, tried on a process that looks like one."""
+"""tests/conftest.py fails a run that leaves a QEMU behind, here a process that looks like one."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from pathlib import Path
 
 from tests.project.tree import ROOT
 
-__all__: list[str] = []
-
-# A test for an inner pytest: a process named like QEMU, given a path below the scratch prefix.
+# A test for an inner pytest: it starts a process that looks like a QEMU of these tests.
 LEAVES = """
 import subprocess, pathlib
 def test_leaves(scratch):
@@ -24,7 +22,7 @@ def test_leaves(scratch):
 
 
 def inner(folder: Path, extra: str) -> subprocess.CompletedProcess[str]:
-    """Run a pytest with this project's conftest.py over a test that starts the process."""
+    """Run that test in another pytest with this project's conftest.py."""
     fake = folder / "fake"
     # Python, because `sleep` would refuse the arguments that make the process look like a QEMU.
     fake.write_text(f"#!{sys.executable}\nimport time\ntime.sleep(60)\n")
@@ -40,7 +38,7 @@ def inner(folder: Path, extra: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=50)
 
 
-def test_a_run_that_leaves_a_qemu_fails(tmp_path: Path) -> None:
+def test_run_fails_if_a_qemu_is_left(tmp_path: Path) -> None:
     done = inner(tmp_path, "pass")
     pid = (tmp_path / "pid").read_text()
     subprocess.run(["kill", "-KILL", pid], check=True)
@@ -49,7 +47,7 @@ def test_a_run_that_leaves_a_qemu_fails(tmp_path: Path) -> None:
     assert f"{pid} qemu-system-fake" in done.stdout
 
 
-def test_a_run_that_ends_its_qemu_passes(tmp_path: Path) -> None:
+def test_run_passes_if_its_qemu_has_ended(tmp_path: Path) -> None:
     done = inner(tmp_path, "process.kill(); process.wait()")
     assert done.returncode == 0, done.stdout
     assert "left running" not in done.stdout

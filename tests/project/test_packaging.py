@@ -1,4 +1,4 @@
-"""The locks, the wheel, the README and the scripts: what a fresh machine is set up from."""
+"""What sets up a fresh machine: locks, wheel, scripts."""
 
 from __future__ import annotations
 
@@ -16,8 +16,6 @@ from packaging.utils import canonicalize_name
 
 from tests.project.tree import ROOT, tracked
 
-__all__: list[str] = []
-
 LOCKS = ROOT / "locks"
 ENTRY = re.compile(r"^(?P<requirement>[A-Za-z0-9][^\\]*?)\s*\\?$")
 
@@ -29,7 +27,7 @@ def project() -> dict[str, Any]:
 
 
 def locked(name: str) -> dict[str, Requirement]:
-    """Return the pinned requirements of locks/NAME.txt by canonical name."""
+    """Return the pinned requirements of locks/NAME.txt, by canonical name."""
     found: dict[str, Requirement] = {}
     for line in (LOCKS / f"{name}.txt").read_text().splitlines():
         if line and not line[0].isspace() and not line.startswith("#"):
@@ -58,26 +56,15 @@ def unmet(lock: dict[str, Requirement], wanted: list[str]) -> list[str]:
     return missing
 
 
-def test_the_locks_satisfy_the_project() -> None:
-    extras = project()["optional-dependencies"]
-    assert unmet(locked("run"), project()["dependencies"]) == []
-    assert (
-        unmet(
-            locked("test"),
-            [
-                *project()["dependencies"],
-                *extras["ssh"],
-                *extras["campaign"],
-                *extras["distributed"],
-                *extras["test"],
-            ],
-        )
-        == []
-    )
+def test_locks_satisfy_the_project() -> None:
+    dependencies, extras = project()["dependencies"], project()["optional-dependencies"]
+    assert unmet(locked("run"), dependencies) == []
+    for extra in ("bench", "campaign", "distributed", "ssh", "test"):
+        assert unmet(locked("test"), dependencies + extras[extra]) == []
     assert unmet(locked("build"), (LOCKS / "build.in").read_text().splitlines()[2:]) == []
 
 
-def test_the_locks_agree_with_each_other() -> None:
+def test_locks_agree_with_each_other() -> None:
     test = locked("test")
     for name in ("run", "build"):
         for package, pinned in locked(name).items():
@@ -86,7 +73,7 @@ def test_the_locks_agree_with_each_other() -> None:
 
 
 @pytest.mark.parametrize("name", ["build", "run", "test"])
-def test_a_lock_holds_names_versions_and_hashes_only(name: str) -> None:
+def test_lock_contains_only_names_versions_and_hashes(name: str) -> None:
     text = (LOCKS / f"{name}.txt").read_text()
     for line in text.splitlines():
         assert re.fullmatch(r"    --hash=sha256:[0-9a-f]{64}( \\)?|[a-z0-9][^/]*==[^/]*", line), (
@@ -96,18 +83,18 @@ def test_a_lock_holds_names_versions_and_hashes_only(name: str) -> None:
         assert "--hash=sha256:" in block, f"no hash: {block}"
 
 
-def test_libvirt_python_has_a_floor_and_no_ceiling() -> None:
+def test_libvirt_python_has_no_upper_limit() -> None:
     (binding,) = [text for text in project()["dependencies"] if text.startswith("libvirt-python")]
     assert {specifier.operator for specifier in Requirement(binding).specifier} == {">="}
 
 
-def test_the_readme_names_the_two_commands() -> None:
+def test_readme_names_the_two_commands() -> None:
     readme = (ROOT / "README.md").read_text()
     assert "./run demo" in readme
     assert "./run test" in readme
 
 
-def test_the_ci_script_calls_the_readmes_test_command() -> None:
+def test_ci_script_calls_the_test_command() -> None:
     assert "./run test" in (ROOT / ".ci/run").read_text()
 
 
@@ -117,27 +104,27 @@ def scripts() -> list[Path]:
 
 
 @pytest.mark.parametrize("path", scripts(), ids=lambda path: str(path.relative_to(ROOT)))
-def test_a_shell_script_parses(path: Path) -> None:
+def test_shell_script_parses(path: Path) -> None:
     done = subprocess.run(["bash", "-n", path], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("name", ["run", ".ci/run"])
-def test_what_a_user_types_is_executable(name: str) -> None:
+def test_script_is_executable(name: str) -> None:
     assert (ROOT / name).stat().st_mode & 0o111
 
 
-def test_the_run_script_tells_its_jobs_and_refuses_others() -> None:
-    told = subprocess.run(["./run", "help"], cwd=ROOT, capture_output=True, text=True)
-    assert told.returncode == 0
+def test_run_script_lists_its_jobs_and_rejects_others() -> None:
+    listed = subprocess.run(["./run", "help"], cwd=ROOT, capture_output=True, text=True)
+    assert listed.returncode == 0
     for job in ("demo", "test", "setup", "lock"):
-        assert re.search(rf"^  {job} ", told.stdout, re.MULTILINE)
-    refused = subprocess.run(["./run", "dmeo"], cwd=ROOT, capture_output=True, text=True)
-    assert refused.returncode != 0
-    assert "unknown job: dmeo" in refused.stderr
+        assert re.search(rf"^  {job} ", listed.stdout, re.MULTILINE)
+    rejected = subprocess.run(["./run", "dmeo"], cwd=ROOT, capture_output=True, text=True)
+    assert rejected.returncode != 0
+    assert "unknown job: dmeo" in rejected.stderr
 
 
-def test_the_wheel_holds_the_product_and_nothing_else(tmp_path: Path) -> None:
+def test_wheel_contains_exactly_the_product(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,28 +1,25 @@
-"""What holds for every file: exports, sizes, error handling, nothing of one machine or registry."""
+"""Rules for every file that no linter checks: exports, sizes, error handling, private paths."""
 
 from __future__ import annotations
 
 import ast
 import re
+import sys
 from collections.abc import Iterator
-
-import pytest
 
 from tests.project.tree import PACKAGES, ROOT, Source, sources, tracked
 
-__all__: list[str] = []
-
 MOST_LINES = 500
 
-# Where the product may sleep, and why; elsewhere it waits for events.
+# Files that may call `time.sleep`, and why. All others wait for events.
 SLEEPS = {
     ".ci/deadline.py": "polls /proc: there is no event for the end of an orphan's orphan",
     "deploy/authorizer.py": "a pause, so that an F that dies at once does not take the processor",
-    "faultinject/demo/story.py": "polls processes of other sessions: nothing to wait on",
+    "faultinject/demo/story.py": "polls the end of processes that are not its children",
     "guests/agent/main.py": "a port whose host end is closed gives no event, nor does sysfs",
 }
 
-# Hosts that package indexes and mirrors are known by; in parts, or this file would match itself.
+# Hosts of package indexes and mirrors, in parts, so that this file does not match itself.
 REGISTRIES = [
     ".".join(parts)
     for parts in (
@@ -38,17 +35,17 @@ REGISTRIES = [
         ("crates", "io"),
     )
 ]
-# Directories of the machine the project is written on, which no file of the project may name.
+# Directories of a developer's machine. No file may name them.
 MACHINE = re.compile(r"(?<![\w.~-])/(?:work/|tmp/w/|root/\.|opt/(?:pypi|wheels))")
 
 
 def product() -> list[Source]:
-    """Return the Python files of the product, and the CI's; no tests, no examples."""
-    return [s for s in sources() if s.name.lstrip(".").partition(".")[0] in (*PACKAGES, "ci")]
+    """Return the Python files of the product and of the CI."""
+    return [source for source in sources() if source.package in (*PACKAGES, "ci")]
 
 
 def texts() -> Iterator[tuple[str, str]]:
-    """Yield (path inside the project, text) of each file that is text."""
+    """Yield (relative path, text) of each text file."""
     for path in tracked():
         try:
             yield str(path.relative_to(ROOT)), path.read_text(encoding="utf-8")
@@ -56,30 +53,31 @@ def texts() -> Iterator[tuple[str, str]]:
             continue
 
 
+def exports(source: Source) -> list[ast.Assign | ast.AnnAssign]:
+    """Return the assignments to ``__all__``."""
+    return [
+        node
+        for node in source.tree.body
+        if isinstance(node, ast.Assign | ast.AnnAssign) and ast.unparse(node).startswith("__all__")
+    ]
+
+
 def where(source: Source, node: ast.AST) -> str:
     """Return FILE:LINE of a syntax node."""
     return f"{source.path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}"
 
 
-def test_every_module_says_what_it_exports() -> None:
-    without = []
-    for source in [*product(), *(source for source in sources() if source.is_test)]:
-        names = {
-            target.id
-            for node in source.tree.body
-            if isinstance(node, ast.Assign | ast.AnnAssign)
-            for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
-            if isinstance(target, ast.Name)
-        }
-        script = source.path.name in {"__main__.py", "conftest.py"}
-        test = source.is_test and source.path.name.startswith("test_")
-        if "__all__" not in names and not script and not test and source.tree.body:
-            without.append(str(source.path.relative_to(ROOT)))
-    assert without == []
+def test_every_module_declares_its_exports() -> None:
+    missing = [
+        str(source.path.relative_to(ROOT))
+        for source in product()
+        if source.path.name != "__main__.py" and source.tree.body and not exports(source)
+    ]
+    assert missing == []
 
 
-def test_nothing_is_raised_inside_except_star() -> None:
-    """Python 3.11.2, Debian 12's own, wraps it into a group that `except` of its type passes by."""
+def test_no_exception_is_raised_inside_except_star() -> None:
+    """Python 3.11.2 of Debian 12 wraps it into a group that `except` does not catch."""
     raised = [
         where(source, inner)
         for source in product()
@@ -92,7 +90,7 @@ def test_nothing_is_raised_inside_except_star() -> None:
     assert raised == []
 
 
-def test_what_a_module_exports_is_there() -> None:
+def test_every_export_exists() -> None:
     missing = []
     for source in product():
         bound: set[str] = set()
@@ -103,15 +101,13 @@ def test_what_a_module_exports_is_there() -> None:
                 bound.add(node.id)
             elif isinstance(node, ast.Import | ast.ImportFrom):
                 bound |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
-        for node in source.tree.body:
-            value = node.value if isinstance(node, ast.Assign | ast.AnnAssign) else None
-            if value is not None and "__all__" in ast.unparse(node).partition("=")[0]:
-                for name in ast.literal_eval(value):
-                    # In a package a name may be one of its modules.
-                    beside = source.path.parent / name
-                    module = beside.exists() or beside.with_suffix(".py").exists()
-                    if name not in bound and not module:
-                        missing.append(f"{where(source, node)} {name}")
+        for node in exports(source):
+            for name in ast.literal_eval(node.value) if node.value else ():
+                module = source.path.parent / name  # a package may export its modules
+                if name not in bound and not (
+                    module.exists() or module.with_suffix(".py").exists()
+                ):
+                    missing.append(f"{where(source, node)} {name}")
     assert missing == []
 
 
@@ -128,7 +124,7 @@ def test_every_module_has_a_docstring_and_future_annotations() -> None:
     assert bad == []
 
 
-def test_no_file_of_the_product_is_too_long() -> None:
+def test_no_file_is_too_long() -> None:
     long = {
         str(source.path.relative_to(ROOT)): count
         for source in product()
@@ -153,7 +149,7 @@ def test_no_exception_is_swallowed() -> None:
     assert bad == []
 
 
-def test_nothing_sleeps_in_place_of_a_condition() -> None:
+def test_only_listed_files_sleep() -> None:
     sleeping: set[str] = set()
     for source in product():
         imported = any(name == "time.sleep" for _, name in source.imports())
@@ -163,7 +159,9 @@ def test_nothing_sleeps_in_place_of_a_condition() -> None:
             called = ast.unparse(node.func)
             if called == "time.sleep" or (called == "sleep" and imported):
                 sleeping.add(str(source.path.relative_to(ROOT)))
-    assert sleeping - SLEEPS.keys() == set(), "say why in SLEEPS, or wait for the event itself"
+    assert sleeping - SLEEPS.keys() == set(), (
+        "wait for the event instead, or give the reason in SLEEPS"
+    )
 
 
 def test_no_file_names_a_registry_or_a_path_of_one_machine() -> None:
@@ -178,8 +176,18 @@ def test_no_file_names_a_registry_or_a_path_of_one_machine() -> None:
     assert hits == []
 
 
-@pytest.mark.parametrize("package", PACKAGES)
-def test_no_module_is_a_rag_bag(package: str) -> None:
-    bags = {"util", "utils", "helper", "helpers", "misc", "common"}
-    names = [source.name for source in product() if source.name.partition(".")[0] == package]
-    assert [name for name in names if bags.intersection(name.split("."))] == []
+def test_no_module_has_a_catch_all_name() -> None:
+    vague = {"util", "utils", "helper", "helpers", "misc", "common"}
+    assert [s.name for s in product() if vague.intersection(s.name.split("."))] == []
+
+
+def test_guests_import_only_the_standard_library() -> None:
+    """What runs in a guest; import-linter knows forbidden libraries only, no allowed ones."""
+    strays = [
+        f"{source.path.relative_to(ROOT)}:{line} {name}"
+        for source in product()
+        if source.package == "guests" and not source.name.startswith("guests.image")
+        for line, name in source.imports()
+        if name.partition(".")[0] not in {*sys.stdlib_module_names, "guests"}
+    ]
+    assert strays == []

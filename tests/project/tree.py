@@ -1,4 +1,4 @@
-"""The tracked files of this project, as the tests about the project read them."""
+"""The files of this project, as the tests about the project read them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["PACKAGES", "ROOT", "Source", "sources", "tracked"]
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("trivisor", "faultinject", "deploy", "voter", "guests")
 
-# Made by tools, never tracked; what counts where the tree is no git clone (an unpacked sdist).
+# Made by tools and never tracked. This counts if the tree is no git clone (an unpacked sdist).
 MADE = {
     ".git", ".hypothesis", ".import_linter_cache", ".mypy_cache", ".pytest_cache", ".ruff_cache",
     ".setup", ".venv", "__pycache__", "build", "dist", "results",
@@ -23,7 +23,7 @@ MADE = {
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """One Python file: where it is, the module it defines, its text and its syntax tree."""
+    """One Python file: its path, module name, text and syntax tree."""
 
     path: Path
     name: str
@@ -31,9 +31,9 @@ class Source:
     tree: ast.Module
 
     @property
-    def is_test(self) -> bool:
-        """Whether the file is part of the tests, not of the product."""
-        return self.name.partition(".")[0] == "tests"
+    def package(self) -> str:
+        """The first part of the module's name."""
+        return self.name.lstrip(".").partition(".")[0]
 
     def imports(self) -> Iterator[tuple[int, str]]:
         """Yield (line, dotted name) of each import, also those inside functions and TYPE_CHECKING.
@@ -57,7 +57,7 @@ class Source:
 
 @functools.cache
 def tracked() -> tuple[Path, ...]:
-    """Return all files of the project: those git tracks or would track; absolute paths, sorted."""
+    """Return the absolute paths of all files that git tracks or would track, sorted."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     try:
         listed = subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout

@@ -24,7 +24,7 @@ class Machine:
     def run(self, work: Work, *, calls: int = 0) -> Process:
         """Run work as a process, which dies in its ``calls``-th system call."""
         process = Process("p")
-        process.call_fuse = calls
+        process.calls_left = calls
         task = self.loop.spawn(process, work(SimFiles(self.disk, process)))
         self.loop.call_later(10, self.loop.stop, context=self.loop.outside)
         self.loop.run_forever()
@@ -164,9 +164,9 @@ def test_rot_changes_one_bit_of_what_is_stored() -> None:
         file.append(b"x" * 100)
         await file.sync()
 
-    assert not machine.disk.rot(Random(1))
+    assert not machine.disk.change_bit(Random(1))
     machine.run(work)
-    assert machine.disk.rot(Random(1))
+    assert machine.disk.change_bit(Random(1))
     data = machine.read("a")[:100]
     assert sum((byte ^ ord("x")).bit_count() for byte in data) == 1
 

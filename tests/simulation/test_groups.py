@@ -9,7 +9,7 @@ from faultinject.simulation.groups import CODE, group, shrink_group
 from faultinject.simulation.hunt import RunSummary
 from faultinject.simulation.plan import SimPlan, make_plan
 from faultinject.simulation.promises import Breach
-from faultinject.simulation.world import RunResult, run
+from faultinject.simulation.run import RunResult, run
 
 
 def summary(seed: int, *breaches: tuple[str, str], problems: tuple[str, ...] = ()) -> RunSummary:

@@ -16,7 +16,7 @@ def loop() -> Iterator[SimLoop]:
     """A fresh loop."""
     made = SimLoop()
     yield made
-    made.bury()
+    made.dispose()
 
 
 def test_time_passes_only_in_the_simulation(loop: SimLoop) -> None:
@@ -45,7 +45,7 @@ def test_what_never_happens_is_said(loop: SimLoop) -> None:
 
 
 def test_a_busy_loop_is_said() -> None:
-    loop = SimLoop(most=1000)
+    loop = SimLoop(max_steps=1000)
 
     async def spin() -> None:
         while True:  # noqa: ASYNC110 - it is what is tried
@@ -53,7 +53,7 @@ def test_a_busy_loop_is_said() -> None:
 
     with pytest.raises(Stuck, match="1000 callbacks"):
         loop.run_until_complete(spin())
-    loop.bury()
+    loop.dispose()
 
 
 def test_a_killed_process_runs_nothing_more(loop: SimLoop) -> None:
@@ -93,7 +93,7 @@ def test_it_can_die_at_each_await(loop: SimLoop, steps: int) -> None:
             await asyncio.sleep(0)
 
     async def main() -> None:
-        process.fuse = steps
+        process.callbacks_left = steps
         loop.spawn(process, live())
         await asyncio.sleep(1)
 
@@ -115,7 +115,7 @@ def test_a_system_call_can_be_the_last(loop: SimLoop) -> None:
             said.append("caught")
 
     async def main() -> None:
-        process.call_fuse = 2
+        process.calls_left = 2
         loop.spawn(process, live())
         await asyncio.sleep(1)
         with pytest.raises(Killed):
@@ -138,7 +138,7 @@ def test_a_stopped_process_goes_on_where_it_was(loop: SimLoop) -> None:
         await asyncio.sleep(1.5)
         process.stop()
         await asyncio.sleep(10)
-        loop.go_on(process)
+        loop.resume(process)
         await task
 
     loop.run_until_complete(main())

@@ -82,7 +82,7 @@ def test_bytes_arrive_in_order_and_in_pieces() -> None:
         net.wait()
         assert b"".join(net.servers[0].pieces) == data
         counts.add(len(net.servers[0].pieces))
-        net.loop.bury()
+        net.loop.dispose()
     assert len(counts) > 1
 
 
@@ -100,7 +100,7 @@ def test_a_link_that_is_slow_no_more_delivers_what_was_under_way_at_once() -> No
     cast(Transport, peer.transport).out.wake()
     net.wait()
     assert net.servers[0].pieces == [b"late"]
-    net.loop.bury()
+    net.loop.dispose()
 
 
 def test_a_connection_waits_until_somebody_serves() -> None:
@@ -112,7 +112,7 @@ def test_a_connection_waits_until_somebody_serves() -> None:
     net.serve()
     net.wait()
     assert net.servers[0].pieces == [b"hello"]
-    net.loop.bury()
+    net.loop.dispose()
 
 
 def test_a_killed_server_ends_its_connections_and_not_its_socket() -> None:
@@ -129,7 +129,7 @@ def test_a_killed_server_ends_its_connections_and_not_its_socket() -> None:
     net.connect().transport.write(b"x")
     net.wait()
     assert net.servers[1].pieces == [b"x"]
-    net.loop.bury()
+    net.loop.dispose()
 
 
 def test_closing_sends_what_was_written_first() -> None:
@@ -142,7 +142,7 @@ def test_closing_sends_what_was_written_first() -> None:
     assert net.servers[0].pieces == [b"last words"]
     assert net.servers[0].said == ["end", "lost"]
     assert peer.said == ["lost"]
-    net.loop.bury()
+    net.loop.dispose()
 
 
 def test_who_writes_too_much_is_told_to_wait() -> None:
@@ -160,7 +160,7 @@ def test_who_writes_too_much_is_told_to_wait() -> None:
     net.wait()
     assert sum(map(len, net.servers[0].pieces)) == 100_000
     assert peer.said == ["pause", "resume"]
-    net.loop.bury()
+    net.loop.dispose()
 
 
 def test_there_must_be_a_socket() -> None:
@@ -168,14 +168,14 @@ def test_there_must_be_a_socket() -> None:
     made: Any = net.loop.create_unix_connection(Peer, "elsewhere")
     with pytest.raises(FileNotFoundError):
         net.loop.run_until_complete(net.loop.spawn(net.client, made))
-    net.loop.bury()
+    net.loop.dispose()
 
 
 def test_half_of_the_last_write_goes_out() -> None:
     net = Net()
     net.serve()
     peer = net.connect()
-    net.client.call_fuse = 1
+    net.client.calls_left = 1
 
     async def write() -> None:
         peer.transport.write(b"12345678")
@@ -185,4 +185,4 @@ def test_half_of_the_last_write_goes_out() -> None:
     assert not net.client.alive
     assert net.servers[0].pieces == [b"1234"]
     assert net.servers[0].said == ["end", "lost"]
-    net.loop.bury()
+    net.loop.dispose()

@@ -1,4 +1,4 @@
-"""Measuring what runs reach: the run is not changed, and groups of runs are compared."""
+"""Measuring what runs reach does not change them, and groups of runs are compared."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from types import FrameType
 import msgspec
 import pytest
 
-from faultinject.simulation.faults import SimFaultInjector
 from faultinject.simulation.loop import Process
 from faultinject.simulation.plan import SimFault, SimPlan, make_plan
 from faultinject.simulation.reach import (
@@ -19,28 +18,26 @@ from faultinject.simulation.reach import (
     ReachDifference,
     ReachGroup,
     compare,
-    describe_plan,
     measure,
-    planned_pairs,
     reach,
 )
-from faultinject.simulation.world import World, run
+from faultinject.simulation.run import run
 from voter.core.replica import Replica
 
 
 def group(runs: int, **counts: dict[str, int]) -> ReachGroup:
-    """A group that reached these texts; dimensions are written with an underscore."""
+    """Make a group that reached these items; dimensions are written with an underscore."""
     named = {name.replace("_", " "): Counter(texts) for name, texts in counts.items()}
     return ReachGroup(runs, {name: named.get(name, Counter()) for name in DIMENSIONS})
 
 
-def planned(*faults: tuple[str, float, int]) -> SimPlan:
-    """A plan with these faults only: kind, time, target."""
+def planned(*faults: tuple[str, float, int], amount: int = 0, two: bool = True) -> SimPlan:
+    """Make a plan with these faults only: kind, time, target."""
     made = tuple(
-        SimFault(index, kind, at, target, seconds=0.1)
+        SimFault(index, kind, at, target, seconds=0.1, amount=amount)
         for index, (kind, at, target) in enumerate(faults)
     )
-    return msgspec.structs.replace(make_plan(3), faults=made, two=True, durability="fsync")
+    return msgspec.structs.replace(make_plan(3), faults=made, two=two, durability="fsync")
 
 
 @pytest.mark.parametrize("seed", [5, 7, 11])
@@ -49,29 +46,12 @@ def test_reach_does_not_change_the_run(seed: int) -> None:
     assert reach(plan).result.trace == run(plan).trace
 
 
-def test_reach_restores_everything_when_it_is_done() -> None:
-    before = (
-        Replica.move,
-        Process.kill,
-        World.end,
-        SimFaultInjector._begin,
-        SimFaultInjector._begin_replica,
-    )
-    reach(make_plan(5))
-    after = (
-        Replica.move,
-        Process.kill,
-        World.end,
-        SimFaultInjector._begin,
-        SimFaultInjector._begin_replica,
-    )
-    assert before == after
-    assert sys.gettrace() is None
-
-
-def test_reach_returns_the_same_items_when_the_run_is_repeated() -> None:
+def test_reach_restores_everything_and_repeats_exactly() -> None:
+    before = Replica.move, Process.kill
     first, second = reach(make_plan(5)), reach(make_plan(5))
     assert first.items == second.items
+    assert (Replica.move, Process.kill) == before
+    assert sys.gettrace() is None
 
 
 def test_branches_name_lines_of_the_measured_files_only() -> None:
@@ -92,14 +72,8 @@ def test_branches_name_lines_of_the_measured_files_only() -> None:
     }  # fmt: skip
 
 
-def test_branches_are_empty_when_they_are_not_asked_for() -> None:
-    items = reach(make_plan(5), branches=False).items
-    assert items["branch"] == frozenset()
-    assert items["transition"]
-
-
-def test_a_run_without_faults_has_only_the_first_transitions() -> None:
-    items = reach(planned(), branches=False).items
+def test_run_without_faults_has_only_the_first_transitions() -> None:
+    items = reach(planned()).items
     assert items["transition"] == {
         "absent -behind-> learner",
         "learner -admitted-> active",
@@ -108,43 +82,29 @@ def test_a_run_without_faults_has_only_the_first_transitions() -> None:
 
 
 def test_faults_are_a_pair_when_the_system_has_not_recovered_between_them() -> None:
-    items = reach(planned(("reboot", 0.1, 0), ("cut-link", 0.11, 1)), branches=False).items
+    items = reach(planned(("reboot", 0.1, 0), ("cut-link", 0.11, 1))).items
     assert items["fault pair"] == {"reboot, then cut-link"}
     assert any(text.startswith("cut-link while absent") for text in items["fault at"])
 
 
-def test_a_slow_link_makes_a_pair_when_its_delayed_data_is_still_under_way() -> None:
-    plan = planned(("slow-link", 0.05, 0), ("cut-link", 0.2, 1))
-    slow = msgspec.structs.replace(plan.faults[0], amount=50)
-    plan = msgspec.structs.replace(plan, faults=(slow, plan.faults[1]))
-    assert reach(plan, branches=False).items["fault pair"] == {"slow-link, then cut-link"}
+def test_slow_link_makes_a_pair_when_its_delayed_data_is_still_under_way() -> None:
+    plan = planned(("slow-link", 0.05, 0), ("cut-link", 0.2, 1), amount=50)
+    assert reach(plan).items["fault pair"] == {"slow-link, then cut-link"}
 
 
 def test_faults_are_no_pair_when_all_replicas_voted_between_them() -> None:
-    plan = planned(("cut-link", 0.02, 0), ("cut-link", 0.4, 1))
-    items = reach(msgspec.structs.replace(plan, two=False), branches=False).items
-    assert items["fault pair"] == frozenset()
+    plan = planned(("cut-link", 0.02, 0), ("cut-link", 0.4, 1), two=False)
+    assert reach(plan).items["fault pair"] == frozenset()
 
 
-def test_a_voter_that_ends_is_noted_with_its_situation() -> None:
-    deaths = reach(planned(("power-loss", 0.1, 0)), branches=False).items["voter death"]
+def test_voter_death_is_recorded_with_its_situation() -> None:
+    deaths = reach(planned(("power-loss", 0.1, 0))).items["voter death"]
     assert len(deaths) == 1
     assert "death 1 since all voted" in next(iter(deaths))
 
 
-def test_planned_pairs_keep_order_and_distance() -> None:
-    plan = planned(("reboot", 0.1, 0), ("hang", 0.2, 1), ("expel", 0.5, 2))
-    assert planned_pairs(plan, 0.15) == {"reboot, then hang"}
-    assert planned_pairs(plan, 0.35) == {"reboot, then hang", "hang, then expel"}
-
-
-def test_describe_plan_names_the_gap_that_was_drawn() -> None:
-    gaps = {describe_plan(make_plan(seed))["operation gap"] for seed in range(60)}
-    assert gaps == {"0.002", "0.01", "0.04"}
-
-
 def test_measure_counts_runs() -> None:
-    found = measure([planned(), planned()], branches=False)
+    found = measure([planned(), planned()])
     assert found.runs == 2
     assert found.counts["transition"]["learner -admitted-> active"] == 2
 
@@ -159,7 +119,7 @@ def test_compare_returns_what_only_the_second_group_reached_most_frequent_first(
     ]
 
 
-def test_reach_reports_another_tracer() -> None:
+def test_reach_raises_when_another_tracer_is_active() -> None:
     def other(frame: FrameType, event: str, argument: object) -> None:
         return None
 

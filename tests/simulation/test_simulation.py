@@ -12,15 +12,15 @@ import pytest
 from faultinject.simulation.fingerprint import fingerprint
 from faultinject.simulation.hunt import hunt
 from faultinject.simulation.plan import KINDS, MOMENTS, SWARM, make_plan
+from faultinject.simulation.run import run
 from faultinject.simulation.seeds import fresh, source_revision
-from faultinject.simulation.world import run
 
 SEEDS = int(os.environ.get("TRIVISOR_SEEDS", "300"))
 """How many seeds the fast suite runs."""
 
 TRACES = """
 from faultinject.simulation.plan import make_plan
-from faultinject.simulation.world import run
+from faultinject.simulation.run import run
 for seed in (*range(1, 21), *range(1 << 32, (1 << 32) + 10)):
     result = run(make_plan(seed))
     print(seed, result.trace, result.steps, result.breaches)
@@ -78,7 +78,7 @@ def test_all_promises_hold_on_fresh_seeds() -> None:
     print(f"trivisor simulate --seeds {seeds[0]}..{seeds[-1]}")
     for summary in hunt(seeds, jobs=os.cpu_count() or 1):
         answered += summary.answered
-        restarts += summary.restarts - 1
+        restarts += summary.voter_starts - 1
         if summary.breaches or summary.problems:
             failed[summary.seed] = [*map(str, summary.breaches[:2]), *summary.problems[:2]]
     assert failed == {}, "trivisor simulate --seed N tells more of each"
@@ -91,7 +91,7 @@ def test_without_faults_every_request_is_answered(seed: int) -> None:
     plan = make_plan(seed).without([], None)
     result = run(plan)
     assert result.breaches == []
-    assert result.restarts == 1
+    assert result.voter_starts == 1
 
 
 def test_fingerprint_is_equal_for_the_same_seed_and_differs_between_seeds() -> None:

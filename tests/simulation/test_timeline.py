@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from faultinject.simulation.plan import make_plan
+from faultinject.simulation.run import run
 from faultinject.simulation.timeline import Timeline, describe
-from faultinject.simulation.world import run
 from voter.core import events as ev
 
 SEED = 77009623
@@ -21,7 +21,7 @@ def test_it_shows_requests_votes_faults_the_journal_and_who_holds_what() -> None
     run(make_plan(SEED), timeline)
     text = "\n".join(timeline.lines)
     for words in (
-        "client asks", "send to g0, g1, g2", "replies to", "release", "journal: write",
+        "client sends", "send to g0, g1, g2", "replies to", "release", "journal: write",
         "journal is durable", "FAULT     0 expel", "continues from checkpoint",
         "the writes that replicas hold", "holds the state after",
     ):  # fmt: skip
@@ -44,5 +44,5 @@ def test_every_event_and_effect_has_words() -> None:
     assert len(kinds) > 25
     from faultinject.simulation import timeline
 
-    assert not {kind.__name__ for kind in kinds if kind not in timeline._WORDS}
+    assert not {kind.__name__ for kind in kinds if kind not in timeline._DESCRIPTIONS}
     assert describe(ev.Synced(3)) == "journal is durable up to entry 3"

@@ -100,7 +100,7 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._agent.connections.add(self)
-        self._transport.write(self._agent.incarnation.here())
+        self._transport.write(self._agent.incarnation.announce())
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None

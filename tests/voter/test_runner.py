@@ -60,7 +60,7 @@ class Pipe(asyncio.Transport):
         self._over = False
         guest.transport = self
         protocol.connection_made(self)
-        self._loop.call_soon(self._come, guest.incarnation.here())
+        self._loop.call_soon(self._come, guest.incarnation.announce())
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         pass

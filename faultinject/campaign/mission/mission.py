@@ -2,7 +2,7 @@
 
 Follow one: ``Mission.fly`` makes the requests; before request ``hit.at`` the hit is carried out
 (``strikes``); a ``Target`` is whoever answers, the voter or (NV) one guest; the
-``MissionOracle`` says
+``SequentialOracle`` says
 what is right.
 """
 
@@ -18,7 +18,7 @@ from faultinject.campaign.mission.direct import DirectLink, LinkBroken
 from faultinject.campaign.mission.outcome import NO_VERDICT, ClassifiedMission
 from faultinject.campaign.records import MissionPlan, StationSpec
 from faultinject.faults import Injection
-from faultinject.history.oracle import MissionOracle
+from faultinject.history.oracle import SequentialOracle
 from faultinject.history.workload import KEY, WorkloadCall, mixed_calls, signed_calls, static_calls
 from guests.function import sign
 from guests.protocol.message import Reply, encode_request
@@ -111,7 +111,7 @@ class Mission:
         self._spec = spec
         self._speaker = speaker
         key = b"" if spec.function == "none" else KEY
-        self._oracle = MissionOracle(ORACLES.get(spec.service, spec.service), key)
+        self._oracle = SequentialOracle(ORACLES.get(spec.service, spec.service), key)
         self._late = False  # a request had no verdict
         self._judged: list[ClassifiedMission] = []
         self._latencies: list[float] = []

@@ -51,7 +51,7 @@ from faultinject.faults import CATALOGUE
 from faultinject.faults.proxy import ProxiedLink
 from faultinject.faults.site import NotApplied
 from faultinject.history.workload import KEY
-from faultinject.host_facts import look_at_host
+from faultinject.host_facts import describe_host
 from faultinject.services import FRAIL, poisoned
 from guests.image import COMMAND_LINE, Overlay, add_overlay, build_image
 from voter.address import parse_address
@@ -460,7 +460,7 @@ def _overlay(spec: StationSpec) -> Overlay:
 
 
 async def _facts(node: NodeMachines, accel: str, image: str) -> StationFacts:
-    host = look_at_host(accel=accel, load_before=os.getloadavg()[0])
+    host = describe_host(accel=accel, load_before=os.getloadavg()[0])
     libvirt, qemu = await node.versions()
     return StationFacts(
         host=hashlib.blake2b(platform.node().encode(), digest_size=4).hexdigest(),

@@ -1,4 +1,4 @@
-"""The memory run: when memory counts as flat, a very small run, its picture."""
+"""The memory benchmark: when memory counts as flat, a small run, its picture."""
 
 from __future__ import annotations
 
@@ -7,8 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from faultinject.bench.memory import MemoryPlan, Sample, growth, run_memory
-from faultinject.bench.plot import plot_memory, require_plotting
+from faultinject.bench.memory import (
+    MemoryPlan,
+    Sample,
+    growth,
+    plot_memory,
+    require_plotting,
+    run_memory,
+)
 from voter.commands.terminal import CommandError
 
 
@@ -19,7 +25,7 @@ def series(*voter: int) -> list[Sample]:
     ]
 
 
-def test_growth_is_what_comes_after_the_warm_part() -> None:
+def test_growth_ignores_the_warm_up_and_peaks_that_return() -> None:
     warm = series(10, 50, *[100] * 8)
     assert growth(warm) == 0
     leaking = series(*range(100, 200))
@@ -29,7 +35,7 @@ def test_growth_is_what_comes_after_the_warm_part() -> None:
     assert growth(series(1, 2)) == 0
 
 
-def test_a_small_run_and_its_picture(scratch: Path) -> None:
+def test_memory_samples_at_every_interval_and_draws_them(scratch: Path) -> None:
     plan = MemoryPlan(
         requests=400, every=100, keys=10, sessions=2, in_flight=8, durability="os"
     )  # fmt: skip
@@ -44,7 +50,9 @@ def test_a_small_run_and_its_picture(scratch: Path) -> None:
     assert (scratch / "memory.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_without_matplotlib_it_says_so_before_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_require_plotting_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(CommandError, match="matplotlib") as caught:
         require_plotting()

@@ -10,7 +10,7 @@ import time
 from faultinject.bench.usage import Meter, cpu_seconds, family, resident
 
 
-def test_a_family_is_a_process_and_all_that_descends_from_it() -> None:
+def test_family_is_a_process_and_its_descendants() -> None:
     code = "import subprocess, sys; subprocess.run(['cat'])"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as child:
         deadline = time.monotonic() + 10
@@ -24,7 +24,7 @@ def test_a_family_is_a_process_and_all_that_descends_from_it() -> None:
     assert cpu_seconds([child.pid]) == 0
 
 
-def test_a_meter_tells_how_busy_processes_were() -> None:
+def test_meter_counts_busy_processors() -> None:
     meter = Meter({"nobody": []})
     until = time.process_time() + 0.2
     while time.process_time() < until:

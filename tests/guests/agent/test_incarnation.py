@@ -20,12 +20,12 @@ from tests.guests.speaking import EMPTY, Voter, get, kv_state, put_request
 # -------------------------------------------------------------- handshake
 
 
-def test_a_welcome_tells_who_is_there() -> None:
+def test_welcome_identifies_the_replica() -> None:
     welcome = Voter().hello()
     assert welcome == wire.Welcome(wire.PROTOCOL, 3, True, 0, EMPTY, 0, 1, "kv", "build-1")
 
 
-def test_a_later_welcome_tells_what_was_applied() -> None:
+def test_welcome_reports_the_last_write_after_requests() -> None:
     voter = Voter()
     voter.hello()
     voter.put("a")
@@ -34,14 +34,7 @@ def test_a_later_welcome_tells_what_was_applied() -> None:
     assert (welcome.fresh, welcome.last_seq, welcome.history) == (False, 1, b"h0000001")
 
 
-def test_reading_is_not_fresh_either() -> None:
-    voter = Voter()
-    voter.hello()
-    voter.order(get("a"), read_only=True)
-    assert voter.hello(78).fresh is False
-
-
-def test_nothing_is_taken_before_the_first_hello() -> None:
+def test_frames_are_ignored_before_the_first_hello() -> None:
     voter = Voter()
     for epoch in (0, 1):
         voter.epoch = epoch
@@ -51,7 +44,7 @@ def test_nothing_is_taken_before_the_first_hello() -> None:
     assert voter.hello().fresh
 
 
-def test_frames_of_another_epoch_are_dropped() -> None:
+def test_frames_of_another_epoch_are_ignored() -> None:
     voter = Voter()
     voter.hello(77)
     late = voter.order_frame(get("a"))
@@ -61,8 +54,8 @@ def test_frames_of_another_epoch_are_dropped() -> None:
     assert voter.put("a").kind == FrameKind.REPLY
 
 
-def test_hello_may_be_said_again_with_the_same_epoch() -> None:
-    """The voter repeats one that was not answered in time; what it ordered since comes after it."""
+def test_repeated_hello_keeps_the_epoch_usable() -> None:
+    """The voter repeats a HELLO that was not answered in time; its orders follow."""
     voter = Voter()
     voter.hello()
     voter.hello()
@@ -70,21 +63,16 @@ def test_hello_may_be_said_again_with_the_same_epoch() -> None:
     assert voter.put("b").kind == FrameKind.REPLY
 
 
-def test_a_short_hello_is_answered_so_that_the_versions_can_be_told() -> None:
+def test_short_hello_is_answered_with_the_protocol_version() -> None:
     voter = Voter()
     (frame,) = voter.send(encode(FrameKind.HELLO, 5, 0))
     assert wire.decode_welcome(frame.payload).protocol == wire.PROTOCOL
 
 
-def test_here_tells_the_incarnation() -> None:
-    (frame,) = Decoder().feed(Voter().incarnation.here())
-    assert (frame.kind, frame.epoch, frame.seq) == (FrameKind.HERE, 0, 3)
-
-
 # --------------------------------------------------------------- ordering
 
 
-def test_requests_are_applied_in_order_and_answered() -> None:
+def test_requests_are_applied_and_answered_in_order() -> None:
     voter = Voter()
     voter.hello()
     data = b"".join(
@@ -97,7 +85,7 @@ def test_requests_are_applied_in_order_and_answered() -> None:
 
 
 @pytest.mark.parametrize("read_only", [False, True])
-def test_a_request_of_another_history_is_refused(read_only: bool) -> None:
+def test_request_is_refused_when_its_history_is_another(read_only: bool) -> None:
     voter = Voter()
     voter.hello()
     voter.put("a")
@@ -108,7 +96,7 @@ def test_a_request_of_another_history_is_refused(read_only: bool) -> None:
     assert voter.put("b").kind == FrameKind.REPLY, "nothing has changed"
 
 
-# ---------------------------------------------------------- replies once more
+# ---------------------------------------------------------- cached replies
 
 
 def increment(voter: Voter) -> bytes:
@@ -116,12 +104,12 @@ def increment(voter: Voter) -> bytes:
 
 
 def again(frame: bytes, *, epoch: int = 78, flags: int | None = None) -> bytes:
-    """The same ORDER, as a voter sends it that has lost the reply."""
+    """Return the same ORDER, as a voter sends it that lost the reply."""
     (order,) = Decoder().feed(frame)
     return encode(order.kind, epoch, order.seq, order.payload, order.flags | (flags or 0))
 
 
-def test_a_write_that_comes_again_is_answered_and_not_applied() -> None:
+def test_repeated_write_is_answered_from_the_cache_and_not_applied() -> None:
     voter = Voter()
     voter.hello()
     orders = [increment(voter) for _ in range(5)]
@@ -133,21 +121,11 @@ def test_a_write_that_comes_again_is_answered_and_not_applied() -> None:
         (f.kind, f.seq, f.payload) for f in said[2:]
     ]
     (more,) = voter.send(increment(voter))
-    assert Reply.decode(more.payload).body == b"6", "and the state is what it was"
+    assert Reply.decode(more.payload).body == b"6", "the state has not changed"
 
 
-def test_reads_are_not_kept() -> None:
-    voter = Voter()
-    voter.hello()
-    voter.put("a")
-    voter.order(get("a"), read_only=True)
-    voter.put("b")
-    assert voter.hello(78).replies_from == 1
-    assert list(voter.incarnation._replies._done) == [1, 3]
-
-
-def test_a_write_that_is_another_one_is_refused() -> None:
-    """Another place, another history, or voided since: what was applied is not that."""
+def test_write_is_refused_when_another_was_applied_there() -> None:
+    """Another sequence number, another history, or voided since: not the write that was applied."""
     voter = Voter()
     voter.hello()
     first, second = increment(voter), increment(voter)
@@ -161,10 +139,10 @@ def test_a_write_that_is_another_one_is_refused() -> None:
     ):
         (refused,) = voter.send(frame)
         assert refused.kind == FrameKind.REFUSED
-    assert voter.incarnation._last_seq == 2
+    assert voter.hello(79).last_seq == 2
 
 
-def test_a_voided_write_that_comes_again_is_still_voided() -> None:
+def test_repeated_voided_write_stays_voided() -> None:
     voter = Voter()
     voter.hello()
     order = wire.encode_order(1, EMPTY, b"skipped!", b"", put_request("a", b"1"))
@@ -176,7 +154,7 @@ def test_a_voided_write_that_comes_again_is_still_voided() -> None:
     assert refused.kind == FrameKind.REFUSED
 
 
-def test_a_restored_state_has_no_replies() -> None:
+def test_reply_cache_is_empty_after_a_restore() -> None:
     state, _ = kv_state(a=b"1")
     voter = Voter()
     voter.hello()
@@ -192,7 +170,7 @@ def test_a_restored_state_has_no_replies() -> None:
 
 
 @pytest.mark.parametrize("size", [10, 100_000])
-def test_replies_are_kept_within_bounds_the_oldest_go_first(
+def test_reply_cache_drops_the_oldest_beyond_its_limits(
     size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Long(Service):
@@ -214,17 +192,7 @@ def test_replies_are_kept_within_bounds_the_oldest_go_first(
     assert refused.kind == FrameKind.REFUSED
 
 
-def test_one_link_may_ask_again_for_what_it_has_had() -> None:
-    voter = Voter()
-    voter.hello()
-    order = increment(voter)
-    first, second = voter.send(order + order)
-    assert (first.kind, first.payload) == (second.kind, second.payload)
-    (third,) = voter.send(increment(voter))
-    assert Reply.decode(third.payload).body == b"2"
-
-
-def test_a_voided_request_is_skipped_and_counts_in_the_history() -> None:
+def test_voided_request_is_skipped_and_counts_in_the_history() -> None:
     voter = Voter()
     voter.hello()
     voter.put("a", b"1")
@@ -236,7 +204,7 @@ def test_a_voided_request_is_skipped_and_counts_in_the_history() -> None:
     assert voter.hello(78).last_seq == 3
 
 
-def test_the_context_is_what_the_order_says() -> None:
+def test_context_comes_from_the_order() -> None:
     seen: list[Context] = []
 
     class Look(Service):
@@ -255,11 +223,11 @@ def test_the_context_is_what_the_order_says() -> None:
         replies.append(frame.payload)
     context = seen[0]
     assert (context.seq, context.time, context.caller, context.read_only) == (9, 12.0, "jörg", True)
-    assert replies[0] == replies[1], "the random source is of the history"
+    assert replies[0] == replies[1], "the random source is seeded by the history"
 
 
-def test_large_replies_are_not_all_held_at_once() -> None:
-    """What one read of the link asks for may be far more than the guest has memory for."""
+def test_large_replies_are_yielded_one_by_one() -> None:
+    """One read of the link may ask for more replies than fit into the guest's memory."""
     voter = Voter()
     voter.hello()
     voter.put("big", bytes(1 << 20))
@@ -270,17 +238,10 @@ def test_large_replies_are_not_all_held_at_once() -> None:
     assert sum(len(voter.decoder.feed(piece)) for piece in pieces) == 20
 
 
-def test_a_ping_is_answered() -> None:
-    voter = Voter()
-    voter.hello()
-    (frame,) = voter.send(encode(FrameKind.PING, 77, 5))
-    assert (frame.kind, frame.seq) == (FrameKind.PONG, 5)
-
-
 # ------------------------------------------------------ markers and states
 
 
-def test_a_marker_tells_the_digest_and_only_the_keeper_keeps_the_state() -> None:
+def test_marker_returns_the_digest_and_only_the_keeper_keeps_the_state() -> None:
     voter = Voter()
     voter.hello(index=1)
     voter.put("a", b"x" * 200_000)
@@ -299,13 +260,13 @@ def test_a_marker_tells_the_digest_and_only_the_keeper_keeps_the_state() -> None
         if frame.flags & wire.FLAG_LAST:
             break
     assert len(state) > 200_000
-    assert state_digest(iter((state,))) == digest, "the state at the marker, not the one since"
+    assert state_digest(iter((state,))) == digest, "the state at the marker, not the present one"
     late = encode(FrameKind.FETCH, voter.epoch, seq, offset.to_bytes(8))
-    assert voter.send(late) == [], "asked for ahead, before it was known which piece is the last"
-    assert voter.incarnation.waits_for == -1
+    assert voter.send(late) == [], "requested ahead, before the voter knew the last piece"
+    assert voter.incarnation.capture_fd == -1
 
 
-def test_a_marker_of_the_same_number_is_given_to_the_next_voter_too() -> None:
+def test_next_voter_may_use_the_same_marker_number() -> None:
     voter = Voter()
     for epoch in (77, 78):
         voter.epoch, voter.seq = epoch, 8
@@ -314,21 +275,7 @@ def test_a_marker_of_the_same_number_is_given_to_the_next_voter_too() -> None:
         assert voter.fetch(9).flags & wire.FLAG_LAST
 
 
-def test_a_kept_state_is_dropped_by_the_next_marker_and_by_a_new_handshake() -> None:
-    voter = Voter()
-    voter.hello()
-    voter.put("a")
-    voter.mark(keeper=1)
-    seq = voter.seq
-    voter.mark(keeper=0)
-    assert voter.fetch(seq).kind == FrameKind.REFUSED
-    voter.mark(keeper=1)
-    seq = voter.seq
-    voter.hello(78)
-    assert voter.fetch(seq).kind == FrameKind.REFUSED
-
-
-def test_pieces_are_given_in_order_each_once() -> None:
+def test_pieces_are_sent_in_order_and_once() -> None:
     voter = Voter()
     voter.hello()
     voter.put("a", bytes(200_000))
@@ -342,7 +289,7 @@ def test_pieces_are_given_in_order_each_once() -> None:
     assert voter.fetch(seq, STATE_PIECE).kind == FrameKind.STATE
 
 
-def test_the_empty_state_is_one_piece() -> None:
+def test_empty_state_is_one_piece() -> None:
     class Stateless(Service):
         name = "stateless"
 
@@ -356,7 +303,7 @@ def test_the_empty_state_is_one_piece() -> None:
     assert (frame.kind, frame.payload, frame.flags) == (FrameKind.STATE, b"", wire.FLAG_LAST)
 
 
-def test_a_restored_replica_goes_on_from_there() -> None:
+def test_restored_replica_continues_from_the_restored_state() -> None:
     state, digest = kv_state(a=b"1", b=b"2" * 500)
     voter = Voter()
     voter.hello()
@@ -370,7 +317,7 @@ def test_a_restored_replica_goes_on_from_there() -> None:
     assert (welcome.last_seq, welcome.history, welcome.fresh) == (52, b"h0000052", False)
 
 
-def test_the_empty_state_is_restored_without_pieces() -> None:
+def test_empty_state_is_restored_without_pieces() -> None:
     voter = Voter()
     voter.hello()
     voter.put("a")
@@ -380,7 +327,7 @@ def test_the_empty_state_is_restored_without_pieces() -> None:
 
 
 @pytest.mark.parametrize("state", [b"garbage", b"TVKV\x00\x01", bytes(500)])
-def test_a_state_that_cannot_be_restored_is_refused_and_changes_nothing(state: bytes) -> None:
+def test_invalid_state_is_refused_and_changes_nothing(state: bytes) -> None:
     voter = Voter()
     voter.hello()
     voter.put("a")
@@ -390,7 +337,7 @@ def test_a_state_that_cannot_be_restored_is_refused_and_changes_nothing(state: b
     assert voter.put("b").kind == FrameKind.REPLY
 
 
-def test_nothing_is_applied_while_a_state_is_on_its_way() -> None:
+def test_requests_are_refused_while_a_state_arrives() -> None:
     state, _ = kv_state(a=b"1")
     voter = Voter()
     voter.hello()
@@ -400,7 +347,7 @@ def test_nothing_is_applied_while_a_state_is_on_its_way() -> None:
     assert frame.kind == FrameKind.RESTORED
 
 
-def test_a_handshake_ends_a_restore() -> None:
+def test_handshake_aborts_a_restore() -> None:
     state, _ = kv_state(a=b"1")
     voter = Voter()
     voter.hello()
@@ -410,16 +357,8 @@ def test_a_handshake_ends_a_restore() -> None:
     assert voter.put("a").kind == FrameKind.REPLY
 
 
-def test_pieces_that_nobody_announced_are_not_held() -> None:
-    voter = Voter()
-    voter.hello()
-    for _ in range(20):
-        assert voter.send(encode(FrameKind.STATE, 77, 50, bytes(1000))) == []
-    assert not voter.incarnation._pieces
-
-
 class Broken(Service):
-    """A service whose state cannot be told."""
+    """A service whose snapshot fails."""
 
     name = "broken"
 
@@ -433,7 +372,7 @@ class Broken(Service):
         raise RuntimeError("never")
 
 
-def test_a_service_that_cannot_tell_its_state_goes_on_and_agrees() -> None:
+def test_service_whose_snapshot_fails_continues_and_agrees() -> None:
     digests = set()
     for _ in range(2):
         voter = Voter(Broken)
@@ -446,13 +385,13 @@ def test_a_service_that_cannot_tell_its_state_goes_on_and_agrees() -> None:
     assert digests == {b"no digest: RuntimeError"}
 
 
-# ---------------------------------------------------------- cuts that take time
+# ---------------------------------------------------------- captures that take time
 
 
-class LateCut(InlineCapture):
-    """A cut that is ready when the test says so."""
+class LateCapture(InlineCapture):
+    """A capture that is ready when the test says so."""
 
-    made: list[LateCut]
+    made: list[LateCapture]
 
     def __init__(self, service: Service, keep: bool) -> None:
         super().__init__(service, keep)
@@ -467,11 +406,11 @@ class LateCut(InlineCapture):
             raise CaptureError("broken")
         return not self.ready
 
-    def tell(self) -> bytes | None:
-        return None if self._wait() else super().tell()
+    def digest(self) -> bytes | None:
+        return None if self._wait() else super().digest()
 
-    def take(self) -> tuple[bytes, bool] | None:
-        return None if self._wait() else super().take()
+    def next_piece(self) -> tuple[bytes, bool] | None:
+        return None if self._wait() else super().next_piece()
 
     def close(self) -> None:
         self.closed = True
@@ -480,94 +419,94 @@ class LateCut(InlineCapture):
 
 @pytest.fixture
 def late() -> Voter:
-    """A voter whose replica (index 1) makes late cuts, with a state of two pieces."""
-    LateCut.made = []
-    voter = Voter(make_cut=LateCut)
+    """A voter whose replica (index 1) makes late captures, with a state of two pieces."""
+    LateCapture.made = []
+    voter = Voter(make_capture=LateCapture)
     voter.hello(index=1)
     voter.put("a", b"x" * (STATE_PIECE + 1000))
     return voter
 
 
-def start_cut(voter: Voter) -> LateCut:
-    """Place a marker, with the state kept."""
+def start_capture(voter: Voter) -> LateCapture:
+    """Send a marker that keeps the state."""
     voter.seq += 1
     assert voter.send(encode(FrameKind.MARKER, voter.epoch, voter.seq, b"\1")) == []
-    return LateCut.made[-1]
+    return LateCapture.made[-1]
 
 
 def polled(voter: Voter) -> list[Frame]:
     return voter.decoder.feed(voter.incarnation.poll())
 
 
-def test_replies_overtake_a_digest_and_the_state_is_the_one_at_the_marker(late: Voter) -> None:
+def test_replies_overtake_a_digest_that_takes_time(late: Voter) -> None:
     before = late.incarnation._service.digest()
-    cut, seq = start_cut(late), late.seq
-    assert late.incarnation.waits_for == 99
+    capture, seq = start_capture(late), late.seq
+    assert late.incarnation.capture_fd == 99
     assert late.put("a", b"later").kind == FrameKind.REPLY
     assert polled(late) == []
-    cut.ready = True
+    capture.ready = True
     (digest,) = polled(late)
     assert (digest.kind, digest.seq, digest.payload) == (FrameKind.DIGEST, seq, before)
-    assert late.incarnation.waits_for == -1, "nothing until the state is fetched"
+    assert late.incarnation.capture_fd == -1, "nothing to send until the state is fetched"
     assert polled(late) == []
-    cut.ready = False
+    capture.ready = False
     assert late.send(encode(FrameKind.FETCH, 77, seq, bytes(8))) == []
-    assert late.incarnation.waits_for == 99
+    assert late.incarnation.capture_fd == 99
     assert late.put("b").kind == FrameKind.REPLY
-    cut.ready = True
+    capture.ready = True
     (piece,) = polled(late)
     assert (piece.kind, len(piece.payload), piece.flags) == (FrameKind.STATE, STATE_PIECE, 0)
     rest = late.fetch(seq, STATE_PIECE)
     assert rest.flags == wire.FLAG_LAST
     assert state_digest(iter((piece.payload, rest.payload))) == before
-    assert cut.closed
-    assert late.incarnation.waits_for == -1
+    assert capture.closed
+    assert late.incarnation.capture_fd == -1
 
 
 @pytest.mark.parametrize("when", ["digest", "state"])
-def test_a_cut_that_breaks_is_refused(late: Voter, when: str) -> None:
-    cut, seq = start_cut(late), late.seq
+def test_marker_is_refused_when_its_capture_fails(late: Voter, when: str) -> None:
+    capture, seq = start_capture(late), late.seq
     if when == "state":
-        cut.ready = True
+        capture.ready = True
         polled(late)
-        cut.ready = False
+        capture.ready = False
         late.send(encode(FrameKind.FETCH, 77, seq, bytes(8)))
-    cut.broken = True
+    capture.broken = True
     (refused,) = polled(late)
     assert (refused.kind, refused.seq, refused.payload) == (FrameKind.REFUSED, seq, b"broken")
-    assert cut.closed
+    assert capture.closed
     assert late.put("b").kind == FrameKind.REPLY
 
 
-@pytest.mark.parametrize("why", ["marker", "hello", "restore", "hang up", "end"])
-def test_there_is_one_cut_at_a_time(late: Voter, why: str) -> None:
-    cut, seq = start_cut(late), late.seq
+@pytest.mark.parametrize("why", ["marker", "hello", "restore", "disconnect", "end"])
+def test_capture_ends_when_something_replaces_it(late: Voter, why: str) -> None:
+    capture, seq = start_capture(late), late.seq
     if why == "marker":
-        assert not start_cut(late).closed
+        assert not start_capture(late).closed
     elif why == "hello":
         late.hello(78)
     elif why == "restore":
         late.restore(b"")
-    elif why == "hang up":
-        late.incarnation.hang_up()
+    elif why == "disconnect":
+        late.incarnation.disconnect()
     else:
-        late.incarnation.end_cut()
-    assert cut.closed
-    cut.ready = True
+        late.incarnation.end_capture()
+    assert capture.closed
+    capture.ready = True
     assert polled(late) == []
     assert late.fetch(seq).kind == FrameKind.REFUSED
 
 
-def test_a_state_is_not_fetched_before_its_digest_is_told_nor_too_far_ahead(late: Voter) -> None:
-    cut, seq = start_cut(late), late.seq
+def test_fetch_is_refused_before_the_digest_and_too_far_ahead(late: Voter) -> None:
+    capture, seq = start_capture(late), late.seq
     assert late.fetch(seq).kind == FrameKind.REFUSED
-    cut.ready = True
+    capture.ready = True
     polled(late)
-    cut.ready = False
+    capture.ready = False
     for ahead in range(FETCH_AHEAD):
         assert late.send(encode(FrameKind.FETCH, 77, seq, (ahead * STATE_PIECE).to_bytes(8))) == []
     assert late.fetch(seq, FETCH_AHEAD * STATE_PIECE).kind == FrameKind.REFUSED
-    cut.ready = True
+    capture.ready = True
     assert len(polled(late)) == 1
 
 
@@ -575,7 +514,7 @@ def test_a_state_is_not_fetched_before_its_digest_is_told_nor_too_far_ahead(late
 
 
 @pytest.mark.parametrize("kind", range(64))
-def test_a_payload_of_the_wrong_form_is_refused_and_nothing_raises(kind: int) -> None:
+def test_malformed_payload_never_raises(kind: int) -> None:
     for payload in (b"", b"x", bytes(25), b"\xff" * 26, b"\xff" * 48, bytes(300)):
         voter = Voter()
         voter.hello()
@@ -585,18 +524,8 @@ def test_a_payload_of_the_wrong_form_is_refused_and_nothing_raises(kind: int) ->
         assert voter.put("a").kind == FrameKind.REPLY
 
 
-@given(
-    st.lists(st.tuples(st.integers(0, 40), st.integers(76, 78), st.binary(max_size=80)), max_size=8)
-)
-def test_no_frames_raise(frames: list[tuple[int, int, bytes]]) -> None:
-    voter = Voter()
-    voter.hello()
-    voter.send(b"".join(encode(kind, epoch, 1, payload) for kind, epoch, payload in frames))
-    voter.hello(99)
-
-
 @given(st.lists(st.binary(max_size=60), max_size=5))
-def test_no_bytes_raise(pieces: list[bytes]) -> None:
+def test_random_bytes_never_raise(pieces: list[bytes]) -> None:
     voter = Voter()
     voter.hello()
     voter.put("a")
@@ -606,9 +535,9 @@ def test_no_bytes_raise(pieces: list[bytes]) -> None:
     assert voter.hello(78).last_seq == 1
 
 
-def test_a_frame_cut_by_the_end_of_a_connection_is_forgotten() -> None:
+def test_partial_frame_is_forgotten_when_the_connection_ends() -> None:
     voter = Voter()
     voter.hello()
     voter.send(encode(FrameKind.PING, 77, 5, bytes(100))[:-1])
-    voter.incarnation.hang_up()
+    voter.incarnation.disconnect()
     assert voter.hello(78)

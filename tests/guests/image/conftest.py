@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from guests.image import Image, build_image
-from guests.image.manifest import Manifest, encode_record, sum_up
+from guests.image.manifest import Manifest, combined_hash, encode_record
 from guests.image.packages import Package
 
 
@@ -36,7 +36,7 @@ def small_image(tmp_path: Path) -> Image:
     return Image(
         kernel=directory / "vmlinux",
         initrd=directory / "initrd",
-        sha256=sum_up(kernel, initrd),
+        sha256=combined_hash(kernel, initrd),
         manifest=directory / "manifest.json",
     )
 

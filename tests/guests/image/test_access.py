@@ -10,9 +10,9 @@ import msgspec
 import pytest
 
 from guests.image import Access, Image, ImageError, Overlay, add_overlay, verify
-from guests.image.access import ARCHIVE, access_entries
 from guests.image.cpio import pack
 from guests.image.manifest import encode_record, read_manifest
+from guests.image.overlay import ACCESS_ARCHIVE, access_entries
 from guests.image.recipe import ACCESS_LIBRARIES, ACCESS_MODULES, MULTIARCH
 from tests.guests.image.archive import Read, read_archives
 
@@ -23,7 +23,7 @@ KEYS = Access(host=b"a host key", client="ssh-ed25519 AAAA")
 def open_image(small_image: Image) -> Image:
     """The small image, with the archive beside it that a real one has."""
     archive = pack(access_entries())
-    (small_image.manifest.parent / ARCHIVE).write_bytes(archive)
+    (small_image.manifest.parent / ACCESS_ARCHIVE).write_bytes(archive)
     described = msgspec.structs.replace(
         read_manifest(small_image.manifest),
         access=hashlib.sha256(archive).hexdigest(),
@@ -83,7 +83,7 @@ def test_keys_behind_an_image_that_is_no_base_are_refused(
 
 
 def test_an_altered_archive_is_refused(open_image: Image, tmp_path: Path) -> None:
-    (open_image.manifest.parent / ARCHIVE).write_bytes(b"else")
+    (open_image.manifest.parent / ACCESS_ARCHIVE).write_bytes(b"else")
     with pytest.raises(ImageError, match="altered"):
         add_overlay(open_image, tmp_path / "node", Overlay(service="kv", access=KEYS))
 
@@ -91,7 +91,8 @@ def test_an_altered_archive_is_refused(open_image: Image, tmp_path: Path) -> Non
 @pytest.mark.vm
 def test_the_real_archive_holds_the_server_and_the_base_image_does_not(real_image: Image) -> None:
     archive = {
-        entry.name for entry in read_archives((real_image.initrd.parent / ARCHIVE).read_bytes())
+        entry.name
+        for entry in read_archives((real_image.initrd.parent / ACCESS_ARCHIVE).read_bytes())
     }
     base = {entry.name for entry in read_archives(real_image.initrd.read_bytes())}
     wanted = {"usr/sbin/dropbear", "etc/trivisor/access", "bin/sh", "etc/passwd"}

@@ -52,7 +52,7 @@ def test_manifest_lists_packages_and_files(real_image: Image) -> None:
         assert len(package.sha256) == 64
     for name in ("init", "bin/busybox", f"usr/bin/{PYTHON}", "opt/trivisor/guests/agent/main.py"):
         assert len(manifest.files[name]) == 64
-    assert "opt/trivisor/guests/__pycache__/agent.cpython-311.pyc" in manifest.files
+    assert "opt/trivisor/guests/agent/__pycache__/main.cpython-311.pyc" in manifest.files
     assert not any("image" in name.split("/") for name in manifest.files)
 
 

@@ -66,7 +66,7 @@ def test_a_name_that_is_not_plain_is_refused(name: str) -> None:
 
 
 def test_two_files_of_one_name_are_refused() -> None:
-    with pytest.raises(ImageError, match="'a' stands twice"):
+    with pytest.raises(ImageError, match="'a' is twice"):
         cpio.pack([cpio.file("a", b"x"), cpio.file("a", b"y")])
 
 

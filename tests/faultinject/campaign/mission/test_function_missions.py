@@ -14,7 +14,7 @@ from faultinject.campaign.mission.outcome import classify
 from faultinject.campaign.records import MissionPlan, Outcome, StationSpec
 from faultinject.faults import Injection
 from faultinject.faults.acts import apply
-from faultinject.history.oracle import MissionOracle
+from faultinject.history.oracle import SequentialOracle
 from faultinject.history.workload import KEY, WorkloadCall
 from faultinject.services import FRAIL
 from guests.function import REFUSAL, Authentication
@@ -51,7 +51,7 @@ def test_whenever_f_begins_to_err_a_request_shows_it(service: str) -> None:
 def test_the_oracle_of_signed_requests_refuses_the_others() -> None:
     spec = StationSpec(function="guest")
     calls = workload(planned(), spec)
-    oracle = MissionOracle("kv", KEY)
+    oracle = SequentialOracle("kv", KEY)
     for call, good in zip(calls, admitted(calls), strict=True):
         assert oracle.accepts(call.request, REFUSAL, read_only=call.read_only) == (not good)
 

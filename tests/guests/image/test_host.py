@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from guests.image.store import lock, make_aside, prune, replace_file
+from guests.image.host import lock, new_directory, prune, replace_file
 
 
 def test_a_directory_appears_whole(tmp_path: Path) -> None:
-    with make_aside(tmp_path / "x") as work:
+    with new_directory(tmp_path / "x") as work:
         (work / "a").write_text("1")
         assert not (tmp_path / "x").exists()
     assert (tmp_path / "x/a").read_text() == "1"
@@ -20,7 +20,7 @@ def test_a_directory_appears_whole(tmp_path: Path) -> None:
 
 def test_a_failed_build_leaves_nothing(tmp_path: Path) -> None:
     def build() -> None:
-        with make_aside(tmp_path / "x") as work:
+        with new_directory(tmp_path / "x") as work:
             (work / "a").write_text("1")
             raise KeyboardInterrupt
 

@@ -8,7 +8,7 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from faultinject.history.oracle import WORLDS, MissionOracle
+from faultinject.history.oracle import MAX_STATES, SequentialOracle
 from faultinject.history.workload import WorkloadCall, mixed_calls
 from guests.protocol.message import encode_request
 from guests.service import Context, answer, load
@@ -37,13 +37,13 @@ class Truth:
 
 @given(seed=st.integers(0, 2**32), wrong=st.integers(0, 19))
 def test_right_replies_are_accepted_and_one_changed_byte_is_not(seed: int, wrong: int) -> None:
-    oracle, truth = MissionOracle("kv"), Truth()
+    oracle, truth = SequentialOracle("kv"), Truth()
     for at, call in enumerate(islice(mixed_calls(seed, keys=3), 20)):
         reply = truth.says(call.request, read_only=call.read_only)
         if at == wrong:
             place = Random(seed).randrange(len(reply))
             changed = reply[:place] + bytes([reply[place] ^ 1]) + reply[place + 1 :]
-            assert not MissionOracle("kv").accepts(call.request, b"", read_only=call.read_only)
+            assert not SequentialOracle("kv").accepts(call.request, b"", read_only=call.read_only)
             assert changed != reply
             assert not oracle.accepts(call.request, changed, read_only=call.read_only)
         else:
@@ -54,7 +54,7 @@ def test_right_replies_are_accepted_and_one_changed_byte_is_not(seed: int, wrong
 def test_a_request_without_a_reply_may_have_been_applied_or_not(
     seed: int, lost: set[int], data: st.DataObject
 ) -> None:
-    oracle, truth = MissionOracle("kv"), Truth()
+    oracle, truth = SequentialOracle("kv"), Truth()
     for at, call in enumerate(islice(mixed_calls(seed, keys=3), 20)):
         if at in lost:
             oracle.unknown(call.request, read_only=call.read_only)
@@ -66,7 +66,7 @@ def test_a_request_without_a_reply_may_have_been_applied_or_not(
 
 
 def test_after_an_unknown_write_both_states_are_right_until_one_is_seen() -> None:
-    oracle = MissionOracle("kv")
+    oracle = SequentialOracle("kv")
     without, with_it = Truth(), Truth()
     for truth in (without, with_it):
         truth.says(put("a", b"1"))
@@ -80,14 +80,14 @@ def test_after_an_unknown_write_both_states_are_right_until_one_is_seen() -> Non
 
 
 def test_a_lost_read_changes_nothing() -> None:
-    oracle = MissionOracle("kv")
+    oracle = SequentialOracle("kv")
     oracle.unknown(get("a"), read_only=True)
     assert oracle.accepts(put("a", b"1"), Truth().says(put("a", b"1")), read_only=False)
 
 
 def test_too_many_possible_states_are_not_judged() -> None:
-    oracle = MissionOracle("kv")
-    for number in range(WORLDS):
+    oracle = SequentialOracle("kv")
+    for number in range(MAX_STATES):
         oracle.unknown(put(f"k{number}", b"x"), read_only=False)
     assert not oracle.certain
     assert oracle.accepts(get("a"), b"anything", read_only=True)

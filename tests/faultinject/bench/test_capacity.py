@@ -1,4 +1,4 @@
-"""What guests cost: sums over processes, the slope over nodes."""
+"""What guests cost: memory over processes, the slope over nodes, a run on real guests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from faultinject.bench.crowd import Crowd, CrowdReport, Memory, marginal, memory_of
+from faultinject.bench.capacity import marginal
+from faultinject.bench.usage import memory_of
+from faultinject.results.guest_capacity import Crowd, CrowdReport, Memory
 from tests.conftest import left_qemus
 
 CHILD = "import sys; held = bytearray(64 << 20); print('ready', flush=True); sys.stdin.read()"
@@ -23,12 +25,12 @@ def crowd(guests: int, pss: int) -> Crowd:
     )
 
 
-def test_what_one_guest_more_takes_is_the_slope() -> None:
+def test_marginal_is_the_slope_over_nodes() -> None:
     assert marginal([crowd(n, 30 + 100 * n) for n in (1, 2, 3)]) == 100
     assert marginal([crowd(2, 300)]) == 150
 
 
-def test_memory_of_processes_is_summed_and_shared_pages_count_once() -> None:
+def test_memory_of_counts_shared_pages_once() -> None:
     command = [sys.executable, "-c", CHILD]
     pipe = subprocess.PIPE
     with (
@@ -48,7 +50,7 @@ def test_memory_of_processes_is_summed_and_shared_pages_count_once() -> None:
     assert both.pss < both.rss
 
 
-def test_of_a_process_that_is_gone_nothing_is_made_up() -> None:
+def test_memory_of_raises_for_an_ended_process() -> None:
     with subprocess.Popen([sys.executable, "-c", ""]) as child:
         child.wait()
     with pytest.raises(OSError, match=str(child.pid)):
@@ -56,8 +58,8 @@ def test_of_a_process_that_is_gone_nothing_is_made_up() -> None:
 
 
 @pytest.mark.vm
-def test_nodes_of_one_and_two_real_guests(scratch: Path) -> None:
-    # A process of its own: this one may have libvirt open in another directory.
+def test_guests_measures_nodes_of_one_and_two(scratch: Path) -> None:
+    # In another process: this one may have libvirt open in another directory.
     out = scratch / "guests.json"
     words = ["bench", "guests", "--most", "2", "--accel", "tcg", "--json", "--out", str(out)]
     done = subprocess.run(
