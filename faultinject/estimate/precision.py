@@ -64,7 +64,8 @@ def precision_at(
         raise EstimateError("q must lie between 0 and 1, ends excluded, for U to be positive")
     n = strata.n
     paper, shared = paper_failure(q, m, n), alpha / (n + 1)
-    shares, needed = [], []
+    shares: list[float] = []
+    needed: list[int] = []
     for weight, counts in zip(weights(q, n), strata.guests, strict=True):
         if len(shares) > n - m:  # with so many guests hit the paper's node fails
             shares.append(weight / paper)

@@ -64,8 +64,8 @@ def draw_charts(data: ReportData) -> Iterator[Chart]:
             draw_at_frequency_over_n([e for e in data.at_frequency if e.cause in several_n]),
             "Unreliability over n with a common cause in some missions.",
             "R_M of a guest is .9, including the common cause. Its frequency is assumed; its "
-            "effect was measured (bars: confidence intervals). Dashed: computed for independent failures. "
-            "Where one event fails all guests, more guests do not help.",
+            "effect was measured (bars: confidence intervals). Dashed: computed for independent "
+            "failures. Where one event fails all guests, more guests do not help.",
         )
     elif data.common_causes:
         yield _chart(
@@ -91,9 +91,9 @@ def draw_charts(data: ReportData) -> Iterator[Chart]:
             draw_strata(data.strata),
             "Distance of each stratum from the paper's assumption.",
             "Blue: proportion of missions that did not end as the paper assumes (success in f_0 "
-            "and f_1; failure in f_2, f_3 and, with the voter hit, g_k). Arrow: none was observed; the "
-            "bar ends at the upper confidence limit. Thin bar below: wrong replies released, grey "
-            "if none, red otherwise.",
+            "and f_1; failure in f_2, f_3 and, with the voter hit, g_k). Arrow: none was observed; "
+            "the bar ends at the upper confidence limit. Thin bar below: wrong replies released, "
+            "grey if none, red otherwise.",
         )
     for repair in sorted({each.repair for each in data.kinds}):
         yield _chart(
@@ -155,10 +155,10 @@ def _doses(data: ReportData) -> Iterator[Chart]:
             draw_measured(doses + (() if number else shared), m, n),
             "Measured R_sys over measured R_M.",
             "Each point is one kind and dose of faults, with confidence intervals on both axes; "
-            "the two quantities were measured in separate missions. Dashed: the paper's formula for "
-            "independent failures. Shading: where the formula predicts that voting helps (blue) or "
-            "harms (brown). Below: difference from the formula; the grey bar is the formula's "
-            f"value over the interval of R_M.{common} "
+            "the two quantities were measured in separate missions. Dashed: the paper's formula "
+            "for independent failures. Shading: where the formula predicts that voting helps "
+            "(blue) or harms (brown). Below: difference from the formula; the grey bar is the "
+            f"formula's value over the interval of R_M.{common} "
             f"{crossing_sentence(crossing) if crossing else ''}",
         )
 
@@ -184,8 +184,8 @@ def _curve(data: ReportData, curve: Curve) -> Iterator[Chart]:
         draw_breakeven(curve, points),
         f"The paper's Figure 7, recombined from measured strata ({state}).",
         "Above the line the voted node is more reliable than the plain one. Dashed: Inequality "
-        "(4). Band: simultaneous confidence band of the break-even R_V for all R_M, from the measured "
-        "f_k and g_k."
+        "(4). Band: simultaneous confidence band of the break-even R_V for all R_M, from the "
+        "measured f_k and g_k."
         + (" Marks: the operating points, by which node is better." if points else "")
         + (" Undecided: the interval of the difference contains 0." if undecided else ""),
     )

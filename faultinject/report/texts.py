@@ -74,8 +74,8 @@ QUESTIONS: dict[Question, QuestionTexts] = {
         tests=(
             "A dose is a number of bits flipped per guest and mission, anywhere in its memory, at "
             "any time. At each dose two quantities are measured in separate missions: how often "
-            "one guest alone, without a voter, completes a mission (R_M), and how often the voted node "
-            "does (R_sys), with every guest under the same dose.",
+            "one guest alone, without a voter, completes a mission (R_M), and how often the voted "
+            "node does (R_sys), with every guest under the same dose.",
             "If guests fail independently and the voter works, R_sys is 3R_M^2 - 2R_M^3. Nothing "
             "in the measurement enforces this relation.",
         ),

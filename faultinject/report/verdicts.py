@@ -196,7 +196,7 @@ def explain_wrong_replies(found: WrongReplies) -> str:
         (found.within_tolerance, "no more guests were hit than the vote tolerates, and the voter "
          "was not hit. This is a defect of the voter."),
         (found.arranged, "the injector made a majority of guests return the same wrong bytes, "
-         "which no vote can detect: by equal lies, or by a poison request to a bug in every guest."),
+         "which no vote can detect: by equal lies, or a poison request to a bug in every guest."),
         (found.uncompared, "the vote was 1 of n, which compares nothing and releases the first "
          "reply."),
         (found.common_cause, "one event hit all guests, and a majority returned the same wrong "
@@ -434,8 +434,8 @@ def _over_n(causes: Sequence[CommonCauseFinding]) -> VerdictFinding | None:
         about="common causes", tone="bad", tests="model",
         answer=f"{sentence(names.pop())[:-1]} fails all guests, whatever their number.",
         detail=f"In {sum(e.count for e in everything):,} of {sum(e.of for e in everything):,} "
-        f"trials all guests failed, at each n from {ns[0]} to {ns[-1]}; {failed:,} of the missions failed. "
-        "No number of guests tolerates what all guests of one build have in common.",
+        f"trials all guests failed, at each n from {ns[0]} to {ns[-1]}; {failed:,} of the missions "
+        "failed. No number of guests tolerates what all guests of one build have in common.",
     )  # fmt: skip
 
 

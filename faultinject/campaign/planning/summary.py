@@ -119,7 +119,12 @@ def _duration(seconds: float) -> str:
 
 def _strata_reach(plan: CampaignPlan) -> Iterator[str]:
     """Say from which q on the clean strata are large enough, and how wide U's interval will be."""
-    from faultinject.estimate import band, expected, lowest_q, reach  # noqa: PLC0415 - scipy is slow
+    from faultinject.estimate.precision import (  # noqa: PLC0415 - scipy is slow
+        expected,
+        lowest_q,
+        precision_at,
+    )
+    from faultinject.estimate.strata import band  # noqa: PLC0415
 
     spec, alpha = plan.spec, plan.spec.alpha_look
     m = Policy.parse(spec.station.vote).need
@@ -135,7 +140,8 @@ def _strata_reach(plan: CampaignPlan) -> Iterator[str]:
             continue
         by_k = [trials[k] for k in sorted(trials)]
         setting = "repair on" if repair else "repair off"
-        lowest = lowest_q(by_k, alpha, SHARE, m)
+        planned = expected(by_k, m=m)
+        lowest = lowest_q(planned, alpha, SHARE, m)
         low, high = spec.margins.q
         if lowest <= high:
             yield (
@@ -148,7 +154,7 @@ def _strata_reach(plan: CampaignPlan) -> Iterator[str]:
                 f"itself be bounded within {SHARE:.0%} of U: every result is given that there are "
                 "none"
             )
-        measured = band(expected(by_k, m=m), alpha)
+        measured = band(planned, alpha)
         for q in sorted({low, 0.1, 0.25}):
             interval = measured.failure(q)
             if interval.value > 0:
@@ -158,14 +164,21 @@ def _strata_reach(plan: CampaignPlan) -> Iterator[str]:
                     f"  at q = {q:g}, U = {interval.value:.4g} would be known to "
                     f"-{below:.1%} +{above:.1%}"
                 )
-        found = reach(by_k, low, alpha, SHARE, m)
         if lowest > low:
-            yield f"  {found.words}"
+            found = precision_at(planned, low, alpha, SHARE, m)
+            short = [k for k in range(len(by_k) - m) if found.shares[k] > SHARE]
+            limits = "; ".join(
+                f"f_{k} up to {found.shares[k]:.0%} of U with {by_k[k]:,} missions "
+                f"({found.needed[k]:,} without a failure bound it to {SHARE:.0%})"
+                for k in short
+            )
+            yield f"  at q = {low:g} the precision is not enough: {limits}"
 
 
 def _designs_reach(plan: CampaignPlan) -> Iterator[str]:
     """Say of each design that is not the station's how well its R_sys will be known."""
-    from faultinject.estimate import band, expected  # noqa: PLC0415 - scipy is slow
+    from faultinject.estimate.precision import expected  # noqa: PLC0415 - scipy is slow
+    from faultinject.estimate.strata import band  # noqa: PLC0415
 
     found: dict[tuple[str, bool], tuple[dict[int, int], dict[int, int]]] = {}
     for cell in plan.cells:
@@ -195,7 +208,7 @@ def _designs_reach(plan: CampaignPlan) -> Iterator[str]:
 
 def _model_reach(plan: CampaignPlan) -> Iterator[str]:
     """Say how wide the intervals of R will be at R = .5, where they are widest."""
-    from faultinject.estimate import clopper_pearson  # noqa: PLC0415 - scipy is slow
+    from faultinject.estimate.intervals import clopper_pearson  # noqa: PLC0415 - scipy is slow
 
     sizes: dict[tuple[str, str], set[int]] = {}
     for cell in plan.cells:

@@ -16,7 +16,7 @@ from faultinject.campaign.store.tally import Tally
 if TYPE_CHECKING:
     from faultinject.campaign.planning.plan import Cell
     from faultinject.campaign.planning.spec import Spec
-    from faultinject.estimate import Interval
+    from faultinject.estimate.intervals import Interval
 
 __all__ = ["CellView", "InterimResults", "look_at"]
 
@@ -62,7 +62,7 @@ def look_at(spec: Spec, cells: Sequence[Cell], tallies: Mapping[str, Tally]) -> 
 
 
 def _view(cell: Cell, tally: Tally | None, alpha: float) -> CellView:
-    from faultinject.estimate import clopper_pearson  # noqa: PLC0415 - scipy is slow to import
+    from faultinject.estimate.intervals import clopper_pearson  # noqa: PLC0415 - scipy is slow to import
 
     known = tally or Tally()
     interval = clopper_pearson(known.failures, known.trials, alpha)
@@ -82,7 +82,7 @@ def _view(cell: Cell, tally: Tally | None, alpha: float) -> CellView:
 
 def _systems(spec: Spec, tallies: Mapping[str, Tally]) -> list[str]:
     """R_sys at the middle operating point, for each of repair off and on that is measured."""
-    from faultinject.estimate import Strata, band  # noqa: PLC0415
+    from faultinject.estimate.strata import Strata, band  # noqa: PLC0415
 
     grid = spec.points.grid()
     words = []
@@ -95,7 +95,7 @@ def _systems(spec: Spec, tallies: Mapping[str, Tally]) -> list[str]:
         strata = Strata(
             guests=tuple(tally.counts() for tally in found if tally is not None),
             voter=tuple(tally.counts() if tally and tally.trials else None for tally in hit),
-            repaired=repair == "on",
+            repair=repair == "on",
         )
         rm, rv, rh = grid[len(grid) // 2]
         system = band(strata, spec.alpha).system(rm, rv, rh)

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from faultinject.calculator.commands import model
 from faultinject.calculator.overlay import POINTS, collect
 from faultinject.model.bounds import breakeven_rv_1ofn, breakeven_rv_2of3, guests_needed
-from faultinject.results.findings_file import FILE
+from faultinject.results.findings import FILE
 from faultinject.strict_toml import SpecError
 from tests.faultinject.results import as_the_paper_has_it, made
 
@@ -69,7 +69,7 @@ def test_where_one_campaign_has_every_n_figure_3_is_its_own(results: Path, tmp_p
     few = tmp_path / "few" / FILE
     few.parent.mkdir()
     kept = msgspec.json.decode((results / "oneofn" / FILE).read_bytes())
-    kept["nodes"] = [node for node in kept["nodes"] if node["n"] in (3, 6)]
+    kept["designs"] = [node for node in kept["designs"] if node["n"] in (3, 6)]
     few.write_bytes(msgspec.json.encode(kept))
     assert {point.n for point in collect(tmp_path).on("3")} == {3, 6}
     both = tmp_path / "oneofn"

@@ -13,9 +13,9 @@ from faultinject.campaign.planning.spec import SpecError, load, parse
 from faultinject.campaign.records import MissionPlan, Outcome
 from faultinject.campaign.store.store import Store
 from faultinject.report import write_report
+from faultinject.report.data import ReportData
 from faultinject.report.gather import gather
-from faultinject.results.findings import Findings
-from faultinject.results.findings_file import read_kept
+from faultinject.results.findings import read_findings
 from tests.faultinject.campaign.specs import FACTS, results_of, row_of
 from voter.core.vote import Policy
 
@@ -48,7 +48,7 @@ def bears(mission: MissionPlan) -> bool:
     return mission.k <= policy.of - policy.need
 
 
-def run(directory: Path, wrong: str = "", end: Outcome = Outcome.DETECTED) -> Findings:
+def run(directory: Path, wrong: str = "", end: Outcome = Outcome.DETECTED) -> ReportData:
     """A campaign whose missions end as the paper has it, but for one stratum's, which end so."""
     with Store.create(directory, DESIGNS, 1, versions={"trivisor": "0.1"}) as store:
         store.note_facts("w1", FACTS)
@@ -103,36 +103,33 @@ def test_what_cannot_be_is_named(there: str, instead: str, said: str) -> None:
 
 def test_designs_that_do_as_the_paper_has_it(tmp_path: Path) -> None:
     found = run(tmp_path / "c")
-    assert [(node.vote, node.paper) for node in found.nodes] == [
+    assert [(node.vote, node.paper) for node in found.designs] == [
         ("1/2", (0, 0, 1)), ("1/4", (0, 0, 0, 0, 1)), ("2/3", (0, 0, 1, 1)),
     ]  # fmt: skip
-    four = found.nodes[1].points[0]
-    assert four.model == pytest.approx(0.9 * (1 - 0.7**4))
-    assert four.measured[0] < four.model < four.measured[2]
-    assert four.measured[1] == pytest.approx(four.model)
+    four = found.designs[1].points[0]
+    assert four.paper == pytest.approx(0.9 * (1 - 0.7**4))
+    assert four.measured.contains(four.paper)
+    assert four.measured.value == pytest.approx(four.paper)
     assert not found.curves, "Figure 7 is the station's own policy's"
-    assert found.verdicts[0].answer.startswith("Of 3 designs nothing speaks against the paper")
+    assert (found.verdicts[0].about, found.verdicts[0].tone) == ("designs", "open")
     page = write_report(tmp_path / "c").read_text()
     assert "By design" in page
     assert (tmp_path / "c" / "figures" / "nodes-1.svg").exists()
-    assert read_kept(tmp_path / "c" / "findings.json").nodes == found.nodes
+    assert read_findings(tmp_path / "c" / "findings.json").designs == found.designs
 
 
 def test_a_design_that_does_not_is_named(tmp_path: Path) -> None:
     found = run(tmp_path / "c", wrong="1of4-f2")
     [verdict] = [each for each in found.verdicts if each.answer.startswith("Not every design")]
     assert verdict.tone == "bad"
-    assert "1/4 with 2 hit: 40 of 40 failed" in verdict.words
+    assert "1/4 with 2 hit: 40 of 40 failed" in verdict.detail
 
 
 def test_a_first_reply_that_was_a_lie_is_not_the_voters_fault(tmp_path: Path) -> None:
     found = run(tmp_path / "c", wrong="1of4-f2", end=Outcome.SILENT)
     said = {each.tests: each for each in found.verdicts if each.tone != "alarm"}
-    assert said["voter"].answer == "Of 2 designs nothing speaks against the paper."
-    assert said["model"].tone == "bad"
-    assert "does not bear them" in said["model"].answer
-    assert "1/4: 0 of 40 missions failed with 1 hit, 40 of 40" in said["model"].words
-    assert "40 of these 40 by a wrong reply" in said["model"].words
+    assert (said["voter"].tone, said["model"].tone) == ("open", "bad")
+    assert "1/4: 0 of 40 missions failed with 1 hit, 40 of 40" in said["model"].detail
     found = run(tmp_path / "d", wrong="2of3-f1", end=Outcome.SILENT)
     assert any(each.answer.startswith("Not every design") for each in found.verdicts)
 
@@ -160,11 +157,11 @@ def test_nodes_that_are_repaired_are_held_against_plain_not_against_the_paper(
         store.add_many(row_of(mission) for mission in store.plan.in_order())
         store.end(number, "complete")
     found = gather(tmp_path / "c")
-    [verdict] = [each for each in found.verdicts if "Repaired in time" in each.answer]
+    [verdict] = [each for each in found.verdicts if each.answer.startswith("With repair")]
     # R_M = .3 through a voter of .9: better; R_M = .9: it cannot be.
-    assert "better than plain at 1 of 2 points" in verdict.answer
+    assert "at 1 of 2 operating points" in verdict.answer
     assert verdict.tone == "open"
-    assert "0 of 40 with 1 hit" in verdict.words
+    assert "0 of 40 with 1 hit" in verdict.detail
 
 
 def test_what_a_vote_promises_is_its_own(tmp_path: Path) -> None:
@@ -177,11 +174,8 @@ def test_what_a_vote_promises_is_its_own(tmp_path: Path) -> None:
         store.note_facts("w1", FACTS)
         store.add_many(row_of(mission, lies(mission)) for mission in store.plan.in_order())
     found = gather(tmp_path / "c")
-    silence = found.silence
-    assert (silence.share.count, silence.uncompared, silence.promised) == (120, 80, 40)
-    [words] = [each.words for each in found.verdicts if each.tone == "alarm"]
-    assert "In 80 of them the vote was 1 of n, which compares nothing" in words
-    assert "In 40 of them no more guests were hit than the vote promises to bear" in words
+    wrong = found.wrong_replies
+    assert (wrong.share.count, wrong.uncompared, wrong.within_tolerance) == (120, 80, 40)
 
 
 def test_one_mission_that_failed_does_not_speak_against_a_design(tmp_path: Path) -> None:
@@ -204,7 +198,7 @@ def test_of_a_campaign_under_way_what_is_known_is_kept(tmp_path: Path) -> None:
         ready = [m for m in store.plan.in_order() if m in begun]
         store.add_many(row_of(mission, Outcome.CORRECT) for mission in ready)
     write_report(tmp_path / "c")
-    kept = read_kept(tmp_path / "c" / "findings.json")
-    assert kept.partial
-    assert [node.vote for node in kept.nodes] == ["1/2", "1/4", "2/3"]
-    assert not any(node.points for node in kept.nodes if node.vote != "1/2")
+    kept = read_findings(tmp_path / "c" / "findings.json")
+    assert kept.campaign.partial
+    assert [node.vote for node in kept.designs] == ["1/2", "1/4", "2/3"]
+    assert not any(node.points for node in kept.designs if node.vote != "1/2")

@@ -17,7 +17,7 @@ from scipy.stats import chisquare
 from faultinject.campaign.planning.plan import LIARS, CampaignPlan, missions_for, plan
 from faultinject.campaign.planning.spec import load, parse, shipped
 from faultinject.campaign.records import MissionPlan
-from faultinject.estimate import clopper_pearson
+from faultinject.estimate.intervals import clopper_pearson
 from faultinject.faults import CATALOGUE
 from tests.faultinject.campaign.specs import SMALL, small_plan
 
