@@ -74,7 +74,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "doctor",
         "Check this host; tell the remedy for each lack.",
     ),
-    "voter": ("voter.commands.daemon", "voter", "Run the voter alone, before given links."),
+    "voter": ("voter.commands.voter", "voter", "Run the voter alone, before given links."),
     "function": (
         "deploy.commands.function",
         "function",
@@ -101,11 +101,11 @@ EXIT_CODES: dict[str, ExitCode] = {
     "voter.errors.ConfigError": ExitCode.USAGE,
     "voter.errors.AddressError": ExitCode.USAGE,
     "voter.core.vote.PolicyError": ExitCode.USAGE,
-    "voter.errors.NotExecuted": ExitCode.NO_MAJORITY,
-    "voter.errors.OutcomeUnknown": ExitCode.NO_MAJORITY,
-    "voter.errors.SessionExpired": ExitCode.NO_MAJORITY,
-    "voter.errors.TimedOut": ExitCode.NO_MAJORITY,
-    "voter.errors.ConnectionFailed": ExitCode.NOT_UP,
+    "voter.client.errors.NotExecuted": ExitCode.NO_MAJORITY,
+    "voter.client.errors.OutcomeUnknown": ExitCode.NO_MAJORITY,
+    "voter.client.errors.SessionExpired": ExitCode.NO_MAJORITY,
+    "voter.client.errors.TimedOut": ExitCode.NO_MAJORITY,
+    "voter.client.errors.ConnectionFailed": ExitCode.NOT_UP,
 }
 
 EPILOG = "Exit codes: " + ", ".join(

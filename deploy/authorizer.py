@@ -22,7 +22,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from guests.function import AUTHENTICATION, NO, YES, Function, load_function, read_key
+from guests.function import AUTHENTICATION, Function, load_function, read_key
+from guests.protocol.function import NO, YES
 from guests.protocol.message import MessageError, Request
 from guests.protocol.wire import Decoder, FrameKind, encode
 from guests.service import ServiceError

@@ -1,9 +1,7 @@
-"""Fault injection: what breaks guests on purpose, how that is proved, and how it is undone.
+"""Fault injection: faults, the campaigns that measure what they cause, models and benchmarks.
 
-``faults`` is the catalogue, as data, and the acts that carry it out; ``lies`` changes the bytes of
-a link (pure) and ``proxy`` does so to a live one; ``inject`` applies the same acts to a running
-node (``node_site``); ``services`` have planted bugs; ``campaign`` runs missions with faults and
-counts.
+``faults`` is the catalogue of faults, as data, and their injection, which proves and undoes them.
+``services`` have planted bugs.  ``campaign`` runs missions with faults and counts outcomes.
 """
 
 from __future__ import annotations

@@ -20,14 +20,12 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, cast
 
-from guests.protocol.message import MessageError, Reply, Request, encode_reply
+from guests.protocol.function import REFUSAL_REPLY, SCHEME
+from guests.protocol.message import MessageError, Reply, Request
 from guests.service import Context, Service, ServiceError, load_class
 
 __all__ = [
     "AUTHENTICATION",
-    "NO",
-    "REFUSAL",
-    "YES",
     "Authentication",
     "Function",
     "guarded",
@@ -39,14 +37,8 @@ __all__ = [
 AUTHENTICATION = "hmac-sha256"
 """The shipped function's name."""
 HEADER = "authorization"
-SCHEME = "HMAC-SHA256"
 LEAST_KEY = 16
 """Bytes of a key, at least."""
-REFUSAL_REPLY = Reply(401, b"", (("www-authenticate", SCHEME),))
-REFUSAL = encode_reply(REFUSAL_REPLY)
-"""The reply to a request that is not admitted, the same wherever f runs."""
-YES, NO = b"\x01", b"\x00"
-"""What F answers on its socket."""
 
 
 class Function(ABC):

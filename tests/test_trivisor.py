@@ -18,8 +18,8 @@ from deploy.errors import CannotRunHere
 from deploy.host.identity import identify
 from deploy.node.records import Layout, Lock, NodeRecord, RunningRecord, Settings
 from faultinject.faults.catalogue import offered_on_nodes
+from voter.client.errors import NotExecuted
 from voter.commands.terminal import ExitCode
-from voter.errors import NotExecuted
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -19,15 +19,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple, cast
 
-from guests.function import NO, REFUSAL, YES
+from guests.protocol.function import NO, REFUSAL, YES
 from guests.protocol.wire import Decoder, FrameKind, encode
 from voter.address import Connector, parse_address
 from voter.config import Config
 from voter.core.dedup import Finding
 from voter.core.events import Fail, Failure, Once, Release
-from voter.interfaces import Clock
 from voter.log import complain, note
-from voter.runner import LARGEST, Runner, Verdict
+from voter.runner import LARGEST, Clock, Runner, Verdict
 
 __all__ = ["ASKED", "ASKED_BYTES", "AuthorizingRunner"]
 
@@ -47,7 +46,7 @@ class _Asked(NamedTuple):
     request: bytes
     caller: bytes
     read_only: bool
-    call: Callable[[Verdict], None]
+    call: Callable[[Verdict], object]
     once: Once | None
     until: float
 
@@ -84,7 +83,7 @@ class AuthorizingRunner(Runner):
         request: bytes,
         caller: bytes,
         read_only: bool,
-        call: Callable[[Verdict], None],
+        call: Callable[[Verdict], object],
         once: Once | None = None,
     ) -> int:
         """Ask F, then order the request; ``call`` gets the verdict, once.  Returns the ticket."""
@@ -149,18 +148,18 @@ class AuthorizingRunner(Runner):
         if ticket in self._passed:
             self._passed[ticket] = inner
 
-    def _answer(self, ticket: int, call: Callable[[Verdict], None], verdict: Verdict) -> None:
+    def _answer(self, ticket: int, call: Callable[[Verdict], object], verdict: Verdict) -> None:
         self._passed.pop(ticket, None)
         call(verdict)
 
     def _refuse(self, ticket: int, asked: _Asked, code: str, reason: str) -> None:
         if asked.once is not None and not asked.read_only:
-            found = self.engine.once.look(asked.once, asked.caller, self.engine.log.time_ns)
+            found = self.engine.dedup.lookup(asked.once, asked.caller, self.engine.log.time_ns)
             code = _BEFORE.get(found.finding, code)
         self.failures[code] = self.failures.get(code, 0) + 1
         self._tell(asked.call, Fail(ticket, code, f"the function F: {reason}"))
 
-    def _tell(self, call: Callable[[Verdict], None], verdict: Verdict) -> None:
+    def _tell(self, call: Callable[[Verdict], object], verdict: Verdict) -> None:
         try:
             call(verdict)
         except Exception:  # noqa: BLE001 - must cost one client, not those behind it

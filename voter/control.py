@@ -10,36 +10,34 @@ POST /replicas/NAME/expel     take a replica out of the vote; body ``{"reason": 
 GET /livez, /readyz, /metrics as on the HTTP front end
 ============================= ===================================================================
 
-Errors are problems (``voter.frontend.problem``).  Not on the way of any request: aiohttp as it is.
+Errors are problems (``voter.frontend.problem``).
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Coroutine
+from typing import Any
 
 import msgspec
-from aiohttp import web
 
 from guests.protocol.message import Reply
+from voter.config import Timing
 from voter.core import events as ev
+from voter.frontend.connection import HttpConnection, HttpFrontEnd
 from voter.frontend.problem import problem_of_status
+from voter.frontend.request import HttpRequest
 from voter.frontend.reserved import Reserved
 from voter.runner import Runner
-from voter.status import describe
 
-__all__ = ["VoterControlServer"]
+__all__ = ["VoterControlServer", "describe"]
 
 HEARTBEAT = 15.0
-"""Seconds after which an event stream without news carries an empty line."""
-STOP_PATIENCE = 0.5
-"""Seconds that answers under way get when the server stops."""
-_BODY_LIMIT = 64 << 10
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+"""Seconds without an incident after which an event stream carries an empty line."""
+BODY_LIMIT = 64 << 10
+"""Largest body of a request, in bytes; a larger one is answered 413."""
 
 
 class _Expulsion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -48,120 +46,138 @@ class _Expulsion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     reason: str = "expelled by the operator"
 
 
-def _response(reply: Reply) -> web.Response:
-    return web.Response(status=reply.status, body=reply.body, headers=dict(reply.headers))
+def _json(document: object) -> Reply:
+    body = msgspec.json.encode(document) + b"\n"
+    return Reply(200, body, (("content-type", "application/json"),))
 
 
-def _json(document: object) -> web.Response:
-    return web.Response(body=msgspec.json.encode(document) + b"\n", content_type="application/json")
-
-
-@web.middleware
-async def _problems(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Say errors as problems, aiohttp's own (no such path, wrong method) too."""
-    try:
-        return await handler(request)
-    except web.HTTPException as error:
-        response = _response(
-            problem_of_status(error.status, f"{request.method} {request.path}: {error.reason}")
-        )
-        if isinstance(error, web.HTTPMethodNotAllowed):
-            response.headers["Allow"] = ", ".join(sorted(error.allowed_methods))
-        return response
-
-
-class VoterControlServer:
+class VoterControlServer(HttpFrontEnd):
     """Serves the control socket of one voter."""
 
     def __init__(self, runner: Runner) -> None:
+        super().__init__(Timing(), BODY_LIMIT)
         self._runner = runner
         self._reserved = Reserved(runner)
         self._started = time.time()
-        application = web.Application(middlewares=[_problems], client_max_size=_BODY_LIMIT)
-        application.add_routes(
-            [
-                web.get("/status", self._status),
-                web.get("/events", self._events, allow_head=False),
-                web.post("/drain", self._drain),
-                web.post("/replicas/{name}/admit", self._admit),
-                web.post("/replicas/{name}/expel", self._expel),
-                *(web.get(path, self._probe) for path in ("/livez", "/readyz", "/metrics")),
-            ]
-        )
-        # A listener that goes away must not leave a task that waits for the next incident.
-        self._app = web.AppRunner(
-            application,
-            access_log=None,
-            handler_cancellation=True,
-            shutdown_timeout=STOP_PATIENCE,
-        )
 
-    async def serve(self, sock: socket.socket) -> None:
-        """Serve one listening socket."""
-        if self._app.server is None:
-            await self._app.setup()
-        await web.SockSite(self._app, sock).start()
+    def handle(self, connection: HttpConnection, request: HttpRequest) -> None:
+        """Answer one call."""
+        method = request.method
+        path, _, query = request.target.partition("?")
+        parts = path.split("/")[1:]
+        allowed = {
+            "status": "GET, HEAD", "events": "GET", "drain": "POST", "replicas": "POST"
+        }.get(parts[0])  # fmt: skip
+        if path in self._reserved:
+            connection.answer(self._reserved.answer(method, path, query))
+        elif allowed is None or len(parts) != (3 if parts[0] == "replicas" else 1):
+            connection.answer(problem_of_status(404, f"{path}: no such path"))
+        elif method not in allowed.split(", "):
+            problem = problem_of_status(405, f"{path}: the methods are {allowed}")
+            connection.answer(Reply(405, problem.body, [*problem.headers, ("allow", allowed)]))
+        elif parts[0] == "status":
+            voter = {"pid": os.getpid(), "started": self._started, "waiting": self._runner.waiting}
+            connection.answer(_json(voter | describe(self._runner)))
+        elif parts[0] == "events":
+            self._stream_events(connection, query)
+        elif parts[0] == "drain":
+            self._run(connection, self._drain(connection))
+        else:
+            connection.answer(self._change_replica(parts[1], parts[2], request.body))
 
-    async def stop(self) -> None:
-        """Stop listening and close all connections."""
-        await self._app.cleanup()
+    def _run(self, connection: HttpConnection, work: Coroutine[None, None, None]) -> None:
+        """Answer by a task, which ends with its connection."""
+        task = asyncio.ensure_future(work)
+        connection.on_lost = task.cancel
 
-    # --------------------------------------------------------------- handlers
+    async def _drain(self, connection: HttpConnection) -> None:
+        await self._runner.drained()
+        connection.answer(_json({"pending": self._runner.waiting}))
 
-    async def _status(self, request: web.Request) -> web.Response:
-        voter = {"pid": os.getpid(), "started": self._started, "waiting": self._runner.waiting}
-        return _json(voter | describe(self._runner))
+    def _stream_events(self, connection: HttpConnection, query: str) -> None:
+        fields = dict(part.partition("=")[::2] for part in query.split("&"))
+        since = fields.get("since", "0")
+        if since.isascii() and since.isdigit() and len(since) <= 18:
+            connection.start_stream("application/x-ndjson")
+            self._run(connection, self._send_events(connection, int(since)))
+        else:
+            text = f"since={since!r} is not the id of an incident"
+            connection.answer(problem_of_status(400, text))
 
-    async def _probe(self, request: web.Request) -> web.Response:
-        return _response(self._reserved.answer(request.method, request.path, request.query_string))
-
-    async def _events(self, request: web.Request) -> web.StreamResponse:
-        since = request.query.get("since", "0")
-        if not (since.isascii() and since.isdigit() and len(since) <= 18):
-            return _response(
-                problem_of_status(400, f"since={since!r} is not the id of an incident")
-            )
-        after = int(since)
-        response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
-        await response.prepare(request)
+    async def _send_events(self, connection: HttpConnection, after: int) -> None:
         while True:
             try:
                 async with asyncio.timeout(HEARTBEAT):
                     incidents = await self._runner.incidents_after(after)
             except TimeoutError:
-                await response.write(b"\n")
+                connection.write(b"\n")
                 continue
             lines = [msgspec.json.encode(incident._asdict()) + b"\n" for incident in incidents]
-            await response.write(b"".join(lines))
+            connection.write(b"".join(lines))
             after = incidents[-1].id
 
-    async def _drain(self, request: web.Request) -> web.Response:
-        await self._runner.drained()
-        return _json({"pending": self._runner.waiting})
-
-    def _replica(self, request: web.Request) -> int:
+    def _change_replica(self, name: str, action: str, body: bytes) -> Reply:
+        """Admit or expel a replica."""
         try:
-            return self._runner.find(request.match_info["name"])
+            index = self._runner.find(name)
+            expulsion = msgspec.json.decode(body or b"{}", type=_Expulsion)
         except KeyError:
-            raise web.HTTPNotFound(
-                reason=f"no such replica; there are {', '.join(self._runner.names)}"
-            ) from None
-
-    def _tell(self, index: int) -> web.Response:
+            names = ", ".join(self._runner.names)
+            return problem_of_status(404, f"{name}: no such replica; there are {names}")
+        except msgspec.DecodeError as error:
+            return problem_of_status(400, f'expected {{"reason": TEXT}}: {error}')
+        if action == "admit":
+            self._runner.admit(index)
+        elif action == "expel":
+            self._runner.receive(ev.Expel(index, expulsion.reason[:200]))
+        else:
+            return problem_of_status(404, f"{action}: the actions are admit and expel")
         replica = self._runner.engine.members[index]
         return _json({"name": replica.name, "state": replica.state, "reason": replica.reason})
 
-    async def _admit(self, request: web.Request) -> web.Response:
-        index = self._replica(request)
-        self._runner.admit(index)
-        return self._tell(index)
 
-    async def _expel(self, request: web.Request) -> web.Response:
-        index = self._replica(request)
-        body = await request.read()
-        try:
-            expulsion = msgspec.json.decode(body or b"{}", type=_Expulsion)
-        except msgspec.DecodeError as error:
-            return _response(problem_of_status(400, f'expected {{"reason": TEXT}}: {error}'))
-        self._runner.receive(ev.Expel(index, expulsion.reason[:200]))
-        return self._tell(index)
+def describe(runner: Runner) -> dict[str, Any]:
+    """Return everything an operator may ask, as plain data."""
+    engine, replicas = runner.engine, []
+    for replica, link in zip(engine.members, runner.links, strict=True):
+        welcome = link.welcome
+        replicas.append(
+            {
+                "name": replica.name,
+                "role": "observer" if replica.observer else "voter",
+                "state": str(replica.state),
+                "reason": replica.reason,
+                "link": link.address.text,
+                "link_problem": link.problem,
+                "epoch": f"{replica.epoch:016x}",
+                "incarnation": replica.incarnation,
+                "service": welcome.service if welcome else None,
+                "build": welcome.build if welcome else None,
+                "lag": len(replica.outstanding),
+                "dissents": replica.dissents,
+                "expulsions": replica.expulsions,
+            }
+        )
+    return {
+        "standing": engine.status,
+        "vote": str(runner.policy),
+        "active": len(engine.members.active),
+        "seq": engine.log.seq,
+        "pending": engine.pending,
+        "throttled": engine.throttle.on,
+        "durability": runner.config.durable,
+        "journal": runner.journal.status() if runner.journal is not None else None,
+        "once": {
+            "sessions": engine.dedup.sessions,
+            "keys": engine.dedup.keys,
+            "bytes": engine.dedup.size,
+        },
+        "log": {"writes": len(engine.log), "bytes": engine.log.bytes},
+        "checkpoint": {
+            "seq": engine.log.checkpoint.seq,
+            "size": len(engine.log.checkpoint.state),
+            "digest": (engine.log.checkpoint.digest or b"").hex() or None,
+        },
+        "replicas": replicas,
+        "counters": runner.counters | {"failures": runner.failures},
+    }

@@ -27,13 +27,12 @@ from voter import log
 from voter.address import Connector, connect
 from voter.config import Config
 from voter.control import VoterControlServer
-from voter.core.durable import Past
+from voter.core.resume import Past
 from voter.errors import JournalError, VoterError
 from voter.frontend.http import HttpServer
 from voter.frontend.native import NativeServer
-from voter.interfaces import Clock
 from voter.journal import Directory, Files, Journal, open_journal
-from voter.runner import Runner
+from voter.runner import Clock, Runner
 from voter.sockets import listening
 
 __all__ = ["Outside", "main", "serve"]

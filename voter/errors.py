@@ -1,40 +1,15 @@
 """The voter's errors, one tree::
 
 VoterError
-├── ConfigError        a configuration that cannot be used; names the key and its line
-├── AddressError       a link or listening address that cannot be
-├── JournalError       the journal cannot be opened, believed or written; names file and remedy
-└── RequestError       a request got no reply (voter.client.client raises these)
-    ├── NotExecuted        refused before it was ordered: safe to retry
-    │   └── Overload       ... because too much waits already
-    ├── OutcomeUnknown     ordered, and no majority can be had now: it may have been executed
-    ├── TimedOut           ordered, and not settled in time: it may have been executed
-    ├── SessionExpired     sent again too late to tell whether it was executed
-    ├── KeyReused          its number or key stands for another request: not executed
-    ├── TooLarge           over the largest payload: never sent
-    └── ConnectionFailed   no voter there, or the connection broke: it may have been executed
+├── ConfigError    a configuration that cannot be used; names the key and its line
+├── AddressError   a link or listening address that cannot be used
+├── JournalError   the journal cannot be opened, trusted or written; names file and remedy
+└── RequestError   a request got no reply (``voter.client.errors``)
 """
 
 from __future__ import annotations
 
-from voter.core.events import Failure
-
-__all__ = [
-    "AddressError",
-    "ConfigError",
-    "ConnectionFailed",
-    "KeyReused",
-    "JournalError",
-    "NotExecuted",
-    "OutcomeUnknown",
-    "Overload",
-    "RequestError",
-    "SessionExpired",
-    "TimedOut",
-    "TooLarge",
-    "VoterError",
-    "failure_error",
-]
+__all__ = ["AddressError", "ConfigError", "JournalError", "VoterError"]
 
 
 class VoterError(Exception):
@@ -50,77 +25,4 @@ class AddressError(VoterError):
 
 
 class JournalError(VoterError):
-    """The journal cannot be opened, believed or written.  Fatal: the voter ends."""
-
-
-class RequestError(VoterError):
-    """A request got no reply."""
-
-    code = "error"
-
-
-class NotExecuted(RequestError):
-    """Refused before it was ordered; safe to retry."""
-
-    code = Failure.NOT_EXECUTED
-
-
-class Overload(NotExecuted):
-    """Refused before it was ordered, because too much waits; safe to retry later."""
-
-    code = Failure.OVERLOAD
-
-
-class OutcomeUnknown(RequestError):
-    """Ordered, but no majority can be had now; it may have been executed."""
-
-    code = Failure.OUTCOME_UNKNOWN
-
-
-class TimedOut(RequestError):
-    """Not settled in time; it may have been executed."""
-
-    code = Failure.TIMEOUT
-
-
-class SessionExpired(RequestError):
-    """The voter no longer knows the session; a request sent before may have been executed."""
-
-    code = Failure.SESSION_EXPIRED
-
-
-class KeyReused(RequestError):
-    """The request's number or key was used for another request; this one was not executed."""
-
-    code = Failure.KEY_REUSED
-
-
-class TooLarge(RequestError):
-    """Over the largest payload."""
-
-    code = Failure.TOO_LARGE
-
-
-class ConnectionFailed(RequestError):
-    """The connection to the voter failed."""
-
-    code = "connection"
-
-
-_BY_CODE: dict[str, type[RequestError]] = {
-    error.code: error
-    for error in (
-        NotExecuted,
-        Overload,
-        OutcomeUnknown,
-        TimedOut,
-        SessionExpired,
-        KeyReused,
-        TooLarge,
-    )
-}
-
-
-def failure_error(code: str, detail: str) -> RequestError:
-    """Return the exception for a failure code as the voter sends it."""
-    return _BY_CODE.get(code, RequestError)(f"{code}: {detail}")
+    """The journal cannot be opened, trusted or written.  Fatal: the voter ends."""

@@ -91,7 +91,7 @@ class Metrics(Collector):
             "trivisor_standing", "1 for where the voter stands", labels=["standing"]
         )
         for name in STANDINGS:
-            standing.add_metric([name], engine.standing == name)
+            standing.add_metric([name], engine.status == name)
         yield standing
         gauges = {
             "active_replicas": ("Replicas whose votes count", len(engine.members.active)),
@@ -102,10 +102,10 @@ class Metrics(Collector):
             "log_writes": ("Writes since the last checkpoint", len(engine.log)),
             "log_bytes": ("Bytes of the writes since the last checkpoint", engine.log.bytes),
             "checkpoint_bytes": ("Size of the last voted state", len(engine.log.checkpoint.state)),
-            "throttled": ("1 while writes wait for a learner to catch up", engine.throttled),
-            "sessions": ("Native sessions that are open", engine.once.sessions),
-            "idempotency_keys": ("Idempotency-Keys that are kept", engine.once.keys),
-            "once_bytes": ("Bytes kept to answer retries", engine.once.size),
+            "throttled": ("1 while writes wait for a learner to catch up", engine.throttle.on),
+            "sessions": ("Native sessions that are open", engine.dedup.sessions),
+            "idempotency_keys": ("Idempotency-Keys that are kept", engine.dedup.keys),
+            "once_bytes": ("Bytes kept to answer retries", engine.dedup.size),
         }
         if runner.journal is not None:
             journal = runner.journal.status()

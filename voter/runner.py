@@ -14,7 +14,7 @@ import asyncio
 from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol
 from zlib import crc32
 
 from guests.protocol import wire
@@ -23,15 +23,15 @@ from voter.address import Connector, parse_address
 from voter.config import Config
 from voter.core import Engine, Policy
 from voter.core import events as ev
-from voter.core.durable import Past
 from voter.core.events import Effect, Event, Fail, Failure, Release, SessionOpened
 from voter.core.replica import State
+from voter.core.resume import Past
 from voter.errors import JournalError
-from voter.interfaces import Clock, Flushable, JournalPort
+from voter.journal import Journal
 from voter.link import ReplicaLink
 from voter.log import complain, note
 
-__all__ = ["LATENCY_BOUNDS", "Incident", "Opening", "Runner", "Verdict"]
+__all__ = ["LATENCY_BOUNDS", "Clock", "Incident", "Opening", "Runner", "Verdict"]
 
 LATENCY_BOUNDS = tuple(base * 10.0**power for power in range(-5, 2) for base in (1, 2, 5))
 """Upper bounds in seconds of the latency histogram's buckets (10 us to 50 s)."""
@@ -45,6 +45,22 @@ TICK = 0.0005
 
 Verdict = Release | Fail
 Opening = SessionOpened | Fail
+
+
+class Clock(NamedTuple):
+    """The two clocks: ``steady`` in seconds (never backwards), ``wall_ns`` in nanoseconds since
+    1970.
+    """
+
+    steady: Callable[[], float]
+    wall_ns: Callable[[], int]
+
+
+class Flushable(Protocol):
+    """Something that collects bytes during a turn of the loop and writes them once at its end."""
+
+    def flush(self) -> None:
+        """Write the collected bytes."""
 
 
 class Incident(NamedTuple):
@@ -62,7 +78,7 @@ class Incident(NamedTuple):
 class _Waiting(NamedTuple):
     """A client that waits: whom to call, since when, until when (steady seconds)."""
 
-    call: Callable[[Any], None]  # takes a Verdict, or an Opening
+    call: Callable[[Any], object]  # takes a Verdict, or an Opening
     since: float
     until: float
 
@@ -85,7 +101,7 @@ class Runner:
         self.policy: Policy = config.policy
         self.names: Sequence[str] = [replica.name for replica in config.replica]
         self._clock = clock
-        self.journal: JournalPort | None = None
+        self.journal: Journal | None = None
         self._journal_service: tuple[str, int] | None = None
         self.placed = asyncio.Event()
         """Set once there are places to give: what reserves them is on the disk."""
@@ -134,7 +150,7 @@ class Runner:
 
     # ------------------------------------------------------------- running
 
-    def begin(self, journal: JournalPort, past: Past, service: tuple[str, int] | None) -> None:
+    def begin(self, journal: Journal, past: Past, service: tuple[str, int] | None) -> None:
         """Go on from what the journal holds, and write to it from now on.  Before ``run``.
 
         ``service`` and its state format are those whose states the journal holds, if known.
@@ -176,7 +192,7 @@ class Runner:
         request: bytes,
         caller: bytes,
         read_only: bool,
-        call: Callable[[Verdict], None],
+        call: Callable[[Verdict], object],
         once: ev.Once | None = None,
     ) -> int:
         """Order a request; ``call`` gets the verdict, once.  Returns the ticket.

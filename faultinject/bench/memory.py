@@ -20,8 +20,8 @@ from faultinject.bench import rig
 from faultinject.bench.usage import family, resident
 from faultinject.host_facts import DiskFacts, Host, describe_host, measure_disk
 from voter.client import Client
+from voter.client.errors import RequestError
 from voter.commands.terminal import CommandError, ExitCode
-from voter.errors import RequestError
 
 __all__ = [
     "MemoryPlan", "MemoryReport", "Sample", "growth", "plot_memory", "require_plotting",

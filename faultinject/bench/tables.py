@@ -86,7 +86,8 @@ def _(report: DurabilityReport) -> None:
     out = console()
     table = Table("target", "durability", "1: /s", "p50", "p99", "64: /s", "p50", "p99",
                   "processor at 64, us a request", title="medians over rounds")  # fmt: skip
-    for line in durability.summary(report.rounds):
+    summary = durability.summary(report.rounds)
+    for line in summary:
         cells = [f"{line.one.rate:.0f}", *(f"{v * 1e6:.0f} us" for v in line.one.latency[:2])]
         cells += [f"{line.rate:.0f}", *(f"{v * 1e3:.1f} ms" for v in line.many.latency[:2])]
         cost = ", ".join(
@@ -96,6 +97,12 @@ def _(report: DurabilityReport) -> None:
     out.print(table)
     _show_ratios(durability.GOALS, report.ratios)
     out.print(f"etcd: {report.etcd}")
+    driver = {line.target: line.many_busy["driver"] / line.rate * 1e6 for line in summary}
+    if durability.ETCD in driver:
+        out.print(
+            f"etcd's client takes {driver[durability.ETCD]:.0f} us of processor time a write, "
+            f"Trivisor's {driver['fsync']:.0f} us: with few processors this lowers etcd's rate"
+        )
     for name, promise in PROMISES.items():
         out.print(f"[dim]{name}: {promise}[/]")
     out.print(f"[dim]{report.host}[/]")

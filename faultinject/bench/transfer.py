@@ -30,7 +30,7 @@ from faultinject.host_facts import Host, describe_host
 from faultinject.load import Arrivals, LatencySummary, Start, pipelined, summarize, window
 from guests.protocol.message import encode_request
 from voter.client import Client
-from voter.errors import Overload, RequestError
+from voter.client.errors import Overload, RequestError
 
 __all__ = ["TransferPlan", "TransferReport", "TransferRun", "run_transfer"]
 

@@ -1,6 +1,4 @@
-"""``trivisor inject``, ``heal``, and the supervisor's own (hidden) command, which wires faults
-in.
-"""
+"""``trivisor inject``, ``trivisor heal``, and the hidden command that runs a supervisor."""
 
 from __future__ import annotations
 
@@ -17,6 +15,7 @@ __all__ = ["heal", "inject", "supervise"]
 
 INJECT_TIMEOUT = 60.0
 HEAL_TIMEOUT = 120.0
+"""Seconds for the supervisor's answer before the command fails."""
 KINDS = offered_on_nodes()
 
 
@@ -25,7 +24,7 @@ def _kinds() -> str:
 
 
 @click.command(
-    help=f"""Break GUEST on purpose, in the way KIND names; it holds until `heal`.
+    help=f"""Inject a fault of kind KIND into GUEST; it stays active until `heal`.
 
 The node must have been started with --allow-faults.  Kinds:
 
@@ -36,13 +35,18 @@ The node must have been started with --allow-faults.  Kinds:
 @click.argument("kind", type=click.Choice(list(KINDS)), metavar="KIND")
 @click.argument("guest")
 @directory_option
-@click.option("--for", "seconds", type=click.FloatRange(min=0.0), help="Heal after SECONDS.")
+@click.option(
+    "--for",
+    "seconds",
+    type=click.FloatRange(min=0.0),
+    help="Heal the guest after this many seconds.",
+)
 @json_option
 def inject(
     kind: str, guest: str, directory: Path | None, seconds: float | None, as_json: bool
 ) -> None:
-    """Break a guest on purpose."""
-    said = ask(
+    """Inject a fault into a guest."""
+    answer = ask(
         layout_of(directory),
         "POST",
         "/inject",
@@ -50,13 +54,13 @@ def inject(
         timeout=INJECT_TIMEOUT,
     )
     if as_json:
-        print_json(said)
+        print_json(answer)
         return
     fault = KINDS[kind]
-    warn(f"{guest}: {kind} injected; {said['proof']}")
-    warn(f"it holds for {seconds:g} s" if seconds is not None else f"undo: trivisor heal {guest}")
+    warn(f"{guest}: {kind} injected; {answer['proof']}")
+    warn(f"active for {seconds:g} s" if seconds is not None else f"undo: trivisor heal {guest}")
     if fault.latent:
-        warn(f"nothing is seen of it yet; what meets it: {fault.masked_by}")
+        warn(f"it has no visible effect yet; what masks it: {fault.masked_by}")
 
 
 @click.command()
@@ -64,18 +68,18 @@ def inject(
 @directory_option
 @json_option
 def heal(guest: str, directory: Path | None, as_json: bool) -> None:
-    """Undo what was injected into GUEST and put it back; return when it votes again."""
-    said = ask(layout_of(directory), "POST", "/heal", {"guest": guest}, timeout=HEAL_TIMEOUT)
+    """Undo the fault in GUEST and restore the guest; return when it votes again."""
+    answer = ask(layout_of(directory), "POST", "/heal", {"guest": guest}, timeout=HEAL_TIMEOUT)
     if as_json:
-        print_json(said)
+        print_json(answer)
     else:
-        what = f"{said['fault']} undone; " if said["fault"] else ""
-        warn(f"{guest}: {what}votes again after {said['seconds']:.2f} s")
+        what = f"{answer['fault']} undone; " if answer["fault"] else ""
+        warn(f"{guest}: {what}votes again after {answer['seconds']:.2f} s")
 
 
 @click.command(hidden=True)
 @directory_option
-@click.option("--report-fd", type=int, help="Descriptor that is told how the start goes on.")
+@click.option("--report-fd", type=int, help="Descriptor for reports on the progress of the start.")
 def supervise(directory: Path | None, report_fd: int | None) -> ExitCode:
     """Run a node's supervisor in the foreground (what `up` starts in the background)."""
     from deploy.supervisor.machines import make_node  # noqa: PLC0415

@@ -1,8 +1,9 @@
-"""Faults of the paper's f in a guest, and of F on the host, where a planted one stands in for it.
+"""Faults of the paper's f in a guest, and of F on the host, by means of a planted function.
 
-The planted function (``faultinject.services.frail``) has a switch in a page of its memory.  It is
-found and thrown from outside, in the guest's RAM or in the process's, and read back: no request, no
-shell, nothing that the voter or another guest would see.
+The planted function (``faultinject.services.frail``) has a switch in a page of its memory.  The
+injection finds the page from outside, in the guest's RAM or in the process's memory, sets the
+switch and reads it back.  It needs no request and no shell; neither the voter nor another guest
+notices.
 """
 
 from __future__ import annotations
@@ -14,28 +15,29 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from deploy.errors import DeployError
-from faultinject.faults.site import Applied, FaultTarget, FunctionSite, NotApplied, Site
-from faultinject.faults.voters import hang_process, kill_process
+from faultinject.faults import processes
+from faultinject.faults.site import ActiveFault, FaultTarget, FunctionSite, NotApplied, Site
 from faultinject.services import frail
 
-__all__ = ["break_function", "break_moved", "pages_of_process", "pages_of_ram"]
+__all__ = ["break_function", "break_relocated_function", "pages_of_ram"]
 
 _CHUNK = 4 << 20
-_WHAT = {
+"""Bytes of a guest's RAM that are read at a time."""
+_MODES = {
     "crash": frail.CRASHES, "hang": frail.HANGS, "admit": frail.ADMITS, "refuse": frail.REFUSES,
 }  # fmt: skip
-_WORDS = {
+_EFFECTS = {
     frail.CRASHES: "ends its process", frail.HANGS: "never answers",
     frail.ADMITS: "says yes to everything", frail.REFUSES: "says no to everything",
 }  # fmt: skip
 
 
-async def break_function(kind: str, machine: FaultTarget) -> Applied:
-    """Throw the switch of the planted f in a guest, by the last word of ``kind``."""
-    mode = _WHAT[kind.rpartition("-")[2]]
+async def break_function(kind: str, machine: FaultTarget) -> ActiveFault:
+    """Set the switch of the planted f in a guest to the mode that ends ``kind``."""
+    mode = _MODES[kind.rpartition("-")[2]]
     try:
         ram = machine.ram_file()
-        switch = await asyncio.to_thread(_throw, ram, mode, None)
+        switch = await asyncio.to_thread(_set_switch, ram, mode, None)
     except OSError as error:
         raise NotApplied(f"{machine.name}'s memory: {error}") from error
     if switch is None:
@@ -44,25 +46,27 @@ async def break_function(kind: str, machine: FaultTarget) -> Applied:
     def met() -> bool | None:
         try:
             return _read(machine.ram_file(), switch + frail.MET) == 1
-        except (OSError, DeployError):  # its QEMU has ended since
+        except (OSError, DeployError):  # its QEMU has ended
             return None
 
-    return Applied(f"f in {machine.name}, at {switch:#x} of its RAM: {_WORDS[mode]}", used=met)
+    return ActiveFault(
+        f"f in {machine.name}, at {switch:#x} of its RAM: {_EFFECTS[mode]}", activated=met
+    )
 
 
-async def break_moved(kind: str, site: Site) -> Applied:
-    """Kill or stop F on the host, or throw the switch of the planted one."""
+async def break_relocated_function(kind: str, site: Site) -> ActiveFault:
+    """Kill or stop F on the host, or set the switch of the planted one."""
     pid = site.function_pid() if isinstance(site, FunctionSite) else None
     if pid is None:
-        raise NotApplied("there is no F on the host to hit")
+        raise NotApplied("there is no F on the host")
     what = kind.rpartition("-")[2]
     if what == "kill":
-        return await kill_process(pid, "F")
+        return await processes.kill(pid, "F")
     if what == "hang":
-        return await hang_process(pid, "F")
-    mode, memory = _WHAT[what], Path(f"/proc/{pid}/mem")
+        return await processes.hang(pid, "F")
+    mode, memory = _MODES[what], Path(f"/proc/{pid}/mem")
     try:
-        switch = await asyncio.to_thread(_throw, memory, mode, pid)
+        switch = await asyncio.to_thread(_set_switch, memory, mode, pid)
     except OSError as error:
         raise NotApplied(f"F's memory: {error}") from error
     if switch is None:
@@ -74,39 +78,39 @@ async def break_moved(kind: str, site: Site) -> Applied:
         except OSError:
             return None
 
-    return Applied(f"F, process {pid}, at {switch:#x}: {_WORDS[mode]}", used=met)
+    return ActiveFault(f"F, process {pid}, at {switch:#x}: {_EFFECTS[mode]}", activated=met)
 
 
-def _throw(memory: Path, mode: int, pid: int | None) -> int | None:
-    """Write ``mode`` into the one switch there is, and read it back; None if there is none.
+def _set_switch(memory: Path, mode: int, pid: int | None) -> int | None:
+    """Set the switch to ``mode`` and read it back; return its address, or None if there is none.
 
-    Raises OSError, NotApplied.
+    Raises OSError, and NotApplied if there are several.
     """
-    pages = pages_of_ram(memory) if pid is None else pages_of_process(memory, pid)
+    pages = pages_of_ram(memory) if pid is None else _pages_of_process(memory, pid)
     found = list(pages)
     if not found:
         return None
     if len(found) > 1:
-        raise NotApplied(f"{len(found)} planted functions: which of them is f cannot be told")
+        raise NotApplied(f"{len(found)} planted functions: it is unknown which of them is f")
     descriptor = os.open(memory, os.O_RDWR)
     try:
         place = found[0] + frail.MODE
         os.pwrite(descriptor, bytes([mode, 0]), place)
-        # The mark beside it is the function's own: it may be there already.
+        # The function itself sets the next byte; it may have done so already.
         if os.pread(descriptor, 1, place) != bytes([mode]):
-            raise NotApplied("the planted function's switch does not hold")
+            raise NotApplied("the planted function's switch does not keep its mode")
     finally:
         os.close(descriptor)
     return found[0]
 
 
 def _read(memory: Path, place: int) -> int:
-    """Return a byte.  Raises OSError, also if the process is gone."""
+    """Return a byte.  Raises OSError, also if the process has ended."""
     descriptor = os.open(memory, os.O_RDONLY)
     try:
         data = os.pread(descriptor, 1, place)
         if not data:
-            raise ProcessLookupError(errno.ESRCH, "its memory is gone")
+            raise ProcessLookupError(errno.ESRCH, "its memory no longer exists")
         return data[0]
     finally:
         os.close(descriptor)
@@ -118,9 +122,9 @@ def _is_switch(page: bytes) -> bool:
 
 
 def pages_of_ram(ram: Path) -> Iterator[int]:
-    """Yield where switches lie in a guest's memory.  Raises OSError.
+    """Yield the offsets of switches in a guest's RAM.  Raises OSError.
 
-    Read, not mapped: mapping it would give the guest pages that it never asked for.
+    The file is read, not mapped: a mapping would allocate pages that the guest never used.
     """
     descriptor = os.open(ram, os.O_RDONLY)
     try:
@@ -129,7 +133,7 @@ def pages_of_ram(ram: Path) -> Iterator[int]:
         while at < end:
             try:
                 at = os.lseek(descriptor, at, os.SEEK_DATA)
-            except OSError:  # nothing but holes from here on
+            except OSError:  # only a hole follows
                 return
             at -= at % frail.SIZE
             chunk = os.pread(descriptor, _CHUNK, at)
@@ -144,8 +148,8 @@ def pages_of_ram(ram: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def pages_of_process(memory: Path, pid: int) -> Iterator[int]:
-    """Yield where switches lie in a process's memory.  Raises OSError."""
+def _pages_of_process(memory: Path, pid: int) -> Iterator[int]:
+    """Yield the addresses of switches in a process's memory.  Raises OSError."""
     descriptor = os.open(memory, os.O_RDONLY)
     try:
         for line in Path(f"/proc/{pid}/maps").read_text().splitlines():

@@ -1,7 +1,8 @@
-"""Carries out faults on a running node: the FaultPort that the supervisor is handed.
+"""The fault injector of a running node: the FaultPort that the supervisor uses.
 
-What each kind does, and how it is proved, stands in ``faults.CATALOGUE``; the acts themselves are
-those of ``faults.acts``, but for lies: the proxy is a process of its own here.
+``CATALOGUE`` describes each kind and its proof; ``injection`` carries it out.  Faulty links are the
+exception: on a running node the proxy is a separate process, which outlives a supervisor and gets
+its commands over a socket.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -20,25 +22,29 @@ from deploy.errors import DeployError
 from deploy.host.child import Child
 from deploy.host.identity import ProcessIdentity
 from deploy.host.logfile import LogFile
-from deploy.node.interfaces import FaultSite
+from deploy.machine.states import GuestState
+from deploy.node.interfaces import FaultSite, GuestPort
 from deploy.supervisor.fault_records import FaultRefused
 from faultinject.faults import CATALOGUE, FaultLayer, Injection, find
-from faultinject.faults.acts import apply
 from faultinject.faults.catalogue import offered_on_nodes
+from faultinject.faults.injection import inject
 from faultinject.faults.machines import keep_slow
-from faultinject.faults.node_site import NodeSite
-from faultinject.faults.site import Applied, NotApplied
+from faultinject.faults.site import ActiveFault, FaultyLink, NotApplied
+from voter.client import Client
+from voter.client.errors import RequestError
 
 __all__ = ["FaultInjector"]
 
 PROXY_START = 20.0
-"""Seconds until a proxy that was started must serve."""
+"""Seconds for a started proxy to listen on all its sockets before the start fails."""
 PROXY_GRACE = 2.0
+"""Seconds for the proxy to end by itself before it is killed."""
 CALL_TIMEOUT = 5.0
+"""Seconds for the proxy to answer a command before the injection fails."""
 DOSES = {"flip-ram": 1000}
-"""How many bits are flipped, where it is not one: of 128 MiB a single one is hardly ever used."""
-PUT_BACK = frozenset({"crash", "hang", "reset", "flip-register"})
-"""What leaves no sound guest, besides all faults of memory."""
+"""The dose by kind, where it is not 1: one flipped bit in 128 MiB is hardly ever used."""
+NEEDS_RESTORE = frozenset({"crash", "hang", "reset", "flip-register"})
+"""Kinds that leave an incorrect guest, in addition to all faults of memory."""
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -46,17 +52,17 @@ _log = structlog.get_logger(__name__)
 
 
 class InjectionFailed(DeployError):
-    """A fault could not be applied, or not be proved applied."""
+    """A fault could not be injected, or its injection could not be proved."""
 
 
 class FaultInjector:
-    """Faults on one node.  ``site`` is its supervisor."""
+    """Injects faults into one node.  ``site`` is its supervisor."""
 
     def __init__(self, site: FaultSite) -> None:
         self._site = site
         self._proxy: Child | None = None
-        self._node = NodeSite(site)
-        self._applied: dict[str, Applied] = {}
+        self._node = _NodeSite(site)
+        self._active: dict[str, ActiveFault] = {}
         self._log = LogFile(site.layout.proxy_log)
 
     def check(self, kind: str, guest: str) -> None:
@@ -81,14 +87,14 @@ class FaultInjector:
             raise FaultRefused(f"{guest} is {state}", remedy=f"`trivisor heal {guest}` first")
 
     def must_put_back(self, kind: str) -> bool:
-        """Whether the guest must be put back after this fault, even while it still votes.
+        """Return whether the guest must be restored after this fault, even while it votes.
 
-        A hung one is not let go before: it would greet the voter just to be cut off again.
+        A hung guest is not resumed first: it would greet the voter, only to be restored then.
         """
-        return kind in PUT_BACK or find(kind).layer is FaultLayer.MEMORY
+        return kind in NEEDS_RESTORE or find(kind).layer is FaultLayer.MEMORY
 
     def link(self, guest: str) -> str:
-        """Return the proxy's address for this guest."""
+        """Return the address of the proxy's side of this guest's link."""
         return f"unix:{self._site.layout.proxy_link(guest)}"
 
     # --------------------------------------------------------------- proxy
@@ -100,7 +106,7 @@ class FaultInjector:
         return {"proxy": proxy.identity} if proxy is not None and proxy.running else {}
 
     async def start(self, before: Mapping[str, ProcessIdentity]) -> None:
-        """Go on with the proxy that runs, or start one.  Raises InjectionFailed."""
+        """Adopt the proxy that runs, or start one.  Raises InjectionFailed."""
         if "proxy" in before:
             self._proxy = Child.adopt(before["proxy"])
         if self._proxy is None:
@@ -139,15 +145,15 @@ class FaultInjector:
         self._site.changed()
 
     async def keep(self) -> None:
-        """Start the proxy again whenever it ends, its lies undone, until cancelled."""
+        """Restart the proxy, without lies, whenever it ends, until cancelled."""
         while self._proxy is not None:
             await self._proxy.wait()
             _log.error("the link proxy ended", status=self._proxy.status)
-            await asyncio.sleep(1.0)  # so that one that cannot run does not take the machine
+            await asyncio.sleep(1.0)  # so that a proxy that cannot run does not use up the machine
             await self._start_proxy()
 
-    async def _tell_proxy(self, command: dict[str, str]) -> dict[str, Any]:
-        """Give the proxy a command; return what it says of its links.  Raises InjectionFailed."""
+    async def _command_proxy(self, command: dict[str, str]) -> dict[str, Any]:
+        """Send the proxy a command; return the state of its links.  Raises InjectionFailed."""
         path = str(self._site.layout.proxy_control)
         try:
             async with asyncio.timeout(CALL_TIMEOUT):
@@ -160,57 +166,57 @@ class FaultInjector:
         except (OSError, TimeoutError, ValueError) as error:
             raise InjectionFailed(f"the link proxy does not answer: {error}") from error
         if not answer["ok"]:
-            raise InjectionFailed(f"the link proxy refused: {answer['error']}")
+            raise InjectionFailed(f"the link proxy rejected it: {answer['error']}")
         return dict(answer["links"])
 
     # --------------------------------------------------------------- faults
 
     async def inject(self, kind: str, guest: str) -> str:
-        """Apply a fault; return how it was proved applied, in words.  Raises InjectionFailed."""
+        """Inject a fault; return the proof that it is active.  Raises InjectionFailed."""
         if find(kind).layer is FaultLayer.LINK:
             return await self._lie(kind, guest)
         seed = int.from_bytes(os.urandom(8))
-        hit = Injection(target=guest, kind=kind, at=0, seed=seed, dose=DOSES.get(kind, 1))
+        injection = Injection(target=guest, kind=kind, at=0, seed=seed, dose=DOSES.get(kind, 1))
         try:
-            self._applied[guest] = applied = await apply(hit, self._node)
+            self._active[guest] = active = await inject(injection, self._node)
         except NotApplied as error:
             raise InjectionFailed(error.reason) from error
-        return applied.proof
+        return active.proof
 
     async def _lie(self, kind: str, guest: str) -> str:
-        # From chance, so that two lying guests do not tell the same lie.
+        # A random seed, so that two lying guests do not send the same wrong reply.
         seed = os.urandom(8).hex()
-        links = await self._tell_proxy({"do": "lie", "link": guest, "kind": kind, "seed": seed})
+        links = await self._command_proxy({"do": "lie", "link": guest, "kind": kind, "seed": seed})
         if links[guest]["kind"] != kind:
-            raise InjectionFailed(f"the link proxy does not hold {kind} for {guest}")
-        return f"the proxy in {guest}'s link holds it (seed {seed})"
+            raise InjectionFailed(f"the link proxy does not report {kind} for {guest}")
+        return f"the proxy in {guest}'s link reports it (seed {seed})"
 
     async def resume(self, kind: str, guest: str) -> bool:
-        """Go on with a fault that a former supervisor applied; False if it is over."""
+        """Adopt a fault that a former supervisor injected; return False if it is over."""
         if kind not in CATALOGUE or guest not in self._site.guests:
             return False
         if find(kind).layer is FaultLayer.LINK:
-            links = await self._tell_proxy({"do": "status"})
+            links = await self._command_proxy({"do": "status"})
             return bool(links[guest]["kind"] == kind)
         state = self._site.guests[guest].state
         if kind == "slow":
-            if state == "paused":  # its supervisor ended between stopping it and letting it go
+            if state == "paused":  # its supervisor ended between pausing and resuming it
                 await self._site.guests[guest].resume()
             holds = state in ("ready", "paused")
             if holds:
-                self._applied[guest] = keep_slow(self._node.machine(guest))
+                self._active[guest] = keep_slow(self._node.machine(guest))
             return holds
         if kind == "reset":
             return state in ("dead", "ready")
         return state == {"crash": "dead", "hang": "paused"}.get(kind, "ready")
 
     async def undo(self, kind: str, guest: str) -> None:
-        """End a fault; the supervisor puts the guest back if it must be.  Raises DeployError."""
+        """End a fault; the supervisor restores the guest if necessary.  Raises DeployError."""
         if find(kind).layer is FaultLayer.LINK:
-            await self._tell_proxy({"do": "relay", "link": guest})
-        applied = self._applied.pop(guest, None)
-        if applied is not None:
-            await applied.undo()
+            await self._command_proxy({"do": "relay", "link": guest})
+        active = self._active.pop(guest, None)
+        if active is not None:
+            await active.undo()
 
     async def end(self) -> None:
         """End all faults and the proxy."""
@@ -223,12 +229,110 @@ class FaultInjector:
             path.unlink(missing_ok=True)
 
     async def let_go(self) -> None:
-        """Let the proxy live on without this process."""
+        """End all faults but those of the proxy, which continues to run."""
         await self._undo_all()
 
     async def _undo_all(self) -> None:
-        undone = [applied.undo() for applied in self._applied.values()]
-        self._applied.clear()
+        undone = [active.undo() for active in self._active.values()]
+        self._active.clear()
         for result in await asyncio.gather(*undone, return_exceptions=True):
             if isinstance(result, BaseException):
                 _log.warning("a fault was not undone", error=repr(result))
+
+
+class _NodeSite:
+    """A running node as a site: its supervisor's guests, its voter's clients."""
+
+    def __init__(self, site: FaultSite) -> None:
+        self._site = site
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The guests' names."""
+        return tuple(self._site.guests)
+
+    def machine(self, name: str) -> _NodeTarget:
+        """Return a guest's machine."""
+        return _NodeTarget(self._site.guests[name])
+
+    def link(self, name: str) -> FaultyLink:
+        """Raise NotApplied: the proxy is another process."""
+        raise NotApplied(f"the link of {name} is in another process")
+
+    def shell(self, name: str) -> Any:
+        """Raise NotApplied."""
+        raise NotApplied(f"{name}: a running node's guests have no network card, and so no shell")
+
+    def voter_pid(self) -> int | None:
+        """Return None: the voter belongs to the supervisor, which would restart it."""
+        return None
+
+    async def send(
+        self, method: str, target: str, body: bytes, headers: tuple[tuple[str, str], ...] = ()
+    ) -> tuple[int, bytes]:
+        """Send a request to the voter; return status and body, or 0 and the error."""
+        address = f"unix:{self._site.layout.native_socket}"
+        try:
+            async with await Client.connect(address) as client:
+                answer = await client.request(method, target, body, headers)
+        except (RequestError, TimeoutError) as error:
+            return 0, str(error).encode()
+        return answer.status, answer.body
+
+
+class _NodeTarget:
+    """A guest of a running node as a ``FaultTarget``."""
+
+    def __init__(self, port: GuestPort) -> None:
+        self._port = port
+
+    @property
+    def name(self) -> str:
+        """g1, g2, ..."""
+        return self._port.name
+
+    @property
+    def state(self) -> GuestState:
+        """Its state."""
+        return GuestState(self._port.state)
+
+    @property
+    def pid(self) -> int | None:
+        """Its QEMU, or None."""
+        return self._port.pid
+
+    async def kill(self) -> None:
+        """End its QEMU at once; return when it has ended."""
+        await self._port.kill()
+
+    async def pause(self) -> None:
+        """Stop its processor."""
+        await self._port.pause()
+
+    async def resume(self) -> None:
+        """Continue its processor."""
+        await self._port.resume()
+
+    async def reset(self) -> None:
+        """Press its reset button."""
+        await self._port.reset()
+
+    async def nmi(self) -> None:
+        """Send its processor a non-maskable interrupt."""
+        await self._port.nmi()
+
+    async def registers(self) -> str:
+        """Return its registers as QEMU prints them."""
+        return await self._port.registers()
+
+    def debug_stub(self) -> AbstractAsyncContextManager[Path]:
+        """Have QEMU's debug stub listen on the unix socket that is yielded."""
+        return self._port.debug_stub()
+
+    def ram_file(self) -> Path:
+        """Return the file that is its memory."""
+        return self._port.ram()
+
+    def tail(self, count: int = 20) -> list[str]:
+        """Return the last lines of its console."""
+        return self._port.tail(count)

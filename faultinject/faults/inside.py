@@ -1,10 +1,10 @@
 """Faults inside a guest, over its shell: programs, memory, files, clock.
 
-Each is one command of the guest's own shell, which carries it out and reads it back: a connection
-and a command cost most of a mission under TCG, a Python in the guest ten times as much. What the
-command says must match what is expected of it, word by word; else the fault was not applied.
+Each fault is one command of the guest's shell, which carries it out and reads it back.  Under TCG a
+connection with one command costs most of a mission; a Python in the guest would cost ten times
+that.  The command's output must match exactly; otherwise the fault was not applied.
 
-Nothing is undone here: the guest is put back to its clean snapshot by others.
+Nothing is undone here: others revert the guest to its clean snapshot.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
-from faultinject.faults.site import Applied, NotApplied
+from faultinject.faults.site import ActiveFault, NotApplied
 
 __all__ = [
-    "ACTS",
+    "ACTIONS",
     "Shell",
     "corrupt_file",
     "corrupt_service",
@@ -29,29 +29,29 @@ __all__ = [
 ]
 
 _TIMEOUT = 15.0
-"""Seconds for a command that a loaded guest carries out; 0.15 to 0.5 are usual."""
+"""Seconds for one command before the injection fails; 0.15 to 0.5 are usual."""
 
 _PER_FLIP = 0.5
-"""Seconds more for each bit to flip; 0.05 is usual."""
+"""Additional seconds for each bit to flip; 0.05 is usual."""
 
 _SPINNERS = 2
-"""Programs that take the processor, for each unit of the dose."""
+"""Programs that use the processor, for each unit of the dose."""
 
 _PRIORITY = -10
-"""Of theirs: two leave a twentieth of the processor to the others. (At -20 four leave so little
-that the guest's shell says nothing any more for half a minute.)"""
+"""Nice value of these programs: two leave a twentieth of the processor to the others.  (At -20 four
+leave so little that the guest's shell is silent for half a minute.)"""
 
 _LEFT_KIB = 4096
-"""What a hog leaves of the free memory at a dose of 1, in KiB; a dose of n leaves an n-th of it."""
+"""Free memory that a memory hog leaves at a dose of 1, in KiB; at a dose of n, an n-th of that."""
 
 _LEAST_KIB = 1536
-"""What it leaves in any case: with less the kernel ends programs, the hog itself among them."""
+"""The least that it leaves, in KiB: with less, the kernel kills programs, the hog among them."""
 
 _DAY = 86_400
 
 
 class Shell(Protocol):
-    """A way to run commands in a guest, as ``deploy.machine.ssh.GuestShell`` is one."""
+    """Runs commands in a guest, as ``deploy.machine.ssh.GuestShell`` does."""
 
     @property
     def name(self) -> str:
@@ -60,7 +60,7 @@ class Shell(Protocol):
     async def run(
         self, command: str, *, stdin: bytes = b"", timeout: float = _TIMEOUT
     ) -> tuple[int, str]:
-        """Run a command to its end; return its status and what it said.  Raises DeployError."""
+        """Run a command to its end; return its status and its output.  Raises DeployError."""
 
 
 # The agent is init's child, and the service is the agent's.
@@ -78,8 +78,8 @@ state() {
 }
 """
 
-# Bytes are read and written through dd: $1 is the file, $2 the place, $3 the byte. What is to be
-# flipped comes by stdin: a command may have 9000 bytes at most.
+# Bytes are read and written through dd: $1 is the file, $2 the offset, $3 the byte. The flips come
+# by standard input, because a command may have at most 9000 bytes.
 _BYTES = """
 draws=$(cat)
 get() {
@@ -114,8 +114,8 @@ while [ "$(state $service)" != T ] && [ $tries -lt 200 ]; do
 done
 """
 
-# Uniform over the bytes of what is mapped, writable and private. Stopped meanwhile, the process
-# cannot write what is just read back.
+# Uniform over the bytes that are mapped, writable and private. The process is stopped meanwhile, so
+# that it cannot overwrite a byte before it is read back.
 _CORRUPT = (
     _STOP
     + """
@@ -137,8 +137,8 @@ kill -CONT $service
 """
 )
 
-# Its code, its content, and the libraries that it runs on, which it sees changed at once. (The
-# Python program itself cannot be written while it runs.)
+# The service's code, its content and its libraries, whose changes it sees at once. (The Python
+# program itself cannot be written while it runs.)
 _FILES = """
 {
     find /opt/trivisor /etc/trivisor/content -type f 2>/dev/null
@@ -158,7 +158,7 @@ for draw in $draws; do
 done
 """
 
-# Reniced when all run: before, the shell itself would hardly get to start the next.
+# Reniced when all of them run: earlier, the shell could hardly start the next one.
 _SPIN = """
 pids=
 for n in $(seq {count}); do
@@ -171,7 +171,7 @@ for p in $pids; do
 done
 """
 
-# Memory that belongs to no process: the kernel cannot win it back by killing one.
+# The memory belongs to no process: the kernel cannot regain it by killing one.
 _FILL = """
 free() {
     while read -r name kib _; do
@@ -191,75 +191,75 @@ echo "clock $before $(date +%s)"
 """
 
 
-async def kill_service(shell: Shell, seed: int, dose: int) -> Applied:
-    """Kill the service's process; the agent starts another, empty."""
+async def kill_service(shell: Shell, seed: int, dose: int) -> ActiveFault:
+    """Kill the service's process; the agent restarts it with an empty state."""
     del seed, dose
-    said = await _tell(shell, _FIND + _KILL)
-    [pid] = _read(shell, said, r"gone (\d+)")
-    return Applied(f"the service's process {pid} is gone", used=True)
+    output = await _run(shell, _FIND + _KILL)
+    [pid] = _read(shell, output, r"gone (\d+)")
+    return ActiveFault(f"the service's process {pid} has ended", activated=True)
 
 
-async def stop_service(shell: Shell, seed: int, dose: int) -> Applied:
-    """Stop the service's process; its agent lives on."""
+async def stop_service(shell: Shell, seed: int, dose: int) -> ActiveFault:
+    """Stop the service's process; its agent continues to run."""
     del seed, dose
-    said = await _tell(shell, _FIND + _STOP + 'echo "process $service $(state $service)"')
-    [pid] = _read(shell, said, r"process (\d+) T")
-    return Applied(f"the service's process {pid} is in state T (stopped)", used=True)
+    output = await _run(shell, _FIND + _STOP + 'echo "process $service $(state $service)"')
+    [pid] = _read(shell, output, r"process (\d+) T")
+    return ActiveFault(f"the service's process {pid} is in state T (stopped)", activated=True)
 
 
-async def corrupt_service(shell: Shell, seed: int, dose: int) -> Applied:
+async def corrupt_service(shell: Shell, seed: int, dose: int) -> ActiveFault:
     """Flip ``dose`` bits of the service's own memory, uniformly over its writable private bytes."""
     script = _FIND + _BYTES + _CORRUPT
-    said = await _tell(shell, script, _draws(seed, dose), timeout=_TIMEOUT + dose * _PER_FLIP)
-    return Applied(f"in the service's memory: {_flips(shell, said, dose)}")
+    output = await _run(shell, script, _draws(seed, dose), timeout=_TIMEOUT + dose * _PER_FLIP)
+    return ActiveFault(f"in the service's memory: {_flips(shell, output, dose)}")
 
 
-async def corrupt_file(shell: Shell, seed: int, dose: int) -> Applied:
-    """Flip ``dose`` bits, uniformly over the bytes of the files that the service is made of."""
+async def corrupt_file(shell: Shell, seed: int, dose: int) -> ActiveFault:
+    """Flip ``dose`` bits, uniformly over the bytes of the service's files."""
     script = _FIND + _BYTES + _FILES
-    said = await _tell(shell, script, _draws(seed, dose), timeout=_TIMEOUT + dose * _PER_FLIP)
-    return Applied(f"in files: {_flips(shell, said, dose)}")
+    output = await _run(shell, script, _draws(seed, dose), timeout=_TIMEOUT + dose * _PER_FLIP)
+    return ActiveFault(f"in files: {_flips(shell, output, dose)}")
 
 
-async def hog_cpu(shell: Shell, seed: int, dose: int) -> Applied:
-    """Have programs of the highest priority run without end."""
+async def hog_cpu(shell: Shell, seed: int, dose: int) -> ActiveFault:
+    """Start programs of high priority that use the processor without end."""
     del seed
     count = _SPINNERS * dose
     script = _SPIN.replace("{count}", str(count)).replace("{priority}", str(_PRIORITY))
-    said = await _tell(shell, script)
-    spinning = re.findall(r"^spins (\d+) R (-?\d+)$", said, re.MULTILINE)
+    output = await _run(shell, script)
+    spinning = re.findall(r"^spins (\d+) R (-?\d+)$", output, re.MULTILINE)
     if len(spinning) != count or any(nice != str(_PRIORITY) for _, nice in spinning):
-        raise NotApplied(f"{shell.name}: not {count} programs run: {said!r}")
+        raise NotApplied(f"{shell.name}: not {count} programs run: {output!r}")
     proof = f"{count} programs run at priority {_PRIORITY}, the first is {spinning[0][0]}"
-    return Applied(proof, used=True)
+    return ActiveFault(proof, activated=True)
 
 
-async def hog_memory(shell: Shell, seed: int, dose: int) -> Applied:
+async def hog_memory(shell: Shell, seed: int, dose: int) -> ActiveFault:
     """Take the guest's memory until hardly any is left."""
     del seed
     left = max(_LEFT_KIB // dose, _LEAST_KIB)
-    said = await _tell(shell, _FILL.replace("{left}", str(left)))
+    output = await _run(shell, _FILL.replace("{left}", str(left)))
     held, before, now = (
-        int(word) for word in _read(shell, said, r"held (\d+) of (\d+) free (\d+)")
+        int(word) for word in _read(shell, output, r"held (\d+) of (\d+) free (\d+)")
     )
-    # What the kernel wins back by ending programs may be free again: that is the fault's work too.
+    # The kernel may have freed some by killing programs: that is an effect of the fault too.
     if held < before - left:
-        raise NotApplied(f"{shell.name}: {held} KiB of its memory are taken, of {before}")
-    return Applied(f"{held} KiB of memory are taken of {before} that were free, {now} are left")
+        raise NotApplied(f"{shell.name}: {held} KiB of {before} free KiB were taken")
+    return ActiveFault(f"{held} KiB of {before} free KiB were taken; {now} KiB are left")
 
 
-async def skew_clock(shell: Shell, seed: int, dose: int) -> Applied:
+async def skew_clock(shell: Shell, seed: int, dose: int) -> ActiveFault:
     """Set the guest's clock 1 to 1000 days ahead or back; more with a higher dose."""
     drawn = random.Random(seed)
     shift = drawn.choice((-1, 1)) * drawn.randint(_DAY, 1000 * _DAY) * dose
-    said = await _tell(shell, _SKEW.replace("{shift}", str(shift)))
-    before, now = (int(word) for word in _read(shell, said, r"clock (-?\d+) (-?\d+)"))
+    output = await _run(shell, _SKEW.replace("{shift}", str(shift)))
+    before, now = (int(word) for word in _read(shell, output, r"clock (-?\d+) (-?\d+)"))
     if abs(now - before - shift) > _DAY // 2:
         raise NotApplied(f"{shell.name}: its clock went from {before} to {now}, not by {shift} s")
-    return Applied(f"the guest's clock was {before} and is {now} ({shift / _DAY:+.1f} days)")
+    return ActiveFault(f"the guest's clock was {before} and is {now} ({shift / _DAY:+.1f} days)")
 
 
-ACTS: Mapping[str, Callable[[Shell, int, int], Awaitable[Applied]]] = {
+ACTIONS: Mapping[str, Callable[[Shell, int, int], Awaitable[ActiveFault]]] = {
     "service-kill": kill_service,
     "service-stop": stop_service,
     "service-corrupt": corrupt_service,
@@ -268,43 +268,45 @@ ACTS: Mapping[str, Callable[[Shell, int, int], Awaitable[Applied]]] = {
     "file-corrupt": corrupt_file,
     "clock-skew": skew_clock,
 }
-"""By kind: what to call with a guest's shell, a seed and a dose of at least 1.
+"""By kind: a function of a guest's shell, a seed and a dose of at least 1.
 
-They raise NotApplied, and DeployError where the guest cannot be spoken to.
+It raises NotApplied, and DeployError if the shell cannot be reached.
 """
 
 
-async def _tell(shell: Shell, script: str, stdin: str = "", *, timeout: float = _TIMEOUT) -> str:
-    status, said = await shell.run(script, stdin=stdin.encode(), timeout=timeout)
+async def _run(shell: Shell, script: str, stdin: str = "", *, timeout: float = _TIMEOUT) -> str:
+    status, output = await shell.run(script, stdin=stdin.encode(), timeout=timeout)
     if status != 0:
-        raise NotApplied(f"{shell.name}: the guest's shell ended with {status}: {said.strip()!r}")
-    return said
+        raise NotApplied(f"{shell.name}: the guest's shell ended with {status}: {output.strip()!r}")
+    return output
 
 
-def _read(shell: Shell, said: str, pattern: str) -> tuple[str, ...]:
-    """Return the groups of what was to be said.  Raises NotApplied if something else was."""
-    match = re.fullmatch(pattern, said.strip())
+def _read(shell: Shell, output: str, pattern: str) -> tuple[str, ...]:
+    """Return the groups of the pattern.  Raises NotApplied if the output does not match it."""
+    match = re.fullmatch(pattern, output.strip())
     if match is None:
-        raise NotApplied(f"{shell.name}: not read back, the guest says {said.strip()!r}")
+        raise NotApplied(f"{shell.name}: not read back, the guest printed {output.strip()!r}")
     return match.groups()
 
 
 def _draws(seed: int, dose: int) -> str:
-    """Return for each flip a large number (its remainder by the size is the place) and a bit.
+    """Return for each flip a large number (modulo the size, the offset) and a bit.
 
-    53 bits, which awk's numbers hold: against sizes of 2**23 or so the remainder's bias is nothing.
+    The number has 53 bits, which awk can hold; for sizes near 2**23 the modulo bias is negligible.
     """
     drawn = random.Random(seed)
     return " ".join(f"{drawn.getrandbits(53)}:{1 << drawn.randrange(8)}" for _ in range(dose))
 
 
-def _flips(shell: Shell, said: str, dose: int) -> str:
-    """Return in words what was flipped.  Raises NotApplied unless all of it was."""
-    found = re.findall(r"^flipped (\d+) (\d+) (\d+) (\d+) (\S+)$", said, re.MULTILINE)
+def _flips(shell: Shell, output: str, dose: int) -> str:
+    """Describe the flips.  Raises NotApplied unless all of them were read back."""
+    found = re.findall(r"^flipped (\d+) (\d+) (\d+) (\d+) (\S+)$", output, re.MULTILINE)
     right = [flip for flip in found if int(flip[2]) ^ int(flip[1]) == int(flip[3])]
-    # Two flips of one byte each read back what they wrote.
+    # Two flips of one byte each read back what they wrote, so both count.
     if len(right) != dose:
-        raise NotApplied(f"{shell.name}: {len(right)} of {dose} flips read back: {said.strip()!r}")
+        raise NotApplied(
+            f"{shell.name}: {len(right)} of {dose} flips read back: {output.strip()!r}"
+        )
     place, _, before, now, where = right[0]
     more = "" if dose == 1 else f", and {dose - 1} more"
     return f"{where} at {int(place):#x} was {before} and is {now}{more}"

@@ -1,8 +1,8 @@
-"""Lies: what a proxy does to the bytes that come from a guest.  Pure: a function of bytes and seed.
+"""Lies: how a proxy changes the bytes that come from a guest.  Pure functions of bytes and seed.
 
-A lie that changes frames puts right checksums on what it says, so that only the vote can tell.  It
-begins at the first whole frame it sees and hands over an unfinished one when it ends, so that
-nothing is damaged but what it means to.
+A lie that changes frames gives them valid checksums, so that only the vote detects it.  It begins
+at the first whole frame that it sees.  When it ends, it passes on the frame that it has only in
+part.  So it damages no other frame.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = [
 
 
 class Lie(Protocol):
-    """Changes a stream as it passes; ``count`` says how many times it has done so."""
+    """Changes a stream as it passes; ``count`` is how often it has done so."""
 
     count: int
 
@@ -37,17 +37,17 @@ class Lie(Protocol):
         """Take the next piece of the guest's bytes; return what the voter gets instead."""
 
     def end(self) -> bytes:
-        """The lie is over: return the bytes held back (the beginning of an unfinished frame)."""
+        """End the lie; return the bytes held back: the beginning of an unfinished frame."""
 
 
 class _FrameLie:
-    """Takes the stream apart into frames, changes the replies, puts the rest through as it is."""
+    """Decodes the stream into frames, changes the replies, and passes on the rest unchanged."""
 
     def __init__(self, seed: bytes) -> None:
         self.count = 0
         self._seed = seed
         self._decoder: Decoder | None = None
-        self._tail = b""  # the last bytes that are not put through yet
+        self._tail = b""  # the last bytes, not passed on yet
 
     def feed(self, data: bytes) -> bytes:
         """Take the next piece of the guest's bytes; return what the voter gets instead."""
@@ -65,27 +65,27 @@ class _FrameLie:
         out = [before]
         for frame in frames:
             if frame.kind == FrameKind.REPLY:
-                out.append(self._twist(frame))
+                out.append(self._change(frame))
             else:
                 out.append(encode(frame.kind, frame.epoch, frame.seq, frame.payload, frame.flags))
         return b"".join(out)
 
     def end(self) -> bytes:
-        """The lie is over: return the bytes held back (the beginning of an unfinished frame)."""
+        """End the lie; return the bytes held back: the beginning of an unfinished frame."""
         tail, self._tail, self._decoder = self._tail, b"", None
         return tail
 
-    def _twist(self, frame: Frame) -> bytes:
+    def _change(self, frame: Frame) -> bytes:
         raise NotImplementedError
 
-    def _say(self, frame: Frame, payload: bytes, *, seq: int | None = None) -> bytes:
+    def _send(self, frame: Frame, payload: bytes, *, seq: int | None = None) -> bytes:
         self.count += 1
         seq = frame.seq if seq is None else seq
         return encode(frame.kind, frame.epoch, seq, payload, frame.flags)
 
 
 def _has_header(data: bytes) -> bool:
-    """Whether a frame's header, its checksum right, is at the start of ``data``."""
+    """Return whether ``data`` begins with a frame's header that has a valid checksum."""
     return (
         len(data) >= HEADER_SIZE
         and data.startswith(MAGIC)
@@ -94,7 +94,7 @@ def _has_header(data: bytes) -> bool:
 
 
 def _frame_start(data: bytes) -> int:
-    """Return where the first frame begins, or may begin once more bytes are there."""
+    """Return the offset where the first frame begins, or may begin once more bytes arrive."""
     at = data.find(MAGIC)
     while at >= 0:
         if len(data) - at < HEADER_SIZE or _has_header(data[at:]):
@@ -109,71 +109,71 @@ def _frame_start(data: bytes) -> int:
 class CorruptReply(_FrameLie):
     """Changes one byte of each reply; of its body, if it is HTTP and has one.
 
-    Which byte, and into what, is a function of the seed and the reply's number alone.
+    The byte and its new value are a function of the seed and the reply's number alone.
     """
 
-    def _twist(self, frame: Frame) -> bytes:
+    def _change(self, frame: Frame) -> bytes:
         payload = frame.payload
         key = blake2b(self._seed + frame.seq.to_bytes(8), digest_size=16).digest()
         if not payload:
-            return self._say(frame, key[:1])
+            return self._send(frame, key[:1])
         body = payload.find(b"\r\n\r\n") + 4
         first = body if 4 <= body < len(payload) else 0
         at = first + int.from_bytes(key[:8]) % (len(payload) - first)
         changed = payload[at] ^ (key[8] % 255 + 1)
-        return self._say(frame, b"%b%c%b" % (payload[:at], changed, payload[at + 1 :]))
+        return self._send(frame, b"%b%c%b" % (payload[:at], changed, payload[at + 1 :]))
 
 
 class DropReply(_FrameLie):
-    """Lets no reply through."""
+    """Drops every reply."""
 
-    def _twist(self, frame: Frame) -> bytes:
+    def _change(self, frame: Frame) -> bytes:
         self.count += 1
         return b""
 
 
 class StaleReply(_FrameLie):
-    """Says again what the first reply said; counts the replies that this made wrong."""
+    """Repeats the content of the first reply; counts the replies that this made wrong."""
 
     def __init__(self, seed: bytes) -> None:
         super().__init__(seed)
         self._first: bytes | None = None
 
-    def _twist(self, frame: Frame) -> bytes:
+    def _change(self, frame: Frame) -> bytes:
         if self._first is None:
             self._first = frame.payload
         if frame.payload == self._first:
             return encode(frame.kind, frame.epoch, frame.seq, frame.payload, frame.flags)
-        return self._say(frame, self._first)
+        return self._send(frame, self._first)
 
 
 class WrongSeq(_FrameLie):
-    """Numbers each reply one too high."""
+    """Gives each reply a number that is one too high."""
 
-    def _twist(self, frame: Frame) -> bytes:
-        return self._say(frame, frame.payload, seq=(frame.seq + 1) % (1 << 64))
+    def _change(self, frame: Frame) -> bytes:
+        return self._send(frame, frame.payload, seq=(frame.seq + 1) % (1 << 64))
 
 
 class Flood(_FrameLie):
-    """Says hundreds of replies that nobody asked for instead of each true one; counts them."""
+    """Sends hundreds of unrequested replies instead of each correct one; counts them."""
 
     COPIES = 256
     SIZE = 1024
-    """Bytes of each."""
+    """Payload bytes of each."""
 
-    def _twist(self, frame: Frame) -> bytes:
+    def _change(self, frame: Frame) -> bytes:
         noise = random.Random(self._seed + frame.seq.to_bytes(8)).randbytes(self.SIZE)
-        # Numbers far beyond any that the voter may have given out by now.
+        # The numbers are far beyond any that the voter may have assigned by now.
         return b"".join(
-            self._say(frame, noise, seq=(frame.seq + (1 << 32) + number) % (1 << 64))
+            self._send(frame, noise, seq=(frame.seq + (1 << 32) + number) % (1 << 64))
             for number in range(self.COPIES)
         )
 
 
 class Garbage:
-    """Splices 1 to 64 random bytes into each piece that passes; ``count`` is in bytes.
+    """Inserts 1 to 64 random bytes into each piece that passes; ``count`` is in bytes.
 
-    Within the piece, never at its ends: a reply that comes alone is always spoilt.
+    It inserts them within the piece, never at its ends, so that a single reply is always damaged.
     """
 
     def __init__(self, seed: bytes) -> None:
@@ -188,31 +188,31 @@ class Garbage:
         return data[:at] + noise + data[at:]
 
     def end(self) -> bytes:
-        """Nothing is ever held back."""
+        """Return nothing: no bytes are held back."""
         return b""
 
 
 class Delay:
-    """Changes nothing, but tells how late each piece is to arrive; ``count`` is in pieces."""
+    """Changes nothing, but says how late each piece must arrive; ``count`` is in pieces."""
 
     SHORTEST, LONGEST = 0.05, 0.25
-    """Seconds."""
+    """Least and greatest delay, in seconds."""
 
     def __init__(self, seed: bytes) -> None:
         self.count = 0
         self._random = random.Random(seed)
 
     def feed(self, data: bytes) -> bytes:
-        """Take the next piece of the guest's bytes; return it as it is."""
+        """Return the next piece of the guest's bytes unchanged."""
         return data
 
     def late(self) -> float:
-        """Return by how many seconds the next piece is late."""
+        """Return the delay of the next piece, in seconds."""
         self.count += 1
         return self._random.uniform(self.SHORTEST, self.LONGEST)
 
     def end(self) -> bytes:
-        """What is on its way is held by the proxy, not here."""
+        """Return nothing: the proxy holds the delayed pieces."""
         return b""
 
 
@@ -225,11 +225,11 @@ KINDS: dict[str, type[_FrameLie] | type[Garbage] | type[Delay]] = {
     "stale-reply": StaleReply,
     "wrong-seq": WrongSeq,
 }
-"""The lies by the kind of fault they are (``faults.CATALOGUE`` tells more of each)."""
+"""The lies by their kind of fault (described in ``faults.CATALOGUE``)."""
 
 
 def make(kind: str, seed: bytes) -> Lie:
-    """Return a fresh lie of this kind.  Raises ValueError on an unknown kind."""
+    """Return a new lie of this kind.  Raises ValueError if the kind is unknown."""
     if kind not in KINDS:
         raise ValueError(f"no lie {kind!r}: give one of {', '.join(KINDS)}")
     return KINDS[kind](seed)

@@ -1,16 +1,15 @@
-"""The proxy: stands in the links of a node that allows faults, and lies when it is told to.
+"""The proxy in the links of a node that allows faults: it relays bytes, or lies.
 
-A process of its own, because the voter has no fault hooks:
+It is a separate process, because the voter has no fault hooks:
 
     python -m faultinject.faults.proxy --control PATH --link NAME VOTER_SIDE GUEST_SIDE ...
 
-It listens on VOTER_SIDE, and for each connection there makes one to GUEST_SIDE; both are unix
-socket paths.  Without a fault set it hands bytes over as they come, with the flow control of both
-ends; what it holds is bounded by the transports' limits.  An end on one side is an end on the other
-at once, undelivered bytes and all, because QEMU serves one connection at a time and would make the
-next one wait.
+It listens on VOTER_SIDE, and for each connection there opens one to GUEST_SIDE; both are unix
+socket paths.  Without a lie it relays bytes as they come, with the flow control of both sides; the
+transports' limits bound what it holds.  If one side closes, it aborts the other at once and drops
+undelivered bytes, because QEMU serves one connection at a time and would make the next one wait.
 
-It is told what to do on its control socket, in lines of JSON; each is answered by one line:
+Its control socket takes lines of JSON, and answers each with one line:
 
     {"do": "lie", "link": "g3", "kind": "corrupt-reply", "seed": "00ff"}   seed: hex
     {"do": "relay", "link": "g3"}
@@ -39,15 +38,16 @@ from faultinject.faults.lies import Delay, Lie, make
 __all__ = ["ProxiedLink", "Proxy", "main"]
 
 WRITE_LIMIT = 256 << 10
-"""Bytes that wait for one end before the other is no longer read."""
+"""Bytes that wait for one end before the proxy stops reading from the other."""
 CONTROL_LINE = 4096
+"""Longest line on the control socket, in bytes; a longer one ends the connection."""
 
 
 class _End(asyncio.Protocol):
     """One side of a relayed connection.
 
-    ``data_received`` is the other side's ``write`` itself while there is no lie: nothing of ours
-    runs per piece.
+    Without a lie ``data_received`` is the other side's ``write`` itself: a piece passes through no
+    code of this module.
     """
 
     def __init__(self, wire: _Wire, *, from_guest: bool) -> None:
@@ -56,27 +56,27 @@ class _End(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """asyncio: the connection is there."""
+        """Take the transport (asyncio)."""
         self.transport = cast(asyncio.Transport, transport)
         self.transport.set_write_buffer_limits(high=WRITE_LIMIT)
         self._wire.joined(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """asyncio: the connection is gone, so the other one goes too."""
+        """End the other connection too (asyncio)."""
         self.transport = None
         self._wire.cut()
 
     def pause_writing(self) -> None:
-        """asyncio: this end does not take more; do not read the other."""
+        """Stop reading from the other end (asyncio)."""
         self._wire.hold(self, paused=True)
 
     def resume_writing(self) -> None:
-        """asyncio: there is room again."""
+        """Read from the other end again (asyncio)."""
         self._wire.hold(self, paused=False)
 
 
 class _Wire:
-    """One connection of the voter and the one made for it to the guest."""
+    """A connection from the voter and the one to the guest that was opened for it."""
 
     def __init__(self, link: ProxiedLink) -> None:
         self._link = link
@@ -84,10 +84,10 @@ class _Wire:
         self.guest = _End(self, from_guest=True)
         self._connecting: asyncio.Task[None] | None = None
         self._over = False
-        self._late: _Late | None = None
+        self._delay_line: _DelayLine | None = None
 
     def joined(self, end: _End) -> None:
-        """An end is connected: first the voter's, then the guest's."""
+        """Continue the setup after an end is connected: first the voter's, then the guest's."""
         if self._over and end.transport is not None:
             end.transport.abort()
         elif end is self.voter and end.transport is not None:
@@ -103,36 +103,36 @@ class _Wire:
         try:
             await loop.create_unix_connection(lambda: self.guest, self._link.guest_side)
         except OSError:
-            self.cut()  # nobody is there: the voter sees an end at once, as it would without us
+            self.cut()  # nobody listens: the voter sees the end at once, as without a proxy
 
     def route(self, lie: Lie | None) -> None:
-        """Send what comes from each end to the other; what the guest says goes through ``lie``."""
+        """Relay between the ends; the guest's bytes pass through ``lie``."""
         voter, guest = self.voter.transport, self.guest.transport
         if voter is None or guest is None:
             return
-        if self._late is not None:
-            self._late.flush()
-            self._late = None
+        if self._delay_line is not None:
+            self._delay_line.flush()
+            self._delay_line = None
         to_voter = voter.write
         self.voter.data_received = guest.write  # type: ignore[method-assign]
         if lie is None:
             self.guest.data_received = to_voter  # type: ignore[method-assign]
         elif isinstance(lie, Delay):
-            self._late = _Late(lie, guest, voter)
-            self.guest.data_received = self._late.take  # type: ignore[method-assign]
+            self._delay_line = _DelayLine(lie, guest, voter)
+            self.guest.data_received = self._delay_line.take  # type: ignore[method-assign]
         else:
             feed = lie.feed
             self.guest.data_received = (  # type: ignore[method-assign]
                 lambda data: to_voter(feed(data))
             )
 
-    def say(self, data: bytes) -> None:
-        """Write to the voter what a lie had held back."""
+    def send_to_voter(self, data: bytes) -> None:
+        """Send bytes to the voter that a lie had held back."""
         if self.voter.transport is not None:
             self.voter.transport.write(data)
 
     def hold(self, full: _End, *, paused: bool) -> None:
-        """Stop reading the other end while ``full`` is so, or go on."""
+        """Stop reading from the other end while ``full`` takes no more, or start again."""
         other = (self.guest if full is self.voter else self.voter).transport
         if other is not None and not other.is_closing():
             if paused:
@@ -144,8 +144,8 @@ class _Wire:
         """End both connections at once."""
         self._over = True
         self._link.wires.discard(self)
-        if self._late is not None:
-            self._late.drop()
+        if self._delay_line is not None:
+            self._delay_line.drop()
         if self._connecting is not None:
             self._connecting.cancel()
         for end in (self.voter, self.guest):
@@ -153,10 +153,8 @@ class _Wire:
                 end.transport.abort()
 
 
-class _Late:
-    """Pieces on their way to the voter that are late, in their order; at most about WRITE_LIMIT
-    bytes.
-    """
+class _DelayLine:
+    """Delayed pieces on their way to the voter, in order; at most about WRITE_LIMIT bytes."""
 
     def __init__(self, lie: Delay, guest: asyncio.Transport, voter: asyncio.Transport) -> None:
         self._lie = lie
@@ -167,7 +165,7 @@ class _Late:
         self._timer: asyncio.TimerHandle | None = None
 
     def take(self, data: bytes) -> None:
-        """Hold a piece back; it does not overtake the one before it."""
+        """Delay a piece; it does not overtake the one before it."""
         loop = asyncio.get_running_loop()
         due = loop.time() + self._lie.late()
         if self._pieces:
@@ -183,27 +181,27 @@ class _Late:
         loop, full = asyncio.get_running_loop(), self._size > WRITE_LIMIT
         self._timer = None
         while self._pieces and self._pieces[0][0] <= loop.time():
-            self._hand_over()
+            self._deliver()
         if full and self._size <= WRITE_LIMIT and not self._guest.is_closing():
             self._guest.resume_reading()
         if self._pieces:
             self._timer = loop.call_at(self._pieces[0][0], self._arrive)
 
-    def _hand_over(self) -> None:
+    def _deliver(self) -> None:
         _, data = self._pieces.popleft()
         self._size -= len(data)
         self._voter.write(data)
 
     def flush(self) -> None:
-        """Hand everything over at once."""
+        """Deliver all pieces at once."""
         while self._pieces:
-            self._hand_over()
+            self._deliver()
         self.drop()
         if not self._guest.is_closing():
             self._guest.resume_reading()
 
     def drop(self) -> None:
-        """Forget what is on its way: the connection has ended."""
+        """Drop all pieces: the connection has ended."""
         self._pieces.clear()
         self._size = 0
         if self._timer is not None:
@@ -212,7 +210,7 @@ class _Late:
 
 
 class ProxiedLink:
-    """A named link: where the voter and the guest are, and the lie told on it now (or None)."""
+    """A named link: the addresses of its two sides, and its present lie (or None)."""
 
     def __init__(self, name: str, voter_side: str, guest_side: str) -> None:
         self.name = name
@@ -222,25 +220,25 @@ class ProxiedLink:
         self.lie: Lie | None = None
         self.wires: set[_Wire] = set()
 
-    def tell(self, kind: str | None, seed: bytes = b"") -> None:
-        """Lie like this from now on, or (None) relay untouched bytes.  Raises ValueError."""
+    def set_lie(self, kind: str | None, seed: bytes = b"") -> None:
+        """Start lying in this way, or relay unchanged bytes (None).  Raises ValueError."""
         lie = None if kind is None else make(kind, seed)
         held = self.lie.end() if self.lie is not None else b""
         self.kind, self.lie = kind, lie
         for wire in self.wires:
             if held:
-                wire.say(held)
+                wire.send_to_voter(held)
             wire.route(lie)
 
     async def listen(self) -> asyncio.Server:
-        """Serve the voter's side.  Raises OSError."""
+        """Listen on the voter's side.  Raises OSError."""
         return await asyncio.get_running_loop().create_unix_server(
             lambda: _Wire(self).voter, sock=_bind(self.voter_side)
         )
 
 
 def _bind(path: str) -> socket.socket:
-    """Return a unix socket bound to ``path``, in place of one that an ended process left there."""
+    """Return a unix socket bound to ``path``; replace one that an ended process left there."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
     listener = socket.socket(socket.AF_UNIX)
@@ -261,7 +259,7 @@ class Proxy:
         self._control = control
 
     async def run(self, started: asyncio.Event, stop: asyncio.Event) -> None:
-        """Serve until ``stop`` is set; set ``started`` once all sockets are there.
+        """Serve until ``stop`` is set; set ``started`` once all sockets listen.
 
         Raises OSError.
         """
@@ -289,15 +287,15 @@ class Proxy:
             writer.close()
 
     def answer(self, line: bytes) -> dict[str, Any]:
-        """Carry out one control line; return the answer."""
+        """Execute one line of the control socket; return the answer."""
         try:
             command = json.loads(line)
             do = command["do"]
             if do == "lie":
                 seed = bytes.fromhex(command["seed"])
-                self.links[command["link"]].tell(command["kind"], seed)
+                self.links[command["link"]].set_lie(command["kind"], seed)
             elif do == "relay":
-                self.links[command["link"]].tell(None)
+                self.links[command["link"]].set_lie(None)
             elif do != "status":
                 raise ValueError(f"cannot do {do!r}")
         except (ValueError, KeyError, TypeError) as error:
@@ -329,11 +327,11 @@ async def _main(proxy: Proxy) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the proxy; says ``ready`` on standard output once all sockets are there."""
+    """Run the proxy; print ``ready`` once all sockets listen."""
     parser = argparse.ArgumentParser(
         prog="python -m faultinject.faults.proxy", description="Link proxy"
     )
-    parser.add_argument("--control", type=Path, required=True, help="unix socket it is told on")
+    parser.add_argument("--control", type=Path, required=True, help="unix socket for commands")
     parser.add_argument(
         "--link",
         nargs=3,

@@ -1,8 +1,8 @@
-"""Flip a bit of a general register, through QEMU's debug stub (GDB's remote protocol).
+"""Bit flips in general registers, through QEMU's debug stub (GDB's remote protocol).
 
 Packets are ``$data#xx``, each acknowledged by ``+``.  ``g`` reads the registers as hex in GDB's
 order: rax, rbx, rcx, rdx, rsi, rdi, rbp, rsp, r8 to r15, rip, 8 bytes each, little endian.  ``G``
-writes them back, as many as are given; ``D`` lets the processor run on.
+writes as many as are given; ``D`` detaches, and the processor continues.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ REGISTERS = (
     *(f"r{number}" for number in range(8, 16)),
     "rip",
 )
-"""In the order of the protocol; each has 64 bits."""
+"""In the protocol's order; each has 64 bits."""
 
 _TIMEOUT = 3.0
-"""Seconds that the stub may take for all of it (milliseconds measured)."""
+"""Seconds for the whole conversation before it fails (milliseconds are usual)."""
 
 
 class StubError(Exception):
-    """The debug stub did not do as it was told."""
+    """The debug stub failed, or did not carry out a command."""
 
 
 class RegisterFlip(NamedTuple):
@@ -49,7 +49,7 @@ class RegisterFlip(NamedTuple):
 
 
 def draw_flip(seed: int, dose: int) -> list[tuple[int, int]]:
-    """Return ``dose`` distinct pairs of a register's number and a bit.  Raises ValueError."""
+    """Return ``dose`` distinct pairs of register number and bit.  Raises ValueError."""
     room = len(REGISTERS) * 64
     if not 1 <= dose <= room:
         raise ValueError(f"a dose is 1 to {room} flips of registers, not {dose}")
@@ -57,7 +57,7 @@ def draw_flip(seed: int, dose: int) -> list[tuple[int, int]]:
 
 
 async def flip_registers(stub: Path, seed: int, dose: int = 1) -> list[RegisterFlip]:
-    """Stop the processor, flip bits, read them back, let it run.  Raises StubError, ValueError."""
+    """Stop the processor, flip bits, read them back, continue.  Raises StubError, ValueError."""
     flips = draw_flip(seed, dose)
     try:
         async with asyncio.timeout(_TIMEOUT):
@@ -79,7 +79,7 @@ async def _flip(stub: _Stub, flips: list[tuple[int, int]]) -> list[RegisterFlip]
     after = await stub.read()
     await stub.ask("D")
     if after != values:
-        raise StubError("the debug stub did not keep what was written to the registers")
+        raise StubError("the registers do not hold what the debug stub wrote")
     return [
         RegisterFlip(REGISTERS[register], bit, before[register], after[register])
         for register, bit in flips
@@ -94,10 +94,10 @@ class _Stub:
         self._writer = writer
 
     async def ask(self, text: str) -> str:
-        """Send a packet and return the answer to it; acknowledge that.  Raises StubError."""
+        """Send a packet; return and acknowledge its answer.  Raises StubError."""
         self._writer.write(encode_packet(text))
         answer = ""
-        while not answer or answer.startswith(("T", "S")):  # it tells, unasked, that it stopped
+        while not answer or answer.startswith(("T", "S")):  # an unrequested report that it stopped
             await self._reader.readuntil(b"$")
             data = (await self._reader.readuntil(b"#"))[:-1]
             if int(await self._reader.readexactly(2), 16) != sum(data) % 256:
@@ -105,14 +105,14 @@ class _Stub:
             self._writer.write(b"+")
             answer = data.decode("ascii")
             if not answer or answer.startswith("E"):
-                raise StubError(f"the debug stub does not take {text[:1]!r}: {answer or 'empty'}")
+                raise StubError(f"the debug stub rejects {text[:1]!r}: {answer or 'empty'}")
         return answer
 
     async def read(self) -> list[int]:
         """Return the registers' values.  Raises StubError."""
         words = bytes.fromhex(await self.ask("g"))[: len(REGISTERS) * 8]
         if len(words) < len(REGISTERS) * 8:
-            raise StubError(f"the debug stub tells only {len(words)} bytes of registers")
+            raise StubError(f"the debug stub returned only {len(words)} bytes of registers")
         return [int.from_bytes(words[at : at + 8], "little") for at in range(0, len(words), 8)]
 
     async def write(self, values: list[int]) -> None:
@@ -122,6 +122,6 @@ class _Stub:
 
 
 def encode_packet(text: str) -> bytes:
-    """Return a packet of the protocol."""
+    """Return the packet with this text."""
     data = text.encode("ascii")
     return b"$%b#%02x" % (data, sum(data) % 256)

@@ -1,4 +1,4 @@
-"""Where faults act, and what comes of one: the protocols between acts and whoever calls them."""
+"""The node that a fault is injected into, and a fault that is active, as seen by the injection."""
 
 from __future__ import annotations
 
@@ -10,38 +10,49 @@ from typing import Any, Protocol, runtime_checkable
 from deploy.machine.states import GuestState
 from faultinject.faults.lies import Lie
 
-__all__ = ["Applied", "ClientSite", "FunctionSite", "Liar", "FaultTarget", "NotApplied", "Site"]
+__all__ = [
+    "ActiveFault",
+    "ClientSite",
+    "FaultTarget",
+    "FaultyLink",
+    "FunctionSite",
+    "NotApplied",
+    "Site",
+]
 
 
 class NotApplied(Exception):
-    """A fault could not be applied, or not be proved applied: ``reason`` says why."""
+    """A fault could not be injected, or its injection could not be proved; ``reason`` says why."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
 
 
-class Applied:
-    """A fault that acts: it was read back (``proof``, in words)."""
+class ActiveFault:
+    """A fault that was injected.  ``proof`` describes what was read back.
+
+    ``activated``: whether the target has met the damage, or a function that returns it.  None:
+    that cannot be known.
+    """
 
     def __init__(
         self,
         proof: str,
         *,
-        used: bool | Callable[[], bool | None] | None = None,
+        activated: bool | Callable[[], bool | None] | None = None,
         undo: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """``used``: whether what it broke is met, or how to know; None where it cannot be known."""
         self.proof = proof
-        self._used = used
+        self._activated = activated
         self._undo = undo
 
-    async def used(self) -> bool | None:
-        """Whether what it broke has been met by now; None if that cannot be known."""
-        return self._used() if callable(self._used) else self._used
+    async def activated(self) -> bool | None:
+        """Return whether the target has met the damage by now; None if that cannot be known."""
+        return self._activated() if callable(self._activated) else self._activated
 
     async def undo(self) -> None:
-        """End what goes on in this process or on the link; guests are put back by others.
+        """End what continues in this process or on the link; others revert the guests.
 
         A second call does nothing.
         """
@@ -59,20 +70,20 @@ class FaultTarget(Protocol):
 
     @property
     def state(self) -> GuestState:
-        """Where it is."""
+        """Its state."""
 
     @property
     def pid(self) -> int | None:
-        """Its QEMU, or None."""
+        """Its QEMU's process, or None."""
 
     async def kill(self) -> None:
-        """End its QEMU at once; return when it is gone."""
+        """Kill its QEMU; return when it has ended."""
 
     async def pause(self) -> None:
         """Stop its processor."""
 
     async def resume(self) -> None:
-        """Let it go on."""
+        """Continue its processor."""
 
     async def reset(self) -> None:
         """Press its reset button."""
@@ -81,10 +92,10 @@ class FaultTarget(Protocol):
         """Send its processor a non-maskable interrupt."""
 
     async def registers(self) -> str:
-        """Return its registers in QEMU's words."""
+        """Return its registers as QEMU prints them."""
 
     def debug_stub(self) -> AbstractAsyncContextManager[Path]:
-        """Have QEMU's debug stub listen on the unix socket that is given."""
+        """Have QEMU's debug stub listen on the unix socket that is yielded."""
 
     def ram_file(self) -> Path:
         """Return the file that is its memory."""
@@ -93,23 +104,23 @@ class FaultTarget(Protocol):
         """Return the last lines of its console."""
 
 
-class Liar(Protocol):
-    """A link that can be made to lie, as ``faultinject.faults.proxy.Link`` is one."""
+class FaultyLink(Protocol):
+    """A link that can lie, as ``faultinject.faults.proxy.ProxiedLink`` is one."""
 
     @property
     def kind(self) -> str | None:
-        """The lie told on it now, or None."""
+        """The kind of the present lie, or None."""
 
     @property
     def lie(self) -> Lie | None:
-        """The lie itself, which counts."""
+        """The present lie, which counts what it does, or None."""
 
-    def tell(self, kind: str | None, seed: bytes = b"") -> None:
-        """Lie like this from now on, or (None) relay untouched bytes."""
+    def set_lie(self, kind: str | None, seed: bytes = b"") -> None:
+        """Start lying in this way, or relay unchanged bytes (None)."""
 
 
 class Site(Protocol):
-    """A node that faults are applied to."""
+    """A node that faults are injected into."""
 
     @property
     def names(self) -> Sequence[str]:
@@ -118,7 +129,7 @@ class Site(Protocol):
     def machine(self, name: str) -> FaultTarget:
         """Return a guest's machine."""
 
-    def link(self, name: str) -> Liar:
+    def link(self, name: str) -> FaultyLink:
         """Return a guest's link."""
 
     def shell(self, name: str) -> Any:
@@ -130,14 +141,14 @@ class Site(Protocol):
 
 @runtime_checkable
 class ClientSite(Site, Protocol):
-    """A site whose client sends more requests than its workload when a fault asks for it."""
+    """A site whose client sends further requests when a fault needs them."""
 
     async def send(
         self, method: str, target: str, body: bytes, headers: tuple[tuple[str, str], ...] = ()
     ) -> tuple[int, bytes]:
         """Send a request; return the reply's status and body (status 0: no reply came).
 
-        It is one of the mission's requests: its oracle gets it too.  Never raises on a refusal.
+        The request belongs to the mission: its oracle sees it too.  A refusal does not raise.
         """
 
 

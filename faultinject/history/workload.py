@@ -17,7 +17,7 @@ from faultinject.history.oracle import OrderOracle, Ticket
 from guests.function import sign
 from guests.protocol.message import Request, encode_request
 from voter.client import READ_ONLY_METHODS, Client
-from voter.errors import NotExecuted, RequestError
+from voter.client.errors import NotExecuted, RequestError
 
 __all__ = [
     "KEY", "KV_MIX", "STATIC_MIX", "WorkloadCall", "ReplyCheck", "ReplyVerdicts", "check",

@@ -1,12 +1,12 @@
 """Request authentication with a planted switch: the paper's f (or F), made to fail on purpose.
 
-It is ``guests.function.Authentication`` until the switch is thrown, which only something that can
-write to its memory can do: a fault injector that holds the guest's RAM, or the process's.  Nothing
-that a client sends throws it.  Standard library only: it runs in guests.
+It works as ``guests.function.Authentication`` until the switch is set.  Only a fault injector that
+writes to the guest's RAM, or to the process's memory, can set it; no request can.  It imports the
+standard library only, because it runs in guests.
 
-The switch is a page of its own, shared by the agent and all incarnations that it forks, so that
-there is one of it, and a service that was started again has the same f.  ``HEAD`` and ``TAIL`` tell
-where it lies; they are made when this runs, so that no copy of this file holds them.
+The switch is one page of memory.  The agent and all incarnations that it forks share it, so that a
+restarted service has the same f.  ``HEAD`` and ``TAIL`` mark the page.  They are computed at run
+time, so that no copy of this file in memory contains them.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ __all__ = [
 
 SIZE = mmap.PAGESIZE
 MODE, MET, TAIL_AT = 32, 33, 64
-"""Bytes of the page: what f does, and whether it was asked since it fails."""
+"""Offsets in the page: the mode of f, whether f was called since it was set, and ``TAIL``."""
 HEAD = hashlib.sha256(b"trivisor: the switch of a planted function").digest()
 TAIL = hashlib.sha256(HEAD).digest()
 
 SOUND, CRASHES, HANGS, ADMITS, REFUSES = range(5)
-"""What f does: what is right; ends the process; never answers; says yes, or no, to everything."""
+"""The modes of f: correct; ends the process; never returns; admits, or refuses, everything."""
 STATUS = 70
 """The process's exit status."""
 
@@ -49,7 +49,7 @@ class Frail(Authentication):
         page[TAIL_AT : TAIL_AT + len(TAIL)] = TAIL
 
     def admits(self, request: Request) -> bool:
-        """Whether the service may see this request, as the switch has it."""
+        """Return whether the service may see this request, according to the switch."""
         mode = self._page[MODE]
         if mode == SOUND:
             return super().admits(request)

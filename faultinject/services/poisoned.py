@@ -1,14 +1,13 @@
-"""The key-value service with a planted bug: a shared cause, since every replica has it.
+"""The key-value service with a planted bug: a common cause, since every replica has it.
 
-It is ``guests.services.kv``, and answers as that does, but for two values that meet the bug when
-they are stored (PUT):
+It answers as ``guests.services.kv``, except that storing one of two values triggers the bug:
 
-``LIES``     from then on, while such a value is stored, every reply has the header SIGN, and SIGN
-             at its body's end where it may have one: each replica errs, and all err alike.
+``LIES``     while such a value is stored, every reply has the header SIGN, and SIGN at the end of
+             its body if it has one.  Each replica is wrong, in the same way.
 ``CRASHES``  the process ends at once, without a reply.
 
-What is right is what ``kv`` says: an oracle is that service, not this one.  Standard library only:
-it runs in a guest (``trivisor up --service FILE``).
+The correct replies are those of ``kv``, which oracles use.  It imports the standard library only,
+because it runs in a guest (``trivisor up --service FILE``).
 """
 
 from __future__ import annotations
@@ -37,16 +36,16 @@ class Poisoned(kv.KeyValue):
     name = "poisoned"
 
     def apply(self, request: Request, context: Context) -> Reply:
-        """Answer one request (see the module's text)."""
+        """Answer one request (see the module's docstring)."""
         if request.method == "PUT" and request.body == CRASHES:
             os._exit(STATUS)
         reply = super().apply(request, context)
-        if not self._ill():
+        if not self._is_lying():
             return reply
         bare = reply.status == 204 or request.method == "HEAD"
         body = reply.body if bare else reply.body + SIGN.encode()
         return Reply(reply.status, body, (*reply.headers, (SIGN, "yes")))
 
-    def _ill(self) -> bool:
-        """Whether a value that makes it lie is stored."""
+    def _is_lying(self) -> bool:
+        """Return whether a value that triggers the wrong replies is stored."""
         return any(value == LIES for value, _ in self._entries.values())

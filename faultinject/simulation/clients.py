@@ -9,7 +9,7 @@ from faultinject.simulation.keyed import KeyedClient
 from faultinject.simulation.plan import Operation
 from guests.protocol.message import encode_request
 from voter.client import READ_ONLY_METHODS, Answer, Client
-from voter.errors import ConnectionFailed, NotExecuted, RequestError
+from voter.client.errors import ConnectionFailed, NotExecuted, RequestError
 
 __all__ = ["NATIVE", "OperationOutcome", "request_of", "run_client"]
 

@@ -44,12 +44,12 @@ _ALL = (
         "the ballot of an incarnation that is gone still counts",
         ("Agreement",),
         (
-            ("voter.core.books", "poll.ballots.pop(replica.index, None)", "poll.ballots"),
-            ("voter.core.books", "poll.sent &= ~(1 << replica.index)", "poll.sent"),
+            ("voter.core.polls", "poll.ballots.pop(replica.index, None)", "poll.ballots"),
+            ("voter.core.polls", "poll.sent &= ~(1 << replica.index)", "poll.sent"),
             (
                 "voter.core.engine",
-                "electors = [index for index in self.members.active if poll.sent >> index & 1]",
-                "electors = sorted({*self.members.active, *poll.ballots})",
+                "electors = [index for index in members.active if sent >> index & 1]",
+                "electors = sorted({*members.active, *poll.ballots})",
             ),
         ),
     ),
@@ -57,7 +57,7 @@ _ALL = (
         "release-before-fsync",
         "a reply is let out before its write is on the disk",
         ("Durability",),
-        (("voter.core.durable", "if poll.needs > self._synced and", "if False and"),),
+        (("voter.core.durability", "if poll.needs > self.journal.synced and", "if False and"),),
     ),
     Defect(
         "reads-do-not-wait",
@@ -65,9 +65,10 @@ _ALL = (
         ("Durability",),
         (
             (
-                "voter.core.engine",
-                "poll.needs = self._written\n",
-                "poll.needs = 0 if entry is None else self._written\n",
+                "voter.core.intake",
+                "poll = Poll(record.seq, record, entry, [event.ticket], journal.last_write, size)",
+                "poll = Poll(record.seq, record, entry, [event.ticket], "
+                "journal.last_write if entry is not None else 0, size)",
             ),
         ),
     ),
@@ -96,7 +97,7 @@ _ALL = (
         ("Durability", "Order", "Exactly once"),
         (
             (
-                "voter.core.durable",
+                "voter.core.resume",
                 "for entry in past.entries:",
                 "for entry in past.entries[:-1]:",
             ),
@@ -106,13 +107,13 @@ _ALL = (
         "places-given-again",
         "places that only reads and markers took are given again after a restart",
         ("Order", "Exactly once", "Linearizability", "Agreement"),
-        (("voter.core.durable", "places = max(places, entry.upto)", "places = 0"),),
+        (("voter.core.resume", "reserved = max(reserved, entry.upto)", "reserved = 0"),),
     ),
     Defect(
         "skip-the-dedupe",
         "a request that was ordered before is ordered again",
         ("Exactly once",),
-        (("voter.core.engine", "if found.finding is Finding.NEW:", "if found is not None:"),),
+        (("voter.core.intake", "if found.finding is not Finding.NEW:", "if found is None:"),),
     ),
     Defect(
         "retry-after-restart",
@@ -120,9 +121,9 @@ _ALL = (
         ("Exactly once",),
         (
             (
-                "voter.core.durable",
-                "                if entry.once is not None:\n                    self.once.note(",
-                "                if False:\n                    self.once.note(",
+                "voter.core.resume",
+                "if entry.once is not None:\n                dedup.record(",
+                "if False:\n                dedup.record(",
             ),
         ),
     ),
@@ -130,7 +131,7 @@ _ALL = (
         "table-not-in-checkpoint",
         "the table of requests is no part of the checkpoint",
         ("Exactly once", "Liveness"),
-        (("voter.core.durable", "sessions=self.once.export()", "sessions=[]"),),
+        (("voter.core.checkpoints", "sessions=self.dedup.export()", "sessions=[]"),),
     ),
     Defect(
         "unsettled-told-refused",
@@ -139,8 +140,8 @@ _ALL = (
         (
             (
                 "voter.core.engine",
-                "self._fail(poll, Failure.OUTCOME_UNKNOWN, detail)",
-                "self._fail(poll, Failure.NOT_EXECUTED, detail)",
+                "self.gate.fail(poll, Failure.OUTCOME_UNKNOWN, detail)",
+                "self.gate.fail(poll, Failure.NOT_EXECUTED, detail)",
             ),
         ),
     ),
@@ -183,11 +184,11 @@ _ALL = (
         (
             ("guests.agent.incarnation", "if order.prev != self._history or ", "if "),
             (
-                "voter.core.lifecycle",
+                "voter.core.incarnations",
                 "replica.cursor = point.seq\n",
                 "replica.cursor = min(point.seq + 1, self.log.last_write)\n",
             ),
-            ("voter.core.lifecycle", "if event.seq != replica.cursor or", "if"),
+            ("voter.core.incarnations", "if event.seq != replica.cursor or", "if"),
         ),
     ),
     Defect(
@@ -207,9 +208,9 @@ _ALL = (
         "the state that a replica gives is not compared with the voted digest",
         ("Order", "Liveness", "Linearizability"),
         (
-            ("voter.core.markers", "if event.digest != mark.digest:", "if False:"),
+            ("voter.core.checkpoints", "if event.digest != marker.digest:", "if False:"),
             (
-                "voter.core.lifecycle",
+                "voter.core.incarnations",
                 "or replica.restored not in (None, event.digest)",
                 "",
             ),
@@ -219,7 +220,7 @@ _ALL = (
         "hang-not-seen",
         "a replica that says nothing any more is waited for",
         ("Liveness",),
-        (("voter.core.lifecycle", "if waits and silent > patience:", "if False:"),),
+        (("voter.core.incarnations", "if waits and silent > patience:", "if False:"),),
     ),
     Defect(
         "dissent-waits",

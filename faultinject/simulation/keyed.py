@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 
 from voter.client import READ_ONLY_METHODS, Answer
-from voter.errors import NotExecuted, RequestError, SessionExpired, TimedOut
+from voter.client.errors import NotExecuted, RequestError, SessionExpired, TimedOut
 from voter.native_protocol import Vote
 
 __all__ = ["HTTP", "KeyedClient"]

@@ -265,9 +265,10 @@ def _situation(world: World) -> str:
     parts = [_states(engine.members)]
     if engine.pending:
         parts.append("votes under way")
-    mark = getattr(engine, "_mark", None)
-    if mark is not None:
-        parts.append("state is fetched" if mark.fetching is not None else "digests are voted on")
+    marker = engine.checkpoints.marker
+    if marker is not None:
+        fetching = marker.fetching_since is not None
+        parts.append("state is fetched" if fetching else "digests are voted on")
     return ", ".join(parts)
 
 

@@ -193,7 +193,7 @@ def _describe_entry(entry: entries.Entry) -> str:
         return f"void {entry.seq}"
     if isinstance(entry, entries.Opened):
         return f"session {entry.session[-4:].hex()} opened"
-    if isinstance(entry, entries.Places):
+    if isinstance(entry, entries.SequenceReservation):
         return f"places up to {entry.upto} are reserved"
     return f"{entry.replica}: {entry.before} -> {entry.after} ({entry.reason})"
 

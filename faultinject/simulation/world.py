@@ -37,8 +37,7 @@ from voter.core import Limits
 from voter.core.events import Effect, Event
 from voter.core.replica import State
 from voter.errors import JournalError
-from voter.interfaces import Clock
-from voter.runner import Runner
+from voter.runner import Clock, Runner
 
 __all__ = ["RunWatcher", "SimRunner", "World"]
 
@@ -242,9 +241,10 @@ class World:
                 found["restoring"] = replica.index
             elif replica.state is State.LEARNER:
                 found["learning"] = replica.index
-        if engine._mark is not None and engine._mark.keeper is not None:
-            found["fetching"] = engine._mark.keeper
-        if engine._held:
+        marker = engine.checkpoints.marker
+        if marker is not None and marker.keeper is not None:
+            found["fetching"] = marker.keeper
+        if engine.gate.replies:
             found["awaiting-sync"] = None
         if self.voter_starts > 1 and len(engine.members.active) < REPLICAS:
             found["restarted"] = None

@@ -18,7 +18,7 @@ from faultinject.history.oracle import OrderOracle
 from faultinject.soak.evidence import Evidence
 from guests.protocol.message import Reply, encode_request
 from voter.client import READ_ONLY_METHODS, Client
-from voter.errors import NotExecuted, RequestError
+from voter.client.errors import NotExecuted, RequestError
 
 __all__ = ["PATIENCE", "SHARED", "Load", "Window"]
 
@@ -139,7 +139,7 @@ class Load:
     # --------------------------------------------------------------- running
 
     async def start(self) -> None:
-        """Fill the state, then have all clients begin.  Raises the errors of voter.errors."""
+        """Fill the state, then have all clients begin.  Raises RequestError."""
         async with await Client.connect(self._address) as client:
             for number in range(self._state // FILLER):
                 value = Random(number).randbytes(FILLER)

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guests.function import REFUSAL, Authentication, guarded, load_function, read_key, sign
+from guests.function import Authentication, guarded, load_function, read_key, sign
+from guests.protocol.function import REFUSAL
 from guests.protocol.message import MessageError, Reply, Request, encode_request
 from guests.service import Context, ServiceError, answer, load
 

@@ -1,4 +1,4 @@
-"""The flag that writes the scenario files anew: `pytest tests/scenarios --rewrite-scenarios`."""
+"""The flag that rewrites the scenario files: `pytest tests/scenarios --rewrite-scenarios`."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--rewrite-scenarios",
         action="store_true",
-        help="write into tests/scenarios/*.txt what the engine does now; look at the difference",
+        help="write the engine's present effects into tests/scenarios/*.txt; review the difference",
     )

@@ -1,22 +1,23 @@
-"""The language of the scenario files: lines that are events, and under each what the engine did.
+"""The language of the scenario files: each line is an event, followed by its effects, indented.
 
     # a comment
     node 2/3 observers=1 window=5     an engine with g1, g2, g3 (and g4, an observer)
     tick 0.5                          seconds pass
-    greet g1                          a handshake with an empty, fresh replica
-    greet g1 at 7                     ... with one that holds all up to the write 7
-    greet g1 at 7 foreign             ... whose history is another
-    greet g1 at 0 used                ... that is empty, but says that it is not fresh
-    submit 1 PUT a                    a client asks (ticket 1); "read 1 GET a" for a read
-    cancel 1                          it no longer waits
+    join g1 g2 g3                     fresh replicas join: a handshake with each, in short
+    greet g1                          a handshake with an empty, fresh replica, in full
+    greet g1 at 7                     ... with one that has applied everything up to write 7
+    greet g1 at 7 foreign             ... whose history differs
+    greet g1 at 0 used                ... that is empty but not fresh
+    submit 1 PUT a                    a client's request (ticket 1); "read 1 GET a" for a read
+    cancel 1                          the client no longer waits
     g1 g2 says 4 ok                   replies to the request at place 4, one after the other
-    g1 digest 9 abc                   the digest of the state "abc", at the marker 9
+    g1 digest 9 abc                   the digest of the state "abc" at the marker 9
     g1 restored 9 abc                 ... after a restore
     g1 piece 9 100, g1 fetched 9 abc, g1 cannot-fetch 9
     g1 refuses 4, g1 alive, g1 lost, g1 garbage, admit g1, expel g1, drain
 
-"g1~ says ..." is a reply of the handshake before the present one.  What the engine did stands
-below, indented; `pytest tests/scenarios --rewrite-scenarios` writes it anew.
+"g1~ says ..." is a reply that belongs to the previous handshake.
+`pytest tests/scenarios --rewrite-scenarios` rewrites the effects.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ INDENT = "    "
 
 
 class ScenarioError(ValueError):
-    """A line that is not of the language."""
+    """A line that is not part of the language."""
 
 
 class Scenario:
@@ -49,7 +50,7 @@ class Scenario:
         self._now = 100.0
 
     def run(self, text: str) -> str:
-        """Return the file as it should be: each input line, and what the engine did about it."""
+        """Return the file with the engine's present effects below each event."""
         lines = []
         for number, line in enumerate(text.splitlines(), 1):
             if line.startswith(INDENT):
@@ -72,10 +73,21 @@ class Scenario:
             }
             self._engine = make_engine(words[1], limits=Limits(**limits), observers=observers)
             return self._feed([ev.Tick(self._now, 0)])
+        if words[0] == "join":
+            return [", ".join(self._join(name) for name in words[1:])]
         return self._feed(self._events(words)) or ["(nothing)"]
 
+    def _join(self, name: str) -> str:
+        effects = list(self._engine.receive(self._greet(self._index(name), [])))
+        *_, last = effects
+        if not isinstance(last, ev.Changed) or any(not isinstance(e, ev.Changed) for e in effects):
+            raise ScenarioError(f"{name} does more than join: greet it")
+        return f"{name} {last.after} at {last.seq}"
+
     def _feed(self, events: list[Event] | Iterator[Event]) -> list[str]:
-        return [self._tell(effect) for event in events for effect in self._engine.receive(event)]
+        return [
+            self._describe(effect) for event in events for effect in self._engine.receive(event)
+        ]
 
     def _events(self, words: list[str]) -> Iterator[Event]:
         verb, rest = words[0], words[1:]
@@ -140,8 +152,8 @@ class Scenario:
     def _names(self, indexes: tuple[int, ...]) -> str:
         return " ".join(self._engine.members[index].name for index in indexes) or "nobody"
 
-    def _tell(self, effect: Effect) -> str:
-        """One line about an effect."""
+    def _describe(self, effect: Effect) -> str:
+        """Return one line about an effect."""
         match effect:
             case ev.Send(replicas, record):
                 self._records[record.seq] = record
@@ -172,4 +184,4 @@ class Scenario:
             case ev.Checkpointed(base, state):
                 known = self._states[base.digest or b""]
                 return f"checkpoint {base.seq}: {len(state)} bytes ({known!r})"
-        raise ScenarioError(f"an effect that the language does not know: {effect}")
+        raise ScenarioError(f"unknown effect: {effect}")

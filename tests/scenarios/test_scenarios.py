@@ -1,4 +1,4 @@
-"""Every file here is a story: events, and what the engine did about each; it must do so again."""
+"""Scenario files: events and the engine's effects, which must not change unnoticed."""
 
 from __future__ import annotations
 
@@ -19,23 +19,19 @@ def test_scenario(path: Path, request: pytest.FixtureRequest) -> None:
         path.write_text(now, encoding="utf-8")
         return
     assert now.splitlines() == text.splitlines(), (
-        f"{path.name} tells another story now; if it is the right one, run "
-        "pytest tests/scenarios --rewrite-scenarios and look at the difference"
+        f"the effects in {path.name} have changed; if that is right, run "
+        "pytest tests/scenarios --rewrite-scenarios and review the difference"
     )
 
 
-def test_the_stories_are_there() -> None:
-    assert len(FILES) >= 14
-
-
-def test_a_line_that_is_not_of_the_language_is_named() -> None:
+def test_scenario_names_an_unknown_line() -> None:
     with pytest.raises(ScenarioError, match="line 2: 'g1 dances'"):
         Scenario().run("node 1/1\ng1 dances\n")
 
 
-def test_what_stood_below_a_line_is_written_anew() -> None:
-    told = Scenario().run("node 1/1\ngreet g1\n    wrong\n# end\n")
-    assert told.splitlines()[2:] == [
+def test_scenario_replaces_old_effects() -> None:
+    text = Scenario().run("node 1/1\ngreet g1\n    wrong\n# end\n")
+    assert text.splitlines()[2:] == [
         "    g1 absent -> learner at 0: catches up from the log",
         "    g1 learner -> active at 1: votes",
         "# end",

@@ -20,8 +20,7 @@ from voter.config import Config, parse
 from voter.control import VoterControlServer
 from voter.frontend.http import HttpServer
 from voter.frontend.native import NativeServer
-from voter.interfaces import Clock
-from voter.runner import Runner
+from voter.runner import Clock, Runner
 from voter.sockets import listen_tcp, listen_unix
 
 __all__ = ["EXEC_KV", "Node", "configure", "running", "until"]
@@ -80,7 +79,7 @@ class Node:
 
     async def standing(self, wanted: str) -> None:
         """Wait until the voter stands so."""
-        await until(lambda: self.runner.engine.standing == wanted, wanted)
+        await until(lambda: self.runner.engine.status == wanted, wanted)
 
     async def open(self) -> HttpClient:
         """A new HTTP connection."""

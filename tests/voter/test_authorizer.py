@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from guests.function import NO, REFUSAL, YES, sign
+from guests.function import sign
+from guests.protocol.function import NO, REFUSAL, YES
 from guests.protocol.message import Reply, encode_request
 from guests.protocol.wire import Decoder, Frame, FrameKind, encode
 from tests.voter.conftest import Nodes
@@ -25,9 +26,10 @@ from tests.voter.node import EXEC_KV, Node, configure, running, until
 from voter import daemon
 from voter.authorizer import AuthorizingRunner
 from voter.client import Client
+from voter.client.errors import NotExecuted, Overload
 from voter.config import parse
 from voter.daemon import _runner_of
-from voter.errors import ConfigError, NotExecuted, Overload
+from voter.errors import ConfigError
 
 __all__: list[str] = []
 

@@ -13,7 +13,7 @@ from guests.protocol import wire
 from tests.voter.agents import MODES, Agent
 from tests.voter.conftest import Nodes
 from tests.voter.node import Node, until
-from voter.errors import RequestError
+from voter.client.errors import RequestError
 
 QUICK = "[limits]\nhang = 0.5\nping = 0.1\n"
 
@@ -36,7 +36,7 @@ async def test_one_bad_replica_is_masked_found_out_and_comes_back(nodes: Nodes, 
     bad.mode = mode
     await write_and_check(node, 20, start=5)
     await until(lambda: node.state("g2") != "active", f"a replica that {mode} is found out")
-    assert node.runner.engine.standing == "degraded"
+    assert node.runner.engine.status == "degraded"
     assert [node.state(name) for name in ("g1", "g3")] == ["active", "active"]
     await write_and_check(node, 20, start=25)
     bad.restart()

@@ -18,7 +18,7 @@ from guests.protocol.message import Reply, encode_request
 from tests.voter.agents import Agent
 from tests.voter.node import until
 from voter.client import Client
-from voter.errors import RequestError
+from voter.client.errors import RequestError
 from voter.sockets import listen_unix
 
 ROOT = Path(__file__).resolve().parents[2]

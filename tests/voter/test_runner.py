@@ -22,12 +22,11 @@ from guests.services.kv import KeyValue
 from tests.voter.test_link import until
 from voter.address import Address, connect
 from voter.config import Config, parse
+from voter.control import describe
 from voter.core import events as ev
 from voter.core.events import Fail, Failure, Release
 from voter.errors import AddressError
-from voter.interfaces import Clock
-from voter.runner import LARGEST, Runner, Verdict
-from voter.status import describe
+from voter.runner import LARGEST, Clock, Runner, Verdict
 
 
 class Guest:
@@ -118,7 +117,7 @@ class Node:
 
     async def standing(self, wanted: str, seconds: float = 10) -> None:
         """Wait until the node stands so."""
-        await until(lambda: self.runner.engine.standing == wanted, seconds=seconds)
+        await until(lambda: self.runner.engine.status == wanted, seconds=seconds)
 
     def submit(self, method: str, target: str, body: bytes = b"") -> asyncio.Future[Verdict]:
         future: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
@@ -264,7 +263,7 @@ async def test_a_frozen_guest_is_gone_in_time_and_delays_nobody(make: Make) -> N
 async def test_an_idle_node_stays_ready(make: Make) -> None:
     node = await make("[limits]\nhang = 0.3\nping = 0.05")
     await asyncio.sleep(0.8)
-    assert node.runner.engine.standing == "ready"
+    assert node.runner.engine.status == "ready"
     assert node.runner.counters["expulsions"] == 0
 
 
@@ -349,7 +348,7 @@ async def test_a_request_that_is_not_settled_in_time(make: Make) -> None:
     fail = await node.refused()
     assert (fail.failure, node.runner.waiting) == (Failure.TIMEOUT, 0)
     assert node.runner.failures == {Failure.TIMEOUT: 1}
-    assert not node.runner.engine._tickets
+    assert not node.runner.engine.polls.tickets
 
 
 async def test_a_client_that_goes_leaves_its_request_in_the_order(make: Make) -> None:
@@ -375,7 +374,7 @@ async def test_what_does_not_fit_into_a_frame_is_refused_before_it_is_ordered(ma
     node.runner.submit(bytes(LARGEST), b"", False, called.append)
     await node.ask("GET", "/kv/a")
     assert isinstance(called[3], Release)
-    assert node.runner.engine.standing == "ready"
+    assert node.runner.engine.status == "ready"
 
 
 async def test_draining_answers_what_is_under_way(make: Make) -> None:
@@ -518,11 +517,11 @@ async def test_on_processes_a_killed_service_is_back(monkeypatch: pytest.MonkeyP
     agents: set[int] = set()
     try:
         async with asyncio.timeout(40):
-            await until(lambda: runner.engine.standing == "ready", seconds=20)
+            await until(lambda: runner.engine.status == "ready", seconds=20)
             agents = set(children_of(os.getpid())) - before
             victim = sorted(agents)[1]
             os.kill(children_of(victim)[0], signal.SIGKILL)
-            await until(lambda: runner.engine.standing != "ready")
+            await until(lambda: runner.engine.status != "ready")
             futures: list[asyncio.Future[Verdict]] = []
             for number in range(50):
                 futures.append(loop.create_future())
@@ -530,7 +529,7 @@ async def test_on_processes_a_killed_service_is_back(monkeypatch: pytest.MonkeyP
                 runner.submit(request, b"", False, futures[-1].set_result)
             verdicts = await asyncio.gather(*futures)
             assert all(isinstance(verdict, Release) for verdict in verdicts)
-            await until(lambda: runner.engine.standing == "ready", seconds=20)
+            await until(lambda: runner.engine.status == "ready", seconds=20)
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)

@@ -9,7 +9,7 @@
 Where requests must be signed (``guests.function``), ``connect`` takes the ``key``.
 
 Requests may be made concurrently; they are pipelined on one connection.  Errors are those of
-``voter.errors``.
+``voter.client.errors``.
 
 A request that gets no reply (the voter died, restarts, refused it, or cannot tell the outcome) is
 sent again until its timeout is over.  A write has a number in a session, so that it is executed
@@ -29,7 +29,7 @@ from guests.protocol.message import MessageError, Reply, encode_request
 from guests.protocol.wire import FLAG_ONCE, FLAG_READ_ONLY, FrameKind, encode
 from voter.address import Address, Connector, connect, parse_address
 from voter.client.connection import SILENCE, ClientConnection
-from voter.errors import (
+from voter.client.errors import (
     ConnectionFailed,
     NotExecuted,
     OutcomeUnknown,
@@ -303,7 +303,7 @@ class Client:
 
         ``timeout`` in seconds; over it, the last error is raised, or TimedOut if the request may
         have been executed (without ``retry``: TimeoutError).  Raises the errors of
-        ``voter.errors``.
+        ``voter.client.errors``.
         """
         method = method.upper()
         if self._key:

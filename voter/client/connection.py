@@ -8,7 +8,7 @@ from typing import Any, cast
 import msgspec
 
 from guests.protocol.wire import Decoder, Frame, FrameKind, encode
-from voter.errors import ConnectionFailed, NotExecuted, RequestError, failure_error
+from voter.client.errors import ConnectionFailed, NotExecuted, RequestError, failure_error
 from voter.native_protocol import OpenedPayload, decode_failure, decode_response
 
 __all__ = ["SILENCE", "ClientConnection"]

@@ -13,13 +13,15 @@ kept; that its request was executed is.  So whatever is forgotten, nothing is ex
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
 
 from voter.core.entries import Kept, Once, ScopeBase
+from voter.core.events import Failure
 from voter.core.limits import Limits
 
-__all__ = ["KEPT_BYTES", "NEW", "Finding", "Found", "Table", "key_scope", "session_scope"]
+__all__ = ["KEPT_BYTES", "NEW", "Finding", "Found", "DedupTable", "key_scope", "session_scope"]
 
 KEPT_BYTES = 200
 """What a request that is kept costs besides its reply, in bytes."""
@@ -27,23 +29,23 @@ SECOND = 1_000_000_000
 
 
 class Finding(Enum):
-    """What is known of a request."""
+    """What is known of a request; for one that is refused, the failure its client gets."""
 
     NEW = "new"  # never seen: order it
     PENDING = "pending"  # ordered, no reply yet: join it
     DONE = "done"  # this is its reply
-    EXPIRED = "expired"  # it may have been executed, nobody knows any more
-    REUSED = "reused"  # the key stands for another request
-    CROWDED = "crowded"  # no room to keep it; it has not been executed
+    EXPIRED = Failure.SESSION_EXPIRED  # it may have been executed, nobody knows any more
+    REUSED = Failure.KEY_REUSED  # the key stands for another request
+    CROWDED = Failure.OVERLOAD  # no room to keep it; it has not been executed
 
 
 class Found(NamedTuple):
-    """An answer of the table: ``words`` say why a request is refused."""
+    """An answer of the table: ``detail`` says why a request is refused."""
 
     finding: Finding
+    detail: str = ""
     seq: int = 0
     reply: bytes | None = None
-    words: str = ""
 
 
 NEW = Found(Finding.NEW)
@@ -59,18 +61,16 @@ def key_scope(caller: bytes) -> bytes:
     return b"k" + caller
 
 
+@dataclass(slots=True)
 class _Scope:
-    """One scope; ``pending`` counts what is not settled, ``size`` the bytes held."""
+    """The requests kept for one client: a session, or the keys of one HTTP caller."""
 
-    __slots__ = ("caller", "done", "kept", "pending", "size", "used_ns")
-
-    def __init__(self, caller: bytes, used_ns: int, done: int = 0) -> None:
-        self.caller = caller
-        self.used_ns = used_ns
-        self.done = done
-        self.kept: dict[bytes, Kept] = {}
-        self.pending = 0
-        self.size = 0
+    caller: bytes
+    used_ns: int  # agreed time
+    done: int = 0  # the client has its replies up to this number
+    kept: dict[bytes, Kept] = field(default_factory=dict)  # by number or key
+    pending: int = 0  # requests that are not settled
+    size: int = 0  # bytes
 
 
 def _is_pending(kept: Kept) -> bool:
@@ -81,7 +81,7 @@ def _size(kept: Kept) -> int:
     return KEPT_BYTES + len(kept.reply or b"")
 
 
-class Table:
+class DedupTable:
     """All scopes.  Times are agreed time in nanoseconds, which never goes backwards."""
 
     def __init__(self, limits: Limits) -> None:
@@ -120,46 +120,44 @@ class Table:
                 self._evict_one(None)
             self._sessions[scope] = _Scope(caller, now_ns)
 
-    def look(self, once: Once, caller: bytes, now_ns: int) -> Found:
+    def lookup(self, once: Once, caller: bytes, now_ns: int) -> Found:
         """Tell what is known of a request that has come in."""
         self._expire(now_ns)
         if once.scope[:1] == b"k":
-            return self._look_key(once)
+            return self._lookup_key(once)
         scope = self._sessions.get(once.scope)
         if scope is None or scope.caller != caller:
-            words = "the voter does not know this session (any more)"
-            return Found(Finding.EXPIRED, words=words)
+            return Found(Finding.EXPIRED, "the voter does not know this session (any more)")
         number, done = int.from_bytes(once.key), max(scope.done, once.done)
         if number <= done:
-            words = f"the client said that it has all replies up to {done}; this is {number}"
-            return Found(Finding.EXPIRED, words=words)
+            detail = f"the client said that it has all replies up to {done}; this is {number}"
+            return Found(Finding.EXPIRED, detail)
         if number > done + self._limits.session_window:
-            words = f"{number} is more than {self._limits.session_window} after {done}"
-            return Found(Finding.EXPIRED, words=words)
+            detail = f"{number} is more than {self._limits.session_window} after {done}"
+            return Found(Finding.EXPIRED, detail)
         self._touch(once.scope, scope, now_ns)
         kept = scope.kept.get(once.key)
         if kept is None and self._bytes > self._limits.table_bytes:
-            return Found(Finding.CROWDED, words="too many replies are kept for other clients")
+            return Found(Finding.CROWDED, "too many replies are kept for other clients")
         return NEW if kept is None else _found(kept, once)
 
-    def _look_key(self, once: Once) -> Found:
+    def _lookup_key(self, once: Once) -> Found:
         limits, scope = self._limits, self._callers.get(once.scope)
         if scope is not None:
             kept = scope.kept.get(once.key)
             if kept is not None:
                 return _found(kept, once)
             if len(scope.kept) >= limits.keys // 4 or scope.size >= limits.table_bytes // 8:
-                words = "the caller has too many Idempotency-Keys that are still kept"
-                return Found(Finding.CROWDED, words=words)
+                detail = "the caller has too many Idempotency-Keys that are still kept"
+                return Found(Finding.CROWDED, detail)
         if len(self._keys) >= limits.keys or self._key_bytes >= limits.table_bytes // 2:
-            return Found(Finding.CROWDED, words="too many Idempotency-Keys are still kept")
+            return Found(Finding.CROWDED, "too many Idempotency-Keys are still kept")
         return NEW
 
-    def note(self, once: Once, caller: bytes, seq: int, time_ns: int) -> None:
+    def record(self, once: Once, caller: bytes, seq: int, time_ns: int) -> None:
         """A request has got its place ``seq`` in the order, at ``time_ns``."""
         self._expire(time_ns)
-        is_key = once.scope[:1] == b"k"
-        if is_key:
+        if once.scope[:1] == b"k":
             scope = self._callers.setdefault(once.scope, _Scope(caller, time_ns))
             scope.used_ns = time_ns
         else:
@@ -177,8 +175,6 @@ class Table:
                 return
             self._remove(once.scope, scope, once.key)
         self._put(once.scope, scope, Kept(once.key, once.fingerprint, seq, time_ns, None))
-        if is_key:
-            self._callers[once.scope] = scope  # it may have been empty for a moment
         self._fit(once.scope)
 
     def settle(self, once: Once, reply: bytes | None, seq: int = 0) -> None:
@@ -261,6 +257,7 @@ class Table:
         scope.pending += _is_pending(kept)
         self._count(name, scope, _size(kept))
         if name[:1] == b"k":
+            self._callers[name] = scope  # it is gone if it was empty for a moment
             self._keys[name, kept.key] = kept.time_ns
 
     def _remove(self, name: bytes, scope: _Scope, key: bytes) -> None:
@@ -301,10 +298,9 @@ class Table:
 def _found(kept: Kept, once: Once) -> Found:
     """What to say of a request that is kept."""
     if kept.fingerprint != once.fingerprint:
-        return Found(Finding.REUSED, kept.seq, words="this key was used for another request")
+        return Found(Finding.REUSED, "this key was used for another request", kept.seq)
     if _is_pending(kept):
-        return Found(Finding.PENDING, kept.seq)
+        return Found(Finding.PENDING, "", kept.seq)
     if kept.reply is None:
-        words = "it was executed, and its reply was too long to be kept"
-        return Found(Finding.EXPIRED, words=words)
-    return Found(Finding.DONE, kept.seq, kept.reply)
+        return Found(Finding.EXPIRED, "it was executed, and its reply was too long to be kept")
+    return Found(Finding.DONE, "", kept.seq, kept.reply)

@@ -1,230 +1,211 @@
 """The engine: ``receive(event) -> effects``.  All of the voter's decisions are made here.
 
-Follow one request: ``_submit`` gives it a place (order.py) and sends it to the live replicas;
-``_answered`` casts each reply as a ballot; ``_decide`` counts (vote.py); ``_settle`` releases.
-How replicas come and go is in ``lifecycle.py``, which this class builds on.
+It is a pure state machine, made of parts that own their state.  They are wired below, once, and
+share one list of effects.  Each part uses those above it in this table, never those below it:
 
-Promises (DESIGN.md; each is tested by name): Agreement, Order, Fail-safe, Liveness, Bounded.
+=====================  ======================================================================
+``OrderLog``           sequence numbers, agreed time, history; writes since the last checkpoint
+``JournalWriter``      positions appended and synced, reserved sequence numbers, disk full
+``Membership``         the replicas and their states; electors and live replicas
+``Polls``              open polls with their ballots, clients by ticket, bytes pending and kept
+``ReleaseGate``        replies and sessions that wait for the journal
+``DedupTable``         what was executed, by session number and Idempotency-Key
+``Checkpoints``        the marker under way, its keeper and fetch; when the next one is due
+``Throttle``           writes held back for a learner
+``Incarnations``       how replicas join, catch up and end (state: in each ``Replica``)
+``Intake``             how a request gets its place; whether the node drains
+=====================  ======================================================================
+
+What is left for the engine is the vote.  Follow one request: ``Intake.submit`` gives it a place and
+sends it to the live replicas; ``_answered`` takes each reply; ``_cast`` makes it a ballot;
+``_decide`` counts (vote.py); ``_settle`` journals the result, and ReleaseGate releases the reply.
+
+The order of effects is part of the engine's contract.  So is that it does not call itself: an event
+that changes the electors sets ``Polls.recount``, and ``receive`` counts again until none does.
+
+Promises (ARCHITECTURE.md; each is tested by name): Agreement, Order, Fail-safe, Liveness, Bounded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from voter.core import events as ev
-from voter.core.books import Poll
-from voter.core.dedup import Finding
-from voter.core.durable import Past
-from voter.core.entries import Record, Settled
-from voter.core.events import Effect, Event, Failure
-from voter.core.lifecycle import Lifecycle
-from voter.core.limits import Limits
-from voter.core.order import TAG_SIZE, tag
-from voter.core.replica import Replica, State
-from voter.core.vote import LOST, WON, count
+from voter.core.checkpoints import Checkpoints
+from voter.core.dedup import DedupTable
+from voter.core.durability import JournalWriter, ReleaseGate
+from voter.core.entries import Settled
+from voter.core.events import Effect, Event, Failure, Release
+from voter.core.incarnations import Incarnations
+from voter.core.intake import NOT_KEPT, Intake
+from voter.core.limits import EngineTime, Limits
+from voter.core.membership import Membership
+from voter.core.order import TAG_SIZE, OrderLog, tag
+from voter.core.polls import Poll, Polls
+from voter.core.replica import Cause, Replica, State
+from voter.core.resume import Past, resume
+from voter.core.throttle import Throttle
+from voter.core.vote import LOST, WON, Policy, count
 
 __all__ = ["Engine", "Limits"]
 
-_NOT_KEPT = "executed; its reply was too long to be kept"
-_REFUSALS = {
-    Finding.EXPIRED: Failure.SESSION_EXPIRED,
-    Finding.REUSED: Failure.KEY_REUSED,
-    Finding.CROWDED: Failure.OVERLOAD,
-}
+WATCH_INTERVAL = 0.01
+"""Seconds of engine time between two checks of who hangs, lags or is overdue."""
 
 
-class Engine(Lifecycle):
-    """The pure core of the voter.  Feed it events in the order they happened; carry out the
-    effects in order.
+class Engine:
+    """The pure core of the voter.
+
+    Feed it events in the order they happened; carry out the effects in their order.
     """
 
+    def __init__(
+        self,
+        policy: Policy,
+        names: Sequence[str],
+        *,
+        secret: bytes,
+        limits: Limits | None = None,
+        observers: frozenset[str] = frozenset(),
+        journaled: bool = False,
+    ) -> None:
+        """Wire the parts.
+
+        ``secret``: up to 64 bytes that key the hash of the history (and so the seeds).
+        ``journaled``: emit Append effects, and wait for Synced events.
+
+        Raises ValueError if the number of replicas that vote is not the policy's n.
+        """
+        if len(names) - len(observers) != policy.of or len(set(names)) != len(names):
+            raise ValueError(f"vote {policy} needs {policy.of} replicas with different names")
+        limits = self.limits = limits or Limits()
+        effects = self._effects = list[Effect]()
+        time = self._time = EngineTime()
+        replicas = tuple(Replica(i, name, name in observers) for i, name in enumerate(names))
+        log = self.log = OrderLog(secret)
+        journal = self.journal = JournalWriter(log, effects, enabled=journaled)
+        members = self.members = Membership(policy, replicas, limits, time, journal, effects)
+        polls = self.polls = Polls(limits)
+        gate = self.gate = ReleaseGate(journal, polls, effects)
+        dedup = self.dedup = DedupTable(limits)
+        checkpoints = self.checkpoints = Checkpoints(
+            limits, time, log, journal, members, polls, dedup, effects
+        )
+        throttle = self.throttle = Throttle(limits)
+        self.incarnations = Incarnations(
+            limits, time, log, journal, members, polls, checkpoints, throttle, effects
+        )
+        self.intake = Intake(
+            limits, time, log, journal, members, polls, gate, dedup, throttle, checkpoints, effects
+        )
+        self._watched = 0.0  # engine time of the last check of who hangs
+
+    @property
+    def pending(self) -> int:
+        """Requests that are not ordered yet, not settled, or not released."""
+        return self.intake.pending
+
+    @property
+    def status(self) -> str:
+        """``ready``, ``degraded``, ``refusing`` or ``draining``."""
+        return "draining" if self.intake.draining else self.members.status
+
     def begin(self, past: Past) -> list[Effect]:
-        """Take up the order where the journal leaves it, before any event.  Only if journaled."""
-        self._recall(past)
-        self._reserve_places()
-        effects, self._effects = self._effects, []
-        return effects
+        """Continue from the journal of a voter that ran before.  Only if journaled, and first."""
+        resume(past, self.log, self.dedup, self.polls, self.members)
+        self.journal.reserve()
+        return self._take_effects()
 
     def receive(self, event: Event) -> list[Effect]:
-        """Take one event; return what is to be done about it, in order."""
-        self._handlers[type(event)](self, event)
-        while self._dirty:
-            self._dirty = False
-            self._review()
-        effects = self._effects
-        self._effects = []
+        """Take one event; return what is to be done about it, in order.
+
+        What a replica sent in an incarnation that is over is ignored.
+        """
+        kind = type(event)
+        handle = self._replica_handlers.get(kind)
+        if handle is None:
+            self._handlers[kind](self, event)
+        else:
+            replica = self.members.replicas[event.replica]  # type: ignore[attr-defined]
+            if event.epoch == replica.epoch:  # type: ignore[attr-defined]
+                handle(self, replica, event)
+        while self.polls.recount:
+            self.polls.recount = False
+            self._recount()
+        return self._take_effects()
+
+    def _take_effects(self) -> list[Effect]:
+        effects = self._effects.copy()
+        self._effects.clear()
         return effects
 
     # ------------------------------------------------------------ requests
 
-    def _submit(self, event: ev.Submit, *, passed: bool = False) -> None:
-        """Order a request and send it to all live replicas, or refuse it before it has a place.
+    def _submit(self, event: ev.Submit, *, held: bool = False) -> None:
+        """Order a request; if it joins a poll that is lost by now, say so at once."""
+        joined = self.intake.submit(event, held=held)
+        if joined is not None:
+            self._decide(joined)
 
-        A write may have to wait while a learner is far behind; ``passed``: it has waited.
-        """
-        once = None if event.read_only else event.once
-        if once is not None and self._is_retry(event, once):
-            return
-        problem = self._why_not(event)
-        if problem is not None:
-            self._effects.append(ev.Fail(event.ticket, *problem))
-            return
-        if not event.read_only and (self._waiting or not self._throttle.spend()) and not passed:
-            self._waiting[event.ticket] = event
-            self._pending_bytes += len(event.request)
-            return
-        record, entry = self.log.order(
-            event.request, event.caller, event.read_only, self._wall_ns, once
-        )
-        poll = Poll(record.seq, event.ticket, record, entry)
-        if entry is not None:
-            self._append(record)
-            self._written = self._position
-            if once is not None:
-                self.once.note(once, event.caller, record.seq, record.time_ns)
-        poll.needs = self._written
-        self._open[record.seq] = poll
-        self._unsettled += 1
-        size = poll.size = len(event.request)
-        self._pending_bytes += size
-        self._tickets[event.ticket] = poll
-        live = self.members.live
-        for index in live:
-            self._expect(self.members.replicas[index], poll, size)
-        self._effects.append(ev.Send(live, record))
-        self._reserve_places()
-        self._since_marker += 1
-        if self._mark is None and self._is_marker_due():
-            self._place_marker()
+    def _submit_held(self) -> None:
+        """Order writes that were held back, as far as the throttle lets them pass."""
+        while (event := self.throttle.take()) is not None:
+            self._submit(event, held=True)
 
-    def _let_pass(self) -> None:
-        """Order writes that wait, as far as the throttle lets them."""
-        while self._waiting and self._throttle.spend():
-            ticket, event = next(iter(self._waiting.items()))
-            del self._waiting[ticket]
-            self._pending_bytes -= len(event.request)
-            self._submit(event, passed=True)
+    # --------------------------------------------------------------- ballots
 
-    def _tick(self, event: ev.Tick) -> None:
-        """Time passes."""
-        super()._tick(event)
-        if self._waiting:
-            self._let_pass()
-
-    def _is_retry(self, event: ev.Submit, once: ev.Once) -> bool:
-        """Answer a request that was ordered before, or never may be; tell whether that was so.
-
-        What is settled is released again, also while nothing new is taken; what is under way is
-        joined.
-        """
-        now = max(self._wall_ns, self.log.time_ns)
-        found = self.once.look(once, event.caller, now)
-        if found.finding is Finding.NEW:
-            return False
-        refusal = _REFUSALS.get(found.finding)
-        held = self._held.get(found.seq) if refusal is None else None
-        poll = held[0] if held else self._open.get(found.seq)
-        if refusal is not None:
-            self._effects.append(ev.Fail(event.ticket, refusal, found.words, found.seq))
-        elif held is None and found.reply is not None:
-            released = ev.Release(event.ticket, found.seq, found.reply, 0, (), replayed=True)
-            self._effects.append(released)
-        elif poll is not None and (held or poll.value is None):
-            poll.tickets.append(event.ticket)
-            self._tickets[event.ticket] = poll
-            if not held:
-                self._decide(poll)  # if its vote cannot be met now, that is said at once
-        else:
-            failure = ev.Fail(event.ticket, Failure.OUTCOME_UNKNOWN, _NOT_KEPT, found.seq)
-            self._effects.append(failure)
-        return True
-
-    def _why_not(self, event: ev.Submit) -> tuple[str, str] | None:
-        """Why a request may not be ordered now (failure and words), or None if it may."""
-        limits = self.limits
-        if self._draining:
-            return Failure.NOT_EXECUTED, "the node is draining: no new requests are taken"
-        if not self.members.can_vote:
-            return Failure.NOT_EXECUTED, (
-                f"no majority: {len(self.members.active)} of {self.members.policy.of} replicas "
-                f"are active, {self.members.policy.need} must agree"
-            )
-        if self.pending >= limits.pending or self._pending_bytes > limits.pending_bytes:
-            return Failure.OVERLOAD, "too many requests wait for their vote"
-        if self._full and not event.read_only:
-            return Failure.NOT_EXECUTED, f"nothing can be written down: {self._full}"
-        if not self._has_place():
-            return Failure.OVERLOAD, "the journal is behind: the disk does not keep up"
-        if self.grown > limits.log_bytes and not event.read_only:
-            return Failure.OVERLOAD, "the log is full: no checkpoint could be voted and fetched yet"
-        return None
-
-    def _cancel(self, event: ev.Cancel) -> None:
-        waits = self._waiting.pop(event.ticket, None)
-        if waits is not None:
-            self._pending_bytes -= len(waits.request)
-        poll = self._tickets.pop(event.ticket, None)
-        if poll is not None:
-            poll.tickets.remove(event.ticket)
-
-    # --------------------------------------------------------------- votes
-
-    def _answered(self, event: ev.Answered) -> None:
+    def _answered(self, replica: Replica, event: ev.Answered) -> None:
         """Take a replica's reply: it must be to the oldest request that it has not answered."""
-        replica, seq = self.members.replicas[event.replica], event.seq
-        if event.epoch != replica.epoch:
-            return
-        outstanding = replica.outstanding
+        seq, outstanding = event.seq, replica.outstanding
         if not outstanding or outstanding[0][0] != seq:
-            self._convict(replica, "answered what was not asked (or out of order)", seq)
+            reason = "answered what was not asked (or out of order)"
+            self.incarnations.convict(replica, reason, seq)
             return
         replica.outstanding_bytes -= outstanding.popleft()[1]
         self._cast(replica, seq, event.reply)
 
-    def _digested(self, event: ev.Digested) -> None:
+    def _digested(self, replica: Replica, event: ev.Digested) -> None:
         """Take a replica's digest: it comes when it is ready, replies may overtake it."""
-        replica = self.members[event.replica]
-        if event.epoch == replica.epoch and self._tells(replica, event.seq):
+        if self.checkpoints.accept_digest(replica, event.seq):
             self._cast(replica, event.seq, event.digest)
+        else:
+            reason = "told a digest that it was not asked for"
+            self.incarnations.convict(replica, reason, event.seq)
 
     def _cast(self, replica: Replica, seq: int, value: bytes) -> None:
-        """Take a replica's reply (or digest) as its ballot for ``seq``."""
-        poll, index = self._open.get(seq), replica.index
-        replica.heard = self._now
+        """Take a replica's reply (or digest) as its ballot for ``seq``.
+
+        A late one is compared with the winner of its poll, or with the tag in the log.
+        """
+        poll = self.polls.open.get(seq)
+        replica.heard = self._time.now
         if poll is None:
-            self._check_replayed(replica, seq, value)
-        elif poll.value is not None:
+            entry = self.log.find(seq)
+            if entry is not None and entry.tag is not None and tag(value) != entry.tag:
+                self.incarnations.dissented(replica, seq)
+        elif poll.winner is not None:
             poll.due -= 1
             if not poll.due:
-                del self._open[seq]
-            self._compare(replica, poll, tag(value))
+                del self.polls.open[seq]
+            agrees = tag(value) == poll.winner
+            if not agrees:
+                self.incarnations.dissented(replica, seq)
+            if poll.record is None:
+                self.checkpoints.keeper_voted(replica, seq, agrees=agrees)
         else:
             poll.due -= 1
-            ballot = poll.ballots[index] = tag(value)
+            ballot = poll.ballots[replica.index] = tag(value)
             if replica.state is State.ACTIVE or not poll.due:
                 self._decide(poll, ballot, value)
             if ballot is not value:
-                self._keep(poll, ballot, value)
+                self.polls.keep_reply(poll, ballot, value)
         if replica.state is State.LEARNER:
-            self._throttle.earn(index)
-            self._teach(replica)
-            if self._waiting:
-                self._let_pass()
+            self.throttle.earn(replica.index)
+            self.incarnations.feed(replica)
+            self._submit_held()
 
-    def _keep(self, poll: Poll, ballot: bytes, value: bytes) -> None:
-        """Hold a long reply until its poll is settled, as far as the limit for all of them allows.
-
-        Only a vote that is won by a change of membership needs it: any other is won by a reply that
-        has just come.
-        """
-        if poll.value is not None or poll.seq not in self._open:
-            return
-        if len(value) + self._kept_bytes <= self.limits.ballot_bytes:
-            kept = poll.kept = poll.kept or {}
-            if ballot not in kept:
-                kept[ballot] = value
-                self._kept_bytes += len(value)
+    # ----------------------------------------------------------------- votes
 
     def _decide(self, poll: Poll, cast: bytes = b"", value: bytes | None = None) -> None:
         """Count the ballots of a poll that is not settled, and act if it is won or lost.
@@ -232,11 +213,12 @@ class Engine(Lifecycle):
         ``cast`` is the ballot that has just come and ``value`` its reply, unless it is the electors
         that have changed.
         """
-        electors = [index for index in self.members.active if poll.sent >> index & 1]
-        result, winner = count(poll.ballots, electors, self.members.policy.need)
+        sent, members = poll.sent, self.members
+        electors = [index for index in members.active if sent >> index & 1]
+        result, winner = count(poll.ballots, electors, members.policy.need)
         if result is WON and winner is not None:
             if value is None or winner != cast:
-                kept = poll.kept or {}
+                kept = poll.long_replies or {}
                 value = kept.get(winner) if len(winner) == TAG_SIZE else winner
             wanted = poll.tickets or (poll.record is not None and poll.record.once is not None)
             if value is not None or not wanted or not poll.due:
@@ -245,17 +227,11 @@ class Engine(Lifecycle):
             self._lose(poll, electors)
 
     def _settle(self, poll: Poll, winner: bytes, value: bytes | None) -> None:
-        """A value has m ballots: release it, and convict whoever said otherwise.
+        """Release the reply that has m ballots, and convict whoever answered something else.
 
         ``winner`` is its tag; ``value`` is None if it was too long to be kept.
         """
-        ballots = poll.ballots
-        poll.ballots = {}
-        poll.value = winner
-        self._unsettled -= 1
-        self._pending_bytes -= poll.size
-        if poll.kept:
-            self._forget_kept(poll)
+        ballots = self.polls.settle(poll, winner)
         dissent: list[int] = []
         agreed = 0
         active = self.members.active
@@ -269,64 +245,69 @@ class Engine(Lifecycle):
             once = poll.entry.record.once
             # A full disk has no room for long replies.  The entry itself must be there: an open
             # vote could still be voided after a restart, although its reply was released.
-            kept = None if once is None or (self._full and len(winner) == TAG_SIZE) else value
-            self._append(Settled(poll.seq, winner, kept))
+            full = self.journal.full and len(winner) == TAG_SIZE
+            self.journal.append(Settled(poll.seq, winner, None if once is None or full else value))
             if once is not None:
-                self.once.settle(once, value, poll.seq)
+                self.dedup.settle(once, value, poll.seq)
         if poll.record is not None and value is not None:
-            self._let_out(poll, ev.Release(0, poll.seq, value, agreed, tuple(dissent)))
+            release = Release(0, poll.seq, value, agreed, tuple(dissent))
+            self.gate.release_when_durable(poll, release)
         elif poll.tickets:
-            self._fail(poll, Failure.OUTCOME_UNKNOWN, _NOT_KEPT)
+            self.gate.fail(poll, Failure.OUTCOME_UNKNOWN, NOT_KEPT)
         for index in dissent:
-            self._dissented(self.members.replicas[index], poll.seq)
+            self.incarnations.dissented(self.members[index], poll.seq)
         if not poll.due:
-            self._open.pop(poll.seq, None)
+            self.polls.open.pop(poll.seq, None)
         if poll.record is None:
-            self._marker_voted(poll.seq, winner, ballots)
-
-    def _compare(self, replica: Replica, poll: Poll, ballot: bytes) -> None:
-        """A ballot that came after the release: it must say the same."""
-        if ballot != poll.value:
-            self._dissented(replica, poll.seq)
-        if poll.record is None:
-            self._keeper_told(replica, poll.seq, agrees=ballot == poll.value)
+            self.checkpoints.digest_voted(poll.seq, winner, ballots)
 
     def _lose(self, poll: Poll, electors: list[int]) -> None:
-        """No value can get m ballots any more.
+        """Act on a poll that no value can win any more.
 
-        If that is because the active replicas contradict each other, none of them can be trusted:
-        all are expelled, to be rebuilt from checkpoint and log.  Otherwise too few of those that
-        it was sent to are left.  Then a write, which all that come later are sent too, stays in
-        the order, and its client is told that the outcome is unknown.  A read or a marker, which
-        changes nothing, is dropped, and ordered again if those that came since can vote on it.
+        If the active replicas contradict each other, none of them can be trusted: all are expelled,
+        to be restored from checkpoint and log.  Otherwise too few of those that it was sent to are
+        left.  A write then stays in the order, for replicas that come later are sent it too, and
+        its client learns that the outcome is unknown.  A read or a marker changes nothing: it is
+        dropped, and ordered again if those that came since can vote on it.
         """
-        active = self.members.active
+        active, record = self.members.active, poll.record
         said = {poll.ballots[index] for index in electors if index in poll.ballots}
         if len(said) > 1 and len(electors) == len(active):
             for index in active:
-                self._convict(
-                    self.members.replicas[index], "no majority: replicas disagree", poll.seq
-                )
-            return
-        record = poll.record
-        if record is not None and not record.read_only:
-            detail = "too few replicas are left to agree on a reply"
-            self._fail(poll, Failure.OUTCOME_UNKNOWN, detail)
-            return
-        if record is None:
-            self._drop(poll)
-            self._since_marker = self.limits.marker_every
+                reason = "no majority: replicas disagree"
+                self.incarnations.convict(self.members[index], reason, poll.seq)
+        elif record is None:
+            self.polls.drop(poll)
+            self.checkpoints.drop(poll)
+        elif record.read_only:
+            self._order_again(poll)
         else:
-            self._read_again(poll, record)
+            detail = "too few replicas are left to agree on a reply"
+            self.gate.fail(poll, Failure.OUTCOME_UNKNOWN, detail)
 
-    def _read_again(self, poll: Poll, record: Record) -> None:
+    def _order_again(self, poll: Poll) -> None:
         """Order a read anew: all that are live now can vote on it."""
-        self._drop(poll)
+        record = poll.record
+        assert record is not None
+        self.polls.drop(poll)
         for ticket in poll.tickets:
-            del self._tickets[ticket]
+            del self.polls.tickets[ticket]
             self._submit(ev.Submit(ticket, record.request, record.caller, read_only=True))
 
-    def _can_be_hedged(self, poll: Poll, record: Record) -> bool:
+    def _recount(self) -> None:
+        """The electors have changed: count all unsettled polls again, oldest first."""
+        polls = self.polls
+        for poll in [poll for poll in polls.open.values() if poll.winner is None]:
+            if poll.seq in polls.open and poll.winner is None:
+                self._decide(poll)
+            if polls.recount:
+                return
+            if poll.seq in polls.open and poll.winner is None and self._is_held_up(poll):
+                self._order_again(poll)
+                for ticket in poll.tickets:
+                    polls.tickets[ticket].retried = True
+
+    def _is_held_up(self, poll: Poll) -> bool:
         """Whether one silent replica can hold a read up although others could answer it.
 
         They are active, and the read was ordered before they were; m of those that have it must
@@ -336,51 +317,65 @@ class Engine(Lifecycle):
         members = self.members
         have = sum(poll.sent >> index & 1 for index in members.active)
         return (
-            record.read_only
-            and not poll.again
+            poll.record is not None
+            and poll.record.read_only
+            and not poll.retried
             and have <= members.policy.need < len(members.active)
-            and self._why_not(ev.Submit(0, record.request, read_only=True)) is None
+            and self.intake.find_problem(read_only=True) is None
         )
 
-    def _fail(self, poll: Poll, failure: str, detail: str) -> None:
-        """Tell the client of a poll that there will be no reply."""
-        for ticket in poll.tickets:
-            self._tickets.pop(ticket, None)
-            self._effects.append(ev.Fail(ticket, failure, detail, poll.seq))
-        poll.tickets = []
+    # ---------------------------------------------------- checkpoints and time
 
-    def _review(self) -> None:
-        """The electors have changed: count all unsettled polls again, oldest first."""
-        for poll in [poll for poll in self._open.values() if poll.value is None]:
-            if poll.seq in self._open and poll.value is None:
-                self._decide(poll)
-            if self._dirty:
-                return
-            record, waits = poll.record, poll.seq in self._open and poll.value is None
-            if waits and record is not None and self._can_be_hedged(poll, record):
-                self._read_again(poll, record)
-                for ticket in poll.tickets:
-                    self._tickets[ticket].again = True
+    def _fetched(self, event: ev.Fetched) -> None:
+        """A state has arrived; learners whose next writes went with the old log start anew."""
+        if not self.checkpoints.take_state(event):
+            reason = "the state it gave does not hash to the voted digest"
+            self.incarnations.convict(self.members[event.replica], reason, event.seq)
+        self.incarnations.feed_all()
 
-    _handlers: ClassVar[dict[type[Event], Callable[[Any, Any], None]]] = {
+    def _tick(self, event: ev.Tick) -> None:
+        """Check who hangs, lags or is overdue, at most every WATCH_INTERVAL."""
+        self._time.now, self._time.wall_ns = event.now, event.wall_ns
+        gap = event.now - self._watched
+        if not 0 < gap < WATCH_INTERVAL:
+            self._watched = event.now
+            self._watch_checkpoint(gap)
+            self.incarnations.watch(gap)
+        self._submit_held()
+
+    def _watch_checkpoint(self, gap: float) -> None:
+        """End who is too slow with a digest or a state; place a marker if one is due."""
+        members, checkpoints, end = self.members, self.checkpoints, self.incarnations.end
+        for replica in members:
+            if checkpoints.is_digest_overdue(replica, gap):
+                end(replica, Cause.GONE, "hang: does not tell its digest", replica.markers[0][0])
+        marker = checkpoints.marker
+        if checkpoints.is_keeper_overdue(gap) and marker is not None and marker.keeper is not None:
+            reason = "hang: does not give the state it kept"
+            end(members[marker.keeper], Cause.GONE, reason, marker.seq)
+        checkpoints.place_if_due()
+
+    _handlers: ClassVar[dict[type[Event], Callable[[Any, Any], object]]] = {
         ev.Submit: _submit,
+        ev.Cancel: lambda engine, event: engine.intake.cancel(event),
+        ev.OpenSession: lambda engine, event: engine.intake.open_session(event),
+        ev.Drain: lambda engine, event: engine.intake.drain(event),
+        ev.Synced: lambda engine, event: engine.gate.sync(event),
+        ev.Full: lambda engine, event: engine.journal.set_full(event),
+        ev.Greeted: lambda engine, event: engine.incarnations.greet(event),
+        ev.Admit: lambda engine, event: engine.incarnations.pardon(event),
+        ev.Expel: lambda engine, event: engine.incarnations.expel(event),
+        ev.Piece: lambda engine, event: engine.checkpoints.piece(event),
+        ev.FetchFailed: lambda engine, event: engine.checkpoints.fetch_failed(event),
+        ev.Fetched: _fetched,
+        ev.Tick: _tick,
+    }
+    _replica_handlers: ClassVar[dict[type[Event], Callable[[Any, Replica, Any], None]]] = {
         ev.Answered: _answered,
         ev.Digested: _digested,
-        ev.Cancel: _cancel,
-        ev.Tick: _tick,
-        ev.Greeted: Lifecycle._greeted,
-        ev.Restored: Lifecycle._restored,
-        ev.Fetched: Lifecycle._fetched,
-        ev.FetchFailed: Lifecycle._fetch_failed,
-        ev.Piece: Lifecycle._piece,
-        ev.Heard: Lifecycle._heard,
-        ev.Lost: Lifecycle._lost,
-        ev.Misbehaved: Lifecycle._misbehaved,
-        ev.RefusedOrder: Lifecycle._refused_order,
-        ev.Admit: Lifecycle._pardon,
-        ev.Expel: Lifecycle._expel,
-        ev.Drain: Lifecycle._drain,
-        ev.Synced: Lifecycle._synced_upto,
-        ev.Full: Lifecycle._filled,
-        ev.OpenSession: Lifecycle._open_session,
+        ev.Restored: lambda engine, replica, event: engine.incarnations.restored(replica, event),
+        ev.Heard: lambda engine, replica, event: engine.incarnations.heard(replica, event),
+        ev.RefusedOrder: lambda engine, replica, event: engine.incarnations.refused(replica, event),
+        ev.Lost: lambda engine, replica, event: engine.incarnations.lost(replica, event),
+        ev.Misbehaved: lambda engine, replica, event: engine.incarnations.breached(replica, event),
     }

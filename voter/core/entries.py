@@ -9,19 +9,9 @@ from __future__ import annotations
 import msgspec
 
 __all__ = [
-    "FORMAT",
-    "Base",
-    "Entry",
-    "Kept",
-    "Moved",
-    "Once",
-    "Opened",
-    "Places",
-    "Record",
-    "ScopeBase",
-    "Settled",
-    "Void",
-]
+    "FORMAT", "Base", "Entry", "Kept", "MembershipChange", "Once", "Opened", "Record", "ScopeBase",
+    "SequenceReservation", "Settled", "Void",
+]  # fmt: skip
 
 FORMAT = 2
 """Version of the journal: of everything in this module, and of its files (``journal.format``)."""
@@ -81,7 +71,7 @@ class Opened(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=4):
     time_ns: int
 
 
-class Moved(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=5):
+class MembershipChange(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=5):
     """A change of membership, at its place in the order (0: none of its own)."""
 
     seq: int
@@ -92,7 +82,7 @@ class Moved(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=5):
     suspect: bool
 
 
-class Places(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=6):
+class SequenceReservation(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=6):
     """Places up to this one may be given: whoever goes on from the journal begins after it.
 
     Reads and markers take places too, and are not written.
@@ -101,7 +91,7 @@ class Places(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=6):
     upto: int
 
 
-Entry = Record | Settled | Void | Opened | Moved | Places
+Entry = Record | Settled | Void | Opened | MembershipChange | SequenceReservation
 
 
 class Kept(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -131,6 +121,6 @@ class Base(msgspec.Struct, frozen=True, array_like=True):
     history: bytes = bytes(8)
     digest: bytes | None = None
     time_ns: int = 0
-    places: int = 0
+    reserved: int = 0
     suspects: list[str] = []
     sessions: list[ScopeBase] = []

@@ -11,49 +11,29 @@ import msgspec
 from voter.core.entries import Base, Entry, Once, Record
 
 __all__ = [
-    "Admit",
-    "Answered",
-    "Append",
-    "Cancel",
-    "Changed",
-    "Checkpointed",
-    "Digested",
-    "Disconnect",
-    "Drain",
-    "Effect",
-    "Event",
-    "Expel",
-    "Fail",
-    "Failure",
-    "Fetch",
-    "FetchFailed",
-    "Fetched",
-    "Full",
-    "Greeted",
-    "Heard",
-    "Lost",
-    "Mark",
-    "Misbehaved",
-    "Once",
-    "OpenSession",
-    "Piece",
-    "Ping",
-    "Record",
-    "RefusedOrder",
-    "Release",
-    "Restore",
-    "Restored",
-    "Send",
-    "SessionOpened",
-    "Submit",
-    "Synced",
-    "Tick",
-    "Voided",
-]
+    "Admit", "Answered", "Append", "Cancel", "Changed", "Checkpointed", "Digested", "Disconnect",
+    "Drain", "Effect", "Event", "Expel", "Fail", "Failure", "Fetch", "FetchFailed", "Fetched",
+    "Full", "Greeted", "Heard", "Lost", "Mark", "Misbehaved", "Once", "OpenSession", "Piece",
+    "Ping", "Record", "RefusedOrder", "Release", "ReplicaAnswer", "ReplicaEvent", "Restore",
+    "Restored", "Send", "SessionOpened", "Submit", "Synced", "Tick", "Voided",
+]  # fmt: skip
 
 
 class Event(msgspec.Struct, frozen=True, gc=False):
     """Something that happened."""
+
+
+class ReplicaEvent(Event, frozen=True, gc=False):
+    """Something that a replica or its link did, in the incarnation that ``epoch`` names."""
+
+    replica: int
+    epoch: int
+
+
+class ReplicaAnswer(ReplicaEvent, frozen=True, gc=False):
+    """Something that a replica sent about the request, marker or checkpoint at ``seq``."""
+
+    seq: int
 
 
 class Tick(Event, frozen=True, gc=False):
@@ -99,11 +79,9 @@ class Cancel(Event, frozen=True, gc=False):
     ticket: int
 
 
-class Greeted(Event, frozen=True, gc=False):
+class Greeted(ReplicaEvent, frozen=True, gc=False):
     """A handshake is complete; versions have been checked."""
 
-    replica: int
-    epoch: int
     incarnation: int
     fresh: bool
     last_seq: int
@@ -111,93 +89,65 @@ class Greeted(Event, frozen=True, gc=False):
     replies_from: int = 0  # it has its replies to all writes from here on; 0: to none
 
 
-class Lost(Event, frozen=True, gc=False):
+class Lost(ReplicaEvent, frozen=True, gc=False):
     """A link ended."""
 
-    replica: int
-    epoch: int
     reason: str
 
 
-class Misbehaved(Event, frozen=True, gc=False):
+class Misbehaved(ReplicaEvent, frozen=True, gc=False):
     """A replica sent what no honest agent sends (garbage, wrong kinds, too much)."""
 
-    replica: int
-    epoch: int
     reason: str
 
 
-class Answered(Event, frozen=True, gc=False):
+class Answered(ReplicaAnswer, frozen=True, gc=False):
     """A replica's reply to one ordered request."""
 
-    replica: int
-    epoch: int
-    seq: int
     reply: bytes
 
 
-class Digested(Event, frozen=True, gc=False):
+class Digested(ReplicaAnswer, frozen=True, gc=False):
     """A replica's digest of its state at a marker."""
 
-    replica: int
-    epoch: int
-    seq: int
     digest: bytes
 
 
-class RefusedOrder(Event, frozen=True, gc=False):
+class RefusedOrder(ReplicaAnswer, frozen=True, gc=False):
     """A replica says that it cannot apply what it was sent."""
 
-    replica: int
-    epoch: int
-    seq: int
     reason: str
 
 
-class Restored(Event, frozen=True, gc=False):
+class Restored(ReplicaAnswer, frozen=True, gc=False):
     """A replica holds the checkpoint it was sent, and tells its digest."""
 
-    replica: int
-    epoch: int
-    seq: int
     digest: bytes
 
 
-class Fetched(Event, frozen=True, gc=False):
+class Fetched(ReplicaAnswer, frozen=True, gc=False):
     """The whole state that the keeper held at a marker has arrived; ``digest`` is its hash, as
     the link has worked it out.
     """
 
-    replica: int
-    epoch: int
-    seq: int
     state: bytes | bytearray
     digest: bytes
 
 
-class Piece(Event, frozen=True, gc=False):
+class Piece(ReplicaAnswer, frozen=True, gc=False):
     """A part of the state that is fetched has arrived: ``size`` bytes of it are here now."""
 
-    replica: int
-    epoch: int
-    seq: int
     size: int
 
 
-class FetchFailed(Event, frozen=True, gc=False):
+class FetchFailed(ReplicaAnswer, frozen=True, gc=False):
     """The keeper could not give the state (too large, or not kept)."""
 
-    replica: int
-    epoch: int
-    seq: int
     reason: str
 
 
-class Heard(Event, frozen=True, gc=False):
+class Heard(ReplicaEvent, frozen=True, gc=False):
     """A sign of life (PONG)."""
-
-    replica: int
-    epoch: int
 
 
 class Admit(Event, frozen=True, gc=False):

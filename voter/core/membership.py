@@ -1,29 +1,45 @@
-"""Who counts: the electors (active replicas), who gets each record as it is ordered, and the
-quorum.
+"""Membership: the replicas of a node, their states, and who counts.
+
+A replica is an *elector* while it is ACTIVE: only electors' ballots count.  It is *live* while it
+gets each request as it is ordered: electors, learners that have caught up with the log, observers.
+The two sets are computed when a replica changes, and only read on the hot path.
+
+Every change of state goes through ``change``, which reports it (Changed) and journals it
+(MembershipChange).  The journal must know which replicas are suspect, for a suspect replica is not
+resumed with its state after a restart either.  A replica that comes and goes without end must not
+fill the disk.  So the changes between two checkpoints are limited to ``Limits.moves``; beyond that
+only those are journaled that make a replica suspect, or end that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
 
-from voter.core.replica import Replica, State
+from voter.core.durability import JournalWriter
+from voter.core.entries import MembershipChange, Record
+from voter.core.events import Changed, Effect, Send
+from voter.core.limits import EngineTime, Limits
+from voter.core.polls import Poll
+from voter.core.replica import Cause, Replica, State
 from voter.core.vote import Policy
 
 __all__ = ["Membership"]
 
 
+@dataclass
 class Membership:
-    """The replicas of a node, and the two sets that the hot path reads.
+    """The replicas, and the sets of electors (``active``) and of live replicas, by index."""
 
-    ``active``: indexes of the electors, in order.  ``live``: indexes of all that get each record
-    as it is ordered (electors, learners that have caught up with the log, observers).
-    """
-
-    def __init__(self, policy: Policy, replicas: Sequence[Replica]) -> None:
-        self.policy = policy
-        self.replicas = tuple(replicas)
-        self.active: tuple[int, ...] = ()
-        self.live: tuple[int, ...] = ()
+    policy: Policy
+    replicas: tuple[Replica, ...]
+    limits: Limits
+    time: EngineTime
+    journal: JournalWriter
+    effects: list[Effect]
+    active: tuple[int, ...] = ()
+    live: tuple[int, ...] = ()
+    changes: int = 0  # journaled since the last checkpoint
 
     def __iter__(self) -> Iterator[Replica]:
         return iter(self.replicas)
@@ -32,18 +48,48 @@ class Membership:
         return self.replicas[index]
 
     def refresh(self) -> None:
-        """Work the two sets out again, after a replica changed its state or went live."""
+        """Compute the two sets again, after a replica changed its state or went live."""
         self.active = tuple(r.index for r in self.replicas if r.state is State.ACTIVE)
         self.live = tuple(r.index for r in self.replicas if r.live)
 
     @property
     def can_vote(self) -> bool:
-        """Whether m replicas are active: else nothing may be ordered."""
+        """Whether m replicas are active; otherwise nothing may be ordered."""
         return len(self.active) >= self.policy.need
 
     @property
-    def standing(self) -> str:
+    def status(self) -> str:
         """``ready`` (all n vote), ``degraded`` (at least m) or ``refusing``."""
         if len(self.active) >= self.policy.of:
             return "ready"
         return "degraded" if self.can_vote else "refusing"
+
+    def change(self, replica: Replica, cause: Cause, reason: str, seq: int) -> None:
+        """Move a replica to its next state; report and journal that."""
+        before = replica.state
+        replica.move(cause, reason)
+        self.effects.append(Changed(replica.index, before, replica.state, reason, seq))
+        if self.changes < self.limits.moves or replica.suspect is not replica.journaled_suspect:
+            replica.journaled_suspect = replica.suspect
+            self.changes += 1
+            name, suspect = replica.name, replica.suspect
+            self.journal.append(
+                MembershipChange(seq, name, before, replica.state, reason[:200], suspect)
+            )
+
+    def send_to_live(self, poll: Poll, record: Record) -> None:
+        """Send a new request to all live replicas, and expect their answers."""
+        now, seq, size = self.time.now, poll.seq, poll.size
+        for index in self.live:
+            self.replicas[index].expect(seq, size, now)
+            poll.sent |= 1 << index
+        poll.due = len(self.live)
+        self.effects.append(Send(self.live, record))
+
+    def send_to(self, replica: Replica, poll: Poll | None, record: Record) -> None:
+        """Send a write of the log to a learner, and expect its answer (a ballot if it is open)."""
+        replica.expect(record.seq, len(record.request), self.time.now)
+        if poll is not None:
+            poll.sent |= 1 << replica.index
+            poll.due += 1
+        self.effects.append(Send((replica.index,), record))

@@ -6,11 +6,22 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator
+from dataclasses import dataclass
 from hashlib import blake2b
+
+from msgspec.structs import replace
 
 from voter.core.entries import Once, Record
 
-__all__ = ["EMPTY_HISTORY", "TAG_SIZE", "Checkpoint", "Entry", "Log", "history_after", "tag"]
+__all__ = [
+    "EMPTY_HISTORY",
+    "TAG_SIZE",
+    "Checkpoint",
+    "LogEntry",
+    "OrderLog",
+    "history_after",
+    "tag",
+]
 
 EMPTY_HISTORY = bytes(8)
 ENTRY_OVERHEAD = 400
@@ -45,50 +56,45 @@ def history_after(
     return blake2b(place + caller + request, digest_size=8, key=secret).digest()
 
 
+@dataclass(slots=True)
 class Checkpoint:
     """A voted state: the state after the write ``seq``, at first the empty one (digest None)."""
 
-    __slots__ = ("digest", "history", "seq", "state")
-
-    def __init__(
-        self, seq: int, history: bytes, digest: bytes | None, state: bytes | bytearray
-    ) -> None:
-        self.seq = seq
-        self.history = history
-        self.digest = digest
-        self.state = state
+    seq: int
+    history: bytes
+    digest: bytes | None
+    state: bytes | bytearray
 
 
-class Entry:
+@dataclass(slots=True)
+class LogEntry:
     """A write in the log; ``tag`` is known once its vote is won.
 
     ``killed`` and ``killed_again`` are bit masks of the replicas that were lost once, and again,
     with this write under way and not settled.
     """
 
-    __slots__ = ("killed", "killed_again", "record", "size", "tag")
-
-    def __init__(self, record: Record) -> None:
-        self.record = record
-        self.size = len(record.request) + len(record.caller) + ENTRY_OVERHEAD
-        self.tag: bytes | None = None
-        self.killed = 0
-        self.killed_again = 0
+    record: Record
+    size: int
+    tag: bytes | None = None
+    killed: int = 0
+    killed_again: int = 0
 
 
-class Log:
+class OrderLog:
     """Writes since the last voted checkpoint, in order.  Reads take a place in the order, not
     in the log.
     """
 
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
-        self._entries: list[Entry] = []
+        self._entries: list[LogEntry] = []
         self.seq = 0  # last place given
         self.time_ns = 0  # last agreed time
         self.history = EMPTY_HISTORY
         self.checkpoint = Checkpoint(0, EMPTY_HISTORY, None, b"")
         self.bytes = 0
+        self.voided: list[int] = []
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -98,11 +104,6 @@ class Log:
         """Place of the last write, or of the checkpoint if there is none since."""
         return self._entries[-1].record.seq if self._entries else self.checkpoint.seq
 
-    def take_place(self) -> int:
-        """Use up one place in the order (a marker, a change of membership)."""
-        self.seq += 1
-        return self.seq
-
     def order(
         self,
         request: bytes,
@@ -110,7 +111,7 @@ class Log:
         read_only: bool,
         wall_ns: int,
         once: Once | None = None,
-    ) -> tuple[Record, Entry | None]:
+    ) -> tuple[Record, LogEntry | None]:
         """Give a request its place, time and history; a write also enters the log."""
         seq = self.seq = self.seq + 1
         time_ns = self.time_ns = max(wall_ns, self.time_ns)
@@ -123,23 +124,29 @@ class Log:
         """Return 8 bytes that go with a place and cannot be guessed."""
         return blake2b(b"session %d" % seq, digest_size=8, key=self._secret).digest()
 
-    def add(self, record: Record) -> Entry:
+    def add(self, record: Record) -> LogEntry:
         """Enter a write that has its place (a new one, or one of the journal)."""
         self.seq = record.seq
         self.time_ns = record.time_ns
         self.history = record.history
-        entry = Entry(record)
+        entry = LogEntry(record, len(record.request) + len(record.caller) + ENTRY_OVERHEAD)
         self._entries.append(entry)
         self.bytes += entry.size
         return entry
 
-    def __iter__(self) -> Iterator[Entry]:
+    def void(self, entry: LogEntry) -> Record:
+        """Mark a write as one that all replicas skip."""
+        entry.record = replace(entry.record, void=True)
+        self.voided.append(entry.record.seq)
+        return entry.record
+
+    def __iter__(self) -> Iterator[LogEntry]:
         return iter(self._entries)
 
     def _position(self, seq: int) -> int:
         return bisect_right(self._entries, seq, key=lambda entry: entry.record.seq)
 
-    def after(self, seq: int, most: int) -> list[Entry]:
+    def after(self, seq: int, most: int) -> list[LogEntry]:
         """Return the first ``most`` writes after ``seq``."""
         start = self._position(seq)
         return self._entries[start : start + most]
@@ -148,7 +155,7 @@ class Log:
         """Return how many writes there are after ``seq``."""
         return len(self._entries) - self._position(seq)
 
-    def find(self, seq: int) -> Entry | None:
+    def find(self, seq: int) -> LogEntry | None:
         """Return the write at ``seq``, if it is in the log."""
         at = self._position(seq) - 1
         if at >= 0 and self._entries[at].record.seq == seq:
@@ -168,3 +175,4 @@ class Log:
         self.bytes -= sum(entry.size for entry in self._entries[:keep])
         del self._entries[:keep]
         self.checkpoint = checkpoint
+        self.voided = [seq for seq in self.voided if seq > checkpoint.seq]

@@ -7,6 +7,7 @@ for a cause and gets the next state, or an error that is a bug.
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 __all__ = ["TRANSITIONS", "Cause", "Replica", "State"]
@@ -55,66 +56,53 @@ TRANSITIONS: dict[tuple[State, Cause], State] = {
 }
 
 
+@dataclass(slots=True, eq=False)
 class Replica:
-    """One replica, as the engine sees it.  Plain data; the engine does the rest.
+    """One replica, as the engine sees it.
 
     ``outstanding`` holds the (seq, size in bytes) of what was sent and not yet answered, in the
     order sent; an agent answers in that order, so anything else is a breach of protocol.
-    ``markers`` holds the (seq, latest engine time) of the markers whose digest it has still to
-    tell; that takes as long as the state is large, and replies overtake it.
+    ``markers`` holds the (seq, deadline in engine time) of the markers whose digest is still to
+    come; a digest takes as long as the state is large, and replies overtake it.
     """
 
-    __slots__ = (
-        "cursor",
-        "dissents",
-        "epoch",
-        "expulsions",
-        "heard",
-        "incarnation",
-        "index",
-        "join_seq",
-        "live",
-        "markers",
-        "name",
-        "observer",
-        "outstanding",
-        "outstanding_bytes",
-        "pinged",
-        "reason",
-        "restored",
-        "state",
-        "suspect",
-        "told",
-    )
+    index: int
+    name: str
+    observer: bool = False
+    state: State = State.ABSENT
+    reason: str = "not connected yet"
+    incarnation: int = 0
+    dissents: int = 0
+    expulsions: int = 0
+    suspect: bool = False  # its state may be damaged: do not resume it
+    journaled_suspect: bool = False  # the same, as the journal has it
+    # What belongs to the link, and is reset with it:
+    epoch: int = 0  # of the handshake; 0: no link
+    cursor: int = 0  # seq of the last logged write sent
+    live: bool = False  # gets each request as it is ordered
+    join_seq: int = 0  # admitted once everything sent up to here is answered
+    outstanding: deque[tuple[int, int]] = field(default_factory=deque)
+    outstanding_bytes: int = 0
+    markers: deque[tuple[int, float]] = field(default_factory=deque)
+    restored: bytes | None = None  # voted digest of the state that it was sent last
+    heard: float = 0.0  # engine time of the last sign of progress
+    pinged: bool = False
 
-    def __init__(self, index: int, name: str, *, observer: bool = False) -> None:
-        self.index = index
-        self.name = name
-        self.observer = observer
-        self.state = State.ABSENT
-        self.reason = "not connected yet"
-        self.epoch = 0
-        self.incarnation = 0
-        self.dissents = 0
-        self.expulsions = 0
-        self.suspect = False  # was convicted: what it holds is not to be built on
-        self.told = False  # ... as the journal has it
-        self.outstanding: deque[tuple[int, int]] = deque()
-        self.markers: deque[tuple[int, float]] = deque()
-        self.forget()
-
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Drop all that belonged to the link that has just ended."""
-        self.epoch = 0
-        self.cursor = 0  # seq of the last logged write sent
-        self.live = False  # gets each record as it is ordered
-        self.join_seq = 0  # admitted once everything sent up to here is answered
+        self.epoch = self.cursor = self.join_seq = self.outstanding_bytes = 0
         self.outstanding.clear()
-        self.outstanding_bytes = 0
         self.markers.clear()
-        self.restored: bytes | None = None  # voted digest of the state it was sent last
-        self.heard = 0.0  # seconds, engine time, of the last sign of progress
-        self.pinged = False
+        self.live = self.pinged = False
+        self.restored, self.heard = None, 0.0
+
+    def expect(self, seq: int, size: int, now: float) -> None:
+        """Note that something is sent, which must be answered in this order."""
+        outstanding = self.outstanding
+        if not outstanding:
+            self.heard = now
+        outstanding.append((seq, size))
+        self.outstanding_bytes += size
 
     def move(self, cause: Cause, reason: str) -> None:
         """Go to the state that ``cause`` leads to.  Raises KeyError on a move that cannot be."""

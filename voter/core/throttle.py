@@ -1,86 +1,113 @@
-"""The throttle: holds writes back while a learner does not catch up by itself.
+"""Throttle: holds new writes back while a learner does not catch up.
 
-A learner that replays the log no faster than it grows would learn for ever.  Once its gap has not
-shrunk for a while, new writes are let into the order only as it takes old ones: half as many, so
-the gap closes.  Nobody can use this to stop the node: a floor of writes a second always passes,
-and a learner holds the others back for a bounded time only.
+A learner that replays the log no faster than it grows would never be admitted.  Once its gap has
+not shrunk for a second, new writes are ordered only as fast as the learner takes old ones: one for
+two, so the gap closes.
+
+No learner can stop the node.  ``throttle_floor`` writes a second always pass, and one learner
+causes throttling for ``throttle_time`` seconds at most.  Reads pass always.
+
+Writes that are held back have no place in the order yet.  They are ordered first come, first
+served; if that is impossible then, they are refused as not executed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
+from voter.core.events import Submit
 from voter.core.limits import Limits
 
 __all__ = ["Throttle"]
 
 SHARE = 0.5
-"""New writes for each old one that the learner takes."""
-LOOK = 1.0
+"""New writes that may pass for each old one that the learner takes."""
+INTERVAL = 1.0
 """Seconds within which a gap must have shrunk by a tenth."""
 
 
+@dataclass(slots=True)
 class _Gap:
-    """How far a learner was behind, when it was looked at last, and how long it held writes."""
+    """How many writes a learner is behind, and for how many seconds it caused throttling."""
 
-    __slots__ = ("at", "held", "last", "size", "slow")
-
-    def __init__(self, size: int, now: float) -> None:
-        self.size = size
-        self.last = size  # when it was judged last
-        self.at = now
-        self.slow = False
-        self.held = 0.0
+    size: int
+    judged_size: int  # when it was judged last
+    judged_at: float
+    slow: bool = False
+    throttled_for: float = 0.0
 
 
 class Throttle:
-    """Whether writes are held back, and how many may pass.  Times in seconds of engine time."""
+    """Whether writes are held back, how many may pass, and those that wait."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._gaps: dict[int, _Gap] = {}
-        self._credit = 0.0
-        self._now = 0.0
+        self._credit = 0.0  # writes that may pass
+        self._now = 0.0  # engine time of the last update
         self.on = False
+        self.held: dict[int, Submit] = {}  # by the client's ticket
+        self.held_bytes = 0
 
-    def look(self, now: float, gaps: Mapping[int, int]) -> None:
+    def update(self, now: float, gaps: Mapping[int, int]) -> None:
         """Decide anew.  ``gaps``: for each learner the writes it has not answered yet."""
         limits, passed = self._limits, max(0.0, now - self._now)
         self._now = now
         for index in self._gaps.keys() - gaps.keys():
             del self._gaps[index]
         for index, size in gaps.items():
-            gap = self._gaps.setdefault(index, _Gap(size, now))
+            gap = self._gaps.setdefault(index, _Gap(size, size, now))
             gap.size = size
-            if now - gap.at >= LOOK:
-                gap.slow = size > 0.9 * gap.last
-                gap.last, gap.at = size, now
-            if self.on and gap.held < limits.throttle_time:
-                gap.held += passed
-        was, self.on = self.on, any(self._holds(gap) for gap in self._gaps.values())
+            if now - gap.judged_at >= INTERVAL:
+                gap.slow = size > 0.9 * gap.judged_size
+                gap.judged_size, gap.judged_at = size, now
+            if self.on and gap.throttled_for < limits.throttle_time:
+                gap.throttled_for += passed
+        was, self.on = self.on, any(self._throttles(gap) for gap in self._gaps.values())
         if self.on:
-            floor = passed * limits.throttle_floor if was else 0.0
-            self._credit = min(self._credit + floor, max(1.0, limits.throttle_floor))
+            self._add_credit(passed * limits.throttle_floor if was else 0.0)
         else:
             self._credit = 0.0
 
-    def _holds(self, gap: _Gap) -> bool:
-        """A slow learner holds writes back; once it does, until it has nearly caught up."""
+    def _throttles(self, gap: _Gap) -> bool:
+        """Whether a learner is slow.  Once it is, it stays so until it has nearly caught up."""
         limits = self._limits
-        if gap.held >= limits.throttle_time or gap.size <= limits.throttle_gap:
+        if gap.throttled_for >= limits.throttle_time or gap.size <= limits.throttle_gap:
             return False
-        return gap.slow or gap.held > 0
+        return gap.slow or gap.throttled_for > 0
+
+    def _add_credit(self, writes: float) -> None:
+        self._credit = min(self._credit + writes, max(1.0, self._limits.throttle_floor))
 
     def earn(self, index: int) -> None:
-        """A learner has taken one more of the old writes."""
+        """Let new writes pass for an old one that a learner has taken."""
         if self.on and index in self._gaps:
-            self._credit = min(self._credit + SHARE, max(1.0, self._limits.throttle_floor))
+            self._add_credit(SHARE)
 
     def spend(self) -> bool:
-        """Whether one more write may pass now; it is then counted."""
+        """Return whether one more write may pass now, and count it."""
         if not self.on:
             return True
         if self._credit < 1.0:
             return False
         self._credit -= 1.0
         return True
+
+    def hold(self, event: Submit) -> None:
+        """Hold a write back."""
+        self.held[event.ticket] = event
+        self.held_bytes += len(event.request)
+
+    def cancel(self, ticket: int) -> None:
+        """Forget a write that is held back, if it is."""
+        if (event := self.held.pop(ticket, None)) is not None:
+            self.held_bytes -= len(event.request)
+
+    def take(self) -> Submit | None:
+        """Return the next write that may pass now, if any."""
+        if not self.held or not self.spend():
+            return None
+        event = next(iter(self.held.values()))
+        self.cancel(event.ticket)
+        return event

@@ -1,294 +1,298 @@
-"""One HTTP client: aiohttp's protocol, with the deadlines and bounds that it leaves to others.
+"""One HTTP client, and the server that HTTP front ends are made from.
 
-Parsing, queueing, flow control and keep-alive are aiohttp's.  Added here: a limit on the time that
-a request line with headers takes, and on their size; replies to a client that sends no more, or
-that does not take them; an end of the connection that does not cost the client the last response.
+Theory of operation.  Requests of a connection are answered one after the other: while one is under
+way (``_request``), what follows stays in the reader as bytes, and above READ_AHEAD of them the
+voter stops reading.  ``_advance`` starts the next request; it runs when bytes arrive, after an
+answer, and when the client has read its last reply.  It never recurses: an answer schedules it for
+the next turn of the loop, so that a client with many requests in one packet delays nobody.
 
-aiohttp's own parser in Python, not the one in C, which refuses methods that it does not know.
+A client that sends no more (half-closed) still gets its replies.  A request that cannot be read is
+answered with a problem (``voter.frontend.problem``), after which the connection lingers
+(``voter.frontend.serving``).
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, cast
+import contextlib
+import resource
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import cast
 
-from aiohttp import web
-from aiohttp.http import HttpVersion10, HttpVersion11
-from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
-from aiohttp.http_parser import TOKENRE, HttpRequestParserPy, RawRequestMessage
-from aiohttp.streams import EMPTY_PAYLOAD
-from aiohttp.web_protocol import RequestHandler, RequestPayloadError, _ErrInfo
-
-from voter.frontend.bounds import LINGER, STEP, UNSENT_LIMIT
+from guests.protocol.message import Reply
+from voter.config import Timing
 from voter.frontend.problem import problem_of_status
-from voter.frontend.proxying import to_response
+from voter.frontend.proxying import encode_response
+from voter.frontend.request import BadRequest, HttpRequest, RequestReader
+from voter.frontend.serving import FrontEnd, FrontEndConnection, Phase
 
-if TYPE_CHECKING:
-    from voter.frontend.http import HttpServer
+__all__ = ["HttpConnection", "HttpFrontEnd"]
 
-__all__ = ["HEADER_LIMIT", "HEAD_LIMIT", "HttpConnection", "BadRequest", "RequestParser"]
-
-HEAD_LIMIT = 32 << 10
-"""Largest request line with all headers, in bytes."""
-LINE_LIMIT = 8 << 10
-"""Longest line among them, in bytes."""
-HEADER_LIMIT = 100
-"""Most header lines of one request."""
-QUEUE = 4
-"""Requests parsed while an earlier one is under way; what comes behind them waits as bytes."""
 READ_AHEAD = 64 << 10
-"""Bytes of a body that nobody has read yet (aiohttp stops reading at twice as many)."""
+"""Bytes behind the request under way; above that the voter stops reading from the client."""
+STOP_PATIENCE = 0.5
+"""Seconds for responses under way when the server stops."""
 
 
-class BadRequest(HttpProcessingError):
-    """A request that cannot be taken; the connection ends after the answer ``status``."""
-
-    def __init__(self, status: int, detail: str) -> None:
-        super().__init__(code=status, message=detail)
-
-
-class RequestParser(HttpRequestParserPy):
-    """Takes any token as a method, and makes no tunnels."""
-
-    def parse_message(self, lines: list[bytes]) -> RawRequestMessage:
-        """Take the lines of a request apart.  Raises HttpProcessingError."""
-        if sum(map(len, lines)) > HEAD_LIMIT:
-            raise BadRequest(431, f"the headers are over the limit of {HEAD_LIMIT} bytes")
-        try:
-            message = super().parse_message(lines)
-        except ValueError as error:
-            raise BadRequest(400, f"the request is malformed: {error}") from error
-        if message.version not in (HttpVersion11, HttpVersion10):
-            raise BadRequest(505, "HTTP/1.1 and HTTP/1.0 are spoken here")
-        if message.method == "CONNECT":
-            raise BadRequest(501, "no tunnels are made here")
-        if len(message.headers.get("Content-Length", "")) > 18:
-            raise BadRequest(413, "the body is over any limit")
-        return message._replace(upgrade=False) if message.upgrade else message
-
-
-class HttpConnection(RequestHandler):
+class HttpConnection(FrontEndConnection):
     """One client."""
 
-    __slots__ = ("_deaf", "_eof", "_front", "_held", "_late", "_lingers", "_slow", "_unsent",
-                 "_wire", "caller")  # fmt: skip
-
-    def __init__(self, front: HttpServer, server: web.Server) -> None:
-        loop = asyncio.get_running_loop()
-        super().__init__(
-            server,
-            loop=loop,
-            keepalive_timeout=front.timing.idle,
-            access_log=None,  # type: ignore[arg-type]
-            lingering_time=0,
-            read_bufsize=READ_AHEAD,
-        )
-        self._max_msg_queue_size, self._msg_queue_resume_size = QUEUE, QUEUE // 2
-        self._parser = RequestParser(
-            self,
-            loop,
-            READ_AHEAD,
-            max_line_size=LINE_LIMIT,
-            max_field_size=LINE_LIMIT,
-            max_headers=HEADER_LIMIT + 2,  # it counts the request line and the empty one
-            payload_exception=RequestPayloadError,
-            auto_decompress=False,
-            max_msg_queue_size=QUEUE,
-        )
+    def __init__(self, server: HttpFrontEnd) -> None:
+        super().__init__(server)
+        self._front = server
+        self._reader = RequestReader(server.max_body)
+        self._request: HttpRequest | None = None  # under way
+        self._refusal: BadRequest | None = None  # to be sent after the answer to that one
+        self._last = False  # the answer to the request under way is the last one
+        self._phase: Phase | None = None
+        self._scheduled = False  # _continue runs in the next turn of the loop
+        self._full = False  # reading is paused
         self.caller = b""
-        self._front = front
-        self._wire: asyncio.Transport | None = None
-        self._held = 0  # bytes of ours in front.held
-        self._unsent = 0  # bytes of ours in front.unsent
-        self._late: asyncio.TimerHandle | None = None  # the rest of a head must be there
-        self._slow: asyncio.TimerHandle | None = None  # STEP bytes must be taken
-        self._deaf = False  # what comes in is thrown away
-        self._eof = False  # the client sends no more
-        self._lingers = False  # the last response is written
+        """Whom the services see."""
+        self.on_lost: Callable[[], object] | None = None
+        """Cancels the request under way."""
 
-    # ---------------------------------------------------------- the transport
+    @property
+    def busy(self) -> bool:
+        """Whether a request is under way."""
+        return self._request is not None
+
+    # --------------------------------------------------------------- asyncio
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """asyncio: a client is there."""
+        """asyncio: a client has connected."""
         super().connection_made(transport)
-        front, wire = self._front, cast(asyncio.Transport, transport)
-        self._wire = wire
-        wire.set_write_buffer_limits(high=0)  # "paused" then means: not all is sent
-        peer = wire.get_extra_info("peername")
+        cast(asyncio.Transport, transport).set_write_buffer_limits(high=0)  # one reply at a time
+        peer = transport.get_extra_info("peername")
         self.caller = f"http:{peer[0]}".encode() if isinstance(peer, tuple) else b"http:local"
-        front.connections.add(self)
-        if len(front.connections) > front.max_connections:
-            self.refuse(503, f"{front.max_connections} connections are open already")
+        self._enter(Phase.IDLE)
+        if len(self._front.connections) > self._front.max_connections:
+            limit = self._front.max_connections
+            self._refuse(BadRequest(503, f"{limit} connections are open already"))
 
-    def connection_lost(self, exc: BaseException | None) -> None:
-        """asyncio: the client is gone; aiohttp cancels its handler."""
+    def connection_lost(self, exc: Exception | None) -> None:
+        """asyncio: the connection is closed: cancel the request under way."""
         super().connection_lost(exc)
-        self._wire = None
-        self._watch_head(0)
-        self._count_unsent(0)
-        self._front.connections.discard(self)
+        self._request = None
+        if self.on_lost is not None:
+            self.on_lost()
+            self.on_lost = None
 
     def data_received(self, data: bytes) -> None:
-        """asyncio: bytes from the client (aiohttp: none, to go on with what it has)."""
-        if self._deaf:
-            return
-        count = self._request_count
-        super().data_received(data)
-        parser = cast(RequestParser | None, self._parser)
-        if parser is None:  # the connection is over
-            return
-        if self._request_count != count and self._late is not None:
-            self._late.cancel()  # that one is complete; the next has its own time
-            self._late = None
-        if self._messages and isinstance(self._messages[-1][0], _ErrInfo):
-            self._deaf = True
-            self._watch_head(0)
-        elif parser._tail or parser._lines:
-            self._watch_head(len(parser._tail) + sum(map(len, parser._lines)))
-        elif self._held:
-            self._watch_head(0)
+        """asyncio: bytes from the client."""
+        if not self._deaf:
+            self._reader.feed(data)
+            self._advance()
 
-    def eof_received(self) -> bool:  # type: ignore[override]
-        """asyncio: the client sends no more; it still gets its replies."""
+    def eof_received(self) -> bool:
+        """asyncio: the client sends no more."""
         self._eof = True
-        parser = cast(RequestParser, self._parser)
-        if self._lingers:
+        if self._deaf and not self.busy:
             return False
-        if parser._payload_parser is not None:
-            error = RequestPayloadError("the request ends before its end")
-            parser._payload_parser.payload.set_exception(error)
-        elif self._held:
-            self.refuse(400, "the request ends before its end")
-        self._end_if_done()
+        self._advance()
         return True
 
-    def _end_if_done(self) -> None:
-        """Once all requests of a client that sends no more are under way, let the last end it."""
-        if self._eof and not self._messages:
-            if self._waiter is not None:
-                self.force_close()
-            self.close()
+    def resume_writing(self) -> None:
+        """asyncio: the client has read everything."""
+        super().resume_writing()
+        self._schedule()
 
-    # --------------------------------------------------------------- requests
+    # -------------------------------------------------------------- requests
 
-    def _watch_head(self, held: int) -> None:
-        """So many bytes wait for the rest of their request's headers (or for a place to go)."""
-        parser, front = cast(RequestParser, self._parser), self._front
-        front.held += held - self._held
-        self._held = held
-        partial = held and len(self._messages) < QUEUE
-        if not partial and self._late is not None:
-            self._late.cancel()
-            self._late = None
-        if front.held > front.held_limit and held:
-            self.refuse(503, "too many requests are half sent")
-        elif partial:
-            start = (parser._lines or [parser._tail])[0].lstrip(b"\r")[:1]
-            if start and not TOKENRE.match(start.decode("latin-1")):
-                self.refuse(400, "this is not HTTP")
-            elif held > HEAD_LIMIT:
-                self.refuse(431, f"the headers are over the limit of {HEAD_LIMIT} bytes")
-            elif self._late is None:
-                self.keep_alive(True)  # it is not idle any more
-                self._late = self._loop.call_later(
-                    front.timing.header,
-                    self.refuse,
-                    408,
-                    "the request line and headers did not come in time",
-                )
+    def _schedule(self) -> None:
+        """Advance in the next turn of the loop."""
+        if not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._continue)
+
+    def _continue(self) -> None:
+        self._scheduled = False
+        self._advance()
+
+    def _advance(self) -> None:
+        """Start the next request, if the one before is answered and the next is complete."""
+        if self._transport is None or self._deaf:
+            return
+        if self.busy or self._paused:
+            self._watch()
+            return
+        reader = self._reader
+        try:
+            request = reader.next()
+            if request is None and self._eof and not reader.more:
+                reader.end()
+        except BadRequest as error:
+            self._refuse(error)
+            return
+        if request is not None:
+            self._request = request
+            self._watch()
+            self._front.handle(self, request)
+        elif self._eof and not reader.more:
+            self._transport.close()
+        else:
+            self._watch()
+
+    def _watch(self) -> None:
+        """Count what is held, set the deadline, and stop or resume reading."""
+        reader, transport = self._reader, self._transport
+        held = reader.held
+        if held != self._held:
+            self._count_held(held)
+        if held > 0 and self._front.bounds.held > self._front.held_limit:
+            self._refuse(BadRequest(503, "too many requests are half sent"))
+            return
+        waits = self.busy or self._paused
+        if waits:
+            self._enter(None)
+        elif reader.in_body:
+            self._enter(Phase.BODY)
+            if reader.expects_continue and not held and transport is not None:
+                reader.expects_continue = False
+                transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        else:
+            self._enter(Phase.HEAD if held else Phase.IDLE)
+        if reader.more and not waits:
+            self._schedule()
+        full = held > READ_AHEAD and (waits or reader.more)
+        if full is not self._full and transport is not None:
+            self._full = full
+            if full:
+                transport.pause_reading()
+            else:
+                transport.resume_reading()
+
+    def _enter(self, phase: Phase | None) -> None:
+        """Wait for something else from now on."""
+        if phase is not self._phase:
+            if self._phase is not None:
+                self._front.bounds.leave(self, self._phase)
+            if phase is not None:
+                self._front.bounds.enter(self, phase)
+            self._phase = phase
+
+    def expire(self, phase: Phase) -> None:
+        """Refuse a request that did not come in time; else see FrontEndConnection."""
+        if phase is Phase.HEAD:
+            self._refuse(BadRequest(408, "the request line and headers did not come in time"))
+        elif phase is Phase.BODY:
+            self._refuse(BadRequest(408, "the body did not come in time"))
+        else:
+            super().expire(phase)
+
+    # --------------------------------------------------------------- answers
+
+    def answer(self, reply: Reply, *extra: tuple[str, str], last: bool = False) -> None:
+        """Send the response to the request under way, with these headers added.
+
+        With ``last`` the connection ends after it.  Raises MessageError if the reply cannot be
+        sent; then nothing has happened.
+        """
+        request, transport = self._request, self._transport
+        if request is None or transport is None:
+            return
+        ends = last or self._last or not request.keep_alive
+        # What the client does not assume: HTTP/1.1 keeps connections, HTTP/1.0 closes them.
+        fate = "" if ends == request.old else "close" if ends else "keep-alive"
+        data = encode_response(reply, *extra, head=request.method == "HEAD", connection=fate)
+        self._request = self.on_lost = None
+        transport.write(data)
+        if self._refusal is not None:
+            self._refuse(self._refusal)
+        elif ends:
+            self._end()
+        elif self._reader.held or self._eof or self._paused:
+            self._schedule()
+        else:
+            self._enter(Phase.IDLE)
 
     def refuse(self, status: int, detail: str) -> None:
-        """Say what is wrong, after what is owed to earlier requests, and end the connection."""
-        if not self._deaf:
-            self._deaf = True
-            error = _ErrInfo(status, BadRequest(status, detail), detail)
-            self._messages.append((error, EMPTY_PAYLOAD))
-            if self._waiter is not None and not self._waiter.done():
-                self._waiter.set_result(None)
-            self._watch_head(0)
+        """Answer the request under way with a problem, and end the connection."""
+        self.answer(problem_of_status(status, detail), last=True)
 
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        """aiohttp: make the response to a request that was not understood, or to a fault of ours
-        (that is logged, and the connection ends without a word: the outcome is unknown)."""
-        lines = getattr(self._parser, "_lines", ())
-        if isinstance(exc, BadRequest):
-            status = exc.code
-        elif len(lines) > HEADER_LIMIT + 1 or (isinstance(exc, LineTooLong) and lines):
-            status = 431
-        elif isinstance(exc, LineTooLong):
-            status = 414
-        elif isinstance(exc, (HttpProcessingError, RequestPayloadError)):
-            status = 400
-        elif exc is not None:
-            raise exc
-        detail = getattr(exc, "message", "") or str(exc) or "the request is malformed"
-        if exc is not None and isinstance(exc.__cause__, HttpProcessingError):
-            detail = f"the body is malformed: {exc.__cause__.message}"
-        # The words may hold bytes of the client's.
-        detail = detail[:200].encode("ascii", "backslashreplace").decode()
-        response = to_response(problem_of_status(status, detail))
-        response.headers["Connection"] = "close"
-        response.force_close()
-        return response
+    def _refuse(self, error: BadRequest) -> None:
+        """Send a problem after what is owed to earlier requests, and end the connection."""
+        self._discard()
+        if self.busy:
+            self._refusal = error
+            if self._transport is not None:
+                self._transport.resume_reading()
+        elif self._transport is not None:
+            # The detail may hold bytes of the client's.
+            detail = str(error)[:200].encode("ascii", "backslashreplace").decode()
+            reply = problem_of_status(error.status, detail)
+            self._transport.write(encode_response(reply, connection="close"))
+            self._end()
 
-    # -------------------------------------------------------------- responses
+    def _end(self) -> None:
+        """End the connection once the client has its last response."""
+        self._discard()
+        if not self._eof:
+            self._linger()
+        elif self._transport is not None:
+            self._transport.close()
 
-    async def finish_response(
-        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
-    ) -> tuple[web.StreamResponse, bool]:
-        """aiohttp: send a response.  After the last one wait for the client to close: closing with
-        bytes of it unread could take the response from it."""
-        sent = await super().finish_response(request, resp, start_time)
-        if isinstance(resp, web.Response):
-            resp.body = None  # aiohttp keeps the response until the next one
-            resp.headers.clear()
-        if not resp.keep_alive and not self._eof and self._wire is not None:
-            self._deaf = self._lingers = True
-            self._watch_head(0)
-            self._wire.write_eof()
-            self._wire.resume_reading()
-            await asyncio.sleep(LINGER)  # cancelled when the client closes
-        self._end_if_done()
-        return sent
+    def _discard(self) -> None:
+        """Read nothing of what is here and what still comes."""
+        self._deaf = True
+        self._reader = RequestReader(self._front.max_body)
+        self._count_held(0)
+        self._enter(None)
 
-    def pause_writing(self) -> None:
-        """asyncio: the client does not take all that was written."""
-        super().pause_writing()
-        if self._wire is not None:
-            self._count_unsent(self._wire.get_write_buffer_size())
-            self._slow = self._loop.call_later(self._front.timing.body, self._expect_step)
-            if self._front.unsent > UNSENT_LIMIT:
-                self._wire.abort()
+    def start_stream(self, content_type: str) -> None:
+        """Begin a response that ends with the connection; ``write`` continues it."""
+        self._last = True
+        head = f"HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\nConnection: close\r\n\r\n"
+        self.write(head.encode())
 
-    def resume_writing(self) -> None:
-        """asyncio: all is written."""
-        super().resume_writing()
-        self._count_unsent(0)
+    def write(self, data: bytes) -> None:
+        """Send a part of a streamed response."""
+        if self._transport is not None:
+            self._transport.write(data)
 
-    def _expect_step(self) -> None:
-        """The client has had its time to take a reply: give it more if it took some."""
-        if self._wire is not None:
-            left = self._wire.get_write_buffer_size()
-            if left > self._unsent - STEP:
-                self._wire.abort()
-            else:
-                self._count_unsent(left)
-                self._slow = self._loop.call_later(self._front.timing.body, self._expect_step)
+    def finish(self) -> None:
+        """End the connection after the answer to the request under way."""
+        self._last = True
+        if not self.busy and not self._deaf and self._transport is not None:
+            self._transport.close()
 
-    def _count_unsent(self, unsent: int) -> None:
-        self._front.unsent += unsent - self._unsent
-        self._unsent = unsent
-        if self._slow is not None:
-            self._slow.cancel()
-            self._slow = None
 
-    def abort(self) -> None:
-        """End the connection now."""
-        if self._wire is not None:
-            self._wire.abort()
+class HttpFrontEnd(FrontEnd):
+    """Serves HTTP clients; a subclass answers their requests."""
+
+    def __init__(self, timing: Timing, max_body: int) -> None:
+        super().__init__(
+            {
+                Phase.IDLE: timing.idle,
+                Phase.HEAD: timing.header,
+                Phase.BODY: timing.body,
+                Phase.DRAIN: timing.body,
+            }
+        )
+        self.max_body = max_body
+        # Some descriptors must be left for links, the control socket and native clients.
+        self.max_connections = resource.getrlimit(resource.RLIMIT_NOFILE)[0] * 9 // 10
+
+    def connect(self) -> HttpConnection:
+        """Return the protocol of a new connection."""
+        self.bounds.start()
+        return HttpConnection(self)
+
+    @abstractmethod
+    def handle(self, connection: HttpConnection, request: HttpRequest) -> None:
+        """Answer a request, now or later, by ``connection.answer``."""
+
+    async def stop(self) -> None:
+        """Stop listening, and close all connections; responses under way get STOP_PATIENCE."""
+        for server in self._servers:
+            server.close()
+        for connection in tuple(self.connections):
+            connection.finish()
+        if self.connections:
+            self.empty.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(STOP_PATIENCE):
+                    await self.empty.wait()
+        await super().stop()
+        await asyncio.sleep(0)  # asyncio reports the end of a connection in its next turn

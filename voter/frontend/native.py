@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from enum import StrEnum
 from functools import partial
 from hashlib import blake2b
 from typing import cast
@@ -26,7 +25,7 @@ from guests.protocol import wire
 from guests.protocol.wire import FLAG_ONCE, FLAG_READ_ONLY, Decoder, Frame, FrameKind, encode
 from voter.core.dedup import session_scope
 from voter.core.events import Failure, Once, Release, SessionOpened
-from voter.frontend.bounds import HELD_LIMIT, LINGER, STEP, UNSENT_LIMIT, Bounds
+from voter.frontend.serving import FrontEnd, FrontEndConnection, Phase
 from voter.native_protocol import (
     NUMBERS_SIZE,
     SESSION_SIZE,
@@ -36,9 +35,8 @@ from voter.native_protocol import (
     encode_response,
 )
 from voter.runner import Opening, Runner, Verdict
-from voter.sockets import BACKLOG
 
-__all__ = ["NativeServer", "Phase"]
+__all__ = ["NativeServer"]
 
 WRITE_LIMIT = 64 << 20
 """Bytes of replies that a client may have unread: more, and its connection is ended."""
@@ -56,68 +54,48 @@ def _caller_of(transport: asyncio.Transport) -> bytes:
     return f"tcp:{peer[0]}".encode() if peer else b"unknown"
 
 
-class Phase(StrEnum):
-    """What a connection is waited for; it may be in several."""
-
-    OPENING = "opening"  # its OPEN (timing.header)
-    FRAME = "frame"  # the rest of a frame that has begun (timing.body)
-    DRAIN = "drain"  # to take STEP of its replies (timing.body)
-    LINGER = "linger"  # to close, after it was refused (LINGER)
-
-
-class NativeConnection(asyncio.Protocol):
+class NativeConnection(FrontEndConnection):
     """One client."""
 
     def __init__(self, server: NativeServer) -> None:
-        self._server = server
+        super().__init__(server)
+        self._native = server
         self._runner = server.runner
         self._decoder = Decoder()
-        self._transport: asyncio.Transport | None = None
         self._caller = b""
         self._opened = False
         self._session = b""
         self._opening = False  # a session
         self._out: list[bytes] = []
         self._in_flight: dict[int, int] = {}  # client's number: ticket
-        self._paused = False  # the client does not take its replies
         self._choked = False  # too many requests are under way
-        self._ending = False  # the client sends no more
-        self._refused = False  # what it sends is thrown away
-        self._held = 0  # bytes of ours in bounds.held
-        self._unsent = 0  # bytes of ours in bounds.unsent
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """asyncio: a client is there."""
-        self._transport = cast(asyncio.Transport, transport)
-        self._caller = _caller_of(self._transport)
-        self._server.connections.add(self)
+        """asyncio: a client has connected."""
+        super().connection_made(transport)
+        self._caller = _caller_of(cast(asyncio.Transport, transport))
         self._server.bounds.enter(self, Phase.OPENING)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """asyncio: the client is gone; what it asked for stays in the order."""
-        self._transport = None
+        """asyncio: the connection is closed; what the client has ordered stays in the order."""
+        super().connection_lost(exc)
         self._out.clear()
-        self._server.connections.discard(self)
-        for phase in Phase:
-            self._server.bounds.leave(self, phase)
-        self._count_held(0)
-        self._count_unsent(0)
         for ticket in self._in_flight.values():
             self._runner.cancel(ticket)
         self._in_flight.clear()
 
     def eof_received(self) -> bool:
         """asyncio: the client sends no more; it still gets its replies."""
-        if self._refused:
+        if self._deaf:
             return False
-        self._ending = True
-        self._server.bounds.leave(self, Phase.FRAME)
+        self._eof = True
+        self._server.bounds.leave(self, Phase.BODY)
         self._end_if_done()
         return True
 
     def data_received(self, data: bytes) -> None:
         """asyncio: bytes from the client."""
-        if self._refused:
+        if self._deaf:
             return
         frames = self._decoder.feed(data)
         for frame in frames:
@@ -138,27 +116,19 @@ class NativeConnection(asyncio.Protocol):
             self._watch_frame(new=bool(frames))
 
     def _over(self) -> bool:
-        return self._refused or self._transport is None
+        return self._deaf or self._transport is None
 
     def _watch_frame(self, *, new: bool) -> None:
         """A frame that has begun must be complete in time, and must not be one too many."""
         held, bounds = self._decoder.held, self._server.bounds
         if new or not held:
-            bounds.leave(self, Phase.FRAME)
+            bounds.leave(self, Phase.BODY)
         self._count_held(held)
         if held:
-            if bounds.held > HELD_LIMIT:
+            if bounds.held > self._server.held_limit:
                 self._refuse(0, Failure.OVERLOAD, "too many requests are half sent")
             elif not (self._paused or self._choked):
-                bounds.enter(self, Phase.FRAME)
-
-    def _count_held(self, held: int) -> None:
-        self._server.bounds.held += held - self._held
-        self._held = held
-
-    def _count_unsent(self, unsent: int) -> None:
-        self._server.bounds.unsent += unsent - self._unsent
-        self._unsent = unsent
+                bounds.enter(self, Phase.BODY)
 
     def _open(self, frame: Frame) -> None:
         version = int.from_bytes(frame.payload[:2])
@@ -168,7 +138,7 @@ class NativeConnection(asyncio.Protocol):
             return
         self._opened = True
         self._server.bounds.leave(self, Phase.OPENING)
-        self._send(encode(FrameKind.OPENED, 0, frame.seq, self._server.greeting))
+        self._send(encode(FrameKind.OPENED, 0, frame.seq, self._native.greeting))
 
     def _name_session(self, frame: Frame) -> None:
         """Go on with a session, or open one; whether there is such a one shows at its requests."""
@@ -218,7 +188,7 @@ class NativeConnection(asyncio.Protocol):
         )
         if number in self._in_flight:
             self._in_flight[number] = ticket
-        if len(self._in_flight) >= self._server.max_in_flight:
+        if len(self._in_flight) >= self._native.max_in_flight:
             self._choked = True
             self._set_reading()
 
@@ -235,7 +205,7 @@ class NativeConnection(asyncio.Protocol):
                 self._send(encode(FrameKind.RESPONSE, 0, number, payload))
         else:
             self._fail(number, verdict.failure, verdict.detail)
-        if self._choked and len(self._in_flight) < self._server.max_in_flight // 2:
+        if self._choked and len(self._in_flight) < self._native.max_in_flight // 2:
             self._choked = False
             self._set_reading()
 
@@ -243,16 +213,8 @@ class NativeConnection(asyncio.Protocol):
         """Say what is wrong and end the connection, in a way that lets the client read it."""
         self._fail(number, code, text)
         self.flush()
-        self._refused = True
-        for phase in Phase:
-            self._server.bounds.leave(self, phase)
         self._decoder.clear()
-        self._count_held(0)
-        if self._transport is not None:
-            # Closing now, with bytes of the client unread, could take the words from it.
-            self._server.bounds.enter(self, Phase.LINGER)
-            self._transport.write_eof()
-            self._transport.resume_reading()
+        self._linger()
 
     def _send(self, frame: bytes) -> None:
         if self._transport is not None:
@@ -263,33 +225,30 @@ class NativeConnection(asyncio.Protocol):
     def flush(self) -> None:
         """Write what has come together; end a client that never reads."""
         transport = self._transport
-        if transport is not None and self._out and not self._refused:
+        if transport is not None and self._out and not self._deaf:
             transport.write(b"".join(self._out))
             if self._paused:
                 self._count_unsent(transport.get_write_buffer_size())
-                if self._unsent > WRITE_LIMIT or self._server.bounds.unsent > UNSENT_LIMIT:
+                if self._unsent > WRITE_LIMIT:
                     transport.abort()
         self._out.clear()
         self._end_if_done()
 
     def pause_writing(self) -> None:
         """asyncio: the client does not read: take no more requests from it."""
-        self._paused = True
-        self._server.bounds.enter(self, Phase.DRAIN)
+        super().pause_writing()
         self._set_reading()
 
     def resume_writing(self) -> None:
         """asyncio: the client reads again."""
-        self._paused = False
-        self._server.bounds.leave(self, Phase.DRAIN)
-        self._count_unsent(0)
+        super().resume_writing()
         self._set_reading()
 
     def _set_reading(self) -> None:
-        if self._transport is None or self._ending or self._refused:
+        if self._transport is None or self._eof or self._deaf:
             return
         if self._paused or self._choked:
-            self._server.bounds.leave(self, Phase.FRAME)  # it is not its fault now
+            self._server.bounds.leave(self, Phase.BODY)  # it is not its fault now
             self._transport.pause_reading()
         else:
             self._transport.resume_reading()
@@ -297,37 +256,29 @@ class NativeConnection(asyncio.Protocol):
 
     def _end_if_done(self) -> None:
         busy = self._in_flight or self._opening or self._out
-        if self._ending and not busy and self._transport is not None:
+        if self._eof and not busy and self._transport is not None:
             self._transport.close()
 
     def expire(self, phase: Phase) -> None:
-        """The limit of a phase is over."""
-        transport = self._transport
-        if transport is None:
-            return
+        """Refuse what did not come in time; else see FrontEndConnection."""
         if phase is Phase.OPENING:
             self._refuse(0, "protocol", "no OPEN came in time")
-        elif phase is Phase.FRAME:
+        elif phase is Phase.BODY:
             self._refuse(0, "protocol", "a frame was begun and not ended in time")
-        elif phase is Phase.DRAIN and transport.get_write_buffer_size() <= self._unsent - STEP:
-            self._count_unsent(transport.get_write_buffer_size())
-            self._server.bounds.enter(self, Phase.DRAIN)
         else:
-            transport.abort()
-
-    def abort(self) -> None:
-        """End the connection now."""
-        if self._transport is not None:
-            self._transport.abort()
+            super().expire(phase)
 
 
-class NativeServer:
+class NativeServer(FrontEnd):
     """Serves native clients on any number of listening sockets."""
 
     def __init__(self, runner: Runner) -> None:
+        timing = runner.config.timing
+        super().__init__(
+            {Phase.OPENING: timing.header, Phase.BODY: timing.body, Phase.DRAIN: timing.body}
+        )
         self.runner = runner
         self.max_in_flight = runner.config.max_in_flight
-        self.connections: set[NativeConnection] = set()
         self.greeting = msgspec.json.encode(
             OpenedPayload(
                 protocol=wire.PROTOCOL,
@@ -338,31 +289,12 @@ class NativeServer:
                 session_window=runner.config.limits.session_window,
             )
         )
-        timing = runner.config.timing
-        limits = {
-            Phase.OPENING: timing.header,
-            Phase.FRAME: timing.body,
-            Phase.DRAIN: timing.body,
-            Phase.LINGER: LINGER,
-        }
-        self.bounds: Bounds[NativeConnection, Phase] = Bounds(limits, NativeConnection.expire)
-        self._servers: list[asyncio.Server] = []
 
     async def serve(self, sock: socket.socket) -> None:
         """Serve one listening socket."""
-        loop = asyncio.get_running_loop()
-        if sock.family == socket.AF_UNIX:
-            server = await loop.create_unix_server(lambda: NativeConnection(self), sock=sock)
-        else:
-            server = await loop.create_server(lambda: NativeConnection(self), sock=sock)
-        sock.listen(BACKLOG)  # asyncio has set its own 100, which is also what it accepts in one go
-        self._servers.append(server)
+        await super().serve(sock)
         self.bounds.start()
 
-    async def stop(self) -> None:
-        """Close the listening sockets and all connections."""
-        for server in self._servers:
-            server.close()
-        for connection in tuple(self.connections):
-            connection.abort()
-        self.bounds.stop()
+    def connect(self) -> NativeConnection:
+        """Return the protocol of a new connection."""
+        return NativeConnection(self)

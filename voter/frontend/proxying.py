@@ -8,14 +8,16 @@ vote on (Date, Server, Via, how it was voted, the connection's fate) is added.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterable, Sequence
-
-from aiohttp import web
+from email.utils import formatdate
+from functools import lru_cache
+from http import HTTPStatus
 
 from guests.protocol.message import REASONS, MessageError, Reply
 from voter.core.events import Release
 
-__all__ = ["HOP_BY_HOP", "canonical_request", "origin_form", "to_response", "vote_header"]
+__all__ = ["HOP_BY_HOP", "canonical_request", "encode_response", "origin_form", "vote_header"]
 
 HOP_BY_HOP = frozenset(
     {
@@ -36,7 +38,9 @@ HOP_BY_HOP = frozenset(
 _TAKEN = frozenset(name.encode() for name in HOP_BY_HOP) | {b"content-length"}
 _OURS = HOP_BY_HOP | {"content-length", "idempotency-replayed", "trivisor-vote"}
 """Headers of a reply that the front end decides on, whatever the service says."""
-_NO_BODY = frozenset({204, 205, 304})
+_NO_LENGTH = frozenset({204, 304})
+_NO_BODY = _NO_LENGTH | {205}
+_PHRASES = {status.value: status.phrase for status in HTTPStatus} | REASONS
 _ABSOLUTE = re.compile(r"https?://([^/?#]+)(.*)", re.IGNORECASE)
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
@@ -66,11 +70,10 @@ def canonical_request(
 ) -> bytes:
     """Return the bytes that go to the replicas.
 
-    What ``guests.protocol.message.encode_request`` would make of the same parts, but the parser
-    has already
-    checked them.  ``authority``, if there is one, takes the place of Host (RFC 9112 section 3.2.2).
+    They are what ``guests.protocol.message.encode_request`` makes of the same parts, which the
+    parser has already checked.  Names of ``headers`` are in lower case.  ``authority``, if there is
+    one, takes the place of Host (RFC 9112, section 3.2.2).
     """
-    headers = [(name.lower(), value) for name, value in headers]
     taken = _TAKEN
     for name, value in headers:
         if name == b"connection":
@@ -101,37 +104,43 @@ def vote_header(release: Release, of: int, names: Sequence[str]) -> tuple[str, s
     return "Trivisor-Vote", f"{value}; seq={release.seq}"
 
 
-def to_response(reply: Reply, *extra: tuple[str, str]) -> web.Response:
-    """Return the response that a reply is sent as, with these headers besides.
+def encode_response(
+    reply: Reply, *extra: tuple[str, str], head: bool = False, connection: str = ""
+) -> bytes:
+    """Return the bytes of the response that a reply is sent as, with these headers added.
 
-    The names of ``reply``'s headers are in lower case.  aiohttp adds the length, Date and what
-    becomes of the connection.  Raises MessageError for a header that cannot be sent.
+    ``head``: it answers HEAD; ``connection``: the value of Connection.  The names of ``reply``'s
+    headers are in lower case.  Raises MessageError for a header that cannot be sent.
     """
+    status, body = reply.status, reply.body
     taken: frozenset[str] = _OURS
     for name, value in reply.headers:
         if name == "connection":
             taken = taken | {option.strip().lower() for option in value.split(",")}
-    headers = [(name, _sent(value)) for name, value in reply.headers if name not in taken]
-    if not any(name == "server" for name, _ in headers):
+    headers = [header for header in reply.headers if header[0] not in taken]
+    for _, value in headers:
+        if not value.isprintable() and _CONTROL.search(value):
+            raise MessageError("a control character in a header")
+    names = {name for name, _ in headers}
+    if "server" not in names:
         headers.append(("Server", "trivisor"))
-    return web.Response(
-        status=reply.status,
-        reason=REASONS.get(reply.status),
-        body=None if reply.status in _NO_BODY else reply.body,
-        headers=[*headers, ("Via", "1.1 trivisor"), *extra],
-    )
+    if "date" not in names:
+        headers.append(("Date", _date(int(time.time()))))
+    if status in _NO_BODY:
+        body = b""
+    elif body and "content-type" not in names:
+        headers.append(("Content-Type", "application/octet-stream"))
+    headers += [("Via", "1.1 trivisor"), *extra]
+    # A reply to HEAD without a body does not say how long the body would have been.
+    if status not in _NO_LENGTH and (body or not head):
+        headers.append(("Content-Length", str(len(body))))
+    if connection:
+        headers.append(("Connection", connection))
+    lines = [f"{name}: {value}\r\n" for name, value in headers]
+    start = f"HTTP/1.1 {status} {_PHRASES.get(status, '')}\r\n{''.join(lines)}\r\n"
+    return start.encode("latin-1") + (b"" if head else body)
 
 
-def _sent(value: str) -> str:
-    """A header's value so that aiohttp, which writes UTF-8, writes the bytes that were voted for.
-
-    They are changed if they are not UTF-8: Latin-1 becomes UTF-8.  Raises MessageError.
-    """
-    if value.isascii() and value.isprintable():
-        return value
-    if _CONTROL.search(value):
-        raise MessageError("a control character in a header")
-    try:
-        return value.encode("latin-1").decode("utf-8")
-    except UnicodeDecodeError:
-        return value
+@lru_cache(maxsize=1)
+def _date(second: int) -> str:
+    return formatdate(second, usegmt=True)

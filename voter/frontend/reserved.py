@@ -47,7 +47,7 @@ class Reserved:
 
     def _ready(self, query: str) -> Reply:
         engine = self._runner.engine
-        standing = engine.standing
+        standing = engine.status
         takes = standing in ("ready", "degraded")
         headers: tuple[tuple[str, str], ...] = (_TEXT, _UNCACHED)
         body = f"{standing}\n".encode()

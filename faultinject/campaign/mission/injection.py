@@ -14,8 +14,8 @@ from deploy.machine.guest import Guest
 from faultinject.campaign.mission.voters import MissionVoter, VoterGone
 from faultinject.campaign.records import HitResult, MissionPlan
 from faultinject.faults import Injection
-from faultinject.faults.acts import apply
-from faultinject.faults.site import Applied, NotApplied, Site
+from faultinject.faults.injection import inject
+from faultinject.faults.site import ActiveFault, NotApplied, Site
 
 __all__ = ["Repairs", "FaultInjections"]
 
@@ -36,7 +36,7 @@ class FaultInjections:
     def __init__(self, site: Site, plan: MissionPlan) -> None:
         self._site = site
         self._plan = plan
-        self._done: dict[int, tuple[Injection, Applied | None, str, float]] = {}
+        self._done: dict[int, tuple[Injection, ActiveFault | None, str, float]] = {}
         self._at = -1
         self.repairs: Repairs | None = None
 
@@ -46,9 +46,9 @@ class FaultInjections:
             await self.repairs.settled(REPAIR_WAIT)
         self._at = hit.at
         began = time.perf_counter()
-        applied: Applied | None = None
+        applied: ActiveFault | None = None
         try:
-            applied = await apply(hit, self._site)
+            applied = await inject(hit, self._site)
             words = applied.proof
         except NotApplied as error:
             words = error.reason
@@ -69,7 +69,7 @@ class FaultInjections:
                     target=hit.target,
                     kind=hit.kind,
                     applied=applied is not None,
-                    used=None if applied is None else await applied.used(),
+                    used=None if applied is None else await applied.activated(),
                     proof=words,
                     seconds=taken,
                 )

@@ -23,7 +23,7 @@ from faultinject.history.workload import KEY, WorkloadCall, mixed_calls, signed_
 from guests.function import sign
 from guests.protocol.message import Reply, encode_request
 from voter.client import READ_ONLY_METHODS, Client
-from voter.errors import NotExecuted, RequestError
+from voter.client.errors import NotExecuted, RequestError
 
 __all__ = ["DirectTarget", "MissionTrace", "Mission", "Response", "Target", "VotedTarget"]
 

@@ -56,8 +56,8 @@ from faultinject.services import FRAIL, poisoned
 from guests.image import COMMAND_LINE, Overlay, add_overlay, build_image
 from voter.address import parse_address
 from voter.client import Client
+from voter.client.errors import RequestError
 from voter.core.vote import Policy
-from voter.errors import RequestError
 
 __all__ = ["Station", "StationLost"]
 

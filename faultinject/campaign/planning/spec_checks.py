@@ -28,7 +28,7 @@ POISONED = "poisoned"
 """The service with the planted bug (``faultinject/services/poisoned.py``), by name or path."""
 MOST = 10_000_000
 """Missions of a part of a campaign, at most."""
-_PLACES = {FaultLayer.FUNCTION: "guest", FaultLayer.MOVED: "host"}
+_PLACES = {FaultLayer.FUNCTION: "guest", FaultLayer.RELOCATED: "host"}
 """Where the station must have the function for faults of these layers."""
 MOST_FLIPS = 10_000_000
 """Flips of a mission in each guest, at most."""

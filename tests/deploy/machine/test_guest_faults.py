@@ -18,9 +18,10 @@ from deploy.machine.domain_xml import domain_xml
 from deploy.machine.guest import Guest
 from deploy.machine.states import GuestState
 from faultinject.faults import Injection
-from faultinject.faults.acts import Applied, NotApplied, apply
+from faultinject.faults.injection import inject
 from faultinject.faults.proxy import ProxiedLink
 from faultinject.faults.registers import flip_registers
+from faultinject.faults.site import ActiveFault, NotApplied
 from tests.deploy.conftest import Booted
 from tests.deploy.greeting import answers
 
@@ -57,8 +58,8 @@ async def site(booted: Booted) -> AsyncIterator[RealSite]:
     await asyncio.gather(*(guest.put_back(120) for guest in booted.node.guests.values()))
 
 
-async def strike(site: RealSite, kind: str, target: str = "g1", **more: int) -> Applied:
-    return await apply(Injection(target=target, kind=kind, at=0, **{"seed": 1, **more}), site)
+async def strike(site: RealSite, kind: str, target: str = "g1", **more: int) -> ActiveFault:
+    return await inject(Injection(target=target, kind=kind, at=0, **{"seed": 1, **more}), site)
 
 
 def state_of(guest: Guest) -> GuestState:
@@ -159,7 +160,7 @@ async def test_flips_of_memory_are_seen_by_the_guest_and_gone_with_its_snapshot(
         assert int(said.split(":")[1], 16) == after[place]
     assert sum((before[at] ^ after[at]).bit_count() for at in changed) == 300
     assert "300 of 300 flipped bits read back" in applied.proof
-    assert await applied.used() is None
+    assert await applied.activated() is None
     await guest.put_back(120)
     assert await answers(guest)
 

@@ -64,5 +64,5 @@ def test_what_a_spare_has_imported_is_all_that_a_voter_needs() -> None:
     words = [sys.executable, "-c", code]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
     loaded = set(done.stdout.split())
-    assert {"voter.runner", "voter.journal", "aiohttp.web", "voter.frontend.http"} <= loaded
+    assert {"voter.runner", "voter.journal", "h11", "voter.frontend.http"} <= loaded
     assert not {"libvirt", "structlog", "deploy.supervisor.supervisor"} & loaded

@@ -27,8 +27,8 @@ from faultinject.faults.injector import FaultInjector
 from guests.protocol.message import encode_request
 from tests.deploy.fake_node import FakeNode
 from voter.client import Client
+from voter.client.errors import NotExecuted, RequestError
 from voter.commands.terminal import CommandError, ExitCode
-from voter.errors import NotExecuted, RequestError
 
 
 class Running:

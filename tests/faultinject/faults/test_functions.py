@@ -1,4 +1,4 @@
-"""The planted function and its switch: in a guest's RAM (a file here), and in F's process."""
+"""The planted function and its switch, in a guest's RAM (a file here) and in F's process."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from pathlib import Path
 import pytest
 
 from faultinject.campaign.mission.host_function import HostFunction
-from faultinject.faults import CATALOGUE, FaultLayer, Injection
-from faultinject.faults.acts import NotApplied, apply
-from faultinject.faults.catalogue import offered_on_nodes
+from faultinject.faults import Injection
 from faultinject.faults.functions import pages_of_ram
+from faultinject.faults.injection import inject
+from faultinject.faults.site import NotApplied
 from faultinject.history.workload import KEY
 from faultinject.services import FRAIL, frail
-from guests.function import AUTHENTICATION, NO, REFUSAL, YES, load_function, sign
+from guests.function import AUTHENTICATION, load_function, sign
+from guests.protocol.function import NO, YES
 from guests.protocol.message import Request, encode_request
 from guests.protocol.wire import Decoder, FrameKind, encode
-from tests.faultinject.faults.test_acts import FakeSite
+from tests.faultinject.faults.test_injection import FakeSite
 
 __all__: list[str] = []
 
@@ -47,52 +48,52 @@ def hit(kind: str, target: str = "g1") -> Injection:
 
 
 def plant(ram: Path, at: int = 5) -> None:
-    """A switch on a page of its own, among pages that look much like one."""
+    """Write a switch page among pages that resemble one."""
     page = bytearray(frail.SIZE)
     page[: len(frail.HEAD)] = frail.HEAD
     page[frail.TAIL_AT : frail.TAIL_AT + len(frail.TAIL)] = frail.TAIL
     memory = bytearray(frail.SIZE * 16)
-    memory[frail.SIZE + 16 : frail.SIZE + 48] = frail.HEAD  # a copy on its way
-    memory[2 * frail.SIZE : 2 * frail.SIZE + 32] = frail.HEAD  # a page that is none
+    memory[frail.SIZE + 16 : frail.SIZE + 48] = frail.HEAD  # not at the start of a page
+    memory[2 * frail.SIZE : 2 * frail.SIZE + 32] = frail.HEAD  # without the second mark
     memory[at * frail.SIZE : (at + 1) * frail.SIZE] = page
     ram.write_bytes(memory)
 
 
-async def test_the_switch_is_found_thrown_and_read_back_in_one_guest(scratch: Path) -> None:
+async def test_switch_is_set_in_one_guest_only(scratch: Path) -> None:
     site = FunctionSite(scratch)
     for name in site.names:
         plant(site.machine(name).ram_file())
-    applied = await apply(hit("function-hang", "g2"), site)
+    applied = await inject(hit("function-hang", "g2"), site)
     assert "f in g2, at 0x5000 of its RAM: never answers" in applied.proof
     switch = {name: site.machine(name).ram[5 * frail.SIZE + frail.MODE] for name in site.names}
     assert switch == {"g1": frail.SOUND, "g2": frail.HANGS, "g3": frail.SOUND}
-    assert await applied.used() is False
+    assert await applied.activated() is False
     with site.machine("g2").ram_file().open("r+b") as file:
         file.seek(5 * frail.SIZE + frail.MET)
         file.write(b"\x01")
-    assert await applied.used() is True
+    assert await applied.activated() is True
     site.machine("g2").ram_file().unlink()
-    assert await applied.used() is None
+    assert await applied.activated() is None
 
 
-async def test_without_a_planted_function_it_is_no_fault(scratch: Path) -> None:
+async def test_fault_is_not_applied_without_a_planted_function(scratch: Path) -> None:
     site = FunctionSite(scratch)
     with pytest.raises(NotApplied, match="no planted function in g1's memory"):
-        await apply(hit("function-crash"), site)
+        await inject(hit("function-crash"), site)
     ram = site.machine("g1").ram_file()
     plant(ram)
     ram.write_bytes(ram.read_bytes() * 2)
     assert len(list(pages_of_ram(ram))) == 2
     with pytest.raises(NotApplied, match="2 planted functions"):
-        await apply(hit("function-crash"), site)
+        await inject(hit("function-crash"), site)
     for kind in ("host-function-kill", "host-function-admit"):
         with pytest.raises(NotApplied, match="no F on the host"):
-            await apply(hit(kind, "function"), site)
-        with pytest.raises(NotApplied, match="hits the function, not g1"):
-            await apply(hit(kind), site)
+            await inject(hit(kind, "function"), site)
+        with pytest.raises(NotApplied, match="is for the function, not g1"):
+            await inject(hit(kind), site)
 
 
-def test_holes_in_the_memory_stay_holes(scratch: Path) -> None:
+def test_search_allocates_no_pages_in_a_sparse_ram(scratch: Path) -> None:
     ram = scratch / "ram"
     with ram.open("wb") as file:
         file.truncate(64 << 20)
@@ -106,14 +107,14 @@ def test_holes_in_the_memory_stay_holes(scratch: Path) -> None:
     assert ram.stat().st_blocks == before
 
 
-def test_a_sound_planted_function_is_the_shipped_one() -> None:
+def test_planted_function_equals_the_shipped_one_by_default() -> None:
     planted, shipped = load_function(str(FRAIL), KEY), load_function(AUTHENTICATION, KEY)
     for data in (SIGNED, UNSIGNED, encode_request("GET", "/b", [sign(KEY, "GET", "/a")])):
         request = Request.decode(data)
         assert planted.admits(request) == shipped.admits(request)
 
 
-# A function in a process of its own: its switch is thrown as from outside, through its memory.
+# A function in a process; the test sets its switch through the process's memory.
 CHILD = """
 import sys
 from pathlib import Path
@@ -151,7 +152,7 @@ class ChildSite(FunctionSite):
 @pytest.mark.parametrize(
     ("kind", "said"), [("host-function-admit", "True\n"), ("host-function-refuse", "False\n")]
 )
-async def test_a_process_says_what_its_switch_has_it_say(
+async def test_switch_decides_the_answers_of_a_process(
     scratch: Path, child: subprocess.Popen[str], kind: str, said: str
 ) -> None:
     def ask(request: bytes) -> str:
@@ -161,10 +162,10 @@ async def test_a_process_says_what_its_switch_has_it_say(
         return child.stdout.readline()
 
     assert (ask(SIGNED), ask(UNSIGNED)) == ("True\n", "False\n")
-    applied = await apply(hit(kind, "function"), ChildSite(scratch, child.pid))
-    assert await applied.used() is False
+    applied = await inject(hit(kind, "function"), ChildSite(scratch, child.pid))
+    assert await applied.activated() is False
     assert (ask(SIGNED), ask(UNSIGNED)) == (said, said)
-    assert await applied.used() is True
+    assert await applied.activated() is True
 
 
 async def ask(function: HostFunction, request: bytes, seconds: float = 20.0) -> bytes:
@@ -179,7 +180,7 @@ async def ask(function: HostFunction, request: bytes, seconds: float = 20.0) -> 
         writer.close()
 
 
-async def test_f_of_a_station_is_hit_and_made_anew(scratch: Path) -> None:
+async def test_host_function_is_broken_and_renewed(scratch: Path) -> None:
     function = HostFunction(scratch / "f")
     site = FunctionSite(scratch, function)
     try:
@@ -187,20 +188,20 @@ async def test_f_of_a_station_is_hit_and_made_anew(scratch: Path) -> None:
         first = function.pid
         assert (await ask(function, SIGNED), await ask(function, UNSIGNED)) == (YES, NO)
         await function.renew()
-        assert function.pid == first, "a sound one stays"
-        applied = await apply(hit("host-function-admit", "function"), site)
+        assert function.pid == first, "a correct one stays"
+        applied = await inject(hit("host-function-admit", "function"), site)
         assert await ask(function, UNSIGNED) == YES
-        assert await applied.used() is True
+        assert await applied.activated() is True
         function.dirty = True
         await function.renew()
         assert await ask(function, UNSIGNED) == NO
-        applied = await apply(hit("host-function-hang", "function"), site)
+        applied = await inject(hit("host-function-hang", "function"), site)
         with pytest.raises(TimeoutError):
             await ask(function, SIGNED, 0.5)
         await applied.undo()
         assert await ask(function, SIGNED) == YES
         pid = function.pid
-        await apply(hit("host-function-kill", "function"), site)
+        await inject(hit("host-function-kill", "function"), site)
         await gone(lambda: function.pid)
         await function.renew()
         assert function.pid not in (None, pid)
@@ -212,12 +213,12 @@ async def test_f_of_a_station_is_hit_and_made_anew(scratch: Path) -> None:
 
 async def gone(pid: Callable[[], int | None]) -> None:
     async with asyncio.timeout(10):
-        while pid() is not None:  # noqa: ASYNC110 - asyncio reaps it in its own time
+        while pid() is not None:  # noqa: ASYNC110 - asyncio reaps it asynchronously
             await asyncio.sleep(0.01)
 
 
-def test_an_agent_whose_f_fails_has_it_after_a_restart_too(scratch: Path) -> None:
-    """The switch outlives an incarnation: the agent's processes share its page."""
+def test_switch_survives_a_restart_of_the_service(scratch: Path) -> None:
+    """The agent's processes share the switch's page."""
     key = scratch / "key"
     key.write_text(KEY.hex())
     words = [sys.executable, "-m", "guests.agent", "--stdio", "--service", "static"]
@@ -227,7 +228,7 @@ def test_an_agent_whose_f_fails_has_it_after_a_restart_too(scratch: Path) -> Non
         try:
             assert b"ready" in agent.stderr.readline()
             site = ChildSite(scratch, agent.pid)  # the parent's memory, not the incarnation's
-            asyncio.run(apply(hit("host-function-admit", "function"), site))
+            asyncio.run(inject(hit("host-function-admit", "function"), site))
             children = Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split()
             for _ in range(2):
                 [child] = children
@@ -254,10 +255,3 @@ def switch_of(memory: Path, maps: Path) -> int:
                 if page.startswith(frail.HEAD):
                     return page[frail.MODE]
     return -1
-
-
-def test_kinds_of_the_function_are_for_campaigns_only() -> None:
-    layers = {fault.layer for fault in CATALOGUE.values()}
-    assert {FaultLayer.FUNCTION, FaultLayer.MOVED} <= layers
-    assert not [kind for kind in offered_on_nodes() if "function" in kind]
-    assert REFUSAL.startswith(b"HTTP/1.1 401")

@@ -1,4 +1,4 @@
-"""Lies: what they change, what they leave as it is, and that they depend on the seed alone."""
+"""Lies: what they change, what they leave unchanged, and that they are functions of the seed."""
 
 from __future__ import annotations
 
@@ -33,26 +33,26 @@ def to_bytes(items: list[Frame]) -> bytes:
     return b"".join(encode(f.kind, f.epoch, f.seq, f.payload, f.flags) for f in items)
 
 
-def cut(data: bytes, places: list[int]) -> list[bytes]:
+def split(data: bytes, places: list[int]) -> list[bytes]:
     points = sorted({place % (len(data) + 1) for place in places} | {0, len(data)})
     return [data[a:b] for a, b in pairwise(points)]
 
 
-def test_the_catalogue_and_the_lies_agree() -> None:
+def test_every_link_fault_is_a_lie() -> None:
     assert {k for k, fault in CATALOGUE.items() if fault.layer is FaultLayer.LINK} == set(KINDS)
 
 
-def test_an_unknown_lie_is_an_error_that_lists_the_kinds() -> None:
+def test_unknown_lie_is_an_error_that_lists_the_kinds() -> None:
     with pytest.raises(ValueError, match="corrupt-reply"):
         make("nonsense", b"")
 
 
 @given(frames, st.lists(st.integers(0, 2**32)), st.binary(max_size=8))
-def test_a_corrupted_reply_differs_in_one_byte_and_has_a_right_checksum(
+def test_corrupted_reply_differs_in_one_byte_and_has_a_valid_checksum(
     items: list[Frame], places: list[int], seed: bytes
 ) -> None:
     lie, decoder = CorruptReply(seed), Decoder()
-    got = [f for piece in cut(to_bytes(items), places) for f in decoder.feed(lie.feed(piece))]
+    got = [f for piece in split(to_bytes(items), places) for f in decoder.feed(lie.feed(piece))]
     assert (decoder.damaged, decoder.skipped) == (0, 0)
     assert len(got) == len(items)
     for before, after in zip(items, got, strict=True):
@@ -69,7 +69,7 @@ def test_a_corrupted_reply_differs_in_one_byte_and_has_a_right_checksum(
     assert lie.count == sum(f.kind == FrameKind.REPLY for f in items)
 
 
-def test_the_body_of_an_http_reply_is_what_is_corrupted() -> None:
+def test_corrupted_http_reply_differs_in_its_body() -> None:
     head, body = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n", b"blue"
     for seq in range(50):
         (frame,) = Decoder().feed(
@@ -79,7 +79,7 @@ def test_the_body_of_an_http_reply_is_what_is_corrupted() -> None:
         assert frame.payload != head + body
 
 
-def test_what_is_said_depends_on_seed_and_number_alone() -> None:
+def test_corrupted_reply_is_a_function_of_seed_and_number() -> None:
     data = encode(FrameKind.REPLY, 1, 7, b"HTTP/1.1 200 OK\r\n\r\nsomething longer")
     assert CorruptReply(b"a").feed(data) == CorruptReply(b"a").feed(data)
     assert len({CorruptReply(bytes([seed])).feed(data) for seed in range(20)}) > 10
@@ -87,8 +87,8 @@ def test_what_is_said_depends_on_seed_and_number_alone() -> None:
 
 @pytest.mark.parametrize("kind", FRAME_LIES)
 @given(st.data())
-def test_a_lie_begins_and_ends_at_frames(kind: str, data: st.DataObject) -> None:
-    """Whatever passes before and after it is whole, however the stream is cut."""
+def test_lie_begins_and_ends_at_frame_boundaries(kind: str, data: st.DataObject) -> None:
+    """The frames before and after it are whole, for any partition of the stream."""
     items = data.draw(frames)
     stream = to_bytes(items)
     first = data.draw(st.integers(0, len(stream)))
@@ -104,13 +104,13 @@ def test_a_lie_begins_and_ends_at_frames(kind: str, data: st.DataObject) -> None
 
 
 @given(st.binary(max_size=300), st.sampled_from(sorted(KINDS)))
-def test_any_bytes_at_all_are_taken(data: bytes, kind: str) -> None:
+def test_any_bytes_are_accepted(data: bytes, kind: str) -> None:
     lie = make(kind, b"seed")
     lie.feed(data)
     lie.end()
 
 
-def test_stale_replies_say_what_the_first_one_said() -> None:
+def test_stale_replies_repeat_the_first_one() -> None:
     lie = make("stale-reply", b"")
     stream = b"".join(encode(FrameKind.REPLY, 1, seq, b"%d" % seq) for seq in (1, 2, 3))
     got = Decoder().feed(lie.feed(stream))
@@ -126,7 +126,7 @@ def test_replies_are_dropped_or_renumbered() -> None:
     assert [f.seq for f in Decoder().feed(make("wrong-seq", b"").feed(stream))] == [0, 6]
 
 
-def test_a_flood_comes_instead_of_each_reply_under_numbers_nobody_gave() -> None:
+def test_flood_replaces_each_reply_by_unrequested_ones() -> None:
     lie = make("flood", b"seed")
     stream = encode(FrameKind.PONG, 1, 0) + encode(FrameKind.REPLY, 1, 5, b"x")
     got = Decoder().feed(lie.feed(stream))
@@ -136,7 +136,7 @@ def test_a_flood_comes_instead_of_each_reply_under_numbers_nobody_gave() -> None
     assert got == Decoder().feed(make("flood", b"seed").feed(stream))
 
 
-def test_a_delay_changes_nothing_and_says_how_late() -> None:
+def test_delay_changes_no_bytes_and_returns_delays() -> None:
     lie = Delay(b"seed")
     assert lie.feed(b"as it is") == b"as it is"
     late = [lie.late() for _ in range(100)]
@@ -147,7 +147,7 @@ def test_a_delay_changes_nothing_and_says_how_late() -> None:
     assert late == [other.late() for _ in range(100)]
 
 
-def test_garbage_is_put_in_and_nothing_is_taken_out() -> None:
+def test_garbage_is_inserted_and_nothing_removed() -> None:
     lie = Garbage(b"seed")
     data = encode(FrameKind.PONG, 1, 0)
     out = lie.feed(data)
@@ -158,11 +158,9 @@ def test_garbage_is_put_in_and_nothing_is_taken_out() -> None:
 
 @pytest.mark.parametrize("kind", [k for k in KINDS if CATALOGUE[k].fails])
 @given(st.binary(max_size=200), st.integers(1, 2**32), st.binary(min_size=8, max_size=8))
-def test_a_lie_that_fails_by_construction_lets_no_right_reply_through(
+def test_failing_lie_passes_on_no_correct_reply(
     kind: str, payload: bytes, seq: int, seed: bytes
 ) -> None:
-    """Whoever asks gets no reply, or a wrong one, or is told of another number: also past the
-    voter.
-    """
+    """The client gets no reply, a wrong one, or one with another number, even without a voter."""
     said = Decoder().feed(make(kind, seed).feed(encode(FrameKind.REPLY, 1, seq, payload)))
     assert all((frame.seq, frame.payload) != (seq, payload) for frame in said)

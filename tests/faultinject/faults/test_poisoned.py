@@ -1,4 +1,4 @@
-"""The planted bug: kv's answers until it is met, then wrong ones, the same in every replica."""
+"""The planted bug: kv's replies until it is triggered, then wrong ones, equal in all replicas."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from faultinject.faults.shared import poison_request
+from faultinject.faults.common_causes import poison_request
 from faultinject.services import PLANTED
 from faultinject.services.poisoned import CRASHES, LIES, SIGN, STATUS
 from guests.protocol.message import encode_request
@@ -23,14 +23,14 @@ def ask(service: Service, seq: int, method: str, target: str, body: bytes = b"")
     return answer(service, request, Context(seq, 0, bytes(8), "test"))
 
 
-def test_until_the_bug_is_met_it_is_kv_byte_for_byte() -> None:
+def test_replies_equal_those_of_kv_until_the_bug_is_triggered() -> None:
     ours, right = POISONED(), KeyValue()
     for seq, (method, target, body, *_) in enumerate(CHECK_REQUESTS):
         assert ask(ours, seq, method, target, body) == ask(right, seq, method, target, body)
     assert b"".join(ours.snapshot()) == b"".join(right.snapshot())
 
 
-def test_once_it_is_met_every_reply_is_wrong_and_all_replicas_err_alike() -> None:
+def test_triggered_bug_makes_every_reply_wrong_in_the_same_way() -> None:
     one, two, right = POISONED(), POISONED(), KeyValue()
     calls = [poison_request("poison", 9), *((m, t, b) for m, t, b, *_ in CHECK_REQUESTS)]
     for seq, (method, target, body) in enumerate(calls):
@@ -41,7 +41,7 @@ def test_once_it_is_met_every_reply_is_wrong_and_all_replicas_err_alike() -> Non
     assert b"".join(one.snapshot()) == b"".join(right.snapshot())
 
 
-def test_a_service_that_was_restored_has_the_bug_as_well_or_not() -> None:
+def test_bug_is_restored_with_the_state() -> None:
     ill, well = POISONED(), POISONED()
     ask(ill, 1, *poison_request("poison", 1))
     well.restore(b"".join(ill.snapshot()))
@@ -50,7 +50,7 @@ def test_a_service_that_was_restored_has_the_bug_as_well_or_not() -> None:
     assert SIGN.encode() not in ask(well, 3, "GET", "/kv/a")
 
 
-def test_the_other_bug_ends_the_process() -> None:
+def test_crash_bug_ends_the_process() -> None:
     code = (
         "from faultinject.services.poisoned import *\n"
         "from guests.protocol.message import Request\n"

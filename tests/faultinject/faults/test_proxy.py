@@ -1,4 +1,4 @@
-"""The proxy on real unix sockets: transparent, bounded, cut from both sides, lying when told to."""
+"""The proxy on real unix sockets: it relays, bounds what it holds, ends both sides, and lies."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class Bench:
-    """A proxy with one link, and a guest's side to talk to."""
+    """A proxy with one link, and a substitute for the guest's side."""
 
     def __init__(self, directory: Path) -> None:
         self.voter_side = str(directory / "g1.lie")
@@ -44,7 +44,7 @@ class Bench:
         self.open.append(voter[1])
         return voter, await self.accepted.get()
 
-    def tell(self, **command: str) -> dict[str, Any]:
+    def command(self, **command: str) -> dict[str, Any]:
         answer = self.proxy.answer(json.dumps(command).encode())
         assert answer["ok"], answer
         return dict(answer["links"]["g1"])
@@ -52,7 +52,7 @@ class Bench:
 
 @pytest_asyncio.fixture
 async def bench(scratch: Path) -> AsyncIterator[Bench]:
-    """Give a running proxy; everything is closed afterwards."""
+    """Yield a running proxy; close everything afterwards."""
     it = Bench(scratch)
     guest = await asyncio.start_unix_server(it.accept, it.guest_side)
     started, stop = asyncio.Event(), asyncio.Event()
@@ -68,7 +68,7 @@ async def bench(scratch: Path) -> AsyncIterator[Bench]:
             await writer.wait_closed()
 
 
-async def test_bytes_pass_both_ways_unchanged(bench: Bench) -> None:
+async def test_bytes_are_relayed_unchanged_in_both_directions(bench: Bench) -> None:
     (voter_in, voter_out), (guest_in, guest_out) = await bench.connect()
     data = bytes(range(256)) * 20_000
 
@@ -84,7 +84,7 @@ async def test_bytes_pass_both_ways_unchanged(bench: Bench) -> None:
     assert there.result() == back.result() == data
 
 
-async def test_what_is_held_for_a_reader_that_does_not_read_is_bounded(bench: Bench) -> None:
+async def test_buffer_is_bounded_when_the_reader_does_not_read(bench: Bench) -> None:
     (_, voter_out), _ = await bench.connect()
     loop, sock = asyncio.get_running_loop(), socket.socket(socket.AF_UNIX)
     voter_out.close()
@@ -103,21 +103,21 @@ async def test_what_is_held_for_a_reader_that_does_not_read_is_bounded(bench: Be
 
 
 @pytest.mark.parametrize("end", ["voter", "guest"])
-async def test_an_end_on_one_side_is_an_end_on_the_other(bench: Bench, end: str) -> None:
+async def test_end_of_one_side_ends_the_other(bench: Bench, end: str) -> None:
     voter, guest = await bench.connect()
     here, there = (voter, guest) if end == "voter" else (guest, voter)
-    here[1].write(b"last words may be lost, the end may not")
+    here[1].write(b"the last bytes may be lost, the end may not")
     here[1].close()
     with contextlib.suppress(ConnectionError):
         await there[0].read(-1)
     assert there[0].at_eof() or there[0].exception() is not None
-    # The next connection is served: the guest's side is free again.
+    # The guest's side accepts the next connection.
     (voter_in, _), (_, guest_out) = await bench.connect()
     guest_out.write(b"again")
     assert await voter_in.readexactly(5) == b"again"
 
 
-async def test_without_a_guest_the_voter_sees_an_end_at_once(bench: Bench) -> None:
+async def test_voter_sees_the_end_at_once_without_a_guest(bench: Bench) -> None:
     Path(bench.guest_side).unlink()
     reader, writer = await asyncio.open_unix_connection(bench.voter_side)
     bench.open.append(writer)
@@ -126,7 +126,7 @@ async def test_without_a_guest_the_voter_sees_an_end_at_once(bench: Bench) -> No
             assert await reader.read() == b""
 
 
-async def test_it_lies_from_when_it_is_told_until_it_is_told_to_relay(bench: Bench) -> None:
+async def test_proxy_lies_from_one_command_to_the_next(bench: Bench) -> None:
     (voter_in, voter_out), (guest_in, guest_out) = await bench.connect()
     decoder, payload = Decoder(), b"HTTP/1.1 200 OK\r\n\r\nblue"
 
@@ -138,21 +138,21 @@ async def test_it_lies_from_when_it_is_told_until_it_is_told_to_relay(bench: Ben
                 return frame.payload
 
     assert await hear(1) == payload
-    assert bench.tell(do="lie", link="g1", kind="corrupt-reply", seed="00")["count"] == 0
+    assert bench.command(do="lie", link="g1", kind="corrupt-reply", seed="00")["count"] == 0
     assert await hear(2) != payload
-    status = bench.tell(do="status")
+    status = bench.command(do="status")
     assert (status["kind"], status["count"], status["connected"]) == ("corrupt-reply", 1, True)
-    bench.tell(do="relay", link="g1")
+    bench.command(do="relay", link="g1")
     assert await hear(3) == payload
     assert decoder.skipped == decoder.damaged == 0
-    # The voter's own bytes are never touched.
-    bench.tell(do="lie", link="g1", kind="garbage", seed="00")
+    # The voter's own bytes never change.
+    bench.command(do="lie", link="g1", kind="garbage", seed="00")
     voter_out.write(encode(FrameKind.PING, 9, 0))
     assert Decoder().feed(await guest_in.read(65536))[0].kind == FrameKind.PING
 
 
-async def test_a_lie_outlives_the_connection(bench: Bench) -> None:
-    bench.tell(do="lie", link="g1", kind="garbage", seed="01")
+async def test_lie_outlives_the_connection(bench: Bench) -> None:
+    bench.command(do="lie", link="g1", kind="garbage", seed="01")
     (voter_in, _), (_, guest_out) = await bench.connect()
     guest_out.write(b"x")
     assert len(await voter_in.read(100)) > 1
@@ -170,14 +170,14 @@ async def test_a_lie_outlives_the_connection(bench: Bench) -> None:
         b'{"do": "lie", "link": "g1", "kind": "garbage", "seed": "zz"}\n',
     ],
 )
-async def test_a_wrong_command_is_answered_and_changes_nothing(bench: Bench, line: bytes) -> None:
+async def test_invalid_command_is_answered_and_changes_nothing(bench: Bench, line: bytes) -> None:
     answer = bench.proxy.answer(line)
     assert not answer["ok"]
     assert answer["error"]
-    assert bench.tell(do="status")["kind"] is None
+    assert bench.command(do="status")["kind"] is None
 
 
-async def test_the_control_socket_answers_line_by_line(bench: Bench) -> None:
+async def test_control_socket_answers_each_line(bench: Bench) -> None:
     reader, writer = await asyncio.open_unix_connection(bench.control)
     bench.open.append(writer)
     writer.write(b'{"do": "status"}\n{"do": "nonsense"}\n')
@@ -185,7 +185,7 @@ async def test_the_control_socket_answers_line_by_line(bench: Bench) -> None:
     assert not json.loads(await reader.readline())["ok"]
 
 
-def test_as_a_process_it_says_ready_and_ends_when_asked(scratch: Path) -> None:
+def test_process_prints_ready_and_ends_on_sigterm(scratch: Path) -> None:
     words = [sys.executable, "-m", "faultinject.faults.proxy", "--control", str(scratch / "c")]
     words += ["--link", "g1", str(scratch / "v"), str(scratch / "g")]
     with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE) as process:
@@ -196,76 +196,70 @@ def test_as_a_process_it_says_ready_and_ends_when_asked(scratch: Path) -> None:
         assert process.wait(10) == 0
 
 
-def test_as_a_process_it_says_why_it_cannot_start(scratch: Path) -> None:
-    words = [
-        sys.executable,
-        "-m",
-        "faultinject.faults.proxy",
-        "--control",
-        str(scratch / "no" / "c"),
-    ]
+def test_process_prints_why_it_cannot_start(scratch: Path) -> None:
+    words = [sys.executable, "-m", "faultinject.faults.proxy", "--control", str(scratch / "no/c")]
     words += ["--link", "g1", str(scratch / "v"), str(scratch / "g")]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=30)
     assert done.returncode == 1
     assert "No such file" in done.stderr
 
 
-async def test_only_the_guests_words_are_late(
+async def test_delay_affects_the_guests_bytes_only(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Delay, "SHORTEST", 60.0)
     monkeypatch.setattr(Delay, "LONGEST", 60.0)
     (_, voter_out), (guest_in, _) = await bench.connect()
-    assert bench.tell(do="lie", link="g1", kind="delay", seed="01")["count"] == 0
+    assert bench.command(do="lie", link="g1", kind="delay", seed="01")["count"] == 0
     voter_out.write(b"asked")
     async with asyncio.timeout(30):
         assert await guest_in.readexactly(5) == b"asked"
 
 
-async def test_what_is_late_comes_whole_in_order_and_late(bench: Bench) -> None:
+async def test_delayed_pieces_arrive_complete_in_order_and_late(bench: Bench) -> None:
     (voter_in, _), (_, guest_out) = await bench.connect()
-    bench.tell(do="lie", link="g1", kind="delay", seed="01")
+    bench.command(do="lie", link="g1", kind="delay", seed="01")
     loop = asyncio.get_running_loop()
     began, sent = loop.time(), b""
     for number in range(5):
         guest_out.write(b"%d" % number)
         await guest_out.drain()
         sent += b"%d" % number
-        await asyncio.sleep(0.01)  # so that they are pieces of their own
+        await asyncio.sleep(0.01)  # so that each is a separate piece
     assert await voter_in.readexactly(5) == sent
     assert loop.time() - began >= Delay.SHORTEST
-    assert bench.tell(do="status")["count"] >= 2
+    assert bench.command(do="status")["count"] >= 2
 
 
-async def test_what_is_still_on_its_way_comes_at_once_when_the_delay_ends(
+async def test_delayed_pieces_arrive_at_once_when_the_delay_ends(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Delay, "SHORTEST", 60.0)
     monkeypatch.setattr(Delay, "LONGEST", 60.0)
     (voter_in, _), (_, guest_out) = await bench.connect()
-    bench.tell(do="lie", link="g1", kind="delay", seed="02")
+    bench.command(do="lie", link="g1", kind="delay", seed="02")
     guest_out.write(b"late")
     await asyncio.sleep(0.02)
-    bench.tell(do="relay", link="g1")
+    bench.command(do="relay", link="g1")
     guest_out.write(b" and not")
     async with asyncio.timeout(30):
         assert await voter_in.readexactly(12) == b"late and not"
 
 
-async def test_a_delay_holds_a_bounded_lot_and_loses_nothing(bench: Bench) -> None:
+async def test_delay_bounds_what_it_holds_and_loses_nothing(bench: Bench) -> None:
     (voter_in, _), (_, guest_out) = await bench.connect()
-    bench.tell(do="lie", link="g1", kind="delay", seed="03")
+    bench.command(do="lie", link="g1", kind="delay", seed="03")
     data = bytes(range(256)) * 8_000
     guest_out.write(data)
     got = await asyncio.wait_for(voter_in.readexactly(len(data)), 20)
     assert got == data
 
 
-async def test_a_link_that_ends_takes_what_is_late_with_it(bench: Bench) -> None:
+async def test_delayed_pieces_are_dropped_when_the_link_ends(bench: Bench) -> None:
     (voter_in, _), (_, guest_out) = await bench.connect()
-    bench.tell(do="lie", link="g1", kind="delay", seed="04")
+    bench.command(do="lie", link="g1", kind="delay", seed="04")
     guest_out.write(b"late")
     await asyncio.sleep(0.02)
     guest_out.transport.abort()
     assert await voter_in.read() == b""
-    bench.tell(do="relay", link="g1")
+    bench.command(do="relay", link="g1")

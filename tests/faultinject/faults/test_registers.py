@@ -1,4 +1,4 @@
-"""The debug stub's protocol, against a stub of our own; the real one is in test_guest_faults."""
+"""The debug stub's protocol with a substitute stub; test_guest_faults uses the real one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from faultinject.faults.registers import (
 
 
 class FakeStub:
-    """Answers packets as QEMU does; ``spoil`` makes it do one thing wrong."""
+    """Answers packets as QEMU does; ``spoil`` names the one thing it does wrong."""
 
     def __init__(self, spoil: str = "") -> None:
         self.spoil = spoil
@@ -67,7 +67,7 @@ async def run(stub: FakeStub, path: Path, seed: int, dose: int) -> list[str]:
 
 
 @pytest.mark.parametrize("dose", [1, 5])
-async def test_just_the_drawn_bits_are_flipped_and_the_processor_let_go(
+async def test_only_the_drawn_bits_are_flipped_and_the_processor_continues(
     scratch: Path, dose: int
 ) -> None:
     stub = FakeStub()
@@ -85,19 +85,21 @@ async def test_just_the_drawn_bits_are_flipped_and_the_processor_let_go(
 
 @pytest.mark.parametrize(
     "spoil, words",
-    [("forgets", "did not keep"), ("refuses", "does not take 'G': E22"), ("checksum", "damaged")],
+    [("forgets", "do not hold"), ("refuses", "rejects 'G': E22"), ("checksum", "damaged")],
 )
-async def test_what_is_not_read_back_is_an_error(scratch: Path, spoil: str, words: str) -> None:
+async def test_flip_is_an_error_when_it_is_not_read_back(
+    scratch: Path, spoil: str, words: str
+) -> None:
     with pytest.raises(StubError, match=words):
         await run(FakeStub(spoil), scratch / "s", 1, 1)
 
 
-async def test_no_stub_at_all_is_an_error(scratch: Path) -> None:
+async def test_missing_stub_is_an_error(scratch: Path) -> None:
     with pytest.raises(StubError, match="No such file"):
         await flip_registers(scratch / "none", 1)
 
 
 @pytest.mark.parametrize("dose", [0, 17 * 64 + 1])
-def test_a_dose_that_cannot_be_is_refused(dose: int) -> None:
+def test_invalid_dose_is_an_error(dose: int) -> None:
     with pytest.raises(ValueError, match="1 to 1088 flips"):
         draw_flip(1, dose)

@@ -20,8 +20,7 @@ from voter.address import Address, connect
 from voter.client import Client
 from voter.client import client as client_module
 from voter.client import connection as dialogue
-from voter.core.events import Failure
-from voter.errors import (
+from voter.client.errors import (
     ConnectionFailed,
     KeyReused,
     NotExecuted,
@@ -32,6 +31,7 @@ from voter.errors import (
     TimedOut,
     TooLarge,
 )
+from voter.core.events import Failure
 from voter.native_protocol import OpenedPayload, decode_numbers, encode_failure, encode_response
 
 REFUSALS = (Failure.NOT_EXECUTED, Failure.OVERLOAD)

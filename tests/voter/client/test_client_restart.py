@@ -18,7 +18,7 @@ from guests.protocol.message import Reply, encode_request
 from tests.voter.http_client import HttpClient, Response
 from tests.voter.node import EXEC_KV
 from voter.client import Client
-from voter.errors import ConnectionFailed
+from voter.client.errors import ConnectionFailed
 
 ROOT = Path(__file__).parents[3]
 WORKERS = 8

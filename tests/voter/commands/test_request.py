@@ -9,9 +9,9 @@ from click.testing import CliRunner, Result
 
 from tests.voter.conftest import Nodes
 from tests.voter.node import Node, until
+from voter.client.errors import NotExecuted
 from voter.commands.request import request
 from voter.commands.terminal import ExitCode
-from voter.errors import NotExecuted
 
 
 async def run(node: Node, *words: str) -> Result:

@@ -356,7 +356,7 @@ class Node:
         for replica in self.replicas:
             self.connect(replica.index)
         self.run()
-        assert self.engine.standing == "ready"
+        assert self.engine.status == "ready"
         return self
 
     def heal(self) -> None:
@@ -470,26 +470,27 @@ class Node:
     def check_bounds(self) -> None:
         """Bounded: nothing grows past its limit; nothing stays of what is over."""
         engine, limits = self.engine, self.engine.limits
-        polls = engine._open.values()
-        unsettled = [poll for poll in polls if poll.value is None]
-        assert engine._unsettled == len(unsettled) <= limits.pending + 1
-        waiting = sum(len(event.request) for event in engine._waiting.values())
-        assert engine._pending_bytes == sum(poll.size for poll in unsettled) + waiting
-        assert engine._kept_bytes == sum(
-            len(value) for poll in polls for value in (poll.kept or {}).values()
+        polls = engine.polls.open.values()
+        unsettled = [poll for poll in polls if poll.winner is None]
+        assert engine.polls.unsettled == len(unsettled) <= limits.pending + 1
+        waiting = sum(len(event.request) for event in engine.throttle.held.values())
+        assert engine.polls.pending_bytes == sum(poll.size for poll in unsettled)
+        assert engine.throttle.held_bytes == waiting
+        assert engine.polls.reply_bytes == sum(
+            len(value) for poll in polls for value in (poll.long_replies or {}).values()
         )
-        assert engine._kept_bytes <= limits.ballot_bytes
-        assert engine.log.bytes == sum(entry.size for entry in engine.log._entries)
-        due = dict.fromkeys(engine._open, 0)
+        assert engine.polls.reply_bytes <= limits.ballot_bytes
+        assert engine.log.bytes == sum(entry.size for entry in engine.log)
+        due = dict.fromkeys(engine.polls.open, 0)
         for replica in engine.members:
             assert replica.outstanding_bytes == sum(size for _, size in replica.outstanding)
             assert (replica.epoch == 0) == (replica.state in (State.ABSENT, State.EXPELLED))
             for seq, _ in (*replica.outstanding, *replica.markers):
                 if seq in due:
                     due[seq] += 1
-        assert {seq: poll.due for seq, poll in engine._open.items()} == due
-        assert all(poll.value is None or poll.due for poll in polls)
-        assert set(engine._tickets) <= self.open
+        assert {seq: poll.due for seq, poll in engine.polls.open.items()} == due
+        assert all(poll.winner is None or poll.due for poll in polls)
+        assert set(engine.polls.tickets) <= self.open
         assert engine.members.active == tuple(
             r.index for r in engine.members if r.state is State.ACTIVE
         )
@@ -516,10 +517,10 @@ class Node:
     def check_idle(self) -> None:
         """Nothing is left once all is answered and everybody is back."""
         engine = self.engine
-        assert engine.standing == "ready", [(r.state, r.reason) for r in engine.members]
+        assert engine.status == "ready", [(r.state, r.reason) for r in engine.members]
         assert not self.open, "a request was never answered"
-        assert not engine._open
-        assert not engine._tickets
-        assert engine._unsettled == engine._pending_bytes == engine._kept_bytes == 0
+        assert not engine.polls.open
+        assert not engine.polls.tickets
+        assert engine.polls.unsettled == engine.polls.pending_bytes == engine.polls.reply_bytes == 0
         if engine.members.policy.compares:
             assert {replica.state for replica in self.replicas} == {self._state}

@@ -121,7 +121,7 @@ class Search:
         self.outcomes.add(tuple(replica.state for replica in node.engine.members))
         if self.fault == "corrupt":
             node.heal()  # what rots after the last marker is found at the next one
-        if node.engine.standing == "ready":
+        if node.engine.status == "ready":
             node.check_idle()
 
 
@@ -130,19 +130,19 @@ def fingerprint(node: Node) -> tuple[Any, ...]:
 
     Epochs are only compared, and time only matters for who is silent: both are left out.
     """
-    engine = node.engine
+    engine, marker = node.engine, node.engine.checkpoints.marker
     return (
         engine.log.seq,
         engine.log.checkpoint.seq,
-        tuple(entry.tag for entry in engine.log._entries),
-        engine._since_marker,
-        engine._mark and (engine._mark.seq, engine._mark.keeper, engine._mark.digest),
+        tuple(entry.tag for entry in engine.log),
+        engine.checkpoints.requests,
+        marker and (marker.seq, marker.keeper, marker.digest),
         tuple(
             (
-                poll.seq, tuple(poll.tickets), poll.value, poll.sent, poll.due,
+                poll.seq, tuple(poll.tickets), poll.winner, poll.sent, poll.due,
                 tuple(sorted(poll.ballots.items())),
             )
-            for poll in engine._open.values()
+            for poll in engine.polls.open.values()
         ),
         tuple(
             (

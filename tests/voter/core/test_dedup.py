@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from voter.core.dedup import KEPT_BYTES, NEW, SECOND, Finding, Table, key_scope, session_scope
+from voter.core.dedup import KEPT_BYTES, NEW, SECOND, DedupTable, Finding, key_scope, session_scope
 from voter.core.entries import Kept, Once
 from voter.core.limits import Limits
 
@@ -27,16 +27,16 @@ def key(text: bytes, caller: bytes = ME, request: bytes = b"request") -> Once:
     return Once(key_scope(caller), text, request)
 
 
-def make(**limits: Any) -> Table:
-    table = Table(Limits(**limits))
+def make(**limits: Any) -> DedupTable:
+    table = DedupTable(Limits(**limits))
     table.open(A, ME, 0)
     return table
 
 
-def execute(table: Table, once: Once, seq: int, reply: bytes = b"reply", at: int = 0) -> None:
+def execute(table: DedupTable, once: Once, seq: int, reply: bytes = b"reply", at: int = 0) -> None:
     """Order a request as the engine does, and settle it."""
-    assert table.look(once, ME, at) == NEW
-    table.note(once, ME, seq, at)
+    assert table.lookup(once, ME, at) == NEW
+    table.record(once, ME, seq, at)
     table.settle(once, reply)
 
 
@@ -46,14 +46,14 @@ def execute(table: Table, once: Once, seq: int, reply: bytes = b"reply", at: int
 @pytest.mark.parametrize("once", [native(1), key(b"k")])
 def test_a_request_is_new_then_pending_then_done(once: Once) -> None:
     table = make()
-    assert table.look(once, ME, 0) == NEW
-    table.note(once, ME, 7, 0)
-    found = table.look(once, ME, 0)
+    assert table.lookup(once, ME, 0) == NEW
+    table.record(once, ME, 7, 0)
+    found = table.lookup(once, ME, 0)
     assert (found.finding, found.seq) == (Finding.PENDING, 7)
     table.settle(once, b"reply")
     table.settle(once, b"another")  # of a replay, or late
-    table.note(once, ME, 7, 0)
-    found = table.look(once, ME, 0)
+    table.record(once, ME, 7, 0)
+    found = table.lookup(once, ME, 0)
     assert (found.finding, found.seq, found.reply) == (Finding.DONE, 7, b"reply")
 
 
@@ -64,45 +64,45 @@ def test_a_request_is_new_then_pending_then_done(once: Once) -> None:
 @pytest.mark.parametrize("settled", [False, True])
 def test_a_key_stands_for_one_request_only(first: Once, other: Once, settled: bool) -> None:
     table = make()
-    table.note(first, ME, 7, 0)
+    table.record(first, ME, 7, 0)
     if settled:
         table.settle(first, b"reply")
-    assert table.look(other, ME, 0).finding is Finding.REUSED
-    found = table.look(first, ME, 0)
+    assert table.lookup(other, ME, 0).finding is Finding.REUSED
+    found = table.lookup(first, ME, 0)
     assert found.finding is (Finding.DONE if settled else Finding.PENDING)
 
 
 def test_keys_belong_to_their_caller_and_sessions_too() -> None:
     table = make()
     execute(table, key(b"k"), 1)
-    assert table.look(key(b"k", b"http:other"), b"http:other", 0) == NEW
-    assert table.look(native(1), b"uid:1", 0).finding is Finding.EXPIRED
-    assert table.look(native(1, session=B), ME, 0).finding is Finding.EXPIRED
+    assert table.lookup(key(b"k", b"http:other"), b"http:other", 0) == NEW
+    assert table.lookup(native(1), b"uid:1", 0).finding is Finding.EXPIRED
+    assert table.lookup(native(1, session=B), ME, 0).finding is Finding.EXPIRED
 
 
 def test_the_window_of_a_session() -> None:
     table = make(session_window=4)
     for number in range(1, 5):
         execute(table, native(number), number)
-    assert table.look(native(0), ME, 0).finding is Finding.EXPIRED
-    assert "more than 4 after 0" in table.look(native(5), ME, 0).words
-    assert table.look(native(5, done=2), ME, 0) == NEW
-    assert table.look(native(2), ME, 0).finding is Finding.DONE, "a look moves nothing"
+    assert table.lookup(native(0), ME, 0).finding is Finding.EXPIRED
+    assert "more than 4 after 0" in table.lookup(native(5), ME, 0).detail
+    assert table.lookup(native(5, done=2), ME, 0) == NEW
+    assert table.lookup(native(2), ME, 0).finding is Finding.DONE, "a look moves nothing"
     execute(table, native(6, done=2), 6)
-    assert [table.look(native(n), ME, 0).finding for n in (1, 2)] == [Finding.EXPIRED] * 2
-    assert [table.look(native(n), ME, 0).finding for n in (3, 4)] == [Finding.DONE] * 2
-    assert table.look(native(5), ME, 0) == NEW, "they may come in any order"
+    assert [table.lookup(native(n), ME, 0).finding for n in (1, 2)] == [Finding.EXPIRED] * 2
+    assert [table.lookup(native(n), ME, 0).finding for n in (3, 4)] == [Finding.DONE] * 2
+    assert table.lookup(native(5), ME, 0) == NEW, "they may come in any order"
     assert table.size == 3 * (KEPT_BYTES + 5)
-    table.note(native(2**40, done=2**40 - 1), ME, 9, 0)
+    table.record(native(2**40, done=2**40 - 1), ME, 9, 0)
     assert table.size == KEPT_BYTES
 
 
 def test_a_floor_over_what_is_pending_is_the_clients_own_fault() -> None:
     table = make()
-    table.note(native(1), ME, 1, 0)
-    table.note(native(2, done=1), ME, 2, 0)
+    table.record(native(1), ME, 1, 0)
+    table.record(native(2, done=1), ME, 2, 0)
     table.settle(native(1), b"reply")
-    assert table.look(native(1), ME, 0).finding is Finding.EXPIRED
+    assert table.lookup(native(1), ME, 0).finding is Finding.EXPIRED
     table.settle(native(2), b"reply")
     table.open(B, ME, 2 * HOUR)
     assert table.sessions == 1, "nothing counts as pending for ever"
@@ -110,20 +110,20 @@ def test_a_floor_over_what_is_pending_is_the_clients_own_fault() -> None:
 
 def test_the_session_used_longest_ago_goes_first_but_none_that_waits() -> None:
     table = make(sessions=3)
-    table.note(native(1), ME, 1, 0)
+    table.record(native(1), ME, 1, 0)
     names = [bytes([n]) * 16 for n in range(4)]
     for name in names[:2]:
         table.open(name, ME, 0)
-    table.look(native(1, session=names[0]), ME, 0)
+    table.lookup(native(1, session=names[0]), ME, 0)
     table.open(names[2], ME, 0)
-    assert table.look(native(1, session=names[1]), ME, 0).finding is Finding.EXPIRED
-    assert table.look(native(1, session=names[0]), ME, 0) == NEW
-    assert table.look(native(1), ME, 0).finding is Finding.PENDING
+    assert table.lookup(native(1, session=names[1]), ME, 0).finding is Finding.EXPIRED
+    assert table.lookup(native(1, session=names[0]), ME, 0) == NEW
+    assert table.lookup(native(1), ME, 0).finding is Finding.PENDING
     table.settle(native(1), b"reply")
     for name in names[1:]:
         table.open(name, ME, 0)
     assert table.sessions == 3
-    assert table.look(native(1), ME, 0).finding is Finding.EXPIRED
+    assert table.lookup(native(1), ME, 0).finding is Finding.EXPIRED
     table.settle(native(1), b"reply")
 
 
@@ -131,52 +131,52 @@ def test_idle_sessions_and_old_keys_go_by_agreed_time() -> None:
     table = make(session_idle=3600.0, key_retention=7200.0)
     execute(table, native(1), 1)
     execute(table, key(b"k"), 2)
-    table.note(key(b"waits"), ME, 3, 0)
-    assert table.look(native(1), ME, HOUR - 1).finding is Finding.DONE
-    assert table.look(native(1), ME, 2 * HOUR - 1).finding is Finding.EXPIRED
-    assert table.look(key(b"k"), ME, 2 * HOUR - 1).finding is Finding.DONE
-    assert table.look(key(b"k"), ME, 2 * HOUR) == NEW
-    assert table.look(key(b"waits"), ME, 9 * HOUR).finding is Finding.PENDING
+    table.record(key(b"waits"), ME, 3, 0)
+    assert table.lookup(native(1), ME, HOUR - 1).finding is Finding.DONE
+    assert table.lookup(native(1), ME, 2 * HOUR - 1).finding is Finding.EXPIRED
+    assert table.lookup(key(b"k"), ME, 2 * HOUR - 1).finding is Finding.DONE
+    assert table.lookup(key(b"k"), ME, 2 * HOUR) == NEW
+    assert table.lookup(key(b"waits"), ME, 9 * HOUR).finding is Finding.PENDING
     execute(table, key(b"k"), 9, at=9 * HOUR)
-    assert table.look(key(b"k"), ME, 9 * HOUR).seq == 9
+    assert table.lookup(key(b"k"), ME, 9 * HOUR).seq == 9
     table.settle(key(b"waits"), b"reply")
-    table.look(key(b"k"), ME, 9 * HOUR)
+    table.lookup(key(b"k"), ME, 9 * HOUR)
     assert table.keys == 1
 
 
 def test_an_idle_session_stays_while_something_is_pending() -> None:
     table = make(session_idle=3600.0)
-    table.note(native(1), ME, 1, 0)
+    table.record(native(1), ME, 1, 0)
     table.open(B, ME, 2 * HOUR)
-    assert table.look(native(1), ME, 2 * HOUR).finding is Finding.PENDING
+    assert table.lookup(native(1), ME, 2 * HOUR).finding is Finding.PENDING
     table.settle(native(1), b"reply")
-    assert table.look(native(1), ME, 3 * HOUR - 1).finding is Finding.DONE
-    assert table.look(native(1), ME, 4 * HOUR).finding is Finding.EXPIRED
+    assert table.lookup(native(1), ME, 3 * HOUR - 1).finding is Finding.DONE
+    assert table.lookup(native(1), ME, 4 * HOUR).finding is Finding.EXPIRED
 
 
 def test_keys_of_several_callers_go_in_the_order_of_their_times_after_a_restart() -> None:
-    table = Table(Limits(key_retention=3600.0))
+    table = DedupTable(Limits(key_retention=3600.0))
     for at, (text, caller) in enumerate([(b"1", b"a"), (b"2", b"b"), (b"3", b"a")]):
-        table.note(key(text, caller), caller, at + 1, at * HOUR // 2)
+        table.record(key(text, caller), caller, at + 1, at * HOUR // 2)
         table.settle(key(text, caller), b"reply")
-    again = Table(Limits(key_retention=3600.0))
+    again = DedupTable(Limits(key_retention=3600.0))
     again.load(table.export())
-    assert again.look(key(b"2", b"b"), b"b", 3 * HOUR // 2) == NEW
-    assert again.look(key(b"3", b"a"), b"a", 3 * HOUR // 2).finding is Finding.DONE
+    assert again.lookup(key(b"2", b"b"), b"b", 3 * HOUR // 2) == NEW
+    assert again.lookup(key(b"3", b"a"), b"a", 3 * HOUR // 2).finding is Finding.DONE
 
 
 def test_keys_are_refused_when_there_are_too_many_and_never_dropped() -> None:
     table = make(keys=8)
     for number in range(2):
         execute(table, key(b"%d" % number), number + 1)
-    assert table.look(key(b"2"), ME, 0).finding is Finding.CROWDED, "a quarter for each caller"
+    assert table.lookup(key(b"2"), ME, 0).finding is Finding.CROWDED, "a quarter for each caller"
     for caller in (b"b", b"c", b"d"):
         for number in range(2):
-            table.note(key(b"%d" % number, caller), caller, 9, HOUR)
-    assert table.look(key(b"0", b"e"), b"e", 0).finding is Finding.CROWDED
-    assert table.look(key(b"0"), ME, HOUR).finding is Finding.DONE
-    assert table.look(key(b"2"), ME, 24 * HOUR) == NEW, "its own have been let go"
-    assert table.look(key(b"0", b"e"), b"e", 24 * HOUR) == NEW
+            table.record(key(b"%d" % number, caller), caller, 9, HOUR)
+    assert table.lookup(key(b"0", b"e"), b"e", 0).finding is Finding.CROWDED
+    assert table.lookup(key(b"0"), ME, HOUR).finding is Finding.DONE
+    assert table.lookup(key(b"2"), ME, 24 * HOUR) == NEW, "its own have been let go"
+    assert table.lookup(key(b"0", b"e"), b"e", 24 * HOUR) == NEW
 
 
 def test_replies_over_the_limit_cost_sessions_then_themselves() -> None:
@@ -185,30 +185,30 @@ def test_replies_over_the_limit_cost_sessions_then_themselves() -> None:
     execute(table, native(1), 1, bytes(700))
     execute(table, native(1, session=B), 2, bytes(3000))
     execute(table, key(b"k"), 3, bytes(3750))
-    assert table.look(native(1), ME, 0).finding is Finding.EXPIRED, "it was used longest ago"
-    assert table.look(native(1, session=B), ME, 0).finding is Finding.DONE
-    assert table.look(key(b"l", b"other"), b"other", 0) == NEW
-    table.note(native(2, session=B), ME, 4, 0)
+    assert table.lookup(native(1), ME, 0).finding is Finding.EXPIRED, "it was used longest ago"
+    assert table.lookup(native(1, session=B), ME, 0).finding is Finding.DONE
+    assert table.lookup(key(b"l", b"other"), b"other", 0) == NEW
+    table.record(native(2, session=B), ME, 4, 0)
     table.settle(native(2, session=B), bytes(2000))
-    found = table.look(native(2, session=B), ME, 0)
+    found = table.lookup(native(2, session=B), ME, 0)
     assert found.finding is Finding.EXPIRED
-    assert "too long" in found.words
+    assert "too long" in found.detail
     assert table.size <= 8000
     execute(table, key(b"m", b"other"), 5, bytes(1000))
-    assert table.look(native(1, session=B), ME, 0).finding is Finding.EXPIRED
-    assert table.look(key(b"n", b"third"), b"third", 0).finding is Finding.CROWDED, (
+    assert table.lookup(native(1, session=B), ME, 0).finding is Finding.EXPIRED
+    assert table.lookup(key(b"n", b"third"), b"third", 0).finding is Finding.CROWDED, (
         "half is for keys"
     )
-    again = Table(Limits(table_bytes=8000))
+    again = DedupTable(Limits(table_bytes=8000))
     again.load(table.export())
-    assert again.look(key(b"k"), ME, 0).finding is Finding.DONE
+    assert again.lookup(key(b"k"), ME, 0).finding is Finding.DONE
 
 
 def test_what_was_executed_and_has_no_reply_is_not_executed_again() -> None:
     table = make()
-    table.note(key(b"k"), ME, 1, 0)
+    table.record(key(b"k"), ME, 1, 0)
     table.settle(key(b"k"), None)
-    assert table.look(key(b"k"), ME, 0).finding is Finding.EXPIRED
+    assert table.lookup(key(b"k"), ME, 0).finding is Finding.EXPIRED
 
 
 # -------------------------------------------------- anything, in any order
@@ -235,7 +235,7 @@ STEPS = st.lists(
 )  # fmt: skip
 
 
-def by_scope(table: Table, over: int) -> dict[bytes, tuple[int, list[Kept]]]:
+def by_scope(table: DedupTable, over: int) -> dict[bytes, tuple[int, list[Kept]]]:
     """What is kept, but for keys that were settled and might have been let go by ``over``."""
     found = {}
     for base in table.export():
@@ -251,7 +251,7 @@ class Model:
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self.table = Table(limits)
+        self.table = DedupTable(limits)
         self.now = 0
         self.seq = 0
         self.opened: set[int] = set()
@@ -259,16 +259,16 @@ class Model:
         self.known: dict[tuple[bytes, bytes], tuple[bytes, int, int]] = {}  # print, seq, time
         self.replies: dict[int, bytes] = {}
         self.waiting: list[tuple[Once, int]] = []
-        self.journal: list[Callable[[Table], None]] = []
+        self.journal: list[Callable[[DedupTable], None]] = []
 
-    def do(self, entry: Callable[[Table], None]) -> None:
+    def do(self, entry: Callable[[DedupTable], None]) -> None:
         """Have the table take an entry of the journal."""
         self.journal.append(entry)
         entry(self.table)
 
     def restart(self, again: int, *, exact: bool) -> None:
         """Go on from a checkpoint; ``again``: so many entries that it holds already come again."""
-        before, self.table = self.table, Table(self.limits)
+        before, self.table = self.table, DedupTable(self.limits)
         self.table.load(before.export())
         assert self.table.export() == before.export()
         assert self.table.size == before.size
@@ -278,7 +278,7 @@ class Model:
         assert by_scope(self.table, over) == by_scope(before, over)
 
     def ask(self, once: Once, *, exact: bool) -> None:
-        found = self.table.look(once, ME, self.now)
+        found = self.table.lookup(once, ME, self.now)
         name = (once.scope, once.key)
         known = self.known.get(name)
         if known is not None and once.scope[:1] == b"k" and self.replies.get(known[1]) is not None:
@@ -294,7 +294,7 @@ class Model:
             self.known[name] = (once.fingerprint, self.seq, self.now)
             self.floors[once.scope] = max(self.floors.get(once.scope, 0), once.done)
             seq, now = self.seq, self.now
-            self.do(lambda table: table.note(once, ME, seq, now))
+            self.do(lambda table: table.record(once, ME, seq, now))
             self.waiting.append((once, self.seq))
         elif found.finding is Finding.DONE:
             assert known is not None
@@ -344,7 +344,7 @@ def test_nothing_is_ever_executed_twice(steps: list[tuple[Any, ...]], roomy: boo
             case "open", number:
                 model.opened.add(number)
                 name, now = bytes([number]) * 16, model.now
-                model.do(partial(Table.open, session=name, caller=ME, now_ns=now))
+                model.do(partial(DedupTable.open, session=name, caller=ME, now_ns=now))
             case "native", session, number, done, request:
                 name = bytes([session]) * 16
                 model.ask(native(number, done, name, b"%d" % request), exact=roomy)
@@ -355,7 +355,7 @@ def test_nothing_is_ever_executed_twice(steps: list[tuple[Any, ...]], roomy: boo
                 if model.waiting:
                     once, seq = model.waiting.pop(which % len(model.waiting))
                     model.replies[seq] = bytes(size)
-                    model.do(partial(Table.settle, once=once, reply=bytes(size), seq=seq))
+                    model.do(partial(DedupTable.settle, once=once, reply=bytes(size), seq=seq))
             case "wait", seconds:
                 model.now += seconds * SECOND
             case _, again:
@@ -365,12 +365,12 @@ def test_nothing_is_ever_executed_twice(steps: list[tuple[Any, ...]], roomy: boo
 
 def test_a_request_costs_no_more_when_much_is_kept() -> None:
     """Ten times as many sessions that all wait, or hold replies, are passed over only once."""
-    table = Table(Limits(sessions=2000))
+    table = DedupTable(Limits(sessions=2000))
     names = [number.to_bytes(16) for number in range(2000)]
     for seq, name in enumerate(names, start=1):
         table.open(name, ME, 0)
         if seq <= 1000:
-            table.note(native(1, session=name), ME, seq, 0)
+            table.record(native(1, session=name), ME, seq, 0)
     moves = 0
     order = table._sessions
 

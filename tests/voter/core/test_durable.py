@@ -11,10 +11,21 @@ from tests.voter.core.model import HANG, Node, apply, make_engine
 from voter.core import Engine, Limits, Policy
 from voter.core import events as ev
 from voter.core.dedup import session_scope
-from voter.core.durable import PLACES, Past
-from voter.core.entries import Base, Entry, Moved, Once, Opened, Places, Record, Settled, Void
+from voter.core.durability import RESERVED
+from voter.core.entries import (
+    Base,
+    Entry,
+    MembershipChange,
+    Once,
+    Opened,
+    Record,
+    SequenceReservation,
+    Settled,
+    Void,
+)
 from voter.core.events import Effect, Failure
 from voter.core.replica import State
+from voter.core.resume import Past
 
 LIMITS = Limits(hang=HANG, marker_every=5, checkpoint_bytes=1000)
 
@@ -113,7 +124,7 @@ class DurableNode(Node):
 def make_node(limits: Limits = LIMITS) -> DurableNode:
     node = DurableNode(limits)
     node.connect_all()
-    assert node.engine.standing == "ready"
+    assert node.engine.status == "ready"
     return node
 
 
@@ -189,7 +200,7 @@ def test_the_order_goes_on_after_the_last_place_set_aside() -> None:
     node.run()
     node.sync()
     node.restart()
-    assert node.engine.log.seq >= PLACES
+    assert node.engine.log.seq >= RESERVED
     assert node.writes() == [b"a"]
     node.connect_all()
     node.ask(b"b")
@@ -226,7 +237,7 @@ def test_a_replica_without_its_replies_is_built_anew() -> None:
         node.connect(replica.index)
         assert node.engine.members[replica.index].state is State.RESTORING
     node.run()
-    assert node.engine.standing == "ready"
+    assert node.engine.status == "ready"
     assert node.engine.pending == 0
 
 
@@ -284,7 +295,7 @@ def test_one_that_comes_and_goes_does_not_fill_the_journal() -> None:
         node.lose(1)
         node.connect(1)
         node.run()
-    assert sum(isinstance(entry, Moved) for entry in node.entries) == 20
+    assert sum(isinstance(entry, MembershipChange) for entry in node.entries) == 20
 
 
 def test_a_voided_write_stays_voided() -> None:
@@ -305,10 +316,10 @@ def test_a_voided_write_stays_voided() -> None:
 
 def test_places_are_set_aside_before_they_are_used_up() -> None:
     node = make_node()
-    node.engine.log.seq = PLACES // 2 + 10
+    node.engine.log.seq = RESERVED // 2 + 10
     node.submit(b"r", read_only=True)
     node.run()
-    ahead = [entry.upto for entry in node.entries if isinstance(entry, Places)]
+    ahead = [entry.upto for entry in node.entries if isinstance(entry, SequenceReservation)]
     assert len(ahead) == 2
     node.engine.log.seq = ahead[0]
     refused = node.engine.receive(ev.Submit(500, b"r", b"me", True))
@@ -368,7 +379,7 @@ def test_a_write_that_was_released_on_a_full_disk_cannot_be_voided_after_a_resta
 
 
 def test_markers_and_sessions_alone_do_not_use_up_the_places(monkeypatch: Any) -> None:
-    monkeypatch.setattr("voter.core.durable.PLACES", 64)
+    monkeypatch.setattr("voter.core.durability.RESERVED", 64)
     node = make_node()
     for _ in range(200):
         node.tickets += 1
@@ -496,7 +507,7 @@ def test_a_session_that_was_over_at_the_checkpoint_is_not_opened_again() -> None
         node.ask(b"%d" % number, once_of(other, number) if number < 4 else None)
         node.run()
         node.sync()
-    assert node.engine.once.sessions == 1, "the first was evicted to make room"
+    assert node.engine.dedup.sessions == 1, "the first was evicted to make room"
     assert node.base.seq > int.from_bytes(session[:8])
     node.restart(power=True)
     node.connect_all()
@@ -516,7 +527,7 @@ def test_what_is_told_of_a_voided_write_waits_until_that_is_on_the_disk() -> Non
             if not replica.epoch:
                 node.connect(replica.index)
     assert any(isinstance(entry, Void) for entry in node.entries)
-    assert node.engine.standing == "ready"
+    assert node.engine.status == "ready"
     ticket = node.ask(b"P", once)
     assert ticket not in node.verdicts
     node.sync()

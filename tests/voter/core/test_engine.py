@@ -96,7 +96,7 @@ def test_a_liar_cannot_stand_in_with_the_hash_of_the_right_reply(size: int) -> N
     engine.receive(ev.Submit(1, b"a"))
     reply = b"r" * size
     engine.receive(ev.Answered(0, 1, 4, reply))
-    ballot = engine._open[4].ballots[0]
+    ballot = engine.polls.open[4].ballots[0]
     effects = engine.receive(ev.Answered(1, 2, 4, ballot))
     if size < 64:
         assert isinstance(effects[0], ev.Release)
@@ -233,7 +233,7 @@ def test_a_read_that_lost_its_replicas_is_ordered_again_for_those_that_came() ->
     ticket = node.submit(b"read", read_only=True)
     first = node.engine.log.seq
     node.connect(2)
-    assert node.engine.standing == "ready"
+    assert node.engine.status == "ready"
     step(node, 0)
     node.crash(1)
     assert ticket not in node.verdicts
@@ -260,7 +260,7 @@ def test_a_draining_node_settles_what_it_has_and_takes_nothing_new() -> None:
     node.feed(ev.Drain())
     late = node.submit(b"b")
     assert failure(node, late).failure == Failure.NOT_EXECUTED
-    assert node.engine.standing == "draining"
+    assert node.engine.status == "draining"
     node.run()
     assert verdict(node, ticket).agreed == 2
 
@@ -309,7 +309,7 @@ def test_two_of_two_detects_and_answers_nothing() -> None:
     ticket = node.submit(b"a")
     node.run()
     assert failure(node, ticket).failure == Failure.OUTCOME_UNKNOWN
-    assert node.engine.standing == "refusing"
+    assert node.engine.status == "refusing"
 
 
 @pytest.mark.parametrize("faults", [("lie", "silent"), ("lie", "lie"), ("wrong-seq", "refuse")])
@@ -334,7 +334,7 @@ def test_an_observer_is_compared_and_never_counted() -> None:
     assert verdict(node, ticket).dissent == (3,)
     assert node.engine.members[3].state is State.OBSERVER
     node.crash(1)
-    assert node.engine.standing == "refusing"
+    assert node.engine.status == "refusing"
 
 
 def test_long_replies_are_kept_within_one_limit_for_all() -> None:
@@ -345,8 +345,8 @@ def test_long_replies_are_kept_within_one_limit_for_all() -> None:
     node.run()
     tickets = [node.submit(b"L%d" % number, read_only=True) for number in range(10)]
     step(node, *[0] * 10)
-    assert 2 * size < node.engine._kept_bytes <= 3 * size
-    assert node.engine.standing == "ready"
+    assert 2 * size < node.engine.polls.reply_bytes <= 3 * size
+    assert node.engine.status == "ready"
     node.run()
     assert [len(verdict(node, ticket).reply) > 64 for ticket in tickets] == [True] * 10
     node.check_idle()
@@ -389,7 +389,7 @@ def test_one_liar_is_found_by_a_read_that_was_sent_to_few() -> None:
     node.run_one(1)
     node.replicas[0].fault = "lie"
     node.run_one(0)
-    assert node.engine.standing == "ready", "g1 and g2 contradict each other; g3 can tell"
+    assert node.engine.status == "ready", "g1 and g2 contradict each other; g3 can tell"
     node.run()
     assert verdict(node, ticket).dissent == (0,)
     assert node.engine.members.active == (1, 2)
@@ -404,7 +404,7 @@ def test_one_liar_is_found_by_a_marker_that_was_sent_to_few() -> None:
     node.run_one(1)
     node.replicas[0].fault = "lie-digest"
     node.run_one(0)
-    assert node.engine.standing == "ready"
+    assert node.engine.status == "ready"
     node.submit(b"b")
     node.run()
     assert node.engine.members.active == (1, 2)

@@ -16,7 +16,7 @@ def state_of(node: Node, index: int) -> State:
 
 
 def sent_to(node: Node, index: int) -> list[int]:
-    """Places of the requests in a replica's inbox."""
+    """SequenceReservation of the requests in a replica's inbox."""
     return [m.record.seq for m in node.replicas[index].inbox if isinstance(m, ev.Send)]
 
 
@@ -405,7 +405,7 @@ def test_the_voters_own_stall_blames_nobody(gap: float) -> None:
         node.work(replica.index)
     node.tick(gap)
     node.run()
-    assert node.engine.standing == "ready"
+    assert node.engine.status == "ready"
     assert verdict(node, ticket).agreed == 2
 
 
@@ -414,7 +414,7 @@ def test_a_large_burst_is_nobodys_lag() -> None:
     node = make_node(limits=Limits(hang=HANG, lag=10, lag_bytes=1000))
     tickets = [node.submit(bytes(100)) for _ in range(50)]
     node.tick(0.1)
-    assert node.engine.standing == "ready"
+    assert node.engine.status == "ready"
     node.run()
     assert sorted(node.verdicts) == tickets
 
@@ -440,7 +440,7 @@ def test_an_observer_comes_and_goes_like_the_others() -> None:
     node.connect(3)
     node.run()
     assert state_of(node, 3) is State.OBSERVER
-    assert node.engine.standing == "ready"
+    assert node.engine.status == "ready"
     node.check_idle()
 
 

@@ -122,7 +122,7 @@ def test_a_state_that_nobody_asked_for_is_not_taken() -> None:
             assert node.feed(event) == []
     node.run()
     assert node.checkpoints == [seq]
-    assert node.engine.standing == "ready"
+    assert node.engine.status == "ready"
 
 
 def test_a_keeper_that_cannot_give_its_state_is_not_blamed() -> None:
@@ -199,7 +199,7 @@ def test_the_voters_own_stall_is_not_the_keepers_slowness() -> None:
     node.run()
     node.tick(1000)
     node.run()
-    assert node.engine.standing == "ready"
+    assert node.engine.status == "ready"
 
 
 def test_no_keeper_can_stop_the_writes_by_withholding_its_state() -> None:
@@ -301,8 +301,8 @@ def test_a_digest_vote_that_is_lost_is_dropped() -> None:
     step(node, *[0, 1, 2] * 4)
     node.crash(0)
     node.crash(1)
-    assert node.engine._mark is None
-    assert not any(poll.record is None for poll in node.engine._open.values())
+    assert node.engine.checkpoints.marker is None
+    assert not any(poll.record is None for poll in node.engine.polls.open.values())
     node.heal()
     node.check_idle()
 
@@ -332,7 +332,7 @@ def tell(node: Node, index: int) -> None:
 
 
 def is_marking(node: Node) -> bool:
-    return node.engine._mark is not None
+    return node.engine.checkpoints.marker is not None
 
 
 def test_the_service_goes_on_while_digests_are_made() -> None:
@@ -340,7 +340,7 @@ def test_the_service_goes_on_while_digests_are_made() -> None:
     write(node, 10)
     assert all(replica.untold for replica in node.replicas)
     assert not node.checkpoints
-    marker = node.engine._mark
+    marker = node.engine.checkpoints.marker
     assert marker is not None
     tell(node, 1)
     write(node, 10)
@@ -407,7 +407,7 @@ def test_the_voters_own_stall_is_not_the_digests_slowness() -> None:
     node.tick(1000)
     tell(node, 2)
     node.run()
-    assert node.engine.standing == "ready"
+    assert node.engine.status == "ready"
 
 
 def test_nobody_can_stop_the_writes_by_withholding_its_digest() -> None:
@@ -433,7 +433,7 @@ def test_nobody_can_stop_the_writes_by_withholding_its_digest() -> None:
     assert len(node.engine.members[2].markers) == 2
     tell(node, 2)
     assert not node.engine.members[2].markers
-    assert not any(poll.record is None for poll in node.engine._open.values())
+    assert not any(poll.record is None for poll in node.engine.polls.open.values())
     node.run()
     node.check_idle()
 
@@ -466,7 +466,7 @@ def test_a_marker_that_a_replica_owes_goes_with_its_link() -> None:
     for index in range(3):
         node.lose(index)
         assert not node.engine.members[index].markers
-    assert not any(poll.record is None for poll in node.engine._open.values())
+    assert not any(poll.record is None for poll in node.engine.polls.open.values())
     node.heal()
     node.check_idle()
     node.check_alive()

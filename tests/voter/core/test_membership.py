@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import pytest
 
+from tests.voter.core.model import make_engine
 from voter.core.membership import Membership
-from voter.core.replica import Replica, State
-from voter.core.vote import Policy
+from voter.core.replica import State
 
 
 def make(states: str, vote: str = "2/3") -> Membership:
     """One letter a replica: A active, L learner (l: live), O observer, - absent."""
-    replicas = []
-    for index, letter in enumerate(states):
-        replica = Replica(index, f"g{index + 1}", observer=letter == "O")
+    members = make_engine(vote, observers=states.count("O")).members
+    for replica, letter in zip(members, states, strict=True):
         replica.state = {
             "A": State.ACTIVE, "L": State.LEARNER, "O": State.OBSERVER, "-": State.ABSENT
         }[letter.upper()]  # fmt: skip
         replica.live = letter in "AOl"
-        replicas.append(replica)
-    members = Membership(Policy.parse(vote), replicas)
     members.refresh()
     return members
 
@@ -42,7 +39,7 @@ def test_who_counts(
 ) -> None:
     members = make(states)
     assert (members.active, members.live) == (active, live)
-    assert members.standing == standing
+    assert members.status == standing
     assert members.can_vote == (standing != "refusing")
 
 

@@ -56,7 +56,7 @@ def test_a_lost_link_leaves_nothing_behind() -> None:
     replica.outstanding.append((1, 10))
     replica.outstanding_bytes = 10
     replica.suspect, replica.dissents = True, 2
-    replica.forget()
+    replica.reset()
     assert not (replica.epoch or replica.live or replica.cursor or replica.pinged)
     assert not (replica.outstanding or replica.outstanding_bytes)
     assert replica.suspect, "distrust outlives the link"

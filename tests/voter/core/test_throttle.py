@@ -15,7 +15,7 @@ LIMITS = Limits(throttle_gap=10, throttle_floor=5.0, throttle_time=4.0)
 def look(throttle: Throttle, begin: float, *gaps: int) -> None:
     """Show it one learner's gaps, a second apart."""
     for second, gap in enumerate(gaps):
-        throttle.look(begin + second, {1: gap})
+        throttle.update(begin + second, {1: gap})
 
 
 def test_a_gap_that_closes_holds_nobody() -> None:
@@ -35,9 +35,9 @@ def test_a_gap_that_does_not_close_holds_until_it_has() -> None:
     assert throttle.spend(), "one new write for two old ones"
     throttle.earn(0)
     assert not throttle.spend(), "another replica's answers earn nothing"
-    throttle.look(2.1, {1: 50})
+    throttle.update(2.1, {1: 50})
     assert throttle.on, "not yet"
-    throttle.look(2.2, {1: 9})
+    throttle.update(2.2, {1: 9})
     assert not throttle.on
 
 
@@ -51,7 +51,7 @@ def test_some_writes_pass_whatever_the_learner_does() -> None:
     throttle = Throttle(LIMITS)
     look(throttle, 1.0, 100, 100)
     assert not throttle.spend()
-    throttle.look(2.5, {1: 100})
+    throttle.update(2.5, {1: 100})
     assert [throttle.spend() for _ in range(3)] == [True, True, False]
 
 
@@ -59,7 +59,7 @@ def test_one_learner_holds_others_back_for_so_long_only() -> None:
     throttle = Throttle(LIMITS)
     look(throttle, 1.0, *[100] * 7)
     assert not throttle.on
-    throttle.look(9.0, {})
+    throttle.update(9.0, {})
     look(throttle, 10.0, 100, 100)
     assert throttle.on, "the next one has its own time"
 
@@ -77,7 +77,7 @@ def make_slow_learner() -> Node:
     for _ in range(4):
         node.tick(0.5)
     assert node.engine.members[1].state is State.LEARNER
-    assert node.engine.throttled
+    assert node.engine.throttle.on
     return node
 
 

@@ -33,7 +33,7 @@ def test_a_write_that_kills_all_is_voided_and_all_skip_it() -> None:
     assert verdict(node, before).agreed >= 2
     assert failure(node, deadly).failure == Failure.OUTCOME_UNKNOWN
     assert failure(node, after).failure == Failure.OUTCOME_UNKNOWN
-    assert node.engine.standing == "refusing"
+    assert node.engine.status == "refusing"
     come_back(node)
     assert void_places(node) == [failure(node, deadly).seq]
     node.check_idle()
@@ -174,7 +174,7 @@ def test_one_that_was_away_with_it_applied_is_built_anew() -> None:
         node.connect(index)
     node.run()
     assert len(void_places(node)) == 1
-    assert node.engine.standing == "degraded"
+    assert node.engine.status == "degraded"
     node.connect(0)
     assert state_is(node, 0, State.RESTORING)
     node.run()

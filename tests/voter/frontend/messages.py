@@ -1,38 +1,23 @@
-"""Well-formed HTTP requests by hypothesis, and the voter's parser to read them with."""
+"""Well-formed HTTP requests by hypothesis, and the voter's reader for them."""
 
 from __future__ import annotations
 
-import asyncio
-from typing import Any
-
-from aiohttp.http_parser import RawRequestMessage
 from hypothesis import strategies as st
 
-from voter.frontend.connection import RequestParser
+from voter.frontend.request import HttpRequest, RequestReader
 
 __all__ = ["parse", "requests"]
 
 
-class _Unpaced:
-    """What aiohttp's parser asks of a protocol."""
-
-    def pause_reading(self) -> None: ...
-
-    def resume_reading(self, resume_parser: bool = True) -> None: ...
-
-
-def parse(data: bytes, *, piece: int | None = None) -> list[tuple[RawRequestMessage, bytes]]:
-    """Read all requests out of `data`, fed in pieces.  Raises HttpProcessingError."""
-    loop = asyncio.new_event_loop()
-    try:
-        unpaced: Any = _Unpaced()
-        parser = RequestParser(unpaced, loop, 1 << 30, auto_decompress=False)
-        found = []
-        for at in range(0, len(data), piece or len(data) or 1):
-            found += parser.feed_data(data[at : at + (piece or len(data))])[0]
-        return [(message, payload.read_nowait()) for message, payload in found]
-    finally:
-        loop.close()
+def parse(data: bytes, *, piece: int | None = None) -> list[HttpRequest]:
+    """Read all requests out of `data`, fed in pieces.  Raises BadRequest."""
+    reader, found = RequestReader(1 << 20), []
+    for at in range(0, len(data), piece or len(data) or 1):
+        reader.feed(data[at : at + (piece or len(data))])
+        while (request := reader.next()) is not None or reader.more:
+            if request is not None:
+                found.append(request)
+    return found
 
 
 TOKENS = st.text("abcXYZ019-_.!~", min_size=1, max_size=8).map(str.encode)

@@ -7,14 +7,13 @@ import logging
 import random
 
 import pytest
-from aiohttp.http_exceptions import HttpProcessingError
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.voter.conftest import Nodes
 from tests.voter.frontend.messages import parse, requests
 from tests.voter.node import Node, until
-from voter.frontend.connection import HEAD_LIMIT, HEADER_LIMIT, LINE_LIMIT
+from voter.frontend.request import HEAD_LIMIT, HEADER_LIMIT, LINE_LIMIT, BadRequest
 
 
 async def refusal(nodes: Nodes, data: bytes) -> int:
@@ -26,7 +25,7 @@ async def refusal(nodes: Nodes, data: bytes) -> int:
         response = await client.read()
         assert response.problem
         assert await client.ended() == b""
-    assert (node.http.held, node.runner.counters["requests"]) == (0, 0)
+    assert (node.http.bounds.held, node.runner.counters["requests"]) == (0, 0)
     return response.status
 
 
@@ -73,9 +72,9 @@ LINE = b"GET / HTTP/1.1\r\n"
         (LINE + b"Host: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", 501),
         (
             LINE + b"Host: x\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
-            400,
+            501,
         ),
-        (LINE + b"Host: x\r\nTransfer-Encoding: xchunked\r\n\r\n", 400),
+        (LINE + b"Host: x\r\nTransfer-Encoding: xchunked\r\n\r\n", 501),
         (LINE + b"Host: x\r\nExpect: magic\r\n\r\n", 417),
         (b"GET /" + b"a" * LINE_LIMIT + b" HTTP/1.1\r\n", 414),
         (b"GET /" + b"a" * HEAD_LIMIT, 414),
@@ -106,7 +105,6 @@ async def test_what_is_refused(nodes: Nodes, data: bytes, status: int) -> None:
         (b"3e9\r\n" + b"a" * 1001 + b"\r\n0\r\n\r\n", 413),
         (b"3e8\r\n" + b"a" * 1000 + b"\r\n1\r\na\r\n0\r\n\r\n", 413),
         (b"0\r\nno colon\r\n\r\n", 400),
-        (b"0\r\nA: b\n\r\n\r\n", 400),
         (b"0\r\n" + b"A: b\r\n" * 2000, 400),
         (b"0\r\nA: " + b"b" * 9000 + b"\r\n", 400),
     ],
@@ -120,7 +118,7 @@ async def test_chunks_that_are_refused(nodes: Nodes, body: bytes, status: int) -
 def test_any_bytes_are_requests_or_a_clean_refusal(data: bytes, piece: int) -> None:
     try:
         parse(data, piece=piece)
-    except HttpProcessingError:
+    except BadRequest:
         pass
 
 
@@ -130,7 +128,7 @@ def test_damaged_requests_too(request: bytes, data: st.DataObject) -> None:
     damage = data.draw(st.binary(max_size=3))
     try:
         parse(request[:at] + damage + request[at + 1 :])
-    except HttpProcessingError:
+    except BadRequest:
         pass
 
 
@@ -167,7 +165,7 @@ async def test_a_live_voter_survives_any_bytes(
 async def quiet(node: Node) -> None:
     """All that clients did is over: nothing is held, and another is served."""
     await until(lambda: not node.http.connections)
-    assert (node.http.held, node.http.unsent, node.runner.waiting) == (0, 0, 0)
+    assert (node.http.bounds.held, node.http.bounds.unsent, node.runner.waiting) == (0, 0, 0)
     assert (await node.ask("PUT", "/kv/other", b"1")).status in (201, 204)
 
 
@@ -182,16 +180,3 @@ async def test_requests_that_come_piece_by_piece_each_have_their_own_time(nodes:
             assert (await client.read()).status == 404
             await asyncio.sleep(0.1)  # what such a client does
         assert (await client.read()).status == 408
-
-
-async def test_a_reply_that_was_sent_is_not_kept(nodes: Nodes) -> None:
-    """aiohttp holds a connection's last response until its next one: not with its body."""
-    node = await nodes.make()
-    async with await node.open() as client:
-        await client.ask("PUT", "/kv/big", bytes(1 << 20))
-        assert len((await client.ask("GET", "/kv/big")).body) == 1 << 20
-        (connection,) = node.http.connections
-        await until(lambda: connection._waiter is not None)
-        assert connection._task_handler is not None
-        frame = connection._task_handler.get_stack()[0]
-        assert frame.f_locals["resp"].body is None

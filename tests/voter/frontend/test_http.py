@@ -192,4 +192,4 @@ async def test_the_reserved_paths(shared_node: Node) -> None:
 async def test_a_client_that_has_gone_is_forgotten(shared_node: Node) -> None:
     await until(lambda: not shared_node.http.connections, "all clients gone")
     http = shared_node.http
-    assert (http.held, http.unsent, shared_node.runner.waiting) == (0, 0, 0)
+    assert (http.bounds.held, http.bounds.unsent, shared_node.runner.waiting) == (0, 0, 0)

@@ -16,7 +16,7 @@ from tests.voter.conftest import Nodes
 from tests.voter.frontend.raw import OPEN, raw
 from tests.voter.node import Node, until
 from voter.client import Client
-from voter.errors import ConnectionFailed, NotExecuted, OutcomeUnknown, TimedOut, TooLarge
+from voter.client.errors import ConnectionFailed, NotExecuted, OutcomeUnknown, TimedOut, TooLarge
 from voter.frontend import native
 from voter.frontend.native import REQUEST_LIMIT
 from voter.native_protocol import decode_response
@@ -252,11 +252,9 @@ async def test_a_client_that_reads_slowly_is_not(nodes: Nodes) -> None:
             writer.transport.resume_reading()  # type: ignore[attr-defined]
 
 
-async def test_half_sent_frames_of_many_clients_are_bounded(
-    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(native, "HELD_LIMIT", 3 << 20)
+async def test_half_sent_frames_of_many_clients_are_bounded(nodes: Nodes) -> None:
     node = await nodes.make()
+    node.native.held_limit = 3 << 20
     half = encode(FrameKind.REQUEST, 0, 1, bytes(1_000_000))[:900_000]
     async with raw(node) as first, raw(node) as second, raw(node) as third, raw(node) as fourth:
         for connection in (first, second, third, fourth):

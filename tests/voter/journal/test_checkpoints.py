@@ -11,7 +11,16 @@ import msgspec
 import pytest
 
 from tests.voter.journal.disk import Disk, Open, opened
-from voter.core.entries import Base, Kept, Opened, Places, Record, ScopeBase, Settled, Void
+from voter.core.entries import (
+    Base,
+    Kept,
+    Opened,
+    Record,
+    ScopeBase,
+    SequenceReservation,
+    Settled,
+    Void,
+)
 from voter.errors import JournalError
 
 pytestmark = pytest.mark.asyncio
@@ -135,10 +144,10 @@ async def test_what_is_settled_before_the_base_is_filtered_and_the_rest_kept() -
     disk = Disk()
     async with opened(disk) as run:
         one, two = run.write_records(2)
-        run.write(Settled(1, b"t", b"r"), Places(50), Void(2))
+        run.write(Settled(1, b"t", b"r"), SequenceReservation(50), Void(2))
         await checkpoint(run, one, b"")
     async with opened(disk) as run:
-        assert run.recovery.entries == [two, Places(50), Void(2)]
+        assert run.recovery.entries == [two, SequenceReservation(50), Void(2)]
 
 
 async def test_large_tables_come_back_as_they_were() -> None:
@@ -152,7 +161,7 @@ async def test_large_tables_come_back_as_they_were() -> None:
     state = bytearray(b"z" * (3 << 20))
     async with opened(disk) as run:
         made = run.write_records(3)
-        base = base_of(made[1], state, suspects=["g1"], sessions=scopes, places=99)
+        base = base_of(made[1], state, suspects=["g1"], sessions=scopes, reserved=99)
         run.journal.checkpoint(base, state)
         await run.until(lambda: run.journal.status()["checkpoint_seq"] == 2)
     async with opened(disk) as run:

@@ -8,7 +8,7 @@ import errno
 import pytest
 
 from tests.voter.journal.disk import Disk, opened
-from voter.core.entries import Entry, Places, Settled
+from voter.core.entries import Entry, SequenceReservation, Settled
 from voter.errors import JournalError
 from voter.journal import journal as journal_module
 
@@ -51,7 +51,7 @@ async def test_what_on_synced_appends_is_written_before_flush_returns() -> None:
     def synced(position: int) -> None:
         done.append(position)
         if position == 1:
-            run.journal.append(Places(7))
+            run.journal.append(SequenceReservation(7))
 
     async with opened(disk, durability="os", on_synced=synced) as run:
         run.write(run.history.record())

@@ -12,7 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.voter.journal.disk import Disk, History, opened
-from voter.core.entries import Base, Entry, Moved, Once, Opened, Places, Record, Settled, Void
+from voter.core.entries import (
+    Base,
+    Entry,
+    MembershipChange,
+    Once,
+    Opened,
+    Record,
+    SequenceReservation,
+    Settled,
+    Void,
+)
 from voter.errors import JournalError
 from voter.journal.format import Owner, pack_frame
 
@@ -29,8 +39,8 @@ def one_of_each(history: History) -> list[Entry]:
         Settled(once.seq, b"tag"),
         Void(plain.seq),
         Opened(bytes(16), b"caller", 5),
-        Moved(7, "g1", "voting", "expelled", "dissent", True),
-        Places(1000),
+        MembershipChange(7, "g1", "voting", "expelled", "dissent", True),
+        SequenceReservation(1000),
     ]
 
 
@@ -182,7 +192,7 @@ async def test_a_frame_whose_number_is_not_the_next_is_not_taken() -> None:
         made = run.write_records(1)
         await run.durable()
         seed = Owner.of("n1", run.recovery.secret).seed
-        stale, _ = pack_frame(seed, 1, 0, msgspec.msgpack.encode([Places(5)]))
+        stale, _ = pack_frame(seed, 1, 0, msgspec.msgpack.encode([SequenceReservation(5)]))
     image = disk.inodes["segment-0000000001"].cached
     end = len(bytes(image).rstrip(b"\0"))
     image[end : end + len(stale)] = stale

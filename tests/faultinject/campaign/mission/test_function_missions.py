@@ -13,11 +13,12 @@ from faultinject.campaign.mission.mission import Mission, VotedTarget, workload
 from faultinject.campaign.mission.outcome import classify
 from faultinject.campaign.records import MissionPlan, Outcome, StationSpec
 from faultinject.faults import Injection
-from faultinject.faults.acts import apply
+from faultinject.faults.injection import inject
 from faultinject.history.oracle import SequentialOracle
 from faultinject.history.workload import KEY, WorkloadCall
 from faultinject.services import FRAIL
-from guests.function import REFUSAL, Authentication
+from guests.function import Authentication
+from guests.protocol.function import REFUSAL
 from guests.protocol.message import Request
 from tests.faultinject.faults.test_functions import FunctionSite
 from tests.voter.node import EXEC_KV, Node, configure, running
@@ -76,7 +77,7 @@ async def fly(node: Node, site: FunctionSite | None, kind: str = "") -> Outcome:
 
     async def strike(hit: Injection) -> float:
         assert site is not None
-        await apply(hit, site)
+        await inject(hit, site)
         return 0.0
 
     async with await node.client() as client:

@@ -1,7 +1,9 @@
-"""Flips in a part of the guest's memory that its kernel tells the place of."""
+"""Faults of a guest's memory: copies of a canary, and regions that the guest's kernel reports."""
 
 from __future__ import annotations
 
+import ctypes
+import secrets
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -9,8 +11,8 @@ import pytest
 import pytest_asyncio
 
 from deploy.host.process import ram_file
-from faultinject.faults.flips import flip_file
-from faultinject.faults.regions import REGIONS, flip_region, read_spans
+from faultinject.faults.bit_flips import flip_file
+from faultinject.faults.memory import REGIONS, flip_copies, flip_region, read_spans
 from faultinject.faults.site import FaultTarget, NotApplied
 from tests.deploy.open_guest import OpenGuest, open_guest
 
@@ -25,15 +27,49 @@ IOMEM = """\
 HIDDEN = "00000000-00000000 : Kernel code\n"
 
 
-def test_the_kernels_words_are_read() -> None:
+def as_object(value: bytes) -> bytes:
+    """Return its layout in CPython: references, type, size, hash, the bytes, a zero."""
+    return bytes(16) + len(value).to_bytes(8, "little") + bytes(8) + value + bytes(1)
+
+
+def test_bytes_object_has_the_assumed_layout() -> None:
+    value = secrets.token_bytes(32)
+    head = ctypes.string_at(id(value), 32 + len(value) + 1)
+    assert head[16:24] + head[32:] == as_object(value)[16:24] + as_object(value)[32:]
+
+
+def test_no_copy_is_flipped_when_all_are_in_buffers(scratch: Path) -> None:
+    value = secrets.token_bytes(32)
+    ram = scratch / "ram"
+    before = bytes(64) + b"content-length: 32\r\n\r\n" + value + bytes(64)
+    ram.write_bytes(before)
+    with pytest.raises(LookupError, match="1 copies are in buffers"):
+        flip_copies(ram, value)
+    assert ram.read_bytes() == before
+
+
+def test_every_copy_is_flipped_and_nothing_else(scratch: Path) -> None:
+    value = secrets.token_bytes(32)
+    before = bytes(4096) + value + bytes(9999) + value + value + b"tail" + as_object(value)
+    ram = scratch / "ram"
+    ram.write_bytes(before)
+    offsets = flip_copies(ram, value)
+    after = ram.read_bytes()
+    second = 4096 + 32 + 9999
+    assert offsets == [4096, second, second + 32, second + 68 + 32]
+    assert [at for at in range(len(before)) if before[at] != after[at]] == offsets
+    assert all(after[at] == before[at] ^ 1 for at in offsets)
+
+
+def test_spans_are_read_from_iomem() -> None:
     assert read_spans(IOMEM, REGIONS["flip-kernel-code"]) == [(0x1000000, 0x1000800)]
     assert read_spans(IOMEM, REGIONS["flip-kernel-data"])[2] == (0x1600000, 0x1600200)
     for text in ("", HIDDEN):
-        with pytest.raises(ValueError, match="does not tell where Kernel code is"):
+        with pytest.raises(ValueError, match="does not show the address of Kernel code"):
             read_spans(text, REGIONS["flip-kernel-code"])
 
 
-def test_flips_stay_in_their_spans_each_byte_as_likely(scratch: Path) -> None:
+def test_flips_are_uniform_over_their_spans(scratch: Path) -> None:
     ram = scratch / "ram"
     ram.write_bytes(bytes(8192))
     flip_file(ram, 7, 200, [(100, 200), (5000, 5300)])
@@ -44,8 +80,8 @@ def test_flips_stay_in_their_spans_each_byte_as_likely(scratch: Path) -> None:
         flip_file(ram, 7, 1, [(8000, 9000)])
 
 
-class Says:
-    """A shell that gives one answer."""
+class AnsweringShell:
+    """A shell with one answer to every command."""
 
     name = "g1"
 
@@ -60,7 +96,7 @@ class Says:
 
 
 class Ram:
-    """A machine with this memory, and nothing else."""
+    """A machine that has only this memory."""
 
     name = "g1"
 
@@ -75,10 +111,15 @@ def machine(path: Path) -> FaultTarget:
     return Ram(path)  # type: ignore[return-value]
 
 
-async def test_where_the_place_is_not_told_nothing_is_applied(scratch: Path) -> None:
+async def test_flip_region_is_not_applied_when_its_address_is_unknown(scratch: Path) -> None:
     ram = scratch / "ram"
     ram.write_bytes(bytes(4096))
-    for shell in (Says("", 1), Says(HIDDEN), Says(IOMEM)):  # the last: not in so small a memory
+    for shell in (
+        AnsweringShell("", 1),
+        AnsweringShell(HIDDEN),
+        AnsweringShell(IOMEM),
+    ):
+        # The last one is beyond the memory.
         with pytest.raises(NotApplied, match="g1"):
             await flip_region("flip-kernel-code", machine(ram), shell, 1, 1)
     assert not any(ram.read_bytes())
@@ -98,7 +139,7 @@ async def opened(shared_scratch: Path) -> AsyncIterator[OpenGuest]:
 @pytest.mark.vm
 @in_shared_loop
 @pytest.mark.parametrize("kind", REGIONS)
-async def test_the_kernels_own_memory_is_struck(opened: OpenGuest, kind: str) -> None:
+async def test_flip_region_flips_the_real_kernels_memory(opened: OpenGuest, kind: str) -> None:
     await opened.clean()
     pid = await opened.pid()
     assert pid is not None
@@ -106,7 +147,9 @@ async def test_the_kernels_own_memory_is_struck(opened: OpenGuest, kind: str) ->
     _, iomem = await opened.shell.run("cat /proc/iomem", timeout=60)
     banner = read_spans(iomem, ("Kernel rodata",))[0]
     before = ram.read_bytes()
-    assert b"Linux version 6." in before[slice(*banner)], "an address is a place in the file"
+    assert b"Linux version 6." in before[slice(*banner)], (
+        "a physical address is an offset in the file"
+    )
     applied = await flip_region(kind, machine(ram), opened.shell, 3, 4)
     assert "4 of 4 flipped bits read back" in applied.proof
     first = int(applied.proof.split("(at ")[1].split(",")[0], 16)

@@ -1,4 +1,4 @@
-"""Bits are drawn uniformly and by the seed alone, flipped in files and processes, and read back."""
+"""Bits are drawn uniformly from the seed, flipped in files and processes, and read back."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from faultinject.faults.flips import Flipped, draw_bits, flip_file, flip_process, own_memory
+from faultinject.faults.bit_flips import draw_bits, flip_file, flip_process, own_memory
 
 HOLD = "import sys; data = b'all is well' * 1000; print('up', flush=True); sys.stdin.read(1)"
 
 
 @pytest.fixture
 def process() -> Iterator[int]:
-    """Give the pid of a process that waits."""
+    """Yield the pid of a process that waits."""
     words = [sys.executable, "-c", HOLD]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as it:
         assert it.stdout is not None
@@ -30,7 +30,7 @@ def process() -> Iterator[int]:
 
 
 @given(st.integers(0, 2**64 - 1), st.integers(1, 4096), st.data())
-def test_bits_are_distinct_in_range_and_the_seeds(
+def test_bits_are_distinct_in_range_and_a_function_of_the_seed(
     seed: int, size: int, data: st.DataObject
 ) -> None:
     dose = data.draw(st.integers(1, min(size * 8, 500)))
@@ -41,13 +41,13 @@ def test_bits_are_distinct_in_range_and_the_seeds(
 
 
 @pytest.mark.parametrize("dose", [0, -1, 9])
-def test_a_dose_that_cannot_be_is_refused(dose: int) -> None:
+def test_invalid_dose_is_an_error(dose: int) -> None:
     with pytest.raises(ValueError, match="1 to 8 flips of 1 bytes"):
         draw_bits(1, dose, 1)
 
 
-def test_bits_are_uniform_over_the_whole_size() -> None:
-    """Of 80,000 draws over 16 parts each gets 5,000, give or take five standard deviations."""
+def test_bits_are_uniform() -> None:
+    """Each of 16 parts gets 5,000 of 80,000 draws, within five standard deviations."""
     size = 1 << 20
     parts = Counter(
         number * 16 // (size * 8) for seed in range(80) for number in draw_bits(seed, 1000, size)
@@ -56,12 +56,12 @@ def test_bits_are_uniform_over_the_whole_size() -> None:
     assert all(abs(count - 5000) < 5 * 69 for count in parts.values())
 
 
-def test_exactly_the_dose_is_flipped_in_a_file_and_undone_by_the_same_flips(scratch: Path) -> None:
+def test_the_dose_is_flipped_in_a_file_and_reverted_by_the_same_flips(scratch: Path) -> None:
     ram = scratch / "ram"
     before = os.urandom(1 << 16)
     ram.write_bytes(before)
     flipped = flip_file(ram, 7, 100)
-    assert (flipped.held, flipped.dose) == (100, 100)
+    assert (flipped.read_back, flipped.dose) == (100, 100)
     after = ram.read_bytes()
     assert sum((a ^ b).bit_count() for a, b in zip(before, after, strict=True)) == 100
     assert all(before[place] != after[place] for place in flipped.places)
@@ -70,20 +70,11 @@ def test_exactly_the_dose_is_flipped_in_a_file_and_undone_by_the_same_flips(scra
     assert ram.read_bytes() == before
 
 
-def test_what_was_flipped_is_told_without_more_places_than_there_are() -> None:
-    assert str(Flipped(1, 1, (16,))) == "1 of 1 flipped bits read back (at 0x10)"
-
-
 @pytest.mark.parametrize("dose", [1, 50])
-def test_bits_of_a_living_process_are_flipped_and_read_back(process: int, dose: int) -> None:
+def test_bits_of_a_running_process_are_flipped_and_read_back(process: int, dose: int) -> None:
     pages = own_memory(process)
     assert len(pages) > 100
     assert len(set(pages)) == len(pages)
     flipped = flip_process(process, 3, dose, pages)
-    assert flipped.held == dose
+    assert flipped.read_back == dose
     assert all(place - place % 4096 in pages for place in flipped.places)
-
-
-def test_the_memory_of_none_is_an_error() -> None:
-    with pytest.raises(OSError, match="No such file"):
-        own_memory(2**22 + 1)

@@ -1,10 +1,10 @@
-"""Acts on a site that is made up: what they do, in what order, and when they are no fault."""
+"""Injection into a substitute site: what is done, how it is proved, when it is not applied."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,10 @@ import pytest
 from deploy.errors import DeployError
 from deploy.machine.states import GuestState
 from faultinject.faults import CATALOGUE, FaultLayer, Injection
-from faultinject.faults.acts import Applied, ClientSite, NotApplied, apply
+from faultinject.faults.injection import inject
 from faultinject.faults.lies import Delay
 from faultinject.faults.proxy import ProxiedLink
-from faultinject.faults.shared import poison_request
+from faultinject.faults.site import NotApplied
 from faultinject.services import PLANTED
 from guests.protocol.message import Reply, encode_request
 from guests.protocol.wire import FrameKind, encode
@@ -24,7 +24,7 @@ from guests.service import Context, Service, answer, load
 
 
 class FakeMachine:
-    """A guest that keeps its state and a file as its memory; ``deaf`` to what it is told."""
+    """A guest with a state and a file as its memory; a ``deaf`` one ignores its hypervisor."""
 
     def __init__(self, name: str, directory: Path) -> None:
         self.name = name
@@ -57,7 +57,7 @@ class FakeMachine:
         if self.ending:
             self.state, self.pid = GuestState.DEAD, None
             raise DeployError("the monitor is gone")
-        # One that runs has left the firmware before anybody looks.
+        # A running processor has left the firmware before the first poll.
         firmware = self.booting and self.state is GuestState.PAUSED
         return f"RIP=0 CR0={0x11 if firmware else 0x80050033:08x} CR2=0"
 
@@ -101,8 +101,8 @@ class FakeSite:
         return None
 
 
-class Speaking(FakeSite):
-    """With a client, and one replica of ``service``, which writes what it stores to the RAM."""
+class ClientSite(FakeSite):
+    """A site with a client and one replica of ``service``, which copies each body to the RAM."""
 
     def __init__(self, directory: Path, service: str) -> None:
         super().__init__(directory)
@@ -128,23 +128,23 @@ def hit(kind: str, target: str = "g1", *, seed: int = 1, dose: int = 1) -> Injec
     return Injection(target=target, kind=kind, at=0, seed=seed, dose=dose)
 
 
-async def test_a_crash_ends_the_machine(site: FakeSite) -> None:
-    applied = await apply(hit("crash"), site)
+async def test_crash_kills_the_guests_qemu(site: FakeSite) -> None:
+    applied = await inject(hit("crash"), site)
     assert site.machine("g1").state is GuestState.DEAD
     assert "is gone" in applied.proof
     with pytest.raises(NotApplied, match="g1 has no QEMU"):
-        await apply(hit("crash"), site)
+        await inject(hit("crash"), site)
 
 
-async def test_a_hang_that_is_not_seen_is_no_fault(site: FakeSite) -> None:
-    assert "stopped" in (await apply(hit("hang"), site)).proof
+async def test_hang_is_not_applied_when_the_guest_does_not_pause(site: FakeSite) -> None:
+    assert "stopped" in (await inject(hit("hang"), site)).proof
     site.machine("g2").deaf = True
     with pytest.raises(NotApplied, match="g2 is ready, not paused"):
-        await apply(hit("hang", "g2"), site)
+        await inject(hit("hang", "g2"), site)
 
 
-async def test_a_slow_guest_goes_on_and_off_until_that_is_undone(site: FakeSite) -> None:
-    applied = await apply(hit("slow"), site)
+async def test_slow_guest_alternates_until_undone(site: FakeSite) -> None:
+    applied = await inject(hit("slow"), site)
     seen = set()
     for _ in range(40):
         seen.add(site.machine("g1").state)
@@ -155,97 +155,97 @@ async def test_a_slow_guest_goes_on_and_off_until_that_is_undone(site: FakeSite)
     await applied.undo()
 
 
-async def test_a_reset_is_seen_in_the_processor(site: FakeSite) -> None:
-    assert "CR0 0x11" in (await apply(hit("reset"), site)).proof
+async def test_reset_is_proved_by_the_processors_state(site: FakeSite) -> None:
+    assert "CR0 0x11" in (await inject(hit("reset"), site)).proof
     assert site.machine("g1").state is GuestState.READY, "it boots"
 
 
-async def test_a_reset_that_ends_the_machine_is_one_all_the_same(site: FakeSite) -> None:
+async def test_reset_is_proved_by_the_end_of_qemu(site: FakeSite) -> None:
     site.machine("g1").ending = True
-    assert "has ended of it" in (await apply(hit("reset"), site)).proof
+    assert "has ended" in (await inject(hit("reset"), site)).proof
 
 
-async def test_a_reset_that_is_not_seen_is_no_fault(
+async def test_reset_is_not_applied_when_it_is_not_observed(
     site: FakeSite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("faultinject.faults.machines._SEEN", 0.05)
+    monkeypatch.setattr("faultinject.faults.machines._DEADLINE", 0.05)
     site.machine("g1").deaf = True
-    with pytest.raises(NotApplied, match="not seen to be reset"):
-        await apply(hit("reset"), site)
+    with pytest.raises(NotApplied, match="not observed to reset"):
+        await inject(hit("reset"), site)
     assert site.machine("g1").state is GuestState.READY
 
 
-async def test_an_interrupt_is_seen_on_the_console(
+async def test_interrupt_is_proved_by_the_console(
     site: FakeSite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert "NMI received" in (await apply(hit("nmi"), site)).proof
-    monkeypatch.setattr("faultinject.faults.machines._SEEN", 0.05)
-    site.machine("g1").deaf = True  # and the line of before is none of this one
-    with pytest.raises(NotApplied, match="does not tell of the interrupt"):
-        await apply(hit("nmi"), site)
+    assert "NMI received" in (await inject(hit("nmi"), site)).proof
+    monkeypatch.setattr("faultinject.faults.machines._DEADLINE", 0.05)
+    site.machine("g1").deaf = True  # the line of the first interrupt does not count
+    with pytest.raises(NotApplied, match="does not report the interrupt"):
+        await inject(hit("nmi"), site)
 
 
-async def test_one_flip_in_all_is_the_same_in_all(site: FakeSite) -> None:
-    applied = await apply(hit("flip-all", "host", seed=4, dose=30), site)
+async def test_flip_all_flips_the_same_bits_in_all_guests(site: FakeSite) -> None:
+    applied = await inject(hit("flip-all", "host", seed=4, dose=30), site)
     assert "in each of 3 guests" in applied.proof
-    assert await applied.used() is None
+    assert await applied.activated() is None
     rams = {site.machine(name).ram for name in site.names}
     assert len(rams) == 1
     assert sum(byte.bit_count() for byte in rams.pop()) == 30
-    await apply(hit("flip-ram", "g1", seed=5), site)
+    await inject(hit("flip-ram", "g1", seed=5), site)
     assert site.machine("g1").ram != site.machine("g2").ram
 
 
-async def test_a_dose_that_cannot_be_is_no_fault(site: FakeSite) -> None:
+async def test_flip_is_not_applied_when_the_dose_is_invalid(site: FakeSite) -> None:
     with pytest.raises(NotApplied, match="a dose is 1 to"):
-        await apply(hit("flip-ram", dose=0), site)
+        await inject(hit("flip-ram", dose=0), site)
 
 
-async def test_a_host_that_crashes_takes_all_guests(site: FakeSite) -> None:
-    await apply(hit("host-crash", "host"), site)
+async def test_host_crash_kills_all_guests(site: FakeSite) -> None:
+    await inject(hit("host-crash", "host"), site)
     assert {machine.state for machine in site.machines.values()} == {GuestState.DEAD}
     with pytest.raises(NotApplied, match="has no QEMU"):
-        await apply(hit("host-crash", "host"), site)
+        await inject(hit("host-crash", "host"), site)
 
 
-async def test_what_the_machine_refuses_is_no_fault(site: FakeSite) -> None:
+async def test_fault_is_not_applied_when_the_machine_refuses(site: FakeSite) -> None:
     with pytest.raises(NotApplied, match="flip-register of g1: no stub here"):
-        await apply(hit("flip-register"), site)
+        await inject(hit("flip-register"), site)
 
 
 LIES = [kind for kind, fault in CATALOGUE.items() if fault.layer is FaultLayer.LINK]
 
 
 @pytest.mark.parametrize("kind", LIES)
-async def test_a_lie_is_told_used_and_undone(site: FakeSite, kind: str) -> None:
+async def test_lie_is_injected_activated_and_undone(site: FakeSite, kind: str) -> None:
     link = site.link("g1")
-    applied = await apply(hit(kind), site)
+    applied = await inject(hit(kind), site)
     assert link.kind == kind
     assert link.lie is not None
-    assert await applied.used() is False
+    assert await applied.activated() is False
     for seq in (1, 2):
         link.lie.feed(encode(FrameKind.REPLY, 1, seq, b"reply %d" % seq))
-    if isinstance(link.lie, Delay):  # it is the proxy that holds pieces back
+    if isinstance(link.lie, Delay):  # the proxy holds the pieces
         link.lie.late()
-    assert await applied.used() is True
+    assert await applied.activated() is True
     await applied.undo()
     assert site.link("g1").lie is None
-    assert await applied.used() is True
+    assert await applied.activated() is True
 
 
-async def test_liars_lie_alike_by_one_seed_and_apart_by_two(site: FakeSite) -> None:
+async def test_lies_are_equal_when_their_seeds_are(site: FakeSite) -> None:
     said = []
     for name, seed in (("g1", 7), ("g2", 7), ("g3", 8)):
-        await apply(hit("corrupt-reply", name, seed=seed), site)
+        await inject(hit("corrupt-reply", name, seed=seed), site)
         lie = site.link(name).lie
         assert lie is not None
         said.append(lie.feed(encode(FrameKind.REPLY, 1, 5, b"a long enough reply")))
     assert said[0] == said[1] != said[2]
 
 
-async def test_undoing_one_lie_leaves_the_next_alone(site: FakeSite) -> None:
-    first = await apply(hit("garbage"), site)
-    await apply(hit("drop-reply"), site)
+async def test_undoing_a_lie_keeps_a_later_one(site: FakeSite) -> None:
+    first = await inject(hit("garbage"), site)
+    await inject(hit("drop-reply"), site)
     await first.undo()
     assert site.link("g1").kind == "drop-reply"
 
@@ -254,48 +254,30 @@ async def test_undoing_one_lie_leaves_the_next_alone(site: FakeSite) -> None:
     ("gamma rays", "g1", "no fault 'gamma rays'"),
     ("crash", "g9", "no guest g9: give one of g1, g2, g3"),
     ("crash", "voter", "no guest voter"),
-    ("voter-kill", "g1", "voter-kill hits the voter, not g1"),
-    ("voter-kill", "voter", "no voter to hit"),
+    ("voter-kill", "g1", "voter-kill is for the voter, not g1"),
+    ("voter-kill", "voter", "no voter to inject into"),
     ("service-kill", "g1", "g1 has no shell"),
     ("poison", "client", "has no client"),
     ("corrupt-state", "g1", "has no client"),
 ])  # fmt: skip
-async def test_what_a_site_cannot_do_is_no_fault(
+async def test_fault_is_not_applied_when_the_site_lacks_something(
     site: FakeSite, kind: str, target: str, words: str
 ) -> None:
     with pytest.raises(NotApplied, match=words):
-        await apply(hit(kind, target), site)
+        await inject(hit(kind, target), site)
 
 
-async def test_a_site_with_a_client_is_known_by_it(scratch: Path) -> None:
-    assert not isinstance(FakeSite(scratch), ClientSite)
-    assert isinstance(Speaking(scratch, "kv"), ClientSite)
-
-
-async def test_poison_acts_only_where_the_bug_is(scratch: Path) -> None:
-    applied = await apply(hit("poison", "client"), Speaking(scratch, str(PLANTED["poisoned"])))
+async def test_poison_is_applied_only_to_a_service_with_the_bug(scratch: Path) -> None:
+    applied = await inject(hit("poison", "client"), ClientSite(scratch, str(PLANTED["poisoned"])))
     assert "was answered wrongly (201)" in applied.proof
     for kind in ("poison", "poison-crash"):
         with pytest.raises(NotApplied, match="has no such bug"):
-            await apply(hit(kind, "client"), Speaking(scratch, "kv"))
+            await inject(hit(kind, "client"), ClientSite(scratch, "kv"))
 
 
-async def test_state_is_corrupted_where_the_canary_lies(scratch: Path) -> None:
-    site = Speaking(scratch, "kv")
-    applied = await apply(hit("corrupt-state"), site)
+async def test_corrupt_state_flips_every_copy_of_the_canary(scratch: Path) -> None:
+    site = ClientSite(scratch, "kv")
+    applied = await inject(hit("corrupt-state"), site)
     assert "one bit of 2 copies flipped and read back (at 0x3, 0x33)" in applied.proof
     with pytest.raises(NotApplied, match="cannot be written: status 405"):
-        await apply(hit("corrupt-state"), Speaking(scratch, "static"))
-
-
-def test_each_seed_has_a_poison_of_its_own() -> None:
-    assert len({poison_request("poison", seed)[1] for seed in range(100)}) == 100
-
-
-@pytest.mark.parametrize("used, told", [(None, None), (True, True), (lambda: False, False)])
-async def test_whether_it_was_used_is_told_as_it_is_known(
-    used: bool | Callable[[], bool] | None, told: bool | None
-) -> None:
-    applied = Applied("so it is", used=used)
-    assert await applied.used() is told
-    await applied.undo()
+        await inject(hit("corrupt-state"), ClientSite(scratch, "static"))

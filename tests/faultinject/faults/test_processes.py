@@ -1,4 +1,4 @@
-"""Faults of the voter's process, on processes of our own that stand in for one."""
+"""Faults of a process on the host, with substitute processes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from faultinject.faults import voters
+from faultinject.faults import processes
 from faultinject.faults.site import NotApplied
 
 HOLD = "import sys; data = bytes(1 << 20); print('up', flush=True); sys.stdin.read(1)"
@@ -18,7 +18,7 @@ HOLD = "import sys; data = bytes(1 << 20); print('up', flush=True); sys.stdin.re
 
 @pytest.fixture
 def voter() -> Iterator[subprocess.Popen[bytes]]:
-    """Give a process that waits."""
+    """Yield a process that waits."""
     words = [sys.executable, "-c", HOLD]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as it:
         assert it.stdout is not None
@@ -31,17 +31,17 @@ def state(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
-async def test_a_killed_voter_has_ended_when_that_is_told(voter: subprocess.Popen[bytes]) -> None:
-    applied = await voters.kill_voter(voter.pid)
-    assert state(voter.pid) == "Z"  # it is ours to reap
+async def test_kill_returns_when_the_process_has_ended(voter: subprocess.Popen[bytes]) -> None:
+    applied = await processes.kill(voter.pid, "the voter")
+    assert state(voter.pid) == "Z"  # this process must reap it
     assert applied.proof == f"process {voter.pid} has ended"
-    assert await applied.used() is True
+    assert await applied.activated() is True
     with pytest.raises(NotApplied, match="no voter"):
-        await voters.kill_voter(voter.pid)
+        await processes.kill(voter.pid, "the voter")
 
 
-async def test_a_hung_voter_is_stopped_until_that_is_undone(voter: subprocess.Popen[bytes]) -> None:
-    applied = await voters.hang_voter(voter.pid)
+async def test_hang_stops_the_process_until_undone(voter: subprocess.Popen[bytes]) -> None:
+    applied = await processes.hang(voter.pid, "the voter")
     assert state(voter.pid) == "T"
     await applied.undo()
     assert state(voter.pid) != "T"
@@ -52,38 +52,35 @@ async def test_a_hung_voter_is_stopped_until_that_is_undone(voter: subprocess.Po
     await applied.undo()
 
 
-async def test_bits_of_its_memory_are_flipped(voter: subprocess.Popen[bytes]) -> None:
-    applied = await voters.flip_voter(voter.pid, 5, 20)
+async def test_flip_voter_flips_bits_of_its_memory(voter: subprocess.Popen[bytes]) -> None:
+    applied = await processes.flip_voter(voter.pid, 5, 20)
     assert "20 of 20 flipped bits read back" in applied.proof
-    assert await applied.used() is None
+    assert await applied.activated() is None
 
 
-async def test_a_voter_that_ends_while_it_is_flipped_was_hit(
+async def test_flip_voter_is_applied_when_the_voter_ends_meanwhile(
     voter: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looks = 0
+    reads = 0
 
     def pread(descriptor: int, count: int, place: int) -> bytes:
-        nonlocal looks
-        looks += count == 1
-        if looks == 8:  # before the fourth flip and after it are the seventh and eighth look
+        nonlocal reads
+        reads += count == 1
+        if reads == 8:  # the seventh and eighth reads are before and after the fourth flip
             voter.kill()
             voter.wait()
         return read(descriptor, count, place)
 
     read = os.pread
     monkeypatch.setattr(os, "pread", pread)
-    applied = await voters.flip_voter(voter.pid, 5, 20)
+    applied = await processes.flip_voter(voter.pid, 5, 20)
     assert "it ended after 3 of 20 flips" in applied.proof
-    assert await applied.used() is True
+    assert await applied.activated() is True
 
 
-async def test_a_dose_that_it_cannot_have_is_no_fault(voter: subprocess.Popen[bytes]) -> None:
+async def test_flip_voter_is_not_applied_when_the_dose_is_invalid(
+    voter: subprocess.Popen[bytes],
+) -> None:
     with pytest.raises(NotApplied, match="a dose is 1 to"):
-        await voters.flip_voter(voter.pid, 5, 0)
+        await processes.flip_voter(voter.pid, 5, 0)
     os.kill(voter.pid, 0)
-
-
-async def test_where_there_is_no_voter_nothing_is_hit() -> None:
-    with pytest.raises(NotApplied, match="no voter"):
-        await voters.hang_voter(None)

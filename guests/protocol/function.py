@@ -1,0 +1,15 @@
+"""What the function F (``guests.function``) and the voter say to each other."""
+
+from __future__ import annotations
+
+from guests.protocol.message import Reply, encode_reply
+
+__all__ = ["NO", "REFUSAL", "REFUSAL_REPLY", "SCHEME", "YES"]
+
+SCHEME = "HMAC-SHA256"
+"""The authentication scheme that a refusal names."""
+REFUSAL_REPLY = Reply(401, b"", (("www-authenticate", SCHEME),))
+REFUSAL = encode_reply(REFUSAL_REPLY)
+"""The reply to a request that F does not admit: the same wherever F runs."""
+YES, NO = b"\x01", b"\x00"
+"""What F answers on its socket."""

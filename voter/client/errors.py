@@ -1,0 +1,89 @@
+"""Why a request got no reply, as the client library raises it::
+
+RequestError
+├── NotExecuted        the voter rejected it before it was ordered: safe to retry
+│   └── Overload       ... because too many requests wait already
+├── OutcomeUnknown     ordered, and no majority is possible now: it may have been executed
+├── TimedOut           ordered, and not settled in time: it may have been executed
+├── SessionExpired     retried too late to know whether it was executed
+├── KeyReused          its number or key was used for another request: not executed
+├── TooLarge           over the largest payload: never sent
+└── ConnectionFailed   no voter there, or the connection broke: it may have been executed
+"""
+
+from __future__ import annotations
+
+from voter.core.events import Failure
+from voter.errors import VoterError
+
+__all__ = [
+    "ConnectionFailed", "KeyReused", "NotExecuted", "OutcomeUnknown", "Overload", "RequestError",
+    "SessionExpired", "TimedOut", "TooLarge", "failure_error",
+]  # fmt: skip
+
+
+class RequestError(VoterError):
+    """A request got no reply."""
+
+    code = "error"
+
+
+class NotExecuted(RequestError):
+    """Refused before it was ordered; safe to retry."""
+
+    code = Failure.NOT_EXECUTED
+
+
+class Overload(NotExecuted):
+    """Refused before it was ordered, because too much waits; safe to retry later."""
+
+    code = Failure.OVERLOAD
+
+
+class OutcomeUnknown(RequestError):
+    """Ordered, but no majority can be had now; it may have been executed."""
+
+    code = Failure.OUTCOME_UNKNOWN
+
+
+class TimedOut(RequestError):
+    """Not settled in time; it may have been executed."""
+
+    code = Failure.TIMEOUT
+
+
+class SessionExpired(RequestError):
+    """The voter no longer knows the session; a request sent before may have been executed."""
+
+    code = Failure.SESSION_EXPIRED
+
+
+class KeyReused(RequestError):
+    """The request's number or key was used for another request; this one was not executed."""
+
+    code = Failure.KEY_REUSED
+
+
+class TooLarge(RequestError):
+    """Over the largest payload."""
+
+    code = Failure.TOO_LARGE
+
+
+class ConnectionFailed(RequestError):
+    """The connection to the voter failed."""
+
+    code = "connection"
+
+
+_BY_CODE = {
+    error.code: error
+    for error in (
+        NotExecuted, Overload, OutcomeUnknown, TimedOut, SessionExpired, KeyReused, TooLarge
+    )
+}  # fmt: skip
+
+
+def failure_error(code: str, detail: str) -> RequestError:
+    """Return the exception for a failure code as the voter sends it."""
+    return _BY_CODE.get(code, RequestError)(f"{code}: {detail}")

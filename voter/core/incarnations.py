@@ -1,0 +1,319 @@
+"""Incarnations: how a replica joins, catches up, is admitted, and how its incarnation ends.
+
+Every recovery uses only the last voted checkpoint and the log since then, never one replica's word.
+
+**Joining.**  A replica that connects (Greeted) reports its last write and the hash of its history.
+If the log continues from there, the replica keeps its state and becomes a LEARNER.  Otherwise it
+gets the checkpoint (RESTORING), proves by its digest that it holds it, and becomes a LEARNER then.
+A learner is sent the log in a bounded window.  At the end of the log it goes *live*; once it has
+answered all that was ordered before that, it is admitted, and its ballots count.
+
+**What may not be resumed.**  A suspect replica, for its state may be damaged.  One that may have
+applied a write that was voided since.  One that has applied a write whose poll is not settled, and
+no longer has its reply, for it could not vote on it.  All of these get the checkpoint.
+
+**A lost replica is not a faulty one.**  A closed link, a hang or a lag makes it ABSENT: it may
+rejoin with its state.  A dissent or a breach of the protocol makes it EXPELLED and suspect: only a
+fresh incarnation may come back.  Its ballots are void in both cases (polls.py).
+
+**Writes that kill.**  If a replica is lost while unsettled writes are under way at it, any of them
+may be the cause.  So they are sent one at a time when they are replayed.  A write with which m
+replicas are lost a second time, alone, is voided: all replicas skip it from then on.  Whoever may
+have applied it is ended too, and restored from the checkpoint.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf
+
+from voter.core import events as ev
+from voter.core.checkpoints import Checkpoints
+from voter.core.durability import JournalWriter
+from voter.core.entries import Void
+from voter.core.events import Changed, Disconnect, Effect, Ping, Restore, Voided
+from voter.core.limits import EngineTime, Limits
+from voter.core.membership import Membership
+from voter.core.order import LogEntry, OrderLog
+from voter.core.polls import Poll, Polls
+from voter.core.replica import Cause, Replica, State
+from voter.core.throttle import Throttle
+
+__all__ = ["Incarnations"]
+
+
+@dataclass
+class Incarnations:
+    """The life of each replica's incarnation.  It holds no state of its own: see Replica."""
+
+    limits: Limits
+    time: EngineTime
+    log: OrderLog
+    journal: JournalWriter
+    members: Membership
+    polls: Polls
+    checkpoints: Checkpoints
+    throttle: Throttle
+    effects: list[Effect]
+
+    # ---------------------------------------------------------------- joining
+
+    def greet(self, event: ev.Greeted) -> None:
+        """A handshake is complete: continue from the log, or from the checkpoint."""
+        replica = self.members[event.replica]
+        self.end(replica, Cause.GONE, "started anew", replica.cursor, disconnect=False)
+        if replica.state is State.EXPELLED and not event.fresh:
+            self.effects.append(Disconnect(replica.index, "expelled, and not a fresh start"))
+            return
+        replica.reset()
+        replica.epoch, replica.incarnation = event.epoch, event.incarnation
+        replica.heard = self.time.now
+        replica.suspect = replica.suspect and not event.fresh
+        start = self._find_start(replica, event)
+        if start is None:
+            self._restore(replica)
+        else:
+            self.members.change(replica, Cause.BEHIND, "catches up from the log", event.last_seq)
+            replica.cursor = max(start, self.log.checkpoint.seq)
+            self.feed(replica)
+
+    def _find_start(self, replica: Replica, event: ev.Greeted) -> int | None:
+        """Return the write after which the log continues a replica; None if it does not.
+
+        The replica may have applied writes whose polls are not settled, if the voter restarted.
+        It is sent those again, and repeats its replies to them.
+        """
+        last = event.last_seq
+        if replica.suspect or not self.log.continues(last, event.history):
+            return None
+        if last >= min(self.log.voided, default=inf):
+            return None
+        first = self.polls.first_unsettled()
+        if last < first:
+            return last
+        return int(first) - 1 if 0 < event.replies_from <= first else None
+
+    def _restore(self, replica: Replica) -> None:
+        """Send a replica the checkpoint."""
+        point = self.log.checkpoint
+        self.members.change(replica, Cause.FOREIGN, "gets the last checkpoint", point.seq)
+        replica.heard = self.time.now
+        replica.cursor = point.seq
+        replica.restored = point.digest
+        self.effects.append(
+            Restore(replica.index, point.seq, point.history, point.digest or b"", point.state)
+        )
+
+    def restored(self, replica: Replica, event: ev.Restored) -> None:
+        """A replica holds the checkpoint, if its digest is right: feed it the log."""
+        if replica.state is not State.RESTORING:
+            return
+        replica.heard = self.time.now
+        if event.seq != replica.cursor or replica.restored not in (None, event.digest):
+            self.convict(replica, "its state is not the checkpoint it was given", event.seq)
+            return
+        replica.suspect = False
+        self.members.change(replica, Cause.RESTORED, "catches up from the log", event.seq)
+        self.feed(replica)
+
+    def feed(self, replica: Replica) -> None:
+        """Send a learner the next writes of the log; admit it once it has caught up."""
+        limits = self.limits
+        if not replica.live:
+            if replica.cursor < self.log.checkpoint.seq:
+                if not replica.outstanding:
+                    self._restore(replica)
+                return
+            room = limits.window - len(replica.outstanding)
+            for entry in self.log.after(replica.cursor, room):
+                if replica.outstanding_bytes > limits.window_bytes:
+                    return
+                record, poll = entry.record, self.polls.open.get(entry.record.seq)
+                unsettled = poll is not None and poll.winner is None
+                alone = entry.killed and not record.void and unsettled
+                if alone and replica.outstanding:
+                    return
+                self.members.send_to(replica, poll, record)
+                replica.cursor = record.seq
+                if alone:
+                    return
+            if replica.cursor != self.log.last_write:
+                return
+            replica.live = True
+            replica.join_seq = replica.cursor
+            self.members.refresh()
+        if not replica.outstanding or replica.outstanding[0][0] > replica.join_seq:
+            self._admit(replica)
+
+    def feed_all(self) -> None:
+        """Feed the learners that are not live: the log has changed."""
+        for replica in self.members:
+            if replica.state is State.LEARNER and not replica.live:
+                self.feed(replica)
+
+    def _admit(self, replica: Replica) -> None:
+        """Let the ballots of a learner count from now on (an observer's are only compared)."""
+        seq = self.journal.take_seq()
+        if replica.observer:
+            self.members.change(replica, Cause.OBSERVING, "observes", seq)
+        else:
+            self.members.change(replica, Cause.ADMITTED, "votes", seq)
+            self.polls.recount = True
+        self.members.refresh()
+
+    # ----------------------------------------------------------------- ending
+
+    def lost(self, replica: Replica, event: ev.Lost) -> None:
+        """The link of a replica has ended."""
+        self.end(replica, Cause.GONE, event.reason, 0)
+
+    def breached(self, replica: Replica, event: ev.Misbehaved) -> None:
+        """A replica has broken the protocol."""
+        self.convict(replica, event.reason, 0)
+
+    def refused(self, replica: Replica, event: ev.RefusedOrder) -> None:
+        """A replica cannot apply what it was sent, or cannot make a digest: then it is suspect."""
+        replica.suspect |= any(seq == event.seq for seq, _ in replica.markers)
+        self.end(replica, Cause.GONE, f"refused: {event.reason}", event.seq)
+
+    def pardon(self, event: ev.Admit) -> None:
+        """Let a replica come back as it is: it stays suspect, so it gets the checkpoint."""
+        replica = self.members[event.replica]
+        if replica.state in (State.EXPELLED, State.ABSENT):
+            self.members.change(replica, Cause.PARDONED, "may come back", 0)
+
+    def expel(self, event: ev.Expel) -> None:
+        """Take a replica out of the vote, connected or not."""
+        replica = self.members[event.replica]
+        if replica.epoch:
+            self.convict(replica, event.reason, 0)
+        elif replica.state is State.ABSENT:
+            replica.suspect = True
+            self.members.change(replica, Cause.CONVICTED, event.reason, 0)
+
+    def dissented(self, replica: Replica, seq: int) -> None:
+        """Expel a replica that answered something else than the majority.
+
+        Only report it if no majority is needed, or if the replica is an observer.
+        """
+        replica.dissents += 1
+        if self.members.policy.compares and not replica.observer:
+            self.convict(replica, "dissent", seq)
+        else:
+            state = str(replica.state)
+            self.effects.append(Changed(replica.index, state, state, "dissent", seq))
+
+    def convict(self, replica: Replica, reason: str, seq: int) -> None:
+        """End the incarnation of a replica that cannot be trusted."""
+        self.end(replica, Cause.CONVICTED, reason, seq)
+
+    def end(
+        self, replica: Replica, cause: Cause, reason: str, seq: int, *, disconnect: bool = True
+    ) -> None:
+        """End a replica's incarnation, and those of all that must end with it.
+
+        Each loss may void one write, and so end further incarnations: those come next.
+        """
+        pending = [(replica, cause, reason, seq)]
+        while pending:
+            replica, cause, reason, seq = pending.pop(0)
+            if not replica.epoch:
+                continue
+            under_way = self._end_one(replica, cause, reason, seq)
+            if disconnect:
+                self.effects.append(Disconnect(replica.index, reason))
+            if cause is Cause.GONE and (poll := self._attribute_loss(replica, under_way)):
+                reason, seq = "may have applied a write that was voided", poll.seq
+                applied = [other for other in self.members if poll.sent >> other.index & 1]
+                for other in applied:
+                    other.suspect = True
+                pending[:0] = [(other, Cause.GONE, reason, seq) for other in applied]
+                disconnect = True
+
+    def _end_one(self, replica: Replica, cause: Cause, reason: str, seq: int) -> list[int]:
+        """End one incarnation; return what was under way at it."""
+        replica.expulsions += 1
+        replica.suspect = replica.suspect or cause is Cause.CONVICTED
+        self.members.change(replica, cause, reason, seq)
+        self.polls.withdraw(replica)
+        under_way = [seq for seq, _ in replica.outstanding]
+        replica.reset()
+        self.checkpoints.keeper_lost(replica)
+        self.members.refresh()
+        return under_way
+
+    def _attribute_loss(self, replica: Replica, under_way: list[int]) -> Poll | None:
+        """Note with which unsettled writes a replica was lost; return the poll of one to void.
+
+        The first time it may have been any of them.  Later each is under way alone.
+        """
+        bit, need = 1 << replica.index, self.members.policy.need
+        for seq in under_way:
+            poll = self.polls.open.get(seq)
+            if poll is None or poll.entry is None or poll.winner is not None:
+                continue
+            entry = poll.entry
+            if entry.killed & bit and len(under_way) == 1:
+                entry.killed_again |= bit
+            entry.killed |= bit
+            if entry.killed_again.bit_count() >= need and not entry.record.void:
+                self._void_request(poll, entry)
+                return poll
+        return None
+
+    def _void_request(self, poll: Poll, entry: LogEntry) -> None:
+        """Let all replicas skip a write from now on.
+
+        Its reply, and those to all that was ordered after it, wait until that is durable.
+        """
+        poll.record = self.log.void(entry)
+        self.journal.append(Void(poll.seq))
+        self.journal.last_write = self.journal.position
+        for later in self.polls.open.values():
+            if later.seq >= poll.seq:
+                later.needs = self.journal.position
+        self.effects.append(Voided(poll.seq))
+
+    # --------------------------------------------------------------- liveness
+
+    def heard(self, replica: Replica, _event: ev.Heard) -> None:
+        """A replica has answered a ping."""
+        if not replica.pinged:
+            self.convict(replica, "sent a sign of life that nobody asked for", 0)
+            return
+        replica.heard = self.time.now
+        replica.pinged = False
+
+    def watch(self, gap: float) -> None:
+        """End the incarnations that hang or lag; ping the idle ones.
+
+        If the voter itself was delayed, it extends every deadline and suspects no replica: the
+        replies may lie unread in the sockets.  ``gap``: seconds since the last call.
+        """
+        limits, now, behind = self.limits, self.time.now, dict[int, int]()
+        for replica in self.members:
+            if not replica.epoch:
+                continue
+            outstanding = replica.outstanding
+            if replica.state is State.LEARNER:
+                answered = outstanding[0][0] - 1 if outstanding else replica.cursor
+                behind[replica.index] = self.log.count_after(answered)
+            if gap > limits.hang / 2:
+                replica.heard += gap
+            silent = now - replica.heard
+            patience = limits.hang
+            if replica.state is State.RESTORING:
+                patience += len(self.log.checkpoint.state) / limits.restore_rate
+            waits = outstanding or replica.pinged or replica.state is State.RESTORING
+            if waits and silent > patience:
+                self.end(replica, Cause.GONE, f"hang: silent for {silent:.1f} s", 0)
+            elif (
+                len(outstanding) - self.polls.unsettled > limits.lag
+                or replica.outstanding_bytes - self.polls.pending_bytes - self.throttle.held_bytes
+                > limits.lag_bytes
+            ):
+                self.end(replica, Cause.GONE, f"lag: {len(outstanding)} behind", 0)
+            elif not waits and silent > limits.ping:
+                replica.pinged = True
+                self.effects.append(Ping(replica.index))
+        self.throttle.update(now, behind)

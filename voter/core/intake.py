@@ -1,0 +1,170 @@
+"""Intake: how a client's request gets its place in the order, and why it may not.
+
+Before it has a place, a request goes through three gates.  Whatever is refused there was not
+executed, and its client may try again.
+
+1. **Retries** (dedup.py).  A request with a session number or an Idempotency-Key that was ordered
+   before is never ordered again.  If its reply is known, it is released again, also while the node
+   takes nothing new.  If its poll is open, or its reply waits for the journal, the client joins.
+2. **Refusals.**  The node drains, has no majority, holds too much, or its disk is full or behind.
+3. **The throttle** (throttle.py) may hold a write back while a learner catches up.
+
+Then the request is ordered (order.py), journaled if it is a write, and sent to all live replicas,
+in this order of effects: the shell writes the journal before it sends.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from voter.core import events as ev
+from voter.core.checkpoints import Checkpoints
+from voter.core.dedup import DedupTable, Finding, Found
+from voter.core.durability import JournalWriter, ReleaseGate
+from voter.core.entries import Once, Opened
+from voter.core.events import Effect, Fail, Failure, Release
+from voter.core.limits import EngineTime, Limits
+from voter.core.membership import Membership
+from voter.core.order import OrderLog
+from voter.core.polls import Poll, Polls
+from voter.core.throttle import Throttle
+
+__all__ = ["NOT_KEPT", "Intake"]
+
+_LOG_FULL = "the log is full: no checkpoint could be voted and fetched yet"
+NOT_KEPT = "executed; its reply was too long to be kept"
+
+
+@dataclass
+class Intake:
+    """What takes the clients' requests and orders them."""
+
+    limits: Limits
+    time: EngineTime
+    log: OrderLog
+    journal: JournalWriter
+    members: Membership
+    polls: Polls
+    gate: ReleaseGate
+    dedup: DedupTable
+    throttle: Throttle
+    checkpoints: Checkpoints
+    effects: list[Effect]
+    draining: bool = False
+
+    @property
+    def pending(self) -> int:
+        """Requests that are not ordered yet, not settled, or not released."""
+        return self.polls.unsettled + len(self.gate.replies) + len(self.throttle.held)
+
+    def submit(self, event: ev.Submit, *, held: bool = False) -> Poll | None:
+        """Order a request and send it to all live replicas, or refuse it, or hold it back.
+
+        Return the open poll that it joins, if it is a retry: it may be lost by now.  ``held``: the
+        throttle has held the request back before.
+        """
+        once = None if event.read_only else event.once
+        if once is not None:
+            found = self.dedup.lookup(once, event.caller, self._agreed_time())
+            if found.finding is not Finding.NEW:
+                return self._answer_retry(event, found)
+        if (problem := self.find_problem(event.read_only)) is not None:
+            self.effects.append(Fail(event.ticket, *problem))
+        elif held or event.read_only or (not self.throttle.held and self.throttle.spend()):
+            self._order(event, once)
+        else:
+            self.throttle.hold(event)
+        return None
+
+    def _agreed_time(self) -> int:
+        return max(self.time.wall_ns, self.log.time_ns)
+
+    def _order(self, event: ev.Submit, once: Once | None) -> None:
+        """Give a request its place, and send it to all live replicas."""
+        record, entry = self.log.order(
+            event.request, event.caller, event.read_only, self.time.wall_ns, once
+        )
+        journal, polls = self.journal, self.polls
+        if entry is not None:
+            journal.append(record)
+            journal.last_write = journal.position
+            if once is not None:
+                self.dedup.record(once, event.caller, record.seq, record.time_ns)
+        size = len(event.request)
+        poll = Poll(record.seq, record, entry, [event.ticket], journal.last_write, size)
+        polls.add(poll)
+        polls.tickets[event.ticket] = poll
+        self.members.send_to_live(poll, record)
+        journal.reserve()
+        self.checkpoints.count_request()
+
+    def _answer_retry(self, event: ev.Submit, found: Found) -> Poll | None:
+        """Answer a request that was ordered before, or never may be; or let it join its poll."""
+        refused = found.finding not in (Finding.PENDING, Finding.DONE)
+        waiting = self.gate.replies.get(found.seq) if not refused else None
+        poll = waiting[0] if waiting else self.polls.open.get(found.seq)
+        if refused:
+            self.effects.append(Fail(event.ticket, found.finding.value, found.detail, found.seq))
+        elif waiting is None and found.reply is not None:
+            self.effects.append(Release(event.ticket, found.seq, found.reply, 0, (), replayed=True))
+        elif poll is not None and (waiting or poll.winner is None):
+            poll.tickets.append(event.ticket)
+            self.polls.tickets[event.ticket] = poll
+            return None if waiting else poll
+        else:
+            failure = Fail(event.ticket, Failure.OUTCOME_UNKNOWN, NOT_KEPT, found.seq)
+            self.effects.append(failure)
+        return None
+
+    def find_problem(self, read_only: bool) -> tuple[str, str] | None:
+        """Return why no request may be ordered now (failure and detail), or None if one may."""
+        limits, members, journal = self.limits, self.members, self.journal
+        if self.draining:
+            return Failure.NOT_EXECUTED, "the node is draining: no new requests are taken"
+        if not members.can_vote:
+            return Failure.NOT_EXECUTED, (
+                f"no majority: {len(members.active)} of {members.policy.of} replicas "
+                f"are active, {members.policy.need} must agree"
+            )
+        if (
+            self.pending >= limits.pending
+            or self.polls.pending_bytes + self.throttle.held_bytes > limits.pending_bytes
+        ):
+            return Failure.OVERLOAD, "too many requests wait for their vote"
+        if journal.full and not read_only:
+            return Failure.NOT_EXECUTED, f"nothing can be written down: {journal.full}"
+        if not journal.has_reserved_seq():
+            return Failure.OVERLOAD, "the journal is behind: the disk does not keep up"
+        if not read_only and journal.reclaimable > limits.log_bytes:
+            return Failure.OVERLOAD, _LOG_FULL
+        return None
+
+    def cancel(self, event: ev.Cancel) -> None:
+        """Forget a client that no longer waits; what was ordered stays ordered."""
+        self.throttle.cancel(event.ticket)
+        if (poll := self.polls.tickets.pop(event.ticket, None)) is not None:
+            poll.tickets.remove(event.ticket)
+
+    def open_session(self, event: ev.OpenSession) -> None:
+        """Open a session for a native client, under a name that was never used before."""
+        problem = self.journal.full
+        if self.draining:
+            problem = "the node is draining"
+        elif not self.journal.has_reserved_seq():
+            problem = "the journal is behind"
+        elif self.journal.reclaimable > self.limits.log_bytes:
+            problem = _LOG_FULL
+        if problem:
+            text = f"no session can be opened: {problem}"
+            self.effects.append(Fail(event.ticket, Failure.NOT_EXECUTED, text))
+            return
+        seq = self.journal.take_seq()
+        session = seq.to_bytes(8) + self.log.token(seq)
+        now = self._agreed_time()
+        self.dedup.open(session, event.caller, now)
+        self.journal.append(Opened(session, event.caller, now))
+        self.gate.open_when_durable(ev.SessionOpened(event.ticket, session))
+
+    def drain(self, _event: ev.Drain) -> None:
+        """Order nothing new from now on."""
+        self.draining = True

@@ -1,0 +1,121 @@
+"""Polls: the votes under way, and the ballots, clients and bytes that belong to them.
+
+A poll is opened when a request is ordered, or when a checkpoint marker is placed.  Each replica
+that was sent it casts one ballot: the tag of its reply, which is the reply itself if it is short
+(``order.tag``).  A poll is *settled* once one tag has m ballots of electors.  It stays open until
+all replicas that it was sent to have answered or left, because a late reply must be compared with
+the winner too.  A late reply that differs is a dissent like any other.
+
+Ballots are void once their replica's incarnation ends: what it said cannot be repeated, so it must
+not be counted together with later ballots.  A new incarnation is sent the open writes again from
+the log, and votes on them again.
+
+A long reply is kept only while its poll is not settled, and only within ``Limits.ballot_bytes``.
+It is needed in one case: a change of membership settles the poll.  Otherwise the ballot that
+settles a poll brings the reply along.  If no reply is at hand, the poll waits for a replica that
+has still to answer, and at last the client learns that the outcome is unknown.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import chain
+from math import inf
+
+from voter.core.entries import Record
+from voter.core.limits import Limits
+from voter.core.order import LogEntry
+from voter.core.replica import Replica
+
+__all__ = ["Poll", "Polls"]
+
+
+@dataclass(slots=True, eq=False)
+class Poll:
+    """One vote: on a request, or (``record`` None) on the digest at a marker.
+
+    ``tickets``: the clients that wait for it.  ``needs``: the position in the journal up to which
+    it must be durable before the reply is released.  ``winner``: the winning tag, None until the
+    poll is settled.  ``sent`` is a bit mask of the replicas that it was sent to, and ``due`` counts
+    those of them that have not answered.  ``retried``: a read that was ordered a second time.
+    """
+
+    seq: int
+    record: Record | None = None
+    entry: LogEntry | None = None
+    tickets: list[int] = field(default_factory=list)
+    needs: int = 0
+    size: int = 0
+    retried: bool = False
+    ballots: dict[int, bytes] = field(default_factory=dict)
+    long_replies: dict[bytes, bytes] | None = None
+    winner: bytes | None = None
+    sent: int = 0
+    due: int = 0
+
+
+@dataclass
+class Polls:
+    """All open polls, and what they hold in total."""
+
+    limits: Limits
+    open: dict[int, Poll] = field(default_factory=dict)  # by sequence number, in order
+    tickets: dict[int, Poll] = field(default_factory=dict)  # by the client's ticket
+    unsettled: int = 0
+    pending_bytes: int = 0  # of the requests that are not settled
+    reply_bytes: int = 0  # of the long replies that are kept
+    recount: bool = False  # the electors have changed: count all again
+
+    def add(self, poll: Poll) -> None:
+        """Open a poll."""
+        self.open[poll.seq] = poll
+        self.unsettled += 1
+        self.pending_bytes += poll.size
+
+    def first_unsettled(self) -> float:
+        """Return the first write whose vote is not won (infinite if there is none).
+
+        A replica that has applied it can vote on it only if it still has its reply.
+        """
+        return next((p.seq for p in self.open.values() if p.entry and p.winner is None), inf)
+
+    def keep_reply(self, poll: Poll, ballot: bytes, reply: bytes) -> None:
+        """Keep a long reply until its poll is settled, if there is room for it."""
+        if poll.winner is not None or poll.seq not in self.open:
+            return
+        if len(reply) + self.reply_bytes <= self.limits.ballot_bytes:
+            kept = poll.long_replies = poll.long_replies or {}
+            if ballot not in kept:
+                kept[ballot] = reply
+                self.reply_bytes += len(reply)
+
+    def settle(self, poll: Poll, winner: bytes | None) -> dict[int, bytes]:
+        """Stop counting a poll; return its ballots.  It may still be open for late replies."""
+        ballots, poll.ballots, poll.winner = poll.ballots, {}, winner
+        self.unsettled -= 1
+        self.pending_bytes -= poll.size
+        if poll.long_replies:
+            self.reply_bytes -= sum(map(len, poll.long_replies.values()))
+            poll.long_replies = None
+        return ballots
+
+    def drop(self, poll: Poll) -> None:
+        """Forget a poll that has no effect on the state (a read, a marker)."""
+        del self.open[poll.seq]
+        self.settle(poll, None)
+
+    def expect_one_less(self, seq: int) -> None:
+        """Close a settled poll once no replica has still to answer it."""
+        if (poll := self.open.get(seq)) is not None:
+            poll.due -= 1
+            if not poll.due and poll.winner is not None:
+                del self.open[seq]
+
+    def withdraw(self, replica: Replica) -> None:
+        """Void the ballots of a replica whose incarnation ends; expect no more answers of it."""
+        for seq, _ in chain(replica.outstanding, replica.markers):
+            self.expect_one_less(seq)
+        for poll in self.open.values():
+            poll.ballots.pop(replica.index, None)
+            poll.sent &= ~(1 << replica.index)
+        self.recount = True
