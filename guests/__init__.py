@@ -1,8 +1,9 @@
-"""What runs inside a guest: the frame format, the service interface, the shipped services, the
-agent.
+"""What runs inside a guest, and the host's tools for it.
 
-Standard library only (``guests.image``, which builds the image on the host, excepted), because
-all of it is copied into the guest image.
+In the guest run ``protocol`` (frames and messages), ``service`` and ``function`` (the interfaces
+that a user's code implements), ``services`` (the shipped ones) and ``agent``.  They import the
+standard library only, because the image build copies them into the guest.  On the host run
+``image``, which builds the guest image, and ``check``, which finds non-determinism in a service.
 """
 
 from __future__ import annotations

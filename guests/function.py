@@ -1,16 +1,16 @@
-"""The function f of the paper's Figure 5: something that every guest does before its service.
+"""The function f of the paper's Figure 5: a step that every guest runs before its service.
 
-Here f is request authentication: it says of each request whether the service may see it.  The same
-code runs in each guest (configuration C1: ``guarded`` wraps the service) or once on the host, as
-F, before requests are ordered (C2: ``deploy.authorizer``).  Whoever runs it answers REFUSAL to what
-it does not admit, so that the reply does not tell the two from each other.  What it was voted by
-does (in C2 nobody voted on it), and so does a retry with the Idempotency-Key of a request before
-it: in C1 the voter answers it, from the reply that it keeps, without asking f.  There whoever has a
-key of the same caller gets its reply unsigned, and what was refused once stays refused under it.
+Here f is request authentication: it decides whether the service may see a request.  The same code
+runs in each guest (configuration C1: ``guarded`` wraps the service), or once on the host, as F,
+before requests are ordered (C2: ``deploy.authorizer``).  Both reply REFUSAL to a request that is
+not admitted.  A client can tell the two apart by the result of the vote: in C2 nobody voted on a
+refusal.  It can also tell by a retry with the Idempotency-Key of an earlier request.  In C1 the
+voter answers that retry from its cache, without f.  So any client with the same caller name and key
+gets the cached reply, even unsigned, and a refused request stays refused under that key.
 
-A request has the header ``authorization: HMAC-SHA256 HEX``, over its method, target and body under
-a key that is shared with the clients.  Other headers are not signed, and nothing in it is used up:
-one who listens can send a request again.  Deterministic: the same request and key, the same word.
+A signed request has the header ``authorization: HMAC-SHA256 HEX``, over method, target and body,
+with a key shared with the clients.  Other headers are not signed.  There is no protection against
+replay: an eavesdropper can send a request again.  f is deterministic in request and key.
 """
 
 from __future__ import annotations
@@ -38,42 +38,42 @@ AUTHENTICATION = "hmac-sha256"
 """The shipped function's name."""
 HEADER = "authorization"
 LEAST_KEY = 16
-"""Bytes of a key, at least."""
+"""Shortest key in bytes; a shorter one is an error."""
 
 
 class Function(ABC):
-    """f.  ``key`` is what the image or the command hands it."""
+    """The function f.  ``key``: from the image, or from the command line."""
 
     def __init__(self, key: bytes) -> None:
         self.key = key
 
     @abstractmethod
     def admits(self, request: Request) -> bool:
-        """Whether the service may see this request."""
+        """Return whether the service may see this request."""
 
 
 class Authentication(Function):
-    """Admits what somebody signed who has the key."""
+    """Admits requests that are signed with the key."""
 
     def admits(self, request: Request) -> bool:
-        """Whether the request's signature is right."""
+        """Return whether the request's signature is valid."""
         try:
             given = request.headers.get(HEADER, "")
-        except MessageError:  # headers that are not headers sign nothing
+        except MessageError:  # malformed headers contain no signature
             return False
         _, right = sign(self.key, request.method, request.target, request.body)
         return hmac.compare_digest(given.encode("latin-1"), right.encode())
 
 
 def sign(key: bytes, method: str, target: str, body: bytes = b"") -> tuple[str, str]:
-    """Return the header, as (name, value), that makes a request pass."""
-    # Neither a method nor a target holds a space or the end of a line: no two requests are alike.
+    """Return the header, as (name, value), that signs a request."""
+    # Method and target contain no space and no line end: different requests give different texts.
     text = f"{method} {target}\n".encode("utf-8", "surrogatepass") + body
     return HEADER, f"{SCHEME} {hmac.digest(key, text, 'sha256').hex()}"
 
 
 def guarded(service_class: type[Service], function: Function) -> type[Service]:
-    """Return the service with f before it; its state, name and formats are the service's own."""
+    """Return the service with f before it; state, name and formats stay the service's."""
 
     def apply(self: Service, request: Request, context: Context) -> Reply:
         if not function.admits(request):
@@ -87,7 +87,7 @@ def guarded(service_class: type[Service], function: Function) -> type[Service]:
 def load_function(name: str, key: bytes) -> Function:
     """Return f by its name (``hmac-sha256``), or from a Python file that defines one Function.
 
-    Raises ServiceError, saying what is wrong.
+    Raises ServiceError that names the problem.
     """
     if name == AUTHENTICATION:
         return Authentication(key)
@@ -95,9 +95,9 @@ def load_function(name: str, key: bytes) -> Function:
 
 
 def read_key(path: Path) -> bytes:
-    """Return the key in a file: hexadecimal digits, two a byte (``openssl rand -hex 32``).
+    """Return the key in a file of hexadecimal digits (``openssl rand -hex 32``).
 
-    Raises ServiceError, saying what is wrong.
+    Raises ServiceError that names the problem.
     """
     try:
         key = bytes.fromhex(path.read_text(encoding="ascii").strip())

@@ -1,9 +1,8 @@
-"""The interface a replicated service implements, and how one is loaded.
+"""The interface that a replicated service implements, and the loader of services.
 
-A service is a deterministic state machine: what it answers, and what it holds afterwards,
-depends only on its state, the request and the context.  Time and randomness come from the
-context, never from the machine.  The least a service must have is ``apply``; one with state
-also has ``snapshot`` and ``restore``.
+A service is a deterministic state machine: its reply and its next state depend only on its state,
+the request and the context.  Time and randomness come from the context, never from the machine.
+Every service has ``apply``; a service with state also has ``snapshot`` and ``restore``.
 """
 
 from __future__ import annotations
@@ -40,21 +39,21 @@ T = TypeVar("T")
 SHIPPED = {"kv": "guests.services.kv", "static": "guests.services.static"}
 
 MAX_REPLY = MAX_PAYLOAD - (1 << 15)
-"""Largest reply in bytes, headers included: 1 MiB and 32 KiB (the rest is for what frames add)."""
+"""Largest reply in bytes with its headers: 1 MiB and 32 KiB; frames need the rest."""
 
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class ServiceError(Exception):
-    """A service that cannot be found or loaded."""
+    """A service or function cannot be found or loaded, or cannot take a state."""
 
 
 class Context:
-    """What is agreed about one request besides its bytes: its number, time, seed and caller.
+    """What all replicas agree on for one request, apart from its bytes.
 
-    ``seq``: its place in the order.  ``time_ns``: agreed time, nanoseconds since the epoch, never
-    backwards.  ``caller``: who asked, as the voter knows them.  ``read_only``: the request must not
-    change state; the voter does not keep it for recovery.
+    ``seq``: its number in the order.  ``time_ns``: agreed time in nanoseconds since the epoch; it
+    never decreases.  ``caller``: the client's name, as the voter knows it.  ``read_only``: the
+    request must not change the state, and the voter does not keep it for recovery.
     """
 
     __slots__ = ("_random", "_seed", "caller", "read_only", "seq", "time_ns")
@@ -87,35 +86,35 @@ class Service(ABC):
 
     name = "service"
     state_format = 1
-    """Version of what ``snapshot`` gives; replicas of different versions do not share a state."""
+    """Version of the snapshot's format; replicas with different versions do not share a state."""
 
     @abstractmethod
     def apply(self, request: Request, context: Context) -> Reply:
-        """Answer one request, changing the state if need be.
+        """Return the reply to one request; change the state if necessary.
 
-        An exception becomes a deterministic 500: make changes last, so that a request that
-        fails has changed nothing.
+        An exception becomes a deterministic 500.  Change the state last, so that a request that
+        fails changes nothing.
         """
 
     def snapshot(self) -> Iterator[bytes]:
-        """Give the whole state as bytes, in pieces, the same for the same state (sort sets)."""
+        """Yield the whole state as bytes, in pieces: equal states give equal bytes (sort sets)."""
         yield from ()
 
     def restore(self, state: bytes) -> None:
-        """Replace the state by one that ``snapshot`` gave.  Empty bytes: the state at the start."""
+        """Replace the state by one from ``snapshot``.  Empty bytes: the initial state."""
         if state:
             raise ServiceError(f"service {self.name} has no state, yet was given one to restore")
 
     def digest(self) -> bytes:
         """Return the 32-byte BLAKE2b digest of the state, computed from the stored bytes.
 
-        Must equal the digest of what ``snapshot`` gives: voters check a transferred state by it.
+        It must equal the digest of the snapshot: voters check a transferred state with it.
         """
         return state_digest(self.snapshot())
 
 
 def state_digest(pieces: Iterator[bytes]) -> bytes:
-    """Return the 32-byte BLAKE2b digest of a state given in pieces."""
+    """Return the 32-byte BLAKE2b digest of a state in pieces."""
     digest = blake2b(digest_size=32)
     for piece in pieces:
         digest.update(piece)
@@ -123,12 +122,12 @@ def state_digest(pieces: Iterator[bytes]) -> bytes:
 
 
 def answer(service: Service, request_bytes: bytes, context: Context) -> bytes:
-    """Apply a request given as canonical bytes; return the reply's bytes, whatever happens.
+    """Apply a request in canonical bytes; return the reply's bytes.  Never raises.
 
-    What is wrong with the request is a 400, an exception of the service a 500 that names the
-    exception's class only (its text may hold addresses, which differ between replicas).  A reply
-    over MAX_REPLY is a 500 too.  A request marked read-only must have a safe method: what it
-    changed would be missing from every state that is rebuilt from the log.
+    An invalid request gives a 400.  An exception of the service gives a 500 that names only its
+    class: its text may hold addresses, which differ between replicas.  A reply over MAX_REPLY gives
+    a 500.  A request marked read-only must have a safe method: its changes would be missing from
+    every state that is rebuilt from the log.
     """
     try:
         request = Request.decode(request_bytes)
@@ -138,13 +137,13 @@ def answer(service: Service, request_bytes: bytes, context: Context) -> bytes:
         return encode_reply(Reply(400, f"{error}\n"))
     try:
         reply = service.apply(request, context)
-    except MessageError as error:  # headers are taken apart only when the service asks for them
+    except MessageError as error:  # headers are decoded only when the service uses them
         return encode_reply(Reply(400, f"{error}\n"))
-    except Exception as error:  # noqa: BLE001 - the service's own fault must not end the replica
+    except Exception as error:  # noqa: BLE001 - an error of the service must not end the replica
         return encode_reply(Reply(500, f"service failed: {type(error).__name__}\n"))
     try:
         reply_bytes = encode_reply(reply)
-    except Exception as error:  # noqa: BLE001 - anything may have been returned
+    except Exception as error:  # noqa: BLE001 - the service may return anything
         return encode_reply(Reply(500, f"service's reply is invalid: {type(error).__name__}\n"))
     if len(reply_bytes) > MAX_REPLY:
         return encode_reply(Reply(500, f"service's reply is over {MAX_REPLY} bytes\n"))
@@ -152,10 +151,9 @@ def answer(service: Service, request_bytes: bytes, context: Context) -> bytes:
 
 
 def load(name: str) -> type[Service]:
-    """Return the service class for a shipped name (``kv``, ``static``) or the path of a Python
-    file.
+    """Return the class of a shipped service (``kv``, ``static``), or the one in a Python file.
 
-    A file must define exactly one subclass of Service.  Raises ServiceError, saying what is wrong.
+    A file must define exactly one subclass of Service.  Raises ServiceError that names the problem.
     """
     if name in SHIPPED:
         return _only(importlib.import_module(SHIPPED[name]), name, Service)  # type: ignore[type-abstract]
@@ -165,7 +163,7 @@ def load(name: str) -> type[Service]:
 def load_class(name: str, base: type[T], known: Iterable[str] = ()) -> type[T]:
     """Return the one subclass of ``base`` that the Python file ``name`` defines.
 
-    ``known``: names that would do as well.  Raises ServiceError, saying what is wrong.
+    ``known``: other names that the caller accepts.  Raises ServiceError that names the problem.
     """
     what = base.__name__.lower()
     path = Path(name)
@@ -177,7 +175,7 @@ def load_class(name: str, base: type[T], known: Iterable[str] = ()) -> type[T]:
     if spec is None or spec.loader is None:
         raise ServiceError(f"{path} is not a Python file (its name must end in .py)")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up there
+    sys.modules[spec.name] = module  # dataclasses find their module there
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
@@ -197,9 +195,9 @@ def _only(module: ModuleType, name: str, base: type[T]) -> type[T]:
             f"{name} must define exactly one subclass of {base.__module__}.{base.__name__}, "
             f"not {len(found)}"
         )
-    lacking = sorted(getattr(found[0], "__abstractmethods__", ()))
-    if lacking:
+    missing = sorted(getattr(found[0], "__abstractmethods__", ()))
+    if missing:
         raise ServiceError(
-            f"{name}: class {found[0].__name__} must define the method {', '.join(lacking)}"
+            f"{name}: class {found[0].__name__} must define the method {', '.join(missing)}"
         )
     return found[0]

@@ -21,7 +21,6 @@ from pathlib import Path
 
 import msgspec
 
-from deploy.machine.node import NodeMachines
 from deploy.node.durability import Durability
 from faultinject.bench import rig
 from faultinject.bench.clients import BareLink, HttpPool
@@ -143,7 +142,7 @@ async def _run(directory: Path, plan: BenchPlan, progress: Callable[[str], None]
             if plan.idle:
                 progress(f"holding {plan.idle} idle connections")
                 idle = await _hold_idle(on_processes, plan.idle)
-        accel = _accelerator(node)
+        accel = node.guests["g1"].spec.accel
     return BenchReport(
         plan=plan,
         seconds=time.monotonic() - began,
@@ -153,10 +152,6 @@ async def _run(directory: Path, plan: BenchPlan, progress: Callable[[str], None]
         recoveries=recoveries,
         idle=idle,
     )
-
-
-def _accelerator(node: NodeMachines) -> str:
-    return node.guests["g1"].spec.accel
 
 
 async def _start_peers(

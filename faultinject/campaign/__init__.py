@@ -1,10 +1,11 @@
-"""Campaigns: many missions with faults, each checked, and what they show about reliability.
+"""Campaigns: many missions with planned faults, each checked.
 
-``spec`` (a file) and a seed give the ``plan``; a ``station`` runs one mission of it on its own
-node; the ``runner`` spreads missions over stations and has the ``store`` write each row as it
-ends; ``report`` tells what they show, by ``faultinject.estimate`` and ``faultinject.model``.
+Layers, from the bottom: ``records`` (the data of one mission) < ``planning`` (a file and a seed
+give the missions) < ``assessment`` (from observations to stratum and outcome) < ``mission`` (runs
+one mission on its own node) < ``store`` (keeps the observations of all missions) < ``workers``
+(processes that run missions, here or on a cluster) < ``run`` (a whole run, and its status).
+
+``faultinject.report`` shows what a campaign found.
 """
-
-from __future__ import annotations
 
 __all__: list[str] = []

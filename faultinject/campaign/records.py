@@ -1,6 +1,10 @@
-"""One trial: what is planned for a mission, and the row that tells what became of it.  Pure data.
+"""The plan of one mission, and the observations of its run.  Pure data.
 
-A trial is a mission from a clean start; requests within it are correlated and never trials.
+A mission is one trial: it begins from a clean start.  The requests within it are correlated, so
+they are never counted as trials.
+
+``MissionRow`` holds observations only.  Which stratum a mission counts for, and its outcome, follow
+from them by a rule (``faultinject.campaign.assessment``), applied whenever rows are read.
 """
 
 from __future__ import annotations
@@ -13,16 +17,21 @@ from faultinject.faults import Injection
 from faultinject.results.outcome import Design, Outcome, StationFacts
 
 __all__ = [
+    "LAYER",
     "Design",
     "GuestFate",
     "HitResult",
     "MissionPlan",
-    "Outcome",
     "MissionRow",
+    "Outcome",
+    "RequestResult",
     "StationFacts",
     "StationSpec",
     "Timings",
 ]
+
+LAYER = frozenset({"voter", "function"})
+"""Targets in the layer under the guests: the voter, and F (the function on the host)."""
 
 
 class _Data(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -32,9 +41,9 @@ class _Data(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 class MissionPlan(_Data, frozen=True, kw_only=True):
     """One mission as planned: a pure function of spec, seed and ``index``.
 
-    ``stratum``: the name of the stratum that it is a trial of.  ``k``: guests hit; ``function_k``:
-    further guests, whose function f is hit.  ``host_function_hit``: F is.  ``seed``: of the
-    workload.  ``order``: its place in the random order in which missions are run, from 0.
+    ``order``: its place, from 0, in the random order in which missions run.  ``stratum``: the
+    planned stratum.  ``k``: guests hit.  ``function_k``: further guests, whose function f is hit.
+    ``host_function_hit``: F, the function on the host, is hit.  ``seed``: seed of the workload.
     """
 
     index: int
@@ -49,13 +58,16 @@ class MissionPlan(_Data, frozen=True, kw_only=True):
     hits: tuple[Injection, ...] = ()
     function_k: int = 0
     host_function_hit: bool = False
-    vote: str = ""  # of the first so many guests; "": the station's, of all
-    alike: bool | None = None  # whether the liars lie alike; None with fewer than two
+    vote: str = ""  # policy over the first guests; "": the station's, over all
+    alike: bool | None = None  # whether the lying guests tell the same lie; None with fewer than 2
 
 
 class HitResult(_Data, frozen=True, kw_only=True):
-    """What became of a hit.  ``applied``: it was read back that it acts.  ``used``: whether what it
-    broke was met before the mission's end (None: cannot be known).  ``proof``: in words.
+    """The result of one injection.
+
+    ``applied``: a read-back proved that the fault acts.  ``proof``: what was read back, or why the
+    fault was not applied.  ``used``: whether anything met the fault before the mission ended; None
+    if that cannot be known.
     """
 
     target: str
@@ -67,10 +79,11 @@ class HitResult(_Data, frozen=True, kw_only=True):
 
 
 class GuestFate(_Data, frozen=True, kw_only=True):
-    """How a guest stood at the mission's end, as the voter says (``state``, ``reason``), how often
-    it dissented; for NV ``state`` is the mission's outcome.  ``failed``: it dissented, did not vote
-    at the end, or its service had ended and was another incarnation (False if the voter was lost:
-    nobody knows).
+    """The state of a guest at the end of a mission, as the voter reports it.
+
+    ``failed``: the guest dissented, did not vote at the end, or its service was another incarnation
+    than at the start.  False if the voter was lost (nobody knows), and in the plain design (nobody
+    watches the guest).
     """
 
     name: str
@@ -81,9 +94,11 @@ class GuestFate(_Data, frozen=True, kw_only=True):
 
 
 class Timings(_Data, frozen=True, kw_only=True):
-    """Seconds that a mission took: ``reset`` to a clean start (guests put back, a new voter, all
-    voting), ``inject``, ``workload`` (without ``inject``), ``settle`` (looking at what became of
-    it, ending the voter).
+    """Seconds that a mission took.
+
+    ``reset``: to a clean start (guests reverted, a new voter, all guests voting).  ``inject``: to
+    apply the faults.  ``workload``: for the requests, without ``inject``.  ``settle``: to observe
+    the results and end the voter.
     """
 
     reset: float
@@ -93,27 +108,36 @@ class Timings(_Data, frozen=True, kw_only=True):
 
     @property
     def total(self) -> float:
-        """All of it."""
+        """Return the sum of all parts."""
         return self.reset + self.inject + self.workload + self.settle
 
 
-class MissionRow(_Data, frozen=True, kw_only=True):
-    """A mission that was run.
+class RequestResult(_Data, frozen=True, kw_only=True, omit_defaults=True):
+    """The result of one request.
 
-    ``outcome`` None: no trial (``void`` says why: a fault that was not applied, the host could not
-    make a clean start).  Latencies in seconds, of answered requests, one a request in their order
-    (-1: not answered).  ``began``: seconds since the epoch.
+    ``code``: "right" or "wrong" (the oracle's answer on the reply), or the client's failure code.
+    ``masked``: the voter released the reply although a replica dissented.  ``problem``: a message
+    for people, kept for the first request of each code in a mission.
+    """
+
+    code: str = "right"
+    masked: bool = False
+    problem: str = ""
+
+
+class MissionRow(_Data, frozen=True, kw_only=True):
+    """The observations of one mission.
+
+    ``lost``: why the mission could not be run ("": it was run).  ``voter_alive``: the voter
+    answered on its control socket at the end (True in the plain design, which has no voter).
+    ``latencies``: seconds, one a request in their order, -1 if the request was not answered.
+    ``began``: seconds since the epoch.
     """
 
     index: int
-    outcome: Outcome | None
-    void: str = ""
-    words: str = ""  # the first thing that went wrong, in words
-    correct: int = 0  # requests answered rightly
-    wrong: int = 0
-    refused: int = 0
-    unanswered: int = 0
-    masked: int = 0  # requests released although a replica dissented
+    lost: str = ""
+    requests: tuple[RequestResult, ...] = ()
+    voter_alive: bool = True
     hits: tuple[HitResult, ...] = ()
     guests: tuple[GuestFate, ...] = ()
     latencies: tuple[float, ...] = ()
@@ -124,13 +148,13 @@ class MissionRow(_Data, frozen=True, kw_only=True):
 
 
 class StationSpec(_Data, frozen=True, kw_only=True):
-    """What a station must be able to do.  ``vote``: as "2/3".  Memory in MiB of a guest.
+    """The node that missions need.
 
-    ``deadline``: seconds for a request's verdict; ``hang``: the voter's ``limits.hang``.  ``ssh``:
-    faults inside the guest are wanted.  ``keys`` and ``size``: of the workload, keys used and bytes
-    of a stored value; ``mix``: its kinds of requests with their weights, the usual ones if none are
-    given.  ``function``: whether requests must be signed, and who sees to it: nobody,
-    each guest (C1 of the paper's Figure 5), or once the host (C2).
+    ``vote``: the policy, as "2/3".  ``memory``: MiB of a guest.  ``deadline``: seconds for the
+    verdict on a request.  ``hang``: the voter's ``limits.hang``.  ``ssh``: faults inside the guest
+    need a shell.  ``keys``, ``size``: keys of the workload, and bytes of a stored value.  ``mix``:
+    kinds of requests with weights; empty: the workload's default.  ``function``: where requests are
+    authenticated: nowhere, in each guest (C1 of the paper's Figure 5), or on the host (C2).
     """
 
     service: str = "kv"

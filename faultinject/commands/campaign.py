@@ -1,4 +1,4 @@
-"""``trivisor campaign``: campaigns of missions with faults, planned, run, repeated, reported."""
+"""``trivisor campaign``: plan, run, repeat and report missions with faults."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from faultinject.campaign.workers.tasks import STATION
+from faultinject.campaign.workers.messages import WORKER_MODULE
 from voter.commands.terminal import CommandError, ExitCode, console, print_json, quiet_logs, warn
 
 if TYPE_CHECKING:
-    from faultinject.campaign.run.conduct import RunOptions
+    from faultinject.campaign.run.run_campaign import RunOptions
     from faultinject.campaign.store.store import Store
 
 __all__ = ["campaign"]
@@ -24,18 +24,18 @@ _seed = click.option(
     type=click.IntRange(0, (1 << 63) - 1),
     default=1,
     show_default=True,
-    help="All that is drawn at random follows from it.",
+    help="Determines all random draws.",
 )
 _workers = click.option(
     "--workers",
     type=click.IntRange(1, 256),
-    help="Nodes at a time; else as the file says, or one a processor.",
+    help="Nodes at the same time.  Default: as the file says, or one a processor.",
 )
-_station = click.option(
-    "--station",
-    default=STATION,
+_worker_module = click.option(
+    "--worker-module",
+    default=WORKER_MODULE,
     hidden=True,
-    help="MODULE:CLASS that runs missions; for tests of the runner.",
+    help="The module that a worker runs; for tests.",
 )
 
 
@@ -47,7 +47,7 @@ def _how_to_run(command: Callable[..., object]) -> Callable[..., object]:
             "--scheduler",
             metavar="ADDRESS",
             default="",
-            help="Of a Dask cluster: missions run on its workers, a node each.",
+            help="Run the missions on the workers of this Dask cluster, one node each.",
         ),
         click.option(
             "--first",
@@ -61,7 +61,7 @@ def _how_to_run(command: Callable[..., object]) -> Callable[..., object]:
             default=True,
             help="Write the report at the end.",
         ),
-        _station,
+        _worker_module,
     )
     for option in reversed(options):
         command = option(command)
@@ -70,11 +70,11 @@ def _how_to_run(command: Callable[..., object]) -> Callable[..., object]:
 
 @click.group()
 def campaign() -> None:
-    """Measure reliability: many missions with planned faults, every reply checked.
+    """Measure reliability: run many missions with planned faults, and check every reply.
 
     FILE is a campaign file (TOML), or the name of a shipped one: inequality4, softerrors,
     commoncause, oneofn, poison, liars, mofn, moved-guest, moved-host, moved-lies, quick.  DIR is
-    where its results are.
+    the directory of its results.
     """
     quiet_logs()
 
@@ -85,51 +85,55 @@ def campaign() -> None:
 @_workers
 @_json
 def plan(file: str, seed: int, workers: int | None, as_json: bool) -> None:
-    """Tell what FILE will do, how far its data will reach and how long it takes; run nothing."""
+    """Show the missions of FILE, the expected precision and the duration; run nothing."""
     import msgspec  # noqa: PLC0415
 
-    from faultinject.campaign.planning import plan, spec, summary  # noqa: PLC0415
-    from faultinject.campaign.run import conduct  # noqa: PLC0415
+    from faultinject.campaign.planning import kept_rates, plan, spec_file, summary  # noqa: PLC0415
+    from faultinject.campaign.run.run_campaign import default_workers  # noqa: PLC0415
 
-    read, _ = spec.load(file)
-    planned = plan.plan(read, seed)
-    rates = conduct.known_rates()
-    number = workers or conduct.default_workers(read)
-    told = summary.summarize(planned, rates or conduct.usual_rates(), workers=number)
-    learnt = rates is not None
+    spec, _ = spec_file.load(file)
+    planned = plan.plan(spec, seed)
+    own_rates = kept_rates.known_rates()
+    shown = summary.summarize(
+        planned, own_rates or kept_rates.usual_rates(), workers=workers or default_workers(spec)
+    )
     if as_json:
         print_json(
-            msgspec.to_builtins(told)
-            | {"spec": read.hash, "plan": planned.fingerprint, "rates_of_this_host": learnt}
+            msgspec.to_builtins(shown)
+            | {
+                "spec": spec.hash,
+                "plan": planned.fingerprint,
+                "rates_of_this_host": own_rates is not None,
+            }
         )
         return
-    for line in told.lines():
+    for line in shown.lines():
         click.echo(line)
-    if not learnt:
-        click.echo("(by the rates of another host: none was learnt on this one yet)")
+    if own_rates is None:
+        click.echo("(durations are those of another host: this one has run no campaign yet)")
 
 
 @campaign.command()
 @click.argument("file")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path),
-              help="Directory for the results; else one here, named by FILE and seed.")  # fmt: skip
+              help="Directory for the results.  Default: ./FILE-SEED.")  # fmt: skip
 @_seed
 @_how_to_run
 def run(file: str, out: Path | None, seed: int, wants_report: bool, **how: Any) -> int:
-    """Run the campaign in FILE on nodes of its own, and report what it shows.
+    """Run the campaign in FILE on its own nodes, and write its report.
 
-    Each row is stored as its mission ends: after Ctrl-C, a full disk or kill -9 `resume` goes on
-    with the same plan.
+    Each row is stored when its mission ends.  After Ctrl-C, a full disk or kill -9, `resume`
+    continues with the same plan.
     """
-    from faultinject.campaign.planning.spec import load  # noqa: PLC0415
-    from faultinject.campaign.run.conduct import RunOptions, versions  # noqa: PLC0415
+    from faultinject.campaign.planning.spec_file import load  # noqa: PLC0415
+    from faultinject.campaign.run.run_campaign import RunOptions, versions  # noqa: PLC0415
     from faultinject.campaign.store.store import Store  # noqa: PLC0415
 
     _, text = load(file)
     directory = out or Path(f"{Path(file).stem}-{seed}")
-    wish = RunOptions(**how)
+    options = RunOptions(**how)
     with Store.create(directory, text, seed, name=file, versions=versions()) as store:
-        return _run(store, wish, wants_report)
+        return _run(store, options, wants_report)
 
 
 @campaign.command()
@@ -138,42 +142,42 @@ def run(file: str, out: Path | None, seed: int, wants_report: bool, **how: Any) 
 @click.option(
     "--extend",
     is_flag=True,
-    help="Add the extension that the file declares, once, after a complete first look.",
+    help="Once the first look is complete, add the extension that the file declares.",
 )
 def resume(directory: Path, wants_report: bool, extend: bool, **how: Any) -> int:
-    """Go on with the campaign in DIR: the missions of its plan that have no row yet."""
-    from faultinject.campaign.run.conduct import RunOptions  # noqa: PLC0415
+    """Continue the campaign in DIR: run the missions of its plan that have no row yet."""
+    from faultinject.campaign.run.run_campaign import RunOptions  # noqa: PLC0415
     from faultinject.campaign.store.store import Store  # noqa: PLC0415
 
-    wish = RunOptions(**how)
+    options = RunOptions(**how)
     with Store.open(directory) as store:
         if extend:
             store.extend()
-        return _run(store, wish, wants_report)
+        return _run(store, options, wants_report)
 
 
 @campaign.command()
 @_directory
 @_json
 def status(directory: Path, as_json: bool) -> None:
-    """Tell how far the campaign in DIR is, and what its rows show so far; also while it runs."""
+    """Show the progress and interim results of the campaign in DIR; also while it runs."""
     import msgspec  # noqa: PLC0415
 
     from faultinject.campaign.run.status import show_status, status_of  # noqa: PLC0415
     from faultinject.campaign.store.store import Store  # noqa: PLC0415
 
     with Store.open(directory, write=False) as store:
-        told = status_of(store)
+        shown = status_of(store)
     if as_json:
-        print_json(msgspec.to_builtins(told))
+        print_json(msgspec.to_builtins(shown))
     else:
-        show_status(told, console())
+        show_status(shown, console())
 
 
 @campaign.command()
 @_directory
 def report(directory: Path) -> None:
-    """Write the report of the campaign in DIR (report.html there) from what it has."""
+    """Write the report of the campaign in DIR (report.html there) from its rows so far."""
     from faultinject.report import write_report  # noqa: PLC0415
 
     click.echo(write_report(directory))
@@ -183,12 +187,12 @@ def report(directory: Path) -> None:
 @_directory
 @click.argument("mission", type=click.IntRange(0))
 @_json
-@_station
-def replay(directory: Path, mission: int, as_json: bool, station: str) -> int:
-    """Run one MISSION of the campaign in DIR again and show all of it; nothing is stored."""
+@_worker_module
+def replay(directory: Path, mission: int, as_json: bool, worker_module: str) -> None:
+    """Run one MISSION of the campaign in DIR again, and show all of it.  Nothing is stored."""
     import msgspec  # noqa: PLC0415
 
-    from faultinject.campaign.run.replay import play, show_play  # noqa: PLC0415
+    from faultinject.campaign.run.replay import replay_mission, show_replay  # noqa: PLC0415
     from faultinject.campaign.store.store import Store  # noqa: PLC0415
 
     with Store.open(directory, write=False) as store:
@@ -196,27 +200,25 @@ def replay(directory: Path, mission: int, as_json: bool, station: str) -> int:
             raise CommandError(
                 f"{directory} has missions 0 to {store.total - 1}", code=ExitCode.USAGE
             )
-        planned, stored, spec = store.plan.mission(mission), store.row(mission), store.spec
-    played = play(planned, stored, spec.node, station, lambda text: warn(f"  {text}"))
+        done = replay_mission(store, mission, worker_module, lambda text: warn(f"  {text}"))
     if as_json:
-        print_json(msgspec.to_builtins(played))
+        print_json(msgspec.to_builtins(done))
     else:
-        show_play(played, console())
-    return ExitCode.OK
+        show_replay(done, console())
 
 
 @campaign.command()
 @_directory
 @click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path),
-              help="The file; its ending says the format: .csv or .parquet.")  # fmt: skip
+              help="The file to write: .csv or .parquet.")  # fmt: skip
 def export(directory: Path, out: Path) -> None:
     """Write the rows of the campaign in DIR as CSV or Parquet."""
     from faultinject.campaign.store.store import Store  # noqa: PLC0415
 
     if out.suffix not in (".csv", ".parquet"):
         raise CommandError(
-            f"{out}: a file's ending says its format",
-            remedy="let it end in .csv or .parquet",
+            f"{out}: unknown format",
+            remedy="give a file name that ends in .csv or .parquet",
             code=ExitCode.USAGE,
         )
     with Store.open(directory, write=False) as store:
@@ -229,41 +231,18 @@ def export(directory: Path, out: Path) -> None:
 @click.argument("second", type=click.Path(file_okay=False, path_type=Path))
 @_json
 def agree(first: Path, second: Path, as_json: bool) -> None:
-    """Tell how often missions that two runs of one plan have in common came out alike."""
+    """Compare two runs of one plan: how often did the same mission end alike?"""
     import msgspec  # noqa: PLC0415
 
-    from faultinject.campaign.run.replay import compare_stores, show_agreed  # noqa: PLC0415
+    from faultinject.campaign.run.agreement import compare_stores, show_agreement  # noqa: PLC0415
     from faultinject.campaign.store.store import Store  # noqa: PLC0415
 
     with Store.open(first, write=False) as one, Store.open(second, write=False) as two:
-        agreed = compare_stores(one, two)
+        agreement = compare_stores(one, two)
     if as_json:
-        print_json(msgspec.to_builtins(agreed))
+        print_json(msgspec.to_builtins(agreement))
     else:
-        show_agreed(agreed, console())
-
-
-@campaign.command()
-@_directory
-@_json
-def judge(directory: Path, as_json: bool) -> None:
-    """Judge the missions in DIR again, by this version's rules.
-
-    Of what stratum a mission is a trial follows from what was seen of its faults; a version may
-    have a better rule. What was seen is not touched.
-    """
-    import msgspec  # noqa: PLC0415
-
-    from faultinject.campaign.store.store import Store  # noqa: PLC0415
-
-    with Store.open(directory) as store:
-        changes, done = store.judge_again(), store.done
-    if as_json:
-        print_json(msgspec.to_builtins(changes))
-        return
-    for each in changes:
-        click.echo(f"mission {each.mission}: {each.was} -> {each.now}")
-    click.echo(f"judged otherwise: {len(changes):,} of {done:,} missions")
+        show_agreement(agreement, console())
 
 
 @campaign.command()
@@ -287,9 +266,9 @@ def moved(
     out: Path | None,
     as_json: bool,
 ) -> None:
-    """Hold GUEST, a campaign with a function in each guest, against HOST, with it on the host.
+    """Compare GUEST, a campaign with a function in each guest, with HOST, where the host has it.
 
-    Tells the R_F from which moving it is no loss, measured, beside Inequality (3).
+    Shows the measured R_F from which moving the function is no loss, and that of Inequality (3).
     """
     import msgspec  # noqa: PLC0415
 
@@ -314,25 +293,25 @@ def moved(
         print_relocation(result, console())
 
 
-def _run(store: Store, wish: RunOptions, wants_report: bool) -> int:
-    """Run what is pending, show what there is; raise CommandError where the run failed."""
-    from faultinject.campaign.run.conduct import conduct, show_ending  # noqa: PLC0415
+def _run(store: Store, options: RunOptions, wants_report: bool) -> int:
+    """Run the pending missions and show the results.  Raises CommandError if the run failed."""
+    from faultinject.campaign.run.run_campaign import run_campaign, show_ending  # noqa: PLC0415
     from faultinject.campaign.workers.runner import StopReason  # noqa: PLC0415
 
-    ending = conduct(store, wish, console(stderr=True))
+    ending = run_campaign(store, options, console(stderr=True))
     show_ending(store, ending, console())
-    if wants_report and ending.why not in (StopReason.FULL, StopReason.FAILED):
-        _write_report(store.directory)
     if ending.why in (StopReason.FULL, StopReason.FAILED):
-        raise CommandError(ending.words, remedy=ending.remedy)
+        raise CommandError(ending.problem, remedy=ending.remedy)
+    if wants_report:
+        _write_report(store.directory)
     return ExitCode.INTERRUPTED if ending.why is StopReason.INTERRUPTED else ExitCode.OK
 
 
 def _write_report(directory: Path) -> None:
-    """Write the report, or say what it lacks: the rows are there, it can be written later."""
+    """Write the report, or print why that failed: it can be written later from the rows."""
     try:
         from faultinject.report import write_report  # noqa: PLC0415
 
         click.echo(f"report: {write_report(directory)}")
     except (CommandError, ImportError) as error:
-        warn(f"no report: {error}; `trivisor campaign report {directory}` writes it")
+        warn(f"no report: {error}; `trivisor campaign report {directory}` writes it later")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -42,7 +44,11 @@ def demo(requests: int, seed: int, accel: str, as_json: bool) -> ExitCode:
     settings = msgspec.convert(
         {"accel": accel, "http": "127.0.0.1:0", "allow_faults": True}, Settings
     )
-    summary = Demo(seed=seed, requests=requests, narrator=Narrator(quiet=as_json)).run(settings)
+    with tempfile.TemporaryDirectory(prefix="tv-demo-", ignore_cleanup_errors=True) as directory:
+        story = Demo(
+            Path(directory), seed=seed, requests=requests, narrator=Narrator(quiet=as_json)
+        )
+        summary = story.run(settings)
     if as_json:
         print_json(msgspec.to_builtins(summary) | {"held": summary.held})
     else:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import shutil
-import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
@@ -101,35 +99,30 @@ class Narrator:
 class Demo:
     """One run of the demo.  ``run`` does all of it."""
 
-    def __init__(self, *, seed: int, requests: int, narrator: Narrator) -> None:
+    def __init__(self, directory: Path, *, seed: int, requests: int, narrator: Narrator) -> None:
+        self._layout = Layout(directory / "node")
         self._seed = seed
         self._requests = requests
         self._say = narrator
         self._calls: Iterator[WorkloadCall] = mixed_calls(seed, keys=KEYS)
         self._outcomes: list[ReplyCheck] = []
         self._claims: list[DemoClaim] = []
-        self._layout: Layout | None = None
         self._faulty: list[tuple[float, float]] = []  # monotonic times with a faulty guest
 
     def run(self, settings: Settings) -> DemoSummary:
-        """Show everything; leave nothing behind, also after an error."""
+        """Show everything; leave no process behind, also after an error."""
         began = time.monotonic()
-        directory = Path(tempfile.mkdtemp(prefix="tv-demo-"))
-        layout = self._layout = Layout(directory / "node")
+        self._say.chapter("1. Boot three guests")
+        record = prepare_node(self._layout, settings, self._say.step)
+        self._describe_image(record)
+        status = follow_start(self._layout, self._say.step)
+        processes = self._processes(status)
         try:
-            self._say.chapter("1. Boot three guests")
-            record = prepare_node(layout, settings, self._say.step)
-            self._describe_image(record)
-            status = follow_start(layout, self._say.step)
-            processes = self._processes(status)
-            try:
-                asyncio.run(self._story(status))
-            finally:
-                self._say.chapter("7. Stop everything")
-                processes |= self._stop_node(layout)
-            self._claim_stopped(layout, processes)
+            asyncio.run(self._story(status))
         finally:
-            shutil.rmtree(directory, ignore_errors=True)
+            self._say.chapter("7. Stop everything")
+            processes |= self._stop_node()
+        self._claim_stopped(processes)
         return self._summarize(time.monotonic() - began)
 
     async def _story(self, status: dict[str, Any]) -> None:
@@ -238,11 +231,9 @@ class Demo:
     async def _call(
         self, method: str, path: str, body: dict[str, Any] | None = None
     ) -> dict[str, Any]:
-        assert self._layout is not None
         return await asyncio.to_thread(ask, self._layout, method, path, body, timeout=60.0)
 
     def _guest(self, name: str) -> dict[str, Any]:
-        assert self._layout is not None
         guests = ask(self._layout, "GET", "/status")["guests"]
         return next(guest for guest in guests if guest["name"] == name)
 
@@ -287,17 +278,19 @@ class Demo:
         pids += [guest["pid"] for guest in status["guests"]]
         return {found for pid in pids if pid and (found := identify(pid)) is not None}
 
-    def _stop_node(self, layout: Layout) -> set[ProcessIdentity]:
-        processes = self._processes(ask(layout, "GET", "/status"))
-        ask(layout, "POST", "/down", timeout=60.0)
+    def _stop_node(self) -> set[ProcessIdentity]:
+        processes = self._processes(ask(self._layout, "GET", "/status"))
+        ask(self._layout, "POST", "/down", timeout=60.0)
         deadline = time.monotonic() + TIMEOUT
         while any(process.alive for process in processes) and time.monotonic() < deadline:
             time.sleep(0.05)  # they are not our children: poll
         return processes
 
-    def _claim_stopped(self, layout: Layout, processes: set[ProcessIdentity]) -> None:
+    def _claim_stopped(self, processes: set[ProcessIdentity]) -> None:
         alive = sorted(process.pid for process in processes if process.alive)
-        sockets = sorted(path.name for path in layout.directory.rglob("*") if path.is_socket())
+        sockets = sorted(
+            path.name for path in self._layout.directory.rglob("*") if path.is_socket()
+        )
         self._claim(
             "nothing is left running",
             not alive and not sockets,

@@ -6,9 +6,9 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
+from faultinject.campaign.assessment import AssessedMission
 from faultinject.campaign.planning.plan import Cell
-from faultinject.campaign.records import MissionPlan, MissionRow
-from faultinject.campaign.store.table import LAYER
+from faultinject.campaign.records import LAYER, MissionPlan
 from faultinject.campaign.store.tally import Tally, latency_of
 from faultinject.faults import CATALOGUE
 from faultinject.report.bar_figures import describe
@@ -52,12 +52,11 @@ class Observations:
 def observe(source: Source) -> Observations:
     """Read rows one by one, at most MOST_ROWS of them."""
     found, plan = Observations(), source.store.plan
-    for row in source.store.rows():
+    for mission, row in source.store.missions():
         if found.rows >= MOST_ROWS:
             found.sampled = True
             break
         found.rows += 1
-        mission = plan.mission(row.index)
         cell = plan.cell_of(row.index)
         forced = cell.forced and cell.design == "voted"  # neither a dose nor a common cause
         if row.outcome is Outcome.SILENT and mission.design == "voted":
@@ -69,16 +68,16 @@ def observe(source: Source) -> Observations:
     return found
 
 
-def _wrong_reply(mission: MissionPlan, row: MissionRow) -> WrongReply:
+def _wrong_reply(mission: MissionPlan, row: AssessedMission) -> WrongReply:
     hits = ", ".join(f"{hit.target} {hit.kind}" for hit in mission.hits) or "nothing"
     lies = {True: " (equal lies)", False: " (different lies)", None: ""}[mission.alike]
     return WrongReply(
-        mission=row.index, stratum=mission.stratum, hits=hits + lies, event=row.words,
+        mission=row.index, stratum=mission.stratum, hits=hits + lies, event=row.problem,
         arranged=bool(mission.alike) or any(hit.kind in ARRANGED for hit in mission.hits),
     )  # fmt: skip
 
 
-def _count_kinds(found: Observations, mission: MissionPlan, row: MissionRow) -> None:
+def _count_kinds(found: Observations, mission: MissionPlan, row: AssessedMission) -> None:
     """Count a mission once for each kind of fault in it, however many guests it hit."""
     alone = len({hit.target for hit in mission.hits}) == 1
     layer_hit = mission.voter_hit or mission.host_function_hit
@@ -97,7 +96,7 @@ def _count_kinds(found: Observations, mission: MissionPlan, row: MissionRow) -> 
 
 
 def _collect_times(
-    found: Observations, mission: MissionPlan, row: MissionRow, *, forced: bool
+    found: Observations, mission: MissionPlan, row: AssessedMission, *, forced: bool
 ) -> None:
     answered = [each for each in row.latencies if each >= 0]
     found.latencies.setdefault(mission.stratum, []).extend(answered)

@@ -53,7 +53,7 @@ def _with_failed_guests(source: Source, dose: DoseFinding) -> DoseFinding:
     if source.store.spec.repair == "on":
         return dose
     classes = [0] * (source.n - source.m + 2)
-    tallies = source.store.dose_falls(source.prefix).get((dose.kind, dose.flips), {})
+    tallies = source.store.doses_by_failed_guests(source.prefix).get((dose.kind, dose.flips), {})
     for failed, count in _by_failed(tallies, source.m, source.n, lost=False).items():
         classes[min(failed, len(classes) - 1)] += count
     return msgspec.structs.replace(dose, failed_guests=independence_test(classes, source.n))

@@ -1,15 +1,13 @@
-"""Find out whether a service is deterministic: ``trivisor service check FILE``.
+"""A search for non-determinism in a service: ``trivisor service check FILE``.
 
-Runs the service on one seeded sequence of requests in several processes, each under one changed
-condition, and compares replies and digests step by step with a plain run.  Changed are, one at
-a time: the start (another process), the hash seed, the state of the random module, the clocks.
-Then the state is taken by ``snapshot`` and given to a fresh replica, which must go on alike;
-requests that only read must not change the state, and leaving some of them out must change
-nothing for the others.
+The check runs the service on one seeded sequence of requests in several processes.  Each run
+changes one condition: the process, the hash seed, the state of the random module, or the clocks.
+The check compares replies and digests step by step with those of a plain run.  Further runs start
+from a snapshot, which must lead to the same replies, or leave out read-only requests, which must
+not change the state.
 
-What "no difference" does *not* mean: that there is none.  It says that these requests showed
-none under these conditions.  Give requests of your own (``CHECK_REQUESTS`` in the service's
-file) that reach all its parts.
+"No difference" does *not* prove determinism: these requests showed none under these conditions.
+Put requests that reach all parts of the service into its file (``CHECK_REQUESTS``).
 """
 
 from __future__ import annotations

@@ -14,12 +14,12 @@ __all__ = ["main"]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Check a service; exit status 0: no difference, 1: a difference, 2: it cannot be loaded."""
+    """Check a service; return 0 (no difference), 1 (a difference) or 2 (it cannot be loaded)."""
     parser = argparse.ArgumentParser(prog="guests.check", description="find non-determinism")
     parser.add_argument("service", help="kv, static, or a Python file")
     parser.add_argument("--requests", type=int, default=200, metavar="N")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", action="store_true", help="the result as JSON")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
     options = parser.parse_args(arguments)
     try:
         result = check(options.service, requests=options.requests, seed=options.seed)

@@ -1,4 +1,4 @@
-"""Compare the runs of a service under different conditions, step by step."""
+"""The comparison of a service's runs under different conditions, step by step."""
 
 from __future__ import annotations
 
@@ -7,8 +7,15 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from guests.check.conditions import PLAIN, Condition, find_hint, make_conditions
-from guests.check.plan import CheckPlan, CheckRun
+from guests.check.plan import (
+    PLAIN,
+    CheckPlan,
+    CheckRun,
+    Condition,
+    find_hint,
+    make_conditions,
+    make_workload,
+)
 from guests.check.result import (
     CheckResult,
     Disagreement,
@@ -16,7 +23,6 @@ from guests.check.result import (
     show_reply_difference,
     show_state_difference,
 )
-from guests.check.workload import make_workload
 from guests.protocol.message import Reply
 from guests.service import SHIPPED
 
@@ -32,13 +38,12 @@ def check(
     timeout: float = 60.0,
     stop_early: bool = False,
 ) -> CheckResult:
-    """Run the check of a shipped service's name or a Python file.
+    """Check a shipped service, by its name, or a Python file.
 
-    ``workload``: requests as canonical bytes, in place of ``requests`` many made from ``seed``
-    (from the file's CHECK_REQUESTS, if it has some).  ``timeout`` in seconds for each of about
-    a dozen runs.  ``stop_early``: leave out the conditions after the first that shows a
-    difference.  Raises ServiceError if the service cannot be loaded, ValueError if there is no
-    request to send.
+    ``workload``: requests as canonical bytes.  Without it, the check makes ``requests`` many from
+    ``seed`` and the file's CHECK_REQUESTS.  ``timeout``: seconds for each of about a dozen runs.
+    ``stop_early``: stop at the first condition that shows a difference.  Raises ServiceError if the
+    service cannot be loaded, ValueError if there is no request.
     """
     name = service if service in SHIPPED else str(Path(service).resolve())
     plan = CheckPlan(name, seed, timeout)
@@ -79,7 +84,7 @@ def check(
 
 
 def _check_plain(plan: CheckPlan, plain: CheckRun) -> Iterator[Disagreement]:
-    """Look for what is wrong in the plain run by itself."""
+    """Yield the first problem of the plain run itself."""
     if plain.failure:
         n = max(plain.digests, default=-1) + 1
         yield _failed(plan, Condition(), n, plain.failure)
@@ -106,7 +111,7 @@ def _compare(
 ) -> Disagreement | None:
     """Return the first difference of a run from the plain one, or None.
 
-    ``explain``: where states differ, run both again to show where they part.
+    ``explain``: if states differ, run both again to show where.
     """
     for n, digest in run.digests.items():
         expected, got = plain.replies.get(n, b""), run.replies.get(n, b"")
@@ -166,7 +171,7 @@ def _count_statuses(plain: CheckRun) -> dict[str, int]:
 
 
 def _note(plain: CheckRun) -> Iterator[str]:
-    """Say where the check was weaker than it looks."""
+    """Yield notes on weaknesses of the check."""
     statuses = _count_statuses(plain)
     total = sum(statuses.values())
     good = sum(count for status, count in statuses.items() if status < "400")

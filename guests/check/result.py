@@ -1,4 +1,4 @@
-"""What a check found, as data and as text for a terminal."""
+"""The result of a check, as data and as text."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ __all__ = [
 class Disagreement:
     """The first difference under one condition.
 
-    ``request_number`` counts from 1; 0 is the state at the start.  ``expected`` and ``got`` are the
-    two replies (or digests), ``detail`` shows where they part.
+    ``request_number`` counts from 1; 0 is the initial state.  ``expected`` and ``got``: the two
+    replies or digests.  ``detail`` shows where they differ.
     """
 
     condition: str
@@ -35,7 +35,7 @@ class Disagreement:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckResult:
-    """What came out: ``ok`` if there was no difference under any of ``conditions``."""
+    """The result of a check.  ``ok``: there was no difference under any of ``conditions``."""
 
     service: str
     ok: bool
@@ -48,12 +48,12 @@ class CheckResult:
 
     @property
     def first(self) -> Disagreement | None:
-        """The difference to look at first: the one under the condition that changes least."""
+        """The difference under the condition that changes least, or None."""
         return self.differences[0] if self.differences else None
 
 
 def format_result(result: CheckResult) -> str:
-    """Return the result as text for a terminal, the first difference at length."""
+    """Return the result as text, with the first difference in full."""
     statuses = ", ".join(f"{count} x {status}" for status, count in result.statuses.items())
     lines = [f"{result.service}: {result.requests} requests, seed {result.seed} ({statuses})"]
     first = result.first
@@ -68,7 +68,7 @@ def format_result(result: CheckResult) -> str:
             ("", first.request),
             ("expected:", first.expected),
             ("got:", first.got),
-            ("where they part:", first.detail),
+            ("difference:", first.detail),
         ):
             if text:
                 lines.extend([title] if title else [])
@@ -85,7 +85,7 @@ def format_result(result: CheckResult) -> str:
 
 
 def show_message(message: bytes, limit: int = 2000) -> str:
-    """Return a message readably: line by line, other bytes escaped, a long middle left out."""
+    """Return a message as text: bytes escaped, the middle of a long one left out."""
     text = message.decode("latin-1").replace("\r\n", "\n")
     text = "".join(
         char if char == "\n" or " " <= char <= "~" else f"\\x{ord(char):02x}" for char in text
@@ -96,7 +96,7 @@ def show_message(message: bytes, limit: int = 2000) -> str:
 
 
 def show_reply_difference(expected: bytes, got: bytes) -> str:
-    """Show where two replies part."""
+    """Return where two replies differ."""
     lines = difflib.unified_diff(
         show_message(expected).splitlines(),
         show_message(got).splitlines(),
@@ -109,13 +109,13 @@ def show_reply_difference(expected: bytes, got: bytes) -> str:
 
 
 def show_state_difference(ours: bytes, theirs: bytes) -> str:
-    """Show where two states part."""
+    """Return where two states differ."""
     if ours == theirs:
         return ""
     pairs = enumerate(zip(ours, theirs, strict=False))
     at = next((i for i, (a, b) in pairs if a != b), min(len(ours), len(theirs)))
     begin = max(0, at - 24)
     return (
-        f"the snapshots part at byte {at} (sizes {len(ours)} and {len(theirs)}):\n"
+        f"the snapshots differ from byte {at} (sizes {len(ours)} and {len(theirs)}):\n"
         f"  {ours[begin : at + 40]!r}\n  {theirs[begin : at + 40]!r}"
     )

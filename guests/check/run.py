@@ -1,18 +1,17 @@
-"""One run of a service for a check: a process of its own, under a stated condition.
+"""One run of a service for a check: a process under a given condition.
 
-Started by its path, so that nothing but what it needs is loaded before clocks are replaced.
+The parent starts it by its path, so that it loads only what it needs before it replaces clocks.  It
+reads a job (JSON) from standard input, and writes one line of JSON per step to standard output.
 
-Reads a job from standard input (JSON), writes one JSON line a step to standard output.  The
-clocks and sources of randomness a Python program reaches by the standard library are replaced
-before the service is loaded: the clock ticks at each reading from a stated start, randomness
-has a stated seed. So two runs of the same condition differ in nothing but what a fresh process
-brings along (its id, the addresses of objects, what the service takes from the system by other
-ways).
+Before it loads the service, it replaces the clocks and the sources of randomness of the standard
+library.  The clock starts at a given time and advances at each reading; randomness has a given
+seed.  So two runs under one condition differ only in what a new process has: its id, the addresses
+of objects, and what the service gets from the system in other ways.
 
-What is replaced: the functions of ``time``, ``datetime.now`` and its kin, the ``random``
-module's shared state, ``os.urandom`` (and with it ``secrets`` and ``uuid4``).  Randomness that
-C code takes itself (a ``random.Random()`` without a seed) is not, and shows up as a difference
-between two starts.
+It replaces the functions of ``time``, ``datetime.now`` and similar ones, the ``random`` module's
+shared state, and ``os.urandom`` (and so ``secrets`` and ``uuid4``).  It cannot replace randomness
+that C code obtains itself, as in ``random.Random()`` without a seed: that shows up as a difference
+between two processes.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ Job = dict[str, Any]
 
 
 class FakeClock:
-    """A clock that starts at ``start_ns`` and moves on by ``tick_ns`` each time it is read."""
+    """A clock that starts at ``start_ns`` and advances by ``tick_ns`` at each reading."""
 
     def __init__(self, start_ns: int, tick_ns: int) -> None:
         self._now = start_ns
@@ -55,7 +54,7 @@ class FakeClock:
 
 
 def replace_clock(clock: FakeClock) -> None:
-    """Put ``clock`` in the place of the process's clocks, for modules loaded from now on."""
+    """Replace the process's clocks by ``clock``, for modules that are loaded later."""
     by_name: dict[str, Callable[..., object]] = {}
     for name in ("time", "monotonic", "perf_counter", "process_time", "thread_time"):
         by_name[name] = clock.read
@@ -81,7 +80,7 @@ def replace_clock(clock: FakeClock) -> None:
 
 def _replace_datetime(clock: FakeClock) -> None:
     class AlsoReal(type):
-        """Lets instances of the real classes pass for instances of the replaced ones."""
+        """Accepts instances of the real classes as instances of the replacements."""
 
         def __instancecheck__(cls, instance: object) -> bool:
             return isinstance(instance, cls.__mro__[1])
@@ -111,22 +110,22 @@ def _replace_datetime(clock: FakeClock) -> None:
 
 
 def replace_randomness(seed: int) -> None:
-    """Seed what the standard library takes chance from."""
+    """Seed the standard library's sources of randomness."""
     source = random.Random(seed)
     random.seed(source.getrandbits(64))
     os.urandom = source.randbytes
     os.getrandom = lambda size, flags=0: source.randbytes(size)
-    vars(random)["_urandom"] = source.randbytes  # SystemRandom, and so secrets, has its own name
+    vars(random)["_urandom"] = source.randbytes  # SystemRandom uses this reference
 
 
 def move_addresses(amount: int) -> list[bytes]:
-    """Take ``amount`` small objects of each size, so that later ones get other addresses."""
+    """Allocate ``amount`` objects of each small size, so that later ones get other addresses."""
     return [bytes(size) for size in range(1, 512, 16) for _ in range(amount)]
 
 
 def main() -> int:
-    """Do one job; the exit status says only whether it was done, not what came out."""
-    # What the service prints must not get into the results.
+    """Run one job; return 0, whatever its result."""
+    # The service's output must not get into the results.
     results = os.fdopen(os.dup(1), "w", encoding="ascii")
     os.dup2(2, 1)
     job: Job = json.load(sys.stdin)
@@ -137,28 +136,27 @@ def main() -> int:
         service_class = load(job["service"])
         service = service_class()
         if job["describe"]:
-            _tell(results, describe(service_class))
+            _write(results, describe(service_class))
         else:
             for line in run(service, job):
-                _tell(results, line)
-        _tell(results, {"end": True})
+                _write(results, line)
+        _write(results, {"end": True})
     except ServiceError as error:
-        _tell(results, {"error": str(error)})
+        _write(results, {"error": str(error)})
     except Exception as error:  # noqa: BLE001 - whatever the service raises is the result
-        _tell(results, {"error": f"{type(error).__name__}: {error}"})
+        _write(results, {"error": f"{type(error).__name__}: {error}"})
     del ballast
     return 0
 
 
-def _tell(results: TextIO, line: dict[str, Any]) -> None:
+def _write(results: TextIO, line: dict[str, Any]) -> None:
     json.dump(line, results)
     results.write("\n")
-    results.flush()  # so that what was done is known even if the next request never ends
+    results.flush()  # so that this step is known even if the next request never ends
 
 
 def run(service: Service, job: Job) -> Iterator[dict[str, Any]]:
-    """Apply the job's requests; give a line for each: its number, the reply, the digest after
-    it."""
+    """Apply the job's requests; yield a line for each: number, reply and digest afterwards."""
     start = job["start"]
     if job["state"]:
         service.restore(job["state"].encode("latin-1"))
@@ -181,12 +179,12 @@ def _snapshot(service: Service, n: int, job: Job) -> dict[str, str]:
         return {}
     state = b"".join(service.snapshot())
     if state_digest(iter((state,))) != service.digest():
-        raise ServiceError("digest() is not the digest of what snapshot() gives")
+        raise ServiceError("digest() is not the digest of snapshot()")
     return {"state": state.decode("latin-1")}
 
 
 def describe(service_class: type[Service]) -> dict[str, Any]:
-    """Return the service's name, its own CHECK_REQUESTS as canonical bytes, and paths it names."""
+    """Return the service's name, its CHECK_REQUESTS as canonical bytes, and paths in its source."""
     module = sys.modules[service_class.__module__]
     own: list[str] = []
     for entry in getattr(module, "CHECK_REQUESTS", ()):
@@ -201,8 +199,8 @@ def describe(service_class: type[Service]) -> dict[str, Any]:
 
 
 def _find_paths(file: str | None) -> list[str]:
-    """Return the texts of a source file that look like the path of a request, in order."""
-    import ast  # noqa: PLC0415 - slow to load, and used in one run of many
+    """Return the strings of a source file that look like the path of a request, in order."""
+    import ast  # noqa: PLC0415 - slow to load, and only one run needs it
 
     if file is None:
         return []

@@ -1,4 +1,4 @@
-"""What the function F (``guests.function``) and the voter say to each other."""
+"""The protocol between the function F (``guests.function``) and the voter."""
 
 from __future__ import annotations
 
@@ -12,4 +12,4 @@ REFUSAL_REPLY = Reply(401, b"", (("www-authenticate", SCHEME),))
 REFUSAL = encode_reply(REFUSAL_REPLY)
 """The reply to a request that F does not admit: the same wherever F runs."""
 YES, NO = b"\x01", b"\x00"
-"""What F answers on its socket."""
+"""F's answers on its socket: admitted, or not."""

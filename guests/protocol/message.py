@@ -1,10 +1,9 @@
-"""Canonical HTTP/1.1 messages: what a request and a reply look like between voter, agent and
-service.
+"""Canonical HTTP/1.1 messages: requests and replies between voter, agent and service.
 
-One request has one form (header names in lower case, the length stated when there is a body,
-nothing of one hop), so that the three replicas get the same bytes, and three replies can be
-compared byte for byte.  Pure; standard library only.  The voter itself treats these bytes as
-opaque; the HTTP front end, the client library and the agent take them apart here.
+A request has exactly one form: header names in lower case, a content length if and only if there
+is a body, no hop-by-hop header.  So all replicas get the same bytes, and the voter can compare
+their replies byte for byte.  The voter treats these bytes as opaque.  The HTTP front end, the
+client library and the agent decode them with this module.  Pure; standard library only.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ _MAX_HEADERS = 128
 
 
 class MessageError(ValueError):
-    """Bytes that are not a canonical message, or parts that cannot be put into one."""
+    """Bytes are not a canonical message, or parts cannot be encoded as one."""
 
 
 def _is_token(name: bytes) -> bool:
@@ -61,13 +60,13 @@ def _is_token(name: bytes) -> bool:
 
 
 def _breaks_line(value: bytes) -> bool:
-    """Whether a header's value holds a byte that would end its line."""
+    """Return whether a header's value contains a byte that would end its line."""
     return b"\n" in value or b"\r" in value or b"\0" in value
 
 
 @lru_cache(maxsize=256)
 def _encode_name(name: str) -> bytes:
-    """Return a header's name as it is sent (kept, for a service sends the same few every time)."""
+    """Return a header's encoded name (cached: a service sends the same few names)."""
     raw = name.encode("latin-1", "replace").lower()
     if not name.isascii() or not _is_token(raw):
         raise MessageError(f"header {name!r} has a name that cannot be sent")
@@ -94,9 +93,8 @@ def _encode_headers(headers: Iterable[tuple[str, str]], body: bytes) -> bytes:
 def _decode_headers(block: bytes) -> list[tuple[str, str]]:
     headers = []
     if block:
-        if (
-            block.count(b"\r\n") >= _MAX_HEADERS
-        ):  # counted first: a MiB of them takes 15 ms to split
+        # Counted before they are split, which takes 15 ms for a MiB.
+        if block.count(b"\r\n") >= _MAX_HEADERS:
             raise MessageError(f"more than {_MAX_HEADERS} headers")
         for line in block.split(b"\r\n"):
             name, colon, value = line.partition(b":")
@@ -109,9 +107,9 @@ def _decode_headers(block: bytes) -> list[tuple[str, str]]:
 class Request:
     """One request as a service sees it.
 
-    ``method`` in upper case, ``target`` as sent (path and query, percent-encoded), ``body`` bytes,
-    ``head`` the header lines as they came (``headers`` takes them apart when first asked: a service
-    that needs none of them can see that in ``head`` first, which is cheaper).
+    ``method``: in upper case.  ``target``: path and query, percent-encoded, as sent.  ``head``: the
+    header lines as received.  ``headers`` decodes them at its first use; a service can search
+    ``head`` first, which is cheaper.
     """
 
     __slots__ = ("_headers", "body", "head", "method", "target")
@@ -130,7 +128,7 @@ class Request:
 
     @property
     def path_bytes(self) -> bytes:
-        """The path with percent-encoding undone."""
+        """The percent-decoded path."""
         return unquote_to_bytes(self.path)
 
     @property
@@ -151,7 +149,7 @@ class Request:
 
     @classmethod
     def decode(cls, data: bytes) -> Request:
-        """Take canonical bytes apart.  Raises MessageError."""
+        """Decode canonical bytes.  Raises MessageError."""
         head, end, body = data.partition(b"\r\n\r\n")
         if not end:
             raise MessageError("a request without the empty line after its headers")
@@ -160,7 +158,7 @@ class Request:
         if len(parts) != 3 or parts[2] != b"HTTP/1.1":
             raise MessageError("a malformed request line")
         method, target = parts[0], parts[1].decode("latin-1")
-        # A space cannot be in it, so printable ASCII is all that `encode_request` lets through.
+        # It contains no space, so this accepts what `encode_request` accepts.
         if not target or not target.isascii() or not target.isprintable():
             raise MessageError("a target that is not percent-encoded ASCII")
         if not _is_token(method):
@@ -178,7 +176,7 @@ def encode_request(
 
     ``target`` must be printable ASCII without spaces (percent-encode first).  Raises MessageError.
     """
-    # A lone surrogate is not to become a "?", which is another target.
+    # A lone surrogate must not become a "?", which is another target.
     raw_method, raw_target = (text.encode("utf-8", "surrogatepass") for text in (method, target))
     if not _is_token(raw_method):
         raise MessageError(f"method {method!r} is not a token")
@@ -189,10 +187,9 @@ def encode_request(
 
 
 class Reply:
-    """What a service answers: status (100 excluded; 200 to 599), body, headers.
+    """A service's answer: a status from 200 to 599, a body and headers.
 
-    Headers must be deterministic: no Date, no Server; the front end adds such things outside
-    the vote.
+    Headers must be deterministic.  The front end adds Date and Server, outside the vote.
     """
 
     __slots__ = ("body", "headers", "status")
@@ -206,7 +203,7 @@ class Reply:
         self.status = status
         self.body = body.encode() if isinstance(body, str) else body
         self.headers: Sequence[tuple[str, str]]
-        if isinstance(headers, tuple):  # the cheap way: nothing can change it afterwards
+        if isinstance(headers, tuple):  # immutable, so it needs no copy
             self.headers = headers
         elif isinstance(headers, Mapping):
             self.headers = list(headers.items())
@@ -214,13 +211,13 @@ class Reply:
             self.headers = list(headers)
 
     def header(self, name: str) -> str | None:
-        """The first header of this name (any case), or None."""
+        """Return the first header of this name, in any case, or None."""
         name = name.lower()
         return next((value for key, value in self.headers if key.lower() == name), None)
 
     @classmethod
     def decode(cls, data: bytes) -> Reply:
-        """Take the bytes of a reply apart, trusting none of them.  Raises MessageError."""
+        """Decode a reply from an untrusted source.  Raises MessageError."""
         head, end, body = data.partition(b"\r\n\r\n")
         if not end:
             raise MessageError("a reply without the empty line after its headers")
@@ -237,8 +234,7 @@ class Reply:
 
 
 def encode_reply(reply: Reply) -> bytes:
-    """Return the bytes of a reply.  Raises MessageError if the status or a header cannot be
-    sent."""
+    """Return the bytes of a reply.  Raises MessageError if status or a header is invalid."""
     status = reply.status
     if not 200 <= status <= 599:
         raise MessageError(f"status {status} is not 200 to 599")

@@ -4,7 +4,7 @@ Pure: bytes in, frames out; no I/O.  A frame is a 34-byte header and a payload::
 
     offset  size  field
          0     4  magic  D7 54 52 56
-         4     1  kind   (Kind)
+         4     1  kind   (FrameKind)
          5     1  flags
          6     4  payload length in bytes, big endian
         10     8  epoch  (random, chosen by the voter at each handshake)
@@ -12,10 +12,9 @@ Pure: bytes in, frames out; no I/O.  A frame is a 34-byte header and a payload::
         26     4  CRC-32 of the payload
         30     4  CRC-32 of the 30 bytes before it
 
-The header has a checksum of its own so that a damaged length is never believed: whatever bytes
-come in, a decoder holds at most one frame of the largest allowed size, and after garbage or a cut
-frame it finds the next whole frame again.  CRC-32 finds accidents; it does not stop a lying
-guest, the vote does that.
+The header has its own checksum, so that a decoder never trusts a damaged length.  For any input a
+decoder holds at most one frame of the largest allowed size.  After garbage or a truncated frame it
+finds the next whole frame.  CRC-32 detects accidents; only the vote detects a lying guest.
 """
 
 from __future__ import annotations
@@ -54,66 +53,65 @@ __all__ = [
 ]
 
 PROTOCOL = 2
-"""Version of everything in this module; told in both directions of each handshake."""
+"""Version of everything in this module; both sides send it at each handshake."""
 
 MAGIC = b"\xd7TRV"
 HEADER_SIZE = 34
 MAX_PAYLOAD = 1 << 20 | 1 << 16
-"""Largest payload in bytes: a body of 1 MiB and 64 KiB for what stands around it."""
+"""Largest payload in bytes: a body of 1 MiB, and 64 KiB for headers and fields."""
 
 FALSE_STARTS = 4096
-"""After so many places in one piece that look like a frame and are none, its rest is thrown
-away.
+"""After so many offsets in one piece that look like a frame and are none, the decoder skips its
+rest.
 """
 
 FLAG_READ_ONLY = 0x01
 FLAG_FIRST = 0x02
 FLAG_LAST = 0x04
-FLAG_VOID = 0x08  # an ORDER that is to be skipped: it has killed or hung too many replicas
-FLAG_ONCE = 0x10  # a REQUEST of the connection's session: its payload begins with number and done
+FLAG_VOID = 0x08  # an ORDER to skip: its request killed or hung too many replicas
+FLAG_ONCE = 0x10  # a REQUEST of the connection's session: the payload begins with number and done
 
 NO_KEEPER = 0xFF
-"""In a MARKER: no replica is asked to keep the state for a snapshot."""
-
+"""In a MARKER: no replica must keep the state for a snapshot."""
 
 STATE_PIECE = 1 << 16
-"""Bytes of a state that a STATE frame holds (the last one: the rest)."""
+"""Bytes of a state in a STATE frame; the last frame has the rest."""
 FETCH_AHEAD = 4
-"""Pieces of a state that may be asked for before they have come: a round trip for each would be
-most of a transfer's time, and what is under way holds up the giver's replies.
+"""Pieces of a state that may be requested ahead.  More would delay the sender's replies; with one
+at a time, round trips would be most of a transfer's time.
 """
 
 
 class FrameKind:
-    """The kinds of frame (plain ints: they are compared on the hot path)."""
+    """The kinds of frame, as plain integers because the hot path compares them."""
 
     # voter to agent
     HELLO = 1  # opens an epoch; payload: protocol version, index of this replica
     ORDER = 2  # one ordered request; seq = its number
     MARKER = 3  # checkpoint marker; seq = its number, payload: index of the replica that keeps it
     PING = 4
-    RESTORE = 5  # begin of a state; seq = marker it was taken at, payload: Checkpoint
-    STATE = 6  # a piece of a state, either direction; FLAG_LAST on the last one
-    FETCH = 7  # give me a piece of the kept state; seq = marker, payload: offset
+    RESTORE = 5  # begins a state; seq = its marker, payload: CheckpointPayload
+    STATE = 6  # a piece of a state, in either direction; FLAG_LAST on the last one
+    FETCH = 7  # requests a piece of the kept state; seq = marker, payload: offset
     # agent to voter
-    HERE = 16  # unsolicited, epoch 0: a fresh incarnation waits for its HELLO
+    HERE = 16  # unrequested, epoch 0: a new incarnation waits for its HELLO
     WELCOME = 17  # answer to HELLO; payload: Welcome
     REPLY = 18  # seq = the request's number, payload: the service's reply bytes
     DIGEST = 19  # seq = the marker's number, payload: digest of the state
     PONG = 20
-    RESTORED = 21  # seq = marker, payload: digest of the state now held
+    RESTORED = 21  # seq = marker, payload: digest of the restored state
     REFUSED = 22  # cannot apply seq here; payload: reason (text)
     # native clients
     OPEN = 32  # client to voter; payload: caller name (text)
     OPENED = 33
     REQUEST = 34  # seq = the client's number
-    RESPONSE = 35  # seq = the client's number; payload: how it was voted, reply bytes
+    RESPONSE = 35  # seq = the client's number; payload: result of the vote, reply bytes
     FAILURE = 36  # seq = the client's number; payload: error code and text
-    SESSION = 37  # client: go on with this session (16 bytes), or open one (none); voter: its name
+    SESSION = 37  # client: continue this session (16 bytes), or open one (empty); voter: its name
 
 
 class WireError(ValueError):
-    """A payload that does not have the form its kind demands."""
+    """A payload does not have the form that its kind requires."""
 
 
 class Frame(NamedTuple):
@@ -128,7 +126,7 @@ class Frame(NamedTuple):
 
 _HEADER = struct.Struct(">4sBBIQQI")
 _CRC = struct.Struct(">I")
-_CHECKED_HEADER = struct.Struct(">4sBBIQQII")  # the two of them
+_CHECKED_HEADER = struct.Struct(">4sBBIQQII")  # the header and its checksum
 
 
 def encode(kind: int, epoch: int, seq: int, payload: bytes = b"", flags: int = 0) -> bytes:
@@ -144,18 +142,18 @@ def encode(kind: int, epoch: int, seq: int, payload: bytes = b"", flags: int = 0
 def encode_head(
     kind: int, epoch: int, seq: int, payload: bytes, payload_crc: int, flags: int = 0
 ) -> bytes:
-    """Return the bytes of a frame whose payload's CRC-32 is known (one payload, many epochs)."""
+    """Return the bytes of a frame whose payload's CRC-32 is known (one payload, many links)."""
     head = _HEADER.pack(MAGIC, kind, flags, len(payload), epoch, seq, payload_crc)
     return b"%b%b%b" % (head, _CRC.pack(crc32(head)), payload)
 
 
 class Decoder:
-    """Turns a stream of bytes, however cut or damaged, into frames.
+    """Decodes frames from a stream of bytes in arbitrary pieces, possibly damaged.
 
-    Holds at most ``HEADER_SIZE + max_payload`` bytes plus the piece last fed, and its work is
-    linear in the bytes fed, whatever they are.  ``skipped`` counts bytes thrown away while looking
-    for a frame, ``damaged`` counts frames whose payload checksum was wrong.  ``max_payload`` may be
-    changed between two feeds.
+    It holds at most ``HEADER_SIZE + max_payload`` bytes in addition to the piece being fed.  Its
+    work is linear in the number of bytes, for any input.  ``skipped`` counts bytes that belong to
+    no frame, ``damaged`` frames with a wrong payload checksum.  ``max_payload`` may change between
+    two feeds.
     """
 
     __slots__ = ("_buffer", "_doubt", "_need", "damaged", "max_payload", "skipped")
@@ -164,23 +162,23 @@ class Decoder:
         self.max_payload = max_payload
         self.skipped = 0
         self.damaged = 0
-        self._buffer = bytearray()  # an incomplete frame, or what may be the beginning of one
-        self._need = 0  # bytes the buffer must hold before it is worth another look
-        self._doubt = 0  # up to here in the buffer reaches a frame whose payload was damaged
+        self._buffer = bytearray()  # an incomplete frame, or a possible beginning of one
+        self._need = 0  # bytes that the buffer must hold before decoding continues
+        self._doubt = 0  # offset in the buffer of the end of a damaged frame
 
     @property
     def held(self) -> int:
-        """Bytes held of a frame that is not complete yet."""
+        """Bytes held of an incomplete frame."""
         return len(self._buffer)
 
     def clear(self) -> None:
-        """Forget an incomplete frame (the other side has started anew)."""
+        """Forget an incomplete frame: the other side has restarted."""
         self.skipped += len(self._buffer)
         self._buffer = bytearray()
         self._need = self._doubt = 0
 
     def feed(self, data: bytes) -> list[Frame]:
-        """Take the next piece of the stream; return the frames it completes, in order."""
+        """Take the next piece of the stream; return the frames that it completes, in order."""
         if self._buffer:
             self._buffer += data
             if len(self._buffer) < self._need:
@@ -219,11 +217,11 @@ class Decoder:
         return frames
 
     def _damage(self, data: bytes, at: int, end: int) -> int:
-        """Return where to look on after a frame whose payload is damaged.
+        """Return the offset to continue at after a frame with a damaged payload.
 
-        A cut frame has the next ones inside what it took for its payload: they are looked for.  But
-        a second damaged frame in there is skipped as a whole: else bytes made for it would cost the
-        square of their number.
+        A truncated frame may contain the following frames in its supposed payload, so they are
+        searched for.  A second damaged frame in it is skipped as a whole; otherwise malicious input
+        would cost quadratic time.
         """
         self.damaged += 1
         if at < self._doubt:
@@ -232,9 +230,9 @@ class Decoder:
         return self._skip(data, at, at + 1)
 
     def _skip(self, data: bytes, at: int, start: int) -> int:
-        """Return where the next frame may begin, from ``start`` on.
+        """Return the offset from ``start`` on at which the next frame may begin.
 
-        A tail that may be half a magic stays.
+        A tail that may be the beginning of a magic is kept.
         """
         found = data.find(MAGIC, start)
         if found < 0:
@@ -251,12 +249,12 @@ class Decoder:
 
 
 class Order(NamedTuple):
-    """What replicas must agree on besides the request itself (payload of ORDER).
+    """The payload of ORDER: a request, and what else all replicas must agree on.
 
-    ``prev`` and ``history`` are 8-byte hashes: of the history of writes before this request and,
-    for a write, after it.  A replica whose own history is not ``prev`` must not apply the request.
-    ``history`` is also the seed of the context's random source (keyed by a secret of the node, so
-    clients cannot foresee it).
+    ``prev`` and ``history`` are 8-byte hashes of the history of writes: before this request and,
+    for a write, after it.  A replica with another history than ``prev`` must not apply the request.
+    ``history`` also seeds the context's random source.  It is keyed by a secret of the node, so
+    clients cannot predict it.
     """
 
     time_ns: int
@@ -275,7 +273,7 @@ def encode_order(time_ns: int, prev: bytes, history: bytes, caller: bytes, reque
 
 
 def decode_order(payload: bytes) -> Order:
-    """Take an ORDER payload apart.  Raises WireError if it is too short."""
+    """Decode an ORDER payload.  Raises WireError if it is too short."""
     if len(payload) < 26:
         raise WireError("ORDER payload is shorter than its fixed part")
     time_ns, prev, history, caller_size = _ORDER.unpack_from(payload)
@@ -286,9 +284,7 @@ def decode_order(payload: bytes) -> Order:
 
 
 class CheckpointPayload(NamedTuple):
-    """What names a state (payload of RESTORE): history hash at the marker, size in bytes,
-    digest.
-    """
+    """The payload of RESTORE: a state's history hash at its marker, size in bytes and digest."""
 
     history: bytes
     size: int
@@ -304,18 +300,18 @@ def encode_checkpoint(checkpoint: CheckpointPayload) -> bytes:
 
 
 def decode_checkpoint(payload: bytes) -> CheckpointPayload:
-    """Take a RESTORE payload apart.  Raises WireError if its size is wrong."""
+    """Decode a RESTORE payload.  Raises WireError if its size is wrong."""
     if len(payload) != _CHECKPOINT.size:
         raise WireError("RESTORE payload has the wrong size")
     return CheckpointPayload(*_CHECKPOINT.unpack(payload))
 
 
 class Welcome(NamedTuple):
-    """What an agent says of itself at a handshake (payload of WELCOME).
+    """The payload of WELCOME: the state of an incarnation at a handshake.
 
-    ``incarnation`` counts the starts of the service since the guest's boot; ``fresh`` says that
-    this incarnation has applied nothing yet; ``last_seq`` and ``history`` tell the last write it
-    applied; it still has its replies to all writes from ``replies_from`` on (0: to none).
+    ``incarnation`` counts the starts of the service since the guest's boot.  ``fresh``: it has
+    applied nothing yet.  ``last_seq`` and ``history``: the last write that it applied.
+    ``replies_from``: it has its replies to all writes from this one on (0: to none).
     """
 
     protocol: int
@@ -333,7 +329,7 @@ _WELCOME = struct.Struct(">HIBQ8sQHBB")
 
 
 def encode_welcome(welcome: Welcome) -> bytes:
-    """Return the payload of a WELCOME frame (names are cut at 255 bytes, where a letter ends)."""
+    """Return the payload of a WELCOME frame (names are truncated to 255 bytes, at a character)."""
     service, build = (
         name.encode()[:255].decode(errors="ignore").encode()
         for name in (welcome.service, welcome.build)
@@ -356,10 +352,9 @@ def encode_welcome(welcome: Welcome) -> bytes:
 
 
 def decode_welcome(payload: bytes) -> Welcome:
-    """Take a WELCOME payload apart.
+    """Decode a WELCOME payload.
 
-    Raises WireError unless it has exactly the form of one; where the form is that of another
-    protocol, it says so.
+    Raises WireError if it does not have this form; the error names the protocol if that differs.
     """
     if len(payload) < _WELCOME.size:
         raise _wrong_welcome(payload, "is shorter than its fixed part")

@@ -1,4 +1,4 @@
-"""The services that are shipped: ``kv`` (a key-value store) and ``static`` (static content)."""
+"""The shipped services: ``kv`` (a key-value store) and ``static`` (static content)."""
 
 from __future__ import annotations
 

@@ -12,10 +12,10 @@ GET /kv/                one page of keys in order of their bytes, as JSON; ``lim
                         default 100), ``after`` and ``prefix`` are percent-encoded
 ======================= ==========================================================================
 
-Every reply to a key that exists carries an ``ETag``: the number of the store's write that made
-it what it is.  A number is never used twice, so compare-and-set by ``If-Match`` cannot be
-fooled by a value that went away and came back.  ``If-None-Match: *`` creates only.  A condition
-that does not hold is a 412 with the current tag.  A request that fails changes nothing.
+Every reply for an existing key has an ``ETag``: the number of the write that stored its value.  A
+number is never reused, so compare-and-set by ``If-Match`` detects a value that was changed and
+changed back.  ``If-None-Match: *`` only creates.  A condition that does not hold gives a 412 with
+the current tag.  A request that fails changes nothing.
 """
 
 from __future__ import annotations
@@ -28,19 +28,24 @@ from urllib.parse import quote_from_bytes
 
 from guests.protocol.message import Reply, Request
 from guests.service import Context, Service, ServiceError
-from guests.services.conditions import check_conditions, has_conditions
-from guests.services.target import TargetError, decode_percent, parse_query
+from guests.services.requests import (
+    RequestRefused,
+    check_conditions,
+    decode_percent,
+    has_conditions,
+    parse_query,
+)
 
 __all__ = ["CHECK_REQUESTS", "MAX_KEY", "MAX_VALUE", "KeyValue"]
 
 MAX_KEY = 1024
 MAX_VALUE = 1 << 20
 ENTRY_COST = 256
-"""Bytes of memory that an entry takes besides its key and value (measured, rounded up)."""
+"""Bytes of memory that an entry needs in addition to key and value (measured, rounded up)."""
 PIECE = 1 << 16
-"""Largest piece of a snapshot in bytes."""
+"""Largest piece of a snapshot, in bytes."""
 MAX_PAGE = 1 << 19
-"""Bytes of encoded keys in one page of a list, so that the reply stays under its limit."""
+"""Most bytes of encoded keys in one page of a list, so that the reply stays below its limit."""
 
 _KEY_METHODS = "DELETE, GET, HEAD, POST, PUT"
 _LIST_METHODS = "GET, HEAD"
@@ -55,7 +60,7 @@ _ENTRY = struct.Struct(">HIQ")
 
 
 class KeyValue(Service):
-    """The store.  ``capacity`` bounds keys, values and ENTRY_COST an entry together, in bytes."""
+    """The store.  ``capacity``: most bytes of keys, values and ENTRY_COST per entry together."""
 
     name = "kv"
     state_format = 1
@@ -70,7 +75,7 @@ class KeyValue(Service):
         self._size = 0
 
     def apply(self, request: Request, context: Context) -> Reply:
-        """Answer one request (see the module's text)."""
+        """Answer one request (see the module's docstring)."""
         target = request.target
         if not target.startswith("/kv/"):
             return Reply(404, "keys are at /kv/KEY\n")
@@ -78,7 +83,7 @@ class KeyValue(Service):
             if "?" in target or "%" in target:
                 path, mark, query = target.partition("?")
                 key = decode_percent(path[4:])
-            else:  # the plain case, kept cheap
+            else:  # the fast path
                 mark = query = ""
                 key = target[4:].encode()
             if not key:
@@ -96,7 +101,7 @@ class KeyValue(Service):
                 return self._delete(request, key)
             if method == "POST":
                 return self._increment(request, key, query)
-        except TargetError as refusal:
+        except RequestRefused as refusal:
             return refusal.reply
         return _not_allowed(method, _KEY_METHODS)
 
@@ -160,11 +165,11 @@ class KeyValue(Service):
         return () if entry is None else (("etag", f'"{entry[1]}"'),)
 
     def _store(self, key: bytes, value: bytes) -> bool:
-        """Write an entry as the next version; return whether the key is new.  Refusal: 507."""
+        """Write an entry as the next version; return whether the key is new.  Refuses with 507."""
         old = self._entries.get(key)
         growth = len(value) - len(old[0]) if old else len(key) + len(value) + ENTRY_COST
         if growth > 0 and self._size + growth > self.capacity:
-            raise TargetError(507, f"the store is full: its capacity is {self.capacity} bytes\n")
+            raise RequestRefused(507, f"the store is full: its capacity is {self.capacity} bytes\n")
         if old is None:
             insort(self._keys, key)
         self._size += growth
@@ -204,14 +209,13 @@ class KeyValue(Service):
     # ------------------------------------------------------------ the state
 
     def snapshot(self) -> Iterator[bytes]:
-        """Give the state as it is at this call, in pieces of at most PIECE bytes."""
-        keys = self._keys.copy()  # the cut: later writes make new tuples and do not touch these
+        """Yield the state as of this call, in pieces of at most PIECE bytes."""
+        keys = self._keys.copy()  # later writes create new tuples and leave these unchanged
         entries = list(map(self._entries.__getitem__, keys))
         return _encode_state(self._version, keys, entries)
 
     def restore(self, state: bytes) -> None:
-        """Replace the state.  Raises ServiceError, and changes nothing, if the bytes are not
-        one."""
+        """Replace the state.  Raises ServiceError, without a change, if the bytes are invalid."""
         version, entries, size = _decode_state(state) if state else (0, {}, 0)
         if size > self.capacity:
             raise ServiceError(f"the state takes {size} bytes, the capacity is {self.capacity}")
@@ -226,7 +230,7 @@ def _not_allowed(method: str, allowed: str) -> Reply:
 
 
 def _parse_int(text: bytes) -> int | None:
-    """Return the ASCII decimal as a 64-bit number, or None if it is none (no sign but ``-``)."""
+    """Return the ASCII decimal as a 64-bit number, or None (the only sign is ``-``)."""
     digits = text[1:] if text.startswith(b"-") else text
     if len(digits) > 19 or not digits.isdigit():
         return None
@@ -307,4 +311,4 @@ CHECK_REQUESTS: list[tuple[str, str, bytes] | tuple[str, str, bytes, dict[str, s
     ("PATCH", "/kv/a", b""),
     ("GET", "/elsewhere", b""),
 ]
-"""What ``trivisor service check`` sends: each way in and each refusal at least once."""
+"""The requests of ``trivisor service check``: each operation and each refusal at least once."""

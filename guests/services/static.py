@@ -1,15 +1,14 @@
-"""The shipped static content: the files of a directory, read into memory at the start.
+"""The shipped static service: the files of a directory, read into memory at the start.
 
-The directory is the environment's ``TRIVISOR_CONTENT``, else ``/etc/trivisor/content``; where
-that does not exist, a small page set of its own.  GET and HEAD only.  A path that ends in ``/``
-gives that folder's ``index.html``; entity tags are hashes of the content; one byte range is
-served, several are not. Files and folders whose name begins with a dot, and links to folders,
-are left out.  Nothing outside the directory can be reached: a request looks its path up among
-the files read, it never touches the file system.
+The directory is the environment's ``TRIVISOR_CONTENT``, or ``/etc/trivisor/content``.  Without it
+the service has a few built-in pages.  It serves GET and HEAD.  A path that ends in ``/`` gives that
+folder's ``index.html``.  Entity tags are hashes of the content.  It serves one byte range, not
+several.  It leaves out links to folders, and files and folders whose name begins with a dot.
+Nothing outside the directory can be reached: a request is looked up among the files in memory.
 
-No request changes the state.  A snapshot holds no content, only each file's path, size and
-hash, computed anew from the bytes in memory: the digest finds content that decayed, and
-``restore`` refuses a state of other content than its own.
+No request changes the state.  A snapshot holds no content, only each file's path, size and hash,
+computed from the bytes in memory at that moment.  So the digest detects corrupted content, and
+``restore`` refuses the state of other content.
 """
 
 from __future__ import annotations
@@ -24,8 +23,12 @@ from urllib.parse import quote_from_bytes
 
 from guests.protocol.message import Reply, Request
 from guests.service import Context, Service, ServiceError
-from guests.services.conditions import check_conditions, has_conditions
-from guests.services.target import TargetError, decode_percent
+from guests.services.requests import (
+    RequestRefused,
+    check_conditions,
+    decode_percent,
+    has_conditions,
+)
 
 __all__ = ["CHECK_REQUESTS", "Static", "read_content"]
 
@@ -53,7 +56,7 @@ CONTENT_TYPES = {
     "woff2": "font/woff2",
     "xml": "application/xml",
 }
-"""By the name's ending.  A table of its own: the machine's would differ from image to image."""
+"""By the name's ending.  The machine's own table would differ from image to image."""
 
 BUILT_IN = {
     b"/index.html": b"""<!doctype html>
@@ -75,7 +78,7 @@ _MAGIC = b"TVSC\x00\x01"
 
 
 class StaticFile(NamedTuple):
-    """One file's bytes and what is told of it."""
+    """One file's bytes and the values of its headers."""
 
     content: bytes
     etag: str
@@ -83,8 +86,7 @@ class StaticFile(NamedTuple):
 
 
 class Static(Service):
-    """The content of a directory (see the module's text).  Raises ServiceError if it cannot be
-    read."""
+    """The content of a directory.  Raises ServiceError if it cannot be read."""
 
     name = "static"
     state_format = 1
@@ -104,7 +106,7 @@ class Static(Service):
             return Reply(405, text, (("allow", "GET, HEAD"),))
         try:
             path = decode_percent(request.path)
-        except TargetError as refusal:
+        except RequestRefused as refusal:
             return refusal.reply
         file = self._files.get(path + b"index.html" if path.endswith(b"/") else path)
         if file is None:
@@ -125,11 +127,11 @@ class Static(Service):
         return Reply(200, file.content, headers)
 
     def snapshot(self) -> Iterator[bytes]:
-        """Give a line for each file, by path: its size and the hash of the bytes now in memory."""
+        """Yield a line for each file, by path: its size and the hash of its bytes in memory."""
         return _encode_manifest(sorted(self._files.items()))
 
     def restore(self, state: bytes) -> None:
-        """Check that a state speaks of this very content.  Raises ServiceError if it does not."""
+        """Check that a state is of this content.  Raises ServiceError if it is not."""
         if state and state != b"".join(self.snapshot()):
             raise ServiceError("the state is of other content than this replica's")
 
@@ -137,8 +139,8 @@ class Static(Service):
 def read_content(directory: Path) -> dict[bytes, StaticFile]:
     """Return the files below a directory by their absolute request path.
 
-    Raises ServiceError, naming the file, if one cannot be read, is over MAX_FILE bytes, or is a
-    link that leads out of the directory, and if all are over MAX_CONTENT bytes.
+    Raises ServiceError, which names the file, if one cannot be read, is larger than MAX_FILE bytes
+    or is a link to outside the directory, and if all are larger than MAX_CONTENT bytes.
     """
     files: dict[bytes, StaticFile] = {}
     total = 0
@@ -179,7 +181,7 @@ def _make_file(path: bytes, content: bytes) -> StaticFile:
 def _relative_folder(path: bytes) -> str:
     """Return the location of a folder relative to its name without the slash.
 
-    Relative, so that it is right behind any prefix and can never name another host (``//host/``).
+    A relative location works behind any prefix and can never name another host (``//host/``).
     """
     return "./" + quote_from_bytes(path.rpartition(b"/")[2], safe="") + "/"
 
@@ -188,13 +190,12 @@ def _encode_manifest(files: list[tuple[bytes, StaticFile]]) -> Iterator[bytes]:
     yield _MAGIC
     for path, file in files:
         content = blake2b(file.content, digest_size=32).digest()
-        told = blake2b(f"{file.etag}\n{file.content_type}".encode(), digest_size=16).digest()
-        yield b"%d %d\n%b%b%b" % (len(path), len(file.content), path, content, told)
+        headers = blake2b(f"{file.etag}\n{file.content_type}".encode(), digest_size=16).digest()
+        yield b"%d %d\n%b%b%b" % (len(path), len(file.content), path, content, headers)
 
 
 def _reply_range(request: Request, file: StaticFile, headers: tuple[tuple[str, str], ...]) -> Reply:
-    """Answer a GET that may ask for a range (RFC 9110, section 14): 206, 416, or the whole as
-    200."""
+    """Answer a GET that may request a range (RFC 9110, section 14): 206, 416, or 200 with all."""
     size = len(file.content)
     wanted = request.headers.get("range", "")
     if request.headers.get("if-range", file.etag) != file.etag:
@@ -210,10 +211,10 @@ def _reply_range(request: Request, file: StaticFile, headers: tuple[tuple[str, s
 
 
 def _parse_range(text: str, size: int) -> tuple[int, int] | None:
-    """Return the first and last offset of the one range asked for.
+    """Return the first and last offset of the requested range.
 
-    None: the header is to be ignored (another unit, several ranges, malformed).  First above
-    last: the range holds no byte of the content.
+    None: ignore the header (another unit, several ranges, malformed).  First above last: the range
+    contains no byte of the content.
     """
     unit, _, spec = text.partition("=")
     first_text, dash, last_text = spec.strip().partition("-")
@@ -245,4 +246,4 @@ CHECK_REQUESTS: list[tuple[str, str, bytes] | tuple[str, str, bytes, dict[str, s
     ("GET", "/absent", b""),
     ("POST", "/", b"x"),
 ]
-"""What ``trivisor service check`` sends."""
+"""The requests of ``trivisor service check``."""

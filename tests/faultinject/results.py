@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from faultinject.campaign.planning.spec import load
+from faultinject.campaign.planning.spec_file import load
 from faultinject.campaign.records import MissionPlan, Outcome
 from faultinject.campaign.store.store import Store
 from faultinject.report.gather import gather

@@ -1,4 +1,4 @@
-"""``service check``: shipped services pass, and every planted slip is caught and named."""
+"""``service check``: shipped services pass; every planted non-determinism is found and named."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import pytest
 
 from guests.check import CheckResult, check, format_result
 from guests.check.__main__ import main
-from guests.check.workload import make_workload
+from guests.check.plan import make_workload
 from guests.protocol.message import Request, encode_request
 from guests.service import ServiceError
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
-# A sound service; each slip below changes some lines of it.
-SOUND = """
+# A deterministic service; each test changes some lines of it.
+CORRECT = """
 import datetime, os, random, secrets, time, uuid
 from guests.service import Reply, Service
 
@@ -58,7 +58,7 @@ class Notes(Service):
 @pytest.fixture
 def planted(tmp_path: Path) -> object:
     def plant(*changes: tuple[str, str]) -> str:
-        source = SOUND
+        source = CORRECT
         for old, new in changes:
             assert old in source
             source = source.replace(old, new)
@@ -84,7 +84,7 @@ def test_shipped_services_and_examples_pass(service: str) -> None:
     assert "500" not in result.statuses
 
 
-def test_a_sound_service_passes(planted) -> None:  # type: ignore[no-untyped-def]
+def test_deterministic_service_passes(planted) -> None:  # type: ignore[no-untyped-def]
     result = run(planted())
     assert result.ok, format_result(result)
     assert "no difference under 14 conditions" in format_result(result)
@@ -117,7 +117,7 @@ def test_a_sound_service_passes(planted) -> None:  # type: ignore[no-untyped-def
         ),
     ],
 )
-def test_a_reply_that_hangs_on_the_machine(planted, condition: str, new: str) -> None:  # type: ignore[no-untyped-def]
+def test_reply_that_depends_on_the_machine_is_found(planted, condition: str, new: str) -> None:  # type: ignore[no-untyped-def]
     result = run(planted(("#read", new)))
     assert not result.ok
     first = result.first
@@ -129,12 +129,12 @@ def test_a_reply_that_hangs_on_the_machine(planted, condition: str, new: str) ->
     assert first.hint
 
 
-def test_the_first_request_that_differs_is_shown(planted) -> None:  # type: ignore[no-untyped-def]
+def test_first_differing_request_is_shown(planted) -> None:  # type: ignore[no-untyped-def]
     file = planted(("return Reply(201", "return Reply(201, b','.join(self.notes))\n#"))
     result = run(file)
     first = result.first
     assert first is not None
-    # One note has one order only; the second POST is the first request that can differ.
+    # A set of one note has one order; the second POST is the first request that can differ.
     assert first.request_number in (2, 3)
     assert first.request.splitlines()[0] == "POST /notes HTTP/1.1"
     text = format_result(result)
@@ -187,7 +187,7 @@ def test_the_first_request_that_differs_is_shown(planted) -> None:  # type: igno
         ),
     ],
 )
-def test_a_state_that_is_not_whole(  # type: ignore[no-untyped-def]
+def test_incomplete_state_is_found(  # type: ignore[no-untyped-def]
     planted, condition: str, what: str, change: tuple[str, str]
 ) -> None:
     result = run(planted(change))
@@ -196,13 +196,13 @@ def test_a_state_that_is_not_whole(  # type: ignore[no-untyped-def]
     assert what in found[0].what, format_result(result)
 
 
-def test_states_that_differ_are_shown_where_they_part(planted) -> None:  # type: ignore[no-untyped-def]
+def test_difference_of_states_is_shown(planted) -> None:  # type: ignore[no-untyped-def]
     result = run(planted(("in sorted(self", "in (self")))
     assert result.first is not None
-    assert "the snapshots part at byte" in result.first.detail
+    assert "the snapshots differ from byte" in result.first.detail
 
 
-def test_a_request_that_hangs_or_ends_the_process_is_named(planted) -> None:  # type: ignore[no-untyped-def]
+def test_request_is_named_when_it_hangs_or_ends_the_process(planted) -> None:  # type: ignore[no-untyped-def]
     result = check(planted(("#read", "time.sleep(99)")), requests=20, timeout=6, stop_early=True)
     assert result.first is not None
     assert "no end within 6 s" in result.first.got
@@ -214,7 +214,7 @@ def test_a_request_that_hangs_or_ends_the_process_is_named(planted) -> None:  # 
     assert result.first.request_number == 4
 
 
-def test_what_makes_the_check_weak_is_noted(planted) -> None:  # type: ignore[no-untyped-def]
+def test_weaknesses_of_the_check_are_noted(planted) -> None:  # type: ignore[no-untyped-def]
     result = run(planted(("if request.method", "return Reply(404)\n        if request.method")))
     assert any("define CHECK_REQUESTS" in note for note in result.notes)
     assert any("no request changed the state" in note for note in result.notes)
@@ -222,7 +222,7 @@ def test_what_makes_the_check_weak_is_noted(planted) -> None:  # type: ignore[no
     assert any("raise an exception (500)" in note for note in result.notes)
 
 
-def test_requests_of_ones_own(planted) -> None:  # type: ignore[no-untyped-def]
+def test_given_workload_replaces_the_generated_one(planted) -> None:  # type: ignore[no-untyped-def]
     workload = [encode_request("POST", "/notes", (), b"x"), b"nonsense"]
     result = check(planted(), workload=workload)
     assert result.ok
@@ -231,7 +231,7 @@ def test_requests_of_ones_own(planted) -> None:  # type: ignore[no-untyped-def]
         check(planted(), workload=[])
 
 
-def test_what_cannot_be_checked_is_an_error(planted, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_service_that_cannot_be_checked_is_an_error(planted, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ServiceError, match=r"absent\.py"):
         check(str(tmp_path / "absent.py"))
     with pytest.raises(ServiceError, match=r"CHECK_REQUESTS: .* is not"):
@@ -246,7 +246,7 @@ def test_what_cannot_be_checked_is_an_error(planted, tmp_path: Path) -> None:  #
         )
 
 
-def test_the_workload_is_a_function_of_its_seed() -> None:
+def test_workload_is_a_function_of_its_seed() -> None:
     assert make_workload(5, 50) == make_workload(5, 50)
     assert make_workload(5, 50) != make_workload(6, 50)
     own = [encode_request("GET", "/own")]
@@ -255,12 +255,12 @@ def test_the_workload_is_a_function_of_its_seed() -> None:
         Request.decode(data)
 
 
-def test_the_command(planted, capsys: pytest.CaptureFixture[str]) -> None:  # type: ignore[no-untyped-def]
+def test_command_prints_the_result(planted, capsys: pytest.CaptureFixture[str]) -> None:  # type: ignore[no-untyped-def]
     file = planted()
     assert main([file, "--requests", "20", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["ok"] is True
-    assert set(told) == {item.name for item in dataclasses.fields(CheckResult)}
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["ok"] is True
+    assert set(printed) == {item.name for item in dataclasses.fields(CheckResult)}
     assert (
         main([planted(("#read", "return Reply(200, str(os.getpid()))")), "--requests", "20"]) == 1
     )

@@ -1,4 +1,4 @@
-"""The function f: what it admits, that it leaves the service alone, what it refuses to load."""
+"""The function f: what it admits, that it does not change the service, what cannot be loaded."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def request(
     return Request.decode(encode_request(method, target, headers, body))
 
 
-def test_the_signature_is_hmac_sha256_over_method_target_and_body() -> None:
+def test_signature_is_hmac_sha256_over_method_target_and_body() -> None:
     # printf 'PUT /kv/a\nblue' | openssl dgst -sha256 -mac HMAC -macopt hexkey:0001...1f
     _, value = sign(KEY, "PUT", "/kv/a", b"blue")
     scheme, _, digest = value.partition(" ")
@@ -32,7 +32,7 @@ def test_the_signature_is_hmac_sha256_over_method_target_and_body() -> None:
     assert digest == "1ec9b4b624c4274af486272899019adedffa388d7d2f17ed2e9fbff99a9ce143"
 
 
-def test_what_is_signed_rightly_passes_and_nothing_else() -> None:
+def test_only_correctly_signed_requests_are_admitted() -> None:
     signed = sign(KEY, "PUT", "/kv/a", b"blue")
     assert AUTH.admits(request("PUT", "/kv/a", b"blue", signed))
     assert not AUTH.admits(request("PUT", "/kv/a", b"blue"))
@@ -44,22 +44,22 @@ def test_what_is_signed_rightly_passes_and_nothing_else() -> None:
     assert not Authentication(KEY[1:]).admits(request("PUT", "/kv/a", b"blue", signed))
 
 
-def test_a_target_that_cannot_be_sent_is_refused_as_without_a_key() -> None:
+def test_invalid_target_is_refused_when_it_is_signed() -> None:
     header = sign(KEY, "GET", "/\udcff")  # what a shell's argument that is not UTF-8 becomes
     with pytest.raises(MessageError, match="percent-encoded"):
         encode_request("GET", "/\udcff", [header])
 
 
-def test_headers_that_cannot_be_read_sign_nothing() -> None:
+def test_malformed_headers_contain_no_signature() -> None:
     assert not AUTH.admits(Request("GET", "/", b"", b"no header at all"))
 
 
 @given(st.binary(max_size=40), st.binary(max_size=40))
-def test_one_signature_is_of_one_request(one: bytes, two: bytes) -> None:
+def test_signatures_of_different_bodies_differ(one: bytes, two: bytes) -> None:
     assert (sign(KEY, "PUT", "/", one) == sign(KEY, "PUT", "/", two)) == (one == two)
 
 
-def test_the_service_never_sees_what_is_refused_and_its_state_is_its_own() -> None:
+def test_refused_request_does_not_reach_the_service() -> None:
     plain, kind = load("kv"), guarded(load("kv"), AUTH)
     assert (kind.name, kind.state_format) == (plain.name, plain.state_format)
     service, bare = kind(), plain()
@@ -74,13 +74,13 @@ def test_the_service_never_sees_what_is_refused_and_its_state_is_its_own() -> No
     assert again.digest() == bare.digest()
 
 
-def test_the_refusal_is_401_and_says_what_is_asked_for() -> None:
+def test_refusal_is_401_and_names_the_scheme() -> None:
     reply = Reply.decode(REFUSAL)
     assert (reply.status, reply.body) == (401, b"")
     assert reply.header("www-authenticate") == "HMAC-SHA256"
 
 
-def test_a_function_of_ones_own(tmp_path: Path) -> None:
+def test_function_is_loaded_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "f.py"
     path.write_text(
         "from guests.function import Function\n"
@@ -95,30 +95,30 @@ def test_a_function_of_ones_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("x = 1\n", "exactly one subclass of guests.function.Function, not 0"),
         ("from guests.function import Function\nclass A(Function): ...\n", "the method admits"),
         ("1 / 0\n", "cannot be imported"),
     ],
 )
-def test_what_is_no_function_is_named(tmp_path: Path, text: str, said: str) -> None:
+def test_invalid_function_is_an_error(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "f.py"
     path.write_text(text)
-    with pytest.raises(ServiceError, match=said):
+    with pytest.raises(ServiceError, match=message):
         load_function(str(path), KEY)
     with pytest.raises(ServiceError, match="no function 'hmac': give one of hmac-sha256"):
         load_function("hmac", KEY)
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [("zz", "not hexadecimal"), ("00" * 15, "15 bytes"), ("é", "not hexadecimal")],
 )
-def test_a_key_that_is_none_is_named(tmp_path: Path, text: str, said: str) -> None:
+def test_invalid_key_is_an_error(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "key"
     path.write_text(text)
-    with pytest.raises(ServiceError, match=said):
+    with pytest.raises(ServiceError, match=message):
         read_key(path)
     path.write_text(KEY.hex() + "\n")
     assert read_key(path) == KEY

@@ -1,4 +1,4 @@
-"""Answering whatever comes in, and loading a service from a file."""
+"""The reply to any input, and the loading of a service from a file."""
 
 from __future__ import annotations
 
@@ -11,14 +11,12 @@ from hypothesis import strategies as st
 from guests.protocol.message import Reply, Request, encode_request
 from guests.service import MAX_REPLY, Context, Service, ServiceError, answer, load, state_digest
 from guests.services.kv import KeyValue
-from guests.services.static import Static
 
 CONTEXT = Context(1, 1_000_000_007, b"seed 123", "alice")
-EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 class Odd(Service):
-    """Answers with what its ``result`` is, or raises it."""
+    """Returns its ``result``, or raises it."""
 
     def __init__(self, result: object) -> None:
         self.result = result
@@ -35,27 +33,27 @@ def ask(service: Service, data: bytes, context: Context = CONTEXT) -> Reply:
     return Reply.decode(answer(service, data, context))
 
 
-def test_an_exception_is_a_500_that_tells_its_class_only() -> None:
+def test_exception_is_a_500_that_names_its_class_only() -> None:
     reply = ask(Odd(KeyError(object())), encode_request("GET", "/"))
     assert (reply.status, reply.body) == (500, b"service failed: KeyError\n")
 
 
 @pytest.mark.parametrize("result", [None, "text", Reply(99), Reply(200, b"", [("a", "\n")])])
-def test_an_invalid_reply_is_a_500(result: object) -> None:
+def test_invalid_reply_is_a_500(result: object) -> None:
     assert ask(Odd(result), encode_request("GET", "/")).status == 500
 
 
-def test_a_reply_over_the_limit_is_a_500() -> None:
+def test_reply_over_the_limit_is_a_500() -> None:
     assert ask(Odd(Reply(200, bytes(MAX_REPLY))), encode_request("GET", "/")).status == 500
     assert ask(Odd(Reply(200, bytes(1 << 20))), encode_request("GET", "/")).status == 200
 
 
-def test_malformed_requests_are_a_400() -> None:
+def test_malformed_request_is_a_400() -> None:
     assert ask(Odd(Reply(200)), b"nonsense").status == 400
     assert ask(Odd("headers"), b"GET / HTTP/1.1\r\nno colon\r\n\r\n").status == 400
 
 
-def test_a_request_marked_read_only_must_have_a_safe_method() -> None:
+def test_read_only_request_must_have_a_safe_method() -> None:
     store = KeyValue()
     before = store.digest()
     marked = Context(1, 1, b"", "", read_only=True)
@@ -70,14 +68,14 @@ def test_any_bytes_get_a_reply(data: bytes) -> None:
         assert 200 <= ask(service, data).status <= 599
 
 
-def test_the_context_is_the_same_for_every_replica() -> None:
+def test_context_is_equal_in_every_replica() -> None:
     one, two = (Context(7, 1_500_000_000, b"x" * 8, "bob") for _ in range(2))
     assert one.time == 1.5
     assert [one.random.random() for _ in range(3)] == [two.random.random() for _ in range(3)]
     assert one.random.random() != Context(7, 1, b"y" * 8, "bob").random.random()
 
 
-def test_a_service_without_state_has_an_empty_one() -> None:
+def test_service_without_state_has_an_empty_one() -> None:
     service = Odd(None)
     service.restore(b"")
     assert service.digest() == state_digest(iter(()))
@@ -85,17 +83,7 @@ def test_a_service_without_state_has_an_empty_one() -> None:
         service.restore(b"x")
 
 
-def test_shipped_services_are_found_by_name() -> None:
-    assert load("kv") is KeyValue
-    assert load("static") is Static
-
-
-@pytest.mark.parametrize("name", ["counter", "bank"])
-def test_examples_are_loaded(name: str) -> None:
-    assert load(str(EXAMPLES / f"{name}.py")).name == name
-
-
-def test_a_file_may_use_dataclasses_and_postponed_annotations(tmp_path: Path) -> None:
+def test_file_may_use_dataclasses_and_postponed_annotations(tmp_path: Path) -> None:
     file = tmp_path / "s.py"
     file.write_text(
         "from __future__ import annotations\nfrom dataclasses import dataclass\n"
@@ -121,14 +109,16 @@ def test_a_file_may_use_dataclasses_and_postponed_annotations(tmp_path: Path) ->
         ("raise SystemExit(3)", "cannot be imported: SystemExit"),
     ],
 )
-def test_what_is_wrong_with_a_file_is_said(tmp_path: Path, source: str, message: str) -> None:
+def test_invalid_file_is_an_error_that_names_the_problem(
+    tmp_path: Path, source: str, message: str
+) -> None:
     file = tmp_path / "wrong.py"
     file.write_text(source)
     with pytest.raises(ServiceError, match=message):
         load(str(file))
 
 
-def test_what_is_no_python_file_is_said(tmp_path: Path) -> None:
+def test_missing_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ServiceError, match="give one of kv, static, or a Python file"):
         load(str(tmp_path / "absent.py"))
     (tmp_path / "service.txt").write_text("x")

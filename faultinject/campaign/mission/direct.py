@@ -1,7 +1,7 @@
-"""NV, the base case: a client that speaks to one guest's agent itself, past the voter.
+"""NV, the plain design: a client that is connected to one guest's agent, without the voter.
 
-What would be a plain node's own server is here the agent's link: requests are answered by one
-replica, nobody compares, and what that replica says is what the client gets.
+A plain node would have its own server; here the agent's link takes its place.  One replica answers
+the requests, nobody compares its replies, and the client gets what the replica returns.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from voter.address import Address, connect
 __all__ = ["DirectLink", "LinkBroken"]
 
 GREETING = 0.5
-"""Seconds for an answer to HELLO on the first connection; twice as long on each that follows (why
-there may have to be more than one: see ``voter.link.GREETING_FIRST``)."""
+"""Seconds for an answer to HELLO on the first connection, doubled on each further one.  Why more
+than one may be needed: see ``voter.link.GREETING_FIRST``."""
 EMPTY_HISTORY = bytes(8)
 
 
 class LinkBroken(Exception):
-    """The guest does not speak any more, or not as an agent does; ``code``: which."""
+    """The link ended (``code`` guest-lost), or carried what no agent sends (bad-frame)."""
 
     def __init__(self, code: str, why: str) -> None:
         super().__init__(why)
@@ -30,7 +30,7 @@ class LinkBroken(Exception):
 
 
 class DirectLink(asyncio.Protocol):
-    """A connection to one agent, whose service has just been made anew.  Make it with ``open``."""
+    """A connection to one agent, whose service starts empty.  Use ``open``."""
 
     def __init__(self, epoch: int) -> None:
         self._epoch = epoch
@@ -44,17 +44,16 @@ class DirectLink(asyncio.Protocol):
 
     @classmethod
     async def open(cls, address: Address, epoch: int, *, patience: float) -> DirectLink:
-        """Connect, greet, have the service begin anew.  ``epoch``: 64 random bits.
+        """Connect, greet, and reset the service.  ``epoch``: 64 random bits.
 
-        Raises TimeoutError after ``patience`` seconds, OSError if nobody listens.
+        Raises TimeoutError after ``patience`` seconds, OSError if no agent listens.
         """
         wait = GREETING
         async with asyncio.timeout(patience):
             while True:
                 link = cls(epoch)
-                await connect(address, link._itself)
                 try:
-                    if await link._begin(wait):
+                    if await link._begin(address, wait):
                         return link
                     link.close()
                 except BaseException:
@@ -62,17 +61,15 @@ class DirectLink(asyncio.Protocol):
                     raise
                 wait *= 2
 
-    def _itself(self) -> DirectLink:
-        return self
-
-    async def _begin(self, wait: float) -> bool:
-        """Greet and have the service begin anew; tell if nobody answers within ``wait`` seconds."""
-        self._say(FrameKind.HELLO, 0, wire.PROTOCOL.to_bytes(2) + b"\0")
+    async def _begin(self, address: Address, wait: float) -> bool:
+        """Connect, greet and reset the service; return False if nobody answers in ``wait`` s."""
+        await connect(address, lambda: self)
+        self._send(FrameKind.HELLO, 0, wire.PROTOCOL.to_bytes(2) + b"\0")
         await asyncio.wait([self._greeted], timeout=wait)
         if not self._greeted.done():
             return False
         point = wire.CheckpointPayload(EMPTY_HISTORY, 0, bytes(32))
-        self._say(FrameKind.RESTORE, 0, wire.encode_checkpoint(point))
+        self._send(FrameKind.RESTORE, 0, wire.encode_checkpoint(point))
         await asyncio.shield(self._clean)
         return True
 
@@ -85,7 +82,7 @@ class DirectLink(asyncio.Protocol):
         self._break("guest-lost", "the link has ended")
 
     def data_received(self, data: bytes) -> None:
-        """asyncio: bytes from the agent (or from what has become of it)."""
+        """asyncio: bytes from the agent."""
         for frame in self._decoder.feed(data):
             if frame.epoch != self._epoch:
                 continue
@@ -109,7 +106,7 @@ class DirectLink(asyncio.Protocol):
         if self._transport is None or self._transport.is_closing():
             self._break("guest-lost", "the link has ended")
         else:
-            self._say(FrameKind.ORDER, self._seq, order, flags)
+            self._send(FrameKind.ORDER, self._seq, order, flags)
         return future
 
     def close(self) -> None:
@@ -117,7 +114,7 @@ class DirectLink(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    def _say(self, kind: int, seq: int, payload: bytes, flags: int = 0) -> None:
+    def _send(self, kind: int, seq: int, payload: bytes, flags: int = 0) -> None:
         if self._transport is not None:
             self._transport.write(encode(kind, self._epoch, seq, payload, flags))
 
@@ -126,5 +123,5 @@ class DirectLink(asyncio.Protocol):
         for future in futures:
             if not future.done():
                 future.set_exception(LinkBroken(code, why))
-                future.exception()  # looked at: nobody need wait for it
+                future.exception()  # retrieved, so that asyncio does not warn
         self._waiting.clear()

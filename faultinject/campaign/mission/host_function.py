@@ -1,6 +1,6 @@
-"""F of a station: the planted function once on the host, a process that is made anew after a hit.
+"""F of a node: the planted function on the host, in its own process.
 
-Nobody starts it again within a mission: a hit F stays as it is until the next clean start.
+It is not restarted within a mission.  After a hit, ``renew`` replaces it at the next clean start.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ __all__ = ["HostFunction"]
 
 ROOT = Path(__file__).resolve().parents[3]
 START = 20.0
-"""Seconds until it must listen, on a busy host."""
+"""Seconds for it to listen, on a busy host."""
 POLL = 0.005
-"""Seconds between looks at whether it listens: nothing tells."""
+"""Seconds between polls for its socket: it does not notify."""
 
 
 class HostFunction:
-    """``directory`` is its own, for its socket, key and log.  ``dirty``: it was hit."""
+    """The process of F.  ``directory``: for its socket, key and log.  ``dirty``: it was hit."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -35,7 +35,7 @@ class HostFunction:
 
     @property
     def address(self) -> str:
-        """Where it listens, as a voter's configuration has it."""
+        """Return its address as a voter's configuration gives it."""
         return f"unix:{self._socket}"
 
     @property
@@ -44,12 +44,12 @@ class HostFunction:
 
     @property
     def pid(self) -> int | None:
-        """Its process, while it lives."""
+        """Return its process id, or None if it has ended."""
         process = self._process
         return None if process is None or process.returncode is not None else process.pid
 
     async def renew(self) -> None:
-        """Have a sound F, a new one if it was hit or has ended.  Raises OSError, TimeoutError."""
+        """Start a new F if it was hit or has ended.  Raises OSError, TimeoutError."""
         if self.pid is not None and not self.dirty:
             return
         await self.end()
@@ -64,7 +64,7 @@ class HostFunction:
                 stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=errors,
                 env=os.environ | {"PYTHONPATH": path}, start_new_session=True,
             )  # fmt: skip
-        with contextlib.suppress(PermissionError, ProcessLookupError):  # before the guests
+        with contextlib.suppress(PermissionError, ProcessLookupError):  # ahead of the guests
             os.setpriority(os.PRIO_PROCESS, self._process.pid, PRIORITY)
         async with asyncio.timeout(START):
             while not self._listens():
@@ -78,7 +78,7 @@ class HostFunction:
             return probe.connect_ex(str(self._socket)) == 0
 
     async def end(self) -> None:
-        """Kill it: it holds nothing."""
+        """Kill it: it has no state to save."""
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()

@@ -1,9 +1,8 @@
-"""One mission: its requests one after another, its faults between them, every reply judged.
+"""The requests of one mission, with faults between them, and the check of every reply.
 
-Follow one: ``Mission.fly`` makes the requests; before request ``hit.at`` the hit is carried out
-(``strikes``); a ``Target`` is whoever answers, the voter or (NV) one guest; the
-``SequentialOracle`` says
-what is right.
+``Mission.run`` makes the requests one after another.  Before request ``hit.at`` it applies the
+fault.  A ``Target`` answers: the voter, or (NV) one guest.  The ``SequentialOracle`` knows which
+replies are right.
 """
 
 from __future__ import annotations
@@ -14,9 +13,9 @@ from collections.abc import Awaitable, Callable
 from itertools import islice
 from typing import NamedTuple, Protocol
 
+from faultinject.campaign.assessment import NO_VERDICT
 from faultinject.campaign.mission.direct import DirectLink, LinkBroken
-from faultinject.campaign.mission.outcome import NO_VERDICT, ClassifiedMission
-from faultinject.campaign.records import MissionPlan, StationSpec
+from faultinject.campaign.records import MissionPlan, RequestResult, StationSpec
 from faultinject.faults import Injection
 from faultinject.history.oracle import SequentialOracle
 from faultinject.history.workload import KEY, WorkloadCall, mixed_calls, signed_calls, static_calls
@@ -31,28 +30,28 @@ CALLER = b"mission"
 REST = 1.0
 """Seconds for all requests after one without a verdict: the mission has failed already."""
 ORACLES = {"poisoned": "kv"}
-"""Services with a planted bug, and those that they would be without it."""
+"""Services with a planted bug, and the services that they are without it."""
 
-Strike = Callable[[Injection], Awaitable[float]]
-"""Carries out a hit; returns the seconds it took."""
+Inject = Callable[[Injection], Awaitable[float]]
+"""Applies a fault; returns the seconds that it took."""
 
 
 class Response(NamedTuple):
-    """An answer: the service's bytes, and whether a replica said otherwise (``masked``)."""
+    """A reply: the service's bytes, and whether a replica dissented (``masked``)."""
 
     data: bytes
     masked: bool = False
 
 
 class Target(Protocol):
-    """Who answers.  Raises RequestError, LinkBroken."""
+    """Answers requests.  Raises RequestError, LinkBroken."""
 
     async def ask(self, call: WorkloadCall) -> Response:
-        """Make one request and wait for its answer, however long that takes."""
+        """Make one request and wait for its reply without a time limit."""
 
 
 class VotedTarget:
-    """The voter.  With ``patience`` (seconds), a request is made again after a voter's death."""
+    """The voter.  With ``patience`` (seconds), a request is retried after a voter's death."""
 
     def __init__(self, client: Client, patience: float | None = None) -> None:
         self._client = client
@@ -83,18 +82,19 @@ class DirectTarget:
 
 
 class MissionTrace(NamedTuple):
-    """What came of each request, in order, and its latency (seconds, -1: no reply); seconds that
-    hits and requests took.
+    """The result of each request, in order, and its latency (seconds, -1: no reply).
+
+    ``inject``, ``workload``: seconds that the faults and the requests took.
     """
 
-    judged: list[ClassifiedMission]
+    requests: list[RequestResult]
     latencies: list[float]
     inject: float
     workload: float
 
 
 def workload(plan: MissionPlan, spec: StationSpec) -> list[WorkloadCall]:
-    """Return the mission's requests; where they must be signed, one more, that is not."""
+    """Return the mission's requests; if requests must be signed, also one without a signature."""
     if spec.service == "static":
         calls = list(islice(static_calls(plan.seed, mix=spec.mix), plan.length))
     else:
@@ -104,54 +104,55 @@ def workload(plan: MissionPlan, spec: StationSpec) -> list[WorkloadCall]:
 
 
 class Mission:
-    """A mission under way.  A hit may ``send`` a request of its own."""
+    """A mission that runs.  A fault may ``send`` a request of its own."""
 
-    def __init__(self, plan: MissionPlan, spec: StationSpec, speaker: Target) -> None:
+    def __init__(self, plan: MissionPlan, spec: StationSpec, target: Target) -> None:
         self._plan = plan
         self._spec = spec
-        self._speaker = speaker
+        self._target = target
         key = b"" if spec.function == "none" else KEY
         self._oracle = SequentialOracle(ORACLES.get(spec.service, spec.service), key)
         self._late = False  # a request had no verdict
-        self._judged: list[ClassifiedMission] = []
+        self._requests: list[RequestResult] = []
+        self._explained: set[str] = set()  # codes whose first request has its message
         self._latencies: list[float] = []
 
-    async def fly(self, strike: Strike) -> MissionTrace:
-        """Make all requests, each within ``spec.deadline`` seconds, and strike in between.
+    async def run(self, inject_fault: Inject) -> MissionTrace:
+        """Make all requests, each within ``spec.deadline`` seconds, and apply the faults.
 
-        After one that failed the others are made all the same: a wrong reply may come yet.  But
-        after one without a verdict all the rest are made at once, or a lost mission would take for
-        ever; hits that were to come yet are carried out before them.
+        After a request that failed the others are still made, because a wrong reply may follow.
+        After a request without a verdict the remaining faults are applied, and the remaining
+        requests are made at once: else a lost mission would take too long.
         """
         inject, began = 0.0, time.perf_counter()
         hits = sorted(self._plan.hits, key=lambda hit: hit.at)
         calls = workload(self._plan, self._spec)
         for at, call in enumerate(calls):
             while hits and (hits[0].at <= at or self._late):
-                inject += await strike(hits.pop(0))
+                inject += await inject_fault(hits.pop(0))
             if self._late:
                 await self._make_rest(calls[at:])
                 break
             await self._make(call)
         taken = time.perf_counter() - began
-        return MissionTrace(self._judged, self._latencies, inject, taken - inject)
+        return MissionTrace(self._requests, self._latencies, inject, taken - inject)
 
     async def _make_rest(self, calls: list[WorkloadCall]) -> None:
-        """Make these requests at once; they have ``REST`` seconds together."""
-        asks = [asyncio.ensure_future(self._speaker.ask(call)) for call in calls]
+        """Make these requests at once; together they have ``REST`` seconds."""
+        asks = [asyncio.ensure_future(self._target.ask(call)) for call in calls]
         began = time.perf_counter()
         await asyncio.wait(asks, timeout=REST)
         for call, ask in zip(calls, asks, strict=True):
             if ask.cancel():
                 self._failed(call, NO_VERDICT, f"after {REST:g} s, with all the rest")
             else:
-                self._take(call, ask, began)
+                self._check(call, ask, began)
         await asyncio.gather(*asks, return_exceptions=True)
 
     async def send(
         self, method: str, target: str, body: bytes, headers: tuple[tuple[str, str], ...] = ()
     ) -> tuple[int, bytes]:
-        """Make a request that is not of the workload; return status (0: no reply) and body."""
+        """Make a request outside the workload; return status (0: no reply) and body."""
         if self._spec.function != "none":
             headers = (*headers, sign(KEY, method, target, body))
         request = encode_request(method, target, headers, body)
@@ -165,9 +166,9 @@ class Mission:
         return reply.status, reply.body
 
     async def _make(self, call: WorkloadCall) -> bytes | None:
-        """Make one request, have the oracle judge it; return the reply, if one came."""
+        """Make one request and check its reply; return the reply, or None without one."""
         began = time.perf_counter()
-        ask = asyncio.ensure_future(self._speaker.ask(call))
+        ask = asyncio.ensure_future(self._target.ask(call))
         try:
             await asyncio.wait([ask], timeout=self._spec.deadline)
         finally:
@@ -177,29 +178,37 @@ class Mission:
             self._failed(call, NO_VERDICT, f"after {self._spec.deadline:g} s")
             self._late = True
             return None
-        return self._take(call, ask, began)
+        return self._check(call, ask, began)
 
-    def _take(
+    def _check(
         self, call: WorkloadCall, ask: asyncio.Future[Response], began: float
     ) -> bytes | None:
-        """Judge what came of a request, which has ended."""
+        """Record the result of a request that has ended; return the reply, or None."""
         try:
-            said = ask.result()
+            reply = ask.result()
         except (RequestError, LinkBroken) as error:
             self._failed(call, error.code, str(error), executed=not isinstance(error, NotExecuted))
             return None
         self._latencies.append(time.perf_counter() - began)
-        right = self._oracle.accepts(call.request, said.data, read_only=call.read_only)
-        words = "" if right else f"{_line(call)}: a wrong reply: {said.data[:120]!r}"
-        self._judged.append(ClassifiedMission(right=right, dissent=int(said.masked), words=words))
-        return said.data
+        if self._oracle.accepts(call.request, reply.data, read_only=call.read_only):
+            self._record("right", masked=reply.masked)
+        else:
+            problem = f"{_line(call)}: a wrong reply: {reply.data[:120]!r}"
+            self._record("wrong", problem, masked=reply.masked)
+        return reply.data
 
     def _failed(self, call: WorkloadCall, code: str, why: str, *, executed: bool = True) -> None:
         if executed:
             self._oracle.unknown(call.request, read_only=call.read_only)
-        words = f"{_line(call)}: {code}: {why}"
-        self._judged.append(ClassifiedMission(right=None, failure=code, words=words))
+        self._record(code, f"{_line(call)}: {code}: {why}")
         self._latencies.append(-1.0)
+
+    def _record(self, code: str, problem: str = "", *, masked: bool = False) -> None:
+        known = code in self._explained
+        self._explained.add(code)
+        self._requests.append(
+            RequestResult(code=code, masked=masked, problem="" if known else problem)
+        )
 
 
 def _line(call: WorkloadCall) -> str:

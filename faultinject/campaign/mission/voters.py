@@ -1,4 +1,4 @@
-"""Voters for missions: each a process, forked from the zygote, that ends with its mission."""
+"""Voters for missions: each is a process, forked from the zygote, that ends with its mission."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from voter.sockets import listen_unix
 __all__ = ["MissionVoter", "VoterGone", "Voters"]
 
 PRIORITY = -5
-"""Before the guests, as deploy has it; where that is not allowed, as they are."""
+"""Nice value: ahead of the guests, as in deploy.  Without the permission it stays at 0."""
 ANSWER = 2.0
-"""Seconds for the voter to tell its status."""
+"""Seconds for the voter to answer on its control socket."""
 POLL = 0.004
-"""Seconds between looks at the voter's status: it is another process, and tells nothing before."""
+"""Seconds between polls of the voter's status: it does not notify."""
 
 
 class VoterGone(Exception):
-    """The voter does not speak (any more)."""
+    """The voter does not answer."""
 
 
 class Voters:
-    """Makes voters for one station.  ``directory``: for their sockets, logs and journals."""
+    """Starts the voters of one node.  ``directory``: for their sockets, logs and journals."""
 
     def __init__(self, directory: Path, zygote: Zygote, sockets: dict[str, socket.socket]) -> None:
         self._directory = directory
@@ -57,7 +57,7 @@ class Voters:
 
     @property
     def native(self) -> str:
-        """The address where clients are served."""
+        """Return the address where clients are served."""
         return f"unix:{self._directory / 'native.sock'}"
 
     async def start(
@@ -69,10 +69,10 @@ class Voters:
         journal: bool,
         function: str = "",
     ) -> MissionVoter:
-        """Fork a voter for a mission: this policy, over these replicas.  With ``journal`` it can be
-        started again after its death.  ``function``: F's address.
+        """Fork a voter with this policy over these replicas.
 
-        Raises OSError, TimeoutError.
+        With ``journal`` it can be restarted after its death.  ``function``: F's address.  Raises
+        OSError, TimeoutError.
         """
         shutil.rmtree(self._directory / "journal", ignore_errors=True)
         config = self._directory / "voter.toml"
@@ -81,7 +81,7 @@ class Voters:
             self._directory / "control.sock",
             lambda: self._zygote.fork(config, self._directory / "voter.log"),
         )
-        # One log a station would grow with the campaign; of a mission only its own is of use.
+        # A log that is kept would grow with the campaign, and only the current mission's matters.
         (self._directory / "voter.log").unlink(missing_ok=True)
         try:
             await voter.begin()
@@ -105,7 +105,7 @@ def _config(
     journal: bool,
     function: str = "",
 ) -> str:
-    """Return the voter's configuration, as TOML (JSON's strings are TOML's)."""
+    """Return the voter's configuration, as TOML (JSON strings are TOML strings)."""
     lines = [f"vote = {json.dumps(vote)}", f'durability = "{"os" if journal else "none"}"']
     if function:
         lines.append(f"function = {json.dumps(function)}")
@@ -118,7 +118,7 @@ def _config(
 
 
 class MissionVoter:
-    """One mission's voter."""
+    """The voter of one mission."""
 
     def __init__(self, control: Path, fork: Callable[[], Any]) -> None:
         self._fork = fork
@@ -128,7 +128,7 @@ class MissionVoter:
             timeout=aiohttp.ClientTimeout(total=ANSWER),
         )
         self.pid = 0
-        self._keeper: asyncio.Task[None] | None = None
+        self._restarter: asyncio.Task[None] | None = None
         self.restarts = 0
 
     async def begin(self) -> None:
@@ -144,7 +144,7 @@ class MissionVoter:
 
     @property
     def alive(self) -> bool:
-        """Whether its process is there."""
+        """Return whether its process lives."""
         if self._pidfd < 0:
             return False
         try:
@@ -154,10 +154,10 @@ class MissionVoter:
         return True
 
     def keep(self) -> None:
-        """From now on start it again whenever it dies, as the supervisor does."""
-        self._keeper = asyncio.create_task(self._keep(), name="keep the voter")
+        """Restart it whenever it ends, as the supervisor does."""
+        self._restarter = asyncio.create_task(self._restart(), name="restart the voter")
 
-    async def _keep(self) -> None:
+    async def _restart(self) -> None:
         while True:
             ended = asyncio.Event()
             loop = asyncio.get_running_loop()
@@ -172,11 +172,11 @@ class MissionVoter:
             await self.begin()
 
     async def status(self) -> dict[str, Any]:
-        """Return all that it says of itself.  Raises VoterGone."""
+        """Return its status.  Raises VoterGone."""
         return dict(await self._call("GET", "/status"))
 
     async def admit(self, name: str) -> None:
-        """Vouch for a guest that was put back.  Raises VoterGone."""
+        """Admit a guest that was reverted.  Raises VoterGone."""
         await self._call("POST", f"/replicas/{name}/admit")
 
     async def _call(self, method: str, path: str) -> Any:
@@ -189,7 +189,7 @@ class MissionVoter:
     async def all_vote(self, deadline: float) -> dict[str, Any]:
         """Wait until all its replicas vote; return its status.
 
-        Raises TimeoutError that says who does not, VoterGone if it has ended.
+        Raises TimeoutError, which names the replicas that do not, and VoterGone if it has ended.
         """
         status: dict[str, Any] = {"replicas": []}
         try:
@@ -206,19 +206,19 @@ class MissionVoter:
             raise TimeoutError(f"not all vote within {deadline:g} s: {states}") from None
 
     async def end(self) -> None:
-        """Kill it: a mission's voter holds nothing that is needed."""
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.gather(self._keeper, return_exceptions=True)
+        """Kill it: it has no state to save."""
+        if self._restarter is not None:
+            self._restarter.cancel()
+            await asyncio.gather(self._restarter, return_exceptions=True)
         if self._pidfd >= 0:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-            await self._gone()
+            await self._wait_end()
             os.close(self._pidfd)
             self._pidfd = -1
         await self._http.close()
 
-    async def _gone(self) -> None:
+    async def _wait_end(self) -> None:
         ended = asyncio.Event()
         loop = asyncio.get_running_loop()
         loop.add_reader(self._pidfd, ended.set)

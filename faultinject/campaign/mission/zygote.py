@@ -1,14 +1,13 @@
-"""A process that has imported the voter, and forks one for each mission.
+"""A process that has imported the voter, and forks one voter for each mission.
 
-Importing takes a quarter of a second of processor time, and a mission should not cost more than it
-measures.  What is forked is the voter as it is: ``voter.daemon.main`` with a configuration file and
-inherited listening sockets (the LISTEN_FDS convention), in a process of its own that can be killed,
-stopped and damaged without anything else noticing.
+Theory of operation: the imports take a quarter of a second of processor time, more than a mission.
+So they are made once.  A forked voter is the real one: ``voter.daemon.main`` with a configuration
+file and inherited listening sockets (the LISTEN_FDS convention).  It is a process of its own, so it
+can be killed, stopped and damaged without effect on anything else.
 
-``python -m faultinject.campaign.mission.zygote`` has a unix socket as its standard input: first
-a message
-with the listening sockets, then one line of JSON for each voter, each answered by its process id.
-It ends when the socket does, and its voters with it.
+``python -m faultinject.campaign.mission.zygote`` has a unix socket as standard input.  The first
+message carries the listening sockets.  Then each line of JSON starts a voter and is answered by its
+process id.  The zygote ends when the socket does, and the kernel ends its voters with it.
 """
 
 from __future__ import annotations
@@ -30,14 +29,15 @@ __all__ = ["Zygote", "main"]
 
 ROOT = Path(__file__).resolve().parents[3]
 MOST = 8
-"""Sockets that can be handed over."""
+"""Most sockets that can be passed."""
 HIGH_FD = 64
+"""Above all descriptors in use: inherited sockets are parked from here on while they move."""
 START = 30.0
 """Seconds for the imports, on a busy host."""
 
 
 class Zygote:
-    """The process, seen from outside."""
+    """The process, as its parent controls it."""
 
     def __init__(
         self,
@@ -84,10 +84,13 @@ class Zygote:
         return zygote
 
     async def fork(self, config: Path, log: Path) -> int:
-        """Start a voter; return its process id.  Raises OSError, TimeoutError; then never again."""
+        """Start a voter; return its process id.  Raises OSError, TimeoutError.
+
+        After a failure it starts no more voters: a late answer could be mistaken for the next one.
+        """
         if self._lost:
             raise OSError("the process that forks voters did not answer in time")
-        self._lost = True  # until it has: a late answer must not be taken for the next one's
+        self._lost = True  # until the answer has come
         self._writer.write(json.dumps([str(config), str(log)]).encode() + b"\n")
         async with asyncio.timeout(START):
             line = await self._reader.readline()
@@ -114,9 +117,9 @@ def main() -> int:
     if not names:
         return 0
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel buries them
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps them
     gc.collect()
-    gc.freeze()  # what is shared with the voters stays shared
+    gc.freeze()  # pages shared with the voters stay shared
     stream = channel.makefile("rwb", buffering=0)
     stream.write(b"ready\n")
     own = os.getpid()

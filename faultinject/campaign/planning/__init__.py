@@ -1,3 +1,3 @@
-"""The plan of a campaign: specification file, checks, random draws, duration, summary."""
+"""The plan of a campaign: its file, the random draws, the missions, duration and precision."""
 
 __all__: list[str] = []

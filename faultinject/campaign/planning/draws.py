@@ -1,15 +1,13 @@
-"""Chance as a function of its name: the same draws on every machine and every Python.
+"""Random draws that are a function of a name: the same on every machine and every Python.  Pure.
 
-A stream of draws is named by a seed and what it is for, so that any mission's draws can be made
-without making those of the missions before it.  The words are BLAKE2b of the name and a counter.
-Pure.
+The name of a stream is a seed and its purpose, so any mission can be drawn without drawing those
+before it.  The stream's words are BLAKE2b of the name and a counter.
 """
 
 from __future__ import annotations
 
 import struct
 from bisect import bisect_right
-from collections import Counter
 from collections.abc import Sequence
 from hashlib import blake2b, shake_256
 from itertools import accumulate
@@ -21,7 +19,7 @@ _WORD = 1 << 64
 
 
 class Mix:
-    """Names with weights, prepared for drawing.  Weights are at least 0, their sum above 0."""
+    """Names with weights, prepared for drawing.  Weights are 0 or more, and one is above 0."""
 
     def __init__(self, weights: dict[str, float]) -> None:
         self.names = tuple(name for name, weight in weights.items() if weight > 0)
@@ -30,7 +28,7 @@ class Mix:
             raise ValueError("a mix needs a weight above 0")
 
     def at(self, part: float) -> str:
-        """Return the name at this part (0 to below 1) of the whole weight."""
+        """Return the name at this fraction (0 to below 1) of the total weight."""
         place = bisect_right(self._sums, part * self._sums[-1])
         return self.names[min(place, len(self.names) - 1)]
 
@@ -59,14 +57,14 @@ class Draws:
         return self.word() >> 1
 
     def below(self, end: int) -> int:
-        """Return a whole number from 0 to ``end`` less 1, each as likely."""
+        """Return an integer from 0 to ``end`` less 1, uniformly."""
         limit = _WORD - _WORD % end
         while (word := self.word()) >= limit:
             pass
         return word % end
 
     def part(self) -> float:
-        """Return a number from 0 to below 1."""
+        """Return a number from 0 to below 1, uniformly."""
         return (self.word() >> 11) * 2.0**-53
 
     def chance(self, probability: float) -> bool:
@@ -74,11 +72,11 @@ class Draws:
         return self.part() < probability
 
     def pick(self, mix: Mix) -> str:
-        """Return a name of the mix, as likely as its weight says."""
+        """Return a name of the mix, with probability proportional to its weight."""
         return mix.at(self.part())
 
     def sample(self, items: Sequence[str], count: int) -> list[str]:
-        """Return ``count`` different items in their own order, each set of them as likely."""
+        """Return ``count`` different items in their own order; each set is equally likely."""
         places = list(range(len(items)))
         for done in range(count):
             other = done + self.below(len(places) - done)
@@ -86,11 +84,10 @@ class Draws:
         return [items[place] for place in sorted(places[:count])]
 
     def spread(self, count: int, slots: int) -> list[tuple[int, int]]:
-        """Throw ``count`` things into ``slots`` (1 to 256), each slot as likely for each of them;
-        return (slot, how many) of those that got any, by rising slot.
+        """Distribute ``count`` things over ``slots`` (1 to 256) uniformly.
 
-        In bulk, because a dose may be many thousands of bit flips: a byte a thing, and bytes that
-        would make some slot likelier are thrown away.
+        Return (slot, how many) of the slots that are not empty, in order.  A dose may be thousands
+        of bit flips, so this draws one byte a thing, and rejects bytes that would bias a slot.
         """
         if not 1 <= slots <= 256:
             raise ValueError(f"{slots} slots: 1 to 256")
@@ -99,16 +96,18 @@ class Draws:
         unfair = bytes(range(fair, 256))
         stream = self.seed().to_bytes(8, "little")
         size = count
-        while True:  # the longer digest begins with the shorter one: nothing drawn is lost
+        while True:  # the longer digest begins with the shorter one
             size = size * 256 // fair + 64
             thrown = shake_256(stream).digest(size).translate(table, unfair)
             if len(thrown) >= count:
-                return sorted(Counter(thrown[:count]).items())
+                counts = ((slot, thrown.count(slot, 0, count)) for slot in range(slots))
+                return [(slot, number) for slot, number in counts if number]
 
 
 def permutation(seed: int, name: str, count: int) -> list[int]:
-    """Return 0 to ``count`` less 1 in an order that the seed and the name make, each order as
-    likely (but for two equal keys of 64 bits).
+    """Return 0 to ``count`` less 1 in a random order, drawn from the seed and the name.
+
+    Each order is equally likely (unless two 64-bit keys are equal).
     """
     words = f"{seed}\0{name}".encode()
     keys = struct.unpack(f"<{count}Q", shake_256(words).digest(8 * count))

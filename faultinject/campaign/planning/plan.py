@@ -1,21 +1,21 @@
-"""``plan(spec, seed)``: which mission is what.  Pure: a function of spec, seed and number alone.
+"""The plan of a campaign: ``plan(spec, seed)``.  Pure: each mission follows from spec and seed.
 
 A *cell* is a set of missions planned alike: a stratum, a dose or a shot, with one design and one
-setting of repair.  Missions are numbered cell by cell and run in a random order.  Inside a cell
-the guests that are hit, the kinds of faults, the moments and the seeds are drawn anew for each
-mission from the fixed mix, each guest for itself, so that the strata can be put together to what
-independent draws would have given (the order and the draws never depend on outcomes).
+setting of repair.  Missions are numbered cell by cell and run in a random order.
+
+For each mission, the guests hit, the kinds of faults, the moments and the seeds are drawn
+independently from the fixed mix.  Neither the order nor the draws depend on outcomes.  So the
+strata can be combined into what independent draws would have given.
 """
 
 from __future__ import annotations
 
 import hashlib
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cached_property
 from itertools import accumulate
 from math import ceil, log, log1p
-from typing import overload
 
 import msgspec
 
@@ -25,19 +25,19 @@ from faultinject.campaign.planning.spec_checks import repairs
 from faultinject.campaign.records import Design, MissionPlan
 from faultinject.faults import CATALOGUE, Injection
 
-__all__ = ["LIARS", "Cell", "Missions", "CampaignPlan", "missions_for", "plan"]
+__all__ = ["LIARS", "CampaignPlan", "Cell", "missions_for", "plan"]
 
 LIARS = frozenset({"corrupt-reply", "stale-reply"})
-"""Kinds whose wrong replies would win a vote if two guests gave the same: whether they do is the
-injector's choice (``Spec.alike``)."""
+"""Kinds whose wrong replies would win a vote if two guests told the same lie.  The injector chooses
+whether they do (``Spec.alike``)."""
 
 
 class Cell(msgspec.Struct, frozen=True, kw_only=True):
     """Missions planned alike.
 
-    ``k``: guests hit.  ``function_k``: further guests, whose f is hit.  ``vote``: of the first so
-    many guests ("": the station's).  ``dose``: flips a guest (0: none, or no flips).  ``kind``: of
-    a dose or shot, "" for a stratum, whose kinds are drawn.  ``missions``: how many.
+    ``k``: guests hit.  ``function_k``: further guests, whose f is hit.  ``vote``: a policy over the
+    first guests; "": the station's.  ``dose``: flips in each guest (0: none).  ``kind``: of a dose
+    or shot; "" for a stratum, whose kinds are drawn.  ``missions``: how many.
     """
 
     name: str
@@ -55,23 +55,25 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def forced(self) -> bool:
-        """Whether it is a stratum: hit guests fail by construction."""
+        """Return whether it is a stratum, where hit guests fail by construction."""
         return not self.kind
 
     @property
     def felled(self) -> int:
-        """Guests that fail, whichever of their parts was hit."""
+        """Return the number of guests hit, in f or elsewhere."""
         return self.k + self.function_k
 
     @property
     def layer_hit(self) -> bool:
-        """Whether the layer under the guests is hit: the voter, or F."""
+        """Return whether the layer under the guests is hit: the voter, or F."""
         return self.voter_hit or self.host_function_hit
 
 
 def missions_for(bound: float, alpha: float, strata: int) -> int:
-    """Return the missions after which a stratum of which all came out alike has an interval of
-    this width, if ``strata`` share ``alpha`` (Clopper-Pearson with Bonferroni).
+    """Return the missions that a stratum needs for an interval no wider than ``bound``.
+
+    That is the Clopper-Pearson interval of missions that all end alike; ``strata`` strata share
+    ``alpha`` (Bonferroni).
     """
     return ceil(log(alpha / (2 * strata)) / log1p(-bound))
 
@@ -107,7 +109,7 @@ def _suffix(stratum: StratumSpec) -> str:
 
 
 def _model_cells(spec: Spec) -> Iterator[Cell]:
-    """Yield the cells in which nothing is forced to fail: voted and plain, doses and shots."""
+    """Yield the cells in which no guest is forced to fail: doses and shots, voted and plain."""
     wanted = [
         (dose.kind, dose.flips, None, dose.voted, dose.nv) for dose in spec.doses
     ] + [
@@ -143,29 +145,10 @@ def _model_cells(spec: Spec) -> Iterator[Cell]:
             )
 
 
-class Missions(Sequence[MissionPlan]):
-    """All missions of a plan by number, each made when it is asked for."""
-
-    def __init__(self, of: CampaignPlan) -> None:
-        self._plan = of
-
-    def __len__(self) -> int:
-        return self._plan.total
-
-    @overload
-    def __getitem__(self, index: int) -> MissionPlan: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[MissionPlan]: ...
-
-    def __getitem__(self, index: int | slice) -> MissionPlan | list[MissionPlan]:
-        if isinstance(index, slice):
-            return [self._plan.mission(number) for number in range(*index.indices(len(self)))]
-        return self._plan.mission(range(len(self))[index])
-
-
 class CampaignPlan:
-    """Missions 0 to ``total`` less 1.  ``first``: how many of them the first look has, which all
-    come before the extension's in the order.
+    """The missions of a campaign, numbered from 0 to ``total`` less 1.
+
+    The first ``first`` missions are the first look.  They all run before those of the extension.
     """
 
     def __init__(self, spec: Spec, seed: int, *, extended: bool = False) -> None:
@@ -179,8 +162,7 @@ class CampaignPlan:
             msgspec.structs.replace(cell, missions=cell.missions + added)
             for cell, added in zip(base, more, strict=True)
         )
-        """With the missions of the extension, if it is in the plan."""
-        # Blocks of numbers: the cells, then what the extension adds to each.
+        # Blocks of numbers: those of the cells, then those that the extension adds to each.
         sizes = [cell.missions for cell in base] + more
         self._ends = list(accumulate(sizes))
         self._starts = [end - size for end, size in zip(self._ends, sizes, strict=True)]
@@ -191,13 +173,17 @@ class CampaignPlan:
         self._voter_faults = Mix(spec.voter_faults) if spec.voter_faults else None
         self._f_faults = Mix(spec.function_faults) if spec.function_faults else None
         self._host_f_faults = Mix(spec.host_function_faults) if spec.host_function_faults else None
-        self.missions = Missions(self)
+
+    @property
+    def missions(self) -> Iterator[MissionPlan]:
+        """Yield all missions by number."""
+        return map(self.mission, range(self.total))
 
     # ------------------------------------------------------------- the order
 
     @cached_property
     def _order(self) -> list[int]:
-        """The missions' numbers in the order in which they are run."""
+        """Return the missions' numbers in the order in which they run."""
         order = permutation(self.seed, "order", self.first)
         added = permutation(self.seed, "order of the extension", self.total - self.first)
         return order + [self.first + number for number in added]
@@ -218,7 +204,7 @@ class CampaignPlan:
         return self._places[index]
 
     def in_order(self) -> Iterator[MissionPlan]:
-        """Yield all missions in the order in which they are run."""
+        """Yield all missions in the order in which they run."""
         return map(self.mission, self._order)
 
     def blocks(self) -> tuple[range, ...]:
@@ -229,7 +215,7 @@ class CampaignPlan:
     # ------------------------------------------------------------- one mission
 
     def _locate(self, index: int) -> tuple[Cell, int]:
-        """Return a mission's cell and its number there."""
+        """Return a mission's cell and its number in it."""
         if not 0 <= index < self.total:
             raise IndexError(f"mission {index}: the plan has {self.total}, numbered from 0")
         block = bisect_right(self._ends, index)
@@ -237,7 +223,7 @@ class CampaignPlan:
         return self.cells[block % len(self.cells)], number
 
     def cell_of(self, index: int) -> Cell:
-        """Return the cell that a mission is a trial of.  Raises IndexError."""
+        """Return the cell that a mission is planned for.  Raises IndexError."""
         return self._locate(index)[0]
 
     def mission(self, index: int) -> MissionPlan:
@@ -271,8 +257,9 @@ class CampaignPlan:
         )
 
     def _stratum(self, cell: Cell, draws: Draws) -> tuple[list[Injection], bool | None]:
-        """Hit ``k`` guests, any of them, each with a fault of its own from the mix, and the f of
-        ``function_k`` others.
+        """Return faults that hit ``k`` random guests, and the f of ``function_k`` others.
+
+        Each guest has its own fault from the mix.
         """
         length = self.spec.workload.length
         of = 1 if cell.design == "nv" else self.spec.guests_of(cell.vote)
@@ -288,7 +275,7 @@ class CampaignPlan:
         alike: bool | None = None
         liars = [place for place, hit in enumerate(hits) if hit.kind in LIARS]
         if len(liars) > 1:
-            # Only the same lie at the same time could win a vote: the first liar's, told by all.
+            # Only the same lie at the same time can win a vote, so all tell the first one's.
             alike = draws.chance(self.spec.alike)
             for place in liars if alike else ():
                 lie = hits[liars[0]]
@@ -306,9 +293,7 @@ class CampaignPlan:
         return hits, alike
 
     def _dose(self, cell: Cell, draws: Draws) -> list[Injection]:
-        """Flip ``dose`` bits of each guest at independent moments; those of one moment are one
-        hit.
-        """
+        """Return ``dose`` flips in each guest at independent moments; one hit a moment."""
         length = self.spec.workload.length
         return [
             Injection(target=name, kind=cell.kind, at=at, seed=draws.seed(), dose=count)
@@ -317,7 +302,7 @@ class CampaignPlan:
         ]
 
     def _shot(self, cell: Cell, draws: Draws) -> list[Injection]:
-        """Strike all guests with one cause: one fault that is shared by itself, or one seed."""
+        """Return one common cause: a fault that is shared, or one seed in all guests."""
         at, seed = draws.below(self.spec.workload.length), draws.seed()
         targets = CATALOGUE[cell.kind].targets
         if "guest" in targets:
@@ -331,8 +316,9 @@ class CampaignPlan:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of the cells and of missions of each: what another version of this code would
-        plan otherwise shows in it.
+        """Return a hash of the cells, and of some missions of each.
+
+        It shows whether another version of this code plans the same missions.
         """
         known = hashlib.sha256(_encode([self.seed, self.cells]))
         for start, end in zip(self._starts, self._ends, strict=True):
@@ -342,9 +328,7 @@ class CampaignPlan:
 
 
 def _encode(what: object) -> bytes:
-    """Return it as JSON, without what was not there when campaigns were first kept: a plan made
-    before goes on.
-    """
+    """Return a value as JSON, without unused later fields: older fingerprints stay valid."""
     text = msgspec.json.encode(what)
     for unused in (b'"vote":"",', b'"function_k":0,', b'"host_function_hit":false,'):
         text = text.replace(unused, b"")
@@ -352,7 +336,7 @@ def _encode(what: object) -> bytes:
 
 
 def plan(spec: Spec, seed: int, *, extended: bool = False) -> CampaignPlan:
-    """Return the plan of a campaign.  ``seed``: 0 to 2^63 - 1, else ValueError."""
+    """Return the plan of a campaign.  Raises ValueError unless ``seed`` is 0 to 2^63 - 1."""
     if not 0 <= seed < 1 << 63:
         raise ValueError(f"seed {seed}: 0 to 2^63 - 1")
     return CampaignPlan(spec, seed, extended=extended)

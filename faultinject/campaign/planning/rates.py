@@ -1,8 +1,8 @@
-"""How long missions take: learned from missions that were run, used for those that were not. Pure.
+"""How long missions take: learned from missions that ran, used to estimate plans.  Pure.
 
-Seconds of one worker.  What one fault takes is known by its kind.  Several faults do not add up
-(most of what they take is waiting for one and the same deadline), and what bit flips take depends
-on their number, so such missions are known by their stratum.
+All times are seconds of one worker.  A single fault is known by its kind.  Several faults do not
+add up, because most of their time is waiting for the same deadline; and the time of bit flips
+depends on their number.  So such missions are known by their stratum.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ __all__ = ["MissionShape", "Rates", "learn"]
 
 
 class MissionShape(msgspec.Struct, frozen=True, kw_only=True):
-    """One that was run: the kinds of its faults, one for each target struck; ``forced``: it is of
-    a stratum, not a dose or a shot.
+    """A mission that ran.
+
+    ``kinds``: one for each target hit.  ``forced``: it is of a stratum, not of a dose or a shot.
     """
 
     stratum: str
@@ -28,9 +29,10 @@ class MissionShape(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Rates(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``clean``: seconds of a mission without a fault, None where none was seen; ``kinds``: of one
-    with one fault of this kind; ``strata``: of those of a stratum, dose or shot; ``missions``: from
-    how many this was learned.
+    """Mean seconds of missions.
+
+    ``clean``: without a fault; None if there was none.  ``kinds``: with one fault, by its kind.
+    ``strata``: by stratum, dose or shot.  ``missions``: how many these means are from.
     """
 
     clean: float | None = None
@@ -39,10 +41,10 @@ class Rates(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     missions: int = 0
 
     def mission(self, plan: MissionPlan) -> float:
-        """Return the seconds that a mission will take.
+        """Return the seconds that a mission is expected to take.
 
-        One of a stratum never seen is taken to last as long as the longest of its faults would; a
-        kind never seen, the mean of those that were.
+        In an unknown stratum that is the time of its longest fault; for unknown kinds, the mean of
+        the known kinds.
         """
         if plan.stratum in self.strata:
             return self.strata[plan.stratum]
@@ -55,7 +57,7 @@ class Rates(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         return self.clean or 0.0
 
     def updated(self, newer: Rates) -> Rates:
-        """Return these with what ``newer`` knows in their place: no run forgets what others saw."""
+        """Return these rates, replaced by those of ``newer`` where it has any."""
         return Rates(
             clean=self.clean if newer.clean is None else newer.clean,
             kinds=self.kinds | newer.kinds,
@@ -74,7 +76,7 @@ def _means(times: Mapping[str, list[float]]) -> dict[str, float]:
 
 
 def learn(missions: Iterable[MissionShape]) -> Rates | None:
-    """Learn from missions; None without one."""
+    """Return the rates of missions that ran; None without one."""
     clean: list[float] = []
     kinds: dict[str, list[float]] = {}
     strata: dict[str, list[float]] = {}

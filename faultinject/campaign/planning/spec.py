@@ -1,48 +1,42 @@
-"""A campaign's file: what is asked, of what node, with which faults, and how many missions.
+"""The contents of a campaign file: the question, the node, the faults, how many missions.
 
-It is strict TOML: an unknown key, a fault that does not exist, a probability outside [0, 1] or a
-stratum that cannot be is refused before anything runs, with its line and its remedy
-(``faultinject.campaign.planning.spec_checks``).  ``specs/`` holds the shipped ones.
+``spec_file`` reads such files, and ``spec_checks`` says what they may not contain.
 """
 
 from __future__ import annotations
 
 import hashlib
 from itertools import product
-from pathlib import Path
 from typing import Literal
 
 import msgspec
 
 from faultinject.campaign.records import Design, StationSpec
 from faultinject.results.outcome import Question
-from faultinject.strict_toml import SpecError, read_strict, suggest
+from faultinject.strict_toml import SpecError
 from voter.core.vote import Policy
 
 __all__ = [
     "FORCED",
+    "CommonCauseSpec",
     "DoseSpec",
     "MarginSpec",
     "Points",
     "Question",
     "Range",
     "Repair",
-    "CommonCauseSpec",
     "Spec",
     "SpecError",
     "StratumSpec",
     "Workload",
-    "load",
-    "parse",
-    "shipped",
 ]
 
 FORCED: frozenset[Question] = frozenset({"inequality4", "designs"})
-"""The questions whose strata force hit guests to fail: they test the voter, not the model."""
+"""Questions whose strata force hit guests to fail: they test the voter, not the model."""
 
 Repair = Literal["off", "on", "both"]
-"""Whether an expelled guest is put back within the mission; ``off`` is the paper's model.
-``both``: the same once with and once without, kept apart."""
+"""Whether an expelled guest is repaired within the mission.  ``off`` is the paper's model; ``both``
+makes separate strata with and without repair."""
 
 
 class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -50,11 +44,11 @@ class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class Workload(_Section, frozen=True, kw_only=True):
-    """The requests of a mission.  ``length``: how many.  ``mix``: their kinds with weights; none:
-    ``faultinject.history.workload.KV_MIX``, of static content STATIC_MIX.  ``seed``: None, each
-    mission has
-    requests of its own, drawn from the campaign's seed; else all missions make the same requests.
-    Over how many keys, and how large values are: ``StationSpec``.
+    """The requests of a mission.
+
+    ``length``: how many.  ``seed``: None: each mission draws its own requests from the campaign's
+    seed; else all missions make the same requests.  ``mix``: kinds of requests with weights; empty:
+    ``KV_MIX`` or ``STATIC_MIX`` of ``faultinject.history.workload``.
     """
 
     length: int = 20
@@ -63,13 +57,12 @@ class Workload(_Section, frozen=True, kw_only=True):
 
 
 class StratumSpec(_Section, frozen=True, kw_only=True):
-    """Missions in which so many guests are hit.
+    """Missions in which ``guests_hit`` guests are hit.
 
-    ``missions``: how many; or ``bound``: as many as it takes that, if not one of them comes out
-    otherwise than the others, the interval of the stratum is no wider than this.  ``repair``: None,
-    as the whole campaign.  ``vote``: None, the station's; else another policy, as "1/4", over the
-    first of the station's guests.  ``function_hit``: so many further guests, whose function f is
-    hit; ``host_function_hit``: F is.
+    ``missions``: how many.  Or ``bound``: as many as it takes for an interval no wider than this if
+    all missions end alike.  ``repair``: None: as the whole campaign.  ``vote``: None: the station's
+    policy; else another one, as "1/4", over the first of the station's guests.  ``function_hit``:
+    further guests whose function f is hit.  ``host_function_hit``: F, the function on the host, is.
     """
 
     guests_hit: int
@@ -84,8 +77,10 @@ class StratumSpec(_Section, frozen=True, kw_only=True):
 
 
 class DoseSpec(_Section, frozen=True, kw_only=True):
-    """So many ``flips`` for each guest in each mission, at independent moments and places; nothing
-    is forced to fail.  ``voted`` and ``nv``: missions of each design.  ``kind``: what is flipped.
+    """Missions with ``flips`` bit flips in each guest, at independent moments and places.
+
+    No guest is forced to fail.  ``voted``, ``nv``: missions of each design.  ``kind``: what is
+    flipped.
     """
 
     flips: int
@@ -95,10 +90,10 @@ class DoseSpec(_Section, frozen=True, kw_only=True):
 
 
 class CommonCauseSpec(_Section, frozen=True, kw_only=True):
-    """One shared cause a mission: it strikes all guests at once, ``flips`` with one seed.
+    """Missions with one common cause that hits all guests at once.
 
-    ``missions``: voted ones; ``nv``: those of the plain design under the same shot.  ``vote``: of
-    the first so many guests; not given: the station's.
+    ``flips``: bit flips in each guest, from one seed.  ``missions``: voted ones; ``nv``: those of
+    the plain design.  ``vote``: a policy over the first guests; None: the station's.
     """
 
     kind: str
@@ -109,7 +104,7 @@ class CommonCauseSpec(_Section, frozen=True, kw_only=True):
 
 
 class Range(_Section, frozen=True, kw_only=True):
-    """A grid: from ``start`` to ``stop``, both in it, by ``step``."""
+    """A grid from ``start`` to ``stop``, both included, by ``step``."""
 
     start: float
     stop: float
@@ -123,9 +118,9 @@ class Range(_Section, frozen=True, kw_only=True):
 
     @property
     def values(self) -> tuple[float, ...]:
-        """The points, rounded to 12 digits so that 0.1 steps give 0.3 and not 0.30000000000000004.
+        """Return the points, rounded to 12 digits (0.3, not 0.30000000000000004).
 
-        A stop that the steps miss by a rounding error is in it.
+        ``stop`` is included even if the steps miss it by a rounding error.
         """
         count = int((self.stop - self.start) / self.step + 1e-9) + 1
         return tuple(round(self.start + number * self.step, 12) for number in range(count))
@@ -135,8 +130,10 @@ Values = tuple[float, ...] | Range
 
 
 class Points(_Section, frozen=True, kw_only=True):
-    """Operating points: all combinations of these reliabilities of a guest (R_M), of the
-    virtualization layer (R_V) and of the hardware (R_H).
+    """Operating points: all combinations of these reliabilities.
+
+    ``rm``: of a guest (R_M).  ``rv``: of the virtualization layer (R_V).  ``rh``: of the hardware
+    (R_H).
     """
 
     rm: Values = (0.7, 0.8, 0.9, 0.95)
@@ -144,7 +141,7 @@ class Points(_Section, frozen=True, kw_only=True):
     rh: Values = (1.0,)
 
     def axis(self, name: Literal["rm", "rv", "rh"]) -> tuple[float, ...]:
-        """Return one axis' values."""
+        """Return the values of one axis."""
         values: Values = getattr(self, name)
         return values.values if isinstance(values, Range) else values
 
@@ -154,8 +151,10 @@ class Points(_Section, frozen=True, kw_only=True):
 
 
 class MarginSpec(_Section, frozen=True, kw_only=True):
-    """What counts as equal to the paper: ``|U/U_paper - 1|`` up to ``u`` for q in the range ``q``,
-    and a measured R_V* within ``rv`` of the bound.
+    """Equivalence margins to the paper.
+
+    ``u``: the largest ``|U/U_paper - 1|`` for q in the range ``q``.  ``rv``: the largest distance
+    of a measured R_V* from the bound.
     """
 
     u: float = 0.10
@@ -164,13 +163,13 @@ class MarginSpec(_Section, frozen=True, kw_only=True):
 
 
 class Spec(_Section, frozen=True, kw_only=True):
-    """The whole file.
+    """A whole campaign file.
 
-    ``faults`` and ``voter_faults``: kinds with weights, from which the fault of each hit guest, or
-    of the voter, is drawn; ``function_faults`` and ``host_function_faults``: of each hit f, and F.
-    ``alike``: of missions with two or more liars, the share in which they lie alike.
-    ``extension``: the share of the missions that may be added once if the first look leaves the
-    question undecided; both looks then are at half of ``alpha``.
+    ``faults``, ``voter_faults``: kinds with weights, from which the fault of each hit guest, or of
+    the voter, is drawn.  ``function_faults``, ``host_function_faults``: the same for each hit f,
+    and for F.  ``alike``: the share of missions with two or more lying guests in which these tell
+    the same lie.  ``extension``: the share of the missions that may be added once, if the first
+    look leaves the question undecided; each look then has half of ``alpha``.
     """
 
     title: str
@@ -200,16 +199,16 @@ class Spec(_Section, frozen=True, kw_only=True):
 
     @property
     def guest_names(self) -> tuple[str, ...]:
-        """g1, g2, ..."""
+        """Return g1, g2, ..."""
         return tuple(f"g{number}" for number in range(1, self.station.guests + 1))
 
     def guests_of(self, vote: str) -> int:
-        """Return over how many guests a stratum's vote is."""
+        """Return the number of guests that a stratum's policy is over."""
         return Policy.parse(vote).of if vote else self.station.guests
 
     @property
     def kinds(self) -> frozenset[str]:
-        """Every kind of fault that a mission of it may have."""
+        """Return every kind of fault that a mission may have."""
         mixes = (
             (self.faults, any(each.guests_hit for each in self.strata)),
             (self.voter_faults, any(each.voter_hit for each in self.strata)),
@@ -224,14 +223,14 @@ class Spec(_Section, frozen=True, kw_only=True):
 
     @property
     def node(self) -> StationSpec:
-        """What a station must be able to do, its workload included."""
+        """Return the node that missions need, with the workload's mix."""
         return msgspec.structs.replace(self.station, mix=self.workload.mix)
 
     @property
     def hash(self) -> str:
-        """SHA-256 in hex of what it means: comments, spaces and ``workers`` do not matter."""
+        """Return the SHA-256, in hex, of the meaning: not of comments, spaces and ``workers``."""
         meaning = msgspec.to_builtins(msgspec.structs.replace(self, workers=None))
-        # What was not there when campaigns were first kept means nothing where it is not used.
+        # Fields that came later are left out where unused, so that older hashes stay valid.
         _forget(meaning, function_faults={}, host_function_faults={})
         _forget(meaning["station"], function="none", mix={})
         _forget(meaning["workload"], mix={})
@@ -243,40 +242,7 @@ class Spec(_Section, frozen=True, kw_only=True):
 
 
 def _forget(part: dict[str, object], **unused: object) -> None:
-    """Leave out of ``part`` what is as in ``unused``."""
+    """Remove from ``part`` the fields that have these values."""
     for name, value in unused.items():
         if part[name] == value:
             del part[name]
-
-
-def parse(text: str, name: str = "campaign") -> Spec:
-    """Read a campaign from text.  Raises SpecError that tells every problem with its line."""
-    from faultinject.campaign.planning.spec_checks import check  # noqa: PLC0415 - it is about Spec
-
-    spec, problems = read_strict(text, name, Spec)
-    check(spec, problems)
-    return spec
-
-
-def shipped() -> dict[str, Path]:
-    """Return the shipped campaign files by name."""
-    folder = Path(__file__).with_name("specs")
-    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
-
-
-def load(path: Path | str) -> tuple[Spec, str]:
-    """Read a campaign file, or a shipped one by its name; return it and its text.
-
-    Raises SpecError.
-    """
-    place, known = Path(path), shipped()
-    if not place.exists() and place.parent == Path() and place.stem in known:
-        place = known[place.stem]
-    try:
-        text = place.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        remedy = suggest(place.stem, known)
-        raise SpecError(f"{path}: no such file, and no shipped campaign: {remedy}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path}: cannot be read: {error}") from error
-    return parse(text, str(path)), text

@@ -1,6 +1,6 @@
-"""What a campaign may not ask for.  Every problem is told at once, each with its remedy.
+"""What a campaign file may not ask for.  All problems are reported together, each with its fix.
 
-What a host can do (a debug stub, KVM) is not known here; what the file says is.
+Only the file is checked here.  Whether the host can do it (a debug stub, KVM) is not.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ __all__ = ["POISONED", "check", "is_poisoned", "repairs"]
 POISONED = "poisoned"
 """The service with the planted bug (``faultinject/services/poisoned.py``), by name or path."""
 MOST = 10_000_000
-"""Missions of a part of a campaign, at most."""
+"""Most missions in one table of a campaign file; more is an error."""
 _PLACES = {FaultLayer.FUNCTION: "guest", FaultLayer.RELOCATED: "host"}
-"""Where the station must have the function for faults of these layers."""
+"""Where the station must have the function, for faults of these layers."""
 MOST_FLIPS = 10_000_000
-"""Flips of a mission in each guest, at most."""
+"""Most flips in each guest of a mission; more is an error."""
 
 
 def repairs(choice: Repair) -> tuple[bool, ...]:
-    """Return with which settings of repair missions are made."""
+    """Return the settings of repair that missions run with."""
     return (False, True) if choice == "both" else (choice == "on",)
 
 
 def is_poisoned(service: str) -> bool:
-    """Whether a service is the one with the planted bug."""
+    """Return whether a service is the one with the planted bug."""
     return Path(service).stem == POISONED
 
 
 def check(spec: Spec, problems: SpecProblems) -> None:
-    """Look at everything in a campaign that its types do not tell.  Raises SpecError."""
+    """Check everything that the types do not check.  Raises SpecError."""
     _check_station(spec, problems)
     _check_numbers(spec, problems)
     _check_mixes(spec, problems)
@@ -85,7 +85,7 @@ def _check_station(spec: Spec, problems: SpecProblems) -> None:
         add(
             "hang",
             f"hang {station.hang}: above 0 and below deadline ({station.deadline} s), so that a "
-            "silent guest is found before requests run out of time",
+            "silent guest is detected before requests time out",
         )
 
 
@@ -129,7 +129,7 @@ def _check_numbers(spec: Spec, problems: SpecProblems) -> None:
 def _check_workload_mix(spec: Spec, problems: SpecProblems) -> None:
     mix, usual = spec.workload.mix, STATIC_MIX if spec.station.service == "static" else KV_MIX
     if spec.station.mix:
-        problems.add("mix: it is of the workload, put it under [workload]",
+        problems.add("mix: it belongs to the workload; put it under [workload]",
                      table="station", key="mix")  # fmt: skip
     for kind, weight in mix.items():
         if kind not in usual:
@@ -146,7 +146,7 @@ def _check_workload_mix(spec: Spec, problems: SpecProblems) -> None:
 def _known(
     spec: Spec, kind: str, problems: SpecProblems, *, table: str, number: int = 0, key: str
 ) -> FaultKind | None:
-    """Return a fault, or note why it cannot be had on this campaign's station."""
+    """Return a fault, and report why this campaign's station cannot have it, if so."""
     fault = CATALOGUE.get(kind)
     if fault is None:
         problems.add(f"no fault {kind!r}: {suggest(kind, CATALOGUE)}",
@@ -154,29 +154,29 @@ def _known(
         return None
     if "ssh" in fault.needs and not spec.station.ssh:
         problems.add(
-            f"{kind} is done inside the guest, over SSH, which this station does not have: set "
-            "ssh = true in [station], or take it out",
+            f"{kind} acts inside the guest over SSH, which this station does not have: set "
+            "ssh = true in [station], or remove it",
             table=table, number=number, key=key,
         )  # fmt: skip
     if "poisoned" in fault.needs and not is_poisoned(spec.station.service):
         problems.add(
             f"{kind} needs the service with the planted bug: set service = {POISONED!r} in "
-            "[station], or take it out",
+            "[station], or remove it",
             table=table, number=number, key=key,
         )  # fmt: skip
     if kind == "corrupt-state" and not (
         spec.station.service == "kv" or is_poisoned(spec.station.service)
     ):
         problems.add(
-            f"{kind} writes a canary key, which only the service kv takes (this station runs "
-            f"{spec.station.service}): set service = 'kv' in [station], or take it out",
+            f"{kind} writes a canary key, which only the service kv accepts (this station runs "
+            f"{spec.station.service}): set service = 'kv' in [station], or remove it",
             table=table, number=number, key=key,
         )  # fmt: skip
     if "planted" in fault.needs and spec.station.function != _PLACES[fault.layer]:
         place = _PLACES[fault.layer]
         problems.add(
             f"{kind} needs the function {'F on the host' if place == 'host' else 'f in each guest'}"
-            f": set function = {place!r} in [station], or take it out",
+            f": set function = {place!r} in [station], or remove it",
             table=table, number=number, key=key,
         )  # fmt: skip
     return fault
@@ -203,7 +203,7 @@ def _check_mixes(spec: Spec, problems: SpecProblems) -> None:
                 if target in f.targets and f.fails and (f.layer is FaultLayer.FUNCTION) == in_f
             ]  # fmt: skip
             if target in fault.targets and (fault.layer is FaultLayer.FUNCTION) != in_f:
-                words = "is not of f, but of the rest of a guest" if in_f else "is of f"
+                words = "does not hit f, but the rest of a guest" if in_f else "hits f"
                 remedy = "[faults]" if in_f else "[function_faults]"
                 problems.add(f"{kind} {words}: put it under {remedy}", table=table, key=kind)
             elif target not in fault.targets:
@@ -214,22 +214,21 @@ def _check_mixes(spec: Spec, problems: SpecProblems) -> None:
                 )  # fmt: skip
             elif not fault.fails and spec.question in FORCED:
                 problems.add(
-                    f"{kind} does not make the {target} fail for sure, so that it says nothing of "
-                    f"the inequalities, where a hit {target} is one that fails: give one of "
-                    f"{', '.join(able)}, or {_elsewhere(fault)}",
+                    f"{kind} need not make the {target} fail, but the inequalities count a hit "
+                    f"{target} as failed: give one of {', '.join(able)}, or {_elsewhere(fault)}",
                     table=table, key=kind,
                 )  # fmt: skip
 
 
 def _elsewhere(fault: FaultKind) -> str:
-    """Where a fault that need not fell its target can be tried."""
+    """Return where a fault can be used that need not make its target fail."""
     if "flip" in fault.kind and "guest" in fault.targets:
-        return "try it as a dose"
-    return 'hit it so in a campaign that asks question = "softerrors", where what is hit may stand'
+        return "use it as a dose"
+    return 'use it with question = "softerrors"'
 
 
 def _policy(vote: str, add: Callable[[str, str], None]) -> Policy | None:
-    """Return the policy; tell why it is none."""
+    """Return the policy, or report why the text is none."""
     try:
         return Policy.parse(vote)
     except PolicyError as error:
@@ -238,7 +237,7 @@ def _policy(vote: str, add: Callable[[str, str], None]) -> Policy | None:
 
 
 def _fits(policy: Policy, guests: int, add: Callable[[str, str], None]) -> bool:
-    """Return whether the station has as many guests; tell if not."""
+    """Return whether the station has enough guests; report it if not."""
     if policy.of > guests:
         add(f"vote {policy}: the station has {guests} guests, give it {policy.of}", "vote")
     return policy.of <= guests
@@ -258,11 +257,11 @@ def _check_strata(spec: Spec, problems: SpecProblems) -> None:
             if stratum.design == "nv":
                 add("the plain design does not vote: leave vote out", "vote")
             elif not _fits(policy, spec.station.guests, add):
-                pass  # told
+                pass  # reported
             elif spec.question != "designs":
                 add(
-                    f"question {spec.question} is of one policy, that of [station]: leave vote "
-                    'out, or ask question = "designs"',
+                    f"question {spec.question} allows one policy, that of [station]: leave vote "
+                    'out, or set question = "designs"',
                     "vote",
                 )
             else:
@@ -276,12 +275,12 @@ def _check_strata(spec: Spec, problems: SpecProblems) -> None:
             whose = "the plain design has one guest" if plain else f"the node has {most} guests"
             add(f"guests_hit {stratum.guests_hit}: {whose}, give 0 to {most}", "guests_hit")
         if stratum.design == "nv" and stratum.voter_hit:
-            add("the plain design has no voter that could be hit: voter_hit = false", "voter_hit")
+            add("the plain design has no voter to hit: set voter_hit = false", "voter_hit")
         if stratum.design == "nv" and stratum.repair in ("on", "both"):
-            add("the plain design has nobody who repairs: leave repair out", "repair")
+            add("the plain design has no repair: leave repair out", "repair")
         elif stratum.guests_hit <= most < stratum.guests_hit + stratum.function_hit:
-            add(f"function_hit {stratum.function_hit}: so many further guests, where {most} are "
-                f"and {stratum.guests_hit} are hit: give 0 to {most - stratum.guests_hit}",
+            add(f"function_hit {stratum.function_hit}: of {most} guests {stratum.guests_hit} are "
+                f"hit already: give 0 to {most - stratum.guests_hit}",
                 "function_hit")  # fmt: skip
         _check_function(spec, stratum, add)
         if stratum.guests_hit and not spec.faults:
@@ -296,12 +295,12 @@ def _check_strata(spec: Spec, problems: SpecProblems) -> None:
             add(f"bound {stratum.bound}: 0.00001 to below 1", "bound")
         for cell in _cells_of(spec, stratum):
             if cell in seen:
-                add(f"the same stratum as number {seen[cell] + 1}: put their missions together")
+                add(f"the same stratum as number {seen[cell] + 1}: merge them")
             seen[cell] = number
 
 
 def _check_function(spec: Spec, stratum: StratumSpec, add: Callable[[str, str], None]) -> None:
-    """Look at what a stratum says of the function f, or F."""
+    """Check what a stratum says about the function f, or F."""
     station = spec.station.function
     for key, hit, place, mix in (
         ("function_hit", stratum.function_hit, "guest", spec.function_faults),
@@ -314,17 +313,17 @@ def _check_function(spec: Spec, stratum: StratumSpec, add: Callable[[str, str], 
             table = f"{key.removesuffix('_hit')}_faults"
             add(f"{key}: there is no [{table}] with kinds and weights: add it", key)
         if hit and spec.question != "designs":
-            add(f'{key}: question {spec.question} knows no function: ask question = "designs"', key)
+            add(f'{key}: question {spec.question} has no function: set question = "designs"', key)
     if stratum.design == "nv" and station == "host":
-        add("the plain design has no F, and its guest no f: take it to a campaign with "
+        add("the plain design has no F, and its guest no f: use a campaign with "
             'function = "guest"', "design")  # fmt: skip
 
 
-def _can_be(vote: str | None) -> bool:
+def _is_policy(vote: str | None) -> bool:
     try:
         Policy.parse(vote or "1/1")
     except PolicyError:
-        return False  # told where the stratum is looked at
+        return False  # reported where the stratum is checked
     return True
 
 
@@ -336,14 +335,14 @@ def _cells_of(spec: Spec, stratum: StratumSpec) -> Iterator[tuple[object, ...]]:
 
 
 def _check_doses(spec: Spec, problems: SpecProblems) -> None:
-    for dose, fault, add in _struck(spec, problems, "doses", ("voted", "nv"), least=0):
+    for dose, fault, add in _entries(spec, problems, "doses", ("voted", "nv"), least=0):
         if fault is not None and ("guest" not in fault.targets or "flip" not in dose.kind):
             flips = [k for k, f in CATALOGUE.items() if "guest" in f.targets and "flip" in k]
             add(f"{dose.kind} has no dose: give one of {', '.join(flips)}", "kind")
 
 
 def _check_shots(spec: Spec, problems: SpecProblems) -> None:
-    for shot, fault, add in _struck(spec, problems, "shots", ("missions", "nv"), least=1):
+    for shot, fault, add in _entries(spec, problems, "shots", ("missions", "nv"), least=1):
         if fault is not None and fault.targets == ("voter",):
             shared = [k for k, f in CATALOGUE.items() if {"host", "client"} & set(f.targets)]
             add(f"{shot.kind} hits the voter alone: give one of {', '.join(shared)}", "kind")
@@ -355,11 +354,12 @@ def _check_shots(spec: Spec, problems: SpecProblems) -> None:
                 add("the plain design does not vote: leave vote out", "vote")
 
 
-def _struck(
+def _entries(
     spec: Spec, problems: SpecProblems, table: str, designs: tuple[str, str], *, least: int
 ) -> Iterator[tuple[DoseSpec | CommonCauseSpec, FaultKind | None, Callable[[str, str], None]]]:
-    """Yield each entry of such a table, its fault, and what tells of a problem with it, once what
-    doses and shots have in common has been looked at: kind, flips, missions, that it is there once.
+    """Check what doses and shots have in common: kind, flips, missions, no entry twice.
+
+    Yield each entry with its fault, and the function that reports a problem with it.
     """
     seen: set[tuple[str, int, str | None]] = set()
     for number, entry in enumerate(getattr(spec, table)):
@@ -382,15 +382,15 @@ def _struck(
             add(f"no mission at all: give {' or '.join(designs)}")
         own = (entry.kind, entry.flips, getattr(entry, "vote", None))
         if own in seen:
-            add(f"{entry.kind}, {entry.flips} flips, is there already: put their missions together")
+            add(f"{entry.kind}, {entry.flips} flips, is there already: merge them")
         seen.add(own)
 
 
 def _check_question(spec: Spec, problems: SpecProblems) -> None:
-    """See that what is asked can be answered from what is done."""
+    """Check that the missions can answer the question."""
     if spec.question == "softerrors" and not any(dose.voted and dose.nv for dose in spec.doses):
         problems.add(
-            "question softerrors holds voted missions against plain ones at the same dose: give "
+            "question softerrors compares voted missions with plain ones at the same dose: give "
             "[[doses]] with both voted and nv",
             key="question",
         )
@@ -399,10 +399,10 @@ def _check_question(spec: Spec, problems: SpecProblems) -> None:
     groups: dict[tuple[str, bool], set[int]] = {}
     for stratum in spec.strata:
         layer_hit = stratum.voter_hit or stratum.host_function_hit
-        if stratum.design == "voted" and not layer_hit and _can_be(stratum.vote):
+        if stratum.design == "voted" and not layer_hit and _is_policy(stratum.vote):
             for repair in repairs(stratum.repair or spec.repair):
-                felled = stratum.guests_hit + stratum.function_hit
-                groups.setdefault((stratum.vote or "", repair), set()).add(felled)
+                failing = stratum.guests_hit + stratum.function_hit
+                groups.setdefault((stratum.vote or "", repair), set()).add(failing)
     forced = spec.question in FORCED
     if forced and not groups:
         problems.add(f"question {spec.question} needs [[strata]] without voter_hit", key="question")
@@ -411,7 +411,7 @@ def _check_question(spec: Spec, problems: SpecProblems) -> None:
         if missing and forced:
             setting = f"{'on' if repair else 'off'}{f', vote {vote}' if vote else ''}"
             problems.add(
-                "the strata cannot be put together without guests_hit (with function_hit) = "
+                "the strata cannot be combined without guests_hit (with function_hit) = "
                 f"{', '.join(map(str, missing))} (voter not hit, repair {setting}): add them",
                 table="strata",
             )

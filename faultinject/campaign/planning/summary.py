@@ -1,6 +1,6 @@
-"""What a plan will do: missions by stratum, how far the data will reach, how long it will take.
+"""A summary of a plan: missions by stratum, the precision to expect, the duration.
 
-Pure; the reach needs scipy (the extra ``campaign``).
+Pure.  The precision needs scipy (the extra ``campaign``).
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ from voter.core.vote import Policy
 
 __all__ = ["CellSummary", "PlanSummary", "summarize"]
 
-LOOKED_AT = 100
-"""Missions of a cell that are looked at to tell how long it takes."""
+SAMPLED = 100
+"""Missions of a cell that are sampled to estimate its duration."""
 SHARE = 0.10
-"""What f_0 or f_1 may hide of U at most for the data to be said to reach."""
+"""Largest share of U that f_0 or f_1 may hide for the data to count as precise enough."""
 
 
 class CellSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """A cell: what it is in words, its missions, their seconds of one worker (None: not known)."""
+    """A cell with its description and its missions' seconds of one worker (None: not known)."""
 
     name: str
-    words: str
+    description: str
     missions: int
     seconds: float | None
 
 
 class PlanSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """A plan before it is run.
+    """A plan before it runs.
 
-    ``reach``: what the data will be able to tell, a sentence each.  ``seconds``: of wall clock,
-    None if no rates are known.
+    ``reach``: the precision to expect, one statement each.  ``seconds``: of wall clock; None if no
+    rates are known.
     """
 
     title: str
@@ -47,28 +47,28 @@ class PlanSummary(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float | None
 
     def lines(self) -> Iterator[str]:
-        """Yield it as text."""
+        """Yield the lines of text that show it."""
         yield f"{self.title} ({self.question}), seed {self.seed}: {self.missions:,} missions"
         wide = max((len(cell.name) for cell in self.cells), default=0)
         for cell in self.cells:
-            yield f"  {cell.name:<{wide}}  {cell.missions:>9,}  {cell.words}"
+            yield f"  {cell.name:<{wide}}  {cell.missions:>9,}  {cell.description}"
         yield from self.reach
         if self.seconds is None:
-            yield "how long it takes is not known yet: no mission was run that tells it"
+            yield "duration not known: no such mission has run yet"
         else:
             workers = f"{self.workers} worker{'s' if self.workers > 1 else ''}"
             yield f"about {_duration(self.seconds)} with {workers}"
 
 
 def summarize(plan: CampaignPlan, rates: Rates | None = None, *, workers: int = 1) -> PlanSummary:
-    """Return what a plan will do.
+    """Return the summary of a plan.
 
-    ``rates``: of former missions (``Store.rates``).  Raises EstimateError where scipy is missing.
+    ``rates``: of former missions (``Store.rates``).  Raises EstimateError if scipy is missing.
     """
     cells = [
         CellSummary(
             name=cell.name,
-            words=_words(cell),
+            description=_description(cell),
             missions=cell.missions,
             seconds=_seconds(plan, cell, block, rates),
         )
@@ -87,18 +87,18 @@ def summarize(plan: CampaignPlan, rates: Rates | None = None, *, workers: int = 
     )
 
 
-def _words(cell: Cell) -> str:
-    """Say in words what missions of a cell are."""
+def _description(cell: Cell) -> str:
+    """Return a description of a cell's missions."""
     who = "plain" if cell.design == "nv" else f"voted {cell.vote}".strip()
     if cell.shot:
-        what = f"{cell.kind} strikes everything at once"
+        what = f"{cell.kind} hits everything at once"
         what += f", {cell.dose:,} flips" if "flip" in cell.kind else ""
     elif cell.kind:
         what = f"{cell.dose:,} x {cell.kind} in each guest" if cell.dose else "no flip at all"
     else:
-        struck = f"{cell.k} guest{'s' if cell.k > 1 else ''}" if cell.k else ""
+        guests = f"{cell.k} guest{'s' if cell.k > 1 else ''}" if cell.k else ""
         f = f"f in {cell.function_k} guest{'s' if cell.function_k > 1 else ''}"
-        parts = [struck, f if cell.function_k else "", "the voter" if cell.voter_hit else ""]
+        parts = [guests, f if cell.function_k else "", "the voter" if cell.voter_hit else ""]
         parts.append("F" if cell.host_function_hit else "")
         what = f"{' and '.join(filter(None, parts)) or 'nothing'} hit"
     return f"{who}: {what}{', repair on' if cell.repair else ''}"
@@ -107,8 +107,8 @@ def _words(cell: Cell) -> str:
 def _seconds(plan: CampaignPlan, cell: Cell, block: range, rates: Rates | None) -> float | None:
     if rates is None or not block:
         return None
-    looked = [plan.mission(index) for index in block[:: max(1, len(block) // LOOKED_AT)]]
-    return sum(map(rates.mission, looked)) / len(looked) * cell.missions
+    sample = [plan.mission(index) for index in block[:: max(1, len(block) // SAMPLED)]]
+    return sum(map(rates.mission, sample)) / len(sample) * cell.missions
 
 
 def _duration(seconds: float) -> str:
@@ -118,7 +118,7 @@ def _duration(seconds: float) -> str:
 
 
 def _strata_reach(plan: CampaignPlan) -> Iterator[str]:
-    """Say from which q on the clean strata are large enough, and how wide U's interval will be."""
+    """Yield from which q on the clean strata are large enough, and the width of U's interval."""
     from faultinject.estimate.precision import (  # noqa: PLC0415 - scipy is slow
         expected,
         lowest_q,
@@ -145,14 +145,13 @@ def _strata_reach(plan: CampaignPlan) -> Iterator[str]:
         low, high = spec.margins.q
         if lowest <= high:
             yield (
-                f"{setting}: from q = {lowest:.3f} on (R_M = {1 - lowest:.3f} down), what failures "
-                f"of the voter by itself may hide is within {SHARE:.0%} of U each, if none is seen"
+                f"{setting}: for q >= {lowest:.3f} (R_M <= {1 - lowest:.3f}), failures of the "
+                f"voter alone can hide at most {SHARE:.0%} of U each, if none is observed"
             )
         else:
             yield (
-                f"{setting}: nowhere from q = {low:g} to {high:g} will failures of the voter by "
-                f"itself be bounded within {SHARE:.0%} of U: every result is given that there are "
-                "none"
+                f"{setting}: for no q from {low:g} to {high:g} will failures of the voter alone be "
+                f"bounded within {SHARE:.0%} of U: every result assumes that there are none"
             )
         measured = band(planned, alpha)
         for q in sorted({low, 0.1, 0.25}):
@@ -161,7 +160,7 @@ def _strata_reach(plan: CampaignPlan) -> Iterator[str]:
                 below = 1 - interval.low / interval.value
                 above = interval.high / interval.value - 1
                 yield (
-                    f"  at q = {q:g}, U = {interval.value:.4g} would be known to "
+                    f"  at q = {q:g}, the interval of U = {interval.value:.4g} would be "
                     f"-{below:.1%} +{above:.1%}"
                 )
         if lowest > low:
@@ -176,7 +175,7 @@ def _strata_reach(plan: CampaignPlan) -> Iterator[str]:
 
 
 def _designs_reach(plan: CampaignPlan) -> Iterator[str]:
-    """Say of each design that is not the station's how well its R_sys will be known."""
+    """Yield, for each policy that is not the station's, the precision of its R_sys."""
     from faultinject.estimate.precision import expected  # noqa: PLC0415 - scipy is slow
     from faultinject.estimate.strata import band  # noqa: PLC0415
 
@@ -201,13 +200,13 @@ def _designs_reach(plan: CampaignPlan) -> Iterator[str]:
         }
         worst = max(widths, key=lambda each: widths[each])
         yield (
-            f"{vote}{', repair on' if repair else ''}: R_sys would be known to "
+            f"{vote}{', repair on' if repair else ''}: R_sys would be known to within "
             f"+-{widths[worst]:.3f} or better (worst at R_M = {worst[0]:g}, R_V = {worst[1]:g})"
         )
 
 
 def _model_reach(plan: CampaignPlan) -> Iterator[str]:
-    """Say how wide the intervals of R will be at R = .5, where they are widest."""
+    """Yield the width of the intervals of R at R = .5, where they are widest."""
     from faultinject.estimate.intervals import clopper_pearson  # noqa: PLC0415 - scipy is slow
 
     sizes: dict[tuple[str, str], set[int]] = {}
@@ -218,5 +217,5 @@ def _model_reach(plan: CampaignPlan) -> Iterator[str]:
     for (what, design), missions in sizes.items():
         fewest = min(missions)
         half = clopper_pearson(fewest // 2, fewest, plan.spec.alpha_look).width / 2
-        name = "R_M of the plain design" if design == "nv" else "R_sys of the voted one"
-        yield f"{what}: {name} at least to +-{half:.3f} each ({fewest:,} missions or more)"
+        name = "R_M of the plain design" if design == "nv" else "R_sys of the voted design"
+        yield f"{what}: {name} to within +-{half:.3f} each ({fewest:,} missions or more)"

@@ -1,3 +1,3 @@
-"""Running a campaign: options, progress, interim results, status, replay, agreement of two runs."""
+"""Whole runs of a campaign: progress, status, interim results, replay and comparison."""
 
 __all__: list[str] = []

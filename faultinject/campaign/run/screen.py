@@ -1,6 +1,6 @@
-"""What a person sees of a run: done, rate, time left, what the rows show so far.
+"""The progress of a run: missions done, rate, time left, interim results.
 
-On a terminal it stands below the lines of what happened; elsewhere it is a line now and then.
+On a terminal it stays below the log lines.  Elsewhere a line is printed every 15 seconds.
 """
 
 from __future__ import annotations
@@ -18,24 +18,26 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from faultinject.campaign.assessment import AssessedMission
 from faultinject.campaign.records import MissionRow, Outcome
-from faultinject.campaign.run.running import CellView, InterimResults
+from faultinject.campaign.run.interim import CellResult, InterimResults
 
-__all__ = ["CampaignScreen", "cells_table", "duration"]
+__all__ = ["CampaignScreen", "duration", "results_table"]
 
 LINE_EVERY = 15.0
 """Seconds between lines where there is no terminal."""
-LOOK_EVERY = 2.0
-LOOK_SHARE = 0.05
-"""Seconds between looks at the store, and the most of the time that they may take."""
+RESULTS_EVERY = 2.0
+"""Least seconds between queries of the interim results."""
+RESULTS_SHARE = 0.05
+"""Largest share of the time that these queries may take."""
 
 
 class CampaignScreen:
-    """Tells how a run goes on.
+    """Shows the progress of a run: a ``runner.RunObserver``, and a context manager.
 
-    ``look``: returns what the rows show, asked again now and then.  ``voted``: whether a mission,
-    by its number, goes through the voter: a plain guest's wrong reply is nothing to cry out.  Its
-    methods are called by one thread, ``step`` by any.
+    ``results``: queries the interim results.  ``assess``: returns a row with its outcome.
+    ``voted``: whether a mission, by its number, goes through the voter; only there is a wrong reply
+    alarming.  One thread calls the methods, except ``step``, which any thread may call.
     """
 
     def __init__(
@@ -45,19 +47,21 @@ class CampaignScreen:
         done: int,
         total: int,
         goal: int,
-        look: Callable[[], InterimResults],
-        voted: Callable[[int], bool] = lambda _: True,
+        results: Callable[[], InterimResults],
+        assess: Callable[[MissionRow], AssessedMission],
+        voted: Callable[[int], bool],
     ) -> None:
         """``done`` of ``total`` missions are stored already; this run goes up to ``goal``."""
+        self._assess = assess
         self._voted = voted
         self._console = console
         self._done = done
         self._before = done
         self._total = total
         self._goal = goal
-        self._look = look
-        self._running = look()
-        self._next_look = 0.0
+        self._query = results
+        self._results = results()
+        self._next_query = 0.0
         self._next_line = 0.0
         self._began: float | None = None
         self._outcomes: Counter[str] = Counter()
@@ -82,40 +86,42 @@ class CampaignScreen:
             self._live.stop()
 
     def step(self, text: str) -> None:
-        """Something that takes time begins, or has ended."""
+        """Print that a long step begins, or has ended."""
         self._console.print(f"[dim]{escape(text)}[/]")
 
     def trouble(self, text: str) -> None:
-        """Something went wrong that the run goes on after."""
+        """Print a problem that the run continues after."""
         self._console.print(f"[yellow]{escape(text)}[/]")
 
     def row(self, row: MissionRow, *, again: bool) -> None:
-        """A row was written."""
+        """Count a stored row, and print it if the voter released a wrong reply."""
         if self._began is None:
             self._began = time.monotonic()
-            self._before = self._done  # the first one waited for its station
+            self._before = self._done  # its duration contains the opening of a station
         self._done += not again
-        self._outcomes[str(row.outcome or "void")] += 1
-        if row.outcome is Outcome.SILENT and self._voted(row.index):
+        mission = self._assess(row)
+        self._outcomes[str(mission.outcome or "void")] += 1
+        if mission.outcome is Outcome.SILENT and self._voted(row.index):
+            problem = escape(mission.problem)
             self._console.print(
-                f"[bold red]mission {row.index}: a wrong reply was released[/] {escape(row.words)}"
+                f"[bold red]mission {row.index}: a wrong reply was released[/] {problem}"
             )
 
-    def look(self) -> None:
-        """Look at what the rows show, if it is time; tell it where there is no terminal."""
+    def poll(self) -> None:
+        """Query the interim results if they are due; print a line where there is no terminal."""
         now = time.monotonic()
-        if now >= self._next_look:
-            self._running = self._look()
+        if now >= self._next_query:
+            self._results = self._query()
             took = time.monotonic() - now
-            self._next_look = now + max(LOOK_EVERY, took / LOOK_SHARE)
+            self._next_query = now + max(RESULTS_EVERY, took / RESULTS_SHARE)
         if self._live is None and now >= self._next_line:
             self._next_line = now + LINE_EVERY
-            words = [self.progress, *self._running.words[:1]]
-            self._console.print("; ".join(words), markup=False)
+            parts = [self.progress, *self._results.estimates[:1]]
+            self._console.print("; ".join(parts), markup=False)
 
     @property
     def rate(self) -> float:
-        """Missions a second of this run; 0 before its second one."""
+        """Return the missions a second of this run; 0 before its second one."""
         if self._began is None:
             return 0.0
         took = time.monotonic() - self._began
@@ -123,14 +129,14 @@ class CampaignScreen:
 
     @property
     def progress(self) -> str:
-        """Done, rate, time left, in words."""
-        words = f"{self._done:,} of {self._total:,} missions"
+        """Return a text with the missions done, their rate and the time left."""
+        text = f"{self._done:,} of {self._total:,} missions"
         if self.rate > 0:
             left = max(0, self._goal - self._done) / self.rate
-            words += f", {self.rate * 3600:,.0f} an hour, {duration(left)} left"
+            text += f", {self.rate * 3600:,.0f} an hour, {duration(left)} left"
             if self._goal < self._total:
-                words += f" to the first {self._goal:,}"
-        return words
+                text += f" to the first {self._goal:,}"
+        return text
 
     def _render(self) -> RenderableType:
         outcomes = ", ".join(f"{count} {name}" for name, count in self._outcomes.most_common())
@@ -138,8 +144,8 @@ class CampaignScreen:
         progress = ProgressBar(total=max(1, self._total), completed=self._done, width=40)
         bar.add_row(progress, Text(self.progress))
         parts: list[RenderableType] = [
-            cells_table(self._running.cells),
-            *(Text(words) for words in self._running.words),
+            results_table(self._results.cells),
+            *(Text(estimate) for estimate in self._results.estimates),
             bar,
             Text(f"this run: {outcomes or 'no mission yet'}", style="dim"),
         ]
@@ -148,8 +154,8 @@ class CampaignScreen:
         return Group(*parts)
 
 
-def cells_table(cells: tuple[CellView, ...]) -> Table:
-    """Return the plan's cells with what they show."""
+def results_table(cells: tuple[CellResult, ...]) -> Table:
+    """Return a table with the results of the plan's cells."""
     table = Table(box=None, pad_edge=False)
     table.add_column("stratum", overflow="fold")
     for title in ("trials", "planned", "failed", "silent", "void", "failure rate", "interval"):
@@ -172,7 +178,7 @@ def cells_table(cells: tuple[CellView, ...]) -> Table:
 
 
 def duration(seconds: float) -> str:
-    """Return a time in words: "45 s", "12 min", "3 h 20 min"."""
+    """Return a time as text: "45 s", "12 min", "3 h 20 min"."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

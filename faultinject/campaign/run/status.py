@@ -1,4 +1,4 @@
-"""How a campaign stands, for people and for scripts; also while it runs."""
+"""The status of a campaign, for people and for scripts; also while it runs."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from faultinject.campaign.run.conduct import look_into
-from faultinject.campaign.run.running import CellView
-from faultinject.campaign.run.screen import cells_table, duration
+from faultinject.campaign.run.interim import CellResult, interim_results
+from faultinject.campaign.run.screen import duration, results_table
 from faultinject.campaign.store.store import RunRecord, Store
 
 if TYPE_CHECKING:
@@ -19,15 +18,16 @@ if TYPE_CHECKING:
 __all__ = ["Status", "show_status", "status_of"]
 
 LATEST = 500
-"""Missions by which the rate of a run that is under way is told."""
+"""Latest missions that the rate of a run is computed from."""
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """``state``: running, complete, or why the last run ended ("killed" if it could not say).
+    """The status of a campaign.
 
-    ``complete_prefix``: missions of the plan's order up to the first one without a row; what a
-    partial report uses.  ``rate``: missions a second of the run that is under way, and ``left``
-    its seconds; None where there is none.
+    ``state``: running, complete, not begun, or why the last run ended ("killed" if it could not
+    record that).  ``complete_prefix``: missions of the plan's order before the first missing one; a
+    partial report uses these.  ``rate``: missions a second of the current run; ``left``: seconds
+    left; None if no run is active.
     """
 
     directory: str
@@ -42,15 +42,15 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     void: int
     rate: float | None
     left: float | None
-    cells: tuple[CellView, ...]
-    words: tuple[str, ...]
+    cells: tuple[CellResult, ...]
+    estimates: tuple[str, ...]
     runs: tuple[RunRecord, ...]
 
 
 def status_of(store: Store) -> Status:
-    """Return how a campaign stands."""
+    """Return the status of a campaign."""
     meta, done = store.meta(), store.done
-    running = look_into(store)
+    interim = interim_results(store)
     last = meta.runs[-1] if meta.runs else None
     rate = None
     if not store.partial:
@@ -72,17 +72,17 @@ def status_of(store: Store) -> Status:
         done=done,
         total=store.total,
         complete_prefix=store.prefix(),
-        void=sum(cell.void for cell in running.cells),
+        void=sum(cell.void for cell in interim.cells),
         rate=rate,
         left=(store.total - done) / rate if rate else None,
-        cells=running.cells,
-        words=running.words,
+        cells=interim.cells,
+        estimates=interim.estimates,
         runs=meta.runs,
     )
 
 
 def _rate(store: Store, run: RunRecord | None) -> float | None:
-    """Missions a second of the run's latest ones."""
+    """Return the missions a second of the run's latest missions."""
     if run is None:
         return None
     began = sorted(store.latest(run.began, LATEST))
@@ -91,11 +91,11 @@ def _rate(store: Store, run: RunRecord | None) -> float | None:
 
 
 def _is_held(store: Store) -> bool:
-    """Whether a process writes to it: it holds the lock."""
+    """Return whether a process writes to it: that process holds the lock."""
     try:
         lock = os.open(store.directory / "lock", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
-        return False  # nobody ever wrote, or we may not look
+        return False  # no run yet, or no permission
     try:
         fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -106,16 +106,16 @@ def _is_held(store: Store) -> bool:
 
 
 def show_status(status: Status, out: Console) -> None:
-    """Print it."""
+    """Print the status."""
     out.print(f"[bold]{status.title}[/] ({status.question}), seed {status.seed}")
     left = "" if status.left is None else f", about {duration(status.left)} left"
     rate = "" if status.rate is None else f", {status.rate * 3600:,.0f} an hour"
     out.print(f"{status.state}: {status.done:,} of {status.total:,} missions{rate}{left}")
-    out.print(cells_table(status.cells))
-    for words in status.words:
-        out.print(words, markup=False)
+    out.print(results_table(status.cells))
+    for estimate in status.estimates:
+        out.print(estimate, markup=False)
     if status.state not in ("complete", "running"):
         out.print(
-            f"[yellow]partial[/]: the first {status.complete_prefix:,} of the plan's order are "
-            f"whole; `trivisor campaign resume {status.directory}` goes on"
+            f"[yellow]partial[/]: the first {status.complete_prefix:,} missions of the plan's "
+            f"order are complete; `trivisor campaign resume {status.directory}` continues"
         )

@@ -1,4 +1,4 @@
-"""The database file of a results directory: opened, locked for one writer, its errors in words."""
+"""The database file of a results directory: opening, the writer's lock, error messages."""
 
 from __future__ import annotations
 
@@ -18,25 +18,28 @@ __all__ = [
     "StoreFull",
     "closing_on_error",
     "connect",
+    "store_errors",
     "take_lock",
-    "telling",
     "transaction",
     "unpack",
 ]
 
 LOCK = "lock"
 _JOURNAL, _WAL, _NO_WAL = slice(18, 20), b"\2\2", b"\1\1"
-"""Where the header says by what journal the file is written (SQLite's file format, 1.3.3)."""
-LITTLE_ROOM = 1 << 20
-"""Bytes free under which an input/output error is taken for a full disk."""
+"""The header's bytes for the journal mode (SQLite's file format, section 1.3.3)."""
+FULL_BELOW = 1 << 20
+"""Free bytes below which an input/output error is reported as a full disk."""
+
+
+FULL = "{}: the disk is full: free disk space, then resume"
 
 
 class StoreError(Exception):
-    """A results directory cannot be used, or not so; the words say what to do."""
+    """A results directory cannot be used; the message says what to do."""
 
 
 class StoreFull(StoreError):
-    """The disk is full: nothing is lost, and with room the campaign can be resumed."""
+    """The disk is full.  Nothing is lost: with free space the campaign can be resumed."""
 
 
 class StoreBusy(StoreError):
@@ -44,12 +47,12 @@ class StoreBusy(StoreError):
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Open the database: each statement its own transaction, unless one is begun."""
+    """Open the database; each statement is its own transaction, unless one was begun."""
     try:
         connection = sqlite3.connect(path, isolation_level=None, timeout=10.0)
         connection.row_factory = sqlite3.Row
         connection.execute("PRAGMA journal_mode = WAL")
-        # A commit reaches the log at once; only a power cut may take the last ones, and whole.
+        # A commit reaches the log at once.  Only a power cut may lose the last commits, as a whole.
         connection.execute("PRAGMA synchronous = NORMAL")
     except sqlite3.Error as error:
         raise StoreError(f"{path}: cannot be opened as a campaign's results: {error}") from error
@@ -57,16 +60,15 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 def unpack(path: Path) -> sqlite3.Connection:
-    """Open a copy in memory of a database that was packed with xz.  Raises StoreError."""
+    """Open a copy, in memory, of a database that was packed with xz.  Raises StoreError."""
     try:
         connection = sqlite3.connect(":memory:", isolation_level=None)
         connection.row_factory = sqlite3.Row
         data = bytearray(lzma.decompress(path.read_bytes()))
-        if data[_JOURNAL] == _WAL:  # a database in memory has no log; in a closed file it is empty
+        if data[_JOURNAL] == _WAL:  # a database in memory has no log, and a closed one is empty
             data[_JOURNAL] = _NO_WAL
         connection.deserialize(data)
-        connection.execute("PRAGMA query_only = ON")
-        connection.execute("SELECT count(*) FROM sqlite_schema")  # the first look at the data
+        connection.execute("SELECT count(*) FROM sqlite_schema")  # the first access to the data
     except (OSError, lzma.LZMAError, sqlite3.Error) as error:
         raise StoreError(f"{path}: cannot be read as a packed campaign: {error}") from error
     return connection
@@ -83,14 +85,14 @@ def take_lock(directory: Path) -> int:
     except OSError as error:
         os.close(lock)
         raise StoreBusy(
-            f"{directory}: another process runs this campaign: wait for it, or end it"
+            f"{directory}: another process runs this campaign: wait until it ends, or end it"
         ) from error
     return lock
 
 
 @contextlib.contextmanager
 def closing_on_error(lock: int | None) -> Iterator[None]:
-    """Give the lock back if what follows fails."""
+    """Release the lock if the block fails."""
     try:
         yield
     except BaseException:
@@ -101,7 +103,7 @@ def closing_on_error(lock: int | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """Do all of it, or nothing."""
+    """Commit the block, or roll it back if it fails."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield
@@ -113,19 +115,19 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def telling(directory: Path) -> Iterator[None]:
-    """Turn what SQLite and the system say into the store's own errors."""
+def store_errors(directory: Path) -> Iterator[None]:
+    """Turn errors of SQLite and the system into the store's own."""
     try:
         yield
     except sqlite3.Error as error:
         code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
         failed = code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
         if code == sqlite3.SQLITE_FULL or (
-            failed and shutil.disk_usage(directory).free < LITTLE_ROOM
+            failed and shutil.disk_usage(directory).free < FULL_BELOW
         ):
-            raise StoreFull(f"{directory}: the disk is full: make room, then resume") from error
+            raise StoreFull(FULL.format(directory)) from error
         raise StoreError(f"{directory}: cannot be written: {error}") from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StoreFull(f"{directory}: the disk is full: make room, then resume") from error
+            raise StoreFull(FULL.format(directory)) from error
         raise StoreError(f"{directory}: cannot be written: {error.strerror}") from error

@@ -1,10 +1,11 @@
 """The results of a campaign: a directory with its spec and its rows, written by one process.
 
-``campaign.sqlite`` holds all of it (write-ahead log, so that others may read meanwhile),
-``spec.toml`` the spec's text for people, ``lock`` is held by the writer.  To be kept it may be
-packed (``campaign.sqlite.xz``), and can then be read only.  A row is committed when ``add``
-returns: kill -9 at any moment loses at most missions that were not added, which are run again, and
-a mission that is there is never added twice.
+``campaign.sqlite`` holds everything (write-ahead log, so that others can read meanwhile).
+``spec.toml`` is the spec's text for people.  The writer holds a lock on the file ``lock``.  A kept
+campaign may be packed (``campaign.sqlite.xz``); it can then only be read.
+
+A row is committed when ``add`` returns.  So kill -9 at any moment loses at most missions that were
+not added; they are run again.  A mission that is stored is never added twice.
 """
 
 from __future__ import annotations
@@ -20,27 +21,29 @@ from typing import Self
 import msgspec
 
 from faultinject.campaign.planning.plan import CampaignPlan, plan
-from faultinject.campaign.planning.spec import Spec, SpecError, parse
-from faultinject.campaign.records import MissionPlan, MissionRow, Outcome, StationFacts
+from faultinject.campaign.planning.spec import Spec, SpecError
+from faultinject.campaign.planning.spec_file import parse
+from faultinject.campaign.records import MissionPlan, MissionRow, StationFacts
 from faultinject.campaign.store.database import (
     StoreBusy,
     StoreError,
     StoreFull,
     closing_on_error,
     connect,
+    store_errors,
     take_lock,
-    telling,
     transaction,
     unpack,
 )
-from faultinject.campaign.store.reading import Reader
-from faultinject.campaign.store.table import COLUMNS, CREATE, INDEX, INSERT, as_row, record_of
+from faultinject.campaign.store.reader import Reader
+from faultinject.campaign.store.table import CREATE, INSERT, record_of
 
-__all__ = ["RevisionRecord", "Meta", "RunRecord", "Store", "StoreBusy", "StoreError", "StoreFull"]
+__all__ = ["Meta", "RunRecord", "Store", "StoreBusy", "StoreError", "StoreFull"]
 
 DATABASE, SPEC = "campaign.sqlite", "spec.toml"
 PACKED = f"{DATABASE}.xz"
-FORMAT = 1
+FORMAT, LEGACY_FORMAT = 2, 1
+"""The format that is written, and the one that can also be read (see ``table``)."""
 
 _SCHEMA = (
     "CREATE TABLE campaign (format INTEGER, title TEXT, question TEXT, name TEXT, spec TEXT, "
@@ -50,22 +53,15 @@ _SCHEMA = (
     "state TEXT NOT NULL, workers INTEGER NOT NULL, scheduler TEXT NOT NULL) STRICT",
     "CREATE TABLE facts (worker TEXT PRIMARY KEY, facts TEXT NOT NULL) STRICT",
     CREATE,
-    INDEX,
 )
 
 
-class RevisionRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """Of what stratum a mission was taken for a trial, and now is; or why of none."""
-
-    mission: int
-    was: str
-    now: str
-
-
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One time that missions were run.  Seconds since the epoch; ``ended`` None: it runs, or was
-    killed.  ``state``: "runs", "killed", or what
-    ``Store.end`` was told.  ``scheduler``: of a cluster, "" for this host.
+    """One run of missions.
+
+    ``began``, ``ended``: seconds since the epoch; ``ended`` is None while it runs, and if it was
+    killed.  ``state``: "runs", "killed", or the argument of ``Store.end``.  ``scheduler``: address
+    of a cluster's scheduler, "" for this host.
     """
 
     number: int
@@ -77,7 +73,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Meta(msgspec.Struct, frozen=True, kw_only=True):
-    """What a campaign is and how it was run."""
+    """Identity and history of a campaign."""
 
     title: str
     question: str
@@ -94,7 +90,7 @@ class Meta(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Store(Reader):
-    """One campaign's directory.  Make one with ``create`` or ``open``; a context manager."""
+    """The directory of one campaign, a context manager.  Use ``create`` or ``open``."""
 
     def __init__(
         self, directory: Path, connection: sqlite3.Connection, of: CampaignPlan, lock: int | None
@@ -105,15 +101,15 @@ class Store(Reader):
 
     @property
     def spec(self) -> Spec:
-        """The campaign."""
+        """Return the campaign's spec."""
         return self.plan.spec
 
     @property
     def seed(self) -> int:
-        """The campaign's seed."""
+        """Return the campaign's seed."""
         return self.plan.seed
 
-    # ------------------------------------------------------------- coming and going
+    # ------------------------------------------------------------- opening and closing
 
     @classmethod
     def create(
@@ -127,22 +123,22 @@ class Store(Reader):
     ) -> Store:
         """Begin a campaign in a directory that holds none.
 
-        ``text``: of the spec, ``name`` its file's.  Raises SpecError, StoreError (it holds this
-        campaign, or another one), StoreBusy, StoreFull, ValueError (the seed).
+        ``text``: the spec's; ``name``: its file's.  Raises SpecError, StoreBusy, StoreFull,
+        ValueError (the seed), StoreError (the directory holds this campaign, or another one).
         """
         spec = parse(text, name)
         planned = plan(spec, seed)
         try:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise StoreError(f"{directory}: cannot be made: {error.strerror}") from error
+            raise StoreError(f"{directory}: cannot be created: {error.strerror}") from error
         lock = take_lock(directory)
         with closing_on_error(lock):
             connection = connect(directory / DATABASE)
             try:
                 if known := _campaign(connection):
                     raise StoreError(_refusal(directory, known, spec, seed))
-                with telling(directory), transaction(connection):
+                with store_errors(directory), transaction(connection):
                     for statement in _SCHEMA:
                         connection.execute(statement)
                     connection.execute(
@@ -153,7 +149,7 @@ class Store(Reader):
                             time.time(),
                         ),
                     )  # fmt: skip
-                with telling(directory):
+                with store_errors(directory):
                     (directory / SPEC).write_text(text, encoding="utf-8")
             except BaseException:
                 connection.close()
@@ -162,9 +158,9 @@ class Store(Reader):
 
     @classmethod
     def open(cls, directory: Path, *, write: bool = True) -> Store:
-        """Open a campaign: to go on with it, or (``write`` False) beside the one that does.
+        """Open a campaign, to continue it or (``write`` False) only to read it.
 
-        Beside, one that is kept packed (``campaign.sqlite.xz``) will do too.
+        Reading works while another process writes, and on a packed campaign.
 
         Raises StoreError (there is none; another version planned it), StoreBusy.
         """
@@ -172,8 +168,8 @@ class Store(Reader):
         kept = packed.is_file() and not path.is_file()
         if kept and write:
             raise StoreError(
-                f"{packed} is kept to be read; to go on with it unpack it in a directory of its "
-                f"own: xz -dc {packed} >NEW/{DATABASE}"
+                f"{packed} can only be read; to resume it, unpack it into a new directory: "
+                f"xz -dc {packed} >NEW/{DATABASE}"
             )
         if not kept and not path.is_file():
             raise StoreError(
@@ -186,8 +182,9 @@ class Store(Reader):
             try:
                 known = _campaign(connection)
                 if known is None:
-                    raise StoreError(f"{path} holds no campaign: it was ended while it was made; "
-                                     "begin it anew")  # fmt: skip
+                    raise StoreError(
+                        f"{path} holds no campaign: its creation was interrupted; create it again"
+                    )
                 planned = _plan_of(directory, known, write=write)
             except BaseException:
                 connection.close()
@@ -195,7 +192,7 @@ class Store(Reader):
         return cls(directory, connection, planned, lock)
 
     def close(self) -> None:
-        """Close it; a second call does nothing."""
+        """Close the directory; a second call does nothing."""
         self._sql.close()
         if self._lock is not None:
             os.close(self._lock)
@@ -215,7 +212,7 @@ class Store(Reader):
     # ------------------------------------------------------------- missions
 
     def pending(self) -> Iterator[MissionPlan]:
-        """Yield missions that are planned and were not stored by now, in the plan's order."""
+        """Yield the missions that are planned and not stored, in the plan's order."""
         stored = self._stored()
         place = stored.find(0)
         while place >= 0:
@@ -225,55 +222,29 @@ class Store(Reader):
     def add(self, row: MissionRow) -> bool:
         """Store a mission's row; it is committed when this returns.
 
-        False: its mission is stored already, and nothing is changed.  Raises StoreFull, StoreError,
-        IndexError if the plan has no such mission.
+        Return False, and change nothing, if the mission is stored already.  Raises StoreFull,
+        StoreError, and IndexError if the plan has no such mission.
         """
-        record = record_of(self.plan.mission(row.index), row, self.plan.cells, self.plan.first)
-        with telling(self.directory):
+        record = record_of(self.plan.mission(row.index), row)
+        with store_errors(self.directory):
             return self._sql.execute(INSERT, record).rowcount == 1
 
     def add_many(self, rows: Iterable[MissionRow]) -> int:
-        """Store many rows at once, or none of them; return how many were new.  As ``add``."""
+        """Store all of these rows, or none; return how many were new.  Raises as ``add``."""
         count = 0
-        with telling(self.directory), transaction(self._sql):
+        with store_errors(self.directory), transaction(self._sql):
             for row in rows:
                 count += self.add(row)
         return count
 
-    def judge_again(self) -> list[RevisionRecord]:
-        """Judge by today's rules of what each stored mission is a trial; return what changed.
-
-        What was seen of a mission (its hits' proofs, its guests' ends, how its requests came out)
-        is not touched.  Raises StoreFull, StoreError.
-        """
-        changes: list[RevisionRecord] = []
-        query = "SELECT * FROM missions WHERE came_out IS NOT NULL ORDER BY ord"
-        with telling(self.directory), transaction(self._sql):
-            for record in self._sql.execute(query).fetchall():
-                outcome = Outcome(record["came_out"])
-                row = msgspec.structs.replace(as_row(record), outcome=outcome, void="")
-                planned = self.plan.mission(row.index)
-                made = record_of(planned, row, self.plan.cells, self.plan.first)
-                now = dict(zip(COLUMNS, made, strict=True))
-                change = RevisionRecord(
-                    mission=row.index,
-                    was=record["void"] or record["stratum"],
-                    now=str(now["void"] or now["stratum"]),
-                )
-                if change.was != change.now:
-                    self._sql.execute("DELETE FROM missions WHERE mission = ?", (row.index,))
-                    self._sql.execute(INSERT, made)
-                    changes.append(change)
-        return changes
-
-    # ------------------------------------------------------------- what is told of it
+    # ------------------------------------------------------------- runs, facts, extension
 
     def begin(self, workers: int, scheduler: str = "") -> int:
-        """Note that a run begins; return its number.  Raises StoreFull, StoreError.
+        """Record that a run begins; return its number.  Raises StoreFull, StoreError.
 
-        One that has no end yet was killed: this process holds the lock.
+        A former run without an end was killed, because this process now holds the lock.
         """
-        with telling(self.directory), transaction(self._sql):
+        with store_errors(self.directory), transaction(self._sql):
             self._sql.execute("UPDATE runs SET state = 'killed' WHERE ended IS NULL")
             cursor = self._sql.execute(
                 "INSERT INTO runs (began, state, workers, scheduler) VALUES (?, 'runs', ?, ?)",
@@ -282,42 +253,40 @@ class Store(Reader):
         return int(cursor.lastrowid or 0)
 
     def end(self, run: int, state: str) -> None:
-        """Note how a run ended.  Raises StoreFull, StoreError."""
-        with telling(self.directory):
+        """Record how a run ended.  Raises StoreFull, StoreError."""
+        with store_errors(self.directory):
             self._sql.execute(
                 "UPDATE runs SET ended = ?, state = ? WHERE number = ?", (time.time(), state, run)
             )
 
     def note_facts(self, worker: str, facts: StationFacts) -> None:
-        """Store what a worker runs on, in this run.  Raises StoreFull, StoreError."""
+        """Store the facts of a worker's host in this run.  Raises StoreFull, StoreError."""
         [number] = self._sql.execute("SELECT max(number) FROM runs").fetchone()
-        with telling(self.directory):
+        with store_errors(self.directory):
             self._sql.execute(
                 "INSERT OR REPLACE INTO facts VALUES (?, ?)",
                 (f"{worker}, run {number or 0}", msgspec.json.encode(facts).decode()),
             )
 
     def extend(self) -> None:
-        """Take the declared extension into the plan, once, after a complete first look.
+        """Add the declared extension to the plan, once, after a complete first look.
 
-        Raises StoreError if none was declared, or the first look is not complete.
+        Raises StoreError if no extension was declared, or the first look is incomplete.
         """
         if not self.spec.extension:
             raise StoreError(
-                f"{self.directory}: the spec declares no extension, and one that is decided upon "
-                "after the data were seen would spoil them: begin a new campaign"
+                f"{self.directory}: the spec declares no extension, and extending after the data "
+                "were seen would invalidate the statistics: start a new campaign"
             )
         if not self.plan.extended:
             if self.partial:
-                raise StoreError(
-                    f"{self.directory}: the first look is not complete: resume it first"
-                )
-            with telling(self.directory):
+                raise StoreError(f"{self.directory}: the first look is incomplete: resume it first")
+            with store_errors(self.directory):
                 self._sql.execute("UPDATE campaign SET extended = 1")
             self.plan = plan(self.spec, self.seed, extended=True)
 
     def meta(self) -> Meta:
-        """Return what the campaign is and how it was run by now."""
+        """Return the identity of the campaign, and its runs until now."""
         known = _campaign(self._sql)
         assert known is not None  # it was there when it was opened
         runs = self._sql.execute("SELECT * FROM runs ORDER BY number").fetchall()
@@ -350,13 +319,13 @@ def _campaign(connection: sqlite3.Connection) -> sqlite3.Row | None:
 
 
 def _refusal(directory: Path, known: sqlite3.Row, spec: Spec, seed: int) -> str:
-    """Say why no campaign can begin in a directory that holds one."""
+    """Return why no campaign can begin in a directory that holds one."""
     if (known["spec_hash"], known["seed"]) == (spec.hash, seed):
         return (
-            f"{directory} holds this very campaign ({known['title']!r}, seed {seed}): go on with "
-            f"`trivisor campaign resume {directory}`"
+            f"{directory} already holds this campaign ({known['title']!r}, seed {seed}): continue "
+            f"it with `trivisor campaign resume {directory}`"
         )
-    what = "another seed of it" if known["spec_hash"] == spec.hash else "another spec"
+    what = "the same spec with another seed" if known["spec_hash"] == spec.hash else "another spec"
     return (
         f"{directory} holds {known['title']!r} with seed {known['seed']} (spec "
         f"{known['spec_hash'][:12]}), not {spec.title!r} with seed {seed} (spec {spec.hash[:12]}): "
@@ -365,17 +334,27 @@ def _refusal(directory: Path, known: sqlite3.Row, spec: Spec, seed: int) -> str:
 
 
 def _plan_of(directory: Path, known: sqlite3.Row, *, write: bool) -> CampaignPlan:
-    """Return the plan of a stored campaign, and see that it is what was planned then."""
+    """Return the plan of a stored campaign.
+
+    Raises StoreError if this version cannot read the rows, or (``write``) plans other missions.
+    """
     made = msgspec.json.decode(known["versions"]).get("trivisor", "unknown")
     other = (
-        f"{directory} was planned by another version of Trivisor ({made}), and this one would plan "
-        "other missions: go on with that version, or begin anew in another directory"
+        f"{directory} was planned by another version of Trivisor ({made}), and this version would "
+        "plan other missions: use that version, or start again in another directory"
     )
     try:
         spec = parse(known["spec"], str(directory / SPEC))
     except SpecError as error:
         raise StoreError(f"{other} ({error})") from error
     planned = plan(spec, known["seed"])
-    if known["format"] != FORMAT or (write and planned.fingerprint != known["fingerprint"]):
+    if known["format"] == LEGACY_FORMAT and write:
+        raise StoreError(
+            f"{directory} was written by an earlier version of Trivisor ({made}) and can only be "
+            "read: start again in another directory"
+        )
+    if known["format"] not in (LEGACY_FORMAT, FORMAT) or (
+        write and planned.fingerprint != known["fingerprint"]
+    ):
         raise StoreError(other)
     return plan(spec, known["seed"], extended=True) if known["extended"] else planned

@@ -1,53 +1,46 @@
-"""The store's table of missions: its columns, and a plan and its row as one record of it.
+"""The two tables of missions: what was observed, and what follows from it.
 
-Nested things are JSON.  ``stratum`` is what the mission counts as (``outcome.standing``),
-``planned`` what it was planned as.
+``missions`` is in the database file and holds observations only; nested values are JSON.
+``trials`` is temporary and in memory.  Each reader fills it from ``missions`` by today's rule
+(``assessment.assess``), so that SQL can count by stratum and outcome.
+
+*Legacy columns.*  Campaigns of format 1 did not store the result of each request.  They stored the
+outcome of the requests (``came_out``) and its counts, and those columns are read instead
+(``stored_summary``).  Their other derived columns are ignored.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import sqlite3
 from typing import Any
 
 import msgspec
 
-from faultinject.campaign.mission.outcome import standing
+from faultinject.campaign.assessment import AssessedMission, RequestSummary
 from faultinject.campaign.planning.plan import Cell
-from faultinject.campaign.records import MissionPlan, MissionRow, Outcome
+from faultinject.campaign.records import (
+    LAYER,
+    GuestFate,
+    HitResult,
+    MissionPlan,
+    MissionRow,
+    Outcome,
+    RequestResult,
+    Timings,
+)
 
 __all__ = [
-    "COLUMNS", "CREATE", "FLAGS", "GROUPS", "INDEX", "INSERT", "LAYER", "as_row", "record_of",
+    "CREATE", "CREATE_TRIALS", "EXPORTED", "FLAGS", "GROUPS", "INSERT", "INSERT_TRIAL",
+    "OBSERVED", "TRIAL", "encode_json", "observed_row", "record_of",
+    "stored_summary", "trial_of",
 ]  # fmt: skip
 
-COLUMNS: dict[str, str] = {
-    "ord": "INTEGER PRIMARY KEY",  # its place in the order in which missions are run
-    "mission": "INTEGER NOT NULL UNIQUE",  # its number in the plan
-    "look": "INTEGER NOT NULL",  # 1, or 2 for the extension
-    "planned": "TEXT NOT NULL",
-    "stratum": "TEXT NOT NULL",
-    "design": "TEXT NOT NULL",
-    "repair": "INTEGER NOT NULL",
-    "k": "INTEGER NOT NULL",  # guests hit, as counted
-    "voter_hit": "INTEGER NOT NULL",  # as counted; or F, which is of the same layer
-    "dose": "INTEGER NOT NULL",
-    "kind": "TEXT NOT NULL",  # of a dose or shot
-    "shot": "INTEGER NOT NULL",
-    "kinds": "TEXT NOT NULL",  # of the guests' faults, sorted, joined by "+"
-    "voter_kind": "TEXT NOT NULL",
-    "alike": "INTEGER",
-    "mask": "INTEGER NOT NULL",  # guests hit as planned: bit 0 is g1
-    "seed": "INTEGER NOT NULL",
-    "length": "INTEGER NOT NULL",
-    "outcome": "TEXT",
-    "void": "TEXT NOT NULL",
-    "words": "TEXT NOT NULL",
-    "correct": "INTEGER NOT NULL",
-    "wrong": "INTEGER NOT NULL",
-    "refused": "INTEGER NOT NULL",
-    "unanswered": "INTEGER NOT NULL",
-    "masked": "INTEGER NOT NULL",
-    "fallen": "INTEGER NOT NULL",  # guests that failed in it
-    "plan_hits": "TEXT NOT NULL",
+OBSERVED: dict[str, str] = {
+    "ord": "INTEGER PRIMARY KEY",  # place in the order in which missions run
+    "mission": "INTEGER NOT NULL UNIQUE",  # number in the plan
+    "lost": "TEXT NOT NULL",
+    "requests": "TEXT NOT NULL",
+    "voter_alive": "INTEGER NOT NULL",
     "hits": "TEXT NOT NULL",
     "guests": "TEXT NOT NULL",
     "latencies": "TEXT NOT NULL",
@@ -58,63 +51,148 @@ COLUMNS: dict[str, str] = {
     "began": "REAL NOT NULL",
     "worker": "TEXT NOT NULL",
     "attempt": "INTEGER NOT NULL",
-    "came_out": "TEXT",  # the outcome of a mission that counts as no trial
 }
-"""Columns and their SQL types."""
+"""Columns of ``missions`` and their SQL types."""
 
-CREATE = "CREATE TABLE missions (" + ", ".join(f"{n} {t}" for n, t in COLUMNS.items()) + ") STRICT"
-INDEX = (
-    # Whatever rows are counted by is read from here: the bulky columns are not touched.
-    "CREATE INDEX tallies ON missions (stratum, outcome, design, repair, k, voter_hit, dose, kind, "
-    "shot, kinds, voter_kind, alike, mask, fallen, look, planned, worker, attempt)"
-)
-INSERT = (
-    f"INSERT INTO missions ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))}) "
-    "ON CONFLICT DO NOTHING"
-)
+TRIAL: dict[str, str] = {
+    "ord": "INTEGER PRIMARY KEY",
+    "mission": "INTEGER",
+    "look": "INTEGER",  # 1, or 2 for the extension
+    "planned": "TEXT",  # the planned stratum
+    "stratum": "TEXT",  # the stratum that the mission counts for
+    "design": "TEXT",
+    "repair": "INTEGER",
+    "k": "INTEGER",  # guests hit in that stratum
+    "voter_hit": "INTEGER",  # in that stratum; or F, which is in the same layer
+    "dose": "INTEGER",
+    "kind": "TEXT",  # of a dose or shot
+    "shot": "INTEGER",
+    "kinds": "TEXT",  # of the guests' faults, sorted, joined by "+"
+    "voter_kind": "TEXT",
+    "alike": "INTEGER",
+    "mask": "INTEGER",  # guests hit as planned: bit 0 is g1
+    "seed": "INTEGER",
+    "length": "INTEGER",
+    "outcome": "TEXT",  # NULL: no trial
+    "requests_outcome": "TEXT",
+    "void": "TEXT",
+    "problem": "TEXT",
+    "correct": "INTEGER",
+    "wrong": "INTEGER",
+    "refused": "INTEGER",
+    "unanswered": "INTEGER",
+    "masked": "INTEGER",
+    "failed_guests": "INTEGER",
+    "worker": "TEXT",
+    "attempt": "INTEGER",
+}
+"""Columns of ``trials`` and their SQL types."""
+
+EXPORTED: dict[str, str] = {
+    **TRIAL,
+    "plan_hits": "TEXT",
+    **{
+        name: OBSERVED[name]
+        for name in ("hits", "guests", "latencies", "reset_s", "inject_s", "workload_s",
+                     "settle_s", "began")
+    },
+}  # fmt: skip
+"""Columns of exports: trials, then the planned hits, then observations."""
+
 GROUPS = (
     "look", "planned", "stratum", "design", "repair", "k", "voter_hit", "dose", "kind", "shot",
-    "kinds", "voter_kind", "alike", "mask", "fallen", "worker", "attempt",
+    "kinds", "voter_kind", "alike", "mask", "failed_guests", "worker", "attempt",
 )  # fmt: skip
-"""What rows may be grouped and chosen by."""
+"""Columns that missions may be grouped and selected by."""
 FLAGS = frozenset({"repair", "voter_hit", "shot", "alike"})
 """Columns that are true or false."""
 
 
-LAYER = frozenset({"voter", "function"})
-"""Targets of the layer under the guests."""
+def _create(table: str, columns: dict[str, str]) -> str:
+    return f"CREATE {table} (" + ", ".join(f"{n} {t}" for n, t in columns.items()) + ") STRICT"
 
 
-def _json(value: object) -> str:
+def _insert(table: str, columns: dict[str, str]) -> str:
+    names, values = ", ".join(columns), ", ".join("?" * len(columns))
+    return f"INSERT INTO {table} ({names}) VALUES ({values}) ON CONFLICT DO NOTHING"
+
+
+CREATE, INSERT = _create("TABLE missions", OBSERVED), _insert("missions", OBSERVED)
+CREATE_TRIALS, INSERT_TRIAL = _create("TEMP TABLE trials", TRIAL), _insert("trials", TRIAL)
+
+_requests = msgspec.json.Decoder(tuple[RequestResult, ...])
+_hits = msgspec.json.Decoder(tuple[HitResult, ...])
+_guests = msgspec.json.Decoder(tuple[GuestFate, ...])
+_latencies = msgspec.json.Decoder(tuple[float, ...])
+
+
+def encode_json(value: object) -> str:
+    """Return a nested value as its column holds it."""
     return msgspec.json.encode(value).decode()
 
 
-def record_of(
-    plan: MissionPlan, row: MissionRow, cells: Sequence[Cell], first: int
-) -> tuple[object, ...]:
-    """Return a mission as a record: the values of COLUMNS, in their order.
-
-    ``first``: missions of the first look.
-    """
-    own = next(cell for cell in cells if cell.name == plan.stratum)
-    counted, outcome, void = own, row.outcome, row.void
-    if outcome is not None:
-        stands = standing(plan, row.hits, row.guests, cells, outcome)
-        counted = next(cell for cell in cells if cell.name == stands.stratum)
-        if stands.void:
-            outcome, void = None, stands.void
-    guests = sorted({hit.target for hit in plan.hits if hit.target not in LAYER})
-    numbers = [int(name[1:]) for name in guests if name[1:].isdigit()]
-    mask = sum(1 << (number - 1) for number in numbers)
-    if own.shot and not mask:
-        mask = (1 << own.k) - 1  # a shared cause strikes them all
+def record_of(plan: MissionPlan, row: MissionRow) -> tuple[object, ...]:
+    """Return a mission as a record of ``missions``."""
     timings = row.timings
-    values: dict[str, object] = {
+    times = (None,) * 4 if timings is None else msgspec.structs.astuple(timings)
+    return (
+        plan.order, plan.index, row.lost, encode_json(row.requests), row.voter_alive,
+        encode_json(row.hits), encode_json(row.guests), encode_json(row.latencies), *times,
+        row.began, row.worker, row.attempt,
+    )  # fmt: skip
+
+
+def observed_row(record: sqlite3.Row, *, legacy: bool) -> MissionRow:
+    """Return the observations in a record of ``missions``."""
+    times = {name: record[f"{name}_s"] for name in Timings.__struct_fields__}
+    lost, alive = "", True
+    requests: tuple[RequestResult, ...] = ()
+    if not legacy:
+        lost, alive = record["lost"], bool(record["voter_alive"])
+        requests = _requests.decode(record["requests"])
+    elif record["came_out"] is None:
+        lost = record["void"]
+    return MissionRow(
+        index=record["mission"],
+        lost=lost,
+        requests=requests,
+        voter_alive=alive,
+        hits=_hits.decode(record["hits"]),
+        guests=_guests.decode(record["guests"]),
+        latencies=_latencies.decode(record["latencies"]),
+        timings=None if times["reset"] is None else Timings(**times),
+        began=record["began"],
+        worker=record["worker"],
+        attempt=record["attempt"],
+    )
+
+
+def stored_summary(record: sqlite3.Row) -> RequestSummary | None:
+    """Return the outcome of the requests that a record of format 1 stores."""
+    if record["came_out"] is None:
+        return None
+    counts = {name: record[name] for name in ("correct", "wrong", "refused", "unanswered")}
+    return RequestSummary(
+        outcome=Outcome(record["came_out"]),
+        problem=record["words"],
+        masked=record["masked"],
+        **counts,
+    )
+
+
+def trial_of(
+    plan: MissionPlan, mission: AssessedMission, own: Cell, counted: Cell, first: int
+) -> tuple[object, ...]:
+    """Return an assessed mission as a record of ``trials``.
+
+    ``own``: the planned cell.  ``counted``: the cell that it is a trial of.  ``first``: missions of
+    the first look.
+    """
+    values: dict[str, Any] = {
         "ord": plan.order,
-        "mission": plan.index,
         "look": 1 if plan.index < first else 2,
+        "mission": plan.index,
         "planned": plan.stratum,
-        "stratum": counted.name,
         "design": plan.design,
         "repair": plan.repair,
         "k": counted.felled,
@@ -122,64 +200,25 @@ def record_of(
         "dose": own.dose,
         "kind": own.kind,
         "shot": own.shot,
-        "kinds": "+".join(sorted(_kinds(plan))),
+        "kinds": "+".join(sorted(_guest_kinds(plan))),
         "voter_kind": "+".join(hit.kind for hit in plan.hits if hit.target in LAYER),
         "alike": plan.alike if counted is own else None,
-        "mask": mask,
+        "mask": _mask(plan, own),
         "seed": plan.seed,
         "length": plan.length,
-        "outcome": None if outcome is None else str(outcome),
-        "void": void,
-        "words": row.words,
-        "correct": row.correct,
-        "wrong": row.wrong,
-        "refused": row.refused,
-        "unanswered": row.unanswered,
-        "masked": row.masked,
-        "fallen": sum(fate.failed for fate in row.guests),
-        "plan_hits": _json(plan.hits),
-        "hits": _json(row.hits),
-        "guests": _json(row.guests),
-        "latencies": _json(row.latencies),
-        "reset_s": timings and timings.reset,
-        "inject_s": timings and timings.inject,
-        "workload_s": timings and timings.workload,
-        "settle_s": timings and timings.settle,
-        "began": row.began,
-        "worker": row.worker,
-        "attempt": row.attempt,
-        "came_out": None if row.outcome is None else str(row.outcome),
+        "failed_guests": sum(fate.failed for fate in mission.guests),
     }
-    return tuple(values[name] for name in COLUMNS)
+    for name in TRIAL.keys() - values.keys():
+        values[name] = getattr(mission, name)
+    return tuple(values[name] for name in TRIAL)
 
 
-def _kinds(plan: MissionPlan) -> list[str]:
-    """Return the kind of each guest's, or shared, fault; flips of one guest are one fault."""
+def _guest_kinds(plan: MissionPlan) -> list[str]:
+    """Return the kind of each guest's, or shared, fault; flips in one guest are one fault."""
     return [kind for _, kind in {(h.target, h.kind) for h in plan.hits if h.target not in LAYER}]
 
 
-def as_row(record: Mapping[str, Any]) -> MissionRow:
-    """Return the row of a record (from COLUMNS' names to values).
-
-    ``outcome`` is None where it counts as no trial.
-    """
-    nested = {name: msgspec.json.decode(record[name]) for name in ("hits", "guests", "latencies")}
-    timings = {name: record[f"{name}_s"] for name in ("reset", "inject", "workload", "settle")}
-    plain = {
-        name: record[name]
-        for name in (
-            "void", "words", "correct", "wrong", "refused", "unanswered", "masked", "began",
-            "worker", "attempt",
-        )
-    }  # fmt: skip
-    outcome = record["outcome"]
-    return msgspec.convert(
-        {
-            **plain,
-            **nested,
-            "timings": None if record["reset_s"] is None else timings,
-            "index": record["mission"],
-            "outcome": None if outcome is None else Outcome(outcome),
-        },
-        MissionRow,
-    )
+def _mask(plan: MissionPlan, own: Cell) -> int:
+    guests = {hit.target for hit in plan.hits if hit.target not in LAYER}
+    mask = sum(1 << (int(name[1:]) - 1) for name in guests if name[1:].isdigit())
+    return (1 << own.k) - 1 if own.shot and not mask else mask  # a shared cause hits them all

@@ -1,8 +1,8 @@
-"""The same missions on a Dask cluster: one node a Dask worker process, rows to the same writer.
+"""Missions on a Dask cluster: one node in each Dask worker, rows to the same store.
 
-Each of its workers has a station (``desk``); ``distributed`` runs the missions of a lost worker
-elsewhere.  The workers need Trivisor installed, in the same version, and
-hosts that can run guests (``trivisor doctor``).  Needs the extra ``distributed``.
+Each Dask worker has a station (``dask_worker``).  ``distributed`` runs the missions of a lost
+worker elsewhere.  The workers need Trivisor in the same version, and hosts that can run guests
+(``trivisor doctor``).  Needs the extra ``distributed``.
 """
 
 from __future__ import annotations
@@ -18,26 +18,27 @@ from typing import Any
 import msgspec
 
 from faultinject.campaign.records import StationFacts
-from faultinject.campaign.workers.dask_worker import close_desk, open_desk, run_task
-from faultinject.campaign.workers.tasks import Task, Worker
+from faultinject.campaign.workers.dask_worker import close_station, open_station, run_task
+from faultinject.campaign.workers.messages import Task, Worker
 from faultinject.campaign.workers.worker_process import MissionResult, WorkerLost
 from voter.commands.terminal import CommandError, ExitCode
 
 __all__ = ["DaskCluster", "Slot"]
 
-CONNECT_PATIENCE = 15.0
-WORKERS_PATIENCE = 30.0
-"""Seconds for the scheduler to answer, and to have a worker."""
+CONNECT_TIMEOUT = 15.0
+"""Seconds for the scheduler to answer."""
+WORKERS_TIMEOUT = 30.0
+"""Seconds for the scheduler to have a worker."""
 SLOTS = 2
-"""Missions on their way to a worker, so that it never waits for the next one."""
+"""Missions queued for each worker, so that it never waits for the next one."""
 REFUSALS = 3
-"""Times that a worker may find no station before it gets no missions any more."""
+"""Times that a worker may fail to open a station before it gets no more missions."""
 
 
 class DaskCluster:
-    """The workers of a scheduler.  Raises CommandError where there is no scheduler, or no worker.
+    """The workers of a scheduler.  Raises CommandError if there is no scheduler, or no worker.
 
-    ``expected``: Dask workers to be made use of; those that are there, if None.
+    ``expected``: Dask workers to use; None: those that are there.
     """
 
     def __init__(
@@ -52,11 +53,11 @@ class DaskCluster:
         self._worker = msgspec.json.encode(worker)
         self._progress = progress
         self._lock = threading.Lock()
-        self._load: Counter[str] = Counter()  # missions on their way, by worker
+        self._load: Counter[str] = Counter()  # missions queued or running, by worker
         self._refused: Counter[str] = Counter()
         self.client = _connect(address)
         try:
-            self.client.wait_for_workers(1, timeout=WORKERS_PATIENCE)
+            self.client.wait_for_workers(1, timeout=WORKERS_TIMEOUT)
         except TimeoutError as error:
             self.client.close()
             raise CommandError(
@@ -70,20 +71,20 @@ class DaskCluster:
 
     @property
     def addresses(self) -> list[str]:
-        """Of all workers at this moment."""
+        """Return the addresses of all current workers."""
         return sorted(self.client.nthreads())
 
     def submit(self, function: Callable[..., Any], *arguments: object) -> tuple[str, Any]:
-        """Have the worker with the least to do call a function; return its address as well.
+        """Submit a function to the least loaded worker; return its address and the future.
 
-        Raises WorkerLost if there is no worker that found a station.
+        Raises WorkerLost if no worker can open a station.
         """
         addresses = self.addresses
         with self._lock:
             fit = [each for each in addresses if self._refused[each] < REFUSALS]
             if not fit:
                 raise WorkerLost(
-                    "no worker of the cluster finds a station" if addresses
+                    "no worker of the cluster can open a station" if addresses
                     else "the cluster has no worker any more",
                     how="refused",
                 )  # fmt: skip
@@ -96,7 +97,7 @@ class DaskCluster:
         return address, future
 
     def settle(self, address: str, *, refused: bool) -> bool:
-        """Note that a worker has one less to do; return whether others may find a station."""
+        """Record that a call of a worker ended; return whether any worker may open a station."""
         with self._lock:
             self._load[address] -= 1
             if not refused:
@@ -108,13 +109,13 @@ class DaskCluster:
 
     def close(self) -> None:
         """End the stations of this campaign on all workers, and the connection."""
-        with contextlib.suppress(OSError, TimeoutError):  # a lost scheduler: IDLE ends them
-            self.client.run(close_desk, self.key, on_error="ignore")
+        with contextlib.suppress(OSError, TimeoutError):  # without a scheduler IDLE ends them
+            self.client.run(close_station, self.key, on_error="ignore")
         self.client.close()
 
 
 class Slot:
-    """A place for one mission at a time, whichever worker it goes to (``lanes.Runs``)."""
+    """A place for one mission at a time, on any worker (a ``runner.MissionSource``)."""
 
     def __init__(self, name: str, cluster: DaskCluster) -> None:
         self.name = name
@@ -123,8 +124,8 @@ class Slot:
         self._ending = threading.Event()
 
     def open(self) -> StationFacts:
-        """Have a station somewhere.  Raises WorkerLost."""
-        facts = self._call(open_desk)
+        """Open a station on some worker.  Raises WorkerLost."""
+        facts = self._call(open_station)
         return msgspec.json.decode(facts, type=StationFacts)
 
     def run(self, task: Task) -> MissionResult:
@@ -134,17 +135,17 @@ class Slot:
         )
 
     def end(self) -> None:
-        """Do not wait for a mission any more."""
+        """Stop waiting for a mission."""
         self._ending.set()
         if self._future is not None:
             self._future.cancel()
 
     def kill(self) -> None:
-        """The same: its worker is ended with the cluster."""
+        """Do the same: the cluster ends the worker."""
         self.end()
 
     def wait(self) -> None:
-        """There is nothing to wait for: see ``DaskCluster.close``."""
+        """Return at once: ``DaskCluster.close`` waits."""
 
     def _call(self, function: Callable[..., bytes], *arguments: object) -> bytes:
         from distributed import KilledWorker  # noqa: PLC0415 - an extra
@@ -165,7 +166,7 @@ class Slot:
             except KilledWorker as error:
                 raise WorkerLost(f"Dask workers died with it: {error}") from error
             except (CancelledError, OSError) as error:
-                raise WorkerLost(f"the cluster gave it up: {error!r}") from error
+                raise WorkerLost(f"the cluster cancelled it: {error!r}") from error
             finally:
                 others = self._cluster.settle(address, refused=refused)
             if not others:
@@ -183,9 +184,9 @@ def _connect(address: str) -> Any:
         ) from error
     try:
         connect: Any = Client
-        return connect(address, timeout=CONNECT_PATIENCE, set_as_default=False)
+        return connect(address, timeout=CONNECT_TIMEOUT, set_as_default=False)
     except (OSError, TimeoutError, ValueError) as error:
         raise CommandError(
             f"no Dask scheduler answers at {address}: {error}",
-            remedy="start one: `dask scheduler`, and give the address that it prints",
+            remedy="start one with `dask scheduler`, and give the address that it prints",
         ) from error

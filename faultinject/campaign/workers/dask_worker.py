@@ -1,7 +1,7 @@
-"""The station of a Dask worker process: its first mission opens it, and without any it is closed.
+"""The station of a Dask worker process: opened by its first mission, closed when it is idle.
 
-A process of our own (``hand``, ``worker``) runs the missions, as a local run does it: that one ends
-its guests when the Dask worker dies.
+A worker process of ours (``worker_process``, ``worker``) runs the missions, as in a local run.  It
+ends its guests when the Dask worker dies.
 """
 
 from __future__ import annotations
@@ -13,15 +13,14 @@ from collections.abc import Iterator
 import msgspec
 
 from faultinject.campaign.records import StationFacts
+from faultinject.campaign.workers.messages import Task, Worker
 from faultinject.campaign.workers.scratch import ScratchDirectories, sweep_abandoned
-from faultinject.campaign.workers.tasks import Task, Worker
 from faultinject.campaign.workers.worker_process import MissionResult, WorkerLost, WorkerProcess
 
-__all__ = ["close_desk", "open_desk", "run_task"]
+__all__ = ["close_station", "open_station", "run_task"]
 
 IDLE = 120.0
-"""Seconds after which a station that gets no mission is closed: its campaign may have been
-killed."""
+"""Seconds without a mission after which a station is closed: its campaign may have been killed."""
 
 
 class _StationHolder:
@@ -30,32 +29,32 @@ class _StationHolder:
     def __init__(self, key: str, worker: bytes, name: str) -> None:
         sweep_abandoned()
         self.key = key
-        self.lock = threading.Lock()  # one mission at a time, however many threads Dask gives it
-        self._berths = ScratchDirectories()
+        self.lock = threading.Lock()  # one mission at a time, whatever threads Dask has
+        self._scratch = ScratchDirectories()
         self._name = name
-        self._hand = WorkerProcess("w", msgspec.json.decode(worker, type=Worker), self._berths)
+        self._process = WorkerProcess("w", msgspec.json.decode(worker, type=Worker), self._scratch)
         self._timer = threading.Timer(IDLE, self.close)
 
     def open(self) -> StationFacts:
-        """Have the station.  Raises WorkerLost."""
+        """Open the station.  Raises WorkerLost."""
         with self._awake():
-            return self._hand.open()
+            return self._process.open()
 
     def run(self, task: Task) -> MissionResult:
         """Run one mission.  Raises WorkerLost."""
         with self._awake():
-            ran = self._hand.run(task)
+            ran = self._process.run(task)
         return MissionResult(
             row=msgspec.structs.replace(ran.row, worker=self._name), facts=ran.facts
         )
 
     def close(self) -> None:
-        """End the station.  A mission that is under way there is lost."""
-        _forget(self)  # a mission that comes meanwhile gets a new one
+        """Close the station.  A mission that runs there is lost."""
+        _forget(self)  # a mission that comes meanwhile gets a new station
         self._timer.cancel()
-        self._hand.end()
-        self._hand.wait()
-        self._berths.close()
+        self._process.end()
+        self._process.wait()
+        self._scratch.close()
 
     @contextlib.contextmanager
     def _awake(self) -> Iterator[None]:
@@ -69,52 +68,54 @@ class _StationHolder:
                 self._timer.start()
 
 
-_desks: dict[str, _StationHolder] = {}  # one at most
-_over: set[str] = set()  # campaigns whose missions, if any still come, come too late
-_desks_lock = threading.Lock()
+_stations: dict[str, _StationHolder] = {}  # by campaign; one at most
+_ended: set[str] = set()  # campaigns whose late missions are refused
+_stations_lock = threading.Lock()
 
 
-def _forget(desk: _StationHolder) -> None:
-    with _desks_lock:
-        if _desks.get(desk.key) is desk:
-            del _desks[desk.key]
+def _forget(holder: _StationHolder) -> None:
+    with _stations_lock:
+        if _stations.get(holder.key) is holder:
+            del _stations[holder.key]
 
 
-def _desk(key: str, worker: bytes) -> _StationHolder:
-    """Return this process's station for a campaign; that of an earlier campaign is closed."""
+def _station(key: str, worker: bytes) -> _StationHolder:
+    """Return this process's station for a campaign, and close that of an earlier campaign."""
     from distributed import get_worker  # noqa: PLC0415 - an extra
 
-    with _desks_lock:
-        former = [] if key in _over else [each for each in _desks.values() if each.key != key]
-        _over.update(desk.key for desk in former)
-    for desk in former:
-        desk.close()
-    with _desks_lock:
-        if key in _over:
+    with _stations_lock:
+        former = [] if key in _ended else [each for each in _stations.values() if each.key != key]
+        _ended.update(holder.key for holder in former)
+    for holder in former:
+        holder.close()
+    with _stations_lock:
+        if key in _ended:
             raise WorkerLost(
                 "its campaign has ended, or another one took the worker", how="refused"
             )
-        if key not in _desks:
-            _desks[key] = _StationHolder(key, worker, str(get_worker().name))
-        return _desks[key]
+        if key not in _stations:
+            _stations[key] = _StationHolder(key, worker, str(get_worker().name))
+        return _stations[key]
 
 
-def open_desk(key: str, worker: bytes) -> bytes:
-    """Have a station in this Dask worker; return its facts.  Raises WorkerLost."""
-    return msgspec.json.encode(_desk(key, worker).open())
+def open_station(key: str, worker: bytes) -> bytes:
+    """Open a station in this Dask worker; return its facts.  Raises WorkerLost."""
+    return msgspec.json.encode(_station(key, worker).open())
 
 
 def run_task(key: str, worker: bytes, task: bytes) -> bytes:
-    """Run one mission on this Dask worker's station; return ``MissionResult``.  Raises
-    WorkerLost."""
-    ran = _desk(key, worker).run(msgspec.json.decode(task, type=Task))
-    return msgspec.json.encode(ran)
+    """Run one mission on this Dask worker's station; return a ``MissionResult``.
+
+    Raises WorkerLost.
+    """
+    result = _station(key, worker).run(msgspec.json.decode(task, type=Task))
+    return msgspec.json.encode(result)
 
 
-def close_desk(key: str) -> None:
-    """Close this Dask worker's station, if it is this campaign's."""
-    with _desks_lock:
-        _over.add(key)
-        desk = _desks.get(key)
-    if desk is not None:
-        desk.close()
+def close_station(key: str) -> None:
+    """Close this Dask worker's station, if it belongs to this campaign."""
+    with _stations_lock:
+        _ended.add(key)
+        holder = _stations.get(key)
+    if holder is not None:
+        holder.close()

@@ -1,8 +1,8 @@
-"""Spreads missions over workers, in the plan's order, and has the store write each row as it ends.
+"""Distributes missions over workers in the plan's order, and stores each row when its mission ends.
 
-One thread a worker waits for it; this one, the caller's, deals missions out, writes rows and tells
-how it goes on: the store has one writer.  What is not written was not run: whoever resumes runs it
-again, from the same plan.
+Each worker has a thread that blocks on it and puts an event into one queue.  The caller's thread
+takes the events, hands out missions, stores rows and reports progress: the store has one writer.  A
+mission whose row is not stored counts as not run.  A later run runs it again, from the same plan.
 """
 
 from __future__ import annotations
@@ -20,107 +20,167 @@ from typing import Protocol
 import msgspec
 
 from faultinject.campaign.records import MissionPlan, MissionRow, StationFacts
-from faultinject.campaign.store.store import StoreError, StoreFull
-from faultinject.campaign.workers.tasks import Task
+from faultinject.campaign.store.store import Store, StoreError, StoreFull
+from faultinject.campaign.workers.messages import Task
 from faultinject.campaign.workers.worker_process import MissionResult, WorkerLost
-from faultinject.campaign.workers.worker_thread import MissionSource, WorkerEvent, WorkerThread
 
-__all__ = ["ResultStore", "Ending", "Stop", "RunObserver", "StopReason", "run_missions"]
+__all__ = ["Ending", "MissionSource", "RunObserver", "Stop", "StopReason", "run_missions"]
 
 ATTEMPTS = 3
-"""Workers that may be lost with a mission; then it is no trial (a void row) and says why."""
+"""Workers that may be lost with one mission.  Then its row says so, and it is no trial."""
 REFUSALS = 3
-"""Times in a row that a worker may find no station before it is done without."""
+"""Times in a row that a worker may fail to open a station before it is dropped."""
 LOSSES = 6
-"""Workers lost, for each there is, with no mission run in between: then it is not the missions."""
-LOOK_EVERY = 0.25
-"""Seconds between looks at whether to stop: a signal's handler can wake no queue."""
+"""Consecutive worker losses (per worker) without a completed mission before the run aborts."""
+POLL = 0.25
+"""Seconds between checks for a stop: a signal handler cannot wake a queue."""
+MAKE_ROOM = "free disk space, then resume"
 
 
 class StopReason(StrEnum):
     """Why a run ended."""
 
     COMPLETE = "complete"
-    FIRST = "first part done"  # as far as was asked for
+    FIRST = "first part done"  # the requested part of the plan
     INTERRUPTED = "interrupted"
     FULL = "disk full"
     FAILED = "failed"
 
 
 class Ending(msgspec.Struct, frozen=True, kw_only=True):
-    """How a run ended.  ``missions``: rows that it wrote, in ``seconds`` from the first station."""
+    """How a run ended.  ``missions``: rows that it stored, ``seconds`` after its first station."""
 
     why: StopReason
-    words: str = ""
+    problem: str = ""
     remedy: str = ""
     missions: int = 0
     seconds: float = 0.0
 
     @property
     def state(self) -> str:
-        """As the store keeps it."""
-        return f"failed: {self.words}" if self.why is StopReason.FAILED else str(self.why)
+        """Return it as the store keeps it."""
+        return f"failed: {self.problem}" if self.why is StopReason.FAILED else str(self.why)
 
 
 class Stop:
-    """Asked to stop: once (``gently``), or at once (``now``: workers are killed)."""
+    """A request to stop: once ends workers gently, twice kills them (``now``)."""
 
     def __init__(self) -> None:
         self.gently = threading.Event()
         self.now = threading.Event()
 
-    def ask(self) -> None:
-        """Ask; the second time means at once."""
+    def request(self) -> None:
+        """Request a stop; the second request means now."""
         (self.now if self.gently.is_set() else self.gently).set()
 
 
-class ResultStore(Protocol):
-    """What is needed of ``store.Store``."""
-
-    def pending(self) -> Iterator[MissionPlan]:
-        """Planned and not stored, in the plan's order."""
-
-    def add(self, row: MissionRow) -> bool:
-        """Store a row; False if that mission is stored already."""
-
-    def note_facts(self, worker: str, facts: StationFacts) -> None:
-        """Store what a worker runs on."""
-
-    def begin(self, workers: int, scheduler: str = "") -> int:
-        """Note that a run begins; return its number."""
-
-    def end(self, run: int, state: str) -> None:
-        """Note how it ended."""
-
-
 class RunObserver(Protocol):
-    """Is told how a run goes on, in the caller's thread."""
+    """Is notified of the progress of a run, in the caller's thread."""
 
     def row(self, row: MissionRow, *, again: bool) -> None:
-        """A row was written; ``again``: it was there already."""
+        """Take a row that ended its mission; ``again``: it was stored already."""
 
     def trouble(self, text: str) -> None:
-        """Something went wrong that the run goes on after."""
+        """Take a problem that the run continues after."""
 
-    def look(self) -> None:
-        """Called several times a second."""
+    def poll(self) -> None:
+        """Do regular work; called several times a second."""
+
+
+class MissionSource(Protocol):
+    """A worker as the runner sees it: a ``WorkerProcess``, or a ``dask.Slot`` of a cluster."""
+
+    name: str
+
+    def open(self) -> object:
+        """Open a station.  Raises WorkerLost."""
+
+    def run(self, task: Task) -> MissionResult:
+        """Run one mission.  Raises WorkerLost."""
+
+    def end(self) -> None:
+        """End, whatever it does; called from another thread."""
+
+    def wait(self) -> None:
+        """Wait for that end."""
+
+    def kill(self) -> None:
+        """End at once."""
+
+
+class _WorkerEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """The end of a call to a worker: of opening its station, or of a ``task``."""
+
+    number: int
+    task: Task | None = None
+    result: MissionResult | None = None
+    error: Exception | None = None
+
+
+class _WorkerThread:
+    """A worker and the thread that blocks on it."""
+
+    def __init__(
+        self, number: int, worker: MissionSource, events: SimpleQueue[_WorkerEvent]
+    ) -> None:
+        self.worker = worker
+        self.refusals = 0
+        self._number = number
+        self._events = events
+        self._inbox: SimpleQueue[Task | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name=worker.name, daemon=True)
+
+    def start(self) -> None:
+        """Have the worker open its station."""
+        self._thread.start()
+
+    def give(self, task: Task) -> None:
+        """Have the worker run a mission."""
+        self._inbox.put(task)
+
+    def stop(self, *, now: bool) -> None:
+        """Have the worker end, at once or gently; ``join`` waits for it."""
+        self._inbox.put(None)
+        (self.worker.kill if now else self.worker.end)()
+
+    def join(self) -> None:
+        """Wait until worker and thread have ended."""
+        if self._thread.ident is not None:
+            self.worker.wait()
+            self._thread.join()
+
+    def _work(self) -> None:
+        self._call(None)
+        while (task := self._inbox.get()) is not None:
+            self._call(task)
+
+    def _call(self, task: Task | None) -> None:
+        result, failure = None, None
+        try:
+            if task is None:
+                self.worker.open()
+            else:
+                result = self.worker.run(task)
+        except Exception as error:  # noqa: BLE001 - the caller's thread handles it
+            failure = error
+        self._events.put(_WorkerEvent(number=self._number, task=task, result=result, error=failure))
 
 
 class _Run:
-    """One run: from its first worker to its last."""
+    """One run, from its first worker to its last."""
 
     def __init__(
-        self, book: ResultStore, workers: Sequence[MissionSource], teller: RunObserver, stop: Stop
+        self, store: Store, workers: Sequence[MissionSource], observer: RunObserver, stop: Stop
     ) -> None:
-        self._book = book
-        self._teller = teller
+        self._store = store
+        self._observer = observer
         self._stop = stop
-        self._events: SimpleQueue[WorkerEvent] = SimpleQueue()
-        self._lanes = [WorkerThread(n, worker, self._events) for n, worker in enumerate(workers)]
-        self._ready: deque[int] = deque()  # lanes with nothing to do
-        self._again: deque[Task] = deque()
-        self._busy: dict[int, Task] = {}
-        self._living = set(range(len(workers)))
+        self._events: SimpleQueue[_WorkerEvent] = SimpleQueue()
+        self._threads = [_WorkerThread(n, worker, self._events) for n, worker in enumerate(workers)]
+        self._idle: deque[int] = deque()  # numbers of workers without a mission
+        self._busy: set[int] = set()
+        self._usable = set(range(len(workers)))
+        self._again: deque[Task] = deque()  # missions of lost workers
         self._opened = False
         self._losses = 0
         self._facts: dict[str, StationFacts] = {}
@@ -128,180 +188,176 @@ class _Run:
         self._missions = 0
         self._began: float | None = None
 
-    def go(self, pending: Iterable[MissionPlan], done: StopReason) -> Ending:
-        """Run them all, or as far as it gets."""
+    def run(self, pending: Iterable[MissionPlan], done: StopReason) -> Ending:
+        """Run the missions until all are done, or the run has to stop."""
         tasks = (Task(plan=plan) for plan in pending)
         try:
-            self._lanes[0].start()  # alone: what is wrong with all of them is told once
+            self._threads[0].start()  # alone: a problem of all workers is reported once
             while (ending := self._ending) is None:
-                self._deal(tasks)
-                if self._ready and not self._busy:  # nothing is left to give
+                self._hand_out(tasks)
+                if self._idle and not self._busy:  # no mission is left
                     self._finish(done)
                 elif self._stop.gently.is_set():
                     self._finish(StopReason.INTERRUPTED)
                 else:
-                    self._hear()
+                    self._wait()
         except StoreFull as error:
-            ending = self._finish(StopReason.FULL, str(error), "make room, then resume")
+            ending = self._finish(StopReason.FULL, str(error), MAKE_ROOM)
         finally:
             self._close()
         return ending
 
-    def _finish(self, why: StopReason, words: str = "", remedy: str = "") -> Ending:
+    def _finish(self, why: StopReason, problem: str = "", remedy: str = "") -> Ending:
         seconds = 0.0 if self._began is None else time.monotonic() - self._began
         self._ending = Ending(
-            why=why, words=words, remedy=remedy, missions=self._missions, seconds=seconds
+            why=why, problem=problem, remedy=remedy, missions=self._missions, seconds=seconds
         )
         return self._ending
 
-    def _deal(self, tasks: Iterator[Task]) -> None:
-        """Give every idle worker a mission, those of lost workers first."""
-        while self._ready:
+    def _hand_out(self, tasks: Iterator[Task]) -> None:
+        """Give every idle worker a mission; those of lost workers come first."""
+        while self._idle:
             task = self._again.popleft() if self._again else next(tasks, None)
             if task is None:
                 return
-            lane = self._ready.popleft()
-            self._busy[lane] = task
-            self._lanes[lane].give(task)
+            number = self._idle.popleft()
+            self._busy.add(number)
+            self._threads[number].give(task)
 
-    def _hear(self) -> None:
-        """Take in what the lanes tell, for as long as they have something to tell."""
+    def _wait(self) -> None:
+        """Handle the next event of a worker, if one comes soon."""
         with contextlib.suppress(Empty):
-            self._take(self._events.get(timeout=LOOK_EVERY))
-        self._teller.look()
+            self._handle(self._events.get(timeout=POLL))
+        self._observer.poll()
 
-    def _take(self, event: WorkerEvent) -> None:
-        lane = self._lanes[event.lane]
-        self._busy.pop(event.lane, None)
-        if event.ran is not None:
-            self._write(event.ran)
-            lane.refusals = self._losses = 0
+    def _handle(self, event: _WorkerEvent) -> None:
+        thread = self._threads[event.number]
+        self._busy.discard(event.number)
+        if event.result is not None:
+            self._write(event.result)
+            thread.refusals = self._losses = 0
         elif isinstance(event.error, WorkerLost):
-            self._take_loss(lane, event.task, event.error)
+            self._handle_loss(thread, event.task, event.error)
         elif event.error is not None:
             raise event.error
         elif not self._opened:
             self._open_others()
-        if event.lane in self._living:
-            self._ready.append(event.lane)
+        if event.number in self._usable:
+            self._idle.append(event.number)
 
     def _open_others(self) -> None:
         self._opened = True
         self._began = time.monotonic()
-        for lane in self._lanes[1:]:
-            lane.start()
+        for thread in self._threads[1:]:
+            thread.start()
 
-    def _write(self, ran: MissionResult) -> None:
-        row = ran.row
-        if self._facts.get(row.worker) != ran.facts:
-            self._book.note_facts(row.worker, ran.facts)
-            self._facts[row.worker] = ran.facts
-        new = self._book.add(row)
+    def _write(self, result: MissionResult) -> None:
+        row = result.row
+        if self._facts.get(row.worker) != result.facts:
+            self._store.note_facts(row.worker, result.facts)
+            self._facts[row.worker] = result.facts
+        new = self._store.add(row)
         self._missions += new
-        self._teller.row(row, again=not new)
+        self._observer.row(row, again=not new)
 
     # -------------------------------------------------------------- losses
 
-    def _take_loss(self, lane: WorkerThread, task: Task | None, error: WorkerLost) -> None:
-        name = lane.worker.name
+    def _handle_loss(self, thread: _WorkerThread, task: Task | None, error: WorkerLost) -> None:
+        name = thread.worker.name
+        if error.how != "lost" and task is not None:
+            self._again.append(task)  # it was not begun
         if error.how == "full":
-            self._back(task)
-            self._finish(StopReason.FULL, f"{name}: {error}", "make room, then resume")
+            self._finish(StopReason.FULL, f"{name}: {error}", MAKE_ROOM)
         elif error.how == "refused":
-            self._back(task)  # it was not begun
-            self._refused(lane, error)
+            self._handle_refusal(thread, error)
         elif task is not None:
-            self._lost(name, task, error)
+            self._run_again(name, task, error)
 
-    def _back(self, task: Task | None) -> None:
-        if task is not None:
-            self._again.append(task)
-
-    def _refused(self, lane: WorkerThread, error: WorkerLost) -> None:
-        """Do without a worker that finds no station; without any there is nothing to be done."""
-        lane.refusals += 1
-        if self._opened and lane.refusals < REFUSALS:
-            self._teller.trouble(f"{lane.worker.name} has no station: {error}")
+    def _handle_refusal(self, thread: _WorkerThread, error: WorkerLost) -> None:
+        """Drop a worker that cannot open a station, and abort if none can."""
+        thread.refusals += 1
+        if self._opened and thread.refusals < REFUSALS:
+            self._observer.trouble(f"{thread.worker.name} has no station: {error}")
             return
-        self._living.discard(self._lanes.index(lane))
-        if not self._opened or not self._living:
-            self._finish(StopReason.FAILED, f"no station can be had: {error}", error.remedy)
+        self._usable.discard(self._threads.index(thread))
+        if not self._opened or not self._usable:
+            self._finish(StopReason.FAILED, f"no station can be opened: {error}", error.remedy)
         else:
-            self._teller.trouble(f"{lane.worker.name} is done without: {error}")
+            self._observer.trouble(f"{thread.worker.name} is dropped: {error}")
 
-    def _lost(self, name: str, task: Task, error: WorkerLost) -> None:
-        """Have a lost worker's mission run again, but not without end."""
+    def _run_again(self, name: str, task: Task, error: WorkerLost) -> None:
+        """Repeat a lost worker's mission, a limited number of times."""
         self._losses += 1
-        if self._losses >= LOSSES * len(self._lanes):
+        if self._losses >= LOSSES * len(self._threads):
             self._finish(
                 StopReason.FAILED,
                 f"{self._losses} workers were lost one after the other, the last ({name}) with "
                 f"mission {task.plan.index}: {error}",
-                "`trivisor campaign replay` shows a mission; resume when it is mended",
+                "`trivisor campaign replay` shows a mission; resume when the cause is fixed",
             )
         elif task.attempt < ATTEMPTS:
-            self._teller.trouble(f"{name} was lost with mission {task.plan.index}: {error}")
+            self._observer.trouble(f"{name} was lost with mission {task.plan.index}: {error}")
             self._again.append(Task(plan=task.plan, attempt=task.attempt + 1))
         else:
             row = MissionRow(
                 index=task.plan.index,
-                outcome=None,
-                void=f"worker lost {task.attempt} times, last: {error}",
+                lost=f"worker lost {task.attempt} times, last: {error}",
                 began=time.time(),
                 worker=name,
                 attempt=task.attempt,
             )
-            self._missions += self._book.add(row)
-            self._teller.row(row, again=False)
+            self._missions += self._store.add(row)
+            self._observer.row(row, again=False)
 
     # -------------------------------------------------------------- the end
 
     def _close(self) -> None:
-        """End every worker; at once if that is asked for meanwhile, or was."""
+        """End every worker, and kill them all as soon as the stop is urgent."""
         killed = self._stop.now.is_set()
-        for lane in self._lanes:
-            lane.stop(now=killed)
-        joins = [threading.Thread(target=lane.join, daemon=True) for lane in self._lanes]
+        for thread in self._threads:
+            thread.stop(now=killed)
+        joins = [threading.Thread(target=thread.join, daemon=True) for thread in self._threads]
         for join in joins:
             join.start()
         for join in joins:
             while join.is_alive():
-                join.join(LOOK_EVERY)
-                self._teller.look()
+                join.join(POLL)
+                self._observer.poll()
                 if self._stop.now.is_set() and not killed:
                     killed = True
-                    for lane in self._lanes:
-                        lane.worker.kill()
+                    for thread in self._threads:
+                        thread.worker.kill()
 
 
 def run_missions(
-    book: ResultStore,
+    store: Store,
     workers: Sequence[MissionSource],
-    teller: RunObserver,
+    observer: RunObserver,
     stop: Stop,
     *,
     first: int | None = None,
     scheduler: str = "",
 ) -> Ending:
-    """Run what is pending, only the ``first`` of the plan's order if given; all workers end then.
+    """Run the pending missions, or those among the ``first`` of the plan's order.
 
-    Whatever happens, what was written is a part of the plan, and the rest can be run by another
-    call.  Raises StoreError, and what a worker raises that is none of its business (OSError).
+    All workers have ended afterwards.  Whatever happens, what was stored is a part of the plan, and
+    a later call can run the rest.  Raises StoreError, and what a worker raises besides WorkerLost
+    (OSError).
     """
     done = StopReason.COMPLETE
-    pending = book.pending()
+    pending = store.pending()
     if first is not None:
         pending = takewhile(lambda plan: plan.order < first, pending)
         done = StopReason.FIRST
     head = next(pending, None)
     if head is None:
         return Ending(why=done)
-    number = book.begin(len(workers), scheduler)
-    ending = Ending(why=StopReason.FAILED, words="an error of the runner itself")
+    number = store.begin(len(workers), scheduler)
+    ending = Ending(why=StopReason.FAILED, problem="an error of the runner itself")
     try:
-        ending = _Run(book, workers, teller, stop).go(chain([head], pending), done)
+        ending = _Run(store, workers, observer, stop).run(chain([head], pending), done)
     finally:
-        # On a full disk that cannot be written either; a run without an end was interrupted.
+        # On a full disk this fails too; a run without an end counts as killed.
         with contextlib.suppress(StoreError):
-            book.end(number, ending.state)
+            store.end(number, ending.state)
     return ending

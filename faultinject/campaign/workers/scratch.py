@@ -1,8 +1,18 @@
-"""Where stations live: short directories, held by the process that made them, swept after its end.
+"""Scratch directories of stations, and how processes end with their parents.
 
-A runner that is killed cannot clear up.  Its workers notice and end their guests themselves; what
-is left of one that was killed too is found by whoever makes berths next, by the lock that nobody
-holds any more, and ended.
+Each layer ends with the one above it, so that a run that is cut short leaves nothing behind:
+
+- A *worker* ends when its standard input does.  The runner's death closes it, even by SIGKILL.  The
+  worker then closes its station, or kills it after ``worker.CLOSE_GRACE`` seconds.
+- The *zygote* ends when its socket does, and the kernel kills *voters* with the zygote
+  (PR_SET_PDEATHSIG).
+- *Guests* are ended by their worker.  If the worker was killed too, they live on, because libvirt
+  detaches them.  The next runner sweeps their directory (``sweep_abandoned``), which it recognizes
+  by its lock: the kernel released it with the dead process.  All guests and modules whose command
+  line names the directory are killed.
+- On a Dask cluster the worker's parent is the Dask worker, which closes the worker's input when it
+  ends.  If only the campaign was killed, the Dask worker closes its station when it has had no
+  mission for ``dask_worker.IDLE`` seconds.
 """
 
 from __future__ import annotations
@@ -22,34 +32,35 @@ from deploy.node.succession import wait_end
 __all__ = ["ScratchDirectories", "end_processes", "processes_of", "sweep_abandoned"]
 
 PREFIX = "tv-c-"
-HOLD = "held"
-"""Name of the file that is locked for as long as the berths are in use."""
+LOCK = "held"
+"""Name of the file that is locked while the directories are in use."""
 GRACE = 30.0
-"""Seconds for what a dead runner left to end by itself; workers give their guests less."""
-KILL_PATIENCE = 10.0
+"""Seconds for the workers of a dead runner to end their guests and themselves."""
+KILL_TIMEOUT = 10.0
+"""Seconds to wait for killed processes to be gone."""
 
 
 class ScratchDirectories:
-    """A directory for the stations of one process, for as long as that lives.  Raises OSError."""
+    """The directories of one process's stations, for its lifetime.  Raises OSError."""
 
     def __init__(self) -> None:
-        # Unix sockets end at 107 bytes, so not below the results' directory, which may be deep.
+        # A socket's path has at most 107 bytes, so not below the results directory.
         self.path = Path(tempfile.mkdtemp(prefix=PREFIX))
-        aside = self.path / f".{HOLD}"
-        self._lock = os.open(aside, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        new = self.path / f".{LOCK}"
+        self._lock = os.open(new, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
-        aside.rename(self.path / HOLD)  # never seen without its lock
+        new.rename(self.path / LOCK)  # so it is never seen unlocked
 
     def make(self, name: str) -> Path:
-        """Return an empty directory of this name; what a former user left there is ended first."""
-        berth = self.path / name
-        end_processes(berth)
-        shutil.rmtree(berth, ignore_errors=True)
-        berth.mkdir(mode=0o700)
-        return berth
+        """Return an empty directory of this name; end the processes of a former one first."""
+        directory = self.path / name
+        end_processes(directory)
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir(mode=0o700)
+        return directory
 
     def close(self) -> None:
-        """End what still runs there, and remove it all."""
+        """Kill the processes that still run there, and remove the directories."""
         if self._lock < 0:
             return
         end_processes(self.path)
@@ -59,21 +70,21 @@ class ScratchDirectories:
 
 
 def sweep_abandoned(progress: Callable[[str], None] = lambda _: None) -> list[Path]:
-    """End and remove what dead runners of this user left; return their directories.
+    """Remove what dead runners of this user left; return their directories.
 
-    Their workers are given the time to end by themselves.
+    Their workers get some time to end before they are killed.
     """
     swept = []
     for path in sorted(Path(tempfile.gettempdir()).glob(f"{PREFIX}*")):
-        with contextlib.suppress(OSError):  # another's, or another sweeps it at this moment
+        with contextlib.suppress(OSError):  # in use, or being swept by another process
             if path.stat().st_uid != os.geteuid():
                 continue
-            lock = os.open(path / HOLD, os.O_RDWR | os.O_CLOEXEC)
+            lock = os.open(path / LOCK, os.O_RDWR | os.O_CLOEXEC)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if processes_of(path):
-                    progress(f"what a runner that was killed left in {path} is ended")
-                    _wait_gone(path, GRACE, guests=False)  # a worker ends its own
+                    progress(f"ending the processes that a killed runner left in {path}")
+                    _wait_gone(path, GRACE, guests=False)  # a worker ends its guests
                     end_processes(path)
                 shutil.rmtree(path, ignore_errors=True)
                 swept.append(path)
@@ -83,9 +94,9 @@ def sweep_abandoned(progress: Callable[[str], None] = lambda _: None) -> list[Pa
 
 
 def processes_of(directory: Path, *, guests: bool = True) -> list[int]:
-    """Return the pids of living QEMUs and Python modules whose command line names the directory.
+    """Return the pids of QEMUs and Python modules whose command line names the directory.
 
-    Not ``guests``: of the modules (workers, voters) only.
+    Without ``guests``: of modules (workers, voters) only.
     """
     return [
         int(entry.name)
@@ -97,24 +108,24 @@ def processes_of(directory: Path, *, guests: bool = True) -> list[int]:
 
 
 def end_processes(directory: Path) -> list[int]:
-    """Kill what lives in a station's directory, and wait until it is gone; return the pids."""
+    """Kill the processes of a directory, and wait until they are gone; return their pids."""
     killed = processes_of(directory)
     for pid in killed:
-        with contextlib.suppress(ProcessLookupError):  # it ended just now
+        with contextlib.suppress(ProcessLookupError):  # it has just ended
             _kill(pid, directory)
     if killed:
-        _wait_gone(directory, KILL_PATIENCE)
+        _wait_gone(directory, KILL_TIMEOUT)
     return killed
 
 
 def _kill(pid: int, directory: Path) -> None:
-    """Kill a process if it is still the one that was found, and no other of its number."""
-    hold = os.pidfd_open(pid)
+    """Kill a process if its pid has not been reused."""
+    pidfd = os.pidfd_open(pid)
     try:
         if _names(Path(f"/proc/{pid}"), directory, guests=True):
-            signal.pidfd_send_signal(hold, signal.SIGKILL)
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
     finally:
-        os.close(hold)
+        os.close(pidfd)
 
 
 def _wait_gone(directory: Path, seconds: float, *, guests: bool = True) -> None:
@@ -126,14 +137,14 @@ def _wait_gone(directory: Path, seconds: float, *, guests: bool = True) -> None:
 
 
 def _names(entry: Path, directory: Path, *, guests: bool) -> bool:
-    """Whether it is one of ours: a guest, a worker or a voter, not a user's editor on a log there.
+    """Return whether a process is a guest, worker or voter of the directory.
 
-    A zombie has no command line any more.
+    A user's editor on a log there is not.  A zombie has no command line any more.
     """
     try:
         words = (entry / "cmdline").read_bytes().split(b"\0")
     except OSError:
-        return False  # it ended just now
+        return False  # it has just ended
     ours = words[1:2] == [b"-m"] or (guests and b"qemu-system" in words[0])
     name = os.fsencode(directory)
     return ours and any(word == name or name + b"/" in word for word in words)

@@ -1,9 +1,10 @@
-"""A worker: a process with one station, which runs the missions that it is told on its input.
+"""A worker: a process with one station, which runs the missions that it reads from its input.
 
-``python -m faultinject.campaign.workers.worker DIRECTORY``, started by
-``faultinject.campaign.workers.worker_process``, with
-the lines of ``tasks`` on standard input and output.  It ends when its input does: that is how a
-runner ends it, and also what happens when the runner is killed, so that no guest outlives both.
+``worker_process`` starts it as ``python -m MODULE DIRECTORY``.  The module calls ``main`` with the
+function that opens a station.  The lines of ``messages`` go over standard input and output.
+
+The worker ends when its input does.  That is how a runner ends it, and it also happens when the
+runner is killed: so no guest outlives both.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import importlib
 import os
 import signal
 import sys
@@ -25,66 +25,59 @@ from typing import BinaryIO, Protocol
 import msgspec
 
 from faultinject.campaign.records import MissionPlan, MissionRow, StationFacts, StationSpec
-from faultinject.campaign.workers.scratch import end_processes
-from faultinject.campaign.workers.tasks import (
-    Reply,
+from faultinject.campaign.workers.messages import (
+    Progress,
     Setup,
     StationOpened,
     Task,
     TaskDone,
-    TaskFailed,
+    WorkerFailed,
     encode,
 )
+from faultinject.campaign.workers.scratch import end_processes
 from voter.commands.terminal import quiet_logs
 
-__all__ = ["StationPort", "find_station", "main"]
+__all__ = ["OpenStation", "Station", "main"]
 
 CLOSE_GRACE = 20.0
-"""Seconds from the end of input to the end of everything, gently or not."""
+"""Seconds from the end of input to the end of the worker and its guests; then they are killed."""
 
 
-class StationPort(Protocol):
-    """A node of its own on which missions are run, one at a time (``station.Station``)."""
+class Station(Protocol):
+    """A node of its own that runs missions, one at a time (``mission_runner.MissionRunner``)."""
 
     @property
     def facts(self) -> StationFacts:
-        """What it runs on."""
+        """Return the facts of its host."""
 
     async def run(self, plan: MissionPlan) -> MissionRow:
-        """Run one mission.  Raises StationLost if the node cannot be brought back."""
+        """Run one mission.  Raises an error if the station cannot be used any more."""
 
 
-class _OpensStation(Protocol):
-    def open(
-        self, spec: StationSpec, directory: Path, progress: Callable[[str], None]
-    ) -> AbstractAsyncContextManager[StationPort]: ...
-
-
-def find_station(path: str) -> _OpensStation:
-    """Return what "MODULE:CLASS" names.  Raises ImportError, AttributeError."""
-    module, _, name = path.partition(":")
-    found: _OpensStation = getattr(importlib.import_module(module), name)
-    return found
+OpenStation = Callable[
+    [StationSpec, Path, Callable[[str], None]], AbstractAsyncContextManager[Station]
+]
+"""Opens a station in a directory, and reports its progress."""
 
 
 class _Sender:
-    """The way to the runner."""
+    """Sends messages to the runner."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
 
-    def say(self, line: msgspec.Struct) -> None:
+    def send(self, message: msgspec.Struct) -> None:
         try:
-            self._stream.write(encode(line))
+            self._stream.write(encode(message))
             self._stream.flush()
         except BrokenPipeError:
-            sys.stderr.write("nobody reads any more; the end of input will follow\n")
+            sys.stderr.write("the runner does not read any more; the end of input will follow\n")
 
-    def tell(self, text: str) -> None:
-        self.say(Reply(text=text))
+    def report(self, text: str) -> None:
+        self.send(Progress(text=text))
 
 
-class _Listener:
+class _Receiver:
     """Reads tasks in a thread, so that the end of input is noticed whatever the loop does."""
 
     def __init__(self, stream: BinaryIO, directory: Path) -> None:
@@ -93,51 +86,52 @@ class _Listener:
         self._loop = asyncio.get_running_loop()
         self._main = asyncio.current_task()
         self.tasks: asyncio.Queue[Task] = asyncio.Queue()
-        threading.Thread(target=self._listen, name="listen", daemon=True).start()
+        threading.Thread(target=self._receive, name="receive", daemon=True).start()
 
-    def _listen(self) -> None:
+    def _receive(self) -> None:
         decode = msgspec.json.Decoder(Task).decode
         for line in self._stream:
             self._loop.call_soon_threadsafe(self.tasks.put_nowait, decode(line))
-        timer = threading.Timer(CLOSE_GRACE, self._end_hard)
+        timer = threading.Timer(CLOSE_GRACE, self._end_now)
         timer.daemon = True
         timer.start()
         if self._main is not None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: it is ending already
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the worker is ending
                 self._loop.call_soon_threadsafe(self._main.cancel)
 
-    def _end_hard(self) -> None:
-        """The gentle way took too long."""
+    def _end_now(self) -> None:
+        """Kill the guests and this process: closing the station took too long."""
         end_processes(self._directory)
         os._exit(1)
 
 
-async def _serve(setup: Setup, stream: BinaryIO, speaker: _Sender) -> None:
-    """Run missions until there is no more input (cancelled), or the station is lost (raises)."""
+class _StationLost(Exception):
+    """A mission could not be run, and no other one can be run here."""
+
+
+async def _serve(
+    open_station: OpenStation, setup: Setup, stream: BinaryIO, sender: _Sender
+) -> None:
+    """Run missions until the input ends (cancelled), or the station is lost (raises)."""
     directory = Path(setup.directory)
-    listener = _Listener(stream, directory)
-    station_class = find_station(setup.worker.station)
-    async with station_class.open(setup.worker.spec, directory, speaker.tell) as station:
-        speaker.say(StationOpened(facts=station.facts))
+    receiver = _Receiver(stream, directory)
+    async with open_station(setup.spec, directory, sender.report) as station:
+        sender.send(StationOpened(facts=station.facts))
         while True:
-            task = await listener.tasks.get()
+            task = await receiver.tasks.get()
             try:
                 row = await station.run(task.plan)
             except Exception as error:
-                raise _Lost(error) from error
+                raise _StationLost(error) from error
             named = msgspec.structs.replace(row, worker=setup.name, attempt=task.attempt)
-            speaker.say(TaskDone(row=named))
+            sender.send(TaskDone(row=named))
 
 
-class _Lost(Exception):
-    """A mission could not be run, and none will be here."""
-
-
-def _broke(error: Exception) -> TaskFailed:
-    """Say what an error means to the runner."""
-    lost = isinstance(error, _Lost)
+def _failure(error: Exception) -> WorkerFailed:
+    """Return the message that reports an error to the runner."""
+    lost = isinstance(error, _StationLost)
     cause = error.__cause__ if lost else error
-    return TaskFailed(
+    return WorkerFailed(
         how="full" if _is_full(error) else "lost" if lost else "refused",
         kind=type(cause).__name__,
         problem=str(getattr(cause, "problem", cause)),
@@ -146,7 +140,7 @@ def _broke(error: Exception) -> TaskFailed:
 
 
 def _is_full(error: BaseException) -> bool:
-    """Whether a full disk is behind it; libvirt and QEMU say so in words only."""
+    """Return whether a full disk caused it; libvirt and QEMU only put that into the message."""
     return any(
         (isinstance(each, OSError) and each.errno in (errno.ENOSPC, errno.EDQUOT))
         or os.strerror(errno.ENOSPC) in str(each)
@@ -160,28 +154,25 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def main() -> int:
-    """Be a worker; return the exit code: 0 if it ended because it was told to."""
-    # The results' way out; whatever else is printed, by a library too, goes to the log.
+def main(open_station: OpenStation) -> int:
+    """Run as a worker; return the exit code: 0 if it ended because its input ended."""
+    # Standard output carries the messages.  Anything else that prints, libraries too, is logged.
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    # Ctrl-C reaches the whole terminal; when we end is the runner's to say.
+    # Ctrl-C reaches all processes of the terminal, but the runner decides when workers end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     quiet_logs()
-    speaker = _Sender(out)
+    sender = _Sender(out)
     line = sys.stdin.buffer.readline()
     if not line:
         return 0
     try:
-        asyncio.run(_serve(msgspec.json.decode(line, type=Setup), sys.stdin.buffer, speaker))
+        setup = msgspec.json.decode(line, type=Setup)
+        asyncio.run(_serve(open_station, setup, sys.stdin.buffer, sender))
     except asyncio.CancelledError:
         return 0
-    except Exception as error:  # noqa: BLE001 - told to the runner, with its cause in the log
+    except Exception as error:  # noqa: BLE001 - sent to the runner, with its cause in the log
         traceback.print_exc()
-        speaker.say(_broke(error))
+        sender.send(_failure(error))
         return 1
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,6 +1,7 @@
-"""A runner's hold on one worker process: started, given missions one by one, ended.
+"""A worker process as its runner controls it: started, given missions one by one, ended.
 
-It blocks, so each has a thread of its own; ``end`` and ``kill`` may be called from any other.
+The methods block, so each worker has its own thread.  ``end`` and ``kill`` may be called from any
+other thread.
 """
 
 from __future__ import annotations
@@ -20,72 +21,74 @@ import structlog
 
 from deploy.host.logfile import read_tail
 from faultinject.campaign.records import MissionRow, StationFacts
-from faultinject.campaign.workers.scratch import ScratchDirectories, end_processes
-from faultinject.campaign.workers.tasks import (
-    Broken,
-    Reply,
+from faultinject.campaign.workers.messages import (
+    Failure,
+    Progress,
     Setup,
     StationOpened,
     Task,
     TaskDone,
-    TaskFailed,
     Worker,
-    decode_said,
+    WorkerFailed,
+    decode,
     encode,
 )
+from faultinject.campaign.workers.scratch import ScratchDirectories, end_processes
 
-__all__ = ["WorkerProcess", "MissionResult", "WorkerLost", "mission_patience"]
+__all__ = ["MissionResult", "WorkerLost", "WorkerProcess", "mission_timeout"]
 
 ROOT = Path(__file__).resolve().parents[3]
 
-OPEN_PATIENCE = 600.0
-"""Seconds for a station to be there: an image may have to be built first."""
+OPEN_TIMEOUT = 600.0
+"""Seconds for a station to open: an image may have to be built first."""
 END_GRACE = 25.0
-"""Seconds for a worker to end its guests and itself; it does so in 20 whatever happens."""
+"""Seconds for a worker to end its guests and itself, before it is killed.  Above the worker's own
+limit (``worker.CLOSE_GRACE``)."""
 CHUNK = 1 << 16
-LOOK_EVERY = 1.0
+POLL = 1.0
+"""Seconds between checks whether a silent worker has ended."""
 TAIL = 4
-"""Lines of a lost worker's log that are told with it."""
+"""Lines of a lost worker's log that are reported."""
 
 _log = structlog.get_logger(__name__)
 
 
 class MissionResult(msgspec.Struct, frozen=True, kw_only=True):
-    """A mission that was run, and what it was run on."""
+    """A mission that has run, and the facts of its host."""
 
     row: MissionRow
     facts: StationFacts
 
 
 class WorkerLost(Exception):
-    """A worker has ended, or was ended, before it had told what became of its mission."""
+    """A worker ended, or was ended, before it reported its mission."""
 
-    def __init__(self, problem: str, *, how: Broken = "lost", remedy: str = "") -> None:
+    def __init__(self, problem: str, *, how: Failure = "lost", remedy: str = "") -> None:
         super().__init__(problem)
-        self.how: Broken = how
+        self.how: Failure = how
         self.remedy = remedy
 
 
-def mission_patience(worker: Worker, task: Task) -> float:
-    """Return the seconds after which a worker that tells nothing of a mission is given up.
+def mission_timeout(worker: Worker, task: Task) -> float:
+    """Return the seconds after which a worker that reports nothing of its mission is killed.
 
-    Every request may wait for its deadline, and before it guests may have to be booted.
+    Every request may take its deadline, and guests may have to boot before.
     """
     return task.plan.length * worker.spec.deadline + 300.0
 
 
 class WorkerProcess:
-    """One worker, known by ``name`` (w1, ...), with a berth of that name.
+    """One worker, with the name w1, ... and a scratch directory of that name.
 
-    A worker that is lost is replaced by a new process when the next mission is to be run.  Not
-    ``log``: what the worker prints goes where our standard error goes.
+    If it is lost, the next mission starts a new process.  ``log``: whether its standard error goes
+    to a file; else it goes to ours.
     """
 
     def __init__(
         self,
         name: str,
         worker: Worker,
-        berths: ScratchDirectories,
+        scratch: ScratchDirectories,
         progress: Callable[[str], None] = lambda _: None,
         *,
         log: bool = True,
@@ -93,52 +96,52 @@ class WorkerProcess:
         self.name = name
         self.facts: StationFacts | None = None
         self._worker = worker
-        self._berths = berths
+        self._scratch = scratch
         self._progress = progress
         self._logged = log
         self._process: subprocess.Popen[bytes] | None = None
         self._buffer = bytearray()
         self._ending = False
-        self._lock = threading.Lock()  # of starting and ending: no process is started after end()
-        self._using = threading.RLock()  # held for as long as somebody waits for the worker
+        self._lock = threading.Lock()  # for starting and ending: no process starts after end()
+        self._in_use = threading.RLock()  # held while a thread waits for the worker
 
     @property
     def pid(self) -> int | None:
-        """The worker's, if it has one."""
+        """Return its process id, if it has one."""
         return None if self._process is None else self._process.pid
 
     def open(self) -> StationFacts:
-        """Have a worker with a station, a new one if need be.  Raises WorkerLost, OSError."""
-        with self._using:
+        """Start the worker unless it runs; wait for its station.  Raises WorkerLost, OSError."""
+        with self._in_use:
             if self._process is not None and self.facts is not None:
                 return self.facts
             self._start()
             try:
-                opened = self._hear(OPEN_PATIENCE)
+                opened = self._receive(OPEN_TIMEOUT)
             except WorkerLost as error:
-                if error.how == "lost":  # it has no mission yet that could be to blame
+                if error.how == "lost":  # no mission can be the cause yet
                     error.how = "refused"
                 raise
             if not isinstance(opened, StationOpened):
-                raise self._lose("it told of a mission before it had a station", how="refused")
+                raise self._lose("it reported a mission before its station", how="refused")
             self.facts = opened.facts
             return opened.facts
 
     def run(self, task: Task) -> MissionResult:
         """Run one mission.  Raises WorkerLost, OSError."""
-        with self._using:
+        with self._in_use:
             facts = self.open()
             try:
-                self._say(task)
+                self._send(task)
             except BrokenPipeError:
-                _log.debug("it has ended; what it said last is to be read", worker=self.name)
-            done = self._hear(mission_patience(self._worker, task))
+                _log.debug("worker has ended; its last message is still read", worker=self.name)
+            done = self._receive(mission_timeout(self._worker, task))
             if not isinstance(done, TaskDone) or done.row.index != task.plan.index:
-                raise self._lose(f"it was asked for mission {task.plan.index}, told of another")
+                raise self._lose(f"it reported another mission than {task.plan.index}")
             return MissionResult(row=done.row, facts=facts)
 
     def end(self) -> None:
-        """Have the worker end, and not be replaced; ``wait`` tells when it has."""
+        """Have the worker end, and start no other; ``wait`` waits for its end."""
         with self._lock:
             self._ending = True
             if self._process is not None and self._process.stdin is not None:
@@ -146,14 +149,14 @@ class WorkerProcess:
                     self._process.stdin.close()
 
     def wait(self, seconds: float = END_GRACE) -> None:
-        """Wait for the end of a worker that was told to; after that it is killed."""
+        """Wait for a worker that was asked to end, and kill it after ``seconds``."""
         process = self._process
         if process is None:
             return
         try:
             process.wait(seconds)
         except subprocess.TimeoutExpired:
-            _log.warning("a worker does not end and is killed", worker=self.name)
+            _log.warning("worker did not end in time; killing it", worker=self.name)
         self.kill()
 
     def kill(self) -> None:
@@ -163,72 +166,70 @@ class WorkerProcess:
         process = self._process
         if process is not None:
             process.kill()
-        with self._using:  # whoever waits for it sees its end at once
+        with self._in_use:  # a thread that waits for it sees its end at once
             self._drop()
-
-    # -------------------------------------------------------------- inside
 
     def _start(self) -> None:
         with self._lock:
             if self._ending:
-                raise WorkerLost("it was told to end")
-            directory = self._berths.make(self.name)
+                raise WorkerLost("it was asked to end")
+            directory = self._scratch.make(self.name)
             self._buffer.clear()
             self.facts = None
             with contextlib.ExitStack() as files:
                 log = files.enter_context(self._log_path.open("ab")) if self._logged else None
                 self._process = subprocess.Popen(
-                    # The berth is an argument so that whoever sweeps it finds the process by it.
-                    [sys.executable, "-m", "faultinject.campaign.workers.worker", str(directory)],
+                    # The directory is an argument so that a sweep finds the process by it.
+                    [sys.executable, "-m", self._worker.module, str(directory)],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=log,
                     cwd=ROOT,
-                    start_new_session=True,  # Ctrl-C at the terminal is ours to pass on
+                    start_new_session=True,  # Ctrl-C reaches only the runner
                 )
-        with contextlib.suppress(BrokenPipeError):  # its end is read in a moment
-            self._say(Setup(name=self.name, directory=str(directory), worker=self._worker))
+        with contextlib.suppress(BrokenPipeError):  # its end is read later
+            self._send(Setup(name=self.name, directory=str(directory), spec=self._worker.spec))
 
     @property
     def _log_path(self) -> Path:
-        return self._berths.path / f"{self.name}.log"
+        return self._scratch.path / f"{self.name}.log"
 
-    def _say(self, line: msgspec.Struct) -> None:
+    def _send(self, message: msgspec.Struct) -> None:
         with self._lock:
             if self._process is None or self._process.stdin is None or self._process.stdin.closed:
                 return
-            self._process.stdin.write(encode(line))
+            self._process.stdin.write(encode(message))
             self._process.stdin.flush()
 
-    def _hear(self, seconds: float) -> StationOpened | TaskDone:
-        """Return what the worker says next of what is waited for.  Raises WorkerLost."""
+    def _receive(self, seconds: float) -> StationOpened | TaskDone:
+        """Return the worker's next result.  Raises WorkerLost."""
         deadline = time.monotonic() + seconds
         while True:
             line = self._read_line(deadline)
             if line is None:
-                raise self._lose(f"it told nothing for {seconds:.0f} s", tail=True)
+                raise self._lose(f"it reported nothing for {seconds:.0f} s", tail=True)
             if not line:
-                raise self._lose("it ended before it had told", tail=True)
+                raise self._lose("it ended without a report", tail=True)
             try:
-                said = decode_said(line)
+                message = decode(line)
             except msgspec.DecodeError as error:
-                raise self._lose(f"it said what is none of our lines: {error}") from error
-            if isinstance(said, TaskFailed):
-                problem = f"{said.problem or said.kind}"
-                raise self._lose(problem, how=said.how, remedy=said.remedy)
-            if not isinstance(said, Reply):
-                return said
-            self._progress(f"{self.name}: {said.text}")
+                raise self._lose(f"it sent an invalid message: {error}") from error
+            if isinstance(message, WorkerFailed):
+                problem = message.problem or message.kind
+                raise self._lose(problem, how=message.how, remedy=message.remedy)
+            if not isinstance(message, Progress):
+                return message
+            self._progress(f"{self.name}: {message.text}")
 
     def _read_line(self, deadline: float) -> bytes | None:
-        """Return one line; empty at the end of the stream, None if there was none in time."""
+        """Return one line; empty at the end of the stream, None at the deadline."""
         process = self._process
         if process is None or process.stdout is None:
             return b""
         fd = process.stdout.fileno()
         while b"\n" not in self._buffer:
-            # Its own end is looked for too: a child of the worker may hold the pipe open.
-            ready = select.select([fd], [], [], LOOK_EVERY)[0]
+            # The process is checked too: a child of the worker may hold the pipe open.
+            ready = select.select([fd], [], [], POLL)[0]
             if ready:
                 chunk = os.read(fd, CHUNK)
                 if not chunk:
@@ -243,7 +244,7 @@ class WorkerProcess:
         return line
 
     def _drop(self) -> None:
-        """End the worker, if it has not, and its guests."""
+        """Kill the worker, if it still runs, and its guests."""
         process, self._process, self.facts = self._process, None, None
         if process is not None:
             process.kill()
@@ -252,15 +253,12 @@ class WorkerProcess:
                 if stream is not None:
                     with contextlib.suppress(BrokenPipeError):
                         stream.close()
-        end_processes(self._berths.path / self.name)
+        end_processes(self._scratch.path / self.name)
 
     def _lose(
-        self, problem: str, *, how: Broken = "lost", remedy: str = "", tail: bool = False
+        self, problem: str, *, how: Failure = "lost", remedy: str = "", tail: bool = False
     ) -> WorkerLost:
-        """Drop the worker; return what is to be raised.
-
-        ``tail``: the end of its log tells more than we can.
-        """
+        """Kill the worker; return the error to raise.  ``tail``: with the end of its log."""
         self._drop()
         if tail:
             problem = "; ".join([problem, *read_tail(self._log_path, TAIL)])

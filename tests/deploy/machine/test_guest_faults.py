@@ -115,7 +115,7 @@ async def test_a_reset_ends_a_guest_that_is_not_to_start_again(site: RealSite) -
     guest, dead = site.machine("g1"), asyncio.Event()
     forget = guest.subscribe(lambda event: dead.set() if event.after is GuestState.DEAD else None)
     applied = await strike(site, "reset")
-    assert "has ended of it" in applied.proof
+    assert "has ended" in applied.proof
     async with asyncio.timeout(20):
         await dead.wait()
     forget()

@@ -1,8 +1,9 @@
-"""A test double of ``faultinject.campaign.mission.station``: no guests, outcomes by the plan alone.
+"""A worker with a fake station: no guests, and outcomes that follow from the plan alone.
 
-It has one "guest", a sleeping process that names the station's directory as a QEMU does.  How it
-misbehaves stands in ``behaviour.json`` in the directory that $FAKE_STATION names; each mission that
-begins is a line of ``began`` there.
+It is a program: ``python -m tests.faultinject.campaign.fake_station DIRECTORY``.  Its one "guest"
+is a sleeping process that names the station's directory, as a QEMU does.  ``behave`` writes how
+stations misbehave to a file in the directory $FAKE_STATION.  Each mission that begins is a line of
+``began`` there.
 """
 
 from __future__ import annotations
@@ -24,25 +25,26 @@ from faultinject.campaign.records import (
     HitResult,
     MissionPlan,
     MissionRow,
-    Outcome,
+    RequestResult,
     StationFacts,
     StationSpec,
     Timings,
 )
+from faultinject.campaign.workers.worker import main
 
 __all__ = ["FAKE", "FakeStation", "behave", "began", "fake_guests"]
 
-FAKE = "tests.faultinject.campaign.fake_station:FakeStation"
+FAKE = "tests.faultinject.campaign.fake_station"
 GUEST = "qemu-system-fake"
 
 
 def behave(directory: Path, **behaviour: Any) -> None:
-    """Write down how fake stations misbehave, by index of the mission.
+    """Write how fake stations misbehave, by number of the mission.
 
     ``pause``: seconds a mission takes.  ``die``: the worker kills itself, that many times.
     ``lose``: the station is lost, that many times.  ``hang``: the mission never ends.  ``full``:
-    the disk is full.  ``refuse``: no station can be opened, for this reason.  ``stuck``: a worker
-    that is told to end does not.
+    the disk is full.  ``refuse``: no station can be opened, for this reason.  ``stuck``: a station
+    never closes.
     """
     (directory / "behaviour.json").write_text(json.dumps(behaviour))
 
@@ -117,10 +119,7 @@ class FakeStation:
         failed = plan.k >= 2 or (plan.k == 1 and plan.seed % 50 == 0)
         return MissionRow(
             index=plan.index,
-            outcome=Outcome.DETECTED if failed else Outcome.CORRECT,
-            words="no majority" if failed else "",
-            correct=0 if failed else plan.length,
-            refused=plan.length if failed else 0,
+            requests=(RequestResult(code="not-executed" if failed else "right"),) * plan.length,
             hits=tuple(
                 HitResult(
                     target=hit.target, kind=hit.kind, applied=True, used=None, proof="fake",
@@ -135,14 +134,14 @@ class FakeStation:
         )  # fmt: skip
 
     async def _meet(self, count: int) -> None:
-        """Wait until so many workers have begun a mission."""
+        """Wait until ``count`` workers have begun a mission."""
         (self._home / f"met-{os.getpid()}").touch()
         async with asyncio.timeout(30):
             while len(list(self._home.glob("met-*"))) < count:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
 
     def _due(self, what: str, index: int) -> bool:
-        """Whether this is to happen now; each time counts, across processes."""
+        """Return whether this must happen now; count how often it did, across processes."""
         times = self._behaviour.get(what, {}).get(str(index), 0)
         count = self._home / f"{what}-{index}"
         done = int(count.read_text()) if count.exists() else 0
@@ -154,3 +153,7 @@ class FakeStation:
 
 class _Refused(Exception):
     remedy = "give it what it lacks"
+
+
+if __name__ == "__main__":
+    sys.exit(main(FakeStation.open))

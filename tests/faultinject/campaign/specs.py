@@ -1,17 +1,18 @@
-"""A small campaign with a bit of everything, for tests, and rows for its missions."""
+"""A small campaign with every kind of cell, and rows for its missions."""
 
 from __future__ import annotations
 
 import itertools
 
 from faultinject.campaign.planning.plan import CampaignPlan, plan
-from faultinject.campaign.planning.spec import parse
+from faultinject.campaign.planning.spec_file import parse
 from faultinject.campaign.records import (
     GuestFate,
     HitResult,
     MissionPlan,
     MissionRow,
     Outcome,
+    RequestResult,
     StationFacts,
     Timings,
 )
@@ -106,12 +107,12 @@ FACTS = StationFacts(
 
 
 def small_plan(seed: int = 1) -> CampaignPlan:
-    """The plan of it."""
+    """Return its plan."""
     return plan(parse(SMALL), seed)
 
 
 def results_of(mission: MissionPlan, *, applied: bool = True) -> tuple[HitResult, ...]:
-    """What became of its hits: all of them applied, or none."""
+    """Return the results of its hits: all applied, or none."""
     return tuple(
         HitResult(
             target=hit.target, kind=hit.kind, applied=applied, used=applied, proof="p", seconds=0.1
@@ -120,18 +121,33 @@ def results_of(mission: MissionPlan, *, applied: bool = True) -> tuple[HitResult
     )
 
 
-def row_of(mission: MissionPlan, outcome: Outcome | None = Outcome.CORRECT) -> MissionRow:
-    """A row as a station makes it."""
+CODES = {
+    Outcome.CORRECT: "right",
+    Outcome.SILENT: "wrong",
+    Outcome.DETECTED: "not-executed",
+    Outcome.TIMEOUT: "timeout",
+    Outcome.VOTER_LOST: "connection",
+}
+
+
+def row_of(
+    mission: MissionPlan, outcome: Outcome | None = Outcome.CORRECT, *, masked: int = 0
+) -> MissionRow:
+    """Return a row as a station makes it; its last request has the outcome's code."""
     hit = {each.target for each in mission.hits}
+    requests = [RequestResult(masked=number < masked) for number in range(19)]
+    if outcome is not None:
+        requests.append(RequestResult(code=CODES[outcome]))
+    names = ("g1",) if mission.design == "nv" else ("g1", "g2", "g3")
     return MissionRow(
         index=mission.index,
-        outcome=outcome,
-        void="" if outcome else "no clean start",
-        correct=20 if outcome is Outcome.CORRECT else 19,
+        lost="" if outcome else "no clean start",
+        requests=tuple(requests),
+        voter_alive=outcome is not Outcome.VOTER_LOST,
         hits=results_of(mission),
         guests=tuple(
             GuestFate(name=name, state="active", reason="", failed=bool(hit & {name, "host"}))
-            for name in ("g1", "g2", "g3")
+            for name in names
         ),
         latencies=(0.001, 0.002, -1.0),
         timings=Timings(reset=0.2, inject=0.01, workload=0.05, settle=0.01),
@@ -141,7 +157,7 @@ def row_of(mission: MissionPlan, outcome: Outcome | None = Outcome.CORRECT) -> M
 
 
 def fill(store: Store, count: int | None = None) -> None:
-    """Store the first missions of the order: those with two or more guests hit are refused."""
+    """Store the first missions of the order; with two or more guests hit they are detected."""
     store.add_many(
         row_of(mission, Outcome.DETECTED if mission.k > 1 else Outcome.CORRECT)
         for mission in itertools.islice(store.plan.in_order(), count)
@@ -149,7 +165,7 @@ def fill(store: Store, count: int | None = None) -> None:
 
 
 def sum_of(tallies: dict[str, Tally]) -> Tally:
-    """All of them together."""
+    """Return their sum."""
     total = Tally()
     for tally in tallies.values():
         total += tally

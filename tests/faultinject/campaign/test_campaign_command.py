@@ -1,4 +1,4 @@
-"""``trivisor campaign`` as a user types it, on fake stations: killed, full, interrupted."""
+"""``trivisor campaign`` as a user runs it, on fake stations: killed, full disk, interrupted."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from faultinject.campaign.planning.plan import plan
-from faultinject.campaign.planning.spec import parse
+from faultinject.campaign.planning.spec_file import parse
 from faultinject.campaign.workers.scratch import processes_of
 from tests.faultinject.campaign.fake_station import FAKE, began, behave, fake_guests
 from tests.faultinject.campaign.processes import ROOT, following
@@ -56,7 +56,7 @@ def begin(home: Path, *more: str) -> list[str]:
     """Write the spec; return the words that run it."""
     (home / "spec.toml").write_text(SPEC)
     out = ["--out", str(home / "r"), "--seed", "7"]
-    return ["run", str(home / "spec.toml"), *out, "--station", FAKE, "--no-report", *more]
+    return ["run", str(home / "spec.toml"), *out, "--worker-module", FAKE, "--no-report", *more]
 
 
 def stored(home: Path) -> list[int]:
@@ -71,7 +71,7 @@ def stored(home: Path) -> list[int]:
 
 
 def resume(home: Path, *more: str, code: int = 0) -> str:
-    words = ("resume", str(home / "r"), "--station", FAKE, "--no-report", *more)
+    words = ("resume", str(home / "r"), "--worker-module", FAKE, "--no-report", *more)
     return call(home, *words, code=code)
 
 
@@ -95,7 +95,7 @@ def test_run_status_resume_export_replay(scratch: Path) -> None:
     assert len(table.read_text().splitlines()) == MISSIONS + 1
     call(scratch, "export", str(scratch / "r"), "--out", "rows.txt", code=ExitCode.USAGE)
 
-    again = ("replay", str(scratch / "r"), "25", "--station", FAKE)
+    again = ("replay", str(scratch / "r"), "25", "--worker-module", FAKE)
     played = json.loads(call(scratch, *again, "--json"))
     assert played["same"] is True and played["row"]["index"] == 25
     assert played["plan"]["hits"] and played["row"]["hits"][0]["proof"] == "fake"
@@ -188,7 +188,7 @@ def test_killed_again_and_again_it_completes_the_same_plan(scratch: Path) -> Non
             kills += 1
         runner.wait()
         if (scratch / "r" / "campaign.sqlite").exists():
-            words = ["resume", str(scratch / "r"), "--station", FAKE, "--no-report",
+            words = ["resume", str(scratch / "r"), "--worker-module", FAKE, "--no-report",
                      "--workers", "2"]  # fmt: skip
     resume(scratch)  # also when the last one was killed right after its last row
     assert kills >= 3
@@ -218,7 +218,7 @@ def test_two_runs_of_one_plan_are_compared(scratch: Path) -> None:
     words[words.index("7")] = "8"
     call(scratch, *words, "--first", "1")
     said = call(scratch, "agree", str(scratch / "r"), str(scratch / "t"), code=ExitCode.USAGE)
-    assert "two seeds" in said
+    assert "different seeds" in said
 
 
 @pytest.fixture
@@ -249,11 +249,11 @@ def test_a_full_disk_stops_it_and_room_lets_it_go_on(scratch: Path, small_disk: 
         pass  # that was the aim
     assert runner.wait(30) == ExitCode.FAILED
     said = (scratch / "log").read_text()
-    assert "the disk is full" in said and "make room" in said
+    assert "the disk is full" in said and "free disk space" in said
     assert not fake_guests(scratch)
     ballast.unlink()
     behave(scratch)
-    call(scratch, "resume", str(results), "--station", FAKE, "--no-report")
+    call(scratch, "resume", str(results), "--worker-module", FAKE, "--no-report")
     told = json.loads(call(scratch, "status", str(results), "--json"))
     assert told["state"] == "complete" and told["done"] == MISSIONS
 
@@ -262,7 +262,7 @@ def test_the_declared_extension_is_added_once(scratch: Path) -> None:
     words = begin(scratch)
     (scratch / "spec.toml").write_text(SPEC.replace("faults =", "extension = 0.5\nfaults ="))
     call(scratch, *words, "--first", "29")
-    assert "not complete" in resume(scratch, "--extend", code=ExitCode.FAILED)
+    assert "incomplete" in resume(scratch, "--extend", code=ExitCode.FAILED)
     resume(scratch)
     assert "45 of 45 missions" in resume(scratch, "--extend")
     assert sorted(stored(scratch)) == list(range(45))

@@ -7,9 +7,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from faultinject.campaign.mission.outcome import standing
+from faultinject.campaign.assessment import assign_stratum
 from faultinject.campaign.planning.plan import plan
-from faultinject.campaign.planning.spec import SpecError, load, parse
+from faultinject.campaign.planning.spec import SpecError
+from faultinject.campaign.planning.spec_file import load, parse
 from faultinject.campaign.records import MissionPlan, Outcome
 from faultinject.campaign.store.store import Store
 from faultinject.report import write_report
@@ -43,7 +44,7 @@ DESIGNS = HEAD + "".join(
 )
 
 
-def bears(mission: MissionPlan) -> bool:
+def tolerates(mission: MissionPlan) -> bool:
     policy = Policy.parse(mission.vote)
     return mission.k <= policy.of - policy.need
 
@@ -57,7 +58,7 @@ def run(directory: Path, wrong: str = "", end: Outcome = Outcome.DETECTED) -> Re
             row_of(
                 mission,
                 end if mission.stratum == wrong
-                else Outcome.CORRECT if bears(mission) else Outcome.DETECTED,
+                else Outcome.CORRECT if tolerates(mission) else Outcome.DETECTED,
             )
             for mission in store.plan.in_order()
         )  # fmt: skip
@@ -92,7 +93,7 @@ def test_the_shipped_one_has_every_stratum_of_one_to_nine_guests() -> None:
          "the plain design does not vote"),
         ('vote = "1/2"\nguests_hit = 2', 'vote = "1/2"\nguests_hit = 3', "give 0 to 2"),
         ('vote = "1/2"\nguests_hit = 2\nmissions = 40\n\n[[strata]]\n', "", "vote 1/2"),
-        ('question = "designs"', 'question = "inequality4"', "is of one policy"),
+        ('question = "designs"', 'question = "inequality4"', "allows one policy"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_named(there: str, instead: str, said: str) -> None:
@@ -140,7 +141,7 @@ def test_half_a_pair_is_a_trial_of_its_own_design() -> None:
         pair = next(m for m in planned.missions if m.stratum == f"{name}-f2")
         first, second = results_of(pair)
         half = (first, msgspec.structs.replace(second, applied=False, used=False))
-        assert standing(pair, half, (), planned.cells).stratum == f"{name}-f1"
+        assert assign_stratum(pair, half, (), planned.cells).stratum == f"{name}-f1"
 
 
 def test_nodes_that_are_repaired_are_held_against_plain_not_against_the_paper(
@@ -183,7 +184,7 @@ def test_one_mission_that_failed_does_not_speak_against_a_design(tmp_path: Path)
         store.note_facts("w1", FACTS)
         unlucky = next(m.index for m in store.plan.in_order() if m.stratum == "1of4-f0")
         store.add_many(
-            row_of(mission, Outcome.CORRECT if bears(mission) and mission.index != unlucky
+            row_of(mission, Outcome.CORRECT if tolerates(mission) and mission.index != unlucky
                    else Outcome.TIMEOUT)
             for mission in store.plan.in_order()
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Shots with a vote policy of their own: one cause over 1 to 9 guests, from file to page."""
+"""Shots with their own policy: one cause over 1 to 9 guests, from the file to the page."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import msgspec
 import pytest
 
 from faultinject.campaign.planning.plan import plan
-from faultinject.campaign.planning.spec import SpecError, load, parse
+from faultinject.campaign.planning.spec import SpecError
+from faultinject.campaign.planning.spec_file import load, parse
 from faultinject.campaign.records import GuestFate, MissionPlan, MissionRow, Outcome
 from faultinject.campaign.store.store import Store
 from faultinject.report import write_report
@@ -19,8 +20,8 @@ from voter.core.vote import Policy
 __all__: list[str] = []
 
 
-def all_fall(mission: MissionPlan) -> MissionRow:
-    """Every guest of the node ends, and its service with them."""
+def all_fail(mission: MissionPlan) -> MissionRow:
+    """Return a row in which every guest of the node failed."""
     n = 1 if mission.design == "nv" else Policy.parse(mission.vote).of
     fates = tuple(
         GuestFate(name=f"g{number + 1}", state="down", reason="", failed=True)
@@ -31,12 +32,12 @@ def all_fall(mission: MissionPlan) -> MissionRow:
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The shipped campaign, in which the poison always does what it is made for."""
+    """The shipped campaign, with a poison that always works."""
     folder = tmp_path_factory.mktemp("poison")
     with Store.create(folder / "p", load("poison")[1], 1, versions={"trivisor": "0.1"}) as store:
         store.note_facts("w1", FACTS)
         number = store.begin(1)
-        store.add_many(all_fall(mission) for mission in store.plan.in_order())
+        store.add_many(all_fail(mission) for mission in store.plan.in_order())
         store.end(number, "complete")
     return folder / "p"
 

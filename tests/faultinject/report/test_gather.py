@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from faultinject.campaign.planning.spec import load
+from faultinject.campaign.planning.spec_file import load
 from faultinject.campaign.records import GuestFate, MissionPlan, MissionRow, Outcome
 from faultinject.campaign.store.store import Store, StoreError
 from faultinject.report import write_report
@@ -146,10 +146,7 @@ def test_kinds_of_faults_are_counted_in_every_design(tmp_path: Path) -> None:
         plans = list(store.plan.in_order())
         found = stored(
             store,
-            (
-                msgspec.structs.replace(row_of(plan), masked=3 * (plan.stratum in names))
-                for plan in plans
-            ),
+            (row_of(plan, masked=3 * (plan.stratum in names)) for plan in plans),
         )
     outvoted = sum(plan.stratum in names for plan in plans)
     assert sum(each.masked for each in found.kinds) == outvoted, "once, with two liars too"

@@ -1,4 +1,4 @@
-"""What guests that allow faults inside have besides, and that the others have none of it."""
+"""The additional files of guests that allow faults inside; other guests have none of them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ KEYS = Access(host=b"a host key", client="ssh-ed25519 AAAA")
 
 @pytest.fixture
 def open_image(small_image: Image) -> Image:
-    """The small image, with the archive beside it that a real one has."""
+    """The small image, with an access archive as a real one has."""
     archive = pack(access_entries())
     (small_image.manifest.parent / ACCESS_ARCHIVE).write_bytes(archive)
     described = msgspec.structs.replace(
@@ -39,7 +39,7 @@ def added(image: Image, base: Image) -> dict[str, Read]:
     return {entry.name: entry for entry in read_archives(behind)}
 
 
-def test_an_overlay_without_keys_has_nothing_of_it(open_image: Image, tmp_path: Path) -> None:
+def test_overlay_without_keys_has_no_access_files(open_image: Image, tmp_path: Path) -> None:
     image = add_overlay(open_image, tmp_path / "node", Overlay(service="kv"))
     assert set(added(image, open_image)) == {"etc", "etc/trivisor", "etc/trivisor/service"}
     manifest = read_manifest(image.manifest)
@@ -47,7 +47,7 @@ def test_an_overlay_without_keys_has_nothing_of_it(open_image: Image, tmp_path: 
     assert "bin/sh" not in manifest.files
 
 
-def test_an_overlay_with_keys_has_it_all(open_image: Image, tmp_path: Path) -> None:
+def test_overlay_with_keys_has_the_access_archive(open_image: Image, tmp_path: Path) -> None:
     image = add_overlay(open_image, tmp_path / "node", Overlay(service="kv", access=KEYS))
     verify(image)
     found = added(image, open_image)
@@ -64,9 +64,7 @@ def test_an_overlay_with_keys_has_it_all(open_image: Image, tmp_path: Path) -> N
     assert {"bin/sh", "etc/trivisor/host_key"} <= set(files)
 
 
-def test_the_same_keys_give_the_same_image_and_others_another(
-    open_image: Image, tmp_path: Path
-) -> None:
+def test_image_is_a_function_of_the_keys(open_image: Image, tmp_path: Path) -> None:
     other = msgspec.structs.replace(KEYS, host=b"another")
     hashes = [
         add_overlay(open_image, tmp_path / f"n{n}", Overlay(service="kv", access=keys)).sha256
@@ -75,21 +73,21 @@ def test_the_same_keys_give_the_same_image_and_others_another(
     assert hashes[0] == hashes[1] != hashes[2]
 
 
-def test_keys_behind_an_image_that_is_no_base_are_refused(
+def test_keys_are_refused_when_the_image_is_no_base_image(
     small_image: Image, tmp_path: Path
 ) -> None:
     with pytest.raises(ImageError, match="is no base image"):
         add_overlay(small_image, tmp_path / "node", Overlay(service="kv", access=KEYS))
 
 
-def test_an_altered_archive_is_refused(open_image: Image, tmp_path: Path) -> None:
+def test_altered_archive_is_refused(open_image: Image, tmp_path: Path) -> None:
     (open_image.manifest.parent / ACCESS_ARCHIVE).write_bytes(b"else")
     with pytest.raises(ImageError, match="altered"):
         add_overlay(open_image, tmp_path / "node", Overlay(service="kv", access=KEYS))
 
 
 @pytest.mark.vm
-def test_the_real_archive_holds_the_server_and_the_base_image_does_not(real_image: Image) -> None:
+def test_only_the_real_access_archive_holds_the_server(real_image: Image) -> None:
     archive = {
         entry.name
         for entry in read_archives((real_image.initrd.parent / ACCESS_ARCHIVE).read_bytes())

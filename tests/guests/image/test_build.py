@@ -16,7 +16,7 @@ from guests.image.packages import fetch
 from guests.image.recipe import LOADER, MULTIARCH, PACKAGES, PYTHON
 from tests.guests.image.archive import read_archives
 
-# What README promises to a user's service, as far as it is not part of another name here.
+# The modules that the README promises to a user's service.
 IMPORTABLE = """
     asyncio base64 bisect calendar cmath collections concurrent.futures configparser contextlib copy
     csv dataclasses datetime decimal difflib email.message enum fractions functools graphlib gzip
@@ -28,14 +28,14 @@ IMPORTABLE = """
 
 
 @pytest.mark.vm
-def test_two_builds_from_scratch_are_one(real_image: Image, tmp_path: Path) -> None:
+def test_two_builds_give_the_same_bytes(real_image: Image, tmp_path: Path) -> None:
     again = build_image(tmp_path / "other place", progress=print)
     assert again.sha256 == real_image.sha256
     assert again.manifest.read_bytes() == real_image.manifest.read_bytes()
 
 
 @pytest.mark.vm
-def test_a_second_build_comes_from_the_cache(
+def test_second_build_comes_from_the_cache(
     real_image: Image, image_cache: Path, no_progress: Callable[[str], None]
 ) -> None:
     assert build_image(image_cache, progress=no_progress) == real_image
@@ -57,7 +57,7 @@ def test_manifest_lists_packages_and_files(real_image: Image) -> None:
 
 
 @pytest.mark.vm
-def test_nothing_in_it_can_be_logged_in_to(real_image: Image) -> None:
+def test_base_image_has_no_login(real_image: Image) -> None:
     files = {entry.name for entry in read_archives(real_image.initrd.read_bytes())}
     assert not {"etc/passwd", "etc/shadow", "bin/sh", "bin/login", "sbin/getty"} & files
     assert not any("ssh" in name for name in files)
@@ -65,7 +65,7 @@ def test_nothing_in_it_can_be_logged_in_to(real_image: Image) -> None:
 
 @pytest.mark.vm
 @pytest.mark.parametrize("name", ["vmlinux", "initrd", "manifest.json"])
-def test_an_altered_image_in_the_cache_is_refused(
+def test_altered_image_in_the_cache_is_refused(
     real_image: Image, image_cache: Path, name: str
 ) -> None:
     path = real_image.kernel.parent / name
@@ -80,7 +80,7 @@ def test_an_altered_image_in_the_cache_is_refused(
 
 
 @pytest.mark.vm
-def test_builders_that_meet_build_once(real_image: Image, image_cache: Path) -> None:
+def test_concurrent_builders_build_once(real_image: Image, image_cache: Path) -> None:
     # Only the image proper is built anew: the packages are there.
     for path in sorted(real_image.kernel.parent.iterdir()):
         path.unlink()
@@ -102,7 +102,7 @@ def test_builders_that_meet_build_once(real_image: Image, image_cache: Path) -> 
 
 
 @pytest.mark.vm
-def test_services_can_import_what_is_promised(real_image: Image, image_cache: Path) -> None:
+def test_services_can_import_the_promised_modules(real_image: Image, image_cache: Path) -> None:
     tree = next(image_cache.glob("packages-*")) / "tree"
     script = "import sys; [__import__(name) for name in sys.argv[1:]]; import guests.agent.main"
     done = subprocess.run(
@@ -123,7 +123,7 @@ def test_services_can_import_what_is_promised(real_image: Image, image_cache: Pa
 
 
 @pytest.mark.vm
-def test_the_command_prints_what_is_in_it(real_image: Image, image_cache: Path) -> None:
+def test_command_prints_the_contents(real_image: Image, image_cache: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "guests.image", "--cache", image_cache, "--files"],
         cwd=Path(__file__).parents[3],
@@ -137,13 +137,13 @@ def test_the_command_prints_what_is_in_it(real_image: Image, image_cache: Path) 
     assert " init\n" in done.stdout
 
 
-def test_missing_mmdebstrap_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_mmdebstrap_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ImageError, match="`apt-get install mmdebstrap`"):
         fetch(tmp_path, progress=print)
 
 
-def test_a_failing_mmdebstrap_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failing_mmdebstrap_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     programs = tmp_path / "bin"
     programs.mkdir()
     (programs / "mmdebstrap").write_text("#!/bin/sh\necho E: no such mirror >&2\nexit 25\n")
@@ -160,7 +160,7 @@ def test_a_failing_mmdebstrap_is_shown(tmp_path: Path, monkeypatch: pytest.Monke
     assert [path.name for path in cache.iterdir()] == ["lock"]
 
 
-def test_a_cache_that_cannot_be_is_named(tmp_path: Path) -> None:
+def test_impossible_cache_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ImageError, match=r"cannot build the guest image in .*file"):
         build_image(tmp_path / "file", progress=print)

@@ -1,4 +1,4 @@
-"""Directories and files that are whole or not there, and what may be removed."""
+"""Directories and files of the cache appear whole, and old ones are removed."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import pytest
 from guests.image.host import lock, new_directory, prune, replace_file
 
 
-def test_a_directory_appears_whole(tmp_path: Path) -> None:
+def test_directory_appears_whole(tmp_path: Path) -> None:
     with new_directory(tmp_path / "x") as work:
         (work / "a").write_text("1")
         assert not (tmp_path / "x").exists()
     assert (tmp_path / "x/a").read_text() == "1"
 
 
-def test_a_failed_build_leaves_nothing(tmp_path: Path) -> None:
+def test_failed_build_leaves_nothing(tmp_path: Path) -> None:
     def build() -> None:
         with new_directory(tmp_path / "x") as work:
             (work / "a").write_text("1")
@@ -29,14 +29,14 @@ def test_a_failed_build_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_is_replaced(tmp_path: Path) -> None:
+def test_file_is_replaced(tmp_path: Path) -> None:
     replace_file(tmp_path / "f", b"1")
     replace_file(tmp_path / "f", b"2")
     assert (tmp_path / "f").read_bytes() == b"2"
     assert [path.name for path in tmp_path.iterdir()] == ["f"]
 
 
-def test_the_last_used_are_kept_and_leftovers_go(tmp_path: Path) -> None:
+def test_prune_keeps_the_last_used_and_removes_unfinished_ones(tmp_path: Path) -> None:
     for age, name in enumerate(("image-a", "image-b", "image-c", "image-d.x.new", "other")):
         (tmp_path / name).mkdir()
         os.utime(tmp_path / name, (1000 - age, 1000 - age))
@@ -44,7 +44,7 @@ def test_the_last_used_are_kept_and_leftovers_go(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["image-a", "image-b", "other"]
 
 
-def test_one_holder_of_the_lock(tmp_path: Path) -> None:
+def test_lock_has_one_holder(tmp_path: Path) -> None:
     inside: list[int] = []
 
     def build() -> None:

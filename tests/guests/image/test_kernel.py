@@ -33,7 +33,7 @@ def compressed(data: bytes) -> bytes:
     return b"\x02\x21\x4c\x18" + packed + struct.pack("<I", len(data))
 
 
-def test_the_kernel_comes_out() -> None:
+def test_kernel_is_extracted() -> None:
     assert extract_vmlinux(bzimage(compressed(VMLINUX))) == VMLINUX
 
 
@@ -47,6 +47,6 @@ def test_the_kernel_comes_out() -> None:
         (bzimage(compressed(VMLINUX)[:-9] + struct.pack("<I", len(VMLINUX))), "damaged"),
     ],
 )
-def test_what_is_no_kernel_is_named(image: bytes, message: str) -> None:
+def test_invalid_kernel_is_an_error(image: bytes, message: str) -> None:
     with pytest.raises(ImageError, match=message):
         extract_vmlinux(image)

@@ -1,4 +1,4 @@
-"""What an overlay adds to an image, that it is the same each time, and what it refuses."""
+"""The files that an overlay adds, that it is reproducible, and what it refuses."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def added(image: Image, base: Image) -> dict[str, bytes]:
     return {e.name: e.body for e in read_archives(whole[len(old) + padding :]) if e.mode & 0o100000}
 
 
-def test_a_shipped_service(small_image: Image, tmp_path: Path) -> None:
+def test_overlay_names_a_shipped_service(small_image: Image, tmp_path: Path) -> None:
     image = add_overlay(small_image, tmp_path / "node", Overlay(service="kv"))
     verify(image)
     assert added(image, small_image) == {"etc/trivisor/service": b"kv\n5555555555555555\n"}
     assert image.sha256 != small_image.sha256
 
 
-def test_a_file_of_the_users_own_with_content_and_more(small_image: Image, tmp_path: Path) -> None:
+def test_overlay_holds_a_users_file_and_content(small_image: Image, tmp_path: Path) -> None:
     service = tmp_path / "my service.py"
     service.write_text("x = 1\n")
     content = tmp_path / "content"
@@ -48,7 +48,7 @@ def test_a_file_of_the_users_own_with_content_and_more(small_image: Image, tmp_p
     assert "init" in files
 
 
-def test_a_function_before_the_service(small_image: Image, tmp_path: Path) -> None:
+def test_overlay_configures_a_function(small_image: Image, tmp_path: Path) -> None:
     overlay = Overlay(service="kv", key=b"k" * 16)
     found = added(add_overlay(small_image, tmp_path / "node", overlay), small_image)
     assert found.pop("etc/trivisor/service").startswith(b"kv\n")
@@ -66,7 +66,7 @@ def test_a_function_before_the_service(small_image: Image, tmp_path: Path) -> No
         add_overlay(small_image, tmp_path / "x", Overlay(service="kv", function_file=own))
 
 
-def test_the_build_named_follows_the_users_file(small_image: Image, tmp_path: Path) -> None:
+def test_build_name_depends_on_the_users_file(small_image: Image, tmp_path: Path) -> None:
     lines = []
     for text in ("x = 1\n", "x = 2\n"):
         service = tmp_path / "service.py"
@@ -76,7 +76,7 @@ def test_the_build_named_follows_the_users_file(small_image: Image, tmp_path: Pa
     assert lines[0] != lines[1]
 
 
-def test_it_is_the_same_each_time(small_image: Image, tmp_path: Path) -> None:
+def test_overlay_is_reproducible(small_image: Image, tmp_path: Path) -> None:
     content = tmp_path / "content"
     content.mkdir()
     hashes = set()
@@ -89,7 +89,7 @@ def test_it_is_the_same_each_time(small_image: Image, tmp_path: Path) -> None:
     assert len(hashes) == 1
 
 
-def test_a_node_needs_nothing_of_the_cache(small_image: Image, tmp_path: Path) -> None:
+def test_node_does_not_need_the_cache(small_image: Image, tmp_path: Path) -> None:
     for _ in range(2):  # the second time over the first's files
         image = add_overlay(small_image, tmp_path / "node", Overlay(service="kv"))
     small_image.kernel.unlink()
@@ -103,7 +103,9 @@ def test_a_node_needs_nothing_of_the_cache(small_image: Image, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("overlay", [Overlay(), Overlay(service="kv", service_file=Path("x.py"))])
-def test_one_service_and_only_one(small_image: Image, tmp_path: Path, overlay: Overlay) -> None:
+def test_exactly_one_service_is_required(
+    small_image: Image, tmp_path: Path, overlay: Overlay
+) -> None:
     with pytest.raises(ImageError, match="`service` or `service_file`"):
         add_overlay(small_image, tmp_path / "node", overlay)
 
@@ -120,14 +122,14 @@ def test_one_service_and_only_one(small_image: Image, tmp_path: Path, overlay: O
         (Overlay(service="kv\nx"), "cannot be the name of a service"),
     ],
 )
-def test_what_cannot_be_is_named(
+def test_invalid_overlay_is_an_error(
     small_image: Image, tmp_path: Path, overlay: Overlay, message: str
 ) -> None:
     with pytest.raises(ImageError, match=message):
         add_overlay(small_image, tmp_path / "node", overlay)
 
 
-def test_a_link_in_static_content_is_refused(small_image: Image, tmp_path: Path) -> None:
+def test_link_in_static_content_is_refused(small_image: Image, tmp_path: Path) -> None:
     content = tmp_path / "content"
     content.mkdir()
     (content / "secret").symlink_to("/etc/passwd")
@@ -136,7 +138,7 @@ def test_a_link_in_static_content_is_refused(small_image: Image, tmp_path: Path)
 
 
 @pytest.mark.parametrize("name", ["initrd", "vmlinux"])
-def test_an_altered_base_is_refused(small_image: Image, tmp_path: Path, name: str) -> None:
+def test_altered_image_is_refused(small_image: Image, tmp_path: Path, name: str) -> None:
     image = add_overlay(small_image, tmp_path / "node", Overlay(service="kv"))
     path = tmp_path / "node" / name
     path.write_bytes(path.read_bytes() + b"x")
@@ -144,7 +146,7 @@ def test_an_altered_base_is_refused(small_image: Image, tmp_path: Path, name: st
         verify(image)
 
 
-def test_an_altered_initrd_gets_no_overlay(small_image: Image, tmp_path: Path) -> None:
+def test_altered_initrd_gets_no_overlay(small_image: Image, tmp_path: Path) -> None:
     small_image.initrd.write_bytes(b"other")
     with pytest.raises(ImageError, match="initrd was altered"):
         add_overlay(small_image, tmp_path / "node", Overlay(service="kv"))

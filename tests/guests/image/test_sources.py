@@ -16,7 +16,7 @@ def apt(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_one_line_entries(apt: Path) -> None:
+def test_one_line_entries_are_read(apt: Path) -> None:
     (apt / "sources.list").write_text(
         "# deb http://mirror.test/debian trixie main\n"
         "deb [arch=amd64 signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] "
@@ -29,7 +29,7 @@ def test_one_line_entries(apt: Path) -> None:
     )
 
 
-def test_deb822_entries_lose_what_is_not_bookworm_main(apt: Path) -> None:
+def test_deb822_entries_are_reduced_to_bookworm_main(apt: Path) -> None:
     (apt / "sources.list.d/debian.sources").write_text(
         "Types: deb deb-src\n# a comment\nURIs: http://mirror.test/debian\n"
         "Suites: bookworm bookworm-updates bookworm-backports trixie\nComponents: main non-free\n"
@@ -44,7 +44,7 @@ def test_deb822_entries_lose_what_is_not_bookworm_main(apt: Path) -> None:
     assert "non-free" not in text
 
 
-def test_a_key_written_out_in_the_entry_is_kept(apt: Path) -> None:
+def test_inline_key_is_kept(apt: Path) -> None:
     (apt / "sources.list.d/debian.sources").write_text(
         "Types: deb\nURIs: http://mirror.test/debian\nSuites: bookworm\nComponents: main\n"
         "Signed-By:\n -----BEGIN PGP PUBLIC KEY BLOCK-----\n .\n abc\n"
@@ -63,14 +63,14 @@ def test_a_key_written_out_in_the_entry_is_kept(apt: Path) -> None:
         "deb [signed-by=/etc/apt/keyrings/vendor.gpg] http://vendor.test/debian bookworm main",
     ],
 )
-def test_vendors_are_left_out(apt: Path, line: str) -> None:
+def test_vendors_sources_are_left_out(apt: Path, line: str) -> None:
     (apt / "sources.list").write_text(f"deb http://mirror.test/debian bookworm main\n{line}\n")
     text = debian_sources(apt)
     assert "mirror.test" in text
     assert "vendor" not in text
 
 
-def test_a_disabled_entry_is_left_out(apt: Path) -> None:
+def test_disabled_entry_is_left_out(apt: Path) -> None:
     (apt / "sources.list.d/debian.sources").write_text(
         "Enabled: no\nTypes: deb\nURIs: http://mirror.test/debian\n"
         "Suites: bookworm\nComponents: main\n"
@@ -79,7 +79,7 @@ def test_a_disabled_entry_is_left_out(apt: Path) -> None:
         debian_sources(apt)
 
 
-def test_files_that_apt_does_not_read_are_not_read(apt: Path) -> None:
+def test_only_files_that_apt_reads_are_read(apt: Path) -> None:
     (apt / "sources.list.d/debian.list.save").write_text(
         "deb http://mirror.test/debian bookworm main\n"
     )

@@ -1,4 +1,4 @@
-"""Canonical messages: round trips, what is refused, and any bytes at all."""
+"""Canonical messages: round trips, refusals, and arbitrary bytes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def lower(headers: list[tuple[str, str]]) -> dict[str, str]:
 
 
 @given(TOKENS, TARGETS, HEADERS, st.binary(max_size=100))
-def test_a_request_comes_back_as_it_was(
+def test_request_round_trip(
     method: str, target: str, headers: list[tuple[str, str]], body: bytes
 ) -> None:
     data = encode_request(method, target, headers, body)
@@ -49,9 +49,7 @@ def test_a_request_comes_back_as_it_was(
 
 
 @given(st.integers(200, 599), HEADERS, st.binary(max_size=100))
-def test_a_reply_comes_back_as_it_was(
-    status: int, headers: list[tuple[str, str]], body: bytes
-) -> None:
+def test_reply_round_trip(status: int, headers: list[tuple[str, str]], body: bytes) -> None:
     data = encode_reply(Reply(status, body, headers))
     reply = Reply.decode(data)
     assert (reply.status, reply.body) == (status, body)
@@ -59,7 +57,7 @@ def test_a_reply_comes_back_as_it_was(
 
 
 @given(st.binary(max_size=200) | HTTP_LIKE)
-def test_any_bytes_give_a_request_or_a_message_error(data: bytes) -> None:
+def test_any_bytes_decode_to_a_request_or_a_message_error(data: bytes) -> None:
     try:
         request = Request.decode(data)
     except MessageError:
@@ -70,11 +68,11 @@ def test_any_bytes_give_a_request_or_a_message_error(data: bytes) -> None:
     try:
         assert isinstance(request.headers, dict)
     except MessageError:
-        pass  # headers are taken apart only when asked for
+        pass  # headers are decoded at their first use
 
 
 @given(st.binary(max_size=200) | HTTP_LIKE)
-def test_any_bytes_give_a_reply_or_a_message_error(data: bytes) -> None:
+def test_any_bytes_decode_to_a_reply_or_a_message_error(data: bytes) -> None:
     try:
         reply = Reply.decode(data)
     except MessageError:
@@ -84,7 +82,7 @@ def test_any_bytes_give_a_reply_or_a_message_error(data: bytes) -> None:
 
 
 @given(st.text(max_size=10), st.text(max_size=10), st.text(max_size=10), st.text(max_size=10))
-def test_any_text_is_encoded_so_that_it_can_be_decoded_or_refused(
+def test_any_text_is_encoded_reversibly_or_refused(
     method: str, target: str, name: str, value: str
 ) -> None:
     try:
@@ -111,7 +109,7 @@ def test_any_text_is_encoded_so_that_it_can_be_decoded_or_refused(
         b"GET /\x7f HTTP/1.1\r\n\r\n",
     ],
 )
-def test_a_malformed_request_is_refused(data: bytes) -> None:
+def test_malformed_request_is_refused(data: bytes) -> None:
     with pytest.raises(MessageError):
         Request.decode(data)
 
@@ -119,14 +117,14 @@ def test_a_malformed_request_is_refused(data: bytes) -> None:
 @pytest.mark.parametrize(
     "block", [b"a", b": b", b"a b: c", b"a: b\0", b"a: b\rc", b"\r\na: b", b"a: b\r\n" * 200]
 )
-def test_malformed_headers_are_refused_when_they_are_asked_for(block: bytes) -> None:
+def test_malformed_headers_are_refused_when_used(block: bytes) -> None:
     request = Request("GET", "/", b"", block)
     with pytest.raises(MessageError):
         _ = request.headers
 
 
 @pytest.mark.parametrize("status", [0, 100, 199, 600, 1000])
-def test_a_reply_has_a_final_status(status: int) -> None:
+def test_reply_is_refused_without_a_final_status(status: int) -> None:
     with pytest.raises(MessageError):
         encode_reply(Reply(status))
 
@@ -134,17 +132,17 @@ def test_a_reply_has_a_final_status(status: int) -> None:
 @pytest.mark.parametrize(
     "header", [("a\r\nb", "c"), ("", "x"), ("a", "b\r\nc: d"), ("ä", "x"), ("a", "€"), ("a", "\0")]
 )
-def test_a_header_cannot_smuggle_in_another(header: tuple[str, str]) -> None:
+def test_header_cannot_contain_another(header: tuple[str, str]) -> None:
     with pytest.raises(MessageError):
         encode_reply(Reply(200, b"", [header]))
 
 
-def test_the_length_is_stated_by_the_encoder_alone() -> None:
+def test_encoder_sets_the_content_length() -> None:
     data = encode_reply(Reply(200, b"four", {"Content-Length": "9"}))
     assert data == b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nfour"
 
 
-def test_repeated_headers_are_joined_and_names_have_no_case() -> None:
+def test_repeated_headers_are_joined_in_any_case() -> None:
     request = Request("GET", "/p%20q?a=1&a=2&b", b"", b'If-Match: "1"\r\nif-match:\t"2" ')
     assert request.headers == {"if-match": '"1", "2"'}
     assert request.path_bytes == b"/p q"
@@ -153,7 +151,7 @@ def test_repeated_headers_are_joined_and_names_have_no_case() -> None:
     assert Reply(200).header("etag") is None
 
 
-def test_too_many_headers_are_refused_before_they_are_taken_apart() -> None:
+def test_too_many_headers_are_refused_before_they_are_split() -> None:
     assert (
         len(Request("GET", "/", b"", b"\r\n".join(b"a%d: b" % n for n in range(128))).headers)
         == 128

@@ -1,4 +1,4 @@
-"""Frames: what goes in comes out; whatever bytes come in, the next whole frame is found."""
+"""Frames: round trips, and recovery of the next whole frame after any bytes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def pack(frame: Frame) -> bytes:
 
 
 def header(length: int, payload_crc: int = 0) -> bytes:
-    """A header that is whole, of a frame whose payload (almost certainly) will not match."""
+    """Return a valid header of a frame whose payload (almost certainly) does not match it."""
     return wire.encode_head(FrameKind.REPLY, 1, 2, b"x" * length, payload_crc)[:HEADER_SIZE]
 
 
@@ -43,14 +43,14 @@ def header(length: int, payload_crc: int = 0) -> bytes:
 
 
 @given(st.lists(frames, max_size=8))
-def test_frames_come_out_as_they_went_in(sent: list[Frame]) -> None:
+def test_frames_round_trip(sent: list[Frame]) -> None:
     decoder = Decoder()
     assert decoder.feed(b"".join(map(pack, sent))) == sent
     assert (decoder.held, decoder.skipped, decoder.damaged) == (0, 0, 0)
 
 
-def test_the_bytes_of_a_frame_are_these() -> None:
-    """Agents of another build must read them: this must not change under one protocol number."""
+def test_frame_has_these_bytes() -> None:
+    """Agents of other builds read these bytes: they must not change within one protocol number."""
     data = encode(FrameKind.ORDER, 0x0102030405060708, 9, b"abc", wire.FLAG_READ_ONLY)
     assert data.hex() == (
         "d7545256" "02" "01" "00000003" "0102030405060708" "0000000000000009" "352441c2"
@@ -60,13 +60,7 @@ def test_the_bytes_of_a_frame_are_these() -> None:
     assert len(data) == HEADER_SIZE + 3
 
 
-def test_kinds_differ() -> None:
-    kinds = [value for name, value in vars(FrameKind).items() if name.isupper()]
-    assert len(kinds) == len(set(kinds)) > 15
-    assert all(0 < kind < 256 for kind in kinds)
-
-
-def test_the_largest_payload_passes_and_a_larger_one_is_refused_on_both_sides() -> None:
+def test_payload_over_the_limit_is_refused_on_both_sides() -> None:
     largest = bytes(wire.MAX_PAYLOAD)
     assert [frame.payload for frame in Decoder().feed(encode(1, 1, 1, largest))] == [largest]
     with pytest.raises(ValueError, match="over the limit"):
@@ -81,7 +75,9 @@ def test_the_largest_payload_passes_and_a_larger_one_is_refused_on_both_sides() 
 
 
 @given(st.lists(st.one_of(frames.map(pack), noise), max_size=6), st.data())
-def test_how_the_stream_is_cut_makes_no_difference(parts: list[bytes], data: st.DataObject) -> None:
+def test_partition_of_the_stream_makes_no_difference(
+    parts: list[bytes], data: st.DataObject
+) -> None:
     stream = b"".join(parts)
     whole = Decoder()
     expected = whole.feed(stream)
@@ -100,7 +96,7 @@ def test_how_the_stream_is_cut_makes_no_difference(parts: list[bytes], data: st.
 
 
 @given(st.binary(max_size=500))
-def test_any_bytes_give_frames_or_clean_counters(data: bytes) -> None:
+def test_every_byte_is_decoded_skipped_or_held(data: bytes) -> None:
     decoder = Decoder()
     found = decoder.feed(data)
     sizes = sum(HEADER_SIZE + len(frame.payload) for frame in found)
@@ -109,8 +105,8 @@ def test_any_bytes_give_frames_or_clean_counters(data: bytes) -> None:
 
 
 @given(noise, st.lists(frames, min_size=1, max_size=4))
-def test_after_garbage_the_next_whole_frames_are_found(garbage: bytes, sent: list[Frame]) -> None:
-    """At once, or, if the garbage ends in what may be a frame, when that has been filled up."""
+def test_whole_frames_are_found_after_garbage(garbage: bytes, sent: list[Frame]) -> None:
+    """At once, or once a possible frame at the end of the garbage is complete."""
     assume(Decoder().feed(garbage) == Decoder().feed(garbage + MAGIC))  # its last byte was D7
     decoder = Decoder(max_payload=256)
     found = decoder.feed(garbage + b"".join(map(pack, sent)))
@@ -119,14 +115,14 @@ def test_after_garbage_the_next_whole_frames_are_found(garbage: bytes, sent: lis
 
 
 @given(st.lists(noise, max_size=6).map(b"".join), st.lists(frames, min_size=1, max_size=4))
-def test_zeros_push_out_whatever_was_cut(garbage: bytes, sent: list[Frame]) -> None:
-    """What the voter does at a handshake that is not answered."""
+def test_zeros_complete_any_truncated_frame(garbage: bytes, sent: list[Frame]) -> None:
+    """The voter does this at a handshake without an answer."""
     decoder = Decoder(max_payload=256)
     found = decoder.feed(garbage + bytes(HEADER_SIZE + 256) + b"".join(map(pack, sent)))
     assert found[-len(sent) :] == sent
 
 
-def test_a_stream_cut_anywhere_is_found_again() -> None:
+def test_next_frame_is_found_after_a_truncated_one() -> None:
     one, two = encode(1, 7, 1, b"first" * 5), encode(2, 7, 2, b"second")
     for cut in range(len(one)):
         decoder = Decoder()
@@ -137,43 +133,27 @@ def test_a_stream_cut_anywhere_is_found_again() -> None:
         assert [frame.kind for frame in decoder.feed(one[cut:] + two)] == ([2] if cut else [1, 2])
 
 
-def test_a_bit_flipped_anywhere_spoils_that_frame_only() -> None:
+def test_flipped_bit_damages_its_frame_only() -> None:
     one, two, three = (encode(kind, 7, kind, b"payload %d" % kind) for kind in (1, 2, 3))
     for bit in range(len(two) * 8):
-        spoilt = bytearray(two)
-        spoilt[bit // 8] ^= 1 << bit % 8
+        damaged = bytearray(two)
+        damaged[bit // 8] ^= 1 << bit % 8
         decoder = Decoder()
-        found = decoder.feed(one + bytes(spoilt) + three)
+        found = decoder.feed(one + bytes(damaged) + three)
         assert [frame.kind for frame in found] == [1, 3], bit
         assert decoder.skipped == len(two)
         assert decoder.damaged == (bit >= HEADER_SIZE * 8)
 
 
-def test_a_damaged_length_is_never_believed() -> None:
+def test_damaged_length_is_not_trusted() -> None:
     data = bytearray(encode(1, 7, 1, b"abc"))
     data[6:10] = (wire.MAX_PAYLOAD).to_bytes(4)
     decoder = Decoder()
     assert decoder.feed(bytes(data)) == []
-    assert decoder.held == 0, "nothing is waited for"
+    assert decoder.held == 0, "the decoder waits for nothing"
 
 
-def test_clear_forgets_the_beginning_of_a_frame() -> None:
-    decoder = Decoder()
-    decoder.feed(encode(1, 7, 1, b"abc")[:-1])
-    decoder.clear()
-    assert (decoder.held, decoder.skipped) == (0, HEADER_SIZE + 2)
-    assert decoder.feed(encode(2, 7, 2))[0].kind == 2
-
-
-def test_frames_inside_a_cut_frame_are_found() -> None:
-    decoder = Decoder()
-    inside = [encode(kind, 7, kind, b"x" * 20) for kind in (3, 4, 5)]
-    found = decoder.feed(header(1000) + b"".join(inside) + bytes(1000))
-    assert [frame.kind for frame in found] == [3, 4, 5]
-    assert decoder.damaged == 1
-
-
-def test_a_frame_after_many_damaged_ones_is_found() -> None:
+def test_frame_is_found_after_many_damaged_ones() -> None:
     decoder = Decoder()
     found = decoder.feed((header(5) + b"wrong") * 100 + encode(9, 1, 1, b"right"))
     assert [frame.kind for frame in found] == [9]
@@ -196,7 +176,7 @@ def test_a_frame_after_many_damaged_ones_is_found() -> None:
 )
 @pytest.mark.parametrize("piece", [1 << 18, 1448])
 def test_work_is_linear_in_the_bytes(evil: bytes, piece: int) -> None:
-    """Bytes made to cost much: of the order of a second a MiB on a busy machine, not minutes."""
+    """Malicious bytes take about a second per MiB on a busy machine, not minutes."""
     decoder = Decoder()
     start = time.process_time()
     for at in range(0, len(evil), piece):
@@ -207,7 +187,7 @@ def test_work_is_linear_in_the_bytes(evil: bytes, piece: int) -> None:
     assert [frame.kind for frame in found][-1:] == [9]
 
 
-def test_a_large_frame_in_small_pieces_is_not_copied_each_time() -> None:
+def test_large_frame_in_small_pieces_takes_linear_time() -> None:
     data = encode(1, 1, 1, bytes(wire.MAX_PAYLOAD))
     decoder = Decoder()
     start = time.process_time()
@@ -228,7 +208,9 @@ def test_a_large_frame_in_small_pieces_is_not_copied_each_time() -> None:
     st.binary(max_size=300),
     st.binary(max_size=300),
 )
-def test_orders(time_ns: int, prev: bytes, history: bytes, caller: bytes, request: bytes) -> None:
+def test_order_round_trip(
+    time_ns: int, prev: bytes, history: bytes, caller: bytes, request: bytes
+) -> None:
     payload = wire.encode_order(time_ns, prev, history, caller, request)
     assert wire.decode_order(payload) == (time_ns, prev, history, caller, request)
 
@@ -238,7 +220,7 @@ def test_orders(time_ns: int, prev: bytes, history: bytes, caller: bytes, reques
     st.integers(0, 2**64 - 1),
     st.binary(min_size=32, max_size=32),
 )
-def test_checkpoints(history: bytes, size: int, digest: bytes) -> None:
+def test_checkpoint_round_trip(history: bytes, size: int, digest: bytes) -> None:
     point = wire.CheckpointPayload(history, size, digest)
     assert wire.decode_checkpoint(wire.encode_checkpoint(point)) == point
 
@@ -257,24 +239,24 @@ def test_checkpoints(history: bytes, size: int, digest: bytes) -> None:
         build=st.text(max_size=60),
     )
 )
-def test_welcomes(welcome: wire.Welcome) -> None:
+def test_welcome_round_trip(welcome: wire.Welcome) -> None:
     assert wire.decode_welcome(wire.encode_welcome(welcome)) == welcome
 
 
-def test_long_names_in_a_welcome_are_cut_where_a_letter_ends() -> None:
+def test_long_names_in_a_welcome_are_truncated_at_a_character() -> None:
     welcome = wire.Welcome(1, 1, True, 0, bytes(8), 0, 1, "ä" * 300, "x" * 300)
     got = wire.decode_welcome(wire.encode_welcome(welcome))
     assert (got.service, got.build) == ("ä" * 127, "x" * 255)
 
 
-def test_a_welcome_of_another_protocol_is_called_so() -> None:
-    """Protocol 1 had a shorter one."""
+def test_welcome_of_another_protocol_is_an_error_that_names_it() -> None:
+    """Protocol 1 had a shorter WELCOME."""
     with pytest.raises(WireError, match=f"agent speaks protocol 1, the voter {wire.PROTOCOL}"):
         wire.decode_welcome((1).to_bytes(2) + bytes(26))
 
 
 @given(st.binary(max_size=120))
-def test_any_payload_is_taken_apart_or_refused(payload: bytes) -> None:
+def test_any_payload_is_decoded_or_refused(payload: bytes) -> None:
     for decode in (wire.decode_order, wire.decode_checkpoint, wire.decode_welcome):
         with contextlib.suppress(WireError):
             decode(payload)

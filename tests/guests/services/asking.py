@@ -1,4 +1,4 @@
-"""Ask a service as the agent does: canonical bytes in, reply bytes out."""
+"""Requests to a service as the agent sends them: canonical bytes in, reply bytes out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The store against a plain dict, by hypothesis: any requests, with restores in between."""
+"""The store compared with a dict, by hypothesis: any requests, with restores between them."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.store = other
 
     @invariant()
-    def the_books_balance(self) -> None:
+    def store_equals_model(self) -> None:
         if hasattr(self, "store"):
             assert self.store._entries == self.model
             assert self.store._keys == sorted(self.model)
@@ -148,7 +148,7 @@ STATE = some_state()
 @given(st.integers(0, len(STATE)), st.binary(max_size=12), st.integers(0, 12))
 @example(at=len(STATE), insert=b"\0", drop=0)
 @example(at=0, insert=b"", drop=12)
-def test_a_damaged_state_is_refused_whole_or_is_a_state(at: int, insert: bytes, drop: int) -> None:
+def test_damaged_state_is_refused_or_valid(at: int, insert: bytes, drop: int) -> None:
     damaged = STATE[:at] + insert + STATE[at + drop :]
     store = KeyValue()
     ask(store, "PUT", "/kv/old", b"kept")
@@ -163,6 +163,6 @@ def test_a_damaged_state_is_refused_whole_or_is_a_state(at: int, insert: bytes, 
 
 
 @given(st.binary(min_size=1, max_size=200))
-def test_bytes_that_are_no_state_are_refused(data: bytes) -> None:
+def test_random_bytes_are_refused_as_a_state(data: bytes) -> None:
     with pytest.raises(ServiceError):
         KeyValue().restore(data)

@@ -1,4 +1,4 @@
-"""Missions of signed requests, over a real voter and replicas that are processes: C1 and C2."""
+"""Missions of signed requests over a real voter and replicas that are processes: C1 and C2."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from faultinject.campaign.assessment import classify
 from faultinject.campaign.mission.host_function import HostFunction
 from faultinject.campaign.mission.mission import Mission, VotedTarget, workload
-from faultinject.campaign.mission.outcome import classify
 from faultinject.campaign.records import MissionPlan, Outcome, StationSpec
 from faultinject.faults import Injection
 from faultinject.faults.injection import inject
@@ -39,17 +39,17 @@ def admitted(calls: list[WorkloadCall]) -> list[bool]:
 
 
 @pytest.mark.parametrize("service", ["kv", "static"])
-def test_whenever_f_begins_to_err_a_request_shows_it(service: str) -> None:
+def test_workload_has_signed_requests_and_one_unsigned(service: str) -> None:
     spec = StationSpec(service=service, function="host")
     for seed in range(40):
-        words = admitted(workload(planned(seed=seed), spec))
-        assert len(words) == 21
-        assert (words[-2], words[-1]) == (True, False)
+        admits = admitted(workload(planned(seed=seed), spec))
+        assert len(admits) == 21
+        assert (admits[-2], admits[-1]) == (True, False)
         plain = workload(planned(seed=seed), StationSpec(service=service))
         assert len(plain) == 20 and not any(admitted(plain))
 
 
-def test_the_oracle_of_signed_requests_refuses_the_others() -> None:
+def test_oracle_rejects_unsigned_requests() -> None:
     spec = StationSpec(function="guest")
     calls = workload(planned(), spec)
     oracle = SequentialOracle("kv", KEY)
@@ -71,18 +71,18 @@ async def host(scratch: Path) -> AsyncIterator[tuple[Node, FunctionSite]]:
         await function.end()
 
 
-async def fly(node: Node, site: FunctionSite | None, kind: str = "") -> Outcome:
+async def run(node: Node, site: FunctionSite | None, kind: str = "") -> Outcome:
     hits = (Injection(target="function", kind=kind, at=7, seed=1),) if kind else ()
     spec = StationSpec(function="host" if site else "guest", deadline=10.0)
 
-    async def strike(hit: Injection) -> float:
+    async def inject_hit(hit: Injection) -> float:
         assert site is not None
         await inject(hit, site)
         return 0.0
 
     async with await node.client() as client:
-        flight = await Mission(planned(*hits), spec, VotedTarget(client)).fly(strike)
-    return classify(flight.judged, voter_alive=True).outcome
+        trace = await Mission(planned(*hits), spec, VotedTarget(client)).run(inject_hit)
+    return classify(trace.requests, voter_alive=True).outcome
 
 
 @pytest.mark.parametrize(
@@ -95,21 +95,23 @@ async def fly(node: Node, site: FunctionSite | None, kind: str = "") -> Outcome:
         ("host-function-refuse", Outcome.SILENT),
     ],
 )
-async def test_f_on_the_host_hit(scratch: Path, kind: str, outcome: Outcome) -> None:
+async def test_mission_outcome_when_f_on_the_host_is_hit(
+    scratch: Path, kind: str, outcome: Outcome
+) -> None:
     async with host(scratch) as (node, site):
-        assert await fly(node, site, kind) is outcome
+        assert await run(node, site, kind) is outcome
 
 
-async def test_f_in_each_guest(scratch: Path) -> None:
+async def test_mission_is_correct_with_f_in_each_guest(scratch: Path) -> None:
     key = scratch / "key"
     key.write_text(KEY.hex())
     inside = f"{EXEC_KV} --function {FRAIL} --key {key}"
     async with running(configure([inside] * 3), scratch) as node:
         await node.standing("ready")
-        assert await fly(node, None) is Outcome.CORRECT
+        assert await run(node, None) is Outcome.CORRECT
 
 
-async def test_a_guest_without_f_lets_through_what_it_must_not(scratch: Path) -> None:
+async def test_mission_is_silent_when_guests_have_no_f(scratch: Path) -> None:
     async with running(configure([EXEC_KV] * 3), scratch) as node:
         await node.standing("ready")
-        assert await fly(node, None) is Outcome.SILENT
+        assert await run(node, None) is Outcome.SILENT

@@ -1,4 +1,4 @@
-"""A station with the function f in each of two guests, or F on the host, on real guests."""
+"""Missions on real guests with the function f in each guest, or F on the host."""
 
 from __future__ import annotations
 
@@ -27,37 +27,37 @@ def hit(target: str, kind: str, at: int = 5) -> Injection:
     return Injection(target=target, kind=kind, at=at, seed=7)
 
 
-def test_f_in_each_guest(shared_scratch: Path) -> None:
+def test_missions_with_f_in_each_guest(shared_scratch: Path) -> None:
     with station(shared_scratch / "fg", "guest") as run:
         row = run(planned())
-        assert (row.outcome, row.correct) == (Outcome.CORRECT, 21), row.words
+        assert (row.outcome, row.correct) == (Outcome.CORRECT, 21), row.problem
         for kind in ("function-crash", "function-hang"):
             row = run(planned(hit("g2", kind)))
-            assert row.outcome is Outcome.CORRECT, row.words
+            assert row.outcome is Outcome.CORRECT, row.problem
             assert [(each.applied, each.used) for each in row.hits] == [(True, True)], row.hits
             assert [fate.name for fate in row.guests if fate.failed] == ["g2"]
             row = run(planned(hit("g1", kind), hit("g2", "hang", at=9)))
             assert row.outcome is not Outcome.CORRECT
             row = run(planned(seed=2))
-            assert row.outcome is Outcome.CORRECT, "from a clean start nothing is left of it"
+            assert row.outcome is Outcome.CORRECT, "the next mission starts clean"
         row = run(planned(hit("g1", "function-refuse"), hit("g2", "function-refuse")))
-        assert row.outcome is Outcome.SILENT, "where the first reply counts a lying f is believed"
+        assert row.outcome is Outcome.SILENT, "1 of n believes a lying f"
         assert run(planned(seed=3)).outcome is Outcome.CORRECT
 
 
-def test_f_on_the_host(shared_scratch: Path) -> None:
+def test_missions_with_f_on_the_host(shared_scratch: Path) -> None:
     with station(shared_scratch / "fh", "host") as run:
         row = run(planned())
-        assert (row.outcome, row.correct) == (Outcome.CORRECT, 21), row.words
+        assert (row.outcome, row.correct) == (Outcome.CORRECT, 21), row.problem
         wanted = {
             "host-function-kill": Outcome.DETECTED, "host-function-hang": Outcome.DETECTED,
             "host-function-admit": Outcome.SILENT, "host-function-refuse": Outcome.SILENT,
         }  # fmt: skip
         for kind, outcome in wanted.items():
             row = run(planned(hit("function", kind)))
-            assert row.outcome is outcome, row.words
+            assert row.outcome is outcome, row.problem
             assert row.hits[0].applied, row.hits
             assert not [fate for fate in row.guests if fate.failed]
             assert run(planned(seed=2)).outcome is Outcome.CORRECT
         row = run(planned(hit("g1", "crash")))
-        assert row.outcome is Outcome.CORRECT, row.words
+        assert row.outcome is Outcome.CORRECT, row.problem

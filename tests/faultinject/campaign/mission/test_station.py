@@ -1,4 +1,4 @@
-"""A station on real guests: missions from a clean start, faults proved, outcomes as they are."""
+"""Missions on real guests: clean starts, proofs of faults, outcomes."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ def hit(target: str, kind: str, at: int = 5, seed: int = 7, dose: int = 1) -> In
 
 @pytest.fixture(scope="module")
 def run(shared_scratch: Path) -> Iterator[Run]:
-    """One station for all: that it stays clean from mission to mission is what is tested."""
+    """One station for all tests, which also test that it is clean for the next mission."""
     with station(shared_scratch / "st") as one:
         yield one
 
 
-def test_nothing_hit_nothing_fails(run: Run) -> None:
+def test_mission_is_correct_when_nothing_is_hit(run: Run) -> None:
     for seed in range(1, 4):
         row = run(plan(seed=seed))
-        assert row.outcome is Outcome.CORRECT, row.words
+        assert row.outcome is Outcome.CORRECT, row.problem
         assert (row.correct, row.wrong, row.masked) == (20, 0, 0)
         assert not [fate for fate in row.guests if fate.failed]
         assert row.timings is not None
@@ -55,49 +55,51 @@ def test_nothing_hit_nothing_fails(run: Run) -> None:
 @pytest.mark.parametrize(
     "kind", ["crash", "hang", "corrupt-reply", "wrong-seq", "garbage", "drop-reply", "reset"]
 )
-def test_one_guest_hit_is_masked_and_the_next_mission_starts_clean(run: Run, kind: str) -> None:
+def test_mission_is_correct_when_one_guest_is_hit_and_the_next_starts_clean(
+    run: Run, kind: str
+) -> None:
     target = Random(kind).choice(["g1", "g2", "g3"])
     row = run(plan(hit(target, kind)))
-    assert row.outcome is Outcome.CORRECT, row.words
+    assert row.outcome is Outcome.CORRECT, row.problem
     assert [(each.kind, each.applied) for each in row.hits] == [(kind, True)], row.hits
     assert [fate.name for fate in row.guests if fate.failed] == [target]
     row = run(plan(seed=2))
-    assert row.outcome is Outcome.CORRECT, row.words
+    assert row.outcome is Outcome.CORRECT, row.problem
     assert not [fate for fate in row.guests if fate.failed]
 
 
-def test_two_guests_hit_are_detected_and_never_a_guess(run: Run) -> None:
+def test_mission_is_detected_when_two_guests_are_hit(run: Run) -> None:
     row = run(plan(hit("g1", "crash"), hit("g2", "hang", at=8)))
-    assert row.outcome is Outcome.DETECTED, row.words
+    assert row.outcome is Outcome.DETECTED, row.problem
     assert row.wrong == 0
     assert row.refused >= 10
 
 
-def test_two_liars_apart_are_detected_and_alike_are_believed(run: Run) -> None:
+def test_mission_is_silent_only_when_two_guests_tell_the_same_lie(run: Run) -> None:
     apart = run(plan(hit("g1", "corrupt-reply", seed=1), hit("g2", "corrupt-reply", seed=2)))
-    assert apart.outcome is Outcome.DETECTED, apart.words
-    # From the first request on: a lie told in a late reply to one before would expel its teller.
+    assert apart.outcome is Outcome.DETECTED, apart.problem
+    # From the first request on: a lie in a late reply to an earlier request would expel the guest.
     alike = run(plan(hit("g1", "corrupt-reply", at=0), hit("g2", "corrupt-reply", at=0)))
     assert alike.outcome is Outcome.SILENT, "this is what 2-of-3 cannot mask"
     assert alike.wrong > 0
-    assert "wrong reply" in alike.words
+    assert "wrong reply" in alike.problem
 
 
-def test_a_voter_that_dies_loses_the_mission(run: Run) -> None:
+def test_mission_is_lost_when_the_voter_dies(run: Run) -> None:
     row = run(plan(hit("voter", "voter-kill")))
-    assert row.outcome is Outcome.VOTER_LOST, row.words
+    assert row.outcome is Outcome.VOTER_LOST, row.problem
     assert row.correct == 5
     assert [each.applied for each in row.hits] == [True]
 
 
-def test_with_repair_a_mission_outlives_faults_that_come_apart(run: Run) -> None:
+def test_mission_with_repair_survives_faults_one_after_the_other(run: Run) -> None:
     hits = (hit("g1", "crash", at=3), hit("g2", "hang", at=9), hit("voter", "voter-kill", at=14))
     row = run(plan(*hits, repair=True))
-    assert row.outcome is Outcome.CORRECT, row.words
+    assert row.outcome is Outcome.CORRECT, row.problem
     assert all(each.applied for each in row.hits)
 
 
-def test_the_plain_guest_fails_with_what_hits_it(run: Run) -> None:
+def test_plain_mission_fails_when_its_guest_is_hit(run: Run) -> None:
     assert run(plan(design="nv")).outcome is Outcome.CORRECT
     assert run(plan(hit("g1", "crash"), design="nv")).outcome is Outcome.DETECTED
     assert run(plan(hit("g1", "hang"), design="nv")).outcome is Outcome.TIMEOUT
@@ -106,16 +108,16 @@ def test_the_plain_guest_fails_with_what_hits_it(run: Run) -> None:
     assert run(plan(design="nv")).outcome is Outcome.CORRECT
 
 
-def test_flipped_bits_are_read_back_and_gone_with_the_mission(run: Run) -> None:
+def test_flipped_bits_are_proved_and_gone_in_the_next_mission(run: Run) -> None:
     row = run(plan(hit("g3", "flip-ram", dose=20000)))
-    assert row.outcome is Outcome.CORRECT, row.words
+    assert row.outcome is Outcome.CORRECT, row.problem
     assert row.hits[0].applied, row.hits
     row = run(plan(seed=3))
-    assert row.outcome is Outcome.CORRECT, row.words
+    assert row.outcome is Outcome.CORRECT, row.problem
     assert not [fate for fate in row.guests if fate.failed]
 
 
-def test_what_cannot_be_applied_is_not_counted_as_masked(run: Run) -> None:
+def test_a_fault_that_cannot_be_applied_is_recorded_as_such(run: Run) -> None:
     row = run(plan(hit("g1", "poison-crash")))
     assert [each.applied for each in row.hits] == [False]
     assert "hits the client" in row.hits[0].proof
@@ -129,10 +131,10 @@ def test_what_cannot_be_applied_is_not_counted_as_masked(run: Run) -> None:
         ("2/2", "corrupt-reply", Outcome.DETECTED, ["g1", "g2"]),
     ],
 )
-def test_another_policy_over_the_first_guests(
+def test_mission_votes_over_the_first_guests_when_it_has_a_policy(
     run: Run, vote: str, kind: str, outcome: Outcome, names: list[str]
 ) -> None:
     row = run(plan(hit("g1", kind), vote=vote))
-    assert row.outcome is outcome, row.words
+    assert row.outcome is outcome, row.problem
     assert [fate.name for fate in row.guests] == names
     assert run(plan(vote=vote)).outcome is Outcome.CORRECT, "the next one starts clean"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from faultinject.campaign.planning.kept_rates import usual_rates
 from faultinject.campaign.planning.plan import plan
 from faultinject.campaign.planning.rates import MissionShape, Rates, learn
-from faultinject.campaign.planning.spec import load, parse
+from faultinject.campaign.planning.spec_file import load, parse
 from faultinject.campaign.planning.summary import summarize
-from faultinject.campaign.run.conduct import usual_rates
 from faultinject.campaign.store.tally import Tally, latency_of
 from tests.faultinject.campaign.specs import SMALL, small_plan
 
@@ -71,25 +71,25 @@ def test_a_plan_tells_its_missions_its_reach_and_its_time() -> None:
     text = "\n".join(summary.lines())
     assert "f0             8,000  voted: nothing hit" in text
     assert "g1               500  voted: 1 guest and the voter hit" in text
-    assert "from q = 0.044 on" in text, "STATISTICS.md: 6,000 clean missions reach q = .05"
+    assert "for q >= 0.044" in text, "STATISTICS.md: 6,000 clean missions reach q = .05"
     assert "minutes with 2 workers" in text
 
 
 def test_doses_and_shots_tell_how_wide_their_intervals_will_be() -> None:
     text = "\n".join(summarize(small_plan()).lines())
     assert "doses: R_M of the plain design" in text
-    assert "how long it takes is not known yet" in text
+    assert "duration not known" in text
 
 
 def test_a_plan_that_cannot_bound_f0_says_so() -> None:
     text = "\n".join(summarize(plan(parse(SMALL), 1)).lines())
-    assert "every result is given that there are none" in text
+    assert "every result assumes that there are none" in text
 
 
 def test_designs_tell_how_well_each_will_be_known() -> None:
     text = "\n".join(summarize(plan(load("oneofn")[0], 1)).lines())
     for n in range(1, 10):
-        assert f"1/{n}: R_sys would be known to +-0.0" in text
+        assert f"1/{n}: R_sys would be known to within +-0.0" in text
     assert "1/1, repair on: R_sys would be known to" in text
     moved = "\n".join(summarize(plan(load("moved-guest")[0], 1)).lines())
     assert "1/6: R_sys would be known to" in moved

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from faultinject.campaign.mission.outcome import standing
+from faultinject.campaign.assessment import assign_stratum
 from faultinject.campaign.planning.plan import plan
-from faultinject.campaign.planning.spec import SpecError, load, parse, shipped
+from faultinject.campaign.planning.spec import SpecError
+from faultinject.campaign.planning.spec_file import load, parse, shipped
 from faultinject.campaign.planning.summary import summarize
 from faultinject.campaign.records import HitResult, MissionPlan, Outcome
 from faultinject.campaign.store.store import Store
@@ -112,7 +113,7 @@ def test_f_of_further_guests_is_hit() -> None:
         kinds = [find(hit.kind).layer for hit in mission.hits]
         assert kinds.count(FaultLayer.FUNCTION) == mission.function_k
         assert len(kinds) == mission.k + mission.function_k == len({h.target for h in mission.hits})
-    words = [each.words for each in summarize(planned).cells]
+    words = [each.description for each in summarize(planned).cells]
     assert words[3] == "voted 1/2: 1 guest and f in 1 guest hit"
 
 
@@ -135,9 +136,9 @@ def test_f_on_the_host_is_hit() -> None:
         (HOST, 'function = "host"', "", "set function = 'host'"),
         (GUEST, "[function_faults]\nfunction-crash = 1", "", r"no \[function_faults\]"),
         (GUEST, "[faults]\nhang = 1", "[faults]\nfunction-hang = 1", r"under \[function_faults\]"),
-        (GUEST, "function-crash = 1", "hang = 1", r"not of f.*under \[faults\]"),
+        (GUEST, "function-crash = 1", "hang = 1", r"does not hit f.*under \[faults\]"),
         (HOST, "host-function-kill = 1", "function-crash = 1", "does not hit a function"),
-        (HOST, 'question = "designs"', 'question = "inequality4"', "knows no function"),
+        (HOST, 'question = "designs"', 'question = "inequality4"', "has no function"),
         (GUEST, "guests_hit = 1\nfunction_hit = 1", "guests_hit = 1\nfunction_hit = 2",
          "give 0 to 1"),
         (GUEST, "guests_hit = 0\nfunction_hit = 1", "guests_hit = 0\nfunction_hit = -1",
@@ -150,7 +151,7 @@ def test_f_on_the_host_is_hit() -> None:
 def test_what_cannot_be_is_named(text: str, there: str, instead: str, said: str) -> None:
     assert there in text
     changed = text.replace(there, instead, 1)
-    if "without" in said:  # else the mixed stratum stands for it
+    if "without" in said:  # else the mixed stratum assigned for it
         changed = changed[: changed.index('[[strata]]\nvote = "1/2"\nguests_hit = 1')]
     with pytest.raises(SpecError, match=f"(?s){said}"):
         parse(changed)
@@ -170,10 +171,10 @@ def test_a_mission_counts_for_what_was_hit_and_never_for_another_vote() -> None:
     )
     planned = plan(parse(text), 1)
     both = next(m for m in planned.missions if (m.k, m.function_k) == (1, 1))
-    stands = standing(both, _only(both, 1), (), planned.cells)
+    assigned = assign_stratum(both, _only(both, 1), (), planned.cells)
     first = find(both.hits[0].kind).layer is FaultLayer.FUNCTION
-    assert stands.stratum == ("1of2-f0-function1" if first else "1of2-f1")
-    assert not stands.void
+    assert assigned.stratum == ("1of2-f0-function1" if first else "1of2-f1")
+    assert not assigned.void
 
 
 @pytest.mark.parametrize("name", ["moved-guest", "moved-host", "moved-lies"])
@@ -196,8 +197,8 @@ def store_of(directory: Path, text: str, wrong: str = "") -> Store:
     rows = []
     for m in store.plan.in_order():
         need = store.spec.guests_of(m.vote)
-        bears = m.k + m.function_k < need and not m.host_function_hit and m.stratum != wrong
-        rows.append(row_of(m, Outcome.CORRECT if bears else Outcome.DETECTED))
+        tolerates = m.k + m.function_k < need and not m.host_function_hit and m.stratum != wrong
+        rows.append(row_of(m, Outcome.CORRECT if tolerates else Outcome.DETECTED))
     store.add_many(rows)
     store.end(number, "complete")
     return store

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from faultinject.campaign.planning.spec import Points, Range, SpecError, load, parse, shipped
+from faultinject.campaign.planning.spec import Points, Range, SpecError
+from faultinject.campaign.planning.spec_file import load, parse, shipped
 from faultinject.faults import CATALOGUE, FaultLayer
 from tests.faultinject.campaign.specs import SMALL
 
@@ -105,10 +106,10 @@ WRONG = [
     ("guests = 3", "guests = 3\nssh = 1", "expected `bool`, got `int`"),
     ("crash = 1", "crsh = 1", "no fault 'crsh': did you mean 'crash'?"),
     ("crash = 1", "crash = -1", "a weight is 0 or more"),
-    ("crash = 1", "slow = 1", "slow does not make the guest fail for sure"),
+    ("crash = 1", "slow = 1", "slow need not make the guest fail"),
     ("crash = 1", "flip-ram = 1", "give one of crash, hang"),
-    ("crash = 1", "flip-ram = 1", "or try it as a dose"),
-    ("voter-kill = 1", "voter-flip = 1", 'asks question = "softerrors"'),
+    ("crash = 1", "flip-ram = 1", "or use it as a dose"),
+    ("voter-kill = 1", "voter-flip = 1", 'use it with question = "softerrors"'),
     ("crash = 1", "voter-kill = 1", "does not hit a guest but a voter"),
     ("crash = 1", "service-stop = 1", "set ssh = true in [station]"),
     ("voter-kill = 1", "crash = 1", "does not hit a voter but a guest"),
@@ -118,8 +119,8 @@ WRONG = [
     ("missions = 20", 'missions = "a"', "expected `int | null`, got `str`"),
     ("missions = 20", "missons = 20", "unknown key `missons`"),
     ("voter_hit = true", "voter_hit = false", "the same stratum as number"),
-    ('design = "nv"', 'design = "nv"\nvoter_hit = true', "no voter that could be hit"),
-    ('design = "nv"', 'design = "nv"\nrepair = "on"', "nobody who repairs"),
+    ('design = "nv"', 'design = "nv"\nvoter_hit = true', "no voter to hit"),
+    ('design = "nv"', 'design = "nv"\nrepair = "on"', "has no repair"),
     ("flips = 50", "flips = -1", "flips -1: 0 to"),
     ("flips = 50", "flips = 0", "is there already"),
     ("flips = 50", 'flips = 50\nkind = "crash"', "crash has no dose: give one of flip-ram"),

@@ -1,4 +1,4 @@
-"""The same missions on a Dask cluster: a real scheduler, real worker processes, fake stations."""
+"""Missions on a Dask cluster: a real scheduler, real worker processes, fake stations."""
 
 from __future__ import annotations
 
@@ -40,14 +40,6 @@ def start(cluster: DaskCluster, *more: str) -> subprocess.Popen[bytes]:
         sys.executable, "-m", "trivisor", "campaign", *words,
         log=home / "log", environment=environment(home),
     )  # fmt: skip
-
-
-def outcomes(home: Path) -> dict[int, str]:
-    table = home / "rows.csv"
-    call(home, "export", str(home / "r"), "--out", str(table))
-    lines = [line.split(",") for line in table.read_text().splitlines()]
-    mission, outcome = lines[0].index("mission"), lines[0].index("outcome")
-    return {int(line[mission]): line[outcome] for line in lines[1:]}
 
 
 def test_a_worker_ends_when_it_is_asked_before_its_scheduler(scratch: Path) -> None:
@@ -105,7 +97,7 @@ def test_a_killed_runner_on_a_cluster_is_resumed(cluster: DaskCluster, scratch: 
     wait_until(lambda: len(stored(scratch)) >= 4, 40)
     os.kill(runner.pid, signal.SIGKILL)
     runner.wait()
-    words = ("resume", str(scratch / "r"), "--station", FAKE, "--no-report")
+    words = ("resume", str(scratch / "r"), "--worker-module", FAKE, "--no-report")
     call(scratch, *words, "--scheduler", cluster.address)
     assert sorted(stored(scratch)) == list(range(MISSIONS))
     wait_until(lambda: not fake_guests(scratch) and not list(scratch.glob("tv-c-*")), 30)
@@ -122,7 +114,7 @@ def test_an_interrupted_runner_ends_its_stations_and_the_workers_serve_others(
     assert runner.wait(40) == ExitCode.INTERRUPTED
     assert not fake_guests(scratch) and not list(scratch.glob("tv-c-*"))
     behave(scratch)
-    words = ("resume", str(scratch / "r"), "--station", FAKE, "--no-report")
+    words = ("resume", str(scratch / "r"), "--worker-module", FAKE, "--no-report")
     call(scratch, *words, "--scheduler", cluster.address)
     assert sorted(stored(scratch)) == list(range(MISSIONS))
 

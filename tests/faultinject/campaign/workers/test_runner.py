@@ -1,4 +1,4 @@
-"""The runner: order, losses, full disks, stops; real workers with a fake station, a real store."""
+"""The runner: order, losses, full disks, stops.  Real workers with fake stations, a real store."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from faultinject.campaign.records import MissionPlan, MissionRow, Outcome, StationFacts, StationSpec
+from faultinject.campaign.records import MissionPlan, MissionRow, StationSpec
 from faultinject.campaign.store.store import Store, StoreFull
+from faultinject.campaign.workers.messages import Failure, Task, Worker
 from faultinject.campaign.workers.runner import Ending, Stop, StopReason, run_missions
 from faultinject.campaign.workers.scratch import ScratchDirectories
-from faultinject.campaign.workers.tasks import Broken, Task, Worker
 from faultinject.campaign.workers.worker_process import MissionResult, WorkerLost, WorkerProcess
 from tests.faultinject.campaign.fake_station import FAKE, began, behave, fake_guests
+from tests.faultinject.campaign.specs import FACTS
 
 SPEC = """
-title = "Of the runner's tests"
+title = "Tests of the runner"
 question = "inequality4"
 faults = { "hang" = 1.0 }
 strata = [
@@ -32,23 +33,21 @@ strata = [
 MISSIONS = 30
 
 
-class Quiet:
-    """A teller that keeps what it is told."""
+class Recorder:
+    """An observer that keeps its notifications."""
 
     def __init__(self) -> None:
         self.rows: list[MissionRow] = []
-        self.twins: list[MissionRow] = []
+        self.duplicates: list[MissionRow] = []
         self.troubles: list[str] = []
-        self.looks = 0
 
     def row(self, row: MissionRow, *, again: bool) -> None:
-        (self.twins if again else self.rows).append(row)
+        (self.duplicates if again else self.rows).append(row)
 
     def trouble(self, text: str) -> None:
         self.troubles.append(text)
 
-    def look(self) -> None:
-        self.looks += 1
+    def poll(self) -> None: ...
 
 
 @pytest.fixture
@@ -67,58 +66,58 @@ def store(home: Path) -> Iterator[Store]:
 
 def run(
     store: Store, workers: int = 2, *, first: int | None = None, stop: Stop | None = None
-) -> tuple[Ending, Quiet]:
-    teller, berths = Quiet(), ScratchDirectories()
+) -> tuple[Ending, Recorder]:
+    observer, directories = Recorder(), ScratchDirectories()
     try:
-        hands = [
-            WorkerProcess(f"w{number}", Worker(station=FAKE, spec=StationSpec()), berths)
+        processes = [
+            WorkerProcess(f"w{number}", Worker(module=FAKE, spec=StationSpec()), directories)
             for number in range(1, workers + 1)
         ]
-        return run_missions(store, hands, teller, stop or Stop(), first=first), teller
+        return run_missions(store, processes, observer, stop or Stop(), first=first), observer
     finally:
-        berths.close()
+        directories.close()
 
 
-def test_every_mission_is_run_once_in_the_plans_order(store: Store, home: Path) -> None:
-    ending, teller = run(store, workers=1)
+def test_run_missions_runs_each_mission_once_in_the_plans_order(store: Store, home: Path) -> None:
+    ending, observer = run(store, workers=1)
     assert (ending.why, ending.missions) == (StopReason.COMPLETE, MISSIONS)
     assert began(home) == [store.plan.index_at(place) for place in range(MISSIONS)]
-    assert store.done == MISSIONS and not store.partial and not teller.twins
+    assert store.done == MISSIONS and not store.partial and not observer.duplicates
     assert store.meta().runs[-1].state == "complete"
     assert store.meta().facts["w1, run 1"].host == "fake"
     assert not fake_guests(home) and not list(home.glob("tv-c-*"))
 
 
-def test_two_workers_share_them(store: Store, home: Path) -> None:
+def test_run_missions_shares_missions_between_workers(store: Store, home: Path) -> None:
     behave(home, meet=2)
-    ending, teller = run(store)
+    ending, observer = run(store)
     assert ending.why is StopReason.COMPLETE
     assert Counter(began(home)) == Counter(range(MISSIONS))
-    assert {row.worker for row in teller.rows} == {"w1", "w2"}
+    assert {row.worker for row in observer.rows} == {"w1", "w2"}
 
 
-def test_the_first_part_only_and_then_the_rest(store: Store, home: Path) -> None:
+def test_run_missions_stops_after_the_first_part(store: Store, home: Path) -> None:
     ending, _ = run(store, first=12)
     assert ending.why is StopReason.FIRST and store.done == store.prefix() == 12
     ending, _ = run(store)
     assert ending.why is StopReason.COMPLETE and ending.missions == MISSIONS - 12
     assert len(began(home)) == MISSIONS
-    ending, _ = run(store)  # with nothing to do nothing is started
+    ending, _ = run(store)  # with nothing to do no worker starts
     assert (ending.why, ending.missions) == (StopReason.COMPLETE, 0)
 
 
-def test_a_lost_workers_mission_is_run_again(store: Store, home: Path) -> None:
+def test_run_missions_repeats_the_mission_of_a_lost_worker(store: Store, home: Path) -> None:
     behave(home, die={"3": 1}, lose={"9": 2})
-    ending, teller = run(store)
+    ending, observer = run(store)
     assert ending.why is StopReason.COMPLETE and store.done == MISSIONS
     assert Counter(began(home)) == Counter(range(MISSIONS)) + Counter({3: 1, 9: 2})
     third, ninth = store.row(3), store.row(9)
     assert third is not None and (third.attempt, third.void) == (2, "")
     assert ninth is not None and (ninth.attempt, ninth.void) == (3, "")
-    assert len(teller.troubles) == 3 and not fake_guests(home)
+    assert len(observer.troubles) == 3 and not fake_guests(home)
 
 
-def test_a_mission_no_worker_lives_through_is_void_and_says_so(store: Store, home: Path) -> None:
+def test_run_missions_voids_a_mission_that_loses_every_worker(store: Store, home: Path) -> None:
     behave(home, lose={"9": 99})
     ending, _ = run(store)
     assert ending.why is StopReason.COMPLETE and store.done == MISSIONS
@@ -128,22 +127,24 @@ def test_a_mission_no_worker_lives_through_is_void_and_says_so(store: Store, hom
     assert began(home).count(9) == 3
 
 
-def test_a_broken_host_does_not_void_the_whole_campaign(store: Store, home: Path) -> None:
+def test_run_missions_aborts_when_workers_are_lost_one_after_the_other(
+    store: Store, home: Path
+) -> None:
     behave(home, lose={str(index): 99 for index in range(MISSIONS)})
     ending, _ = run(store, workers=1)
-    assert ending.why is StopReason.FAILED and "one after the other" in ending.words
+    assert ending.why is StopReason.FAILED and "one after the other" in ending.problem
     assert store.done <= 2 and store.meta().runs[-1].state.startswith("failed: ")
 
 
-def test_no_station_at_all_ends_it_before_the_first_mission(store: Store, home: Path) -> None:
+def test_run_missions_fails_when_no_station_can_be_opened(store: Store, home: Path) -> None:
     behave(home, refuse="this host has no gdbstub")
     ending, _ = run(store)
     assert (ending.why, ending.missions) == (StopReason.FAILED, 0)
-    assert "no gdbstub" in ending.words and ending.remedy == "give it what it lacks"
+    assert "no gdbstub" in ending.problem and ending.remedy == "give it what it lacks"
     assert not began(home)
 
 
-def test_a_workers_full_disk_stops_it_resumably(store: Store, home: Path) -> None:
+def test_run_missions_stops_when_a_workers_disk_is_full(store: Store, home: Path) -> None:
     behave(home, full={"9": 1})
     ending, _ = run(store)
     assert ending.why is StopReason.FULL and store.row(9) is None
@@ -163,7 +164,7 @@ class Full(Store):
         return super().add(row)
 
 
-def test_the_stores_full_disk_stops_it_resumably(home: Path) -> None:
+def test_run_missions_stops_when_the_stores_disk_is_full(home: Path) -> None:
     with Full.create(home / "results", SPEC, 7) as store:
         assert isinstance(store, Full)
         store.room = 11
@@ -175,16 +176,16 @@ def test_the_stores_full_disk_stops_it_resumably(home: Path) -> None:
         assert ending.why is StopReason.COMPLETE and again.done == MISSIONS
 
 
-def test_a_stop_leaves_whole_rows_and_no_guest(store: Store, home: Path) -> None:
+def test_stop_ends_workers_and_their_guests(store: Store, home: Path) -> None:
     behave(home, pause=0.3)
     stop = Stop()
 
-    def ask_later() -> None:
+    def request_later() -> None:
         while len(began(home)) < 6:
             time.sleep(0.01)
-        stop.ask()
+        stop.request()
 
-    thread = threading.Thread(target=ask_later)
+    thread = threading.Thread(target=request_later)
     thread.start()
     ending, _ = run(store, stop=stop)
     thread.join()
@@ -195,7 +196,7 @@ def test_a_stop_leaves_whole_rows_and_no_guest(store: Store, home: Path) -> None
     assert ending.why is StopReason.COMPLETE and store.done == MISSIONS
 
 
-def test_a_second_stop_does_not_wait_for_a_worker_that_hangs(store: Store, home: Path) -> None:
+def test_second_stop_kills_a_worker_that_hangs(store: Store, home: Path) -> None:
     behave(home, hang={str(index): 1 for index in range(MISSIONS)}, stuck=True)
     stop = Stop()
 
@@ -203,9 +204,9 @@ def test_a_second_stop_does_not_wait_for_a_worker_that_hangs(store: Store, home:
         deadline = time.monotonic() + 20
         while not began(home) and time.monotonic() < deadline:
             time.sleep(0.02)
-        stop.ask()
+        stop.request()
         time.sleep(0.5)
-        stop.ask()
+        stop.request()
 
     asker = threading.Thread(target=stop_twice)
     asker.start()
@@ -217,20 +218,18 @@ def test_a_second_stop_does_not_wait_for_a_worker_that_hangs(store: Store, home:
     assert not fake_guests(home)
 
 
-# ------------------------------------------------------- workers that are threads only
+# ------------------------------------------------------- workers without processes
 
 
 class Puppet:
-    """A worker that does as it is told, without a process."""
+    """A worker without a process."""
 
-    def __init__(self, name: str, *, refuses: Broken | None = None, opens: float = 0.0) -> None:
+    def __init__(self, name: str, *, refuses: Failure | None = None) -> None:
         self.name = name
-        self.refuses: Broken | None = refuses
-        self.opens = opens
+        self.refuses: Failure | None = refuses
         self.missions: list[int] = []
 
     def open(self) -> None:
-        time.sleep(self.opens)
         if self.refuses:
             raise WorkerLost("no station", how=self.refuses)
 
@@ -238,7 +237,7 @@ class Puppet:
         if self.refuses:
             raise WorkerLost("no station", how=self.refuses)
         self.missions.append(task.plan.index)
-        row = MissionRow(index=task.plan.index, outcome=Outcome.CORRECT, worker=self.name)
+        row = MissionRow(index=task.plan.index, worker=self.name)
         return MissionResult(row=row, facts=FACTS)
 
     def end(self) -> None: ...
@@ -246,21 +245,15 @@ class Puppet:
     def kill(self) -> None: ...
 
 
-FACTS = StationFacts(
-    host="puppet", cpus=1, cpu="", kernel="", python="", qemu="", libvirt="", accel="", image="",
-    build="", trivisor="",
-)  # fmt: skip
-
-
-def test_one_worker_without_a_station_is_done_without(store: Store) -> None:
-    teller = Quiet()
+def test_run_missions_drops_a_worker_without_a_station(store: Store) -> None:
+    observer = Recorder()
     good, bad = Puppet("good"), Puppet("bad", refuses="refused")
-    ending = run_missions(store, [good, bad], teller, Stop())
+    ending = run_missions(store, [good, bad], observer, Stop())
     assert ending.why is StopReason.COMPLETE and len(good.missions) == MISSIONS
 
 
 class Doubled(Store):
-    """A store whose missions are dealt out twice."""
+    """A store that returns each pending mission twice."""
 
     def pending(self) -> Iterator[MissionPlan]:
         for plan in super().pending():
@@ -268,11 +261,11 @@ class Doubled(Store):
             yield plan
 
 
-def test_a_mission_that_comes_twice_counts_once(home: Path) -> None:
+def test_run_missions_stores_a_repeated_mission_once(home: Path) -> None:
     with Doubled.create(home / "results", SPEC, 7) as store:
-        teller = Quiet()
-        ending = run_missions(store, [Puppet("w1"), Puppet("w2")], teller, Stop())
-        assert ending.missions == store.done == len(teller.rows) == MISSIONS
-        assert len(teller.twins) == MISSIONS
+        observer = Recorder()
+        ending = run_missions(store, [Puppet("w1"), Puppet("w2")], observer, Stop())
+        assert ending.missions == store.done == len(observer.rows) == MISSIONS
+        assert len(observer.duplicates) == MISSIONS
         tallies = store.by_stratum().values()
         assert sum(tally.trials + tally.void for tally in tallies) == MISSIONS

@@ -1,4 +1,4 @@
-"""A worker process as its runner holds it: real processes, a fake station."""
+"""Worker processes as their runner controls them: real processes, a fake station."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from faultinject.campaign.records import MissionPlan, StationSpec
+from faultinject.campaign.workers.messages import Task, Worker
 from faultinject.campaign.workers.scratch import ScratchDirectories, processes_of, sweep_abandoned
-from faultinject.campaign.workers.tasks import Task, Worker
 from faultinject.campaign.workers.worker_process import WorkerLost, WorkerProcess
 from tests.faultinject.campaign.fake_station import FAKE, began, behave, fake_guests
 from tests.faultinject.campaign.processes import ROOT, following
@@ -44,118 +44,116 @@ def home(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def berths(home: Path) -> Iterator[ScratchDirectories]:
-    berths = ScratchDirectories()
-    yield berths
-    berths.close()
+def directories(home: Path) -> Iterator[ScratchDirectories]:
+    directories = ScratchDirectories()
+    yield directories
+    directories.close()
 
 
 @pytest.fixture
-def hand(berths: ScratchDirectories) -> Iterator[WorkerProcess]:
-    hand = WorkerProcess("w1", Worker(station=FAKE, spec=StationSpec()), berths)
-    yield hand
-    hand.kill()
+def worker(directories: ScratchDirectories) -> Iterator[WorkerProcess]:
+    worker = WorkerProcess("w1", Worker(module=FAKE, spec=StationSpec()), directories)
+    yield worker
+    worker.kill()
 
 
-def test_missions_are_run_one_by_one_in_one_worker(hand: WorkerProcess, home: Path) -> None:
-    first = hand.run(Task(plan=mission(3)))
-    pid = hand.pid
-    second = hand.run(Task(plan=mission(4), attempt=2))
+def test_run_uses_one_process_for_all_missions(worker: WorkerProcess, home: Path) -> None:
+    first = worker.run(Task(plan=mission(3)))
+    pid = worker.pid
+    second = worker.run(Task(plan=mission(4), attempt=2))
     assert (first.row.index, second.row.index) == (3, 4)
     assert (second.row.worker, second.row.attempt) == ("w1", 2)
     assert first.facts.host == "fake"
-    assert hand.pid == pid
+    assert worker.pid == pid
     wait_until(lambda: len(fake_guests(home)) == 1)
-    hand.end()
-    hand.wait()
+    worker.end()
+    worker.wait()
     assert not fake_guests(home)
 
 
-def test_a_worker_that_dies_is_replaced_and_its_guest_ended(
-    hand: WorkerProcess, home: Path
-) -> None:
+def test_run_replaces_a_dead_worker_and_ends_its_guest(worker: WorkerProcess, home: Path) -> None:
     behave(home, die={"7": 1})
-    with pytest.raises(WorkerLost, match="it ended before it had told") as lost:
-        hand.run(Task(plan=mission(7)))
+    with pytest.raises(WorkerLost, match="it ended without a report") as lost:
+        worker.run(Task(plan=mission(7)))
     assert lost.value.how == "lost"
     assert not fake_guests(home)
-    assert hand.run(Task(plan=mission(7), attempt=2)).row.attempt == 2
+    assert worker.run(Task(plan=mission(7), attempt=2)).row.attempt == 2
 
 
-def test_a_lost_station_says_why(hand: WorkerProcess, home: Path) -> None:
+def test_run_reports_why_the_station_was_lost(worker: WorkerProcess, home: Path) -> None:
     behave(home, lose={"1": 1})
     with pytest.raises(WorkerLost, match="the fake node is gone") as lost:
-        hand.run(Task(plan=mission(1)))
+        worker.run(Task(plan=mission(1)))
     assert lost.value.how == "lost"
 
 
-def test_a_full_disk_is_told_as_one(hand: WorkerProcess, home: Path) -> None:
+def test_run_reports_a_full_disk(worker: WorkerProcess, home: Path) -> None:
     behave(home, full={"1": 1})
     with pytest.raises(WorkerLost, match="No space left") as lost:
-        hand.run(Task(plan=mission(1)))
+        worker.run(Task(plan=mission(1)))
     assert lost.value.how == "full"
 
 
-def test_a_station_that_cannot_be_had_is_refused_with_its_remedy(
-    hand: WorkerProcess, home: Path
+def test_open_reports_the_remedy_when_no_station_can_be_opened(
+    worker: WorkerProcess, home: Path
 ) -> None:
     behave(home, refuse="there is no QEMU")
     with pytest.raises(WorkerLost, match="there is no QEMU") as lost:
-        hand.open()
+        worker.open()
     assert (lost.value.how, lost.value.remedy) == ("refused", "give it what it lacks")
 
 
-def test_a_worker_that_tells_nothing_is_given_up(
-    hand: WorkerProcess, home: Path, monkeypatch: pytest.MonkeyPatch
+def test_run_kills_a_worker_that_reports_nothing(
+    worker: WorkerProcess, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     behave(home, hang={"1": 1})
-    hand.open()
+    worker.open()
     monkeypatch.setattr(
-        "faultinject.campaign.workers.worker_process.mission_patience", lambda *_: 0.5
+        "faultinject.campaign.workers.worker_process.mission_timeout", lambda *_: 0.5
     )
-    with pytest.raises(WorkerLost, match="told nothing"):
-        hand.run(Task(plan=mission(1)))
+    with pytest.raises(WorkerLost, match="reported nothing"):
+        worker.run(Task(plan=mission(1)))
     assert not fake_guests(home)
 
 
-def test_ending_in_the_middle_of_a_mission(hand: WorkerProcess, home: Path) -> None:
+def test_end_interrupts_a_mission(worker: WorkerProcess, home: Path) -> None:
     behave(home, hang={"1": 1})
-    hand.open()
+    worker.open()
     lost: list[Exception] = []
 
     def run() -> None:
         with pytest.raises(WorkerLost) as caught:
-            hand.run(Task(plan=mission(1)))
+            worker.run(Task(plan=mission(1)))
         lost.append(caught.value)
 
     thread = threading.Thread(target=run)
     thread.start()
     wait_until(lambda: began(home))
-    hand.end()
-    hand.wait()
+    worker.end()
+    worker.wait()
     thread.join(10)
     assert lost and not fake_guests(home)
-    with pytest.raises(WorkerLost, match="told to end"):
-        hand.run(Task(plan=mission(2)))
+    with pytest.raises(WorkerLost, match="asked to end"):
+        worker.run(Task(plan=mission(2)))
 
 
 HOLDER = """
 import sys
 from faultinject.campaign.workers.scratch import ScratchDirectories
 from faultinject.campaign.workers.worker_process import WorkerProcess
-from faultinject.campaign.workers.tasks import Task, Worker
+from faultinject.campaign.workers.messages import Task, Worker
 from faultinject.campaign.records import StationSpec
 from tests.faultinject.campaign.workers.test_worker_process import mission
 from tests.faultinject.campaign.fake_station import FAKE
-hand = WorkerProcess("w1", Worker(station=FAKE, spec=StationSpec()), ScratchDirectories())
-hand.open()
-print(hand.pid, flush=True)
-hand.run(Task(plan=mission(1)))
+worker = WorkerProcess("w1", Worker(module=FAKE, spec=StationSpec()), ScratchDirectories())
+worker.open()
+print(worker.pid, flush=True)
+worker.run(Task(plan=mission(1)))
 """
 
 
 def holder(home: Path) -> tuple[subprocess.Popen[str], int]:
-    """Start a process that holds a worker in the middle of a mission; return the worker's pid."""
+    """Start a runner whose worker is in the middle of a mission; return the worker's pid too."""
     process = subprocess.Popen(
         following(sys.executable, "-c", HOLDER), cwd=ROOT, stdout=subprocess.PIPE, text=True
     )
@@ -166,7 +164,7 @@ def holder(home: Path) -> tuple[subprocess.Popen[str], int]:
     return process, pid
 
 
-def test_a_worker_whose_runner_is_killed_ends_itself_and_its_guest(home: Path) -> None:
+def test_a_worker_ends_itself_and_its_guest_when_its_runner_is_killed(home: Path) -> None:
     behave(home, hang={"1": 1})
     process, _ = holder(home)
     wait_until(lambda: len(fake_guests(home)) == 1)
@@ -177,13 +175,13 @@ def test_a_worker_whose_runner_is_killed_ends_itself_and_its_guest(home: Path) -
     assert sweep_abandoned() and not list(home.glob("tv-c-*"))
 
 
-def test_what_a_killed_runner_and_a_killed_worker_left_is_swept(home: Path) -> None:
+def test_sweep_ends_guests_of_a_killed_runner_and_worker(home: Path) -> None:
     behave(home, hang={"1": 1})
-    process, worker = holder(home)
-    os.kill(worker, signal.SIGSTOP)  # it notices nothing
+    process, pid = holder(home)
+    os.kill(pid, signal.SIGSTOP)  # it notices nothing
     process.kill()
     process.wait()
-    os.kill(worker, signal.SIGKILL)
+    os.kill(pid, signal.SIGKILL)
     assert len(fake_guests(home)) == 1
     began_at = time.monotonic()
     assert len(sweep_abandoned()) == 1
@@ -191,8 +189,8 @@ def test_what_a_killed_runner_and_a_killed_worker_left_is_swept(home: Path) -> N
     assert time.monotonic() - began_at < 40
 
 
-def test_berths_that_are_in_use_are_not_swept(hand: WorkerProcess, home: Path) -> None:
-    hand.open()
+def test_sweep_ignores_directories_in_use(worker: WorkerProcess, home: Path) -> None:
+    worker.open()
     # A process has no command line for a moment after its exec.
     wait_until(lambda: len(fake_guests(home)) == 1)
     assert sweep_abandoned() == []

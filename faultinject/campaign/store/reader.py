@@ -1,4 +1,8 @@
-"""What a campaign's store tells: counts by anything, rows, times, exports.  Only reads."""
+"""Reading a campaign: progress, counts by any column, rows, durations, exports.
+
+Rows are assessed when they are read.  ``Reader`` keeps the result in the temporary table ``trials``
+(see ``table``) and, before each query, adds the missions stored since the last one.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +13,25 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
+from faultinject.campaign.assessment import AssessedMission, assess
 from faultinject.campaign.planning.plan import CampaignPlan
 from faultinject.campaign.planning.rates import MissionShape, Rates, learn
-from faultinject.campaign.records import MissionRow, Timings
+from faultinject.campaign.records import MissionPlan, MissionRow
 from faultinject.campaign.store.database import StoreError
-from faultinject.campaign.store.table import COLUMNS, FLAGS, GROUPS, as_row
-from faultinject.campaign.store.tally import LatencyTally, Tally, latency_of
+from faultinject.campaign.store.table import (
+    CREATE_TRIALS,
+    EXPORTED,
+    FLAGS,
+    GROUPS,
+    INSERT_TRIAL,
+    OBSERVED,
+    TRIAL,
+    encode_json,
+    observed_row,
+    stored_summary,
+    trial_of,
+)
+from faultinject.campaign.store.tally import Tally
 
 __all__ = ["Reader"]
 
@@ -28,16 +43,45 @@ ShotKey = tuple[str, int, str, str]
 class Reader:
     """Reads the missions of one campaign.
 
-    Everywhere ``prefix`` takes only missions among the first so many of the random order: those
-    are complete up to ``prefix()``, while of later ones the slow are missing first.
+    ``prefix`` (of several methods) selects the first missions of the random order.  They are
+    complete up to ``prefix()``; of later missions the slow ones are missing first.
     """
 
     def __init__(self, connection: sqlite3.Connection, plan: CampaignPlan) -> None:
         self._sql = connection
         self._sql.row_factory = sqlite3.Row
         self.plan = plan
+        self._cells = {cell.name: cell for cell in plan.cells}
+        columns = self._sql.execute("PRAGMA table_info(missions)")
+        self._legacy = "came_out" in {column["name"] for column in columns}
+        self._sql.execute("PRAGMA temp_store = MEMORY")
+        self._sql.execute(CREATE_TRIALS)
 
-    # ------------------------------------------------------------- how far
+    def _assess_new(self) -> None:
+        """Assess the missions that were stored since the last call."""
+        new = "SELECT ord FROM missions WHERE ord NOT IN (SELECT ord FROM trials)"
+        places = [record[0] for record in self._sql.execute(new)]
+        for _ in self._missions(places) if places else ():
+            pass
+
+    def _missions(self, places: list[int]) -> Iterator[tuple[MissionPlan, AssessedMission]]:
+        """Yield the missions at these places of the order, and add them to ``trials``."""
+        query = "SELECT * FROM missions WHERE ord IN (SELECT value FROM json_each(?)) ORDER BY ord"
+        for record in self._sql.execute(query, (encode_json(places),)):
+            planned = self.plan.mission(record["mission"])
+            row = observed_row(record, legacy=self._legacy)
+            summary = stored_summary(record) if self._legacy else None
+            mission = assess(planned, row, self.plan.cells, summary)
+            own, counted = self._cells[planned.stratum], self._cells[mission.stratum]
+            trial = trial_of(planned, mission, own, counted, self.plan.first)
+            self._sql.execute(INSERT_TRIAL, trial)
+            yield planned, mission
+
+    def assess(self, row: MissionRow) -> AssessedMission:
+        """Return a mission of this campaign with its stratum and outcome."""
+        return assess(self.plan.mission(row.index), row, self.plan.cells)
+
+    # ------------------------------------------------------------- progress
 
     @property
     def total(self) -> int:
@@ -70,27 +114,23 @@ class Reader:
     # ------------------------------------------------------------- counts
 
     def tallies(self, *by: str, prefix: int | None = None, **where: object) -> dict[Key, Tally]:
-        """Count missions by outcome for each combination of values of the columns ``by`` (of
-        ``table.GROUPS``); ``where`` takes those only that have these values.
+        """Count missions by outcome for each combination of values of the columns ``by``.
 
-        ``stratum``, ``k`` and ``voter_hit`` are as counted, ``planned`` as planned.
+        ``by`` and ``where`` name columns of ``table.GROUPS``.  ``where`` selects the missions with
+        these values; a list or tuple means any of its values.
         """
         columns = ", ".join((*self._known(by), "outcome"))
         sql, values = self._where(prefix, where)
         counts: dict[Key, dict[str | None, int]] = {}
-        query = f"SELECT {columns}, COUNT(*) FROM missions {sql} GROUP BY {columns}"
+        query = f"SELECT {columns}, COUNT(*) FROM trials {sql} GROUP BY {columns}"
+        self._assess_new()
         for *key, outcome, count in self._sql.execute(query, values):
             counts.setdefault(_plain(by, key), {})[outcome] = count
         return {key: Tally.of(each) for key, each in sorted(counts.items(), key=_sortable)}
 
     def by_stratum(self, prefix: int | None = None) -> dict[str, Tally]:
-        """Count by stratum, dose or shot, as counted."""
+        """Count missions by the stratum, dose or shot that they count for."""
         return {key[0]: tally for key, tally in self.tallies("stratum", prefix=prefix).items()}
-
-    def by_kind(self, prefix: int | None = None) -> dict[tuple[str, str], Tally]:
-        """Count strata by (stratum, the kinds of its guests' faults joined by "+")."""
-        tallies = self.tallies("stratum", "kinds", prefix=prefix, kind="")
-        return {(key[0], key[1]): tally for key, tally in tallies.items()}
 
     def by_dose(self, prefix: int | None = None) -> dict[tuple[str, int, str], Tally]:
         """Count doses by (kind, flips, design), with repair as the spec's first setting."""
@@ -101,100 +141,65 @@ class Reader:
                 found[key[0], key[1], key[2]] = tally
         return found
 
-    def dose_falls(self, prefix: int | None = None) -> dict[tuple[str, int], dict[int, Tally]]:
-        """Count doses' voted missions by (kind, flips), and those by the guests that failed."""
+    def doses_by_failed_guests(
+        self, prefix: int | None = None
+    ) -> dict[tuple[str, int], dict[int, Tally]]:
+        """Count the voted missions of doses by (kind, flips), then by guests that failed."""
         found: dict[tuple[str, int], dict[int, Tally]] = {}
-        tallies = self._model("repair", "design", "fallen", prefix=prefix, shot=False)
-        for (kind, dose, on, design, fallen), tally in tallies.items():
+        tallies = self._model("repair", "design", "failed_guests", prefix=prefix, shot=False)
+        for (kind, dose, on, design, failed), tally in tallies.items():
             if design == "voted" and on == (self.plan.spec.repair == "on"):
-                found.setdefault((kind, dose), {})[fallen] = tally
+                found.setdefault((kind, dose), {})[failed] = tally
         return found
 
     def shots(self, prefix: int | None = None) -> dict[ShotKey, dict[int, Tally]]:
-        """Count shots by (kind, flips, design, vote), and those by the guests that failed.
+        """Count shots by (kind, flips, design, vote), then by guests that failed.
 
         The vote is "" where it is the station's.
         """
         repair = self.plan.spec.repair == "on"
         votes = {cell.name: cell.vote for cell in self.plan.cells}
         found: dict[ShotKey, dict[int, Tally]] = {}
-        tallies = self._model("design", "repair", "fallen", "stratum", prefix=prefix, shot=True)
-        for (kind, flips, design, on, fallen, stratum), tally in tallies.items():
+        columns = ("design", "repair", "failed_guests", "stratum")
+        tallies = self._model(*columns, prefix=prefix, shot=True)
+        for (kind, flips, design, on, failed, stratum), tally in tallies.items():
             if design == "nv" or on == repair:
-                by_fallen = found.setdefault((kind, flips, design, votes[stratum]), {})
-                by_fallen[fallen] = by_fallen.get(fallen, Tally()) + tally
+                by_failed = found.setdefault((kind, flips, design, votes[stratum]), {})
+                by_failed[failed] = by_failed.get(failed, Tally()) + tally
         return found
 
     def _model(self, *by: str, prefix: int | None, shot: bool) -> dict[Key, Tally]:
-        """Count missions in which nothing was forced to fail, by kind, dose and more."""
+        """Count missions in which no guest was forced to fail, by kind, dose and ``by``."""
         tallies = self.tallies("kind", "dose", *by, prefix=prefix, shot=shot)
         return {key: tally for key, tally in tallies.items() if key[0]}
 
     # ------------------------------------------------------------- rows
 
-    def rows(self, prefix: int | None = None, **where: object) -> Iterator[MissionRow]:
-        """Yield rows in the order of the plan; ``where`` as with ``tallies``."""
-        sql, values = self._where(prefix, where)
-        for record in self._sql.execute(f"SELECT * FROM missions {sql} ORDER BY ord", values):
-            yield as_row(record)
+    def missions(self) -> Iterator[tuple[MissionPlan, AssessedMission]]:
+        """Yield all stored missions in the order of the plan, each with its plan."""
+        places = [record[0] for record in self._sql.execute("SELECT ord FROM missions")]
+        return self._missions(places)
 
-    def row(self, index: int) -> MissionRow | None:
-        """Return the row of a mission by its number, or None."""
-        query = "SELECT * FROM missions WHERE mission = ?"
-        record = self._sql.execute(query, (index,)).fetchone()
-        return None if record is None else as_row(record)
+    def row(self, index: int) -> AssessedMission | None:
+        """Return a mission by its number, or None."""
+        found = self._missions([self.plan.order_of(index)]) if index < self.total else ()
+        return next((mission for _, mission in found), None)
 
-    # ------------------------------------------------------------- times
-
-    def latencies(
-        self, by: str = "stratum", prefix: int | None = None, **where: object
-    ) -> dict[Any, LatencyTally]:
-        """Summarize the latencies of answered requests (seconds) for each value of a column."""
-        self._known((by,))
-        sql, values = self._where(prefix, where)
-        answered: dict[Any, list[float]] = {}
-        missing: dict[Any, int] = {}
-        decoder = msgspec.json.Decoder(list[float])
-        for value, text in self._sql.execute(f"SELECT {by}, latencies FROM missions {sql}", values):
-            every = decoder.decode(text)
-            real = [latency for latency in every if latency >= 0]
-            answered.setdefault(value, []).extend(real)
-            missing[value] = missing.get(value, 0) + len(every) - len(real)
-        return {
-            _plain((by,), [value])[0]: latency_of(each, missing[value])
-            for value, each in answered.items()
-        }
-
-    def timings(
-        self, by: str = "stratum", prefix: int | None = None, **where: object
-    ) -> dict[Any, tuple[Timings, int]]:
-        """Return mean times (seconds) of the missions of each value of a column, and how many."""
-        self._known((by,))
-        sql, values = self._where(prefix, where)
-        sql += " AND reset_s IS NOT NULL" if sql else "WHERE reset_s IS NOT NULL"
-        query = (
-            f"SELECT {by}, AVG(reset_s), AVG(inject_s), AVG(workload_s), AVG(settle_s), COUNT(*) "
-            f"FROM missions {sql} GROUP BY {by}"
-        )
-        return {
-            _plain((by,), [value])[0]: (
-                Timings(reset=reset, inject=inject, workload=workload, settle=settle),
-                count,
-            )
-            for value, reset, inject, workload, settle, count in self._sql.execute(query, values)
-        }
+    # ------------------------------------------------------------- durations
 
     def latest(self, since: float, most: int) -> list[float]:
-        """When the last ``most`` missions since then began, in seconds since the epoch."""
-        # The last ones of the order are the latest, but for those of workers that were lost.
+        """Return when the last ``most`` missions began, at ``since`` or later."""
+        # The last of the order are the latest, except for missions of lost workers.
         query = "SELECT began FROM missions WHERE began >= ? ORDER BY ord DESC LIMIT ?"
         return [row[0] for row in self._sql.execute(query, (since, most))]
 
     def rates(self) -> Rates | None:
-        """Learn how long missions take, for plans to come; None without a mission."""
+        """Return how long missions took; None without a mission."""
+        self._assess_new()
         query = (
             "SELECT planned, kinds, voter_kind, kind, reset_s + inject_s + workload_s + settle_s "
-            "FROM missions WHERE reset_s IS NOT NULL AND outcome IS NOT NULL"
+            "FROM trials JOIN missions USING (ord) "
+            "WHERE reset_s IS NOT NULL AND trials.outcome IS NOT NULL"
         )
         return learn(
             MissionShape(
@@ -229,7 +234,7 @@ class Reader:
             ) from error
         types = {
             name: "BOOLEAN" if name in FLAGS else _DUCK[sql.split()[0]]
-            for name, sql in COLUMNS.items()
+            for name, sql in EXPORTED.items()
         }
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             plain, new = Path(folder, "rows.csv"), Path(folder, "rows.parquet")
@@ -244,12 +249,17 @@ class Reader:
         return count
 
     def _write_csv(self, path: Path, *, null: str) -> int:
+        self._assess_new()
+        names = [name for name in OBSERVED if name in EXPORTED and name not in TRIAL]
         count = 0
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
-            writer.writerow(COLUMNS)
-            query = f"SELECT {', '.join(COLUMNS)} FROM missions ORDER BY ord"
-            for record in self._sql.execute(query):
+            writer.writerow(EXPORTED)
+            query = f"SELECT {', '.join(names)} FROM missions WHERE ord = ?"
+            for trial in self._sql.execute("SELECT * FROM trials ORDER BY ord").fetchall():
+                observed = self._sql.execute(query, (trial["ord"],)).fetchone()
+                hits = encode_json(self.plan.mission(trial["mission"]).hits)
+                record = (*trial, hits, *observed)
                 writer.writerow(null if value is None else value for value in record)
                 count += 1
         return count
@@ -264,7 +274,7 @@ class Reader:
         return columns
 
     def _where(self, prefix: int | None, where: dict[str, object]) -> tuple[str, list[object]]:
-        """Return a WHERE clause and its values; a list or tuple means any of its values."""
+        """Return a WHERE clause and its values."""
         self._known(tuple(where))
         clauses: list[str] = []
         values: list[object] = []

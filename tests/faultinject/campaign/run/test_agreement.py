@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from faultinject.campaign.records import Outcome
-from faultinject.campaign.run.agree import compare
+from faultinject.campaign.run.agreement import compare
 
 
 def test_outcomes_and_verdicts_are_told_apart() -> None:

@@ -1,0 +1,52 @@
+"""How long missions took on this host: kept in the cache for estimates of later plans."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from deploy.node.records import cache_directory
+from faultinject.campaign.planning.rates import Rates
+
+__all__ = ["keep_rates", "known_rates", "usual_rates"]
+
+ENOUGH = 50
+"""Missions from which the mean duration is kept for estimates; fewer are not kept."""
+USUAL = Path(__file__).with_name("usual-rates.json")
+
+_log = structlog.get_logger(__name__)
+
+
+def keep_rates(rates: Rates | None) -> None:
+    """Keep how long missions took on this host, for estimates of later plans."""
+    if rates is None or rates.missions < ENOUGH:
+        return
+    rates = (known_rates() or Rates()).updated(rates)
+    path = _path()
+    new = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new.write_bytes(msgspec.json.encode(rates))
+        new.replace(path)
+    except OSError as error:
+        _log.warning("mission durations were not saved", error=str(error))
+
+
+def known_rates() -> Rates | None:
+    """Return how long missions took on this host; None if that is not known."""
+    try:
+        return msgspec.json.decode(_path().read_bytes(), type=Rates)
+    except (FileNotFoundError, msgspec.DecodeError):
+        return None  # written by another version: the next run replaces it
+
+
+def usual_rates() -> Rates:
+    """Return how long missions took on two cores without KVM, in the campaigns of docs/results."""
+    return msgspec.json.decode(USUAL.read_bytes(), type=Rates)
+
+
+def _path() -> Path:
+    return cache_directory() / "mission-times.json"

@@ -1,0 +1,193 @@
+"""Outcomes and strata of missions: severity, and faults that were not applied."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from faultinject.campaign.assessment import assess, assign_stratum, classify
+from faultinject.campaign.records import (
+    GuestFate,
+    HitResult,
+    MissionPlan,
+    Outcome,
+    RequestResult,
+)
+from tests.faultinject.campaign.specs import results_of, row_of, small_plan
+
+__all__: list[str] = []
+
+RIGHT = RequestResult()
+MASKED = RequestResult(masked=True)
+WRONG = RequestResult(code="wrong", problem="GET /kv/a: a wrong reply")
+REFUSED = RequestResult(code="outcome-unknown")
+SILENCE = RequestResult(code="no verdict in time")
+CUT = RequestResult(code="connection")
+
+
+@pytest.mark.parametrize(
+    ("requests", "alive", "outcome"),
+    [
+        ([], True, Outcome.CORRECT),
+        ([RIGHT, RIGHT], True, Outcome.CORRECT),
+        ([RIGHT, MASKED], True, Outcome.CORRECT),
+        ([RIGHT, SILENCE, RIGHT], True, Outcome.TIMEOUT),
+        ([RequestResult(code="timeout")], True, Outcome.TIMEOUT),
+        ([CUT], True, Outcome.TIMEOUT),
+        ([SILENCE, REFUSED], True, Outcome.DETECTED),
+        ([RIGHT], False, Outcome.VOTER_LOST),
+        ([REFUSED, CUT], False, Outcome.VOTER_LOST),
+        ([WRONG, CUT], False, Outcome.SILENT),
+        ([RIGHT, WRONG, REFUSED, SILENCE], True, Outcome.SILENT),
+    ],
+)
+def test_classify_returns_the_most_severe_outcome(
+    requests: list[RequestResult], alive: bool, outcome: Outcome
+) -> None:
+    assert classify(requests, voter_alive=alive).outcome is outcome
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["not-executed", "overload", "outcome-unknown", "too-large", "session-expired", "key-reused",
+     "guest-lost", "bad-frame", "error"],
+)  # fmt: skip
+def test_classify_counts_a_rejection_as_detected(code: str) -> None:
+    summary = classify([RIGHT, RequestResult(code=code)], voter_alive=True)
+    assert summary.outcome is Outcome.DETECTED
+    assert (summary.correct, summary.refused) == (1, 1)
+
+
+def test_classify_counts_requests_and_explains_the_outcome() -> None:
+    summary = classify([MASKED, REFUSED, SILENCE, WRONG, RIGHT], voter_alive=True)
+    assert (summary.correct, summary.wrong, summary.refused, summary.unanswered) == (2, 1, 1, 1)
+    assert summary.masked == 1
+    assert summary.problem == "request 3: GET /kv/a: a wrong reply"
+    assert classify([RIGHT], voter_alive=True).problem == ""
+    lost = classify([RIGHT], voter_alive=False)
+    assert lost.problem == "the voter does not speak any more"
+
+
+# ------------------------------------------------------------------ strata
+
+PLAN = small_plan()
+
+
+def mission(stratum: str, number: int = 0, **wanted: object) -> MissionPlan:
+    """Return a mission of a cell (with these values)."""
+    found = [
+        each for each in PLAN.missions
+        if each.stratum == stratum and all(getattr(each, k) == v for k, v in wanted.items())
+    ]  # fmt: skip
+    return found[number]
+
+
+def missing(plan: MissionPlan, *targets: str) -> tuple[HitResult, ...]:
+    """Return results in which the hits on these targets were not applied."""
+    return tuple(
+        msgspec.structs.replace(result, applied=result.target not in targets)
+        for result in results_of(plan)
+    )
+
+
+def test_assign_stratum_returns_the_planned_one_when_all_faults_were_applied() -> None:
+    for plan in PLAN.missions:
+        assigned = assign_stratum(plan, results_of(plan), (), PLAN.cells)
+        assert (assigned.stratum, assigned.void) == (plan.stratum, "")
+
+
+def test_assign_stratum_voids_a_mission_whose_faults_were_not_applied() -> None:
+    for plan in PLAN.missions:
+        if plan.hits:
+            assigned = assign_stratum(plan, results_of(plan, applied=False), (), PLAN.cells)
+            assert "was not applied to" in assigned.void
+            assert assign_stratum(plan, (), (), PLAN.cells).void, "never carried out"
+
+
+def test_assign_stratum_counts_the_applied_faults_when_some_were_not() -> None:
+    plan = mission("f2")
+    assigned = assign_stratum(plan, missing(plan, plan.hits[0].target), (), PLAN.cells)
+    assert (assigned.stratum, assigned.void) == ("f1", "")
+    plan = mission("f3-repair")
+    assigned = assign_stratum(plan, missing(plan, plan.hits[0].target), (), PLAN.cells)
+    assert assigned.stratum == "f2-repair", "repair off and on are never mixed"
+
+
+def test_assign_stratum_voids_a_mission_when_an_unproved_fault_may_have_acted() -> None:
+    """Campaign mofn, mission 1291: a reset without proof, and its guest was silent afterwards."""
+    plan = mission("f2")
+    unseen, seen = (hit.target for hit in plan.hits)
+    failed = [GuestFate(name=n, state="absent", reason="", failed=True) for n in (unseen, seen)]
+    assigned = assign_stratum(plan, missing(plan, unseen), failed, PLAN.cells)
+    assert "was not seen to be applied" in assigned.void and unseen in assigned.void
+    assigned = assign_stratum(plan, missing(plan, unseen), failed[1:], PLAN.cells)
+    assert (assigned.stratum, assigned.void) == ("f1", ""), "the guest kept serving: not hit"
+
+
+def test_assign_stratum_counts_the_guest_when_the_voter_was_not_hit() -> None:
+    plan = mission("g1")
+    assert assign_stratum(plan, missing(plan, "voter"), (), PLAN.cells).stratum == "f1"
+
+
+def test_assign_stratum_voids_a_mission_when_the_voter_is_lost_by_an_unproved_hit() -> None:
+    plan = mission("g1")
+    assigned = assign_stratum(plan, missing(plan, "voter"), (), PLAN.cells, Outcome.VOTER_LOST)
+    assert "was not seen to be applied to voter, which failed" in assigned.void
+    assigned = assign_stratum(plan, missing(plan, "voter"), (), PLAN.cells, Outcome.TIMEOUT)
+    assert (assigned.stratum, assigned.void) == ("f1", ""), "the voter was there to the end"
+
+
+def test_assign_stratum_voids_a_mission_when_the_plan_has_no_such_stratum() -> None:
+    plan = mission("g1")
+    guest = next(hit.target for hit in plan.hits if hit.target != "voter")
+    assigned = assign_stratum(plan, missing(plan, guest), (), PLAN.cells)
+    assert "the plan has no stratum without it" in assigned.void  # there is no g0
+
+
+def test_assign_stratum_voids_a_dose_that_was_not_applied_in_full() -> None:
+    plan = mission("dose-flip-ram-50")
+    results = list(results_of(plan))
+    results[-1] = msgspec.structs.replace(results[-1], applied=False)
+    assert assign_stratum(plan, results, (), PLAN.cells).void
+
+
+def test_assign_stratum_ignores_faults_of_a_guest_that_had_failed_already() -> None:
+    plan = mission("dose-flip-ram-50-nv")
+    results = list(results_of(plan))
+    results[-1] = msgspec.structs.replace(results[-1], applied=False)
+    failed = GuestFate(name="g1", state="failed", reason="", failed=True)
+    assert not assign_stratum(plan, results, (failed,), PLAN.cells).void
+    served = msgspec.structs.replace(failed, failed=False)
+    assert assign_stratum(plan, results, (served,), PLAN.cells).void
+    results[0] = msgspec.structs.replace(results[0], applied=False)
+    none = [msgspec.structs.replace(result, applied=False) for result in results]
+    assert assign_stratum(plan, none, (failed,), PLAN.cells).void, "another fault made it fail"
+
+
+# ------------------------------------------------------------------ whole missions
+
+
+def test_assess_returns_stratum_outcome_and_counts() -> None:
+    assessed = assess(mission("f2"), row_of(mission("f2"), Outcome.DETECTED), PLAN.cells)
+    assert (assessed.stratum, assessed.outcome, assessed.void) == ("f2", Outcome.DETECTED, "")
+    assert (assessed.correct, assessed.refused) == (19, 1)
+    assert assessed.problem == "request 19: not-executed"
+
+
+def test_assess_keeps_the_requests_outcome_of_a_void_mission() -> None:
+    row = msgspec.structs.replace(row_of(mission("f1"), Outcome.DETECTED), hits=(), guests=())
+    assessed = assess(mission("f1"), row, PLAN.cells)
+    assert (assessed.outcome, assessed.requests_outcome) == (None, Outcome.DETECTED)
+    assert "was not applied to" in assessed.void
+
+
+def test_assess_voids_a_mission_that_was_not_run() -> None:
+    assessed = assess(mission("f1"), row_of(mission("f1"), None), PLAN.cells)
+    assert (assessed.outcome, assessed.requests_outcome) == (None, None)
+    assert assessed.void == "no clean start"
+
+
+def test_assess_fails_the_plain_guest_with_its_mission() -> None:
+    for outcome in Outcome:
+        [fate] = assess(mission("nv1"), row_of(mission("nv1"), outcome), PLAN.cells).guests
+        assert fate.failed == outcome.failed
