@@ -27,9 +27,9 @@ from guests.protocol.function import NO, YES
 from guests.protocol.message import MessageError, Request
 from guests.protocol.wire import Decoder, FrameKind, encode
 from guests.service import ServiceError
+from voter import log
 from voter.address import check_unix_path
 from voter.errors import VoterError
-from voter.log import complain, configure, note
 from voter.sockets import listen_unix
 
 __all__ = ["keep", "main", "serve"]
@@ -67,7 +67,7 @@ class _Client(asyncio.Protocol):
                 if frame.kind == FrameKind.REQUEST
             ]
         except Exception:  # noqa: BLE001 - whatever it is, it must not let anything through
-            complain("the function failed")
+            log.exception("the function failed")
             self._end()
             return
         if self._transport is not None:
@@ -92,7 +92,7 @@ async def serve(function: Function, path: str) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     server = await loop.create_unix_server(lambda: _Client(function), sock=listen_unix(path))
-    note("function", serves=path)
+    log.info("function", serves=path)
     try:
         await stop.wait()
     finally:
@@ -137,7 +137,7 @@ def keep(run: Callable[[], int]) -> int:
         status = os.waitstatus_to_exitcode(os.waitpid(ended, 0)[1])
         if status >= 0:
             return status
-        note("function", ended=status)
+        log.info("function", ended=status)
         if time.monotonic() - started > LONG_LIFE:
             pause = FIRST_PAUSE
         else:  # one that dies at once must not take the processor
@@ -156,7 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--keep", action="store_true", help="start it again when a signal has ended it"
     )
     options = parser.parse_args(arguments)
-    configure(json=not sys.stderr.isatty())
+    log.configure(json=not sys.stderr.isatty())
     try:
         function = load_function(options.function, read_key(options.key))
         check_unix_path(options.listen)

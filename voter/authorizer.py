@@ -1,14 +1,16 @@
-"""A runner with a gate: F, a process of its own, is asked of each request before it is ordered.
+"""A runner that asks F, a process of its own, before it orders a request.
 
-Configuration C2 of the paper's Figure 5: what every guest would do by itself (``guests.function``)
-is done once, on the host.  F's death, hang or lies are its own: all that is here is a question on a
-unix socket and its answer.  F says yes: the request goes on as it would without.  No: the client
-gets the reply that a guest would have given.  Nothing in time, or what is no answer: the client is
-refused (not-executed, unless an attempt before this one has a place in the order), never let
-through, and so are all that wait behind it.  F is asked and answers in order, so that requests keep
-theirs.
+This is configuration C2 of the paper's Figure 5: what every guest would do by itself
+(``guests.function``) is done once, on the host.  The voter asks F on a unix socket.
 
-Loaded only where the configuration names a ``function``.
+- F admits it: the request is ordered as it would be without F.
+- F rejects it: the client gets the reply that a guest would have given.
+- F does not answer in time, or its answer is malformed: the voter refuses the request and all that
+  wait behind it (not-executed, unless an earlier attempt has a place in the order).
+
+F is asked and answers in order, so requests keep their order.  F's failures do not affect the vote:
+all that connects the two is a question and its answer.  The voter loads this module only if the
+configuration names a ``function``.
 """
 
 from __future__ import annotations
@@ -21,27 +23,27 @@ from typing import NamedTuple, cast
 
 from guests.protocol.function import NO, REFUSAL, YES
 from guests.protocol.wire import Decoder, FrameKind, encode
+from voter import log
 from voter.address import Connector, parse_address
 from voter.config import Config
 from voter.core.dedup import Finding
 from voter.core.events import Fail, Failure, Once, Release
-from voter.log import complain, note
 from voter.runner import LARGEST, Clock, Runner, Verdict
 
 __all__ = ["ASKED", "ASKED_BYTES", "AuthorizingRunner"]
 
 ASKED, ASKED_BYTES = 4096, 64 << 20
-"""Requests that wait for F's word at most, and their size."""
+"""Most requests that wait for F's answer, and most bytes of them; more are refused (overload)."""
 _BEFORE = {
     Finding.PENDING: Failure.OUTCOME_UNKNOWN,
     Finding.DONE: Failure.OUTCOME_UNKNOWN,
     Finding.EXPIRED: Failure.SESSION_EXPIRED,
 }
-"""What is said of a retry that F does not let through, by what is known of the attempt before."""
+"""The failure of a retry that F did not admit, by what is known of the earlier attempt."""
 
 
 class _Asked(NamedTuple):
-    """A request that waits for F's word until ``until``; ``call`` gets the verdict."""
+    """A request that waits for F's answer until ``until``; ``call`` gets the verdict."""
 
     request: bytes
     caller: bytes
@@ -52,7 +54,7 @@ class _Asked(NamedTuple):
 
 
 class AuthorizingRunner(Runner):
-    """The runner, with F before it.  A ticket of its own stands for a request from here on."""
+    """The runner, with F before it.  Its tickets are its own: they begin before F answers."""
 
     def __init__(
         self,
@@ -66,16 +68,16 @@ class AuthorizingRunner(Runner):
         super().__init__(config, clock, connector, random64, secret=secret)
         self._f_address = parse_address(config.function or "")
         self._f_connector = connector
-        self._f: _Line | None = None
-        self._dialing: asyncio.Task[None] | None = None
+        self._f: _FunctionConnection | None = None
+        self._connecting: asyncio.Task[None] | None = None
         self._asked: OrderedDict[int, _Asked] = OrderedDict()
         self._asked_bytes = 0
-        self._gone: set[int] = set()  # asked of F, by clients who have gone
+        self._gone: set[int] = set()  # asked of F, by clients whose connection is lost
         self._passed: dict[int, int] = {}  # admitted: our ticket, the runner's
-        self._gate_ticket = 0
+        self._own_ticket = 0
         self._deadline: asyncio.TimerHandle | None = None
-        self._silent = False  # F, the last time it was asked
-        self._ending = False  # F is asked nothing any more
+        self._silent = False  # F did not answer the last time
+        self._ending = False  # F is not asked any more
         self.counters["denied"] = 0
 
     def submit(
@@ -86,12 +88,12 @@ class AuthorizingRunner(Runner):
         call: Callable[[Verdict], object],
         once: Once | None = None,
     ) -> int:
-        """Ask F, then order the request; ``call`` gets the verdict, once.  Returns the ticket."""
-        ticket = self._gate_ticket = self._gate_ticket + 1
+        """Ask F, then order the request; ``call`` gets the verdict, once.  Return the ticket."""
+        ticket = self._own_ticket = self._own_ticket + 1
         until = asyncio.get_running_loop().time() + self.config.timing.function
         asked = _Asked(request, caller, read_only, call, once, until)
         if len(request) > LARGEST:
-            self._pass(ticket, asked)  # it is refused there, unread
+            self._pass(ticket, asked)  # the runner refuses it
         elif self._ending:
             self._refuse(ticket, asked, Failure.NOT_EXECUTED, "the voter ends")
         elif len(self._asked) >= ASKED or self._asked_bytes + len(request) > ASKED_BYTES:
@@ -101,27 +103,27 @@ class AuthorizingRunner(Runner):
             self._asked_bytes += len(request)
             if self._f is not None:
                 self._f.ask(ticket, request)
-            elif self._dialing is None:
-                self._dialing = asyncio.create_task(self._dial(), name="dial F")
+            elif self._connecting is None:
+                self._connecting = asyncio.create_task(self._connect(), name="connect to F")
             self._watch()
         return ticket
 
     async def run(self) -> None:
-        """Run as the runner does; F is asked nothing any more afterwards."""
+        """Run as the runner does; afterwards F is not asked any more."""
         try:
             await super().run()
         finally:
             self._end()
-            if self._dialing is not None:
-                self._dialing.cancel()
+            if self._connecting is not None:
+                self._connecting.cancel()
 
     @property
     def waiting(self) -> int:
-        """Clients that wait for F's word, or a verdict."""
+        """Clients that wait for F's answer or for a verdict."""
         return super().waiting + len(self._asked)
 
     async def drained(self) -> None:
-        """Order nothing new, ask F nothing any more; return once nobody waits for a verdict."""
+        """Order nothing new and ask F nothing more; return once no client waits for a verdict."""
         self._end()
         await super().drained()
 
@@ -130,7 +132,7 @@ class AuthorizingRunner(Runner):
         self.lose(self._f, "the voter ends")
 
     def cancel(self, ticket: int) -> None:
-        """The client has gone; what F has not admitted yet is not ordered any more."""
+        """Forget a client whose connection is lost; what F has not admitted yet is not ordered."""
         if ticket in self._asked:
             self._gone.add(ticket)
         elif ticket in self._passed:
@@ -157,60 +159,60 @@ class AuthorizingRunner(Runner):
             found = self.engine.dedup.lookup(asked.once, asked.caller, self.engine.log.time_ns)
             code = _BEFORE.get(found.finding, code)
         self.failures[code] = self.failures.get(code, 0) + 1
-        self._tell(asked.call, Fail(ticket, code, f"the function F: {reason}"))
+        self._call_back(asked.call, Fail(ticket, code, f"the function F: {reason}"))
 
-    def _tell(self, call: Callable[[Verdict], object], verdict: Verdict) -> None:
+    def _call_back(self, call: Callable[[Verdict], object], verdict: Verdict) -> None:
         try:
             call(verdict)
-        except Exception:  # noqa: BLE001 - must cost one client, not those behind it
-            complain("a front end failed", ticket=verdict.ticket)
+        except Exception:  # noqa: BLE001 - costs one client, not those behind it
+            log.exception("a front end failed", ticket=verdict.ticket)
 
     # ------------------------------------------------------------ F
 
-    async def _dial(self) -> None:
-        """Connect to F, and ask what has come together; refuse it all if nobody is there."""
-        line = _Line(self)
+    async def _connect(self) -> None:
+        """Connect to F and send it the requests that wait; refuse them all if nobody listens."""
+        connection = _FunctionConnection(self)
         try:
-            await self._f_connector(self._f_address, lambda: line)
+            await self._f_connector(self._f_address, lambda: connection)
         except OSError as error:
             self.lose(None, f"nobody serves at {self._f_address.text}: {error}")
         else:
-            self._f = line
+            self._f = connection
             for ticket, asked in self._asked.items():
-                line.ask(ticket, asked.request)
+                connection.ask(ticket, asked.request)
         finally:
-            self._dialing = None
+            self._connecting = None
 
-    def decide(self, line: _Line, ticket: int, word: bytes) -> None:
-        """F has said something: only yes or no, to the first that waits, is an answer."""
-        if line is not self._f:
+    def decide(self, connection: _FunctionConnection, ticket: int, answer: bytes) -> None:
+        """Take a message of F: only YES or NO to the first request that waits is an answer."""
+        if connection is not self._f:
             return
-        if next(iter(self._asked), None) != ticket or word not in (YES, NO):
-            self.lose(line, "it answers what it was not asked")
+        if next(iter(self._asked), None) != ticket or answer not in (YES, NO):
+            self.lose(connection, "it answers what it was not asked")
             return
         asked = self._take(ticket)
         self._watch()
         if self._silent:
             self._silent = False
-            note("function", answers=True)
+            log.info("function", answers=True)
         if asked is None:
             return
-        if word == YES:
+        if answer == YES:
             self._pass(ticket, asked)
         else:
             self.counters["denied"] += 1
-            self._tell(asked.call, Release(ticket, 0, REFUSAL, 0, ()))
+            self._call_back(asked.call, Release(ticket, 0, REFUSAL, 0, ()))
 
-    def lose(self, line: _Line | None, reason: str) -> None:
-        """F does not answer (any more): refuse all that wait; the next request dials it anew."""
-        if line is not self._f:
+    def lose(self, connection: _FunctionConnection | None, reason: str) -> None:
+        """Give up this connection to F: refuse all that wait.  The next request connects anew."""
+        if connection is not self._f:
             return
-        if line is not None:
+        if connection is not None:
             self._f = None
-            line.close()
+            connection.close()
         if self._asked and not self._silent:
             self._silent = True
-            note("function", answers=False, reason=reason)
+            log.info("function", answers=False, reason=reason)
         for ticket in tuple(self._asked):
             asked = self._take(ticket)
             if asked is not None:
@@ -218,7 +220,7 @@ class AuthorizingRunner(Runner):
         self._watch()
 
     def _take(self, ticket: int) -> _Asked | None:
-        """Take a request off the list of those that wait; None if its client has gone."""
+        """Remove and return a request that waits; None if its client's connection is lost."""
         asked = self._asked.pop(ticket)
         self._asked_bytes -= len(asked.request)
         if ticket in self._gone:
@@ -227,55 +229,58 @@ class AuthorizingRunner(Runner):
         return asked
 
     def _watch(self) -> None:
-        """Have one timer, for the first that waits: the others fall due after it."""
+        """Set one timer, for the first request that waits: the others are due after it."""
         if self._deadline is None and self._asked:
             until = next(iter(self._asked.values())).until
-            self._deadline = asyncio.get_running_loop().call_at(until, self._look, until)
+            self._deadline = asyncio.get_running_loop().call_at(until, self._check_deadline, until)
 
-    def _look(self, due: float) -> None:
-        """Lose F if the first waits for too long; a voter that was itself held up blames nobody."""
+    def _check_deadline(self, due: float) -> None:
+        """Give up F if the first request waits too long.
+
+        If the voter itself was delayed, it extends the deadline instead.
+        """
         self._deadline = None
         loop, limit = asyncio.get_running_loop(), self.config.timing.function
         first = next(iter(self._asked.values()), None)
         if first is not None and loop.time() - due > limit / 10:
-            self._deadline = loop.call_later(limit, self._look, loop.time() + limit)
+            self._deadline = loop.call_later(limit, self._check_deadline, loop.time() + limit)
         elif first is not None and first.until <= loop.time():
             self.lose(self._f, f"no word within {limit:g} s")
         self._watch()
 
 
-class _Line(asyncio.Protocol):
+class _FunctionConnection(asyncio.Protocol):
     """The connection to F."""
 
-    def __init__(self, gate: AuthorizingRunner) -> None:
-        self._gate = gate
+    def __init__(self, runner: AuthorizingRunner) -> None:
+        self._runner = runner
         self._decoder = Decoder()
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """asyncio: F is there."""
+        """asyncio: F has accepted the connection."""
         self._transport = cast(asyncio.Transport, transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """asyncio: F is gone."""
+        """asyncio: the connection is closed."""
         self._transport = None
-        self._gate.lose(self, "it has gone")
+        self._runner.lose(self, "it has gone")
 
     def data_received(self, data: bytes) -> None:
-        """asyncio: answers."""
+        """asyncio: bytes from F."""
         for frame in self._decoder.feed(data):
-            self._gate.decide(
+            self._runner.decide(
                 self, frame.seq, frame.payload if frame.kind == FrameKind.REPLY else b""
             )
         if self._decoder.skipped:
-            self._gate.lose(self, "what it says is not a frame")
+            self._runner.lose(self, "what it says is not a frame")
 
     def ask(self, ticket: int, request: bytes) -> None:
-        """Ask of one request."""
+        """Send one request to F."""
         if self._transport is not None:
             self._transport.write(encode(FrameKind.REQUEST, 0, ticket, request))
 
     def close(self) -> None:
-        """End it."""
+        """Close the connection."""
         if self._transport is not None:
             self._transport.abort()

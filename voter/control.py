@@ -121,11 +121,11 @@ class VoterControlServer(HttpFrontEnd):
         try:
             index = self._runner.find(name)
             expulsion = msgspec.json.decode(body or b"{}", type=_Expulsion)
-        except KeyError:
-            names = ", ".join(self._runner.names)
-            return problem_of_status(404, f"{name}: no such replica; there are {names}")
         except msgspec.DecodeError as error:
             return problem_of_status(400, f'expected {{"reason": TEXT}}: {error}')
+        except ValueError:
+            names = ", ".join(self._runner.names)
+            return problem_of_status(404, f"{name}: no such replica; there are {names}")
         if action == "admit":
             self._runner.admit(index)
         elif action == "expel":

@@ -99,7 +99,7 @@ async def _prepare(config: Config, outside: Outside) -> tuple[Runner, Journal | 
         runner.synced(position)
 
     def filled(full: bool, reason: str) -> None:
-        runner.filled(full, reason)
+        runner.set_full(full, reason)
 
     journal, found = await open_journal(
         outside.files,
@@ -111,10 +111,11 @@ async def _prepare(config: Config, outside: Outside) -> tuple[Runner, Journal | 
         on_synced=synced,
         on_full=filled,
     )
-    runner = _runner_of(config)(config, *outside[:3], secret=found.secret)
+    identity = found.identity
+    runner = _runner_of(config)(config, *outside[:3], secret=identity.key)
     service = None
-    if found.service is not None and found.state_format is not None:
-        service = (found.service, found.state_format)
+    if identity.service is not None and identity.state_format is not None:
+        service = (identity.service, identity.state_format)
     past = Past(base=found.base, state=found.state, entries=found.entries)
     runner.begin(journal, past, service)
     return runner, journal
@@ -135,12 +136,12 @@ async def serve(
     }  # fmt: skip
     running = asyncio.create_task(runner.run(), name="runner")
     running.add_done_callback(lambda _: stop.set())
-    running.add_done_callback(lambda _: runner.placed.set())
-    await runner.placed.wait()  # who connects earlier waits in the sockets' queues
+    running.add_done_callback(lambda _: runner.reserved.set())
+    await runner.reserved.wait()  # who connects earlier waits in the sockets' queues
     for name, sock in sockets.items():
         await roles[name].serve(sock)
         address = sock.getsockname()
-        log.note("listening", socket=name, address=address)
+        log.info("listening", socket=name, address=address)
     gc.collect()
     gc.freeze()  # what is there now stays: no use in looking at it at each collection
     gc.set_threshold(*GC_THRESHOLDS)
@@ -166,7 +167,7 @@ async def serve(
         finally:
             if journal is not None:
                 await journal.close()
-    log.note("stopped")
+    log.info("stopped")
 
 
 async def _run(config: Config, sockets: dict[str, socket.socket], outside: Outside) -> None:

@@ -1,11 +1,23 @@
 """A link: the one ordered stream of frames between the voter and a replica's agent.
 
-Raw asyncio protocol, no queue of its own besides one list of frames that is written once per turn
-of the event loop.  Whatever comes in is hostile until proved otherwise: the decoder bounds it,
-the epoch dates it, and anything an honest agent would not send ends the link.
+Theory of operation.  ``run`` connects again and again, with back-off, until it is cancelled.  A
+connection begins with a handshake:
 
-A link connects by itself, again and again (with back-off), for as long as it is not stopped;
-whether the replica behind it may vote is the engine's business.
+1. The voter draws a random *epoch* and sends HELLO with it.  Until an answer comes it repeats the
+   HELLO, for the port of a guest may have no reader yet.  Sometimes it sends zeros first: if the
+   agent's decoder still holds the start of a frame that an earlier connection cut off, the zeros
+   complete that frame, and the agent finds the HELLO behind it.
+2. The agent answers WELCOME in that epoch, with its service, history and position.  Whatever else
+   arrives before it is of an earlier connection, and is dropped up to STALE_LIMIT bytes.
+3. ``check`` accepts or rejects the WELCOME.  If it accepts, the link is up: the engine gets
+   ``Greeted``, and frames of this epoch become events.
+
+Everything that comes in is hostile until proved otherwise.  The decoder bounds it and the epoch
+dates it.  Anything that an honest agent would not send becomes ``Misbehaved``, on which the engine
+closes the link.  Whether the replica may vote is the engine's decision, not the link's.
+
+Frames that are sent in one turn of the event loop are written together at its end (``flush``).
+State transfers (``voter.transfer``) share the stream with requests.
 """
 
 from __future__ import annotations
@@ -16,7 +28,7 @@ from collections.abc import Callable
 from typing import cast
 
 from guests.protocol import wire
-from guests.protocol.wire import FETCH_AHEAD, STATE_PIECE, Decoder, FrameKind, encode
+from guests.protocol.wire import STATE_PIECE, Decoder, FrameKind, encode
 from voter.address import Address, Connector
 from voter.core import events as ev
 from voter.core.limits import Limits
@@ -28,25 +40,33 @@ FIRST_RETRY = 0.02
 LAST_RETRY = 1.0
 """Seconds between attempts to connect: doubled from first to last."""
 GREETING_RETRY = 0.25
-"""Seconds until a HELLO that was not answered is said again."""
+"""Seconds until an unanswered HELLO is repeated."""
 GREETING_FIRST, GREETING_LIMIT = 0.5, 5.0
-"""Seconds until a connection on which nobody answers the HELLO is given up: doubled from the first
-to the limit. The first is short for QEMU's sake: a guest's write that meets the end of the
-connection before can leave its port throttled (``virtio-console``: no watch is added to a channel
-that is already closed), so that nothing it says comes out until the next connection ends."""
+"""Seconds until a connection without an answer to HELLO is closed: doubled from first to limit.
+
+The first is short because of QEMU.  If a guest writes while the previous connection ends, its port
+can stay throttled (``virtio-console`` adds no watch to a closed channel).  Then nothing that the
+guest writes arrives until the next connection ends.
+"""
 GREETING_PAYLOAD = 1024
-"""Until WELCOME no larger frame is believed: a cut one of before must not swallow the WELCOME."""
+"""Largest payload before WELCOME, in bytes: a frame that was cut must not swallow the WELCOME."""
 STALE_LIMIT = 4 << 20
-"""Bytes of an earlier epoch that may come out of a channel before WELCOME."""
+"""Bytes of earlier epochs that may arrive before WELCOME; above that the link is closed."""
 FOREIGN_LIMIT = 64
-"""Frames of another epoch after WELCOME before the replica is taken for broken."""
+"""Frames of another epoch after WELCOME; one more is misbehaviour."""
+
+_SIMPLE: dict[int, type[ev.Answered | ev.Digested | ev.Restored]] = {
+    FrameKind.REPLY: ev.Answered,
+    FrameKind.DIGEST: ev.Digested,
+    FrameKind.RESTORED: ev.Restored,
+}
 
 
 class ReplicaLink(asyncio.Protocol):
     """The voter's end of one link.
 
-    ``deliver`` takes the events it makes; ``check`` says what is wrong with a WELCOME (None:
-    nothing); ``random64`` gives epochs; ``flush_soon`` is told when there is something to write.
+    ``deliver`` takes the events it makes; ``check`` returns what is wrong with a WELCOME (None:
+    nothing); ``random64`` gives epochs; ``flush_soon`` schedules a call of ``flush``.
     """
 
     def __init__(
@@ -80,17 +100,17 @@ class ReplicaLink(asyncio.Protocol):
         self._out: list[bytes] = []
         self._writable = asyncio.Event()
         self._closed = asyncio.Event()
-        self._hurry = asyncio.Event()
+        self._reconnect = asyncio.Event()
         self._greeted = asyncio.Event()
         self._retry = FIRST_RETRY
-        # An ``exec:`` replica starts with its connection, and ends with it: it is given its time.
+        # An ``exec:`` replica starts with its connection and ends with it: it needs its time.
         self._patience = GREETING_LIMIT if address.kind == "exec" else GREETING_FIRST
         self._stale = 0
         self._foreign = 0
         self._hellos = 0
-        self._arriving: IncomingState | None = None
-        self._late = 0, 0  # the last fetch, and how many answers to it may still come
-        self._sending: asyncio.Task[None] | None = None
+        self._fetching: IncomingState | None = None
+        self._late = 0, 0  # the last fetch that ended, and how many answers to it may still come
+        self._restoring: asyncio.Task[None] | None = None
 
     # ---------------------------------------------------------- connecting
 
@@ -101,11 +121,11 @@ class ReplicaLink(asyncio.Protocol):
                 await self._connect_once()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self._retry):
-                        await self._hurry.wait()
-                self._hurry.clear()
+                        await self._reconnect.wait()
+                self._reconnect.clear()
                 self._retry = min(self._retry * 2, LAST_RETRY)
         finally:
-            self.drop("the voter stops")
+            self.close("the voter stops")
 
     async def _connect_once(self) -> None:
         """Connect, greet, and stay until the connection has ended."""
@@ -115,28 +135,26 @@ class ReplicaLink(asyncio.Protocol):
             async with asyncio.timeout(GREETING_LIMIT):
                 await self._connector(self.address, lambda: self)
         except (OSError, TimeoutError) as error:
-            self.drop(f"cannot connect to {self.address.text}: {str(error) or 'timed out'}")
+            self.close(f"cannot connect to {self.address.text}: {str(error) or 'timed out'}")
             return
         self.epoch = self._random64()
-        hello = encode(
-            FrameKind.HELLO, self.epoch, 0, wire.PROTOCOL.to_bytes(2) + bytes([self.index])
-        )
+        greeting = wire.PROTOCOL.to_bytes(2) + bytes([self.index])
+        hello = encode(FrameKind.HELLO, self.epoch, 0, greeting)
         attempts = round(self._patience / GREETING_RETRY)
         self._patience = min(self._patience * 2, GREETING_LIMIT)
         self._hellos = 0
         for attempt in range(attempts):
             self._hellos += 1
-            # At times zeros push a frame that was cut before we came out of the agent's decoder.
             self.send(bytes(wire.MAX_PAYLOAD) + hello if attempt % 8 == 1 else hello)
             if await self._wait_any(GREETING_RETRY):
                 break
         else:
             self.problem = f"no agent answers on {self.address.text}"
-            self.drop(self.problem)
+            self.close(self.problem)
         await self._closed.wait()
 
     async def _wait_any(self, seconds: float) -> bool:
-        """Wait until greeted or closed; tell whether one of them happened in time."""
+        """Wait until greeted or closed; return whether that happened in time."""
         waits = [asyncio.ensure_future(e.wait()) for e in (self._greeted, self._closed)]
         try:
             done, _ = await asyncio.wait(
@@ -147,18 +165,18 @@ class ReplicaLink(asyncio.Protocol):
                 wait.cancel()
         return bool(done)
 
-    def hurry(self) -> None:
-        """Connect again at once (the supervisor says that the agent is there)."""
+    def reconnect_now(self) -> None:
+        """End the pause before the next attempt (the supervisor knows that the agent is there)."""
         self._retry = FIRST_RETRY
-        self._hurry.set()
+        self._reconnect.set()
 
-    def settle_down(self) -> None:
-        """The replica votes: the next loss is tried again quickly."""
+    def reset_backoff(self) -> None:
+        """Begin with short pauses at the next loss, for the replica votes."""
         self._retry = FIRST_RETRY
         if self.address.kind != "exec":
             self._patience = GREETING_FIRST
 
-    def drop(self, reason: str) -> None:
+    def close(self, reason: str) -> None:
         """Close the connection at once; ``run`` will connect again."""
         self.problem = reason
         if self._transport is not None:
@@ -166,7 +184,7 @@ class ReplicaLink(asyncio.Protocol):
             self._detach(reason)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """asyncio: the connection is there."""
+        """asyncio: the connection is open."""
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=256 * 1024)
         self._decoder = Decoder(GREETING_PAYLOAD)
@@ -174,11 +192,12 @@ class ReplicaLink(asyncio.Protocol):
         self._writable.set()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """asyncio: the connection is gone."""
+        """asyncio: the connection is closed."""
         self._detach(f"link closed{f': {exc}' if exc else ''}")
         self._closed.set()
 
     def _detach(self, reason: str) -> None:
+        """Forget the connection, and report its loss if the engine knew it."""
         self._transport = None
         self._out.clear()
         self._end_transfers()
@@ -187,27 +206,6 @@ class ReplicaLink(asyncio.Protocol):
         if was_up:
             self.problem = reason
             self._deliver(ev.Lost(self.index, epoch, reason))
-
-    def _end_transfers(self) -> None:
-        self._end_fetch()
-        if self._sending is not None:
-            self._sending.cancel()
-            self._sending = None
-
-    def _end_fetch(self) -> None:
-        if self._arriving is not None and self._arriving.timer is not None:
-            self._arriving.timer.cancel()
-        if self._arriving is not None:
-            self._late = self._arriving.seq, self._arriving.asked - self._arriving.came
-        self._arriving = None
-
-    def _was_asked_ahead(self, seq: int) -> bool:
-        """Whether this answers a fetch that is over, for which more pieces had been asked."""
-        fetch, answers = self._late
-        if seq != fetch or not answers:
-            return False
-        self._late = fetch, answers - 1
-        return True
 
     # ------------------------------------------------------------- sending
 
@@ -223,7 +221,7 @@ class ReplicaLink(asyncio.Protocol):
         self.send(wire.encode_head(FrameKind.ORDER, self.epoch, seq, payload, payload_crc, flags))
 
     def flush(self) -> None:
-        """Write what has come together."""
+        """Write the frames of this turn."""
         if self._transport is not None and self._out:
             self._transport.write(b"".join(self._out))
         self._out.clear()
@@ -237,54 +235,62 @@ class ReplicaLink(asyncio.Protocol):
         """Ask for a sign of life."""
         self.send(encode(FrameKind.PING, self.epoch, 0))
 
+    def pause_writing(self) -> None:
+        """asyncio: the agent does not read as fast as the voter writes."""
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        """asyncio: the agent has read enough."""
+        self._writable.set()
+
+    # ----------------------------------------------------------- transfers
+
     def fetch(self, seq: int) -> None:
         """Ask for the state kept at marker ``seq``; it comes back as one Fetched event."""
         self._end_fetch()
-        self._arriving = IncomingState(seq, self._limits.transfer_rate)
-        self._ask()
+        self._fetching = IncomingState(seq, self._limits.transfer_rate, self._ask)
 
-    def _ask(self) -> None:
-        """Ask for pieces of the state that is on its way, some ahead, at the rate for transfers."""
-        arriving = self._arriving
-        if arriving is None:
-            return
-        arriving.timer = None
-        while arriving.asked - arriving.came < FETCH_AHEAD:
-            offset = (arriving.asked * STATE_PIECE).to_bytes(8)
-            arriving.asked += 1
-            self.send(encode(FrameKind.FETCH, self.epoch, arriving.seq, offset))
-            pause = arriving.pace.pause(STATE_PIECE)
-            if pause:
-                arriving.timer = asyncio.get_running_loop().call_later(pause, self._ask)
-                return
+    def _ask(self, seq: int, offset: int) -> None:
+        self.send(encode(FrameKind.FETCH, self.epoch, seq, offset.to_bytes(8)))
 
     def restore(self, effect: ev.Restore) -> None:
-        """Send a checkpoint, in pieces, no faster than the replica takes them and than the rate
-        for transfers.
-        """
+        """Send a checkpoint in pieces, at most at the rate for transfers and as the agent reads."""
         self._end_transfers()
-        self._sending = asyncio.ensure_future(self._send_state(effect))
+        self._restoring = asyncio.ensure_future(self._send_state(effect))
 
     async def _send_state(self, effect: ev.Restore) -> None:
         state, epoch = effect.state, self.epoch
         point = wire.CheckpointPayload(effect.history, len(state), effect.digest.ljust(32, b"\0"))
         self.send(encode(FrameKind.RESTORE, epoch, effect.seq, wire.encode_checkpoint(point)))
-        pace = TransferRate(self._limits.transfer_rate)
+        rate = TransferRate(self._limits.transfer_rate)
         for at in range(0, len(state), STATE_PIECE):
             await self._writable.wait()
             piece = bytes(state[at : at + STATE_PIECE])
             flags = wire.FLAG_LAST if at + len(piece) == len(state) else 0
             self.send(encode(FrameKind.STATE, epoch, effect.seq, piece, flags))
-            # Also where there is no need to wait: the others' votes come through in between.
-            await asyncio.sleep(pace.pause(len(piece)))
+            # Also with nothing to wait for: requests and votes get their turn between pieces.
+            await asyncio.sleep(rate.pause(len(piece)))
 
-    def pause_writing(self) -> None:
-        """asyncio: the agent does not read as fast as we write."""
-        self._writable.clear()
+    def _end_transfers(self) -> None:
+        self._end_fetch()
+        if self._restoring is not None:
+            self._restoring.cancel()
+            self._restoring = None
 
-    def resume_writing(self) -> None:
-        """asyncio: there is room again."""
-        self._writable.set()
+    def _end_fetch(self) -> None:
+        fetching, self._fetching = self._fetching, None
+        if fetching is not None:
+            if fetching.timer is not None:
+                fetching.timer.cancel()
+            self._late = fetching.seq, fetching.unanswered
+
+    def _is_late_answer(self, seq: int) -> bool:
+        """Return whether this answers a fetch that is over, and count it."""
+        fetch, answers = self._late
+        if seq != fetch or not answers:
+            return False
+        self._late = fetch, answers - 1
+        return True
 
     # ----------------------------------------------------------- receiving
 
@@ -297,7 +303,10 @@ class ReplicaLink(asyncio.Protocol):
             if frame.epoch == self.epoch and self.up:
                 self._take(frame)
             elif frame.kind == FrameKind.HERE:
-                self._restarted()
+                # A new incarnation of the service: greet it on a new connection, after the usual
+                # pause, so that one that fails again and again does not keep the voter busy.
+                if self.up:
+                    self.close("the service was started anew")
             elif frame.kind == FrameKind.WELCOME and frame.epoch == self.epoch:
                 self._welcome(frame)
                 skipped = self._decoder.skipped
@@ -310,60 +319,54 @@ class ReplicaLink(asyncio.Protocol):
         elif not self.up:
             self._stale += len(data)
             if self._stale > STALE_LIMIT:
-                self.drop("sends without end and never answers the HELLO")
+                self.close("sends without end and never answers the HELLO")
 
     def _take(self, frame: wire.Frame) -> None:
-        kind, index, epoch = frame.kind, self.index, frame.epoch
-        if kind == FrameKind.REPLY:
-            self._deliver(ev.Answered(index, epoch, frame.seq, frame.payload))
-        elif kind == FrameKind.DIGEST:
-            self._deliver(ev.Digested(index, epoch, frame.seq, frame.payload))
+        """Turn a frame of this epoch into an event."""
+        kind, index, epoch, seq = frame.kind, self.index, frame.epoch, frame.seq
+        fetching = self._fetching
+        fetched = fetching is not None and fetching.seq == seq
+        if kind in _SIMPLE:
+            self._deliver(_SIMPLE[kind](index, epoch, seq, frame.payload))
         elif kind == FrameKind.PONG:
             self._deliver(ev.Heard(index, epoch))
-        elif kind == FrameKind.RESTORED:
-            self._deliver(ev.Restored(index, epoch, frame.seq, frame.payload))
         elif kind == FrameKind.REFUSED:
             reason = frame.payload[:200].decode("utf-8", "replace")
-            if self._arriving is not None and frame.seq == self._arriving.seq:
-                self._arriving.came += 1
+            if fetching is not None and fetched:
+                fetching.unanswered -= 1
                 self._end_fetch()
-                self._deliver(ev.FetchFailed(index, epoch, frame.seq, reason))
-            elif not self._was_asked_ahead(frame.seq):
-                self._deliver(ev.RefusedOrder(index, epoch, frame.seq, reason))
-        elif (
-            kind == FrameKind.STATE
-            and (arriving := self._arriving) is not None
-            and arriving.asked > arriving.came
-            and arriving.seq == frame.seq
-        ):
-            self._take_piece(frame, arriving)
-        elif kind == FrameKind.STATE and self._was_asked_ahead(frame.seq):
-            pass  # of a fetch that was given up
+                self._deliver(ev.FetchFailed(index, epoch, seq, reason))
+            elif not self._is_late_answer(seq):
+                self._deliver(ev.RefusedOrder(index, epoch, seq, reason))
+        elif kind == FrameKind.STATE and fetching is not None and fetched and fetching.unanswered:
+            self._take_piece(frame, fetching)
+        elif kind == FrameKind.STATE and self._is_late_answer(seq):
+            pass
         elif kind == FrameKind.WELCOME:
             self._welcome(frame)
         else:
             self._accuse(f"sends a frame of kind {kind} that nobody asked for")
 
-    def _take_piece(self, frame: wire.Frame, arriving: IncomingState) -> None:
-        arriving.came += 1
-        arriving.state += frame.payload
-        arriving.hashed.update(frame.payload)
-        last, size = bool(frame.flags & wire.FLAG_LAST), len(arriving.state)
+    def _take_piece(self, frame: wire.Frame, fetching: IncomingState) -> None:
+        fetching.add(frame.payload)
+        index, epoch, seq = self.index, frame.epoch, frame.seq
+        last, size = bool(frame.flags & wire.FLAG_LAST), len(fetching.state)
         limit = self._limits.state_bytes
         if size > limit or not (last or frame.payload):
             self._end_fetch()
             why = f"the state is over the limit of {limit} bytes, or has no end"
-            self._deliver(ev.FetchFailed(self.index, frame.epoch, frame.seq, why))
+            self._deliver(ev.FetchFailed(index, epoch, seq, why))
         elif last:
             self._end_fetch()
-            digest = arriving.hashed.digest()
-            self._deliver(ev.Fetched(self.index, frame.epoch, frame.seq, arriving.state, digest))
+            digest = fetching.hash.digest()
+            self._deliver(ev.Fetched(index, epoch, seq, fetching.state, digest))
         else:
-            self._deliver(ev.Piece(self.index, frame.epoch, frame.seq, size))
-            if arriving.timer is None:
-                self._ask()
+            self._deliver(ev.Piece(index, epoch, seq, size))
+            if fetching.timer is None:
+                fetching.request()
 
     def _welcome(self, frame: wire.Frame) -> None:
+        """Finish the handshake; a slow agent may answer every HELLO that was sent."""
         self._hellos -= 1
         if self.up:
             if self._hellos < 0:
@@ -372,34 +375,17 @@ class ReplicaLink(asyncio.Protocol):
         try:
             welcome = wire.decode_welcome(frame.payload)
         except wire.WireError as error:
-            self.drop(str(error))
+            self.close(str(error))
             return
         problem = self._check(self.index, welcome)
         if problem is not None:
-            self.drop(problem)
+            self.close(problem)
             return
         self._decoder.max_payload = wire.MAX_PAYLOAD
         self.welcome, self.up, self.problem = welcome, True, ""
         self._greeted.set()
-        self._deliver(
-            ev.Greeted(
-                self.index,
-                self.epoch,
-                welcome.incarnation,
-                welcome.fresh,
-                welcome.last_seq,
-                welcome.history,
-                welcome.replies_from,
-            )
-        )
-
-    def _restarted(self) -> None:
-        """A new incarnation of the service says that it is here: greet it on a new connection.
-
-        After the usual pause, so that one that dies again and again does not keep us busy.
-        """
-        if self.up:
-            self.drop("the service was started anew")
+        held = welcome.last_seq, welcome.history, welcome.replies_from
+        self._deliver(ev.Greeted(self.index, self.epoch, welcome.incarnation, welcome.fresh, *held))
 
     def _accuse(self, reason: str) -> None:
         if self.up:

@@ -1,7 +1,7 @@
 """The voter's log: one JSON object a line on standard error, or plain lines on a terminal.
 
-The standard library's logging, not structlog as elsewhere: structlog loads rich and pygments where
-they are installed, 66 modules that R_V would have to answer for.
+It uses the standard library's logging.  structlog, which the other processes use, loads rich and
+pygments where they are installed: 66 modules that would count as part of R_V.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["complain", "configure", "note"]
+__all__ = ["configure", "exception", "info"]
 
 _logger = logging.getLogger("voter")
 
 
 class _Lines(logging.Formatter):
-    """JSON objects, or (``json`` False) words for a person."""
+    """Formats a record as a JSON object, or as plain text for a person."""
 
     def __init__(self, *, json: bool) -> None:
         super().__init__()
@@ -39,18 +39,18 @@ class _Lines(logging.Formatter):
 
 
 def configure(*, json: bool) -> None:
-    """Send everything to standard error; the libraries below us only from warnings on."""
+    """Log to standard error; libraries log warnings and errors only."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Lines(json=json))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     _logger.setLevel(logging.INFO)
 
 
-def note(event: str, **fields: object) -> None:
+def info(event: str, **fields: object) -> None:
     """Log one event with its fields."""
     _logger.info(event, extra={"fields": fields})
 
 
-def complain(event: str, **fields: object) -> None:
+def exception(event: str, **fields: object) -> None:
     """Log an error, with the exception that is being handled."""
     _logger.exception(event, extra={"fields": fields})

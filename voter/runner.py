@@ -1,11 +1,17 @@
-"""The runner: feeds the engine and carries out its effects.
+"""The runner: feeds the engine with events and carries out its effects.
 
-One request, in one sitting: a front end calls ``submit`` → the engine orders it → ``_send`` puts
-it on the links → each link delivers ``Answered`` → the engine finds a majority → ``_release``
-calls the front end back.
+A request: a front end calls ``submit``; the engine orders it; ``_send`` puts it on the links; each
+link delivers ``Answered``; the engine finds a majority; ``_release`` calls the front end back.
 
-The clock, the loop's timer and the random source are handed in, so that a simulation can run this
-very code.
+Theory of operation.  Two rules make the effects safe:
+
+- Effects are carried out in the order of their events.  An event that arises meanwhile waits until
+  all effects before it are carried out (``receive``); otherwise a later order could be sent first.
+- Nothing leaves before it is written.  Journal entries and frames collect during a turn of the
+  event loop.  At its end (``_flush``) the journal is written first and only then the frames; if the
+  journal cannot be written, nothing is sent and the voter ends.
+
+Clock, connector and random source are parameters, so that a simulation can run this very code.
 """
 
 from __future__ import annotations
@@ -19,6 +25,7 @@ from zlib import crc32
 
 from guests.protocol import wire
 from guests.protocol.wire import FLAG_READ_ONLY, FLAG_VOID, encode_order
+from voter import log
 from voter.address import Connector, parse_address
 from voter.config import Config
 from voter.core import Engine, Policy
@@ -29,19 +36,18 @@ from voter.core.resume import Past
 from voter.errors import JournalError
 from voter.journal import Journal
 from voter.link import ReplicaLink
-from voter.log import complain, note
 
 __all__ = ["LATENCY_BOUNDS", "Clock", "Incident", "Opening", "Runner", "Verdict"]
 
 LATENCY_BOUNDS = tuple(base * 10.0**power for power in range(-5, 2) for base in (1, 2, 5))
 """Upper bounds in seconds of the latency histogram's buckets (10 us to 50 s)."""
 TIMER = 0.05
-"""Seconds between looks at deadlines when nothing else happens."""
+"""Seconds between checks of deadlines when no event arrives."""
 LARGEST = wire.MAX_PAYLOAD - len(encode_order(0, bytes(8), bytes(8), b"", b""))
 LARGEST_CALLER = (1 << 16) - 1
-"""Bytes of request and caller together, and of the caller alone, that fit into an ORDER."""
+"""Bytes of request and caller together, and of the caller alone, that fit into an ORDER frame."""
 TICK = 0.0005
-"""Seconds by which the engine's time may lag behind the clock."""
+"""Seconds by which the engine's time may lag behind the clock: a Tick for less is not worth it."""
 
 Verdict = Release | Fail
 Opening = SessionOpened | Fail
@@ -64,7 +70,7 @@ class Flushable(Protocol):
 
 
 class Incident(NamedTuple):
-    """A change in a replica's standing, as told to operators and the supervisor."""
+    """A change of a replica's state, as reported to operators and the supervisor."""
 
     id: int
     time: float  # wall clock, seconds since 1970
@@ -76,7 +82,7 @@ class Incident(NamedTuple):
 
 
 class _Waiting(NamedTuple):
-    """A client that waits: whom to call, since when, until when (steady seconds)."""
+    """A client that waits: its callback, since when and until when (steady seconds)."""
 
     call: Callable[[Any], object]  # takes a Verdict, or an Opening
     since: float
@@ -84,7 +90,7 @@ class _Waiting(NamedTuple):
 
 
 class Runner:
-    """Owns the engine and the links; front ends talk to it and to nothing below it."""
+    """Owns the engine and the links; front ends use it and nothing below it."""
 
     def __init__(
         self,
@@ -95,7 +101,7 @@ class Runner:
         *,
         secret: bytes | None = None,
     ) -> None:
-        """``secret`` keys the hash of the history; that of the journal, if there is one."""
+        """``secret`` keys the hash of the history; with a journal it is the journal's."""
         observers = frozenset(r.name for r in config.replica if r.role == "observer")
         self.config = config
         self.policy: Policy = config.policy
@@ -103,10 +109,10 @@ class Runner:
         self._clock = clock
         self.journal: Journal | None = None
         self._journal_service: tuple[str, int] | None = None
-        self.placed = asyncio.Event()
-        """Set once there are places to give: what reserves them is on the disk."""
+        self.reserved = asyncio.Event()
+        """Set once sequence numbers are reserved durably, so that requests can be ordered."""
         if secret is None:
-            self.placed.set()
+            self.reserved.set()
         self.engine = Engine(
             self.policy,
             self.names,
@@ -135,34 +141,34 @@ class Runner:
         self.latency = [0] * (len(LATENCY_BOUNDS) + 1)
         self.latency_sum = 0.0
         self.incidents: deque[Incident] = deque(maxlen=1000)
-        self._news = asyncio.Event()  # of the next incident; a new one for each
-        self._identities: dict[int, tuple[str, int]] = {}  # what each replica said it runs
+        self._news = asyncio.Event()  # set at the next incident, and then replaced
+        self._identities: dict[int, tuple[str, int]] = {}  # service and state format by replica
         self._waiting: dict[int, _Waiting] = {}
         self._idle = asyncio.Event()
         self._ticket = 0
         self._to_flush: list[Flushable] = []
-        self._flushes = False  # at the end of this turn of the loop
+        self._flush_scheduled = False
         self._events: deque[Event] = deque()
-        self._carrying = False
+        self._processing = False
         self._ticked = float("-inf")
         self._incident_id = 0
-        self._go_on()
+        self._process_events()
 
     # ------------------------------------------------------------- running
 
     def begin(self, journal: Journal, past: Past, service: tuple[str, int] | None) -> None:
-        """Go on from what the journal holds, and write to it from now on.  Before ``run``.
+        """Continue from what the journal holds, and write to it from now on.  Before ``run``.
 
-        ``service`` and its state format are those whose states the journal holds, if known.
+        ``service`` names the service and state format whose states the journal holds, if known.
         """
         self.journal, self._journal_service = journal, service
         for effect in self.engine.begin(past):
             self._carry_out[type(effect)](self, effect)
 
     async def run(self) -> None:
-        """Keep all links connected and the deadlines watched, until cancelled.
+        """Keep all links connected and check the deadlines, until cancelled.
 
-        Raises JournalError if the journal cannot be written: nothing more must be sent then.
+        Raises JournalError if the journal cannot be written: then nothing more may be sent.
         """
         async with asyncio.TaskGroup() as group:
             if self.journal is not None:
@@ -175,7 +181,7 @@ class Runner:
         while True:
             await asyncio.sleep(TIMER)
             now = self._clock.steady()
-            self._go_on()
+            self._process_events()
             while self._waiting:
                 ticket, waiting = next(iter(self._waiting.items()))
                 if waiting.until > now:
@@ -195,9 +201,9 @@ class Runner:
         call: Callable[[Verdict], object],
         once: ev.Once | None = None,
     ) -> int:
-        """Order a request; ``call`` gets the verdict, once.  Returns the ticket.
+        """Order a request; ``call`` gets the verdict, once.  Return the ticket.
 
-        With ``once``, one that was ordered before is not ordered again, but answered the same.
+        With ``once``, a retry of an ordered request is not ordered again: it gets the same answer.
         """
         now = self._clock.steady()
         ticket = self._ticket = self._ticket + 1
@@ -210,15 +216,15 @@ class Runner:
         return ticket
 
     def open_session(self, caller: bytes, call: Callable[[Opening], None]) -> None:
-        """Open a session for a native client; ``call`` gets it, or why there is none, once."""
+        """Open a session for a native client; ``call`` gets it, or the failure, once."""
         now = self._clock.steady()
         ticket = self._ticket = self._ticket + 1
         self._waiting[ticket] = _Waiting(call, now, now + self.config.timing.request)
         self.receive(ev.OpenSession(ticket, caller))
 
     def cancel(self, ticket: int) -> None:
-        """The client has gone; what was ordered stays ordered."""
-        if self._strike(ticket) is not None:
+        """Forget a client whose connection is lost; what was ordered stays ordered."""
+        if self._remove_waiting(ticket) is not None:
             self.receive(ev.Cancel(ticket))
 
     @property
@@ -227,21 +233,21 @@ class Runner:
         return len(self._waiting)
 
     async def drained(self) -> None:
-        """Order nothing new from now on; return once nobody waits for a verdict."""
+        """Order nothing new from now on; return once no client waits for a verdict."""
         self.receive(ev.Drain())
         self._idle.clear()
         if self._waiting:
             await self._idle.wait()
 
-    def _strike(self, ticket: int) -> _Waiting | None:
-        """Take a client off the list of those that wait; None if it does not wait any more."""
+    def _remove_waiting(self, ticket: int) -> _Waiting | None:
+        """Remove and return a waiting client; None if it no longer waits."""
         waiting = self._waiting.pop(ticket, None)
         if not self._waiting:
             self._idle.set()
         return waiting
 
     def _finish(self, verdict: Verdict | SessionOpened) -> None:
-        waiting = self._strike(verdict.ticket)
+        waiting = self._remove_waiting(verdict.ticket)
         if waiting is None:
             return
         if isinstance(verdict, Release):
@@ -250,36 +256,32 @@ class Runner:
             self.latency_sum += elapsed
         try:
             waiting.call(verdict)
-        except Exception:  # noqa: BLE001 - must cost one client, not the effects that follow
-            complain("a front end failed", ticket=verdict.ticket)
+        except Exception:  # noqa: BLE001 - costs one client, not the effects that follow
+            log.exception("a front end failed", ticket=verdict.ticket)
 
     # ------------------------------------------------------ engine and effects
 
     def receive(self, event: Event) -> None:
-        """Give one event to the engine and carry out what it decides.
-
-        An event that comes of carrying out another's effects waits until all of these are carried
-        out: else what was ordered later could be sent first.
-        """
+        """Give one event to the engine and carry out its effects, after those of earlier events."""
         self._events.append(event)
-        self._go_on()
+        self._process_events()
 
-    def _go_on(self) -> None:
-        """Give the engine all events that wait, each at its time."""
-        if self._carrying:
+    def _process_events(self) -> None:
+        """Give the engine all events that wait, each with the current time before it."""
+        if self._processing:
             return
-        self._carrying = True
+        self._processing = True
         try:
-            self._tell_time()
+            self._tick()
             while self._events:
                 self._feed(self._events.popleft())
                 if self._events:
-                    self._tell_time()
+                    self._tick()
         finally:
-            self._carrying = False
+            self._processing = False
 
-    def _tell_time(self) -> None:
-        """Tell the engine the time if it is worth an event."""
+    def _tick(self) -> None:
+        """Give the engine the time, if enough has passed since the last Tick."""
         now = self._clock.steady()
         if now - self._ticked >= TICK:
             self._ticked = now
@@ -332,17 +334,17 @@ class Runner:
         self.links[effect.replica].ping()
 
     def _disconnect(self, effect: ev.Disconnect) -> None:
-        self.links[effect.replica].drop(effect.reason)
+        self.links[effect.replica].close(effect.reason)
 
     def _voided(self, effect: ev.Voided) -> None:
         self.counters["voided"] += 1
-        note("voided", seq=effect.seq)
+        log.info("voided", seq=effect.seq)
 
     def _checkpointed(self, effect: ev.Checkpointed) -> None:
         self.counters["checkpoints"] += 1
         base, state = effect.base, effect.state
         digest = (base.digest or b"").hex()[:16]
-        note("checkpoint", seq=base.seq, size=len(state), digest=digest)
+        log.info("checkpoint", seq=base.seq, size=len(state), digest=digest)
         if self.journal is not None:
             self.journal.checkpoint(base, state)
 
@@ -350,33 +352,22 @@ class Runner:
         name = self.names[effect.replica]
         if effect.reason == "dissent":
             self.counters["dissents"] += 1
-            # One that is not expelled for it may dissent at each request: tell the 1st, 2nd, 4th...
+            # An observer may dissent at each request: report the 1st, 2nd, 4th, 8th...
             times = self.engine.members[effect.replica].dissents
             if effect.before == effect.after and times & (times - 1):
                 return
         if effect.after in (State.EXPELLED, State.ABSENT):
             self.counters["expulsions"] += 1
         if effect.after in (State.ACTIVE, State.OBSERVER):
-            self.links[effect.replica].settle_down()
+            self.links[effect.replica].reset_backoff()
         self._incident_id += 1
         wall = self._clock.wall_ns() / 1e9
-        self.incidents.append(
-            Incident(
-                self._incident_id,
-                wall,
-                name,
-                effect.before,
-                effect.after,
-                effect.reason,
-                effect.seq,
-            )
-        )
-        told, self._news = self._news, asyncio.Event()
-        told.set()
-        note(
-            "replica", replica=name, before=effect.before, after=effect.after, reason=effect.reason,
-            seq=effect.seq,
-        )  # fmt: skip
+        fields: dict[str, Any] = {"replica": name, "before": effect.before, "after": effect.after}
+        fields |= {"reason": effect.reason, "seq": effect.seq}
+        self.incidents.append(Incident(self._incident_id, wall, **fields))
+        news, self._news = self._news, asyncio.Event()
+        news.set()
+        log.info("replica", **fields)
 
     _carry_out: ClassVar[dict[type[Effect], Callable[[Any, Any], None]]] = {
         ev.Append: _append,
@@ -402,34 +393,34 @@ class Runner:
         self._to_flush.append(sink)
 
     def synced(self, position: int) -> None:
-        """The journal is durable up to a position."""
+        """Take the journal's report that it is durable up to a position."""
         self.receive(ev.Synced(position))
-        self.placed.set()
+        self.reserved.set()
 
-    def filled(self, full: bool, reason: str) -> None:
-        """The disk has no room for new requests, or has room again."""
-        note("disk", full=full, reason=reason)
+    def set_full(self, full: bool, reason: str) -> None:
+        """Take the journal's report that the disk has no room for new requests, or has again."""
+        log.info("disk", full=full, reason=reason)
         self.receive(ev.Full(full, reason))
 
     def _flush_at_end(self) -> None:
-        if not self._flushes:
-            self._flushes = True
+        if not self._flush_scheduled:
+            self._flush_scheduled = True
             asyncio.get_running_loop().call_soon(self._flush)
 
     def _flush(self) -> None:
-        """End a turn of the loop: what was ordered is written before any of it is sent."""
-        self._flushes = False
+        """End a turn of the loop: write the journal, then send (see the head of this file)."""
+        self._flush_scheduled = False
         sinks, self._to_flush = self._to_flush, []
         if self.journal is not None:
             try:
                 self.journal.flush()
             except JournalError:
-                return  # its ``run`` raises it too, and that ends the voter; this was not sent
+                return  # the journal's ``run`` raises it too, which ends the voter
         for sink in sinks:
             sink.flush()
 
     def _check_welcome(self, index: int, welcome: wire.Welcome) -> str | None:
-        """Tell why a replica with this WELCOME cannot be used, or None."""
+        """Return why a replica with this WELCOME cannot be used, or None."""
         if welcome.protocol != wire.PROTOCOL:
             return f"its agent speaks protocol {welcome.protocol}, the voter {wire.PROTOCOL}"
         wanted = self.config.service
@@ -443,7 +434,7 @@ class Runner:
                 f"states of {held[0]} with {held[1]}"
             )
         self._identities[index] = identity
-        # The most common one counts, not the first to come: that one may be the liar.
+        # The most common identity counts, not the first: the first may be of a faulty replica.
         (common, times), *_ = Counter(self._identities.values()).most_common()
         if held is None and self.journal is not None and times >= self.policy.need:
             self._journal_service = common
@@ -458,7 +449,7 @@ class Runner:
     async def incidents_after(self, since: int) -> list[Incident]:
         """Wait until there are incidents with an id over ``since``; return those still kept.
 
-        Any number of listeners may wait.  The oldest are forgotten first: a gap in the ids tells.
+        Any number of listeners may wait.  Only the last 1000 are kept: a gap in the ids shows it.
         """
         while True:
             news = self._news
@@ -468,16 +459,13 @@ class Runner:
             await news.wait()
 
     def find(self, name: str) -> int:
-        """Return the index of the replica called ``name``.  Raises KeyError."""
-        try:
-            return self.names.index(name)
-        except ValueError:
-            raise KeyError(name) from None
+        """Return the index of the replica called ``name``.  Raises ValueError."""
+        return self.names.index(name)
 
     def admit(self, index: int) -> None:
         """Vouch for a replica, and connect to it at once."""
         link = self.links[index]
         if not link.up:
-            link.drop("greeted anew")  # it may be waiting for an incarnation that is gone
+            link.close("greeted anew")  # it may wait for an incarnation that has ended
         self.receive(ev.Admit(index))
-        link.hurry()
+        link.reconnect_now()

@@ -152,7 +152,7 @@ class Rig:
         """As the engine does: a misbehaviour ends the link."""
         self.events.put_nowait(event)
         if isinstance(event, ev.Misbehaved):
-            self.link.drop(event.reason)
+            self.link.close(event.reason)
 
     async def event(self) -> Any:
         async with asyncio.timeout(30):
@@ -225,7 +225,7 @@ async def test_a_connection_without_an_answer_is_given_up_early_at_first(
         assert [await hellos() for _ in range(4)] == [2, 4, 8, 8]
         await (await agent.connection()).greet()
         assert isinstance(await rig.event(), ev.Greeted)
-        rig.link.settle_down()
+        rig.link.reset_backoff()
         agent.connections[-1].close()
         assert await hellos() == 2, "one that voted is tried quickly again"
     finally:
@@ -360,7 +360,7 @@ async def test_a_lost_connection_is_told_once_and_made_again(rig: Rig) -> None:
 async def test_a_dropped_link_is_lost_at_once_and_sends_nothing_more(rig: Rig) -> None:
     connection = await rig.up()
     rig.link.ping()
-    rig.link.drop("the engine has expelled it")
+    rig.link.close("the engine has expelled it")
     assert (await rig.event()).reason == "the engine has expelled it"
     assert (rig.link.up, rig.link.epoch) == (False, 0)
     rig.link.ping()
@@ -418,18 +418,20 @@ async def test_attempts_come_at_longer_and_longer_pauses() -> None:
     )
 
 
-async def test_hurry_makes_the_next_attempt_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_reconnect_now_makes_the_next_attempt_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(link_module, "LAST_RETRY", 100.0)
     link = make_link()
     link._retry = 50.0
-    pauses = await attempts(link, 4, lambda count: link.hurry())
+    pauses = await attempts(link, 4, lambda count: link.reconnect_now())
     assert max(pauses) < 5
 
 
 async def test_a_replica_that_votes_is_sought_quickly_when_it_is_lost() -> None:
     link = make_link()
     link._retry = 50.0
-    link.settle_down()
+    link.reset_backoff()
     assert link._retry == link_module.FIRST_RETRY
 
 
@@ -545,7 +547,7 @@ async def test_a_restore_ends_with_its_connection(rig: Rig) -> None:
     connection = await rig.up()
     rig.link.restore(ev.Restore(3, 50, b"historyh", b"", bytes(1 << 22)))
     await connection.frame(FrameKind.RESTORE)
-    task = rig.link._sending
+    task = rig.link._restoring
     connection.close()
     assert isinstance(await rig.event(), ev.Lost)
     assert task is not None
@@ -637,7 +639,7 @@ async def test_a_fetch_that_pauses_ends_with_its_connection(rig: Rig) -> None:
     await connection.frame(FrameKind.FETCH)
     connection.say(FrameKind.STATE, 9, bytes(STATE_PIECE))
     assert isinstance(await rig.event(), ev.Piece)
-    arriving = rig.link._arriving
+    arriving = rig.link._fetching
     assert arriving is not None
     connection.close()
     assert isinstance(await rig.event(), ev.Lost)
@@ -670,7 +672,7 @@ async def test_a_fetch_may_fail(rig: Rig, answer: Callable[[Connection], Awaitab
     while isinstance(event, ev.Piece):
         event = await rig.event()
     assert isinstance(event, ev.FetchFailed)
-    assert rig.link._arriving is None, "nothing of it is held"
+    assert rig.link._fetching is None, "nothing of it is held"
     for _ in range(FETCH_AHEAD):  # answers to what was asked for ahead may still come, no more
         connection.say(FrameKind.STATE, 9, b"more")
     assert isinstance(await rig.event(), ev.Misbehaved)
@@ -759,7 +761,7 @@ async def test_a_real_agent_is_greeted_and_one_that_ends_is_started_again() -> N
     task = asyncio.create_task(rig.link.run())
     async with asyncio.timeout(30):
         assert isinstance(await rig.events.get(), ev.Greeted)
-        rig.link.drop("put back")
+        rig.link.close("put back")
         assert isinstance(await rig.events.get(), ev.Lost)
         greeted = await rig.events.get()
     assert isinstance(greeted, ev.Greeted)

@@ -309,7 +309,7 @@ async def test_two_bad_guests_mean_refusal_and_not_a_guess(make: Make) -> None:
         guest = node.guests[name]
         guest.spoil, guest.reachable = lambda data: data, True
         guest.restart()
-        node.runner.links[node.runner.find(name)].hurry()
+        node.runner.links[node.runner.find(name)].reconnect_now()
     await node.standing("ready")
     await node.ask("PUT", "/kv/a", b"2")
 
@@ -471,8 +471,6 @@ async def test_the_status_tells_all(make: Make) -> None:
     replica = status["replicas"][0]
     assert (replica["name"], replica["service"], replica["build"]) == ("g1", "kv", "test")
     assert (replica["incarnation"], replica["link"]) == (1, "unix:g1")
-    with pytest.raises(KeyError):
-        node.runner.find("g9")
 
 
 async def test_an_observer_that_always_dissents_does_not_fill_the_log(make: Make) -> None:

@@ -1,4 +1,4 @@
-"""The pure engine: events in, effects out; no clock, no socket, no randomness of its own."""
+"""The pure engine: events in, effects out.  It has no clock, no socket and no randomness."""
 
 from __future__ import annotations
 

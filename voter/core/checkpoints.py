@@ -3,13 +3,13 @@
 A checkpoint is a state whose digest m replicas voted for at one place in the order.  It goes in
 three steps, at most one checkpoint at a time (Marker):
 
-1. A marker takes a sequence number.  All live replicas send their digest of the state at it; one
-   of them, the *keeper*, may be asked to keep that state.  The poll on the digests is like any
-   other, so a replica whose state is damaged is found here though no reply shows it.
+1. A marker takes a sequence number.  All live replicas send the digest of their state at it.  If
+   the log is worth it, one replica, the *keeper*, keeps that state.  The digests are voted on like
+   replies, so a replica with a damaged state is found even if no reply shows the damage.
 2. Once the digest is voted, and the keeper has sent the same one, its state is fetched piece by
    piece.  Which replica gives it does not matter: the state must hash to the voted digest.
 3. The checkpoint replaces all writes before it in the log (OrderLog.truncate), and the shell stores
-   it.  A write whose poll is not settled must stay in the log, so then the checkpoint is skipped.
+   it.  If a write before it is not settled, that write must stay in the log: the state is ignored.
 
 A marker is due after ``marker_every`` requests, when the log has grown by a quarter of its limit,
 and on an idle node every ``scrub`` seconds.  Digests of a large state take long: the pause between
@@ -40,7 +40,7 @@ __all__ = ["Checkpoints", "Marker"]
 
 @dataclass(slots=True)
 class Marker:
-    """The marker under way: its place, who keeps the state, and how far vote and fetch are."""
+    """The marker under way: its place, its keeper, and the progress of vote and fetch."""
 
     seq: int
     history: bytes
@@ -81,10 +81,9 @@ class Checkpoints:
             self._place()
 
     def _place(self, *, late: bool = False) -> None:
-        """Order a marker.
+        """Place a marker, unless digests of the last one are still to come.
 
-        Not while a digest of the last one is still to come, unless that is ``late``: a replica
-        makes one digest at a time, and the new one replaces the old one.
+        A replica makes one digest at a time.  If the last one is ``late``, the new one replaces it.
         """
         if not late and any(replica.markers for replica in self.members):
             return
@@ -109,7 +108,7 @@ class Checkpoints:
         self.effects.append(Mark(self.members.live, seq, keeper))
 
     def drop(self, poll: Poll) -> None:
-        """Abandon a marker whose vote is lost; the next request calls for another one."""
+        """Abandon a marker whose vote is lost; make another one due at the next request."""
         if self.marker is not None and self.marker.seq == poll.seq:
             self.marker = None
         self.requests = self.limits.marker_every

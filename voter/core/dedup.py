@@ -1,13 +1,20 @@
-"""What has been executed, so that a retry is answered and not executed again.  Pure.
+"""Deduplication: a request that is sent again is answered, and never executed again.
 
-A *scope* holds the requests that are kept for one client: a native session, whose client tells
-with each request up to which number it has all its replies, or the Idempotency-Keys of one HTTP
-caller, each kept for ``key_retention`` of agreed time.
+A *scope* holds what is kept for one client.  There are two kinds.
 
-All is bounded.  A session that nothing is pending in may be evicted at any time (the one that was
-used longest ago first); whoever goes on with it is told that it has expired.  A key is never
-dropped early: when there are too many, new ones are refused.  A reply that does not fit is not
-kept; that its request was executed is.  So whatever is forgotten, nothing is executed twice.
+- A native **session**.  Its client numbers its requests, and reports with each one up to which
+  number it has all replies (``Once.done``): those need not be kept any longer.
+- The **Idempotency-Keys** of one HTTP caller.  Each is kept for ``key_retention`` of agreed time.
+
+A request is recorded when it gets its place in the order, and settled when its vote is won.  In
+between it is pending.  All changes happen at a place in the order or at an agreed time, and are
+replayed from the journal, so a restarted voter has the same table.
+
+Everything is bounded, and whatever is forgotten, nothing is executed twice.  A session without
+pending requests may be evicted, the least recently used one first; its client learns that it has
+expired, and that the outcome of earlier requests is unknown.  A key is never dropped early: when
+there are too many, new ones are refused.  A reply that does not fit is not kept, but it is known
+that its request was executed.
 """
 
 from __future__ import annotations
@@ -24,7 +31,7 @@ from voter.core.limits import Limits
 __all__ = ["KEPT_BYTES", "NEW", "Finding", "Found", "DedupTable", "key_scope", "session_scope"]
 
 KEPT_BYTES = 200
-"""What a request that is kept costs besides its reply, in bytes."""
+"""Bytes of a request that is kept, besides its reply (estimate)."""
 SECOND = 1_000_000_000
 
 
@@ -33,14 +40,14 @@ class Finding(Enum):
 
     NEW = "new"  # never seen: order it
     PENDING = "pending"  # ordered, no reply yet: join it
-    DONE = "done"  # this is its reply
-    EXPIRED = Failure.SESSION_EXPIRED  # it may have been executed, nobody knows any more
-    REUSED = Failure.KEY_REUSED  # the key stands for another request
+    DONE = "done"  # settled: release its reply again
+    EXPIRED = Failure.SESSION_EXPIRED  # it may have been executed: nothing is known any more
+    REUSED = Failure.KEY_REUSED  # the key was used for another request
     CROWDED = Failure.OVERLOAD  # no room to keep it; it has not been executed
 
 
 class Found(NamedTuple):
-    """An answer of the table: ``detail`` says why a request is refused."""
+    """What ``lookup`` returns; ``detail`` says why a request is refused."""
 
     finding: Finding
     detail: str = ""
@@ -52,12 +59,12 @@ NEW = Found(Finding.NEW)
 
 
 def session_scope(session: bytes) -> bytes:
-    """Scope of a native session (16 bytes)."""
+    """Return the scope of a native session (16 bytes)."""
     return b"s" + session
 
 
 def key_scope(caller: bytes) -> bytes:
-    """Scope of the Idempotency-Keys of an HTTP caller."""
+    """Return the scope of the Idempotency-Keys of an HTTP caller."""
     return b"k" + caller
 
 
@@ -82,15 +89,15 @@ def _size(kept: Kept) -> int:
 
 
 class DedupTable:
-    """All scopes.  Times are agreed time in nanoseconds, which never goes backwards."""
+    """All scopes.  Times are agreed times in nanoseconds, which never go backwards."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._idle_ns = int(limits.session_idle * SECOND)
         self._retention_ns = int(limits.key_retention * SECOND)
-        self._sessions: OrderedDict[bytes, _Scope] = OrderedDict()  # longest unused first
+        self._sessions: OrderedDict[bytes, _Scope] = OrderedDict()  # least recently used first
         self._callers: dict[bytes, _Scope] = {}
-        self._keys: OrderedDict[tuple[bytes, bytes], int] = OrderedDict()  # oldest first: time
+        self._keys: OrderedDict[tuple[bytes, bytes], int] = OrderedDict()  # times, oldest first
         self._key_bytes = 0
         self._bytes = 0
 
@@ -112,7 +119,7 @@ class DedupTable:
     # ------------------------------------------------------------- requests
 
     def open(self, session: bytes, caller: bytes, now_ns: int) -> None:
-        """Make a session (16 bytes) that only ``caller`` may go on with."""
+        """Open a session (16 bytes) that only ``caller`` may use."""
         self._expire(now_ns)
         scope = session_scope(session)
         if scope not in self._sessions:
@@ -121,7 +128,7 @@ class DedupTable:
             self._sessions[scope] = _Scope(caller, now_ns)
 
     def lookup(self, once: Once, caller: bytes, now_ns: int) -> Found:
-        """Tell what is known of a request that has come in."""
+        """Return what is known of a request that has come in."""
         self._expire(now_ns)
         if once.scope[:1] == b"k":
             return self._lookup_key(once)
@@ -155,7 +162,7 @@ class DedupTable:
         return NEW
 
     def record(self, once: Once, caller: bytes, seq: int, time_ns: int) -> None:
-        """A request has got its place ``seq`` in the order, at ``time_ns``."""
+        """Record a request that was ordered at ``seq``, at the agreed time ``time_ns``."""
         self._expire(time_ns)
         if once.scope[:1] == b"k":
             scope = self._callers.setdefault(once.scope, _Scope(caller, time_ns))
@@ -166,7 +173,7 @@ class DedupTable:
                 return
             scope = session
             self._touch(once.scope, scope, time_ns)
-            self._raise_floor(scope, once.done)
+            self._forget_up_to(scope, once.done)
             if int.from_bytes(once.key) <= scope.done:
                 return
         before = scope.kept.get(once.key)
@@ -175,19 +182,19 @@ class DedupTable:
                 return
             self._remove(once.scope, scope, once.key)
         self._put(once.scope, scope, Kept(once.key, once.fingerprint, seq, time_ns, None))
-        self._fit(once.scope)
+        self._make_room(once.scope)
 
     def settle(self, once: Once, reply: bytes | None, seq: int = 0) -> None:
-        """The reply to a request is known; None: it was executed, and its reply is lost.
+        """Keep the reply to a request (None: it was executed, but its reply is lost).
 
-        ``seq``, if given, is its place: a key may stand for another request by now.
+        ``seq``, if given, is its place: its key may have been recorded again since.
         """
         scope = (self._callers if once.scope[:1] == b"k" else self._sessions).get(once.scope)
         kept = scope.kept.get(once.key) if scope is not None else None
         if scope is None or kept is None or not _is_pending(kept) or seq not in (0, kept.seq):
             return
         scope.pending -= 1
-        self._fit(once.scope, len(reply or b""))
+        self._make_room(once.scope, len(reply or b""))
         if reply is None or self._bytes + len(reply) > self._limits.table_bytes:
             scope.kept[once.key] = Kept(kept.key, kept.fingerprint, 0, kept.time_ns, None)
         else:
@@ -200,8 +207,11 @@ class DedupTable:
         scope.used_ns = now_ns
         self._sessions.move_to_end(name)
 
-    def _raise_floor(self, scope: _Scope, done: int) -> None:
-        """The client has all its replies up to ``done``: they need not be kept."""
+    def _forget_up_to(self, scope: _Scope, done: int) -> None:
+        """Forget the requests up to number ``done``: the client has all their replies.
+
+        This costs as little as the smaller of the two: the numbers passed, or the requests kept.
+        """
         if done <= scope.done:
             return
         kept = scope.kept
@@ -215,7 +225,7 @@ class DedupTable:
                 self._remove(b"s", scope, key)
 
     def _expire(self, now_ns: int) -> None:
-        """Drop the keys whose time is over, and the sessions that nobody has used for long."""
+        """Drop the keys whose time is over, and the sessions that were unused for too long."""
         while self._keys:
             (name, key), time_ns = next(iter(self._keys.items()))
             scope = self._callers[name]
@@ -231,15 +241,15 @@ class DedupTable:
             else:
                 self._evict(name)
 
-    def _fit(self, keep: bytes, more: int = 0) -> None:
-        """Evict sessions other than ``keep`` until there is room for so many bytes more."""
+    def _make_room(self, keep: bytes, more: int = 0) -> None:
+        """Evict sessions other than ``keep`` until ``more`` bytes fit."""
         while self._bytes + more > self._limits.table_bytes and self._evict_one(keep):
             pass
 
     def _evict_one(self, keep: bytes | None) -> bool:
-        """Evict the session that was used longest ago of those that nothing is pending in.
+        """Evict the least recently used session that has no pending request.
 
-        Those that are passed over are put behind the others, so that the next look is short.
+        Sessions that are passed over move to the end, so that the next search is short.
         """
         for _ in range(len(self._sessions)):
             name, scope = next(iter(self._sessions.items()))
@@ -278,7 +288,7 @@ class DedupTable:
     # ---------------------------------------------------------- checkpoints
 
     def export(self) -> list[ScopeBase]:
-        """All that must be known to go on; sessions first, the longest unused first."""
+        """Return all scopes for a checkpoint; sessions first, the least recently used one first."""
         return [
             ScopeBase(name, scope.caller, scope.used_ns, scope.done, list(scope.kept.values()))
             for scopes in (self._sessions, self._callers)
@@ -286,7 +296,7 @@ class DedupTable:
         ]
 
     def load(self, scopes: list[ScopeBase]) -> None:
-        """Take what ``export`` gave, into an empty table."""
+        """Load what ``export`` returned into an empty table."""
         for base in scopes:
             scope = _Scope(base.caller, base.used_ns, base.done)
             (self._callers if base.scope[:1] == b"k" else self._sessions)[base.scope] = scope
@@ -296,7 +306,7 @@ class DedupTable:
 
 
 def _found(kept: Kept, once: Once) -> Found:
-    """What to say of a request that is kept."""
+    """Return what is known of a request that is kept."""
     if kept.fingerprint != once.fingerprint:
         return Found(Finding.REUSED, "this key was used for another request", kept.seq)
     if _is_pending(kept):

@@ -24,7 +24,7 @@ from math import inf
 
 import msgspec
 
-from voter.core.entries import Entry, Record, SequenceReservation, Settled
+from voter.core.entries import Entry, Record, SequenceReservation, Settled, Void
 from voter.core.events import Append, Effect, Fail, Full, Release, SessionOpened, Synced
 from voter.core.order import OrderLog
 from voter.core.polls import Poll, Polls
@@ -63,10 +63,14 @@ class JournalWriter:
         if self.enabled:
             self.position += 1
             self._effects.append(Append(entry))
-            if isinstance(entry, Settled):
+            if isinstance(entry, Record):
+                self.last_write = self.position
+            elif isinstance(entry, Settled):
                 self.other_bytes += ENTRY_BYTES + len(entry.reply or b"")
-            elif not isinstance(entry, Record):
+            else:
                 self.other_bytes += ENTRY_BYTES
+                if isinstance(entry, Void):
+                    self.last_write = self.position
 
     def reserve(self) -> None:
         """Reserve more sequence numbers long before the reserved ones are used up."""

@@ -1,7 +1,8 @@
 """The engine: ``receive(event) -> effects``.  All of the voter's decisions are made here.
 
-It is a pure state machine, made of parts that own their state.  They are wired below, once, and
-share one list of effects.  Each part uses those above it in this table, never those below it:
+It is a pure state machine, composed of parts.  Each part declares the fields it owns in its own
+file, which opens with its theory of operation.  The parts are wired below, once, and share one list
+of effects.  A part uses those above it in this table, never those below it:
 
 =====================  ======================================================================
 ``OrderLog``           sequence numbers, agreed time, history; writes since the last checkpoint
@@ -16,12 +17,13 @@ share one list of effects.  Each part uses those above it in this table, never t
 ``Intake``             how a request gets its place; whether the node drains
 =====================  ======================================================================
 
-What is left for the engine is the vote.  Follow one request: ``Intake.submit`` gives it a place and
-sends it to the live replicas; ``_answered`` takes each reply; ``_cast`` makes it a ballot;
-``_decide`` counts (vote.py); ``_settle`` journals the result, and ReleaseGate releases the reply.
+The engine itself conducts the vote.  Follow one request: ``Intake.submit`` gives it its place and
+sends it to the live replicas.  ``_answered`` takes each reply, and ``_cast`` makes it a
+ballot.  ``_decide`` counts the ballots (vote.py).  ``_settle`` journals the result, and ReleaseGate
+releases the reply.
 
-The order of effects is part of the engine's contract.  So is that it does not call itself: an event
-that changes the electors sets ``Polls.recount``, and ``receive`` counts again until none does.
+The order of the effects matters: the shell carries them out in this order.  When the electors
+change, ``Polls.recount`` is set, and ``receive`` counts all open polls again until it stays unset.
 
 Promises (ARCHITECTURE.md; each is tested by name): Agreement, Order, Fail-safe, Liveness, Bounded.
 """
@@ -51,7 +53,7 @@ from voter.core.vote import LOST, WON, Policy, count
 __all__ = ["Engine", "Limits"]
 
 WATCH_INTERVAL = 0.01
-"""Seconds of engine time between two checks of who hangs, lags or is overdue."""
+"""Seconds of engine time between two checks for replicas that hang, lag or are overdue."""
 
 
 class Engine:
@@ -99,7 +101,7 @@ class Engine:
         self.intake = Intake(
             limits, time, log, journal, members, polls, gate, dedup, throttle, checkpoints, effects
         )
-        self._watched = 0.0  # engine time of the last check of who hangs
+        self._watched = 0.0  # engine time of the last check (WATCH_INTERVAL)
 
     @property
     def pending(self) -> int:
@@ -112,15 +114,15 @@ class Engine:
         return "draining" if self.intake.draining else self.members.status
 
     def begin(self, past: Past) -> list[Effect]:
-        """Continue from the journal of a voter that ran before.  Only if journaled, and first."""
+        """Continue from the journal of a voter that ran before.  Call it first, if journaled."""
         resume(past, self.log, self.dedup, self.polls, self.members)
         self.journal.reserve()
         return self._take_effects()
 
     def receive(self, event: Event) -> list[Effect]:
-        """Take one event; return what is to be done about it, in order.
+        """Take one event; return the effects to carry out, in order.
 
-        What a replica sent in an incarnation that is over is ignored.
+        Ignore what a replica sent in an incarnation that is over.
         """
         kind = type(event)
         handle = self._replica_handlers.get(kind)
@@ -143,7 +145,7 @@ class Engine:
     # ------------------------------------------------------------ requests
 
     def _submit(self, event: ev.Submit, *, held: bool = False) -> None:
-        """Order a request; if it joins a poll that is lost by now, say so at once."""
+        """Take a request.  If it joins an open poll, count again: the poll may be lost by now."""
         joined = self.intake.submit(event, held=held)
         if joined is not None:
             self._decide(joined)
@@ -176,7 +178,8 @@ class Engine:
     def _cast(self, replica: Replica, seq: int, value: bytes) -> None:
         """Take a replica's reply (or digest) as its ballot for ``seq``.
 
-        A late one is compared with the winner of its poll, or with the tag in the log.
+        A late one is compared with the winner of its poll.  One that is replayed from the log is
+        compared with the tag in the log.
         """
         poll = self.polls.open.get(seq)
         replica.heard = self._time.now
@@ -210,8 +213,7 @@ class Engine:
     def _decide(self, poll: Poll, cast: bytes = b"", value: bytes | None = None) -> None:
         """Count the ballots of a poll that is not settled, and act if it is won or lost.
 
-        ``cast`` is the ballot that has just come and ``value`` its reply, unless it is the electors
-        that have changed.
+        ``cast`` and ``value`` are the ballot that has just come and its reply, if one has.
         """
         sent, members = poll.sent, self.members
         electors = [index for index in members.active if sent >> index & 1]
@@ -222,7 +224,7 @@ class Engine:
                 value = kept.get(winner) if len(winner) == TAG_SIZE else winner
             wanted = poll.tickets or (poll.record is not None and poll.record.once is not None)
             if value is not None or not wanted or not poll.due:
-                self._settle(poll, winner, value)  # else: one that has still to answer brings it
+                self._settle(poll, winner, value)  # otherwise a replica still due brings the reply
         elif result is LOST:
             self._lose(poll, electors)
 
@@ -243,8 +245,8 @@ class Engine:
         if poll.entry is not None:
             poll.entry.tag = winner
             once = poll.entry.record.once
-            # A full disk has no room for long replies.  The entry itself must be there: an open
-            # vote could still be voided after a restart, although its reply was released.
+            # A full disk has no room for long replies.  The entry must be written nevertheless: an
+            # unsettled write could be voided after a restart, although its reply was released.
             full = self.journal.full and len(winner) == TAG_SIZE
             self.journal.append(Settled(poll.seq, winner, None if once is None or full else value))
             if once is not None:
@@ -264,11 +266,12 @@ class Engine:
     def _lose(self, poll: Poll, electors: list[int]) -> None:
         """Act on a poll that no value can win any more.
 
-        If the active replicas contradict each other, none of them can be trusted: all are expelled,
-        to be restored from checkpoint and log.  Otherwise too few of those that it was sent to are
-        left.  A write then stays in the order, for replicas that come later are sent it too, and
-        its client learns that the outcome is unknown.  A read or a marker changes nothing: it is
-        dropped, and ordered again if those that came since can vote on it.
+        If the active replicas contradict each other, none of them can be trusted.  All are
+        expelled, to be restored from checkpoint and log.
+
+        Otherwise too few are left of the replicas that it was sent to.  A write stays in the order,
+        since replicas that join later are sent it too; its client learns that the outcome is
+        unknown.  A read or a marker changes nothing: it is dropped and ordered again.
         """
         active, record = self.members.active, poll.record
         said = {poll.ballots[index] for index in electors if index in poll.ballots}
@@ -286,7 +289,7 @@ class Engine:
             self.gate.fail(poll, Failure.OUTCOME_UNKNOWN, detail)
 
     def _order_again(self, poll: Poll) -> None:
-        """Order a read anew: all that are live now can vote on it."""
+        """Drop a read and order it again: all replicas that are live now can vote on it."""
         record = poll.record
         assert record is not None
         self.polls.drop(poll)
@@ -295,7 +298,7 @@ class Engine:
             self._submit(ev.Submit(ticket, record.request, record.caller, read_only=True))
 
     def _recount(self) -> None:
-        """The electors have changed: count all unsettled polls again, oldest first."""
+        """Count all unsettled polls again, oldest first, since the electors have changed."""
         polls = self.polls
         for poll in [poll for poll in polls.open.values() if poll.winner is None]:
             if poll.seq in polls.open and poll.winner is None:
@@ -308,11 +311,11 @@ class Engine:
                     polls.tickets[ticket].retried = True
 
     def _is_held_up(self, poll: Poll) -> bool:
-        """Whether one silent replica can hold a read up although others could answer it.
+        """Whether one silent replica can delay a read although others could answer it.
 
-        They are active, and the read was ordered before they were; m of those that have it must
-        answer.  A write is sent to them from the log; a read is ordered again, once at most: a
-        replica that comes and goes must not hold it up for ever.
+        The others became active after the read was ordered, so they do not have it, and at most m
+        replicas do.  (A write is sent to them from the log.)  Such a read is ordered again, but
+        only once: a replica that comes and goes must not delay it for ever.
         """
         members = self.members
         have = sum(poll.sent >> index & 1 for index in members.active)
@@ -327,14 +330,14 @@ class Engine:
     # ---------------------------------------------------- checkpoints and time
 
     def _fetched(self, event: ev.Fetched) -> None:
-        """A state has arrived; learners whose next writes went with the old log start anew."""
+        """Take a state that has arrived; feed learners, for the log has changed."""
         if not self.checkpoints.take_state(event):
             reason = "the state it gave does not hash to the voted digest"
             self.incarnations.convict(self.members[event.replica], reason, event.seq)
         self.incarnations.feed_all()
 
     def _tick(self, event: ev.Tick) -> None:
-        """Check who hangs, lags or is overdue, at most every WATCH_INTERVAL."""
+        """Take the time; check for replicas that hang, lag or are overdue."""
         self._time.now, self._time.wall_ns = event.now, event.wall_ns
         gap = event.now - self._watched
         if not 0 < gap < WATCH_INTERVAL:
@@ -344,7 +347,7 @@ class Engine:
         self._submit_held()
 
     def _watch_checkpoint(self, gap: float) -> None:
-        """End who is too slow with a digest or a state; place a marker if one is due."""
+        """End replicas whose digest or state is overdue; place a marker if one is due."""
         members, checkpoints, end = self.members, self.checkpoints, self.incarnations.end
         for replica in members:
             if checkpoints.is_digest_overdue(replica, gap):

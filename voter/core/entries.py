@@ -1,7 +1,7 @@
-"""What the journal keeps: entries in the order they happened, and the base that they go on from.
+"""The journal's entries, in the order they happened, and the base that they follow.
 
-They are written as they are (MessagePack arrays, by msgspec): a field that is added, taken away or
-changed in its meaning is a new FORMAT.
+They are written as MessagePack arrays (by msgspec).  So the order of the fields is the format: if a
+field is added, removed, moved or changed in its meaning, FORMAT must be raised.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ __all__ = [
 ]  # fmt: skip
 
 FORMAT = 2
-"""Version of the journal: of everything in this module, and of its files (``journal.format``)."""
+"""Version of the journal: of all structs here, and of its files (``voter.journal.format``)."""
 
 
 class Once(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """What makes a request be executed once, however often it is sent.
+    """The identity of a request that must be executed once, however often it is sent.
 
-    For a native session ``scope`` is ``b"s"`` and the session's 16 bytes, ``key`` the request's
-    number in it as 8 bytes, big endian, and ``done`` the number up to which the client has all its
-    replies.  For HTTP ``scope`` is ``b"k"`` and the caller, ``key`` the Idempotency-Key.
-    ``fingerprint`` is a hash of method, target and body: the same key with another one is refused.
+    In a native session ``scope`` is ``b"s"`` and the session's 16 bytes, ``key`` the request's
+    number as 8 bytes, big endian, and ``done`` the number up to which the client has all replies.
+    For HTTP ``scope`` is ``b"k"`` and the caller, ``key`` the Idempotency-Key.  ``fingerprint`` is
+    a hash of method, target and body: a key with another fingerprint is refused.
     """
 
     scope: bytes
@@ -33,7 +33,7 @@ class Once(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
 
 class Record(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=1):
-    """One place in the order."""
+    """A request at its place in the order.  Only writes are journaled."""
 
     seq: int
     request: bytes
@@ -42,14 +42,14 @@ class Record(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=1):
     prev: bytes  # 8-byte hash of the writes before it
     history: bytes  # for a write: hash after it; always: the seed of the request's random source
     read_only: bool
-    void: bool = False  # it kills or hangs replicas: all skip it
+    void: bool = False  # it kills or hangs replicas: all replicas skip it
     once: Once | None = None
 
 
 class Settled(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=2):
-    """A vote was won: ``tag`` stands for the reply (see ``order.tag``).
+    """The vote on a write was won; ``tag`` is the tag of its reply (``order.tag``).
 
-    ``reply`` is there if the request was one to be executed once: a retry gets it.
+    The reply itself is kept if the request has a key or session number, for retries.
     """
 
     seq: int
@@ -58,13 +58,13 @@ class Settled(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=2):
 
 
 class Void(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=3):
-    """A write kills or hangs replicas: all skip it."""
+    """A write kills or hangs replicas: all replicas skip it."""
 
     seq: int
 
 
 class Opened(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=4):
-    """A native client got a session."""
+    """A native client opened a session."""
 
     session: bytes
     caller: bytes
@@ -72,7 +72,7 @@ class Opened(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=4):
 
 
 class MembershipChange(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=5):
-    """A change of membership, at its place in the order (0: none of its own)."""
+    """A replica changed its state, at its place in the order (0: at none)."""
 
     seq: int
     replica: str
@@ -83,9 +83,9 @@ class MembershipChange(msgspec.Struct, frozen=True, gc=False, array_like=True, t
 
 
 class SequenceReservation(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=6):
-    """Places up to this one may be given: whoever goes on from the journal begins after it.
+    """Sequence numbers up to ``upto`` may have been used: a restarted voter continues after it.
 
-    Reads and markers take places too, and are not written.
+    Reads and markers use numbers too, and are not journaled.
     """
 
     upto: int
@@ -95,7 +95,7 @@ Entry = Record | Settled | Void | Opened | MembershipChange | SequenceReservatio
 
 
 class Kept(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """One request in the tables: what it was, and the released reply (None: not settled)."""
+    """One request in the deduplication table, and its reply (None: not settled, or not kept)."""
 
     key: bytes
     fingerprint: bytes
@@ -105,7 +105,7 @@ class Kept(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
 
 class ScopeBase(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """A scope of the tables: a native session, or the keys of an HTTP caller."""
+    """A scope of the deduplication table: a native session, or the keys of an HTTP caller."""
 
     scope: bytes
     caller: bytes
@@ -115,7 +115,7 @@ class ScopeBase(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
 
 class Base(msgspec.Struct, frozen=True, array_like=True):
-    """What the order goes on from: at first all empty (``digest`` then is None)."""
+    """What a checkpoint holds besides the state; at first all empty (``digest`` is None)."""
 
     seq: int = 0
     history: bytes = bytes(8)

@@ -1,7 +1,8 @@
-"""What goes into the engine and what comes out: frozen values, nothing else.
+"""The engine's input (events) and output (effects): frozen values, nothing else.
 
-Replicas are named by index (0 to n-1) and epoch (the random number of a handshake); an event of
-an epoch that is over is ignored.  A ticket is the shell's number for one client request.
+A replica is identified by its index (0 to n-1).  Each handshake has a random number, the *epoch* of
+the incarnation that begins with it.  Events of an incarnation that is over are ignored.  A *ticket*
+is the shell's number for one client request.
 """
 
 from __future__ import annotations
@@ -44,13 +45,13 @@ class Tick(Event, frozen=True, gc=False):
 
 
 class Submit(Event, frozen=True, gc=False):
-    """A client asks."""
+    """A client sends a request."""
 
     ticket: int
     request: bytes
     caller: bytes = b""
     read_only: bool = False
-    once: Once | None = None  # never of a request that is read-only
+    once: Once | None = None  # never with a read-only request
 
 
 class OpenSession(Event, frozen=True, gc=False):
@@ -80,23 +81,23 @@ class Cancel(Event, frozen=True, gc=False):
 
 
 class Greeted(ReplicaEvent, frozen=True, gc=False):
-    """A handshake is complete; versions have been checked."""
+    """A handshake is complete, and versions match.  The replica reports the state it holds."""
 
     incarnation: int
     fresh: bool
     last_seq: int
     history: bytes
-    replies_from: int = 0  # it has its replies to all writes from here on; 0: to none
+    replies_from: int = 0  # it still has its replies to all writes from here on; 0: none
 
 
 class Lost(ReplicaEvent, frozen=True, gc=False):
-    """A link ended."""
+    """A link has ended."""
 
     reason: str
 
 
 class Misbehaved(ReplicaEvent, frozen=True, gc=False):
-    """A replica sent what no honest agent sends (garbage, wrong kinds, too much)."""
+    """A replica sent what no correct agent sends (garbage, a wrong kind of frame, too much)."""
 
     reason: str
 
@@ -114,44 +115,42 @@ class Digested(ReplicaAnswer, frozen=True, gc=False):
 
 
 class RefusedOrder(ReplicaAnswer, frozen=True, gc=False):
-    """A replica says that it cannot apply what it was sent."""
+    """A replica cannot apply what it was sent."""
 
     reason: str
 
 
 class Restored(ReplicaAnswer, frozen=True, gc=False):
-    """A replica holds the checkpoint it was sent, and tells its digest."""
+    """A replica holds the checkpoint that it was sent; this is its digest of that state."""
 
     digest: bytes
 
 
 class Fetched(ReplicaAnswer, frozen=True, gc=False):
-    """The whole state that the keeper held at a marker has arrived; ``digest`` is its hash, as
-    the link has worked it out.
-    """
+    """The keeper's state at a marker has arrived; ``digest`` is its hash, computed by the link."""
 
     state: bytes | bytearray
     digest: bytes
 
 
 class Piece(ReplicaAnswer, frozen=True, gc=False):
-    """A part of the state that is fetched has arrived: ``size`` bytes of it are here now."""
+    """A piece of the state that is fetched has arrived; ``size`` bytes have arrived in total."""
 
     size: int
 
 
 class FetchFailed(ReplicaAnswer, frozen=True, gc=False):
-    """The keeper could not give the state (too large, or not kept)."""
+    """The keeper cannot send the state (too large, or not kept)."""
 
     reason: str
 
 
 class Heard(ReplicaEvent, frozen=True, gc=False):
-    """A sign of life (PONG)."""
+    """A replica has answered a Ping."""
 
 
 class Admit(Event, frozen=True, gc=False):
-    """The operator or supervisor vouches for a replica that was expelled."""
+    """The operator or supervisor lets an expelled replica come back."""
 
     replica: int
 
@@ -164,7 +163,7 @@ class Expel(Event, frozen=True, gc=False):
 
 
 class Drain(Event, frozen=True, gc=False):
-    """Order nothing new from now on."""
+    """The operator or supervisor wants no new requests to be ordered."""
 
 
 # ------------------------------------------------------------------ effects
@@ -206,7 +205,7 @@ class Restore(Effect, frozen=True, gc=False):
 
 
 class Fetch(Effect, frozen=True, gc=False):
-    """Get the state kept at a marker from a replica, piece by piece."""
+    """Fetch the state that a replica kept at a marker, piece by piece."""
 
     replica: int
     epoch: int
@@ -214,22 +213,22 @@ class Fetch(Effect, frozen=True, gc=False):
 
 
 class Ping(Effect, frozen=True, gc=False):
-    """Ask for a sign of life."""
+    """Ask an idle replica whether it is alive."""
 
     replica: int
 
 
 class Disconnect(Effect, frozen=True, gc=False):
-    """Drop the link; connect again when the agent is there."""
+    """Close the link; connect again when the agent is there."""
 
     replica: int
     reason: str
 
 
 class Release(Effect, frozen=True, gc=False):
-    """Let a reply out: ``agreed`` replicas gave it, ``dissent`` gave another one.
+    """Release a reply: ``agreed`` replicas gave it, ``dissent`` gave another one.
 
-    ``replayed``: it was released before, and is kept for retries; how it was voted is not.
+    ``replayed``: it was released before and kept for retries; the counts of its vote were not.
     """
 
     ticket: int
@@ -241,26 +240,26 @@ class Release(Effect, frozen=True, gc=False):
 
 
 class SessionOpened(Effect, frozen=True, gc=False):
-    """Tell a native client its session's 16 bytes."""
+    """Send a native client the 16 bytes of its new session."""
 
     ticket: int
     session: bytes
 
 
 class Failure:
-    """Why a request gets no reply (the words of DESIGN.md)."""
+    """Why a request gets no reply, and what that says about its execution."""
 
-    NOT_EXECUTED = "not-executed"
-    OUTCOME_UNKNOWN = "outcome-unknown"
-    OVERLOAD = "overload"
-    TIMEOUT = "timeout"
-    TOO_LARGE = "too-large"
-    SESSION_EXPIRED = "session-expired"
-    KEY_REUSED = "key-reused"
+    NOT_EXECUTED = "not-executed"  # it was not executed: try again
+    OUTCOME_UNKNOWN = "outcome-unknown"  # it may have been executed
+    OVERLOAD = "overload"  # it was not executed: try again later
+    TIMEOUT = "timeout"  # it may have been executed, or may still be
+    TOO_LARGE = "too-large"  # it was not executed
+    SESSION_EXPIRED = "session-expired"  # it may have been executed
+    KEY_REUSED = "key-reused"  # it was not executed: another request has its key
 
 
 class Fail(Effect, frozen=True, gc=False):
-    """Tell a client that there is no reply, and whether it may have been executed."""
+    """Report that there will be no reply; ``failure`` says whether the request was executed."""
 
     ticket: int
     failure: str
@@ -269,7 +268,7 @@ class Fail(Effect, frozen=True, gc=False):
 
 
 class Changed(Effect, frozen=True, gc=False):
-    """A replica's standing changed, or it dissented: for logs, metrics and the supervisor."""
+    """A replica has changed its state, or dissented: for logs, metrics and the supervisor."""
 
     replica: int
     before: str
@@ -279,15 +278,15 @@ class Changed(Effect, frozen=True, gc=False):
 
 
 class Voided(Effect, frozen=True, gc=False):
-    """A write has killed or hung too many replicas too often: from now on all skip it."""
+    """A write has killed or hung too many replicas: from now on all replicas skip it."""
 
     seq: int
 
 
 class Checkpointed(Effect, frozen=True, gc=False):
-    """A state was voted and fetched: the log before it is gone.  Keep it on the disk.
+    """A state was voted and fetched, and replaces the log before it.  Store it.
 
-    ``base`` is all that must be known besides the state to go on from here.
+    ``base``: what a voter must know, besides the state, to resume from here.
     """
 
     base: Base

@@ -5,21 +5,22 @@ Every recovery uses only the last voted checkpoint and the log since then, never
 **Joining.**  A replica that connects (Greeted) reports its last write and the hash of its history.
 If the log continues from there, the replica keeps its state and becomes a LEARNER.  Otherwise it
 gets the checkpoint (RESTORING), proves by its digest that it holds it, and becomes a LEARNER then.
-A learner is sent the log in a bounded window.  At the end of the log it goes *live*; once it has
-answered all that was ordered before that, it is admitted, and its ballots count.
+A learner is sent the log in a bounded window.  At the end of the log it goes *live*: it gets
+each request as it is ordered.  Once it has answered all writes logged before that, it is admitted,
+and its ballots count.
 
-**What may not be resumed.**  A suspect replica, for its state may be damaged.  One that may have
-applied a write that was voided since.  One that has applied a write whose poll is not settled, and
-no longer has its reply, for it could not vote on it.  All of these get the checkpoint.
+**Who may not keep its state.**  A suspect replica: its state may be damaged.  A replica that may
+have applied a write that was voided since.  A replica that has applied a write whose poll is not
+settled and no longer has its reply: it could not vote on it.  All of these get the checkpoint.
 
 **A lost replica is not a faulty one.**  A closed link, a hang or a lag makes it ABSENT: it may
 rejoin with its state.  A dissent or a breach of the protocol makes it EXPELLED and suspect: only a
 fresh incarnation may come back.  Its ballots are void in both cases (polls.py).
 
 **Writes that kill.**  If a replica is lost while unsettled writes are under way at it, any of them
-may be the cause.  So they are sent one at a time when they are replayed.  A write with which m
-replicas are lost a second time, alone, is voided: all replicas skip it from then on.  Whoever may
-have applied it is ended too, and restored from the checkpoint.
+may be the cause.  So they are sent one at a time when they are replayed.  If m replicas are lost
+again, each with the same write alone under way, that write is voided: all replicas skip it from
+then on.  Every replica that may have applied it is ended too, and restored from the checkpoint.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ __all__ = ["Incarnations"]
 
 @dataclass
 class Incarnations:
-    """The life of each replica's incarnation.  It holds no state of its own: see Replica."""
+    """What moves replicas through their states.  It has no state of its own: see Replica."""
 
     limits: Limits
     time: EngineTime
@@ -59,7 +60,7 @@ class Incarnations:
     # ---------------------------------------------------------------- joining
 
     def greet(self, event: ev.Greeted) -> None:
-        """A handshake is complete: continue from the log, or from the checkpoint."""
+        """Begin an incarnation: continue it from the log, or from the checkpoint."""
         replica = self.members[event.replica]
         self.end(replica, Cause.GONE, "started anew", replica.cursor, disconnect=False)
         if replica.state is State.EXPELLED and not event.fresh:
@@ -80,8 +81,8 @@ class Incarnations:
     def _find_start(self, replica: Replica, event: ev.Greeted) -> int | None:
         """Return the write after which the log continues a replica; None if it does not.
 
-        The replica may have applied writes whose polls are not settled, if the voter restarted.
-        It is sent those again, and repeats its replies to them.
+        If the voter restarted, the replica may have applied writes whose polls are not settled.
+        It is sent those again, and repeats its replies if it still has them.
         """
         last = event.last_seq
         if replica.suspect or not self.log.continues(last, event.history):
@@ -105,7 +106,7 @@ class Incarnations:
         )
 
     def restored(self, replica: Replica, event: ev.Restored) -> None:
-        """A replica holds the checkpoint, if its digest is right: feed it the log."""
+        """Feed the log to a replica that holds the checkpoint, if its digest is right."""
         if replica.state is not State.RESTORING:
             return
         replica.heard = self.time.now
@@ -164,20 +165,23 @@ class Incarnations:
     # ----------------------------------------------------------------- ending
 
     def lost(self, replica: Replica, event: ev.Lost) -> None:
-        """The link of a replica has ended."""
+        """End the incarnation of a replica whose link has ended."""
         self.end(replica, Cause.GONE, event.reason, 0)
 
     def breached(self, replica: Replica, event: ev.Misbehaved) -> None:
-        """A replica has broken the protocol."""
+        """Convict a replica that broke the protocol."""
         self.convict(replica, event.reason, 0)
 
     def refused(self, replica: Replica, event: ev.RefusedOrder) -> None:
-        """A replica cannot apply what it was sent, or cannot make a digest: then it is suspect."""
+        """End the incarnation of a replica that cannot apply what it was sent.
+
+        If it cannot make a digest, nobody knows its state: it is suspect.
+        """
         replica.suspect |= any(seq == event.seq for seq, _ in replica.markers)
         self.end(replica, Cause.GONE, f"refused: {event.reason}", event.seq)
 
     def pardon(self, event: ev.Admit) -> None:
-        """Let a replica come back as it is: it stays suspect, so it gets the checkpoint."""
+        """Let a replica come back without a fresh start (with the checkpoint, if it is suspect)."""
         replica = self.members[event.replica]
         if replica.state in (State.EXPELLED, State.ABSENT):
             self.members.change(replica, Cause.PARDONED, "may come back", 0)
@@ -192,9 +196,9 @@ class Incarnations:
             self.members.change(replica, Cause.CONVICTED, event.reason, 0)
 
     def dissented(self, replica: Replica, seq: int) -> None:
-        """Expel a replica that answered something else than the majority.
+        """Expel a replica whose answer differs from the majority's.
 
-        Only report it if no majority is needed, or if the replica is an observer.
+        Only report it if one reply wins, or if the replica is an observer.
         """
         replica.dissents += 1
         if self.members.policy.compares and not replica.observer:
@@ -212,7 +216,8 @@ class Incarnations:
     ) -> None:
         """End a replica's incarnation, and those of all that must end with it.
 
-        Each loss may void one write, and so end further incarnations: those come next.
+        A loss may void one write, and so end further incarnations.  Those are ended next, before
+        what was pending: the effects of one loss stay together.
         """
         pending = [(replica, cause, reason, seq)]
         while pending:
@@ -231,7 +236,7 @@ class Incarnations:
                 disconnect = True
 
     def _end_one(self, replica: Replica, cause: Cause, reason: str, seq: int) -> list[int]:
-        """End one incarnation; return what was under way at it."""
+        """End one incarnation; return what was under way."""
         replica.expulsions += 1
         replica.suspect = replica.suspect or cause is Cause.CONVICTED
         self.members.change(replica, cause, reason, seq)
@@ -245,7 +250,7 @@ class Incarnations:
     def _attribute_loss(self, replica: Replica, under_way: list[int]) -> Poll | None:
         """Note with which unsettled writes a replica was lost; return the poll of one to void.
 
-        The first time it may have been any of them.  Later each is under way alone.
+        The first time, any of them may be the cause.  Later each of them is sent alone.
         """
         bit, need = 1 << replica.index, self.members.policy.need
         for seq in under_way:
@@ -264,20 +269,19 @@ class Incarnations:
     def _void_request(self, poll: Poll, entry: LogEntry) -> None:
         """Let all replicas skip a write from now on.
 
-        Its reply, and those to all that was ordered after it, wait until that is durable.
+        The replies to it and to all requests ordered after it wait until that is durable.
         """
         poll.record = self.log.void(entry)
         self.journal.append(Void(poll.seq))
-        self.journal.last_write = self.journal.position
         for later in self.polls.open.values():
             if later.seq >= poll.seq:
-                later.needs = self.journal.position
+                later.needs = self.journal.last_write
         self.effects.append(Voided(poll.seq))
 
     # --------------------------------------------------------------- liveness
 
     def heard(self, replica: Replica, _event: ev.Heard) -> None:
-        """A replica has answered a ping."""
+        """Take the answer to a ping as a sign of life."""
         if not replica.pinged:
             self.convict(replica, "sent a sign of life that nobody asked for", 0)
             return

@@ -1,16 +1,16 @@
 """Intake: how a client's request gets its place in the order, and why it may not.
 
-Before it has a place, a request goes through three gates.  Whatever is refused there was not
-executed, and its client may try again.
+Before a request gets a place, three checks are made.  What they refuse was not executed.
 
 1. **Retries** (dedup.py).  A request with a session number or an Idempotency-Key that was ordered
-   before is never ordered again.  If its reply is known, it is released again, also while the node
-   takes nothing new.  If its poll is open, or its reply waits for the journal, the client joins.
-2. **Refusals.**  The node drains, has no majority, holds too much, or its disk is full or behind.
+   before is never ordered again.  If its reply is known, the reply is released again, even while
+   no new requests are taken.  If its poll is open, or its reply waits for the journal, the client
+   joins those that wait.
+2. **Refusals.**  The node drains, has no majority or holds too much, or the disk is full or behind.
 3. **The throttle** (throttle.py) may hold a write back while a learner catches up.
 
-Then the request is ordered (order.py), journaled if it is a write, and sent to all live replicas,
-in this order of effects: the shell writes the journal before it sends.
+Then the request is ordered (order.py), journaled if it is a write, and sent to all live replicas.
+The effects come in this order, so the shell writes the journal before it sends.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ NOT_KEPT = "executed; its reply was too long to be kept"
 
 @dataclass
 class Intake:
-    """What takes the clients' requests and orders them."""
+    """The way of clients' requests into the order."""
 
     limits: Limits
     time: EngineTime
@@ -60,8 +60,8 @@ class Intake:
     def submit(self, event: ev.Submit, *, held: bool = False) -> Poll | None:
         """Order a request and send it to all live replicas, or refuse it, or hold it back.
 
-        Return the open poll that it joins, if it is a retry: it may be lost by now.  ``held``: the
-        throttle has held the request back before.
+        Return the open poll that it joins, if it is a retry.  ``held``: the throttle has held the
+        request back before, and lets it pass now.
         """
         once = None if event.read_only else event.once
         if once is not None:
@@ -70,7 +70,7 @@ class Intake:
                 return self._answer_retry(event, found)
         if (problem := self.find_problem(event.read_only)) is not None:
             self.effects.append(Fail(event.ticket, *problem))
-        elif held or event.read_only or (not self.throttle.held and self.throttle.spend()):
+        elif event.read_only or (not self.throttle.held and self.throttle.spend()) or held:
             self._order(event, once)
         else:
             self.throttle.hold(event)
@@ -87,7 +87,6 @@ class Intake:
         journal, polls = self.journal, self.polls
         if entry is not None:
             journal.append(record)
-            journal.last_write = journal.position
             if once is not None:
                 self.dedup.record(once, event.caller, record.seq, record.time_ns)
         size = len(event.request)
@@ -99,7 +98,7 @@ class Intake:
         self.checkpoints.count_request()
 
     def _answer_retry(self, event: ev.Submit, found: Found) -> Poll | None:
-        """Answer a request that was ordered before, or never may be; or let it join its poll."""
+        """Refuse or answer a retry, or let it join its poll; return the poll if it is open."""
         refused = found.finding not in (Finding.PENDING, Finding.DONE)
         waiting = self.gate.replies.get(found.seq) if not refused else None
         poll = waiting[0] if waiting else self.polls.open.get(found.seq)

@@ -1,5 +1,19 @@
-"""The order: who is next, the agreed time, the hash of the history, and the log since the last
-voted checkpoint.
+"""The order: sequence numbers, agreed time, the hash of the history, and the log.
+
+All replicas apply the same requests in the same order, and get the same time and random numbers.
+So each request gets, in its Record:
+
+- a sequence number.  Reads, markers and admissions use one too, but only writes enter the log.
+- the agreed time: the wall clock of the last tick, but never earlier than that of a request before.
+- two hashes of the history.  ``prev`` covers all writes before it: an agent applies a request only
+  if its own history is the same.  ``history`` also covers the request itself, and seeds its random
+  numbers.  It is keyed with a secret, so that clients cannot predict the seeds.
+
+The log holds the writes since the last checkpoint.  A replica that lacks some is sent them from the
+log.  A replica whose state the log does not continue is sent the checkpoint first.
+
+``tag`` is what replicas vote on.  A short reply is its own tag; a long one is represented by a hash
+that is longer than any short reply.  So equal tags mean equal replies.
 """
 
 from __future__ import annotations
@@ -14,28 +28,18 @@ from msgspec.structs import replace
 from voter.core.entries import Once, Record
 
 __all__ = [
-    "EMPTY_HISTORY",
-    "TAG_SIZE",
-    "Checkpoint",
-    "LogEntry",
-    "OrderLog",
-    "history_after",
-    "tag",
-]
+    "EMPTY_HISTORY", "TAG_SIZE", "Checkpoint", "LogEntry", "OrderLog", "history_after", "tag",
+]  # fmt: skip
 
 EMPTY_HISTORY = bytes(8)
 ENTRY_OVERHEAD = 400
-"""Bytes of memory reckoned for an entry besides its request and caller."""
-
-
+"""Bytes of memory of an entry, besides its request and caller (estimate)."""
 TAG_SIZE = 64
+"""Bytes of a hash.  Shorter replies are their own tags."""
 
 
 def tag(reply: bytes) -> bytes:
-    """Return what stands for a reply in a vote: itself if shorter than 64 bytes, else its hash.
-
-    The hash is of 64 bytes, so that no short reply is ever taken for a long one.
-    """
+    """Return the tag of a reply: itself if it is shorter than TAG_SIZE, otherwise its hash."""
     return reply if len(reply) < TAG_SIZE else blake2b(reply).digest()
 
 
@@ -48,17 +52,14 @@ def history_after(
     caller: bytes,
     request: bytes,
 ) -> bytes:
-    """Return the 8-byte hash of the history ``prev`` with one more request at its end.
-
-    It is keyed: the seeds of requests, which it gives, are not to be foreseen by clients.
-    """
+    """Return the 8-byte hash of the history ``prev`` followed by one more request."""
     place = b"%b%d %d %d %d " % (prev, seq, time_ns, read_only, len(caller))
     return blake2b(place + caller + request, digest_size=8, key=secret).digest()
 
 
 @dataclass(slots=True)
 class Checkpoint:
-    """A voted state: the state after the write ``seq``, at first the empty one (digest None)."""
+    """A voted state after all writes up to ``seq``; at first the empty one (``digest`` None)."""
 
     seq: int
     history: bytes
@@ -68,10 +69,10 @@ class Checkpoint:
 
 @dataclass(slots=True)
 class LogEntry:
-    """A write in the log; ``tag`` is known once its vote is won.
+    """A write in the log; ``tag`` is that of its reply, once its vote is won.
 
-    ``killed`` and ``killed_again`` are bit masks of the replicas that were lost once, and again,
-    with this write under way and not settled.
+    ``killed`` and ``killed_again`` are bit masks of the replicas that were lost while this write
+    was under way and not settled: once, and again while it was the only one.
     """
 
     record: Record
@@ -82,26 +83,24 @@ class LogEntry:
 
 
 class OrderLog:
-    """Writes since the last voted checkpoint, in order.  Reads take a place in the order, not
-    in the log.
-    """
+    """The order up to now, and the writes since the last voted checkpoint."""
 
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
         self._entries: list[LogEntry] = []
-        self.seq = 0  # last place given
+        self.seq = 0  # last sequence number used
         self.time_ns = 0  # last agreed time
         self.history = EMPTY_HISTORY
         self.checkpoint = Checkpoint(0, EMPTY_HISTORY, None, b"")
-        self.bytes = 0
-        self.voided: list[int] = []
+        self.bytes = 0  # of the entries
+        self.voided: list[int] = []  # voided writes, by sequence number
 
     def __len__(self) -> int:
         return len(self._entries)
 
     @property
     def last_write(self) -> int:
-        """Place of the last write, or of the checkpoint if there is none since."""
+        """Sequence number of the last write, or of the checkpoint if there is none since."""
         return self._entries[-1].record.seq if self._entries else self.checkpoint.seq
 
     def order(
@@ -112,7 +111,7 @@ class OrderLog:
         wall_ns: int,
         once: Once | None = None,
     ) -> tuple[Record, LogEntry | None]:
-        """Give a request its place, time and history; a write also enters the log."""
+        """Give a request its sequence number, time and history; add a write to the log."""
         seq = self.seq = self.seq + 1
         time_ns = self.time_ns = max(wall_ns, self.time_ns)
         prev = self.history
@@ -121,11 +120,11 @@ class OrderLog:
         return record, None if read_only else self.add(record)
 
     def token(self, seq: int) -> bytes:
-        """Return 8 bytes that go with a place and cannot be guessed."""
+        """Return 8 bytes that belong to a sequence number and cannot be guessed."""
         return blake2b(b"session %d" % seq, digest_size=8, key=self._secret).digest()
 
     def add(self, record: Record) -> LogEntry:
-        """Enter a write that has its place (a new one, or one of the journal)."""
+        """Add a write that has its sequence number (a new one, or one from the journal)."""
         self.seq = record.seq
         self.time_ns = record.time_ns
         self.history = record.history
@@ -135,7 +134,7 @@ class OrderLog:
         return entry
 
     def void(self, entry: LogEntry) -> Record:
-        """Mark a write as one that all replicas skip."""
+        """Mark a write that all replicas must skip; return its new record."""
         entry.record = replace(entry.record, void=True)
         self.voided.append(entry.record.seq)
         return entry.record
@@ -163,14 +162,14 @@ class OrderLog:
         return None
 
     def continues(self, last_seq: int, history: bytes) -> bool:
-        """Whether the log goes on from a replica whose last write and history are these."""
+        """Whether the log continues a state with this last write and history."""
         if last_seq <= self.checkpoint.seq:
             return history == self.checkpoint.history
         entry = self.find(last_seq)
         return entry is not None and entry.record.history == history
 
     def truncate(self, checkpoint: Checkpoint) -> None:
-        """Make ``checkpoint`` the start of the log; what came before it is dropped."""
+        """Drop all writes up to a checkpoint, which is the start of the log from now on."""
         keep = self._position(checkpoint.seq)
         self.bytes -= sum(entry.size for entry in self._entries[:keep])
         del self._entries[:keep]

@@ -1,7 +1,7 @@
-"""What the engine knows of one replica, and the table of states it goes through.
+"""One replica as the engine knows it, and the state machine that it goes through.
 
-Everything that moves a replica from one state to another is in ``TRANSITIONS``; the engine asks
-for a cause and gets the next state, or an error that is a bug.
+``TRANSITIONS`` holds every legal change of state.  The engine names a cause; a cause that is not
+legal in the present state is a bug, and raises KeyError.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ __all__ = ["TRANSITIONS", "Cause", "Replica", "State"]
 
 
 class State(StrEnum):
-    """Where a replica stands with the voter."""
+    """The state of a replica."""
 
-    ABSENT = "absent"  # no handshake; may come back as it is
+    ABSENT = "absent"  # no link; may come back with its state
     EXPELLED = "expelled"  # not trusted; only a fresh incarnation may come back
-    RESTORING = "restoring"  # the checkpoint is on its way to it
-    LEARNER = "learner"  # catches up from the log; its votes do not count yet
-    ACTIVE = "active"  # votes
+    RESTORING = "restoring"  # it is being sent the checkpoint
+    LEARNER = "learner"  # it catches up from the log; its ballots do not count yet
+    ACTIVE = "active"  # its ballots count
     OBSERVER = "observer"  # caught up; its replies are compared, never counted
 
 
 class Cause(StrEnum):
     """Why a replica changes its state."""
 
-    BEHIND = "behind"  # greeted, holds a state the log continues
-    FOREIGN = "foreign"  # greeted, holds something else: give it the checkpoint
+    BEHIND = "behind"  # connected with a state that the log continues
+    FOREIGN = "foreign"  # connected with another state: it gets the checkpoint
     RESTORED = "restored"
     ADMITTED = "admitted"
     OBSERVING = "observing"
-    GONE = "gone"  # link lost, hung, lagging: no reason for distrust
-    CONVICTED = "convicted"  # dissented or broke the protocol
-    PARDONED = "pardoned"  # an operator or the supervisor vouches for it
+    GONE = "gone"  # its link was lost, or it hangs or lags: its state is still trusted
+    CONVICTED = "convicted"  # it dissented or broke the protocol
+    PARDONED = "pardoned"  # the operator or the supervisor lets it come back
 
 
 _JOINING = (State.RESTORING, State.LEARNER)
@@ -97,7 +97,7 @@ class Replica:
         self.restored, self.heard = None, 0.0
 
     def expect(self, seq: int, size: int, now: float) -> None:
-        """Note that something is sent, which must be answered in this order."""
+        """Note that a request is sent, which must be answered in this order."""
         outstanding = self.outstanding
         if not outstanding:
             self.heard = now
@@ -105,6 +105,6 @@ class Replica:
         self.outstanding_bytes += size
 
     def move(self, cause: Cause, reason: str) -> None:
-        """Go to the state that ``cause`` leads to.  Raises KeyError on a move that cannot be."""
+        """Change to the state that ``cause`` leads to.  Raises KeyError if it is not legal."""
         self.state = TRANSITIONS[self.state, cause]
         self.reason = reason

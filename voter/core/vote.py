@@ -1,7 +1,8 @@
-"""The vote: m of n, Pending, Won or Lost.
+"""The vote policy m of n, and the count: pending, won or lost.
 
 Section 4 of the paper: a result is forwarded "once the VMM has obtained replies from two replicas
-with identical result values".  Here it is m of n: 1/1, 1/n (first reply), 2/2 (detect), 2/3, 3/5.
+with identical result values".  Here the policy is m of n: 2/3 and 3/5 mask faults, 2/2 only detects
+them, 1/1 is a single replica, and 1/n takes the first reply and compares nothing.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ PENDING, WON, LOST = "pending", "won", "lost"
 
 
 class PolicyError(ValueError):
-    """A vote policy that cannot be."""
+    """An impossible or unsafe vote policy."""
 
 
 class Policy(msgspec.Struct, frozen=True):
     """``need`` identical replies of ``of`` replicas: m of n.
 
-    Either ``need`` is 1 (the first reply counts, nothing is compared) or it is more than half of
-    ``of``: else two different replies could both win.
+    ``need`` is 1 (the first reply wins) or more than half of ``of``.  Otherwise two different
+    replies could both win.
     """
 
     need: int
@@ -32,7 +33,7 @@ class Policy(msgspec.Struct, frozen=True):
     def __post_init__(self) -> None:
         if not 1 <= self.need <= self.of:
             raise PolicyError(
-                f"vote {self}: cannot be; need 1 <= m <= n (for example 2/3 for three guests)"
+                f"vote {self}: m must be from 1 to n (for example 2/3 for three guests)"
             )
         if self.of > 64:
             raise PolicyError(f"vote {self}: at most 64 replicas")
@@ -44,15 +45,15 @@ class Policy(msgspec.Struct, frozen=True):
 
     @property
     def compares(self) -> bool:
-        """Whether a reply that differs from the released one convicts its sender.
+        """Whether a reply that differs from the winner is a dissent that expels its sender.
 
-        Not if one reply is enough: the released one may be the wrong one.
+        Not if one reply wins: then the winner may be the wrong one.
         """
         return self.need > 1
 
     @classmethod
     def parse(cls, text: str) -> Policy:
-        """Read ``"2/3"``.  Raises PolicyError."""
+        """Parse a text like ``2/3``.  Raises PolicyError."""
         need, slash, of = text.partition("/")
         if not (slash and need.isdecimal() and of.isdecimal()):
             raise PolicyError(f"vote {text!r}: write it as m/n, for example 2/3")
@@ -65,11 +66,10 @@ class Policy(msgspec.Struct, frozen=True):
 def count(
     ballots: Mapping[int, bytes], electors: Iterable[int], need: int
 ) -> tuple[str, bytes | None]:
-    """Return how a vote stands, and the winning value once there is one.
+    """Return the state of a vote, and the winning value if it is won.
 
-    ``ballots``: value by replica.  ``electors``: the active replicas; ballots of others do not
-    count, and an elector without a ballot may still cast one.  Lost means that no value can reach
-    ``need`` any more.
+    ``ballots``: value by replica.  ``electors``: the replicas whose ballots count; one without a
+    ballot may still cast it.  A vote is lost if no value can reach ``need`` any more.
     """
     tally: dict[bytes, int] = {}
     best = waiting = 0

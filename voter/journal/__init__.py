@@ -2,66 +2,52 @@
 
 Files of a journal's directory (0700, locked by the voter that uses it):
 
-- ``identity.json``: node, vote policy, format, the secret that keys the history; 0600;
-- ``segment-NUMBER``: entries in frames, in the order they happened (``journal.format``);
-- ``checkpoint-PLACE``: a voted state and its base; the last two are kept, and the segments that
-  the older of them needs;
-- ``checkpoint-PLACE.bad``: the last one that did not check, for whoever wants to know why;
-- ``*.new``: not complete; removed at the next start.
+- ``identity.json`` (0600): node, vote policy, format, the secret that keys the history;
+- ``segment-NUMBER``: entries in frames, in the order in which they happened (``journal.format``);
+- ``checkpoint-PLACE``: a voted state and its base.  The last two are kept, with the segments that
+  the older one needs;
+- ``checkpoint-PLACE.bad``: the last checkpoint that was damaged, for an operator to inspect;
+- ``*.new``: incomplete; removed at the next start.
 
-Promises.  With durability ``fsync`` an entry is on the disk when ``on_synced`` has named its
-position; with ``os`` it is with the operating system, and lost only if that or the power dies.
-What was promised comes back at the next start, in order, and nothing that was not appended; where
-it cannot, ``open_journal`` raises JournalError, which names file, offset and remedy.
+Promises.  With durability ``fsync`` an entry is on the disk once ``on_synced`` has named its
+position.  With ``os`` the operating system has it: it is lost only if the kernel or the power
+fails.  What was promised comes back at the next start, in order, and nothing that was not appended.
+Where it cannot, ``open_journal`` raises JournalError, which names file, offset and remedy.
 
-A **torn tail** is what was written and never synced: frames at the end of which no copy is whole,
-where nothing proves that they were ever on the disk.  It is truncated, zeroed and logged.
+A **torn tail** is what was written and never synced: frames at the end without a whole copy, where
+nothing proves that they were ever on the disk.  It is truncated, zeroed and logged.
 
-*Flipped bits.*  Each frame is there twice (``journal.format``), and both copies are synced before
-the reply is released.  So damage to one copy loses nothing and is logged.  Frame and checkpoint
-also carry the number of the last frame that was synced before them.  Damage to both copies of such
-a proved frame is an error that names file and offset.
+*Flipped bits.*  Each frame is written twice, and both copies are synced before the reply is
+released, so damage to one copy loses nothing and is logged.  Each frame and checkpoint also carries
+the number of the last frame that was synced before it.  Damage to both copies of a frame that is
+proved in this way is an error that names file and offset.
 
-*What is not covered:* damage to both copies of a frame that no later frame proves.  These are the
-frames of the last sync or two under load; there are none 50 ms after the last write, after a clean
-end, or once a voter has started on the journal.  In that window a frame whose two copies were
-damaged (a sector that holds both and reads back as zeros, say) looks like one that a power loss had
-torn.  It is taken for torn, and logged.  With ``os`` only full segments and checkpoints are synced,
-so what is proved ends there.
+*Not covered:* damage to both copies of a frame that no later frame proves.  These are the frames of
+the last sync or two under load.  There are none 50 ms after the last write, after a clean stop, or
+once a voter has started on the journal.  Such a frame looks like one that a power loss has torn; it
+is dropped and logged.  With ``os`` only full segments and checkpoints are synced, so the proof ends
+there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
-from voter.core.entries import FORMAT, Base, Entry
+from voter import log
+from voter.core.entries import FORMAT
 from voter.errors import JournalError
 from voter.journal.files import Directory, Files, JournalFile
-from voter.journal.journal import Durability, Journal, Tail, create_segment, write_identity
+from voter.journal.journal import Durability, Journal, create_segment, write_identity
 from voter.journal.recovery import (
     RecoveredJournal,
     Segment,
     VoterIdentity,
-    find,
     read_identity,
+    recover,
     segment_name,
 )
-from voter.log import note
 
-__all__ = ["Directory", "JournalFile", "Files", "Journal", "RecoveryReport", "open_journal"]
-
-
-class RecoveryReport(NamedTuple):
-    """What the journal knows at the start."""
-
-    base: Base
-    state: bytes
-    entries: list[Entry]  # after the base, in order
-    secret: bytes
-    service: str | None
-    state_format: int | None
-    notes: list[str]  # what was dropped, for status
+__all__ = ["Directory", "Files", "Journal", "JournalFile", "RecoveredJournal", "open_journal"]
 
 
 async def open_journal(
@@ -74,28 +60,28 @@ async def open_journal(
     random64: Callable[[], int],
     on_synced: Callable[[int], None],
     on_full: Callable[[bool, str], None],
-) -> tuple[Journal, RecoveryReport]:
-    """Begin a journal in an empty directory, or go on with the one that is there.
+) -> tuple[Journal, RecoveredJournal]:
+    """Start a journal in an empty directory, or continue the one that is there.
 
-    Entries that are found are on the disk when this returns.  Raises JournalError, after which
-    the directory is given up.
+    Entries that are found are on the disk when this returns.  Raises JournalError, after which the
+    directory is closed.
     """
     notes: list[str] = []
 
-    def tell(text: str) -> None:
+    def report(text: str) -> None:
         notes.append(text)
-        note("journal", said=text)
+        log.info("journal", said=text)
 
     try:
         identity = read_identity(files, node, vote)
         if identity is None:
-            identity, found, file = await _begin(files, node, vote, segment_size, random64)
+            found, file = await _begin(files, node, vote, segment_size, random64)
         else:
-            found = await find(files, identity, tell)
-            # What a voter that was killed left written need not be on the disk yet.
+            found = await recover(files, identity, report)
+            found.notes = notes
+            # What a voter that was killed has written need not be on the disk yet.
             for segment in found.segments[:-1]:
-                name = segment_name(segment.number)
-                full = files.reopen(name, segment.at, segment.proved)
+                full = files.reopen(segment_name(segment.number), segment.at, segment.proved)
                 await full.sync()
                 full.close()
             last = found.segments[-1]
@@ -111,9 +97,9 @@ async def open_journal(
             await spare[0].sync()
         journal = Journal(
             files,
-            identity,
             found,
-            Tail(file, spare),
+            file,
+            spare,
             durability=durability,
             segment_size=segment_size,
             on_synced=on_synced,
@@ -127,22 +113,13 @@ async def open_journal(
     except JournalError:
         files.close()
         raise
-    secret = bytes.fromhex(identity.secret)
-    return journal, RecoveryReport(
-        found.base,
-        found.state,
-        found.entries,
-        secret,
-        identity.service,
-        identity.state_format,
-        notes,
-    )
+    return journal, found
 
 
 async def _begin(
     files: Files, node: str, vote: str, segment_size: int, random64: Callable[[], int]
-) -> tuple[VoterIdentity, RecoveredJournal, JournalFile]:
-    """Begin a journal: it exists from the moment that its identity does."""
+) -> tuple[RecoveredJournal, JournalFile]:
+    """Start a journal: it exists as soon as its identity does."""
     for name in files.names():
         if name.startswith(("segment-", "identity")):
             await files.remove(name)
@@ -151,4 +128,4 @@ async def _begin(
     file, segment = await create_segment(files, identity, 1, segment_size)
     segment.first = 1
     await write_identity(files, identity)
-    return identity, RecoveredJournal(Base(), b"", [], [segment], None, 0, 0, b"", None), file
+    return RecoveredJournal(identity, segments=[segment]), file

@@ -1,8 +1,8 @@
-"""A directory of files, as the journal needs it; only here are the operating system and threads.
+"""A directory of files for the journal.  Only this module uses the operating system and threads.
 
-Two threads work beside the loop: one syncs segments, the other makes files (space set aside,
-checkpoints), in pieces that are synced as they are written, so that it never piles up much that
-the first would have to wait for.
+Two threads work beside the event loop.  One syncs segments, and every reply waits for it.  The
+other makes files (spare segments, checkpoints).  It syncs them in pieces as it writes, so that its
+data never piles up in front of a sync of the first thread.
 """
 
 from __future__ import annotations
@@ -26,30 +26,30 @@ __all__ = ["Directory", "JournalFile", "Files"]
 T = TypeVar("T")
 Piece = bytes | memoryview
 
-ASIDE = ".new"
-"""Ending of the name of a file that is not complete yet."""
+INCOMPLETE = ".new"
+"""Suffix of the name of a file that is not complete yet."""
 _LOCK = "lock"
 _PIECE = 1 << 20
 _SYNC_EACH = 4 << 20
 
 
 class JournalFile(Protocol):
-    """A segment that is written to at its end.  All raise OSError."""
+    """A segment that is written at its end.  All methods raise OSError."""
 
     def append(self, data: bytes) -> None:
-        """Write behind what was written last (it may go beyond the size that was set aside)."""
+        """Write behind what was written last, beyond the space that was set aside if need be."""
 
     async def sync(self) -> None:
         """Return once all that was appended before the call is on the disk."""
 
     def close(self) -> None:
-        """Let go of it; a sync that is under way ends first."""
+        """Close it, after a sync that is under way."""
 
 
 class Files(Protocol):
-    """A flat directory that only we write to.  All raise OSError."""
+    """A flat directory that only one journal writes to.  All methods raise OSError."""
 
-    where: str  # what error texts call it
+    where: str  # its name in error messages
 
     def names(self) -> list[str]:
         """Return the names of the files in it."""
@@ -58,23 +58,23 @@ class Files(Protocol):
         """Return a whole file."""
 
     async def create(self, name: str, size: int) -> JournalFile:
-        """Set ``size`` bytes of zeros aside, on the disk under their name when this returns."""
+        """Make a file of ``size`` zeros, which is on the disk when this returns."""
 
     def reopen(self, name: str, at: int, again: int) -> JournalFile:
-        """Go on writing at offset ``at``; what is behind it becomes zeros (not synced yet).
+        """Continue at offset ``at``; what is behind it becomes zeros (not synced yet).
 
-        What is between ``again`` and ``at`` is written again: after a sync that failed Linux takes
-        it for clean, and the next sync would say that all is well and write nothing.
+        The bytes from ``again`` to ``at`` are written again.  After a sync that failed, Linux marks
+        their pages as clean: the next sync would succeed without writing them.
         """
 
     async def write_whole(self, name: str, pieces: Iterable[Piece]) -> None:
-        """Put a file under its name, all of it or nothing, on the disk when this returns.
+        """Write a file, all of it or nothing; it is on the disk when this returns.
 
-        What ``pieces`` raises is passed on; then there is nothing new under the name.
+        An exception of ``pieces`` is passed on; then nothing has changed under the name.
         """
 
     async def sync_names(self) -> None:
-        """Have all names in it on the disk."""
+        """Get all names in it onto the disk."""
 
     async def rename(self, old: str, new: str) -> None:
         """Give a file another name, on the disk when this returns."""
@@ -83,7 +83,7 @@ class Files(Protocol):
         """Remove a file; it cannot come back when this returns."""
 
     def close(self) -> None:
-        """Give the directory up to others."""
+        """Close it, so that another voter may use it."""
 
 
 def _write_all(fd: int, data: Piece) -> None:
@@ -93,10 +93,10 @@ def _write_all(fd: int, data: Piece) -> None:
 
 
 class _Syncer:
-    """A thread that syncs and closes segments, in the order it is asked to.
+    """A thread that syncs and closes segments, in the order of the calls.
 
-    It is woken and heard through eventfds: that takes 50 us where an executor takes 130, and every
-    reply waits for it.
+    Thread and loop wake each other through eventfds.  That takes 50 us where an executor takes 130,
+    and every reply waits for it.
     """
 
     def __init__(self) -> None:
@@ -121,14 +121,14 @@ class _Syncer:
                     continue
                 error = None
                 try:
-                    # The data alone: its space and size were synced before it was used.
+                    # The data suffices: space and size were synced before the segment was used.
                     os.fdatasync(fd)
                 except OSError as caught:
                     error = caught
                 self._over.append((future, error))
                 os.eventfd_write(self._done, 1)
 
-    def _ask(self, job: tuple[int, asyncio.Future[None] | None] | None) -> None:
+    def _add_job(self, job: tuple[int, asyncio.Future[None] | None] | None) -> None:
         self._jobs.append(job)
         os.eventfd_write(self._go, 1)
 
@@ -136,12 +136,12 @@ class _Syncer:
         """Return once what was written to ``fd`` is on the disk."""
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
-            self._loop.add_reader(self._done, self._hear)
+            self._loop.add_reader(self._done, self._finish_jobs)
         future = self._loop.create_future()
-        self._ask((fd, future))
+        self._add_job((fd, future))
         await future
 
-    def _hear(self) -> None:
+    def _finish_jobs(self) -> None:
         os.eventfd_read(self._done)
         while self._over:
             future, error = self._over.popleft()
@@ -153,12 +153,12 @@ class _Syncer:
                 future.set_exception(error)
 
     def close(self, fd: int) -> None:
-        """Close a descriptor behind its syncs: until then it must not become another file's."""
-        self._ask((fd, None))
+        """Close a descriptor after its syncs: until then its number must not be reused."""
+        self._add_job((fd, None))
 
     def shutdown(self) -> None:
-        """End the thread, once it has done what it was asked."""
-        self._ask(None)
+        """End the thread after the jobs it has."""
+        self._add_job(None)
         self._thread.join()
         if self._loop is not None:
             self._loop.remove_reader(self._done)
@@ -167,7 +167,7 @@ class _Syncer:
 
 
 class _Segment:
-    """A File of a Directory."""
+    """A JournalFile of a Directory."""
 
     def __init__(self, fd: int, syncer: _Syncer) -> None:
         self._fd = fd
@@ -175,7 +175,7 @@ class _Segment:
 
     def append(self, data: bytes) -> None:
         done = os.write(self._fd, data)
-        if done != len(data):  # then the next write says why
+        if done != len(data):  # the next write raises the reason
             _write_all(self._fd, memoryview(data)[done:])
 
     async def sync(self) -> None:
@@ -186,9 +186,9 @@ class _Segment:
 
 
 class Directory:
-    """The real one: made if it is not there, for its owner alone, locked against other voters.
+    """Files on a real disk: created if missing, mode 0700, locked against other voters.
 
-    Raises JournalError if it cannot be had.
+    Raises JournalError if the directory cannot be used.
     """
 
     def __init__(self, path: Path) -> None:
@@ -211,7 +211,7 @@ class Directory:
                 f"journal {path} is in use by another voter (process {holder}): end it, or give"
                 " this one a journal.directory of its own"
             ) from error
-        with contextlib.suppress(OSError):  # whose it is, for those who are refused: no more
+        with contextlib.suppress(OSError):  # for the error message of another voter only
             os.truncate(lock, 0)
             os.write(lock, b"%d\n" % os.getpid())
         self._lock = lock
@@ -230,8 +230,8 @@ class Directory:
         """Set a segment aside; see Files."""
 
         def set_aside(fd: int) -> None:
-            os.posix_fallocate(fd, 0, size)  # says at once if there is no room
-            # Written, too: then a sync later has no metadata to write, and takes half the time.
+            os.posix_fallocate(fd, 0, size)  # fails at once if there is no room
+            # It is written, too: later syncs have no metadata to write and take half the time.
             os.lseek(fd, 0, os.SEEK_SET)
 
         zeros = (bytes(min(_PIECE, size - at)) for at in range(0, size, _PIECE))
@@ -239,7 +239,7 @@ class Directory:
         return self._open(name, 0)
 
     def reopen(self, name: str, at: int, again: int) -> JournalFile:
-        """Go on writing a segment; see Files."""
+        """Continue a segment; see Files."""
         with (self._path / name).open("r+b", buffering=0) as file:
             for start in range(again, at, _PIECE):
                 data = os.pread(file.fileno(), min(_PIECE, at - start), start)
@@ -256,14 +256,14 @@ class Directory:
         return _Segment(fd, self._syncer)
 
     async def write_whole(self, name: str, pieces: Iterable[Piece]) -> None:
-        """Put a file under its name; see Files."""
+        """Write a file; see Files."""
         await self._make(name, pieces, lambda fd: None)
 
     async def _make(self, name: str, pieces: Iterable[Piece], begin: Callable[[int], None]) -> None:
-        """Write a file aside and rename it; each piece is a job of its own in the thread."""
-        aside = self._path / (name + ASIDE)
+        """Write a file under another name and rename it; each piece is a job in the thread."""
+        incomplete = self._path / (name + INCOMPLETE)
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-        fd = await self._in_thread(lambda: os.open(aside, flags, 0o600))
+        fd = await self._in_thread(lambda: os.open(incomplete, flags, 0o600))
         iterator = iter(pieces)
         unsynced = 0
 
@@ -272,7 +272,7 @@ class Directory:
             piece = next(iterator, None)
             if piece is None:
                 os.fsync(fd)
-                os.rename(aside, self._path / name)
+                os.rename(incomplete, self._path / name)
                 os.fsync(self._fd)
                 return False
             _write_all(fd, piece)
@@ -287,20 +287,20 @@ class Directory:
             while await self._in_thread(step):
                 pass
         except BaseException:
-            self._maker.submit(aside.unlink, missing_ok=True)
+            self._maker.submit(incomplete.unlink, missing_ok=True)
             raise
         finally:
-            self._maker.submit(os.close, fd)  # behind a job that a cancelled caller left
+            self._maker.submit(os.close, fd)  # after a job that a cancelled caller left
 
     async def _in_thread(self, job: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._maker, job)
 
     async def sync_names(self) -> None:
-        """Have all names in it on the disk; see Files."""
+        """Get all names onto the disk; see Files."""
         await self._in_thread(lambda: os.fsync(self._fd))
 
     async def rename(self, old: str, new: str) -> None:
-        """Give a file another name; see Files."""
+        """Rename a file; see Files."""
         await self._in_thread(lambda: os.rename(self._path / old, self._path / new))
         await self.sync_names()
 
@@ -310,7 +310,7 @@ class Directory:
         await self.sync_names()
 
     def close(self) -> None:
-        """End the threads, once their work is done, and unlock the directory."""
+        """End the threads after their jobs, and unlock the directory."""
         self._maker.shutdown()
         self._syncer.shutdown()
         os.close(self._fd)
@@ -318,7 +318,7 @@ class Directory:
 
 
 def _explain(path: Path, error: OSError) -> str:
-    """Say why a directory cannot be used, and what helps."""
+    """Return why a directory cannot be used, and what to do."""
     remedy = {
         errno.EROFS: "mount it for writing, or give another journal.directory",
         errno.EACCES: "give the voter's user the right to it",

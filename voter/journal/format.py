@@ -1,4 +1,4 @@
-"""What the bytes in the journal's files mean (pure).
+"""The format of the journal's files.  Pure.
 
 A **segment** is a head (who wrote it, which one it is), then frames, then zeros.  The head is on
 the disk before the first frame is written.
@@ -75,25 +75,25 @@ _decode_scopes = msgspec.msgpack.Decoder(list[ScopeBase]).decode
 
 
 class DamagedError(Exception):
-    """These bytes are not what was written; the text says what is wrong with them."""
+    """Bytes that are not what was written; the text says what is wrong."""
 
 
 class Owner(NamedTuple):
-    """Whose journal it is."""
+    """The owner of a journal."""
 
     node: str
-    journal: bytes  # 16 bytes, another one for each journal that was ever begun
-    seed: int  # what the CRCs of its frames start from
+    journal: bytes  # 16 bytes, different for each journal
+    seed: int  # start value of the CRCs of its frames
 
     @classmethod
     def of(cls, node: str, secret: bytes) -> Owner:
-        """Return the owner of the journal that was begun with ``secret``."""
+        """Return the owner of the journal that has this secret."""
         digest = blake2b(secret, digest_size=20, person=b"journal").digest()
         return cls(node, digest[:16], int.from_bytes(digest[16:]))
 
 
 def blank(data: bytes, at: int = 0) -> bool:
-    """Whether there are only zeros from offset ``at`` on."""
+    """Return whether there are only zeros from offset ``at`` on."""
     return all(
         data[start : start + _PIECE] == _ZEROS[: len(data) - start]
         for start in range(at, len(data), _PIECE)
@@ -210,7 +210,7 @@ def pack_segment_head(owner: Owner, segment: int) -> bytes:
 
 
 def segment_head_end(data: bytes) -> int:
-    """Return the offset behind a segment's head, by what that says; 0 if there is none."""
+    """Return the offset behind a segment's head, as the head states it; 0 without a head."""
     if not data.startswith(_SEGMENT_MAGIC) or len(data) < len(_SEGMENT_MAGIC) + _U32.size:
         return 0
     length = int(_U32.unpack_from(data, len(_SEGMENT_MAGIC))[0])
@@ -220,7 +220,7 @@ def segment_head_end(data: bytes) -> int:
 def read_segment_head(data: bytes, owner: Owner, segment: int, name: str) -> int:
     """Check a segment's head; return the offset behind it.
 
-    Raises Damaged, and JournalError if it is whole but not ours.
+    Raises DamagedError, or JournalError if it is whole but of another journal.
     """
     end = segment_head_end(data) - _U32.size
     if end < 0:
@@ -235,7 +235,7 @@ def read_segment_head(data: bytes, owner: Owner, segment: int, name: str) -> int
 
 
 def _check_owner(found: list[object], owner: Owner, name: str) -> None:
-    """Raise JournalError if [format, node, journal, ...] is not ours."""
+    """Raise JournalError if [format, node, journal, ...] is of another owner."""
     if found[0] != FORMAT:
         raise JournalError(
             f"{name} has format {found[0]}, this voter reads format {FORMAT}: use the version of"
@@ -243,11 +243,11 @@ def _check_owner(found: list[object], owner: Owner, name: str) -> None:
         )
     if found[1] != owner.node:
         raise JournalError(
-            f"{name} is of node {found[1]!r}, not of {owner.node!r}: put it back where it came from"
+            f"{name} is of node {found[1]!r}, not of {owner.node!r}: move it back to its journal"
         )
     if found[2] != owner.journal:
         raise JournalError(
-            f"{name} is of another journal of node {owner.node!r}: put it back where it came from"
+            f"{name} is of another journal of node {owner.node!r}: move it back to its own journal"
         )
 
 
@@ -260,7 +260,7 @@ class CheckpointHead(msgspec.Struct, frozen=True, array_like=True):
     format: int
     node: str
     journal: bytes
-    segment: int  # the first segment that is needed to go on from here
+    segment: int  # the first segment that is needed to continue from here
     first: int  # number of its first frame
     synced: int  # number of the last frame that was on the disk before the checkpoint was
     size: int  # of the state, in bytes
@@ -268,7 +268,7 @@ class CheckpointHead(msgspec.Struct, frozen=True, array_like=True):
 
 
 def _base_parts(base: Base) -> Iterator[bytes]:
-    """Encode a base in parts of bounded work: itself without scopes, then some of them a time."""
+    """Encode a base in parts of bounded work: itself without scopes, then some scopes each."""
     yield _encode(msgspec.structs.replace(base, sessions=[]))
     part: list[ScopeBase] = []
     count = 0
@@ -318,7 +318,7 @@ def checkpoint_pieces(
 def read_checkpoint(data: bytes, owner: Owner, name: str) -> tuple[CheckpointHead, Base, bytes]:
     """Return head, base and state.
 
-    Raises Damaged, and JournalError if it is whole but not ours.
+    Raises DamagedError, or JournalError if it is whole but of another journal.
     """
     at = len(_CHECKPOINT_MAGIC)
     if not data.startswith(_CHECKPOINT_MAGIC):

@@ -1,10 +1,23 @@
 """The journal while it is written.
 
-One request, in one sitting: ``append`` collects → ``flush``, at the end of the loop's turn, writes
-one frame → ``_sync`` has it on the disk → ``on_synced`` says so.  Beside that ``run`` sets the next
-segment aside before it is needed, and writes checkpoints.
+Theory of operation.  ``append`` collects entries.  ``flush``, at the end of a turn of the event
+loop, writes them as one frame.  ``_sync`` gets the frame onto the disk, and ``on_synced`` reports
+the position that is durable; only then does the engine release replies.
 
-Only asyncio, and the files handed in: a simulation can run this very code.
+- *Who waits.*  A ``Settled`` has nobody who waits for it: the replicas can repeat it.  It is
+  written with the next entry or sync, and with ``os`` durability possibly only after IDLE.  Every
+  other entry makes its flush ``_pressing``: it is synced at once.
+- *Proofs.*  A frame carries the number of the last frame that was synced before it.  If no entry
+  comes for IDLE seconds, an empty frame is written that carries it.
+- *Space.*  The next segment is set aside before the current one is full (``_keep_spare``), so that
+  a full disk is noticed while there is still room to write.  A frame that fits nowhere makes its
+  segment grow.
+- *Checkpoints* are written in the background, after the entries that they cover are on the disk.
+  Then segments and checkpoints that neither of the last two needs are removed.
+- *Failure.*  After a write or sync that failed, nobody knows what is on the disk.  Nothing is tried
+  again: every later call raises the same JournalError, and the voter ends.
+
+This module uses only asyncio and the files handed in, so that a simulation can run this very code.
 """
 
 from __future__ import annotations
@@ -12,10 +25,11 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections.abc import Callable, Coroutine
-from typing import Any, Literal, NamedTuple, NoReturn
+from typing import Any, Literal, NoReturn
 
 import msgspec
 
+from voter import log
 from voter.core.entries import FORMAT, Base, Entry, Record, Settled
 from voter.errors import JournalError
 from voter.journal.files import Files, JournalFile
@@ -35,50 +49,42 @@ from voter.journal.recovery import (
     numbers_of,
     segment_name,
 )
-from voter.log import note
 
-__all__ = ["Durability", "Journal", "Tail", "create_segment", "write_identity"]
+__all__ = ["Durability", "Journal", "create_segment", "write_identity"]
 
 Durability = Literal["fsync", "os"]
 
 LARGEST = 4 << 20
-"""Bytes of entries in a frame, unless one entry alone is larger."""
+"""Bytes of entries in a frame; more are split into several, unless one entry alone is larger."""
 MANY = 64
-"""Entries that are written even if nobody waits for them."""
+"""Collected entries that are written and synced although nobody waits for them."""
 IDLE = 0.05
-"""Seconds without a write after which a frame says what is synced."""
+"""Seconds without a write after which an empty frame carries what is synced."""
 FIRST_WAIT, LONGEST_WAIT = 0.2, 2.0
-"""Seconds between looks whether there is room again: from, to."""
+"""Seconds between attempts while the disk is full: doubled from first to longest."""
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 _encode = msgspec.msgpack.Encoder().encode
 
 
 async def write_identity(files: Files, identity: VoterIdentity) -> None:
-    """Put the identity file in its place.  Raises OSError."""
-    await files.write_whole(
-        IDENTITY, [msgspec.json.format(msgspec.json.encode(identity.checked()))]
-    )
-
-
-class Tail(NamedTuple):
-    """The segment that is written on, and the empty one after it."""
-
-    file: JournalFile
-    spare: tuple[JournalFile, Segment] | None
+    """Write the identity file.  Raises OSError."""
+    text = msgspec.json.format(msgspec.json.encode(identity.checked()))
+    await files.write_whole(IDENTITY, [text])
 
 
 class Journal:
-    """Made by ``open_journal``.  A write or sync that fails raises JournalError and is the end:
-    what is on the disk then is not known any more, and nothing is tried again.
+    """A journal that is written; made by ``open_journal``.
+
+    ``file`` is the segment that is written on, ``spare`` the empty one after it.
     """
 
     def __init__(
         self,
         files: Files,
-        identity: VoterIdentity,
         found: RecoveredJournal,
-        tail: Tail,
+        file: JournalFile,
+        spare: tuple[JournalFile, Segment] | None,
         *,
         durability: Durability,
         segment_size: int,
@@ -86,76 +92,72 @@ class Journal:
         on_full: Callable[[bool, str], None],
     ) -> None:
         self._files = files
-        self._identity = identity
-        self._owner = identity.owner
+        self._identity = found.identity
+        self._owner = found.identity.owner
         self._seed = self._owner.seed
         self._durability = durability
         self._segment_size = segment_size
         self._on_synced = on_synced
         self._on_full = on_full
         self._segments = found.segments
-        self._file = tail.file
+        self._file = file
         self._old: list[JournalFile] = []  # written full, not synced yet
-        self._spare = tail.spare
+        self._spare = spare
         self._free = found.segments[-1].size - found.segments[-1].at
         self._collected: list[Entry] = []
         self.position = 0
         """Entries appended since the start."""
-        self._written = 0  # of them, handed to the operating system
-        self._synced = 0  # of them, on the disk (durability os: written)
+        self._written = 0  # of these entries, handed to the operating system
+        self._synced = 0  # of these entries, on the disk (durability os: written)
         self._frame = found.frames  # number of the last frame written
-        self._check = found.check  # ... its head's CRC
-        self._durable = found.frames  # ... of the last one on the disk
-        self._said = 0  # ... of the last one that a frame says is
+        self._check = found.check  # CRC of its head
+        self._durable = found.frames  # number of the last frame on the disk
+        self._proved = 0  # number of the last frame that a later one proves to be on the disk
         self._checkpoint = found.checkpoint
         self._to_write: tuple[Base, bytes | bytearray, int] | None = None
         self._learned = False
         self.full = False
         self.reason = ""
         self._failure: JournalError | None = None
-        self._urgent = False  # a sync is waited for
+        self._urgent = False  # somebody waits for a sync
         self._pressing = False  # somebody waits for what is collected
-        self._lags = False  # something is written that nobody waits for
-        self._timed = False  # after IDLE something is done in any case
-        self._stirred = asyncio.Event()
-        self._progress = asyncio.Event()
-        self._low = asyncio.Event()
-        self._chore = asyncio.Event()
+        self._lagging = False  # something is written and not synced, and nobody waits for it
+        self._timed = False  # the sync task wakes after IDLE in any case
+        self._wake = asyncio.Event()  # wakes the sync task
+        self._progress = asyncio.Event()  # a sync is done
+        self._low = asyncio.Event()  # a spare segment is needed
+        self._chore = asyncio.Event()  # the identity or a checkpoint is to be written
         self._sync_last = self._sync_longest = 0.0
-        self._mind_space()
+        self._check_space()
 
     # ------------------------------------------------------------- writing
 
     def append(self, entry: Entry) -> None:
-        """Collect an entry; it is written by the next flush.
-
-        A ``Settled`` needs no sync of its own, for nobody waits for it, and the replicas can tell
-        it again; with durability "os" it is not even written before the next entry, or IDLE.
-        """
+        """Collect an entry; it is written by the next flush (a ``Settled`` possibly later)."""
         self._collected.append(entry)
         self.position += 1
         if type(entry) is not Settled or len(self._collected) >= MANY:
             self._pressing = True
 
     def flush(self) -> None:
-        """Write what was collected, as one frame (more if it is very large).
+        """Write what was collected, as one frame (several if it is very large).
 
-        Raises JournalError; then nothing that depends on it may be sent.
+        Raises JournalError: then nothing that depends on it may be sent.
         """
         if self._failure is not None:
             raise self._failure
         lazy = self._durability == "os"
         while self._pressing or (self._collected and not lazy):  # also what on_synced appends
             pressing = self._pressing
-            self._write_collected()  # its frame also proves what was synced before
+            self._write_collected()  # the frame also proves what was synced before
             if lazy:
                 self._on_synced(self._synced)
             elif pressing:
                 self._sync_now()
             else:
-                self._lags = True
-        if (self._collected or self._lags) and not self._timed:
-            self._stirred.set()
+                self._lagging = True
+        if (self._collected or self._lagging) and not self._timed:
+            self._wake.set()
 
     def _write_collected(self) -> None:
         self._pressing = False
@@ -178,8 +180,9 @@ class Journal:
         self._segments[-1].last_seq = max(self._segments[-1].last_seq, *seqs, 0)
 
     def _put(self, payload: bytes) -> None:
-        """Write one frame.  One that does not fit goes to the next segment; only where that has
-        not been set aside in time, this one grows.
+        """Write one frame, in the next segment if it does not fit into this one.
+
+        If the next segment was not set aside in time, this one grows.
         """
         if self._failure is not None:
             raise self._failure
@@ -199,35 +202,31 @@ class Journal:
             self._fail("write", error)
         self._frame += 1
         self._check = check
-        self._said = self._durable
+        self._proved = self._durable
         self._free -= len(frame)
         self._segments[-1].at += len(frame)
-        self._mind_space()
+        self._check_space()
 
-    def _mind_space(self) -> None:
+    def _check_space(self) -> None:
+        """Ask for a spare segment once a quarter of this one is full."""
         if self._spare is None and self._free < self._segment_size * 3 // 4:
             self._low.set()
 
     def _fail(self, what: str, error: OSError) -> NoReturn:
-        """Remember that it is over, and raise."""
+        """Remember the failure for all later calls, and raise it."""
         self._failure = JournalError(
             f"journal {self._files.where}: {what} failed: {error.strerror or error}: the voter"
-            " ends, for what is on the disk is not known any more; start it again once the disk is"
-            " well"
+            " ends, because what is on the disk is unknown; repair the disk and start it again"
         )
         self._sync_now()
         raise self._failure from error
 
     def _sync_now(self) -> None:
         self._urgent = True
-        self._stirred.set()
+        self._wake.set()
 
     async def prove(self) -> None:
-        """Write a frame that says that all frames before it are on the disk, and sync it.
-
-        From then on none of them can be mistaken for a torn tail, even if both copies are damaged.
-        Raises JournalError.
-        """
+        """Write a frame that proves all frames before it, and sync it.  Raises JournalError."""
         self._put(b"")
         await self._sync()
 
@@ -246,31 +245,31 @@ class Journal:
     async def _keep_synced(self) -> None:
         while True:
             if not self._urgent:
-                self._stirred.clear()
-                untold = self._said < self._durable and self._frame == self._durable
-                self._timed = untold or self._lags or bool(self._collected)
+                self._wake.clear()
+                unproved = self._proved < self._durable and self._frame == self._durable
+                self._timed = unproved or self._lagging or bool(self._collected)
                 try:
                     async with asyncio.timeout(IDLE if self._timed else None):
-                        await self._stirred.wait()
+                        await self._wake.wait()
                     continue
                 except TimeoutError:
                     if self._durability == "os" and self._collected:
                         self._write_collected()
-                        self._on_synced(self._synced)  # there may be a request among them
+                        self._on_synced(self._synced)
                         continue
-                    if not self._lags:
-                        if self._said < self._durable and self._frame == self._durable:
-                            self._put(b"")  # says what is synced; needs no sync itself
+                    if not self._lagging:
+                        if self._proved < self._durable and self._frame == self._durable:
+                            self._put(b"")  # proves what is synced; needs no sync itself
                         continue
                 finally:
                     self._timed = False
-            self._urgent = self._lags = False
+            self._urgent = self._lagging = False
             await self._sync()
             if self._durability == "fsync":
                 self._on_synced(self._synced)
 
     async def _sync(self) -> None:
-        """Have all that was written by now on the disk."""
+        """Get all that was written by now onto the disk."""
         if self._failure is not None:
             raise self._failure
         written, frame, file = self._written, self._frame, self._file
@@ -310,7 +309,7 @@ class Journal:
         self._spare = await create_segment(self._files, self._identity, number, self._segment_size)
 
     async def _with_room(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Do work that needs room; while there is none, say so and try again."""
+        """Do work that needs room; while there is none, report it and try again."""
         wait = FIRST_WAIT
         while True:
             try:
@@ -319,23 +318,23 @@ class Journal:
             except OSError as error:
                 if error.errno not in _NO_ROOM:
                     self._fail("setting a segment aside", error)
-                self._tell_full(
+                self._report_full(
                     True, f"journal {self._files.where}: {error.strerror}: make room there"
                 )
             await asyncio.sleep(wait)
             wait = min(2 * wait, LONGEST_WAIT)
-        self._tell_full(False, "")
+        self._report_full(False, "")
 
-    def _tell_full(self, full: bool, reason: str) -> None:
+    def _report_full(self, full: bool, reason: str) -> None:
         if full != self.full:
             self.full, self.reason = full, reason
-            note("the journal is full" if full else "the journal has room again", reason=reason)
+            log.info("the journal is full" if full else "the journal has room again", reason=reason)
             self._on_full(full, reason)
 
     # ---------------------------------------------------------- checkpoints
 
     def checkpoint(self, base: Base, state: bytes | bytearray) -> None:
-        """Write a checkpoint in the background; one that has not been begun yet gives way to it.
+        """Write a checkpoint in the background, instead of one that is not yet begun.
 
         ``state`` is not copied: it must not be changed until it is written.
         """
@@ -343,7 +342,7 @@ class Journal:
         self._chore.set()
 
     def learn(self, service: str, state_format: int) -> None:
-        """Remember whose state it is; written in the background."""
+        """Remember which service's states these are; written in the background."""
         identity = self._identity
         if (identity.service, identity.state_format) != (service, state_format):
             self._identity = msgspec.structs.replace(
@@ -353,8 +352,10 @@ class Journal:
             self._chore.set()
 
     async def _do_chores(self) -> None:
-        """Write the identity and checkpoints.  Where there is no room they wait for it: without
-        them the journal only grows, and it says itself when there is no room for that.
+        """Write the identity and checkpoints.
+
+        Without room they wait for it: until then the journal only grows, and ``_keep_spare``
+        reports when there is no room for that.
         """
         wait = FIRST_WAIT
         while True:
@@ -370,7 +371,7 @@ class Journal:
                 if error.errno not in _NO_ROOM:
                     self._fail("writing a checkpoint", error)
                 if wait == FIRST_WAIT:
-                    note("no room for a checkpoint", reason=str(error))
+                    log.info("no room for a checkpoint", reason=str(error))
                 await asyncio.sleep(wait)
                 wait = min(2 * wait, LONGEST_WAIT)
                 self._chore.set()
@@ -379,7 +380,7 @@ class Journal:
 
     async def _write_checkpoint(self, base: Base, state: bytes | bytearray, since: int) -> None:
         """Write a checkpoint; frame ``since`` is the first that may hold what its base does not."""
-        # Were it there before the entries it covers, the journal could end before it begins.
+        # First the entries that it covers: otherwise the journal could end before it begins.
         await self._synced_to(self._frame)
         needed = self._segments[0]
         for segment in self._segments:
@@ -388,19 +389,11 @@ class Journal:
             needed = segment
             if segment.last_seq > base.seq:
                 break
-        head = CheckpointHead(
-            FORMAT,
-            self._owner.node,
-            self._owner.journal,
-            needed.number,
-            needed.first,
-            self._durable,
-            len(state),
-            0 if self._checkpoint is None else self._checkpoint[1],
-        )
-        await self._files.write_whole(
-            checkpoint_name(base.seq), checkpoint_pieces(head, base, state)
-        )
+        keep = 0 if self._checkpoint is None else self._checkpoint[1]
+        whose = FORMAT, self._owner.node, self._owner.journal
+        where = needed.number, needed.first, self._durable
+        pieces = checkpoint_pieces(CheckpointHead(*whose, *where, len(state), keep), base, state)
+        await self._files.write_whole(checkpoint_name(base.seq), pieces)
         if self._to_write is not None and self._to_write[0] is base:
             self._to_write = None
         before, self._checkpoint = self._checkpoint, (base.seq, needed.number, len(state))
@@ -421,12 +414,12 @@ class Journal:
             self._fail("removing what is no longer needed", error)
         self._segments = [s for s in self._segments if s.number >= before[1]]
 
-    # -------------------------------------------------------------- the end
+    # -------------------------------------------------------------- closing
 
     async def close(self) -> None:
-        """Write and sync what is left, and give the directory up.  ``run`` must have ended.
+        """Write and sync what is left, and close the directory.  ``run`` must have ended.
 
-        Raises JournalError if that fails; the directory is given up all the same.
+        Raises JournalError if that fails; the directory is closed all the same.
         """
         try:
             if self._failure is None:
@@ -440,7 +433,7 @@ class Journal:
             self._files.close()
 
     def status(self) -> dict[str, Any]:
-        """Return what operators want to know; times in milliseconds."""
+        """Return the journal's status for operators; times in milliseconds."""
         checkpoint = self._checkpoint
         return {
             "durability": self._durability,
@@ -461,7 +454,7 @@ class Journal:
 async def create_segment(
     files: Files, identity: VoterIdentity, number: int, size: int
 ) -> tuple[JournalFile, Segment]:
-    """Set a segment aside, its head on the disk."""
+    """Set a segment aside and sync its head."""
     head = pack_segment_head(identity.owner, number)
     file = await files.create(segment_name(number), size)
     file.append(head)

@@ -1,18 +1,38 @@
-"""What a directory holds, believed only where it checks."""
+"""Recovery: what a journal's directory holds, trusted only where its checksums prove it.
+
+Theory of operation.  ``recover`` reads a directory in four steps.
+
+1. It takes the newest checkpoint that is whole.  A damaged one is renamed to ``*.bad`` and the one
+   before it is used, whose segments are still there.
+2. From the segment that the checkpoint names it reads frames in order.  The next frame must have
+   the next number and must name the checksum of the frame before it.  Of the two copies of a frame
+   the first whole one counts.
+3. Where the frames end, it asks whether that end can be the end.  Every whole frame head behind it,
+   and the checkpoint, carries the number of a frame that was on the disk by then.  If any of these
+   numbers is at or behind the first missing frame, an acknowledged entry is lost: recovery fails
+   and names file and offset.  If none is, what follows is a *torn tail*: it was written and never
+   synced, so nobody was promised it.  It is dropped and logged.
+4. Segments that hold nothing but a torn tail are removed; an empty one becomes the spare segment.
+
+The records' hash chain is checked on the way (``_check_chain``).
+
+A frame that was read may still be in the page cache only, for the previous voter may have been
+killed before its sync.  ``Segment.proved`` is the offset up to which a later frame or checkpoint
+proves that the bytes were synced; ``open_journal`` writes the rest again before it syncs.
+"""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
 from hashlib import blake2b
-from typing import NamedTuple
 
 import msgspec
 
 from voter.core.entries import FORMAT, Base, Entry, Record, Settled, Void
 from voter.core.order import EMPTY_HISTORY, history_after
 from voter.errors import JournalError
-from voter.journal.files import ASIDE, Files
+from voter.journal.files import INCOMPLETE, Files
 from voter.journal.format import (
     COPIES,
     FRAME_HEAD,
@@ -33,16 +53,16 @@ __all__ = [
     "VoterIdentity",
     "Segment",
     "checkpoint_name",
-    "find",
     "numbers_of",
     "read_identity",
+    "recover",
     "segment_name",
 ]
 
 IDENTITY = "identity.json"
 _BAD = ".bad"
 _RESTORE = (
-    "restore the file from a copy, or empty the directory and let the voter begin anew (its"
+    "restore the file from a copy, or empty the directory and let the voter start anew (its"
     " guests then lose their state)"
 )
 
@@ -64,7 +84,7 @@ def numbers_of(names: list[str], kind: str) -> list[int]:
 
 
 class VoterIdentity(msgspec.Struct, frozen=True, kw_only=True):
-    """Whose journal it is, in a file of its own that any version can read."""
+    """The owner of a journal, in a file of its own that any version can read."""
 
     format: int
     node: str
@@ -75,27 +95,32 @@ class VoterIdentity(msgspec.Struct, frozen=True, kw_only=True):
     check: str = ""  # over all the others
 
     def checked(self) -> VoterIdentity:
-        """Return the same with the check that belongs to it."""
+        """Return a copy with its checksum."""
         plain = msgspec.json.encode(msgspec.structs.replace(self, check=""))
         return msgspec.structs.replace(self, check=blake2b(plain, digest_size=8).hexdigest())
 
     @property
+    def key(self) -> bytes:
+        """The secret that keys the hash of the history."""
+        return bytes.fromhex(self.secret)
+
+    @property
     def owner(self) -> Owner:
-        """What the files' heads and CRCs are checked against."""
-        return Owner.of(self.node, bytes.fromhex(self.secret))
+        """What the heads and checksums of the files are checked against."""
+        return Owner.of(self.node, self.key)
 
 
 def read_identity(files: Files, node: str, vote: str) -> VoterIdentity | None:
-    """Read the identity file; None if no journal has been begun here.
+    """Read the identity file; return None if no journal was started here.
 
-    Raises JournalError if it is not this node's, policy's and version's.
+    Raises JournalError if it is of another node, policy or version.
     """
     where = files.where
     names = files.names()
     if IDENTITY not in names:
         kinds = ("segment-", "checkpoint-")
-        begun = [name for name in names if name.startswith(kinds) and not name.endswith(ASIDE)]
-        # Nothing is written behind a segment's head before the identity is there.
+        begun = [name for name in names if name.startswith(kinds) and not name.endswith(INCOMPLETE)]
+        # The identity is written before anything follows the head of the first segment.
         first = files.read(begun[0]) if begun else b""
         empty = blank(first, segment_head_end(first))
         if begun and (begun != [segment_name(1)] or not empty):
@@ -122,8 +147,8 @@ def read_identity(files: Files, node: str, vote: str) -> VoterIdentity | None:
         )
     if identity.vote != vote:
         raise JournalError(
-            f"journal {where} was written under vote {identity.vote!r}, not {vote!r}: go on with"
-            f" vote = {identity.vote!r}, or give another journal.directory"
+            f"journal {where} was written under vote {identity.vote!r}, not {vote!r}: configure"
+            f" vote = {identity.vote!r}, or another journal.directory"
         )
     return identity
 
@@ -133,55 +158,58 @@ class Segment(msgspec.Struct):
 
     number: int
     first: int  # number of its first frame
-    at: int  # where its frames end
+    at: int  # offset behind its last frame
     size: int  # of the space that was set aside
-    proved: int = 0  # up to here it is proved to have been synced once
+    proved: int = 0  # up to this offset its bytes are proved to have been synced
     last_seq: int = 0  # of the last Record in it; 0: it holds none
 
 
-class RecoveredJournal(NamedTuple):
+class RecoveredJournal(msgspec.Struct):
     """What a directory holds."""
 
-    base: Base
-    state: bytes
-    entries: list[Entry]
-    segments: list[Segment]  # those in use, ascending; the last one is written on
-    spare: Segment | None  # the one after them, which is empty
-    frames: int  # number of the last frame
-    check: int  # CRC of its head
-    copy: bytes  # the last frame, if only one copy of it is whole: it must be written once more
-    checkpoint: tuple[int, int, int] | None  # seq, segment it needs, size of its state
+    identity: VoterIdentity
+    base: Base = msgspec.field(default_factory=Base)
+    state: bytes = b""
+    entries: list[Entry] = []  # after the base, in order
+    segments: list[Segment] = []  # those in use, ascending; the last one is written on
+    spare: Segment | None = None  # the one after them, which is empty
+    frames: int = 0  # number of the last frame
+    check: int = 0  # CRC of its head
+    copy: bytes = b""  # the last frame, if only one copy of it is whole: it is written once more
+    checkpoint: tuple[int, int, int] | None = None  # seq, segment it needs, size of its state
+    notes: list[str] = []  # what was damaged or dropped
 
 
-async def find(
-    files: Files, identity: VoterIdentity, tell: Callable[[str], None]
+async def recover(
+    files: Files, identity: VoterIdentity, report: Callable[[str], None]
 ) -> RecoveredJournal:
-    """Read all that is needed to go on; cut a torn tail's segments away.
+    """Read all that is needed to continue; remove the segments of a torn tail.
 
-    The last segment of the answer must still be reopened at its ``at``, and synced.  ``tell`` is
-    told what was dropped.  Raises JournalError if anything that was promised is not there.
+    The last segment of the result must still be reopened at its ``at``, and synced.  ``report``
+    gets what was damaged or dropped.  Raises JournalError if anything that was promised is missing.
     """
     await files.sync_names()  # a voter that was killed may have left some that are not on the disk
     for name in files.names():
-        if name.endswith(ASIDE):
+        if name.endswith(INCOMPLETE):
             await files.remove(name)
-    return await _Reader(files, identity, tell).read()
+    return await _Reader(files, identity, report).read()
 
 
 class _Reader:
     """Reads a directory once."""
 
-    def __init__(self, files: Files, identity: VoterIdentity, tell: Callable[[str], None]) -> None:
+    def __init__(
+        self, files: Files, identity: VoterIdentity, report: Callable[[str], None]
+    ) -> None:
         self._files = files
         self._owner = identity.owner
-        self._secret = bytes.fromhex(identity.secret)
-        self._tell = tell
-        self._segments: list[Segment] = []
-        self._entries: list[Entry] = []
-        self._base = Base()
-        self._check: int | None = None  # of the last frame that was read
-        self._copy = b""
-        self._keep = 0  # segments before this one are needed by no checkpoint that is kept
+        self._key = identity.key
+        self._report = report
+        self._found = RecoveredJournal(identity)
+        self._before: int | None = None  # CRC of the head of the last frame that was read
+        self._frame = 1  # number of the next frame
+        self._synced = 0  # number of the last frame that is proved to have been synced
+        self._keep = 0  # no kept checkpoint needs the segments before this one
         self._last: Record | None = None
 
     def _name(self, name: str) -> str:
@@ -189,67 +217,53 @@ class _Reader:
 
     async def read(self) -> RecoveredJournal:
         numbers = numbers_of(self._files.names(), "segment")
-        state, checkpoint, first, frame, synced = await self._read_checkpoint()
-        if not numbers or first not in numbers:
-            raise JournalError(
-                f"journal {self._files.where}: {segment_name(first)} is missing: {_RESTORE}"
-            )
-        numbers = numbers[numbers.index(first) :]
-        for number, expected in zip(numbers, range(first, first + len(numbers)), strict=True):
-            if number != expected:
+        first = await self._read_checkpoint()
+        numbers = [number for number in numbers if number >= first]
+        for expected in range(first, max(numbers, default=first) + 1):
+            if expected not in numbers:
                 raise JournalError(
-                    f"journal {self._files.where}: {segment_name(expected)} is missing between"
-                    f" others: {_RESTORE}"
+                    f"journal {self._files.where}: {segment_name(expected)} is missing: {_RESTORE}"
                 )
-        frame = self._read_segments(numbers, frame, synced)
-        spare = await self._cut(numbers, frame, synced)
+        self._read_segments(numbers)
+        self._found.spare = await self._cut(numbers)
         for number in numbers_of(self._files.names(), "segment"):
             if number < self._keep:  # a voter was killed while it removed them
                 await self._files.remove(segment_name(number))
-        return RecoveredJournal(
-            self._base,
-            state,
-            self._entries,
-            self._segments,
-            spare,
-            frame - 1,
-            self._check or 0,
-            self._copy,
-            checkpoint,
-        )
+        self._found.frames, self._found.check = self._frame - 1, self._before or 0
+        return self._found
 
     # --------------------------------------------------------- checkpoints
 
-    async def _read_checkpoint(self) -> tuple[bytes, tuple[int, int, int] | None, int, int, int]:
-        """Take the newest checkpoint that is whole; return state, facts, and where to read on:
-        the segment, the number of its first frame, the last frame that was synced by then.
-        """
+    async def _read_checkpoint(self) -> int:
+        """Take the newest checkpoint that is whole; return the first segment to read after it."""
         names = self._files.names()
         for seq in reversed(numbers_of(names, "checkpoint")):
             name = checkpoint_name(seq)
             try:
                 data = self._files.read(name)
-                head, self._base, state = read_checkpoint(data, self._owner, self._name(name))
+                head, base, state = read_checkpoint(data, self._owner, self._name(name))
             except (DamagedError, OSError) as error:
                 for old in names:
                     if old.endswith(_BAD):
-                        await self._files.remove(old)  # so that they do not pile up
+                        await self._files.remove(old)  # keep only the last one
                 names = [old for old in names if not old.endswith(_BAD)]
                 await self._files.rename(name, name + _BAD)
-                self._tell(
+                self._report(
                     f"checkpoint {self._name(name)} is dropped ({error}), the one before it is"
                     f" used; it is kept as {name}{_BAD}"
                 )
                 continue
-            self._keep = head.keep
-            return state, (seq, head.segment, len(state)), head.segment, head.first, head.synced
+            self._found.base, self._found.state = base, state
+            self._found.checkpoint = seq, head.segment, len(state)
+            self._frame, self._synced, self._keep = head.first, head.synced, head.keep
+            return head.segment
         segments = numbers_of(names, "segment")
         if segments and segments[0] != 1:
             raise JournalError(
                 f"journal {self._files.where} has no whole checkpoint, and its segments begin"
                 f" with {segments[0]}, not at the start: {_RESTORE}"
             )
-        return b"", None, 1, 1, 0
+        return 1
 
     # ------------------------------------------------------------ segments
 
@@ -261,78 +275,76 @@ class _Reader:
             return data, read_segment_head(data, self._owner, number, name)
         except DamagedError as error:
             # The head is on the disk before the first frame is written.
-            if not self._segments or proved(data, 0, self._owner.seed) is not None:
+            if not self._found.segments or proved(data, 0, self._owner.seed) is not None:
                 raise JournalError(f"{name}, offset 0: {error}: {_RESTORE}") from error
             return data, None
 
-    def _read_segments(self, numbers: list[int], frame: int, synced: int) -> int:
-        """Read the frames that follow each other from number ``frame`` on; return the next one.
-
-        Frames up to ``synced`` are known to have been synced.
-        """
-        seed = self._owner.seed
-        doubtful: deque[tuple[int, Segment, int]] = deque()  # number, segment, where it begins
-        heads: dict[int, int] = {}  # where the frames of each segment begin
+    def _read_segments(self, numbers: list[int]) -> None:
+        """Read the frames that follow each other, from the checkpoint on."""
+        seed, segments = self._owner.seed, self._found.segments
+        unproved: deque[tuple[int, Segment, int]] = deque()  # number, segment, where it begins
+        starts: dict[int, int] = {}  # where the frames of each segment begin
         damaged: list[tuple[int, int, int]] = []  # segment, offset and number of such a frame
         for number in numbers:
             data, at = self._open(number)
-            found, copies = None, 0
+            frame, copies = None, 0
             if at is not None:
-                found, copies = find_frame(data, at, seed, frame, self._check)
-            if self._segments and found is None:
+                frame, copies = find_frame(data, at, seed, self._frame, self._before)
+            if segments and frame is None:
                 break
-            segment = Segment(number, frame, at or 0, len(data))
-            heads[number] = segment.at
-            self._segments.append(segment)
-            while found is not None:
-                self._check, self._copy = found.check, b""
+            segment = Segment(number, self._frame, at or 0, len(data))
+            starts[number] = segment.at
+            segments.append(segment)
+            while frame is not None:
+                self._before, self._found.copy = frame.check, b""
                 if copies < COPIES:
-                    damaged.append((number, segment.at, frame))
-                    start = found.end - len(found.payload) - FRAME_HEAD
-                    self._copy = data[start : found.end]
+                    damaged.append((number, segment.at, self._frame))
+                    start = frame.end - len(frame.payload) - FRAME_HEAD
+                    self._found.copy = data[start : frame.end]
                 try:
-                    entries = decode_entries(found.payload) if found.payload else []
+                    entries = decode_entries(frame.payload) if frame.payload else []
                 except msgspec.DecodeError as error:
                     raise JournalError(
-                        f"{self._name(segment_name(number))}, offset {segment.at}: frame {frame} is"
-                        f" whole, yet holds no entries ({error}): a defect, please report it"
+                        f"{self._name(segment_name(number))}, offset {segment.at}: frame"
+                        f" {self._frame} is whole, yet holds no entries ({error}): a defect, please"
+                        " report it"
                     ) from error
                 self._take(entries, segment)
-                doubtful.append((frame, segment, segment.at))
-                synced = max(synced, found.synced)
-                while doubtful and doubtful[0][0] <= synced:
-                    doubtful.popleft()
-                segment.at = found.end
-                frame += 1
-                found, copies = find_frame(data, segment.at, seed, frame, self._check)
+                unproved.append((self._frame, segment, segment.at))
+                self._synced = max(self._synced, frame.synced)
+                while unproved and unproved[0][0] <= self._synced:
+                    unproved.popleft()
+                segment.at = frame.end
+                self._frame += 1
+                frame, copies = find_frame(data, segment.at, seed, self._frame, self._before)
         for number, at, damaged_frame in damaged:
-            self._tell(
+            self._report(
                 f"{self._name(segment_name(number))}, offset {at}: one copy of frame"
                 f" {damaged_frame} is damaged, the other one is used"
             )
-        for segment in self._segments:
+        for segment in segments:
             segment.proved = segment.at
-        for _, segment, at in reversed(doubtful):
+        for _, segment, at in reversed(unproved):
             segment.proved = at
-        for segment in self._segments:
-            # Where no frame is proved the head need not be on the disk either: its sync may have
+        for segment in segments:
+            # Without a proved frame the head need not be on the disk either: its sync may have
             # failed.
-            if segment.proved <= heads[segment.number]:
+            if segment.proved <= starts[segment.number]:
                 segment.proved = 0
-        return frame
 
-    async def _cut(self, numbers: list[int], frame: int, synced: int) -> Segment | None:
-        """Make sure that frame ``frame`` and what is behind it was never promised, and remove the
-        segments behind the last one in use; but one that is empty is the spare: return it.
+    async def _cut(self, numbers: list[int]) -> Segment | None:
+        """Make sure that the next frame and what follows it was never promised.
+
+        Remove the segments behind the last one in use.  An empty one is the spare: return it.
         """
-        last = self._segments[-1]
+        last, frame = self._found.segments[-1], self._frame
         name = self._name(segment_name(last.number))
         data, _ = self._open(last.number)
         seed = self._owner.seed
         torn = not blank(data, last.at)
-        claims = [synced, proved(data, last.at, seed) or 0 if torn else 0]
+        claims = [self._synced, proved(data, last.at, seed) or 0 if torn else 0]
         spare: Segment | None = None
-        doomed = []
+        dropped = []
         for number in numbers[numbers.index(last.number) + 1 :]:
             data, at = self._open(number)
             if at is not None and number == last.number + 1 and blank(data, at):
@@ -340,16 +352,16 @@ class _Reader:
             else:
                 claims.append(proved(data, 0, seed) or 0)
                 torn = torn or not blank(data)
-                doomed.append(number)
+                dropped.append(number)
         if max(claims) >= frame:
             raise JournalError(
                 f"{name}, offset {last.at}: frame {frame} is damaged or missing, yet it was on the"
                 f" disk once (frames up to {max(claims)} were): {_RESTORE}"
             )
-        for number in reversed(doomed):
+        for number in reversed(dropped):
             await self._files.remove(segment_name(number))
-        if torn and not (self._copy and not claims[1]):
-            self._tell(
+        if torn and not (self._found.copy and not claims[1]):
+            self._report(
                 f"{name}, offset {last.at}: torn tail: what was written from here on (frame"
                 f" {frame}) was cut short before it was synced, and is dropped"
             )
@@ -357,34 +369,27 @@ class _Reader:
 
     def _take(self, entries: list[Entry], segment: Segment) -> None:
         """Check the records' chain, and keep what is not in the base."""
-        seq = self._base.seq
+        seq = self._found.base.seq
         for entry in entries:
             if type(entry) is Record:
                 segment.last_seq = max(segment.last_seq, entry.seq)
                 self._check_chain(entry)
-                if entry.seq > seq:
-                    self._entries.append(entry)
-            elif not isinstance(entry, Settled | Void) or entry.seq > seq:
-                self._entries.append(entry)
+            if not isinstance(entry, Record | Settled | Void) or entry.seq > seq:
+                self._found.entries.append(entry)
 
     def _check_chain(self, record: Record) -> None:
-        """Raise JournalError unless a record goes on from the one before it."""
-        last, base = self._last, self._base
+        """Raise JournalError unless a record continues the history of the one before it."""
+        last, base = self._last, self._found.base
         self._last = record
         if last is not None and (last.seq > base.seq or record.seq <= base.seq):
             before: bytes | None = last.history
         elif record.seq > base.seq:
             before = base.history
         else:
-            before = EMPTY_HISTORY if self._segments[0].number == 1 else None
+            before = EMPTY_HISTORY if self._found.segments[0].number == 1 else None
+        r = record
         history = history_after(
-            self._secret,
-            record.prev,
-            record.seq,
-            record.time_ns,
-            record.read_only,
-            record.caller,
-            record.request,
+            self._key, r.prev, r.seq, r.time_ns, r.read_only, r.caller, r.request
         )
         wrong = record.seq == base.seq and record.history != base.history
         if (

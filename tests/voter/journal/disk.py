@@ -13,7 +13,7 @@ from typing import Any
 
 from voter.core.entries import Entry, Record
 from voter.core.order import EMPTY_HISTORY, history_after
-from voter.journal import Files, Journal, RecoveryReport, open_journal
+from voter.journal import Files, Journal, RecoveredJournal, open_journal
 from voter.journal.format import COPIES
 
 __all__ = ["Disk", "History", "Open", "opened"]
@@ -221,7 +221,7 @@ class History:
 class Open:
     """A journal that runs."""
 
-    def __init__(self, journal: Journal, recovery: RecoveryReport, news: News) -> None:
+    def __init__(self, journal: Journal, recovery: RecoveredJournal, news: News) -> None:
         self.journal = journal
         self.recovery = recovery
         self.synced = news.synced
@@ -232,7 +232,9 @@ class Open:
         last = records[-1] if records else None
         base = recovery.base
         self.history = History(
-            recovery.secret, last.seq if last else base.seq, last.history if last else base.history
+            recovery.identity.key,
+            last.seq if last else base.seq,
+            last.history if last else base.history,
         )
 
     def write(self, *entries: Entry) -> None:

@@ -49,11 +49,11 @@ async def test_all_kinds_of_entries_come_back_as_they_were() -> None:
     async with opened(disk) as run:
         entries = one_of_each(run.history)
         run.write(*entries)
-        secret = run.recovery.secret
+        secret = run.recovery.identity.key
     async with opened(disk) as run:
         assert run.recovery.entries == entries
         assert (run.recovery.base, run.recovery.state) == (Base(), b"")
-        assert run.recovery.secret == secret
+        assert run.recovery.identity.key == secret
         assert run.recovery.notes == []
         assert run.journal.position == 0
 
@@ -191,7 +191,7 @@ async def test_a_frame_whose_number_is_not_the_next_is_not_taken() -> None:
     async with opened(disk, clean=False) as run:
         made = run.write_records(1)
         await run.durable()
-        seed = Owner.of("n1", run.recovery.secret).seed
+        seed = Owner.of("n1", run.recovery.identity.key).seed
         stale, _ = pack_frame(seed, 1, 0, msgspec.msgpack.encode([SequenceReservation(5)]))
     image = disk.inodes["segment-0000000001"].cached
     end = len(bytes(image).rstrip(b"\0"))
@@ -474,7 +474,7 @@ async def test_what_was_learned_is_remembered_and_a_lost_identity_not_made_anew(
         await run.until(lambda: b'"kv"' in disk.inodes["identity.json"].cached)
         run.write_records(1)
     async with opened(disk) as run:
-        assert (run.recovery.service, run.recovery.state_format) == ("kv", 3)
+        assert (run.recovery.identity.service, run.recovery.identity.state_format) == ("kv", 3)
     del disk.inodes["identity.json"]
     with pytest.raises(JournalError, match=r"has no identity\.json"):
         async with opened(disk):
