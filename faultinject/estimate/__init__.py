@@ -5,3 +5,5 @@ failed guests into U(q) and the break-even R_V; ``equivalence`` compares these w
 ``doses`` and ``common_cause`` treat the campaigns in which no failure is forced; ``relocation``
 treats Inequality (3).  Needs scipy (the extra ``campaign``).
 """
+
+__all__: list[str] = []

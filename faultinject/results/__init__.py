@@ -1,1 +1,3 @@
 """Results as data: the findings of campaigns, measured points, relocation, guests on one host."""
+
+__all__: list[str] = []
