@@ -1,4 +1,4 @@
-"""The catalogue of faults, as data: what each kind does, its proof, its undoing, what masks it."""
+"""The catalogue of faults, as data: what each kind does and needs, and what masks it."""
 
 from __future__ import annotations
 
@@ -54,8 +54,6 @@ class FaultKind(msgspec.Struct, frozen=True, kw_only=True):
     kind: str
     layer: FaultLayer
     does: str
-    proof: str
-    undo: str
     masked_by: str
     latent: bool = False
     fails: bool = False
@@ -82,355 +80,185 @@ class Injection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     dose: int = 1
 
 
-# ---- texts that several kinds share
-
-_REVERT = "the guest is reverted to its clean snapshot"
-_REVERT_ALL = "the guests are reverted to their clean snapshots"
+# Texts that several kinds share.
 _OTHERS = "the others' majority"
 _SLOWEST = f"{_OTHERS}: nobody waits for the slowest replica"
 _HANGS = f"{_OTHERS}; after `limits.hang` seconds of silence the replica is removed from the vote"
 _DISSENT = "the vote: the replica is named as dissenter and expelled"
+_NAMED = "the vote: the replica is named as dissenter; nothing where the first reply counts"
 _UNASKED = "the voter: it expels a replica that answers what it was not asked"
 _IF_USED = "the vote, if the damage is used and makes a reply wrong; otherwise nothing detects it"
 _NOTHING = "nothing in the node: this is the R_V, or the R_H, of the paper"
 _R_F = "nothing in the node: this is the paper's R_F"
 _BELIEVED = f"{_R_F}; nobody votes on F's answers"
-_NEW_VOTER = "a new voter is started"
-_NEW_F = "a new F is started"
-_RAM_PROOF = "the flipped bytes are read back from the RAM"
-_REGION_PROOF = f"the guest's kernel reports the region's address; {_RAM_PROOF}"
-_SWITCH = "the planted function's switch is read back from"
-_ENDED = "the process has ended, or is a zombie that waits for its parent"
-_STOPPED = "the kernel reports the process as stopped"
-_CONTINUED = "the process is continued, as by SIGCONT"
-
-_GUEST = (
-    FaultKind(
-        kind="crash",
-        layer=FaultLayer.GUEST,
-        does="the guest's QEMU process is killed, as by a power failure",
-        proof="the process that ran the guest has ended",
-        undo="a new QEMU is started from the guest's clean snapshot",
-        masked_by=f"{_OTHERS}; the end of its link removes the replica from the vote",
-        fails=True,
-        leaves_qemu=False,
-    ),
-    FaultKind(
-        kind="hang",
-        layer=FaultLayer.GUEST,
-        does="the guest's virtual processor is stopped; its QEMU and its link stay",
-        proof="the hypervisor reports the guest as paused",
-        undo=_REVERT,
-        masked_by=_HANGS,
-        fails=True,
-    ),
-    FaultKind(
-        kind="slow",
-        layer=FaultLayer.GUEST,
-        does="the guest's virtual processor is stopped for most of each quarter of a second",
-        proof="the hypervisor has reported the guest as paused, and as running again",
-        undo="the duty cycle ends; a guest that left the vote is reverted to its clean snapshot",
-        masked_by=_SLOWEST,
-    ),
-)
-
-
-def _lie(
-    kind: str, does: str, counted: str, masked_by: str = _DISSENT, *, fails: bool = False
-) -> FaultKind:
-    return FaultKind(
-        kind=kind,
-        layer=FaultLayer.LINK,
-        does=does,
-        proof=f"the proxy in the link reports this fault, and counts the {counted}",
-        undo="the proxy relays unchanged bytes again; a guest that left the vote is reverted to "
-        "its clean snapshot",
-        masked_by=masked_by,
-        fails=fails,
-        needs=("proxy",),
-    )
-
-
-_LINK = (
-    _lie("corrupt-reply", "one byte of each reply is changed on the link, with a valid checksum",
-         "replies it changed", fails=True),
-    FaultKind(
-        kind="corrupt-state",
-        layer=FaultLayer.MEMORY,
-        does="one bit of each copy of a canary's value in the guest's RAM is flipped "
-        "(service kv only)",
-        proof=_RAM_PROOF,
-        undo=f"{_REVERT}, and gets its state from checkpoint and log",
-        masked_by="the vote once the canary is read, or the digests at the next marker",
-        latent=True,
-        needs=("ram", "client"),
-    ),
-    _lie("garbage", "random bytes are inserted into what the guest sends", "bytes it inserted",
-         "the frames' checksums: the replica is expelled for sending garbage", fails=True),
-    _lie("drop-reply", "the guest's replies never arrive; its other frames do",
-         "replies it dropped", f"{_OTHERS}; then the replica counts as hanging", fails=True),
-    _lie("stale-reply",
-         "each reply repeats the content of the first one, under the correct number",
-         "replies this made wrong"),
-    _lie("wrong-seq", "each reply has a number that is one too high", "replies it renumbered",
-         _UNASKED, fails=True),
-    _lie("flood", "hundreds of unrequested replies arrive instead of each reply",
-         "replies it inserted", _UNASKED, fails=True),
-    _lie("delay", "what the guest sends arrives 50 to 250 ms late, in its order",
-         "pieces it delayed", _SLOWEST),
-)  # fmt: skip
-
-
-def _flip(kind: str, does: str, proof: str, *needs: Requirement) -> FaultKind:
-    return FaultKind(
-        kind=kind,
-        layer=FaultLayer.MEMORY,
-        does=does,
-        proof=proof,
-        undo=_REVERT,
-        masked_by=_IF_USED,
-        latent=True,
-        needs=("ram", *needs),
-    )
-
-
-_MACHINE = (
-    FaultKind(
-        kind="reset",
-        layer=FaultLayer.GUEST,
-        does="the guest is reset, as by its reset button: it boots again, its service's state lost "
-        "(on a node whose guests do not restart after a reset, its QEMU ends instead)",
-        proof="its processor is observed in real mode or in the firmware, or its QEMU has ended",
-        undo=_REVERT,
-        masked_by=_HANGS,
-        fails=True,
-    ),
-    FaultKind(
-        kind="nmi",
-        layer=FaultLayer.GUEST,
-        does="the guest's processor gets a non-maskable interrupt (Linux logs a line and "
-        "continues)",
-        proof="the guest's kernel reports it on its console",
-        undo=_REVERT,
-        masked_by=_IF_USED,
-    ),
-    _flip(
-        "flip-ram",
-        "bits of the guest's RAM are flipped, uniformly over all of it; the dose is their number "
-        "(under TCG a flip in code that is already translated has no effect before it is "
-        "translated again)",
-        _RAM_PROOF,
-    ),
-    _flip(
-        "flip-kernel-code",
-        "as flip-ram, but only in the code of the guest's kernel",
-        _REGION_PROOF,
-        "ssh",
-    ),
-    _flip(
-        "flip-kernel-data",
-        "as flip-ram, but only in the data of the guest's kernel (read-only, written and "
-        "zero-initialized)",
-        _REGION_PROOF,
-        "ssh",
-    ),
-    FaultKind(
-        kind="flip-register",
-        layer=FaultLayer.GUEST,
-        does="bits of the guest's general registers or its instruction pointer are flipped; the "
-        "dose is their number",
-        proof="the registers are read back through QEMU's debug stub",
-        undo=_REVERT,
-        masked_by=_IF_USED,
-        needs=("gdb",),
-    ),
-)
-
-
-def _inside(
-    kind: str,
-    does: str,
-    read_back: str,
-    masked_by: str = _IF_USED,
-    *,
-    fails: bool = False,
-    latent: bool = False,
-) -> FaultKind:
-    return FaultKind(
-        kind=kind,
-        layer=FaultLayer.INSIDE,
-        does=does,
-        proof=f"a command in the guest reads back {read_back}",
-        undo=_REVERT,
-        masked_by=masked_by,
-        fails=fails,
-        latent=latent,
-        needs=("ssh",),
-    )
-
-
-_INSIDE = (
-    _inside("service-kill",
-         "the service's process in the guest is killed; the agent restarts it with an empty state",
-         "that the process has ended",
-         f"{_OTHERS}; the voter restores the new incarnation from its log"),
-    _inside("service-stop", "the service's process in the guest is stopped, as by SIGSTOP",
-         "that the process is in state T", _HANGS, fails=True),
-    _inside("service-corrupt",
-         "bits of the memory of the service's process in the guest are flipped",
-         "the flipped bytes", latent=True),
-    _inside("cpu-hog", "programs in the guest use its processor without end", "that they run",
-         _SLOWEST),
-    _inside("memory-hog", "a program in the guest takes its memory until hardly any is left",
-         "how much is left"),
-    _inside("file-corrupt", "bytes of a file of the service in the guest are changed",
-         "the changed bytes", latent=True),
-    _inside("clock-skew", "the guest's clock is set wrong", "the guest's time",
-         "the voter's time: services use no other clock, so this must have no effect"),
-)  # fmt: skip
-
-_VOTER = (
-    FaultKind(
-        kind="voter-kill",
-        layer=FaultLayer.VOTER,
-        does="the voter's process is killed",
-        proof=_ENDED,
-        undo=_NEW_VOTER,
-        masked_by=_NOTHING,
-        fails=True,
-        targets=("voter",),
-    ),
-    FaultKind(
-        kind="voter-hang",
-        layer=FaultLayer.VOTER,
-        does="the voter's process is stopped, as by SIGSTOP",
-        proof=_STOPPED,
-        undo=_CONTINUED,
-        masked_by=_NOTHING,
-        fails=True,
-        targets=("voter",),
-    ),
-    FaultKind(
-        kind="voter-flip",
-        layer=FaultLayer.VOTER,
-        does="bits of the voter's own memory (private, writable, present) are flipped, uniformly; "
-        "the dose is their number",
-        proof="the flipped bytes are read back from the process's memory",
-        undo=_NEW_VOTER,
-        masked_by=f"{_NOTHING}; a flip that is not used has no effect",
-        latent=True,
-        targets=("voter",),
-    ),
-)
-
-_NAMED = "the vote: the replica is named as dissenter; nothing where the first reply counts"
-_FUNCTION = tuple(
-    FaultKind(
-        kind=f"function-{what}",
-        layer=FaultLayer.FUNCTION,
-        does=f"the function f in the guest {does} (a node with a planted f only)",
-        proof=f"{_SWITCH} the guest's RAM",
-        undo=_REVERT,
-        masked_by=masked_by,
-        fails=True,
-        needs=("ram", "planted"),
-    )
-    for what, does, masked_by in (
-        (
-            "crash",
-            "ends the service's process at each call",
-            f"{_OTHERS}; the agent restarts the service, with the same f",
-        ),
-        ("hang", "never returns, so that the service does not answer either", _HANGS),
-        ("admit", "admits every request, signed or not", _NAMED),
-        ("refuse", "refuses every request, signed or not", _NAMED),
-    )
-)
-
-
-def _relocated(
-    what: str, does: str, proof: str, undo: str, masked_by: str, *needs: Requirement
-) -> FaultKind:
-    return FaultKind(
-        kind=f"host-function-{what}",
-        layer=FaultLayer.RELOCATED,
-        does=does,
-        proof=proof,
-        undo=undo,
-        masked_by=masked_by,
-        fails=True,
-        needs=needs,
-        targets=("function",),
-    )
-
-
 _REFUSED = f"{_R_F}; the voter refuses what F does not admit"
-_F_SWITCH = f"{_SWITCH} its process's memory"
-_RELOCATED = (
-    _relocated("kill", "the process of F, the function that requests pass on the host, is killed",
-         _ENDED, _NEW_F, _REFUSED),
-    _relocated(
-         "hang", "the process of F is stopped, as by SIGSTOP", _STOPPED, _CONTINUED, _REFUSED),
-    _relocated("admit", "F admits every request, signed or not (a node with a planted F only)",
-         _F_SWITCH, _NEW_F, _BELIEVED, "planted"),
-    _relocated("refuse", "F refuses every request, signed or not (a node with a planted F only)",
-         _F_SWITCH, _NEW_F, _BELIEVED, "planted"),
-)  # fmt: skip
 
-_COMMON_CAUSES = (
-    FaultKind(
-        kind="host-crash",
-        layer=FaultLayer.HOST,
-        does="all guests' QEMUs and the voter are killed, as by a power failure of the host",
-        proof="all these processes have ended",
-        undo="new QEMUs are started from the clean snapshots, and a new voter",
-        masked_by=_NOTHING,
-        fails=True,
-        leaves_qemu=False,
-        targets=("host",),
-    ),
-    FaultKind(
-        kind="flip-all",
-        layer=FaultLayer.HOST,
-        does="the same bits are flipped in the RAM of every guest, uniformly over all of it; the "
-        "dose is their number",
-        proof="the flipped bytes are read back from each guest's RAM",
-        undo=_REVERT_ALL,
-        masked_by="nothing, where every guest fails alike: a common cause",
-        latent=True,
-        needs=("ram",),
-        targets=("host",),
-    ),
-    FaultKind(
-        kind="poison",
-        layer=FaultLayer.REQUEST,
-        does="a request triggers a bug that every replica of the build has: from then on all its "
-        "replies are wrong in the same way (service poisoned only)",
-        proof="the reply to it is wrong in the way that the bug makes it",
-        undo=_REVERT_ALL,
-        masked_by="nothing, where every replica has the bug: a common cause",
-        fails=True,
-        needs=("client", "poisoned"),
-        targets=("client",),
-    ),
-    FaultKind(
-        kind="poison-crash",
-        layer=FaultLayer.REQUEST,
-        does="a request triggers a bug that every replica of the build has: it ends the service's "
-        "process (service poisoned only)",
-        proof="the request gets no reply of the service",
-        undo=_REVERT_ALL,
-        masked_by="the voter: it skips a request that ended too many replicas",
-        needs=("client", "poisoned"),
-        targets=("client",),
-    ),
-)
 
-CATALOGUE: dict[str, FaultKind] = {
-    fault.kind: fault
-    for part in (_GUEST, _LINK, _MACHINE, _INSIDE, _VOTER, _FUNCTION, _RELOCATED, _COMMON_CAUSES)
-    for fault in part
-}
+def _kind(
+    kind: str,
+    layer: FaultLayer,
+    does: str,
+    masked_by: str,
+    *,
+    target: TargetKind = "guest",
+    needs: tuple[Requirement, ...] = (),
+    **flags: bool,
+) -> tuple[str, FaultKind]:
+    fault = FaultKind(
+        kind=kind,
+        layer=layer,
+        does=does,
+        masked_by=masked_by,
+        targets=(target,),
+        needs=needs,
+        **flags,
+    )
+    return kind, fault
+
+
+CATALOGUE: dict[str, FaultKind] = dict([
+    _kind("crash", FaultLayer.GUEST,
+          "the guest's QEMU process is killed, as by a power failure",
+          "the others' majority; the end of its link removes the replica from the vote",
+          fails=True, leaves_qemu=False),
+    _kind("hang", FaultLayer.GUEST,
+          "the guest's virtual processor is stopped; its QEMU and its link stay",
+          _HANGS, fails=True),
+    _kind("slow", FaultLayer.GUEST,
+          "the guest's virtual processor is stopped for most of each quarter of a second",
+          _SLOWEST),
+    _kind("corrupt-reply", FaultLayer.LINK,
+          "one byte of each reply is changed on the link, with a valid checksum",
+          _DISSENT, fails=True, needs=("proxy",)),
+    _kind("corrupt-state", FaultLayer.MEMORY,
+          "one bit of each copy of a canary's value in the guest's RAM is flipped (service kv "
+          "only)",
+          "the vote once the canary is read, or the digests at the next marker",
+          latent=True, needs=("ram", "client")),
+    _kind("garbage", FaultLayer.LINK,
+          "random bytes are inserted into what the guest sends",
+          "the frames' checksums: the replica is expelled for sending garbage",
+          fails=True, needs=("proxy",)),
+    _kind("drop-reply", FaultLayer.LINK,
+          "the guest's replies never arrive; its other frames do",
+          "the others' majority; then the replica counts as hanging", fails=True, needs=("proxy",)),
+    _kind("stale-reply", FaultLayer.LINK,
+          "each reply repeats the content of the first one, under the correct number",
+          _DISSENT, needs=("proxy",)),
+    _kind("wrong-seq", FaultLayer.LINK,
+          "each reply has a number that is one too high",
+          _UNASKED, fails=True, needs=("proxy",)),
+    _kind("flood", FaultLayer.LINK,
+          "hundreds of unrequested replies arrive instead of each reply",
+          _UNASKED, fails=True, needs=("proxy",)),
+    _kind("delay", FaultLayer.LINK,
+          "what the guest sends arrives 50 to 250 ms late, in its order",
+          _SLOWEST, needs=("proxy",)),
+    _kind("reset", FaultLayer.GUEST,
+          "the guest is reset, as by its reset button: it boots again, its service's state lost "
+          "(on a node whose guests do not restart after a reset, its QEMU ends instead)",
+          _HANGS, fails=True),
+    _kind("nmi", FaultLayer.GUEST,
+          "the guest's processor gets a non-maskable interrupt (Linux logs a line and continues)",
+          _IF_USED),
+    _kind("flip-ram", FaultLayer.MEMORY,
+          "bits of the guest's RAM are flipped, uniformly over all of it; the dose is their number "
+          "(under TCG a flip in code that is already translated has no effect before it is "
+          "translated again)",
+          _IF_USED, latent=True, needs=("ram",)),
+    _kind("flip-kernel-code", FaultLayer.MEMORY,
+          "as flip-ram, but only in the code of the guest's kernel",
+          _IF_USED, latent=True, needs=("ram", "ssh")),
+    _kind("flip-kernel-data", FaultLayer.MEMORY,
+          "as flip-ram, but only in the data of the guest's kernel (read-only, written and "
+          "zero-initialized)",
+          _IF_USED, latent=True, needs=("ram", "ssh")),
+    _kind("flip-register", FaultLayer.GUEST,
+          "bits of the guest's general registers or its instruction pointer are flipped; the dose "
+          "is their number",
+          _IF_USED, needs=("gdb",)),
+    _kind("service-kill", FaultLayer.INSIDE,
+          "the service's process in the guest is killed; the agent restarts it with an empty state",
+          "the others' majority; the voter restores the new incarnation from its log",
+          needs=("ssh",)),
+    _kind("service-stop", FaultLayer.INSIDE,
+          "the service's process in the guest is stopped, as by SIGSTOP",
+          _HANGS, fails=True, needs=("ssh",)),
+    _kind("service-corrupt", FaultLayer.INSIDE,
+          "bits of the memory of the service's process in the guest are flipped",
+          _IF_USED, latent=True, needs=("ssh",)),
+    _kind("cpu-hog", FaultLayer.INSIDE,
+          "programs in the guest use its processor without end",
+          _SLOWEST, needs=("ssh",)),
+    _kind("memory-hog", FaultLayer.INSIDE,
+          "a program in the guest takes its memory until hardly any is left",
+          _IF_USED, needs=("ssh",)),
+    _kind("file-corrupt", FaultLayer.INSIDE,
+          "bytes of a file of the service in the guest are changed",
+          _IF_USED, latent=True, needs=("ssh",)),
+    _kind("clock-skew", FaultLayer.INSIDE,
+          "the guest's clock is set wrong",
+          "the voter's time: services use no other clock, so this must have no effect",
+          needs=("ssh",)),
+    _kind("voter-kill", FaultLayer.VOTER,
+          "the voter's process is killed",
+          _NOTHING, fails=True, target="voter"),
+    _kind("voter-hang", FaultLayer.VOTER,
+          "the voter's process is stopped, as by SIGSTOP",
+          _NOTHING, fails=True, target="voter"),
+    _kind("voter-flip", FaultLayer.VOTER,
+          "bits of the voter's own memory (private, writable, present) are flipped, uniformly; the "
+          "dose is their number",
+          "nothing in the node: this is the R_V, or the R_H, of the paper; a flip that is not used "
+          "has no effect", latent=True, target="voter"),
+    _kind("function-crash", FaultLayer.FUNCTION,
+          "the function f in the guest ends the service's process at each call (a node with a "
+          "planted f only)",
+          "the others' majority; the agent restarts the service, with the same f",
+          fails=True, needs=("ram", "planted")),
+    _kind("function-hang", FaultLayer.FUNCTION,
+          "the function f in the guest never returns, so that the service does not answer either "
+          "(a node with a planted f only)",
+          _HANGS, fails=True, needs=("ram", "planted")),
+    _kind("function-admit", FaultLayer.FUNCTION,
+          "the function f in the guest admits every request, signed or not (a node with a planted "
+          "f only)",
+          _NAMED, fails=True, needs=("ram", "planted")),
+    _kind("function-refuse", FaultLayer.FUNCTION,
+          "the function f in the guest refuses every request, signed or not (a node with a planted "
+          "f only)",
+          _NAMED, fails=True, needs=("ram", "planted")),
+    _kind("host-function-kill", FaultLayer.RELOCATED,
+          "the process of F, the function that requests pass on the host, is killed",
+          _REFUSED, fails=True, target="function"),
+    _kind("host-function-hang", FaultLayer.RELOCATED,
+          "the process of F is stopped, as by SIGSTOP",
+          _REFUSED, fails=True, target="function"),
+    _kind("host-function-admit", FaultLayer.RELOCATED,
+          "F admits every request, signed or not (a node with a planted F only)",
+          _BELIEVED, fails=True, needs=("planted",), target="function"),
+    _kind("host-function-refuse", FaultLayer.RELOCATED,
+          "F refuses every request, signed or not (a node with a planted F only)",
+          _BELIEVED, fails=True, needs=("planted",), target="function"),
+    _kind("host-crash", FaultLayer.HOST,
+          "all guests' QEMUs and the voter are killed, as by a power failure of the host",
+          _NOTHING, fails=True, leaves_qemu=False, target="host"),
+    _kind("flip-all", FaultLayer.HOST,
+          "the same bits are flipped in the RAM of every guest, uniformly over all of it; the dose "
+          "is their number",
+          "nothing, where every guest fails alike: a common cause",
+          latent=True, needs=("ram",), target="host"),
+    _kind("poison", FaultLayer.REQUEST,
+          "a request triggers a bug that every replica of the build has: from then on all its "
+          "replies are wrong in the same way (service poisoned only)",
+          "nothing, where every replica has the bug: a common cause",
+          fails=True, needs=("client", "poisoned"), target="client"),
+    _kind("poison-crash", FaultLayer.REQUEST,
+          "a request triggers a bug that every replica of the build has: it ends the service's "
+          "process (service poisoned only)",
+          "the voter: it skips a request that ended too many replicas",
+          needs=("client", "poisoned"), target="client"),
+])  # fmt: skip
 """All faults by kind."""
 
 

@@ -29,7 +29,8 @@ from faultinject.faults import CATALOGUE, FaultLayer, Injection, find
 from faultinject.faults.catalogue import offered_on_nodes
 from faultinject.faults.injection import inject
 from faultinject.faults.machines import keep_slow
-from faultinject.faults.site import ActiveFault, FaultyLink, NotApplied
+from faultinject.faults.proxy import ProxiedLink
+from faultinject.faults.site import ActiveFault, NotApplied
 from voter.client import Client
 from voter.client.errors import RequestError
 
@@ -255,7 +256,7 @@ class _NodeSite:
         """Return a guest's machine."""
         return _NodeTarget(self._site.guests[name])
 
-    def link(self, name: str) -> FaultyLink:
+    def link(self, name: str) -> ProxiedLink:
         """Raise NotApplied: the proxy is another process."""
         raise NotApplied(f"the link of {name} is in another process")
 

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from deploy.machine.states import GuestState
-from faultinject.faults.lies import Lie
+from faultinject.faults.proxy import ProxiedLink
 
 __all__ = [
     "ActiveFault",
     "ClientSite",
     "FaultTarget",
-    "FaultyLink",
     "FunctionSite",
     "NotApplied",
     "Site",
@@ -104,21 +103,6 @@ class FaultTarget(Protocol):
         """Return the last lines of its console."""
 
 
-class FaultyLink(Protocol):
-    """A link that can lie, as ``faultinject.faults.proxy.ProxiedLink`` is one."""
-
-    @property
-    def kind(self) -> str | None:
-        """The kind of the present lie, or None."""
-
-    @property
-    def lie(self) -> Lie | None:
-        """The present lie, which counts what it does, or None."""
-
-    def set_lie(self, kind: str | None, seed: bytes = b"") -> None:
-        """Start lying in this way, or relay unchanged bytes (None)."""
-
-
 class Site(Protocol):
     """A node that faults are injected into."""
 
@@ -129,8 +113,8 @@ class Site(Protocol):
     def machine(self, name: str) -> FaultTarget:
         """Return a guest's machine."""
 
-    def link(self, name: str) -> FaultyLink:
-        """Return a guest's link."""
+    def link(self, name: str) -> ProxiedLink:
+        """Return the proxy in a guest's link."""
 
     def shell(self, name: str) -> Any:
         """Return a guest's shell (``deploy.machine.ssh.GuestShell``)."""

@@ -36,7 +36,7 @@ def find_designs(source: Source) -> tuple[DesignFinding, ...]:
         if cell.forced and cell.vote and cell.design == "voted" and not cell.host_function_hit:
             here = by_vote.setdefault((cell.vote, cell.repair), {})
             # A guest whose f fails is a guest that fails.
-            here.setdefault((cell.voter_hit, cell.felled), []).append(cell)
+            here.setdefault((cell.voter_hit, cell.failing_guests), []).append(cell)
     found = [_design(source, vote, repair, cells) for (vote, repair), cells in by_vote.items()]
     return tuple(sorted(found, key=lambda each: (each.repair, each.m, each.n)))
 

@@ -111,7 +111,7 @@ def _idle_timeouts(source: Source) -> Proportion | None:
         cell.name
         for cell in source.cells()
         if not cell.shot
-        and (not cell.dose if cell.kind else not cell.felled and not cell.layer_hit)
+        and (not cell.dose if cell.kind else not cell.failing_guests and not cell.layer_hit)
     ]
     if not idle:
         return None

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from faultinject.campaign.assessment import AssessedMission
 from faultinject.campaign.planning.plan import Cell
 from faultinject.campaign.records import LAYER, MissionPlan
-from faultinject.campaign.store.tally import Tally, latency_of
+from faultinject.campaign.store.tally import Tally
 from faultinject.faults import CATALOGUE
 from faultinject.report.bar_figures import describe
 from faultinject.report.data import Effect, FaultKind, Latencies, MissionTimes
@@ -222,10 +222,12 @@ def _name(cell: Cell) -> str:
 
 
 def _latencies(label: str, times: list[float], drawn: bool) -> Latencies:
-    summary, ranked = latency_of(times), sorted(times)
+    ranked = sorted(times)
+    count = len(ranked)
+    p50, p95, p99 = (ranked[-(-count * percent // 100) - 1] for percent in (50, 95, 99))
     return Latencies(
-        label=label, requests=len(ranked), p50=summary.p50, p95=summary.p95, p99=summary.p99,
-        worst=summary.max, tail=tuple(_tail(ranked)), drawn=drawn,
+        label=label, requests=count, p50=p50, p95=p95, p99=p99, worst=ranked[-1],
+        tail=tuple(_tail(ranked)), drawn=drawn,
     )  # fmt: skip
 
 

@@ -160,8 +160,10 @@ def find_strata(source: Source) -> tuple[StratumFinding, ...]:
 
 def _stratum(source: Source, cell: Cell, tally: Tally, alike: bool | None) -> StratumFinding:
     policy = source.policy(cell.vote)
-    fails = cell.layer_hit or cell.felled > (0 if cell.design == "nv" else policy.of - policy.need)
-    label = f"{'g' if cell.layer_hit else 'f'}_{cell.felled}{cell.vote and ' ' + cell.vote}"
+    fails = cell.layer_hit or cell.failing_guests > (
+        0 if cell.design == "nv" else policy.of - policy.need
+    )
+    label = f"{'g' if cell.layer_hit else 'f'}_{cell.failing_guests}{cell.vote and ' ' + cell.vote}"
     return StratumFinding(
         name=cell.name, label="NV" if cell.design == "nv" else label, design=cell.design,
         k=cell.k, vote=cell.vote, voter_hit=cell.voter_hit, function_k=cell.function_k,

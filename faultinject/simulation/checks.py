@@ -25,7 +25,7 @@ QUICK = 0.3
 """The same while at most one replica is faulty and nothing else is."""
 NOT_KEPT = "too long to be kept"
 """Part of the error for a retry of an executed write whose long reply a full disk had no room for.
-The README states that limit.  It is no breach if the disk was full."""
+docs/operations.md states that limit.  It is no breach if the disk was full."""
 NEEDLESS, OTHERS = 6, 5
 """Most segments of the journal at rest that no checkpoint needs, and most other files."""
 LONGEST = 24

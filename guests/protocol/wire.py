@@ -334,21 +334,7 @@ def encode_welcome(welcome: Welcome) -> bytes:
         name.encode()[:255].decode(errors="ignore").encode()
         for name in (welcome.service, welcome.build)
     )
-    return (
-        _WELCOME.pack(
-            welcome.protocol,
-            welcome.incarnation,
-            welcome.fresh,
-            welcome.last_seq,
-            welcome.history,
-            welcome.replies_from,
-            welcome.state_format,
-            len(service),
-            len(build),
-        )
-        + service
-        + build
-    )
+    return _WELCOME.pack(*welcome[:7], len(service), len(build)) + service + build
 
 
 def decode_welcome(payload: bytes) -> Welcome:
@@ -359,25 +345,15 @@ def decode_welcome(payload: bytes) -> Welcome:
     if len(payload) < _WELCOME.size:
         raise _wrong_welcome(payload, "is shorter than its fixed part")
     *fixed, service_size, build_size = _WELCOME.unpack_from(payload)
-    protocol, incarnation, fresh, last_seq, history, replies_from, state_format = fixed
-    if len(payload) != _WELCOME.size + service_size + build_size or fresh > 1:
+    if len(payload) != _WELCOME.size + service_size + build_size or fixed[2] > 1:
         raise _wrong_welcome(payload, "has the wrong size")
     names = payload[_WELCOME.size :]
     try:
         service, build = names[:service_size].decode(), names[service_size:].decode()
     except UnicodeDecodeError as error:
         raise WireError("WELCOME names are not UTF-8") from error
-    return Welcome(
-        protocol,
-        incarnation,
-        fresh == 1,
-        last_seq,
-        history,
-        replies_from,
-        state_format,
-        service,
-        build,
-    )
+    welcome = Welcome._make((*fixed, service, build))
+    return welcome._replace(fresh=bool(welcome.fresh))
 
 
 def _wrong_welcome(payload: bytes, problem: str) -> WireError:

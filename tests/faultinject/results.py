@@ -39,7 +39,7 @@ def made(folder: Path, name: str, ends: Ends, first: int | None = None) -> None:
     with Store.create(directory, load(name)[1], 1, versions={"trivisor": "0.1"}) as store:
         store.note_facts("w1", FACTS)
         number = store.begin(1)
-        order = itertools.islice(store.plan.in_order(), first)
-        store.add_many(row_of(mission, ends(mission)) for mission in order)
+        for mission in itertools.islice(store.plan.in_order(), first):
+            store.add(row_of(mission, ends(mission)))
         store.end(number, "complete" if first is None else "interrupted")
     (directory / FILE).write_bytes(msgspec.json.encode(storable_findings(gather(directory))))

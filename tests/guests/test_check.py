@@ -7,12 +7,14 @@ import json
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner, Result
 
 from guests.check import CheckResult, check, format_result
-from guests.check.__main__ import main
 from guests.check.plan import make_workload
 from guests.protocol.message import Request, encode_request
 from guests.service import ServiceError
+from voter.commands.service import service as command
+from voter.commands.terminal import CommandError
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -255,16 +257,17 @@ def test_workload_is_a_function_of_its_seed() -> None:
         Request.decode(data)
 
 
-def test_command_prints_the_result(planted, capsys: pytest.CaptureFixture[str]) -> None:  # type: ignore[no-untyped-def]
-    file = planted()
-    assert main([file, "--requests", "20", "--json"]) == 0
-    printed = json.loads(capsys.readouterr().out)
-    assert printed["ok"] is True
+def test_command_prints_the_result(planted) -> None:  # type: ignore[no-untyped-def]
+    def run_command(*arguments: str) -> Result:
+        return CliRunner().invoke(command, ["check", *arguments], standalone_mode=False)
+
+    done = run_command(planted(), "--requests", "20", "--json")
+    printed = json.loads(done.output)
+    assert (done.return_value, printed["ok"]) == (0, True)
     assert set(printed) == {item.name for item in dataclasses.fields(CheckResult)}
-    assert (
-        main([planted(("#read", "return Reply(200, str(os.getpid()))")), "--requests", "20"]) == 1
-    )
-    assert "os.getpid()" in capsys.readouterr().out
-    assert main(["nothing-of-this-name"]) == 2
-    assert "give one of kv, static, or a Python file" in capsys.readouterr().err
-    assert main([file, "--requests", "0"]) == 2
+    different = planted(("#read", "return Reply(200, str(os.getpid()))"))
+    done = run_command(different, "--requests", "20")
+    assert done.return_value == 1
+    assert "os.getpid()" in done.output
+    for arguments in (("nothing-of-this-name",), (different, "--requests", "0")):
+        assert isinstance(run_command(*arguments).exception, CommandError)

@@ -1,4 +1,4 @@
-"""The README's own-service example, on three real guests, by the README's commands."""
+"""The example service of docs/services.md on three real guests, by the documented commands."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def _trivisor(*words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_readme_shows_the_example_as_it_is() -> None:
-    assert EXAMPLE.read_text().strip() in (ROOT / "README.md").read_text()
+def test_docs_show_the_example_unchanged() -> None:
+    assert EXAMPLE.read_text().strip() in (ROOT / "docs" / "services.md").read_text()
 
 
 @pytest.fixture(scope="module")

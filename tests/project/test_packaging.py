@@ -94,6 +94,16 @@ def test_readme_names_the_two_commands() -> None:
     assert "./run test" in readme
 
 
+def test_documents_link_to_existing_files() -> None:
+    broken = [
+        f"{page.relative_to(ROOT)}: {target}"
+        for page in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"))
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text())
+        if not (page.parent / target).exists()
+    ]
+    assert broken == []
+
+
 def test_ci_script_calls_the_test_command() -> None:
     assert "./run test" in (ROOT / ".ci/run").read_text()
 

@@ -59,7 +59,7 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
         return not self.kind
 
     @property
-    def felled(self) -> int:
+    def failing_guests(self) -> int:
         """Return the number of guests hit, in f or elsewhere."""
         return self.k + self.function_k
 
@@ -265,7 +265,7 @@ class CampaignPlan:
         of = 1 if cell.design == "nv" else self.spec.guests_of(cell.vote)
         names = self.spec.guest_names[:of]
         hits = []
-        for number, name in enumerate(draws.sample(names, cell.felled)):
+        for number, name in enumerate(draws.sample(names, cell.failing_guests)):
             mix = self._faults if number < cell.k else self._f_faults
             assert mix is not None  # checked with the spec
             kind = draws.pick(mix)

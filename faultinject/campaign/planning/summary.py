@@ -183,7 +183,7 @@ def _designs_reach(plan: CampaignPlan) -> Iterator[str]:
     for cell in plan.cells:
         if cell.forced and cell.vote and cell.design == "voted":
             by_k = found.setdefault((cell.vote, cell.repair), ({}, {}))[cell.layer_hit]
-            by_k[cell.felled] = by_k.get(cell.felled, 0) + cell.missions
+            by_k[cell.failing_guests] = by_k.get(cell.failing_guests, 0) + cell.missions
     for (vote, repair), (trials, layer) in sorted(found.items()):
         m = Policy.parse(vote).need
         measured = band(

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -228,14 +228,6 @@ class Store(Reader):
         record = record_of(self.plan.mission(row.index), row)
         with store_errors(self.directory):
             return self._sql.execute(INSERT, record).rowcount == 1
-
-    def add_many(self, rows: Iterable[MissionRow]) -> int:
-        """Store all of these rows, or none; return how many were new.  Raises as ``add``."""
-        count = 0
-        with store_errors(self.directory), transaction(self._sql):
-            for row in rows:
-                count += self.add(row)
-        return count
 
     # ------------------------------------------------------------- runs, facts, extension
 

@@ -195,7 +195,7 @@ def trial_of(
         "planned": plan.stratum,
         "design": plan.design,
         "repair": plan.repair,
-        "k": counted.felled,
+        "k": counted.failing_guests,
         "voter_hit": counted.layer_hit,
         "dose": own.dose,
         "kind": own.kind,

@@ -1,17 +1,8 @@
 """A Dask scheduler and its workers, as a user starts them: processes of their own.
 
-A worker must have ended before its scheduler is asked to.  If both end at the same moment, the
-worker may wait forever: it did in 6 of 12 tries with distributed 2026.8.0 on two busy cores, and in
-none of 12 where the worker was asked first.
-
-The scheduler's end makes the worker start ``Worker.close``.  SIGTERM makes ``dask_worker`` leave
-its main coroutine, and asyncio then cancels all tasks.  ``Worker.close`` is one of them: it never
-reports that the worker has closed.  ``Worker.handle_scheduler`` is another: when it is cancelled it
-calls ``Worker.close`` again, and this second call waits for that report.  So the process stays in
-asyncio's ``_cancel_all_tasks``, with no timer and no connection left.  (The same kind of wait:
-dask/distributed issue 6279.)  A second SIGTERM would end it.
-
-``Processes`` ends the workers first, and kills one that does not end in time.
+A worker must have ended before its scheduler is asked to end.  If both end at the same moment, the
+worker may wait forever (6 of 12 tries with distributed 2026.8.0; a wait as in dask/distributed
+issue 6279).  ``Processes`` ends the workers first, and kills one that does not end in time.
 """
 
 from __future__ import annotations
@@ -42,7 +33,7 @@ class DaskCluster:
         self.address = self._wait_address()
 
     def add_worker(self, name: str) -> subprocess.Popen[bytes]:
-        """Start a worker without a nanny: who is killed stays dead."""
+        """Start a worker without a nanny, so that it is not restarted after a kill."""
         words = (self.address, "--name", name, "--nthreads", "1", "--no-nanny", "--no-dashboard")
         directory = str(self.processes.home / f"{name}.d")
         return self._start(

@@ -1,8 +1,8 @@
-"""Processes that a test starts, and that outlive neither the test nor the test run.
+"""Processes of a test, which outlive neither the test nor the test run.
 
-A test run may be cut short: by Ctrl-C, by SIGTERM, by SIGKILL. pytest's fixtures are torn down only
-after the first of these. So the kernel kills each process when its parent ends (``following``). A
-killed runner or Dask worker closes the pipe to its station, and the station ends its guests.
+A test run may end by Ctrl-C, SIGTERM or SIGKILL, and fixtures are torn down only after the first.
+So the kernel kills each process when its parent ends (``following``).  A killed runner or Dask
+worker closes the pipe to its station, and the station ends its guests.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[3]
 PATIENCE = 20.0
 """Seconds for a process to end after SIGTERM. It is killed then."""
 
-# $0 is the expected parent. If it ended before the kernel knew of the wish, nothing is started.
+# $0 is the expected parent.  If it has ended already, nothing is started.
 START = '[ "$PPID" = "$0" ] && exec "$@"'
 
 

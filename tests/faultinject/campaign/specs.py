@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
+from pathlib import Path
 
 from faultinject.campaign.planning.plan import CampaignPlan, plan
 from faultinject.campaign.planning.spec_file import parse
@@ -19,7 +21,7 @@ from faultinject.campaign.records import (
 from faultinject.campaign.store.store import Store
 from faultinject.campaign.store.tally import Tally
 
-__all__ = ["FACTS", "SMALL", "fill", "results_of", "row_of", "small_plan", "sum_of"]
+__all__ = ["FACTS", "SMALL", "campaign_of", "fill", "results_of", "row_of", "small_plan", "sum_of"]
 
 SMALL = """
 title = "A bit of everything"
@@ -156,12 +158,27 @@ def row_of(
     )
 
 
+def campaign_of(
+    directory: Path,
+    text: str,
+    rows: Callable[[MissionPlan], MissionRow | Outcome],
+    missions: Callable[[MissionPlan], bool] = lambda _: True,
+) -> Store:
+    """Return a campaign all of whose (selected) missions ended so, in one run of one worker."""
+    store = Store.create(directory, text, 1, versions={"trivisor": "0.1"})
+    store.note_facts("w1", FACTS)
+    number = store.begin(1)
+    for mission in filter(missions, store.plan.in_order()):
+        row = rows(mission)
+        store.add(row_of(mission, row) if isinstance(row, Outcome) else row)
+    store.end(number, "complete")
+    return store
+
+
 def fill(store: Store, count: int | None = None) -> None:
     """Store the first missions of the order; with two or more guests hit they are detected."""
-    store.add_many(
-        row_of(mission, Outcome.DETECTED if mission.k > 1 else Outcome.CORRECT)
-        for mission in itertools.islice(store.plan.in_order(), count)
-    )
+    for mission in itertools.islice(store.plan.in_order(), count):
+        store.add(row_of(mission, Outcome.DETECTED if mission.k > 1 else Outcome.CORRECT))
 
 
 def sum_of(tallies: dict[str, Tally]) -> Tally:

@@ -1,4 +1,4 @@
-"""Strata with a vote policy of their own: from the file to the page."""
+"""Strata with their own vote policy: from the file to the page."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ from faultinject.campaign.planning.plan import plan
 from faultinject.campaign.planning.spec import SpecError
 from faultinject.campaign.planning.spec_file import load, parse
 from faultinject.campaign.records import MissionPlan, Outcome
-from faultinject.campaign.store.store import Store
 from faultinject.report import write_report
 from faultinject.report.data import ReportData
 from faultinject.report.gather import gather
 from faultinject.results.findings import read_findings
-from tests.faultinject.campaign.specs import FACTS, results_of, row_of
+from tests.faultinject.campaign.specs import campaign_of, results_of
 from voter.core.vote import Policy
 
 __all__: list[str] = []
@@ -50,23 +49,18 @@ def tolerates(mission: MissionPlan) -> bool:
 
 
 def run(directory: Path, wrong: str = "", end: Outcome = Outcome.DETECTED) -> ReportData:
-    """A campaign whose missions end as the paper has it, but for one stratum's, which end so."""
-    with Store.create(directory, DESIGNS, 1, versions={"trivisor": "0.1"}) as store:
-        store.note_facts("w1", FACTS)
-        number = store.begin(1)
-        store.add_many(
-            row_of(
-                mission,
-                end if mission.stratum == wrong
-                else Outcome.CORRECT if tolerates(mission) else Outcome.DETECTED,
-            )
-            for mission in store.plan.in_order()
-        )  # fmt: skip
-        store.end(number, "complete")
+    """Run missions that end as the paper predicts, except one stratum's, which end as ``end``."""
+
+    def outcome(mission: MissionPlan) -> Outcome:
+        if mission.stratum == wrong:
+            return end
+        return Outcome.CORRECT if tolerates(mission) else Outcome.DETECTED
+
+    campaign_of(directory, DESIGNS, outcome).close()
     return gather(directory)
 
 
-def test_a_node_of_n_is_the_first_n_guests() -> None:
+def test_missions_of_a_policy_hit_its_first_guests() -> None:
     planned = plan(parse(DESIGNS), 1)
     assert [cell.name for cell in planned.cells][:4] == ["1of2-f0", "1of2-f1", "1of2-f2", "2of3-f0"]
     struck: dict[str, set[str]] = {}
@@ -78,14 +72,14 @@ def test_a_node_of_n_is_the_first_n_guests() -> None:
     }  # fmt: skip
 
 
-def test_the_shipped_one_has_every_stratum_of_one_to_nine_guests() -> None:
+def test_oneofn_has_every_stratum_of_one_to_nine_guests() -> None:
     spec, _ = load("oneofn")
     hit = {(s.vote, s.guests_hit) for s in spec.strata if s.design == "voted" and not s.voter_hit}
     assert hit == {(f"1/{n}", k) for n in range(1, 10) for k in range(n + 1)}
 
 
 @pytest.mark.parametrize(
-    ("there", "instead", "said"),
+    ("there", "replacement", "message"),
     [
         ('vote = "1/2"\nguests_hit = 0', 'vote = "2/4"\nguests_hit = 0', "could both win"),
         ('vote = "1/2"\nguests_hit = 0', 'vote = "1/5"\nguests_hit = 0', "give it 5"),
@@ -96,13 +90,13 @@ def test_the_shipped_one_has_every_stratum_of_one_to_nine_guests() -> None:
         ('question = "designs"', 'question = "inequality4"', "allows one policy"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_is_named(there: str, instead: str, said: str) -> None:
+def test_parse_reports_a_problem_with_a_policy(there: str, replacement: str, message: str) -> None:
     assert there in DESIGNS
-    with pytest.raises(SpecError, match=said):
-        parse(DESIGNS.replace(there, instead, 1))
+    with pytest.raises(SpecError, match=message):
+        parse(DESIGNS.replace(there, replacement, 1))
 
 
-def test_designs_that_do_as_the_paper_has_it(tmp_path: Path) -> None:
+def test_report_confirms_designs_that_end_as_the_paper_predicts(tmp_path: Path) -> None:
     found = run(tmp_path / "c")
     assert [(node.vote, node.paper) for node in found.designs] == [
         ("1/2", (0, 0, 1)), ("1/4", (0, 0, 0, 0, 1)), ("2/3", (0, 0, 1, 1)),
@@ -119,23 +113,23 @@ def test_designs_that_do_as_the_paper_has_it(tmp_path: Path) -> None:
     assert read_findings(tmp_path / "c" / "findings.json").designs == found.designs
 
 
-def test_a_design_that_does_not_is_named(tmp_path: Path) -> None:
+def test_report_names_a_design_that_contradicts_the_paper(tmp_path: Path) -> None:
     found = run(tmp_path / "c", wrong="1of4-f2")
     [verdict] = [each for each in found.verdicts if each.answer.startswith("Not every design")]
     assert verdict.tone == "bad"
     assert "1/4 with 2 hit: 40 of 40 failed" in verdict.detail
 
 
-def test_a_first_reply_that_was_a_lie_is_not_the_voters_fault(tmp_path: Path) -> None:
+def test_report_does_not_blame_the_voter_when_1_of_n_releases_a_lie(tmp_path: Path) -> None:
     found = run(tmp_path / "c", wrong="1of4-f2", end=Outcome.SILENT)
-    said = {each.tests: each for each in found.verdicts if each.tone != "alarm"}
-    assert (said["voter"].tone, said["model"].tone) == ("open", "bad")
-    assert "1/4: 0 of 40 missions failed with 1 hit, 40 of 40" in said["model"].detail
+    message = {each.tests: each for each in found.verdicts if each.tone != "alarm"}
+    assert (message["voter"].tone, message["model"].tone) == ("open", "bad")
+    assert "1/4: 0 of 40 missions failed with 1 hit, 40 of 40" in message["model"].detail
     found = run(tmp_path / "d", wrong="2of3-f1", end=Outcome.SILENT)
     assert any(each.answer.startswith("Not every design") for each in found.verdicts)
 
 
-def test_half_a_pair_is_a_trial_of_its_own_design() -> None:
+def test_assign_stratum_stays_within_the_policy() -> None:
     planned = plan(parse(DESIGNS), 1)
     for name in ("1of2", "2of3", "1of4"):
         pair = next(m for m in planned.missions if m.stratum == f"{name}-f2")
@@ -144,19 +138,15 @@ def test_half_a_pair_is_a_trial_of_its_own_design() -> None:
         assert assign_stratum(pair, half, (), planned.cells).stratum == f"{name}-f1"
 
 
-def test_nodes_that_are_repaired_are_held_against_plain_not_against_the_paper(
+def test_report_compares_repaired_nodes_with_plain_ones(
     tmp_path: Path,
 ) -> None:
     text = HEAD + "".join(
         f'\n[[strata]]\nvote = "1/1"\nrepair = "on"\nguests_hit = {k}\nmissions = 40\n'
         for k in (0, 1)
     )
-    with Store.create(tmp_path / "c", text, 1, versions={"trivisor": "0.1"}) as store:
-        store.note_facts("w1", FACTS)
-        number = store.begin(1)
-        # A guest that is hit comes back in time.
-        store.add_many(row_of(mission) for mission in store.plan.in_order())
-        store.end(number, "complete")
+    # A guest that is hit comes back in time.
+    campaign_of(tmp_path / "c", text, lambda _: Outcome.CORRECT).close()
     found = gather(tmp_path / "c")
     [verdict] = [each for each in found.verdicts if each.answer.startswith("With repair")]
     # R_M = .3 through a voter of .9: better; R_M = .9: it cannot be.
@@ -165,39 +155,34 @@ def test_nodes_that_are_repaired_are_held_against_plain_not_against_the_paper(
     assert "0 of 40 with 1 hit" in verdict.detail
 
 
-def test_what_a_vote_promises_is_its_own(tmp_path: Path) -> None:
-    """1 of n compares nothing, so that a lie it hands on is no fault of the voter; 2 of 3 does."""
+def test_report_counts_wrong_replies_by_what_the_policy_promises(tmp_path: Path) -> None:
+    """1 of n compares nothing, so a lie that it releases is no fault of the voter."""
 
     def lies(mission: MissionPlan) -> Outcome:
         return Outcome.SILENT if mission.k == 1 else Outcome.CORRECT
 
-    with Store.create(tmp_path / "c", DESIGNS, 1, versions={"trivisor": "0.1"}) as store:
-        store.note_facts("w1", FACTS)
-        store.add_many(row_of(mission, lies(mission)) for mission in store.plan.in_order())
+    campaign_of(tmp_path / "c", DESIGNS, lies).close()
     found = gather(tmp_path / "c")
     wrong = found.wrong_replies
     assert (wrong.share.count, wrong.uncompared, wrong.within_tolerance) == (120, 80, 40)
 
 
-def test_one_mission_that_failed_does_not_speak_against_a_design(tmp_path: Path) -> None:
-    with Store.create(tmp_path / "c", DESIGNS, 1, versions={"trivisor": "0.1"}) as store:
-        store.note_facts("w1", FACTS)
-        unlucky = next(m.index for m in store.plan.in_order() if m.stratum == "1of4-f0")
-        store.add_many(
-            row_of(mission, Outcome.CORRECT if tolerates(mission) and mission.index != unlucky
-                   else Outcome.TIMEOUT)
-            for mission in store.plan.in_order()
-        )  # fmt: skip
+def test_report_confirms_a_design_after_one_failed_mission(tmp_path: Path) -> None:
+    unlucky = next(m.index for m in plan(parse(DESIGNS), 1).in_order() if m.stratum == "1of4-f0")
+
+    def outcome(mission: MissionPlan) -> Outcome:
+        correct = tolerates(mission) and mission.index != unlucky
+        return Outcome.CORRECT if correct else Outcome.TIMEOUT
+
+    campaign_of(tmp_path / "c", DESIGNS, outcome).close()
     found = gather(tmp_path / "c")
     assert "bad" not in {each.tone for each in found.verdicts}
 
 
-def test_of_a_campaign_under_way_what_is_known_is_kept(tmp_path: Path) -> None:
-    with Store.create(tmp_path / "c", DESIGNS, 1, versions={"trivisor": "0.1"}) as store:
-        store.note_facts("w1", FACTS)
-        begun = [m for m in store.plan.in_order() if m.vote == "1/2"][:90]
-        ready = [m for m in store.plan.in_order() if m in begun]
-        store.add_many(row_of(mission, Outcome.CORRECT) for mission in ready)
+def test_report_keeps_the_known_findings_of_a_partial_campaign(tmp_path: Path) -> None:
+    campaign_of(
+        tmp_path / "c", DESIGNS, lambda _: Outcome.CORRECT, lambda mission: mission.vote == "1/2"
+    ).close()
     write_report(tmp_path / "c")
     kept = read_findings(tmp_path / "c" / "findings.json")
     assert kept.campaign.partial

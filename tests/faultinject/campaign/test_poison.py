@@ -11,10 +11,9 @@ from faultinject.campaign.planning.plan import plan
 from faultinject.campaign.planning.spec import SpecError
 from faultinject.campaign.planning.spec_file import load, parse
 from faultinject.campaign.records import GuestFate, MissionPlan, MissionRow, Outcome
-from faultinject.campaign.store.store import Store
 from faultinject.report import write_report
 from faultinject.report.gather import gather
-from tests.faultinject.campaign.specs import FACTS, row_of
+from tests.faultinject.campaign.specs import campaign_of, row_of
 from voter.core.vote import Policy
 
 __all__: list[str] = []
@@ -34,22 +33,18 @@ def all_fail(mission: MissionPlan) -> MissionRow:
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shipped campaign, with a poison that always works."""
     folder = tmp_path_factory.mktemp("poison")
-    with Store.create(folder / "p", load("poison")[1], 1, versions={"trivisor": "0.1"}) as store:
-        store.note_facts("w1", FACTS)
-        number = store.begin(1)
-        store.add_many(all_fail(mission) for mission in store.plan.in_order())
-        store.end(number, "complete")
+    campaign_of(folder / "p", load("poison")[1], all_fail).close()
     return folder / "p"
 
 
-def test_the_shipped_one_has_nodes_of_one_to_nine_guests() -> None:
+def test_poison_has_nodes_of_one_to_nine_guests() -> None:
     cells = [cell for cell in plan(load("poison")[0], 1).cells if cell.design == "voted"]
     assert [(cell.vote, cell.k, cell.name) for cell in cells] == [
         (f"1/{n}", n, f"shot-poison-crash-1of{n}") for n in range(1, 10)
     ]
 
 
-def test_each_node_has_its_own_share_of_shots_that_fell_all(directory: Path) -> None:
+def test_report_counts_shots_that_failed_all_guests_by_node(directory: Path) -> None:
     found = gather(directory)
     assert [len(shot.failed) - 1 for shot in found.common_causes] == list(range(1, 10))
     for shot in found.common_causes:
@@ -57,7 +52,7 @@ def test_each_node_has_its_own_share_of_shots_that_fell_all(directory: Path) -> 
         assert shot.plain is not None and shot.plain.count == 60
 
 
-def test_more_guests_do_not_help_and_independence_would(directory: Path) -> None:
+def test_report_compares_common_causes_with_independent_ones(directory: Path) -> None:
     breaks = sorted(gather(directory).at_frequency, key=lambda each: each.n)
     assert {each.cause for each in breaks} == {"poison-crash"}
     assert all(each.at.value <= 1 - each.frequency + 1e-9 for each in breaks)
@@ -65,7 +60,7 @@ def test_more_guests_do_not_help_and_independence_would(directory: Path) -> None
     assert breaks[-1].at.high < breaks[2].at_independent
 
 
-def test_it_is_drawn_over_n_and_the_page_has_a_row_a_node(directory: Path) -> None:
+def test_report_page_has_a_figure_over_n_and_a_row_for_each_node(directory: Path) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     page = write_report(directory).read_text()
     assert (directory / "figures" / "breaks-n.svg").exists()
@@ -74,7 +69,7 @@ def test_it_is_drawn_over_n_and_the_page_has_a_row_a_node(directory: Path) -> No
         assert f"poison-crash, 1 of {n}" in page
 
 
-def test_the_headline_is_that_more_guests_do_not_help(directory: Path) -> None:
+def test_report_concludes_that_more_guests_do_not_help(directory: Path) -> None:
     found = gather(directory)
     assert found.verdicts[0].answer == "Poison-crash fails all guests, whatever their number."
     assert "In 540 of 540 trials all guests failed" in found.verdicts[0].detail
@@ -94,7 +89,7 @@ kind = "poison"
 
 
 @pytest.mark.parametrize(
-    ("lines", "said"),
+    ("lines", "message"),
     [
         ('missions = 5\nvote = "1/4"', "the station has 3 guests, give it 4"),
         ('missions = 5\nvote = "4/3"', "vote"),
@@ -105,7 +100,7 @@ kind = "poison"
         ),
     ],
 )
-def test_what_cannot_be_is_refused(lines: str, said: str) -> None:
-    with pytest.raises(SpecError, match=said):
+def test_parse_reports_a_problem_with_a_shot(lines: str, message: str) -> None:
+    with pytest.raises(SpecError, match=message):
         parse(SHOT.format(lines))
     parse(SHOT.format('missions = 5\nvote = "1/2"\n[[shots]]\nkind = "poison"\nmissions = 5'))

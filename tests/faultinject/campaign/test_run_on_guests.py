@@ -1,4 +1,4 @@
-"""The runner on real guests: killed and resumed here, a worker killed on a cluster."""
+"""Campaigns on real guests: a killed and resumed run, a killed worker of a cluster."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from tests.faultinject.campaign.processes import ROOT, Processes
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]
 
-# No crash: putting back a guest that ended costs a boot.
+# No crash: reverting a guest that ended takes a boot.
 SPEC = """
-title = "Of the runner's tests on real guests"
+title = "Tests of the runner on real guests"
 question = "inequality4"
 faults = { "hang" = 1.0, "drop-reply" = 1.0 }
 strata = [
@@ -36,7 +36,7 @@ strata = [
 """
 MISSIONS = 16
 BOOT = 240.0
-"""Seconds for stations to be there while other tests run as well."""
+"""Seconds for stations to open while other tests run."""
 
 
 def environment(scratch: Path) -> dict[str, str]:
@@ -63,21 +63,21 @@ def begin(scratch: Path, *, clean: int = 6) -> tuple[str, ...]:
     return ("run", str(scratch / "spec.toml"), "--out", str(scratch / "r"), "--no-report")
 
 
-def stored(scratch: Path) -> dict[int, tuple[str | None, str]]:
-    """Outcome and worker of each mission that is stored."""
+def stored(scratch: Path) -> dict[int, tuple[str, str]]:
+    """Return the observations and the worker of each stored mission."""
     path = scratch / "r" / "campaign.sqlite"
     if not path.exists():
         return {}
     with closing(sqlite3.connect(path)) as connection:
         try:
-            rows = connection.execute("SELECT mission, outcome, worker FROM missions").fetchall()
+            rows = connection.execute("SELECT mission, requests, worker FROM missions").fetchall()
         except sqlite3.OperationalError:
-            return {}  # it is being made
-    return {mission: (outcome, worker) for mission, outcome, worker in rows}
+            return {}  # it is being created
+    return {mission: (requests, worker) for mission, requests, worker in rows}
 
 
 def prefix(scratch: Path) -> int:
-    """Missions of the plan's order up to the first one that is not stored."""
+    """Return the missions of the plan's order before the first one that is not stored."""
     with Store.open(scratch / "r", write=False) as store:
         return store.prefix()
 
@@ -97,7 +97,7 @@ def wait_no_qemu(scratch: Path) -> None:
         time.sleep(0.1)
 
 
-def test_killed_it_leaves_no_guest_and_resumes_and_interrupted_too(
+def test_run_leaves_no_guest_when_killed_or_interrupted_and_resumes(
     scratch: Path, processes: Processes
 ) -> None:
     runner = campaign(processes, *begin(scratch), "--workers", "1")
@@ -105,7 +105,7 @@ def test_killed_it_leaves_no_guest_and_resumes_and_interrupted_too(
     assert len(left_qemus(str(scratch))) == 3
     runner.kill()
     runner.wait()
-    wait_no_qemu(scratch)  # by the worker itself: nobody else is there
+    wait_no_qemu(scratch)  # the worker ends them itself
     first = stored(scratch)
 
     resume = ("resume", str(scratch / "r"), "--no-report", "--workers", "1")
@@ -124,7 +124,7 @@ def test_killed_it_leaves_no_guest_and_resumes_and_interrupted_too(
     assert not left_qemus(str(scratch)) and not list(scratch.glob("tv-c-*"))
 
 
-def test_two_dask_workers_with_guests_of_their_own_one_is_killed(
+def test_run_on_a_cluster_continues_when_a_worker_is_killed(
     scratch: Path, processes: Processes
 ) -> None:
     pytest.importorskip("distributed", reason="the extra `distributed` is not installed")
@@ -139,7 +139,7 @@ def test_two_dask_workers_with_guests_of_their_own_one_is_killed(
     assert len(left_qemus(str(scratch))) == 6
     east.kill()
     done = len(stored(scratch))
-    # All up to a later place of the order: none of the lost worker's missions is missing.
+    # The prefix grows: none of the lost worker's missions is missing.
     while prefix(scratch) < done + 5:
         assert runner.poll() is None and time.monotonic() < deadline, stored(scratch)
         time.sleep(0.1)

@@ -32,7 +32,8 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 def stored(store: Store, rows: Iterator[MissionRow]) -> ReportData:
-    store.add_many(rows)
+    for row in rows:
+        store.add(row)
     return gather(store.directory)
 
 

@@ -122,17 +122,6 @@ def test_zeros_complete_any_truncated_frame(garbage: bytes, sent: list[Frame]) -
     assert found[-len(sent) :] == sent
 
 
-def test_next_frame_is_found_after_a_truncated_one() -> None:
-    one, two = encode(1, 7, 1, b"first" * 5), encode(2, 7, 2, b"second")
-    for cut in range(len(one)):
-        decoder = Decoder()
-        found = decoder.feed(one[:cut] + two)
-        found += decoder.feed(bytes(len(one)))
-        assert [frame.kind for frame in found] == [2], cut
-        decoder = Decoder()
-        assert [frame.kind for frame in decoder.feed(one[cut:] + two)] == ([2] if cut else [1, 2])
-
-
 def test_flipped_bit_damages_its_frame_only() -> None:
     one, two, three = (encode(kind, 7, kind, b"payload %d" % kind) for kind in (1, 2, 3))
     for bit in range(len(two) * 8):
@@ -185,17 +174,6 @@ def test_work_is_linear_in_the_bytes(evil: bytes, piece: int) -> None:
     assert time.process_time() - start < 3
     found = decoder.feed(bytes(HEADER_SIZE + wire.MAX_PAYLOAD) + encode(9, 1, 1, b"right"))
     assert [frame.kind for frame in found][-1:] == [9]
-
-
-def test_large_frame_in_small_pieces_takes_linear_time() -> None:
-    data = encode(1, 1, 1, bytes(wire.MAX_PAYLOAD))
-    decoder = Decoder()
-    start = time.process_time()
-    found = [
-        frame for at in range(0, len(data), 100) for frame in decoder.feed(data[at : at + 100])
-    ]
-    assert time.process_time() - start < 1
-    assert len(found) == 1
 
 
 # --------------------------------------------------------------- payloads

@@ -282,14 +282,3 @@ def test_digest_depends_on_the_stored_bytes() -> None:
     assert one.digest() == two.digest()
     one._entries[b"a"] = (b"0", 1)  # a bit that flipped in memory
     assert one.digest() != two.digest()
-
-
-def test_versions_continue_after_a_restore() -> None:
-    store, other = KeyValue(), KeyValue()
-    for _ in range(3):
-        ask(store, "PUT", "/kv/a", b"x")
-    ask(store, "DELETE", "/kv/a")
-    other.restore(b"".join(store.snapshot()))
-    assert ask(other, "PUT", "/kv/a", b"x").header("etag") == '"4"'
-    other.restore(b"")
-    assert other.digest() == KeyValue().digest()

@@ -120,7 +120,7 @@ def test_flipped_bits_are_proved_and_gone_in_the_next_mission(run: Run) -> None:
 def test_a_fault_that_cannot_be_applied_is_recorded_as_such(run: Run) -> None:
     row = run(plan(hit("g1", "poison-crash")))
     assert [each.applied for each in row.hits] == [False]
-    assert "hits the client" in row.hits[0].proof
+    assert "for the client" in row.hits[0].proof
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from faultinject.campaign.records import HitResult, MissionPlan, Outcome
 from faultinject.campaign.store.store import Store
 from faultinject.faults import FaultLayer, find
 from faultinject.report.gather import gather
-from tests.faultinject.campaign.specs import FACTS, results_of, row_of, small_plan
+from tests.faultinject.campaign.specs import campaign_of, results_of, small_plan
 
 __all__: list[str] = []
 
@@ -86,25 +86,19 @@ KEPT = {
     "commoncause": ("786faf067e7a259f", "b4c9851096e7d6de"),
     "inequality4": ("2275cde9576fd278", "fa051d52b3af5ba7"),
     "quick": ("925333a961c304e0", "3a1712d7633b3026"),
+    "small": ("157df59916d3a07b", "24073460ceddbc25"),
     "softerrors": ("44a38f3eb7a30baa", "7249e0055d253933"),
 }
-"""Hashes and fingerprints of files that campaigns were run from before there was a function."""
+"""Hashes and fingerprints from before there was a function f."""
 
 
 @pytest.mark.parametrize("name", KEPT)
-def test_campaigns_from_before_go_on(name: str) -> None:
-    spec, _ = load(name)
-    found = (spec.hash[:16], plan(spec, 1).fingerprint[:16])
-    assert found == KEPT[name], "its file was changed, or a plan made before does not go on"
+def test_hash_and_fingerprint_of_older_campaigns_stay_the_same(name: str) -> None:
+    planned = small_plan() if name == "small" else plan(load(name)[0], 1)
+    assert (planned.spec.hash[:16], planned.fingerprint[:16]) == KEPT[name]
 
 
-def test_a_small_campaign_from_before_goes_on() -> None:
-    small = small_plan()
-    assert small.spec.hash.startswith("157df59916d3a07b")
-    assert small.fingerprint.startswith("24073460ceddbc25")
-
-
-def test_f_of_further_guests_is_hit() -> None:
+def test_missions_hit_f_of_further_guests() -> None:
     planned = plan(parse(GUEST), 1)
     assert [cell.name for cell in planned.cells] == [
         "1of2-f0", "1of2-f0-function1", "1of2-f0-function2", "1of2-f1-function1",
@@ -117,7 +111,7 @@ def test_f_of_further_guests_is_hit() -> None:
     assert words[3] == "voted 1/2: 1 guest and f in 1 guest hit"
 
 
-def test_f_on_the_host_is_hit() -> None:
+def test_missions_hit_f_on_the_host() -> None:
     planned = plan(parse(HOST), 1)
     [cell] = [cell for cell in planned.cells if cell.host_function_hit]
     assert cell.name == "1of2-f0-moved"
@@ -129,7 +123,7 @@ def test_f_on_the_host_is_hit() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "there", "instead", "said"),
+    ("text", "there", "replacement", "message"),
     [
         (GUEST, 'function = "guest"', 'function = "host"', "set function = 'guest'"),
         (GUEST, 'function = "guest"', "", "needs the function f in each guest"),
@@ -148,12 +142,14 @@ def test_f_on_the_host_is_hit() -> None:
          "has no F, and its guest no f"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_is_named(text: str, there: str, instead: str, said: str) -> None:
+def test_parse_reports_a_problem_with_a_function(
+    text: str, there: str, replacement: str, message: str
+) -> None:
     assert there in text
-    changed = text.replace(there, instead, 1)
-    if "without" in said:  # else the mixed stratum assigned for it
+    changed = text.replace(there, replacement, 1)
+    if "without" in message:  # else the mixed stratum assigned for it
         changed = changed[: changed.index('[[strata]]\nvote = "1/2"\nguests_hit = 1')]
-    with pytest.raises(SpecError, match=f"(?s){said}"):
+    with pytest.raises(SpecError, match=f"(?s){message}"):
         parse(changed)
 
 
@@ -163,7 +159,7 @@ def _only(mission: MissionPlan, count: int) -> tuple[HitResult, ...]:
     return (*results[:count], *lost)
 
 
-def test_a_mission_counts_for_what_was_hit_and_never_for_another_vote() -> None:
+def test_assign_stratum_counts_f_and_never_changes_the_policy() -> None:
     other = GUEST.replace('vote = "1/2"\nguests_hit = 0\nmissions', 'vote = "1/1"\nguests_hit = 0\n'
                           'missions', 1)  # fmt: skip
     text = f'{other}[[strata]]\nvote = "1/1"\nguests_hit = 1\nmissions = 5\n' + "".join(
@@ -178,7 +174,7 @@ def test_a_mission_counts_for_what_was_hit_and_never_for_another_vote() -> None:
 
 
 @pytest.mark.parametrize("name", ["moved-guest", "moved-host", "moved-lies"])
-def test_the_shipped_ones_have_all_strata(name: str) -> None:
+def test_shipped_relocation_campaigns_have_all_strata(name: str) -> None:
     assert name in shipped()
     spec, _ = load(name)
     for vote in {stratum.vote for stratum in spec.strata}:
@@ -190,21 +186,17 @@ def test_the_shipped_ones_have_all_strata(name: str) -> None:
 
 
 def store_of(directory: Path, text: str, wrong: str = "") -> Store:
-    """A campaign whose missions end as the paper has it, but for one stratum's, which fail."""
-    store = Store.create(directory, text, 1, versions={"trivisor": "0.1"})
-    store.note_facts("w1", FACTS)
-    number = store.begin(1)
-    rows = []
-    for m in store.plan.in_order():
-        need = store.spec.guests_of(m.vote)
-        tolerates = m.k + m.function_k < need and not m.host_function_hit and m.stratum != wrong
-        rows.append(row_of(m, Outcome.CORRECT if tolerates else Outcome.DETECTED))
-    store.add_many(rows)
-    store.end(number, "complete")
-    return store
+    """Return a campaign that ended as the paper predicts, except one stratum's missions failed."""
+    spec = parse(text)
+
+    def outcome(m: MissionPlan) -> Outcome:
+        works = m.k + m.function_k < spec.guests_of(m.vote) and not m.host_function_hit
+        return Outcome.CORRECT if works and m.stratum != wrong else Outcome.DETECTED
+
+    return campaign_of(directory, text, outcome)
 
 
-def test_a_guest_whose_f_fails_is_a_guest_that_fails(tmp_path: Path) -> None:
+def test_report_counts_a_guest_whose_f_fails_as_failed(tmp_path: Path) -> None:
     store_of(tmp_path / "c", GUEST).close()
     found = gather(tmp_path / "c")
     [node] = found.designs
@@ -214,7 +206,7 @@ def test_a_guest_whose_f_fails_is_a_guest_that_fails(tmp_path: Path) -> None:
     assert {kind.kind for kind in found.kinds} == {"hang", "function-crash"}
 
 
-def test_f_on_the_host_is_of_the_layer_under_the_guests(tmp_path: Path) -> None:
+def test_report_counts_f_on_the_host_as_the_layer_under_the_guests(tmp_path: Path) -> None:
     store_of(tmp_path / "c", HOST).close()
     found = gather(tmp_path / "c")
     [node] = found.designs

@@ -1,4 +1,4 @@
-"""Campaign files: what is shipped is good, and what is wrong is named with its line and remedy."""
+"""Campaign files: shipped ones are valid; problems are reported with line and remedy."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ __all__: list[str] = []
 
 
 def refusal(text: str) -> str:
-    """What is said of a file that cannot be used."""
+    """Return the message about an invalid file."""
     with pytest.raises(SpecError) as caught:
         parse(text, "mine.toml")
     return str(caught.value)
 
 
 def line_of(text: str, words: str, number: int = 0) -> int:
-    """The line on which some words stand."""
+    """Return the line that contains some words."""
     return [n for n, line in enumerate(text.splitlines(), 1) if words in line][number]
 
 
-@pytest.mark.parametrize("name", ["commoncause", "inequality4", "quick", "softerrors"])
-def test_the_shipped_campaigns_can_be_used(name: str) -> None:
+@pytest.mark.parametrize("name", shipped())
+def test_load_reads_a_shipped_campaign_by_name(name: str) -> None:
     spec, text = load(name)
     assert parse(text) == spec
     assert name in shipped()
     assert load(f"{name}.toml")[0] == spec
 
 
-def test_inequality4_is_the_reference_plan() -> None:
+def test_inequality4_has_the_reference_strata() -> None:
     spec, _ = load("inequality4")
     off = [s for s in spec.strata if s.repair is None and s.design == "voted"]
     assert [s.missions for s in off] == [8000, 6000, 1500, 700, 500, 500]
@@ -45,32 +45,25 @@ def test_inequality4_is_the_reference_plan() -> None:
     assert links <= sum(spec.faults.values()) / 2, "at least half of the hits on guests themselves"
 
 
-def test_softerrors_has_six_doses_or_more_and_commoncause_300_shots() -> None:
-    soft, _ = load("softerrors")
-    assert len([d for d in soft.doses if d.flips and d.voted and d.nv]) >= 6
-    cause, _ = load("commoncause")
-    assert sum(shot.missions for shot in cause.shots) >= 300
-
-
-def test_the_hash_is_of_the_meaning() -> None:
+def test_hash_depends_on_the_meaning_only() -> None:
     spec = parse(SMALL)
     assert parse(f"# a comment\nworkers = 7\n{SMALL}\n").hash == spec.hash
     assert parse(SMALL.replace("missions = 30", "missions = 31")).hash != spec.hash
     assert parse(SMALL.replace("alike = 0.5", "alike = 0.4")).hash != spec.hash
 
 
-def test_the_kinds_are_those_that_missions_may_have() -> None:
+def test_kinds_are_those_that_missions_may_have() -> None:
     assert parse(SMALL).kinds == {
         "crash", "corrupt-reply", "voter-kill", "flip-ram", "flip-all", "host-crash",
     }  # fmt: skip
 
 
-def test_an_extension_halves_alpha() -> None:
+def test_alpha_look_is_halved_by_an_extension() -> None:
     assert parse(SMALL).alpha_look == 0.05
     assert parse(f"extension = 0.5\n{SMALL}").alpha_look == 0.025
 
 
-def test_a_grid_has_both_ends() -> None:
+def test_range_includes_both_ends() -> None:
     points = Points(rm=Range(start=0.1, stop=0.5, step=0.1), rv=(0.9,), rh=(1.0, 0.99))
     assert points.axis("rm") == (0.1, 0.2, 0.3, 0.4, 0.5)
     assert points.grid()[:2] == ((0.1, 0.9, 1.0), (0.1, 0.9, 0.99))
@@ -78,25 +71,25 @@ def test_a_grid_has_both_ends() -> None:
         Range(start=0, stop=1, step=0)
 
 
-def test_a_file_that_is_not_there_is_told_what_there_is(tmp_path: Path) -> None:
+def test_load_suggests_a_name_when_there_is_no_such_file(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="did you mean 'quick'"):
         load("qick.toml")
     with pytest.raises(SpecError, match="cannot be read"):
         load(tmp_path)
 
 
-def test_all_problems_are_told_at_once() -> None:
+def test_parse_reports_all_problems_together() -> None:
     words = refusal(SMALL.replace("alike = 0.5", "alike = 1.5").replace("crash = 1", "crsh = 1"))
     assert len(words.splitlines()) == 2
 
 
-# (what is there, what comes in its place, what is said) - the line is that of what was changed
+# (text of SMALL, its replacement, the message)
 WRONG = [
-    ("alike = 0.5", "alike = -1", "alike -1.0: a share, 0 to 1"),
+    ("alike = 0.5", "alike = -1", "alike -1.0: 0 to 1 (a share)"),
     ("alike = 0.5", "alpha = 0.9", "alpha 0.9: above 0"),
     ("alike = 0.5", "alpa = 0.9", "unknown key `alpa`"),
     ("alike = 0.5", "workers = 0", "workers 0: 1 to 1024"),
-    ("alike = 0.5", "extension = 2", "extension 2.0: a share"),
+    ("alike = 0.5", "extension = 2", "extension 2.0: 0 to 1"),
     ("alike = 0.5", 'question = "why"', "not TOML"),  # a key twice
     ('vote = "2/3"', 'vote = "2/4"', "two different replies could both win"),
     ('vote = "2/3"', 'vote = "3/5"', "needs 5 guests, not 3"),
@@ -130,86 +123,67 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("there", "instead", "said"), WRONG, ids=[said for *_, said in WRONG])
-def test_what_is_wrong_is_named(there: str, instead: str, said: str) -> None:
-    assert there in SMALL
-    assert said in refusal(SMALL.replace(there, instead, 1))
-
-
 @pytest.mark.parametrize(
-    ("there", "instead"),
-    [
-        ("alike = 0.5", "alike = -1"),
-        ("crash = 1", "crsh = 1"),
-        ("guests_hit = 3", "guests_hit = 4"),
-        ("flips = 50", "flips = -1"),
-        ("missions = 20", "missons = 20"),
-    ],
+    ("there", "replacement", "message"), WRONG, ids=[message for *_, message in WRONG]
 )
-def test_the_line_is_told(there: str, instead: str) -> None:
-    text = SMALL.replace(there, instead, 1)
-    assert f"mine.toml, line {line_of(text, instead)}: " in refusal(text)
+def test_parse_reports_a_problem(there: str, replacement: str, message: str) -> None:
+    assert there in SMALL
+    assert message in refusal(SMALL.replace(there, replacement, 1))
 
 
-def test_a_line_within_the_right_table_of_many() -> None:
+def test_parse_reports_the_line_in_the_right_table() -> None:
     text = SMALL.replace("missions = 10", "missions = -10")
     assert f"line {line_of(text, 'missions = -10')}: missions -10" in refusal(text)
 
 
 @pytest.mark.parametrize(
-    ("points", "said"),
+    ("points", "message"),
     [
-        ("rm = [0.5, 1.2]", "rm 1.2: a probability, 0 to 1"),
+        ("rm = [0.5, 1.2]", "rm 1.2: 0 to 1 (a probability)"),
         ("rv = []", "rv: no value"),
         ("rh = {start = 0.5, stop = 0.4, step = 0.1}", "a grid needs a step above 0"),
     ],
 )
-def test_operating_points_are_probabilities(points: str, said: str) -> None:
+def test_parse_reports_invalid_operating_points(points: str, message: str) -> None:
     text = f"{SMALL}\n[points]\n{points}\n"
     words = refusal(text)
-    assert said in words
+    assert message in words
     assert re.search(rf"line ({line_of(text, points)}|{line_of(text, '[points]')}):", words)
 
 
-def test_margins_are_checked() -> None:
+def test_parse_reports_invalid_margins() -> None:
     assert "a margin above 0" in refusal(f"{SMALL}\n[margins]\nu = 0.0\n")
     assert "the lower first" in refusal(f"{SMALL}\n[margins]\nq = [0.5, 0.1]\n")
 
 
-def test_strata_that_cannot_be_put_together_are_refused() -> None:
+def test_parse_reports_strata_that_cannot_be_combined() -> None:
     words = refusal(SMALL.replace("guests_hit = 3\nmissions", "guests_hit = 3\nvoter_hit = true\n"
                                   "missions"))  # fmt: skip
     assert "without guests_hit (with function_hit) = 3 (voter not hit, repair off)" in words
 
 
-def test_hits_need_a_mix() -> None:
+def test_parse_reports_hits_without_a_mix_of_faults() -> None:
     text = SMALL.replace("[faults]\ncrash = 1\ncorrupt-reply = 3\n", "")
     assert "there is no [faults] with kinds and weights" in refusal(text)
     text = SMALL.replace("[voter_faults]\nvoter-kill = 1\n", "")
     assert "there is no [voter_faults]" in refusal(text)
 
 
-def test_a_question_needs_what_answers_it() -> None:
+def test_parse_reports_missions_that_cannot_answer_the_question() -> None:
     head = 'title = "t"\nquestion = "{}"\n'
     assert "give [[doses]] with both voted and nv" in refusal(head.format("softerrors"))
     assert "needs [[shots]] with missions" in refusal(head.format("commoncause"))
     assert "needs [[strata]] without voter_hit" in refusal(head.format("inequality4"))
 
 
-def test_a_canary_needs_a_store() -> None:
+def test_parse_reports_a_canary_without_a_store() -> None:
     text = SMALL.replace("guests = 3", 'guests = 3\nservice = "static"')
     assert "corrupt-state writes a canary key" in refusal(
         text.replace('kind = "host-crash"', 'kind = "corrupt-state"')
     )
 
 
-def test_more_guests_than_there_are_say_nothing_of_the_function() -> None:
-    assert "function_hit 0" not in refusal(SMALL.replace("guests_hit = 3", "guests_hit = 4"))
-
-
-def test_a_mix_of_requests_reaches_the_station_and_is_no_new_meaning_where_it_is_not_given() -> (
-    None
-):
+def test_mix_of_requests_changes_the_hash_only_when_given() -> None:
     before = parse(SMALL)
     with_mix = parse(SMALL + "\n[workload]\nmix = {get = 1, put = 3}\n")
     assert before.node == before.station
@@ -219,15 +193,15 @@ def test_a_mix_of_requests_reaches_the_station_and_is_no_new_meaning_where_it_is
 
 
 @pytest.mark.parametrize(
-    ("mix", "said"),
+    ("mix", "message"),
     [
         ("{gett = 1}", "no request 'gett': did you mean 'get'?"),
         ("{get = -1, put = 1}", "get = -1.0: a weight is 0 or more"),
-        ("{get = 0}", "give at least one kind of request a weight above 0"),
+        ("{get = 0}", "give at least one kind a weight above 0"),
     ],
 )
-def test_a_mix_that_cannot_be_is_named(mix: str, said: str) -> None:
-    assert said in refusal(f"{SMALL}\n[workload]\nmix = {mix}\n")
+def test_parse_reports_an_invalid_mix_of_requests(mix: str, message: str) -> None:
+    assert message in refusal(f"{SMALL}\n[workload]\nmix = {mix}\n")
     assert "put it under [workload]" in refusal(
         SMALL.replace("guests = 3", "guests = 3\nmix = {get = 1}")
     )

@@ -42,24 +42,18 @@ def start(cluster: DaskCluster, *more: str) -> subprocess.Popen[bytes]:
     )  # fmt: skip
 
 
-def test_a_worker_ends_when_it_is_asked_before_its_scheduler(scratch: Path) -> None:
-    with Processes(scratch) as processes:
-        cluster = DaskCluster(processes, environment(scratch))
-        worker = cluster.add_worker("east")
-        wait_until(lambda: "Registered to" in (scratch / "east.log").read_text(), 40)
-    assert worker.returncode == 0, (scratch / "east.log").read_text()
-
-
-def test_two_workers_run_the_plan(cluster: DaskCluster, scratch: Path) -> None:
+def test_run_on_a_cluster_shares_missions_between_workers(
+    cluster: DaskCluster, scratch: Path
+) -> None:
     behave(scratch, meet=2)
     cluster.add_worker("east")
     cluster.add_worker("west")
     words = begin(scratch, "--scheduler", cluster.address, "--workers", "2")
-    said = call(scratch, *words)
-    assert "30 of 30 missions" in said
+    text = call(scratch, *words)
+    assert "30 of 30 missions" in text
     assert Counter(began(scratch)) == Counter(range(MISSIONS))
-    told = json.loads(call(scratch, "status", str(scratch / "r"), "--json"))
-    assert told["state"] == "complete" and told["runs"][0]["scheduler"] == cluster.address
+    shown = json.loads(call(scratch, "status", str(scratch / "r"), "--json"))
+    assert shown["state"] == "complete" and shown["runs"][0]["scheduler"] == cluster.address
     table = scratch / "rows.csv"
     call(scratch, "export", str(scratch / "r"), "--out", str(table))
     assert "east" in table.read_text() and "west" in table.read_text()
@@ -71,11 +65,13 @@ def test_two_workers_run_the_plan(cluster: DaskCluster, scratch: Path) -> None:
     words = begin(scratch)
     words[words.index(str(scratch / "r"))] = str(scratch / "s")
     call(scratch, *words)
-    told = json.loads(call(scratch, "agree", str(scratch / "r"), str(scratch / "s"), "--json"))
-    assert told["both"] == MISSIONS and told["other_outcome"] == 0
+    shown = json.loads(call(scratch, "agree", str(scratch / "r"), str(scratch / "s"), "--json"))
+    assert shown["both"] == MISSIONS and shown["other_outcome"] == 0
 
 
-def test_a_killed_workers_missions_are_run_by_others(cluster: DaskCluster, scratch: Path) -> None:
+def test_run_on_a_cluster_repeats_missions_of_a_killed_worker(
+    cluster: DaskCluster, scratch: Path
+) -> None:
     behave(scratch, pause=0.1)
     east = cluster.add_worker("east")
     cluster.add_worker("west")
@@ -90,7 +86,7 @@ def test_a_killed_workers_missions_are_run_by_others(cluster: DaskCluster, scrat
     wait_until(lambda: not fake_guests(scratch), 30)
 
 
-def test_a_killed_runner_on_a_cluster_is_resumed(cluster: DaskCluster, scratch: Path) -> None:
+def test_resume_on_a_cluster_after_a_killed_runner(cluster: DaskCluster, scratch: Path) -> None:
     behave(scratch, pause=0.1)
     cluster.add_worker("east")
     runner = start(cluster)
@@ -103,7 +99,7 @@ def test_a_killed_runner_on_a_cluster_is_resumed(cluster: DaskCluster, scratch: 
     wait_until(lambda: not fake_guests(scratch) and not list(scratch.glob("tv-c-*")), 30)
 
 
-def test_an_interrupted_runner_ends_its_stations_and_the_workers_serve_others(
+def test_run_on_a_cluster_closes_its_stations_when_interrupted(
     cluster: DaskCluster, scratch: Path
 ) -> None:
     behave(scratch, hang={str(index): 1 for index in range(MISSIONS)})
@@ -119,18 +115,20 @@ def test_an_interrupted_runner_ends_its_stations_and_the_workers_serve_others(
     assert sorted(stored(scratch)) == list(range(MISSIONS))
 
 
-def test_no_scheduler_is_an_error_with_a_remedy(
+def test_run_reports_the_remedy_when_there_is_no_scheduler(
     scratch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said = call(scratch, *begin(scratch, "--scheduler", "tcp://127.0.0.1:9"), code=ExitCode.FAILED)
-    assert "no Dask scheduler answers at tcp://127.0.0.1:9" in said and "remedy:" in said
+    text = call(scratch, *begin(scratch, "--scheduler", "tcp://127.0.0.1:9"), code=ExitCode.FAILED)
+    assert "no Dask scheduler answers at tcp://127.0.0.1:9" in text and "remedy:" in text
     assert not began(scratch)
 
 
-def test_a_cluster_where_no_worker_has_a_station(cluster: DaskCluster, scratch: Path) -> None:
+def test_run_on_a_cluster_fails_when_no_worker_has_a_station(
+    cluster: DaskCluster, scratch: Path
+) -> None:
     behave(scratch, refuse="there is no QEMU on this worker")
     cluster.add_worker("east")
     words = begin(scratch, "--scheduler", cluster.address)
-    said = call(scratch, *words, code=ExitCode.FAILED)
-    assert "there is no QEMU on this worker" in said
+    text = call(scratch, *words, code=ExitCode.FAILED)
+    assert "there is no QEMU on this worker" in text
     assert not began(scratch)

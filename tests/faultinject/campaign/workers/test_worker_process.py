@@ -80,29 +80,6 @@ def test_run_replaces_a_dead_worker_and_ends_its_guest(worker: WorkerProcess, ho
     assert worker.run(Task(plan=mission(7), attempt=2)).row.attempt == 2
 
 
-def test_run_reports_why_the_station_was_lost(worker: WorkerProcess, home: Path) -> None:
-    behave(home, lose={"1": 1})
-    with pytest.raises(WorkerLost, match="the fake node is gone") as lost:
-        worker.run(Task(plan=mission(1)))
-    assert lost.value.how == "lost"
-
-
-def test_run_reports_a_full_disk(worker: WorkerProcess, home: Path) -> None:
-    behave(home, full={"1": 1})
-    with pytest.raises(WorkerLost, match="No space left") as lost:
-        worker.run(Task(plan=mission(1)))
-    assert lost.value.how == "full"
-
-
-def test_open_reports_the_remedy_when_no_station_can_be_opened(
-    worker: WorkerProcess, home: Path
-) -> None:
-    behave(home, refuse="there is no QEMU")
-    with pytest.raises(WorkerLost, match="there is no QEMU") as lost:
-        worker.open()
-    assert (lost.value.how, lost.value.remedy) == ("refused", "give it what it lacks")
-
-
 def test_run_kills_a_worker_that_reports_nothing(
     worker: WorkerProcess, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
