@@ -99,7 +99,7 @@ EXIT_CODES: dict[str, ExitCode] = {
     "deploy.commands.control_client.NotUp": ExitCode.NOT_UP,
     "deploy.supervisor.fault_records.FaultRefused": ExitCode.NOT_ALLOWED,
     "faultinject.strict_toml.SpecError": ExitCode.USAGE,
-    "faultinject.results.findings_file.FindingsFileError": ExitCode.USAGE,
+    "faultinject.results.findings.FindingsFileError": ExitCode.USAGE,
     "faultinject.model.paired.ModelError": ExitCode.USAGE,
     "faultinject.campaign.store.database.StoreBusy": ExitCode.ALREADY_UP,
     "voter.errors.ConfigError": ExitCode.USAGE,
