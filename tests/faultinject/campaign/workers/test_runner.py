@@ -51,14 +51,6 @@ class Recorder:
 
 
 @pytest.fixture
-def home(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("FAKE_STATION", str(scratch))
-    monkeypatch.setenv("TMPDIR", str(scratch))
-    monkeypatch.setattr("tempfile.tempdir", None)
-    return scratch
-
-
-@pytest.fixture
 def store(home: Path) -> Iterator[Store]:
     with Store.create(home / "results", SPEC, 7) as store:
         yield store
