@@ -132,7 +132,7 @@ def test_run_missions_fails_when_no_station_can_be_opened(store: Store, home: Pa
     behave(home, refuse="this host has no gdbstub")
     ending, _ = run(store)
     assert (ending.why, ending.missions) == (StopReason.FAILED, 0)
-    assert "no gdbstub" in ending.problem and ending.remedy == "give it what it lacks"
+    assert "no gdbstub" in ending.problem and ending.remedy == "install QEMU"
     assert not began(home)
 
 
