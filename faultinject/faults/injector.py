@@ -113,17 +113,17 @@ class FaultInjector:
             await self._start_proxy()
 
     async def _start_proxy(self) -> None:
-        words = [sys.executable, "-m", "faultinject.faults.proxy"]
-        words += ["--control", str(self._site.layout.proxy_control)]
+        command = [sys.executable, "-m", "faultinject.faults.proxy"]
+        command += ["--control", str(self._site.layout.proxy_control)]
         for name, guest in self._site.guests.items():
-            words += ["--link", name, str(self._site.layout.proxy_link(name))]
-            words.append(str(guest.link_socket))
+            command += ["--link", name, str(self._site.layout.proxy_link(name))]
+            command.append(str(guest.link_socket))
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
         ours, theirs = os.pipe()
         try:
             with self._log.open() as log:
                 environment = os.environ | {"PYTHONPATH": path}
-                self._proxy = Child.start(words, log=log, env=environment, stdout=theirs)
+                self._proxy = Child.start(command, log=log, env=environment, stdout=theirs)
         finally:
             os.close(theirs)
         reader = asyncio.StreamReader()

@@ -69,7 +69,7 @@ def differing(before: bytes, after: bytes) -> list[int]:
 
 async def test_crash(site: RealSite) -> None:
     guest = site.machine("g1")
-    assert "is gone" in (await strike(site, "crash")).proof
+    assert "has ended" in (await strike(site, "crash")).proof
     assert state_of(guest) is GuestState.DEAD
     assert (await guest.put_back(120)).path == "start"
     assert await answers(guest)
@@ -207,7 +207,7 @@ async def test_a_paused_guest_stays_so_after_its_stub(site: RealSite) -> None:
 
 async def test_a_host_crash_and_what_then_cannot_be(site: RealSite) -> None:
     applied = await strike(site, "host-crash", "host")
-    assert applied.proof.count("is gone") == 2
+    assert applied.proof.count("has ended") == 2
     with pytest.raises(WrongState, match="is dead, not ready or paused"):
         await site.machine("g1").reset()
     for kind in ("nmi", "hang", "flip-ram", "flip-register", "crash"):
