@@ -9,8 +9,8 @@ from typing import Any
 import click
 import msgspec
 
-from deploy.host.atomic_file import write_json
-from deploy.node.durability import PROMISES, Durability
+from deploy.host.files import write_json
+from deploy.node.records import PROMISES, Durability
 from faultinject.results.guest_capacity import CrowdPlan
 from guests.service import SHIPPED
 from voter.commands.terminal import ExitCode, print_json, quiet_logs, warn

@@ -7,7 +7,7 @@ from functools import singledispatch
 
 from rich.table import Table
 
-from deploy.node.durability import PROMISES
+from deploy.node.records import PROMISES
 from faultinject.bench import comparison, durability
 from faultinject.bench.comparison import BenchReport
 from faultinject.bench.durability import DurabilityReport
