@@ -117,7 +117,7 @@ def test_a_command_does_not_pay_for_what_others_import() -> None:
     "words,said",
     [
         (["nonsense"], "No such command"),
-        (["up", "--vote", "4/3"], "cannot be"),
+        (["up", "--vote", "4/3"], "m must be from 1 to n"),
         (["up", "--vote", "two of three"], "m/n"),
         (["up", "--vote", "2/5"], "two different replies could both win"),
         (["up", "--vote", "2/3", "--guests", "5"], "--guests is 5"),

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 __all__ = ["campaign"]
 
-_directory = click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
+_directory = click.argument(
+    "directory", metavar="DIR", type=click.Path(file_okay=False, path_type=Path)
+)
 _json = click.option("--json", "as_json", is_flag=True, help="The result as JSON.")
 _seed = click.option(
     "--seed",

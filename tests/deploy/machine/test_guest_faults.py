@@ -69,7 +69,7 @@ def differing(before: bytes, after: bytes) -> list[int]:
 
 async def test_crash_ends_the_guest(site: RealSite) -> None:
     guest = site.machine("g1")
-    assert "is gone" in (await inject(site, "crash")).proof
+    assert "has ended" in (await inject(site, "crash")).proof
     assert state_of(guest) is GuestState.DEAD
     assert (await guest.restore(120)).path == "start"
     assert await answers(guest)
@@ -207,7 +207,7 @@ async def test_paused_guest_stays_paused_after_its_debug_stub(site: RealSite) ->
 
 async def test_host_crash_ends_all_guests_and_rules_out_other_faults(site: RealSite) -> None:
     applied = await inject(site, "host-crash", "host")
-    assert applied.proof.count("is gone") == 2
+    assert applied.proof.count("has ended") == 2
     with pytest.raises(WrongState, match="is dead, not ready or paused"):
         await site.machine("g1").reset()
     for kind in ("nmi", "hang", "flip-ram", "flip-register", "crash"):
