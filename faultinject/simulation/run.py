@@ -17,7 +17,8 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import Callable
-from typing import NamedTuple
+
+import msgspec
 
 from faultinject.simulation import checks
 from faultinject.simulation.clients import run_client
@@ -43,10 +44,13 @@ REPAIR_AFTER = 1.5
 """Seconds without a vote after which the supervisor replaces a guest."""
 
 
-class RunResult(NamedTuple):
-    """The result of a run.  ``trace``: hash of everything delivered; ``seconds``: simulated."""
+class RunResult(msgspec.Struct, frozen=True):
+    """The result of a run.
 
-    plan: SimPlan
+    ``trace``: hash of everything delivered.  ``seconds``: simulated.  ``faults``: planned kinds.
+    """
+
+    seed: int
     breaches: list[Breach]
     problems: list[str]
     trace: str
@@ -54,6 +58,12 @@ class RunResult(NamedTuple):
     seconds: float
     answered: int
     voter_starts: int
+    faults: list[str]
+
+    @property
+    def failed(self) -> bool:
+        """Whether a promise is broken, or an exception left the code."""
+        return bool(self.breaches or self.problems)
 
 
 class _NoCollector:
@@ -87,7 +97,7 @@ def run(plan: SimPlan, watcher: RunWatcher | None = None) -> RunResult:
             gc.enable()
     answered = sum(o.answer is not None for o in world.outcomes.values())
     return RunResult(
-        plan,
+        plan.seed,
         world.observer.breaches,
         loop.problems,
         loop.trace.hexdigest(),
@@ -95,6 +105,7 @@ def run(plan: SimPlan, watcher: RunWatcher | None = None) -> RunResult:
         loop.time(),
         answered,
         world.voter_starts,
+        [fault.kind for fault in plan.faults],
     )
 
 
