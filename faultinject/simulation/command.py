@@ -416,7 +416,7 @@ class _Hunt:
 def _show_group(each: FailureGroup, small: Shrunk | None) -> None:
     out = console()
     some = ", ".join(map(str, each.seeds[:10])) + (", ..." if len(each.seeds) > 10 else "")
-    out.print(f"[red]{each.promise}[/]: {each.words}\n  {len(each.seeds)} seeds: {some}")
+    out.print(f"[red]{each.promise}[/]: {each.report}\n  {len(each.seeds)} seeds: {some}")
     if small is None:
         return
     kinds = ", ".join(small.kinds) or "none"

@@ -27,7 +27,7 @@ class FailureGroup(msgspec.Struct):
     """Seeds that failed alike: the promise, the report without numbers and values, the seeds."""
 
     promise: str
-    words: str
+    report: str
     seeds: list[int] = []
 
 
@@ -54,11 +54,12 @@ def group(failed: Iterable[RunResult]) -> list[FailureGroup]:
     groups: dict[tuple[str, str], FailureGroup] = {}
     for result in failed:
         promise, report = first_failure(result)
-        words = _VALUE.sub("#", report)
-        groups.setdefault((promise, words), FailureGroup(promise, words)).seeds.append(result.seed)
+        report = _VALUE.sub("#", report)
+        key = promise, report
+        groups.setdefault(key, FailureGroup(promise, report)).seeds.append(result.seed)
     for each in groups.values():
         each.seeds.sort()
-    return sorted(groups.values(), key=lambda each: (-len(each.seeds), each.promise, each.words))
+    return sorted(groups.values(), key=lambda each: (-len(each.seeds), each.promise, each.report))
 
 
 def shrink_group(chosen: FailureGroup, *, defect: str = "") -> Shrunk:

@@ -318,7 +318,7 @@ def _draw_swarm_faults(seed: int, durability: str, busy: float) -> tuple[SimFaul
         spacing = _between(random, 0.001, 0.7)
     if random.random() < 0.03:
         count = 0
-    aimed = random.choice((0.0, 0.0, 0.5))
+    at_moment = random.choice((0.0, 0.0, 0.5))
     latest = 0.02 + (busy + 0.1) * random.choice((0.7, 1.0, 2.0))
     targets = random.choices(range(REPLICAS), k=random.randint(1, REPLICAS))
     longest = _between(random, 0.005, 2.0)
@@ -329,7 +329,7 @@ def _draw_swarm_faults(seed: int, durability: str, busy: float) -> tuple[SimFaul
         if when > latest:
             when = 0.02 + random.random() * (latest - 0.02)
         kind = random.choices(list(table), list(table.values()))[0]
-        moment = random.choice(MOMENTS) if random.random() < aimed else ""
+        moment = random.choice(MOMENTS) if random.random() < at_moment else ""
         if kind == "corrupt-snapshot" and random.random() < 0.7:
             moment = "fetching"  # it has no effect at any other time
         faults.append(

@@ -108,8 +108,8 @@ class _Tracer:
                 continue
             short = _short(name)
             for first, last in arcs:
-                words = {LEAVES: "leaves", RAISES: "raises"}.get(last, str(last))
-                yield f"{short}:{first}->{words}"
+                end = {LEAVES: "leaves", RAISES: "raises"}.get(last, str(last))
+                yield f"{short}:{first}->{end}"
 
     def _called(self, frame: FrameType, event: str, argument: object) -> Any:
         name = frame.f_code.co_filename

@@ -4,7 +4,7 @@
 
 1.  The guests boot and the voter starts.  A supervisor replaces replicas that do not vote.
 2.  The clients make their operations while ``faults`` injects the plan's faults.
-3.  When the last client has ended, every fault that still acts is ended.  Within ``HEALING``
+3.  When the last client has ended, every fault that still acts is ended.  Within ``RECOVERY``
     seconds all replicas must vote again, and new requests must be answered.
 4.  ``checks`` judges what clients got, what guests hold, and what the journal keeps.
 
@@ -34,7 +34,7 @@ __all__ = ["RunResult", "run"]
 
 TIME_LIMIT = 300.0
 """Simulated seconds after which a run is stuck."""
-HEALING = 20.0
+RECOVERY = 20.0
 """Simulated seconds after the last fault within which all replicas must vote."""
 RESTING = 2.0
 """Simulated seconds for replicas and journal to come to rest after the last request."""
@@ -178,11 +178,11 @@ async def _run_clients(
 
 async def _settle(world: World) -> None:
     """Check that, with all faults ended, three replicas vote and every key can be read."""
-    if not await _until(world, lambda: world.all_vote or world.refuses_to_start, HEALING):
+    if not await _until(world, lambda: world.all_vote or world.refuses_to_start, RECOVERY):
         states = [str(world.state(i)) for i in range(REPLICAS)]
         refusal = f": {world.refusal}" if world.refusal else ""
         world.observer.breach(
-            "Liveness", f"{HEALING:g} s after the last fault the replicas are {states}{refusal}"
+            "Liveness", f"{RECOVERY:g} s after the last fault the replicas are {states}{refusal}"
         )
         return
     if world.refuses_to_start:

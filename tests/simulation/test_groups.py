@@ -30,17 +30,17 @@ def test_reports_that_differ_only_in_numbers_and_values_are_one_group() -> None:
     assert [(each.promise, each.seeds) for each in groups] == [
         ("Liveness", [1, 3]), ("Liveness", [4]), ("Order", [2]),
     ]  # fmt: skip
-    assert groups[0].words == "operation # took # s ()"
+    assert groups[0].report == "operation # took # s ()"
 
 
 def test_seed_is_in_the_group_of_its_first_breach() -> None:
     (only,) = group([result(1, ("Order", "first"), ("Liveness", "second"))])
-    assert (only.promise, only.words) == ("Order", "first")
+    assert (only.promise, only.report) == ("Order", "first")
 
 
 def test_exception_of_the_code_is_a_group_of_its_own() -> None:
     (only,) = group([result(1, problems=("Traceback\n  line 1\nKeyError: 5",))])
-    assert (only.promise, only.words) == (CODE, "KeyError: #")
+    assert (only.promise, only.report) == (CODE, "KeyError: #")
 
 
 def test_first_seed_of_a_group_is_shrunk_and_traced(monkeypatch: pytest.MonkeyPatch) -> None:
