@@ -1,7 +1,7 @@
-"""How the figures look: one palette, one face, and how they are written down.
+"""The common style of all figures, and their files.
 
-Red is kept for wrong replies that were released, and used for nothing else.  Colours are told
-apart by people who see red and green alike, and by their lightness in print.
+Red is reserved for released wrong replies.  Colours are distinguishable with red-green colour
+blindness, and by lightness in print.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ __all__ = [
 
 INK = "#1c2733"
 FAINT = "#8a949e"
-PAPER = "#1c2733"  # what the paper says: a thin dark line
+PAPER = "#1c2733"  # the paper's curves: thin dark lines
 MEASURED = "#1f6f9c"
 VOTED = "#1f6f9c"
 PLAIN = "#b8651b"
@@ -67,16 +67,16 @@ SETTINGS: dict[str, object] = {
     "legend.fontsize": 10.5,
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
-    "svg.fonttype": "path",  # the same letters on every machine, and nothing to fetch
-    "svg.hashsalt": "trivisor",  # the same names inside, run after run
+    "svg.fonttype": "path",  # identical glyphs on every machine, no font to load
+    "svg.hashsalt": "trivisor",  # reproducible identifiers
 }
 FORMATS = ("svg", "png", "pdf")
-# A date inside would make two drawings of the same data differ.
+# Without a date, two drawings of the same data are identical.
 UNDATED = {"svg": {"Date": None}, "png": {}, "pdf": {"CreationDate": None}}
 
 
 def require_drawing() -> None:
-    """Raise CommandError where the libraries of a report are missing: before, not halfway."""
+    """Raise CommandError before any work if the libraries of a report are missing."""
     for name in ("matplotlib", "jinja2", "scipy"):
         try:
             __import__(name)
@@ -90,7 +90,7 @@ def require_drawing() -> None:
 
 @contextmanager
 def draw() -> Iterator[None]:
-    """Draw in the house's style, and leave matplotlib's settings as they were."""
+    """Draw in the common style; matplotlib's settings are restored afterwards."""
     import matplotlib as mpl  # noqa: PLC0415 - an extra
 
     with mpl.rc_context(SETTINGS):  # type: ignore[arg-type]  # its keys are a Literal of hundreds
@@ -98,20 +98,20 @@ def draw() -> Iterator[None]:
 
 
 def new_figure(width: float = 8.6, height: float = 4.8) -> Figure:
-    """An empty figure, inches, without pyplot: nothing global is left behind."""
+    """Return an empty figure (inches), without pyplot and its global state."""
     from matplotlib.figure import Figure  # noqa: PLC0415 - an extra
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def soften(axes: Axes, axis: str = "both") -> None:
-    """A grid that does not compete with the data."""
+    """Add a light grid."""
     axes.grid(visible=True, axis=axis, color="#e4e8ec", linewidth=0.8)  # type: ignore[arg-type]
     axes.tick_params(length=3)
 
 
 def save(figure: Figure, stem: Path) -> tuple[Path, ...]:
-    """Write ``stem``.svg, .png and .pdf; return their paths, in this order.  Raises OSError."""
+    """Write ``stem``.svg, .png and .pdf; return their paths in this order.  Raises OSError."""
     paths = []
     for ending in FORMATS:
         path = stem.with_suffix(f".{ending}")
@@ -121,10 +121,10 @@ def save(figure: Figure, stem: Path) -> tuple[Path, ...]:
 
 
 def inline(path: Path, name: str, label: str) -> str:
-    """A saved SVG as an ``<svg>`` element to stand inside a page, in need of nothing outside it.
+    """Return a saved SVG as a self-contained ``<svg>`` element of a page.
 
-    ``name`` makes its inner names its own (several figures share a page); ``label`` is read out to
-    those who do not see it, and must be safe inside an attribute's double quotes.
+    ``name`` prefixes its identifiers, since several figures share a page.  ``label`` is the text
+    for screen readers; it must be safe inside an attribute's double quotes.
     """
     text = path.read_text(encoding="utf-8")
     text = text[text.index("<svg") :]

@@ -1,4 +1,4 @@
-"""Strict TOML for campaign files: every problem is told with its line and what to do about it."""
+"""Strict TOML for campaign files: every problem is reported with its line and its remedy."""
 
 from __future__ import annotations
 
@@ -16,14 +16,13 @@ T = TypeVar("T")
 
 
 class SpecError(Exception):
-    """A campaign file that cannot be used; one problem a line, each with its remedy."""
+    """A campaign file is invalid; one problem per line, each with its remedy."""
 
 
 def _lines(text: str) -> dict[tuple[str, int, str], int]:
-    """Return where each table header (key "") and each key of it stands: (table, its number among
-    tables of that name, key) to line.
+    """Return the line of each table header (key "") and key: by (table, its index, key).
 
-    tomllib keeps no positions, so this walks the text; inside of inline tables is not followed.
+    tomllib keeps no positions, so this scans the text, except inside inline tables.
     """
     places: dict[tuple[str, int, str], int] = {}
     table, number = "", 0
@@ -39,7 +38,7 @@ def _lines(text: str) -> dict[tuple[str, int, str], int]:
 
 
 class SpecProblems:
-    """Collects what is wrong with a file, and where."""
+    """The problems of a file, with their lines."""
 
     def __init__(self, name: str, text: str) -> None:
         self._name = name
@@ -47,7 +46,7 @@ class SpecProblems:
         self._found: list[str] = []
 
     def add(self, words: str, *, table: str = "", number: int = 0, key: str = "") -> None:
-        """Note a problem at a key of a table, or at the table if it has no such key."""
+        """Record a problem at a key of a table, or at the table if it has no such key."""
         for place in ((table, number, key), (table, number, ""), ("", 0, table)):
             if (line := self._places.get(place)) is not None:
                 self._found.append(f"{self._name}, line {line}: {words}")
@@ -55,7 +54,7 @@ class SpecProblems:
         self._found.append(f"{self._name}: {words}")
 
     def raise_any(self) -> None:
-        """Raise SpecError if there are any."""
+        """Raise SpecError if there are problems."""
         if self._found:
             raise SpecError("\n".join(self._found))
 
@@ -70,7 +69,7 @@ def suggest(word: str, words: Iterable[str]) -> str:
 
 
 def _explain(problems: SpecProblems, error: msgspec.ValidationError | ValueError) -> None:
-    """Note what msgspec says, at the line that its path means (``$.strata[1].missions``)."""
+    """Record msgspec's message at the line of its path (``$.strata[1].missions``)."""
     words = str(error)
     path = re.search(r" - at `\$([^`]*)`", words)
     parts = re.findall(r"\.([^.\[\]]+)|\[(\d+)\]", path[1] if path else "")
@@ -78,7 +77,7 @@ def _explain(problems: SpecProblems, error: msgspec.ValidationError | ValueError
     number = next((int(digits) for _, digits in parts if digits), 0)
     words = words.partition(" - at `")[0].replace("Object contains unknown field", "unknown key")
     if unknown := re.search(r"unknown key `([^`]+)`", words):
-        words += ": take it out, or mend its name"
+        words += ": remove it, or correct its name"
         problems.add(words, table=".".join(names), number=number, key=unknown[1])
         return
     if names:

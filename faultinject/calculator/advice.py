@@ -1,4 +1,4 @@
-"""``trivisor model advise``: which design, how many guests, what it buys, and on what condition."""
+"""``trivisor model advise``: the recommended design, its gain, and its conditions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import msgspec
 
 from faultinject.calculator.values import Number, digits, number, plain
 from faultinject.model.bounds import guests_needed, guests_to_beat_plain, rm_range
-from faultinject.model.designs import WITHIN, Design, RankedDesign, best_design, judge, judge_all
+from faultinject.model.designs import WITHIN, Design, RankedDesign, best_design, evaluate, rank
 from faultinject.model.inversions import breakeven_with, guests_for_majority
 from faultinject.model.outcomes import FailureMode, guest_outcomes
 from faultinject.model.paired import ModelError, Paired
@@ -20,7 +20,7 @@ MOST_ADVISED = 30
 
 
 class Candidate(msgspec.Struct, frozen=True, kw_only=True):
-    """A design with its node reliability, and how likely it releases a wrong reply.
+    """A design with its node reliability, and its probability of releasing a wrong reply.
 
     ``failures_left``: U_sys/U_NV, None where NV cannot fail.
     """
@@ -33,13 +33,13 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Advice(msgspec.Struct, frozen=True, kw_only=True):
-    """``take``: the design; ``because``: why; ``needs``: what must be true for it to be so."""
+    """The recommended design, the reasons, and the conditions under which it is best."""
 
-    take: str
+    recommended: str
     guests: int
     candidates: tuple[Candidate, ...]
-    because: tuple[str, ...]
-    needs: tuple[str, ...]
+    reasons: tuple[str, ...]
+    conditions: tuple[str, ...]
     target: tuple[str, ...] = ()
 
 
@@ -54,9 +54,9 @@ class _Case(msgspec.Struct, frozen=True, kw_only=True):
 def answer_advice(
     rm: Paired, rv: Paired, rh: Paired, most: int, how: FailureMode, r: Paired | None = None
 ) -> Advice:
-    """Advise for guests R_M on a layer R_V, up to ``most`` (1 to 30) of them.
+    """Recommend a design for guests R_M on a layer R_V, up to ``most`` (1 to 30) of them.
 
-    ``r``: a node reliability that is wanted.  Raises ModelError.
+    ``r``: a required node reliability.  Raises ModelError.
     """
     if not 1 <= most <= MOST_ADVISED:
         raise ModelError(f"n is {most}: advice is given for 1 to {MOST_ADVISED} VMs")
@@ -64,19 +64,19 @@ def answer_advice(
     chosen = best_design(rm, rv, most, rh, how)
     take = chosen.take
     return Advice(
-        take=take.design.name,
+        recommended=take.design.name,
         guests=take.design.n,
         candidates=tuple(_shown(case, take)),
-        because=tuple(_because(case, take, chosen.best)),
-        needs=tuple(_lacking(case) if take.design.plain else _needs(case, take)),
+        reasons=tuple(_reasons(case, take, chosen.best)),
+        conditions=tuple(_missing(case) if take.design.plain else _conditions(case, take)),
         target=() if r is None else tuple(_target(case, take, r)),
     )
 
 
 def _shown(case: _Case, take: RankedDesign) -> Iterator[Candidate]:
-    """The one to take, NV, and the best of each family: 1-of-n, majorities, the fail-safe pair."""
+    """Yield the recommended design, NV, the fail-safe pair, and the best 1-of-n and majority."""
     wanted = {take.design, Design(n=1, m=1, plain=True), Design(n=2, m=2), Design(n=3, m=2)}
-    ranked = judge_all(case.rm, case.rv, case.most, case.rh, case.how)
+    ranked = rank(case.rm, case.rv, case.most, case.rh, case.how)
     for family in ("first", "majority"):
         for each in ranked:
             design = each.design
@@ -95,7 +95,7 @@ def _shown(case: _Case, take: RankedDesign) -> Iterator[Candidate]:
             )
 
 
-def _because(case: _Case, take: RankedDesign, best: RankedDesign) -> Iterator[str]:
+def _reasons(case: _Case, take: RankedDesign, best: RankedDesign) -> Iterator[str]:
     base = nv(case.rh, case.rm)
     if take.design.plain:
         yield (
@@ -110,17 +110,17 @@ def _because(case: _Case, take: RankedDesign, best: RankedDesign) -> Iterator[st
     )
     if best.design != take.design:
         yield (
-            f"{best.design.name} would be the best (R_sys = {digits(best.outcomes.correct)}), but "
-            f"{take.design.name} has {1 - WITHIN:.0%} or more of what it gains, with fewer VMs"
+            f"{best.design.name} is the most reliable (R_sys = {digits(best.outcomes.correct)}), "
+            f"but {take.design.name} has at least {1 - WITHIN:.0%} of its gain, with fewer VMs"
         )
     lost = take.outcomes.lost
     if lost > 0.5 * correct.down:
         yield (
-            f"{lost / correct.down:.0%} of what is left are failures of the layer under the VMs: "
-            "more VMs hardly help, a better R_V does"
+            f"{lost / correct.down:.0%} of the remaining failures are of the layer under the VMs: "
+            "a higher R_V helps, more VMs hardly do"
         )
     if take.design.m == 1:
-        yield "1-of-n compares nothing: it is for VMs that stop, not for VMs that lie"
+        yield "1-of-n compares nothing: it tolerates VMs that stop, not VMs that lie"
     elif take.outcomes.silent > 0.0:
         yield f"wrong replies are released in {plain(take.outcomes.silent)} of missions"
 
@@ -130,7 +130,7 @@ def _bound(case: _Case, design: Design) -> Paired:
     return breakeven_with(case.rm, part)
 
 
-def _needs(case: _Case, take: RankedDesign) -> Iterator[str]:
+def _conditions(case: _Case, take: RankedDesign) -> Iterator[str]:
     design = take.design
     bound = _bound(case, design)
     name = {1: "Inequality 1"}.get(design.m, "Inequality 4" if design.n == 3 else "as Inequality 4")
@@ -141,29 +141,21 @@ def _needs(case: _Case, take: RankedDesign) -> Iterator[str]:
             yield f"R_M between {digits(found[0])} and {digits(found[1])} at this R_V"
 
     def worse(how: FailureMode) -> bool:
-        return judge(design, case.rm, case.rv, case.rh, how).gain <= 0.0
+        return evaluate(design, case.rm, case.rv, case.rh, how).gain <= 0.0
 
     if design.m == 1:
-        limit = _turns(lambda x: worse(_with(case.how, lying=x)), case.how.lying)
+        limit = _threshold(
+            lambda x: worse(msgspec.structs.replace(case.how, lying=x)), case.how.lying
+        )
         if limit is not None:
-            yield f"of the VMs' failures fewer than {limit:.4%} are wrong replies (else worse)"
-    limit = _turns(lambda x: worse(_with(case.how, beta=x)), case.how.beta)
+            yield f"fewer than {limit:.4%} of the VMs' failures are wrong replies"
+    limit = _threshold(lambda x: worse(msgspec.structs.replace(case.how, beta=x)), case.how.beta)
     if limit is not None:
-        yield f"fewer than {limit:.4%} of the VMs' failures are failures of all at once (beta)"
+        yield f"fewer than {limit:.4%} of the VMs' failures affect all VMs at once (beta)"
 
 
-def _with(
-    how: FailureMode, *, lying: float | None = None, beta: float | None = None
-) -> FailureMode:
-    return FailureMode(
-        lying=how.lying if lying is None else lying,
-        alike=how.alike,
-        beta=how.beta if beta is None else beta,
-    )
-
-
-def _turns(worse: Callable[[float], bool], start: float) -> float | None:
-    """The share from ``start`` to 1 at which it turns worse; None: nowhere."""
+def _threshold(worse: Callable[[float], bool], start: float) -> float | None:
+    """Return the share from ``start`` to 1 above which it is worse; None: nowhere."""
     if not worse(1.0):
         return None
     low, high = start, 1.0
@@ -173,8 +165,8 @@ def _turns(worse: Callable[[float], bool], start: float) -> float | None:
     return high
 
 
-def _lacking(case: _Case) -> Iterator[str]:
-    """NV: what would have to be true for something else to be better."""
+def _missing(case: _Case) -> Iterator[str]:
+    """Yield the conditions under which another design would be better than NV."""
     if case.rm.down == 0.0 or case.rm == 0.0:
         yield "R_M strictly between 0 and 1: at R_M = 0 or 1 there is nothing to gain"
         return
@@ -185,7 +177,7 @@ def _lacking(case: _Case) -> Iterator[str]:
         if bound.down > 0.0:
             yield f"for {design.name}: R_V > {digits(bound)} at this R_M (it is {digits(case.rv)})"
         else:
-            yield f"for {design.name}: no R_V < 1 would do at this R_M, as these VMs fail"
+            yield f"for {design.name}: no R_V < 1 is enough at this R_M, as these VMs fail"
     if not case.how.lying and not case.how.beta and case.rv > case.rm:
         try:
             guests = guests_to_beat_plain(case.rm, case.rv).guests
@@ -205,10 +197,10 @@ def _target(case: _Case, take: RankedDesign, r: Paired) -> Iterator[str]:
     yield f"R = {digits(r)} is not reached: {take.design.name} has {digits(got)}"
     layer = series(case.rh, case.rv)
     if r.down <= layer.down:
-        yield f"and cannot be on this layer: R_H R_V = {digits(layer)} (Inequality 2 asks R < R_V)"
+        yield f"no design reaches it: R_H R_V = {digits(layer)} (Inequality 2 requires R < R_V)"
         return
     if case.how != FailureMode():
-        yield "how many VMs it would take is told without --lying and --beta"
+        yield "the number of VMs needed is computed only without --lying and --beta"
         return
     for name, solve in (("1-of-n", guests_needed), ("a majority", guests_for_majority)):
         try:

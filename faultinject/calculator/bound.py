@@ -1,10 +1,10 @@
-"""``trivisor model bound``: what is given decides which inequality is solved, and for what."""
+"""``trivisor model bound``: Inequalities (1) to (4), solved for the quantity that is not given."""
 
 from __future__ import annotations
 
 import msgspec
 
-from faultinject.calculator.designs import NamedDesign, policy
+from faultinject.calculator.designs import NamedDesign, parse_design
 from faultinject.calculator.values import Number, digits, number
 from faultinject.model.bounds import (
     breakeven_rf,
@@ -30,7 +30,7 @@ __all__ = ["BoundAnswer", "Given", "answer_bound"]
 
 
 class Given(msgspec.Struct, frozen=True, kw_only=True):
-    """What the user knows; None is what the user asks for, or does not care about."""
+    """What the user gives; None: to be found, or not needed."""
 
     design: str
     n: int | None = None
@@ -46,32 +46,53 @@ class Given(msgspec.Struct, frozen=True, kw_only=True):
 class BoundAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """``unknown`` ``relation`` ``value`` (and ``high``, of a range; ``guests``, of n).
 
-    ``possible``: False where no R < 1, or no R_M at all, would do.  ``met``: with all given,
-    whether the inequality holds.
+    ``possible``: False where no R < 1, or no R_M at all, is enough.  ``met``: with all quantities
+    given, whether the inequality holds.
     """
 
     design: str
     source: str
     unknown: str
-    relation: str
+    relation: str = ">"
     value: Number | None = None
     high: Number | None = None
     guests: int | None = None
     possible: bool = True
     met: bool | None = None
-    says: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def answer_bound(given: Given) -> BoundAnswer:
-    """Solve for what is missing.  Raises ModelError, which says why, or what else to give."""
+    """Solve for the missing quantity.  Raises ModelError that says why not, or what to add."""
     if given.design.strip().lower() in {"moved", "c1", "c2"}:
         return _moved(given)
     if given.rf is not None or given.r_moved is not None:
         raise ModelError("R_f and R_F belong to a function that is moved: --design moved")
-    asked = policy(given.design, given.n)
+    asked = parse_design(given.design, given.n)
     if asked.plain:
-        raise ModelError("NV is what the others are compared with: there is no bound on it")
-    return _compare(asked, given) if given.r is None else _target(asked, given, given.r)
+        raise ModelError("NV is the reference of the comparison: it has no bound")
+    return _better_than_plain(asked, given) if given.r is None else _reaches(asked, given, given.r)
+
+
+def _better_than_plain(asked: NamedDesign, given: Given) -> BoundAnswer:
+    if given.rm is not None and asked.n is not None:
+        return _rv_bound(asked, given, given.rm)
+    if given.beta:
+        raise ModelError("with --beta give --rm and --n: only the bound on R_V is known then")
+    if given.rv is not None and given.rm is not None and asked.m == 1:
+        needed = guests_to_beat_plain(given.rm, given.rv)
+        return BoundAnswer(
+            design=asked.name, source="Inequality 1", unknown="n", value=number(needed.bound),
+            guests=needed.guests,
+            notes=(f"fewer than {needed.guests} VMs lower the node's reliability",),
+        )  # fmt: skip
+    if given.rv is not None and asked.n is not None:
+        return _rm_bound(asked, given.rv)
+    raise ModelError(
+        f"{asked.name}: give --rm and --n (to find R_V), --rv and --n (to find R_M), for 1ofn also "
+        "--rm and --rv (to find n); for a required node reliability give --r and two of --rv, "
+        "--rm, --n"
+    )
 
 
 def _source(asked: NamedDesign) -> str:
@@ -80,75 +101,47 @@ def _source(asked: NamedDesign) -> str:
     return "Inequality 1" if asked.m == 1 else "Inequality 4, for m-of-n"
 
 
-# --------------------------------------------------------- better than the plain node
-
-
-def _compare(asked: NamedDesign, given: Given) -> BoundAnswer:
-    if given.rm is not None and asked.n is not None:
-        return _rv_bound(asked, given, given.rm)
-    if given.beta:
-        raise ModelError("with --beta give --rm and --n: it is the bound on R_V that is known then")
-    if given.rv is not None and given.rm is not None and asked.m == 1:
-        needed = guests_to_beat_plain(given.rm, given.rv)
-        return BoundAnswer(
-            design=asked.name,
-            source="Inequality 1",
-            unknown="n",
-            relation=">",
-            value=number(needed.bound),
-            guests=needed.guests,
-            says=(f"fewer than {needed.guests} VMs would only lower the node's reliability",),
-        )
-    if given.rv is not None and asked.n is not None:
-        return _rm_bound(asked, given.rv)
-    raise ModelError(
-        f"{asked.name}: give --rm and --n (which R_V?), --rv and --n (which R_M?), for 1ofn also "
-        "--rm and --rv (how many VMs?); for a node reliability R of its own give --r and two of "
-        "--rv, --rm, --n"
-    )
-
-
 def _rv_bound(asked: NamedDesign, given: Given, rm: Paired) -> BoundAnswer:
     m, n = asked.sized()
+    source = _source(asked)
     if rm.down == 0.0:
-        raise ModelError(f"R_M = 1: what never fails cannot be made better ({_source(asked)})")
-    bound = (
-        breakeven_with(rm, beta_factor(rm, float(given.beta), m, n))
-        if given.beta
-        else breakeven_rv(rm, m, n)
-    )
-    possible = bound.down > 0.0
-    says = [] if possible else [_hopeless(asked, given.beta)]
-    met = None
-    if given.rv is not None:
-        met = possible and given.rv.down < bound.down
-        says.append(
-            f"R_V = {digits(given.rv)} is {'above' if met else 'not above'} it: {asked.name} is "
-            f"{'better' if met else 'no better'} than one VM on the bare node"
-        )
+        raise ModelError(f"R_M = 1: a VM that never fails cannot be improved ({source})")
+    if given.beta:
+        source += ", with a beta factor"
+        bound = breakeven_with(rm, beta_factor(rm, float(given.beta), m, n))
+    else:
+        bound = breakeven_rv(rm, m, n)
+    met, notes = _compare_rv(
+        asked, given.rv, bound, _no_rv(m, n, given.beta), "better than one VM on the bare node",
+        "no better than one VM on the bare node",
+    )  # fmt: skip
     return BoundAnswer(
-        design=asked.name,
-        source=_source(asked) + (", with a beta factor" if given.beta else ""),
-        unknown="R_V",
-        relation=">",
-        value=number(bound),
-        possible=possible,
-        met=met,
-        says=tuple(says),
-    )
+        design=asked.name, source=source, unknown="R_V", value=number(bound),
+        possible=bound.down > 0.0, met=met, notes=notes,
+    )  # fmt: skip
 
 
-def _hopeless(asked: NamedDesign, beta: Paired) -> str:
-    m, n = asked.sized()
+def _compare_rv(
+    asked: NamedDesign, rv: Paired | None, bound: Paired, impossible: str, yes: str, no: str
+) -> tuple[bool | None, tuple[str, ...]]:
+    """Whether the given R_V is above the bound, with notes."""
+    notes = [] if bound.down > 0.0 else [f"no R_V < 1 is enough: {impossible}"]
+    if rv is None:
+        return None, tuple(notes)
+    met = bound.down > 0.0 and rv.down < bound.down
+    side = "above the bound" if met else "not above the bound"
+    notes.append(f"R_V = {digits(rv)} is {side}: {asked.name} is {yes if met else no}")
+    return met, tuple(notes)
+
+
+def _no_rv(m: int, n: int, beta: Paired) -> str:
     if n == 1:
-        return "no R_V < 1 will do: with n = 1 the layer V is only one more thing that fails"
+        return "with n = 1 the layer V is only one more thing that fails"
     if m == n:
-        return (
-            f"no R_V < 1 will do: {asked.name} works only if all do (it is there to be fail-safe)"
-        )
+        return f"{m}-of-{n} works only if all VMs do (it is a fail-safe design)"
     if (m, n) == (2, 3) and not beta:
-        return "no R_V < 1 will do: at R_M <= .5 the vote only makes it worse, by Inequality 4"
-    return f"no R_V < 1 will do: at this R_M {asked.name} is no better than one VM"
+        return "at R_M <= .5 voting lowers the reliability, by Inequality 4"
+    return f"at this R_M {m}-of-{n} is no better than one VM"
 
 
 def _rm_bound(asked: NamedDesign, rv: Paired) -> BoundAnswer:
@@ -156,142 +149,91 @@ def _rm_bound(asked: NamedDesign, rv: Paired) -> BoundAnswer:
     found = rm_range(rv, m, n)
     if found is None:
         why = (
-            "the bound is lowest, 8/9, at R_M = .75"
-            if (m, n) == (2, 3)
-            else f"it works only if all {n} do"
-            if m == n
-            else "the bound on R_V is above this everywhere"
-        )
-        return BoundAnswer(
-            design=asked.name,
-            source=_source(asked),
-            unknown="R_M",
-            relation="in",
-            possible=False,
-            says=(f"at no R_M is {asked.name} better with R_V = {digits(rv)}: {why}",),
-        )
+            "the bound is lowest, 8/9, at R_M = .75" if (m, n) == (2, 3)
+            else f"it works only if all {n} VMs do" if m == n
+            else "the bound on R_V is above this value everywhere"
+        )  # fmt: skip
+        note = f"{asked.name} with R_V = {digits(rv)} is better at no R_M: {why}"
+    else:
+        note = "outside this open range one VM on the bare node is as good, or better"
     return BoundAnswer(
-        design=asked.name,
-        source=_source(asked),
-        unknown="R_M",
-        relation="in",
-        value=number(found[0]),
-        high=number(found[1]),
-        says=("outside of this open range one VM on the bare node is as good, or better",),
-    )
+        design=asked.name, source=_source(asked), unknown="R_M", relation="in",
+        value=number(found[0]) if found else None, high=number(found[1]) if found else None,
+        possible=found is not None, notes=(note,),
+    )  # fmt: skip
 
 
-# --------------------------------------------------------- a given node reliability R
-
-
-def _target(asked: NamedDesign, given: Given, r: Paired) -> BoundAnswer:
+def _reaches(asked: NamedDesign, given: Given, r: Paired) -> BoundAnswer:
+    """A required node reliability R."""
     if given.beta:
         raise ModelError("--beta is for the comparison with the plain node: give it without --r")
+    source = "Inequality 2" if asked.m == 1 else "section 4, for m-of-n"
     if given.rm is not None and asked.n is not None:
         bound = rv_needed(r, m_of_n(1.0, 1.0, given.rm, *asked.sized()), given.rh)
-        possible = bound.down > 0.0
-        says = [] if possible else ["no R_V < 1 will do: the guests alone do not reach R"]
-        met = None
-        if given.rv is not None:
-            met = possible and given.rv.down < bound.down
-            says.append(
-                f"R_V = {digits(given.rv)} is {'above' if met else 'not above'} it: {asked.name} "
-                f"is {'' if met else 'not '}more reliable than R = {digits(r)}"
-            )
-        return _reaches(asked, "R_V", bound, possible, tuple(says), met)
+        met, notes = _compare_rv(
+            asked, given.rv, bound, "the guests alone do not reach R",
+            f"more reliable than R = {digits(r)}", f"not more reliable than R = {digits(r)}",
+        )  # fmt: skip
+        return BoundAnswer(
+            design=asked.name, source=source, unknown="R_V", value=number(bound),
+            possible=bound.down > 0.0, met=met, notes=notes,
+        )  # fmt: skip
     if given.rv is not None and given.rm is None and asked.n is not None:
-        return _reaches(asked, "R_M", rm_needed(r, given.rv, *asked.sized(), given.rh), True, ())
+        bound = rm_needed(r, given.rv, *asked.sized(), given.rh)
+        return BoundAnswer(design=asked.name, source=source, unknown="R_M", value=number(bound))
     if given.rv is not None and given.rm is not None and asked.n is None:
         if asked.m not in {None, 1}:
-            raise ModelError(f"{asked.name}: n is found for 1ofn and majority")
+            raise ModelError(f"{asked.name}: n can be found for 1ofn and majority")
         solve = guests_needed if asked.m == 1 else guests_for_majority
         needed = solve(r, given.rv, given.rm, given.rh)
         return BoundAnswer(
-            design=asked.name,
-            source="Inequality 2" if asked.m == 1 else "section 4, for m-of-n",
-            unknown="n",
-            relation=">",
-            value=number(needed.bound),
+            design=asked.name, source=source, unknown="n", value=number(needed.bound),
             guests=needed.guests,
-        )
+        )  # fmt: skip
     raise ModelError(f"{asked.name}: with --r give two of --rv, --rm and --n; the third is found")
 
 
-def _reaches(
-    asked: NamedDesign,
-    unknown: str,
-    bound: Paired,
-    possible: bool,
-    says: tuple[str, ...],
-    met: bool | None = None,
-) -> BoundAnswer:
-    return BoundAnswer(
-        design=asked.name,
-        source="Inequality 2" if asked.m == 1 else "section 4, for m-of-n",
-        unknown=unknown,
-        relation=">",
-        value=number(bound),
-        possible=possible,
-        met=met,
-        says=says,
-    )
-
-
-# --------------------------------------------------------- a function moved into the VMM
-
-
 def _moved(given: Given) -> BoundAnswer:
+    """Inequality (3): a function moved from the VMs to the VMM."""
     if given.r is not None or given.beta or given.rv is not None or given.rh.down:
-        raise ModelError("Inequality 3 compares C2 with C1: R_H, R_V, --r and --beta are not in it")
+        raise ModelError(
+            "Inequality 3 compares C2 with C1: it does not contain R_H, R_V, --r and --beta"
+        )
     rf, rm, moved, n = given.rf, given.rm, given.r_moved, given.n
+    unknown, found, most, notes = "n", None, None, []
     if rf is not None and rm is not None and n is not None:
         return _rf_bound(breakeven_rf(rf, rm, n), n, moved)
     if rf is not None and rm is not None and moved is not None:
         most = guests_when_moved(moved, rf, rm)
-        return _third("n", None, most, "at more VMs than that f is better kept inside each VM")
-    if rm is not None and moved is not None and n is not None:
-        found = rf_when_moved(moved, rm, n)
-        return _third("R_f", found, None, "an f that is more reliable is better kept inside")
-    if rf is not None and moved is not None and n is not None:
-        found = rm_when_moved(moved, rf, n)
-        return _third("R_M'", found, None, "with VMs that are better otherwise f is better inside")
-    raise ModelError(
-        "moved: give three of --rf (R_f), --rm (R_M', the rest of a VM), --n and --r-moved (R_F); "
-        "the fourth is found"
-    )
+        notes = ["with more VMs f is better kept in each VM"]
+        if most is None:
+            notes = ["F is reliable enough for any number of VMs up to 10,000"]
+    elif rm is not None and moved is not None and n is not None:
+        unknown, found = "R_f", rf_when_moved(moved, rm, n)
+        notes = ["a more reliable f is better kept in each VM"]
+    elif rf is not None and moved is not None and n is not None:
+        unknown, found = "R_M'", rm_when_moved(moved, rf, n)
+        notes = ["with more reliable VMs f is better kept in each VM"]
+    else:
+        raise ModelError(
+            "moved: give three of --rf (R_f), --rm (R_M', the rest of a VM), --n and --r-moved "
+            "(R_F); the fourth is found"
+        )
+    return BoundAnswer(
+        design="moved", source="Inequality 3", unknown=unknown, relation="<=",
+        value=None if found is None else number(found), guests=most, notes=tuple(notes),
+    )  # fmt: skip
 
 
 def _rf_bound(bound: Paired, n: int, moved: Paired | None) -> BoundAnswer:
-    met, says = None, []
+    met, notes = None, []
     if n == 1:
-        says.append("with a single VM it does not matter where the function is: R_F >= R_f")
+        notes.append("with one VM the place of the function does not matter: R_F >= R_f")
     if moved is not None:
         met = moved.down <= bound.down if bound > 0.5 else float(moved) >= float(bound)
-        says.append(
-            f"R_F = {digits(moved)}: moving the function "
-            + ("is no loss" if met else "makes the node less reliable")
-        )
+        effect = "is no loss" if met else "lowers the node's reliability"
+        notes.append(f"R_F = {digits(moved)}: moving the function {effect}")
     return BoundAnswer(
-        design="moved",
-        source="Inequality 3",
-        unknown="R_F",
-        relation=">=",
-        value=number(bound),
-        possible=bound.down > 0.0,
-        met=met,
-        says=tuple(says),
-    )
-
-
-def _third(unknown: str, value: Paired | None, guests: int | None, words: str) -> BoundAnswer:
-    if unknown == "n" and guests is None:
-        words = "F is good enough at any number of VMs up to 10,000"
-    return BoundAnswer(
-        design="moved",
-        source="Inequality 3",
-        unknown=unknown,
-        relation="<=",
-        value=None if value is None else number(value),
-        guests=guests,
-        says=(words,),
-    )
+        design="moved", source="Inequality 3", unknown="R_F", relation=">=", value=number(bound),
+        possible=bound.down > 0.0, met=met, notes=tuple(notes),
+    )  # fmt: skip

@@ -27,41 +27,41 @@ def _chance(
     )  # fmt: skip
 
 
-_rm = _chance("--rm", shown="R_M, of a VM (of the rest of it, R_M', for c1, c2 and moved).")
-_rms = _chance("--rm", shown="R_M, of a VM; give it once for each where they differ.", several=True)
+_rm = _chance("--rm", shown="R_M, of a VM (for c1, c2 and moved: R_M', of the rest of a VM).")
+_rms = _chance("--rm", shown="R_M, of a VM; repeat it for each VM if they differ.", several=True)
 _rv = _chance("--rv", shown="R_V, of the layer under the VMs.")
 _rh = _chance("--rh", shown="R_H, of the hardware.", default=ONE)
 _rf = _chance("--rf", shown="R_f, of the function f inside each VM.")
-_moved = _chance("--r-moved", shown="R_F, of the function F beside the hypervisor.")
+_moved = _chance("--r-moved", shown="R_F, of the function F next to the hypervisor.")
 _beta = _chance(
-    "--beta", shown="Part of a VM's failures that are failures of all at once.", default="0"
+    "--beta", shown="Share of a VM's failures that affect all VMs at once.", default="0"
 )
 _lying = _chance("--lying", shown="Share of a VM's failures that are wrong replies.", default="0")
-_alike = _chance("--alike", shown="Probability that VMs which lie agree.", default=ONE)
+_alike = _chance("--alike", shown="Probability that lying VMs return the same reply.", default=ONE)
 _n = click.option("--n", type=int, metavar="N", help="Number of VMs.")
-_json = click.option("--json", "as_json", is_flag=True, help="The result as JSON.")
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 def _design(words: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     return click.option("--design", required=True, metavar="DESIGN", help=words)
 
 
-def _give(answer: Any, as_json: bool, tell: Callable[[Any], None]) -> ExitCode:
+def _output(answer: Any, as_json: bool, show: Callable[[Any], None]) -> ExitCode:
     import msgspec  # noqa: PLC0415
 
     if as_json:
         print_json(msgspec.to_builtins(answer))
     else:
-        tell(answer)
+        show(answer)
     return ExitCode.OK
 
 
 @click.group()
 def model() -> None:
-    """Section 4 of the paper as a calculator: reliability, bounds, figures, advice.
+    """Section 4 of the paper as a calculator: reliability, bounds, figures, recommendations.
 
-    A reliability is written 0.999, 1e-9, or 1-1e-15 (which keeps its digits); it is the probability
-    of a mission without failure.  Failures are independent unless --beta says otherwise.
+    A reliability is the probability of a mission without failure.  Write it as 0.999, 1e-9, or
+    1-1e-15 (without loss of digits).  Failures are independent unless --beta is given.
     """
 
 
@@ -78,7 +78,7 @@ def model() -> None:
 @_alike
 @_json
 def reliability(design: str, as_json: bool, **given: Any) -> ExitCode:
-    """R_sys of a design, beside one VM on the bare node (NV).
+    """Compute R_sys of a design, and compare it with one VM on the bare node (NV).
 
     \b
     trivisor model reliability --design 2of3 --rm 0.9 --rv 0.999
@@ -87,30 +87,30 @@ def reliability(design: str, as_json: bool, **given: Any) -> ExitCode:
     trivisor model reliability --design 2of2 --rm 0.9 --rv 0.999 --lying 0.5
     trivisor model reliability --design c1 --n 6 --rm 0.75 --rf 0.75 --r-moved 0.99
     """
+    from faultinject.calculator.printing import print_moved, print_reliability  # noqa: PLC0415
     from faultinject.calculator.reliability import (  # noqa: PLC0415
         answer_moved,
         answer_reliability,
     )
-    from faultinject.calculator.telling import tell_moved, tell_reliability  # noqa: PLC0415
     from faultinject.model.outcomes import FailureMode  # noqa: PLC0415
 
     how = FailureMode(lying=given["lying"], alike=given["alike"], beta=given["beta"])
     if design.strip().lower() in {"c1", "c2"}:
         if how != FailureMode(alike=given["alike"]):
-            raise ModelError("--beta and --lying are not for c1 and c2, where VMs are in two parts")
+            raise ModelError("--beta and --lying are not available for c1 and c2")
         if given["n"] is None or given["rf"] is None or len(given["rm"]) != 1:
             raise ModelError(f"{design} needs --n, --rf (R_f) and one --rm (R_M')")
         if design.strip().lower() == "c2" and given["r_moved"] is None:
-            raise ModelError("c2 needs --r-moved (R_F); c1 alone is shown without")
+            raise ModelError("c2 needs --r-moved (R_F); without it use c1")
         answer = answer_moved(
             given["n"], given["rm"][0], given["rf"], given["r_moved"],
             Paired(1.0) if given["rv"] is None else given["rv"], given["rh"],
         )  # fmt: skip
-        return _give(answer, as_json, tell_moved)
+        return _output(answer, as_json, print_moved)
     if given["rf"] is not None or given["r_moved"] is not None:
-        raise ModelError("R_f and R_F belong to a function in each VM, or moved: --design c1 or c2")
+        raise ModelError("R_f and R_F need a design with a function f or F: --design c1 or c2")
     found = answer_reliability(design, given["n"], given["rm"], given["rv"], given["rh"], how)
-    return _give(found, as_json, tell_reliability)
+    return _output(found, as_json, print_reliability)
 
 
 @model.command()
@@ -121,11 +121,11 @@ def reliability(design: str, as_json: bool, **given: Any) -> ExitCode:
 @_rh
 @_rf
 @_moved
-@_chance("--r", shown="R, the node reliability that is wanted.")
+@_chance("--r", shown="R, the required node reliability.")
 @_beta
 @_json
 def bound(design: str, as_json: bool, **given: Any) -> ExitCode:
-    """What R_V, R_M, R_F, R_f or n a design needs: what is left out is found.
+    """Compute the R_V, R_M, R_F, R_f or n that a design needs: the missing quantity is found.
 
     \b
     trivisor model bound --design 2of3 --rm 0.9             which R_V (Inequality 4)
@@ -137,12 +137,12 @@ def bound(design: str, as_json: bool, **given: Any) -> ExitCode:
     trivisor model bound --design moved --rf 0.75 --rm 0.75 --n 6     (Inequality 3)
     trivisor model bound --design moved --rf 0.75 --rm 0.75 --r-moved 0.9995   how many VMs
 
-    With nothing left out it says whether the inequality holds.
+    With all quantities given, it reports whether the inequality holds.
     """
     from faultinject.calculator.bound import Given, answer_bound  # noqa: PLC0415
-    from faultinject.calculator.telling import tell_bound  # noqa: PLC0415
+    from faultinject.calculator.printing import print_bound  # noqa: PLC0415
 
-    return _give(answer_bound(Given(design=design, **given)), as_json, tell_bound)
+    return _output(answer_bound(Given(design=design, **given)), as_json, print_bound)
 
 
 @model.command()
@@ -150,28 +150,28 @@ def bound(design: str, as_json: bool, **given: Any) -> ExitCode:
 @_rv
 @_rh
 @click.option("--n", type=int, default=9, show_default=True, metavar="N",
-              help="The most VMs that the host has room for (30 at most).")  # fmt: skip
-@_chance("--r", shown="R, a node reliability that is wanted.")
+              help="The largest number of VMs on the host (30 at most).")  # fmt: skip
+@_chance("--r", shown="R, a required node reliability.")
 @_beta
 @_lying
 @_alike
 @_json
 def advise(as_json: bool, **given: Any) -> ExitCode:
-    """Which design to take, how many VMs, what it buys, and what must be true for it.
+    """Recommend a design and a number of VMs, with the gain and the conditions.
 
     \b
     trivisor model advise --rm 0.95 --rv 0.999 --lying 0.2
     trivisor model advise --rm 0.4 --rv 0.99 --n 5 --r 0.9
     """
     from faultinject.calculator.advice import answer_advice  # noqa: PLC0415
-    from faultinject.calculator.telling import tell_advice  # noqa: PLC0415
+    from faultinject.calculator.printing import print_advice  # noqa: PLC0415
     from faultinject.model.outcomes import FailureMode  # noqa: PLC0415
 
     if given["rm"] is None or given["rv"] is None:
-        raise ModelError("advice needs --rm (R_M) and --rv (R_V), measured or assumed")
+        raise ModelError("advise needs --rm (R_M) and --rv (R_V), measured or assumed")
     how = FailureMode(lying=given["lying"], alike=given["alike"], beta=given["beta"])
     found = answer_advice(given["rm"], given["rv"], given["rh"], given["n"], how, given["r"])
-    return _give(found, as_json, tell_advice)
+    return _output(found, as_json, print_advice)
 
 
 def _mean(name: str, words: str, required: bool = False) -> Callable[..., Any]:
@@ -182,30 +182,32 @@ def _mean(name: str, words: str, required: bool = False) -> Callable[..., Any]:
 @_design(f"One of: {NAMES.replace('nv, ', '')}.")
 @_n
 @_mean("--mttf", "A VM's mean time to failure.", True)
-@_mean("--mttr", "A VM's mean time to repair, once begun.", True)
+@_mean("--mttr", "A VM's mean time to repair, from its start.", True)
 @click.option("--repairers", type=click.IntRange(0), default=1, show_default=True, metavar="C",
-              help="VMs that are repaired at a time; 0: all.")  # fmt: skip
-@_mean("--voter-mttf", "The mean time to failure of the layer under the VMs (else it never fails).")
-@_mean("--voter-mttr", "Its mean time to repair (else it is never repaired).")
+              help="VMs repaired at the same time; 0: all.")  # fmt: skip
+@_mean(
+    "--voter-mttf", "The mean time to failure of the layer under the VMs (default: it never fails)."
+)
+@_mean("--voter-mttr", "Its mean time to repair (default: it is never repaired).")
 @_mean("--mission", "How long a mission lasts.")
 @_json
 def repairable(
     design: str, n: int | None, repairers: int, mission: float | None, as_json: bool, **given: Any
 ) -> ExitCode:
-    """VMs that fail and are repaired: availability, mean times, reliability of a mission.
+    """Compute availability, mean times and mission reliability with repair.
 
-    Beyond the paper, whose section 4 knows no time: a continuous-time Markov chain.  All times are
-    in one unit, which is yours.
+    Beyond the paper, whose section 4 does not model time: a continuous-time Markov chain.  All
+    times are in one unit of your choice.
 
     \b
     trivisor model repairable --design 2of3 --mttf 720 --mttr 0.02 --mission 8760
     trivisor model repairable --design 2of3 --mttf 720 --mttr 0.02 --voter-mttf 9000 --voter-mttr 1
     """
+    from faultinject.calculator.printing import print_repair  # noqa: PLC0415
     from faultinject.calculator.repair import Times, answer_repair  # noqa: PLC0415
-    from faultinject.calculator.telling import tell_repair  # noqa: PLC0415
 
     found = answer_repair(design, n, Times(**given), repairers, mission)
-    return _give(found, as_json, tell_repair)
+    return _output(found, as_json, print_repair)
 
 
 _file = click.Path(path_type=Path)
@@ -214,26 +216,26 @@ _file = click.Path(path_type=Path)
 @model.command()
 @click.argument("figure", type=click.Choice(["3", "4", "6a", "6b", "7", "map", "all"]))
 @click.option("--out", type=_file, metavar="FILE",
-              help="FILE.svg, .png or .pdf; for `all` a directory, which gets SVGs.")  # fmt: skip
+              help="FILE.svg, .png or .pdf; for `all` a directory (SVG files).")  # fmt: skip
 @click.option("--results", type=click.Path(exists=True, path_type=Path), metavar="PATH",
-              help="What was measured, to lay over it: a file of points, a campaign's "
+              help="Measurements to draw on top: a file of points, a campaign's "
               "findings.json, or a folder of results.")  # fmt: skip
 @click.option("--n", type=int, metavar="N", help="VMs: of 6a (else 3) and map (else 5).")
 @_json
 def figure(
     figure: str, out: Path | None, results: Path | None, n: int | None, as_json: bool
 ) -> ExitCode:
-    """Draw a figure of the paper, or the map of designs that it does not have.
+    """Draw a figure of the paper, or a map of designs (not in the paper).
 
-    Without --out it is figureN.svg here.  --json prints the curves as numbers, and draws only
-    where --out is given.
+    Without --out, write figureN.svg to the current directory.  --json prints the curves as numbers,
+    and draws only if --out is given.
 
     \b
     trivisor model figure 7 --out figure7.png
     trivisor model figure 7 --out figure7.svg --results measured.json
     trivisor model figure all --out docs/figures
 
-    Measured points look like this (examples/measured.json):
+    Format of measured points (see examples/measured.json):
 
     \b
     {"format": "trivisor-measured-1", "source": "...", "confidence": 0.95, "points": [
@@ -261,7 +263,7 @@ def figure(
                 path = (out or Path(".")) / f"{each}.svg"
             else:
                 path = out or Path(f"figure{each}.svg")
-            # The map says which design to take of all there are, or of those that were measured.
+            # The map covers all designs; a second one only those that were measured.
             both = figure == "all" and each == "map" and measured is not None
             write_figure(each, path, None if both else measured, n)
             paths.append(path)
@@ -292,7 +294,7 @@ def figure(
 @_moved
 @_beta
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
-              help="Write it there; else to standard output.")  # fmt: skip
+              help="Write to FILE instead of standard output.")  # fmt: skip
 @_json
 def export(language: str, design: str, out: Path | None, as_json: bool, **given: Any) -> ExitCode:
     """Write a design as a fault tree: Open-PSA MEF (for SCRAM) or Galileo (for Storm, time 1).
@@ -301,13 +303,13 @@ def export(language: str, design: str, out: Path | None, as_json: bool, **given:
     trivisor model export mef --design 2of3 --rm 0.9 --rv 0.98 --beta 0.1 --out node.xml
     scram --probability 1 --ccf 1 node.xml
     """
-    from faultinject.calculator.exporting import answer_export  # noqa: PLC0415
+    from faultinject.calculator.reliability import answer_export  # noqa: PLC0415
 
     answer = answer_export(language, design, given)
     if out is not None:
         out.write_text(answer.text, encoding="utf-8")
     if as_json or out is None:
-        _give(answer, as_json, lambda told: click.echo(told.text, nl=False))
+        _output(answer, as_json, lambda each: click.echo(each.text, nl=False))
     else:
         click.echo(out)
     return ExitCode.OK

@@ -8,13 +8,13 @@ import msgspec
 
 from faultinject.model.paired import ModelError, count
 
-__all__ = ["NAMES", "NamedDesign", "policy"]
+__all__ = ["NAMES", "NamedDesign", "parse_design"]
 
 NAMES = "nv, 1ofn, 2of3, MofN (3of5, 2of2, ...), majority"
 
 
 class NamedDesign(msgspec.Struct, frozen=True, kw_only=True):
-    """``m`` of ``n`` guests; ``n`` is None where it was not told yet; ``plain``: no voter (NV)."""
+    """``m`` of ``n`` guests; None where not given yet; ``plain``: no voter (NV)."""
 
     m: int | None
     n: int | None
@@ -22,7 +22,7 @@ class NamedDesign(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def name(self) -> str:
-        """As the paper writes it."""
+        """The name as the paper writes it."""
         if self.plain:
             return "NV"
         if self.m is None:
@@ -30,14 +30,14 @@ class NamedDesign(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.m}-of-{'n' if self.n is None else self.n}"
 
     def sized(self) -> tuple[int, int]:
-        """m and n.  Raises ModelError where n was not told."""
+        """Return m and n.  Raises ModelError where n was not given."""
         if self.n is None or self.m is None:
-            raise ModelError(f"{self.name}: how many VMs? give --n")
+            raise ModelError(f"{self.name}: the number of VMs is missing: give --n")
         return self.m, self.n
 
 
-def policy(design: str, n: int | None) -> NamedDesign:
-    """Read ``design`` and ``--n``, which must not contradict each other.  Raises ModelError."""
+def parse_design(design: str, n: int | None) -> NamedDesign:
+    """Parse ``design`` with ``--n``, which must not contradict it.  Raises ModelError."""
     words = design.strip().lower().replace("-", "")
     if n is not None:
         count("the number of VMs n", n)

@@ -1,33 +1,32 @@
-"""``trivisor model reliability``: R_sys of a design, beside the plain node's."""
+"""``trivisor model reliability`` and ``export``: R_sys of a design, and its fault tree."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import msgspec
 
-from faultinject.calculator.designs import policy
+from faultinject.calculator.designs import NamedDesign, parse_design
 from faultinject.calculator.values import Number, number
 from faultinject.model.bounds import breakeven_rf
 from faultinject.model.causes import beta_factor
+from faultinject.model.export import NodeDesign, to_galileo, to_open_psa
 from faultinject.model.outcomes import FailureMode, guest_outcomes, node_outcomes
 from faultinject.model.paired import ModelError, Paired
-from faultinject.model.reliability import (
-    at_least,
-    m_of_n,
-    moved_c1,
-    moved_c2,
-    nv,
-    series,
-)
+from faultinject.model.reliability import at_least, m_of_n, moved_c1, moved_c2, nv, series
 
-__all__ = ["RelocationAnswer", "ReliabilityAnswer", "Split", "answer_moved", "answer_reliability"]
+__all__ = [
+    "ExportAnswer", "OutcomeSplit", "ReliabilityAnswer", "RelocationAnswer", "answer_export",
+    "answer_moved", "answer_reliability",
+]  # fmt: skip
 
 MOST_SPLIT = 1_000
+"""VMs up to which outcomes are computed."""
 
 
-class Split(msgspec.Struct, frozen=True, kw_only=True):
-    """What becomes of a mission: the four outcomes add up to 1."""
+class OutcomeSplit(msgspec.Struct, frozen=True, kw_only=True):
+    """Probabilities of a mission's four outcomes; they add up to 1."""
 
     correct: Number
     detected: float
@@ -47,8 +46,8 @@ class ReliabilityAnswer(msgspec.Struct, frozen=True, kw_only=True):
     plain: Number
     better: bool
     failures_left: float | None
-    outcomes: Split | None
-    says: tuple[str, ...]
+    outcomes: OutcomeSplit | None
+    notes: tuple[str, ...]
 
 
 class RelocationAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,8 +57,40 @@ class RelocationAnswer(msgspec.Struct, frozen=True, kw_only=True):
     c1: Number
     c2: Number | None
     breakeven: Number
-    moving_loses: bool | None
-    says: tuple[str, ...]
+    relocation_loses: bool | None
+    notes: tuple[str, ...]
+
+
+class ExportAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """``text``: the fault tree; ``node``: R_sys by our own formulas, to compare with the engine's.
+
+    With a beta factor it follows the engines' definition, in which R_M is slightly higher.
+    """
+
+    language: str
+    design: str
+    node: Number
+    text: str
+
+
+def _read_node(
+    design: str, n: int | None, rm: Sequence[Paired], rv: Paired | None
+) -> tuple[NamedDesign, Paired]:
+    """Return the design, and R_V (1 for NV).  Raises ModelError for missing or excess options."""
+    if not rm:
+        raise ModelError("R_M is missing: give --rm, once for all VMs or once for each")
+    text = design.strip().lower()
+    if n is None and len(rm) > 1 and (text == "majority" or text.endswith("ofn")):
+        n = len(rm)
+    asked = parse_design(design, n)
+    _, size = asked.sized()
+    if len(rm) not in {1, size}:
+        raise ModelError(f"{asked.name} has {size} VMs; --rm was given {len(rm)} times")
+    if asked.plain:
+        return asked, Paired(1.0)
+    if rv is None:
+        raise ModelError(f"R_V is missing: {asked.name} runs on a layer V that can fail (--rv)")
+    return asked, rv
 
 
 def answer_reliability(
@@ -70,47 +101,38 @@ def answer_reliability(
     rh: Paired,
     how: FailureMode,
 ) -> ReliabilityAnswer:
-    """R_sys.  ``rm``: one for all, or one a guest.  Raises ModelError in the paper's terms."""
-    if not rm:
-        raise ModelError("R_M is not given: --rm, once for all VMs or once for each")
-    asked = policy(design, n if n is not None or len(rm) == 1 else _told(design, len(rm)))
+    """Compute R_sys.  ``rm``: one for all VMs, or one for each.  Raises ModelError."""
+    asked, voter = _read_node(design, n, rm, rv)
     m, size = asked.sized()
-    if len(rm) not in {1, size}:
-        raise ModelError(f"{asked.name} has {size} VMs; --rm was given {len(rm)} times")
-    if rv is None and not asked.plain:
-        raise ModelError(f"R_V is not given: {asked.name} stands on a layer V that can fail (--rv)")
     equal = len(set(rm)) == 1
     if not equal and how != FailureMode():
         raise ModelError("--beta and --lying are for equal VMs: give one --rm for all")
-    voter = Paired(1.0) if asked.plain or rv is None else rv
     layer = series(rh, voter)
     if not equal:
-        guests = at_least(m, rm)
+        correct = at_least(m, rm)
     elif how.beta:
-        guests = beta_factor(rm[0], how.beta, m, size)
+        correct = beta_factor(rm[0], how.beta, m, size)
     else:
-        guests = m_of_n(1.0, 1.0, rm[0], m, size)
-    split, correct = None, guests
+        correct = m_of_n(1.0, 1.0, rm[0], m, size)
+    split = None
     if equal and size <= MOST_SPLIT and (m == 1 or 2 * m > size):
-        found = node_outcomes(layer, guest_outcomes(rm[0], m, size, how))
-        correct = guest_outcomes(rm[0], m, size, how).correct
-        split = Split(
-            correct=number(found.correct),
-            detected=found.detected,
-            silent=found.silent,
+        guests = guest_outcomes(rm[0], m, size, how)
+        found, correct = node_outcomes(layer, guests), guests.correct
+        split = OutcomeSplit(
+            correct=number(found.correct), detected=found.detected, silent=found.silent,
             lost=found.lost,
-        )
+        )  # fmt: skip
     elif how.lying:
         raise ModelError(
-            f"{asked.name}: what liars do is told for m = 1 or m > n/2, and n up to {MOST_SPLIT:,}"
+            f"{asked.name}: --lying needs m = 1 or m > n/2, and n up to {MOST_SPLIT:,}"
         )
     node, plain = series(layer, correct), nv(rh, max(rm))
     better = node.down < plain.down if plain > 0.5 else float(node) > float(plain)
-    says = []
+    notes = []
     if not equal:
-        says.append(f"NV is taken to be the best of the VMs, R_M = {number(max(rm)).text}")
+        notes.append(f"NV has the best of the VMs, R_M = {number(max(rm)).text}")
     if how.lying and m == 1 and size > 1:
-        says.append("1-of-n compares nothing: a VM that lies is released, and counts as silent")
+        notes.append("1-of-n compares nothing: the reply of a lying VM is released (silent)")
     return ReliabilityAnswer(
         design=asked.name,
         guests=number(correct),
@@ -119,33 +141,50 @@ def answer_reliability(
         better=better and not asked.plain,
         failures_left=node.down / plain.down if plain.down else None,
         outcomes=split,
-        says=tuple(says),
+        notes=tuple(notes),
     )
-
-
-def _told(design: str, size: int) -> int | None:
-    """The number of VMs by the number of their reliabilities, where the design leaves it open."""
-    words = design.strip().lower()
-    return size if words == "majority" or words.endswith("ofn") else None
 
 
 def answer_moved(
     n: int, rm: Paired, rf: Paired, r_moved: Paired | None, rv: Paired, rh: Paired
 ) -> RelocationAnswer:
-    """C1 beside C2 (Figure 5); without ``r_moved`` C1 and the R_F that C2 would need."""
-    one, bound = moved_c1(rh, rv, rf, rm, n), breakeven_rf(rf, rm, n)
-    two = None if r_moved is None else moved_c2(rh, rv, r_moved, rm, n)
+    """Compare C1 and C2 (Figure 5); without ``r_moved`` C1 and the R_F that C2 would need."""
+    bound = breakeven_rf(rf, rm, n)
     loses = None
     if r_moved is not None:
         loses = r_moved.down > bound.down if bound > 0.5 else float(r_moved) < float(bound)
-    says = (
-        ("n = 1: it does not matter where f is (Inequality 3 asks R_F >= R_f)",) if n == 1 else ()
-    )
+    note = "n = 1: the place of f does not matter (Inequality 3 requires R_F >= R_f)"
     return RelocationAnswer(
         n=n,
-        c1=number(one),
-        c2=None if two is None else number(two),
+        c1=number(moved_c1(rh, rv, rf, rm, n)),
+        c2=None if r_moved is None else number(moved_c2(rh, rv, r_moved, rm, n)),
         breakeven=number(bound),
-        moving_loses=loses,
-        says=says,
+        relocation_loses=loses,
+        notes=(note,) if n == 1 else (),
+    )
+
+
+def answer_export(language: str, design: str, given: Mapping[str, Any]) -> ExportAnswer:
+    """Write ``design`` in ``language`` (mef, galileo).  Raises ModelError for what is missing."""
+    name = design.strip().lower()
+    moved = name in {"c1", "c2"}
+    rms = tuple(given["rm"])
+    asked, voter = _read_node("1ofn" if moved else design, given["n"], rms, given["rv"])
+    m, size = asked.sized()
+    for needed, option, symbol in (("c1", "rf", "R_f"), ("c2", "r_moved", "R_F")):
+        if name == needed and given[option] is None:
+            flag = option.replace("_", "-")
+            raise ModelError(
+                f"{name} needs --{flag} ({symbol}); --rm is then R_M', of the rest of a VM"
+            )
+    node = NodeDesign(
+        rh=given["rh"], rv=voter, rm=rms if len(rms) == size else rms * size, m=m,
+        beta=given["beta"], rf=given["rf"] if name != "c2" else None,
+        r_moved=given["r_moved"] if name != "c1" else None,
+    )  # fmt: skip
+    return ExportAnswer(
+        language=language,
+        design=name.upper() if moved else asked.name,
+        node=number(node.reliability),
+        text=to_open_psa(node) if language == "mef" else to_galileo(node),
     )

@@ -1,4 +1,4 @@
-"""``trivisor model repairable``: guests that are mended.  Beyond the paper, which knows no time."""
+"""``trivisor model repairable``: guests with repair.  Beyond the paper, which has no time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 import msgspec
 
-from faultinject.calculator.designs import policy
+from faultinject.calculator.designs import parse_design
 from faultinject.calculator.values import Number, digits, number, plain
 from faultinject.model.paired import ModelError
 from faultinject.model.repairable import (
@@ -26,7 +26,7 @@ BEYOND = "beyond the paper: section 4 is combinatorial, without time or repair"
 
 
 class Times(msgspec.Struct, frozen=True, kw_only=True):
-    """Mean times in one unit of the user's; None: it never happens."""
+    """Mean times in a unit of the user's choice; None: it never happens."""
 
     mttf: float
     mttr: float
@@ -35,15 +35,15 @@ class Times(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RepairAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """The node beside one guest without a voter.  Times in the user's unit; None: infinite.
+    """The node, and one guest without a voter.  Times in the user's unit; None: infinite.
 
-    ``voter_mttf_needed``: the voter's mean time to failure from which the mission is safer than on
-    the plain node (None: no mission was given, or none will do).
+    ``voter_mttf_needed``: the voter's mean time to failure above which the mission is more reliable
+    than on the plain node (None: no mission was given, or no value is enough).
     """
 
     design: str
     repairers: int
-    note: str
+    scope: str
     availability: Number
     guests_availability: Number
     plain_availability: Number
@@ -56,7 +56,7 @@ class RepairAnswer(msgspec.Struct, frozen=True, kw_only=True):
     reliability: Number | None = None
     plain_reliability: Number | None = None
     voter_mttf_needed: float | None = None
-    says: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def _rate(name: str, mean: float | None) -> float:
@@ -70,13 +70,13 @@ def _rate(name: str, mean: float | None) -> float:
 def answer_repair(
     design: str, n: int | None, times: Times, repairers: int, mission: float | None
 ) -> RepairAnswer:
-    """Steady state, mean time to failure and, with ``mission``, its reliability.
+    """Compute steady state, mean time to failure and, with ``mission``, its reliability.
 
-    ``repairers`` 0 means one for each guest.  Raises ModelError.
+    ``repairers`` 0: one for each guest.  Raises ModelError.
     """
-    asked = policy(design, n)
+    asked = parse_design(design, n)
     if asked.plain:
-        raise ModelError("NV is shown beside each design: give a voted one, or 1ofn with --n")
+        raise ModelError("NV is compared with every design: give a voted one, or 1ofn with --n")
     m, size = asked.sized()
     model = Repairable(
         m=m,
@@ -89,17 +89,17 @@ def answer_repair(
     )
     state, base = steady_state(model), plain_availability(model)
     needed = voter_availability_needed(model)
-    says = [
+    notes = [
         f"in the long run better than one VM if the voter's availability is above {digits(needed)}"
         if needed.down > 0.0
-        else "in the long run no better than one VM, whatever the voter"
+        else "in the long run no better than one VM for any voter"
     ]
     if times.voter_mttf is not None and times.voter_mttr is None:
-        says.append("the voter is never mended: in the long run it is down (give --voter-mttr)")
+        notes.append("the voter is never repaired: in the long run it is down (give --voter-mttr)")
     answer = RepairAnswer(
         design=asked.name,
         repairers=model.repairers,
-        note=BEYOND,
+        scope=BEYOND,
         availability=number(state.node),
         guests_availability=number(state.guests),
         plain_availability=number(base),
@@ -108,16 +108,16 @@ def answer_repair(
         mean_down=_finite(state.mean_down),
         mttf=_finite(mean_time_to_failure(model)),
         plain_mttf=times.mttf,
-        says=tuple(says),
+        notes=tuple(notes),
     )
     if mission is None:
         return answer
     allowed = voter_rate_allowed(model, mission)
-    says.append(
+    notes.append(
         f"in a mission of {plain(mission)} better than one VM if the voter's mean time to failure "
         f"is above {plain(1 / allowed)}"
         if allowed > 0.0
-        else f"in a mission of {plain(mission)} no better than one VM, whatever the voter"
+        else f"in a mission of {plain(mission)} no better than one VM for any voter"
     )
     return msgspec.structs.replace(
         answer,
@@ -125,7 +125,7 @@ def answer_repair(
         reliability=number(mission_reliability(model, mission)),
         plain_reliability=number(plain_reliability(model, mission)),
         voter_mttf_needed=1 / allowed if allowed > 0.0 else None,
-        says=tuple(says),
+        notes=tuple(notes),
     )
 
 

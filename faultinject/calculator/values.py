@@ -1,4 +1,4 @@
-"""How the calculator reads and tells numbers: never fewer than six digits that count."""
+"""How the calculator reads and formats numbers: at least six significant digits."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ LARGE = 1e7
 
 
 class Number(msgspec.Struct, frozen=True, kw_only=True):
-    """A reliability or a bound: ``value``, ``complement`` (1 less it, accurate) and both in words.
+    """A reliability or a bound: ``value``, ``complement`` (1 minus it, accurate), and ``text``.
 
-    A value that is infinite (no such number would do) has None for both.
+    An infinite value (no number is enough) has None for both.
     """
 
     value: float | None
@@ -27,7 +27,7 @@ class Number(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def number(value: float) -> Number:
-    """Tell a float; a ``Paired`` with its own complement."""
+    """Return a float as a Number; a ``Paired`` with its own complement."""
     pair = value if isinstance(value, Paired) else Paired(value)
     if not math.isfinite(pair):
         return Number(value=None, complement=None, text="infinite")
@@ -35,9 +35,9 @@ def number(value: float) -> Number:
 
 
 def digits(value: float) -> str:
-    """Seven digits that count; next to one as many as show six of what is missing from it.
+    """Format with seven significant digits; near one, with six of the complement.
 
-    0.925926, 0.9999885, 1-2e-15: each can be given back to the calculator.
+    0.925926, 0.9999885, 1-2e-15: the calculator accepts each as input.
     """
     pair = value if isinstance(value, Paired) else Paired(value)
     up, down = float(pair), pair.down
@@ -54,21 +54,21 @@ def digits(value: float) -> str:
 
 
 def plain(value: float) -> str:
-    """A number of any size, seven digits that count."""
+    """Format a number of any size with seven significant digits."""
     if not math.isfinite(value):
         return "infinite"
     return f"{value:,.0f}" if LARGE > abs(value) >= 1e6 else f"{value:.7g}"
 
 
 def read_chance(ctx: click.Context, param: click.Parameter, value: str | None) -> Paired | None:
-    """Callback of an option that is a probability: 0.999, 1e-9, or 1-1e-15, digits kept."""
+    """Parse an option that is a probability: 0.999, 1e-9, or 1-1e-15, without loss of digits."""
     return None if value is None else _read(ctx, param, value)
 
 
 def read_chances(
     ctx: click.Context, param: click.Parameter, value: tuple[str, ...]
 ) -> tuple[Paired, ...]:
-    """The same for an option that may be given several times."""
+    """Parse an option that may be given several times."""
     return tuple(_read(ctx, param, each) for each in value)
 
 

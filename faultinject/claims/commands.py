@@ -1,4 +1,4 @@
-"""``trivisor paper``: the paper's claims beside what was measured."""
+"""``trivisor paper``: the paper's claims, compared with measurements."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from faultinject.claims.claim import read_results
+from faultinject.claims.evidence import read_results
 from faultinject.claims.page import write_page
 from faultinject.claims.section4 import CLAIMS
 from voter.commands.terminal import CommandError, ExitCode, print_json
@@ -20,21 +20,21 @@ __all__ = ["paper"]
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     default=Path("docs/results"),
     show_default=True,
-    help="Where campaigns are kept, each in a directory of its own.",
+    help="Folder of results, one directory per campaign.",
 )
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
     default=None,
-    help="Write the table there, as Markdown, instead of telling it.",
+    help="Write a Markdown page to this file instead of printing.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Tell it as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def paper(results: Path, out: Path | None, as_json: bool) -> None:
-    """Hold the claims of the paper's section 4 against kept campaigns.
+    """Compare the claims of the paper's section 4 with the results of campaigns.
 
     \b
-    trivisor paper                        what is known of each claim
-    trivisor paper --out docs/paper.md    the page of it
+    trivisor paper                        print each claim with its verdict
+    trivisor paper --out docs/paper.md    write the page
     """
     try:
         found = read_results(results)
@@ -46,13 +46,13 @@ def paper(results: Path, out: Path | None, as_json: bool) -> None:
     if as_json:
         print_json(
             [
-                {"where": c.where, "claim": c.text, "measured": a.measured, "says": a.says,
+                {"where": c.where, "claim": c.text, "evidence": a.evidence, "verdict": a.verdict,
                  "campaign": c.needs or None, "command": c.command}
                 for c, a in answers
             ]
         )  # fmt: skip
     elif out is None:
         for claim, answer in answers:
-            click.echo(f"{claim.where}: {claim.text}\n  {answer.says}: {answer.measured}")
+            click.echo(f"{claim.where}: {claim.text}\n  {answer.verdict}: {answer.evidence}")
     else:
         click.echo(out)

@@ -1,4 +1,4 @@
-"""Counts of missions: what every estimate starts from.  Never requests."""
+"""Counts of missions: the input of every estimate.  Requests are never counted as trials."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ __all__ = ["Counts", "EstimateError"]
 
 
 class EstimateError(ValueError):
-    """Counts or settings from which nothing can be estimated; the words say what to change."""
+    """Counts or settings that allow no estimate; the message says what to change."""
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Missions of one stratum.
 
-    ``trials``: missions with an outcome.  ``failures``: those whose outcome was any but correct.
+    ``trials``: missions with an outcome.  ``failures``: those with any outcome but correct.
     ``silent``: those of the failures in which a wrong reply was released.  ``void``: missions
     without an outcome (the fault was not applied), which are not among the trials.
     """
@@ -36,7 +36,7 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     @classmethod
     def of(cls, outcomes: Iterable[str | None]) -> Counts:
-        """Count outcomes as ``campaign.trial.Outcome`` writes them; None is a void mission."""
+        """Count outcomes as ``results.outcome.Outcome`` writes them; None is a void mission."""
         trials = failures = silent = void = 0
         for outcome in outcomes:
             if outcome is None:
@@ -49,26 +49,15 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     @property
     def rate(self) -> float:
-        """Share of the trials that failed; nan without trials."""
+        """Proportion of the trials that failed; nan without trials."""
         return self.failures / self.trials if self.trials else math.nan
 
-    @property
-    def silent_rate(self) -> float:
-        """Share of the trials that failed silently; nan without trials."""
-        return self.silent / self.trials if self.trials else math.nan
-
-    @property
-    def void_share(self) -> float:
-        """Share of all missions that were no trial; nan without missions."""
-        every = self.trials + self.void
-        return self.void / every if every else math.nan
-
-    def turned(self) -> Counts:
-        """Successes counted as failures: for g_k and R, which are probabilities of success."""
+    def complement(self) -> Counts:
+        """Count successes as failures: for g_k and R, which are probabilities of success."""
         return Counts(trials=self.trials, failures=self.trials - self.failures, void=self.void)
 
-    def silents(self) -> Counts:
-        """Silent failures alone counted as failures: for s_k."""
+    def silent_only(self) -> Counts:
+        """Count only silent failures as failures: for s_k."""
         return Counts(trials=self.trials, failures=self.silent, silent=self.silent, void=self.void)
 
     def __add__(self, other: Counts) -> Counts:

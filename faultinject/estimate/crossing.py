@@ -1,7 +1,7 @@
-"""Where voted and plain are equally good: the measured R_M at which R_sys = R_M.
+"""The measured R_M at which the voted and the plain node are equally reliable.
 
-The model has it at R_M = .5 for 2-of-3 (and a voter that does not fail): below, voting makes the
-node worse.
+For 2-of-3 with a perfect voter the model puts this crossing at R_M = .5; below it, voting makes the
+node less reliable.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from faultinject.estimate.counts import Counts
-from faultinject.estimate.intervals import JEFFREYS, Interval, check_alpha, jeffreys_draws
-from faultinject.estimate.posterior import quantiles
+from faultinject.estimate.intervals import Interval, check_alpha, jeffreys_draws, quantiles
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,26 +22,25 @@ if TYPE_CHECKING:
 __all__ = ["Crossing", "find_crossing"]
 
 DRAWS = 4_000
-SURE = 0.995
 
 
 class Crossing(msgspec.Struct, frozen=True, kw_only=True):
-    """R_M where R_sys - R_M changes sign, straight between neighbouring doses.
+    """R_M at which R_sys - R_M changes sign, by linear interpolation between neighbouring doses.
 
-    ``share``: of the posterior draws, those that cross at all; the interval is over these.
+    ``share``: the proportion of posterior draws that cross at all; ``rm`` is the interval of these.
     """
 
     rm: Interval
     share: float
-    words: str
 
 
 def find_crossing(
     nv: Sequence[Counts], voted: Sequence[Counts], alpha: float = 0.05, seed: int = 1
 ) -> Crossing | None:
-    """The crossing from doses in rising order: from the highest dose down, the first change.
+    """Find the crossing among doses in rising order: the change of sign at the highest dose.
 
-    None where the measured points do not cross, or fewer than two doses were measured on both.
+    Returns None where the measured points do not cross, or fewer than two doses were measured on
+    both nodes.  The interval is a pointwise Jeffreys posterior interval.
     """
     check_alpha(alpha)
     used = [i for i in range(len(nv)) if nv[i].trials and voted[i].trials]
@@ -58,18 +56,7 @@ def find_crossing(
     both = 1.0 - jeffreys_draws([voted[i] for i in used], DRAWS, seed + 1)
     crossed = _cross(plain, both)
     crossed = crossed[~np.isnan(crossed)]
-    share = len(crossed) / DRAWS
-    found = quantiles(crossed, alpha, seen)
-    rm = msgspec.structs.replace(found, method=f"{JEFFREYS}, straight between doses")
-    return Crossing(
-        rm=rm,
-        share=share,
-        words=(
-            f"voted and plain are equally good at R_M = {seen:.3f} ({rm.low:.3f} to {rm.high:.3f}"
-            + ("" if share > SURE else f"; in {share:.0%} of the data's redraws they cross at all")
-            + ")"
-        ),
-    )
+    return Crossing(rm=quantiles(crossed, alpha, seen), share=len(crossed) / DRAWS)
 
 
 def _cross(plain: NDArray[np.float64], voted: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -78,7 +65,7 @@ def _cross(plain: NDArray[np.float64], voted: NDArray[np.float64]) -> NDArray[np
 
     gaps = voted - plain
     found = np.full(len(gaps), math.nan)
-    for i in range(1, gaps.shape[1]):  # a higher dose takes the place of a lower one
+    for i in range(1, gaps.shape[1]):  # a higher dose replaces a lower one
         worse, better = gaps[:, i], gaps[:, i - 1]
         here = (worse <= 0.0) & (better > 0.0)
         share = -worse[here] / (better[here] - worse[here])

@@ -1,10 +1,9 @@
-"""Soft errors: is the paper's model true of faults that nobody forced to fail?
+"""Soft errors: does the paper's model hold for faults that nobody forced to cause a failure?
 
-At each dose (bit flips a guest a mission) R_M is measured on the plain node and R_sys on the
-voted one, in missions of their own.  The model says ``R_sys = R_V sum_{j>=m} C(n,j) R_M^j
-(1-R_M)^(n-j)``, for 2-of-3 ``3 R_M^2 - 2 R_M^3``.  Departures have suspects: a workload that all
-replicas share (Eckhardt and Lee), failures that make up for each other (Siewiorek), load on the
-host.
+At each dose (bit flips per guest and mission), R_M is measured on the plain node and R_sys on the
+voted node, in separate missions.  The model predicts ``R_sys = R_V sum_{j>=m} C(n,j) R_M^j
+(1-R_M)^(n-j)``, for 2-of-3 ``3 R_M^2 - 2 R_M^3``.  Known causes of a departure: a workload shared
+by all replicas (Eckhardt and Lee 1985), compensating failures (Siewiorek), load on the host.
 """
 
 from __future__ import annotations
@@ -18,18 +17,13 @@ import msgspec
 from faultinject.estimate.counts import Counts, EstimateError
 from faultinject.estimate.crossing import Crossing, find_crossing
 from faultinject.estimate.intervals import Interval, check_alpha, success
-from faultinject.estimate.strata import check_probability
 from faultinject.model.reliability import m_of_n
 
-__all__ = ["DoseCounts", "DoseVerdict", "DosesVerdict", "Fit", "compare_doses"]
-
-
-MOST = 2_000_000
-"""Missions more an arm at which one stops asking."""
+__all__ = ["DoseComparison", "DoseCounts", "DoseSeries", "Fit", "compare_doses"]
 
 
 class Fit(StrEnum):
-    """Whether the voted node is where the model puts it, within the margin."""
+    """Whether the measured R_sys agrees with the model within the margin."""
 
     AGREES = "agrees"
     DEPARTS = "departs"
@@ -44,14 +38,12 @@ class DoseCounts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     voted: Counts
 
 
-class DoseVerdict(msgspec.Struct, frozen=True, kw_only=True):
-    """One dose judged.
+class DoseComparison(msgspec.Struct, frozen=True, kw_only=True):
+    """One dose compared with the model.
 
-    ``rm``, ``rsys``: measured, each with its own interval at 1 - alpha, as a plot shows them.
-    ``model``: R_sys by the model from ``rm`` and its interval.  ``departure``: R_sys less the
-    model, by which it is judged: errors of both added as squares (MOVER), Bonferroni over the
-    doses. ``sharp``: the same for this dose alone. ``missions``: how many more in each arm, if
-    they go as those so far, until it is decided; 0 when it is, None if it is not then either.
+    ``rm``, ``rsys``: measured, each with its own interval at 1 - alpha.  ``model``: R_sys predicted
+    from ``rm`` and its interval.  ``departure``: R_sys minus the prediction, with the interval that
+    decides ``verdict`` (MOVER, Zou and Donner 2008; Bonferroni over the doses).
     """
 
     dose: float
@@ -59,222 +51,91 @@ class DoseVerdict(msgspec.Struct, frozen=True, kw_only=True):
     rsys: Interval
     model: Interval
     departure: Interval
-    sharp: Interval
     verdict: Fit
-    missions: int | None
-    words: str
 
 
-class DosesVerdict(msgspec.Struct, frozen=True, kw_only=True):
+class DoseSeries(msgspec.Struct, frozen=True, kw_only=True):
     """All doses together.
 
-    ``verdict``: departs if any dose does, agrees if all do.  ``mean``: the mean departure, judged
-    by the same margin in ``mean_verdict``: it sees a lean to one side long before a single dose
-    does, and is blind to departures that cancel.  ``crossing``: the R_M at which voted and plain
-    are equally good, None where the doses do not cross.  ``reaches_f2``: whether some R_M is .5
-    or less and some .9 or more, so that two failing guests happen and the crossing is bracketed.
+    ``verdict``: departs if any dose departs, agrees if all agree.  ``crossing``: the R_M at which
+    both nodes are equally reliable; None where the doses do not cross.  ``spans_crossing``: whether
+    some R_M is .5 or less and some .9 or more, so that two guests fail often enough.
     """
 
-    doses: tuple[DoseVerdict, ...]
+    doses: tuple[DoseComparison, ...]
     verdict: Fit
-    mean: Interval
-    mean_verdict: Fit
     crossing: Crossing | None
-    reaches_f2: bool
-    words: str
+    spans_crossing: bool
 
 
 def compare_doses(
-    doses: Sequence[DoseCounts],
-    alpha: float = 0.05,
-    margin: float = 0.05,
-    m: int = 2,
-    n: int = 3,
-    rv: float = 1.0,
-) -> DosesVerdict:
-    """Hold measured R_sys against the model at the measured R_M, at each dose and over all.
+    doses: Sequence[DoseCounts], alpha: float = 0.05, margin: float = 0.05, m: int = 2, n: int = 3
+) -> DoseSeries:
+    """Compare the measured R_sys with the model at the measured R_M, at each dose and overall.
 
-    ``margin``: the greatest |R_sys - model| still called agreement, absolute, in (0, 1).  ``rv``:
-    the voter's reliability in these missions, 1 where nothing strikes it.
+    ``margin``: the greatest |R_sys - model| that still counts as agreement, absolute, in (0, 1).
     """
     check_alpha(alpha)
-    check_probability("R_V", rv)
     if not 0.0 < margin < 1.0:
         raise EstimateError(f"margin is {margin:g}: it must lie between 0 and 1")
     if not doses:
-        raise EstimateError("there are no doses to judge")
+        raise EstimateError("there are no doses to compare")
     ranked = sorted(doses, key=lambda each: each.dose)
-    setting = _Setting(alpha=alpha, family=len(ranked), margin=margin, m=m, n=n, rv=rv)
-    judged = tuple(_judge(each, setting) for each in ranked)
-    fits = {each.verdict for each in judged}
+    compared = tuple(_compare(each, alpha, len(ranked), margin, m, n) for each in ranked)
+    fits = {each.verdict for each in compared}
     verdict = Fit.UNDECIDED
     if Fit.DEPARTS in fits:
         verdict = Fit.DEPARTS
     elif fits == {Fit.AGREES}:
         verdict = Fit.AGREES
-    mean = _mean(judged, alpha)
-    values = [each.rm.value for each in judged if not math.isnan(each.rm.value)]
-    reaches = bool(values) and min(values) <= 0.5 and max(values) >= 0.9
-    return DosesVerdict(
-        doses=judged,
+    values = [each.rm.value for each in compared if not math.isnan(each.rm.value)]
+    return DoseSeries(
+        doses=compared,
         verdict=verdict,
-        mean=mean,
-        mean_verdict=setting.fit(mean),
         crossing=find_crossing(
             [each.nv for each in ranked], [each.voted for each in ranked], alpha
         ),
-        reaches_f2=reaches,
-        words=_summary(judged, verdict, mean, reaches),
+        spans_crossing=bool(values) and min(values) <= 0.5 and max(values) >= 0.9,
     )
 
 
-class _Setting(msgspec.Struct, frozen=True, kw_only=True):
-    alpha: float
-    family: int
-    margin: float
-    m: int
-    n: int
-    rv: float
-
-    def model(self, rm: float) -> float:
-        return float(m_of_n(1.0, self.rv, min(1.0, max(0.0, rm)), self.m, self.n))
-
-    def curve(self, rm: Interval) -> Interval:
-        """The model over an interval of R_M: it rises with R_M."""
-        return Interval(
-            value=math.nan if math.isnan(rm.value) else self.model(rm.value),
-            low=self.model(rm.low),
-            high=self.model(rm.high),
-            level=rm.level,
-            method="the model at the ends of R_M's interval",
-        )
-
-    def departure(self, dose: DoseCounts, family: int) -> Interval:
-        """R_sys less the model at one of ``family`` doses that are judged together."""
-        share = self.alpha / family
-        rsys, model = success(dose.voted, share), self.curve(success(dose.nv, share))
-        return _mover(rsys, model, self.alpha, family)
-
-    def fit(self, departure: Interval) -> Fit:
-        if -self.margin <= departure.low and departure.high <= self.margin:
-            return Fit.AGREES
-        if departure.low > 0.0 or departure.high < 0.0:
-            return Fit.DEPARTS
-        return Fit.UNDECIDED
-
-
-def _judge(dose: DoseCounts, setting: _Setting) -> DoseVerdict:
-    rm, rsys = success(dose.nv, setting.alpha), success(dose.voted, setting.alpha)
-    model = setting.curve(rm)
-    departure = setting.departure(dose, setting.family)
-    verdict = setting.fit(departure)
-    missions = _missions(dose, setting) if verdict is Fit.UNDECIDED else 0
-    return DoseVerdict(
-        dose=dose.dose,
-        rm=rm,
-        rsys=rsys,
-        model=model,
-        departure=departure,
-        sharp=setting.departure(dose, 1),
+def _compare(
+    dose: DoseCounts, alpha: float, family: int, margin: float, m: int, n: int
+) -> DoseComparison:
+    rm, rsys = success(dose.nv, alpha), success(dose.voted, alpha)
+    departure = _difference(
+        success(dose.voted, alpha / family), _predicted(success(dose.nv, alpha / family), m, n)
+    )
+    verdict = Fit.UNDECIDED
+    if -margin <= departure.low and departure.high <= margin:
+        verdict = Fit.AGREES
+    elif departure.low > 0.0 or departure.high < 0.0:
+        verdict = Fit.DEPARTS
+    return DoseComparison(
+        dose=dose.dose, rm=rm, rsys=rsys, model=_predicted(rm, m, n), departure=departure,
         verdict=verdict,
-        missions=missions,
-        words=_words(dose, rm, rsys, model, departure, verdict),
-    )
+    )  # fmt: skip
 
 
-def _mover(rsys: Interval, model: Interval, alpha: float, family: int) -> Interval:
-    """R_sys less the model, their errors added as squares (Zou and Donner's MOVER).
+def _predicted(rm: Interval, m: int, n: int) -> Interval:
+    """The model over an interval of R_M; it is increasing in R_M."""
 
-    Of two Clopper-Pearson intervals; by simulation it never covered less than it says.
+    def model(rm: float) -> float:
+        return math.nan if math.isnan(rm) else float(m_of_n(1.0, 1.0, min(1.0, max(0.0, rm)), m, n))
+
+    return Interval(value=model(rm.value), low=model(rm.low), high=model(rm.high))
+
+
+def _difference(rsys: Interval, model: Interval) -> Interval:
+    """R_sys minus the model, the errors added as squares (MOVER).
+
+    From two Clopper-Pearson intervals; in simulation its coverage was never below the nominal one.
     """
     value = rsys.value - model.value
     if math.isnan(value):
-        low, high = -1.0, 1.0
-    else:
-        low = value - math.hypot(rsys.value - rsys.low, model.high - model.value)
-        high = value + math.hypot(rsys.high - rsys.value, model.value - model.low)
-    scope = f"Bonferroni over {family} doses" if family > 1 else "pointwise"
+        return Interval(value=value, low=-1.0, high=1.0)
     return Interval(
         value=value,
-        low=low,
-        high=high,
-        level=1.0 - alpha,
-        method=f"MOVER of two Clopper-Pearson intervals, {scope}",
+        low=value - math.hypot(rsys.value - rsys.low, model.high - model.value),
+        high=value + math.hypot(rsys.high - rsys.value, model.value - model.low),
     )
-
-
-def _mean(judged: Sequence[DoseVerdict], alpha: float) -> Interval:
-    """Plain mean of the departures, each dose's pointwise errors added as squares."""
-    parts = [each.sharp for each in judged if not math.isnan(each.sharp.value)]
-    if not parts:
-        return Interval(value=math.nan, low=-1.0, high=1.0, level=1.0 - alpha, method="no data")
-    value = math.fsum(each.value for each in parts) / len(parts)
-    below = math.sqrt(math.fsum((each.value - each.low) ** 2 for each in parts)) / len(parts)
-    above = math.sqrt(math.fsum((each.high - each.value) ** 2 for each in parts)) / len(parts)
-    return Interval(
-        value=value,
-        low=value - below,
-        high=value + above,
-        level=1.0 - alpha,
-        method="mean over the doses, MOVER of Clopper-Pearson intervals",
-    )
-
-
-def _words(
-    dose: DoseCounts,
-    rm: Interval,
-    rsys: Interval,
-    model: Interval,
-    departure: Interval,
-    verdict: Fit,
-) -> str:
-    side = "better" if departure.value > 0 else "worse"
-    tail = {
-        Fit.AGREES: "within the margin",
-        Fit.DEPARTS: f"{side} than the model allows",
-        Fit.UNDECIDED: "too wide to say",
-    }[verdict]
-    return (
-        f"dose {dose.dose:g}: R_M {rm.value:.3g} ({rm.low:.3g} to {rm.high:.3g}), R_sys "
-        f"{rsys.value:.3g} ({rsys.low:.3g} to {rsys.high:.3g}), the model {model.value:.3g}: "
-        f"{verdict}, {tail}"
-    )
-
-
-def _missions(dose: DoseCounts, setting: _Setting) -> int | None:
-    """More missions in each arm at the rates seen so far until it is decided; None: never."""
-    if not dose.nv.trials or not dose.voted.trials:
-        return None
-
-    def decides(more: int) -> bool:
-        grown = DoseCounts(
-            dose=dose.dose, nv=_scaled(dose.nv, more), voted=_scaled(dose.voted, more)
-        )
-        return setting.fit(setting.departure(grown, setting.family)) is not Fit.UNDECIDED
-
-    low, high = 0, 50
-    while not decides(high):
-        low, high = high, high * 2
-        if high > MOST:
-            return None
-    while high - low > max(1, high // 20):
-        middle = (low + high) // 2
-        low, high = (low, middle) if decides(middle) else (middle, high)
-    return high
-
-
-def _scaled(counts: Counts, more: int) -> Counts:
-    trials = counts.trials + more
-    return Counts(trials=trials, failures=round(counts.rate * trials))
-
-
-def _summary(judged: Sequence[DoseVerdict], verdict: Fit, mean: Interval, reaches: bool) -> str:
-    by = {fit: sum(each.verdict is fit for each in judged) for fit in Fit}
-    said = ", ".join(f"{count} {fit}" for fit, count in by.items() if count)
-    words = (
-        f"{verdict}: of {len(judged)} doses {said}; R_sys less the model is "
-        f"{mean.value:+.3g} on the mean ({mean.low:+.3g} to {mean.high:+.3g})"
-    )
-    if not reaches:
-        words += "; R_M does not span .5 to .9, so the data say little about two guests failing"
-    return words

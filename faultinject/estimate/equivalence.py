@@ -1,14 +1,14 @@
-"""What the strata allow one to say: does the voter do what the paper assumes, and which is better?
+"""Equivalence with the paper, and the comparison of nodes, from the strata.
 
-Equivalence is equivalence with a margin set beforehand, never "no significant difference": *holds*
-where the whole band lies within the margin, *violated* where it lies outside somewhere, *undecided*
-otherwise.  All verdicts of one set of strata come from one box and hold together.  Whether an
-extension was allowed is the spec's: then give each of the two looks ``alpha`` / 2.
+Equivalence is tested against a margin set beforehand; it is never "no significant difference".  It
+*holds* where the whole band lies within the margin, is *violated* where the band lies outside
+somewhere, and is *undecided* otherwise.  All verdicts on one set of strata come from one box and
+hold simultaneously.  Where the spec allows one extension, each of the two analyses gets half of
+alpha.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 from functools import lru_cache
@@ -16,37 +16,33 @@ from functools import lru_cache
 import msgspec
 
 from faultinject.estimate.counts import EstimateError
-from faultinject.estimate.intervals import Interval
+from faultinject.estimate.intervals import Interval, check_probability
 from faultinject.estimate.sample_size import missions_needed
-from faultinject.estimate.strata import Band, Strata, Void, band, check_probability
+from faultinject.estimate.strata import Band, Strata, Void, band
 from faultinject.model.bounds import breakeven_rv
 from faultinject.model.paired import Paired
 from faultinject.model.reliability import m_of_n, nv
 from faultinject.model.tails import binomial_at_least
 
 __all__ = [
-    "Equivalence",
     "Choice",
+    "Equivalence",
     "EquivalenceMargins",
-    "PointVerdict",
+    "PointComparison",
     "VoterVerdict",
     "bound_equivalence",
-    "failure_equivalence",
     "combined_verdict",
-    "compare_at_point",
     "compare_at_points",
-    "missions_for_equivalence",
+    "failure_equivalence",
     "paper_failure",
 ]
 
-_Box = Callable[[Strata], Band]
-
 STEPS = 90
-"""Points of q at which a band is held against its margin; the curves between them are smooth."""
+"""Grid steps of q at which a band is compared with its margin; it is smooth between them."""
 
 
 class VoterVerdict(StrEnum):
-    """Whether the measured agrees with the paper within the margin."""
+    """Whether the measurement agrees with the paper within the margin."""
 
     HOLDS = "holds"
     VIOLATED = "violated"
@@ -54,7 +50,7 @@ class VoterVerdict(StrEnum):
 
 
 class Choice(StrEnum):
-    """Which node is the more reliable one at an operating point."""
+    """Which node is more reliable at an operating point."""
 
     VOTED = "voted better"
     PLAIN = "plain better"
@@ -62,7 +58,7 @@ class Choice(StrEnum):
 
 
 class EquivalenceMargins(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How near is near enough, set before the campaign.
+    """Equivalence margins, set before the campaign.
 
     ``failure``: of |U/U_paper - 1|.  ``bound``: of |R_V* - bound|.  Both for q = 1 - R_M from
     ``q_low`` to ``q_high``.
@@ -81,38 +77,35 @@ class EquivalenceMargins(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
             )
 
     def qs(self) -> list[float]:
-        """The q at which bands are looked at, both ends included."""
+        """Return the grid of q, both ends included."""
         width = self.q_high - self.q_low
         return [self.q_low + width * i / STEPS for i in range(STEPS)] + [self.q_high]
 
 
 class Equivalence(msgspec.Struct, frozen=True, kw_only=True):
-    """One equivalence judged.
+    """One equivalence test.
 
-    ``q``: where the verdict hangs: the q at which the band is furthest out.  ``measured``: the
-    band there (of U, or of R_V*), ``paper``: what the paper has there.  ``missions``: by stratum,
-    those that it would still take at the rates seen so far; {} when decided, None when more would
-    not decide.
+    ``q``: where the band is furthest from the paper's value; ``measured``: the band there (of U, or
+    of R_V*); ``paper``: the paper's value there.  ``missions``: by stratum, how many more the
+    verdict needs at the rates seen so far; {} when decided, None when no number would decide it.
     """
 
     verdict: VoterVerdict
-    what: str
+    quantity: str
     q: float
     measured: Interval
     paper: float
-    margin: float
-    words: str
     missions: dict[str, int] | None
 
 
 @lru_cache(maxsize=4096)
 def paper_failure(q: float, m: int, n: int) -> float:
-    """U(q) as the paper has it: fewer than ``m`` of ``n`` guests are left."""
+    """U(q) in the paper's model: fewer than ``m`` of ``n`` guests are left."""
     return binomial_at_least(m, n, Paired.failing(check_probability("q", q))).down
 
 
-class _Look(msgspec.Struct, frozen=True, kw_only=True):
-    """One q: how far the band reaches from the paper's value, in margins (1: just at it)."""
+class _Distance(msgspec.Struct, frozen=True, kw_only=True):
+    """The distance of the band's ends from the paper's value at one q, in units of the margin."""
 
     q: float
     measured: Interval
@@ -121,51 +114,48 @@ class _Look(msgspec.Struct, frozen=True, kw_only=True):
     high: float
 
     @property
-    def reach(self) -> float:
-        """The end that is furthest from the paper."""
+    def far(self) -> float:
+        """Of the end that is further from the paper's value."""
         return max(-self.low, self.high)
 
     @property
-    def gap(self) -> float:
-        """The end that is nearest to it, where the paper's value is outside: else negative."""
+    def near(self) -> float:
+        """Of the nearer end, where the paper's value is outside the band; else negative."""
         return max(self.low, -self.high)
 
 
-def _settle(looks: Sequence[_Look]) -> tuple[VoterVerdict, _Look]:
-    worst = max(looks, key=lambda each: each.gap)
-    if worst.gap > 1.0:
+def _verdict(distances: Sequence[_Distance]) -> tuple[VoterVerdict, _Distance]:
+    worst = max(distances, key=lambda each: each.near)
+    if worst.near > 1.0:
         return VoterVerdict.VIOLATED, worst
-    widest = max(looks, key=lambda each: each.reach)
-    return (VoterVerdict.HOLDS if widest.reach <= 1.0 else VoterVerdict.UNDECIDED), widest
+    widest = max(distances, key=lambda each: each.far)
+    return (VoterVerdict.HOLDS if widest.far <= 1.0 else VoterVerdict.UNDECIDED), widest
 
 
-def _failure_looks(box: Band, margins: EquivalenceMargins, m: int) -> list[_Look]:
-    looks = []
+def _distance(q: float, found: Interval, paper: float, unit: float) -> _Distance:
+    return _Distance(
+        q=q, measured=found, paper=paper, low=(found.low - paper) / unit,
+        high=(found.high - paper) / unit,
+    )  # fmt: skip
+
+
+def _failure_distances(box: Band, margins: EquivalenceMargins, m: int) -> list[_Distance]:
+    found = []
     for q in margins.qs():
-        found, paper = box.failure(q), paper_failure(q, m, box.n)
-        looks.append(_look(q, found, paper, paper * margins.failure))
-    return looks
+        paper = paper_failure(q, m, box.n)
+        found.append(_distance(q, box.failure(q), paper, paper * margins.failure))
+    return found
 
 
-def _bound_looks(box: Band, margins: EquivalenceMargins, m: int) -> list[_Look]:
-    looks = []
+def _bound_distances(box: Band, margins: EquivalenceMargins, m: int) -> list[_Distance]:
+    found = []
     for q in margins.qs():
         paper = _paper_bound(q, m, box.n)
         if paper < 1.0:
-            looks.append(_look(q, box.bound(1.0 - q), paper, margins.bound))
-    if not looks:
-        raise EstimateError("no q of the margins has a bound below 1: nothing to agree with")
-    return looks
-
-
-def _look(q: float, found: Interval, paper: float, unit: float) -> _Look:
-    return _Look(
-        q=q,
-        measured=found,
-        paper=paper,
-        low=(found.low - paper) / unit,
-        high=(found.high - paper) / unit,
-    )
+            found.append(_distance(q, box.bound(1.0 - q), paper, margins.bound))
+    if not found:
+        raise EstimateError("no q of the margins has a bound below 1: there is nothing to compare")
+    return found
 
 
 @lru_cache(maxsize=4096)
@@ -173,43 +163,21 @@ def _paper_bound(q: float, m: int, n: int) -> float:
     return float(breakeven_rv(1.0 - q, m, n))
 
 
-def _agree(
-    strata: Strata, look: Callable[[Band], list[_Look]], what: str, margin: float, box: _Box
+def _test(
+    strata: Strata, quantity: str, distances: Callable[[Strata], list[_Distance]]
 ) -> Equivalence:
-    verdict, at = _settle(look(box(strata)))
+    verdict, at = _verdict(distances(strata))
     missions: dict[str, int] | None = {}
     if verdict is VoterVerdict.UNDECIDED:
         missions = missions_needed(
             strata,
-            lambda grown: _settle(look(box(grown)))[0] is not VoterVerdict.UNDECIDED,
-            lambda grown: _settle(look(box(grown)))[1].reach,
+            lambda grown: _verdict(distances(grown))[0] is not VoterVerdict.UNDECIDED,
+            lambda grown: _verdict(distances(grown))[1].far,
         )
-    tail = {
-        VoterVerdict.HOLDS: "within the margin at every q",
-        VoterVerdict.VIOLATED: "outside the margin",
-        VoterVerdict.UNDECIDED: _still(missions),
-    }[verdict]
     return Equivalence(
-        verdict=verdict,
-        what=what,
-        q=at.q,
-        measured=at.measured,
-        paper=at.paper,
-        margin=margin,
-        words=(
-            f"{what} at q = {at.q:.3g} (R_M = {1 - at.q:.3g}): measured "
-            f"{at.measured.value:.4g}, band {at.measured.low:.4g} to {at.measured.high:.4g}, the "
-            f"paper {at.paper:.4g}; {tail}"
-        ),
+        verdict=verdict, quantity=quantity, q=at.q, measured=at.measured, paper=at.paper,
         missions=missions,
-    )
-
-
-def _still(missions: dict[str, int] | None) -> str:
-    if missions is None:
-        return "more missions at the rates seen so far would not decide it"
-    each = ", ".join(f"{count:,} in {name}" for name, count in missions.items() if count)
-    return f"it would still take about {each}, if they go as those so far"
+    )  # fmt: skip
 
 
 def failure_equivalence(
@@ -219,17 +187,14 @@ def failure_equivalence(
     m: int = 2,
     void: Void = "excluded",
 ) -> Equivalence:
-    """Whether ``|U/U_paper - 1| <= margins.failure`` for all q of the margins at once.
+    """Test whether ``|U/U_paper - 1| <= margins.failure`` for all q of the margins at once.
 
-    The voter-hit strata, if any, share the box and so widen it; they do not enter U.
+    Voter-hit strata, if any, share the box and so widen it; they do not enter U.
     """
-    return _agree(
-        strata,
-        lambda box: _failure_looks(box, margins, m),
-        "U, the voted node's failure",
-        margins.failure,
-        lambda grown: band(grown, alpha, void),
-    )
+    return _test(
+        strata, "unreliability U",
+        lambda grown: _failure_distances(band(grown, alpha, void), margins, m),
+    )  # fmt: skip
 
 
 def bound_equivalence(
@@ -239,121 +204,72 @@ def bound_equivalence(
     m: int = 2,
     void: Void = "excluded",
 ) -> Equivalence:
-    """Whether ``|R_V* - bound| <= margins.bound`` for all q where the paper's bound is below 1.
+    """Test whether ``|R_V* - bound| <= margins.bound`` for all q whose bound is below 1.
 
-    With voter-hit strata the measured R_V* has the measured G in it: a voter that recovers lies
-    below the paper's bound, which is a departure, if a welcome one.  Without them G is 0.
-    Raises EstimateError if the paper's bound is 1 or more at every q of the margins.
+    With voter-hit strata, R_V* contains the measured G: a voter that recovers lies below the
+    paper's bound, which is a (welcome) departure.  Without them G is 0.  Raises EstimateError if
+    the paper's bound is 1 or more at every q of the margins.
     """
-    return _agree(
-        strata,
-        lambda box: _bound_looks(box, margins, m),
-        "R_V*, the break-even bound",
-        margins.bound,
-        lambda grown: band(grown, alpha, void),
-    )
+    return _test(
+        strata, "break-even R_V*",
+        lambda grown: _bound_distances(band(grown, alpha, void), margins, m),
+    )  # fmt: skip
 
 
-def missions_for_equivalence(
-    strata: Strata,
-    margins: EquivalenceMargins = EquivalenceMargins(),  # noqa: B008 - frozen
-    alpha: float = 0.05,
-    m: int = 2,
-) -> dict[str, int] | None:
-    """Missions to add by stratum until both equivalences hold; {} if they do.
-
-    With ``reach.expected`` it answers for a plan: whether it *can* end in "holds" even if every
-    mission goes as in the paper.  None where no affordable number does.
-    """
-
-    def both(grown: Strata) -> list[tuple[VoterVerdict, _Look]]:
-        box = band(grown, alpha)
-        return [_settle(_failure_looks(box, margins, m)), _settle(_bound_looks(box, margins, m))]
-
-    return missions_needed(
-        strata,
-        lambda grown: all(verdict is VoterVerdict.HOLDS for verdict, _ in both(grown)),
-        lambda grown: sum(max(1.0, at.reach) for _, at in both(grown)),
-    )
-
-
-def combined_verdict(*agreements: Equivalence) -> VoterVerdict:
-    """Violated if any is, holds if all do, else undecided."""
-    verdicts = {each.verdict for each in agreements}
+def combined_verdict(*found: Equivalence) -> VoterVerdict:
+    """Return violated if any is, holds if all do, else undecided."""
+    verdicts = {each.verdict for each in found}
     if VoterVerdict.VIOLATED in verdicts:
         return VoterVerdict.VIOLATED
     return VoterVerdict.HOLDS if verdicts == {VoterVerdict.HOLDS} else VoterVerdict.UNDECIDED
 
 
-class PointVerdict(msgspec.Struct, frozen=True, kw_only=True):
-    """Voted or plain at one operating point.
+class PointComparison(msgspec.Struct, frozen=True, kw_only=True):
+    """The voted and the plain node at one operating point.
 
-    ``plain``: R_H R_M; ``voted``: the measured R_sys; ``gain``: their difference.  ``paper``: what
-    Inequality (4) says.  ``missions``: as in ``Equivalence``.
+    ``plain``: R_H R_M.  ``voted``: R_sys, recombined from the measured strata.  ``choice``: which
+    node is better; ``given_f0``: the same given f_0 = 0.  ``paper``: what Inequality (4) says.
+    ``breakeven``: R_V above which the voted node is better; None where not finite.
     """
 
+    repair: bool
     rm: float
     rv: float
     rh: float
     plain: float
     voted: Interval
-    gain: Interval
     choice: Choice
+    given_f0: Choice
     paper: Choice
-    words: str
-    missions: dict[str, int] | None
+    breakeven: Interval | None
 
 
-def compare_at_point(
-    strata: Strata, rm: float, rv: float, rh: float = 1.0, alpha: float = 0.05, m: int = 2
-) -> PointVerdict:
-    """Which is better at (``rm``, ``rv``, ``rh``).
+def compare_at_points(
+    strata: Strata, points: Sequence[tuple[float, float, float]], alpha: float = 0.05, m: int = 2
+) -> tuple[PointComparison, ...]:
+    """Compare at each (rm, rv, rh): one box for all, so they are no independent confirmations.
 
-    Not being better is enough for plain: a tie goes to the node with less in it, as in the paper's
-    strict inequality.
+    A tie goes to the plain node, which has fewer parts, as in the paper's strict inequality.
     """
-    box = band(strata, alpha)
-    found = box.gain(rm, rv, rh)
-    choice = _choose(found)
-    missions: dict[str, int] | None = {}
-    if choice is Choice.UNDECIDED:
-        missions = missions_needed(
-            strata,
-            lambda grown: _choose(band(grown, alpha).gain(rm, rv, rh)) is not Choice.UNDECIDED,
-            lambda grown: _overlap(band(grown, alpha).gain(rm, rv, rh)),
-        )
-    promised = float(m_of_n(rh, rv, rm, m, strata.n)) - float(nv(rh, rm))
-    tail = f"; {_still(missions)}" if choice is Choice.UNDECIDED else ""
-    return PointVerdict(
-        rm=rm,
-        rv=rv,
-        rh=rh,
-        plain=float(nv(rh, rm)),
-        voted=box.system(rm, rv, rh),
-        gain=found,
-        choice=choice,
-        paper=Choice.VOTED if promised > 0.0 else Choice.PLAIN,
-        words=f"{choice}: R_sys - R_H R_M is {found.low:+.4g} to {found.high:+.4g}{tail}",
-        missions=missions,
-    )
+    box, assumed = band(strata, alpha), strata.given_f0()
+    given = band(assumed, alpha) if assumed else box
+    found = []
+    for rm, rv, rh in points:
+        promised = float(m_of_n(rh, rv, rm, m, strata.n)) - float(nv(rh, rm))
+        bound = box.bound(rm)
+        found.append(
+            PointComparison(
+                repair=strata.repair, rm=rm, rv=rv, rh=rh, plain=float(nv(rh, rm)),
+                voted=box.system(rm, rv, rh),
+                choice=_choose(box.gain(rm, rv, rh)), given_f0=_choose(given.gain(rm, rv, rh)),
+                paper=Choice.VOTED if promised > 0.0 else Choice.PLAIN,
+                breakeven=bound if bound.finite else None,
+            )
+        )  # fmt: skip
+    return tuple(found)
 
 
 def _choose(gain: Interval) -> Choice:
     if gain.low > 0.0:
         return Choice.VOTED
     return Choice.PLAIN if gain.high <= 0.0 else Choice.UNDECIDED
-
-
-def _overlap(gain: Interval) -> float:
-    """How far 0 is inside the interval: what more missions must bring to nothing."""
-    return gain.high if math.isnan(gain.value) else min(gain.high, -gain.low)
-
-
-def compare_at_points(
-    strata: Strata,
-    points: Sequence[tuple[float, float, float]],
-    alpha: float = 0.05,
-    m: int = 2,
-) -> list[PointVerdict]:
-    """``compare_at_point`` at each (rm, rv, rh): one box for all, so no separate confirmations."""
-    return [compare_at_point(strata, rm, rv, rh, alpha, m) for rm, rv, rh in points]

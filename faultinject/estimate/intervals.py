@@ -1,6 +1,6 @@
-"""Intervals for one probability from counts: Clopper-Pearson, and Jeffreys where it is labelled so.
+"""Confidence intervals for one probability (Clopper-Pearson), and draws from Jeffreys posteriors.
 
-``alpha`` is the probability of missing, in (0, 1): .05 for 95 %; it is split over both ends.
+``alpha`` is the probability that an interval misses, in (0, 1): .05 for 95 %; each end gets half.
 """
 
 from __future__ import annotations
@@ -19,61 +19,54 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
-    "Interval",
-    "check_alpha",
-    "clopper_pearson",
-    "jeffreys",
-    "jeffreys_draws",
-    "success",
-    "worst_case",
-]
+    "Interval", "check_alpha", "check_probability", "clopper_pearson", "jeffreys_draws",
+    "quantiles", "success", "worst_case",
+]  # fmt: skip
 
-EXACT = "Clopper-Pearson"
-JEFFREYS = "Jeffreys posterior, pointwise"
+NEEDS_SCIPY = "intervals need scipy: pip install 'trivisor[campaign]'"
 
 
 class Interval(msgspec.Struct, frozen=True, kw_only=True):
-    """An estimate with its interval.
+    """A point estimate with its confidence interval; ``value`` is nan where nothing was observed.
 
-    ``value``: as observed; nan where nothing was.  ``level``: the probability with which it
-    covers, 1 - alpha (of all intervals of one box together where ``method`` says so).
-    ``method``: in words, for a caption.
+    The function that makes it states the level, and whether it holds simultaneously with others.
     """
 
     value: float
     low: float
     high: float
-    level: float
-    method: str
 
     @property
     def width(self) -> float:
         """From ``low`` to ``high``."""
         return self.high - self.low
 
+    @property
+    def finite(self) -> bool:
+        """Whether all three numbers are finite."""
+        return all(map(math.isfinite, (self.value, self.low, self.high)))
+
     def contains(self, x: float) -> bool:
-        """Whether ``x`` is in it, ends included."""
+        """Whether the interval contains ``x``, ends included."""
         return self.low <= x <= self.high
 
-    def __contains__(self, x: float) -> bool:
-        return self.contains(x)
-
-    def turned(self) -> Interval:
-        """The same of 1 - x."""
-        return Interval(
-            value=1.0 - self.value,
-            low=1.0 - self.high,
-            high=1.0 - self.low,
-            level=self.level,
-            method=self.method,
-        )
+    def complement(self) -> Interval:
+        """The interval of 1 - x."""
+        return Interval(value=1.0 - self.value, low=1.0 - self.high, high=1.0 - self.low)
 
 
 def check_alpha(alpha: float) -> float:
-    """Return ``alpha``, or raise EstimateError if it is not in (0, 1)."""
+    """Return ``alpha``.  Raises EstimateError if it is not in (0, 1)."""
     if not 0.0 < alpha < 1.0:
         raise EstimateError(f"alpha is {alpha:g}: it must lie between 0 and 1, as .05 for 95 %")
     return alpha
+
+
+def check_probability(name: str, value: float) -> float:
+    """Return ``value``.  Raises EstimateError if it is not in [0, 1]."""
+    if not 0.0 <= value <= 1.0:
+        raise EstimateError(f"{name} is {value:g}: it must be a probability, from 0 to 1")
+    return float(value)
 
 
 @lru_cache(maxsize=65536)
@@ -81,9 +74,9 @@ def _exact_ends(failures: int, trials: int, alpha: float) -> tuple[float, float]
     try:
         from scipy.special import betaincinv  # noqa: PLC0415 - an extra
     except ImportError as error:
-        raise EstimateError("intervals need scipy: pip install 'trivisor[campaign]'") from error
+        raise EstimateError(NEEDS_SCIPY) from error
     half = alpha / 2
-    # The two ends with a closed form are taken by it: a rare event's interval hangs on them.
+    # Closed forms at no failure and at no success: rare events depend on their accuracy.
     if failures == 0:
         low, high = 0.0, -math.expm1(math.log(half) / trials)
     elif failures == trials:
@@ -95,70 +88,55 @@ def _exact_ends(failures: int, trials: int, alpha: float) -> tuple[float, float]
 
 
 def clopper_pearson(failures: int, trials: int, alpha: float = 0.05) -> Interval:
-    """Exact interval of a probability from ``failures`` among ``trials``; [0, 1] without trials.
+    """Return the exact interval of a failure probability; [0, 1] without trials.
 
-    At 0 failures its upper end is ``1 - (alpha/2)^(1/n)``.  Never covers less than 1 - alpha.
+    Its coverage is never below 1 - ``alpha``.  Without a failure it ends at
+    ``1 - (alpha/2)^(1/trials)``.
     """
     check_alpha(alpha)
     if not 0 <= failures <= trials:
         raise EstimateError(f"{failures} failures of {trials} trials: need 0 <= failures <= trials")
     if trials == 0:
-        return Interval(value=math.nan, low=0.0, high=1.0, level=1.0 - alpha, method=EXACT)
+        return Interval(value=math.nan, low=0.0, high=1.0)
     low, high = _exact_ends(failures, trials, alpha)
-    return Interval(value=failures / trials, low=low, high=high, level=1.0 - alpha, method=EXACT)
+    return Interval(value=failures / trials, low=low, high=high)
 
 
 def worst_case(counts: Counts, alpha: float = 0.05) -> Interval:
-    """Interval of the failure probability that holds whatever the void missions would have been.
+    """Return the interval of the failure probability, whatever the void missions would have been.
 
-    All of them correct for the lower end, all of them failed for the upper one.
+    The lower end takes all of them as correct, the upper end as failed.
     """
     best = clopper_pearson(counts.failures, counts.trials + counts.void, alpha)
     worst = clopper_pearson(counts.failures + counts.void, counts.trials + counts.void, alpha)
-    return Interval(
-        value=counts.rate,
-        low=best.low,
-        high=worst.high,
-        level=1.0 - alpha,
-        method=f"{EXACT}, worst case over {counts.void} void missions",
-    )
+    return Interval(value=counts.rate, low=best.low, high=worst.high)
 
 
 def success(counts: Counts, alpha: float = 0.05) -> Interval:
-    """Exact interval of the probability of success, R."""
-    return clopper_pearson(counts.failures, counts.trials, alpha).turned()
-
-
-def jeffreys(failures: int, trials: int, alpha: float = 0.05) -> Interval:
-    """Equal-tailed interval of the posterior Beta(x + 1/2, n - x + 1/2).
-
-    It covers 1 - alpha on average over p and may miss for p near 0 or 1; as usual its end is 0 at
-    no failure and 1 at no success.
-    """
-    check_alpha(alpha)
-    if not 0 <= failures <= trials:
-        raise EstimateError(f"{failures} failures of {trials} trials: need 0 <= failures <= trials")
-    try:
-        from scipy.special import betaincinv  # noqa: PLC0415 - an extra
-    except ImportError as error:
-        raise EstimateError("intervals need scipy: pip install 'trivisor[campaign]'") from error
-    a, b = failures + 0.5, trials - failures + 0.5
-    return Interval(
-        value=failures / trials if trials else math.nan,
-        low=0.0 if failures == 0 else float(betaincinv(a, b, alpha / 2)),
-        high=1.0 if failures == trials else float(betaincinv(a, b, 1.0 - alpha / 2)),
-        level=1.0 - alpha,
-        method=JEFFREYS,
-    )
+    """Return the exact interval of the probability of success, R."""
+    return clopper_pearson(counts.failures, counts.trials, alpha).complement()
 
 
 def jeffreys_draws(strata: Sequence[Counts], draws: int, seed: int) -> NDArray[np.float64]:
-    """``draws`` rows of failure probabilities, a column a stratum, from the Jeffreys posterior."""
+    """Draw failure probabilities from Jeffreys posteriors: ``draws`` rows, a column per stratum."""
     try:
         import numpy as np  # noqa: PLC0415 - comes with scipy, an extra
     except ImportError as error:
-        raise EstimateError("sampling needs numpy: pip install 'trivisor[campaign]'") from error
+        raise EstimateError(NEEDS_SCIPY) from error
     chance = np.random.default_rng(seed)
     failed = np.array([each.failures for each in strata], dtype=np.float64)
     passed = np.array([each.trials - each.failures for each in strata], dtype=np.float64)
     return chance.beta(failed + 0.5, passed + 0.5, size=(draws, len(strata)))
+
+
+def quantiles(drawn: NDArray[np.float64], alpha: float, value: float) -> Interval:
+    """Return the equal-tailed interval of the draws, extended to contain the observed ``value``.
+
+    Without the extension, a stratum without failures (all draws above 0) would exclude 0.
+    """
+    import numpy as np  # noqa: PLC0415 - an extra
+
+    low, high = np.quantile(drawn, [alpha / 2, 1.0 - alpha / 2], method="nearest")
+    if not math.isnan(value):
+        low, high = min(low, value), max(high, value)
+    return Interval(value=value, low=float(low), high=float(high))

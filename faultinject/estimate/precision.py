@@ -1,8 +1,8 @@
-"""How far the data reach: what the strata may still hide, before a campaign and after it.
+"""Precision: how much failure probability the intervals of the strata cannot exclude.
 
-At small q nearly every mission has no guest hit, so f_0 weighs most: ``w_0/U`` is 118 at q = .05.
-Whether a mission fails with nothing hit has to be measured; until then every result is "given
-f_0 = 0".
+At small q nearly every mission has no guest hit, so f_0 has the greatest weight: ``w_0/U`` is 118
+at q = .05.  Whether missions fail with nothing hit must therefore be measured; until it is, every
+result is conditional on f_0 = 0.
 """
 
 from __future__ import annotations
@@ -14,34 +14,35 @@ import msgspec
 
 from faultinject.estimate.counts import Counts, EstimateError
 from faultinject.estimate.equivalence import paper_failure
-from faultinject.estimate.intervals import check_alpha, clopper_pearson
-from faultinject.estimate.strata import Strata, check_probability, weights
+from faultinject.estimate.intervals import check_alpha, check_probability, clopper_pearson
+from faultinject.estimate.strata import Strata, weights
 
-__all__ = ["StatisticalPower", "expected", "lowest_q", "reach"]
+__all__ = ["Precision", "clean_missions", "expected", "lowest_q", "precision_at"]
 
 NEVER = 10**12
-"""Missions shown where no number would do."""
+"""Missions shown where no number would be enough."""
 
 
-class StatisticalPower(msgspec.Struct, frozen=True, kw_only=True):
-    """What the strata with few guests hit may hide at ``q``.
+class Precision(msgspec.Struct, frozen=True, kw_only=True):
+    """What the intervals of the f_k cannot exclude at ``q``.
 
-    ``failure``: U(q) as the paper has it.  ``shares[k]``: the upper end of ``w_k f_k`` in parts
-    of it. ``needed[k]``: missions without a failure that stratum k takes for its share to be at
-    most the one asked for; 0 for strata in which the paper's node fails.
+    ``shares[k]``: the upper end of ``w_k f_k`` as a share of the paper's U(q).  ``needed[k]``:
+    missions without a failure that bring that share to ``target``; 0 for strata in which the
+    paper's node fails.  ``trials[k]``: missions there are.
     """
 
+    repair: bool
     q: float
-    failure: float
     shares: tuple[float, ...]
     needed: tuple[int, ...]
-    words: str
+    trials: tuple[int, ...]
+    target: float
 
 
 def clean_missions(weight: float, failure: float, share: float, alpha: float) -> int:
-    """Missions without failure after which ``weight * f`` is at most ``share * failure``.
+    """Return missions without failure after which ``weight * f`` is at most ``share * failure``.
 
-    From ``f <= 1 - alpha^(1/n)``; ``alpha`` one-sided.
+    From ``f <= 1 - alpha^(1/n)``; ``alpha`` is one-sided.
     """
     ceiling = share * failure / weight if weight > 0.0 else math.inf
     if ceiling >= 1.0:
@@ -51,68 +52,51 @@ def clean_missions(weight: float, failure: float, share: float, alpha: float) ->
     return min(NEVER, math.ceil(math.log(alpha) / math.log1p(-ceiling)))
 
 
-def reach(
-    trials: Sequence[int],
-    q: float,
-    alpha: float = 0.05,
-    share: float = 0.10,
-    m: int = 2,
-    failures: Sequence[int] | None = None,
-) -> StatisticalPower:
-    """How far ``trials`` missions of k = 0..n guests hit reach at ``q``.
+def precision_at(
+    strata: Strata, q: float, alpha: float = 0.05, target: float = 0.10, m: int = 2
+) -> Precision:
+    """Return the precision of f_0..f_n at ``q``, 0 < q < 1, voter not hit.
 
-    ``failures`` by k where they were run; none in the strata that the paper's node survives where
-    they are only planned.  The level is that of the two-sided box of all strata.  0 < q < 1.
+    The level is that of the two-sided box of these strata.  For a plan give ``expected`` strata.
     """
     check_alpha(alpha)
     if not 0.0 < check_probability("q", q) < 1.0:
-        raise EstimateError("q must lie between 0 and 1, ends excluded, for U to be something")
-    n = len(trials) - 1
-    masked = n - m  # with so many guests hit the paper's node still works
-    failed = [0] * len(trials) if failures is None else list(failures)
-    paper, shared = paper_failure(q, m, n), alpha / len(trials)
-    shares, needed = [], []
-    for k, weight in enumerate(weights(q, n)):
-        if k > masked:
+        raise EstimateError("q must lie between 0 and 1, ends excluded, for U to be positive")
+    n = strata.n
+    paper, shared = paper_failure(q, m, n), alpha / (n + 1)
+    shares: list[float] = []
+    needed: list[int] = []
+    for weight, counts in zip(weights(q, n), strata.guests, strict=True):
+        if len(shares) > n - m:  # with so many guests hit the paper's node fails
             shares.append(weight / paper)
             needed.append(0)
             continue
-        most = clopper_pearson(failed[k], trials[k], shared).high
+        most = clopper_pearson(counts.failures, counts.trials, shared).high
         shares.append(weight * most / paper)
-        needed.append(clean_missions(weight, paper, share, shared / 2))
-    short = [k for k in range(masked + 1) if shares[k] > share]
-    said = "; ".join(
-        f"f_{k} may be {shares[k]:.0%} of U ({trials[k]:,} missions, {failed[k]} failed; "
-        f"{needed[k]:,} clean ones bring it to {share:.0%})"
-        for k in short
-    )
-    words = (
-        f"at q = {q:g} the data do not reach: {said}"
-        if short
-        else f"at q = {q:g} the data reach: f_0..f_{masked} may each hide {share:.0%} of U at most"
-    )
-    return StatisticalPower(
-        q=q, failure=paper, shares=tuple(shares), needed=tuple(needed), words=words
-    )
+        needed.append(clean_missions(weight, paper, target, shared / 2))
+    return Precision(
+        repair=strata.repair, q=q, shares=tuple(shares), needed=tuple(needed),
+        trials=tuple(each.trials for each in strata.guests), target=target,
+    )  # fmt: skip
 
 
-def lowest_q(trials: Sequence[int], alpha: float = 0.05, share: float = 0.10, m: int = 2) -> float:
-    """The smallest q (to .001) at which the masked strata each hide ``share`` of U at most.
+def lowest_q(strata: Strata, alpha: float = 0.05, target: float = 0.10, m: int = 2) -> float:
+    """Return the smallest q (to .001) at which every tolerated stratum is within ``target`` of U.
 
     1.0 if there is none.
     """
     for step in range(1, 1000):
-        found = reach(trials, step / 1000, alpha, share, m)
-        if all(each <= share for each in found.shares[: len(trials) - m]):
+        found = precision_at(strata, step / 1000, alpha, target, m)
+        if all(each <= target for each in found.shares[: strata.n - m + 1]):
             return step / 1000
     return 1.0
 
 
 def expected(guests: Sequence[int], voter: Sequence[int] = (), m: int = 2) -> Strata:
-    """The counts that the paper's node would give: for a plan, before anything is run.
+    """Return the counts that the paper's node would give: for a plan, before it is run.
 
-    ``guests``, ``voter``: missions by k.  No failure while m guests are left, failure else, and
-    always when the voter is hit.  0 missions of a voter-hit stratum: not measured.
+    ``guests``, ``voter``: missions by k.  No failure while m guests are left, failure otherwise,
+    and always when the voter is hit.  0 missions of a voter-hit stratum: not measured.
     """
     left = len(guests) - 1 - m
     return Strata(

@@ -1,4 +1,4 @@
-"""How many missions more a verdict would take, if they go as those so far."""
+"""Sample size: how many more missions a verdict needs at the failure rates seen so far."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from faultinject.estimate.strata import Strata
 __all__ = ["missions_needed"]
 
 MOST = 20_000_000
-"""Missions at which one stops asking: years of them."""
-
+"""Missions at which the search ends without a result: they would take years."""
 START = 50
 GROWTH = 1.5
 
@@ -18,18 +17,18 @@ GROWTH = 1.5
 def missions_needed(
     strata: Strata, decided: Callable[[Strata], bool], distance: Callable[[Strata], float]
 ) -> dict[str, int] | None:
-    """Missions to add by stratum until ``decided``; None if no affordable number does.
+    """Return missions to add by stratum until ``decided``; None if no affordable number is enough.
 
-    Greedy: it grows, by half each time, the stratum that brings ``distance`` (how far from decided;
-    smaller is better) down most a mission; then it cuts each addition back as far as the verdict
-    stands.  An estimate for planning, not a promise, and not the least possible.
+    Greedy: it repeatedly grows, by half, the stratum that most reduces ``distance`` (how far from
+    decided) per mission.  It then reduces each addition as far as the verdict allows.  The result
+    is an estimate for planning, neither exact nor minimal.
     """
     names = list(strata.measured())
-    # A ceiling first: where not even a huge sample decides, the truth lies at the margin.
-    if not decided(strata.with_more(dict.fromkeys(names, MOST // 100))):
-        names_alone = dict.fromkeys(names, MOST)
-        if not decided(strata.with_more(names_alone)):
-            return None
+    # An upper limit first: where not even a huge sample decides, the truth lies at the margin.
+    if not any(
+        decided(strata.with_more(dict.fromkeys(names, most))) for most in (MOST // 100, MOST)
+    ):
+        return None
     sizes = {name: counts.trials for name, counts in strata.measured().items()}
     added = dict.fromkeys(names, 0)
     while not decided(strata.with_more(added)):
@@ -45,7 +44,7 @@ def missions_needed(
                 best, best_rate = name, rate
         added[best] += _step(sizes[best] + added[best])
     for name in names:
-        added[name] = _cut(strata, added, name, decided)
+        added[name] = _reduced(strata, added, name, decided)
     return {name: count for name, count in added.items() if count}
 
 
@@ -53,10 +52,10 @@ def _step(size: int) -> int:
     return max(START, round(size * (GROWTH - 1.0)))
 
 
-def _cut(
+def _reduced(
     strata: Strata, added: dict[str, int], name: str, decided: Callable[[Strata], bool]
 ) -> int:
-    """The least addition to ``name`` that still decides, the others as they are (by bisection)."""
+    """Return the least addition to ``name`` that still decides, the others unchanged."""
     low, high = -1, added[name]
     while high - low > max(1, high // 50):
         middle = (low + high) // 2

@@ -1,8 +1,8 @@
-"""What stratifying buys: interval widths beside two naive samplings with as many missions.
+"""What stratified sampling gains over natural sampling with as many missions.
 
-Drawing missions naturally at failure probability q, most have no guest hit and tell nothing;
-drawing naturally but skipping those is better, yet still holds for one q only.  Widths are
-compared, not variances: those are 0 where strata are all 0 or all 1.
+In natural sampling at failure probability q, most missions have no guest hit and carry little
+information.  Skipping these is better, yet holds for one q only.  The comparison is of interval
+widths, not of variances, which are 0 where every stratum is all or nothing.
 """
 
 from __future__ import annotations
@@ -12,42 +12,41 @@ import math
 import msgspec
 
 from faultinject.estimate.counts import Counts, EstimateError
-from faultinject.estimate.intervals import check_alpha, clopper_pearson
-from faultinject.estimate.strata import Strata, band, check_probability, recombine, weights
+from faultinject.estimate.intervals import check_alpha, check_probability, clopper_pearson
+from faultinject.estimate.strata import Strata, band, recombine, weights
 from faultinject.model.paired import Paired
 from faultinject.model.tails import exactly
 
-__all__ = ["DesignWidths", "compare_designs"]
+__all__ = ["SamplingComparison", "compare_sampling"]
 
 MOST = 50_000_000
+"""Missions at which the search for a sample size ends without a result."""
 
 
-class DesignWidths(msgspec.Struct, frozen=True, kw_only=True):
-    """Half-widths of the interval of U(q), each in parts of U: .03 is +-3 %.
+class SamplingComparison(msgspec.Struct, frozen=True, kw_only=True):
+    """Half-widths of the interval of U(q) relative to U: .03 is +-3 %.
 
     ``stratified``: as run, f_0 measured.  ``given_f0``: the same data, given f_0 = 0.
-    ``skipping``: ``missions`` drawn naturally with k = 0 skipped, given f_0 = 0.  ``natural``:
-    ``missions`` drawn naturally.  ``missions_natural``, ``missions_skipping``: how many each
-    would take for ``given_f0``.  The naive ones hold for this q alone and get the whole of alpha;
-    the stratified ones hold for all q at once.
+    ``skipping``: as many ``missions`` sampled naturally with k = 0 skipped, given f_0 = 0.
+    ``natural``: as many sampled naturally.  ``missions_natural``: how many of these reach the width
+    of ``given_f0``; 0: none do.  The natural ones hold for this q alone and use all of alpha; the
+    stratified ones hold for all q simultaneously.
     """
 
     q: float
-    failure: float
     missions: int
     stratified: float
     given_f0: float
     skipping: float
     natural: float
-    missions_skipping: int
     missions_natural: int
 
 
-def compare_designs(strata: Strata, q: float, alpha: float = 0.05) -> DesignWidths:
+def compare_sampling(strata: Strata, q: float, alpha: float = 0.05) -> SamplingComparison:
     """Compare on the measured f_k, with the same number of missions (k = 0..n, voter not hit).
 
-    The naive widths are the expected ones, over the counts that such a sampling would give.  Raises
-    EstimateError where U(q) is 0 (q 0, or no failure anywhere): there is no relative width then.
+    The natural widths are expected values over the counts that such sampling would give.  Raises
+    EstimateError where U(q) is 0 (q 0, or no failure anywhere): no relative width exists there.
     """
     check_alpha(alpha)
     check_probability("q", q)
@@ -59,21 +58,19 @@ def compare_designs(strata: Strata, q: float, alpha: float = 0.05) -> DesignWidt
     missions = guests.trials
     hit = 1.0 - weights(q, strata.n)[0]
     given = _given_f0(guests, q, alpha)
-    return DesignWidths(
+    return SamplingComparison(
         q=q,
-        failure=failure,
         missions=missions,
         stratified=box.width / 2 / failure,
         given_f0=given / 2 / failure,
         skipping=_expected_width(failure / hit, missions, alpha) * hit / 2 / failure,
         natural=_expected_width(failure, missions, alpha) / 2 / failure,
-        missions_skipping=_missions(failure / hit, given / hit, alpha),
         missions_natural=_missions(failure, given, alpha),
     )
 
 
 def _given_f0(guests: Strata, q: float, alpha: float) -> float:
-    """Width of U's band if f_0 is 0: the box has one stratum less."""
+    """Width of U's band if f_0 is 0: the box has one stratum fewer."""
     shared = alpha / guests.n
     parts = [clopper_pearson(each.failures, each.trials, shared) for each in guests.guests[1:]]
     return recombine([0.0, *(each.width for each in parts)], q)
@@ -87,11 +84,11 @@ def _expected_width(chance: float, trials: int, alpha: float) -> float:
     spread = math.sqrt(trials * chance * (1.0 - chance))
     low = max(0, math.floor(trials * chance - 6 * spread - 6))
     high = min(trials, math.ceil(trials * chance + 6 * spread + 6))
-    step = max(1, (high - low) // 200)  # the width is smooth: 200 counts are as good as all
+    step = max(1, (high - low) // 200)  # the width is smooth: 200 counts are enough
     total = weight = 0.0
     for failures in range(low, high + 1, step):
         share = exactly(failures, trials, Paired(chance)) if trials <= 100_000 else 1.0
-        if trials > 100_000:  # exact binomials are slow there, and the normal curve is right
+        if trials > 100_000:  # exact binomials are slow there; the normal density is accurate
             share = math.exp(-(((failures - trials * chance) / max(spread, 1e-9)) ** 2) / 2)
         total += share * clopper_pearson(failures, trials, alpha).width
         weight += share
@@ -99,7 +96,7 @@ def _expected_width(chance: float, trials: int, alpha: float) -> float:
 
 
 def _missions(chance: float, width: float, alpha: float) -> int:
-    """Missions for an expected interval (all of it) no wider than ``width``; 0: none would do."""
+    """Missions for an expected interval no wider than ``width``; 0: no number is enough."""
     if width <= 0.0:
         return 0
     low, high = 1, 2

@@ -1,15 +1,17 @@
-"""Recombine the strata: U(q), S, G and the measured break-even R_V* from one data set, for every q.
+"""Recombination of strata: U(q), S, G and the break-even R_V* for every q from one data set.
 
 ``f_k`` is the probability that a mission fails when k of n guests are hit and the voter is not;
-``g_k`` that one *succeeds* when the voter is hit too.  With q = 1 - R_M and
+``g_k`` that it *succeeds* when the voter is hit too.  With q = 1 - R_M and
 ``w_k(q) = C(n, k) q^k (1 - q)^(n-k)``:
 
     U(q) = sum w_k f_k,   S = 1 - U,   G = sum w_k g_k,   R_sys = R_H [R_V S + (1 - R_V) G],
 
-so the voted node is better than the plain one iff ``R_V (S - G) > R_M - G``.  A Clopper-Pearson
-interval for each f_k and g_k, at a level shared by Bonferroni, is a box that holds all of them at
-once; everything above is monotone in each, so its extremes lie in corners of the box and the band
-holds for all q, R_V and R_H at once.  A voter that dies without being hit is a failure in f_k.
+so the voted node is better than the plain one iff ``R_V (S - G) > R_M - G``.
+
+Simultaneous band: Clopper-Pearson intervals of all f_k and g_k, at a level shared by Bonferroni,
+form a box that contains all of them at once.  Everything above is monotone in each of them, so its
+extremes lie in corners of the box, and the band holds for all q, R_V and R_H at once.  A voter that
+ends without being hit counts as a failure in f_k.
 """
 
 from __future__ import annotations
@@ -22,32 +24,34 @@ from typing import Literal
 import msgspec
 
 from faultinject.estimate.counts import Counts, EstimateError
-from faultinject.estimate.intervals import Interval, check_alpha, clopper_pearson, worst_case
+from faultinject.estimate.intervals import (
+    Interval,
+    check_alpha,
+    check_probability,
+    clopper_pearson,
+    worst_case,
+)
 from faultinject.model.paired import Paired
 from faultinject.model.tails import exactly
 
-__all__ = ["Band", "Strata", "Void", "band", "check_probability", "recombine", "weights"]
+__all__ = ["Band", "Strata", "Void", "band", "breakeven", "recombine", "weights"]
 
 Void = Literal["excluded", "worst"]
 """How missions without an outcome count: not at all, or as whatever is worse for the claim."""
 
-
-def check_probability(name: str, value: float) -> float:
-    """Return ``value``, or raise EstimateError if it is not in [0, 1]."""
-    if not 0.0 <= value <= 1.0:
-        raise EstimateError(f"{name} is {value:g}: it must be a probability, from 0 to 1")
-    return float(value)
+CERTAIN = 10**9
+"""Missions without a failure that represent "given f_0 = 0": the interval then ends below 1e-8."""
 
 
-@lru_cache(maxsize=4096)  # the same q are asked for again and again
+@lru_cache(maxsize=4096)  # the same q recur on every grid
 def weights(q: float, n: int) -> tuple[float, ...]:
-    """``w_k(q)``, the probability that exactly k of n guests are hit, for k = 0..n."""
+    """Return ``w_k(q)``, the probability that exactly k of n guests are hit, for k = 0..n."""
     hit = Paired(check_probability("q", q))
     return tuple(exactly(k, n, hit) for k in range(n + 1))
 
 
 def recombine(values: Sequence[float], q: float) -> float:
-    """``sum_k w_k(q) values[k]``: values whose weight is 0 do not count, nan or not."""
+    """Return ``sum_k w_k(q) values[k]``; a value with weight 0 does not count, even if nan."""
     shares = weights(q, len(values) - 1)
     return math.fsum(w * v for w, v in zip(shares, values, strict=True) if w > 0.0)
 
@@ -55,15 +59,15 @@ def recombine(values: Sequence[float], q: float) -> float:
 class Strata(msgspec.Struct, frozen=True, kw_only=True):
     """Counts by stratum.
 
-    ``guests[k]``, k = 0..n: k of the n guests hit, the voter not.  ``voter[k]``: the voter hit
-    and k guests hit; shorter than ``guests``, or None at a k, where that was not measured.
-    ``repaired``: a voter that was hit is started again, so that with no g_k measured nothing is
-    known of G; else the paper's word is taken then, that it is 0.
+    ``guests[k]``, k = 0..n: k of the n guests hit, the voter not.  ``voter[k]``: the voter hit and
+    k guests hit; shorter than ``guests``, or None at a k, where not measured.  ``repair``: whether
+    failed guests and a failed voter are restarted within the mission.  With repair and no g_k
+    measured, G is unknown; without repair it is then taken as 0, as the paper assumes.
     """
 
     guests: tuple[Counts, ...]
     voter: tuple[Counts | None, ...] = ()
-    repaired: bool = False
+    repair: bool = False
 
     def __post_init__(self) -> None:
         if len(self.guests) < 2:
@@ -76,29 +80,36 @@ class Strata(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def n(self) -> int:
-        """How many guests the node has."""
+        """Number of guests of the node."""
         return len(self.guests) - 1
 
     @property
     def trials(self) -> int:
-        """Missions with an outcome, all strata together."""
+        """Missions with an outcome in all strata."""
         return sum(each.trials for each in self.guests + self.voter if each is not None)
 
     def measured(self) -> dict[str, Counts]:
-        """Counts by name: f0, f1, ... and g0, g1, ... for the voter-hit strata that exist."""
+        """Return counts by name: f0, f1, ... and g0, g1, ... for the measured voter-hit strata."""
         named = {f"f{k}": each for k, each in enumerate(self.guests)}
         return named | {f"g{k}": each for k, each in enumerate(self.voter) if each is not None}
 
     def with_more(self, missions: dict[str, int]) -> Strata:
-        """As if ``missions`` more by name had been run and gone at the rates seen so far."""
+        """Return the strata as if ``missions`` more, by name, had the failure rates seen so far."""
         grown = {
             name: _grown(each, missions.get(name, 0)) for name, each in self.measured().items()
         }
-        return Strata(
+        return msgspec.structs.replace(
+            self,
             guests=tuple(grown[f"f{k}"] for k in range(len(self.guests))),
             voter=tuple(grown.get(f"g{k}") for k in range(len(self.voter))),
-            repaired=self.repaired,
         )
+
+    def given_f0(self) -> Strata | None:
+        """Return the strata with f_0 = 0 assumed; None where f_0 was observed not to be 0."""
+        if self.guests[0].failures:
+            return None
+        certain = Counts(trials=CERTAIN, failures=0)
+        return msgspec.structs.replace(self, guests=(certain, *self.guests[1:]))
 
 
 def _grown(counts: Counts, more: int) -> Counts:
@@ -111,33 +122,20 @@ def _grown(counts: Counts, more: int) -> Counts:
 
 
 class Band(msgspec.Struct, frozen=True, kw_only=True):
-    """The box of all strata and what follows from it; make it with ``band``.
+    """The box of all strata and the intervals that follow from it; ``band`` makes it.
 
-    ``failing``: f_k; ``saving``: g_k; ``silents``: s_k (a family of its own).  Every interval
-    that the methods return holds together with all others of them with probability ``level``.
+    ``failing``: f_k; ``saving``: g_k; ``silents``: s_k, P(a wrong reply is released | k guests hit,
+    voter not), a family of its own.  All intervals that the methods return hold simultaneously.
     """
 
     failing: tuple[Interval, ...]
     saving: tuple[Interval, ...]
     silents: tuple[Interval, ...]
-    level: float
 
     @property
     def n(self) -> int:
-        """How many guests the node has."""
+        """Number of guests of the node."""
         return len(self.failing) - 1
-
-    def f(self, k: int) -> Interval:
-        """P(mission fails | k guests hit, voter not)."""
-        return self.failing[k]
-
-    def g(self, k: int) -> Interval:
-        """P(mission succeeds | voter hit, k guests hit)."""
-        return self.saving[k]
-
-    def s(self, k: int) -> Interval:
-        """P(a wrong reply is released | k guests hit, voter not)."""
-        return self.silents[k]
 
     def _combine(self, parts: tuple[Interval, ...], q: float) -> Interval:
         used = [(w, each) for w, each in zip(weights(q, self.n), parts, strict=True) if w > 0.0]
@@ -145,8 +143,6 @@ class Band(msgspec.Struct, frozen=True, kw_only=True):
             value=math.fsum(w * each.value for w, each in used),
             low=math.fsum(w * each.low for w, each in used),
             high=math.fsum(w * each.high for w, each in used),
-            level=self.level,
-            method="Clopper-Pearson by stratum, Bonferroni box: valid for all q at once",
         )
 
     def failure(self, q: float) -> Interval:
@@ -159,7 +155,7 @@ class Band(msgspec.Struct, frozen=True, kw_only=True):
 
     def reliability(self, rm: float) -> Interval:
         """S = 1 - U(1 - R_M)."""
-        return self.failure(1.0 - check_probability("R_M", rm)).turned()
+        return self.failure(1.0 - check_probability("R_M", rm)).complement()
 
     def saved(self, rm: float) -> Interval:
         """G: the mission succeeds although the voter was hit."""
@@ -178,54 +174,42 @@ class Band(msgspec.Struct, frozen=True, kw_only=True):
         s, g = self.reliability(rm), self.saved(rm)
 
         def at(up: float, kept: float) -> float:
-            # A factor of 0 takes out a value that was never observed (nan), too.
+            # A factor of 0 removes a value that was never observed (nan), too.
             return h * ((v * up if v else 0.0) + ((1.0 - v) * kept if v < 1.0 else 0.0) - less)
 
-        return Interval(
-            value=at(s.value, g.value),
-            low=at(s.low, g.low),
-            high=at(s.high, g.high),
-            level=self.level,
-            method=s.method,
-        )
+        return Interval(value=at(s.value, g.value), low=at(s.low, g.low), high=at(s.high, g.high))
 
     def bound(self, rm: float) -> Interval:
         """R_V*: the R_V above which the voted node is better, ``(R_M - G)/(S - G)``.
 
-        0 where any R_V will do; above 1, up to infinity, where none will.  For fixed G it is
-        monotone in S and for fixed S in G, so the four corners of (S, G) hold its extremes.
+        0 where any R_V is enough; above 1, up to infinity, where none is.  It is monotone in S for
+        fixed G and in G for fixed S, so the four corners of (S, G) hold its extremes.
         """
         s, g = self.reliability(rm), self.saved(rm)
         corners = [breakeven(rm, up, kept) for up in (s.low, s.high) for kept in (g.low, g.high)]
         return Interval(
-            value=breakeven(rm, s.value, g.value),
-            low=min(corners),
-            high=max(corners),
-            level=self.level,
-            method=s.method,
-        )
-
-    def curve(self, rms: Sequence[float]) -> list[Interval]:
-        """``bound`` at each R_M: the band of Figure 7."""
-        return [self.bound(rm) for rm in rms]
+            value=breakeven(rm, s.value, g.value), low=min(corners), high=max(corners)
+        )  # fmt: skip
 
 
 def breakeven(rm: float, s: float, g: float) -> float:
-    """R_V above which ``R_V s + (1 - R_V) g > R_M``; 0 if all do, infinity if none or unknown."""
+    """Return the R_V above which ``R_V s + (1 - R_V) g > R_M``.
+
+    0 if every R_V is enough, infinity if none is, nan if unknown.
+    """
     if math.isnan(s) or math.isnan(g):
         return math.nan
-    if s <= g:  # being hit does the voter no harm: R_V decides nothing, or only the wrong way
+    if s <= g:  # a hit does the voter no harm: R_V decides nothing, or in the wrong direction only
         return 0.0 if s > rm else math.inf
     return max(0.0, (rm - g) / (s - g))
 
 
 def band(strata: Strata, alpha: float = 0.05, void: Void = "excluded") -> Band:
-    """Box of all strata together at level 1 - ``alpha``; see the module's text.
+    """Return the box of all strata at level 1 - ``alpha`` (see the module's text).
 
-    A g_k that was not measured is bounded by two assumptions, said in its ``method``: that a hit
-    more on a guest never helps (g_k <= g_(k-1)), and that the hit on the voter never helps (g_k
-    <= 1 - f_k).  With no g_k measured at all G is taken as the paper takes it, 0, but where a
-    voter that was hit is repaired: there it is bounded by the second assumption.
+    Two assumptions bound a g_k that was not measured: one more guest hit never helps
+    (g_k <= g_(k-1)), and a hit on the voter never helps (g_k <= 1 - f_k).  With no g_k measured, G
+    is 0 as in the paper; with repair it is bounded by the second assumption only.
     """
     check_alpha(alpha)
     shared = alpha / len(strata.measured())
@@ -234,8 +218,9 @@ def band(strata: Strata, alpha: float = 0.05, void: Void = "excluded") -> Band:
     return Band(
         failing=failing,
         saving=_saving(strata, failing, shared, void),
-        silents=tuple(take(each.silents(), alpha / len(strata.guests)) for each in strata.guests),
-        level=1.0 - alpha,
+        silents=tuple(
+            take(each.silent_only(), alpha / len(strata.guests)) for each in strata.guests
+        ),
     )
 
 
@@ -247,29 +232,20 @@ def _saving(
     strata: Strata, failing: tuple[Interval, ...], alpha: float, void: Void
 ) -> tuple[Interval, ...]:
     take = worst_case if void == "worst" else _excluded
-    level = 1.0 - alpha
-    if not any(strata.voter) and not strata.repaired:
-        zero = Interval(
-            value=0.0, low=0.0, high=0.0, level=1.0, method="taken as 0, as the paper takes it"
-        )
-        return (zero,) * len(strata.guests)
+    if not any(strata.voter) and not strata.repair:
+        return (Interval(value=0.0, low=0.0, high=0.0),) * len(strata.guests)
     found: list[Interval] = []
     for k in range(len(strata.guests)):
         counts = strata.voter[k] if k < len(strata.voter) else None
         if counts is not None:
-            found.append(take(counts.turned(), alpha))
+            found.append(take(counts.complement(), alpha))
             continue
         most, likely = 1.0 - failing[k].low, 1.0 - failing[k].value
         if found:
             most = min(most, found[-1].high)
         if not any(strata.voter):
-            likely = 0.0  # the paper's word, for want of a better one
+            likely = 0.0  # the paper's assumption, in the absence of a measurement
         elif found:
             likely = found[-1].value if math.isnan(likely) else min(likely, found[-1].value)
-        found.append(
-            Interval(
-                value=likely, low=0.0, high=most, level=level,
-                method="not measured: bounded, as a hit more never helps",
-            )
-        )  # fmt: skip
+        found.append(Interval(value=likely, low=0.0, high=most))
     return tuple(found)

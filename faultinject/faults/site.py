@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
-from deploy.machine.states import GuestState
+from deploy.machine.spec import GuestState
 from faultinject.faults.proxy import ProxiedLink
 
 __all__ = ["ActiveFault", "FaultTarget", "NotApplied", "Site"]

@@ -1,8 +1,8 @@
-"""The inequalities of section 4 turned round: what R_V, R_F or n a design needs.
+"""The inequalities of section 4, solved for the R_V, R_F or n that a design needs.
 
-Bounds are ``Paired``: ``down`` is the room below one, accurate where it is tiny, and zero or
-negative where no R_V < 1 will do.  All raise ModelError, in the paper's terms, for a question
-without an answer.
+Bounds are ``Paired``: ``down`` is 1 minus the bound, accurate where it is tiny, and zero or
+negative where no R_V < 1 is enough.  All functions raise ModelError for a
+question without an answer.
 """
 
 from __future__ import annotations
@@ -40,16 +40,14 @@ class Needed(msgspec.Struct, frozen=True, kw_only=True):
 def _working(section: str, rm: float, name: str = "R_M") -> Paired:
     chance = probability(name, rm)
     if chance == 0.0:
-        raise ModelError(
-            f"{name} = 0: a VM that never works gives nothing to compare with ({section})"
-        )
+        raise ModelError(f"{name} = 0: a VM that never works allows no comparison ({section})")
     return chance
 
 
 def breakeven_rv_2of3(rm: float) -> Paired:
     """Inequality (4): the R_V above which 2-of-3 is better, ``1/(3 R_M - 2 R_M^2)``.
 
-    0 < rm <= 1.  It is 1 or more, so that no R_V < 1 will do, for R_M <= .5 and for R_M = 1;
+    0 < rm <= 1.  It is 1 or more, so that no R_V < 1 is enough, for R_M <= .5 and for R_M = 1;
     lowest, 8/9, at R_M = .75.
     """
     r = _working("Inequality 4", rm)
@@ -62,7 +60,7 @@ def breakeven_rv_2of3(rm: float) -> Paired:
 def breakeven_rv_1ofn(rm: float, n: int) -> Paired:
     """Inequality (1): the R_V above which 1-of-n is better, ``R_M / [1 - (1 - R_M)^n]``.
 
-    0 < rm <= 1.  It is 1, so that no R_V < 1 will do, for n = 1 and for R_M = 1.
+    0 < rm <= 1.  It is 1, so that no R_V < 1 is enough, for n = 1 and for R_M = 1.
     """
     r, size = _working("Inequality 1", rm), count("the number of VMs n", n)
     if size == 1 or r.down == 0.0:
@@ -151,7 +149,7 @@ def guests_needed(r: float, rv: float, rm: float, rh: float = 1.0) -> Needed:
     """Inequality (2): how many VMs for a node reliability above ``r``.
 
     ``n > log(1 - R/R_V) / log(1 - R_M)``; with ``rh`` given, R/(R_H R_V).  0 < rm < 1 and
-    r < rh rv.  A tie is judged on the decimals as written, and does not suffice.
+    r < rh rv.  A tie is decided on the decimals as written, and is not enough.
     """
     want, layer = probability("R", r), series(probability("R_H", rh), probability("R_V", rv))
     chance = _working("Inequality 2", rm)
@@ -162,15 +160,13 @@ def guests_needed(r: float, rv: float, rm: float, rh: float = 1.0) -> Needed:
     if room <= 0.0:
         raise ModelError(
             f"R = {float(want):g} is not below R_H R_V = {float(layer):g}: no number of VMs takes "
-            "the node above the layer under them (Inequality 2 asks R < R_V)"
+            "the node above the layer under them (Inequality 2 requires R < R_V)"
         )
     share = float(want) / float(layer)
     missing = math.log1p(-share) if share < 0.5 else math.log(room / float(layer))
     bound = missing / log_down(chance)
     if math.isinf(bound):
-        raise ModelError(
-            f"R_M = {float(chance):g}: no number of such VMs that has a name is enough"
-        )
+        raise ModelError(f"R_M = {float(chance):g}: no finite number of such VMs is enough")
     guests = max(1, math.floor(bound) + 1)
     nearest = round(bound)
     if nearest >= 1 and abs(bound - nearest) <= 1e-9 * nearest and nearest <= 10_000:
@@ -186,7 +182,7 @@ def _exceeds(n: int, r: Paired, layer: tuple[float, float], rm: Paired) -> bool:
 
 
 def guests_to_beat_plain(rm: float, rv: float) -> Needed:
-    """Inequality (1) solved for n: how many VMs make 1-of-n better than the plain node.
+    """Inequality (1) solved for n: the number of VMs that make 1-of-n better than the plain node.
 
     0 < rm < 1 and rv > rm.  At R_M = .1, R_V = .3: 4.
     """
@@ -200,7 +196,7 @@ def guests_to_beat_plain(rm: float, rv: float) -> Needed:
 
 
 def breakeven_rf(rf: float, rm_rest: float, n: int) -> Paired:
-    """Inequality (3): the R_F from which moving f out of the VMs is no loss.
+    """Inequality (3): the smallest R_F at which moving f out of the VMs is no loss.
 
     ``[1 - (1 - R_f R_M')^n] / [1 - (1 - R_M')^n]``; 0 < rm_rest <= 1.  At n = 1 it is R_f.
     """

@@ -1,4 +1,4 @@
-"""Which design is best at given (R_M, R_V, n): the question that the paper leaves to its reader."""
+"""The best design at given (R_M, R_V, n), a question that the paper leaves open."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ __all__ = [
     "RankedDesign",
     "best_design",
     "designs",
-    "judge",
-    "judge_all",
+    "evaluate",
+    "rank",
 ]
 
 WITHIN = 0.1
-"""The part of the greatest gain that is given up for fewer guests."""
+"""The share of the greatest gain that may be lost for fewer guests."""
 
 
 class Design(msgspec.Struct, frozen=True, order=True, kw_only=True):
@@ -39,7 +39,7 @@ class Design(msgspec.Struct, frozen=True, order=True, kw_only=True):
 
 
 class RankedDesign(msgspec.Struct, frozen=True, kw_only=True):
-    """A design with what becomes of its missions; ``gain``: how much better than NV (or less)."""
+    """A design with the outcomes of its missions; ``gain``: its reliability minus that of NV."""
 
     design: Design
     outcomes: Outcomes
@@ -47,7 +47,7 @@ class RankedDesign(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Chosen(msgspec.Struct, frozen=True, kw_only=True):
-    """The design to take, and the one that is best whatever it costs."""
+    """The recommended design, and the most reliable one regardless of cost."""
 
     take: RankedDesign
     best: RankedDesign
@@ -66,12 +66,12 @@ def designs(n: int) -> Iterator[Design]:
             yield Design(n=size, m=m)
 
 
-def judge(
+def evaluate(
     design: Design, rm: float, rv: float, rh: float = 1.0, failing: FailureMode | None = None
 ) -> RankedDesign:
-    """What becomes of a mission on ``design``.  NV has no V: R_V does not touch it.
+    """Return the outcomes of a mission on ``design``.  NV has no V, so R_V does not affect it.
 
-    Raises ModelError for what is no probability.
+    Raises ModelError for a value that is no probability.
     """
     hardware, voter = probability("R_H", rh), probability("R_V", rv)
     layer = hardware if design.plain else series(hardware, voter)
@@ -81,22 +81,22 @@ def judge(
     return RankedDesign(design=design, outcomes=found, gain=gain)
 
 
-def judge_all(
+def rank(
     rm: float, rv: float, n: int, rh: float = 1.0, failing: FailureMode | None = None
 ) -> list[RankedDesign]:
-    """Every design of up to ``n`` guests, the most reliable first; of equals that with fewer."""
-    found = [judge(each, rm, rv, rh, failing) for each in designs(n)]
+    """Return every design of up to ``n`` guests, most reliable first, then fewest guests."""
+    found = [evaluate(each, rm, rv, rh, failing) for each in designs(n)]
     return sorted(found, key=lambda each: (each.outcomes.correct.down, each.design))
 
 
 def best_design(
     rm: float, rv: float, n: int, rh: float = 1.0, failing: FailureMode | None = None
 ) -> Chosen:
-    """The design to take: the fewest guests that bring at least 9/10 of the greatest gain over NV.
+    """Return the design with fewest guests that has at least 9/10 of the greatest gain over NV.
 
     NV where nothing is better.
     """
-    found = judge_all(rm, rv, n, rh, failing)
+    found = rank(rm, rv, n, rh, failing)
     gains = {each.design: each.gain for each in found}
     by_design = {each.design: each for each in found}
     take = by_design[_take(gains)]

@@ -1,4 +1,4 @@
-"""A node as a fault tree for engines that are not ours: Open-PSA MEF (SCRAM), Galileo (Storm).
+"""A node as a fault tree for external engines: Open-PSA MEF (SCRAM), Galileo (Storm).
 
 Top event: the node fails, which is H fails, or V fails (or F, of C2), or more guests fail than
 m-of-n can mask.  In C1 a guest M_i fails with its f_i or with the rest of it, M'_i (here Ri).
@@ -54,7 +54,7 @@ class NodeDesign(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def reliability(self) -> Paired:
-        """What our own formulas say, to be held against the engines."""
+        """R_sys by our own formulas, to compare with the engines' result."""
         size = len(self.rm)
         guests = (
             beta_factor(self.rm[0], self.beta, self.m, size, "mef")
@@ -187,8 +187,6 @@ def to_galileo(design: NodeDesign) -> str:
 
 def _basic(event: str, chance: Paired) -> str:
     if chance == 0.0:
-        raise ModelError(
-            f"{event} has reliability 0: Galileo's rates cannot say that, leave it out"
-        )
+        raise ModelError(f"{event} has reliability 0: Galileo's rates cannot express that, omit it")
     rate = abs(math.log1p(-chance.down)) if chance.down < 0.5 else -math.log(float(chance))
     return f'"{event}" lambda={rate!r} dorm=1;'

@@ -1,8 +1,8 @@
-"""What a design needs to reach a given node reliability R, and Inequality (3) solved for the rest.
+"""What a design needs to reach a given node reliability R, and Inequality (3) solved for its terms.
 
-``bounds`` compares with the plain node; here R is given and one of R_V, R_M, n is asked, or, for a
-function moved into the VMM, one of R_f, R_M', n.  Results are ``Paired`` where they are
-reliabilities.  All raise ModelError, in the paper's terms, for a question without an answer.
+``bounds`` compares with the plain node.  Here R is given and one of R_V, R_M, n is found; for a
+function moved into the VMM, one of R_f, R_M', n.  Reliabilities are ``Paired``.  All functions
+raise ModelError for a question without an answer.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ def breakeven_with(rm: float, guests: float) -> Paired:
     """
     plain, voted = probability("R_M", rm), probability("the guests' part", guests)
     if plain == 0.0:
-        raise ModelError("R_M = 0: a VM that never works gives nothing to compare with (section 4)")
+        raise ModelError("R_M = 0: a VM that never works allows no comparison (section 4)")
     if voted == 0.0:
         return Paired(math.inf, -math.inf)
     return Paired(float(plain) / float(voted), (plain.down - voted.down) / float(voted))
 
 
 def _share(r: float, layer: Paired) -> Paired:
-    """What the guests must reach for a node reliability ``r`` on ``layer`` = R_H R_V: r/layer."""
+    """Return the reliability that the guests need for a node reliability ``r`` on ``layer``."""
     want = probability("R", r)
     room = want.down - layer.down
     if room <= 0.0:
         raise ModelError(
             f"R = {float(want):g} is not below R_H R_V = {float(layer):g}: no number of VMs takes "
-            "the node above the layer under them (Inequality 2 asks R < R_V)"
+            "the node above the layer under them (Inequality 2 requires R < R_V)"
         )
     return Paired(float(want) / float(layer), room / float(layer))
 
@@ -58,7 +58,7 @@ def _share(r: float, layer: Paired) -> Paired:
 def rv_needed(r: float, guests: float, rh: float = 1.0) -> Paired:
     """The R_V for a node reliability ``r``: ``R / (R_H guests)``.
 
-    ``guests``: the probability that enough guests are up.  1 or more where no R_V < 1 will do;
+    ``guests``: the probability that enough guests are up.  1 or more where no R_V < 1 is enough;
     infinite where ``guests`` or ``rh`` is 0.
     """
     want = probability("R", r)
@@ -147,7 +147,7 @@ def rf_when_moved(r_moved: float, rm_rest: float, n: int) -> Paired:
     moved, size = _both(r_moved, n)
     rest = probability("R_M'", rm_rest)
     if rest == 0.0:
-        raise ModelError("R_M' = 0: VMs that never work give nothing to compare (Inequality 3)")
+        raise ModelError("R_M' = 0: VMs that never work allow no comparison (Inequality 3)")
     if size == 1 or moved.down == 0.0:
         return moved
     lost = all_fail(rest, size)  # (1 - R_M')^n
@@ -170,20 +170,20 @@ def rm_when_moved(r_moved: float, rf: float, n: int) -> Paired:
     """Inequality (3) for R_M': up to this R_M' it is no loss to move f; n >= 2.
 
     The bound rises with R_M', from R_f to 1 - (1 - R_f)^n.  1 where F is good enough for every
-    R_M'.  Raises ModelError where R_F <= R_f < 1, for then none will do.
+    R_M'.  Raises ModelError where R_F <= R_f < 1: then no R_M' is low enough.
     """
     moved, size = _both(r_moved, n)
     inside = probability("R_f", rf)
     if size == 1:
         raise ModelError(
-            "n = 1: Inequality 3 asks R_F >= R_f whatever R_M' is, so there is no R_M' to find"
+            "n = 1: Inequality 3 requires R_F >= R_f for every R_M', so there is no R_M' to find"
         )
     if not _worse(moved, breakeven_rf(inside, 1.0, size)):
         return Paired(1.0, 0.0)
     if not _worse(inside, moved):
         raise ModelError(
-            f"R_F = {float(moved):g} is not above R_f = {float(inside):g}: F is to be more "
-            "reliable than f (Inequality 3), whatever R_M' is"
+            f"R_F = {float(moved):g} is not above R_f = {float(inside):g}: F must be more "
+            "reliable than f for every R_M' (Inequality 3)"
         )
 
     def lost(rest: Paired) -> bool:
@@ -195,7 +195,7 @@ def rm_when_moved(r_moved: float, rf: float, n: int) -> Paired:
 
 
 def _worse(one: Paired, other: Paired) -> bool:
-    """one < other, told apart also where both are next to 1."""
+    """Whether one < other, also where both are close to 1."""
     return one.down > other.down if other > 0.5 else float(one) < float(other)
 
 

@@ -1,15 +1,16 @@
-"""What a failed guest does decides what the node does: refuse, or release a wrong reply.
+"""Outcomes of a node whose failed guests stop or lie: rejected requests, or wrong replies.
 
-The paper knows one failure.  Here a guest that fails *lies* (it returns wrong replies) with
-probability ``lying``, else it is mute.  Liars return the same wrong bytes with probability
-``alike`` (the worst, 1, unless said otherwise), else each its own.  The mission's outcome is
+The paper has one kind of failure.  Here a guest that fails *lies* (it returns wrong replies) with
+probability ``lying``; else it stops (it returns nothing).  Lying guests return the same wrong bytes
+with probability ``alike`` (default 1, the worst case), else different ones.  The mission's outcome
+is
 
 - *correct*: the paper's reliability, if nobody lies or m > n/2;
-- *silent*: a wrong reply was released: m liars alike, or, for 1-of-n, which compares nothing, any;
-- *detected*: no majority, or nobody answers: refused, fail-safe;
+- *silent*: a wrong reply was released: after m equal lies; for 1-of-n, after any lie;
+- *detected*: no majority, or no reply: rejected, fail-safe;
 - *lost*: H or V failed.
 
-2-of-2 is the paper's fail-safe node: silent only if both lie alike.
+2-of-2 is the paper's fail-safe node: silent only if both return the same lie.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class Outcomes(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def node_outcomes(layer: float, guests: Outcomes) -> Outcomes:
-    """The same guests on a layer that works with probability ``layer``, R_H R_V."""
+    """Return the outcomes on a layer that works with probability ``layer``, R_H R_V."""
     under = probability("R_H R_V", layer)
     return Outcomes(
         correct=series(under, guests.correct),
@@ -108,7 +109,7 @@ def _independent(r: Paired, m: int, n: int, how: FailureMode) -> Outcomes:
         return _first_wins(r, n, lies, (1.0 - how.lying) * r.down)
     correct = binomial_at_least(m, n, r)
     silent = how.alike * float(binomial_at_least(m, n, Paired(lies)))
-    # Fewer than m right, and of the other n - k not m liars alike: sums of positive terms.
+    # Fewer than m correct, and no m equal lies among the others: sums of positive terms.
     detected = math.fsum(
         some * (1.0 - how.alike * _alike(m, n - right, how.lying))
         for right in range(m)

@@ -1,7 +1,7 @@
-"""Numbers that keep their distance from one: a float ``x`` beside an accurate ``1 - x``.
+"""Probabilities with an accurate complement: a float ``x`` together with ``1 - x``.
 
-A reliability of 1 - 1e-15 has, as a float alone, an unreliability known to one digit or so.
-Everything in this package therefore carries both, and computes both by sums of positive terms.
+As a float alone, a reliability of 1 - 1e-15 gives its unreliability to about one digit.  This
+package therefore carries both, and computes both as sums of positive terms.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ __all__ = ["ModelError", "Paired", "count", "probability"]
 
 
 class ModelError(ValueError):
-    """A question that section 4 of the paper does not answer; the words say why, in its terms."""
+    """A question that section 4 of the paper does not answer; the message says why."""
 
 
 class Paired(float):
-    """A float that knows ``down``, 1 less itself, to full relative accuracy.
+    """A float with ``down``, 1 minus itself, to full relative accuracy.
 
-    For a reliability ``down`` is the unreliability.  For a bound it is the room left below one:
-    zero or negative where the bound is 1 or more.  Arithmetic gives plain floats.
+    For a reliability ``down`` is the unreliability.  For a bound it is zero or negative where the
+    bound is 1 or more.  Arithmetic returns plain floats.
     """
 
     __slots__ = ("down",)
@@ -34,12 +34,12 @@ class Paired(float):
 
     @classmethod
     def failing(cls, down: float) -> Paired:
-        """The reliability of what fails with probability ``down``: exact where that is tiny."""
+        """Return the reliability of a part that fails with probability ``down``, exactly."""
         return cls(1.0 - down, down)
 
     @classmethod
     def sums(cls, up: float, down: float) -> Paired:
-        """Two sides of a probability, summed apart: rounding may not take them out of [0, 1]."""
+        """Return a probability from both sides, summed separately and clipped to [0, 1]."""
         return cls(min(1.0, max(0.0, up)), min(1.0, max(0.0, down)))
 
     @classmethod

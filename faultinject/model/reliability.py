@@ -21,14 +21,13 @@ __all__ = [
     "moved_c2",
     "nv",
     "one_of_n",
-    "plain_through_voter",
     "series",
     "two_of_three",
 ]
 
 
 def series(*parts: float) -> Paired:
-    """Parts that must all be up: the product.  1 at no parts."""
+    """Return the reliability of parts that must all be up: the product, 1 without parts."""
     up, down = 1.0, 0.0
     for part in parts:
         each = probability("a part of a series", part)
@@ -44,11 +43,6 @@ def _node(rh: float, rv: float, inner: Paired) -> Paired:
 def nv(rh: float, rm: float) -> Paired:
     """Non-virtualized node (Figure 1): ``R_H R_M``."""
     return series(probability("R_H", rh), probability("R_M", rm))
-
-
-def plain_through_voter(rh: float, rv: float, rm: float) -> Paired:
-    """One guest behind the voter (policy 1/1), the paper's n = 1: ``R_H R_V R_M``."""
-    return _node(rh, rv, probability("R_M", rm))
 
 
 def one_of_n(rh: float, rv: float, rm: float, n: int) -> Paired:
@@ -70,9 +64,9 @@ def m_of_n(rh: float, rv: float, rm: float, m: int, n: int) -> Paired:
 
 
 def at_least(m: int, parts: Sequence[float]) -> Paired:
-    """At least ``m`` of unequal guests up: the sum over subsets.  1 <= m <= len(parts).
+    """Return P(at least ``m`` of unequal guests up), the sum over subsets.  1 <= m <= len(parts).
 
-    The guests alone; times ``R_H R_V`` by ``series``.
+    Multiply by ``R_H R_V`` with ``series``.
     """
     need = count(
         "the number of VMs that must agree m", m, 1, count("the number of VMs n", len(parts))

@@ -1,11 +1,10 @@
-"""Guests that are repaired: a continuous-time Markov chain.  Beyond the paper, which is static.
+"""Guests with repair: a continuous-time Markov chain.  Beyond the paper, which does not model time.
 
-The paper's section 4 is combinatorial: a mission, no repair, no time.  Here each guest that is up
-fails with rate ``fail``; ``repairers`` mend one guest each at a time, with rate ``repair``; the
-layer under them fails with rate ``voter_fail`` and is mended with rate ``voter_repair`` (0: never).
-Times are exponential and independent; guests go on failing and being mended while the voter is
-down, so that the two are separate chains.  The state of the guests is how many of them are down.
-All rates are per the same unit of time, which is the caller's.
+Each guest that is up fails with rate ``fail``.  Each of ``repairers`` repairs one guest at a time,
+with rate ``repair``.  The layer under them fails with rate ``voter_fail`` and is repaired with rate
+``voter_repair`` (0: never).  Times are exponential and independent.  Guests fail and are repaired
+also while the voter is down, so the two chains are separate.  The state of the guests is the number
+that is down.  All rates use one unit of time, chosen by the caller.
 """
 
 from __future__ import annotations
@@ -71,11 +70,11 @@ class Repairable(msgspec.Struct, frozen=True, kw_only=True):
         return self.n - self.m
 
     def failing(self, down: int) -> float:
-        """Rate at which one guest more fails when ``down`` are."""
+        """Return the rate of a further failure with ``down`` guests down."""
         return (self.n - down) * self.fail
 
-    def mending(self, down: int) -> float:
-        """Rate at which one is mended when ``down`` are."""
+    def repairing(self, down: int) -> float:
+        """Return the rate of a repair with ``down`` guests down."""
         return min(down, self.repairers) * self.repair
 
 
@@ -99,7 +98,7 @@ def _weights(model: Repairable) -> list[float]:
     logs = list(
         accumulate(
             (
-                math.log(model.failing(down - 1)) - math.log(model.mending(down))
+                math.log(model.failing(down - 1)) - math.log(model.repairing(down))
                 for down in range(1, model.n + 1)
             ),
             initial=0.0,
@@ -115,12 +114,12 @@ def steady_state(model: Repairable) -> SteadyState:
     """Availability and how often and how long the node is down.
 
     With n repairers the guests are independent and it is m-of-n with R_M = repair/(fail + repair).
-    A voter that fails and is never mended is down in the long run.
+    A voter that fails and is never repaired is down in the long run.
     """
     if model.repairers == model.n:
         one = plain_availability(model)
         guests = binomial_at_least(model.m, model.n, one)
-        edge = exactly(model.m, model.n, one)  # one more down, and the node is
+        edge = exactly(model.m, model.n, one)  # with one more down the node fails
     else:
         states = _weights(model)
         up, down = states[: model.spare + 1], states[model.spare + 1 :]
@@ -161,7 +160,7 @@ def _lasting(rate: float, mission: float) -> Paired:
 def voter_availability_needed(model: Repairable) -> Paired:
     """In steady state: the voter's availability above which the node's is better than plain.
 
-    As Inequality (4), with availabilities for reliabilities: 1 or more where none will do.
+    As Inequality (4), with availabilities for reliabilities: 1 or more where none is enough.
     """
     plain, guests = plain_availability(model), steady_state(model).guests
     if guests == 0.0:
@@ -170,9 +169,9 @@ def voter_availability_needed(model: Repairable) -> Paired:
 
 
 def voter_rate_allowed(model: Repairable, mission: float) -> float:
-    """The voter's failure rate below which the mission is safer than on the plain node.
+    """The voter's failure rate below which the mission is more reliable than on the plain node.
 
-    ``fail + ln(P(enough guests throughout))/mission``; zero or negative where none will do.  The
+    ``fail + ln(P(enough guests throughout))/mission``; zero or negative where none is enough.  The
     mission must be longer than 0.
     """
     if not 0.0 < mission < math.inf:
@@ -192,7 +191,7 @@ def mean_time_to_failure(model: Repairable) -> float:
     total, reach = 0.0, 1.0
     passage, missed = 0.0, 1.0  # of the state before: mean time in it, chance not to get to here
     for down in range(model.spare + 1):
-        ahead, back = model.failing(down), model.mending(down)
+        ahead, back = model.failing(down), model.repairing(down)
         leave = ahead + model.voter_fail + back * missed
         passage = (1.0 + back * passage) / leave
         total += reach * passage
@@ -219,16 +218,16 @@ def _guests_throughout(model: Repairable, mission: float) -> Paired:
         )
     _lasting(0.0, mission)
     last = model.spare + 1
-    fastest = max(model.failing(down) + model.mending(down) for down in range(last))
+    fastest = max(model.failing(down) + model.repairing(down) for down in range(last))
     rate = 2.0 * fastest  # so that no diagonal element is below a half
     if not rate * mission < 1e15:
         raise ModelError(
-            f"in this mission a guest could fail and be mended {rate * mission / 2:.0e} times: "
+            f"in this mission a guest could fail and be repaired {rate * mission / 2:.0e} times: "
             "too long to compute; ask for the steady state, or a shorter mission"
         )
     jump = [[0.0] * (last + 1) for _ in range(last + 1)]
     for down in range(last):
-        ahead, back = model.failing(down) / rate, model.mending(down) / rate
+        ahead, back = model.failing(down) / rate, model.repairing(down) / rate
         jump[down][down + 1] = ahead
         if down:
             jump[down][down - 1] = back

@@ -1,4 +1,4 @@
-"""Which figures a campaign's findings have, and what is written under each."""
+"""Which figures a campaign's findings have, with their titles and captions."""
 
 from __future__ import annotations
 
@@ -8,19 +8,24 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from faultinject.report.bar_figures import (
-    Line,
+    OutcomeRow,
+    draw_common_causes,
     draw_kinds,
     draw_outcomes,
-    draw_shots,
-    draw_speed,
     draw_strata,
+    draw_times,
 )
+from faultinject.report.data import Curve, ReportData
+from faultinject.report.designs import draw_designs
 from faultinject.report.figure7 import draw_agreement, draw_breakeven
 from faultinject.report.formatting import TIMES
 from faultinject.report.latency import draw_latency
-from faultinject.report.model_figures import draw_breaks, draw_breaks_over_n, draw_measured
-from faultinject.report.nodes import draw_nodes
-from faultinject.results.findings import CurveFinding, Findings
+from faultinject.report.model_figures import (
+    draw_at_frequency,
+    draw_at_frequency_over_n,
+    draw_measured,
+)
+from faultinject.report.verdicts import crossing_sentence
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,172 +34,168 @@ __all__ = ["Chart", "draw_charts"]
 
 
 class Chart(msgspec.Struct, frozen=True, kw_only=True):
-    """A figure, its files' name, title and caption (plain text, R_M for a subscript)."""
+    """A figure, its file name, title and caption (plain text, R_M for a subscript)."""
 
     name: str
-    figure: object  # a matplotlib Figure: msgspec would import matplotlib to look at it
+    figure: object  # a matplotlib Figure; msgspec would import matplotlib to inspect the type
     title: str
     caption: str
 
 
-def draw_charts(findings: Findings) -> Iterator[Chart]:
-    """All figures that there are data for, the most telling first."""
-    yield from _doses(findings)
-    for curve in findings.curves:
-        yield from _curve(findings, curve)
-    for m in sorted({node.m for node in findings.nodes if not node.repair}):
+def draw_charts(data: ReportData) -> Iterator[Chart]:
+    """Draw all figures that there are data for, the most informative first."""
+    m, n = data.campaign.policy
+    yield from _doses(data)
+    for curve in data.curves:
+        yield from _curve(data, curve)
+    for need in sorted({each.m for each in data.designs if not each.repair}):
         yield _chart(
-            f"nodes-{m}",
-            draw_nodes(findings.nodes, m),
-            f"R_sys of nodes that release what {m} of n guests say, over n.",
-            "Points: measured, with intervals. Dashed: the paper's formula. Dotted: R_V, which no "
-            "number of guests can beat. Red, where there is any: wrong replies released.",
+            f"nodes-{need}",
+            draw_designs(data.designs, need),
+            f"R_sys of nodes that require {need} equal replies of n guests.",
+            "Points: R_sys recombined from the measured strata, with confidence intervals. Dashed: "
+            "the paper's formula. Dotted: R_V, an upper bound for every n. Red, where present: "
+            "probability that a wrong reply is released.",
         )
-    over_n = sorted({each.cause for each in findings.breaks if _many_n(findings, each.cause)})
-    if over_n:
+    several_n = {each.cause for each in data.at_frequency if _many_n(data, each.cause)}
+    if several_n:
         yield _chart(
             "breaks-n",
-            draw_breaks_over_n([each for each in findings.breaks if each.cause in over_n]),
-            "What more guests are worth when one cause strikes all of them now and then.",
-            "A guest's R_M is .9, the shared cause included; how often that comes is assumed, what "
-            "it does is measured, with its interval. Dashed: what guests that fail independently "
-            "would make of it. Where one cause fells all, no number of guests bears it.",
+            draw_at_frequency_over_n([e for e in data.at_frequency if e.cause in several_n]),
+            "Unreliability over n with a common cause in some missions.",
+            "R_M of a guest is .9, including the common cause. Its frequency is assumed; its "
+            "effect was measured (bars: confidence intervals). Dashed: computed for independent "
+            "failures. Where one event fails all guests, more guests do not help.",
         )
-    elif findings.shots:
+    elif data.common_causes:
         yield _chart(
             "shots",
-            draw_shots(findings.shots),
-            "How many guests one cause takes down.",
-            "Solid: measured. Dashed: what the same guests would have done, each failing as "
-            "often, independently of the others. Two or three failed guests are more than "
-            "2-of-3 can bear.",
+            draw_common_causes(data.common_causes),
+            "Number of guests that failed after one common-cause event.",
+            "Solid: measured, with confidence intervals. Dashed: computed for independent guests "
+            "that fail equally often. 2-of-3 does not tolerate two or three failed guests.",
         )
-    if findings.breaks and not over_n:
+    if data.at_frequency and not several_n:
         yield _chart(
             "breaks",
-            draw_breaks(findings.breaks, findings.head.m, findings.head.n),
-            "What a shared cause does to the paper's curve.",
-            "Here R_M holds both: a guest's own failures, independent, and the shared cause. "
-            "How often the shared cause comes is assumed; what it does when it comes is "
-            "measured, with its interval. Where guests hardly fail by themselves, the shared "
-            "cause is all that is left, and no vote helps against it. A line ends where R_M "
-            "cannot be better, for the cause.",
+            draw_at_frequency(data.at_frequency, m, n),
+            "Unreliability with a common cause in some missions.",
+            "R_M includes both a guest's own, independent failures and the common cause. The "
+            "frequency of the cause is assumed; its effect was measured (bands: confidence "
+            "intervals). Where guests rarely fail on their own, the common cause dominates, and "
+            "voting does not reduce it. A line ends at the highest R_M that the cause allows.",
         )
-    if not findings.nodes and any(each.paper is not None for each in findings.strata):
+    if not data.designs and any(each.paper is not None for each in data.strata):
         yield _chart(
             "strata",
-            draw_strata(findings.strata),
-            "How far each stratum is from what the paper assumes of it.",
-            "Blue: missions that did not end as the paper has it (f_0, f_1 should all succeed; "
-            "f_2, f_3 and, voter hit, g_k all fail). An arrow: there was none at all, and the "
-            "bar's end is what the number of missions can exclude. Thin, below: wrong replies "
-            "released, grey if none, red otherwise.",
+            draw_strata(data.strata),
+            "Distance of each stratum from the paper's assumption.",
+            "Blue: proportion of missions that did not end as the paper assumes (success in f_0 "
+            "and f_1; failure in f_2, f_3 and, with the voter hit, g_k). Arrow: none was observed; "
+            "the bar ends at the upper confidence limit. Thin bar below: wrong replies released, "
+            "grey if none, red otherwise.",
         )
-    for repair in sorted({each.repair for each in findings.kinds}):
+    for repair in sorted({each.repair for each in data.kinds}):
         yield _chart(
             "kinds-repair" if repair else "kinds",
-            draw_kinds([each for each in findings.kinds if each.repair == repair]),
-            f"What became of missions, by what struck (repair {'on' if repair else 'off'}).",
-            "Left: missions with this one hit and no other. Right: missions with other hits "
-            "too, of any kind; they stand under each of their kinds. Beside the bars: how many "
-            "missions.",
+            draw_kinds([each for each in data.kinds if each.repair == repair]),
+            f"Outcomes of missions by kind of fault (repair {'on' if repair else 'off'}).",
+            "Left: missions with this hit only. Right: missions with further hits of any kind; "
+            "each counts under all of its kinds. Numbers: missions.",
         )
-    if findings.doses:
+    if data.doses:
         yield _chart(
             "outcomes",
-            draw_outcomes(_lines(findings), ("one guest alone (NV)", "the voted node")),
-            "What became of missions.",
-            "The same faults, past the voter and through it. Beside the bars: how many missions.",
+            draw_outcomes(_rows(data), ("one guest alone (NV)", "the voted node")),
+            "Outcomes of missions.",
+            "The same faults without and with the voter. Numbers: missions.",
         )
-    if findings.latencies:
+    if data.latencies:
         yield _chart(
             "latency",
-            draw_latency([each for each in findings.latencies if each.drawn]),
-            "How long clients waited.",
-            "Share of answered requests that took longer than the time below."
+            draw_latency([each for each in data.latencies if each.drawn]),
+            "Latency of answered requests.",
+            "Proportion of answered requests that took longer than the time on the horizontal axis."
             + (
-                " A client of a 2-of-3 node waits for the second reply, not the third, so one slow "
-                "guest should not show; what shows is a guest's death, which the voter must notice."
-                if (findings.head.m, findings.head.n) == (2, 3)
+                " A client of a 2-of-3 node waits for the second reply only, so one slow guest has "
+                "no effect. The failure of a guest has, until the voter detects it."
+                if (m, n) == (2, 3)
                 else ""
             ),
         )
-    if findings.speeds:
+    if data.times:
         yield _chart(
             "speed",
-            draw_speed(findings.speeds),
-            "Where a mission's time goes.",
-            "Means; missions an hour of all workers together, from the time they took.",
+            draw_times(data.times),
+            "Duration of a mission by phase.",
+            "Means. Numbers: missions per hour of all workers together, from the measured times.",
         )
 
 
-def _many_n(findings: Findings, cause: str) -> bool:
-    return len({each.n for each in findings.breaks if each.cause == cause}) > 2
+def _many_n(data: ReportData, cause: str) -> bool:
+    return len({each.n for each in data.at_frequency if each.cause == cause}) > 2
 
 
-def _doses(findings: Findings) -> Iterator[Chart]:
-    head, shared = findings.head, tuple(each for each in findings.doses if each.shared)
-    kinds = dict.fromkeys(each.kind for each in findings.doses if not each.shared)
-    for number, kind in enumerate(kinds or [""] if findings.doses else []):
-        doses = tuple(each for each in findings.doses if each.kind == kind and not each.shared)
-        beside = (
-            " One cause for all: the same, but what strikes one guest strikes all with "
-            "the same bits, the same request, the same moment."
+def _doses(data: ReportData) -> Iterator[Chart]:
+    m, n = data.campaign.policy
+    shared = tuple(each for each in data.doses if each.shared)
+    kinds = dict.fromkeys(each.kind for each in data.doses if not each.shared)
+    for number, kind in enumerate(kinds or [""] if data.doses else []):
+        doses = tuple(each for each in data.doses if each.kind == kind and not each.shared)
+        common = (
+            " Right, common causes: one event affects all guests in the same way at the same time."
+            if shared and doses
+            else " A common cause affects all guests in the same way at the same time."
             if shared
             else ""
         )
+        crossing = data.crossings.get(kind)
         yield _chart(
             f"measured-{kind}" if number else "measured",
-            draw_measured(doses + (() if number else shared), head.m, head.n),
+            draw_measured(doses + (() if number else shared), m, n),
             "Measured R_sys over measured R_M.",
-            "A point is one kind and dose of faults (beside it), with its interval on both "
-            "axes; the two are measured in different missions. Dashed: the paper's formula for "
-            "independent failures. Shaded: where the formula has voting help, and where harm. "
-            "Below: the distance from the formula; the grey bar is where the formula may be, "
-            f"R_M being known only within its interval.{beside} {findings.crossing.get(kind, '')}",
+            "Each point is one kind and dose of faults, with confidence intervals on both axes; "
+            "the two quantities were measured in separate missions. Dashed: the paper's formula "
+            "for independent failures. Shading: where the formula predicts that voting helps "
+            "(blue) or harms (brown). Below: difference from the formula; the grey bar is the "
+            f"formula's value over the interval of R_M.{common} "
+            f"{crossing_sentence(crossing) if crossing else ''}",
         )
 
 
-def _lines(findings: Findings) -> list[Line]:
+def _rows(data: ReportData) -> list[OutcomeRow]:
     return [
-        Line(
+        OutcomeRow(
             label=each.kind if each.shared else f"{each.kind} {TIMES} {each.flips:,}",
             left=each.plain_outcomes,
             right=each.outcomes,
         )
-        for each in findings.doses
+        for each in data.doses
     ]
 
 
-def _curve(findings: Findings, curve: CurveFinding) -> Iterator[Chart]:
+def _curve(data: ReportData, curve: Curve) -> Iterator[Chart]:
     ending = "-repair" if curve.repair else ""
-    points = tuple(each for each in findings.points if each.repair == curve.repair)
+    points = tuple(each for each in data.points if each.repair == curve.repair)
     state = "repair on" if curve.repair else "repair off, as in the paper"
-    undecided = "undecided" in {each.verdict for each in points}
+    undecided = "undecided" in {each.choice for each in points}
     yield _chart(
         f"figure7{ending}",
         draw_breakeven(curve, points),
-        f"The paper's Figure 7, measured ({state}).",
-        "Above the line a voted node is more reliable than a plain one. Dashed: Inequality (4). "
-        "Band: where the line can be, from what was measured of f_k and g_k, for all R_M at once."
-        + (
-            " Marks: the campaign's operating points, by what the data say of each."
-            if points
-            else ""
-        )
-        + (" Undecided: the difference may be 0." if undecided else ""),
+        f"The paper's Figure 7, recombined from measured strata ({state}).",
+        "Above the line the voted node is more reliable than the plain one. Dashed: Inequality "
+        "(4). Band: simultaneous confidence band of the break-even R_V for all R_M, from the "
+        "measured f_k and g_k."
+        + (" Marks: the operating points, by which node is better." if points else "")
+        + (" Undecided: the interval of the difference contains 0." if undecided else ""),
     )
-    dark = (
-        " Light: with f_0 as far as it was measured; dark: given f_0 = 0."
-        if curve.relative_given
-        else ""
-    )
+    given = " Light: with f_0 as measured; dark: given f_0 = 0." if curve.relative_given else ""
     yield _chart(
         f"agreement{ending}",
         draw_agreement(curve),
-        f"The same, as distance from the paper ({state}).",
-        "Equivalence is claimed only if the whole band lies between the dotted margins, which the "
-        "campaign's file set beforehand." + dark,
+        f"Distance from the paper ({state}).",
+        "Equivalence holds only if the whole band lies between the dotted margins, which the "
+        "campaign's file set beforehand." + given,
     )
 
 

@@ -1,4 +1,4 @@
-"""The paper's Figure 7 with what was measured: where does voting help?"""
+"""The paper's Figure 7 with the measured break-even band: where does voting help?"""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from faultinject.estimate.equivalence import PointComparison
+from faultinject.estimate.intervals import Interval
 from faultinject.plotting import (
     FAINT,
     MEASURED,
@@ -16,7 +18,7 @@ from faultinject.plotting import (
     new_figure,
     soften,
 )
-from faultinject.results.findings import CurveFinding, Point
+from faultinject.report.data import Curve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,11 +35,11 @@ MARKS: dict[str, dict[str, Any]] = {
 BEYOND = 1e3
 TOP = 1.012  # of the R_V axis
 
-Rows = Sequence[tuple[float, float, float]]
+Rows = Sequence[Interval]
 
 
-def draw_breakeven(curve: CurveFinding, points: tuple[Point, ...]) -> Figure:
-    """Figure 7: R_V over R_M, the paper's bound, the measured break-even band, operating points."""
+def draw_breakeven(curve: Curve, points: tuple[PointComparison, ...]) -> Figure:
+    """Draw Figure 7: the paper's bound, the measured break-even band, operating points."""
     figure = new_figure(8.6, 5.6)
     axes = figure.subplots()
     floor = min(curve.paper) - 0.03  # a little below the lowest bound, 8/9 for 2-of-3
@@ -63,7 +65,7 @@ def draw_breakeven(curve: CurveFinding, points: tuple[Point, ...]) -> Figure:
     )  # fmt: skip
     left = max(0.0, min(x for x, y in zip(curve.rm, curve.paper, strict=True) if y < 1) - 0.08)
     helpless = [x for x, y in zip(curve.rm, curve.paper, strict=True) if y >= 1 and x < 0.9]
-    if helpless and not curve.repair:  # the paper's word; repair goes beyond it
+    if helpless and not curve.repair:  # the paper does not model repair
         axes.axvline(max(helpless), color=FAINT, linewidth=0.8, linestyle=":")
         axes.text(left + 0.006, floor + 0.004, "no $R_V < 1$\nhelps", color=FAINT, fontsize=10.5)
     _mark(axes, [each for each in points if each.rm >= left], floor)
@@ -84,10 +86,10 @@ def draw_breakeven(curve: CurveFinding, points: tuple[Point, ...]) -> Figure:
     return figure
 
 
-def _legend(points: Sequence[Point]) -> list[Line2D]:
+def _legend(points: Sequence[PointComparison]) -> list[Line2D]:
     from matplotlib.lines import Line2D  # noqa: PLC0415 - an extra
 
-    seen = {point.verdict for point in points}
+    seen = {point.choice for point in points}
     return [
         Line2D([], [], linestyle="none", markersize=7.5, markeredgecolor="white", label=verdict,
                **mark)
@@ -95,9 +97,9 @@ def _legend(points: Sequence[Point]) -> list[Line2D]:
     ]  # fmt: skip
 
 
-def _mark(axes: Axes, points: Sequence[Point], floor: float) -> None:
+def _mark(axes: Axes, points: Sequence[PointComparison], floor: float) -> None:
     for point in points:
-        mark = MARKS[point.verdict]
+        mark = MARKS[point.choice]
         below = point.rv < floor  # shown at the edge, pointing to where it is
         axes.plot(
             [point.rm], [max(point.rv, floor + 0.003)], marker=7 if below else mark["marker"],
@@ -106,8 +108,8 @@ def _mark(axes: Axes, points: Sequence[Point], floor: float) -> None:
         )  # fmt: skip
 
 
-def draw_agreement(curve: CurveFinding) -> Figure:
-    """How far the measured node is from the paper's: the two equivalences that the spec asks."""
+def draw_agreement(curve: Curve) -> Figure:
+    """Draw the distance from the paper: the two equivalence tests of the spec."""
     figure = new_figure(8.6, 4.0)
     left, right = figure.subplots(1, 2)
     inside = [
@@ -126,13 +128,13 @@ def draw_agreement(curve: CurveFinding) -> Figure:
 
 def _compare(
     axes: Axes,
-    curve: CurveFinding,
+    curve: Curve,
     inside: list[int],
     zero: Sequence[float],
     name: str,
     margin: float,
 ) -> None:
-    """Draw rows ``name`` of the curve less ``zero`` where margins are asked."""
+    """Draw the rows ``name`` of the curve minus ``zero`` where margins apply."""
     rows: Rows = getattr(curve, name)
     given: Rows = getattr(curve, f"{name}_given")
     xs = [curve.rm[i] for i in inside]
@@ -157,6 +159,9 @@ def _compare(
 
 
 def _columns(rows: Rows) -> tuple[list[float], list[float], list[float]]:
-    low, middle, high = zip(*rows, strict=True)
-    # Where no R_V will do the break-even is infinite: drawn as far above every axis.
-    return list(low), [min(y, BEYOND) for y in middle], [min(y, BEYOND) for y in high]
+    # Where no R_V is enough the break-even is infinite: it is drawn far above every axis.
+    return (
+        [each.low for each in rows],
+        [min(each.value, BEYOND) for each in rows],
+        [min(each.high, BEYOND) for each in rows],
+    )

@@ -1,53 +1,43 @@
-"""Numbers in words: as few digits as count."""
+"""Numbers as text, with as many digits as are significant."""
 
 from __future__ import annotations
 
 import math
 import time
 
-from faultinject.results.findings import Share
+from faultinject.estimate.intervals import Interval
+from faultinject.results.findings import Proportion
 
 __all__ = [
-    "DASH",
-    "MINUS",
-    "NOTHING",
-    "TIMES",
-    "around",
-    "milliseconds",
-    "number",
-    "percent",
-    "reliability",
-    "rest",
-    "share",
-    "when",
-    "whole",
-]
+    "DASH", "MINUS", "NOTHING", "TIMES", "integer", "milliseconds", "number", "percent",
+    "proportion", "reliability", "sentence", "when", "with_interval",
+]  # fmt: skip
 
 AT_LEAST = "\N{GREATER-THAN OR EQUAL TO}"
 AT_MOST = "\N{LESS-THAN OR EQUAL TO}"
-SMALLEST = 0.001  # of percentages that are told
+SMALLEST = 0.001  # percent; below it only "< 0.001 %" is shown
 DASH = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
 NOTHING = DASH
 TIMES = "\N{MULTIPLICATION SIGN}"
 
 
-def whole(value: float) -> str:
-    """A count, its thousands set apart."""
+def integer(value: float) -> str:
+    """Format a count with separated thousands."""
     return f"{value:,.0f}".replace(",", "\N{NARROW NO-BREAK SPACE}")
 
 
 def number(value: float) -> str:
-    """As a paper writes it: no zeros that say nothing."""
+    """Format with up to four decimals, without trailing zeros."""
     return f"{value:.4f}".rstrip("0").rstrip(".")
 
 
 def percent(value: float) -> str:
-    """As a percentage with two digits that count; near 100 % those of what is missing from it."""
+    """Format as a percentage with two significant digits; near 100 %, of the complement."""
     if not math.isfinite(value):
         return NOTHING
     if value >= 10:
-        return f"{whole(value * 100)} %"
+        return f"{integer(value * 100)} %"
     hundredths = round(value * 100, 9)
     if hundredths == int(hundredths):
         return f"{hundredths:.0f} %"
@@ -61,43 +51,45 @@ def percent(value: float) -> str:
 
 
 def _digits(hundredths: float) -> int:
-    """Decimals that show two digits that count."""
+    """Return the decimals that show two significant digits."""
     return max(0, 1 - math.floor(math.log10(abs(hundredths))))
 
 
 def reliability(value: float) -> str:
-    """Four places, as the paper's own examples."""
+    """Format with four decimals, as the paper's own examples."""
     return f"{value:.4f}" if math.isfinite(value) else NOTHING
 
 
-def share(each: Share) -> str:
-    """A share with its interval; nothing where there was no trial."""
-    return NOTHING if each.point is None else around(each.low, each.point, each.high)
+def proportion(each: Proportion) -> str:
+    """Format a proportion with its interval; a dash where there was no trial."""
+    if each.value is None:
+        return NOTHING
+    return with_interval(Interval(value=each.value, low=each.low, high=each.high))
 
 
-def around(low: float, point: float, high: float) -> str:
-    """A value with its interval; where that ends at 0 or 1 with the value, its other end."""
-    if point == low == 0.0:
-        interval = f"{AT_MOST} {percent(high)}"
-    elif point == high == 1.0:
-        interval = f"{AT_LEAST} {percent(low)}"
+def with_interval(each: Interval) -> str:
+    """Format a value with its interval; where one end equals the value 0 or 1, only the other."""
+    if each.value == each.low == 0.0:
+        interval = f"{AT_MOST} {percent(each.high)}"
+    elif each.value == each.high == 1.0:
+        interval = f"{AT_LEAST} {percent(each.low)}"
     else:
-        interval = f"{percent(low)} {DASH} {percent(high)}"
-    return f"{percent(point)} ({interval})".replace(" %", "\N{THIN SPACE}%")
-
-
-def rest(each: Share) -> Share:
-    """The share of what did not happen."""
-    return Share(count=each.of - each.count, of=each.of, low=1 - each.high, high=1 - each.low)
+        interval = f"{percent(each.low)} {DASH} {percent(each.high)}"
+    return f"{percent(each.value)} ({interval})".replace(" %", "\N{THIN SPACE}%")
 
 
 def milliseconds(seconds: float) -> str:
-    """A time for a table."""
+    """Format a time for a table."""
     if not math.isfinite(seconds):
         return NOTHING
     return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1000:.3g} ms"
 
 
 def when(seconds: float) -> str:
-    """A moment, UTC."""
+    """Format a moment, UTC."""
     return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
+
+
+def sentence(text: str) -> str:
+    """Start with a capital and end with a full stop."""
+    return text[:1].upper() + text[1:].rstrip(".") + "."

@@ -1,4 +1,4 @@
-"""Words beside points, so that they do not cover each other."""
+"""Labels next to points, placed so that they do not overlap."""
 
 from __future__ import annotations
 
@@ -20,29 +20,31 @@ Box = tuple[float, float, float, float]
 def write_labels(
     axes: Axes, points: Sequence[tuple[float, float, str]], letter: tuple[float, float]
 ) -> None:
-    """Write each (x, y, words) beside its point; ``letter`` is a letter's width and height.
+    """Write each (x, y, text) next to its point; ``letter`` is a letter's width and height.
 
-    All in the axes' units, whose data lie in [0, 1] both ways.  Words that found no place are left
-    out: the table has them all.
+    All in the axes' units, whose data lie in [0, 1] both ways.  Labels without a free place are
+    omitted; the table has them all.
     """
-    for (x, y, words), box in zip(points, place(points, letter), strict=True):
+    for (x, y, text), box in zip(points, place(points, letter), strict=True):
         if box is not None:
-            axes.text(box[0], box[1], words, color=FAINT, fontsize=10, va="bottom")
+            axes.text(box[0], box[1], text, color=FAINT, fontsize=10, va="bottom")
             near = (min(max(x, box[0]), box[2]), min(max(y, box[1]), box[3]))
-            if math.dist((x, y), near) > 1.5 * letter[1]:  # too far to be seen as its own
+            if (
+                math.dist((x, y), near) > 1.5 * letter[1]
+            ):  # too far away to belong to the point visibly
                 axes.plot([x, near[0]], [y, near[1]], color=FAINT, linewidth=0.5)
 
 
 def place(
     points: Sequence[tuple[float, float, str]], letter: tuple[float, float]
 ) -> list[Box | None]:
-    """A box for the words of each point, that covers no other's words and no point."""
+    """Return a box for each point's label that overlaps no other label and no point."""
     wide, high = letter
     gap = 0.6 * high
     taken: list[Box] = [(x - gap / 2, y - gap / 2, x + gap / 2, y + gap / 2) for x, y, _ in points]
     found: list[Box | None] = []
-    for x, y, words in points:
-        width = wide * len(words)
+    for x, y, text in points:
+        width = wide * len(text)
         places = [
             (left, y + down * high * 1.1 - (high + gap if down <= 0 else -gap))
             for down in (0, 1, -1, 2, -2, 3, 4, 5, 6)

@@ -1,4 +1,4 @@
-"""How long clients waited, by what had been hit."""
+"""The latency figure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from faultinject.plotting import new_figure, soften
-from faultinject.results.findings import LatencyFinding
+from faultinject.report.data import Latencies
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -16,8 +16,8 @@ __all__ = ["draw_latency"]
 SHADES = ("#8a949e", "#1f6f9c", "#b8651b", "#5d4a7d", "#3c8c6e", "#a0527d")
 
 
-def draw_latency(groups: Sequence[LatencyFinding]) -> Figure:
-    """Latency over the share of requests that waited longer: the tail is where faults show."""
+def draw_latency(groups: Sequence[Latencies]) -> Figure:
+    """Draw latency over the proportion of slower requests: faults show in the tail."""
     figure = new_figure(8.6, 4.7)
     axes = figure.subplots()
     for group, shade in zip(groups, SHADES, strict=False):
@@ -28,7 +28,7 @@ def draw_latency(groups: Sequence[LatencyFinding]) -> Figure:
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlabel("milliseconds until the reply was released (log scale)")
-    axes.set_ylabel("share of requests that took longer")
+    axes.set_ylabel("proportion of requests that took longer")
     axes.set_yticks([1, 0.1, 0.01, 0.001], ["all", "1 in 10", "1 in 100", "1 in 1,000"])
     axes.minorticks_off()
     axes.set_ylim(top=1.1)

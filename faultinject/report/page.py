@@ -1,4 +1,4 @@
-"""Findings to one HTML page that needs nothing outside itself."""
+"""Render the report data as one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -8,24 +8,25 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from faultinject.estimate.equivalence import Choice, PointComparison
+from faultinject.estimate.intervals import Interval
 from faultinject.report.bar_figures import describe
+from faultinject.report.data import FaultKind, ReportData
 from faultinject.report.formatting import (
     DASH,
     MINUS,
     NOTHING,
-    around,
+    integer,
     milliseconds,
     number,
     percent,
+    proportion,
     reliability,
-    rest,
-    share,
     when,
-    whole,
+    with_interval,
 )
-from faultinject.report.texts import GLOSSARY, OUTCOME_WORDS, QUESTIONS
-from faultinject.report.voter_verdicts import explain_silence
-from faultinject.results.findings import FaultKindFinding, Findings, Point
+from faultinject.report.texts import GLOSSARY, OUTCOME_NAMES, QUESTIONS
+from faultinject.report.verdicts import explain_wrong_replies
 from faultinject.results.outcome import Outcome
 
 if TYPE_CHECKING:
@@ -43,8 +44,8 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True):
     caption: str
 
 
-def render(findings: Findings, pictures: dict[str, Picture]) -> str:
-    """The page's text."""
+def render(data: ReportData, pictures: dict[str, Picture]) -> str:
+    """Return the page's HTML."""
     from markupsafe import Markup  # noqa: PLC0415 - an extra
 
     environment = _environment()
@@ -53,25 +54,25 @@ def render(findings: Findings, pictures: dict[str, Picture]) -> str:
         for name, each in pictures.items()
     }
     return environment.get_template("page.html.j2").render(
-        f=findings,
+        f=data,
         figures=shown,
-        words=QUESTIONS[findings.head.question],
+        texts=QUESTIONS[data.campaign.question],
         glossary=GLOSSARY,
         outcome_order=list(Outcome)[::-1],
-        outcome_words=OUTCOME_WORDS,
-        both_repairs=len({each.repair for each in findings.strata}) > 1,
-        silence_words=explain_silence(findings.silence),
-        grids=_grids(findings),
-        kind_groups=_kind_groups(findings.kinds),
-        departed=any(each.verdict not in ("undecided", each.paper) for each in findings.points),
-        law="3R_M^2 - 2R_M^3" if findings.head.vote == "2/3" else "the paper's R_sys",
-        # Of several designs a kind's share says more of how many were 1 of 1 than of the kind.
-        worst=None if findings.nodes else _worst(findings.kinds),
+        outcome_names=OUTCOME_NAMES,
+        both_repairs=len({each.repair for each in data.strata}) > 1,
+        wrong_replies=explain_wrong_replies(data.wrong_replies),
+        grids=_grids(data),
+        kind_groups=_kind_groups(data.kinds),
+        contrary=any(p.choice not in (Choice.UNDECIDED, p.paper) for p in data.points),
+        law="3R_M^2 - 2R_M^3" if data.campaign.vote == "2/3" else "the paper's R_sys",
+        # With several designs, a kind's proportion reflects the share of 1-of-1 missions in it.
+        worst=None if data.designs else _worst(data.kinds),
     )
 
 
 class Grid(msgspec.Struct, frozen=True, kw_only=True):
-    """Operating points with one R_H and repair: a row an R_M, a column an R_V."""
+    """Operating points with one R_H and repair setting: a row per R_M, a column per R_V."""
 
     title: str
     columns: tuple[float, ...]
@@ -79,18 +80,18 @@ class Grid(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PageRow(msgspec.Struct, frozen=True, kw_only=True):
-    """Operating points with one R_M too; None where the campaign has no such point."""
+    """Operating points with one R_M; None where the campaign has no such point."""
 
     rm: float
     plain: float
-    cells: tuple[Point | None, ...]
+    cells: tuple[PointComparison | None, ...]
 
 
-def _grids(findings: Findings) -> list[Grid]:
-    groups = sorted({(each.repair, each.rh) for each in findings.points})
+def _grids(data: ReportData) -> list[Grid]:
+    groups = sorted({(each.repair, each.rh) for each in data.points})
     grids = []
     for repair, rh in groups:
-        here = {(p.rm, p.rv): p for p in findings.points if (p.repair, p.rh) == (repair, rh)}
+        here = {(p.rm, p.rv): p for p in data.points if (p.repair, p.rh) == (repair, rh)}
         columns = tuple(sorted({rv for _, rv in here}))
         rows = tuple(
             PageRow(rm=rm, plain=rh * rm, cells=tuple(here.get((rm, rv)) for rv in columns))
@@ -102,16 +103,16 @@ def _grids(findings: Findings) -> list[Grid]:
 
 
 class KindGroup(msgspec.Struct, frozen=True, kw_only=True):
-    """Kinds that hit the same, with the same repair."""
+    """Kinds with the same targets and the same repair setting."""
 
     title: str
-    kinds: tuple[FaultKindFinding, ...]
+    kinds: tuple[FaultKind, ...]
 
 
-def _kind_groups(kinds: tuple[FaultKindFinding, ...]) -> list[KindGroup]:
+def _kind_groups(kinds: tuple[FaultKind, ...]) -> list[KindGroup]:
     titles = {
         "1 guest": "One guest hit, nothing else",
-        "2 guests or more": "Two guests or more hit, one of them at least so",
+        "2 guests or more": "Two guests or more hit, at least one of them by this kind",
         "voter": "The voter (or F) hit, nothing else",
         "voter and guests": "The voter (or F) hit, and guests",
     }
@@ -135,11 +136,10 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     filters: dict[str, Callable[..., object]] = {
-        "count": whole, "whole": whole,
-        "many": lambda n: whole(n) if 0 < n < 10**11 else NOTHING,
-        "num": number, "pct": percent, "share": share, "rest": rest, "r4": reliability,
-        "span3": lambda each: around(*each),
-        "rspan": _four_places,
+        "count": integer,
+        "many": lambda n: integer(n) if 0 < n < 10**11 else NOTHING,
+        "num": number, "pct": percent, "share": proportion, "r4": reliability,
+        "span3": with_interval, "rspan": _four_places,
         "ms": milliseconds, "when": when, "maths": maths, "describe": describe,
         "slug": lambda text: text.replace(" ", "-"),
     }  # fmt: skip
@@ -147,20 +147,20 @@ def _environment() -> Environment:
     return environment
 
 
-def _four_places(each: tuple[float, float, float]) -> str:
-    low, value, high = map(reliability, each)
+def _four_places(each: Interval) -> str:
+    low, value, high = map(reliability, (each.low, each.value, each.high))
     return f"{value}  ({low} {DASH} {high})"
 
 
-def _worst(kinds: tuple[FaultKindFinding, ...]) -> FaultKindFinding | None:
-    """The kind with most failures among the single guest hits: these a voter should outvote."""
+def _worst(kinds: tuple[FaultKind, ...]) -> FaultKind | None:
+    """Return the kind with most failures among single hits on guests, which a vote should mask."""
     single = [each for each in kinds if each.alone and each.hit == "1 guest" and each.failed.of]
     worst = max(single, key=lambda each: each.failed.high, default=None)
     return worst if worst and worst.failed.count else None
 
 
 def maths(text: str) -> Markup:
-    """R_M to <var>R</var><sub>M</sub>, q^k to a superscript; the rest is escaped."""
+    """Turn R_M into <var>R</var><sub>M</sub> and q^k into a superscript; escape the rest."""
     from markupsafe import Markup, escape  # noqa: PLC0415 - an extra
 
     marked = str(escape(text)).replace(" - ", f" {MINUS} ").replace("(1-q)", f"(1{MINUS}q)")
@@ -170,6 +170,6 @@ def maths(text: str) -> Markup:
         lambda found: f"<sup>{(found[1] or found[2]).replace('-', MINUS)}</sup>",
         marked,
     )
-    # Single letters that stand for a quantity, outside of tags and entities.
+    # Single letters that denote a quantity, outside of tags and entities.
     marked = re.sub(r"(?<![\w<>/&'])([qUSGk])(?![\w>;'])", r"<var>\1</var>", marked)
     return Markup(marked)

@@ -1,8 +1,7 @@
-"""Two campaigns put together: a function f in each guest (C1), and once on the host, F (C2).
+"""Inequality (3) from two campaigns: a function f in each guest (C1), or once on the host, F (C2).
 
-Each was run on a station of its own (``moved-guest``, ``moved-host``), so what they share is the
-vote policies 1/n over the first n guests, the service and the workload.  ``faultinject.estimate.
-moved`` says what follows from the counts.
+Each has its own station (``moved-guest``, ``moved-host``).  They share the vote policies 1/n over
+the first n guests, the service and the workload.  ``estimate.relocation`` holds the estimators.
 """
 
 from __future__ import annotations
@@ -10,17 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from faultinject.campaign.store.tally import Tally
-from faultinject.estimate import Counts
+from faultinject.estimate.counts import Counts
 from faultinject.estimate.relocation import (
     NONE,
-    RelocationEstimate,
+    RelocationCounts,
+    RelocationPoint,
     estimate_relocation,
-    unlike,
+    heterogeneity,
 )
-from faultinject.results.points import FORMAT, MeasuredPoint, MeasuredPoints
+from faultinject.results.points import FORMAT, Estimate, Figure, MeasuredPoint, MeasuredPoints
 from faultinject.results.relocation import RelocationResult
 from voter.commands.terminal import CommandError, ExitCode
 from voter.core.vote import Policy
@@ -30,33 +28,28 @@ if TYPE_CHECKING:
 
     from faultinject.campaign.planning.plan import Cell
     from faultinject.campaign.store.store import Store
-    from faultinject.estimate import Interval
-    from faultinject.estimate.relocation import RelocationPoint
+    from faultinject.estimate.intervals import Interval
 
-__all__ = [
-    "measured_points",
-    "compare_places",
-    "print_relocation",
-]
+__all__ = ["compare_places", "measured_points", "print_relocation"]
 
 FIGURE_6A_GUESTS = 3
 FIGURE_6B_RM = 0.75
-"""For which n the paper's Figure 6(a) is drawn here, and for which R_M' its 6(b)."""
+"""n of Figure 6(a) as drawn here, and R_M' of the paper's Figure 6(b)."""
 
 
 def compare_places(
     guest: Store, host: Store, rfs: Iterable[float], rms: Iterable[float]
 ) -> RelocationResult:
-    """Return what they say at all combinations of R_f and R_M', for each n.
+    """Estimate the break-even R_F at all combinations of R_f and R_M', for each n.
 
-    Raises CommandError if they are not two sides of one question.
+    Raises CommandError if the campaigns differ in more than the place of the function.
     """
     _check(guest, host)
     counts = _counts(guest, host)
     if not counts:
         raise CommandError(
             "the two campaigns have no vote policy 1/n in common",
-            remedy="run moved-guest and moved-host, or files made from them",
+            remedy="run moved-guest and moved-host, or specs derived from them",
             code=ExitCode.USAGE,
         )
     alpha = guest.spec.alpha_look
@@ -69,7 +62,7 @@ def compare_places(
         points=tuple(
             estimate_relocation(each, rf, rm, alpha) for each in counts for rf, rm in grid
         ),
-        unlike=tuple(found for each in counts for found in unlike(each, alpha)),
+        heterogeneity=tuple(found for each in counts for found in heterogeneity(each, alpha)),
     )  # fmt: skip
 
 
@@ -79,8 +72,8 @@ def _check(guest: Store, host: Store) -> None:
             raise CommandError(
                 f"{store.directory}: its station's function is "
                 f"{store.spec.station.function!r}, not {place!r}",
-                remedy="give first the campaign with the function in each guest, then that with it "
-                "on the host",
+                remedy="first give the campaign with the function in each guest, then the one with "
+                "it on the host",
                 code=ExitCode.USAGE,
             )
     one, two = guest.spec, host.spec
@@ -108,8 +101,8 @@ def _mix(faults: Mapping[str, float]) -> str:
     return ", ".join(f"{kind} {weight:g}" for kind, weight in sorted(faults.items()) if weight)
 
 
-def _counts(guest: Store, host: Store) -> list[RelocationEstimate]:
-    """Return the counts of each n that both have, rising.  Missions with repair are left out."""
+def _counts(guest: Store, host: Store) -> list[RelocationCounts]:
+    """Return the counts of each n that both have, rising.  Missions with repair are excluded."""
     c1, c2 = _by_vote(guest), _by_vote(host)
     found = []
     for vote in c1.keys() & c2.keys():
@@ -123,7 +116,7 @@ def _counts(guest: Store, host: Store) -> list[RelocationEstimate]:
             for j in range(n + 1)
         )
         found.append(
-            RelocationEstimate(
+            RelocationCounts(
                 in_f=tuple(first.get((0, k, False), NONE) for k in range(n + 1)),
                 in_rest=tuple(second.get((k, 0, False), NONE) for k in range(n + 1)),
                 mixed=mixed,
@@ -141,7 +134,7 @@ def _by_vote(store: Store) -> dict[str, dict[tuple[int, int, bool], Counts]]:
     tallies = store.by_stratum(store.prefix() if store.partial else None)
     found: dict[str, dict[tuple[int, int, bool], Tally]] = {}
     for cell in store.plan.cells:
-        if _is_ours(cell):
+        if _is_used(cell):
             vote = cell.vote or store.spec.station.vote
             key = (cell.k, cell.function_k, cell.host_function_hit)
             counted = found.setdefault(vote, {})
@@ -152,105 +145,103 @@ def _by_vote(store: Store) -> dict[str, dict[tuple[int, int, bool], Counts]]:
     }
 
 
-def _is_ours(cell: Cell) -> bool:
+def _is_used(cell: Cell) -> bool:
     return cell.forced and cell.design == "voted" and not (cell.repair or cell.voter_hit)
 
 
 def measured_points(result: RelocationResult) -> MeasuredPoints:
-    """Return the break-even R_F as points to lay over Figures 6(a) and 6(b)."""
+    """Return the break-even R_F as points to draw over Figures 6(a) and 6(b)."""
     points = []
     for each in result.points:
-        figures = ["6a"] if each.n == FIGURE_6A_GUESTS else []
-        figures += ["6b"] if abs(each.rm_rest - FIGURE_6B_RM) < 1e-9 else []
-        value, interval = each.shared.value, each.shared
-        if not figures or not 0.0 <= value <= 1.0:  # not measured, or no R_F will do
+        figures: tuple[Figure, ...] = ("6a",) if each.n == FIGURE_6A_GUESTS else ()
+        figures += ("6b",) if abs(each.rm_rest - FIGURE_6B_RM) < 1e-9 else ()
+        found = each.pooled
+        if not figures or not 0.0 <= found.value <= 1.0:  # not measured, or no R_F is enough
             continue
         points.append(
-            {
-                "figures": figures,
-                "label": f"n = {each.n}",
-                "n": each.n,
-                "rm_rest": each.rm_rest,
-                "rf": {"value": each.rf, "low": each.rf, "high": each.rf},
-                "r_moved": {
-                    "value": value, "low": max(0.0, interval.low), "high": min(1.0, interval.high)
-                },
-            }
+            MeasuredPoint(
+                figures=figures, label=f"n = {each.n}", n=each.n, rm_rest=each.rm_rest,
+                rf=Estimate(value=each.rf, low=each.rf, high=each.rf),
+                r_moved=Estimate(
+                    value=found.value, low=max(0.0, found.low), high=min(1.0, found.high)
+                ),
+            )
         )  # fmt: skip
     return MeasuredPoints(
         format=FORMAT,
         source=f"campaigns {result.guest} and {result.host}, {result.missions:,} missions",
         confidence=result.confidence,
-        points=msgspec.convert(points, tuple[MeasuredPoint, ...]),
+        points=tuple(points),
     )
 
 
 def print_relocation(result: RelocationResult, console: Console) -> None:
-    """Print it as a table, and what it rests on."""
+    """Print the break-even R_F, both reliabilities, and the precision, as tables."""
     from rich.table import Table  # noqa: PLC0415
 
-    table = Table(title="R_F from which it is no loss to move f out of the guests (Inequality 3)")
-    for name in ("n", "R_M'", "R_f", "paper: 1 - R_F", "measured: 1 - R_F", "C1 and C2 apart",
-                 "given f_k = 0, k < n", "reach"):  # fmt: skip
+    table = Table(title="Smallest R_F at which relocating f is no loss (Inequality 3)")
+    for name in ("n", "R_M'", "R_f", "paper: 1 - R_F", "measured: 1 - R_F", "strata separate",
+                 "given f_k = 0, k < n", "precision"):  # fmt: skip
         table.add_column(name, justify="right")
     for each in result.points:
         table.add_row(
             str(each.n), f"{each.rm_rest:g}", f"{each.rf:g}", _number(each.room),
-            _room(each.shared), _room(each.apart),
-            _room(each.given) if each.given else "f_k > 0",
-            _said(each),
+            _room(each.pooled), _room(each.separate),
+            _room(each.given_f0) if each.given_f0 else "f_k > 0",
+            _precision(each),
         )  # fmt: skip
     console.print(table)
     console.print(
-        f"{result.missions:,} missions, intervals at {result.confidence:.0%} for all R_f and R_M' "
-        "of one n at once. Measured: strata of C1 and C2 that have k failed guests count towards "
-        "one f_k; apart: they need not be the same. R_H and R_V stand on both sides.",
+        f"{result.missions:,} missions; intervals at {result.confidence:.0%}, simultaneous for all "
+        "R_f and R_M' of one n. Measured: strata of C1 and C2 with k failed guests estimate one "
+        "f_k. Separate: f_k may differ between strata. R_H and R_V cancel.",
         markup=False,
     )
-    for found in result.unlike:
-        console.print(f"It matters what of a guest failed: {found.words}.", markup=False)
-    if not result.unlike:
-        console.print("Nowhere is it seen to matter whether f or the rest of a guest failed.")
-    _show_sides(result, console)
-    _show_reach(result, console)
-    if result.partial:
-        console.print("[yellow]partial[/]: missions of their plans are missing")
-
-
-def _show_sides(result: RelocationResult, console: Console) -> None:
-    from rich.table import Table  # noqa: PLC0415
-
-    table = Table(title="R_sys, measured (R_H = R_V = 1)")
+    for found in result.heterogeneity:
+        counts = ", ".join(f"{each.failures} of {each.trials}" for each in found.strata)
+        console.print(
+            f"f_k depends on which part of a guest failed: n = {found.n}, k = {found.k}: "
+            f"{counts} failed.",
+            markup=False,
+        )
+    if not result.heterogeneity:
+        console.print(
+            "No dependence of f_k on the failed part of a guest (f or rest) was detected."
+        )
+    sides = Table(title="R_sys, recombined from measured strata (R_H = R_V = 1)")
     for name in ("n", "R_M'", "R_f", "C1, f in each guest", "C2, R_F = 1"):
-        table.add_column(name, justify="right")
+        sides.add_column(name, justify="right")
     for each in result.points:
-        table.add_row(
+        sides.add_row(
             str(each.n), f"{each.rm_rest:g}", f"{each.rf:g}", _span(each.c1), _span(each.c2)
         )
-    console.print(table)
+    console.print(sides)
+    _print_needed(result, console)
+    if result.partial:
+        console.print("[yellow]partial[/]: some planned missions have not been run")
 
 
-def _said(point: RelocationPoint) -> str:
-    if point.reaches:
-        return "reaches"
-    if point.hidden > point.share:
-        return f"f_k may hide {point.hidden:.3g} of it"
-    return "f_n is not known well enough"  # what n failed guests leave, where R_M' is low
+def _precision(point: RelocationPoint) -> str:
+    if point.resolved:
+        return f"within {point.target:.0%}"
+    if point.unresolved > point.target:
+        return f"f_k may account for {point.unresolved:.3g} of it"
+    return "f_n too imprecise"  # where R_M' is low, missions with all n guests failed dominate
 
 
-def _show_reach(result: RelocationResult, console: Console) -> None:
-    """Say at the widest point of each n how many missions would do."""
+def _print_needed(result: RelocationResult, console: Console) -> None:
+    """Print, for the least precise point of each n, how many missions would be enough."""
     for n in sorted({each.n for each in result.points}):
-        here = [each for each in result.points if each.n == n and each.hidden > each.share]
+        here = [each for each in result.points if each.n == n and each.unresolved > each.target]
         if here:
-            worst = max(here, key=lambda each: each.hidden)
-            wanted = ", ".join(f"k = {k}: {count:,}" for k, count in enumerate(worst.wanted))
+            worst = max(here, key=lambda each: each.unresolved)
+            needed = ", ".join(f"k = {k}: {count:,}" for k, count in enumerate(worst.needed))
             console.print(
-                f"n = {n}: missions without a failure for f_k to hide {worst.share:.0%} of "
-                f"{worst.room:.2g} at most (R_f = {worst.rf:g}, R_M' = {worst.rm_rest:g}): "
-                f"{wanted}",
+                f"n = {n}: missions without a failure needed to bound f_k within "
+                f"{worst.target:.0%} of {worst.room:.2g} (R_f = {worst.rf:g}, "
+                f"R_M' = {worst.rm_rest:g}): {needed}",
                 markup=False,
-            )  # fmt: skip
+            )
 
 
 def _span(interval: Interval) -> str:
@@ -264,7 +255,7 @@ def _number(value: float) -> str:
 
 
 def _room(interval: Interval) -> str:
-    """1 - R_F, its value and its interval; below 0: no R_F will do."""
+    """1 - R_F with its interval; below 0: no R_F is enough."""
     if interval.value != interval.value:
         return "not measured"
     low, value, high = (_number(1.0 - x) for x in (interval.high, interval.value, interval.low))

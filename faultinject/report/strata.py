@@ -1,4 +1,4 @@
-"""Of the strata: f_k and g_k, Figure 7's band, operating points, reach, widths."""
+"""The strata with forced failures: f_k and g_k, Figure 7's band, operating points, precision."""
 
 from __future__ import annotations
 
@@ -8,145 +8,108 @@ import msgspec
 
 from faultinject.campaign.planning.plan import Cell
 from faultinject.campaign.store.tally import Tally
-from faultinject.estimate import (
-    Band,
-    Choice,
-    Counts,
+from faultinject.estimate.counts import EstimateError
+from faultinject.estimate.equivalence import (
     EquivalenceMargins,
-    EstimateError,
-    Strata,
-    band,
+    PointComparison,
     compare_at_points,
-    compare_designs,
     paper_failure,
-    reach,
 )
+from faultinject.estimate.intervals import Interval
+from faultinject.estimate.precision import Precision, precision_at
+from faultinject.estimate.sampling import SamplingComparison, compare_sampling
+from faultinject.estimate.strata import Band, Strata, band
 from faultinject.model.bounds import breakeven_rv
-from faultinject.report.counting import (
-    Source,
-    counts_of,
-    finite,
-    outcomes_of,
-    share_of,
-    triple,
-)
-from faultinject.results.findings import CurveFinding, Point, PowerFinding, StratumFinding, Width
-from voter.core.vote import Policy
+from faultinject.report.data import Curve
+from faultinject.report.source import Source, counts_of, outcomes_of
+from faultinject.results.findings import StratumFinding
 
-__all__ = ["Side", "find_sides", "find_strata", "strata_of"]
+__all__ = ["StrataGroup", "find_strata", "group_strata", "strata_of"]
 
-CERTAIN = 10**9
-"""Missions without a failure that stand for "given f_0 = 0": the interval then ends below 1e-8."""
-MOST_WIDTHS = 3  # the smallest q, where it matters most: each takes seconds
+MOST_COMPARED = 3  # the smallest q, where sampling matters most; each takes seconds
 
 
-class Side(msgspec.Struct, frozen=True, kw_only=True):
-    """The strata with repair off, or on: never mixed.  ``given``: with f_0 = 0 taken for granted;
-    None where f_0 was seen not to be 0.
+class StrataGroup(msgspec.Struct, frozen=True, kw_only=True):
+    """The strata with repair off, or with repair on; these are never mixed.
+
+    ``given``: the strata given f_0 = 0; None where a failure with nothing hit was observed.
     """
 
-    repair: bool
     strata: Strata
     given: Strata | None
     source: Source
 
+    @property
+    def repair(self) -> bool:
+        """Whether repair was on."""
+        return self.strata.repair
+
     def margins(self) -> EquivalenceMargins:
-        """The spec's margins of equivalence."""
+        """Return the spec's equivalence margins."""
         asked = self.source.store.spec.margins
         return EquivalenceMargins(
             failure=asked.u, bound=asked.rv, q_low=asked.q[0], q_high=asked.q[1]
         )
 
-    def curve(self) -> CurveFinding:
-        """Figure 7's band, and how far U is from the paper's."""
+    def curve(self) -> Curve:
+        """Return Figure 7's band, and U relative to the paper's."""
         margins, m, n = self.margins(), self.source.m, self.source.n
         low, high = 1 - margins.q_high, 1 - margins.q_low
         inner = [low + (high - low) * i / 60 for i in range(61)]
         grid = sorted({round(x, 9) for x in [*inner, *(i / 200 for i in range(60, 200))]})
         known = band(self.strata, self.source.alpha)
-        granted = band(self.given, self.source.alpha) if self.given else None
-        return CurveFinding(
+        given = band(self.given, self.source.alpha) if self.given else None
+        return Curve(
             repair=self.repair,
             rm=tuple(grid),
             paper=tuple(float(breakeven_rv(x, m, n)) for x in grid),
-            breakeven=tuple(triple(each) for each in known.curve(grid)),
+            breakeven=tuple(map(known.bound, grid)),
             relative=_relative(known, grid, m, n),
-            breakeven_given=tuple(triple(each) for each in granted.curve(grid)) if granted else (),
-            relative_given=_relative(granted, grid, m, n) if granted else (),
+            breakeven_given=tuple(map(given.bound, grid)) if given else (),
+            relative_given=_relative(given, grid, m, n) if given else (),
             relative_margin=margins.failure,
             breakeven_margin=margins.bound,
             margin_from=low,
             margin_to=high,
         )
 
-    def points(self) -> tuple[Point, ...]:
-        """Each operating point of the spec judged."""
-        asked, alpha, m = self.source.store.spec.points.grid(), self.source.alpha, self.source.m
-        judged = compare_at_points(self.strata, asked, alpha, m)
-        known = band(self.strata, alpha)
-        granted = compare_at_points(self.given, asked, alpha, m) if self.given else judged
-        return tuple(
-            Point(
-                rm=each.rm, rv=each.rv, rh=each.rh, repair=self.repair, plain=each.plain,
-                voted=triple(each.voted), verdict=each.choice.value,
-                paper="voted better" if each.paper is Choice.VOTED else "plain better",
-                words=each.words, given=_given(each.choice, other.choice),
-                breakeven=finite(known.bound(each.rm)),
-            )
-            for each, other in zip(judged, granted, strict=True)
-        )  # fmt: skip
+    def points(self) -> tuple[PointComparison, ...]:
+        """Compare the nodes at each operating point of the spec."""
+        grid = self.source.store.spec.points.grid()
+        return compare_at_points(self.strata, grid, self.source.alpha, self.source.m)
 
-    def _asked(self) -> list[float]:
+    def _qs(self) -> list[float]:
         """q of the operating points."""
         return sorted({1 - rm for rm in self.source.store.spec.points.axis("rm") if 0 < rm < 1})
 
-    def reach(self, target: float = 0.10) -> tuple[PowerFinding, ...]:
-        """How far the data reach at each operating point's q."""
-        trials = [each.trials for each in self.strata.guests]
-        failures = [each.failures for each in self.strata.guests]
-        found = []
-        for q in self._asked():
-            each = reach(trials, q, self.source.alpha, target, self.source.m, failures)
-            found.append(
-                PowerFinding(q=q, shares=each.shares, needed=each.needed, trials=tuple(trials),
-                      target=target, repair=self.repair)
-            )  # fmt: skip
-        return tuple(found)
+    def precision(self) -> tuple[Precision, ...]:
+        """Return the precision at each operating point's q."""
+        alpha, m = self.source.alpha, self.source.m
+        return tuple(precision_at(self.strata, q, alpha, m=m) for q in self._qs())
 
-    def widths(self) -> tuple[Width, ...]:
-        """Interval widths beside naive sampling, at q of the operating points."""
+    def sampling(self) -> tuple[SamplingComparison, ...]:
+        """Compare the interval widths with natural sampling, at q of the operating points."""
         found = []
-        for q in self._asked()[:MOST_WIDTHS]:
+        for q in self._qs()[:MOST_COMPARED]:
             try:
-                each = compare_designs(self.strata, q, self.source.alpha)
+                found.append(compare_sampling(self.strata, q, self.source.alpha))
             except EstimateError:  # no failure anywhere: no relative width
                 continue
-            found.append(
-                Width(q=q, missions=each.missions, stratified=each.stratified,
-                      given_f0=each.given_f0, skipping=each.skipping, natural=each.natural,
-                      needed=each.missions_natural)
-            )  # fmt: skip
         return tuple(found)
 
 
-def _relative(
-    known: Band, grid: Sequence[float], m: int, n: int
-) -> tuple[tuple[float, float, float], ...]:
+def _relative(known: Band, grid: Sequence[float], m: int, n: int) -> tuple[Interval, ...]:
     rows = []
     for rm in grid:
         paper, found = paper_failure(1 - rm, m, n), known.failure(1 - rm)
-        rows.append((found.low / paper, found.value / paper, found.high / paper))
+        rows.append(
+            Interval(value=found.value / paper, low=found.low / paper, high=found.high / paper)
+        )
     return tuple(rows)
 
 
-def _given(choice: Choice, granted: Choice) -> str:
-    if choice is not Choice.UNDECIDED or granted is Choice.UNDECIDED:
-        return ""
-    return f"{granted} given f_0 = 0"
-
-
 def strata_of(source: Source, cells: Mapping[tuple[bool, int], Sequence[Cell]], n: int) -> Strata:
-    """Count a node's missions, ``n`` guests; ``cells``: by whether the voter is hit, and k."""
+    """Count the missions of a node of ``n`` guests; ``cells``: by whether the voter is hit, k."""
     tallies = {
         key: source.tally(stratum=[each.name for each in alike]) for key, alike in cells.items()
     }
@@ -156,13 +119,13 @@ def strata_of(source: Source, cells: Mapping[tuple[bool, int], Sequence[Cell]], 
             counts_of(tally) if (tally := tallies.get((True, k))) and tally.trials else None
             for k in range(n + 1)
         ),
-        repaired=any(each.repair for alike in cells.values() for each in alike),
+        repair=any(each.repair for alike in cells.values() for each in alike),
     )
 
 
-def find_sides(source: Source) -> tuple[Side, ...]:
-    """The strata to be recombined, repair off first.  Empty where the campaign has none."""
-    sides = []
+def group_strata(source: Source) -> tuple[StrataGroup, ...]:
+    """Return the strata to be recombined, repair off first; empty where the campaign has none."""
+    groups = []
     for repair in (False, True):
         cells = {
             (each.voter_hit, each.k): [each]
@@ -174,25 +137,20 @@ def find_sides(source: Source) -> tuple[Side, ...]:
             continue
         strata = strata_of(source, cells, source.n)
         if strata.trials:
-            sides.append(Side(repair=repair, strata=strata, given=_granted(strata), source=source))
-    return tuple(sides)
-
-
-def _granted(strata: Strata) -> Strata | None:
-    if strata.guests[0].failures:
-        return None
-    certain = Counts(trials=CERTAIN, failures=0)
-    return msgspec.structs.replace(strata, guests=(certain, *strata.guests[1:]))
+            groups.append(StrataGroup(strata=strata, given=strata.given_f0(), source=source))
+    return tuple(groups)
 
 
 def find_strata(source: Source) -> tuple[StratumFinding, ...]:
-    """Every stratum of the plan, and of those with liars the two parts that lie alike and apart."""
+    """Return every stratum of the plan; those with lying guests also in two parts, by whether the
+    guests return the same bytes.
+    """
     found = []
     for cell in source.cells():
         if not cell.forced:
             continue
         found.append(_stratum(source, cell, source.tally(stratum=cell.name), None))
-        parts = source.several("alike", stratum=cell.name)
+        parts = source.grouped("alike", stratum=cell.name)
         found += [
             _stratum(source, cell, parts[key], alike)
             for alike in (True, False) if (key := (alike,)) in parts
@@ -201,27 +159,17 @@ def find_strata(source: Source) -> tuple[StratumFinding, ...]:
 
 
 def _stratum(source: Source, cell: Cell, tally: Tally, alike: bool | None) -> StratumFinding:
-    policy = Policy.parse(cell.vote) if cell.vote else Policy(source.m, source.n)
+    policy = source.policy(cell.vote)
     fails = cell.layer_hit or cell.failing_guests > (
         0 if cell.design == "nv" else policy.of - policy.need
     )
-    letter = "g" if cell.layer_hit else "f"
+    label = f"{'g' if cell.layer_hit else 'f'}_{cell.failing_guests}{cell.vote and ' ' + cell.vote}"
     return StratumFinding(
-        name=cell.name,
-        label="NV"
-        if cell.design == "nv"
-        else f"{letter}_{cell.failing_guests}{cell.vote and ' ' + cell.vote}",
-        design=cell.design,
-        k=cell.k,
-        vote=cell.vote,
-        voter_hit=cell.voter_hit,
-        function_k=cell.function_k,
-        host_function_hit=cell.host_function_hit,
-        repair=cell.repair,
-        alike=alike,
-        void=tally.void,
-        outcomes=outcomes_of(tally),
-        failed=share_of(tally.failures, tally.trials, source.alpha),
-        silent=share_of(tally.silent, tally.trials, source.alpha),
+        name=cell.name, label="NV" if cell.design == "nv" else label, design=cell.design,
+        k=cell.k, vote=cell.vote, voter_hit=cell.voter_hit, function_k=cell.function_k,
+        host_function_hit=cell.host_function_hit, repair=cell.repair, alike=alike,
+        void=tally.void, outcomes=outcomes_of(tally),
+        failed=source.proportion(tally.failures, tally.trials),
+        silent=source.proportion(tally.silent, tally.trials),
         paper=None if alike is not None else float(fails),
-    )
+    )  # fmt: skip

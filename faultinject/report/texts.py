@@ -1,4 +1,4 @@
-"""What the page says of each question: what is asked, what the answer tests, what it does not."""
+"""The texts of the page for each question: what is asked, what is tested, what is not."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import msgspec
 
 from faultinject.results.outcome import Outcome, Question
 
-__all__ = ["GLOSSARY", "OUTCOME_WORDS", "QUESTIONS", "QuestionWords"]
+__all__ = ["GLOSSARY", "OUTCOME_NAMES", "QUESTIONS", "QuestionTexts"]
 
 
-class QuestionWords(msgspec.Struct, frozen=True, kw_only=True):
-    """The texts around one question; ``x_y`` is a subscript, ``x^y`` a superscript."""
+class QuestionTexts(msgspec.Struct, frozen=True, kw_only=True):
+    """The texts for one question; ``x_y`` is a subscript, ``x^y`` a superscript."""
 
     kind: str
     asks: str
@@ -20,122 +20,126 @@ class QuestionWords(msgspec.Struct, frozen=True, kw_only=True):
     tests_not: tuple[str, ...]
 
 
-QUESTIONS: dict[Question, QuestionWords] = {
-    "inequality4": QuestionWords(
+QUESTIONS: dict[Question, QuestionTexts] = {
+    "inequality4": QuestionTexts(
         kind="Inequality (4)",
         asks=(
-            "Does the voter do what the paper's 2-of-3 formula assumes of it, and where, with "
-            "that voter, is a voted node more reliable than a plain one?"
+            "Does the voter behave as the paper's 2-of-3 formula assumes? Where, with that voter, "
+            "is a voted node more reliable than a plain one?"
         ),
         tests_title="It tests the voter.",
         tests=(
-            "Guests that are hit here fail for sure: they are crashed, hung or made to lie, and it "
-            "is read back that the fault acts. What is measured is what the voter then does: "
-            "f_k, the share of missions that fail with k guests hit.",
-            "From f_k the node's unreliability follows for every q = 1 - R_M at once: "
-            "U(q) = Σ C(3,k) q^k (1-q)^{3-k} f_k. The paper's own values are "
-            "f_0 = f_1 = 0 and f_2 = f_3 = 1.",
+            "Guests that are hit fail by construction: they are crashed, hung or made to lie, and "
+            "each fault is confirmed to act. The campaign measures what the voter then does: f_k, "
+            "the proportion of missions that fail with k guests hit.",
+            "From f_k, the node's unreliability is recombined for every q = 1 - R_M: "
+            "U(q) = Σ C(3,k) q^k (1-q)^{3-k} f_k. The paper assumes f_0 = f_1 = 0 and "
+            "f_2 = f_3 = 1.",
         ),
         not_title="It does not test the model.",
         tests_not=(
             "The weights C(3,k) q^k (1-q)^{3-k} are the paper's assumption that guests fail "
-            "independently, put in by us. That the curve of Figure 7 comes out is therefore "
+            "independently; they are not measured. That the curve of Figure 7 results is therefore "
             "no evidence that real guests fail independently.",
-            "Whether they do is asked by the campaigns softerrors and commoncause.",
+            "The campaigns softerrors and commoncause test whether they do.",
         ),
     ),
-    "designs": QuestionWords(
+    "designs": QuestionTexts(
         kind="Inequalities (1), (2) and beyond",
         asks=(
-            "What are n guests worth if the first reply counts, or if m of n must agree: is it "
-            "what the paper's formulas say, and how many guests are enough?"
+            "How reliable is a node that releases the first of n replies, or that requires m equal "
+            "replies of n guests? Do the paper's formulas hold, and how many guests are enough?"
         ),
         tests_title="It tests the voter.",
         tests=(
-            "For each vote policy by itself: guests that are hit fail for sure, and what is "
-            "measured is f_k, the share of missions that fail with k of the n guests hit. The "
-            "paper's own values are 0 up to k = n - m, and 1 from there on.",
-            "R_sys follows for every R_M at once, as for 2-of-3.",
+            "For each vote policy, guests that are hit fail by construction. The campaign measures "
+            "f_k, the proportion of missions that fail with k of the n guests hit. The paper "
+            "assumes 0 up to k = n - m, and 1 from there on.",
+            "R_sys is recombined from f_k for every R_M, as for 2-of-3.",
         ),
-        not_title="It does not test independence, nor lies.",
+        not_title="It does not test independence, nor tolerance of lies by 1 of n.",
         tests_not=(
-            "The binomial weights are the paper's assumption. And with 1 of n a guest that lies "
-            "is released: in this design nobody compares. Where a campaign has such faults, the "
-            "share of wrong replies stands beside the others, in red.",
+            "The binomial weights are the paper's assumption. With 1 of n, the reply of a lying "
+            "guest is released, since nothing is compared. Where a campaign has such faults, the "
+            "proportion of wrong replies is shown in red.",
         ),
     ),
-    "softerrors": QuestionWords(
+    "softerrors": QuestionTexts(
         kind="Soft errors",
         asks=(
-            "Is the paper's model true of real faults? Bits of the guests' memory are flipped, and "
-            "nothing is forced to fail."
+            "Does the paper's model hold for faults whose effect is not forced? Bits of the "
+            "guests' memory are flipped at random."
         ),
         tests_title="It tests the model.",
         tests=(
-            "At each dose (bits flipped in a guest in a mission, anywhere in its memory, at any "
-            "time) two things are measured apart from each other: how often one guest alone, its "
-            "client straight to it, gets through a mission (R_M), and how often the "
-            "voted node does (R_sys), every guest of it under the same dose.",
-            "If guests fail independently and the voter does its part, R_sys is "
-            "3R_M^2 - 2R_M^3. Nothing in the measurement makes it so.",
+            "A dose is a number of bits flipped per guest and mission, anywhere in its memory, at "
+            "any time. At each dose two quantities are measured in separate missions: how often "
+            "one guest alone, without a voter, completes a mission (R_M), and how often the voted "
+            "node does (R_sys), with every guest under the same dose.",
+            "If guests fail independently and the voter works, R_sys is 3R_M^2 - 2R_M^3. Nothing "
+            "in the measurement enforces this relation.",
         ),
-        not_title="Where it departs, the suspects have names.",
+        not_title="It does not identify the cause of a departure.",
         tests_not=(
-            "Shared workload: the same request is hard on all three (Eckhardt and Lee). "
-            "Compensating failures: guests fail at different requests, so that each request still "
-            "has its majority (Siewiorek). Host load: three guests share what one has to itself. "
-            "The voter itself.",
-            "And note that “dependence makes these upper bounds” (the paper) is not always so: "
-            "below R_M = .5 a shared cause helps 2-of-3.",
+            "Known candidates: a shared workload, in which the same request is hard for all guests "
+            "(Eckhardt and Lee); compensating failures, in which guests fail at different requests "
+            "and each request still has its majority (Siewiorek); host load, since three guests "
+            "share what one has to itself; the voter.",
+            "The paper calls its values upper bounds under dependence. This does not hold "
+            "everywhere: below R_M = .5 a common cause helps 2-of-3.",
         ),
     ),
-    "commoncause": QuestionWords(
-        kind="Shared causes",
+    "commoncause": QuestionTexts(
+        kind="Common causes",
         asks=(
-            "What is left of a majority when one cause strikes all guests at once? Here "
-            "independence is broken on purpose."
+            "What is the reliability of a voted node when one event affects all guests at once? "
+            "Independence is violated by construction."
         ),
         tests_title="It tests the model.",
         tests=(
-            "Each mission gets one shot: a cause that reaches every guest. What is measured is "
-            "c_j, the share of shots after which exactly j guests had failed, and what "
-            "the voted node made of it.",
-            "How often such shots come is not measured and cannot be here: it is an input, "
-            "and is named as one wherever it is used.",
+            "Each mission has one common-cause event, which reaches every guest. The campaign "
+            "measures c_j, the proportion of these trials in which exactly j guests failed, and "
+            "the outcome at the voted node.",
+            "The frequency of such events cannot be measured here. It is an assumption, and is "
+            "marked as one wherever it is used.",
         ),
-        not_title="It does not say how common shared causes are.",
+        not_title="It does not show how frequent common causes are.",
         tests_not=(
-            "The dashed bars are what the same guests would have done had they fallen "
-            "independently, each as often as it did. The paper's formula knows only those.",
-            "“Dependence makes these upper bounds” (the paper) is not always so: at "
-            "R_M = .3, when with probability .2 all three share one draw, 2-of-3 rises from "
-            ".216 to .233.",
+            "The dashed bars are computed for guests that fail equally often, but independently. "
+            "The paper's formula covers only these.",
+            "The paper calls its values upper bounds under dependence. This does not hold "
+            "everywhere: at R_M = .3, if with probability .2 all three guests share one fate, "
+            "2-of-3 rises from .216 to .233.",
         ),
     ),
 }
 
-OUTCOME_WORDS = {
+OUTCOME_NAMES = {
     Outcome.CORRECT: "correct",
-    Outcome.DETECTED: "refused",
+    Outcome.DETECTED: "rejected",
     Outcome.TIMEOUT: "timeout",
     Outcome.VOTER_LOST: "voter lost",
     Outcome.SILENT: "wrong reply",
 }
 
 GLOSSARY = (
-    ("mission", "a bounded workload from a clean start; the trial of all statistics here"),
-    ("R_M", "the reliability of one guest: P(it gets through a mission); q = 1 - R_M"),
-    ("R_V", "the reliability of the voting layer: host Linux, QEMU and the voter"),
-    ("R_H", "the reliability of the hardware; it stands on both sides of Inequality (4)"),
-    ("NV", "the plain node: one guest, its client straight to it, past the voter"),
-    ("R_sys", "the reliability of the voted node"),
-    ("f_k", "P(mission fails | k guests hit, voter not hit); the paper: 0, 0, 1, 1"),
-    ("g_k", "P(mission succeeds | voter hit, k guests hit); the paper: 0"),
-    ("s_k", "P(a wrong reply is released | k guests hit): silent, the worst of outcomes"),
+    ("mission", "a bounded workload from a clean start; the unit of all statistics here"),
+    ("R_M", "reliability of one guest: P(it completes a mission correctly); q = 1 - R_M"),
+    ("R_V", "reliability of the voting layer: host Linux, QEMU and the voter"),
+    ("R_H", "reliability of the hardware; it is on both sides of Inequality (4)"),
+    ("NV", "the plain (non-virtualized) node: one guest, clients connect to it without a voter"),
+    ("R_sys", "reliability of the voted node"),
+    ("f_k", "P(mission fails | k guests hit, voter not hit); the paper assumes 0, 0, 1, 1"),
+    ("g_k", "P(mission succeeds | voter hit, k guests hit); the paper assumes 0"),
+    ("s_k", "P(a wrong reply is released | k guests hit): silent data corruption"),
     ("U, S, G", "U = Σ w_k f_k, S = 1 - U, G = Σ w_k g_k with binomial weights w_k"),
-    ("R_V*", "the R_V above which the measured voted node is better than the plain one: "
-             "(R_M - G)/(S - G); the paper's G is 0"),
-    ("refused", "no majority: the client got an error that says so, never a guess"),
-    ("lies alike, apart", "whether the liars of a mission lie with the same bytes; the injector "
-                          "chooses, and two that lie alike outvote the third in any 2-of-3"),
+    ("R_V*", "break-even: the R_V above which the voted node is better than the plain one, "
+             "(R_M - G)/(S - G); the paper assumes G = 0"),
+    ("rejected", "no majority: the client received an error, never a guess"),
+    ("equal, different lies", "whether the lying guests of a mission return the same bytes. The "
+                              "injector decides; two equal lies outvote the third guest in 2-of-3"),
+    ("measured", "counted in missions of this campaign"),
+    ("recombined", "computed from measured strata with assumed binomial weights"),
+    ("computed", "follows from a formula alone"),
+    ("by construction", "enforced by the injector, hence no result"),
 )  # fmt: skip

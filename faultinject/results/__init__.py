@@ -1,3 +1,3 @@
-"""What campaigns found, as data: findings, their file, and measured points."""
+"""Results as data: the findings of campaigns, measured points, relocation, guests on one host."""
 
 __all__: list[str] = []

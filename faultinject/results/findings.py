@@ -1,50 +1,45 @@
-"""What a campaign found, ready to be shown: all that figures and page take.  Pure data.
+"""The findings of a campaign as data, and their file, ``findings.json``.
 
-Probabilities are in [0, 1], times in seconds.  An interval is at the campaign's confidence unless
-its docstring says otherwise.
+Probabilities are in [0, 1], times in seconds; intervals are at the campaign's confidence.  Where an
+estimator's own struct says it all (``PointComparison``, ``FailedGuests``, ``Interval``), it is the
+finding.  Reading is strict: an unknown field belongs to another version and is an error.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from faultinject.results.outcome import Design, Outcome, Question, StationFacts
+from faultinject.estimate.doses import Fit
+from faultinject.estimate.equivalence import PointComparison
+from faultinject.estimate.hypothesis_tests import FailedGuests
+from faultinject.estimate.intervals import Interval
+from faultinject.results.outcome import Design, Outcome, Question
 
 __all__ = [
-    "BreakEvenFinding",
-    "CurveFinding",
-    "DoseFinding",
-    "EffectFinding",
-    "Findings",
-    "Head",
-    "FaultKindFinding",
-    "LatencyFinding",
-    "Point",
-    "PowerFinding",
-    "Share",
-    "CommonCauseFinding",
-    "Silence",
-    "SilentFinding",
-    "SpeedFinding",
-    "StratumFinding",
-    "Tone",
-    "VerdictFinding",
-    "Width",
-]
+    "FILE", "CampaignSummary", "CommonCauseFinding", "DesignFinding", "DesignPoint", "DoseFinding",
+    "Findings", "FindingsFileError", "Proportion", "StratumFinding", "Tone", "VerdictFinding",
+    "WrongReplies", "WrongReply", "finite_only", "read_findings", "storable_findings",
+]  # fmt: skip
+
+FILE = "findings.json"
+T = TypeVar("T")
 
 Tone = Literal["good", "bad", "open", "alarm"]
-"""``good``: as the paper says.  ``bad``: not so.  ``open``: the data cannot say.  ``alarm``: a
-wrong reply was released."""
+"""``good``: as the paper assumes.  ``bad``: not so.  ``open``: undecided.  ``alarm``: a wrong reply
+was released."""
 
 
 class _Finding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     pass
 
 
-class Share(_Finding, frozen=True, kw_only=True):
-    """``count`` of ``of`` trials, with its interval (Clopper-Pearson)."""
+class Proportion(_Finding, frozen=True, kw_only=True):
+    """``count`` of ``of`` trials with its Clopper-Pearson interval."""
 
     count: int
     of: int
@@ -52,43 +47,42 @@ class Share(_Finding, frozen=True, kw_only=True):
     high: float
 
     @property
-    def point(self) -> float | None:
-        """The share itself; None where there was no trial."""
+    def value(self) -> float | None:
+        """The proportion; None without trials."""
         return self.count / self.of if self.of else None
 
+    def complement(self) -> Proportion:
+        """The trials in which it did not occur."""
+        return Proportion(
+            count=self.of - self.count, of=self.of, low=1 - self.high, high=1 - self.low
+        )
 
-class Head(_Finding, frozen=True, kw_only=True):
-    """What was run.  ``done`` of ``planned`` missions have a row; ``used`` are in the estimates (of
-    a partial campaign the longest complete prefix of the plan); ``void`` of these were no trial.
+
+class CampaignSummary(_Finding, frozen=True, kw_only=True):
+    """Which campaign it is.  ``done`` of ``planned`` missions have a row.  ``used`` are in the
+    estimates: of a partial campaign, the longest complete prefix of the plan's random order.
+    ``void`` of these were no trial.  ``lying``: of the weights of the guests' faults, the share
+    that make a guest return wrong replies.
     """
 
     title: str
     question: Question
+    seed: int
     planned: int
     done: int
     used: int
     void: int
     trials: int
-    seed: int
     confidence: float  # 0.95
-    service: str
-    lying: float = 0.0  # of the weights of the guests' faults, the part that are wrong replies
-    requests: int  # a mission
-    m: int  # of ``n`` guests that must agree
-    n: int
-    workers: int
-    began: float  # seconds since the epoch; 0: not known
-    ended: float
-    spec: str  # its text
-    spec_hash: str
-    facts: tuple[StationFacts, ...]  # one a host
-    versions: tuple[tuple[str, str], ...]  # of what ran it, and of what drew this page
-    directory: str  # its name
+    vote: str  # of the station: "2/3"
+    accel: str
+    lying: float = 0.0
 
     @property
-    def vote(self) -> str:
-        """As the campaign's file has it: "2/3"."""
-        return f"{self.m}/{self.n}"
+    def policy(self) -> tuple[int, int]:
+        """m and n: m of n guests must agree."""
+        m, n = map(int, self.vote.split("/"))
+        return m, n
 
     @property
     def partial(self) -> bool:
@@ -97,310 +91,193 @@ class Head(_Finding, frozen=True, kw_only=True):
 
 
 class VerdictFinding(_Finding, frozen=True, kw_only=True):
-    """One answer, in one line, with what it rests on.  Plain text; ``tests``: what it judges."""
+    """The answer to one question, in one sentence, and the evidence for it.
 
+    ``about``: the question.  ``tests``: whether the campaign tests the voter or the paper's model.
+    """
+
+    about: Literal["voter", "points", "designs", "wrong replies", "doses", "common causes"]
     tone: Tone
     answer: str
-    words: str
+    detail: str
     tests: Literal["voter", "model"]
 
 
 class StratumFinding(_Finding, frozen=True, kw_only=True):
-    """One stratum.  ``paper``: the share of failed missions that the paper assumes (None: nothing,
-    or a part of a stratum).  ``outcomes`` has all five; ``void`` missions turned out no trials.
+    """One stratum.  ``paper``: the proportion of failed missions that the paper assumes (None: it
+    assumes nothing, or this is a part of a stratum).
     """
 
     name: str
-    label: str  # "f_1", "g_0": what STATISTICS calls its failing (f) or succeeding (g) share
+    label: str  # "f_1", "g_0": the symbol of its failing (f) or succeeding (g) proportion
     design: Design
     k: int
     voter_hit: bool
     repair: bool
-    alike: bool | None  # of a part of a stratum: whether the liars lie alike
+    alike: bool | None  # of a part of a stratum: whether the lying guests return the same bytes
     void: int
     outcomes: dict[Outcome, int]
-    failed: Share
-    silent: Share
+    failed: Proportion
+    silent: Proportion
     paper: float | None
-    function_k: int = 0  # further guests, whose f is hit
+    function_k: int = 0  # further guests, whose function f is hit
     host_function_hit: bool = False
     vote: str = ""  # where it is not the station's
 
-    @property
-    def trials(self) -> int:
-        """Missions that were one."""
-        return self.failed.of
 
+class WrongReply(_Finding, frozen=True, kw_only=True):
+    """A mission in which a wrong reply was released; ``event``: the first thing that went wrong.
 
-class FaultKindFinding(_Finding, frozen=True, kw_only=True):
-    """Missions of the strata by what struck.  ``alone``: this was the only hit; else others (of any
-    kind) were in it too, and the mission stands under each of its kinds.
+    ``arranged``: the injector made a majority err alike, by equal lies or a poison request.
     """
-
-    kind: str
-    hit: str  # in words: "1 guest", "voter and guests"
-    layer: str
-    alone: bool
-    repair: bool
-    outcomes: dict[Outcome, int]
-    failed: Share
-    unused: int  # missions whose hit was never met: trials, and correct
-    not_applied: int  # missions in which it was not proved to act
-    masked: int  # missions in which a dissent was outvoted
-
-
-class SilentFinding(_Finding, frozen=True, kw_only=True):
-    """A mission in which a wrong reply was released; ``arranged``: by lies made alike, a poison."""
 
     mission: int
     stratum: str
     hits: str
-    words: str
+    event: str
     arranged: bool = False
 
 
-class Silence(_Finding, frozen=True, kw_only=True):
-    """Missions of the voted node in which a wrong reply was released, over all that were run.
+class WrongReplies(_Finding, frozen=True, kw_only=True):
+    """Missions of the voted node in which a wrong reply was released, of all that were run.
 
-    ``alike``: of these, those in which guests were made to err alike (the same lie, or a poison):
-    more of them than a vote can bear.  ``struck``: those in which one cause struck all, and nobody
-    chose what they would say.  ``promised``: those in which no more guests were hit than the vote
-    promises to bear, and the voter was not hit: these must not be.  ``uncompared``: those of a
-    vote 1 of n with guests hit, which compares nothing.  ``listed``: those that were not arranged
-    first.
+    ``arranged``: the injector made enough guests for a majority err alike.  ``within_tolerance``:
+    no more guests were hit than the vote tolerates, and the voter was not hit; there must be none.
+    ``uncompared``: the vote was 1 of n, which compares nothing.  ``common_cause``: one event hit
+    all guests, and equal wrong replies were not arranged.  ``listed``: those not arranged first.
     """
 
-    share: Share
-    alike: int
-    promised: int
-    listed: tuple[SilentFinding, ...]
-    struck: int = 0
+    share: Proportion
+    arranged: int
+    within_tolerance: int
     uncompared: int = 0
+    common_cause: int = 0
+    listed: tuple[WrongReply, ...]
 
 
-class CurveFinding(_Finding, frozen=True, kw_only=True):
-    """Over a grid of R_M: the break-even R_V and the unreliability U, each (low, point, high).
+class DesignPoint(_Finding, frozen=True, kw_only=True):
+    """A design at an operating point: R_sys ``measured`` and as the paper has it.
 
-    Bands hold for all R_M at once.  ``breakeven``: above 1, no R_V helps there; ``relative``: U
-    over the paper's.  ``..._given``: the same given f_0 = 0; empty where f_0 was seen not to be
-    0.
-    """
-
-    repair: bool
-    rm: tuple[float, ...]
-    paper: tuple[float, ...]  # the bound: 1 / (3 R_M - 2 R_M^2) for 2-of-3
-    breakeven: tuple[tuple[float, float, float], ...]
-    relative: tuple[tuple[float, float, float], ...]
-    breakeven_given: tuple[tuple[float, float, float], ...] = ()
-    relative_given: tuple[tuple[float, float, float], ...] = ()
-    relative_margin: float
-    breakeven_margin: float
-    margin_from: float  # the range of R_M for which the margins are asked
-    margin_to: float
-
-
-class Point(_Finding, frozen=True, kw_only=True):
-    """An operating point: the plain node's R_H R_M, the voted node's R_sys with its interval."""
-
-    rm: float
-    rv: float
-    rh: float
-    repair: bool
-    plain: float
-    voted: tuple[float, float, float]  # low, point, high
-    verdict: Literal["voted better", "plain better", "undecided"]
-    paper: Literal["voted better", "plain better"]  # what Inequality (4) says
-    words: str = ""
-    given: str = ""  # the verdict given f_0 = 0, where only that decides
-    breakeven: tuple[float, float, float] | None = None  # R_V from which on voting is better
-
-
-class PowerFinding(_Finding, frozen=True, kw_only=True):
-    """How far the data reach at ``q`` = 1 - R_M: what the interval of each f_k may hide, in parts
-    of U (``shares``), and how many missions of stratum k bring that under ``target`` (``needed``).
-    """
-
-    q: float
-    shares: tuple[float, ...]
-    needed: tuple[int, ...]
-    trials: tuple[int, ...]
-    target: float
-    repair: bool = False
-
-
-class Width(_Finding, frozen=True, kw_only=True):
-    """Half the interval of U at ``q``, in parts of U, of ways to spend ``missions``.
-
-    ``stratified``: as was done, f_0 measured; ``given_f0``: the same, f_0 = 0 taken for granted;
-    ``skipping``: drawn naturally but for missions in which nothing is hit (takes f_0 = 0 for
-    granted too); ``natural``: all drawn naturally.  ``needed``: natural missions for
-    ``given_f0``'s width.
-    """
-
-    q: float
-    missions: int
-    stratified: float
-    given_f0: float
-    skipping: float
-    natural: float
-    needed: int
-
-
-class NodePoint(_Finding, frozen=True, kw_only=True):
-    """A design at an operating point: R_sys as measured (low, point, high) and as the paper has it;
-    ``silent``: the share of missions in which a wrong reply is released, the voter not failing.
+    ``silent``: probability that a wrong reply is released, the voter not failing.  ``breakeven``:
+    the R_V above which the design is better than the plain node; None where not finite.
     """
 
     rm: float
     rv: float
     rh: float
     plain: float
-    measured: tuple[float, float, float]
-    silent: tuple[float, float, float]
-    model: float
-    breakeven: tuple[float, float, float] | None = None  # R_V from which on it is better; if finite
+    measured: Interval
+    silent: Interval
+    paper: float
+    breakeven: Interval | None = None
 
 
-class NodeFinding(_Finding, frozen=True, kw_only=True):
-    """A design, m of n: by k, the share of missions that failed, that released a wrong reply, and
-    what the paper assumes (0 up to n - m hit guests, then 1).
+class DesignFinding(_Finding, frozen=True, kw_only=True):
+    """A design, m of n.  By number of guests hit: the proportions of missions that failed and that
+    released a wrong reply, and the failures that the paper assumes (0 up to n - m, then 1).
+    ``voter``: missions that failed with the voter hit too.
     """
 
     vote: str
     m: int
     n: int
     repair: bool
-    failed: tuple[Share, ...]
-    silent: tuple[Share, ...]
+    failed: tuple[Proportion, ...]
+    silent: tuple[Proportion, ...]
     paper: tuple[float, ...]
-    points: tuple[NodePoint, ...]
-    voter: tuple[Share | None, ...] = ()  # missions that failed with the voter hit too, by k
+    points: tuple[DesignPoint, ...]
+    voter: tuple[Proportion | None, ...] = ()
 
 
 class DoseFinding(_Finding, frozen=True, kw_only=True):
     """R_M and R_sys measured under the same faults: one dose of soft errors, or (``shared``) one
-    kind of shot.  ``model``: the paper's R_sys over the interval of R_M.  ``label``: for the
-    figure.
+    common cause.  ``model``: R_sys predicted by the paper over the interval of R_M.
     """
 
     kind: str
     flips: int
-    label: str
     shared: bool = False
-    plain: Share  # succeeded of NV's missions: R_M
-    voted: Share  # succeeded of the voted: R_sys
-    model: tuple[float, float, float]
-    verdict: Literal["agrees", "departs", "undecided"]
-    words: str = ""
-    outcomes: dict[Outcome, int] = {}  # of the voted
+    plain: Proportion  # missions of the plain node that succeeded: R_M
+    voted: Proportion  # missions of the voted node that succeeded: R_sys
+    model: Interval
+    verdict: Fit
+    outcomes: dict[Outcome, int] = {}  # of the voted node
     plain_outcomes: dict[Outcome, int] = {}
-    # Voted missions by guests that fell: 0, 1, ..., too many; and had they fallen independently.
-    fell: tuple[int, ...] = ()
-    fell_expected: tuple[float, ...] = ()
-    fell_p: float | None = None
+    failed_guests: FailedGuests | None = None  # of the voted node's missions; None: not counted
+
+    @property
+    def label(self) -> str:
+        """A short name for figures."""
+        return self.kind if self.shared else f"{self.flips:,}"
 
 
 class CommonCauseFinding(_Finding, frozen=True, kw_only=True):
-    """A shared cause: ``fell[j]`` of the shots made exactly j guests fail; ``independent[j]``: what
-    j would be if guests fell independently, each as often as they did.  ``fell_p``: how often
-    chance alone is as far from that; ``together``: it is not chance (Bonferroni over the causes),
-    and all fall at once more often.
-
-    ``fatal``: P(too many fell for a majority | shot), low, point, high, and the same had they
-    fallen independently.  ``voted`` and ``plain``: missions that failed under a shot, of the voted
-    node and of one guest alone past the voter.
+    """A common cause.  ``failed[j]``: trials in which exactly j guests failed.  ``independent[j]``:
+    that proportion for independent guests failing equally often.  ``p_value``: G-test of
+    independence.  ``together``: it is significant (Bonferroni over the causes), and all guests
+    failed together more often.  ``fatal``: P(too few guests left for a vote | event).  ``voted``
+    and ``plain``: missions that failed, of the voted node and of one guest without a voter.
     """
 
     kind: str
-    fell: tuple[Share, ...]
+    failed: tuple[Proportion, ...]
     independent: tuple[float, ...]
-    fell_p: float | None = None
+    p_value: float | None = None
     together: bool = False
-    fatal: tuple[float, float, float]
+    fatal: Interval
     fatal_independent: float
-    voted: Share
-    plain: Share | None
+    voted: Proportion
+    plain: Proportion | None
     silent: int
-    words: str = ""
-
-
-class BreakEvenFinding(_Finding, frozen=True, kw_only=True):
-    """The voted node when a shot comes with probability ``frequency`` a mission (an assumption,
-    nothing measured) beside independent failures: R_sys (low, point, high) over R_M, a guest's
-    reliability with the shots in it.
-
-    ``cause``: the kind of shot, whatever the vote, ``m`` of ``n``, that it met.  ``at``: R_sys at
-    R_M = .9, beside ``at_independent``, what independence has there; ``beta``: the shots' share of
-    a guest's failures there.
-    """
-
-    kind: str
-    cause: str
-    frequency: float
-    rm: tuple[float, ...]
-    rsys: tuple[tuple[float, float, float], ...]
-    at: tuple[float, float, float]
-    at_independent: float
-    beta: tuple[float, float, float]
-    m: int
-    n: int
-
-
-class LatencyFinding(_Finding, frozen=True, kw_only=True):
-    """Latencies of answered requests of one group of missions, seconds."""
-
-    label: str
-    requests: int
-    p50: float
-    p95: float
-    p99: float
-    worst: float
-    tail: tuple[tuple[float, float], ...]  # (seconds, share of requests that took longer)
-    drawn: bool = True  # in the figure too
-
-
-class SpeedFinding(_Finding, frozen=True, kw_only=True):
-    """Missions an hour of all workers together, and where a mission's seconds went (means)."""
-
-    label: str
-    missions: int
-    an_hour: float
-    reset: float
-    inject: float
-    workload: float
-    settle: float
-    target: float | None = None
-
-
-class EffectFinding(_Finding, frozen=True, kw_only=True):
-    """Whether anything but the plan mattered: order, worker.  ``p``: the least, corrected for how
-    many were looked at; None where nothing could be tested.
-    """
-
-    what: str
-    words: str
-    p: float | None
 
 
 class Findings(_Finding, frozen=True, kw_only=True):
-    """All of it."""
+    """The findings of one campaign: the content of ``findings.json``."""
 
-    head: Head
+    campaign: CampaignSummary
     verdicts: tuple[VerdictFinding, ...]
     strata: tuple[StratumFinding, ...] = ()
-    kinds: tuple[FaultKindFinding, ...] = ()
-    silence: Silence
-    crossing: dict[str, str] = {}  # by kind of dose: where measured R_sys = R_M, in words
-    curves: tuple[CurveFinding, ...] = ()
-    points: tuple[Point, ...] = ()
-    reach: tuple[PowerFinding, ...] = ()
-    widths: tuple[Width, ...] = ()
-    nodes: tuple[NodeFinding, ...] = ()
+    points: tuple[PointComparison, ...] = ()
+    designs: tuple[DesignFinding, ...] = ()
     doses: tuple[DoseFinding, ...] = ()
-    shots: tuple[CommonCauseFinding, ...] = ()
-    breaks: tuple[BreakEvenFinding, ...] = ()
-    latencies: tuple[LatencyFinding, ...] = ()
-    speeds: tuple[SpeedFinding, ...] = ()
-    idle_timeouts: Share | None = None  # missions of k = 0 that timed out
-    effects: tuple[EffectFinding, ...] = ()
-    notes: tuple[str, ...] = ()  # what the reader must know: voids above 1 %, partial prefix
+    common_causes: tuple[CommonCauseFinding, ...] = ()
+    wrong_replies: WrongReplies
+    idle_timeouts: Proportion | None = None  # missions with nothing hit that timed out
+
+
+class FindingsFileError(Exception):
+    """A file of results cannot be used; the message says why and how to make it again."""
+
+
+def storable_findings(findings: Findings) -> Findings:
+    """Return what ``findings.json`` stores: findings without any non-finite number."""
+    known = {name: getattr(findings, name) for name in Findings.__struct_fields__}
+    for name in ("points", "doses", "common_causes"):
+        known[name] = finite_only(known[name])
+    known["designs"] = tuple(
+        msgspec.structs.replace(each, points=finite_only(each.points)) for each in findings.designs
+    )
+    return Findings(**known)
+
+
+def finite_only(found: Iterable[T]) -> tuple[T, ...]:
+    """Return those whose numbers are all finite; in a campaign under way some are not yet."""
+    return tuple(each for each in found if _finite(msgspec.to_builtins(each)))
+
+
+def _finite(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(map(_finite, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def read_findings(path: Path) -> Findings:
+    """Read a report's ``findings.json``.  Raises FindingsFileError."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Findings)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise FindingsFileError(
+            f"{path}: {error}; create it again: trivisor campaign report {path.parent}"
+        ) from error

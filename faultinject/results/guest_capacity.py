@@ -8,7 +8,7 @@ from typing import Literal
 import msgspec
 
 from faultinject.host_facts import Host
-from faultinject.results.findings_file import FindingsFileError
+from faultinject.results.findings import FindingsFileError
 
 __all__ = ["FILE", "Crowd", "CrowdPlan", "CrowdReport", "Memory", "read_guest_capacity"]
 
@@ -16,7 +16,7 @@ FILE = "guests.json"
 
 
 class CrowdPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run was asked for: nodes of 1 to ``most`` guests with ``memory`` MiB each."""
+    """The plan of a run: nodes of 1 to ``most`` guests with ``memory`` MiB each."""
 
     most: int
     memory: int
@@ -25,7 +25,7 @@ class CrowdPlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True):
-    """Of several processes together, bytes (proc(5), smaps_rollup)."""
+    """Memory of several processes together, bytes (proc(5), smaps_rollup)."""
 
     rss: int
     pss: int
@@ -34,26 +34,26 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def shared(self) -> int:
-        """What would be needed besides, had each process its pages for itself."""
+        """Additional memory that private copies of all shared pages would need."""
         return self.rss - self.pss
 
 
 class Crowd(msgspec.Struct, frozen=True, kw_only=True):
-    """A node of so many guests: seconds until each was ready (booted, greeted, snapshot taken) and
-    until all were, their memory, and the processors they kept busy with nothing to do.
+    """A node of ``guests`` guests: seconds until each was ready (booted, connected, snapshot taken)
+    and until all were, their memory, and the processors they use while idle.
     """
 
     guests: int
     ready: tuple[float, ...]
     seconds: float
     memory: Memory
-    taken: int  # by how much the host's available memory fell, bytes
+    taken: int  # decrease of the host's available memory, bytes
     idle: float
 
 
 class CrowdReport(msgspec.Struct, frozen=True, kw_only=True):
-    """The nodes; ``each``: PSS, in bytes, of one guest more; ``fit``: how many fit in the memory
-    that was available, leaving a tenth of the host's, without swap.
+    """The measured nodes.  ``each``: PSS of one more guest, bytes.  ``fit``: guests that fit into
+    the available memory without swap, with a tenth of the host's memory left free.
     """
 
     plan: CrowdPlan

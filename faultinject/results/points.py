@@ -1,4 +1,4 @@
-"""Points that were measured, to lay over the figures: a small strict JSON format.
+"""Measured points to draw on the paper's figures: a small strict JSON format.
 
     {
       "format": "trivisor-measured-1",
@@ -12,13 +12,11 @@
       ]
     }
 
-Each point has the quantities of its figures' axes, each with its interval (where a quantity was
-set, not measured, the three are equal), and, where a figure has a curve for each n or R_M', its
-own.  ``verdict`` (of an operating point): whether the design was better there than plain.  On the
-map a point is shown among failures of which the part ``lying`` are wrong replies (not given: all
-panels), and ``designs`` are the ones that were measured, hence the ones to choose from there.
-``beyond``: of figure 7, that even R_V = 1 would not do.  ``source``: of one point, where the file's
-does not say it.
+Each point has the quantities of its figures' axes, each with its interval.  A quantity that was
+set, not measured, has three equal numbers.  ``verdict`` (of an operating point): whether the design
+was better there than the plain node.  On the map, ``lying`` selects the panel by the share of
+failures that are wrong replies (not given: all panels); ``designs`` are the measured candidates.
+``beyond`` (Figure 7): even R_V = 1 is not enough.  ``source``: of one point, if not the file's.
 """
 
 from __future__ import annotations
@@ -48,7 +46,7 @@ AXES: dict[str, tuple[str, ...]] = {
     "7": ("rm", "rv"),
     "map": ("rm", "rv"),
 }
-"""What a point must have for a figure: x, y, and which curve it belongs to."""
+"""The quantities of a point on each figure: x, y, and the curve it belongs to."""
 
 
 class Estimate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -64,8 +62,9 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class Count(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A number of VMs with its interval: 1 <= low <= value <= high; without ``high`` nothing that
-    was measured is surely enough.
+    """A number of VMs with its interval: 1 <= low <= value <= high.
+
+    Without ``high`` no measured number is certainly enough.
     """
 
     value: int
@@ -102,11 +101,11 @@ class MeasuredPoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         if not self.figures:
             raise ValueError(f"figures is empty: name some of {', '.join(AXES)}")
         for figure in self.figures:
-            lacking = [name for name in AXES[figure] if getattr(self, name) is None]
-            if lacking:
+            missing = [name for name in AXES[figure] if getattr(self, name) is None]
+            if missing:
                 raise ValueError(
                     f"a point of figure {figure} has {', '.join(AXES[figure])}; "
-                    f"{', '.join(lacking)} is not there"
+                    f"{', '.join(missing)} is missing"
                 )
         if self.n is not None and self.n < 1:
             raise ValueError(f"n is {self.n}: a node has one VM or more")
@@ -116,7 +115,7 @@ class MeasuredPoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
                 raise ValueError(f"{name} is {value:g}: a probability is from 0 to 1")
 
     def axes(self, figure: Figure) -> tuple[Estimate | Count, Estimate | Count]:
-        """x and y, as ``figure`` has them."""
+        """Return x and y on ``figure``."""
         x, y = (getattr(self, name) for name in AXES[figure][:2])
         if not isinstance(x, Estimate | Count) or not isinstance(y, Estimate | Count):
             raise ValueError(f"this is no point of figure {figure}")
@@ -124,7 +123,7 @@ class MeasuredPoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class MeasuredPoints(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A file of points; ``source`` says in words which data they come from."""
+    """A file of points; ``source`` describes the data they come from."""
 
     format: str
     source: str
@@ -138,16 +137,16 @@ class MeasuredPoints(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             raise ValueError(f"confidence is {self.confidence:g}: it is between 0 and 1")
 
     def on(self, figure: Figure) -> tuple[MeasuredPoint, ...]:
-        """The points that ``figure`` shows."""
+        """Return the points of ``figure``."""
         return tuple(each for each in self.points if figure in each.figures)
 
     def sources(self, figure: Figure) -> str:
-        """Where those come from, in words."""
+        """Return the sources of the points of ``figure``."""
         return "; ".join(dict.fromkeys(each.source or self.source for each in self.on(figure)))
 
 
 def read(path: Path) -> MeasuredPoints:
-    """Read a file of measured points.  Raises SpecError that names what is wrong, and OSError."""
+    """Read a file of measured points.  Raises SpecError and OSError."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=MeasuredPoints)
     except msgspec.ValidationError as error:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import msgspec
 
-from faultinject.estimate.relocation import RelocationPoint, Unlike
-from faultinject.results.findings_file import FindingsFileError, finite_only
+from faultinject.estimate.relocation import Heterogeneity, RelocationPoint
+from faultinject.results.findings import FindingsFileError, finite_only
 
 __all__ = ["FILE", "RelocationResult", "read_relocation", "storable"]
 
@@ -19,8 +19,8 @@ FILE = "moved.json"
 
 
 class RelocationResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What two campaigns say of Inequality (3).  ``partial``: missions of their plans are missing;
-    ``unlike``: strata in which it is seen to matter what of a guest failed.
+    """The break-even R_F from two campaigns.  ``partial``: planned missions are missing.
+    ``heterogeneity``: strata in which f_k depends on the part of the guests that failed.
     """
 
     guest: str
@@ -29,7 +29,7 @@ class RelocationResult(msgspec.Struct, frozen=True, kw_only=True):
     missions: int
     partial: bool
     points: tuple[RelocationPoint, ...]
-    unlike: tuple[Unlike, ...]
+    heterogeneity: tuple[Heterogeneity, ...]
 
 
 def read_relocation(path: Path) -> RelocationResult:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from itertools import islice
 
-from deploy.host.subreaper import end_with_parent
+from deploy.host.spawn import end_with_parent
 from faultinject.simulation.plan import make_plan
 from faultinject.simulation.run import RunResult, run
 

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from deploy.host.process import ram_file
+from deploy.machine.qemu import ram_file
 from deploy.node.records import Layout
 from faultinject.faults.site import NotApplied
 from faultinject.soak.guest_memory import (

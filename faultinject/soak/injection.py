@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from deploy.host.identity import ProcessIdentity, identify
-from deploy.host.process import find_qemu
+from deploy.machine.qemu import find_qemu
 from deploy.node.records import Layout
 from faultinject.faults import processes
 from faultinject.faults.site import NotApplied

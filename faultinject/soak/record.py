@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from deploy.host.atomic_file import write_json
+from deploy.host.files import write_json
 from faultinject.host_facts import Host
 from faultinject.soak.guest_memory import MemoryMatches
 from faultinject.soak.plan import Episode, SoakFaultKind

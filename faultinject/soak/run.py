@@ -15,10 +15,10 @@ import msgspec
 
 from deploy.commands.control_client import NotUp, ask
 from deploy.commands.launch import follow_start, prepare_node
+from deploy.host.identity import wait_end
+from deploy.node.configuration import make_machines
 from deploy.node.orphans import end_orphans
 from deploy.node.records import Layout, NodeRecord, Settings
-from deploy.node.succession import wait_end
-from deploy.supervisor.machines import make_node
 from faultinject.history.oracle import OrderOracle
 from faultinject.host_facts import describe_host
 from faultinject.load import percentile
@@ -306,9 +306,9 @@ def _take_down(layout: Layout) -> None:
         processes = ask(layout, "GET", "/status", patience=RETURN_PATIENCE)["supervisor"]
         ask(layout, "POST", "/down", timeout=DOWN_DEADLINE)
     except NotUp:
-        end_orphans(layout, make_node, lambda _: None)
+        end_orphans(layout, make_machines, lambda _: None)
         return
-    for pid in (processes["pid"], processes["nanny"]):
+    for pid in (processes["pid"], processes["watchdog"]):
         if pid is not None and not wait_end(pid, DOWN_DEADLINE):
             raise CommandError(f"process {pid} is still there {DOWN_DEADLINE:g} s after `down`")
 

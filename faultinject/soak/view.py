@@ -125,8 +125,8 @@ class NodeView:
                 reason=str(guest["replica"]["reason"]),
                 vm=guest["vm"],
                 pid=guest["pid"],
-                under_way=guest["repairs"]["under_way"],
-                in_row=guest["repairs"]["in_row"],
+                under_way=guest["repairs"]["in_progress"],
+                in_row=guest["repairs"]["consecutive"],
                 fault=guest["fault"]["kind"] if guest["fault"] else "",
                 lag=guest["replica"]["lag"] or 0,
             )

@@ -1,4 +1,4 @@
-"""Campaigns as shipped whose missions end as a test says.  No number of these was measured."""
+"""Shipped campaigns whose missions end as a test decides.  None of their numbers was measured."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from faultinject.campaign.planning.spec_file import load
 from faultinject.campaign.records import MissionPlan, Outcome
 from faultinject.campaign.store.store import Store
 from faultinject.report.gather import gather
-from faultinject.results.findings_file import FILE, keep
+from faultinject.results.findings import FILE, storable_findings
 from tests.faultinject.campaign.specs import FACTS, row_of
 from voter.core.vote import Policy
 
@@ -23,10 +23,10 @@ Ends = Callable[[MissionPlan], Outcome]
 
 def as_the_paper_has_it(mission: MissionPlan) -> Outcome:
     policy = Policy.parse(mission.vote or "2/3")
-    bears = 0 if mission.design == "nv" else policy.of - policy.need
+    tolerated = 0 if mission.design == "nv" else policy.of - policy.need
     if policy.need == 1 and any(hit.kind == "corrupt-reply" for hit in mission.hits):
         return Outcome.SILENT
-    return Outcome.DETECTED if mission.voter_hit or mission.k > bears else Outcome.CORRECT
+    return Outcome.DETECTED if mission.voter_hit or mission.k > tolerated else Outcome.CORRECT
 
 
 def never_fails(_: MissionPlan) -> Outcome:
@@ -34,9 +34,7 @@ def never_fails(_: MissionPlan) -> Outcome:
 
 
 def made(folder: Path, name: str, ends: Ends, first: int | None = None) -> None:
-    """A campaign as shipped, all of whose missions (or the first of them) end so, and what its
-    report keeps.
-    """
+    """Create a shipped campaign whose missions (or the first of them) end so, with its findings."""
     directory = folder / name
     with Store.create(directory, load(name)[1], 1, versions={"trivisor": "0.1"}) as store:
         store.note_facts("w1", FACTS)
@@ -44,4 +42,4 @@ def made(folder: Path, name: str, ends: Ends, first: int | None = None) -> None:
         for mission in itertools.islice(store.plan.in_order(), first):
             store.add(row_of(mission, ends(mission)))
         store.end(number, "complete" if first is None else "interrupted")
-    (directory / FILE).write_bytes(msgspec.json.encode(keep(gather(directory))))
+    (directory / FILE).write_bytes(msgspec.json.encode(storable_findings(gather(directory))))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from faultinject.claims import CLAIMS
-from faultinject.claims.claim import read_results
+from faultinject.claims.evidence import read_results
 from faultinject.claims.page import render
+from faultinject.claims.section4 import CLAIMS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -20,5 +20,5 @@ def test_paper_page_follows_from_the_stored_results() -> None:
 
 def test_stored_campaign_is_complete() -> None:
     for findings in (ROOT / "docs" / "results").glob("*/findings.json"):
-        for name in ("campaign.sqlite.xz", "spec.toml", "report.html", "figures"):
+        for name in ("campaign.sqlite.xz", "spec.toml", "figures"):
             assert (findings.parent / name).exists(), f"{findings.parent.name} has no {name}"

@@ -1,7 +1,7 @@
-"""Figures 3, 4, 6(a), 6(b) and 7 of the paper, and a map of designs; measured points laid over.
+"""Figures 3, 4, 6(a), 6(b) and 7 of the paper, and a map of designs, with measured points.
 
-The paper's text tells the axes, the ranges and most of the curves.  It does not tell the n of
-Figure 6(a) and which n Figure 3 shows: 3, and 2, 3, 4, 6, 9 here.
+The paper's text states the axes, the ranges and most of the curves, but not the n of Figure 6(a)
+and of Figure 3: here 3, and 2, 3, 4, 6, 9.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ ENDINGS = (".svg", ".png", ".pdf")
 def write_figure(
     figure: Figure, path: Path, measured: MeasuredPoints | None, n: int | None
 ) -> None:
-    """Draw ``figure`` into ``path``, whose ending says the format.
+    """Draw ``figure`` to ``path``, whose suffix selects the format.
 
-    ``n``: of 6a and the map.  Raises CommandError for another ending or where matplotlib is
+    ``n``: of 6a and the map.  Raises CommandError for another suffix or where matplotlib is
     missing, OSError where the file cannot be written.
     """
     if path.suffix not in ENDINGS:

@@ -1,4 +1,4 @@
-"""What the figures show, as numbers.  Pure: the same curves go into a picture or into JSON."""
+"""The figures' curves as numbers, for drawing or for JSON."""
 
 from __future__ import annotations
 
@@ -61,9 +61,9 @@ def _curve(
 
 
 def plot_of(figure: Figure, n: int | None = None) -> Plot:
-    """The curves of ``figure``.  ``n``: of 6a (3 if not given) and of the map (5; 2 to 9).
+    """Return the curves of ``figure``.  ``n``: of 6a (default 3) and the map (default 5; 2 to 9).
 
-    Raises ModelError where n is not one of them, or the figure has no n to choose.
+    Raises ModelError for an n out of range, or a figure without a choice of n.
     """
     if n is not None and figure not in {"6a", "map"}:
         raise ModelError(f"figure {figure} has no n to choose: --n is for 6a and map")

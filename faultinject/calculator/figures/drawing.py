@@ -1,4 +1,4 @@
-"""The paper's figures, drawn: its axes, its curves, each with its name beside it."""
+"""Drawings of the paper's figures: its axes and its curves, each labelled."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from faultinject.calculator.figures.curves import (
     FIGURE7_RVS,
     Plot,
 )
-from faultinject.calculator.figures.marks import INK_BLUES, lay_over, name_line
+from faultinject.calculator.figures.marks import INK_BLUES, draw_points, name_line
 from faultinject.model.bounds import breakeven_rf
 from faultinject.model.inversions import rm_needed
 from faultinject.plotting import (
@@ -54,13 +54,15 @@ def draw_figure3(plot: Plot, points: Points) -> Figure:
         (0.1, 0.3), (0.42, 0.17), color=PLAIN, fontsize=10.5, va="center",
         arrowprops={"arrowstyle": "-", "color": PLAIN, "linewidth": 0.8, "shrinkB": 5},
     )  # fmt: skip
-    axes.text(0.55, 1.012, "$n = 1$: no $R_V < 1$ will do", color=FAINT, fontsize=10.5, va="bottom")
+    axes.text(
+        0.55, 1.012, "$n = 1$: no $R_V < 1$ is enough", color=FAINT, fontsize=10.5, va="bottom"
+    )
     axes.set(xlim=(0, 1), ylim=(0, 1.06), xlabel="reliability of a VM, $R_M$")
     axes.set_ylabel("lower bound on the hypervisor's reliability, $R_V$")
     axes.set_title("Figure 3: 1-of-n is better than one VM above its line")
     soften(axes)
     shades = {curve.value: colour for curve, colour in zip(plot.curves, INK_BLUES, strict=True)}
-    lay_over(axes, points, "3", fill=lambda point: shades.get(point.n or 0), beside=True)
+    draw_points(axes, points, "3", fill=lambda point: shades.get(point.n or 0), beside=True)
     return figure
 
 
@@ -79,7 +81,8 @@ def draw_figure4(plot: Plot, points: Points) -> Figure:
     axes.axhline(NARROW, color=FAINT, linewidth=0.9, linestyle=":")
     axes.text(0.985, NARROW + 0.8, "nine VMs", color=FAINT, fontsize=10.5, ha="right")
     axes.annotate(
-        f"nine VMs do from\n$R_M = {least[0]:.3f}$ and ${least[1]:.3f}$ on", (least[1], NARROW),
+        f"nine VMs are enough from\n$R_M = {least[0]:.3f}$ and ${least[1]:.3f}$",
+        (least[1], NARROW),
         (0.58, 24), fontsize=10.5,
         arrowprops={"arrowstyle": "-", "color": FAINT, "linewidth": 0.8, "shrinkB": 5},
     )  # fmt: skip
@@ -87,7 +90,7 @@ def draw_figure4(plot: Plot, points: Points) -> Figure:
     axes.set_ylabel("lower bound on the number of VMs, $n$")
     axes.set_title(f"Figure 4: VMs needed for a node reliability R, $R_V = {FIGURE4_RV}$")
     soften(axes)
-    lay_over(axes, points, "4", fill=lambda point: shades.get(point.r or 0.0), beside=True)
+    draw_points(axes, points, "4", fill=lambda point: shades.get(point.r or 0.0), beside=True)
     return figure
 
 
@@ -130,7 +133,7 @@ def draw_figure6(plot: Plot, points: Points) -> Figure:
     )
     soften(axes)
     known = {curve.value: colour for curve, colour in zip(plot.curves, shades, strict=False)}
-    lay_over(
+    draw_points(
         axes, points, plot.figure,
         fill=lambda point: known.get(point.n or 0 if several_n else point.rm_rest or 0.0),
     )  # fmt: skip
@@ -172,5 +175,5 @@ def draw_figure7(plot: Plot, points: Points) -> Figure:
     axes.set_title("Figure 7: $1/(3R_M - 2R_M^2) < R_V < 1$")
     assert tuple(each.value for each in ranges) == FIGURE7_RVS
     soften(axes)
-    lay_over(axes, points, "7")
+    draw_points(axes, points, "7")
     return figure

@@ -1,4 +1,4 @@
-"""Names on curves, and measured points with their intervals laid over them."""
+"""Labels on curves, and measured points with their intervals."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Drawing
 
-__all__ = ["INK_BLUES", "lay_over", "mark_legend", "name_line"]
+__all__ = ["INK_BLUES", "draw_points", "mark_legend", "name_line"]
 
 INK_BLUES = ("#7fb2d5", "#4a90bf", "#1f6f9c", "#174f75", "#0e2f4a")
-"""From light to dark, told apart by lightness alone."""
+"""From light to dark, distinguishable by lightness alone."""
 
 POINT = "#b3541e"
 BESIDE = 0.007
-"""How far points at one x stand apart, as a part of the axis."""
+"""Distance of points at one x, as a fraction of the axis."""
 WIDE = 90  # characters of a source line
 MARKS: dict[str | None, dict[str, Any]] = {
     None: {"marker": "o", "color": POINT},
@@ -39,7 +39,7 @@ assert ALARM not in {mark["color"] for mark in MARKS.values()}  # red is for wro
 
 
 def name_line(axes: Axes, curve: FigureCurve, at: float, words: str, colour: str) -> None:
-    """Write a curve's name on it, along it, near x = ``at``, so that no legend is needed."""
+    """Write a curve's name on it, along it, near x = ``at``, instead of a legend."""
     here = min(range(1, len(curve.x) - 1), key=lambda i: abs(curve.x[i] - at))
     rise = curve.y[here + 1] - curve.y[here - 1]
     run = curve.x[here + 1] - curve.x[here - 1]
@@ -55,7 +55,7 @@ Place = Callable[[float], float]
 Fill = Callable[[MeasuredPoint], str | None]
 
 
-def lay_over(
+def draw_points(
     axes: Axes,
     points: Sequence[MeasuredPoint],
     figure: Figure,
@@ -64,10 +64,10 @@ def lay_over(
     fill: Fill = lambda _: None,
     beside: bool = False,
 ) -> None:
-    """Draw the points with their intervals, and what each is (its label, and its curve).
+    """Draw the points with their intervals, label and curve.
 
-    ``place``: from a value to where both axes have it.  ``fill``: the colour, where that alone says
-    which curve or region a point belongs to.  ``beside``: those at one x stand beside each other.
+    ``place``: from a value to its position on the axes.  ``fill``: the colour, if it identifies the
+    point's curve or region.  ``beside``: points at one x are drawn next to each other.
     """
     stacks = Counter(point.axes(figure)[0].value for point in points)
     stood: Counter[float] = Counter()
@@ -119,11 +119,9 @@ def _curve(point: MeasuredPoint, figure: Figure) -> str:
 def mark_legend(
     drawing: Drawing, points: Sequence[MeasuredPoint], source: str, *, filled: bool
 ) -> None:
-    """Say below the axes what the marks mean and where they come from; nothing if there are none.
+    """Add a legend of the marks and their source below the axes, if there are any.
 
-    ``filled``: their colour says something else (a curve, a design), their shape what they mean.
-
-    They stay apart from a legend that the figure has on its right.
+    ``filled``: their colour identifies a curve or design, so only the shape shows the verdict.
     """
     from matplotlib.lines import Line2D  # noqa: PLC0415 - an extra
 

@@ -1,4 +1,4 @@
-"""The map that the paper does not have: which design is best at each (R_M, R_V), up to n VMs."""
+"""A map that is not in the paper: the recommended design at each (R_M, R_V), up to n VMs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from faultinject.calculator.figures.curves import LYING, Plot
-from faultinject.calculator.figures.marks import lay_over
+from faultinject.calculator.figures.marks import draw_points
 from faultinject.model.designs import WITHIN, Design, designs
 from faultinject.model.outcomes import FailureMode, guest_outcomes
 from faultinject.plotting import FAINT, INK, new_figure
@@ -29,22 +29,22 @@ ENDS = {0.0: "every failure is a stop", 1.0: "every failure is a wrong reply"}
 
 
 def place(reliability: float) -> float:
-    """Where a reliability stands on the axes: the number of nines, -log10(1 - R)."""
+    """Return the position of a reliability on the axes: the number of nines, -log10(1 - R)."""
     return -math.log10(max(1.0 - reliability, 1e-9))
 
 
 def value_at(position: float) -> float:
-    """The reliability that stands there."""
+    """Return the reliability at a position."""
     return float(1.0 - 10.0**-position)
 
 
 def best_designs(
     rms: Sequence[float], rvs: Sequence[float], n: int, lying: float, among: Sequence[str] = ()
 ) -> tuple[list[Design], Any]:
-    """The designs, and for each (R_V, R_M) the index of the one that ``best_design`` takes.
+    """Return the designs, and for each (R_V, R_M) the index of the one ``best_design`` chooses.
 
-    The index is a numpy array, a row for each of ``rvs``.  ``among``: the names of those there are
-    to choose from (NV always is); none for all.
+    The index is a numpy array, a row for each of ``rvs``.  ``among``: the names of the candidates
+    (NV is always one); empty: all.
     """
     import numpy as np  # noqa: PLC0415 - comes with matplotlib
 
@@ -81,29 +81,26 @@ def _colour(design: Design) -> str:
 
 
 def draw_map(plot: Plot, points: Sequence[MeasuredPoint]) -> Figure:
-    """A panel for each way in which guests fail: three, or those of the points; R_M and R_V by
-    their nines.
-    """
+    """Draw a panel for each share of lying failures: three, or those of the points."""
     from matplotlib.patches import Patch  # noqa: PLC0415 - an extra
 
     n = plot.n or 0
     seen: set[Design] = set()
     named = {each.name: _colour(each) for each in designs(n)}
-    told = {each.lying for each in points} - {None}
-    ways = tuple(sorted(each for each in told if each is not None)) or LYING
+    ways = tuple(sorted({each.lying for each in points if each.lying is not None})) or LYING
     figure = new_figure(4.2 * max(len(ways), 2), 5.4)
     panels = figure.subplots(1, len(ways), sharey=True, squeeze=False)[0]
     for axes, lying in zip(panels, ways, strict=True):
         here = [each for each in points if each.lying is None or each.lying == lying]
         seen |= _panel(axes, n, lying, sorted({name for each in here for name in each.designs}))
         axes.set_title(ENDS.get(lying, f"{lying:.0%} of failures are wrong replies"))
-        lay_over(axes, here, "map", place=place, fill=lambda point: named.get(point.label))
+        draw_points(axes, here, "map", place=place, fill=lambda point: named.get(point.label))
         axes.set_xlabel("reliability of a VM, $R_M$")
     panels[0].set_ylabel("reliability of the layer under the VMs, $R_V$")
     measured = " of those measured" if any(each.designs for each in points) else ""
     words = (
-        f"The design to take with up to {n} VMs{measured}:",
-        "the fewest that bring nine tenths of the greatest gain over one VM on the bare node (NV)",
+        f"Recommended design with up to {n} VMs{measured}:",
+        "the fewest VMs with nine tenths of the greatest gain over one VM on the bare node (NV)",
     )
     glue = " " if len(ways) > 2 else "\n"
     figure.suptitle(glue.join(words), fontsize=12.5, x=0.01, ha="left")
@@ -153,7 +150,7 @@ WORD = (30, 11)
 
 
 def _name(axes: Axes, design: Design, mask: Any) -> None:
-    """Write the design's name where its region has most room; upright, or not, if it has none."""
+    """Write the design's name where its region has most room; vertically if necessary."""
     for upright in (False, True):
         wide, high = reversed(WORD) if upright else WORD
         if (found := _roomiest(mask, wide, high)) is not None:
@@ -168,7 +165,7 @@ def _name(axes: Axes, design: Design, mask: Any) -> None:
 
 
 def _roomiest(mask: Any, wide: int, high: int) -> tuple[int, int] | None:
-    """(row, column) of the middle of the largest such rectangle that fits; None if none does."""
+    """Return (row, column) of the centre of the largest such rectangle that fits, or None."""
     import numpy as np  # noqa: PLC0415 - comes with matplotlib
 
     sums = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), dtype=int)

@@ -30,7 +30,7 @@ import msgspec
 from deploy.errors import GuestNeverReady
 from deploy.machine.accel import decide
 from deploy.machine.guest import Guest
-from deploy.machine.node import NodeMachines
+from deploy.machine.node_machines import NodeMachines
 from deploy.machine.spec import plan_node
 from deploy.machine.ssh import GuestShell, free_ports, make_keys
 from deploy.node.records import cache_directory
@@ -209,11 +209,11 @@ class NodeFixture(Site):
         """Revert the dirty guests to their clean snapshots.  Raises DeployError."""
         dirty, self._dirty = sorted(self._dirty), set()
         results = await asyncio.gather(
-            *(self.machine(name).put_back() for name in dirty), return_exceptions=True
+            *(self.machine(name).restore() for name in dirty), return_exceptions=True
         )
         for name in dirty:
             if name in self._shells:
-                self._shells[name].drop()  # the snapshot does not have this connection
+                self._shells[name].disconnect()  # the snapshot does not have this connection
         failures = [
             (name, result)
             for name, result in zip(dirty, results, strict=True)

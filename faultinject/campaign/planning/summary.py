@@ -119,7 +119,12 @@ def _duration(seconds: float) -> str:
 
 def _strata_reach(plan: CampaignPlan) -> Iterator[str]:
     """Yield from which q on the clean strata are large enough, and the width of U's interval."""
-    from faultinject.estimate import band, expected, lowest_q, reach  # noqa: PLC0415 - scipy is slow
+    from faultinject.estimate.precision import (  # noqa: PLC0415 - scipy is slow
+        expected,
+        lowest_q,
+        precision_at,
+    )
+    from faultinject.estimate.strata import band  # noqa: PLC0415
 
     spec, alpha = plan.spec, plan.spec.alpha_look
     m = Policy.parse(spec.station.vote).need
@@ -135,7 +140,8 @@ def _strata_reach(plan: CampaignPlan) -> Iterator[str]:
             continue
         by_k = [trials[k] for k in sorted(trials)]
         setting = "repair on" if repair else "repair off"
-        lowest = lowest_q(by_k, alpha, SHARE, m)
+        planned = expected(by_k, m=m)
+        lowest = lowest_q(planned, alpha, SHARE, m)
         low, high = spec.margins.q
         if lowest <= high:
             yield (
@@ -147,7 +153,7 @@ def _strata_reach(plan: CampaignPlan) -> Iterator[str]:
                 f"{setting}: for no q from {low:g} to {high:g} will failures of the voter alone be "
                 f"bounded within {SHARE:.0%} of U: every result assumes that there are none"
             )
-        measured = band(expected(by_k, m=m), alpha)
+        measured = band(planned, alpha)
         for q in sorted({low, 0.1, 0.25}):
             interval = measured.failure(q)
             if interval.value > 0:
@@ -157,14 +163,21 @@ def _strata_reach(plan: CampaignPlan) -> Iterator[str]:
                     f"  at q = {q:g}, the interval of U = {interval.value:.4g} would be "
                     f"-{below:.1%} +{above:.1%}"
                 )
-        found = reach(by_k, low, alpha, SHARE, m)
         if lowest > low:
-            yield f"  {found.words}"
+            found = precision_at(planned, low, alpha, SHARE, m)
+            short = [k for k in range(len(by_k) - m) if found.shares[k] > SHARE]
+            limits = "; ".join(
+                f"f_{k} up to {found.shares[k]:.0%} of U with {by_k[k]:,} missions "
+                f"({found.needed[k]:,} without a failure bound it to {SHARE:.0%})"
+                for k in short
+            )
+            yield f"  at q = {low:g} the precision is not enough: {limits}"
 
 
 def _designs_reach(plan: CampaignPlan) -> Iterator[str]:
     """Yield, for each policy that is not the station's, the precision of its R_sys."""
-    from faultinject.estimate import band, expected  # noqa: PLC0415 - scipy is slow
+    from faultinject.estimate.precision import expected  # noqa: PLC0415 - scipy is slow
+    from faultinject.estimate.strata import band  # noqa: PLC0415
 
     found: dict[tuple[str, bool], tuple[dict[int, int], dict[int, int]]] = {}
     for cell in plan.cells:
@@ -194,7 +207,7 @@ def _designs_reach(plan: CampaignPlan) -> Iterator[str]:
 
 def _model_reach(plan: CampaignPlan) -> Iterator[str]:
     """Yield the width of the intervals of R at R = .5, where they are widest."""
-    from faultinject.estimate import clopper_pearson  # noqa: PLC0415 - scipy is slow
+    from faultinject.estimate.intervals import clopper_pearson  # noqa: PLC0415 - scipy is slow
 
     sizes: dict[tuple[str, str], set[int]] = {}
     for cell in plan.cells:

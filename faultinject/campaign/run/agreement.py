@@ -61,7 +61,8 @@ def compare(
     missions: Iterable[tuple[int, str, Outcome | None, Outcome | None]], alpha: float = 0.05
 ) -> Agreement:
     """Compare missions, each given as number, stratum, first and second outcome."""
-    from faultinject.estimate import Pair, clopper_pearson, mcnemar  # noqa: PLC0415 - slow
+    from faultinject.estimate.hypothesis_tests import mcnemar_p  # noqa: PLC0415 - slow
+    from faultinject.estimate.intervals import clopper_pearson  # noqa: PLC0415
 
     pairs: Counter[tuple[str, str]] = Counter()
     verdicts: Counter[tuple[bool, bool]] = Counter()
@@ -81,12 +82,6 @@ def compare(
     trials = verdicts.total()
     other = verdicts[True, False] + verdicts[False, True]
     interval = clopper_pearson(other, trials, alpha)
-    pair = Pair(
-        both=verdicts[True, True],
-        first=verdicts[True, False],
-        second=verdicts[False, True],
-        neither=verdicts[False, False],
-    )
     return Agreement(
         both=pairs.total(),
         trials=trials,
@@ -96,7 +91,7 @@ def compare(
         share=interval.value if trials else None,
         low=interval.low,
         high=interval.high,
-        p_value=mcnemar(pair, alpha).p_value if trials else 1.0,
+        p_value=mcnemar_p(verdicts[True, False], verdicts[False, True]) if trials else 1.0,
         strata=tuple(
             StratumAgreement(stratum=name, missions=a, other_outcome=b, other_verdict=c)
             for name, (a, b, c) in sorted(strata.items())

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from faultinject.campaign.planning.plan import Cell
     from faultinject.campaign.planning.spec import Spec
     from faultinject.campaign.store.store import Store
-    from faultinject.estimate import Interval
+    from faultinject.estimate.intervals import Interval
 
 __all__ = ["CellResult", "InterimResults", "interim_results", "results_of"]
 
@@ -60,7 +60,7 @@ def results_of(spec: Spec, cells: Sequence[Cell], tallies: Mapping[str, Tally]) 
 
 
 def _view(cell: Cell, tally: Tally | None, alpha: float) -> CellResult:
-    from faultinject.estimate import clopper_pearson  # noqa: PLC0415 - scipy is slow to import
+    from faultinject.estimate.intervals import clopper_pearson  # noqa: PLC0415 - scipy is slow to import
 
     known = tally or Tally()
     interval = clopper_pearson(known.failures, known.trials, alpha)
@@ -80,7 +80,7 @@ def _view(cell: Cell, tally: Tally | None, alpha: float) -> CellResult:
 
 def _systems(spec: Spec, tallies: Mapping[str, Tally]) -> list[str]:
     """Return R_sys at the middle operating point, for each measured setting of repair."""
-    from faultinject.estimate import Strata, band  # noqa: PLC0415
+    from faultinject.estimate.strata import Strata, band  # noqa: PLC0415
 
     grid = spec.points.grid()
     estimates = []
@@ -93,7 +93,7 @@ def _systems(spec: Spec, tallies: Mapping[str, Tally]) -> list[str]:
         strata = Strata(
             guests=tuple(tally.counts() for tally in found if tally is not None),
             voter=tuple(tally.counts() if tally and tally.trials else None for tally in hit),
-            repaired=repair == "on",
+            repair=repair == "on",
         )
         rm, rv, rh = grid[len(grid) // 2]
         system = band(strata, spec.alpha).system(rm, rv, rh)

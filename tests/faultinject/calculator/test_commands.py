@@ -15,17 +15,17 @@ import trivisor
 from faultinject.calculator.commands import model
 from voter.commands.terminal import ExitCode
 
-Said = tuple[int, str, str]
+Output = tuple[int, str, str]
 EXAMPLE = Path(__file__).resolve().parents[3] / "examples" / "measured.json"
 
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Any:
-    def call(*words: str) -> Said:
+    def call(*words: str) -> Output:
         with pytest.raises(SystemExit) as ended:
             trivisor.main(["model", *words])
-        said = capsys.readouterr()
-        return int(ended.value.code or 0), said.out, said.err
+        output = capsys.readouterr()
+        return int(ended.value.code or 0), output.out, output.err
 
     return call
 
@@ -50,7 +50,7 @@ def test_every_command_has_examples() -> None:
 
 @pytest.mark.parametrize(("name", "words"), EXAMPLES, ids=[" ".join(w) for _, w in EXAMPLES])
 @pytest.mark.parametrize("as_json", [False, True], ids=["text", "json"])
-def test_the_examples_of_the_help_work(
+def test_examples_of_the_help_work(
     name: str, words: list[str], as_json: bool, run: Any, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -65,18 +65,18 @@ def test_the_examples_of_the_help_work(
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         ("bound --design 2of3 --rm 1.5", "from 0 to 1"),
         ("bound --design 2of3 --rm often", "write 0.999, 1e-9 or 1-1e-15"),
         ("bound --design 2of3 --rm nan", "from 0 to 1"),
         ("bound --design 1ofn --rm 0.5 --n 0", "n is 0"),
         ("bound --design 1ofn --rm 0.5 --n 0", "n >= 1 VMs"),
-        ("bound --design 2of3 --rm 1", "R_M = 1: what never fails cannot be made better"),
+        ("bound --design 2of3 --rm 1", "R_M = 1: a VM that never fails cannot be improved"),
         ("bound --design 1ofn --rm 1 --n 4", "(Inequality 1)"),
         ("bound --design 1ofn --rm 0 --n 4", "R_M = 0: a VM that never works"),
         ("bound --design moved --rf 0.5 --rm 0.5 --n 2 --rv 0.9", "R_H, R_V"),
-        ("bound --design 1ofn --r 0.98 --rv 0.98 --rm 0.9", "asks R < R_V"),
+        ("bound --design 1ofn --r 0.98 --rv 0.98 --rm 0.9", "requires R < R_V"),
         ("bound --design 2of3", "give --rm and --n"),
         ("bound --rm 0.9", "--design"),
         ("reliability --design 2of3 --rm 0.9", "--rv"),
@@ -95,13 +95,13 @@ def test_the_examples_of_the_help_work(
         ("export galileo --design 2of3 --rm 0 --rv 0.9", "reliability 0"),
     ],
 )
-def test_wrong_use_says_why_and_exits_with_2(words: str, said: str, run: Any) -> None:
+def test_wrong_use_exits_with_2_and_the_reason(words: str, message: str, run: Any) -> None:
     code, out, err = run(*words.split())
     assert (code, out) == (ExitCode.USAGE, "")
-    assert said in err and "Traceback" not in err
+    assert message in err and "Traceback" not in err
 
 
-def test_no_json_has_infinity_in_it(run: Any) -> None:
+def test_json_has_no_infinity(run: Any) -> None:
     for words in (
         "reliability --design 2of3 --rm 1 --rv 1",
         "reliability --design 2of3 --rm 0 --rv 0.5",
@@ -115,7 +115,7 @@ def test_no_json_has_infinity_in_it(run: Any) -> None:
         assert strict(out), words
 
 
-def test_digits_survive_the_command_line(run: Any) -> None:
+def test_digits_are_preserved_on_the_command_line(run: Any) -> None:
     _, out, _ = run("bound", "--design", "2of3", "--rm", "1-1e-15", "--json")
     assert strict(out)["value"]["complement"] == pytest.approx(1e-15, rel=1e-12)
     _, out, _ = run("reliability", "--design", "1ofn", "--n", "10000", "--rm", "0.001",
@@ -123,16 +123,16 @@ def test_digits_survive_the_command_line(run: Any) -> None:
     assert strict(out)["node"]["complement"] == pytest.approx(0.999**10_000, rel=1e-10)
 
 
-def test_a_figure_tells_its_curves_and_what_lies_on_it(run: Any, tmp_path: Path) -> None:
+def test_figure_json_has_curves_and_measured_points(run: Any, tmp_path: Path) -> None:
     path = tmp_path / "figure.svg"
     code, out, _ = run("figure", "6b", "--results", str(EXAMPLE), "--out", str(path), "--json")
-    told = strict(out)
-    assert code == 0 and path.exists() and told["written"] == [str(path)]
-    assert [each["value"] for each in told["figures"][0]["curves"]] == [1, 3, 6, 9]
-    assert len(told["measured"]) == 5
+    shown = strict(out)
+    assert code == 0 and path.exists() and shown["written"] == [str(path)]
+    assert [each["value"] for each in shown["figures"][0]["curves"]] == [1, 3, 6, 9]
+    assert len(shown["measured"]) == 5
 
 
-def test_points_for_another_figure_are_noticed(run: Any, tmp_path: Path) -> None:
+def test_figure_warns_when_no_point_is_for_it(run: Any, tmp_path: Path) -> None:
     text = json.loads(EXAMPLE.read_text())
     text["points"] = text["points"][:1]
     results = tmp_path / "measured.json"
@@ -141,7 +141,7 @@ def test_points_for_another_figure_are_noticed(run: Any, tmp_path: Path) -> None
     assert code == 0 and "has no point for figure 3" in err
 
 
-def test_all_figures_are_made_by_one_command(run: Any, tmp_path: Path) -> None:
+def test_figure_all_writes_every_figure(run: Any, tmp_path: Path) -> None:
     code, out, _ = run("figure", "all", "--out", str(tmp_path / "figures"))
     assert code == 0
     names = sorted(path.name for path in (tmp_path / "figures").iterdir())
@@ -160,7 +160,7 @@ def test_all_figures_are_made_by_one_command(run: Any, tmp_path: Path) -> None:
         "--design nv --rm 0.9 --rh 0.999",
     ],
 )
-def test_what_is_exported_says_the_same_in_scram(words: str, run: Any, tmp_path: Path) -> None:
+def test_exported_tree_agrees_with_scram(words: str, run: Any, tmp_path: Path) -> None:
     path = tmp_path / "node.xml"
     code, out, _ = run("export", "mef", *words.split(), "--out", str(path), "--json")
     assert code == 0
@@ -181,7 +181,7 @@ def test_what_is_exported_says_the_same_in_scram(words: str, run: Any, tmp_path:
         "--design 1ofn --n 9 --rm 0.1 --rv 0.3",
     ],
 )
-def test_what_is_exported_says_the_same_in_storm(words: str, run: Any, tmp_path: Path) -> None:
+def test_exported_tree_agrees_with_storm(words: str, run: Any, tmp_path: Path) -> None:
     stormpy: Any = pytest.importorskip("stormpy", reason="stormpy is not installed")
     dft: Any = pytest.importorskip("stormpy.dft", reason="stormpy has no fault trees")
     path = tmp_path / "node.dft"

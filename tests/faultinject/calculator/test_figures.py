@@ -31,7 +31,7 @@ def at(figure: Any, name: float, x: float) -> float:
     raise AssertionError(f"{x} is not on the axis")
 
 
-def test_figure_3_has_fewer_vms_ask_more_of_the_hypervisor() -> None:
+def test_figure_3_bound_falls_with_n() -> None:
     for rm in (0.1, 0.4, 0.8):
         bounds = [at("3", n, rm) for n in (2, 3, 4, 6, 9)]
         assert bounds == sorted(bounds, reverse=True)
@@ -65,7 +65,7 @@ def test_figure_7_is_lowest_at_three_quarters() -> None:
     ("figure", "ending"),
     [*((each, ".svg") for each in FIGURES), ("7", ".png"), ("3", ".pdf")],
 )
-def test_each_figure_is_drawn_with_and_without_points(
+def test_figures_are_drawn_with_and_without_points(
     figure: Any, ending: str, tmp_path: Path
 ) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
@@ -83,7 +83,7 @@ def test_each_figure_is_drawn_with_and_without_points(
         assert path.read_bytes() == plain, "the same again, byte for byte"
 
 
-def test_the_map_is_what_advice_says() -> None:
+def test_map_agrees_with_best_design() -> None:
     pytest.importorskip("numpy")
     from faultinject.calculator.figures.plane import best_designs
 
@@ -98,14 +98,14 @@ def test_the_map_is_what_advice_says() -> None:
                 assert known[int(best[row][column])] == chosen.take.design, (rm, rv, lying)
 
 
-def test_the_maps_axes_count_nines() -> None:
+def test_map_axes_count_nines() -> None:
     from faultinject.calculator.figures.plane import place, value_at
 
     assert [place(each) for each in (0.0, 0.9, 0.999)] == pytest.approx([0.0, 1.0, 3.0])
     assert value_at(place(0.75)) == pytest.approx(0.75)
 
 
-def test_what_cannot_be_drawn_is_refused(tmp_path: Path) -> None:
+def test_invalid_figures_raise(tmp_path: Path) -> None:
     with pytest.raises(CommandError, match=r"\.svg, \.png, \.pdf"):
         write_figure("7", tmp_path / "figure.gif", None, None)
     with pytest.raises(ModelError, match="no n to choose"):
@@ -119,7 +119,7 @@ def test_what_cannot_be_drawn_is_refused(tmp_path: Path) -> None:
 # ------------------------------------------------------------------ measured points
 
 
-def test_the_example_has_a_point_for_each_figure() -> None:
+def test_example_has_a_point_for_each_figure() -> None:
     measured = read(EXAMPLE)
     assert measured.format == FORMAT
     assert {figure for point in measured.points for figure in point.figures} == AXES.keys()
@@ -147,7 +147,7 @@ def document(**changes: Any) -> dict[str, Any]:
     return whole
 
 
-def test_a_good_document_is_read(tmp_path: Path) -> None:
+def test_valid_points_file_is_read(tmp_path: Path) -> None:
     path = tmp_path / "measured.json"
     path.write_text(json.dumps(document(label="crash", missions=100)))
     assert isinstance(read(path), MeasuredPoints)
@@ -160,11 +160,11 @@ def test_a_good_document_is_read(tmp_path: Path) -> None:
         ({"confidence": 95}, "between 0 and 1"),
         ({"figures": []}, "figures is empty"),
         ({"figures": ["8"]}, "figures are 3, 4, 6a, 6b, 7, map"),
-        ({"figures": ["3"]}, "n is not there"),
+        ({"figures": ["3"]}, "n is missing"),
         ({"rm": {"value": 0.5, "low": 0.6, "high": 0.7}}, "low <= value <= high"),
         ({"rm": {"value": 0.5, "low": 0.4, "high": 1.7}}, "does not hold"),
         ({"rm": {"value": 0.5}}, "missing required field `low`"),
-        ({"rm": None}, "rm is not there"),
+        ({"rm": None}, "rm is missing"),
         ({"lable": "crash"}, "did you mean 'label'"),
         ({"n": 0}, "one VM or more"),
         ({"r": 2.0}, "from 0 to 1"),
@@ -173,7 +173,7 @@ def test_a_good_document_is_read(tmp_path: Path) -> None:
         ({"points": 3}, "points"),
     ],
 )
-def test_a_bad_document_is_refused_with_its_place(
+def test_invalid_points_file_raises_with_its_place(
     changes: dict[str, Any], words: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "measured.json"

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from faultinject.calculator.commands import model
 from faultinject.calculator.overlay import POINTS, collect
 from faultinject.model.bounds import breakeven_rv_1ofn, breakeven_rv_2of3, guests_needed
-from faultinject.results.findings_file import FILE
+from faultinject.results.findings import FILE
 from faultinject.strict_toml import SpecError
 from tests.faultinject.results import as_the_paper_has_it, made
 
@@ -30,7 +30,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_of_a_folder_every_campaign_and_every_file_of_points_is_taken(results: Path) -> None:
+def test_collect_reads_every_campaign_and_points_file_of_a_folder(results: Path) -> None:
     found = collect(results)
     assert found.confidence == 0.95
     assert "oneofn (seed 1" in found.source and "mofn (seed 1" in found.source
@@ -40,7 +40,7 @@ def test_of_a_folder_every_campaign_and_every_file_of_points_is_taken(results: P
     assert "oneofn" not in found.sources("7"), "it has no point there"
 
 
-def test_where_all_is_as_the_paper_has_it_the_points_lie_on_its_curves(results: Path) -> None:
+def test_points_are_on_the_curves_when_results_are_as_the_paper_assumes(results: Path) -> None:
     found = collect(results / "oneofn" / FILE)
     threes = found.on("3")
     assert {point.n for point in threes} == {2, 3, 4, 6, 9}
@@ -65,11 +65,11 @@ def test_where_all_is_as_the_paper_has_it_the_points_lie_on_its_curves(results: 
         assert point.rv.value == pytest.approx(float(breakeven_rv_2of3(point.rm.value)))
 
 
-def test_where_one_campaign_has_every_n_figure_3_is_its_own(results: Path, tmp_path: Path) -> None:
+def test_figure_3_uses_the_campaign_that_has_every_n(results: Path, tmp_path: Path) -> None:
     few = tmp_path / "few" / FILE
     few.parent.mkdir()
     kept = msgspec.json.decode((results / "oneofn" / FILE).read_bytes())
-    kept["nodes"] = [node for node in kept["nodes"] if node["n"] in (3, 6)]
+    kept["designs"] = [node for node in kept["designs"] if node["n"] in (3, 6)]
     few.write_bytes(msgspec.json.encode(kept))
     assert {point.n for point in collect(tmp_path).on("3")} == {3, 6}
     both = tmp_path / "oneofn"
@@ -78,7 +78,7 @@ def test_where_one_campaign_has_every_n_figure_3_is_its_own(results: Path, tmp_p
     assert "few" not in collect(tmp_path).sources("3")
 
 
-def test_the_map_names_the_measured_design_to_take(results: Path) -> None:
+def test_map_points_name_the_recommended_measured_design(results: Path) -> None:
     points = collect(results / "mofn" / FILE).on("map")
     chosen = {(p.rm.value, p.rv.value): p for p in points if p.rm and p.rv}
     assert len(chosen) == 18
@@ -90,7 +90,7 @@ def test_the_map_names_the_measured_design_to_take(results: Path) -> None:
     assert chosen[0.97, 0.999].label == "2-of-3" and chosen[0.97, 0.999].verdict == "undecided"
 
 
-def test_findings_are_laid_over_every_figure_by_one_command(results: Path, tmp_path: Path) -> None:
+def test_figure_all_draws_findings_on_every_figure(results: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     command = ["figure", "all", "--results", str(results), "--out", str(tmp_path), "--json"]
     done = CliRunner().invoke(model, command)
@@ -103,7 +103,7 @@ def test_findings_are_laid_over_every_figure_by_one_command(results: Path, tmp_p
     assert "of those measured" in measured
 
 
-def test_a_folder_without_anything_is_refused_and_says_what_would_be_there(tmp_path: Path) -> None:
+def test_collect_raises_for_a_folder_without_results(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match=r"findings\.json nor points\.json.*campaign report"):
         collect(tmp_path)
     (tmp_path / FILE).write_text("{")

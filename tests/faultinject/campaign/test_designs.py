@@ -13,9 +13,9 @@ from faultinject.campaign.planning.spec import SpecError
 from faultinject.campaign.planning.spec_file import load, parse
 from faultinject.campaign.records import MissionPlan, Outcome
 from faultinject.report import write_report
+from faultinject.report.data import ReportData
 from faultinject.report.gather import gather
-from faultinject.results.findings import Findings
-from faultinject.results.findings_file import read_kept
+from faultinject.results.findings import read_findings
 from tests.faultinject.campaign.specs import campaign_of, results_of
 from voter.core.vote import Policy
 
@@ -48,7 +48,7 @@ def tolerates(mission: MissionPlan) -> bool:
     return mission.k <= policy.of - policy.need
 
 
-def run(directory: Path, wrong: str = "", end: Outcome = Outcome.DETECTED) -> Findings:
+def run(directory: Path, wrong: str = "", end: Outcome = Outcome.DETECTED) -> ReportData:
     """Run missions that end as the paper predicts, except one stratum's, which end as ``end``."""
 
     def outcome(mission: MissionPlan) -> Outcome:
@@ -98,36 +98,33 @@ def test_parse_reports_a_problem_with_a_policy(there: str, replacement: str, mes
 
 def test_report_confirms_designs_that_end_as_the_paper_predicts(tmp_path: Path) -> None:
     found = run(tmp_path / "c")
-    assert [(node.vote, node.paper) for node in found.nodes] == [
+    assert [(node.vote, node.paper) for node in found.designs] == [
         ("1/2", (0, 0, 1)), ("1/4", (0, 0, 0, 0, 1)), ("2/3", (0, 0, 1, 1)),
     ]  # fmt: skip
-    four = found.nodes[1].points[0]
-    assert four.model == pytest.approx(0.9 * (1 - 0.7**4))
-    assert four.measured[0] < four.model < four.measured[2]
-    assert four.measured[1] == pytest.approx(four.model)
+    four = found.designs[1].points[0]
+    assert four.paper == pytest.approx(0.9 * (1 - 0.7**4))
+    assert four.measured.contains(four.paper)
+    assert four.measured.value == pytest.approx(four.paper)
     assert not found.curves, "Figure 7 is the station's own policy's"
-    assert found.verdicts[0].answer.startswith("Of 3 designs nothing speaks against the paper")
+    assert (found.verdicts[0].about, found.verdicts[0].tone) == ("designs", "open")
     page = write_report(tmp_path / "c").read_text()
     assert "By design" in page
     assert (tmp_path / "c" / "figures" / "nodes-1.svg").exists()
-    assert read_kept(tmp_path / "c" / "findings.json").nodes == found.nodes
+    assert read_findings(tmp_path / "c" / "findings.json").designs == found.designs
 
 
 def test_report_names_a_design_that_contradicts_the_paper(tmp_path: Path) -> None:
     found = run(tmp_path / "c", wrong="1of4-f2")
     [verdict] = [each for each in found.verdicts if each.answer.startswith("Not every design")]
     assert verdict.tone == "bad"
-    assert "1/4 with 2 hit: 40 of 40 failed" in verdict.words
+    assert "1/4 with 2 hit: 40 of 40 failed" in verdict.detail
 
 
 def test_report_does_not_blame_the_voter_when_1_of_n_releases_a_lie(tmp_path: Path) -> None:
     found = run(tmp_path / "c", wrong="1of4-f2", end=Outcome.SILENT)
     message = {each.tests: each for each in found.verdicts if each.tone != "alarm"}
-    assert message["voter"].answer == "Of 2 designs nothing speaks against the paper."
-    assert message["model"].tone == "bad"
-    assert "does not bear them" in message["model"].answer
-    assert "1/4: 0 of 40 missions failed with 1 hit, 40 of 40" in message["model"].words
-    assert "40 of these 40 by a wrong reply" in message["model"].words
+    assert (message["voter"].tone, message["model"].tone) == ("open", "bad")
+    assert "1/4: 0 of 40 missions failed with 1 hit, 40 of 40" in message["model"].detail
     found = run(tmp_path / "d", wrong="2of3-f1", end=Outcome.SILENT)
     assert any(each.answer.startswith("Not every design") for each in found.verdicts)
 
@@ -151,11 +148,11 @@ def test_report_compares_repaired_nodes_with_plain_ones(
     # A guest that is hit comes back in time.
     campaign_of(tmp_path / "c", text, lambda _: Outcome.CORRECT).close()
     found = gather(tmp_path / "c")
-    [verdict] = [each for each in found.verdicts if "Repaired in time" in each.answer]
+    [verdict] = [each for each in found.verdicts if each.answer.startswith("With repair")]
     # R_M = .3 through a voter of .9: better; R_M = .9: it cannot be.
-    assert "better than plain at 1 of 2 points" in verdict.answer
+    assert "at 1 of 2 operating points" in verdict.answer
     assert verdict.tone == "open"
-    assert "0 of 40 with 1 hit" in verdict.words
+    assert "0 of 40 with 1 hit" in verdict.detail
 
 
 def test_report_counts_wrong_replies_by_what_the_policy_promises(tmp_path: Path) -> None:
@@ -166,11 +163,8 @@ def test_report_counts_wrong_replies_by_what_the_policy_promises(tmp_path: Path)
 
     campaign_of(tmp_path / "c", DESIGNS, lies).close()
     found = gather(tmp_path / "c")
-    silence = found.silence
-    assert (silence.share.count, silence.uncompared, silence.promised) == (120, 80, 40)
-    [words] = [each.words for each in found.verdicts if each.tone == "alarm"]
-    assert "In 80 of them the vote was 1 of n, which compares nothing" in words
-    assert "In 40 of them no more guests were hit than the vote promises to bear" in words
+    wrong = found.wrong_replies
+    assert (wrong.share.count, wrong.uncompared, wrong.within_tolerance) == (120, 80, 40)
 
 
 def test_report_confirms_a_design_after_one_failed_mission(tmp_path: Path) -> None:
@@ -190,7 +184,7 @@ def test_report_keeps_the_known_findings_of_a_partial_campaign(tmp_path: Path) -
         tmp_path / "c", DESIGNS, lambda _: Outcome.CORRECT, lambda mission: mission.vote == "1/2"
     ).close()
     write_report(tmp_path / "c")
-    kept = read_kept(tmp_path / "c" / "findings.json")
-    assert kept.partial
-    assert [node.vote for node in kept.nodes] == ["1/2", "1/4", "2/3"]
-    assert not any(node.points for node in kept.nodes if node.vote != "1/2")
+    kept = read_findings(tmp_path / "c" / "findings.json")
+    assert kept.campaign.partial
+    assert [node.vote for node in kept.designs] == ["1/2", "1/4", "2/3"]
+    assert not any(node.points for node in kept.designs if node.vote != "1/2")

@@ -46,18 +46,18 @@ def test_poison_has_nodes_of_one_to_nine_guests() -> None:
 
 def test_report_counts_shots_that_failed_all_guests_by_node(directory: Path) -> None:
     found = gather(directory)
-    assert [len(shot.fell) - 1 for shot in found.shots] == list(range(1, 10))
-    for shot in found.shots:
-        assert shot.fell[-1].count == shot.fell[-1].of == 60
+    assert [len(shot.failed) - 1 for shot in found.common_causes] == list(range(1, 10))
+    for shot in found.common_causes:
+        assert shot.failed[-1].count == shot.failed[-1].of == 60
         assert shot.plain is not None and shot.plain.count == 60
 
 
 def test_report_compares_common_causes_with_independent_ones(directory: Path) -> None:
-    breaks = sorted(gather(directory).breaks, key=lambda each: each.n)
+    breaks = sorted(gather(directory).at_frequency, key=lambda each: each.n)
     assert {each.cause for each in breaks} == {"poison-crash"}
-    assert all(each.at[1] <= 1 - each.frequency + 1e-9 for each in breaks)
+    assert all(each.at.value <= 1 - each.frequency + 1e-9 for each in breaks)
     assert breaks[-1].at_independent > 1 - 1e-8
-    assert breaks[-1].at[2] < breaks[2].at_independent
+    assert breaks[-1].at.high < breaks[2].at_independent
 
 
 def test_report_page_has_a_figure_over_n_and_a_row_for_each_node(directory: Path) -> None:
@@ -71,8 +71,8 @@ def test_report_page_has_a_figure_over_n_and_a_row_for_each_node(directory: Path
 
 def test_report_concludes_that_more_guests_do_not_help(directory: Path) -> None:
     found = gather(directory)
-    assert found.verdicts[0].answer == "However many guests there are, poison-crash takes them all."
-    assert "In 540 of 540 shots all guests fell, at every n from 1 to 9" in found.verdicts[0].words
+    assert found.verdicts[0].answer == "Poison-crash fails all guests, whatever their number."
+    assert "In 540 of 540 trials all guests failed" in found.verdicts[0].detail
     assert not found.doses, "a point of R_sys over R_M would be of one n"
 
 

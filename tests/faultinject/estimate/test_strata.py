@@ -1,4 +1,4 @@
-"""Strata recombined: the paper's curves from the paper's counts, corners, and coverage."""
+"""Recombined strata: the paper's curves from the paper's counts, and corners of the box."""
 
 from __future__ import annotations
 
@@ -10,10 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from faultinject.estimate.counts import Counts, EstimateError
-from faultinject.estimate.posterior import sharp
 from faultinject.estimate.precision import expected
 from faultinject.estimate.strata import Strata, band, breakeven, recombine, weights
-from faultinject.estimate.subsets import subset_band
 from faultinject.model.bounds import breakeven_rv_2of3
 from faultinject.model.reliability import two_of_three
 
@@ -39,7 +37,7 @@ def test_weights_add_up_to_one(q: float, n: int) -> None:
 
 
 @given(q=st.floats(0.01, 0.99))
-def test_the_papers_counts_give_the_papers_curves(q: float) -> None:
+def test_band_is_the_papers_curves_when_strata_are_as_assumed(q: float) -> None:
     box = band(expected(REFERENCE))
     assert box.failure(q).value == pytest.approx(two_of_three(1, 1, 1 - q).down)
     assert box.bound(1 - q).value == pytest.approx(float(breakeven_rv_2of3(1 - q)))
@@ -49,19 +47,19 @@ def test_the_papers_counts_give_the_papers_curves(q: float) -> None:
 
 
 @given(found=strata, q=st.floats(0, 1))
-def test_the_band_holds_its_estimate_and_is_a_probability(found: Strata, q: float) -> None:
+def test_band_contains_its_estimate_and_is_a_probability(found: Strata, q: float) -> None:
     failure = band(found).failure(q)
     assert 0.0 <= failure.low <= failure.value + 1e-12
     assert failure.value <= failure.high + 1e-12 <= 1.0 + 1e-9
 
 
-def test_the_widths_of_the_method_note() -> None:
+def test_weight_of_f0_exceeds_the_unreliability_a_hundredfold() -> None:
     """w_0/U = 118 at q = .05: why f_0 is measured."""
     box = band(expected(REFERENCE))
     assert weights(0.05, 3)[0] / box.failure(0.05).value == pytest.approx(118, abs=0.5)
 
 
-def test_voter_hit_strata_relax_the_bound_as_the_note_says() -> None:
+def test_bound_is_lower_when_the_voter_recovers() -> None:
     """A voter that recovers with g whatever k: the bound goes to (b - g)/(1 - g), S near 1."""
     q, g = 0.05, 0.5
     always = tuple(stratum(10_000, 5_000) for _ in range(4))
@@ -78,7 +76,7 @@ def test_voter_hit_strata_relax_the_bound_as_the_note_says() -> None:
     inner=st.tuples(st.floats(0, 1), st.floats(0, 1)),
     rm=st.floats(0, 1),
 )  # fmt: skip
-def test_corners_hold_the_extremes_of_the_bound(
+def test_corners_contain_the_extremes_of_the_bound(
     s: tuple[float, float], g: tuple[float, float], inner: tuple[float, float], rm: float
 ) -> None:
     corners = [breakeven(rm, up, kept) for up, kept in product(s, g)]
@@ -88,7 +86,7 @@ def test_corners_hold_the_extremes_of_the_bound(
 
 
 @given(rm=st.floats(0.05, 0.95), rv=st.floats(0.05, 0.95))
-def test_bound_and_gain_say_the_same(rm: float, rv: float) -> None:
+def test_bound_and_gain_agree(rm: float, rv: float) -> None:
     found = Strata(
         guests=(stratum(900, 1), stratum(800, 9), stratum(300, 297), stratum(90, 90)),
         voter=(stratum(100, 80), stratum(100, 95)),
@@ -101,32 +99,31 @@ def test_bound_and_gain_say_the_same(rm: float, rv: float) -> None:
         assert (gain.high > 0) == (rv > bound.low)
 
 
-def test_where_the_voter_is_not_harmed_any_voter_will_do() -> None:
+def test_break_even_is_zero_or_infinite_when_hits_do_no_harm() -> None:
     assert breakeven(0.5, 0.9, 0.9) == 0.0
     assert breakeven(0.9, 0.5, 0.6) == math.inf
     assert breakeven(0.5, 0.9, 0.6) == 0.0
 
 
-def test_unmeasured_voter_strata_are_bounded_by_what_was_measured() -> None:
+def test_measured_strata_bound_unmeasured_voter_strata() -> None:
     found = Strata(
         guests=(stratum(900, 0), stratum(900, 0), stratum(900, 900), stratum(90, 90)),
         voter=(stratum(100, 100), None, None),
     )
     box = band(found)
-    assert box.g(1).high == box.g(0).high
-    assert box.g(2).high == pytest.approx(1 - box.f(2).low)
-    assert "not measured" in box.g(1).method
-    assert band(Strata(guests=found.guests)).g(0).high == 0.0
+    assert box.saving[1].high == box.saving[0].high
+    assert box.saving[2].high == pytest.approx(1 - box.failing[2].low)
+    assert band(Strata(guests=found.guests)).saving[0].high == 0.0
 
 
 def test_void_missions_widen_the_worst_case() -> None:
     found = Strata(
         guests=(stratum(900, 0, void=30), stratum(900, 0), stratum(900, 900), stratum(90, 90))
     )
-    assert band(found, void="worst").f(0).high > 0.03 > band(found).f(0).high
+    assert band(found, void="worst").failing[0].high > 0.03 > band(found).failing[0].high
 
 
-def test_silent_has_its_own_curve() -> None:
+def test_silent_failures_are_recombined_separately() -> None:
     found = Strata(
         guests=(stratum(900, 0), stratum(900, 2), stratum(900, 900, 300), stratum(90, 90, 45))
     )
@@ -135,36 +132,11 @@ def test_silent_has_its_own_curve() -> None:
     assert box.silent(0.2).high < box.failure(0.2).high
 
 
-def test_a_stratum_without_missions_is_unknown_not_zero() -> None:
+def test_stratum_without_missions_is_unknown_not_zero() -> None:
     found = Strata(guests=(stratum(0, 0), stratum(900, 0), stratum(900, 900), stratum(90, 90)))
     assert math.isnan(band(found).failure(0.1).value)
     assert band(found).failure(0.1).high > 0.7
     assert band(found).failure(1.0).value == 1.0  # w_0 is 0 there
-
-
-def test_the_posterior_is_sharper_and_says_that_it_is_pointwise() -> None:
-    found = expected(REFERENCE, (500, 500))
-    fine, box = sharp(found), band(found)
-    for q in (0.05, 0.2, 0.5):
-        assert fine.failure(q).width < box.failure(q).width
-        assert fine.bound(1 - q).width < box.bound(1 - q).width
-        assert fine.system(1 - q, 0.9).width < box.system(1 - q, 0.9).width
-    assert "pointwise" in fine.failure(0.1).method
-    assert sharp(found).failure(0.1) == fine.failure(0.1)
-    with pytest.raises(EstimateError, match="100"):
-        sharp(found, draws=10)
-
-
-def test_unequal_guests_recombine_by_subset() -> None:
-    every = [frozenset(hit) for hit in ((), (0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2))]
-    counts = {hit: stratum(500, 500 if len(hit) > 1 else 0) for hit in every}
-    box = subset_band(counts, 3)
-    assert box.failure([0.1] * 3).value == pytest.approx(two_of_three(1, 1, 0.9).down)
-    unequal = box.failure([0.1, 0.2, 0.3]).value
-    assert unequal == pytest.approx(0.1 * 0.2 * 0.7 + 0.1 * 0.8 * 0.3 + 0.9 * 0.2 * 0.3 + 0.006)
-    assert box.failure([0, 0, 0]).high < 0.02
-    del counts[frozenset({0, 1, 2})]
-    assert subset_band(counts, 3).failure([0.1] * 3).low < box.failure([0.1] * 3).low - 0.0009
 
 
 @pytest.mark.parametrize(
@@ -176,20 +148,17 @@ def test_unequal_guests_recombine_by_subset() -> None:
         (lambda: band(expected(REFERENCE)).bound(-0.5), "R_M is -0.5"),
         (lambda: band(expected(REFERENCE)).system(0.5, 7), "R_V is 7"),
         (lambda: band(expected(REFERENCE), alpha=95), "alpha is 95"),
-        (lambda: subset_band({frozenset({3}): stratum(1, 0)}, 3), r"only 0\.\.3|only 0..2"),
-        (lambda: subset_band({}, 13), "1 to 12"),
-        (lambda: subset_band({}, 2).failure([0.1]), "one a guest"),
     ],
 )  # fmt: skip
-def test_bad_input_is_named(call: object, words: str) -> None:
+def test_invalid_input_is_named(call: object, words: str) -> None:
     assert callable(call)
     with pytest.raises(EstimateError, match=words):
         call()
 
 
-def test_where_the_voter_is_repaired_g_is_not_taken_as_nothing() -> None:
+def test_unmeasured_g_is_bounded_not_zero_with_repair() -> None:
     counts = expected(REFERENCE).guests
-    paper, repaired = band(Strata(guests=counts)), band(Strata(guests=counts, repaired=True))
+    paper, repaired = band(Strata(guests=counts)), band(Strata(guests=counts, repair=True))
     assert paper.saved(0.9).high == 0.0
     for rm in (0.6, 0.9, 0.99):
         saved = repaired.saved(rm)
@@ -198,5 +167,5 @@ def test_where_the_voter_is_repaired_g_is_not_taken_as_nothing() -> None:
         # A voter that is hit may do no harm at all: then the layer's reliability decides nothing.
         assert repaired.system(rm, 0.5).high == pytest.approx(saved.high, rel=0.01)
         assert repaired.system(rm, 0.5).low == pytest.approx(paper.system(rm, 0.5).low)
-    measured = Strata(guests=counts, voter=(Counts(trials=50, failures=50), None), repaired=True)
-    assert band(measured).g(1).high < 0.15, "one that was measured bounds the others"
+    measured = Strata(guests=counts, voter=(Counts(trials=50, failures=50), None), repair=True)
+    assert band(measured).saving[1].high < 0.15, "one that was measured bounds the others"

@@ -156,7 +156,7 @@ def test_at_inequality_3_both_configurations_are_equally_good(
         (lambda: breakeven_rv_1ofn(0, 3), "R_M = 0.*Inequality 1"),
         (lambda: breakeven_rv_1ofn(0.5, 0), "n is 0"),
         (lambda: guests_needed(0.98, 0.98, 0.5), "not below R_H R_V.*Inequality 2"),
-        (lambda: guests_needed(0.99, 0.98, 0.5), "asks R < R_V"),
+        (lambda: guests_needed(0.99, 0.98, 0.5), "requires R < R_V"),
         (lambda: guests_needed(0.9, 0.98, 0), "R_M = 0.*Inequality 2"),
         (lambda: guests_needed(0.9, 0.98, 1), "R_M = 1"),
         (lambda: guests_to_beat_plain(0.5, 0.5), "more reliable than the individual VM"),

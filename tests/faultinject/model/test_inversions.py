@@ -177,7 +177,7 @@ def test_at_the_ends_of_inequality_3() -> None:
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: rm_needed(0.99, 0.98, 2, 3), "asks R < R_V"),
+        (lambda: rm_needed(0.99, 0.98, 2, 3), "requires R < R_V"),
         (lambda: rm_needed(0.9, 0.98, 0, 3), "m is 0"),
         (lambda: rm_needed(0.9, 0.98, 1, 0), "n is 0"),
         (lambda: guests_for_majority(0.9, 0.98, 0.5), "R_M = 0.5 is not above .5"),
@@ -185,7 +185,7 @@ def test_at_the_ends_of_inequality_3() -> None:
         (lambda: breakeven_with(0, 0.5), "R_M = 0"),
         (lambda: rf_when_moved(0.9, 0, 3), "R_M' = 0.*Inequality 3"),
         (lambda: rm_when_moved(0.9, 0.9, 1), "n = 1"),
-        (lambda: rm_when_moved(0.5, 0.9, 3), "F is to be more reliable than f"),
+        (lambda: rm_when_moved(0.5, 0.9, 3), "F must be more reliable than f"),
         (lambda: guests_when_moved(0.5, 0.9, 0.5), "loses even at n = 1"),
         (lambda: rv_needed(1.5, 0.5), "R is 1.5"),
     ],

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from faultinject.model.causes import beta_factor
-from faultinject.model.designs import Design, best_design, designs, judge, judge_all
+from faultinject.model.designs import Design, best_design, designs, evaluate, rank
 from faultinject.model.outcomes import FailureMode, Outcomes, guest_outcomes, node_outcomes
 from faultinject.model.paired import ModelError, Paired
 from faultinject.model.reliability import m_of_n, one_of_n
@@ -159,12 +159,12 @@ def test_the_choice_is_never_worse_than_plain(rm: float, rv: float, n: int, lyin
 
 
 def test_all_designs_in_order() -> None:
-    found = judge_all(0.9, 0.999, 3)
+    found = rank(0.9, 0.999, 3)
     assert [each.design.name for each in found] == [
         "1-of-3", "1-of-2", "2-of-3", "NV", "2-of-2", "3-of-3",
     ]  # fmt: skip
     assert found[0].gain == pytest.approx(float(one_of_n(1, 0.999, 0.9, 3)) - 0.9)
-    plain = judge(Design(n=1, m=1, plain=True), 0.9, 0.5)
+    plain = evaluate(Design(n=1, m=1, plain=True), 0.9, 0.5)
     assert plain.outcomes == Outcomes(
         correct=Paired(0.9), detected=plain.outcomes.detected, silent=0.0, lost=0.0
     )

@@ -17,7 +17,6 @@ from faultinject.model.reliability import (
     moved_c2,
     nv,
     one_of_n,
-    plain_through_voter,
     series,
     two_of_three,
 )
@@ -25,7 +24,7 @@ from faultinject.model.reliability import (
 chances = st.floats(0.0, 1.0)
 
 
-def test_the_papers_points() -> None:
+def test_reliabilities_match_the_papers_examples() -> None:
     """Section 4: at R_M = .1, R_V = .3 fewer than 4 VMs only lower the node's reliability."""
     assert nv(1, 0.1) == pytest.approx(0.1)
     assert one_of_n(1, 0.3, 0.1, 3) == pytest.approx(0.0813)
@@ -34,19 +33,12 @@ def test_the_papers_points() -> None:
     assert two_of_three(0.99, 0.98, 0.9) == pytest.approx(0.99 * 0.98 * 0.972)
 
 
-def test_one_vm_through_the_voter_is_worse_than_plain() -> None:
-    assert one_of_n(0.99, 0.98, 0.9, 1) == pytest.approx(
-        float(plain_through_voter(0.99, 0.98, 0.9))
-    )
-    assert plain_through_voter(0.99, 0.98, 0.9) < nv(0.99, 0.9)
-
-
-def test_no_parts_never_fail() -> None:
+def test_series_without_parts_is_one() -> None:
     assert (float(series()), series().down) == (1.0, 0.0)
 
 
 @given(r=chances, n=st.integers(1, 9))
-def test_the_sum_over_subsets_of_equal_parts_is_the_binomial_sum(r: float, n: int) -> None:
+def test_at_least_equals_the_binomial_sum_for_equal_parts(r: float, n: int) -> None:
     for m in range(1, n + 1):
         ours, binomial = at_least(m, [r] * n), m_of_n(1, 1, r, m, n)
         assert float(ours) == pytest.approx(float(binomial), rel=1e-12, abs=1e-300)
@@ -54,7 +46,7 @@ def test_the_sum_over_subsets_of_equal_parts_is_the_binomial_sum(r: float, n: in
 
 
 @given(parts=st.lists(chances, min_size=1, max_size=5))
-def test_unequal_guests_are_the_sum_over_subsets_written_out(parts: list[float]) -> None:
+def test_at_least_equals_the_enumeration_for_unequal_parts(parts: list[float]) -> None:
     for m in range(1, len(parts) + 1):
         total = math.fsum(
             math.prod(r if up else 1 - r for r, up in zip(parts, states, strict=True))
@@ -65,9 +57,7 @@ def test_unequal_guests_are_the_sum_over_subsets_written_out(parts: list[float])
 
 
 @given(rh=chances, rv=chances, rm=chances, n=st.integers(1, 12))
-def test_up_and_down_are_probabilities_that_add_up_to_one(
-    rh: float, rv: float, rm: float, n: int
-) -> None:
+def test_both_sides_add_up_to_one(rh: float, rv: float, rm: float, n: int) -> None:
     for m in range(1, n + 1):
         found = m_of_n(rh, rv, rm, m, n)
         assert 0.0 <= found <= 1.0
@@ -76,14 +66,14 @@ def test_up_and_down_are_probabilities_that_add_up_to_one(
 
 
 @given(rm=st.floats(0.01, 0.99), n=st.integers(2, 12))
-def test_asking_for_more_votes_never_makes_it_more_reliable(rm: float, n: int) -> None:
+def test_reliability_does_not_rise_with_m(rm: float, n: int) -> None:
     found = [float(m_of_n(1, 1, rm, m, n)) for m in range(1, n + 1)]
     assert found == sorted(found, reverse=True)
     assert found[0] == pytest.approx(float(one_of_n(1, 1, rm, n)))
 
 
 @given(r=chances, rest=chances)
-def test_with_one_vm_it_does_not_matter_where_f_is(r: float, rest: float) -> None:
+def test_c1_equals_c2_for_one_vm(r: float, rest: float) -> None:
     """Section 4: substituting n = 1 in Inequality (3)."""
     one, two = moved_c1(0.9, 0.9, r, rest, 1), moved_c2(0.9, 0.9, r, rest, 1)
     assert float(one) == pytest.approx(float(two), abs=1e-15)
@@ -104,7 +94,7 @@ def test_with_one_vm_it_does_not_matter_where_f_is(r: float, rest: float) -> Non
         (lambda: Paired.parse("1.5"), "from 0 to 1"),
     ],
 )  # fmt: skip
-def test_what_is_no_probability_is_refused_by_name(call: object, words: str) -> None:
+def test_invalid_probabilities_raise_with_their_name(call: object, words: str) -> None:
     assert callable(call)
     with pytest.raises(ModelError, match=words.replace("{", r"\{").replace("}", r"\}")):
         call()

@@ -79,7 +79,7 @@ def generator(model: Repairable) -> list[list[float]]:
     for down in range(last):
         rows[down][down + 1] += model.failing(down)
         if down:
-            rows[down][down - 1] += model.mending(down)
+            rows[down][down - 1] += model.repairing(down)
         rows[down][down] = -math.fsum(rows[down])
     return rows
 

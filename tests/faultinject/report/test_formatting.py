@@ -1,4 +1,4 @@
-"""Numbers in words."""
+"""Numbers as text."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from faultinject.report.formatting import milliseconds, number, percent, rest, share
-from tests.faultinject.report.synthetic import exact
+from faultinject.report.formatting import milliseconds, number, percent, proportion
+from faultinject.results.findings import Proportion
 
 __all__: list[str] = []
 
@@ -19,24 +19,22 @@ __all__: list[str] = []
         (0.999, "99.90 %"), (0.034, "3.4 %"), (math.nan, "\N{EN DASH}"), (1.3, "130 %"),
     ],
 )  # fmt: skip
-def test_a_percentage_has_the_digits_that_count(value: float, words: str) -> None:
+def test_percent_shows_two_significant_digits(value: float, words: str) -> None:
     assert percent(value) == words
 
 
-def test_a_share_without_trials_is_no_number() -> None:
-    assert share(exact(0, 1)).startswith("0")
-    assert share(exact(0, 0)) == "\N{EN DASH}"
+def test_proportion_without_trials_is_a_dash() -> None:
+    assert proportion(Proportion(count=0, of=1, low=0.0, high=0.975)).startswith("0")
+    assert proportion(Proportion(count=0, of=0, low=0.0, high=1.0)) == "\N{EN DASH}"
 
 
-def test_the_rest_of_a_share_turns_its_interval_over() -> None:
-    found = exact(3, 10)
-    turned = rest(found)
-    assert turned.count == 7
-    assert turned.low == pytest.approx(1 - found.high)
-    assert turned.high == pytest.approx(1 - found.low)
+def test_proportion_complement_reverses_the_interval() -> None:
+    found = Proportion(count=3, of=10, low=0.07, high=0.65).complement()
+    assert found.count == 7
+    assert (found.low, found.high) == pytest.approx((0.35, 0.93))
 
 
-def test_times_and_plain_numbers() -> None:
+def test_times_and_numbers_are_formatted_without_idle_zeros() -> None:
     assert milliseconds(0.00431) == "4.31 ms"
     assert milliseconds(2.5) == "2.50 s"
     assert milliseconds(math.inf) == "\N{EN DASH}"

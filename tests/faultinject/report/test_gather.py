@@ -1,4 +1,4 @@
-"""From a store to findings: every number comes from its rows."""
+"""From a store to the report's data: every number comes from its rows."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from faultinject.campaign.planning.spec_file import load
 from faultinject.campaign.records import GuestFate, MissionPlan, MissionRow, Outcome
 from faultinject.campaign.store.store import Store, StoreError
 from faultinject.report import write_report
+from faultinject.report.data import ReportData
 from faultinject.report.gather import gather
-from faultinject.report.mission_findings import _union
-from faultinject.results.findings import Findings
-from faultinject.results.findings_file import FILE, read_kept
+from faultinject.results.findings import FILE, read_findings
 from tests.faultinject.campaign.specs import FACTS, SMALL, fill, row_of
 from tests.faultinject.results import as_the_paper_has_it, made
 
@@ -32,7 +31,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
         yield made
 
 
-def stored(store: Store, rows: Iterator[MissionRow]) -> Findings:
+def stored(store: Store, rows: Iterator[MissionRow]) -> ReportData:
     for row in rows:
         store.add(row)
     return gather(store.directory)
@@ -42,18 +41,18 @@ def outcome_of(mission: MissionPlan) -> Outcome:
     return Outcome.DETECTED if mission.k > 1 or mission.voter_hit else Outcome.CORRECT
 
 
-def test_everything_that_the_issue_lists_is_found(store: Store) -> None:
+def test_gather_finds_every_kind_of_result(store: Store) -> None:
     run = store.begin(2)
     fill(store)
     store.end(run, "complete")
     found = gather(store.directory)
-    head = found.head
-    assert (head.planned, head.done, head.used, head.partial) == (store.total,) * 3 + (False,)
-    assert (head.seed, head.workers, head.service, head.vote) == (1, 2, "kv", "2/3")
-    assert head.facts == (FACTS,)
-    assert ("trivisor", "0.1") in head.versions
+    kept, ran = found.campaign, found.run
+    assert (kept.planned, kept.done, kept.used, kept.partial) == (store.total,) * 3 + (False,)
+    assert (kept.seed, ran.workers, ran.service, kept.vote) == (1, 2, "kv", "2/3")
+    assert ran.facts == (FACTS,)
+    assert ("trivisor", "0.1") in ran.versions
     by_name = {each.name: each for each in found.strata if each.alike is None}
-    assert by_name["f2"].failed.count == by_name["f2"].trials == 40
+    assert by_name["f2"].failed.count == by_name["f2"].failed.of == 40
     assert by_name["f1-repair"].failed.count == 0
     assert [by_name[name].paper for name in ("f0", "f1", "f2", "f3", "g1", "nv1")] == [
         0, 0, 1, 1, 1, 1,
@@ -62,19 +61,19 @@ def test_everything_that_the_issue_lists_is_found(store: Store) -> None:
     assert len(found.points) == 2 * len(store.spec.points.grid())
     assert {each.kind for each in found.kinds if each.alone} >= {"crash", "corrupt-reply"}
     assert [each.flips for each in found.doses if not each.shared] == [0, 50]
-    assert {each.kind.split()[0] for each in found.shots} == {"flip-all", "host-crash"}
+    assert {each.kind.split()[0] for each in found.common_causes} == {"flip-all", "host-crash"}
     assert found.latencies[0].p50 in (0.001, 0.002)
-    assert {each.label for each in found.speeds} >= {
-        "one guest hit, its QEMU stays",
+    assert {each.label for each in found.times} >= {
+        "one guest hit, its QEMU not ended",
         "all missions",
     }
     assert found.idle_timeouts is not None
     assert found.idle_timeouts.count == 0
-    assert {each.what for each in found.effects} == {"Order", "Workers"}
+    assert {each.factor for each in found.effects} == {"Order", "Workers"}
     assert {each.tests for each in found.verdicts} == {"voter", "model"}
 
 
-def test_strata_with_repair_on_and_off_are_never_mixed(store: Store) -> None:
+def test_strata_with_and_without_repair_are_separate(store: Store) -> None:
     found = stored(
         store,
         (
@@ -87,30 +86,31 @@ def test_strata_with_repair_on_and_off_are_never_mixed(store: Store) -> None:
     assert failed["f1-repair"] == 30
     off, on = found.curves
     middle = off.rm.index(min(off.rm, key=lambda rm: abs(rm - 0.75)))
-    assert off.relative[middle][1] == pytest.approx(1)
-    assert on.relative[middle][1] > 2
+    assert off.relative[middle].value == pytest.approx(1)
+    assert on.relative[middle].value > 2
 
 
-def test_a_partial_campaign_uses_its_longest_prefix_and_says_so(store: Store) -> None:
+def test_partial_campaign_uses_its_longest_prefix(store: Store) -> None:
     plans = list(store.plan.in_order())
     rows = (row_of(plan, outcome_of(plan)) for plan in (*plans[:60], *plans[70:90]))
-    head = stored(store, rows).head
-    assert head.partial
-    assert (head.done, head.used, head.trials) == (80, 60, 60)
+    found = stored(store, rows).campaign
+    assert found.partial
+    assert (found.done, found.used, found.trials) == (80, 60, 60)
 
 
-def test_a_wrong_reply_beyond_the_prefix_is_not_left_out(store: Store) -> None:
+def test_wrong_reply_beyond_the_prefix_is_counted(store: Store) -> None:
     plans = list(store.plan.in_order())
     late = next(plan for plan in plans[70:] if plan.stratum == "f1")
     rows = [row_of(plan, outcome_of(plan)) for plan in plans[:60]]
     found = stored(store, iter([*rows, row_of(late, Outcome.SILENT)]))
-    assert found.head.used == 60
-    assert found.silence.share.count == found.silence.promised == 1
-    assert [each.mission for each in found.silence.listed] == [late.index]
+    wrong = found.wrong_replies
+    assert found.campaign.used == 60
+    assert wrong.share.count == wrong.within_tolerance == 1
+    assert [each.mission for each in wrong.listed] == [late.index]
     assert found.verdicts[0].tone == "alarm"
 
 
-def test_liars_that_lie_alike_are_told_from_a_broken_vote(store: Store) -> None:
+def test_equal_lies_count_as_arranged_not_as_a_defect(store: Store) -> None:
     plans = list(store.plan.in_order())
     found = stored(
         store,
@@ -118,14 +118,14 @@ def test_liars_that_lie_alike_are_told_from_a_broken_vote(store: Store) -> None:
     )
     alike = sum(bool(plan.alike) for plan in plans)
     assert alike > 0
-    silence = found.silence
-    assert (silence.share.count, silence.alike, silence.promised) == (alike, alike, 0)
+    wrong = found.wrong_replies
+    assert (wrong.share.count, wrong.arranged, wrong.within_tolerance) == (alike, alike, 0)
     parts = {(each.name, each.alike): each for each in found.strata}
-    assert parts["f2", True].silent.count == parts["f2", True].trials > 0
+    assert parts["f2", True].silent.count == parts["f2", True].failed.of > 0
     assert parts["f2", False].silent.count == 0
 
 
-def test_faults_that_were_not_applied_are_no_trials_and_are_told(store: Store) -> None:
+def test_missions_are_void_when_the_fault_was_not_applied(store: Store) -> None:
     def row(mission: MissionPlan) -> MissionRow:
         made = row_of(mission, outcome_of(mission))
         if mission.stratum != "f1":
@@ -135,12 +135,12 @@ def test_faults_that_were_not_applied_are_no_trials_and_are_told(store: Store) -
 
     found = stored(store, map(row, store.plan.in_order()))
     (f1,) = (each for each in found.strata if each.name == "f1")
-    assert (f1.trials, f1.void) == (0, 30)
+    assert (f1.failed.of, f1.void) == (0, 30)
     assert any("f1: 30 of 30" in note for note in found.notes)
     assert sum(each.not_applied for each in found.kinds if each.alone and not each.repair) == 30
 
 
-def test_kinds_of_faults_are_told_of_every_design(tmp_path: Path) -> None:
+def test_kinds_of_faults_are_counted_in_every_design(tmp_path: Path) -> None:
     """Strata of designs have names of their own: 2of3-f1."""
     names = ("2of3-f1", "3of5-f2")
     with Store.create(tmp_path / "c", load("liars")[1], 1, versions={"trivisor": "0.1"}) as store:
@@ -153,7 +153,7 @@ def test_kinds_of_faults_are_told_of_every_design(tmp_path: Path) -> None:
     assert sum(each.masked for each in found.kinds) == outvoted, "once, with two liars too"
 
 
-def test_f0_is_taken_for_granted_only_where_it_was_never_seen(tmp_path: Path) -> None:
+def test_f0_is_assumed_zero_only_when_no_failure_was_seen(tmp_path: Path) -> None:
     for failures, granted in ((0, True), (1, False)):
         with Store.create(tmp_path / str(failures), MANY, 1) as store:
             idle = [p.index for p in store.plan.in_order() if p.stratum == "f0"][:failures]
@@ -167,10 +167,10 @@ def test_f0_is_taken_for_granted_only_where_it_was_never_seen(tmp_path: Path) ->
         assert bool(found.curves[0].relative_given) is granted
         assert found.idle_timeouts is not None
         assert found.idle_timeouts.count == failures
-        assert found.reach[0].shares[0] > found.reach[0].target  # 400 clean missions reach not far
+        assert found.precision[0].shares[0] > found.precision[0].target  # 400 missions are too few
 
 
-def test_an_effect_of_the_order_is_found(store: Store) -> None:
+def test_effect_of_the_order_is_detected(store: Store) -> None:
     late = store.total // 2
     found = stored(
         store,
@@ -179,27 +179,21 @@ def test_an_effect_of_the_order_is_found(store: Store) -> None:
             for plan in store.plan.in_order()
         ),
     )
-    order = next(each for each in found.effects if each.what == "Order")
-    assert order.p is not None
-    assert order.p < 0.01
-    assert "should not be" in order.words
+    order = next(each for each in found.effects if each.factor == "Order")
+    assert order.p_value is not None and order.p_value < 0.01
 
 
-def test_a_directory_without_a_campaign_is_refused(tmp_path: Path) -> None:
+def test_report_raises_without_a_campaign(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="holds no campaign"):
         write_report(tmp_path)
 
 
-def test_a_report_of_nothing_yet_can_be_written(store: Store) -> None:
+def test_report_is_written_before_the_first_mission(store: Store) -> None:
     page = write_report(store.directory).read_text(encoding="utf-8")
     assert "Partial: 0 of" in page
 
 
-def test_time_with_a_mission_under_way_is_counted_once() -> None:
-    assert _union([(0, 2), (1, 3), (5, 6), (5.2, 5.4)]) == pytest.approx(4)
-
-
-def test_a_node_that_repair_makes_better_is_not_called_a_voter_that_fails(tmp_path: Path) -> None:
+def test_improvement_by_repair_is_no_defect_of_the_voter(tmp_path: Path) -> None:
     text = SMALL
     for small in (5, 10, 20, 30, 40):
         text = text.replace(f"missions = {small}\n", "missions = 300\n")
@@ -213,13 +207,13 @@ def test_a_node_that_repair_makes_better_is_not_called_a_voter_that_fails(tmp_pa
             ),
         )
     tones = {each.answer: each.tone for each in found.verdicts if each.tests == "voter"}
-    better = "With repair on the voted node fails less than Inequality (4), which knows no repair, "
-    assert tones[f"{better}has it."] == "open"
+    better = "With repair on, the voted node fails less often than Inequality (4) predicts."
+    assert tones[better] == "open"
     assert "bad" not in tones.values()
 
 
-CHORUS = """
-title = "Causes that strike all"
+POISON = """
+title = "Common causes"
 question = "commoncause"
 [station]
 service = "poisoned"
@@ -233,33 +227,34 @@ missions = 10
 """
 
 
-def test_guests_that_say_the_same_wrong_thing_have_all_failed(tmp_path: Path) -> None:
-    """A chorus expels nobody, and of two against one it is the right one that is expelled."""
+def test_guests_with_equal_wrong_replies_count_as_failed(tmp_path: Path) -> None:
+    """Equal wrong replies outvote the correct one: the voter expels nobody, or the wrong guest."""
 
     def row(mission: MissionPlan) -> MissionRow:
-        chorus = mission.stratum.startswith("shot-poison")
-        fallen = () if chorus or mission.index % 2 else ("g2",)
+        poisoned = mission.stratum.startswith("shot-poison")
+        failed_names = () if poisoned or mission.index % 2 else ("g2",)
         fates = tuple(
-            GuestFate(name=name, state="active", reason="", failed=name in fallen)
+            GuestFate(name=name, state="active", reason="", failed=name in failed_names)
             for name in ("g1", "g2", "g3")
         )
         return msgspec.structs.replace(row_of(mission, Outcome.SILENT), guests=fates)
 
-    with Store.create(tmp_path / "c", CHORUS, 1, versions={"trivisor": "0.1"}) as store:
+    with Store.create(tmp_path / "c", POISON, 1, versions={"trivisor": "0.1"}) as store:
         store.note_facts("w1", FACTS)
         found = stored(store, (row(mission) for mission in store.plan.in_order()))
-    counts = {shot.kind.split()[0]: [each.count for each in shot.fell] for shot in found.shots}
+    counts = {
+        shot.kind.split()[0]: [each.count for each in shot.failed] for shot in found.common_causes
+    }
     assert counts == {"poison": [0, 0, 0, 100], "flip-all": [0, 0, 5, 5]}
-    [poison] = [each for each in found.breaks if each.cause == "poison"]
-    assert poison.at[1] == pytest.approx(0.95 * found.breaks[0].at_independent, abs=0.06)
-    assert poison.at[1] < 0.95
-    assert (found.silence.alike, found.silence.struck) == (100, 10)
-    assert not any(each.arranged for each in found.silence.listed[:10])
-    [words] = [each.words for each in found.verdicts if each.tone == "alarm"]
-    assert "In 10 of them one cause struck all guests" in words
+    [poison] = [each for each in found.at_frequency if each.cause == "poison"]
+    assert poison.at.value == pytest.approx(0.95 * poison.at_independent, abs=0.06)
+    assert poison.at.value < 0.95
+    wrong = found.wrong_replies
+    assert (wrong.arranged, wrong.common_cause) == (100, 10)
+    assert not any(each.arranged for each in wrong.listed[:10])
 
 
-def test_with_no_flips_nothing_is_hit(store: Store) -> None:
+def test_idle_timeouts_include_doses_of_zero_flips(store: Store) -> None:
     found = stored(
         store,
         (
@@ -273,8 +268,8 @@ def test_with_no_flips_nothing_is_hit(store: Store) -> None:
 
 
 @pytest.mark.parametrize(("name", "lying"), [("moved-lies", 1.0), ("moved-guest", 0.0)])
-def test_an_f_that_admits_what_it_should_not_is_a_lie(
+def test_function_that_admits_wrongly_counts_as_lying(
     name: str, lying: float, tmp_path: Path
 ) -> None:
     made(tmp_path, name, as_the_paper_has_it)
-    assert read_kept(tmp_path / name / FILE).lying == lying
+    assert read_findings(tmp_path / name / FILE).campaign.lying == lying

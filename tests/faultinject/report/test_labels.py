@@ -1,4 +1,4 @@
-"""Words beside points do not cover each other."""
+"""Labels next to points do not overlap."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def meet(one: Box, other: Box) -> bool:
 
 
 @given(st.lists(SPOT, max_size=12))
-def test_no_words_cover_others(points: list[tuple[float, float, str]]) -> None:
+def test_labels_do_not_overlap(points: list[tuple[float, float, str]]) -> None:
     boxes = [box for box in place(points, (0.01, 0.03)) if box is not None]
     assert not any(meet(one, other) for i, one in enumerate(boxes) for other in boxes[i + 1 :])
     assert all(box[0] >= 0 and box[2] <= 1.01 for box in boxes)
 
 
-def test_one_point_gets_its_words_beside_it() -> None:
+def test_label_is_next_to_its_point() -> None:
     (box,) = place([(0.4, 0.5, "1,000")], (0.01, 0.03))
     assert box is not None
     assert 0.4 < box[0] < 0.45

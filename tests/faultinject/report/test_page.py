@@ -1,24 +1,22 @@
-"""The page: needs nothing outside itself, says what must be said, hides nothing."""
+"""The page: self-contained, complete, and explicit about wrong replies and partial data."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from faultinject import plotting as style
-from faultinject.report import write_findings
+from faultinject import plotting
+from faultinject.campaign.store.store import Store
+from faultinject.estimate.equivalence import Choice
+from faultinject.report import draw_report
+from faultinject.report.data import ReportData
+from faultinject.report.gather import gather
 from faultinject.report.page import maths, render
-from faultinject.results.findings import Findings, Silence
-from tests.faultinject.report.synthetic import (
-    commoncause,
-    exact,
-    inequality4,
-    softerrors,
-)
+from faultinject.results.findings import Proportion, WrongReplies, WrongReply
+from tests.faultinject.campaign.specs import FACTS, SMALL, fill
 
 __all__: list[str] = []
 
@@ -26,101 +24,109 @@ OUTSIDE = re.compile(r"https?:|//[a-z]|<link|<script|<img|@import|src=|url\((?!#
 RED = 'class="banner"'
 
 
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
+    """A small campaign with strata, doses and common causes, all as the paper assumes."""
+    directory = tmp_path_factory.mktemp("campaign") / "c"
+    with Store.create(directory, SMALL, 1, versions={"trivisor": "0.1"}) as store:
+        store.note_facts("w1", FACTS)
+        run = store.begin(1)
+        fill(store)
+        store.end(run, "complete")
+    return gather(directory)
+
+
 @pytest.fixture(autouse=True)
-def _one_format(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(style, "FORMATS", ("svg",))  # the others take long, and are the same
+def _svg_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plotting, "FORMATS", ("svg",))  # the other formats are slow
 
 
-@pytest.mark.parametrize("make", [inequality4, softerrors, commoncause])
-def test_a_page_needs_nothing_outside_itself(tmp_path: Path, make: Callable[[], Findings]) -> None:
-    findings = make()
-    page = write_findings(findings, tmp_path).read_text(encoding="utf-8")
+def with_wrong_replies(data: ReportData, **counts: int) -> ReportData:
+    count = sum(counts.values())
+    found = WrongReplies(
+        share=Proportion(count=count, of=3600, low=0.0, high=0.01),
+        **{"arranged": 0, "within_tolerance": 0, **counts},
+        listed=(WrongReply(mission=100, stratum="f2", hits="g1 corrupt-reply", event="GET 5"),),
+    )
+    return msgspec.structs.replace(data, wrong_replies=found)
+
+
+def test_page_is_self_contained_and_reproducible(data: ReportData, tmp_path: Path) -> None:
+    page = draw_report(data, tmp_path / "a").read_text(encoding="utf-8")
+    figures = list((tmp_path / "a" / "figures").iterdir())
     assert not OUTSIDE.search(page), OUTSIDE.search(page)
-    assert page.count("<svg") == page.count("</svg>") == len(list((tmp_path / "figures").iterdir()))
+    assert page.count("<svg") == page.count("</svg>") == len(figures) > 8
     names = re.findall(r'\bid="([^"]+)"', page)
     assert len(names) == len(set(names))
-    for name in re.findall(r'href="#([^"]+)"', page):
-        assert name in names
+    assert set(re.findall(r'href="#([^"]+)"', page)) <= set(names)
+    assert draw_report(data, tmp_path / "b").read_text(encoding="utf-8") == page
 
 
-def test_two_drawings_of_the_same_findings_are_the_same(tmp_path: Path) -> None:
-    first = write_findings(softerrors(), tmp_path / "a").read_bytes()
-    assert write_findings(softerrors(), tmp_path / "b").read_bytes() == first
-
-
-def test_all_three_formats_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(style, "FORMATS", ("svg", "png", "pdf"))
-    findings = msgspec.structs.replace(commoncause(), doses=(), shots=commoncause().shots[:1])
-    write_findings(findings, tmp_path)
+def test_figures_are_written_in_three_formats(
+    data: ReportData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plotting, "FORMATS", ("svg", "png", "pdf"))
+    empty = dict.fromkeys(("curves", "strata", "kinds", "doses", "latencies", "times"), ())
+    draw_report(msgspec.structs.replace(data, **empty, at_frequency=()), tmp_path)
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {
         "shots.svg", "shots.png", "shots.pdf",
     }  # fmt: skip
 
 
-# ------------------------------------------------------------------ what must be said
-
-
-def test_a_wrong_reply_is_in_red_and_can_be_run_again() -> None:
-    page = render(inequality4(silent=1), {})
+def test_page_shows_wrong_replies_in_red_with_their_attribution(data: ReportData) -> None:
+    page = render(with_wrong_replies(data, arranged=2, within_tolerance=1), {})
     assert RED in page
-    assert "1 mission released a wrong reply" in page
-    assert "campaign replay results 100" in page
-    assert 'class="red' in page
+    assert "3 missions released a wrong reply" in page
+    assert f"campaign replay {data.run.directory} 100" in page
+    assert "In 1 of them no more guests were hit than the vote tolerates" in page
+    assert "In 2 of them the injector made a majority" in page
 
 
-def test_without_a_wrong_reply_nothing_is_red() -> None:
-    page = render(inequality4(), {})
+def test_page_has_no_red_without_wrong_replies(data: ReportData) -> None:
+    page = render(data, {})
     assert RED not in page
     assert 'class="red' not in page
 
 
-def test_a_wrong_reply_that_the_vote_promises_to_bear_is_told_from_liars_that_lie_alike() -> None:
-    silence = Silence(share=exact(3, 100), alike=2, promised=1, listed=())
-    page = render(msgspec.structs.replace(inequality4(), silence=silence), {})
-    assert "In 1 of them no more guests were hit than the vote promises to bear" in page
-    assert "In 2 of them guests enough for a majority were made to err" in page
-
-
-def test_partial_data_is_marked_partial() -> None:
-    page = render(inequality4(done=9_000), {})
+def test_page_is_marked_partial_when_missions_are_missing(data: ReportData) -> None:
+    partial = msgspec.structs.replace(data.campaign, planned=14_200, done=9_000)
+    page = render(msgspec.structs.replace(data, campaign=partial), {})
     assert "(partial)</title>" in page
     assert "Partial: 9\N{NARROW NO-BREAK SPACE}000 of 14\N{NARROW NO-BREAK SPACE}200" in page
-    assert "partial" not in render(inequality4(), {}).split("<style>")[0]
+    assert "(partial)</title>" not in render(data, {})
 
 
-def test_the_page_says_what_tests_the_voter_and_what_the_model() -> None:
-    page = render(inequality4(), {})
-    assert "It tests the voter." in page
-    assert "It does not test the model." in page
-    assert "no evidence" in page
-    for model in (softerrors(), commoncause()):
-        assert "It tests the model." in render(model, {})
+def test_page_states_condition_on_f0_when_precision_is_too_low(data: ReportData) -> None:
+    first = data.precision[0]
+    rows = tuple(
+        msgspec.structs.replace(first, q=0.05, shares=(share, 0.01, 1.0, 1.0))
+        for share in (0.06, 1.3)
+    )
+    page = render(msgspec.structs.replace(data, precision=rows), {})
+    precise, imprecise = re.findall(r"<tr><td>0\.95</td><td>0\.05.*?</tr>", page)
+    assert "unconditional" in precise
+    assert "given <var>f</var><sub>0</sub> = 0" in imprecise
 
 
-def test_where_the_data_do_not_reach_results_are_given_f0() -> None:
-    page = render(inequality4(), {})
-    rows = re.findall(r"<tr><td>0\.9[59]</td>.*?</tr>", page[page.index("How far the data") :])
-    assert "measured in full" in rows[0]
-    assert "given <var>f</var><sub>0</sub> = 0" in rows[1]
-
-
-def test_a_departure_from_inequality_4_is_named() -> None:
-    findings = inequality4()
-    wrong = msgspec.structs.replace(findings.points[0], verdict="voted better")
-    assert "the paper: plain better" not in render(findings, {})
-    changed = msgspec.structs.replace(findings, points=(wrong, *findings.points[1:]))
+def test_page_marks_a_point_that_contradicts_inequality_4(data: ReportData) -> None:
+    assert "the paper: plain better" not in render(data, {})
+    wrong = msgspec.structs.replace(data.points[0], choice=Choice.VOTED, paper=Choice.PLAIN)
+    changed = msgspec.structs.replace(data, points=(wrong, *data.points[1:]))
     assert "the paper: plain better" in render(changed, {})
 
 
-def test_the_campaigns_own_words_cannot_become_markup() -> None:
-    findings = inequality4()
-    head = msgspec.structs.replace(findings.head, title="<b>x</b> & y", spec="<script>1</script>")
-    page = render(msgspec.structs.replace(findings, head=head), {})
+def test_campaign_texts_are_escaped(data: ReportData) -> None:
+    changed = msgspec.structs.replace(
+        data,
+        campaign=msgspec.structs.replace(data.campaign, title="<b>x</b> & y"),
+        run=msgspec.structs.replace(data.run, spec="<script>1</script>"),
+    )
+    page = render(changed, {})
     assert "<b>x</b>" not in page
     assert "<script>" not in page
 
 
-def test_formulas_are_set_as_formulas() -> None:
+def test_maths_sets_subscripts_superscripts_and_variables() -> None:
     assert maths("R_M^2 < f_0") == (
         "<var>R</var><sub>M</sub><sup>2</sup> &lt; <var>f</var><sub>0</sub>"
     )
@@ -128,10 +134,10 @@ def test_formulas_are_set_as_formulas() -> None:
     assert maths("QEMU's Seed") == "QEMU&#39;s Seed"
 
 
-def test_drawing_leaves_matplotlibs_settings_alone() -> None:
+def test_drawing_restores_matplotlib_settings() -> None:
     import matplotlib as mpl
 
     before = mpl.rcParams["font.family"]
-    with style.draw():
+    with plotting.draw():
         assert mpl.rcParams["font.family"] == ["STIXGeneral"]
     assert mpl.rcParams["font.family"] == before

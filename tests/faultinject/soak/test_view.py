@@ -24,7 +24,7 @@ def supervisor(**guest: Any) -> dict[str, Any]:
         "reason": "votes",
         "lag": guest.get("lag", 0),
     }
-    repairs = {"under_way": guest.get("under_way", False), "in_row": 0}
+    repairs = {"in_progress": guest.get("under_way", False), "consecutive": 0}
     return {
         "phase": "up", "standing": "ready",
         "supervisor": {"pid": 11}, "voter": {"pid": 12, "seq": 5, "counters": {}},

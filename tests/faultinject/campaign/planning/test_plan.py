@@ -12,7 +12,7 @@ from scipy.stats import chisquare
 from faultinject.campaign.planning.plan import LIARS, CampaignPlan, missions_for, plan
 from faultinject.campaign.planning.spec_file import parse
 from faultinject.campaign.records import MissionPlan
-from faultinject.estimate import clopper_pearson
+from faultinject.estimate.intervals import clopper_pearson
 from tests.faultinject.campaign.specs import SMALL, small_plan
 
 __all__: list[str] = []

@@ -199,7 +199,7 @@ def store_of(directory: Path, text: str, wrong: str = "") -> Store:
 def test_report_counts_a_guest_whose_f_fails_as_failed(tmp_path: Path) -> None:
     store_of(tmp_path / "c", GUEST).close()
     found = gather(tmp_path / "c")
-    [node] = found.nodes
+    [node] = found.designs
     assert [(share.count, share.of) for share in node.failed] == [(0, 20), (0, 20), (40, 40)]
     labels = {each.name: each.label for each in found.strata}
     assert labels["1of2-f1-function1"] == "f_2 1/2"
@@ -209,7 +209,7 @@ def test_report_counts_a_guest_whose_f_fails_as_failed(tmp_path: Path) -> None:
 def test_report_counts_f_on_the_host_as_the_layer_under_the_guests(tmp_path: Path) -> None:
     store_of(tmp_path / "c", HOST).close()
     found = gather(tmp_path / "c")
-    [node] = found.nodes
+    [node] = found.designs
     assert [(share.count, share.of) for share in node.failed] == [(0, 20), (0, 20), (20, 20)]
     [stratum] = [each for each in found.strata if each.host_function_hit]
     assert (stratum.label, stratum.paper, stratum.failed.count) == ("g_0 1/2", 1.0, 20)

@@ -1,0 +1,81 @@
+"""The independence test: exact shares, false positive rate, power; McNemar's test."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from faultinject.estimate.counts import EstimateError
+from faultinject.estimate.hypothesis_tests import independence_test, mcnemar_p
+
+
+def drawn(
+    rng: random.Random, missions: int, q: float, shared: float = 0.0, classes: int = 3
+) -> list[int]:
+    """Sample missions by failed guests of three, the last class open; some with a common cause."""
+    counts = [0] * classes
+    for _ in range(missions):
+        failed = 3 if rng.random() < shared else sum(rng.random() < q for _ in range(3))
+        counts[min(failed, classes - 1)] += 1
+    return counts
+
+
+def test_independence_fits_exact_binomial_shares() -> None:
+    found = independence_test([512, 384, 104], 3)  # q = .2 of 1,000
+    assert found.expected == pytest.approx((512, 384, 104), abs=0.1)
+    assert found.p_value is not None and found.p_value > 0.99
+
+
+def test_independence_is_rejected_at_the_nominal_rate() -> None:
+    rng = random.Random(7)
+    found = [independence_test(drawn(rng, 300, 0.3), 3) for _ in range(400)]
+    ps = [each.p_value for each in found if each.p_value is not None]
+    assert len(ps) == 400
+    assert 8 <= sum(p < 0.05 for p in ps) <= 34  # 20 expected
+
+
+def test_independence_is_rejected_under_a_common_cause() -> None:
+    rng = random.Random(7)
+    for _ in range(20):
+        found = independence_test(drawn(rng, 300, 0.1, shared=0.15), 3)
+        assert found.p_value is not None and found.p_value < 1e-3
+
+
+def test_rare_classes_are_pooled() -> None:
+    """flip-all x 500 of commoncause: of all three falling at once .4 would be expected."""
+    found = independence_test([110, 28, 3, 9], 3)
+    assert found.expected[3] < 1.0
+    assert found.p_value is not None and 1e-4 < found.p_value < 2e-3, "pooled: 110, 28, 12"
+    rare = independence_test([278, 22, 0], 3)  # half a mission with two failed is expected
+    assert rare.p_value is None
+
+
+def test_independence_is_rejected_at_the_nominal_rate_with_rare_classes() -> None:
+    rng = random.Random(8)
+    found = [independence_test(drawn(rng, 150, 0.136, classes=4), 3) for _ in range(400)]
+    ps = [each.p_value for each in found if each.p_value is not None]
+    assert len(ps) > 350
+    assert sum(p < 0.05 for p in ps) <= 34
+
+
+@pytest.mark.parametrize("counts", [[10, 0, 0], [0, 0, 10], [0, 0, 0], [5, 5]])
+def test_p_value_is_none_when_nothing_can_be_compared(counts: list[int]) -> None:
+    found = independence_test(counts, 3)
+    assert (found.expected, found.p_value) == ((), None)
+
+
+@pytest.mark.parametrize("counts", [[1], [1, 1, 1, 1, 1], [1, -1, 3]])
+def test_invalid_counts_raise(counts: list[int]) -> None:
+    with pytest.raises(EstimateError):
+        independence_test(counts, 3)
+
+
+def test_mcnemar_p_matches_scipys_binomial_test() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    for first, second in ((3, 15), (0, 0), (7, 7), (1, 40)):
+        apart = first + second
+        expected = stats.binomtest(first, apart, 0.5).pvalue if apart else 1.0
+        assert mcnemar_p(first, second) == pytest.approx(expected)
+    with pytest.raises(EstimateError, match="negative"):
+        mcnemar_p(-1, 0)
