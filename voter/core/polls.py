@@ -104,7 +104,7 @@ class Polls:
         self.settle(poll, None)
 
     def expect_one_less(self, seq: int) -> None:
-        """Note that one replica will not answer; close a settled poll when none is left to answer."""
+        """Expect one answer less; close a settled poll when no more are expected."""
         if (poll := self.open.get(seq)) is not None:
             poll.due -= 1
             if not poll.due and poll.winner is not None:
