@@ -11,9 +11,10 @@ import pytest
 import pytest_asyncio
 
 from deploy.machine.qemu import ram_file
+from deploy.node.interfaces import GuestPort
 from faultinject.faults.bit_flips import flip_file
 from faultinject.faults.memory import REGIONS, flip_copies, flip_region, read_spans
-from faultinject.faults.site import FaultTarget, NotApplied
+from faultinject.faults.site import NotApplied
 from tests.deploy.open_guest import OpenGuest, open_guest
 
 IOMEM = """\
@@ -107,7 +108,7 @@ class Ram:
         return self._path
 
 
-def machine(path: Path) -> FaultTarget:
+def machine(path: Path) -> GuestPort:
     return Ram(path)  # type: ignore[return-value]
 
 
