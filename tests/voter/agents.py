@@ -38,7 +38,7 @@ PIECE = 1 << 16
 class Agent:
     """One replica behind a unix socket; ``mode`` is "honest", "waits" or one of MODES.
 
-    In the mode "waits" it delays its answers until ``go_on``.
+    In the mode "waits" it delays its answers until ``release_answers``.
     """
 
     def __init__(self, path: Path) -> None:
@@ -77,11 +77,11 @@ class Agent:
         for connection in tuple(self.connections):
             connection.close()
 
-    def go_on(self) -> None:
+    def release_answers(self) -> None:
         """Send the delayed answers, and be honest from now on."""
         self.mode = "honest"
         for connection in self.connections:
-            connection.go_on()
+            connection.release_answers()
 
     def restart(self) -> None:
         """Begin a fresh and honest incarnation, as after a restore of the guest."""
@@ -112,7 +112,7 @@ class _Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    def go_on(self) -> None:
+    def release_answers(self) -> None:
         if self._transport is not None:
             self._transport.write(b"".join(self._held))
         self._held.clear()

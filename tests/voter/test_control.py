@@ -42,7 +42,7 @@ class Events:
         return found
 
 
-async def test_status_tells_everything(nodes: Nodes) -> None:
+async def test_status_reports_voter_replicas_and_counters(nodes: Nodes) -> None:
     node = await nodes.make()
     await node.ask("PUT", "/kv/a", b"1")
     response = await tell(node, "GET", "/status")
@@ -83,7 +83,7 @@ async def test_expel_and_admit(nodes: Nodes) -> None:
     assert (await tell(node, "POST", "/replicas/g1/expel")).json["state"] == "expelled"
 
 
-async def test_events_begin_where_they_are_asked_to_and_go_on(nodes: Nodes) -> None:
+async def test_events_start_after_the_given_id_and_continue(nodes: Nodes) -> None:
     node = await nodes.make()
     last = node.runner.incidents[-1].id
     async with (
@@ -113,7 +113,7 @@ async def test_a_listener_that_goes_away_leaves_nothing(nodes: Nodes) -> None:
     await until(lambda: len(asyncio.all_tasks()) <= before, "the listeners' tasks have ended")
 
 
-async def test_drain_waits_for_what_is_under_way(nodes: Nodes) -> None:
+async def test_drain_waits_for_requests_under_way(nodes: Nodes) -> None:
     node = await nodes.make()
     for agent in node.agents:
         agent.mode = "waits"
@@ -127,7 +127,7 @@ async def test_drain_waits_for_what_is_under_way(nodes: Nodes) -> None:
         assert "draining" in refused.json["detail"]
         assert not draining.done()
         for agent in node.agents:
-            agent.go_on()
+            agent.release_answers()
         assert (await client.read()).status == 201
         drained = await draining
         assert (drained.status, drained.json) == (200, {"pending": 0})
@@ -150,7 +150,7 @@ async def test_drain_waits_for_what_is_under_way(nodes: Nodes) -> None:
         ("POST", "/replicas/g1/expel", b" " * 100_000, 413),
     ],
 )
-async def test_what_is_refused_is_a_problem(
+async def test_control_answers_bad_calls_with_a_problem(
     nodes: Nodes, method: str, path: str, body: bytes, status: int
 ) -> None:
     node = await nodes.make()
@@ -160,7 +160,7 @@ async def test_what_is_refused_is_a_problem(
     assert node.runner.engine.status == "ready"
 
 
-async def test_an_unknown_replica_is_told_the_names(nodes: Nodes) -> None:
+async def test_unknown_replica_error_lists_the_names(nodes: Nodes) -> None:
     node = await nodes.make()
     response = await tell(node, "POST", "/replicas/g9/admit")
     assert "g1, g2, g3" in response.json["detail"]

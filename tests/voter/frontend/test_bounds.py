@@ -41,7 +41,7 @@ def test_each_falls_due_by_its_phase_once(bounds: Clocked) -> None:
     assert bounds.at(99.0) == []
 
 
-def test_entering_again_gives_no_more_time(bounds: Clocked) -> None:
+def test_entering_again_does_not_extend_the_deadline(bounds: Clocked) -> None:
     bounds.enter("a", "short")
     bounds.time = 0.9
     bounds.enter("a", "short")
