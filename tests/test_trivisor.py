@@ -1,4 +1,4 @@
-"""The command as a user types it; without guests here, on real guests in test_trivisor_node.py."""
+"""The command as a user types it, without guests (with guests: test_trivisor_node.py)."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def test_unreadable_state_is_not_touched(text: str, words: list[str], scratch: P
 
 
 def test_processes_that_only_have_the_same_pid_are_not_touched(scratch: Path) -> None:
-    """A pid of ours that now belongs to somebody else: told apart by when it began."""
+    """A recorded pid that now belongs to another process: its start time differs."""
     layout = Layout(scratch)
     layout.prepare()
     layout.write(record())

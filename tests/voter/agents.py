@@ -1,4 +1,4 @@
-"""Replicas that run inside the test's own event loop and can be told to go wrong in chosen ways.
+"""Replicas that run inside the test's own event loop, with faults that a test selects.
 
 The honest part is the real agent's ``Incarnation`` with the real key-value store; what goes wrong
 goes wrong between it and the socket, re-checksummed, as a lying guest would do it.

@@ -1,6 +1,6 @@
-"""A function in each replica (C1) or once on the host (C2): alike to clients, and fail-safe.
+"""A function in each replica (C1) or once on the host (C2): equal for clients, and fail-safe.
 
-F here is the real process (``deploy.authorizer``), or a socket that is rude in chosen ways.
+F is the real process (``deploy.authorizer``), or a socket that answers as a test selects.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ Answers = Callable[[Frame], bytes]
 
 
 @asynccontextmanager
-async def f_rude(directory: Path, answers: Answers) -> AsyncIterator[list[Frame]]:
-    """An F that answers each question as it likes; give the questions it got."""
+async def scripted_f(directory: Path, answers: Answers) -> AsyncIterator[list[Frame]]:
+    """Run an F that answers by ``answers``; give the questions it got."""
     asked: list[Frame] = []
     writers: list[asyncio.StreamWriter] = []
 
@@ -247,24 +247,24 @@ async def test_malformed_answer_of_f_admits_no_request(
     nodes: Nodes, scratch: Path, answers: Answers, said: str
 ) -> None:
     node = await nodes.make(gate(scratch, 0.3))
-    async with f_rude(scratch, answers), await signed_client(node) as client:
+    async with scripted_f(scratch, answers), await signed_client(node) as client:
         with pytest.raises(NotExecuted, match=said):
             await client.request("PUT", "/kv/a", b"blue")
         assert sum(agent.orders for agent in node.agents) == 0
 
 
 async def test_lying_f_is_trusted(nodes: Nodes, scratch: Path) -> None:
-    """F is part of what is trusted: R_F stands beside R_V."""
+    """F belongs to the trusted part: its reliability R_F counts as R_V does."""
     node = await nodes.make(gate(scratch))
     async with node_clients(node) as (client, stranger):
-        async with f_rude(scratch, lambda frame: encode(FrameKind.REPLY, 0, frame.seq, YES)):
+        async with scripted_f(scratch, lambda frame: encode(FrameKind.REPLY, 0, frame.seq, YES)):
             assert (await stranger.request("PUT", "/kv/a", b"blue")).status == 201
-        async with f_rude(scratch, lambda frame: encode(FrameKind.REPLY, 0, frame.seq, NO)):
+        async with scripted_f(scratch, lambda frame: encode(FrameKind.REPLY, 0, frame.seq, NO)):
             await eventually(lambda: says_no(client))
 
 
 async def says_no(client: Client) -> bool:
-    """Whether a signed request is refused, by nobody's vote (the old connection may end first)."""
+    """Return whether F rejects a signed request (the old connection may end first)."""
     try:
         answer = await client.request("GET", "/kv/a")
     except NotExecuted:
@@ -295,7 +295,7 @@ async def test_request_of_a_lost_client_is_not_ordered(nodes: Nodes, scratch: Pa
     node = await nodes.make(gate(scratch, 5.0))
     runner = node.runner
     assert isinstance(runner, AuthorizingRunner)
-    async with f_rude(scratch, lambda frame: b"") as asked:
+    async with scripted_f(scratch, lambda frame: b"") as asked:
         client = await node.open()
         await client.send(b"PUT /kv/a HTTP/1.1\r\nHost: test\r\nContent-Length: 0\r\n\r\n")
         await until(lambda: asked)
@@ -313,7 +313,7 @@ async def test_requests_that_wait_for_f_are_bounded(
 ) -> None:
     monkeypatch.setattr("voter.authorizer.ASKED", 3)
     node = await nodes.make(gate(scratch, 0.5))
-    async with f_rude(scratch, lambda frame: b""), await signed_client(node) as client:
+    async with scripted_f(scratch, lambda frame: b""), await signed_client(node) as client:
         tries = [client.request("GET", f"/kv/{n}") for n in range(5)]
         found = await asyncio.gather(*tries, return_exceptions=True)
     assert [type(each) for each in found] == [NotExecuted] * 3 + [Overload] * 2
@@ -337,7 +337,7 @@ async def test_unexpected_answer_of_f_ends_its_connection_only(nodes: Nodes, scr
     def twice(frame: Frame) -> bytes:
         return encode(FrameKind.REPLY, 0, frame.seq, YES) + encode(FrameKind.REPLY, 0, 0, YES)
 
-    async with f_rude(scratch, twice), await signed_client(node) as client:
+    async with scripted_f(scratch, twice), await signed_client(node) as client:
         assert (await client.request("PUT", "/kv/a", b"blue")).status == 201
         await until(lambda: runner._f is None)
         assert (await client.request("PUT", "/kv/a", b"red")).status == 204
@@ -368,7 +368,7 @@ async def test_requests_that_wait_for_f_fail_when_the_voter_ends(
     nodes: Nodes, scratch: Path
 ) -> None:
     node = await nodes.make(gate(scratch))
-    async with f_rude(scratch, lambda frame: b"") as asked, await signed_client(node) as client:
+    async with scripted_f(scratch, lambda frame: b"") as asked, await signed_client(node) as client:
         waits = asyncio.create_task(client.request("PUT", "/kv/a", b"blue"))
         await until(lambda: asked)
         assert node.runner.waiting == 1

@@ -1,4 +1,4 @@
-"""One replica of three goes wrong in every way a replica can: clients notice nothing.
+"""One replica of three fails in every way that a replica can: clients notice nothing.
 
 And two of three: nothing wrong is ever released.
 """

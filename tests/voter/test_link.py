@@ -591,7 +591,7 @@ async def test_a_state_is_fetched_piece_by_piece(rig: Rig) -> None:
 
 
 async def test_a_piece_that_was_not_asked_for_is_no_honest_agents(rig: Rig) -> None:
-    """Not only one of a state that nobody wants, but also one that comes before its turn."""
+    """A piece of an unwanted state, and a piece that comes before its turn."""
     connection = await rig.up()
     rig.slow_down()
     rig.link.fetch(9)

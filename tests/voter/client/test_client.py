@@ -1,4 +1,4 @@
-"""The client library against a voter that does what it is told to: every write once, or a word."""
+"""The client library against a scripted voter: every write is executed once, or it raises."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``trivisor request`` without a majority: it goes on trying, unless told not to."""
+"""``trivisor request`` without a majority: it retries, unless --no-retry is given."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from voter.commands.terminal import ExitCode
 
 
 async def run(node: Node, *words: str) -> Result:
-    """Run the command in a thread of its own, beside the voter's loop."""
+    """Run the command in a thread, while the voter's loop runs here."""
     arguments = [*words, "--to", f"unix:{node.native_path}"]
     return await asyncio.to_thread(
         CliRunner().invoke, request, arguments, standalone_mode=False, catch_exceptions=True

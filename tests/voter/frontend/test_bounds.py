@@ -1,4 +1,4 @@
-"""Deadlines: who is late, and when."""
+"""Deadlines: which connection expires, and when."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from voter.frontend.bounds import Bounds
 
 
 class Clocked(Bounds[str, str]):
-    """Bounds with a clock that stands until it is moved."""
+    """Bounds with a clock that a test sets."""
 
     def __init__(self, limits: dict[str, float]) -> None:
         self.late: list[tuple[str, str]] = []

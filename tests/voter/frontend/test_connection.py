@@ -1,4 +1,4 @@
-"""One connection: what is refused, by examples and by any bytes, each told to a live voter."""
+"""One connection: bad requests by example, and arbitrary bytes sent to a live voter."""
 
 from __future__ import annotations
 

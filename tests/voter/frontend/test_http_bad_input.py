@@ -1,4 +1,4 @@
-"""What clients may do wrong over HTTP: each gets a clear error, and others are still served."""
+"""Errors of HTTP clients: each gets a clear problem, and other clients are still served."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ async def test_half_sent_bodies_of_many_clients_are_bounded(nodes: Nodes) -> Non
 
 
 def answered(clients: list[HttpClient]) -> list[HttpClient]:
-    """Those to whom something was said."""
+    """Return the clients that have received bytes."""
     return [client for client in clients if client.reader._buffer]  # type: ignore[attr-defined]
 
 

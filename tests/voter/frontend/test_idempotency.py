@@ -1,4 +1,4 @@
-"""Idempotency-Key: how it is read, and what it does through the vote of three local processes."""
+"""Idempotency-Key: how it is parsed, and its effect through the vote of three local processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The native front end: framed requests, and what clients may do wrong with them."""
+"""The native front end: framed requests, and errors of clients."""
 
 from __future__ import annotations
 
@@ -211,7 +211,7 @@ async def test_slow_open_and_slow_frame_are_refused(nodes: Nodes) -> None:
 async def test_a_client_that_never_reads_is_ended(
     nodes: Nodes, monkeypatch: pytest.MonkeyPatch, limit: int
 ) -> None:
-    """At once if that is much, else when its time is over; what it held is let go."""
+    """At once above a limit of unread bytes, else after the deadline; its memory is released."""
     monkeypatch.setattr(native, "WRITE_LIMIT", limit)
     seen = []
     node = await nodes.make("[timing]\nbody = 0.3\n")

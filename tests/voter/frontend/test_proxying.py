@@ -1,4 +1,4 @@
-"""Header rules: what goes on to the replicas, what comes back to the client."""
+"""Header rules: what the replicas get, and what the client gets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints: the last two are kept, and believed only where they check."""
+"""Checkpoints: the last two are kept, and trusted only if their checksums match."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Real directories: who may use them, and what full, read-only and broken ones do."""
+"""Real directories: access, and full, read-only and broken file systems."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The journal while it is written: syncs, room, failures, sizes."""
+"""The journal while it is written: syncs, free space, failures, sizes."""
 
 from __future__ import annotations
 

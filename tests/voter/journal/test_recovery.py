@@ -1,4 +1,4 @@
-"""Whatever a crash or the disk does: what was synced comes back, and nothing is invented."""
+"""Recovery after crashes and disk faults: what was synced comes back, and nothing else."""
 
 from __future__ import annotations
 
