@@ -143,9 +143,14 @@ def copy_named(root: Path, paths: Iterable[Path]) -> None:
         target = root / str(source).lstrip("/")
         target.parent.mkdir(parents=True, exist_ok=True)
         if source.is_dir():
-            shutil.copytree(source, target, dirs_exist_ok=True, ignore_dangling_symlinks=True)
+            shutil.copytree(source, target, dirs_exist_ok=True, ignore=dangling_links)
         else:
             shutil.copyfile(source, target)
+
+
+def dangling_links(directory: str, names: list[str]) -> list[str]:
+    """Return those names in a directory that point to nothing."""
+    return [name for name in names if not Path(directory, name).exists()]
 
 
 def copy_apt_settings(root: Path, sources: Path) -> None:
