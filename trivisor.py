@@ -1,7 +1,7 @@
-"""The command ``trivisor``: a thin group whose commands are imported when they are called.
+"""The command ``trivisor``: a group of commands, each imported when it is called.
 
-Errors reach the user here, as one message and the remedy, with the exit code that
-``voter.commands.terminal.ExitCode`` documents; ``--debug`` shows the traceback instead.
+This module prints errors as one message with a remedy, and exits with a code of
+``voter.commands.terminal.ExitCode``.  ``--debug`` shows the traceback instead.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ from voter.commands.terminal import CommandError, ExitCode, warn
 
 __all__ = ["COMMANDS", "command", "main"]
 
-# Name, module, object in it, one line of help: so that `--help` imports none of them.
+# Name: module, object in it, one line of help (so that `--help` imports no command).
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "up": (
-        "deploy.commands.node",
+        "deploy.commands.up",
         "up",
         "Start a node: guests and their voter; return when ready.",
     ),
-    "status": ("deploy.commands.node", "status", "Show how a node stands."),
+    "status": ("deploy.commands.status", "status", "Show the state of a node."),
     "request": ("voter.commands.request", "request", "Send one request through the vote."),
-    "inject": ("faultinject.commands.faults", "inject", "Break a guest on purpose."),
+    "inject": ("faultinject.commands.faults", "inject", "Inject a fault into a guest."),
     "heal": (
         "faultinject.commands.faults",
         "heal",
-        "Undo what was injected; return when it votes again.",
+        "Undo an injected fault; return when the guest votes again.",
     ),
     "logs": (
-        "deploy.commands.node",
+        "deploy.commands.status",
         "logs",
-        "Show what a guest, the voter or the supervisor said.",
+        "Show the log of a guest, the voter or the supervisor.",
     ),
-    "down": ("deploy.commands.node", "down", "Stop a node; nothing of it is left running."),
+    "down": ("deploy.commands.down", "down", "Stop a node and everything that belongs to it."),
     "demo": (
         "faultinject.demo.command",
         "demo",
@@ -48,11 +48,15 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "bench",
         "Measure what voting costs.",
     ),
-    "soak": ("faultinject.soak", "soak", "Faults by the hundred under load, every reply checked."),
+    "soak": (
+        "faultinject.soak.command",
+        "soak",
+        "Inject hundreds of faults under load, and check every reply.",
+    ),
     "simulate": (
         "faultinject.simulation.command",
         "simulate",
-        "Hunt for faults of the voter in simulation.",
+        "Search for defects of the voter in simulation.",
     ),
     "campaign": (
         "faultinject.commands.campaign",
@@ -62,32 +66,32 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "model": (
         "faultinject.calculator.commands",
         "model",
-        "The paper's formulas, bounds and figures as a calculator.",
+        "Calculate the paper's formulas, bounds and figures.",
     ),
     "paper": (
         "faultinject.claims.commands",
         "paper",
-        "The paper's claims beside what was measured.",
+        "Compare the paper's claims with what was measured.",
     ),
     "doctor": (
         "deploy.commands.doctor",
         "doctor",
-        "Check this host; tell the remedy for each lack.",
+        "Check this host; say how to fix what is missing.",
     ),
-    "voter": ("voter.commands.voter", "voter", "Run the voter alone, before given links."),
+    "voter": ("voter.commands.voter", "voter", "Run the voter alone, in front of given links."),
     "function": (
         "deploy.commands.function",
         "function",
-        "Run F: what each guest would check, once on the host.",
+        "Run F: check requests once on the host, not in each guest.",
     ),
-    "service": ("voter.commands.service", "service", "Check a service of one's own."),
+    "service": ("voter.commands.service", "service", "Check a user-supplied service."),
     "completion": ("voter.commands.completion", "completion", "Print shell completion code."),
     "supervise": ("faultinject.commands.faults", "supervise", ""),
 }
 HIDDEN = frozenset({"supervise"})
 OURS = frozenset({"deploy", "faultinject", "guests", "voter"})
 
-# What an error of the packages below means for a script, by the name of its class or a base of it.
+# Exit codes of errors of the packages below, by the qualified name of the class or of a base.
 EXIT_CODES: dict[str, ExitCode] = {
     "deploy.errors.CannotRunHere": ExitCode.CANNOT_RUN_HERE,
     "deploy.errors.AlreadyUp": ExitCode.ALREADY_UP,
@@ -114,7 +118,7 @@ EPILOG = "Exit codes: " + ", ".join(
 
 
 class _Commands(click.Group):
-    """Imports a command's module when the command is called."""
+    """A group that imports a command's module when the command is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [name for name in COMMANDS if name not in HIDDEN]
@@ -179,22 +183,22 @@ def main(arguments: list[str] | None = None) -> None:
     except (click.Abort, KeyboardInterrupt):
         warn("interrupted")
         code = ExitCode.INTERRUPTED
-    except BrokenPipeError:  # the reader of our output has gone (`trivisor logs | head`)
+    except BrokenPipeError:  # the reader of the output has exited (`trivisor logs | head`)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = ExitCode.FAILED
     except Exception as error:
         if debug:
             raise
-        _tell(error)
+        _print_error(error)
         code = _exit_code(error)
     sys.exit(int(code))
 
 
-def _tell(error: Exception) -> None:
-    """Print an error as one message, and its remedy."""
-    if _lacks_library(error):
+def _print_error(error: Exception) -> None:
+    """Print an error as one message with its remedy."""
+    if _is_missing_library(error):
         warn(f"error: a library cannot be loaded: {error}")
-        warn("remedy: `trivisor doctor` tells what this host lacks, and the line to type")
+        warn("remedy: `trivisor doctor` lists what is missing here and how to install it")
         return
     ours = isinstance(error, CommandError | OSError) or _package(type(error)) in OURS
     text = str(getattr(error, "problem", error)) if ours else f"{type(error).__name__}: {error}"
@@ -203,11 +207,11 @@ def _tell(error: Exception) -> None:
     if remedy:
         warn(f"remedy: {remedy}")
     elif not ours:
-        warn("this is a fault of trivisor itself: `trivisor --debug ...` shows where")
+        warn("this is a defect of trivisor: report it with the traceback of `trivisor --debug ...`")
 
 
-def _lacks_library(error: Exception) -> bool:
-    """Whether something that is not ours could not be imported (libvirt, for example)."""
+def _is_missing_library(error: Exception) -> bool:
+    """Return whether a third-party library (libvirt, for example) could not be imported."""
     return isinstance(error, ImportError) and (error.name or "").partition(".")[0] not in OURS
 
 
@@ -218,7 +222,7 @@ def _package(kind: type) -> str:
 def _exit_code(error: Exception) -> ExitCode:
     if isinstance(error, CommandError):
         return error.code
-    if _lacks_library(error):
+    if _is_missing_library(error):
         return ExitCode.CANNOT_RUN_HERE
     for kind in type(error).__mro__:
         code = EXIT_CODES.get(f"{kind.__module__}.{kind.__qualname__}")

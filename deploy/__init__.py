@@ -1,7 +1,9 @@
-"""A node of n guests on one host: the machines, and the supervisor that keeps them as asked.
+"""A node on one host: its machines, its supervisor and the commands on it.
 
-From the ground up: `spec` and `domain_xml` say what a guest is, `hypervisor` is the one place that
-speaks to libvirt, `guest` is one VM and its states, `node` is n of them.
+Each layer imports only those below it: ``commands``; ``supervisor`` (keeps a node running);
+``watchdog`` (the supervisor's parent process); ``node`` (a node's directory and records) and
+``authorizer`` (the function F as a process); ``machine`` (VMs through libvirt); ``host``
+(processes, priorities, files); ``errors``.
 """
 
 from __future__ import annotations

@@ -1,14 +1,13 @@
-"""F: the function that the guests would each have, run once on the host, as a process of its own.
+"""F as a process: the check that each guest would do, done once on the host.
 
-The voter asks it of each request before it is ordered (``voter.authorizer``); this end listens
-on a unix
-socket (mode 0600) and answers yes or no, in the order of the questions.  It holds nothing: it can
-be ended and started at any moment.  Nobody starts it again when it has died, but for ``--keep``,
-with which a parent does if a signal ended it (one that exits by itself would do so again).
+The voter asks F about each request before it orders it (``voter.authorizer``).  This process
+listens on a unix socket (mode 0600) and answers yes or no, in the order of the questions.  It has
+no state, so it can be ended and started at any time.  With ``--keep`` a parent process restarts it
+after a signal has ended it.  An exit is final: the next start would exit too.
 
-An exception in the function is no answer: the connection ends, and the voter refuses.
+If the function raises an exception, F closes the connection, and the voter rejects the request.
 
-Started with ``python -m deploy.authorizer --key FILE --listen PATH`` (``trivisor function``).
+Run with ``python -m deploy.authorizer --key FILE --listen PATH`` (``trivisor function``).
 """
 
 from __future__ import annotations
@@ -36,13 +35,13 @@ __all__ = ["keep", "main", "serve"]
 
 LONG_LIFE = 1.0
 FIRST_PAUSE, LAST_PAUSE = 0.02, 1.0
-"""Seconds: after a life shorter than LONG_LIFE a pause, doubled each time."""
-UNREAD = 1 << 20
-"""Bytes of answers that an asker leaves unread, at most: more, and it is cut off."""
+"""Seconds.  A life shorter than LONG_LIFE is followed by a pause, doubled each time."""
+UNREAD_LIMIT = 1 << 20
+"""Bytes of answers that a voter has not read; more closes its connection."""
 
 
 class _Client(asyncio.Protocol):
-    """A voter that asks."""
+    """The connection of one voter."""
 
     def __init__(self, function: Function) -> None:
         self._function = function
@@ -50,38 +49,38 @@ class _Client(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """asyncio: a voter is there."""
+        """Keep the transport (asyncio)."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """asyncio: it has gone."""
+        """Forget the transport (asyncio)."""
         self._transport = None
 
     def data_received(self, data: bytes) -> None:
-        """asyncio: questions."""
+        """Answer the requests (asyncio)."""
         try:
             answers = [
                 encode(FrameKind.REPLY, 0, frame.seq, YES if self._admits(frame.payload) else NO)
                 for frame in self._decoder.feed(data)
                 if frame.kind == FrameKind.REQUEST
             ]
-        except Exception:  # noqa: BLE001 - whatever it is, it must not let anything through
+        except Exception:  # noqa: BLE001 - no exception may admit a request
             log.exception("the function failed")
-            self._end()
+            self._abort()
             return
         if self._transport is not None:
             self._transport.write(b"".join(answers))
-            if self._decoder.skipped or self._transport.get_write_buffer_size() > UNREAD:
-                self._end()
+            if self._decoder.skipped or self._transport.get_write_buffer_size() > UNREAD_LIMIT:
+                self._abort()
 
     def _admits(self, request: bytes) -> bool:
         try:
             return self._function.admits(Request.decode(request))
         except MessageError:
-            return False  # no request at all
+            return False  # not a request
 
-    def _end(self) -> None:
+    def _abort(self) -> None:
         if self._transport is not None:
             self._transport.abort()
 
@@ -92,7 +91,7 @@ async def serve(function: Function, path: str) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     server = await loop.create_unix_server(lambda: _Client(function), sock=listen_unix(path))
-    log.info("function", serves=path)
+    log.info("function listens", path=path)
     try:
         await stop.wait()
     finally:
@@ -101,18 +100,21 @@ async def serve(function: Function, path: str) -> None:
 
 
 def keep(run: Callable[[], int]) -> int:
-    """Run F in a child, and another whenever a signal has ended it; return its status otherwise."""
-    child, pause = 0, FIRST_PAUSE
-    told: list[int] = []
+    """Run F in a child process, and again whenever a signal has ended it; return its exit status.
 
-    def pass_on(number: int, _: object) -> None:
-        told.append(number)
+    SIGTERM and SIGINT are forwarded to the child, and no further child is started.
+    """
+    child, pause = 0, FIRST_PAUSE
+    received: list[int] = []
+
+    def forward(number: int, _: object) -> None:
+        received.append(number)
         if child:
             os.kill(child, number)
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, pass_on)
-    while not told:
+        signal.signal(number, forward)
+    while not received:
         started = time.monotonic()
         child = os.fork()
         if child == 0:
@@ -120,47 +122,48 @@ def keep(run: Callable[[], int]) -> int:
             try:
                 for number in (signal.SIGTERM, signal.SIGINT):
                     signal.signal(number, signal.SIG_DFL)
-                # Told before that, it would wait for a second word that never comes.
-                status = run() if not told else 0
-            except KeyboardInterrupt:  # the terminal's, after that which the parent passed on
+                # A signal from before these handlers is not delivered again.
+                status = run() if not received else 0
+            except KeyboardInterrupt:  # the terminal's, in addition to the forwarded one
                 status = 0
             finally:
-                if sys.exception() is not None:  # os._exit would not let it be told
+                if sys.exception() is not None:  # os._exit would not print it
                     sys.excepthook(*sys.exc_info())
                 sys.stderr.flush()
                 os._exit(status)
-        if told:  # before it was known whom to tell
-            os.kill(child, told[0])
-        # Waited for before it is reaped: as long as it may be told, its number is its own.
+        if received:  # before the child's pid was known
+            os.kill(child, received[0])
+        # WNOWAIT: until `child` is 0, the pid must not be reused, as `forward` may signal it.
         os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
         ended, child = child, 0
         status = os.waitstatus_to_exitcode(os.waitpid(ended, 0)[1])
         if status >= 0:
             return status
-        log.info("function", ended=status)
+        log.info("function ended", status=status)
         if time.monotonic() - started > LONG_LIFE:
             pause = FIRST_PAUSE
-        else:  # one that dies at once must not take the processor
+        else:  # one that dies at once must not use up the CPU
             time.sleep(pause)
             pause = min(2 * pause, LAST_PAUSE)
     return 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run F until it is told to end; return the exit status (2: it cannot start)."""
-    parser = argparse.ArgumentParser(prog="function", description="Trivisor's F, by itself")
-    parser.add_argument("--function", default=AUTHENTICATION, help="its name, or a Python file")
+    """Run F until a signal; return the exit status (2: it cannot start)."""
+    parser = argparse.ArgumentParser(prog="function", description="Run Trivisor's function F")
+    parser.add_argument(
+        "--function", default=AUTHENTICATION, help="a function's name, or a Python file"
+    )
     parser.add_argument("--key", type=Path, required=True, help="a file of hexadecimal digits")
     parser.add_argument("--listen", required=True, help="path of the unix socket")
     parser.add_argument(
-        "--keep", action="store_true", help="start it again when a signal has ended it"
+        "--keep", action="store_true", help="restart it after a signal has ended it"
     )
     options = parser.parse_args(arguments)
     log.configure(json=not sys.stderr.isatty())
     try:
         function = load_function(options.function, read_key(options.key))
         check_unix_path(options.listen)
-
     except (ServiceError, VoterError) as error:
         return _cannot(error)
 

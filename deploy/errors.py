@@ -1,14 +1,14 @@
-"""What can go wrong with the machines of a node; every error names the thing and says the remedy.
+"""Errors of a node's machines and its directory.  Each names the object and how to fix it.
 
 DeployError
-├── CannotRunHere        this host lacks something
-│   └── PathTooLong      the directory is too deep for a unix socket
-├── AlreadyUp            another process holds this directory's node
-├── ForeignState         what lies in the directory is not a node's, or cannot be read
-├── HypervisorFailed     libvirt or QEMU refused; its own text is in the message
+├── CannotRunHere        the host does not meet a requirement
+│   └── PathTooLong      the directory's path is too long for a unix socket
+├── AlreadyUp            another process owns this directory's node
+├── ForeignState         the directory's content is not a node's, or cannot be read
+├── HypervisorFailed     libvirt or QEMU reported an error; the message contains its text
 │   └── HypervisorSilent it did not answer in time
-├── GuestNeverReady      a guest did not come up before its deadline, or died on the way
-└── WrongState           the guest is not in a state in which this can be asked of it
+├── GuestNeverReady      a guest did not become ready before its deadline
+└── WrongState           the operation is not possible in the guest's state
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = [
 
 
 class DeployError(Exception):
-    """Base of all errors of `deploy`. `remedy` is one sentence for the user, or empty."""
+    """Base of all errors of `deploy`.  `remedy` is one sentence for the user, or empty."""
 
     def __init__(self, problem: str, *, remedy: str = "") -> None:
         super().__init__(f"{problem}; {remedy}" if remedy else problem)
@@ -36,33 +36,31 @@ class DeployError(Exception):
 
 
 class CannotRunHere(DeployError):
-    """This host lacks something that a node needs; `remedy` says how to get it."""
+    """This host does not meet a requirement; `remedy` says how to fix that."""
 
 
 class PathTooLong(CannotRunHere):
-    """A unix socket of the node would have a path longer than the system takes."""
+    """A unix socket of the node would have a path that the kernel does not accept."""
 
     def __init__(self, path: str, *, excess: int) -> None:
         super().__init__(
             f"the socket path {path} is {excess} byte{'' if excess == 1 else 's'} too long",
-            remedy=f"choose a directory (--dir) that is at least {excess} shorter",
+            remedy=f"choose a directory (--dir) whose path is at least {excess} bytes shorter",
         )
-        self.path = path
-        self.excess = excess
 
 
 class AlreadyUp(DeployError):
-    """Another living process holds the node of this directory."""
+    """Another running process owns the node of this directory."""
 
 
 class ForeignState(DeployError):
-    """The directory holds something else than a node's state, or state that cannot be read."""
+    """The directory's content is not a node's state, or cannot be read."""
 
 
 class HypervisorFailed(DeployError):
-    """Libvirt or QEMU refused a request; the message carries their own text.
+    """Libvirt or QEMU rejected a request; the message contains their own text.
 
-    `code` is libvirt's error number, 0 where the refusal came from QEMU's monitor.
+    `code` is libvirt's error number, 0 for an error of QEMU's monitor.
     """
 
     def __init__(self, problem: str, *, remedy: str = "", code: int = 0) -> None:
@@ -71,21 +69,18 @@ class HypervisorFailed(DeployError):
 
 
 class HypervisorSilent(HypervisorFailed):
-    """Libvirt or QEMU did not answer in time (a stopped QEMU process, for example)."""
+    """Libvirt or QEMU did not answer in time, for example because QEMU is stopped."""
 
 
 class GuestNeverReady(DeployError):
-    """A guest did not say that it is ready; `console` holds the last lines it printed."""
+    """A guest did not become ready; the message ends with the last lines of its console."""
 
     def __init__(self, guest: str, *, why: str, console: list[str]) -> None:
         shown = "\n".join(f"    {line}" for line in console) or "    (nothing)"
         super().__init__(
-            f"guest {guest} never became ready: {why}; its console said last:\n{shown}"
+            f"guest {guest} never became ready: {why}; the last lines of its console:\n{shown}"
         )
-        self.guest = guest
-        self.why = why
-        self.console = console
 
 
 class WrongState(DeployError):
-    """The guest is not in a state in which this can be asked of it."""
+    """The operation is not possible in the guest's state."""

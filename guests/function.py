@@ -3,8 +3,8 @@
 Here f is request authentication: it decides whether the service may see a request.  The same code
 runs in each guest (configuration C1: ``guarded`` wraps the service), or once on the host, as F,
 before requests are ordered (C2: ``deploy.authorizer``).  Both reply REFUSAL to a request that is
-not admitted.  A client can tell the two apart by the result of the vote: in C2 nobody voted on a
-refusal.  It can also tell by a retry with the Idempotency-Key of an earlier request.  In C1 the
+not admitted.  A client can distinguish the two by the result of the vote: in C2 nobody voted on a
+refusal.  It can also send a retry with the Idempotency-Key of an earlier request.  In C1 the
 voter answers that retry from its cache, without f.  So any client with the same caller name and key
 gets the cached reply, even unsigned, and a refused request stays refused under that key.
 

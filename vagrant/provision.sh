@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Provisions a fresh Debian 12 machine by the README's own steps, and keeps what the demo printed.
+# Provisions a fresh Debian 12 machine by the README's steps, and keeps the demo's output.
 #
 # Usage: provision.sh [ARGUMENTS FOR ./run demo]
-# Results, in vagrant/results/: host.txt (the machine), demo.txt (all that was printed), status.txt (the exit
-# status, 0 if the demo held what it claims). Exits with the same status.
+# Results, in vagrant/results/: host.txt (the machine), demo.txt (the whole output), status.txt (the exit
+# status, 0 if the demo succeeded). Exits with the same status.
 set -uo pipefail
 cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.." || exit 1
 

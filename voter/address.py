@@ -1,6 +1,4 @@
-"""Addresses of links: ``unix:PATH``, ``tcp:HOST:PORT``, ``exec:COMMAND`` (a replica that is a
-local process).
-"""
+"""Addresses: ``unix:PATH``, ``tcp:HOST:PORT``, ``exec:COMMAND`` (a replica as a local process)."""
 
 from __future__ import annotations
 
@@ -12,18 +10,18 @@ import signal
 import socket
 import subprocess
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from voter.errors import AddressError
 
 __all__ = ["Address", "Connector", "check_unix_path", "connect", "parse_address", "split_host_port"]
 
 UNIX_PATH_MAX = 107
-"""Bytes in a unix socket's path (sun_path of Linux holds 108 with its final zero)."""
+"""Longest path of a unix socket in bytes (Linux: sun_path holds 108 with the final zero)."""
 
 
 class Connector(Protocol):
-    """How a link gets its transport; the simulation hands in another one."""
+    """Opens the transport of a link; the simulation has its own."""
 
     async def __call__(
         self, address: Address, factory: Callable[[], asyncio.Protocol]
@@ -31,27 +29,15 @@ class Connector(Protocol):
         """Connect ``factory()`` to ``address``.  Raises OSError."""
 
 
-class Address:
+class Address(NamedTuple):
     """A parsed link address: ``kind`` is unix, tcp or exec; ``text`` is what was given."""
 
-    __slots__ = ("command", "host", "kind", "path", "port", "text")
-
-    def __init__(
-        self,
-        text: str,
-        kind: str,
-        *,
-        path: str = "",
-        host: str = "",
-        port: int = 0,
-        command: tuple[str, ...] = (),
-    ) -> None:
-        self.text = text
-        self.kind = kind
-        self.path = path
-        self.host = host
-        self.port = port
-        self.command = command
+    text: str
+    kind: str
+    path: str = ""
+    host: str = ""
+    port: int = 0
+    command: tuple[str, ...] = ()
 
 
 def split_host_port(text: str) -> tuple[str, int]:
@@ -106,8 +92,7 @@ async def connect(
     ours, theirs = socket.socketpair()
     with theirs:
         try:
-            # Popen returns once exec has succeeded or failed: milliseconds, only when a replica
-            # starts.
+            # Blocks until exec has succeeded or failed: milliseconds, when a replica starts.
             process = subprocess.Popen(  # noqa: ASYNC220
                 address.command, stdin=theirs.fileno(), stdout=theirs.fileno(), process_group=0
             )
@@ -120,7 +105,7 @@ async def connect(
 
 
 class _ProcessProtocol(asyncio.Protocol):
-    """Passes everything on; ends the process, and those it started, when the connection ends."""
+    """Forwards everything; kills the process and its children when the connection ends."""
 
     def __init__(self, inner: asyncio.Protocol, process: subprocess.Popen[bytes]) -> None:
         self._inner = inner
@@ -131,8 +116,8 @@ class _ProcessProtocol(asyncio.Protocol):
         self.resume_writing = inner.resume_writing  # type: ignore[method-assign]
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Kill the process (it has no link any more), reap it off the loop, tell the link."""
-        # Not reaped yet, so the number of its group is still its own.
+        """asyncio: kill the process, reap it in a thread, and tell the inner protocol."""
+        # Not reaped yet, so the id of its group cannot be reused.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         asyncio.get_running_loop().run_in_executor(None, self._process.wait)

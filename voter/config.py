@@ -1,6 +1,4 @@
-"""The voter's configuration: a strict TOML file, where an unknown key is an error that names it
-and its line.
-"""
+"""The voter's configuration: a strict TOML file; an unknown key is an error that names its line."""
 
 from __future__ import annotations
 
@@ -21,11 +19,11 @@ T = TypeVar("T")
 
 
 class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of all sections: frozen, and strict about its keys."""
+    """Base of all sections: immutable, without unknown keys."""
 
 
 class Listen(_Section, frozen=True, kw_only=True):
-    """Where clients and operators are served; sockets that are inherited come before these.
+    """Where clients and operators are served; inherited sockets take precedence.
 
     ``http`` and ``native`` are HOST:PORT (port 0: any free one); ``native_unix`` and ``control``
     are paths.
@@ -54,18 +52,18 @@ class ReplicaConfig(_Section, frozen=True, kw_only=True):
 class Timing(_Section, frozen=True, kw_only=True):
     """Times in seconds."""
 
-    request: float = 10.0  # a request that is not settled by then is answered "timeout"
-    header: float = 10.0  # an HTTP client must have sent its request line and headers
-    body: float = 30.0  # ... and its body
-    idle: float = 3600.0  # an HTTP connection without a request is closed
-    function: float = 1.0  # F must have said whether a request may pass, else it is refused
+    request: float = 10.0  # a request that is not settled by then fails with "timeout"
+    header: float = 10.0  # for an HTTP client to send its request line and headers
+    body: float = 30.0  # ... and to send its body
+    idle: float = 3600.0  # until an HTTP connection without a request is closed
+    function: float = 1.0  # for F to answer; after that the request is refused
 
 
 class JournalConfig(_Section, frozen=True, kw_only=True):
     """Where the journal is kept.  ``directory`` is relative to the configuration's own."""
 
     directory: str
-    node: str = "node"  # whose journal it is: that of another node is refused
+    node: str = "node"  # whose journal it is; the voter rejects that of another node
     segment: int = 32 << 20  # bytes that are set aside at a time
 
     def __post_init__(self) -> None:
@@ -78,8 +76,10 @@ class Config(_Section, frozen=True, kw_only=True):
 
     replica: list[ReplicaConfig]
     vote: str = "2/3"
-    service: str | None = None  # expected service name; None: what the first replica says
-    function: str | None = None  # F's address (unix:PATH): requests pass it before they are ordered
+    service: str | None = None  # expected service name; None: any, if the replicas agree
+    function: str | None = (
+        None  # F's address (unix:PATH): F admits requests before they are ordered
+    )
     listen: Listen = Listen()
     limits: Limits = Limits()
     timing: Timing = Timing()
@@ -107,7 +107,7 @@ class Config(_Section, frozen=True, kw_only=True):
 
     @property
     def durable(self) -> Literal["fsync", "os", "none"]:
-        """The durability that holds: fsync, os or none."""
+        """The durability in effect: fsync, os or none."""
         return self.durability or ("fsync" if self.journal is not None else "none")
 
     @property
@@ -117,11 +117,10 @@ class Config(_Section, frozen=True, kw_only=True):
 
 
 def _line_of(text: str, path: str, key: str | None) -> int | None:
-    """Find the line of a key in TOML text, given msgspec's path of its table (``$.limits``,
-    ``$.replica[1]``).
+    """Find the line of a key, given msgspec's path of its table (``$.limits``, ``$.replica[1]``).
 
-    tomllib keeps no positions, so this walks the table headers; dotted and inline tables are not
-    followed.
+    tomllib keeps no positions, so this walks the table headers; it does not follow dotted and
+    inline tables.
     """
     parts = re.findall(r"\.([^.\[\]]+)|\[(\d+)\]", path)
     names = [name for name, _ in parts if name]

@@ -1,7 +1,7 @@
-"""The voter as a process: the only wiring.  Sockets, clock and random source are put together here.
+"""The voter as a process: this module connects sockets, clock, random source and files.
 
-Started with ``python -m voter --config FILE``.  Ends on SIGTERM and SIGINT: stops listening, lets
-what is under way be answered (two seconds at most), closes.
+It is started with ``python -m voter --config FILE``.  On SIGTERM and SIGINT it stops listening,
+waits for requests under way (STOP_PATIENCE at most), and closes everything.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import argparse
 import asyncio
 import contextlib
 import gc
-import importlib
 import os
 import resource
 import secrets
@@ -20,7 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from voter import config as configuration
 from voter import log
@@ -31,6 +30,7 @@ from voter.core.resume import Past
 from voter.errors import JournalError, VoterError
 from voter.frontend.http import HttpServer
 from voter.frontend.native import NativeServer
+from voter.frontend.serving import FrontEnd
 from voter.journal import Directory, Files, Journal, open_journal
 from voter.runner import Clock, Runner
 from voter.sockets import listening
@@ -38,13 +38,13 @@ from voter.sockets import listening
 __all__ = ["Outside", "main", "serve"]
 
 GC_THRESHOLDS = (20_000, 20, 50)
-"""Nearly all that a request leaves behind is freed without the collector."""
+"""Thresholds of the garbage collector: reference counts free nearly all that a request leaves."""
 STOP_PATIENCE = 2.0
-"""Seconds that requests under way get when the voter is told to stop."""
+"""Seconds for requests under way when the voter stops; after that they get no reply."""
 
 
 class Outside(NamedTuple):
-    """What the voter needs of the world; a simulation hands in another one.
+    """What the voter needs from its environment; a simulation passes its own.
 
     ``files`` is the journal's directory; None without durability.
     """
@@ -56,7 +56,7 @@ class Outside(NamedTuple):
 
     @classmethod
     def real(cls, config: Config, base: Path) -> Outside:
-        """The host's; the journal's directory is relative to ``base``.  Raises JournalError."""
+        """Return the host's.  ``base`` is above journal.directory.  Raises JournalError."""
         files = None
         if config.journal is not None and config.durable != "none":
             files = Directory(base / config.journal.directory)
@@ -64,35 +64,27 @@ class Outside(NamedTuple):
         return cls(clock, connect, lambda: secrets.randbits(64), files)
 
 
-class Server(Protocol):
-    """What all front ends have in common."""
-
-    async def serve(self, sock: socket.socket) -> None:
-        """Serve one listening socket."""
-
-    async def stop(self) -> None:
-        """Stop listening and close what is open."""
-
-
 def _raise_descriptor_limit() -> None:
-    """Allow as many open descriptors as the system lets us: each client is one."""
+    """Raise the limit of open descriptors to the system's: each client needs one."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _runner_of(config: Config) -> type[Runner]:
-    """The runner; with a function, one that asks F first.  Without, none of its code is loaded."""
+def _runner_class(config: Config) -> type[Runner]:
+    """Return the runner's class; the code of the authorizer is loaded only with a function."""
     if config.function is None:
         return Runner
-    return importlib.import_module("voter.authorizer").AuthorizingRunner  # type: ignore[no-any-return]
+    from voter.authorizer import AuthorizingRunner  # noqa: PLC0415
+
+    return AuthorizingRunner
 
 
 async def _prepare(config: Config, outside: Outside) -> tuple[Runner, Journal | None]:
-    """Make the runner; if there is a journal, it goes on from what that holds."""
+    """Return the runner; with a journal it continues from what that holds."""
     durability = config.durable
     if outside.files is None or config.journal is None or durability == "none":
-        return _runner_of(config)(config, *outside[:3]), None
+        return _runner_class(config)(config, *outside[:3]), None
     runner: Runner
 
     def synced(position: int) -> None:
@@ -112,7 +104,7 @@ async def _prepare(config: Config, outside: Outside) -> tuple[Runner, Journal | 
         on_full=filled,
     )
     identity = found.identity
-    runner = _runner_of(config)(config, *outside[:3], secret=identity.key)
+    runner = _runner_class(config)(config, *outside[:3], secret=identity.key)
     service = None
     if identity.service is not None and identity.state_format is not None:
         service = (identity.service, identity.state_format)
@@ -131,19 +123,19 @@ async def serve(
     runner, journal = await _prepare(config, outside)
     native = NativeServer(runner)
     http, control = HttpServer(runner), VoterControlServer(runner)
-    roles: dict[str, Server] = {
+    roles: dict[str, FrontEnd] = {
         "http": http, "native": native, "native-unix": native, "control": control
     }  # fmt: skip
     running = asyncio.create_task(runner.run(), name="runner")
     running.add_done_callback(lambda _: stop.set())
     running.add_done_callback(lambda _: runner.reserved.set())
-    await runner.reserved.wait()  # who connects earlier waits in the sockets' queues
+    await runner.reserved.wait()  # earlier connections wait in the sockets' queues
     for name, sock in sockets.items():
         await roles[name].serve(sock)
         address = sock.getsockname()
         log.info("listening", socket=name, address=address)
     gc.collect()
-    gc.freeze()  # what is there now stays: no use in looking at it at each collection
+    gc.freeze()  # what exists now stays: collections need not scan it
     gc.set_threshold(*GC_THRESHOLDS)
     await stop.wait()
     try:
@@ -159,7 +151,7 @@ async def serve(
             with contextlib.suppress(asyncio.CancelledError):
                 await running
         except BaseExceptionGroup as group:
-            # Not ``except*``: Python 3.11.2, Debian 12's, wraps what is raised in there in a group.
+            # Not ``except*``: Python 3.11.2 (Debian 12) wraps what is raised there in a group.
             _, others = group.split(JournalError)
             if others is not None:
                 raise
@@ -179,10 +171,10 @@ async def _run(config: Config, sockets: dict[str, socket.socket], outside: Outsi
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the voter; return the exit status (0 stopped, 2 cannot start, 3 the journal)."""
-    parser = argparse.ArgumentParser(prog="voter", description="Trivisor's voter, by itself")
+    """Run the voter; return the exit status: 0 stopped, 2 cannot start, 3 journal error."""
+    parser = argparse.ArgumentParser(prog="voter", description="Trivisor's voter")
     parser.add_argument("--config", type=Path, required=True, help="the TOML configuration")
-    parser.add_argument("--check", action="store_true", help="check the configuration and end")
+    parser.add_argument("--check", action="store_true", help="check the configuration and exit")
     options = parser.parse_args(arguments)
     log.configure(json=not sys.stderr.isatty())
     try:

@@ -1,6 +1,6 @@
-"""Metrics in Prometheus' text format, read off the runner when somebody asks.
+"""Metrics in Prometheus' text format, read from the runner at each scrape.
 
-Nothing is counted here: the hot path bumps plain integers of the runner, and a scrape turns them
+Nothing is counted here: the hot path increments integers of the runner, and a scrape turns them
 into samples.
 """
 
@@ -29,11 +29,11 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 _COUNTERS = {
     "requests": "Requests submitted by clients",
     "released": "Replies released by the vote",
-    "masked": "Replies released although a replica said something else",
-    "dissents": "Times that a replica's reply or digest was not the majority's",
-    "expulsions": "Times that a replica left the vote, for whatever reason",
-    "checkpoints": "States voted and fetched",
-    "voided": "Writes struck from the order because they killed or hung m replicas twice",
+    "masked": "Replies released although a replica dissented",
+    "dissents": "Times that a replica's reply or digest differed from the majority's",
+    "expulsions": "Times that a replica left the vote, for any reason",
+    "checkpoints": "States that were voted on and fetched",
+    "voided": "Writes made void because they killed or hung m replicas twice",
 }
 STANDINGS = ("ready", "degraded", "refusing", "draining")
 
@@ -88,7 +88,7 @@ class Metrics(Collector):
     def _engine(self) -> Iterator[Metric]:
         runner, engine = self._runner, self._runner.engine
         standing = GaugeMetricFamily(
-            "trivisor_standing", "1 for where the voter stands", labels=["standing"]
+            "trivisor_standing", "1 for the state of the voter", labels=["standing"]
         )
         for name in STANDINGS:
             standing.add_metric([name], engine.status == name)
@@ -96,7 +96,7 @@ class Metrics(Collector):
         gauges = {
             "active_replicas": ("Replicas whose votes count", len(engine.members.active)),
             "votes_needed": ("Replicas that must agree", runner.policy.need),
-            "sequence": ("Last place given in the order", engine.log.seq),
+            "sequence": ("Last sequence number that was assigned", engine.log.seq),
             "waiting": ("Clients that wait for a verdict", runner.waiting),
             "pending": ("Votes that are not settled", engine.pending),
             "log_writes": ("Writes since the last checkpoint", len(engine.log)),
@@ -112,12 +112,12 @@ class Metrics(Collector):
             gauges |= {
                 "journal_bytes": ("Bytes of the journal's segments", journal["bytes"]),
                 "journal_unsynced": (
-                    "Entries written and not on the disk yet",
+                    "Entries written and not yet on the disk",
                     journal["position"] - journal["synced"],
                 ),
                 "journal_full": ("1 while there is no room for new writes", journal["full"]),
                 "journal_sync_seconds": (
-                    "How long the last sync took",
+                    "Duration of the last sync",
                     journal["sync_last_ms"] / 1000,
                 ),
             }
@@ -132,7 +132,9 @@ class Metrics(Collector):
             "trivisor_replica_lag", "Requests sent and not yet answered", labels=["replica"]
         )
         dissents = CounterMetricFamily(
-            "trivisor_replica_dissents", "Answers unlike the majority's", labels=["replica"]
+            "trivisor_replica_dissents",
+            "Answers that differed from the majority's",
+            labels=["replica"],
         )
         expulsions = CounterMetricFamily(
             "trivisor_replica_expulsions", "Times it left the vote", labels=["replica"]

@@ -1,5 +1,5 @@
-"""The native protocol's payloads: how a verdict is told to a client (RESPONSE, FAILURE, OPENED),
-and how a client numbers its requests (REQUEST with FLAG_ONCE).
+"""Payloads of the native protocol: the voter's answers (RESPONSE, FAILURE, OPENED), and how a
+client numbers its requests (REQUEST with FLAG_ONCE).
 """
 
 from __future__ import annotations
@@ -26,9 +26,7 @@ __all__ = [
 ]
 
 READ_ONLY_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-"""Methods that are safe in HTTP's sense: ordered and voted like all others, but not kept for
-recovery.
-"""
+"""Methods that are safe in HTTP's sense: ordered and voted like others, but not journaled."""
 SESSION_SIZE = 16
 """Bytes that name a session (payload of SESSION)."""
 
@@ -39,20 +37,20 @@ NUMBERS_SIZE = _NUMBERS.size
 
 
 class OpenedPayload(msgspec.Struct, frozen=True, kw_only=True):
-    """What the voter tells a native client at the start (payload of OPENED, as JSON)."""
+    """What a native client learns at the start (payload of OPENED, as JSON)."""
 
     protocol: int
     vote: str
     replicas: list[str]
     max_request: int  # bytes
     max_in_flight: int  # requests
-    session_window: int = 1024  # requests of a session whose replies are not all there
+    session_window: int = 1024  # unacknowledged requests of a session
 
 
 class Vote(NamedTuple):
-    """How a reply was voted: place in the order, how many agreed, who (bit mask) said otherwise.
+    """How a reply was voted: its place, how many agreed, and a bit mask of who dissented.
 
-    ``agreed`` is 0 for one that was released before, and is told again.
+    ``agreed`` is 0 for the repeated reply to a retry.
     """
 
     seq: int
@@ -77,10 +75,10 @@ def decode_response(payload: bytes) -> tuple[Vote, bytes]:
 
 
 def encode_numbers(done: int, number: int) -> bytes:
-    """Return what comes before the request in a REQUEST with FLAG_ONCE.
+    """Return the bytes before the request in a REQUEST with FLAG_ONCE.
 
-    ``number`` counts the requests of a session, from 1; the client has, or gives up, its replies to
-    all up to ``done``.
+    ``number`` counts the requests of a session from 1.  The client needs no reply to any request up
+    to ``done``.
     """
     return _NUMBERS.pack(done, number)
 

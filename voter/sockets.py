@@ -17,14 +17,14 @@ __all__ = ["BACKLOG", "FIRST_FD", "inherited", "listen_tcp", "listen_unix", "lis
 FIRST_FD = 3
 """Number of the first descriptor that LISTEN_FDS hands over (sd_listen_fds(3))."""
 BACKLOG = 4096
-"""Clients that may wait to be accepted."""
+"""Connections that may wait to be accepted; the kernel rejects more."""
 
 
 def inherited(environment: Mapping[str, str]) -> dict[str, socket.socket]:
     """Return the sockets passed to this process, by their LISTEN_FDNAMES name.
 
     Empty if there are none, or if LISTEN_PID names another process.  Raises AddressError if
-    LISTEN_FDS is no number.
+    LISTEN_FDS is not a number.
     """
     if environment.get("LISTEN_PID", str(os.getpid())) != str(os.getpid()):
         return {}
@@ -40,7 +40,7 @@ def inherited(environment: Mapping[str, str]) -> dict[str, socket.socket]:
 
 
 def listen_tcp(address: str) -> socket.socket:
-    """Listen on HOST:PORT.  Raises AddressError that says what stands in the way."""
+    """Listen on HOST:PORT.  Raises AddressError."""
     host, port = split_host_port(address)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
@@ -60,7 +60,7 @@ def listen_tcp(address: str) -> socket.socket:
 def listen_unix(path: str) -> socket.socket:
     """Listen on a unix socket that only its owner can open (mode 0600).
 
-    A socket file that nobody listens on is removed first.  Raises AddressError.
+    A socket file without a listener is removed first.  Raises AddressError.
     """
     check_unix_path(path)
     try:
@@ -82,7 +82,7 @@ def listen_unix(path: str) -> socket.socket:
 
 
 def _remove_dead(path: str) -> None:
-    """Remove a socket that nobody listens on.  Raises AddressError, OSError."""
+    """Remove a socket file without a listener.  Raises AddressError, OSError."""
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISSOCK(os.stat(path).st_mode):
             raise AddressError(f"{path} is there and is not a socket: move it away")
@@ -95,18 +95,18 @@ def _remove_dead(path: str) -> None:
 def listening(listen: Listen, environment: Mapping[str, str]) -> dict[str, socket.socket]:
     """Return all listening sockets by name (http, native, native-unix, control).
 
-    An inherited one comes before what the configuration says.  Raises AddressError.
+    An inherited socket takes precedence over the configuration.  Raises AddressError.
     """
     sockets = inherited(environment)
     try:
-        if listen.http and "http" not in sockets:
-            sockets["http"] = listen_tcp(listen.http)
-        if listen.native and "native" not in sockets:
-            sockets["native"] = listen_tcp(listen.native)
-        if listen.native_unix and "native-unix" not in sockets:
-            sockets["native-unix"] = listen_unix(listen.native_unix)
-        if listen.control and "control" not in sockets:
-            sockets["control"] = listen_unix(listen.control)
+        for name, address, listen_on in (
+            ("http", listen.http, listen_tcp),
+            ("native", listen.native, listen_tcp),
+            ("native-unix", listen.native_unix, listen_unix),
+            ("control", listen.control, listen_unix),
+        ):
+            if address and name not in sockets:
+                sockets[name] = listen_on(address)
     except AddressError:
         for sock in sockets.values():
             sock.close()

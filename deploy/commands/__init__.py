@@ -1,4 +1,3 @@
-"""Commands on a node and its host: ``trivisor up``, ``status``, ``logs``, ``down``, ``doctor``,
-``function``."""
+"""The commands ``up``, ``status``, ``logs``, ``down``, ``doctor`` and ``function``."""
 
 __all__: list[str] = []

@@ -1,6 +1,6 @@
-"""How a command speaks to a node's supervisor: plain blocking HTTP over its unix socket.
+"""The commands' client for a supervisor's control socket: blocking HTTP over a unix socket.
 
-The standard library's client, because a command must start fast.
+Uses the standard library, because a command must start fast.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from deploy.errors import DeployError
+from deploy.host.identity import wait_end
 from deploy.node.records import Layout
-from deploy.node.succession import find_nanny, wait_end
 from voter.commands.terminal import CommandError, ExitCode
 
 __all__ = ["NotUp", "ask", "stream"]
@@ -40,7 +40,7 @@ class _Connection(http.client.HTTPConnection):
 def _request(
     layout: Layout, method: str, path: str, body: dict[str, Any] | None, timeout: float | None
 ) -> Iterator[http.client.HTTPResponse]:
-    """Send a request; give its response; close the connection."""
+    """Send a request, yield its response, close the connection."""
     connection = _Connection(str(layout.supervisor_socket), timeout)
     try:
         connection.request(method, path, None if body is None else json.dumps(body))
@@ -48,11 +48,12 @@ def _request(
     except (FileNotFoundError, ConnectionRefusedError) as error:
         raise NotUp(
             f"no node runs in {layout.directory}",
-            remedy=f"start one with `trivisor up --dir {layout.directory}`, or name another --dir",
+            remedy=f"start one with `trivisor up --dir {layout.directory}`, or use another --dir",
         ) from error
     except PermissionError as error:
         raise CommandError(
-            f"{layout.supervisor_socket} is another user's", remedy="run this as the user of `up`"
+            f"{layout.supervisor_socket} belongs to another user",
+            remedy="run this as the user that ran `trivisor up`",
         ) from error
     except TimeoutError as error:
         raise CommandError(
@@ -61,7 +62,7 @@ def _request(
         ) from error
     except (http.client.HTTPException, ConnectionError) as error:
         raise CommandError(
-            f"the supervisor in {layout.directory} broke off: {error}",
+            f"the connection to the supervisor in {layout.directory} broke: {error}",
             remedy=f"see {layout.supervisor_log}",
         ) from error
     finally:
@@ -77,10 +78,10 @@ def ask(
     timeout: float = 30.0,
     patience: float = 5.0,
 ) -> dict[str, Any]:
-    """Ask the supervisor; return its answer.  ``timeout`` in seconds.
+    """Send a request to the supervisor; return its answer.  ``timeout`` is in seconds.
 
-    Where none is there but its nanny lives, waits up to ``patience`` seconds for the next one.
-    Raises NotUp if none is there, and CommandError with what it said if it refused.
+    If only its watchdog runs, waits up to ``patience`` seconds for the next supervisor.  Raises
+    NotUp if there is none, CommandError with its message if it answers with an error.
     """
     _wait_for_supervisor(layout, patience)
     with _request(layout, method, path, body, timeout) as response:
@@ -93,14 +94,14 @@ def ask(
 
 
 def _wait_for_supervisor(layout: Layout, patience: float) -> None:
-    """Wait while the socket is dead and a nanny lives, who may start the next supervisor."""
+    """Wait while only the watchdog runs, which may start the next supervisor."""
     deadline = time.monotonic() + patience
     while not _listens(layout) and layout.known:
-        nanny = find_nanny(layout)
+        watchdog = layout.find_watchdog()
         left = deadline - time.monotonic()
-        if nanny is None or left <= 0:
+        if watchdog is None or left <= 0:
             return
-        wait_end(nanny.pid, min(left, 0.05))  # a socket gives no event when it comes to life
+        wait_end(watchdog.pid, min(left, 0.05))  # no event reports that the socket is served
 
 
 def _listens(layout: Layout) -> bool:
@@ -109,7 +110,7 @@ def _listens(layout: Layout) -> bool:
 
 
 def stream(layout: Layout, path: str) -> Iterator[dict[str, Any]]:
-    """Yield the lines of JSON that the supervisor sends, until it ends them.  Raises NotUp."""
+    """Yield the JSON lines that the supervisor sends, to their end.  Raises NotUp."""
     with _request(layout, "GET", path, None, None) as response:
         for line in response:
             yield json.loads(line)

@@ -1,4 +1,4 @@
-"""``trivisor doctor``: what this host has and lacks, with the exact remedy for each lack."""
+"""``trivisor doctor``: check the host's requirements and say how to fix each missing one."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 import click
 import msgspec
 
-from deploy.commands.node import directory_option, json_option, layout_of
+from deploy.commands.options import directory_option, json_option, layout_of
 from deploy.errors import CannotRunHere, DeployError
-from deploy.host.paths import check_socket_paths
-from deploy.machine.spec import DOMAIN_ID_DIGITS
+from deploy.host.files import check_socket_paths
+from deploy.machine.spec import DOMAIN_ID_DIGITS, EMBED
 from deploy.node.records import Layout, cache_directory
 from voter.commands.terminal import ExitCode, console, print_json, quiet_logs
 
-__all__ = ["HostCheck", "doctor", "examine"]
+__all__ = ["doctor"]
 
 MEMORY_NEEDED = 3 * 300 << 20
-"""Bytes for three guests of 128 MiB: 180 MiB was seen of one QEMU, and there is to be room."""
+"""Bytes for three guests of 128 MiB: 180 MiB were measured for one QEMU, plus a reserve."""
 DISK_NEEDED = 1 << 30
-"""Bytes for the cached packages and images, and the guests' snapshots."""
+"""Bytes for cached packages and images, and for the guests' snapshots."""
 
 PACKAGES = {
     "qemu-system-x86_64": "qemu-system-x86",
@@ -39,76 +39,77 @@ PACKAGES = {
 
 
 class HostCheck(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing looked at.  A ``lack`` keeps a node from running, a ``note`` does not."""
+    """The result of one check.  Only ``missing`` keeps a node from running."""
 
-    what: str
-    verdict: Literal["ok", "note", "lack"]
+    check: str
+    result: Literal["ok", "warning", "missing"]
     detail: str
     remedy: str = ""
     package: str = ""
 
 
-def examine(layout: Layout) -> Iterator[HostCheck]:
-    """Look at everything a node in this directory needs, the cheap things first."""
-    looks: list[Callable[[], HostCheck]] = [
+def _ok(check: str, detail: str) -> HostCheck:
+    return HostCheck(check=check, result="ok", detail=detail)
+
+
+def _warning(check: str, detail: str, remedy: str = "") -> HostCheck:
+    return HostCheck(check=check, result="warning", detail=detail, remedy=remedy)
+
+
+def _missing(check: str, detail: str, remedy: str, *, package: str = "") -> HostCheck:
+    return HostCheck(check=check, result="missing", detail=detail, remedy=remedy, package=package)
+
+
+def _checks(layout: Layout) -> list[Callable[[], HostCheck]]:
+    """Return the checks for a node in this directory, the fast ones first."""
+    return [
         _system,
         _python,
         *(lambda program=program: _program(program) for program in PACKAGES),
         _account,
         _memory,
-        lambda: _directory("state directory", layout.directory),
-        lambda: _directory("cache", cache_directory()),
+        lambda: _directory("state directory", layout.directory, option="--dir"),
+        lambda: _directory("cache", cache_directory(), option="$TRIVISOR_CACHE"),
         lambda: _socket_paths(layout),
         _port,
         _libvirt,
         _accelerator,
     ]
-    for look in looks:
-        yield look()
 
 
 def _system() -> HostCheck:
-    what = "system"
     detail = f"{platform.system()} {platform.release()} on {platform.machine()}"
     if platform.system() != "Linux" or platform.machine() != "x86_64":
-        remedy = "use a Linux host on x86_64"
-        return HostCheck(what=what, verdict="lack", detail=detail, remedy=remedy)
-    return HostCheck(what=what, verdict="ok", detail=f"{detail}, {os.cpu_count()} processors")
+        return _missing("system", detail, "use a Linux host on x86_64")
+    return _ok("system", f"{detail}, {os.cpu_count()} processors")
 
 
 def _python() -> HostCheck:
-    return HostCheck(
-        what="python", verdict="ok", detail=f"{platform.python_version()} {sys.executable}"
-    )
+    return _ok("python", f"{platform.python_version()} {sys.executable}")
 
 
 def _program(program: str) -> HostCheck:
     path = shutil.which(program)
     if path is not None:
-        return HostCheck(what=program, verdict="ok", detail=path)
+        return _ok(program, path)
     package = PACKAGES[program]
-    remedy = f"apt-get install {package}"
-    detail = "is not installed"
-    return HostCheck(what=program, verdict="lack", detail=detail, remedy=remedy, package=package)
+    return _missing(program, "not installed", f"apt-get install {package}", package=package)
 
 
 def _account() -> HostCheck:
-    what = "account libvirt-qemu"
+    check = "account libvirt-qemu"
     try:
         pwd.getpwnam("libvirt-qemu")
     except KeyError:
         if os.geteuid() != 0:
-            return HostCheck(
-                what=what, verdict="note", detail="missing; libvirt wants it from root"
-            )
-        return HostCheck(
-            what=what,
-            verdict="lack",
-            detail="is missing, and libvirt does not start QEMU for root without it",
-            remedy="addgroup --system libvirt-qemu && adduser --system --ingroup libvirt-qemu "
+            return _warning(check, "does not exist; libvirt needs it when root starts a node")
+        return _missing(
+            check,
+            "does not exist; libvirt needs it to start QEMU as root",
+            "addgroup --system libvirt-qemu && adduser --system --ingroup libvirt-qemu "
             "--disabled-login --home /var/lib/libvirt --no-create-home libvirt-qemu",
         )
-    return HostCheck(what=what, verdict="ok", detail="is there")
+    return _ok(check, "exists")
 
 
 def _memory() -> HostCheck:
@@ -116,44 +117,35 @@ def _memory() -> HostCheck:
     for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
         if line.startswith("MemAvailable:"):
             available = int(line.split()[1]) << 10
-    detail = f"{available >> 20} MiB available, three guests take up to {MEMORY_NEEDED >> 20}"
+    detail = f"{available >> 20} MiB available; three guests need up to {MEMORY_NEEDED >> 20} MiB"
     if available < MEMORY_NEEDED:
-        remedy = "free some memory, or give the host more"
-        return HostCheck(what="memory", verdict="lack", detail=detail, remedy=remedy)
-    return HostCheck(what="memory", verdict="ok", detail=detail)
+        return _missing("memory", detail, "end other programs, or add memory")
+    return _ok("memory", detail)
 
 
-def _directory(what: str, path: Path) -> HostCheck:
-    """Whether a directory can be made and written, and has room."""
+def _directory(check: str, path: Path, *, option: str) -> HostCheck:
+    """Check that a directory can be made and written, and has space."""
     parent = path
     while not parent.exists():
         parent = parent.parent
     if not os.access(parent, os.W_OK | os.X_OK):
-        which = "--dir" if what == "state directory" else "TRIVISOR_CACHE"
-        return HostCheck(
-            what=what,
-            verdict="lack",
-            detail=f"{path}: {parent} cannot be written to",
-            remedy=f"choose another place ({which})",
-        )
+        detail = f"{path}: {parent} is not writable"
+        return _missing(check, detail, f"choose another directory ({option})")
     free = shutil.disk_usage(parent).free
     detail = f"{path}, {free >> 20} MiB free"
     if free < DISK_NEEDED:
-        remedy = f"have {DISK_NEEDED >> 20} MiB free there"
-        return HostCheck(what=what, verdict="lack", detail=detail, remedy=remedy)
-    return HostCheck(what=what, verdict="ok", detail=detail)
+        return _missing(check, detail, f"make {DISK_NEEDED >> 20} MiB of space there")
+    return _ok(check, detail)
 
 
 def _socket_paths(layout: Layout) -> HostCheck:
     number = "9" * DOMAIN_ID_DIGITS
     monitor = f"{layout.directory}/r/lib/qemu/domain-{number}-g1/monitor.sock"
     try:
-        check_socket_paths([*layout.sockets, monitor])
+        check_socket_paths([*map(str, layout.sockets), monitor])
     except DeployError as error:
-        return HostCheck(
-            what="socket paths", verdict="lack", detail=error.problem, remedy=error.remedy
-        )
-    return HostCheck(what="socket paths", verdict="ok", detail="short enough")
+        return _missing("socket paths", error.problem, error.remedy)
+    return _ok("socket paths", "short enough")
 
 
 def _port() -> HostCheck:
@@ -162,27 +154,23 @@ def _port() -> HostCheck:
         try:
             probe.bind(("127.0.0.1", 8080))
         except OSError as error:
-            detail = f"127.0.0.1:8080: {error.strerror}"
-            remedy = "give `trivisor up` another --http HOST:PORT (or end what has it)"
-            return HostCheck(what="port", verdict="note", detail=detail, remedy=remedy)
-    return HostCheck(what="port", verdict="ok", detail="127.0.0.1:8080 is free")
+            remedy = "use `trivisor up --http HOST:PORT`, or end the program that uses the port"
+            return _warning("port", f"127.0.0.1:8080: {error.strerror}", remedy)
+    return _ok("port", "127.0.0.1:8080 is free")
 
 
 def _libvirt() -> HostCheck:
     """Open the embedded libvirt, as a node does."""
-    what, package = "libvirt", "libvirt-daemon libvirt-daemon-driver-qemu"
     try:
-        from deploy.machine.hypervisor import Hypervisor  # noqa: PLC0415 - may be what is lacking
-        from deploy.machine.spec import EMBED  # noqa: PLC0415
+        from deploy.machine.hypervisor import Hypervisor  # noqa: PLC0415 - may not be installed
     except ImportError as error:
-        return HostCheck(
-            what=what,
-            verdict="lack",
-            detail=f"its Python binding cannot be imported: {error}",
-            remedy="apt-get install libvirt-dev pkg-config gcc && pip install libvirt-python",
+        return _missing(
+            "libvirt",
+            f"its Python binding cannot be imported: {error}",
+            "apt-get install libvirt-dev pkg-config gcc && pip install libvirt-python",
         )
 
-    async def ask() -> tuple[str, str]:
+    async def versions() -> tuple[str, str]:
         with tempfile.TemporaryDirectory(prefix="trivisor-doctor-") as root:
             hypervisor = await Hypervisor.open(EMBED, root=Path(root))
             try:
@@ -191,66 +179,62 @@ def _libvirt() -> HostCheck:
                 await hypervisor.close()
 
     try:
-        libvirt, qemu = asyncio.run(ask())
+        libvirt, qemu = asyncio.run(versions())
     except DeployError as error:
-        remedy = error.remedy or f"apt-get install {package}"
-        return HostCheck(what=what, verdict="lack", detail=error.problem, remedy=remedy)
-    return HostCheck(
-        what=what, verdict="ok", detail=f"{libvirt} with QEMU {qemu}, no daemon needed"
-    )
+        install = "apt-get install libvirt-daemon libvirt-daemon-driver-qemu"
+        return _missing("libvirt", error.problem, error.remedy or install)
+    return _ok("libvirt", f"{libvirt} with QEMU {qemu}; no daemon is needed")
 
 
 def _accelerator() -> HostCheck:
-    from deploy.machine.accel import read_facts  # noqa: PLC0415
+    from deploy.machine.accel import read_facts  # noqa: PLC0415 - slow
 
     try:
         facts = asyncio.run(read_facts())
     except CannotRunHere as error:
-        return HostCheck(what="KVM", verdict="note", detail=error.problem, remedy=error.remedy)
+        return _warning("KVM", error.problem, error.remedy)
     if facts.device is None:
-        detail = "there is no /dev/kvm: guests run under TCG (slower, and enough)"
-    elif facts.virtualization is False:
-        detail = "/dev/kvm is there, but the processor has no svm or vmx: guests run under TCG"
-    elif facts.device.endswith("denied"):
-        return HostCheck(
-            what="KVM",
-            verdict="note",
-            detail="/dev/kvm may not be opened by this user: guests run under TCG",
-            remedy=f"usermod -aG kvm {pwd.getpwuid(os.geteuid()).pw_name}, and log in again",
+        return _warning("KVM", "no /dev/kvm: guests run under TCG (slower, but it works)")
+    if facts.virtualization is False:
+        return _warning("KVM", "/dev/kvm exists, but the CPU has no svm or vmx: guests use TCG")
+    if facts.device.endswith("denied"):
+        user = pwd.getpwuid(os.geteuid()).pw_name
+        return _warning(
+            "KVM",
+            "this user may not open /dev/kvm: guests run under TCG",
+            f"usermod -aG kvm {user}, and log in again",
         )
-    else:
-        detail = "/dev/kvm can be opened; `trivisor up` tells by booting a guest whether it works"
-        return HostCheck(what="KVM", verdict="ok", detail=detail)
-    return HostCheck(what="KVM", verdict="note", detail=detail)
+    return _ok("KVM", "/dev/kvm can be opened; `trivisor up` boots a guest to test it")
 
 
 @click.command()
 @directory_option
 @json_option
 def doctor(directory: Path | None, as_json: bool) -> int:
-    """Check whether this host can run a node; tell the remedy for each lack.
+    """Check whether this host can run a node; say how to fix what is missing.
 
-    Exits with 4 if something is lacking.
+    Exits with 4 if a requirement is missing.
     """
     quiet_logs()
-    findings = []
+    results = []
     out = console()
-    marks = {"ok": "[green]ok  [/]", "note": "[yellow]note[/]", "lack": "[red]LACK[/]"}
-    for finding in examine(layout_of(directory)):
-        findings.append(finding)
+    colours = {"ok": "green", "warning": "yellow", "missing": "red"}
+    for check in _checks(layout_of(directory)):
+        result = check()
+        results.append(result)
         if not as_json:
-            out.print(f"{marks[finding.verdict]} {finding.what}: ", end="")
-            out.print(finding.detail, markup=False)
-            if finding.remedy:
-                out.print(f"       remedy: {finding.remedy}", markup=False)
-    lacks = [finding for finding in findings if finding.verdict == "lack"]
-    packages = " ".join(sorted({finding.package for finding in lacks if finding.package}))
+            mark = f"[{colours[result.result]}]{result.result:7}[/]"
+            out.print(f"{mark} {result.check}: ", end="")
+            out.print(result.detail, markup=False)
+            if result.remedy:
+                out.print(f"        remedy: {result.remedy}", markup=False)
+    missing = [result for result in results if result.result == "missing"]
+    packages = " ".join(sorted({result.package for result in missing if result.package}))
     if as_json:
-        print_json({"ok": not lacks, "findings": msgspec.to_builtins(findings)})
-    elif lacks:
-        out.print(
-            f"[red]{len(lacks)} lacking[/]" + (f": apt-get install {packages}" if packages else "")
-        )
+        print_json({"ok": not missing, "checks": msgspec.to_builtins(results)})
+    elif missing:
+        install = f": apt-get install {packages}" if packages else ""
+        out.print(f"[red]{len(missing)} missing[/]{install}")
     else:
         out.print("[green]this host can run a node[/]")
-    return ExitCode.CANNOT_RUN_HERE if lacks else ExitCode.OK
+    return ExitCode.CANNOT_RUN_HERE if missing else ExitCode.OK

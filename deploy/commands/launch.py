@@ -1,26 +1,24 @@
-"""What `up` does in the foreground: the image, node.json, the supervisor's first steps."""
+"""The part of `trivisor up` that other programs share: image, node.json, supervisor's start."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
 import signal
 import subprocess
-import sys
 import uuid
 from pathlib import Path
 from typing import Any
 
-import structlog
-
 from deploy.errors import AlreadyUp, CannotRunHere, DeployError
-from deploy.host.logfile import LogFile, read_tail
-from deploy.host.paths import check_socket_paths
+from deploy.host.files import LogFile, check_socket_paths, read_tail, sync_directory
+from deploy.host.spawn import python_command, python_environment
 from deploy.machine.accel import decide
-from deploy.node.interfaces import Progress
-from deploy.node.orphans import find_orphans
+from deploy.machine.spec import Progress
+from deploy.node.orphans import find_orphans, stop_watchdog
 from deploy.node.records import (
     Layout,
     Lock,
@@ -30,46 +28,41 @@ from deploy.node.records import (
     already_up,
     cache_directory,
 )
-from deploy.node.succession import stand_down
 from guests.function import read_key
 from guests.image import ImageError, Overlay, add_overlay, build_image
 from voter.commands.terminal import CommandError, ExitCode
 
-__all__ = ["follow_start", "prepare_node", "throw_journal_away"]
-
-ROOT = Path(__file__).resolve().parents[2]
-
-_log = structlog.get_logger(__name__)
+__all__ = ["delete_journal", "follow_start", "prepare_node"]
 
 
 def prepare_node(layout: Layout, settings: Settings, progress: Progress) -> NodeRecord:
-    """Have node.json say what is to run: what runs already, or a new node with these settings.
+    """Write node.json for a new node with these settings, or return that of the node that runs.
 
     Raises AlreadyUp, ForeignState, CannotRunHere, DeployError.
     """
-    check_socket_paths(layout.sockets)
+    check_socket_paths(map(str, layout.sockets))
     layout.prepare()
     holder = Lock(layout).holder()
     if holder is not None:
         raise already_up(layout, holder)
     orphans = find_orphans(layout)
     if orphans:
-        stand_down(layout, signal.SIGHUP)  # the supervisor is ours to start now
+        stop_watchdog(layout, signal.SIGHUP)  # this command starts the next supervisor
         record = layout.read_node()
         names = ", ".join(f"{name} (process {pid})" for name, pid in orphans.items())
         if record.settings != settings:
             raise AlreadyUp(
                 f"{names} of the node in {layout.directory} run without a supervisor, and the "
                 "node was started with other options",
-                remedy="`trivisor down` ends it; or give `trivisor up` the same options again",
+                remedy="end it with `trivisor down`, or use the same options again",
             )
-        progress(f"going on with {names}")
+        progress(f"taking over {names}")
         return record
     if settings.durability == "none" and layout.journal.exists():
         raise DeployError(
-            f"there is a journal in {layout.journal}, and with --durability none nothing would be "
-            "written to it: what it holds would be out of date",
-            remedy="give --durability fsync or os; or throw it away with --fresh",
+            f"with --durability none, the existing journal in {layout.journal} would become out of "
+            "date",
+            remedy="use --durability fsync or os, or delete the journal with --fresh",
         )
     try:
         image = build_image(cache_directory() / "images", progress=progress)
@@ -83,13 +76,12 @@ def prepare_node(layout: Layout, settings: Settings, progress: Progress) -> Node
         image = add_overlay(image, layout.directory / "image", overlay)
         progress(f"guest image {image.sha256[:16]}")
         accelerator = asyncio.run(decide(image, cache_directory(), settings.accel, progress))
-        known = ", known from before" if accelerator.cached else ""
-        progress(f"accelerator: {accelerator.name} ({accelerator.reason}{known})")
+        progress(f"accelerator: {accelerator.name} ({accelerator.reason})")
     except ImageError as error:
         missing = "not installed" in str(error)
         kind = CannotRunHere if missing else DeployError
         raise kind(str(error)) from error
-    # The node stays the same one, and its journal its own; its guests are new ones.
+    # The node keeps its uuid, so that its journal remains valid; its guests are new.
     node = layout.read_node().uuids[0] if layout.known else str(uuid.uuid4())
     record = NodeRecord(
         uuids=(node, *(str(uuid.uuid4()) for _ in range(settings.guests))),
@@ -106,8 +98,8 @@ def prepare_node(layout: Layout, settings: Settings, progress: Progress) -> Node
     return record
 
 
-def throw_journal_away(layout: Layout) -> None:
-    """Remove the node's journal, whole or not at all.
+def delete_journal(layout: Layout) -> None:
+    """Delete the node's journal atomically.
 
     Raises AlreadyUp if anything of the node runs, ForeignState, DeployError.
     """
@@ -119,49 +111,36 @@ def throw_journal_away(layout: Layout) -> None:
     if orphans:
         raise AlreadyUp(
             f"{', '.join(orphans)} of the node in {layout.directory} run: its journal is in use",
-            remedy="`trivisor down` first",
+            remedy="run `trivisor down` first",
         )
-    aside = layout.journal.with_suffix(".thrown-away")
+    deleted = layout.journal.with_suffix(".deleted")
     try:
-        shutil.rmtree(aside, ignore_errors=True)
-        layout.journal.rename(aside)  # in one step: half a journal would be a shorter history
-        directory = os.open(layout.directory, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
-        shutil.rmtree(aside)
+        shutil.rmtree(deleted, ignore_errors=True)
+        layout.journal.rename(deleted)  # atomic: part of a journal would be a shorter history
+        sync_directory(layout.directory)
+        shutil.rmtree(deleted)
     except OSError as error:
-        raise DeployError(f"{layout.journal} cannot be removed: {error}") from error
-
-
-def _status(child: subprocess.Popen[bytes]) -> str:
-    """Tell in words how the supervisor ended, where its nanny has no other children left."""
-    try:
-        return f"with status {child.wait(timeout=5)}"
-    except subprocess.TimeoutExpired:
-        return "and left processes behind (`trivisor down` ends them)"
+        raise DeployError(f"cannot delete {layout.journal}: {error}") from error
 
 
 def follow_start(layout: Layout, progress: Progress) -> dict[str, Any]:
-    """Start the supervisor and follow its steps until the node is ready; return its status.
+    """Start the supervisor, report its steps until the node is ready, return the node's status.
 
-    If this is interrupted, the node is taken down again.  Raises CommandError with the
-    supervisor's words if it does not come up.
+    If interrupted, takes the node down again.  Raises CommandError with the supervisor's message if
+    the start fails.
     """
     ours, theirs = os.pipe()
     log = LogFile(layout.supervisor_log)
     log.trim()
-    command = [sys.executable, "-m", "deploy.watchdog.watchdog", "--report-fd", str(theirs)]
-    command += [sys.executable, "-m", "trivisor", "supervise", "--dir", str(layout.directory)]
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    supervisor = python_command("trivisor", "supervise", "--dir", layout.directory)
+    command = python_command("deploy.watchdog.process", "--report-fd", str(theirs), *supervisor)
     with log.open() as output:
         child = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            env=os.environ | {"PYTHONPATH": path},
+            env=python_environment(),
             pass_fds=[theirs],
             start_new_session=True,
         )
@@ -181,11 +160,13 @@ def follow_start(layout: Layout, progress: Progress) -> dict[str, Any]:
         except KeyboardInterrupt:
             progress("interrupted: taking everything down again")
             child.send_signal(signal.SIGTERM)
-            steps.read()  # ends with the supervisor
+            steps.read()  # until the supervisor has ended
             child.wait()
             raise
-    said = "\n".join(f"  {line}" for line in read_tail(layout.supervisor_log, 15))
+    with contextlib.suppress(subprocess.TimeoutExpired):  # its watchdog may still have children
+        child.wait(timeout=5)
+    lines = "\n".join(f"  {line}" for line in read_tail(layout.supervisor_log, 15))
     raise CommandError(
-        f"the supervisor ended {_status(child)} before the node was ready; it said last:\n{said}",
-        remedy=f"see {layout.supervisor_log}",
+        f"the supervisor ended before the node was ready; the end of its log:\n{lines}",
+        remedy=f"see {layout.supervisor_log}; `trivisor down` ends what it may have left",
     )

@@ -1,4 +1,3 @@
-"""What the host's operating system gives: processes, files, paths, priorities.  Knows nothing of
-nodes."""
+"""What the operating system provides: processes, priorities, files."""
 
 __all__: list[str] = []

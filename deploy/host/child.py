@@ -1,4 +1,4 @@
-"""Processes that a node starts, followed by pidfds from start or adoption to their end."""
+"""A process that this node started or adopted, followed by a pidfd until it ends."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from deploy.host.identity import ProcessIdentity, boot_id, identify
 __all__ = ["Child"]
 
 KILL_SECONDS = 10.0
-"""How long a process may take to vanish after SIGKILL; longer, and the kernel holds it."""
+"""Seconds for a process to end after SIGKILL; after that `Child.end` raises TimeoutError."""
 
 
 class Child:
-    """A process this one started or adopted, followed by a pidfd: no other is ever meant."""
+    """A process and its pidfd, by which no other process is ever signalled or waited for."""
 
     def __init__(
         self, identity: ProcessIdentity, pidfd: int, child: subprocess.Popen[bytes] | None
@@ -42,10 +42,7 @@ class Child:
         stdin: socket.socket | None = None,
         stdout: IO[bytes] | int | None = None,
     ) -> Child:
-        """Start a process in a session of its own; what it says goes to ``log``.
-
-        Raises OSError.
-        """
+        """Start a process in its own session, its output going to ``log``.  Raises OSError."""
         child = subprocess.Popen(
             argv,
             stdin=subprocess.DEVNULL if stdin is None else stdin.fileno(),
@@ -63,18 +60,18 @@ class Child:
             child.wait()
             raise
         if identity is None:
-            # It has ended already, and keeps its pid until it is reaped.
+            # It has ended already.  Its pid stays reserved until it is reaped.
             identity = ProcessIdentity(pid=child.pid, start_ticks=0, boot_id=boot_id())
         return cls(identity, pidfd, child)
 
     @classmethod
     def adopt(cls, identity: ProcessIdentity) -> Child | None:
-        """Follow a process that another supervisor started, if that very one still runs."""
+        """Follow a process that another supervisor started; None if it has ended."""
         try:
             pidfd = os.pidfd_open(identity.pid)
         except ProcessLookupError:
             return None
-        if not identity.alive:  # asked after the pidfd: from here on the pid cannot change hands
+        if not identity.alive:  # checked after the pidfd was opened: the pid cannot be reused now
             os.close(pidfd)
             return None
         return cls(identity, pidfd, None)
@@ -96,12 +93,12 @@ class Child:
 
     @property
     def killed(self) -> bool:
-        """Whether a signal ended it, as far as that is known."""
+        """Whether a signal ended it (False for an adopted process)."""
         return self.code is not None and self.code < 0
 
     @property
     def status(self) -> str:
-        """How it ended, in words; of an adopted process that is not known."""
+        """How it ended, as text; an adopted process only says that it ended."""
         if self.running:
             return "running"
         code = self.code
@@ -113,7 +110,7 @@ class Child:
         asyncio.get_running_loop().remove_reader(self._pidfd)
         os.close(self._pidfd)
         if self._child is not None:
-            self._child.wait()  # it is a zombie now: this does not block
+            self._child.wait()  # it is a zombie: this does not block
         self._gone.set()
 
     async def wait(self) -> None:
@@ -121,16 +118,13 @@ class Child:
         await self._gone.wait()
 
     def signal(self, number: signal.Signals) -> None:
-        """Send it a signal; nothing happens if it has ended."""
+        """Send it a signal; do nothing if it has ended."""
         if self.running:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, number)
 
     async def end(self, grace: float) -> None:
-        """Ask it to end, and make it after ``grace`` seconds.
-
-        Raises TimeoutError if even that fails.
-        """
+        """Send SIGTERM; after ``grace`` seconds SIGKILL.  Raises TimeoutError if it survives."""
         self.signal(signal.SIGTERM)
         try:
             async with asyncio.timeout(grace):

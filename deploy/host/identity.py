@@ -1,22 +1,22 @@
-"""Which process is meant: told apart from all others for as long as the machine is up.
+"""Identify a process for as long as the machine is up, and wait for its end.
 
-A pid alone may have been given to someone else's process.  An Identity adds when the process
-began (in clock ticks since boot) and which boot that was: no two processes share all three.
+The kernel reuses pids.  An identity adds the start time (clock ticks since boot) and the boot's id:
+no two processes share all three.
 """
 
 from __future__ import annotations
 
+import os
+import select
 from pathlib import Path
 
 import msgspec
 
-__all__ = ["ProcessIdentity", "boot_id", "identify"]
+__all__ = ["ProcessIdentity", "boot_id", "identify", "wait_end"]
 
 
 class ProcessIdentity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which process it is: pid, start in clock ticks since boot, and the kernel's id of that
-    boot.
-    """
+    """A process: its pid, its start in clock ticks since boot, the kernel's id of that boot."""
 
     pid: int
     start_ticks: int
@@ -39,8 +39,21 @@ def identify(pid: int) -> ProcessIdentity | None:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except (FileNotFoundError, ProcessLookupError):
         return None
-    # The name in parentheses may hold anything, so fields are counted from its end (proc(5)).
+    # The name in parentheses may contain anything: count the fields after its end (proc(5)).
     fields = stat.rpartition(")")[2].split()
     if fields[0] in "ZX":
         return None
     return ProcessIdentity(pid=pid, start_ticks=int(fields[19]), boot_id=boot_id())
+
+
+def wait_end(pid: int, seconds: float) -> bool:
+    """Wait until a process has ended; return False if it has not within ``seconds``."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        ended, _, _ = select.select([pidfd], [], [], seconds)
+    finally:
+        os.close(pidfd)
+    return bool(ended)

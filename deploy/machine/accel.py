@@ -1,7 +1,7 @@
-"""KVM or TCG: decided by booting a guest under a deadline, because /dev/kvm can lie.
+"""Choose KVM or TCG by booting a guest under a deadline, because /dev/kvm can be misleading.
 
-There are hosts where /dev/kvm opens, a VM can be made in it, libvirt lists it, and yet a guest's
-kernel never prints a byte. What is decided is kept, and decided again when the host or QEMU change.
+On some hosts /dev/kvm opens, a VM can be created and libvirt lists it, but a guest's kernel never
+prints a byte.  The decision is cached until the host or QEMU change.
 """
 
 from __future__ import annotations
@@ -19,21 +19,20 @@ import msgspec
 import structlog
 
 from deploy.errors import CannotRunHere
-from deploy.machine.guest import READY_LINE
-from deploy.machine.spec import AcceleratorName
+from deploy.host.files import write_json
+from deploy.machine.spec import READY_LINE, AcceleratorName
 from guests.image import COMMAND_LINE, Image
 
 __all__ = [
     "Accelerator",
     "AcceleratorFacts",
-    "AcceleratorCheck",
-    "boots_with_kvm",
     "decide",
+    "probe_kvm",
     "read_facts",
 ]
 
 PROBE_DEADLINE = 5.0
-"""Seconds; a KVM that works has a guest ready in less than 2."""
+"""Seconds; with a working KVM a guest is ready in less than 2."""
 
 _EMULATOR = "qemu-system-x86_64"
 _RECORD = "accelerator.json"
@@ -44,16 +43,14 @@ _log = structlog.get_logger(__name__)
 
 
 class Accelerator(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What guests run on, why, and how long it took to find out (0 where it was known)."""
+    """The accelerator for guests, and the reason."""
 
     name: AcceleratorName
     reason: str
-    decided_in_seconds: float
-    cached: bool
 
 
 class AcceleratorFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the decision depends on. `virtualization` is None where the CPU does not tell.
+    """What the decision depends on.  `virtualization` is None if the CPU reports no flags.
 
     `device` is None without /dev/kvm, else its number, mode, owner, and whether we may open it.
     """
@@ -65,17 +62,9 @@ class AcceleratorFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     device: str | None
 
 
-class AcceleratorCheck(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Whether a guest became ready under KVM, and what was seen."""
-
-    works: bool
-    seen: str
-
-
 class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     facts: AcceleratorFacts
-    name: AcceleratorName
-    reason: str
+    choice: Accelerator
 
 
 async def decide(
@@ -86,39 +75,40 @@ async def decide(
 ) -> Accelerator:
     """Return the accelerator for guests of `image` on this host.
 
-    `auto` takes KVM if it boots a guest, else TCG. `kvm` takes nothing else: raises CannotRunHere
-    where it does not boot. `cache` is a directory. Raises CannotRunHere without QEMU.
+    `auto` chooses KVM if it boots a guest, else TCG.  `kvm` never chooses TCG: it raises
+    CannotRunHere if KVM boots no guest.  `cache` is a directory.  Raises CannotRunHere without
+    QEMU.
     """
     if requested == "tcg":
-        return Accelerator(name="tcg", reason="asked for", decided_in_seconds=0.0, cached=False)
+        return Accelerator(name="tcg", reason="requested")
     begin = time.monotonic()
     facts = await read_facts()
-    known = _read(cache, facts)
-    # Asked for outright, KVM gets its try even where it has failed before.
-    if known is not None and (requested == "auto" or known.name == "kvm"):
-        return Accelerator(name=known.name, reason=known.reason, decided_in_seconds=0, cached=True)
-    hopeless = _hopeless(facts)
-    if hopeless is not None and (requested == "auto" or facts.device is None):
-        verdict = AcceleratorCheck(works=False, seen=hopeless)
+    cached = _read(cache, facts)
+    # An explicit request for KVM tries it again, even if it failed before.
+    if cached is not None and (requested == "auto" or cached.name == "kvm"):
+        progress("the accelerator is known from an earlier start")
+        return cached
+    impossible = _impossible(facts)
+    if impossible is not None and (requested == "auto" or facts.device is None):
+        choice = Accelerator(name="tcg", reason=impossible)
     else:
         progress(f"trying KVM: a guest has {PROBE_DEADLINE:g} s to boot")
-        verdict = await boots_with_kvm(image)
-    if requested == "kvm" and not verdict.works:
+        choice = await probe_kvm(image)
+    if requested == "kvm" and choice.name != "kvm":
         raise CannotRunHere(
-            f"KVM does not work here: {verdict.seen}",
+            f"KVM does not work here: {choice.reason}",
             remedy="use --accel tcg (slower, works everywhere), or a host with (nested) KVM",
         )
-    name: AcceleratorName = "kvm" if verdict.works else "tcg"
-    _write(cache, _Record(facts=facts, name=name, reason=verdict.seen))
-    seconds = time.monotonic() - begin
-    _log.info("accelerator", name=name, reason=verdict.seen, seconds=round(seconds, 2))
-    return Accelerator(name=name, reason=verdict.seen, decided_in_seconds=seconds, cached=False)
+    _write(cache, _Record(facts=facts, choice=choice))
+    seconds = round(time.monotonic() - begin, 2)
+    _log.info("accelerator", name=choice.name, reason=choice.reason, seconds=seconds)
+    return choice
 
 
-async def boots_with_kvm(image: Image, *, deadline: float = PROBE_DEADLINE) -> AcceleratorCheck:
-    """Boot a guest under KVM and see whether it becomes ready within `deadline` seconds.
+async def probe_kvm(image: Image, *, deadline: float = PROBE_DEADLINE) -> Accelerator:
+    """Boot a guest under KVM; return KVM if it becomes ready within `deadline` seconds, else TCG.
 
-    QEMU is started directly: it is KVM that is on trial, not libvirt.
+    Starts QEMU directly, because this tests KVM and not libvirt.
     """
     begin = time.monotonic()
     process = await _start_qemu(
@@ -134,28 +124,25 @@ async def boots_with_kvm(image: Image, *, deadline: float = PROBE_DEADLINE) -> A
             ready = await _read_until_ready(process, console)
     except TimeoutError:
         printed = f"{len(console)} bytes on its console" if console else "an empty console"
-        return AcceleratorCheck(
-            works=False, seen=f"a guest under KVM hung: {printed} in {deadline:g} s"
+        return Accelerator(
+            name="tcg", reason=f"a guest under KVM hung: {printed} in {deadline:g} s"
         )
     finally:
         if process.returncode is None:
             process.kill()
-        # Its pipes are drained here as well, which closes them.
-        _, said = await process.communicate()
+        _, errors = await process.communicate()  # reads the pipes to their end and closes them
     if ready:
-        return AcceleratorCheck(
-            works=True, seen=f"a guest under KVM was ready in {time.monotonic() - begin:.1f} s"
-        )
-    lines = said.decode(errors="replace").strip().splitlines()
-    return AcceleratorCheck(
-        works=False, seen=f"QEMU ended: {lines[-1] if lines else 'without a word'}"
-    )
+        seconds = time.monotonic() - begin
+        return Accelerator(name="kvm", reason=f"a guest under KVM was ready in {seconds:.1f} s")
+    lines = errors.decode(errors="replace").strip().splitlines()
+    last = lines[-1] if lines else "without a message"
+    return Accelerator(name="tcg", reason=f"QEMU ended: {last}")
 
 
 async def read_facts() -> AcceleratorFacts:
-    """Look at this host. Raises CannotRunHere without QEMU."""
+    """Return this host's facts.  Raises CannotRunHere without QEMU."""
     process = await _start_qemu("--version")
-    said, _ = await process.communicate()
+    version, _ = await process.communicate()
     model, flag = "", None
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         key, _, value = line.partition(":")
@@ -168,17 +155,17 @@ async def read_facts() -> AcceleratorFacts:
         cpu=f"{platform.machine()} {model}".strip(),
         virtualization=flag,
         kernel=platform.release(),
-        qemu=said.decode(errors="replace").partition("\n")[0].strip(),
+        qemu=version.decode(errors="replace").partition("\n")[0].strip(),
         device=_device(Path("/dev/kvm")),
     )
 
 
-def _hopeless(facts: AcceleratorFacts) -> str | None:
-    """Why trying KVM would be a waste of time, or None if a guest must judge."""
+def _impossible(facts: AcceleratorFacts) -> str | None:
+    """Return why KVM cannot work, or None if only booting a guest can show that."""
     if facts.device is None:
         return "there is no /dev/kvm"
     if facts.virtualization is False:
-        return "/dev/kvm is there, but the CPU has neither svm nor vmx, so it cannot run guests"
+        return "/dev/kvm exists, but the CPU has neither svm nor vmx, so it cannot run guests"
     return None
 
 
@@ -208,7 +195,7 @@ async def _start_qemu(*arguments: str) -> asyncio.subprocess.Process:
 
 
 async def _read_until_ready(process: asyncio.subprocess.Process, console: bytearray) -> bool:
-    """Gather what the guest prints until it is ready (True) or its output ends (False)."""
+    """Collect the guest's output until it is ready (True) or its output ends (False)."""
     assert process.stdout is not None
     while data := await process.stdout.read(4096):
         console += data
@@ -218,24 +205,22 @@ async def _read_until_ready(process: asyncio.subprocess.Process, console: bytear
     return False
 
 
-def _read(cache: Path, facts: AcceleratorFacts) -> _Record | None:
-    """Return what was decided for just these facts."""
+def _read(cache: Path, facts: AcceleratorFacts) -> Accelerator | None:
+    """Return the cached decision for exactly these facts, if there is one."""
     try:
         record = msgspec.json.decode((cache / _RECORD).read_bytes(), type=_Record)
     except FileNotFoundError:
         return None
     except (OSError, msgspec.MsgspecError) as error:
-        _log.info("what was decided is unreadable: deciding again", error=str(error))
+        _log.info("the cached accelerator is unreadable: deciding again", error=str(error))
         return None
-    return record if record.facts == facts else None
+    return record.choice if record.facts == facts else None
 
 
 def _write(cache: Path, record: _Record) -> None:
-    """Keep what was decided; to decide again next time is the worst that can come of a failure."""
+    """Cache the decision.  A failure only means that the next start decides again."""
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        aside = cache / f".{_RECORD}.{os.getpid()}"
-        aside.write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
-        aside.rename(cache / _RECORD)
+        write_json(cache / _RECORD, record)
     except OSError as error:
-        _log.info("what was decided is not kept", error=str(error))
+        _log.info("cannot cache the accelerator", error=str(error))

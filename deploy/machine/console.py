@@ -1,4 +1,4 @@
-"""What a guest prints: the last of it, in bounded memory, for as long as the guest's name lives."""
+"""The last lines that a guest printed, in bounded memory."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ __all__ = ["Console"]
 _LIMIT = 64 * 1024
 _LONGEST_LINE = 1024
 
-# Whatever could act on the terminal that shows it; a guest may print anything.
+# What could control the terminal that shows it: a guest may print anything.
 _UNPRINTABLE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[^\x20-\x7e\t]")
 
 _log = structlog.get_logger(__name__)
 
 
 class Console:
-    """The last 64 KiB of a guest's console, in lines; it survives restarts of the VM.
+    """The last 64 KiB of a guest's console, in lines, across restarts of the VM.
 
-    Lines are text that any terminal can show: control sequences and bytes that are not printable
-    ASCII are left out. A line longer than 1,024 bytes is cut in pieces of that length.
+    Control sequences and bytes that are not printable ASCII are removed.  A line longer than 1,024
+    bytes is split into pieces of that length.
     """
 
     def __init__(self, *, limit: int = _LIMIT) -> None:
@@ -34,7 +34,7 @@ class Console:
         self._waiting: list[tuple[str, asyncio.Future[str]]] = []
 
     def feed(self, data: bytes) -> None:
-        """Take bytes as they come from the guest."""
+        """Add bytes that the guest printed."""
         *whole, self._partial = (self._partial + data).split(b"\n")
         while len(self._partial) > _LONGEST_LINE:
             whole.append(self._partial[:_LONGEST_LINE])
@@ -43,14 +43,14 @@ class Console:
             self._add(line)
 
     def mark(self, text: str) -> None:
-        """Add a line of the host's own, for example that the guest was started again."""
+        """Add a line of the host, for example that the guest was restarted."""
         if self._partial:
             self._add(self._partial)
             self._partial = b""
         self._add(f"--- {text} ---".encode())
 
     def tail(self, count: int = 20) -> list[str]:
-        """Return the last `count` lines, oldest first; a line not yet ended is among them."""
+        """Return the last `count` lines, oldest first, including an unfinished one."""
         lines = list(self._lines)
         if self._partial:
             lines.append(_clean(self._partial))
@@ -63,19 +63,19 @@ class Console:
         return future
 
     async def take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Take what comes from `reader` until it ends, then close `writer`."""
+        """Add what `reader` delivers until its end, then close `writer`."""
         try:
             while data := await reader.read(4096):
                 self.feed(data)
         except ConnectionError as error:
-            _log.debug("console cut", error=str(error))
+            _log.debug("a console's connection broke", error=str(error))
         finally:
             writer.close()
 
     def _add(self, raw: bytes) -> None:
         line = _clean(raw)
         self._lines.append(line)
-        # One more than its length, as for its line end, so that empty lines are bounded too.
+        # One byte more than its length, for its line end, so that empty lines are bounded too.
         self._bytes += len(line) + 1
         while self._bytes > self._limit:
             self._bytes -= len(self._lines.popleft()) + 1

@@ -1,18 +1,20 @@
-"""A guest's debug stub in QEMU: a socket for a debugger, there for as long as it is asked for.
+"""QEMU's debug stub for a guest: a unix socket for a debugger.
 
-A debugger that connects stops the processor, and lets it run as it leaves.
+A debugger that connects stops the CPU; when it disconnects, the CPU continues.
 """
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import tempfile
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from deploy.errors import HypervisorFailed
-from deploy.machine.hypervisor import Domain, RunState
+from deploy.machine.hypervisor import Domain, RunState, finish
 
-__all__ = ["DebugStub", "why_no_stub"]
+__all__ = ["debug_stub", "why_no_stub"]
 
 _TIMEOUT = 3.0
 """Seconds for each step; milliseconds are usual."""
@@ -20,9 +22,9 @@ _EMULATOR = "qemu-system-x86_64"
 
 
 def why_no_stub(emulator: str = _EMULATOR) -> str:
-    """Return why this host's QEMU has no debug stub, in its own words; "" if it has one.
+    """Return QEMU's error if this host's QEMU has no debug stub, "" if it has one.
 
-    Tried on a machine that never runs: 0.1 s.
+    Starts a machine that never runs: 0.1 s.
     """
     with tempfile.TemporaryDirectory(prefix="tvg-") as directory:
         words = [emulator, "-machine", "microvm", "-accel", "tcg", "-nodefaults"]
@@ -36,34 +38,40 @@ def why_no_stub(emulator: str = _EMULATOR) -> str:
             return str(error)
     if not done.returncode:
         return ""
-    said = done.stderr.decode(errors="replace").strip().splitlines()
-    return said[-1] if said else f"it ended with status {done.returncode}"
+    errors = done.stderr.decode(errors="replace").strip().splitlines()
+    return errors[-1] if errors else f"it ended with status {done.returncode}"
 
 
-class DebugStub:
-    """The stub of a running domain, at the unix socket ``path``."""
+@contextlib.asynccontextmanager
+async def debug_stub(
+    domain: Domain, path: Path, *, alive: Callable[[], bool]
+) -> AsyncIterator[None]:
+    """Have a running domain's stub listen on the unix socket ``path`` until the block ends.
 
-    def __init__(self, domain: Domain, path: Path) -> None:
-        self.path = path
-        self._domain = domain
-        self._ran = False
+    Afterwards the CPU runs or not as before, unless the domain is no longer ``alive``.  Raises
+    HypervisorFailed if QEMU has no stub.
+    """
+    ran = await _runs(domain)
+    device = f"unix:{str(path).replace(',', ',,')},server=on,wait=off"
+    answer = await domain.monitor(f"gdbserver {device}", timeout=_TIMEOUT)
+    if not answer.startswith("Waiting for gdb"):
+        raise HypervisorFailed(f"QEMU has no debug stub at {path}: {answer}")
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        if alive():  # otherwise the stub ended with QEMU
+            await finish(_end(domain, ran=ran))
 
-    async def start(self) -> None:
-        """Have QEMU listen. Raises HypervisorFailed if it cannot."""
-        self._ran = await self._runs()
-        device = f"unix:{str(self.path).replace(',', ',,')},server=on,wait=off"
-        answer = await self._domain.monitor(f"gdbserver {device}", timeout=_TIMEOUT)
-        if not answer.startswith("Waiting for gdb"):
-            raise HypervisorFailed(f"QEMU has no debug stub at {self.path}: {answer}")
 
-    async def end(self) -> None:
-        """Have QEMU listen no more, and its processor as it was. Raises HypervisorFailed."""
-        await self._domain.monitor("gdbserver none", timeout=_TIMEOUT)
-        runs = await self._runs()
-        if self._ran and not runs:
-            await self._domain.resume(timeout=_TIMEOUT)
-        elif runs and not self._ran:
-            await self._domain.suspend(timeout=_TIMEOUT)
+async def _end(domain: Domain, *, ran: bool) -> None:
+    await domain.monitor("gdbserver none", timeout=_TIMEOUT)
+    runs = await _runs(domain)
+    if ran and not runs:
+        await domain.resume(timeout=_TIMEOUT)
+    elif runs and not ran:
+        await domain.suspend(timeout=_TIMEOUT)
 
-    async def _runs(self) -> bool:
-        return await self._domain.state() is not RunState.PAUSED
+
+async def _runs(domain: Domain) -> bool:
+    return await domain.state() is not RunState.PAUSED

@@ -1,13 +1,12 @@
-"""A guest as libvirt's XML. Pure: the same spec gives the same bytes.
+"""A guest as libvirt's XML.  Pure: the same spec gives the same bytes.
 
-Machine q35 with as few devices as a replica can do with: one serial port (the console), one
-virtio-serial port (the link), one disk that holds nothing but snapshots. No network card, no
-graphics, no USB, no balloon. The virtio devices sit on the root bus at addresses given here, so
-that neither a root port for each nor a change of order makes one guest unlike another.
+The machine is a q35 with the devices that a replica needs: one serial port (the console), one
+virtio-serial port (the link), one disk for snapshots.  It has no network card, no graphics, no USB
+and no balloon.  The virtio devices have fixed addresses on the root bus, so all guests are equal.
 
-A guest that allows faults inside has a card after all. Its network is a fiction of QEMU's own
-process, the same for each guest: restricted, so that nothing gets out of it, neither to the host
-nor beyond, and with one way in, from one port of the host's loopback to the guest's SSH server.
+A guest that allows faults inside has a network card.  QEMU's user network is restricted: nothing
+leaves it, neither to the host nor beyond.  The only way in leads from one port of the host's
+loopback to the guest's SSH server.
 """
 
 from __future__ import annotations
@@ -19,23 +18,23 @@ from deploy.machine.spec import GuestSpec
 __all__ = ["LINK_PORT", "NAMESPACE", "domain_xml", "owner_in_xml"]
 
 LINK_PORT = "trivisor.link"
-"""The virtio-serial port's name, by which the agent finds it in the guest."""
+"""The virtio-serial port's name; the agent finds the port by it."""
 
 NAMESPACE = "urn:trivisor:node"
-"""The XML namespace of the mark by which a domain is known as a node's."""
+"""The XML namespace of the metadata that marks a domain as a node's."""
 
 _QEMU = "http://libvirt.org/schemas/domain/qemu/1.0"
-"""The XML namespace of what libvirt hands on to QEMU as it stands."""
+"""The XML namespace of arguments that libvirt passes to QEMU unchanged."""
 
 _CARD_SLOT = 16
-"""Of the root bus, above those which libvirt gives out by itself."""
+"""On the root bus, above the slots that libvirt assigns automatically."""
 
 
 def domain_xml(guest: GuestSpec, *, node_uuid: str, run_as: str | None = None) -> str:
-    """Return the libvirt domain that is `guest`, marked as belonging to the node `node_uuid`.
+    """Return the libvirt domain of `guest`, marked as belonging to the node `node_uuid`.
 
-    `run_as` ("+UID:+GID") is for a system libvirt, whose QEMUs otherwise run as an account of their
-    own, which may not reach the node's directory, and to which the node's files would be given.
+    `run_as` ("+UID:+GID") is for a system libvirt.  Its QEMUs otherwise run as a user that may not
+    have access to the node's directory, and libvirt would give that user the node's files.
     """
     kvm = guest.accel == "kvm"
     domain = ET.Element("domain", type="kvm" if kvm else "qemu")
@@ -47,8 +46,8 @@ def domain_xml(guest: GuestSpec, *, node_uuid: str, run_as: str | None = None) -
     _text(domain, "memory", str(guest.memory_mib), unit="MiB")
     _text(domain, "vcpu", str(guest.vcpus))
     if guest.ram_file:
-        # A memfd: shared memory that the host reaches through /proc/PID/fd. Unlike a file on a disk
-        # it costs no writing back and leaves nothing behind.
+        # A memfd is shared memory, opened by the host through /proc/PID/fd.  Unlike a file on disk
+        # it needs no writing back and leaves nothing behind.
         backing = ET.SubElement(domain, "memoryBacking")
         ET.SubElement(backing, "source", type="memfd")
         ET.SubElement(backing, "access", mode="shared")
@@ -64,7 +63,7 @@ def domain_xml(guest: GuestSpec, *, node_uuid: str, run_as: str | None = None) -
     if not kvm:
         tcg = ET.SubElement(features, "tcg")
         _text(tcg, "tb-cache", str(guest.translation_mib), unit="MiB")
-    # host-passthrough is refused under TCG, whose `maximum` is all that QEMU can do.
+    # TCG has no host-passthrough; its `maximum` is all that QEMU can emulate.
     ET.SubElement(domain, "cpu", mode="host-passthrough" if kvm else "maximum")
     clock = ET.SubElement(domain, "clock", offset="utc")
     ET.SubElement(clock, "timer", name="hpet", present="no")
@@ -84,7 +83,7 @@ def domain_xml(guest: GuestSpec, *, node_uuid: str, run_as: str | None = None) -
 
 
 def owner_in_xml(xml: str) -> tuple[str, str] | None:
-    """Return (node uuid, guest name) from a domain's XML, or None where it bears no node's mark.
+    """Return (node uuid, guest name) from a domain's XML; None without a node's mark.
 
     Raises ValueError if `xml` is not XML.
     """
@@ -99,7 +98,7 @@ def _devices(domain: ET.Element, guest: GuestSpec) -> None:
     devices = ET.SubElement(domain, "devices")
     _text(devices, "emulator", guest.emulator)
     disk = ET.SubElement(devices, "disk", type="file", device="disk")
-    # A clean snapshot need not outlive the host, so nothing waits for the host's disk.
+    # A clean snapshot need not outlive the host, so QEMU need not wait for the host's disk.
     ET.SubElement(disk, "driver", name="qemu", type="qcow2", cache="unsafe")
     ET.SubElement(disk, "source", file=guest.disk)
     ET.SubElement(disk, "target", dev="vda", bus="virtio")
@@ -117,13 +116,13 @@ def _devices(domain: ET.Element, guest: GuestSpec) -> None:
 
 
 def _card(domain: ET.Element, port: int) -> None:
-    """Give the domain a card whose only way in is `port` of the host's loopback.
+    """Give the domain a network card that is reachable only from `port` of the host's loopback.
 
-    By QEMU's own words: libvirt 9.0 knows neither `restrict` nor, without a helper program, a port
-    that is forwarded.
+    Uses QEMU's arguments: libvirt 9.0 supports neither `restrict` nor, without a helper program, a
+    forwarded port.
     """
     network = f"user,id=ssh,restrict=on,ipv6=off,hostfwd=tcp:127.0.0.1:{port}-:22"
-    # No option ROM: nobody boots from this card.
+    # No option ROM: the guest does not boot from this card.
     place = f"mac=52:54:00:00:00:01,bus=pcie.0,addr={_CARD_SLOT:#x},romfile="
     card = f"virtio-net-pci,netdev=ssh,{place}"
     line = ET.SubElement(domain, f"{{{_QEMU}}}commandline")

@@ -1,4 +1,4 @@
-"""The directory of an embedded libvirt (no daemon): what must stand in it before it is opened."""
+"""The directory of an embedded libvirt (no daemon), prepared before libvirt is opened."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ import structlog
 
 __all__ = ["keep_capabilities", "prepare_root"]
 
-# Why each line is there (measured on Debian 12):
-# - user, group: QEMU as the user that probes it. As another user it may not open /dev/kvm as the
-#   probe could, so the probe's result never counts as valid, and every start probes again: 4 to
-#   60 s in place of 0.4.
-# - security_driver, remember_owner: the files are the node's own; no labels on them.
-# - stdio_handler: there is no virtlogd without daemons.
-# - namespaces: a mount namespace for each QEMU shields devices that our guests do not have.
-# - cgroup_controllers: a container may have none; `priority.hold_back` sets the priority.
+# The reason for each line (measured on Debian 12):
+# - user, group: QEMU runs as the user that probes it.  Another user may not be able to open
+#   /dev/kvm as the probe did; libvirt then probes again at every start: 4 to 60 s, not 0.4.
+# - security_driver, remember_owner: the files belong to the node and need no labels.
+# - stdio_handler: without daemons there is no virtlogd.
+# - namespaces: a mount namespace for each QEMU protects devices that our guests do not have.
+# - cgroup_controllers: a container may have none; `priority.set_nice` sets the priority.
 _CONF = """\
 user = "+{uid}"
 group = "+{gid}"
@@ -28,8 +27,8 @@ namespaces = []
 cgroup_controllers = []
 """
 
-# Libvirt makes these when its driver starts, which it does once in a process: a process that ends a
-# node and starts another in the same directory finds them gone.
+# Libvirt makes these once in a process, when its driver starts.  They would be missing for a second
+# node that the process starts in the same directory.
 _DIRECTORIES = (
     "cache/qemu/capabilities",
     "lib/qemu/channel/target",
@@ -55,11 +54,11 @@ _log = structlog.get_logger(__name__)
 
 
 def prepare_root(root: Path, *, capabilities: Path | None = None) -> None:
-    """Make the directory `root` fit for `qemu:///embed?root=`; what is in it already stays.
+    """Prepare the directory `root` for `qemu:///embed?root=`; keep what it contains.
 
-    `capabilities` is a directory of ours that outlives nodes: what libvirt learnt of QEMU (4 s
-    for a fresh root) is taken from there. Libvirt checks it against QEMU, kernel, CPU and KVM
-    itself.  Raises OSError if the directory cannot be made.
+    `capabilities` is a cache of what libvirt found out about QEMU, which takes 4 s for a new root.
+    Libvirt itself compares it with QEMU, kernel, CPU and KVM.  Raises OSError if the directory
+    cannot be made.
     """
     for name in _DIRECTORIES:
         (root / name).mkdir(parents=True, exist_ok=True)
@@ -75,17 +74,17 @@ def prepare_root(root: Path, *, capabilities: Path | None = None) -> None:
 
 
 def keep_capabilities(root: Path, capabilities: Path) -> None:
-    """Copy what libvirt learnt of QEMU from `root` to `capabilities`, for the next node's sake."""
+    """Copy what libvirt found out about QEMU from `root` to the cache, for the next node."""
     try:
         _copy(root / _CAPABILITIES, capabilities)
     except OSError as error:
-        _log.info("what libvirt learnt of QEMU is not kept", error=str(error))
+        _log.info("cannot cache QEMU's capabilities", error=str(error))
 
 
 def _copy(source: Path, target: Path) -> None:
     target.mkdir(parents=True, exist_ok=True, mode=0o700)
     for file in source.glob("*.xml"):
-        # Aside and renamed: another node may read it at this moment.
-        aside = target / f".{file.name}.{os.getpid()}"
-        shutil.copy2(file, aside)
-        aside.rename(target / file.name)
+        # Renamed into place: another node may read it at this moment.
+        temporary = target / f".{file.name}.{os.getpid()}"
+        shutil.copy2(file, temporary)
+        temporary.rename(target / file.name)

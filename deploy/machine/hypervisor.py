@@ -1,8 +1,8 @@
-"""Libvirt for asyncio: the one module that imports it.
+"""Libvirt for asyncio: the only module that imports it.
 
-Libvirt's calls block, so they run in a few threads. Its events come in a thread of its own, which
-runs libvirt's default event loop for as long as the process lives, and are handed to the asyncio
-loop. (`libvirtaio` is not safe to use from threads, and cannot be registered a second time.)
+Libvirt's calls block, so they run in a few threads.  One more thread runs libvirt's default event
+loop for as long as the process lives, and passes events to the asyncio loop.  (`libvirtaio` is not
+safe to use from threads, and cannot be registered a second time.)
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import enum
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
 import structlog
 
-# Read when the library is loaded: without it every refused call is also written to our stderr.
+# Read when the library is loaded.  Without it libvirt also prints each failed call on stderr.
 os.environ.setdefault("LIBVIRT_LOG_FILTERS", "4:*")
 os.environ.setdefault("LIBVIRT_DEBUG", "4")
 
@@ -27,31 +27,31 @@ import libvirt
 import libvirt_qemu
 
 from deploy.errors import AlreadyUp, CannotRunHere, DeployError, HypervisorFailed, HypervisorSilent
-from deploy.host.process import adopt_orphans
 from deploy.machine.embed import prepare_root
+from deploy.machine.qemu import adopt_orphans
 from deploy.machine.spec import EMBED
 
-__all__ = ["DomainChange", "Domain", "Hypervisor", "RunState", "opening_error"]
+__all__ = ["DomainChange", "Domain", "Hypervisor", "RunState", "finish", "opening_error"]
 
 T = TypeVar("T")
 
 _THREADS = 8
-"""Enough for all guests of a node at once and one call that hangs on a stopped QEMU."""
+"""Enough for all guests of a node and one call that hangs on a stopped QEMU."""
 
 _CALL_TIMEOUT = 60.0
 
 _START_TIMEOUT = 300.0
-"""Seconds. 0.4 are usual; but where a daemon's QEMUs run as an account that may not open /dev/kvm,
-libvirt probes QEMU again at each start, which has taken 60."""
+"""Seconds; 0.4 are usual.  If a daemon's QEMUs run as a user that may not open /dev/kvm, libvirt
+probes QEMU again at each start: up to 60 were measured."""
 
 _REMOVAL_TIMEOUT = 10.0
-"""Seconds that libvirt may take to forget a domain that has stopped."""
+"""Seconds for libvirt to remove a stopped domain, so that its name can be used again."""
 
 _log = structlog.get_logger(__name__)
 
 
 class RunState(enum.Enum):
-    """What libvirt says of a domain."""
+    """A domain's state as libvirt reports it."""
 
     RUNNING = "running"
     PAUSED = "paused"
@@ -60,21 +60,17 @@ class RunState(enum.Enum):
 
 
 class DomainChange(enum.Enum):
-    """What happened to a domain, by whomever."""
+    """An event of a domain, whoever caused it."""
 
-    STARTED = "started"
     SUSPENDED = "suspended"
     RESUMED = "resumed"
     STOPPED = "stopped"
-    CRASHED = "crashed"
 
 
 _CHANGES = {
-    libvirt.VIR_DOMAIN_EVENT_STARTED: DomainChange.STARTED,
     libvirt.VIR_DOMAIN_EVENT_SUSPENDED: DomainChange.SUSPENDED,
     libvirt.VIR_DOMAIN_EVENT_RESUMED: DomainChange.RESUMED,
     libvirt.VIR_DOMAIN_EVENT_STOPPED: DomainChange.STOPPED,
-    libvirt.VIR_DOMAIN_EVENT_CRASHED: DomainChange.CRASHED,
 }
 
 _STATES = {
@@ -89,9 +85,7 @@ _STATES = {
 
 
 class _EventThread:
-    """Libvirt's event loop, started once in a process and never stopped: libvirt cannot
-    unregister.
-    """
+    """The thread of libvirt's event loop: one for each process, never stopped."""
 
     _lock = threading.Lock()
     _started = False
@@ -112,11 +106,11 @@ class _EventThread:
             try:
                 libvirt.virEventRunDefaultImpl()
             except libvirt.libvirtError as error:
-                _log.warning("libvirt's event loop", error=str(error))
+                _log.warning("libvirt's event loop failed", error=str(error))
 
 
 class Hypervisor:
-    """One connection to libvirt, used from the asyncio loop that opened it. Close it when done."""
+    """One connection to libvirt, used from the asyncio loop that opened it.  Close it after use."""
 
     def __init__(self, connection: Any, uri: str) -> None:
         self.uri = uri
@@ -133,9 +127,9 @@ class Hypervisor:
     ) -> Hypervisor:
         """Open libvirt at `uri`; for the embedded one, `root` is its directory.
 
-        A process can hold one embedded libvirt, and a root one process. Domains that a former owner
-        of the root left running are known again afterwards. Raises AlreadyUp if another process has
-        the root, CannotRunHere if libvirt cannot be had here, HypervisorFailed for the rest.
+        A process can hold one embedded libvirt, and a root belongs to one process.  Domains that a
+        former owner of the root left running are found again.  Raises AlreadyUp if another process
+        has the root, CannotRunHere without libvirt, HypervisorFailed for other errors.
         """
         _EventThread.ensure()
         target = uri
@@ -148,7 +142,7 @@ class Hypervisor:
             except OSError as error:
                 raise CannotRunHere(
                     f"cannot make libvirt's directory {root}: {error.strerror}",
-                    remedy="choose a directory (--dir) that you may write to",
+                    remedy="choose a writable directory (--dir)",
                 ) from error
             target = f"{uri}?root={root}"
         try:
@@ -164,7 +158,7 @@ class Hypervisor:
         return hypervisor
 
     async def close(self) -> None:
-        """Close the connection; the domains live on. A call that hangs is left behind."""
+        """Close the connection; the domains continue to run.  Does not wait for a hanging call."""
         if self._registered is not None:
             number, self._registered = self._registered, None
             await self._call(lambda: self._connection.domainEventDeregisterAny(number))
@@ -172,8 +166,8 @@ class Hypervisor:
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     async def start_paused(self, xml: str) -> Domain:
-        """Start the domain that `xml` describes, its processor not yet running."""
-        # A start cannot be called back: whoever stops waiting for it must end what comes of it.
+        """Start the domain that `xml` describes, its CPU stopped."""
+        # A start cannot be cancelled.  If the caller is, the domain is ended once it has started.
         start = asyncio.create_task(self._start(xml), name="start a domain")
         try:
             return await asyncio.shield(start)
@@ -181,7 +175,7 @@ class Hypervisor:
             try:
                 await (await start).destroy()
             except HypervisorFailed as error:
-                _log.info("a start that nobody waits for failed", error=str(error))
+                _log.info("a cancelled start failed", error=str(error))
             raise
 
     async def find(self, uuid: str) -> Domain | None:
@@ -203,14 +197,14 @@ class Hypervisor:
         return _dotted(numbers[0]), _dotted(numbers[1])
 
     def listen(self, uuid: str, callback: Callable[[DomainChange], None] | None) -> None:
-        """Have `callback` called in the asyncio loop at each change of a domain; None ends that."""
+        """Call `callback` in the asyncio loop at each change of a domain; None ends that."""
         if callback is None:
             self._listeners.pop(uuid, None)
         else:
             self._listeners[uuid] = callback
 
     async def _start(self, xml: str) -> Domain:
-        give_up = time.monotonic() + _REMOVAL_TIMEOUT
+        deadline = time.monotonic() + _REMOVAL_TIMEOUT
         while True:
             try:
                 handle = await self._call(
@@ -218,9 +212,9 @@ class Hypervisor:
                     _START_TIMEOUT,
                 )
             except HypervisorFailed as error:
-                # The domain of this name has stopped, but a thread of libvirt still has it in hand;
-                # no event tells when that is over.
-                if "is already being removed" not in str(error) or time.monotonic() > give_up:
+                # Libvirt is still removing the stopped domain of this name, and sends no event when
+                # that is done.
+                if "is already being removed" not in str(error) or time.monotonic() > deadline:
                     raise
                 await asyncio.sleep(0.01)
             else:
@@ -230,7 +224,7 @@ class Hypervisor:
 
     async def _register(self) -> None:
         def arrived(_conn: Any, handle: Any, event: int, _detail: int, _opaque: Any) -> None:
-            # In libvirt's thread. The loop may be closed already when the process ends.
+            # Runs in libvirt's thread.  The loop may already be closed when the process ends.
             change, uuid = _CHANGES.get(event), handle.UUIDString()
             if change is not None and not self._loop.is_closed():
                 self._loop.call_soon_threadsafe(self._changed, uuid, change)
@@ -248,14 +242,14 @@ class Hypervisor:
             self._listeners[uuid](change)
 
     async def _call(self, function: Callable[[], T], timeout: float = _CALL_TIMEOUT) -> T:
-        """Run a blocking call in a thread. Raises HypervisorFailed, or HypervisorSilent."""
+        """Run a blocking call in a thread.  Raises HypervisorFailed, HypervisorSilent."""
         try:
             async with asyncio.timeout(timeout):
                 return await self._loop.run_in_executor(self._executor, function)
         except libvirt.libvirtError as error:
             raise HypervisorFailed(f"libvirt: {error}", code=error.get_error_code()) from error
         except TimeoutError as error:
-            raise HypervisorSilent(f"libvirt gave no answer within {timeout:g} s") from error
+            raise HypervisorSilent(f"libvirt did not answer within {timeout:g} s") from error
 
 
 class Domain:
@@ -267,15 +261,15 @@ class Domain:
         self.uuid: str = handle.UUIDString()
 
     async def resume(self, *, timeout: float = _CALL_TIMEOUT) -> None:
-        """Let its processor run."""
+        """Start or continue its CPU."""
         await self._hypervisor._call(self._handle.resume, timeout)
 
     async def suspend(self, *, timeout: float = _CALL_TIMEOUT) -> None:
-        """Stop its processor; QEMU lives on."""
+        """Stop its CPU; QEMU continues to run."""
         await self._hypervisor._call(self._handle.suspend, timeout)
 
     async def destroy(self) -> None:
-        """End its QEMU; nothing happens if that has ended already."""
+        """End its QEMU; do nothing if it has already ended."""
         try:
             await self._hypervisor._call(self._handle.destroy)
         except HypervisorFailed as error:
@@ -283,7 +277,7 @@ class Domain:
                 raise
 
     async def state(self) -> RunState:
-        """Return what libvirt says of it now."""
+        """Return its current state."""
         try:
             number = (await self._hypervisor._call(self._handle.state))[0]
         except HypervisorFailed as error:
@@ -297,9 +291,9 @@ class Domain:
         return str(await self._hypervisor._call(self._handle.XMLDesc))
 
     async def monitor(self, line: str, *, timeout: float = _CALL_TIMEOUT) -> str:
-        """Give QEMU's human monitor a command and return its answer, stripped.
+        """Run a command of QEMU's human monitor; return its output, stripped.
 
-        A command that QEMU refuses is an answer as well ("Error: ...").
+        An error of QEMU is output too ("Error: ...").
         """
         answer = await self._hypervisor._call(
             lambda: libvirt_qemu.qemuMonitorCommand(
@@ -310,12 +304,12 @@ class Domain:
         return str(answer).strip()
 
     async def stopped(self, *, timeout: float) -> None:
-        """Wait until libvirt has done with it, so that its name and uuid are free for a new start.
+        """Wait until libvirt has removed it, so that its name and uuid can be used again.
 
         Raises HypervisorSilent after `timeout` seconds.
         """
         event = self._hypervisor._stopped[self.uuid]
-        # Asked after the event was made, so that one of the two tells.
+        # Checked after the event was made, so that no stop is missed.
         if await self._hypervisor.find(self.uuid) is None:
             return
         try:
@@ -323,22 +317,37 @@ class Domain:
                 await event.wait()
         except TimeoutError as error:
             raise HypervisorSilent(
-                f"libvirt has not cleared away domain {self.uuid} after {timeout:g} s"
+                f"libvirt has not removed domain {self.uuid} after {timeout:g} s"
             ) from error
 
 
+async def finish(work: Coroutine[None, None, None]) -> None:
+    """Await work to its end even if the caller is cancelled; then raise the cancellation.
+
+    A change that libvirt has made must also be recorded here.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        if not task.cancelled() and task.exception() is not None:
+            _log.warning("failed after its caller was cancelled", error=str(task.exception()))
+        raise
+
+
 def opening_error(text: str, target: str) -> DeployError:
-    """Return what to tell a user when libvirt at `target` cannot be opened, and says `text`."""
+    """Return the error for a libvirt at `target` that cannot be opened and reports `text`."""
     if "Failed to parse user" in text or "Failed to parse group" in text:
         return CannotRunHere(
-            f"libvirt wants an account that this host does not have: {text}",
+            f"libvirt needs a user account that this host does not have: {text}",
             remedy="run: addgroup --system libvirt-qemu; adduser --system --ingroup libvirt-qemu"
             " --disabled-login --home /var/lib/libvirt --no-create-home libvirt-qemu",
         )
     if "driver.pid" in text or "already open" in text:
         return AlreadyUp(
             f"libvirt at {target} is in use: {text}",
-            remedy="ask the process that has it, or choose another directory (--dir)",
+            remedy="end the process that uses it, or choose another directory (--dir)",
         )
     if target.startswith(EMBED):
         return CannotRunHere(
@@ -347,7 +356,7 @@ def opening_error(text: str, target: str) -> DeployError:
         )
     return CannotRunHere(
         f"cannot open {target}: {text}",
-        remedy=f"start libvirt's daemon and see that you may use it, or use --connect {EMBED}",
+        remedy=f"start libvirt's daemon and check your permission, or use --connect {EMBED}",
     )
 
 

@@ -1,10 +1,12 @@
-"""What a guest and a node are, as plain data.
+"""Guests and nodes as plain data: what they are to be, and the states a guest passes through.
 
-Pure: paths are strings, nothing here looks at the host.
+Pure: paths are strings, nothing here reads from the host.
 """
 
 from __future__ import annotations
 
+import enum
+from collections.abc import Callable
 from typing import Literal
 
 import msgspec
@@ -12,10 +14,16 @@ import msgspec
 __all__ = [
     "DOMAIN_ID_DIGITS",
     "EMBED",
+    "READY_LINE",
+    "TRANSITIONS",
     "AcceleratorName",
+    "GuestEvent",
     "GuestSpec",
+    "GuestState",
     "NodeSpec",
     "OnReset",
+    "Progress",
+    "RestoreMethod",
     "plan_node",
     "socket_paths",
 ]
@@ -23,31 +31,35 @@ __all__ = [
 AcceleratorName = Literal["kvm", "tcg"]
 
 OnReset = Literal["end", "restart"]
-"""What becomes of a guest that is reset: its QEMU ends, or lives on and boots again."""
+"""What a reset does to a guest: its QEMU ends, or it continues and the guest boots again."""
 
 EMBED = "qemu:///embed"
-"""The URI of libvirt without a daemon; its root is a directory of the node's own."""
+"""The URI of libvirt without a daemon; its root is a directory of the node."""
 
 DOMAIN_ID_DIGITS = 5
-"""Digits left for libvirt's number of a domain in a path: it counts the starts of one owner's
-life.
-"""
+"""Digits reserved in a path for libvirt's domain number, which counts the starts of one process."""
+
+READY_LINE = "trivisor: ready"
+"""The start of the line that the agent prints on the console once it accepts connections."""
+
+Progress = Callable[[str], None]
+"""Called with a short text for each step that takes time."""
 
 _EMULATOR = "/usr/bin/qemu-system-x86_64"
 
 
 class GuestSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One VM. `name` is the node's word for it (g1, g2, ...), `domain` is libvirt's.
+    """One VM.  `name` is its name in the node (g1, g2, ...), `domain` its name in libvirt.
 
-    `disk` is a qcow2 file that the guest never uses: QEMU keeps snapshots in it. `memory_mib` is
-    in MiB; a snapshot takes time with the memory in use, so small is quick. With `ram_file` the
-    guest's memory is a shared file that a fault injector can map (process.ram_file finds it).
-    `nice` is added to the priority value of all of QEMU's threads, 0 to 19: the voter goes first.
-    `translation_mib` bounds the code that TCG keeps translated, in MiB.
+    `disk` is a qcow2 file that holds QEMU's snapshots; the guest never uses it.  A snapshot takes
+    time in proportion to the memory in use.  With `ram_file` the guest's memory is a shared file
+    that a fault injector can map (`qemu.ram_file` finds it).  `nice` (0 to 19) is the nice value of
+    all of QEMU's threads, so that the voter has priority.  `translation_mib` limits TCG's cache of
+    translated code.
 
-    `ssh_port` is for faults inside the guest: a TCP port of the host's loopback, 1024 to 65535, by
-    which its SSH server is reached. None, as for every guest that allows no faults: it has no
-    network card. `on_reset` "restart" is for faults too: a reset then leaves QEMU alive.
+    `ssh_port` and `on_reset` are for fault injection.  `ssh_port` is a TCP port of the host's
+    loopback, 1024 to 65535, that leads to the guest's SSH server; with None the guest has no
+    network card.  With `on_reset` "restart" a reset leaves QEMU running.
     """
 
     name: str
@@ -71,16 +83,15 @@ class GuestSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     @property
     def bound_link(self) -> str:
-        """Where QEMU binds the link's socket; it gets its real name when the guest is clean.
+        """Where QEMU binds the link's socket.  It is renamed after the clean snapshot was taken.
 
-        A voter that is waiting for the link would otherwise greet the guest before its clean
-        snapshot is taken.
+        Otherwise a voter that waits for the link would connect before the snapshot.
         """
         return f"{self.link_socket}~"
 
     def __post_init__(self) -> None:
         if not self.name or not self.name.isalnum() or len(self.name) > 8:
-            raise ValueError(f"a guest's name is 1 to 8 letters and digits, not {self.name!r}")
+            raise ValueError(f"a guest's name has 1 to 8 letters and digits, not {self.name!r}")
         for word, value, low, high in (
             ("memory_mib", self.memory_mib, 64, 65536),
             ("vcpus", self.vcpus, 1, 64),
@@ -88,15 +99,15 @@ class GuestSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             ("translation_mib", self.translation_mib, 32, 2048),
         ):
             if not low <= value <= high:
-                raise ValueError(f"{word} is {low} to {high}, not {value}")
+                raise ValueError(f"{word} must be {low} to {high}, not {value}")
         if self.ssh_port is not None and not 1024 <= self.ssh_port <= 65535:
-            raise ValueError(f"ssh_port is 1024 to 65535, not {self.ssh_port}")
+            raise ValueError(f"ssh_port must be 1024 to 65535, not {self.ssh_port}")
 
 
 class NodeSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A node: its guests, its directory (which is the node's alone) and how libvirt is reached.
+    """A node: its guests, its own directory and libvirt's URI.
 
-    `boot_deadline` is in seconds, from a guest's start to its line that it is ready.
+    `boot_deadline` is the time in seconds from a guest's start to its ready line.
     """
 
     uuid: str
@@ -107,19 +118,19 @@ class NodeSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     def __post_init__(self) -> None:
         if not self.guests:
-            raise ValueError("a node has at least one guest")
+            raise ValueError("a node needs at least one guest")
         names = [guest.name for guest in self.guests]
         if len(set(names)) != len(names):
-            raise ValueError(f"two guests of a node have one name: {', '.join(names)}")
+            raise ValueError(f"two guests of a node have the same name: {', '.join(names)}")
         ports = [guest.ssh_port for guest in self.guests if guest.ssh_port is not None]
         if len(set(ports)) != len(ports):
-            raise ValueError(f"two guests of a node have one ssh_port: {ports}")
+            raise ValueError(f"two guests of a node have the same ssh_port: {ports}")
         if not self.directory.startswith("/"):
-            raise ValueError(f"a node's directory is an absolute path, not {self.directory!r}")
+            raise ValueError(f"a node's directory must be an absolute path, not {self.directory!r}")
 
     @property
     def embedded(self) -> bool:
-        """Whether the node has a libvirt of its own, in its own process."""
+        """Whether libvirt runs in the node's own process, without a daemon."""
         return self.uri == EMBED
 
     @property
@@ -128,7 +139,7 @@ class NodeSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return f"{self.directory}/r"
 
 
-def plan_node(  # noqa: PLR0913  all by keyword, each a plain fact of the node
+def plan_node(  # noqa: PLR0913 - all by keyword, each a plain fact of the node
     *,
     directory: str,
     uuids: tuple[str, ...],
@@ -146,13 +157,13 @@ def plan_node(  # noqa: PLR0913  all by keyword, each a plain fact of the node
 ) -> NodeSpec:
     """Return the spec of a node of equal guests g1, g2, ...
 
-    `uuids` are fresh random ones: first the node's, then one for each guest. `directory` is
-    absolute and short (socket_paths tells which paths follow from it). `ssh_ports` are for guests
-    that allow faults inside: one each, or none at all. Raises ValueError for what cannot be.
+    `uuids` are new random ones: the node's, then one for each guest.  `directory` is absolute and
+    short: `socket_paths` returns the paths below it.  `ssh_ports` are one for each guest, or none.
+    Raises ValueError for an invalid value.
     """
     node, *guests = uuids
     if ssh_ports and len(ssh_ports) != len(guests):
-        raise ValueError(f"{len(guests)} guests have one ssh port each, or none: not {ssh_ports}")
+        raise ValueError(f"{len(guests)} guests need one ssh port each, or none: not {ssh_ports}")
     ports: tuple[int | None, ...] = ssh_ports or (None,) * len(guests)
     embedded = uri == EMBED
     return NodeSpec(
@@ -163,8 +174,8 @@ def plan_node(  # noqa: PLR0913  all by keyword, each a plain fact of the node
         guests=tuple(
             GuestSpec(
                 name=f"g{number}",
-                # A shared libvirt lists the domains of many: the name says whose this is. Libvirt
-                # cuts names at 20 bytes where it makes paths of them.
+                # A shared libvirt lists the domains of many nodes: the name must be unique.
+                # Libvirt truncates names to 20 bytes in paths.
                 domain=f"g{number}" if embedded else f"trivisor-{node[:8]}-g{number}",
                 uuid=guest,
                 kernel=kernel,
@@ -186,7 +197,7 @@ def plan_node(  # noqa: PLR0913  all by keyword, each a plain fact of the node
 
 
 def socket_paths(node: NodeSpec) -> list[str]:
-    """Return every unix socket that the node will have, libvirt's monitor sockets among them."""
+    """Return the path of every unix socket of the node, including libvirt's monitor sockets."""
     paths = []
     for guest in node.guests:
         paths += [guest.bound_link, guest.console_socket]
@@ -194,3 +205,47 @@ def socket_paths(node: NodeSpec) -> list[str]:
             number = "9" * DOMAIN_ID_DIGITS
             paths.append(f"{node.root}/lib/qemu/domain-{number}-{guest.domain[:20]}/monitor.sock")
     return paths
+
+
+# ---- states
+
+
+class GuestState(enum.StrEnum):
+    """The state of a guest's VM.  Whether its service is correct is known to the voter only."""
+
+    ABSENT = "absent"  # never started, or ended for good
+    BOOTING = "booting"  # started cold, not ready yet
+    READY = "ready"  # it reported that it is ready, or was restored to that moment
+    PAUSED = "paused"  # QEMU runs, its CPU is stopped
+    RESTORING = "restoring"  # being restored to its clean snapshot
+    DEAD = "dead"  # its QEMU has ended
+
+
+_S = GuestState
+
+TRANSITIONS: dict[GuestState, frozenset[GuestState]] = {
+    _S.ABSENT: frozenset({_S.BOOTING, _S.READY, _S.PAUSED, _S.RESTORING, _S.DEAD}),
+    _S.BOOTING: frozenset({_S.READY, _S.DEAD}),
+    _S.READY: frozenset({_S.PAUSED, _S.RESTORING, _S.DEAD}),
+    _S.PAUSED: frozenset({_S.READY, _S.RESTORING, _S.DEAD}),
+    _S.RESTORING: frozenset({_S.READY, _S.DEAD}),
+    _S.DEAD: frozenset({_S.BOOTING, _S.RESTORING, _S.ABSENT}),
+}
+"""The legal changes.  ABSENT to READY, PAUSED or DEAD is adoption of what a former owner left."""
+
+
+class GuestEvent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A change of a guest's state.  `why` is for people; `pid` is its QEMU's, if it has one."""
+
+    guest: str
+    before: GuestState
+    after: GuestState
+    why: str
+    pid: int | None
+
+
+class RestoreMethod(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a guest was restored, and the seconds until it ran again."""
+
+    path: Literal["loadvm", "start", "boot"]
+    seconds: float

@@ -1,11 +1,12 @@
-"""Commands run inside a guest that allows faults: the one module that imports paramiko.
+"""Run commands inside a guest that allows faults: the only module that imports paramiko.
 
-Each node has keys of its own, made when it is made: one pair by which its guests are known (the
-host's side compares it, and speaks to nobody else), one by which its owner is let in. A guest's SSH
-server is reached by one port of the host's loopback; the guest has no other network, and reaches
-nothing by this one.
+Each node has its own two key pairs.  One identifies its guests: the client compares the host key
+and talks to no other host.  The other authenticates the node's owner.  A guest's SSH server is
+reached through one port of the host's loopback.  The guest has no other network, and can reach
+nothing through this one.
 
-A connection does not outlive a `loadvm`: tell the shell by `drop`, and it connects again.
+A connection does not survive a `loadvm`: call `GuestShell.disconnect`, and the next command
+connects again.
 """
 
 from __future__ import annotations
@@ -15,11 +16,9 @@ import base64
 import contextlib
 import io
 import logging
-import os
 import random
 import socket
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -37,31 +36,31 @@ __all__ = [
     "ShellFailed",
     "free_ports",
     "make_keys",
-    "read_keys",
     "require_ssh",
-    "write_keys",
 ]
 
 TIMEOUT = 10.0
 """Seconds for a connection or a command; 0.2 and 0.05 are usual under TCG."""
 
 _LARGEST = 1 << 20
-"""Bytes that a command may say."""
+"""Bytes of output that a command may print; more is an error."""
 
 _KIND = "ssh-ed25519"
 
-# Below those that the kernel gives out by itself (32768 and up), so that no other program's
-# outgoing connection has a guest's port when its QEMU is started anew.
+# Below the ports that the kernel assigns automatically (32768 and up): no other program's outgoing
+# connection can have a guest's port when its QEMU is restarted.
 _PORTS = range(20_000, 32_000)
 
 
 class ShellFailed(DeployError):
-    """A guest could not be connected to, is not who it should be, or did not answer in time."""
+    """The connection to a guest failed, its host key was wrong, or it did not answer in time."""
 
 
 class NodeKeys(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A node's keys. `client` is the private key that its guests let in (OpenSSH's format), `host`
-    the public key by which they are known, `access` what goes into their image.
+    """A node's keys.
+
+    `client` is the private key that its guests accept (OpenSSH's format), `host` the guests' public
+    host key, `access` the keys that go into their image.
     """
 
     client: str
@@ -70,14 +69,14 @@ class NodeKeys(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class CommandResult(NamedTuple):
-    """What a command ended with (0: well), and what it said on both its outputs."""
+    """A command's exit status and its output, stdout and stderr together."""
 
     status: int
     out: str
 
 
 def require_ssh() -> None:
-    """Raise CannotRunHere where there is no paramiko: before guests are started, not after."""
+    """Raise CannotRunHere without paramiko; called before guests are started."""
     try:
         import paramiko  # noqa: F401, PLC0415 - an extra
     except ImportError as error:
@@ -87,7 +86,7 @@ def require_ssh() -> None:
 
 
 def make_keys() -> NodeKeys:
-    """Make new keys for a node. Raises CannotRunHere without the extra `ssh`."""
+    """Return new keys for a node.  Raises CannotRunHere without the extra `ssh`."""
     require_ssh()
     from cryptography.hazmat.primitives.asymmetric.ed25519 import (  # noqa: PLC0415 - an extra
         Ed25519PrivateKey,
@@ -105,7 +104,7 @@ def make_keys() -> NodeKeys:
         client=client.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()).decode(),
         host=host.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode(),
         access=Access(
-            # Dropbear's own format: the kind, then the private key and the public one as one.
+            # Dropbear's format: the key type, then private and public key as one string.
             host=_field(_KIND.encode()) + _field(host.private_bytes_raw() + public),
             client=client.public_key()
             .public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
@@ -114,49 +113,32 @@ def make_keys() -> NodeKeys:
     )
 
 
-def write_keys(keys: NodeKeys, path: Path) -> None:
-    """Write a node's keys where only its owner may read them. Raises OSError."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(msgspec.json.encode(keys))
-
-
-def read_keys(path: Path) -> NodeKeys:
-    """Return what `write_keys` wrote. Raises OSError, or DeployError if it is something else."""
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=NodeKeys)
-    except msgspec.MsgspecError as error:
-        raise DeployError(
-            f"{path} does not hold a node's keys: {error}", remedy="start the node anew"
-        ) from error
-
-
 def free_ports(count: int) -> tuple[int, ...]:
-    """Return as many ports of the loopback that nobody listens on now. Raises CannotRunHere.
+    """Return `count` free TCP ports of the loopback.  Raises CannotRunHere.
 
-    They are drawn at random, so that two nodes started at one moment hardly draw the same.
+    They are random, so that two nodes that start at the same time hardly ever choose the same.
     """
     found: list[int] = []
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as sockets:
         for port in random.sample(_PORTS, len(_PORTS)):
             if len(found) == count:
                 break
-            listener = held.enter_context(socket.socket())
+            listener = sockets.enter_context(socket.socket())
             try:
                 listener.bind(("127.0.0.1", port))
             except OSError:
-                continue  # somebody's
+                continue  # in use
             found.append(port)
     if len(found) < count:
         raise CannotRunHere(
             f"no {count} free TCP ports from {_PORTS.start} to {_PORTS.stop - 1} on the loopback",
-            remedy="see who listens there: `ss -ltn`",
+            remedy="list the listening programs: `ss -ltn`",
         )
     return tuple(found)
 
 
 class GuestShell:
-    """A way to run commands in one guest, as root. It connects when it is first needed."""
+    """Runs commands in one guest, as root.  Connects at the first command."""
 
     def __init__(self, name: str, *, port: int, keys: NodeKeys) -> None:
         self.name = name
@@ -166,71 +148,63 @@ class GuestShell:
         self._connecting = asyncio.Lock()
         self._closing: set[asyncio.Future[None]] = set()
 
-    async def open(self, *, timeout: float = TIMEOUT) -> float:
-        """Have a connection, and return the seconds that took. Raises ShellFailed."""
-        begin = time.monotonic()
-        await self._connected(timeout)
-        return time.monotonic() - begin
-
     async def run(
         self, command: str, *, stdin: bytes = b"", timeout: float = TIMEOUT
     ) -> CommandResult:
-        """Run a command by the guest's `sh`, to its end. Raises ShellFailed.
+        """Run a command with the guest's `sh` and wait for its end.  Raises ShellFailed.
 
-        It is begun once at most: where the connection breaks before it is handed over, another is
-        made; where it breaks later, nobody can tell what became of it.
+        The command starts at most once.  If the connection breaks before the command was sent, a
+        new one is made.  If it breaks later, the command may or may not have run.
         """
-        give_up = time.monotonic() + timeout
-        channel = await self._channel(give_up)
-        work = asyncio.ensure_future(
-            asyncio.to_thread(_carry_out, channel, command, stdin, give_up)
-        )
+        deadline = time.monotonic() + timeout
+        channel = await self._channel(deadline)
+        work = asyncio.ensure_future(asyncio.to_thread(_execute, channel, command, stdin, deadline))
         try:
             return await asyncio.shield(work)
         except asyncio.CancelledError:
-            channel.close()  # which ends the thread's waiting
+            channel.close()  # ends the thread's wait
             await asyncio.wait([work])
             work.exception()
             raise
         except (_Broken, TimeoutError) as error:
-            self.drop()
+            self.disconnect()
             late = isinstance(error, TimeoutError)
-            why = f"not done after {timeout:g} s" if late else f"the connection broke: {error}"
+            why = f"not finished after {timeout:g} s" if late else f"the connection broke: {error}"
             raise ShellFailed(f"guest {self.name}, `{command[:80]}`: {why}") from error
 
-    def drop(self) -> None:
-        """Forget the connection: the guest was put back, and knows it no more."""
+    def disconnect(self) -> None:
+        """Close the connection without waiting: a restored guest no longer knows it."""
         transport, self._transport = self._transport, None
         if transport is not None:
             self._end(transport)
 
     async def close(self) -> None:
-        """Close the connection; `open` and `run` make another."""
-        self.drop()
+        """Close the connection; `run` makes another."""
+        self.disconnect()
         if self._closing:
             await asyncio.wait(set(self._closing))
 
-    async def _channel(self, give_up: float) -> Channel:
-        """Return a new channel, by a new connection if the one there is turns out to be dead."""
+    async def _channel(self, deadline: float) -> Channel:
+        """Return a new channel, through a new connection if the current one is dead."""
         while True:
             fresh = self._transport is None
-            transport = await self._connected(give_up - time.monotonic())
-            left = max(give_up - time.monotonic(), 0.001)
+            transport = await self._connected(deadline - time.monotonic())
+            left = max(deadline - time.monotonic(), 0.001)
             try:
-                # A guest that was put back answers an old connection at once, by a reset.
+                # A restored guest answers an old connection with a reset at once.
                 return await asyncio.to_thread(_open_channel, transport, left)
             except _Broken as error:
                 if self._transport is transport:
-                    self.drop()
-                if fresh or time.monotonic() > give_up:
+                    self.disconnect()
+                if fresh or time.monotonic() > deadline:
                     raise ShellFailed(
-                        f"guest {self.name} took no command by SSH: {error}"
+                        f"guest {self.name} accepts no command by SSH: {error}"
                     ) from error
 
     async def _connected(self, timeout: float) -> Transport:
         async with self._connecting:
             if self._transport is not None and not self._transport.is_active():
-                self.drop()
+                self.disconnect()
             if self._transport is None:
                 work = asyncio.ensure_future(
                     asyncio.to_thread(_connect, self._port, self._keys, timeout)
@@ -238,42 +212,42 @@ class GuestShell:
                 try:
                     self._transport = await asyncio.shield(work)
                 except asyncio.CancelledError:
-                    work.add_done_callback(self._unwanted)
+                    work.add_done_callback(self._end_unused)
                     raise
                 except _Broken as error:
                     raise ShellFailed(
-                        f"no SSH connection to guest {self.name} by port {self._port}: {error}",
-                        remedy="see that it runs, and that its node was started with faults "
+                        f"no SSH connection to guest {self.name} at port {self._port}: {error}",
+                        remedy="check that it runs and that its node was started with faults "
                         "allowed inside",
                     ) from error
             return self._transport
 
-    def _unwanted(self, work: asyncio.Future[Transport]) -> None:
-        """End a connection that came up after its caller had given up."""
+    def _end_unused(self, work: asyncio.Future[Transport]) -> None:
+        """Close a connection that was made after its caller was cancelled."""
         if not work.cancelled() and work.exception() is None:
             self._end(work.result())
 
     def _end(self, transport: Transport) -> None:
-        # It waits for its thread, 0.1 s.
+        # In a thread, because it waits for another one: 0.1 s.
         ending = asyncio.get_running_loop().run_in_executor(None, transport.close)
         self._closing.add(ending)
         ending.add_done_callback(self._closing.discard)
 
 
-# ---- paramiko's side, in threads -----------------------------------------------------------------
+# ---- paramiko, in threads
 
 
 class _Broken(Exception):
-    """What paramiko and the sockets call by many names: it does not work, and why."""
+    """Any error of paramiko and the sockets: the connection does not work, and why."""
 
 
 def _connect(port: int, keys: NodeKeys, timeout: float) -> Transport:
-    """Connect, compare the guest's key with the one pinned, log in."""
+    """Connect, compare the guest's host key with the pinned one, authenticate."""
     import paramiko  # noqa: PLC0415 - an extra
 
-    # Its threads tell of broken connections by tracebacks; who used the connection is told anyway.
+    # Its threads log broken connections as tracebacks; the caller gets an error anyway.
     logging.getLogger("paramiko").setLevel(logging.CRITICAL)
-    give_up = time.monotonic() + timeout
+    deadline = time.monotonic() + timeout
     pinned = base64.b64decode(keys.host.split()[1])
     try:
         with contextlib.ExitStack() as undo:
@@ -283,20 +257,20 @@ def _connect(port: int, keys: NodeKeys, timeout: float) -> Transport:
             transport = paramiko.Transport(plain)
             undo.callback(transport.close)
             transport.get_security_options().key_types = (_KIND,)
-            left = max(give_up - time.monotonic(), 0.001)
+            left = max(deadline - time.monotonic(), 0.001)
             transport.banner_timeout = left
             transport.handshake_timeout = left
             transport.auth_timeout = left
             transport.start_client(timeout=left)
             if transport.get_remote_server_key().asbytes() != pinned:
-                raise _Broken("it is not this node's guest: its host key is another")
+                raise _Broken("it is not this node's guest: its host key differs")
             transport.auth_publickey(
                 "root", paramiko.Ed25519Key.from_private_key(io.StringIO(keys.client))
             )
             undo.pop_all()
             return transport
     except (paramiko.SSHException, OSError, EOFError) as error:
-        raise _Broken(_words(error)) from error
+        raise _Broken(str(error) or type(error).__name__) from error
 
 
 def _open_channel(transport: Transport, timeout: float) -> Channel:
@@ -305,47 +279,43 @@ def _open_channel(transport: Transport, timeout: float) -> Channel:
     try:
         return transport.open_session(timeout=timeout)
     except (paramiko.SSHException, OSError, EOFError) as error:
-        raise _Broken(_words(error)) from error
+        raise _Broken(str(error) or type(error).__name__) from error
 
 
-def _carry_out(channel: Channel, command: str, stdin: bytes, give_up: float) -> CommandResult:
-    """Run the command and read all it says. Raises TimeoutError, _Broken."""
+def _execute(channel: Channel, command: str, stdin: bytes, deadline: float) -> CommandResult:
+    """Run the command and read all its output.  Raises TimeoutError, _Broken."""
     import paramiko  # noqa: PLC0415 - an extra
 
-    said = bytearray()
+    output = bytearray()
     try:
         with contextlib.closing(channel):
-            channel.settimeout(max(give_up - time.monotonic(), 0.001))
+            channel.settimeout(max(deadline - time.monotonic(), 0.001))
             channel.set_combine_stderr(True)
             channel.exec_command(command)
             if stdin:
                 channel.sendall(stdin)
             channel.shutdown_write()
             while True:
-                channel.settimeout(max(give_up - time.monotonic(), 0.001))
+                channel.settimeout(max(deadline - time.monotonic(), 0.001))
                 more = channel.recv(1 << 16)
                 if not more:
                     break
-                said += more
-                if len(said) > _LARGEST:
-                    raise _Broken(f"it says more than {_LARGEST} bytes")
-            # The status may come after the end of what is said.
-            if not channel.status_event.wait(max(give_up - time.monotonic(), 0.001)):
+                output += more
+                if len(output) > _LARGEST:
+                    raise _Broken(f"it prints more than {_LARGEST} bytes")
+            # The status may arrive after the end of the output.
+            if not channel.status_event.wait(max(deadline - time.monotonic(), 0.001)):
                 raise TimeoutError
             status = channel.recv_exit_status()
     except TimeoutError:
         raise
     except (paramiko.SSHException, OSError, EOFError) as error:
-        raise _Broken(_words(error)) from error
-    if status < 0 and not said:
+        raise _Broken(str(error) or type(error).__name__) from error
+    if status < 0 and not output:
         raise _Broken("it ended without a status")
-    return CommandResult(status, said.decode(errors="replace"))
-
-
-def _words(error: BaseException) -> str:
-    return str(error) or type(error).__name__
+    return CommandResult(status, output.decode(errors="replace"))
 
 
 def _field(body: bytes) -> bytes:
-    """A string as SSH writes it."""
+    """Return a string in SSH's encoding."""
     return len(body).to_bytes(4, "big") + body

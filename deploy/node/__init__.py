@@ -1,3 +1,3 @@
-"""A node's directory: what was asked for, what runs, who owns it, and how leftovers are found."""
+"""A node's directory: its records and lock, what follows from them, and its leftovers."""
 
 __all__: list[str] = []

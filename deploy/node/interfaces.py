@@ -1,8 +1,7 @@
-"""What the supervisor needs of others, as small protocols: guests, a node of them, faults.
+"""What the supervisor needs of guests, of a node's machines and of a fault injector.
 
-``deploy.machine.node`` and ``deploy.machine.guest`` are the real machines; ``faultinject`` hands
-in the faults,
-which ``deploy`` must not know; tests hand in stand-ins.
+``deploy.machine`` implements the first two.  ``faultinject`` implements the third, which ``deploy``
+must not import.  Tests use substitutes.
 """
 
 from __future__ import annotations
@@ -13,138 +12,132 @@ from pathlib import Path
 from typing import Protocol
 
 from deploy.host.identity import ProcessIdentity
+from deploy.machine.spec import GuestEvent, GuestState, Progress
 from deploy.node.records import Layout, Settings
 
-__all__ = ["FaultFactory", "FaultPort", "FaultSite", "GuestPort", "NodePort", "Progress"]
-
-Progress = Callable[[str], None]
-"""Is told, in a few words, of each step that takes time."""
+__all__ = ["FaultFactory", "FaultPort", "FaultSite", "GuestPort", "NodePort"]
 
 
 class GuestPort(Protocol):
-    """One guest."""
+    """One guest's VM."""
 
     @property
     def name(self) -> str:
         """g1, g2, ..."""
 
     @property
-    def state(self) -> str:
-        """A word for its state: ``running`` if it can serve, ``paused``, ``dead``, ``booting``,
-        ...
-        """
+    def state(self) -> GuestState:
+        """Its state now."""
 
     @property
     def pid(self) -> int | None:
-        """Its process, or None while there is none."""
+        """Its process, or None without one."""
 
     @property
     def link_socket(self) -> Path:
         """The unix socket of its link."""
 
-    async def put_back(self) -> None:
-        """Bring it back to its clean snapshot, whatever state it is in.  Raises DeployError."""
+    async def restore(self) -> object:
+        """Restore its clean snapshot, whatever its state.  Raises DeployError."""
 
     async def kill(self) -> None:
-        """End its process at once; return when it is gone.  Raises DeployError."""
+        """End its process at once; return when it has ended.  Raises DeployError."""
 
     async def pause(self) -> None:
-        """Stop its processor.  Raises DeployError."""
+        """Stop its CPU.  Raises DeployError."""
 
     async def resume(self) -> None:
-        """Let its processor go on.  Raises DeployError."""
+        """Continue its CPU.  Raises DeployError."""
 
     async def yield_processor(self, yields: bool) -> None:
-        """Have it leave the host's processors to the other guests, or not any more.
+        """Give it the lowest CPU priority, or the same as the other guests'.
 
-        One that could not be brought back does not yield; what failed is tried by the next call.
+        Does nothing where that could not be reverted.  The next call retries a failed reversion.
         """
 
     async def reset(self) -> None:
         """Press its reset button.  Raises DeployError."""
 
     async def nmi(self) -> None:
-        """Send its processor a non-maskable interrupt.  Raises DeployError."""
+        """Send its CPU a non-maskable interrupt.  Raises DeployError."""
 
     async def registers(self) -> str:
-        """Return its processor's registers in QEMU's words.  Raises DeployError."""
+        """Return its CPU's registers as QEMU prints them.  Raises DeployError."""
 
     def debug_stub(self) -> AbstractAsyncContextManager[Path]:
-        """Have a debug stub listen on the unix socket that is given.  Raises DeployError."""
+        """Have a debug stub listen on the unix socket that is yielded.  Raises DeployError."""
 
-    def ram(self) -> Path:
-        """Return a file by which its memory can be mapped.  Raises OSError."""
+    def ram_file(self) -> Path:
+        """Return a file by which its memory can be mapped.  Raises DeployError, OSError."""
 
-    def tail(self, count: int) -> list[str]:
+    def tail(self, count: int = 20) -> list[str]:
         """Return the last lines of its console."""
 
 
 class NodePort(Protocol):
-    """The guests of a node."""
+    """The machines of a node."""
 
     @property
     def guests(self) -> Mapping[str, GuestPort]:
-        """By name, in order."""
+        """The guests by name, in order; `up` replaces them."""
 
-    async def up(self, progress: Progress, *, take_over: bool) -> None:
-        """Have all guests run: adopt those that do, start the others.  Raises DeployError.
+    async def up(self, progress: Progress, *, take_over: bool) -> object:
+        """Make all guests run: adopt those that do, start the others.  Raises DeployError.
 
-        ``take_over``: the voter serves already; guests that do not run are left dead, for repair.
+        With ``take_over`` the voter serves already; a guest that does not run is left dead, to be
+        repaired.
         """
 
     async def down(self) -> None:
         """End all guests.  Raises DeployError."""
 
-    async def let_go(self) -> None:
-        """Let the guests live on without this process."""
+    async def release(self) -> None:
+        """Stop owning the guests, which continue to run."""
 
-    def listen(self, changed: Callable[[str], None]) -> None:
-        """Have ``changed`` called with a guest's name whenever its state has changed."""
+    def subscribe(self, callback: Callable[[GuestEvent], object]) -> None:
+        """Call ``callback`` at each change of a guest's state."""
 
 
 class FaultPort(Protocol):
-    """What breaks guests on purpose.  A kind is a word of its catalogue."""
+    """A fault injector.  A ``kind`` is a name in its catalogue."""
 
     def check(self, kind: str, guest: str) -> None:
-        """Raise FaultRefused unless such a fault can be injected into this guest of this node."""
+        """Raise FaultRefused unless this fault can be injected into this guest."""
 
     def link(self, guest: str) -> str:
-        """Return the address at which the voter is to find the guest."""
+        """Return the address at which the voter connects to the guest."""
 
-    def must_put_back(self, kind: str) -> bool:
-        """Whether the guest must be put back after this fault, even while it still votes."""
+    def needs_restore(self, kind: str) -> bool:
+        """Return whether the guest must be restored after this fault, even while it votes."""
 
     @property
     def processes(self) -> Mapping[str, ProcessIdentity]:
-        """Processes of its own that run now, by name."""
+        """Its own running processes, by name."""
 
     async def start(self, before: Mapping[str, ProcessIdentity]) -> None:
-        """Get ready; go on with those of the processes ``before`` that live.
-
-        Raises DeployError.
-        """
+        """Start; adopt those of the processes ``before`` that run.  Raises DeployError."""
 
     async def keep(self) -> None:
-        """Keep its processes running, until cancelled."""
+        """Restart its processes when they end, until cancelled."""
 
     async def inject(self, kind: str, guest: str) -> str:
-        """Apply a fault; return how it was proved applied, in words.  Raises DeployError."""
+        """Inject a fault; return the proof that it is active.  Raises DeployError."""
 
     async def resume(self, kind: str, guest: str) -> bool:
-        """Go on with a fault that a former supervisor applied; False if it is over."""
+        """Adopt a fault that a former supervisor injected; return False if it is over."""
 
     async def undo(self, kind: str, guest: str) -> None:
-        """End a fault; the supervisor puts the guest back if it must be.  Raises DeployError."""
+        """End a fault; the supervisor restores the guest if necessary.  Raises DeployError."""
 
     async def end(self) -> None:
         """End all faults and processes."""
 
-    async def let_go(self) -> None:
-        """Let its processes live on without this one."""
+    async def release(self) -> None:
+        """Stop owning its processes, which continue to run."""
 
 
 class FaultSite(Protocol):
-    """Where faults act: what the supervisor gives to a FaultFactory."""
+    """Where faults are injected: what the supervisor offers a FaultPort."""
 
     @property
     def layout(self) -> Layout:
@@ -152,14 +145,14 @@ class FaultSite(Protocol):
 
     @property
     def settings(self) -> Settings:
-        """What `up` was asked for."""
+        """The node's settings."""
 
     @property
     def guests(self) -> Mapping[str, GuestPort]:
         """The guests by name."""
 
     def changed(self) -> None:
-        """Tell that the processes have changed (to be written down)."""
+        """Record the changed set of processes."""
 
 
 FaultFactory = Callable[[FaultSite], FaultPort]

@@ -1,8 +1,8 @@
-"""A node's directory: what is in it, whose it is, and what is written down of the node.
+"""A node's directory: its files' names, its records and its lock.
 
-``node.json`` tells what was asked for, and marks the directory as ours; ``running.json`` which
-processes belong to it; ``supervisor.lock`` is held by the supervisor for as long as it lives.
-Whatever is not provably ours is left alone.
+``node.json`` holds the settings and marks the directory as a node's.  ``running.json`` lists the
+processes that belong to it.  The supervisor locks ``supervisor.lock`` for as long as it lives.
+Anything that is not provably the node's is left alone.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from typing import Literal, TypeVar
 import msgspec
 
 from deploy.errors import AlreadyUp, DeployError, ForeignState
-from deploy.host.atomic_file import write_json
+from deploy.host.files import write_json
 from deploy.host.identity import ProcessIdentity
-from deploy.node.durability import Durability
 from voter.commands.terminal import NATIVE_SOCKET
 
 __all__ = [
+    "PROMISES",
     "SCHEMA",
+    "Durability",
     "FaultRecord",
     "Layout",
     "Lock",
@@ -36,20 +37,31 @@ __all__ = [
 SCHEMA = 1
 """Version of node.json and running.json."""
 
+Durability = Literal["fsync", "os", "none"]
+
+PROMISES: dict[str, str] = {
+    "fsync": "a reply is released once its request and all before it are on disk: acknowledged "
+    "requests survive a power failure",
+    "os": "a request is handed to the operating system before any guest receives it: acknowledged "
+    "requests survive the death of every process; a power failure loses the last seconds",
+    "none": "nothing is written: if the voter dies, all acknowledged requests are lost",
+}
+"""What a node guarantees at each durability."""
+
 T = TypeVar("T", bound=msgspec.Struct)
 
 
 class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of what is stored: frozen, and strict about its keys."""
+    """Base of the records: immutable, and without unknown keys."""
 
 
 class Settings(_Record, frozen=True, kw_only=True):
-    """What `up` was asked for.  Paths are absolute."""
+    """The options of `trivisor up`.  Paths are absolute."""
 
     guests: int = 3
     vote: str = "2/3"
     service: str = "kv"  # a shipped service's name, or the path of a Python file
-    content: str | None = None  # directory of static content
+    content: str | None = None  # the directory that the service `static` serves
     accel: Literal["auto", "kvm", "tcg"] = "auto"
     connect: str = "qemu:///embed"
     http: str = "127.0.0.1:8080"  # port 0: any free one
@@ -57,14 +69,14 @@ class Settings(_Record, frozen=True, kw_only=True):
     memory_mib: int = 128
     allow_faults: bool = False
     repair: Literal["auto", "off"] = "auto"
-    boot_deadline: float = 60.0  # seconds, from a guest's start to its being ready
+    boot_deadline: float = 60.0  # seconds from a guest's start until it is ready
     durability: Durability = "fsync"
-    function: str | None = None  # "guest": in each guest; unix:PATH: where F listens on this host
-    key: str | None = None  # a file: what the function in each guest checks with
+    function: str | None = None  # "guest": in each guest; unix:PATH: F's socket on this host
+    key: str | None = None  # the file with the key of the function in each guest
 
 
 class NodeRecord(_Record, frozen=True, kw_only=True):
-    """node.json: the settings, the node's ids and the image its guests run."""
+    """node.json: the settings, the node's uuids and the image of its guests."""
 
     schema: int = SCHEMA
     uuids: tuple[str, ...]  # the node's, then one for each guest
@@ -78,7 +90,7 @@ class NodeRecord(_Record, frozen=True, kw_only=True):
 
 
 class FaultRecord(_Record, frozen=True, kw_only=True):
-    """A fault that holds: times in seconds since 1970; ``until`` None: until healed."""
+    """An active fault.  Times are in seconds since 1970; ``until`` None means until healed."""
 
     kind: str
     since: float
@@ -87,17 +99,17 @@ class FaultRecord(_Record, frozen=True, kw_only=True):
 
 
 class RunningRecord(_Record, frozen=True, kw_only=True):
-    """running.json: what a supervisor that takes over must know."""
+    """running.json: what the next supervisor needs in order to take over."""
 
     schema: int = SCHEMA
-    processes: dict[str, ProcessIdentity] = {}  # supervisor, nanny, voter, proxy
-    http: str | None = None  # the address bound, with its port
+    processes: dict[str, ProcessIdentity] = {}  # supervisor, watchdog, voter, proxy
+    http: str | None = None  # the bound address, with its port
     native: str | None = None
     faults: dict[str, FaultRecord] = {}  # by guest
 
 
 def cache_directory() -> Path:
-    """Return what outlives nodes: ``$TRIVISOR_CACHE``, else below ``$XDG_CACHE_HOME``."""
+    """Return the cache, shared by all nodes: ``$TRIVISOR_CACHE``, else in ``$XDG_CACHE_HOME``."""
     given = os.environ.get("TRIVISOR_CACHE")
     if given:
         return Path(given)
@@ -106,7 +118,7 @@ def cache_directory() -> Path:
 
 
 class Layout:
-    """The names in a node's directory.  Raises ForeignState where the directory is not ours."""
+    """The names of a node's files.  Methods raise ForeignState if the directory is not a node's."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -122,28 +134,27 @@ class Layout:
         self.native_socket = directory / NATIVE_SOCKET
         self.proxy_control = directory / "proxy.sock"
         self.proxy_log = directory / "proxy.log"
+        self.logs = {
+            "voter": self.voter_log, "supervisor": self.supervisor_log, "proxy": self.proxy_log
+        }  # fmt: skip
 
     def proxy_link(self, guest: str) -> Path:
-        """The socket where the voter finds a guest whose link goes through the proxy."""
+        """Return the proxy's socket for a guest, to which the voter connects."""
         return self.directory / f"{guest}.lie"
 
     @property
-    def sockets(self) -> list[str]:
-        """The unix sockets of ours, for a check of their paths' lengths."""
-        names = (self.supervisor_socket, self.voter_control, self.native_socket, self.proxy_control)
-        return [str(path) for path in names]
+    def sockets(self) -> list[Path]:
+        """The unix sockets of supervisor, voter and proxy, except the proxy's links."""
+        return [self.supervisor_socket, self.voter_control, self.native_socket, self.proxy_control]
 
-    def own_sockets(self) -> list[Path]:
-        """The sockets that may be left behind by processes that were killed; those that are
-        there.
-        """
-        fixed = [self.supervisor_socket, self.voter_control, self.native_socket, self.proxy_control]
-        return [path for path in (*fixed, *self.directory.glob("g*.lie")) if path.exists()]
+    def stale_sockets(self) -> list[Path]:
+        """Return the existing sockets, which killed processes may have left."""
+        return [p for p in (*self.sockets, *self.directory.glob("g*.lie")) if p.exists()]
 
     def prepare(self) -> None:
-        """Make the directory ours, or see that it is.
+        """Make the directory and mark it as a node's, or check that it is one.
 
-        Raises ForeignState if something else is in it, DeployError if it cannot be made.
+        Raises ForeignState if it contains something else, DeployError if it cannot be made.
         """
         try:
             self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -155,29 +166,27 @@ class Layout:
             self.read_running()
         elif names and self.lock.name not in names:
             raise ForeignState(
-                f"{self.directory} is not empty, and no node's directory",
-                remedy="give an empty or a new directory with --dir; nothing in it was touched",
+                f"{self.directory} is not empty and not a node's directory",
+                remedy="choose an empty or new directory (--dir); nothing in this one was changed",
             )
         try:
-            self.lock.touch(
-                mode=0o600
-            )  # from here on the directory is ours, also if we are cut short
+            self.lock.touch(mode=0o600)  # marks the directory as a node's from here on
         except OSError as error:
             raise self._unusable(error) from error
 
     def _unusable(self, error: OSError) -> DeployError:
         return ForeignState(
             f"the directory {self.directory} cannot be used: {error.strerror}",
-            remedy="give a directory of your own with --dir",
+            remedy="choose a directory of your own (--dir)",
         )
 
     @property
     def known(self) -> bool:
-        """Whether a node was ever started here."""
+        """Whether a node was ever started in this directory."""
         return self.node.exists()
 
     def read_node(self) -> NodeRecord:
-        """Return node.json.  Raises ForeignState unless it is there and can be read."""
+        """Return node.json.  Raises ForeignState if it cannot be read."""
         return self._read(self.node, NodeRecord)
 
     def read_running(self) -> RunningRecord:
@@ -186,17 +195,22 @@ class Layout:
             return RunningRecord()
         return self._read(self.running, RunningRecord)
 
+    def find_watchdog(self) -> ProcessIdentity | None:
+        """Return the watchdog of the last supervisor, if it runs.  Raises ForeignState."""
+        watchdog = self.read_running().processes.get("watchdog")
+        return watchdog if watchdog is not None and watchdog.alive else None
+
     def _read(self, path: Path, kind: type[T]) -> T:
         try:
             data = path.read_bytes()
         except OSError as error:
             raise ForeignState(
                 f"{path} cannot be read: {error.strerror}",
-                remedy="see that the directory is yours; nothing in it was touched",
+                remedy="check that the directory is yours; nothing in it was changed",
             ) from error
         remedy = (
-            "it is of another version of trivisor, or was altered; if you are sure that nothing "
-            f"of it runs, remove {self.directory}; nothing was touched"
+            "another version of trivisor wrote it, or it was changed; if nothing of the node runs, "
+            f"remove {self.directory}; nothing was changed"
         )
         try:
             schema = msgspec.json.decode(data, type=_Schema).schema
@@ -204,13 +218,10 @@ class Layout:
                 raise ForeignState(f"{path} has schema {schema}, not {SCHEMA}", remedy=remedy)
             return msgspec.json.decode(data, type=kind)
         except msgspec.MsgspecError as error:
-            raise ForeignState(f"{path} is no record of a node: {error}", remedy=remedy) from error
+            raise ForeignState(f"{path} is not a node's record: {error}", remedy=remedy) from error
 
     def write(self, record: NodeRecord | RunningRecord) -> None:
-        """Write a record in place of the old one, in one step and onto the disk.
-
-        Raises OSError.
-        """
+        """Replace the record atomically and durably.  Raises OSError."""
         path = self.node if isinstance(record, NodeRecord) else self.running
         write_json(path, record, mode=0o600)
 
@@ -220,23 +231,20 @@ class _Schema(msgspec.Struct):
 
 
 class Lock:
-    """The supervisor's hold on a directory; the kernel lets it go when the process ends."""
+    """The supervisor's lock on a directory; the kernel releases it when the process ends."""
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
         self._fd = -1
 
     def take(self) -> None:
-        """Take the lock.
-
-        Raises AlreadyUp if another process has it, ForeignState if nobody can.
-        """
+        """Lock.  Raises AlreadyUp if another process has it, ForeignState without a file."""
         try:
             fd = os.open(self._layout.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise ForeignState(
                 f"{self._layout.lock} cannot be opened: {error.strerror}",
-                remedy="give a directory of your own with --dir",
+                remedy="choose a directory of your own (--dir)",
             ) from error
         try:
             fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -246,15 +254,15 @@ class Lock:
         self._fd = fd
 
     def release(self) -> None:
-        """Let the lock go."""
+        """Unlock."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
     def holder(self) -> int | None:
-        """Return the pid of the other process that holds the lock, or None if nobody does.
+        """Return the pid of the other process that holds the lock, or None if none does.
 
-        Not to be called by the process that holds it: closing the file would let the lock go.
+        The holder itself must not call this: closing the file would release the lock.
         """
         try:
             fd = os.open(self._layout.lock, os.O_RDWR | os.O_CLOEXEC)
@@ -273,8 +281,8 @@ _FLOCK = struct.Struct("@hhqqi4x")
 
 
 def already_up(layout: Layout, pid: int) -> AlreadyUp:
-    """Return the error that says who runs the node of this directory."""
+    """Return the error that names the supervisor of this directory's node."""
     return AlreadyUp(
-        f"a node runs in {layout.directory} already: its supervisor is process {pid}",
+        f"a node already runs in {layout.directory}: its supervisor is process {pid}",
         remedy=f"`trivisor status --dir {layout.directory}` shows it, `trivisor down` ends it",
     )

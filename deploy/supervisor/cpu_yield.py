@@ -1,8 +1,8 @@
-"""For how long a guest that comes back leaves the processors to those that vote.  Pure.
+"""How long a returning guest has the lowest CPU priority.  Pure.
 
-Taking a large state and catching up with the log are work for seconds, and where processors are
-short the clients would wait for it.  Behind all others that work takes what is left; so there are
-bounds, or where nothing is left it would never come back.
+Receiving a large state and catching up take seconds of CPU time.  Where CPUs are scarce, clients
+would wait for that.  With the lowest priority the guest only gets idle time, and might never catch
+up on a busy host.  So there are limits.
 """
 
 from __future__ import annotations
@@ -13,45 +13,45 @@ from voter.core.limits import Limits
 __all__ = ["YIELD_LIMIT", "CpuYield", "yield_limit"]
 
 YIELD_LIMIT = 30.0
-"""Seconds that a guest yields at most between two times of voting."""
+"""Seconds of yielding at most before the guest votes again."""
 
 _LIMITS = Limits()
 
 
 def yield_limit(state: int) -> float:
-    """Return how many seconds a guest may yield while it takes a state of so many bytes.
+    """Return how many seconds a guest may yield while it receives ``state`` bytes.
 
-    Half of the time after which the voter takes it for hung at most: in the other half it has its
-    full share, as it has if it must begin anew.
+    Half of the time after which the voter considers it hung: in the other half it has its normal
+    priority, also for a second attempt.
     """
     return min(YIELD_LIMIT, (_LIMITS.hang + state / _LIMITS.restore_rate) / 2)
 
 
 class CpuYield:
-    """Whether one guest yields.  Times in seconds of the steady clock."""
+    """Whether one guest yields.  Times are seconds of the steady clock."""
 
     def __init__(self) -> None:
         self._since: float | None = None
-        self._over = False  # until it has voted
+        self._spent = False  # it has yielded, and has not voted since
 
     @property
     def on(self) -> bool:
-        """Whether it is to yield, by what was seen last."""
+        """Whether it yields, as of the last update."""
         return self._since is not None
 
-    def see(
-        self, sight: ReplicaView, now: float, *, served: bool, throttled: bool, limit: float
+    def update(
+        self, view: ReplicaView, now: float, *, served: bool, throttled: bool, limit: float
     ) -> bool:
-        """Tell whether it is to yield, by what is seen of it, for ``limit`` seconds in all.
+        """Return whether it yields now, for ``limit`` seconds in total.
 
-        ``served``: others vote; where they do not, its return is what clients wait for.
-        ``throttled``: writes wait until a learner has caught up, so it must not be slow.
+        ``served``: a majority votes; otherwise clients wait for this guest.  ``throttled``: writes
+        wait until a learner has caught up, so it must not be slow.
         """
         since = now if self._since is None else self._since
-        coming = sight.vm == "ready" and sight.replica in ("restoring", "learner")
-        free = served and not throttled and not self._over and now - since < limit
-        yields = coming and free
-        ended = self._since is not None and not yields  # well, or in vain, or its time is over
-        self._over = sight.replica != "active" and (self._over or ended)
+        returning = view.vm == "ready" and view.replica in ("restoring", "learner")
+        allowed = served and not throttled and not self._spent and now - since < limit
+        yields = returning and allowed
+        ended = self._since is not None and not yields
+        self._spent = view.replica != "active" and (self._spent or ended)
         self._since = since if yields else None
         return yields

@@ -1,8 +1,7 @@
-"""When a guest is to be repaired, and how often at most.  Pure: time is handed in, in seconds.
+"""When a guest is repaired, and how often at most.  Pure: the time is an argument, in seconds.
 
-A repair puts a guest back to its clean snapshot and lets the voter bring it up from checkpoint
-and log.  What decides is what is seen now, not what happened: a missed event costs time, never a
-repair.
+A repair restores a guest's clean snapshot; the voter then transfers checkpoint and log to it.  The
+decision depends on the state now, not on events: a missed event delays a repair but prevents none.
 """
 
 from __future__ import annotations
@@ -13,48 +12,47 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 __all__ = [
-    "FALLS",
-    "FALL_WINDOW",
+    "FLAP_LIMIT",
+    "FLAP_WINDOW",
     "GRACE",
     "LIMIT",
-    "STEADY",
-    "YOUNG",
+    "STABLE",
+    "VOTER_WARMUP",
     "FlapCounter",
     "RepairPolicy",
     "ReplicaView",
-    "choose",
     "diagnose",
-    "restless",
+    "is_flapping",
+    "select_repairs",
 ]
 
 GRACE = 1.5
-"""Seconds that a running guest gets to come back by itself after its link was lost: the agent may
-have started the service anew, or the voter itself."""
-YOUNG = 5.0
-"""Seconds after a voter's start in which a replica's absence says nothing: it may not have been
-greeted yet, and putting it back would cost more than to wait."""
-FALLS = 5
-FALL_WINDOW = 30.0
-"""A replica that came back by itself, and fell out of the vote again, this often within so many
-seconds, does not come back for good by itself: its service ends again and again, or it always lags.
-Two of the falls are granted to a request that kills it twice and is then voided."""
-STEADY = 10.0
-"""Seconds of voting after which earlier repairs count no more: longer than a hang takes to be found
-(``voter.core.Limits.hang``), or a guest that hangs each time would never be given up."""
+"""Seconds in which a running guest whose link was lost may return without a repair: the agent may
+have restarted the service, or the voter itself may have restarted."""
+VOTER_WARMUP = 5.0
+"""Seconds after a voter's start in which an absent replica is not repaired: the voter may not have
+connected to it yet, and a repair would cost more than waiting."""
+FLAP_LIMIT = 5
+FLAP_WINDOW = 30.0
+"""A replica that leaves the vote FLAP_LIMIT times within FLAP_WINDOW seconds is repaired, although
+it returns each time: its service ends repeatedly, or it always lags.  A request that kills it twice
+and is then voided accounts for two of the flaps."""
+STABLE = 10.0
+"""Seconds of voting after which earlier repairs no longer count.  Longer than the voter needs to
+detect a hang (``voter.core.Limits.hang``), so that repairs of a guest that always hangs end."""
 LIMIT = 6
-"""Repairs in a row, with no steady time between, before a guest is given up."""
+"""Consecutive repairs, without STABLE seconds of voting in between, before repair is abandoned."""
 FIRST_DELAY = 1.0
 LAST_DELAY = 30.0
 
 
 class ReplicaView(msgspec.Struct, frozen=True, kw_only=True):
-    """What is seen of one guest.
+    """What is known of one guest.
 
-    ``vm``: ready, paused, dead, ... (deploy.machine.states); ``replica``: the voter's word for
-    it, or None
-    while the voter cannot be asked; ``since``: seconds that it has been so; ``fault``: one is
-    injected and holds; ``falls``: how often it fell out of the vote of late, and came back by
-    itself; ``voter_age``: seconds since the voter was started.
+    ``vm``: the VM's state (GuestState); ``replica``: the voter's state of it, None while the voter
+    does not answer; ``since``: seconds without a change of these two; ``fault``: an injected fault
+    is active; ``flaps``: how often it left the vote recently and returned; ``voter_age``: seconds
+    since the voter's start.
     """
 
     vm: str
@@ -62,112 +60,109 @@ class ReplicaView(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     since: float
     fault: bool = False
-    falls: int = 0
+    flaps: int = 0
     voter_age: float = float("inf")
 
 
-def restless(sight: ReplicaView) -> bool:
-    """Whether it falls out of the vote and comes back by itself, again and again."""
-    return sight.falls >= FALLS
+def is_flapping(view: ReplicaView) -> bool:
+    """Return whether it leaves the vote and returns again and again."""
+    return view.flaps >= FLAP_LIMIT
 
 
-def diagnose(sight: ReplicaView) -> str | None:
-    """Return why a guest needs to be put back, in words, or None if it does not."""
-    if sight.fault or sight.vm in ("booting", "restoring"):
+def diagnose(view: ReplicaView) -> str | None:
+    """Return why a guest needs a repair, or None if it needs none."""
+    if view.fault or view.vm in ("booting", "restoring"):
         return None
-    if sight.vm != "ready":
-        return f"the guest is {sight.vm}"
-    if sight.replica == "expelled":
-        return f"the voter expelled it: {sight.reason}"
-    if restless(sight):
-        return (
-            f"it fell out of the vote {sight.falls} times within {FALL_WINDOW:g} s: {sight.reason}"
-        )
-    if sight.replica == "absent" and sight.since >= GRACE and sight.voter_age >= YOUNG:
-        return f"the voter has lost it: {sight.reason}"
+    if view.vm != "ready":
+        return f"the guest is {view.vm}"
+    if view.replica == "expelled":
+        return f"the voter expelled it: {view.reason}"
+    if is_flapping(view):
+        return f"it left the vote {view.flaps} times within {FLAP_WINDOW:g} s: {view.reason}"
+    if view.replica == "absent" and view.since >= GRACE and view.voter_age >= VOTER_WARMUP:
+        return f"the voter has lost it: {view.reason}"
     return None
 
 
 class FlapCounter:
-    """How often one guest's replica fell out of the vote of late."""
+    """Counts how often a replica left the vote recently."""
 
     def __init__(self) -> None:
-        self._times: deque[float] = deque(maxlen=FALLS)
+        self._times: deque[float] = deque(maxlen=FLAP_LIMIT)
 
-    def note(self, now: float) -> None:
-        """It fell out of the vote."""
+    def record(self, now: float) -> None:
+        """Record that it left the vote."""
         self._times.append(now)
 
     def count(self, now: float) -> int:
-        """Return how often within FALL_WINDOW seconds, FALLS at most."""
-        return sum(now - at < FALL_WINDOW for at in self._times)
+        """Return how often it did within FLAP_WINDOW seconds, FLAP_LIMIT at most."""
+        return sum(now - at < FLAP_WINDOW for at in self._times)
 
-    def forget(self) -> None:
-        """It was put back: what was before counts no more."""
+    def reset(self) -> None:
+        """Count from zero, because the guest was restored."""
         self._times.clear()
 
 
 class RepairPolicy:
     """How often one guest is repaired: at once, then after 1, 2, 4 ... 30 s, LIMIT times in all.
 
-    A guest that has voted for STEADY seconds starts afresh.
+    After STABLE seconds of voting the count starts from zero.
     """
 
     def __init__(self) -> None:
         self.repairs = 0
-        """All repairs of this guest that were begun."""
-        self.in_row = 0
-        self.told = False
-        """Whether it was said that the guest is given up."""
+        """All repairs of this guest that were started."""
+        self.consecutive = 0
+        self.reported = False
+        """Whether it was reported that repair was abandoned."""
         self._next = float("-inf")
         self._active_since: float | None = None
 
     @property
-    def given_up(self) -> bool:
-        """Whether there were too many repairs in a row: an operator must look (`heal` starts
-        afresh).
-        """
-        return self.in_row >= LIMIT
+    def abandoned(self) -> bool:
+        """Whether LIMIT is reached: only an operator's `heal` starts another repair."""
+        return self.consecutive >= LIMIT
 
-    def wait(self, now: float) -> float:
-        """Return how many seconds to wait before the next repair (infinite: given up)."""
-        return float("inf") if self.given_up else max(0.0, self._next - now)
+    def delay(self, now: float) -> float:
+        """Return the seconds until the next repair, infinite if repair is abandoned."""
+        return float("inf") if self.abandoned else max(0.0, self._next - now)
 
     def begin(self, now: float) -> None:
-        """A repair begins."""
+        """Record the start of a repair."""
         self.repairs += 1
-        self._next = now + min(FIRST_DELAY * 2**self.in_row, LAST_DELAY)
-        self.in_row += 1
+        self._next = now + min(FIRST_DELAY * 2**self.consecutive, LAST_DELAY)
+        self.consecutive += 1
         self._active_since = None
 
-    def see(self, active: bool, now: float) -> None:
-        """Take note of whether the replica votes."""
+    def observe(self, active: bool, now: float) -> None:
+        """Record whether the replica votes."""
         if not active:
             self._active_since = None
         elif self._active_since is None:
             self._active_since = now
-        elif now - self._active_since >= STEADY:
-            self.in_row = 0
-            self.told = False
+        elif now - self._active_since >= STABLE:
+            self.consecutive = 0
+            self.reported = False
 
-    def forgive(self) -> None:
-        """Start afresh, because an operator says so."""
-        self.in_row = 0
-        self.told = False
+    def reset(self) -> None:
+        """Start from zero, because an operator requests it."""
+        self.consecutive = 0
+        self.reported = False
         self._next = float("-inf")
 
 
-def choose(
-    wanted: Mapping[str, float], under_way: Iterable[str], *, active: int, need: int
+def select_repairs(
+    wanted: Mapping[str, float], in_progress: Iterable[str], *, active: int, need: int
 ) -> list[str]:
-    """Return the guests whose repair is to begin now, the longest ill first.
+    """Return the guests whose repair starts now.
 
-    ``wanted``: seconds since each of them fell ill; ``under_way``: those being put back or catching
-    up.  While the node can vote (``active`` >= ``need``) one comes back at a time, so that the
-    others are not slowed down, and one more fault finds no two of them away.  Once it cannot vote
-    there is nothing left to protect: all are put back, as the first may be the one that fails.
+    ``wanted``: the seconds since which each guest needs a repair; ``in_progress``: the guests being
+    restored or catching up.  While a majority votes (``active`` >= ``need``), one guest is repaired
+    at a time, the longest waiting first: the others stay fast, and one more fault leaves no two
+    missing.  Without a majority all are repaired at once, as the first repair may be the one that
+    fails.
     """
     order = sorted(wanted, key=lambda name: (-wanted[name], name))
     if active < need:
         return order
-    return [] if set(under_way) else order[:1]
+    return [] if set(in_progress) else order[:1]

@@ -1,7 +1,7 @@
-"""Repair: watches guests and voter, and puts back whatever has fallen out of the vote.
+"""Repair: restores guests that have left the vote and replaces a hung voter.
 
-Level-triggered: each look compares what is with what should be.  Events of the voter and of the
-guests only make the next look come sooner.
+Level-triggered: each pass compares the state now with the wanted one.  Events of the voter and of
+the guests only make the next pass come sooner.
 """
 
 from __future__ import annotations
@@ -15,267 +15,268 @@ from typing import Any
 import structlog
 
 from deploy.errors import DeployError
-from deploy.node.history import EventHistory
 from deploy.node.interfaces import GuestPort
 from deploy.supervisor.cpu_yield import CpuYield, yield_limit
+from deploy.supervisor.observer import EventHistory, NodeObserver
 from deploy.supervisor.repair_policy import (
     LIMIT,
     RepairPolicy,
     ReplicaView,
-    choose,
     diagnose,
-    restless,
+    is_flapping,
+    select_repairs,
 )
-from deploy.supervisor.view import NodeObserver
 from deploy.supervisor.voter_control import VoterControl, VoterRefused, VoterUnreachable
 
-__all__ = ["JOIN_DEADLINE", "JOIN_LIMIT", "Repairer"]
+__all__ = ["Repairer"]
 
-LOOK_EVERY = 0.5
-"""Seconds between looks when no event comes: some things are only ill once they last."""
-ASK_EVERY = 5.0
-"""Seconds between questions to the voter, in case its events were missed."""
+PASS_INTERVAL = 0.5
+"""Seconds between passes without an event: some states only need a repair once they last."""
+POLL_INTERVAL = 5.0
+"""Seconds between polls of the voter, in case an event was missed."""
 JOIN_DEADLINE = 10.0
-"""Seconds that a guest which was put back may be neither restoring nor learning nor voting; after
-that the repair has failed."""
+"""Seconds that a restored guest may be neither restoring nor learning nor voting; after that the
+repair has failed."""
 JOIN_LIMIT = 300.0
-"""Seconds from a put back guest to its first vote at most: a large state takes its time."""
-VOTER_PATIENCE = 15.0
-"""Seconds that a repair waits for a voter that does not answer: it may be starting again."""
+"""Seconds from a guest's restore to its first vote; a large state takes long."""
+VOTER_TIMEOUT = 15.0
+"""Seconds that a repair waits for a voter that does not answer: it may be restarting."""
 SILENT_LIMIT = 3
-"""Questions in a row, ASK_EVERY seconds apart, that a voter leaves unanswered before it is
-replaced: it answered once, so it hangs."""
+"""Consecutive polls, POLL_INTERVAL seconds apart, that a voter which has answered before leaves
+unanswered.  Then it hangs and is replaced."""
 
 _log = structlog.get_logger(__name__)
 
 
-class Repairer(NodeObserver):
-    """Knows how each guest stands, and repairs.
+class Repairer:
+    """Decides which guests need a repair, and repairs them.
 
-    ``held`` tells whether a fault holds a guest; ``replace_voter`` ends the voter of that pid.
+    ``has_fault`` returns whether an injected fault is active in a guest; ``replace_voter`` ends the
+    voter with that pid.
     """
 
     def __init__(
         self,
         guests: Mapping[str, GuestPort],
         voter: VoterControl,
+        observer: NodeObserver,
         *,
         need: int,
         auto: bool,
-        voter_pid: Callable[[], int | None],
         replace_voter: Callable[[int | None], None],
-        held: Callable[[str], bool],
+        has_fault: Callable[[str], bool],
         history: EventHistory,
     ) -> None:
-        super().__init__(guests, voter, voter_pid=voter_pid, history=history)
+        self._guests = guests
+        self._voter = voter
+        self._observer = observer
         self._need = need
         self._auto = auto
         self._replace_voter = replace_voter
-        self._held = held
-        self._seen: dict[str, tuple[str, str | None, float]] = {}
-        self._patience = {name: RepairPolicy() for name in guests}
+        self._has_fault = has_fault
+        self._history = history
+        self._since: dict[str, tuple[str, str | None, float]] = {}  # states, and since when
+        self._policies = {name: RepairPolicy() for name in guests}
         self._yielding = {name: CpuYield() for name in guests}
         self._locks = {name: asyncio.Lock() for name in guests}
-        self._busy: set[str] = set()  # those being brought back, by repair or by hand
-        self._under_way: dict[str, asyncio.Task[None]] = {}
-        self._look_again = 0.0
+        self._returning: set[str] = set()  # guests being restored, automatically or by `heal`
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._next_poll = 0.0
         self.last_error: dict[str, str] = {}
 
-    # ----------------------------------------------------------- repairing
+    # ---- passes
 
     async def run(self) -> None:
-        """Repair what needs it, until cancelled.
-
-        Unforeseen errors of a repair come out of here.
-        """
-        asked = time.monotonic()
+        """Repair what needs it, until cancelled.  Raises an unforeseen error of a repair."""
+        polled = time.monotonic()
         silent = 0
         try:
             while True:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(LOOK_EVERY):
-                        await self._wake.wait()
-                self._wake.clear()
-                async with self._news:  # a guest's state may have changed, or a turn come
-                    self._news.notify_all()
-                if time.monotonic() - asked >= ASK_EVERY:
-                    silent = 0 if await self.answers() else silent + 1
-                    asked = time.monotonic()
+                await self._observer.sleep(PASS_INTERVAL)
+                if time.monotonic() - polled >= POLL_INTERVAL:
+                    silent = 0 if await self._observer.voter_answers() else silent + 1
+                    polled = time.monotonic()
                     if silent >= SILENT_LIMIT:
                         silent = 0
-                        self._replace_voter(self._voter_began[0])
+                        self._replace_voter(self._observer.voter_seen[0])
                 await self._share_processors()
-                self._begin_repairs(time.monotonic())
+                self._start_repairs(time.monotonic())
         finally:
-            for task in self._under_way.values():
+            for task in self._tasks.values():
                 task.cancel()
-            await asyncio.gather(*self._under_way.values(), return_exceptions=True)
+            await asyncio.gather(*self._tasks.values(), return_exceptions=True)
             for guest in self._guests.values():
-                await guest.yield_processor(False)  # they may live on without us
+                await guest.yield_processor(False)  # they may continue to run without us
 
     async def _share_processors(self) -> None:
-        """Have those that come back yield to those that vote."""
+        """Make returning guests yield to those that vote."""
         now = time.monotonic()
-        if any(yielding.on for yielding in self._yielding.values()) and now >= self._look_again:
-            self._look_again = now + LOOK_EVERY
+        if any(yielding.on for yielding in self._yielding.values()) and now >= self._next_poll:
+            self._next_poll = now + PASS_INTERVAL
             with contextlib.suppress(VoterUnreachable):
-                await self.look()  # no event tells that writes are throttled
-        status = self.voter_status or {}
-        served, throttled = self.active >= self._need, bool(status.get("throttled"))
+                await self._observer.poll()  # no event reports that writes are throttled
+        status = self._observer.voter_status or {}
+        served = len(self._observer.voting) >= self._need
         limit = yield_limit(int(status.get("checkpoint", {}).get("size", 0)))
         for name, guest in self._guests.items():
-            sight = self.sight(name, now)
-            yields = self._yielding[name].see(
-                sight, now, served=served, throttled=throttled, limit=limit
+            yields = self._yielding[name].update(
+                self._view(name, now),
+                now,
+                served=served,
+                throttled=bool(status.get("throttled")),
+                limit=limit,
             )
             await guest.yield_processor(yields)
 
-    def _begin_repairs(self, now: float) -> None:
-        for name, task in list(self._under_way.items()):
+    def _start_repairs(self, now: float) -> None:
+        for name, task in list(self._tasks.items()):
             if task.done():
-                del self._under_way[name]
+                del self._tasks[name]
                 task.result()
-        ill: dict[str, float] = {}
-        coming = set(self._under_way) | self._busy
+        wanted: dict[str, float] = {}
+        returning = set(self._tasks) | self._returning
         for name in self._guests:
-            sight = self.sight(name, now)
-            patience = self._patience[name]
-            patience.see(sight.replica == "active", now)
-            if sight.replica in ("restoring", "learner") and sight.since < JOIN_LIMIT:
-                coming.add(name)
-            if name in self._under_way or self._locks[name].locked():
+            view = self._view(name, now)
+            policy = self._policies[name]
+            policy.observe(view.replica == "active", now)
+            if view.replica in ("restoring", "learner") and view.since < JOIN_LIMIT:
+                returning.add(name)
+            if name in self._tasks or self._locks[name].locked():
                 continue
-            if self._auto and diagnose(sight) is not None:
-                if patience.wait(now) <= 0:
-                    ill[name] = sight.since
-                elif patience.given_up:
-                    self._give_up(name, sight)
-        coming -= ill.keys()
-        for name in choose(ill, coming, active=self.active, need=self._need):
-            why = diagnose(self.sight(name, now)) or ""
-            self._under_way[name] = asyncio.create_task(
-                self._repair(name, why), name=f"repair {name}"
-            )
+            if self._auto and diagnose(view) is not None:
+                if policy.delay(now) <= 0:
+                    wanted[name] = view.since
+                elif policy.abandoned:
+                    self._abandon(name, view)
+        returning -= wanted.keys()
+        active = len(self._observer.voting)
+        for name in select_repairs(wanted, returning, active=active, need=self._need):
+            why = diagnose(self._view(name, now)) or ""
+            self._tasks[name] = asyncio.create_task(self._repair(name, why), name=f"repair {name}")
 
-    def _give_up(self, name: str, sight: ReplicaView) -> None:
-        """Say once that a guest is given up.
+    def _abandon(self, name: str, view: ReplicaView) -> None:
+        """Report once that repair is abandoned, and end a guest that flaps.
 
-        One that comes and goes without end is ended: each time it came back the voter would bring
-        it up from the checkpoint, at the others' cost.
+        Each return of such a guest would cost the others a state transfer.
         """
-        patience = self._patience[name]
-        if not patience.told:
-            patience.told = True
-            why = diagnose(sight) or ""
+        policy, why = self._policies[name], diagnose(view) or ""
+        if not policy.reported:
+            policy.reported = True
             self.last_error.setdefault(name, why)
-            self._history.add("given up", name, why=why, repairs=patience.in_row)
-            _log.error("a guest is given up", guest=name, why=why, repairs=patience.in_row)
-        if restless(sight) and sight.vm == "ready" and len(self._voting - {name}) >= self._need:
-            self.last_error[name] = f"{diagnose(sight)}; it was ended"
-            self._under_way[name] = asyncio.create_task(self._end(name), name=f"end {name}")
+            self._history.add("repair abandoned", name, why=why, repairs=policy.consecutive)
+            _log.error("repair abandoned", guest=name, why=why, repairs=policy.consecutive)
+        spare = len(self._observer.voting - {name}) >= self._need
+        if is_flapping(view) and view.vm == "ready" and spare:
+            self.last_error[name] = f"{why}; it was ended"
+            self._tasks[name] = asyncio.create_task(self._end(name), name=f"end {name}")
 
     async def _end(self, name: str) -> None:
         try:
             await self._guests[name].kill()
         except DeployError as error:
-            _log.error("a guest that was given up could not be ended", guest=name, error=str(error))
+            _log.error(
+                "cannot end a guest whose repair was abandoned", guest=name, error=str(error)
+            )
 
-    def sight(self, name: str, now: float) -> ReplicaView:
-        """Return what is seen of a guest at ``now`` (seconds of the steady clock)."""
-        vm, replica = str(self._guests[name].state), self.replica_state(name)
-        seen = self._seen.get(name)
-        if seen is None or seen[:2] != (vm, replica):
-            seen = self._seen[name] = (vm, replica, now)
-        reason = str(self.replicas.get(name, {}).get("reason", ""))
+    def _view(self, name: str, now: float) -> ReplicaView:
+        """Return what is known of a guest at ``now`` (seconds of the steady clock)."""
+        vm, replica = str(self._guests[name].state), self._observer.replica_state(name)
+        since = self._since.get(name)
+        if since is None or since[:2] != (vm, replica):
+            since = self._since[name] = (vm, replica, now)
         return ReplicaView(
             vm=vm,
             replica=replica,
-            reason=reason,
-            since=now - seen[2],
-            fault=self._held(name),
-            falls=self._falls[name].count(now),
-            voter_age=now - self._voter_began[1],
+            reason=str(self._observer.replicas.get(name, {}).get("reason", "")),
+            since=now - since[2],
+            fault=self._has_fault(name),
+            flaps=self._observer.flaps[name].count(now),
+            voter_age=now - self._observer.voter_seen[1],
         )
+
+    # ---- one repair
 
     async def _repair(self, name: str, why: str) -> None:
         began = time.monotonic()
-        patience = self._patience[name]
-        patience.begin(began)
-        _log.info("repair begins", guest=name, why=why, in_row=patience.in_row)
+        policy = self._policies[name]
+        policy.begin(began)
+        _log.info("repair started", guest=name, why=why, consecutive=policy.consecutive)
         try:
             async with self._locks[name], self._turn(name):
                 await self._bring_back(name)
         except DeployError as error:
             self.last_error[name] = str(error)
-            self._history.add("repair failed", name, error=str(error), given_up=patience.given_up)
-            _log.error("repair failed", guest=name, error=str(error), given_up=patience.given_up)
+            facts: dict[str, Any] = {"error": str(error), "abandoned": policy.abandoned}
+            self._history.add("repair failed", name, **facts)
+            _log.error("repair failed", guest=name, **facts)
         else:
             self.last_error.pop(name, None)
-            seconds = round(time.monotonic() - began, 3)
-            self._history.add("repaired", name, why=why, seconds=seconds)
-            _log.info("repaired", guest=name, why=why, seconds=seconds)
-        self.wake()
+            facts = {"why": why, "seconds": round(time.monotonic() - began, 3)}
+            self._history.add("repaired", name, **facts)
+            _log.info("repaired", guest=name, **facts)
+        self._observer.wake()
 
     async def heal(self, name: str, *, undo: Callable[[], Awaitable[object]], must: bool) -> None:
-        """Do ``undo``, put the guest back if ``must``, or if it does not vote, and see it vote.
+        """Call ``undo``, restore the guest if ``must`` or if it does not vote, wait for its vote.
 
-        No repair of its own comes in between, and it waits for one of another guest to end.  Raises
-        DeployError, before anything is undone if the guest must be put back and there is no
-        majority without it.
+        No automatic repair of this guest intervenes, and repairs of others end first.  Raises
+        DeployError; before ``undo`` if the guest must be restored and no majority votes without it.
         """
         async with self._locks[name], self._turn(name):
             if must:
-                self._require_spare(name)
+                self._require_others(name)
             await undo()
-            self._patience[name].forgive()
-            self._falls[name].forget()
+            self._policies[name].reset()
+            self._observer.flaps[name].reset()
             self.last_error.pop(name, None)
             with contextlib.suppress(VoterUnreachable):
-                await self.look()
-            if must or self.replica_state(name) != "active":
+                await self._observer.poll()
+            if must or self._observer.replica_state(name) != "active":
                 await self._bring_back(name)
 
     @contextlib.asynccontextmanager
     async def _turn(self, name: str) -> AsyncIterator[None]:
-        """Wait until no other guest is being brought back, and be the one that is.
+        """Wait until no other guest is being brought back; then this one is.
 
-        Where there is no majority, a guest that does not vote waits for nobody; while the voter
-        does not answer, nobody knows.
+        Without a majority, a guest that does not vote waits for none.  While the voter does not
+        answer, the majority is unknown.
         """
+        observer = self._observer
 
         def free() -> bool:
-            known = self.voter_status is not None
-            lost = known and name not in self._voting and self.active < self._need
-            return lost or not self._busy
+            voting = observer.voting
+            known = observer.voter_status is not None
+            urgent = known and name not in voting and len(voting) < self._need
+            return urgent or not self._returning
 
-        async with self._news:
-            await self._news.wait_for(free)
-            self._busy.add(name)
+        async with observer.news:
+            await observer.news.wait_for(free)
+            self._returning.add(name)
         try:
             yield
         finally:
-            self._busy.discard(name)
-            self._wake.set()  # `run` tells those who wait
+            self._returning.discard(name)
+            observer.wake()  # `run` then notifies those who wait for their turn
 
     async def _bring_back(self, name: str) -> None:
-        """Put a guest back to its clean snapshot and see it vote.  Raises DeployError.
+        """Restore a guest's clean snapshot and wait until it votes.  Raises DeployError.
 
-        A replica that votes is taken out of the vote first; refused if that would leave no
-        majority.  The guest's lock is held all the time, and it is its turn.
+        Expels a replica that votes first; raises if no majority votes without it.  The caller holds
+        the guest's lock and its turn.
         """
-        self._require_spare(name)
-        if self.replica_state(name) not in (None, "absent", "expelled"):
-            await self._patiently(lambda: self._voter.expel(name, "is put back"))
-            await self._patiently(self.look)
-        await self._guests[name].put_back()
-        self._falls[name].forget()
-        await self._patiently(lambda: self._voter.admit(name))
-        await self._patiently(self.look)
-        await self._see_it_vote(name)
+        self._require_others(name)
+        if self._observer.replica_state(name) not in (None, "absent", "expelled"):
+            await self._retry(lambda: self._voter.expel(name, "is restored"))
+            await self._retry(self._observer.poll)
+        await self._guests[name].restore()
+        self._observer.flaps[name].reset()
+        await self._retry(lambda: self._voter.admit(name))
+        await self._retry(self._observer.poll)
+        await self._wait_for_vote(name)
 
-    async def _patiently(self, call: Callable[[], Awaitable[object]]) -> None:
-        """Make a call to the voter, again while it does not answer.  Raises VoterUnreachable."""
-        deadline = time.monotonic() + VOTER_PATIENCE
+    async def _retry(self, call: Callable[[], Awaitable[object]]) -> None:
+        """Call the voter, again while it does not answer.  Raises VoterUnreachable."""
+        deadline = time.monotonic() + VOTER_TIMEOUT
         while True:
             try:
                 await call()
@@ -285,54 +286,56 @@ class Repairer(NodeObserver):
             except VoterUnreachable:
                 if time.monotonic() >= deadline:
                     raise
-            await asyncio.sleep(0.1)  # nothing tells when a voter is there again
+            await asyncio.sleep(0.1)  # no event reports that a voter answers again
 
-    async def _see_it_vote(self, name: str) -> None:
-        """Wait until a guest that was put back votes.  Raises DeployError once it will not."""
-        begun = seen = time.monotonic()
-        while (state := self.replica_state(name)) != "active":
+    async def _wait_for_vote(self, name: str) -> None:
+        """Wait until a restored guest votes.  Raises DeployError if it will not."""
+        begun = progressed = time.monotonic()
+        while (state := self._observer.replica_state(name)) != "active":
             now, vm = time.monotonic(), self._guests[name].state
             if state in ("restoring", "learner"):
-                seen = now
+                progressed = now
             if state == "expelled" or vm not in ("ready", "booting", "restoring"):
                 raise self._no_vote(name, f"it is {vm}, and {state}")
-            if now - seen > JOIN_DEADLINE or now - begun > JOIN_LIMIT:
+            if now - progressed > JOIN_DEADLINE or now - begun > JOIN_LIMIT:
                 raise self._no_vote(name, f"not within {now - begun:.0f} s")
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_EVERY), self._news:
-                    await self._news.wait()
+                async with asyncio.timeout(PASS_INTERVAL), self._observer.news:
+                    await self._observer.news.wait()
 
     def _no_vote(self, name: str, why: str) -> DeployError:
-        reason = self.replicas.get(name, {}).get("reason", "the voter does not answer")
+        replica = self._observer.replicas.get(name, {})
+        reason = replica.get("reason", "the voter does not answer")
         return DeployError(
-            f"{name} was put back, but does not vote: {why}: {reason}",
-            remedy=f"`trivisor logs {name}` shows what it said",
+            f"{name} was restored but does not vote: {why}: {reason}",
+            remedy=f"`trivisor logs {name}` shows its console",
         )
 
-    def _require_spare(self, name: str) -> None:
-        """Raise DeployError if this guest votes, and without it there is no majority."""
-        others = self._voting - {name}
-        if name in self._voting and len(others) < self._need:
+    def _require_others(self, name: str) -> None:
+        """Raise DeployError if this guest votes and no majority votes without it."""
+        voting = self._observer.voting
+        if name in voting and len(voting) - 1 < self._need:
             raise DeployError(
-                f"{name} is one of the last {len(others) + 1} that vote: it is not put back",
+                f"{name} is one of the last {len(voting)} guests that vote: it is not restored",
                 remedy="heal the others first",
             )
 
-    def holding(self, name: str) -> asyncio.Lock:
-        """The lock under which a guest is put back, until it votes, or broken."""
+    # ---- for others
+
+    def exclusive(self, name: str) -> asyncio.Lock:
+        """Return the lock that excludes restores of a guest and injections into it."""
         return self._locks[name]
 
     def describe(self, name: str, now: float) -> dict[str, Any]:
-        """What status says of a guest's repairs."""
-        patience = self._patience[name]
-        wait = patience.wait(now)
+        """Return the status of a guest's repairs."""
+        policy = self._policies[name]
         return {
-            "count": patience.repairs,
-            "in_row": patience.in_row,
+            "count": policy.repairs,
+            "consecutive": policy.consecutive,
             "limit": LIMIT,
-            "falls": self._falls[name].count(now),
-            "given_up": patience.given_up,
-            "under_way": name in self._busy,
-            "next_in": None if patience.given_up else round(wait, 1),
+            "flaps": self._observer.flaps[name].count(now),
+            "abandoned": policy.abandoned,
+            "in_progress": name in self._returning,
+            "next_in": None if policy.abandoned else round(policy.delay(now), 1),
             "last_error": self.last_error.get(name),
         }

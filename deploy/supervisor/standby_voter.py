@@ -1,14 +1,13 @@
-"""A voter that has not begun: everything is imported, and it waits to be told its sockets.
+"""A standby voter: a process that has imported everything and waits for its sockets.
 
-``python -m deploy.supervisor.standby_voter --config FILE`` with a unix socket as its standard
-input.  One message on
-it, the names of the listening sockets with their descriptors, makes this process the voter: from
-then on it is ``python -m voter --config FILE``, in the LISTEN_FDS convention.  Until then it has
-opened nothing, neither configuration nor journal.  If the socket ends instead, so does the process:
-a spare does not outlive its supervisor.
+``python -m deploy.supervisor.standby_voter --config FILE`` runs with a unix socket as its standard
+input.  One message on it, the names of the listening sockets with their descriptors, makes this
+process the voter, as ``python -m voter --config FILE`` with LISTEN_FDS would be.  Until then it
+opens nothing, neither configuration nor journal.  It ends when the socket is closed, so it does not
+outlive its supervisor.
 
-Importing takes a quarter of a second of processor time, more where guests have the processors: that
-is what a spare saves a voter that is started again.
+The imports take 0.25 s of CPU time, and more on a busy host.  A standby saves a restarted voter
+that time.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ __all__ = ["main"]
 
 HIGH_FD = 64
 MOST = 16
-"""Sockets that can be handed over."""
+"""Sockets that can be passed."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Wait, then run the voter; return its exit status (0 if it never came to that)."""
+    """Wait, then run the voter; return its exit status, 0 if it was never needed."""
     with socket.socket(fileno=0) as channel:
         try:
             message, fds, _, _ = socket.recv_fds(channel, 4096, MOST)
@@ -38,7 +37,7 @@ def main(arguments: Sequence[str]) -> int:
             return 0
     if not message:
         return 0
-    os.open(os.devnull, os.O_RDONLY)  # the lowest free number: standard input
+    os.open(os.devnull, os.O_RDONLY)  # becomes standard input, the lowest free descriptor
     high = [fcntl.fcntl(fd, fcntl.F_DUPFD, HIGH_FD) for fd in fds]
     for fd in fds:
         os.close(fd)

@@ -1,4 +1,4 @@
-"""The voter's control socket, as the supervisor asks it."""
+"""The supervisor's client for the voter's control socket."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class VoterRefused(VoterUnreachable):
 
 
 class VoterControl:
-    """Speaks to one node's voter, whichever process that is now."""
+    """Sends requests to one node's voter, whichever process that is now."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -39,20 +39,16 @@ class VoterControl:
             self._session = None
 
     async def status(self) -> dict[str, Any]:
-        """Return what the voter says of itself.  Raises VoterUnreachable."""
+        """Return the voter's status.  Raises VoterUnreachable."""
         return await self._call("GET", "/status")
 
     async def admit(self, name: str) -> None:
-        """Vouch for a replica that was put back.  Raises VoterUnreachable."""
+        """Admit a replica that was restored.  Raises VoterUnreachable."""
         await self._call("POST", f"/replicas/{name}/admit")
 
     async def expel(self, name: str, reason: str) -> None:
-        """Take a replica out of the vote.  Raises VoterUnreachable."""
+        """Remove a replica from the vote.  Raises VoterUnreachable."""
         await self._call("POST", f"/replicas/{name}/expel", {"reason": reason})
-
-    async def drain(self) -> None:
-        """Have the voter take no new requests.  Raises VoterUnreachable."""
-        await self._call("POST", "/drain")
 
     async def events(self, since: int) -> AsyncIterator[dict[str, Any]]:
         """Yield the changes of replicas after ``since``, as they come.  Raises VoterUnreachable."""
@@ -82,7 +78,7 @@ class VoterControl:
             async with self._client.request(method, f"http://voter{path}", json=body) as answer:
                 text = await answer.text()
                 if answer.status >= 400:
-                    raise VoterRefused(f"the voter answered {method} {path} with: {text[:300]}")
+                    raise VoterRefused(f"the voter rejected {method} {path}: {text[:300]}")
                 value = json.loads(text) if text.strip() else {}
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             raise VoterUnreachable(

@@ -1,9 +1,8 @@
 """The voter's process and its listening sockets.
 
-The sockets are ours and are passed on, so that a voter that is started again refuses nobody: who
-connects meanwhile waits in the sockets' queues.  The nanny keeps duplicates, for the next
-supervisor.  A spare (``deploy.supervisor.standby_voter``) stands by, so that the next voter has
-its imports behind it.
+The supervisor owns the sockets and passes them to each voter.  So a restart refuses no client: new
+connections wait in the sockets' queues.  The watchdog keeps duplicates for the next supervisor.  A
+standby (``deploy.supervisor.standby_voter``) has done the next voter's imports in advance.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import asyncio
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,37 +20,34 @@ import structlog
 
 from deploy.errors import DeployError
 from deploy.host.child import Child
+from deploy.host.files import LogFile
 from deploy.host.identity import ProcessIdentity
-from deploy.host.logfile import LogFile
-from deploy.node.history import EventHistory
+from deploy.host.spawn import python_command, python_environment
 from deploy.node.records import Layout
+from deploy.supervisor.observer import EventHistory
 from deploy.watchdog.client import WatchdogClient
 from voter.errors import AddressError
 from voter.sockets import listen_tcp, listen_unix
 
-__all__ = ["RESTART_LIMIT", "SPARE_DELAY", "STEADY", "VoterProcessManager"]
+__all__ = ["RESTART_LIMIT", "VoterProcessManager"]
 
 RESTART_LIMIT = 6
-"""Ends of the voter in a row, each within STEADY seconds of its start, before it is given up."""
-STEADY = 5.0
+"""Consecutive ends of the voter, each within SHORT_LIFE seconds of its start; one more is final."""
+SHORT_LIFE = 5.0
 FIRST_PAUSE, LAST_PAUSE = 0.1, 2.0
-"""Seconds before it is started again, doubled each time; the first time after a steady life there
-is no pause."""
+"""Seconds before a restart, doubled each time; after a longer life there is no pause."""
 STOP_GRACE = 5.0
-"""Seconds for the voter to answer what is under way before it is killed."""
-SPARE_DELAY = 2.0
-"""Seconds after a voter's start until its spare is made: by then the voter should serve, and can do
-without the processor that the spare's imports take."""
+"""Seconds for the voter to answer its open requests; then it is killed."""
+STANDBY_DELAY = 2.0
+"""Seconds from a voter's start to its standby's, whose imports would slow the voter's start."""
 PRIORITY = -5
-"""The voter's nice value, where this host lets us: it goes before the guests."""
-REFUSED = 2
+"""The voter's nice value, if permitted: it has priority over the guests."""
+UNUSABLE = 2
 """The exit status of a voter whose configuration or addresses cannot be used."""
-SAID_LIMIT = 2000
-"""Characters of its last words that are told on."""
+MESSAGE_LIMIT = 2000
+"""Characters of its last message that are reported."""
 
 _log = structlog.get_logger(__name__)
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 class _Standby:
@@ -61,62 +56,60 @@ class _Standby:
     def __init__(self, config: Path, log: LogFile) -> None:
         """Start it.  Raises OSError."""
         self._channel, theirs = socket.socketpair()
-        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-        command = [sys.executable, "-m", "deploy.supervisor.standby_voter", "--config", str(config)]
+        command = python_command("deploy.supervisor.standby_voter", "--config", config)
         with theirs, log.open() as output:
-            environment = os.environ | {"PYTHONPATH": path}
-            self.child = Child.start(command, log=output, env=environment, stdin=theirs)
+            self.child = Child.start(command, log=output, env=python_environment(), stdin=theirs)
 
-    def begin(self, sockets: Mapping[str, socket.socket]) -> Child:
-        """Have it be the voter on these sockets.  Raises OSError if it has ended."""
+    def activate(self, sockets: Mapping[str, socket.socket]) -> Child:
+        """Make it the voter on these sockets.  Raises OSError if it has ended."""
         with self._channel:
             names = ":".join(sockets).encode()
             socket.send_fds(self._channel, [names], [sock.fileno() for sock in sockets.values()])
         return self.child
 
     def dismiss(self) -> None:
-        """Let it end."""
+        """End it by closing its standard input."""
         self._channel.close()
 
 
 class VoterProcessManager:
-    """Starts the voter, and keeps it running."""
+    """Starts the voter and keeps it running.
+
+    ``changed`` is called when the voter's process has changed, so that it is recorded.  Takes over
+    the listening sockets that the watchdog kept.
+    """
 
     def __init__(
         self,
         layout: Layout,
         *,
-        nursery: WatchdogClient,
+        watchdog: WatchdogClient,
         history: EventHistory,
         changed: Callable[[], None],
     ) -> None:
-        """``changed`` is called when the voter's process has changed (to be written down).
-
-        The listening sockets that the nanny kept are taken over.
-        """
         self._layout = layout
-        self._nursery = nursery
+        self._watchdog = watchdog
         self._history = history
         self._changed = changed
-        self._sockets = nursery.sockets
+        self._sockets = watchdog.sockets
         self._child: Child | None = None
-        self._spare: _Standby | None = None
+        self._standby: _Standby | None = None
         self._began = float("-inf")
-        self._short = 0  # lives in a row that were no STEADY one
+        self._short_lives = 0  # consecutive ones
         self._log_start = 0
         self.log = LogFile(layout.voter_log)
         self.restarts = 0
-        self.given_up = asyncio.Event()
+        self.abandoned = False
         self.failed = asyncio.Event()
-        """Set when the voter has ended by itself, with an exit status that is not 0."""
+        """Set when the voter has exited with a status that is not 0, or is not restarted again."""
         self.problem = ""
 
-    # ------------------------------------------------------------- sockets
+    # ---- sockets
 
     def bind(self, http: str, native: str | None) -> dict[str, str]:
-        """Have listening sockets: those the nanny kept, or new ones; return the TCP addresses.
+        """Make the listening sockets unless there are some; return the TCP addresses.
 
-        Raises DeployError that names the address that cannot be had.
+        Raises DeployError that names the address that cannot be used.
         """
         layout = self._layout
         if not self._sockets:
@@ -130,9 +123,9 @@ class VoterProcessManager:
                 self.unbind()
                 raise DeployError(
                     str(error),
-                    remedy="give another one with --http HOST:PORT (port 0: any free one)",
+                    remedy="choose another one with --http HOST:PORT (port 0: any free one)",
                 ) from error
-            self._nursery.keep(self._sockets)
+            self._watchdog.keep(self._sockets)
         return {
             name: _show_address(self._sockets[name].getsockname())
             for name in ("http", "native")
@@ -140,8 +133,8 @@ class VoterProcessManager:
         }
 
     def unbind(self) -> None:
-        """Close our listening sockets, the nanny's duplicates too."""
-        self._nursery.drop()
+        """Close the listening sockets and the watchdog's duplicates."""
+        self._watchdog.drop()
         self._close_sockets()
 
     def _close_sockets(self) -> None:
@@ -149,92 +142,93 @@ class VoterProcessManager:
             sock.close()
         self._sockets.clear()
 
-    # ------------------------------------------------------------- process
+    # ---- process
 
     @property
     def identity(self) -> ProcessIdentity | None:
-        """The process that runs now, if one does."""
+        """The running process, or None."""
         return self._child.identity if self._child is not None and self._child.running else None
 
     @property
-    def spare(self) -> int | None:
-        """The pid of the process that stands by, if one does."""
-        return None if self._spare is None else self._spare.child.pid
+    def pid(self) -> int | None:
+        """The pid of the running process, or None."""
+        return self.identity.pid if self.identity is not None else None
+
+    @property
+    def standby(self) -> int | None:
+        """The pid of the standby, or None."""
+        return None if self._standby is None else self._standby.child.pid
 
     def describe(self) -> dict[str, Any]:
-        """What status says of the voter's process."""
-        identity = self.identity
+        """Return the status of the voter's process."""
         return {
-            "pid": identity.pid if identity is not None else None,
-            "spare": self.spare,
+            "pid": self.pid,
+            "standby": self.standby,
             "restarts": self.restarts,
-            "in_row": self._short,
+            "short_lives": self._short_lives,
             "limit": RESTART_LIMIT,
-            "given_up": self.given_up.is_set(),
+            "abandoned": self.abandoned,
             "problem": self.problem,
         }
 
     def replace(self, pid: int | None) -> None:
-        """Kill a voter that hangs, if that one still runs; `keep` starts the next."""
+        """Kill a hung voter if it still is process ``pid``; `keep` starts the next."""
         if self._child is not None and self._child.running and self._child.pid == pid:
             self._history.add("voter hangs", pid=pid)
-            _log.error("the voter hangs: it is killed", pid=pid)
+            _log.error("the voter hangs: killing it", pid=pid)
             self._child.signal(signal.SIGKILL)
 
     def start(self) -> None:
-        """Start the voter's process on our sockets; a spare that stands by is it.
-
-        Raises OSError.
-        """
+        """Start the voter on our sockets, from the standby if there is one.  Raises OSError."""
         self._log_start = self.log.path.stat().st_size if self.log.path.exists() else 0
-        spare, self._spare = self._spare, None
-        self._child = self._begin(spare) or self._begin(self._prepare())
+        standby, self._standby = self._standby, None
+        self._child = self._activate(standby) or self._activate(self._prepare())
         if self._child is None:
-            raise ChildProcessError("the voter's process ended before it was told to begin")
+            raise ChildProcessError("the voter's process ended before it received its sockets")
         self._began = time.monotonic()
         try:
             os.setpriority(os.PRIO_PROCESS, self._child.pid, PRIORITY)
-            # With autogroups a nice value counts inside a session only; the voter has its own.
+            # With autogroups a nice value only counts inside a session; the voter has its own.
             group = Path(f"/proc/{self._child.pid}/autogroup")
             if group.exists():
                 group.write_text(str(PRIORITY))
         except OSError as error:
-            _log.info("the voter runs at normal priority", reason=str(error))
+            _log.info("cannot raise the voter's priority", reason=str(error))
         self._changed()
 
     def _prepare(self) -> _Standby:
         return _Standby(self._layout.voter_config, self.log)
 
-    def _begin(self, standby: _Standby | None) -> Child | None:
+    def _activate(self, standby: _Standby | None) -> Child | None:
         if standby is None:
             return None
         try:
-            return standby.begin(self._sockets)
+            return standby.activate(self._sockets)
         except OSError as error:
-            _log.warning("a spare voter had ended", pid=standby.child.pid, reason=str(error))
+            _log.warning("a standby voter had ended", pid=standby.child.pid, reason=str(error))
             return None
 
     def adopt(self, identity: ProcessIdentity) -> bool:
-        """Go on with a voter that an ended supervisor started, if it lives."""
+        """Follow a voter that a former supervisor started; return whether it runs."""
         self._child = Child.adopt(identity)
         return self._child is not None
 
     async def keep(self, rebind: Callable[[], None]) -> None:
-        """Start the voter again whenever it ends, until cancelled, or until it ends too often.
+        """Restart the voter whenever it ends, until cancelled or until it ends too often.
 
-        ``rebind`` is called where we have no sockets to pass on (the voter was adopted, and the
-        nanny is gone): it binds them again.
+        Calls ``rebind`` if there are no sockets to pass on, because the voter was adopted and the
+        watchdog has ended.
         """
         while self._child is not None:
-            refill = asyncio.create_task(self._stand_by(), name="spare voter")
+            refill = asyncio.create_task(self._keep_standby(), name="standby voter")
             try:
                 await self._child.wait()
             finally:
                 refill.cancel()
-            pause = self._judge(self._child)
+            pause = self._plan_restart(self._child)
             if pause is None:
                 self._changed()
-                self.unbind()  # whoever waits in the queues is told at once
+                self.unbind()  # clients that wait in the queues get an error at once
                 return
             if pause:
                 self._changed()
@@ -243,71 +237,75 @@ class VoterProcessManager:
                 rebind()
             self.restarts += 1
             self.start()
-            self._history.add("voter started again", pid=self._child.pid, after=pause)
+            self._history.add("voter restarted", pid=self._child.pid, pause=pause)
 
-    async def _stand_by(self) -> None:
-        """Have a spare stand by, until cancelled; a spare is not needed before SPARE_DELAY."""
+    async def _keep_standby(self) -> None:
+        """Keep one standby running until cancelled."""
         while True:
-            await asyncio.sleep(SPARE_DELAY)  # not in place of a condition: see SPARE_DELAY
-            if self._spare is None:
+            await asyncio.sleep(STANDBY_DELAY)  # no wait for a condition: see STANDBY_DELAY
+            if self._standby is None:
                 try:
-                    self._spare = self._prepare()
+                    self._standby = self._prepare()
                 except OSError as error:
-                    _log.warning("no spare voter", reason=str(error))
+                    _log.warning("cannot start a standby voter", reason=str(error))
                     continue
-            await self._spare.child.wait()
-            _log.warning("the spare voter ended", status=self._spare.child.status)
-            self._spare.dismiss()
-            self._spare = None
+            await self._standby.child.wait()
+            _log.warning("the standby voter ended", status=self._standby.child.status)
+            self._standby.dismiss()
+            self._standby = None
 
-    def _judge(self, child: Child) -> float | None:
-        """The voter has ended: return the seconds until it is started again, None if never."""
+    def _plan_restart(self, child: Child) -> float | None:
+        """Record the voter's end; return the seconds until its restart, None if it has none."""
         lived = time.monotonic() - self._began
-        self._short = 1 if lived >= STEADY else self._short + 1
+        self._short_lives = 1 if lived >= SHORT_LIFE else self._short_lives + 1
         failed = child.code not in (None, 0) and not child.killed
-        said = self.said() if failed else ""
-        self.problem = f"the voter ended ({child.status})" + (f": {said}" if said else "")
-        if child.code == REFUSED:
-            self.given_up.set()
-        elif self._short > RESTART_LIMIT:
-            self.given_up.set()
-            self.problem += f"; {self._short} times in a row within {STEADY:g} s: given up"
-        if failed or self.given_up.is_set():
+        message = self._last_message() if failed else ""
+        self.problem = f"the voter ended ({child.status})" + (f": {message}" if message else "")
+        too_often = self._short_lives > RESTART_LIMIT
+        self.abandoned = child.code == UNUSABLE or too_often
+        if too_often:
+            self.problem += (
+                f"; {self._short_lives} times in a row within {SHORT_LIFE:g} s: not restarted"
+            )
+        if failed or self.abandoned:
             self.failed.set()
         _log.error("the voter ended", pid=child.pid, problem=self.problem)
         self._history.add(
-            "voter ended", status=child.status, said=said or None, given_up=self.given_up.is_set()
+            "voter ended", status=child.status, message=message or None, abandoned=self.abandoned
         )
-        if self.given_up.is_set():
+        if self.abandoned:
             return None
-        return 0.0 if self._short == 1 else min(FIRST_PAUSE * 2 ** (self._short - 2), LAST_PAUSE)
+        if self._short_lives == 1:
+            return 0.0
+        pause: float = FIRST_PAUSE * 2 ** (self._short_lives - 2)
+        return min(pause, LAST_PAUSE)
 
-    def said(self) -> str:
-        """The voter's last words since its start: why it ended, if it said so."""
+    def _last_message(self) -> str:
+        """Return the voter's last message since its start: its error, if it logged one."""
         try:
             with self.log.path.open("rb") as file:
                 file.seek(self._log_start)
                 text = file.read().decode(errors="replace")
         except OSError as error:
             return f"(its log cannot be read: {error.strerror})"
-        before, mark, words = ("\n" + text).rpartition("\nvoter: ")
-        last = words if mark else "\n".join(before.strip().splitlines()[-5:])
-        return last.strip()[-SAID_LIMIT:]
+        _, mark, error_text = ("\n" + text).rpartition("\nvoter: ")
+        last = error_text if mark else "\n".join(text.strip().splitlines()[-5:])
+        return last.strip()[-MESSAGE_LIMIT:]
 
     async def end(self) -> None:
-        """End the voter: what is under way is answered, up to STOP_GRACE seconds."""
+        """End the voter; it has STOP_GRACE seconds to answer open requests."""
         self.unbind()
-        spare, self._spare = self._spare, None
-        if spare is not None:
-            spare.dismiss()
-            await spare.child.end(STOP_GRACE)
+        standby, self._standby = self._standby, None
+        if standby is not None:
+            standby.dismiss()
+            await standby.child.end(STOP_GRACE)
         if self._child is not None:
             await self._child.end(STOP_GRACE)
 
-    def let_go(self) -> None:
-        """Let the voter live on without us."""
-        if self._spare is not None:
-            self._spare.dismiss()
+    def release(self) -> None:
+        """Stop owning the voter, which continues to run."""
+        if self._standby is not None:
+            self._standby.dismiss()
         self._close_sockets()
 
 

@@ -1,4 +1,4 @@
-"""What a supervisor has of its nanny (``deploy.watchdog.watchdog``), and tells it."""
+"""The supervisor's connection to its watchdog (``deploy.watchdog.process``)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 import structlog
 
 from deploy.host.identity import ProcessIdentity, identify
-from deploy.watchdog.watchdog import CHANNEL
+from deploy.watchdog.process import CHANNEL
 from voter.sockets import inherited
 
 __all__ = ["WatchdogClient"]
@@ -20,7 +20,7 @@ _log = structlog.get_logger(__name__)
 
 
 class WatchdogClient:
-    """The way to the nanny; where there is none (or none any more), telling it does nothing."""
+    """Sends messages to the watchdog; without one (any more) it does nothing."""
 
     def __init__(
         self,
@@ -31,72 +31,74 @@ class WatchdogClient:
     ) -> None:
         self._channel = channel
         self.restarts = restarts
-        """How often the supervisor was started again."""
+        """How many times the supervisor was restarted."""
         self.ended = ended
-        """How the one before ended, in words; empty for the first."""
+        """How the previous supervisor ended, as text; empty for the first."""
         self.sockets: dict[str, socket.socket] = {}
-        """Listening sockets that a former supervisor gave the nanny; taken once, by the voter's
-        host."""
-        self.nanny: ProcessIdentity | None = None
-        """The nanny's process."""
+        """Listening sockets that a former supervisor left; VoterProcessManager takes them over."""
+        self.process: ProcessIdentity | None = None
+        """The watchdog's process."""
         if channel is not None:
             channel.setblocking(False)
-            self.nanny = identify(os.getppid())
+            self.process = identify(os.getppid())
 
     @classmethod
     def of_this_process(cls) -> WatchdogClient:
-        """Take what the nanny handed to this process (LISTEN_FDS); children do not see it."""
-        handed = inherited(os.environ)
-        for sock in handed.values():
+        """Return the client for what the watchdog passed to this process (LISTEN_FDS).
+
+        Removes it from the environment, so that children do not see it.
+        """
+        passed = inherited(os.environ)
+        for sock in passed.values():
             sock.set_inheritable(False)
         for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):
             os.environ.pop(name, None)
         restarts = os.environ.pop("TRIVISOR_RESTARTS", "0")
         ended = os.environ.pop("TRIVISOR_ENDED", "")
-        channel = handed.pop(CHANNEL, None)
-        nursery = cls(channel, restarts=int(restarts), ended=ended)
-        nursery.sockets = handed
-        return nursery
+        channel = passed.pop(CHANNEL, None)
+        client = cls(channel, restarts=int(restarts), ended=ended)
+        client.sockets = passed
+        return client
 
-    def watch(self, gone: Callable[[], None]) -> None:
-        """Have ``gone`` called when the nanny ends.  Called in a running event loop."""
+    def watch(self, ended: Callable[[], None]) -> None:
+        """Call ``ended`` when the watchdog ends.  Needs a running event loop."""
         if self._channel is not None:
-            asyncio.get_running_loop().add_reader(self._channel, self._ended, gone)
+            asyncio.get_running_loop().add_reader(self._channel, self._on_end, ended)
 
-    def _ended(self, gone: Callable[[], None]) -> None:
-        _log.error("the nanny ended: nobody starts this supervisor again")
+    def _on_end(self, ended: Callable[[], None]) -> None:
+        _log.error("the watchdog ended: nothing restarts this supervisor any more")
         self.close()
-        gone()
+        ended()
 
     def close(self) -> None:
-        """Watch no more, and say nothing more."""
+        """Close the connection."""
         if self._channel is not None:
-            with contextlib.suppress(RuntimeError):  # no loop runs (any more): nothing to remove
+            with contextlib.suppress(RuntimeError):  # without a running loop nothing is watched
                 asyncio.get_running_loop().remove_reader(self._channel)
             self._channel.close()
             self._channel = None
-            self.nanny = None
+            self.process = None
 
     def keep(self, sockets: Mapping[str, socket.socket]) -> None:
-        """Have the nanny keep duplicates of these listening sockets, in place of any before."""
-        self._tell(f"keep {' '.join(sockets)}", [sock.fileno() for sock in sockets.values()])
+        """Have the watchdog keep duplicates of these listening sockets, and no others."""
+        self._send(f"keep {' '.join(sockets)}", [sock.fileno() for sock in sockets.values()])
 
     def drop(self) -> None:
-        """Have the nanny close the sockets it keeps."""
-        self._tell("drop")
+        """Have the watchdog close the sockets it keeps."""
+        self._send("drop")
 
     def up(self) -> None:
-        """Have this supervisor started again if it ends unasked."""
-        self._tell("up")
+        """Have the watchdog restart this supervisor if it ends without a request to."""
+        self._send("up")
 
     def down(self) -> None:
-        """Have nothing started again; the nanny's sockets are closed too."""
-        self._tell("down")
+        """Have the watchdog restart nothing and close its sockets."""
+        self._send("down")
 
-    def _tell(self, message: str, fds: list[int] | None = None) -> None:
+    def _send(self, message: str, fds: list[int] | None = None) -> None:
         if self._channel is None:
             return
         try:
             socket.send_fds(self._channel, [message.encode()], fds or [])
-        except OSError as error:  # it has ended, or stands still: its end is told by `watch`
-            _log.error("the nanny takes no message", message=message, reason=str(error))
+        except OSError as error:  # `watch` reports its end
+            _log.error("the watchdog accepts no message", message=message, reason=str(error))

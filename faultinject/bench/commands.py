@@ -4,23 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import click
+import msgspec
 
-from deploy.host.atomic_file import write_json
-from deploy.node.durability import PROMISES, Durability
+from deploy.host.files import write_json
+from deploy.node.records import PROMISES, Durability
 from faultinject.results.guest_capacity import CrowdPlan
 from guests.service import SHIPPED
 from voter.commands.terminal import ExitCode, print_json, quiet_logs, warn
 
-if TYPE_CHECKING:
-    import msgspec
-
 __all__ = ["bench"]
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
-Accelerator = Literal["auto", "kvm", "tcg"]
 
 _accel = click.option(
     "--accel", type=click.Choice(["auto", "kvm", "tcg"]), default="auto", show_default=True,
@@ -64,8 +61,6 @@ def _progress(as_json: bool) -> Callable[[str], None]:
 
 def _finish(report: msgspec.Struct, out: Path | None, as_json: bool) -> ExitCode:
     """Store and print a result."""
-    import msgspec  # noqa: PLC0415 - slow to import
-
     from faultinject.bench.tables import show  # noqa: PLC0415 - slow to import
 
     if out is not None:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import msgspec
 
-from deploy.node.durability import Durability
+from deploy.node.records import Durability
 from faultinject.bench import rig
 from faultinject.bench.clients import BareLink, HttpPool
 from faultinject.bench.disturbance import Disturbance, RecoveryTimes, disturb, recover

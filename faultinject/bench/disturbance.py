@@ -14,7 +14,7 @@ from typing import Literal
 
 import msgspec
 
-from deploy.machine.node import NodeMachines
+from deploy.machine.node_machines import NodeMachines
 from faultinject.bench.rig import VoterProcess, return_guest
 from faultinject.load import Start, percentile, window
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from deploy.node.durability import Durability
+from deploy.node.records import Durability
 from faultinject.bench import etcd, rig
 from faultinject.bench.rounds import IN_FLIGHT, Goal, ratios, run_rounds
 from faultinject.bench.usage import Meter, family

@@ -2,7 +2,7 @@
 
 Writes go through grpcio, the maintained gRPC client for Python (the extra ``bench``), leader and
 revision through etcd's own JSON gateway.  With 64 in flight the client costs about 110
-microseconds of processor time a write, where Trivisor's native client costs 13.  On a host with few
+microseconds of processor time a write, where Trivisor's native client costs 17.  On a host with few
 processors this lowers etcd's rate, so the report states what each driver used.  grpcio was chosen
 because it leaves etcd's own cost as it is: 170 microseconds a write.  Through the JSON gateway etcd
 pays 290, since it converts each request and calls itself.  ``etcdctl check perf`` offers fixed

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from deploy.node.durability import Durability
+from deploy.node.records import Durability
 from faultinject.bench import rig
 from faultinject.bench.usage import family, resident
 from faultinject.host_facts import DiskFacts, Host, describe_host, measure_disk

@@ -23,10 +23,9 @@ from typing import Any, Literal, Self, TypeVar
 import aiohttp
 
 from deploy.machine.accel import decide
-from deploy.machine.node import NodeMachines
+from deploy.machine.node_machines import NodeMachines
 from deploy.machine.spec import plan_node
-from deploy.node.durability import Durability
-from deploy.node.records import cache_directory
+from deploy.node.records import Durability, cache_directory
 from faultinject.bench.peers import haproxy_command
 from guests.image import COMMAND_LINE, Overlay, add_overlay, build_image
 from guests.protocol.message import encode_request
@@ -277,6 +276,6 @@ async def guests(
 
 async def return_guest(node: NodeMachines, voter: VoterProcess, name: str) -> None:
     """Revert a guest to its clean snapshot and admit it; return once it votes."""
-    await node.guests[name].put_back(BOOT_TIMEOUT)
+    await node.guests[name].restore(BOOT_TIMEOUT)
     await voter.call("POST", f"/replicas/{name}/admit")
     await voter.wait_active(name)

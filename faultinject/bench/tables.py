@@ -7,7 +7,7 @@ from functools import singledispatch
 
 from rich.table import Table
 
-from deploy.node.durability import PROMISES
+from deploy.node.records import PROMISES
 from faultinject.bench import comparison, durability
 from faultinject.bench.comparison import BenchReport
 from faultinject.bench.durability import DurabilityReport
@@ -84,20 +84,23 @@ def _(report: BenchReport) -> None:
 @show.register
 def _(report: DurabilityReport) -> None:
     out = console()
-    table = Table("target", "durability", "1: /s", "p50", "p99", "64: /s", "p50", "p99",
-                  "processor at 64, us a request", title="medians over rounds")  # fmt: skip
-    summary = durability.summary(report.rounds)
-    for line in summary:
+    table = Table("target", "1: /s", "p50", "p99", "64: /s", "p50", "p99",
+                  title="medians over rounds, with 1 and with 64 in flight")  # fmt: skip
+    cost = Table("target", "voter or etcd", "replicas", "driver",
+                 title="processor time with 64 in flight, us a request")  # fmt: skip
+    driver = {}
+    for line in durability.summary(report.rounds):
         cells = [f"{line.one.rate:.0f}", *(f"{v * 1e6:.0f} us" for v in line.one.latency[:2])]
         cells += [f"{line.rate:.0f}", *(f"{v * 1e3:.1f} ms" for v in line.many.latency[:2])]
-        cost = ", ".join(
-            f"{name} {busy / line.rate * 1e6:.0f}" for name, busy in line.many_busy.items()
-        )
-        table.add_row(line.target, line.durability, *cells, cost)
+        table.add_row(line.target, *cells)
+        busy = {name: share / line.rate * 1e6 for name, share in line.many_busy.items()}
+        driver[line.target] = busy.pop("driver")
+        costs = [f"{each:.0f}" for each in busy.values()]
+        cost.add_row(line.target, *costs, *[""] * (2 - len(costs)), f"{driver[line.target]:.0f}")
     out.print(table)
+    out.print(cost)
     _show_ratios(durability.GOALS, report.ratios)
     out.print(f"etcd: {report.etcd}")
-    driver = {line.target: line.many_busy["driver"] / line.rate * 1e6 for line in summary}
     if durability.ETCD in driver:
         out.print(
             f"etcd's client takes {driver[durability.ETCD]:.0f} us of processor time a write, "

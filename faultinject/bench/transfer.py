@@ -20,8 +20,8 @@ from typing import Any
 import msgspec
 
 from deploy.machine.guest import Guest
-from deploy.machine.node import NodeMachines
-from deploy.node.durability import Durability
+from deploy.machine.node_machines import NodeMachines
+from deploy.node.records import Durability
 from deploy.supervisor.cpu_yield import CpuYield, yield_limit
 from deploy.supervisor.repair_policy import ReplicaView
 from faultinject.bench import rig
@@ -207,7 +207,7 @@ async def _return(
     gone = await window(start, rate, WINDOW)
     began = time.monotonic()
     async with Arrivals(start, rate) as arrivals:
-        await guest.put_back(rig.BOOT_TIMEOUT)
+        await guest.restore(rig.BOOT_TIMEOUT)
         clean = time.monotonic()
         pids = {each: [found.pid] for each, found in node.guests.items() if found.pid}
         meter = Meter({"voter": [voter.pid], **pids})
@@ -239,7 +239,7 @@ async def _yielding(voter: rig.VoterProcess, guest: Guest) -> AsyncIterator[None
             status = await voter.call("GET", "/status")
             state = {each["name"]: each["state"] for each in status["replicas"]}[guest.name]
             view = ReplicaView(vm=guest.state.value, replica=state, reason="", since=0.0)
-            yields = policy.see(
+            yields = policy.update(
                 view, time.monotonic(), served=status["active"] >= 2,
                 throttled=status["throttled"], limit=yield_limit(status["checkpoint"]["size"]),
             )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from deploy.host.atomic_file import write_whole
+from deploy.host.files import write_whole
 from faultinject.claims.evidence import Claim, ClaimAnswer, Results, format_count
 
 __all__ = ["render", "write_page"]

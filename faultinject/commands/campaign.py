@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 __all__ = ["campaign"]
 
-_directory = click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
+_directory = click.argument(
+    "directory", metavar="DIR", type=click.Path(file_okay=False, path_type=Path)
+)
 _json = click.option("--json", "as_json", is_flag=True, help="The result as JSON.")
 _seed = click.option(
     "--seed",
@@ -272,7 +274,7 @@ def moved(
     """
     import msgspec  # noqa: PLC0415
 
-    from deploy.host.atomic_file import write_json  # noqa: PLC0415
+    from deploy.host.files import write_json  # noqa: PLC0415
     from faultinject.campaign.store.store import Store  # noqa: PLC0415
     from faultinject.report.relocation import (  # noqa: PLC0415
         compare_places,

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from deploy.commands.control_client import ask
-from deploy.commands.node import directory_option, json_option, layout_of
+from deploy.commands.options import directory_option, json_option, layout_of
 from faultinject.faults.catalogue import offered_on_nodes
 from voter.commands.terminal import ExitCode, print_json, warn
 
@@ -82,13 +82,13 @@ def heal(guest: str, directory: Path | None, as_json: bool) -> None:
 @click.option("--report-fd", type=int, help="Descriptor for reports on the progress of the start.")
 def supervise(directory: Path | None, report_fd: int | None) -> ExitCode:
     """Run a node's supervisor in the foreground (what `up` starts in the background)."""
-    from deploy.supervisor.machines import make_node  # noqa: PLC0415
-    from deploy.supervisor.main import StartReport, run_supervisor  # noqa: PLC0415
+    from deploy.node.configuration import make_machines  # noqa: PLC0415
+    from deploy.supervisor.process import StartReport, run_supervisor  # noqa: PLC0415
     from faultinject.faults.injector import FaultInjector  # noqa: PLC0415
 
     return run_supervisor(
         layout_of(directory),
-        make_node=make_node,
+        make_node=make_machines,
         make_faults=FaultInjector,
         report=StartReport(report_fd),
     )

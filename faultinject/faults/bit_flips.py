@@ -102,7 +102,7 @@ def own_memory(pid: int) -> list[int]:
     with open(f"/proc/{pid}/pagemap", "rb", buffering=0) as pagemap:
         for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
             span, rights, *_ = line.split()
-            first, last = (int(word, 16) for word in span.split("-"))
+            first, last = (int(part, 16) for part in span.split("-"))
             if not rights.startswith("rw") or not rights.endswith("p"):
                 continue
             count = (last - first) // _PAGE
@@ -129,7 +129,7 @@ def flip_process(pid: int, seed: int, dose: int, pages: Sequence[int] | None = N
     try:
         for number, place in zip(bits, places, strict=True):
             before = os.pread(memory, 1, place)
-            if not before:  # its memory is gone
+            if not before:  # the process has ended
                 raise ProcessLookupError(errno.ESRCH, f"it ended after {read_back} of {dose} flips")
             changed = bytes([before[0] ^ 1 << (number & 7)])
             os.pwrite(memory, changed, place)

@@ -11,12 +11,12 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from deploy.errors import DeployError
 from faultinject.faults import processes
-from faultinject.faults.site import ActiveFault, FaultTarget, FunctionSite, NotApplied, Site
+from faultinject.faults.site import ActiveFault, FaultTarget, NotApplied, Site
 from faultinject.services import frail
 
 __all__ = ["break_function", "break_relocated_function", "pages_of_ram"]
@@ -34,51 +34,38 @@ _EFFECTS = {
 
 async def break_function(kind: str, machine: FaultTarget) -> ActiveFault:
     """Set the switch of the planted f in a guest to the mode that ends ``kind``."""
-    mode = _MODES[kind.rpartition("-")[2]]
-    try:
-        ram = machine.ram_file()
-        switch = await asyncio.to_thread(_set_switch, ram, mode, None)
-    except OSError as error:
-        raise NotApplied(f"{machine.name}'s memory: {error}") from error
-    if switch is None:
-        raise NotApplied(f"no planted function in {machine.name}'s memory")
-
-    def met() -> bool | None:
-        try:
-            return _read(machine.ram_file(), switch + frail.MET) == 1
-        except (OSError, DeployError):  # its QEMU has ended
-            return None
-
-    return ActiveFault(
-        f"f in {machine.name}, at {switch:#x} of its RAM: {_EFFECTS[mode]}", activated=met
-    )
+    return await _break(kind, f"f in {machine.name}", machine.ram_file, None)
 
 
 async def break_relocated_function(kind: str, site: Site) -> ActiveFault:
     """Kill or stop F on the host, or set the switch of the planted one."""
-    pid = site.function_pid() if isinstance(site, FunctionSite) else None
+    pid = site.function_pid()
     if pid is None:
         raise NotApplied("there is no F on the host")
-    what = kind.rpartition("-")[2]
-    if what == "kill":
+    if kind.endswith("-kill"):
         return await processes.kill(pid, "F")
-    if what == "hang":
+    if kind.endswith("-hang"):
         return await processes.hang(pid, "F")
-    mode, memory = _MODES[what], Path(f"/proc/{pid}/mem")
-    try:
-        switch = await asyncio.to_thread(_set_switch, memory, mode, pid)
-    except OSError as error:
-        raise NotApplied(f"F's memory: {error}") from error
-    if switch is None:
-        raise NotApplied(f"process {pid} of F holds no planted function")
+    return await _break(kind, f"F, process {pid}", lambda: Path(f"/proc/{pid}/mem"), pid)
 
-    def met() -> bool | None:
+
+async def _break(kind: str, name: str, memory: Callable[[], Path], pid: int | None) -> ActiveFault:
+    """Set the one switch in a process's memory, or in a guest's RAM (``pid`` None)."""
+    mode = _MODES[kind.rpartition("-")[2]]
+    try:
+        switch = await asyncio.to_thread(_set_switch, memory(), mode, pid)
+    except OSError as error:
+        raise NotApplied(f"memory of {name}: {error}") from error
+    if switch is None:
+        raise NotApplied(f"no planted function in the memory of {name}")
+
+    def was_called() -> bool | None:
         try:
-            return _read(memory, switch + frail.MET) == 1
-        except OSError:
+            return _read(memory(), switch + frail.CALLED) == 1
+        except (OSError, DeployError):  # its QEMU, or the process, has ended
             return None
 
-    return ActiveFault(f"F, process {pid}, at {switch:#x}: {_EFFECTS[mode]}", activated=met)
+    return ActiveFault(f"{name}, at {switch:#x}: {_EFFECTS[mode]}", activated=was_called)
 
 
 def _set_switch(memory: Path, mode: int, pid: int | None) -> int | None:
@@ -154,7 +141,7 @@ def _pages_of_process(memory: Path, pid: int) -> Iterator[int]:
     try:
         for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
             span, rights, *_ = line.split()
-            first, last = (int(word, 16) for word in span.split("-"))
+            first, last = (int(part, 16) for part in span.split("-"))
             if rights != "rw-s":
                 continue
             for place in range(first, last, frail.SIZE):

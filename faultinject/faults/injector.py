@@ -1,6 +1,6 @@
 """The fault injector of a running node: the FaultPort that the supervisor uses.
 
-``CATALOGUE`` describes each kind and its proof; ``injection`` carries it out.  Faulty links are the
+``CATALOGUE`` describes each kind; ``injection`` carries it out and proves it.  Faulty links are the
 exception: on a running node the proxy is a separate process, which outlives a supervisor and gets
 its commands over a socket.
 """
@@ -10,27 +10,23 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import sys
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
-from pathlib import Path
 from typing import Any
 
 import structlog
 
 from deploy.errors import DeployError
 from deploy.host.child import Child
+from deploy.host.files import LogFile
 from deploy.host.identity import ProcessIdentity
-from deploy.host.logfile import LogFile
-from deploy.machine.states import GuestState
+from deploy.host.spawn import python_command, python_environment
 from deploy.node.interfaces import FaultSite, GuestPort
 from deploy.supervisor.fault_records import FaultRefused
 from faultinject.faults import CATALOGUE, FaultLayer, Injection, find
 from faultinject.faults.catalogue import offered_on_nodes
 from faultinject.faults.injection import inject
 from faultinject.faults.machines import keep_slow
-from faultinject.faults.proxy import ProxiedLink
-from faultinject.faults.site import ActiveFault, NotApplied
+from faultinject.faults.site import ActiveFault, NotApplied, Site
 from voter.client import Client
 from voter.client.errors import RequestError
 
@@ -46,8 +42,6 @@ DOSES = {"flip-ram": 1000}
 """The dose by kind, where it is not 1: one flipped bit in 128 MiB is hardly ever used."""
 NEEDS_RESTORE = frozenset({"crash", "hang", "reset", "flip-register"})
 """Kinds that leave an incorrect guest, in addition to all faults of memory."""
-
-ROOT = Path(__file__).resolve().parents[2]
 
 _log = structlog.get_logger(__name__)
 
@@ -87,7 +81,7 @@ class FaultInjector:
         if fault.layer is not FaultLayer.LINK and state != "ready":
             raise FaultRefused(f"{guest} is {state}", remedy=f"`trivisor heal {guest}` first")
 
-    def must_put_back(self, kind: str) -> bool:
+    def needs_restore(self, kind: str) -> bool:
         """Return whether the guest must be restored after this fault, even while it votes.
 
         A hung guest is not resumed first: it would greet the voter, only to be restored then.
@@ -114,17 +108,15 @@ class FaultInjector:
             await self._start_proxy()
 
     async def _start_proxy(self) -> None:
-        words = [sys.executable, "-m", "faultinject.faults.proxy"]
-        words += ["--control", str(self._site.layout.proxy_control)]
+        command = python_command("faultinject.faults.proxy")
+        command += ["--control", str(self._site.layout.proxy_control)]
         for name, guest in self._site.guests.items():
-            words += ["--link", name, str(self._site.layout.proxy_link(name))]
-            words.append(str(guest.link_socket))
-        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+            link = str(self._site.layout.proxy_link(name))
+            command += ["--link", name, link, str(guest.link_socket)]
         ours, theirs = os.pipe()
         try:
             with self._log.open() as log:
-                environment = os.environ | {"PYTHONPATH": path}
-                self._proxy = Child.start(words, log=log, env=environment, stdout=theirs)
+                self._proxy = Child.start(command, log=log, env=python_environment(), stdout=theirs)
         finally:
             os.close(theirs)
         reader = asyncio.StreamReader()
@@ -229,7 +221,7 @@ class FaultInjector:
         for path in (layout.proxy_control, *map(layout.proxy_link, self._site.guests)):
             path.unlink(missing_ok=True)
 
-    async def let_go(self) -> None:
+    async def release(self) -> None:
         """End all faults but those of the proxy, which continues to run."""
         await self._undo_all()
 
@@ -241,8 +233,11 @@ class FaultInjector:
                 _log.warning("a fault was not undone", error=repr(result))
 
 
-class _NodeSite:
-    """A running node as a site: its supervisor's guests, its voter's clients."""
+class _NodeSite(Site):
+    """A running node as a site: its supervisor's guests, and a client of its voter.
+
+    Its proxy is another process, and its voter belongs to the supervisor, which would restart it.
+    """
 
     def __init__(self, site: FaultSite) -> None:
         self._site = site
@@ -252,21 +247,9 @@ class _NodeSite:
         """The guests' names."""
         return tuple(self._site.guests)
 
-    def machine(self, name: str) -> _NodeTarget:
+    def machine(self, name: str) -> GuestPort:
         """Return a guest's machine."""
-        return _NodeTarget(self._site.guests[name])
-
-    def link(self, name: str) -> ProxiedLink:
-        """Raise NotApplied: the proxy is another process."""
-        raise NotApplied(f"the link of {name} is in another process")
-
-    def shell(self, name: str) -> Any:
-        """Raise NotApplied."""
-        raise NotApplied(f"{name}: a running node's guests have no network card, and so no shell")
-
-    def voter_pid(self) -> int | None:
-        """Return None: the voter belongs to the supervisor, which would restart it."""
-        return None
+        return self._site.guests[name]
 
     async def send(
         self, method: str, target: str, body: bytes, headers: tuple[tuple[str, str], ...] = ()
@@ -279,61 +262,3 @@ class _NodeSite:
         except (RequestError, TimeoutError) as error:
             return 0, str(error).encode()
         return answer.status, answer.body
-
-
-class _NodeTarget:
-    """A guest of a running node as a ``FaultTarget``."""
-
-    def __init__(self, port: GuestPort) -> None:
-        self._port = port
-
-    @property
-    def name(self) -> str:
-        """g1, g2, ..."""
-        return self._port.name
-
-    @property
-    def state(self) -> GuestState:
-        """Its state."""
-        return GuestState(self._port.state)
-
-    @property
-    def pid(self) -> int | None:
-        """Its QEMU, or None."""
-        return self._port.pid
-
-    async def kill(self) -> None:
-        """End its QEMU at once; return when it has ended."""
-        await self._port.kill()
-
-    async def pause(self) -> None:
-        """Stop its processor."""
-        await self._port.pause()
-
-    async def resume(self) -> None:
-        """Continue its processor."""
-        await self._port.resume()
-
-    async def reset(self) -> None:
-        """Press its reset button."""
-        await self._port.reset()
-
-    async def nmi(self) -> None:
-        """Send its processor a non-maskable interrupt."""
-        await self._port.nmi()
-
-    async def registers(self) -> str:
-        """Return its registers as QEMU prints them."""
-        return await self._port.registers()
-
-    def debug_stub(self) -> AbstractAsyncContextManager[Path]:
-        """Have QEMU's debug stub listen on the unix socket that is yielded."""
-        return self._port.debug_stub()
-
-    def ram_file(self) -> Path:
-        """Return the file that is its memory."""
-        return self._port.ram()
-
-    def tail(self, count: int = 20) -> list[str]:
-        """Return the last lines of its console."""
-        return self._port.tail(count)

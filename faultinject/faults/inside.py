@@ -240,7 +240,7 @@ async def hog_memory(shell: Shell, seed: int, dose: int) -> ActiveFault:
     left = max(_LEFT_KIB // dose, _LEAST_KIB)
     output = await _run(shell, _FILL.replace("{left}", str(left)))
     held, before, now = (
-        int(word) for word in _read(shell, output, r"held (\d+) of (\d+) free (\d+)")
+        int(number) for number in _read(shell, output, r"held (\d+) of (\d+) free (\d+)")
     )
     # The kernel may have freed some by killing programs: that is an effect of the fault too.
     if held < before - left:
@@ -253,7 +253,7 @@ async def skew_clock(shell: Shell, seed: int, dose: int) -> ActiveFault:
     drawn = random.Random(seed)
     shift = drawn.choice((-1, 1)) * drawn.randint(_DAY, 1000 * _DAY) * dose
     output = await _run(shell, _SKEW.replace("{shift}", str(shift)))
-    before, now = (int(word) for word in _read(shell, output, r"clock (-?\d+) (-?\d+)"))
+    before, now = (int(number) for number in _read(shell, output, r"clock (-?\d+) (-?\d+)"))
     if abs(now - before - shift) > _DAY // 2:
         raise NotApplied(f"{shell.name}: its clock went from {before} to {now}, not by {shift} s")
     return ActiveFault(f"the guest's clock was {before} and is {now} ({shift / _DAY:+.1f} days)")

@@ -9,7 +9,7 @@ import structlog
 
 from deploy.errors import DeployError
 from deploy.host.identity import identify
-from deploy.machine.states import GuestState
+from deploy.machine.spec import GuestState
 from faultinject.faults.registers import StubError, flip_registers
 from faultinject.faults.site import ActiveFault, FaultTarget, NotApplied
 
@@ -49,7 +49,7 @@ async def crash(machine: FaultTarget) -> ActiveFault:
     # A QEMU that a former supervisor started may stay a zombie until init reaps it.
     if identify(pid) is not None:
         raise NotApplied(f"process {pid} of {machine.name} is still there")
-    return ActiveFault(f"process {pid} is gone", activated=True)
+    return ActiveFault(f"process {pid} has ended", activated=True)
 
 
 async def hang(machine: FaultTarget) -> ActiveFault:
@@ -142,9 +142,9 @@ def _lives(machine: FaultTarget) -> bool:
 
 def _cr0(text: str) -> int:
     """Return the control register from QEMU's text.  Raises NotApplied."""
-    for word in text.split():
-        if word.startswith("CR0="):
-            return int(word[4:], 16)
+    for part in text.split():
+        if part.startswith("CR0="):
+            return int(part[4:], 16)
     raise NotApplied("QEMU does not report the register CR0")
 
 
@@ -156,7 +156,7 @@ async def nmi(machine: FaultTarget) -> ActiveFault:
     while time.monotonic() < until:
         lines = [line for line in machine.tail(10_000) if _NMI_LINE in line]
         if len(lines) > before:
-            return ActiveFault(f"the guest's kernel says: {lines[-1].strip()}", activated=True)
+            return ActiveFault(f"the guest's kernel printed: {lines[-1].strip()}", activated=True)
         await asyncio.sleep(_POLL)  # the console is read by another task
     raise NotApplied(
         f"{machine.name}'s kernel does not report the interrupt within {_DEADLINE:g} s"

@@ -110,15 +110,15 @@ class _Stub:
 
     async def read(self) -> list[int]:
         """Return the registers' values.  Raises StubError."""
-        words = bytes.fromhex(await self.ask("g"))[: len(REGISTERS) * 8]
-        if len(words) < len(REGISTERS) * 8:
-            raise StubError(f"the debug stub returned only {len(words)} bytes of registers")
-        return [int.from_bytes(words[at : at + 8], "little") for at in range(0, len(words), 8)]
+        data = bytes.fromhex(await self.ask("g"))[: len(REGISTERS) * 8]
+        if len(data) < len(REGISTERS) * 8:
+            raise StubError(f"the debug stub returned only {len(data)} bytes of registers")
+        return [int.from_bytes(data[at : at + 8], "little") for at in range(0, len(data), 8)]
 
     async def write(self, values: list[int]) -> None:
         """Write the registers' values.  Raises StubError."""
-        words = b"".join(value.to_bytes(8, "little") for value in values)
-        await self.ask(f"G{words.hex()}")
+        data = b"".join(value.to_bytes(8, "little") for value in values)
+        await self.ask(f"G{data.hex()}")
 
 
 def encode_packet(text: str) -> bytes:

@@ -5,19 +5,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
-from deploy.machine.states import GuestState
+from deploy.machine.spec import GuestState
 from faultinject.faults.proxy import ProxiedLink
 
-__all__ = [
-    "ActiveFault",
-    "ClientSite",
-    "FaultTarget",
-    "FunctionSite",
-    "NotApplied",
-    "Site",
-]
+__all__ = ["ActiveFault", "FaultTarget", "NotApplied", "Site"]
 
 
 class NotApplied(Exception):
@@ -103,29 +96,33 @@ class FaultTarget(Protocol):
         """Return the last lines of its console."""
 
 
-class Site(Protocol):
-    """A node that faults are injected into."""
+class Site:
+    """A node that faults are injected into.  A subclass overrides what its node has."""
 
     @property
     def names(self) -> Sequence[str]:
         """The guests' names."""
+        raise NotImplementedError
 
     def machine(self, name: str) -> FaultTarget:
         """Return a guest's machine."""
+        raise NotImplementedError
 
     def link(self, name: str) -> ProxiedLink:
         """Return the proxy in a guest's link."""
+        raise NotApplied(f"this node has no proxy in the link of {name}")
 
     def shell(self, name: str) -> Any:
         """Return a guest's shell (``deploy.machine.ssh.GuestShell``)."""
+        raise NotApplied(f"{name} has no network card, and so no shell")
 
     def voter_pid(self) -> int | None:
         """Return the voter's process, or None where there is none (NV)."""
+        return None
 
-
-@runtime_checkable
-class ClientSite(Site, Protocol):
-    """A site whose client sends further requests when a fault needs them."""
+    def function_pid(self) -> int | None:
+        """Return the process of F, the function on the host, or None where there is none."""
+        return None
 
     async def send(
         self, method: str, target: str, body: bytes, headers: tuple[tuple[str, str], ...] = ()
@@ -134,11 +131,4 @@ class ClientSite(Site, Protocol):
 
         The request belongs to the mission: its oracle sees it too.  A refusal does not raise.
         """
-
-
-@runtime_checkable
-class FunctionSite(Site, Protocol):
-    """A site that may have F, the function that requests pass on the host."""
-
-    def function_pid(self) -> int | None:
-        """Return F's process, or None where there is none."""
+        raise NotApplied("this node has no client that sends a request for a fault")

@@ -11,7 +11,7 @@ import html
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from deploy.host.atomic_file import write_json, write_whole
+from deploy.host.files import write_json, write_whole
 from faultinject.plotting import draw, inline, require_drawing, save
 from faultinject.report.charts import draw_charts
 from faultinject.report.page import Picture, render

@@ -52,7 +52,7 @@ class Crowd(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CrowdReport(msgspec.Struct, frozen=True, kw_only=True):
-    """The measured nodes.  ``each``: PSS of one further guest, bytes.  ``fit``: guests that fit in
+    """The measured nodes.  ``each``: PSS of one more guest, bytes.  ``fit``: guests that fit into
     the available memory without swap, with a tenth of the host's memory left free.
     """
 

@@ -23,17 +23,17 @@ if TYPE_CHECKING:
     from guests.protocol.message import Request
 
 __all__ = [
-    "ADMITS", "CRASHES", "HANGS", "HEAD", "MET", "MODE", "REFUSES", "SIZE", "SOUND", "TAIL",
+    "ADMITS", "CRASHES", "HANGS", "HEAD", "CALLED", "MODE", "REFUSES", "SIZE", "CORRECT", "TAIL",
     "TAIL_AT", "Frail",
 ]  # fmt: skip
 
 SIZE = mmap.PAGESIZE
-MODE, MET, TAIL_AT = 32, 33, 64
+MODE, CALLED, TAIL_AT = 32, 33, 64
 """Offsets in the page: the mode of f, whether f was called since it was set, and ``TAIL``."""
 HEAD = hashlib.sha256(b"trivisor: the switch of a planted function").digest()
 TAIL = hashlib.sha256(HEAD).digest()
 
-SOUND, CRASHES, HANGS, ADMITS, REFUSES = range(5)
+CORRECT, CRASHES, HANGS, ADMITS, REFUSES = range(5)
 """The modes of f: correct; ends the process; never returns; admits, or refuses, everything."""
 STATUS = 70
 """The process's exit status."""
@@ -51,9 +51,9 @@ class Frail(Authentication):
     def admits(self, request: Request) -> bool:
         """Return whether the service may see this request, according to the switch."""
         mode = self._page[MODE]
-        if mode == SOUND:
+        if mode == CORRECT:
             return super().admits(request)
-        self._page[MET] = 1
+        self._page[CALLED] = 1
         if mode == CRASHES:
             os._exit(STATUS)
         while mode == HANGS:

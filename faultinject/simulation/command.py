@@ -1,11 +1,13 @@
-"""``trivisor simulate``: hunt for seeds that break a promise, group and shrink them, follow one."""
+"""``trivisor simulate``: find seeds that break a promise, group and shrink them, trace one.
+
+Most imports are inside functions: ``--defect`` must change the product before it is imported.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -28,32 +30,30 @@ if TYPE_CHECKING:
 __all__ = ["simulate"]
 
 FRESH = 500
-"""Seeds that are run if nothing else is asked for."""
-DEFECT_SEEDS = 100
-"""Seeds within which each planted defect must be caught."""
+"""Number of seeds to run by default."""
 SHOWN = 8
-"""Groups of failing seeds of which one is shrunk and shown at most."""
+"""Most groups of failed seeds of which one seed is shrunk and printed."""
 COMPARED = 60
-"""Differences that ``--compare`` prints at most; ``--json`` has all."""
+"""Most differences that ``--compare`` prints; ``--json`` has all."""
 TIMELINE = 60
-"""Lines of a shrunk run that are shown at most; ``--trace`` shows all."""
+"""Most timeline lines of a shrunk run that are printed; ``--trace`` prints all."""
 FAILURES = "simulation-failures.jsonl"
 
 
 def _read_numbers(
     ctx: click.Context, option: click.Parameter, value: str | None
 ) -> list[int] | None:
-    """Read ``0-3,8``, or ``none``."""
+    """Parse ``0-3,8`` or ``none``."""
     from faultinject.simulation.plan import parse_numbers  # noqa: PLC0415
 
     try:
         return None if value is None else parse_numbers(value)
     except ValueError as error:
-        raise click.BadParameter(f"{value!r} is not like 0-3,8 (or none)", ctx, option) from error
+        raise click.BadParameter(f"{value!r} is not like 0-3,8 or none", ctx, option) from error
 
 
 def _read_range(ctx: click.Context, option: click.Parameter, value: str | None) -> range | None:
-    """Read ``A..B``: all seeds from A to B."""
+    """Parse ``A..B``: all seeds from A to B."""
     if value is None:
         return None
     first, dots, last = value.partition("..")
@@ -66,30 +66,32 @@ def _read_range(ctx: click.Context, option: click.Parameter, value: str | None) 
 @click.option("--fresh", type=click.IntRange(1), metavar="N",
               help=f"Run N seeds that no earlier run has used.  [default: {FRESH}]")  # fmt: skip
 @click.option("--known", "with_known", is_flag=True,
-              help="Run every seed that ever broke a promise.")  # fmt: skip
-@click.option("--seeds", callback=_read_range, metavar="A..B", help="Run these seeds.")
+              help="Run every seed that once broke a promise.")  # fmt: skip
+@click.option("--seeds", callback=_read_range, metavar="A..B", help="Run the seeds A to B.")
 @click.option("--compare", "against", callback=_read_range, metavar="A..B",
-              help="With --seeds: report what these reach and A..B do not.")  # fmt: skip
+              help="With --seeds: report what those reach and A to B do not.")  # fmt: skip
 @click.option("--fingerprint", "fingerprints", is_flag=True,
-              help="With --seeds: print hashes of what each run did.")  # fmt: skip
+              help="With --seeds: print hashes of each run, to compare two versions.")  # fmt: skip
 @click.option("--nightly", is_flag=True,
               help="Run fresh seeds until stopped; append each failure to --log.")  # fmt: skip
 @click.option("--log", type=click.Path(dir_okay=False, path_type=Path), default=FAILURES,
               show_default=True, help="With --nightly: the file for failures.")  # fmt: skip
-@click.option("--seed", type=click.IntRange(0), help="Run this seed only, and tell of it.")
+@click.option(
+    "--seed", type=click.IntRange(0), help="Run this seed only, and print its plan and result."
+)
 @click.option("--trace", is_flag=True, help="With --seed: print a timeline of the run.")
 @click.option("--size", type=click.IntRange(1, 20), default=1, show_default=True,
               help="Multiply operations and faults of each seed.")  # fmt: skip
 @click.option("--faults", callback=_read_numbers, metavar="NUMBERS",
-              help="With --seed: only these faults of its plan.")  # fmt: skip
+              help="With --seed: inject only these faults of its plan.")  # fmt: skip
 @click.option("--operations", callback=_read_numbers, metavar="NUMBERS",
-              help="With --seed: only these operations.")  # fmt: skip
+              help="With --seed: make only these operations of its plan.")  # fmt: skip
 @click.option("--defect", help="Plant this defect first (see --defects).")
 @click.option("--defects", is_flag=True,
-              help=f"Mutation testing: is each defect found in {DEFECT_SEEDS} seeds?")  # fmt: skip
+              help="Mutation testing: is each planted defect detected in 100 seeds?")  # fmt: skip
 @click.option("--jobs", type=click.IntRange(1, 256), default=os.cpu_count() or 1,
-              show_default="one a processor", help="Processes to use.")  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="The result as JSON.")
+              show_default="one per processor", help="Number of worker processes.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def simulate(  # noqa: PLR0913 - one for each option
     fresh: int | None,
     with_known: bool,
@@ -108,35 +110,35 @@ def simulate(  # noqa: PLR0913 - one for each option
     jobs: int,
     as_json: bool,
 ) -> ExitCode:
-    """Run the whole system under simulated clocks, networks and disks, seed by seed.
+    """Run the whole system with simulated clocks, networks and disks, seed by seed.
 
-    Everything that happens in a run is a function of its seed. The exit code is 0 only if all
-    promises held in all runs. A failure does not end the hunt: failures are grouped by what they
-    report, and one of each group is shrunk, printed as one command and followed by a timeline.
+    Everything in a run is a function of its seed. A failure does not stop the command: failed seeds
+    are grouped by their reports, and one seed of each group is shrunk. It is printed as the command
+    that repeats it, with a timeline. The exit code is 0 only if all promises held in all runs.
     """
     quiet_logs()
-    for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: workers end, nothing is left
+    for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: workers end too
         signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
     if trace and seed is None:
-        raise click.UsageError("--trace is of one run: give --seed")
+        raise click.UsageError("--trace prints one run: give --seed")
     if against is not None:
         if seeds is None:
-            raise click.UsageError("--compare needs other seeds to compare with: give --seeds")
+            raise click.UsageError("--compare needs two ranges of seeds: give --seeds")
         return _compare(against, seeds, as_json)
     if fingerprints:
         if seeds is None:
             raise click.UsageError("--fingerprint needs a range: give --seeds")
         return _print_fingerprints(seeds, as_json)
     if defects:
-        return _try_defects(jobs, as_json)
+        return _detect_defects(jobs, as_json)
     if defect is not None:
         from faultinject.simulation.defects import DEFECTS  # noqa: PLC0415
         from faultinject.simulation.mutation import plant  # noqa: PLC0415
 
         if defect not in DEFECTS:
-            raise click.BadParameter(f"no defect {defect!r}: {', '.join(DEFECTS)}")
+            raise click.BadParameter(f"no defect {defect!r}; give one of {', '.join(DEFECTS)}")
         for module in [name for name in sys.modules if name.partition(".")[0] in _CHANGED]:
-            del sys.modules[module]  # a few were imported for the command itself
+            del sys.modules[module]  # imported for the command line itself
         plant(DEFECTS[defect])
         jobs = 1
     if seed is not None:
@@ -147,10 +149,11 @@ def simulate(  # noqa: PLR0913 - one for each option
 
 
 _CHANGED = frozenset({"guests", "voter"})
+"""Packages in which defects are planted.  Their modules must be imported again afterwards."""
 
 
 def _compare(first: range, second: range, as_json: bool) -> ExitCode:
-    """Print what each of two ranges reaches, and what only the second does."""
+    """Print how much each of two ranges reaches, and what only the second one does."""
     from rich.table import Table  # noqa: PLC0415
 
     from faultinject.simulation.plan import make_plan  # noqa: PLC0415
@@ -169,11 +172,11 @@ def _compare(first: range, second: range, as_json: bool) -> ExitCode:
         print_json({"counts": counts, "only_second": [each._asdict() for each in found]})
         return ExitCode.OK
     titles = [f"{each.start}..{each.stop - 1}" for each in (first, second)]
-    table = Table("what", *titles, f"only {titles[1]}")
+    table = Table("dimension", *titles, f"only {titles[1]}")
     for name, numbers in counts.items():
         table.add_row(name, *map(str, numbers))
     console().print(table)
-    table = Table("only in the second", "which", "runs")
+    table = Table("dimension", f"reached by {titles[1]} only", "runs")
     for each in found[:COMPARED]:
         table.add_row(each.dimension, each.text, str(each.runs))
     console().print(table)
@@ -198,11 +201,11 @@ def _print_fingerprints(seeds: range, as_json: bool) -> ExitCode:
 
 
 class _Chosen(NamedTuple):
-    """Which seeds to run: the known ones first, then a range (``endless``: from its start on)."""
+    """The seeds to run: known ones, then a range (``endless``: all from its start on)."""
 
     known: tuple[KnownSeed, ...]
     range: range
-    origin: str  # where the range comes from, in words
+    origin: str  # where the range comes from
     revision: str
     endless: bool = False
 
@@ -213,20 +216,20 @@ class _Chosen(NamedTuple):
 
     @property
     def total(self) -> int:
-        """How many there are, if there is an end of them."""
+        """The number of seeds, unless they are endless."""
         return len(self.known) + len(self.range)
 
 
 def _choose(number: int | None, seeds: range | None, *, with_known: bool, nightly: bool) -> _Chosen:
-    """Work out which seeds are asked for."""
+    """Return the seeds that the options name."""
     from faultinject.simulation.seeds import fresh, known, source_revision  # noqa: PLC0415
 
     if seeds is not None and (number is not None or nightly):
-        raise click.UsageError("--seeds names the seeds: leave --fresh and --nightly out")
+        raise click.UsageError("--seeds cannot be combined with --fresh or --nightly")
     old = known() if with_known else ()
     revision, now = source_revision(), time.time_ns()
     if seeds is not None:
-        return _Chosen(old, seeds, "as asked for", revision)
+        return _Chosen(old, seeds, "given", revision)
     if number is None and with_known and not nightly:
         return _Chosen(old, range(0), "none", revision)
     if number is None:
@@ -245,7 +248,7 @@ def _run_one(
     as_json: bool,
     trace: bool,
 ) -> ExitCode:
-    """Run one seed, whole or in part, and report what happened."""
+    """Run one seed, with all or some of its plan, and print the result."""
     from faultinject.simulation.hunt import summarize  # noqa: PLC0415
     from faultinject.simulation.plan import make_plan  # noqa: PLC0415
     from faultinject.simulation.run import run  # noqa: PLC0415
@@ -260,11 +263,11 @@ def _run_one(
         found = msgspec.to_builtins(summarize(result))
         print_json(found | ({"timeline": timeline.lines} if timeline is not None else {}))
     else:
-        _tell_plan(plan)
+        _print_plan(plan)
         result = run(plan, timeline)
         if timeline is not None:
             sys.stdout.write("".join(f"{line}\n" for line in timeline.lines))
-        _tell_result(result)
+        _print_result(result)
     return ExitCode.FAILED if _failed(result) else ExitCode.OK
 
 
@@ -272,7 +275,7 @@ def _failed(result: RunResult | RunSummary) -> bool:
     return bool(result.breaches or result.problems)
 
 
-def _tell_plan(plan: SimPlan) -> None:
+def _print_plan(plan: SimPlan) -> None:
     out = console()
     out.print(
         f"seed {plan.seed}: durability {plan.durability}, {len(plan.operations)} operations of "
@@ -286,12 +289,12 @@ def _tell_plan(plan: SimPlan) -> None:
         )
 
 
-def _tell_result(result: RunResult) -> None:
+def _print_result(result: RunResult) -> None:
     out = console()
     for breach in result.breaches:
         out.print(f"[red]{breach.promise}[/] at {breach.time:.4f} s: {breach.text}")
     for problem in result.problems:
-        out.print(f"[yellow]an exception left the code[/]: {problem}")
+        out.print(f"[yellow]unhandled exception[/]: {problem}")
     out.print(
         f"{result.answered} answered, {result.seconds:.2f} s simulated, {result.steps} steps, "
         f"voter started {result.voter_starts} times, trace {result.trace}"
@@ -299,7 +302,7 @@ def _tell_result(result: RunResult) -> None:
 
 
 class _Hunt:
-    """Runs many seeds, and shows what failed."""
+    """A run of many seeds, and its report."""
 
     def __init__(
         self, chosen: _Chosen, jobs: int, size: int, *, as_json: bool, defect: str
@@ -311,7 +314,7 @@ class _Hunt:
         self._done = self._answered = self._faults = 0
 
     def run(self) -> ExitCode:
-        """Run them all; shrink and show one of each group of failures."""
+        """Run all seeds; shrink and print one of each group of failures."""
         for summary in self._results():
             if _failed(summary):
                 self._failed.append(summary)
@@ -354,20 +357,20 @@ class _Hunt:
                     )  # fmt: skip
                     warn(f"{each.promise}: {small.report}\n  {small.command}")
             except KeyboardInterrupt:
-                pass  # this is how it is stopped
+                pass  # the usual way to stop it
             first = self._chosen.range.start
             append({"first": first, "seeds": self._done, "failed": len(self._failed)})
         console().print(f"{self._totals()}; see {log}")
         return ExitCode.FAILED if self._failed else ExitCode.OK
 
     def _results(self) -> Iterator[RunSummary]:
-        """Run the seeds, with a bar on a terminal that shows how far they are."""
+        """Run the seeds, with a progress bar on a terminal."""
         from rich.progress import Progress, TimeElapsedColumn  # noqa: PLC0415
 
         from faultinject.simulation.hunt import hunt  # noqa: PLC0415
 
         chosen, err = self._chosen, console(stderr=True)
-        if not self._as_json:  # first, so that a run that is cut short can be repeated
+        if not self._as_json:  # printed first, so that an interrupted run can be repeated
             err.print(self._which())
         columns = (*Progress.get_default_columns(), TimeElapsedColumn())
         with Progress(*columns, console=err, disable=self._as_json) as progress:
@@ -382,7 +385,7 @@ class _Hunt:
 
     def _which(self) -> str:
         chosen = self._chosen
-        parts = [f"{len(chosen.known)} seeds that failed once"] if chosen.known else []
+        parts = [f"{len(chosen.known)} known seeds"] if chosen.known else []
         if chosen.endless:
             parts.append(f"seeds from {chosen.range.start} on ({chosen.origin})")
         elif chosen.range:
@@ -434,58 +437,34 @@ def _show_group(each: FailureGroup, small: Shrunk | None) -> None:
     out.print(f"  shrunk to {small.operations} operations and these faults: {kinds}")
     lines = small.timeline
     if len(lines) > TIMELINE:
-        left_out = f"{'':9}  ...       {len(lines) - TIMELINE} lines are left out"
-        lines = [*lines[: TIMELINE // 3], left_out, *lines[-2 * TIMELINE // 3 :]]
+        omitted = f"{'':9}  ...       {len(lines) - TIMELINE} lines omitted"
+        lines = [*lines[: TIMELINE // 3], omitted, *lines[-2 * TIMELINE // 3 :]]
     sys.stdout.write("".join(f"    {line[:160]}\n" for line in lines))
     sys.stdout.flush()
-    out.print(f"  the whole of it: {small.command} --trace")
+    out.print(f"  all of it: {small.command} --trace")
 
 
-def _try_defects(jobs: int, as_json: bool) -> ExitCode:
-    """Plant each defect in a process of its own; print which promise caught it, and where."""
+def _detect_defects(jobs: int, as_json: bool) -> ExitCode:
+    """Plant each defect in a process of its own; print which promise detected it, and where."""
     from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415
 
     from rich.table import Table  # noqa: PLC0415
 
-    from faultinject.simulation.defects import DEFECTS  # noqa: PLC0415
+    from faultinject.simulation.mutation import DEFECT_SEEDS, DEFECTS, detect  # noqa: PLC0415
     from faultinject.simulation.plan import SWARM  # noqa: PLC0415
 
     with ThreadPoolExecutor(jobs) as pool:
-        found = dict(zip(DEFECTS, pool.map(_try_defect, DEFECTS), strict=True))
+        found = dict(zip(DEFECTS, pool.map(detect, DEFECTS), strict=True))
     if as_json:
         print_json(found)
     else:
-        table = Table("defect", "what it does", "promise", "seed", "seen")
-        for name, said in found.items():
-            seed = str(said["seed"] - SWARM + 1) if said else "[red]not caught[/]"
-            table.add_row(name, DEFECTS[name].what, said.get("promise"), seed, said.get("text"))
+        table = Table("defect", "what it does", "promise", "seed", "report")
+        for name, breach in found.items():
+            seed = str(breach["seed"] - SWARM + 1) if breach else "[red]not detected[/]"
+            row = (DEFECTS[name].what, breach.get("promise"), seed, breach.get("text"))
+            table.add_row(name, *row)
         console().print(table)
-    missed = [name for name, said in found.items() if not said]
+    missed = [name for name, breach in found.items() if not breach]
     if missed:
-        warn(f"not caught in {DEFECT_SEEDS} seeds: {', '.join(missed)}")
+        warn(f"not detected in {DEFECT_SEEDS} seeds: {', '.join(missed)}")
     return ExitCode.FAILED if missed else ExitCode.OK
-
-
-def _try_defect(name: str) -> dict[str, Any]:
-    """Return seed, promise and text of the first breach with this defect, of a seed that breaks
-    nothing without it; empty: none.
-    """
-    from faultinject.simulation.plan import SWARM  # noqa: PLC0415
-
-    first, last = SWARM, SWARM + DEFECT_SEEDS - 1
-    while first <= last:
-        said = _hunt_apart(name, first, last)
-        if not said or not _hunt_apart("-", said["seed"], said["seed"]):
-            return said
-        first = said["seed"] + 1
-    return {}
-
-
-def _hunt_apart(name: str, first: int, last: int) -> dict[str, Any]:
-    """Hunt in a process of its own, in which a defect is planted."""
-    command = [sys.executable, "-m", "faultinject.simulation.mutation", name, f"{first}..{last}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise RuntimeError(f"defect {name} cannot be planted: {done.stderr.strip()[-300:]}")
-    said: dict[str, Any] = json.loads(done.stdout)
-    return said

@@ -1,7 +1,7 @@
-"""Planted defects (mutation testing).  Each is a small change of the source, as data.
+"""Planted defects for mutation testing.  Each is a small change of the product's source, as data.
 
-An edit is (module, old text, new text); the old text must be there exactly once.  ``promises``
-are those of which one is expected to be seen broken, in what clients saw or replicas hold.
+An edit is (module, old text, new text).  The old text must occur exactly once.  At least one of
+``promises`` must be seen to break when the defect is planted.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _ALL = (
     ),
     Defect(
         "expelled-counts",
-        "the ballot of an incarnation that is gone still counts",
+        "the ballot of an ended incarnation still counts",
         ("Agreement",),
         (
             ("voter.core.polls", "poll.ballots.pop(replica.index, None)", "poll.ballots"),
@@ -55,13 +55,13 @@ _ALL = (
     ),
     Defect(
         "release-before-fsync",
-        "a reply is let out before its write is on the disk",
+        "a reply is released before its write is durable",
         ("Durability",),
         (("voter.core.durability", "if poll.needs > self.journal.synced and", "if False and"),),
     ),
     Defect(
         "reads-do-not-wait",
-        "a read is let out before the writes that it saw are on the disk",
+        "a read is released before the writes that it saw are durable",
         ("Durability",),
         (
             (
@@ -74,7 +74,7 @@ _ALL = (
     ),
     Defect(
         "send-before-write",
-        "a request goes out to the guests before it is in the journal",
+        "a request is sent to the guests before it is in the journal",
         ("Durability",),
         (
             (
@@ -87,13 +87,13 @@ _ALL = (
     ),
     Defect(
         "no-fsync",
-        "the journal says that it is synced, and is not",
+        "the journal reports a sync that it did not make",
         ("Durability",),
         (("voter.journal.journal", "await each.sync()", "await asyncio.sleep(0)"),),
     ),
     Defect(
         "last-write-forgotten",
-        "the last entry of the journal is dropped at the start",
+        "a restart drops the last entry of the journal",
         ("Durability", "Order", "Exactly once"),
         (
             (
@@ -105,19 +105,19 @@ _ALL = (
     ),
     Defect(
         "places-given-again",
-        "places that only reads and markers took are given again after a restart",
+        "a restart assigns places again that reads and markers took",
         ("Order", "Exactly once", "Linearizability", "Agreement"),
         (("voter.core.resume", "reserved = max(reserved, entry.upto)", "reserved = 0"),),
     ),
     Defect(
         "skip-the-dedupe",
-        "a request that was ordered before is ordered again",
+        "a retry of an ordered request is ordered again",
         ("Exactly once",),
         (("voter.core.intake", "if found.finding is not Finding.NEW:", "if found is None:"),),
     ),
     Defect(
         "retry-after-restart",
-        "what was ordered before a restart is forgotten by the table",
+        "a restart forgets the deduplication table",
         ("Exactly once",),
         (
             (
@@ -129,13 +129,13 @@ _ALL = (
     ),
     Defect(
         "table-not-in-checkpoint",
-        "the table of requests is no part of the checkpoint",
+        "the checkpoint does not contain the deduplication table",
         ("Exactly once", "Liveness"),
         (("voter.core.checkpoints", "sessions=self.dedup.export()", "sessions=[]"),),
     ),
     Defect(
         "unsettled-told-refused",
-        "a write whose vote cannot be met is told as not executed",
+        "a write whose vote fails is reported as not executed",
         ("Fail-safe",),
         (
             (
@@ -153,7 +153,7 @@ _ALL = (
     ),
     Defect(
         "out-of-order",
-        "the agent applies what came together in the wrong order",
+        "the agent applies requests of one delivery in the wrong order",
         ("Order",),
         (
             (
@@ -166,7 +166,7 @@ _ALL = (
     ),
     Defect(
         "applied-again",
-        "the agent applies once more what it has applied",
+        "the agent applies a request again that it has applied",
         ("Order", "Exactly once"),
         (
             (
@@ -179,7 +179,7 @@ _ALL = (
     ),
     Defect(
         "replay-skips-one",
-        "a learner is not sent the first write after its checkpoint, and takes the next one",
+        "a learner does not get the first write after its checkpoint, and applies the next one",
         ("Order",),
         (
             ("guests.agent.incarnation", "if order.prev != self._history or ", "if "),
@@ -193,7 +193,7 @@ _ALL = (
     ),
     Defect(
         "snapshot-off-by-one",
-        "the checkpoint is said to hold one write more than it does",
+        "a checkpoint claims to contain one write more than it does",
         ("Order", "Liveness"),
         (
             (
@@ -205,7 +205,7 @@ _ALL = (
     ),
     Defect(
         "digest-not-checked",
-        "the state that a replica gives is not compared with the voted digest",
+        "a fetched state is not compared with the voted digest",
         ("Order", "Liveness", "Linearizability"),
         (
             ("voter.core.checkpoints", "if event.digest != marker.digest:", "if False:"),
@@ -218,13 +218,13 @@ _ALL = (
     ),
     Defect(
         "hang-not-seen",
-        "a replica that says nothing any more is waited for",
+        "the voter waits forever for a silent replica",
         ("Liveness",),
         (("voter.core.incarnations", "if waits and silent > patience:", "if False:"),),
     ),
     Defect(
         "dissent-waits",
-        "a vote is counted only when all replicas have answered",
+        "a vote is counted only when all replicas have replied",
         ("Liveness",),
         (
             (
@@ -236,13 +236,13 @@ _ALL = (
     ),
     Defect(
         "journal-only-grows",
-        "segments that no checkpoint needs any more stay",
+        "segments that no checkpoint needs are not removed",
         ("Bounded",),
         (("voter.journal.journal", "if number < before[1]:", "if number < 0:"),),
     ),
     Defect(
         "stale-epoch",
-        "a link takes answers to an earlier handshake",
+        "a link accepts replies to an earlier handshake",
         ("Agreement", "Order", "Liveness"),
         (
             (
@@ -255,7 +255,7 @@ _ALL = (
     ),
     Defect(
         "torn-frame-believed",
-        "a frame of the journal is believed although its checksum is wrong",
+        "the journal accepts a frame with a wrong checksum",
         ("Durability", "Order", "Liveness"),
         (
             (

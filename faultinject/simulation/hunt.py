@@ -12,7 +12,7 @@ from itertools import islice
 
 import msgspec
 
-from deploy.host.subreaper import end_with_parent
+from deploy.host.spawn import end_with_parent
 from faultinject.simulation.plan import make_plan
 from faultinject.simulation.promises import Breach
 from faultinject.simulation.run import RunResult, run

@@ -16,14 +16,18 @@ from __future__ import annotations
 import importlib.abc
 import importlib.machinery
 import json
+import subprocess
 import sys
 from collections.abc import Sequence
 from types import CodeType, ModuleType
+from typing import Any
 
 from faultinject.simulation.defects import DEFECTS, Defect
 
-__all__ = ["main", "plant"]
+__all__ = ["DEFECTS", "DEFECT_SEEDS", "detect", "main", "plant", "run_planted"]
 
+DEFECT_SEEDS = 100
+"""Number of seeds within which each planted defect must be detected."""
 
 _WORLD = "faultinject.simulation.world"
 """The module that imports the product.  Once it is imported, a defect has no effect."""
@@ -76,6 +80,32 @@ def plant(defect: Defect) -> None:
         if module in sys.modules:
             raise RuntimeError(f"{module} is imported already")
     sys.meta_path.insert(0, _Finder(defect))
+
+
+def detect(name: str) -> dict[str, Any]:
+    """Return the first breach (seed, promise, text) that a defect causes; empty if there is none.
+
+    A seed that breaks the same promises without the defect does not count.
+    """
+    from faultinject.simulation.plan import SWARM  # noqa: PLC0415 - keeps the imports few
+
+    first, last = SWARM, SWARM + DEFECT_SEEDS - 1
+    while first <= last:
+        breach = run_planted(name, first, last)
+        if not breach or not run_planted("-", breach["seed"], breach["seed"]):
+            return breach
+        first = breach["seed"] + 1
+    return {}
+
+
+def run_planted(name: str, first: int, last: int) -> dict[str, Any]:
+    """Run ``main`` in a process of its own; return the breach that it prints."""
+    command = [sys.executable, "-m", __spec__.name, name, f"{first}..{last}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"defect {name} cannot be planted: {done.stderr.strip()[-300:]}")
+    breach: dict[str, Any] = json.loads(done.stdout)
+    return breach
 
 
 def main(name: str, first: int, last: int) -> None:

@@ -1,106 +1,13 @@
-"""``trivisor soak``: faults by the hundred on one real node, under load, every reply checked.
+"""``trivisor soak``: hundreds of faults on one real node, under load, with every reply checked.
 
-``plan`` says what is broken when, ``episodes`` does it (``strikes``: how, ``view``: how the node
-stands), ``load`` are the clients, ``oracle`` and ``evidence`` check what they got, ``record`` is
-what is kept, ``run`` all of it.
-
-``together`` plans the rounds of ``--together`` and ``rounds`` runs them.  ``guest_memory`` flips
-the bits and searches the guests' memory, ``checkpoints`` audits the voter's journal,
-``detection`` reads what noticed a corruption, and ``verdict`` judges the rounds.
+``plan`` and ``round_plan`` say what is broken when.  ``episodes`` and ``rounds`` carry that out,
+by ``injection`` and ``corruption``, and wait for ``recovery`` between faults.  ``view`` reads the
+state of the node, ``voter_log`` and ``markers`` what the voter decides.  ``load`` makes the
+clients' requests, and the oracle of ``faultinject.history`` checks their replies.  ``checkpoints``
+audits the voter's journal.  ``verdict`` judges the promises, ``record`` is what is stored, and
+``run`` wires a run together.
 """
 
 from __future__ import annotations
 
-import signal
-from pathlib import Path
-from typing import Literal
-
-import click
-
-from voter.commands.terminal import ExitCode, console, print_json, quiet_logs
-
-__all__ = ["soak"]
-
-MIB = 1 << 20
-TOGETHER = "corrupt-state+voter-kill"
-"""What ``--together`` offers; ``together`` plans it, and is loaded only when it runs."""
-
-
-@click.command()
-@click.option("--faults", type=click.IntRange(1, 100_000), default=200, show_default=True,
-              help="How many faults; 20 is the short version.")  # fmt: skip
-@click.option("--seed", default=1, show_default=True, help="Seed of faults and requests.")
-@click.option("--clients", type=click.IntRange(1, 200), default=8, show_default=True)
-@click.option("--rate", type=click.FloatRange(1.0, 100_000.0), default=200.0, show_default=True,
-              help="Requests a second of all clients together.")  # fmt: skip
-@click.option("--state", type=click.FloatRange(0.0, 12.0), default=1.0, show_default=True,
-              help="MiB that the service holds, so that a transfer takes time.")  # fmt: skip
-@click.option("--durability", type=click.Choice(["fsync", "os"]), default="fsync",
-              show_default=True)  # fmt: skip
-@click.option("--accel", type=click.Choice(["auto", "kvm", "tcg"]), default="auto",
-              show_default=True)  # fmt: skip
-@click.option("--together", type=click.Choice([TOGETHER]), default=None,
-              help="Instead of single faults, run --faults rounds. Each round flips one bit of a "
-              "stored value in the memory of one guest, and kills the voter 50 ms before to 200 ms "
-              "after the flip. It then checks that no wrong value was released and that no "
-              "corrupted state was restored.")  # fmt: skip
-@click.option("--json", "result", type=click.Path(dir_okay=False, path_type=Path),
-              help="Store the record as JSON in this file (-: standard output).")  # fmt: skip
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path),
-              help="Store the record, and the node's logs, in this directory.")  # fmt: skip
-def soak(  # noqa: PLR0913 - one for each option
-    faults: int,
-    seed: int,
-    clients: int,
-    rate: float,
-    state: float,
-    durability: Literal["fsync", "os"],
-    accel: Literal["auto", "kvm", "tcg"],
-    together: str | None,
-    result: Path | None,
-    out: Path | None,
-) -> int:
-    """Break a node of three guests again and again under load, and check every promise.
-
-    Boots a node of its own and keeps clients asking while voter, supervisor and guests are killed,
-    hung, made to lie and slowed down, from a seed; many of the faults come while a guest is being
-    put back.  Never more than one replica is faulty at a time, so every request must be answered.
-    Every reply is compared with what one correct service gives.  Exits with 0 only if all promises
-    held.
-    """
-    import msgspec  # noqa: PLC0415 - heavy, and only when it runs
-
-    from faultinject.soak.record import SoakSpec, save  # noqa: PLC0415
-    from faultinject.soak.run import soak_node  # noqa: PLC0415
-    from faultinject.soak.screen import SoakScreen, show  # noqa: PLC0415
-
-    quiet_logs()
-    # Whoever ends us gently means the same as Ctrl-C does: nothing is left running.
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's background ignores it
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGINT))
-    spec = SoakSpec(
-        faults=faults,
-        seed=seed,
-        clients=clients,
-        rate=rate,
-        state=int(state * MIB),
-        durability=durability,
-        accel=accel,
-        together=together or "",
-    )
-    to_terminal = result is not None and str(result) == "-"
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-    with SoakScreen(console(stderr=to_terminal), faults) as screen:
-        record = soak_node(spec, screen, keep=out)
-    if out is not None:
-        name = f"together-{seed}-{faults}" if together else f"soak-{seed}-{faults}"
-        save(record, out / f"{name}.json")
-    if to_terminal:
-        print_json(msgspec.to_builtins(record) | {"held": record.held})
-    else:
-        if result is not None:
-            save(record, result)
-        show(console(), record)
-    return ExitCode.OK if record.held else ExitCode.FAILED
+__all__: list[str] = []

@@ -1,9 +1,9 @@
-"""The memory of a guest, read and changed from the host: values found, one bit of each flipped.
+"""Marked values in a guest's memory, found and changed from the host.
 
-Nothing here asks the voter or the guest: the guest's RAM is a shared file of its QEMU process.
-A service process that forks for a digest shares its pages with the child.  The first one to write
-to a page gets a new copy.  So a value is searched for right before its bit is flipped, and again
-afterwards.
+The guest's RAM is a shared file of its QEMU process, so neither the voter nor the guest takes part.
+A service process that forks for a digest shares its pages with the child, and the first one that
+writes to a page gets a new copy.  So a value is searched for right before its bit is flipped, and
+again afterwards.
 """
 
 from __future__ import annotations
@@ -17,26 +17,23 @@ from typing import NamedTuple
 
 import msgspec
 
-from deploy.host.process import find_qemu, ram_file
-from deploy.node.records import Layout
-from faultinject.soak.together import MAGIC, VALUE_SIZE
+from faultinject.soak.round_plan import MAGIC, VALUE_SIZE
 
-__all__ = ["Copy", "MemoryMatches", "census", "find_held", "flip", "flipped", "memory_of"]
+__all__ = ["Copy", "MemoryMatches", "census", "find_marked", "flip", "flipped"]
 
 _CHUNK = 4 << 20
-"""Bytes read at a time: other threads run between two chunks."""
+"""Bytes read at a time, so that other threads run between two chunks."""
 _OBJECT = struct.Struct("<QQQQ")
-"""A CPython bytes object before its value: reference count, type, size, hash."""
+"""The head of a CPython bytes object: reference count, type, size, hash."""
 _MOST_REFERENCES = 1 << 20
 """A freed object has an address or 0 in place of its reference count."""
 _KERNEL_HALF = 1 << 47
 
 
 class Copy(NamedTuple):
-    """One copy of a held value in a guest's memory.
+    """One copy of a marked value in a guest's memory.
 
-    ``live``: the bytes before it are those of a Python object in use.  The others lie in buffers,
-    or in memory that was freed.
+    ``live``: it is the value of a Python object in use.  Other copies are in buffers or freed.
     """
 
     offset: int
@@ -45,7 +42,7 @@ class Copy(NamedTuple):
 
 
 class MemoryMatches(msgspec.Struct, frozen=True, kw_only=True):
-    """How many copies of held values a guest's memory holds.
+    """The number of copies of marked values in a guest's memory.
 
     ``right``: of the round's value, in use.  ``foreign``: of corrupted values that were injected
     into another guest; one such copy means that a corrupted state was spread.  ``own``: of
@@ -58,21 +55,8 @@ class MemoryMatches(msgspec.Struct, frozen=True, kw_only=True):
     own_live: int
 
 
-def memory_of(layout: Layout, guest: str) -> tuple[int, Path]:
-    """Return the pid of a guest's QEMU, and the file that is its memory.
-
-    Raises LookupError if the guest has no QEMU, OSError if its memory cannot be opened.
-    """
-    record = layout.read_node()
-    disk = f"{layout.directory}/{guest}.qcow2"
-    pid = find_qemu(record.uuids[int(guest.removeprefix("g"))], naming=disk)
-    if pid is None:
-        raise LookupError(f"{guest} has no QEMU process")
-    return pid, ram_file(pid, size=record.settings.memory_mib << 20)
-
-
-def find_held(ram: Path) -> list[Copy]:
-    """Return every copy of a held value in a guest's memory.  Raises OSError."""
+def find_marked(ram: Path) -> list[Copy]:
+    """Return every copy of a marked value in a guest's memory.  Raises OSError."""
     found: list[Copy] = []
     fd = os.open(ram, os.O_RDONLY)
     try:

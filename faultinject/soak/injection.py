@@ -1,47 +1,50 @@
-"""Carries out one fault, and proves that it was applied."""
+"""Inject one fault into a running node, and prove that it was applied.
+
+The node's supervisor injects lies, hangs and flipped bits (``faultinject.faults.injector``).  Kills
+and freezes go to processes directly, by the acts of ``faultinject.faults``, because the supervisor
+may be the target or be busy with the guest.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 import time
-from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from deploy.host.identity import ProcessIdentity, identify
-from deploy.host.process import find_qemu
-from faultinject.soak.plan import PlannedInjection, SoakFaultKind
-from faultinject.soak.view import NoAnswer, NodeView, View, ViewRefused
+from deploy.machine.qemu import find_qemu
+from deploy.node.records import Layout
+from faultinject.faults import processes
+from faultinject.faults.site import NotApplied
+from faultinject.soak.load import Window
+from faultinject.soak.plan import BY_SUPERVISOR, PlannedInjection, SoakFaultKind
+from faultinject.soak.record import InjectedFault
+from faultinject.soak.view import NoAnswer, NodeView, SupervisorRefused, View
 
-__all__ = ["InjectionProof", "InjectionNotApplied", "SoakInjector"]
+__all__ = ["InjectionProof", "OpenFault", "SoakInjector", "guest_pid"]
 
 POLL = 0.005
-"""Seconds between looks at what gives no event."""
+"""Seconds between two polls for a process that another process starts."""
 TARGET_PATIENCE = 10.0
 """Seconds for a part that was hit before to have a process again, which can be hit."""
-GONE_PATIENCE = 10.0
-"""Seconds for a killed process to be gone: the kernel frees its memory, no more."""
-INJECT_PATIENCE = 30.0
-
-
-class InjectionNotApplied(Exception):
-    """A fault could not be applied, or not be proved applied."""
+INJECT_TIMEOUT = 30.0
+"""Seconds for the supervisor to inject a fault."""
 
 
 class InjectionProof(msgspec.Struct, frozen=True, kw_only=True):
-    """A fault that was applied: when (steady seconds), to which process (if to one), the proof."""
+    """The proof that a fault was applied at ``at`` (monotonic seconds), and its process, if any."""
 
     at: float
     proof: str
     process: ProcessIdentity | None = None
 
     def over(self, kind: SoakFaultKind, target: str, view: View) -> bool:
-        """Whether nothing of it is left in what is seen: its process is replaced, or runs again."""
+        """Return whether the process that was hit is replaced, or runs again."""
         if self.process is None:
-            return True  # an injected one: the view says so as long as it holds
+            return True  # injected by the supervisor: the view shows it for as long as it acts
         if kind is SoakFaultKind.GUEST_FREEZE:
             return not _stopped(self.process)
         pids = {"voter": view.voter, "supervisor": view.supervisor}
@@ -49,52 +52,77 @@ class InjectionProof(msgspec.Struct, frozen=True, kw_only=True):
         return now is not None and now != self.process.pid
 
 
+@dataclass
+class OpenFault:
+    """A fault that was applied, until the node has recovered from it."""
+
+    planned: PlannedInjection
+    applied: InjectionProof
+    overlapped: bool
+    seen: str
+    window: Window
+    recovered_after: float | None = None
+
+    @property
+    def killed(self) -> int | None:
+        """The guest process that it killed, if it killed one."""
+        kills = self.planned.kind is SoakFaultKind.GUEST_KILL
+        return self.applied.process.pid if kills and self.applied.process else None
+
+    def over(self, view: View) -> bool:
+        """Return whether the process that was hit is replaced, or runs again."""
+        return self.applied.over(self.planned.kind, self.planned.target, view)
+
+    def record(self, began: float) -> InjectedFault:
+        """Return its record, with times since ``began`` (monotonic seconds)."""
+        planned, recovered = self.planned, self.recovered_after
+        return InjectedFault(
+            number=planned.number,
+            kind=planned.kind,
+            target=planned.target,
+            seconds=planned.seconds,
+            moment=str(planned.moment),
+            at=round(self.applied.at - began, 3),
+            proof=self.applied.proof,
+            overlapped=self.overlapped,
+            seen=self.seen,
+            longest_pause=round(self.window.longest, 4),
+            rate=round(self.window.rate, 1),
+            recovered_after=None if recovered is None else round(recovered, 3),
+        )
+
+
 class SoakInjector:
-    """Breaks one node."""
+    """The injector of one node."""
 
     def __init__(self, node: NodeView) -> None:
         self._node = node
-        self._layout = node.layout
 
-    async def strike(self, strike: PlannedInjection) -> InjectionProof:
+    async def inject(self, planned: PlannedInjection) -> InjectionProof:
         """Apply a fault.  Raises NotApplied."""
-        apply: dict[SoakFaultKind, Callable[[str], Awaitable[InjectionProof]]] = {
-            SoakFaultKind.VOTER_KILL: self._kill,
-            SoakFaultKind.SUPERVISOR_KILL: self._kill,
-            SoakFaultKind.GUEST_KILL: self._kill,
-            SoakFaultKind.GUEST_FREEZE: self._freeze,
-        }
-        if strike.kind in apply:
-            return await apply[strike.kind](strike.target)
-        return await self._inject(strike)
-
-    async def _inject(self, strike: PlannedInjection) -> InjectionProof:
-        body = {"kind": str(strike.kind), "guest": strike.target, "seconds": strike.seconds}
-        began = time.monotonic()
+        kind, target = planned.kind, planned.target
+        if kind in BY_SUPERVISOR:
+            return await self._ask_supervisor(planned)
+        process = await self._process(target)
+        act = processes.hang if kind is SoakFaultKind.GUEST_FREEZE else processes.kill
+        at = time.monotonic()
         try:
-            said = await self._node.supervisor("POST", "/inject", body, INJECT_PATIENCE)
-        except (NoAnswer, ViewRefused) as error:
-            raise InjectionNotApplied(f"{strike.kind} of {strike.target}: {error}") from error
-        return InjectionProof(at=began, proof=str(said["proof"]))
+            applied = await act(process.pid, target)
+        except OSError as error:
+            raise NotApplied(f"process {process.pid} of {target}: {error}") from error
+        return InjectionProof(at=at, proof=applied.proof, process=process)
 
-    async def _kill(self, target: str) -> InjectionProof:
-        process = await self._process(target)
-        at = _signal(process, signal.SIGKILL)
-        await self._until(lambda: not process.alive, GONE_PATIENCE, f"{process.pid} is still there")
-        proof = (
-            f"process {process.pid} got SIGKILL and was gone {time.monotonic() - at:.3f} s later"
-        )
-        return InjectionProof(at=at, proof=proof, process=process)
-
-    async def _freeze(self, target: str) -> InjectionProof:
-        process = await self._process(target)
-        at = _signal(process, signal.SIGSTOP)
-        await self._until(lambda: _stopped(process), 1.0, f"{process.pid} is not stopped")
-        proof = f"process {process.pid} got SIGSTOP, its state is T"
-        return InjectionProof(at=at, proof=proof, process=process)
+    async def _ask_supervisor(self, planned: PlannedInjection) -> InjectionProof:
+        body = {"kind": str(planned.kind), "guest": planned.target, "seconds": planned.seconds}
+        at = time.monotonic()
+        try:
+            answer = await self._node.supervisor("POST", "/inject", body, INJECT_TIMEOUT)
+        except (NoAnswer, SupervisorRefused) as error:
+            raise NotApplied(f"{planned.kind} of {planned.target}: {error}") from error
+        return InjectionProof(at=at, proof=str(answer["proof"]))
 
     async def _process(self, target: str) -> ProcessIdentity:
-        """Return the process to hit, as soon as there is one."""
+        """Return the process of a target as soon as there is one.  Raises NotApplied."""
         deadline = time.monotonic() + TARGET_PATIENCE
         while True:
             pid = await self._pid(target)
@@ -102,47 +130,25 @@ class SoakInjector:
             if process is not None:
                 return process
             if time.monotonic() > deadline:
-                raise InjectionNotApplied(f"{target} has no process for {TARGET_PATIENCE:g} s")
-            await asyncio.sleep(POLL)  # another process starts it
+                raise NotApplied(f"{target} has no process for {TARGET_PATIENCE:g} s")
+            await asyncio.sleep(POLL)
 
     async def _pid(self, target: str) -> int | None:
+        layout = self._node.layout
         if target in ("voter", "supervisor"):
-            known = self._layout.read_running().processes.get(target)
+            known = layout.read_running().processes.get(target)
             return known.pid if known is not None and known.alive else None
-        record = self._layout.read_node()
-        number = int(target.removeprefix("g"))
-        disk = f"{self._layout.directory}/{target}.qcow2"
-        return await asyncio.to_thread(find_qemu, record.uuids[number], naming=disk)
-
-    @staticmethod
-    async def _until(condition: Callable[[], bool], seconds: float, problem: str) -> None:
-        deadline = time.monotonic() + seconds
-        while not condition():
-            if time.monotonic() > deadline:
-                raise InjectionNotApplied(f"process {problem}")
-            await asyncio.sleep(POLL)  # a child of another process: nothing tells us
+        return await asyncio.to_thread(guest_pid, layout, target)
 
 
-def _signal(process: ProcessIdentity, number: signal.Signals) -> float:
-    """Send a signal to this very process; return when.  Raises NotApplied."""
-    try:
-        pidfd = os.pidfd_open(process.pid)
-    except ProcessLookupError as error:
-        raise InjectionNotApplied(f"process {process.pid} ended by itself") from error
-    try:
-        if not process.alive:  # asked after the pidfd: no other process can be meant
-            raise InjectionNotApplied(f"process {process.pid} ended by itself")
-        at = time.monotonic()
-        signal.pidfd_send_signal(pidfd, number)
-        return at
-    except ProcessLookupError as error:
-        raise InjectionNotApplied(f"process {process.pid} ended by itself") from error
-    finally:
-        os.close(pidfd)
+def guest_pid(layout: Layout, guest: str) -> int | None:
+    """Return the pid of a guest's QEMU; None if it has none."""
+    uuid = layout.read_node().uuids[int(guest.removeprefix("g"))]
+    return find_qemu(uuid, naming=f"{layout.directory}/{guest}.qcow2")
 
 
 def _stopped(process: ProcessIdentity) -> bool:
-    """Whether it is stopped by a signal now."""
+    """Return whether a process is stopped by a signal now."""
     if not process.alive:
         return False
     try:

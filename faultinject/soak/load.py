@@ -1,7 +1,8 @@
-"""Clients that never stop: increments, unique values, compare-and-set, deletes, reads.
+"""The clients of a soak: increments, unique values, compare-and-set, deletes, reads.
 
-Each has a connection and a session of its own and makes one request after the other, at a steady
-pace, by ``Client.ask``: what it cannot get it asks for again.  Every reply goes to the oracle.
+Each client has its own connection and session and makes one request after another at a constant
+rate.  It uses ``Client.ask``, which retries.  Every reply goes to the oracle, and the totals of
+counters to an independent check.
 """
 
 from __future__ import annotations
@@ -14,29 +15,30 @@ from collections.abc import Iterator
 from random import Random
 from typing import NamedTuple
 
+from faultinject.history.counters import CounterCheck
 from faultinject.history.oracle import OrderOracle
-from faultinject.soak.evidence import Evidence
 from guests.protocol.message import Reply, encode_request
 from voter.client import READ_ONLY_METHODS, Client
 from voter.client.errors import NotExecuted, RequestError
 
-__all__ = ["PATIENCE", "SHARED", "Load", "Window"]
+__all__ = ["TIMEOUT", "SHARED", "Load", "Window"]
 
-PATIENCE = 30.0
-"""Seconds after which a client gives a request up: an error, and a broken promise."""
+TIMEOUT = 30.0
+"""Seconds after which a request times out: an error, and a broken promise."""
 SHARED = "shared"
-"""Key of the counter that all clients add to."""
+"""Key of the counter that all clients increment."""
 KEYS = 24
-"""Keys that all clients write to."""
+"""Number of keys that all clients write to."""
 FILLER = 64 << 10
-"""Bytes of one of the values that make the state as large as it is to be."""
-TOLD = 20
+"""Bytes of each value that fills the state up to its planned size."""
+MAX_MESSAGES = 20
+"""Most errors that are described.  All are counted."""
 
 
 class Window:
-    """What clients felt from ``began`` on, until it is closed; seconds of the steady clock.
+    """The replies from ``began`` to ``ended`` (monotonic seconds).
 
-    ``longest``: the longest wait for a reply, of those that came after ``began``.
+    ``longest``: the longest wait for one of them.
     """
 
     def __init__(self, began: float) -> None:
@@ -45,19 +47,19 @@ class Window:
         self.longest = 0.0
         self.replies = 0
 
-    def note(self, latency: float) -> None:
-        """A reply came, after so many seconds."""
+    def add(self, latency: float) -> None:
+        """Count a reply that took this many seconds."""
         self.longest = max(self.longest, latency)
         self.replies += 1
 
     @property
     def rate(self) -> float:
-        """Replies a second."""
+        """Replies per second."""
         return self.replies / max(self.ended - self.began, 1e-9)
 
 
 class _Call(NamedTuple):
-    kind: str  # own, shared, read-shared, or another word for tables
+    kind: str  # own, shared, read-shared, or any other name for tables
     method: str
     target: str
     body: bytes = b""
@@ -65,7 +67,7 @@ class _Call(NamedTuple):
 
 
 class Load:
-    """All clients of one run, and what they found."""
+    """All clients of one run, and their results."""
 
     def __init__(
         self,
@@ -77,18 +79,16 @@ class Load:
         state: int,
         oracle: OrderOracle | None = None,
     ) -> None:
-        """``rate``: requests a second of all together; ``state``: bytes of filler."""
+        """``rate``: requests per second of all clients; ``state``: bytes of filler."""
         self.oracle = oracle or OrderOracle()
-        self.evidence = Evidence()
+        self.counters = CounterCheck()
         self.errors: Counter[str] = Counter()
-        self.told: list[str] = []
-        """The first errors in words."""
+        self.messages: list[str] = []
+        """The first few errors."""
         self.kinds: Counter[str] = Counter()
         self.latencies = array("d")
-        self.again = 0
-        """Replies that were released before, and told again to a client that had not got them."""
-        self.dissents = 0
-        """Replies released although a replica had said otherwise by then."""
+        self.replayed = 0
+        """Replies from the deduplication table, to a client that had not received them."""
         self._address = address
         self._seed = seed
         self._rate = rate
@@ -101,17 +101,18 @@ class Load:
 
     @property
     def requests(self) -> int:
-        """Requests that have ended."""
+        """Number of requests that have ended."""
         return len(self.latencies) + sum(self.errors.values())
 
     def settled(self, since: float) -> bool:
-        """Whether each client got a reply to a request that it began after ``since`` (steady
-        seconds): then nothing from before waits for its vote any more.
+        """Return whether each client got a reply to a request that it began after ``since``.
+
+        No request from before (monotonic seconds) then waits for its vote any more.
         """
         return self._stopping.is_set() or all(self._answered[name] >= since for name in self._names)
 
     def watch(self) -> Window:
-        """Open a window; the one that was open is closed."""
+        """Open a window, and close the one that was open."""
         for window in self._windows:
             window.ended = time.monotonic()
         window = Window(time.monotonic())
@@ -119,27 +120,27 @@ class Load:
         return window
 
     def expect_canary(self) -> None:
-        """A fault is about to write a key of its own through the vote.
+        """Record that a fault is about to write a canary through the vote.
 
-        Its name is not known before: for the oracle any new key that nobody reads is as good.
+        Its key is not known before.  For the oracle any new key that no client reads is equivalent.
         """
         request = encode_request("PUT", "/kv/canary", [], b"")
         self.oracle.lose(self.oracle.begin(request, read_only=False))
 
     async def connect(self) -> Client:
-        """Return a client of its own for ``make``.  Raises ConnectionFailed."""
+        """Return a new client for ``make``.  Raises ConnectionFailed."""
         return await Client.connect(self._address)
 
     async def make(
         self, client: Client, name: str, kind: str, method: str, target: str, body: bytes = b""
     ) -> Reply | None:
-        """Make one more request, checked as all others; None if no reply came."""
+        """Make one more request, checked as all others; return None if no reply came."""
         return await self._make(client, name, _Call(kind, method, target, body))
 
     # --------------------------------------------------------------- running
 
     async def start(self) -> None:
-        """Fill the state, then have all clients begin.  Raises RequestError."""
+        """Fill the state, then start all clients.  Raises RequestError."""
         async with await Client.connect(self._address) as client:
             for number in range(self._state // FILLER):
                 value = Random(number).randbytes(FILLER)
@@ -150,18 +151,18 @@ class Load:
             self._tasks.append(asyncio.create_task(self._run(name, number), name=f"client {name}"))
 
     def check(self) -> None:
-        """Raise what a client failed with, if one did (a bug of ours)."""
+        """Raise the error of a client task that failed, which is a bug of the soak."""
         for task in self._tasks:
             if task.done():
                 task.result()
 
     async def stop(self) -> None:
-        """End after what is under way."""
+        """End the clients after the requests in progress."""
         self._stopping.set()
         await asyncio.gather(*self._tasks)
 
     async def abandon(self) -> None:
-        """End now."""
+        """End the clients now."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -175,59 +176,58 @@ class Load:
                 call = calls.next()
                 reply = await self._make(client, name, call)
                 calls.learn(call, reply)
-                due = max(due + period, time.monotonic())  # what a pause cost is not made up for
+                due = max(due + period, time.monotonic())  # a pause is not made up for
                 await asyncio.sleep(due - time.monotonic())
 
     async def _make(self, client: Client, name: str, call: _Call) -> Reply | None:
-        """Make one call, take note of what came; None if nothing came."""
+        """Make one call and record its outcome; return None if no reply came."""
         headers = [("if-match", call.etag)] if call.etag else []
         request = encode_request(call.method, call.target, headers, call.body)
         read_only = call.method in READ_ONLY_METHODS
         ticket = self.oracle.begin(request, read_only=read_only)
         began = time.monotonic()
         try:
-            vote, raw = await client.ask(request, read_only=read_only, timeout=PATIENCE)
+            vote, raw = await client.ask(request, read_only=read_only, timeout=TIMEOUT)
         except RequestError as error:
-            sure = isinstance(error, NotExecuted)
-            (self.oracle.refuse if sure else self.oracle.lose)(ticket)
-            self._note_error(name, call, error, sure=sure)
+            refused = isinstance(error, NotExecuted)
+            (self.oracle.refuse if refused else self.oracle.lose)(ticket)
+            self._record_error(name, call, error, refused=refused)
             return None
         latency = time.monotonic() - began
         self.latencies.append(latency)
         self._answered[name] = began
         self.kinds[call.kind] += 1
-        self.again += not vote.agreed
-        self.dissents += bool(vote.dissent)
+        self.replayed += not vote.agreed
         for window in self._windows:
-            window.note(latency)
+            window.add(latency)
         self.oracle.end(ticket, vote.seq, raw)
         reply = Reply.decode(raw)
-        self._weigh(name, call, reply)
+        self._check_counter(name, call, reply)
         return reply
 
-    def _note_error(self, name: str, call: _Call, error: RequestError, *, sure: bool) -> None:
+    def _record_error(self, name: str, call: _Call, error: RequestError, *, refused: bool) -> None:
         self.errors[str(error.code)] += 1
-        if len(self.told) < TOLD:
-            self.told.append(f"{name}: {call.method} {call.target}: {error.code}: {error}")
-        if not sure and call.kind == "own":
-            self.evidence.own_lost(name)
-        elif not sure and call.kind == "shared":
-            self.evidence.shared_lost += 1
+        if len(self.messages) < MAX_MESSAGES:
+            self.messages.append(f"{name}: {call.method} {call.target}: {error.code}: {error}")
+        if not refused and call.kind == "own":
+            self.counters.own_lost(name)
+        elif not refused and call.kind == "shared":
+            self.counters.shared_lost += 1
 
-    def _weigh(self, name: str, call: _Call, reply: Reply) -> None:
+    def _check_counter(self, name: str, call: _Call, reply: Reply) -> None:
         if reply.status != 200:
             return
         if call.kind == "own":
-            self.evidence.own(name, int(reply.body))
+            self.counters.own(name, int(reply.body))
         elif call.kind == "shared":
-            self.evidence.added(name, int(reply.body))
+            self.counters.added(name, int(reply.body))
         elif call.kind == "read-shared":
-            self.evidence.read(name, int(reply.body))
+            self.counters.read(name, int(reply.body))
 
     # ------------------------------------------------------------- at the end
 
     async def finish(self) -> None:
-        """Read back every key, and see the counters' ends."""
+        """Read back every key, and check the final values of the counters."""
         own: dict[str, int] = {}
         shared = 0
         async with await Client.connect(self._address) as client:
@@ -238,7 +238,7 @@ class Load:
                     shared = int(reply.body)
                 elif reply is not None and found and call.target.startswith("/kv/own-"):
                     own[call.target.removeprefix("/kv/own-")] = int(reply.body)
-        self.evidence.finish(shared, own)
+        self.counters.finish(shared, own)
 
     def _all_keys(self) -> Iterator[_Call]:
         names = [SHARED, *(f"own-{name}" for name in self._names)]
@@ -249,8 +249,9 @@ class Load:
             yield _Call("read-back", "GET", f"/kv/{name}")
 
     async def pass_markers(self, requests: int, in_flight: int) -> int:
-        """Make so many writes, with nobody else asking; return how many places of the order went to
-        markers among them.
+        """Make this many writes while no other client does; return how many markers came meanwhile.
+
+        A marker takes a place in the order, so the gaps between the writes' places are markers.
         """
         places: list[int] = []
         numbers = iter(range(requests))
@@ -261,10 +262,11 @@ class Load:
                 request = encode_request("PUT", f"/kv/last-{number % 8}", [], value)
                 ticket = self.oracle.begin(request, read_only=False)
                 try:
-                    vote, raw = await client.ask(request, timeout=PATIENCE)
+                    vote, raw = await client.ask(request, timeout=TIMEOUT)
                 except RequestError as error:
                     self.oracle.lose(ticket)
-                    self._note_error("last", _Call("last", "PUT", "/kv/last"), error, sure=False)
+                    call = _Call("last", "PUT", "/kv/last")
+                    self._record_error("last", call, error, refused=False)
                     continue
                 self.oracle.end(ticket, vote.seq, raw)
                 places.append(vote.seq)
@@ -275,7 +277,7 @@ class Load:
 
 
 class _Calls:
-    """What one client asks for, drawn from its seed and from what it was told."""
+    """The calls of one client, drawn from its seed and the entity tags that it received."""
 
     def __init__(self, name: str, random: Random) -> None:
         self._name = name
@@ -307,12 +309,12 @@ class _Calls:
         return _Call("read", "GET", random.choice((mine, anybody)))
 
     def learn(self, call: _Call, reply: Reply | None) -> None:
-        """Keep the tag of what a key holds now, for the next compare-and-set."""
+        """Keep the entity tag of a key for the next compare-and-set."""
         for name, value in reply.headers if reply is not None else ():
             if name == "etag":
                 self._etags[call.target] = value
 
     def _value(self) -> bytes:
-        """A value that nobody else ever writes."""
+        """Return a value that no other call writes."""
         text = b"%s %d " % (self._name.encode(), self._number)
         return text + self._random.randbytes(self._random.randrange(32, 300))

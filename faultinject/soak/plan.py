@@ -1,29 +1,23 @@
-"""What is broken when: a pure function of the seed.
+"""The plan of a soak: which part is broken when.  A pure function of the seed.
 
-A plan is a row of episodes.  Each begins with all guests voting and breaks one part; in four of
-six a second fault follows while the first one's guest is being put back, on the voter, on the
-supervisor or on that guest itself, so that never more than one replica is faulty and liveness is
-promised all the time.
+A plan is a sequence of episodes.  Each begins with all guests voting, and injects one fault.  In
+four of six episodes a second fault follows while the first one's guest is being replaced.  Its
+target is the voter, the supervisor or that same guest.  So never more than one replica is faulty,
+and every request must be answered at all times.
 """
 
 from __future__ import annotations
 
 from enum import StrEnum
 from random import Random
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import msgspec
 
 __all__ = [
-    "GUESTS",
-    "INJECTED",
-    "Deck",
-    "Episode",
-    "SoakFaultKind",
-    "Moment",
-    "PlannedInjection",
-    "make_plan",
-]
+    "BY_SUPERVISOR", "GUESTS", "BalancedDraw", "Episode", "Moment", "PlannedInjection",
+    "SoakFaultKind", "make_plan",
+]  # fmt: skip
 
 T = TypeVar("T")
 
@@ -31,13 +25,13 @@ GUESTS = ("g1", "g2", "g3")
 
 
 class SoakFaultKind(StrEnum):
-    """What is done to a part of the node."""
+    """A kind of fault."""
 
     VOTER_KILL = "voter-kill"  # SIGKILL
     SUPERVISOR_KILL = "supervisor-kill"  # SIGKILL
     GUEST_KILL = "guest-kill"  # SIGKILL to its QEMU
-    GUEST_FREEZE = "guest-freeze"  # SIGSTOP to its QEMU: monitor and link are mute too
-    HANG = "hang"  # the rest is the catalogue's (faultinject.faults), by its names
+    GUEST_FREEZE = "guest-freeze"  # SIGSTOP to its QEMU: monitor and link are silent too
+    HANG = "hang"  # this and the rest: as in the catalogue of faultinject.faults
     SLOW = "slow"
     CORRUPT_REPLY = "corrupt-reply"
     STALE_REPLY = "stale-reply"
@@ -47,32 +41,34 @@ class SoakFaultKind(StrEnum):
     CORRUPT_STATE = "corrupt-state"
 
 
-INJECTED = frozenset(SoakFaultKind) - {
+BY_SUPERVISOR = frozenset(SoakFaultKind) - {
     SoakFaultKind.VOTER_KILL,
     SoakFaultKind.SUPERVISOR_KILL,
     SoakFaultKind.GUEST_KILL,
     SoakFaultKind.GUEST_FREEZE,
 }
-"""Those that the supervisor carries out, and ends after the strike's ``seconds``."""
+"""Kinds that the supervisor injects, and ends after the planned seconds."""
 
 
 class Moment(StrEnum):
-    """When a fault is to come."""
+    """The situation in which a fault is injected."""
 
     WHOLE = "all guests vote"
-    HELD = "the first fault holds"
-    PUT_BACK = "its guest is being put back"
-    JOINING = "its guest is given the state, or catches up"
+    HELD = "the first fault acts"
+    REPLACED = "its guest is being replaced"
+    JOINING = "its guest receives the state, or catches up"
 
     @property
     def overlaps(self) -> bool:
-        """Whether a repair or a transfer is under way then."""
-        return self in (Moment.PUT_BACK, Moment.JOINING)
+        """Whether a repair or a transfer is in progress then."""
+        return self in (Moment.REPLACED, Moment.JOINING)
 
 
 class PlannedInjection(msgspec.Struct, frozen=True, kw_only=True):
-    """One fault.  ``target``: voter, supervisor or a guest; ``seconds``: how long an injected one
-    holds; ``moment``: of the guest that the episode's first fault hit.
+    """One fault.
+
+    ``target``: voter, supervisor or a guest.  ``seconds``: how long a fault of BY_SUPERVISOR acts.
+    ``moment``: concerns the guest of the episode's first fault.
     """
 
     number: int  # from 1
@@ -83,118 +79,104 @@ class PlannedInjection(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Episode(msgspec.Struct, frozen=True, kw_only=True):
-    """One or two faults, then the node has time to be whole again.
-
-    ``calm``: seconds for which it was whole before the first fault.
-    """
+    """One or two faults.  ``calm``: seconds that all guests vote before the first one."""
 
     calm: float
-    strikes: tuple[PlannedInjection, ...]
+    injections: tuple[PlannedInjection, ...]
 
 
-class Deck:
-    """Draws without putting back, and shuffles anew once all are drawn: shares come out right."""
+class BalancedDraw(Generic[T]):
+    """Draws items in random order without replacement, and starts anew when all are drawn.
 
-    def __init__(self, random: Random, *cards: T) -> None:
+    So the shares of the items come out as given, also in a short plan.
+    """
+
+    def __init__(self, random: Random, *items: T) -> None:
         self._random = random
-        self._all = list(cards)
-        self._left: list[object] = []
+        self._all = items
+        self._left: list[T] = []
 
-    def draw(self) -> object:
-        """Return the next card."""
+    def draw(self) -> T:
+        """Return the next item."""
         if not self._left:
             self._left = list(self._all)
             self._random.shuffle(self._left)
         return self._left.pop()
 
 
-class _Dealer:
-    """The decks that a plan is drawn from."""
+class _PlanDraw:
+    """The random draws of one plan."""
 
     def __init__(self, seed: int) -> None:
+        kinds = SoakFaultKind
         self._random = random = Random(f"trivisor soak {seed}")
-        self._shapes = Deck(random, *["overlap"] * 4, "guest", "process")
-        self._guests = Deck(random, *GUESTS)
-        self._processes = Deck(
-            random, SoakFaultKind.VOTER_KILL, SoakFaultKind.SUPERVISOR_KILL, SoakFaultKind.SLOW
-        )
-        # Those after which the guest is put back.
-        self._breaks = Deck(
-            random,
-            *[SoakFaultKind.GUEST_KILL] * 4,
-            *[SoakFaultKind.CORRUPT_REPLY] * 2,
-            *[SoakFaultKind.HANG] * 2,
-            SoakFaultKind.GUEST_FREEZE,
-            SoakFaultKind.STALE_REPLY,
-            SoakFaultKind.WRONG_SEQ,
-            SoakFaultKind.GARBAGE,
-            SoakFaultKind.DROP_REPLY,
-            SoakFaultKind.CORRUPT_STATE,
-        )
-        self._singles = Deck(
-            random, SoakFaultKind.SLOW, SoakFaultKind.GUEST_KILL, SoakFaultKind.CORRUPT_REPLY,
-            SoakFaultKind.HANG, SoakFaultKind.SLOW,
-            SoakFaultKind.GUEST_FREEZE,
+        self._shapes = BalancedDraw(random, *["overlap"] * 4, "guest", "process")
+        self._guests = BalancedDraw(random, *GUESTS)
+        self._processes = BalancedDraw(random, kinds.VOTER_KILL, kinds.SUPERVISOR_KILL, kinds.SLOW)
+        # Kinds after which the guest is replaced.
+        self._breaks = BalancedDraw(
+            random, *[kinds.GUEST_KILL] * 4, *[kinds.CORRUPT_REPLY] * 2, *[kinds.HANG] * 2,
+            kinds.GUEST_FREEZE, kinds.STALE_REPLY, kinds.WRONG_SEQ, kinds.GARBAGE,
+            kinds.DROP_REPLY, kinds.CORRUPT_STATE,
         )  # fmt: skip
-        self._seconds = Deck(
-            random,
-            *[SoakFaultKind.VOTER_KILL] * 4,
-            *[SoakFaultKind.SUPERVISOR_KILL] * 2,
-            SoakFaultKind.GUEST_KILL,
-            SoakFaultKind.GUEST_KILL,
-            SoakFaultKind.GUEST_FREEZE,
-        )
-        self._moments = Deck(random, Moment.PUT_BACK, Moment.JOINING)
+        self._singles = BalancedDraw(
+            random, kinds.SLOW, kinds.GUEST_KILL, kinds.CORRUPT_REPLY, kinds.HANG, kinds.SLOW,
+            kinds.GUEST_FREEZE,
+        )  # fmt: skip
+        self._seconds = BalancedDraw(
+            random, *[kinds.VOTER_KILL] * 4, *[kinds.SUPERVISOR_KILL] * 2, kinds.GUEST_KILL,
+            kinds.GUEST_KILL, kinds.GUEST_FREEZE,
+        )  # fmt: skip
+        self._moments = BalancedDraw(random, Moment.REPLACED, Moment.JOINING)
 
     def episode(self, number: int, left: int) -> Episode:
-        """Deal the next episode, of ``left`` faults at most; its first has this number."""
+        """Draw the next episode, of at most ``left`` faults; its first one has this number."""
         shape = self._shapes.draw()
-        guest = str(self._guests.draw())
+        guest = self._guests.draw()
         calm = round(self._random.uniform(0.2, 1.0), 2)
         if left == 1 and shape != "process":
             shape = "guest"
         if shape == "overlap":
-            first = self._strike(number, self._breaks, guest)
-            second = self._strike(number + 1, self._seconds, guest)
-            moment = self._moments.draw()
-            return Episode(
-                calm=calm, strikes=(first, msgspec.structs.replace(second, moment=moment))
-            )
+            first = self._injection(number, self._breaks, guest)
+            second = self._injection(number + 1, self._seconds, guest)
+            second = msgspec.structs.replace(second, moment=self._moments.draw())
+            return Episode(calm=calm, injections=(first, second))
         if shape == "guest":
-            return Episode(calm=calm, strikes=(self._strike(number, self._singles, guest),))
-        first = self._strike(number, self._processes, guest)
+            return Episode(calm=calm, injections=(self._injection(number, self._singles, guest),))
+        first = self._injection(number, self._processes, guest)
         if first.kind is not SoakFaultKind.SLOW or left == 1:
-            return Episode(calm=calm, strikes=(first,))
-        killed = PlannedInjection(
+            return Episode(calm=calm, injections=(first,))
+        kill = PlannedInjection(
             number=number + 1, kind=SoakFaultKind.VOTER_KILL, target="voter", moment=Moment.HELD
         )
-        return Episode(calm=calm, strikes=(first, killed))
+        return Episode(calm=calm, injections=(first, kill))
 
-    def _strike(self, number: int, deck: Deck, guest: str) -> PlannedInjection:
-        kind = deck.draw()
-        assert isinstance(kind, SoakFaultKind)
+    def _injection(
+        self, number: int, kinds: BalancedDraw[SoakFaultKind], guest: str
+    ) -> PlannedInjection:
+        kind = kinds.draw()
         target = {
             SoakFaultKind.VOTER_KILL: "voter",
             SoakFaultKind.SUPERVISOR_KILL: "supervisor",
         }.get(kind, guest)
         seconds = 0.0
         if kind is SoakFaultKind.HANG:
-            # Over the voter's patience (5 s of silence), or within it, by turns of chance.
+            # Shorter or longer than the silence that the voter tolerates (5 s).
             seconds = self._random.choice((1.0, 2.0, 6.5))
-        elif kind in INJECTED:
+        elif kind in BY_SUPERVISOR:
             seconds = round(self._random.uniform(0.5, 2.0), 1)
         return PlannedInjection(number=number, kind=kind, target=target, seconds=seconds)
 
 
 def make_plan(seed: int, faults: int) -> tuple[Episode, ...]:
-    """Return the episodes of a run with so many faults.  Raises ValueError if under 1."""
+    """Return the episodes of a run with this many faults.  Raises ValueError if it is below 1."""
     if faults < 1:
         raise ValueError(f"{faults} faults: at least 1")
-    dealer = _Dealer(seed)
+    draw = _PlanDraw(seed)
     episodes: list[Episode] = []
-    dealt = 0
-    while dealt < faults:
-        episode = dealer.episode(dealt + 1, faults - dealt)
-        dealt += len(episode.strikes)
+    planned = 0
+    while planned < faults:
+        episode = draw.episode(planned + 1, faults - planned)
+        planned += len(episode.injections)
         episodes.append(episode)
     return tuple(episodes)

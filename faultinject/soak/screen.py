@@ -1,4 +1,4 @@
-"""What a person sees of a soak: a line for each fault, a bar, at the end the tables."""
+"""The terminal output of a soak: a line for each fault, a progress bar, and tables at the end."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["SoakScreen", "show"]
 
 
 class SoakScreen:
-    """Tells how a run goes on."""
+    """The progress display of a run."""
 
     def __init__(self, console: Console, faults: int) -> None:
         self._began = time.monotonic()
@@ -53,30 +53,31 @@ class SoakScreen:
         self._progress.stop()
 
     def step(self, text: str) -> None:
-        """Something that takes time begins, or has ended."""
+        """Print a step of the run."""
         self._print(f"[dim]{escape(text)}[/]")
 
     def fault(self, fault: InjectedFault, load: Load) -> None:
-        """A fault is over."""
+        """Print a fault from which the node has recovered."""
         self._longest = max(self._longest, fault.longest_pause)
-        held = f" for {fault.seconds:g} s" if fault.seconds else ""
+        duration = f" for {fault.seconds:g} s" if fault.seconds else ""
         when = f" while {escape(fault.seen)}" if fault.seen else ""
         mark = "[cyan]*[/]" if fault.overlapped else " "
-        back = "" if fault.whole_after is None else f", whole after {fault.whole_after:.2f} s"
+        after = fault.recovered_after
+        recovery = "" if after is None else f", recovered after {after:.2f} s"
         self._print(
-            f"{mark} {fault.number:3} [bold]{fault.kind}[/] {fault.target}{held}{when}: "
-            f"longest wait {fault.longest_pause * 1e3:.0f} ms{back}"
+            f"{mark} {fault.number:3} [bold]{fault.kind}[/] {fault.target}{duration}{when}: "
+            f"longest wait {fault.longest_pause * 1e3:.0f} ms{recovery}"
         )
         self._advance(fault.number, load, f"{fault.rate:.0f}/s, ")
 
     def round(self, one: RoundRecord, load: Load) -> None:
-        """Report a round that is over; a wrong release or a corrupted restore at once, in red."""
+        """Print a round; a wrong reply or a corrupted restore in red."""
         self._longest = max(self._longest, one.longest_pause)
         after = "" if one.noticed_after is None else f" after {one.noticed_after * 1e3:.0f} ms"
         self._print(
-            f"  {one.number:3} [bold]{one.guest}[/] {one.key}, aimed at: {escape(one.aim)}; voter "
-            f"killed {one.offset * 1e3:+.0f} ms; noticed by {one.noticed_by}{after}; "
-            f"{one.checkpoints} checkpoints right; whole after {one.whole_after:.2f} s"
+            f"  {one.number:3} [bold]{one.guest}[/] {one.key} while {escape(one.moment)}; voter "
+            f"killed {one.offset * 1e3:+.0f} ms; detected by {one.noticed_by}{after}; "
+            f"{one.checkpoints} checkpoints compared; recovered after {one.recovered_after:.2f} s"
         )
         problems = corrupt_restores(one)
         if one.wrong:
@@ -103,30 +104,28 @@ class SoakScreen:
 def show(out: Console, record: SoakRecord) -> None:
     """Print a record's tables."""
     load = record.load
-    table = Table(
-        "fault", "number", "during repair", "longest wait of a client", "whole again after"
-    )
+    table = Table("fault", "number", "during repair", "longest wait of a client", "recovered after")
     for kind in record.kinds:
         table.add_row(*_row(kind))
     out.print()
     out.print(table)
-    out.print("[dim]median, and the longest; a client's wait counts its retries[/]")
+    out.print("[dim]median and longest; a client's wait includes its retries[/]")
     for wait in record.waits:
-        out.print(f"[dim]let be for {escape(wait)}[/]")
+        out.print(f"[dim]waited {escape(wait)}[/]")
     out.print(
         f"{load.replies} replies of {load.requests} requests, {load.rate:.0f}/s; "
         f"p50 {load.p50 * 1e3:.1f} ms, p99 {load.p99 * 1e3:.1f} ms, longest "
-        f"{load.longest * 1e3:.0f} ms; {load.told_again} told again from the retry table"
+        f"{load.longest * 1e3:.0f} ms; {load.replayed} replayed from the deduplication table"
     )
     if record.summary is not None:
         _show_rounds(out, record.summary)
     for promise in record.promises:
         mark = "[green]held[/]  " if promise.held else "[bold red]BROKEN[/]"
         out.print(f"{mark} {promise.promise}: {escape(promise.seen)}")
-    for fall in record.falls:
+    for failure in record.unexplained:
         out.print(
-            f"[yellow]noticed[/]  {fall.guest} left the vote at {fall.at:.1f} s, hit by no fault: "
-            f"{escape(fall.reason)}"
+            f"[yellow]unexplained[/] {failure.guest} left the vote at {failure.at:.1f} s without a "
+            f"fault: {escape(failure.reason)}"
         )
     held = sum(promise.held for promise in record.promises)
     out.print(
@@ -141,21 +140,21 @@ def _show_rounds(out: Console, summary: RoundSummary) -> None:
     noticed = ", ".join(f"{detector} {count}" for detector, count in summary.noticed.items())
     kills = ", ".join(f"{when} {count}" for when, count in summary.kills.items())
     out.print(
-        f"{summary.rounds} rounds, {summary.proven} corruptions proved; noticed by: {noticed}; "
+        f"{summary.rounds} rounds, {summary.proven} corruptions proved; detected by: {noticed}; "
         f"wrong replies released {summary.wrong}, corrupted states restored {summary.restored}, "
         f"{summary.checkpoints} checkpoints compared"
     )
     out.print(f"voter killed: {kills}; between a marker and its checkpoint {summary.interrupted}")
     if summary.unnoticed_median is not None and summary.unnoticed_longest is not None:
         out.print(
-            f"a corruption stayed unnoticed for {summary.unnoticed_median:.2f} s (median), "
+            f"a corruption stayed undetected for {summary.unnoticed_median:.2f} s (median), "
             f"{summary.unnoticed_longest:.2f} s at most"
         )
 
 
 def _row(kind: KindSummary) -> tuple[str, ...]:
-    whole = "-"
-    if kind.whole_median is not None and kind.whole_longest is not None:
-        whole = f"{kind.whole_median:.2f} s, {kind.whole_longest:.2f} s"
+    recovery = "-"
+    if kind.recovery_median is not None and kind.recovery_longest is not None:
+        recovery = f"{kind.recovery_median:.2f} s, {kind.recovery_longest:.2f} s"
     pause = f"{kind.pause_median * 1e3:.0f} ms, {kind.pause_longest * 1e3:.0f} ms"
-    return (kind.kind, str(kind.count), str(kind.overlapped), pause, whole)
+    return (kind.kind, str(kind.count), str(kind.overlapped), pause, recovery)

@@ -1,4 +1,4 @@
-"""How the node stands, asked of its supervisor, or of its voter while there is no supervisor."""
+"""The state of a node as its supervisor reports it, or its voter while there is no supervisor."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ import msgspec
 
 from deploy.node.records import Layout
 
-__all__ = ["GuestView", "NodeView", "ViewRefused", "NoAnswer", "View"]
+__all__ = ["GuestView", "NodeView", "SupervisorRefused", "NoAnswer", "View"]
 
 CALL_TIMEOUT = 5.0
 JOINING = ("restoring", "learner")
 LAG = 50
-"""Requests: one that is further behind is no help yet to the others' majority."""
+"""Most requests that a guest may be behind.  One further behind does not help a majority yet."""
 
 
 class NoAnswer(Exception):
-    """Nobody answers on a control socket now."""
+    """A control socket does not answer."""
 
 
-class ViewRefused(Exception):
-    """The supervisor refused, with these words."""
+class SupervisorRefused(Exception):
+    """The supervisor refused a request; the message is its reason."""
 
 
 class GuestView(msgspec.Struct, frozen=True, kw_only=True):
-    """One guest.  ``vm`` is empty and ``under_way`` false while the supervisor cannot be asked."""
+    """One guest.  Without the supervisor's answer ``vm`` is empty and ``under_way`` false."""
 
     replica: str
     reason: str
@@ -44,36 +44,38 @@ class GuestView(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def returning(self) -> bool:
-        """Whether it does not vote, and is on its way back."""
+        """Whether it does not vote, and is being repaired or joins the vote."""
         return self.replica != "active" and (self.under_way or self.joining)
 
     @property
     def joining(self) -> bool:
-        """Whether the state is on its way to it, or it catches up."""
+        """Whether it receives the state, or catches up."""
         return self.replica in JOINING
 
     @property
     def whole(self) -> bool:
-        """Whether it votes, not far behind, and nothing is done to it."""
-        standing = (self.replica, self.vm, self.fault)
-        return standing == ("active", "ready", "") and not self.under_way and self.lag <= LAG
+        """Whether it votes without a fault, a repair or a long lag."""
+        state = (self.replica, self.vm, self.fault)
+        return state == ("active", "ready", "") and not self.under_way and self.lag <= LAG
 
     def __str__(self) -> str:
-        words = [self.replica, f"machine {self.vm}" if self.vm else "", f"{self.fault} holds"]
-        put_back = "being put back" if self.under_way else ""
-        return ", ".join(filter(None, [*words[:2], words[2] if self.fault else "", put_back]))
+        parts = (
+            self.replica,
+            f"machine {self.vm}" if self.vm else "",
+            f"{self.fault} acts" if self.fault else "",
+            "under repair" if self.under_way else "",
+        )
+        return ", ".join(filter(None, parts))
 
 
 class View(msgspec.Struct, frozen=True, kw_only=True):
-    """The node at one time (``at``, seconds of the steady clock, when the answer had come)."""
+    """The node at the time of an answer (``at``, in monotonic seconds)."""
 
     at: float
     supervisor: int | None
     voter: int | None
     standing: str
     guests: dict[str, GuestView]
-    seq: int = 0
-    counters: dict[str, Any] = {}
 
     @property
     def whole(self) -> bool:
@@ -91,7 +93,7 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NodeView:
-    """Asks one node.  Keeps its connections between ``async with`` and its end: a look is cheap."""
+    """A connection to one node's control sockets, kept until the end of ``async with``."""
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
@@ -110,52 +112,49 @@ class NodeView:
             await session.close()
         self._sessions.clear()
 
-    async def look(self) -> View:
-        """Ask the supervisor, else the voter.  Raises Silent if neither answers."""
+    async def poll(self) -> View:
+        """Ask the supervisor, else the voter.  Raises NoAnswer if neither answers."""
         try:
-            said = await self.supervisor("GET", "/status")
+            status = await self.supervisor("GET", "/status")
         except NoAnswer:
-            return await self.look_at_voter()
+            return await self._poll_voter()
         guests = {
             guest["name"]: GuestView(
-                # The supervisor keeps the last word of a voter that is gone.
+                # The last state known to the supervisor, if the voter is gone.
                 replica=str(guest["replica"]["state"]),
                 reason=str(guest["replica"]["reason"]),
                 vm=guest["vm"],
                 pid=guest["pid"],
-                under_way=guest["repairs"]["under_way"],
-                in_row=guest["repairs"]["in_row"],
+                under_way=guest["repairs"]["in_progress"],
+                in_row=guest["repairs"]["consecutive"],
                 fault=guest["fault"]["kind"] if guest["fault"] else "",
                 lag=guest["replica"]["lag"] or 0,
             )
-            for guest in said["guests"]
+            for guest in status["guests"]
         }
-        up = said["phase"] == "up"
+        up = status["phase"] == "up"
         return View(
             at=time.monotonic(),
-            supervisor=said["supervisor"]["pid"] if up else None,
-            voter=said["voter"]["pid"],
-            standing=said["standing"],
+            supervisor=status["supervisor"]["pid"] if up else None,
+            voter=status["voter"]["pid"],
+            standing=status["standing"],
             guests=guests,
-            seq=said["voter"]["seq"] or 0,
-            counters=said["voter"]["counters"],
         )
 
-    async def look_at_voter(self) -> View:
-        """Ask the voter alone.  Raises Silent."""
-        said = await self.voter("/status")
+    async def _poll_voter(self) -> View:
+        """Ask the voter alone.  Raises NoAnswer."""
+        socket = str(self.layout.voter_control)
+        _, status = await self._call(socket, "GET", "/status", None, CALL_TIMEOUT)
         guests = {
             replica["name"]: GuestView(replica=replica["state"], reason=replica["reason"])
-            for replica in said["replicas"]
+            for replica in status["replicas"]
         }
         return View(
             at=time.monotonic(),
             supervisor=None,
-            voter=said["pid"],
-            standing=said["standing"],
+            voter=status["pid"],
+            standing=status["standing"],
             guests=guests,
-            seq=said["seq"],
-            counters=said["counters"],
         )
 
     async def supervisor(
@@ -165,23 +164,18 @@ class NodeView:
         body: dict[str, Any] | None = None,
         timeout: float = CALL_TIMEOUT,
     ) -> dict[str, Any]:
-        """Ask the supervisor.  Raises Silent, Refused."""
+        """Ask the supervisor.  Raises NoAnswer, SupervisorRefused."""
         socket = str(self.layout.supervisor_socket)
-        status, said = await self._call(socket, method, path, body, timeout)
+        status, answer = await self._call(socket, method, path, body, timeout)
         if status >= 400:
-            raise ViewRefused(str(said.get("error", said)))
-        return said
-
-    async def voter(self, path: str) -> dict[str, Any]:
-        """Ask the voter.  Raises Silent."""
-        _, said = await self._call(str(self.layout.voter_control), "GET", path, None, CALL_TIMEOUT)
-        return said
+            raise SupervisorRefused(str(answer.get("error", answer)))
+        return answer
 
     async def voted_again(self, guest: str, since: float) -> bool:
-        """Whether a guest came to vote after ``since`` (seconds since 1970), or does so now.
+        """Return whether a guest returned to the vote after ``since`` (seconds since 1970).
 
-        Asks the supervisor's history, or the voter where there is no supervisor; True if neither
-        answers: it is not known then.
+        Reads the supervisor's history, or the voter's state where there is no supervisor.  Returns
+        True if neither answers, because it is not known then.
         """
         try:
             socket = str(self.layout.supervisor_socket)
@@ -189,7 +183,7 @@ class NodeView:
                 text = await answer.text()
         except NoAnswer:
             try:
-                return (await self.look_at_voter()).guests[guest].replica == "active"
+                return (await self._poll_voter()).guests[guest].replica == "active"
             except NoAnswer:
                 return True
         events = [json.loads(line) for line in text.splitlines()]
@@ -208,7 +202,7 @@ class NodeView:
     async def _answer(
         self, socket: str, method: str, path: str, body: dict[str, Any] | None, timeout: float
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Make one request.  Raises Silent."""
+        """Make one request.  Raises NoAnswer."""
         session = self._sessions.get(socket)
         if session is None:
             session = aiohttp.ClientSession(connector=aiohttp.UnixConnector(socket))

@@ -1,7 +1,6 @@
 """A check's sequence of requests, its conditions, and a run of the sequence under a condition.
 
-Each run is a process of its own (``run.py``), so that it can have its own hash seed, clocks and
-random state.
+Each run is a separate process (``run.py``), with its own hash seed, clocks and random state.
 """
 
 from __future__ import annotations

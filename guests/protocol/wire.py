@@ -249,7 +249,7 @@ class Decoder:
 
 
 class Order(NamedTuple):
-    """The payload of ORDER: a request, and what else all replicas must agree on.
+    """The payload of ORDER: a request, and everything that all replicas must agree on with it.
 
     ``prev`` and ``history`` are 8-byte hashes of the history of writes: before this request and,
     for a write, after it.  A replica with another history than ``prev`` must not apply the request.

@@ -1,34 +1,51 @@
-"""Real guests for the tests of deploy/: one image, one node of two guests, shared by all."""
+"""Real guests for the tests of deploy/: one image and one node of two guests, shared."""
 
 from __future__ import annotations
 
-import shutil
+import functools
+import os
 import subprocess
 import sys
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 import pytest_asyncio
 
-from deploy.machine.node import GuestArrival, NodeMachines
+from deploy.host.spawn import end_with_parent
+from deploy.machine.node_machines import GuestArrival, NodeMachines
 from deploy.machine.spec import NodeSpec, plan_node
 from deploy.node.records import cache_directory
 from guests.image import COMMAND_LINE, Image, Overlay, add_overlay, build_image
 
-__all__ = ["Booted", "booted", "capabilities", "image", "may_raise_priority", "plan"]
+__all__ = [
+    "Booted",
+    "booted",
+    "capabilities",
+    "end_with_tests",
+    "image",
+    "may_raise_priority",
+    "plan",
+]
 
-# Three guests on two busy cores have taken 40 s; a deadline is no measurement.
 BOOT_DEADLINE = 120.0
+"""Seconds; 40 were measured for three guests on two busy cores."""
 
 
-class Booted:
-    """The shared node, and how its guests came."""
+class Booted(NamedTuple):
+    """The shared node, and how its guests came up."""
 
-    def __init__(self, node: NodeMachines, arrivals: dict[str, GuestArrival]) -> None:
-        self.node = node
-        self.arrivals = arrivals
+    node: NodeMachines
+    arrivals: dict[str, GuestArrival]
+
+
+@pytest.fixture
+def end_with_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the kernel kill the processes that a test starts when the tests are killed."""
+    end = functools.partial(end_with_parent, os.getpid())
+    monkeypatch.setattr(subprocess, "Popen", functools.partial(subprocess.Popen, preexec_fn=end))
 
 
 @pytest.fixture(scope="session")
@@ -40,12 +57,14 @@ def image(shared_scratch: Path) -> Image:
 
 @pytest.fixture(scope="session")
 def capabilities(shared_scratch: Path) -> Path:
-    """Give a directory for what libvirt learns of QEMU, so that it learns it once."""
+    """Give a cache for what libvirt finds out about QEMU."""
     return shared_scratch / "capabilities"
 
 
-def plan(directory: Path, image: Image, *, guests: int, cmdline: str = COMMAND_LINE) -> NodeSpec:
-    """Plan a node under TCG, which every host can do."""
+def plan(
+    directory: Path, image: Image, *, guests: int, cmdline: str = COMMAND_LINE, **more: Any
+) -> NodeSpec:
+    """Plan a node under TCG, which works on every host."""
     return plan_node(
         directory=str(directory),
         uuids=tuple(str(uuid.uuid4()) for _ in range(guests + 1)),
@@ -55,29 +74,22 @@ def plan(directory: Path, image: Image, *, guests: int, cmdline: str = COMMAND_L
         accel="tcg",
         ram_file=True,
         boot_deadline=BOOT_DEADLINE,
+        **more,
     )
 
 
 def may_raise_priority() -> bool:
-    """Whether this host lets us raise a priority; root in most containers may not."""
+    """Return whether this host permits raising a priority; most containers do not."""
     words = [sys.executable, "-c", "import os; os.nice(1); os.nice(-1)"]
     return subprocess.run(words, check=False, capture_output=True).returncode == 0
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def booted(shared_scratch: Path, image: Image, capabilities: Path) -> AsyncIterator[Booted]:
-    """Give the shared node. Its tests run in the session's event loop and leave it as it was."""
+    """Give the shared node.  Its tests run in the session's event loop and restore it."""
     node = NodeMachines(plan(shared_scratch / "n", image, guests=2), capabilities=capabilities)
     arrivals = await node.up()
     try:
         yield Booted(node, arrivals)
     finally:
         await node.down()
-
-
-@pytest.fixture
-def own_directory(scratch: Path) -> Iterator[Path]:
-    """Give a short path for a node of the test's own; it does not exist yet."""
-    path = scratch / "n"
-    yield path
-    shutil.rmtree(path, ignore_errors=True)

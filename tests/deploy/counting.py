@@ -1,8 +1,7 @@
-"""A client that adds one to a counter again and again, and checks each reply.
+"""A client that increments counters and checks each reply.
 
-Run as ``python -m tests.deploy.counting SOCKET``: writes each number that was acknowledged on a
-line of its own, until its standard input ends.  A request that fails, is lost or is done twice ends
-it with a traceback.
+``python -m tests.deploy.counting SOCKET`` prints each acknowledged number on its own line until its
+standard input ends.  A request that fails, is lost or is executed twice ends it with a traceback.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ __all__ = ["main"]
 
 WORKERS = 4
 SILENCE = 60.0
-"""Seconds that one request may take, with all its attempts."""
+"""Seconds for one request, with all its attempts."""
 
 
 async def _count(path: Path, worker: int, ended: asyncio.Event) -> None:
@@ -29,7 +28,7 @@ async def _count(path: Path, worker: int, ended: asyncio.Event) -> None:
             answer = await client.request("POST", f"{key}?increment=1", timeout=SILENCE)
             number += 1
             if answer.body != b"%d" % number:
-                raise AssertionError(f"{answer.body!r} instead of {number}: lost, or done twice")
+                raise AssertionError(f"{answer.body!r} not {number}: lost or executed twice")
             print(number, flush=True)
         answer = await client.request("GET", key, timeout=SILENCE)
         if answer.body != b"%d" % number:

@@ -1,7 +1,7 @@
-"""A stand-in for a node of VMs: each guest is a local agent process behind a unix socket.
+"""A substitute for a node of VMs: each guest is a local agent process behind a unix socket.
 
-As with QEMU's virtio-serial port, the agent lives on when the host end of its link closes, one
-host is served at a time, and a guest that is put back is a fresh incarnation.
+As with QEMU's virtio-serial port, the agent continues when the host closes its link, one host is
+served at a time, and a restored guest is a fresh incarnation.
 """
 
 from __future__ import annotations
@@ -12,30 +12,30 @@ import os
 import signal
 import socket
 import subprocess
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
-from deploy.errors import DeployError
-from deploy.node.interfaces import Progress
+from deploy.errors import DeployError, WrongState
+from deploy.host.spawn import python_command, python_environment
+from deploy.machine.spec import GuestEvent, GuestState, Progress
 from deploy.node.records import Layout, NodeRecord
 
 __all__ = ["FakeGuest", "FakeNode"]
 
-ROOT = Path(__file__).resolve().parents[2]
+NOT_A_VM = "a process is not a VM"
 
 
-def _start_agent(fd: int) -> subprocess.Popen[bytes]:
-    """Start an agent in a process group of its own (it has a child) with ``fd`` as its link."""
-    words = [sys.executable, "-m", "guests.agent", "--stdio", "--service", "kv"]
+def _start_agent(link: int) -> subprocess.Popen[bytes]:
+    """Start an agent in a process group of its own, as it has a child."""
     return subprocess.Popen(
-        words, stdin=fd, stdout=fd, stderr=subprocess.DEVNULL, cwd=ROOT, start_new_session=True
-    )
+        python_command("guests.agent", "--stdio", "--service", "kv"), env=python_environment(),
+        stdin=link, stdout=link, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
 
 
 class _Host(asyncio.Protocol):
-    """The host end of a fake guest's link."""
+    """The host's end of a fake guest's link."""
 
     def __init__(self, guest: FakeGuest) -> None:
         self.guest = guest
@@ -69,21 +69,20 @@ class _Agent(asyncio.Protocol):
 
 
 class FakeGuest:
-    """One agent process."""
+    """One agent process (implements GuestPort)."""
 
     def __init__(self, name: str, link: Path) -> None:
         self.name = name
         self.link_socket = link
-        self.state = "absent"
+        self.state = GuestState.ABSENT
         self.host: _Host | None = None
         self.agent: asyncio.Transport | None = None
-        self.put_backs = 0
-        self.refuse = False
-        """Make `put_back` fail."""
+        self.restores = 0
+        self.fail_restore = False
         self.yields = False
         self.yielded: list[bool] = []
-        """Each change of whether it leaves the processors to others."""
-        self.changed: Callable[[str], None] = lambda name: None
+        """Each change of `yields`."""
+        self.callbacks: list[Callable[[GuestEvent], object]] = []
         self._process: subprocess.Popen[bytes] | None = None
         self._server: asyncio.Server | None = None
 
@@ -91,54 +90,60 @@ class FakeGuest:
     def pid(self) -> int | None:
         return None if self._process is None else self._process.pid
 
-    def _set(self, state: str) -> None:
-        self.state = state
-        self.changed(self.name)
+    def _set(self, state: GuestState) -> None:
+        before, self.state = self.state, state
+        event = GuestEvent(guest=self.name, before=before, after=state, why="test", pid=self.pid)
+        for callback in self.callbacks:
+            callback(event)
 
     async def start(self) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = _start_agent(theirs.fileno())
         loop = asyncio.get_running_loop()
-        transport, _ = await loop.create_connection(lambda: _Agent(self), sock=ours)
-        self.agent = transport
+        self.agent, _ = await loop.create_connection(lambda: _Agent(self), sock=ours)
         if self._server is None:
             self._server = await loop.create_unix_server(lambda: _Host(self), str(self.link_socket))
-        self._set("ready")
+        self._set(GuestState.READY)
 
     def _end_process(self) -> None:
         if self._process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+            self._signal(signal.SIGKILL)
             self._process.wait()
             self._process = None
         if self.agent is not None:
             self.agent.abort()
             self.agent = None
 
-    async def put_back(self) -> None:
-        if self.refuse:
-            raise DeployError(f"{self.name} cannot be put back")
-        self.put_backs += 1
-        self._set("restoring")
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
+
+    def _disconnect(self) -> None:
+        if self.host is not None and self.host.transport is not None:
+            self.host.transport.abort()
+
+    async def restore(self) -> None:
+        if self.fail_restore:
+            raise DeployError(f"{self.name} cannot be restored")
+        self.restores += 1
+        self._set(GuestState.RESTORING)
         self._end_process()
         await self.start()
 
     async def kill(self) -> None:
         self._end_process()
-        if self.host is not None and self.host.transport is not None:
-            self.host.transport.abort()
-        self._set("dead")
+        self._disconnect()
+        self._set(GuestState.DEAD)
 
     async def pause(self) -> None:
-        assert self._process is not None
-        os.killpg(self._process.pid, signal.SIGSTOP)
-        self._set("paused")
+        self._signal(signal.SIGSTOP)
+        self._set(GuestState.PAUSED)
 
     async def resume(self) -> None:
-        assert self._process is not None
-        os.killpg(self._process.pid, signal.SIGCONT)
-        self._set("ready")
+        self._signal(signal.SIGCONT)
+        self._set(GuestState.READY)
 
     async def yield_processor(self, yields: bool) -> None:
         if yields != self.yields:
@@ -146,61 +151,53 @@ class FakeGuest:
             self.yielded.append(yields)
 
     async def reset(self) -> None:
-        raise DeployError("a process has no reset button")
+        raise WrongState(NOT_A_VM)
 
     async def nmi(self) -> None:
-        raise DeployError("a process has no processor of its own")
+        raise WrongState(NOT_A_VM)
 
     async def registers(self) -> str:
-        raise DeployError("a process has no processor of its own")
+        raise WrongState(NOT_A_VM)
 
     def debug_stub(self) -> contextlib.AbstractAsyncContextManager[Path]:
-        raise DeployError("a process has no debug stub")
+        raise WrongState(NOT_A_VM)
 
-    def ram(self) -> Path:
-        raise FileNotFoundError("a process has no RAM file")
+    def ram_file(self) -> Path:
+        raise FileNotFoundError(NOT_A_VM)
 
-    def tail(self, count: int) -> list[str]:
+    def tail(self, count: int = 20) -> list[str]:
         return [f"{self.name} is a process"][-count:]
 
     async def stop(self) -> None:
         self._end_process()
         if self._server is not None:
             self._server.close()
-            if self.host is not None and self.host.transport is not None:
-                self.host.transport.abort()
+            self._disconnect()
             await self._server.wait_closed()
-        self._set("absent")
+        self._set(GuestState.ABSENT)
 
 
 class FakeNode:
-    """Guests that are processes."""
-
-    accel = "none"
+    """Guests that are processes (implements NodePort)."""
 
     def __init__(self, layout: Layout, record: NodeRecord) -> None:
-        count = record.settings.guests
-        names = [f"g{number}" for number in range(1, count + 1)]
-        self.machines = {name: FakeGuest(name, layout.directory / f"{name}.link") for name in names}
-        self.let_gone = False
-
-    @property
-    def guests(self) -> Mapping[str, FakeGuest]:
-        return self.machines
+        names = [f"g{number}" for number in range(1, record.settings.guests + 1)]
+        self.guests = {name: FakeGuest(name, layout.directory / f"{name}.link") for name in names}
+        self.released = False
 
     async def up(self, progress: Progress, *, take_over: bool) -> None:
-        for guest in self.machines.values():
+        for guest in self.guests.values():
             if guest.pid is None and not take_over:
                 await guest.start()
             progress(f"{guest.name} is ready")
 
     async def down(self) -> None:
-        for guest in self.machines.values():
+        for guest in self.guests.values():
             await guest.stop()
 
-    async def let_go(self) -> None:
-        self.let_gone = True
+    async def release(self) -> None:
+        self.released = True
 
-    def listen(self, changed: Callable[[str], None]) -> None:
-        for guest in self.machines.values():
-            guest.changed = changed
+    def subscribe(self, callback: Callable[[GuestEvent], object]) -> None:
+        for guest in self.guests.values():
+            guest.callbacks.append(callback)

@@ -1,4 +1,4 @@
-"""Whether a guest's agent answers, asked as a voter would ask it."""
+"""Check whether a guest's agent answers, as a voter does."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["answers"]
 
 
 async def answers(guest: Guest, seconds: float = 10.0) -> bool:
-    """Whether the agent answers a HELLO within so many seconds; all else it says is skipped.
+    """Return whether the agent answers a HELLO within so many seconds.
 
-    A HELLO is what it always answers: the epoch of any other frame may be a stale one. What it says
-    unasked is no sign: of a link that is closed and opened faster than it looks it knows nothing.
+    It answers every HELLO, whereas the epoch of another frame may be stale.  Its other frames prove
+    nothing: it does not notice a link that is closed and opened again fast.
     """
     epoch = 1 + secrets.randbelow(1 << 31)
     hello = wire.PROTOCOL.to_bytes(2) + bytes([wire.NO_KEEPER])

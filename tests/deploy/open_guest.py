@@ -1,76 +1,71 @@
-"""One guest that allows faults inside, and its shell, for the tests that need one.
-
-Its node is in a process of its own, `python -m tests.deploy.open_guest SPEC.json CAPABILITIES`: an
-embedded libvirt is one a process, and the shared node has the tests' own.  The process takes words
-at its stdin ("look", "clean"; its end ends the node) and answers each by a line of JSON.
-"""
+"""One real guest that allows faults inside, and its shell; its node is a process of its own."""
 
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
-import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import structlog
 
-from deploy.machine.node import NodeMachines
-from deploy.machine.spec import NodeSpec, plan_node
+from deploy.host.spawn import python_command, python_environment
 from deploy.machine.ssh import GuestShell, NodeKeys, free_ports, make_keys
 from deploy.node.records import cache_directory
-from guests.image import COMMAND_LINE, Overlay, add_overlay, build_image
-from tests.project.tree import ROOT
+from guests.image import Overlay, add_overlay, build_image
+from tests.deploy.conftest import plan
 
-__all__ = ["OpenGuest", "main", "open_guest"]
+__all__ = ["OpenGuest", "open_guest"]
 
 DEADLINE = 150.0
-"""Seconds; no measurement."""
+"""Seconds for a line on the console."""
 
 
 class OpenGuest:
-    """The guest's shell, what it was made with, and a way to its node."""
+    """The guest's shell, its keys, and the connection to its node."""
 
-    def __init__(
-        self, process: asyncio.subprocess.Process, keys: NodeKeys, port: int, uuid: str
-    ) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, keys: NodeKeys, port: int) -> None:
         self.shell = GuestShell("g1", port=port, keys=keys)
         self.keys = keys
         self.port = port
-        self.uuid = uuid
         self._process = process
 
     async def clean(self) -> None:
-        """Put the guest back to its clean snapshot."""
-        await self.tell("clean")
-        self.shell.drop()
+        """Restore the guest's clean snapshot."""
+        await self.command("restore")
+        self.shell.disconnect()
 
     async def pid(self) -> int | None:
-        """The guest's QEMU."""
-        return (await self.tell("look"))["pid"]  # type: ignore[no-any-return]
+        """Return the pid of the guest's QEMU."""
+        return (await self.command("state"))["pid"]  # type: ignore[no-any-return]
+
+    async def count(self, text: str) -> int:
+        """Return how many lines of the console contain this."""
+        return sum(text in line for line in (await self.command("state"))["console"])
 
     async def says(self, text: str, *, times: int = 1) -> None:
-        """Wait until the guest's console has said this so often."""
-        give_up = time.monotonic() + DEADLINE
-        console: list[str] = []
-        while time.monotonic() < give_up:
-            console = (await self.tell("look"))["console"]
-            if sum(text in line for line in console) >= times:
-                return
+        """Wait until so many lines of the guest's console contain this."""
+        deadline = time.monotonic() + DEADLINE
+        while await self.count(text) < times:
+            if time.monotonic() > deadline:
+                console = (await self.command("state"))["console"]
+                raise TimeoutError(f"the console never contained {text!r}: {console}")
             await asyncio.sleep(0.05)  # the console is another process's
-        raise TimeoutError(f"the console never said {text!r}: {console}")
 
-    async def tell(self, word: str) -> dict[str, Any]:
-        """Give the node's process a word, and return its answer."""
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.write(f"{word}\n".encode())
+    async def command(self, command: str) -> dict[str, Any]:
+        """Send a command to the node's process; return the guest's state."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{command}\n".encode())
+        return await self.answer()
+
+    async def answer(self) -> dict[str, Any]:
+        """Return the next state that the node's process prints."""
+        assert self._process.stdout is not None
         line = await self._process.stdout.readline()
         assert line, "the node's process has ended"
-        return dict(msgspec.json.decode(line))
+        return dict(msgspec.json.decode(line)["g1"])
 
 
 @asynccontextmanager
@@ -80,56 +75,24 @@ async def open_guest(scratch: Path, capabilities: Path, name: str) -> AsyncItera
     keys = make_keys()
     image = add_overlay(base, scratch / f"{name}-image", Overlay(service="kv", access=keys.access))
     [port] = free_ports(1)
-    spec = plan_node(
-        directory=str(scratch / name),
-        uuids=(str(uuid.uuid4()), str(uuid.uuid4())),
-        kernel=str(image.kernel),
-        initrd=str(image.initrd),
-        cmdline=COMMAND_LINE,
-        accel="tcg",
-        ram_file=True,
-        boot_deadline=DEADLINE,
-        ssh_ports=(port,),
-        on_reset="restart",
-    )
+    spec = plan(scratch / name, image, guests=1, ssh_ports=(port,), on_reset="restart")
     file = scratch / f"{name}.spec"
     file.write_bytes(msgspec.json.encode(spec))
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.deploy.open_guest", str(file), str(capabilities)),
+        *python_command("tests.deploy.node_process", file, capabilities),
+        env=python_environment(),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
-        start_new_session=True,  # what ends the tests must leave it time to end its guest
-        cwd=ROOT,
+        limit=1 << 20,  # bytes of a line: it holds a console
+        start_new_session=True,  # it ends its guest when its input ends, not by the tests' Ctrl-C
     )
-    guest = OpenGuest(process, keys, port, spec.guests[0].uuid)
+    guest = OpenGuest(process, keys, port)
     try:
-        await guest.tell("look")  # answered once it is up
+        await guest.answer()  # once it is up
         yield guest
     finally:
         await guest.shell.close()
         assert process.stdin is not None
-        process.stdin.close()
+        process.stdin.close()  # ends the node
         await process.communicate()
     assert process.returncode == 0
-
-
-async def main(file: Path, capabilities: Path) -> None:
-    """Own the node until stdin ends."""
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
-    node = NodeMachines(
-        msgspec.json.decode(file.read_bytes(), type=NodeSpec), capabilities=capabilities
-    )
-    await node.up()
-    try:
-        guest = node.guests["g1"]
-        while word := (await asyncio.to_thread(sys.stdin.readline)).strip():
-            if word == "clean":
-                await guest.put_back(DEADLINE)
-            answer = {"pid": guest.pid, "console": guest.console.tail(1000)}
-            print(msgspec.json.encode(answer).decode(), flush=True)
-    finally:
-        await node.down()
-
-
-if __name__ == "__main__":
-    asyncio.run(main(Path(sys.argv[1]), Path(sys.argv[2])))

@@ -94,18 +94,10 @@ def test_function_is_loaded_from_a_file(tmp_path: Path) -> None:
     assert not function.admits(request())
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("x = 1\n", "exactly one subclass of guests.function.Function, not 0"),
-        ("from guests.function import Function\nclass A(Function): ...\n", "the method admits"),
-        ("1 / 0\n", "cannot be imported"),
-    ],
-)
-def test_invalid_function_is_an_error(tmp_path: Path, text: str, message: str) -> None:
+def test_invalid_function_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "f.py"
-    path.write_text(text)
-    with pytest.raises(ServiceError, match=message):
+    path.write_text("from guests.function import Function\nclass A(Function): ...\n")
+    with pytest.raises(ServiceError, match="the method admits"):
         load_function(str(path), KEY)
     with pytest.raises(ServiceError, match="no function 'hmac': give one of hmac-sha256"):
         load_function("hmac", KEY)

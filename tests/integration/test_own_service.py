@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from deploy.host.spawn import python_command, python_environment
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "counter.py"
@@ -17,12 +18,9 @@ EXAMPLE = ROOT / "examples" / "counter.py"
 
 def _trivisor(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "trivisor", *words],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=150,
-    )
+        python_command("trivisor", *words), env=python_environment(), capture_output=True,
+        text=True, timeout=150,
+    )  # fmt: skip
 
 
 def test_docs_show_the_example_unchanged() -> None:

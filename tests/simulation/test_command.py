@@ -1,4 +1,4 @@
-"""``trivisor simulate``: which seeds it runs, what it prints, and that nothing is left of it."""
+"""``trivisor simulate``: the seeds it runs, its output, and that its workers end with it."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def read(stream: IO[str] | None) -> str:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_nightly_hunt_ends_when_told_to_and_says_what_it_did(
+def test_nightly_ends_at_a_signal_and_logs_its_totals(
     scratch: Path, number: signal.Signals
 ) -> None:
     with nightly(scratch) as (process, log, workers):
@@ -83,7 +83,7 @@ def test_a_nightly_hunt_ends_when_told_to_and_says_what_it_did(
         until(lambda: not any(map(alive, workers)))
 
 
-def test_workers_do_not_outlive_a_hunt_that_is_killed(scratch: Path) -> None:
+def test_workers_end_when_their_parent_is_killed(scratch: Path) -> None:
     with nightly(scratch) as (process, _, workers):
         process.kill()
         process.wait(DEADLINE)
@@ -100,7 +100,7 @@ def run(*arguments: str) -> tuple[int, dict[str, object]]:
     return int(done.return_value), found
 
 
-def test_fresh_seeds_are_others_each_time() -> None:
+def test_fresh_seeds_are_new_each_time() -> None:
     status, one = run("--fresh", "2")
     assert (status, one["seeds"], one["failed"], one["groups"]) == (0, 2, [], [])
     _, other = run("--fresh", "2")
@@ -108,16 +108,12 @@ def test_fresh_seeds_are_others_each_time() -> None:
     assert str(one["origin"]).startswith("fresh: commit ")
 
 
-def test_known_seeds_are_run_alone_or_with_others() -> None:
-    _, alone = run("--known")
+def test_known_seeds_hold_and_are_run_alone_or_with_others() -> None:
+    status, alone = run("--known")
+    assert (status, alone["failed"]) == (0, [])
     assert (alone["seeds"], alone["known"], alone["fresh"]) == (len(known()), len(known()), 0)
     _, both = run("--known", "--fresh", "1")
     assert both["seeds"] == len(known()) + 1
-
-
-def test_every_seed_that_ever_failed_holds_now() -> None:
-    status, found = run("--known")
-    assert (status, found["failed"]) == (0, [])
 
 
 @pytest.mark.parametrize(
@@ -126,21 +122,28 @@ def test_every_seed_that_ever_failed_holds_now() -> None:
         ["--seeds", "1..2", "--fresh", "3"],
         ["--trace"],
         ["--seeds", "5"],
+        ["--seeds", "9..1"],
+        ["--seed", "1", "--faults", "x"],
         ["--fresh", "0"],
         ["--compare", "1..2"],
     ],
 )
-def test_what_does_not_go_together_is_refused(arguments: list[str]) -> None:
+def test_invalid_options_are_usage_errors(arguments: list[str]) -> None:
     assert CliRunner().invoke(simulate, arguments).exit_code == 2
 
 
-def test_one_seed_with_a_timeline() -> None:
+def test_one_seed_runs_with_a_part_of_its_plan() -> None:
+    status, found = run("--seed", "3", "--faults", "none", "--operations", "0-4")
+    assert (status, found["seed"], found["breaches"], found["faults"]) == (0, 3, [], [])
+
+
+def test_trace_prints_a_timeline_of_one_seed() -> None:
     done = CliRunner().invoke(simulate, ["--seed", "77005182", "--trace"])
     assert "FAULT     0 power-loss" in done.output
     assert "release 6 to ticket" in done.output
 
 
-def test_two_ranges_are_compared_by_what_they_reach() -> None:
+def test_compare_counts_what_two_ranges_reach() -> None:
     done = CliRunner().invoke(simulate, ["--compare", "1..1", "--seeds", "1..3", "--json"])
     found = json.loads(done.output)
     first, second, only = found["counts"]["branch"]
@@ -148,7 +151,7 @@ def test_two_ranges_are_compared_by_what_they_reach() -> None:
     assert {"dimension", "text", "runs"} == found["only_second"][0].keys()
 
 
-def test_failures_do_not_end_the_hunt_and_are_shown_by_group() -> None:
+def test_failed_seeds_are_grouped_and_shrunk() -> None:
     """With a planted defect nearly every seed fails."""
     command = [sys.executable, "-m", "trivisor", "simulate", "--seeds", "1..6", "--json"]
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""The simulated disk: what survives a killed process, what a power loss, and its faults."""
+"""The simulated disk: what survives a killed process and a power loss, and its faults."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Work = Callable[[SimFiles], Coroutine[object, object, None]]
 
 
 class Machine:
-    """A disk, and processes that use it."""
+    """A disk and processes that use it."""
 
     def __init__(self, seed: int = 1, block: int = 512) -> None:
         self.loop = SimLoop()
@@ -33,16 +33,16 @@ class Machine:
         return process
 
     def read(self, name: str) -> bytes:
-        """What a new process reads."""
+        """Return what a new process reads."""
         return SimFiles(self.disk, Process("reader")).read(name)
 
 
 async def begin(files: SimFiles) -> SimFile:
-    """Make a file of two blocks."""
+    """Create a file of two blocks."""
     return await files.create("a", 1024)
 
 
-def test_what_was_written_survives_the_process_but_not_the_power() -> None:
+def test_unsynced_write_survives_the_process_and_may_be_lost_with_the_power() -> None:
     machine = Machine()
 
     async def work(files: SimFiles) -> None:
@@ -60,7 +60,7 @@ def test_what_was_written_survives_the_process_but_not_the_power() -> None:
     assert kept == {b"x" * 100, bytes(100)}
 
 
-def test_what_was_synced_survives_the_power() -> None:
+def test_synced_write_survives_a_power_loss() -> None:
     for seed in range(20):
         machine = Machine(seed)
 
@@ -75,7 +75,7 @@ def test_what_was_synced_survives_the_power() -> None:
         assert machine.read("a").startswith(b"x" * 100)
 
 
-def test_blocks_are_lost_each_for_itself() -> None:
+def test_power_loss_keeps_or_loses_each_block() -> None:
     seen = set()
     for seed in range(60):
         machine = Machine(seed)
@@ -90,7 +90,7 @@ def test_blocks_are_lost_each_for_itself() -> None:
     assert seen == {(0, 0), (512, 0), (0, 512), (512, 512)}
 
 
-def test_a_failed_sync_writes_nothing_now_or_later() -> None:
+def test_failed_sync_stores_nothing_now_or_later() -> None:
     machine = Machine()
 
     async def work(files: SimFiles) -> None:
@@ -108,7 +108,7 @@ def test_a_failed_sync_writes_nothing_now_or_later() -> None:
     assert machine.read("a").startswith(bytes(100) + b"y" * 100)
 
 
-def test_a_full_disk_has_room_where_it_was_set_aside() -> None:
+def test_full_disk_has_room_in_allocated_files() -> None:
     machine = Machine()
 
     async def work(files: SimFiles) -> None:
@@ -127,7 +127,7 @@ def test_a_full_disk_has_room_where_it_was_set_aside() -> None:
 
 
 @pytest.mark.parametrize("calls", range(2, 8))
-def test_a_whole_file_is_there_or_is_not(calls: int) -> None:
+def test_write_whole_is_atomic_when_the_process_dies(calls: int) -> None:
     for seed in range(8):
         machine = Machine(seed)
 
@@ -143,7 +143,7 @@ def test_a_whole_file_is_there_or_is_not(calls: int) -> None:
         assert machine.read("a") in (b"old", b"new")
 
 
-def test_a_removed_file_stays_away_once_it_is_said() -> None:
+def test_removed_file_does_not_return_after_a_power_loss() -> None:
     for seed in range(10):
         machine = Machine(seed)
 
@@ -156,7 +156,7 @@ def test_a_removed_file_stays_away_once_it_is_said() -> None:
         assert machine.disk.cached == {}
 
 
-def test_rot_changes_one_bit_of_what_is_stored() -> None:
+def test_change_bit_changes_one_stored_bit() -> None:
     machine = Machine()
 
     async def work(files: SimFiles) -> None:
@@ -171,7 +171,7 @@ def test_rot_changes_one_bit_of_what_is_stored() -> None:
     assert sum((byte ^ ord("x")).bit_count() for byte in data) == 1
 
 
-def test_opening_again_zeroes_what_is_behind() -> None:
+def test_reopen_zeroes_the_bytes_behind_its_offset() -> None:
     machine = Machine()
 
     async def work(files: SimFiles) -> None:

@@ -1,4 +1,4 @@
-"""Failures are grouped by what they report, and one of each group is shrunk and followed."""
+"""Failures are grouped by their reports, and one seed of each group is shrunk."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def summary(seed: int, *breaches: tuple[str, str], problems: tuple[str, ...] = (
     )
 
 
-def test_reports_that_differ_in_numbers_and_values_only_are_one_group() -> None:
+def test_reports_that_differ_only_in_numbers_and_values_are_one_group() -> None:
     groups = group(
         [
             summary(3, ("Liveness", "operation 11 took 0.6 s ()")),
@@ -33,18 +33,18 @@ def test_reports_that_differ_in_numbers_and_values_only_are_one_group() -> None:
     assert groups[0].words == "operation # took # s ()"
 
 
-def test_a_seed_is_in_the_group_of_what_it_broke_first() -> None:
+def test_seed_is_in_the_group_of_its_first_breach() -> None:
     (only,) = group([summary(1, ("Order", "first"), ("Liveness", "second"))])
     assert (only.promise, only.words) == ("Order", "first")
 
 
-def test_an_exception_of_the_code_is_a_failure_of_its_own_kind() -> None:
+def test_exception_of_the_code_is_a_group_of_its_own() -> None:
     (only,) = group([summary(1, problems=("Traceback\n  line 1\nKeyError: 5",))])
     assert (only.promise, only.words) == (CODE, "KeyError: #")
 
 
-def test_the_first_seed_of_a_group_is_shrunk_and_followed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a check that fails whenever there is a fault at all, one fault is left."""
+def test_first_seed_of_a_group_is_shrunk_and_traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a check that fails for any fault, one fault is left."""
 
     def fails(plan: SimPlan) -> RunResult:
         result = run(plan.without([], []))

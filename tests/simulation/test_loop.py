@@ -1,4 +1,4 @@
-"""The simulated loop: virtual time, processes that die, system calls that are the last."""
+"""The simulated loop: virtual time, and processes that die or stop."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from faultinject.simulation.loop import Killed, Process, SimLoop, Stuck, current
 
 @pytest.fixture
 def loop() -> Iterator[SimLoop]:
-    """A fresh loop."""
+    """Make a new loop."""
     made = SimLoop()
     yield made
     made.dispose()
 
 
-def test_time_passes_only_in_the_simulation(loop: SimLoop) -> None:
+def test_sleep_takes_simulated_time_only(loop: SimLoop) -> None:
     async def wait() -> float:
         await asyncio.sleep(3600)
         return asyncio.get_running_loop().time()
@@ -29,7 +29,7 @@ def test_time_passes_only_in_the_simulation(loop: SimLoop) -> None:
     assert time.monotonic() - began < 10
 
 
-def test_timers_of_one_time_keep_their_order(loop: SimLoop) -> None:
+def test_timers_of_equal_times_keep_their_order(loop: SimLoop) -> None:
     seen: list[int] = []
     for number in range(50):
         loop.call_at(1.0, seen.append, number)
@@ -39,16 +39,16 @@ def test_timers_of_one_time_keep_their_order(loop: SimLoop) -> None:
     assert seen == [-1, *range(50)]
 
 
-def test_what_never_happens_is_said(loop: SimLoop) -> None:
+def test_loop_is_stuck_when_no_timer_is_left(loop: SimLoop) -> None:
     with pytest.raises(Stuck, match="nothing will ever happen"):
         loop.run_until_complete(loop.create_future())
 
 
-def test_a_busy_loop_is_said() -> None:
+def test_loop_is_stuck_after_its_most_steps() -> None:
     loop = SimLoop(max_steps=1000)
 
     async def spin() -> None:
-        while True:  # noqa: ASYNC110 - it is what is tried
+        while True:  # noqa: ASYNC110 - the subject of the test
             await asyncio.sleep(0)
 
     with pytest.raises(Stuck, match="1000 callbacks"):
@@ -56,7 +56,7 @@ def test_a_busy_loop_is_said() -> None:
     loop.dispose()
 
 
-def test_a_killed_process_runs_nothing_more(loop: SimLoop) -> None:
+def test_killed_process_runs_nothing_more(loop: SimLoop) -> None:
     said: list[str] = []
     process = Process("p")
 
@@ -83,7 +83,7 @@ def test_a_killed_process_runs_nothing_more(loop: SimLoop) -> None:
 
 
 @pytest.mark.parametrize("steps", range(1, 6))
-def test_it_can_die_at_each_await(loop: SimLoop, steps: int) -> None:
+def test_process_can_die_before_each_callback(loop: SimLoop, steps: int) -> None:
     done: list[int] = []
     process = Process("p")
 
@@ -102,7 +102,7 @@ def test_it_can_die_at_each_await(loop: SimLoop, steps: int) -> None:
     assert not process.alive
 
 
-def test_a_system_call_can_be_the_last(loop: SimLoop) -> None:
+def test_process_can_die_in_a_system_call(loop: SimLoop) -> None:
     process, said = Process("p"), []
 
     async def live() -> None:
@@ -111,7 +111,7 @@ def test_a_system_call_can_be_the_last(loop: SimLoop) -> None:
                 if process.enter_call():
                     process.die_in_call()
                 said.append("called")
-        except Exception:  # noqa: BLE001 - what dies is not stopped by it
+        except Exception:  # noqa: BLE001 - Killed must pass it
             said.append("caught")
 
     async def main() -> None:
@@ -125,7 +125,7 @@ def test_a_system_call_can_be_the_last(loop: SimLoop) -> None:
     assert said == ["called"]
 
 
-def test_a_stopped_process_goes_on_where_it_was(loop: SimLoop) -> None:
+def test_stopped_process_resumes_where_it_was(loop: SimLoop) -> None:
     process, times = Process("p"), []
 
     async def live() -> None:
@@ -145,7 +145,7 @@ def test_a_stopped_process_goes_on_where_it_was(loop: SimLoop) -> None:
     assert times == [1, 11.5, 12.5]
 
 
-def test_a_fault_of_a_process_is_noted_and_one_of_the_world_raised(loop: SimLoop) -> None:
+def test_error_of_a_process_is_recorded_and_one_of_the_world_raised(loop: SimLoop) -> None:
     process = Process("p")
 
     def fail() -> None:
@@ -162,7 +162,7 @@ def test_a_fault_of_a_process_is_noted_and_one_of_the_world_raised(loop: SimLoop
         loop.run_until_complete(main(loop.outside))
 
 
-def test_a_thread_takes_time(loop: SimLoop) -> None:
+def test_call_in_a_thread_takes_time(loop: SimLoop) -> None:
     async def main() -> tuple[int, float]:
         return await asyncio.to_thread(len, "four"), loop.time()
 

@@ -1,4 +1,4 @@
-"""Simulated streams: bytes arrive in order, late, in other pieces; ends see each other go."""
+"""Simulated streams deliver bytes in order, delayed and split, and report closed ends."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from faultinject.simulation.streams import KERNEL_BUFFER, Conditions, Transport
 
 
 class Peer(asyncio.Protocol):
-    """Keeps what it gets."""
+    """A protocol that keeps what it receives."""
 
     def __init__(self) -> None:
         self.pieces: list[bytes] = []
-        self.said: list[str] = []
+        self.events: list[str] = []
         self.transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -27,21 +27,21 @@ class Peer(asyncio.Protocol):
         self.pieces.append(data)
 
     def eof_received(self) -> bool:
-        self.said.append("end")
+        self.events.append("end")
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.said.append("lost")
+        self.events.append("lost")
 
     def pause_writing(self) -> None:
-        self.said.append("pause")
+        self.events.append("pause")
 
     def resume_writing(self) -> None:
-        self.said.append("resume")
+        self.events.append("resume")
 
 
 class Net:
-    """A server's process and a client's."""
+    """A server process and a client process."""
 
     def __init__(self, seed: int = 1) -> None:
         self.loop = NetworkLoop(seed)
@@ -50,7 +50,7 @@ class Net:
         self.server, self.client = Process("server"), Process("client")
 
     def serve(self) -> None:
-        """Have the server's process accept connections."""
+        """Accept connections in the server process."""
 
         def factory() -> Peer:
             self.servers.append(peer := Peer())
@@ -86,8 +86,8 @@ def test_bytes_arrive_in_order_and_in_pieces() -> None:
     assert len(counts) > 1
 
 
-def test_a_link_that_is_slow_no_more_delivers_what_was_under_way_at_once() -> None:
-    """Seeds 77001221 and others: else it is slow after the fault, beside the next fault."""
+def test_link_delivers_delayed_bytes_at_once_when_it_is_fast_again() -> None:
+    """Seeds 77001221 and others: otherwise it is slow during the next fault."""
     net = Net()
     net.serve()
     peer = net.connect()
@@ -103,7 +103,7 @@ def test_a_link_that_is_slow_no_more_delivers_what_was_under_way_at_once() -> No
     net.loop.dispose()
 
 
-def test_a_connection_waits_until_somebody_serves() -> None:
+def test_connection_waits_until_it_is_served() -> None:
     net = Net()
     peer = net.connect()
     peer.transport.write(b"hello")
@@ -115,15 +115,15 @@ def test_a_connection_waits_until_somebody_serves() -> None:
     net.loop.dispose()
 
 
-def test_a_killed_server_ends_its_connections_and_not_its_socket() -> None:
+def test_killed_server_ends_its_connections_and_not_its_socket() -> None:
     net = Net()
     net.serve()
     peer = net.connect()
     net.wait()
     net.server.kill()
     net.wait()
-    assert peer.said == ["end", "lost"]
-    assert net.servers[0].said == []
+    assert peer.events == ["end", "lost"]
+    assert net.servers[0].events == []
     net.server = Process("server 2")
     net.serve()
     net.connect().transport.write(b"x")
@@ -132,38 +132,38 @@ def test_a_killed_server_ends_its_connections_and_not_its_socket() -> None:
     net.loop.dispose()
 
 
-def test_closing_sends_what_was_written_first() -> None:
+def test_close_sends_the_written_bytes_first() -> None:
     net = Net()
     net.serve()
     peer = net.connect()
-    peer.transport.write(b"last words")
+    peer.transport.write(b"last bytes")
     peer.transport.close()
     net.wait()
-    assert net.servers[0].pieces == [b"last words"]
-    assert net.servers[0].said == ["end", "lost"]
-    assert peer.said == ["lost"]
+    assert net.servers[0].pieces == [b"last bytes"]
+    assert net.servers[0].events == ["end", "lost"]
+    assert peer.events == ["lost"]
     net.loop.dispose()
 
 
-def test_who_writes_too_much_is_told_to_wait() -> None:
+def test_writer_is_paused_above_the_high_water_mark() -> None:
     net = Net()
     net.serve()
     peer = net.connect()
     net.wait()
     net.servers[0].transport.pause_reading()
     peer.transport.write(bytes(100_000))
-    assert peer.said == ["pause"]
+    assert peer.events == ["pause"]
     assert peer.transport.get_write_buffer_size() == 100_000 - KERNEL_BUFFER
     net.wait()
     assert net.servers[0].pieces == []
     net.servers[0].transport.resume_reading()
     net.wait()
     assert sum(map(len, net.servers[0].pieces)) == 100_000
-    assert peer.said == ["pause", "resume"]
+    assert peer.events == ["pause", "resume"]
     net.loop.dispose()
 
 
-def test_there_must_be_a_socket() -> None:
+def test_connect_raises_when_there_is_no_socket() -> None:
     net = Net()
     made: Any = net.loop.create_unix_connection(Peer, "elsewhere")
     with pytest.raises(FileNotFoundError):
@@ -171,7 +171,7 @@ def test_there_must_be_a_socket() -> None:
     net.loop.dispose()
 
 
-def test_half_of_the_last_write_goes_out() -> None:
+def test_write_is_cut_in_half_when_the_process_dies_in_it() -> None:
     net = Net()
     net.serve()
     peer = net.connect()
@@ -184,5 +184,5 @@ def test_half_of_the_last_write_goes_out() -> None:
     net.wait()
     assert not net.client.alive
     assert net.servers[0].pieces == [b"1234"]
-    assert net.servers[0].said == ["end", "lost"]
+    assert net.servers[0].events == ["end", "lost"]
     net.loop.dispose()

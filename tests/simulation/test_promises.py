@@ -1,4 +1,4 @@
-"""The observer: what it takes for a broken promise, and what it must not."""
+"""The observer reports broken promises, and nothing else."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ EPOCH = 77
 
 
 class _Client:
-    """A client's connection, as far as the observer watches it."""
+    """The part of a client's connection that the observer uses."""
 
     watch = staticmethod(lambda data: None)
 
@@ -44,7 +44,7 @@ def world() -> World:
     return World(msgspec.structs.replace(make_plan(3), durability="none"))
 
 
-def test_a_reply_that_two_active_replicas_gave_may_be_released(world: World) -> None:
+def test_release_is_right_when_two_active_replicas_gave_the_reply(world: World) -> None:
     observer = world.observer
     observer.decided([changed(0, State.ACTIVE), changed(1, State.ACTIVE)])
     observer.voted(0, 5, b"yes")
@@ -53,7 +53,7 @@ def test_a_reply_that_two_active_replicas_gave_may_be_released(world: World) -> 
     assert observer.breaches == []
 
 
-def test_replicas_that_were_active_for_a_moment_within_one_event_have_voted(world: World) -> None:
+def test_release_is_right_when_replicas_were_active_within_one_event(world: World) -> None:
     """Seed 77009623: admitted, a vote won with them, and expelled by the next vote, all at once."""
     observer = world.observer
     observer.voted(0, 5, b"yes")
@@ -77,7 +77,7 @@ def test_replicas_that_were_active_for_a_moment_within_one_event_have_voted(worl
     ],
     ids=["one", "never-at-once", "a-learner"],
 )
-def test_a_reply_of_fewer_than_two_active_replicas_is_a_breach(
+def test_release_is_a_breach_when_fewer_than_two_active_replicas_gave_the_reply(
     world: World, states: list[Changed]
 ) -> None:
     observer = world.observer
@@ -92,7 +92,7 @@ def test_a_reply_of_fewer_than_two_active_replicas_is_a_breach(
 
 
 class _Orders:
-    """Orders writes as a voter does, and has guests apply them."""
+    """A stand-in for a voter that orders writes, and for guests that apply them."""
 
     def __init__(self, world: World) -> None:
         self.observer = world.observer
@@ -134,7 +134,7 @@ def orders(world: World) -> _Orders:
     return _Orders(world)
 
 
-def test_a_write_applied_after_it_was_voided_is_no_part_of_the_order(
+def test_write_applied_after_it_was_voided_is_no_part_of_the_order(
     world: World, orders: _Orders
 ) -> None:
     """Seed 15514525: a guest that hung takes what was in its channel, then is rebuilt."""
@@ -148,7 +148,7 @@ def test_a_write_applied_after_it_was_voided_is_no_part_of_the_order(
     assert [write.seq for write in world.observer.main] == [2]
 
 
-def test_a_guest_that_applied_a_voided_write_must_not_be_sent_another(
+def test_sending_a_write_to_a_guest_that_applied_a_voided_one_is_a_breach(
     world: World, orders: _Orders
 ) -> None:
     one, _, late = world.guests
@@ -163,7 +163,7 @@ def test_a_guest_that_applied_a_voided_write_must_not_be_sent_another(
 # ------------------------------------------------------------------- independence
 
 
-def test_two_guests_are_never_corrupted_alike(world: World) -> None:
+def test_corrupted_guests_hold_different_values(world: World) -> None:
     """Seed 77000912: two replicas that are wrong in the same way outvote the third."""
     values = set()
     for guest in world.guests:

@@ -1,4 +1,4 @@
-"""The whole system under a seed: the same each time, and no promise broken on fresh seeds."""
+"""A seed is the same run each time, and no promise breaks on fresh seeds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from faultinject.simulation.run import run
 from faultinject.simulation.seeds import fresh, source_revision
 
 SEEDS = int(os.environ.get("TRIVISOR_SEEDS", "300"))
-"""How many seeds the fast suite runs."""
+"""Number of seeds that the fast suite runs."""
 
 TRACES = """
 from faultinject.simulation.plan import make_plan
@@ -28,26 +28,26 @@ for seed in (*range(1, 21), *range(1 << 32, (1 << 32) + 10)):
 
 
 def traces(hash_seed: str) -> str:
-    """What happens under thirty seeds, told by a process of its own."""
+    """Return the results of thirty seeds, run by a process of its own."""
     environment = os.environ | {"PYTHONHASHSEED": hash_seed}
     command = [sys.executable, "-c", TRACES]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     return done.stdout
 
 
-def test_a_seed_is_the_same_run_in_every_process() -> None:
-    told = traces("1")
-    assert len(told.splitlines()) == 30
-    assert told == traces("2")
+def test_seed_is_the_same_run_in_every_process() -> None:
+    printed = traces("1")
+    assert len(printed.splitlines()) == 30
+    assert printed == traces("2")
 
 
-def test_a_run_does_not_depend_on_the_runs_before_it() -> None:
+def test_run_does_not_depend_on_earlier_runs() -> None:
     first = run(make_plan(7)).trace
     run(make_plan(8))
     assert run(make_plan(7)).trace == first
 
 
-def test_other_faults_leave_the_operations_alone() -> None:
+def test_plan_without_faults_has_the_same_operations() -> None:
     plan = make_plan(11)
     less = plan.without([], None)
     assert less.faults == ()
@@ -73,17 +73,17 @@ def test_swarm_plans_differ_in_what_they_draw_from() -> None:
 @pytest.mark.timeout(300)  # on a busy host
 def test_all_promises_hold_on_fresh_seeds() -> None:
     failed = {}
-    answered = restarts = 0
+    answered = starts = 0
     seeds = fresh(SEEDS, source_revision(), time.time_ns())
     print(f"trivisor simulate --seeds {seeds[0]}..{seeds[-1]}")
     for summary in hunt(seeds, jobs=os.cpu_count() or 1):
         answered += summary.answered
-        restarts += summary.voter_starts - 1
+        starts += summary.voter_starts - 1
         if summary.breaches or summary.problems:
             failed[summary.seed] = [*map(str, summary.breaches[:2]), *summary.problems[:2]]
-    assert failed == {}, "trivisor simulate --seed N tells more of each"
+    assert failed == {}, "see trivisor simulate --seed N --trace"
     assert answered > 5 * SEEDS
-    assert restarts > SEEDS // 5
+    assert starts > SEEDS // 5
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -1,9 +1,9 @@
 """This host's pip settings, in a form that another root directory can use.
 
-pip reads its settings from several files and from the environment. Some of them name files and
-folders of this host: constraints, certificates, package indexes. ``find_host_pip`` returns the
-settings as environment variables, with the paths that the other root has to hold. A setting that
-names a missing file is left out: pip would stop at it.
+pip reads its settings from several files and from the environment.  Some settings name files and
+directories of this host: constraints, certificates, package indexes.  ``find_host_pip`` returns the
+settings as environment variables, with the paths that the other root must contain.  A setting that
+names a missing file is omitted, because pip would stop at it.
 """
 
 from __future__ import annotations
@@ -13,42 +13,37 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-__all__ = ["HostPip", "find_host_pip", "local_path", "named_in", "parse_listing", "resolve"]
+__all__ = ["HostPip", "find_host_pip", "local_path", "parse_listing", "resolve"]
 
 # pip's sections, weakest first: a command's section overrides [global], and PIP_* overrides both.
 SECTIONS = ("global", "install", ":env:")
 
-# Options whose values name files or folders. pip splits the repeatable ones at white space.
-REQUIREMENTS = {"constraint", "build-constraint", "requirement"}  # repeatable
-CERTIFICATES = {"cert", "client-cert"}  # one path, which may hold spaces
-INDEX = {"index-url", "pypi-url"}  # one place
-PLACES = {"extra-index-url", "find-links"}  # repeatable
+# Options whose values name files or directories.  pip splits the repeatable ones at white space.
+REQUIREMENTS = {"constraint", "build-constraint", "requirement"}
+INDEX = {"index-url", "pypi-url"}
+REPEATABLE = REQUIREMENTS | {"extra-index-url", "find-links"}
+NAMES_PATHS = REPEATABLE | INDEX | {"cert", "client-cert"}
 
-# find_host_pip merges what this file says into the settings. In the root it would name nothing.
-CONFIG_FILE = "config-file"
-
-# What a requirements or constraints file names: further such files, places, and direct references.
-NESTED = re.compile(r"^\s*(?:-r|-c|--requirement|--constraint)[\s=]*(\S+)", re.MULTILINE)
-NESTED_PLACE = re.compile(
-    r"^\s*(?:-f|--find-links|-i|--index-url|--extra-index-url)[\s=]*(\S+)", re.MULTILINE
+# What a requirements or constraints file names: further files, indexes and direct references.
+NAMED = re.compile(
+    r"^[ \t]*(?:-r|-c|-f|-i|--(?:requirement|constraint|find-links|index-url|extra-index-url))"
+    r"[ \t=]*(\S+)|^[^#\n]*?@[ \t]*(file:\S+)",
+    re.MULTILINE,
 )
-DIRECT = re.compile(r"^[^#\n]*?@\s*(file:\S+)", re.MULTILINE)
-
 SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 
-@dataclass(frozen=True, kw_only=True)
-class HostPip:
+class HostPip(NamedTuple):
     """pip's settings as environment variables, and the host's paths that they name.
 
-    ``copied``: files (and folders of certificates) to copy to the same path. ``shown``: folders of
-    packages to mount read-only at the same path, because they may be large.
+    ``copied`` are files to copy to the same path.  ``shown`` are directories of packages to mount
+    read-only at the same path, because they may be large.
     """
 
     environment: Mapping[str, str]
@@ -57,63 +52,50 @@ class HostPip:
 
 
 def find_host_pip(environment: Mapping[str, str] | None = None) -> HostPip:
-    """Ask pip for its settings, and return them with the paths that they name."""
-    listed = subprocess.run(
+    """Return pip's settings with the paths that they name."""
+    listing = subprocess.run(
         [sys.executable, "-m", "pip", "config", "list"],
         env=environment, capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
-    return resolve(parse_listing(listed), Path.cwd())
+    return resolve(parse_listing(listing), Path.cwd())
 
 
-def parse_listing(listed: str) -> dict[str, str]:
-    """Return the value of each option in the output of ``pip config list``.
-
-    Where several sections set an option, the strongest one counts, as it does for `pip install`.
-    """
+def parse_listing(listing: str) -> dict[str, str]:
+    """Return each option's value, of the strongest section, in ``pip config list``'s output."""
     found: dict[str, dict[str, str]] = {section: {} for section in SECTIONS}
-    for line in listed.splitlines():
+    for line in listing.splitlines():
         key, _, value = line.partition("=")
         section, _, option = key.rpartition(".")
-        if section in found:
-            text = str(ast.literal_eval(value)).strip()
-            if text:  # pip ignores an empty value
-                found[section][option.lower().replace("_", "-")] = text
+        text = str(ast.literal_eval(value)).strip() if section in found else ""
+        if text:  # pip ignores an empty value
+            found[section][option.lower().replace("_", "-")] = text
     return {option: text for section in SECTIONS for option, text in found[section].items()}
 
 
 def resolve(settings: Mapping[str, str], base: Path) -> HostPip:
-    """Find the paths that settings name; ``base`` is where relative ones start."""
+    """Return settings with the paths that they name; relative ones start at ``base``."""
     environment: dict[str, str] = {}
-    copied: list[Path] = []
-    shown: list[Path] = []
+    paths: list[Path] = []
     for option, text in settings.items():
-        if option == CONFIG_FILE:
+        if option == "config-file":  # its settings are among these
             continue
-        words = text.split() if option in REQUIREMENTS | PLACES else [text]
         kept = []
-        for word in words:
-            path = local_path(word, base) if _names_files(option) else None
-            if path is None:
-                kept.append(word)
+        for word in text.split() if option in REPEATABLE else [text]:
+            path = local_path(word, base) if option in NAMES_PATHS else None
+            if path is None or (option in INDEX and not path.exists()):
+                kept.append(word)  # a missing index is ignored; without one pip would use PyPI
             elif path.exists():
                 kept.append(word if word.startswith("file:") else str(path))
-                files, folders = _needed(option, path)
-                copied += files
-                shown += folders
-            elif option in INDEX:
-                # Without its own index pip would use PyPI. It ignores one that is not there.
-                kept.append(word)
+                paths += _with_named([path]) if option in REQUIREMENTS else [path]
         if kept:
             environment[f"PIP_{option.replace('-', '_').upper()}"] = " ".join(kept)
-    return HostPip(
-        environment=environment,
-        copied=tuple(dict.fromkeys(copied)),
-        shown=tuple(dict.fromkeys(shown)),
-    )
+    copied = dict.fromkeys(path for path in paths if path.is_file())
+    shown = dict.fromkeys(_whole_index(path) for path in paths if path.is_dir())
+    return HostPip(environment, tuple(copied), tuple(shown))
 
 
 def local_path(word: str, base: Path) -> Path | None:
-    """Return the absolute path that a setting's word names here; None if it names another host."""
+    """Return the absolute path that a setting's word names; None if it names another host."""
     if word.startswith("file:"):
         url = urlsplit(word)
         if url.netloc not in ("", "localhost"):
@@ -124,48 +106,22 @@ def local_path(word: str, base: Path) -> Path | None:
     return Path(os.path.abspath(base / Path(word).expanduser()))
 
 
-def named_in(requirements: Iterable[Path]) -> tuple[list[Path], list[Path]]:
-    """Return requirements files with all files that they name, and the folders that they name."""
-    waiting, files, folders = list(requirements), [], []
+def _with_named(paths: list[Path]) -> list[Path]:
+    """Return requirements files with all paths that they name."""
+    waiting, found = list(paths), []
     while waiting:
         path = waiting.pop(0)
-        if path in files or not path.is_file():
+        if path in found or not path.exists():
             continue
-        files.append(path)
-        text = path.read_text(errors="replace")
-        waiting += _named_paths(NESTED, text, path.parent)
-        for place in _named_paths(NESTED_PLACE, text, path.parent):
-            if place.is_dir():
-                folders.append(_whole_index(place))
-            else:
-                waiting.append(place)
-        waiting += _named_paths(DIRECT, text, path.parent)
-    return files, folders
+        found.append(path)
+        if path.is_file():
+            for match in NAMED.finditer(path.read_text(errors="replace")):
+                named = local_path(match[1] or match[2], path.parent)
+                waiting += [] if named is None else [named]
+    return found
 
 
-def _names_files(option: str) -> bool:
-    return option in REQUIREMENTS | CERTIFICATES | INDEX | PLACES
-
-
-def _needed(option: str, path: Path) -> tuple[list[Path], list[Path]]:
-    """Return what to copy and what to show so that pip can use a path that is there."""
-    if option in REQUIREMENTS:
-        return named_in([path])
-    if option in CERTIFICATES or not path.is_dir():
-        return [path], []
-    return [], [_whole_index(path)]
-
-
-def _whole_index(folder: Path) -> Path:
-    """Return the folder that holds all of an index.
-
-    The pages of an index may link to files beside it (../../files/...).
-    """
-    return folder.parent if folder.name == "simple" and folder.parent != Path("/") else folder
-
-
-def _named_paths(pattern: re.Pattern[str], text: str, base: Path) -> Iterator[Path]:
-    for found in pattern.finditer(text):
-        path = local_path(found[1], base)
-        if path is not None:
-            yield path
+def _whole_index(directory: Path) -> Path:
+    """Return the directory of a whole index: its pages may link to files in ../../files."""
+    nested = directory.name == "simple" and directory.parent != Path("/")
+    return directory.parent if nested else directory

@@ -1,10 +1,9 @@
-"""A pristine Debian 12 root to run scripts in, with this host's way to packages.
+"""A pristine Debian 12 root to run scripts in, with this host's access to packages.
 
-Nothing is written down here of where packages come from: apt's sources, keys and settings, pip's
-settings (``host_pip``) and the certificates are taken from the host when the test runs. The root
-holds the files that they name, at the same paths. mmdebstrap makes the root.
-It is entered in mount and pid namespaces of its own, so that mounts and processes end with the
-command. No init runs.
+apt's sources, keys and settings, pip's settings (``host_pip``) and the certificates are the host's
+when the test runs.  The root contains the files that they name, at the same paths.  mmdebstrap
+makes the root.  A command in it has its own mount and pid namespaces, so mounts and processes end
+with it.  No init runs.
 """
 
 from __future__ import annotations
@@ -14,15 +13,15 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from guests.image.sources import RELEASE, debian_sources
 from tests.vagrant.host_pip import find_host_pip
 
 __all__ = ["PristineRoot", "copy_named", "make_root", "network_settings"]
 
-# Environment by which a host's administrator says how to reach the network.
+# Environment by which an administrator configures access to the network.
 PROXIES = re.compile(r"(https?|ftp|all|no)_proxy", re.IGNORECASE)
 # Environment that names a file, or a folder, of trusted certificates.
 TRUSTED = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
@@ -50,22 +49,21 @@ exec chroot . bash -c 'umount -l /mnt && cd / && exec "$@"' enter "$@"
 """
 
 
-@dataclass(frozen=True, kw_only=True)
-class PristineRoot:
-    """A Debian root directory, the environment to run in it, and host folders to show inside."""
+class PristineRoot(NamedTuple):
+    """A Debian root directory, the environment in it, and host directories to mount."""
 
     path: Path
     environment: Mapping[str, str]
     shown: tuple[Path, ...]
 
     def run(self, *command: str, seconds: float) -> subprocess.CompletedProcess[str]:
-        """Run a command inside; output and errors come back as one text.
+        """Run a command inside; its stdout contains its errors too.
 
-        The command is the first process of a pid namespace: whatever it started ends when it does.
+        The command is the first process of a pid namespace: all that it started ends with it.
         Raises subprocess.TimeoutExpired after `seconds`.
         """
         shown = [str(folder) for path in self.shown for folder in (path, path)]
-        # env, because the caller's PATH (a pyenv's, a virtual environment's) means nothing inside.
+        # env -i, because the caller's PATH (of a pyenv or virtual environment) is not valid inside.
         settings = [f"{name}={value}" for name, value in self.environment.items()]
         inside = ["bash", "-c", ENTER, "enter", str(self.path), *shown, "--"]
         namespaces = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
@@ -107,10 +105,10 @@ def make_root(folder: Path, log: Path, *, seconds: float) -> PristineRoot:
     copy_apt_settings(folder, sources)
     for name in ("resolv.conf", "hosts"):
         shutil.copyfile(f"/etc/{name}", folder / "etc" / name)
-    copy_certificates(folder)
     network, trusted = network_settings(os.environ)
     pip = find_host_pip()
-    copy_named(folder, (*trusted, *pip.copied))
+    local = (CERTIFICATES, *LOCAL_CERTIFICATES.glob("*.crt"))
+    copy_named(folder, (*filter(Path.is_file, local), *trusted, *pip.copied))
     environment = {
         **network,
         **pip.environment,
@@ -122,7 +120,7 @@ def make_root(folder: Path, log: Path, *, seconds: float) -> PristineRoot:
 
 
 def network_settings(environment: Mapping[str, str]) -> tuple[dict[str, str], list[Path]]:
-    """Return the environment by which programs reach the network, and the paths that it names.
+    """Return the environment for access to the network, and the paths that it names.
 
     A variable that names a missing file is left out.
     """
@@ -150,9 +148,9 @@ def copy_named(root: Path, paths: Iterable[Path]) -> None:
             shutil.copyfile(source, target)
 
 
-def dangling_links(folder: str, names: list[str]) -> list[str]:
-    """Return those names in a folder that point to nothing."""
-    return [name for name in names if not Path(folder, name).exists()]
+def dangling_links(directory: str, names: list[str]) -> list[str]:
+    """Return those names in a directory that point to nothing."""
+    return [name for name in names if not Path(directory, name).exists()]
 
 
 def copy_apt_settings(root: Path, sources: Path) -> None:
@@ -173,9 +171,3 @@ def copy_apt_settings(root: Path, sources: Path) -> None:
         if Path(key).is_file() and not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(key, target)
-
-
-def copy_certificates(root: Path) -> None:
-    """Give the root copies of the certificates that the host trusts."""
-    sources = (CERTIFICATES, *LOCAL_CERTIFICATES.glob("*.crt"))
-    copy_named(root, [source for source in sources if source.is_file()])

@@ -1,4 +1,4 @@
-"""What a pristine root gets of this host, without making one."""
+"""What a pristine root gets from this host."""
 
 from __future__ import annotations
 
@@ -9,31 +9,19 @@ from tests.vagrant.pristine import copy_named, network_settings
 __all__: list[str] = []
 
 
-def test_proxies_are_passed_and_nothing_else_of_the_environment() -> None:
-    environment = {"HTTPS_PROXY": "http://host.invalid", "no_proxy": "*", "PIP_CERT": "x", "A": "b"}
-    settings, paths = network_settings(environment)
-    assert settings == {"HTTPS_PROXY": "http://host.invalid", "no_proxy": "*"}
-    assert not paths
-
-
-def test_certificates_that_the_environment_names_are_needed_if_they_are_there(
-    tmp_path: Path,
-) -> None:
-    bundle, folder = tmp_path / "ca.pem", tmp_path / "certificates"
+def test_proxies_and_existing_certificates_are_passed(tmp_path: Path) -> None:
+    bundle, directory = tmp_path / "ca.pem", tmp_path / "certificates"
     bundle.touch()
-    folder.mkdir()
-    environment = {
-        "SSL_CERT_FILE": str(bundle),
-        "SSL_CERT_DIR": str(folder),
-        "REQUESTS_CA_BUNDLE": str(tmp_path / "missing.pem"),
-        "CURL_CA_BUNDLE": "",
-    }
-    settings, paths = network_settings(environment)
-    assert settings == {"SSL_CERT_FILE": str(bundle), "SSL_CERT_DIR": str(folder)}
-    assert paths == [bundle, folder]
+    directory.mkdir()
+    proxies = {"HTTPS_PROXY": "http://host.invalid", "no_proxy": "*"}
+    trusted = {"SSL_CERT_FILE": str(bundle), "SSL_CERT_DIR": str(directory)}
+    missing = {"REQUESTS_CA_BUNDLE": str(tmp_path / "missing.pem"), "CURL_CA_BUNDLE": ""}
+    settings, paths = network_settings(proxies | trusted | missing | {"PIP_CERT": "x", "A": "b"})
+    assert settings == proxies | trusted
+    assert paths == [bundle, directory]
 
 
-def test_named_files_and_folders_are_copied_to_the_same_paths(tmp_path: Path) -> None:
+def test_named_files_and_directories_are_copied_to_the_same_paths(tmp_path: Path) -> None:
     root = tmp_path / "root"
     folder = tmp_path / "certificates"
     folder.mkdir()

@@ -1,7 +1,7 @@
-"""vagrant/provision.sh, run for real in a pristine Debian 12 root, as `vagrant up` runs it.
+"""vagrant/provision.sh in a pristine Debian 12 root, as `vagrant up` runs it.
 
-In the default run the demo only tells its usage: all that it needs is installed for real. The demo
-itself, with its three guests, runs there in the long tests.
+The default test only prints the demo's usage, after everything it needs was installed.  The long
+tests run the demo itself, with its three guests.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ pytestmark = [
 
 @pytest.fixture
 def machine(scratch: Path) -> PristineRoot:
-    """Give a pristine root with this project's files in it, where vagrant puts them."""
+    """Give a pristine root with this project's files where vagrant puts them."""
     root = make_root(scratch / "root", scratch / "mmdebstrap.log", seconds=SETUP_SECONDS)
     for path in tracked():
         target = root.path / INSIDE / path.relative_to(ROOT)
@@ -49,13 +49,13 @@ def provision(
 
 
 def set_up_from_nothing(output: str) -> None:
-    """Assert that the output tells of packages and a virtual environment being installed."""
-    for told in ("installing", "qemu-system-x86", "making .venv", "set up in"):
-        assert told in output, output
+    """Assert that packages and a virtual environment were installed."""
+    for text in ("installing", "qemu-system-x86", "making .venv", "set up in"):
+        assert text in output, output
 
 
 @pytest.mark.vm
-def test_a_pristine_machine_is_set_up_by_the_readmes_steps(machine: PristineRoot) -> None:
+def test_pristine_machine_is_set_up_by_the_readmes_steps(machine: PristineRoot) -> None:
     status, output, results = provision(machine, "--help", seconds=SETUP_SECONDS)
     assert status == 0, output
     set_up_from_nothing(output)
@@ -64,7 +64,7 @@ def test_a_pristine_machine_is_set_up_by_the_readmes_steps(machine: PristineRoot
     assert results["status.txt"] == "0\n"
     assert "Debian GNU/Linux 12" in results["host.txt"]
     policy = machine.path / "usr/sbin/policy-rc.d"
-    assert not policy.exists(), "./run must take away what kept apt from starting services"
+    assert not policy.exists(), "./run must remove what kept apt from starting services"
 
     again, output, _ = provision(machine, "--no-such-option", seconds=SETUP_SECONDS)
     assert again != 0, "a demo that fails must fail the provisioning"
@@ -73,7 +73,7 @@ def test_a_pristine_machine_is_set_up_by_the_readmes_steps(machine: PristineRoot
 
 @pytest.mark.vm
 @pytest.mark.long
-def test_the_demo_runs_on_a_pristine_machine(machine: PristineRoot) -> None:
+def test_demo_runs_on_a_pristine_machine(machine: PristineRoot) -> None:
     status, output, results = provision(machine, seconds=SETUP_SECONDS + DEMO_SECONDS)
     assert status == 0, output
     set_up_from_nothing(output)
@@ -83,7 +83,7 @@ def test_the_demo_runs_on_a_pristine_machine(machine: PristineRoot) -> None:
 
 @pytest.mark.vm
 @pytest.mark.long
-def test_the_demo_runs_for_a_user_with_sudo(machine: PristineRoot) -> None:
+def test_demo_runs_for_a_user_with_sudo(machine: PristineRoot) -> None:
     prepare = (
         "apt-get -q update && apt-get -q install -y --no-install-recommends sudo &&"
         " useradd vagrant && chown -R vagrant: /home/vagrant &&"

@@ -1,9 +1,8 @@
-"""The Vagrantfile, as vagrant itself judges it; no daemon and no box is needed for that."""
+"""vagrant validates the Vagrantfile, without a daemon and a box."""
 
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -36,32 +35,21 @@ def validate(folder: Path, **environment: str) -> subprocess.CompletedProcess[st
 
 
 def put(folder: Path, text: str) -> Path:
-    """Write a Vagrantfile as the project has it, in a folder of that name."""
+    """Write a Vagrantfile into a directory `vagrant`, as in the project."""
     (folder / "vagrant").mkdir()
     (folder / "vagrant/Vagrantfile").write_text(text)
     return folder / "vagrant"
 
 
 @pytest.mark.parametrize("driver", ["kvm", "qemu"])
-def test_the_vagrantfile_is_valid_with_and_without_kvm(tmp_path: Path, driver: str) -> None:
+def test_vagrantfile_is_valid_with_and_without_kvm(tmp_path: Path, driver: str) -> None:
     folder = put(tmp_path, (ROOT / "vagrant/Vagrantfile").read_text())
     done = validate(folder, TRIVISOR_VAGRANT_DRIVER=driver)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "validated successfully" in done.stdout
 
 
-def test_an_unknown_setting_is_refused(tmp_path: Path) -> None:
+def test_unknown_setting_is_invalid(tmp_path: Path) -> None:
     text = (ROOT / "vagrant/Vagrantfile").read_text()
     folder = put(tmp_path, text.replace("libvirt.cpus =", "libvirt.cpuz ="))
-    assert validate(folder).returncode != 0, "vagrant validate would not have told a mistake"
-
-
-def test_the_machine_is_the_one_that_is_promised() -> None:
-    text = (ROOT / "vagrant/Vagrantfile").read_text()
-    for setting in (
-        r'vm\.box = "debian/bookworm64"',
-        r"cpus = 2$",
-        r"memory = 4096$",
-        r'type: "rsync"',
-    ):
-        assert re.search(setting, text, re.MULTILINE), setting
+    assert validate(folder).returncode != 0

@@ -38,7 +38,7 @@ PIECE = 1 << 16
 class Agent:
     """One replica behind a unix socket; ``mode`` is "honest", "waits" or one of MODES.
 
-    One that "waits" holds its answers back until ``go_on``.
+    In the mode "waits" it delays its answers until ``go_on``.
     """
 
     def __init__(self, path: Path) -> None:
@@ -48,6 +48,8 @@ class Agent:
         self.orders = 0
         """Requests that came in, of all connections."""
         self.connections: set[_Connection] = set()
+        self.service: type[KeyValue] = KeyValue
+        """What the next incarnation runs."""
         self.incarnation = Incarnation(KeyValue, 1, "test")
         self._number = 1
         self._server: asyncio.Server | None = None
@@ -63,7 +65,7 @@ class Agent:
         self._server = await loop.create_unix_server(lambda: _Connection(self), str(self.path))
 
     def stop(self) -> None:
-        """Listen no more, and cut the connections there are."""
+        """Stop listening, and cut all connections."""
         if self._server is not None:
             self._server.close()
             self._server = None
@@ -71,21 +73,21 @@ class Agent:
         self.cut()
 
     def cut(self) -> None:
-        """Cut the connections there are."""
+        """Cut all connections."""
         for connection in tuple(self.connections):
             connection.close()
 
     def go_on(self) -> None:
-        """Send what was held back; be honest from now on."""
+        """Send the delayed answers, and be honest from now on."""
         self.mode = "honest"
         for connection in self.connections:
             connection.go_on()
 
     def restart(self) -> None:
-        """A fresh and honest incarnation, as after a guest was put back."""
+        """Begin a fresh and honest incarnation, as after a restore of the guest."""
         self.mode = "honest"
         self._number += 1
-        self.incarnation = Incarnation(KeyValue, self._number, "test")
+        self.incarnation = Incarnation(self.service, self._number, "test")
         self.cut()
 
 
@@ -128,7 +130,11 @@ class _Connection(asyncio.Protocol):
         if ordered and agent.mode == "cuts the link":
             transport.abort()
             return
-        answers = b"".join(agent.incarnation.receive(data))
+        try:
+            answers = b"".join(agent.incarnation.receive(data))
+        except SystemExit:  # a real agent's parent starts the next incarnation
+            agent.restart()
+            return
         for frame in Decoder().feed(answers):
             self._answer(frame)
 
@@ -178,7 +184,7 @@ class _Connection(asyncio.Protocol):
             self._flood(pieces[mode])
 
     def _flood(self, piece: bytes) -> None:
-        """Write as much as is taken, without end."""
+        """Write as much as the voter reads, without end."""
         transport = self._transport
         if transport is not None and not transport.is_closing():
             if transport.get_write_buffer_size() < PIECE:

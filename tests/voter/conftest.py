@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
+from guests.services.kv import KeyValue
 from tests.voter.agents import Agent
 from tests.voter.node import EXEC_KV, Node, configure, running
 
@@ -36,15 +37,25 @@ class Nodes:
         self._stack = stack
         self._count = 0
 
-    async def make(self, more: str = "", *, replicas: int = 3, ready: bool = True) -> Node:
-        """Start one; ``more`` is TOML for the voter (no ``[[replica]]``)."""
+    async def make(
+        self,
+        more: str = "",
+        *,
+        vote: str = "2/3",
+        services: Mapping[int, type[KeyValue]] | None = None,
+        ready: bool = True,
+    ) -> Node:
+        """Start a voter before three agents; ``more`` is TOML for it (no ``[[replica]]``)."""
         self._count += 1
         directory = self._scratch / str(self._count)
         directory.mkdir()
-        agents = [Agent(directory / f"g{number}.sock") for number in range(1, replicas + 1)]
+        agents = [Agent(directory / f"g{number}.sock") for number in (1, 2, 3)]
+        for index, service in (services or {}).items():
+            agents[index].service = service
+            agents[index].restart()
         for agent in agents:
             await agent.start()
-        config = configure([agent.link for agent in agents], more)
+        config = configure([agent.link for agent in agents], more, vote=vote)
         node = await self._stack.enter_async_context(running(config, directory))
         node.agents = agents
         if ready:

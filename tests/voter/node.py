@@ -78,7 +78,7 @@ class Node:
         return self.runner.engine.members[self.runner.find(name)].reason
 
     async def standing(self, wanted: str) -> None:
-        """Wait until the voter stands so."""
+        """Wait until the voter is in this state."""
         await until(lambda: self.runner.engine.status == wanted, wanted)
 
     async def open(self) -> HttpClient:

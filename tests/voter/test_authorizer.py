@@ -28,7 +28,7 @@ from voter.authorizer import AuthorizingRunner
 from voter.client import Client
 from voter.client.errors import NotExecuted, Overload
 from voter.config import parse
-from voter.daemon import _runner_of
+from voter.daemon import _runner_class
 from voter.errors import ConfigError
 
 __all__: list[str] = []
@@ -172,10 +172,9 @@ async def test_a_key_stands_for_its_reply_in_c1_and_f_is_asked_each_time_in_c2(
 
 def test_without_a_function_the_runner_is_the_plain_one() -> None:
     # The name in the daemon's module: a simulation in this process puts one of its own there.
-    assert _runner_of(configure(["unix:/x"], vote="1/1")) is vars(daemon)["Runner"]
-    assert (
-        _runner_of(configure(["unix:/x"], 'function = "unix:/f"', vote="1/1")) is AuthorizingRunner
-    )
+    assert _runner_class(configure(["unix:/x"], vote="1/1")) is vars(daemon)["Runner"]
+    config = configure(["unix:/x"], 'function = "unix:/f"', vote="1/1")
+    assert _runner_class(config) is AuthorizingRunner
     with pytest.raises(ConfigError, match="write unix:PATH, where F listens"):
         parse('function = "exec:true"\nvote = "1/1"\n[[replica]]\nname = "g"\nlink = "unix:/x"\n')
 

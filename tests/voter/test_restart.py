@@ -1,7 +1,7 @@
 """A voter that is killed again and again: what it acknowledged stays, and nothing is done twice.
 
-The voter is a real process with a real journal; its replicas run in the test's process and outlive
-it, as guests do.
+The voter is a real process with a real journal.  Its replicas run in the test's process and outlive
+it, as guests do; so do the listening sockets.
 """
 
 from __future__ import annotations
@@ -14,20 +14,16 @@ from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 
-from guests.protocol.message import Reply, encode_request
 from tests.voter.agents import Agent
+from tests.voter.http_client import HttpClient, Response
 from tests.voter.node import until
 from voter.client import Client
-from voter.client.errors import RequestError
 from voter.sockets import listen_unix
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = """
 vote = "2/3"
 {more}
-[listen]
-native_unix = "{directory}/native.sock"
-control = "{directory}/control.sock"
 [journal]
 directory = "journal"
 """
@@ -44,28 +40,30 @@ class Voter:
             for number, agent in enumerate(agents, 1)
         )
         (directory / "voter.toml").write_text(text)
-        self._socket = listen_unix(str(directory / "native.sock"))
+        self.http = directory / "http.sock"
+        self._sockets = [listen_unix(str(directory / "native.sock")), listen_unix(str(self.http))]
 
     async def start(self) -> None:
-        """Start it on the one listening socket, which outlives it (the LISTEN_FDS convention)."""
-        number = self._socket.fileno()
+        """Start it on the listening sockets, which outlive it (the LISTEN_FDS convention)."""
+        numbers = [sock.fileno() for sock in self._sockets]
         script = (
-            "import os, sys\n"
-            f"os.dup2({number}, 3)\n"
-            "os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='1',"
-            " LISTEN_FDNAMES='native-unix')\n"
+            "import fcntl, os, sys\n"
+            f"copies = [fcntl.fcntl(number, fcntl.F_DUPFD, 10) for number in {numbers}]\n"
+            "for at, number in enumerate(copies, 3): os.dup2(number, at)\n"
+            "os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='2',"
+            " LISTEN_FDNAMES='native-unix:http')\n"
             "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
         )
         self.process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-c", script, "-m", "voter", "--config"),
             str(self.directory / "voter.toml"),
             cwd=ROOT,
-            pass_fds=(number,),
+            pass_fds=numbers,
             stderr=asyncio.subprocess.PIPE,
         )
 
     async def kill(self) -> None:
-        """End it as nothing can be ended more suddenly."""
+        """Kill it with SIGKILL."""
         assert self.process is not None
         self.process.kill()
         await self.process.communicate()
@@ -76,10 +74,11 @@ class Voter:
             with suppress(ProcessLookupError):
                 self.process.send_signal(signal.SIGTERM)
             await self.process.communicate()
-        self._socket.close()
+        for sock in self._sockets:
+            sock.close()
 
     async def client(self) -> Client:
-        """Return a client that goes on through the voter's ends."""
+        """Return a client that retries while the voter is down."""
         return await Client.connect(f"unix:{self.directory / 'native.sock'}", timeout=20)
 
 
@@ -117,11 +116,11 @@ async def test_no_increment_is_lost_or_done_twice_while_the_voter_is_killed(
         seen = [await add(client)]
         done = False
 
-        async def go_on() -> None:
+        async def add_repeatedly() -> None:
             while not done:
                 seen.append(await add(client))
 
-        workers = [asyncio.create_task(go_on()) for _ in range(4)]
+        workers = [asyncio.create_task(add_repeatedly()) for _ in range(4)]
         for _ in range(3):
             before = len(seen)
             await until(partial(more_than, seen, before + 40), "load")
@@ -169,12 +168,21 @@ async def test_another_nodes_journal_is_refused_by_name(scratch: Path) -> None:
         assert b"is of node 'node', not of 'another'" in words
 
 
-async def test_a_reply_is_the_same_for_whoever_asks_again_after_the_end(scratch: Path) -> None:
-    async with running(scratch) as (voter, _), await voter.client() as client:
-        first = await client.ask(encode_request("POST", "/kv/n?increment=1"))
+async def test_an_idempotency_key_survives_a_killed_voter(scratch: Path) -> None:
+    async with running(scratch) as (voter, _):
+
+        async def post(key: str) -> Response:
+            async with await voter.client() as client:
+                await client.request("GET", "/kv/n")  # waits for a majority
+            async with await HttpClient.open_unix(voter.http) as http:
+                header = ("Idempotency-Key", key)
+                return await http.ask("POST", "/kv/n?increment=1", b"", header)
+
+        first = await post("k")
+        assert first.body == b"1"
         await voter.kill()
         await voter.start()
-        again = await client.ask(encode_request("POST", "/kv/n?increment=1"))
-        assert [Reply.decode(raw).body for _, raw in (first, again)] == [b"1", b"2"]
-        with suppress(RequestError):
-            await client.request("GET", "/kv/n")
+        again = await post("k")
+        assert (again.body, again.headers["etag"]) == (b"1", first.headers["etag"])
+        assert again.headers["idempotency-replayed"] == "true"
+        assert (await post("other")).body == b"2"

@@ -8,12 +8,11 @@
 
 Where requests must be signed (``guests.function``), ``connect`` takes the ``key``.
 
-Requests may be made concurrently; they are pipelined on one connection.  Errors are those of
-``voter.client.errors``.
+Concurrent requests are pipelined on one connection.  Errors are those of ``voter.client.errors``.
 
-A request that gets no reply (the voter died, restarts, refused it, or cannot tell the outcome) is
-sent again until its timeout is over.  A write has a number in a session, so that it is executed
-once however often it is sent; the session is opened with the first write.
+If a request gets no reply (the voter crashed, restarts, refuses it, or does not know the outcome),
+the client retries until its timeout.  A write has a number in a session, so that it is executed
+once however often it is sent.  The first write opens the session.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ __all__ = ["READ_ONLY_METHODS", "Answer", "Client"]
 
 PAUSE = 0.01
 LONGEST_PAUSE = 0.25
-"""Seconds before a request is sent again: the first time, and at most (it doubles)."""
+"""Seconds before a retry: doubled from the first to the longest pause."""
 
 
 class Answer(NamedTuple):
@@ -62,7 +61,7 @@ class Answer(NamedTuple):
 
 
 class _Session:
-    """Numbers of one session: ``done`` is the last one up to which no reply is waited for."""
+    """Numbers of one session: the client needs no reply to any request up to ``done``."""
 
     def __init__(self, name: bytes) -> None:
         self.name = name
@@ -72,7 +71,7 @@ class _Session:
         self._room = asyncio.Event()
 
     async def take(self, window: int) -> int:
-        """Return the next number, as soon as it is inside the window."""
+        """Return the next number, once it is inside the window."""
         while self._last >= self.done + window:
             self._room.clear()
             await self._room.wait()
@@ -80,8 +79,8 @@ class _Session:
         self._open.add(self._last)
         return self._last
 
-    def give_back(self, number: int) -> None:
-        """No reply to this number is waited for any more."""
+    def release(self, number: int) -> None:
+        """Record that no reply to this number is needed any more."""
         self._open.discard(number)
         while self.done < self._last and self.done + 1 not in self._open:
             self.done += 1
@@ -89,9 +88,9 @@ class _Session:
 
 
 class _Attempts:
-    """One request on its way, and its number in a session once it has one.
+    """The attempts of one request, and its number in a session once it has one.
 
-    ``doubtful``: it may have been executed, although there is no reply.
+    ``doubtful``: it may have been executed although there is no reply.
     """
 
     def __init__(self, request: bytes, *, read_only: bool) -> None:
@@ -102,14 +101,14 @@ class _Attempts:
         self.doubtful = False
         self.problem: RequestError | None = None
 
-    def renounce(self) -> None:
-        """Give the number back."""
+    def release(self) -> None:
+        """Release the number."""
         if self.session is not None:
-            self.session.give_back(self.number)
+            self.session.release(self.number)
             self.session = None
 
-    def give_up(self) -> RequestError:
-        """Return the error that says best what is known when the time is over."""
+    def timeout_error(self) -> RequestError:
+        """Return the error that describes best what is known at the timeout."""
         if self.problem is None or (self.doubtful and not isinstance(self.problem, OutcomeUnknown)):
             words = "; it may have been executed" if self.doubtful else ""
             last = f" (the last attempt: {self.problem})" if self.problem else ""
@@ -132,7 +131,7 @@ class Client:
         self._opening = asyncio.Lock()  # of a connection, or a session
         self._protocol: ClientConnection
         self.server: OpenedPayload
-        """What the voter said of itself: vote policy, replica names, limits."""
+        """The voter's greeting: vote policy, replica names, limits."""
 
     @classmethod
     async def connect(
@@ -146,17 +145,17 @@ class Client:
     ) -> Client:
         """Connect to ``unix:PATH`` or ``tcp:HOST:PORT``.  Raises ConnectionFailed, ValueError.
 
-        Without ``retry`` each request is sent once, outside any session, and its failure told.
-        ``timeout`` in seconds.  With ``key`` all that ``request`` sends is signed.
+        Without ``retry`` each request is sent once, outside any session, and its failure is raised.
+        ``timeout`` is in seconds.  With ``key``, ``request`` signs what it sends.
         """
         if not address.startswith(("unix:", "tcp:")):
             raise ValueError(f"address {address!r}: write unix:PATH or tcp:HOST:PORT")
         client = cls(parse_address(address), connector, retry=retry, key=key)
-        await client._dial(timeout)
+        await client._connect(timeout)
         return client
 
-    async def _dial(self, timeout: float) -> None:
-        """Make a new connection.  Raises ConnectionFailed."""
+    async def _connect(self, timeout: float) -> None:
+        """Open a new connection.  Raises ConnectionFailed."""
         protocol, text = ClientConnection(), self._address.text
         try:
             async with asyncio.timeout(timeout):
@@ -191,10 +190,9 @@ class Client:
     def start(
         self, request: bytes, *, read_only: bool = False
     ) -> asyncio.Future[tuple[Vote, bytes]]:
-        """Send canonical request bytes once; the future gives the vote and the reply's bytes.
+        """Send canonical request bytes once, without retry; the future gives vote and reply.
 
-        The cheapest way in, never tried again; many may be under way.  Raises ConnectionFailed,
-        TooLarge at once.
+        Many requests may be under way.  Raises ConnectionFailed, TooLarge at once.
         """
         self._check_size(request)
         return self._protocol.ask(FrameKind.REQUEST, request, FLAG_READ_ONLY if read_only else 0)
@@ -208,8 +206,7 @@ class Client:
     ) -> tuple[Vote, bytes]:
         """Send canonical request bytes until there is a reply; return the vote and the reply.
 
-        Raises the errors of ``voter.errors``; in doubt whether it was executed, OutcomeUnknown,
-        TimedOut or SessionExpired.
+        Raises RequestError; if it may have been executed: OutcomeUnknown, TimedOut, SessionExpired.
         """
         self._check_size(request)
         if not self._retry:
@@ -221,12 +218,12 @@ class Client:
             async with asyncio.timeout(timeout):
                 return await self._persist(attempts)
         except TimeoutError as error:
-            raise attempts.give_up() from error
+            raise attempts.timeout_error() from error
         finally:
-            attempts.renounce()
+            attempts.release()
 
     async def _persist(self, attempts: _Attempts) -> tuple[Vote, bytes]:
-        """Send a request again and again."""
+        """Send a request until there is a reply or an error that a retry cannot change."""
         pause = PAUSE
         while True:
             try:
@@ -240,12 +237,12 @@ class Client:
                     self._session = None
                 if attempts.doubtful:
                     raise
-                attempts.renounce()  # it has come there for the first time: not executed
+                attempts.release()  # this attempt was the first to arrive: not executed
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 
     async def _try(self, attempts: _Attempts) -> tuple[Vote, bytes]:
-        """Send a request once; a write in the session that it belongs to from its first time on."""
+        """Send a request once; a write always in the session of its first attempt."""
         protocol = self._protocol
         if protocol.problem is not None:
             protocol = await self._connected()
@@ -271,19 +268,19 @@ class Client:
             raise
 
     async def _connected(self) -> ClientConnection:
-        """Return a connection that works, a new one if need be; tries until cancelled."""
+        """Return a working connection, a new one if necessary; retry until cancelled."""
         pause = PAUSE
         async with self._opening:
             while self._protocol.problem is not None and not self._closed:
                 try:
-                    await self._dial(SILENCE)
+                    await self._connect(SILENCE)
                 except ConnectionFailed:
                     await asyncio.sleep(pause)
                     pause = min(2 * pause, LONGEST_PAUSE)
             return self._protocol
 
     async def _open_session(self, protocol: ClientConnection) -> _Session:
-        """Return the session, a new one if there is none."""
+        """Return the session; open one if there is none."""
         async with self._opening:
             if self._session is None:
                 opened = await protocol.answer(protocol.ask(FrameKind.SESSION, b""))
@@ -301,9 +298,8 @@ class Client:
     ) -> Answer:
         """Make one HTTP-style request through the vote.
 
-        ``timeout`` in seconds; over it, the last error is raised, or TimedOut if the request may
-        have been executed (without ``retry``: TimeoutError).  Raises the errors of
-        ``voter.client.errors``.
+        ``timeout`` is in seconds.  After it, the last error is raised, or TimedOut if the request
+        may have been executed (without ``retry``: TimeoutError).  Raises RequestError.
         """
         method = method.upper()
         if self._key:
@@ -318,5 +314,5 @@ class Client:
         return Answer(reply.status, list(reply.headers), reply.body, vote)
 
     def dissenters(self, vote: Vote) -> list[str]:
-        """Names of the replicas that said something else than the released reply."""
+        """Return the names of the replicas whose reply differed from the released one."""
         return [n for i, n in enumerate(self.server.replicas) if vote.dissent >> i & 1]

@@ -1,4 +1,4 @@
-"""The client's end of a native connection: frames out, the futures of their answers."""
+"""The client's end of a native connection: it sends frames and keeps the futures of answers."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from voter.native_protocol import OpenedPayload, decode_failure, decode_response
 __all__ = ["SILENCE", "ClientConnection"]
 
 SILENCE = 15.0
-"""Seconds in which a connection that an answer is waited for on must bring anything at all: more
-than the voter takes to say that a request is not settled.
+"""Seconds without any bytes, while an answer is due, after which the connection is closed.
+
+The voter takes less time to answer that a request is not settled.
 """
 
 
 class ClientConnection(asyncio.Protocol):
-    """One connection; it never comes back once it has a ``problem``."""
+    """One connection; once it has a ``problem`` it is closed for good."""
 
     def __init__(self) -> None:
         self.transport: asyncio.Transport | None = None
         self.decoder = Decoder()
         self.number = 0
-        self.session = b""  # the one that requests on this connection belong to
+        self.session = b""  # the session selected on this connection
         self.waiting: dict[int, asyncio.Future[Any]] = {}
         self.loop = asyncio.get_running_loop()
         self.opened: asyncio.Future[OpenedPayload] = self.loop.create_future()
@@ -34,12 +35,12 @@ class ClientConnection(asyncio.Protocol):
         self.problem: RequestError | None = None
         self.room = asyncio.Event()
         self.room.set()
-        self._heard = 0  # pieces
-        self._awaited = 0  # answers
+        self._heard = 0  # calls of data_received
+        self._awaited = 0  # answers that are due
         self._watch: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """asyncio: connected."""
+        """asyncio: the connection is open."""
         self.transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
@@ -68,27 +69,27 @@ class ClientConnection(asyncio.Protocol):
             future.set_result(answer)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """asyncio: the connection is over."""
+        """asyncio: the connection is closed."""
         self.transport = None
         self.fail(ConnectionFailed(f"connection to the voter lost{f': {exc}' if exc else ''}"))
 
     def pause_writing(self) -> None:
-        """asyncio: the voter does not take all that was written."""
+        """asyncio: the voter does not read as fast as the client writes."""
         self.room.clear()
 
     def resume_writing(self) -> None:
-        """asyncio: it goes on."""
+        """asyncio: the voter has read enough."""
         self.room.set()
 
     def fail(self, error: RequestError) -> None:
-        """End everything that waits with ``error``."""
+        """Close the connection, and fail everything that waits with ``error``."""
         self.problem = self.problem or error
         self.room.set()
         futures: list[asyncio.Future[Any]] = [*self.waiting.values(), self.opened]
         for future in futures:
             if not future.done():
                 future.set_exception(self.problem)
-                future.exception()  # whoever waits for it gets it too; nobody need
+                future.exception()  # marks it as retrieved: there may be no waiter
         self.waiting.clear()
         if self._watch is not None:
             self._watch.cancel()
@@ -97,7 +98,7 @@ class ClientConnection(asyncio.Protocol):
             self.transport.abort()
 
     def ask(self, kind: int, payload: bytes, flags: int = 0) -> asyncio.Future[Any]:
-        """Send a frame; the future gives what answers it."""
+        """Send a frame; return the future of its answer."""
         if self.problem is not None:
             raise self.problem
         self.number += 1
@@ -106,7 +107,7 @@ class ClientConnection(asyncio.Protocol):
         return future
 
     def send(self, frame: bytes) -> None:
-        """Write with the others of this turn of the loop."""
+        """Write a frame with the others of this turn of the loop."""
         if not self.out:
             self.loop.call_soon(self._flush)
         self.out.append(frame)
@@ -117,19 +118,19 @@ class ClientConnection(asyncio.Protocol):
         self.out.clear()
 
     async def answer(self, future: asyncio.Future[Any]) -> Any:
-        """Wait for an answer, as long as anything comes in; raises ConnectionFailed if not."""
+        """Wait for an answer while anything arrives.  Raises ConnectionFailed after SILENCE."""
         self._awaited += 1
         if self._watch is None:
-            self._watch = self.loop.call_later(SILENCE, self._listen, self._heard)
+            self._watch = self.loop.call_later(SILENCE, self._check_silence, self._heard)
         try:
             return await future
         finally:
             self._awaited -= 1
 
-    def _listen(self, heard: int) -> None:
-        """One timer for all answers: a request should not cost one of its own."""
+    def _check_silence(self, heard: int) -> None:
+        """Check for silence: one timer for all answers."""
         self._watch = None
         if self._awaited and self._heard == heard:
             self.fail(ConnectionFailed(f"the voter said nothing for {SILENCE:g} s"))
         elif self._awaited:
-            self._watch = self.loop.call_later(SILENCE, self._listen, self._heard)
+            self._watch = self.loop.call_later(SILENCE, self._check_silence, self._heard)

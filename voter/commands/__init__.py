@@ -1,4 +1,4 @@
-"""The part of the voter that speaks to a terminal: ``trivisor request``, ``trivisor voter``.
+"""The commands of the voter package: ``trivisor request``, ``voter``, ``service``, ``completion``.
 
 ``terminal`` is shared with the commands of the packages above.  The voter's own process never
 imports any of this.

@@ -1,4 +1,4 @@
-"""``trivisor completion SHELL``: prints the code that makes a shell complete our commands."""
+"""``trivisor completion SHELL``: print the shell code that completes commands and options."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ __all__ = ["completion"]
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:
-    """Print the code that makes SHELL complete trivisor's commands and options.
+    """Print the code with which SHELL completes trivisor's commands and options.
 
     For example, in ~/.bashrc:  eval "$(trivisor completion bash)"
     """
     kind = get_completion_class(shell)
     if kind is None:
-        raise CommandError(f"click knows no completion for {shell}")
+        raise CommandError(f"click has no completion for {shell}")
     root = ctx.find_root()
     click.echo(kind(root.command, {}, "trivisor", "_TRIVISOR_COMPLETE").source())

@@ -1,4 +1,4 @@
-"""``trivisor request METHOD PATH``: one request through the vote, as a client makes it."""
+"""``trivisor request METHOD PATH``: send one request through the vote."""
 
 from __future__ import annotations
 
@@ -17,9 +17,7 @@ __all__ = ["request"]
 
 
 def _read_body(text: str) -> bytes:
-    """Return the body that ``--data`` means: the text, or with @ a file's bytes (@- standard
-    input).
-    """
+    """Return the body that ``--data`` names: the text, or after @ a file (@-: standard input)."""
     if not text.startswith("@"):
         return text.encode("utf-8", "surrogateescape")
     try:
@@ -57,11 +55,13 @@ async def _ask(
 @click.option("--header", "-H", "headers", multiple=True, help="A header, as 'Name: value'.")
 @click.option("--dir", "directory", type=click.Path(path_type=Path), help="The node's directory.")
 @click.option("--to", help="A voter's native address instead: unix:PATH or tcp:HOST:PORT.")
-@click.option("--key", type=click.Path(path_type=Path), help="Sign it with the key in this file.")
+@click.option(
+    "--key", type=click.Path(path_type=Path), help="Sign the request with the key in this file."
+)
 @click.option("--timeout", default=30.0, show_default=True, help="Seconds to wait for the reply.")
-@click.option("--no-retry", is_flag=True, help="Send it once; tell the first failure.")
+@click.option("--no-retry", is_flag=True, help="Send it once; report the first failure.")
 @click.option("--fail", is_flag=True, help="Exit with 1 if the status is 400 or above.")
-@click.option("--include", "-i", is_flag=True, help="Show status, headers and vote on stderr.")
+@click.option("--include", "-i", is_flag=True, help="Print status, headers and vote to stderr.")
 @click.option("--json", "as_json", is_flag=True, help="The reply and its vote as JSON.")
 def request(  # noqa: PLR0913 - one for each option
     method: str,
@@ -81,16 +81,16 @@ def request(  # noqa: PLR0913 - one for each option
 
     For example:  trivisor request PUT /kv/colour --data blue
 
-    If the voter restarts, refuses for lack of a majority or cannot tell the outcome, the request is
-    sent again until the timeout is over; it is executed once however often it is sent.  To have
-    that over several runs of a client, use HTTP with an Idempotency-Key.
+    If the voter restarts, has no majority or does not know the outcome, the command retries until
+    the timeout; the request is executed once however often it is sent.  For the same guarantee over
+    several runs of a client, use HTTP with an Idempotency-Key.
 
-    Exits with 3 if the voter refused to the end, or cannot tell the outcome.
+    Exit with 3 if the voter still refuses at the timeout, or does not know the outcome.
     """
     address = to or f"unix:{(directory or default_directory()).absolute() / NATIVE_SOCKET}"
     pairs = [_read_header(text) for text in headers]
     if any(name.lower() == "idempotency-key" for name, _ in pairs):
-        warn("warning: an Idempotency-Key counts over HTTP only; here the service alone sees it")
+        warn("warning: Idempotency-Key has an effect over HTTP only; here only the service sees it")
     try:
         answer, policy, dissenters = asyncio.run(
             _ask(

@@ -1,4 +1,4 @@
-"""``trivisor service check FILE``: looks for what would make replicas of a service disagree."""
+"""``trivisor service check FILE``: find what would make replicas of a service disagree."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ __all__ = ["service"]
 
 @click.group()
 def service() -> None:
-    """Services of one's own: a Python file that defines one subclass of guests.service.Service."""
+    """User-supplied services: a Python file with one subclass of guests.service.Service."""
 
 
 @service.command()
 @click.argument("file")
-@click.option("--requests", default=200, show_default=True, help="How many requests to send.")
-@click.option("--seed", default=0, show_default=True, help="What the requests are made from.")
+@click.option("--requests", default=200, show_default=True, help="Number of requests to send.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the random requests.")
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON.")
 def check(file: str, requests: int, seed: int, as_json: bool) -> int:
     """Run the service FILE (or kv, static) under different hash seeds, starts and clocks.
 
-    Shows the first difference for each condition; exits with 1 if there is one.
+    Print the first difference for each condition; exit with 1 if there is one.
     """
-    from guests.check import check as run_check  # noqa: PLC0415 - only this command pays for it
+    from guests.check import check as run_check  # noqa: PLC0415 - slow to import
     from guests.check import format_result  # noqa: PLC0415
 
     try:

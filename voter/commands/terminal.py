@@ -1,8 +1,7 @@
 """What all commands share: exit codes, errors with a remedy, output for people and for scripts.
 
-Standard output carries results, standard error everything else.  Libraries that take long to
-import (rich) are imported where they are needed, so that a script's ``--json`` does not pay for
-them.
+Results go to standard output, everything else to standard error.  Libraries that are slow to
+import (rich) are imported where they are used, so that ``--json`` in a script does not load them.
 """
 
 from __future__ import annotations
@@ -34,22 +33,22 @@ NATIVE_SOCKET = "native.sock"
 
 
 class ExitCode(IntEnum):
-    """Exit codes of every ``trivisor`` command.  This is the one place where they are told."""
+    """Exit codes of every ``trivisor`` command, defined here only."""
 
     OK = 0
-    FAILED = 1  # it was tried, and did not come about
+    FAILED = 1  # the command ran and did not succeed
     USAGE = 2  # unknown option, wrong value, a configuration that cannot be used
-    NO_MAJORITY = 3  # the voter refused rather than guessed: no majority, or the outcome is unknown
-    CANNOT_RUN_HERE = 4  # this host lacks something; `trivisor doctor` tells the remedies
+    NO_MAJORITY = 3  # no majority of replicas, or the outcome is unknown
+    CANNOT_RUN_HERE = 4  # a requirement of this host is missing; see `trivisor doctor`
     NOT_UP = 5  # no node runs in this directory (or the voter cannot be reached)
-    ALREADY_UP = 6  # a node runs in this directory already, or something else of its name does
+    ALREADY_UP = 6  # a node runs in this directory already, or something uses its name
     NOT_ALLOWED = 7  # the node was not started for this (faults without --allow-faults)
     FOREIGN = 8  # a directory that is not Trivisor's, or cannot be read: nothing was touched
     INTERRUPTED = 130  # Ctrl-C
 
 
 class CommandError(Exception):
-    """A command cannot do what it was asked: one message, and where there is one, the remedy."""
+    """A command cannot do its work: one message and, if there is one, the remedy."""
 
     def __init__(self, message: str, *, remedy: str = "", code: ExitCode = ExitCode.FAILED) -> None:
         super().__init__(message)
@@ -58,7 +57,7 @@ class CommandError(Exception):
 
 
 def default_directory() -> Path:
-    """Return the node directory meant when none is given.
+    """Return the node directory that is used if none is given.
 
     ``$TRIVISOR_DIR``, else ``trivisor/default`` below ``$XDG_STATE_HOME`` (``~/.local/state``).
     """
@@ -84,7 +83,7 @@ def print_json(value: Mapping[str, Any] | list[Any]) -> None:
 
 
 def quiet_logs() -> None:
-    """Have a command's own process log warnings only, to standard error."""
+    """Log only warnings of the command's own process, to standard error."""
     import logging  # noqa: PLC0415
 
     import structlog  # noqa: PLC0415
@@ -96,6 +95,6 @@ def quiet_logs() -> None:
 
 
 def warn(text: str) -> None:
-    """Tell something on standard error."""
+    """Print a line to standard error."""
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()

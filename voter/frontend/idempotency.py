@@ -1,11 +1,14 @@
-"""``Idempotency-Key``: a request with one is executed once, however often it is sent.  Pure.
+"""``Idempotency-Key``: a request with a key is executed once, however often it is sent.  Pure.
 
-As in draft-ietf-httpapi-idempotency-key-header, with these choices: the key may be quoted (the
-draft's form) or bare (as most clients send it), which is the same key; a retry while the first is
-under way waits for the same reply, where the draft proposes 409; on methods that are safe (GET,
-HEAD, OPTIONS) the header means nothing.  A key belongs to the caller, ``http:IP``: clients behind
-one proxy share their keys, and one that comes from another address is another caller.  The service
-gets the header as it came, with the one request that is executed.
+This follows draft-ietf-httpapi-idempotency-key-header, with these choices:
+
+- The key may be quoted (the draft's form) or bare (as most clients send it): it is the same key.
+- A retry while the first request is under way waits for the same reply (the draft proposes 409).
+- On safe methods (GET, HEAD, OPTIONS) the header has no meaning.
+- A key belongs to the caller, ``http:IP``.  Clients behind one proxy share their keys; a client
+  with a new address is another caller.
+
+The service gets the header as it was sent, with the one request that is executed.
 """
 
 from __future__ import annotations
@@ -22,9 +25,9 @@ __all__ = ["HEADER", "LONGEST_KEY", "REPLAYED", "find_key", "once_of"]
 
 HEADER = b"idempotency-key"
 REPLAYED = ("Idempotency-Replayed", "true")
-"""Header of a reply that was released before; outside the vote."""
+"""Header of a reply that was released before; it is not voted on."""
 LONGEST_KEY = 255
-"""Bytes, without quotes."""
+"""Bytes of a key without quotes; a longer one is answered 400."""
 
 _BARE = re.compile(rb"[!#-~][!-~]*")
 _QUOTED = re.compile(rb'"((?:[!#-\[\]-~]|\\["\\])+)"')
@@ -32,7 +35,7 @@ _ESCAPED = re.compile(rb'\\(["\\])')
 
 
 def find_key(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
-    """Return the key that a request has, if it has one.  Raises MessageError."""
+    """Return the key of a request, or None.  Raises MessageError."""
     found = [value.strip(b" \t") for name, value in headers if name.lower() == HEADER]
     if not found:
         return None
@@ -48,8 +51,6 @@ def find_key(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
 
 
 def once_of(key: bytes, caller: bytes, method: str, target: str, body: bytes) -> Once:
-    """Return what makes a request be executed once: the same key stands for the same method, target
-    and body.
-    """
+    """Return the identity of a request: its key, and a fingerprint of method, target and body."""
     start = f"{method} {target}\n".encode()
     return Once(key_scope(caller), key, blake2b(start + body, digest_size=16).digest())

@@ -1,13 +1,12 @@
 """The native front end: framed requests on TCP or a unix socket, pipelined, answered as voted.
 
-A connection opens with OPEN and OPENED; then REQUEST frames, numbered by the client, are answered
-by RESPONSE or FAILURE frames with the same number, in any order.  What is not a frame ends the
-connection, after a FAILURE that says so.
+A connection opens with OPEN and OPENED.  Then the client sends REQUEST frames with numbers of its
+own, and the voter answers each with a RESPONSE or FAILURE of the same number, in any order.  Bytes
+that are not a frame end the connection, after a FAILURE that says so.
 
-To be executed once however often it is sent, a request (FLAG_ONCE) has a number in a session.
-SESSION without payload opens a session, and is answered by a SESSION that names it; SESSION with a
-name says that the requests that follow belong to it, on whatever connection.  The one just opened
-counts as named if no other is.
+A request with FLAG_ONCE is executed once however often it is sent: it has a number in a *session*.
+SESSION without payload opens a session, and the answer names it.  SESSION with a name selects it
+for the requests that follow, on any connection.  An opened session is selected if no other is.
 """
 
 from __future__ import annotations
@@ -39,13 +38,13 @@ from voter.runner import Opening, Runner, Verdict
 __all__ = ["NativeServer"]
 
 WRITE_LIMIT = 64 << 20
-"""Bytes of replies that a client may have unread: more, and its connection is ended."""
+"""Bytes of replies that a client may leave unread; above that its connection is closed."""
 REQUEST_LIMIT = wire.MAX_PAYLOAD - (1 << 12)
-"""Largest request in bytes; the rest of a frame is for what the order adds (time, history...)."""
+"""Largest request in bytes; an ORDER adds time, history and caller to it."""
 
 
 def _caller_of(transport: asyncio.Transport) -> bytes:
-    """Who is at the other end, as the services are told: ``uid:N`` (unix) or ``tcp:HOST``."""
+    """Return the client's name for the services: ``uid:N`` (unix) or ``tcp:HOST``."""
     sock = transport.get_extra_info("socket")
     if sock is not None and sock.family == socket.AF_UNIX:
         credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
@@ -65,7 +64,7 @@ class NativeConnection(FrontEndConnection):
         self._caller = b""
         self._opened = False
         self._session = b""
-        self._opening = False  # a session
+        self._opening = False  # a session is being opened
         self._out: list[bytes] = []
         self._in_flight: dict[int, int] = {}  # client's number: ticket
         self._choked = False  # too many requests are under way
@@ -85,7 +84,7 @@ class NativeConnection(FrontEndConnection):
         self._in_flight.clear()
 
     def eof_received(self) -> bool:
-        """asyncio: the client sends no more; it still gets its replies."""
+        """asyncio: the client sends no more, but still gets its replies."""
         if self._deaf:
             return False
         self._eof = True
@@ -119,7 +118,7 @@ class NativeConnection(FrontEndConnection):
         return self._deaf or self._transport is None
 
     def _watch_frame(self, *, new: bool) -> None:
-        """A frame that has begun must be complete in time, and must not be one too many."""
+        """Set or clear the deadline of a partial frame, and bound all that is held."""
         held, bounds = self._decoder.held, self._server.bounds
         if new or not held:
             bounds.leave(self, Phase.BODY)
@@ -141,10 +140,10 @@ class NativeConnection(FrontEndConnection):
         self._send(encode(FrameKind.OPENED, 0, frame.seq, self._native.greeting))
 
     def _name_session(self, frame: Frame) -> None:
-        """Go on with a session, or open one; whether there is such a one shows at its requests."""
+        """Select a session, or open one; an unknown name shows at its requests."""
         if not frame.payload and not self._opening:
             self._opening = True
-            self._runner.open_session(self._caller, partial(self._tell_session, frame.seq))
+            self._runner.open_session(self._caller, partial(self._answer_session, frame.seq))
         elif len(frame.payload) == SESSION_SIZE:
             self._session = frame.payload
             self._send(encode(FrameKind.SESSION, 0, frame.seq, frame.payload))
@@ -152,7 +151,7 @@ class NativeConnection(FrontEndConnection):
             text = f"a session has {SESSION_SIZE} bytes, and is opened one at a time"
             self._refuse(frame.seq, "protocol", text)
 
-    def _tell_session(self, number: int, opening: Opening) -> None:
+    def _answer_session(self, number: int, opening: Opening) -> None:
         self._opening = False
         if isinstance(opening, SessionOpened):
             self._session = self._session or opening.session
@@ -210,7 +209,7 @@ class NativeConnection(FrontEndConnection):
             self._set_reading()
 
     def _refuse(self, number: int, code: str, text: str) -> None:
-        """Say what is wrong and end the connection, in a way that lets the client read it."""
+        """Send a FAILURE and end the connection, so that the client can read it."""
         self._fail(number, code, text)
         self.flush()
         self._decoder.clear()
@@ -223,7 +222,7 @@ class NativeConnection(FrontEndConnection):
             self._out.append(frame)
 
     def flush(self) -> None:
-        """Write what has come together; end a client that never reads."""
+        """Write the frames of this turn; close a connection whose client never reads."""
         transport = self._transport
         if transport is not None and self._out and not self._deaf:
             transport.write(b"".join(self._out))
@@ -248,7 +247,7 @@ class NativeConnection(FrontEndConnection):
         if self._transport is None or self._eof or self._deaf:
             return
         if self._paused or self._choked:
-            self._server.bounds.leave(self, Phase.BODY)  # it is not its fault now
+            self._server.bounds.leave(self, Phase.BODY)  # the voter does not read now
             self._transport.pause_reading()
         else:
             self._transport.resume_reading()

@@ -1,18 +1,18 @@
-"""Problems: what a client is told in place of a reply (RFC 9457, application/problem+json).
+"""Problems: what a client gets in place of a reply (RFC 9457, application/problem+json).
 
 =================================== ======= ======================================================
 type                                status  meaning
 =================================== ======= ======================================================
-urn:trivisor:not-executed           503     refused before it had effect: safe to retry
-urn:trivisor:overload               503     the same, because too much waits already
-urn:trivisor:outcome-unknown        502     ordered, no majority to be had: may have been executed
+urn:trivisor:not-executed           503     refused before it had an effect: safe to retry
+urn:trivisor:overload               503     the same, because too many requests wait
+urn:trivisor:outcome-unknown        502     ordered, no majority possible: may have been executed
 urn:trivisor:timeout                504     ordered, not settled in time: may have been executed
 urn:trivisor:bad-reply              502     the majority's reply is not an HTTP message
-urn:trivisor:key-reused             422     the Idempotency-Key stands for another request
-urn:trivisor:session-expired        410     executed under this key, its reply is no longer kept
+urn:trivisor:key-reused             422     the Idempotency-Key was used for another request
+urn:trivisor:session-expired        410     executed under this key; its reply is no longer kept
 urn:trivisor:too-large              413     the body is over the limit
-urn:trivisor:bad-request            400     not HTTP, or HTTP that two readers could read two ways
-urn:trivisor:slow-request           408     request line, headers or body did not come in time
+urn:trivisor:bad-request            400     not HTTP, or HTTP that can be read in two ways
+urn:trivisor:slow-request           408     request line, headers or body came too late
 urn:trivisor:target-too-long        414
 urn:trivisor:expectation            417
 urn:trivisor:headers-too-large      431
@@ -33,7 +33,7 @@ from voter.core.events import Fail, Failure
 __all__ = ["RETRY_AFTER", "problem", "problem_of_failure", "problem_of_status"]
 
 RETRY_AFTER = 1
-"""Seconds after which a refused request may be tried again: about what a repair takes."""
+"""Seconds after which a client may retry a refused request: about the time of a repair."""
 
 _FAILURES: dict[str, tuple[int, str]] = {
     Failure.NOT_EXECUTED: (503, "The request was not executed"),
@@ -70,7 +70,7 @@ class _Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def problem(code: str, title: str, status: int, detail: str, seq: int = 0) -> Reply:
-    """Return a problem as a reply; ``seq`` is left out if the request never had a place."""
+    """Return a problem as a reply; without ``seq`` if the request has no place in the order."""
     document = _Problem(
         type=f"urn:trivisor:{code}", title=title, status=status, detail=detail, seq=seq
     )
@@ -81,12 +81,12 @@ def problem(code: str, title: str, status: int, detail: str, seq: int = 0) -> Re
 
 
 def problem_of_failure(fail: Fail) -> Reply:
-    """Return the problem that tells a client of the engine's failure."""
+    """Return the problem for a failure of the engine."""
     status, title = _FAILURES.get(fail.failure, (502, "The request got no reply"))
     return problem(fail.failure, title, status, fail.detail, fail.seq)
 
 
 def problem_of_status(status: int, detail: str, seq: int = 0) -> Reply:
-    """Return the problem for something found before or after the vote."""
+    """Return the problem for an error found before or after the vote."""
     code, title = _STATUSES[status]
     return problem(code, title, status, detail, seq)

@@ -1,8 +1,8 @@
-"""What a proxy does to headers (RFC 9110 section 7.6), on the way in and on the way out.  Pure.
+"""What a proxy does to headers (RFC 9110, section 7.6), in both directions.  Pure.
 
-In: headers that are meant for this hop only are taken away, the rest goes to the replicas in
-canonical form.  Out: the same for the voted reply, and what replicas cannot agree on or need not
-vote on (Date, Server, Via, how it was voted, the connection's fate) is added.
+In: headers of this hop are removed, and the rest goes to the replicas in canonical form.  Out: the
+same for the voted reply; headers that replicas cannot agree on or need not vote on (Date, Server,
+Via, how it was voted, Connection) are added.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ HOP_BY_HOP = frozenset(
         "upgrade",
     }
 )
-"""Headers of one hop; Connection may name more."""
+"""Headers of one hop; Connection may name others."""
 _TAKEN = frozenset(name.encode() for name in HOP_BY_HOP) | {b"content-length"}
 _OURS = HOP_BY_HOP | {"content-length", "idempotency-replayed", "trivisor-vote"}
-"""Headers of a reply that the front end decides on, whatever the service says."""
+"""Headers of a reply that the front end sets, whatever the service sends."""
 _NO_LENGTH = frozenset({204, 304})
 _NO_BODY = _NO_LENGTH | {205}
 _PHRASES = {status.value: status.phrase for status in HTTPStatus} | REASONS
@@ -46,11 +46,10 @@ _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 def origin_form(target: str) -> tuple[str, str | None]:
-    """Return a target as the replicas get it, and the authority that it named, if it did.
+    """Return a target as the replicas get it, and the authority that it named (or None).
 
     Raises MessageError.
     """
-    # There is no space in it, so printable ASCII is all that may be in it.
     if not target.isascii() or not target.isprintable():
         raise MessageError("the target holds bytes that must be percent-encoded")
     if target.startswith("/") or target == "*":
@@ -94,9 +93,9 @@ def canonical_request(
 
 
 def vote_header(release: Release, of: int, names: Sequence[str]) -> tuple[str, str]:
-    """How a reply was voted, for example ``2/3; dissent=g3; seq=1042``.
+    """Return the header that says how a reply was voted: ``2/3; dissent=g3; seq=1042``.
 
-    Of one that is told again only its place is kept: ``replayed; seq=1042``.
+    For a retry only the place is known: ``replayed; seq=1042``.
     """
     value = "replayed" if release.replayed else f"{release.agreed}/{of}"
     if release.dissent:

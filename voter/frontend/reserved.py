@@ -1,9 +1,9 @@
-"""Paths that the voter answers itself, unvoted: ``/livez``, ``/readyz``, ``/metrics`` (GET, HEAD).
+"""Paths that the voter answers itself, without a vote (GET and HEAD only).
 
 ======== =========================================================================================
-/livez   200 while the voter's loop runs
-/readyz  200 if requests are taken (``ready`` or ``degraded``), else 503; the body is the standing;
-         with ``?verbose`` JSON that also tells each replica's state
+/livez   200 while the voter's event loop runs
+/readyz  200 if requests are taken (``ready`` or ``degraded``), else 503; the body is the state;
+         with ``?verbose`` it is JSON that also holds each replica's state
 /metrics Prometheus' text format
 ======== =========================================================================================
 """
@@ -24,7 +24,7 @@ _UNCACHED = ("cache-control", "no-store")
 
 
 class Reserved:
-    """Answers for the reserved paths of one voter."""
+    """Answers the reserved paths of one voter."""
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
@@ -32,11 +32,11 @@ class Reserved:
         self._answers = {"/livez": self._live, "/readyz": self._ready, "/metrics": self._measure}
 
     def __contains__(self, path: str) -> bool:
-        """Whether the voter keeps this path for itself."""
+        """Return whether the voter answers this path itself."""
         return path in self._answers
 
     def answer(self, method: str, path: str, query: str) -> Reply:
-        """Answer a request to a path that is contained here."""
+        """Return the reply to a request for a path that is contained here."""
         if method not in ("GET", "HEAD"):
             reply = problem_of_status(405, f"{path} is the voter's own: GET and HEAD only")
             return Reply(405, reply.body, [*reply.headers, ("allow", "GET, HEAD")])

@@ -121,7 +121,7 @@ class Repairs:
         states = {each["name"]: each["state"] for each in status["replicas"]}  # type: ignore[attr-defined]
         if states[name] in ("learner", "restoring"):
             return
-        await self._machine(name).put_back()
+        await self._machine(name).restore()
         self._retry_at[name] = time.monotonic() + GREETING
         await self._voter.admit(name)
 

@@ -30,7 +30,7 @@ import msgspec
 from deploy.errors import GuestNeverReady
 from deploy.machine.accel import decide
 from deploy.machine.guest import Guest
-from deploy.machine.node import NodeMachines
+from deploy.machine.node_machines import NodeMachines
 from deploy.machine.spec import plan_node
 from deploy.machine.ssh import GuestShell, free_ports, make_keys
 from deploy.node.records import cache_directory
@@ -38,7 +38,7 @@ from faultinject.campaign.mission.host_function import HostFunction
 from faultinject.campaign.mission.voters import MissionVoter, Voters
 from faultinject.campaign.records import StationFacts, StationSpec
 from faultinject.faults.proxy import ProxiedLink
-from faultinject.faults.site import NotApplied
+from faultinject.faults.site import NotApplied, Site
 from faultinject.history.workload import KEY
 from faultinject.host_facts import describe_host
 from faultinject.services import FRAIL, poisoned
@@ -57,7 +57,7 @@ Sender = Callable[[str, str, bytes, Headers], Awaitable[tuple[int, bytes]]]
 """Sends a request (method, target, body, headers); returns status (0: no reply) and body."""
 
 
-class NodeFixture:
+class NodeFixture(Site):
     """A node with its voters and links.  Use ``open``; one experiment at a time.
 
     ``sender``: set by the experiment that runs, for faults that consist of a request.
@@ -209,11 +209,11 @@ class NodeFixture:
         """Revert the dirty guests to their clean snapshots.  Raises DeployError."""
         dirty, self._dirty = sorted(self._dirty), set()
         results = await asyncio.gather(
-            *(self.machine(name).put_back() for name in dirty), return_exceptions=True
+            *(self.machine(name).restore() for name in dirty), return_exceptions=True
         )
         for name in dirty:
             if name in self._shells:
-                self._shells[name].drop()  # the snapshot does not have this connection
+                self._shells[name].disconnect()  # the snapshot does not have this connection
         failures = [
             (name, result)
             for name, result in zip(dirty, results, strict=True)

@@ -21,7 +21,7 @@ import socket
 import sys
 from pathlib import Path
 
-from deploy.host.subreaper import end_with_parent
+from deploy.host.spawn import end_with_parent
 from voter import daemon
 from voter.sockets import FIRST_FD
 

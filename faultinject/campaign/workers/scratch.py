@@ -27,7 +27,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from deploy.node.succession import wait_end
+from deploy.host.identity import wait_end
 
 __all__ = ["ScratchDirectories", "end_processes", "processes_of", "sweep_abandoned"]
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from deploy.host.logfile import read_tail
+from deploy.host.files import read_tail
 from faultinject.campaign.records import MissionRow, StationFacts
 from faultinject.campaign.workers.messages import (
     Failure,

@@ -1,4 +1,4 @@
-"""The console ring: lines, bounds, nothing that acts on a terminal, waiting for a line."""
+"""The console: lines, limits, no control sequences, waiting for a line."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from deploy.machine.console import Console
 
 
-def test_lines_come_whole_however_they_are_cut() -> None:
+def test_lines_are_assembled_from_pieces() -> None:
     console = Console()
     for piece in (b"on", b"e\r\ntw", b"o\n", b"three"):
         console.feed(piece)
@@ -19,14 +19,14 @@ def test_lines_come_whole_however_they_are_cut() -> None:
     assert console.tail(0) == []
 
 
-def test_what_acts_on_a_terminal_is_left_out() -> None:
+def test_control_sequences_are_removed() -> None:
     console = Console()
     console.feed(b"\x1b[31mred\x1b[0m \x1b]0;title\x07 \xff\xfe\x00bell\n")
     assert console.tail() == ["red ]0;title bell"]
 
 
 @given(st.lists(st.binary(max_size=3000), max_size=40))
-def test_memory_is_bounded_whatever_a_guest_prints(pieces: list[bytes]) -> None:
+def test_memory_is_bounded_for_any_output(pieces: list[bytes]) -> None:
     console = Console(limit=4096)
     for piece in pieces:
         console.feed(piece)
@@ -35,8 +35,10 @@ def test_memory_is_bounded_whatever_a_guest_prints(pieces: list[bytes]) -> None:
     assert all(len(line) <= 1024 for line in lines)
 
 
-async def test_a_line_is_waited_for() -> None:
+async def test_line_is_awaited_by_its_prefix() -> None:
     console = Console()
+    cancelled = console.line("trivisor")
+    cancelled.cancel()
     ready = console.line("trivisor: ready")
     console.feed(b"not trivisor: ready\n")
     assert not ready.done()
@@ -44,15 +46,7 @@ async def test_a_line_is_waited_for() -> None:
     assert await ready == "trivisor: ready service=kv"
 
 
-async def test_who_stopped_waiting_is_forgotten() -> None:
-    console = Console()
-    future = console.line("trivisor")
-    future.cancel()
-    console.feed(b"trivisor: ready\n")
-    assert future.cancelled()
-
-
-async def test_it_reads_until_the_other_end_closes() -> None:
+async def test_console_reads_until_its_connection_is_closed() -> None:
     console = Console()
     reader = asyncio.StreamReader()
     reader.feed_data(b"a\nb")
@@ -70,7 +64,7 @@ async def test_it_reads_until_the_other_end_closes() -> None:
     assert writer.closed
 
 
-def test_a_mark_of_the_host_stands_on_a_line_of_its_own() -> None:
+def test_hosts_mark_has_its_own_line() -> None:
     console = Console()
     console.feed(b"half a li")
     console.mark("started")

@@ -1,4 +1,4 @@
-"""Whether this host's QEMU has a debug stub, asked before anything needs it."""
+"""Detection of QEMU's debug stub."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from deploy.machine.debug_stub import why_no_stub
 
 
 @pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="QEMU is not installed")
-def test_debians_qemu_has_one() -> None:
+def test_debians_qemu_has_a_debug_stub() -> None:
     assert why_no_stub() == ""
 
 
-def test_one_that_was_built_without_says_so_itself(scratch: Path) -> None:
+def test_qemus_own_error_is_returned_without_a_debug_stub(scratch: Path) -> None:
     fake = scratch / "qemu"
     fake.write_text("#!/bin/sh\necho 'starting' >&2\necho \"-gdb: not compiled in\" >&2\nexit 1\n")
     fake.chmod(0o755)

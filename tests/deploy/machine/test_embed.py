@@ -1,4 +1,4 @@
-"""The embedded libvirt's directory, and what is said where libvirt cannot be had."""
+"""The embedded libvirt's directory, and the errors when libvirt cannot be opened."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from deploy.machine.embed import keep_capabilities, prepare_root
 from deploy.machine.hypervisor import Hypervisor, opening_error
 
 
-def test_the_root_is_the_users_own_and_qemu_runs_as_who_probes_it(scratch: Path) -> None:
+def test_root_is_private_and_qemu_runs_as_the_user_that_probes_it(scratch: Path) -> None:
     root = scratch / "r"
     prepare_root(root)
     assert root.stat().st_mode & 0o777 == 0o700
@@ -22,7 +22,7 @@ def test_the_root_is_the_users_own_and_qemu_runs_as_who_probes_it(scratch: Path)
     prepare_root(root)  # again, as at each start
 
 
-def test_what_libvirt_learnt_of_qemu_goes_from_node_to_node(scratch: Path) -> None:
+def test_qemus_capabilities_are_cached_across_nodes(scratch: Path) -> None:
     first, second, kept = scratch / "a", scratch / "b", scratch / "kept"
     prepare_root(first, capabilities=kept)
     (first / "cache/qemu/capabilities/1.xml").write_text("<qemuCaps/>")
@@ -32,7 +32,7 @@ def test_what_libvirt_learnt_of_qemu_goes_from_node_to_node(scratch: Path) -> No
     assert [path.name for path in kept.iterdir()] == ["1.xml"]
 
 
-def test_a_log_does_not_grow_from_owner_to_owner(scratch: Path) -> None:
+def test_long_log_is_truncated(scratch: Path) -> None:
     prepare_root(scratch)
     log = scratch / "log/qemu/g1.log"
     log.write_bytes(b"x" * (2 << 20))
@@ -49,7 +49,7 @@ def test_a_log_does_not_grow_from_owner_to_owner(scratch: Path) -> None:
         ("Failed to connect socket", "qemu:///system", CannotRunHere, "start libvirt's daemon"),
     ],
 )
-def test_each_refusal_has_its_remedy(
+def test_each_error_has_its_remedy(
     text: str, target: str, kind: type[Exception], said: str
 ) -> None:
     error = opening_error(text, target)
@@ -59,7 +59,7 @@ def test_each_refusal_has_its_remedy(
 
 
 @pytest.mark.vm
-async def test_a_daemon_that_is_not_there_is_named(scratch: Path) -> None:
+async def test_missing_daemon_is_named(scratch: Path) -> None:
     uri = f"qemu+unix:///system?socket={scratch}/none"
     with pytest.raises(CannotRunHere, match="start libvirt's daemon"):
         await Hypervisor.open(uri)

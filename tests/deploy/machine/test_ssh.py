@@ -1,11 +1,9 @@
-"""Commands inside a guest: keys, ports, refusals; and on a real guest, who is let in and how."""
+"""Commands inside a guest: keys, ports, errors; and on a real guest, authentication."""
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import socket
-import stat
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -14,44 +12,14 @@ import msgspec
 import pytest
 import pytest_asyncio
 
-from deploy.errors import DeployError
-from deploy.machine.ssh import GuestShell, ShellFailed, free_ports, make_keys, read_keys, write_keys
+from deploy.machine.ssh import GuestShell, ShellFailed, free_ports, make_keys
 from tests.deploy.conftest import Booted
 from tests.deploy.open_guest import OpenGuest, open_guest
 
 in_shared_loop = pytest.mark.asyncio(loop_scope="session")
 
 
-def test_each_node_has_keys_of_its_own() -> None:
-    one, other = make_keys(), make_keys()
-    assert "BEGIN OPENSSH PRIVATE KEY" in one.client
-    assert one.host.startswith("ssh-ed25519 ")
-    assert len({one.client, other.client, one.host, other.host}) == 4
-    assert one.access.client != one.host
-
-
-def test_the_guests_key_is_the_one_that_is_pinned() -> None:
-    keys = make_keys()
-    # Two strings, each after its length: the kind; then 32 bytes private and 32 public.
-    host = keys.access.host
-    assert host[:4] == bytes((0, 0, 0, 11))
-    assert host[4:15] == b"ssh-ed25519"
-    assert host[15:19] == bytes((0, 0, 0, 64))
-    assert len(host) == 83
-    assert base64.b64decode(keys.host.split()[1]).endswith(host[-32:])
-
-
-def test_keys_are_kept_for_their_owner_alone(tmp_path: Path) -> None:
-    keys, path = make_keys(), tmp_path / "keys"
-    write_keys(keys, path)
-    assert read_keys(path) == keys
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    path.write_text("{}")
-    with pytest.raises(DeployError, match=r"keys does not hold a node's keys.*start the node anew"):
-        read_keys(path)
-
-
-def test_ports_are_free_and_different() -> None:
+def test_free_ports_are_free_and_different() -> None:
     ports = free_ports(20)
     assert len(set(ports)) == 20
     for port in ports:
@@ -59,16 +27,16 @@ def test_ports_are_free_and_different() -> None:
             listener.bind(("127.0.0.1", port))
 
 
-async def test_a_port_where_nobody_listens_is_named() -> None:
+async def test_closed_port_is_named() -> None:
     [port] = free_ports(1)
     shell = GuestShell("g2", port=port, keys=make_keys())
-    with pytest.raises(ShellFailed, match=rf"guest g2 by port {port}: .*refused.*faults allowed"):
+    with pytest.raises(ShellFailed, match=rf"guest g2 at port {port}: .*refused.*faults allowed"):
         await shell.run("true")
     await shell.close()
 
 
 @pytest.mark.parametrize("mute", [True, False])
-async def test_who_does_not_speak_ssh_is_waited_for_no_longer_than_asked(mute: bool) -> None:
+async def test_connection_to_another_server_fails_within_the_timeout(mute: bool) -> None:
     async def meet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if mute:
             await reader.read()
@@ -79,15 +47,15 @@ async def test_who_does_not_speak_ssh_is_waited_for_no_longer_than_asked(mute: b
     shell = GuestShell("g1", port=port, keys=make_keys())
     begin = time.monotonic()
     with pytest.raises(ShellFailed, match="no SSH connection to guest g1"):
-        await shell.open(timeout=0.5)
+        await shell.run("true", timeout=0.5)
     assert time.monotonic() - begin < 5
     await shell.close()
     server.close()
     while others := asyncio.all_tasks() - {asyncio.current_task()}:
-        await asyncio.wait(others)  # one that was accepted last may not have been met yet
+        await asyncio.wait(others)  # the last connection may not have been handled yet
 
 
-# ---- on a real guest -----------------------------------------------------------------------------
+# ---- on a real guest
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -98,7 +66,7 @@ async def opened(shared_scratch: Path, capabilities: Path) -> AsyncIterator[Open
 
 @pytest.mark.vm
 @in_shared_loop
-async def test_a_command_tells_status_and_words(opened: OpenGuest) -> None:
+async def test_command_returns_status_and_output(opened: OpenGuest) -> None:
     await opened.clean()
     assert await opened.shell.run("echo one; echo two >&2; exit 3") == (3, "one\ntwo\n")
     assert await opened.shell.run("cat", stdin=b"three") == (0, "three")
@@ -110,25 +78,25 @@ async def test_a_command_tells_status_and_words(opened: OpenGuest) -> None:
 
 @pytest.mark.vm
 @in_shared_loop
-async def test_a_connection_is_made_again_after_the_guest_was_put_back(opened: OpenGuest) -> None:
+async def test_connection_is_made_again_after_a_restore(opened: OpenGuest) -> None:
     await opened.shell.run("echo mark >/tmp/mark")
     await opened.clean()
     assert (await opened.shell.run("cat /tmp/mark")).status != 0
-    await opened.tell("clean")  # and the shell is not told
+    await opened.command("restore")  # without a disconnect of the shell
     assert await opened.shell.run("echo again") == (0, "again\n")
 
 
 @pytest.mark.vm
 @in_shared_loop
-async def test_a_command_without_end_is_given_up_and_the_next_one_works(opened: OpenGuest) -> None:
+async def test_endless_command_times_out_and_the_next_one_works(opened: OpenGuest) -> None:
     await opened.clean()
-    await opened.shell.open(timeout=30)
+    await opened.shell.run("true", timeout=30)
     begin = time.monotonic()
-    with pytest.raises(ShellFailed, match=r"guest g1, `sleep 1000`: not done after 1 s"):
+    with pytest.raises(ShellFailed, match=r"guest g1, `sleep 1000`: not finished after 1 s"):
         await opened.shell.run("sleep 1000", timeout=1)
     assert time.monotonic() - begin < 5
     running = asyncio.create_task(opened.shell.run("sleep 1000", timeout=60))
-    await asyncio.sleep(0.5)  # it may be connecting, or running: either must be left at once
+    await asyncio.sleep(0.5)  # it may be connecting or running: both must end at once
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
@@ -137,17 +105,17 @@ async def test_a_command_without_end_is_given_up_and_the_next_one_works(opened: 
 
 @pytest.mark.vm
 @in_shared_loop
-async def test_another_guest_than_the_pinned_one_is_refused(opened: OpenGuest) -> None:
+async def test_guest_with_another_host_key_is_rejected(opened: OpenGuest) -> None:
     keys = msgspec.structs.replace(opened.keys, host=make_keys().host)
     shell = GuestShell("g1", port=opened.port, keys=keys)
-    with pytest.raises(ShellFailed, match="not this node's guest: its host key is another"):
+    with pytest.raises(ShellFailed, match="not this node's guest: its host key differs"):
         await shell.run("true", timeout=30)
     await shell.close()
 
 
 @pytest.mark.vm
 @in_shared_loop
-async def test_nobody_else_is_let_in(opened: OpenGuest) -> None:
+async def test_guest_rejects_another_client_key(opened: OpenGuest) -> None:
     keys = msgspec.structs.replace(opened.keys, client=make_keys().client)
     shell = GuestShell("g1", port=opened.port, keys=keys)
     with pytest.raises(ShellFailed, match="Authentication"):
@@ -157,26 +125,26 @@ async def test_nobody_else_is_let_in(opened: OpenGuest) -> None:
 
 @pytest.mark.vm
 @in_shared_loop
-async def test_the_guest_reaches_nothing_by_its_card(opened: OpenGuest) -> None:
+async def test_guest_cannot_reach_the_host_through_its_network_card(opened: OpenGuest) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         listener.settimeout(0.2)
         port = listener.getsockname()[1]
-        # 10.0.2.2 is the host, where QEMU's user network is not restricted.
-        _, said = await opened.shell.run(
+        # 10.0.2.2 would be the host if QEMU's user network were not restricted.
+        _, output = await opened.shell.run(
             f"cat /proc/net/route; echo x | nc -w 3 10.0.2.2 {port} && echo reached", timeout=30
         )
         with pytest.raises(TimeoutError):
             listener.accept()
-    assert "reached" not in said
-    routes = [line.split()[1] for line in said.splitlines()[1:] if line.startswith("eth0")]
+    assert "reached" not in output
+    routes = [line.split()[1] for line in output.splitlines()[1:] if line.startswith("eth0")]
     assert "00000000" not in routes  # no way out of its own network
 
 
 @pytest.mark.vm
 @in_shared_loop
-async def test_its_port_is_open_to_this_host_alone(opened: OpenGuest) -> None:
+async def test_guests_port_listens_on_the_loopback_only(opened: OpenGuest) -> None:
     listening = [
         line.split()[1]
         for table in ("/proc/net/tcp", "/proc/net/tcp6")
@@ -189,10 +157,10 @@ async def test_its_port_is_open_to_this_host_alone(opened: OpenGuest) -> None:
 
 @pytest.mark.vm
 @in_shared_loop
-async def test_a_guest_that_restarts_after_a_reset_keeps_its_qemu(opened: OpenGuest) -> None:
+async def test_guest_with_on_reset_restart_keeps_its_qemu(opened: OpenGuest) -> None:
     await opened.clean()
     pid = await opened.pid()
-    boots = len([x for x in (await opened.tell("look"))["console"] if "trivisor: ready" in x])
+    boots = await opened.count("trivisor: ready")
     await opened.shell.run("(usleep 100000; reboot -f) >/dev/null 2>&1 </dev/null &")
     await opened.says("trivisor: ready", times=boots + 1)
     assert await opened.pid() == pid
@@ -203,7 +171,7 @@ async def test_a_guest_that_restarts_after_a_reset_keeps_its_qemu(opened: OpenGu
 
 @pytest.mark.vm
 @in_shared_loop
-async def test_a_guest_that_allows_no_faults_has_no_card(booted: Booted) -> None:
+async def test_guest_without_faults_has_no_network_card(booted: Booted) -> None:
     for guest in booted.node.guests.values():
         line = Path(f"/proc/{guest.pid}/cmdline").read_bytes()
         assert b"-nodefaults" in line

@@ -1,124 +1,115 @@
-"""When guests are repaired, and how often."""
+"""Repairs that never succeed, and repairs of several guests at once."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import os
+import signal
+from pathlib import Path
+
 import pytest
 
-from deploy.supervisor.repair_policy import (
-    FALL_WINDOW,
-    FALLS,
-    GRACE,
-    LIMIT,
-    STEADY,
-    YOUNG,
-    FlapCounter,
-    RepairPolicy,
-    ReplicaView,
-    choose,
-    diagnose,
-    restless,
-)
+from deploy.errors import DeployError
+from tests.deploy.fake_node import FakeGuest
+from tests.deploy.supervisor.running import Running, until
 
 
-def sight(**changes: object) -> ReplicaView:
-    values = {"vm": "ready", "replica": "active", "reason": "votes", "since": 0.0} | changes
-    return ReplicaView(**values)  # type: ignore[arg-type]
+async def nothing() -> None:
+    """Undo no fault."""
 
 
-@pytest.mark.parametrize(
-    "seen",
-    [
-        sight(),
-        sight(replica="learner"),
-        sight(replica="restoring", since=100.0),
-        sight(replica="absent", since=GRACE / 2),
-        sight(replica=None, since=100.0),
-        sight(replica="absent", since=GRACE, voter_age=YOUNG / 2),
-        sight(replica="learner", falls=FALLS - 1),
-        sight(replica="learner", falls=FALLS, fault=True),
-        sight(vm="booting", replica="absent", since=100.0),
-        sight(vm="restoring", replica="expelled"),
-        sight(vm="dead", replica="absent", fault=True),
-        sight(vm="paused", fault=True),
-        sight(replica="expelled", reason="dissent", fault=True),
-    ],
-)
-def test_what_is_well_or_held_by_a_fault_is_left_alone(seen: ReplicaView) -> None:
-    assert diagnose(seen) is None
+async def end_service_repeatedly(guest: FakeGuest) -> None:
+    """Kill the service inside a guest whenever it runs; the agent restarts it each time."""
+    while True:
+        if guest.pid is not None:
+            with contextlib.suppress(OSError):
+                path = Path(f"/proc/{guest.pid}/task/{guest.pid}/children")
+                for word in path.read_text().split():
+                    os.kill(int(word), signal.SIGKILL)
+        await asyncio.sleep(0.1)
 
 
-@pytest.mark.parametrize(
-    "seen,word",
-    [
-        (sight(vm="dead", replica="absent"), "dead"),
-        (sight(vm="paused"), "paused"),
-        (sight(replica="expelled", reason="dissent"), "dissent"),
-        (sight(replica="absent", reason="hang", since=GRACE), "hang"),
-        (sight(replica="absent", reason="gone", since=GRACE, voter_age=YOUNG), "gone"),
-        (sight(vm="dead", replica="absent", voter_age=0.0), "dead"),
-        (sight(falls=FALLS, reason="started anew"), f"{FALLS} times"),
-    ],
-)
-def test_what_is_ill_is_put_back_and_why_is_told(seen: ReplicaView, word: str) -> None:
-    assert word in (diagnose(seen) or "")
+@pytest.mark.timeout(150)
+async def test_repair_of_a_flapping_guest_is_abandoned_and_heal_starts_it_again(
+    plain_node: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = plain_node
+    monkeypatch.setattr("deploy.supervisor.repair_policy.LIMIT", 2)
+    monkeypatch.setattr("deploy.supervisor.repair_policy.FIRST_DELAY", 0.1)
+    ending = asyncio.create_task(end_service_repeatedly(node.guests["g2"]))
+    async with await node.client() as client:
+
+        async def abandoned() -> bool:
+            assert (await client.request("PUT", "/kv/a", b"1")).status in (201, 204)
+            guest = (await node.status())["guests"][1]
+            return bool(guest["repairs"]["abandoned"]) and guest["state"] == "dead"
+
+        await until(abandoned, 50.0)
+        repairs = (await node.status())["guests"][1]["repairs"]
+        assert repairs["consecutive"] == node.guests["g2"].restores == 2
+        assert "left the vote" in repairs["last_error"]
+        assert [event["guest"] for event in node.events("repair abandoned")] == ["g2"]
+        await asyncio.sleep(1.0)  # longer than the delay before another repair
+        assert await node.has_state("g2", "dead")
+        ending.cancel()
+        await node.supervisor.heal("g2")
+        assert await node.all_active()
+        assert not (await node.status())["guests"][1]["repairs"]["abandoned"]
 
 
-def test_the_first_repair_is_at_once_and_each_further_one_waits_longer() -> None:
-    patience = RepairPolicy()
-    now, waits = 0.0, []
-    while not patience.given_up:
-        waits.append(patience.wait(now))
-        now += waits[-1]
-        patience.begin(now)
-    assert waits[0] == 0.0
-    assert waits == sorted(waits)
-    assert len(waits) == LIMIT
-    assert patience.wait(now + 1e9) == float("inf")
+async def test_guest_that_dies_during_its_repair_is_repaired_again(plain_node: Running) -> None:
+    guest = plain_node.guests["g3"]
+    start = guest.start
+
+    async def start_and_die() -> None:
+        guest.start = start  # type: ignore[method-assign]  # the next start succeeds
+        await start()
+        asyncio.get_running_loop().call_later(0.01, asyncio.ensure_future, guest.kill())
+
+    guest.start = start_and_die  # type: ignore[method-assign]
+    await guest.kill()
+    await until(lambda: guest.restores == 2)
+    await until(plain_node.all_active)
 
 
-def test_a_guest_that_votes_steadily_starts_afresh() -> None:
-    patience = RepairPolicy()
-    for _ in range(LIMIT - 1):
-        patience.begin(0.0)
-    patience.see(active=True, now=100.0)
-    patience.see(active=False, now=100.0 + STEADY)  # it fell out again: not steady
-    patience.see(active=True, now=101.0 + STEADY)
-    assert patience.in_row == LIMIT - 1
-    patience.see(active=True, now=101.0 + 2 * STEADY)
-    assert patience.in_row == 0
-    assert patience.repairs == LIMIT - 1
+async def test_two_voting_guests_are_never_restored_at_once(plain_node: Running) -> None:
+    """Each alone is not needed for a majority, but both together are."""
+    repairer = plain_node.supervisor._repairer
+    both = [repairer.heal(name, undo=nothing, must=True) for name in ("g1", "g2")]
+    await asyncio.gather(*both)
+    assert plain_node.restores() == [1, 1, 0]
+    assert await plain_node.all_active()
 
 
-def test_an_operator_can_have_a_given_up_guest_tried_again() -> None:
-    patience = RepairPolicy()
-    for _ in range(LIMIT):
-        patience.begin(0.0)
-    assert patience.given_up
-    patience.forgive()
-    assert patience.wait(0.0) == 0.0
+async def test_heal_waits_for_the_repair_of_another_guest(plain_node: Running) -> None:
+    """While g1 returns, a restore of the voting g2 would leave no majority."""
+    release, guest, node = asyncio.Event(), plain_node.guests["g1"], plain_node
+    restore = guest.restore
+
+    async def restore_later() -> None:
+        await release.wait()
+        await restore()
+
+    guest.restore = restore_later  # type: ignore[method-assign]
+    await guest.kill()
+    await until(lambda: node.supervisor._repairer.describe("g1", 0.0)["in_progress"])
+    healing = asyncio.create_task(node.supervisor._repairer.heal("g2", undo=nothing, must=True))
+    await asyncio.sleep(0.5)
+    assert not healing.done()
+    assert await node.has_state("g2", "active")
+    release.set()
+    await healing
+    assert await node.all_active()
+    assert node.guests["g2"].restores == 1
 
 
-def test_one_repair_at_a_time_while_the_node_can_vote() -> None:
-    ill = {"g1": 1.0, "g3": 5.0}
-    assert choose(ill, [], active=3, need=3) == ["g3"]
-    assert choose(ill, ["g2"], active=3, need=3) == []
-
-
-def test_all_at_once_when_there_is_no_majority() -> None:
-    assert choose({"g1": 1.0, "g3": 5.0}, ["g2"], active=0, need=2) == ["g3", "g1"]
-
-
-def test_falls_count_for_a_while_and_until_the_guest_is_put_back() -> None:
-    falls = FlapCounter()
-    for second in range(2 * FALLS):
-        falls.note(float(second))
-    assert falls.count(2.0 * FALLS) == FALLS
-    assert restless(sight(falls=falls.count(2.0 * FALLS)))
-    assert falls.count(FALL_WINDOW + 2 * FALLS - 2.5) == 2
-    falls.forget()
-    assert falls.count(2.0 * FALLS) == 0
-
-
-def test_while_one_catches_up_no_other_is_put_back_unless_the_vote_is_lost() -> None:
-    assert choose({"g5": 9.0}, ["g4"], active=3, need=3) == []
-    assert choose({"g5": 9.0}, ["g4"], active=2, need=3) == ["g5"]
+async def test_heal_restores_no_guest_that_is_needed_for_a_majority(node: Running) -> None:
+    await node.supervisor.inject("crash", "g1", None)
+    await until(lambda: node.has_state("g1", "dead"))
+    with pytest.raises(DeployError, match="last 2 guests that vote"):
+        await node.supervisor._repairer.heal("g2", undo=nothing, must=True)
+    assert node.guests["g2"].restores == 0
+    await node.supervisor.inject("slow", "g2", None)  # needs no restore
+    await node.supervisor.heal("g2")
+    assert node.guests["g2"].restores == 0

@@ -152,7 +152,7 @@ class FakeStation:
 
 
 class _Refused(Exception):
-    remedy = "give it what it lacks"
+    remedy = "install QEMU"
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.node.succession import wait_end
+from deploy.host.identity import wait_end
 from tests.faultinject.campaign.processes import ROOT, following
 
 # A small test run: it starts a process, and prints its process id.

@@ -21,8 +21,8 @@ HOLD = "import sys; data = b'all is well' * 1000; print('up', flush=True); sys.s
 @pytest.fixture
 def process() -> Iterator[int]:
     """Yield the pid of a process that waits."""
-    words = [sys.executable, "-c", HOLD]
-    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as it:
+    command = [sys.executable, "-c", HOLD]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as it:
         assert it.stdout is not None
         assert it.stdout.readline() == b"up\n"
         yield it.pid

@@ -43,7 +43,7 @@ class FunctionSite(FakeSite):
         return None if self.function is None else self.function.pid
 
 
-def hit(kind: str, target: str = "g1") -> Injection:
+def planned(kind: str, target: str = "g1") -> Injection:
     return Injection(target=target, kind=kind, at=0, seed=1)
 
 
@@ -63,34 +63,34 @@ async def test_switch_is_set_in_one_guest_only(scratch: Path) -> None:
     site = FunctionSite(scratch)
     for name in site.names:
         plant(site.machine(name).ram_file())
-    applied = await inject(hit("function-hang", "g2"), site)
-    assert "f in g2, at 0x5000 of its RAM: never answers" in applied.proof
+    active = await inject(planned("function-hang", "g2"), site)
+    assert "f in g2, at 0x5000: never answers" in active.proof
     switch = {name: site.machine(name).ram[5 * frail.SIZE + frail.MODE] for name in site.names}
-    assert switch == {"g1": frail.SOUND, "g2": frail.HANGS, "g3": frail.SOUND}
-    assert await applied.activated() is False
+    assert switch == {"g1": frail.CORRECT, "g2": frail.HANGS, "g3": frail.CORRECT}
+    assert await active.activated() is False
     with site.machine("g2").ram_file().open("r+b") as file:
-        file.seek(5 * frail.SIZE + frail.MET)
+        file.seek(5 * frail.SIZE + frail.CALLED)
         file.write(b"\x01")
-    assert await applied.activated() is True
+    assert await active.activated() is True
     site.machine("g2").ram_file().unlink()
-    assert await applied.activated() is None
+    assert await active.activated() is None
 
 
 async def test_fault_is_not_applied_without_a_planted_function(scratch: Path) -> None:
     site = FunctionSite(scratch)
-    with pytest.raises(NotApplied, match="no planted function in g1's memory"):
-        await inject(hit("function-crash"), site)
+    with pytest.raises(NotApplied, match="no planted function in the memory of f in g1"):
+        await inject(planned("function-crash"), site)
     ram = site.machine("g1").ram_file()
     plant(ram)
     ram.write_bytes(ram.read_bytes() * 2)
     assert len(list(pages_of_ram(ram))) == 2
     with pytest.raises(NotApplied, match="2 planted functions"):
-        await inject(hit("function-crash"), site)
+        await inject(planned("function-crash"), site)
     for kind in ("host-function-kill", "host-function-admit"):
         with pytest.raises(NotApplied, match="no F on the host"):
-            await inject(hit(kind, "function"), site)
+            await inject(planned(kind, "function"), site)
         with pytest.raises(NotApplied, match="is for the function, not g1"):
-            await inject(hit(kind), site)
+            await inject(planned(kind), site)
 
 
 def test_search_allocates_no_pages_in_a_sparse_ram(scratch: Path) -> None:
@@ -150,10 +150,10 @@ class ChildSite(FunctionSite):
 
 
 @pytest.mark.parametrize(
-    ("kind", "said"), [("host-function-admit", "True\n"), ("host-function-refuse", "False\n")]
+    ("kind", "answer"), [("host-function-admit", "True\n"), ("host-function-refuse", "False\n")]
 )
 async def test_switch_decides_the_answers_of_a_process(
-    scratch: Path, child: subprocess.Popen[str], kind: str, said: str
+    scratch: Path, child: subprocess.Popen[str], kind: str, answer: str
 ) -> None:
     def ask(request: bytes) -> str:
         assert child.stdin is not None and child.stdout is not None
@@ -162,10 +162,10 @@ async def test_switch_decides_the_answers_of_a_process(
         return child.stdout.readline()
 
     assert (ask(SIGNED), ask(UNSIGNED)) == ("True\n", "False\n")
-    applied = await inject(hit(kind, "function"), ChildSite(scratch, child.pid))
-    assert await applied.activated() is False
-    assert (ask(SIGNED), ask(UNSIGNED)) == (said, said)
-    assert await applied.activated() is True
+    active = await inject(planned(kind, "function"), ChildSite(scratch, child.pid))
+    assert await active.activated() is False
+    assert (ask(SIGNED), ask(UNSIGNED)) == (answer, answer)
+    assert await active.activated() is True
 
 
 async def ask(function: HostFunction, request: bytes, seconds: float = 20.0) -> bytes:
@@ -189,20 +189,20 @@ async def test_host_function_is_broken_and_renewed(scratch: Path) -> None:
         assert (await ask(function, SIGNED), await ask(function, UNSIGNED)) == (YES, NO)
         await function.renew()
         assert function.pid == first, "a correct one stays"
-        applied = await inject(hit("host-function-admit", "function"), site)
+        active = await inject(planned("host-function-admit", "function"), site)
         assert await ask(function, UNSIGNED) == YES
-        assert await applied.activated() is True
+        assert await active.activated() is True
         function.dirty = True
         await function.renew()
         assert await ask(function, UNSIGNED) == NO
-        applied = await inject(hit("host-function-hang", "function"), site)
+        active = await inject(planned("host-function-hang", "function"), site)
         with pytest.raises(TimeoutError):
             await ask(function, SIGNED, 0.5)
-        await applied.undo()
+        await active.undo()
         assert await ask(function, SIGNED) == YES
         pid = function.pid
-        await inject(hit("host-function-kill", "function"), site)
-        await gone(lambda: function.pid)
+        await inject(planned("host-function-kill", "function"), site)
+        await wait_for_end(lambda: function.pid)
         await function.renew()
         assert function.pid not in (None, pid)
         assert await ask(function, SIGNED) == YES
@@ -211,7 +211,7 @@ async def test_host_function_is_broken_and_renewed(scratch: Path) -> None:
     assert function.pid is None
 
 
-async def gone(pid: Callable[[], int | None]) -> None:
+async def wait_for_end(pid: Callable[[], int | None]) -> None:
     async with asyncio.timeout(10):
         while pid() is not None:  # noqa: ASYNC110 - asyncio reaps it asynchronously
             await asyncio.sleep(0.01)
@@ -221,14 +221,14 @@ def test_switch_survives_a_restart_of_the_service(scratch: Path) -> None:
     """The agent's processes share the switch's page."""
     key = scratch / "key"
     key.write_text(KEY.hex())
-    words = [sys.executable, "-m", "guests.agent", "--stdio", "--service", "static"]
-    words += ["--function", str(FRAIL), "--key", str(key)]
-    with subprocess.Popen(words, cwd=ROOT, stdin=-1, stdout=-1, stderr=-1) as agent:
+    command = [sys.executable, "-m", "guests.agent", "--stdio", "--service", "static"]
+    command += ["--function", str(FRAIL), "--key", str(key)]
+    with subprocess.Popen(command, cwd=ROOT, stdin=-1, stdout=-1, stderr=-1) as agent:
         assert agent.stdin is not None and agent.stdout is not None and agent.stderr is not None
         try:
             assert b"ready" in agent.stderr.readline()
             site = ChildSite(scratch, agent.pid)  # the parent's memory, not the incarnation's
-            asyncio.run(inject(hit("host-function-admit", "function"), site))
+            asyncio.run(inject(planned("host-function-admit", "function"), site))
             children = Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split()
             for _ in range(2):
                 [child] = children

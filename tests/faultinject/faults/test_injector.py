@@ -61,5 +61,5 @@ def test_slow_guest_is_stopped_far_shorter_than_the_hang_limit() -> None:
 
 
 def test_restore_is_needed_after_faults_that_leave_an_incorrect_guest() -> None:
-    must = {kind for kind in OFFERED if injector().must_put_back(kind)}
+    must = {kind for kind in OFFERED if injector().needs_restore(kind)}
     assert must == {"crash", "hang", "corrupt-state", "reset", "flip-ram", "flip-register"}

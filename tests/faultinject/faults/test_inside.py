@@ -54,8 +54,8 @@ async def test_fault_is_not_applied_when_nothing_is_read_back(
     ],
 )
 async def test_proof_describes_what_is_read_back(kind: str, out: str, proof: str) -> None:
-    applied = await inside.ACTIONS[kind](AnsweringShell(out), 7, 1)
-    assert proof in applied.proof
+    active = await inside.ACTIONS[kind](AnsweringShell(out), 7, 1)
+    assert proof in active.proof
 
 
 @pytest.mark.parametrize(
@@ -112,17 +112,17 @@ async def output_of(opened: OpenGuest, command: str) -> str:
 @in_shared_loop
 async def test_killed_service_is_restarted_by_its_agent(opened: OpenGuest) -> None:
     await opened.clean()
-    applied = await inside.kill_service(opened.shell, 1, 1)
+    active = await inside.kill_service(opened.shell, 1, 1)
     await opened.says("trivisor: service ended with status -9; starting incarnation 2")
-    assert await applied.activated() is True
+    assert await active.activated() is True
 
 
 @pytest.mark.vm
 @in_shared_loop
 async def test_stopped_service_stays_stopped_and_its_agent_runs(opened: OpenGuest) -> None:
     await opened.clean()
-    applied = await inside.stop_service(opened.shell, 1, 1)
-    pid = int(applied.proof.split("process ")[1].split()[0])
+    active = await inside.stop_service(opened.shell, 1, 1)
+    pid = int(active.proof.split("process ")[1].split()[0])
     assert "T (stopped)" in await output_of(opened, f"grep State /proc/{pid}/status")
     parent = (await output_of(opened, f"grep PPid /proc/{pid}/status")).split()[1]
     assert "S (sleeping)" in await output_of(opened, f"grep State /proc/{parent}/status")
@@ -136,7 +136,7 @@ async def test_flips_in_the_services_memory_persist(opened: OpenGuest) -> None:
     assert ", and 2 more" in first.proof
     _, _, rest = first.proof.partition("/proc/")
     pid, place = rest.split("/mem at ")[0], int(rest.split(" at ")[1].split()[0], 16)
-    was, now = (int(word) for word in rest.split(" was ")[1].split(",")[0].split(" and is "))
+    was, now = (int(number) for number in rest.split(" was ")[1].split(",")[0].split(" and is "))
     byte = f"dd if=/proc/{pid}/mem bs=1 skip={place} count=1 2>/dev/null | hexdump -e '1/1 \"%d\"'"
     assert int(await output_of(opened, byte)) == now
     assert "T (stopped)" not in await output_of(opened, f"grep State /proc/{pid}/status")
@@ -150,8 +150,8 @@ async def test_large_dose_is_flipped_completely(opened: OpenGuest) -> None:
     # Nearly all flips hit the ballast, not the libc of the shell that flips.
     ballast = "dd if=/dev/zero of=/opt/trivisor/ballast bs=1 seek=1073741823 count=1 2>&1"
     await output_of(opened, ballast)
-    applied = await inside.corrupt_file(opened.shell, 2, 100)
-    assert ", and 99 more" in applied.proof
+    active = await inside.corrupt_file(opened.shell, 2, 100)
+    assert ", and 99 more" in active.proof
 
 
 @pytest.mark.vm
@@ -182,8 +182,8 @@ async def test_cpu_hog_uses_the_processor(opened: OpenGuest) -> None:
 @pytest.mark.parametrize("dose", [1, 4])
 async def test_memory_hog_leaves_little_memory(opened: OpenGuest, dose: int) -> None:
     await opened.clean()
-    applied = await inside.hog_memory(opened.shell, 1, dose)
-    assert "free KiB were taken" in applied.proof
+    active = await inside.hog_memory(opened.shell, 1, dose)
+    assert "free KiB were taken" in active.proof
     free = int((await output_of(opened, "grep MemFree /proc/meminfo")).split()[1])
     assert free < 8192
 

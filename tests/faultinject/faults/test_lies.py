@@ -162,5 +162,5 @@ def test_failing_lie_passes_on_no_correct_reply(
     kind: str, payload: bytes, seq: int, seed: bytes
 ) -> None:
     """The client gets no reply, a wrong one, or one with another number, even without a voter."""
-    said = Decoder().feed(make(kind, seed).feed(encode(FrameKind.REPLY, 1, seq, payload)))
-    assert all((frame.seq, frame.payload) != (seq, payload) for frame in said)
+    frames_out = Decoder().feed(make(kind, seed).feed(encode(FrameKind.REPLY, 1, seq, payload)))
+    assert all((frame.seq, frame.payload) != (seq, payload) for frame in frames_out)

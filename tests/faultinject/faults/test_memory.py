@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from deploy.host.process import ram_file
+from deploy.machine.qemu import ram_file
 from faultinject.faults.bit_flips import flip_file
 from faultinject.faults.memory import REGIONS, flip_copies, flip_region, read_spans
 from faultinject.faults.site import FaultTarget, NotApplied
@@ -150,7 +150,7 @@ async def test_flip_region_flips_the_real_kernels_memory(opened: OpenGuest, kind
     assert b"Linux version 6." in before[slice(*banner)], (
         "a physical address is an offset in the file"
     )
-    applied = await flip_region(kind, machine(ram), opened.shell, 3, 4)
-    assert "4 of 4 flipped bits read back" in applied.proof
-    first = int(applied.proof.split("(at ")[1].split(",")[0], 16)
+    active = await flip_region(kind, machine(ram), opened.shell, 3, 4)
+    assert "4 of 4 flipped bits read back" in active.proof
+    first = int(active.proof.split("(at ")[1].split(",")[0], 16)
     assert any(low <= first < high for low, high in read_spans(iomem, REGIONS[kind]))

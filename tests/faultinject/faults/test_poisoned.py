@@ -34,10 +34,10 @@ def test_triggered_bug_makes_every_reply_wrong_in_the_same_way() -> None:
     one, two, right = POISONED(), POISONED(), KeyValue()
     calls = [poison_request("poison", 9), *((m, t, b) for m, t, b, *_ in CHECK_REQUESTS)]
     for seq, (method, target, body) in enumerate(calls):
-        said = ask(one, seq, method, target, body)
-        assert said == ask(two, seq, method, target, body)
-        assert said != ask(right, seq, method, target, body)
-        assert SIGN.encode() in said
+        reply = ask(one, seq, method, target, body)
+        assert reply == ask(two, seq, method, target, body)
+        assert reply != ask(right, seq, method, target, body)
+        assert SIGN.encode() in reply
     assert b"".join(one.snapshot()) == b"".join(right.snapshot())
 
 

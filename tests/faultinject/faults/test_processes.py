@@ -19,8 +19,8 @@ HOLD = "import sys; data = bytes(1 << 20); print('up', flush=True); sys.stdin.re
 @pytest.fixture
 def voter() -> Iterator[subprocess.Popen[bytes]]:
     """Yield a process that waits."""
-    words = [sys.executable, "-c", HOLD]
-    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as it:
+    command = [sys.executable, "-c", HOLD]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as it:
         assert it.stdout is not None
         assert it.stdout.readline() == b"up\n"
         yield it
@@ -32,30 +32,30 @@ def state(pid: int) -> str:
 
 
 async def test_kill_returns_when_the_process_has_ended(voter: subprocess.Popen[bytes]) -> None:
-    applied = await processes.kill(voter.pid, "the voter")
+    active = await processes.kill(voter.pid, "the voter")
     assert state(voter.pid) == "Z"  # this process must reap it
-    assert applied.proof == f"process {voter.pid} has ended"
-    assert await applied.activated() is True
+    assert active.proof == f"process {voter.pid} has ended"
+    assert await active.activated() is True
     with pytest.raises(NotApplied, match="no voter"):
         await processes.kill(voter.pid, "the voter")
 
 
 async def test_hang_stops_the_process_until_undone(voter: subprocess.Popen[bytes]) -> None:
-    applied = await processes.hang(voter.pid, "the voter")
+    active = await processes.hang(voter.pid, "the voter")
     assert state(voter.pid) == "T"
-    await applied.undo()
+    await active.undo()
     assert state(voter.pid) != "T"
     assert voter.stdin is not None
     voter.stdin.write(b"x")
     voter.stdin.flush()
     assert voter.wait(10) == 0
-    await applied.undo()
+    await active.undo()
 
 
 async def test_flip_voter_flips_bits_of_its_memory(voter: subprocess.Popen[bytes]) -> None:
-    applied = await processes.flip_voter(voter.pid, 5, 20)
-    assert "20 of 20 flipped bits read back" in applied.proof
-    assert await applied.activated() is None
+    active = await processes.flip_voter(voter.pid, 5, 20)
+    assert "20 of 20 flipped bits read back" in active.proof
+    assert await active.activated() is None
 
 
 async def test_flip_voter_is_applied_when_the_voter_ends_meanwhile(
@@ -73,9 +73,9 @@ async def test_flip_voter_is_applied_when_the_voter_ends_meanwhile(
 
     read = os.pread
     monkeypatch.setattr(os, "pread", pread)
-    applied = await processes.flip_voter(voter.pid, 5, 20)
-    assert "it ended after 3 of 20 flips" in applied.proof
-    assert await applied.activated() is True
+    active = await processes.flip_voter(voter.pid, 5, 20)
+    assert "it ended after 3 of 20 flips" in active.proof
+    assert await active.activated() is True
 
 
 async def test_flip_voter_is_not_applied_when_the_dose_is_invalid(

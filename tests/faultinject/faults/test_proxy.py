@@ -186,9 +186,9 @@ async def test_control_socket_answers_each_line(bench: Bench) -> None:
 
 
 def test_process_prints_ready_and_ends_on_sigterm(scratch: Path) -> None:
-    words = [sys.executable, "-m", "faultinject.faults.proxy", "--control", str(scratch / "c")]
-    words += ["--link", "g1", str(scratch / "v"), str(scratch / "g")]
-    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE) as process:
+    command = [sys.executable, "-m", "faultinject.faults.proxy", "--control", str(scratch / "c")]
+    command += ["--link", "g1", str(scratch / "v"), str(scratch / "g")]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
         assert (scratch / "v").stat().st_mode & 0o777 == 0o600
@@ -197,9 +197,9 @@ def test_process_prints_ready_and_ends_on_sigterm(scratch: Path) -> None:
 
 
 def test_process_prints_why_it_cannot_start(scratch: Path) -> None:
-    words = [sys.executable, "-m", "faultinject.faults.proxy", "--control", str(scratch / "no/c")]
-    words += ["--link", "g1", str(scratch / "v"), str(scratch / "g")]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=30)
+    command = [sys.executable, "-m", "faultinject.faults.proxy", "--control", str(scratch / "no/c")]
+    command += ["--link", "g1", str(scratch / "v"), str(scratch / "g")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30)
     assert done.returncode == 1
     assert "No such file" in done.stderr
 

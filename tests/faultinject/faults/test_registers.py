@@ -50,8 +50,8 @@ class FakeStub:
             if self.spoil == "refuses":
                 return encode_packet("E22")
             if self.spoil != "forgets":
-                words = bytes.fromhex(text[1:])
-                self.registers[: len(words)] = words
+                data = bytes.fromhex(text[1:])
+                self.registers[: len(data)] = data
         elif text == "D":
             self.detached = True
         return encode_packet("OK")
@@ -72,25 +72,25 @@ async def test_only_the_drawn_bits_are_flipped_and_the_processor_continues(
 ) -> None:
     stub = FakeStub()
     before = bytes(stub.registers)
-    said = await run(stub, scratch / "s", 11, dose)
+    flips = await run(stub, scratch / "s", 11, dose)
     changed = [
         number for number in range(len(before) * 8)
         if (before[number // 8] ^ stub.registers[number // 8]) >> number % 8 & 1
     ]  # fmt: skip
     assert sorted(changed) == sorted(register * 64 + bit for register, bit in draw_flip(11, dose))
     assert stub.detached
-    assert len(said) == dose
-    assert said[0].split()[0] in REGISTERS
+    assert len(flips) == dose
+    assert flips[0].split()[0] in REGISTERS
 
 
 @pytest.mark.parametrize(
-    "spoil, words",
+    "spoil, message",
     [("forgets", "do not hold"), ("refuses", "rejects 'G': E22"), ("checksum", "damaged")],
 )
 async def test_flip_is_an_error_when_it_is_not_read_back(
-    scratch: Path, spoil: str, words: str
+    scratch: Path, spoil: str, message: str
 ) -> None:
-    with pytest.raises(StubError, match=words):
+    with pytest.raises(StubError, match=message):
         await run(FakeStub(spoil), scratch / "s", 1, 1)
 
 

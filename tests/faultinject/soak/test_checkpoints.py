@@ -1,4 +1,4 @@
-"""The audit accepts a checkpoint that holds the oracle's state, and reports every other one."""
+"""The audit accepts a checkpoint that holds the model's state, and reports every other one."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from faultinject.soak.checkpoints import CheckpointAudit, StateReplay
+from faultinject.history.model import ServiceModel
+from faultinject.soak.checkpoints import CheckpointAudit
 from guests.protocol.message import encode_request
-from guests.service import Context, answer, load
 from voter.core.entries import FORMAT, Base
 from voter.journal.format import CheckpointHead, checkpoint_pieces
 from voter.journal.recovery import IDENTITY, VoterIdentity, checkpoint_name
@@ -24,10 +24,10 @@ def put(value: bytes, key: str = "k") -> bytes:
 
 
 def state_after(*requests: bytes) -> bytes:
-    service = load("kv")()
+    model = ServiceModel()
     for place, request in enumerate(requests, start=1):
-        answer(service, request, Context(place, 0, bytes(8), "test", False))
-    return b"".join(service.snapshot())
+        model.apply(request, place)
+    return model.state()
 
 
 @pytest.fixture
@@ -58,20 +58,8 @@ def store(journal: Path, place: int, state: bytes) -> Path:
 def audit_of(journal: Path, *requests: bytes) -> CheckpointAudit:
     audit = CheckpointAudit(journal)
     for place, request in enumerate(requests, start=1):
-        audit.replay.execute(place, request, False)
+        audit.execute(place, request, False)
     return audit
-
-
-def test_replay_stops_at_the_place_that_is_asked_for_and_does_not_go_back() -> None:
-    replay = StateReplay()
-    requests = [put(b"one"), put(b"two", "l"), put(b"three")]
-    for place, request in enumerate(requests, start=1):
-        replay.execute(place, request, False)
-    replay.execute(4, encode_request("GET", "/kv/k", [], b""), True)
-    assert replay.state_at(2) == state_after(*requests[:2])
-    assert replay.state_at(9) == state_after(*requests)
-    with pytest.raises(ValueError, match="past 1"):
-        replay.state_at(1)
 
 
 def test_right_checkpoint_is_compared_once_all_before_it_is_known(journal: Path) -> None:
@@ -84,7 +72,7 @@ def test_right_checkpoint_is_compared_once_all_before_it_is_known(journal: Path)
     audit.compare(4)
     audit.collect()
     audit.compare(9)
-    assert (audit.compared, audit.wrong, audit.newest, audit.complaints) == (1, 0, 3, [])
+    assert (audit.compared, audit.wrong, audit.complaints) == (1, 0, [])
 
 
 def test_checkpoint_of_a_corrupted_state_is_reported_although_its_digest_is_right(

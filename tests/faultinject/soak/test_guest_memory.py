@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from faultinject.soak import guest_memory
-from faultinject.soak.guest_memory import Copy, MemoryMatches, census, find_held, flip, flipped
-from faultinject.soak.together import VALUE_SIZE, held_value
+from faultinject.soak.guest_memory import Copy, MemoryMatches, census, find_marked, flip, flipped
+from faultinject.soak.round_plan import VALUE_SIZE, marked_value
 
-VALUE = held_value(1, 1, 0)
-OTHER = held_value(1, 2, 0)
+VALUE = marked_value(1, 1, 0)
+OTHER = marked_value(1, 2, 0)
 
 
 def as_object(value: bytes, references: int = 1) -> bytes:
@@ -38,7 +38,7 @@ def test_object_in_use_is_told_from_freed_object_and_from_buffer(scratch: Path) 
         (2048, as_object(VALUE, references=0)),  # freed: the last block of its list
         (4096, b"PUT /kv/held-1 HTTP/1.1\r\n\r\n" + VALUE),
     )
-    found = find_held(ram)
+    found = find_marked(ram)
     assert [copy.offset for copy in found] == [288, 1056, 2080, 4123]
     assert [copy.live for copy in found] == [True, False, False, False]
 
@@ -50,18 +50,18 @@ def test_value_across_two_chunks_is_found_once(
     ram = memory(
         scratch, (4096 - 33, as_object(VALUE)), (8192 - 36, as_object(OTHER)), (12288, VALUE)
     )
-    assert [copy.value for copy in find_held(ram)] == [VALUE, OTHER, VALUE]
+    assert [copy.value for copy in find_marked(ram)] == [VALUE, OTHER, VALUE]
 
 
 def test_value_at_the_end_of_memory_is_left_out_if_it_is_cut(scratch: Path) -> None:
     ram = memory(scratch, ((1 << 16) - VALUE_SIZE + 1, VALUE[:-1]))
-    assert find_held(ram) == []
+    assert find_marked(ram) == []
 
 
 def test_flip_changes_one_bit_of_each_copy_and_reads_it_back(scratch: Path) -> None:
     ram = memory(scratch, (256, as_object(VALUE)), (2048, as_object(VALUE)))
     before = ram.read_bytes()
-    done = flip(ram, find_held(ram), 20, 3)
+    done = flip(ram, find_marked(ram), 20, 3)
     after = ram.read_bytes()
     assert [copy.value for copy in done] == [flipped(VALUE, 20, 3)] * 2
     changed = [at for at in range(len(before)) if before[at] != after[at]]
@@ -72,7 +72,7 @@ def test_flip_changes_one_bit_of_each_copy_and_reads_it_back(scratch: Path) -> N
 def test_flip_leaves_a_copy_alone_that_has_changed_since(scratch: Path) -> None:
     ram = memory(scratch, (256, as_object(OTHER)))
     assert flip(ram, [Copy(288, VALUE, True)], 20, 3) == []
-    assert find_held(ram)[0].value == OTHER
+    assert find_marked(ram)[0].value == OTHER
 
 
 def test_census_tells_foreign_corruption_from_the_guests_own() -> None:

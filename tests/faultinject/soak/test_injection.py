@@ -1,4 +1,4 @@
-"""Signals hit the very process that is meant, and their proof is what the kernel says."""
+"""Kills and freezes hit the intended process, and are over when it is replaced or runs again."""
 
 from __future__ import annotations
 
@@ -14,14 +14,17 @@ import pytest
 
 from deploy.host.identity import identify
 from deploy.node.records import Layout, RunningRecord
-from faultinject.soak.injection import InjectionNotApplied, InjectionProof, SoakInjector
+from faultinject.faults.site import NotApplied
+from faultinject.soak.injection import InjectionProof, SoakInjector
 from faultinject.soak.plan import PlannedInjection, SoakFaultKind
 from faultinject.soak.view import GuestView, NodeView, View
+
+KILL = PlannedInjection(number=1, kind=SoakFaultKind.VOTER_KILL, target="voter")
 
 
 @pytest.fixture
 def victim() -> Iterator[subprocess.Popen[bytes]]:
-    """Give a process that does nothing until it is hit."""
+    """Start a process that does nothing until it is hit."""
     command = [sys.executable, "-c", "import signal; print(flush=True); signal.pause()"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE)
     assert process.stdout is not None
@@ -32,10 +35,11 @@ def victim() -> Iterator[subprocess.Popen[bytes]]:
     process.stdout.close()
 
 
-def striker(directory: Path, process: subprocess.Popen[bytes]) -> SoakInjector:
-    """A striker on a node whose voter is this process."""
-    layout = Layout(directory)
-    identity = identify(process.pid)
+@pytest.fixture
+def injector(scratch: Path, victim: subprocess.Popen[bytes]) -> SoakInjector:
+    """Make an injector for a node whose voter is the victim."""
+    layout = Layout(scratch)
+    identity = identify(victim.pid)
     assert identity is not None
     layout.write(RunningRecord(processes={"voter": identity}))
     return SoakInjector(NodeView(layout))
@@ -46,52 +50,46 @@ def view(voter: int | None, guest: int | None = None) -> View:
     return View(at=0.0, supervisor=1, voter=voter, standing="ready", guests=guests)
 
 
-async def test_a_kill_is_proved_by_the_process_gone(
-    scratch: Path, victim: subprocess.Popen[bytes]
+async def test_kill_ends_the_process_and_is_over_when_another_one_runs(
+    injector: SoakInjector, victim: subprocess.Popen[bytes]
 ) -> None:
-    strike = PlannedInjection(number=1, kind=SoakFaultKind.VOTER_KILL, target="voter")
-    applied = await striker(scratch, victim).strike(strike)
+    applied = await injector.inject(KILL)
     assert await asyncio.to_thread(victim.wait) == -signal.SIGKILL
-    assert f"process {victim.pid} got SIGKILL" in applied.proof
-    assert not applied.over(strike.kind, "voter", view(victim.pid))
-    assert not applied.over(strike.kind, "voter", view(None))
-    assert applied.over(strike.kind, "voter", view(victim.pid + 1))
+    assert f"process {victim.pid} has ended" in applied.proof
+    assert not applied.over(KILL.kind, "voter", view(victim.pid))
+    assert not applied.over(KILL.kind, "voter", view(None))
+    assert applied.over(KILL.kind, "voter", view(victim.pid + 1))
 
 
-async def test_a_freeze_is_proved_by_the_process_stopped_and_over_once_it_runs(
-    scratch: Path, victim: subprocess.Popen[bytes]
+async def test_freeze_stops_the_process_and_is_over_when_it_runs_again(
+    injector: SoakInjector, victim: subprocess.Popen[bytes]
 ) -> None:
-    strike = PlannedInjection(number=1, kind=SoakFaultKind.GUEST_FREEZE, target="voter")
-    applied = await striker(scratch, victim).strike(strike)
-    assert "state is T" in applied.proof
-    assert not applied.over(strike.kind, "g1", view(1, victim.pid))
+    freeze = PlannedInjection(number=1, kind=SoakFaultKind.GUEST_FREEZE, target="voter")
+    applied = await injector.inject(freeze)
+    assert "is stopped" in applied.proof
+    assert not applied.over(freeze.kind, "g1", view(1, victim.pid))
     os.kill(victim.pid, signal.SIGCONT)
     await asyncio.to_thread(os.waitid, os.P_PID, victim.pid, os.WCONTINUED)
-    assert applied.over(strike.kind, "g1", view(1, victim.pid))
+    assert applied.over(freeze.kind, "g1", view(1, victim.pid))
 
 
-async def test_what_has_no_process_is_not_applied(
-    scratch: Path, victim: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+async def test_inject_raises_when_the_target_has_no_process(
+    injector: SoakInjector, victim: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("faultinject.soak.injection.TARGET_PATIENCE", 0.05)
-    it = striker(scratch, victim)
     victim.kill()
     await asyncio.to_thread(victim.wait)
-    with pytest.raises(InjectionNotApplied, match="voter has no process"):
-        await it.strike(PlannedInjection(number=1, kind=SoakFaultKind.VOTER_KILL, target="voter"))
+    with pytest.raises(NotApplied, match="voter has no process"):
+        await injector.inject(KILL)
 
 
-async def test_an_injection_without_a_supervisor_is_not_applied(
-    scratch: Path, victim: subprocess.Popen[bytes]
-) -> None:
-    strike = PlannedInjection(number=1, kind=SoakFaultKind.HANG, target="g1", seconds=1.0)
-    it = striker(scratch, victim)
-    async with it._node:
-        with pytest.raises(InjectionNotApplied, match="hang of g1"):
-            await it.strike(strike)
+async def test_inject_raises_when_the_supervisor_does_not_answer(scratch: Path) -> None:
+    hang = PlannedInjection(number=1, kind=SoakFaultKind.HANG, target="g1", seconds=1.0)
+    async with NodeView(Layout(scratch)) as node:
+        with pytest.raises(NotApplied, match="hang of g1"):
+            await SoakInjector(node).inject(hang)
 
 
-def test_an_injected_fault_is_over_when_the_view_says_so() -> None:
-    assert InjectionProof(at=0.0, proof="held by the proxy").over(
-        SoakFaultKind.GARBAGE, "g1", view(1)
-    )
+def test_fault_of_the_supervisor_is_over_when_the_view_says_so() -> None:
+    proof = InjectionProof(at=0.0, proof="the proxy holds it")
+    assert proof.over(SoakFaultKind.GARBAGE, "g1", view(1))

@@ -7,72 +7,76 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from faultinject.faults import CATALOGUE
-from faultinject.soak.plan import GUESTS, INJECTED, Moment, SoakFaultKind, make_plan
+from faultinject.soak.plan import BY_SUPERVISOR, GUESTS, Moment, SoakFaultKind, make_plan
 
 SEEDS = st.integers(0, 2**64)
 
 
 @given(SEEDS, st.integers(1, 300))
-def test_it_has_as_many_faults_as_asked_for_numbered_in_order(seed: int, faults: int) -> None:
-    strikes = [strike for episode in make_plan(seed, faults) for strike in episode.strikes]
-    assert [strike.number for strike in strikes] == list(range(1, faults + 1))
+def test_plan_has_the_number_of_faults_requested_numbered_in_order(seed: int, faults: int) -> None:
+    injections = [planned for episode in make_plan(seed, faults) for planned in episode.injections]
+    assert [planned.number for planned in injections] == list(range(1, faults + 1))
 
 
-def test_the_same_seed_gives_the_same_plan_and_another_one_another() -> None:
+def test_plan_is_the_same_for_the_same_seed_and_another_for_another_seed() -> None:
     assert make_plan(7, 200) == make_plan(7, 200)
     assert make_plan(7, 200) != make_plan(8, 200)
 
 
-def test_a_plan_is_the_same_on_every_host_and_day() -> None:
+def test_plan_of_seed_1_never_changes() -> None:
     shown = [
-        " ".join(f"{strike.kind}/{strike.target}/{strike.seconds:g}" for strike in episode.strikes)
+        " ".join(
+            f"{planned.kind}/{planned.target}/{planned.seconds:g}" for planned in episode.injections
+        )
         for episode in make_plan(1, 6)
     ]
     assert shown == PLAN_OF_SEED_1
 
 
 @given(SEEDS, st.integers(12, 300))
-def test_more_than_a_quarter_are_meant_to_come_during_a_repair(seed: int, faults: int) -> None:
-    strikes = [strike for episode in make_plan(seed, faults) for strike in episode.strikes]
-    assert sum(strike.moment.overlaps for strike in strikes) > faults * (
+def test_plan_injects_more_than_a_quarter_during_a_repair(seed: int, faults: int) -> None:
+    injections = [planned for episode in make_plan(seed, faults) for planned in episode.injections]
+    assert sum(planned.moment.overlaps for planned in injections) > faults * (
         0.33 if faults >= 150 else 0.25
     )
 
 
 @given(SEEDS)
-def test_a_long_plan_has_every_kind_and_hits_every_part(seed: int) -> None:
-    strikes = [strike for episode in make_plan(seed, 200) for strike in episode.strikes]
-    assert {strike.kind for strike in strikes} == set(SoakFaultKind)
-    assert {strike.target for strike in strikes} == {*GUESTS, "voter", "supervisor"}
-    assert {strike.moment for strike in strikes} == set(Moment)
+def test_long_plan_has_every_kind_and_target(seed: int) -> None:
+    injections = [planned for episode in make_plan(seed, 200) for planned in episode.injections]
+    assert {planned.kind for planned in injections} == set(SoakFaultKind)
+    assert {planned.target for planned in injections} == {*GUESTS, "voter", "supervisor"}
+    assert {planned.moment for planned in injections} == set(Moment)
 
 
 @given(SEEDS)
-def test_never_two_guests_in_one_episode_and_the_second_fault_only_where_it_can_be(
+def test_episode_hits_at_most_one_guest(
     seed: int,
 ) -> None:
     for episode in make_plan(seed, 200):
-        first, *later = episode.strikes
-        guests = {strike.target for strike in episode.strikes} & set(GUESTS)
+        first, *later = episode.injections
+        guests = {planned.target for planned in episode.injections} & set(GUESTS)
         assert len(guests) <= 1
         assert first.moment is Moment.WHOLE
-        for strike in later:
-            assert strike.kind not in INJECTED  # the supervisor may be dead, or busy with the guest
-            assert (strike.moment is Moment.HELD) == (first.kind is SoakFaultKind.SLOW)
+        for planned in later:
+            assert (
+                planned.kind not in BY_SUPERVISOR
+            )  # the supervisor may be dead, or busy with the guest
+            assert (planned.moment is Moment.HELD) == (first.kind is SoakFaultKind.SLOW)
 
 
 @given(SEEDS)
-def test_what_is_injected_holds_for_a_time_and_the_rest_is_of_a_moment(seed: int) -> None:
+def test_only_faults_of_the_supervisor_have_a_duration(seed: int) -> None:
     for episode in make_plan(seed, 100):
-        for strike in episode.strikes:
-            assert (strike.seconds > 0) == (strike.kind in INJECTED)
+        for planned in episode.injections:
+            assert (planned.seconds > 0) == (planned.kind in BY_SUPERVISOR)
 
 
-def test_injected_kinds_are_the_catalogues() -> None:
-    assert {str(kind) for kind in INJECTED} <= set(CATALOGUE)
+def test_kinds_of_the_supervisor_are_in_the_catalogue() -> None:
+    assert {str(kind) for kind in BY_SUPERVISOR} <= set(CATALOGUE)
 
 
-def test_a_plan_without_faults_is_refused() -> None:
+def test_plan_without_faults_raises() -> None:
     with pytest.raises(ValueError, match="at least 1"):
         make_plan(1, 0)
 

@@ -7,19 +7,26 @@ from pathlib import Path
 
 import msgspec
 
-from faultinject.soak.detection import Detector
+from faultinject.soak.checkpoints import CheckpointAudit
 from faultinject.soak.guest_memory import MemoryMatches
 from faultinject.soak.record import RoundRecord, append_round
 from faultinject.soak.verdict import corrupt_restores, judge_rounds, summarize_rounds
+from faultinject.soak.voter_log import Detector
 
 CLEAN = MemoryMatches(right=1, foreign=0, own=0, own_live=0)
 RIGHT = RoundRecord(
-    number=1, guest="g1", key="held-1", aim="clients read the value", lead=0.0, planned_offset=0.1,
-    offset=0.1, corruption="flipped", kill="gone", interrupted=False,
+    number=1, guest="g1", key="held-1", moment="clients read the value", lead=0.0,
+    planned_offset=0.1, offset=0.1, corruption="flipped", kill="gone", interrupted=False,
     noticed_by=Detector.DISSENT, noticed_after=0.02, noticed_as="", timeline=[], wrong=0,
     read_back=True, markers=2, checkpoints=1,
-    memory=dict.fromkeys(("g1", "g2", "g3"), CLEAN), whole_after=1.0, longest_pause=0.5,
+    memory=dict.fromkeys(("g1", "g2", "g3"), CLEAN), recovered_after=1.0, longest_pause=0.5,
 )  # fmt: skip
+
+
+def audited(compared: int, wrong: int) -> CheckpointAudit:
+    audit = CheckpointAudit(Path("unused"))
+    audit.compared, audit.wrong = compared, wrong
+    return audit
 
 
 def with_memory(guest: str, found: MemoryMatches, markers: int = 2) -> RoundRecord:
@@ -29,7 +36,7 @@ def with_memory(guest: str, found: MemoryMatches, markers: int = 2) -> RoundReco
 
 def broken(*rounds: RoundRecord, compared: int = 1, wrong: int = 0) -> set[str]:
     """Return the promises that these rounds break."""
-    judged = judge_rounds(rounds, compared=compared, wrong=wrong, complaints=[])
+    judged = judge_rounds(rounds, audited(compared, wrong))
     return {promise.promise for promise in judged if not promise.held}
 
 
@@ -76,7 +83,7 @@ def test_summary_counts_detectors_and_times_and_places_the_kills() -> None:
         msgspec.structs.replace(RIGHT, noticed_after=0.12, interrupted=True),
         msgspec.structs.replace(RIGHT, noticed_by=Detector.DIGEST, noticed_after=3.0),
     ]
-    summary = summarize_rounds(rounds, compared=4, wrong=0)
+    summary = summarize_rounds(rounds, audited(4, 0))
     assert summary.noticed == {"dissent": 2, "digest": 1}
     assert (summary.unnoticed_median, summary.unnoticed_longest) == (0.12, 3.0)
     assert (summary.rounds, summary.proven, summary.wrong, summary.restored) == (3, 3, 0, 0)

@@ -1,4 +1,4 @@
-"""What is taken for whole, for on its way back, and for silence."""
+"""The state of a node is read from its supervisor or its voter."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 
 from deploy.node.records import Layout
-from faultinject.soak.view import GuestView, NoAnswer, NodeView, ViewRefused
+from faultinject.soak.view import GuestView, NoAnswer, NodeView, SupervisorRefused
 from voter.sockets import listen_unix
 
 ACTIVE = GuestView(replica="active", reason="votes", vm="ready", pid=7)
@@ -24,7 +24,7 @@ def supervisor(**guest: Any) -> dict[str, Any]:
         "reason": "votes",
         "lag": guest.get("lag", 0),
     }
-    repairs = {"under_way": guest.get("under_way", False), "in_row": 0}
+    repairs = {"in_progress": guest.get("under_way", False), "consecutive": 0}
     return {
         "phase": "up", "standing": "ready",
         "supervisor": {"pid": 11}, "voter": {"pid": 12, "seq": 5, "counters": {}},
@@ -60,7 +60,7 @@ async def serving(path: Path, answers: dict[str, tuple[int, Any]]) -> AsyncItera
         await runner.cleanup()
 
 
-def test_a_guest_is_whole_only_if_it_votes_and_nothing_is_done_to_it() -> None:
+def test_guest_is_whole_only_if_it_votes_without_fault_repair_and_lag() -> None:
     assert ACTIVE.whole
     for change in (
         {"replica": "learner"}, {"vm": "paused"}, {"fault": "slow"}, {"under_way": True},
@@ -69,49 +69,49 @@ def test_a_guest_is_whole_only_if_it_votes_and_nothing_is_done_to_it() -> None:
         assert not msgspec.structs.replace(ACTIVE, **change).whole
 
 
-def test_a_guest_returns_from_its_being_put_back_until_it_votes() -> None:
-    put_back = msgspec.structs.replace(ACTIVE, replica="absent", under_way=True)
-    assert put_back.returning and not put_back.joining
+def test_guest_is_returning_from_its_repair_until_it_votes() -> None:
+    repaired = msgspec.structs.replace(ACTIVE, replica="absent", under_way=True)
+    assert repaired.returning and not repaired.joining
     learner = msgspec.structs.replace(ACTIVE, replica="learner")
     assert learner.returning and learner.joining
     assert not msgspec.structs.replace(ACTIVE, under_way=True).returning
     assert not msgspec.structs.replace(ACTIVE, replica="absent").returning
 
 
-async def test_the_supervisor_is_asked_and_without_it_the_voter(scratch: Path) -> None:
+async def test_poll_asks_the_supervisor_and_without_it_the_voter(scratch: Path) -> None:
     layout = Layout(scratch)
     async with NodeView(layout) as node:
         with pytest.raises(NoAnswer):
-            await node.look()
+            await node.poll()
         async with serving(layout.voter_control, {"/status": (200, VOTER)}):
-            view = await node.look()
+            view = await node.poll()
             assert (view.supervisor, view.voter, view.whole) == (None, 12, False)
             assert view.guests["g1"].joining
             async with serving(layout.supervisor_socket, {"/status": (200, supervisor())}):
-                view = await node.look()
-                assert (view.supervisor, view.seq, view.whole) == (11, 5, True)
+                view = await node.poll()
+                assert (view.supervisor, view.whole) == (11, True)
 
 
-async def test_a_supervisor_that_is_not_up_yet_is_none(scratch: Path) -> None:
+async def test_node_is_not_whole_while_its_supervisor_starts(scratch: Path) -> None:
     layout = Layout(scratch)
     starting = supervisor() | {"phase": "starting"}
     async with (
         NodeView(layout) as node,
         serving(layout.supervisor_socket, {"/status": (200, starting)}),
     ):
-        assert not (await node.look()).whole
+        assert not (await node.poll()).whole
 
 
-async def test_a_refusal_is_told_in_the_supervisors_words(scratch: Path) -> None:
+async def test_refusal_has_the_supervisors_message(scratch: Path) -> None:
     layout = Layout(scratch)
     refusal = (409, {"error": "g1 is dead"})
     async with NodeView(layout) as node, serving(layout.supervisor_socket, {"/inject": refusal}):
-        with pytest.raises(ViewRefused, match="g1 is dead"):
+        with pytest.raises(SupervisorRefused, match="g1 is dead"):
             await node.supervisor("POST", "/inject", {})
 
 
 @pytest.mark.parametrize("since, again", [(99.0, True), (101.0, False)])
-async def test_whether_a_guest_came_to_vote_meanwhile_is_in_the_history(
+async def test_voted_again_reads_the_supervisors_history(
     scratch: Path, since: float, again: bool
 ) -> None:
     layout = Layout(scratch)
@@ -124,7 +124,7 @@ async def test_whether_a_guest_came_to_vote_meanwhile_is_in_the_history(
         assert not await node.voted_again("g2", since)
 
 
-async def test_where_nobody_can_tell_it_counts_as_voting_again(scratch: Path) -> None:
+async def test_voted_again_is_true_when_nobody_answers(scratch: Path) -> None:
     layout = Layout(scratch)
     async with NodeView(layout) as node:
         assert await node.voted_again("g1", 0.0)

@@ -197,13 +197,13 @@ def test_capture_process_closes_the_link() -> None:
     ours, theirs = os.pipe()
     service = Pieces(b"abc")
 
-    def look() -> None:
+    def inspect() -> None:
         held = [
             os.readlink(entry.path) for entry in os.scandir("/proc/self/fd") if held_open(entry)
         ]
         service.pieces = [" ".join(held).encode()]
 
-    service.before = look
+    service.before = inspect
     capture = ForkedCapture(service, True, (ours, theirs))
     digest_of(capture)
     held = b"".join(pieces_of(capture)).decode().split()
@@ -247,13 +247,13 @@ def test_capture_process_raises_its_priority_after_a_while(
     monkeypatch.setattr(os, "nice", add_to_nothing)
     service = Pieces(b"abc")
 
-    def look() -> None:
+    def inspect() -> None:
         deadline = time.monotonic() + 30
         while len(niceness) <= len(way) and time.monotonic() < deadline:
             time.sleep(0.01)
         service.pieces = [" ".join(map(str, niceness[: len(way) + 1])).encode()]
 
-    service.before = look
+    service.before = inspect
     capture = ForkedCapture(service, True)
     digest_of(capture)
     assert [int(value) for value in b"".join(pieces_of(capture)).split()] == [NICE, *way]

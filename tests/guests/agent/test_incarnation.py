@@ -113,12 +113,12 @@ def test_repeated_write_is_answered_from_the_cache_and_not_applied() -> None:
     voter = Voter()
     voter.hello()
     orders = [increment(voter) for _ in range(5)]
-    said = voter.send(b"".join(orders))
-    assert [Reply.decode(frame.payload).body for frame in said] == [b"1", b"2", b"3", b"4", b"5"]
+    first = voter.send(b"".join(orders))
+    assert [Reply.decode(frame.payload).body for frame in first] == [b"1", b"2", b"3", b"4", b"5"]
     assert voter.hello(78).replies_from == 1
     repeated = voter.send(b"".join(again(order) for order in orders[2:]))
     assert [(f.kind, f.seq, f.payload) for f in repeated] == [
-        (f.kind, f.seq, f.payload) for f in said[2:]
+        (f.kind, f.seq, f.payload) for f in first[2:]
     ]
     (more,) = voter.send(increment(voter))
     assert Reply.decode(more.payload).body == b"6", "the state has not changed"
@@ -146,10 +146,10 @@ def test_repeated_voided_write_stays_voided() -> None:
     voter = Voter()
     voter.hello()
     order = wire.encode_order(1, EMPTY, b"skipped!", b"", put_request("a", b"1"))
-    (said,) = voter.send(encode(FrameKind.ORDER, 77, 1, order, wire.FLAG_VOID))
+    (first,) = voter.send(encode(FrameKind.ORDER, 77, 1, order, wire.FLAG_VOID))
     voter.hello(78)
     (repeated,) = voter.send(encode(FrameKind.ORDER, 78, 1, order, wire.FLAG_VOID))
-    assert repeated.payload == said.payload
+    assert repeated.payload == first.payload
     (refused,) = voter.send(encode(FrameKind.ORDER, 78, 1, order))
     assert refused.kind == FrameKind.REFUSED
 
@@ -207,8 +207,8 @@ def test_voided_request_is_skipped_and_counts_in_the_history() -> None:
 def test_context_comes_from_the_order() -> None:
     seen: list[Context] = []
 
-    class Look(Service):
-        name = "look"
+    class Recorder(Service):
+        name = "recorder"
 
         def apply(self, request: Request, context: Context) -> Reply:
             seen.append(context)
@@ -216,7 +216,7 @@ def test_context_comes_from_the_order() -> None:
 
     replies = []
     for _ in range(2):
-        voter = Voter(Look)
+        voter = Voter(Recorder)
         voter.hello()
         payload = wire.encode_order(12_000_000_000, EMPTY, b"history1", "jörg".encode(), get("a"))
         (frame,) = voter.send(encode(FrameKind.ORDER, 77, 9, payload, wire.FLAG_READ_ONLY))
@@ -389,7 +389,7 @@ def test_service_whose_snapshot_fails_continues_and_agrees() -> None:
 
 
 class LateCapture(InlineCapture):
-    """A capture that is ready when the test says so."""
+    """A capture that is ready when the test sets ``ready``."""
 
     made: list[LateCapture]
 

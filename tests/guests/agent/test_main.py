@@ -67,7 +67,7 @@ class Process:
 
     def children(self) -> list[int]:
         path = f"/proc/{self.process.pid}/task/{self.process.pid}/children"
-        return [int(word) for word in Path(path).read_text().split()]
+        return [int(pid) for pid in Path(path).read_text().split()]
 
     def order(self, epoch: int, request: bytes, seq: int = 1, prev: bytes = EMPTY) -> None:
         payload = wire.encode_order(1, prev, b"histo%03d" % seq, b"", request)
@@ -76,8 +76,8 @@ class Process:
     def end(self) -> tuple[int, str]:
         """Close the link; return the exit status and the console's text."""
         self.socket.close()
-        _, said = self.process.communicate(timeout=20)
-        return self.process.returncode, said.decode()
+        _, console = self.process.communicate(timeout=20)
+        return self.process.returncode, console.decode()
 
 
 @pytest.fixture
@@ -102,9 +102,9 @@ def test_agent_serves_until_its_link_ends(agent: Process) -> None:
     assert agent.hello(5).service == "kv"
     agent.order(5, encode_request("PUT", "/kv/a", [], b"1"))
     assert Reply.decode(agent.frame(FrameKind.REPLY).payload).status == 201
-    status, said = agent.end()
+    status, console = agent.end()
     assert status == 0
-    assert said.splitlines() == ["trivisor: ready service=kv build=-"]
+    assert console.splitlines() == ["trivisor: ready service=kv build=-"]
 
 
 SLOW = """
@@ -188,8 +188,8 @@ def test_service_is_restarted_when_killed(agent: Process, how: signal.Signals) -
     assert (welcome.incarnation, welcome.fresh, welcome.last_seq) == (2, True, 0)
     agent.order(6, get("a"))
     assert Reply.decode(agent.frame(FrameKind.REPLY).payload).status == 404
-    status, said = agent.end()
-    assert (status, f"service ended with status {-how}" in said) == (0, True)
+    status, console = agent.end()
+    assert (status, f"service ended with status {-how}" in console) == (0, True)
 
 
 DYING = """
@@ -255,9 +255,9 @@ def test_restarts_are_paced_when_the_service_dies_at_once(tmp_path: Path) -> Non
             process.frame(FrameKind.HERE, timeout=2)
     finally:
         process.process.kill()
-    said = process.end()[1]
-    assert "no memory for my tables" in said, "the console shows why"
-    assert 2 <= said.count("starting incarnation") < 12
+    console = process.end()[1]
+    assert "no memory for my tables" in console, "the console shows why"
+    assert 2 <= console.count("starting incarnation") < 12
 
 
 def test_agent_ends_when_its_voter_dies_while_it_writes(agent: Process) -> None:

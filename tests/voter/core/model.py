@@ -1,8 +1,8 @@
 """A model of a node: the real engine, and replicas that are a few lines each.
 
-The replicas do what the agent does (apply in order, hold a history, keep and restore states), and
-can be told to be faulty.  The node carries out the engine's effects, hands over what the replicas
-say when the test asks for it, and checks the promises of DESIGN.md at every step.
+The replicas do what the agent does: they apply requests in order, hold a history, keep and restore
+states.  A test can make them faulty.  The node carries out the engine's effects, delivers the
+replicas' messages when the test wants it, and checks the engine's promises at every step.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from voter.core.replica import State
 __all__ = ["FAULTS", "Node", "Replica", "apply", "digest_of", "make_engine"]
 
 FAULTS = (
-    "lie",  # replies are not what they should be
-    "lie-long",  # ... and long
-    "lie-digest",  # the digest of its state is not
-    "lie-state",  # the state it gives for a checkpoint is not
-    "lie-restored",  # the digest after a restore is not
-    "corrupt",  # its state was changed behind its back
-    "silent",  # takes everything, says nothing
-    "wrong-seq",  # answers what was not asked
-    "twice",  # answers twice
-    "swap",  # answers a request with a digest
-    "refuse",  # says that it cannot apply
-    "alive",  # says without end that it is alive
-    "withhold",  # votes, but never gives the state it kept
-    "no-digest",  # ... never tells its digest
+    "lie",  # its replies are wrong
+    "lie-long",  # its replies are wrong and long
+    "lie-digest",  # the digest of its state is wrong
+    "lie-state",  # the state that it sends for a checkpoint is wrong
+    "lie-restored",  # the digest after a restore is wrong
+    "corrupt",  # its state is damaged
+    "silent",  # it takes everything and sends nothing
+    "wrong-seq",  # it answers what was not asked
+    "twice",  # it answers twice
+    "swap",  # it answers a request with a digest
+    "refuse",  # it reports that it cannot apply a request
+    "alive",  # it sends signs of life that were not requested
+    "withhold",  # it votes, but never sends the state that it kept
+    "no-digest",  # it votes, but never sends its digest
 )
 
 
 REPLIES = 50
 """Replies to writes that a replica keeps."""
 HANG = 2.0
-"""Seconds of silence after which these tests' engines take a replica for gone."""
+"""Seconds without progress after which a replica is lost in these tests."""
 
 
 def make_engine(vote: str = "2/3", *, limits: Limits | None = None, observers: int = 0) -> Engine:
@@ -58,21 +58,21 @@ def make_engine(vote: str = "2/3", *, limits: Limits | None = None, observers: i
 
 
 def digest_of(state: bytes | bytearray) -> bytes:
-    """Return the digest of a state, as a service does."""
+    """Return the digest of a state, as a service computes it."""
     return blake2b(state, digest_size=32).digest()
 
 
 def with_digest(state: bytes) -> tuple[bytes, bytes]:
-    """Return a state and its digest, as a link works it out."""
+    """Return a state and its digest, as a link computes it."""
     return state, digest_of(state)
 
 
 def apply(state: bytes, record: Record) -> tuple[bytes, bytes]:
     """Apply a record as a correct service does: return the state after it, and the reply.
 
-    The state is a hash of all writes, so that any write left out, changed or doubled shows in each
-    later reply.  A request that begins with L has a long reply; one that begins with P kills the
-    replica that applies it.
+    The state is a hash of all writes.  So a write that is left out, changed or applied twice shows
+    in each later reply.  A request that begins with L has a long reply.  One that begins with P
+    kills the replica that applies it.
     """
     if record.void:
         return state, b"voided"
@@ -84,13 +84,13 @@ def apply(state: bytes, record: Record) -> tuple[bytes, bytes]:
 
 
 class Replica:
-    """A replica and its link, as the engine sees them through the shell."""
+    """A replica and its link, as the shell shows them to the engine."""
 
     def __init__(self, index: int) -> None:
         self.index = index
         self.incarnation = 0
         self.fault: str | None = None
-        self.slow = False  # its digests come when all else is done, or it is told to tell them
+        self.slow = False  # its digests come when all else is done, or by ``send_digest``
         self.dead = False
         self.epoch = 0  # of its link; 0 if it has none
         self.inbox: deque[Effect] = deque()
@@ -111,31 +111,31 @@ class Replica:
         self.cut()
 
     def cut(self) -> None:
-        """End the link: what was under way in it is gone."""
+        """End the link; what was under way in it is lost."""
         self.epoch = 0
         self.inbox.clear()
         self.outbox.clear()
-        self.untold: ev.Digested | None = None  # a digest that is not ready yet
+        self.late_digest: ev.Digested | None = None  # not ready yet
 
     @property
     def replies_from(self) -> int:
-        """Place of the first write whose reply is still held, and all later ones (0: none)."""
+        """The first write of those whose replies are still held (0: none)."""
         return next(iter(self.replies), 0)
 
     @property
     def busy(self) -> bool:
-        """Whether it has something to do or to say."""
-        return bool(self.inbox or self.outbox or self.untold)
+        """Whether it has something to do or to send."""
+        return bool(self.inbox or self.outbox or self.late_digest)
 
-    def tell(self) -> None:
-        """The digest is ready: say it."""
-        assert self.untold is not None
+    def send_digest(self) -> None:
+        """Send the digest that was not ready."""
+        assert self.late_digest is not None
         if self.fault != "silent":
-            self.outbox.extend(self._twist(self.untold))
-        self.untold = None
+            self.outbox.extend(self._twist(self.late_digest))
+        self.late_digest = None
 
     def work(self) -> None:
-        """Take the next message, and put what it has to say about it into the outbox."""
+        """Take the next message, and put the answers into the outbox."""
         message = self.inbox.popleft()
         if self.fault == "silent":
             return
@@ -172,14 +172,14 @@ class Replica:
             yield ev.Answered(index, epoch, record.seq, reply)
         elif isinstance(message, ev.Mark):
             self.kept = (message.seq, self.state) if message.keeper == index else None
-            self.untold = ev.Digested(index, epoch, message.seq, digest_of(self.state))
+            self.late_digest = ev.Digested(index, epoch, message.seq, digest_of(self.state))
             if not self.slow:
-                self.tell()
+                self.send_digest()
         elif isinstance(message, ev.Ping):
             yield ev.Heard(index, epoch)
         elif isinstance(message, ev.Restore):
             self.state, self.fresh, self.applied = bytes(message.state), False, []
-            self.replies, self.untold = {}, None
+            self.replies, self.late_digest = {}, None
             self.last_seq, self.history = message.seq, message.history
             yield ev.Restored(index, epoch, message.seq, digest_of(message.state))
         elif isinstance(message, ev.Fetch):
@@ -189,7 +189,7 @@ class Replica:
                 yield ev.Fetched(index, epoch, message.seq, *with_digest(self.kept[1]))
 
     def _twist(self, event: Any) -> Iterator[Event]:
-        """Say what the fault makes of it.  No two liars tell the same lie."""
+        """Change an answer as the fault demands.  No two lying replicas send the same lie."""
         fault, index, epoch = self.fault, self.index, self.epoch
         lie = b"lie %d of %d" % (getattr(event, "seq", 0), index)
         if isinstance(event, ev.Answered):
@@ -223,7 +223,7 @@ class Replica:
 
 
 class Node:
-    """An engine and its replicas; every promise that can be checked at each step is."""
+    """An engine and its replicas; the promises are checked at each step."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -239,16 +239,16 @@ class Node:
         self.verdicts: dict[int, ev.Release | ev.Fail] = {}
         self.checkpoints: list[int] = []
         self._state = b""  # of the correct service
-        # What a second book-keeper notes, to check the engine's by:
-        self._standing: list[str] = [State.ABSENT for _ in self.replicas]
-        self._said: dict[int, dict[int, bytes]] = {}
+        # An independent record, to check the engine:
+        self._states: list[str] = [State.ABSENT for _ in self.replicas]
+        self._values: dict[int, dict[int, bytes]] = {}
         self.tick(0.0)
 
     # ------------------------------------------------------------- inputs
 
     def feed(self, event: Event) -> list[Effect]:
-        """Give the engine an event, check and carry out what it decides."""
-        self._note(event)
+        """Give the engine an event; check and carry out the effects."""
+        self._record(event)
         effects = self.engine.receive(event)
         for effect in effects:
             self._carry_out(effect)
@@ -268,7 +268,7 @@ class Node:
         before = self.engine.log.seq
         effects = self.feed(ev.Submit(self.tickets, request, b"me", read_only))
         if isinstance(effects[0], ev.Fail):
-            # Fail-safe: what is refused gets no place and is sent to nobody.
+            # Fail-safe: a refused request gets no place and is sent to nobody.
             assert effects[0].failure in (Failure.NOT_EXECUTED, Failure.OVERLOAD)
             assert self.engine.log.seq == before
             assert len(effects) == 1
@@ -277,7 +277,7 @@ class Node:
         return self.tickets
 
     def cancel(self, ticket: int) -> None:
-        """The client of a ticket has gone."""
+        """The client of a ticket no longer waits."""
         self.open.discard(ticket)
         self.feed(ev.Cancel(ticket))
 
@@ -308,26 +308,26 @@ class Node:
             self.feed(ev.Lost(index, epoch, "link closed"))
 
     def crash(self, index: int) -> None:
-        """Kill a replica; it comes back with an empty state."""
+        """Kill a replica; it restarts with an empty state."""
         self.lose(index)
         self.replicas[index].restart()
 
     def work(self, index: int) -> None:
-        """Let a replica take its next message; it may be its last one."""
+        """Let a replica take its next message, which may kill it."""
         self.replicas[index].work()
         if self.replicas[index].dead:
             self.crash(index)
 
     def deliver(self, index: int) -> None:
-        """Hand over the next thing that a replica has said."""
+        """Deliver the next message of a replica."""
         self.feed(self.replicas[index].outbox.popleft())
 
     def busy(self) -> list[int]:
-        """Return the replicas that have something to do or to say."""
+        """Return the replicas that have something to do or to send."""
         return [replica.index for replica in self.replicas if replica.busy]
 
     def run_one(self, index: int) -> None:
-        """Let one replica work and talk until it has nothing to do."""
+        """Let one replica work and send until it has nothing to do."""
         replica = self.replicas[index]
         while replica.busy:
             if replica.outbox:
@@ -335,17 +335,17 @@ class Node:
             elif replica.inbox:
                 self.work(index)
             else:
-                replica.tell()
+                replica.send_digest()
 
     def run(self, most: int = 100_000) -> None:
-        """Let all replicas work and talk until nothing moves."""
+        """Let all replicas work and send until none has anything to do."""
         while busy := self.busy():
             for index in busy:
                 replica = self.replicas[index]
                 if replica.inbox:
                     self.work(index)
-                elif replica.untold:
-                    replica.tell()
+                elif replica.late_digest:
+                    replica.send_digest()
                 while replica.outbox:
                     self.deliver(index)
                 most -= 1
@@ -360,7 +360,7 @@ class Node:
         return self
 
     def heal(self) -> None:
-        """Do what links and the supervisor do: bring all replicas back, honest ones, in the end."""
+        """Bring all replicas back without faults, as links and the supervisor do."""
         for replica in self.replicas:
             if replica.fault is not None:
                 replica.fault = None
@@ -369,7 +369,7 @@ class Node:
             self.run()
             for replica in self.replicas:
                 if not replica.epoch:
-                    if self._standing[replica.index] == State.EXPELLED:
+                    if self._states[replica.index] == State.EXPELLED:
                         replica.restart()
                     self.connect(replica.index)
             self.run()
@@ -377,18 +377,18 @@ class Node:
 
     # ------------------------------------------------------------- effects
 
-    def _note(self, event: Event) -> None:
-        """Note what a replica said, if it is of an incarnation that counts."""
+    def _record(self, event: Event) -> None:
+        """Record what a replica sent, if its incarnation has not ended."""
         if isinstance(event, ev.Answered | ev.Digested):
             if event.epoch == self.engine.members[event.replica].epoch:
                 value = event.reply if isinstance(event, ev.Answered) else event.digest
-                self._said.setdefault(event.seq, {})[event.replica] = value
+                self._values.setdefault(event.seq, {})[event.replica] = value
         elif isinstance(event, ev.Greeted):
             self._void(event.replica)
 
     def _void(self, index: int) -> None:
-        for said in self._said.values():
-            said.pop(index, None)
+        for values in self._values.values():
+            values.pop(index, None)
 
     def _carry_out(self, effect: Effect) -> None:
         if isinstance(effect, ev.Send):
@@ -400,7 +400,7 @@ class Node:
         elif isinstance(effect, ev.Disconnect):
             self.replicas[effect.replica].cut()
         elif isinstance(effect, ev.Changed):
-            self._standing[effect.replica] = effect.after
+            self._states[effect.replica] = effect.after
             if effect.after in (State.ABSENT, State.EXPELLED):
                 self._void(effect.replica)
         elif isinstance(effect, ev.Release):
@@ -417,7 +417,7 @@ class Node:
                 self.replicas[index].inbox.append(effect)
 
     def _order(self, effect: ev.Send) -> None:
-        """Order: one place, one record, for all and for ever; new places only count upwards."""
+        """Order: each place has one record, for all replicas; new places count upwards."""
         record = effect.record
         known = self.records.setdefault(record.seq, record)
         if record.void and not known.void:
@@ -430,7 +430,7 @@ class Node:
         self._post(effect.replicas, effect)
 
     def _void_record(self, record: Record) -> None:
-        """A record is skipped from now on: what a correct service says is worked out again."""
+        """Compute the correct replies again: all replicas skip this record from now on."""
         known = self.records[record.seq]
         assert (known.request, known.prev, known.history) == (
             record.request,
@@ -443,17 +443,17 @@ class Node:
             self._state, self.expected[seq] = apply(self._state, each)
 
     def _released(self, effect: ev.Release) -> None:
-        """Agreement: m distinct active replicas said exactly this, and it is the right answer."""
-        said = self._said.get(effect.seq, {})
+        """Agreement: m distinct active replicas gave this reply, and it is correct."""
+        values = self._values.get(effect.seq, {})
         agreed = [
             index
-            for index, value in said.items()
-            if value == effect.reply and self._standing[index] == State.ACTIVE
+            for index, value in values.items()
+            if value == effect.reply and self._states[index] == State.ACTIVE
         ]
-        assert len(agreed) >= self.need, f"released after {said}"
+        assert len(agreed) >= self.need, f"released after {values}"
         assert effect.agreed == len(agreed)
         assert sorted(effect.dissent) == sorted(
-            index for index, value in said.items() if value != effect.reply
+            index for index, value in values.items() if value != effect.reply
         )
         if self.engine.members.policy.compares:
             assert effect.reply == self.expected[effect.seq]
@@ -468,7 +468,7 @@ class Node:
     # -------------------------------------------------------------- checks
 
     def check_bounds(self) -> None:
-        """Bounded: nothing grows past its limit; nothing stays of what is over."""
+        """Bounded: nothing grows past its limit, and nothing finished is kept."""
         engine, limits = self.engine, self.engine.limits
         polls = engine.polls.open.values()
         unsettled = [poll for poll in polls if poll.winner is None]
@@ -496,13 +496,13 @@ class Node:
         )
 
     def check_order(self) -> None:
-        """Order: every honest replica has applied the same requests in the same order, once."""
+        """Order: every replica without a fault has applied each request once, in order."""
         for replica in self.replicas:
             if replica.fault is None:
                 assert replica.applied == sorted(set(replica.applied))
 
     def check_alive(self) -> None:
-        """Liveness: a write is accepted (a full log is emptied first) and answered."""
+        """Liveness: a write is accepted (once a full log is truncated) and answered."""
         for _ in range(20):
             ticket = self.submit(b"are you there?")
             self.run()
@@ -515,7 +515,7 @@ class Node:
         raise AssertionError(f"no write is answered: {self.verdicts[ticket]}")
 
     def check_idle(self) -> None:
-        """Nothing is left once all is answered and everybody is back."""
+        """Nothing is left once all requests are answered and all replicas are active."""
         engine = self.engine
         assert engine.status == "ready", [(r.state, r.reason) for r in engine.members]
         assert not self.open, "a request was never answered"

@@ -1,9 +1,9 @@
-"""Every order of events there is, for 3 replicas and 3 requests, with one fault at every position.
+"""Model check: every order of events, for 3 replicas and 3 requests, with one fault anywhere.
 
-A depth-first search over a node's states: at each, every event that can happen next is tried on a
-copy.  A state that was seen before is not searched again.  What must hold at each step is asserted
-in model.py (Agreement, Order, Fail-safe, Bounded); at the end of every path, where nothing more can
-happen, every request must have its reply and nothing may be left (Liveness).
+This is a depth-first search over a node's states.  In each state, every event that can happen next
+is tried on a copy.  A state that was seen before is not searched again.  model.py asserts at each
+step what must hold (Agreement, Order, Fail-safe, Bounded).  At the end of every path nothing more
+can happen: every request must have its reply, and nothing may be left (Liveness).
 """
 
 from __future__ import annotations
@@ -39,10 +39,7 @@ class Search:
 
     def run(self) -> None:
         """Search everything."""
-        self._visit(pickle.dumps((self._start, 0, -1)), ())
-
-    def _visit(self, packed: bytes, path: tuple[Step, ...]) -> None:
-        todo = [(packed, path)]
+        todo: list[tuple[bytes, tuple[Step, ...]]] = [(pickle.dumps((self._start, 0, -1)), ())]
         while todo:
             packed, path = todo.pop()
             node, sent, victim = pickle.loads(packed)
@@ -64,7 +61,7 @@ class Search:
                     todo.append((pickle.dumps((node, sent, victim)), (*path, step)))
 
     def _steps(self, node: Node, sent: int, victim: int) -> Iterator[Step]:
-        """All that can happen next."""
+        """Yield all that can happen next."""
         if sent < len(self.requests):
             yield ("submit", sent)
         for replica in node.replicas:
@@ -78,7 +75,7 @@ class Search:
             if victim < 0 and self.fault and index in self.victims:
                 yield (self.fault, index)
         if self.fault == "silent" and victim >= 0:
-            # Time passes when nobody honest has anything to do: an honest one is never late.
+            # Time passes when only the victim has anything to do: the others are never late.
             waits = node.engine.members[victim].outstanding
             if waits and set(node.busy()) <= {victim}:
                 yield ("tick", victim)
@@ -89,7 +86,7 @@ class Search:
             node.submit(b"%d" % index, read_only=self.requests[index] == "read")
             return sent + 1, victim
         if what == "work":
-            # What it says comes next, unless its link may be cut in between.
+            # Its answers come next, unless its link may be cut in between.
             node.work(index)
             if self.fault != "cut":
                 while node.replicas[index].outbox:
@@ -101,7 +98,7 @@ class Search:
         elif what == "connect":
             replica = node.replicas[index]
             if replica.fault or node.engine.members[index].state is State.EXPELLED:
-                replica.fault = None  # the supervisor puts the guest back
+                replica.fault = None  # the supervisor restores the guest
                 replica.restart()
             node.connect(index)
         else:
@@ -120,13 +117,13 @@ class Search:
         assert all(isinstance(verdict, ev.Release) for verdict in verdicts), (verdicts, path)
         self.outcomes.add(tuple(replica.state for replica in node.engine.members))
         if self.fault == "corrupt":
-            node.heal()  # what rots after the last marker is found at the next one
+            node.heal()  # damage after the last marker is found at the next one
         if node.engine.status == "ready":
             node.check_idle()
 
 
 def fingerprint(node: Node) -> tuple[Any, ...]:
-    """Return what tells this state of a node from others.
+    """Return what distinguishes this state of a node from others.
 
     Epochs are only compared, and time only matters for who is silent: both are left out.
     """
@@ -175,7 +172,7 @@ MARKERS = Limits(marker_every=2, checkpoint_bytes=500)
     [(WRITES + WRITES, NO_MARKERS), (MIXED + MIXED, NO_MARKERS), (WRITES, MARKERS)],
     ids=["writes", "with a read", "with a checkpoint"],
 )
-def test_every_order_without_a_fault(requests: tuple[str, ...], limits: Limits) -> None:
+def test_every_order_ends_alike_without_a_fault(requests: tuple[str, ...], limits: Limits) -> None:
     search = Search(requests, "", victims=(), limits=limits)
     search.run()
     assert search.ends == 1, "all orders end in the same state"
@@ -184,7 +181,7 @@ def test_every_order_without_a_fault(requests: tuple[str, ...], limits: Limits) 
 
 @pytest.mark.parametrize("requests", [WRITES, MIXED], ids=["writes", "with a read"])
 @pytest.mark.parametrize("fault", ["crash", "lie", "silent"])
-def test_every_order_with_one_fault_at_every_position(
+def test_every_order_answers_all_requests_with_one_fault(
     requests: tuple[str, ...], fault: str
 ) -> None:
     search = Search(requests, fault, victims=(1,), limits=NO_MARKERS)
@@ -193,15 +190,15 @@ def test_every_order_with_one_fault_at_every_position(
     assert search.outcomes >= {(State.ACTIVE,) * 3}
 
 
-def test_every_order_with_a_link_cut_at_every_position() -> None:
-    """Here what a replica says may be lost with its link, and the replica keeps its state."""
+def test_every_order_answers_all_requests_with_one_lost_link() -> None:
+    """Messages may be lost with the link, and the replica keeps its state."""
     search = Search(("write", "read"), "cut", victims=(1,), limits=NO_MARKERS)
     search.run()
     assert search.states > 400
 
 
 @pytest.mark.parametrize("fault", ["crash", "lie-digest", "lie-state"])
-def test_every_order_with_a_checkpoint_and_a_fault(fault: str) -> None:
+def test_every_order_answers_all_requests_with_a_checkpoint_and_a_fault(fault: str) -> None:
     search = Search(WRITES, fault, victims=(0,), limits=MARKERS)
     search.run()
     assert search.states > 400
@@ -213,7 +210,9 @@ def test_every_order_with_a_checkpoint_and_a_fault(fault: str) -> None:
 @pytest.mark.parametrize(
     "fault", ["crash", "cut", "lie", "lie-digest", "lie-state", "corrupt", "wrong-seq", "twice"]
 )
-def test_every_order_at_length(fault: str, limits: Limits, requests: tuple[str, ...]) -> None:
+def test_every_order_answers_all_requests_with_any_fault(
+    fault: str, limits: Limits, requests: tuple[str, ...]
+) -> None:
     victims = (0,) if fault == "cut" else (0, 1, 2)  # it has far more states than the others
     search = Search(requests, fault, victims=victims, limits=limits)
     search.run()

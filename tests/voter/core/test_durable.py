@@ -1,4 +1,4 @@
-"""Nothing is let out before it is on the disk; what is on the disk is gone on from."""
+"""Durability: nothing is released before it is durable, and a restart resumes from the journal."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.voter.core.model import HANG, Node, apply, make_engine
+from tests.voter.core.model import HANG, Node, apply
 from voter.core import Engine, Limits, Policy
 from voter.core import events as ev
 from voter.core.dedup import session_scope
@@ -37,7 +37,7 @@ def make_journaled(past: Past, limits: Limits) -> tuple[Engine, list[Effect]]:
 
 
 class DurableNode(Node):
-    """A node with a journal in memory: ``entries``, of which the first ``durable`` are safe."""
+    """A node with a journal in memory: ``entries``, the first ``durable`` of which are synced."""
 
     def __init__(self, limits: Limits = LIMITS) -> None:
         self.entries: list[Entry] = []
@@ -65,7 +65,7 @@ class DurableNode(Node):
             super()._carry_out(effect)
 
     def _released(self, effect: ev.Release) -> None:
-        """The vote was won before: more may have voted, or been struck off, since."""
+        """Check a release that may come later than its vote: the replicas may have changed."""
         assert effect.reply == self.expected[effect.seq]
         assert effect.replayed or self.need <= effect.agreed <= len(self.replicas)
         if effect.seq in self.records:
@@ -73,12 +73,12 @@ class DurableNode(Node):
         self._settle(effect)
 
     def sync(self) -> None:
-        """All that was appended is on the disk."""
+        """Sync all that was appended."""
         self.durable = len(self.entries)
         self.feed(ev.Synced(self.durable - self.offset))
 
     def restart(self, *, power: bool = False) -> None:
-        """Kill the voter; with ``power`` the guests too, and all that was not synced is lost."""
+        """Restart the voter; with ``power`` the guests too, and what was not synced is lost."""
         for replica in self.replicas:
             replica.cut()
             if power:
@@ -93,9 +93,9 @@ class DurableNode(Node):
         entries = [e for e in self.entries if not self._is_old(e)]
         past = Past(base=self.base, state=self.kept_state, entries=entries)
         self.engine, effects = make_journaled(past, self.engine.limits)
-        self._standing = [State.ABSENT for _ in self.replicas]
+        self._states = [State.ABSENT for _ in self.replicas]
         self.open.clear()
-        self._said.clear()
+        self._values.clear()
         for effect in effects:
             self._carry_out(effect)
         self.tick(0.1)
@@ -141,7 +141,7 @@ def state_of(node: DurableNode, index: int) -> State:
 # ------------------------------------------------------------------ releases
 
 
-def test_a_voted_reply_waits_for_the_disk() -> None:
+def test_voted_reply_waits_for_the_journal() -> None:
     node = make_node()
     ticket = node.ask(b"a")
     node.run()
@@ -152,7 +152,7 @@ def test_a_voted_reply_waits_for_the_disk() -> None:
     assert node.engine.pending == 0
 
 
-def test_a_durable_write_waits_for_its_vote() -> None:
+def test_durable_write_waits_for_its_vote() -> None:
     node = make_node()
     ticket = node.ask(b"a")
     node.sync()
@@ -161,7 +161,7 @@ def test_a_durable_write_waits_for_its_vote() -> None:
     assert released(node, ticket) is not None
 
 
-def test_a_read_waits_for_the_writes_it_may_have_seen() -> None:
+def test_read_waits_for_the_writes_before_it() -> None:
     node = make_node()
     early = node.submit(b"r", read_only=True)
     node.run()
@@ -174,7 +174,7 @@ def test_a_read_waits_for_the_writes_it_may_have_seen() -> None:
     assert late in node.verdicts
 
 
-def test_a_sync_lets_out_only_what_it_covers() -> None:
+def test_sync_releases_only_what_it_covers() -> None:
     node = make_node()
     first, at = node.ask(b"a"), len(node.entries)
     second = node.ask(b"b")
@@ -183,18 +183,10 @@ def test_a_sync_lets_out_only_what_it_covers() -> None:
     assert (first in node.verdicts, second in node.verdicts) == (True, False)
 
 
-def test_without_a_journal_nothing_waits_and_nothing_is_written() -> None:
-    engine = make_engine()
-    node = Node(engine).start()
-    ticket = node.submit(b"a")
-    node.run()
-    assert ticket in node.verdicts
-
-
 # ------------------------------------------------------------------- restart
 
 
-def test_the_order_goes_on_after_the_last_place_set_aside() -> None:
+def test_order_resumes_after_the_last_reserved_number() -> None:
     node = make_node()
     node.ask(b"a")
     node.run()
@@ -209,8 +201,8 @@ def test_the_order_goes_on_after_the_last_place_set_aside() -> None:
     node.check_idle()
 
 
-def test_what_no_vote_was_won_for_is_voted_on_again_without_a_restore() -> None:
-    """The voter dies with replies under way: the replicas have them still."""
+def test_unsettled_write_is_voted_on_again_after_a_restart_without_a_restore() -> None:
+    """The voter dies with replies under way, but the replicas still have them."""
     node = make_node()
     node.ask(b"a")
     for index in range(3):
@@ -226,7 +218,7 @@ def test_what_no_vote_was_won_for_is_voted_on_again_without_a_restore() -> None:
     node.check_idle()
 
 
-def test_a_replica_without_its_replies_is_built_anew() -> None:
+def test_replica_without_its_replies_is_restored_after_a_restart() -> None:
     node = make_node()
     node.ask(b"a")
     for index in range(3):
@@ -241,7 +233,7 @@ def test_a_replica_without_its_replies_is_built_anew() -> None:
     assert node.engine.pending == 0
 
 
-def test_after_power_loss_the_acknowledged_is_there_and_the_rest_may_be_gone() -> None:
+def test_power_loss_keeps_what_was_acknowledged() -> None:
     node = make_node()
     kept = node.ask(b"kept")
     node.run()
@@ -256,7 +248,7 @@ def test_after_power_loss_the_acknowledged_is_there_and_the_rest_may_be_gone() -
     node.check_idle()
 
 
-def test_a_checkpoint_is_gone_on_from() -> None:
+def test_voter_resumes_from_a_checkpoint() -> None:
     node = make_node()
     for number in range(30):
         node.ask(b"%d" % number)
@@ -270,7 +262,7 @@ def test_a_checkpoint_is_gone_on_from() -> None:
     node.check_idle()
 
 
-def test_who_was_convicted_is_not_believed_after_a_restart() -> None:
+def test_suspect_replica_is_restored_after_a_restart() -> None:
     node = make_node()
     node.replicas[1].fault = "corrupt"
     node.ask(b"a")
@@ -286,10 +278,10 @@ def test_who_was_convicted_is_not_believed_after_a_restart() -> None:
     node.run()
     node.restart()
     node.connect(1)
-    assert state_of(node, 1) is State.ACTIVE, "it was built anew since"
+    assert state_of(node, 1) is State.ACTIVE, "it was restored since"
 
 
-def test_one_that_comes_and_goes_does_not_fill_the_journal() -> None:
+def test_flapping_replica_does_not_fill_the_journal() -> None:
     node = make_node(Limits(hang=HANG, moves=20))
     for _ in range(50):
         node.lose(1)
@@ -298,7 +290,7 @@ def test_one_that_comes_and_goes_does_not_fill_the_journal() -> None:
     assert sum(isinstance(entry, MembershipChange) for entry in node.entries) == 20
 
 
-def test_a_voided_write_stays_voided() -> None:
+def test_voided_write_stays_voided_after_a_restart() -> None:
     node = make_node()
     node.ask(b"P")
     for _ in range(8):
@@ -314,7 +306,7 @@ def test_a_voided_write_stays_voided() -> None:
     node.check_idle()
 
 
-def test_places_are_set_aside_before_they_are_used_up() -> None:
+def test_sequence_numbers_are_reserved_before_they_are_used_up() -> None:
     node = make_node()
     node.engine.log.seq = RESERVED // 2 + 10
     node.submit(b"r", read_only=True)
@@ -332,7 +324,7 @@ def test_places_are_set_aside_before_they_are_used_up() -> None:
 # ------------------------------------------------------------------ disk full
 
 
-def test_a_full_disk_refuses_writes_answers_reads_and_retries_and_recovers() -> None:
+def test_full_disk_refuses_writes_and_answers_reads_and_retries() -> None:
     node = make_node()
     session = open_session(node)
     once = Once(session_scope(session), (1).to_bytes(8), b"f")
@@ -356,8 +348,8 @@ def test_a_full_disk_refuses_writes_answers_reads_and_retries_and_recovers() -> 
     assert released(node, again) is not None
 
 
-def test_a_write_that_was_released_on_a_full_disk_cannot_be_voided_after_a_restart() -> None:
-    """Its long reply is not kept; that its vote was won is."""
+def test_write_released_on_a_full_disk_is_not_voided_after_a_restart() -> None:
+    """Its long reply is not journaled, but its Settled entry is."""
     node = make_node()
     once = once_of(open_session(node), 1)
     node.ask(b"Long", once)
@@ -378,7 +370,7 @@ def test_a_write_that_was_released_on_a_full_disk_cannot_be_voided_after_a_resta
     assert verdict.failure == Failure.SESSION_EXPIRED
 
 
-def test_markers_and_sessions_alone_do_not_use_up_the_places(monkeypatch: Any) -> None:
+def test_markers_and_sessions_reserve_sequence_numbers_too(monkeypatch: Any) -> None:
     monkeypatch.setattr("voter.core.durability.RESERVED", 64)
     node = make_node()
     for _ in range(200):
@@ -402,7 +394,7 @@ def test_markers_and_sessions_alone_do_not_use_up_the_places(monkeypatch: Any) -
 def open_session(node: DurableNode) -> bytes:
     node.tickets += 1
     node.feed(ev.OpenSession(node.tickets, b"me"))
-    assert node.tickets not in node.sessions, "not before it is on the disk"
+    assert node.tickets not in node.sessions, "not before it is durable"
     node.sync()
     return node.sessions[node.tickets]
 
@@ -411,7 +403,7 @@ def once_of(session: bytes, number: int, done: int = 0, fingerprint: bytes = b"f
     return Once(session_scope(session), number.to_bytes(8), fingerprint, done)
 
 
-def test_a_retry_joins_gets_the_reply_and_is_never_ordered_again() -> None:
+def test_retry_joins_or_gets_the_reply_and_is_never_ordered_again() -> None:
     node = make_node()
     once = once_of(open_session(node), 1)
     first, second = node.ask(b"a", once), node.ask(b"a", once)
@@ -430,7 +422,7 @@ def test_a_retry_joins_gets_the_reply_and_is_never_ordered_again() -> None:
 
 @pytest.mark.parametrize("power", [False, True])
 @pytest.mark.parametrize("connected", [False, True])
-def test_a_retry_after_a_restart_gets_the_same_reply(power: bool, connected: bool) -> None:
+def test_retry_after_a_restart_gets_the_same_reply(power: bool, connected: bool) -> None:
     node = make_node()
     once = once_of(open_session(node), 1)
     first = node.ask(b"a", once)
@@ -443,29 +435,21 @@ def test_a_retry_after_a_restart_gets_the_same_reply(power: bool, connected: boo
     assert node.writes() == [b"a"]
 
 
-def test_a_retry_of_what_was_not_settled_is_settled_after_a_restart() -> None:
+def test_retry_of_an_unsettled_write_is_settled_after_a_restart() -> None:
     node = make_node()
     once = once_of(open_session(node), 1)
     node.ask(b"a", once)
     node.restart()
     again = node.ask(b"a", once)
     verdict = node.verdicts[again]
-    assert isinstance(verdict, ev.Fail), "nobody can vote yet: it is said at once"
+    assert isinstance(verdict, ev.Fail), "no replica can vote yet"
     assert verdict.failure == Failure.OUTCOME_UNKNOWN
     node.connect_all()
     assert released(node, node.ask(b"a", once)) is not None
     assert node.writes() == [b"a"]
 
 
-def test_a_session_that_nobody_knows_is_expired_and_nothing_is_ordered() -> None:
-    node = make_node()
-    verdict = node.verdicts[node.ask(b"a", once_of(bytes(16), 1))]
-    assert isinstance(verdict, ev.Fail)
-    assert verdict.failure == Failure.SESSION_EXPIRED
-    assert node.writes() == []
-
-
-def test_a_number_used_for_another_request_is_refused() -> None:
+def test_number_used_for_another_request_is_refused() -> None:
     node = make_node()
     session = open_session(node)
     first = node.ask(b"a", once_of(session, 1))
@@ -477,7 +461,7 @@ def test_a_number_used_for_another_request_is_refused() -> None:
     assert released(node, node.ask(b"a", once_of(session, 1))) == released(node, first)
 
 
-def test_tables_are_part_of_the_checkpoint() -> None:
+def test_checkpoint_contains_the_deduplication_table() -> None:
     node = make_node()
     session = open_session(node)
     first = node.ask(b"a", once_of(session, 1))
@@ -494,8 +478,8 @@ def test_tables_are_part_of_the_checkpoint() -> None:
     assert b"a" not in node.writes()
 
 
-def test_a_session_that_was_over_at_the_checkpoint_is_not_opened_again() -> None:
-    """Its entry may still be in the journal: opened again it would execute a retry."""
+def test_session_evicted_before_the_checkpoint_is_not_opened_again() -> None:
+    """Its entry may still be in the journal.  If it were opened again, a retry would execute."""
     node = make_node(msgspec.structs.replace(LIMITS, table_bytes=600))
     session = open_session(node)
     once = once_of(session, 1)
@@ -516,7 +500,7 @@ def test_a_session_that_was_over_at_the_checkpoint_is_not_opened_again() -> None
     assert verdict.failure == Failure.SESSION_EXPIRED
 
 
-def test_what_is_told_of_a_voided_write_waits_until_that_is_on_the_disk() -> None:
+def test_reply_to_a_voided_write_waits_until_the_void_is_durable() -> None:
     node = make_node()
     once = once_of(open_session(node), 1)
     node.ask(b"P", once)
@@ -534,7 +518,7 @@ def test_what_is_told_of_a_voided_write_waits_until_that_is_on_the_disk() -> Non
     assert released(node, ticket) == b"voided"
 
 
-def test_a_conviction_is_written_however_many_moves_there_were() -> None:
+def test_conviction_is_journaled_beyond_the_limit_of_changes() -> None:
     node = make_node(msgspec.structs.replace(LIMITS, moves=5))
     for _ in range(10):
         node.lose(2)
@@ -550,7 +534,7 @@ def test_a_conviction_is_written_however_many_moves_there_were() -> None:
     assert state_of(node, 1) is State.RESTORING
 
 
-def test_a_settled_reply_that_was_not_kept_is_not_pending_after_a_restart() -> None:
+def test_settled_request_without_its_reply_is_expired_after_a_restart() -> None:
     node = make_node()
     once = once_of(open_session(node), 1)
     node.ask(b"a", once)

@@ -1,16 +1,63 @@
-"""Who counts, and how a node stands."""
+"""The states of replicas, who counts, and the status of a node."""
 
 from __future__ import annotations
+
+from itertools import product
 
 import pytest
 
 from tests.voter.core.model import make_engine
-from voter.core.membership import Membership
-from voter.core.replica import State
+from voter.core.replica import Cause, Replica, State
+
+TABLE = """
+            behind   foreign    restored admitted observing gone    convicted  pardoned
+absent      learner  restoring  -        -        -         -       expelled   absent
+expelled    learner  restoring  -        -        -         -       -          absent
+restoring   -        -          learner  -        -         absent  expelled   -
+learner     -        restoring  -        active   observer  absent  expelled   -
+active      -        -          -        -        -         absent  expelled   -
+observer    -        -          -        -        -         absent  expelled   -
+"""
+ROWS = [line.split() for line in TABLE.strip().splitlines()]
 
 
-def make(states: str, vote: str = "2/3") -> Membership:
-    """One letter a replica: A active, L learner (l: live), O observer, - absent."""
+@pytest.mark.parametrize(("state", "cause"), list(product(State, Cause)))
+def test_replica_move_follows_the_table(state: State, cause: Cause) -> None:
+    row = next(row for row in ROWS[1:] if row[0] == state)
+    wanted = row[1 + ROWS[0].index(cause)]
+    replica = Replica(0, "g1", state=state)
+    if wanted == "-":
+        with pytest.raises(KeyError):
+            replica.move(cause, "why")
+        assert replica.state is state
+    else:
+        replica.move(cause, "why")
+        assert (replica.state, replica.reason) == (wanted, "why")
+
+
+@pytest.mark.parametrize(
+    ("vote", "states", "active", "live", "status"),
+    [
+        ("2/3", "AAA", (0, 1, 2), (0, 1, 2), "ready"),
+        ("2/3", "A-A", (0, 2), (0, 2), "degraded"),
+        ("2/3", "ALA", (0, 2), (0, 2), "degraded"),
+        ("2/3", "AlA", (0, 2), (0, 1, 2), "degraded"),
+        ("2/3", "A--", (0,), (0,), "refusing"),
+        ("2/3", "---", (), (), "refusing"),
+        ("2/3", "AA-O", (0, 1), (0, 1, 3), "degraded"),
+        ("2/3", "A--O", (0,), (0, 3), "refusing"),
+        ("1/1", "A", (0,), (0,), "ready"),
+        ("1/1", "-", (), (), "refusing"),
+        ("1/3", "A--", (0,), (0,), "degraded"),
+        ("2/2", "A-", (0,), (0,), "refusing"),
+        ("3/5", "AAA--", (0, 1, 2), (0, 1, 2), "degraded"),
+        ("3/5", "AA---", (0, 1), (0, 1), "refusing"),
+    ],
+)
+def test_membership_status_depends_on_active_replicas(
+    vote: str, states: str, active: tuple[int, ...], live: tuple[int, ...], status: str
+) -> None:
+    """One letter a replica: A active, L learner, l live learner, O observer, - absent."""
     members = make_engine(vote, observers=states.count("O")).members
     for replica, letter in zip(members, states, strict=True):
         replica.state = {
@@ -18,41 +65,5 @@ def make(states: str, vote: str = "2/3") -> Membership:
         }[letter.upper()]  # fmt: skip
         replica.live = letter in "AOl"
     members.refresh()
-    return members
-
-
-@pytest.mark.parametrize(
-    ("states", "active", "live", "standing"),
-    [
-        ("AAA", (0, 1, 2), (0, 1, 2), "ready"),
-        ("A-A", (0, 2), (0, 2), "degraded"),
-        ("ALA", (0, 2), (0, 2), "degraded"),
-        ("AlA", (0, 2), (0, 1, 2), "degraded"),
-        ("A--", (0,), (0,), "refusing"),
-        ("---", (), (), "refusing"),
-        ("AA-O", (0, 1), (0, 1, 3), "degraded"),
-        ("A--O", (0,), (0, 3), "refusing"),
-    ],
-)
-def test_who_counts(
-    states: str, active: tuple[int, ...], live: tuple[int, ...], standing: str
-) -> None:
-    members = make(states)
-    assert (members.active, members.live) == (active, live)
-    assert members.status == standing
-    assert members.can_vote == (standing != "refusing")
-
-
-@pytest.mark.parametrize(
-    ("vote", "states", "can_vote"),
-    [("1/1", "A", True), ("1/1", "-", False), ("1/3", "A--", True), ("2/2", "A-", False),
-     ("3/5", "AAA--", True), ("3/5", "AA---", False)],
-)  # fmt: skip
-def test_m_never_shrinks(vote: str, states: str, can_vote: bool) -> None:
-    assert make(states, vote).can_vote is can_vote
-
-
-def test_members_are_found_by_index() -> None:
-    members = make("AAA")
-    assert [replica.name for replica in members] == ["g1", "g2", "g3"]
-    assert members[1].name == "g2"
+    assert (members.active, members.live, members.status) == (active, live, status)
+    assert members.can_vote == (status != "refusing")

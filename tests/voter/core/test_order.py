@@ -1,4 +1,4 @@
-"""The order: places, agreed time, history, the log and its checkpoint."""
+"""The order: sequence numbers, agreed time, history, the log and its checkpoint."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ def make_log(writes: int = 0) -> OrderLog:
     return log
 
 
-def test_places_count_upwards_by_one_whatever_takes_them() -> None:
+def test_order_numbers_all_requests_and_logs_writes_only() -> None:
     log = make_log()
-    first, _ = log.order(b"a", b"", False, 5)
+    first, _ = log.order(b"12345", b"me", False, 5)
     read, entry = log.order(b"b", b"", True, 5)
     assert (first.seq, read.seq, log.seq) == (1, 2, 2)
     assert entry is None
+    assert (len(log), log.bytes) == (1, 5 + 2 + 400)
 
 
-def test_time_never_goes_backwards() -> None:
+def test_agreed_time_never_goes_backwards() -> None:
     log = make_log()
     times = [log.order(b"", b"", False, wall)[0].time_ns for wall in (5, 3, 9, 0, -4, 10)]
     assert times == [5, 5, 9, 9, 9, 10]
 
 
-def test_writes_are_chained_and_reads_stand_beside_the_chain() -> None:
+def test_history_chains_writes_and_leaves_reads_out() -> None:
     log = make_log()
     one, _ = log.order(b"a", b"", False, 0)
     read, _ = log.order(b"b", b"", True, 0)
@@ -43,7 +44,7 @@ def test_writes_are_chained_and_reads_stand_beside_the_chain() -> None:
 
 
 @given(st.data())
-def test_the_history_depends_on_everything_that_was_ordered(data: st.DataObject) -> None:
+def test_history_depends_on_request_caller_and_time(data: st.DataObject) -> None:
     parts = st.tuples(st.binary(max_size=6), st.binary(max_size=6), st.integers(0, 9))
     one, other = data.draw(parts), data.draw(parts)
     histories = []
@@ -53,20 +54,12 @@ def test_the_history_depends_on_everything_that_was_ordered(data: st.DataObject)
     assert (histories[0] == histories[1]) == (one == other)
 
 
-def test_seeds_cannot_be_foreseen_without_the_secret() -> None:
+def test_history_depends_on_the_secret() -> None:
     one = OrderLog(b"one").order(b"a", b"", False, 0)[0]
     assert one.history != OrderLog(b"two").order(b"a", b"", False, 0)[0].history
 
 
-def test_only_writes_enter_the_log_and_count_with_their_overhead() -> None:
-    log = make_log()
-    log.order(b"12345", b"me", False, 0)
-    log.order(b"12345", b"me", True, 0)
-    assert len(log) == 1
-    assert log.bytes == 5 + 2 + 400
-
-
-def test_entries_are_found_by_their_place() -> None:
+def test_log_finds_writes_by_sequence_number() -> None:
     log = make_log()
     for number in range(10):
         log.order(b"", b"", number % 2 == 1, 0)  # writes are at 1, 3, 5, 7, 9
@@ -81,7 +74,7 @@ def test_entries_are_found_by_their_place() -> None:
     assert log.last_write == 9
 
 
-def test_the_log_continues_what_it_holds_and_nothing_else() -> None:
+def test_log_continues_states_that_it_holds_only() -> None:
     log = make_log(3)
     second = log.after(1, 1)[0].record
     assert log.continues(0, EMPTY_HISTORY)
@@ -92,7 +85,7 @@ def test_the_log_continues_what_it_holds_and_nothing_else() -> None:
     assert not log.continues(4, log.history), "a replica ahead of the log"
 
 
-def test_a_checkpoint_takes_the_place_of_what_came_before_it() -> None:
+def test_truncate_replaces_the_writes_before_the_checkpoint() -> None:
     log = make_log(4)
     at = log.after(1, 1)[0].record
     log.truncate(Checkpoint(at.seq, at.history, b"digest", b"state"))
@@ -105,8 +98,8 @@ def test_a_checkpoint_takes_the_place_of_what_came_before_it() -> None:
     assert (len(log), log.bytes, log.last_write) == (0, 0, 9)
 
 
-def test_a_replica_between_the_last_write_and_the_marker_is_continued() -> None:
-    """A marker comes after the last write: its history is that write's."""
+def test_log_continues_a_replica_between_last_write_and_marker() -> None:
+    """A marker comes after the last write, and has the same history."""
     log = make_log(2)
     last = log.after(1, 1)[0].record
     log.truncate(Checkpoint(last.seq + 1, last.history, b"digest", b"state"))
@@ -120,8 +113,8 @@ def test_tags_are_equal_only_for_equal_replies(one: bytes, other: bytes) -> None
 
 
 @pytest.mark.parametrize("size", [TAG_SIZE - 1, TAG_SIZE, TAG_SIZE + 1, 1000])
-def test_no_reply_is_its_own_or_anothers_hash(size: int) -> None:
-    """A liar who knows the right reply must not be able to vote for it by its hash alone."""
+def test_tag_of_a_reply_differs_from_the_tag_of_its_hash(size: int) -> None:
+    """A lying replica that knows the correct reply must not vote for it with its hash."""
     reply = b"x" * size
     if size >= TAG_SIZE:
         assert tag(tag(reply)) != tag(reply)

@@ -1,4 +1,4 @@
-"""What clients may do wrong over HTTP: each gets a clear error, the voter goes on for others."""
+"""What clients may do wrong over HTTP: each gets a clear error, and others are still served."""
 
 from __future__ import annotations
 
@@ -26,16 +26,8 @@ async def serves(node: Node) -> bool:
     ("data", "status", "code"),
     [
         (b"GARBAGE\r\n\r\n", 400, "bad-request"),
-        (b"GET / HTTP/1.1\r\nno colon\r\n\r\n", 400, "bad-request"),
-        (b"\x16\x03\x01\x02\x00\x01\x00", 400, "bad-request"),
-        (b"\xd7TRV" + bytes(30), 400, "bad-request"),
-        (b"GET / HTTP/3.0\r\n\r\n", 505, "version"),
-        (b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n", 501, "not-implemented"),
         (PUT + b"Content-Length: 1048577\r\n\r\n", 413, "too-large"),
         (PUT + CHUNKED + b"100001\r\n" + bytes(0x100001), 413, "too-large"),
-        (PUT + b"Expect: money\r\n\r\n", 417, "expectation"),
-        (b"GET /" + b"a" * 40_000, 414, "target-too-long"),
-        (PUT + b"X: y\r\n" * 200 + b"\r\n", 431, "headers-too-large"),
         (PUT + b"X: " + b"y" * 100_000, 431, "headers-too-large"),
     ],
 )

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from faultinject.campaign.planning.draws import Draws, Mix, permutation
+from faultinject.campaign.planning.draws import Draws, permutation
 
 __all__: list[str] = []
 
@@ -34,25 +34,6 @@ def fair(counts: Counter[str] | Counter[int], shares: dict[str, float] | dict[in
     total = sum(counts.values())
     expected = [share * total for share in shares.values()]
     return bool(chisquare([counts[key] for key in shares], expected).pvalue > 1e-3)  # type: ignore[index]
-
-
-def test_below_is_uniform() -> None:
-    draws = Draws(1, "below")
-    counts = Counter(draws.below(7) for _ in range(14_000))
-    assert fair(counts, dict.fromkeys(range(7), 1 / 7))
-
-
-def test_pick_follows_the_weights() -> None:
-    mix, draws = Mix({"crash": 1, "never": 0, "hang": 3}), Draws(1, "mix")
-    counts = Counter(draws.pick(mix) for _ in range(8_000))
-    assert fair(counts, {"crash": 0.25, "hang": 0.75})
-    assert counts["never"] == 0
-
-
-def test_sample_is_uniform_over_sets() -> None:
-    draws = Draws(1, "sample")
-    counts = Counter("".join(draws.sample("abc", 2)) for _ in range(6_000))
-    assert fair(counts, {"ab": 1 / 3, "ac": 1 / 3, "bc": 1 / 3})
 
 
 @given(st.integers(0, 3000), st.integers(1, 256), st.integers(0, 1000))

@@ -51,14 +51,6 @@ class Recorder:
 
 
 @pytest.fixture
-def home(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("FAKE_STATION", str(scratch))
-    monkeypatch.setenv("TMPDIR", str(scratch))
-    monkeypatch.setattr("tempfile.tempdir", None)
-    return scratch
-
-
-@pytest.fixture
 def store(home: Path) -> Iterator[Store]:
     with Store.create(home / "results", SPEC, 7) as store:
         yield store
@@ -140,7 +132,7 @@ def test_run_missions_fails_when_no_station_can_be_opened(store: Store, home: Pa
     behave(home, refuse="this host has no gdbstub")
     ending, _ = run(store)
     assert (ending.why, ending.missions) == (StopReason.FAILED, 0)
-    assert "no gdbstub" in ending.problem and ending.remedy == "give it what it lacks"
+    assert "no gdbstub" in ending.problem and ending.remedy == "install QEMU"
     assert not began(home)
 
 

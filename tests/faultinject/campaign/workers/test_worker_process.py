@@ -36,14 +36,6 @@ def wait_until(what: Callable[[], object], seconds: float = 15.0) -> None:
 
 
 @pytest.fixture
-def home(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("FAKE_STATION", str(scratch))
-    monkeypatch.setenv("TMPDIR", str(scratch))
-    monkeypatch.setattr("tempfile.tempdir", None)
-    return scratch
-
-
-@pytest.fixture
 def directories(home: Path) -> Iterator[ScratchDirectories]:
     directories = ScratchDirectories()
     yield directories

@@ -1,0 +1,40 @@
+"""What several commands share: options, the node's directory, progress on the terminal."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import click
+
+from deploy.node.records import Layout
+from voter.commands.terminal import default_directory, warn
+
+__all__ = ["StepPrinter", "directory_option", "json_option", "layout_of"]
+
+directory_option = click.option(
+    "--dir",
+    "directory",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="The node's directory (default: $TRIVISOR_DIR, else in $XDG_STATE_HOME).",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+
+
+def layout_of(directory: Path | None) -> Layout:
+    """Return the node's directory that a command's option names."""
+    return Layout(Path(os.path.abspath(directory or default_directory())))
+
+
+class StepPrinter:
+    """Prints steps on standard error, each with the seconds since the start."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet
+        self._began = time.monotonic()
+
+    def __call__(self, step: str) -> None:
+        """Print a step."""
+        if not self._quiet:
+            warn(f"{time.monotonic() - self._began:6.1f} s  {step}")

@@ -1,0 +1,189 @@
+"""``trivisor up``: start a node and return when all its guests vote."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Literal
+
+import click
+
+from deploy.commands.options import StepPrinter, directory_option, json_option, layout_of
+from deploy.commands.status import guest_table
+from deploy.node.records import PROMISES, Durability, Layout, Settings
+from voter.commands.terminal import CommandError, ExitCode, console, print_json, quiet_logs
+
+__all__ = ["up"]
+
+
+@click.command()
+@directory_option
+@click.option("--guests", type=click.IntRange(1, 9), help="Number of guests  [default: 3]")
+@click.option("--vote", help="m/n: m of n guests must agree  [default: a majority]")
+@click.option("--service", default="kv", show_default=True, help="kv, static, or a Python file.")
+@click.option(
+    "--content",
+    type=click.Path(path_type=Path),
+    help="Directory for the service static.",
+)
+@click.option(
+    "--accel", type=click.Choice(["auto", "kvm", "tcg"]), default="auto", show_default=True
+)
+@click.option("--connect", default="qemu:///embed", show_default=True, help="URI of libvirt.")
+@click.option("--http", default="127.0.0.1:8080", show_default=True, help="HOST:PORT to serve on.")
+@click.option("--native", help="HOST:PORT for native clients (in addition to the unix socket).")
+@click.option("--memory", default=128, show_default=True, help="Memory of each guest in MiB.")
+@click.option(
+    "--boot-deadline", default=60.0, show_default=True, help="Seconds a guest may take to boot."
+)
+@click.option("--allow-faults", is_flag=True, help="Allow `trivisor inject`.")
+@click.option("--repair", type=click.Choice(["auto", "off"]), default="auto", show_default=True)
+@click.option(
+    "--durability",
+    type=click.Choice(list(PROMISES)),
+    default="fsync",
+    show_default=True,
+    help="What survives.  " + "  ".join(f"{kind}: {text}." for kind, text in PROMISES.items()),
+)
+@click.option("--function", metavar="guest|unix:PATH",
+              help="Require signed requests: each guest checks them, or F at PATH.")  # fmt: skip
+@click.option("--key", type=click.Path(path_type=Path), help="With --function guest: its key file.")
+@click.option("--fresh", is_flag=True, help="Delete this directory's old journal first.")
+@click.option("--yes", is_flag=True, help="With --fresh: do not ask for confirmation.")
+@json_option
+def up(  # noqa: PLR0913 - one for each option
+    directory: Path | None,
+    guests: int | None,
+    vote: str | None,
+    service: str,
+    content: Path | None,
+    accel: Literal["auto", "kvm", "tcg"],
+    connect: str,
+    http: str,
+    native: str | None,
+    memory: int,
+    boot_deadline: float,
+    allow_faults: bool,
+    repair: Literal["auto", "off"],
+    durability: Durability,
+    function: str | None,
+    key: Path | None,
+    fresh: bool,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """Start a node and return when all its guests vote.
+
+    Ctrl-C before that takes everything down again.  Processes that an earlier node of this
+    directory left are taken over if it was started with the same options.  The node continues from
+    its journal, which holds everything it has acknowledged.
+    """
+    from deploy.commands.launch import follow_start, prepare_node  # noqa: PLC0415 - heavy
+    from voter.core import Policy  # noqa: PLC0415
+
+    if guests is None:
+        guests = Policy.parse(vote).of if vote is not None else 3
+    policy = Policy.parse(vote if vote is not None else f"{guests // 2 + 1}/{guests}")
+    if policy.of != guests:
+        raise CommandError(
+            f"--vote {policy} needs {policy.of} guests, but --guests is {guests}",
+            remedy=f"use --vote {guests // 2 + 1}/{guests}, or omit one of the options",
+            code=ExitCode.USAGE,
+        )
+    settings = Settings(
+        guests=guests,
+        vote=str(policy),
+        service=_service(service),
+        content=str(content.absolute()) if content is not None else None,
+        accel=accel,
+        connect=connect,
+        http=http,
+        native=native,
+        memory_mib=memory,
+        boot_deadline=boot_deadline,
+        allow_faults=allow_faults,
+        repair=repair,
+        durability=durability,
+        function=_function(function, key),
+        key=str(key.absolute()) if key is not None else None,
+    )
+    signal.signal(signal.SIGTERM, _interrupt)
+    quiet_logs()
+    layout = layout_of(directory)
+    progress = StepPrinter(quiet=as_json)
+    if fresh:
+        _delete_journal(layout, progress, confirm=not yes)
+    prepare_node(layout, settings, progress)
+    status = follow_start(layout, progress)
+    if as_json:
+        print_json(status)
+    else:
+        progress(f"ready: {status['vote']} at http://{status['http']}/")
+        progress(f"durability {status['durability']['kind']}: {status['durability']['promise']}")
+        console().print(guest_table(status))
+
+
+def _delete_journal(layout: Layout, progress: StepPrinter, *, confirm: bool) -> None:
+    """Delete the journal after the user has confirmed it.  Raises CommandError, DeployError."""
+    from deploy.commands.launch import delete_journal  # noqa: PLC0415
+
+    if not layout.journal.exists():
+        return
+    what = f"the journal in {layout.journal}, with all acknowledged requests,"
+    if confirm:
+        if not sys.stdin.isatty():
+            raise CommandError(
+                f"{what} would be deleted", remedy="add --yes to confirm", code=ExitCode.USAGE
+            )
+        click.confirm(f"{what} will be deleted. Continue?", abort=True, err=True)
+    delete_journal(layout)
+    progress(f"{what} was deleted")
+
+
+def _service(given: str) -> str:
+    """Return the service of `--service`: a shipped one's name, or a file's absolute path."""
+    from guests.service import SHIPPED  # noqa: PLC0415
+
+    if given in SHIPPED:
+        return given
+    path = Path(given).absolute()
+    if path.suffix != ".py" or not path.is_file():
+        raise CommandError(
+            f"unknown service {given!r}",
+            remedy=f"use one of {', '.join(sorted(SHIPPED))}, or the path of a Python file (.py)",
+            code=ExitCode.USAGE,
+        )
+    return str(path)
+
+
+def _function(given: str | None, key: Path | None) -> str | None:
+    """Return the function of `--function`, with the absolute path of its socket."""
+    from guests.function import read_key  # noqa: PLC0415
+    from voter.address import check_unix_path  # noqa: PLC0415
+
+    place, _, path = (given or "").partition(":")
+    if (given == "guest") != (key is not None):
+        raise CommandError(
+            "--function guest needs --key, and --key needs --function guest",
+            remedy="use --function guest --key FILE; or --function unix:PATH, where `trivisor "
+            "function --key FILE --listen PATH` runs",
+            code=ExitCode.USAGE,
+        )
+    if key is not None:
+        read_key(key)  # report an error in it before anything starts
+    if given is None or given == "guest":
+        return given
+    if place != "unix" or not path:
+        raise CommandError(
+            f"unknown place {given!r} of a function",
+            remedy="use --function guest, or unix:PATH",
+            code=ExitCode.USAGE,
+        )
+    check_unix_path(str(Path(path).absolute()))
+    return f"unix:{Path(path).absolute()}"
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,117 @@
+"""Files: atomic replacement, logs of bounded size, the length of socket paths."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import deque
+from collections.abc import Iterable
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+from deploy.errors import PathTooLong
+
+__all__ = [
+    "SOCKET_PATH_LIMIT",
+    "LogFile",
+    "check_socket_paths",
+    "read_tail",
+    "sync_directory",
+    "temporary_name",
+    "write_json",
+    "write_whole",
+]
+
+LOG_LIMIT = 4 << 20
+"""Bytes.  A longer log is moved to ``NAME.1``, so a log takes twice as much on disk at most."""
+SOCKET_PATH_LIMIT = 107
+"""Bytes in a unix socket's path: 108 in the kernel's structure, with the closing zero."""
+
+
+# ---- atomic replacement
+
+
+def temporary_name(path: Path) -> Path:
+    """Return where ``path`` is written before it is renamed; a crash may leave that file."""
+    return path.with_name(f".{path.name}.new")
+
+
+def write_whole(path: Path, body: bytes, *, mode: int = 0o644) -> None:
+    """Replace ``path`` by ``body`` atomically and durably.
+
+    A reader sees the old content or the new one.  One writer at a time.  Raises OSError; the old
+    content is then unchanged.
+    """
+    temporary = temporary_name(path)
+    try:
+        with temporary.open("wb") as file:
+            os.fchmod(file.fileno(), mode)
+            file.write(body)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+
+
+def write_json(path: Path, document: object, *, mode: int = 0o644) -> None:
+    """Replace ``path`` by ``document`` as indented JSON, as `write_whole` does.  Raises OSError."""
+    text = msgspec.json.format(msgspec.json.encode(document), indent=2)
+    write_whole(path, text + b"\n", mode=mode)
+
+
+def sync_directory(directory: Path) -> None:
+    """Make renames in a directory durable.  Raises OSError."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# ---- logs
+
+
+class LogFile:
+    """A log at ``path``; what was trimmed last is at ``path`` + ``.1``.
+
+    Writers open it for appending, so they continue at its start after it was truncated.
+    """
+
+    def __init__(self, path: Path, *, limit: int = LOG_LIMIT) -> None:
+        self.path = path
+        self._limit = limit
+
+    def open(self) -> IO[bytes]:
+        """Open it for a process to write to.  Raises OSError."""
+        fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        return os.fdopen(fd, "wb", buffering=0)
+
+    def trim(self) -> None:
+        """Move its content to ``.1`` if it has grown over the limit.  Raises OSError."""
+        if self.path.exists() and self.path.stat().st_size > self._limit:
+            shutil.copyfile(self.path, self.path.with_name(self.path.name + ".1"))
+            os.truncate(self.path, 0)
+
+
+def read_tail(path: Path, count: int) -> list[str]:
+    """Return the last ``count`` lines of a text file; none if there is no file."""
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return [line.rstrip("\n") for line in deque(file, maxlen=count)]
+
+
+# ---- paths of sockets
+
+
+def check_socket_paths(paths: Iterable[str]) -> None:
+    """Raise PathTooLong for the longest of the paths if it is too long for a unix socket."""
+    longest = max(paths, key=lambda path: len(os.fsencode(path)), default="")
+    excess = len(os.fsencode(longest)) - SOCKET_PATH_LIMIT
+    if excess > 0:
+        raise PathTooLong(longest, excess=excess)

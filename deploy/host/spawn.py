@@ -1,0 +1,48 @@
+"""Start this project's modules as processes, and say which process ends or reaps which.
+
+Standard library only: the watchdog imports this module and must start fast and never fail.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+__all__ = ["become_subreaper", "end_with_parent", "python_command", "python_environment"]
+
+_ROOT = Path(__file__).resolve().parents[2]
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+def python_command(module: str, *arguments: str | os.PathLike[str]) -> list[str]:
+    """Return the command line that runs a module of this project with this interpreter."""
+    return [sys.executable, "-m", module, *(os.fspath(each) for each in arguments)]
+
+
+def python_environment() -> dict[str, str]:
+    """Return the environment in which `python_command` finds the module from any directory."""
+    inherited = os.environ.get("PYTHONPATH")
+    path = f"{_ROOT}{os.pathsep}{inherited}" if inherited else str(_ROOT)
+    return os.environ | {"PYTHONPATH": path}
+
+
+def become_subreaper() -> None:
+    """Make this process the parent of its descendants' orphans.  Raises OSError."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def end_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when `parent`, the process that started it, ends."""
+    libc: Any = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # the parent ended before the call above
+        os._exit(1)

@@ -1,0 +1,116 @@
+"""Which process owns the machines of a directory, and which machines those are.
+
+``machines.lock`` is locked by the owner for as long as it lives.  ``machines.json`` exists from
+before the first QEMU starts until after the last has ended, so the next owner can prove which QEMUs
+are the node's.  Without that record nothing in the directory is touched.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+import msgspec
+
+from deploy.errors import AlreadyUp, CannotRunHere, ForeignState
+from deploy.host.files import temporary_name, write_json
+from deploy.machine.spec import NodeSpec
+
+__all__ = ["MachinesLock", "MachinesRecord", "read_record", "remove_record", "write_record"]
+
+_FORMAT = 1
+_RECORD = "machines.json"
+_LOCK = "machines.lock"
+
+
+class MachinesRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The node, and which of its guests (by name) have their clean snapshot."""
+
+    format: int = _FORMAT
+    spec: NodeSpec
+    clean: tuple[str, ...] = ()
+
+
+class MachinesLock:
+    """The owner's lock on a directory's machines; the kernel releases it when the process ends."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / _LOCK
+        self._fd = -1
+
+    def take(self) -> None:
+        """Lock.  Raises AlreadyUp if another process has it, CannotRunHere without a file."""
+        while self._fd < 0:
+            try:
+                fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            except OSError as error:
+                raise CannotRunHere(
+                    f"cannot write {self._path}: {error.strerror}",
+                    remedy="choose a writable directory (--dir)",
+                ) from error
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                os.close(fd)
+                raise AlreadyUp(
+                    f"another process owns the guests in {self._path.parent}",
+                    remedy="use that one, or choose another directory (--dir)",
+                ) from error
+            if self._is_current(fd):
+                self._fd = fd
+            else:
+                os.close(fd)  # the former owner has just removed this file: lock the new one
+
+    def release(self) -> None:
+        """Unlock."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def remove(self) -> None:
+        """Unlock and remove the file."""
+        if self._fd >= 0:
+            self._path.unlink(missing_ok=True)
+            self.release()
+
+    def _is_current(self, fd: int) -> bool:
+        try:
+            return os.path.samestat(os.fstat(fd), self._path.stat())
+        except FileNotFoundError:
+            return False
+
+
+def read_record(directory: Path) -> MachinesRecord | None:
+    """Return a directory's record, or None if there is none.
+
+    Raises ForeignState if it cannot be read, or describes another directory (a copy).
+    """
+    path = directory / _RECORD
+    remedy = f"inspect it; if nothing of that node runs, remove {directory}"
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ForeignState(f"cannot read {path}: {error.strerror}", remedy=remedy) from error
+    try:
+        record = msgspec.json.decode(data, type=MachinesRecord)
+    except msgspec.MsgspecError as error:
+        raise ForeignState(f"{path} is not a node's record: {error}", remedy=remedy) from error
+    if record.format != _FORMAT:
+        raise ForeignState(f"{path} has format {record.format}, not {_FORMAT}", remedy=remedy)
+    if record.spec.directory != str(directory):
+        raise ForeignState(f"{path} describes {record.spec.directory}", remedy=remedy)
+    return record
+
+
+def write_record(record: MachinesRecord) -> None:
+    """Replace the record in its directory atomically.  Raises OSError."""
+    write_json(Path(record.spec.directory) / _RECORD, record, mode=0o600)
+
+
+def remove_record(directory: Path) -> None:
+    """Remove the record; nothing of the node may still run."""
+    (directory / _RECORD).unlink(missing_ok=True)
+    temporary_name(directory / _RECORD).unlink(missing_ok=True)

@@ -1,0 +1,122 @@
+"""The supervisor's control socket: HTTP with JSON on a unix socket that only its owner can open.
+
+    GET  /status
+    GET  /events?since=ID&follow=1   lines of JSON
+    GET  /logs/NAME?lines=N          NAME: a guest, voter, supervisor, proxy
+    POST /inject                     {"kind", "guest", "seconds": number or null}
+    POST /heal                       {"guest"}
+    POST /down                       answered at once; the process ends when the node is down
+
+The answer to a failed request is {"error", "remedy", "code"}; ``code`` is the CLI's exit code.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+
+import msgspec
+import structlog
+from aiohttp import web
+
+from deploy.errors import DeployError
+from deploy.supervisor.fault_records import FaultRefused
+from deploy.supervisor.lifecycle import Supervisor
+from voter.commands.terminal import ExitCode
+from voter.sockets import listen_unix
+
+__all__ = ["SupervisorControlServer"]
+
+_log = structlog.get_logger(__name__)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class _Inject(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    kind: str
+    guest: str
+    seconds: float | None = None
+
+
+class _Heal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    guest: str
+
+
+class SupervisorControlServer:
+    """Serves one supervisor's control socket."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+        app = web.Application(middlewares=[_errors])
+        app.router.add_get("/status", self._status)
+        app.router.add_get("/events", self._events)
+        app.router.add_get("/logs/{name}", self._logs)
+        app.router.add_post("/inject", self._inject)
+        app.router.add_post("/heal", self._heal)
+        app.router.add_post("/down", self._down)
+        # No access log: it would only displace other lines in the supervisor's log.
+        self._runner = web.AppRunner(
+            app, access_log=None, shutdown_timeout=1.0, handler_cancellation=True
+        )
+
+    async def start(self) -> None:
+        """Serve.  Raises voter.errors.AddressError."""
+        await self._runner.setup()
+        sock = listen_unix(str(self._supervisor.layout.supervisor_socket))
+        await web.SockSite(self._runner, sock).start()
+
+    async def stop(self) -> None:
+        """Stop serving and remove the socket."""
+        await self._runner.cleanup()
+        self._supervisor.layout.supervisor_socket.unlink(missing_ok=True)
+
+    async def _status(self, request: web.Request) -> web.StreamResponse:
+        return web.json_response(await self._supervisor.status())
+
+    async def _events(self, request: web.Request) -> web.StreamResponse:
+        since = int(request.query.get("since", "0"))
+        history = self._supervisor.history
+        if "follow" not in request.query:
+            return web.Response(text="".join(json.dumps(e) + "\n" for e in history.after(since)))
+        response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+        await response.prepare(request)
+        async for event in history.follow(since):
+            await response.write(json.dumps(event).encode() + b"\n")
+        return response
+
+    async def _logs(self, request: web.Request) -> web.StreamResponse:
+        lines = int(request.query.get("lines", "50"))
+        return web.json_response(
+            {"lines": self._supervisor.logs(request.match_info["name"], lines)}
+        )
+
+    async def _inject(self, request: web.Request) -> web.StreamResponse:
+        order = msgspec.json.decode(await request.read(), type=_Inject)
+        record = await self._supervisor.inject(order.kind, order.guest, order.seconds)
+        return web.json_response({"guest": order.guest} | msgspec.to_builtins(record))
+
+    async def _heal(self, request: web.Request) -> web.StreamResponse:
+        order = msgspec.json.decode(await request.read(), type=_Heal)
+        return web.json_response(await self._supervisor.heal(order.guest))
+
+    async def _down(self, request: web.Request) -> web.StreamResponse:
+        self._supervisor.stop()
+        return web.json_response({"stopping": True})
+
+
+@web.middleware
+async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn errors into answers that the CLI understands."""
+    try:
+        return await handler(request)
+    except FaultRefused as error:
+        return _problem(409, error.problem, error.remedy, ExitCode.NOT_ALLOWED)
+    except DeployError as error:
+        return _problem(500, error.problem, error.remedy, ExitCode.FAILED)
+    except (msgspec.MsgspecError, ValueError) as error:
+        return _problem(400, str(error), "", ExitCode.USAGE)
+
+
+def _problem(status: int, text: str, remedy: str, code: ExitCode) -> web.Response:
+    _log.info("request failed", error=text)
+    return web.json_response({"error": text, "remedy": remedy, "code": int(code)}, status=status)

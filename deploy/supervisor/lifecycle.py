@@ -1,0 +1,447 @@
+"""The supervisor: brings a node up, keeps it running, takes it down.
+
+There is one process for each node.  It starts the guests and the voter, repairs guests that leave
+the vote, and answers on its control socket.  It serves no requests: if it is killed, guests and
+voter continue without it, and the next supervisor adopts what it can prove to be the node's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
+
+import msgspec
+import structlog
+
+from deploy.errors import DeployError
+from deploy.host.files import LogFile, read_tail
+from deploy.host.identity import identify
+from deploy.node.configuration import voter_config
+from deploy.node.interfaces import FaultFactory, FaultPort, GuestPort, NodePort
+from deploy.node.orphans import find_orphans
+from deploy.node.records import (
+    PROMISES,
+    FaultRecord,
+    Layout,
+    NodeRecord,
+    RunningRecord,
+    Settings,
+)
+from deploy.supervisor.fault_records import FaultRecords, FaultRefused
+from deploy.supervisor.observer import EventHistory, NodeObserver
+from deploy.supervisor.repairer import Repairer
+from deploy.supervisor.voter_control import VoterControl, VoterUnreachable
+from deploy.supervisor.voter_process import VoterProcessManager
+from deploy.watchdog.client import WatchdogClient
+from deploy.watchdog.process import LIMIT, WINDOW
+from voter.core import Policy
+
+__all__ = ["NodeFactory", "Supervisor"]
+
+NodeFactory = Callable[[Layout, NodeRecord], NodePort]
+READY_DEADLINE = 60.0
+"""Seconds from the guests being ready to all of them voting.  After that a new node is taken down
+again; in a node that was taken over, repair continues."""
+TRIM_INTERVAL = 5.0
+"""Seconds between checks of the logs' sizes."""
+LOG_LINES = 500
+"""Lines of a log that one request returns at most."""
+
+_log = structlog.get_logger(__name__)
+
+
+class Supervisor:
+    """Runs one node.  ``serve`` runs it; the other methods serve the control socket.
+
+    ``report`` receives the steps of the start: {"step": text}, finally {"ready": status}.
+    ``watchdog`` is the connection to the watchdog, if there is one.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        *,
+        make_node: NodeFactory,
+        make_faults: FaultFactory | None = None,
+        report: Callable[[dict[str, Any]], None],
+        watchdog: WatchdogClient | None = None,
+    ) -> None:
+        self._watchdog = watchdog if watchdog is not None else WatchdogClient()
+        self.layout = layout
+        self.record = layout.read_node()
+        self.settings: Settings = self.record.settings
+        self.policy = Policy.parse(self.settings.vote)
+        self.phase = "starting"  # starting, up, stopping
+        self._report = report
+        self._node = make_node(layout, self.record)
+        self.guests: Mapping[str, GuestPort] = self._node.guests
+        self.history = EventHistory()
+        if self._watchdog.ended:
+            self.history.add(
+                "supervisor restarted", times=self._watchdog.restarts, ended=self._watchdog.ended
+            )
+        self._control = VoterControl(layout.voter_control)
+        self._voter = VoterProcessManager(
+            layout, watchdog=self._watchdog, history=self.history, changed=self.changed
+        )
+        self._faults: FaultPort | None = None
+        if make_faults is not None and self.settings.allow_faults:
+            self._faults = make_faults(self)
+        self._records = FaultRecords(self._faults, heal=self.heal, changed=self.changed)
+        self._observer = NodeObserver(
+            self.guests, self._control, voter_pid=lambda: self._voter.pid, history=self.history
+        )
+        self._repairer = Repairer(
+            self.guests,
+            self._control,
+            self._observer,
+            need=self.policy.need,
+            auto=self.settings.repair == "auto",
+            replace_voter=self._voter.replace,
+            has_fault=lambda guest: guest in self._records.active,
+            history=self.history,
+        )
+        self._addresses: dict[str, str] = {}
+        self.took_over = False
+        """Whether a part of the node already ran, or was to be restarted."""
+        self._before = RunningRecord()
+        """The former supervisor's record, until this one has taken everything over."""
+        self._tasks: list[asyncio.Task[None]] = []
+        self._stop = asyncio.Event()
+        self._began = time.time()
+
+    # ---- running
+
+    async def serve(self) -> None:
+        """Bring the node up, keep it until ``stop``, take it down.
+
+        Raises DeployError if it does not come up; everything is then down again.  If the supervisor
+        itself fails later, or while it takes over, guests and voter continue to run, for the next
+        supervisor to adopt.
+        """
+        self._watchdog.watch(self.changed)
+        try:
+            await self._run()
+        except BaseExceptionGroup as errors:
+            ours, others = errors.split(DeployError)
+            if ours is None or others is not None:
+                raise  # a defect of the supervisor itself: its traceback goes into the log
+            raise _first(ours) from None
+        finally:
+            asked = self._stop.is_set()
+            down = asked or (self.phase == "starting" and not self.took_over)
+            self.phase = "stopping"
+            if asked:
+                self._watchdog.down()
+            self._records.stop()
+            if down:
+                await self._take_down()
+            else:
+                await self._release()
+
+    def stop(self) -> None:
+        """Take the node down."""
+        self._stop.set()
+
+    async def _run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            await self._interruptible(self._bring_up(group))
+            if not self._stop.is_set():
+                self.phase = "up"
+                self._watchdog.up()
+                self._begin(group, "repair", self._repairer.run())
+                if self._faults is not None:
+                    self._begin(group, "faults", self._faults.keep())
+                await self._interruptible(self._report_ready())
+                await self._stop.wait()
+            for task in self._tasks:
+                task.cancel()
+
+    def _begin(self, group: asyncio.TaskGroup, name: str, work: Coroutine[Any, Any, None]) -> None:
+        self._tasks.append(group.create_task(work, name=name))
+
+    async def _interruptible(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do the work, but cancel it at ``stop``."""
+        task = asyncio.create_task(work, name="bring up")
+        stopping = asyncio.create_task(self._stop.wait(), name="stop")
+        try:
+            await asyncio.wait([task, stopping], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopping.cancel()
+            if not task.done():
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+        if not task.cancelled():
+            task.result()
+
+    async def _bring_up(self, group: asyncio.TaskGroup) -> None:
+        """Start or adopt voter and guests.
+
+        If a part of the node already runs, clients are being served: the voter comes first, and
+        repair restores the guests that do not run.
+        """
+        before = self._before = self.layout.read_running()
+        voter = before.processes.get("voter")
+        adopted = voter is not None and self._voter.adopt(voter)
+        self.took_over = adopted or bool(self._watchdog.ended or find_orphans(self.layout))
+        self._addresses = {
+            name: address
+            for name, address in (("http", before.http), ("native", before.native))
+            if address is not None and self.took_over
+        }
+        if adopted:
+            self._step(f"adopted the voter (process {self._voter.pid})")
+            self._watch_voter(group)
+        else:
+            self._bind()
+            if self.took_over:
+                self._start_voter(group)
+        self._node.subscribe(lambda _: self._observer.wake())
+        await self._node.up(self._step, take_over=self.took_over)
+        if self._faults is not None:
+            await self._faults.start(before.processes)
+            await self._records.resume(before.faults)
+        self._before = RunningRecord()
+        if not self.took_over:
+            self._start_voter(group)
+            await self._wait_ready()
+        self.changed()
+
+    def _start_voter(self, group: asyncio.TaskGroup) -> None:
+        links = {name: self._link(name) for name in self.guests}
+        text = voter_config(self.layout, self.settings, self.record.uuids[0], links)
+        self.layout.voter_config.write_text(text)
+        self._voter.start()
+        self._watch_voter(group)
+
+    def _watch_voter(self, group: asyncio.TaskGroup) -> None:
+        self._begin(group, "voter", self._voter.keep(self._bind))
+        self._begin(group, "voter events", self._observer.follow())
+        self._begin(group, "logs", self._trim_logs())
+
+    async def _trim_logs(self) -> None:
+        logs = [LogFile(path) for path in self.layout.logs.values()]
+        while True:
+            for log in logs:
+                log.trim()
+            await asyncio.sleep(TRIM_INTERVAL)
+
+    def _link(self, name: str) -> str:
+        if self._faults is not None:
+            return self._faults.link(name)
+        return f"unix:{self.guests[name].link_socket}"
+
+    def _bind(self) -> None:
+        wanted = self._addresses.get("http", self.settings.http)
+        native = self._addresses.get("native", self.settings.native)
+        self._addresses = self._voter.bind(wanted, native)
+        self.changed()
+
+    async def _wait_ready(self) -> None:
+        """Wait until all guests vote.  Raises DeployError with the voter's message if it fails."""
+        self._step("waiting until all guests vote")
+        free = self._without_fault()
+        waiting = asyncio.create_task(self._observer.wait_active(free, READY_DEADLINE))
+        failed = asyncio.create_task(self._voter.failed.wait())
+        try:
+            await asyncio.wait([waiting, failed], return_when=asyncio.FIRST_COMPLETED)
+            if failed.done():
+                raise DeployError(self._voter.problem, remedy=f"see {self.layout.voter_log}")
+            if waiting.result():
+                return
+        finally:
+            waiting.cancel()
+            failed.cancel()
+        missing = [name for name in free if self._observer.replica_state(name) != "active"]
+        replicas = self._observer.replicas
+        lines = [f"  {n}: {replicas.get(n, {}).get('reason', 'unknown')}" for n in missing]
+        lines += [f"  voter: {line}" for line in read_tail(self.layout.voter_log, 5)]
+        raise DeployError(
+            f"{', '.join(missing)} did not vote within {READY_DEADLINE:g} s "
+            f"{self._voter.problem}\n" + "\n".join(lines),
+            remedy=f"see the logs in {self.layout.directory}",
+        )
+
+    async def _report_ready(self) -> None:
+        """Report the node's status; after a take-over, give repair time first."""
+        if self.took_over and not await self._observer.wait_active(
+            self._without_fault(), READY_DEADLINE
+        ):
+            self._step("not all guests vote: see `trivisor status`")
+        self._report({"ready": await self.status()})
+
+    async def _take_down(self) -> None:
+        _log.info("taking the node down")
+        try:
+            await self._control.close()
+            await self._voter.end()
+            if self._faults is not None:
+                await self._faults.end()
+        finally:
+            try:
+                await self._node.down()
+            finally:  # leave no stale socket or record even if libvirt could not be opened
+                for path in (self.layout.native_socket, self.layout.voter_control):
+                    path.unlink(missing_ok=True)
+                self.layout.write(RunningRecord())
+        _log.info("the node is down")
+
+    async def _release(self) -> None:
+        _log.error("the supervisor ends; guests and voter continue without it")
+        await self._control.close()
+        self._voter.release()
+        if self._faults is not None:
+            await self._faults.release()
+        await self._node.release()
+
+    def _step(self, step: str) -> None:
+        _log.info("start", step=step)
+        self._report({"step": step})
+
+    def _without_fault(self) -> list[str]:
+        return [name for name in self.guests if name not in self._records.active]
+
+    def changed(self) -> None:
+        """Record the node's processes and active faults in running.json."""
+        processes = {
+            name: identity for name, identity in self._before.processes.items() if name == "proxy"
+        }
+        me, voter = identify(os.getpid()), self._voter.identity
+        if me is not None:
+            processes["supervisor"] = me
+        if self._watchdog.process is not None:
+            processes["watchdog"] = self._watchdog.process
+        if voter is not None:
+            processes["voter"] = voter
+        if self._faults is not None:
+            processes.update(self._faults.processes)
+        self.layout.write(
+            RunningRecord(
+                processes=processes,
+                http=self._addresses.get("http"),
+                native=self._addresses.get("native"),
+                faults={**self._before.faults, **self._records.active},
+            )
+        )
+        self._observer.wake()
+
+    # ---- requests of the control socket
+
+    def find(self, guest: str) -> GuestPort:
+        """Return the guest of this name.  Raises DeployError with the existing names."""
+        try:
+            return self.guests[guest]
+        except KeyError:
+            names = ", ".join(self.guests)
+            raise DeployError(f"this node has no guest {guest!r}: it has {names}") from None
+
+    async def inject(self, kind: str, guest: str, seconds: float | None) -> FaultRecord:
+        """Inject a fault, for ``seconds`` or until healed.  Raises FaultRefused, DeployError."""
+        self.find(guest)
+        if self.phase != "up":
+            raise FaultRefused(f"the node is {self.phase}")
+        async with self._repairer.exclusive(guest):
+            record = await self._records.inject(kind, guest, seconds)
+        self.history.add("fault injected", guest, kind=kind, seconds=seconds, proof=record.proof)
+        return record
+
+    async def heal(self, guest: str) -> dict[str, Any]:
+        """End the guest's fault, restore the guest if necessary, return once it votes.
+
+        Raises DeployError, also if it must be restored and no majority votes without it.
+        """
+        self.find(guest)
+        began = time.monotonic()
+        fault = self._records.active.get(guest)
+        await self._repairer.heal(
+            guest,
+            undo=lambda: self._records.undo(guest),
+            must=self._records.needs_restore(guest),
+        )
+        kind = fault.kind if fault is not None else None
+        seconds = round(time.monotonic() - began, 3)
+        self.history.add("healed", guest, kind=kind, seconds=seconds)
+        return {"guest": guest, "fault": kind, "seconds": seconds}
+
+    async def status(self) -> dict[str, Any]:
+        """Return the node's status as plain data."""
+        with contextlib.suppress(VoterUnreachable):
+            await self._observer.poll()
+        voter = self._observer.voter_status or {"standing": "unreachable"}
+        now = time.monotonic()
+        watchdog = self._watchdog.process
+        return {
+            "dir": str(self.layout.directory),
+            "uuid": self.record.uuids[0],
+            "phase": self.phase,
+            "standing": voter["standing"],
+            "vote": self.settings.vote,
+            "service": self.settings.service,
+            "http": self._addresses.get("http"),
+            "native": self._addresses.get("native"),
+            "native_unix": str(self.layout.native_socket),
+            "accel": self.record.accel,
+            "accel_reason": self.record.accel_reason,
+            "image": self.record.image,
+            "connect": self.settings.connect,
+            "repair": self.settings.repair,
+            "allow_faults": self.settings.allow_faults,
+            "supervisor": {
+                "pid": os.getpid(),
+                "since": self._began,
+                "watchdog": watchdog.pid if watchdog is not None else None,
+                "restarts": self._watchdog.restarts,
+                "limit": LIMIT,
+                "window": WINDOW,
+                "ended": self._watchdog.ended or None,
+            },
+            "durability": {
+                "kind": self.settings.durability,
+                "promise": PROMISES[self.settings.durability],
+                "journal": voter.get("journal"),
+            },
+            "voter": {
+                **self._voter.describe(),
+                "seq": voter.get("seq"),
+                "counters": voter.get("counters", {}),
+            },
+            "guests": [self._describe(name, now) for name in self.guests],
+        }
+
+    def _describe(self, name: str, now: float) -> dict[str, Any]:
+        guest, replica = self.guests[name], self._observer.replicas.get(name, {})
+        vm, voting = str(guest.state), self._observer.replica_state(name)
+        fault = self._records.active.get(name)
+        return {
+            "name": name,
+            "state": vm if vm != "ready" else voting or vm,
+            "pid": guest.pid,
+            "vm": vm,
+            "replica": {
+                key: replica.get(key)
+                for key in ("state", "reason", "incarnation", "lag", "dissents", "expulsions")
+            },
+            "fault": None if fault is None else msgspec.to_builtins(fault),
+            "repairs": self._repairer.describe(name, now),
+        }
+
+    def logs(self, name: str, count: int) -> list[str]:
+        """Return the last lines of a guest's console, or of the named process's log."""
+        count = max(0, min(count, LOG_LINES))
+        if name in self.layout.logs:
+            return read_tail(self.layout.logs[name], count)
+        return self.find(name).tail(count)
+
+
+def _first(group: BaseExceptionGroup[DeployError]) -> DeployError:
+    """Return the first error of tasks that failed together: a user can act on one."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, DeployError)
+    return error

@@ -1,0 +1,128 @@
+"""The supervisor as a process: lock, signals, control socket, start report, exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from typing import Any
+
+import structlog
+
+from deploy.errors import AlreadyUp, CannotRunHere, DeployError, ForeignState
+from deploy.node.interfaces import FaultFactory
+from deploy.node.records import Layout, Lock
+from deploy.supervisor.control_server import SupervisorControlServer
+from deploy.supervisor.lifecycle import NodeFactory, Supervisor
+from deploy.watchdog.client import WatchdogClient
+from voter.commands.terminal import ExitCode
+from voter.errors import VoterError
+
+__all__ = ["StartReport", "run_supervisor"]
+
+_log = structlog.get_logger(__name__)
+
+
+class StartReport:
+    """Reports the start to the process that requested it: lines of JSON on a descriptor."""
+
+    def __init__(self, fd: int | None) -> None:
+        self._file = os.fdopen(fd, "wb", buffering=0) if fd is not None else None
+
+    def __call__(self, message: dict[str, Any]) -> None:
+        """Write one message; a ``ready`` or an ``error`` is the last."""
+        if self._file is None:
+            return
+        try:
+            self._file.write(json.dumps(message).encode() + b"\n")
+        except BrokenPipeError:  # the reader has ended: start the node all the same
+            self.close()
+            return
+        if "ready" in message or "error" in message:
+            self.close()
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def _configure_logs() -> None:
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+def run_supervisor(
+    layout: Layout,
+    *,
+    make_node: NodeFactory,
+    make_faults: FaultFactory | None,
+    report: StartReport,
+) -> ExitCode:
+    """Run the node of this directory until `down` or SIGTERM; return the exit code.
+
+    An error during the start goes to ``report`` (text, remedy and exit code).
+    """
+    _configure_logs()
+    watchdog = WatchdogClient.of_this_process()
+    lock = Lock(layout)
+    try:
+        lock.take()
+        asyncio.run(_serve(layout, make_node, make_faults, report, watchdog))
+    except (DeployError, VoterError) as error:
+        if isinstance(error, AlreadyUp | ForeignState):
+            watchdog.down()  # a restart would fail too
+        text = str(getattr(error, "problem", error))
+        remedy = str(getattr(error, "remedy", ""))
+        _log.error("the start failed", error=text, remedy=remedy)
+        code = exit_code(error)
+        report({"error": text, "remedy": remedy, "code": int(code)})
+        return code
+    finally:
+        report.close()
+        watchdog.close()
+        lock.release()
+    return ExitCode.OK
+
+
+def exit_code(error: Exception) -> ExitCode:
+    """Return the exit code of an error during the start."""
+    for kind, code in (
+        (CannotRunHere, ExitCode.CANNOT_RUN_HERE),
+        (AlreadyUp, ExitCode.ALREADY_UP),
+        (ForeignState, ExitCode.FOREIGN),
+    ):
+        if isinstance(error, kind):
+            return code
+    return ExitCode.FAILED
+
+
+async def _serve(
+    layout: Layout,
+    make_node: NodeFactory,
+    make_faults: FaultFactory | None,
+    report: StartReport,
+    watchdog: WatchdogClient,
+) -> None:
+    supervisor = Supervisor(
+        layout, make_node=make_node, make_faults=make_faults, report=report, watchdog=watchdog
+    )
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, supervisor.stop)
+    control = SupervisorControlServer(supervisor)
+    await control.start()
+    try:
+        await supervisor.serve()
+    finally:
+        await control.stop()

@@ -1,0 +1,93 @@
+"""Files are replaced atomically, logs stay bounded, too long socket paths are rejected."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import stat
+from pathlib import Path
+
+import pytest
+
+from deploy.errors import CannotRunHere, PathTooLong
+from deploy.host.files import (
+    SOCKET_PATH_LIMIT,
+    LogFile,
+    check_socket_paths,
+    read_tail,
+    temporary_name,
+    write_json,
+    write_whole,
+)
+
+# ---- atomic replacement
+
+
+def test_write_json_replaces_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "record.json"
+    write_json(path, {"a": 1}, mode=0o600)
+    write_json(path, {"a": 2}, mode=0o600)
+    assert json.loads(path.read_text()) == {"a": 2}
+    assert path.read_text().endswith("}\n")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert os.listdir(tmp_path) == ["record.json"]
+
+
+def test_write_whole_replaces_what_a_crash_left(tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    temporary_name(path).write_text("half a pa")
+    write_whole(path, b"a page")
+    assert path.read_bytes() == b"a page"
+    assert not temporary_name(path).exists()
+
+
+@pytest.mark.parametrize("step", ["fsync", "fchmod"])
+def test_write_whole_keeps_the_old_file_when_the_disk_is_full(
+    step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "page.html"
+    write_whole(path, b"old")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, step, full)
+    with pytest.raises(OSError, match="No space"):
+        write_whole(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["page.html"]
+
+
+# ---- logs
+
+
+def test_long_log_is_moved_while_its_writer_continues(scratch: Path) -> None:
+    log = LogFile(scratch / "log", limit=100)
+    with log.open() as writer:
+        writer.write(b"x" * 99)
+        log.trim()
+        assert log.path.stat().st_size == 99
+        writer.write(b"yy\n")
+        log.trim()
+        writer.write(b"after\n")
+    assert (scratch / "log.1").read_bytes() == b"x" * 99 + b"yy\n"
+    assert read_tail(log.path, 5) == ["after"]
+    assert read_tail(scratch / "none", 5) == []
+
+
+# ---- paths of sockets
+
+
+def test_socket_path_limit_is_the_kernels(scratch: Path) -> None:
+    longest = str(scratch / "s").ljust(SOCKET_PATH_LIMIT, "s")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(longest)
+    with socket.socket(socket.AF_UNIX) as listener, pytest.raises(OSError, match="too long"):
+        listener.bind(longest + "s")
+    check_socket_paths([longest])
+    with pytest.raises(PathTooLong, match=r"3 bytes too long; .*--dir") as caught:
+        check_socket_paths([longest, longest + "sss"])
+    assert isinstance(caught.value, CannotRunHere)
+    with pytest.raises(PathTooLong):
+        check_socket_paths(["/" + "ä" * 60])  # bytes count, not characters

@@ -1,0 +1,82 @@
+"""QEMU processes are found, watched, killed and limited, shown on substitutes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from deploy.machine.qemu import QemuProcess, find_qemu, limit_file_size, ram_file
+
+UUID = "aaaaaaaa-0000-4000-8000-00000000000f"
+WAIT = "import sys; print('up', flush=True); sys.stdin.read()"
+
+
+@pytest.fixture
+def qemu(scratch: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Give a process with a command line like that of a node's QEMU."""
+    with subprocess.Popen(
+        [sys.executable, "-c", WAIT, "-uuid", UUID, "-blockdev", f'{{"f":"{scratch}/g1.qcow2"}}'],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield process
+        process.kill()
+
+
+def test_qemu_is_found_by_uuid_and_path_together(
+    qemu: subprocess.Popen[bytes], scratch: Path
+) -> None:
+    assert find_qemu(UUID, naming=f"{scratch}/g1.qcow2") == qemu.pid
+    assert find_qemu(UUID, naming="/elsewhere/g1.qcow2") is None
+    assert find_qemu(UUID.replace("f", "e"), naming=f"{scratch}/g1.qcow2") is None
+
+
+async def test_exit_is_reported_once(qemu: subprocess.Popen[bytes]) -> None:
+    exits: list[int] = []
+    process = QemuProcess(qemu.pid, lambda: exits.append(1))
+    before = process.alive
+    process.kill()
+    async with asyncio.timeout(5):
+        await process.wait()
+    assert (before, process.alive) == (True, False)
+    assert exits == [1]
+    process.kill()  # signals nothing, and no other process
+    process.close()
+
+
+async def test_exit_is_not_reported_after_close(qemu: subprocess.Popen[bytes]) -> None:
+    exits: list[int] = []
+    process = QemuProcess(qemu.pid, lambda: exits.append(1))
+    process.close()
+    qemu.kill()
+    qemu.wait()
+    await asyncio.sleep(0)
+    assert exits == []
+    assert not process.alive
+
+
+async def test_wake_continues_a_stopped_process(qemu: subprocess.Popen[bytes]) -> None:
+    process, pid = QemuProcess(qemu.pid, lambda: None), qemu.pid
+    os.kill(pid, signal.SIGSTOP)
+    await asyncio.to_thread(os.waitid, os.P_PID, pid, os.WSTOPPED)
+    process.wake()
+    assert await asyncio.to_thread(os.waitid, os.P_PID, pid, os.WCONTINUED) is not None
+    process.close()
+
+
+def test_file_size_is_limited_and_a_missing_ram_file_is_an_error(
+    qemu: subprocess.Popen[bytes],
+) -> None:
+    with pytest.raises(FileNotFoundError, match="no shared memory file"):
+        ram_file(qemu.pid, size=128 << 20)
+    limit_file_size(qemu.pid, memory_mib=128)
+    assert resource.prlimit(qemu.pid, resource.RLIMIT_FSIZE) == (320 << 20, 320 << 20)

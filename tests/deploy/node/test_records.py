@@ -1,0 +1,148 @@
+"""A node's directory: its records, its lock, its voter.toml, the take-over of what runs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from deploy.commands.launch import prepare_node
+from deploy.errors import AlreadyUp, ForeignState
+from deploy.host.identity import ProcessIdentity, identify
+from deploy.host.spawn import python_environment
+from deploy.node.configuration import node_spec, voter_config
+from deploy.node.records import FaultRecord, Layout, Lock, NodeRecord, RunningRecord, Settings
+from voter.config import parse
+
+LINKS = {"g1": 'unix:/a "quoted"\\path', "g2": "unix:/b", "g3": "unix:/c"}
+LOCK_HOLDER = """
+import sys
+from pathlib import Path
+from deploy.node.records import Layout, Lock
+Lock(Layout(Path(sys.argv[1]))).take()
+print("taken", flush=True)
+sys.stdin.read()
+"""
+
+
+def record(**settings: Any) -> NodeRecord:
+    return NodeRecord(
+        uuids=tuple(f"00000000-0000-4000-8000-00000000000{n}" for n in range(4)),
+        settings=Settings(**settings), kernel="/k", initrd="/i", image="sha", manifest="/m",
+        accel="tcg", accel_reason="test",
+    )  # fmt: skip
+
+
+@pytest.fixture
+def layout(scratch: Path) -> Layout:
+    """Give a node's directory that is prepared."""
+    layout = Layout(scratch)
+    layout.prepare()
+    return layout
+
+
+def identity_of(pid: int) -> ProcessIdentity:
+    found = identify(pid)
+    assert found is not None
+    return found
+
+
+# ---- records
+
+
+def test_records_are_read_as_written(layout: Layout) -> None:
+    assert layout.read_running() == RunningRecord()
+    node = record(allow_faults=True, vote="1/1", guests=1)
+    fault = FaultRecord(kind="hang", since=1.5, until=None, proof="seen")
+    running = RunningRecord(processes={"voter": identity_of(1)}, http="h:1", faults={"g1": fault})
+    layout.write(node)
+    layout.write(running)
+    assert (layout.read_node(), layout.read_running()) == (node, running)
+    assert layout.node.stat().st_mode & 0o777 == 0o600
+    layout.prepare()  # the directory can be used again
+
+
+def test_new_directory_is_accessible_to_its_owner_only(scratch: Path) -> None:
+    layout = Layout(scratch / "a" / "b")
+    layout.prepare()
+    assert layout.directory.stat().st_mode & 0o777 == 0o700
+
+
+def test_directory_can_be_used_again_after_a_start_that_wrote_no_record(layout: Layout) -> None:
+    (layout.directory / "image").mkdir()
+    layout.prepare()
+
+
+@pytest.mark.parametrize("name", ["node", "running"])
+@pytest.mark.parametrize(("change", "message"), [({"schema": 2}, "schema 2"), ({"x": 1}, "x")])
+def test_record_of_another_version_is_rejected(
+    layout: Layout, name: str, change: dict[str, int], message: str
+) -> None:
+    layout.write(record())
+    layout.write(RunningRecord())
+    path = layout.directory / f"{name}.json"
+    value = msgspec.json.decode(path.read_bytes())
+    path.write_bytes(msgspec.json.encode(value | change))
+    with pytest.raises(ForeignState, match=message):
+        layout.prepare()
+
+
+def test_lock_has_one_holder_and_is_released_when_its_process_ends(layout: Layout) -> None:
+    assert Lock(layout).holder() is None
+    with subprocess.Popen(
+        [sys.executable, "-c", LOCK_HOLDER, str(layout.directory)], env=python_environment(),
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as holder:  # fmt: skip
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        assert Lock(layout).holder() == holder.pid
+        with pytest.raises(AlreadyUp, match=str(holder.pid)):
+            Lock(layout).take()
+        holder.kill()
+    lock = Lock(layout)
+    lock.take()
+    lock.release()
+
+
+def test_up_takes_over_running_processes_only_with_the_same_options(layout: Layout) -> None:
+    layout.write(record())
+    with subprocess.Popen(["sleep", "60"]) as voter:
+        layout.write(RunningRecord(processes={"voter": identity_of(voter.pid)}))
+        with pytest.raises(AlreadyUp, match=f"voter .process {voter.pid}.*other options"):
+            prepare_node(layout, Settings(vote="3/3"), lambda _: None)
+        assert prepare_node(layout, Settings(), lambda _: None) == record()
+        voter.kill()
+
+
+# ---- configuration
+
+
+def test_voter_accepts_its_configuration(layout: Layout) -> None:
+    config = parse(voter_config(layout, Settings(), "me", LINKS))
+    assert {replica.name: replica.link for replica in config.replica} == LINKS
+    assert (config.vote, config.service, config.function) == ("2/3", "kv", None)
+    custom = Settings(service="/somewhere/counter.py")
+    assert parse(voter_config(layout, custom, "me", LINKS)).service is None
+
+
+def test_function_on_the_host_adds_one_line_to_the_voters_configuration(layout: Layout) -> None:
+    plain = voter_config(layout, Settings(), "me", LINKS)
+    in_guests = Settings(function="guest", key="/key")
+    assert voter_config(layout, in_guests, "me", LINKS) == plain
+    on_host = voter_config(layout, Settings(function="unix:/f.sock"), "me", LINKS)
+    assert set(on_host.splitlines()) - set(plain.splitlines()) == {'function = "unix:/f.sock"'}
+    assert parse(on_host).function == "unix:/f.sock"
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_guests_memory_is_a_file_only_when_faults_are_allowed(
+    layout: Layout, allowed: bool
+) -> None:
+    spec = node_spec(layout, record(allow_faults=allowed, memory_mib=256))
+    assert [guest.ram_file for guest in spec.guests] == [allowed] * 3
+    assert {guest.memory_mib for guest in spec.guests} == {256}
+    assert [guest.name for guest in spec.guests] == ["g1", "g2", "g3"]
