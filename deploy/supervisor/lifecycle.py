@@ -18,6 +18,7 @@ import msgspec
 import structlog
 
 from deploy.errors import DeployError
+from deploy.host.child import Child
 from deploy.host.files import LogFile, read_tail
 from deploy.host.identity import identify
 from deploy.node.configuration import voter_config
@@ -46,6 +47,8 @@ NodeFactory = Callable[[Layout, NodeRecord], NodePort]
 READY_DEADLINE = 60.0
 """Seconds from the guests being ready to all of them voting.  After that a new node is taken down
 again; in a node that was taken over, repair continues."""
+PROXY_GRACE = 2.0
+"""Seconds for a former supervisor's proxy to end after SIGTERM."""
 TRIM_INTERVAL = 5.0
 """Seconds between checks of the logs' sizes."""
 LOG_LINES = 500
@@ -282,6 +285,10 @@ class Supervisor:
             await self._voter.end()
             if self._faults is not None:
                 await self._faults.end()
+            former = self._before.processes.get("proxy")  # of a take-over that was interrupted
+            proxy = Child.adopt(former) if former is not None else None
+            if proxy is not None:
+                await proxy.end(PROXY_GRACE)
         finally:
             try:
                 await self._node.down()

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+from deploy.node.interfaces import GuestPort
 from faultinject.faults import processes
 from faultinject.faults.machines import crash
 from faultinject.faults.memory import flip_ram
-from faultinject.faults.site import ActiveFault, FaultTarget, NotApplied, Site
+from faultinject.faults.site import ActiveFault, NotApplied, Site
 from faultinject.services.poisoned import CRASHES, LIES, SIGN
 
 __all__ = ["crash_host", "flip_all", "poison", "poison_request"]
@@ -23,7 +24,7 @@ async def crash_host(site: Site) -> ActiveFault:
     return _joined(await asyncio.gather(*actions, return_exceptions=True))
 
 
-async def flip_all(machines: Sequence[FaultTarget], seed: int, dose: int) -> ActiveFault:
+async def flip_all(machines: Sequence[GuestPort], seed: int, dose: int) -> ActiveFault:
     """Flip the same bits in the memory of every guest."""
     actions = [flip_ram(machine, seed, dose) for machine in machines]
     active = _joined(await asyncio.gather(*actions, return_exceptions=True))

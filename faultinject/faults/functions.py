@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from deploy.errors import DeployError
+from deploy.node.interfaces import GuestPort
 from faultinject.faults import processes
-from faultinject.faults.site import ActiveFault, FaultTarget, NotApplied, Site
+from faultinject.faults.site import ActiveFault, NotApplied, Site
 from faultinject.services import frail
 
 __all__ = ["break_function", "break_relocated_function", "pages_of_ram"]
@@ -32,7 +33,7 @@ _EFFECTS = {
 }  # fmt: skip
 
 
-async def break_function(kind: str, machine: FaultTarget) -> ActiveFault:
+async def break_function(kind: str, machine: GuestPort) -> ActiveFault:
     """Set the switch of the planted f in a guest to the mode that ends ``kind``."""
     return await _break(kind, f"f in {machine.name}", machine.ram_file, None)
 

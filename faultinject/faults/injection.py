@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from deploy.errors import DeployError
+from deploy.node.interfaces import GuestPort
 from faultinject.faults import common_causes, functions, inside, machines, memory, processes
 from faultinject.faults.catalogue import CATALOGUE, FaultLayer, Injection, find
-from faultinject.faults.site import ActiveFault, FaultTarget, NotApplied, Site
+from faultinject.faults.site import ActiveFault, NotApplied, Site
 
 __all__ = ["inject"]
 
@@ -52,11 +53,11 @@ async def _lie(injection: Injection, site: Site) -> ActiveFault:
     return ActiveFault(proof, activated=lambda: lie.count > 0, undo=undo)
 
 
-def _machine(action: Callable[[FaultTarget], Awaitable[ActiveFault]]) -> _Action:
+def _machine(action: Callable[[GuestPort], Awaitable[ActiveFault]]) -> _Action:
     return lambda each, site: action(site.machine(each.target))
 
 
-def _dosed(action: Callable[[FaultTarget, int, int], Awaitable[ActiveFault]]) -> _Action:
+def _dosed(action: Callable[[GuestPort, int, int], Awaitable[ActiveFault]]) -> _Action:
     return lambda each, site: action(site.machine(each.target), each.seed, each.dose)
 
 

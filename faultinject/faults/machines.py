@@ -10,8 +10,9 @@ import structlog
 from deploy.errors import DeployError
 from deploy.host.identity import identify
 from deploy.machine.spec import GuestState
+from deploy.node.interfaces import GuestPort
 from faultinject.faults.registers import StubError, flip_registers
-from faultinject.faults.site import ActiveFault, FaultTarget, NotApplied
+from faultinject.faults.site import ActiveFault, NotApplied
 
 __all__ = [
     "SLOW_RUNNING",
@@ -40,7 +41,7 @@ _NMI_LINE = "NMI received"
 _log = structlog.get_logger(__name__)
 
 
-async def crash(machine: FaultTarget) -> ActiveFault:
+async def crash(machine: GuestPort) -> ActiveFault:
     """Kill its QEMU."""
     pid = machine.pid
     if pid is None:
@@ -52,7 +53,7 @@ async def crash(machine: FaultTarget) -> ActiveFault:
     return ActiveFault(f"process {pid} has ended", activated=True)
 
 
-async def hang(machine: FaultTarget) -> ActiveFault:
+async def hang(machine: GuestPort) -> ActiveFault:
     """Stop its processor."""
     await machine.pause()
     if machine.state is not GuestState.PAUSED:
@@ -62,7 +63,7 @@ async def hang(machine: FaultTarget) -> ActiveFault:
     )
 
 
-async def slow_down(machine: FaultTarget) -> ActiveFault:
+async def slow_down(machine: GuestPort) -> ActiveFault:
     """Stop its processor for most of each quarter of a second, until undone."""
     await machine.pause()
     stopped = machine.state is GuestState.PAUSED
@@ -72,7 +73,7 @@ async def slow_down(machine: FaultTarget) -> ActiveFault:
     return keep_slow(machine)
 
 
-def keep_slow(machine: FaultTarget) -> ActiveFault:
+def keep_slow(machine: GuestPort) -> ActiveFault:
     """Start the duty cycle; undoing it leaves the guest running.
 
     The cycle ends if the guest ends.
@@ -90,7 +91,7 @@ def keep_slow(machine: FaultTarget) -> ActiveFault:
     return ActiveFault(proof, activated=True, undo=undo)
 
 
-async def _duty(machine: FaultTarget) -> None:
+async def _duty(machine: GuestPort) -> None:
     try:
         while True:
             await machine.pause()
@@ -101,7 +102,7 @@ async def _duty(machine: FaultTarget) -> None:
         _log.warning("a slow guest ended", guest=machine.name, error=str(error))
 
 
-async def reset(machine: FaultTarget) -> ActiveFault:
+async def reset(machine: GuestPort) -> ActiveFault:
     """Press its reset button; prove that it is in the firmware, or that its QEMU has ended.
 
     Its processor is stopped meanwhile.  On a busy host it might otherwise have left the firmware
@@ -117,7 +118,7 @@ async def reset(machine: FaultTarget) -> ActiveFault:
             await machine.resume()
 
 
-async def _await_reset(machine: FaultTarget, pid: int | None) -> ActiveFault:
+async def _await_reset(machine: GuestPort, pid: int | None) -> ActiveFault:
     until, problem = time.monotonic() + _DEADLINE, ""
     while _lives(machine) and time.monotonic() < until:
         try:
@@ -135,7 +136,7 @@ async def _await_reset(machine: FaultTarget, pid: int | None) -> ActiveFault:
     raise NotApplied(f"{machine.name} was not observed to reset within {_DEADLINE:g} s{problem}")
 
 
-def _lives(machine: FaultTarget) -> bool:
+def _lives(machine: GuestPort) -> bool:
     """Return whether it has a QEMU at this moment."""
     return machine.pid is not None
 
@@ -148,7 +149,7 @@ def _cr0(text: str) -> int:
     raise NotApplied("QEMU does not report the register CR0")
 
 
-async def nmi(machine: FaultTarget) -> ActiveFault:
+async def nmi(machine: GuestPort) -> ActiveFault:
     """Send a non-maskable interrupt; wait for the kernel's line about it."""
     before = sum(_NMI_LINE in line for line in machine.tail(10_000))
     await machine.nmi()
@@ -163,7 +164,7 @@ async def nmi(machine: FaultTarget) -> ActiveFault:
     )
 
 
-async def flip_register(machine: FaultTarget, seed: int, dose: int) -> ActiveFault:
+async def flip_register(machine: GuestPort, seed: int, dose: int) -> ActiveFault:
     """Flip ``dose`` bits of its processor's registers."""
     try:
         async with machine.debug_stub() as stub:

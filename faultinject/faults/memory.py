@@ -21,9 +21,10 @@ import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from deploy.node.interfaces import GuestPort
 from faultinject.faults.bit_flips import Flips, Span, flip_file, require_read_back
 from faultinject.faults.inside import Shell
-from faultinject.faults.site import ActiveFault, FaultTarget, NotApplied, Site
+from faultinject.faults.site import ActiveFault, NotApplied, Site
 
 __all__ = [
     "REGIONS",
@@ -49,13 +50,13 @@ than the majority has the value once it has applied the write."""
 _IOMEM_LINE = re.compile(r"^\s*([0-9a-f]+)-([0-9a-f]+) : (.+?)\s*$", re.MULTILINE)
 
 
-async def flip_ram(machine: FaultTarget, seed: int, dose: int) -> ActiveFault:
+async def flip_ram(machine: GuestPort, seed: int, dose: int) -> ActiveFault:
     """Flip ``dose`` bits, uniformly over all of a guest's RAM."""
     return ActiveFault(f"RAM: {await _flip(machine, seed, dose)}")
 
 
 async def flip_region(
-    kind: str, machine: FaultTarget, shell: Shell, seed: int, dose: int
+    kind: str, machine: GuestPort, shell: Shell, seed: int, dose: int
 ) -> ActiveFault:
     """Flip ``dose`` bits, uniformly over the region that ``kind`` names."""
     status, iomem = await shell.run("cat /proc/iomem", timeout=15.0)
@@ -70,7 +71,7 @@ async def flip_region(
     return ActiveFault(f"{', '.join(REGIONS[kind])} ({size:,} bytes): {flips}")
 
 
-async def _flip(machine: FaultTarget, seed: int, dose: int, spans: Sequence[Span] = ()) -> Flips:
+async def _flip(machine: GuestPort, seed: int, dose: int, spans: Sequence[Span] = ()) -> Flips:
     try:
         flips = await asyncio.to_thread(flip_file, machine.ram_file(), seed, dose, spans)
     except (OSError, ValueError) as error:

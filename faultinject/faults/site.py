@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from deploy.machine.spec import GuestState
+from deploy.node.interfaces import GuestPort
 from faultinject.faults.proxy import ProxiedLink
 
-__all__ = ["ActiveFault", "FaultTarget", "NotApplied", "Site"]
+__all__ = ["ActiveFault", "NotApplied", "Site"]
 
 
 class NotApplied(Exception):
@@ -53,49 +51,6 @@ class ActiveFault:
             await undo()
 
 
-class FaultTarget(Protocol):
-    """A guest's virtual machine, as ``deploy.machine.guest.Guest`` is one."""
-
-    @property
-    def name(self) -> str:
-        """g1, g2, ..."""
-
-    @property
-    def state(self) -> GuestState:
-        """Its state."""
-
-    @property
-    def pid(self) -> int | None:
-        """Its QEMU's process, or None."""
-
-    async def kill(self) -> None:
-        """Kill its QEMU; return when it has ended."""
-
-    async def pause(self) -> None:
-        """Stop its processor."""
-
-    async def resume(self) -> None:
-        """Continue its processor."""
-
-    async def reset(self) -> None:
-        """Press its reset button."""
-
-    async def nmi(self) -> None:
-        """Send its processor a non-maskable interrupt."""
-
-    async def registers(self) -> str:
-        """Return its registers as QEMU prints them."""
-
-    def debug_stub(self) -> AbstractAsyncContextManager[Path]:
-        """Have QEMU's debug stub listen on the unix socket that is yielded."""
-
-    def ram_file(self) -> Path:
-        """Return the file that is its memory."""
-
-    def tail(self, count: int = 20) -> list[str]:
-        """Return the last lines of its console."""
-
-
 class Site:
     """A node that faults are injected into.  A subclass overrides what its node has."""
 
@@ -104,7 +59,7 @@ class Site:
         """The guests' names."""
         raise NotImplementedError
 
-    def machine(self, name: str) -> FaultTarget:
+    def machine(self, name: str) -> GuestPort:
         """Return a guest's machine."""
         raise NotImplementedError
 

@@ -1,11 +1,11 @@
-"""Linearizability of what clients saw.
+"""Linearizability of the clients' history.  It uses neither the service model nor the voter.
 
-``linearizable`` is a checker after Wing and Gong with the memory of Lowe: it looks for an order of
-the operations on one key that respects real time and in which every reply is right.  It knows
-nothing of the voter's order, so it does not believe it either.  For small histories: its time is
-exponential in the number of operations that overlap.
+``linearizable`` is the algorithm of Wing and Gong with Lowe's memory of visited states.  It
+searches for an order of the operations on one key that respects real time and in which every reply
+is right.  It is for small histories: its time is exponential in the number of operations that
+overlap.
 
-``in_real_time`` checks a long history against a witness, the place at which each was released.
+``in_real_time`` checks a long history by a witness: the place at which each reply was released.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ __all__ = ["HistoryCall", "State", "Step", "in_real_time", "linearizable", "regi
 
 State = Hashable
 Step = Callable[[State, "HistoryCall"], list[State]]
-"""What may be after a call, from a state: no state if its reply is wrong there."""
+"""The possible states after a call, from a state.  Empty if the reply is wrong there."""
 
 INFINITY = float("inf")
 
 
 class HistoryCall(NamedTuple):
-    """One operation on a key: when it began and ended (infinite: no reply), what it was.
+    """One operation on a key, with the times when it began and ended (infinite: no reply).
 
-    ``reply`` None: its outcome is unknown; it may take effect at any time after ``started``, or
-    never.
+    If ``reply`` is None, its outcome is unknown: it may take effect at any time after ``started``,
+    or never.
     """
 
     started: float
@@ -42,8 +42,8 @@ def linearizable(
 ) -> bool | None:
     """Return whether there is an order that explains all replies.
 
-    None: that is not decided after ``most`` states.  The number of states grows exponentially with
-    the operations that overlap or have no reply.
+    Return None if that is not decided after ``most`` states.  The number of states grows
+    exponentially with the number of operations that overlap or have no reply.
     """
     calls = sorted(calls, key=lambda call: call.started)
     must = sum(1 << at for at, call in enumerate(calls) if call.reply is not None)
@@ -58,7 +58,7 @@ def linearizable(
         seen.add((done, state))
         if len(seen) > most:
             return None
-        # What ended first among the open ones must not come after what began later.
+        # No operation may precede one that had ended before it began.
         left = [at for at in range(len(calls)) if not done >> at & 1]
         horizon = min(calls[at].ended for at in left)
         for at in left:
@@ -69,19 +69,19 @@ def linearizable(
 
 
 def register(state: State, call: HistoryCall) -> list[State]:
-    """A key of the key-value service: ``(value, tag)``, or None if it is absent.
+    """Apply a call to a key of the key-value service: ``(value, tag)``, or None if it is absent.
 
-    A tag that no reply told is ``"?"``: then a condition on it may hold or not.
+    The tag is ``"?"`` if no reply contained it.  A condition on it may then hold or not.
     """
     value, tag = state if isinstance(state, tuple) else (None, "")
     reply = call.reply
-    status, body, told = reply if reply is not None else (0, b"", "?")
+    status, body, etag = reply if reply is not None else (0, b"", "?")
     if call.kind == "get":
         if value is None:
             return [None] if status in (0, 404) else []
         if reply is not None and (status, body) != (200, value):
             return []
-        return _same_tag(value, tag, told)
+        return _same_tag(value, tag, etag)
     holds = _condition_holds(call, value, tag)
     after: list[State] = []
     if holds is not True and status in (0, 412):
@@ -94,18 +94,18 @@ def register(state: State, call: HistoryCall) -> list[State]:
     elif call.kind == "increment":
         after += _increment(value, tag, reply)
     elif status in (0, 201 if value is None else 204):
-        after.append((call.argument, told))
+        after.append((call.argument, etag))
     return after
 
 
-def _same_tag(value: bytes, tag: str, told: str) -> list[State]:
-    if told == "?" or tag == told:
+def _same_tag(value: bytes, tag: str, etag: str) -> list[State]:
+    if etag == "?" or tag == etag:
         return [(value, tag)]
-    return [(value, told)] if tag == "?" else []
+    return [(value, etag)] if tag == "?" else []
 
 
 def _condition_holds(call: HistoryCall, value: bytes | None, tag: str) -> bool | None:
-    """Whether the condition holds; None: it cannot be known."""
+    """Return whether the condition holds; None if that is unknown."""
     if call.kind == "create":
         return value is None
     if call.kind != "swap":
@@ -126,10 +126,10 @@ def _increment(value: bytes | None, tag: str, reply: tuple[int, bytes, str] | No
 
 
 def in_real_time(places: Sequence[tuple[float, float, int]]) -> tuple[int, int] | None:
-    """Check (started, ended, place) of a long history against its witness.
+    """Check (started, ended, place) of a long history against real time.
 
     Return the places of two operations in the wrong order: the first had ended before the second
-    began, and yet comes after it.  None if there are none.
+    began, and yet comes after it.  Return None if there are none.
     """
     ends = sorted((ended, place) for _, ended, place in places)
     at, highest = 0, -1

@@ -1,8 +1,16 @@
-"""The whole system under one seed: real engine, runner, link, journal, front end, client and agent
-on a simulated clock, network and disk.
+"""The whole system under one seed: the product's own engine, runner, link, journal, front ends,
+client library and agent, on a simulated clock, network and disk.
 
-``plan`` says what happens (a pure function of the seed), ``world`` makes it happen, ``promises``
-watches.  A run is the same, byte for byte, whenever and wherever it is made again.
+A run is a function of its seed: it is the same, byte for byte, on every host.  The modules form
+layers, and each imports only those before it:
+
+1.  The simulated machine: ``loop`` (time and processes), ``streams``, ``network``, ``disk``.
+2.  The parties: ``guest``, ``clients``, ``keyed``; and ``plan``, which draws what they do.
+3.  ``world``: the state of one run, and ``promises``, which observes it.
+4.  What acts on a world: ``faults`` injects, ``checks`` judges, ``timeline`` describes.
+5.  ``run``: makes one run.
+6.  Many runs: ``hunt``, ``shrink``, ``groups``, ``reach``, ``fingerprint``, ``mutation``.
+7.  ``command``: the command line.
 """
 
 from __future__ import annotations

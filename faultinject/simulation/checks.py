@@ -152,7 +152,7 @@ def _compare(observer: PromiseObserver, outcome: OperationOutcome, expected: byt
         observer.breach(
             "Linearizability",
             f"operation {outcome.operation.index} ({outcome.operation.kind}) was answered "
-            f"{seen.status} {seen.body!r} at {seen.vote.seq}, the order says "
+            f"{seen.status} {seen.body!r} at {seen.vote.seq}, the order gives "
             f"{wanted!r}",
         )
 
@@ -244,7 +244,7 @@ def _check_liveness(world: World, outcomes: list[OperationOutcome]) -> None:
 
 
 def _check_bounds(world: World) -> None:
-    """Check that at rest neither the voter nor the journal keeps what nobody needs."""
+    """Check that at rest neither the voter nor the journal keeps what is not needed."""
     runner = world.runner
     if runner is None or not world.at_rest:
         return
@@ -259,7 +259,7 @@ def _check_bounds(world: World) -> None:
 
 
 def excess(world: World) -> str:
-    """Describe what the journal keeps although nobody needs it; empty if it is little."""
+    """Describe what the journal keeps without need; empty if it is within the limits."""
     needless, others = _needless_segments(world)
     if needless <= NEEDLESS and others <= OTHERS:
         return ""

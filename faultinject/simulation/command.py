@@ -22,7 +22,6 @@ from voter.commands.terminal import ExitCode, console, print_json, quiet_logs, w
 
 if TYPE_CHECKING:
     from faultinject.simulation.groups import FailureGroup, Shrunk
-    from faultinject.simulation.hunt import RunSummary
     from faultinject.simulation.plan import SimPlan
     from faultinject.simulation.run import RunResult
     from faultinject.simulation.seeds import KnownSeed
@@ -80,8 +79,6 @@ def _read_range(ctx: click.Context, option: click.Parameter, value: str | None) 
     "--seed", type=click.IntRange(0), help="Run this seed only, and print its plan and result."
 )
 @click.option("--trace", is_flag=True, help="With --seed: print a timeline of the run.")
-@click.option("--size", type=click.IntRange(1, 20), default=1, show_default=True,
-              help="Multiply operations and faults of each seed.")  # fmt: skip
 @click.option("--faults", callback=_read_numbers, metavar="NUMBERS",
               help="With --seed: inject only these faults of its plan.")  # fmt: skip
 @click.option("--operations", callback=_read_numbers, metavar="NUMBERS",
@@ -102,7 +99,6 @@ def simulate(  # noqa: PLR0913 - one for each option
     log: Path,
     seed: int | None,
     trace: bool,
-    size: int,
     faults: list[int] | None,
     operations: list[int] | None,
     defect: str | None,
@@ -117,7 +113,9 @@ def simulate(  # noqa: PLR0913 - one for each option
     that repeats it, with a timeline. The exit code is 0 only if all promises held in all runs.
     """
     quiet_logs()
-    for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: workers end too
+    # Each of these signals ends the workers, as Ctrl-C does.
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a script's background
+    for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
     if trace and seed is None:
         raise click.UsageError("--trace prints one run: give --seed")
@@ -142,9 +140,9 @@ def simulate(  # noqa: PLR0913 - one for each option
         plant(DEFECTS[defect])
         jobs = 1
     if seed is not None:
-        return _run_one(seed, size, faults, operations, as_json=as_json, trace=trace)
+        return _run_one(seed, faults, operations, as_json=as_json, trace=trace)
     chosen = _choose(fresh, seeds, with_known=with_known, nightly=nightly)
-    hunt = _Hunt(chosen, jobs, size, as_json=as_json, defect=defect or "")
+    hunt = _Hunt(chosen, jobs, as_json=as_json, defect=defect or "")
     return hunt.run_nightly(log) if nightly else hunt.run()
 
 
@@ -241,7 +239,6 @@ def _choose(number: int | None, seeds: range | None, *, with_known: bool, nightl
 
 def _run_one(
     seed: int,
-    size: int,
     faults: list[int] | None,
     operations: list[int] | None,
     *,
@@ -249,18 +246,17 @@ def _run_one(
     trace: bool,
 ) -> ExitCode:
     """Run one seed, with all or some of its plan, and print the result."""
-    from faultinject.simulation.hunt import summarize  # noqa: PLC0415
     from faultinject.simulation.plan import make_plan  # noqa: PLC0415
     from faultinject.simulation.run import run  # noqa: PLC0415
     from faultinject.simulation.timeline import Timeline  # noqa: PLC0415
 
-    plan = make_plan(seed, size=size).without(faults, operations)
+    plan = make_plan(seed).without(faults, operations)
     timeline = Timeline() if trace else None
     if as_json:
         import msgspec  # noqa: PLC0415
 
         result = run(plan, timeline)
-        found = msgspec.to_builtins(summarize(result))
+        found = msgspec.to_builtins(result)
         print_json(found | ({"timeline": timeline.lines} if timeline is not None else {}))
     else:
         _print_plan(plan)
@@ -268,11 +264,7 @@ def _run_one(
         if timeline is not None:
             sys.stdout.write("".join(f"{line}\n" for line in timeline.lines))
         _print_result(result)
-    return ExitCode.FAILED if _failed(result) else ExitCode.OK
-
-
-def _failed(result: RunResult | RunSummary) -> bool:
-    return bool(result.breaches or result.problems)
+    return ExitCode.FAILED if result.failed else ExitCode.OK
 
 
 def _print_plan(plan: SimPlan) -> None:
@@ -304,26 +296,22 @@ def _print_result(result: RunResult) -> None:
 class _Hunt:
     """A run of many seeds, and its report."""
 
-    def __init__(
-        self, chosen: _Chosen, jobs: int, size: int, *, as_json: bool, defect: str
-    ) -> None:
-        self._chosen, self._jobs, self._size = chosen, jobs, size
+    def __init__(self, chosen: _Chosen, jobs: int, *, as_json: bool, defect: str) -> None:
+        self._chosen, self._jobs = chosen, jobs
         self._as_json, self._defect = as_json, defect
         self._began = time.monotonic()
-        self._failed: list[RunSummary] = []
+        self._failed: list[RunResult] = []
         self._done = self._answered = self._faults = 0
 
     def run(self) -> ExitCode:
         """Run all seeds; shrink and print one of each group of failures."""
-        for summary in self._results():
-            if _failed(summary):
-                self._failed.append(summary)
+        for result in self._results():
+            if result.failed:
+                self._failed.append(result)
         from faultinject.simulation.groups import group, shrink_group  # noqa: PLC0415
 
         groups = group(self._failed)
-        shrunk = [
-            shrink_group(each, size=self._size, defect=self._defect) for each in groups[:SHOWN]
-        ]
+        shrunk = [shrink_group(each, defect=self._defect) for each in groups[:SHOWN]]
         if self._as_json:
             self._print_json(groups, shrunk)
         else:
@@ -345,14 +333,14 @@ class _Hunt:
                 file.flush()
 
             try:
-                for summary in self._results():
-                    if not _failed(summary):
+                for result in self._results():
+                    if not result.failed:
                         continue
-                    self._failed.append(summary)
-                    (each,) = group([summary])
-                    small = shrink_group(each, size=self._size)
+                    self._failed.append(result)
+                    (each,) = group([result])
+                    small = shrink_group(each)
                     append(
-                        {"seed": summary.seed, "promise": each.promise, "report": small.report,
+                        {"seed": result.seed, "promise": each.promise, "report": small.report,
                          "faults": small.kinds, "command": small.command}
                     )  # fmt: skip
                     warn(f"{each.promise}: {small.report}\n  {small.command}")
@@ -363,7 +351,7 @@ class _Hunt:
         console().print(f"{self._totals()}; see {log}")
         return ExitCode.FAILED if self._failed else ExitCode.OK
 
-    def _results(self) -> Iterator[RunSummary]:
+    def _results(self) -> Iterator[RunResult]:
         """Run the seeds, with a progress bar on a terminal."""
         from rich.progress import Progress, TimeElapsedColumn  # noqa: PLC0415
 
@@ -375,11 +363,11 @@ class _Hunt:
         columns = (*Progress.get_default_columns(), TimeElapsedColumn())
         with Progress(*columns, console=err, disable=self._as_json) as progress:
             task = progress.add_task("seeds", total=None if chosen.endless else chosen.total)
-            for summary in hunt(chosen.seeds(), jobs=self._jobs, size=self._size):
+            for result in hunt(chosen.seeds(), jobs=self._jobs):
                 self._done += 1
-                self._answered += summary.answered
-                self._faults += len(summary.faults)
-                yield summary
+                self._answered += result.answered
+                self._faults += len(result.faults)
+                yield result
                 failed = len(self._failed)
                 progress.update(task, advance=1, description=f"seeds, {failed} failed")
 
@@ -411,7 +399,7 @@ class _Hunt:
                 "fresh": len(chosen.range),
                 "known": len(chosen.known),
                 "seeds": self._done,
-                "failed": sorted(summary.seed for summary in self._failed),
+                "failed": sorted(result.seed for result in self._failed),
                 "groups": [
                     msgspec.to_builtins(each)
                     | {"shrunk": None if small is None else msgspec.to_builtins(small)}
@@ -430,7 +418,7 @@ class _Hunt:
 def _show_group(each: FailureGroup, small: Shrunk | None) -> None:
     out = console()
     some = ", ".join(map(str, each.seeds[:10])) + (", ..." if len(each.seeds) > 10 else "")
-    out.print(f"[red]{each.promise}[/]: {each.words}\n  {len(each.seeds)} seeds: {some}")
+    out.print(f"[red]{each.promise}[/]: {each.report}\n  {len(each.seeds)} seeds: {some}")
     if small is None:
         return
     kinds = ", ".join(small.kinds) or "none"

@@ -79,7 +79,7 @@ class SimFaultInjector:
                 await self._until_all_vote()
 
     async def _until_moment(self, fault: SimFault) -> SimFault:
-        """Wait until the node is in the fault's moment, if it names one; give up after a while.
+        """Wait until the node is in the fault's moment, if it names one, or for MOMENT_PATIENCE.
 
         Return the fault, with the replica that the moment concerns as its target.
         """

@@ -11,9 +11,8 @@ from collections.abc import Iterable
 
 import msgspec
 
-from faultinject.simulation.hunt import RunSummary
 from faultinject.simulation.plan import make_plan
-from faultinject.simulation.run import run
+from faultinject.simulation.run import RunResult, run
 from faultinject.simulation.shrink import command_of, shrink
 from faultinject.simulation.timeline import Timeline
 
@@ -28,7 +27,7 @@ class FailureGroup(msgspec.Struct):
     """Seeds that failed alike: the promise, the report without numbers and values, the seeds."""
 
     promise: str
-    words: str
+    report: str
     seeds: list[int] = []
 
 
@@ -43,36 +42,37 @@ class Shrunk(msgspec.Struct, frozen=True):
     timeline: list[str]
 
 
-def first_failure(summary: RunSummary) -> tuple[str, str]:
+def first_failure(result: RunResult) -> tuple[str, str]:
     """Return the promise that a failed run broke first, and the report."""
-    if summary.breaches:
-        return summary.breaches[0].promise, summary.breaches[0].text
-    return CODE, summary.problems[0].strip().splitlines()[-1]
+    if result.breaches:
+        return result.breaches[0].promise, result.breaches[0].text
+    return CODE, result.problems[0].strip().splitlines()[-1]
 
 
-def group(failed: Iterable[RunSummary]) -> list[FailureGroup]:
+def group(failed: Iterable[RunResult]) -> list[FailureGroup]:
     """Group failures by report; the largest group is first."""
     groups: dict[tuple[str, str], FailureGroup] = {}
-    for summary in failed:
-        promise, report = first_failure(summary)
-        words = _VALUE.sub("#", report)
-        groups.setdefault((promise, words), FailureGroup(promise, words)).seeds.append(summary.seed)
+    for result in failed:
+        promise, report = first_failure(result)
+        report = _VALUE.sub("#", report)
+        key = promise, report
+        groups.setdefault(key, FailureGroup(promise, report)).seeds.append(result.seed)
     for each in groups.values():
         each.seeds.sort()
-    return sorted(groups.values(), key=lambda each: (-len(each.seeds), each.promise, each.words))
+    return sorted(groups.values(), key=lambda each: (-len(each.seeds), each.promise, each.report))
 
 
-def shrink_group(chosen: FailureGroup, *, size: int, defect: str = "") -> Shrunk:
+def shrink_group(chosen: FailureGroup, *, defect: str = "") -> Shrunk:
     """Shrink the first seed of a group, and record a timeline of the shrunk plan."""
     seed = chosen.seeds[0]
-    whole = make_plan(seed, size=size)
+    whole = make_plan(seed)
     plan = whole if chosen.promise == CODE else shrink(whole, chosen.promise)[0]
     timeline = Timeline()
     result = run(plan, timeline)
     reports = [b.text for b in result.breaches if b.promise == chosen.promise] or result.problems
     return Shrunk(
         seed,
-        command_of(plan, whole, size=size, defect=defect),
+        command_of(plan, whole, defect=defect),
         [fault.kind for fault in plan.faults],
         len(plan.operations),
         reports[0].strip().splitlines()[-1] if reports else "",

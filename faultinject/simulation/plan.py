@@ -166,9 +166,9 @@ def _draw(random: Random, table: dict[str, int]) -> str:
     return random.choices(list(table), list(table.values()))[0]
 
 
-def make_plan(seed: int, *, size: int = 1) -> SimPlan:
-    """Draw a plan.  ``size`` multiplies the numbers of operations and faults."""
-    return _draw_swarm(seed, size) if seed >= SWARM else _draw_fixed(seed, size)
+def make_plan(seed: int) -> SimPlan:
+    """Draw a plan."""
+    return _draw_swarm(seed) if seed >= SWARM else _draw_fixed(seed)
 
 
 def _allowed(durability: str) -> dict[str, int]:
@@ -183,12 +183,12 @@ def _allowed(durability: str) -> dict[str, int]:
     return table
 
 
-def _draw_fixed(seed: int, size: int) -> SimPlan:
+def _draw_fixed(seed: int) -> SimPlan:
     """Draw a plan with the weights of the tables above."""
     random = Random(f"{seed} plan")
     durability = random.choices(("fsync", "os", "none"), (8, 1, 1))[0]
     clients = random.randint(2, 4)
-    count = random.randint(8, 14) * size
+    count = random.randint(8, 14)
     gap = random.choice((0.002, 0.01, 0.04))
     operations = [
         Operation(
@@ -211,7 +211,7 @@ def _draw_fixed(seed: int, size: int) -> SimPlan:
     length = gap * count * 1.5 + 0.3
     faults = []
     when = 0.02
-    for index in range(chances.choice((0, 1, 2, 3, 3, 4, 5)) * size):
+    for index in range(chances.choice((0, 1, 2, 3, 3, 4, 5))):
         kind = _draw(chances, table)
         when += chances.random() * length / 3
         faults.append(
@@ -252,12 +252,12 @@ def _reweigh(random: Random, table: dict[str, int], least: int) -> dict[str, flo
     return {kind: table[kind] * random.expovariate(1) + 1e-9 for kind in kept}
 
 
-def _draw_swarm(seed: int, size: int) -> SimPlan:
+def _draw_swarm(seed: int) -> SimPlan:
     """Draw the weights, counts, sizes and timings of a plan, then the plan."""
     random = Random(f"{seed} swarm plan")
     durability = random.choices(("fsync", "os", "none"), (7, 2, 1))[0]
     clients = random.randint(1, 5)
-    count = round(_between(random, 5, 30)) * size
+    count = round(_between(random, 5, 30))
     gap = _between(random, 0.0005, 0.05)
     mix = _reweigh(random, _OPERATIONS, 2)
     keys = "abcn"[random.randrange(4) :]
@@ -277,7 +277,7 @@ def _draw_swarm(seed: int, size: int) -> SimPlan:
                 padding=round(_between(random, 1, 300)) if random.random() < padded else 0,
             )
         )
-    faults = _draw_swarm_faults(seed, size, durability, gap * count)
+    faults = _draw_swarm_faults(seed, durability, gap * count)
     lost = any(fault.kind in ("hang", "reboot", "kill-service", "cut-link") for fault in faults)
     if random.random() < (0.25 if lost else 0.05):
         at = random.randrange(len(operations))
@@ -299,26 +299,26 @@ def _draw_swarm(seed: int, size: int) -> SimPlan:
         checkpoint_bytes=round(_between(random, 200, 4000)),
         scrub=random.choice((0.3, 60.0, 60.0)),
         # 50 writes fit into 60,000 bytes; some plans fill more than half of that.
-        log_bytes=60_000 if len(operations) <= 50 * size else 200_000 * size,
+        log_bytes=60_000 if len(operations) <= 50 else 200_000,
     )
 
 
-def _draw_swarm_faults(seed: int, size: int, durability: str, busy: float) -> tuple[SimFault, ...]:
+def _draw_swarm_faults(seed: int, durability: str, busy: float) -> tuple[SimFault, ...]:
     """Draw the faults of a swarm plan whose clients are busy for at least ``busy`` seconds.
 
     Most faults begin while clients still make requests; a later one would have no effect.
     """
     random = Random(f"{seed} swarm faults")
     table = _reweigh(random, _allowed(durability), 1)
-    count = random.choice((1, 2, 3, 4, 5, 6, 8)) * size
+    count = random.choice((1, 2, 3, 4, 5, 6, 8))
     spacing = _between(random, 0.001, busy + 0.1)
     if random.random() < 0.4:  # two or three faults close to each other, each kind as likely
         table = dict.fromkeys(table, 1.0)
-        count = random.choice((2, 3)) * size
+        count = random.choice((2, 3))
         spacing = _between(random, 0.001, 0.7)
     if random.random() < 0.03:
         count = 0
-    aimed = random.choice((0.0, 0.0, 0.5))
+    at_moment = random.choice((0.0, 0.0, 0.5))
     latest = 0.02 + (busy + 0.1) * random.choice((0.7, 1.0, 2.0))
     targets = random.choices(range(REPLICAS), k=random.randint(1, REPLICAS))
     longest = _between(random, 0.005, 2.0)
@@ -329,7 +329,7 @@ def _draw_swarm_faults(seed: int, size: int, durability: str, busy: float) -> tu
         if when > latest:
             when = 0.02 + random.random() * (latest - 0.02)
         kind = random.choices(list(table), list(table.values()))[0]
-        moment = random.choice(MOMENTS) if random.random() < aimed else ""
+        moment = random.choice(MOMENTS) if random.random() < at_moment else ""
         if kind == "corrupt-snapshot" and random.random() < 0.7:
             moment = "fetching"  # it has no effect at any other time
         faults.append(

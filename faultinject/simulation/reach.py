@@ -4,16 +4,14 @@ A range of seeds that passes proves nothing about situations that none of its ru
 ``reach`` makes one run and returns what it reached, ``measure`` counts over many runs, and
 ``compare`` returns what only the second of two groups reached.
 
-A run is observed by a watcher, and by wrappers around two methods (``Replica.move`` and
-``Process.kill``) while ``_wrapping`` lasts.  Branches come from ``sys.settrace``, for the files in
-``MEASURED``.  All of these only read: the run takes the same course and has the same trace hash.
-A traced run takes about four times as long.
+A run is observed by a watcher, and by a wrapper around ``Replica.move`` while ``_wrapping`` lasts.
+Branches come from ``sys.settrace``, for the files in ``MEASURED``.  All of these only read: the run
+takes the same course and has the same trace hash.  A traced run takes about four times as long.
 """
 
 from __future__ import annotations
 
 import gc
-import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -24,7 +22,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
-from faultinject.simulation.loop import Process
 from faultinject.simulation.plan import SimFault, SimPlan
 from faultinject.simulation.run import RunResult, run
 from faultinject.simulation.world import World
@@ -43,27 +40,19 @@ MEASURED = (
     "guests/agent/incarnation.py",
 )  # fmt: skip
 """Files whose branches are measured, relative to ROOT."""
-DIMENSIONS = (
-    "branch", "transition", "reason", "transition pair", "states", "fault pair", "fault at",
-    "voter death",
-)  # fmt: skip
+DIMENSIONS = ("branch", "transition", "fault pair", "fault at")
 """What is measured.
 
 ``branch``: an arc between two lines of one function, or out of it by return or exception.
 ``transition``: a replica's state before, the cause, and its state after.
-``reason``: a transition with the engine's reason, without its numbers.
-``transition pair``: two consecutive transitions, of the same replica or of another one.
-``states``: the states of all replicas right after a transition, sorted.
 ``fault pair``: two kinds, where the second fault began before the system had recovered from the
 first.  Recovered means that all replicas vote, and that the first fault and its delays are over.
 ``fault at``: a kind, and the situation in which a fault of that kind began.
-``voter death``: the situation in which a voter ended, and the number of ends since all voted.
 """
 STALL = 0.01
 """Seconds by which ``slow-link`` delays each delivery, for each unit of its amount."""
 LEAVES, RAISES = 0, -1
 """In place of an arc's second line: the function returns, or raises."""
-_NUMBER = re.compile(r"0x[0-9a-f]+|\d+(\.\d+)?")
 
 Arc = tuple[int, int]
 
@@ -119,8 +108,8 @@ class _Tracer:
                 continue
             short = _short(name)
             for first, last in arcs:
-                words = {LEAVES: "leaves", RAISES: "raises"}.get(last, str(last))
-                yield f"{short}:{first}->{words}"
+                end = {LEAVES: "leaves", RAISES: "raises"}.get(last, str(last))
+                yield f"{short}:{first}->{end}"
 
     def _called(self, frame: FrameType, event: str, argument: object) -> Any:
         name = frame.f_code.co_filename
@@ -174,8 +163,6 @@ class _ReachWatcher:
         self._tracer = tracer
         self._world: World | None = None  # None before and after the run
         self._pending: list[tuple[SimFault, float]] = []  # not recovered from, since when
-        self._deaths = 0  # voters that ended since all replicas voted
-        self._last: tuple[int, str] | None = None  # the last transition
 
     def attach(self, world: World) -> None:
         """Watch this world."""
@@ -205,28 +192,9 @@ class _ReachWatcher:
         world = self._world
         if world is None:
             return
-        text = f"{before} -{cause}-> {replica.state}"
-        self.items["transition"].add(text)
-        self.items["reason"].add(f"{text} ({_NUMBER.sub('N', replica.reason)})")
-        if self._last is not None:
-            whose = "same" if self._last[0] == replica.index else "other"
-            self.items["transition pair"].add(f"{self._last[1]}, then {whose} {text}")
-        self._last = replica.index, text
-        runner = world.runner
-        if runner is not None:
-            self.items["states"].add(_states(runner.engine.members))
-            if replica.state is State.ACTIVE:
-                self._recover(world)
-
-    def dies(self, process: Process) -> None:
-        """Record that a process is about to die, if it is the voter."""
-        world = self._world
-        if world is None or process is not world.voter or not process.alive:
-            return
-        self._recover(world)
-        self._deaths += 1
-        text = f"{_situation(world)}; death {min(self._deaths, 4)} since all voted"
-        self.items["voter death"].add(text)
+        self.items["transition"].add(f"{before} -{cause}-> {replica.state}")
+        if world.runner is not None and replica.state is State.ACTIVE:
+            self._recover(world)
 
     def _recover(self, world: World) -> None:
         """Forget the faults that are over, if all replicas vote now."""
@@ -240,7 +208,6 @@ class _ReachWatcher:
             if now < since + _effect_seconds(fault)
             or (doomed and fault.kind.startswith("kill-voter"))
         ]
-        self._deaths = 0
 
 
 def _effect_seconds(fault: SimFault) -> float:
@@ -274,8 +241,8 @@ def _situation(world: World) -> str:
 
 @contextmanager
 def _wrapping(watcher: _ReachWatcher) -> Iterator[None]:
-    """Wrap the methods by which replicas change state and processes die."""
-    move, kill = Replica.move, Process.kill
+    """Wrap the method by which replicas change their state."""
+    move = Replica.move
 
     @wraps(move)
     def moved(self: Replica, cause: Cause, reason: str) -> None:
@@ -283,16 +250,11 @@ def _wrapping(watcher: _ReachWatcher) -> Iterator[None]:
         move(self, cause, reason)
         watcher.moved(self, before, cause)
 
-    @wraps(kill)
-    def killed(self: Process) -> None:
-        watcher.dies(self)
-        kill(self)
-
-    Replica.move, Process.kill = moved, killed  # type: ignore[method-assign]
+    Replica.move = moved  # type: ignore[method-assign]
     try:
         yield
     finally:
-        Replica.move, Process.kill = move, kill  # type: ignore[method-assign]
+        Replica.move = move  # type: ignore[method-assign]
 
 
 # ---------------------------------------------------------------- measuring

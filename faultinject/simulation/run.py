@@ -4,7 +4,7 @@
 
 1.  The guests boot and the voter starts.  A supervisor replaces replicas that do not vote.
 2.  The clients make their operations while ``faults`` injects the plan's faults.
-3.  When the last client has ended, every fault that still acts is ended.  Within ``HEALING``
+3.  When the last client has ended, every fault that still acts is ended.  Within ``RECOVERY``
     seconds all replicas must vote again, and new requests must be answered.
 4.  ``checks`` judges what clients got, what guests hold, and what the journal keeps.
 
@@ -17,7 +17,8 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import Callable
-from typing import NamedTuple
+
+import msgspec
 
 from faultinject.simulation import checks
 from faultinject.simulation.clients import run_client
@@ -33,7 +34,7 @@ __all__ = ["RunResult", "run"]
 
 TIME_LIMIT = 300.0
 """Simulated seconds after which a run is stuck."""
-HEALING = 20.0
+RECOVERY = 20.0
 """Simulated seconds after the last fault within which all replicas must vote."""
 RESTING = 2.0
 """Simulated seconds for replicas and journal to come to rest after the last request."""
@@ -43,10 +44,13 @@ REPAIR_AFTER = 1.5
 """Seconds without a vote after which the supervisor replaces a guest."""
 
 
-class RunResult(NamedTuple):
-    """The result of a run.  ``trace``: hash of everything delivered; ``seconds``: simulated."""
+class RunResult(msgspec.Struct, frozen=True):
+    """The result of a run.
 
-    plan: SimPlan
+    ``trace``: hash of everything delivered.  ``seconds``: simulated.  ``faults``: planned kinds.
+    """
+
+    seed: int
     breaches: list[Breach]
     problems: list[str]
     trace: str
@@ -54,6 +58,12 @@ class RunResult(NamedTuple):
     seconds: float
     answered: int
     voter_starts: int
+    faults: list[str]
+
+    @property
+    def failed(self) -> bool:
+        """Whether a promise is broken, or an exception left the code."""
+        return bool(self.breaches or self.problems)
 
 
 class _NoCollector:
@@ -87,7 +97,7 @@ def run(plan: SimPlan, watcher: RunWatcher | None = None) -> RunResult:
             gc.enable()
     answered = sum(o.answer is not None for o in world.outcomes.values())
     return RunResult(
-        plan,
+        plan.seed,
         world.observer.breaches,
         loop.problems,
         loop.trace.hexdigest(),
@@ -95,6 +105,7 @@ def run(plan: SimPlan, watcher: RunWatcher | None = None) -> RunResult:
         loop.time(),
         answered,
         world.voter_starts,
+        [fault.kind for fault in plan.faults],
     )
 
 
@@ -167,11 +178,11 @@ async def _run_clients(
 
 async def _settle(world: World) -> None:
     """Check that, with all faults ended, three replicas vote and every key can be read."""
-    if not await _until(world, lambda: world.all_vote or world.refuses_to_start, HEALING):
+    if not await _until(world, lambda: world.all_vote or world.refuses_to_start, RECOVERY):
         states = [str(world.state(i)) for i in range(REPLICAS)]
         refusal = f": {world.refusal}" if world.refusal else ""
         world.observer.breach(
-            "Liveness", f"{HEALING:g} s after the last fault the replicas are {states}{refusal}"
+            "Liveness", f"{RECOVERY:g} s after the last fault the replicas are {states}{refusal}"
         )
         return
     if world.refuses_to_start:

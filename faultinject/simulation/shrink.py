@@ -61,15 +61,13 @@ def shrink(plan: SimPlan, promise: str) -> tuple[SimPlan, RunResult]:
     return best
 
 
-def command_of(plan: SimPlan, whole: SimPlan, *, size: int = 1, defect: str = "") -> str:
+def command_of(plan: SimPlan, whole: SimPlan, *, defect: str = "") -> str:
     """Return the command that repeats this run."""
-    words = [f"trivisor simulate --seed {plan.seed}"]
-    if size != 1:
-        words.append(f"--size {size}")
+    parts = [f"trivisor simulate --seed {plan.seed}"]
     if len(plan.faults) != len(whole.faults):
-        words.append(f"--faults {write_numbers([f.index for f in plan.faults])}")
+        parts.append(f"--faults {write_numbers([f.index for f in plan.faults])}")
     if len(plan.operations) != len(whole.operations):
-        words.append(f"--operations {write_numbers([o.index for o in plan.operations])}")
+        parts.append(f"--operations {write_numbers([o.index for o in plan.operations])}")
     if defect:
-        words.append(f"--defect {defect}")
-    return " ".join(words)
+        parts.append(f"--defect {defect}")
+    return " ".join(parts)

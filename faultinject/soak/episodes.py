@@ -28,7 +28,7 @@ FRESH = 0.05
 class _Sight(NamedTuple):
     """An observation right before a fault.
 
-    ``returning``: the guest that was on its way back to the vote, if one was, observed ``at``
+    ``returning``: the guest that was returning to the vote, if one was, observed ``at``
     (monotonic seconds) and ``wall`` (seconds since 1970).
     """
 

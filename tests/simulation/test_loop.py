@@ -57,7 +57,7 @@ def test_loop_is_stuck_after_its_most_steps() -> None:
 
 
 def test_killed_process_runs_nothing_more(loop: SimLoop) -> None:
-    said: list[str] = []
+    seen: list[str] = []
     process = Process("p")
 
     async def live() -> None:
@@ -65,12 +65,12 @@ def test_killed_process_runs_nothing_more(loop: SimLoop) -> None:
             assert current_process() is process
             await asyncio.gather(asyncio.sleep(1), helper())
         finally:
-            said.append("finally")
+            seen.append("finally")
 
     async def helper() -> None:
-        asyncio.get_running_loop().call_later(2, said.append, "timer")
+        asyncio.get_running_loop().call_later(2, seen.append, "timer")
         await asyncio.sleep(5)
-        said.append("slept")
+        seen.append("slept")
 
     async def main() -> None:
         loop.spawn(process, live())
@@ -79,7 +79,7 @@ def test_killed_process_runs_nothing_more(loop: SimLoop) -> None:
         await asyncio.sleep(10)
 
     loop.run_until_complete(main())
-    assert said == []
+    assert seen == []
 
 
 @pytest.mark.parametrize("steps", range(1, 6))
@@ -103,16 +103,16 @@ def test_process_can_die_before_each_callback(loop: SimLoop, steps: int) -> None
 
 
 def test_process_can_die_in_a_system_call(loop: SimLoop) -> None:
-    process, said = Process("p"), []
+    process, seen = Process("p"), []
 
     async def live() -> None:
         try:
             for _ in range(3):
                 if process.enter_call():
                     process.die_in_call()
-                said.append("called")
+                seen.append("called")
         except Exception:  # noqa: BLE001 - Killed must pass it
-            said.append("caught")
+            seen.append("caught")
 
     async def main() -> None:
         process.calls_left = 2
@@ -122,7 +122,7 @@ def test_process_can_die_in_a_system_call(loop: SimLoop) -> None:
             process.enter_call()
 
     loop.run_until_complete(main())
-    assert said == ["called"]
+    assert seen == ["called"]
 
 
 def test_stopped_process_resumes_where_it_was(loop: SimLoop) -> None:

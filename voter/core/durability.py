@@ -38,7 +38,7 @@ ENTRY_BYTES = 100
 
 
 class JournalWriter:
-    """The engine's side of the journal: positions, reserved sequence numbers, room."""
+    """The engine's side of the journal: positions, reserved sequence numbers, disk space."""
 
     def __init__(self, log: OrderLog, effects: list[Effect], *, enabled: bool) -> None:
         self._log = log
@@ -48,7 +48,7 @@ class JournalWriter:
         self.last_write = 0  # position of the last write or void
         self.synced = 0 if enabled else inf  # durable up to this position
         self.full = ""  # why no write can be journaled; empty if it can
-        self.other_bytes = 0  # of entries that are not writes, since the last checkpoint
+        self.other_bytes = 0  # of entries that are not writes (Checkpoints resets it)
         self.reserved = 0  # last sequence number that is reserved
         self._reserved_at = 0  # position of the entry that reserves it
         self._reserved_durable = 0 if enabled else inf
@@ -98,7 +98,7 @@ class JournalWriter:
 
 @dataclass
 class ReleaseGate:
-    """Replies and sessions that wait for the journal, and the clients that are told."""
+    """Releases replies and sessions to clients; holds those that wait for the journal."""
 
     journal: JournalWriter
     polls: Polls
@@ -134,7 +134,7 @@ class ReleaseGate:
         self.sessions = [waiting for waiting in self.sessions if waiting[0] > synced]
 
     def fail(self, poll: Poll, failure: str, detail: str) -> None:
-        """Tell the clients of a poll that there will be no reply."""
+        """Report to the clients of a poll that there will be no reply."""
         for ticket in poll.tickets:
             self.polls.tickets.pop(ticket, None)
             self.effects.append(Fail(ticket, failure, detail, poll.seq))

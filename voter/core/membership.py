@@ -5,10 +5,10 @@ gets each request as it is ordered: electors, learners that have caught up with 
 The two sets are computed when a replica changes, and only read on the hot path.
 
 Every change of state goes through ``change``, which reports it (Changed) and journals it
-(MembershipChange).  The journal must know which replicas are suspect, for a suspect replica is not
-resumed with its state after a restart either.  A replica that comes and goes without end must not
-fill the disk.  So the changes between two checkpoints are limited to ``Limits.moves``; beyond that
-only those are journaled that make a replica suspect, or end that.
+(MembershipChange).  The journal must hold which replicas are suspect, since a suspect replica may
+not keep its state after a restart of the voter either.  A replica that comes and goes without end
+must not fill the disk.  So at most ``Limits.moves`` changes are journaled between two checkpoints,
+besides those that make a replica suspect or clear it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Membership:
     effects: list[Effect]
     active: tuple[int, ...] = ()
     live: tuple[int, ...] = ()
-    changes: int = 0  # journaled since the last checkpoint
+    changes: int = 0  # journaled since the last checkpoint (Checkpoints resets it)
 
     def __iter__(self) -> Iterator[Replica]:
         return iter(self.replicas)

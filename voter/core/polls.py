@@ -6,14 +6,13 @@ that was sent it casts one ballot: the tag of its reply, which is the reply itse
 all replicas that it was sent to have answered or left, because a late reply must be compared with
 the winner too.  A late reply that differs is a dissent like any other.
 
-Ballots are void once their replica's incarnation ends: what it said cannot be repeated, so it must
-not be counted together with later ballots.  A new incarnation is sent the open writes again from
-the log, and votes on them again.
+The ballots of an incarnation are void once it ends, since the replica's next incarnation may hold
+another state.  That one is sent the open writes again from the log, and votes on them again.
 
 A long reply is kept only while its poll is not settled, and only within ``Limits.ballot_bytes``.
 It is needed in one case: a change of membership settles the poll.  Otherwise the ballot that
-settles a poll brings the reply along.  If no reply is at hand, the poll waits for a replica that
-has still to answer, and at last the client learns that the outcome is unknown.
+settles a poll comes with the reply.  If the reply was not kept, the poll waits for a replica that
+has still to answer.  If there is none, the client learns that the outcome is unknown.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ class Poll:
     ``tickets``: the clients that wait for it.  ``needs``: the position in the journal up to which
     it must be durable before the reply is released.  ``winner``: the winning tag, None until the
     poll is settled.  ``sent`` is a bit mask of the replicas that it was sent to, and ``due`` counts
-    those of them that have not answered.  ``retried``: a read that was ordered a second time.
+    those of them that have not answered.  ``retried``: this is a read that was ordered again.
     """
 
     seq: int
@@ -105,7 +104,7 @@ class Polls:
         self.settle(poll, None)
 
     def expect_one_less(self, seq: int) -> None:
-        """Close a settled poll once no replica has still to answer it."""
+        """Expect one answer less; close a settled poll when no more are expected."""
         if (poll := self.open.get(seq)) is not None:
             poll.due -= 1
             if not poll.due and poll.winner is not None:

@@ -2,12 +2,13 @@
 
 The past is a checkpoint (its state, and the base: all else that must be known at that place), and
 the entries journaled since.  They are replayed in their order into the parts that they concern:
-writes and voids into the log, requests with a key into the deduplication table, suspects into the
-membership.  Nothing is sent.  The order resumes after the last reserved sequence number.
+writes and voids into the log, requests that must be executed once into the deduplication table,
+suspects into the membership.  The order resumes after the last reserved sequence number.
 
-A write without a Settled entry may have been answered or not: its poll is open again.  Replicas
-that have applied it are asked for their replies once more (Incarnations), and a client that retries
-it joins its poll.  A reply that was released before can win only again, for m replicas gave it.
+A write without a Settled entry may have been answered or not, so its poll is open again.  Replicas
+that have applied it are asked to repeat their replies (Incarnations), and a client that retries it
+joins its poll.  If the reply was released before, the vote has the same result: correct replicas
+give the same reply again.
 """
 
 from __future__ import annotations

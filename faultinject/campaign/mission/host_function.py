@@ -9,16 +9,15 @@ import asyncio
 import contextlib
 import os
 import socket
-import sys
 from pathlib import Path
 
+from deploy.host.spawn import python_command, python_environment
 from faultinject.campaign.mission.voters import PRIORITY
 from faultinject.history.workload import KEY
 from faultinject.services import FRAIL
 
 __all__ = ["HostFunction"]
 
-ROOT = Path(__file__).resolve().parents[3]
 START = 20.0
 """Seconds for it to listen, on a busy host."""
 POLL = 0.005
@@ -56,13 +55,12 @@ class HostFunction:
         self._directory.mkdir(exist_ok=True)
         key, log = self._directory / "key", self._directory / "log"
         key.write_text(KEY.hex())
-        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+        command = python_command("deploy.authorizer", "--function", FRAIL, "--key", key)
         with log.open("wb") as errors:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "deploy.authorizer", "--function", str(FRAIL),
-                "--key", str(key), "--listen", str(self._socket),
+                *command, "--listen", str(self._socket),
                 stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=errors,
-                env=os.environ | {"PYTHONPATH": path}, start_new_session=True,
+                env=python_environment(), start_new_session=True,
             )  # fmt: skip
         with contextlib.suppress(PermissionError, ProcessLookupError):  # ahead of the guests
             os.setpriority(os.PRIO_PROCESS, self._process.pid, PRIORITY)

@@ -21,13 +21,12 @@ import socket
 import sys
 from pathlib import Path
 
-from deploy.host.spawn import end_with_parent
+from deploy.host.spawn import end_with_parent, python_command, python_environment
 from voter import daemon
 from voter.sockets import FIRST_FD
 
 __all__ = ["Zygote", "main"]
 
-ROOT = Path(__file__).resolve().parents[3]
 MOST = 8
 """Most sockets that can be passed."""
 HIGH_FD = 64
@@ -57,17 +56,14 @@ class Zygote:
         Raises TimeoutError, OSError.
         """
         ours, theirs = socket.socketpair()
-        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
         errors = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         try:
             process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                __name__,
+                *python_command(__name__),
                 stdin=theirs.fileno(),
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=errors,
-                env=os.environ | {"PYTHONPATH": path},
+                env=python_environment(),
                 start_new_session=True,
             )
         finally:

@@ -95,6 +95,28 @@ async def test_next_supervisor_adopts_what_a_killed_one_left(scratch: Path) -> N
     assert identify(proxy.pid) is None
 
 
+class _NeverUp(FakeNode):
+    async def up(self, progress: Progress, *, take_over: bool) -> None:
+        progress("taking over")
+        await asyncio.Event().wait()
+
+
+async def test_stop_during_a_take_over_ends_the_former_proxy(scratch: Path) -> None:
+    first = Running(plan(scratch))
+    await first.start_ready()
+    processes = first.layout.read_running().processes
+    await first.cut_off()
+    second = Running(first.layout, _NeverUp(first.layout, first.layout.read_node()))
+    await second.control.start()
+    second.task = asyncio.create_task(second.supervisor.serve())
+    await until(lambda: {"step": "taking over"} in second.reports)
+    second.supervisor.stop()
+    await second.task
+    assert not processes["proxy"].alive and not processes["voter"].alive
+    await second.stop()
+    await first.node.down()
+
+
 # ---- repair
 
 

@@ -87,7 +87,7 @@ class FakeSite(Site):
     def names(self) -> Sequence[str]:
         return tuple(self.machines)
 
-    def machine(self, name: str) -> FakeMachine:
+    def machine(self, name: str) -> FakeMachine:  # type: ignore[override]
         return self.machines[name]
 
     def link(self, name: str) -> ProxiedLink:

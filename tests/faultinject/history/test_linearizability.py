@@ -19,54 +19,54 @@ from faultinject.history.linearizability import (
 def put(
     started: float, ended: float, value: bytes, status: int = 204, tag: str = "?"
 ) -> HistoryCall:
-    """A PUT that was answered."""
+    """Make a PUT with a reply."""
     return HistoryCall(started, ended, "put", value, reply=(status, b"", tag))
 
 
 def get(started: float, ended: float, value: bytes | None, tag: str = "?") -> HistoryCall:
-    """A GET that was answered."""
+    """Make a GET with a reply."""
     reply = (404, b"no such key\n", "?") if value is None else (200, value, tag)
     return HistoryCall(started, ended, "get", reply=reply)
 
 
 def lost(started: float, kind: str, value: bytes = b"") -> HistoryCall:
-    """A call whose outcome nobody knows."""
+    """Make a call with an unknown outcome."""
     return HistoryCall(started, float("inf"), kind, value)
 
 
 def check(*calls: HistoryCall) -> bool:
-    """Check a history that begins without the key."""
+    """Check a history in which the key is absent at first."""
     found = linearizable(calls, register, None)
     assert found is not None
     return found
 
 
-def test_a_search_that_grows_too_large_is_left_undecided() -> None:
+def test_search_is_undecided_after_its_most_states() -> None:
     calls = [lost(0, "put", b"%d" % number) for number in range(24)]
     calls.append(get(1, 2, b"never written"))
     assert linearizable(calls, register, None, most=1000) is None
 
 
-def test_one_after_the_other() -> None:
+def test_sequential_history_is_linearizable() -> None:
     assert check(put(0, 1, b"a", 201), get(2, 3, b"a"), put(4, 5, b"b"), get(6, 7, b"b"))
 
 
-def test_a_stale_read() -> None:
+def test_stale_read_is_not_linearizable() -> None:
     assert not check(put(0, 1, b"a", 201), put(2, 3, b"b"), get(4, 5, b"a"))
 
 
-def test_a_read_during_a_write_may_see_either() -> None:
+def test_read_during_a_write_may_return_either_value() -> None:
     for seen in (b"a", b"b"):
         assert check(put(0, 1, b"a", 201), put(2, 9, b"b"), get(3, 4, seen))
 
 
-def test_reads_that_go_back() -> None:
+def test_read_after_a_newer_read_may_not_return_the_older_value() -> None:
     first = put(0, 1, b"a", 201), put(2, 9, b"b")
     assert check(*first, get(3, 4, b"a"), get(5, 6, b"b"))
     assert not check(*first, get(3, 4, b"b"), get(5, 6, b"a"))
 
 
-def test_a_lost_write_takes_effect_at_any_later_time_or_never() -> None:
+def test_write_of_unknown_outcome_takes_effect_at_any_later_time_or_never() -> None:
     first = put(0, 1, b"a", 201), lost(2, "put", b"b")
     assert check(*first, get(3, 4, b"a"), get(5, 6, b"b"))
     assert check(*first, get(3, 4, b"a"), get(5, 6, b"a"))
@@ -74,11 +74,11 @@ def test_a_lost_write_takes_effect_at_any_later_time_or_never() -> None:
     assert not check(put(0, 1, b"a", 201), get(1.1, 1.5, b"b"), lost(2, "put", b"b"))
 
 
-def test_an_acknowledged_write_that_is_gone() -> None:
+def test_lost_acknowledged_write_is_not_linearizable() -> None:
     assert not check(put(0, 1, b"a", 201), get(2, 3, None))
 
 
-def test_increments_count_each_once() -> None:
+def test_increment_counts_once() -> None:
     def add(started: float, ended: float, total: bytes) -> HistoryCall:
         return HistoryCall(started, ended, "increment", reply=(200, total, "?"))
 
@@ -89,7 +89,7 @@ def test_increments_count_each_once() -> None:
     assert not check(add(0, 1, b"1"), lost(0, "increment"), get(2, 3, b"3"))
 
 
-def test_compare_and_set() -> None:
+def test_swap_depends_on_the_entity_tag() -> None:
     def swap(started: float, condition: str, status: int, tag: str = "?") -> HistoryCall:
         return HistoryCall(started, started + 1, "swap", b"new", condition, (status, b"", tag))
 
@@ -101,7 +101,7 @@ def test_compare_and_set() -> None:
     assert not check(first, swap(2, '"1"', 204, '"2"'), swap(4, '"1"', 204, '"3"'))
 
 
-def test_delete_and_create() -> None:
+def test_create_needs_an_absent_key() -> None:
     gone = HistoryCall(2, 3, "delete", reply=(204, b"", "?"))
     create = HistoryCall(4, 5, "create", b"b", reply=(201, b"", "?"))
     assert check(put(0, 1, b"a", 201), gone, create, get(6, 7, b"b"))
@@ -121,7 +121,7 @@ CALLS = st.builds(
 
 
 def by_hand(calls: list[HistoryCall]) -> bool:
-    """Try all orders."""
+    """Check a history by trying all orders."""
     for order in permutations(calls):
         at: State = (b"a", "?")
         for number, call in enumerate(order):
@@ -136,11 +136,11 @@ def by_hand(calls: list[HistoryCall]) -> bool:
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(CALLS, max_size=5))
-def test_it_says_what_trying_all_orders_says(calls: list[HistoryCall]) -> None:
+def test_linearizable_agrees_with_trying_all_orders(calls: list[HistoryCall]) -> None:
     assert linearizable(calls, register, (b"a", "?")) == by_hand(calls)
 
 
-def test_the_witness_must_respect_real_time() -> None:
+def test_in_real_time_returns_two_places_in_the_wrong_order() -> None:
     assert in_real_time([(0, 1, 1), (0, 5, 3), (2, 3, 2), (6, 7, 4)]) is None
     assert in_real_time([(0, 1, 2), (2, 3, 1)]) == (2, 1)
     assert in_real_time([(0, 2, 2), (2, 3, 1)]) is None

@@ -1,4 +1,4 @@
-"""The oracle: right histories pass, each kind of wrong one is named, doubt is settled."""
+"""The order oracle accepts right histories, and reports each kind of wrong reply."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from guests.service import Context, answer, load
 
 
 class History:
-    """A service as the voter would let it be seen: each call gets the next place."""
+    """A service as clients see it through a voter: each call gets the next place."""
 
     def __init__(self) -> None:
         self.service = load("kv")()
@@ -47,7 +47,7 @@ def get(key: str) -> bytes:
     return encode_request("GET", f"/kv/{key}", [], b"")
 
 
-def test_a_right_history_is_all_correct() -> None:
+def test_right_history_is_correct() -> None:
     history = History()
     for _ in range(5):
         history.make(add())
@@ -56,7 +56,7 @@ def test_a_right_history_is_all_correct() -> None:
     assert history.verdict == (15, 0, 0)
 
 
-def test_replies_may_arrive_in_another_order_than_that_of_their_places() -> None:
+def test_replies_may_arrive_out_of_order() -> None:
     history = History()
     tickets = [history.begin(add()) for _ in range(8)]
     replies = [history.apply(add()) for _ in tickets]
@@ -65,7 +65,7 @@ def test_replies_may_arrive_in_another_order_than_that_of_their_places() -> None
     assert history.verdict == (8, 0, 0)
 
 
-def test_nothing_is_checked_as_long_as_something_may_still_come_before_it() -> None:
+def test_reply_is_judged_only_when_no_earlier_place_can_be_taken() -> None:
     history = History()
     early = history.begin(add())
     seq, reply = history.apply(add())
@@ -75,7 +75,7 @@ def test_nothing_is_checked_as_long_as_something_may_still_come_before_it() -> N
     assert history.verdict == (2, 0, 0)
 
 
-def test_a_lost_write_is_a_wrong_reply() -> None:
+def test_lost_write_is_a_wrong_reply() -> None:
     history = History()
     history.make(add())
     history.service = load("kv")()  # the acknowledged write is gone
@@ -85,7 +85,7 @@ def test_a_lost_write_is_a_wrong_reply() -> None:
     assert "404" in history.oracle.complaints[0]
 
 
-def test_a_write_applied_twice_is_a_wrong_reply() -> None:
+def test_write_applied_twice_is_a_wrong_reply() -> None:
     history = History()
     ticket = history.begin(add())
     seq, reply = history.apply(add())
@@ -95,7 +95,7 @@ def test_a_write_applied_twice_is_a_wrong_reply() -> None:
     assert history.verdict == (1, 1, 0)
 
 
-def test_a_reply_with_a_place_before_what_was_known_when_it_began_is_misplaced() -> None:
+def test_reply_is_misplaced_when_its_place_was_passed_before_it_began() -> None:
     history = History()
     history.make(add("a"))
     stale = history.apply(get("a"))
@@ -104,7 +104,7 @@ def test_a_reply_with_a_place_before_what_was_known_when_it_began_is_misplaced()
     assert history.oracle.misplaced == 1
 
 
-def test_two_replies_at_one_place_are_misplaced() -> None:
+def test_second_reply_at_one_place_is_misplaced() -> None:
     history = History()
     first, second = history.begin(get("a")), history.begin(get("b"))
     seq, reply = history.apply(get("a"))
@@ -113,7 +113,7 @@ def test_two_replies_at_one_place_are_misplaced() -> None:
     assert history.oracle.misplaced == 1
 
 
-def test_a_write_without_a_reply_that_was_executed_is_found_by_what_follows() -> None:
+def test_executed_write_without_a_reply_is_found_by_later_replies() -> None:
     history = History()
     history.make(put(b"one"))
     lost = history.begin(put(b"two"))
@@ -126,7 +126,7 @@ def test_a_write_without_a_reply_that_was_executed_is_found_by_what_follows() ->
     assert (history.oracle.unknown, history.oracle.found) == (0, 1)
 
 
-def test_a_write_without_a_reply_may_be_executed_long_after_its_client_gave_up() -> None:
+def test_write_without_a_reply_may_be_executed_long_afterwards() -> None:
     history = History()
     history.oracle.lose(history.begin(add("x")))
     for _ in range(4):
@@ -151,7 +151,7 @@ def test_several_writes_without_a_reply_are_found_in_their_order() -> None:
     assert history.oracle.wrong == 0
 
 
-def test_a_write_without_a_reply_that_was_not_executed_harms_nothing() -> None:
+def test_write_without_a_reply_that_was_not_executed_changes_nothing() -> None:
     history = History()
     history.make(add())
     history.oracle.lose(history.begin(add()))
@@ -160,7 +160,7 @@ def test_a_write_without_a_reply_that_was_not_executed_harms_nothing() -> None:
     assert (history.oracle.unknown, history.oracle.found) == (1, 0)
 
 
-def test_doubt_about_one_write_does_not_excuse_another_lie() -> None:
+def test_unknown_write_does_not_excuse_another_wrong_reply() -> None:
     history = History()
     history.oracle.lose(history.begin(add("x")))
     history.oracle.end(history.begin(get("k")), 1, b"HTTP/1.1 200 OK\r\n\r\nnever written")
@@ -168,7 +168,7 @@ def test_doubt_about_one_write_does_not_excuse_another_lie() -> None:
     assert history.oracle.unknown == 1
 
 
-def test_a_request_that_was_refused_is_out_of_the_way() -> None:
+def test_refused_request_delays_no_judgement() -> None:
     history = History()
     refused = history.begin(add())
     history.make(add())
@@ -178,7 +178,7 @@ def test_a_request_that_was_refused_is_out_of_the_way() -> None:
     assert history.oracle.unknown == 0
 
 
-def test_oracle_reports_what_was_executed_in_order_with_proved_writes_before_their_proof() -> None:
+def test_executed_gets_requests_in_order_and_proved_writes_before_their_proof() -> None:
     history = History()
     executed: list[tuple[int, bytes, bool]] = []
     places: list[int] = []
@@ -192,7 +192,7 @@ def test_oracle_reports_what_was_executed_in_order_with_proved_writes_before_the
     assert places == [1, 3]
 
 
-def test_known_places_end_where_a_request_under_way_may_still_get_one() -> None:
+def test_known_ends_where_a_request_in_progress_may_get_a_place() -> None:
     history = History()
     history.make(add())
     early = history.begin(add())

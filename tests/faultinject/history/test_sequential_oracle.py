@@ -1,4 +1,4 @@
-"""The oracle accepts what the service may rightly say, and nothing else."""
+"""The sequential oracle accepts right replies, also after writes of unknown outcome."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ class Truth:
         self._service = load("kv")()
         self._seq = 0
 
-    def says(self, request: bytes, *, read_only: bool = False) -> bytes:
+    def apply(self, request: bytes, *, read_only: bool = False) -> bytes:
         self._seq += 1
         context = Context(self._seq, 0, bytes(8), "caller", read_only)
         return answer(self._service, request, context)
 
 
 @given(seed=st.integers(0, 2**32), wrong=st.integers(0, 19))
-def test_right_replies_are_accepted_and_one_changed_byte_is_not(seed: int, wrong: int) -> None:
+def test_right_replies_are_accepted_and_a_changed_byte_is_not(seed: int, wrong: int) -> None:
     oracle, truth = SequentialOracle("kv"), Truth()
     for at, call in enumerate(islice(mixed_calls(seed, keys=3), 20)):
-        reply = truth.says(call.request, read_only=call.read_only)
+        reply = truth.apply(call.request, read_only=call.read_only)
         if at == wrong:
             place = Random(seed).randrange(len(reply))
             changed = reply[:place] + bytes([reply[place] ^ 1]) + reply[place + 1 :]
@@ -51,7 +51,7 @@ def test_right_replies_are_accepted_and_one_changed_byte_is_not(seed: int, wrong
 
 
 @given(seed=st.integers(0, 2**32), lost=st.sets(st.integers(0, 19), max_size=4), data=st.data())
-def test_a_request_without_a_reply_may_have_been_applied_or_not(
+def test_request_without_a_reply_may_have_been_applied_or_not(
     seed: int, lost: set[int], data: st.DataObject
 ) -> None:
     oracle, truth = SequentialOracle("kv"), Truth()
@@ -59,33 +59,33 @@ def test_a_request_without_a_reply_may_have_been_applied_or_not(
         if at in lost:
             oracle.unknown(call.request, read_only=call.read_only)
             if data.draw(st.booleans()):
-                truth.says(call.request, read_only=call.read_only)
+                truth.apply(call.request, read_only=call.read_only)
         else:
-            reply = truth.says(call.request, read_only=call.read_only)
+            reply = truth.apply(call.request, read_only=call.read_only)
             assert oracle.accepts(call.request, reply, read_only=call.read_only)
 
 
-def test_after_an_unknown_write_both_states_are_right_until_one_is_seen() -> None:
+def test_both_states_are_right_after_an_unknown_write_until_one_is_seen() -> None:
     oracle = SequentialOracle("kv")
     without, with_it = Truth(), Truth()
     for truth in (without, with_it):
-        truth.says(put("a", b"1"))
-    assert oracle.accepts(put("a", b"1"), Truth().says(put("a", b"1")), read_only=False)
+        truth.apply(put("a", b"1"))
+    assert oracle.accepts(put("a", b"1"), Truth().apply(put("a", b"1")), read_only=False)
     oracle.unknown(put("a", b"2"), read_only=False)
-    with_it.says(put("a", b"2"))
-    old, new = without.says(get("a"), read_only=True), with_it.says(get("a"), read_only=True)
+    with_it.apply(put("a", b"2"))
+    old, new = without.apply(get("a"), read_only=True), with_it.apply(get("a"), read_only=True)
     assert old != new
     assert oracle.accepts(get("a"), new, read_only=True)
     assert not oracle.accepts(get("a"), old, read_only=True), "it was applied: it stays so"
 
 
-def test_a_lost_read_changes_nothing() -> None:
+def test_read_without_a_reply_changes_nothing() -> None:
     oracle = SequentialOracle("kv")
     oracle.unknown(get("a"), read_only=True)
-    assert oracle.accepts(put("a", b"1"), Truth().says(put("a", b"1")), read_only=False)
+    assert oracle.accepts(put("a", b"1"), Truth().apply(put("a", b"1")), read_only=False)
 
 
-def test_too_many_possible_states_are_not_judged() -> None:
+def test_every_reply_is_accepted_when_too_many_states_are_possible() -> None:
     oracle = SequentialOracle("kv")
     for number in range(MAX_STATES):
         oracle.unknown(put(f"k{number}", b"x"), read_only=False)

@@ -1,4 +1,4 @@
-"""Workloads follow from their seed, and from the mix that is asked."""
+"""Workloads follow from their seed and their mix."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def digest(calls: Iterator[WorkloadCall]) -> str:
     return hashlib.sha256(b"".join(call.request for call in islice(calls, 500))).hexdigest()[:16]
 
 
-def test_the_usual_ones_are_those_that_kept_campaigns_were_run_with() -> None:
+def test_default_workloads_never_change() -> None:
     assert digest(mixed_calls(1)) == "0eb6e1d7989444c3"
     assert digest(static_calls(1)) == "413b20b6060b5220"
     assert digest(mixed_calls(1, mix=KV_MIX)) == "0eb6e1d7989444c3"
     assert digest(static_calls(1, mix=STATIC_MIX)) == "413b20b6060b5220"
 
 
-def test_a_mix_is_what_is_drawn() -> None:
+def test_calls_are_drawn_by_their_mix() -> None:
     kinds = Counter(call.kind for call in islice(mixed_calls(5, mix={"get": 1, "put": 3}), 4000))
     assert set(kinds) == {"get", "put"}
     assert 2700 < kinds["put"] < 3300
@@ -34,6 +34,6 @@ def test_a_mix_is_what_is_drawn() -> None:
 
 
 @pytest.mark.parametrize("mix", [{"gett": 1.0}, {"get": 0.0}, {"get": -1.0, "put": 2.0}])
-def test_what_is_no_mix_is_refused(mix: dict[str, float]) -> None:
+def test_invalid_mix_raises(mix: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="a mix has weights of get, put"):
         next(mixed_calls(1, mix=mix))

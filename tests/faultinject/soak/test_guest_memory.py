@@ -1,4 +1,4 @@
-"""Values are found in a file that stands for a guest's memory, flipped there, and counted."""
+"""Marked values are found, flipped and counted in a file that represents a guest's memory."""
 
 from __future__ import annotations
 

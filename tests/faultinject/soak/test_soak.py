@@ -18,15 +18,15 @@ from voter.commands.terminal import ExitCode
 ROOT = Path(__file__).resolve().parents[3]
 FAULTS = 13
 SEED = 3055  # hang, kills of every part, lies, a flipped bit; nothing that costs a cold boot
-ROUNDS_SEED = 9  # one round that clients read, one that is aimed at a marker
+ROUNDS_SEED = 9  # one round that clients read, one at a marker
 
 # What a host that runs other tests as well can carry.
 LIGHT = ("--clients", "6", "--rate", "100", "--state", "0.25")
 
 
-def start(scratch: Path, *words: str) -> subprocess.Popen[str]:
+def start(scratch: Path, *options: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "trivisor", "soak", *words],
+        [sys.executable, "-m", "trivisor", "soak", *options],
         cwd=ROOT,
         env=os.environ | {"TMPDIR": str(scratch)},
         stdout=subprocess.PIPE,
@@ -35,13 +35,13 @@ def start(scratch: Path, *words: str) -> subprocess.Popen[str]:
     )
 
 
-def read_until(words: str, output: IO[str], seconds: float) -> list[str]:
-    """Read lines until one holds these words."""
+def read_until(text: str, stream: IO[str], seconds: float) -> list[str]:
+    """Read lines until one contains this text."""
     deadline = time.monotonic() + seconds
     lines = []
-    for line in output:
+    for line in stream:
         lines.append(line)
-        if words in line:
+        if text in line:
             return lines
         assert time.monotonic() < deadline, "".join(lines)
     raise AssertionError("".join(lines))
@@ -63,12 +63,12 @@ def left(scratch: Path) -> list[str]:
 
 @pytest.mark.vm
 @pytest.mark.timeout(420)
-def test_every_promise_holds_over_a_short_soak(scratch: Path) -> None:
+def test_every_promise_holds_in_a_short_soak(scratch: Path) -> None:
     out = scratch / "out"
-    words = ["--faults", str(FAULTS), "--seed", str(SEED), "--out", str(out), *LIGHT]
-    process = start(scratch, *words)
-    said, _ = process.communicate(timeout=400)
-    assert process.returncode == ExitCode.OK, said
+    options = ["--faults", str(FAULTS), "--seed", str(SEED), "--out", str(out), *LIGHT]
+    process = start(scratch, *options)
+    output, _ = process.communicate(timeout=400)
+    assert process.returncode == ExitCode.OK, output
     record = json.loads((out / f"soak-{SEED}-{FAULTS}.json").read_text())
     assert record["held"] is True
     assert [fault["number"] for fault in record["faults"]] == list(range(1, FAULTS + 1))
@@ -79,7 +79,7 @@ def test_every_promise_holds_over_a_short_soak(scratch: Path) -> None:
     }  # fmt: skip
     assert record["load"]["errors"] == {}
     assert record["load"]["correct"] >= record["load"]["replies"] > 500
-    assert "10 of 10 promises held" in said
+    assert "10 of 10 promises held" in output
     assert left(scratch) == []
 
 
@@ -89,10 +89,17 @@ def test_corrupted_state_is_neither_released_nor_restored_when_the_voter_is_kill
     scratch: Path,
 ) -> None:
     out = scratch / "out"
-    words = ["--together", "corrupt-state+voter-kill", "--faults", "2", "--seed", str(ROUNDS_SEED)]
-    process = start(scratch, *words, "--out", str(out), *LIGHT)
-    said, _ = process.communicate(timeout=560)
-    assert process.returncode == ExitCode.OK, said
+    options = [
+        "--together",
+        "corrupt-state+voter-kill",
+        "--faults",
+        "2",
+        "--seed",
+        str(ROUNDS_SEED),
+    ]
+    process = start(scratch, *options, "--out", str(out), *LIGHT)
+    output, _ = process.communicate(timeout=560)
+    assert process.returncode == ExitCode.OK, output
     record = json.loads((out / f"together-{ROUNDS_SEED}-2.json").read_text())
     assert record["held"] is True
     assert [fault["kind"] for fault in record["faults"]] == ["corrupt-state", "voter-kill"] * 2
@@ -110,16 +117,16 @@ def test_corrupted_state_is_neither_released_nor_restored_when_the_voter_is_kill
 
 @pytest.mark.vm
 @pytest.mark.timeout(300)
-def test_hang_up_ends_the_rounds_and_takes_everything_down(scratch: Path) -> None:
-    words = ["--together", "corrupt-state+voter-kill", "--faults", "50", "--seed", "2", *LIGHT]
-    process = start(scratch, *words)
+def test_rounds_take_everything_down_at_sighup(scratch: Path) -> None:
+    options = ["--together", "corrupt-state+voter-kill", "--faults", "50", "--seed", "2", *LIGHT]
+    process = start(scratch, *options)
     assert process.stdout is not None
     try:
         read_until("clients begin", process.stdout, 200)
         time.sleep(2.0)  # part of the test: in the middle of the first round
         process.send_signal(signal.SIGHUP)
-        said = process.stdout.read()
-        assert process.wait(90) == ExitCode.INTERRUPTED, said
+        output = process.stdout.read()
+        assert process.wait(90) == ExitCode.INTERRUPTED, output
     finally:
         process.kill()
         process.wait()
@@ -129,15 +136,15 @@ def test_hang_up_ends_the_rounds_and_takes_everything_down(scratch: Path) -> Non
 
 @pytest.mark.vm
 @pytest.mark.timeout(300)
-def test_to_be_told_to_end_takes_everything_down(scratch: Path) -> None:
+def test_soak_takes_everything_down_at_sigterm(scratch: Path) -> None:
     process = start(scratch, "--faults", "50", "--seed", "2")
     assert process.stdout is not None
     try:
         read_until("clients begin", process.stdout, 200)
         time.sleep(2.0)  # part of the test: in the middle of the first faults
         process.send_signal(signal.SIGTERM)  # the same as Ctrl-C
-        said = process.stdout.read()
-        assert process.wait(90) == ExitCode.INTERRUPTED, said
+        output = process.stdout.read()
+        assert process.wait(90) == ExitCode.INTERRUPTED, output
     finally:
         process.kill()
         process.wait()

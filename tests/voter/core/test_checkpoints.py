@@ -196,9 +196,11 @@ def test_keeper_is_absent_when_the_fetch_is_overdue(size: int) -> None:
     assert state_of(node, 0) is State.ABSENT
 
 
-def test_delayed_voter_extends_the_deadline_of_a_fetch() -> None:
+@pytest.mark.parametrize("late", ["digest", "state"])
+def test_delayed_voter_extends_the_deadlines_of_digest_and_fetch(late: str) -> None:
     node = make_node(limits=OFTEN)
-    node.replicas[0].fault = "withhold"
+    node.replicas[2].slow = late == "digest"
+    node.replicas[0].fault = "withhold" if late == "state" else None
     write(node, 4)
     node.tick(1000)
     node.run()
@@ -364,15 +366,6 @@ def test_replica_is_absent_when_its_digest_is_overdue(idle: bool) -> None:
     assert "digest" in node.engine.members[2].reason
     node.heal()
     node.check_idle()
-
-
-def test_delayed_voter_extends_the_deadline_of_a_digest() -> None:
-    node = make_slow(make_node(limits=OFTEN), 2)
-    write(node, 4)
-    node.tick(1000)
-    send_digest(node, 2)
-    node.run()
-    assert node.engine.status == "ready"
 
 
 def test_writes_continue_when_a_replica_withholds_its_digest() -> None:

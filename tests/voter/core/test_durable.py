@@ -77,6 +77,11 @@ class DurableNode(Node):
         self.durable = len(self.entries)
         self.feed(ev.Synced(self.durable - self.offset))
 
+    def finish(self) -> None:
+        """Let the replicas answer all requests, and sync the journal."""
+        self.run()
+        self.sync()
+
     def restart(self, *, power: bool = False) -> None:
         """Restart the voter; with ``power`` the guests too, and what was not synced is lost."""
         for replica in self.replicas:
@@ -106,8 +111,7 @@ class DurableNode(Node):
     def connect_all(self) -> None:
         for replica in self.replicas:
             self.connect(replica.index)
-        self.run()
-        self.sync()
+        self.finish()
 
     def ask(self, request: bytes, once: Once | None = None, *, caller: bytes = b"me") -> int:
         """Submit a write; return its ticket."""
@@ -189,15 +193,13 @@ def test_sync_releases_only_what_it_covers() -> None:
 def test_order_resumes_after_the_last_reserved_number() -> None:
     node = make_node()
     node.ask(b"a")
-    node.run()
-    node.sync()
+    node.finish()
     node.restart()
     assert node.engine.log.seq >= RESERVED
     assert node.writes() == [b"a"]
     node.connect_all()
     node.ask(b"b")
-    node.run()
-    node.sync()
+    node.finish()
     node.check_idle()
 
 
@@ -236,8 +238,7 @@ def test_replica_without_its_replies_is_restored_after_a_restart() -> None:
 def test_power_loss_keeps_what_was_acknowledged() -> None:
     node = make_node()
     kept = node.ask(b"kept")
-    node.run()
-    node.sync()
+    node.finish()
     assert released(node, kept) is not None
     lost = node.ask(b"lost")
     node.run()
@@ -252,8 +253,7 @@ def test_voter_resumes_from_a_checkpoint() -> None:
     node = make_node()
     for number in range(30):
         node.ask(b"%d" % number)
-        node.run()
-        node.sync()
+        node.finish()
     assert node.checkpoints
     node.restart(power=True)
     assert node.engine.log.checkpoint.seq == node.checkpoints[-1]
@@ -329,8 +329,7 @@ def test_full_disk_refuses_writes_and_answers_reads_and_retries() -> None:
     session = open_session(node)
     once = Once(session_scope(session), (1).to_bytes(8), b"f")
     first = node.ask(b"a", once)
-    node.run()
-    node.sync()
+    node.finish()
     node.feed(ev.Full(True, "no space left"))
     refused = node.ask(b"b")
     verdict = node.verdicts[refused]
@@ -343,8 +342,7 @@ def test_full_disk_refuses_writes_and_answers_reads_and_retries() -> None:
     assert released(node, node.ask(b"a", once)) == released(node, first)
     node.feed(ev.Full(False))
     again = node.ask(b"b")
-    node.run()
-    node.sync()
+    node.finish()
     assert released(node, again) is not None
 
 
@@ -354,8 +352,7 @@ def test_write_released_on_a_full_disk_is_not_voided_after_a_restart() -> None:
     once = once_of(open_session(node), 1)
     node.ask(b"Long", once)
     node.feed(ev.Full(True, "no space left"))
-    node.run()
-    node.sync()
+    node.finish()
     first = node.verdicts[node.tickets]
     assert isinstance(first, ev.Release)
     assert len(first.reply) > 64
@@ -380,11 +377,9 @@ def test_markers_and_sessions_reserve_sequence_numbers_too(monkeypatch: Any) -> 
         assert node.tickets in node.sessions
     for _ in range(200):
         node.tick(node.engine.limits.scrub + 1)
-        node.run()
-        node.sync()
+        node.finish()
     node.ask(b"a")
-    node.run()
-    node.sync()
+    node.finish()
     assert isinstance(node.verdicts[node.tickets], ev.Release)
 
 
@@ -426,8 +421,7 @@ def test_retry_after_a_restart_gets_the_same_reply(power: bool, connected: bool)
     node = make_node()
     once = once_of(open_session(node), 1)
     first = node.ask(b"a", once)
-    node.run()
-    node.sync()
+    node.finish()
     node.restart(power=power)
     if connected:
         node.connect_all()
@@ -453,8 +447,7 @@ def test_number_used_for_another_request_is_refused() -> None:
     node = make_node()
     session = open_session(node)
     first = node.ask(b"a", once_of(session, 1))
-    node.run()
-    node.sync()
+    node.finish()
     verdict = node.verdicts[node.ask(b"b", once_of(session, 1, fingerprint=b"g"))]
     assert isinstance(verdict, ev.Fail)
     assert verdict.failure == Failure.KEY_REUSED
@@ -466,11 +459,9 @@ def test_checkpoint_contains_the_deduplication_table() -> None:
     session = open_session(node)
     first = node.ask(b"a", once_of(session, 1))
     for number in range(2, 40):
-        node.run()
-        node.sync()
+        node.finish()
         node.ask(b"%d" % number, once_of(session, number))
-    node.run()
-    node.sync()
+    node.finish()
     assert node.base.seq > 10
     node.entries = [entry for entry in node.entries if not isinstance(entry, Opened)]
     node.restart(power=True)
@@ -484,13 +475,11 @@ def test_session_evicted_before_the_checkpoint_is_not_opened_again() -> None:
     session = open_session(node)
     once = once_of(session, 1)
     node.ask(b"a", once)
-    node.run()
-    node.sync()
+    node.finish()
     other = open_session(node)
     for number in range(1, 31):
         node.ask(b"%d" % number, once_of(other, number) if number < 4 else None)
-        node.run()
-        node.sync()
+        node.finish()
     assert node.engine.dedup.sessions == 1, "the first was evicted to make room"
     assert node.base.seq > int.from_bytes(session[:8])
     node.restart(power=True)
@@ -526,8 +515,7 @@ def test_conviction_is_journaled_beyond_the_limit_of_changes() -> None:
         node.run()
     node.replicas[1].fault = "corrupt"
     node.ask(b"a")
-    node.run()
-    node.sync()
+    node.finish()
     node.replicas[1].fault = None
     node.restart()
     node.connect(1)
@@ -538,8 +526,7 @@ def test_settled_request_without_its_reply_is_expired_after_a_restart() -> None:
     node = make_node()
     once = once_of(open_session(node), 1)
     node.ask(b"a", once)
-    node.run()
-    node.sync()
+    node.finish()
     node.entries = [
         Settled(entry.seq, entry.tag, None) if isinstance(entry, Settled) else entry
         for entry in node.entries

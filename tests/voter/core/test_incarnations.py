@@ -389,20 +389,6 @@ def test_replica_that_lags_behind_the_others_is_absent(size: int) -> None:
     assert "lag" in node.engine.members[1].reason
 
 
-def test_observer_rejoins_like_a_voting_replica() -> None:
-    node = make_node(observers=1)
-    node.submit(b"a")
-    node.run()
-    node.crash(3)
-    node.submit(b"b")
-    node.run()
-    node.connect(3)
-    node.run()
-    assert state_of(node, 3) is State.OBSERVER
-    assert node.engine.status == "ready"
-    node.check_idle()
-
-
 def test_read_is_not_delayed_by_one_silent_replica_when_another_was_admitted() -> None:
     node = make_node()
     node.crash(2)

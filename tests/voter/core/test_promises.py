@@ -45,9 +45,6 @@ class World:
                 self.faulty = None
         return not self.single or self.faulty in (None, index)
 
-    def submit(self, request: bytes, read_only: bool) -> None:
-        self.node.submit(request, read_only=read_only)
-
     def move(self, index: int, work_first: bool) -> None:
         """Let one replica take a message, or deliver one of its messages."""
         replica = self.node.replicas[index]
@@ -62,9 +59,6 @@ class World:
         """Let a late digest of a replica be ready before the rest of its work."""
         if self.node.replicas[index].late_digest:
             self.node.replicas[index].send_digest()
-
-    def run(self) -> None:
-        self.node.run()
 
     def tick(self, seconds: float) -> None:
         if self.single:
@@ -156,7 +150,7 @@ class AnyFaults(RuleBasedStateMachine):
     @rule(request=st.sampled_from([b"a", b"b", b"L", b"P"]), read_only=st.booleans())
     def submit(self, request: bytes, read_only: bool) -> None:
         deadly = request == b"P" and self.single  # it would make all replicas faulty
-        self.world.submit(b"a" if deadly else request, read_only)
+        self.world.node.submit(b"a" if deadly else request, read_only=read_only)
 
     @precondition(lambda self: self.world.node.busy())
     @rule(data=st.data(), work_first=st.booleans())
@@ -166,7 +160,7 @@ class AnyFaults(RuleBasedStateMachine):
     @precondition(lambda self: self.world.node.busy())
     @rule()
     def run_all(self) -> None:
-        self.world.run()
+        self.world.node.run()
 
     @rule(seconds=st.sampled_from([0.01, 0.3, 0.9, 1.9, 5.0]))
     def tick(self, seconds: float) -> None:
