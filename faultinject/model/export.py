@@ -24,8 +24,8 @@ class NodeDesign(msgspec.Struct, frozen=True, kw_only=True):
 
     ``rh``, ``rv`` and each of ``rm`` in [0, 1]; ``beta``: the beta factor of the guests, which then
     must be equal and two or more.  1-of-n and m-of-n are this; NV is one guest with rv = 1.
-    For a function f in each guest (C1) give ``rf``, for one next to V (C2) ``r_moved``; ``rm`` is then
-    R_M', of the rest.
+    For a function f in each guest (C1) give ``rf``, for one next to V (C2) ``r_moved``; ``rm`` is
+    then R_M', of the rest.
     """
 
     rh: float
