@@ -1,4 +1,4 @@
-"""The command as a user types it; without guests here, on real guests in test_trivisor_node.py."""
+"""The command as a user types it, without guests (with guests: test_trivisor_node.py)."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_an_error_is_one_message_its_remedy_and_a_code(
         trivisor.main(["--debug", "status"])
 
 
-def test_a_command_does_not_pay_for_what_others_import() -> None:
+def test_status_imports_no_slow_library() -> None:
     """`status` is to be quick: no aiohttp, no libvirt, no rich, no asyncio."""
     code = (
         "import sys, trivisor\n"
@@ -133,7 +133,7 @@ def test_a_command_does_not_pay_for_what_others_import() -> None:
         (["completion", "tcsh"], "tcsh"),
     ],
 )
-def test_wrong_use_is_told_and_exits_with_2(words: list[str], said: str, scratch: Path) -> None:
+def test_usage_error_exits_with_2(words: list[str], said: str, scratch: Path) -> None:
     done = run(*words, env={"TRIVISOR_DIR": str(scratch / "node")})
     assert (done.returncode, done.stdout) == (ExitCode.USAGE, "")
     assert said in done.stderr
@@ -154,9 +154,7 @@ def test_wrong_use_is_told_and_exits_with_2(words: list[str], said: str, scratch
         ["request", "GET", "/"],
     ],
 )
-def test_where_no_node_runs_commands_say_so_and_exit_with_5(
-    words: list[str], scratch: Path
-) -> None:
+def test_command_without_a_node_exits_with_5(words: list[str], scratch: Path) -> None:
     done = run(*words, "--dir", str(scratch / "none"))
     assert (done.returncode, done.stdout) == (ExitCode.NOT_UP, "")
     assert str(scratch / "none") in done.stderr
@@ -177,9 +175,7 @@ def test_a_directory_with_other_things_in_it_is_not_touched(scratch: Path) -> No
 
 @pytest.mark.parametrize("text", ["", "not json", "{}", '{"schema": 99}', '{"schema": 1}', "[1]"])
 @pytest.mark.parametrize("words", [["up"], ["down"]])
-def test_state_that_cannot_be_read_is_not_touched(
-    text: str, words: list[str], scratch: Path
-) -> None:
+def test_unreadable_state_is_not_touched(text: str, words: list[str], scratch: Path) -> None:
     (scratch / "node.json").write_text(text)
     done = run(*words, "--dir", str(scratch))
     assert done.returncode == ExitCode.FOREIGN
@@ -190,7 +186,7 @@ def test_state_that_cannot_be_read_is_not_touched(
 
 
 def test_processes_that_only_have_the_same_pid_are_not_touched(scratch: Path) -> None:
-    """A pid of ours that now belongs to somebody else: told apart by when it began."""
+    """A recorded pid that now belongs to another process: its start time differs."""
     layout = Layout(scratch)
     layout.prepare()
     layout.write(record())
@@ -225,7 +221,7 @@ def test_a_second_up_names_the_process_that_has_the_directory(scratch: Path) -> 
     assert Lock(layout).holder() is None
 
 
-def test_a_directory_too_long_for_a_socket_is_told_with_the_excess(scratch: Path) -> None:
+def test_too_long_directory_error_gives_the_excess(scratch: Path) -> None:
     long = scratch / ("d" * 120)
     done = run("up", "--dir", str(long))
     assert done.returncode == ExitCode.CANNOT_RUN_HERE

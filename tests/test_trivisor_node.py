@@ -397,7 +397,7 @@ def test_guest_that_never_becomes_ready_is_reported_with_its_console(shared_scra
     service = shared_scratch / "broken.py"
     service.write_text("raise RuntimeError('cannot be loaded in a guest')\n")
     node = Node(shared_scratch / "never")
-    done = node.run(*UP, "--service", str(service), "--guests", "1", "--boot-deadline", "20")
+    done = node.run(*UP, "--service", str(service), "--guests", "1", "--boot-deadline", "45")
     assert done.returncode == ExitCode.FAILED
     assert "never became ready" in done.stderr
     assert "cannot be loaded in a guest" in done.stderr

@@ -6,7 +6,9 @@ into samples.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
+from typing import TypeVar
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, ProcessCollector
 from prometheus_client.core import (
@@ -37,6 +39,22 @@ _COUNTERS = {
 }
 STANDINGS = ("ready", "degraded", "refusing", "draining")
 
+Labelled = TypeVar("Labelled", CounterMetricFamily, GaugeMetricFamily)
+
+
+def _labelled(
+    kind: type[Labelled],
+    name: str,
+    help_text: str,
+    labels: Sequence[str],
+    samples: Iterable[tuple[Sequence[str], float]],
+) -> Labelled:
+    """Return a family with one sample for each combination of label values."""
+    family = kind(f"trivisor_{name}", help_text, labels=labels)
+    for values, value in samples:
+        family.add_metric(values, value)
+    return family
+
 
 class Metrics(Collector):
     """The samples of one voter."""
@@ -57,43 +75,45 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """prometheus_client: read everything now."""
-        runner = self._runner
+        runner, members = self._runner, self._runner.engine.members
         for name, words in _COUNTERS.items():
             yield CounterMetricFamily(f"trivisor_{name}", words, value=runner.counters[name])
-        failures = CounterMetricFamily(
-            "trivisor_failures", "Requests that got no reply", labels=["failure"]
-        )
-        for failure, count in sorted(runner.failures.items()):
-            failures.add_metric([failure], count)
-        yield failures
+        failures = (([failure], count) for failure, count in sorted(runner.failures.items()))
+        words = "Requests that got no reply"
+        yield _labelled(CounterMetricFamily, "failures", words, ["failure"], failures)
         yield self._latency()
-        yield from self._engine()
-        yield from self._replicas()
+        standing = (([name], runner.engine.status == name) for name in STANDINGS)
+        words = "1 for the state of the voter"
+        yield _labelled(GaugeMetricFamily, "standing", words, ["standing"], standing)
+        for name, (words, value) in self._gauges().items():
+            yield GaugeMetricFamily(f"trivisor_{name}", words, value=value)
+        states = (([r.name, state], r.state is state) for r in members for state in State)
+        words = "1 for the state a replica is in"
+        yield _labelled(GaugeMetricFamily, "replica_state", words, ["replica", "state"], states)
+        lags = (([replica.name], len(replica.outstanding)) for replica in members)
+        words = "Requests sent and not yet answered"
+        yield _labelled(GaugeMetricFamily, "replica_lag", words, ["replica"], lags)
+        for name, words in (
+            ("dissents", "Answers that differed from the majority's"),
+            ("expulsions", "Times it left the vote"),
+        ):
+            counts = (([replica.name], getattr(replica, name)) for replica in members)
+            yield _labelled(CounterMetricFamily, f"replica_{name}", words, ["replica"], counts)
 
     def _latency(self) -> Metric:
-        """Time from a request's arrival to its reply's release."""
-        runner, total = self._runner, 0
-        buckets = []
+        """Return the histogram of the times from a request's arrival to its reply's release."""
         bounds = [*(f"{bound:g}" for bound in LATENCY_BOUNDS), "+Inf"]
-        for bound, count in zip(bounds, runner.latency, strict=True):
-            total += count
-            buckets.append((bound, total))
         return HistogramMetricFamily(
             "trivisor_request_seconds",
             "Time from a request's arrival to its reply's release",
-            buckets=buckets,
-            sum_value=runner.latency_sum,
+            buckets=list(zip(bounds, accumulate(self._runner.latency), strict=True)),
+            sum_value=self._runner.latency_sum,
         )
 
-    def _engine(self) -> Iterator[Metric]:
+    def _gauges(self) -> dict[str, tuple[str, float]]:
+        """Return help text and value of the gauges without labels, by name."""
         runner, engine = self._runner, self._runner.engine
-        standing = GaugeMetricFamily(
-            "trivisor_standing", "1 for the state of the voter", labels=["standing"]
-        )
-        for name in STANDINGS:
-            standing.add_metric([name], engine.status == name)
-        yield standing
-        gauges = {
+        gauges: dict[str, tuple[str, float]] = {
             "active_replicas": ("Replicas whose votes count", len(engine.members.active)),
             "votes_needed": ("Replicas that must agree", runner.policy.need),
             "sequence": ("Last sequence number that was assigned", engine.log.seq),
@@ -121,28 +141,4 @@ class Metrics(Collector):
                     journal["sync_last_ms"] / 1000,
                 ),
             }
-        for name, (words, value) in gauges.items():
-            yield GaugeMetricFamily(f"trivisor_{name}", words, value=value)
-
-    def _replicas(self) -> Iterator[Metric]:
-        states = GaugeMetricFamily(
-            "trivisor_replica_state", "1 for the state a replica is in", labels=["replica", "state"]
-        )
-        lag = GaugeMetricFamily(
-            "trivisor_replica_lag", "Requests sent and not yet answered", labels=["replica"]
-        )
-        dissents = CounterMetricFamily(
-            "trivisor_replica_dissents",
-            "Answers that differed from the majority's",
-            labels=["replica"],
-        )
-        expulsions = CounterMetricFamily(
-            "trivisor_replica_expulsions", "Times it left the vote", labels=["replica"]
-        )
-        for replica in self._runner.engine.members:
-            for state in State:
-                states.add_metric([replica.name, state], replica.state is state)
-            lag.add_metric([replica.name], len(replica.outstanding))
-            dissents.add_metric([replica.name], replica.dissents)
-            expulsions.add_metric([replica.name], replica.expulsions)
-        yield from (states, lag, dissents, expulsions)
+        return gauges

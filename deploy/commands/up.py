@@ -29,7 +29,11 @@ __all__ = ["up"]
     help="Directory for the service static.",
 )
 @click.option(
-    "--accel", type=click.Choice(["auto", "kvm", "tcg"]), default="auto", show_default=True
+    "--accel",
+    type=click.Choice(["auto", "kvm", "tcg"]),
+    default="auto",
+    show_default=True,
+    help="Accelerator of the guests; auto chooses KVM if it boots a guest.",
 )
 @click.option("--connect", default="qemu:///embed", show_default=True, help="URI of libvirt.")
 @click.option("--http", default="127.0.0.1:8080", show_default=True, help="HOST:PORT to serve on.")
@@ -39,7 +43,8 @@ __all__ = ["up"]
     "--boot-deadline", default=60.0, show_default=True, help="Seconds a guest may take to boot."
 )
 @click.option("--allow-faults", is_flag=True, help="Allow `trivisor inject`.")
-@click.option("--repair", type=click.Choice(["auto", "off"]), default="auto", show_default=True)
+@click.option("--repair", type=click.Choice(["auto", "off"]), default="auto", show_default=True,
+              help="Restore failed guests automatically.")  # fmt: skip
 @click.option(
     "--durability",
     type=click.Choice(list(PROMISES)),

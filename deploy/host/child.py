@@ -98,7 +98,7 @@ class Child:
 
     @property
     def status(self) -> str:
-        """How it ended, as text; an adopted process only says that it ended."""
+        """How it ended, as text; for an adopted process only that it ended."""
         if self.running:
             return "running"
         code = self.code

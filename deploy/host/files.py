@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 LOG_LIMIT = 4 << 20
-"""Bytes.  A longer log is moved to ``NAME.1``, so a log takes twice as much on disk at most."""
+"""Bytes.  A longer log is moved to ``NAME.1``, so a log uses twice as much disk at most."""
 SOCKET_PATH_LIMIT = 107
 """Bytes in a unix socket's path: 108 in the kernel's structure, with the closing zero."""
 

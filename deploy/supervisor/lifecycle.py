@@ -135,10 +135,10 @@ class Supervisor:
                 raise  # a defect of the supervisor itself: its traceback goes into the log
             raise _first(ours) from None
         finally:
-            asked = self._stop.is_set()
-            down = asked or (self.phase == "starting" and not self.took_over)
+            requested = self._stop.is_set()
+            down = requested or (self.phase == "starting" and not self.took_over)
             self.phase = "stopping"
-            if asked:
+            if requested:
                 self._watchdog.down()
             self._records.stop()
             if down:

@@ -23,8 +23,8 @@ from deploy.commands.launch import follow_start, prepare_node
 from deploy.host.identity import ProcessIdentity, identify
 from deploy.node.records import Layout, NodeRecord, Settings
 from faultinject.history.workload import (
-    ReplyCheck,
-    ReplyVerdicts,
+    CallOutcome,
+    CheckedHistory,
     WorkloadCall,
     check,
     mixed_calls,
@@ -105,7 +105,7 @@ class Demo:
         self._requests = requests
         self._say = narrator
         self._calls: Iterator[WorkloadCall] = mixed_calls(seed, keys=KEYS)
-        self._outcomes: list[ReplyCheck] = []
+        self._outcomes: list[CallOutcome] = []
         self._claims: list[DemoClaim] = []
         self._faulty: list[tuple[float, float]] = []  # monotonic times with a faulty guest
 
@@ -212,7 +212,7 @@ class Demo:
         )
         self._claim_answered("every request is answered again", outcomes)
 
-    async def _make(self, client: Client, number: int) -> list[ReplyCheck]:
+    async def _make(self, client: Client, number: int) -> list[CallOutcome]:
         outcomes = await run_calls(client, islice(self._calls, number), in_flight=IN_FLIGHT)
         self._outcomes += outcomes
         return outcomes
@@ -254,7 +254,7 @@ class Demo:
         self._claims.append(DemoClaim(claim=claim, held=held, seen=seen))
         self._say.step(f"{'✓' if held else '✗'} {claim}: {seen}")
 
-    def _claim_answered(self, claim: str, outcomes: list[ReplyCheck]) -> None:
+    def _claim_answered(self, claim: str, outcomes: list[CallOutcome]) -> None:
         failed = [outcome for outcome in outcomes if outcome.failure]
         slowest = max((outcome.latency for outcome in outcomes), default=0.0)
         held = not failed and slowest < STALL and len(outcomes) > 0
@@ -300,7 +300,7 @@ class Demo:
         )
 
     def _summarize(self, seconds: float) -> DemoSummary:
-        verdicts: ReplyVerdicts = check(self._outcomes)
+        verdicts: CheckedHistory = check(self._outcomes)
         released = [outcome for outcome in self._outcomes if not outcome.failure]
         refused = sum(not outcome.executed for outcome in self._outcomes)
         seen = f"{verdicts.correct} correct, {verdicts.wrong} wrong, {verdicts.unknown} unknown"
@@ -332,7 +332,7 @@ class _Load:
     """Requests in the background, until ``stop``."""
 
     def __init__(self, client: Client, calls: Iterator[WorkloadCall]) -> None:
-        self.outcomes: list[ReplyCheck] = []
+        self.outcomes: list[CallOutcome] = []
         self._client = client
         self._calls = calls
         self._stopping = False

@@ -19,8 +19,6 @@ State = Hashable
 Step = Callable[[State, "HistoryCall"], list[State]]
 """The possible states after a call, from a state.  Empty if the reply is wrong there."""
 
-INFINITY = float("inf")
-
 
 class HistoryCall(NamedTuple):
     """One operation on a key, with the times when it began and ended (infinite: no reply).

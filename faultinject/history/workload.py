@@ -20,7 +20,7 @@ from voter.client import READ_ONLY_METHODS, Client
 from voter.client.errors import NotExecuted, RequestError
 
 __all__ = [
-    "KEY", "KV_MIX", "STATIC_MIX", "WorkloadCall", "ReplyCheck", "ReplyVerdicts", "check",
+    "KEY", "KV_MIX", "STATIC_MIX", "WorkloadCall", "CallOutcome", "CheckedHistory", "check",
     "mixed_calls",
     "run_calls", "signed_calls", "static_calls",
 ]  # fmt: skip
@@ -39,7 +39,7 @@ class WorkloadCall(NamedTuple):
     read_only: bool
 
 
-class ReplyCheck(NamedTuple):
+class CallOutcome(NamedTuple):
     """The outcome of a call.  Times in seconds of the monotonic clock.
 
     Without a reply ``seq`` is 0, ``reply`` is empty, and ``failure`` is the error's code.
@@ -176,24 +176,24 @@ def _forge(call: WorkloadCall, random: Random, key: bytes) -> WorkloadCall:
     return _sign(call, key[::-1]) if way == 1 else _sign(call, key, "/another")
 
 
-async def _run_one(client: Client, call: WorkloadCall, timeout: float) -> ReplyCheck:
+async def _run_one(client: Client, call: WorkloadCall, timeout: float) -> CallOutcome:
     started = time.monotonic()
     try:
         async with asyncio.timeout(timeout):
             vote, reply = await client.start(call.request, read_only=call.read_only)
     except NotExecuted as error:
-        return ReplyCheck(call, started, time.monotonic(), failure=error.code, executed=False)
+        return CallOutcome(call, started, time.monotonic(), failure=error.code, executed=False)
     except RequestError as error:
-        return ReplyCheck(call, started, time.monotonic(), failure=error.code)
+        return CallOutcome(call, started, time.monotonic(), failure=error.code)
     except TimeoutError:
-        return ReplyCheck(call, started, time.monotonic(), failure="no verdict in time")
+        return CallOutcome(call, started, time.monotonic(), failure="no verdict in time")
     ended = time.monotonic()
-    return ReplyCheck(call, started, ended, vote.seq, vote.agreed, vote.dissent, reply)
+    return CallOutcome(call, started, ended, vote.seq, vote.agreed, vote.dissent, reply)
 
 
 async def run_calls(
     client: Client, calls: Iterable[WorkloadCall], *, in_flight: int = 1, timeout: float = 30.0
-) -> list[ReplyCheck]:
+) -> list[CallOutcome]:
     """Make all calls, ``in_flight`` at a time; return their outcomes in the order of their ends."""
     source, outcomes = iter(calls), []
 
@@ -207,7 +207,7 @@ async def run_calls(
     return outcomes
 
 
-class ReplyVerdicts(NamedTuple):
+class CheckedHistory(NamedTuple):
     """The result of a check: the numbers of replies and of unknown outcomes, and complaints."""
 
     correct: int
@@ -216,7 +216,7 @@ class ReplyVerdicts(NamedTuple):
     complaints: tuple[str, ...]
 
 
-def check(outcomes: Sequence[ReplyCheck], *, service: str = "kv") -> ReplyVerdicts:
+def check(outcomes: Sequence[CallOutcome], *, service: str = "kv") -> CheckedHistory:
     """Replay a history in the voter's order and compare every reply, byte for byte.
 
     The history must hold all calls made since the service's start.
@@ -237,4 +237,4 @@ def check(outcomes: Sequence[ReplyCheck], *, service: str = "kv") -> ReplyVerdic
         else:
             oracle.refuse(tickets[number])
     wrong = oracle.wrong + oracle.misplaced
-    return ReplyVerdicts(oracle.correct, wrong, oracle.unknown, tuple(oracle.complaints[:10]))
+    return CheckedHistory(oracle.correct, wrong, oracle.unknown, tuple(oracle.complaints[:10]))

@@ -18,18 +18,9 @@ from random import Random
 import msgspec
 
 __all__ = [
-    "DEADLY",
-    "KINDS",
-    "MOMENTS",
-    "REPLICA_FAULTS",
-    "SWARM",
-    "SimFault",
-    "Operation",
-    "SimPlan",
-    "make_plan",
-    "parse_numbers",
-    "write_numbers",
-]
+    "DEADLY", "KINDS", "MOMENTS", "REPLICA_FAULTS", "SWARM", "SimFault", "Operation", "SimPlan",
+    "make_plan", "parse_numbers", "write_numbers",
+]  # fmt: skip
 
 SWARM = 1 << 32
 """The first seed whose plan draws its own weights."""

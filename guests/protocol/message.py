@@ -229,9 +229,6 @@ class Reply:
             raise MessageError("a status that is not 200 to 599")
         return cls(int(parts[1]), body, _decode_headers(rest))
 
-    def __repr__(self) -> str:
-        return f"Reply({self.status}, {self.body[:40]!r})"
-
 
 def encode_reply(reply: Reply) -> bytes:
     """Return the bytes of a reply.  Raises MessageError if status or a header is invalid."""

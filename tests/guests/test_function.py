@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from guests.function import Authentication, guarded, load_function, read_key, sign
 from guests.protocol.function import REFUSAL
-from guests.protocol.message import MessageError, Reply, Request, encode_request
+from guests.protocol.message import MessageError, Request, encode_request
 from guests.service import Context, ServiceError, answer, load
 
 KEY = bytes(range(32))
@@ -72,12 +72,6 @@ def test_refused_request_does_not_reach_the_service() -> None:
     again = kind()
     again.restore(b"".join(bare.snapshot()))
     assert again.digest() == bare.digest()
-
-
-def test_refusal_is_401_and_names_the_scheme() -> None:
-    reply = Reply.decode(REFUSAL)
-    assert (reply.status, reply.body) == (401, b"")
-    assert reply.header("www-authenticate") == "HMAC-SHA256"
 
 
 def test_function_is_loaded_from_a_file(tmp_path: Path) -> None:

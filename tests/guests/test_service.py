@@ -68,13 +68,6 @@ def test_any_bytes_get_a_reply(data: bytes) -> None:
         assert 200 <= ask(service, data).status <= 599
 
 
-def test_context_is_equal_in_every_replica() -> None:
-    one, two = (Context(7, 1_500_000_000, b"x" * 8, "bob") for _ in range(2))
-    assert one.time == 1.5
-    assert [one.random.random() for _ in range(3)] == [two.random.random() for _ in range(3)]
-    assert one.random.random() != Context(7, 1, b"y" * 8, "bob").random.random()
-
-
 def test_service_without_state_has_an_empty_one() -> None:
     service = Odd(None)
     service.restore(b"")

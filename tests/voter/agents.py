@@ -1,4 +1,4 @@
-"""Replicas that run inside the test's own event loop and can be told to go wrong in chosen ways.
+"""Replicas that run inside the test's own event loop, with faults that a test selects.
 
 The honest part is the real agent's ``Incarnation`` with the real key-value store; what goes wrong
 goes wrong between it and the socket, re-checksummed, as a lying guest would do it.
@@ -38,7 +38,7 @@ PIECE = 1 << 16
 class Agent:
     """One replica behind a unix socket; ``mode`` is "honest", "waits" or one of MODES.
 
-    In the mode "waits" it delays its answers until ``go_on``.
+    In the mode "waits" it delays its answers until ``release_answers``.
     """
 
     def __init__(self, path: Path) -> None:
@@ -77,11 +77,11 @@ class Agent:
         for connection in tuple(self.connections):
             connection.close()
 
-    def go_on(self) -> None:
+    def release_answers(self) -> None:
         """Send the delayed answers, and be honest from now on."""
         self.mode = "honest"
         for connection in self.connections:
-            connection.go_on()
+            connection.release_answers()
 
     def restart(self) -> None:
         """Begin a fresh and honest incarnation, as after a restore of the guest."""
@@ -112,7 +112,7 @@ class _Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    def go_on(self) -> None:
+    def release_answers(self) -> None:
         if self._transport is not None:
             self._transport.write(b"".join(self._held))
         self._held.clear()

@@ -1,4 +1,4 @@
-"""Voters for the tests: one of a module's own on three processes, or one a test on three agents."""
+"""Voters for the tests: one for a module on three processes, or one for a test on three agents."""
 
 from __future__ import annotations
 
@@ -65,6 +65,6 @@ class Nodes:
 
 @pytest_asyncio.fixture
 async def nodes(scratch: Path) -> AsyncIterator[Nodes]:
-    """Give a maker of voters before agents in this process, which can be told to go wrong."""
+    """Give a maker of voters before agents in this process, whose faults a test selects."""
     async with AsyncExitStack() as stack:
         yield Nodes(scratch, stack)

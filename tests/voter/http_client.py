@@ -1,4 +1,4 @@
-"""An HTTP client that sends exactly the bytes it is given, so that tests can be rude."""
+"""An HTTP client that sends exactly the bytes it is given, valid or not."""
 
 from __future__ import annotations
 

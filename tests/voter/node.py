@@ -51,7 +51,7 @@ def configure(links: Sequence[str], more: str = "", *, vote: str | None = None) 
 
 
 class Node:
-    """A voter that runs."""
+    """A running voter."""
 
     def __init__(self, config: Config, directory: Path) -> None:
         self.runner: Runner = (AuthorizingRunner if config.function else Runner)(
@@ -70,11 +70,11 @@ class Node:
         self.agents: list[Agent] = []
 
     def state(self, name: str) -> str:
-        """The state of a replica."""
+        """Return the state of a replica."""
         return str(self.runner.engine.members[self.runner.find(name)].state)
 
     def reason(self, name: str) -> str:
-        """Why a replica is in its state."""
+        """Return why a replica is in its state."""
         return self.runner.engine.members[self.runner.find(name)].reason
 
     async def standing(self, wanted: str) -> None:
@@ -82,7 +82,7 @@ class Node:
         await until(lambda: self.runner.engine.status == wanted, wanted)
 
     async def open(self) -> HttpClient:
-        """A new HTTP connection."""
+        """Open a new HTTP connection."""
         return await HttpClient.open(self.port)
 
     async def ask(
@@ -93,7 +93,7 @@ class Node:
             return await client.ask(method, target, body, *headers)
 
     async def client(self, *, retry: bool = False) -> Client:
-        """A new native client; it tells each failure unless it is to ``retry``."""
+        """Return a new native client; it raises each failure unless it is to ``retry``."""
         return await Client.connect(f"unix:{self.native_path}", retry=retry)
 
 

@@ -31,7 +31,7 @@ def test_a_command() -> None:
     ["", "unix", "unix:", "tcp:", "exec:", "http://host", "/run/socket", "tcp:host", "tcp:host:",
      "tcp:host:x", "tcp:host:65536", "tcp:host:-1", "tcp::80", "exec:'open", "exec: "],
 )  # fmt: skip
-def test_what_is_no_address_is_refused_with_its_text(text: str) -> None:
+def test_invalid_address_is_named(text: str) -> None:
     with pytest.raises(AddressError) as error:
         parse_address(text)
     assert repr(text.removeprefix("tcp:"))[1:-1] in str(error.value)
@@ -45,7 +45,7 @@ def test_host_and_port(text: str, wanted: tuple[str, int]) -> None:
     assert split_host_port(text) == wanted
 
 
-def test_a_path_that_is_too_long_says_by_how_much() -> None:
+def test_too_long_path_error_gives_the_excess() -> None:
     check_unix_path("/" + "x" * (UNIX_PATH_MAX - 1))
     with pytest.raises(AddressError, match=r"2 bytes too long.*shorter directory"):
         check_unix_path("/" + "ä" * (UNIX_PATH_MAX // 2) + "xx")
@@ -100,7 +100,7 @@ async def test_a_process_that_ends_ends_the_connection() -> None:
     assert protocol.data == b"last words\n"
 
 
-async def test_what_cannot_be_connected_is_an_os_error() -> None:
+async def test_failed_connect_is_an_os_error() -> None:
     for text in ("unix:/nowhere/at/all", "exec:/nowhere/at/all", "exec:/", "tcp:127.0.0.1:1"):
         with pytest.raises(OSError, match=r"."):
             await connect(parse_address(text), Echo)

@@ -1,6 +1,6 @@
-"""A function in each replica (C1) or once on the host (C2): alike to clients, and fail-safe.
+"""A function in each replica (C1) or once on the host (C2): equal for clients, and fail-safe.
 
-F here is the real process (``deploy.authorizer``), or a socket that is rude in chosen ways.
+F is the real process (``deploy.authorizer``), or a socket that answers as a test selects.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ Answers = Callable[[Frame], bytes]
 
 
 @asynccontextmanager
-async def f_rude(directory: Path, answers: Answers) -> AsyncIterator[list[Frame]]:
-    """An F that answers each question as it likes; give the questions it got."""
+async def scripted_f(directory: Path, answers: Answers) -> AsyncIterator[list[Frame]]:
+    """Run an F that answers by ``answers``; give the questions it got."""
     asked: list[Frame] = []
     writers: list[asyncio.StreamWriter] = []
 
@@ -118,7 +118,7 @@ async def exercise(node: Node) -> list[tuple[int, bytes]]:
     return [*seen, (response.status, response.body)]
 
 
-async def test_one_line_moves_it_and_clients_cannot_tell(scratch: Path) -> None:
+async def test_function_in_guests_and_on_the_host_answers_clients_alike(scratch: Path) -> None:
     for name in ("guests", "host"):
         (scratch / name).mkdir()
     inside = f"{EXEC_KV} --function hmac-sha256 --key {key_file(scratch)}"
@@ -138,7 +138,7 @@ async def test_one_line_moves_it_and_clients_cannot_tell(scratch: Path) -> None:
     assert ordered == 4, "what F refuses is not ordered"
 
 
-async def test_a_key_stands_for_its_reply_in_c1_and_f_is_asked_each_time_in_c2(
+async def test_idempotency_key_repeats_the_reply_in_c1_and_asks_f_in_c2(
     scratch: Path,
 ) -> None:
     signed = sign(KEY, "PUT", "/kv/a", b"blue")
@@ -179,9 +179,7 @@ def test_without_a_function_the_runner_is_the_plain_one() -> None:
         parse('function = "exec:true"\nvote = "1/1"\n[[replica]]\nname = "g"\nlink = "unix:/x"\n')
 
 
-async def test_a_dead_f_lets_nobody_through_and_a_new_one_serves_again(
-    nodes: Nodes, scratch: Path
-) -> None:
+async def test_dead_f_admits_no_request_until_it_is_back(nodes: Nodes, scratch: Path) -> None:
     node = await nodes.make(gate(scratch))
     async with await signed_client(node) as client:
         with pytest.raises(NotExecuted, match="nobody serves"):
@@ -199,7 +197,7 @@ async def test_a_dead_f_lets_nobody_through_and_a_new_one_serves_again(
     assert node.runner.failures["not-executed"] == 3
 
 
-async def test_a_stopped_f_lets_nobody_through(nodes: Nodes, scratch: Path) -> None:
+async def test_stopped_f_admits_no_request(nodes: Nodes, scratch: Path) -> None:
     node = await nodes.make(gate(scratch, 1.5))
     async with f_process(scratch) as process, await signed_client(node) as client:
         assert (await client.request("PUT", "/kv/a", b"blue")).status == 201
@@ -212,7 +210,7 @@ async def test_a_stopped_f_lets_nobody_through(nodes: Nodes, scratch: Path) -> N
     assert node.runner.counters["released"] == 2
 
 
-async def test_f_that_is_to_be_kept_is_started_again(nodes: Nodes, scratch: Path) -> None:
+async def test_f_with_keep_is_restarted(nodes: Nodes, scratch: Path) -> None:
     node = await nodes.make(gate(scratch))
     async with f_process(scratch, "--keep") as parent, await signed_client(node) as client:
         assert (await client.request("PUT", "/kv/a", b"blue")).status == 201
@@ -245,28 +243,28 @@ async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
         (lambda frame: encode(FrameKind.REPLY, 0, frame.seq, YES)[:-1], "no word"),
     ],
 )
-async def test_what_is_no_answer_lets_nobody_through(
+async def test_malformed_answer_of_f_admits_no_request(
     nodes: Nodes, scratch: Path, answers: Answers, said: str
 ) -> None:
     node = await nodes.make(gate(scratch, 0.3))
-    async with f_rude(scratch, answers), await signed_client(node) as client:
+    async with scripted_f(scratch, answers), await signed_client(node) as client:
         with pytest.raises(NotExecuted, match=said):
             await client.request("PUT", "/kv/a", b"blue")
         assert sum(agent.orders for agent in node.agents) == 0
 
 
-async def test_a_lying_f_is_believed(nodes: Nodes, scratch: Path) -> None:
-    """F is part of what is trusted: R_F stands beside R_V."""
+async def test_lying_f_is_trusted(nodes: Nodes, scratch: Path) -> None:
+    """F belongs to the trusted part: its reliability R_F counts as R_V does."""
     node = await nodes.make(gate(scratch))
     async with node_clients(node) as (client, stranger):
-        async with f_rude(scratch, lambda frame: encode(FrameKind.REPLY, 0, frame.seq, YES)):
+        async with scripted_f(scratch, lambda frame: encode(FrameKind.REPLY, 0, frame.seq, YES)):
             assert (await stranger.request("PUT", "/kv/a", b"blue")).status == 201
-        async with f_rude(scratch, lambda frame: encode(FrameKind.REPLY, 0, frame.seq, NO)):
+        async with scripted_f(scratch, lambda frame: encode(FrameKind.REPLY, 0, frame.seq, NO)):
             await eventually(lambda: says_no(client))
 
 
 async def says_no(client: Client) -> bool:
-    """Whether a signed request is refused, by nobody's vote (the old connection may end first)."""
+    """Return whether F rejects a signed request (the old connection may end first)."""
     try:
         answer = await client.request("GET", "/kv/a")
     except NotExecuted:
@@ -293,11 +291,11 @@ async def test_requests_keep_their_order_and_wait_for_f(nodes: Nodes, scratch: P
         assert [n for n, each in enumerate(replies) if each == REFUSAL] == list(range(4, 200, 5))
 
 
-async def test_a_client_that_has_gone_is_not_ordered(nodes: Nodes, scratch: Path) -> None:
+async def test_request_of_a_lost_client_is_not_ordered(nodes: Nodes, scratch: Path) -> None:
     node = await nodes.make(gate(scratch, 5.0))
     runner = node.runner
     assert isinstance(runner, AuthorizingRunner)
-    async with f_rude(scratch, lambda frame: b"") as asked:
+    async with scripted_f(scratch, lambda frame: b"") as asked:
         client = await node.open()
         await client.send(b"PUT /kv/a HTTP/1.1\r\nHost: test\r\nContent-Length: 0\r\n\r\n")
         await until(lambda: asked)
@@ -310,18 +308,18 @@ async def test_a_client_that_has_gone_is_not_ordered(nodes: Nodes, scratch: Path
     assert runner.counters["requests"] == 0
 
 
-async def test_what_waits_for_f_is_bounded(
+async def test_requests_that_wait_for_f_are_bounded(
     nodes: Nodes, scratch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("voter.authorizer.ASKED", 3)
     node = await nodes.make(gate(scratch, 0.5))
-    async with f_rude(scratch, lambda frame: b""), await signed_client(node) as client:
+    async with scripted_f(scratch, lambda frame: b""), await signed_client(node) as client:
         tries = [client.request("GET", f"/kv/{n}") for n in range(5)]
         found = await asyncio.gather(*tries, return_exceptions=True)
     assert [type(each) for each in found] == [NotExecuted] * 3 + [Overload] * 2
 
 
-async def test_one_too_large_is_refused_as_without(nodes: Nodes, scratch: Path) -> None:
+async def test_too_large_request_is_refused_as_without_f(nodes: Nodes, scratch: Path) -> None:
     node = await nodes.make(gate(scratch))
     async with f_process(scratch):
         fits = 1 << 20
@@ -330,9 +328,7 @@ async def test_one_too_large_is_refused_as_without(nodes: Nodes, scratch: Path) 
         assert (await node.ask("PUT", "/kv/a", bytes(fits + 1), header)).status == 413
 
 
-async def test_a_word_that_nobody_waits_for_ends_the_connection_and_nothing_else(
-    nodes: Nodes, scratch: Path
-) -> None:
+async def test_unexpected_answer_of_f_ends_its_connection_only(nodes: Nodes, scratch: Path) -> None:
     node, problems = await nodes.make(gate(scratch)), []
     runner = node.runner
     assert isinstance(runner, AuthorizingRunner)
@@ -341,14 +337,14 @@ async def test_a_word_that_nobody_waits_for_ends_the_connection_and_nothing_else
     def twice(frame: Frame) -> bytes:
         return encode(FrameKind.REPLY, 0, frame.seq, YES) + encode(FrameKind.REPLY, 0, 0, YES)
 
-    async with f_rude(scratch, twice), await signed_client(node) as client:
+    async with scripted_f(scratch, twice), await signed_client(node) as client:
         assert (await client.request("PUT", "/kv/a", b"blue")).status == 201
         await until(lambda: runner._f is None)
         assert (await client.request("PUT", "/kv/a", b"red")).status == 204
     assert not problems
 
 
-async def test_a_retry_of_what_was_executed_is_not_told_that_it_was_not(
+async def test_retry_of_an_executed_request_is_outcome_unknown_without_f(
     nodes: Nodes, scratch: Path
 ) -> None:
     node = await nodes.make(gate(scratch, 1.5))
@@ -368,9 +364,11 @@ async def test_a_retry_of_what_was_executed_is_not_told_that_it_was_not(
         assert (again.status, again.headers["idempotency-replayed"]) == (201, "true")
 
 
-async def test_who_waits_for_f_is_told_when_the_voter_ends(nodes: Nodes, scratch: Path) -> None:
+async def test_requests_that_wait_for_f_fail_when_the_voter_ends(
+    nodes: Nodes, scratch: Path
+) -> None:
     node = await nodes.make(gate(scratch))
-    async with f_rude(scratch, lambda frame: b"") as asked, await signed_client(node) as client:
+    async with scripted_f(scratch, lambda frame: b"") as asked, await signed_client(node) as client:
         waits = asyncio.create_task(client.request("PUT", "/kv/a", b"blue"))
         await until(lambda: asked)
         assert node.runner.waiting == 1

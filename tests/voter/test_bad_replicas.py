@@ -1,4 +1,4 @@
-"""One replica of three goes wrong in every way a replica can: clients notice nothing.
+"""One replica of three fails in every way that a replica can: clients notice nothing.
 
 And two of three: nothing wrong is ever released.
 """
@@ -54,7 +54,7 @@ async def test_a_liar_is_named_in_the_reply(nodes: Nodes) -> None:
         # Two have said different things: only the third decides.
         await until(lambda: node.agents[2].orders)
         assert node.runner.waiting == 1
-        node.agents[2].go_on()
+        node.agents[2].release_answers()
         response = await client.read()
     assert response.status == 201
     assert response.headers["trivisor-vote"].startswith("2/3; dissent=g1; seq=")
@@ -127,7 +127,7 @@ async def test_replicas_come_and_go_while_clients_are_served(nodes: Nodes) -> No
     assert node.runner.counters["dissents"] == 0
 
 
-async def test_a_link_of_nobody_delays_nobody(nodes: Nodes) -> None:
+async def test_unreachable_replica_delays_no_request(nodes: Nodes) -> None:
     node = await nodes.make()
     node.agents[1].stop()
     await until(lambda: node.state("g2") == "absent")

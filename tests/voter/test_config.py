@@ -22,7 +22,7 @@ def test_the_least_there_must_be() -> None:
     assert config.timing.request == 10.0
 
 
-def test_everything_can_be_said() -> None:
+def test_every_key_can_be_set() -> None:
     text = f"""
 vote = "1/2"
 service = "kv"
@@ -69,7 +69,7 @@ request = 2.5
         ("", ["replica"]),
     ],
 )
-def test_what_is_wrong_is_named(text: str, words: list[str]) -> None:
+def test_configuration_error_names_line_and_key(text: str, words: list[str]) -> None:
     with pytest.raises(ConfigError) as error:
         parse(text, "node.toml")
     assert str(error.value).startswith("node.toml")

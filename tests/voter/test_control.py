@@ -1,4 +1,4 @@
-"""The control socket: what it tells, what it does, what it refuses."""
+"""The control socket: status, events, drain, admit and expel, and bad calls."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from tests.voter.http_client import HttpClient, Response
 from tests.voter.node import Node, until
 
 
-async def tell(node: Node, method: str, path: str, body: bytes = b"") -> Response:
-    """Ask the control socket."""
+async def call(node: Node, method: str, path: str, body: bytes = b"") -> Response:
+    """Make one call on the control socket."""
     async with await HttpClient.open_unix(node.control_path) as client:
         return await client.ask(method, path, body)
 
@@ -42,10 +42,10 @@ class Events:
         return found
 
 
-async def test_status_tells_everything(nodes: Nodes) -> None:
+async def test_status_reports_voter_replicas_and_counters(nodes: Nodes) -> None:
     node = await nodes.make()
     await node.ask("PUT", "/kv/a", b"1")
-    response = await tell(node, "GET", "/status")
+    response = await call(node, "GET", "/status")
     assert response.status == 200
     assert response.headers["content-type"] == "application/json"
     status = response.json
@@ -65,25 +65,25 @@ async def test_only_its_owner_may_ask(nodes: Nodes) -> None:
 
 async def test_the_probes_are_here_too(nodes: Nodes) -> None:
     node = await nodes.make()
-    assert (await tell(node, "GET", "/livez")).body == b"live\n"
-    assert (await tell(node, "GET", "/readyz")).body == b"ready\n"
-    assert (await tell(node, "GET", "/readyz?verbose")).json["active"] == 3
-    assert b"trivisor_requests_total" in (await tell(node, "GET", "/metrics")).body
+    assert (await call(node, "GET", "/livez")).body == b"live\n"
+    assert (await call(node, "GET", "/readyz")).body == b"ready\n"
+    assert (await call(node, "GET", "/readyz?verbose")).json["active"] == 3
+    assert b"trivisor_requests_total" in (await call(node, "GET", "/metrics")).body
 
 
 async def test_expel_and_admit(nodes: Nodes) -> None:
     node = await nodes.make()
     body = json.dumps({"reason": "it looks odd"}).encode()
-    expelled = await tell(node, "POST", "/replicas/g2/expel", body)
+    expelled = await call(node, "POST", "/replicas/g2/expel", body)
     assert expelled.json == {"name": "g2", "state": "expelled", "reason": "it looks odd"}
     assert node.runner.engine.status == "degraded"
-    admitted = await tell(node, "POST", "/replicas/g2/admit")
+    admitted = await call(node, "POST", "/replicas/g2/admit")
     assert admitted.status == 200
     await node.standing("ready")
-    assert (await tell(node, "POST", "/replicas/g1/expel")).json["state"] == "expelled"
+    assert (await call(node, "POST", "/replicas/g1/expel")).json["state"] == "expelled"
 
 
-async def test_events_begin_where_they_are_asked_to_and_go_on(nodes: Nodes) -> None:
+async def test_events_start_after_the_given_id_and_continue(nodes: Nodes) -> None:
     node = await nodes.make()
     last = node.runner.incidents[-1].id
     async with (
@@ -95,7 +95,7 @@ async def test_events_begin_where_they_are_asked_to_and_go_on(nodes: Nodes) -> N
         seen = [await all_of_them.next() for _ in range(last)]
         assert [incident["id"] for incident in seen] == list(range(1, last + 1))
         assert {incident["replica"] for incident in seen} == {"g1", "g2", "g3"}
-        await tell(node, "POST", "/replicas/g3/expel", b'{"reason": "test"}')
+        await call(node, "POST", "/replicas/g3/expel", b'{"reason": "test"}')
         for listener in (all_of_them, new_ones):
             incident = await listener.next()
             assert incident["id"] == last + 1
@@ -113,21 +113,21 @@ async def test_a_listener_that_goes_away_leaves_nothing(nodes: Nodes) -> None:
     await until(lambda: len(asyncio.all_tasks()) <= before, "the listeners' tasks have ended")
 
 
-async def test_drain_waits_for_what_is_under_way(nodes: Nodes) -> None:
+async def test_drain_waits_for_requests_under_way(nodes: Nodes) -> None:
     node = await nodes.make()
     for agent in node.agents:
         agent.mode = "waits"
     async with await node.open() as client:
         await client.send(b"PUT /kv/a HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n1")
         await until(lambda: node.runner.waiting == 1)
-        draining = asyncio.create_task(tell(node, "POST", "/drain"))
+        draining = asyncio.create_task(call(node, "POST", "/drain"))
         await node.standing("draining")
         refused = await node.ask("GET", "/kv/a")
         assert (refused.status, refused.problem) == (503, "not-executed")
         assert "draining" in refused.json["detail"]
         assert not draining.done()
         for agent in node.agents:
-            agent.go_on()
+            agent.release_answers()
         assert (await client.read()).status == 201
         drained = await draining
         assert (drained.status, drained.json) == (200, {"pending": 0})
@@ -150,17 +150,17 @@ async def test_drain_waits_for_what_is_under_way(nodes: Nodes) -> None:
         ("POST", "/replicas/g1/expel", b" " * 100_000, 413),
     ],
 )
-async def test_what_is_refused_is_a_problem(
+async def test_control_answers_bad_calls_with_a_problem(
     nodes: Nodes, method: str, path: str, body: bytes, status: int
 ) -> None:
     node = await nodes.make()
-    response = await tell(node, method, path, body)
+    response = await call(node, method, path, body)
     assert response.status == status
     assert response.problem
     assert node.runner.engine.status == "ready"
 
 
-async def test_an_unknown_replica_is_told_the_names(nodes: Nodes) -> None:
+async def test_unknown_replica_error_lists_the_names(nodes: Nodes) -> None:
     node = await nodes.make()
-    response = await tell(node, "POST", "/replicas/g9/admit")
+    response = await call(node, "POST", "/replicas/g9/admit")
     assert "g1, g2, g3" in response.json["detail"]

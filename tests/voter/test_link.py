@@ -197,7 +197,7 @@ async def test_a_handshake(rig: Rig) -> None:
     connection.close()
 
 
-async def test_a_hello_that_is_not_answered_is_said_again(rig: Rig) -> None:
+async def test_unanswered_hello_is_repeated(rig: Rig) -> None:
     connection = await rig.agent.connection()
     epochs = [(await connection.hello()).epoch for _ in range(4)]
     assert epochs == [1000] * 4
@@ -207,7 +207,7 @@ async def test_a_hello_that_is_not_answered_is_said_again(rig: Rig) -> None:
     connection.close()
 
 
-async def test_a_connection_without_an_answer_is_given_up_early_at_first(
+async def test_connection_without_an_answer_is_closed_early_at_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """QEMU can leave a port throttled: nothing comes out of it before a connection more."""
@@ -283,7 +283,7 @@ async def test_a_frame_cut_before_we_came_is_pushed_out_of_the_agent(rig: Rig, c
     ],
     ids=["frames", "welcome", "cut large", "tail", "garbage", "here", "cut here"],
 )
-async def test_what_an_earlier_connection_left_is_not_taken(rig: Rig, stale: bytes) -> None:
+async def test_bytes_of_an_earlier_connection_are_dropped(rig: Rig, stale: bytes) -> None:
     connection = await rig.agent.connection()
     connection.writer.write(stale)
     await connection.greet()
@@ -295,7 +295,7 @@ async def test_what_an_earlier_connection_left_is_not_taken(rig: Rig, stale: byt
     connection.close()
 
 
-async def test_an_agent_that_cannot_be_used_is_dropped_and_told_why(rig: Rig) -> None:
+async def test_rejected_agent_is_disconnected_with_the_reason(rig: Rig) -> None:
     rig.problem = "it runs another service"
     connection = await (await rig.agent.connection()).greet()
     await connection.closed()
@@ -315,7 +315,7 @@ async def test_a_welcome_of_the_wrong_form_is_dropped(rig: Rig) -> None:
     await rig.up()
 
 
-async def test_nobody_answers(rig: Rig) -> None:
+async def test_connection_without_an_agent_is_closed(rig: Rig) -> None:
     connection = await rig.agent.connection()
     await connection.closed()
     assert rig.link.problem.startswith("no agent answers on unix:")
@@ -349,7 +349,7 @@ async def test_a_new_incarnation_is_greeted_on_a_new_connection(rig: Rig) -> Non
     assert rig.link.epoch == 1001
 
 
-async def test_a_lost_connection_is_told_once_and_made_again(rig: Rig) -> None:
+async def test_lost_connection_is_reported_once_and_reopened(rig: Rig) -> None:
     connection = await rig.up()
     connection.close()
     assert isinstance(await rig.event(), ev.Lost)
@@ -475,9 +475,7 @@ async def test_a_reason_of_a_replica_is_cut_and_made_readable(rig: Rig) -> None:
     ],
     ids=["garbage", "checksum", "order", "hello", "state", "unknown", "epochs"],
 )
-async def test_what_no_honest_agent_sends_is_misbehaviour(
-    rig: Rig, data: Callable[[int], bytes]
-) -> None:
+async def test_dishonest_frames_are_misbehaviour(rig: Rig, data: Callable[[int], bytes]) -> None:
     connection = await rig.up()
     connection.writer.write(data(connection.epoch))
     assert isinstance(await rig.event(), ev.Misbehaved)
@@ -495,7 +493,7 @@ async def test_a_few_frames_of_another_epoch_are_dropped(rig: Rig) -> None:
 # ------------------------------------------------------------ what goes out
 
 
-async def test_what_is_sent_in_one_turn_is_written_at_once(rig: Rig) -> None:
+async def test_frames_of_one_turn_are_written_together(rig: Rig) -> None:
     connection = await rig.up()
     flushed = 0
     write = rig.link._transport.write  # type: ignore[union-attr]
@@ -593,7 +591,7 @@ async def test_a_state_is_fetched_piece_by_piece(rig: Rig) -> None:
 
 
 async def test_a_piece_that_was_not_asked_for_is_no_honest_agents(rig: Rig) -> None:
-    """Not only one of a state that nobody wants, but also one that comes before its turn."""
+    """A piece of an unwanted state, and a piece that comes before its turn."""
     connection = await rig.up()
     rig.slow_down()
     rig.link.fetch(9)
@@ -679,7 +677,7 @@ async def test_a_fetch_may_fail(rig: Rig, answer: Callable[[Connection], Awaitab
     connection.close()
 
 
-async def test_what_was_asked_for_ahead_is_refused_once_for_each(rig: Rig) -> None:
+async def test_each_piece_asked_for_ahead_may_be_refused_once(rig: Rig) -> None:
     connection = await rig.up()
     rig.link.fetch(9)
     for _ in range(FETCH_AHEAD + 1):
@@ -734,7 +732,7 @@ async def test_a_process_and_its_children_end_with_their_link(scratch: Path) -> 
     await until(lambda: not Path(f"/proc/{found[0]}").exists())  # ... and reaped, in a thread
 
 
-async def test_nobody_is_there_yet() -> None:
+async def test_failed_connect_is_the_links_problem() -> None:
     link = make_link()
     task = asyncio.create_task(link.run())
     await until(lambda: "cannot connect" in link.problem)
@@ -754,7 +752,7 @@ async def test_a_command_that_is_not_there_is_a_problem_of_the_link() -> None:
     await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_a_real_agent_is_greeted_and_one_that_ends_is_started_again() -> None:
+async def test_exec_agent_is_started_again_after_its_link_closed() -> None:
     link_module.GREETING_LIMIT = 20.0  # a Python starts slowly on a busy machine
     command = f"exec:{sys.executable} -m guests.agent --stdio"
     rig = Rig(command, None)

@@ -24,7 +24,7 @@ async def scrape(node: Node) -> Samples:
     }
 
 
-async def test_what_the_runner_counts_is_what_is_told(nodes: Nodes) -> None:
+async def test_metrics_equal_the_runners_counters(nodes: Nodes) -> None:
     node = await nodes.make()
     for number in range(10):
         await node.ask("PUT", f"/kv/{number}", b"1")

@@ -154,7 +154,7 @@ async def test_after_the_voter_and_all_replicas_have_died_everything_acknowledge
         assert list((scratch / "journal").glob("checkpoint-*"))
 
 
-async def test_another_nodes_journal_is_refused_by_name(scratch: Path) -> None:
+async def test_journal_of_another_node_is_refused(scratch: Path) -> None:
     async with running(scratch) as (voter, _):
         async with await voter.client() as client:
             await add(client)

@@ -98,7 +98,7 @@ async def test_a_request_that_kills_the_service_is_voided(nodes: Nodes) -> None:
             assert (await client.request("GET", f"/kv/{key}")).status == status
 
 
-async def test_what_does_not_fit_into_a_frame_is_refused_before_it_is_ordered(
+async def test_too_large_request_is_refused_before_it_is_ordered(
     nodes: Nodes,
 ) -> None:
     node = await nodes.make()

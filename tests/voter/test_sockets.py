@@ -29,7 +29,7 @@ def test_tcp_listens_on_a_free_port() -> None:
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "no.such.host.invalid:80", "192.0.2.1:80", "x:y"])
-def test_an_address_that_cannot_be_listened_on_is_named(address: str) -> None:
+def test_failed_listen_names_the_address(address: str) -> None:
     with pytest.raises(AddressError, match=address.replace(".", r"\.")):
         listen_tcp(address)
 
@@ -45,7 +45,7 @@ def test_a_unix_socket_is_its_owners_alone(scratch: Path) -> None:
         pass
 
 
-def test_what_is_not_a_socket_is_left_alone(scratch: Path) -> None:
+def test_file_that_is_not_a_socket_is_kept(scratch: Path) -> None:
     path = scratch / "file"
     path.write_text("mine")
     with pytest.raises(AddressError, match="is not a socket"):
@@ -54,7 +54,7 @@ def test_what_is_not_a_socket_is_left_alone(scratch: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["missing/s", "file/s", "x" * 120])
-def test_a_path_that_cannot_be_is_named(scratch: Path, name: str) -> None:
+def test_impossible_socket_path_is_named(scratch: Path, name: str) -> None:
     (scratch / "file").write_text("")
     with pytest.raises(AddressError, match=name[:20]):
         listen_unix(str(scratch / name))
@@ -68,7 +68,7 @@ def test_all_that_the_configuration_names_are_made(scratch: Path) -> None:
         sock.close()
 
 
-def test_none_is_left_open_if_one_cannot_be_made(scratch: Path) -> None:
+def test_sockets_are_closed_if_one_fails(scratch: Path) -> None:
     listen = Listen(http="127.0.0.1:0", control=str(scratch / "missing" / "c"))
     with pytest.raises(AddressError):
         listening(listen, {})  # a socket left open would be a ResourceWarning, which fails here
@@ -80,7 +80,7 @@ def test_sockets_of_another_process_are_not_taken() -> None:
 
 
 @pytest.mark.parametrize("count", ["x", "-1", ""])
-def test_a_count_of_sockets_that_is_none_is_named(count: str) -> None:
+def test_malformed_listen_fds_is_named(count: str) -> None:
     with pytest.raises(AddressError, match="LISTEN_FDS"):
         inherited({"LISTEN_FDS": count, "LISTEN_FDNAMES": "http"})
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,19 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from faultinject.faults.bit_flips import draw_bits, flip_file, flip_process, own_memory
-
-HOLD = "import sys; data = b'all is well' * 1000; print('up', flush=True); sys.stdin.read(1)"
-
-
-@pytest.fixture
-def process() -> Iterator[int]:
-    """Yield the pid of a process that waits."""
-    command = [sys.executable, "-c", HOLD]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as it:
-        assert it.stdout is not None
-        assert it.stdout.readline() == b"up\n"
-        yield it.pid
-        it.kill()
 
 
 @given(st.integers(0, 2**64 - 1), st.integers(1, 4096), st.data())
@@ -71,10 +56,12 @@ def test_the_dose_is_flipped_in_a_file_and_reverted_by_the_same_flips(scratch: P
 
 
 @pytest.mark.parametrize("dose", [1, 50])
-def test_bits_of_a_running_process_are_flipped_and_read_back(process: int, dose: int) -> None:
-    pages = own_memory(process)
+def test_bits_of_a_running_process_are_flipped_and_read_back(
+    process: subprocess.Popen[bytes], dose: int
+) -> None:
+    pages = own_memory(process.pid)
     assert len(pages) > 100
     assert len(set(pages)) == len(pages)
-    flipped = flip_process(process, 3, dose, pages)
+    flipped = flip_process(process.pid, 3, dose, pages)
     assert flipped.read_back == dose
     assert all(place - place % 4096 in pages for place in flipped.places)

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import pytest
-import pytest_asyncio
 
 from faultinject.faults import inside
 from faultinject.faults.site import NotApplied
-from tests.deploy.open_guest import OpenGuest, open_guest
+from tests.deploy.open_guest import OpenGuest
 
 in_shared_loop = pytest.mark.asyncio(loop_scope="session")
 
@@ -93,12 +89,6 @@ async def test_commands_fit_the_ssh_servers_limit(kind: str) -> None:
 
 
 # ---- in a real guest -----------------------------------------------------------------------------
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def opened(shared_scratch: Path) -> AsyncIterator[OpenGuest]:
-    async with open_guest(shared_scratch, shared_scratch / "capabilities", "i") as one:
-        yield one
 
 
 async def output_of(opened: OpenGuest, command: str) -> str:

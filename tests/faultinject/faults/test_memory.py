@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import ctypes
 import secrets
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
 
 from deploy.machine.qemu import ram_file
 from deploy.node.interfaces import GuestPort
 from faultinject.faults.bit_flips import flip_file
 from faultinject.faults.memory import REGIONS, flip_copies, flip_region, read_spans
 from faultinject.faults.site import NotApplied
-from tests.deploy.open_guest import OpenGuest, open_guest
+from tests.deploy.open_guest import OpenGuest
+from tests.faultinject.faults.test_inside import AnsweringShell
 
 IOMEM = """\
 00000000-00000fff : Reserved
@@ -81,21 +80,6 @@ def test_flips_are_uniform_over_their_spans(scratch: Path) -> None:
         flip_file(ram, 7, 1, [(8000, 9000)])
 
 
-class AnsweringShell:
-    """A shell with one answer to every command."""
-
-    name = "g1"
-
-    def __init__(self, out: str, status: int = 0) -> None:
-        self.answer = (status, out)
-
-    async def run(
-        self, command: str, *, stdin: bytes = b"", timeout: float = 10
-    ) -> tuple[int, str]:
-        assert command == "cat /proc/iomem"
-        return self.answer
-
-
 class Ram:
     """A machine that has only this memory."""
 
@@ -129,12 +113,6 @@ async def test_flip_region_is_not_applied_when_its_address_is_unknown(scratch: P
 # -- in a real guest -----------------------------------------------------------------------------
 
 in_shared_loop = pytest.mark.asyncio(loop_scope="session")
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def opened(shared_scratch: Path) -> AsyncIterator[OpenGuest]:
-    async with open_guest(shared_scratch, shared_scratch / "capabilities", "k") as one:
-        yield one
 
 
 @pytest.mark.vm

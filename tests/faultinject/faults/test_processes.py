@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,53 +11,40 @@ import pytest
 from faultinject.faults import processes
 from faultinject.faults.site import NotApplied
 
-HOLD = "import sys; data = bytes(1 << 20); print('up', flush=True); sys.stdin.read(1)"
-
-
-@pytest.fixture
-def voter() -> Iterator[subprocess.Popen[bytes]]:
-    """Yield a process that waits."""
-    command = [sys.executable, "-c", HOLD]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as it:
-        assert it.stdout is not None
-        assert it.stdout.readline() == b"up\n"
-        yield it
-        it.kill()
-
 
 def state(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
-async def test_kill_returns_when_the_process_has_ended(voter: subprocess.Popen[bytes]) -> None:
-    active = await processes.kill(voter.pid, "the voter")
-    assert state(voter.pid) == "Z"  # this process must reap it
-    assert active.proof == f"process {voter.pid} has ended"
+async def test_kill_returns_when_the_process_has_ended(process: subprocess.Popen[bytes]) -> None:
+    active = await processes.kill(process.pid, "the voter")
+    assert state(process.pid) == "Z"  # this process must reap it
+    assert active.proof == f"process {process.pid} has ended"
     assert await active.activated() is True
     with pytest.raises(NotApplied, match="no voter"):
-        await processes.kill(voter.pid, "the voter")
+        await processes.kill(process.pid, "the voter")
 
 
-async def test_hang_stops_the_process_until_undone(voter: subprocess.Popen[bytes]) -> None:
-    active = await processes.hang(voter.pid, "the voter")
-    assert state(voter.pid) == "T"
+async def test_hang_stops_the_process_until_undone(process: subprocess.Popen[bytes]) -> None:
+    active = await processes.hang(process.pid, "the voter")
+    assert state(process.pid) == "T"
     await active.undo()
-    assert state(voter.pid) != "T"
-    assert voter.stdin is not None
-    voter.stdin.write(b"x")
-    voter.stdin.flush()
-    assert voter.wait(10) == 0
+    assert state(process.pid) != "T"
+    assert process.stdin is not None
+    process.stdin.write(b"x")
+    process.stdin.flush()
+    assert process.wait(10) == 0
     await active.undo()
 
 
-async def test_flip_voter_flips_bits_of_its_memory(voter: subprocess.Popen[bytes]) -> None:
-    active = await processes.flip_voter(voter.pid, 5, 20)
+async def test_flip_voter_flips_bits_of_its_memory(process: subprocess.Popen[bytes]) -> None:
+    active = await processes.flip_voter(process.pid, 5, 20)
     assert "20 of 20 flipped bits read back" in active.proof
     assert await active.activated() is None
 
 
 async def test_flip_voter_is_applied_when_the_voter_ends_meanwhile(
-    voter: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+    process: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads = 0
 
@@ -67,20 +52,20 @@ async def test_flip_voter_is_applied_when_the_voter_ends_meanwhile(
         nonlocal reads
         reads += count == 1
         if reads == 8:  # the seventh and eighth reads are before and after the fourth flip
-            voter.kill()
-            voter.wait()
+            process.kill()
+            process.wait()
         return read(descriptor, count, place)
 
     read = os.pread
     monkeypatch.setattr(os, "pread", pread)
-    active = await processes.flip_voter(voter.pid, 5, 20)
+    active = await processes.flip_voter(process.pid, 5, 20)
     assert "it ended after 3 of 20 flips" in active.proof
     assert await active.activated() is True
 
 
 async def test_flip_voter_is_not_applied_when_the_dose_is_invalid(
-    voter: subprocess.Popen[bytes],
+    process: subprocess.Popen[bytes],
 ) -> None:
     with pytest.raises(NotApplied, match="a dose is 1 to"):
-        await processes.flip_voter(voter.pid, 5, 0)
-    os.kill(voter.pid, 0)
+        await processes.flip_voter(process.pid, 5, 0)
+    os.kill(process.pid, 0)

@@ -9,9 +9,17 @@ from itertools import islice
 
 import pytest
 
-from faultinject.history.workload import KV_MIX, STATIC_MIX, WorkloadCall, mixed_calls, static_calls
-
-__all__: list[str] = []
+from faultinject.history.model import ServiceModel
+from faultinject.history.workload import (
+    KV_MIX,
+    STATIC_MIX,
+    CallOutcome,
+    WorkloadCall,
+    check,
+    mixed_calls,
+    static_calls,
+)
+from guests.protocol.message import encode_request
 
 
 def digest(calls: Iterator[WorkloadCall]) -> str:
@@ -37,3 +45,36 @@ def test_calls_are_drawn_by_their_mix() -> None:
 def test_invalid_mix_raises(mix: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="a mix has weights of get, put"):
         next(mixed_calls(1, mix=mix))
+
+
+INCREMENT = encode_request("POST", "/kv/n?increment=1", [], b"")
+
+
+def history(*calls: tuple[int, float, float, int]) -> list[CallOutcome]:
+    """Make increments of one counter: total, start, end and place of each (0: no reply)."""
+    model, call = ServiceModel(), WorkloadCall("increment", INCREMENT, False)
+    replies = {total: model.apply(INCREMENT, total) for total in range(1, 4)}
+    return [
+        CallOutcome(call, started, ended, seq, reply=replies[total], failure="" if seq else "lost")
+        for total, started, ended, seq in calls
+    ]
+
+
+@pytest.mark.parametrize(
+    "calls, correct, wrong, unknown",
+    [
+        (((1, 0, 1, 5), (2, 2, 3, 6)), 2, 0, 0),
+        (((2, 0, 3, 6), (1, 1, 2, 5)), 2, 0, 0),
+        (((1, 0, 1, 5), (1, 2, 3, 6)), 1, 1, 0),
+        (((1, 0, 1, 5), (1, 2, 3, 0), (3, 4, 5, 7)), 2, 0, 0),
+        (((1, 0, 1, 5), (1, 2, 3, 0), (2, 4, 5, 7)), 2, 0, 1),
+        (((2, 0, 1, 6), (1, 2, 3, 5)), 0, 3, 0),
+    ],
+    ids=["sequential", "concurrent", "lost", "unknown executed", "unknown not", "not real time"],
+)
+def test_check_judges_a_history_by_places_and_real_time(
+    calls: tuple[tuple[int, float, float, int], ...], correct: int, wrong: int, unknown: int
+) -> None:
+    found = check(history(*calls))
+    assert (found.correct, found.wrong, found.unknown) == (correct, wrong, unknown)
+    assert bool(found.complaints) == bool(wrong)

@@ -17,6 +17,15 @@ from guests.service import Context, Service, state_digest
 from guests.services.kv import KeyValue
 from tests.guests.speaking import EMPTY, Voter, get, kv_state, put_request
 
+
+@pytest.fixture
+def voter() -> Voter:
+    """Return a voter after the handshake."""
+    it = Voter()
+    it.hello()
+    return it
+
+
 # -------------------------------------------------------------- handshake
 
 
@@ -25,9 +34,7 @@ def test_welcome_identifies_the_replica() -> None:
     assert welcome == wire.Welcome(wire.PROTOCOL, 3, True, 0, EMPTY, 0, 1, "kv", "build-1")
 
 
-def test_welcome_reports_the_last_write_after_requests() -> None:
-    voter = Voter()
-    voter.hello()
+def test_welcome_reports_the_last_write_after_requests(voter: Voter) -> None:
     voter.put("a")
     voter.order(get("a"), read_only=True)
     welcome = voter.hello(78)
@@ -54,10 +61,8 @@ def test_frames_of_another_epoch_are_ignored() -> None:
     assert voter.put("a").kind == FrameKind.REPLY
 
 
-def test_repeated_hello_keeps_the_epoch_usable() -> None:
+def test_repeated_hello_keeps_the_epoch_usable(voter: Voter) -> None:
     """The voter repeats a HELLO that was not answered in time; its orders follow."""
-    voter = Voter()
-    voter.hello()
     voter.hello()
     assert voter.put("a").kind == FrameKind.REPLY
     assert voter.put("b").kind == FrameKind.REPLY
@@ -72,9 +77,7 @@ def test_short_hello_is_answered_with_the_protocol_version() -> None:
 # --------------------------------------------------------------- ordering
 
 
-def test_requests_are_applied_and_answered_in_order() -> None:
-    voter = Voter()
-    voter.hello()
+def test_requests_are_applied_and_answered_in_order(voter: Voter) -> None:
     data = b"".join(
         voter.order_frame(encode_request("PUT", "/kv/n", [], b"%d" % n)) for n in range(50)
     )
@@ -85,9 +88,7 @@ def test_requests_are_applied_and_answered_in_order() -> None:
 
 
 @pytest.mark.parametrize("read_only", [False, True])
-def test_request_is_refused_when_its_history_is_another(read_only: bool) -> None:
-    voter = Voter()
-    voter.hello()
+def test_request_is_refused_when_its_history_is_another(voter: Voter, read_only: bool) -> None:
     voter.put("a")
     right, voter.history = voter.history, b"another!"
     frame = voter.order(get("a"), read_only=read_only)
@@ -109,9 +110,7 @@ def again(frame: bytes, *, epoch: int = 78, flags: int | None = None) -> bytes:
     return encode(order.kind, epoch, order.seq, order.payload, order.flags | (flags or 0))
 
 
-def test_repeated_write_is_answered_from_the_cache_and_not_applied() -> None:
-    voter = Voter()
-    voter.hello()
+def test_repeated_write_is_answered_from_the_cache_and_not_applied(voter: Voter) -> None:
     orders = [increment(voter) for _ in range(5)]
     first = voter.send(b"".join(orders))
     assert [Reply.decode(frame.payload).body for frame in first] == [b"1", b"2", b"3", b"4", b"5"]
@@ -124,10 +123,8 @@ def test_repeated_write_is_answered_from_the_cache_and_not_applied() -> None:
     assert Reply.decode(more.payload).body == b"6", "the state has not changed"
 
 
-def test_write_is_refused_when_another_was_applied_there() -> None:
+def test_write_is_refused_when_another_was_applied_there(voter: Voter) -> None:
     """Another sequence number, another history, or voided since: not the write that was applied."""
-    voter = Voter()
-    voter.hello()
     first, second = increment(voter), increment(voter)
     voter.send(first + second)
     voter.hello(78)
@@ -142,9 +139,7 @@ def test_write_is_refused_when_another_was_applied_there() -> None:
     assert voter.hello(79).last_seq == 2
 
 
-def test_repeated_voided_write_stays_voided() -> None:
-    voter = Voter()
-    voter.hello()
+def test_repeated_voided_write_stays_voided(voter: Voter) -> None:
     order = wire.encode_order(1, EMPTY, b"skipped!", b"", put_request("a", b"1"))
     (first,) = voter.send(encode(FrameKind.ORDER, 77, 1, order, wire.FLAG_VOID))
     voter.hello(78)
@@ -154,10 +149,8 @@ def test_repeated_voided_write_stays_voided() -> None:
     assert refused.kind == FrameKind.REFUSED
 
 
-def test_reply_cache_is_empty_after_a_restore() -> None:
+def test_reply_cache_is_empty_after_a_restore(voter: Voter) -> None:
     state, _ = kv_state(a=b"1")
-    voter = Voter()
-    voter.hello()
     old = increment(voter)
     voter.send(old)
     voter.restore(state)
@@ -192,9 +185,7 @@ def test_reply_cache_drops_the_oldest_beyond_its_limits(
     assert refused.kind == FrameKind.REFUSED
 
 
-def test_voided_request_is_skipped_and_counts_in_the_history() -> None:
-    voter = Voter()
-    voter.hello()
+def test_voided_request_is_skipped_and_counts_in_the_history(voter: Voter) -> None:
     voter.put("a", b"1")
     skipped = wire.encode_order(1, voter.history, b"skipped!", b"", put_request("a", b"2"))
     (frame,) = voter.send(encode(FrameKind.ORDER, 77, 2, skipped, wire.FLAG_VOID))
@@ -226,10 +217,8 @@ def test_context_comes_from_the_order() -> None:
     assert replies[0] == replies[1], "the random source is seeded by the history"
 
 
-def test_large_replies_are_yielded_one_by_one() -> None:
+def test_large_replies_are_yielded_one_by_one(voter: Voter) -> None:
     """One read of the link may ask for more replies than fit into the guest's memory."""
-    voter = Voter()
-    voter.hello()
     voter.put("big", bytes(1 << 20))
     data = b"".join(voter.order_frame(get("big"), read_only=True) for _ in range(20))
     pieces = list(voter.incarnation.receive(data))
@@ -275,9 +264,7 @@ def test_next_voter_may_use_the_same_marker_number() -> None:
         assert voter.fetch(9).flags & wire.FLAG_LAST
 
 
-def test_pieces_are_sent_in_order_and_once() -> None:
-    voter = Voter()
-    voter.hello()
+def test_pieces_are_sent_in_order_and_once(voter: Voter) -> None:
     voter.put("a", bytes(200_000))
     voter.mark(keeper=1)
     seq = voter.seq
@@ -303,10 +290,8 @@ def test_empty_state_is_one_piece() -> None:
     assert (frame.kind, frame.payload, frame.flags) == (FrameKind.STATE, b"", wire.FLAG_LAST)
 
 
-def test_restored_replica_continues_from_the_restored_state() -> None:
+def test_restored_replica_continues_from_the_restored_state(voter: Voter) -> None:
     state, digest = kv_state(a=b"1", b=b"2" * 500)
-    voter = Voter()
-    voter.hello()
     voter.put("other")
     (frame,) = voter.restore(state)
     assert (frame.kind, frame.seq, frame.payload) == (FrameKind.RESTORED, 50, digest)
@@ -317,9 +302,7 @@ def test_restored_replica_continues_from_the_restored_state() -> None:
     assert (welcome.last_seq, welcome.history, welcome.fresh) == (52, b"h0000052", False)
 
 
-def test_empty_state_is_restored_without_pieces() -> None:
-    voter = Voter()
-    voter.hello()
+def test_empty_state_is_restored_without_pieces(voter: Voter) -> None:
     voter.put("a")
     (frame,) = voter.restore(b"", seq=0)
     assert frame.payload == KeyValue().digest()
@@ -327,9 +310,7 @@ def test_empty_state_is_restored_without_pieces() -> None:
 
 
 @pytest.mark.parametrize("state", [b"garbage", b"TVKV\x00\x01", bytes(500)])
-def test_invalid_state_is_refused_and_changes_nothing(state: bytes) -> None:
-    voter = Voter()
-    voter.hello()
+def test_invalid_state_is_refused_and_changes_nothing(voter: Voter, state: bytes) -> None:
     voter.put("a")
     (frame,) = voter.restore(state)
     assert (frame.kind, frame.seq) == (FrameKind.REFUSED, 50)
@@ -337,20 +318,16 @@ def test_invalid_state_is_refused_and_changes_nothing(state: bytes) -> None:
     assert voter.put("b").kind == FrameKind.REPLY
 
 
-def test_requests_are_refused_while_a_state_arrives() -> None:
+def test_requests_are_refused_while_a_state_arrives(voter: Voter) -> None:
     state, _ = kv_state(a=b"1")
-    voter = Voter()
-    voter.hello()
     assert voter.restore(state[:-1], size=len(state)) == []
     assert voter.put("a").kind == FrameKind.REFUSED
     (frame,) = voter.send(encode(FrameKind.STATE, 77, 50, state[-1:]))
     assert frame.kind == FrameKind.RESTORED
 
 
-def test_handshake_aborts_a_restore() -> None:
+def test_handshake_aborts_a_restore(voter: Voter) -> None:
     state, _ = kv_state(a=b"1")
-    voter = Voter()
-    voter.hello()
     voter.restore(state[:-1], size=len(state))
     voter.hello(78)
     assert voter.send(encode(FrameKind.STATE, 78, 50, state[-1:])) == []
@@ -535,9 +512,7 @@ def test_random_bytes_never_raise(pieces: list[bytes]) -> None:
     assert voter.hello(78).last_seq == 1
 
 
-def test_partial_frame_is_forgotten_when_the_connection_ends() -> None:
-    voter = Voter()
-    voter.hello()
+def test_partial_frame_is_forgotten_when_the_connection_ends(voter: Voter) -> None:
     voter.send(encode(FrameKind.PING, 77, 5, bytes(100))[:-1])
     voter.incarnation.disconnect()
     assert voter.hello(78)

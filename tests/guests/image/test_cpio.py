@@ -54,11 +54,6 @@ def test_directory_precedes_its_files() -> None:
     assert names == ["a", "a/c", "a.b"]
 
 
-def test_equal_entries_are_merged() -> None:
-    twice = [cpio.file("a", b"x"), cpio.file("a", b"x")]
-    assert len(read_archives(cpio.pack(twice))) == 1
-
-
 @pytest.mark.parametrize("name", ["", "/etc/passwd", "../x", "a/../b", "a//b", "./a", "a/"])
 def test_unsafe_name_is_refused(name: str) -> None:
     with pytest.raises(ImageError, match="plain relative path"):

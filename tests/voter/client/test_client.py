@@ -1,4 +1,4 @@
-"""The client library against a voter that does what it is told to: every write once, or a word."""
+"""The client library against a scripted voter: every write is executed once, or it raises."""
 
 from __future__ import annotations
 
@@ -211,7 +211,7 @@ async def test_a_read_is_repeated_and_needs_no_session(scratch: Path, word: str)
         ("say nothing", TimedOut),
     ],
 )
-async def test_when_the_time_is_over_the_error_says_what_is_known(
+async def test_timeout_error_reports_what_is_known(
     scratch: Path, monkeypatch: pytest.MonkeyPatch, word: str, error: type[RequestError]
 ) -> None:
     answered = error is not TimedOut
@@ -255,7 +255,7 @@ async def test_no_voter_for_a_while(scratch: Path) -> None:
         assert voter.dialled == 2, "one connection for all"
 
 
-async def test_an_expired_session_is_told_only_if_in_doubt(scratch: Path) -> None:
+async def test_expired_session_is_an_error_only_in_doubt(scratch: Path) -> None:
     async with fake(scratch) as (voter, client):
         assert (await client.ask(b"a"))[1] == b"a!"
         voter.script = ["forget"]
@@ -268,7 +268,7 @@ async def test_an_expired_session_is_told_only_if_in_doubt(scratch: Path) -> Non
         assert voter.executed == [b"a", b"b", b"d"]
 
 
-async def test_no_more_than_the_window_is_under_way(scratch: Path) -> None:
+async def test_requests_under_way_stay_inside_the_window(scratch: Path) -> None:
     async with fake(scratch, *["silent"] * 3) as (voter, client):
         slow = [asyncio.create_task(client.ask(b"slow", timeout=0.3)) for _ in range(3)]
         replies = await asyncio.gather(*(client.ask(b"%d" % n) for n in range(50)))
@@ -280,7 +280,7 @@ async def test_no_more_than_the_window_is_under_way(scratch: Path) -> None:
         assert voter.most_pending == WINDOW
 
 
-async def test_a_silent_connection_is_given_up(
+async def test_silent_connection_is_closed_and_the_request_retried(
     scratch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dialogue, "SILENCE", 1.0)
@@ -299,7 +299,7 @@ async def test_errors_that_no_retry_helps_against(scratch: Path) -> None:
             await client.ask(b"b")
 
 
-async def test_a_connection_that_ends_as_overloaded_says_nothing_of_what_is_under_way(
+async def test_overloaded_connection_leaves_the_outcome_unknown(
     scratch: Path,
 ) -> None:
     async with fake(scratch, "silent") as (voter, client):
@@ -313,7 +313,7 @@ async def test_a_connection_that_ends_as_overloaded_says_nothing_of_what_is_unde
             await call
 
 
-async def test_without_retry_each_failure_is_told_and_no_session_is_used(scratch: Path) -> None:
+async def test_client_without_retry_raises_each_failure(scratch: Path) -> None:
     voter = FakeVoter(scratch / "v.sock")
     await voter.start()
     async with await Client.connect(f"unix:{voter.path}", retry=False) as client:
@@ -337,7 +337,7 @@ async def test_without_retry_each_failure_is_told_and_no_session_is_used(scratch
     voter.stop()
 
 
-async def test_a_closed_client_tries_no_more(scratch: Path) -> None:
+async def test_closed_client_does_not_retry(scratch: Path) -> None:
     async with fake(scratch, "silent") as (voter, client):
         call = asyncio.create_task(client.ask(b"a"))
         await asyncio.sleep(0.02)  # it waits

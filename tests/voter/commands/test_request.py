@@ -1,4 +1,4 @@
-"""``trivisor request`` without a majority: it goes on trying, unless told not to."""
+"""``trivisor request`` without a majority: it retries, unless --no-retry is given."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from voter.commands.terminal import ExitCode
 
 
 async def run(node: Node, *words: str) -> Result:
-    """Run the command in a thread of its own, beside the voter's loop."""
+    """Run the command in a thread, while the voter's loop runs here."""
     arguments = [*words, "--to", f"unix:{node.native_path}"]
     return await asyncio.to_thread(
         CliRunner().invoke, request, arguments, standalone_mode=False, catch_exceptions=True
@@ -39,7 +39,9 @@ async def test_it_is_sent_again_until_there_is_a_majority(nodes: Nodes) -> None:
 
 
 @pytest.mark.parametrize("words", [("--no-retry",), ("--timeout", "3")])
-async def test_a_refusal_to_the_end_is_told_as_one(nodes: Nodes, words: tuple[str, ...]) -> None:
+async def test_refusal_until_the_timeout_is_not_executed(
+    nodes: Nodes, words: tuple[str, ...]
+) -> None:
     node = await nodes.make()
     for agent in node.agents[1:]:
         agent.stop()
@@ -49,14 +51,14 @@ async def test_a_refusal_to_the_end_is_told_as_one(nodes: Nodes, words: tuple[st
     assert (node.runner.failures["not-executed"] == 1) is (words == ("--no-retry",))
 
 
-async def test_a_key_counts_over_http_only_and_that_is_said(nodes: Nodes) -> None:
+async def test_idempotency_key_header_is_warned_about(nodes: Nodes) -> None:
     node = await nodes.make()
     done = await run(node, "PUT", "/kv/a", "-H", "Idempotency-Key: k")
     assert done.return_value == ExitCode.OK
     assert "over HTTP only" in done.output
 
 
-async def test_help_says_what_is_sent_again() -> None:
+async def test_help_explains_retries() -> None:
     words = " ".join(CliRunner().invoke(request, ["--help"]).output.split())
     assert "executed once however often" in words
     assert "--no-retry" in words

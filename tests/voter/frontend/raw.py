@@ -1,4 +1,4 @@
-"""A native connection that sends exactly the bytes it is given, so that tests can be rude."""
+"""A native connection that sends exactly the bytes it is given, valid or not."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Raw:
         return decode_failure(frame.payload)
 
     async def ended(self) -> bool:
-        """Wait for the end of the connection; tell whether nothing came before it."""
+        """Wait for the end of the connection; return whether nothing came before it."""
         return await self.client.ended() == b"" and not self._frames
 
 

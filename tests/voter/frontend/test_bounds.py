@@ -1,4 +1,4 @@
-"""Deadlines: who is late, and when."""
+"""Deadlines: which connection expires, and when."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from voter.frontend.bounds import Bounds
 
 
 class Clocked(Bounds[str, str]):
-    """Bounds with a clock that stands until it is moved."""
+    """Bounds with a clock that a test sets."""
 
     def __init__(self, limits: dict[str, float]) -> None:
         self.late: list[tuple[str, str]] = []
@@ -41,7 +41,7 @@ def test_each_falls_due_by_its_phase_once(bounds: Clocked) -> None:
     assert bounds.at(99.0) == []
 
 
-def test_entering_again_gives_no_more_time(bounds: Clocked) -> None:
+def test_entering_again_does_not_extend_the_deadline(bounds: Clocked) -> None:
     bounds.enter("a", "short")
     bounds.time = 0.9
     bounds.enter("a", "short")

@@ -1,4 +1,4 @@
-"""One connection: what is refused, by examples and by any bytes, each told to a live voter."""
+"""One connection: bad requests by example, and arbitrary bytes sent to a live voter."""
 
 from __future__ import annotations
 
@@ -83,7 +83,9 @@ LINE = b"GET / HTTP/1.1\r\n"
         (LINE + b"Host: x\r\n" + b"A: b\r\n" * HEADER_LIMIT + b"\r\n", 431),
     ],
 )
-async def test_what_is_refused(nodes: Nodes, data: bytes, status: int) -> None:
+async def test_bad_request_is_refused_with_its_status(
+    nodes: Nodes, data: bytes, status: int
+) -> None:
     assert await refusal(nodes, data) == status
 
 
@@ -109,7 +111,7 @@ async def test_what_is_refused(nodes: Nodes, data: bytes, status: int) -> None:
         (b"0\r\nA: " + b"b" * 9000 + b"\r\n", 400),
     ],
 )
-async def test_chunks_that_are_refused(nodes: Nodes, body: bytes, status: int) -> None:
+async def test_bad_chunk_is_refused_with_its_status(nodes: Nodes, body: bytes, status: int) -> None:
     head = LINE + b"Host: x\r\nTransfer-Encoding: chunked\r\n\r\n"
     assert await refusal(nodes, head + body) == status
 

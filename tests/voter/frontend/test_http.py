@@ -23,7 +23,7 @@ async def test_a_value_is_stored_and_got(shared_node: Node) -> None:
         assert re.fullmatch(r"\w{3}, \d\d \w{3} \d{4} [\d:]{8} GMT", got.headers["date"])
 
 
-async def test_a_reply_tells_how_it_was_voted(shared_node: Node) -> None:
+async def test_reply_has_a_vote_header(shared_node: Node) -> None:
     async with await shared_node.open() as client:
         seqs = []
         for _ in range(3):
@@ -43,7 +43,7 @@ async def test_any_method_and_path_is_a_request(shared_node: Node) -> None:
         assert (await client.ask("OPTIONS", "*")).status == 404
 
 
-async def test_a_target_goes_on_as_it_came(shared_node: Node) -> None:
+async def test_target_reaches_the_service_unchanged(shared_node: Node) -> None:
     key = "/kv/%C3%A4%2f%41%20b"
     async with await shared_node.open() as client:
         await client.ask("PUT", key, b"raw")
@@ -51,7 +51,7 @@ async def test_a_target_goes_on_as_it_came(shared_node: Node) -> None:
         assert (await client.ask("GET", "/kv/?prefix=%C3%A4")).json["keys"] == ["%C3%A4%2FA%20b"]
 
 
-async def test_head_has_no_body_and_the_connection_goes_on(shared_node: Node) -> None:
+async def test_head_has_no_body_and_the_connection_stays_open(shared_node: Node) -> None:
     async with await shared_node.open() as client:
         await client.ask("PUT", "/kv/head", b"12345")
         head = await client.ask("HEAD", "/kv/head")
@@ -102,7 +102,7 @@ async def test_a_body_of_the_largest_size_goes_there_and_back(shared_node: Node)
     assert len(body) < MAX_PAYLOAD
 
 
-async def test_continue_is_said_before_the_body_is_asked_for(shared_node: Node) -> None:
+async def test_100_continue_is_sent_before_the_body(shared_node: Node) -> None:
     async with await shared_node.open() as client:
         await client.send(
             b"PUT /kv/wait HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n"
@@ -140,7 +140,7 @@ async def test_pipelined_requests_are_answered_in_order(shared_node: Node) -> No
             assert (await client.read()).body == b"%03d" % number
 
 
-async def test_a_client_that_sends_no_more_gets_its_replies(shared_node: Node) -> None:
+async def test_half_closed_client_gets_its_replies(shared_node: Node) -> None:
     async with await shared_node.open() as client:
         await client.send(
             b"PUT /kv/half HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n1"
@@ -189,7 +189,7 @@ async def test_the_reserved_paths(shared_node: Node) -> None:
     assert shared_node.runner.counters["requests"] == released, "none of them is voted on"
 
 
-async def test_a_client_that_has_gone_is_forgotten(shared_node: Node) -> None:
+async def test_lost_client_leaves_nothing_behind(shared_node: Node) -> None:
     await until(lambda: not shared_node.http.connections, "all clients gone")
     http = shared_node.http
     assert (http.bounds.held, http.bounds.unsent, shared_node.runner.waiting) == (0, 0, 0)

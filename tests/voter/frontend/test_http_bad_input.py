@@ -1,4 +1,4 @@
-"""What clients may do wrong over HTTP: each gets a clear error, and others are still served."""
+"""Errors of HTTP clients: each gets a clear problem, and other clients are still served."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ async def test_headers_that_do_not_come(nodes: Nodes, start: bytes) -> None:
         assert await client.ended() == b""
 
 
-async def test_headers_that_drip_get_no_more_time(nodes: Nodes) -> None:
+async def test_slow_headers_do_not_extend_the_deadline(nodes: Nodes) -> None:
     node = await nodes.make(QUICK)
     async with await node.open() as client:
         started = time.monotonic()
@@ -101,7 +101,7 @@ async def test_a_body_that_does_not_come(nodes: Nodes) -> None:
     assert await serves(node)
 
 
-async def test_an_idle_connection_is_closed_without_a_word(nodes: Nodes) -> None:
+async def test_idle_connection_is_closed_silently(nodes: Nodes) -> None:
     node = await nodes.make(QUICK)
     async with await node.open() as fresh, await node.open() as used:
         await used.ask("GET", "/kv/a")
@@ -194,7 +194,7 @@ async def test_half_sent_bodies_of_many_clients_are_bounded(nodes: Nodes) -> Non
 
 
 def answered(clients: list[HttpClient]) -> list[HttpClient]:
-    """Those to whom something was said."""
+    """Return the clients that have received bytes."""
     return [client for client in clients if client.reader._buffer]  # type: ignore[attr-defined]
 
 
@@ -236,7 +236,7 @@ async def test_pipelined_refusals_do_not_pile_up_on_the_stack(nodes: Nodes) -> N
             assert (await client.read()).status == 503
 
 
-async def test_an_outcome_that_is_unknown_says_so(nodes: Nodes) -> None:
+async def test_unknown_outcome_is_a_problem_with_its_place(nodes: Nodes) -> None:
     node = await nodes.make()
     for agent in node.agents[1:]:
         agent.mode = "says nothing"
@@ -260,7 +260,7 @@ async def test_a_vote_that_takes_too_long_is_a_timeout(nodes: Nodes) -> None:
     assert (response.status, response.problem) == (504, "timeout")
 
 
-async def test_overload_is_told_at_once(nodes: Nodes) -> None:
+async def test_overload_is_answered_at_once(nodes: Nodes) -> None:
     node = await nodes.make("[limits]\npending = 2\n")
     for agent in node.agents:
         agent.mode = "says nothing"
@@ -289,7 +289,7 @@ async def test_a_voted_reply_that_is_not_http(
         assert response.headers["trivisor-vote"].startswith(("2/3", "3/3"))
 
 
-async def test_stopping_answers_what_it_can_and_closes_the_rest(nodes: Nodes) -> None:
+async def test_stop_closes_all_connections(nodes: Nodes) -> None:
     node = await nodes.make()
     async with await node.open() as client:
         await client.ask("GET", "/kv/a")

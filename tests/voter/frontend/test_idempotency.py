@@ -1,4 +1,4 @@
-"""Idempotency-Key: how it is read, and what it does through the vote of three local processes."""
+"""Idempotency-Key: how it is parsed, and its effect through the vote of three local processes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_quoted_and_bare_are_the_same_key(key: bytes, name: bytes) -> None:
     [b"", b'""', b'"', b'"open', b'"a"b"', b'"a";p=1', b"a b", b'"a b"', b"\xc3\xa4", b"a\x01",
      b'"a\\n"', b"x" * (LONGEST_KEY + 1), b'"' + b"x" * (LONGEST_KEY + 1) + b'"'],
 )  # fmt: skip
-def test_what_is_no_key(value: bytes) -> None:
+def test_malformed_key_is_refused(value: bytes) -> None:
     with pytest.raises(MessageError, match="visible ASCII"):
         find_key([(b"Idempotency-Key", value)])
 
@@ -71,7 +71,7 @@ def place(response: Response) -> str:
     return response.headers["trivisor-vote"].rpartition("seq=")[2]
 
 
-async def test_a_retry_gets_the_same_reply_and_is_told_so(nodes: Nodes) -> None:
+async def test_retry_gets_the_same_reply_and_a_header(nodes: Nodes) -> None:
     node = await nodes.make()
     async with await node.open() as client, await node.open() as other:
         first = await add(client, "one")
@@ -143,7 +143,7 @@ async def test_bad_keys_are_refused_and_nothing_is_ordered(nodes: Nodes) -> None
     assert node.runner.counters["requests"] == 0
 
 
-async def test_a_retry_waits_for_the_one_that_is_under_way(nodes: Nodes) -> None:
+async def test_retry_waits_for_the_request_under_way(nodes: Nodes) -> None:
     node = await nodes.make()
     for agent in node.agents:
         agent.mode = "waits"
@@ -155,7 +155,7 @@ async def test_a_retry_waits_for_the_one_that_is_under_way(nodes: Nodes) -> None
         changed = await node.ask("PUT", "/kv/n", b"1", ("Idempotency-Key", "k"))
         assert changed.status == 422
         for agent in node.agents:
-            agent.go_on()
+            agent.release_answers()
         told = await one, await two
     assert [response.body for response in told] == [b"1", b"1"]
     assert place(told[0]) == place(told[1])
@@ -163,7 +163,7 @@ async def test_a_retry_waits_for_the_one_that_is_under_way(nodes: Nodes) -> None
     assert {agent.orders for agent in node.agents} == {1}
 
 
-async def test_who_hung_up_gets_it_the_next_time(nodes: Nodes) -> None:
+async def test_client_that_disconnected_gets_the_reply_by_retry(nodes: Nodes) -> None:
     node = await nodes.make()
     for agent in node.agents:
         agent.mode = "waits"
@@ -175,7 +175,7 @@ async def test_who_hung_up_gets_it_the_next_time(nodes: Nodes) -> None:
         with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
             await call
     for agent in node.agents:
-        agent.go_on()
+        agent.release_answers()
     async with await node.open() as client:
         assert (await add(client, "k")).body == b"1"
     assert {agent.orders for agent in node.agents} == {1}
@@ -190,7 +190,7 @@ async def test_a_timeout_is_no_end(nodes: Nodes) -> None:
             late = await add(client, "k")
             assert (late.status, late.problem) == (504, "timeout")
         for agent in node.agents:
-            agent.go_on()
+            agent.release_answers()
         assert (await add(client, "k")).body == b"1"
     assert {agent.orders for agent in node.agents} == {1}
 
@@ -207,7 +207,7 @@ async def test_too_many_keys_are_refused_before_they_are_ordered(nodes: Nodes) -
         assert (await client.ask("POST", "/kv/n?increment=1")).body == b"3"
 
 
-async def test_a_reply_too_long_to_be_kept_is_gone_and_not_made_again(nodes: Nodes) -> None:
+async def test_reply_too_large_to_keep_expires_and_is_not_executed_again(nodes: Nodes) -> None:
     node = await nodes.make("[limits]\ntable_bytes = 150\n")
     async with await node.open() as client:
         assert (await add(client, "k")).body == b"1"

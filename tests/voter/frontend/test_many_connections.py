@@ -1,4 +1,4 @@
-"""Thousands of idle keep-alive connections: held, cheap, and in nobody's way.
+"""Thousands of idle keep-alive connections: they stay open, cost little and delay no request.
 
 The voter is a process of its own, as the client here is, so that what one holds is not counted as
 the other's.

@@ -1,4 +1,4 @@
-"""The native front end: framed requests, and what clients may do wrong with them."""
+"""The native front end: framed requests, and errors of clients."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ async def test_a_request_of_the_largest_size(shared_node: Node) -> None:
 
 
 @pytest.mark.asyncio(loop_scope="module")
-async def test_a_client_that_sends_no_more_gets_its_replies(shared_node: Node) -> None:
+async def test_half_closed_client_gets_its_replies(shared_node: Node) -> None:
     async with raw(shared_node) as connection:
         await connection.send(
             b"".join(encode(FrameKind.REQUEST, 0, n, GET, 1) for n in range(1, 51))
@@ -90,9 +90,7 @@ async def test_a_client_that_sends_no_more_gets_its_replies(shared_node: Node) -
 
 
 @pytest.mark.asyncio(loop_scope="module")
-async def test_services_are_told_who_asks(
-    shared_node: Node, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_services_get_the_caller(shared_node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     callers = []
     submit = shared_node.runner.submit
 
@@ -135,7 +133,7 @@ def announce(length: int) -> bytes:
     ],
 )
 @pytest.mark.parametrize("tcp", [False, True])
-async def test_what_is_no_protocol_ends_the_connection_with_a_word(
+async def test_malformed_bytes_end_the_connection_with_a_failure(
     nodes: Nodes, data: bytes, word: str, tcp: bool
 ) -> None:
     node = await nodes.make()
@@ -171,13 +169,13 @@ async def test_another_version_is_named(nodes: Nodes, version: int) -> None:
         assert await connection.ended()
 
 
-async def test_the_library_says_that_a_port_is_no_voter(nodes: Nodes) -> None:
+async def test_client_reports_a_port_that_is_not_a_voter(nodes: Nodes) -> None:
     node = await nodes.make()
     with pytest.raises(ConnectionFailed, match="not a Trivisor voter"):
         await Client.connect(f"tcp:127.0.0.1:{node.port}")
 
 
-async def test_a_request_over_the_limit_is_refused_and_the_connection_goes_on(
+async def test_too_large_request_is_refused_and_the_connection_stays_open(
     nodes: Nodes,
 ) -> None:
     node = await nodes.make()
@@ -188,7 +186,7 @@ async def test_a_request_over_the_limit_is_refused_and_the_connection_goes_on(
         assert (await connection.frame()).seq == 2
 
 
-async def test_what_is_not_http_inside_is_the_services_answer(nodes: Nodes) -> None:
+async def test_service_answers_a_request_that_is_not_http(nodes: Nodes) -> None:
     node = await nodes.make()
     async with raw(node) as connection:
         await connection.send(encode(FrameKind.REQUEST, 0, 1, b"nonsense"))
@@ -197,7 +195,7 @@ async def test_what_is_not_http_inside_is_the_services_answer(nodes: Nodes) -> N
         assert decode_response(frame.payload)[1].startswith(b"HTTP/1.1 400 ")
 
 
-async def test_who_does_not_open_or_end_a_frame_in_time(nodes: Nodes) -> None:
+async def test_slow_open_and_slow_frame_are_refused(nodes: Nodes) -> None:
     node = await nodes.make("[timing]\nheader = 0.3\nbody = 0.3\n")
     async with raw(node, opened=False) as silent, raw(node) as slow, raw(node) as idle:
         await slow.send(announce(1000) + b"abc")
@@ -213,7 +211,7 @@ async def test_who_does_not_open_or_end_a_frame_in_time(nodes: Nodes) -> None:
 async def test_a_client_that_never_reads_is_ended(
     nodes: Nodes, monkeypatch: pytest.MonkeyPatch, limit: int
 ) -> None:
-    """At once if that is much, else when its time is over; what it held is let go."""
+    """At once above a limit of unread bytes, else after the deadline; its memory is released."""
     monkeypatch.setattr(native, "WRITE_LIMIT", limit)
     seen = []
     node = await nodes.make("[timing]\nbody = 0.3\n")
@@ -236,8 +234,8 @@ async def test_a_client_that_never_reads_is_ended(
     await until(lambda: node.runner.waiting == 0)
 
 
-async def test_a_client_that_reads_slowly_is_not(nodes: Nodes) -> None:
-    node = await nodes.make("[timing]\nbody = 0.3\n")
+async def test_slow_reader_is_not_closed(nodes: Nodes) -> None:
+    node = await nodes.make("[timing]\nbody = 1.0\n")
     assert (await node.ask("PUT", "/kv/big", bytes(1 << 20))).status == 201
     async with raw(node) as connection:
         writer, reader = connection.client.writer, connection.client.reader
@@ -245,7 +243,7 @@ async def test_a_client_that_reads_slowly_is_not(nodes: Nodes) -> None:
         for number in range(1, 5):
             writer.write(encode(FrameKind.REQUEST, 0, number, get, 1))
         size = 0
-        while size < 4 << 20:  # about 1 MiB in 0.3 s
+        while size < 4 << 20:  # longer than the limit in all, STEP bytes far sooner
             size += len(await reader.read(1 << 16))
             writer.transport.pause_reading()  # type: ignore[attr-defined]
             await asyncio.sleep(0.02)  # what a slow client is
@@ -266,7 +264,7 @@ async def test_half_sent_frames_of_many_clients_are_bounded(nodes: Nodes) -> Non
     assert node.native.bounds.held == 0
 
 
-async def test_no_more_than_so_many_requests_are_under_way_on_a_connection(nodes: Nodes) -> None:
+async def test_requests_under_way_on_a_connection_are_bounded(nodes: Nodes) -> None:
     node = await nodes.make("max_in_flight = 10\n")
     for agent in node.agents:
         agent.mode = "says nothing"
@@ -287,7 +285,7 @@ async def test_no_more_than_so_many_requests_are_under_way_on_a_connection(nodes
         assert node.runner.counters["requests"] >= 11
 
 
-async def test_a_client_that_has_gone_is_forgotten(nodes: Nodes) -> None:
+async def test_lost_client_leaves_nothing_behind(nodes: Nodes) -> None:
     node = await nodes.make()
     for agent in node.agents:
         agent.mode = "says nothing"
@@ -299,7 +297,7 @@ async def test_a_client_that_has_gone_is_forgotten(nodes: Nodes) -> None:
     assert not node.native.connections
 
 
-async def test_failures_are_told_by_their_names(nodes: Nodes) -> None:
+async def test_failures_have_their_names(nodes: Nodes) -> None:
     node = await nodes.make()
     async with await node.client() as client:
         for agent in node.agents[1:]:
@@ -314,7 +312,7 @@ async def test_failures_are_told_by_their_names(nodes: Nodes) -> None:
             await client.request("PUT", "/kv/a", b"1")
 
 
-async def test_the_voter_going_away_is_told(nodes: Nodes) -> None:
+async def test_client_reports_a_stopped_voter(nodes: Nodes) -> None:
     node = await nodes.make()
     async with await node.client() as client:
         await client.request("GET", "/kv/a")

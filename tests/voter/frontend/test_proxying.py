@@ -1,4 +1,4 @@
-"""Header rules: what goes on to the replicas, what comes back to the client."""
+"""Header rules: what the replicas get, and what the client gets."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def sent(reply: Reply, *extra: tuple[str, str], head: bool = False) -> Response:
     return Response(int(first.split(" ")[1]), headers, body)
 
 
-def test_hop_by_hop_headers_stay_here_and_the_rest_goes_on() -> None:
+def test_hop_by_hop_headers_are_removed() -> None:
     data = canonical(
         b"PUT /a%2Fb?c HTTP/1.1\r\nHost: h\r\nConnection: keep-alive, X-Mine\r\nX-Mine: 1\r\n"
         b"Keep-Alive: 5\r\nProxy-Authorization: secret\r\nProxy-Connection: close\r\n"
@@ -95,12 +95,12 @@ def test_an_absolute_target_comes_before_host(
 
 
 @pytest.mark.parametrize("target", ["a", "", "ftp://x/a", "http:///a", "/\u00e4", "/\x7f"])
-def test_a_target_that_is_none(target: str) -> None:
+def test_invalid_target_is_an_error(target: str) -> None:
     with pytest.raises(MessageError):
         origin_form(target)
 
 
-def test_a_reply_gets_what_replicas_do_not_vote_on() -> None:
+def test_response_adds_headers_outside_the_vote() -> None:
     reply = Reply(200, b"hi", [("etag", '"1"'), ("content-type", "x/y")])
     response = sent(reply, ("Trivisor-Vote", "2/3; seq=1"))
     assert (response.status, response.body) == (200, b"hi")
@@ -147,7 +147,7 @@ def test_a_service_decides_neither_framing_nor_vote() -> None:
         (205, b"abc", False, "0", b""),
     ],
 )
-def test_bodies_that_cannot_be(
+def test_response_body_follows_status_and_method(
     status: int, body: bytes, head: bool, length: str | None, got: bytes
 ) -> None:
     response = sent(Reply(status, body), head=head)

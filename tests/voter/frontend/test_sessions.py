@@ -25,7 +25,7 @@ async def open_session(connection: Raw, number: int = 1) -> bytes:
     return frame.payload
 
 
-async def go_on(connection: Raw, session: bytes) -> None:
+async def select_session(connection: Raw, session: bytes) -> None:
     await connection.send(encode(FrameKind.SESSION, 0, 7, session))
     frame = await connection.frame()
     assert frame == Frame(FrameKind.SESSION, 0, 0, 7, session)
@@ -63,7 +63,7 @@ async def test_a_retry_gets_the_same_reply_on_the_same_connection_and_on_another
         assert told[1] == b"1"
         await first.send(numbered(6, 1))
         assert await reply(first) == told
-        await go_on(second, session)
+        await select_session(second, session)
         await second.send(numbered(1, 1))
         assert await reply(second) == told
         await second.send(numbered(2, 2, done=1))
@@ -73,11 +73,11 @@ async def test_a_retry_gets_the_same_reply_on_the_same_connection_and_on_another
     assert [agent.orders for agent in node.agents] == [2, 2, 2]
 
 
-async def test_a_retry_joins_the_one_that_is_under_way(nodes: Nodes) -> None:
+async def test_retry_joins_the_request_under_way(nodes: Nodes) -> None:
     node = await nodes.make()
     async with raw(node, tcp=True) as first, raw(node, tcp=True) as second:
         session = await open_session(first)
-        await go_on(second, session)
+        await select_session(second, session)
         for agent in node.agents:
             agent.mode = "waits"
         await first.send(numbered(1, 1))
@@ -87,26 +87,26 @@ async def test_a_retry_joins_the_one_that_is_under_way(nodes: Nodes) -> None:
         first.client.reset()
         await until(lambda: node.runner.waiting == 2)
         for agent in node.agents:
-            agent.go_on()
+            agent.release_answers()
         told = [await reply(second) for _ in range(2)]
         assert told[0] == told[1]
         assert told[0][1] == b"1"
     assert [agent.orders for agent in node.agents] == [1, 1, 1]
 
 
-async def test_what_is_outside_a_session_is_never_executed(nodes: Nodes) -> None:
+async def test_request_outside_its_session_is_never_executed(nodes: Nodes) -> None:
     node = await nodes.make("[limits]\nsession_window = 4\n")
     async with raw(node) as connection, raw(node, tcp=True) as stranger:
         session = await open_session(connection)
-        await go_on(stranger, session)
+        await select_session(stranger, session)
         await stranger.send(numbered(1, 1))
         assert await failure(stranger) == "session-expired"  # another caller's
         await connection.send(numbered(1, 5) + numbered(2, 0) + numbered(3, 3, done=3))
         assert [await failure(connection) for _ in range(3)] == ["session-expired"] * 3
-        await go_on(connection, bytes(16))
+        await select_session(connection, bytes(16))
         await connection.send(numbered(4, 1))
         assert await failure(connection) == "session-expired"
-        await go_on(connection, session)
+        await select_session(connection, session)
         await connection.send(numbered(5, 4))
         assert (await reply(connection))[1] == b"1"
         await connection.send(numbered(6, 4, PUT))
@@ -138,10 +138,10 @@ async def test_the_first_session_counts_until_another_is_named(nodes: Nodes) -> 
         assert first != other
         await connection.send(numbered(1, 1))
         assert (await reply(connection))[1] == b"1"
-        await go_on(connection, other)
+        await select_session(connection, other)
         await connection.send(numbered(2, 1))
         assert (await reply(connection))[1] == b"2"
-        await go_on(connection, first)
+        await select_session(connection, first)
         await connection.send(numbered(3, 1))
         assert (await reply(connection))[1] == b"1"
 
@@ -156,7 +156,7 @@ async def test_the_first_session_counts_until_another_is_named(nodes: Nodes) -> 
         + encode(FrameKind.REQUEST, 0, 1, bytes(15), FLAG_ONCE),
     ],
 )
-async def test_what_is_no_protocol_ends_the_connection(nodes: Nodes, data: bytes) -> None:
+async def test_malformed_session_frames_end_the_connection(nodes: Nodes, data: bytes) -> None:
     node = await nodes.make()
     async with raw(node) as connection:
         await connection.send(data)
@@ -171,7 +171,7 @@ async def test_what_is_no_protocol_ends_the_connection(nodes: Nodes, data: bytes
     assert node.runner.waiting == 0
 
 
-async def test_who_says_no_more_still_learns_its_session(nodes: Nodes) -> None:
+async def test_half_closed_client_gets_its_session(nodes: Nodes) -> None:
     node = await nodes.make()
     async with raw(node) as connection:
         await connection.send(encode(FrameKind.SESSION, 0, 1))
@@ -194,7 +194,7 @@ async def test_without_a_majority_retries_are_answered_and_the_rest_refused(node
         assert await failure(connection) == "not-executed"
 
 
-async def test_a_write_whose_vote_cannot_be_met_is_joined_until_it_is(nodes: Nodes) -> None:
+async def test_retry_joins_a_write_whose_vote_had_no_majority(nodes: Nodes) -> None:
     node = await nodes.make()
     async with raw(node) as connection:
         await open_session(connection)

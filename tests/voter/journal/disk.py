@@ -201,7 +201,7 @@ class Disk:
 
 @dataclass
 class History:
-    """Makes records that go on from each other."""
+    """Makes records whose hashes form a chain."""
 
     secret: bytes
     seq: int = 0
@@ -273,7 +273,7 @@ class Open:
 
 
 class News:
-    """What the journal told."""
+    """What the journal reported."""
 
     def __init__(self) -> None:
         self.synced: list[int] = []

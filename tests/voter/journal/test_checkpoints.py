@@ -1,4 +1,4 @@
-"""Checkpoints: the last two are kept, and believed only where they check."""
+"""Checkpoints: the last two are kept, and trusted only if their checksums match."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ async def three(disk: Disk) -> tuple[list[Record], list[Base]]:
     return made, bases
 
 
-async def test_the_last_checkpoint_and_what_follows_it_come_back() -> None:
+async def test_recovery_returns_the_last_checkpoint_and_later_entries() -> None:
     disk = Disk()
     made, bases = await three(disk)
     async with opened(disk) as run:
@@ -140,7 +140,7 @@ async def test_a_segment_that_a_checkpoint_needs_must_be_there_and_whole() -> No
                 pass
 
 
-async def test_what_is_settled_before_the_base_is_filtered_and_the_rest_kept() -> None:
+async def test_recovery_drops_settled_entries_before_the_base() -> None:
     disk = Disk()
     async with opened(disk) as run:
         one, two = run.write_records(2)
@@ -170,7 +170,7 @@ async def test_large_tables_come_back_as_they_were() -> None:
         assert run.recovery.entries == made[2:]
 
 
-async def test_a_state_that_is_not_what_was_voted_is_never_written() -> None:
+async def test_checkpoint_with_a_wrong_digest_is_never_written() -> None:
     disk = Disk()
     async with opened(disk, clean=False) as run:
         (record,) = run.write_records(1)
@@ -195,7 +195,7 @@ async def test_a_checkpoint_waits_for_room_and_a_newer_one_takes_its_place() -> 
         assert f"checkpoint-{1:020d}" not in disk.inodes
 
 
-async def test_a_checkpoint_that_cannot_be_written_for_another_reason_is_the_end() -> None:
+async def test_checkpoint_write_error_ends_the_journal() -> None:
     disk = Disk()
 
     def fail(size: int) -> None:
@@ -223,7 +223,7 @@ async def test_a_checkpoint_is_not_there_before_the_entries_it_covers() -> None:
         await run.until(lambda: run.journal.status()["checkpoint_seq"] == 1)
 
 
-async def test_a_checkpoint_proves_what_was_on_the_disk_before_it() -> None:
+async def test_checkpoint_proves_earlier_synced_frames() -> None:
     disk = Disk()
     async with opened(disk, clean=False) as run:
         run.write_records(2)
@@ -257,7 +257,7 @@ async def test_segments_without_requests_are_removed_too() -> None:
         assert run.recovery.base.seq == 30
 
 
-async def test_what_was_opened_since_a_checkpoint_was_made_is_kept_until_it_is_written() -> None:
+async def test_sessions_opened_during_a_checkpoint_are_kept() -> None:
     disk = Disk()
     async with opened(disk, segment_size=700, clean=False) as run:
         (record,) = run.write_records(1)

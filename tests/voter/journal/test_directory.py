@@ -1,4 +1,4 @@
-"""Real directories: who may use them, and what full, read-only and broken ones do."""
+"""Real directories: access, and full, read-only and broken file systems."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def tmpfs(scratch: Path) -> Iterator[Callable[[str], Path]]:
         subprocess.run(["umount", "-l", str(mounted[0])], check=True)
 
 
-async def test_a_journal_on_a_real_disk_goes_on_where_it_was(scratch: Path) -> None:
+async def test_journal_on_a_real_disk_continues_after_a_restart(scratch: Path) -> None:
     path = scratch / "deep" / "journal"
     made: list[Entry] = []
     for clean in (True, False, True):
@@ -109,7 +109,7 @@ async def test_a_directory_that_may_not_be_read_is_refused(
             Directory(scratch)
 
 
-async def test_a_file_that_cannot_be_read_is_named(scratch: Path) -> None:
+async def test_unreadable_file_is_named(scratch: Path) -> None:
     async with opened(Directory(scratch)):
         pass
     (scratch / "segment-0000000001").unlink()
@@ -131,7 +131,7 @@ async def test_a_read_only_file_system_is_refused(tmpfs: Callable[[str], Path]) 
         Directory(path / "new")
 
 
-async def test_a_full_file_system_is_said_and_got_over(tmpfs: Callable[[str], Path]) -> None:
+async def test_journal_recovers_from_a_full_file_system(tmpfs: Callable[[str], Path]) -> None:
     path = tmpfs("size=600k")
     filler = path / "filler"
     async with opened(Directory(path), segment_size=SEGMENT) as run:
@@ -159,7 +159,7 @@ async def test_a_full_file_system_at_the_start_is_named(tmpfs: Callable[[str], P
             pass
 
 
-async def test_what_cannot_be_written_whole_leaves_what_was_there(scratch: Path) -> None:
+async def test_failed_write_whole_leaves_the_old_file(scratch: Path) -> None:
     directory = Directory(scratch)
     await directory.write_whole("f", [b"old"])
 
@@ -177,7 +177,7 @@ async def test_what_cannot_be_written_whole_leaves_what_was_there(scratch: Path)
     assert sorted(file.name for file in scratch.iterdir()) == ["g", "lock"]
 
 
-async def test_what_is_behind_where_one_goes_on_becomes_zeros(scratch: Path) -> None:
+async def test_reopen_zeroes_the_bytes_behind_the_offset(scratch: Path) -> None:
     directory = Directory(scratch)
     file = await directory.create("s", 3 << 20)
     assert blank(directory.read("s"))

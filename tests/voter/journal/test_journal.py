@@ -1,4 +1,4 @@
-"""The journal while it is written: syncs, room, failures, sizes."""
+"""The journal while it is written: syncs, free space, failures, sizes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def test_with_durability_os_a_position_comes_with_the_write() -> None:
         assert len(run.recovery.entries) == 2
 
 
-async def test_what_on_synced_appends_is_written_before_flush_returns() -> None:
+async def test_flush_writes_entries_that_on_synced_appends() -> None:
     disk = Disk()
     done: list[int] = []
 
@@ -89,7 +89,7 @@ async def test_a_sync_that_fails_is_the_end_and_is_not_tried_again() -> None:
         assert run.synced == []
 
 
-async def test_no_room_ahead_is_said_early_and_so_is_room_again() -> None:
+async def test_journal_reports_a_full_disk_early_and_room_again() -> None:
     disk = Disk()
     disk.room = 4096 + 600
     async with opened(disk) as run:
@@ -171,7 +171,7 @@ async def test_a_spare_is_used_by_the_next_start() -> None:
         assert run.recovery.notes == []
 
 
-async def test_status_says_what_operators_want_to_know() -> None:
+async def test_journal_status_reports_positions_and_sizes() -> None:
     disk = Disk()
     async with opened(disk) as run:
         run.write_records(3)
@@ -192,7 +192,7 @@ async def test_status_says_what_operators_want_to_know() -> None:
         }
 
 
-async def test_with_durability_os_a_request_that_the_idle_write_takes_along_is_told() -> None:
+async def test_idle_write_reports_its_requests_with_durability_os() -> None:
     """Seed 500008362: it came in the same turn as the idle timer, and its reply never went out."""
     disk = Disk()
     async with opened(disk, durability="os") as run:

@@ -1,4 +1,4 @@
-"""Whatever a crash or the disk does: what was synced comes back, and nothing is invented."""
+"""Recovery after crashes and disk faults: what was synced comes back, and nothing else."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ async def test_all_kinds_of_entries_come_back_as_they_were() -> None:
         assert run.journal.position == 0
 
 
-async def test_a_journal_goes_on_over_many_segments_and_starts() -> None:
+async def test_journal_continues_over_many_segments_and_starts() -> None:
     disk = Disk()
     made: list[Record] = []
     for clean in (True, False, True, False, True):
@@ -84,7 +84,7 @@ step = st.tuples(
     keep=st.sampled_from([0.0, 0.3, 0.7, 0.95, 1.0]),
     seed=st.integers(0, 1 << 32),
 )
-async def test_after_a_crash_all_that_was_synced_is_there_and_only_what_was_written(
+async def test_crash_loses_no_synced_entry_and_invents_none(
     lives: list[tuple[list[tuple[list[int], str]], bool]], keep: float, seed: int
 ) -> None:
     """Each life ends by kill -9 or by a loss of power, which may follow a start at once."""
@@ -124,9 +124,7 @@ async def test_after_a_crash_all_that_was_synced_is_there_and_only_what_was_writ
         disk = disk.lose_power(lambda name, at: chance.random() < keep)
 
 
-async def test_what_was_written_while_a_sync_was_under_way_may_be_lost_without_a_complaint() -> (
-    None
-):
+async def test_entries_written_during_a_sync_may_be_lost() -> None:
     disk = Disk()
     async with opened(disk, clean=False) as run:
         disk.single = True
@@ -146,7 +144,7 @@ async def test_what_was_written_while_a_sync_was_under_way_may_be_lost_without_a
         assert "torn tail" in run.recovery.notes[0]
 
 
-async def test_what_a_kill_left_is_on_the_disk_before_it_is_told() -> None:
+async def test_recovered_entries_are_on_the_disk_before_open_returns() -> None:
     disk = Disk()
     async with opened(disk, clean=False, segment_size=700) as run:
         made = run.write_records(2, 100)
@@ -354,7 +352,7 @@ async def test_idle_frames_prove_what_was_synced() -> None:
             pass
 
 
-async def test_a_torn_tail_is_said_and_what_was_behind_it_never_comes_back() -> None:
+async def test_torn_tail_is_logged_and_never_comes_back() -> None:
     disk = Disk()
     async with opened(disk, clean=False) as run:
         first = run.write_records(1, 10)
@@ -431,7 +429,7 @@ async def test_a_segment_of_another_journal_or_name_is_refused() -> None:
             pass
 
 
-async def test_a_history_that_does_not_go_on_is_named() -> None:
+async def test_broken_hash_chain_is_named() -> None:
     disk = Disk()
     async with opened(disk) as run:
         run.write_records(2)
@@ -467,7 +465,7 @@ async def test_another_version_is_refused() -> None:
             pass
 
 
-async def test_what_was_learned_is_remembered_and_a_lost_identity_not_made_anew() -> None:
+async def test_learned_service_is_kept_and_a_lost_identity_is_an_error() -> None:
     disk = Disk()
     async with opened(disk) as run:
         run.journal.learn("kv", 3)
