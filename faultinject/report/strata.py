@@ -46,9 +46,9 @@ class StrataGroup(msgspec.Struct, frozen=True, kw_only=True):
 
     def margins(self) -> EquivalenceMargins:
         """Return the spec's equivalence margins."""
-        asked = self.source.store.spec.margins
+        margins = self.source.store.spec.margins
         return EquivalenceMargins(
-            failure=asked.u, bound=asked.rv, q_low=asked.q[0], q_high=asked.q[1]
+            failure=margins.u, bound=margins.rv, q_low=margins.q[0], q_high=margins.q[1]
         )
 
     def curve(self) -> Curve:
