@@ -61,7 +61,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "campaign": (
         "faultinject.commands.campaign",
         "campaign",
-        "Measure reliability under planned faults against the paper.",
+        "Measure reliability under planned faults.",
     ),
     "model": (
         "faultinject.calculator.commands",

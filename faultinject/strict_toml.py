@@ -26,13 +26,13 @@ def _lines(text: str) -> dict[tuple[str, int, str], int]:
     """
     places: dict[tuple[str, int, str], int] = {}
     table, number = "", 0
-    for line, words in enumerate(text.splitlines(), 1):
-        if header := re.match(r"\s*(\[\[?)\s*([^\]]+?)\s*\]", words):
+    for line, content in enumerate(text.splitlines(), 1):
+        if header := re.match(r"\s*(\[\[?)\s*([^\]]+?)\s*\]", content):
             table, number = header[2], 0
             while (table, number, "") in places:
                 number += 1
             places[table, number, ""] = line
-        elif key := re.match(r"\s*\"?([A-Za-z0-9_-]+)\"?\s*[=.]", words):
+        elif key := re.match(r"\s*\"?([A-Za-z0-9_-]+)\"?\s*[=.]", content):
             places.setdefault((table, number, key[1]), line)
     return places
 
@@ -45,13 +45,13 @@ class SpecProblems:
         self._places = _lines(text)
         self._found: list[str] = []
 
-    def add(self, words: str, *, table: str = "", number: int = 0, key: str = "") -> None:
+    def add(self, text: str, *, table: str = "", number: int = 0, key: str = "") -> None:
         """Record a problem at a key of a table, or at the table if it has no such key."""
         for place in ((table, number, key), (table, number, ""), ("", 0, table)):
             if (line := self._places.get(place)) is not None:
-                self._found.append(f"{self._name}, line {line}: {words}")
+                self._found.append(f"{self._name}, line {line}: {text}")
                 return
-        self._found.append(f"{self._name}: {words}")
+        self._found.append(f"{self._name}: {text}")
 
     def raise_any(self) -> None:
         """Raise SpecError if there are problems."""
@@ -59,9 +59,9 @@ class SpecProblems:
             raise SpecError("\n".join(self._found))
 
 
-def suggest(word: str, words: Iterable[str]) -> str:
+def suggest(word: str, choices: Iterable[str]) -> str:
     """Return "give one of ...", the most similar first."""
-    known = sorted(words)
+    known = sorted(choices)
     close = get_close_matches(word, known, n=1)
     if close:
         return f"did you mean {close[0]!r}? (there are {', '.join(known)})"
@@ -70,22 +70,22 @@ def suggest(word: str, words: Iterable[str]) -> str:
 
 def _explain(problems: SpecProblems, error: msgspec.ValidationError | ValueError) -> None:
     """Record msgspec's message at the line of its path (``$.strata[1].missions``)."""
-    words = str(error)
-    path = re.search(r" - at `\$([^`]*)`", words)
+    text = str(error)
+    path = re.search(r" - at `\$([^`]*)`", text)
     parts = re.findall(r"\.([^.\[\]]+)|\[(\d+)\]", path[1] if path else "")
     names = [name for name, _ in parts if name]
     number = next((int(digits) for _, digits in parts if digits), 0)
-    words = words.partition(" - at `")[0].replace("Object contains unknown field", "unknown key")
-    if unknown := re.search(r"unknown key `([^`]+)`", words):
-        words += ": remove it, or correct its name"
-        problems.add(words, table=".".join(names), number=number, key=unknown[1])
+    text = text.partition(" - at `")[0].replace("Object contains unknown field", "unknown key")
+    if unknown := re.search(r"unknown key `([^`]+)`", text):
+        text += ": remove it, or correct its name"
+        problems.add(text, table=".".join(names), number=number, key=unknown[1])
         return
     if names:
-        words = f"{path[1].lstrip('.') if path else ''}: {words[:1].lower()}{words[1:]}"
+        text = f"{path[1].lstrip('.') if path else ''}: {text[:1].lower()}{text[1:]}"
     if len(names) == 1:
-        problems.add(words, table=names[0], number=number, key="")
+        problems.add(text, table=names[0], number=number, key="")
     else:
-        problems.add(words, table=".".join(names[:-1]), number=number, key=(names or [""])[-1])
+        problems.add(text, table=".".join(names[:-1]), number=number, key=(names or [""])[-1])
 
 
 def read_strict(text: str, name: str, kind: type[T]) -> tuple[T, SpecProblems]:

@@ -68,42 +68,42 @@ def answer_bound(given: Given) -> BoundAnswer:
         return _moved(given)
     if given.rf is not None or given.r_moved is not None:
         raise ModelError("R_f and R_F belong to a function that is moved: --design moved")
-    asked = parse_design(given.design, given.n)
-    if asked.plain:
+    named = parse_design(given.design, given.n)
+    if named.plain:
         raise ModelError("NV is the reference of the comparison: it has no bound")
-    return _better_than_plain(asked, given) if given.r is None else _reaches(asked, given, given.r)
+    return _better_than_plain(named, given) if given.r is None else _reaches(named, given, given.r)
 
 
-def _better_than_plain(asked: NamedDesign, given: Given) -> BoundAnswer:
-    if given.rm is not None and asked.n is not None:
-        return _rv_bound(asked, given, given.rm)
+def _better_than_plain(named: NamedDesign, given: Given) -> BoundAnswer:
+    if given.rm is not None and named.n is not None:
+        return _rv_bound(named, given, given.rm)
     if given.beta:
         raise ModelError("with --beta give --rm and --n: only the bound on R_V is known then")
-    if given.rv is not None and given.rm is not None and asked.m == 1:
+    if given.rv is not None and given.rm is not None and named.m == 1:
         needed = guests_to_beat_plain(given.rm, given.rv)
         return BoundAnswer(
-            design=asked.name, source="Inequality 1", unknown="n", value=number(needed.bound),
+            design=named.name, source="Inequality 1", unknown="n", value=number(needed.bound),
             guests=needed.guests,
             notes=(f"fewer than {needed.guests} VMs lower the node's reliability",),
         )  # fmt: skip
-    if given.rv is not None and asked.n is not None:
-        return _rm_bound(asked, given.rv)
+    if given.rv is not None and named.n is not None:
+        return _rm_bound(named, given.rv)
     raise ModelError(
-        f"{asked.name}: give --rm and --n (to find R_V), --rv and --n (to find R_M), for 1ofn also "
+        f"{named.name}: give --rm and --n (to find R_V), --rv and --n (to find R_M), for 1ofn also "
         "--rm and --rv (to find n); for a required node reliability give --r and two of --rv, "
         "--rm, --n"
     )
 
 
-def _source(asked: NamedDesign) -> str:
-    if (asked.m, asked.n) == (2, 3):
+def _source(named: NamedDesign) -> str:
+    if (named.m, named.n) == (2, 3):
         return "Inequality 4"
-    return "Inequality 1" if asked.m == 1 else "Inequality 4, for m-of-n"
+    return "Inequality 1" if named.m == 1 else "Inequality 4, for m-of-n"
 
 
-def _rv_bound(asked: NamedDesign, given: Given, rm: Paired) -> BoundAnswer:
-    m, n = asked.sized()
-    source = _source(asked)
+def _rv_bound(named: NamedDesign, given: Given, rm: Paired) -> BoundAnswer:
+    m, n = named.sized()
+    source = _source(named)
     if rm.down == 0.0:
         raise ModelError(f"R_M = 1: a VM that never fails cannot be improved ({source})")
     if given.beta:
@@ -112,17 +112,17 @@ def _rv_bound(asked: NamedDesign, given: Given, rm: Paired) -> BoundAnswer:
     else:
         bound = breakeven_rv(rm, m, n)
     met, notes = _compare_rv(
-        asked, given.rv, bound, _no_rv(m, n, given.beta), "better than one VM on the bare node",
+        named, given.rv, bound, _no_rv(m, n, given.beta), "better than one VM on the bare node",
         "no better than one VM on the bare node",
     )  # fmt: skip
     return BoundAnswer(
-        design=asked.name, source=source, unknown="R_V", value=number(bound),
+        design=named.name, source=source, unknown="R_V", value=number(bound),
         possible=bound.down > 0.0, met=met, notes=notes,
     )  # fmt: skip
 
 
 def _compare_rv(
-    asked: NamedDesign, rv: Paired | None, bound: Paired, impossible: str, yes: str, no: str
+    named: NamedDesign, rv: Paired | None, bound: Paired, impossible: str, yes: str, no: str
 ) -> tuple[bool | None, tuple[str, ...]]:
     """Whether the given R_V is above the bound, with notes."""
     notes = [] if bound.down > 0.0 else [f"no R_V < 1 is enough: {impossible}"]
@@ -130,7 +130,7 @@ def _compare_rv(
         return None, tuple(notes)
     met = bound.down > 0.0 and rv.down < bound.down
     side = "above the bound" if met else "not above the bound"
-    notes.append(f"R_V = {digits(rv)} is {side}: {asked.name} is {yes if met else no}")
+    notes.append(f"R_V = {digits(rv)} is {side}: {named.name} is {yes if met else no}")
     return met, tuple(notes)
 
 
@@ -144,8 +144,8 @@ def _no_rv(m: int, n: int, beta: Paired) -> str:
     return f"at this R_M {m}-of-{n} is no better than one VM"
 
 
-def _rm_bound(asked: NamedDesign, rv: Paired) -> BoundAnswer:
-    m, n = asked.sized()
+def _rm_bound(named: NamedDesign, rv: Paired) -> BoundAnswer:
+    m, n = named.sized()
     found = rm_range(rv, m, n)
     if found is None:
         why = (
@@ -153,44 +153,44 @@ def _rm_bound(asked: NamedDesign, rv: Paired) -> BoundAnswer:
             else f"it works only if all {n} VMs do" if m == n
             else "the bound on R_V is above this value everywhere"
         )  # fmt: skip
-        note = f"{asked.name} with R_V = {digits(rv)} is better at no R_M: {why}"
+        note = f"{named.name} with R_V = {digits(rv)} is better at no R_M: {why}"
     else:
         note = "outside this open range one VM on the bare node is as good, or better"
     return BoundAnswer(
-        design=asked.name, source=_source(asked), unknown="R_M", relation="in",
+        design=named.name, source=_source(named), unknown="R_M", relation="in",
         value=number(found[0]) if found else None, high=number(found[1]) if found else None,
         possible=found is not None, notes=(note,),
     )  # fmt: skip
 
 
-def _reaches(asked: NamedDesign, given: Given, r: Paired) -> BoundAnswer:
+def _reaches(named: NamedDesign, given: Given, r: Paired) -> BoundAnswer:
     """A required node reliability R."""
     if given.beta:
         raise ModelError("--beta is for the comparison with the plain node: give it without --r")
-    source = "Inequality 2" if asked.m == 1 else "section 4, for m-of-n"
-    if given.rm is not None and asked.n is not None:
-        bound = rv_needed(r, m_of_n(1.0, 1.0, given.rm, *asked.sized()), given.rh)
+    source = "Inequality 2" if named.m == 1 else "section 4, for m-of-n"
+    if given.rm is not None and named.n is not None:
+        bound = rv_needed(r, m_of_n(1.0, 1.0, given.rm, *named.sized()), given.rh)
         met, notes = _compare_rv(
-            asked, given.rv, bound, "the guests alone do not reach R",
+            named, given.rv, bound, "the guests alone do not reach R",
             f"more reliable than R = {digits(r)}", f"not more reliable than R = {digits(r)}",
         )  # fmt: skip
         return BoundAnswer(
-            design=asked.name, source=source, unknown="R_V", value=number(bound),
+            design=named.name, source=source, unknown="R_V", value=number(bound),
             possible=bound.down > 0.0, met=met, notes=notes,
         )  # fmt: skip
-    if given.rv is not None and given.rm is None and asked.n is not None:
-        bound = rm_needed(r, given.rv, *asked.sized(), given.rh)
-        return BoundAnswer(design=asked.name, source=source, unknown="R_M", value=number(bound))
-    if given.rv is not None and given.rm is not None and asked.n is None:
-        if asked.m not in {None, 1}:
-            raise ModelError(f"{asked.name}: n can be found for 1ofn and majority")
-        solve = guests_needed if asked.m == 1 else guests_for_majority
+    if given.rv is not None and given.rm is None and named.n is not None:
+        bound = rm_needed(r, given.rv, *named.sized(), given.rh)
+        return BoundAnswer(design=named.name, source=source, unknown="R_M", value=number(bound))
+    if given.rv is not None and given.rm is not None and named.n is None:
+        if named.m not in {None, 1}:
+            raise ModelError(f"{named.name}: n can be found for 1ofn and majority")
+        solve = guests_needed if named.m == 1 else guests_for_majority
         needed = solve(r, given.rv, given.rm, given.rh)
         return BoundAnswer(
-            design=asked.name, source=source, unknown="n", value=number(needed.bound),
+            design=named.name, source=source, unknown="n", value=number(needed.bound),
             guests=needed.guests,
         )  # fmt: skip
-    raise ModelError(f"{asked.name}: with --r give two of --rv, --rm and --n; the third is found")
+    raise ModelError(f"{named.name}: with --r give two of --rv, --rm and --n; the third is found")
 
 
 def _moved(given: Given) -> BoundAnswer:

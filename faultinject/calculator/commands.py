@@ -42,8 +42,8 @@ _n = click.option("--n", type=int, metavar="N", help="Number of VMs.")
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-def _design(words: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    return click.option("--design", required=True, metavar="DESIGN", help=words)
+def _design(text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    return click.option("--design", required=True, metavar="DESIGN", help=text)
 
 
 def _output(answer: Any, as_json: bool, show: Callable[[Any], None]) -> ExitCode:
@@ -174,8 +174,8 @@ def advise(as_json: bool, **given: Any) -> ExitCode:
     return _output(found, as_json, print_advice)
 
 
-def _mean(name: str, words: str, required: bool = False) -> Callable[..., Any]:
-    return click.option(name, type=float, metavar="TIME", required=required, help=words)
+def _mean(name: str, text: str, required: bool = False) -> Callable[..., Any]:
+    return click.option(name, type=float, metavar="TIME", required=required, help=text)
 
 
 @model.command()

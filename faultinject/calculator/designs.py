@@ -38,16 +38,16 @@ class NamedDesign(msgspec.Struct, frozen=True, kw_only=True):
 
 def parse_design(design: str, n: int | None) -> NamedDesign:
     """Parse ``design`` with ``--n``, which must not contradict it.  Raises ModelError."""
-    words = design.strip().lower().replace("-", "")
+    text = design.strip().lower().replace("-", "")
     if n is not None:
         count("the number of VMs n", n)
-    if words in {"nv", "plain"}:
+    if text in {"nv", "plain"}:
         if n not in {None, 1}:
             raise ModelError(f"NV, the non-virtualized node, has one machine; --n says {n}")
         return NamedDesign(m=1, n=1, plain=True)
-    if words == "majority":
+    if text == "majority":
         return NamedDesign(m=None if n is None else n // 2 + 1, n=n)
-    if not (found := re.fullmatch(r"(\d{1,5})of(n|\d{1,5})", words)):
+    if not (found := re.fullmatch(r"(\d{1,5})of(n|\d{1,5})", text)):
         raise ModelError(f"{design!r} is no design: give one of {NAMES}")
     m = int(found[1])
     if found[2] == "n":

@@ -147,9 +147,9 @@ def _best(nodes: Sequence[DesignFinding], lying: float) -> Iterator[MeasuredPoin
     for (rm, rv), found in by_point.items():
         greatest = max(point.measured.value - point.plain for _, point in found)
         if greatest <= 0.0:
-            sure = all(point.measured.high < point.plain for _, point in found)
+            certain = all(point.measured.high < point.plain for _, point in found)
             name = "NV"
-            verdict: Verdict = "worse" if sure else "undecided"
+            verdict: Verdict = "worse" if certain else "undecided"
         else:
             node, point = min(
                 (each for each in found if each[1].measured.value - each[1].plain

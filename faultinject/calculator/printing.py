@@ -65,7 +65,7 @@ def print_moved(answer: RelocationAnswer) -> None:
     table = _table(f"n = {answer.n}", "R", "1 - R")
     table.add_row("R_sys of C1, f in each VM", answer.c1.text, _fails(answer.c1))
     if answer.c2 is not None:
-        table.add_row("R_sys of C2, F beside V", answer.c2.text, _fails(answer.c2))
+        table.add_row("R_sys of C2, F next to V", answer.c2.text, _fails(answer.c2))
     table.add_row("R_F needed (Inequality 3)", answer.breakeven.text, _fails(answer.breakeven))
     console().print(table)
     if answer.relocation_loses is not None:

@@ -51,7 +51,7 @@ class ReliabilityAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RelocationAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """R_sys of C1 (f in each VM) and C2 (F beside V), and the R_F at which they are equal."""
+    """R_sys of C1 (f in each VM) and C2 (F next to V), and the R_F at which they are equal."""
 
     n: int
     c1: Number
@@ -82,15 +82,15 @@ def _read_node(
     text = design.strip().lower()
     if n is None and len(rm) > 1 and (text == "majority" or text.endswith("ofn")):
         n = len(rm)
-    asked = parse_design(design, n)
-    _, size = asked.sized()
+    named = parse_design(design, n)
+    _, size = named.sized()
     if len(rm) not in {1, size}:
-        raise ModelError(f"{asked.name} has {size} VMs; --rm was given {len(rm)} times")
-    if asked.plain:
-        return asked, Paired(1.0)
+        raise ModelError(f"{named.name} has {size} VMs; --rm was given {len(rm)} times")
+    if named.plain:
+        return named, Paired(1.0)
     if rv is None:
-        raise ModelError(f"R_V is missing: {asked.name} runs on a layer V that can fail (--rv)")
-    return asked, rv
+        raise ModelError(f"R_V is missing: {named.name} runs on a layer V that can fail (--rv)")
+    return named, rv
 
 
 def answer_reliability(
@@ -102,8 +102,8 @@ def answer_reliability(
     how: FailureMode,
 ) -> ReliabilityAnswer:
     """Compute R_sys.  ``rm``: one for all VMs, or one for each.  Raises ModelError."""
-    asked, voter = _read_node(design, n, rm, rv)
-    m, size = asked.sized()
+    named, voter = _read_node(design, n, rm, rv)
+    m, size = named.sized()
     equal = len(set(rm)) == 1
     if not equal and how != FailureMode():
         raise ModelError("--beta and --lying are for equal VMs: give one --rm for all")
@@ -124,7 +124,7 @@ def answer_reliability(
         )  # fmt: skip
     elif how.lying:
         raise ModelError(
-            f"{asked.name}: --lying needs m = 1 or m > n/2, and n up to {MOST_SPLIT:,}"
+            f"{named.name}: --lying needs m = 1 or m > n/2, and n up to {MOST_SPLIT:,}"
         )
     node, plain = series(layer, correct), nv(rh, max(rm))
     better = node.down < plain.down if plain > 0.5 else float(node) > float(plain)
@@ -134,11 +134,11 @@ def answer_reliability(
     if how.lying and m == 1 and size > 1:
         notes.append("1-of-n compares nothing: the reply of a lying VM is released (silent)")
     return ReliabilityAnswer(
-        design=asked.name,
+        design=named.name,
         guests=number(correct),
         node=number(node),
         plain=number(plain),
-        better=better and not asked.plain,
+        better=better and not named.plain,
         failures_left=node.down / plain.down if plain.down else None,
         outcomes=split,
         notes=tuple(notes),
@@ -169,8 +169,8 @@ def answer_export(language: str, design: str, given: Mapping[str, Any]) -> Expor
     name = design.strip().lower()
     moved = name in {"c1", "c2"}
     rms = tuple(given["rm"])
-    asked, voter = _read_node("1ofn" if moved else design, given["n"], rms, given["rv"])
-    m, size = asked.sized()
+    named, voter = _read_node("1ofn" if moved else design, given["n"], rms, given["rv"])
+    m, size = named.sized()
     for needed, option, symbol in (("c1", "rf", "R_f"), ("c2", "r_moved", "R_F")):
         if name == needed and given[option] is None:
             flag = option.replace("_", "-")
@@ -184,7 +184,7 @@ def answer_export(language: str, design: str, given: Mapping[str, Any]) -> Expor
     )  # fmt: skip
     return ExportAnswer(
         language=language,
-        design=name.upper() if moved else asked.name,
+        design=name.upper() if moved else named.name,
         node=number(node.reliability),
         text=to_open_psa(node) if language == "mef" else to_galileo(node),
     )

@@ -74,10 +74,10 @@ def answer_repair(
 
     ``repairers`` 0: one for each guest.  Raises ModelError.
     """
-    asked = parse_design(design, n)
-    if asked.plain:
+    named = parse_design(design, n)
+    if named.plain:
         raise ModelError("NV is compared with every design: give a voted one, or 1ofn with --n")
-    m, size = asked.sized()
+    m, size = named.sized()
     model = Repairable(
         m=m,
         n=size,
@@ -97,7 +97,7 @@ def answer_repair(
     if times.voter_mttf is not None and times.voter_mttr is None:
         notes.append("the voter is never repaired: in the long run it is down (give --voter-mttr)")
     answer = RepairAnswer(
-        design=asked.name,
+        design=named.name,
         repairers=model.repairers,
         scope=BEYOND,
         availability=number(state.node),

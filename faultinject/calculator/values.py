@@ -76,8 +76,8 @@ def _read(ctx: click.Context, param: click.Parameter, value: str) -> Paired:
     try:
         return Paired.parse(value)
     except ModelError as error:
-        words = str(error).replace("the number is", f"{value} is not possible:", 1)
-        _, found, why = words.partition(": a reliability")
+        message = str(error).replace("the number is", f"{value} is not possible:", 1)
+        _, found, why = message.partition(": a reliability")
         raise click.BadParameter(
-            f"{value}: a reliability{why}" if found else words, ctx=ctx, param=param
+            f"{value}: a reliability{why}" if found else message, ctx=ctx, param=param
         ) from error

@@ -81,5 +81,5 @@ def moved_c1(rh: float, rv: float, rf: float, rm_rest: float, n: int) -> Paired:
 
 
 def moved_c2(rh: float, rv: float, r_moved: float, rm_rest: float, n: int) -> Paired:
-    """Configuration C2 (Figure 5b), F beside V: ``R_H R_V R_F [1 - (1 - R_M')^n]``."""
+    """Configuration C2 (Figure 5b), F next to V: ``R_H R_V R_F [1 - (1 - R_M')^n]``."""
     return series(probability("R_F", r_moved), one_of_n(rh, rv, probability("R_M'", rm_rest), n))

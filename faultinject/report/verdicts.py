@@ -53,9 +53,9 @@ def voter_verdict(group: StrataGroup) -> VerdictFinding:
     verdict, margins = combined_verdict(*found), group.margins()
     repair = " with repair on" if group.repair else ""
     within = (
-        f"U is within {percent(margins.failure)} of the paper's, and the break-even R_V within "
-        f"{margins.bound:g} of Inequality (4), for every R_M from {1 - margins.q_high:.2g} to "
-        f"{1 - margins.q_low:.2g}"
+        f"The recombined U is within {percent(margins.failure)} of the paper's, and the break-even "
+        f"R_V within {margins.bound:g} of Inequality (4), for every R_M from "
+        f"{1 - margins.q_high:.2g} to {1 - margins.q_low:.2g}"
     )
     undecided = " ".join(
         _describe(each) for each in found if each.verdict is VoterVerdict.UNDECIDED
@@ -77,7 +77,7 @@ def voter_verdict(group: StrataGroup) -> VerdictFinding:
         tone = "open"
         answer = f"Given f_0 = 0, the voter behaves as Inequality (4) assumes{repair}."
         detail = (
-            f"Given f_0 = 0, {within}. Without that condition the number of missions with nothing "
+            f"Given f_0 = 0: {within}. Without that condition the number of missions with nothing "
             f"hit is too small: {undecided}"
         )
     else:
@@ -117,7 +117,7 @@ def _describe(found: Equivalence) -> str:
         seen = "not measured yet"
     else:
         high = "unbounded" if measured.high == float("inf") else f"to {measured.high:.4g}"
-        seen = f"measured {measured.value:.4g}, interval {measured.low:.4g} {high}"
+        seen = f"recombined estimate {measured.value:.4g}, interval {measured.low:.4g} {high}"
     if found.verdict is VoterVerdict.VIOLATED:
         ending = "outside the margin"
     elif found.missions is None:
@@ -141,7 +141,11 @@ def points_verdict(points: Sequence[PointComparison], *, repair: bool) -> Verdic
     by = {choice: [p for p in here if p.choice is choice] for choice in Choice}
     undecided = by[Choice.UNDECIDED]
     contrary = [p for p in here if p.choice not in (Choice.UNDECIDED, p.paper)]
-    counts = ", ".join(f"{choice} at {len(found)}" for choice, found in by.items() if found)
+    names = {
+        Choice.VOTED: "the voted node is better", Choice.PLAIN: "the plain node is better",
+        Choice.UNDECIDED: "undecided",
+    }  # fmt: skip
+    counts = ", ".join(f"{names[choice]} at {len(found)}" for choice, found in by.items() if found)
     tone, detail = "open", ""
     if contrary and repair and all(p.choice is Choice.VOTED for p in contrary):
         detail = (
@@ -161,7 +165,7 @@ def points_verdict(points: Sequence[PointComparison], *, repair: bool) -> Verdic
             detail += f" Given f_0 = 0, {given} of these would be decided."
     return VerdictFinding(
         about="points", tone=tone, tests="voter", detail=detail.strip(),  # type: ignore[arg-type]
-        answer=f"Of {len(here)} operating points: {counts}{', repair on' if repair else ''}.",
+        answer=f"Of {len(here)} operating points{' with repair' if repair else ''}: {counts}.",
     )  # fmt: skip
 
 
@@ -358,8 +362,8 @@ def _doses(kind: str, series: DoseSeries) -> VerdictFinding:
         detail.append(crossing_sentence(series.crossing))
     if not series.spans_crossing:
         detail.append(
-            "The measured R_M does not range from .5 to .9, so two guests rarely fail in one "
-            "mission, or nearly always do."
+            "The measured R_M does not span .5 to .9, so there is little information on missions "
+            "with two failed guests."
         )
     return VerdictFinding(
         about="doses", tone=tone, answer=answer, detail=" ".join(detail), tests="model"  # type: ignore[arg-type]

@@ -150,13 +150,13 @@ def read(path: Path) -> MeasuredPoints:
     try:
         return msgspec.json.decode(path.read_bytes(), type=MeasuredPoints)
     except msgspec.ValidationError as error:
-        words = str(error)
-        if "unknown field" in words:
+        message = str(error)
+        if "unknown field" in message:
             known = sorted({*MeasuredPoints.__struct_fields__, *MeasuredPoint.__struct_fields__})
-            unknown = words.split("`")[1]
-            words += f"; {suggest(unknown, [*known, 'value', 'low', 'high'])}"
-        elif "Invalid enum value" in words:
-            words += f"; figures are {', '.join(get_args(Figure))}"
-        raise SpecError(f"{path}: {words}") from error
+            unknown = message.split("`")[1]
+            message += f"; {suggest(unknown, [*known, 'value', 'low', 'high'])}"
+        elif "Invalid enum value" in message:
+            message += f"; figures are {', '.join(get_args(Figure))}"
+        raise SpecError(f"{path}: {message}") from error
     except msgspec.DecodeError as error:
         raise SpecError(f"{path}: not JSON: {error}") from error

@@ -62,7 +62,7 @@ def draw_figure3(plot: Plot, points: Points) -> Figure:
     axes.set_title("Figure 3: 1-of-n is better than one VM above its line")
     soften(axes)
     shades = {curve.value: colour for curve, colour in zip(plot.curves, INK_BLUES, strict=True)}
-    draw_points(axes, points, "3", fill=lambda point: shades.get(point.n or 0), beside=True)
+    draw_points(axes, points, "3", fill=lambda point: shades.get(point.n or 0), spread=True)
     return figure
 
 
@@ -90,7 +90,7 @@ def draw_figure4(plot: Plot, points: Points) -> Figure:
     axes.set_ylabel("lower bound on the number of VMs, $n$")
     axes.set_title(f"Figure 4: VMs needed for a node reliability R, $R_V = {FIGURE4_RV}$")
     soften(axes)
-    draw_points(axes, points, "4", fill=lambda point: shades.get(point.r or 0.0), beside=True)
+    draw_points(axes, points, "4", fill=lambda point: shades.get(point.r or 0.0), spread=True)
     return figure
 
 
@@ -118,18 +118,18 @@ def draw_figure6(plot: Plot, points: Points) -> Figure:
         spots = [(n, float(breakeven_rf(0.75, FIGURE6_REST, n))) for n in (6, 9)]
         for _, y in spots:
             axes.plot([0.75], [y], marker="x", color=PLAIN, markersize=7, markeredgewidth=1.7)
-        words = ", ".join(f".{y * 10_000:.0f} at $n = {n}$" for n, y in spots)
+        values = ", ".join(f".{y * 10_000:.0f} at $n = {n}$" for n, y in spots)
         axes.annotate(
-            f"the paper's values at $R_f = 0.75$:\n{words}", (0.75, 0.985), (0.66, 0.33),
+            f"the paper's values at $R_f = 0.75$:\n{values}", (0.75, 0.985), (0.66, 0.33),
             color=PLAIN, fontsize=10.5, ha="left",
             arrowprops={"arrowstyle": "-", "color": PLAIN, "linewidth": 0.8, "shrinkB": 6},
         )  # fmt: skip
     axes.set(xlim=(0.1, 1.0), ylim=(0.1, 1.03), xlabel="reliability of f inside a VM, $R_f$")
     axes.set_ylabel("lower bound on the reliability of F, $R_F$")
     axes.set_title(
-        f"Figure 6(b): F beside the hypervisor, $R_M' = {FIGURE6_REST}$"
+        f"Figure 6(b): F next to the hypervisor, $R_M' = {FIGURE6_REST}$"
         if several_n
-        else f"Figure 6(a): F beside the hypervisor, $n = {plot.n}$"
+        else f"Figure 6(a): F next to the hypervisor, $n = {plot.n}$"
     )
     soften(axes)
     known = {curve.value: colour for curve, colour in zip(plot.curves, shades, strict=False)}
@@ -157,7 +157,7 @@ def draw_figure7(plot: Plot, points: Points) -> Figure:
     wide, narrow = ranges
     for each, colour, at, across, up in (
         (wide, INK_BLUES[1], (0.75, wide.y[0] + 0.002), "center", "bottom"),
-        (narrow, INK_BLUES[4], (0.845, 0.896), "left", "top"),  # beside it: no room inside
+        (narrow, INK_BLUES[4], (0.845, 0.896), "left", "top"),  # next to it: no room inside
     ):
         axes.plot(each.x, each.y, color=colour, linewidth=1.3, marker="|", markersize=11)
         axes.text(

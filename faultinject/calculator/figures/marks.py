@@ -22,7 +22,7 @@ INK_BLUES = ("#7fb2d5", "#4a90bf", "#1f6f9c", "#174f75", "#0e2f4a")
 """From light to dark, distinguishable by lightness alone."""
 
 POINT = "#b3541e"
-BESIDE = 0.007
+SPREAD = 0.007
 """Distance of points at one x, as a fraction of the axis."""
 WIDE = 90  # characters of a source line
 MARKS: dict[str | None, dict[str, Any]] = {
@@ -31,20 +31,20 @@ MARKS: dict[str | None, dict[str, Any]] = {
     "worse": {"marker": "s", "color": PLAIN},
     "undecided": {"marker": "D", "color": OPEN},
 }
-WORDS = {
+LABELS = {
     None: "measured", "better": "measured: better", "worse": "measured: worse",
     "undecided": "measured: undecided",
 }  # fmt: skip
 assert ALARM not in {mark["color"] for mark in MARKS.values()}  # red is for wrong replies alone
 
 
-def name_line(axes: Axes, curve: FigureCurve, at: float, words: str, colour: str) -> None:
+def name_line(axes: Axes, curve: FigureCurve, at: float, text: str, colour: str) -> None:
     """Write a curve's name on it, along it, near x = ``at``, instead of a legend."""
     here = min(range(1, len(curve.x) - 1), key=lambda i: abs(curve.x[i] - at))
     rise = curve.y[here + 1] - curve.y[here - 1]
     run = curve.x[here + 1] - curve.x[here - 1]
     axes.text(
-        curve.x[here], curve.y[here], words, color=colour, fontsize=10.5, ha="center", va="center",
+        curve.x[here], curve.y[here], text, color=colour, fontsize=10.5, ha="center", va="center",
         zorder=3, rotation=math.degrees(math.atan2(rise, run)), rotation_mode="anchor",
         transform_rotates_text=True,
         bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8},
@@ -62,28 +62,28 @@ def draw_points(
     *,
     place: Place = float,
     fill: Fill = lambda _: None,
-    beside: bool = False,
+    spread: bool = False,
 ) -> None:
     """Draw the points with their intervals, label and curve.
 
     ``place``: from a value to its position on the axes.  ``fill``: the colour, if it identifies the
-    point's curve or region.  ``beside``: points at one x are drawn next to each other.
+    point's curve or region.  ``spread``: points at one x are drawn next to each other.
     """
     stacks = Counter(point.axes(figure)[0].value for point in points)
-    stood: Counter[float] = Counter()
+    placed: Counter[float] = Counter()
     for point in points:
         x, y = point.axes(figure)
         at = place(x.value), place(y.value)
         high = [at[i] if end is None else place(end) for i, end in enumerate((x.high, y.high))]
         mark, inside = MARKS[point.verdict], fill(point)
         left, right = at[0] - place(x.low), high[0] - at[0]
-        if beside:
+        if spread:
             first, last = axes.get_xlim()
             at = (
-                at[0] + BESIDE * (last - first) * (stood[x.value] - (stacks[x.value] - 1) / 2),
+                at[0] + SPREAD * (last - first) * (placed[x.value] - (stacks[x.value] - 1) / 2),
                 at[1],
             )
-            stood[x.value] += 1
+            placed[x.value] += 1
         axes.errorbar(
             [at[0]], [at[1]],
             xerr=[[left], [right]],
@@ -97,15 +97,15 @@ def draw_points(
             arrow = {"arrowstyle": "<-", "color": INK, "linewidth": 1.0}
             up = (0, 15 if point.beyond else 26)
             axes.annotate("", at, up, textcoords="offset points", zorder=5, arrowprops=arrow)
-        words = ", ".join(each for each in (point.label, _curve(point, figure)) if each)
-        if words and inside is None:
-            _label(axes, words, at, mark["color"])
+        text = ", ".join(each for each in (point.label, _curve(point, figure)) if each)
+        if text and inside is None:
+            _label(axes, text, at, mark["color"])
 
 
-def _label(axes: Axes, words: str, at: tuple[float, float], colour: str) -> None:
+def _label(axes: Axes, text: str, at: tuple[float, float], colour: str) -> None:
     right = at[0] > sum(axes.get_xlim()) / 2
     axes.annotate(
-        words, at, (-8 if right else 8, -5), textcoords="offset points",
+        text, at, (-8 if right else 8, -5), textcoords="offset points",
         ha="right" if right else "left", va="top", fontsize=9, color=colour, zorder=7,
         bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.8},
     )  # fmt: skip
@@ -128,7 +128,7 @@ def mark_legend(
     seen = {point.verdict for point in points}
     ring = {"color": "white", "markeredgecolor": INK}
     handles = [
-        Line2D([], [], linestyle="none", markersize=7, label=WORDS[verdict],
+        Line2D([], [], linestyle="none", markersize=7, label=LABELS[verdict],
                **{**mark, **(ring if filled else {"markeredgecolor": "white"})})
         for verdict, mark in MARKS.items() if verdict in seen
     ]  # fmt: skip

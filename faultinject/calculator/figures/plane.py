@@ -98,12 +98,12 @@ def draw_map(plot: Plot, points: Sequence[MeasuredPoint]) -> Figure:
         axes.set_xlabel("reliability of a VM, $R_M$")
     panels[0].set_ylabel("reliability of the layer under the VMs, $R_V$")
     measured = " of those measured" if any(each.designs for each in points) else ""
-    words = (
+    title = (
         f"Recommended design with up to {n} VMs{measured}:",
         "the fewest VMs with nine tenths of the greatest gain over one VM on the bare node (NV)",
     )
     glue = " " if len(ways) > 2 else "\n"
-    figure.suptitle(glue.join(words), fontsize=12.5, x=0.01, ha="left")
+    figure.suptitle(glue.join(title), fontsize=12.5, x=0.01, ha="left")
     figure.legend(
         handles=[
             Patch(facecolor=_colour(each), edgecolor=FAINT, linewidth=0.5, label=each.name)

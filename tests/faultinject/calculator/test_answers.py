@@ -36,7 +36,7 @@ def value(answer: BoundAnswer) -> float:
     return answer.value.value
 
 
-# ------------------------------------------------------------------ numbers in words
+# ------------------------------------------------------------------ formatting
 
 
 @given(down=st.floats(1e-300, 0.5) | st.integers(1, 300).map(lambda e: 10.0**-e))
@@ -130,7 +130,7 @@ def test_beta_factor_lowers_the_bound_for_a_poor_vm() -> None:
 
 
 @pytest.mark.parametrize(
-    ("known", "words"),
+    ("known", "message"),
     [
         ({"design": "2of3"}, "give --rm and --n"),
         ({"design": "2of3", "rm": 0}, "R_M = 0"),
@@ -153,8 +153,8 @@ def test_beta_factor_lowers_the_bound_for_a_poor_vm() -> None:
         ({"design": "cluster", "rm": 0.5}, "is no design"),
     ],
 )  # fmt: skip
-def test_unanswerable_questions_raise_with_the_reason(known: dict[str, Any], words: str) -> None:
-    with pytest.raises(ModelError, match=words):
+def test_unanswerable_questions_raise_with_the_reason(known: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelError, match=message):
         bound(**known)
 
 
@@ -212,7 +212,7 @@ def test_relocation_answer_compares_c1_and_c2() -> None:
 
 
 @pytest.mark.parametrize(
-    ("call", "words"),
+    ("call", "message"),
     [
         (lambda: answer_reliability("2of3", None, [], ONE, ONE, FailureMode()), "--rm"),
         (lambda: answer_reliability("2of3", None, [p(0.9)], None, ONE, FailureMode()), "--rv"),
@@ -232,8 +232,8 @@ def test_relocation_answer_compares_c1_and_c2() -> None:
         ),
     ],
 )
-def test_missing_options_raise(call: Any, words: str) -> None:
-    with pytest.raises(ModelError, match=words):
+def test_missing_options_raise(call: Any, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
         call()
 
 
@@ -288,7 +288,7 @@ def test_advice_exists_for_every_probability(rm: float, rv: float, lying: float)
 
 
 def test_condition_on_beta_is_the_threshold() -> None:
-    """The limit of beta that is told is where the design stops being better."""
+    """Beyond the reported limit of beta, the design is no longer better."""
     (limit,) = [each for each in advise(0.9, 0.99, 3, lying=1.0).conditions if "(beta)" in each]
     share = float(limit.split("%")[0].split()[-1]) / 100
     assert advise(0.9, 0.99, 3, lying=1.0, beta=share - 1e-4).recommended == "2-of-3"
@@ -311,7 +311,7 @@ def test_repair_answer_compares_with_one_vm() -> None:
 
 
 @pytest.mark.parametrize(
-    ("call", "words"),
+    ("call", "message"),
     [
         (lambda: answer_repair("nv", None, Times(mttf=1, mttr=1), 1, None), "compared with every"),
         (lambda: answer_repair("2of3", None, Times(mttf=0, mttr=1), 1, None), "to failure is 0"),
@@ -319,6 +319,6 @@ def test_repair_answer_compares_with_one_vm() -> None:
         (lambda: answer_repair("2of3", None, Times(mttf=1, mttr=1), 1, -1.0), "lasts -1"),
     ],
 )  # fmt: skip
-def test_invalid_times_raise(call: Any, words: str) -> None:
-    with pytest.raises(ModelError, match=words):
+def test_invalid_times_raise(call: Any, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
         call()

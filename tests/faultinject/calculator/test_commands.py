@@ -21,9 +21,9 @@ EXAMPLE = Path(__file__).resolve().parents[3] / "examples" / "measured.json"
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Any:
-    def call(*words: str) -> Output:
+    def call(*arguments: str) -> Output:
         with pytest.raises(SystemExit) as ended:
-            trivisor.main(["model", *words])
+            trivisor.main(["model", *arguments])
         output = capsys.readouterr()
         return int(ended.value.code or 0), output.out, output.err
 
@@ -48,15 +48,15 @@ def test_every_command_has_examples() -> None:
     assert {name for name, _ in EXAMPLES} == model.commands.keys()
 
 
-@pytest.mark.parametrize(("name", "words"), EXAMPLES, ids=[" ".join(w) for _, w in EXAMPLES])
+@pytest.mark.parametrize(("name", "arguments"), EXAMPLES, ids=[" ".join(w) for _, w in EXAMPLES])
 @pytest.mark.parametrize("as_json", [False, True], ids=["text", "json"])
 def test_examples_of_the_help_work(
-    name: str, words: list[str], as_json: bool, run: Any, tmp_path: Path,
+    name: str, arguments: list[str], as_json: bool, run: Any, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     shutil.copy(EXAMPLE, tmp_path / "measured.json")
-    code, out, err = run(*words, *(["--json"] if as_json else []))
+    code, out, err = run(*arguments, *(["--json"] if as_json else []))
     assert (code, err) == (0, "")
     if as_json:
         assert strict(out)
@@ -65,7 +65,7 @@ def test_examples_of_the_help_work(
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
         ("bound --design 2of3 --rm 1.5", "from 0 to 1"),
         ("bound --design 2of3 --rm often", "write 0.999, 1e-9 or 1-1e-15"),
@@ -95,14 +95,14 @@ def test_examples_of_the_help_work(
         ("export galileo --design 2of3 --rm 0 --rv 0.9", "reliability 0"),
     ],
 )
-def test_wrong_use_exits_with_2_and_the_reason(words: str, message: str, run: Any) -> None:
-    code, out, err = run(*words.split())
+def test_wrong_use_exits_with_2_and_the_reason(arguments: str, message: str, run: Any) -> None:
+    code, out, err = run(*arguments.split())
     assert (code, out) == (ExitCode.USAGE, "")
     assert message in err and "Traceback" not in err
 
 
 def test_json_has_no_infinity(run: Any) -> None:
-    for words in (
+    for arguments in (
         "reliability --design 2of3 --rm 1 --rv 1",
         "reliability --design 2of3 --rm 0 --rv 0.5",
         "bound --design 3of3 --rm 1e-200",
@@ -110,9 +110,9 @@ def test_json_has_no_infinity(run: Any) -> None:
         "repairable --design 2of3 --mttf 1e300 --mttr 1e-300",
         "repairable --design 1of9 --mttf 1e9 --mttr 1 --mission 1",
     ):
-        code, out, err = run(*words.split(), "--json")
-        assert (code, err) == (0, ""), words
-        assert strict(out), words
+        code, out, err = run(*arguments.split(), "--json")
+        assert (code, err) == (0, ""), arguments
+        assert strict(out), arguments
 
 
 def test_digits_are_preserved_on_the_command_line(run: Any) -> None:
@@ -151,7 +151,7 @@ def test_figure_all_writes_every_figure(run: Any, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("scram") is None, reason="scram is not installed (apt)")
 @pytest.mark.parametrize(
-    "words",
+    "arguments",
     [
         "--design 2of3 --rm 0.9 --rv 0.98 --beta 0.1",
         "--design c1 --n 6 --rm 0.75 --rf 0.75 --rv 0.9",
@@ -160,9 +160,9 @@ def test_figure_all_writes_every_figure(run: Any, tmp_path: Path) -> None:
         "--design nv --rm 0.9 --rh 0.999",
     ],
 )
-def test_exported_tree_agrees_with_scram(words: str, run: Any, tmp_path: Path) -> None:
+def test_exported_tree_agrees_with_scram(arguments: str, run: Any, tmp_path: Path) -> None:
     path = tmp_path / "node.xml"
-    code, out, _ = run("export", "mef", *words.split(), "--out", str(path), "--json")
+    code, out, _ = run("export", "mef", *arguments.split(), "--out", str(path), "--json")
     assert code == 0
     done = subprocess.run(
         ["scram", "--bdd", "--probability", "1", "--ccf", "1", "--cut-off", "0", str(path)],
@@ -174,18 +174,18 @@ def test_exported_tree_agrees_with_scram(words: str, run: Any, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    "words",
+    "arguments",
     [
         "--design 3of5 --rm 0.9 --rv 0.98 --beta 0.1",
         "--design c1 --n 3 --rm 0.75 --rf 0.75 --rv 0.9",
         "--design 1ofn --n 9 --rm 0.1 --rv 0.3",
     ],
 )
-def test_exported_tree_agrees_with_storm(words: str, run: Any, tmp_path: Path) -> None:
+def test_exported_tree_agrees_with_storm(arguments: str, run: Any, tmp_path: Path) -> None:
     stormpy: Any = pytest.importorskip("stormpy", reason="stormpy is not installed")
     dft: Any = pytest.importorskip("stormpy.dft", reason="stormpy has no fault trees")
     path = tmp_path / "node.dft"
-    code, out, _ = run("export", "galileo", *words.split(), "--out", str(path), "--json")
+    code, out, _ = run("export", "galileo", *arguments.split(), "--out", str(path), "--json")
     assert code == 0
     question = stormpy.parse_properties('P=? [F<=1 "failed"]')[0]
     tree = dft.load_dft_galileo_file(str(path))

@@ -1,4 +1,4 @@
-"""The figures' curves against the paper's words, and that every one of them can be drawn."""
+"""The figures' curves, compared with the paper's text, and their drawings."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def test_valid_points_file_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "message"),
     [
         ({"format": "trivisor-measured-9"}, "this reads 'trivisor-measured-1'"),
         ({"confidence": 95}, "between 0 and 1"),
@@ -174,13 +174,13 @@ def test_valid_points_file_is_read(tmp_path: Path) -> None:
     ],
 )
 def test_invalid_points_file_raises_with_its_place(
-    changes: dict[str, Any], words: str, tmp_path: Path
+    changes: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "measured.json"
     path.write_text(json.dumps(document(**changes)))
-    with pytest.raises(SpecError) as refused:
+    with pytest.raises(SpecError) as raised:
         read(path)
-    assert words in str(refused.value) and "measured.json" in str(refused.value)
+    assert message in str(raised.value) and "measured.json" in str(raised.value)
     path.write_text("{")
     with pytest.raises(SpecError, match="not JSON"):
         read(path)

@@ -21,7 +21,7 @@ EXAMPLE = Path(__file__).resolve().parents[3] / "examples" / "measured.json"
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Campaigns in which everything is as the paper has it."""
+    """Campaigns in which everything is as the paper assumes."""
     folder = tmp_path_factory.mktemp("results")
     for name in ("oneofn", "mofn"):
         made(folder, name, as_the_paper_has_it)
@@ -57,7 +57,7 @@ def test_points_are_on_the_curves_when_results_are_as_the_paper_assumes(results:
     sevens = collect(results / "mofn" / FILE).on("7")
     above = [point for point in sevens if not point.beyond]
     assert {point.rm.value for point in above if point.rm} == {0.6, 0.75, 0.9, 0.97}
-    below = [point for point in sevens if point.beyond]  # no R_V would do
+    below = [point for point in sevens if point.beyond]  # no R_V is enough
     assert {point.rm.value for point in below if point.rm} == {0.3, 0.45}
     assert all(point.rv is not None and point.rv.value == 1.0 for point in below)
     for point in above:
@@ -95,8 +95,8 @@ def test_figure_all_draws_findings_on_every_figure(results: Path, tmp_path: Path
     command = ["figure", "all", "--results", str(results), "--out", str(tmp_path), "--json"]
     done = CliRunner().invoke(model, command)
     assert done.exit_code == 0, done.output
-    said = json.loads(done.stdout)
-    assert len(said["written"]) == 7
+    shown = json.loads(done.stdout)
+    assert len(shown["written"]) == 7
     assert "1-of-4" in (tmp_path / "map.svg").read_text(), "of all designs"
     measured = (tmp_path / "map-measured.svg").read_text()
     assert "3-of-5" in measured and "1-of-4" not in measured

@@ -54,11 +54,11 @@ def test_needed_missions_resolve_the_break_even() -> None:
         estimate_relocation(ideal(9, 60), 0.75, 0.75),
         estimate_relocation(ideal(9, 10**7), 0.75, 0.75),
     )
-    assert few.unresolved > 50, "of 5.9e-4 nothing is seen in 60 missions a stratum"
+    assert few.unresolved > 50, "60 missions per stratum do not resolve 5.9e-4"
     assert few.given_f0 is not None
     assert 1 - few.given_f0.high > 0.9 * few.room, "given f_k = 0 for k < n all of it"
     assert many.unresolved < 0.1
-    # What it asks for is enough.
+    # The needed missions are enough.
     wanted = few.needed
     assert max(wanted) > 10_000
     enough = tuple(Counts(trials=max(each, 1), failures=0) for each in wanted)
@@ -89,7 +89,7 @@ def test_unresolved_share_matches_the_interval_width(n: int, rf: float, rest: fl
     few = estimate_relocation(
         RelocationCounts(in_f=(NONE,) * (n + 1), in_rest=ideal(n, 60).in_rest), rf, rest
     )  # fmt: skip
-    assert width(few.needed)[1] < 1.1 * few.target, "what it asks for is enough"
+    assert width(few.needed)[1] < 1.1 * few.target, "the needed missions are enough"
 
 
 def test_separate_strata_assume_nothing_from_c2_when_f_was_not_hit() -> None:
@@ -184,7 +184,7 @@ def test_separate_interval_covers_when_strata_are_heterogeneous() -> None:
             missed += not found.low <= truth <= found.high
         seen += bool(heterogeneity(counts))
     assert missed <= WORST
-    assert seen > CAMPAIGNS * 0.9, "that they differ is told"
+    assert seen > CAMPAIGNS * 0.9, "the difference is detected"
     assert not heterogeneity(ideal(3, 60))
 
 

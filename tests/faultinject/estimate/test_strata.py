@@ -140,7 +140,7 @@ def test_stratum_without_missions_is_unknown_not_zero() -> None:
 
 
 @pytest.mark.parametrize(
-    ("call", "words"),
+    ("call", "message"),
     [
         (lambda: Strata(guests=(stratum(1, 0),)), "k = 0..n"),
         (lambda: Strata(guests=(stratum(1, 0),) * 2, voter=(None,) * 3), "1 guests"),
@@ -150,9 +150,9 @@ def test_stratum_without_missions_is_unknown_not_zero() -> None:
         (lambda: band(expected(REFERENCE), alpha=95), "alpha is 95"),
     ],
 )  # fmt: skip
-def test_invalid_input_is_named(call: object, words: str) -> None:
+def test_invalid_input_is_named(call: object, message: str) -> None:
     assert callable(call)
-    with pytest.raises(EstimateError, match=words):
+    with pytest.raises(EstimateError, match=message):
         call()
 
 

@@ -1,4 +1,4 @@
-"""Inequalities (1) to (4) turned round, with the paper's numbers, and back again."""
+"""Inequalities (1) to (4), solved for each quantity, with the paper's numbers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from faultinject.model.reliability import m_of_n, moved_c1, moved_c2, nv, one_of
 inside = st.floats(0.001, 0.999)
 
 
-def test_inequality_4_at_the_papers_points() -> None:
+def test_inequality_4_matches_the_papers_values() -> None:
     assert breakeven_rv_2of3(0.75) == pytest.approx(8 / 9)
     assert breakeven_rv_2of3(0.5) == 1.0
     assert breakeven_rv_2of3(0.4) > 1.0
@@ -32,35 +32,33 @@ def test_inequality_4_at_the_papers_points() -> None:
 
 
 @pytest.mark.parametrize(("rv", "low", "high"), [(0.98, 0.5213, 0.9787), (0.9, 2 / 3, 5 / 6)])
-def test_the_range_of_vm_reliability_that_a_hypervisor_serves(
-    rv: float, low: float, high: float
-) -> None:
+def test_rm_range_matches_the_papers_values(rv: float, low: float, high: float) -> None:
     found = rm_range_2of3(rv)
     assert found is not None
     assert (float(found[0]), float(found[1])) == pytest.approx((low, high), abs=5e-5)
 
 
 @pytest.mark.parametrize("rv", [0.0, 0.5, 8 / 9])
-def test_at_eight_ninths_or_less_no_range_is_left(rv: float) -> None:
+def test_rm_range_is_none_at_eight_ninths_or_less(rv: float) -> None:
     assert rm_range_2of3(rv) is None
 
 
 @given(rm=inside)
-def test_no_bound_is_below_eight_ninths_nor_below_one_up_to_a_half(rm: float) -> None:
+def test_bound_of_2of3_is_at_least_eight_ninths(rm: float) -> None:
     bound = breakeven_rv_2of3(rm)
     assert bound >= 8 / 9 - 1e-15
     assert (bound < 1.0) == (rm > 0.5)
 
 
 @given(rm=inside, rv=inside)
-def test_inequality_4_is_what_the_reliabilities_say(rm: float, rv: float) -> None:
+def test_inequality_4_agrees_with_the_reliabilities(rm: float, rv: float) -> None:
     gain = float(two_of_three(1, rv, rm)) - rm
     if abs(gain) > 1e-12:
         assert (gain > 0) == (rv > breakeven_rv_2of3(rm))
 
 
 @given(rm=inside, n=st.integers(1, 9), m=st.integers(1, 9))
-def test_at_the_bound_voted_and_plain_are_equally_good(rm: float, n: int, m: int) -> None:
+def test_reliabilities_are_equal_at_the_bound(rm: float, n: int, m: int) -> None:
     if m > n:
         return
     bound = breakeven_rv(rm, m, n)
@@ -70,7 +68,7 @@ def test_at_the_bound_voted_and_plain_are_equally_good(rm: float, n: int, m: int
 
 
 @given(rv=st.floats(0.5, 1.0), m=st.integers(1, 4), n=st.integers(2, 6))
-def test_the_range_is_where_the_vote_is_better(rv: float, m: int, n: int) -> None:
+def test_vote_is_better_inside_the_range_only(rv: float, m: int, n: int) -> None:
     if m > n:
         return
     found = rm_range(rv, m, n)
@@ -86,12 +84,12 @@ def test_the_range_is_where_the_vote_is_better(rv: float, m: int, n: int) -> Non
     assert len(span) - len(better) <= 2
 
 
-def test_unanimity_never_beats_one_vm() -> None:
+def test_unanimity_is_never_better_than_one_vm() -> None:
     assert rm_range(1.0, 3, 3) is None
     assert breakeven_rv(0.9, 2, 2) > 1.0
 
 
-def test_one_of_n_serves_up_to_near_one() -> None:
+def test_range_of_one_of_n_extends_close_to_one() -> None:
     assert rm_range(0.3, 1, 3) is None  # three are at most three times as good as one
     found = rm_range(0.3, 1, 4)
     assert found is not None
@@ -99,7 +97,7 @@ def test_one_of_n_serves_up_to_near_one() -> None:
     assert 0.1 < found[1] < 0.2
 
 
-def test_inequality_1_at_the_papers_example() -> None:
+def test_inequality_1_matches_the_papers_example() -> None:
     assert breakeven_rv_1ofn(0.1, 3) > 0.3 > breakeven_rv_1ofn(0.1, 4)
     assert breakeven_rv_1ofn(0.5, 1) == 1.0
     needed = guests_to_beat_plain(0.1, 0.3)
@@ -108,14 +106,14 @@ def test_inequality_1_at_the_papers_example() -> None:
 
 
 @pytest.mark.parametrize(("r", "least"), [(0.98, 0.3562), (0.998, 0.5360)])
-def test_inequality_2_nine_vms_reach_only_so_far(r: float, least: float) -> None:
+def test_nine_vms_are_enough_from_this_rm(r: float, least: float) -> None:
     """Figure 4, R_V = .999."""
     assert guests_needed(r, 0.999, least).guests == 9
     assert guests_needed(r, 0.999, least - 0.001).guests == 10
 
 
 @given(r=inside, rv=inside, rm=inside)
-def test_inequality_2_is_the_least_n_that_reaches(r: float, rv: float, rm: float) -> None:
+def test_guests_needed_is_the_smallest_n(r: float, rv: float, rm: float) -> None:
     if rv - r < 1e-6:
         return
     needed = guests_needed(r, rv, rm)
@@ -126,12 +124,12 @@ def test_inequality_2_is_the_least_n_that_reaches(r: float, rv: float, rm: float
         assert one_of_n(1, rv, rm, needed.guests - 1) <= r
 
 
-def test_a_tie_in_inequality_2_does_not_suffice() -> None:
+def test_tie_in_inequality_2_is_not_enough() -> None:
     assert guests_needed(0.99, 1.0, 0.9).guests == 3  # two give .99 exactly, and (2) is strict
     assert guests_needed(0.875, 1.0, 0.5).guests == 4
 
 
-def test_inequality_3_at_the_papers_points() -> None:
+def test_inequality_3_matches_the_papers_values() -> None:
     assert breakeven_rf(0.75, 0.75, 6) == pytest.approx(0.9932, abs=5e-5)
     assert breakeven_rf(0.75, 0.75, 9) == pytest.approx(0.9994, abs=5e-5)
     assert breakeven_rf(0.3, 0.75, 1) == 0.3
@@ -140,9 +138,7 @@ def test_inequality_3_at_the_papers_points() -> None:
 
 
 @given(rf=inside, rest=inside, n=st.integers(1, 12))
-def test_at_inequality_3_both_configurations_are_equally_good(
-    rf: float, rest: float, n: int
-) -> None:
+def test_c1_and_c2_are_equal_at_inequality_3(rf: float, rest: float, n: int) -> None:
     bound = breakeven_rf(rf, rest, n)
     assert bound >= rf - 1e-15  # F is to be more reliable than f
     one, two = moved_c1(0.9, 0.95, rf, rest, n), moved_c2(0.9, 0.95, bound, rest, n)
@@ -150,7 +146,7 @@ def test_at_inequality_3_both_configurations_are_equally_good(
 
 
 @pytest.mark.parametrize(
-    ("call", "words"),
+    ("call", "message"),
     [
         (lambda: breakeven_rv_2of3(0), "R_M = 0.*Inequality 4"),
         (lambda: breakeven_rv_1ofn(0, 3), "R_M = 0.*Inequality 1"),
@@ -164,13 +160,11 @@ def test_at_inequality_3_both_configurations_are_equally_good(
         (lambda: rm_range(0.9, 4, 3), "m is 4"),
     ],
 )  # fmt: skip
-def test_questions_without_an_answer_are_refused_in_the_papers_terms(
-    call: object, words: str
-) -> None:
+def test_unanswerable_questions_raise(call: object, message: str) -> None:
     assert callable(call)
-    with pytest.raises(ModelError, match=words):
+    with pytest.raises(ModelError, match=message):
         call()
 
 
-def test_plain_is_plain() -> None:
+def test_nv_is_the_product_of_its_parts() -> None:
     assert float(nv(1, Paired.failing(1e-15))) == 1 - 1e-15

@@ -44,13 +44,13 @@ def test_mef_reading_matches_open_psa() -> None:
 
 
 @pytest.mark.parametrize(
-    ("call", "words"),
+    ("call", "message"),
     [
         (lambda: shared_draw(0.5, 1.5, 2, 3), "common draws is 1.5"),
         (lambda: beta_factor(0.5, -1, 2, 3), "beta is -1"),
     ],
 )  # fmt: skip
-def test_invalid_shares_raise(call: object, words: str) -> None:
+def test_invalid_shares_raise(call: object, message: str) -> None:
     assert callable(call)
-    with pytest.raises(ModelError, match=words):
+    with pytest.raises(ModelError, match=message):
         call()

@@ -1,4 +1,4 @@
-"""Our arithmetic held against engines that are not ours: SCRAM (Open-PSA MEF), Storm (Galileo)."""
+"""Fault trees, compared with external engines: SCRAM (Open-PSA MEF), Storm (Galileo)."""
 
 from __future__ import annotations
 
@@ -65,13 +65,13 @@ def test_storm_agrees(design: NodeDesign, tmp_path: Path) -> None:
     assert found == pytest.approx(design.reliability.down, rel=1e-9)
 
 
-def test_the_design_is_the_papers_formula() -> None:
+def test_node_reliability_is_the_papers_formula() -> None:
     assert float(DESIGNS["2-of-3"].reliability) == pytest.approx(
         float(m_of_n(0.999, 0.98, 0.9, 2, 3))
     )
 
 
-def test_moved_designs_are_the_papers_formulas() -> None:
+def test_relocated_node_reliability_is_the_papers_formula() -> None:
     one = moved_c1(0.999, 0.98, 0.75, 0.75, 6)
     two = moved_c2(0.999, 0.98, 0.9932, 0.75, 6)
     assert float(DESIGNS["C1"].reliability) == pytest.approx(float(one), rel=1e-12)
@@ -88,12 +88,12 @@ def test_open_psa_has_an_atleast_gate_and_a_beta_factor_group() -> None:
     assert group is not None and group.get("model") == "beta-factor"
 
 
-def test_galileo_says_how_many_must_fail() -> None:
+def test_galileo_states_how_many_must_fail() -> None:
     assert '"Guests" 2of3 "M1" "M2" "M3";' in to_galileo(DESIGNS["2-of-3"])
     assert '"Guests" and "M1" "M2" "M3" "M4";' in to_galileo(DESIGNS["1-of-4"])
 
 
-def test_what_cannot_be_said_is_refused() -> None:
+def test_inexpressible_designs_raise() -> None:
     with pytest.raises(ModelError, match="M1 has reliability 0"):
         to_galileo(NodeDesign(rh=1, rv=1, rm=(0.0, 0.5), m=1))
     with pytest.raises(ModelError, match="two or more equal VMs"):

@@ -1,4 +1,4 @@
-"""What is needed for a node reliability R, and Inequality (3) for R_f, R_M' and n; and back."""
+"""The inequalities solved for R, R_f, R_M' and n, and back."""
 
 from __future__ import annotations
 
@@ -32,37 +32,37 @@ def near(one: float, other: float, rel: float = 1e-9) -> bool:
     return math.isclose(one, other, rel_tol=rel, abs_tol=1e-300)
 
 
-def test_figure_4_turned_round() -> None:
-    """Nine VMs on R_V = .999 reach .98 and .998 from these R_M on (Inequality 2)."""
+def test_rm_needed_matches_figure_4() -> None:
+    """Nine VMs on R_V = .999 reach R = .98 and .998 from these R_M (Inequality 2)."""
     assert rm_needed(0.98, 0.999, 1, 9) == pytest.approx(0.3561, abs=5e-5)
     assert rm_needed(0.998, 0.999, 1, 9) == pytest.approx(0.5358, abs=5e-5)
 
 
 @given(r=inside, rv=inside, policy=policies)
-def test_at_the_rm_needed_the_node_has_r(r: float, rv: float, policy: tuple[int, int]) -> None:
+def test_node_has_r_at_the_rm_needed(r: float, rv: float, policy: tuple[int, int]) -> None:
     assume(r < 0.999 * rv)
     found = rm_needed(r, rv, *policy)
     assert near(float(m_of_n(1, rv, found, *policy)), r, 1e-10)
 
 
 @given(room=tiny, policy=policies)
-def test_it_is_accurate_next_to_one(room: float, policy: tuple[int, int]) -> None:
+def test_rm_needed_is_accurate_close_to_one(room: float, policy: tuple[int, int]) -> None:
     r = Paired.failing(room)
     assert near(m_of_n(1, 1, rm_needed(r, 1, *policy), *policy).down, room, 1e-10)
 
 
 @given(r=tiny, policy=policies)
-def test_it_is_accurate_next_to_zero(r: float, policy: tuple[int, int]) -> None:
+def test_rm_needed_is_accurate_close_to_zero(r: float, policy: tuple[int, int]) -> None:
     assert near(float(m_of_n(1, 1, rm_needed(r, 1, *policy), *policy)), r, 1e-10)
 
 
 @settings(max_examples=10, deadline=None)
 @given(r=st.floats(0.01, 0.99), m=st.integers(1, 10_000))
-def test_it_is_found_for_ten_thousand(r: float, m: int) -> None:
+def test_rm_needed_is_found_for_ten_thousand_vms(r: float, m: int) -> None:
     assert near(float(m_of_n(1, 1, rm_needed(r, 1, m, 10_000), m, 10_000)), r, 1e-8)
 
 
-def test_one_of_ten_thousand_against_mpmath() -> None:
+def test_rm_needed_matches_mpmath() -> None:
     mpmath: Any = pytest.importorskip("mpmath")
     with mpmath.workdps(60):
         for room in (1e-15, 1e-9, 0.5):
@@ -71,7 +71,7 @@ def test_one_of_ten_thousand_against_mpmath() -> None:
 
 
 @given(r=inside, rm=inside, rh=st.floats(0.5, 1.0), policy=policies)
-def test_at_the_rv_needed_the_node_has_r(
+def test_node_has_r_at_the_rv_needed(
     r: float, rm: float, rh: float, policy: tuple[int, int]
 ) -> None:
     guests = m_of_n(1, 1, rm, *policy)
@@ -82,14 +82,14 @@ def test_at_the_rv_needed_the_node_has_r(
 
 
 @given(rm=inside, policy=policies)
-def test_breakeven_with_equal_independent_guests_is_the_papers(
+def test_breakeven_of_equal_independent_guests_is_the_papers(
     rm: float, policy: tuple[int, int]
 ) -> None:
     found = breakeven_with(rm, m_of_n(1, 1, rm, *policy))
     assert near(float(found), float(breakeven_rv(rm, *policy)), 1e-12)
 
 
-def test_a_shared_cause_and_unequal_guests_move_the_bound() -> None:
+def test_common_cause_and_unequal_guests_change_the_bound() -> None:
     assert breakeven_with(0.9, beta_factor(0.9, 0.2, 2, 3)) > breakeven_rv(0.9, 2, 3)
     assert breakeven_with(0.3, beta_factor(0.3, 0.2, 2, 3)) < breakeven_rv(0.3, 2, 3)
     assert breakeven_with(0.9, at_least(2, [0.9, 0.9, 0.5])) == pytest.approx(0.9 / 0.9)
@@ -97,7 +97,7 @@ def test_a_shared_cause_and_unequal_guests_move_the_bound() -> None:
 
 
 @given(room=st.floats(1e-9, 0.4), rm=st.floats(0.56, 0.999))
-def test_the_smallest_majority(room: float, rm: float) -> None:
+def test_guests_for_majority_is_the_smallest_odd_n(room: float, rm: float) -> None:
     needed = guests_for_majority(Paired.failing(room), 1.0, rm)
     n = needed.guests
     assert n % 2 == 1
@@ -106,13 +106,13 @@ def test_the_smallest_majority(room: float, rm: float) -> None:
         assert m_of_n(1, 1, rm, n // 2, n - 2).down >= room
 
 
-def test_one_vm_may_suffice_for_a_majority_of_one() -> None:
+def test_one_vm_is_enough_for_a_low_r() -> None:
     assert guests_for_majority(0.3, 1.0, 0.4).guests == 1
     assert guests_for_majority(0.98, 0.999, 0.9).guests == 5
 
 
 @given(moved=inside, rest=inside, n=st.integers(1, 12))
-def test_inequality_3_for_rf_and_back(moved: float, rest: float, n: int) -> None:
+def test_rf_when_moved_inverts_inequality_3(moved: float, rest: float, n: int) -> None:
     rf = rf_when_moved(moved, rest, n)
     assert 0.0 <= rf <= moved * (1 + 1e-12)
     assert near(float(breakeven_rf(rf, rest, n)), moved, 1e-9)
@@ -123,7 +123,7 @@ def test_inequality_3_for_rf_and_back(moved: float, rest: float, n: int) -> None
     rest=tiny.map(Paired.failing) | tiny.map(Paired),
     n=st.sampled_from([1, 2, 6, 9, 100, 10_000]),
 )
-def test_rf_against_mpmath(moved: Paired, rest: Paired, n: int) -> None:
+def test_rf_when_moved_matches_mpmath(moved: Paired, rest: Paired, n: int) -> None:
     mpmath: Any = pytest.importorskip("mpmath")
     with mpmath.workdps(400):
         moved_down, rest_down = mpmath.mpf(moved.down), mpmath.mpf(rest.down)
@@ -136,7 +136,7 @@ def test_rf_against_mpmath(moved: Paired, rest: Paired, n: int) -> None:
         assert near(found.down, float(1 - exact), 1e-9)
 
 
-def test_the_papers_spot_values_turned_round() -> None:
+def test_inversions_match_the_papers_values() -> None:
     """R_M' = R_f = .75: the bound is .9932 at n = 6, .9994 at n = 9."""
     six, nine = breakeven_rf(0.75, 0.75, 6), breakeven_rf(0.75, 0.75, 9)
     for bound, n in ((six, 6), (nine, 9)):
@@ -147,7 +147,7 @@ def test_the_papers_spot_values_turned_round() -> None:
 
 
 @given(rf=st.floats(0.05, 0.95), part=st.floats(0.001, 0.999), n=st.integers(2, 12))
-def test_inequality_3_for_the_rest_of_the_vm(rf: float, part: float, n: int) -> None:
+def test_rm_when_moved_inverts_inequality_3(rf: float, part: float, n: int) -> None:
     top = breakeven_rf(rf, 1.0, n)
     moved = Paired.failing(1 - rf + part * (top.down - (1 - rf)))
     rest = rm_when_moved(moved, rf, n)
@@ -155,7 +155,7 @@ def test_inequality_3_for_the_rest_of_the_vm(rf: float, part: float, n: int) -> 
 
 
 @given(rf=inside, rest=inside, extra=st.floats(1e-9, 1.0))
-def test_inequality_3_for_n_is_the_last_that_pays(rf: float, rest: float, extra: float) -> None:
+def test_guests_when_moved_is_the_largest_n(rf: float, rest: float, extra: float) -> None:
     moved = Paired.failing((1 - rf) * (1 - extra))
     found = guests_when_moved(moved, rf, rest)
     if found is None:
@@ -165,7 +165,7 @@ def test_inequality_3_for_n_is_the_last_that_pays(rf: float, rest: float, extra:
     assert breakeven_rf(rf, rest, found + 1).down < moved.down
 
 
-def test_at_the_ends_of_inequality_3() -> None:
+def test_inversions_of_inequality_3_at_the_limits() -> None:
     assert guests_when_moved(1.0, 0.5, 0.5) is None
     assert rf_when_moved(1.0, 0.5, 6) == 1.0
     assert rf_when_moved(0.0, 0.5, 6) == 0.0
@@ -175,7 +175,7 @@ def test_at_the_ends_of_inequality_3() -> None:
 
 
 @pytest.mark.parametrize(
-    ("call", "words"),
+    ("call", "message"),
     [
         (lambda: rm_needed(0.99, 0.98, 2, 3), "requires R < R_V"),
         (lambda: rm_needed(0.9, 0.98, 0, 3), "m is 0"),
@@ -190,20 +190,18 @@ def test_at_the_ends_of_inequality_3() -> None:
         (lambda: rv_needed(1.5, 0.5), "R is 1.5"),
     ],
 )  # fmt: skip
-def test_questions_without_an_answer_are_refused_in_the_papers_terms(
-    call: object, words: str
-) -> None:
+def test_unanswerable_questions_raise(call: object, message: str) -> None:
     assert callable(call)
-    with pytest.raises(ModelError, match=words):
+    with pytest.raises(ModelError, match=message):
         call()
 
 
-def test_where_nothing_helps_the_rv_needed_is_beyond_one() -> None:
+def test_rv_needed_exceeds_one_when_no_rv_is_enough() -> None:
     assert rv_needed(0.5, 0.0) == math.inf
     assert rv_needed(0.9, series(0.9, 0.9)) > 1.0
 
 
-def test_the_rm_needed_agrees_with_the_n_needed() -> None:
+def test_rm_needed_agrees_with_guests_needed() -> None:
     rm = rm_needed(0.98, 0.999, 1, 5)
     assert guests_needed(0.98, 0.999, float(rm) + 1e-9).guests == 5
     assert guests_needed(0.98, 0.999, float(rm) - 1e-9).guests == 6

@@ -1,4 +1,4 @@
-"""What guests that lie do to each design, against every combination written out."""
+"""Outcomes with lying guests, compared with an enumeration, and the choice of designs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ policies = st.sampled_from(POLICIES)
 
 
 def by_hand(rm: float, m: int, n: int, lying: float, alike: float) -> tuple[float, float, float]:
-    """Sum over what each guest does: right, lies, mute; liars agree or each has its own words."""
+    """Enumerate guests: correct, lying or stopped; lies are equal or all different."""
     weight = {"right": rm, "lies": (1 - rm) * lying, "mute": (1 - rm) * (1 - lying)}
     found = dict.fromkeys(("correct", "detected", "silent"), 0.0)
     for states in product(weight, repeat=n):
@@ -39,7 +39,7 @@ def by_hand(rm: float, m: int, n: int, lying: float, alike: float) -> tuple[floa
 
 
 @given(rm=chances, policy=policies, lying=chances, alike=chances)
-def test_outcomes_are_the_sum_over_what_each_guest_does(
+def test_outcomes_equal_the_enumeration(
     rm: float, policy: tuple[int, int], lying: float, alike: float
 ) -> None:
     found = guest_outcomes(rm, *policy, FailureMode(lying=lying, alike=alike))
@@ -49,7 +49,7 @@ def test_outcomes_are_the_sum_over_what_each_guest_does(
 
 
 @given(rm=chances, rv=chances, policy=policies, lying=chances, beta=chances)
-def test_they_add_up_to_one(
+def test_outcomes_add_up_to_one(
     rm: float, rv: float, policy: tuple[int, int], lying: float, beta: float
 ) -> None:
     found = node_outcomes(rv, guest_outcomes(rm, *policy, FailureMode(lying=lying, beta=beta)))
@@ -61,7 +61,7 @@ def test_they_add_up_to_one(
 
 
 @given(rm=chances, policy=policies, beta=chances)
-def test_with_mute_guests_it_is_the_papers_reliability(
+def test_correct_is_the_papers_reliability_when_guests_stop(
     rm: float, policy: tuple[int, int], beta: float
 ) -> None:
     found = guest_outcomes(rm, *policy)
@@ -71,7 +71,7 @@ def test_with_mute_guests_it_is_the_papers_reliability(
     assert float(shared.correct) == pytest.approx(float(beta_factor(rm, beta, *policy)), abs=1e-12)
 
 
-def test_a_vote_masks_lies_and_one_of_n_releases_them() -> None:
+def test_vote_masks_lies_and_one_of_n_releases_them() -> None:
     lies = FailureMode(lying=1.0)
     assert guest_outcomes(0.9, 2, 3, lies).correct == pytest.approx(0.972)
     assert guest_outcomes(0.9, 1, 3, lies).correct == pytest.approx(0.729)
@@ -79,14 +79,14 @@ def test_a_vote_masks_lies_and_one_of_n_releases_them() -> None:
     assert guest_outcomes(0.9, 1, 3, lies).detected == 0.0
 
 
-def test_the_fail_safe_pair_is_silent_only_when_both_lie_alike() -> None:
+def test_2of2_is_silent_only_after_equal_lies() -> None:
     found = guest_outcomes(0.9, 2, 2, FailureMode(lying=1.0, alike=0.01))
     assert found.correct == pytest.approx(0.81)
     assert found.silent == pytest.approx(1e-4)
     assert found.detected == pytest.approx(0.1899)
 
 
-def test_small_numbers_stay_accurate() -> None:
+def test_small_probabilities_are_accurate() -> None:
     rare = Paired.failing(1e-15)
     assert guest_outcomes(rare, 2, 2, FailureMode(lying=1.0)).silent == pytest.approx(
         1e-30, rel=1e-12
@@ -96,7 +96,7 @@ def test_small_numbers_stay_accurate() -> None:
     assert float(weak.correct) == pytest.approx(9e-15 * 0.5**8, rel=1e-9)
 
 
-def test_a_cause_for_all_that_lies_is_silent() -> None:
+def test_lying_common_cause_is_silent() -> None:
     found = guest_outcomes(0.9, 2, 3, FailureMode(lying=1.0, beta=1.0))
     assert (float(found.correct), found.silent) == pytest.approx((0.9, 0.1))
     found = guest_outcomes(0.0, 2, 3, FailureMode(lying=1.0, beta=1.0))
@@ -104,7 +104,7 @@ def test_a_cause_for_all_that_lies_is_silent() -> None:
 
 
 @pytest.mark.parametrize(
-    ("call", "words"),
+    ("call", "message"),
     [
         (lambda: guest_outcomes(0.9, 2, 4), "2-of-4: two different replies could both win"),
         (lambda: guest_outcomes(0.9, 2, 1001), "1,000"),
@@ -115,9 +115,9 @@ def test_a_cause_for_all_that_lies_is_silent() -> None:
         (lambda: FailureMode(beta=2), "beta is 2"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_is_refused(call: object, words: str) -> None:
+def test_invalid_outcomes_raise(call: object, message: str) -> None:
     assert callable(call)
-    with pytest.raises(ModelError, match=words):
+    with pytest.raises(ModelError, match=message):
         call()
 
 
@@ -128,24 +128,24 @@ def name(rm: float, rv: float, n: int, **failing: float) -> str:
     return best_design(rm, rv, n, failing=FailureMode(**failing)).take.design.name
 
 
-def test_designs_are_sound_and_fewest_guests_first() -> None:
+def test_designs_are_ordered_by_guests() -> None:
     found = [each.name for each in designs(5)]
     assert found[:6] == ["NV", "1-of-2", "2-of-2", "1-of-3", "2-of-3", "3-of-3"]
     assert "2-of-4" not in found and "3-of-5" in found
 
 
-def test_the_papers_example_asks_four_vms() -> None:
+def test_best_design_of_the_papers_example_has_four_vms() -> None:
     assert name(0.1, 0.3, 3) == "NV"
     assert name(0.1, 0.3, 4) == "1-of-4"
 
 
-def test_where_failures_are_lies_only_a_majority_above_a_half_helps() -> None:
+def test_best_design_is_a_majority_when_guests_lie() -> None:
     assert name(0.4, 1.0, 9, lying=1.0) == "NV"
     assert name(0.75, 0.88, 3, lying=1.0) == "NV"
     assert name(0.75, 0.90, 3, lying=1.0) == "2-of-3"
 
 
-def test_more_guests_are_taken_only_for_a_gain_that_counts() -> None:
+def test_best_design_uses_more_guests_only_for_a_tenth_of_the_gain() -> None:
     chosen = best_design(0.99, 0.999, 9, failing=FailureMode(lying=1.0))
     assert chosen.take.design.name == "2-of-3"
     assert chosen.best.design.n > 3
@@ -153,12 +153,12 @@ def test_more_guests_are_taken_only_for_a_gain_that_counts() -> None:
 
 
 @given(rm=chances, rv=chances, n=st.integers(2, 6), lying=chances)
-def test_the_choice_is_never_worse_than_plain(rm: float, rv: float, n: int, lying: float) -> None:
+def test_best_design_is_never_worse_than_plain(rm: float, rv: float, n: int, lying: float) -> None:
     chosen = best_design(rm, rv, n, failing=FailureMode(lying=lying))
     assert chosen.best.gain >= chosen.take.gain >= 0.9 * chosen.best.gain - 1e-15
 
 
-def test_all_designs_in_order() -> None:
+def test_rank_orders_all_designs() -> None:
     found = rank(0.9, 0.999, 3)
     assert [each.design.name for each in found] == [
         "1-of-3", "1-of-2", "2-of-3", "NV", "2-of-2", "3-of-3",

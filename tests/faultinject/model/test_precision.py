@@ -42,21 +42,21 @@ def near(ours: float, exact: Any, rel: float) -> bool:
 
 
 @given(side=sides)
-def test_two_of_three(side: tuple[bool, float]) -> None:
+def test_two_of_three_matches_mpmath(side: tuple[bool, float]) -> None:
     r, exact = both(side)
     found, voted = two_of_three(1, 1, r), 3 * exact**2 - 2 * exact**3
     assert near(float(found), voted, 1e-14) and near(found.down, 1 - voted, 1e-14)
 
 
 @given(side=sides, n=st.sampled_from([1, 2, 9, 100, 10_000]))
-def test_one_of_n(side: tuple[bool, float], n: int) -> None:
+def test_one_of_n_matches_mpmath(side: tuple[bool, float], n: int) -> None:
     r, exact = both(side)
     found, down = one_of_n(1, 1, r, n), (1 - exact) ** n
     assert near(found.down, down, 1e-11) and near(float(found), 1 - down, 1e-12)
 
 
 @given(side=sides, n=st.sampled_from([3, 5, 50]), data=st.data())
-def test_m_of_n(side: tuple[bool, float], n: int, data: st.DataObject) -> None:
+def test_m_of_n_matches_mpmath(side: tuple[bool, float], n: int, data: st.DataObject) -> None:
     r, exact = both(side)
     m = data.draw(st.integers(1, n))
     up = mp.fsum(mp.binomial(n, j) * exact**j * (1 - exact) ** (n - j) for j in range(m, n + 1))
@@ -77,14 +77,14 @@ def upper_tail(m: int, n: int, r: Any) -> Any:
 
 @settings(max_examples=12, deadline=None)
 @given(r=st.floats(0.3, 0.7), m=st.integers(3000, 7000))
-def test_m_of_ten_thousand(r: float, m: int) -> None:
+def test_m_of_ten_thousand_matches_mpmath(r: float, m: int) -> None:
     n, found = 10_000, binomial_at_least(m, 10_000, Paired(r))
     assert near(float(found), upper_tail(m, n, mp.mpf(r)), 1e-11)
     assert near(found.down, upper_tail(n - m + 1, n, 1 - mp.mpf(r)), 1e-11)
 
 
 @given(side=sides)
-def test_the_bound_of_inequality_4_and_the_room_below_one(side: tuple[bool, float]) -> None:
+def test_bound_of_inequality_4_matches_mpmath(side: tuple[bool, float]) -> None:
     r, exact = both(side)
     bound = 1 / (3 * exact - 2 * exact**2)
     found = breakeven_rv_2of3(r)
@@ -92,7 +92,7 @@ def test_the_bound_of_inequality_4_and_the_room_below_one(side: tuple[bool, floa
 
 
 @given(side=sides, n=st.sampled_from([2, 9, 100, 10_000]))
-def test_the_bound_of_inequality_1(side: tuple[bool, float], n: int) -> None:
+def test_bound_of_inequality_1_matches_mpmath(side: tuple[bool, float], n: int) -> None:
     r, exact = both(side)
     bound = exact / (1 - (1 - exact) ** n)
     found = breakeven_rv_1ofn(r, n)
@@ -101,7 +101,9 @@ def test_the_bound_of_inequality_1(side: tuple[bool, float], n: int) -> None:
 
 @example(f=(True, 0.15625), rest=(True, 0.15625), n=100)
 @given(f=sides, rest=sides, n=st.sampled_from([1, 2, 6, 9, 100, 10_000]))
-def test_the_bound_of_inequality_3(f: tuple[bool, float], rest: tuple[bool, float], n: int) -> None:
+def test_bound_of_inequality_3_matches_mpmath(
+    f: tuple[bool, float], rest: tuple[bool, float], n: int
+) -> None:
     (rf, exact_f), (rm, exact_m) = both(f), both(rest)
     with mp.workdps(400):
         top = 1 - (1 - exact_f * exact_m) ** n
@@ -114,7 +116,7 @@ def test_the_bound_of_inequality_3(f: tuple[bool, float], rest: tuple[bool, floa
 
 
 @given(v=tiny.filter(lambda x: x < 0.1))
-def test_the_range_of_inequality_4(v: float) -> None:
+def test_range_of_inequality_4_matches_mpmath(v: float) -> None:
     found = rm_range_2of3(Paired.failing(v))
     assert found is not None
     root = mp.sqrt(9 - 8 / (1 - mp.mpf(v)))
@@ -123,18 +125,18 @@ def test_the_range_of_inequality_4(v: float) -> None:
 
 
 @given(rv=tiny.filter(lambda x: x < 0.01), extra=st.floats(1.1, 100), rm=st.floats(1e-6, 0.999))
-def test_inequality_2_with_r_close_to_rv(rv: float, extra: float, rm: float) -> None:
+def test_inequality_2_matches_mpmath_with_r_close_to_rv(rv: float, extra: float, rm: float) -> None:
     r = rv * extra
     exact = mp.log((mp.mpf(r) - rv) / (1 - mp.mpf(rv))) / mp.log(1 - mp.mpf(rm))
     assert near(guests_needed(Paired.failing(r), Paired.failing(rv), rm).bound, exact, 1e-11)
 
 
-def test_m_of_n_bounds_far_from_any_use_do_not_break() -> None:
+def test_m_of_n_bounds_exist_for_extreme_values() -> None:
     assert breakeven_rv(1e-9, 5_000, 10_000) == float("inf")
     assert breakeven_rv(Paired.failing(1e-15), 5_001, 10_000).down == pytest.approx(1e-15, rel=1e-9)
 
 
-def test_written_decimals_keep_both_ends() -> None:
+def test_parse_keeps_both_sides_of_a_decimal() -> None:
     assert Paired.parse("0.999999999999999").down == 1e-15
     assert Paired.parse("1-1e-15").down == 1e-15
     assert Paired.parse(" 1e-15 ") == 1e-15

@@ -80,7 +80,7 @@ def test_c1_equals_c2_for_one_vm(r: float, rest: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("call", "words"),
+    ("call", "message"),
     [
         (lambda: nv(1.2, 0.5), "R_H is 1.2"),
         (lambda: nv(1, float("nan")), "R_M is nan"),
@@ -94,7 +94,7 @@ def test_c1_equals_c2_for_one_vm(r: float, rest: float) -> None:
         (lambda: Paired.parse("1.5"), "from 0 to 1"),
     ],
 )  # fmt: skip
-def test_invalid_probabilities_raise_with_their_name(call: object, words: str) -> None:
+def test_invalid_probabilities_raise_with_their_name(call: object, message: str) -> None:
     assert callable(call)
-    with pytest.raises(ModelError, match=words.replace("{", r"\{").replace("}", r"\}")):
+    with pytest.raises(ModelError, match=message.replace("{", r"\{").replace("}", r"\}")):
         call()

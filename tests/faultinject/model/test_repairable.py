@@ -1,4 +1,4 @@
-"""The Markov chain against formulas known by heart, mpmath, and Storm."""
+"""The Markov chain, compared with known formulas, mpmath, and Storm."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ rates = st.floats(1e-6, 1e3)
 
 
 @given(fail=rates, repair=rates, n=st.integers(1, 9), data=st.data())
-def test_with_a_repairer_each_it_is_m_of_n_of_availabilities(
+def test_steady_state_is_m_of_n_with_one_repairer_per_guest(
     fail: float, repair: float, n: int, data: st.DataObject
 ) -> None:
     m = data.draw(st.integers(1, n))
@@ -38,7 +38,7 @@ def test_with_a_repairer_each_it_is_m_of_n_of_availabilities(
     assert found.down == pytest.approx(expected.down, rel=1e-10)
 
 
-def test_triple_redundancy_with_one_repairer_by_heart() -> None:
+def test_mttf_of_2of3_matches_trivedi() -> None:
     """Trivedi: MTTF of TMR with repair is 5/(6 fail) + repair/(6 fail^2)."""
     fail, repair = 0.01, 2.0
     model = Repairable(m=2, n=3, fail=fail, repair=repair)
@@ -52,10 +52,10 @@ def test_triple_redundancy_with_one_repairer_by_heart() -> None:
 
 
 @given(n=st.integers(1, 8), t=st.floats(0.0, 30.0), data=st.data())
-def test_without_repair_worth_its_name_it_is_the_papers_node(
+def test_mission_reliability_is_the_papers_with_negligible_repair(
     n: int, t: float, data: st.DataObject
 ) -> None:
-    """Repair that is next to never: m-of-n with R_M = exp(-fail t)."""
+    """Negligible repair: m-of-n with R_M = exp(-fail t)."""
     m = data.draw(st.integers(1, n))
     model = Repairable(m=m, n=n, fail=0.1, repair=1e-30)
     expected = m_of_n(1, 1, plain_reliability(model, t), m, n)
@@ -86,7 +86,7 @@ def generator(model: Repairable) -> list[list[float]]:
 
 @pytest.mark.parametrize("model", CASES)
 @pytest.mark.parametrize("mission", [1e-3, 1.0, 300.0, 1e5])
-def test_a_mission_against_mpmath(model: Repairable, mission: float) -> None:
+def test_mission_reliability_matches_mpmath(model: Repairable, mission: float) -> None:
     mpmath: Any = pytest.importorskip("mpmath")
     with mpmath.workdps(80):
         rows = mpmath.matrix(generator(model)) * mpmath.mpf(mission)
@@ -105,7 +105,7 @@ def test_a_mission_against_mpmath(model: Repairable, mission: float) -> None:
             assert float(found) == pytest.approx(float(lasting * (1 - failed)), rel=1e-8)
 
 
-def test_a_mission_of_a_thousand_million_repairs_keeps_its_digits() -> None:
+def test_long_mission_keeps_its_digits() -> None:
     model = Repairable(m=2, n=3, fail=1e-6, repair=1.0)
     mean = mean_time_to_failure(model)
     # Failures are so rare that the time to the first is exponential, to its order of 1e-6.
@@ -113,7 +113,7 @@ def test_a_mission_of_a_thousand_million_repairs_keeps_its_digits() -> None:
     assert mission_reliability(model, 1e9).down == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_voters_end_counts_in_the_mean_time_to_failure() -> None:
+def test_mttf_includes_failures_of_the_voter() -> None:
     alone = Repairable(m=1, n=1, fail=0.2, repair=1.0, voter_fail=0.3)
     assert mean_time_to_failure(alone) == pytest.approx(1 / 0.5)
     for model in CASES:
@@ -129,7 +129,7 @@ def test_the_voters_end_counts_in_the_mean_time_to_failure() -> None:
     assert with_voter == pytest.approx(total * step / 3, rel=1e-4)
 
 
-def test_it_reaches_to_ten_thousand_guests() -> None:
+def test_steady_state_exists_for_ten_thousand_guests() -> None:
     model = Repairable(m=5_001, n=10_000, fail=1.0, repair=1.05, repairers=10_000)
     found = steady_state(model)
     assert float(found.guests) == pytest.approx(
@@ -141,7 +141,7 @@ def test_it_reaches_to_ten_thousand_guests() -> None:
     assert mean_time_to_failure(one) > 1e3
 
 
-def test_break_evens_are_break_evens() -> None:
+def test_nodes_are_equal_at_the_break_evens() -> None:
     model = Repairable(m=2, n=3, fail=0.01, repair=1.0)
     allowed = voter_rate_allowed(model, 24.0)
     at = Repairable(m=2, n=3, fail=0.01, repair=1.0, voter_fail=allowed)
@@ -155,8 +155,8 @@ def test_break_evens_are_break_evens() -> None:
     assert voter_availability_needed(poor) > 1.0
 
 
-def test_short_missions_are_inequality_4() -> None:
-    """A mission in which nobody is mended: R_M = exp(-fail t)."""
+def test_short_missions_match_inequality_4() -> None:
+    """A mission without repair: R_M = exp(-fail t)."""
     model = Repairable(m=2, n=3, fail=0.1, repair=1e-30)
     plain = plain_reliability(model, 3.0)
     bound = float(plain) / float(two_of_three(1, 1, plain))
@@ -165,7 +165,7 @@ def test_short_missions_are_inequality_4() -> None:
     assert float(mission_reliability(alone, 3.0)) == pytest.approx(float(one_of_n(1, 1, plain, 3)))
 
 
-def test_a_voter_that_is_never_mended_is_down_in_the_long_run() -> None:
+def test_voter_without_repair_is_down_in_the_long_run() -> None:
     state = steady_state(Repairable(m=2, n=3, fail=0.1, repair=1.0, voter_fail=0.1))
     assert state.node == 0.0
     assert state.mean_down == math.inf
@@ -190,7 +190,7 @@ label "failed" = down > {spare} | !up;
 """
 
 
-# Rates are not far apart here: Storm's iterations hardly end where they are.
+# Similar rates: with stiff chains Storm's iterations hardly terminate.
 NEAR = [CASES[1], CASES[2], CASES[4], Repairable(m=1, n=4, fail=0.3, repair=1.0, repairers=2)]
 
 
@@ -219,13 +219,15 @@ def test_storm_agrees(model: Repairable, tmp_path: Path) -> None:
     n=st.integers(2, 40), fail=st.floats(1e-3, 10), repair=st.floats(1e-3, 10),
     mission=st.floats(0, 1e6),
 )  # fmt: skip
-def test_it_stays_a_probability(n: int, fail: float, repair: float, mission: float) -> None:
+def test_mission_reliability_is_a_probability(
+    n: int, fail: float, repair: float, mission: float
+) -> None:
     found = mission_reliability(Repairable(m=n // 2 + 1, n=n, fail=fail, repair=repair), mission)
     assert 0.0 <= found <= 1.0 and 0.0 <= found.down <= 1.0
 
 
 @pytest.mark.parametrize(
-    ("call", "words"),
+    ("call", "message"),
     [
         (lambda: Repairable(m=2, n=3, fail=0.0, repair=1.0), "failure rate is 0"),
         (lambda: Repairable(m=2, n=3, fail=1.0, repair=math.inf), "repair rate is inf"),
@@ -242,7 +244,7 @@ def test_it_stays_a_probability(n: int, fail: float, repair: float, mission: flo
         ),
     ],
 )  # fmt: skip
-def test_what_is_no_chain_is_refused(call: object, words: str) -> None:
+def test_invalid_chains_raise(call: object, message: str) -> None:
     assert callable(call)
-    with pytest.raises(ModelError, match=words):
+    with pytest.raises(ModelError, match=message):
         call()

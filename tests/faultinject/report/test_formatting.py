@@ -13,14 +13,14 @@ __all__: list[str] = []
 
 
 @pytest.mark.parametrize(
-    ("value", "words"),
+    ("value", "text"),
     [
         (0.0, "0 %"), (1.0, "100 %"), (0.5, "50 %"), (0.00026, "0.026 %"), (0.9969, "99.69 %"),
         (0.999, "99.90 %"), (0.034, "3.4 %"), (math.nan, "\N{EN DASH}"), (1.3, "130 %"),
     ],
 )  # fmt: skip
-def test_percent_shows_two_significant_digits(value: float, words: str) -> None:
-    assert percent(value) == words
+def test_percent_shows_two_significant_digits(value: float, text: str) -> None:
+    assert percent(value) == text
 
 
 def test_proportion_without_trials_is_a_dash() -> None:

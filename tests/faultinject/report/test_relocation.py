@@ -26,8 +26,8 @@ def both(tmp_path: Path) -> tuple[Path, Path]:
     return tmp_path / "guest", tmp_path / "host"
 
 
-def run(*words: str | Path) -> Result:
-    return CliRunner().invoke(campaign, list(map(str, words)), standalone_mode=False)
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(campaign, list(map(str, arguments)), standalone_mode=False)
 
 
 def test_strata_of_both_campaigns_are_pooled(both: tuple[Path, Path]) -> None:
@@ -74,9 +74,9 @@ def test_campaigns_that_differ_in_more_than_the_place_are_rejected(
     both: tuple[Path, Path], tmp_path: Path
 ) -> None:
     guest, host = both
-    refused = run("moved", host, guest).exception
-    assert isinstance(refused, CommandError)
-    assert "'host', not 'guest'" in str(refused)
+    raised = run("moved", host, guest).exception
+    assert isinstance(raised, CommandError)
+    assert "'host', not 'guest'" in str(raised)
     store_of(tmp_path / "long", HOST + "[workload]\nlength = 30\n").close()
     with pytest.raises(CommandError, match="length 20 and 30"):
         raise run("moved", guest, tmp_path / "long").exception or AssertionError
