@@ -39,6 +39,7 @@ def address(shared_scratch: Path) -> Iterator[str]:
     assert down.returncode == 0, down.stderr
 
 
+@pytest.mark.readme
 @pytest.mark.vm
 def test_custom_service_is_voted_on_real_guests(address: str) -> None:
     def ask(method: str) -> tuple[str, str]:
