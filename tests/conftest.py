@@ -52,6 +52,9 @@ def shared_scratch() -> Iterator[Path]:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Give tests on real guests, and long ones, more time than the default."""
     for item in items:
+        readme, vm = item.get_closest_marker("readme"), item.get_closest_marker("vm")
+        if readme is not None and vm is None:
+            raise pytest.UsageError(f"{item.nodeid} is marked readme but not vm")
         if item.get_closest_marker("timeout") is None:
             if item.get_closest_marker("long") is not None:
                 item.add_marker(pytest.mark.timeout(LONG_TIMEOUT))

@@ -114,6 +114,7 @@ def node(shared_scratch: Path) -> Iterator[Node]:
     assert node.processes() == {}
 
 
+@pytest.mark.readme
 def test_up_returns_when_all_guests_vote(node: Node) -> None:
     status = node.status()
     assert (status["vote"], status["standing"], status["phase"]) == ("2/3", "ready", "up")
@@ -129,6 +130,7 @@ def test_up_returns_when_all_guests_vote(node: Node) -> None:
     assert all(word in text for word in ("ready", "g1", "g2", "g3", "active"))
 
 
+@pytest.mark.readme
 def test_requests_are_voted_by_command_and_by_http(node: Node) -> None:
     node.put("colour", "blue")
     reply = node.get("colour")
@@ -152,6 +154,7 @@ def test_second_up_is_rejected_and_changes_nothing(node: Node) -> None:
 # ---- faults and repair
 
 
+@pytest.mark.readme
 def test_crash_ends_a_process_and_is_masked_until_healed(node: Node) -> None:
     pid = node.guest("g2")["pid"]
     assert str(pid) in node.json("inject", "crash", "g2")["proof"]
@@ -164,6 +167,7 @@ def test_crash_ends_a_process_and_is_masked_until_healed(node: Node) -> None:
     assert node.guest("g2")["pid"] not in (None, pid)
 
 
+@pytest.mark.readme
 def test_liar_is_outvoted_and_named(node: Node) -> None:
     node.put("colour", "green")
     node.json("inject", "corrupt-reply", "g3")
@@ -175,6 +179,7 @@ def test_liar_is_outvoted_and_named(node: Node) -> None:
     node.heal("g3")
 
 
+@pytest.mark.readme
 def test_flipped_bit_of_state_is_detected_when_it_is_read(node: Node) -> None:
     proof = node.json("inject", "corrupt-state", "g1")["proof"]
     assert "read back" in proof
@@ -186,6 +191,7 @@ def test_flipped_bit_of_state_is_detected_when_it_is_read(node: Node) -> None:
     node.heal("g1")
 
 
+@pytest.mark.readme
 def test_requests_are_rejected_with_their_own_exit_code_without_a_majority(node: Node) -> None:
     node.put("colour", "kept")
     node.json("inject", "crash", "g1")
@@ -201,6 +207,7 @@ def test_requests_are_rejected_with_their_own_exit_code_without_a_majority(node:
     node.heal("g2")
 
 
+@pytest.mark.readme
 def test_killed_guest_is_repaired_automatically(node: Node) -> None:
     pid = node.guest("g3")["pid"]
     os.kill(pid, signal.SIGKILL)
@@ -226,6 +233,7 @@ def test_inject_names_the_guests_when_the_guest_is_unknown(node: Node) -> None:
 # ---- voter, supervisor and watchdog die
 
 
+@pytest.mark.readme
 def test_no_client_notices_that_voter_and_supervisor_are_killed(node: Node) -> None:
     """Each request increments a counter, so none may be lost or executed twice."""
     before, guests = node.status(), node.guest_pids()
@@ -313,6 +321,7 @@ def test_up_takes_over_from_a_killed_supervisor_without_a_watchdog(node: Node) -
     assert node.get("colour")["body"] == "white"
 
 
+@pytest.mark.readme
 def test_up_restores_all_acknowledged_requests_after_a_power_failure(node: Node) -> None:
     for number in range(20):
         node.put(f"power-{number}", str(number))
@@ -339,6 +348,7 @@ def test_node_comes_back_automatically_after_all_but_the_watchdog_died(node: Nod
 # ---- down
 
 
+@pytest.mark.readme
 def test_down_leaves_nothing_even_if_the_supervisor_was_killed(node: Node) -> None:
     """The next test needs the directory of this node; the fixture's `down` finds it down."""
     pid = node.status()["supervisor"]["pid"]

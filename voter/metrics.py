@@ -1,31 +1,24 @@
 """Metrics in Prometheus' text format, read from the runner at each scrape.
 
 Nothing is counted here: the hot path increments integers of the runner, and a scrape turns them
-into samples.
+into samples.  The text format (version 0.0.4) needs no library.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import os
+import resource
+import time
+from collections.abc import Iterable, Iterator
 from itertools import accumulate
-from typing import TypeVar
-
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, ProcessCollector
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    Metric,
-)
-from prometheus_client.exposition import generate_latest
-from prometheus_client.registry import Collector
+from pathlib import Path
 
 from voter.core.replica import State
 from voter.runner import LATENCY_BOUNDS, Runner
 
 __all__ = ["CONTENT_TYPE", "Metrics"]
 
-CONTENT_TYPE = CONTENT_TYPE_LATEST
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 """The media type of what ``render`` returns."""
 
 _COUNTERS = {
@@ -39,76 +32,89 @@ _COUNTERS = {
 }
 STANDINGS = ("ready", "degraded", "refusing", "draining")
 
-Labelled = TypeVar("Labelled", CounterMetricFamily, GaugeMetricFamily)
+Samples = Iterable[tuple[dict[str, str], float]]
 
 
-def _labelled(
-    kind: type[Labelled],
-    name: str,
-    help_text: str,
-    labels: Sequence[str],
-    samples: Iterable[tuple[Sequence[str], float]],
-) -> Labelled:
-    """Return a family with one sample for each combination of label values."""
-    family = kind(f"trivisor_{name}", help_text, labels=labels)
-    for values, value in samples:
-        family.add_metric(values, value)
-    return family
+def _family(name: str, kind: str, help_text: str, samples: Samples) -> Iterator[str]:
+    """Yield the lines of one metric: its help, its type, and a sample for each set of labels."""
+    yield f"# HELP {name} {help_text}"
+    yield f"# TYPE {name} {kind}"
+    for labels, value in samples:
+        text = ",".join([f'{label}="{name_of}"' for label, name_of in labels.items()])
+        yield f"{name}{{{text}}} {float(value)}" if text else f"{name} {float(value)}"
 
 
-class Metrics(Collector):
+class Metrics:
     """The samples of one voter."""
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(self)
-        ProcessCollector(registry=self._registry)
+        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+        self._started = time.time() - age
 
     def render(self) -> bytes:
         """Return all samples as text."""
-        return generate_latest(self._registry)
+        return "".join([f"{line}\n" for line in self._lines()]).encode()
 
-    def describe(self) -> list[Metric]:
-        """prometheus_client: what ``collect`` yields is not fixed in advance."""
-        return []
-
-    def collect(self) -> Iterator[Metric]:
-        """prometheus_client: read everything now."""
+    def _lines(self) -> Iterator[str]:
         runner, members = self._runner, self._runner.engine.members
         for name, words in _COUNTERS.items():
-            yield CounterMetricFamily(f"trivisor_{name}", words, value=runner.counters[name])
-        failures = (([failure], count) for failure, count in sorted(runner.failures.items()))
+            count = runner.counters[name]
+            yield from _family(f"trivisor_{name}_total", "counter", words, [({}, count)])
+        failures = [({"failure": kind}, times) for kind, times in sorted(runner.failures.items())]
         words = "Requests that got no reply"
-        yield _labelled(CounterMetricFamily, "failures", words, ["failure"], failures)
-        yield self._latency()
-        standing = (([name], runner.engine.status == name) for name in STANDINGS)
+        yield from _family("trivisor_failures_total", "counter", words, failures)
+        yield from self._latency()
+        standing = [({"standing": name}, runner.engine.status == name) for name in STANDINGS]
         words = "1 for the state of the voter"
-        yield _labelled(GaugeMetricFamily, "standing", words, ["standing"], standing)
+        yield from _family("trivisor_standing", "gauge", words, standing)
         for name, (words, value) in self._gauges().items():
-            yield GaugeMetricFamily(f"trivisor_{name}", words, value=value)
-        states = (([r.name, state], r.state is state) for r in members for state in State)
+            yield from _family(f"trivisor_{name}", "gauge", words, [({}, value)])
+        states = [
+            ({"replica": replica.name, "state": state}, replica.state is state)
+            for replica in members
+            for state in State
+        ]
         words = "1 for the state a replica is in"
-        yield _labelled(GaugeMetricFamily, "replica_state", words, ["replica", "state"], states)
-        lags = (([replica.name], len(replica.outstanding)) for replica in members)
+        yield from _family("trivisor_replica_state", "gauge", words, states)
+        lags = [({"replica": replica.name}, len(replica.outstanding)) for replica in members]
         words = "Requests sent and not yet answered"
-        yield _labelled(GaugeMetricFamily, "replica_lag", words, ["replica"], lags)
+        yield from _family("trivisor_replica_lag", "gauge", words, lags)
         for name, words in (
             ("dissents", "Answers that differed from the majority's"),
             ("expulsions", "Times it left the vote"),
         ):
-            counts = (([replica.name], getattr(replica, name)) for replica in members)
-            yield _labelled(CounterMetricFamily, f"replica_{name}", words, ["replica"], counts)
+            counts = [({"replica": replica.name}, getattr(replica, name)) for replica in members]
+            yield from _family(f"trivisor_replica_{name}_total", "counter", words, counts)
+        yield from self._process()
 
-    def _latency(self) -> Metric:
-        """Return the histogram of the times from a request's arrival to its reply's release."""
+    def _latency(self) -> Iterator[str]:
+        """Yield the histogram of the times from a request's arrival to its reply's release."""
+        name = "trivisor_request_seconds"
+        words = "Time from a request's arrival to its reply's release"
+        yield from _family(name, "histogram", words, [])
+        total = 0
         bounds = [*(f"{bound:g}" for bound in LATENCY_BOUNDS), "+Inf"]
-        return HistogramMetricFamily(
-            "trivisor_request_seconds",
-            "Time from a request's arrival to its reply's release",
-            buckets=list(zip(bounds, accumulate(self._runner.latency), strict=True)),
-            sum_value=self._runner.latency_sum,
-        )
+        for bound, total in zip(bounds, accumulate(self._runner.latency), strict=True):
+            yield f'{name}_bucket{{le="{bound}"}} {float(total)}'
+        yield f"{name}_count {float(total)}"
+        yield f"{name}_sum {self._runner.latency_sum}"
+
+    def _process(self) -> Iterator[str]:
+        """Yield what Prometheus' clients report of every process, under their names."""
+        size, resident, *_ = map(int, Path("/proc/self/statm").read_text().split())
+        page, clock = resource.getpagesize(), time.process_time()
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        for name, kind, words, value in (
+            ("virtual_memory_bytes", "gauge", "Virtual memory size in bytes.", size * page),
+            ("resident_memory_bytes", "gauge", "Resident memory size in bytes.", resident * page),
+            ("start_time_seconds", "gauge", "Start time since the Unix epoch.", self._started),
+            ("cpu_seconds_total", "counter", "Total user and system CPU time.", clock),
+            ("open_fds", "gauge", "Open file descriptors.", len(os.listdir("/proc/self/fd"))),
+            ("max_fds", "gauge", "Most open file descriptors.", most),
+        ):
+            yield from _family(f"process_{name}", kind, words, [({}, value)])
 
     def _gauges(self) -> dict[str, tuple[str, float]]:
         """Return help text and value of the gauges without labels, by name."""

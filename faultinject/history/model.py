@@ -53,6 +53,7 @@ class ServiceModel:
 def show_reply(reply: bytes) -> str:
     """Return a reply as text for a report."""
     try:
-        return repr(Reply.decode(reply))[:300]
+        decoded = Reply.decode(reply)
     except ValueError:
         return repr(reply[:60])
+    return f"{decoded.status} {dict(decoded.headers)} {bytes(decoded.body)!r}"[:300]

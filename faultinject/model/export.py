@@ -24,8 +24,8 @@ class NodeDesign(msgspec.Struct, frozen=True, kw_only=True):
 
     ``rh``, ``rv`` and each of ``rm`` in [0, 1]; ``beta``: the beta factor of the guests, which then
     must be equal and two or more.  1-of-n and m-of-n are this; NV is one guest with rv = 1.
-    For a function f in each guest (C1) give ``rf``, for one moved beside V (C2) ``r_moved``; ``rm``
-    is then R_M', of the rest.
+    For a function f in each guest (C1) give ``rf``, for one next to V (C2) ``r_moved``; ``rm`` is
+    then R_M', of the rest.
     """
 
     rh: float
@@ -155,7 +155,7 @@ def to_galileo(design: NodeDesign) -> str:
 
     Each part fails by an exponential law whose reliability at time 1 is the part's own.  With a
     beta factor each guest is its own part or the common one, as Open-PSA has it.  Raises ModelError
-    for a part with reliability 0: no rate fails for sure by time 1.
+    for a part with reliability 0: no rate makes failure by time 1 certain.
     """
     under = " ".join(f'"{event}"' for event, _ in _under(design))
     lines = ['toplevel "Node";', f'"Node" or {under} "Guests";']

@@ -61,8 +61,8 @@ class Repairable(msgspec.Struct, frozen=True, kw_only=True):
             ("the voter's repair rate", self.voter_repair, 0.0),
         ):
             if not least <= rate < math.inf:
-                words = "positive and finite" if least else "0 or more, and finite"
-                raise ModelError(f"{name} is {rate:g}: a rate is {words}")
+                allowed = "positive and finite" if least else "0 or more, and finite"
+                raise ModelError(f"{name} is {rate:g}: a rate is {allowed}")
 
     @property
     def spare(self) -> int:

@@ -111,7 +111,7 @@ def _relative(known: Band, grid: Sequence[float], m: int, n: int) -> tuple[Inter
 def strata_of(source: Source, cells: Mapping[tuple[bool, int], Sequence[Cell]], n: int) -> Strata:
     """Count the missions of a node of ``n`` guests; ``cells``: by whether the voter is hit, k."""
     tallies = {
-        key: source.tally(stratum=[each.name for each in alike]) for key, alike in cells.items()
+        key: source.tally(stratum=[each.name for each in group]) for key, group in cells.items()
     }
     return Strata(
         guests=tuple(counts_of(tallies.get((False, k))) for k in range(n + 1)),
@@ -119,7 +119,7 @@ def strata_of(source: Source, cells: Mapping[tuple[bool, int], Sequence[Cell]], 
             counts_of(tally) if (tally := tallies.get((True, k))) and tally.trials else None
             for k in range(n + 1)
         ),
-        repair=any(each.repair for alike in cells.values() for each in alike),
+        repair=any(each.repair for group in cells.values() for each in group),
     )
 
 

@@ -153,7 +153,7 @@ def _compare(observer: PromiseObserver, outcome: OperationOutcome, expected: byt
             "Linearizability",
             f"operation {outcome.operation.index} ({outcome.operation.kind}) was answered "
             f"{seen.status} {seen.body!r} at {seen.vote.seq}, the order gives "
-            f"{wanted!r}",
+            f"{wanted.status} {bytes(wanted.body)!r}",
         )
 
 

@@ -27,10 +27,10 @@ NOT_A_VM = "a process is not a VM"
 
 
 def _start_agent(link: int) -> subprocess.Popen[bytes]:
-    """Start an agent in a process group of its own, as it has a child."""
+    """Start an agent in its own process group: it has a child, which is signalled with it."""
     return subprocess.Popen(
         python_command("guests.agent", "--stdio", "--service", "kv"), env=python_environment(),
-        stdin=link, stdout=link, stderr=subprocess.DEVNULL, start_new_session=True,
+        stdin=link, stdout=link, stderr=subprocess.DEVNULL, process_group=0,
     )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ import pytest
 from tests.conftest import left_qemus
 
 
+@pytest.mark.readme
 @pytest.mark.vm
 @pytest.mark.readme
 def test_demo_holds_all_its_claims(scratch: Path) -> None:

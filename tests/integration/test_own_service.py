@@ -39,8 +39,9 @@ def address(shared_scratch: Path) -> Iterator[str]:
     assert down.returncode == 0, down.stderr
 
 
+@pytest.mark.readme
 @pytest.mark.vm
-def test_the_example_counts_behind_the_vote_of_real_guests(address: str) -> None:
+def test_custom_service_is_voted_on_real_guests(address: str) -> None:
     def ask(method: str) -> tuple[str, str]:
         request = urllib.request.Request(f"http://{address}/", method=method)
         with urllib.request.urlopen(request, timeout=20) as reply:

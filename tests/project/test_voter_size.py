@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from voter.commands.voter import count_loaded, voter
 
-MOST_LINES = 5780
+MOST_LINES = 5790
 """Lines of code of ours that the voter's process may load, the authorizer included."""
 
 
@@ -20,9 +20,7 @@ def test_the_voter_loads_little_and_nothing_that_boots_or_breaks_guests() -> Non
     packages |= {"voter.core", "voter.frontend", "voter.journal"}
     assert found["ours"].keys() == packages | {"total"}
     installed = {"setuptools", "typing_extensions"}  # loaded by the environment or msgspec
-    assert set(found["third_party"]) - installed == {
-        "h11", "msgspec", "prometheus_client", "total"
-    }  # fmt: skip
+    assert found["third_party"].keys() - installed == {"h11", "msgspec", "total"}
 
 
 def test_a_voter_without_a_function_loads_no_authorizer() -> None:

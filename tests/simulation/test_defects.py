@@ -41,7 +41,6 @@ def test_planted_defect_breaks_an_expected_promise(name: str) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", sorted(set(DEFECTS) - set(QUICK)))
 def test_every_other_planted_defect_breaks_a_promise(name: str) -> None:
     assert run_planted(name, SWARM, SWARM + DEFECT_SEEDS - 1)

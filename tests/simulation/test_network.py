@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from typing import Any, cast
 
 import pytest
@@ -69,6 +70,14 @@ class Net:
         self.loop.run_until_complete(asyncio.sleep(seconds))
 
 
+@pytest.fixture
+def net() -> Iterator[Net]:
+    """Make a network, and dispose of its loop in the end."""
+    made = Net()
+    yield made
+    made.loop.dispose()
+
+
 def test_bytes_arrive_in_order_and_in_pieces() -> None:
     counts = set()
     for seed in range(5):
@@ -86,9 +95,8 @@ def test_bytes_arrive_in_order_and_in_pieces() -> None:
     assert len(counts) > 1
 
 
-def test_link_delivers_delayed_bytes_at_once_when_it_is_fast_again() -> None:
+def test_link_delivers_delayed_bytes_at_once_when_it_is_fast_again(net: Net) -> None:
     """Seeds 77001221 and others: otherwise it is slow during the next fault."""
-    net = Net()
     net.serve()
     peer = net.connect()
     net.wait()
@@ -100,11 +108,9 @@ def test_link_delivers_delayed_bytes_at_once_when_it_is_fast_again() -> None:
     cast(Transport, peer.transport).out.wake()
     net.wait()
     assert net.servers[0].pieces == [b"late"]
-    net.loop.dispose()
 
 
-def test_connection_waits_until_it_is_served() -> None:
-    net = Net()
+def test_connection_waits_until_it_is_served(net: Net) -> None:
     peer = net.connect()
     peer.transport.write(b"hello")
     net.wait()
@@ -112,11 +118,9 @@ def test_connection_waits_until_it_is_served() -> None:
     net.serve()
     net.wait()
     assert net.servers[0].pieces == [b"hello"]
-    net.loop.dispose()
 
 
-def test_killed_server_ends_its_connections_and_not_its_socket() -> None:
-    net = Net()
+def test_killed_server_ends_its_connections_and_not_its_socket(net: Net) -> None:
     net.serve()
     peer = net.connect()
     net.wait()
@@ -129,11 +133,9 @@ def test_killed_server_ends_its_connections_and_not_its_socket() -> None:
     net.connect().transport.write(b"x")
     net.wait()
     assert net.servers[1].pieces == [b"x"]
-    net.loop.dispose()
 
 
-def test_close_sends_the_written_bytes_first() -> None:
-    net = Net()
+def test_close_sends_the_written_bytes_first(net: Net) -> None:
     net.serve()
     peer = net.connect()
     peer.transport.write(b"last bytes")
@@ -142,11 +144,9 @@ def test_close_sends_the_written_bytes_first() -> None:
     assert net.servers[0].pieces == [b"last bytes"]
     assert net.servers[0].events == ["end", "lost"]
     assert peer.events == ["lost"]
-    net.loop.dispose()
 
 
-def test_writer_is_paused_above_the_high_water_mark() -> None:
-    net = Net()
+def test_writer_is_paused_above_the_high_water_mark(net: Net) -> None:
     net.serve()
     peer = net.connect()
     net.wait()
@@ -160,19 +160,15 @@ def test_writer_is_paused_above_the_high_water_mark() -> None:
     net.wait()
     assert sum(map(len, net.servers[0].pieces)) == 100_000
     assert peer.events == ["pause", "resume"]
-    net.loop.dispose()
 
 
-def test_connect_raises_when_there_is_no_socket() -> None:
-    net = Net()
+def test_connect_raises_when_there_is_no_socket(net: Net) -> None:
     made: Any = net.loop.create_unix_connection(Peer, "elsewhere")
     with pytest.raises(FileNotFoundError):
         net.loop.run_until_complete(net.loop.spawn(net.client, made))
-    net.loop.dispose()
 
 
-def test_write_is_cut_in_half_when_the_process_dies_in_it() -> None:
-    net = Net()
+def test_write_is_cut_in_half_when_the_process_dies_in_it(net: Net) -> None:
     net.serve()
     peer = net.connect()
     net.client.calls_left = 1
@@ -185,4 +181,3 @@ def test_write_is_cut_in_half_when_the_process_dies_in_it() -> None:
     assert not net.client.alive
     assert net.servers[0].pieces == [b"1234"]
     assert net.servers[0].events == ["end", "lost"]
-    net.loop.dispose()

@@ -23,13 +23,9 @@ from guests.protocol.message import Reply, encode_request
 from guests.protocol.wire import Decoder, Frame, FrameKind, encode
 from tests.voter.conftest import Nodes
 from tests.voter.node import EXEC_KV, Node, configure, running, until
-from voter import daemon
 from voter.authorizer import AuthorizingRunner
 from voter.client import Client
 from voter.client.errors import NotExecuted, Overload
-from voter.config import parse
-from voter.daemon import _runner_class
-from voter.errors import ConfigError
 
 __all__: list[str] = []
 
@@ -168,15 +164,6 @@ async def test_idempotency_key_repeats_the_reply_in_c1_and_asks_f_in_c2(
         config = configure([EXEC_KV] * 3, gate(scratch))
         async with running(config, scratch / "host") as node:
             assert await statuses(node) == [401, 201, 204, 401]
-
-
-def test_without_a_function_the_runner_is_the_plain_one() -> None:
-    # The name in the daemon's module: a simulation in this process puts one of its own there.
-    assert _runner_class(configure(["unix:/x"], vote="1/1")) is vars(daemon)["Runner"]
-    config = configure(["unix:/x"], 'function = "unix:/f"', vote="1/1")
-    assert _runner_class(config) is AuthorizingRunner
-    with pytest.raises(ConfigError, match="write unix:PATH, where F listens"):
-        parse('function = "exec:true"\nvote = "1/1"\n[[replica]]\nname = "g"\nlink = "unix:/x"\n')
 
 
 async def test_dead_f_admits_no_request_until_it_is_back(nodes: Nodes, scratch: Path) -> None:

@@ -64,6 +64,7 @@ request = 2.5
         (THREE.replace('"g2"', '""'), ["''"]),
         (THREE + "role = 'king'\n", ["king"]),
         ("max_body = 0\n" + THREE, ["max_body"]),
+        ("function = 'exec:true'\n" + THREE, ["write unix:PATH, where F listens"]),
         ("max_body = 2000000\n" + THREE, ["max_body"]),
         ("vote = \n", ["not TOML", "line 1"]),
         ("", ["replica"]),

@@ -428,13 +428,6 @@ async def test_reconnect_now_makes_the_next_attempt_at_once(
     assert max(pauses) < 5
 
 
-async def test_a_replica_that_votes_is_sought_quickly_when_it_is_lost() -> None:
-    link = make_link()
-    link._retry = 50.0
-    link.reset_backoff()
-    assert link._retry == link_module.FIRST_RETRY
-
-
 # ------------------------------------------------------------- what comes in
 
 

@@ -34,7 +34,7 @@ SLICE = 16 << 10
 """Bytes of a chunked body that are decoded in one turn of the loop: tiny chunks cost 5 us each."""
 
 _START = re.compile(rb"[\r!#-'*+\-.0-9A-Z^_`a-z|~]")
-_LENGTHS = re.compile(rb"\r\ncontent-length:[ \t]*([^\r]*?)[ \t]*(?=\r)", re.IGNORECASE)
+_LENGTHS = re.compile(rb"\r\ncontent-length:([^\r]*)", re.IGNORECASE)
 
 
 class BadRequest(Exception):
@@ -123,7 +123,7 @@ class RequestReader:
         if end < 0:
             return
         del buffer[: end + 4]
-        lengths = _LENGTHS.findall(head)
+        lengths = [value.strip(b" \t") for value in _LENGTHS.findall(head)]
         if len(lengths) > 1 or (lengths and not lengths[0].isdigit()):
             raise BadRequest(400, "the Content-Length is not one number")
         if lengths and (len(lengths[0]) > 18 or int(lengths[0]) > self._max_body):

@@ -15,8 +15,7 @@ from deploy.errors import WrongState
 from deploy.host.priority import LOWEST
 from deploy.machine.guest import Guest
 from deploy.machine.spec import TRANSITIONS, GuestEvent, GuestState
-from tests.deploy.conftest import Booted
-from tests.deploy.greeting import answers
+from tests.deploy.conftest import Booted, answers
 
 # The shared node lives in the session's event loop.
 in_shared_loop = pytest.mark.asyncio(loop_scope="session")

@@ -19,8 +19,7 @@ from deploy.machine.spec import GuestState
 from faultinject.faults import Injection, injection
 from faultinject.faults.registers import flip_registers
 from faultinject.faults.site import ActiveFault, NotApplied, Site
-from tests.deploy.conftest import Booted
-from tests.deploy.greeting import answers
+from tests.deploy.conftest import Booted, answers
 
 pytestmark = [pytest.mark.vm, pytest.mark.asyncio(loop_scope="session")]
 

@@ -1,10 +1,11 @@
-"""QEMU processes are found, watched, killed and limited, shown on substitutes."""
+"""QEMU processes are found, watched, killed and limited; its debug stub is detected."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from deploy.machine.debug_stub import why_no_stub
 from deploy.machine.qemu import QemuProcess, find_qemu, limit_file_size, ram_file
 
 UUID = "aaaaaaaa-0000-4000-8000-00000000000f"
@@ -80,3 +82,16 @@ def test_file_size_is_limited_and_a_missing_ram_file_is_an_error(
         ram_file(qemu.pid, size=128 << 20)
     limit_file_size(qemu.pid, memory_mib=128)
     assert resource.prlimit(qemu.pid, resource.RLIMIT_FSIZE) == (320 << 20, 320 << 20)
+
+
+@pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="QEMU is not installed")
+def test_debians_qemu_has_a_debug_stub() -> None:
+    assert why_no_stub() == ""
+
+
+def test_qemus_own_error_is_returned_without_a_debug_stub(scratch: Path) -> None:
+    fake = scratch / "qemu"
+    fake.write_text("#!/bin/sh\necho 'starting' >&2\necho \"-gdb: not compiled in\" >&2\nexit 1\n")
+    fake.chmod(0o755)
+    assert why_no_stub(str(fake)) == "-gdb: not compiled in"
+    assert "No such file" in why_no_stub(str(scratch / "none"))

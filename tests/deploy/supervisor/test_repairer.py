@@ -30,7 +30,6 @@ async def end_service_repeatedly(guest: FakeGuest) -> None:
         await asyncio.sleep(0.1)
 
 
-@pytest.mark.timeout(150)
 async def test_repair_of_a_flapping_guest_is_abandoned_and_heal_starts_it_again(
     plain_node: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -147,7 +147,6 @@ def test_run_leaves_nothing_behind_when_interrupted_and_can_be_resumed(
     assert sorted(stored(scratch)) == list(range(MISSIONS))
 
 
-@pytest.mark.timeout(180)
 def test_resume_completes_the_plan_after_repeated_kills(scratch: Path) -> None:
     """kill -9 of the runner at random moments: no mission is lost, none is stored twice."""
     behave(scratch, pause=0.2)

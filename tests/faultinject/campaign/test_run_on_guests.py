@@ -19,7 +19,7 @@ from tests.conftest import left_qemus
 from tests.faultinject.campaign.dask_cluster import DaskCluster
 from tests.faultinject.campaign.processes import ROOT, Processes
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.vm
 
 # No crash: reverting a guest that ended takes a boot.
 SPEC = """
@@ -97,6 +97,7 @@ def wait_no_qemu(scratch: Path) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.readme
 def test_run_leaves_no_guest_when_killed_or_interrupted_and_resumes(
     scratch: Path, processes: Processes
 ) -> None:

@@ -61,8 +61,8 @@ def left(scratch: Path) -> list[str]:
     return found
 
 
+@pytest.mark.readme
 @pytest.mark.vm
-@pytest.mark.timeout(420)
 def test_every_promise_holds_in_a_short_soak(scratch: Path) -> None:
     out = scratch / "out"
     options = ["--faults", str(FAULTS), "--seed", str(SEED), "--out", str(out), *LIGHT]
@@ -84,7 +84,6 @@ def test_every_promise_holds_in_a_short_soak(scratch: Path) -> None:
 
 
 @pytest.mark.vm
-@pytest.mark.timeout(580)
 def test_corrupted_state_is_neither_released_nor_restored_when_the_voter_is_killed(
     scratch: Path,
 ) -> None:
@@ -116,7 +115,6 @@ def test_corrupted_state_is_neither_released_nor_restored_when_the_voter_is_kill
 
 
 @pytest.mark.vm
-@pytest.mark.timeout(300)
 def test_rounds_take_everything_down_at_sighup(scratch: Path) -> None:
     options = ["--together", "corrupt-state+voter-kill", "--faults", "50", "--seed", "2", *LIGHT]
     process = start(scratch, *options)
@@ -135,7 +133,6 @@ def test_rounds_take_everything_down_at_sighup(scratch: Path) -> None:
 
 
 @pytest.mark.vm
-@pytest.mark.timeout(300)
 def test_soak_takes_everything_down_at_sigterm(scratch: Path) -> None:
     process = start(scratch, "--faults", "50", "--seed", "2")
     assert process.stdout is not None

@@ -15,7 +15,7 @@ from guests.protocol.message import Reply, Request, encode_request
 from guests.protocol.wire import FETCH_AHEAD, STATE_PIECE, Decoder, Frame, FrameKind, encode
 from guests.service import Context, Service, state_digest
 from guests.services.kv import KeyValue
-from tests.guests.speaking import EMPTY, Voter, get, kv_state, put_request
+from tests.guests.voter_side import EMPTY, Voter, get, kv_state, put_request
 
 
 @pytest.fixture

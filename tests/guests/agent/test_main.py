@@ -19,7 +19,7 @@ from guests.protocol import wire
 from guests.protocol.message import Reply, encode_request
 from guests.protocol.wire import Decoder, Frame, FrameKind, encode
 from guests.service import state_digest
-from tests.guests.speaking import EMPTY, get
+from tests.guests.voter_side import EMPTY, get
 
 ROOT = Path(__file__).resolve().parents[3]
 

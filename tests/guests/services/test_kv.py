@@ -9,7 +9,7 @@ import pytest
 from guests.service import ServiceError, state_digest
 from guests.services import kv
 from guests.services.kv import ENTRY_COST, MAX_KEY, MAX_VALUE, PIECE, KeyValue
-from tests.guests.services.asking import ask
+from tests.guests.services.calls import ask
 
 
 @pytest.fixture

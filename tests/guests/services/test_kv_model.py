@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from guests.protocol.message import Reply
 from guests.service import ServiceError
 from guests.services.kv import ENTRY_COST, KeyValue
-from tests.guests.services.asking import ask
+from tests.guests.services.calls import ask
 
 CAPACITY = 6 * ENTRY_COST
 KEYS = st.sampled_from([b"a", b"b", b"a/b", b"\x00", b"\xff%", b"?&=+ ", "é".encode(), b"kv/"])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from guests.service import ServiceError, state_digest
 from guests.services.static import BUILT_IN, MAX_FILE, Static
-from tests.guests.services.asking import ask
+from tests.guests.services.calls import ask
 
 TEXT = b"0123456789"
 

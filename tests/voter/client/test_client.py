@@ -16,7 +16,6 @@ import pytest
 
 from guests.protocol import wire
 from guests.protocol.wire import FLAG_ONCE, FLAG_READ_ONLY, Decoder, Frame, FrameKind, encode
-from voter.address import Address, connect
 from voter.client import Client
 from voter.client import client as client_module
 from voter.client import connection as dialogue
@@ -347,26 +346,6 @@ async def test_closed_client_does_not_retry(scratch: Path) -> None:
         with pytest.raises(ConnectionFailed, match="closed"):
             await client.ask(b"b")
         assert voter.dialled == 1
-
-
-async def test_the_connector_may_be_handed_in(scratch: Path) -> None:
-    asked: list[str] = []
-
-    async def connector(
-        address: Address, factory: Callable[[], asyncio.Protocol]
-    ) -> asyncio.BaseTransport:
-        asked.append(address.text)
-        if len(asked) == 2:
-            raise ConnectionRefusedError("not now")
-        return await connect(address, factory)
-
-    voter = FakeVoter(scratch / "v.sock")
-    await voter.start()
-    async with await Client.connect(f"unix:{voter.path}", connector=connector) as client:
-        voter.script = ["cut"]
-        assert (await client.ask(b"a"))[1] == b"a!"
-        assert asked == [f"unix:{voter.path}"] * 3
-    voter.stop()
 
 
 async def test_addresses_that_are_none(scratch: Path) -> None:

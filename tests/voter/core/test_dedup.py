@@ -58,6 +58,14 @@ def test_request_is_new_then_pending_then_done(once: Once) -> None:
     assert (found.finding, found.seq, found.reply) == (Finding.DONE, 7, b"reply")
 
 
+def test_keys_and_sessions_belong_to_their_caller() -> None:
+    table = make()
+    execute(table, key(b"k"), 1)
+    assert table.lookup(key(b"k", b"http:other"), b"http:other", 0) == NEW
+    assert table.lookup(native(1), b"uid:1", 0).finding is Finding.EXPIRED
+    assert table.lookup(native(1, session=B), ME, 0).finding is Finding.EXPIRED
+
+
 def test_session_window_bounds_the_requests_kept() -> None:
     table = make(session_window=4)
     for number in range(1, 5):
@@ -120,6 +128,15 @@ def test_idle_sessions_and_old_keys_expire_by_agreed_time() -> None:
     table.settle(key(b"waits"), b"reply")
     table.lookup(key(b"k"), ME, 9 * HOUR)
     assert table.keys == 1
+
+
+def test_idle_session_is_kept_while_a_request_is_pending() -> None:
+    table = make(session_idle=3600.0)
+    table.record(native(1), ME, 1, 0)
+    table.open(B, ME, 2 * HOUR)
+    table.settle(native(1), b"reply")
+    assert table.lookup(native(1), ME, 3 * HOUR - 1).finding is Finding.DONE
+    assert table.lookup(native(1), ME, 4 * HOUR).finding is Finding.EXPIRED
 
 
 def test_keys_expire_in_order_of_time_after_a_restart() -> None:

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from tests.voter.core.model import HANG, Node, apply
+from tests.voter.core.test_void import rejoin
 from voter.core import Engine, Limits, Policy
 from voter.core import events as ev
 from voter.core.dedup import session_scope
@@ -293,11 +294,8 @@ def test_flapping_replica_does_not_fill_the_journal() -> None:
 def test_voided_write_stays_voided_after_a_restart() -> None:
     node = make_node()
     node.ask(b"P")
-    for _ in range(8):
-        node.run()
-        for replica in node.replicas:
-            if not replica.epoch:
-                node.connect(replica.index)
+    node.run()
+    rejoin(node)
     assert any(isinstance(entry, Void) for entry in node.entries)
     node.sync()
     node.restart()
@@ -494,11 +492,8 @@ def test_reply_to_a_voided_write_waits_until_the_void_is_durable() -> None:
     once = once_of(open_session(node), 1)
     node.ask(b"P", once)
     node.sync()
-    for _ in range(8):
-        node.run()
-        for replica in node.replicas:
-            if not replica.epoch:
-                node.connect(replica.index)
+    node.run()
+    rejoin(node)
     assert any(isinstance(entry, Void) for entry in node.entries)
     assert node.engine.status == "ready"
     ticket = node.ask(b"P", once)

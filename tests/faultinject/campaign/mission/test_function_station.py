@@ -10,7 +10,7 @@ from faultinject.campaign.records import MissionPlan, Outcome
 from faultinject.faults import Injection
 from tests.faultinject.campaign.stations import station
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.vm
 
 
 def planned(*hits: Injection, seed: int = 1) -> MissionPlan:

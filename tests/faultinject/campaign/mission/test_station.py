@@ -12,7 +12,7 @@ from faultinject.campaign.records import Design, MissionPlan, Outcome
 from faultinject.faults import Injection
 from tests.faultinject.campaign.stations import Run, station
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.vm
 
 
 def plan(

@@ -23,8 +23,6 @@ from voter.commands.terminal import ExitCode
 
 pytest.importorskip("distributed", reason="the extra `distributed` is not installed")
 
-pytestmark = pytest.mark.timeout(120)
-
 
 @pytest.fixture
 def cluster(scratch: Path) -> Iterator[DaskCluster]:
