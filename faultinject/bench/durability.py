@@ -1,7 +1,7 @@
 """``trivisor bench durability``: what durability costs, compared with none and with etcd.
 
 One voter for each of none, os and fsync runs in front of process replicas, and an etcd of three
-members beside them, all on one machine and one disk.  Every target stores the same value under the
+members next to them, all on one machine and one disk.  Every target stores the same value under the
 same number of keys in turn, with one request in flight and with 64.
 """
 

@@ -73,7 +73,7 @@ def points_of(kept: Findings) -> Iterator[MeasuredPoint]:
         if node.n in FIGURE3_NS:
             yield from _breakeven("3", node.points, node.n)
     yield from _needed(first)
-    # 2-of-3 strata of the station itself have points of their own; other policies are designs.
+    # 2-of-3 strata of the node itself have points of their own; other policies are designs.
     yield from _breakeven("7", [point for point in kept.points if not point.repair])
     for node in nodes:
         if (node.m, node.n) == (2, 3):

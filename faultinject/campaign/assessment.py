@@ -2,8 +2,8 @@
 
 ``assess`` is applied whenever rows are read, so one rule holds for all rows of all campaigns.
 
-*Outcome.*  The most severe result among the mission's requests: silent > voter lost > detected >
-timeout > correct.
+*Outcome.*  The most severe result among the mission's requests: wrong reply > voter lost >
+detected > timeout > correct.
 
 *Stratum.*  The rule was fixed before any data were seen:
 
@@ -13,7 +13,7 @@ timeout > correct.
   failed if it was lost; F failed if the mission failed.)
 - Some faults of a stratum were applied and some were not: a trial of the stratum with the same
   design, vote and repair in which exactly the applied faults hit, if the plan has one.
-- Anything else, and a dose or a shot that was not applied in full: no trial.
+- Anything else, and a dose or a common cause that was not applied in full: no trial.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ import msgspec
 
 from faultinject.campaign.planning.plan import Cell
 from faultinject.campaign.records import (
-    LAYER,
+    HOST_TARGETS,
     Design,
-    GuestFate,
-    HitResult,
+    GuestResult,
+    InjectionResult,
     MissionPlan,
     MissionRow,
     Outcome,
@@ -37,7 +37,7 @@ from faultinject.faults import FaultLayer, Injection, find
 from voter.core.events import Failure
 
 __all__ = [
-    "NO_VERDICT",
+    "NO_RESULT",
     "AssessedMission",
     "RequestSummary",
     "StratumAssignment",
@@ -46,10 +46,10 @@ __all__ = [
     "classify",
 ]
 
-NO_VERDICT = "no verdict in time"
+NO_RESULT = "no result in time"
 """The code of a request that nobody answered within its deadline."""
 CONNECTION = "connection"
-_TIMEOUTS = frozenset({Failure.TIMEOUT, NO_VERDICT})
+_TIMEOUTS = frozenset({Failure.TIMEOUT, NO_RESULT, "no verdict in time"})  # the last: old rows
 _SEVERITY = list(Outcome)  # most severe first
 
 
@@ -60,33 +60,34 @@ class RequestSummary(msgspec.Struct, frozen=True, kw_only=True):
     problem: str  # the first result that made the outcome
     correct: int
     wrong: int
-    refused: int
+    failed_visibly: int
     unanswered: int
     masked: int
 
 
 class StratumAssignment(msgspec.Struct, frozen=True, kw_only=True):
-    """The stratum that a mission is a trial of.  ``void``: why it is no trial, or ""."""
+    """The stratum that a mission is a trial of.  ``excluded``: why it is no trial, or ""."""
 
     stratum: str
-    void: str = ""
+    excluded: str = ""
 
 
 class AssessedMission(MissionRow, frozen=True, kw_only=True):
     """A mission's observations with what follows from them.
 
-    ``outcome``: None if the mission is no trial; ``void`` then says why.  ``requests_outcome``: the
-    outcome of its requests, whether a trial or not; None if the mission was not run.
+    ``outcome``: None if the mission is no trial; ``excluded`` then says why.
+    ``requests_outcome``: the outcome of its requests, whether a trial or not; None if the
+    mission was not run.
     """
 
     stratum: str
     outcome: Outcome | None
     requests_outcome: Outcome | None
-    void: str = ""
+    excluded: str = ""
     problem: str = ""
     correct: int = 0
     wrong: int = 0
-    refused: int = 0
+    failed_visibly: int = 0
     unanswered: int = 0
     masked: int = 0
 
@@ -95,7 +96,7 @@ def _class_of(code: str, *, voter_alive: bool) -> Outcome:
     if code == "right":
         return Outcome.CORRECT
     if code == "wrong":
-        return Outcome.SILENT
+        return Outcome.WRONG_REPLY
     if code in _TIMEOUTS:
         return Outcome.TIMEOUT
     if code == CONNECTION:
@@ -112,8 +113,8 @@ def classify(requests: Sequence[RequestResult], *, voter_alive: bool) -> Request
     classes = [_class_of(request.code, voter_alive=voter_alive) for request in requests]
     worst = min(classes, key=_SEVERITY.index, default=Outcome.CORRECT)
     problem = ""
-    if not voter_alive and worst is not Outcome.SILENT:
-        worst, problem = Outcome.VOTER_LOST, "the voter does not speak any more"
+    if not voter_alive and worst is not Outcome.WRONG_REPLY:
+        worst, problem = Outcome.VOTER_LOST, "the voter no longer answers on its control socket"
     for number, (request, kind) in enumerate(zip(requests, classes, strict=True)):
         if kind is worst and kind.failed:
             problem = f"request {number}: {request.problem or request.code}"
@@ -122,20 +123,20 @@ def classify(requests: Sequence[RequestResult], *, voter_alive: bool) -> Request
         outcome=worst,
         problem=problem,
         correct=classes.count(Outcome.CORRECT),
-        wrong=classes.count(Outcome.SILENT),
-        refused=classes.count(Outcome.DETECTED),
+        wrong=classes.count(Outcome.WRONG_REPLY),
+        failed_visibly=classes.count(Outcome.DETECTED),
         unanswered=classes.count(Outcome.TIMEOUT) + classes.count(Outcome.VOTER_LOST),
         masked=sum(request.masked and request.code == "right" for request in requests),
     )
 
 
 def _effective(
-    plan: MissionPlan, results: Sequence[HitResult], failed: set[str]
+    plan: MissionPlan, results: Sequence[InjectionResult], failed: set[str]
 ) -> list[tuple[Injection, bool]]:
     """Return each planned hit and whether it took effect, moot ones included."""
     hit_before: set[str] = set()
     effective = []
-    for number, hit in enumerate(plan.hits):
+    for number, hit in enumerate(plan.injections):
         applied = number < len(results) and results[number].applied
         moot = hit.target in hit_before and hit.target in failed
         if applied:
@@ -146,8 +147,8 @@ def _effective(
 
 def assign_stratum(
     plan: MissionPlan,
-    results: Sequence[HitResult],
-    fates: Sequence[GuestFate],
+    results: Sequence[InjectionResult],
+    guests: Sequence[GuestResult],
     cells: Sequence[Cell],
     outcome: Outcome = Outcome.CORRECT,
 ) -> StratumAssignment:
@@ -155,44 +156,44 @@ def assign_stratum(
 
     ``results``: in the plan's order; a hit without a result was not applied.
     """
-    failed = {fate.name for fate in fates if fate.failed}
+    failed = {guest.name for guest in guests if guest.failed}
     effective = _effective(plan, results, failed)
     missed = [hit for hit, effect in effective if not effect]
     if not missed:
         return StratumAssignment(stratum=plan.stratum)
-    void = f"{missed[0].kind} was not applied to {missed[0].target}"
+    excluded = f"{missed[0].kind} was not applied to {missed[0].target}"
     failed |= {"voter"} if outcome is Outcome.VOTER_LOST else set()
     failed |= {"function"} if outcome.failed else set()
     for hit in missed:
         if hit.target in failed:
-            void = f"{hit.kind} was not seen to be applied to {hit.target}, which failed"
-            return StratumAssignment(stratum=plan.stratum, void=void)
+            excluded = f"{hit.kind} was not seen to be applied to {hit.target}, which failed"
+            return StratumAssignment(stratum=plan.stratum, excluded=excluded)
     own = next(cell for cell in cells if cell.name == plan.stratum)
     if len(missed) == len(effective) or not own.forced:
-        return StratumAssignment(stratum=plan.stratum, void=void)
+        return StratumAssignment(stratum=plan.stratum, excluded=excluded)
     took = {hit.target for hit, effect in effective if effect}
     in_function = {
         hit.target
         for hit, effect in effective
         if effect and find(hit.kind).layer is FaultLayer.FUNCTION
     }
-    guests = took - in_function - LAYER
-    wanted = (len(guests), len(in_function), "voter" in took, "function" in took)
+    whole = took - in_function - HOST_TARGETS
+    wanted = (len(whole), len(in_function), "voter" in took, "function" in took)
     for cell in cells:
         same = (cell.design, cell.repair, cell.vote) == (own.design, own.repair, own.vote)
         hit_in_cell = (cell.k, cell.function_k, cell.voter_hit, cell.host_function_hit)
         if same and cell.forced and hit_in_cell == wanted:
             return StratumAssignment(stratum=cell.name)
     return StratumAssignment(
-        stratum=plan.stratum, void=f"{void}, and the plan has no stratum without it"
+        stratum=plan.stratum, excluded=f"{excluded}, and the plan has no stratum without it"
     )
 
 
-def _fates_of(row: MissionRow, design: Design, outcome: Outcome) -> tuple[GuestFate, ...]:
-    """Return the guests' fates; in the plain design the guest failed if the mission did."""
+def _guest_results(row: MissionRow, design: Design, outcome: Outcome) -> tuple[GuestResult, ...]:
+    """Return the guests' results; in the plain design the guest failed if the mission did."""
     if design == "voted":
         return row.guests
-    return tuple(msgspec.structs.replace(fate, failed=outcome.failed) for fate in row.guests)
+    return tuple(msgspec.structs.replace(guest, failed=outcome.failed) for guest in row.guests)
 
 
 def assess(
@@ -208,18 +209,18 @@ def assess(
     observed = {name: getattr(row, name) for name in MissionRow.__struct_fields__}
     if row.lost:
         return AssessedMission(
-            **observed, stratum=plan.stratum, outcome=None, requests_outcome=None, void=row.lost
+            **observed, stratum=plan.stratum, outcome=None, requests_outcome=None, excluded=row.lost
         )
     summary = summary or classify(row.requests, voter_alive=row.voter_alive)
-    observed["guests"] = _fates_of(row, plan.design, summary.outcome)
-    assigned = assign_stratum(plan, row.hits, observed["guests"], cells, summary.outcome)
+    observed["guests"] = _guest_results(row, plan.design, summary.outcome)
+    assigned = assign_stratum(plan, row.injections, observed["guests"], cells, summary.outcome)
     counted = msgspec.structs.asdict(summary)
     outcome = counted.pop("outcome")
     return AssessedMission(
         **observed,
         **counted,
         stratum=assigned.stratum,
-        outcome=None if assigned.void else outcome,
+        outcome=None if assigned.excluded else outcome,
         requests_outcome=outcome,
-        void=assigned.void,
+        excluded=assigned.excluded,
     )

@@ -14,24 +14,25 @@ from typing import Literal
 import msgspec
 
 from faultinject.faults import Injection
-from faultinject.results.outcome import Design, Outcome, StationFacts
+from faultinject.results.outcome import Design, NodeFacts, Outcome
 
 __all__ = [
-    "LAYER",
+    "HOST_TARGETS",
     "Design",
-    "GuestFate",
-    "HitResult",
+    "GuestResult",
+    "InjectionResult",
     "MissionPlan",
     "MissionRow",
     "Outcome",
     "RequestResult",
-    "StationFacts",
-    "StationSpec",
+    "NodeFacts",
+    "NodeSpec",
     "Timings",
 ]
 
-LAYER = frozenset({"voter", "function"})
-"""Targets in the layer under the guests: the voter, and F (the function on the host)."""
+HOST_TARGETS = frozenset({"voter", "function"})
+"""Targets on the host, under the guests: the voter, and F (the function on the host).  The name
+``function`` for F is part of kept plans."""
 
 
 class _Data(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -55,14 +56,14 @@ class MissionPlan(_Data, frozen=True, kw_only=True):
     voter_hit: bool
     seed: int
     length: int
-    hits: tuple[Injection, ...] = ()
+    injections: tuple[Injection, ...] = msgspec.field(default=(), name="hits")
     function_k: int = 0
     host_function_hit: bool = False
-    vote: str = ""  # policy over the first guests; "": the station's, over all
-    alike: bool | None = None  # whether the lying guests tell the same lie; None with fewer than 2
+    vote: str = ""  # policy over the first guests; "": the node's, over all
+    alike: bool | None = None  # whether the lying guests return the same wrong bytes; None: under 2
 
 
-class HitResult(_Data, frozen=True, kw_only=True):
+class InjectionResult(_Data, frozen=True, kw_only=True):
     """The result of one injection.
 
     ``applied``: a read-back proved that the fault acts.  ``proof``: what was read back, or why the
@@ -78,7 +79,7 @@ class HitResult(_Data, frozen=True, kw_only=True):
     seconds: float  # to apply it
 
 
-class GuestFate(_Data, frozen=True, kw_only=True):
+class GuestResult(_Data, frozen=True, kw_only=True):
     """The state of a guest at the end of a mission, as the voter reports it.
 
     ``failed``: the guest dissented, did not vote at the end, or its service was another incarnation
@@ -138,8 +139,8 @@ class MissionRow(_Data, frozen=True, kw_only=True):
     lost: str = ""
     requests: tuple[RequestResult, ...] = ()
     voter_alive: bool = True
-    hits: tuple[HitResult, ...] = ()
-    guests: tuple[GuestFate, ...] = ()
+    injections: tuple[InjectionResult, ...] = msgspec.field(default=(), name="hits")
+    guests: tuple[GuestResult, ...] = ()
     latencies: tuple[float, ...] = ()
     timings: Timings | None = None
     began: float = 0.0
@@ -147,11 +148,11 @@ class MissionRow(_Data, frozen=True, kw_only=True):
     attempt: int = 1
 
 
-class StationSpec(_Data, frozen=True, kw_only=True):
+class NodeSpec(_Data, frozen=True, kw_only=True):
     """The node that missions need.
 
     ``vote``: the policy, as "2/3".  ``memory``: MiB of a guest.  ``deadline``: seconds for the
-    verdict on a request.  ``hang``: the voter's ``limits.hang``.  ``ssh``: faults inside the guest
+    result of a request.  ``hang``: the voter's ``limits.hang``.  ``ssh``: faults inside the guest
     need a shell.  ``keys``, ``size``: keys of the workload, and bytes of a stored value.  ``mix``:
     kinds of requests with weights; empty: the workload's default.  ``function``: where requests are
     authenticated: nowhere, in each guest (C1 of the paper's Figure 5), or on the host (C2).

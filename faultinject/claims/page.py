@@ -47,7 +47,7 @@ def render(answers: Sequence[tuple[Claim, ClaimAnswer]], results: Results) -> st
     lines += ["", "## Sources", ""]
     lines += [
         f"- [{name}](results/{name}): {kept.title}, seed {kept.seed}, "
-        f"{kept.done:,} of {kept.planned:,} missions ({kept.void} void), {kept.accel}"
+        f"{kept.done:,} of {kept.planned:,} missions ({kept.excluded} excluded), {kept.accel}"
         for name, found in results.items() for kept in [found.campaign]
     ] or ["- no results yet"]  # fmt: skip
     if (moved := results.moved) is not None:

@@ -90,14 +90,16 @@ def plan(file: str, seed: int, workers: int | None, as_json: bool) -> None:
     """Show the missions of FILE, the expected precision and the duration; run nothing."""
     import msgspec  # noqa: PLC0415
 
-    from faultinject.campaign.planning import kept_rates, plan, spec_file, summary  # noqa: PLC0415
+    from faultinject.campaign.planning import kept_durations, plan, spec_file, summary  # noqa: PLC0415
     from faultinject.campaign.run.run_campaign import default_workers  # noqa: PLC0415
 
     spec, _ = spec_file.load(file)
     planned = plan.plan(spec, seed)
-    own_rates = kept_rates.known_rates()
+    own_durations = kept_durations.known_durations()
     shown = summary.summarize(
-        planned, own_rates or kept_rates.usual_rates(), workers=workers or default_workers(spec)
+        planned,
+        own_durations or kept_durations.usual_durations(),
+        workers=workers or default_workers(spec),
     )
     if as_json:
         print_json(
@@ -105,13 +107,13 @@ def plan(file: str, seed: int, workers: int | None, as_json: bool) -> None:
             | {
                 "spec": spec.hash,
                 "plan": planned.fingerprint,
-                "rates_of_this_host": own_rates is not None,
+                "durations_of_this_host": own_durations is not None,
             }
         )
         return
     for line in shown.lines():
         click.echo(line)
-    if own_rates is None:
+    if own_durations is None:
         click.echo("(durations are those of another host: this one has run no campaign yet)")
 
 
@@ -144,7 +146,7 @@ def run(file: str, out: Path | None, seed: int, wants_report: bool, **how: Any) 
 @click.option(
     "--extend",
     is_flag=True,
-    help="Once the first look is complete, add the extension that the file declares.",
+    help="Once the planned missions are complete, add the extension that the file declares.",
 )
 def resume(directory: Path, wants_report: bool, extend: bool, **how: Any) -> int:
     """Continue the campaign in DIR: run the missions of its plan that have no row yet."""

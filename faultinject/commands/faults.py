@@ -84,7 +84,7 @@ def supervise(directory: Path | None, report_fd: int | None) -> ExitCode:
     """Run a node's supervisor in the foreground (what `up` starts in the background)."""
     from deploy.node.configuration import make_machines  # noqa: PLC0415
     from deploy.supervisor.process import StartReport, run_supervisor  # noqa: PLC0415
-    from faultinject.faults.injector import FaultInjector  # noqa: PLC0415
+    from faultinject.faults.node_injector import FaultInjector  # noqa: PLC0415
 
     return run_supervisor(
         layout_of(directory),

@@ -18,34 +18,34 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Missions of one stratum.
 
     ``trials``: missions with an outcome.  ``failures``: those with any outcome but correct.
-    ``silent``: those of the failures in which a wrong reply was released.  ``void``: missions
+    ``silent``: those of the failures in which a wrong reply was released.  ``excluded``: missions
     without an outcome (the fault was not applied), which are not among the trials.
     """
 
     trials: int
     failures: int
     silent: int = 0
-    void: int = 0
+    excluded: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.silent <= self.failures <= self.trials or self.void < 0:
+        if not 0 <= self.silent <= self.failures <= self.trials or self.excluded < 0:
             raise EstimateError(
                 f"{self.silent} silent of {self.failures} failures of {self.trials} trials "
-                f"({self.void} void): need 0 <= silent <= failures <= trials and void >= 0"
+                f"({self.excluded} excluded): need 0 <= silent <= failures <= trials, excluded >= 0"
             )
 
     @classmethod
     def of(cls, outcomes: Iterable[str | None]) -> Counts:
-        """Count outcomes as ``results.outcome.Outcome`` writes them; None is a void mission."""
-        trials = failures = silent = void = 0
+        """Count outcomes as ``results.outcome.Outcome`` writes them; None is a excluded mission."""
+        trials = failures = silent = excluded = 0
         for outcome in outcomes:
             if outcome is None:
-                void += 1
+                excluded += 1
                 continue
             trials += 1
             failures += outcome != "correct"
             silent += outcome == "silent"
-        return cls(trials=trials, failures=failures, silent=silent, void=void)
+        return cls(trials=trials, failures=failures, silent=silent, excluded=excluded)
 
     @property
     def rate(self) -> float:
@@ -54,16 +54,20 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     def complement(self) -> Counts:
         """Count successes as failures: for g_k and R, which are probabilities of success."""
-        return Counts(trials=self.trials, failures=self.trials - self.failures, void=self.void)
+        return Counts(
+            trials=self.trials, failures=self.trials - self.failures, excluded=self.excluded
+        )
 
     def silent_only(self) -> Counts:
         """Count only silent failures as failures: for s_k."""
-        return Counts(trials=self.trials, failures=self.silent, silent=self.silent, void=self.void)
+        return Counts(
+            trials=self.trials, failures=self.silent, silent=self.silent, excluded=self.excluded
+        )
 
     def __add__(self, other: Counts) -> Counts:
         return Counts(
             trials=self.trials + other.trials,
             failures=self.failures + other.failures,
             silent=self.silent + other.silent,
-            void=self.void + other.void,
+            excluded=self.excluded + other.excluded,
         )

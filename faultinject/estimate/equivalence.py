@@ -18,7 +18,7 @@ import msgspec
 from faultinject.estimate.counts import EstimateError
 from faultinject.estimate.intervals import Interval, check_probability
 from faultinject.estimate.sample_size import missions_needed
-from faultinject.estimate.strata import Band, Strata, Void, band
+from faultinject.estimate.strata import Band, Excluded, Strata, band
 from faultinject.model.bounds import breakeven_rv
 from faultinject.model.paired import Paired
 from faultinject.model.reliability import m_of_n, nv
@@ -185,7 +185,7 @@ def failure_equivalence(
     margins: EquivalenceMargins = EquivalenceMargins(),  # noqa: B008 - frozen
     alpha: float = 0.05,
     m: int = 2,
-    void: Void = "excluded",
+    excluded: Excluded = "dropped",
 ) -> Equivalence:
     """Test whether ``|U/U_paper - 1| <= margins.failure`` for all q of the margins at once.
 
@@ -193,7 +193,7 @@ def failure_equivalence(
     """
     return _test(
         strata, "unreliability U",
-        lambda grown: _failure_distances(band(grown, alpha, void), margins, m),
+        lambda grown: _failure_distances(band(grown, alpha, excluded), margins, m),
     )  # fmt: skip
 
 
@@ -202,7 +202,7 @@ def bound_equivalence(
     margins: EquivalenceMargins = EquivalenceMargins(),  # noqa: B008 - frozen
     alpha: float = 0.05,
     m: int = 2,
-    void: Void = "excluded",
+    excluded: Excluded = "dropped",
 ) -> Equivalence:
     """Test whether ``|R_V* - bound| <= margins.bound`` for all q whose bound is below 1.
 
@@ -212,7 +212,7 @@ def bound_equivalence(
     """
     return _test(
         strata, "break-even R_V*",
-        lambda grown: _bound_distances(band(grown, alpha, void), margins, m),
+        lambda grown: _bound_distances(band(grown, alpha, excluded), margins, m),
     )  # fmt: skip
 
 

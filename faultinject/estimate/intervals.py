@@ -103,12 +103,14 @@ def clopper_pearson(failures: int, trials: int, alpha: float = 0.05) -> Interval
 
 
 def worst_case(counts: Counts, alpha: float = 0.05) -> Interval:
-    """Return the interval of the failure probability, whatever the void missions would have been.
+    """Return the interval of the failure probability, whatever excluded missions would have been.
 
     The lower end takes all of them as correct, the upper end as failed.
     """
-    best = clopper_pearson(counts.failures, counts.trials + counts.void, alpha)
-    worst = clopper_pearson(counts.failures + counts.void, counts.trials + counts.void, alpha)
+    best = clopper_pearson(counts.failures, counts.trials + counts.excluded, alpha)
+    worst = clopper_pearson(
+        counts.failures + counts.excluded, counts.trials + counts.excluded, alpha
+    )
     return Interval(value=counts.rate, low=best.low, high=worst.high)
 
 

@@ -34,9 +34,9 @@ from faultinject.estimate.intervals import (
 from faultinject.model.paired import Paired
 from faultinject.model.tails import exactly
 
-__all__ = ["Band", "Strata", "Void", "band", "breakeven", "recombine", "weights"]
+__all__ = ["Band", "Strata", "Excluded", "band", "breakeven", "recombine", "weights"]
 
-Void = Literal["excluded", "worst"]
+Excluded = Literal["dropped", "worst"]
 """How missions without an outcome count: not at all, or as whatever is worse for the claim."""
 
 CERTAIN = 10**9
@@ -118,7 +118,7 @@ def _grown(counts: Counts, more: int) -> Counts:
     trials = counts.trials + more
     failures = round(counts.failures * trials / counts.trials)
     silent = min(failures, round(counts.silent * trials / counts.trials))
-    return Counts(trials=trials, failures=failures, silent=silent, void=counts.void)
+    return Counts(trials=trials, failures=failures, silent=silent, excluded=counts.excluded)
 
 
 class Band(msgspec.Struct, frozen=True, kw_only=True):
@@ -204,7 +204,7 @@ def breakeven(rm: float, s: float, g: float) -> float:
     return max(0.0, (rm - g) / (s - g))
 
 
-def band(strata: Strata, alpha: float = 0.05, void: Void = "excluded") -> Band:
+def band(strata: Strata, alpha: float = 0.05, excluded: Excluded = "dropped") -> Band:
     """Return the box of all strata at level 1 - ``alpha`` (see the module's text).
 
     Two assumptions bound a g_k that was not measured: one more guest hit never helps
@@ -213,11 +213,11 @@ def band(strata: Strata, alpha: float = 0.05, void: Void = "excluded") -> Band:
     """
     check_alpha(alpha)
     shared = alpha / len(strata.measured())
-    take = worst_case if void == "worst" else _excluded
+    take = worst_case if excluded == "worst" else _excluded
     failing = tuple(take(each, shared) for each in strata.guests)
     return Band(
         failing=failing,
-        saving=_saving(strata, failing, shared, void),
+        saving=_saving(strata, failing, shared, excluded),
         silents=tuple(
             take(each.silent_only(), alpha / len(strata.guests)) for each in strata.guests
         ),
@@ -229,9 +229,9 @@ def _excluded(counts: Counts, alpha: float) -> Interval:
 
 
 def _saving(
-    strata: Strata, failing: tuple[Interval, ...], alpha: float, void: Void
+    strata: Strata, failing: tuple[Interval, ...], alpha: float, excluded: Excluded
 ) -> tuple[Interval, ...]:
-    take = worst_case if void == "worst" else _excluded
+    take = worst_case if excluded == "worst" else _excluded
     if not any(strata.voter) and not strata.repair:
         return (Interval(value=0.0, low=0.0, high=0.0),) * len(strata.guests)
     found: list[Interval] = []

@@ -34,7 +34,7 @@ _EFFECTS = {
 
 
 async def break_function(kind: str, machine: GuestPort) -> ActiveFault:
-    """Set the switch of the planted f in a guest to the mode that ends ``kind``."""
+    """Set the switch of the planted f in a guest to the mode named by the last word of ``kind``."""
     return await _break(kind, f"f in {machine.name}", machine.ram_file, None)
 
 

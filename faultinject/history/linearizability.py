@@ -13,10 +13,10 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from typing import NamedTuple
 
-__all__ = ["HistoryCall", "State", "Step", "in_real_time", "linearizable", "register"]
+__all__ = ["HistoryCall", "ModelState", "Step", "in_real_time", "linearizable", "register"]
 
-State = Hashable
-Step = Callable[[State, "HistoryCall"], list[State]]
+ModelState = Hashable
+Step = Callable[[ModelState, "HistoryCall"], list[ModelState]]
 """The possible states after a call, from a state.  Empty if the reply is wrong there."""
 
 
@@ -36,7 +36,7 @@ class HistoryCall(NamedTuple):
 
 
 def linearizable(
-    calls: Sequence[HistoryCall], step: Step, first: State, most: int = 20_000
+    calls: Sequence[HistoryCall], step: Step, first: ModelState, most: int = 20_000
 ) -> bool | None:
     """Return whether there is an order that explains all replies.
 
@@ -45,8 +45,8 @@ def linearizable(
     """
     calls = sorted(calls, key=lambda call: call.started)
     must = sum(1 << at for at, call in enumerate(calls) if call.reply is not None)
-    seen: set[tuple[int, State]] = set()
-    stack: list[tuple[int, State]] = [(0, first)]
+    seen: set[tuple[int, ModelState]] = set()
+    stack: list[tuple[int, ModelState]] = [(0, first)]
     while stack:
         done, state = stack.pop()
         if done & must == must:
@@ -66,7 +66,7 @@ def linearizable(
     return False
 
 
-def register(state: State, call: HistoryCall) -> list[State]:
+def register(state: ModelState, call: HistoryCall) -> list[ModelState]:
     """Apply a call to a key of the key-value service: ``(value, tag)``, or None if it is absent.
 
     The tag is ``"?"`` if no reply contained it.  A condition on it may then hold or not.
@@ -81,7 +81,7 @@ def register(state: State, call: HistoryCall) -> list[State]:
             return []
         return _same_tag(value, tag, etag)
     holds = _condition_holds(call, value, tag)
-    after: list[State] = []
+    after: list[ModelState] = []
     if holds is not True and status in (0, 412):
         after.append(state)
     if holds is False:
@@ -96,7 +96,7 @@ def register(state: State, call: HistoryCall) -> list[State]:
     return after
 
 
-def _same_tag(value: bytes, tag: str, etag: str) -> list[State]:
+def _same_tag(value: bytes, tag: str, etag: str) -> list[ModelState]:
     if etag == "?" or tag == etag:
         return [(value, tag)]
     return [(value, etag)] if tag == "?" else []
@@ -113,7 +113,9 @@ def _condition_holds(call: HistoryCall, value: bytes | None, tag: str) -> bool |
     return None if tag == "?" else tag == call.condition
 
 
-def _increment(value: bytes | None, tag: str, reply: tuple[int, bytes, str] | None) -> list[State]:
+def _increment(
+    value: bytes | None, tag: str, reply: tuple[int, bytes, str] | None
+) -> list[ModelState]:
     try:
         total = b"%d" % (int(value or b"0") + 1)
     except ValueError:

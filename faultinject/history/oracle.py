@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 from faultinject.history.model import ServiceModel, show_reply
 
-__all__ = ["MAX_STATES", "OrderOracle", "SequentialOracle", "Ticket"]
+__all__ = ["MAX_STATES", "OrderOracle", "SequentialOracle", "PendingRequest"]
 
 MAX_STATES = 32
 """Most states that a SequentialOracle follows.  With more it accepts every reply."""
@@ -78,7 +78,7 @@ class SequentialOracle:
         self._models = list(by_state.values()) if len(by_state) <= MAX_STATES else []
 
 
-class Ticket:
+class PendingRequest:
     """A request in progress.  Its place must be after ``floor``, the newest known at its start."""
 
     __slots__ = ("floor", "read_only", "request")
@@ -92,7 +92,7 @@ class Ticket:
 class _Reply(NamedTuple):
     seq: int
     number: int  # unique, so that tickets are never compared
-    ticket: Ticket
+    ticket: PendingRequest
     reply: bytes
 
 
@@ -113,9 +113,9 @@ class OrderOracle:
         self._released = released
         self._executed = executed
         self._model = ServiceModel(service)
-        self._in_progress: set[Ticket] = set()
+        self._in_progress: set[PendingRequest] = set()
         self._replies: list[_Reply] = []
-        self._unknown: list[Ticket] = []
+        self._unknown: list[PendingRequest] = []
         self._newest = 0
         self._replayed = 0  # the last place that was replayed
         self._count = 0
@@ -138,13 +138,13 @@ class OrderOracle:
         """The place up to which the order is known: no request in progress can get one before."""
         return min((ticket.floor for ticket in self._in_progress), default=self._newest)
 
-    def begin(self, request: bytes, *, read_only: bool) -> Ticket:
+    def begin(self, request: bytes, *, read_only: bool) -> PendingRequest:
         """Record that a request is about to be made."""
-        ticket = Ticket(request, read_only, self._newest)
+        ticket = PendingRequest(request, read_only, self._newest)
         self._in_progress.add(ticket)
         return ticket
 
-    def end(self, ticket: Ticket, seq: int, reply: bytes) -> None:
+    def end(self, ticket: PendingRequest, seq: int, reply: bytes) -> None:
         """Record the reply to a request, released at place ``seq``."""
         self._in_progress.discard(ticket)
         if seq <= ticket.floor:
@@ -156,14 +156,14 @@ class OrderOracle:
         self._released(seq)
         self._advance()
 
-    def lose(self, ticket: Ticket) -> None:
+    def lose(self, ticket: PendingRequest) -> None:
         """Record that a request got no reply.  A write may have been executed, or may yet be."""
         self._in_progress.discard(ticket)
         if not ticket.read_only:
             self._unknown.append(ticket)
         self._advance()
 
-    def refuse(self, ticket: Ticket) -> None:
+    def refuse(self, ticket: PendingRequest) -> None:
         """Record that a request was certainly not executed."""
         self._in_progress.discard(ticket)
         self._advance()
@@ -208,16 +208,16 @@ class OrderOracle:
         self._model.service.restore(after)
         return False
 
-    def _explain(self, before: bytes, chosen: Iterable[Ticket], got: _Reply) -> bool:
+    def _explain(self, before: bytes, chosen: Iterable[PendingRequest], got: _Reply) -> bool:
         self._model.service.restore(before)
         for ticket in chosen:
             self._apply(ticket, got.seq)
         return self._apply(got.ticket, got.seq) == got.reply
 
-    def _apply(self, ticket: Ticket, seq: int) -> bytes:
+    def _apply(self, ticket: PendingRequest, seq: int) -> bytes:
         return self._model.apply(ticket.request, seq, read_only=ticket.read_only)
 
-    def _complain(self, seq: int, ticket: Ticket, text: str) -> None:
+    def _complain(self, seq: int, ticket: PendingRequest, text: str) -> None:
         if len(self.complaints) < MAX_COMPLAINTS:
             line = ticket.request.partition(b"\r\n")[0].decode("latin-1")
             self.complaints.append(f"place {seq}: {line}: {text}")

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from random import Random
 from typing import NamedTuple
 
-from faultinject.history.oracle import OrderOracle, Ticket
+from faultinject.history.oracle import OrderOracle, PendingRequest
 from guests.function import sign
 from guests.protocol.message import Request, encode_request
 from voter.client import READ_ONLY_METHODS, Client
@@ -186,7 +186,7 @@ async def _run_one(client: Client, call: WorkloadCall, timeout: float) -> CallOu
     except RequestError as error:
         return CallOutcome(call, started, time.monotonic(), failure=error.code)
     except TimeoutError:
-        return CallOutcome(call, started, time.monotonic(), failure="no verdict in time")
+        return CallOutcome(call, started, time.monotonic(), failure="no result in time")
     ended = time.monotonic()
     return CallOutcome(call, started, ended, vote.seq, vote.agreed, vote.dissent, reply)
 
@@ -222,7 +222,7 @@ def check(outcomes: Sequence[CallOutcome], *, service: str = "kv") -> CheckedHis
     The history must hold all calls made since the service's start.
     """
     oracle = OrderOracle(service)
-    tickets: dict[int, Ticket] = {}
+    tickets: dict[int, PendingRequest] = {}
     starts = [(outcome.started, False, number) for number, outcome in enumerate(outcomes)]
     ends = [(outcome.ended, True, number) for number, outcome in enumerate(outcomes)]
     for _, ended, number in sorted(starts + ends):

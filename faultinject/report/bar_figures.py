@@ -17,7 +17,7 @@ from faultinject.plotting import (
     new_figure,
     soften,
 )
-from faultinject.report.data import FaultKind, MissionTimes
+from faultinject.report.data import FaultKindResult, MissionTimes
 from faultinject.results.findings import CommonCauseFinding, Proportion, StratumFinding
 from faultinject.results.outcome import Outcome
 
@@ -35,14 +35,14 @@ OUTCOMES = {
     Outcome.DETECTED: "#1f6f9c",
     Outcome.TIMEOUT: "#e0a93b",
     Outcome.VOTER_LOST: "#5d4a7d",
-    Outcome.SILENT: ALARM,
+    Outcome.WRONG_REPLY: ALARM,
 }
 WORDS = {
     Outcome.CORRECT: "correct",
     Outcome.DETECTED: "rejected (no majority)",
     Outcome.TIMEOUT: "timeout",
     Outcome.VOTER_LOST: "voter lost",
-    Outcome.SILENT: "wrong reply released",
+    Outcome.WRONG_REPLY: "wrong reply released",
 }
 LOWEST = 1e-4
 
@@ -98,7 +98,7 @@ def draw_strata(strata: Sequence[StratumFinding]) -> Figure:
 def _distance(
     axes: Axes, y: float, share: Proportion, colour: str, line: float, mark: float
 ) -> None:
-    """Draw an interval; for a count of 0, which a log scale lacks, an arrow from its upper end."""
+    """Draw an interval.  A log scale cannot show a count of 0: draw an arrow from its upper end."""
     low = max(share.low, LOWEST)
     axes.plot(
         [low, max(share.high, LOWEST)], [y, y], color=colour, linewidth=line, solid_capstyle="butt"
@@ -150,7 +150,7 @@ def _bar(axes: Axes, place: int, found: dict[Outcome, int]) -> None:
         axes.text(1.015, place, f"{trials:,}", va="center", fontsize=9.5, color=FAINT)
 
 
-def draw_kinds(kinds: Sequence[FaultKind]) -> Figure:
+def draw_kinds(kinds: Sequence[FaultKindResult]) -> Figure:
     """Draw outcomes by kind of fault: alone, and with others in the same mission."""
     alone = {each.kind: each.outcomes for each in kinds if each.alone}
     among = {each.kind: each.outcomes for each in kinds if not each.alone}

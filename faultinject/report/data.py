@@ -9,11 +9,11 @@ from faultinject.estimate.intervals import Interval
 from faultinject.estimate.precision import Precision
 from faultinject.estimate.sampling import SamplingComparison
 from faultinject.results.findings import Findings, Proportion
-from faultinject.results.outcome import Outcome, StationFacts
+from faultinject.results.outcome import NodeFacts, Outcome
 
 __all__ = [
-    "CauseAtFrequency", "Curve", "Effect", "FaultKind", "Latencies", "MissionTimes", "ReportData",
-    "RunDetails",
+    "CauseAtFrequency", "Curve", "Effect", "FaultKindResult", "Latencies", "MissionTimes",
+    "ReportData", "RunDetails",
 ]  # fmt: skip
 
 
@@ -31,7 +31,7 @@ class RunDetails(_Data, frozen=True, kw_only=True):
     ended: float
     spec: str  # its text
     spec_hash: str
-    facts: tuple[StationFacts, ...]  # one per host
+    facts: tuple[NodeFacts, ...]  # one per host
     versions: tuple[tuple[str, str], ...]  # of the software that ran it and drew the page
     directory: str  # its name
 
@@ -56,7 +56,7 @@ class Curve(_Data, frozen=True, kw_only=True):
     margin_to: float
 
 
-class FaultKind(_Data, frozen=True, kw_only=True):
+class FaultKindResult(_Data, frozen=True, kw_only=True):
     """Missions of the strata by kind of fault.  ``alone``: it was the only hit.  Otherwise the
     mission counts under each kind of fault in it.
     """
@@ -136,7 +136,7 @@ class ReportData(Findings, frozen=True, kw_only=True):
     """The stored findings, and what only the page shows."""
 
     run: RunDetails
-    kinds: tuple[FaultKind, ...] = ()
+    kinds: tuple[FaultKindResult, ...] = ()
     crossings: dict[str, Crossing] = msgspec.field(default_factory=dict)  # by kind of dose
     curves: tuple[Curve, ...] = ()
     precision: tuple[Precision, ...] = ()

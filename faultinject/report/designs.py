@@ -1,4 +1,4 @@
-"""Designs other than the station's own: m of n for several m and n in one campaign.
+"""Designs other than the node's own: m of n for several m and n in one campaign.
 
 The strata of each are recombined as for 2-of-3 (``strata``) and compared with section 4 of the
 paper: ``R_H R_V P(at least m of n guests survive)``, for m = 1 the left side of Inequality (1).

@@ -46,8 +46,8 @@ from faultinject.results.findings import (
 
 __all__ = ["gather"]
 
-MANY_VOID = 0.01
-"""Proportion of void missions of a stratum above which the page notes it."""
+MANY_EXCLUDED = 0.01
+"""Proportion of excluded missions of a stratum above which the page notes it."""
 WRONG = LIARS | {"function-admit", "function-refuse"}
 """Faults after which a guest answers, and wrongly."""
 DRAWN_WITH = ("matplotlib", "scipy", "jinja2")
@@ -58,7 +58,9 @@ def gather(directory: Path) -> ReportData:
     with Store.open(directory, write=False) as store:
         m, n = (int(each) for each in store.spec.station.vote.split("/"))
         prefix = store.prefix() if store.partial else None
-        return _gather(Source(store=store, prefix=prefix, alpha=store.spec.alpha_look, m=m, n=n))
+        return _gather(
+            Source(store=store, prefix=prefix, alpha=store.spec.alpha_per_analysis, m=m, n=n)
+        )
 
 
 def _gather(source: Source) -> ReportData:
@@ -110,8 +112,8 @@ def _idle_timeouts(source: Source) -> Proportion | None:
     idle = [
         cell.name
         for cell in source.cells()
-        if not cell.shot
-        and (not cell.dose if cell.kind else not cell.failing_guests and not cell.layer_hit)
+        if not cell.common_cause
+        and (not cell.dose if cell.kind else not cell.failing_guests and not cell.host_target_hit)
     ]
     if not idle:
         return None
@@ -138,7 +140,7 @@ def _summary(source: Source) -> CampaignSummary:
     return CampaignSummary(
         title=meta.title, question=store.spec.question, seed=meta.seed, planned=store.total,
         done=store.done, used=store.total if source.prefix is None else source.prefix,
-        void=tally.void, trials=tally.trials, confidence=1 - source.alpha,
+        excluded=tally.excluded, trials=tally.trials, confidence=1 - source.alpha,
         vote=f"{source.m}/{source.n}", lying=_lying(store.spec),
         accel=", ".join(sorted({each.accel for each in meta.facts.values()})),
     )  # fmt: skip
@@ -181,11 +183,11 @@ def _notes(
 ) -> list[str]:
     notes = []
     for each in strata:
-        missions = each.failed.of + each.void
-        if each.alike is None and missions and each.void / missions > MANY_VOID:
+        missions = each.failed.of + each.excluded
+        if each.alike is None and missions and each.excluded / missions > MANY_EXCLUDED:
             notes.append(
-                f"{each.name}: {each.void:,} of {missions:,} missions "
-                f"({percent(each.void / missions)}) were no trial, because the fault was not "
+                f"{each.name}: {each.excluded:,} of {missions:,} missions "
+                f"({percent(each.excluded / missions)}) were no trial, because the fault was not "
                 "confirmed to act. They do not count as masked."
             )
     if notes:

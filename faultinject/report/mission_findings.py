@@ -8,11 +8,11 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from faultinject.campaign.assessment import AssessedMission
 from faultinject.campaign.planning.plan import Cell
-from faultinject.campaign.records import LAYER, MissionPlan
+from faultinject.campaign.records import HOST_TARGETS, MissionPlan
 from faultinject.campaign.store.tally import Tally
 from faultinject.faults import CATALOGUE
 from faultinject.report.bar_figures import describe
-from faultinject.report.data import Effect, FaultKind, Latencies, MissionTimes
+from faultinject.report.data import Effect, FaultKindResult, Latencies, MissionTimes
 from faultinject.report.formatting import TIMES
 from faultinject.report.source import Source, outcomes_of
 from faultinject.results.findings import StratumFinding, WrongReplies, WrongReply
@@ -59,7 +59,7 @@ def observe(source: Source) -> Observations:
         found.rows += 1
         cell = plan.cell_of(row.index)
         forced = cell.forced and cell.design == "voted"  # neither a dose nor a common cause
-        if row.outcome is Outcome.SILENT and mission.design == "voted":
+        if row.outcome is Outcome.WRONG_REPLY and mission.design == "voted":
             found.wrong.append(_wrong_reply(mission, row))
         if forced:
             _count_kinds(found, mission, row)
@@ -69,24 +69,24 @@ def observe(source: Source) -> Observations:
 
 
 def _wrong_reply(mission: MissionPlan, row: AssessedMission) -> WrongReply:
-    hits = ", ".join(f"{hit.target} {hit.kind}" for hit in mission.hits) or "nothing"
+    hits = ", ".join(f"{hit.target} {hit.kind}" for hit in mission.injections) or "nothing"
     lies = {True: " (equal lies)", False: " (different lies)", None: ""}[mission.alike]
     return WrongReply(
         mission=row.index, stratum=mission.stratum, hits=hits + lies, event=row.problem,
-        arranged=bool(mission.alike) or any(hit.kind in ARRANGED for hit in mission.hits),
+        arranged=bool(mission.alike) or any(hit.kind in ARRANGED for hit in mission.injections),
     )  # fmt: skip
 
 
 def _count_kinds(found: Observations, mission: MissionPlan, row: AssessedMission) -> None:
     """Count a mission once for each kind of fault in it, however many guests it hit."""
-    alone = len({hit.target for hit in mission.hits}) == 1
-    layer_hit = mission.voter_hit or mission.host_function_hit
+    alone = len({hit.target for hit in mission.injections}) == 1
+    host_target_hit = mission.voter_hit or mission.host_function_hit
     targets: dict[str, set[str]] = {}
-    for hit in mission.hits:
-        if not layer_hit or hit.target in LAYER:
+    for hit in mission.injections:
+        if not host_target_hit or hit.target in HOST_TARGETS:
             targets.setdefault(hit.kind, set()).add(hit.target)
     for kind, hit_targets in targets.items():
-        results = [each for each in row.hits if each.target in hit_targets]
+        results = [each for each in row.injections if each.target in hit_targets]
         applied = {each.target for each in results if each.applied}
         part = (kind, alone, mission.repair)
         found.unapplied[part] += applied != hit_targets
@@ -100,7 +100,7 @@ def _collect_times(
 ) -> None:
     answered = [each for each in row.latencies if each >= 0]
     found.latencies.setdefault(mission.stratum, []).extend(answered)
-    hits = mission.hits
+    hits = mission.injections
     if forced and len(hits) == 1 and not mission.repair and mission.k == 1:
         found.by_kind.setdefault(hits[0].kind, []).extend(answered)
     if row.timings:
@@ -113,9 +113,9 @@ def _class_of(mission: MissionPlan) -> str:
     """The class of a mission in the table of speed."""
     if mission.design == "nv":
         return "nv"
-    if not mission.hits:
+    if not mission.injections:
         return "clean"
-    kinds = {hit.kind for hit in mission.hits}
+    kinds = {hit.kind for hit in mission.injections}
     stays = all(
         CATALOGUE[kind].leaves_qemu and "ssh" not in CATALOGUE[kind].needs for kind in kinds
     )
@@ -124,9 +124,9 @@ def _class_of(mission: MissionPlan) -> str:
     return "one" if one and stays else "other"
 
 
-def find_kinds(source: Source, found: Observations) -> tuple[FaultKind, ...]:
+def find_kinds(source: Source, found: Observations) -> tuple[FaultKindResult, ...]:
     """Return outcomes by kind of fault over the voted strata, by layer and name."""
-    by = source.grouped("kinds", "voter_kind", "voter_hit", "repair", kind="", design="voted")
+    by = source.grouped("kinds", "voter_kind", "host_target_hit", "repair", kind="", design="voted")
     sums: dict[tuple[Part, str], Tally] = {}
     for (kinds, voter_kind, voter_hit, repair), tally in by.items():
         guest_kinds = [kind for kind in str(kinds).split("+") if kind]
@@ -140,7 +140,7 @@ def find_kinds(source: Source, found: Observations) -> tuple[FaultKind, ...]:
             sums[key] = sums.get(key, Tally()) + tally
     layers = list(CATALOGUE)
     return tuple(
-        FaultKind(
+        FaultKindResult(
             kind=kind, hit=hit, layer=str(CATALOGUE[kind].layer), alone=alone, repair=repair,
             outcomes=outcomes_of(tally),
             failed=source.proportion(tally.failures, tally.trials),
@@ -158,14 +158,14 @@ def find_kinds(source: Source, found: Observations) -> tuple[FaultKind, ...]:
 def find_wrong_replies(source: Source, found: Observations) -> WrongReplies:
     """Classify wrong replies over all missions, including those after the used prefix."""
     every = source.store.tallies(
-        "stratum", "k", "voter_hit", "kind", "shot", "alike", design="voted"
+        "stratum", "k", "host_target_hit", "kind", "common_cause", "alike", design="voted"
     )
     votes = {cell.name: cell.vote for cell in source.cells()}
     arranged = common = tolerated = uncompared = 0
-    for (stratum, k, voter_hit, kind, shot, alike), tally in every.items():
+    for (stratum, k, host_hit, kind, shared, alike), tally in every.items():
         policy = source.policy(votes[str(stratum)])
         arranged += tally.silent if alike or kind in ARRANGED else 0
-        common += tally.silent if shot and kind not in ARRANGED else 0
+        common += tally.silent if shared and kind not in ARRANGED else 0
         if kind or voter_hit:
             continue
         if policy.need == 1 and k:
@@ -201,7 +201,7 @@ def find_latencies(
 
 def _drawn(cells: list[Cell]) -> set[str]:
     """Return at most MOST_DRAWN cells for the figure: no voter hit, no repair; evenly spread."""
-    plain = [cell for cell in cells if not cell.layer_hit and not cell.repair]
+    plain = [cell for cell in cells if not cell.host_target_hit and not cell.repair]
     voted = [cell.name for cell in plain if cell.design == "voted"]
     alone = [cell.name for cell in plain if cell.design == "nv"]
     most = MOST_DRAWN - min(2, len(alone))
@@ -216,7 +216,7 @@ def _spread(names: list[str], most: int) -> list[str]:
 
 
 def _name(cell: Cell) -> str:
-    what = cell.kind + (f" {TIMES} {cell.dose:,}" if cell.dose > 1 or not cell.shot else "")
+    what = cell.kind + (f" {TIMES} {cell.dose:,}" if cell.dose > 1 or not cell.common_cause else "")
     voted = f"voted {cell.vote}" if cell.vote else "voted"
     return f"{what}, {'one guest alone (NV)' if cell.design == 'nv' else voted}"
 

@@ -134,7 +134,7 @@ def _by_failed(
 
 
 def _causes(source: Source) -> dict[str, _Cause]:
-    tallies = source.store.shots(source.prefix)
+    tallies = source.store.common_causes(source.prefix)
     found: dict[str, _Cause] = {}
     for (kind, flips, design, vote), by_failed in tallies.items():
         policy = source.policy(vote)

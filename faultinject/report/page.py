@@ -11,7 +11,7 @@ import msgspec
 from faultinject.estimate.equivalence import Choice, PointComparison
 from faultinject.estimate.intervals import Interval
 from faultinject.report.bar_figures import describe
-from faultinject.report.data import FaultKind, ReportData
+from faultinject.report.data import FaultKindResult, ReportData
 from faultinject.report.formatting import (
     DASH,
     MINUS,
@@ -106,10 +106,10 @@ class KindGroup(msgspec.Struct, frozen=True, kw_only=True):
     """Kinds with the same targets and the same repair setting."""
 
     title: str
-    kinds: tuple[FaultKind, ...]
+    kinds: tuple[FaultKindResult, ...]
 
 
-def _kind_groups(kinds: tuple[FaultKind, ...]) -> list[KindGroup]:
+def _kind_groups(kinds: tuple[FaultKindResult, ...]) -> list[KindGroup]:
     titles = {
         "1 guest": "One guest hit, nothing else",
         "2 guests or more": "Two guests or more hit, at least one of them by this kind",
@@ -152,7 +152,7 @@ def _four_places(each: Interval) -> str:
     return f"{value}  ({low} {DASH} {high})"
 
 
-def _worst(kinds: tuple[FaultKind, ...]) -> FaultKind | None:
+def _worst(kinds: tuple[FaultKindResult, ...]) -> FaultKindResult | None:
     """Return the kind with most failures among single hits on guests, which a vote should mask."""
     single = [each for each in kinds if each.alone and each.hit == "1 guest" and each.failed.of]
     worst = max(single, key=lambda each: each.failed.high, default=None)

@@ -1,6 +1,6 @@
 """Inequality (3) from two campaigns: a function f in each guest (C1), or once on the host, F (C2).
 
-Each has its own station (``moved-guest``, ``moved-host``).  They share the vote policies 1/n over
+Each has its own node (``moved-guest``, ``moved-host``).  They share the vote policies 1/n over
 the first n guests, the service and the workload.  ``estimate.relocation`` holds the estimators.
 """
 
@@ -52,7 +52,7 @@ def compare_places(
             remedy="run moved-guest and moved-host, or specs derived from them",
             code=ExitCode.USAGE,
         )
-    alpha = guest.spec.alpha_look
+    alpha = guest.spec.alpha_per_analysis
     grid = [(rf, rm) for rm in rms for rf in rfs]
     return RelocationResult(
         guest=guest.directory.name, host=host.directory.name, confidence=1 - alpha,
@@ -70,7 +70,7 @@ def _check(guest: Store, host: Store) -> None:
     for store, place in ((guest, "guest"), (host, "host")):
         if store.spec.station.function != place:
             raise CommandError(
-                f"{store.directory}: its station's function is "
+                f"{store.directory}: its node's function is "
                 f"{store.spec.station.function!r}, not {place!r}",
                 remedy="first give the campaign with the function in each guest, then the one with "
                 "it on the host",
@@ -85,7 +85,7 @@ def _check(guest: Store, host: Store) -> None:
         "mix": (_mix(one.workload.mix), _mix(two.workload.mix)),
         "keys": (one.station.keys, two.station.keys),
         "size": (one.station.size, two.station.size),
-        "alpha": (one.alpha_look, two.alpha_look),
+        "alpha": (one.alpha_per_analysis, two.alpha_per_analysis),
         "faults": (_mix(one.faults), _mix(two.faults)),
     }
     other = [f"{name} {a} and {b}" for name, (a, b) in same.items() if a != b]

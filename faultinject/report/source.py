@@ -33,7 +33,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
         return self.store.plan.cells
 
     def policy(self, vote: str) -> Policy:
-        """Return the policy of a cell; an empty ``vote`` is the station's."""
+        """Return the policy of a cell; an empty ``vote`` is the node's."""
         return Policy.parse(vote) if vote else Policy(self.m, self.n)
 
     def tally(self, **where: object) -> Tally:

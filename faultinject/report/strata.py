@@ -160,15 +160,16 @@ def find_strata(source: Source) -> tuple[StratumFinding, ...]:
 
 def _stratum(source: Source, cell: Cell, tally: Tally, alike: bool | None) -> StratumFinding:
     policy = source.policy(cell.vote)
-    fails = cell.layer_hit or cell.failing_guests > (
+    fails = cell.host_target_hit or cell.failing_guests > (
         0 if cell.design == "nv" else policy.of - policy.need
     )
-    label = f"{'g' if cell.layer_hit else 'f'}_{cell.failing_guests}{cell.vote and ' ' + cell.vote}"
+    symbol = "g" if cell.host_target_hit else "f"
+    label = f"{symbol}_{cell.failing_guests}{cell.vote and ' ' + cell.vote}"
     return StratumFinding(
         name=cell.name, label="NV" if cell.design == "nv" else label, design=cell.design,
         k=cell.k, vote=cell.vote, voter_hit=cell.voter_hit, function_k=cell.function_k,
         host_function_hit=cell.host_function_hit, repair=cell.repair, alike=alike,
-        void=tally.void, outcomes=outcomes_of(tally),
+        excluded=tally.excluded, outcomes=outcomes_of(tally),
         failed=source.proportion(tally.failures, tally.trials),
         silent=source.proportion(tally.silent, tally.trials),
         paper=None if alike is not None else float(fails),

@@ -119,7 +119,7 @@ OUTCOME_NAMES = {
     Outcome.DETECTED: "rejected",
     Outcome.TIMEOUT: "timeout",
     Outcome.VOTER_LOST: "voter lost",
-    Outcome.SILENT: "wrong reply",
+    Outcome.WRONG_REPLY: "wrong reply",
 }
 
 GLOSSARY = (

@@ -20,7 +20,7 @@ from faultinject.estimate.equivalence import (
     failure_equivalence,
     paper_failure,
 )
-from faultinject.estimate.strata import Void, band
+from faultinject.estimate.strata import Excluded, band
 from faultinject.report.formatting import percent, sentence
 from faultinject.report.model_findings import Doses
 from faultinject.report.strata import StrataGroup
@@ -94,21 +94,21 @@ def _fails_less(group: StrataGroup) -> bool:
 
 
 def _equivalences(
-    group: StrataGroup, *, given: bool, void: Void = "excluded"
+    group: StrataGroup, *, given: bool, excluded: Excluded = "dropped"
 ) -> tuple[Equivalence, ...]:
     strata = group.given if given and group.given else group.strata
     alpha, m = group.source.alpha, group.source.m
-    found = [failure_equivalence(strata, group.margins(), alpha, m, void)]
+    found = [failure_equivalence(strata, group.margins(), alpha, m, excluded)]
     try:
-        found.append(bound_equivalence(strata, group.margins(), alpha, m, void))
+        found.append(bound_equivalence(strata, group.margins(), alpha, m, excluded))
     except EstimateError:  # the paper's bound is 1 or more within all of the margins
         pass
     return tuple(found)
 
 
 def worst_case_verdict(group: StrataGroup) -> str:
-    """Return the verdict if every void mission had gone against it."""
-    return combined_verdict(*_equivalences(group, given=False, void="worst")).value
+    """Return the verdict if every excluded mission had gone against it."""
+    return combined_verdict(*_equivalences(group, given=False, excluded="worst")).value
 
 
 def _describe(found: Equivalence) -> str:

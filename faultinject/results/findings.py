@@ -61,7 +61,7 @@ class Proportion(_Finding, frozen=True, kw_only=True):
 class CampaignSummary(_Finding, frozen=True, kw_only=True):
     """Which campaign it is.  ``done`` of ``planned`` missions have a row.  ``used`` are in the
     estimates: of a partial campaign, the longest complete prefix of the plan's random order.
-    ``void`` of these were no trial.  ``lying``: of the weights of the guests' faults, the share
+    ``excluded`` of these were no trial.  ``lying``: of the weights of the guests' faults, the share
     that make a guest return wrong replies.
     """
 
@@ -71,10 +71,10 @@ class CampaignSummary(_Finding, frozen=True, kw_only=True):
     planned: int
     done: int
     used: int
-    void: int
+    excluded: int
     trials: int
     confidence: float  # 0.95
-    vote: str  # of the station: "2/3"
+    vote: str  # of the node: "2/3"
     accel: str
     lying: float = 0.0
 
@@ -115,14 +115,14 @@ class StratumFinding(_Finding, frozen=True, kw_only=True):
     voter_hit: bool
     repair: bool
     alike: bool | None  # of a part of a stratum: whether the lying guests return the same bytes
-    void: int
+    excluded: int
     outcomes: dict[Outcome, int]
     failed: Proportion
     silent: Proportion
     paper: float | None
     function_k: int = 0  # further guests, whose function f is hit
     host_function_hit: bool = False
-    vote: str = ""  # where it is not the station's
+    vote: str = ""  # where it is not the node's
 
 
 class WrongReply(_Finding, frozen=True, kw_only=True):

@@ -1,4 +1,4 @@
-"""What a mission came to and what it ran on: terms that campaigns and their readers share."""
+"""A mission's outcome and the host it ran on.  Campaigns and their readers share these terms."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-__all__ = ["Design", "Outcome", "Question", "StationFacts"]
+__all__ = ["Design", "Outcome", "Question", "NodeFacts"]
 
 Design = Literal["voted", "nv"]
 """``voted``: clients send to the voter.  ``nv``: one guest, and clients send directly to its agent
@@ -22,11 +22,15 @@ model hold for faults that nobody forced to cause a failure?  One campaign asks 
 class Outcome(StrEnum):
     """The outcome of a mission: the most severe event in it, in the order given here."""
 
-    SILENT = "silent"  # a wrong reply was released: silent data corruption
+    WRONG_REPLY = "wrong-reply"  # a wrong reply was released: silent data corruption
     VOTER_LOST = "voter-lost"  # the voter process ended, or no longer answers
-    DETECTED = "detected"  # no majority: rejected, or outcome-unknown
-    TIMEOUT = "timeout"  # a request had no verdict within its deadline
+    DETECTED = "detected"  # no reply but an error: rejected, not executed, or outcome unknown
+    TIMEOUT = "timeout"  # a request had no result within its deadline
     CORRECT = "correct"
+
+    @classmethod
+    def _missing_(cls, value: object) -> Outcome | None:
+        return cls.WRONG_REPLY if value == "silent" else None  # its name in older results
 
     @property
     def failed(self) -> bool:
@@ -34,7 +38,7 @@ class Outcome(StrEnum):
         return self is not Outcome.CORRECT
 
 
-class StationFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class NodeFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The host that missions ran on: hashes and versions, for the record."""
 
     host: str

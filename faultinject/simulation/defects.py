@@ -134,7 +134,7 @@ _ALL = (
         (("voter.core.checkpoints", "sessions=self.dedup.export()", "sessions=[]"),),
     ),
     Defect(
-        "unsettled-told-refused",
+        "unsettled-reported-not-executed",
         "a write whose vote fails is reported as not executed",
         ("Fail-safe",),
         (
@@ -223,7 +223,7 @@ _ALL = (
         (("voter.core.incarnations", "if waits and silent > patience:", "if False:"),),
     ),
     Defect(
-        "dissent-waits",
+        "vote-waits-for-all",
         "a vote is counted only when all replicas have replied",
         ("Liveness",),
         (
@@ -254,7 +254,7 @@ _ALL = (
         ),
     ),
     Defect(
-        "torn-frame-believed",
+        "torn-frame-accepted",
         "the journal accepts a frame with a wrong checksum",
         ("Durability", "Order", "Liveness"),
         (

@@ -226,7 +226,7 @@ class SimLoop(asyncio.BaseEventLoop):
             while timers and timers[0][2]._cancelled:
                 heapq.heappop(timers)
             if not timers:
-                raise Stuck("nothing will ever happen")
+                raise Stuck("deadlock: no callback or timer is left")
             self._now = max(self._now, timers[0][0])
         batch, self._soon = self._soon, []
         while timers and timers[0][0] <= self._now:

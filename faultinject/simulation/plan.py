@@ -18,7 +18,7 @@ from random import Random
 import msgspec
 
 __all__ = [
-    "DEADLY", "KINDS", "MOMENTS", "REPLICA_FAULTS", "SWARM", "SimFault", "Operation", "SimPlan",
+    "DEADLY", "KINDS", "SITUATIONS", "REPLICA_FAULTS", "SWARM", "SimFault", "Operation", "SimPlan",
     "make_plan", "parse_numbers", "write_numbers",
 ]  # fmt: skip
 
@@ -29,7 +29,7 @@ DEADLY = frozenset({"kill", "freeze"})
 """Kinds of operations that end, or hang, every service that applies them."""
 
 
-MOMENTS = (
+SITUATIONS = (
     "restoring",  # a replica receives a checkpoint
     "learning",  # a replica catches up from the log
     "fetching",  # a marker is in progress, and one replica keeps its state for the voter
@@ -55,7 +55,7 @@ class SimFault(msgspec.Struct, frozen=True):
     """A fault that begins at ``at`` and lasts for ``seconds``.
 
     ``target`` is a replica's index.  The meaning of ``amount`` depends on the kind.  With a
-    ``moment`` the fault waits until the node is in that situation (``MOMENTS``), for a short while.
+    ``moment`` (one of ``SITUATIONS``) the fault waits for that situation, for a short while.
     """
 
     index: int
@@ -320,7 +320,7 @@ def _draw_swarm_faults(seed: int, durability: str, busy: float) -> tuple[SimFaul
         if when > latest:
             when = 0.02 + random.random() * (latest - 0.02)
         kind = random.choices(list(table), list(table.values()))[0]
-        moment = random.choice(MOMENTS) if random.random() < at_moment else ""
+        moment = random.choice(SITUATIONS) if random.random() < at_moment else ""
         if kind == "corrupt-snapshot" and random.random() < 0.7:
             moment = "fetching"  # it has no effect at any other time
         faults.append(

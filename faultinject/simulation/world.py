@@ -231,7 +231,7 @@ class World:
 
     @property
     def moments(self) -> dict[str, int | None]:
-        """The current situations (``plan.MOMENTS``), each with the replica it concerns, if any."""
+        """The current situations (``plan.SITUATIONS``), each with its replica, if any."""
         runner = self.runner
         if runner is None:
             return {}

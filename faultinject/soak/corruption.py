@@ -18,10 +18,10 @@ from faultinject.soak.guest_memory import (
     flip,
     flipped,
 )
-from faultinject.soak.injection import InjectionProof, guest_pid
 from faultinject.soak.plan import GUESTS
 from faultinject.soak.round_clients import RoundClients
 from faultinject.soak.round_plan import RoundPlan, marked_value
+from faultinject.soak.soak_injector import InjectionProof, guest_pid
 
 __all__ = ["GuestMemory", "StateCorruptor"]
 

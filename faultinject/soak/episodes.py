@@ -8,11 +8,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from faultinject.faults.site import NotApplied
-from faultinject.soak.injection import OpenFault, SoakInjector
 from faultinject.soak.load import Load
 from faultinject.soak.plan import GUESTS, Episode, Moment, PlannedInjection, SoakFaultKind
 from faultinject.soak.record import InjectedFault
 from faultinject.soak.recovery import NotRecovered, Recovery
+from faultinject.soak.soak_injector import OpenFault, SoakInjector
 from faultinject.soak.view import NoAnswer, NodeView
 
 __all__ = ["EpisodeRunner"]

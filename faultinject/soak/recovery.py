@@ -10,9 +10,9 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
 
-from faultinject.soak.injection import OpenFault
 from faultinject.soak.load import Load
 from faultinject.soak.plan import GUESTS, PlannedInjection, SoakFaultKind
+from faultinject.soak.soak_injector import OpenFault
 from faultinject.soak.view import NoAnswer, NodeView, View
 
 __all__ = ["NotRecovered", "Recovery"]

@@ -16,7 +16,6 @@ from typing import NamedTuple
 from faultinject.faults.site import NotApplied
 from faultinject.soak.checkpoints import CheckpointAudit
 from faultinject.soak.corruption import GuestMemory, StateCorruptor
-from faultinject.soak.injection import InjectionProof, OpenFault, SoakInjector
 from faultinject.soak.load import Load
 from faultinject.soak.markers import POLL_LOG, MarkerTracker, SequenceGaps
 from faultinject.soak.plan import GUESTS, PlannedInjection, SoakFaultKind
@@ -24,6 +23,7 @@ from faultinject.soak.record import InjectedFault, RoundRecord
 from faultinject.soak.recovery import NotRecovered, Recovery
 from faultinject.soak.round_clients import RoundClients
 from faultinject.soak.round_plan import MARKERS, RoundMoment, RoundPlan
+from faultinject.soak.soak_injector import InjectionProof, OpenFault, SoakInjector
 from faultinject.soak.view import NodeView
 from faultinject.soak.voter_log import Detector, VoterEvent, VoterLog, classify
 from voter.core.limits import Limits

@@ -13,9 +13,9 @@ from collections.abc import Awaitable, Callable
 from itertools import islice
 from typing import NamedTuple, Protocol
 
-from faultinject.campaign.assessment import NO_VERDICT
+from faultinject.campaign.assessment import NO_RESULT
 from faultinject.campaign.mission.direct import DirectLink, LinkBroken
-from faultinject.campaign.records import MissionPlan, RequestResult, StationSpec
+from faultinject.campaign.records import MissionPlan, NodeSpec, RequestResult
 from faultinject.faults import Injection
 from faultinject.history.oracle import SequentialOracle
 from faultinject.history.workload import KEY, WorkloadCall, mixed_calls, signed_calls, static_calls
@@ -93,7 +93,7 @@ class MissionTrace(NamedTuple):
     workload: float
 
 
-def workload(plan: MissionPlan, spec: StationSpec) -> list[WorkloadCall]:
+def workload(plan: MissionPlan, spec: NodeSpec) -> list[WorkloadCall]:
     """Return the mission's requests; if requests must be signed, also one without a signature."""
     if spec.service == "static":
         calls = list(islice(static_calls(plan.seed, mix=spec.mix), plan.length))
@@ -106,7 +106,7 @@ def workload(plan: MissionPlan, spec: StationSpec) -> list[WorkloadCall]:
 class Mission:
     """A mission that runs.  A fault may ``send`` a request of its own."""
 
-    def __init__(self, plan: MissionPlan, spec: StationSpec, target: Target) -> None:
+    def __init__(self, plan: MissionPlan, spec: NodeSpec, target: Target) -> None:
         self._plan = plan
         self._spec = spec
         self._target = target
@@ -125,7 +125,7 @@ class Mission:
         requests are made at once: else a lost mission would take too long.
         """
         inject, began = 0.0, time.perf_counter()
-        hits = sorted(self._plan.hits, key=lambda hit: hit.at)
+        hits = sorted(self._plan.injections, key=lambda hit: hit.at)
         calls = workload(self._plan, self._spec)
         for at, call in enumerate(calls):
             while hits and (hits[0].at <= at or self._late):
@@ -144,7 +144,7 @@ class Mission:
         await asyncio.wait(asks, timeout=REST)
         for call, ask in zip(calls, asks, strict=True):
             if ask.cancel():
-                self._failed(call, NO_VERDICT, f"after {REST:g} s, with all the rest")
+                self._failed(call, NO_RESULT, f"after {REST:g} s, with all the rest")
             else:
                 self._check(call, ask, began)
         await asyncio.gather(*asks, return_exceptions=True)
@@ -175,7 +175,7 @@ class Mission:
             unanswered = ask.cancel()
         if unanswered:
             await asyncio.gather(ask, return_exceptions=True)
-            self._failed(call, NO_VERDICT, f"after {self._spec.deadline:g} s")
+            self._failed(call, NO_RESULT, f"after {self._spec.deadline:g} s")
             self._late = True
             return None
         return self._check(call, ask, began)

@@ -6,7 +6,7 @@ One mission, from start to end (``MissionRunner.run``):
    (plain design: connect to one guest's agent).  On failure all guests are reverted, and the clean
    start is tried again.
 2. Make the requests one by one (``mission.Mission``).  Before request ``hit.at`` apply the fault
-   (``injection.FaultInjections``).  With repair, revert guests that left the vote.
+   (``mission_faults.FaultInjections``).  With repair, revert guests that left the vote.
 3. Observe: were the faults met, what is the state of the guests, does the voter answer?
 4. Undo the faults, end the voter, and mark the guests that are no longer clean.
 
@@ -27,17 +27,17 @@ import structlog
 from deploy.errors import DeployError
 from faultinject.campaign.assessment import classify
 from faultinject.campaign.mission.direct import DirectLink, LinkBroken
-from faultinject.campaign.mission.injection import FaultInjections, Repairs
 from faultinject.campaign.mission.mission import DirectTarget, Mission, MissionTrace, VotedTarget
+from faultinject.campaign.mission.mission_faults import FaultInjections, Repairs
 from faultinject.campaign.mission.node_fixture import NodeFixture
 from faultinject.campaign.mission.voters import MissionVoter, VoterGone
 from faultinject.campaign.records import (
-    GuestFate,
-    HitResult,
+    GuestResult,
+    InjectionResult,
     MissionPlan,
     MissionRow,
-    StationFacts,
-    StationSpec,
+    NodeFacts,
+    NodeSpec,
     Timings,
 )
 from faultinject.faults import CATALOGUE
@@ -45,19 +45,19 @@ from voter.address import parse_address
 from voter.client import Client
 from voter.client.errors import RequestError
 
-__all__ = ["MissionRunner", "StationLost"]
+__all__ = ["MissionRunner", "NodeLost"]
 
 CLEAN_START = 30.0
 """Seconds for all guests to vote at a clean start.  Generous, because a busy host is no fault."""
 LAG_POLL = 0.005
 """Seconds between polls for a guest's late answer: the voter does not notify."""
 ATTEMPTS = 3
-"""Clean starts that are tried for a mission before the station counts as lost."""
+"""Clean starts that are tried for a mission before the node counts as lost."""
 
 _log = structlog.get_logger(__name__)
 
 
-class StationLost(Exception):
+class NodeLost(Exception):
     """The node cannot be brought to a clean start any more."""
 
 
@@ -69,8 +69,8 @@ class _Observations(NamedTuple):
     """What one mission showed."""
 
     trace: MissionTrace
-    hits: tuple[HitResult, ...]
-    guests: tuple[GuestFate, ...]
+    injections: tuple[InjectionResult, ...]
+    guests: tuple[GuestResult, ...]
     voter_alive: bool
     reset: float
     settle: float
@@ -85,21 +85,21 @@ class MissionRunner:
     @classmethod
     @contextlib.asynccontextmanager
     async def open(
-        cls, spec: StationSpec, directory: Path, progress: Callable[[str], None] = lambda _: None
+        cls, spec: NodeSpec, directory: Path, progress: Callable[[str], None] = lambda _: None
     ) -> AsyncIterator[MissionRunner]:
         """Open the node (see ``NodeFixture.open``), and close it afterwards."""
         async with NodeFixture.open(spec, directory, progress) as node:
             yield cls(node)
 
     @property
-    def facts(self) -> StationFacts:
+    def facts(self) -> NodeFacts:
         """Return the facts of the host and the node."""
         return self._node.facts
 
     async def run(self, plan: MissionPlan) -> MissionRow:
         """Run one mission from a clean start; return its observations.
 
-        Raises StationLost if there is no clean start any more.
+        Raises NodeLost if there is no clean start any more.
         """
         began, problem = time.time(), ""
         run = self._run_plain if plan.design == "nv" else self._run_voted
@@ -113,9 +113,7 @@ class MissionRunner:
                 _log.warning("no clean start", mission=plan.index, error=problem)
                 self._node.mark_dirty(self._node.names)
                 await self._node.end_voter()
-        raise StationLost(
-            f"no clean start for mission {plan.index} in {ATTEMPTS} attempts: {problem}"
-        )
+        raise NodeLost(f"no clean start for mission {plan.index} in {ATTEMPTS} attempts: {problem}")
 
     # ------------------------------------------------------------ the voted design
 
@@ -137,20 +135,20 @@ class MissionRunner:
                     await repairs.end()
                 await client.close()
             settling = time.perf_counter()
-            hits = await injections.results()
-            guests, alive = await self._observe_guests(voter, first, hits)
+            results = await injections.results()
+            guests, alive = await self._observe_guests(voter, first, results)
         finally:
             await injections.undo()
             await node.end_voter()
         self._mark_dirty(plan, guests)
-        return _Observations(trace, hits, guests, alive, reset, time.perf_counter() - settling)
+        return _Observations(trace, results, guests, alive, reset, time.perf_counter() - settling)
 
     async def _start_voted(
         self, plan: MissionPlan
     ) -> tuple[MissionVoter, Client, Mapping[str, int]]:
         """Return the voter with all guests voting, its client, and the guests' incarnations."""
         node = self._node
-        proxied = {hit.target for hit in plan.hits if "proxy" in CATALOGUE[hit.kind].needs}
+        proxied = {hit.target for hit in plan.injections if "proxy" in CATALOGUE[hit.kind].needs}
         try:
             voter = await node.start_voter(
                 plan.vote or node.spec.vote, proxied=proxied, journal=plan.repair
@@ -164,14 +162,14 @@ class MissionRunner:
         return voter, client, {each["name"]: each["incarnation"] for each in status["replicas"]}
 
     async def _observe_guests(
-        self, voter: MissionVoter, first: Mapping[str, int], hits: Sequence[HitResult]
-    ) -> tuple[tuple[GuestFate, ...], bool]:
+        self, voter: MissionVoter, first: Mapping[str, int], results: Sequence[InjectionResult]
+    ) -> tuple[tuple[GuestResult, ...], bool]:
         """Return the guests' states as the voter reports them, and whether it answers.
 
         A guest that still owes a reply, and need not fail, gets the time after which the voter
         takes it for hanging.
         """
-        must_fail = {each.target for each in hits if each.applied and CATALOGUE[each.kind].fails}
+        must_fail = {each.target for each in results if each.applied and CATALOGUE[each.kind].fails}
         end = time.monotonic() + self._node.spec.hang
         try:
             if not voter.alive:
@@ -185,11 +183,12 @@ class MissionRunner:
                 status = await voter.status()
         except VoterGone:
             unknown = (
-                GuestFate(name=name, state="unknown", reason="the voter is lost") for name in first
+                GuestResult(name=name, state="unknown", reason="the voter is lost")
+                for name in first
             )
             return tuple(unknown), False
         return tuple(
-            GuestFate(
+            GuestResult(
                 name=each["name"],
                 state=each["state"],
                 reason=each["reason"],
@@ -206,8 +205,10 @@ class MissionRunner:
 
     async def _run_plain(self, plan: MissionPlan, start: float) -> _Observations:
         node = self._node
-        name = next((hit.target for hit in plan.hits if hit.target in node.names), node.names[0])
-        proxied = any("proxy" in CATALOGUE[hit.kind].needs for hit in plan.hits)
+        name = next(
+            (hit.target for hit in plan.injections if hit.target in node.names), node.names[0]
+        )
+        proxied = any("proxy" in CATALOGUE[hit.kind].needs for hit in plan.injections)
         address = parse_address(node.link_address(name, proxied=proxied))
         injections = FaultInjections(node, plan)
         try:
@@ -221,14 +222,14 @@ class MissionRunner:
             finally:
                 link.close()
             settling = time.perf_counter()
-            hits = await injections.results()
+            results = await injections.results()
         finally:
             await injections.undo()
         self._mark_dirty(plan, ())
         if classify(trace.requests, voter_alive=True).outcome.failed:
             node.mark_dirty({name})
-        guests = (GuestFate(name=name, state="not watched", reason=""),)
-        return _Observations(trace, hits, guests, True, reset, time.perf_counter() - settling)
+        guests = (GuestResult(name=name, state="not watched", reason=""),)
+        return _Observations(trace, results, guests, True, reset, time.perf_counter() - settling)
 
     # ------------------------------------------------------------ both designs
 
@@ -242,17 +243,17 @@ class MissionRunner:
         finally:
             self._node.sender = None
 
-    def _mark_dirty(self, plan: MissionPlan, fates: Sequence[GuestFate]) -> None:
+    def _mark_dirty(self, plan: MissionPlan, guests: Sequence[GuestResult]) -> None:
         """Mark the guests that are not as their clean snapshots are (services apart)."""
         names, on_links = self._node.names, set()
-        for hit in plan.hits:
+        for hit in plan.injections:
             if hit.target == "host":
                 self._node.mark_dirty(names)
             elif hit.target in names and "proxy" in CATALOGUE[hit.kind].needs:
                 on_links.add(hit.target)  # the guest itself is sound
             elif hit.target in names:
                 self._node.mark_dirty({hit.target})
-        self._node.mark_dirty({fate.name for fate in fates if fate.failed} - on_links)
+        self._node.mark_dirty({guest.name for guest in guests if guest.failed} - on_links)
 
 
 def _row(plan: MissionPlan, began: float, seen: _Observations) -> MissionRow:
@@ -261,7 +262,7 @@ def _row(plan: MissionPlan, began: float, seen: _Observations) -> MissionRow:
         index=plan.index,
         requests=tuple(trace.requests),
         voter_alive=seen.voter_alive,
-        hits=seen.hits,
+        injections=seen.injections,
         guests=seen.guests,
         latencies=tuple(round(each, 6) for each in trace.latencies),
         timings=Timings(

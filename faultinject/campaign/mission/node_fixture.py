@@ -36,7 +36,7 @@ from deploy.machine.ssh import GuestShell, free_ports, make_keys
 from deploy.node.records import cache_directory
 from faultinject.campaign.mission.host_function import HostFunction
 from faultinject.campaign.mission.voters import MissionVoter, Voters
-from faultinject.campaign.records import StationFacts, StationSpec
+from faultinject.campaign.records import NodeFacts, NodeSpec
 from faultinject.faults.proxy import ProxiedLink
 from faultinject.faults.site import NotApplied, Site
 from faultinject.history.workload import KEY
@@ -51,7 +51,7 @@ BOOT_DEADLINE, BOOTS = 120.0, 3
 """Seconds for the guests to boot, and how often that is tried.  Under TCG, when all of them start
 on few processors, a kernel sometimes stalls in its first lines."""
 
-Progress = Callable[[str], None]
+ProgressCallback = Callable[[str], None]
 Headers = tuple[tuple[str, str], ...]
 Sender = Callable[[str, str, bytes, Headers], Awaitable[tuple[int, bytes]]]
 """Sends a request (method, target, body, headers); returns status (0: no reply) and body."""
@@ -65,13 +65,13 @@ class NodeFixture(Site):
 
     def __init__(
         self,
-        spec: StationSpec,
+        spec: NodeSpec,
         directory: Path,
         node: NodeMachines,
         voters: Voters,
         links: dict[str, ProxiedLink],
         shells: dict[str, GuestShell],
-        facts: StationFacts,
+        facts: NodeFacts,
         function: HostFunction | None,
     ) -> None:
         self.spec = spec
@@ -89,7 +89,7 @@ class NodeFixture(Site):
     @classmethod
     @contextlib.asynccontextmanager
     async def open(
-        cls, spec: StationSpec, directory: Path, progress: Progress = lambda _: None
+        cls, spec: NodeSpec, directory: Path, progress: ProgressCallback = lambda _: None
     ) -> AsyncIterator[NodeFixture]:
         """Boot the guests and get everything ready; end and remove everything afterwards.
 
@@ -144,7 +144,7 @@ class NodeFixture(Site):
             for link in links.values():
                 stack.callback((await link.listen()).close)
             facts = await _facts(node, accel.name, base)
-            progress(f"station ready in {time.monotonic() - began:.1f} s")
+            progress(f"node ready in {time.monotonic() - began:.1f} s")
             yield cls(spec, directory, node, voters, links, shells, facts, function)
 
     # ------------------------------------------------------------ the site of faults
@@ -178,7 +178,7 @@ class NodeFixture(Site):
     def shell(self, name: str) -> GuestShell:
         """Return a guest's shell.  Raises NotApplied if the fixture was opened without."""
         if name not in self._shells:
-            raise NotApplied(f"no shell in {name}: the station is without ssh")
+            raise NotApplied(f"no shell in {name}: the node is without ssh")
         return self._shells[name]
 
     async def send(
@@ -250,7 +250,7 @@ class NodeFixture(Site):
             await voter.end()
 
 
-async def _boot(node: NodeMachines, progress: Progress) -> None:
+async def _boot(node: NodeMachines, progress: ProgressCallback) -> None:
     for left in reversed(range(BOOTS)):
         try:
             await node.up(progress)
@@ -262,7 +262,7 @@ async def _boot(node: NodeMachines, progress: Progress) -> None:
             await node.down()
 
 
-def _overlay(spec: StationSpec) -> Overlay:
+def _overlay(spec: NodeSpec) -> Overlay:
     path = Path(poisoned.__file__) if spec.service == "poisoned" else None
     if spec.service.endswith(".py"):
         path = Path(spec.service)
@@ -275,10 +275,10 @@ def _overlay(spec: StationSpec) -> Overlay:
     )
 
 
-async def _facts(node: NodeMachines, accel: str, image: str) -> StationFacts:
+async def _facts(node: NodeMachines, accel: str, image: str) -> NodeFacts:
     host = describe_host(accel=accel, load_before=os.getloadavg()[0])
     libvirt, qemu = await node.versions()
-    return StationFacts(
+    return NodeFacts(
         host=hashlib.blake2b(platform.node().encode(), digest_size=4).hexdigest(),
         cpus=host.cores,
         cpu=host.cpu,

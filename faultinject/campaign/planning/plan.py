@@ -1,7 +1,7 @@
 """The plan of a campaign: ``plan(spec, seed)``.  Pure: each mission follows from spec and seed.
 
-A *cell* is a set of missions planned alike: a stratum, a dose or a shot, with one design and one
-setting of repair.  Missions are numbered cell by cell and run in a random order.
+A *cell* is a set of missions planned alike: a stratum, a dose or a common cause, with one design
+and one setting of repair.  Missions are numbered cell by cell and run in a random order.
 
 For each mission, the guests hit, the kinds of faults, the moments and the seeds are drawn
 independently from the fixed mix.  Neither the order nor the draws depend on outcomes.  So the
@@ -28,16 +28,16 @@ from faultinject.faults import CATALOGUE, Injection
 __all__ = ["LIARS", "CampaignPlan", "Cell", "missions_for", "plan"]
 
 LIARS = frozenset({"corrupt-reply", "stale-reply"})
-"""Kinds whose wrong replies would win a vote if two guests told the same lie.  The injector chooses
-whether they do (``Spec.alike``)."""
+"""Kinds whose wrong replies would win a vote if two guests returned the same one.  The injector
+chooses whether they do (``Spec.alike``)."""
 
 
 class Cell(msgspec.Struct, frozen=True, kw_only=True):
     """Missions planned alike.
 
     ``k``: guests hit.  ``function_k``: further guests, whose f is hit.  ``vote``: a policy over the
-    first guests; "": the station's.  ``dose``: flips in each guest (0: none).  ``kind``: of a dose
-    or shot; "" for a stratum, whose kinds are drawn.  ``missions``: how many.
+    first guests; "": the node's.  ``dose``: flips in each guest (0: none).  ``kind``: of a dose
+    or common cause; "" for a stratum, whose kinds are drawn.  ``missions``: how many.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     vote: str = ""
     dose: int = 0
     kind: str = ""
-    shot: bool = False
+    common_cause: bool = msgspec.field(default=False, name="shot")
     missions: int
 
     @property
@@ -64,7 +64,7 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
         return self.k + self.function_k
 
     @property
-    def layer_hit(self) -> bool:
+    def host_target_hit(self) -> bool:
         """Return whether the layer under the guests is hit: the voter, or F."""
         return self.voter_hit or self.host_function_hit
 
@@ -81,12 +81,14 @@ def missions_for(bound: float, alpha: float, strata: int) -> int:
 def _stratum_cells(spec: Spec, stratum: StratumSpec) -> Iterator[Cell]:
     plain = stratum.design == "nv"
     missions = stratum.missions or missions_for(
-        stratum.bound or 1.0, spec.alpha_look, len(spec.strata)
+        stratum.bound or 1.0, spec.alpha_per_analysis, len(spec.strata)
     )
     for repair in (False,) if plain else repairs(stratum.repair or spec.repair):
-        letter = "nv" if plain else "g" if stratum.voter_hit else "f"
+        # f_k: P(failure | k guests hit).  g_k: P(success | k guests and the voter hit).  See
+        # report.texts.GLOSSARY.  The name also selects the mission's random stream.
+        symbol = "nv" if plain else "g" if stratum.voter_hit else "f"
         yield Cell(
-            name=f"{_prefix(stratum)}{letter}{stratum.guests_hit}{_suffix(stratum)}"
+            name=f"{_prefix(stratum)}{symbol}{stratum.guests_hit}{_suffix(stratum)}"
             f"{'-repair' if repair else ''}",
             design=stratum.design,
             repair=repair,
@@ -109,15 +111,16 @@ def _suffix(stratum: StratumSpec) -> str:
 
 
 def _model_cells(spec: Spec) -> Iterator[Cell]:
-    """Yield the cells in which no guest is forced to fail: doses and shots, voted and plain."""
+    """Yield the cells of doses and common causes, in which no guest is forced to fail."""
     wanted = [
         (dose.kind, dose.flips, None, dose.voted, dose.nv) for dose in spec.doses
     ] + [
-        (shot.kind, shot.flips, shot.vote or "", shot.missions, shot.nv) for shot in spec.shots
+        (cause.kind, cause.flips, cause.vote or "", cause.missions, cause.nv)
+        for cause in spec.shots
     ]  # fmt: skip
     for kind, flips, of, voted, nv in wanted:
-        shot, vote = of is not None, of or ""
-        name = f"shot-{kind}" if shot else f"dose-{kind}"
+        common_cause, vote = of is not None, of or ""
+        name = f"shot-{kind}" if common_cause else f"dose-{kind}"
         name += f"-{flips}" if "flip" in kind else ""
         name += f"-{vote.replace('/', 'of')}" if vote else ""
         for repair in repairs(spec.repair) if voted else ():
@@ -129,7 +132,7 @@ def _model_cells(spec: Spec) -> Iterator[Cell]:
                 vote=vote,
                 dose=flips,
                 kind=kind,
-                shot=shot,
+                common_cause=common_cause,
                 missions=voted,
             )
         if nv:
@@ -140,7 +143,7 @@ def _model_cells(spec: Spec) -> Iterator[Cell]:
                 k=1 if flips else 0,
                 dose=flips,
                 kind=kind,
-                shot=shot,
+                common_cause=common_cause,
                 missions=nv,
             )
 
@@ -148,7 +151,8 @@ def _model_cells(spec: Spec) -> Iterator[Cell]:
 class CampaignPlan:
     """The missions of a campaign, numbered from 0 to ``total`` less 1.
 
-    The first ``first`` missions are the first look.  They all run before those of the extension.
+    The first ``first`` missions are those of the first analysis.  They all run before those of the
+    extension.
     """
 
     def __init__(self, spec: Spec, seed: int, *, extended: bool = False) -> None:
@@ -208,7 +212,7 @@ class CampaignPlan:
         return map(self.mission, self._order)
 
     def blocks(self) -> tuple[range, ...]:
-        """Return the numbers of each cell's missions in the first look."""
+        """Return the numbers of each cell's missions for the first analysis."""
         ends = zip(self._starts, self._ends, strict=True)
         return tuple(range(start, end) for start, end in ends)[: len(self.cells)]
 
@@ -233,8 +237,8 @@ class CampaignPlan:
         workload = self.spec.workload
         own = draws.seed()
         alike: bool | None = None
-        if cell.shot:
-            hits = self._shot(cell, draws)
+        if cell.common_cause:
+            hits = self._common_cause(cell, draws)
         elif cell.kind:
             hits = self._dose(cell, draws)
         else:
@@ -252,7 +256,7 @@ class CampaignPlan:
             vote=cell.vote,
             seed=own if workload.seed is None else workload.seed,
             length=workload.length,
-            hits=tuple(sorted(hits, key=lambda hit: hit.at)),
+            injections=tuple(sorted(hits, key=lambda hit: hit.at)),
             alike=alike,
         )
 
@@ -275,7 +279,7 @@ class CampaignPlan:
         alike: bool | None = None
         liars = [place for place, hit in enumerate(hits) if hit.kind in LIARS]
         if len(liars) > 1:
-            # Only the same lie at the same time can win a vote, so all tell the first one's.
+            # Only the same lie at the same time can win a vote, so all have the first one's.
             alike = draws.chance(self.spec.alike)
             for place in liars if alike else ():
                 lie = hits[liars[0]]
@@ -301,7 +305,7 @@ class CampaignPlan:
             for at, count in draws.spread(cell.dose, length)
         ]
 
-    def _shot(self, cell: Cell, draws: Draws) -> list[Injection]:
+    def _common_cause(self, cell: Cell, draws: Draws) -> list[Injection]:
         """Return one common cause: a fault that is shared, or one seed in all guests."""
         at, seed = draws.below(self.spec.workload.length), draws.seed()
         targets = CATALOGUE[cell.kind].targets

@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from faultinject.campaign.records import Design, StationSpec
+from faultinject.campaign.records import Design, NodeSpec
 from faultinject.results.outcome import Question
 from faultinject.strict_toml import SpecError
 from voter.core.vote import Policy
@@ -60,8 +60,8 @@ class StratumSpec(_Section, frozen=True, kw_only=True):
     """Missions in which ``guests_hit`` guests are hit.
 
     ``missions``: how many.  Or ``bound``: as many as it takes for an interval no wider than this if
-    all missions end alike.  ``repair``: None: as the whole campaign.  ``vote``: None: the station's
-    policy; else another one, as "1/4", over the first of the station's guests.  ``function_hit``:
+    all missions end alike.  ``repair``: None: as the whole campaign.  ``vote``: None: the node's
+    policy; else another one, as "1/4", over the first of the node's guests.  ``function_hit``:
     further guests whose function f is hit.  ``host_function_hit``: F, the function on the host, is.
     """
 
@@ -93,7 +93,7 @@ class CommonCauseSpec(_Section, frozen=True, kw_only=True):
     """Missions with one common cause that hits all guests at once.
 
     ``flips``: bit flips in each guest, from one seed.  ``missions``: voted ones; ``nv``: those of
-    the plain design.  ``vote``: a policy over the first guests; None: the station's.
+    the plain design.  ``vote``: a policy over the first guests; None: the node's.
     """
 
     kind: str
@@ -167,15 +167,18 @@ class Spec(_Section, frozen=True, kw_only=True):
 
     ``faults``, ``voter_faults``: kinds with weights, from which the fault of each hit guest, or of
     the voter, is drawn.  ``function_faults``, ``host_function_faults``: the same for each hit f,
-    and for F.  ``alike``: the share of missions with two or more lying guests in which these tell
-    the same lie.  ``extension``: the share of the missions that may be added once, if the first
-    look leaves the question undecided; each look then has half of ``alpha``.
+    and for F.  ``alike``: the share of missions with two or more lying guests in which these return
+    the same wrong bytes.  ``extension``: the share of the missions that may be added once, if the
+    first analysis leaves the question undecided; each analysis then has half of ``alpha``.
+
+    The file's names ``station`` (the node) and ``shots`` (common causes) are those of kept
+    campaigns.
     """
 
     title: str
     question: Question
     about: str = ""
-    station: StationSpec = StationSpec()
+    station: NodeSpec = NodeSpec()
     workload: Workload = Workload()
     repair: Repair = "off"
     faults: dict[str, float] = {}
@@ -193,8 +196,8 @@ class Spec(_Section, frozen=True, kw_only=True):
     workers: int | None = None
 
     @property
-    def alpha_look(self) -> float:
-        """The error probability of one look at the data."""
+    def alpha_per_analysis(self) -> float:
+        """The error probability of one analysis of the data."""
         return self.alpha / 2 if self.extension else self.alpha
 
     @property
@@ -218,11 +221,11 @@ class Spec(_Section, frozen=True, kw_only=True):
         return frozenset(
             {kind for mix, used in mixes if used for kind, weight in mix.items() if weight}
             | {dose.kind for dose in self.doses if dose.flips}
-            | {shot.kind for shot in self.shots}
+            | {cause.kind for cause in self.shots}
         )
 
     @property
-    def node(self) -> StationSpec:
+    def node(self) -> NodeSpec:
         """Return the node that missions need, with the workload's mix."""
         return msgspec.structs.replace(self.station, mix=self.workload.mix)
 
@@ -236,8 +239,8 @@ class Spec(_Section, frozen=True, kw_only=True):
         _forget(meaning["workload"], mix={})
         for stratum in meaning["strata"]:
             _forget(stratum, vote=None, function_hit=0, host_function_hit=False)
-        for shot in meaning["shots"]:
-            _forget(shot, vote=None)
+        for cause in meaning["shots"]:
+            _forget(cause, vote=None)
         return hashlib.sha256(msgspec.json.encode(meaning, order="deterministic")).hexdigest()
 
 

@@ -31,7 +31,7 @@ MOST = 10_000_000
 MOST_FLIPS = 10_000_000
 """Most flips in each guest of a mission; more is an error."""
 _PLACES = {FaultLayer.FUNCTION: "guest", FaultLayer.RELOCATED: "host"}
-"""Where the station must have the function, for faults of these layers."""
+"""Where the node must have the function, for faults of these layers."""
 
 _Report = Callable[[str, str], None]
 """Reports a problem (message, key) in one table."""
@@ -44,13 +44,13 @@ def repairs(choice: Repair) -> tuple[bool, ...]:
 
 def check(spec: Spec, problems: SpecProblems) -> None:
     """Check everything that the types do not check.  Raises SpecError."""
-    _check_station(spec, _reporter(problems, "station"))
+    _check_node(spec, _reporter(problems, "station"))
     _check_workload(spec, _reporter(problems, "workload"))
     _check_statistics(spec, problems)
     _check_mixes(spec, problems)
     _check_strata(spec, problems)
     _check_doses(spec, problems)
-    _check_shots(spec, problems)
+    _check_common_causes(spec, problems)
     _check_question(spec, problems)
     problems.raise_any()
 
@@ -69,27 +69,27 @@ def _check_range(
         report(f"{key} {value}: {low} to {high}{unit}", key)
 
 
-def _check_station(spec: Spec, report: _Report) -> None:
-    station = spec.station
-    policy = _policy(station.vote, report)
-    if policy is not None and policy.of != station.guests:
-        report(f"vote {policy} needs {policy.of} guests, not {station.guests}", "guests")
+def _check_node(spec: Spec, report: _Report) -> None:
+    node = spec.station
+    policy = _policy(node.vote, report)
+    if policy is not None and policy.of != node.guests:
+        report(f"vote {policy} needs {policy.of} guests, not {node.guests}", "guests")
     services = (*SHIPPED, POISONED)
-    if station.service not in services and not Path(station.service).is_file():
-        remedy = suggest(station.service, services)
-        report(f"no service {station.service!r}: {remedy}, or a Python file", "service")
-    _check_range(report, "memory", station.memory, 64, 1 << 16, " MiB a guest")
-    _check_range(report, "keys", station.keys, 1, 10_000)
-    _check_range(report, "size", station.size, 0, 65_536, " bytes")
-    if not station.deadline > 0:
-        report(f"deadline {station.deadline}: above 0 seconds", "deadline")
-    if not 0 < station.hang < station.deadline:
+    if node.service not in services and not Path(node.service).is_file():
+        remedy = suggest(node.service, services)
+        report(f"no service {node.service!r}: {remedy}, or a Python file", "service")
+    _check_range(report, "memory", node.memory, 64, 1 << 16, " MiB a guest")
+    _check_range(report, "keys", node.keys, 1, 10_000)
+    _check_range(report, "size", node.size, 0, 65_536, " bytes")
+    if not node.deadline > 0:
+        report(f"deadline {node.deadline}: above 0 seconds", "deadline")
+    if not 0 < node.hang < node.deadline:
         report(
-            f"hang {station.hang}: above 0 and below deadline ({station.deadline} s), so that a "
+            f"hang {node.hang}: above 0 and below deadline ({node.deadline} s), so that a "
             "silent guest is detected before requests time out",
             "hang",
         )
-    if station.mix:
+    if node.mix:
         report("mix: it belongs to the workload; put it under [workload]", "mix")
 
 
@@ -137,25 +137,25 @@ def _check_statistics(spec: Spec, problems: SpecProblems) -> None:
 
 
 def _known(spec: Spec, kind: str, report: _Report, key: str) -> FaultKind | None:
-    """Return a fault, and report why this campaign's station cannot have it, if so."""
+    """Return a fault, and report why this campaign's node cannot have it, if so."""
     fault = CATALOGUE.get(kind)
     if fault is None:
         report(f"no fault {kind!r}: {suggest(kind, CATALOGUE)}", key)
         return None
-    station = spec.station
-    poisoned = Path(station.service).stem == POISONED
-    if "ssh" in fault.needs and not station.ssh:
-        report(f"{kind} acts inside the guest over SSH, which this station does not have: set "
+    node = spec.station
+    poisoned = Path(node.service).stem == POISONED
+    if "ssh" in fault.needs and not node.ssh:
+        report(f"{kind} acts inside the guest over SSH, which this node does not have: set "
                "ssh = true in [station], or remove it", key)  # fmt: skip
     if "poisoned" in fault.needs and not poisoned:
         report(f"{kind} needs the service with the planted bug: set service = {POISONED!r} in "
                "[station], or remove it", key)  # fmt: skip
-    if kind == "corrupt-state" and not (station.service == "kv" or poisoned):
-        report(f"{kind} writes a canary key, which only the service kv accepts (this station runs "
-               f"{station.service}): set service = 'kv' in [station], or remove it",
+    if kind == "corrupt-state" and not (node.service == "kv" or poisoned):
+        report(f"{kind} writes a canary key, which only the service kv accepts (this node runs "
+               f"{node.service}): set service = 'kv' in [station], or remove it",
                key)  # fmt: skip
     place = _PLACES.get(fault.layer)
-    if "planted" in fault.needs and station.function != place:
+    if "planted" in fault.needs and node.function != place:
         where = "F on the host" if place == "host" else "f in each guest"
         report(f"{kind} needs the function {where}: set function = {place!r} in [station], or "
                "remove it", key)  # fmt: skip
@@ -205,9 +205,9 @@ def _policy(vote: str, report: _Report) -> Policy | None:
 
 
 def _fits(policy: Policy, guests: int, report: _Report) -> bool:
-    """Return whether the station has enough guests; report it if not."""
+    """Return whether the node has enough guests; report it if not."""
     if policy.of > guests:
-        report(f"vote {policy}: the station has {guests} guests, give it {policy.of}", "vote")
+        report(f"vote {policy}: the node has {guests} guests, give it {policy.of}", "vote")
     return policy.of <= guests
 
 
@@ -269,13 +269,13 @@ def _check_hits(stratum: StratumSpec, most: int, report: _Report) -> None:
 
 def _check_function(spec: Spec, stratum: StratumSpec, report: _Report) -> None:
     """Check what a stratum says about the function f, or F."""
-    station = spec.station.function
+    node = spec.station.function
     for key, hit, place, mix in (
         ("function_hit", stratum.function_hit, "guest", spec.function_faults),
         ("host_function_hit", stratum.host_function_hit, "host", spec.host_function_faults),
     ):
-        if hit and station != place:
-            report(f"{key}: the station's function is {station!r}; set function = {place!r} in "
+        if hit and node != place:
+            report(f"{key}: the node's function is {node!r}; set function = {place!r} in "
                    "[station]", key)  # fmt: skip
         elif hit and not mix:
             table = f"{key.removesuffix('_hit')}_faults"
@@ -283,7 +283,7 @@ def _check_function(spec: Spec, stratum: StratumSpec, report: _Report) -> None:
         if hit and spec.question != "designs":
             report(f'{key}: question {spec.question} has no function: set question = "designs"',
                    key)  # fmt: skip
-    if stratum.design == "nv" and station == "host":
+    if stratum.design == "nv" and node == "host":
         report("the plain design has no F, and its guest no f: use a campaign with "
                'function = "guest"', "design")  # fmt: skip
 
@@ -302,22 +302,22 @@ def _check_doses(spec: Spec, problems: SpecProblems) -> None:
             report(f"{dose.kind} has no dose: give one of {', '.join(flips)}", "kind")
 
 
-def _check_shots(spec: Spec, problems: SpecProblems) -> None:
-    for shot, fault, report in _entries(spec, problems, "shots", ("missions", "nv"), least=1):
+def _check_common_causes(spec: Spec, problems: SpecProblems) -> None:
+    for cause, fault, report in _entries(spec, problems, "shots", ("missions", "nv"), least=1):
         if fault is not None and fault.targets == ("voter",):
             shared = [k for k, f in CATALOGUE.items() if {"host", "client"} & set(f.targets)]
-            report(f"{shot.kind} hits the voter alone: give one of {', '.join(shared)}", "kind")
-        if isinstance(shot, CommonCauseSpec) and shot.vote is not None:
-            policy = _policy(shot.vote, report)
+            report(f"{cause.kind} hits the voter alone: give one of {', '.join(shared)}", "kind")
+        if isinstance(cause, CommonCauseSpec) and cause.vote is not None:
+            policy = _policy(cause.vote, report)
             fits = policy is not None and _fits(policy, spec.station.guests, report)
-            if fits and not shot.missions:
+            if fits and not cause.missions:
                 report("the plain design does not vote: leave vote out", "vote")
 
 
 def _entries(
     spec: Spec, problems: SpecProblems, table: str, designs: tuple[str, str], *, least: int
 ) -> Iterator[tuple[DoseSpec | CommonCauseSpec, FaultKind | None, _Report]]:
-    """Check what doses and shots have in common: kind, flips, missions, no entry twice.
+    """Check what doses and common causes have in common: kind, flips, missions, no entry twice.
 
     Yield each entry with its fault, and the function that reports a problem with it.
     """
@@ -342,14 +342,14 @@ def _check_question(spec: Spec, problems: SpecProblems) -> None:
     if spec.question == "softerrors" and not any(dose.voted and dose.nv for dose in spec.doses):
         report("question softerrors compares voted missions with plain ones at the same dose: give "
                "[[doses]] with both voted and nv", "question")  # fmt: skip
-    if spec.question == "commoncause" and not any(shot.missions for shot in spec.shots):
+    if spec.question == "commoncause" and not any(cause.missions for cause in spec.shots):
         report("question commoncause needs [[shots]] with missions", "question")
     if spec.question not in FORCED:
         return
     groups: dict[tuple[str, bool], set[int]] = {}
     for stratum in spec.strata:
-        layer_hit = stratum.voter_hit or stratum.host_function_hit
-        if stratum.design == "voted" and not layer_hit and _is_policy(stratum.vote):
+        host_target_hit = stratum.voter_hit or stratum.host_function_hit
+        if stratum.design == "voted" and not host_target_hit and _is_policy(stratum.vote):
             for repair in repairs(stratum.repair or spec.repair):
                 failing = stratum.guests_hit + stratum.function_hit
                 groups.setdefault((stratum.vote or "", repair), set()).add(failing)

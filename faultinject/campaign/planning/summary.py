@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import msgspec
 
+from faultinject.campaign.planning.durations import MissionDurations
 from faultinject.campaign.planning.plan import CampaignPlan, Cell
-from faultinject.campaign.planning.rates import Rates
 from voter.core.vote import Policy
 
 __all__ = ["CellSummary", "PlanSummary", "summarize"]
@@ -34,7 +34,7 @@ class PlanSummary(msgspec.Struct, frozen=True, kw_only=True):
     """A plan before it runs.
 
     ``reach``: the precision to expect, one statement each.  ``seconds``: of wall clock; None if no
-    rates are known.
+    durations are known.
     """
 
     title: str
@@ -60,17 +60,19 @@ class PlanSummary(msgspec.Struct, frozen=True, kw_only=True):
             yield f"about {_duration(self.seconds)} with {workers}"
 
 
-def summarize(plan: CampaignPlan, rates: Rates | None = None, *, workers: int = 1) -> PlanSummary:
+def summarize(
+    plan: CampaignPlan, durations: MissionDurations | None = None, *, workers: int = 1
+) -> PlanSummary:
     """Return the summary of a plan.
 
-    ``rates``: of former missions (``Store.rates``).  Raises EstimateError if scipy is missing.
+    ``durations``: of former missions (``Store.durations``).  Raises EstimateError without scipy.
     """
     cells = [
         CellSummary(
             name=cell.name,
             description=_description(cell),
             missions=cell.missions,
-            seconds=_seconds(plan, cell, block, rates),
+            seconds=_seconds(plan, cell, block, durations),
         )
         for cell, block in zip(plan.cells, plan.blocks(), strict=True)
     ]
@@ -90,7 +92,7 @@ def summarize(plan: CampaignPlan, rates: Rates | None = None, *, workers: int = 
 def _description(cell: Cell) -> str:
     """Return a description of a cell's missions."""
     who = "plain" if cell.design == "nv" else f"voted {cell.vote}".strip()
-    if cell.shot:
+    if cell.common_cause:
         what = f"{cell.kind} hits everything at once"
         what += f", {cell.dose:,} flips" if "flip" in cell.kind else ""
     elif cell.kind:
@@ -104,11 +106,13 @@ def _description(cell: Cell) -> str:
     return f"{who}: {what}{', repair on' if cell.repair else ''}"
 
 
-def _seconds(plan: CampaignPlan, cell: Cell, block: range, rates: Rates | None) -> float | None:
-    if rates is None or not block:
+def _seconds(
+    plan: CampaignPlan, cell: Cell, block: range, durations: MissionDurations | None
+) -> float | None:
+    if durations is None or not block:
         return None
     sample = [plan.mission(index) for index in block[:: max(1, len(block) // SAMPLED)]]
-    return sum(map(rates.mission, sample)) / len(sample) * cell.missions
+    return sum(map(durations.mission, sample)) / len(sample) * cell.missions
 
 
 def _duration(seconds: float) -> str:
@@ -126,13 +130,13 @@ def _strata_reach(plan: CampaignPlan) -> Iterator[str]:
     )
     from faultinject.estimate.strata import band  # noqa: PLC0415
 
-    spec, alpha = plan.spec, plan.spec.alpha_look
+    spec, alpha = plan.spec, plan.spec.alpha_per_analysis
     m = Policy.parse(spec.station.vote).need
     for repair in (False, True):
         trials = {
             cell.k: cell.missions
             for cell in plan.cells
-            if cell.forced and cell.design == "voted" and not cell.layer_hit
+            if cell.forced and cell.design == "voted" and not cell.host_target_hit
             and not cell.function_k and not cell.vote
             and cell.repair == repair
         }  # fmt: skip
@@ -175,14 +179,14 @@ def _strata_reach(plan: CampaignPlan) -> Iterator[str]:
 
 
 def _designs_reach(plan: CampaignPlan) -> Iterator[str]:
-    """Yield, for each policy that is not the station's, the precision of its R_sys."""
+    """Yield, for each policy that is not the node's, the precision of its R_sys."""
     from faultinject.estimate.precision import expected  # noqa: PLC0415 - scipy is slow
     from faultinject.estimate.strata import band  # noqa: PLC0415
 
     found: dict[tuple[str, bool], tuple[dict[int, int], dict[int, int]]] = {}
     for cell in plan.cells:
         if cell.forced and cell.vote and cell.design == "voted":
-            by_k = found.setdefault((cell.vote, cell.repair), ({}, {}))[cell.layer_hit]
+            by_k = found.setdefault((cell.vote, cell.repair), ({}, {}))[cell.host_target_hit]
             by_k[cell.failing_guests] = by_k.get(cell.failing_guests, 0) + cell.missions
     for (vote, repair), (trials, layer) in sorted(found.items()):
         m = Policy.parse(vote).need
@@ -192,7 +196,7 @@ def _designs_reach(plan: CampaignPlan) -> Iterator[str]:
                 [layer.get(k, 0) for k in range(max(layer) + 1)] if layer else (),
                 m,
             ),
-            plan.spec.alpha_look,
+            plan.spec.alpha_per_analysis,
         )
         widths = {
             (rm, rv): measured.system(rm, rv, rh).width / 2
@@ -212,10 +216,10 @@ def _model_reach(plan: CampaignPlan) -> Iterator[str]:
     sizes: dict[tuple[str, str], set[int]] = {}
     for cell in plan.cells:
         if cell.kind:
-            what = "shots" if cell.shot else "doses"
+            what = "common causes" if cell.common_cause else "doses"
             sizes.setdefault((what, cell.design), set()).add(cell.missions)
     for (what, design), missions in sizes.items():
         fewest = min(missions)
-        half = clopper_pearson(fewest // 2, fewest, plan.spec.alpha_look).width / 2
+        half = clopper_pearson(fewest // 2, fewest, plan.spec.alpha_per_analysis).width / 2
         name = "R_M of the plain design" if design == "nv" else "R_sys of the voted design"
         yield f"{what}: {name} to within +-{half:.3f} each ({fewest:,} missions or more)"

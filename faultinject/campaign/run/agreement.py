@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Agreement", "StratumAgreement", "compare", "compare_stores", "show_agreement"]
 
-VOID = "void"
+EXCLUDED = "excluded"
 
 
 class StratumAgreement(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,16 +30,17 @@ class StratumAgreement(msgspec.Struct, frozen=True, kw_only=True):
     stratum: str
     missions: int
     other_outcome: int
-    other_verdict: int
+    other_success: int
 
 
 class Agreement(msgspec.Struct, frozen=True, kw_only=True):
     """The comparison of two runs.
 
     ``both``: missions that both ran.  ``trials``: those of them that are trials in both.
-    ``pairs``: (outcome in the first, in the second, missions), void ones too.  ``other_outcome``:
-    trials with different outcomes.  ``other_verdict``: those where one failed and the other did
-    not; ``share``, ``low``, ``high``: their share of the trials with its Clopper-Pearson interval.
+    ``pairs``: (outcome in the first, in the second, missions), excluded ones too.
+    ``other_outcome``: trials with different outcomes.  ``other_success``: those where
+    one failed and the other did not; ``share``, ``low``, ``high``: their share of the trials with
+    its Clopper-Pearson interval.
     ``p_value``: McNemar's, that neither run fails more often.  ``apart``: the missions with
     different outcomes.
     """
@@ -48,7 +49,7 @@ class Agreement(msgspec.Struct, frozen=True, kw_only=True):
     trials: int
     pairs: tuple[tuple[str, str, int], ...]
     other_outcome: int
-    other_verdict: int
+    other_success: int
     share: float | None
     low: float
     high: float
@@ -69,7 +70,7 @@ def compare(
     strata: dict[str, list[int]] = {}
     apart = []
     for index, stratum, first, second in missions:
-        pairs[str(first or VOID), str(second or VOID)] += 1
+        pairs[str(first or EXCLUDED), str(second or EXCLUDED)] += 1
         if first is None or second is None:
             continue
         verdicts[first.failed, second.failed] += 1
@@ -87,13 +88,13 @@ def compare(
         trials=trials,
         pairs=tuple((one, two, count) for (one, two), count in sorted(pairs.items())),
         other_outcome=len(apart),
-        other_verdict=other,
+        other_success=other,
         share=interval.value if trials else None,
         low=interval.low,
         high=interval.high,
         p_value=mcnemar_p(verdicts[True, False], verdicts[False, True]) if trials else 1.0,
         strata=tuple(
-            StratumAgreement(stratum=name, missions=a, other_outcome=b, other_verdict=c)
+            StratumAgreement(stratum=name, missions=a, other_outcome=b, other_success=c)
             for name, (a, b, c) in sorted(strata.items())
         ),
         apart=tuple(sorted(apart)),
@@ -135,7 +136,7 @@ def show_agreement(agreed: Agreement, out: Console) -> None:
     strata = Table("stratum", "missions", "different outcome", "one failed, one did not")
     for each in agreed.strata:
         strata.add_row(
-            each.stratum, f"{each.missions:,}", f"{each.other_outcome:,}", f"{each.other_verdict:,}"
+            each.stratum, f"{each.missions:,}", f"{each.other_outcome:,}", f"{each.other_success:,}"
         )
     out.print(strata)
     share = "" if agreed.share is None else (

@@ -1,7 +1,7 @@
 """Interim results: what the rows show so far, for people who wait.
 
-Nothing may be decided by them, because repeated looks at the data are not a test.  The verdict
-comes from the planned number of missions (``faultinject.report``).
+Nothing may be decided by them, because repeated analyses of growing data are not one test.  The
+verdict comes from the planned number of missions (``faultinject.report``).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class CellResult(msgspec.Struct, frozen=True, kw_only=True):
     trials: int
     failures: int
     silent: int
-    void: int
+    excluded: int
     rate: float | None
     low: float
     high: float
@@ -71,7 +71,7 @@ def _view(cell: Cell, tally: Tally | None, alpha: float) -> CellResult:
         trials=known.trials,
         failures=known.failures,
         silent=known.silent,
-        void=known.void,
+        excluded=known.excluded,
         rate=interval.value if known.trials else None,
         low=interval.low,
         high=interval.high,
@@ -109,7 +109,7 @@ def _doses(cells: Sequence[Cell], views: Sequence[CellResult]) -> list[str]:
     by_name = {view.name: view for view in views}
     estimates = []
     for cell in cells:
-        if not cell.dose or cell.shot or cell.design != "voted":
+        if not cell.dose or cell.common_cause or cell.design != "voted":
             continue
         voted, plain = by_name[cell.name], by_name.get(f"{cell.name}-nv")
         if plain is not None and plain.rate is not None and voted.rate is not None:

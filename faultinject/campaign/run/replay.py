@@ -9,7 +9,7 @@ import msgspec
 from rich.markup import escape
 
 from faultinject.campaign.assessment import AssessedMission, assess
-from faultinject.campaign.records import MissionPlan, StationFacts
+from faultinject.campaign.records import MissionPlan, NodeFacts
 from faultinject.campaign.store.store import Store
 from faultinject.campaign.workers.messages import Task, Worker
 from faultinject.campaign.workers.scratch import ScratchDirectories, sweep_abandoned
@@ -31,13 +31,13 @@ class Replay(msgspec.Struct, frozen=True, kw_only=True):
     row: AssessedMission
     stored: AssessedMission | None
     same: bool | None
-    facts: StationFacts
+    facts: NodeFacts
 
 
 def replay_mission(
     store: Store, index: int, module: str, progress: Callable[[str], None]
 ) -> Replay:
-    """Run one mission on a station of its own; store nothing.  Raises CommandError."""
+    """Run one mission on a node of its own; store nothing.  Raises CommandError."""
     plan, stored = store.plan.mission(index), store.row(index)
     sweep_abandoned(progress)
     scratch = ScratchDirectories()
@@ -73,7 +73,7 @@ def show_replay(replay: Replay, out: Console) -> None:
     _show_hits(plan, row, out)
     _show_guests(row, out)
     out.print(
-        f"requests: {row.correct} correct, {row.wrong} wrong, {row.refused} refused, "
+        f"requests: {row.correct} correct, {row.wrong} wrong, {row.failed_visibly} failed visibly, "
         f"{row.unanswered} unanswered; {row.masked} released although a replica dissented"
     )
     shown = " ".join("-" if each < 0 else f"{each * 1e3:.1f}" for each in row.latencies)
@@ -81,10 +81,10 @@ def show_replay(replay: Replay, out: Console) -> None:
     if row.timings is not None:
         times = msgspec.structs.asdict(row.timings)
         out.print(", ".join(f"{name} {seconds:.3f} s" for name, seconds in times.items()))
-    outcome = f"no trial: {row.void}" if row.outcome is None else str(row.outcome)
+    outcome = f"no trial: {row.excluded}" if row.outcome is None else str(row.outcome)
     out.print(f"[bold]{escape(outcome)}[/] {escape(row.problem)}")
     if replay.stored is not None:
-        before = str(replay.stored.outcome or f"no trial ({replay.stored.void})")
+        before = str(replay.stored.outcome or f"no trial ({replay.stored.excluded})")
         out.print(
             f"the campaign stored {escape(before)}: "
             + ("the same" if replay.same else "[yellow]another outcome[/]")
@@ -95,11 +95,11 @@ def show_replay(replay: Replay, out: Console) -> None:
 
 
 def _show_hits(plan: MissionPlan, row: AssessedMission, out: Console) -> None:
-    if not plan.hits:
+    if not plan.injections:
         out.print("nothing is hit")
         return
-    results = list(row.hits)
-    for hit in plan.hits:
+    results = list(row.injections)
+    for hit in plan.injections:
         dose = f", dose {hit.dose}" if hit.dose != 1 else ""
         out.print(
             f"before request {hit.at}: [bold]{hit.kind}[/] on {hit.target}{dose}, "
@@ -117,7 +117,8 @@ def _show_hits(plan: MissionPlan, row: AssessedMission, out: Console) -> None:
             f"    {applied} in {found.seconds:.3f} s, {_USED[found.used]}: {escape(found.proof)}"
         )
     if plan.alike is not None:
-        out.print(f"the lying guests tell {'the same lie' if plan.alike else 'different lies'}")
+        which = "the same" if plan.alike else "different"
+        out.print(f"the lying guests return {which} wrong bytes")
 
 
 def _show_guests(row: AssessedMission, out: Console) -> None:

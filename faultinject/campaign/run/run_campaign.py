@@ -13,7 +13,7 @@ import msgspec
 from rich.console import Console
 
 from deploy.machine.debug_stub import why_no_stub
-from faultinject.campaign.planning.kept_rates import keep_rates
+from faultinject.campaign.planning.kept_durations import keep_durations
 from faultinject.campaign.planning.spec import Spec
 from faultinject.campaign.run.interim import interim_results
 from faultinject.campaign.run.screen import CampaignScreen, duration, results_table
@@ -75,7 +75,7 @@ def run_campaign(store: Store, options: RunOptions, console: Console) -> Ending:
             store, workers, screen, stop, first=options.first, scheduler=options.scheduler
         )
     if ending.missions and real:
-        keep_rates(store.rates())
+        keep_durations(store.durations())
     return ending
 
 

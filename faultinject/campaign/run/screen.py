@@ -91,11 +91,11 @@ class CampaignScreen:
         """Count a stored row, and print it if the voter released a wrong reply."""
         if self._began is None:
             self._began = time.monotonic()
-            self._before = self._done  # its duration contains the opening of a station
+            self._before = self._done  # its duration contains the opening of a node
         self._done += not again
         mission = self._assess(row)
-        self._outcomes[str(mission.outcome or "void")] += 1
-        if mission.outcome is Outcome.SILENT and self._voted(row.index):
+        self._outcomes[str(mission.outcome or "excluded")] += 1
+        if mission.outcome is Outcome.WRONG_REPLY and self._voted(row.index):
             problem = escape(mission.problem)
             self._console.print(
                 f"[bold red]mission {row.index}: a wrong reply was released[/] {problem}"
@@ -152,7 +152,7 @@ def results_table(cells: tuple[CellResult, ...]) -> Table:
     """Return a table with the results of the plan's cells."""
     table = Table(box=None, pad_edge=False)
     table.add_column("stratum", overflow="fold")
-    for title in ("trials", "planned", "failed", "silent", "void", "failure rate", "interval"):
+    for title in ("trials", "planned", "failed", "silent", "excluded", "failure rate", "interval"):
         table.add_column(title, justify="right")
     for cell in cells:
         rate = "-" if cell.rate is None else f"{cell.rate:.4f}"
@@ -164,7 +164,7 @@ def results_table(cells: tuple[CellResult, ...]) -> Table:
             f"{cell.planned:,}",
             f"{cell.failures:,}",
             silent,
-            f"{cell.void:,}",
+            f"{cell.excluded:,}",
             rate,
             interval,
         )

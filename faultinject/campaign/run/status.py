@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -39,7 +37,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     done: int
     total: int
     complete_prefix: int
-    void: int
+    excluded: int
     rate: float | None
     left: float | None
     cells: tuple[CellResult, ...]
@@ -55,7 +53,7 @@ def status_of(store: Store) -> Status:
     rate = None
     if not store.partial:
         state = "complete"
-    elif _is_held(store):
+    elif store.is_being_written():
         state = "running"
         rate = _rate(store, last)
     elif last is None:
@@ -72,7 +70,7 @@ def status_of(store: Store) -> Status:
         done=done,
         total=store.total,
         complete_prefix=store.prefix(),
-        void=sum(cell.void for cell in interim.cells),
+        excluded=sum(cell.excluded for cell in interim.cells),
         rate=rate,
         left=(store.total - done) / rate if rate else None,
         cells=interim.cells,
@@ -88,21 +86,6 @@ def _rate(store: Store, run: RunRecord | None) -> float | None:
     began = sorted(store.latest(run.began, LATEST))
     took = began[-1] - began[0] if began else 0.0
     return (len(began) - 1) / took if took > 0 else None
-
-
-def _is_held(store: Store) -> bool:
-    """Return whether a process writes to it: that process holds the lock."""
-    try:
-        lock = os.open(store.directory / "lock", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return False  # no run yet, or no permission
-    try:
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(lock)
-    return False
 
 
 def show_status(status: Status, out: Console) -> None:

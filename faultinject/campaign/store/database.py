@@ -18,6 +18,7 @@ __all__ = [
     "StoreFull",
     "closing_on_error",
     "connect",
+    "is_locked",
     "store_errors",
     "take_lock",
     "transaction",
@@ -88,6 +89,21 @@ def take_lock(directory: Path) -> int:
             f"{directory}: another process runs this campaign: wait until it ends, or end it"
         ) from error
     return lock
+
+
+def is_locked(directory: Path) -> bool:
+    """Return whether a process holds the writer's lock."""
+    try:
+        lock = os.open(directory / LOCK, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False  # no run yet, or no permission
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+    return False
 
 
 @contextlib.contextmanager

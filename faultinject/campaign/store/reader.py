@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from faultinject.campaign.assessment import AssessedMission, assess
+from faultinject.campaign.planning.durations import MissionDurations, MissionShape, learn
 from faultinject.campaign.planning.plan import CampaignPlan
-from faultinject.campaign.planning.rates import MissionShape, Rates, learn
 from faultinject.campaign.records import MissionPlan, MissionRow
 from faultinject.campaign.store.database import StoreError
 from faultinject.campaign.store.table import (
@@ -36,7 +36,7 @@ from faultinject.campaign.store.tally import Tally
 __all__ = ["Reader"]
 
 Key = tuple[Any, ...]
-ShotKey = tuple[str, int, str, str]
+CommonCauseKey = tuple[str, int, str, str]
 """(kind, flips, design, vote)."""
 
 
@@ -129,14 +129,16 @@ class Reader:
         return {key: Tally.of(each) for key, each in sorted(counts.items(), key=_sortable)}
 
     def by_stratum(self, prefix: int | None = None) -> dict[str, Tally]:
-        """Count missions by the stratum, dose or shot that they count for."""
+        """Count missions by the stratum, dose or common cause that they count for."""
         return {key[0]: tally for key, tally in self.tallies("stratum", prefix=prefix).items()}
 
     def by_dose(self, prefix: int | None = None) -> dict[tuple[str, int, str], Tally]:
         """Count doses by (kind, flips, design), with repair as the spec's first setting."""
         repair = self.plan.spec.repair == "on"
         found: dict[tuple[str, int, str], Tally] = {}
-        for key, tally in self._model("design", "repair", prefix=prefix, shot=False).items():
+        for key, tally in self._model(
+            "design", "repair", prefix=prefix, common_cause=False
+        ).items():
             if key[2] == "nv" or key[3] == repair:
                 found[key[0], key[1], key[2]] = tally
         return found
@@ -146,31 +148,33 @@ class Reader:
     ) -> dict[tuple[str, int], dict[int, Tally]]:
         """Count the voted missions of doses by (kind, flips), then by guests that failed."""
         found: dict[tuple[str, int], dict[int, Tally]] = {}
-        tallies = self._model("repair", "design", "failed_guests", prefix=prefix, shot=False)
+        tallies = self._model(
+            "repair", "design", "failed_guests", prefix=prefix, common_cause=False
+        )
         for (kind, dose, on, design, failed), tally in tallies.items():
             if design == "voted" and on == (self.plan.spec.repair == "on"):
                 found.setdefault((kind, dose), {})[failed] = tally
         return found
 
-    def shots(self, prefix: int | None = None) -> dict[ShotKey, dict[int, Tally]]:
-        """Count shots by (kind, flips, design, vote), then by guests that failed.
+    def common_causes(self, prefix: int | None = None) -> dict[CommonCauseKey, dict[int, Tally]]:
+        """Count common causes by (kind, flips, design, vote), then by guests that failed.
 
-        The vote is "" where it is the station's.
+        The vote is "" where it is the node's.
         """
         repair = self.plan.spec.repair == "on"
         votes = {cell.name: cell.vote for cell in self.plan.cells}
-        found: dict[ShotKey, dict[int, Tally]] = {}
+        found: dict[CommonCauseKey, dict[int, Tally]] = {}
         columns = ("design", "repair", "failed_guests", "stratum")
-        tallies = self._model(*columns, prefix=prefix, shot=True)
+        tallies = self._model(*columns, prefix=prefix, common_cause=True)
         for (kind, flips, design, on, failed, stratum), tally in tallies.items():
             if design == "nv" or on == repair:
                 by_failed = found.setdefault((kind, flips, design, votes[stratum]), {})
                 by_failed[failed] = by_failed.get(failed, Tally()) + tally
         return found
 
-    def _model(self, *by: str, prefix: int | None, shot: bool) -> dict[Key, Tally]:
+    def _model(self, *by: str, prefix: int | None, common_cause: bool) -> dict[Key, Tally]:
         """Count missions in which no guest was forced to fail, by kind, dose and ``by``."""
-        tallies = self.tallies("kind", "dose", *by, prefix=prefix, shot=shot)
+        tallies = self.tallies("kind", "dose", *by, prefix=prefix, common_cause=common_cause)
         return {key: tally for key, tally in tallies.items() if key[0]}
 
     # ------------------------------------------------------------- rows
@@ -193,7 +197,7 @@ class Reader:
         query = "SELECT began FROM missions WHERE began >= ? ORDER BY ord DESC LIMIT ?"
         return [row[0] for row in self._sql.execute(query, (since, most))]
 
-    def rates(self) -> Rates | None:
+    def durations(self) -> MissionDurations | None:
         """Return how long missions took; None without a mission."""
         self._assess_new()
         query = (
@@ -258,7 +262,7 @@ class Reader:
             query = f"SELECT {', '.join(names)} FROM missions WHERE ord = ?"
             for trial in self._sql.execute("SELECT * FROM trials ORDER BY ord").fetchall():
                 observed = self._sql.execute(query, (trial["ord"],)).fetchone()
-                hits = encode_json(self.plan.mission(trial["mission"]).hits)
+                hits = encode_json(self.plan.mission(trial["mission"]).injections)
                 record = (*trial, hits, *observed)
                 writer.writerow(null if value is None else value for value in record)
                 count += 1

@@ -22,13 +22,14 @@ import msgspec
 from faultinject.campaign.planning.plan import CampaignPlan, plan
 from faultinject.campaign.planning.spec import Spec, SpecError
 from faultinject.campaign.planning.spec_file import parse
-from faultinject.campaign.records import MissionPlan, MissionRow, StationFacts
+from faultinject.campaign.records import MissionPlan, MissionRow, NodeFacts
 from faultinject.campaign.store.database import (
     StoreBusy,
     StoreError,
     StoreFull,
     closing_on_error,
     connect,
+    is_locked,
     store_errors,
     take_lock,
     transaction,
@@ -85,7 +86,7 @@ class Meta(msgspec.Struct, frozen=True, kw_only=True):
     created: float
     extended: bool
     runs: tuple[RunRecord, ...]
-    facts: dict[str, StationFacts]
+    facts: dict[str, NodeFacts]
 
 
 class Store(Reader):
@@ -203,6 +204,10 @@ class Store(Reader):
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def is_being_written(self) -> bool:
+        """Return whether a process writes to the directory: that process holds the lock."""
+        return is_locked(self.directory)
+
     # ------------------------------------------------------------- missions
 
     def pending(self) -> Iterator[MissionPlan]:
@@ -245,7 +250,7 @@ class Store(Reader):
                 "UPDATE runs SET ended = ?, state = ? WHERE number = ?", (time.time(), state, run)
             )
 
-    def note_facts(self, worker: str, facts: StationFacts) -> None:
+    def note_facts(self, worker: str, facts: NodeFacts) -> None:
         """Store the facts of a worker's host in this run.  Raises StoreFull, StoreError."""
         [number] = self._sql.execute("SELECT max(number) FROM runs").fetchone()
         with store_errors(self.directory):
@@ -255,9 +260,9 @@ class Store(Reader):
             )
 
     def extend(self) -> None:
-        """Add the declared extension to the plan, once, after a complete first look.
+        """Add the declared extension to the plan, once, when the planned missions are complete.
 
-        Raises StoreError if no extension was declared, or the first look is incomplete.
+        Raises StoreError if no extension was declared, or planned missions are missing.
         """
         if not self.spec.extension:
             raise StoreError(
@@ -266,7 +271,9 @@ class Store(Reader):
             )
         if not self.plan.extended:
             if self.partial:
-                raise StoreError(f"{self.directory}: the first look is incomplete: resume it first")
+                raise StoreError(
+                    f"{self.directory}: the planned missions are incomplete: resume it first"
+                )
             with store_errors(self.directory):
                 self._sql.execute("UPDATE campaign SET extended = 1")
             self.plan = plan(self.spec, self.seed, extended=True)
@@ -290,8 +297,7 @@ class Store(Reader):
             extended=bool(known["extended"]),
             runs=tuple(msgspec.convert(dict(run), RunRecord) for run in runs),
             facts={
-                each["worker"]: msgspec.json.decode(each["facts"], type=StationFacts)
-                for each in facts
+                each["worker"]: msgspec.json.decode(each["facts"], type=NodeFacts) for each in facts
             },
         )
 

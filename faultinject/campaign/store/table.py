@@ -19,9 +19,9 @@ import msgspec
 from faultinject.campaign.assessment import AssessedMission, RequestSummary
 from faultinject.campaign.planning.plan import Cell
 from faultinject.campaign.records import (
-    LAYER,
-    GuestFate,
-    HitResult,
+    HOST_TARGETS,
+    GuestResult,
+    InjectionResult,
     MissionPlan,
     MissionRow,
     Outcome,
@@ -57,16 +57,16 @@ OBSERVED: dict[str, str] = {
 TRIAL: dict[str, str] = {
     "ord": "INTEGER PRIMARY KEY",
     "mission": "INTEGER",
-    "look": "INTEGER",  # 1, or 2 for the extension
+    "analysis": "INTEGER",  # the first one that includes it: 1, or 2 (extension)
     "planned": "TEXT",  # the planned stratum
     "stratum": "TEXT",  # the stratum that the mission counts for
     "design": "TEXT",
     "repair": "INTEGER",
     "k": "INTEGER",  # guests hit in that stratum
-    "voter_hit": "INTEGER",  # in that stratum; or F, which is in the same layer
+    "host_target_hit": "INTEGER",  # the voter or F, in that stratum
     "dose": "INTEGER",
-    "kind": "TEXT",  # of a dose or shot
-    "shot": "INTEGER",
+    "kind": "TEXT",  # of a dose or common cause
+    "common_cause": "INTEGER",
     "kinds": "TEXT",  # of the guests' faults, sorted, joined by "+"
     "voter_kind": "TEXT",
     "alike": "INTEGER",
@@ -75,11 +75,11 @@ TRIAL: dict[str, str] = {
     "length": "INTEGER",
     "outcome": "TEXT",  # NULL: no trial
     "requests_outcome": "TEXT",
-    "void": "TEXT",
+    "excluded": "TEXT",
     "problem": "TEXT",
     "correct": "INTEGER",
     "wrong": "INTEGER",
-    "refused": "INTEGER",
+    "failed_visibly": "INTEGER",
     "unanswered": "INTEGER",
     "masked": "INTEGER",
     "failed_guests": "INTEGER",
@@ -100,11 +100,11 @@ EXPORTED: dict[str, str] = {
 """Columns of exports: trials, then the planned hits, then observations."""
 
 GROUPS = (
-    "look", "planned", "stratum", "design", "repair", "k", "voter_hit", "dose", "kind", "shot",
-    "kinds", "voter_kind", "alike", "mask", "failed_guests", "worker", "attempt",
+    "analysis", "planned", "stratum", "design", "repair", "k", "host_target_hit", "dose", "kind",
+    "common_cause", "kinds", "voter_kind", "alike", "mask", "failed_guests", "worker", "attempt",
 )  # fmt: skip
 """Columns that missions may be grouped and selected by."""
-FLAGS = frozenset({"repair", "voter_hit", "shot", "alike"})
+FLAGS = frozenset({"repair", "host_target_hit", "common_cause", "alike"})
 """Columns that are true or false."""
 
 
@@ -121,8 +121,8 @@ CREATE, INSERT = _create("TABLE missions", OBSERVED), _insert("missions", OBSERV
 CREATE_TRIALS, INSERT_TRIAL = _create("TEMP TABLE trials", TRIAL), _insert("trials", TRIAL)
 
 _requests = msgspec.json.Decoder(tuple[RequestResult, ...])
-_hits = msgspec.json.Decoder(tuple[HitResult, ...])
-_guests = msgspec.json.Decoder(tuple[GuestFate, ...])
+_hits = msgspec.json.Decoder(tuple[InjectionResult, ...])
+_guests = msgspec.json.Decoder(tuple[GuestResult, ...])
 _latencies = msgspec.json.Decoder(tuple[float, ...])
 
 
@@ -137,7 +137,7 @@ def record_of(plan: MissionPlan, row: MissionRow) -> tuple[object, ...]:
     times = (None,) * 4 if timings is None else msgspec.structs.astuple(timings)
     return (
         plan.order, plan.index, row.lost, encode_json(row.requests), row.voter_alive,
-        encode_json(row.hits), encode_json(row.guests), encode_json(row.latencies), *times,
+        encode_json(row.injections), encode_json(row.guests), encode_json(row.latencies), *times,
         row.began, row.worker, row.attempt,
     )  # fmt: skip
 
@@ -157,7 +157,7 @@ def observed_row(record: sqlite3.Row, *, legacy: bool) -> MissionRow:
         lost=lost,
         requests=requests,
         voter_alive=alive,
-        hits=_hits.decode(record["hits"]),
+        injections=_hits.decode(record["hits"]),
         guests=_guests.decode(record["guests"]),
         latencies=_latencies.decode(record["latencies"]),
         timings=None if times["reset"] is None else Timings(**times),
@@ -171,10 +171,11 @@ def stored_summary(record: sqlite3.Row) -> RequestSummary | None:
     """Return the outcome of the requests that a record of format 1 stores."""
     if record["came_out"] is None:
         return None
-    counts = {name: record[name] for name in ("correct", "wrong", "refused", "unanswered")}
+    counts = {name: record[name] for name in ("correct", "wrong", "unanswered")}
     return RequestSummary(
         outcome=Outcome(record["came_out"]),
         problem=record["words"],
+        failed_visibly=record["refused"],
         masked=record["masked"],
         **counts,
     )
@@ -186,27 +187,27 @@ def trial_of(
     """Return an assessed mission as a record of ``trials``.
 
     ``own``: the planned cell.  ``counted``: the cell that it is a trial of.  ``first``: missions of
-    the first look.
+    the first analysis.
     """
     values: dict[str, Any] = {
         "ord": plan.order,
-        "look": 1 if plan.index < first else 2,
+        "analysis": 1 if plan.index < first else 2,
         "mission": plan.index,
         "planned": plan.stratum,
         "design": plan.design,
         "repair": plan.repair,
         "k": counted.failing_guests,
-        "voter_hit": counted.layer_hit,
+        "host_target_hit": counted.host_target_hit,
         "dose": own.dose,
         "kind": own.kind,
-        "shot": own.shot,
+        "common_cause": own.common_cause,
         "kinds": "+".join(sorted(_guest_kinds(plan))),
-        "voter_kind": "+".join(hit.kind for hit in plan.hits if hit.target in LAYER),
+        "voter_kind": "+".join(hit.kind for hit in plan.injections if hit.target in HOST_TARGETS),
         "alike": plan.alike if counted is own else None,
         "mask": _mask(plan, own),
         "seed": plan.seed,
         "length": plan.length,
-        "failed_guests": sum(fate.failed for fate in mission.guests),
+        "failed_guests": sum(guest.failed for guest in mission.guests),
     }
     for name in TRIAL.keys() - values.keys():
         values[name] = getattr(mission, name)
@@ -215,10 +216,15 @@ def trial_of(
 
 def _guest_kinds(plan: MissionPlan) -> list[str]:
     """Return the kind of each guest's, or shared, fault; flips in one guest are one fault."""
-    return [kind for _, kind in {(h.target, h.kind) for h in plan.hits if h.target not in LAYER}]
+    return [
+        kind
+        for _, kind in {(h.target, h.kind) for h in plan.injections if h.target not in HOST_TARGETS}
+    ]
 
 
 def _mask(plan: MissionPlan, own: Cell) -> int:
-    guests = {hit.target for hit in plan.hits if hit.target not in LAYER}
+    guests = {hit.target for hit in plan.injections if hit.target not in HOST_TARGETS}
     mask = sum(1 << (int(name[1:]) - 1) for name in guests if name[1:].isdigit())
-    return (1 << own.k) - 1 if own.shot and not mask else mask  # a shared cause hits them all
+    return (
+        (1 << own.k) - 1 if own.common_cause and not mask else mask
+    )  # a shared cause hits them all

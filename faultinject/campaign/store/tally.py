@@ -15,20 +15,20 @@ __all__ = ["Tally"]
 
 
 class Tally(msgspec.Struct, frozen=True, kw_only=True):
-    """The number of missions with each outcome; ``void`` ones are no trials."""
+    """The number of missions with each outcome; ``excluded`` ones are no trials."""
 
     silent: int = 0
     voter_lost: int = 0
     detected: int = 0
     timeout: int = 0
     correct: int = 0
-    void: int = 0
+    excluded: int = 0
 
     @classmethod
     def of(cls, counts: dict[str | None, int]) -> Tally:
-        """Return the tally of missions counted by outcome; None: void."""
+        """Return the tally of missions counted by outcome; None: excluded."""
         known = {str(outcome).replace("-", "_"): counts.get(outcome, 0) for outcome in Outcome}
-        return cls(**known, void=counts.get(None, 0))
+        return cls(**known, excluded=counts.get(None, 0))
 
     @property
     def trials(self) -> int:
@@ -54,5 +54,5 @@ class Tally(msgspec.Struct, frozen=True, kw_only=True):
         from faultinject.estimate.counts import Counts  # noqa: PLC0415 - not needed to store
 
         return Counts(
-            trials=self.trials, failures=self.failures, silent=self.silent, void=self.void
+            trials=self.trials, failures=self.failures, silent=self.silent, excluded=self.excluded
         )

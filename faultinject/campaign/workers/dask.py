@@ -1,6 +1,6 @@
 """Missions on a Dask cluster: one node in each Dask worker, rows to the same store.
 
-Each Dask worker has a station (``dask_worker``).  ``distributed`` runs the missions of a lost
+Each Dask worker has a node (``dask_worker``).  ``distributed`` runs the missions of a lost
 worker elsewhere.  The workers need Trivisor in the same version, and hosts that can run guests
 (``trivisor doctor``).  Needs the extra ``distributed``.
 """
@@ -17,8 +17,8 @@ from typing import Any
 
 import msgspec
 
-from faultinject.campaign.records import StationFacts
-from faultinject.campaign.workers.dask_worker import close_station, open_station, run_task
+from faultinject.campaign.records import NodeFacts
+from faultinject.campaign.workers.dask_worker import close_node, open_node, run_task
 from faultinject.campaign.workers.messages import Task, Worker
 from faultinject.campaign.workers.worker_process import MissionResult, WorkerLost
 from voter.commands.terminal import CommandError, ExitCode
@@ -32,7 +32,7 @@ WORKERS_TIMEOUT = 30.0
 SLOTS = 2
 """Missions queued for each worker, so that it never waits for the next one."""
 REFUSALS = 3
-"""Times that a worker may fail to open a station before it gets no more missions."""
+"""Times that a worker may fail to open a node before it gets no more missions."""
 
 
 class DaskCluster:
@@ -77,14 +77,14 @@ class DaskCluster:
     def submit(self, function: Callable[..., Any], *arguments: object) -> tuple[str, Any]:
         """Submit a function to the least loaded worker; return its address and the future.
 
-        Raises WorkerLost if no worker can open a station.
+        Raises WorkerLost if no worker can open a node.
         """
         addresses = self.addresses
         with self._lock:
             fit = [each for each in addresses if self._refused[each] < REFUSALS]
             if not fit:
                 raise WorkerLost(
-                    "no worker of the cluster can open a station" if addresses
+                    "no worker of the cluster can open a node" if addresses
                     else "the cluster has no worker any more",
                     how="refused",
                 )  # fmt: skip
@@ -97,7 +97,7 @@ class DaskCluster:
         return address, future
 
     def settle(self, address: str, *, refused: bool) -> bool:
-        """Record that a call of a worker ended; return whether any worker may open a station."""
+        """Record that a call of a worker ended; return whether any worker may open a node."""
         with self._lock:
             self._load[address] -= 1
             if not refused:
@@ -108,9 +108,9 @@ class DaskCluster:
         return bool(others)
 
     def close(self) -> None:
-        """End the stations of this campaign on all workers, and the connection."""
+        """End the nodes of this campaign on all workers, and the connection."""
         with contextlib.suppress(OSError, TimeoutError):  # without a scheduler IDLE ends them
-            self.client.run(close_station, self.key, on_error="ignore")
+            self.client.run(close_node, self.key, on_error="ignore")
         self.client.close()
 
 
@@ -123,10 +123,10 @@ class Slot:
         self._future: Any = None  # distributed.Future; its types are not published
         self._ending = threading.Event()
 
-    def open(self) -> StationFacts:
-        """Open a station on some worker.  Raises WorkerLost."""
-        facts = self._call(open_station)
-        return msgspec.json.decode(facts, type=StationFacts)
+    def open(self) -> NodeFacts:
+        """Open a node on some worker.  Raises WorkerLost."""
+        facts = self._call(open_node)
+        return msgspec.json.decode(facts, type=NodeFacts)
 
     def run(self, task: Task) -> MissionResult:
         """Run one mission.  Raises WorkerLost."""

@@ -1,4 +1,4 @@
-"""The station of a Dask worker process: opened by its first mission, closed when it is idle.
+"""The node of a Dask worker process: opened by its first mission, closed when it is idle.
 
 A worker process of ours (``worker_process``, ``worker``) runs the missions, as in a local run.  It
 ends its guests when the Dask worker dies.
@@ -12,19 +12,19 @@ from collections.abc import Iterator
 
 import msgspec
 
-from faultinject.campaign.records import StationFacts
+from faultinject.campaign.records import NodeFacts
 from faultinject.campaign.workers.messages import Task, Worker
 from faultinject.campaign.workers.scratch import ScratchDirectories, sweep_abandoned
 from faultinject.campaign.workers.worker_process import MissionResult, WorkerLost, WorkerProcess
 
-__all__ = ["close_station", "open_station", "run_task"]
+__all__ = ["close_node", "open_node", "run_task"]
 
 IDLE = 120.0
-"""Seconds without a mission after which a station is closed: its campaign may have been killed."""
+"""Seconds without a mission after which a node is closed: its campaign may have been killed."""
 
 
-class _StationHolder:
-    """The one station of a Dask worker process."""
+class _NodeHolder:
+    """The one node of a Dask worker process."""
 
     def __init__(self, key: str, worker: bytes, name: str) -> None:
         sweep_abandoned()
@@ -35,8 +35,8 @@ class _StationHolder:
         self._process = WorkerProcess("w", msgspec.json.decode(worker, type=Worker), self._scratch)
         self._timer = threading.Timer(IDLE, self.close)
 
-    def open(self) -> StationFacts:
-        """Open the station.  Raises WorkerLost."""
+    def open(self) -> NodeFacts:
+        """Open the node.  Raises WorkerLost."""
         with self._awake():
             return self._process.open()
 
@@ -49,8 +49,8 @@ class _StationHolder:
         )
 
     def close(self) -> None:
-        """Close the station.  A mission that runs there is lost."""
-        _forget(self)  # a mission that comes meanwhile gets a new station
+        """Close the node.  A mission that runs there is lost."""
+        _forget(self)  # a mission that comes meanwhile gets a new node
         self._timer.cancel()
         self._process.end()
         self._process.wait()
@@ -68,54 +68,54 @@ class _StationHolder:
                 self._timer.start()
 
 
-_stations: dict[str, _StationHolder] = {}  # by campaign; one at most
+_nodes: dict[str, _NodeHolder] = {}  # by campaign; one at most
 _ended: set[str] = set()  # campaigns whose late missions are refused
-_stations_lock = threading.Lock()
+_nodes_lock = threading.Lock()
 
 
-def _forget(holder: _StationHolder) -> None:
-    with _stations_lock:
-        if _stations.get(holder.key) is holder:
-            del _stations[holder.key]
+def _forget(holder: _NodeHolder) -> None:
+    with _nodes_lock:
+        if _nodes.get(holder.key) is holder:
+            del _nodes[holder.key]
 
 
-def _station(key: str, worker: bytes) -> _StationHolder:
-    """Return this process's station for a campaign, and close that of an earlier campaign."""
+def _node(key: str, worker: bytes) -> _NodeHolder:
+    """Return this process's node for a campaign, and close that of an earlier campaign."""
     from distributed import get_worker  # noqa: PLC0415 - an extra
 
-    with _stations_lock:
-        former = [] if key in _ended else [each for each in _stations.values() if each.key != key]
+    with _nodes_lock:
+        former = [] if key in _ended else [each for each in _nodes.values() if each.key != key]
         _ended.update(holder.key for holder in former)
     for holder in former:
         holder.close()
-    with _stations_lock:
+    with _nodes_lock:
         if key in _ended:
             raise WorkerLost(
                 "its campaign has ended, or another one took the worker", how="refused"
             )
-        if key not in _stations:
-            _stations[key] = _StationHolder(key, worker, str(get_worker().name))
-        return _stations[key]
+        if key not in _nodes:
+            _nodes[key] = _NodeHolder(key, worker, str(get_worker().name))
+        return _nodes[key]
 
 
-def open_station(key: str, worker: bytes) -> bytes:
-    """Open a station in this Dask worker; return its facts.  Raises WorkerLost."""
-    return msgspec.json.encode(_station(key, worker).open())
+def open_node(key: str, worker: bytes) -> bytes:
+    """Open a node in this Dask worker; return its facts.  Raises WorkerLost."""
+    return msgspec.json.encode(_node(key, worker).open())
 
 
 def run_task(key: str, worker: bytes, task: bytes) -> bytes:
-    """Run one mission on this Dask worker's station; return a ``MissionResult``.
+    """Run one mission on this Dask worker's node; return a ``MissionResult``.
 
     Raises WorkerLost.
     """
-    result = _station(key, worker).run(msgspec.json.decode(task, type=Task))
+    result = _node(key, worker).run(msgspec.json.decode(task, type=Task))
     return msgspec.json.encode(result)
 
 
-def close_station(key: str) -> None:
-    """Close this Dask worker's station, if it belongs to this campaign."""
-    with _stations_lock:
+def close_node(key: str) -> None:
+    """Close this Dask worker's node, if it belongs to this campaign."""
+    with _nodes_lock:
         _ended.add(key)
-        holder = _stations.get(key)
+        holder = _nodes.get(key)
     if holder is not None:
         holder.close()

@@ -1,8 +1,8 @@
 """The messages between a runner and a worker: one JSON object a line, each way.  Pure data.
 
 Runner to worker: one ``Setup``, then a ``Task`` for each mission.  The end of the stream ends the
-worker.  Worker to runner: ``Progress`` during long steps, ``StationOpened`` once, then ``TaskDone``
-for each task, or ``WorkerFailed`` and the worker's end.
+worker.  Worker to runner: ``ProgressMessage`` during long steps, ``NodeOpened`` once, then
+``TaskDone`` for each task, or ``WorkerFailed`` and the worker's end.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from typing import Literal
 
 import msgspec
 
-from faultinject.campaign.records import MissionPlan, MissionRow, StationFacts, StationSpec
+from faultinject.campaign.records import MissionPlan, MissionRow, NodeFacts, NodeSpec
 
 __all__ = [
     "WORKER_MODULE",
-    "Failure",
-    "Progress",
+    "WorkerFailure",
+    "ProgressMessage",
     "Setup",
-    "StationOpened",
+    "NodeOpened",
     "Task",
     "TaskDone",
     "Worker",
@@ -30,8 +30,8 @@ __all__ = [
 WORKER_MODULE = "faultinject.campaign.workers"
 """The module that a worker process runs (``python -m``), except in tests."""
 
-Failure = Literal["refused", "lost", "full"]
-"""Why a worker failed.  ``refused``: no station could be opened.  ``lost``: the station cannot be
+WorkerFailure = Literal["refused", "lost", "full"]
+"""Why a worker failed.  ``refused``: no node could be opened.  ``lost``: the node cannot be
 used any more.  ``full``: a disk is full."""
 
 
@@ -40,21 +40,21 @@ class _Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class Worker(_Message, frozen=True, kw_only=True):
-    """The program of a worker (``module``), and the station that it opens (``spec``)."""
+    """The program of a worker (``module``), and the node that it opens (``spec``)."""
 
     module: str = WORKER_MODULE
-    spec: StationSpec
+    spec: NodeSpec
 
 
 class Setup(_Message, frozen=True, kw_only=True):
     """The first message to a worker.
 
-    ``directory``: for its station.  It exists, and its path is short.
+    ``directory``: for its node.  It exists, and its path is short.
     """
 
     name: str
     directory: str
-    spec: StationSpec
+    spec: NodeSpec
 
 
 class Task(_Message, frozen=True, kw_only=True):
@@ -64,16 +64,16 @@ class Task(_Message, frozen=True, kw_only=True):
     attempt: int = 1
 
 
-class Progress(_Message, frozen=True, kw_only=True, tag=True):
+class ProgressMessage(_Message, frozen=True, kw_only=True, tag=True):
     """A step of a long operation."""
 
     text: str
 
 
-class StationOpened(_Message, frozen=True, kw_only=True, tag=True):
-    """The station is open."""
+class NodeOpened(_Message, frozen=True, kw_only=True, tag=True):
+    """The node is open."""
 
-    facts: StationFacts
+    facts: NodeFacts
 
 
 class TaskDone(_Message, frozen=True, kw_only=True, tag=True):
@@ -85,13 +85,13 @@ class TaskDone(_Message, frozen=True, kw_only=True, tag=True):
 class WorkerFailed(_Message, frozen=True, kw_only=True, tag=True):
     """The worker ends.  ``kind``: class of the error, for the log."""
 
-    how: Failure
+    how: WorkerFailure
     kind: str
     problem: str
     remedy: str = ""
 
 
-_Answer = Progress | StationOpened | TaskDone | WorkerFailed
+_Answer = ProgressMessage | NodeOpened | TaskDone | WorkerFailed
 _answers = msgspec.json.Decoder(_Answer)
 
 

@@ -19,7 +19,7 @@ from typing import Protocol
 
 import msgspec
 
-from faultinject.campaign.records import MissionPlan, MissionRow, StationFacts
+from faultinject.campaign.records import MissionPlan, MissionRow, NodeFacts
 from faultinject.campaign.store.store import Store, StoreError, StoreFull
 from faultinject.campaign.workers.messages import Task
 from faultinject.campaign.workers.worker_process import MissionResult, WorkerLost
@@ -29,7 +29,7 @@ __all__ = ["Ending", "MissionSource", "RunObserver", "Stop", "StopReason", "run_
 ATTEMPTS = 3
 """Workers that may be lost with one mission.  Then its row says so, and it is no trial."""
 REFUSALS = 3
-"""Times in a row that a worker may fail to open a station before it is dropped."""
+"""Times in a row that a worker may fail to open a node before it is dropped."""
 LOSSES = 6
 """Consecutive worker losses (per worker) without a completed mission before the run aborts."""
 POLL = 0.25
@@ -48,7 +48,7 @@ class StopReason(StrEnum):
 
 
 class Ending(msgspec.Struct, frozen=True, kw_only=True):
-    """How a run ended.  ``missions``: rows that it stored, ``seconds`` after its first station."""
+    """How a run ended.  ``missions``: rows that it stored, ``seconds`` after its first node."""
 
     why: StopReason
     problem: str = ""
@@ -93,7 +93,7 @@ class MissionSource(Protocol):
     name: str
 
     def open(self) -> object:
-        """Open a station.  Raises WorkerLost."""
+        """Open a node.  Raises WorkerLost."""
 
     def run(self, task: Task) -> MissionResult:
         """Run one mission.  Raises WorkerLost."""
@@ -109,7 +109,7 @@ class MissionSource(Protocol):
 
 
 class _WorkerEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """The end of a call to a worker: of opening its station, or of a ``task``."""
+    """The end of a call to a worker: of opening its node, or of a ``task``."""
 
     number: int
     task: Task | None = None
@@ -131,7 +131,7 @@ class _WorkerThread:
         self._thread = threading.Thread(target=self._work, name=worker.name, daemon=True)
 
     def start(self) -> None:
-        """Have the worker open its station."""
+        """Have the worker open its node."""
         self._thread.start()
 
     def give(self, task: Task) -> None:
@@ -183,7 +183,7 @@ class _Run:
         self._again: deque[Task] = deque()  # missions of lost workers
         self._opened = False
         self._losses = 0
-        self._facts: dict[str, StationFacts] = {}
+        self._facts: dict[str, NodeFacts] = {}
         self._ending: Ending | None = None
         self._missions = 0
         self._began: float | None = None
@@ -274,14 +274,14 @@ class _Run:
             self._run_again(name, task, error)
 
     def _handle_refusal(self, thread: _WorkerThread, error: WorkerLost) -> None:
-        """Drop a worker that cannot open a station, and abort if none can."""
+        """Drop a worker that cannot open a node, and abort if none can."""
         thread.refusals += 1
         if self._opened and thread.refusals < REFUSALS:
-            self._observer.trouble(f"{thread.worker.name} has no station: {error}")
+            self._observer.trouble(f"{thread.worker.name} has no node: {error}")
             return
         self._usable.discard(self._threads.index(thread))
         if not self._opened or not self._usable:
-            self._finish(StopReason.FAILED, f"no station can be opened: {error}", error.remedy)
+            self._finish(StopReason.FAILED, f"no node can be opened: {error}", error.remedy)
         else:
             self._observer.trouble(f"{thread.worker.name} is dropped: {error}")
 

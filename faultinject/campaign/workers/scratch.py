@@ -1,9 +1,9 @@
-"""Scratch directories of stations, and how processes end with their parents.
+"""Scratch directories of nodes, and how processes end with their parents.
 
 Each layer ends with the one above it, so that a run that is cut short leaves nothing behind:
 
 - A *worker* ends when its standard input does.  The runner's death closes it, even by SIGKILL.  The
-  worker then closes its station, or kills it after ``worker.CLOSE_GRACE`` seconds.
+  worker then closes its node, or kills it after ``worker.CLOSE_GRACE`` seconds.
 - The *zygote* ends when its socket does, and the kernel kills *voters* with the zygote
   (PR_SET_PDEATHSIG).
 - *Guests* are ended by their worker.  If the worker was killed too, they live on, because libvirt
@@ -11,7 +11,7 @@ Each layer ends with the one above it, so that a run that is cut short leaves no
   by its lock: the kernel released it with the dead process.  All guests and modules whose command
   line names the directory are killed.
 - On a Dask cluster the worker's parent is the Dask worker, which closes the worker's input when it
-  ends.  If only the campaign was killed, the Dask worker closes its station when it has had no
+  ends.  If only the campaign was killed, the Dask worker closes its node when it has had no
   mission for ``dask_worker.IDLE`` seconds.
 """
 
@@ -32,7 +32,7 @@ from deploy.host.identity import wait_end
 __all__ = ["ScratchDirectories", "end_processes", "processes_of", "sweep_abandoned"]
 
 PREFIX = "tv-c-"
-LOCK = "held"
+LOCK = "lock"
 """Name of the file that is locked while the directories are in use."""
 GRACE = 30.0
 """Seconds for the workers of a dead runner to end their guests and themselves."""
@@ -41,7 +41,7 @@ KILL_TIMEOUT = 10.0
 
 
 class ScratchDirectories:
-    """The directories of one process's stations, for its lifetime.  Raises OSError."""
+    """The directories of one process's nodes, for its lifetime.  Raises OSError."""
 
     def __init__(self) -> None:
         # A socket's path has at most 107 bytes, so not below the results directory.

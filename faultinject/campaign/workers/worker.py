@@ -1,7 +1,7 @@
-"""A worker: a process with one station, which runs the missions that it reads from its input.
+"""A worker: a process with one node, which runs the missions that it reads from its input.
 
 ``worker_process`` starts it as ``python -m MODULE DIRECTORY``.  The module calls ``main`` with the
-function that opens a station.  The lines of ``messages`` go over standard input and output.
+function that opens a node.  The lines of ``messages`` go over standard input and output.
 
 The worker ends when its input does.  That is how a runner ends it, and it also happens when the
 runner is killed: so no guest outlives both.
@@ -24,11 +24,11 @@ from typing import BinaryIO, Protocol
 
 import msgspec
 
-from faultinject.campaign.records import MissionPlan, MissionRow, StationFacts, StationSpec
+from faultinject.campaign.records import MissionPlan, MissionRow, NodeFacts, NodeSpec
 from faultinject.campaign.workers.messages import (
-    Progress,
+    NodeOpened,
+    ProgressMessage,
     Setup,
-    StationOpened,
     Task,
     TaskDone,
     WorkerFailed,
@@ -37,27 +37,27 @@ from faultinject.campaign.workers.messages import (
 from faultinject.campaign.workers.scratch import end_processes
 from voter.commands.terminal import quiet_logs
 
-__all__ = ["OpenStation", "Station", "main"]
+__all__ = ["OpenNode", "MissionNode", "main"]
 
 CLOSE_GRACE = 20.0
 """Seconds from the end of input to the end of the worker and its guests; then they are killed."""
 
 
-class Station(Protocol):
+class MissionNode(Protocol):
     """A node of its own that runs missions, one at a time (``mission_runner.MissionRunner``)."""
 
     @property
-    def facts(self) -> StationFacts:
+    def facts(self) -> NodeFacts:
         """Return the facts of its host."""
 
     async def run(self, plan: MissionPlan) -> MissionRow:
-        """Run one mission.  Raises an error if the station cannot be used any more."""
+        """Run one mission.  Raises an error if the node cannot be used any more."""
 
 
-OpenStation = Callable[
-    [StationSpec, Path, Callable[[str], None]], AbstractAsyncContextManager[Station]
+OpenNode = Callable[
+    [NodeSpec, Path, Callable[[str], None]], AbstractAsyncContextManager[MissionNode]
 ]
-"""Opens a station in a directory, and reports its progress."""
+"""Opens a node in a directory, and reports its progress."""
 
 
 class _Sender:
@@ -74,7 +74,7 @@ class _Sender:
             sys.stderr.write("the runner does not read any more; the end of input will follow\n")
 
     def report(self, text: str) -> None:
-        self.send(Progress(text=text))
+        self.send(ProgressMessage(text=text))
 
 
 class _Receiver:
@@ -100,36 +100,34 @@ class _Receiver:
                 self._loop.call_soon_threadsafe(self._main.cancel)
 
     def _end_now(self) -> None:
-        """Kill the guests and this process: closing the station took too long."""
+        """Kill the guests and this process: closing the node took too long."""
         end_processes(self._directory)
         os._exit(1)
 
 
-class _StationLost(Exception):
+class _NodeLost(Exception):
     """A mission could not be run, and no other one can be run here."""
 
 
-async def _serve(
-    open_station: OpenStation, setup: Setup, stream: BinaryIO, sender: _Sender
-) -> None:
-    """Run missions until the input ends (cancelled), or the station is lost (raises)."""
+async def _serve(open_node: OpenNode, setup: Setup, stream: BinaryIO, sender: _Sender) -> None:
+    """Run missions until the input ends (cancelled), or the node is lost (raises)."""
     directory = Path(setup.directory)
     receiver = _Receiver(stream, directory)
-    async with open_station(setup.spec, directory, sender.report) as station:
-        sender.send(StationOpened(facts=station.facts))
+    async with open_node(setup.spec, directory, sender.report) as node:
+        sender.send(NodeOpened(facts=node.facts))
         while True:
             task = await receiver.tasks.get()
             try:
-                row = await station.run(task.plan)
+                row = await node.run(task.plan)
             except Exception as error:
-                raise _StationLost(error) from error
+                raise _NodeLost(error) from error
             named = msgspec.structs.replace(row, worker=setup.name, attempt=task.attempt)
             sender.send(TaskDone(row=named))
 
 
 def _failure(error: Exception) -> WorkerFailed:
     """Return the message that reports an error to the runner."""
-    lost = isinstance(error, _StationLost)
+    lost = isinstance(error, _NodeLost)
     cause = error.__cause__ if lost else error
     return WorkerFailed(
         how="full" if _is_full(error) else "lost" if lost else "refused",
@@ -154,7 +152,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def main(open_station: OpenStation) -> int:
+def main(open_node: OpenNode) -> int:
     """Run as a worker; return the exit code: 0 if it ended because its input ended."""
     # Standard output carries the messages.  Anything else that prints, libraries too, is logged.
     out = os.fdopen(os.dup(1), "wb")
@@ -168,7 +166,7 @@ def main(open_station: OpenStation) -> int:
         return 0
     try:
         setup = msgspec.json.decode(line, type=Setup)
-        asyncio.run(_serve(open_station, setup, sys.stdin.buffer, sender))
+        asyncio.run(_serve(open_node, setup, sys.stdin.buffer, sender))
     except asyncio.CancelledError:
         return 0
     except Exception as error:  # noqa: BLE001 - sent to the runner, with its cause in the log

@@ -20,16 +20,16 @@ import msgspec
 import structlog
 
 from deploy.host.files import read_tail
-from faultinject.campaign.records import MissionRow, StationFacts
+from faultinject.campaign.records import MissionRow, NodeFacts
 from faultinject.campaign.workers.messages import (
-    Failure,
-    Progress,
+    NodeOpened,
+    ProgressMessage,
     Setup,
-    StationOpened,
     Task,
     TaskDone,
     Worker,
     WorkerFailed,
+    WorkerFailure,
     decode,
     encode,
 )
@@ -40,7 +40,7 @@ __all__ = ["MissionResult", "WorkerLost", "WorkerProcess", "mission_timeout"]
 ROOT = Path(__file__).resolve().parents[3]
 
 OPEN_TIMEOUT = 600.0
-"""Seconds for a station to open: an image may have to be built first."""
+"""Seconds for a node to open: an image may have to be built first."""
 END_GRACE = 25.0
 """Seconds for a worker to end its guests and itself, before it is killed.  Above the worker's own
 limit (``worker.CLOSE_GRACE``)."""
@@ -57,15 +57,15 @@ class MissionResult(msgspec.Struct, frozen=True, kw_only=True):
     """A mission that has run, and the facts of its host."""
 
     row: MissionRow
-    facts: StationFacts
+    facts: NodeFacts
 
 
 class WorkerLost(Exception):
     """A worker ended, or was ended, before it reported its mission."""
 
-    def __init__(self, problem: str, *, how: Failure = "lost", remedy: str = "") -> None:
+    def __init__(self, problem: str, *, how: WorkerFailure = "lost", remedy: str = "") -> None:
         super().__init__(problem)
-        self.how: Failure = how
+        self.how: WorkerFailure = how
         self.remedy = remedy
 
 
@@ -94,7 +94,7 @@ class WorkerProcess:
         log: bool = True,
     ) -> None:
         self.name = name
-        self.facts: StationFacts | None = None
+        self.facts: NodeFacts | None = None
         self._worker = worker
         self._scratch = scratch
         self._progress = progress
@@ -110,8 +110,8 @@ class WorkerProcess:
         """Return its process id, if it has one."""
         return None if self._process is None else self._process.pid
 
-    def open(self) -> StationFacts:
-        """Start the worker unless it runs; wait for its station.  Raises WorkerLost, OSError."""
+    def open(self) -> NodeFacts:
+        """Start the worker unless it runs; wait for its node.  Raises WorkerLost, OSError."""
         with self._in_use:
             if self._process is not None and self.facts is not None:
                 return self.facts
@@ -122,8 +122,8 @@ class WorkerProcess:
                 if error.how == "lost":  # no mission can be the cause yet
                     error.how = "refused"
                 raise
-            if not isinstance(opened, StationOpened):
-                raise self._lose("it reported a mission before its station", how="refused")
+            if not isinstance(opened, NodeOpened):
+                raise self._lose("it reported a mission before its node", how="refused")
             self.facts = opened.facts
             return opened.facts
 
@@ -201,7 +201,7 @@ class WorkerProcess:
             self._process.stdin.write(encode(message))
             self._process.stdin.flush()
 
-    def _receive(self, seconds: float) -> StationOpened | TaskDone:
+    def _receive(self, seconds: float) -> NodeOpened | TaskDone:
         """Return the worker's next result.  Raises WorkerLost."""
         deadline = time.monotonic() + seconds
         while True:
@@ -217,7 +217,7 @@ class WorkerProcess:
             if isinstance(message, WorkerFailed):
                 problem = message.problem or message.kind
                 raise self._lose(problem, how=message.how, remedy=message.remedy)
-            if not isinstance(message, Progress):
+            if not isinstance(message, ProgressMessage):
                 return message
             self._progress(f"{self.name}: {message.text}")
 
@@ -256,7 +256,7 @@ class WorkerProcess:
         end_processes(self._scratch.path / self.name)
 
     def _lose(
-        self, problem: str, *, how: Failure = "lost", remedy: str = "", tail: bool = False
+        self, problem: str, *, how: WorkerFailure = "lost", remedy: str = "", tail: bool = False
     ) -> WorkerLost:
         """Kill the worker; return the error to raise.  ``tail``: with the end of its log."""
         self._drop()

@@ -12,7 +12,7 @@ from deploy.node.records import Layout, NodeRecord, Settings
 from deploy.supervisor.control_server import SupervisorControlServer
 from deploy.supervisor.lifecycle import Supervisor
 from deploy.watchdog.client import WatchdogClient
-from faultinject.faults.injector import FaultInjector
+from faultinject.faults.node_injector import FaultInjector
 from tests.deploy.fake_node import FakeGuest, FakeNode
 from voter.client import Client
 

@@ -2,7 +2,7 @@
 
 A test run may end by Ctrl-C, SIGTERM or SIGKILL, and fixtures are torn down only after the first.
 So the kernel kills each process when its parent ends (``following``).  A killed runner or Dask
-worker closes the pipe to its station, and the station ends its guests.
+worker closes the pipe to its node, and the node ends its guests.
 """
 
 from __future__ import annotations

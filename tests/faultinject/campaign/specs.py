@@ -9,13 +9,13 @@ from pathlib import Path
 from faultinject.campaign.planning.plan import CampaignPlan, plan
 from faultinject.campaign.planning.spec_file import parse
 from faultinject.campaign.records import (
-    GuestFate,
-    HitResult,
+    GuestResult,
+    InjectionResult,
     MissionPlan,
     MissionRow,
+    NodeFacts,
     Outcome,
     RequestResult,
-    StationFacts,
     Timings,
 )
 from faultinject.campaign.store.store import Store
@@ -102,7 +102,7 @@ kind = "host-crash"
 missions = 2
 """
 
-FACTS = StationFacts(
+FACTS = NodeFacts(
     host="ab", cpus=2, cpu="a processor", kernel="6.1", python="3.11", qemu="8", libvirt="9",
     accel="tcg", image="i", build="b", trivisor="0.1",
 )  # fmt: skip
@@ -113,19 +113,19 @@ def small_plan(seed: int = 1) -> CampaignPlan:
     return plan(parse(SMALL), seed)
 
 
-def results_of(mission: MissionPlan, *, applied: bool = True) -> tuple[HitResult, ...]:
+def results_of(mission: MissionPlan, *, applied: bool = True) -> tuple[InjectionResult, ...]:
     """Return the results of its hits: all applied, or none."""
     return tuple(
-        HitResult(
+        InjectionResult(
             target=hit.target, kind=hit.kind, applied=applied, used=applied, proof="p", seconds=0.1
         )
-        for hit in mission.hits
+        for hit in mission.injections
     )
 
 
 CODES = {
     Outcome.CORRECT: "right",
-    Outcome.SILENT: "wrong",
+    Outcome.WRONG_REPLY: "wrong",
     Outcome.DETECTED: "not-executed",
     Outcome.TIMEOUT: "timeout",
     Outcome.VOTER_LOST: "connection",
@@ -135,8 +135,8 @@ CODES = {
 def row_of(
     mission: MissionPlan, outcome: Outcome | None = Outcome.CORRECT, *, masked: int = 0
 ) -> MissionRow:
-    """Return a row as a station makes it; its last request has the outcome's code."""
-    hit = {each.target for each in mission.hits}
+    """Return a row as a node makes it; its last request has the outcome's code."""
+    hit = {each.target for each in mission.injections}
     requests = [RequestResult(masked=number < masked) for number in range(19)]
     if outcome is not None:
         requests.append(RequestResult(code=CODES[outcome]))
@@ -146,9 +146,9 @@ def row_of(
         lost="" if outcome else "no clean start",
         requests=tuple(requests),
         voter_alive=outcome is not Outcome.VOTER_LOST,
-        hits=results_of(mission),
+        injections=results_of(mission),
         guests=tuple(
-            GuestFate(name=name, state="active", reason="", failed=bool(hit & {name, "host"}))
+            GuestResult(name=name, state="active", reason="", failed=bool(hit & {name, "host"}))
             for name in names
         ),
         latencies=(0.001, 0.002, -1.0),

@@ -7,8 +7,8 @@ import pytest
 
 from faultinject.campaign.assessment import assess, assign_stratum, classify
 from faultinject.campaign.records import (
-    GuestFate,
-    HitResult,
+    GuestResult,
+    InjectionResult,
     MissionPlan,
     Outcome,
     RequestResult,
@@ -21,7 +21,7 @@ RIGHT = RequestResult()
 MASKED = RequestResult(masked=True)
 WRONG = RequestResult(code="wrong", problem="GET /kv/a: a wrong reply")
 REFUSED = RequestResult(code="outcome-unknown")
-SILENCE = RequestResult(code="no verdict in time")
+SILENCE = RequestResult(code="no result in time")
 CUT = RequestResult(code="connection")
 
 
@@ -37,8 +37,8 @@ CUT = RequestResult(code="connection")
         ([SILENCE, REFUSED], True, Outcome.DETECTED),
         ([RIGHT], False, Outcome.VOTER_LOST),
         ([REFUSED, CUT], False, Outcome.VOTER_LOST),
-        ([WRONG, CUT], False, Outcome.SILENT),
-        ([RIGHT, WRONG, REFUSED, SILENCE], True, Outcome.SILENT),
+        ([WRONG, CUT], False, Outcome.WRONG_REPLY),
+        ([RIGHT, WRONG, REFUSED, SILENCE], True, Outcome.WRONG_REPLY),
     ],
 )
 def test_classify_returns_the_most_severe_outcome(
@@ -55,12 +55,17 @@ def test_classify_returns_the_most_severe_outcome(
 def test_classify_counts_a_rejection_as_detected(code: str) -> None:
     summary = classify([RIGHT, RequestResult(code=code)], voter_alive=True)
     assert summary.outcome is Outcome.DETECTED
-    assert (summary.correct, summary.refused) == (1, 1)
+    assert (summary.correct, summary.failed_visibly) == (1, 1)
 
 
 def test_classify_counts_requests_and_explains_the_outcome() -> None:
     summary = classify([MASKED, REFUSED, SILENCE, WRONG, RIGHT], voter_alive=True)
-    assert (summary.correct, summary.wrong, summary.refused, summary.unanswered) == (2, 1, 1, 1)
+    assert (summary.correct, summary.wrong, summary.failed_visibly, summary.unanswered) == (
+        2,
+        1,
+        1,
+        1,
+    )
     assert summary.masked == 1
     assert summary.problem == "request 3: GET /kv/a: a wrong reply"
     assert classify([RIGHT], voter_alive=True).problem == ""
@@ -82,7 +87,7 @@ def mission(stratum: str, number: int = 0, **wanted: object) -> MissionPlan:
     return found[number]
 
 
-def missing(plan: MissionPlan, *targets: str) -> tuple[HitResult, ...]:
+def missing(plan: MissionPlan, *targets: str) -> tuple[InjectionResult, ...]:
     """Return results in which the hits on these targets were not applied."""
     return tuple(
         msgspec.structs.replace(result, applied=result.target not in targets)
@@ -93,35 +98,35 @@ def missing(plan: MissionPlan, *targets: str) -> tuple[HitResult, ...]:
 def test_assign_stratum_returns_the_planned_one_when_all_faults_were_applied() -> None:
     for plan in PLAN.missions:
         assigned = assign_stratum(plan, results_of(plan), (), PLAN.cells)
-        assert (assigned.stratum, assigned.void) == (plan.stratum, "")
+        assert (assigned.stratum, assigned.excluded) == (plan.stratum, "")
 
 
 def test_assign_stratum_voids_a_mission_whose_faults_were_not_applied() -> None:
     for plan in PLAN.missions:
-        if plan.hits:
+        if plan.injections:
             assigned = assign_stratum(plan, results_of(plan, applied=False), (), PLAN.cells)
-            assert "was not applied to" in assigned.void
-            assert assign_stratum(plan, (), (), PLAN.cells).void, "never carried out"
+            assert "was not applied to" in assigned.excluded
+            assert assign_stratum(plan, (), (), PLAN.cells).excluded, "never carried out"
 
 
 def test_assign_stratum_counts_the_applied_faults_when_some_were_not() -> None:
     plan = mission("f2")
-    assigned = assign_stratum(plan, missing(plan, plan.hits[0].target), (), PLAN.cells)
-    assert (assigned.stratum, assigned.void) == ("f1", "")
+    assigned = assign_stratum(plan, missing(plan, plan.injections[0].target), (), PLAN.cells)
+    assert (assigned.stratum, assigned.excluded) == ("f1", "")
     plan = mission("f3-repair")
-    assigned = assign_stratum(plan, missing(plan, plan.hits[0].target), (), PLAN.cells)
+    assigned = assign_stratum(plan, missing(plan, plan.injections[0].target), (), PLAN.cells)
     assert assigned.stratum == "f2-repair", "repair off and on are never mixed"
 
 
 def test_assign_stratum_voids_a_mission_when_an_unproved_fault_may_have_acted() -> None:
     """Campaign mofn, mission 1291: a reset without proof, and its guest was silent afterwards."""
     plan = mission("f2")
-    unseen, seen = (hit.target for hit in plan.hits)
-    failed = [GuestFate(name=n, state="absent", reason="", failed=True) for n in (unseen, seen)]
+    unseen, seen = (hit.target for hit in plan.injections)
+    failed = [GuestResult(name=n, state="absent", reason="", failed=True) for n in (unseen, seen)]
     assigned = assign_stratum(plan, missing(plan, unseen), failed, PLAN.cells)
-    assert "was not seen to be applied" in assigned.void and unseen in assigned.void
+    assert "was not seen to be applied" in assigned.excluded and unseen in assigned.excluded
     assigned = assign_stratum(plan, missing(plan, unseen), failed[1:], PLAN.cells)
-    assert (assigned.stratum, assigned.void) == ("f1", ""), "the guest kept serving: not hit"
+    assert (assigned.stratum, assigned.excluded) == ("f1", ""), "the guest kept serving: not hit"
 
 
 def test_assign_stratum_counts_the_guest_when_the_voter_was_not_hit() -> None:
@@ -132,36 +137,36 @@ def test_assign_stratum_counts_the_guest_when_the_voter_was_not_hit() -> None:
 def test_assign_stratum_voids_a_mission_when_the_voter_is_lost_by_an_unproved_hit() -> None:
     plan = mission("g1")
     assigned = assign_stratum(plan, missing(plan, "voter"), (), PLAN.cells, Outcome.VOTER_LOST)
-    assert "was not seen to be applied to voter, which failed" in assigned.void
+    assert "was not seen to be applied to voter, which failed" in assigned.excluded
     assigned = assign_stratum(plan, missing(plan, "voter"), (), PLAN.cells, Outcome.TIMEOUT)
-    assert (assigned.stratum, assigned.void) == ("f1", ""), "the voter was there to the end"
+    assert (assigned.stratum, assigned.excluded) == ("f1", ""), "the voter was there to the end"
 
 
 def test_assign_stratum_voids_a_mission_when_the_plan_has_no_such_stratum() -> None:
     plan = mission("g1")
-    guest = next(hit.target for hit in plan.hits if hit.target != "voter")
+    guest = next(hit.target for hit in plan.injections if hit.target != "voter")
     assigned = assign_stratum(plan, missing(plan, guest), (), PLAN.cells)
-    assert "the plan has no stratum without it" in assigned.void  # there is no g0
+    assert "the plan has no stratum without it" in assigned.excluded  # there is no g0
 
 
 def test_assign_stratum_voids_a_dose_that_was_not_applied_in_full() -> None:
     plan = mission("dose-flip-ram-50")
     results = list(results_of(plan))
     results[-1] = msgspec.structs.replace(results[-1], applied=False)
-    assert assign_stratum(plan, results, (), PLAN.cells).void
+    assert assign_stratum(plan, results, (), PLAN.cells).excluded
 
 
 def test_assign_stratum_ignores_faults_of_a_guest_that_had_failed_already() -> None:
     plan = mission("dose-flip-ram-50-nv")
     results = list(results_of(plan))
     results[-1] = msgspec.structs.replace(results[-1], applied=False)
-    failed = GuestFate(name="g1", state="failed", reason="", failed=True)
-    assert not assign_stratum(plan, results, (failed,), PLAN.cells).void
+    failed = GuestResult(name="g1", state="failed", reason="", failed=True)
+    assert not assign_stratum(plan, results, (failed,), PLAN.cells).excluded
     served = msgspec.structs.replace(failed, failed=False)
-    assert assign_stratum(plan, results, (served,), PLAN.cells).void
+    assert assign_stratum(plan, results, (served,), PLAN.cells).excluded
     results[0] = msgspec.structs.replace(results[0], applied=False)
     none = [msgspec.structs.replace(result, applied=False) for result in results]
-    assert assign_stratum(plan, none, (failed,), PLAN.cells).void, "another fault made it fail"
+    assert assign_stratum(plan, none, (failed,), PLAN.cells).excluded, "another fault made it fail"
 
 
 # ------------------------------------------------------------------ whole missions
@@ -169,22 +174,22 @@ def test_assign_stratum_ignores_faults_of_a_guest_that_had_failed_already() -> N
 
 def test_assess_returns_stratum_outcome_and_counts() -> None:
     assessed = assess(mission("f2"), row_of(mission("f2"), Outcome.DETECTED), PLAN.cells)
-    assert (assessed.stratum, assessed.outcome, assessed.void) == ("f2", Outcome.DETECTED, "")
-    assert (assessed.correct, assessed.refused) == (19, 1)
+    assert (assessed.stratum, assessed.outcome, assessed.excluded) == ("f2", Outcome.DETECTED, "")
+    assert (assessed.correct, assessed.failed_visibly) == (19, 1)
     assert assessed.problem == "request 19: not-executed"
 
 
 def test_assess_keeps_the_requests_outcome_of_a_void_mission() -> None:
-    row = msgspec.structs.replace(row_of(mission("f1"), Outcome.DETECTED), hits=(), guests=())
+    row = msgspec.structs.replace(row_of(mission("f1"), Outcome.DETECTED), injections=(), guests=())
     assessed = assess(mission("f1"), row, PLAN.cells)
     assert (assessed.outcome, assessed.requests_outcome) == (None, Outcome.DETECTED)
-    assert "was not applied to" in assessed.void
+    assert "was not applied to" in assessed.excluded
 
 
 def test_assess_voids_a_mission_that_was_not_run() -> None:
     assessed = assess(mission("f1"), row_of(mission("f1"), None), PLAN.cells)
     assert (assessed.outcome, assessed.requests_outcome) == (None, None)
-    assert assessed.void == "no clean start"
+    assert assessed.excluded == "no clean start"
 
 
 def test_assess_fails_the_plain_guest_with_its_mission() -> None:

@@ -1,4 +1,4 @@
-"""``trivisor campaign`` as a user runs it, on fake stations: killed, full disk, interrupted."""
+"""``trivisor campaign`` as a user runs it, on fake nodes: killed, full disk, interrupted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import pytest
 from faultinject.campaign.planning.plan import plan
 from faultinject.campaign.planning.spec_file import parse
 from faultinject.campaign.workers.scratch import processes_of
-from tests.faultinject.campaign.fake_station import FAKE, began, behave, fake_guests
+from tests.faultinject.campaign.fake_node import FAKE, began, behave, fake_guests
 from tests.faultinject.campaign.processes import ROOT, following
 from tests.faultinject.campaign.workers.test_runner import MISSIONS, SPEC
 from tests.faultinject.campaign.workers.test_worker_process import wait_until
@@ -29,7 +29,7 @@ from voter.commands.terminal import ExitCode
 def environment(home: Path) -> dict[str, str]:
     return os.environ | {
         "TMPDIR": str(home),
-        "FAKE_STATION": str(home),
+        "FAKE_NODE": str(home),
         "TRIVISOR_CACHE": str(home / "cache"),
     }
 
@@ -110,7 +110,7 @@ def test_plan_shows_missions_and_duration(scratch: Path) -> None:
     shown = json.loads(call(scratch, "plan", str(scratch / "spec.toml"), "--seed", "7", "--json"))
     assert shown["missions"] == MISSIONS and shown["seconds"] > 0
     assert shown["plan"] == plan(parse(SPEC), 7).fingerprint
-    assert shown["rates_of_this_host"] is False
+    assert shown["durations_of_this_host"] is False
     assert "30 missions" in call(scratch, "plan", str(scratch / "spec.toml"))
 
 

@@ -65,8 +65,8 @@ def test_missions_of_a_policy_hit_its_first_guests() -> None:
     assert [cell.name for cell in planned.cells][:4] == ["1of2-f0", "1of2-f1", "1of2-f2", "2of3-f0"]
     struck: dict[str, set[str]] = {}
     for mission in planned.missions:
-        struck.setdefault(mission.vote, set()).update(hit.target for hit in mission.hits)
-        assert len(mission.hits) == mission.k
+        struck.setdefault(mission.vote, set()).update(hit.target for hit in mission.injections)
+        assert len(mission.injections) == mission.k
     assert struck == {
         "1/2": {"g1", "g2"}, "2/3": {"g1", "g2", "g3"}, "1/4": {"g1", "g2", "g3", "g4"},
     }  # fmt: skip
@@ -105,7 +105,7 @@ def test_report_confirms_designs_that_end_as_the_paper_predicts(tmp_path: Path) 
     assert four.paper == pytest.approx(0.9 * (1 - 0.7**4))
     assert four.measured.contains(four.paper)
     assert four.measured.value == pytest.approx(four.paper)
-    assert not found.curves, "Figure 7 is the station's own policy's"
+    assert not found.curves, "Figure 7 is the node's own policy's"
     assert (found.verdicts[0].about, found.verdicts[0].tone) == ("designs", "open")
     page = write_report(tmp_path / "c").read_text()
     assert "By design" in page
@@ -121,11 +121,11 @@ def test_report_names_a_design_that_contradicts_the_paper(tmp_path: Path) -> Non
 
 
 def test_report_does_not_blame_the_voter_when_1_of_n_releases_a_lie(tmp_path: Path) -> None:
-    found = run(tmp_path / "c", wrong="1of4-f2", end=Outcome.SILENT)
+    found = run(tmp_path / "c", wrong="1of4-f2", end=Outcome.WRONG_REPLY)
     message = {each.tests: each for each in found.verdicts if each.tone != "alarm"}
     assert (message["voter"].tone, message["model"].tone) == ("open", "bad")
     assert "1/4: 0 of 40 missions failed with 1 hit, 40 of 40" in message["model"].detail
-    found = run(tmp_path / "d", wrong="2of3-f1", end=Outcome.SILENT)
+    found = run(tmp_path / "d", wrong="2of3-f1", end=Outcome.WRONG_REPLY)
     assert any(each.answer.startswith("Not every design") for each in found.verdicts)
 
 
@@ -159,7 +159,7 @@ def test_report_counts_wrong_replies_by_what_the_policy_promises(tmp_path: Path)
     """1 of n compares nothing, so a lie that it releases is no fault of the voter."""
 
     def lies(mission: MissionPlan) -> Outcome:
-        return Outcome.SILENT if mission.k == 1 else Outcome.CORRECT
+        return Outcome.WRONG_REPLY if mission.k == 1 else Outcome.CORRECT
 
     campaign_of(tmp_path / "c", DESIGNS, lies).close()
     found = gather(tmp_path / "c")

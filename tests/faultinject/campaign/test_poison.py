@@ -10,7 +10,7 @@ import pytest
 from faultinject.campaign.planning.plan import plan
 from faultinject.campaign.planning.spec import SpecError
 from faultinject.campaign.planning.spec_file import load, parse
-from faultinject.campaign.records import GuestFate, MissionPlan, MissionRow, Outcome
+from faultinject.campaign.records import GuestResult, MissionPlan, MissionRow, Outcome
 from faultinject.report import write_report
 from faultinject.report.gather import gather
 from tests.faultinject.campaign.specs import campaign_of, row_of
@@ -23,7 +23,7 @@ def all_fail(mission: MissionPlan) -> MissionRow:
     """Return a row in which every guest of the node failed."""
     n = 1 if mission.design == "nv" else Policy.parse(mission.vote).of
     fates = tuple(
-        GuestFate(name=f"g{number + 1}", state="down", reason="", failed=True)
+        GuestResult(name=f"g{number + 1}", state="down", reason="", failed=True)
         for number in range(n)
     )
     return msgspec.structs.replace(row_of(mission, Outcome.DETECTED), guests=fates)
@@ -91,7 +91,7 @@ kind = "poison"
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ('missions = 5\nvote = "1/4"', "the station has 3 guests, give it 4"),
+        ('missions = 5\nvote = "1/4"', "the node has 3 guests, give it 4"),
         ('missions = 5\nvote = "4/3"', "vote"),
         ('missions = 0\nnv = 5\nvote = "1/2"', "the plain design does not vote"),
         (

@@ -36,7 +36,7 @@ strata = [
 """
 MISSIONS = 16
 BOOT = 240.0
-"""Seconds for stations to open while other tests run."""
+"""Seconds for nodes to open while other tests run."""
 
 
 def environment(scratch: Path) -> dict[str, str]:

@@ -77,10 +77,10 @@ def test_bound_is_violated_when_the_voter_recovers() -> None:
 
 def test_equivalence_is_undecided_when_void_missions_count_as_worst_case() -> None:
     clean = PLENTY.guests
-    lost = Counts(trials=60_000, failures=0, void=600)
+    lost = Counts(trials=60_000, failures=0, excluded=600)
     found = Strata(guests=(lost, *clean[1:]))
     assert failure_equivalence(found).verdict is VoterVerdict.HOLDS
-    assert failure_equivalence(found, void="worst").verdict is VoterVerdict.UNDECIDED
+    assert failure_equivalence(found, excluded="worst").verdict is VoterVerdict.UNDECIDED
 
 
 @pytest.mark.parametrize(

@@ -74,15 +74,15 @@ def test_interval_is_zero_to_one_without_trials() -> None:
     assert math.isnan(Counts(trials=0, failures=0).rate)
 
 
-@given(counts=counted, void=st.integers(0, 50), as_failed=st.integers(0, 50))
+@given(counts=counted, excluded=st.integers(0, 50), as_failed=st.integers(0, 50))
 def test_worst_case_contains_every_outcome_of_void_missions(
-    counts: tuple[int, int], void: int, as_failed: int
+    counts: tuple[int, int], excluded: int, as_failed: int
 ) -> None:
     failures, trials = counts
-    if as_failed > void:
+    if as_failed > excluded:
         return
-    found = worst_case(Counts(trials=trials, failures=failures, void=void))
-    would = clopper_pearson(failures + as_failed, trials + void)
+    found = worst_case(Counts(trials=trials, failures=failures, excluded=excluded))
+    would = clopper_pearson(failures + as_failed, trials + excluded)
     assert found.low <= would.low and would.high <= found.high
 
 
@@ -93,8 +93,8 @@ def test_success_is_the_complement_of_failure() -> None:
 
 def test_outcomes_are_counted() -> None:
     found = Counts.of(["correct", "silent", None, "timeout", "voter-lost", "correct", None])
-    assert found == Counts(trials=5, failures=3, silent=1, void=2)
-    assert found + found == Counts(trials=10, failures=6, silent=2, void=4)
+    assert found == Counts(trials=5, failures=3, silent=1, excluded=2)
+    assert found + found == Counts(trials=10, failures=6, silent=2, excluded=4)
 
 
 def test_posterior_draws_repeat_by_their_seed() -> None:

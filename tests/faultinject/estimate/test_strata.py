@@ -20,8 +20,8 @@ pytest.importorskip("scipy", reason="scipy is not installed")
 REFERENCE = (6000, 6000, 1000, 200)
 
 
-def stratum(trials: int, failures: int, silent: int = 0, void: int = 0) -> Counts:
-    return Counts(trials=trials, failures=failures, silent=silent, void=void)
+def stratum(trials: int, failures: int, silent: int = 0, excluded: int = 0) -> Counts:
+    return Counts(trials=trials, failures=failures, silent=silent, excluded=excluded)
 
 
 strata = st.lists(
@@ -118,9 +118,9 @@ def test_measured_strata_bound_unmeasured_voter_strata() -> None:
 
 def test_void_missions_widen_the_worst_case() -> None:
     found = Strata(
-        guests=(stratum(900, 0, void=30), stratum(900, 0), stratum(900, 900), stratum(90, 90))
+        guests=(stratum(900, 0, excluded=30), stratum(900, 0), stratum(900, 900), stratum(90, 90))
     )
-    assert band(found, void="worst").failing[0].high > 0.03 > band(found).failing[0].high
+    assert band(found, excluded="worst").failing[0].high > 0.03 > band(found).failing[0].high
 
 
 def test_silent_failures_are_recombined_separately() -> None:

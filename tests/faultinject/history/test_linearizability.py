@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from faultinject.history.linearizability import (
     HistoryCall,
-    State,
+    ModelState,
     in_real_time,
     linearizable,
     register,
@@ -123,7 +123,7 @@ CALLS = st.builds(
 def by_hand(calls: list[HistoryCall]) -> bool:
     """Check a history by trying all orders."""
     for order in permutations(calls):
-        at: State = (b"a", "?")
+        at: ModelState = (b"a", "?")
         for number, call in enumerate(order):
             after = register(at, call)
             if not after or any(later.ended < call.started for later in order[number + 1 :]):

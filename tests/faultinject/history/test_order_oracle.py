@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import count
 
-from faultinject.history.oracle import OrderOracle, Ticket
+from faultinject.history.oracle import OrderOracle, PendingRequest
 from guests.protocol.message import encode_request
 from guests.service import Context, answer, load
 
@@ -21,7 +21,7 @@ class History:
         seq = next(self.places)
         return seq, answer(self.service, request, Context(seq, 0, bytes(8), "test", False))
 
-    def begin(self, request: bytes) -> Ticket:
+    def begin(self, request: bytes) -> PendingRequest:
         return self.oracle.begin(request, read_only=request.startswith(b"GET"))
 
     def make(self, request: bytes) -> bytes:

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from faultinject.campaign.planning.spec_file import load
-from faultinject.campaign.records import GuestFate, MissionPlan, MissionRow, Outcome
+from faultinject.campaign.records import GuestResult, MissionPlan, MissionRow, Outcome
 from faultinject.campaign.store.store import Store, StoreError
 from faultinject.report import write_report
 from faultinject.report.data import ReportData
@@ -102,7 +102,7 @@ def test_wrong_reply_beyond_the_prefix_is_counted(store: Store) -> None:
     plans = list(store.plan.in_order())
     late = next(plan for plan in plans[70:] if plan.stratum == "f1")
     rows = [row_of(plan, outcome_of(plan)) for plan in plans[:60]]
-    found = stored(store, iter([*rows, row_of(late, Outcome.SILENT)]))
+    found = stored(store, iter([*rows, row_of(late, Outcome.WRONG_REPLY)]))
     wrong = found.wrong_replies
     assert found.campaign.used == 60
     assert wrong.share.count == wrong.within_tolerance == 1
@@ -114,7 +114,7 @@ def test_equal_lies_count_as_arranged_not_as_a_defect(store: Store) -> None:
     plans = list(store.plan.in_order())
     found = stored(
         store,
-        (row_of(plan, Outcome.SILENT if plan.alike else outcome_of(plan)) for plan in plans),
+        (row_of(plan, Outcome.WRONG_REPLY if plan.alike else outcome_of(plan)) for plan in plans),
     )
     alike = sum(bool(plan.alike) for plan in plans)
     assert alike > 0
@@ -130,12 +130,12 @@ def test_missions_are_void_when_the_fault_was_not_applied(store: Store) -> None:
         made = row_of(mission, outcome_of(mission))
         if mission.stratum != "f1":
             return made
-        missed = tuple(msgspec.structs.replace(hit, applied=False) for hit in made.hits)
-        return msgspec.structs.replace(made, hits=missed)
+        missed = tuple(msgspec.structs.replace(hit, applied=False) for hit in made.injections)
+        return msgspec.structs.replace(made, injections=missed)
 
     found = stored(store, map(row, store.plan.in_order()))
     (f1,) = (each for each in found.strata if each.name == "f1")
-    assert (f1.failed.of, f1.void) == (0, 30)
+    assert (f1.failed.of, f1.excluded) == (0, 30)
     assert any("f1: 30 of 30" in note for note in found.notes)
     assert sum(each.not_applied for each in found.kinds if each.alone and not each.repair) == 30
 
@@ -234,10 +234,10 @@ def test_guests_with_equal_wrong_replies_count_as_failed(tmp_path: Path) -> None
         poisoned = mission.stratum.startswith("shot-poison")
         failed_names = () if poisoned or mission.index % 2 else ("g2",)
         fates = tuple(
-            GuestFate(name=name, state="active", reason="", failed=name in failed_names)
+            GuestResult(name=name, state="active", reason="", failed=name in failed_names)
             for name in ("g1", "g2", "g3")
         )
-        return msgspec.structs.replace(row_of(mission, Outcome.SILENT), guests=fates)
+        return msgspec.structs.replace(row_of(mission, Outcome.WRONG_REPLY), guests=fates)
 
     with Store.create(tmp_path / "c", POISON, 1, versions={"trivisor": "0.1"}) as store:
         store.note_facts("w1", FACTS)

@@ -11,7 +11,7 @@ import pytest
 from faultinject.campaign.assessment import classify
 from faultinject.campaign.mission.host_function import HostFunction
 from faultinject.campaign.mission.mission import Mission, VotedTarget, workload
-from faultinject.campaign.records import MissionPlan, Outcome, StationSpec
+from faultinject.campaign.records import MissionPlan, NodeSpec, Outcome
 from faultinject.faults import Injection
 from faultinject.faults.injection import inject
 from faultinject.history.oracle import SequentialOracle
@@ -29,7 +29,7 @@ __all__: list[str] = []
 def planned(*hits: Injection, seed: int = 3, length: int = 20) -> MissionPlan:
     return MissionPlan(
         index=0, order=0, stratum="t", design="voted", repair=False, k=0, voter_hit=False,
-        seed=seed, length=length, hits=hits,
+        seed=seed, length=length, injections=hits,
     )  # fmt: skip
 
 
@@ -40,17 +40,17 @@ def admitted(calls: list[WorkloadCall]) -> list[bool]:
 
 @pytest.mark.parametrize("service", ["kv", "static"])
 def test_workload_has_signed_requests_and_one_unsigned(service: str) -> None:
-    spec = StationSpec(service=service, function="host")
+    spec = NodeSpec(service=service, function="host")
     for seed in range(40):
         admits = admitted(workload(planned(seed=seed), spec))
         assert len(admits) == 21
         assert (admits[-2], admits[-1]) == (True, False)
-        plain = workload(planned(seed=seed), StationSpec(service=service))
+        plain = workload(planned(seed=seed), NodeSpec(service=service))
         assert len(plain) == 20 and not any(admitted(plain))
 
 
 def test_oracle_rejects_unsigned_requests() -> None:
-    spec = StationSpec(function="guest")
+    spec = NodeSpec(function="guest")
     calls = workload(planned(), spec)
     oracle = SequentialOracle("kv", KEY)
     for call, good in zip(calls, admitted(calls), strict=True):
@@ -73,7 +73,7 @@ async def host(scratch: Path) -> AsyncIterator[tuple[Node, FunctionSite]]:
 
 async def run(node: Node, site: FunctionSite | None, kind: str = "") -> Outcome:
     hits = (Injection(target="function", kind=kind, at=7, seed=1),) if kind else ()
-    spec = StationSpec(function="host" if site else "guest", deadline=10.0)
+    spec = NodeSpec(function="host" if site else "guest", deadline=10.0)
 
     async def inject_hit(hit: Injection) -> float:
         assert site is not None
@@ -91,8 +91,8 @@ async def run(node: Node, site: FunctionSite | None, kind: str = "") -> Outcome:
         ("", Outcome.CORRECT),
         ("host-function-kill", Outcome.DETECTED),
         ("host-function-hang", Outcome.DETECTED),
-        ("host-function-admit", Outcome.SILENT),
-        ("host-function-refuse", Outcome.SILENT),
+        ("host-function-admit", Outcome.WRONG_REPLY),
+        ("host-function-refuse", Outcome.WRONG_REPLY),
     ],
 )
 async def test_mission_outcome_when_f_on_the_host_is_hit(
@@ -114,4 +114,4 @@ async def test_mission_is_correct_with_f_in_each_guest(scratch: Path) -> None:
 async def test_mission_is_silent_when_guests_have_no_f(scratch: Path) -> None:
     async with running(configure([EXEC_KV] * 3), scratch) as node:
         await node.standing("ready")
-        assert await run(node, None) is Outcome.SILENT
+        assert await run(node, None) is Outcome.WRONG_REPLY

@@ -70,12 +70,14 @@ def test_missions_of_a_stratum_hit_its_number_of_guests() -> None:
     for mission in planned.missions:
         if not planned.cell_of(mission.index).forced:
             continue
-        guests = [hit.target for hit in mission.hits if hit.target != "voter"]
+        guests = [hit.target for hit in mission.injections if hit.target != "voter"]
         assert len(guests) == len(set(guests)) == mission.k
-        assert ("voter" in {hit.target for hit in mission.hits}) == mission.voter_hit
-        assert [hit.at for hit in mission.hits] == sorted(hit.at for hit in mission.hits)
-        assert all(0 <= hit.at < mission.length == 20 for hit in mission.hits)
-        assert all(hit.target == "g1" for hit in mission.hits if mission.design == "nv")
+        assert ("voter" in {hit.target for hit in mission.injections}) == mission.voter_hit
+        assert [hit.at for hit in mission.injections] == sorted(
+            hit.at for hit in mission.injections
+        )
+        assert all(0 <= hit.at < mission.length == 20 for hit in mission.injections)
+        assert all(hit.target == "g1" for hit in mission.injections if mission.design == "nv")
 
 
 def big(text: str = SMALL) -> CampaignPlan:
@@ -86,7 +88,7 @@ def big(text: str = SMALL) -> CampaignPlan:
 
 
 def test_guests_kinds_and_moments_are_drawn_uniformly() -> None:
-    hits = [mission.hits[0] for mission in of(big(), "f1")]
+    hits = [mission.injections[0] for mission in of(big(), "f1")]
     assert even(Counter(hit.target for hit in hits))
     assert even(Counter(hit.at for hit in hits))
     kinds = Counter(hit.kind for hit in hits)
@@ -97,9 +99,9 @@ def test_guests_kinds_and_moments_are_drawn_uniformly() -> None:
 
 def test_faults_of_two_guests_are_drawn_independently() -> None:
     missions = of(big(), "f2")
-    assert even(Counter("".join(h.target for h in sorted(m.hits, key=lambda h: h.target))
+    assert even(Counter("".join(h.target for h in sorted(m.injections, key=lambda h: h.target))
                         for m in missions))  # fmt: skip
-    kinds = Counter(tuple(sorted(hit.kind for hit in mission.hits)) for mission in missions)
+    kinds = Counter(tuple(sorted(hit.kind for hit in mission.injections)) for mission in missions)
     expected = {("corrupt-reply", "crash"): 6 / 16, ("crash", "crash"): 1 / 16,
                 ("corrupt-reply", "corrupt-reply"): 9 / 16}  # fmt: skip
     seen = [kinds[key] for key in expected]
@@ -109,14 +111,14 @@ def test_faults_of_two_guests_are_drawn_independently() -> None:
 def test_lying_guests_tell_the_same_lie_in_the_specified_share() -> None:
     """Alike: one lie at one moment.  Apart: each guest its own."""
     planned = big()
-    lying = [m for m in of(planned, "f2") if sum(h.kind in LIARS for h in m.hits) == 2]
+    lying = [m for m in of(planned, "f2") if sum(h.kind in LIARS for h in m.injections) == 2]
     assert all(m.alike is not None for m in lying)
     alike = [m for m in lying if m.alike]
     for mission in alike:
-        assert len({(hit.kind, hit.at, hit.seed) for hit in mission.hits}) == 1
-    assert all(len({hit.seed for hit in m.hits}) == 2 for m in lying if not m.alike)
+        assert len({(hit.kind, hit.at, hit.seed) for hit in mission.injections}) == 1
+    assert all(len({hit.seed for hit in m.injections}) == 2 for m in lying if not m.alike)
     assert chisquare([len(alike), len(lying) - len(alike)]).pvalue > 1e-3
-    others = [m for m in planned.missions if sum(h.kind in LIARS for h in m.hits) < 2]
+    others = [m for m in planned.missions if sum(h.kind in LIARS for h in m.injections) < 2]
     assert all(mission.alike is None for mission in others)
 
 
@@ -124,24 +126,24 @@ def test_dose_spreads_its_flips_over_the_mission_in_each_guest() -> None:
     planned = small_plan()
     for mission in of(planned, "dose-flip-ram-50"):
         for name in ("g1", "g2", "g3"):
-            mine = [hit for hit in mission.hits if hit.target == name]
+            mine = [hit for hit in mission.injections if hit.target == name]
             assert sum(hit.dose for hit in mine) == 50
             assert len({hit.at for hit in mine}) == len(mine) > 10
-        assert len({hit.seed for hit in mission.hits}) == len(mission.hits)
+        assert len({hit.seed for hit in mission.injections}) == len(mission.injections)
     for mission in of(planned, "dose-flip-ram-50-nv"):
-        assert {hit.target for hit in mission.hits} == {"g1"}
-        assert sum(hit.dose for hit in mission.hits) == 50
-    assert all(not m.hits and m.k == 0 for m in of(planned, "dose-flip-ram-0"))
+        assert {hit.target for hit in mission.injections} == {"g1"}
+        assert sum(hit.dose for hit in mission.injections) == 50
+    assert all(not m.injections and m.k == 0 for m in of(planned, "dose-flip-ram-0"))
 
 
 def test_shot_is_one_cause_for_all_guests() -> None:
     planned = small_plan()
-    (hit,) = of(planned, "shot-flip-all-5")[0].hits
+    (hit,) = of(planned, "shot-flip-all-5")[0].injections
     assert (hit.target, hit.kind, hit.dose) == ("host", "flip-all", 5)
-    (hit,) = of(planned, "shot-host-crash")[0].hits
+    (hit,) = of(planned, "shot-host-crash")[0].injections
     assert (hit.target, hit.kind) == ("host", "host-crash")
     text = SMALL.replace('kind = "flip-all"', 'kind = "flip-ram"')
-    hits = of(plan(parse(text), 1), "shot-flip-ram-5")[0].hits
+    hits = of(plan(parse(text), 1), "shot-flip-ram-5")[0].injections
     assert [hit.target for hit in hits] == ["g1", "g2", "g3"]
     assert len({(hit.kind, hit.at, hit.seed, hit.dose) for hit in hits}) == 1
 
@@ -151,7 +153,7 @@ def test_missions_of_a_stratum_do_not_depend_on_other_strata() -> None:
     more = SMALL.replace("missions = 20", "missions = 77")
     for name in ("f2", "g1", "dose-flip-ram-50"):
         before, after = of(small_plan(), name), of(plan(parse(more), 1), name)
-        assert [m.hits for m in before] == [m.hits for m in after]
+        assert [m.injections for m in before] == [m.injections for m in after]
 
 
 def test_missions_share_a_workload_only_when_it_has_a_seed() -> None:

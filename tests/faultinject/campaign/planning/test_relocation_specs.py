@@ -11,7 +11,7 @@ from faultinject.campaign.planning.plan import plan
 from faultinject.campaign.planning.spec import SpecError
 from faultinject.campaign.planning.spec_file import load, parse, shipped
 from faultinject.campaign.planning.summary import summarize
-from faultinject.campaign.records import HitResult, MissionPlan, Outcome
+from faultinject.campaign.records import InjectionResult, MissionPlan, Outcome
 from faultinject.campaign.store.store import Store
 from faultinject.faults import FaultLayer, find
 from faultinject.report.gather import gather
@@ -104,9 +104,13 @@ def test_missions_hit_f_of_further_guests() -> None:
         "1of2-f0", "1of2-f0-function1", "1of2-f0-function2", "1of2-f1-function1",
     ]  # fmt: skip
     for mission in planned.missions:
-        kinds = [find(hit.kind).layer for hit in mission.hits]
+        kinds = [find(hit.kind).layer for hit in mission.injections]
         assert kinds.count(FaultLayer.FUNCTION) == mission.function_k
-        assert len(kinds) == mission.k + mission.function_k == len({h.target for h in mission.hits})
+        assert (
+            len(kinds)
+            == mission.k + mission.function_k
+            == len({h.target for h in mission.injections})
+        )
     words = [each.description for each in summarize(planned).cells]
     assert words[3] == "voted 1/2: 1 guest and f in 1 guest hit"
 
@@ -117,7 +121,7 @@ def test_missions_hit_f_on_the_host() -> None:
     assert cell.name == "1of2-f0-moved"
     missions = [mission for mission in planned.missions if mission.host_function_hit]
     assert len(missions) == 20
-    assert {(hit.target, hit.kind) for m in missions for hit in m.hits} == {
+    assert {(hit.target, hit.kind) for m in missions for hit in m.injections} == {
         ("function", "host-function-kill")
     }
 
@@ -153,7 +157,7 @@ def test_parse_reports_a_problem_with_a_function(
         parse(changed)
 
 
-def _only(mission: MissionPlan, count: int) -> tuple[HitResult, ...]:
+def _only(mission: MissionPlan, count: int) -> tuple[InjectionResult, ...]:
     results = results_of(mission)
     lost = tuple(results_of(mission, applied=False)[count:])
     return (*results[:count], *lost)
@@ -168,9 +172,9 @@ def test_assign_stratum_counts_f_and_never_changes_the_policy() -> None:
     planned = plan(parse(text), 1)
     both = next(m for m in planned.missions if (m.k, m.function_k) == (1, 1))
     assigned = assign_stratum(both, _only(both, 1), (), planned.cells)
-    first = find(both.hits[0].kind).layer is FaultLayer.FUNCTION
+    first = find(both.injections[0].kind).layer is FaultLayer.FUNCTION
     assert assigned.stratum == ("1of2-f0-function1" if first else "1of2-f1")
-    assert not assigned.void
+    assert not assigned.excluded
 
 
 @pytest.mark.parametrize("name", ["moved-guest", "moved-host", "moved-lies"])

@@ -59,8 +59,8 @@ def test_kinds_are_those_that_missions_may_have() -> None:
 
 
 def test_alpha_look_is_halved_by_an_extension() -> None:
-    assert parse(SMALL).alpha_look == 0.05
-    assert parse(f"extension = 0.5\n{SMALL}").alpha_look == 0.025
+    assert parse(SMALL).alpha_per_analysis == 0.05
+    assert parse(f"extension = 0.5\n{SMALL}").alpha_per_analysis == 0.025
 
 
 def test_range_includes_both_ends() -> None:

@@ -12,25 +12,25 @@ def test_compare_counts_outcomes_and_verdicts() -> None:
     agreement = compare(
         [
             (0, "f0", Outcome.CORRECT, Outcome.CORRECT),
-            (1, "f2", Outcome.DETECTED, Outcome.SILENT),  # another outcome, the same verdict
+            (1, "f2", Outcome.DETECTED, Outcome.WRONG_REPLY),  # another outcome, the same verdict
             (2, "f2", Outcome.DETECTED, Outcome.DETECTED),
             (3, "f1", Outcome.CORRECT, Outcome.TIMEOUT),
             (4, "f1", None, Outcome.CORRECT),  # no trial in the first
         ]
     )
     assert (agreement.both, agreement.trials) == (5, 4)
-    assert (agreement.other_outcome, agreement.other_verdict) == (2, 1)
+    assert (agreement.other_outcome, agreement.other_success) == (2, 1)
     assert agreement.apart == (1, 3)
     assert agreement.share == 0.25 and agreement.low < 0.25 < agreement.high
     assert agreement.p_value == 1.0
     assert ("detected", "silent", 1) in agreement.pairs and (
-        "void",
+        "excluded",
         "correct",
         1,
     ) in agreement.pairs
     f1, f2 = (each for each in agreement.strata if each.stratum != "f0")
-    assert (f1.missions, f1.other_verdict) == (1, 1)
-    assert (f2.missions, f2.other_outcome, f2.other_verdict) == (2, 1, 0)
+    assert (f1.missions, f1.other_success) == (1, 1)
+    assert (f2.missions, f2.other_outcome, f2.other_success) == (2, 1, 0)
 
 
 def test_compare_has_a_small_p_value_when_one_run_fails_more() -> None:

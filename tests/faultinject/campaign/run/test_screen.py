@@ -27,7 +27,7 @@ def test_interim_results_have_an_interval_for_each_stratum() -> None:
     planned = plan(parse(SPEC), 7)
     tallies = {
         "f0": Tally(correct=10),
-        "f1": Tally(correct=8, timeout=1, void=1),
+        "f1": Tally(correct=8, timeout=1, excluded=1),
         "f2": Tally(correct=1, detected=4, silent=1),
         "f3": Tally(detected=4),
     }
@@ -35,7 +35,7 @@ def test_interim_results_have_an_interval_for_each_stratum() -> None:
     f0, f1, f2, _ = interim.cells
     assert (f0.rate, f0.low, f0.trials) == (0.0, 0.0, 10)
     assert f0.high == pytest.approx(1 - 0.025 ** (1 / 10))
-    assert (f1.trials, f1.failures, f1.void) == (9, 1, 1)
+    assert (f1.trials, f1.failures, f1.excluded) == (9, 1, 1)
     assert f2.silent == 1
     assert len(interim.estimates) == 1 and interim.estimates[0].startswith("R_sys 0.")
 
@@ -66,7 +66,7 @@ def view() -> InterimResults:
         trials=2,
         failures=1,
         silent=1,
-        void=0,
+        excluded=0,
         rate=0.5,
         low=0.1,
         high=0.9,

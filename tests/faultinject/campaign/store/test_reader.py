@@ -44,7 +44,7 @@ def test_missions_are_counted_by_stratum_dose_and_shot(store: Store) -> None:
         ("flip-ram", 50, "voted"): Tally(detected=7),
         ("flip-ram", 50, "nv"): Tally(correct=9),
     }
-    assert store.shots() == {
+    assert store.common_causes() == {
         ("flip-all", 5, "voted", ""): {3: Tally(detected=4)},
         ("flip-all", 5, "nv", ""): {0: Tally(correct=3)},
         ("host-crash", 1, "voted", ""): {3: Tally(detected=2)},
@@ -70,7 +70,7 @@ def test_tallies_group_and_select_by_any_column(store: Store) -> None:
 def test_tallies_of_a_prefix_count_the_first_of_the_order_only(store: Store) -> None:
     fill(store, 60)
     order = list(store.plan.in_order())
-    store.add(row_of(order[100], Outcome.SILENT))
+    store.add(row_of(order[100], Outcome.WRONG_REPLY))
     assert store.prefix() == 60
     prefix = store.by_stratum(store.prefix())
     assert sum_of(prefix).trials == 60
@@ -83,24 +83,24 @@ def test_tallies_count_a_mission_for_the_faults_that_were_applied(store: Store) 
         store.add(first_not_applied(row_of(mission, Outcome.DETECTED)))
     tallies = store.tallies("planned", "stratum")
     assert tallies == {
-        ("f1", "f1"): Tally(void=1),
+        ("f1", "f1"): Tally(excluded=1),
         ("f2", "f1"): Tally(detected=1),
         ("f3", "f2"): Tally(detected=1),
     }
-    void = store.row(missions["f1"].index)
-    assert void is not None and void.outcome is None
-    assert "was not applied to" in void.void
+    excluded = store.row(missions["f1"].index)
+    assert excluded is not None and excluded.outcome is None
+    assert "was not applied to" in excluded.excluded
     assert store.tallies("k", planned="f3") == {(2,): Tally(detected=1)}
 
 
 def first_not_applied(row: MissionRow) -> MissionRow:
     """Return the row with one hit not applied, whose guest keeps serving."""
-    first = msgspec.structs.replace(row.hits[0], applied=False)
+    first = msgspec.structs.replace(row.injections[0], applied=False)
     guests = tuple(
         msgspec.structs.replace(guest, failed=guest.failed and guest.name != first.target)
         for guest in row.guests
     )
-    return msgspec.structs.replace(row, hits=(first, *row.hits[1:]), guests=guests)
+    return msgspec.structs.replace(row, injections=(first, *row.injections[1:]), guests=guests)
 
 
 def mission_of(planned: CampaignPlan, stratum: str) -> MissionPlan:
@@ -117,10 +117,10 @@ def test_new_rows_are_counted_after_an_earlier_query(store: Store) -> None:
 
 def test_rates_are_mean_durations(store: Store) -> None:
     fill(store)
-    rates = store.rates()
-    assert rates is not None
-    assert rates.clean == pytest.approx(0.27)
-    assert "crash" in rates.kinds
+    durations = store.durations()
+    assert durations is not None
+    assert durations.clean == pytest.approx(0.27)
+    assert "crash" in durations.kinds
 
 
 # ------------------------------------------------------------------ legacy rows
@@ -138,12 +138,12 @@ def kept(tmp_path: Path) -> Iterator[Store]:
 
 
 def test_rows_of_format_1_are_assessed_as_they_were_stored(kept: Store) -> None:
-    query = "SELECT mission, stratum, outcome, void, words, correct, masked FROM missions"
+    query = "SELECT mission, stratum, outcome, excluded, words, correct, masked FROM missions"
     stored = {record["mission"]: tuple(record)[1:] for record in kept._sql.execute(query)}
     for plan, mission in kept.missions():
         outcome = None if mission.outcome is None else str(mission.outcome)
         assert stored.pop(plan.index) == (
-            mission.stratum, outcome, mission.void, mission.problem, mission.correct,
+            mission.stratum, outcome, mission.excluded, mission.problem, mission.correct,
             mission.masked,
         )  # fmt: skip
     assert not stored
@@ -172,7 +172,7 @@ def test_export_csv_writes_all_rows(store: Store, tmp_path: Path) -> None:
         mission.index for mission in store.plan.in_order()
     ]
     planned = store.plan.mission(int(records[0]["mission"]))
-    assert msgspec.json.decode(records[0]["plan_hits"]) == json_of(planned.hits)
+    assert msgspec.json.decode(records[0]["plan_hits"]) == json_of(planned.injections)
 
 
 def test_export_parquet_writes_all_rows(store: Store, tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_export_parquet_writes_all_rows(store: Store, tmp_path: Path) -> None:
             f"FROM '{path}' GROUP BY stratum"
         ).fetchall()
         one = connection.execute(
-            f"SELECT seed, alike, void, outcome, plan_hits FROM '{path}' WHERE mission = ?",
+            f"SELECT seed, alike, excluded, outcome, plan_hits FROM '{path}' WHERE mission = ?",
             [mission.index],
         ).fetchone()
     assert {name: count for name, count, _ in found} == {
@@ -195,7 +195,7 @@ def test_export_parquet_writes_all_rows(store: Store, tmp_path: Path) -> None:
     }
     assert all(same for _, _, same in found)
     assert one[:4] == (mission.seed, None, "", "detected")
-    assert msgspec.json.decode(one[4]) == json_of(mission.hits)
+    assert msgspec.json.decode(one[4]) == json_of(mission.injections)
     assert sorted(path.parent.glob("*.csv")) == []
 
 

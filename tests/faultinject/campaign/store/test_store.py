@@ -142,7 +142,7 @@ def test_readers_see_new_rows_of_the_one_writer(store: Store) -> None:
 
 def test_a_row_is_read_back_as_it_was_stored(store: Store) -> None:
     for mission in store.plan.missions:
-        row = row_of(mission, Outcome.SILENT)
+        row = row_of(mission, Outcome.WRONG_REPLY)
         assert store.add(row)
         assert store.row(mission.index) == store.assess(row)
     assert store.row(store.total) is None
@@ -157,7 +157,7 @@ def test_missions_come_in_the_order_of_the_plan(store: Store) -> None:
 def test_add_ignores_a_mission_that_is_stored_already(store: Store) -> None:
     mission = store.plan.mission(4)
     assert store.add(row_of(mission))
-    assert not store.add(row_of(mission, Outcome.SILENT))
+    assert not store.add(row_of(mission, Outcome.WRONG_REPLY))
     found = store.row(4)
     assert found is not None and found.outcome is Outcome.CORRECT
     assert store.done == 1
@@ -203,7 +203,7 @@ def test_meta_returns_all_runs_and_facts(store: Store) -> None:
     assert set(store.meta().facts) == {"w1, run 2", "w1, run 3"}
 
 
-def test_extend_needs_a_declared_extension_and_a_complete_first_look(tmp_path: Path) -> None:
+def test_extend_needs_a_declared_extension_and_a_complete_first_analysis(tmp_path: Path) -> None:
     with (
         Store.create(tmp_path / "a", SMALL, 1) as store,
         pytest.raises(StoreError, match="declares no extension"),
@@ -218,7 +218,7 @@ def test_extend_needs_a_declared_extension_and_a_complete_first_look(tmp_path: P
         store.extend()
         assert store.total > first and store.partial and store.prefix() == first
         fill(store)
-        looks = {key[0]: tally.trials for key, tally in store.tallies("look").items()}
+        looks = {key[0]: tally.trials for key, tally in store.tallies("analysis").items()}
         assert looks == {1: first, 2: store.total - first}
     with Store.open(tmp_path / "b") as store:
         assert store.plan.extended and not store.partial

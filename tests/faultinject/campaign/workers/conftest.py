@@ -1,4 +1,4 @@
-"""The home of fake stations."""
+"""The home of fake nodes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 @pytest.fixture
 def home(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("FAKE_STATION", str(scratch))
+    monkeypatch.setenv("FAKE_NODE", str(scratch))
     monkeypatch.setenv("TMPDIR", str(scratch))
     monkeypatch.setattr("tempfile.tempdir", None)
     return scratch

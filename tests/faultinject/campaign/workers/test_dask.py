@@ -1,4 +1,4 @@
-"""Missions on a Dask cluster: a real scheduler, real worker processes, fake stations."""
+"""Missions on a Dask cluster: a real scheduler, real worker processes, fake nodes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.faultinject.campaign.dask_cluster import DaskCluster
-from tests.faultinject.campaign.fake_station import FAKE, began, behave, fake_guests
+from tests.faultinject.campaign.fake_node import FAKE, began, behave, fake_guests
 from tests.faultinject.campaign.processes import Processes
 from tests.faultinject.campaign.test_campaign_command import begin, call, environment, stored
 from tests.faultinject.campaign.workers.test_runner import MISSIONS
@@ -55,7 +55,7 @@ def test_run_on_a_cluster_shares_missions_between_workers(
     table = scratch / "rows.csv"
     call(scratch, "export", str(scratch / "r"), "--out", str(table))
     assert "east" in table.read_text() and "west" in table.read_text()
-    # Stations end with the campaign, not with the cluster.
+    # Nodes end with the campaign, not with the cluster.
     wait_until(lambda: not fake_guests(scratch))
     assert not list(scratch.glob("tv-c-*"))
     # The same plan run here comes out the same.
@@ -97,7 +97,7 @@ def test_resume_on_a_cluster_after_a_killed_runner(cluster: DaskCluster, scratch
     wait_until(lambda: not fake_guests(scratch) and not list(scratch.glob("tv-c-*")), 30)
 
 
-def test_run_on_a_cluster_closes_its_stations_when_interrupted(
+def test_run_on_a_cluster_closes_its_nodes_when_interrupted(
     cluster: DaskCluster, scratch: Path
 ) -> None:
     behave(scratch, hang={str(index): 1 for index in range(MISSIONS)})
@@ -121,7 +121,7 @@ def test_run_reports_the_remedy_when_there_is_no_scheduler(
     assert not began(scratch)
 
 
-def test_run_on_a_cluster_fails_when_no_worker_has_a_station(
+def test_run_on_a_cluster_fails_when_no_worker_has_a_node(
     cluster: DaskCluster, scratch: Path
 ) -> None:
     behave(scratch, refuse="there is no QEMU on this worker")

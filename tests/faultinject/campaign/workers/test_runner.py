@@ -1,4 +1,4 @@
-"""The runner: order, losses, full disks, stops.  Real workers with fake stations, a real store."""
+"""The runner: order, losses, full disks, stops.  Real workers with fake nodes, a real store."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from faultinject.campaign.records import MissionPlan, MissionRow, StationSpec
+from faultinject.campaign.records import MissionPlan, MissionRow, NodeSpec
 from faultinject.campaign.store.store import Store, StoreFull
-from faultinject.campaign.workers.messages import Failure, Task, Worker
+from faultinject.campaign.workers.messages import Task, Worker, WorkerFailure
 from faultinject.campaign.workers.runner import Ending, Stop, StopReason, run_missions
 from faultinject.campaign.workers.scratch import ScratchDirectories
 from faultinject.campaign.workers.worker_process import MissionResult, WorkerLost, WorkerProcess
-from tests.faultinject.campaign.fake_station import FAKE, began, behave, fake_guests
+from tests.faultinject.campaign.fake_node import FAKE, began, behave, fake_guests
 from tests.faultinject.campaign.specs import FACTS
 
 SPEC = """
@@ -62,7 +62,7 @@ def run(
     observer, directories = Recorder(), ScratchDirectories()
     try:
         processes = [
-            WorkerProcess(f"w{number}", Worker(module=FAKE, spec=StationSpec()), directories)
+            WorkerProcess(f"w{number}", Worker(module=FAKE, spec=NodeSpec()), directories)
             for number in range(1, workers + 1)
         ]
         return run_missions(store, processes, observer, stop or Stop(), first=first), observer
@@ -104,8 +104,8 @@ def test_run_missions_repeats_the_mission_of_a_lost_worker(store: Store, home: P
     assert ending.why is StopReason.COMPLETE and store.done == MISSIONS
     assert Counter(began(home)) == Counter(range(MISSIONS)) + Counter({3: 1, 9: 2})
     third, ninth = store.row(3), store.row(9)
-    assert third is not None and (third.attempt, third.void) == (2, "")
-    assert ninth is not None and (ninth.attempt, ninth.void) == (3, "")
+    assert third is not None and (third.attempt, third.excluded) == (2, "")
+    assert ninth is not None and (ninth.attempt, ninth.excluded) == (3, "")
     assert len(observer.troubles) == 3 and not fake_guests(home)
 
 
@@ -115,7 +115,7 @@ def test_run_missions_voids_a_mission_that_loses_every_worker(store: Store, home
     assert ending.why is StopReason.COMPLETE and store.done == MISSIONS
     row = store.row(9)
     assert row is not None and row.outcome is None
-    assert "lost 3 times" in row.void and "the fake node is gone" in row.void
+    assert "lost 3 times" in row.excluded and "the fake node is gone" in row.excluded
     assert began(home).count(9) == 3
 
 
@@ -128,7 +128,7 @@ def test_run_missions_aborts_when_workers_are_lost_one_after_the_other(
     assert store.done <= 2 and store.meta().runs[-1].state.startswith("failed: ")
 
 
-def test_run_missions_fails_when_no_station_can_be_opened(store: Store, home: Path) -> None:
+def test_run_missions_fails_when_no_node_can_be_opened(store: Store, home: Path) -> None:
     behave(home, refuse="this host has no gdbstub")
     ending, _ = run(store)
     assert (ending.why, ending.missions) == (StopReason.FAILED, 0)
@@ -216,18 +216,18 @@ def test_second_stop_kills_a_worker_that_hangs(store: Store, home: Path) -> None
 class Puppet:
     """A worker without a process."""
 
-    def __init__(self, name: str, *, refuses: Failure | None = None) -> None:
+    def __init__(self, name: str, *, refuses: WorkerFailure | None = None) -> None:
         self.name = name
-        self.refuses: Failure | None = refuses
+        self.refuses: WorkerFailure | None = refuses
         self.missions: list[int] = []
 
     def open(self) -> None:
         if self.refuses:
-            raise WorkerLost("no station", how=self.refuses)
+            raise WorkerLost("no node", how=self.refuses)
 
     def run(self, task: Task) -> MissionResult:
         if self.refuses:
-            raise WorkerLost("no station", how=self.refuses)
+            raise WorkerLost("no node", how=self.refuses)
         self.missions.append(task.plan.index)
         row = MissionRow(index=task.plan.index, worker=self.name)
         return MissionResult(row=row, facts=FACTS)
@@ -237,7 +237,7 @@ class Puppet:
     def kill(self) -> None: ...
 
 
-def test_run_missions_drops_a_worker_without_a_station(store: Store) -> None:
+def test_run_missions_drops_a_worker_without_a_node(store: Store) -> None:
     observer = Recorder()
     good, bad = Puppet("good"), Puppet("bad", refuses="refused")
     ending = run_missions(store, [good, bad], observer, Stop())
@@ -260,4 +260,4 @@ def test_run_missions_stores_a_repeated_mission_once(home: Path) -> None:
         assert ending.missions == store.done == len(observer.rows) == MISSIONS
         assert len(observer.duplicates) == MISSIONS
         tallies = store.by_stratum().values()
-        assert sum(tally.trials + tally.void for tally in tallies) == MISSIONS
+        assert sum(tally.trials + tally.excluded for tally in tallies) == MISSIONS

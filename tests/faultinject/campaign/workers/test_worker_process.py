@@ -1,4 +1,4 @@
-"""Worker processes as their runner controls them: real processes, a fake station."""
+"""Worker processes as their runner controls them: real processes, a fake node."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from faultinject.campaign.records import MissionPlan, StationSpec
+from faultinject.campaign.records import MissionPlan, NodeSpec
 from faultinject.campaign.workers.messages import Task, Worker
 from faultinject.campaign.workers.scratch import ScratchDirectories, processes_of, sweep_abandoned
 from faultinject.campaign.workers.worker_process import WorkerLost, WorkerProcess
-from tests.faultinject.campaign.fake_station import FAKE, began, behave, fake_guests
+from tests.faultinject.campaign.fake_node import FAKE, began, behave, fake_guests
 from tests.faultinject.campaign.processes import ROOT, following
 
 
@@ -44,7 +44,7 @@ def directories(home: Path) -> Iterator[ScratchDirectories]:
 
 @pytest.fixture
 def worker(directories: ScratchDirectories) -> Iterator[WorkerProcess]:
-    worker = WorkerProcess("w1", Worker(module=FAKE, spec=StationSpec()), directories)
+    worker = WorkerProcess("w1", Worker(module=FAKE, spec=NodeSpec()), directories)
     yield worker
     worker.kill()
 
@@ -111,10 +111,10 @@ import sys
 from faultinject.campaign.workers.scratch import ScratchDirectories
 from faultinject.campaign.workers.worker_process import WorkerProcess
 from faultinject.campaign.workers.messages import Task, Worker
-from faultinject.campaign.records import StationSpec
+from faultinject.campaign.records import NodeSpec
 from tests.faultinject.campaign.workers.test_worker_process import mission
-from tests.faultinject.campaign.fake_station import FAKE
-worker = WorkerProcess("w1", Worker(module=FAKE, spec=StationSpec()), ScratchDirectories())
+from tests.faultinject.campaign.fake_node import FAKE
+worker = WorkerProcess("w1", Worker(module=FAKE, spec=NodeSpec()), ScratchDirectories())
 worker.open()
 print(worker.pid, flush=True)
 worker.run(Task(plan=mission(1)))

@@ -12,7 +12,7 @@ import structlog
 from deploy.errors import DeployError
 from deploy.machine.guest import Guest
 from faultinject.campaign.mission.voters import MissionVoter, VoterGone
-from faultinject.campaign.records import HitResult, MissionPlan
+from faultinject.campaign.records import InjectionResult, MissionPlan
 from faultinject.faults import Injection
 from faultinject.faults.injection import inject
 from faultinject.faults.site import ActiveFault, NotApplied, Site
@@ -55,17 +55,17 @@ class FaultInjections:
         except (DeployError, OSError, TimeoutError) as error:
             proof = f"{type(error).__name__}: {error}"
         taken = time.perf_counter() - began
-        number = next(i for i, each in enumerate(self._plan.hits) if each is hit)
+        number = next(i for i, each in enumerate(self._plan.injections) if each is hit)
         self._done[number] = applied, proof, taken
         return taken
 
-    async def results(self) -> tuple[HitResult, ...]:
+    async def results(self) -> tuple[InjectionResult, ...]:
         """Return the result of each hit, in the plan's order."""
         results = []
-        for number, hit in enumerate(self._plan.hits):
+        for number, hit in enumerate(self._plan.injections):
             applied, proof, taken = self._done.get(number, (None, "never carried out", 0.0))
             results.append(
-                HitResult(
+                InjectionResult(
                     target=hit.target,
                     kind=hit.kind,
                     applied=applied is not None,

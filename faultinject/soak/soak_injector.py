@@ -1,8 +1,8 @@
 """Inject one fault into a running node, and prove that it was applied.
 
-The node's supervisor injects lies, hangs and flipped bits (``faultinject.faults.injector``).  Kills
-and freezes go to processes directly, by the acts of ``faultinject.faults``, because the supervisor
-may be the target or be busy with the guest.
+The node's supervisor injects lies, hangs and flipped bits (``faultinject.faults.node_injector``).
+Kills and freezes go to processes directly, by the acts of ``faultinject.faults``, because the
+supervisor may be the target or be busy with the guest.
 """
 
 from __future__ import annotations

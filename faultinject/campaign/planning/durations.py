@@ -13,13 +13,14 @@ import msgspec
 
 from faultinject.campaign.records import MissionPlan
 
-__all__ = ["MissionShape", "Rates", "learn"]
+__all__ = ["MissionShape", "MissionDurations", "learn"]
 
 
 class MissionShape(msgspec.Struct, frozen=True, kw_only=True):
     """A mission that ran.
 
-    ``kinds``: one for each target hit.  ``forced``: it is of a stratum, not of a dose or a shot.
+    ``kinds``: one for each target hit.  ``forced``: it is of a stratum, not of a dose or
+    a common cause.
     """
 
     stratum: str
@@ -28,11 +29,11 @@ class MissionShape(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
 
 
-class Rates(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class MissionDurations(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Mean seconds of missions.
 
     ``clean``: without a fault; None if there was none.  ``kinds``: with one fault, by its kind.
-    ``strata``: by stratum, dose or shot.  ``missions``: how many these means are from.
+    ``strata``: by stratum, dose or common cause.  ``missions``: how many these means are from.
     """
 
     clean: float | None = None
@@ -48,7 +49,7 @@ class Rates(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         """
         if plan.stratum in self.strata:
             return self.strata[plan.stratum]
-        kinds = {hit.kind for hit in plan.hits}
+        kinds = {hit.kind for hit in plan.injections}
         times = [self.kinds[kind] for kind in kinds if kind in self.kinds]
         if times:
             return max(times)
@@ -56,9 +57,9 @@ class Rates(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             return _mean(self.kinds.values())
         return self.clean or 0.0
 
-    def updated(self, newer: Rates) -> Rates:
-        """Return these rates, replaced by those of ``newer`` where it has any."""
-        return Rates(
+    def updated(self, newer: MissionDurations) -> MissionDurations:
+        """Return these durations, replaced by those of ``newer`` where it has any."""
+        return MissionDurations(
             clean=self.clean if newer.clean is None else newer.clean,
             kinds=self.kinds | newer.kinds,
             strata=self.strata | newer.strata,
@@ -75,8 +76,8 @@ def _means(times: Mapping[str, list[float]]) -> dict[str, float]:
     return {name: _mean(each) for name, each in sorted(times.items())}
 
 
-def learn(missions: Iterable[MissionShape]) -> Rates | None:
-    """Return the rates of missions that ran; None without one."""
+def learn(missions: Iterable[MissionShape]) -> MissionDurations | None:
+    """Return the durations of missions that ran; None without one."""
     clean: list[float] = []
     kinds: dict[str, list[float]] = {}
     strata: dict[str, list[float]] = {}
@@ -90,7 +91,7 @@ def learn(missions: Iterable[MissionShape]) -> Rates | None:
             kinds.setdefault(each.kinds[0], []).append(each.seconds)
     if not count:
         return None
-    return Rates(
+    return MissionDurations(
         clean=_mean(clean) if clean else None, kinds=_means(kinds), strata=_means(strata),
         missions=count,
     )  # fmt: skip

@@ -13,8 +13,8 @@ from deploy.node.records import Layout, Settings
 from deploy.supervisor.fault_records import FaultRefused
 from faultinject.faults import CATALOGUE, FaultLayer
 from faultinject.faults.catalogue import offered_on_nodes
-from faultinject.faults.injector import FaultInjector
 from faultinject.faults.machines import SLOW_STOPPED
+from faultinject.faults.node_injector import FaultInjector
 from voter.core import Limits
 
 

@@ -1,8 +1,8 @@
-"""A worker with a fake station: no guests, and outcomes that follow from the plan alone.
+"""A worker with a fake node: no guests, and outcomes that follow from the plan alone.
 
-It is a program: ``python -m tests.faultinject.campaign.fake_station DIRECTORY``.  Its one "guest"
-is a sleeping process that names the station's directory, as a QEMU does.  ``behave`` writes how
-stations misbehave to a file in the directory $FAKE_STATION.  Each mission that begins is a line of
+It is a program: ``python -m tests.faultinject.campaign.fake_node DIRECTORY``.  Its one "guest"
+is a sleeping process that names the node's directory, as a QEMU does.  ``behave`` writes how
+nodes misbehave to a file in the directory $FAKE_NODE.  Each mission that begins is a line of
 ``began`` there.
 """
 
@@ -21,29 +21,29 @@ from pathlib import Path
 from typing import Any
 
 from faultinject.campaign.records import (
-    GuestFate,
-    HitResult,
+    GuestResult,
+    InjectionResult,
     MissionPlan,
     MissionRow,
+    NodeFacts,
+    NodeSpec,
     RequestResult,
-    StationFacts,
-    StationSpec,
     Timings,
 )
 from faultinject.campaign.workers.worker import main
 
-__all__ = ["FAKE", "FakeStation", "behave", "began", "fake_guests"]
+__all__ = ["FAKE", "FakeNode", "behave", "began", "fake_guests"]
 
-FAKE = "tests.faultinject.campaign.fake_station"
+FAKE = "tests.faultinject.campaign.fake_node"
 GUEST = "qemu-system-fake"
 
 
 def behave(directory: Path, **behaviour: Any) -> None:
-    """Write how fake stations misbehave, by number of the mission.
+    """Write how fake nodes misbehave, by number of the mission.
 
     ``pause``: seconds a mission takes.  ``die``: the worker kills itself, that many times.
-    ``lose``: the station is lost, that many times.  ``hang``: the mission never ends.  ``full``:
-    the disk is full.  ``refuse``: no station can be opened, for this reason.  ``stuck``: a station
+    ``lose``: the node is lost, that many times.  ``hang``: the mission never ends.  ``full``:
+    the disk is full.  ``refuse``: no node can be opened, for this reason.  ``stuck``: a node
     never closes.
     """
     (directory / "behaviour.json").write_text(json.dumps(behaviour))
@@ -69,13 +69,13 @@ def fake_guests(directory: Path) -> list[int]:
     return found
 
 
-class FakeStation:
+class FakeNode:
     def __init__(self, directory: Path) -> None:
-        self.facts = StationFacts(
+        self.facts = NodeFacts(
             host="fake", cpus=1, cpu="fake", kernel="0", python="3", qemu="0", libvirt="0",
             accel="none", image="0", build="0", trivisor="0",
         )  # fmt: skip
-        self._home = Path(os.environ["FAKE_STATION"])
+        self._home = Path(os.environ["FAKE_NODE"])
         path = self._home / "behaviour.json"
         self._behaviour: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
         self._directory = directory
@@ -83,11 +83,11 @@ class FakeStation:
     @classmethod
     @contextlib.asynccontextmanager
     async def open(
-        cls, spec: StationSpec, directory: Path, progress: Callable[[str], None] = lambda _: None
-    ) -> AsyncIterator[FakeStation]:
-        station = cls(directory)
-        if station._behaviour.get("refuse"):
-            raise _Refused(station._behaviour["refuse"])
+        cls, spec: NodeSpec, directory: Path, progress: Callable[[str], None] = lambda _: None
+    ) -> AsyncIterator[FakeNode]:
+        node = cls(directory)
+        if node._behaviour.get("refuse"):
+            raise _Refused(node._behaviour["refuse"])
         guest = subprocess.Popen(  # noqa: ASYNC220 - a test double
             [GUEST, "-c", "import time; time.sleep(600)", f"file={directory}/g1.qcow2"],
             executable=sys.executable, start_new_session=True, stdin=subprocess.DEVNULL,
@@ -95,9 +95,9 @@ class FakeStation:
         )  # fmt: skip
         progress("the fake guest runs")
         try:
-            yield station
+            yield node
         finally:
-            if station._behaviour.get("stuck"):
+            if node._behaviour.get("stuck"):
                 await asyncio.sleep(600)
             guest.kill()
             guest.wait()
@@ -120,14 +120,14 @@ class FakeStation:
         return MissionRow(
             index=plan.index,
             requests=(RequestResult(code="not-executed" if failed else "right"),) * plan.length,
-            hits=tuple(
-                HitResult(
+            injections=tuple(
+                InjectionResult(
                     target=hit.target, kind=hit.kind, applied=True, used=None, proof="fake",
                     seconds=0.0,
                 )
-                for hit in plan.hits
+                for hit in plan.injections
             ),
-            guests=(GuestFate(name="g1", state="active", reason=""),),
+            guests=(GuestResult(name="g1", state="active", reason=""),),
             latencies=(0.001,) * plan.length,
             timings=Timings(reset=0.01, inject=0.01, workload=0.02, settle=0.0),
             began=start,
@@ -156,4 +156,4 @@ class _Refused(Exception):
 
 
 if __name__ == "__main__":
-    sys.exit(main(FakeStation.open))
+    sys.exit(main(FakeNode.open))

@@ -10,7 +10,7 @@ import pytest
 
 from faultinject.campaign.records import Design, MissionPlan, Outcome
 from faultinject.faults import Injection
-from tests.faultinject.campaign.stations import Run, station
+from tests.faultinject.campaign.nodes import Run, node
 
 pytestmark = pytest.mark.vm
 
@@ -26,8 +26,8 @@ def plan(
     guests = {hit.target for hit in hits} - {"voter"}
     return MissionPlan(
         index=seed, order=seed, stratum="test", design=design, repair=repair, k=len(guests),
-        voter_hit=any(hit.target == "voter" for hit in hits), seed=seed, length=length, hits=hits,
-        vote=vote,
+        voter_hit=any(hit.target == "voter" for hit in hits), seed=seed, length=length,
+        injections=hits, vote=vote,
     )  # fmt: skip
 
 
@@ -37,8 +37,8 @@ def hit(target: str, kind: str, at: int = 5, seed: int = 7, dose: int = 1) -> In
 
 @pytest.fixture(scope="module")
 def run(shared_scratch: Path) -> Iterator[Run]:
-    """One station for all tests, which also test that it is clean for the next mission."""
-    with station(shared_scratch / "st") as one:
+    """One node for all tests, which also test that it is clean for the next mission."""
+    with node(shared_scratch / "st") as one:
         yield one
 
 
@@ -61,7 +61,7 @@ def test_mission_is_correct_when_one_guest_is_hit_and_the_next_starts_clean(
     target = Random(kind).choice(["g1", "g2", "g3"])
     row = run(plan(hit(target, kind)))
     assert row.outcome is Outcome.CORRECT, row.problem
-    assert [(each.kind, each.applied) for each in row.hits] == [(kind, True)], row.hits
+    assert [(each.kind, each.applied) for each in row.injections] == [(kind, True)], row.injections
     assert [fate.name for fate in row.guests if fate.failed] == [target]
     row = run(plan(seed=2))
     assert row.outcome is Outcome.CORRECT, row.problem
@@ -72,7 +72,7 @@ def test_mission_is_detected_when_two_guests_are_hit(run: Run) -> None:
     row = run(plan(hit("g1", "crash"), hit("g2", "hang", at=8)))
     assert row.outcome is Outcome.DETECTED, row.problem
     assert row.wrong == 0
-    assert row.refused >= 10
+    assert row.failed_visibly >= 10
 
 
 def test_mission_is_silent_only_when_two_guests_tell_the_same_lie(run: Run) -> None:
@@ -80,7 +80,7 @@ def test_mission_is_silent_only_when_two_guests_tell_the_same_lie(run: Run) -> N
     assert apart.outcome is Outcome.DETECTED, apart.problem
     # From the first request on: a lie in a late reply to an earlier request would expel the guest.
     alike = run(plan(hit("g1", "corrupt-reply", at=0), hit("g2", "corrupt-reply", at=0)))
-    assert alike.outcome is Outcome.SILENT, "this is what 2-of-3 cannot mask"
+    assert alike.outcome is Outcome.WRONG_REPLY, "this is what 2-of-3 cannot mask"
     assert alike.wrong > 0
     assert "wrong reply" in alike.problem
 
@@ -89,14 +89,14 @@ def test_mission_is_lost_when_the_voter_dies(run: Run) -> None:
     row = run(plan(hit("voter", "voter-kill")))
     assert row.outcome is Outcome.VOTER_LOST, row.problem
     assert row.correct == 5
-    assert [each.applied for each in row.hits] == [True]
+    assert [each.applied for each in row.injections] == [True]
 
 
 def test_mission_with_repair_survives_faults_one_after_the_other(run: Run) -> None:
     hits = (hit("g1", "crash", at=3), hit("g2", "hang", at=9), hit("voter", "voter-kill", at=14))
     row = run(plan(*hits, repair=True))
     assert row.outcome is Outcome.CORRECT, row.problem
-    assert all(each.applied for each in row.hits)
+    assert all(each.applied for each in row.injections)
 
 
 def test_plain_mission_fails_when_its_guest_is_hit(run: Run) -> None:
@@ -104,14 +104,14 @@ def test_plain_mission_fails_when_its_guest_is_hit(run: Run) -> None:
     assert run(plan(hit("g1", "crash"), design="nv")).outcome is Outcome.DETECTED
     assert run(plan(hit("g1", "hang"), design="nv")).outcome is Outcome.TIMEOUT
     lies = run(plan(hit("g1", "corrupt-reply"), design="nv"))
-    assert lies.outcome is Outcome.SILENT, "nobody compares"
+    assert lies.outcome is Outcome.WRONG_REPLY, "nobody compares"
     assert run(plan(design="nv")).outcome is Outcome.CORRECT
 
 
 def test_flipped_bits_are_proved_and_gone_in_the_next_mission(run: Run) -> None:
     row = run(plan(hit("g3", "flip-ram", dose=20000)))
     assert row.outcome is Outcome.CORRECT, row.problem
-    assert row.hits[0].applied, row.hits
+    assert row.injections[0].applied, row.injections
     row = run(plan(seed=3))
     assert row.outcome is Outcome.CORRECT, row.problem
     assert not [fate for fate in row.guests if fate.failed]
@@ -119,14 +119,14 @@ def test_flipped_bits_are_proved_and_gone_in_the_next_mission(run: Run) -> None:
 
 def test_a_fault_that_cannot_be_applied_is_recorded_as_such(run: Run) -> None:
     row = run(plan(hit("g1", "poison-crash")))
-    assert [each.applied for each in row.hits] == [False]
-    assert "for the client" in row.hits[0].proof
+    assert [each.applied for each in row.injections] == [False]
+    assert "for the client" in row.injections[0].proof
 
 
 @pytest.mark.parametrize(
     ("vote", "kind", "outcome", "names"),
     [
-        ("1/1", "corrupt-reply", Outcome.SILENT, ["g1"]),
+        ("1/1", "corrupt-reply", Outcome.WRONG_REPLY, ["g1"]),
         ("1/2", "crash", Outcome.CORRECT, ["g1", "g2"]),
         ("2/2", "corrupt-reply", Outcome.DETECTED, ["g1", "g2"]),
     ],

@@ -1,6 +1,6 @@
 """A mission runner in a process of its own: a process can hold one embedded libvirt only.
 
-``python -m tests.faultinject.campaign.stations DIRECTORY [FUNCTION]`` reads plans as lines of JSON,
+``python -m tests.faultinject.campaign.nodes DIRECTORY [FUNCTION]`` reads plans as lines of JSON,
 and writes rows.
 """
 
@@ -19,17 +19,17 @@ import structlog
 
 from faultinject.campaign.assessment import AssessedMission, assess
 from faultinject.campaign.planning.plan import Cell
-from faultinject.campaign.records import MissionPlan, MissionRow, StationSpec
+from faultinject.campaign.records import MissionPlan, MissionRow, NodeSpec
 from tests.faultinject.campaign.processes import ROOT
 
-__all__ = ["Run", "station"]
+__all__ = ["Run", "node"]
 
 Run = Callable[[MissionPlan], AssessedMission]
 
 
 @contextmanager
-def station(directory: Path, *words: str) -> Iterator[Run]:
-    """Open a station in ``directory``; ``words`` are the process's further arguments."""
+def node(directory: Path, *words: str) -> Iterator[Run]:
+    """Open a node in ``directory``; ``words`` are the process's further arguments."""
     directory.mkdir()
     with subprocess.Popen(
         [sys.executable, "-m", __name__, str(directory), *words],
@@ -52,16 +52,16 @@ def station(directory: Path, *words: str) -> Iterator[Run]:
         yield run
         plans.close()
     assert process.returncode == 0
-    assert not directory.exists(), "a station leaves nothing behind"
+    assert not directory.exists(), "a node leaves nothing behind"
 
 
 async def serve(directory: Path, function: str = "none") -> None:
     from faultinject.campaign.mission.mission_runner import MissionRunner
 
-    spec = StationSpec(deadline=8.0, hang=3.0)
+    spec = NodeSpec(deadline=8.0, hang=3.0)
     if function != "none":
         node = {"function": function, "service": "static", "vote": "1/2", "guests": 2}
-        spec = msgspec.convert(msgspec.to_builtins(spec) | node, StationSpec)
+        spec = msgspec.convert(msgspec.to_builtins(spec) | node, NodeSpec)
     async with MissionRunner.open(spec, directory) as runner:
         sys.stdout.write("ready\n")
         sys.stdout.flush()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from faultinject.campaign.planning.kept_rates import usual_rates
+from faultinject.campaign.planning.durations import MissionDurations, MissionShape, learn
+from faultinject.campaign.planning.kept_durations import usual_durations
 from faultinject.campaign.planning.plan import plan
-from faultinject.campaign.planning.rates import MissionShape, Rates, learn
 from faultinject.campaign.planning.spec_file import load
 from faultinject.campaign.planning.summary import summarize
 from faultinject.campaign.store.tally import Tally
@@ -20,53 +20,57 @@ def ran(stratum: str, seconds: float, *kinds: str, forced: bool = True) -> Missi
 
 
 def test_learn_returns_mean_durations() -> None:
-    rates = learn([
+    durations = learn([
         ran("f0", 0.2), ran("f0", 0.4), ran("f1", 2.3, "crash"), ran("f1", 0.5, "hang"),
         ran("g1", 3.0, "crash", "voter-kill"), ran("dose-7-nv", 6.0, "flip-ram", forced=False),
     ])  # fmt: skip
-    assert rates is not None
-    assert rates.clean == pytest.approx(0.3)
-    assert rates.kinds == pytest.approx({"crash": 2.3, "hang": 0.5})
+    assert durations is not None
+    assert durations.clean == pytest.approx(0.3)
+    assert durations.kinds == pytest.approx({"crash": 2.3, "hang": 0.5})
     expected = {"f0": 0.3, "f1": 1.4, "g1": 3.0, "dose-7-nv": 6.0}
-    assert rates.strata == pytest.approx(expected)
-    assert rates.missions == 6
+    assert durations.strata == pytest.approx(expected)
+    assert durations.missions == 6
     assert learn([]) is None
 
 
 def test_updated_keeps_rates_that_the_newer_run_lacks() -> None:
-    before = Rates(clean=0.3, kinds={"crash": 2.0, "hang": 1.0}, strata={"f1": 1.5}, missions=9)
-    now = Rates(kinds={"crash": 3.0}, strata={"f2": 4.0}, missions=5)
-    assert before.updated(now) == Rates(
+    before = MissionDurations(
+        clean=0.3, kinds={"crash": 2.0, "hang": 1.0}, strata={"f1": 1.5}, missions=9
+    )
+    now = MissionDurations(kinds={"crash": 3.0}, strata={"f2": 4.0}, missions=5)
+    assert before.updated(now) == MissionDurations(
         clean=0.3, kinds={"crash": 3.0, "hang": 1.0}, strata={"f1": 1.5, "f2": 4.0}, missions=5
     )
 
 
 def test_rates_estimate_a_mission_by_stratum_or_longest_fault() -> None:
-    rates = Rates(clean=0.3, kinds={"crash": 2.0, "corrupt-reply": 1.0}, strata={"f1": 1.25})
+    durations = MissionDurations(
+        clean=0.3, kinds={"crash": 2.0, "corrupt-reply": 1.0}, strata={"f1": 1.25}
+    )
     for mission in small_plan().missions:
         if mission.stratum == "f1":
-            assert rates.mission(mission) == 1.25
+            assert durations.mission(mission) == 1.25
         elif mission.stratum == "f0":
-            assert rates.mission(mission) == 0.3
+            assert durations.mission(mission) == 0.3
         elif mission.stratum == "f2":
-            crashes = any(hit.kind == "crash" for hit in mission.hits)
-            assert rates.mission(mission) == (2.0 if crashes else 1.0)
+            crashes = any(hit.kind == "crash" for hit in mission.injections)
+            assert durations.mission(mission) == (2.0 if crashes else 1.0)
     dose = next(m for m in small_plan().missions if m.stratum == "dose-flip-ram-50-nv")
-    assert rates.mission(dose) == pytest.approx(1.5), "a kind never seen: the others' mean"
+    assert durations.mission(dose) == pytest.approx(1.5), "a kind never seen: the others' mean"
 
 
 def test_usual_rates_predict_the_kept_campaigns() -> None:
     # softerrors: 80 minutes with four workers, commoncause 28.
     for name, minutes in (("softerrors", 80), ("commoncause", 28)):
         spec, _ = load(name)
-        seconds = summarize(plan(spec, 1), usual_rates(), workers=4).seconds
+        seconds = summarize(plan(spec, 1), usual_durations(), workers=4).seconds
         assert seconds is not None
         assert seconds / 60 == pytest.approx(minutes, rel=0.15)
 
 
 def test_summary_shows_missions_precision_and_duration() -> None:
     spec, _ = load("inequality4")
-    summary = summarize(plan(spec, 1), Rates(clean=0.36), workers=2)
+    summary = summarize(plan(spec, 1), MissionDurations(clean=0.36), workers=2)
     assert summary.seconds == pytest.approx(0.36 * summary.missions / 2)
     text = "\n".join(summary.lines())
     assert "f0             8,000  voted: nothing hit" in text
@@ -88,9 +92,9 @@ def test_tally_counts_failures_as_the_paper_does() -> None:
     tally = Tally.of(
         {"silent": 1, "voter-lost": 2, "detected": 3, "timeout": 4, "correct": 5, None: 6}
     )
-    assert (tally.trials, tally.failures, tally.successes, tally.void) == (15, 10, 5, 6)
+    assert (tally.trials, tally.failures, tally.successes, tally.excluded) == (15, 10, 5, 6)
     assert tally + tally == Tally.of(
         {"silent": 2, "voter-lost": 4, "detected": 6, "timeout": 8, "correct": 10, None: 12}
     )
     counts = tally.counts()
-    assert (counts.trials, counts.failures, counts.silent, counts.void) == (15, 10, 1, 6)
+    assert (counts.trials, counts.failures, counts.silent, counts.excluded) == (15, 10, 1, 6)

@@ -15,8 +15,8 @@ import pytest
 from deploy.host.identity import identify
 from deploy.node.records import Layout, RunningRecord
 from faultinject.faults.site import NotApplied
-from faultinject.soak.injection import InjectionProof, SoakInjector
 from faultinject.soak.plan import PlannedInjection, SoakFaultKind
+from faultinject.soak.soak_injector import InjectionProof, SoakInjector
 from faultinject.soak.view import GuestView, NodeView, View
 
 KILL = PlannedInjection(number=1, kind=SoakFaultKind.VOTER_KILL, target="voter")
@@ -76,7 +76,7 @@ async def test_freeze_stops_the_process_and_is_over_when_it_runs_again(
 async def test_inject_raises_when_the_target_has_no_process(
     injector: SoakInjector, victim: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("faultinject.soak.injection.TARGET_PATIENCE", 0.05)
+    monkeypatch.setattr("faultinject.soak.soak_injector.TARGET_PATIENCE", 0.05)
     victim.kill()
     await asyncio.to_thread(victim.wait)
     with pytest.raises(NotApplied, match="voter has no process"):
