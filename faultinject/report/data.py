@@ -145,4 +145,4 @@ class ReportData(Findings, frozen=True, kw_only=True):
     latencies: tuple[Latencies, ...] = ()
     times: tuple[MissionTimes, ...] = ()
     effects: tuple[Effect, ...] = ()
-    notes: tuple[str, ...] = ()  # voids above 1 %, partial prefix and the like
+    notes: tuple[str, ...] = ()  # excluded missions above 1 %, partial prefix and the like

@@ -128,10 +128,10 @@ def find_kinds(source: Source, found: Observations) -> tuple[FaultKindResult, ..
     """Return outcomes by kind of fault over the voted strata, by layer and name."""
     by = source.grouped("kinds", "voter_kind", "host_target_hit", "repair", kind="", design="voted")
     sums: dict[tuple[Part, str], Tally] = {}
-    for (kinds, voter_kind, voter_hit, repair), tally in by.items():
+    for (kinds, voter_kind, host_hit, repair), tally in by.items():
         guest_kinds = [kind for kind in str(kinds).split("+") if kind]
-        alone = len(guest_kinds) + bool(voter_hit) == 1
-        if voter_hit:  # the outcome is due to the hit on the voter, not to those on the guests
+        alone = len(guest_kinds) + bool(host_hit) == 1
+        if host_hit:  # the outcome is due to the hit on the host, not to those on the guests
             parts, hit = {str(voter_kind)}, "voter" if alone else "voter and guests"
         else:
             parts, hit = set(guest_kinds), "1 guest" if alone else "2 guests or more"
@@ -164,17 +164,17 @@ def find_wrong_replies(source: Source, found: Observations) -> WrongReplies:
     arranged = common = tolerated = uncompared = 0
     for (stratum, k, host_hit, kind, shared, alike), tally in every.items():
         policy = source.policy(votes[str(stratum)])
-        arranged += tally.silent if alike or kind in ARRANGED else 0
-        common += tally.silent if shared and kind not in ARRANGED else 0
-        if kind or voter_hit:
+        arranged += tally.wrong_reply if alike or kind in ARRANGED else 0
+        common += tally.wrong_reply if shared and kind not in ARRANGED else 0
+        if kind or host_hit:
             continue
         if policy.need == 1 and k:
-            uncompared += 0 if alike else tally.silent
+            uncompared += 0 if alike else tally.wrong_reply
         elif int(str(k)) <= policy.of - policy.need:
-            tolerated += tally.silent
+            tolerated += tally.wrong_reply
     total = sum(every.values(), Tally())
     return WrongReplies(
-        share=source.proportion(total.silent, total.trials), arranged=arranged,
+        share=source.proportion(total.wrong_reply, total.trials), arranged=arranged,
         within_tolerance=tolerated, uncompared=uncompared, common_cause=common,
         listed=tuple(sorted(found.wrong, key=lambda each: each.arranged)),
     )  # fmt: skip

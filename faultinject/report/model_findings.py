@@ -125,8 +125,8 @@ def _by_failed(
     for seen, tally in tallies.items():
         agreed = n - min(seen, n) if m > 1 else 1  # 1 of n compares nothing
         for failed, count in (
-            (min(seen, n), tally.trials - tally.voter_lost - tally.silent),
-            (max(m, agreed), tally.silent),
+            (min(seen, n), tally.trials - tally.voter_lost - tally.wrong_reply),
+            (max(m, agreed), tally.wrong_reply),
             (n, tally.voter_lost if lost else 0),
         ):
             found[failed] = found.get(failed, 0) + count
@@ -177,7 +177,7 @@ def find_common_causes(source: Source) -> tuple[CommonCauseFinding, ...]:
                 fatal_independent=result.fatal_if_independent,
                 voted=source.proportion(voted.failures, voted.trials),
                 plain=source.proportion(plain.failures, plain.trials) if plain.trials else None,
-                silent=voted.silent,
+                silent=voted.wrong_reply,
             )
         )
     return tuple(found)

@@ -171,6 +171,6 @@ def _stratum(source: Source, cell: Cell, tally: Tally, alike: bool | None) -> St
         host_function_hit=cell.host_function_hit, repair=cell.repair, alike=alike,
         excluded=tally.excluded, outcomes=outcomes_of(tally),
         failed=source.proportion(tally.failures, tally.trials),
-        silent=source.proportion(tally.silent, tally.trials),
+        silent=source.proportion(tally.wrong_reply, tally.trials),
         paper=None if alike is not None else float(fails),
     )  # fmt: skip

@@ -70,7 +70,7 @@ def _view(cell: Cell, tally: Tally | None, alpha: float) -> CellResult:
         planned=cell.missions,
         trials=known.trials,
         failures=known.failures,
-        silent=known.silent,
+        silent=known.wrong_reply,
         excluded=known.excluded,
         rate=interval.value if known.trials else None,
         low=interval.low,

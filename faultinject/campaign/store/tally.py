@@ -17,7 +17,7 @@ __all__ = ["Tally"]
 class Tally(msgspec.Struct, frozen=True, kw_only=True):
     """The number of missions with each outcome; ``excluded`` ones are no trials."""
 
-    silent: int = 0
+    wrong_reply: int = 0
     voter_lost: int = 0
     detected: int = 0
     timeout: int = 0
@@ -38,7 +38,7 @@ class Tally(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def failures(self) -> int:
         """Return what the paper counts as failures: every outcome but correct."""
-        return self.silent + self.voter_lost + self.detected + self.timeout
+        return self.wrong_reply + self.voter_lost + self.detected + self.timeout
 
     @property
     def successes(self) -> int:
@@ -54,5 +54,8 @@ class Tally(msgspec.Struct, frozen=True, kw_only=True):
         from faultinject.estimate.counts import Counts  # noqa: PLC0415 - not needed to store
 
         return Counts(
-            trials=self.trials, failures=self.failures, silent=self.silent, excluded=self.excluded
+            trials=self.trials,
+            failures=self.failures,
+            silent=self.wrong_reply,
+            excluded=self.excluded,
         )

@@ -125,7 +125,7 @@ def test_equal_lies_count_as_arranged_not_as_a_defect(store: Store) -> None:
     assert parts["f2", False].silent.count == 0
 
 
-def test_missions_are_void_when_the_fault_was_not_applied(store: Store) -> None:
+def test_missions_are_excluded_when_the_fault_was_not_applied(store: Store) -> None:
     def row(mission: MissionPlan) -> MissionRow:
         made = row_of(mission, outcome_of(mission))
         if mission.stratum != "f1":

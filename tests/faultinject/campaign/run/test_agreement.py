@@ -23,7 +23,7 @@ def test_compare_counts_outcomes_and_verdicts() -> None:
     assert agreement.apart == (1, 3)
     assert agreement.share == 0.25 and agreement.low < 0.25 < agreement.high
     assert agreement.p_value == 1.0
-    assert ("detected", "silent", 1) in agreement.pairs and (
+    assert ("detected", "wrong-reply", 1) in agreement.pairs and (
         "excluded",
         "correct",
         1,

@@ -28,7 +28,7 @@ def test_interim_results_have_an_interval_for_each_stratum() -> None:
     tallies = {
         "f0": Tally(correct=10),
         "f1": Tally(correct=8, timeout=1, excluded=1),
-        "f2": Tally(correct=1, detected=4, silent=1),
+        "f2": Tally(correct=1, detected=4, wrong_reply=1),
         "f3": Tally(detected=4),
     }
     interim = results_of(planned.spec, planned.cells, tallies)

@@ -53,14 +53,14 @@ def test_missions_are_counted_by_stratum_dose_and_shot(store: Store) -> None:
 
 def test_tallies_group_and_select_by_any_column(store: Store) -> None:
     fill(store)
-    by_k = store.tallies("k", design="voted", repair=False, voter_hit=False, kind="")
+    by_k = store.tallies("k", design="voted", repair=False, host_target_hit=False, kind="")
     assert {key[0]: tally.trials for key, tally in by_k.items()} == {0: 20, 1: 30, 2: 40, 3: 10}
     masks = store.tallies("mask", stratum="f1")
     assert set(masks) == {(1,), (2,), (4,)}
     alike = store.tallies("alike", stratum=("f2", "f3"))
     assert {key for (key,) in alike} <= {None, False, True}
     assert store.tallies() == {(): sum_of(store.by_stratum())}
-    assert store.tallies("voter_kind", voter_hit=True) == {("voter-kill",): Tally(correct=8)}
+    assert store.tallies("voter_kind", host_target_hit=True) == {("voter-kill",): Tally(correct=8)}
     with pytest.raises(ValueError, match="no column 'problem'"):
         store.tallies("problem")
     with pytest.raises(ValueError, match="no column 'a; DROP"):
@@ -74,7 +74,7 @@ def test_tallies_of_a_prefix_count_the_first_of_the_order_only(store: Store) -> 
     assert store.prefix() == 60
     prefix = store.by_stratum(store.prefix())
     assert sum_of(prefix).trials == 60
-    assert sum_of(prefix).silent == 0
+    assert sum_of(prefix).wrong_reply == 0
 
 
 def test_tallies_count_a_mission_for_the_faults_that_were_applied(store: Store) -> None:
@@ -138,10 +138,10 @@ def kept(tmp_path: Path) -> Iterator[Store]:
 
 
 def test_rows_of_format_1_are_assessed_as_they_were_stored(kept: Store) -> None:
-    query = "SELECT mission, stratum, outcome, excluded, words, correct, masked FROM missions"
+    query = "SELECT mission, stratum, outcome, void, words, correct, masked FROM missions"
     stored = {record["mission"]: tuple(record)[1:] for record in kept._sql.execute(query)}
     for plan, mission in kept.missions():
-        outcome = None if mission.outcome is None else str(mission.outcome)
+        outcome = "silent" if mission.outcome is Outcome.WRONG_REPLY else mission.outcome
         assert stored.pop(plan.index) == (
             mission.stratum, outcome, mission.excluded, mission.problem, mission.correct,
             mission.masked,

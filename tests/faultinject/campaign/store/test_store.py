@@ -218,8 +218,8 @@ def test_extend_needs_a_declared_extension_and_a_complete_first_analysis(tmp_pat
         store.extend()
         assert store.total > first and store.partial and store.prefix() == first
         fill(store)
-        looks = {key[0]: tally.trials for key, tally in store.tallies("analysis").items()}
-        assert looks == {1: first, 2: store.total - first}
+        analyses = {key[0]: tally.trials for key, tally in store.tallies("analysis").items()}
+        assert analyses == {1: first, 2: store.total - first}
     with Store.open(tmp_path / "b") as store:
         assert store.plan.extended and not store.partial
 
