@@ -119,13 +119,13 @@ async def test_function_in_guests_and_on_the_host_answers_clients_alike(scratch:
         (scratch / name).mkdir()
     inside = f"{EXEC_KV} --function hmac-sha256 --key {key_file(scratch)}"
     async with running(configure([inside] * 3), scratch / "guests") as node:
-        await node.standing("ready")
+        await node.until_status("ready")
         first = await exercise(node)
         assert node.runner.engine.log.seq > 6, "what is refused in guests has a place in the order"
     async with f_process(scratch):
         config = configure([EXEC_KV] * 3, gate(scratch))
         async with running(config, scratch / "host") as node:
-            await node.standing("ready")
+            await node.until_status("ready")
             second = await exercise(node)
             assert node.runner.counters["denied"] == 5
             ordered = node.runner.counters["released"]
@@ -140,7 +140,7 @@ async def test_idempotency_key_repeats_the_reply_in_c1_and_asks_f_in_c2(
     signed = sign(KEY, "PUT", "/kv/a", b"blue")
 
     async def statuses(node: Node) -> list[int]:
-        await node.standing("ready")
+        await node.until_status("ready")
         tries = (("1", False), ("1", True), ("2", True), ("2", False))
         return [
             (
