@@ -95,7 +95,7 @@ class AuthorizingRunner(Runner):
         if len(request) > LARGEST:
             self._pass(ticket, asked)  # the runner refuses it
         elif self._ending:
-            self._refuse(ticket, asked, Failure.NOT_EXECUTED, "the voter ends")
+            self._refuse(ticket, asked, Failure.NOT_EXECUTED, "the voter stops")
         elif len(self._asked) >= ASKED or self._asked_bytes + len(request) > ASKED_BYTES:
             self._refuse(ticket, asked, Failure.OVERLOAD, "too many requests wait for it")
         else:
@@ -129,7 +129,7 @@ class AuthorizingRunner(Runner):
 
     def _end(self) -> None:
         self._ending = True
-        self.lose(self._f, "the voter ends")
+        self.lose(self._f, "the voter stops")
 
     def cancel(self, ticket: int) -> None:
         """Forget a client whose connection is lost; what F has not admitted yet is not ordered."""
@@ -175,7 +175,7 @@ class AuthorizingRunner(Runner):
         try:
             await self._f_connector(self._f_address, lambda: connection)
         except OSError as error:
-            self.lose(None, f"nobody serves at {self._f_address.text}: {error}")
+            self.lose(None, f"no function listens on {self._f_address.text}: {error}")
         else:
             self._f = connection
             for ticket, asked in self._asked.items():
@@ -188,7 +188,7 @@ class AuthorizingRunner(Runner):
         if connection is not self._f:
             return
         if next(iter(self._asked), None) != ticket or answer not in (YES, NO):
-            self.lose(connection, "it answers what it was not asked")
+            self.lose(connection, "it sent an unexpected answer")
             return
         asked = self._take(ticket)
         self._watch()
@@ -245,7 +245,7 @@ class AuthorizingRunner(Runner):
         if first is not None and loop.time() - due > limit / 10:
             self._deadline = loop.call_later(limit, self._check_deadline, loop.time() + limit)
         elif first is not None and first.until <= loop.time():
-            self.lose(self._f, f"no word within {limit:g} s")
+            self.lose(self._f, f"no answer within {limit:g} s")
         self._watch()
 
 
@@ -264,7 +264,7 @@ class _FunctionConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """asyncio: the connection is closed."""
         self._transport = None
-        self._runner.lose(self, "it has gone")
+        self._runner.lose(self, "it closed the connection")
 
     def data_received(self, data: bytes) -> None:
         """asyncio: bytes from F."""
@@ -273,7 +273,7 @@ class _FunctionConnection(asyncio.Protocol):
                 self, frame.seq, frame.payload if frame.kind == FrameKind.REPLY else b""
             )
         if self._decoder.skipped:
-            self._runner.lose(self, "what it says is not a frame")
+            self._runner.lose(self, "it sent bytes that are not a frame")
 
     def ask(self, ticket: int, request: bytes) -> None:
         """Send one request to F."""

@@ -159,7 +159,7 @@ def describe(runner: Runner) -> dict[str, Any]:
             }
         )
     return {
-        "standing": engine.status,
+        "status": engine.status,
         "vote": str(runner.policy),
         "active": len(engine.members.active),
         "seq": engine.log.seq,

@@ -306,7 +306,7 @@ class ReplicaLink(asyncio.Protocol):
                 # A new incarnation of the service: greet it on a new connection, after the usual
                 # pause, so that one that fails again and again does not keep the voter busy.
                 if self.up:
-                    self.close("the service was started anew")
+                    self.close("the service was restarted")
             elif frame.kind == FrameKind.WELCOME and frame.epoch == self.epoch:
                 self._welcome(frame)
                 skipped = self._decoder.skipped
@@ -345,7 +345,7 @@ class ReplicaLink(asyncio.Protocol):
         elif kind == FrameKind.WELCOME:
             self._welcome(frame)
         else:
-            self._accuse(f"sends a frame of kind {kind} that nobody asked for")
+            self._accuse(f"sends an unexpected frame of kind {kind}")
 
     def _take_piece(self, frame: wire.Frame, fetching: IncomingState) -> None:
         fetching.add(frame.payload)

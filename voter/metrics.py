@@ -30,7 +30,7 @@ _COUNTERS = {
     "checkpoints": "States that were voted on and fetched",
     "voided": "Writes made void because they killed or hung m replicas twice",
 }
-STANDINGS = ("ready", "degraded", "refusing", "draining")
+STATUSES = ("ready", "degraded", "refusing", "draining")
 
 Samples = Iterable[tuple[dict[str, str], float]]
 
@@ -66,9 +66,9 @@ class Metrics:
         words = "Requests that got no reply"
         yield from _family("trivisor_failures_total", "counter", words, failures)
         yield from self._latency()
-        standing = [({"standing": name}, runner.engine.status == name) for name in STANDINGS]
+        status = [({"status": name}, runner.engine.status == name) for name in STATUSES]
         words = "1 for the state of the voter"
-        yield from _family("trivisor_standing", "gauge", words, standing)
+        yield from _family("trivisor_status", "gauge", words, status)
         for name, (words, value) in self._gauges().items():
             yield from _family(f"trivisor_{name}", "gauge", words, [({}, value)])
         states = [

@@ -379,14 +379,14 @@ class Supervisor:
         """Return the node's status as plain data."""
         with contextlib.suppress(VoterUnreachable):
             await self._observer.poll()
-        voter = self._observer.voter_status or {"standing": "unreachable"}
+        voter = self._observer.voter_status or {"status": "unreachable"}
         now = time.monotonic()
         watchdog = self._watchdog.process
         return {
             "dir": str(self.layout.directory),
             "uuid": self.record.uuids[0],
             "phase": self.phase,
-            "standing": voter["standing"],
+            "status": voter["status"],
             "vote": self.settings.vote,
             "service": self.settings.service,
             "http": self._addresses.get("http"),

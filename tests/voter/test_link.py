@@ -342,7 +342,7 @@ async def test_a_flood_before_the_welcome_ends_the_connection(rig: Rig) -> None:
 async def test_a_new_incarnation_is_greeted_on_a_new_connection(rig: Rig) -> None:
     connection = await rig.up()
     connection.writer.write(encode(FrameKind.HERE, 0, 5))
-    assert await rig.event() == ev.Lost(3, 1000, "the service was started anew")
+    assert await rig.event() == ev.Lost(3, 1000, "the service was restarted")
     await connection.closed()
     connection.close()
     await rig.up()

@@ -61,7 +61,7 @@ async def test_a_restarted_service_catches_up_from_checkpoint_and_log(nodes: Nod
         for number in range(50):
             answer = await client.request("PUT", "/kv/during", b"%d" % number)
             assert answer.vote.agreed >= 2
-    await node.standing("ready")
+    await node.until_status("ready")
 
     def states() -> set[bytes]:
         return {b"".join(agent.incarnation._service.snapshot()) for agent in node.agents}
@@ -92,7 +92,7 @@ async def test_a_request_that_kills_the_service_is_voided(nodes: Nodes) -> None:
         calls = [client.request("PUT", f"/kv/{key}", b"x") for key in ("b", "fatal", "c")]
         found = await asyncio.gather(*calls, return_exceptions=True)
         assert isinstance(found[1], OutcomeUnknown)
-        await node.standing("ready")
+        await node.until_status("ready")
         assert node.runner.counters["voided"] == 1
         for key, status in (("a", 200), ("b", 200), ("c", 200), ("fatal2", 404)):
             assert (await client.request("GET", f"/kv/{key}")).status == status

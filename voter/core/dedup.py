@@ -134,10 +134,10 @@ class DedupTable:
             return self._lookup_key(once)
         scope = self._sessions.get(once.scope)
         if scope is None or scope.caller != caller:
-            return Found(Finding.EXPIRED, "the voter does not know this session (any more)")
+            return Found(Finding.EXPIRED, "this session is unknown or has expired")
         number, done = int.from_bytes(once.key), max(scope.done, once.done)
         if number <= done:
-            detail = f"the client said that it has all replies up to {done}; this is {number}"
+            detail = f"request {number} is not after {done}, which the client has confirmed"
             return Found(Finding.EXPIRED, detail)
         if number > done + self._limits.session_window:
             detail = f"{number} is more than {self._limits.session_window} after {done}"
@@ -312,5 +312,5 @@ def _found(kept: Kept, once: Once) -> Found:
     if _is_pending(kept):
         return Found(Finding.PENDING, "", kept.seq)
     if kept.reply is None:
-        return Found(Finding.EXPIRED, "it was executed, and its reply was too long to be kept")
+        return Found(Finding.EXPIRED, "executed; its reply was too long to keep")
     return Found(Finding.DONE, "", kept.seq, kept.reply)

@@ -161,7 +161,7 @@ class Engine:
         """Take a replica's reply: it must be to the oldest request that it has not answered."""
         seq, outstanding = event.seq, replica.outstanding
         if not outstanding or outstanding[0][0] != seq:
-            reason = "answered what was not asked (or out of order)"
+            reason = "answered a request that was not sent, or out of order"
             self.incarnations.convict(replica, reason, seq)
             return
         replica.outstanding_bytes -= outstanding.popleft()[1]
@@ -172,7 +172,7 @@ class Engine:
         if self.checkpoints.accept_digest(replica, event.seq):
             self._cast(replica, event.seq, event.digest)
         else:
-            reason = "told a digest that it was not asked for"
+            reason = "sent a digest that was not requested"
             self.incarnations.convict(replica, reason, event.seq)
 
     def _cast(self, replica: Replica, seq: int, value: bytes) -> None:
@@ -332,7 +332,7 @@ class Engine:
     def _fetched(self, event: ev.Fetched) -> None:
         """Take a state that has arrived; feed learners, for the log has changed."""
         if not self.checkpoints.take_state(event):
-            reason = "the state it gave does not hash to the voted digest"
+            reason = "the state it sent does not hash to the voted digest"
             self.incarnations.convict(self.members[event.replica], reason, event.seq)
         self.incarnations.feed_all()
 
@@ -351,10 +351,10 @@ class Engine:
         members, checkpoints, end = self.members, self.checkpoints, self.incarnations.end
         for replica in members:
             if checkpoints.is_digest_overdue(replica, gap):
-                end(replica, Cause.GONE, "hang: does not tell its digest", replica.markers[0][0])
+                end(replica, Cause.GONE, "hang: its digest is overdue", replica.markers[0][0])
         marker = checkpoints.marker
         if checkpoints.is_keeper_overdue(gap) and marker is not None and marker.keeper is not None:
-            reason = "hang: does not give the state it kept"
+            reason = "hang: the state it kept is overdue"
             end(members[marker.keeper], Cause.GONE, reason, marker.seq)
         checkpoints.place_if_due()
 

@@ -62,7 +62,7 @@ class Incarnations:
     def greet(self, event: ev.Greeted) -> None:
         """Begin an incarnation: continue it from the log, or from the checkpoint."""
         replica = self.members[event.replica]
-        self.end(replica, Cause.GONE, "started anew", replica.cursor, disconnect=False)
+        self.end(replica, Cause.GONE, "connected again", replica.cursor, disconnect=False)
         if replica.state is State.EXPELLED and not event.fresh:
             self.effects.append(Disconnect(replica.index, "expelled, and not a fresh start"))
             return
@@ -97,7 +97,7 @@ class Incarnations:
     def _restore(self, replica: Replica) -> None:
         """Send a replica the checkpoint."""
         point = self.log.checkpoint
-        self.members.change(replica, Cause.FOREIGN, "gets the last checkpoint", point.seq)
+        self.members.change(replica, Cause.FOREIGN, "is sent the last checkpoint", point.seq)
         replica.heard = self.time.now
         replica.cursor = point.seq
         replica.restored = point.digest
@@ -111,7 +111,7 @@ class Incarnations:
             return
         replica.heard = self.time.now
         if event.seq != replica.cursor or replica.restored not in (None, event.digest):
-            self.convict(replica, "its state is not the checkpoint it was given", event.seq)
+            self.convict(replica, "its restored state is not the checkpoint it was sent", event.seq)
             return
         replica.suspect = False
         self.members.change(replica, Cause.RESTORED, "catches up from the log", event.seq)
@@ -184,7 +184,7 @@ class Incarnations:
         """Let a replica come back without a fresh start (with the checkpoint, if it is suspect)."""
         replica = self.members[event.replica]
         if replica.state in (State.EXPELLED, State.ABSENT):
-            self.members.change(replica, Cause.PARDONED, "may come back", 0)
+            self.members.change(replica, Cause.PARDONED, "may rejoin", 0)
 
     def expel(self, event: ev.Expel) -> None:
         """Take a replica out of the vote, connected or not."""
@@ -283,7 +283,7 @@ class Incarnations:
     def heard(self, replica: Replica, _event: ev.Heard) -> None:
         """Take the answer to a ping as a sign of life."""
         if not replica.pinged:
-            self.convict(replica, "sent a sign of life that nobody asked for", 0)
+            self.convict(replica, "answered a ping that was not sent", 0)
             return
         replica.heard = self.time.now
         replica.pinged = False

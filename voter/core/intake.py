@@ -32,7 +32,7 @@ from voter.core.throttle import Throttle
 __all__ = ["NOT_KEPT", "Intake"]
 
 _LOG_FULL = "the log is full: no checkpoint could be voted and fetched yet"
-NOT_KEPT = "executed; its reply was too long to be kept"
+NOT_KEPT = "executed; its reply was too long to keep"
 
 
 @dataclass
@@ -131,7 +131,7 @@ class Intake:
         ):
             return Failure.OVERLOAD, "too many requests wait for their vote"
         if journal.full and not read_only:
-            return Failure.NOT_EXECUTED, f"nothing can be written down: {journal.full}"
+            return Failure.NOT_EXECUTED, f"the journal cannot be written: {journal.full}"
         if not journal.has_reserved_seq():
             return Failure.OVERLOAD, "the journal is behind: the disk does not keep up"
         if not read_only and journal.reclaimable > limits.log_bytes:

@@ -263,7 +263,7 @@ class NativeConnection(FrontEndConnection):
         if phase is Phase.OPENING:
             self._refuse(0, "protocol", "no OPEN came in time")
         elif phase is Phase.BODY:
-            self._refuse(0, "protocol", "a frame was begun and not ended in time")
+            self._refuse(0, "protocol", "a frame was not completed in time")
         else:
             super().expire(phase)
 

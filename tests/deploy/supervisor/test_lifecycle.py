@@ -29,7 +29,7 @@ async def test_node_serves_when_up_and_leaves_nothing_when_down(scratch: Path) -
     running = Running(plan(scratch))
     await running.start_ready()
     status = running.reports[-1]["ready"]
-    assert status["standing"] == "ready"
+    assert status["status"] == "ready"
     assert [guest["state"] for guest in status["guests"]] == ["active"] * 3
     assert running.layout.read_running().processes.keys() == {"supervisor", "voter", "proxy"}
     pids = [status["voter"]["pid"], *(guest["pid"] for guest in status["guests"])]
@@ -281,7 +281,7 @@ async def test_two_liars_get_no_majority_and_the_correct_guest_is_repaired(node:
             await client.request("GET", "/kv/a", timeout=2.0)
         await node.supervisor.heal("g2")
         assert (await client.request("GET", "/kv/a")).body == b"kept"
-        assert (await node.status())["standing"] == "degraded"
+        assert (await node.status())["status"] == "degraded"
 
 
 # ---- control socket

@@ -100,10 +100,10 @@ def test_hash_of_the_correct_reply_is_no_vote_for_it(size: int) -> None:
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
-        ("wrong-seq", "answered what was not asked"),
-        ("twice", "answered what was not asked"),
-        ("swap", "told a digest that it was not asked for"),
-        ("alive", "a sign of life that nobody asked for"),
+        ("wrong-seq", "answered a request that was not sent"),
+        ("twice", "answered a request that was not sent"),
+        ("swap", "sent a digest that was not requested"),
+        ("alive", "answered a ping that was not sent"),
     ],
 )
 def test_breach_of_protocol_expels(fault: str, reason: str) -> None:

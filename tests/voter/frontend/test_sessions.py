@@ -188,7 +188,7 @@ async def test_without_a_majority_retries_are_answered_and_the_rest_refused(node
         told = await reply(connection)
         for agent in node.agents[1:]:
             agent.stop()
-        await node.standing("refusing")
+        await node.until_status("refusing")
         await connection.send(numbered(2, 1) + numbered(3, 2))
         assert await reply(connection) == told
         assert await failure(connection) == "not-executed"
@@ -207,7 +207,7 @@ async def test_retry_joins_a_write_whose_vote_had_no_majority(nodes: Nodes) -> N
             agent.restart()
         assert await failure(connection) == "outcome-unknown"
         async with asyncio.timeout(10):
-            await node.standing("ready")
+            await node.until_status("ready")
             await connection.send(numbered(2, 1))
             assert (await reply(connection))[1] == b"1"
             await connection.send(numbered(3, 2))
