@@ -121,7 +121,7 @@ async def test_function_in_guests_and_on_the_host_answers_clients_alike(scratch:
     async with running(configure([inside] * 3), scratch / "guests") as node:
         await node.until_status("ready")
         first = await exercise(node)
-        assert node.runner.engine.log.seq > 6, "what is refused in guests has a place in the order"
+        assert node.runner.engine.log.seq > 6, "what is refused in guests is ordered"
     async with f_process(scratch):
         config = configure([EXEC_KV] * 3, gate(scratch))
         async with running(config, scratch / "host") as node:

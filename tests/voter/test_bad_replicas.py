@@ -89,7 +89,7 @@ async def test_two_bad_replicas_never_get_a_wrong_reply_out(nodes: Nodes, mode: 
             assert (got.status, got.body) == (200, b"%d" % number)
     for bad in node.agents:
         bad.restart()
-        node.runner.admit(node.runner.find(bad.path.stem))
+        node.runner.readmit(node.runner.find(bad.path.stem))
     await node.until_status("ready")
 
 

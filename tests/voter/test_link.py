@@ -149,9 +149,9 @@ class Rig:
         self.link._limits = Limits(state_bytes=1_000_000, transfer_rate=1 << 20)
 
     def _deliver(self, event: ev.Event) -> None:
-        """As the engine does: a misbehaviour ends the link."""
+        """As the engine does: a protocol violation ends the link."""
         self.events.put_nowait(event)
-        if isinstance(event, ev.Misbehaved):
+        if isinstance(event, ev.ProtocolViolation):
             self.link.close(event.reason)
 
     async def event(self) -> Any:
@@ -245,9 +245,9 @@ async def test_a_slow_agent_may_answer_each_hello(rig: Rig) -> None:
     connection.say(FrameKind.PONG)
     assert await rig.event() == ev.Heard(3, 1000)
     connection.say(FrameKind.WELCOME, 0, wire.encode_welcome(WELCOME))
-    misbehaved = await rig.event()
-    assert isinstance(misbehaved, ev.Misbehaved)
-    assert "HELLO that was not sent" in misbehaved.reason
+    violation = await rig.event()
+    assert isinstance(violation, ev.ProtocolViolation)
+    assert "HELLO that was not sent" in violation.reason
 
 
 @pytest.mark.parametrize("cut", [10, 34, 50, 5000])
@@ -375,7 +375,7 @@ async def test_events_after_a_drop_are_of_no_connection(rig: Rig) -> None:
     connection.writer.write(
         encode(FrameKind.OPEN, connection.epoch, 0) + encode(FrameKind.PONG, connection.epoch, 0)
     )
-    assert isinstance(await rig.event(), ev.Misbehaved)
+    assert isinstance(await rig.event(), ev.ProtocolViolation)
     assert isinstance(await rig.event(), ev.Lost)
     await asyncio.sleep(0.02)
     assert rig.events.empty()
@@ -468,10 +468,10 @@ async def test_a_reason_of_a_replica_is_cut_and_made_readable(rig: Rig) -> None:
     ],
     ids=["garbage", "checksum", "order", "hello", "state", "unknown", "epochs"],
 )
-async def test_dishonest_frames_are_misbehaviour(rig: Rig, data: Callable[[int], bytes]) -> None:
+async def test_dishonest_frames_violate_the_protocol(rig: Rig, data: Callable[[int], bytes]) -> None:
     connection = await rig.up()
     connection.writer.write(data(connection.epoch))
-    assert isinstance(await rig.event(), ev.Misbehaved)
+    assert isinstance(await rig.event(), ev.ProtocolViolation)
     connection.close()
 
 
@@ -592,7 +592,7 @@ async def test_a_piece_that_was_not_asked_for_is_no_honest_agents(rig: Rig) -> N
     connection.say(FrameKind.STATE, 9, bytes(STATE_PIECE))
     connection.say(FrameKind.STATE, 9, bytes(STATE_PIECE))
     assert isinstance(await rig.event(), ev.Piece)
-    assert isinstance(await rig.event(), ev.Misbehaved)
+    assert isinstance(await rig.event(), ev.ProtocolViolation)
     connection.close()
 
 
@@ -666,7 +666,7 @@ async def test_a_fetch_may_fail(rig: Rig, answer: Callable[[Connection], Awaitab
     assert rig.link._fetching is None, "nothing of it is held"
     for _ in range(FETCH_AHEAD):  # answers to what was asked for ahead may still come, no more
         connection.say(FrameKind.STATE, 9, b"more")
-    assert isinstance(await rig.event(), ev.Misbehaved)
+    assert isinstance(await rig.event(), ev.ProtocolViolation)
     connection.close()
 
 

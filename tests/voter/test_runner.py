@@ -20,14 +20,14 @@ from voter.config import parse
 from voter.core import events as ev
 from voter.core.events import Fail, Failure, Release
 from voter.errors import AddressError
-from voter.runner import LARGEST, Clock, Runner, Verdict
+from voter.runner import LARGEST, Clock, Result, Runner
 
 PUT = encode_request("PUT", "/kv/a", [], b"1")
 
 
-def submit(node: Node, request: bytes, caller: bytes = b"test") -> list[Verdict]:
+def submit(node: Node, request: bytes, caller: bytes = b"test") -> list[Result]:
     """Submit a write; return the list that gets its verdict."""
-    verdicts: list[Verdict] = []
+    verdicts: list[Result] = []
     node.runner.submit(request, caller, False, verdicts.append)
     return verdicts
 
@@ -73,7 +73,7 @@ async def test_an_idle_node_stays_ready(nodes: Nodes) -> None:
     node = await nodes.make("[limits]\nhang = 0.3\nping = 0.05\n")
     await asyncio.sleep(0.8)
     assert node.runner.engine.status == "ready"
-    assert node.runner.counters["expulsions"] == 0
+    assert node.runner.engine.members.incarnations_ended == 0
 
 
 class Mortal(KeyValue):
@@ -176,7 +176,7 @@ async def test_a_front_end_that_fails_costs_its_own_client_only(
 ) -> None:
     node = await nodes.make()
 
-    def broken(verdict: Verdict) -> None:
+    def broken(verdict: Result) -> None:
         raise ZeroDivisionError("a defect of a front end")
 
     node.runner.submit(PUT, b"test", False, broken)
@@ -200,9 +200,9 @@ async def test_an_event_that_arises_from_an_effect_waits_for_all_effects(
         depth -= 1
 
     monkeypatch.setattr(runner, "_feed", partial(watch, runner._feed))
-    verdicts: list[Verdict] = []
+    verdicts: list[Result] = []
 
-    def again(verdict: Verdict) -> None:
+    def again(verdict: Result) -> None:
         verdicts.append(verdict)
         runner.submit(PUT, b"test", False, verdicts.append)
 

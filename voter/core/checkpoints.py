@@ -1,6 +1,6 @@
 """Checkpoints: markers in the order, the vote on digests, the fetch of one state.
 
-A checkpoint is a state whose digest m replicas voted for at one place in the order.  It goes in
+A checkpoint is a state whose digest m replicas voted for at one sequence number.  It goes in
 three steps, at most one checkpoint at a time (Marker):
 
 1. A marker takes a sequence number.  All live replicas send the digest of their state at it.  If
@@ -8,8 +8,9 @@ three steps, at most one checkpoint at a time (Marker):
    replies, so a replica with a damaged state is found even if no reply shows the damage.
 2. Once the digest is voted, and the keeper has sent the same one, its state is fetched piece by
    piece.  Which replica gives it does not matter: the state must hash to the voted digest.
-3. The checkpoint replaces all writes before it in the log (OrderLog.truncate), and the shell stores
-   it.  If a write before it is not settled, that write must stay in the log: the state is ignored.
+3. The checkpoint replaces all writes before it in the log (OrderLog.truncate), and the runner
+   stores it.  If a write before it is not settled, that write must stay in the log: the state is
+   ignored.
 
 A marker is due after ``marker_every`` requests, when the log has grown by a quarter of its limit,
 and on an idle node every ``scrub`` seconds.  Digests of a large state take long: the pause between
@@ -26,7 +27,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from voter.core.dedup import DedupTable
-from voter.core.durability import JournalWriter
+from voter.core.durability import JournalState
 from voter.core.entries import Base
 from voter.core.events import Checkpointed, Effect, Fetch, Fetched, FetchFailed, Mark, Piece
 from voter.core.limits import EngineTime, Limits
@@ -40,7 +41,7 @@ __all__ = ["Checkpoints", "Marker"]
 
 @dataclass(slots=True)
 class Marker:
-    """The marker under way: its place, its keeper, and the progress of vote and fetch."""
+    """The marker under way: its sequence number, its keeper, and the progress of vote and fetch."""
 
     seq: int
     history: bytes
@@ -57,7 +58,7 @@ class Checkpoints:
     limits: Limits
     time: EngineTime
     log: OrderLog
-    journal: JournalWriter
+    journal: JournalState
     members: Membership
     polls: Polls
     dedup: DedupTable
@@ -104,7 +105,7 @@ class Checkpoints:
         for index in self.members.live:
             self.members[index].markers.append((seq, deadline))
             poll.sent |= 1 << index
-            poll.due += 1
+            poll.unanswered += 1
         self.effects.append(Mark(self.members.live, seq, keeper))
 
     def drop(self, poll: Poll) -> None:

@@ -6,8 +6,8 @@ A *scope* holds what is kept for one client.  There are two kinds.
   number it has all replies (``Once.done``): those need not be kept any longer.
 - The **Idempotency-Keys** of one HTTP caller.  Each is kept for ``key_retention`` of agreed time.
 
-A request is recorded when it gets its place in the order, and settled when its vote is won.  In
-between it is pending.  All changes happen at a place in the order or at an agreed time, and are
+A request is recorded when it gets its sequence number, and settled when its vote is won.  In
+between it is pending.  All changes happen at a sequence number or at an agreed time, and are
 replayed from the journal, so a restarted voter has the same table.
 
 Everything is bounded, and whatever is forgotten, nothing is executed twice.  A session without
@@ -187,7 +187,7 @@ class DedupTable:
     def settle(self, once: Once, reply: bytes | None, seq: int = 0) -> None:
         """Keep the reply to a request (None: it was executed, but its reply is lost).
 
-        ``seq``, if given, is its place: its key may have been recorded again since.
+        ``seq``, if given, is its sequence number: its key may have been recorded again since.
         """
         scope = (self._callers if once.scope[:1] == b"k" else self._sessions).get(once.scope)
         kept = scope.kept.get(once.key) if scope is not None else None

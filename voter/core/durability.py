@@ -1,14 +1,14 @@
 """Durability: what the engine has appended to the journal, and what waits until it is synced.
 
-The engine never waits.  It emits Append effects, which the shell writes before any Send that
-follows them, and it hears later (Synced) up to which position the journal is durable.  Positions
-count the Append effects since the start.
+The engine never waits.  It emits Append effects, which the runner writes before any Send that
+follows them, and it hears later (Synced) up to which position the journal is durable.  A
+*journal position* counts the Append effects since the start.
 
 Three rules follow from that:
 
 1. A reply is released once the journal is durable up to the last write ordered before it, itself
-   included (``Poll.needs``).  That holds for a read too: what it saw must not vanish with the
-   host's power.  Until then the reply waits in ReleaseGate, and a retry joins it there.
+   included (``Poll.needed_position``).  That holds for a read too: what it saw must not vanish with
+   the host's power.  Until then the reply waits in ReleaseGate, and a retry joins it there.
 2. A write that is voided waits for its Void entry, and so does all that was ordered after it.
 3. A sequence number is used once, although reads and markers take numbers and are not journaled.
    So numbers are reserved in blocks by an entry (SequenceReservation), and the engine uses only
@@ -29,7 +29,7 @@ from voter.core.events import Append, Effect, Fail, Full, Release, SessionOpened
 from voter.core.order import OrderLog
 from voter.core.polls import Poll, Polls
 
-__all__ = ["RESERVED", "JournalWriter", "ReleaseGate"]
+__all__ = ["RESERVED", "JournalState", "ReleaseGate"]
 
 RESERVED = 1 << 16
 """Sequence numbers in a reservation.  The next one is made when half of them are used."""
@@ -37,8 +37,8 @@ ENTRY_BYTES = 100
 """Bytes of a journal entry that is not a write, besides the reply that it may hold (estimate)."""
 
 
-class JournalWriter:
-    """The engine's side of the journal: positions, reserved sequence numbers, disk space."""
+class JournalState:
+    """What the engine knows of the journal: positions, reserved sequence numbers, disk space."""
 
     def __init__(self, log: OrderLog, effects: list[Effect], *, enabled: bool) -> None:
         self._log = log
@@ -100,7 +100,7 @@ class JournalWriter:
 class ReleaseGate:
     """Releases replies and sessions to clients; holds those that wait for the journal."""
 
-    journal: JournalWriter
+    journal: JournalState
     polls: Polls
     effects: list[Effect]
     replies: dict[int, tuple[Poll, Release]] = field(default_factory=dict)  # by sequence number
@@ -109,7 +109,7 @@ class ReleaseGate:
     def release_when_durable(self, poll: Poll, release: Release) -> None:
         """Release a reply to all clients that wait for it, now or once it is durable."""
         once = poll.record.once if poll.record is not None else None
-        if poll.needs > self.journal.synced and (poll.tickets or once is not None):
+        if poll.needed_position > self.journal.synced and (poll.tickets or once is not None):
             self.replies[poll.seq] = (poll, release)
             return
         for ticket in poll.tickets:
@@ -127,7 +127,9 @@ class ReleaseGate:
     def sync(self, event: Synced) -> None:
         """Release all that waited for a position up to which the journal is durable now."""
         synced = self.journal.synced = max(self.journal.synced, event.position)
-        for poll, release in [each for each in self.replies.values() if each[0].needs <= synced]:
+        for poll, release in [
+            each for each in self.replies.values() if each[0].needed_position <= synced
+        ]:
             del self.replies[poll.seq]
             self.release_when_durable(poll, release)
         self.effects += [opened for position, opened in self.sessions if position <= synced]

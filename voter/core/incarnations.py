@@ -1,21 +1,22 @@
 """Incarnations: how a replica joins, catches up, is admitted, and how its incarnation ends.
 
-Every recovery uses only the last voted checkpoint and the log since then, never one replica's word.
+Every recovery uses only the last voted checkpoint and the log since then, never what one replica
+claims.
 
 **Joining.**  A replica that connects (Greeted) reports its last write and the hash of its history.
 If the log continues from there, the replica keeps its state and becomes a LEARNER.  Otherwise it
 gets the checkpoint (RESTORING), proves by its digest that it holds it, and becomes a LEARNER then.
-A learner is sent the log in a bounded window.  At the end of the log it goes *live*: it gets
-each request as it is ordered.  Once it has answered all writes logged before that, it is admitted,
-and its ballots count.
+The voter sends a learner the log in a bounded window.  At the end of the log it goes *live*: it
+gets each request as it is ordered.  Once it has answered all writes logged before that, it is
+admitted, and its ballots count.
 
 **Who may not keep its state.**  A suspect replica: its state may be damaged.  A replica that may
 have applied a write that was voided since.  A replica that has applied a write whose poll is not
 settled and no longer has its reply: it could not vote on it.  All of these get the checkpoint.
 
 **A lost replica is not a faulty one.**  A closed link, a hang or a lag makes it ABSENT: it may
-rejoin with its state.  A dissent or a breach of the protocol makes it EXPELLED and suspect: only a
-fresh incarnation may come back.  Its ballots are void in both cases (polls.py).
+rejoin with its state.  A dissent or a protocol violation makes it EXPELLED and suspect: only a
+fresh incarnation may come back.  Its ballots are discarded in both cases (polls.py).
 
 **Writes that kill.**  If a replica is lost while unsettled writes are under way at it, any of them
 may be the cause.  So they are sent one at a time when they are replayed.  If m replicas are lost
@@ -30,7 +31,7 @@ from math import inf
 
 from voter.core import events as ev
 from voter.core.checkpoints import Checkpoints
-from voter.core.durability import JournalWriter
+from voter.core.durability import JournalState
 from voter.core.entries import Void
 from voter.core.events import Changed, Disconnect, Effect, Ping, Restore, Voided
 from voter.core.limits import EngineTime, Limits
@@ -50,7 +51,7 @@ class Incarnations:
     limits: Limits
     time: EngineTime
     log: OrderLog
-    journal: JournalWriter
+    journal: JournalState
     members: Membership
     polls: Polls
     checkpoints: Checkpoints
@@ -111,7 +112,7 @@ class Incarnations:
             return
         replica.heard = self.time.now
         if event.seq != replica.cursor or replica.restored not in (None, event.digest):
-            self.convict(replica, "its restored state is not the checkpoint it was sent", event.seq)
+            self.expel(replica, "its restored state is not the checkpoint it was sent", event.seq)
             return
         replica.suspect = False
         self.members.change(replica, Cause.RESTORED, "catches up from the log", event.seq)
@@ -168,10 +169,6 @@ class Incarnations:
         """End the incarnation of a replica whose link has ended."""
         self.end(replica, Cause.GONE, event.reason, 0)
 
-    def breached(self, replica: Replica, event: ev.Misbehaved) -> None:
-        """Convict a replica that broke the protocol."""
-        self.convict(replica, event.reason, 0)
-
     def refused(self, replica: Replica, event: ev.RefusedOrder) -> None:
         """End the incarnation of a replica that cannot apply what it was sent.
 
@@ -180,20 +177,20 @@ class Incarnations:
         replica.suspect |= any(seq == event.seq for seq, _ in replica.markers)
         self.end(replica, Cause.GONE, f"refused: {event.reason}", event.seq)
 
-    def pardon(self, event: ev.Admit) -> None:
-        """Let a replica come back without a fresh start (with the checkpoint, if it is suspect)."""
+    def readmit(self, event: ev.Readmit) -> None:
+        """Allow a replica to come back without a fresh start (from the checkpoint, if suspect)."""
         replica = self.members[event.replica]
         if replica.state in (State.EXPELLED, State.ABSENT):
-            self.members.change(replica, Cause.PARDONED, "may rejoin", 0)
+            self.members.change(replica, Cause.READMITTED, "may rejoin", 0)
 
-    def expel(self, event: ev.Expel) -> None:
+    def expel_on_request(self, event: ev.Expel) -> None:
         """Take a replica out of the vote, connected or not."""
         replica = self.members[event.replica]
         if replica.epoch:
-            self.convict(replica, event.reason, 0)
+            self.expel(replica, event.reason, 0)
         elif replica.state is State.ABSENT:
             replica.suspect = True
-            self.members.change(replica, Cause.CONVICTED, event.reason, 0)
+            self.members.change(replica, Cause.EXPELLED, event.reason, 0)
 
     def dissented(self, replica: Replica, seq: int) -> None:
         """Expel a replica whose answer differs from the majority's.
@@ -202,14 +199,14 @@ class Incarnations:
         """
         replica.dissents += 1
         if self.members.policy.compares and not replica.observer:
-            self.convict(replica, "dissent", seq)
+            self.expel(replica, "dissent", seq)
         else:
             state = str(replica.state)
             self.effects.append(Changed(replica.index, state, state, "dissent", seq))
 
-    def convict(self, replica: Replica, reason: str, seq: int) -> None:
-        """End the incarnation of a replica that cannot be trusted."""
-        self.end(replica, Cause.CONVICTED, reason, seq)
+    def expel(self, replica: Replica, reason: str, seq: int) -> None:
+        """End the incarnation of a replica that is no longer trusted."""
+        self.end(replica, Cause.EXPELLED, reason, seq)
 
     def end(
         self, replica: Replica, cause: Cause, reason: str, seq: int, *, disconnect: bool = True
@@ -237,8 +234,8 @@ class Incarnations:
 
     def _end_one(self, replica: Replica, cause: Cause, reason: str, seq: int) -> list[int]:
         """End one incarnation; return what was under way."""
-        replica.expulsions += 1
-        replica.suspect = replica.suspect or cause is Cause.CONVICTED
+        replica.incarnations_ended += 1
+        replica.suspect = replica.suspect or cause is Cause.EXPELLED
         self.members.change(replica, cause, reason, seq)
         self.polls.withdraw(replica)
         under_way = [seq for seq, _ in replica.outstanding]
@@ -275,7 +272,7 @@ class Incarnations:
         self.journal.append(Void(poll.seq))
         for later in self.polls.open.values():
             if later.seq >= poll.seq:
-                later.needs = self.journal.last_write
+                later.needed_position = self.journal.last_write
         self.effects.append(Voided(poll.seq))
 
     # --------------------------------------------------------------- liveness
@@ -283,7 +280,7 @@ class Incarnations:
     def heard(self, replica: Replica, _event: ev.Heard) -> None:
         """Take the answer to a ping as a sign of life."""
         if not replica.pinged:
-            self.convict(replica, "answered a ping that was not sent", 0)
+            self.expel(replica, "answered a ping that was not sent", 0)
             return
         replica.heard = self.time.now
         replica.pinged = False

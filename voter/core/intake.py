@@ -1,6 +1,7 @@
-"""Intake: how a client's request gets its place in the order, and why it may not.
+"""Intake: how a client's request is ordered, and why it may not be.
 
-Before a request gets a place, three checks are made.  What they refuse was not executed.
+Before a request gets its sequence number, three checks are made.  What they refuse was not
+executed.
 
 1. **Retries** (dedup.py).  A request with a session number or an Idempotency-Key that was ordered
    before is never ordered again.  If its reply is known, the reply is released again, even while
@@ -10,7 +11,7 @@ Before a request gets a place, three checks are made.  What they refuse was not 
 3. **The throttle** (throttle.py) may hold a write back while a learner catches up.
 
 Then the request is ordered (order.py), journaled if it is a write, and sent to all live replicas.
-The effects come in this order, so the shell writes the journal before it sends.
+The effects come in this order, so the runner writes the journal before it sends.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 from voter.core import events as ev
 from voter.core.checkpoints import Checkpoints
 from voter.core.dedup import DedupTable, Finding, Found
-from voter.core.durability import JournalWriter, ReleaseGate
+from voter.core.durability import JournalState, ReleaseGate
 from voter.core.entries import Once, Opened
 from voter.core.events import Effect, Fail, Failure, Release
 from voter.core.limits import EngineTime, Limits
@@ -42,7 +43,7 @@ class Intake:
     limits: Limits
     time: EngineTime
     log: OrderLog
-    journal: JournalWriter
+    journal: JournalState
     members: Membership
     polls: Polls
     gate: ReleaseGate
@@ -80,7 +81,7 @@ class Intake:
         return max(self.time.wall_ns, self.log.time_ns)
 
     def _order(self, event: ev.Submit, once: Once | None) -> None:
-        """Give a request its place, and send it to all live replicas."""
+        """Give a request its sequence number, and send it to all live replicas."""
         record, entry = self.log.order(
             event.request, event.caller, event.read_only, self.time.wall_ns, once
         )

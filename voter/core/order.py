@@ -9,7 +9,7 @@ So each request gets, in its Record:
   if its own history is the same.  ``history`` also covers the request itself, and seeds its random
   numbers.  It is keyed with a secret, so that clients cannot predict the seeds.
 
-The log holds the writes since the last checkpoint.  A replica that lacks some is sent them from the
+The log holds the writes since the last checkpoint.  Missing writes are sent to a replica from the
 log.  A replica whose state the log does not continue is sent the checkpoint first.
 
 ``tag`` is what replicas vote on.  A short reply is its own tag; a long one is represented by a hash
@@ -25,13 +25,13 @@ from hashlib import blake2b
 
 from msgspec.structs import replace
 
+from guests.protocol.wire import EMPTY_HISTORY
 from voter.core.entries import Once, Record
 
 __all__ = [
-    "EMPTY_HISTORY", "TAG_SIZE", "Checkpoint", "LogEntry", "OrderLog", "history_after", "tag",
+    "TAG_SIZE", "Checkpoint", "LogEntry", "OrderLog", "history_after", "tag",
 ]  # fmt: skip
 
-EMPTY_HISTORY = bytes(8)
 ENTRY_OVERHEAD = 400
 """Bytes of memory of an entry, besides its request and caller (estimate)."""
 TAG_SIZE = 64
@@ -53,8 +53,8 @@ def history_after(
     request: bytes,
 ) -> bytes:
     """Return the 8-byte hash of the history ``prev`` followed by one more request."""
-    place = b"%b%d %d %d %d " % (prev, seq, time_ns, read_only, len(caller))
-    return blake2b(place + caller + request, digest_size=8, key=secret).digest()
+    head = b"%b%d %d %d %d " % (prev, seq, time_ns, read_only, len(caller))
+    return blake2b(head + caller + request, digest_size=8, key=secret).digest()
 
 
 @dataclass(slots=True)

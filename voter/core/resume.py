@@ -1,9 +1,9 @@
 """Resume: how the engine continues from the journal of a voter that ran before.
 
-The past is a checkpoint (its state, and the base: all else that must be known at that place), and
-the entries journaled since.  They are replayed in their order into the parts that they concern:
-writes and voids into the log, requests that must be executed once into the deduplication table,
-suspects into the membership.  The order resumes after the last reserved sequence number.
+The past is a checkpoint (its state, and the base: all else that must be known at its sequence
+number), and the entries journaled since.  They are replayed in their order into the parts that they
+concern: writes and voids into the log, requests that must be executed once into the deduplication
+table, suspects into the membership.  The order resumes after the last reserved sequence number.
 
 A write without a Settled entry may have been answered or not, so its poll is open again.  Replicas
 that have applied it are asked to repeat their replies (Incarnations), and a client that retries it

@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from hashlib import blake2b
 from typing import Any
 
+from guests.protocol.wire import EMPTY_HISTORY
 from voter.core import Engine, Limits, Policy
 from voter.core import events as ev
-from voter.core.events import Effect, Event, Failure, Record
-from voter.core.order import EMPTY_HISTORY
+from voter.core.entries import Record
+from voter.core.events import Effect, Event, Failure
 from voter.core.replica import State
 
 __all__ = ["FAULTS", "Node", "Replica", "apply", "digest_of", "make_engine"]
@@ -488,8 +489,8 @@ class Node:
             for seq, _ in (*replica.outstanding, *replica.markers):
                 if seq in due:
                     due[seq] += 1
-        assert {seq: poll.due for seq, poll in engine.polls.open.items()} == due
-        assert all(poll.winner is None or poll.due for poll in polls)
+        assert {seq: poll.unanswered for seq, poll in engine.polls.open.items()} == due
+        assert all(poll.winner is None or poll.unanswered for poll in polls)
         assert set(engine.polls.tickets) <= self.open
         assert engine.members.active == tuple(
             r.index for r in engine.members if r.state is State.ACTIVE

@@ -136,7 +136,7 @@ def fingerprint(node: Node) -> tuple[Any, ...]:
         marker and (marker.seq, marker.keeper, marker.digest),
         tuple(
             (
-                poll.seq, tuple(poll.tickets), poll.winner, poll.sent, poll.due,
+                poll.seq, tuple(poll.tickets), poll.winner, poll.sent, poll.unanswered,
                 tuple(sorted(poll.ballots.items())),
             )
             for poll in engine.polls.open.values()

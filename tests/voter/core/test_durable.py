@@ -283,7 +283,7 @@ def test_suspect_replica_is_restored_after_a_restart() -> None:
 
 
 def test_flapping_replica_does_not_fill_the_journal() -> None:
-    node = make_node(Limits(hang=HANG, moves=20))
+    node = make_node(Limits(hang=HANG, membership_changes=20))
     for _ in range(50):
         node.lose(1)
         node.connect(1)
@@ -502,8 +502,8 @@ def test_reply_to_a_voided_write_waits_until_the_void_is_durable() -> None:
     assert released(node, ticket) == b"voided"
 
 
-def test_conviction_is_journaled_beyond_the_limit_of_changes() -> None:
-    node = make_node(msgspec.structs.replace(LIMITS, moves=5))
+def test_expulsion_is_journaled_beyond_the_limit_of_changes() -> None:
+    node = make_node(msgspec.structs.replace(LIMITS, membership_changes=5))
     for _ in range(10):
         node.lose(2)
         node.connect(2)

@@ -7,6 +7,7 @@ import pytest
 from tests.voter.core.model import Node, apply, make_engine
 from voter.core import Limits
 from voter.core import events as ev
+from voter.core.entries import Record
 from voter.core.events import Failure
 from voter.core.order import tag
 from voter.core.replica import State
@@ -106,7 +107,7 @@ def test_hash_of_the_correct_reply_is_no_vote_for_it(size: int) -> None:
         ("alive", "answered a ping that was not sent"),
     ],
 )
-def test_breach_of_protocol_expels(fault: str, reason: str) -> None:
+def test_protocol_violation_expels(fault: str, reason: str) -> None:
     node = make_node()
     node.replicas[1].fault = fault
     ticket = node.submit(b"a")
@@ -136,7 +137,7 @@ def test_events_of_an_ended_incarnation_are_ignored() -> None:
         ev.Piece(1, 2, 4, 1),
         ev.Heard(1, 2),
         ev.Lost(1, 2, ""),
-        ev.Misbehaved(1, 2, ""),
+        ev.ProtocolViolation(1, 2, ""),
         ev.RefusedOrder(1, 2, 4, ""),
     ):
         assert node.feed(event) == []
@@ -316,7 +317,7 @@ def test_observer_is_compared_and_never_counted() -> None:
 
 def test_long_replies_are_kept_within_one_limit_for_all_polls() -> None:
     """One replica is far ahead of the others: nobody is expelled for it."""
-    size = len(apply(b"x" * 12, ev.Record(1, b"L", b"", 0, b"", b"", True))[1])
+    size = len(apply(b"x" * 12, Record(1, b"L", b"", 0, b"", b"", True))[1])
     node = make_node(limits=Limits(ballot_bytes=3 * size))
     node.submit(b"a")
     node.run()

@@ -260,7 +260,7 @@ def test_expelled_replica_may_rejoin_only_fresh() -> None:
     node.check_idle()
 
 
-def test_pardoned_suspect_gets_the_checkpoint() -> None:
+def test_readmitted_suspect_gets_the_checkpoint() -> None:
     """A correct history does not prove a correct state."""
     node = make_node()
     node.replicas[1].fault = "corrupt"
@@ -268,7 +268,7 @@ def test_pardoned_suspect_gets_the_checkpoint() -> None:
     node.run()
     assert state_of(node, 1) is State.EXPELLED
     node.replicas[1].fault = None
-    node.feed(ev.Admit(1))
+    node.feed(ev.Readmit(1))
     node.connect(1)
     assert state_of(node, 1) is State.RESTORING
     node.run()
@@ -277,12 +277,12 @@ def test_pardoned_suspect_gets_the_checkpoint() -> None:
 
 def test_operator_expels_and_pardons_a_replica() -> None:
     node = make_node()
-    node.feed(ev.Admit(1))
+    node.feed(ev.Readmit(1))
     assert state_of(node, 1) is State.ACTIVE, "there is nothing to pardon"
     node.feed(ev.Expel(1, "maintenance"))
     assert state_of(node, 1) is State.EXPELLED
     node.feed(ev.Expel(1, "again"))
-    node.feed(ev.Admit(1))
+    node.feed(ev.Readmit(1))
     assert state_of(node, 1) is State.ABSENT
     node.connect(1)
     node.run()

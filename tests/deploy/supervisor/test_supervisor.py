@@ -15,7 +15,7 @@ from deploy.errors import DeployError
 from deploy.host.identity import identify
 from deploy.machine.spec import Progress
 from deploy.node.records import Layout
-from deploy.supervisor.fault_records import FaultRefused
+from deploy.supervisor.active_faults import FaultRefused
 from guests.protocol.message import encode_request
 from tests.deploy.fake_node import FakeNode
 from tests.deploy.supervisor.running import Running, plan, until
@@ -229,7 +229,7 @@ async def test_expired_fault_is_healed(node: Running) -> None:
 async def test_expired_fault_is_healed_later_when_the_guest_is_needed(
     node: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("deploy.supervisor.fault_records.RETRY_INTERVAL", 0.2)
+    monkeypatch.setattr("deploy.supervisor.active_faults.RETRY_INTERVAL", 0.2)
     heal, refused = node.supervisor._records._heal, 0
 
     async def refuse_twice(guest: str) -> object:
