@@ -1,12 +1,12 @@
 """etcd as a peer: three members on loopback; a majority syncs each write before etcd answers it.
 
 Writes go through grpcio, the maintained gRPC client for Python (the extra ``bench``), leader and
-revision through etcd's own JSON gateway.  With 64 in flight the client costs about 110
-microseconds of processor time a write, where Trivisor's native client costs 17.  On a host with few
+revision through etcd's own JSON gateway.  With 64 in flight the client costs 90 to 110 microseconds
+of processor time a write, where Trivisor's native client costs 10 to 17.  On a host with few
 processors this lowers etcd's rate, so the report states what each driver used.  grpcio was chosen
-because it leaves etcd's own cost as it is: 170 microseconds a write.  Through the JSON gateway etcd
-pays 290, since it converts each request and calls itself.  ``etcdctl check perf`` offers fixed
-rates only, with 50 clients or more.
+because it leaves etcd's own cost as it is: 150 to 170 microseconds a write.  Through the JSON
+gateway etcd pays 290, since it converts each request and calls itself.  ``etcdctl check perf``
+offers fixed rates only, with 50 clients or more.
 """
 
 from __future__ import annotations

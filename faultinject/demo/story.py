@@ -175,9 +175,9 @@ class Demo:
         async with self._load(client) as load:
             said = await self._call("POST", "/inject", {"kind": "corrupt-reply", "guest": "g3"})
             self._say.step(f"corrupt-reply on g3 injected: {said['proof']}")
-            guest = await self._wait_inactive("g3", "the voter excludes g3")
+            await self._wait_inactive("g3", "the voter excludes g3")
             await load.more(self._requests // 6)
-        replica = guest["replica"]
+        replica = await self._dissenter("g3")
         self._claim(
             "the voter names the lying guest",
             replica["state"] == "expelled" and (replica["dissents"] or 0) >= 1,
@@ -237,17 +237,26 @@ class Demo:
         guests = ask(self._layout, "GET", "/status")["guests"]
         return next(guest for guest in guests if guest["name"] == name)
 
-    async def _wait_inactive(self, name: str, text: str) -> dict[str, Any]:
-        """Wait until the supervisor reports that a guest does not vote; return its status."""
+    async def _dissenter(self, name: str) -> dict[str, Any]:
+        """Return a replica's status once its dissent is counted; the count follows the state."""
+        deadline = time.monotonic() + TIMEOUT
+        while True:
+            replica: dict[str, Any] = (await asyncio.to_thread(self._guest, name))["replica"]
+            if replica["dissents"] or time.monotonic() > deadline:
+                return replica
+            await asyncio.sleep(0.02)  # the supervisor is another process: poll
+
+    async def _wait_inactive(self, name: str, text: str) -> None:
+        """Wait until the supervisor reports that a guest does not vote."""
         began = time.monotonic()
         while True:
             guest = await asyncio.to_thread(self._guest, name)
             if guest["state"] != "active":
                 self._say.step(f"{text} (after {time.monotonic() - began:.2f} s)")
-                return guest
+                return
             if time.monotonic() - began > TIMEOUT:
                 self._claim(text, held=False, seen=json.dumps(guest))
-                return guest
+                return
             await asyncio.sleep(0.02)  # the supervisor is another process: poll
 
     def _claim(self, claim: str, held: bool, seen: str) -> None:
