@@ -56,7 +56,7 @@ def test_log_is_read_as_it_grows_and_from_its_start_after_truncation(scratch: Pa
         ({"seq": 8}, False, Detector.UNCLEAR),
         ({"reason": "no majority: replicas disagree"}, False, Detector.DISSENT),
         ({"reason": "the state it sent does not hash to the voted digest"}, True, Detector.FETCH),
-        ({"reason": "its restored state is not the checkpoint it was sent"}, True, Detector.RESTORE),
+        ({"reason": "its restored state is not the checkpoint"}, True, Detector.RESTORE),
         ({"reason": "sends garbage"}, True, Detector.CHECKSUM),
         ({"reason": "hang: silent for 5.0 s", "after": "absent"}, True, Detector.REPLACED),
         ({"before": "absent", "after": "restoring", "reason": "is sent the last checkpoint"}, True,
