@@ -110,7 +110,7 @@ def classify(
         return Detector.RESTORE
     if reason == "sends garbage":
         return Detector.CHECKSUM
-    # A guest that leaves the vote or gets a checkpoint loses its state without a conviction.
+    # A guest that leaves the vote or gets a checkpoint loses its state without an expulsion.
     left = fields["before"] == "active" and fields["after"] in ("absent", "expelled")
     return Detector.REPLACED if left or fields["after"] == "restoring" else None
 

@@ -468,7 +468,9 @@ async def test_a_reason_of_a_replica_is_cut_and_made_readable(rig: Rig) -> None:
     ],
     ids=["garbage", "checksum", "order", "hello", "state", "unknown", "epochs"],
 )
-async def test_dishonest_frames_violate_the_protocol(rig: Rig, data: Callable[[int], bytes]) -> None:
+async def test_dishonest_frame_violates_the_protocol(
+    rig: Rig, data: Callable[[int], bytes]
+) -> None:
     connection = await rig.up()
     connection.writer.write(data(connection.epoch))
     assert isinstance(await rig.event(), ev.ProtocolViolation)

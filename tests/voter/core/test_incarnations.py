@@ -275,10 +275,10 @@ def test_readmitted_suspect_gets_the_checkpoint() -> None:
     node.check_idle()
 
 
-def test_operator_expels_and_pardons_a_replica() -> None:
+def test_operator_expels_and_readmits_a_replica() -> None:
     node = make_node()
     node.feed(ev.Readmit(1))
-    assert state_of(node, 1) is State.ACTIVE, "there is nothing to pardon"
+    assert state_of(node, 1) is State.ACTIVE, "readmission has no effect"
     node.feed(ev.Expel(1, "maintenance"))
     assert state_of(node, 1) is State.EXPELLED
     node.feed(ev.Expel(1, "again"))
