@@ -59,7 +59,7 @@ _ALL = (
         ("Durability",),
         (
             (
-                "voter.core.durability",
+                "voter.core.release_gate",
                 "if poll.needed_position > self.journal.synced and",
                 "if False and",
             ),

@@ -27,13 +27,14 @@ from collections import deque
 from dataclasses import dataclass
 
 from voter.core.dedup import DedupTable
-from voter.core.durability import JournalState
 from voter.core.entries import Base
 from voter.core.events import Checkpointed, Effect, Fetch, Fetched, FetchFailed, Mark, Piece
+from voter.core.journal_state import JournalState
 from voter.core.limits import EngineTime, Limits
 from voter.core.membership import Membership
 from voter.core.order import Checkpoint, OrderLog
-from voter.core.polls import Poll, Polls
+from voter.core.poll import Poll
+from voter.core.polls import Polls
 from voter.core.replica import Replica, State
 
 __all__ = ["Checkpoints", "Marker"]
@@ -104,8 +105,7 @@ class Checkpoints:
         deadline = self.time.now + self.limits.digest + size / self.limits.restore_rate
         for index in self.members.live:
             self.members[index].markers.append((seq, deadline))
-            poll.sent |= 1 << index
-            poll.unanswered += 1
+        poll.expect(self.members.live_mask, len(self.members.live))
         self.effects.append(Mark(self.members.live, seq, keeper))
 
     def drop(self, poll: Poll) -> None:
@@ -196,7 +196,8 @@ class Checkpoints:
         if self.polls.first_unsettled() < marker.seq:
             return True
         self.log.truncate(Checkpoint(marker.seq, marker.history, marker.digest, event.state))
-        self.journal.other_bytes = self.members.changes = 0
+        self.journal.checkpointed()
+        self.members.checkpointed()
         self.last_size = self.journal.reclaimable
         base = Base(
             seq=marker.seq,

@@ -2,11 +2,13 @@
 
 It is a pure state machine, composed of parts.  Each part declares the fields it owns in its own
 file, which opens with its theory of operation.  The parts are wired below, once, and share one list
-of effects.  A part uses those above it in this table, never those below it:
+of effects.  A part uses those above it in this table, never those below it.  A contract in
+``pyproject.toml`` enforces that:
 
 =====================  ======================================================================
 ``OrderLog``           sequence numbers, agreed time, history; writes since the last checkpoint
 ``JournalState``       positions appended and synced, reserved sequence numbers, disk full
+``Poll``               one vote: its ballots, its clients, the position its reply waits for
 ``Membership``         the replicas and their states; electors and live replicas
 ``Polls``              open polls with their ballots, clients by ticket, bytes pending and kept
 ``ReleaseGate``        replies and sessions that wait for the journal
@@ -36,15 +38,17 @@ from typing import Any, ClassVar
 from voter.core import events as ev
 from voter.core.checkpoints import Checkpoints
 from voter.core.dedup import DedupTable
-from voter.core.durability import JournalState, ReleaseGate
 from voter.core.entries import Settled
 from voter.core.events import Effect, Event, Failure, Release
 from voter.core.incarnations import Incarnations
 from voter.core.intake import NOT_KEPT, Intake
+from voter.core.journal_state import JournalState
 from voter.core.limits import EngineTime, Limits
 from voter.core.membership import Membership
 from voter.core.order import TAG_SIZE, OrderLog, tag
-from voter.core.polls import Poll, Polls
+from voter.core.poll import Poll
+from voter.core.polls import Polls
+from voter.core.release_gate import ReleaseGate
 from voter.core.replica import Cause, Replica, State
 from voter.core.resume import Past, resume
 from voter.core.throttle import Throttle
@@ -182,7 +186,7 @@ class Engine:
         compared with the tag in the log.
         """
         poll = self.polls.open.get(seq)
-        replica.heard = self._time.now
+        replica.heard_at(self._time.now)
         if poll is None:
             entry = self.log.find(seq)
             if entry is not None and entry.tag is not None and tag(value) != entry.tag:
@@ -288,14 +292,18 @@ class Engine:
             detail = "too few replicas are left to agree on a reply"
             self.gate.fail(poll, Failure.OUTCOME_UNKNOWN, detail)
 
-    def _order_again(self, poll: Poll) -> None:
-        """Drop a read and order it again: all replicas that are live now can vote on it."""
+    def _order_again(self, poll: Poll) -> list[int]:
+        """Drop a read and order it again: all replicas that are live now can vote on it.
+
+        Return the clients that wait for it.
+        """
         record = poll.record
         assert record is not None
         self.polls.drop(poll)
-        for ticket in poll.tickets:
-            del self.polls.tickets[ticket]
+        tickets = self.polls.take_tickets(poll)
+        for ticket in tickets:
             self._submit(ev.Submit(ticket, record.request, record.caller, read_only=True))
+        return tickets
 
     def _recount(self) -> None:
         """Count all unsettled polls again, oldest first, since the electors have changed."""
@@ -306,8 +314,7 @@ class Engine:
             if polls.recount:
                 return
             if poll.seq in polls.open and poll.winner is None and self._is_held_up(poll):
-                self._order_again(poll)
-                for ticket in poll.tickets:
+                for ticket in self._order_again(poll):
                     polls.tickets[ticket].retried = True
 
     def _is_held_up(self, poll: Poll) -> bool:

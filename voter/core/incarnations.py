@@ -31,13 +31,14 @@ from math import inf
 
 from voter.core import events as ev
 from voter.core.checkpoints import Checkpoints
-from voter.core.durability import JournalState
 from voter.core.entries import Void
 from voter.core.events import Changed, Disconnect, Effect, Ping, Restore, Voided
+from voter.core.journal_state import JournalState
 from voter.core.limits import EngineTime, Limits
 from voter.core.membership import Membership
 from voter.core.order import LogEntry, OrderLog
-from voter.core.polls import Poll, Polls
+from voter.core.poll import Poll
+from voter.core.polls import Polls
 from voter.core.replica import Cause, Replica, State
 from voter.core.throttle import Throttle
 
@@ -69,7 +70,7 @@ class Incarnations:
             return
         replica.reset()
         replica.epoch, replica.incarnation = event.epoch, event.incarnation
-        replica.heard = self.time.now
+        replica.heard_at(self.time.now)
         replica.suspect = replica.suspect and not event.fresh
         start = self._find_start(replica, event)
         if start is None:
@@ -99,7 +100,7 @@ class Incarnations:
         """Send a replica the checkpoint."""
         point = self.log.checkpoint
         self.members.change(replica, Cause.FOREIGN, "is sent the last checkpoint", point.seq)
-        replica.heard = self.time.now
+        replica.heard_at(self.time.now)
         replica.cursor = point.seq
         replica.restored = point.digest
         self.effects.append(
@@ -110,7 +111,7 @@ class Incarnations:
         """Feed the log to a replica that holds the checkpoint, if its digest is right."""
         if replica.state is not State.RESTORING:
             return
-        replica.heard = self.time.now
+        replica.heard_at(self.time.now)
         if event.seq != replica.cursor or replica.restored not in (None, event.digest):
             self.expel(replica, "its restored state is not the checkpoint it was sent", event.seq)
             return
@@ -270,9 +271,7 @@ class Incarnations:
         """
         poll.record = self.log.void(entry)
         self.journal.append(Void(poll.seq))
-        for later in self.polls.open.values():
-            if later.seq >= poll.seq:
-                later.needed_position = self.journal.last_write
+        self.polls.require_position(poll.seq, self.journal.last_write)
         self.effects.append(Voided(poll.seq))
 
     # --------------------------------------------------------------- liveness
@@ -282,7 +281,7 @@ class Incarnations:
         if not replica.pinged:
             self.expel(replica, "answered a ping that was not sent", 0)
             return
-        replica.heard = self.time.now
+        replica.heard_at(self.time.now)
         replica.pinged = False
 
     def watch(self, gap: float) -> None:
@@ -300,7 +299,7 @@ class Incarnations:
                 answered = outstanding[0][0] - 1 if outstanding else replica.cursor
                 behind[replica.index] = self.log.count_after(answered)
             if gap > limits.hang / 2:
-                replica.heard += gap
+                replica.heard_at(replica.heard + gap)
             silent = now - replica.heard
             patience = limits.hang
             if replica.state is State.RESTORING:

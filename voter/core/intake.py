@@ -21,13 +21,15 @@ from dataclasses import dataclass
 from voter.core import events as ev
 from voter.core.checkpoints import Checkpoints
 from voter.core.dedup import DedupTable, Finding, Found
-from voter.core.durability import JournalState, ReleaseGate
 from voter.core.entries import Once, Opened
 from voter.core.events import Effect, Fail, Failure, Release
+from voter.core.journal_state import JournalState
 from voter.core.limits import EngineTime, Limits
 from voter.core.membership import Membership
 from voter.core.order import OrderLog
-from voter.core.polls import Poll, Polls
+from voter.core.poll import Poll
+from voter.core.polls import Polls
+from voter.core.release_gate import ReleaseGate
 from voter.core.throttle import Throttle
 
 __all__ = ["NOT_KEPT", "Intake"]
@@ -93,7 +95,6 @@ class Intake:
         size = len(event.request)
         poll = Poll(record.seq, record, entry, [event.ticket], journal.last_write, size)
         polls.add(poll)
-        polls.tickets[event.ticket] = poll
         self.members.send_to_live(poll, record)
         journal.reserve()
         self.checkpoints.count_request()
@@ -108,8 +109,7 @@ class Intake:
         elif waiting is None and found.reply is not None:
             self.effects.append(Release(event.ticket, found.seq, found.reply, 0, (), replayed=True))
         elif poll is not None and (waiting or poll.winner is None):
-            poll.tickets.append(event.ticket)
-            self.polls.tickets[event.ticket] = poll
+            self.polls.join(poll, event.ticket)
             return None if waiting else poll
         else:
             failure = Fail(event.ticket, Failure.OUTCOME_UNKNOWN, NOT_KEPT, found.seq)
@@ -142,8 +142,7 @@ class Intake:
     def cancel(self, event: ev.Cancel) -> None:
         """Forget a client that no longer waits; what was ordered stays ordered."""
         self.throttle.cancel(event.ticket)
-        if (poll := self.polls.tickets.pop(event.ticket, None)) is not None:
-            poll.tickets.remove(event.ticket)
+        self.polls.leave(event.ticket)
 
     def open_session(self, event: ev.OpenSession) -> None:
         """Open a session for a native client, under a name that was never used before."""

@@ -119,6 +119,21 @@ class OrderLog:
         record = Record(seq, request, caller, time_ns, prev, history, read_only, False, once)
         return record, None if read_only else self.add(record)
 
+    def take_seq(self) -> int:
+        """Use up one sequence number for something that is not a request; return it."""
+        self.seq += 1
+        return self.seq
+
+    def begin_at(self, checkpoint: Checkpoint, time_ns: int) -> None:
+        """Start the order at a checkpoint.  Only before the first request."""
+        self.checkpoint, self.time_ns = checkpoint, time_ns
+        self.seq, self.history = checkpoint.seq, checkpoint.history
+
+    def advance(self, *, seq: int = 0, time_ns: int = 0) -> None:
+        """Never again assign a sequence number up to ``seq``, or an earlier time."""
+        self.seq = max(self.seq, seq)
+        self.time_ns = max(self.time_ns, time_ns)
+
     def token(self, seq: int) -> bytes:
         """Return 8 bytes that belong to a sequence number and cannot be guessed."""
         return blake2b(b"session %d" % seq, digest_size=8, key=self._secret).digest()

@@ -21,36 +21,11 @@ from dataclasses import dataclass, field
 from itertools import chain
 from math import inf
 
-from voter.core.entries import Record
 from voter.core.limits import Limits
-from voter.core.order import LogEntry
+from voter.core.poll import Poll
 from voter.core.replica import Replica
 
-__all__ = ["Poll", "Polls"]
-
-
-@dataclass(slots=True, eq=False)
-class Poll:
-    """One vote: on a request, or (``record`` None) on the digest at a marker.
-
-    ``tickets``: the clients that wait for it.  ``needed_position``: the journal position that must
-    be durable before the reply is released.  ``winner``: the winning tag, None until the poll is
-    settled.  ``sent`` is a bit mask of the replicas that it was sent to, and ``unanswered`` counts
-    those of them that have not answered.  ``retried``: this is a read that was ordered again.
-    """
-
-    seq: int
-    record: Record | None = None
-    entry: LogEntry | None = None
-    tickets: list[int] = field(default_factory=list)
-    needed_position: int = 0
-    size: int = 0
-    retried: bool = False
-    ballots: dict[int, bytes] = field(default_factory=dict)
-    long_replies: dict[bytes, bytes] | None = None
-    winner: bytes | None = None
-    sent: int = 0
-    unanswered: int = 0
+__all__ = ["Polls"]
 
 
 @dataclass
@@ -66,10 +41,35 @@ class Polls:
     recount: bool = False  # the electors have changed: count all again
 
     def add(self, poll: Poll) -> None:
-        """Open a poll."""
+        """Open a poll, with the clients that wait for it."""
         self.open[poll.seq] = poll
+        for ticket in poll.tickets:
+            self.tickets[ticket] = poll
         self.unsettled += 1
         self.pending_bytes += poll.size
+
+    def join(self, poll: Poll, ticket: int) -> None:
+        """Let one more client wait for a poll."""
+        poll.tickets.append(ticket)
+        self.tickets[ticket] = poll
+
+    def leave(self, ticket: int) -> None:
+        """Forget a client that no longer waits, if it does."""
+        if (poll := self.tickets.pop(ticket, None)) is not None:
+            poll.tickets.remove(ticket)
+
+    def take_tickets(self, poll: Poll) -> list[int]:
+        """Remove and return all clients that wait for a poll."""
+        tickets, poll.tickets = poll.tickets, []
+        for ticket in tickets:
+            self.tickets.pop(ticket, None)
+        return tickets
+
+    def require_position(self, seq: int, position: int) -> None:
+        """Hold the replies to ``seq`` and all later requests until ``position`` is durable."""
+        for poll in self.open.values():
+            if poll.seq >= seq:
+                poll.needed_position = position
 
     def first_unsettled(self) -> float:
         """Return the first write whose vote is not won (infinite if there is none).

@@ -96,6 +96,10 @@ class Replica:
         self.live = self.pinged = False
         self.restored, self.heard = None, 0.0
 
+    def heard_at(self, now: float) -> None:
+        """Note a sign of progress: the patience with this replica starts again."""
+        self.heard = now
+
     def expect(self, seq: int, size: int, now: float) -> None:
         """Note that a request is sent, which must be answered in this order."""
         outstanding = self.outstanding

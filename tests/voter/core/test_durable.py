@@ -12,7 +12,6 @@ from tests.voter.core.test_void import rejoin
 from voter.core import Engine, Limits, Policy
 from voter.core import events as ev
 from voter.core.dedup import session_scope
-from voter.core.durability import RESERVED
 from voter.core.entries import (
     Base,
     Entry,
@@ -25,6 +24,7 @@ from voter.core.entries import (
     Void,
 )
 from voter.core.events import Effect, Failure
+from voter.core.journal_state import RESERVED
 from voter.core.replica import State
 from voter.core.resume import Past
 
@@ -366,7 +366,7 @@ def test_write_released_on_a_full_disk_is_not_voided_after_a_restart() -> None:
 
 
 def test_markers_and_sessions_reserve_sequence_numbers_too(monkeypatch: Any) -> None:
-    monkeypatch.setattr("voter.core.durability.RESERVED", 64)
+    monkeypatch.setattr("voter.core.journal_state.RESERVED", 64)
     node = make_node()
     for _ in range(200):
         node.tickets += 1

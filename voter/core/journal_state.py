@@ -1,7 +1,7 @@
-"""Durability: what the engine has appended to the journal, and what waits until it is synced.
+"""The journal as the engine knows it: positions, reserved sequence numbers, disk space.
 
 The engine never waits.  It emits Append effects, which the runner writes before any Send that
-follows them, and it hears later (Synced) up to which position the journal is durable.  A
+follows them, and it learns later (Synced) up to which position the journal is durable.  A
 *journal position* counts the Append effects since the start.
 
 Three rules follow from that:
@@ -19,17 +19,13 @@ Without a journal the same code runs with ``synced`` infinite, and nothing is ap
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from math import inf
 
-import msgspec
-
 from voter.core.entries import Entry, Record, SequenceReservation, Settled, Void
-from voter.core.events import Append, Effect, Fail, Full, Release, SessionOpened, Synced
+from voter.core.events import Append, Effect, Full
 from voter.core.order import OrderLog
-from voter.core.polls import Poll, Polls
 
-__all__ = ["RESERVED", "JournalState", "ReleaseGate"]
+__all__ = ["RESERVED", "JournalState"]
 
 RESERVED = 1 << 16
 """Sequence numbers in a reservation.  The next one is made when half of them are used."""
@@ -48,7 +44,7 @@ class JournalState:
         self.last_write = 0  # position of the last write or void
         self.synced = 0 if enabled else inf  # durable up to this position
         self.full = ""  # why no write can be journaled; empty if it can
-        self.other_bytes = 0  # of entries that are not writes (Checkpoints resets it)
+        self.other_bytes = 0  # of entries that are not writes, since the last checkpoint
         self.reserved = 0  # last sequence number that is reserved
         self._reserved_at = 0  # position of the entry that reserves it
         self._reserved_durable = 0 if enabled else inf
@@ -81,7 +77,7 @@ class JournalState:
 
     def take_seq(self) -> int:
         """Use up one sequence number for what is no request."""
-        seq = self._log.seq = self._log.seq + 1
+        seq = self._log.take_seq()
         self.reserve()
         return seq
 
@@ -91,53 +87,10 @@ class JournalState:
             self._reserved_durable = self.reserved
         return self._log.seq < self._reserved_durable
 
+    def checkpointed(self) -> None:
+        """Count the bytes from zero: a checkpoint replaces all entries before it."""
+        self.other_bytes = 0
+
     def set_full(self, event: Full) -> None:
         """Note that the disk has no room for new writes, or has room again."""
         self.full = event.reason or "the disk is full" if event.full else ""
-
-
-@dataclass
-class ReleaseGate:
-    """Releases replies and sessions to clients; holds those that wait for the journal."""
-
-    journal: JournalState
-    polls: Polls
-    effects: list[Effect]
-    replies: dict[int, tuple[Poll, Release]] = field(default_factory=dict)  # by sequence number
-    sessions: list[tuple[int, SessionOpened]] = field(default_factory=list)  # with their positions
-
-    def release_when_durable(self, poll: Poll, release: Release) -> None:
-        """Release a reply to all clients that wait for it, now or once it is durable."""
-        once = poll.record.once if poll.record is not None else None
-        if poll.needed_position > self.journal.synced and (poll.tickets or once is not None):
-            self.replies[poll.seq] = (poll, release)
-            return
-        for ticket in poll.tickets:
-            self.polls.tickets.pop(ticket, None)
-            self.effects.append(msgspec.structs.replace(release, ticket=ticket))
-        poll.tickets = []
-
-    def open_when_durable(self, opened: SessionOpened) -> None:
-        """Report a session whose entry was appended just now, now or once it is durable."""
-        if self.journal.position > self.journal.synced:
-            self.sessions.append((self.journal.position, opened))
-        else:
-            self.effects.append(opened)
-
-    def sync(self, event: Synced) -> None:
-        """Release all that waited for a position up to which the journal is durable now."""
-        synced = self.journal.synced = max(self.journal.synced, event.position)
-        for poll, release in [
-            each for each in self.replies.values() if each[0].needed_position <= synced
-        ]:
-            del self.replies[poll.seq]
-            self.release_when_durable(poll, release)
-        self.effects += [opened for position, opened in self.sessions if position <= synced]
-        self.sessions = [waiting for waiting in self.sessions if waiting[0] > synced]
-
-    def fail(self, poll: Poll, failure: str, detail: str) -> None:
-        """Report to the clients of a poll that there will be no reply."""
-        for ticket in poll.tickets:
-            self.polls.tickets.pop(ticket, None)
-            self.effects.append(Fail(ticket, failure, detail, poll.seq))
-        poll.tickets = []
