@@ -87,6 +87,11 @@ class JournalState:
             self._reserved_durable = self.reserved
         return self._log.seq < self._reserved_durable
 
+    def advance_synced(self, position: int) -> float:
+        """Note that the journal is durable up to ``position``; return up to where it is."""
+        self.synced = max(self.synced, position)
+        return self.synced
+
     def checkpointed(self) -> None:
         """Count the bytes from zero: a checkpoint replaces all entries before it."""
         self.other_bytes = 0

@@ -45,7 +45,7 @@ class ReleaseGate:
 
     def sync(self, event: Synced) -> None:
         """Release all that waited for a position up to which the journal is durable now."""
-        synced = self.journal.synced = max(self.journal.synced, event.position)
+        synced = self.journal.advance_synced(event.position)
         for poll, release in [
             each for each in self.replies.values() if each[0].needed_position <= synced
         ]:
