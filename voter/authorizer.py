@@ -1,6 +1,6 @@
 """A runner that asks F, a process of its own, before it orders a request.
 
-This is configuration C2 of the paper's Figure 5: what every guest would do by itself
+This is configuration C2 of the paper's Figure 5: what every guest would do on its own
 (``guests.function``) is done once, on the host.  The voter asks F on a unix socket.
 
 - F authorizes it: the request is ordered as it would be without F.

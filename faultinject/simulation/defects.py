@@ -204,8 +204,8 @@ _ALL = (
         (
             (
                 "voter.core.order",
-                "keep = self._position(checkpoint.seq)",
-                "keep = self._position(checkpoint.seq) + 1",
+                "keep = self._index_after(checkpoint.seq)",
+                "keep = self._index_after(checkpoint.seq) + 1",
             ),
         ),
     ),

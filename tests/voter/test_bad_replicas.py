@@ -98,8 +98,8 @@ async def test_a_replica_of_another_protocol_version_does_not_vote(nodes: Nodes)
     other = node.agents[2]
     other.protocol = wire.PROTOCOL + 1
     other.cut()
-    told = f"protocol {wire.PROTOCOL + 1}"
-    await until(lambda: told in node.runner.links[2].problem, "the version is named")
+    named = f"protocol {wire.PROTOCOL + 1}"
+    await until(lambda: named in node.runner.links[2].problem, "the version is named")
     assert node.state("g3") == "absent"
     await write_and_check(node, 5)
     other.protocol = wire.PROTOCOL

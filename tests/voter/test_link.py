@@ -522,7 +522,7 @@ async def test_a_state_is_sent_no_faster_than_it_is_taken(rig: Rig) -> None:
     connection = await rig.up()
     state = os.urandom(1 << 22)
     rig.link.restore(ev.Restore(3, 50, b"historyh", bytes(32), state))
-    await asyncio.sleep(0.05)  # nobody reads: whatever goes out by itself has gone
+    await asyncio.sleep(0.05)  # nobody reads: what is sent automatically has gone
     transport = rig.link._transport
     assert transport is not None
     assert transport.get_write_buffer_size() < 1 << 20

@@ -26,10 +26,10 @@ PUT = encode_request("PUT", "/kv/a", [], b"1")
 
 
 def submit(node: Node, request: bytes, caller: bytes = b"test") -> list[Result]:
-    """Submit a write; return the list that gets its verdict."""
-    verdicts: list[Result] = []
-    node.runner.submit(request, caller, False, verdicts.append)
-    return verdicts
+    """Submit a write; return the list that gets its result."""
+    results: list[Result] = []
+    node.runner.submit(request, caller, False, results.append)
+    return results
 
 
 async def test_pipelined_requests_are_ordered_and_checkpointed(nodes: Nodes) -> None:
@@ -104,8 +104,8 @@ async def test_too_large_request_is_refused_before_it_is_ordered(
     node = await nodes.make()
     seq = node.runner.engine.log.seq
     for request, caller in ((LARGEST + 1, 0), (LARGEST, 1), (0, 70_000)):
-        (verdict,) = submit(node, bytes(request), bytes(caller))
-        assert isinstance(verdict, Fail) and verdict.failure == Failure.TOO_LARGE
+        (result,) = submit(node, bytes(request), bytes(caller))
+        assert isinstance(result, Fail) and result.failure == Failure.TOO_LARGE
     assert node.runner.engine.log.seq == seq
     fits = submit(node, bytes(LARGEST), b"")
     await until(lambda: fits)
@@ -176,7 +176,7 @@ async def test_a_front_end_that_fails_costs_its_own_client_only(
 ) -> None:
     node = await nodes.make()
 
-    def broken(verdict: Result) -> None:
+    def broken(result: Result) -> None:
         raise ZeroDivisionError("a defect of a front end")
 
     node.runner.submit(PUT, b"test", False, broken)
@@ -200,12 +200,12 @@ async def test_an_event_that_arises_from_an_effect_waits_for_all_effects(
         depth -= 1
 
     monkeypatch.setattr(runner, "_feed", partial(watch, runner._feed))
-    verdicts: list[Result] = []
+    results: list[Result] = []
 
-    def again(verdict: Result) -> None:
-        verdicts.append(verdict)
-        runner.submit(PUT, b"test", False, verdicts.append)
+    def again(result: Result) -> None:
+        results.append(result)
+        runner.submit(PUT, b"test", False, results.append)
 
     runner.submit(PUT, b"test", False, again)
-    await until(lambda: len(verdicts) == 2)
+    await until(lambda: len(results) == 2)
     assert deepest == 1

@@ -157,21 +157,21 @@ class OrderLog:
     def __iter__(self) -> Iterator[LogEntry]:
         return iter(self._entries)
 
-    def _position(self, seq: int) -> int:
+    def _index_after(self, seq: int) -> int:
         return bisect_right(self._entries, seq, key=lambda entry: entry.record.seq)
 
     def after(self, seq: int, most: int) -> list[LogEntry]:
         """Return the first ``most`` writes after ``seq``."""
-        start = self._position(seq)
+        start = self._index_after(seq)
         return self._entries[start : start + most]
 
     def count_after(self, seq: int) -> int:
         """Return how many writes there are after ``seq``."""
-        return len(self._entries) - self._position(seq)
+        return len(self._entries) - self._index_after(seq)
 
     def find(self, seq: int) -> LogEntry | None:
         """Return the write at ``seq``, if it is in the log."""
-        at = self._position(seq) - 1
+        at = self._index_after(seq) - 1
         if at >= 0 and self._entries[at].record.seq == seq:
             return self._entries[at]
         return None
@@ -185,7 +185,7 @@ class OrderLog:
 
     def truncate(self, checkpoint: Checkpoint) -> None:
         """Drop all writes up to a checkpoint, which is the start of the log from now on."""
-        keep = self._position(checkpoint.seq)
+        keep = self._index_after(checkpoint.seq)
         self.bytes -= sum(entry.size for entry in self._entries[:keep])
         del self._entries[:keep]
         self.checkpoint = checkpoint

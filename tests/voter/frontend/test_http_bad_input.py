@@ -236,7 +236,7 @@ async def test_pipelined_refusals_do_not_pile_up_on_the_stack(nodes: Nodes) -> N
             assert (await client.read()).status == 503
 
 
-async def test_unknown_outcome_is_a_problem_with_its_place(nodes: Nodes) -> None:
+async def test_unknown_outcome_is_a_problem_with_its_sequence_number(nodes: Nodes) -> None:
     node = await nodes.make()
     for agent in node.agents[1:]:
         agent.mode = "says nothing"
