@@ -24,32 +24,12 @@ from typing import NamedTuple
 from zlib import crc32
 
 __all__ = [
-    "FETCH_AHEAD",
-    "STATE_PIECE",
-    "FLAG_LAST",
-    "FLAG_ONCE",
-    "FLAG_READ_ONLY",
-    "FLAG_VOID",
-    "HEADER_SIZE",
-    "MAX_PAYLOAD",
-    "NO_KEEPER",
-    "PROTOCOL",
-    "CheckpointPayload",
-    "Decoder",
-    "Frame",
-    "FrameKind",
-    "Order",
-    "Welcome",
-    "WireError",
-    "decode_checkpoint",
-    "decode_order",
-    "decode_welcome",
-    "encode",
-    "encode_checkpoint",
-    "encode_head",
-    "encode_order",
+    "EMPTY_HISTORY", "FETCH_AHEAD", "STATE_PIECE", "FLAG_LAST", "FLAG_ONCE", "FLAG_READ_ONLY",
+    "FLAG_VOID", "HEADER_SIZE", "MAX_PAYLOAD", "NO_KEEPER", "PROTOCOL", "CheckpointPayload",
+    "Decoder", "Frame", "FrameKind", "Order", "Welcome", "WireError", "decode_checkpoint",
+    "decode_order", "decode_welcome", "encode", "encode_checkpoint", "encode_head", "encode_order",
     "encode_welcome",
-]
+]  # fmt: skip
 
 PROTOCOL = 2
 """Version of everything in this module; both sides send it at each handshake."""
