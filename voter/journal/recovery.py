@@ -49,16 +49,9 @@ from voter.journal.format import (
 )
 
 __all__ = [
-    "IDENTITY",
-    "RecoveredJournal",
-    "VoterIdentity",
-    "Segment",
-    "checkpoint_name",
-    "numbers_of",
-    "read_identity",
-    "recover",
-    "segment_name",
-]
+    "IDENTITY", "RecoveredJournal", "VoterIdentity", "Segment", "checkpoint_name", "numbers_of",
+    "read_identity", "recover", "segment_name",
+]  # fmt: skip
 
 IDENTITY = "identity.json"
 _BAD = ".bad"
