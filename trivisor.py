@@ -97,7 +97,7 @@ EXIT_CODES: dict[str, ExitCode] = {
     "deploy.errors.AlreadyUp": ExitCode.ALREADY_UP,
     "deploy.errors.ForeignState": ExitCode.FOREIGN,
     "deploy.commands.control_client.NotUp": ExitCode.NOT_UP,
-    "deploy.supervisor.fault_records.FaultRefused": ExitCode.NOT_ALLOWED,
+    "deploy.supervisor.active_faults.FaultRefused": ExitCode.NOT_ALLOWED,
     "faultinject.strict_toml.SpecError": ExitCode.USAGE,
     "faultinject.results.findings.FindingsFileError": ExitCode.USAGE,
     "faultinject.model.paired.ModelError": ExitCode.USAGE,

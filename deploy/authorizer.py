@@ -65,7 +65,7 @@ class _Client(asyncio.Protocol):
                 for frame in self._decoder.feed(data)
                 if frame.kind == FrameKind.REQUEST
             ]
-        except Exception:  # noqa: BLE001 - no exception may admit a request
+        except Exception:  # noqa: BLE001 - no exception may authorize a request
             log.exception("the function failed")
             self._abort()
             return

@@ -117,7 +117,7 @@ def node(shared_scratch: Path) -> Iterator[Node]:
 @pytest.mark.readme
 def test_up_returns_when_all_guests_vote(node: Node) -> None:
     status = node.status()
-    assert (status["vote"], status["standing"], status["phase"]) == ("2/3", "ready", "up")
+    assert (status["vote"], status["status"], status["phase"]) == ("2/3", "ready", "up")
     assert [(guest["name"], guest["state"]) for guest in status["guests"]] == [
         ("g1", "active"), ("g2", "active"), ("g3", "active"),
     ]  # fmt: skip
@@ -198,7 +198,7 @@ def test_requests_are_rejected_with_their_own_exit_code_without_a_majority(node:
     node.json("inject", "hang", "g2")
     # The first request after the hang may be ordered before the voter notices it.
     node.run("request", "PUT", "/kv/x", "--data", "1", "--timeout", "15")
-    until(lambda: node.status()["standing"] == "refusing")
+    until(lambda: node.status()["status"] == "refusing")
     done = node.run("request", "GET", "/kv/colour", "--timeout", "3")
     assert done.returncode == ExitCode.NO_MAJORITY
     assert "no majority" in done.stderr

@@ -116,7 +116,7 @@ class _ProcessProtocol(asyncio.Protocol):
         self.resume_writing = inner.resume_writing  # type: ignore[method-assign]
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """asyncio: kill the process, reap it in a thread, and tell the inner protocol."""
+        """asyncio: kill the process, reap it in a thread, and notify the inner protocol."""
         # Not reaped yet, so the id of its group cannot be reused.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)

@@ -1,12 +1,12 @@
 """A runner that asks F, a process of its own, before it orders a request.
 
-This is configuration C2 of the paper's Figure 5: what every guest would do by itself
+This is configuration C2 of the paper's Figure 5: what every guest would do on its own
 (``guests.function``) is done once, on the host.  The voter asks F on a unix socket.
 
-- F admits it: the request is ordered as it would be without F.
+- F authorizes it: the request is ordered as it would be without F.
 - F rejects it: the client gets the reply that a guest would have given.
 - F does not answer in time, or its answer is malformed: the voter refuses the request and all that
-  wait behind it (not-executed, unless an earlier attempt has a place in the order).
+  wait behind it (not-executed, unless an earlier attempt was ordered).
 
 F is asked and answers in order, so requests keep their order.  F's failures do not affect the vote:
 all that connects the two is a question and its answer.  The voter loads this module only if the
@@ -27,8 +27,9 @@ from voter import log
 from voter.address import Connector, parse_address
 from voter.config import Config
 from voter.core.dedup import Finding
-from voter.core.events import Fail, Failure, Once, Release
-from voter.runner import LARGEST, Clock, Runner, Verdict
+from voter.core.entries import Once
+from voter.core.events import Fail, Failure, Release
+from voter.runner import LARGEST, Clock, Result, Runner
 
 __all__ = ["ASKED", "ASKED_BYTES", "AuthorizingRunner"]
 
@@ -39,16 +40,16 @@ _BEFORE = {
     Finding.DONE: Failure.OUTCOME_UNKNOWN,
     Finding.EXPIRED: Failure.SESSION_EXPIRED,
 }
-"""The failure of a retry that F did not admit, by what is known of the earlier attempt."""
+"""The failure of a retry that F did not authorize, by what is known of the earlier attempt."""
 
 
 class _Asked(NamedTuple):
-    """A request that waits for F's answer until ``until``; ``call`` gets the verdict."""
+    """A request that waits for F's answer until ``until``; ``call`` gets the result."""
 
     request: bytes
     caller: bytes
     read_only: bool
-    call: Callable[[Verdict], object]
+    call: Callable[[Result], object]
     once: Once | None
     until: float
 
@@ -73,7 +74,7 @@ class AuthorizingRunner(Runner):
         self._asked: OrderedDict[int, _Asked] = OrderedDict()
         self._asked_bytes = 0
         self._gone: set[int] = set()  # asked of F, by clients whose connection is lost
-        self._passed: dict[int, int] = {}  # admitted: our ticket, the runner's
+        self._passed: dict[int, int] = {}  # authorized: our ticket, the runner's
         self._own_ticket = 0
         self._deadline: asyncio.TimerHandle | None = None
         self._silent = False  # F did not answer the last time
@@ -85,17 +86,17 @@ class AuthorizingRunner(Runner):
         request: bytes,
         caller: bytes,
         read_only: bool,
-        call: Callable[[Verdict], object],
+        call: Callable[[Result], object],
         once: Once | None = None,
     ) -> int:
-        """Ask F, then order the request; ``call`` gets the verdict, once.  Return the ticket."""
+        """Ask F, then order the request; ``call`` gets the result, once.  Return the ticket."""
         ticket = self._own_ticket = self._own_ticket + 1
         until = asyncio.get_running_loop().time() + self.config.timing.function
         asked = _Asked(request, caller, read_only, call, once, until)
         if len(request) > LARGEST:
             self._pass(ticket, asked)  # the runner refuses it
         elif self._ending:
-            self._refuse(ticket, asked, Failure.NOT_EXECUTED, "the voter ends")
+            self._refuse(ticket, asked, Failure.NOT_EXECUTED, "the voter stops")
         elif len(self._asked) >= ASKED or self._asked_bytes + len(request) > ASKED_BYTES:
             self._refuse(ticket, asked, Failure.OVERLOAD, "too many requests wait for it")
         else:
@@ -119,20 +120,20 @@ class AuthorizingRunner(Runner):
 
     @property
     def waiting(self) -> int:
-        """Clients that wait for F's answer or for a verdict."""
+        """Clients that wait for F's answer or for a result."""
         return super().waiting + len(self._asked)
 
     async def drained(self) -> None:
-        """Order nothing new and ask F nothing more; return once no client waits for a verdict."""
+        """Order nothing new and ask F nothing more; return once no client waits for a result."""
         self._end()
         await super().drained()
 
     def _end(self) -> None:
         self._ending = True
-        self.lose(self._f, "the voter ends")
+        self.lose(self._f, "the voter stops")
 
     def cancel(self, ticket: int) -> None:
-        """Forget a client whose connection is lost; what F has not admitted yet is not ordered."""
+        """Forget a client whose connection is lost; never order what F has not authorized yet."""
         if ticket in self._asked:
             self._gone.add(ticket)
         elif ticket in self._passed:
@@ -150,9 +151,9 @@ class AuthorizingRunner(Runner):
         if ticket in self._passed:
             self._passed[ticket] = inner
 
-    def _answer(self, ticket: int, call: Callable[[Verdict], object], verdict: Verdict) -> None:
+    def _answer(self, ticket: int, call: Callable[[Result], object], result: Result) -> None:
         self._passed.pop(ticket, None)
-        call(verdict)
+        call(result)
 
     def _refuse(self, ticket: int, asked: _Asked, code: str, reason: str) -> None:
         if asked.once is not None and not asked.read_only:
@@ -161,11 +162,11 @@ class AuthorizingRunner(Runner):
         self.failures[code] = self.failures.get(code, 0) + 1
         self._call_back(asked.call, Fail(ticket, code, f"the function F: {reason}"))
 
-    def _call_back(self, call: Callable[[Verdict], object], verdict: Verdict) -> None:
+    def _call_back(self, call: Callable[[Result], object], result: Result) -> None:
         try:
-            call(verdict)
+            call(result)
         except Exception:  # noqa: BLE001 - costs one client, not those behind it
-            log.exception("a front end failed", ticket=verdict.ticket)
+            log.exception("a front end failed", ticket=result.ticket)
 
     # ------------------------------------------------------------ F
 
@@ -175,7 +176,7 @@ class AuthorizingRunner(Runner):
         try:
             await self._f_connector(self._f_address, lambda: connection)
         except OSError as error:
-            self.lose(None, f"nobody serves at {self._f_address.text}: {error}")
+            self.lose(None, f"no function listens on {self._f_address.text}: {error}")
         else:
             self._f = connection
             for ticket, asked in self._asked.items():
@@ -188,7 +189,7 @@ class AuthorizingRunner(Runner):
         if connection is not self._f:
             return
         if next(iter(self._asked), None) != ticket or answer not in (YES, NO):
-            self.lose(connection, "it answers what it was not asked")
+            self.lose(connection, "it sent an unexpected answer")
             return
         asked = self._take(ticket)
         self._watch()
@@ -204,7 +205,10 @@ class AuthorizingRunner(Runner):
             self._call_back(asked.call, Release(ticket, 0, REFUSAL, 0, ()))
 
     def lose(self, connection: _FunctionConnection | None, reason: str) -> None:
-        """Give up this connection to F: refuse all that wait.  The next request connects anew."""
+        """Close this connection to F and refuse all waiting requests.
+
+        The next request opens a new one.
+        """
         if connection is not self._f:
             return
         if connection is not None:
@@ -235,7 +239,7 @@ class AuthorizingRunner(Runner):
             self._deadline = asyncio.get_running_loop().call_at(until, self._check_deadline, until)
 
     def _check_deadline(self, due: float) -> None:
-        """Give up F if the first request waits too long.
+        """Close the connection to F if the first request waits too long.
 
         If the voter itself was delayed, it extends the deadline instead.
         """
@@ -245,7 +249,7 @@ class AuthorizingRunner(Runner):
         if first is not None and loop.time() - due > limit / 10:
             self._deadline = loop.call_later(limit, self._check_deadline, loop.time() + limit)
         elif first is not None and first.until <= loop.time():
-            self.lose(self._f, f"no word within {limit:g} s")
+            self.lose(self._f, f"no answer within {limit:g} s")
         self._watch()
 
 
@@ -264,7 +268,7 @@ class _FunctionConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """asyncio: the connection is closed."""
         self._transport = None
-        self._runner.lose(self, "it has gone")
+        self._runner.lose(self, "it closed the connection")
 
     def data_received(self, data: bytes) -> None:
         """asyncio: bytes from F."""
@@ -273,7 +277,7 @@ class _FunctionConnection(asyncio.Protocol):
                 self, frame.seq, frame.payload if frame.kind == FrameKind.REPLY else b""
             )
         if self._decoder.skipped:
-            self._runner.lose(self, "what it says is not a frame")
+            self._runner.lose(self, "it sent bytes that are not a frame")
 
     def ask(self, ticket: int, request: bytes) -> None:
         """Send one request to F."""

@@ -78,7 +78,7 @@ class Config(_Section, frozen=True, kw_only=True):
     vote: str = "2/3"
     service: str | None = None  # expected service name; None: any, if the replicas agree
     function: str | None = (
-        None  # F's address (unix:PATH): F admits requests before they are ordered
+        None  # F's address (unix:PATH): F authorizes requests before they are ordered
     )
     listen: Listen = Listen()
     limits: Limits = Limits()

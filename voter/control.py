@@ -4,8 +4,8 @@
 GET /status                   everything, as JSON
 GET /events?since=ID          incidents with an id over ID (0: all that are kept), one JSON object a
                               line, then each new one as it comes; an empty line every 15 s
-POST /drain                   take no new requests; answers once nobody waits for a verdict
-POST /replicas/NAME/admit     vouch for a replica, and connect to it at once
+POST /drain                   take no new requests; answers once nobody waits for a result
+POST /replicas/NAME/admit     allow a replica to come back, and connect to it at once
 POST /replicas/NAME/expel     take a replica out of the vote; body ``{"reason": "..."}``
 GET /livez, /readyz, /metrics as on the HTTP front end
 ============================= ===================================================================
@@ -127,7 +127,7 @@ class VoterControlServer(HttpFrontEnd):
             names = ", ".join(self._runner.names)
             return problem_of_status(404, f"{name}: no such replica; there are {names}")
         if action == "admit":
-            self._runner.admit(index)
+            self._runner.readmit(index)
         elif action == "expel":
             self._runner.receive(ev.Expel(index, expulsion.reason[:200]))
         else:
@@ -155,11 +155,11 @@ def describe(runner: Runner) -> dict[str, Any]:
                 "build": welcome.build if welcome else None,
                 "lag": len(replica.outstanding),
                 "dissents": replica.dissents,
-                "expulsions": replica.expulsions,
+                "incarnations_ended": replica.incarnations_ended,
             }
         )
     return {
-        "standing": engine.status,
+        "status": engine.status,
         "vote": str(runner.policy),
         "active": len(engine.members.active),
         "seq": engine.log.seq,
@@ -179,5 +179,6 @@ def describe(runner: Runner) -> dict[str, Any]:
             "digest": (engine.log.checkpoint.digest or b"").hex() or None,
         },
         "replicas": replicas,
-        "counters": runner.counters | {"failures": runner.failures},
+        "counters": runner.counters
+        | {"incarnations_ended": engine.members.incarnations_ended, "failures": runner.failures},
     }

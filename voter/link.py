@@ -7,14 +7,16 @@ connection begins with a handshake:
    HELLO, for the port of a guest may have no reader yet.  Sometimes it sends zeros first: if the
    agent's decoder still holds the start of a frame that an earlier connection cut off, the zeros
    complete that frame, and the agent finds the HELLO behind it.
-2. The agent answers WELCOME in that epoch, with its service, history and position.  Whatever else
-   arrives before it is of an earlier connection, and is dropped up to STALE_LIMIT bytes.
+2. The agent answers WELCOME in that epoch, with its service, its history and its last sequence
+   number.  Whatever else arrives before it is of an earlier connection, and is dropped up to
+   STALE_LIMIT bytes.
 3. ``check`` accepts or rejects the WELCOME.  If it accepts, the link is up: the engine gets
    ``Greeted``, and frames of this epoch become events.
 
-Everything that comes in is hostile until proved otherwise.  The decoder bounds it and the epoch
-dates it.  Anything that an honest agent would not send becomes ``Misbehaved``, on which the engine
-closes the link.  Whether the replica may vote is the engine's decision, not the link's.
+Everything that comes in is untrusted.  The decoder bounds its size; the epoch identifies the
+connection that it belongs to.  Anything that a correct agent would not send becomes
+``ProtocolViolation``, on which the engine closes the link.  Whether the replica may vote is the
+engine's decision, not the link's.
 
 Frames that are sent in one turn of the event loop are written together at its end (``flush``).
 State transfers (``voter.transfer``) share the stream with requests.
@@ -53,7 +55,7 @@ GREETING_PAYLOAD = 1024
 STALE_LIMIT = 4 << 20
 """Bytes of earlier epochs that may arrive before WELCOME; above that the link is closed."""
 FOREIGN_LIMIT = 64
-"""Frames of another epoch after WELCOME; one more is misbehaviour."""
+"""Frames of another epoch after WELCOME; one more violates the protocol."""
 
 _SIMPLE: dict[int, type[ev.Answered | ev.Digested | ev.Restored]] = {
     FrameKind.REPLY: ev.Answered,
@@ -306,16 +308,16 @@ class ReplicaLink(asyncio.Protocol):
                 # A new incarnation of the service: greet it on a new connection, after the usual
                 # pause, so that one that fails again and again does not keep the voter busy.
                 if self.up:
-                    self.close("the service was started anew")
+                    self.close("the service was restarted")
             elif frame.kind == FrameKind.WELCOME and frame.epoch == self.epoch:
                 self._welcome(frame)
                 skipped = self._decoder.skipped
             elif self.up:
                 self._foreign += 1
                 if self._foreign > FOREIGN_LIMIT:
-                    self._accuse("sends frames of another epoch")
+                    self._report_violation("sends frames of another epoch")
         if self.up and self._decoder.skipped > skipped:
-            self._accuse("sends garbage")
+            self._report_violation("sends garbage")
         elif not self.up:
             self._stale += len(data)
             if self._stale > STALE_LIMIT:
@@ -345,7 +347,7 @@ class ReplicaLink(asyncio.Protocol):
         elif kind == FrameKind.WELCOME:
             self._welcome(frame)
         else:
-            self._accuse(f"sends a frame of kind {kind} that nobody asked for")
+            self._report_violation(f"sends an unexpected frame of kind {kind}")
 
     def _take_piece(self, frame: wire.Frame, fetching: IncomingState) -> None:
         fetching.add(frame.payload)
@@ -370,7 +372,7 @@ class ReplicaLink(asyncio.Protocol):
         self._hellos -= 1
         if self.up:
             if self._hellos < 0:
-                self._accuse("answers a HELLO that was not sent")
+                self._report_violation("answers a HELLO that was not sent")
             return
         try:
             welcome = wire.decode_welcome(frame.payload)
@@ -387,6 +389,6 @@ class ReplicaLink(asyncio.Protocol):
         held = welcome.last_seq, welcome.history, welcome.replies_from
         self._deliver(ev.Greeted(self.index, self.epoch, welcome.incarnation, welcome.fresh, *held))
 
-    def _accuse(self, reason: str) -> None:
+    def _report_violation(self, reason: str) -> None:
         if self.up:
-            self._deliver(ev.Misbehaved(self.index, self.epoch, reason))
+            self._deliver(ev.ProtocolViolation(self.index, self.epoch, reason))

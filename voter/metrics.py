@@ -26,11 +26,10 @@ _COUNTERS = {
     "released": "Replies released by the vote",
     "masked": "Replies released although a replica dissented",
     "dissents": "Times that a replica's reply or digest differed from the majority's",
-    "expulsions": "Times that a replica left the vote, for any reason",
     "checkpoints": "States that were voted on and fetched",
     "voided": "Writes made void because they killed or hung m replicas twice",
 }
-STANDINGS = ("ready", "degraded", "refusing", "draining")
+STATUSES = ("ready", "degraded", "refusing", "draining")
 
 Samples = Iterable[tuple[dict[str, str], float]]
 
@@ -62,13 +61,16 @@ class Metrics:
         for name, words in _COUNTERS.items():
             count = runner.counters[name]
             yield from _family(f"trivisor_{name}_total", "counter", words, [({}, count)])
+        words = "Times that a replica's incarnation was ended, for any reason"
+        ended: Samples = [({}, members.incarnations_ended)]
+        yield from _family("trivisor_incarnations_ended_total", "counter", words, ended)
         failures = [({"failure": kind}, times) for kind, times in sorted(runner.failures.items())]
         words = "Requests that got no reply"
         yield from _family("trivisor_failures_total", "counter", words, failures)
         yield from self._latency()
-        standing = [({"standing": name}, runner.engine.status == name) for name in STANDINGS]
+        status = [({"status": name}, runner.engine.status == name) for name in STATUSES]
         words = "1 for the state of the voter"
-        yield from _family("trivisor_standing", "gauge", words, standing)
+        yield from _family("trivisor_status", "gauge", words, status)
         for name, (words, value) in self._gauges().items():
             yield from _family(f"trivisor_{name}", "gauge", words, [({}, value)])
         states = [
@@ -83,7 +85,7 @@ class Metrics:
         yield from _family("trivisor_replica_lag", "gauge", words, lags)
         for name, words in (
             ("dissents", "Answers that differed from the majority's"),
-            ("expulsions", "Times it left the vote"),
+            ("incarnations_ended", "Times that its incarnation was ended, for any reason"),
         ):
             counts = [({"replica": replica.name}, getattr(replica, name)) for replica in members]
             yield from _family(f"trivisor_replica_{name}_total", "counter", words, counts)
@@ -123,7 +125,7 @@ class Metrics:
             "active_replicas": ("Replicas whose votes count", len(engine.members.active)),
             "votes_needed": ("Replicas that must agree", runner.policy.need),
             "sequence": ("Last sequence number that was assigned", engine.log.seq),
-            "waiting": ("Clients that wait for a verdict", runner.waiting),
+            "waiting": ("Clients that wait for a result", runner.waiting),
             "pending": ("Votes that are not settled", engine.pending),
             "log_writes": ("Writes since the last checkpoint", len(engine.log)),
             "log_bytes": ("Bytes of the writes since the last checkpoint", engine.log.bytes),

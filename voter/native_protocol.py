@@ -48,7 +48,7 @@ class OpenedPayload(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Vote(NamedTuple):
-    """How a reply was voted: its place, how many agreed, and a bit mask of who dissented.
+    """How a reply was voted: its sequence number, how many agreed, and a bit mask of who dissented.
 
     ``agreed`` is 0 for the repeated reply to a retry.
     """

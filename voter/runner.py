@@ -30,6 +30,7 @@ from voter.address import Connector, parse_address
 from voter.config import Config
 from voter.core import Engine, Policy
 from voter.core import events as ev
+from voter.core.entries import Once
 from voter.core.events import Effect, Event, Fail, Failure, Release, SessionOpened
 from voter.core.replica import State
 from voter.core.resume import Past
@@ -37,7 +38,7 @@ from voter.errors import JournalError
 from voter.journal import Journal
 from voter.link import ReplicaLink
 
-__all__ = ["LATENCY_BOUNDS", "Clock", "Incident", "Opening", "Runner", "Verdict"]
+__all__ = ["LATENCY_BOUNDS", "Clock", "Incident", "SessionResult", "Runner", "Result"]
 
 LATENCY_BOUNDS = tuple(base * 10.0**power for power in range(-5, 2) for base in (1, 2, 5))
 """Upper bounds in seconds of the latency histogram's buckets (10 us to 50 s)."""
@@ -49,8 +50,8 @@ LARGEST_CALLER = (1 << 16) - 1
 TICK = 0.0005
 """Seconds by which the engine's time may lag behind the clock: a Tick for less is not worth it."""
 
-Verdict = Release | Fail
-Opening = SessionOpened | Fail
+Result = Release | Fail
+SessionResult = SessionOpened | Fail
 
 
 class Clock(NamedTuple):
@@ -84,7 +85,7 @@ class Incident(NamedTuple):
 class _Waiting(NamedTuple):
     """A client that waits: its callback, since when and until when (steady seconds)."""
 
-    call: Callable[[Any], object]  # takes a Verdict, or an Opening
+    call: Callable[[Any], object]  # takes a Result or a SessionResult
     since: float
     until: float
 
@@ -135,7 +136,7 @@ class Runner:
             for index, replica in enumerate(config.replica)
         ]
         self.counters = dict.fromkeys(
-            ("requests", "released", "masked", "dissents", "expulsions", "checkpoints", "voided"), 0
+            ("requests", "released", "masked", "dissents", "checkpoints", "voided"), 0
         )
         self.failures: dict[str, int] = {}
         self.latency = [0] * (len(LATENCY_BOUNDS) + 1)
@@ -198,10 +199,10 @@ class Runner:
         request: bytes,
         caller: bytes,
         read_only: bool,
-        call: Callable[[Verdict], object],
-        once: ev.Once | None = None,
+        call: Callable[[Result], object],
+        once: Once | None = None,
     ) -> int:
-        """Order a request; ``call`` gets the verdict, once.  Return the ticket.
+        """Order a request; ``call`` gets the result, once.  Return the ticket.
 
         With ``once``, a retry of an ordered request is not ordered again: it gets the same answer.
         """
@@ -215,7 +216,7 @@ class Runner:
             self.receive(ev.Submit(ticket, request, caller, read_only, once))
         return ticket
 
-    def open_session(self, caller: bytes, call: Callable[[Opening], None]) -> None:
+    def open_session(self, caller: bytes, call: Callable[[SessionResult], None]) -> None:
         """Open a session for a native client; ``call`` gets it, or the failure, once."""
         now = self._clock.steady()
         ticket = self._ticket = self._ticket + 1
@@ -229,11 +230,11 @@ class Runner:
 
     @property
     def waiting(self) -> int:
-        """Clients that wait for a verdict."""
+        """Clients that wait for a result."""
         return len(self._waiting)
 
     async def drained(self) -> None:
-        """Order nothing new from now on; return once no client waits for a verdict."""
+        """Order nothing new from now on; return once no client waits for a result."""
         self.receive(ev.Drain())
         self._idle.clear()
         if self._waiting:
@@ -246,18 +247,18 @@ class Runner:
             self._idle.set()
         return waiting
 
-    def _finish(self, verdict: Verdict | SessionOpened) -> None:
-        waiting = self._remove_waiting(verdict.ticket)
+    def _finish(self, result: Result | SessionOpened) -> None:
+        waiting = self._remove_waiting(result.ticket)
         if waiting is None:
             return
-        if isinstance(verdict, Release):
+        if isinstance(result, Release):
             elapsed = self._clock.steady() - waiting.since
             self.latency[bisect_left(LATENCY_BOUNDS, elapsed)] += 1
             self.latency_sum += elapsed
         try:
-            waiting.call(verdict)
+            waiting.call(result)
         except Exception:  # noqa: BLE001 - costs one client, not the effects that follow
-            log.exception("a front end failed", ticket=verdict.ticket)
+            log.exception("a front end failed", ticket=result.ticket)
 
     # ------------------------------------------------------ engine and effects
 
@@ -356,8 +357,6 @@ class Runner:
             times = self.engine.members[effect.replica].dissents
             if effect.before == effect.after and times & (times - 1):
                 return
-        if effect.after in (State.EXPELLED, State.ABSENT):
-            self.counters["expulsions"] += 1
         if effect.after in (State.ACTIVE, State.OBSERVER):
             self.links[effect.replica].reset_backoff()
         self._incident_id += 1
@@ -462,10 +461,10 @@ class Runner:
         """Return the index of the replica called ``name``.  Raises ValueError."""
         return self.names.index(name)
 
-    def admit(self, index: int) -> None:
-        """Vouch for a replica, and connect to it at once."""
+    def readmit(self, index: int) -> None:
+        """Allow a replica to come back with its state, and connect to it at once."""
         link = self.links[index]
         if not link.up:
-            link.close("greeted anew")  # it may wait for an incarnation that has ended
-        self.receive(ev.Admit(index))
+            link.close("readmitted")  # it may wait for an incarnation that has ended
+        self.receive(ev.Readmit(index))
         link.reconnect_now()

@@ -25,7 +25,7 @@ def function(key: Path, listen: Path, name: str, keep: bool) -> None:
     """Run F in the foreground until SIGTERM or Ctrl-C: the guests' check, done once on the host.
 
     A voter with `function = "unix:PATH"` in its configuration asks F about each request before it
-    is ordered, and rejects every request that F does not admit.
+    is ordered, and rejects every request that F does not authorize.
     """
     command = python_command("deploy.authorizer", "--function", name, "--key", key)
     command += ["--listen", str(listen), *(["--keep"] if keep else [])]

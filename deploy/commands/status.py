@@ -78,9 +78,9 @@ def _show(state: dict[str, Any]) -> None:
     from rich.markup import escape  # noqa: PLC0415
 
     out = console()
-    colour = {"ready": "green", "degraded": "yellow"}.get(state["standing"], "red")
+    colour = {"ready": "green", "degraded": "yellow"}.get(state["status"], "red")
     out.print(
-        f"[{colour}]{state['standing']}[/]: vote {state['vote']}, service {state['service']}, "
+        f"[{colour}]{state['status']}[/]: vote {state['vote']}, service {state['service']}, "
         f"http://{state['http']}/"
     )
     voter, counters = state["voter"], state["voter"]["counters"]

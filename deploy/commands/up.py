@@ -12,7 +12,7 @@ import click
 
 from deploy.commands.options import StepPrinter, directory_option, json_option, layout_of
 from deploy.commands.status import guest_table
-from deploy.node.records import PROMISES, Durability, Layout, Settings
+from deploy.node.records import DURABILITY_GUARANTEES, Durability, Layout, Settings
 from voter.commands.terminal import CommandError, ExitCode, console, print_json, quiet_logs
 
 __all__ = ["up"]
@@ -47,10 +47,11 @@ __all__ = ["up"]
               help="Restore failed guests automatically.")  # fmt: skip
 @click.option(
     "--durability",
-    type=click.Choice(list(PROMISES)),
+    type=click.Choice(list(DURABILITY_GUARANTEES)),
     default="fsync",
     show_default=True,
-    help="What survives.  " + "  ".join(f"{kind}: {text}." for kind, text in PROMISES.items()),
+    help="What survives.  "
+    + "  ".join(f"{kind}: {text}." for kind, text in DURABILITY_GUARANTEES.items()),
 )
 @click.option("--function", metavar="guest|unix:PATH",
               help="Require signed requests: each guest checks them, or F at PATH.")  # fmt: skip

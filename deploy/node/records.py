@@ -21,7 +21,7 @@ from deploy.host.identity import ProcessIdentity
 from voter.commands.terminal import NATIVE_SOCKET
 
 __all__ = [
-    "PROMISES",
+    "DURABILITY_GUARANTEES",
     "SCHEMA",
     "Durability",
     "FaultRecord",
@@ -39,7 +39,7 @@ SCHEMA = 1
 
 Durability = Literal["fsync", "os", "none"]
 
-PROMISES: dict[str, str] = {
+DURABILITY_GUARANTEES: dict[str, str] = {
     "fsync": "a reply is released once its request and all before it are on disk: acknowledged "
     "requests survive a power failure",
     "os": "a request is handed to the operating system before any guest receives it: acknowledged "

@@ -20,8 +20,8 @@ import structlog
 from aiohttp import web
 
 from deploy.errors import DeployError
-from deploy.supervisor.fault_records import FaultRefused
-from deploy.supervisor.lifecycle import Supervisor
+from deploy.supervisor.active_faults import FaultRefused
+from deploy.supervisor.supervisor import Supervisor
 from voter.commands.terminal import ExitCode
 from voter.sockets import listen_unix
 

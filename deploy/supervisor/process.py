@@ -15,7 +15,7 @@ from deploy.errors import AlreadyUp, CannotRunHere, DeployError, ForeignState
 from deploy.node.interfaces import FaultFactory
 from deploy.node.records import Layout, Lock
 from deploy.supervisor.control_server import SupervisorControlServer
-from deploy.supervisor.lifecycle import NodeFactory, Supervisor
+from deploy.supervisor.supervisor import NodeFactory, Supervisor
 from deploy.watchdog.client import WatchdogClient
 from voter.commands.terminal import ExitCode
 from voter.errors import VoterError

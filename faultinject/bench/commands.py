@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from deploy.host.files import write_json
-from deploy.node.records import PROMISES, Durability
+from deploy.node.records import DURABILITY_GUARANTEES, Durability
 from faultinject.results.guest_capacity import CrowdPlan
 from guests.service import SHIPPED
 from voter.commands.terminal import ExitCode, print_json, quiet_logs, warn
@@ -39,8 +39,8 @@ _data = click.option(
 
 def _durability(default: Durability) -> Decorator:
     return click.option(
-        "--durability", type=click.Choice(sorted(PROMISES)), default=default, show_default=True,
-        help="Durability of the voters.",
+        "--durability", type=click.Choice(sorted(DURABILITY_GUARANTEES)), default=default,
+        show_default=True, help="Durability of the voters.",
     )  # fmt: skip
 
 

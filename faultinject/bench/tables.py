@@ -7,7 +7,7 @@ from functools import singledispatch
 
 from rich.table import Table
 
-from deploy.node.records import PROMISES
+from deploy.node.records import DURABILITY_GUARANTEES
 from faultinject.bench import comparison, durability
 from faultinject.bench.comparison import BenchReport
 from faultinject.bench.durability import DurabilityReport
@@ -106,7 +106,7 @@ def _(report: DurabilityReport) -> None:
             f"etcd's client takes {driver[durability.ETCD]:.0f} us of processor time a write, "
             f"Trivisor's {driver['fsync']:.0f} us: with few processors this lowers etcd's rate"
         )
-    for name, promise in PROMISES.items():
+    for name, promise in DURABILITY_GUARANTEES.items():
         out.print(f"[dim]{name}: {promise}[/]")
     out.print(f"[dim]{report.host}[/]")
     _show_disk(report.disk)

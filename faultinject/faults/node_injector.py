@@ -21,7 +21,7 @@ from deploy.host.files import LogFile
 from deploy.host.identity import ProcessIdentity
 from deploy.host.spawn import python_command, python_environment
 from deploy.node.interfaces import FaultSite, GuestPort
-from deploy.supervisor.fault_records import FaultRefused
+from deploy.supervisor.active_faults import FaultRefused
 from faultinject.faults import CATALOGUE, FaultLayer, Injection, find
 from faultinject.faults.catalogue import offered_on_nodes
 from faultinject.faults.injection import inject

@@ -11,11 +11,10 @@ from typing import Self
 
 from guests.function import Authentication, guarded
 from guests.protocol.message import Reply
+from guests.protocol.wire import EMPTY_HISTORY
 from guests.service import Context, Service, answer, load
 
 __all__ = ["ServiceModel", "show_reply"]
-
-NO_HISTORY = bytes(8)
 
 
 class ServiceModel:
@@ -35,7 +34,7 @@ class ServiceModel:
         *,
         read_only: bool = False,
         time_ns: int = 0,
-        history: bytes = NO_HISTORY,
+        history: bytes = EMPTY_HISTORY,
         caller: str = "model",
     ) -> bytes:
         """Apply a request at a place of the order; return the reply."""

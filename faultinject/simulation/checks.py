@@ -10,12 +10,12 @@ from __future__ import annotations
 from faultinject.history.linearizability import HistoryCall, in_real_time, linearizable, register
 from faultinject.history.model import ServiceModel
 from faultinject.simulation.clients import OperationOutcome, encode, request_of
-from faultinject.simulation.guest import ROOT
 from faultinject.simulation.plan import DEADLY
 from faultinject.simulation.promises import PromiseObserver, Write
 from faultinject.simulation.world import World
 from guests.agent.incarnation import VOIDED
 from guests.protocol.message import Reply, encode_reply
+from guests.protocol.wire import EMPTY_HISTORY
 
 __all__ = ["check", "excess"]
 
@@ -51,7 +51,7 @@ def _check_replay(observer: PromiseObserver, outcomes: list[OperationOutcome]) -
     Return the digest of the state after all writes.
     """
     model = ServiceModel()
-    states = {ROOT: model.service.digest()}
+    states = {EMPTY_HISTORY: model.service.digest()}
     answered = sorted((o for o in outcomes if o.answer is not None), key=_place)
     acknowledged = {_place(o): o for o in answered}
     reads = [o for o in answered if encode(o)[1]]
@@ -94,7 +94,7 @@ def _digest_at(observer: PromiseObserver, history: bytes) -> bytes | None:
     which no reply was released.
     """
     chain: list[Write] = []
-    while history != ROOT:
+    while history != EMPTY_HISTORY:
         write = observer.writes.get(history)
         if write is None:
             return None

@@ -57,7 +57,13 @@ _ALL = (
         "release-before-fsync",
         "a reply is released before its write is durable",
         ("Durability",),
-        (("voter.core.durability", "if poll.needs > self.journal.synced and", "if False and"),),
+        (
+            (
+                "voter.core.release_gate",
+                "if poll.needed_position > self.journal.synced and",
+                "if False and",
+            ),
+        ),
     ),
     Defect(
         "reads-do-not-wait",
@@ -198,8 +204,8 @@ _ALL = (
         (
             (
                 "voter.core.order",
-                "keep = self._position(checkpoint.seq)",
-                "keep = self._position(checkpoint.seq) + 1",
+                "keep = self._index_after(checkpoint.seq)",
+                "keep = self._index_after(checkpoint.seq) + 1",
             ),
         ),
     ),
@@ -229,8 +235,8 @@ _ALL = (
         (
             (
                 "voter.core.engine",
-                "if replica.state is State.ACTIVE or not poll.due:",
-                "if not poll.due:",
+                "if replica.state is State.ACTIVE or not poll.unanswered:",
+                "if not poll.unanswered:",
             ),
         ),
     ),

@@ -204,16 +204,17 @@ class SimFiles:
         await self._make(name, iter((bytes(size),)))
         return SimFile(self._disk, self._process, self._disk.cached[name], 0)
 
-    def reopen(self, name: str, at: int, again: int) -> SimFile:
+    def reopen(self, name: str, at: int, rewrite_from: int) -> SimFile:
         """Open a file for appending at an offset.
 
-        The bytes behind it become zeros, not synced yet, and those from ``again`` to it are dirty.
+        The bytes behind it become zeros, not synced yet, and those from ``rewrite_from`` to it are
+        dirty.
         """
         self._process.enter_call()
         inode = self._find(name)
         end = len(inode.cached)
-        if again < at:
-            inode.dirty.append((again, at))
+        if rewrite_from < at:
+            inode.dirty.append((rewrite_from, at))
         if any(inode.cached[at:]):
             inode.cached[at:] = bytes(end - at)
             inode.dirty.append((at, end))

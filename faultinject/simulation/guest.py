@@ -19,13 +19,13 @@ from faultinject.simulation.network import NetworkLoop
 from faultinject.simulation.streams import Conditions, Pipe, Socket, Transport
 from guests.agent.incarnation import Incarnation
 from guests.protocol.message import Reply, Request
+from guests.protocol.wire import EMPTY_HISTORY
 from guests.service import Context, Service
 from guests.services.kv import KeyValue
 
-__all__ = ["ROOT", "SimGuest", "Witness", "WitnessedService"]
+__all__ = ["SimGuest", "Witness", "WitnessedService"]
 
 BUILD = "simulated"
-ROOT = bytes(8)
 """Hash of the empty history."""
 
 
@@ -42,7 +42,7 @@ class WitnessedService(KeyValue):
 
     def __init__(self) -> None:
         super().__init__()
-        self.tip: bytes | None = ROOT
+        self.tip: bytes | None = EMPTY_HISTORY
         """History of the last applied write; None after a restore, until the next write."""
         self.taken = b""
         """Digest of the restored state."""

@@ -16,13 +16,20 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from faultinject.simulation.disk import SimDisk
-from faultinject.simulation.guest import ROOT, SimGuest, WitnessedService
+from faultinject.simulation.guest import SimGuest, WitnessedService
 from faultinject.simulation.loop import Process
 from faultinject.simulation.network import NetworkLoop
 from faultinject.simulation.streams import Transport
 from guests.protocol import wire
 from guests.protocol.message import Request
-from guests.protocol.wire import FLAG_READ_ONLY, FLAG_VOID, Decoder, Frame, FrameKind
+from guests.protocol.wire import (
+    EMPTY_HISTORY,
+    FLAG_READ_ONLY,
+    FLAG_VOID,
+    Decoder,
+    Frame,
+    FrameKind,
+)
 from guests.service import Context, state_digest
 from voter.core.events import Changed, Checkpointed, Effect
 from voter.core.order import tag
@@ -215,9 +222,9 @@ class PromiseObserver:
         reply to it was released.
         """
         before = self._before(write, None)
-        end = self.main[-1].history if self.main else ROOT
+        end = self.main[-1].history if self.main else EMPTY_HISTORY
         if before != end:
-            at = self._index.get(before, -1 if before == ROOT else None)
+            at = self._index.get(before, -1 if before == EMPTY_HISTORY else None)
             if at is None:
                 self.breach("Order", f"write {write.seq} follows an unknown history")
                 return

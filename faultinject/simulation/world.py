@@ -261,7 +261,7 @@ class World:
                 guest.boot()
             runner = self.runner
             if runner is not None:
-                self.call_in_voter(runner.admit, index)
+                self.call_in_voter(runner.readmit, index)
 
         self.loop.call_later(pause, boot, context=self.loop.outside)
 

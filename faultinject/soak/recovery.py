@@ -57,7 +57,7 @@ class Recovery:
         """Wait until the node has recovered; return since when.  Raises NotRecovered.
 
         A false reply may still be part of an undecided vote after its fault has ended.  So the wait
-        also lasts until all earlier requests are answered, and a replica convicted by them votes.
+        also lasts until all earlier requests are answered, and a replica expelled by them votes.
         """
         deadline = time.monotonic() + RECOVERY_TIMEOUT
         since: float | None = None

@@ -74,7 +74,7 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     at: float
     supervisor: int | None
     voter: int | None
-    standing: str
+    status: str
     guests: dict[str, GuestView]
 
     @property
@@ -83,13 +83,13 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
         return (
             self.supervisor is not None
             and self.voter is not None
-            and self.standing == "ready"
+            and self.status == "ready"
             and all(guest.whole for guest in self.guests.values())
         )
 
     def __str__(self) -> str:
         guests = "; ".join(f"{name} {guest}" for name, guest in self.guests.items())
-        return f"supervisor {self.supervisor}, voter {self.voter} {self.standing}; {guests}"
+        return f"supervisor {self.supervisor}, voter {self.voter} {self.status}; {guests}"
 
 
 class NodeView:
@@ -137,7 +137,7 @@ class NodeView:
             at=time.monotonic(),
             supervisor=status["supervisor"]["pid"] if up else None,
             voter=status["voter"]["pid"],
-            standing=status["standing"],
+            status=status["status"],
             guests=guests,
         )
 
@@ -153,7 +153,7 @@ class NodeView:
             at=time.monotonic(),
             supervisor=None,
             voter=status["pid"],
-            standing=status["standing"],
+            status=status["status"],
             guests=guests,
         )
 

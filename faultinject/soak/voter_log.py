@@ -104,13 +104,13 @@ def classify(
         if fields["seq"] in requests:
             return Detector.DISSENT
         return Detector.DIGEST if unread else Detector.UNCLEAR
-    if reason.startswith("the state it gave does not hash"):
+    if reason.startswith("the state it sent does not hash"):
         return Detector.FETCH
-    if reason.startswith("its state is not the checkpoint"):
+    if reason.startswith("its restored state is not the checkpoint"):
         return Detector.RESTORE
     if reason == "sends garbage":
         return Detector.CHECKSUM
-    # A guest that leaves the vote or gets a checkpoint loses its state without a conviction.
+    # A guest that leaves the vote or gets a checkpoint loses its state without an expulsion.
     left = fields["before"] == "active" and fields["after"] in ("absent", "expelled")
     return Detector.REPLACED if left or fields["after"] == "restoring" else None
 

@@ -1,4 +1,4 @@
-"""Captures: digest and bytes of the service's state at one position, while the service continues.
+"""Captures: digest and bytes of the state at one sequence number, while the service continues.
 
 ``ForkedCapture`` forks.  The child shares the service's memory as it was at that moment (copy on
 write), hashes the state in pieces, and writes the digest to a pipe.  If the state is wanted, the
@@ -58,7 +58,7 @@ class CaptureError(Exception):
 
 
 class Capture(Protocol):
-    """The state at one position in the order.  No method waits."""
+    """The state at one sequence number.  No method waits."""
 
     def fileno(self) -> int:
         """Return the descriptor that is readable when there may be more; -1: there is none."""
@@ -165,7 +165,7 @@ class InlineCapture:
     def next_piece(self) -> tuple[bytes, bool] | None:
         """Return the next piece and whether it is the last."""
         if not self._keep:
-            raise CaptureError("no state is kept of this marker")
+            raise CaptureError("no state is kept for this marker")
         piece = self._state[self._at : self._at + STATE_PIECE]
         self._at += len(piece)
         return piece, self._at >= len(self._state)
@@ -218,7 +218,7 @@ class ForkedCapture:
     def next_piece(self) -> tuple[bytes, bool] | None:
         """Return the next piece once the process has sent it."""
         if not self._keep or self._digest is None:
-            raise CaptureError("no state is kept of this marker")
+            raise CaptureError("no state is kept for this marker")
         if not self._fill(min(STATE_PIECE, self._left)):
             return None
         piece = bytes(self._buffer)

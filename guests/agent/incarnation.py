@@ -21,12 +21,11 @@ from typing import NamedTuple
 from guests.agent.capture import Capture, CaptureError, InlineCapture, MakeCapture
 from guests.protocol import wire
 from guests.protocol.message import Reply, encode_reply
-from guests.protocol.wire import FETCH_AHEAD, STATE_PIECE, Decoder, FrameKind, encode
+from guests.protocol.wire import EMPTY_HISTORY, FETCH_AHEAD, STATE_PIECE, Decoder, FrameKind, encode
 from guests.service import Context, Service, answer
 
 __all__ = ["Incarnation"]
 
-EMPTY_HISTORY = bytes(8)
 VOIDED = encode_reply(Reply(500, "this request ended the service, and was voided\n"))
 WRITE_SIZE = 1 << 18
 """Bytes of answers that are joined to one write: one read may ask for more than memory holds."""
@@ -206,7 +205,7 @@ class Incarnation:
         if not read_only and frame.seq <= self._last_seq and self._restoring is None:
             known = self._replies.find(frame.seq, order.history, void)
             if known is None:
-                return self._refuse(frame.seq, "it is over, and no reply to it is held here")
+                return self._refuse(frame.seq, "already applied, and its reply is no longer cached")
             return encode(FrameKind.REPLY, self._epoch, frame.seq, known)
         if order.prev != self._history or self._restoring is not None:
             return self._refuse(frame.seq, "the history before it is not the one held here")
@@ -270,7 +269,7 @@ class Incarnation:
         if frame.seq == self._completed_seq:
             return b""
         if self._capture is None or self._capture_seq != frame.seq or not self._digest_sent:
-            return self._refuse(frame.seq, "no state is kept of this marker")
+            return self._refuse(frame.seq, "no state is kept for this marker")
         following = (self._sent + self._requested) * STATE_PIECE
         if frame.payload != following.to_bytes(8) or self._requested >= FETCH_AHEAD:
             return self._refuse(frame.seq, f"the next piece begins at {following}")

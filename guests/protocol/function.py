@@ -10,6 +10,6 @@ SCHEME = "HMAC-SHA256"
 """The authentication scheme that a refusal names."""
 REFUSAL_REPLY = Reply(401, b"", (("www-authenticate", SCHEME),))
 REFUSAL = encode_reply(REFUSAL_REPLY)
-"""The reply to a request that F does not admit: the same wherever F runs."""
+"""The reply to a request that F does not authorize: the same wherever F runs."""
 YES, NO = b"\x01", b"\x00"
 """F's answers on its socket: admitted, or not."""

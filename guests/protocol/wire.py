@@ -24,33 +24,12 @@ from typing import NamedTuple
 from zlib import crc32
 
 __all__ = [
-    "FETCH_AHEAD",
-    "STATE_PIECE",
-    "FLAG_FIRST",
-    "FLAG_LAST",
-    "FLAG_ONCE",
-    "FLAG_READ_ONLY",
-    "FLAG_VOID",
-    "HEADER_SIZE",
-    "MAX_PAYLOAD",
-    "NO_KEEPER",
-    "PROTOCOL",
-    "CheckpointPayload",
-    "Decoder",
-    "Frame",
-    "FrameKind",
-    "Order",
-    "Welcome",
-    "WireError",
-    "decode_checkpoint",
-    "decode_order",
-    "decode_welcome",
-    "encode",
-    "encode_checkpoint",
-    "encode_head",
-    "encode_order",
+    "EMPTY_HISTORY", "FETCH_AHEAD", "STATE_PIECE", "FLAG_LAST", "FLAG_ONCE", "FLAG_READ_ONLY",
+    "FLAG_VOID", "HEADER_SIZE", "MAX_PAYLOAD", "NO_KEEPER", "PROTOCOL", "CheckpointPayload",
+    "Decoder", "Frame", "FrameKind", "Order", "Welcome", "WireError", "decode_checkpoint",
+    "decode_order", "decode_welcome", "encode", "encode_checkpoint", "encode_head", "encode_order",
     "encode_welcome",
-]
+]  # fmt: skip
 
 PROTOCOL = 2
 """Version of everything in this module; both sides send it at each handshake."""
@@ -66,13 +45,15 @@ rest.
 """
 
 FLAG_READ_ONLY = 0x01
-FLAG_FIRST = 0x02
 FLAG_LAST = 0x04
 FLAG_VOID = 0x08  # an ORDER to skip: its request killed or hung too many replicas
 FLAG_ONCE = 0x10  # a REQUEST of the connection's session: the payload begins with number and done
 
+EMPTY_HISTORY = bytes(8)
+"""The hash of the history before the first write."""
+
 NO_KEEPER = 0xFF
-"""In a MARKER: no replica must keep the state for a snapshot."""
+"""In a MARKER: no replica must keep the state for a checkpoint."""
 
 STATE_PIECE = 1 << 16
 """Bytes of a state in a STATE frame; the last frame has the rest."""
@@ -102,7 +83,7 @@ class FrameKind:
     RESTORED = 21  # seq = marker, payload: digest of the restored state
     REFUSED = 22  # cannot apply seq here; payload: reason (text)
     # native clients
-    OPEN = 32  # client to voter; payload: caller name (text)
+    OPEN = 32  # client to voter; payload: protocol version (2 bytes)
     OPENED = 33
     REQUEST = 34  # seq = the client's number
     RESPONSE = 35  # seq = the client's number; payload: result of the vote, reply bytes

@@ -25,11 +25,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from guests.protocol.wire import EMPTY_HISTORY
 from tests.voter.core.model import digest_of, make_engine
 from voter.core import Limits
 from voter.core import events as ev
-from voter.core.events import Effect, Event, Record
-from voter.core.order import EMPTY_HISTORY
+from voter.core.entries import Record
+from voter.core.events import Effect, Event
 
 __all__ = ["Scenario", "ScenarioError"]
 
@@ -102,7 +103,7 @@ class Scenario:
         elif verb == "cancel":
             yield ev.Cancel(int(rest[0]))
         elif verb == "admit":
-            yield ev.Admit(self._index(rest[0]))
+            yield ev.Readmit(self._index(rest[0]))
         elif verb == "expel":
             yield ev.Expel(self._index(rest[0]), "the operator asked for it")
         elif verb == "drain":
@@ -137,7 +138,7 @@ class Scenario:
             "refuses": lambda: ev.RefusedOrder(index, epoch, seq, "another history"),
             "alive": lambda: ev.Heard(index, epoch),
             "lost": lambda: ev.Lost(index, epoch, "link closed"),
-            "garbage": lambda: ev.Misbehaved(index, epoch, "sends garbage"),
+            "garbage": lambda: ev.ProtocolViolation(index, epoch, "sends garbage"),
         }
         return ways[verb]()
 

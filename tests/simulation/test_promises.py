@@ -7,14 +7,14 @@ from typing import cast
 import msgspec
 import pytest
 
-from faultinject.simulation.guest import ROOT, SimGuest, WitnessedService
+from faultinject.simulation.guest import SimGuest, WitnessedService
 from faultinject.simulation.loop import Process
 from faultinject.simulation.plan import make_plan
 from faultinject.simulation.promises import PromiseObserver
 from faultinject.simulation.streams import Transport
 from faultinject.simulation.world import World
 from guests.protocol.message import Request, encode_request
-from guests.protocol.wire import FLAG_VOID, Frame, FrameKind, encode, encode_order
+from guests.protocol.wire import EMPTY_HISTORY, FLAG_VOID, Frame, FrameKind, encode, encode_order
 from guests.service import Context
 from voter.core.events import Changed
 from voter.core.replica import State
@@ -96,7 +96,7 @@ class _Orders:
 
     def __init__(self, world: World) -> None:
         self.observer = world.observer
-        self.history = ROOT
+        self.history = EMPTY_HISTORY
         self.frames: list[Frame] = []
 
     def order(self, *guests: SimGuest) -> Frame:

@@ -24,7 +24,7 @@ MODES = (
     "reads nothing",
     "floods with garbage",
     "floods with replies",  # to requests nobody sent
-    "floods with pongs",  # that nobody asked for
+    "floods with pongs",  # that were not requested
     "answers twice",
     "answers what nobody asked",
     "answers garbage",

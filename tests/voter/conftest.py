@@ -25,7 +25,7 @@ async def shared_node(shared_scratch: Path, request: pytest.FixtureRequest) -> A
     directory = shared_scratch / request.module.__name__.rpartition(".")[2]
     directory.mkdir()
     async with running(configure([EXEC_KV] * 3), directory) as node:
-        await node.standing("ready")
+        await node.until_status("ready")
         yield node
 
 
@@ -59,7 +59,7 @@ class Nodes:
         node = await self._stack.enter_async_context(running(config, directory))
         node.agents = agents
         if ready:
-            await node.standing("ready")
+            await node.until_status("ready")
         return node
 
 

@@ -77,7 +77,7 @@ class Node:
         """Return why a replica is in its state."""
         return self.runner.engine.members[self.runner.find(name)].reason
 
-    async def standing(self, wanted: str) -> None:
+    async def until_status(self, wanted: str) -> None:
         """Wait until the voter is in this state."""
         await until(lambda: self.runner.engine.status == wanted, wanted)
 

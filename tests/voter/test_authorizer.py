@@ -119,13 +119,13 @@ async def test_function_in_guests_and_on_the_host_answers_clients_alike(scratch:
         (scratch / name).mkdir()
     inside = f"{EXEC_KV} --function hmac-sha256 --key {key_file(scratch)}"
     async with running(configure([inside] * 3), scratch / "guests") as node:
-        await node.standing("ready")
+        await node.until_status("ready")
         first = await exercise(node)
-        assert node.runner.engine.log.seq > 6, "what is refused in guests has a place in the order"
+        assert node.runner.engine.log.seq > 6, "what is refused in guests is ordered"
     async with f_process(scratch):
         config = configure([EXEC_KV] * 3, gate(scratch))
         async with running(config, scratch / "host") as node:
-            await node.standing("ready")
+            await node.until_status("ready")
             second = await exercise(node)
             assert node.runner.counters["denied"] == 5
             ordered = node.runner.counters["released"]
@@ -140,7 +140,7 @@ async def test_idempotency_key_repeats_the_reply_in_c1_and_asks_f_in_c2(
     signed = sign(KEY, "PUT", "/kv/a", b"blue")
 
     async def statuses(node: Node) -> list[int]:
-        await node.standing("ready")
+        await node.until_status("ready")
         tries = (("1", False), ("1", True), ("2", True), ("2", False))
         return [
             (
@@ -169,7 +169,7 @@ async def test_idempotency_key_repeats_the_reply_in_c1_and_asks_f_in_c2(
 async def test_dead_f_admits_no_request_until_it_is_back(nodes: Nodes, scratch: Path) -> None:
     node = await nodes.make(gate(scratch))
     async with await signed_client(node) as client:
-        with pytest.raises(NotExecuted, match="nobody serves"):
+        with pytest.raises(NotExecuted, match="no function listens"):
             await client.request("GET", "/kv/a")
         async with f_process(scratch) as process:
             assert (await client.request("PUT", "/kv/a", b"blue")).status == 201
@@ -190,7 +190,7 @@ async def test_stopped_f_admits_no_request(nodes: Nodes, scratch: Path) -> None:
         assert (await client.request("PUT", "/kv/a", b"blue")).status == 201
         process.send_signal(signal.SIGSTOP)
         for _ in range(2):
-            with pytest.raises(NotExecuted, match=r"no word within 1\.5 s"):
+            with pytest.raises(NotExecuted, match=r"no answer within 1\.5 s"):
                 await client.request("GET", "/kv/a")
         process.send_signal(signal.SIGCONT)
         assert (await client.request("GET", "/kv/a")).body == b"blue"
@@ -223,11 +223,11 @@ async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
 @pytest.mark.parametrize(
     ("answers", "said"),
     [
-        (lambda frame: encode(FrameKind.REPLY, 0, frame.seq + 1, YES), "not asked"),
-        (lambda frame: encode(FrameKind.REPLY, 0, frame.seq, b"yes"), "not asked"),
-        (lambda frame: encode(FrameKind.REQUEST, 0, frame.seq, YES), "not asked"),
+        (lambda frame: encode(FrameKind.REPLY, 0, frame.seq + 1, YES), "unexpected answer"),
+        (lambda frame: encode(FrameKind.REPLY, 0, frame.seq, b"yes"), "unexpected answer"),
+        (lambda frame: encode(FrameKind.REQUEST, 0, frame.seq, YES), "unexpected answer"),
         (lambda frame: b"yes\n" * 100, "not a frame"),
-        (lambda frame: encode(FrameKind.REPLY, 0, frame.seq, YES)[:-1], "no word"),
+        (lambda frame: encode(FrameKind.REPLY, 0, frame.seq, YES)[:-1], "no answer"),
     ],
 )
 async def test_malformed_answer_of_f_admits_no_request(
@@ -360,9 +360,9 @@ async def test_requests_that_wait_for_f_fail_when_the_voter_ends(
         await until(lambda: asked)
         assert node.runner.waiting == 1
         await node.runner.drained()
-        with pytest.raises(NotExecuted, match="the voter ends"):
+        with pytest.raises(NotExecuted, match="the voter stops"):
             async with asyncio.timeout(1):
                 await waits
-        with pytest.raises(NotExecuted, match="the voter ends"):
+        with pytest.raises(NotExecuted, match="the voter stops"):
             await client.request("PUT", "/kv/a", b"blue")
     assert len(asked) == 1, "F is asked nothing any more"

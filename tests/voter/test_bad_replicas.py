@@ -40,7 +40,7 @@ async def test_one_bad_replica_is_masked_found_out_and_comes_back(nodes: Nodes, 
     assert [node.state(name) for name in ("g1", "g3")] == ["active", "active"]
     await write_and_check(node, 20, start=25)
     bad.restart()
-    await node.standing("ready")
+    await node.until_status("ready")
     await write_and_check(node, 5, start=45)
     assert node.runner.failures == {}
 
@@ -89,8 +89,8 @@ async def test_two_bad_replicas_never_get_a_wrong_reply_out(nodes: Nodes, mode: 
             assert (got.status, got.body) == (200, b"%d" % number)
     for bad in node.agents:
         bad.restart()
-        node.runner.admit(node.runner.find(bad.path.stem))
-    await node.standing("ready")
+        node.runner.readmit(node.runner.find(bad.path.stem))
+    await node.until_status("ready")
 
 
 async def test_a_replica_of_another_protocol_version_does_not_vote(nodes: Nodes) -> None:
@@ -98,12 +98,12 @@ async def test_a_replica_of_another_protocol_version_does_not_vote(nodes: Nodes)
     other = node.agents[2]
     other.protocol = wire.PROTOCOL + 1
     other.cut()
-    told = f"protocol {wire.PROTOCOL + 1}"
-    await until(lambda: told in node.runner.links[2].problem, "the version is named")
+    named = f"protocol {wire.PROTOCOL + 1}"
+    await until(lambda: named in node.runner.links[2].problem, "the version is named")
     assert node.state("g3") == "absent"
     await write_and_check(node, 5)
     other.protocol = wire.PROTOCOL
-    await node.standing("ready")
+    await node.until_status("ready")
 
 
 async def test_replicas_come_and_go_while_clients_are_served(nodes: Nodes) -> None:
@@ -116,7 +116,7 @@ async def test_replicas_come_and_go_while_clients_are_served(nodes: Nodes) -> No
             agent: Agent = node.agents[number % 3]
             agent.restart()
             await asyncio.sleep(0.02)
-            await node.standing("ready")
+            await node.until_status("ready")
             number += 1
 
     disturbing = asyncio.create_task(disturb())
@@ -134,4 +134,4 @@ async def test_unreachable_replica_delays_no_request(nodes: Nodes) -> None:
     await write_and_check(node, 20)
     await until(lambda: "cannot connect" in node.runner.links[1].problem)
     await node.agents[1].start()
-    await node.standing("ready")
+    await node.until_status("ready")

@@ -50,7 +50,7 @@ async def test_status_reports_voter_replicas_and_counters(nodes: Nodes) -> None:
     assert response.headers["content-type"] == "application/json"
     status = response.json
     assert status["pid"] == os.getpid()
-    assert status["standing"] == "ready"
+    assert status["status"] == "ready"
     assert status["vote"] == "2/3"
     assert status["waiting"] == 0
     assert [replica["name"] for replica in status["replicas"]] == ["g1", "g2", "g3"]
@@ -79,7 +79,7 @@ async def test_expel_and_admit(nodes: Nodes) -> None:
     assert node.runner.engine.status == "degraded"
     admitted = await call(node, "POST", "/replicas/g2/admit")
     assert admitted.status == 200
-    await node.standing("ready")
+    await node.until_status("ready")
     assert (await call(node, "POST", "/replicas/g1/expel")).json["state"] == "expelled"
 
 
@@ -121,7 +121,7 @@ async def test_drain_waits_for_requests_under_way(nodes: Nodes) -> None:
         await client.send(b"PUT /kv/a HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n1")
         await until(lambda: node.runner.waiting == 1)
         draining = asyncio.create_task(call(node, "POST", "/drain"))
-        await node.standing("draining")
+        await node.until_status("draining")
         refused = await node.ask("GET", "/kv/a")
         assert (refused.status, refused.problem) == (503, "not-executed")
         assert "draining" in refused.json["detail"]

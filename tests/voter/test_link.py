@@ -149,9 +149,9 @@ class Rig:
         self.link._limits = Limits(state_bytes=1_000_000, transfer_rate=1 << 20)
 
     def _deliver(self, event: ev.Event) -> None:
-        """As the engine does: a misbehaviour ends the link."""
+        """As the engine does: a protocol violation ends the link."""
         self.events.put_nowait(event)
-        if isinstance(event, ev.Misbehaved):
+        if isinstance(event, ev.ProtocolViolation):
             self.link.close(event.reason)
 
     async def event(self) -> Any:
@@ -245,9 +245,9 @@ async def test_a_slow_agent_may_answer_each_hello(rig: Rig) -> None:
     connection.say(FrameKind.PONG)
     assert await rig.event() == ev.Heard(3, 1000)
     connection.say(FrameKind.WELCOME, 0, wire.encode_welcome(WELCOME))
-    misbehaved = await rig.event()
-    assert isinstance(misbehaved, ev.Misbehaved)
-    assert "HELLO that was not sent" in misbehaved.reason
+    violation = await rig.event()
+    assert isinstance(violation, ev.ProtocolViolation)
+    assert "HELLO that was not sent" in violation.reason
 
 
 @pytest.mark.parametrize("cut", [10, 34, 50, 5000])
@@ -342,7 +342,7 @@ async def test_a_flood_before_the_welcome_ends_the_connection(rig: Rig) -> None:
 async def test_a_new_incarnation_is_greeted_on_a_new_connection(rig: Rig) -> None:
     connection = await rig.up()
     connection.writer.write(encode(FrameKind.HERE, 0, 5))
-    assert await rig.event() == ev.Lost(3, 1000, "the service was started anew")
+    assert await rig.event() == ev.Lost(3, 1000, "the service was restarted")
     await connection.closed()
     connection.close()
     await rig.up()
@@ -375,7 +375,7 @@ async def test_events_after_a_drop_are_of_no_connection(rig: Rig) -> None:
     connection.writer.write(
         encode(FrameKind.OPEN, connection.epoch, 0) + encode(FrameKind.PONG, connection.epoch, 0)
     )
-    assert isinstance(await rig.event(), ev.Misbehaved)
+    assert isinstance(await rig.event(), ev.ProtocolViolation)
     assert isinstance(await rig.event(), ev.Lost)
     await asyncio.sleep(0.02)
     assert rig.events.empty()
@@ -468,10 +468,12 @@ async def test_a_reason_of_a_replica_is_cut_and_made_readable(rig: Rig) -> None:
     ],
     ids=["garbage", "checksum", "order", "hello", "state", "unknown", "epochs"],
 )
-async def test_dishonest_frames_are_misbehaviour(rig: Rig, data: Callable[[int], bytes]) -> None:
+async def test_dishonest_frame_violates_the_protocol(
+    rig: Rig, data: Callable[[int], bytes]
+) -> None:
     connection = await rig.up()
     connection.writer.write(data(connection.epoch))
-    assert isinstance(await rig.event(), ev.Misbehaved)
+    assert isinstance(await rig.event(), ev.ProtocolViolation)
     connection.close()
 
 
@@ -520,7 +522,7 @@ async def test_a_state_is_sent_no_faster_than_it_is_taken(rig: Rig) -> None:
     connection = await rig.up()
     state = os.urandom(1 << 22)
     rig.link.restore(ev.Restore(3, 50, b"historyh", bytes(32), state))
-    await asyncio.sleep(0.05)  # nobody reads: whatever goes out by itself has gone
+    await asyncio.sleep(0.05)  # nobody reads: what is sent automatically has gone
     transport = rig.link._transport
     assert transport is not None
     assert transport.get_write_buffer_size() < 1 << 20
@@ -592,7 +594,7 @@ async def test_a_piece_that_was_not_asked_for_is_no_honest_agents(rig: Rig) -> N
     connection.say(FrameKind.STATE, 9, bytes(STATE_PIECE))
     connection.say(FrameKind.STATE, 9, bytes(STATE_PIECE))
     assert isinstance(await rig.event(), ev.Piece)
-    assert isinstance(await rig.event(), ev.Misbehaved)
+    assert isinstance(await rig.event(), ev.ProtocolViolation)
     connection.close()
 
 
@@ -666,7 +668,7 @@ async def test_a_fetch_may_fail(rig: Rig, answer: Callable[[Connection], Awaitab
     assert rig.link._fetching is None, "nothing of it is held"
     for _ in range(FETCH_AHEAD):  # answers to what was asked for ahead may still come, no more
         connection.say(FrameKind.STATE, 9, b"more")
-    assert isinstance(await rig.event(), ev.Misbehaved)
+    assert isinstance(await rig.event(), ev.ProtocolViolation)
     connection.close()
 
 

@@ -34,8 +34,8 @@ async def test_metrics_equal_the_runners_counters(nodes: Nodes) -> None:
     assert samples["trivisor_sequence", ()] == node.runner.engine.log.seq
     assert samples["trivisor_active_replicas", ()] == 3
     assert samples["trivisor_votes_needed", ()] == 2
-    assert samples["trivisor_standing", (("standing", "ready"),)] == 1
-    assert samples["trivisor_standing", (("standing", "refusing"),)] == 0
+    assert samples["trivisor_status", (("status", "ready"),)] == 1
+    assert samples["trivisor_status", (("status", "refusing"),)] == 0
     assert samples["trivisor_log_writes", ()] == 10
     assert samples["process_open_fds", ()] > 0
 
@@ -71,14 +71,14 @@ async def test_each_replica_is_in_one_state(nodes: Nodes) -> None:
         assert found == {other: float(other == state) for other in found}
     assert samples["trivisor_replica_dissents_total", (("replica", "g3"),)] == 1
     assert samples["trivisor_dissents_total", ()] == 1
-    assert samples["trivisor_standing", (("standing", "degraded"),)] == 1
+    assert samples["trivisor_status", (("status", "degraded"),)] == 1
 
 
 async def test_failures_are_counted_by_kind(nodes: Nodes) -> None:
     node = await nodes.make()
     for agent in node.agents[:2]:
         agent.stop()
-    await node.standing("refusing")
+    await node.until_status("refusing")
     await node.ask("GET", "/kv/a")
     samples = await scrape(node)
     assert samples["trivisor_failures_total", (("failure", "not-executed"),)] == 1

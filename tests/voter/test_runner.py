@@ -20,16 +20,16 @@ from voter.config import parse
 from voter.core import events as ev
 from voter.core.events import Fail, Failure, Release
 from voter.errors import AddressError
-from voter.runner import LARGEST, Clock, Runner, Verdict
+from voter.runner import LARGEST, Clock, Result, Runner
 
 PUT = encode_request("PUT", "/kv/a", [], b"1")
 
 
-def submit(node: Node, request: bytes, caller: bytes = b"test") -> list[Verdict]:
-    """Submit a write; return the list that gets its verdict."""
-    verdicts: list[Verdict] = []
-    node.runner.submit(request, caller, False, verdicts.append)
-    return verdicts
+def submit(node: Node, request: bytes, caller: bytes = b"test") -> list[Result]:
+    """Submit a write; return the list that gets its result."""
+    results: list[Result] = []
+    node.runner.submit(request, caller, False, results.append)
+    return results
 
 
 async def test_pipelined_requests_are_ordered_and_checkpointed(nodes: Nodes) -> None:
@@ -61,7 +61,7 @@ async def test_a_restarted_service_catches_up_from_checkpoint_and_log(nodes: Nod
         for number in range(50):
             answer = await client.request("PUT", "/kv/during", b"%d" % number)
             assert answer.vote.agreed >= 2
-    await node.standing("ready")
+    await node.until_status("ready")
 
     def states() -> set[bytes]:
         return {b"".join(agent.incarnation._service.snapshot()) for agent in node.agents}
@@ -73,7 +73,7 @@ async def test_an_idle_node_stays_ready(nodes: Nodes) -> None:
     node = await nodes.make("[limits]\nhang = 0.3\nping = 0.05\n")
     await asyncio.sleep(0.8)
     assert node.runner.engine.status == "ready"
-    assert node.runner.counters["expulsions"] == 0
+    assert node.runner.engine.members.incarnations_ended == 0
 
 
 class Mortal(KeyValue):
@@ -92,7 +92,7 @@ async def test_a_request_that_kills_the_service_is_voided(nodes: Nodes) -> None:
         calls = [client.request("PUT", f"/kv/{key}", b"x") for key in ("b", "fatal", "c")]
         found = await asyncio.gather(*calls, return_exceptions=True)
         assert isinstance(found[1], OutcomeUnknown)
-        await node.standing("ready")
+        await node.until_status("ready")
         assert node.runner.counters["voided"] == 1
         for key, status in (("a", 200), ("b", 200), ("c", 200), ("fatal2", 404)):
             assert (await client.request("GET", f"/kv/{key}")).status == status
@@ -104,8 +104,8 @@ async def test_too_large_request_is_refused_before_it_is_ordered(
     node = await nodes.make()
     seq = node.runner.engine.log.seq
     for request, caller in ((LARGEST + 1, 0), (LARGEST, 1), (0, 70_000)):
-        (verdict,) = submit(node, bytes(request), bytes(caller))
-        assert isinstance(verdict, Fail) and verdict.failure == Failure.TOO_LARGE
+        (result,) = submit(node, bytes(request), bytes(caller))
+        assert isinstance(result, Fail) and result.failure == Failure.TOO_LARGE
     assert node.runner.engine.log.seq == seq
     fits = submit(node, bytes(LARGEST), b"")
     await until(lambda: fits)
@@ -176,7 +176,7 @@ async def test_a_front_end_that_fails_costs_its_own_client_only(
 ) -> None:
     node = await nodes.make()
 
-    def broken(verdict: Verdict) -> None:
+    def broken(result: Result) -> None:
         raise ZeroDivisionError("a defect of a front end")
 
     node.runner.submit(PUT, b"test", False, broken)
@@ -200,12 +200,12 @@ async def test_an_event_that_arises_from_an_effect_waits_for_all_effects(
         depth -= 1
 
     monkeypatch.setattr(runner, "_feed", partial(watch, runner._feed))
-    verdicts: list[Verdict] = []
+    results: list[Result] = []
 
-    def again(verdict: Verdict) -> None:
-        verdicts.append(verdict)
-        runner.submit(PUT, b"test", False, verdicts.append)
+    def again(result: Result) -> None:
+        results.append(result)
+        runner.submit(PUT, b"test", False, results.append)
 
     runner.submit(PUT, b"test", False, again)
-    await until(lambda: len(verdicts) == 2)
+    await until(lambda: len(results) == 2)
     assert deepest == 1

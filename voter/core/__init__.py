@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from voter.core.engine import Engine, Limits
+from voter.core.engine import Engine
+from voter.core.limits import Limits
 from voter.core.vote import Policy
 
 __all__ = ["Engine", "Limits", "Policy"]

@@ -1,6 +1,6 @@
 """Checkpoints: markers in the order, the vote on digests, the fetch of one state.
 
-A checkpoint is a state whose digest m replicas voted for at one place in the order.  It goes in
+A checkpoint is a state whose digest m replicas voted for at one sequence number.  It goes in
 three steps, at most one checkpoint at a time (Marker):
 
 1. A marker takes a sequence number.  All live replicas send the digest of their state at it.  If
@@ -8,8 +8,9 @@ three steps, at most one checkpoint at a time (Marker):
    replies, so a replica with a damaged state is found even if no reply shows the damage.
 2. Once the digest is voted, and the keeper has sent the same one, its state is fetched piece by
    piece.  Which replica gives it does not matter: the state must hash to the voted digest.
-3. The checkpoint replaces all writes before it in the log (OrderLog.truncate), and the shell stores
-   it.  If a write before it is not settled, that write must stay in the log: the state is ignored.
+3. The checkpoint replaces all writes before it in the log (OrderLog.truncate), and the runner
+   stores it.  If a write before it is not settled, that write must stay in the log: the state is
+   ignored.
 
 A marker is due after ``marker_every`` requests, when the log has grown by a quarter of its limit,
 and on an idle node every ``scrub`` seconds.  Digests of a large state take long: the pause between
@@ -26,13 +27,14 @@ from collections import deque
 from dataclasses import dataclass
 
 from voter.core.dedup import DedupTable
-from voter.core.durability import JournalWriter
 from voter.core.entries import Base
 from voter.core.events import Checkpointed, Effect, Fetch, Fetched, FetchFailed, Mark, Piece
+from voter.core.journal_state import JournalState
 from voter.core.limits import EngineTime, Limits
 from voter.core.membership import Membership
 from voter.core.order import Checkpoint, OrderLog
-from voter.core.polls import Poll, Polls
+from voter.core.poll import Poll
+from voter.core.polls import Polls
 from voter.core.replica import Replica, State
 
 __all__ = ["Checkpoints", "Marker"]
@@ -40,7 +42,7 @@ __all__ = ["Checkpoints", "Marker"]
 
 @dataclass(slots=True)
 class Marker:
-    """The marker under way: its place, its keeper, and the progress of vote and fetch."""
+    """The marker under way: its sequence number, its keeper, and the progress of vote and fetch."""
 
     seq: int
     history: bytes
@@ -57,7 +59,7 @@ class Checkpoints:
     limits: Limits
     time: EngineTime
     log: OrderLog
-    journal: JournalWriter
+    journal: JournalState
     members: Membership
     polls: Polls
     dedup: DedupTable
@@ -103,8 +105,7 @@ class Checkpoints:
         deadline = self.time.now + self.limits.digest + size / self.limits.restore_rate
         for index in self.members.live:
             self.members[index].markers.append((seq, deadline))
-            poll.sent |= 1 << index
-            poll.due += 1
+        poll.expect(self.members.live_mask, len(self.members.live))
         self.effects.append(Mark(self.members.live, seq, keeper))
 
     def drop(self, poll: Poll) -> None:
@@ -195,7 +196,8 @@ class Checkpoints:
         if self.polls.first_unsettled() < marker.seq:
             return True
         self.log.truncate(Checkpoint(marker.seq, marker.history, marker.digest, event.state))
-        self.journal.other_bytes = self.members.changes = 0
+        self.journal.checkpointed()
+        self.members.checkpointed()
         self.last_size = self.journal.reclaimable
         base = Base(
             seq=marker.seq,

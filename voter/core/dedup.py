@@ -6,8 +6,8 @@ A *scope* holds what is kept for one client.  There are two kinds.
   number it has all replies (``Once.done``): those need not be kept any longer.
 - The **Idempotency-Keys** of one HTTP caller.  Each is kept for ``key_retention`` of agreed time.
 
-A request is recorded when it gets its place in the order, and settled when its vote is won.  In
-between it is pending.  All changes happen at a place in the order or at an agreed time, and are
+A request is recorded when it gets its sequence number, and settled when its vote is won.  In
+between it is pending.  All changes happen at a sequence number or at an agreed time, and are
 replayed from the journal, so a restarted voter has the same table.
 
 Everything is bounded, and whatever is forgotten, nothing is executed twice.  A session without
@@ -134,10 +134,10 @@ class DedupTable:
             return self._lookup_key(once)
         scope = self._sessions.get(once.scope)
         if scope is None or scope.caller != caller:
-            return Found(Finding.EXPIRED, "the voter does not know this session (any more)")
+            return Found(Finding.EXPIRED, "this session is unknown or has expired")
         number, done = int.from_bytes(once.key), max(scope.done, once.done)
         if number <= done:
-            detail = f"the client said that it has all replies up to {done}; this is {number}"
+            detail = f"request {number} is not after {done}, which the client has confirmed"
             return Found(Finding.EXPIRED, detail)
         if number > done + self._limits.session_window:
             detail = f"{number} is more than {self._limits.session_window} after {done}"
@@ -187,7 +187,7 @@ class DedupTable:
     def settle(self, once: Once, reply: bytes | None, seq: int = 0) -> None:
         """Keep the reply to a request (None: it was executed, but its reply is lost).
 
-        ``seq``, if given, is its place: its key may have been recorded again since.
+        ``seq``, if given, is its sequence number: its key may have been recorded again since.
         """
         scope = (self._callers if once.scope[:1] == b"k" else self._sessions).get(once.scope)
         kept = scope.kept.get(once.key) if scope is not None else None
@@ -312,5 +312,5 @@ def _found(kept: Kept, once: Once) -> Found:
     if _is_pending(kept):
         return Found(Finding.PENDING, "", kept.seq)
     if kept.reply is None:
-        return Found(Finding.EXPIRED, "it was executed, and its reply was too long to be kept")
+        return Found(Finding.EXPIRED, "executed; its reply was too long to keep")
     return Found(Finding.DONE, "", kept.seq, kept.reply)

@@ -2,11 +2,13 @@
 
 It is a pure state machine, composed of parts.  Each part declares the fields it owns in its own
 file, which opens with its theory of operation.  The parts are wired below, once, and share one list
-of effects.  A part uses those above it in this table, never those below it:
+of effects.  A part uses those above it in this table, never those below it.  A contract in
+``pyproject.toml`` enforces that:
 
 =====================  ======================================================================
 ``OrderLog``           sequence numbers, agreed time, history; writes since the last checkpoint
-``JournalWriter``      positions appended and synced, reserved sequence numbers, disk full
+``JournalState``       positions appended and synced, reserved sequence numbers, disk full
+``Poll``               one vote: its ballots, its clients, the position its reply waits for
 ``Membership``         the replicas and their states; electors and live replicas
 ``Polls``              open polls with their ballots, clients by ticket, bytes pending and kept
 ``ReleaseGate``        replies and sessions that wait for the journal
@@ -14,18 +16,18 @@ of effects.  A part uses those above it in this table, never those below it:
 ``Checkpoints``        the marker under way, its keeper and fetch; when the next one is due
 ``Throttle``           writes held back for a learner
 ``Incarnations``       how replicas join, catch up and end (state: in each ``Replica``)
-``Intake``             how a request gets its place; whether the node drains
+``Intake``             how a request gets its sequence number; whether the node drains
 =====================  ======================================================================
 
-The engine itself conducts the vote.  Follow one request: ``Intake.submit`` gives it its place and
-sends it to the live replicas.  ``_answered`` takes each reply, and ``_cast`` makes it a
-ballot.  ``_decide`` counts the ballots (vote.py).  ``_settle`` journals the result, and ReleaseGate
-releases the reply.
+The engine itself conducts the vote.  Follow one request: ``Intake.submit`` gives it its
+sequence number and sends it to the live replicas.  ``_answered`` takes each reply, and ``_cast``
+makes it a ballot.  ``_decide`` counts the ballots (vote.py).  ``_settle`` journals the result, and
+ReleaseGate releases the reply.
 
-The order of the effects matters: the shell carries them out in this order.  When the electors
+The order of the effects matters: the runner carries them out in this order.  When the electors
 change, ``Polls.recount`` is set, and ``receive`` counts all open polls again until it stays unset.
 
-Promises (ARCHITECTURE.md; each is tested by name): Agreement, Order, Fail-safe, Liveness, Bounded.
+ARCHITECTURE.md lists the promises that the engine keeps; each is tested by name.
 """
 
 from __future__ import annotations
@@ -36,21 +38,23 @@ from typing import Any, ClassVar
 from voter.core import events as ev
 from voter.core.checkpoints import Checkpoints
 from voter.core.dedup import DedupTable
-from voter.core.durability import JournalWriter, ReleaseGate
 from voter.core.entries import Settled
 from voter.core.events import Effect, Event, Failure, Release
 from voter.core.incarnations import Incarnations
 from voter.core.intake import NOT_KEPT, Intake
+from voter.core.journal_state import JournalState
 from voter.core.limits import EngineTime, Limits
 from voter.core.membership import Membership
 from voter.core.order import TAG_SIZE, OrderLog, tag
-from voter.core.polls import Poll, Polls
+from voter.core.poll import Poll
+from voter.core.polls import Polls
+from voter.core.release_gate import ReleaseGate
 from voter.core.replica import Cause, Replica, State
 from voter.core.resume import Past, resume
 from voter.core.throttle import Throttle
 from voter.core.vote import LOST, WON, Policy, count
 
-__all__ = ["Engine", "Limits"]
+__all__ = ["Engine"]
 
 WATCH_INTERVAL = 0.01
 """Seconds of engine time between two checks for replicas that hang, lag or are overdue."""
@@ -86,7 +90,7 @@ class Engine:
         time = self._time = EngineTime()
         replicas = tuple(Replica(i, name, name in observers) for i, name in enumerate(names))
         log = self.log = OrderLog(secret)
-        journal = self.journal = JournalWriter(log, effects, enabled=journaled)
+        journal = self.journal = JournalState(log, effects, enabled=journaled)
         members = self.members = Membership(policy, replicas, limits, time, journal, effects)
         polls = self.polls = Polls(limits)
         gate = self.gate = ReleaseGate(journal, polls, effects)
@@ -161,8 +165,8 @@ class Engine:
         """Take a replica's reply: it must be to the oldest request that it has not answered."""
         seq, outstanding = event.seq, replica.outstanding
         if not outstanding or outstanding[0][0] != seq:
-            reason = "answered what was not asked (or out of order)"
-            self.incarnations.convict(replica, reason, seq)
+            reason = "answered a request that was not sent, or out of order"
+            self.incarnations.expel(replica, reason, seq)
             return
         replica.outstanding_bytes -= outstanding.popleft()[1]
         self._cast(replica, seq, event.reply)
@@ -172,8 +176,8 @@ class Engine:
         if self.checkpoints.accept_digest(replica, event.seq):
             self._cast(replica, event.seq, event.digest)
         else:
-            reason = "told a digest that it was not asked for"
-            self.incarnations.convict(replica, reason, event.seq)
+            reason = "sent a digest that was not requested"
+            self.incarnations.expel(replica, reason, event.seq)
 
     def _cast(self, replica: Replica, seq: int, value: bytes) -> None:
         """Take a replica's reply (or digest) as its ballot for ``seq``.
@@ -182,14 +186,14 @@ class Engine:
         compared with the tag in the log.
         """
         poll = self.polls.open.get(seq)
-        replica.heard = self._time.now
+        replica.heard_at(self._time.now)
         if poll is None:
             entry = self.log.find(seq)
             if entry is not None and entry.tag is not None and tag(value) != entry.tag:
                 self.incarnations.dissented(replica, seq)
         elif poll.winner is not None:
-            poll.due -= 1
-            if not poll.due:
+            poll.unanswered -= 1
+            if not poll.unanswered:
                 del self.polls.open[seq]
             agrees = tag(value) == poll.winner
             if not agrees:
@@ -197,9 +201,9 @@ class Engine:
             if poll.record is None:
                 self.checkpoints.keeper_voted(replica, seq, agrees=agrees)
         else:
-            poll.due -= 1
+            poll.unanswered -= 1
             ballot = poll.ballots[replica.index] = tag(value)
-            if replica.state is State.ACTIVE or not poll.due:
+            if replica.state is State.ACTIVE or not poll.unanswered:
                 self._decide(poll, ballot, value)
             if ballot is not value:
                 self.polls.keep_reply(poll, ballot, value)
@@ -223,17 +227,17 @@ class Engine:
                 kept = poll.long_replies or {}
                 value = kept.get(winner) if len(winner) == TAG_SIZE else winner
             wanted = poll.tickets or (poll.record is not None and poll.record.once is not None)
-            if value is not None or not wanted or not poll.due:
-                self._settle(poll, winner, value)  # otherwise a replica still due brings the reply
+            if value is not None or not wanted or not poll.unanswered:
+                self._settle(poll, winner, value)  # otherwise a late answer brings the reply
         elif result is LOST:
             self._lose(poll, electors)
 
     def _settle(self, poll: Poll, winner: bytes, value: bytes | None) -> None:
-        """Release the reply that has m ballots, and convict whoever answered something else.
+        """Release the reply that has m ballots, and expel each replica that answered differently.
 
         ``winner`` is its tag; ``value`` is None if it was too long to be kept.
         """
-        ballots = self.polls.settle(poll, winner)
+        ballots = self.polls.stop_counting(poll, winner)
         dissent: list[int] = []
         agreed = 0
         active = self.members.active
@@ -258,7 +262,7 @@ class Engine:
             self.gate.fail(poll, Failure.OUTCOME_UNKNOWN, NOT_KEPT)
         for index in dissent:
             self.incarnations.dissented(self.members[index], poll.seq)
-        if not poll.due:
+        if not poll.unanswered:
             self.polls.open.pop(poll.seq, None)
         if poll.record is None:
             self.checkpoints.digest_voted(poll.seq, winner, ballots)
@@ -278,7 +282,7 @@ class Engine:
         if len(said) > 1 and len(electors) == len(active):
             for index in active:
                 reason = "no majority: replicas disagree"
-                self.incarnations.convict(self.members[index], reason, poll.seq)
+                self.incarnations.expel(self.members[index], reason, poll.seq)
         elif record is None:
             self.polls.drop(poll)
             self.checkpoints.drop(poll)
@@ -288,14 +292,18 @@ class Engine:
             detail = "too few replicas are left to agree on a reply"
             self.gate.fail(poll, Failure.OUTCOME_UNKNOWN, detail)
 
-    def _order_again(self, poll: Poll) -> None:
-        """Drop a read and order it again: all replicas that are live now can vote on it."""
+    def _order_again(self, poll: Poll) -> list[int]:
+        """Drop a read and order it again: all replicas that are live now can vote on it.
+
+        Return the clients that wait for it.
+        """
         record = poll.record
         assert record is not None
         self.polls.drop(poll)
-        for ticket in poll.tickets:
-            del self.polls.tickets[ticket]
+        tickets = self.polls.take_tickets(poll)
+        for ticket in tickets:
             self._submit(ev.Submit(ticket, record.request, record.caller, read_only=True))
+        return tickets
 
     def _recount(self) -> None:
         """Count all unsettled polls again, oldest first, since the electors have changed."""
@@ -306,8 +314,7 @@ class Engine:
             if polls.recount:
                 return
             if poll.seq in polls.open and poll.winner is None and self._is_held_up(poll):
-                self._order_again(poll)
-                for ticket in poll.tickets:
+                for ticket in self._order_again(poll):
                     polls.tickets[ticket].retried = True
 
     def _is_held_up(self, poll: Poll) -> bool:
@@ -332,8 +339,8 @@ class Engine:
     def _fetched(self, event: ev.Fetched) -> None:
         """Take a state that has arrived; feed learners, for the log has changed."""
         if not self.checkpoints.take_state(event):
-            reason = "the state it gave does not hash to the voted digest"
-            self.incarnations.convict(self.members[event.replica], reason, event.seq)
+            reason = "the state it sent does not hash to the voted digest"
+            self.incarnations.expel(self.members[event.replica], reason, event.seq)
         self.incarnations.feed_all()
 
     def _tick(self, event: ev.Tick) -> None:
@@ -351,10 +358,10 @@ class Engine:
         members, checkpoints, end = self.members, self.checkpoints, self.incarnations.end
         for replica in members:
             if checkpoints.is_digest_overdue(replica, gap):
-                end(replica, Cause.GONE, "hang: does not tell its digest", replica.markers[0][0])
+                end(replica, Cause.GONE, "hang: its digest is overdue", replica.markers[0][0])
         marker = checkpoints.marker
         if checkpoints.is_keeper_overdue(gap) and marker is not None and marker.keeper is not None:
-            reason = "hang: does not give the state it kept"
+            reason = "hang: the state it kept is overdue"
             end(members[marker.keeper], Cause.GONE, reason, marker.seq)
         checkpoints.place_if_due()
 
@@ -366,8 +373,8 @@ class Engine:
         ev.Synced: lambda engine, event: engine.gate.sync(event),
         ev.Full: lambda engine, event: engine.journal.set_full(event),
         ev.Greeted: lambda engine, event: engine.incarnations.greet(event),
-        ev.Admit: lambda engine, event: engine.incarnations.pardon(event),
-        ev.Expel: lambda engine, event: engine.incarnations.expel(event),
+        ev.Readmit: lambda engine, event: engine.incarnations.readmit(event),
+        ev.Expel: lambda engine, event: engine.incarnations.expel_on_request(event),
         ev.Piece: lambda engine, event: engine.checkpoints.piece(event),
         ev.FetchFailed: lambda engine, event: engine.checkpoints.fetch_failed(event),
         ev.Fetched: _fetched,
@@ -380,5 +387,7 @@ class Engine:
         ev.Heard: lambda engine, replica, event: engine.incarnations.heard(replica, event),
         ev.RefusedOrder: lambda engine, replica, event: engine.incarnations.refused(replica, event),
         ev.Lost: lambda engine, replica, event: engine.incarnations.lost(replica, event),
-        ev.Misbehaved: lambda engine, replica, event: engine.incarnations.breached(replica, event),
+        ev.ProtocolViolation: lambda engine, replica, event: engine.incarnations.expel(
+            replica, event.reason, 0
+        ),
     }

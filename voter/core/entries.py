@@ -33,7 +33,7 @@ class Once(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
 
 class Record(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=1):
-    """A request at its place in the order.  Only writes are journaled."""
+    """A request with its sequence number.  Only writes are journaled."""
 
     seq: int
     request: bytes
@@ -72,7 +72,7 @@ class Opened(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=4):
 
 
 class MembershipChange(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=5):
-    """A replica changed its state, at its place in the order (0: at none)."""
+    """A replica changed its state, at sequence number ``seq`` (0: at none)."""
 
     seq: int
     replica: str

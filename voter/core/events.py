@@ -2,7 +2,7 @@
 
 A replica is identified by its index (0 to n-1).  Each handshake has a random number, the *epoch* of
 the incarnation that begins with it.  Events of an incarnation that is over are ignored.  A *ticket*
-is the shell's number for one client request.
+is the runner's number for one client request.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import msgspec
 from voter.core.entries import Base, Entry, Once, Record
 
 __all__ = [
-    "Admit", "Answered", "Append", "Cancel", "Changed", "Checkpointed", "Digested", "Disconnect",
+    "Answered", "Append", "Cancel", "Changed", "Checkpointed", "Digested", "Disconnect",
     "Drain", "Effect", "Event", "Expel", "Fail", "Failure", "Fetch", "FetchFailed", "Fetched",
-    "Full", "Greeted", "Heard", "Lost", "Mark", "Misbehaved", "Once", "OpenSession", "Piece",
-    "Ping", "Record", "RefusedOrder", "Release", "ReplicaAnswer", "ReplicaEvent", "Restore",
-    "Restored", "Send", "SessionOpened", "Submit", "Synced", "Tick", "Voided",
+    "Full", "Greeted", "Heard", "Lost", "Mark", "OpenSession", "Piece", "Ping", "ProtocolViolation",
+    "Readmit", "RefusedOrder", "Release", "ReplicaAnswer", "ReplicaEvent", "Restore", "Restored",
+    "Send", "SessionOpened", "Submit", "Synced", "Tick", "Voided",
 ]  # fmt: skip
 
 
@@ -62,7 +62,7 @@ class OpenSession(Event, frozen=True, gc=False):
 
 
 class Synced(Event, frozen=True, gc=False):
-    """The journal is durable up to and including the ``position``-th Append since the start."""
+    """The journal is durable up to this journal position (Appends since the start)."""
 
     position: int
 
@@ -96,7 +96,7 @@ class Lost(ReplicaEvent, frozen=True, gc=False):
     reason: str
 
 
-class Misbehaved(ReplicaEvent, frozen=True, gc=False):
+class ProtocolViolation(ReplicaEvent, frozen=True, gc=False):
     """A replica sent what no correct agent sends (garbage, a wrong kind of frame, too much)."""
 
     reason: str
@@ -149,8 +149,8 @@ class Heard(ReplicaEvent, frozen=True, gc=False):
     """A replica has answered a Ping."""
 
 
-class Admit(Event, frozen=True, gc=False):
-    """The operator or supervisor lets an expelled replica come back."""
+class Readmit(Event, frozen=True, gc=False):
+    """The operator or supervisor allows an expelled replica to come back with its state."""
 
     replica: int
 
@@ -170,7 +170,7 @@ class Drain(Event, frozen=True, gc=False):
 
 
 class Effect(msgspec.Struct, frozen=True, gc=False):
-    """Something the shell must do."""
+    """Something the runner must do."""
 
 
 class Append(Effect, frozen=True, gc=False):

@@ -1,21 +1,22 @@
 """Incarnations: how a replica joins, catches up, is admitted, and how its incarnation ends.
 
-Every recovery uses only the last voted checkpoint and the log since then, never one replica's word.
+Every recovery uses only the last voted checkpoint and the log since then, never what one replica
+claims.
 
 **Joining.**  A replica that connects (Greeted) reports its last write and the hash of its history.
 If the log continues from there, the replica keeps its state and becomes a LEARNER.  Otherwise it
 gets the checkpoint (RESTORING), proves by its digest that it holds it, and becomes a LEARNER then.
-A learner is sent the log in a bounded window.  At the end of the log it goes *live*: it gets
-each request as it is ordered.  Once it has answered all writes logged before that, it is admitted,
-and its ballots count.
+The voter sends a learner the log in a bounded window.  At the end of the log it goes *live*: it
+gets each request as it is ordered.  Once it has answered all writes logged before that, it is
+admitted, and its ballots count.
 
 **Who may not keep its state.**  A suspect replica: its state may be damaged.  A replica that may
 have applied a write that was voided since.  A replica that has applied a write whose poll is not
 settled and no longer has its reply: it could not vote on it.  All of these get the checkpoint.
 
 **A lost replica is not a faulty one.**  A closed link, a hang or a lag makes it ABSENT: it may
-rejoin with its state.  A dissent or a breach of the protocol makes it EXPELLED and suspect: only a
-fresh incarnation may come back.  Its ballots are void in both cases (polls.py).
+rejoin with its state.  A dissent or a protocol violation makes it EXPELLED and suspect: only a
+fresh incarnation may come back.  Its ballots are discarded in both cases (polls.py).
 
 **Writes that kill.**  If a replica is lost while unsettled writes are under way at it, any of them
 may be the cause.  So they are sent one at a time when they are replayed.  If m replicas are lost
@@ -30,13 +31,14 @@ from math import inf
 
 from voter.core import events as ev
 from voter.core.checkpoints import Checkpoints
-from voter.core.durability import JournalWriter
 from voter.core.entries import Void
 from voter.core.events import Changed, Disconnect, Effect, Ping, Restore, Voided
+from voter.core.journal_state import JournalState
 from voter.core.limits import EngineTime, Limits
 from voter.core.membership import Membership
 from voter.core.order import LogEntry, OrderLog
-from voter.core.polls import Poll, Polls
+from voter.core.poll import Poll
+from voter.core.polls import Polls
 from voter.core.replica import Cause, Replica, State
 from voter.core.throttle import Throttle
 
@@ -50,7 +52,7 @@ class Incarnations:
     limits: Limits
     time: EngineTime
     log: OrderLog
-    journal: JournalWriter
+    journal: JournalState
     members: Membership
     polls: Polls
     checkpoints: Checkpoints
@@ -62,13 +64,13 @@ class Incarnations:
     def greet(self, event: ev.Greeted) -> None:
         """Begin an incarnation: continue it from the log, or from the checkpoint."""
         replica = self.members[event.replica]
-        self.end(replica, Cause.GONE, "started anew", replica.cursor, disconnect=False)
+        self.end(replica, Cause.GONE, "connected again", replica.cursor, disconnect=False)
         if replica.state is State.EXPELLED and not event.fresh:
             self.effects.append(Disconnect(replica.index, "expelled, and not a fresh start"))
             return
         replica.reset()
         replica.epoch, replica.incarnation = event.epoch, event.incarnation
-        replica.heard = self.time.now
+        replica.heard_at(self.time.now)
         replica.suspect = replica.suspect and not event.fresh
         start = self._find_start(replica, event)
         if start is None:
@@ -97,8 +99,8 @@ class Incarnations:
     def _restore(self, replica: Replica) -> None:
         """Send a replica the checkpoint."""
         point = self.log.checkpoint
-        self.members.change(replica, Cause.FOREIGN, "gets the last checkpoint", point.seq)
-        replica.heard = self.time.now
+        self.members.change(replica, Cause.FOREIGN, "is sent the last checkpoint", point.seq)
+        replica.heard_at(self.time.now)
         replica.cursor = point.seq
         replica.restored = point.digest
         self.effects.append(
@@ -109,9 +111,9 @@ class Incarnations:
         """Feed the log to a replica that holds the checkpoint, if its digest is right."""
         if replica.state is not State.RESTORING:
             return
-        replica.heard = self.time.now
+        replica.heard_at(self.time.now)
         if event.seq != replica.cursor or replica.restored not in (None, event.digest):
-            self.convict(replica, "its state is not the checkpoint it was given", event.seq)
+            self.expel(replica, "its restored state is not the checkpoint it was sent", event.seq)
             return
         replica.suspect = False
         self.members.change(replica, Cause.RESTORED, "catches up from the log", event.seq)
@@ -168,10 +170,6 @@ class Incarnations:
         """End the incarnation of a replica whose link has ended."""
         self.end(replica, Cause.GONE, event.reason, 0)
 
-    def breached(self, replica: Replica, event: ev.Misbehaved) -> None:
-        """Convict a replica that broke the protocol."""
-        self.convict(replica, event.reason, 0)
-
     def refused(self, replica: Replica, event: ev.RefusedOrder) -> None:
         """End the incarnation of a replica that cannot apply what it was sent.
 
@@ -180,20 +178,20 @@ class Incarnations:
         replica.suspect |= any(seq == event.seq for seq, _ in replica.markers)
         self.end(replica, Cause.GONE, f"refused: {event.reason}", event.seq)
 
-    def pardon(self, event: ev.Admit) -> None:
-        """Let a replica come back without a fresh start (with the checkpoint, if it is suspect)."""
+    def readmit(self, event: ev.Readmit) -> None:
+        """Allow a replica to come back without a fresh start (from the checkpoint, if suspect)."""
         replica = self.members[event.replica]
         if replica.state in (State.EXPELLED, State.ABSENT):
-            self.members.change(replica, Cause.PARDONED, "may come back", 0)
+            self.members.change(replica, Cause.READMITTED, "may rejoin", 0)
 
-    def expel(self, event: ev.Expel) -> None:
+    def expel_on_request(self, event: ev.Expel) -> None:
         """Take a replica out of the vote, connected or not."""
         replica = self.members[event.replica]
         if replica.epoch:
-            self.convict(replica, event.reason, 0)
+            self.expel(replica, event.reason, 0)
         elif replica.state is State.ABSENT:
             replica.suspect = True
-            self.members.change(replica, Cause.CONVICTED, event.reason, 0)
+            self.members.change(replica, Cause.EXPELLED, event.reason, 0)
 
     def dissented(self, replica: Replica, seq: int) -> None:
         """Expel a replica whose answer differs from the majority's.
@@ -202,14 +200,14 @@ class Incarnations:
         """
         replica.dissents += 1
         if self.members.policy.compares and not replica.observer:
-            self.convict(replica, "dissent", seq)
+            self.expel(replica, "dissent", seq)
         else:
             state = str(replica.state)
             self.effects.append(Changed(replica.index, state, state, "dissent", seq))
 
-    def convict(self, replica: Replica, reason: str, seq: int) -> None:
-        """End the incarnation of a replica that cannot be trusted."""
-        self.end(replica, Cause.CONVICTED, reason, seq)
+    def expel(self, replica: Replica, reason: str, seq: int) -> None:
+        """End the incarnation of a replica that is no longer trusted."""
+        self.end(replica, Cause.EXPELLED, reason, seq)
 
     def end(
         self, replica: Replica, cause: Cause, reason: str, seq: int, *, disconnect: bool = True
@@ -237,8 +235,8 @@ class Incarnations:
 
     def _end_one(self, replica: Replica, cause: Cause, reason: str, seq: int) -> list[int]:
         """End one incarnation; return what was under way."""
-        replica.expulsions += 1
-        replica.suspect = replica.suspect or cause is Cause.CONVICTED
+        replica.incarnations_ended += 1
+        replica.suspect = replica.suspect or cause is Cause.EXPELLED
         self.members.change(replica, cause, reason, seq)
         self.polls.withdraw(replica)
         under_way = [seq for seq, _ in replica.outstanding]
@@ -273,9 +271,7 @@ class Incarnations:
         """
         poll.record = self.log.void(entry)
         self.journal.append(Void(poll.seq))
-        for later in self.polls.open.values():
-            if later.seq >= poll.seq:
-                later.needs = self.journal.last_write
+        self.polls.require_position(poll.seq, self.journal.last_write)
         self.effects.append(Voided(poll.seq))
 
     # --------------------------------------------------------------- liveness
@@ -283,9 +279,9 @@ class Incarnations:
     def heard(self, replica: Replica, _event: ev.Heard) -> None:
         """Take the answer to a ping as a sign of life."""
         if not replica.pinged:
-            self.convict(replica, "sent a sign of life that nobody asked for", 0)
+            self.expel(replica, "answered a ping that was not sent", 0)
             return
-        replica.heard = self.time.now
+        replica.heard_at(self.time.now)
         replica.pinged = False
 
     def watch(self, gap: float) -> None:
@@ -303,7 +299,7 @@ class Incarnations:
                 answered = outstanding[0][0] - 1 if outstanding else replica.cursor
                 behind[replica.index] = self.log.count_after(answered)
             if gap > limits.hang / 2:
-                replica.heard += gap
+                replica.heard_at(replica.heard + gap)
             silent = now - replica.heard
             patience = limits.hang
             if replica.state is State.RESTORING:

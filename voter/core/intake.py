@@ -1,6 +1,7 @@
-"""Intake: how a client's request gets its place in the order, and why it may not.
+"""Intake: how a client's request is ordered, and why it may not be.
 
-Before a request gets a place, three checks are made.  What they refuse was not executed.
+Before a request gets its sequence number, three checks are made.  What they refuse was not
+executed.
 
 1. **Retries** (dedup.py).  A request with a session number or an Idempotency-Key that was ordered
    before is never ordered again.  If its reply is known, the reply is released again, even while
@@ -10,7 +11,7 @@ Before a request gets a place, three checks are made.  What they refuse was not 
 3. **The throttle** (throttle.py) may hold a write back while a learner catches up.
 
 Then the request is ordered (order.py), journaled if it is a write, and sent to all live replicas.
-The effects come in this order, so the shell writes the journal before it sends.
+The effects come in this order, so the runner writes the journal before it sends.
 """
 
 from __future__ import annotations
@@ -20,19 +21,21 @@ from dataclasses import dataclass
 from voter.core import events as ev
 from voter.core.checkpoints import Checkpoints
 from voter.core.dedup import DedupTable, Finding, Found
-from voter.core.durability import JournalWriter, ReleaseGate
 from voter.core.entries import Once, Opened
 from voter.core.events import Effect, Fail, Failure, Release
+from voter.core.journal_state import JournalState
 from voter.core.limits import EngineTime, Limits
 from voter.core.membership import Membership
 from voter.core.order import OrderLog
-from voter.core.polls import Poll, Polls
+from voter.core.poll import Poll
+from voter.core.polls import Polls
+from voter.core.release_gate import ReleaseGate
 from voter.core.throttle import Throttle
 
 __all__ = ["NOT_KEPT", "Intake"]
 
 _LOG_FULL = "the log is full: no checkpoint could be voted and fetched yet"
-NOT_KEPT = "executed; its reply was too long to be kept"
+NOT_KEPT = "executed; its reply was too long to keep"
 
 
 @dataclass
@@ -42,7 +45,7 @@ class Intake:
     limits: Limits
     time: EngineTime
     log: OrderLog
-    journal: JournalWriter
+    journal: JournalState
     members: Membership
     polls: Polls
     gate: ReleaseGate
@@ -80,7 +83,7 @@ class Intake:
         return max(self.time.wall_ns, self.log.time_ns)
 
     def _order(self, event: ev.Submit, once: Once | None) -> None:
-        """Give a request its place, and send it to all live replicas."""
+        """Give a request its sequence number, and send it to all live replicas."""
         record, entry = self.log.order(
             event.request, event.caller, event.read_only, self.time.wall_ns, once
         )
@@ -92,7 +95,6 @@ class Intake:
         size = len(event.request)
         poll = Poll(record.seq, record, entry, [event.ticket], journal.last_write, size)
         polls.add(poll)
-        polls.tickets[event.ticket] = poll
         self.members.send_to_live(poll, record)
         journal.reserve()
         self.checkpoints.count_request()
@@ -107,8 +109,7 @@ class Intake:
         elif waiting is None and found.reply is not None:
             self.effects.append(Release(event.ticket, found.seq, found.reply, 0, (), replayed=True))
         elif poll is not None and (waiting or poll.winner is None):
-            poll.tickets.append(event.ticket)
-            self.polls.tickets[event.ticket] = poll
+            self.polls.join(poll, event.ticket)
             return None if waiting else poll
         else:
             failure = Fail(event.ticket, Failure.OUTCOME_UNKNOWN, NOT_KEPT, found.seq)
@@ -131,7 +132,7 @@ class Intake:
         ):
             return Failure.OVERLOAD, "too many requests wait for their vote"
         if journal.full and not read_only:
-            return Failure.NOT_EXECUTED, f"nothing can be written down: {journal.full}"
+            return Failure.NOT_EXECUTED, f"the journal cannot be written: {journal.full}"
         if not journal.has_reserved_seq():
             return Failure.OVERLOAD, "the journal is behind: the disk does not keep up"
         if not read_only and journal.reclaimable > limits.log_bytes:
@@ -141,8 +142,7 @@ class Intake:
     def cancel(self, event: ev.Cancel) -> None:
         """Forget a client that no longer waits; what was ordered stays ordered."""
         self.throttle.cancel(event.ticket)
-        if (poll := self.polls.tickets.pop(event.ticket, None)) is not None:
-            poll.tickets.remove(event.ticket)
+        self.polls.leave(event.ticket)
 
     def open_session(self, event: ev.OpenSession) -> None:
         """Open a session for a native client, under a name that was never used before."""

@@ -35,7 +35,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     throttle_gap: int = 500  # writes that a learner may be behind before the throttle starts
     throttle_floor: float = 100.0  # writes a second that the throttle always lets pass
     throttle_time: float = 30.0  # one learner may cause throttling for this long
-    moves: int = 10_000  # changes of membership that are journaled between two checkpoints
+    membership_changes: int = 10_000  # most that are journaled between two checkpoints
     digest: float = 60.0  # time to make a digest while serving requests (more for a large state)
     ping: float = 0.5  # an idle replica is asked for a sign of life after this time
     restore_rate: int = MIB  # bytes a second that a restore must make at least

@@ -7,8 +7,8 @@ The two sets are computed when a replica changes, and only read on the hot path.
 Every change of state goes through ``change``, which reports it (Changed) and journals it
 (MembershipChange).  The journal must hold which replicas are suspect, since a suspect replica may
 not keep its state after a restart of the voter either.  A replica that comes and goes without end
-must not fill the disk.  So at most ``Limits.moves`` changes are journaled between two checkpoints,
-besides those that make a replica suspect or clear it.
+must not fill the disk.  So at most ``Limits.membership_changes`` changes are journaled between two
+checkpoints, besides those that make a replica suspect or clear it.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from voter.core.durability import JournalWriter
 from voter.core.entries import MembershipChange, Record
 from voter.core.events import Changed, Effect, Send
+from voter.core.journal_state import JournalState
 from voter.core.limits import EngineTime, Limits
-from voter.core.polls import Poll
+from voter.core.poll import Poll
 from voter.core.replica import Cause, Replica, State
 from voter.core.vote import Policy
 
@@ -35,11 +35,12 @@ class Membership:
     replicas: tuple[Replica, ...]
     limits: Limits
     time: EngineTime
-    journal: JournalWriter
+    journal: JournalState
     effects: list[Effect]
     active: tuple[int, ...] = ()
     live: tuple[int, ...] = ()
-    changes: int = 0  # journaled since the last checkpoint (Checkpoints resets it)
+    live_mask: int = 0  # the live replicas as a bit mask
+    changes: int = 0  # journaled since the last checkpoint
 
     def __iter__(self) -> Iterator[Replica]:
         return iter(self.replicas)
@@ -51,6 +52,12 @@ class Membership:
         """Compute the two sets again, after a replica changed its state or went live."""
         self.active = tuple(r.index for r in self.replicas if r.state is State.ACTIVE)
         self.live = tuple(r.index for r in self.replicas if r.live)
+        self.live_mask = sum(1 << index for index in self.live)
+
+    @property
+    def incarnations_ended(self) -> int:
+        """Times that an incarnation of any replica was ended, for any reason."""
+        return sum(replica.incarnations_ended for replica in self.replicas)
 
     @property
     def can_vote(self) -> bool:
@@ -69,7 +76,10 @@ class Membership:
         before = replica.state
         replica.move(cause, reason)
         self.effects.append(Changed(replica.index, before, replica.state, reason, seq))
-        if self.changes < self.limits.moves or replica.suspect is not replica.journaled_suspect:
+        if (
+            self.changes < self.limits.membership_changes
+            or replica.suspect is not replica.journaled_suspect
+        ):
             replica.journaled_suspect = replica.suspect
             self.changes += 1
             name, suspect = replica.name, replica.suspect
@@ -77,19 +87,21 @@ class Membership:
                 MembershipChange(seq, name, before, replica.state, reason[:200], suspect)
             )
 
+    def checkpointed(self) -> None:
+        """Count the journaled changes from zero: a checkpoint replaces all entries before it."""
+        self.changes = 0
+
     def send_to_live(self, poll: Poll, record: Record) -> None:
         """Send a new request to all live replicas, and expect their answers."""
         now, seq, size = self.time.now, poll.seq, poll.size
         for index in self.live:
             self.replicas[index].expect(seq, size, now)
-            poll.sent |= 1 << index
-        poll.due = len(self.live)
+        poll.expect(self.live_mask, len(self.live))
         self.effects.append(Send(self.live, record))
 
     def send_to(self, replica: Replica, poll: Poll | None, record: Record) -> None:
         """Send a write of the log to a learner, and expect its answer (a ballot if it is open)."""
         replica.expect(record.seq, len(record.request), self.time.now)
         if poll is not None:
-            poll.sent |= 1 << replica.index
-            poll.due += 1
+            poll.expect(1 << replica.index, 1)
         self.effects.append(Send((replica.index,), record))

@@ -9,7 +9,7 @@ So each request gets, in its Record:
   if its own history is the same.  ``history`` also covers the request itself, and seeds its random
   numbers.  It is keyed with a secret, so that clients cannot predict the seeds.
 
-The log holds the writes since the last checkpoint.  A replica that lacks some is sent them from the
+The log holds the writes since the last checkpoint.  Missing writes are sent to a replica from the
 log.  A replica whose state the log does not continue is sent the checkpoint first.
 
 ``tag`` is what replicas vote on.  A short reply is its own tag; a long one is represented by a hash
@@ -25,13 +25,13 @@ from hashlib import blake2b
 
 from msgspec.structs import replace
 
+from guests.protocol.wire import EMPTY_HISTORY
 from voter.core.entries import Once, Record
 
 __all__ = [
-    "EMPTY_HISTORY", "TAG_SIZE", "Checkpoint", "LogEntry", "OrderLog", "history_after", "tag",
+    "TAG_SIZE", "Checkpoint", "LogEntry", "OrderLog", "history_after", "tag",
 ]  # fmt: skip
 
-EMPTY_HISTORY = bytes(8)
 ENTRY_OVERHEAD = 400
 """Bytes of memory of an entry, besides its request and caller (estimate)."""
 TAG_SIZE = 64
@@ -53,8 +53,8 @@ def history_after(
     request: bytes,
 ) -> bytes:
     """Return the 8-byte hash of the history ``prev`` followed by one more request."""
-    place = b"%b%d %d %d %d " % (prev, seq, time_ns, read_only, len(caller))
-    return blake2b(place + caller + request, digest_size=8, key=secret).digest()
+    head = b"%b%d %d %d %d " % (prev, seq, time_ns, read_only, len(caller))
+    return blake2b(head + caller + request, digest_size=8, key=secret).digest()
 
 
 @dataclass(slots=True)
@@ -119,6 +119,21 @@ class OrderLog:
         record = Record(seq, request, caller, time_ns, prev, history, read_only, False, once)
         return record, None if read_only else self.add(record)
 
+    def take_seq(self) -> int:
+        """Use up one sequence number for something that is not a request; return it."""
+        self.seq += 1
+        return self.seq
+
+    def begin_at(self, checkpoint: Checkpoint, time_ns: int) -> None:
+        """Start the order at a checkpoint.  Only before the first request."""
+        self.checkpoint, self.time_ns = checkpoint, time_ns
+        self.seq, self.history = checkpoint.seq, checkpoint.history
+
+    def advance(self, *, seq: int = 0, time_ns: int = 0) -> None:
+        """Never again assign a sequence number up to ``seq``, or an earlier time."""
+        self.seq = max(self.seq, seq)
+        self.time_ns = max(self.time_ns, time_ns)
+
     def token(self, seq: int) -> bytes:
         """Return 8 bytes that belong to a sequence number and cannot be guessed."""
         return blake2b(b"session %d" % seq, digest_size=8, key=self._secret).digest()
@@ -142,21 +157,21 @@ class OrderLog:
     def __iter__(self) -> Iterator[LogEntry]:
         return iter(self._entries)
 
-    def _position(self, seq: int) -> int:
+    def _index_after(self, seq: int) -> int:
         return bisect_right(self._entries, seq, key=lambda entry: entry.record.seq)
 
     def after(self, seq: int, most: int) -> list[LogEntry]:
         """Return the first ``most`` writes after ``seq``."""
-        start = self._position(seq)
+        start = self._index_after(seq)
         return self._entries[start : start + most]
 
     def count_after(self, seq: int) -> int:
         """Return how many writes there are after ``seq``."""
-        return len(self._entries) - self._position(seq)
+        return len(self._entries) - self._index_after(seq)
 
     def find(self, seq: int) -> LogEntry | None:
         """Return the write at ``seq``, if it is in the log."""
-        at = self._position(seq) - 1
+        at = self._index_after(seq) - 1
         if at >= 0 and self._entries[at].record.seq == seq:
             return self._entries[at]
         return None
@@ -170,7 +185,7 @@ class OrderLog:
 
     def truncate(self, checkpoint: Checkpoint) -> None:
         """Drop all writes up to a checkpoint, which is the start of the log from now on."""
-        keep = self._position(checkpoint.seq)
+        keep = self._index_after(checkpoint.seq)
         self.bytes -= sum(entry.size for entry in self._entries[:keep])
         del self._entries[:keep]
         self.checkpoint = checkpoint

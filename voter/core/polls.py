@@ -6,8 +6,8 @@ that was sent it casts one ballot: the tag of its reply, which is the reply itse
 all replicas that it was sent to have answered or left, because a late reply must be compared with
 the winner too.  A late reply that differs is a dissent like any other.
 
-The ballots of an incarnation are void once it ends, since the replica's next incarnation may hold
-another state.  That one is sent the open writes again from the log, and votes on them again.
+The ballots of an incarnation are discarded once it ends, since the replica's next incarnation may
+hold another state.  That one is sent the open writes again from the log, and votes on them again.
 
 A long reply is kept only while its poll is not settled, and only within ``Limits.ballot_bytes``.
 It is needed in one case: a change of membership settles the poll.  Otherwise the ballot that
@@ -21,36 +21,11 @@ from dataclasses import dataclass, field
 from itertools import chain
 from math import inf
 
-from voter.core.entries import Record
 from voter.core.limits import Limits
-from voter.core.order import LogEntry
+from voter.core.poll import Poll
 from voter.core.replica import Replica
 
-__all__ = ["Poll", "Polls"]
-
-
-@dataclass(slots=True, eq=False)
-class Poll:
-    """One vote: on a request, or (``record`` None) on the digest at a marker.
-
-    ``tickets``: the clients that wait for it.  ``needs``: the position in the journal up to which
-    it must be durable before the reply is released.  ``winner``: the winning tag, None until the
-    poll is settled.  ``sent`` is a bit mask of the replicas that it was sent to, and ``due`` counts
-    those of them that have not answered.  ``retried``: this is a read that was ordered again.
-    """
-
-    seq: int
-    record: Record | None = None
-    entry: LogEntry | None = None
-    tickets: list[int] = field(default_factory=list)
-    needs: int = 0
-    size: int = 0
-    retried: bool = False
-    ballots: dict[int, bytes] = field(default_factory=dict)
-    long_replies: dict[bytes, bytes] | None = None
-    winner: bytes | None = None
-    sent: int = 0
-    due: int = 0
+__all__ = ["Polls"]
 
 
 @dataclass
@@ -66,10 +41,35 @@ class Polls:
     recount: bool = False  # the electors have changed: count all again
 
     def add(self, poll: Poll) -> None:
-        """Open a poll."""
+        """Open a poll, with the clients that wait for it."""
         self.open[poll.seq] = poll
+        for ticket in poll.tickets:
+            self.tickets[ticket] = poll
         self.unsettled += 1
         self.pending_bytes += poll.size
+
+    def join(self, poll: Poll, ticket: int) -> None:
+        """Let one more client wait for a poll."""
+        poll.tickets.append(ticket)
+        self.tickets[ticket] = poll
+
+    def leave(self, ticket: int) -> None:
+        """Forget a client that no longer waits, if it does."""
+        if (poll := self.tickets.pop(ticket, None)) is not None:
+            poll.tickets.remove(ticket)
+
+    def take_tickets(self, poll: Poll) -> list[int]:
+        """Remove and return all clients that wait for a poll."""
+        tickets, poll.tickets = poll.tickets, []
+        for ticket in tickets:
+            self.tickets.pop(ticket, None)
+        return tickets
+
+    def require_position(self, seq: int, position: int) -> None:
+        """Hold the replies to ``seq`` and all later requests until ``position`` is durable."""
+        for poll in self.open.values():
+            if poll.seq >= seq:
+                poll.needed_position = position
 
     def first_unsettled(self) -> float:
         """Return the first write whose vote is not won (infinite if there is none).
@@ -88,8 +88,12 @@ class Polls:
                 kept[ballot] = reply
                 self.reply_bytes += len(reply)
 
-    def settle(self, poll: Poll, winner: bytes | None) -> dict[int, bytes]:
-        """Stop counting a poll; return its ballots.  It may still be open for late replies."""
+    def stop_counting(self, poll: Poll, winner: bytes | None) -> dict[int, bytes]:
+        """Count no more ballots of a poll; return those it has.
+
+        ``winner``: the tag that has won (the poll may still be open for late replies), or None if
+        the poll is dropped.
+        """
         ballots, poll.ballots, poll.winner = poll.ballots, {}, winner
         self.unsettled -= 1
         self.pending_bytes -= poll.size
@@ -101,17 +105,17 @@ class Polls:
     def drop(self, poll: Poll) -> None:
         """Forget a poll that has no effect on the state (a read, a marker)."""
         del self.open[poll.seq]
-        self.settle(poll, None)
+        self.stop_counting(poll, None)
 
     def expect_one_less(self, seq: int) -> None:
         """Expect one answer less; close a settled poll when no more are expected."""
         if (poll := self.open.get(seq)) is not None:
-            poll.due -= 1
-            if not poll.due and poll.winner is not None:
+            poll.unanswered -= 1
+            if not poll.unanswered and poll.winner is not None:
                 del self.open[seq]
 
     def withdraw(self, replica: Replica) -> None:
-        """Void the ballots of a replica whose incarnation ends; expect no more answers of it."""
+        """Discard the ballots of a replica whose incarnation ends; expect no more answers of it."""
         for seq, _ in chain(replica.outstanding, replica.markers):
             self.expect_one_less(seq)
         for poll in self.open.values():

@@ -33,8 +33,8 @@ class Cause(StrEnum):
     ADMITTED = "admitted"
     OBSERVING = "observing"
     GONE = "gone"  # its link was lost, or it hangs or lags: its state is still trusted
-    CONVICTED = "convicted"  # it dissented or broke the protocol
-    PARDONED = "pardoned"  # the operator or the supervisor lets it come back
+    EXPELLED = "expelled"  # it dissented or violated the protocol
+    READMITTED = "readmitted"  # the operator or the supervisor allows it to come back
 
 
 _JOINING = (State.RESTORING, State.LEARNER)
@@ -45,14 +45,14 @@ TRANSITIONS: dict[tuple[State, Cause], State] = {
     (State.ABSENT, Cause.FOREIGN): State.RESTORING,
     (State.EXPELLED, Cause.BEHIND): State.LEARNER,
     (State.EXPELLED, Cause.FOREIGN): State.RESTORING,
-    (State.EXPELLED, Cause.PARDONED): State.ABSENT,
-    (State.ABSENT, Cause.PARDONED): State.ABSENT,
+    (State.EXPELLED, Cause.READMITTED): State.ABSENT,
+    (State.ABSENT, Cause.READMITTED): State.ABSENT,
     (State.RESTORING, Cause.RESTORED): State.LEARNER,
     (State.LEARNER, Cause.FOREIGN): State.RESTORING,  # the log it was reading is gone
     (State.LEARNER, Cause.ADMITTED): State.ACTIVE,
     (State.LEARNER, Cause.OBSERVING): State.OBSERVER,
     **{(state, Cause.GONE): State.ABSENT for state in _LINKED},
-    **{(state, Cause.CONVICTED): State.EXPELLED for state in (State.ABSENT, *_LINKED)},
+    **{(state, Cause.EXPELLED): State.EXPELLED for state in (State.ABSENT, *_LINKED)},
 }
 
 
@@ -61,7 +61,7 @@ class Replica:
     """One replica, as the engine sees it.
 
     ``outstanding`` holds the (seq, size in bytes) of what was sent and not yet answered, in the
-    order sent; an agent answers in that order, so anything else is a breach of protocol.
+    order sent; an agent answers in that order, so anything else violates the protocol.
     ``markers`` holds the (seq, deadline in engine time) of the markers whose digest is still to
     come; a digest takes as long as the state is large, and replies overtake it.
     """
@@ -73,7 +73,7 @@ class Replica:
     reason: str = "not connected yet"
     incarnation: int = 0
     dissents: int = 0
-    expulsions: int = 0
+    incarnations_ended: int = 0
     suspect: bool = False  # its state may be damaged: do not resume it
     journaled_suspect: bool = False  # the same, as the journal has it
     # What belongs to the link, and is reset with it:
@@ -95,6 +95,10 @@ class Replica:
         self.markers.clear()
         self.live = self.pinged = False
         self.restored, self.heard = None, 0.0
+
+    def heard_at(self, now: float) -> None:
+        """Note a sign of progress: the patience with this replica starts again."""
+        self.heard = now
 
     def expect(self, seq: int, size: int, now: float) -> None:
         """Note that a request is sent, which must be answered in this order."""

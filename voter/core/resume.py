@@ -1,9 +1,9 @@
 """Resume: how the engine continues from the journal of a voter that ran before.
 
-The past is a checkpoint (its state, and the base: all else that must be known at that place), and
-the entries journaled since.  They are replayed in their order into the parts that they concern:
-writes and voids into the log, requests that must be executed once into the deduplication table,
-suspects into the membership.  The order resumes after the last reserved sequence number.
+The past is a checkpoint (its state, and the base: all else that must be known at its sequence
+number), and the entries journaled since.  They are replayed in their order into the parts that they
+concern: writes and voids into the log, requests that must be executed once into the deduplication
+table, suspects into the membership.  The order resumes after the last reserved sequence number.
 
 A write without a Settled entry may have been answered or not, so its poll is open again.  Replicas
 that have applied it are asked to repeat their replies (Incarnations), and a client that retries it
@@ -20,7 +20,8 @@ from voter.core.dedup import DedupTable
 from voter.core.entries import Base, Entry
 from voter.core.membership import Membership
 from voter.core.order import Checkpoint, OrderLog
-from voter.core.polls import Poll, Polls
+from voter.core.poll import Poll
+from voter.core.polls import Polls
 
 __all__ = ["Past", "resume"]
 
@@ -36,8 +37,7 @@ class Past(msgspec.Struct, frozen=True, kw_only=True):
 def resume(past: Past, log: OrderLog, dedup: DedupTable, polls: Polls, members: Membership) -> None:
     """Replay a past into the parts of an engine that has seen no event."""
     base = past.base
-    log.checkpoint = Checkpoint(base.seq, base.history, base.digest, past.state)
-    log.seq, log.history, log.time_ns = base.seq, base.history, base.time_ns
+    log.begin_at(Checkpoint(base.seq, base.history, base.digest, past.state), base.time_ns)
     dedup.load(base.sessions)
     suspects, reserved = set(base.suspects), base.reserved
     for entry in past.entries:
@@ -46,7 +46,7 @@ def resume(past: Past, log: OrderLog, dedup: DedupTable, polls: Polls, members: 
             if entry.once is not None:
                 dedup.record(entry.once, entry.caller, entry.seq, entry.time_ns)
         elif isinstance(entry, entries.Opened):
-            log.time_ns = max(log.time_ns, entry.time_ns)
+            log.advance(time_ns=entry.time_ns)
             # A session that is older than the base and not in it is over.  If it were opened again,
             # it would have forgotten what was executed in it.
             if int.from_bytes(entry.session[:8]) > base.seq:
@@ -63,7 +63,7 @@ def resume(past: Past, log: OrderLog, dedup: DedupTable, polls: Polls, members: 
                 dedup.settle(write.record.once, entry.reply, entry.seq)
         else:
             log.void(write)
-    log.seq = max(log.seq, reserved)
+    log.advance(seq=reserved)
     for write in log:
         if write.tag is None:
             record = write.record

@@ -5,9 +5,9 @@ not shrunk for a second, new writes are ordered only as fast as the learner take
 two, so the gap closes.
 
 No learner can stop the node.  ``throttle_floor`` writes a second always pass, and one learner
-causes throttling for ``throttle_time`` seconds at most.  Reads pass always.
+causes throttling for ``throttle_time`` seconds at most.  Reads always pass.
 
-Writes that are held back have no place in the order yet.  They are ordered first come, first
+Writes that are held back have no sequence number yet.  They are ordered first come, first
 served; if that is impossible then, they are refused as not executed.
 """
 
@@ -51,7 +51,7 @@ class Throttle:
         self.held_bytes = 0
 
     def update(self, now: float, gaps: Mapping[int, int]) -> None:
-        """Decide anew.  ``gaps``: for each learner the writes it has not answered yet."""
+        """Decide again.  ``gaps``: for each learner the writes it has not answered yet."""
         limits, passed = self._limits, max(0.0, now - self._now)
         self._now = now
         for index in self._gaps.keys() - gaps.keys():

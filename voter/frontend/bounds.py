@@ -19,7 +19,7 @@ HELD_LIMIT = 256 << 20
 UNSENT_LIMIT = 256 << 20
 """Bytes of unread replies, of all clients together; above that a connection is closed."""
 STEP = 64 << 10
-"""Bytes that a slow reader must read within the limit of DRAIN; a slower one is closed."""
+"""Bytes that a slow reader must read within the limit of UNREAD; a slower one is closed."""
 LINGER = 2.0
 """Seconds for a client to close a connection that the voter has ended."""
 SWEEP = 0.25
@@ -30,7 +30,7 @@ P = TypeVar("P", bound=Hashable)
 
 
 class Bounds(Generic[K, P]):
-    """Which key is in which phase since when, and the bytes that all hold together.
+    """The phase of each key with its deadline, and the total bytes held.
 
     ``limits`` are in seconds; a phase without one never ends.  ``expire(key, phase)`` is called
     once for each key that is late.

@@ -49,7 +49,7 @@ class HttpConnection(FrontEndConnection):
         self._scheduled = False  # _continue runs in the next turn of the loop
         self._full = False  # reading is paused
         self.caller = b""
-        """Whom the services see."""
+        """The client's name for the services: ``http:IP`` or ``http:local``."""
         self.on_lost: Callable[[], object] | None = None
         """Cancels the request under way."""
 
@@ -194,8 +194,10 @@ class HttpConnection(FrontEndConnection):
             return
         ends = last or self._last or not request.keep_alive
         # What the client does not assume: HTTP/1.1 keeps connections, HTTP/1.0 closes them.
-        fate = "" if ends == request.old else "close" if ends else "keep-alive"
-        data = encode_response(reply, *extra, head=request.method == "HEAD", connection=fate)
+        connection_header = "" if ends == request.old else "close" if ends else "keep-alive"
+        data = encode_response(
+            reply, *extra, head=request.method == "HEAD", connection=connection_header
+        )
         self._request = self.on_lost = None
         transport.write(data)
         if self._refusal is not None:
@@ -267,7 +269,7 @@ class HttpFrontEnd(FrontEnd):
                 Phase.IDLE: timing.idle,
                 Phase.HEAD: timing.header,
                 Phase.BODY: timing.body,
-                Phase.DRAIN: timing.body,
+                Phase.UNREAD: timing.body,
             }
         )
         self.max_body = max_body

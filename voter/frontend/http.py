@@ -21,7 +21,7 @@ from voter.frontend.proxying import canonical_request, vote_header
 from voter.frontend.request import HttpRequest
 from voter.frontend.reserved import Reserved
 from voter.native_protocol import READ_ONLY_METHODS
-from voter.runner import Runner, Verdict
+from voter.runner import Result, Runner
 
 __all__ = ["HttpServer"]
 
@@ -57,24 +57,24 @@ class HttpServer(HttpFrontEnd):
             data,
             caller,
             read_only,
-            lambda verdict: loop.call_soon(self._settle, connection, verdict),
+            lambda result: loop.call_soon(self._respond, connection, result),
             once,
         )
         connection.on_lost = partial(self._runner.cancel, ticket)
 
-    def _settle(self, connection: HttpConnection, verdict: Verdict) -> None:
-        """Send the response that a verdict stands for."""
-        if not isinstance(verdict, Release):
-            connection.answer(problem_of_failure(verdict))
+    def _respond(self, connection: HttpConnection, result: Result) -> None:
+        """Send the response for a result."""
+        if not isinstance(result, Release):
+            connection.answer(problem_of_failure(result))
             return
-        extra = [vote_header(verdict, self._runner.policy.of, self._runner.names)]
-        if verdict.replayed:
+        extra = [vote_header(result, self._runner.policy.of, self._runner.names)]
+        if result.replayed:
             extra.append(REPLAYED)
         try:
-            connection.answer(Reply.decode(verdict.reply), *extra)
+            connection.answer(Reply.decode(result.reply), *extra)
         except MessageError as error:
             text = f"the voted reply is not HTTP: {error}"
-            connection.answer(problem_of_status(502, text, verdict.seq), *extra)
+            connection.answer(problem_of_status(502, text, result.seq), *extra)
         except Exception:
             connection.abort()  # a defect: the client must not wait for ever
             raise

@@ -23,7 +23,8 @@ import msgspec
 from guests.protocol import wire
 from guests.protocol.wire import FLAG_ONCE, FLAG_READ_ONLY, Decoder, Frame, FrameKind, encode
 from voter.core.dedup import session_scope
-from voter.core.events import Failure, Once, Release, SessionOpened
+from voter.core.entries import Once
+from voter.core.events import Failure, Release, SessionOpened
 from voter.frontend.serving import FrontEnd, FrontEndConnection, Phase
 from voter.native_protocol import (
     NUMBERS_SIZE,
@@ -33,7 +34,7 @@ from voter.native_protocol import (
     encode_failure,
     encode_response,
 )
-from voter.runner import Opening, Runner, Verdict
+from voter.runner import Result, Runner, SessionResult
 
 __all__ = ["NativeServer"]
 
@@ -62,9 +63,9 @@ class NativeConnection(FrontEndConnection):
         self._runner = server.runner
         self._decoder = Decoder()
         self._caller = b""
-        self._opened = False
+        self._handshaken = False
         self._session = b""
-        self._opening = False  # a session is being opened
+        self._session_pending = False  # a session is being opened
         self._out: list[bytes] = []
         self._in_flight: dict[int, int] = {}  # client's number: ticket
         self._choked = False  # too many requests are under way
@@ -73,7 +74,7 @@ class NativeConnection(FrontEndConnection):
         """asyncio: a client has connected."""
         super().connection_made(transport)
         self._caller = _caller_of(cast(asyncio.Transport, transport))
-        self._server.bounds.enter(self, Phase.OPENING)
+        self._server.bounds.enter(self, Phase.HANDSHAKE)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """asyncio: the connection is closed; what the client has ordered stays in the order."""
@@ -98,11 +99,11 @@ class NativeConnection(FrontEndConnection):
             return
         frames = self._decoder.feed(data)
         for frame in frames:
-            if frame.kind == FrameKind.REQUEST and self._opened:
+            if frame.kind == FrameKind.REQUEST and self._handshaken:
                 self._request(frame)
-            elif frame.kind == FrameKind.SESSION and self._opened:
+            elif frame.kind == FrameKind.SESSION and self._handshaken:
                 self._name_session(frame)
-            elif frame.kind == FrameKind.OPEN and not self._opened:
+            elif frame.kind == FrameKind.OPEN and not self._handshaken:
                 self._open(frame)
             else:
                 text = f"a frame of kind {frame.kind} is not expected here"
@@ -135,14 +136,16 @@ class NativeConnection(FrontEndConnection):
             text = f"the client speaks protocol {version}, the voter {wire.PROTOCOL}"
             self._refuse(frame.seq, "version", text)
             return
-        self._opened = True
-        self._server.bounds.leave(self, Phase.OPENING)
+        self._handshaken = True
+        self._server.bounds.leave(self, Phase.HANDSHAKE)
         self._send(encode(FrameKind.OPENED, 0, frame.seq, self._native.greeting))
 
     def _name_session(self, frame: Frame) -> None:
-        """Select a session, or open one; an unknown name shows at its requests."""
-        if not frame.payload and not self._opening:
-            self._opening = True
+        """Select a session, or open one.
+
+        An unknown name is detected at the first request that uses it."""
+        if not frame.payload and not self._session_pending:
+            self._session_pending = True
             self._runner.open_session(self._caller, partial(self._answer_session, frame.seq))
         elif len(frame.payload) == SESSION_SIZE:
             self._session = frame.payload
@@ -151,13 +154,13 @@ class NativeConnection(FrontEndConnection):
             text = f"a session has {SESSION_SIZE} bytes, and is opened one at a time"
             self._refuse(frame.seq, "protocol", text)
 
-    def _answer_session(self, number: int, opening: Opening) -> None:
-        self._opening = False
-        if isinstance(opening, SessionOpened):
-            self._session = self._session or opening.session
-            self._send(encode(FrameKind.SESSION, 0, number, opening.session))
+    def _answer_session(self, number: int, result: SessionResult) -> None:
+        self._session_pending = False
+        if isinstance(result, SessionOpened):
+            self._session = self._session or result.session
+            self._send(encode(FrameKind.SESSION, 0, number, result.session))
         else:
-            self._fail(number, opening.failure, opening.detail)
+            self._fail(number, result.failure, result.detail)
 
     def _request(self, frame: Frame) -> None:
         number, flags, request, once = frame.seq, frame.flags, frame.payload, None
@@ -194,22 +197,22 @@ class NativeConnection(FrontEndConnection):
     def _fail(self, number: int, code: str, text: str) -> None:
         self._send(encode(FrameKind.FAILURE, 0, number, encode_failure(code, text)))
 
-    def _answer(self, number: int, verdict: Verdict) -> None:
+    def _answer(self, number: int, result: Result) -> None:
         self._in_flight.pop(number, None)
-        if isinstance(verdict, Release):
-            payload = encode_response(verdict.seq, verdict.agreed, verdict.dissent, verdict.reply)
+        if isinstance(result, Release):
+            payload = encode_response(result.seq, result.agreed, result.dissent, result.reply)
             if len(payload) > wire.MAX_PAYLOAD:
                 self._fail(number, Failure.TOO_LARGE, "the reply does not fit into a frame")
             else:
                 self._send(encode(FrameKind.RESPONSE, 0, number, payload))
         else:
-            self._fail(number, verdict.failure, verdict.detail)
+            self._fail(number, result.failure, result.detail)
         if self._choked and len(self._in_flight) < self._native.max_in_flight // 2:
             self._choked = False
             self._set_reading()
 
     def _refuse(self, number: int, code: str, text: str) -> None:
-        """Send a FAILURE and end the connection, so that the client can read it."""
+        """Send a FAILURE, then linger, so that the client can read it before the close."""
         self._fail(number, code, text)
         self.flush()
         self._decoder.clear()
@@ -254,16 +257,16 @@ class NativeConnection(FrontEndConnection):
             self._watch_frame(new=False)
 
     def _end_if_done(self) -> None:
-        busy = self._in_flight or self._opening or self._out
+        busy = self._in_flight or self._session_pending or self._out
         if self._eof and not busy and self._transport is not None:
             self._transport.close()
 
     def expire(self, phase: Phase) -> None:
-        """Refuse what did not come in time; else see FrontEndConnection."""
-        if phase is Phase.OPENING:
+        """Refuse a handshake or frame that is late; other phases: FrontEndConnection.expire."""
+        if phase is Phase.HANDSHAKE:
             self._refuse(0, "protocol", "no OPEN came in time")
         elif phase is Phase.BODY:
-            self._refuse(0, "protocol", "a frame was begun and not ended in time")
+            self._refuse(0, "protocol", "a frame was not completed in time")
         else:
             super().expire(phase)
 
@@ -274,7 +277,7 @@ class NativeServer(FrontEnd):
     def __init__(self, runner: Runner) -> None:
         timing = runner.config.timing
         super().__init__(
-            {Phase.OPENING: timing.header, Phase.BODY: timing.body, Phase.DRAIN: timing.body}
+            {Phase.HANDSHAKE: timing.header, Phase.BODY: timing.body, Phase.UNREAD: timing.body}
         )
         self.runner = runner
         self.max_in_flight = runner.config.max_in_flight

@@ -47,17 +47,17 @@ _FAILURES: dict[str, tuple[int, str]] = {
 
 _STATUSES: dict[int, tuple[str, str]] = {
     400: ("bad-request", "The request is malformed"),
-    404: ("not-found", "There is nothing of this name"),
-    405: ("method", "This path does not know the method"),
+    404: ("not-found", "No such path or replica"),
+    405: ("method", "Method not allowed"),
     408: ("slow-request", "The request did not come in time"),
     413: ("too-large", "The request is too large"),
     414: ("target-too-long", "The request target is too long"),
     417: ("expectation", "The expectation cannot be met"),
     431: ("headers-too-large", "The request's headers are too large"),
-    501: ("not-implemented", "This is not done here"),
+    501: ("not-implemented", "Not implemented"),
     502: ("bad-reply", "The voted reply cannot be passed on"),
     503: ("overload", "Too much is under way; this request was not executed"),
-    505: ("version", "This version of HTTP is not spoken here"),
+    505: ("version", "HTTP version not supported"),
 }
 
 
@@ -70,7 +70,7 @@ class _Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def problem(code: str, title: str, status: int, detail: str, seq: int = 0) -> Reply:
-    """Return a problem as a reply; without ``seq`` if the request has no place in the order."""
+    """Return a problem as a reply; without ``seq`` if the request was not ordered."""
     document = _Problem(
         type=f"urn:trivisor:{code}", title=title, status=status, detail=detail, seq=seq
     )

@@ -35,7 +35,7 @@ HOP_BY_HOP = frozenset(
     }
 )
 """Headers of one hop; Connection may name others."""
-_TAKEN = frozenset(name.encode() for name in HOP_BY_HOP) | {b"content-length"}
+_REMOVED = frozenset(name.encode() for name in HOP_BY_HOP) | {b"content-length"}
 _OURS = HOP_BY_HOP | {"content-length", "idempotency-replayed", "trivisor-vote"}
 """Headers of a reply that the front end sets, whatever the service sends."""
 _NO_LENGTH = frozenset({204, 304})
@@ -73,7 +73,7 @@ def canonical_request(
     parser has already checked.  Names of ``headers`` are in lower case.  ``authority``, if there is
     one, takes the place of Host (RFC 9112, section 3.2.2).
     """
-    taken = _TAKEN
+    taken = _REMOVED
     for name, value in headers:
         if name == b"connection":
             taken = taken | {option.strip().lower() for option in value.split(b",")}
@@ -95,7 +95,7 @@ def canonical_request(
 def vote_header(release: Release, of: int, names: Sequence[str]) -> tuple[str, str]:
     """Return the header that says how a reply was voted: ``2/3; dissent=g3; seq=1042``.
 
-    For a retry only the place is known: ``replayed; seq=1042``.
+    For a retry only the sequence number is known: ``replayed; seq=1042``.
     """
     value = "replayed" if release.replayed else f"{release.agreed}/{of}"
     if release.dissent:

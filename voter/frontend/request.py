@@ -46,11 +46,11 @@ class BadRequest(Exception):
 
 
 class HttpRequest(NamedTuple):
-    """A complete request.  ``target`` is in origin form, ``authority`` is what it named else."""
+    """A complete request.  ``target`` is in origin form."""
 
     method: str
     target: str
-    authority: str | None
+    authority: str | None  # the host named by an absolute target, otherwise None
     headers: list[tuple[bytes, bytes]]  # names in lower case
     keep_alive: bool
     old: bool  # HTTP/1.0

@@ -47,15 +47,15 @@ class Reserved:
 
     def _ready(self, query: str) -> Reply:
         engine = self._runner.engine
-        standing = engine.status
-        takes = standing in ("ready", "degraded")
+        status = engine.status
+        takes = status in ("ready", "degraded")
         headers: tuple[tuple[str, str], ...] = (_TEXT, _UNCACHED)
-        body = f"{standing}\n".encode()
+        body = f"{status}\n".encode()
         if any(part.partition("=")[0] == "verbose" for part in query.split("&")):
             headers = (("content-type", "application/json"), _UNCACHED)
             replicas = {replica.name: str(replica.state) for replica in engine.members}
             document = {
-                "standing": standing,
+                "status": status,
                 "vote": str(self._runner.policy),
                 "active": len(engine.members.active),
                 "replicas": replicas,

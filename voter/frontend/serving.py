@@ -28,10 +28,10 @@ class Phase(StrEnum):
     """What the voter waits for on a connection.  A connection may be in several phases."""
 
     IDLE = "idle"  # the next request (HTTP)
-    OPENING = "opening"  # OPEN (native)
+    HANDSHAKE = "handshake"  # OPEN (native)
     HEAD = "head"  # the rest of a request line with headers (HTTP)
     BODY = "body"  # the rest of a body (HTTP) or of a frame (native)
-    DRAIN = "drain"  # the client must read STEP bytes of its replies
+    UNREAD = "unread"  # the client must read STEP bytes of its replies
     LINGER = "linger"  # the client must close
 
 
@@ -67,13 +67,13 @@ class FrontEndConnection(asyncio.Protocol):
         """asyncio: the client does not read as fast as the voter writes."""
         self._paused = True
         if self._transport is not None:
-            self._server.bounds.enter(self, Phase.DRAIN)
+            self._server.bounds.enter(self, Phase.UNREAD)
             self._count_unsent(self._transport.get_write_buffer_size())
 
     def resume_writing(self) -> None:
         """asyncio: the client has read enough."""
         self._paused = False
-        self._server.bounds.leave(self, Phase.DRAIN)
+        self._server.bounds.leave(self, Phase.UNREAD)
         self._count_unsent(0)
 
     def expire(self, phase: Phase) -> None:
@@ -82,9 +82,9 @@ class FrontEndConnection(asyncio.Protocol):
         if transport is None:
             return
         left = transport.get_write_buffer_size()
-        if phase is Phase.DRAIN and left <= self._unsent - STEP:
+        if phase is Phase.UNREAD and left <= self._unsent - STEP:
             self._count_unsent(left)
-            self._server.bounds.enter(self, Phase.DRAIN)
+            self._server.bounds.enter(self, Phase.UNREAD)
         else:
             transport.abort()
 

@@ -70,7 +70,7 @@ async def open_journal(
 
     def report(text: str) -> None:
         notes.append(text)
-        log.info("journal", said=text)
+        log.info("journal", note=text)
 
     try:
         identity = read_identity(files, node, vote)

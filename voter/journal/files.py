@@ -1,8 +1,8 @@
 """A directory of files for the journal.  Only this module uses the operating system and threads.
 
-Two threads work beside the event loop.  One syncs segments, and every reply waits for it.  The
-other makes files (spare segments, checkpoints).  It syncs them in pieces as it writes, so that its
-data never piles up in front of a sync of the first thread.
+Two threads work in addition to the event loop.  One syncs segments, and every reply waits for it.
+The other makes files (spare segments, checkpoints).  It syncs them in pieces as it writes, so that
+its data never piles up in front of a sync of the first thread.
 """
 
 from __future__ import annotations
@@ -60,11 +60,11 @@ class Files(Protocol):
     async def create(self, name: str, size: int) -> JournalFile:
         """Make a file of ``size`` zeros, which is on the disk when this returns."""
 
-    def reopen(self, name: str, at: int, again: int) -> JournalFile:
+    def reopen(self, name: str, at: int, rewrite_from: int) -> JournalFile:
         """Continue at offset ``at``; what is behind it becomes zeros (not synced yet).
 
-        The bytes from ``again`` to ``at`` are written again.  After a sync that failed, Linux marks
-        their pages as clean: the next sync would succeed without writing them.
+        The bytes from ``rewrite_from`` to ``at`` are written again.  After a sync that failed,
+        Linux marks their pages as clean: the next sync would succeed without writing them.
         """
 
     async def write_whole(self, name: str, pieces: Iterable[Piece]) -> None:
@@ -238,10 +238,10 @@ class Directory:
         await self._make(name, zeros, set_aside)
         return self._open(name, 0)
 
-    def reopen(self, name: str, at: int, again: int) -> JournalFile:
+    def reopen(self, name: str, at: int, rewrite_from: int) -> JournalFile:
         """Continue a segment; see Files."""
         with (self._path / name).open("r+b", buffering=0) as file:
-            for start in range(again, at, _PIECE):
+            for start in range(rewrite_from, at, _PIECE):
                 data = os.pread(file.fileno(), min(_PIECE, at - start), start)
                 os.pwrite(file.fileno(), data, start)
             file.seek(at)

@@ -29,8 +29,9 @@ from hashlib import blake2b
 
 import msgspec
 
+from guests.protocol.wire import EMPTY_HISTORY
 from voter.core.entries import FORMAT, Base, Entry, Record, Settled, Void
-from voter.core.order import EMPTY_HISTORY, history_after
+from voter.core.order import history_after
 from voter.errors import JournalError
 from voter.journal.files import INCOMPLETE, Files
 from voter.journal.format import (
@@ -48,21 +49,14 @@ from voter.journal.format import (
 )
 
 __all__ = [
-    "IDENTITY",
-    "RecoveredJournal",
-    "VoterIdentity",
-    "Segment",
-    "checkpoint_name",
-    "numbers_of",
-    "read_identity",
-    "recover",
-    "segment_name",
-]
+    "IDENTITY", "RecoveredJournal", "VoterIdentity", "Segment", "checkpoint_name", "numbers_of",
+    "read_identity", "recover", "segment_name",
+]  # fmt: skip
 
 IDENTITY = "identity.json"
 _BAD = ".bad"
 _RESTORE = (
-    "restore the file from a copy, or empty the directory and let the voter start anew (its"
+    "restore the file from a copy, or empty the directory and let the voter start empty (its"
     " guests then lose their state)"
 )
 
@@ -73,7 +67,7 @@ def segment_name(number: int) -> str:
 
 
 def checkpoint_name(seq: int) -> str:
-    """Return the name of the file of the checkpoint at place ``seq``."""
+    """Return the name of the file of the checkpoint at sequence number ``seq``."""
     return f"checkpoint-{seq:020d}"
 
 
@@ -399,6 +393,6 @@ class _Reader:
             or (last is not None and record.seq <= last.seq)
         ):
             raise JournalError(
-                f"journal {self._files.where}: the request at place {record.seq} does not go on"
-                f" from the history before it: {_RESTORE}"
+                f"journal {self._files.where}: the request with sequence number {record.seq}"
+                f" does not continue the history before it: {_RESTORE}"
             )

@@ -18,7 +18,6 @@ __all__ = ["DirectLink", "LinkBroken"]
 GREETING = 0.5
 """Seconds for an answer to HELLO on the first connection, doubled on each further one.  Why more
 than one may be needed: see ``voter.link.GREETING_FIRST``."""
-EMPTY_HISTORY = bytes(8)
 
 
 class LinkBroken(Exception):
@@ -39,7 +38,7 @@ class DirectLink(asyncio.Protocol):
         self._clean: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting: dict[int, asyncio.Future[bytes]] = {}
         self._seq = 0
-        self._history = EMPTY_HISTORY
+        self._history = wire.EMPTY_HISTORY
         self._transport: asyncio.Transport | None = None
 
     @classmethod
@@ -68,7 +67,7 @@ class DirectLink(asyncio.Protocol):
         await asyncio.wait([self._greeted], timeout=wait)
         if not self._greeted.done():
             return False
-        point = wire.CheckpointPayload(EMPTY_HISTORY, 0, bytes(32))
+        point = wire.CheckpointPayload(wire.EMPTY_HISTORY, 0, bytes(32))
         self._send(FrameKind.RESTORE, 0, wire.encode_checkpoint(point))
         await asyncio.shield(self._clean)
         return True

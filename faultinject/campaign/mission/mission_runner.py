@@ -195,7 +195,7 @@ class MissionRunner:
                 dissents=each["dissents"],
                 failed=each["name"] in must_fail
                 or each["state"] != "active"
-                or bool(each["dissents"] or each["expulsions"] or each["lag"])
+                or bool(each["dissents"] or each["incarnations_ended"] or each["lag"])
                 or each["incarnation"] != first[each["name"]],
             )
             for each in status["replicas"]

@@ -10,7 +10,7 @@ from typing import Any
 from deploy.host.child import Child
 from deploy.node.records import Layout, NodeRecord, Settings
 from deploy.supervisor.control_server import SupervisorControlServer
-from deploy.supervisor.lifecycle import Supervisor
+from deploy.supervisor.supervisor import Supervisor
 from deploy.watchdog.client import WatchdogClient
 from faultinject.faults.node_injector import FaultInjector
 from tests.deploy.fake_node import FakeGuest, FakeNode

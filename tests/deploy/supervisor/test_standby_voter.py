@@ -63,4 +63,4 @@ def test_standby_has_imported_all_that_a_voter_needs() -> None:
     )
     loaded = set(done.stdout.decode().split())
     assert {"voter.runner", "voter.journal", "h11", "voter.frontend.http"} <= loaded
-    assert not {"libvirt", "structlog", "deploy.supervisor.lifecycle"} & loaded
+    assert not {"libvirt", "structlog", "deploy.supervisor.supervisor"} & loaded

@@ -10,7 +10,7 @@ import pytest
 
 from deploy.node.interfaces import FaultSite
 from deploy.node.records import Layout, Settings
-from deploy.supervisor.fault_records import FaultRefused
+from deploy.supervisor.active_faults import FaultRefused
 from faultinject.faults import CATALOGUE, FaultLayer
 from faultinject.faults.catalogue import offered_on_nodes
 from faultinject.faults.machines import SLOW_STOPPED

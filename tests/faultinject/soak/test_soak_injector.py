@@ -47,7 +47,7 @@ def injector(scratch: Path, victim: subprocess.Popen[bytes]) -> SoakInjector:
 
 def view(voter: int | None, guest: int | None = None) -> View:
     guests = {"g1": GuestView(replica="active", reason="", vm="ready", pid=guest)}
-    return View(at=0.0, supervisor=1, voter=voter, standing="ready", guests=guests)
+    return View(at=0.0, supervisor=1, voter=voter, status="ready", guests=guests)
 
 
 async def test_kill_ends_the_process_and_is_over_when_another_one_runs(

@@ -26,7 +26,7 @@ def supervisor(**guest: Any) -> dict[str, Any]:
     }
     repairs = {"in_progress": guest.get("under_way", False), "consecutive": 0}
     return {
-        "phase": "up", "standing": "ready",
+        "phase": "up", "status": "ready",
         "supervisor": {"pid": 11}, "voter": {"pid": 12, "seq": 5, "counters": {}},
         "guests": [{"name": "g1", "vm": "ready", "pid": 13, "replica": replica,
                     "repairs": repairs, "fault": guest.get("fault")}],
@@ -34,7 +34,7 @@ def supervisor(**guest: Any) -> dict[str, Any]:
 
 
 VOTER = {
-    "pid": 12, "standing": "degraded", "seq": 6, "counters": {},
+    "pid": 12, "status": "degraded", "seq": 6, "counters": {},
     "replicas": [{"name": "g1", "state": "learner", "reason": "catches up"}],
 }  # fmt: skip
 

@@ -81,7 +81,7 @@ def test_altered_image_in_the_cache_is_refused(
 
 @pytest.mark.vm
 def test_concurrent_builders_build_once(real_image: Image, image_cache: Path) -> None:
-    # Only the image proper is built anew: the packages are there.
+    # Only the image proper is built again: the packages are there.
     for path in sorted(real_image.kernel.parent.iterdir()):
         path.unlink()
     real_image.kernel.parent.rmdir()

@@ -26,7 +26,7 @@ async def test_it_is_sent_again_until_there_is_a_majority(nodes: Nodes) -> None:
     node = await nodes.make()
     for agent in node.agents[1:]:
         agent.stop()
-    await node.standing("refusing")
+    await node.until_status("refusing")
     call = asyncio.create_task(run(node, "POST", "/kv/n?increment=1"))
     await until(lambda: node.runner.failures.get("not-executed", 0) >= 2)
     assert not call.done()
@@ -45,7 +45,7 @@ async def test_refusal_until_the_timeout_is_not_executed(
     node = await nodes.make()
     for agent in node.agents[1:]:
         agent.stop()
-    await node.standing("refusing")
+    await node.until_status("refusing")
     done = await run(node, "PUT", "/kv/a", "--data", "x", *words)
     assert isinstance(done.exception, NotExecuted)  # the command exits with 3
     assert (node.runner.failures["not-executed"] == 1) is (words == ("--no-retry",))

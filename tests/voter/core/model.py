@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from hashlib import blake2b
 from typing import Any
 
+from guests.protocol.wire import EMPTY_HISTORY
 from voter.core import Engine, Limits, Policy
 from voter.core import events as ev
-from voter.core.events import Effect, Event, Failure, Record
-from voter.core.order import EMPTY_HISTORY
+from voter.core.entries import Record
+from voter.core.events import Effect, Event, Failure
 from voter.core.replica import State
 
 __all__ = ["FAULTS", "Node", "Replica", "apply", "digest_of", "make_engine"]
@@ -84,7 +85,7 @@ def apply(state: bytes, record: Record) -> tuple[bytes, bytes]:
 
 
 class Replica:
-    """A replica and its link, as the shell shows them to the engine."""
+    """A replica and its link, as the runner shows them to the engine."""
 
     def __init__(self, index: int) -> None:
         self.index = index
@@ -235,8 +236,8 @@ class Node:
         self.records: dict[int, Record] = {}
         self.expected: dict[int, bytes] = {}  # reply of a correct service, by place
         self.requests: dict[int, bytes] = {}
-        self.open: set[int] = set()  # tickets without a verdict
-        self.verdicts: dict[int, ev.Release | ev.Fail] = {}
+        self.open: set[int] = set()  # tickets without a result
+        self.results: dict[int, ev.Release | ev.Fail] = {}
         self.checkpoints: list[int] = []
         self._state = b""  # of the correct service
         # An independent record, to check the engine:
@@ -461,9 +462,9 @@ class Node:
         self._settle(effect)
 
     def _settle(self, effect: ev.Release | ev.Fail) -> None:
-        assert effect.ticket in self.open, "a second verdict, or one for nobody"
+        assert effect.ticket in self.open, "a second result, or one for nobody"
         self.open.discard(effect.ticket)
-        self.verdicts[effect.ticket] = effect
+        self.results[effect.ticket] = effect
 
     # -------------------------------------------------------------- checks
 
@@ -488,8 +489,8 @@ class Node:
             for seq, _ in (*replica.outstanding, *replica.markers):
                 if seq in due:
                     due[seq] += 1
-        assert {seq: poll.due for seq, poll in engine.polls.open.items()} == due
-        assert all(poll.winner is None or poll.due for poll in polls)
+        assert {seq: poll.unanswered for seq, poll in engine.polls.open.items()} == due
+        assert all(poll.winner is None or poll.unanswered for poll in polls)
         assert set(engine.polls.tickets) <= self.open
         assert engine.members.active == tuple(
             r.index for r in engine.members if r.state is State.ACTIVE
@@ -506,13 +507,13 @@ class Node:
         for _ in range(20):
             ticket = self.submit(b"are you there?")
             self.run()
-            if isinstance(self.verdicts.get(ticket), ev.Release):
+            if isinstance(self.results.get(ticket), ev.Release):
                 return
             self.tick(0.6)
             self.run()
             self.tick(0.6)
             self.run()
-        raise AssertionError(f"no write is answered: {self.verdicts[ticket]}")
+        raise AssertionError(f"no write is answered: {self.results[ticket]}")
 
     def check_idle(self) -> None:
         """Nothing is left once all requests are answered and all replicas are active."""

@@ -113,8 +113,8 @@ class Search:
 
     def _check_end(self, node: Node, path: tuple[Step, ...]) -> None:
         self.ends += 1
-        verdicts = [node.verdicts.get(ticket) for ticket in range(1, len(self.requests) + 1)]
-        assert all(isinstance(verdict, ev.Release) for verdict in verdicts), (verdicts, path)
+        results = [node.results.get(ticket) for ticket in range(1, len(self.requests) + 1)]
+        assert all(isinstance(result, ev.Release) for result in results), (results, path)
         self.outcomes.add(tuple(replica.state for replica in node.engine.members))
         if self.fault == "corrupt":
             node.heal()  # damage after the last marker is found at the next one
@@ -136,7 +136,7 @@ def fingerprint(node: Node) -> tuple[Any, ...]:
         marker and (marker.seq, marker.keeper, marker.digest),
         tuple(
             (
-                poll.seq, tuple(poll.tickets), poll.winner, poll.sent, poll.due,
+                poll.seq, tuple(poll.tickets), poll.winner, poll.sent, poll.unanswered,
                 tuple(sorted(poll.ballots.items())),
             )
             for poll in engine.polls.open.values()
@@ -157,7 +157,7 @@ def fingerprint(node: Node) -> tuple[Any, ...]:
             )
             for r in node.replicas
         ),
-        tuple(sorted((t, getattr(v, "reply", b"")) for t, v in node.verdicts.items())),
+        tuple(sorted((t, getattr(v, "reply", b"")) for t, v in node.results.items())),
     )  # fmt: skip
 
 

@@ -32,7 +32,7 @@ def write(node: Node, count: int) -> None:
         ticket = node.submit(b"%d" % number)
         while any(replica.inbox for replica in node.replicas):
             step(node, *(replica.index for replica in node.replicas if replica.inbox))
-        assert isinstance(node.verdicts[ticket], ev.Release)
+        assert isinstance(node.results[ticket], ev.Release)
 
 
 def send_digest(node: Node, index: int) -> None:
@@ -98,7 +98,7 @@ def test_damaged_state_is_found_when_no_reply_shows_it() -> None:
     node.replicas[1].state = b"damaged"
     node.run()
     assert state_of(node, 1) is State.EXPELLED
-    assert all(isinstance(verdict, ev.Release) for verdict in node.verdicts.values())
+    assert all(isinstance(result, ev.Release) for result in node.results.values())
 
 
 def test_damaged_state_is_found_within_the_scrub_time_when_idle() -> None:
@@ -218,7 +218,7 @@ def test_writes_continue_when_a_keeper_withholds_its_state() -> None:
     for number in range(600):
         ticket = node.submit(b"%d" % number)
         node.run()
-        failed += isinstance(node.verdicts[ticket], ev.Fail)
+        failed += isinstance(node.results[ticket], ev.Fail)
         silence(node, 0.1)
     assert failed == 0
     assert state_of(node, 0) is not State.EXPELLED
@@ -230,7 +230,7 @@ def test_few_large_writes_call_for_a_checkpoint() -> None:
     for _ in range(100):
         ticket = node.submit(bytes(10_000))
         node.run()
-        assert isinstance(node.verdicts[ticket], ev.Release)
+        assert isinstance(node.results[ticket], ev.Release)
     assert node.checkpoints
 
 
@@ -245,7 +245,7 @@ def test_writes_continue_when_the_state_is_larger_than_the_log_limit() -> None:
     for number in range(200):
         ticket = node.submit(b"%d" % number)
         node.run()
-        assert isinstance(node.verdicts[ticket], ev.Release)
+        assert isinstance(node.results[ticket], ev.Release)
     assert len(node.checkpoints) > 1
 
 
@@ -254,12 +254,12 @@ def test_full_log_refuses_writes_and_answers_reads() -> None:
     for replica in node.replicas:
         replica.fault = "withhold"
     tickets = [node.submit(b"%d" % number) for number in range(8)]
-    failures = [node.verdicts[ticket] for ticket in tickets if ticket in node.verdicts]
+    failures = [node.results[ticket] for ticket in tickets if ticket in node.results]
     assert failures
     assert all(isinstance(f, ev.Fail) and f.failure == Failure.OVERLOAD for f in failures)
     read = node.submit(b"read", read_only=True)
     node.run()
-    assert isinstance(node.verdicts[read], ev.Release)
+    assert isinstance(node.results[read], ev.Release)
     node.heal()
     node.check_alive()
 
@@ -280,7 +280,7 @@ def test_unsettled_write_stays_in_the_log() -> None:
     step(node, 0)
     assert not node.checkpoints
     node.crash(2)
-    assert isinstance(node.verdicts[tickets[0]], ev.Fail)
+    assert isinstance(node.results[tickets[0]], ev.Fail)
     node.heal()
     node.check_idle()
 

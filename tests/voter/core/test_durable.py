@@ -12,7 +12,6 @@ from tests.voter.core.test_void import rejoin
 from voter.core import Engine, Limits, Policy
 from voter.core import events as ev
 from voter.core.dedup import session_scope
-from voter.core.durability import RESERVED
 from voter.core.entries import (
     Base,
     Entry,
@@ -25,6 +24,7 @@ from voter.core.entries import (
     Void,
 )
 from voter.core.events import Effect, Failure
+from voter.core.journal_state import RESERVED
 from voter.core.replica import State
 from voter.core.resume import Past
 
@@ -134,9 +134,9 @@ def make_node(limits: Limits = LIMITS) -> DurableNode:
 
 
 def released(node: DurableNode, ticket: int) -> bytes | None:
-    verdict = node.verdicts.get(ticket)
-    assert not isinstance(verdict, ev.Fail), verdict
-    return verdict.reply if verdict is not None else None
+    result = node.results.get(ticket)
+    assert not isinstance(result, ev.Fail), result
+    return result.reply if result is not None else None
 
 
 def state_of(node: DurableNode, index: int) -> State:
@@ -150,7 +150,7 @@ def test_voted_reply_waits_for_the_journal() -> None:
     node = make_node()
     ticket = node.ask(b"a")
     node.run()
-    assert ticket not in node.verdicts
+    assert ticket not in node.results
     assert node.engine.pending == 1
     node.sync()
     assert released(node, ticket) is not None
@@ -161,7 +161,7 @@ def test_durable_write_waits_for_its_vote() -> None:
     node = make_node()
     ticket = node.ask(b"a")
     node.sync()
-    assert ticket not in node.verdicts
+    assert ticket not in node.results
     node.run()
     assert released(node, ticket) is not None
 
@@ -170,13 +170,13 @@ def test_read_waits_for_the_writes_before_it() -> None:
     node = make_node()
     early = node.submit(b"r", read_only=True)
     node.run()
-    assert early in node.verdicts
+    assert early in node.results
     node.ask(b"a")
     late = node.submit(b"r", read_only=True)
     node.run()
-    assert late not in node.verdicts
+    assert late not in node.results
     node.sync()
-    assert late in node.verdicts
+    assert late in node.results
 
 
 def test_sync_releases_only_what_it_covers() -> None:
@@ -185,7 +185,7 @@ def test_sync_releases_only_what_it_covers() -> None:
     second = node.ask(b"b")
     node.run()
     node.feed(ev.Synced(at))
-    assert (first in node.verdicts, second in node.verdicts) == (True, False)
+    assert (first in node.results, second in node.results) == (True, False)
 
 
 # ------------------------------------------------------------------- restart
@@ -243,7 +243,7 @@ def test_power_loss_keeps_what_was_acknowledged() -> None:
     assert released(node, kept) is not None
     lost = node.ask(b"lost")
     node.run()
-    assert lost not in node.verdicts
+    assert lost not in node.results
     node.restart(power=True)
     assert node.writes() == [b"kept"]
     node.connect_all()
@@ -283,7 +283,7 @@ def test_suspect_replica_is_restored_after_a_restart() -> None:
 
 
 def test_flapping_replica_does_not_fill_the_journal() -> None:
-    node = make_node(Limits(hang=HANG, moves=20))
+    node = make_node(Limits(hang=HANG, membership_changes=20))
     for _ in range(50):
         node.lose(1)
         node.connect(1)
@@ -330,13 +330,13 @@ def test_full_disk_refuses_writes_and_answers_reads_and_retries() -> None:
     node.finish()
     node.feed(ev.Full(True, "no space left"))
     refused = node.ask(b"b")
-    verdict = node.verdicts[refused]
-    assert isinstance(verdict, ev.Fail)
-    assert verdict.failure == Failure.NOT_EXECUTED
-    assert "no space left" in verdict.detail
+    result = node.results[refused]
+    assert isinstance(result, ev.Fail)
+    assert result.failure == Failure.NOT_EXECUTED
+    assert "no space left" in result.detail
     read = node.submit(b"r", read_only=True)
     node.run()
-    assert read in node.verdicts
+    assert read in node.results
     assert released(node, node.ask(b"a", once)) == released(node, first)
     node.feed(ev.Full(False))
     again = node.ask(b"b")
@@ -351,7 +351,7 @@ def test_write_released_on_a_full_disk_is_not_voided_after_a_restart() -> None:
     node.ask(b"Long", once)
     node.feed(ev.Full(True, "no space left"))
     node.finish()
-    first = node.verdicts[node.tickets]
+    first = node.results[node.tickets]
     assert isinstance(first, ev.Release)
     assert len(first.reply) > 64
     node.restart()
@@ -360,13 +360,13 @@ def test_write_released_on_a_full_disk_is_not_voided_after_a_restart() -> None:
             node.connect(index)
             node.lose(index)
     assert not any(isinstance(entry, Void) for entry in node.entries)
-    verdict = node.verdicts[node.ask(b"Long", once)]
-    assert isinstance(verdict, ev.Fail)
-    assert verdict.failure == Failure.SESSION_EXPIRED
+    result = node.results[node.ask(b"Long", once)]
+    assert isinstance(result, ev.Fail)
+    assert result.failure == Failure.SESSION_EXPIRED
 
 
 def test_markers_and_sessions_reserve_sequence_numbers_too(monkeypatch: Any) -> None:
-    monkeypatch.setattr("voter.core.durability.RESERVED", 64)
+    monkeypatch.setattr("voter.core.journal_state.RESERVED", 64)
     node = make_node()
     for _ in range(200):
         node.tickets += 1
@@ -378,7 +378,7 @@ def test_markers_and_sessions_reserve_sequence_numbers_too(monkeypatch: Any) -> 
         node.finish()
     node.ask(b"a")
     node.finish()
-    assert isinstance(node.verdicts[node.tickets], ev.Release)
+    assert isinstance(node.results[node.tickets], ev.Release)
 
 
 # --------------------------------------------------------------- exactly once
@@ -402,14 +402,14 @@ def test_retry_joins_or_gets_the_reply_and_is_never_ordered_again() -> None:
     first, second = node.ask(b"a", once), node.ask(b"a", once)
     node.run()
     third = node.ask(b"a", once)
-    assert not node.verdicts.keys() & {first, second, third}
+    assert not node.results.keys() & {first, second, third}
     node.sync()
     fourth = node.ask(b"a", once)
     replies = {released(node, ticket) for ticket in (first, second, third, fourth)}
     assert len(replies) == 1
     assert None not in replies
     assert node.writes() == [b"a"]
-    last: Any = node.verdicts[fourth]
+    last: Any = node.results[fourth]
     assert last.replayed
 
 
@@ -433,9 +433,9 @@ def test_retry_of_an_unsettled_write_is_settled_after_a_restart() -> None:
     node.ask(b"a", once)
     node.restart()
     again = node.ask(b"a", once)
-    verdict = node.verdicts[again]
-    assert isinstance(verdict, ev.Fail), "no replica can vote yet"
-    assert verdict.failure == Failure.OUTCOME_UNKNOWN
+    result = node.results[again]
+    assert isinstance(result, ev.Fail), "no replica can vote yet"
+    assert result.failure == Failure.OUTCOME_UNKNOWN
     node.connect_all()
     assert released(node, node.ask(b"a", once)) is not None
     assert node.writes() == [b"a"]
@@ -446,9 +446,9 @@ def test_number_used_for_another_request_is_refused() -> None:
     session = open_session(node)
     first = node.ask(b"a", once_of(session, 1))
     node.finish()
-    verdict = node.verdicts[node.ask(b"b", once_of(session, 1, fingerprint=b"g"))]
-    assert isinstance(verdict, ev.Fail)
-    assert verdict.failure == Failure.KEY_REUSED
+    result = node.results[node.ask(b"b", once_of(session, 1, fingerprint=b"g"))]
+    assert isinstance(result, ev.Fail)
+    assert result.failure == Failure.KEY_REUSED
     assert released(node, node.ask(b"a", once_of(session, 1))) == released(node, first)
 
 
@@ -482,9 +482,9 @@ def test_session_evicted_before_the_checkpoint_is_not_opened_again() -> None:
     assert node.base.seq > int.from_bytes(session[:8])
     node.restart(power=True)
     node.connect_all()
-    verdict = node.verdicts[node.ask(b"a", once)]
-    assert isinstance(verdict, ev.Fail)
-    assert verdict.failure == Failure.SESSION_EXPIRED
+    result = node.results[node.ask(b"a", once)]
+    assert isinstance(result, ev.Fail)
+    assert result.failure == Failure.SESSION_EXPIRED
 
 
 def test_reply_to_a_voided_write_waits_until_the_void_is_durable() -> None:
@@ -497,13 +497,13 @@ def test_reply_to_a_voided_write_waits_until_the_void_is_durable() -> None:
     assert any(isinstance(entry, Void) for entry in node.entries)
     assert node.engine.status == "ready"
     ticket = node.ask(b"P", once)
-    assert ticket not in node.verdicts
+    assert ticket not in node.results
     node.sync()
     assert released(node, ticket) == b"voided"
 
 
-def test_conviction_is_journaled_beyond_the_limit_of_changes() -> None:
-    node = make_node(msgspec.structs.replace(LIMITS, moves=5))
+def test_expulsion_is_journaled_beyond_the_limit_of_changes() -> None:
+    node = make_node(msgspec.structs.replace(LIMITS, membership_changes=5))
     for _ in range(10):
         node.lose(2)
         node.connect(2)
@@ -527,6 +527,6 @@ def test_settled_request_without_its_reply_is_expired_after_a_restart() -> None:
         for entry in node.entries
     ]
     node.restart()
-    verdict = node.verdicts[node.ask(b"a", once)]
-    assert isinstance(verdict, ev.Fail)
-    assert verdict.failure == Failure.SESSION_EXPIRED
+    result = node.results[node.ask(b"a", once)]
+    assert isinstance(result, ev.Fail)
+    assert result.failure == Failure.SESSION_EXPIRED

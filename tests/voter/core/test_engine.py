@@ -7,6 +7,7 @@ import pytest
 from tests.voter.core.model import Node, apply, make_engine
 from voter.core import Limits
 from voter.core import events as ev
+from voter.core.entries import Record
 from voter.core.events import Failure
 from voter.core.order import tag
 from voter.core.replica import State
@@ -16,14 +17,14 @@ def make_node(vote: str = "2/3", *, observers: int = 0, limits: Limits | None = 
     return Node(make_engine(vote, limits=limits, observers=observers)).start()
 
 
-def verdict(node: Node, ticket: int) -> ev.Release:
-    found = node.verdicts[ticket]
+def result(node: Node, ticket: int) -> ev.Release:
+    found = node.results[ticket]
     assert isinstance(found, ev.Release), found
     return found
 
 
 def failure(node: Node, ticket: int) -> ev.Fail:
-    found = node.verdicts[ticket]
+    found = node.results[ticket]
     assert isinstance(found, ev.Fail), found
     return found
 
@@ -40,9 +41,9 @@ def test_reply_is_released_at_the_second_equal_ballot() -> None:
     node = make_node()
     ticket = node.submit(b"a")
     step(node, 2)
-    assert not node.verdicts
+    assert not node.results
     step(node, 0)
-    assert verdict(node, ticket).agreed == 2
+    assert result(node, ticket).agreed == 2
     step(node, 1)
     node.check_idle()
 
@@ -67,7 +68,7 @@ def test_lying_replica_is_masked_and_expelled(fault: str, first: bool) -> None:
     node.replicas[1].fault = fault
     ticket = node.submit(b"a")
     step(node, *((1, 0, 2) if first else (0, 2)))
-    assert verdict(node, ticket).dissent == ((1,) if first else ())
+    assert result(node, ticket).dissent == ((1,) if first else ())
     node.run()
     replica = node.engine.members[1]
     assert (replica.state, replica.reason, replica.dissents) == (State.EXPELLED, "dissent", 1)
@@ -100,13 +101,13 @@ def test_hash_of_the_correct_reply_is_no_vote_for_it(size: int) -> None:
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
-        ("wrong-seq", "answered what was not asked"),
-        ("twice", "answered what was not asked"),
-        ("swap", "told a digest that it was not asked for"),
-        ("alive", "a sign of life that nobody asked for"),
+        ("wrong-seq", "answered a request that was not sent"),
+        ("twice", "answered a request that was not sent"),
+        ("swap", "sent a digest that was not requested"),
+        ("alive", "answered a ping that was not sent"),
     ],
 )
-def test_breach_of_protocol_expels(fault: str, reason: str) -> None:
+def test_protocol_violation_expels(fault: str, reason: str) -> None:
     node = make_node()
     node.replicas[1].fault = fault
     ticket = node.submit(b"a")
@@ -114,7 +115,7 @@ def test_breach_of_protocol_expels(fault: str, reason: str) -> None:
     assert reason in node.engine.members[1].reason
     assert node.engine.members[1].state is State.EXPELLED
     node.run()
-    assert verdict(node, ticket).agreed == 2
+    assert result(node, ticket).agreed == 2
     node.heal()
     node.check_idle()
 
@@ -136,7 +137,7 @@ def test_events_of_an_ended_incarnation_are_ignored() -> None:
         ev.Piece(1, 2, 4, 1),
         ev.Heard(1, 2),
         ev.Lost(1, 2, ""),
-        ev.Misbehaved(1, 2, ""),
+        ev.ProtocolViolation(1, 2, ""),
         ev.RefusedOrder(1, 2, 4, ""),
     ):
         assert node.feed(event) == []
@@ -184,7 +185,7 @@ def test_lost_vote_fails_the_request_at_once(read_only: bool, wanted: str) -> No
     node = make_node()
     ticket = node.submit(b"a", read_only=read_only)
     node.crash(0)
-    assert ticket not in node.verdicts
+    assert ticket not in node.results
     node.crash(1)
     assert failure(node, ticket).failure == wanted
     node.heal()
@@ -198,9 +199,9 @@ def test_ballot_is_void_when_its_incarnation_ended() -> None:
     node.crash(0)
     node.connect(0)
     step(node, 1)
-    assert ticket not in node.verdicts, "g1's first ballot must not count with g2's"
+    assert ticket not in node.results, "g1's first ballot must not count with g2's"
     node.run()
-    assert verdict(node, ticket).agreed >= 2
+    assert result(node, ticket).agreed >= 2
     node.check_idle()
 
 
@@ -213,9 +214,9 @@ def test_read_is_ordered_again_when_its_replicas_are_lost() -> None:
     assert node.engine.status == "ready"
     step(node, 0)
     node.crash(1)
-    assert ticket not in node.verdicts
+    assert ticket not in node.results
     node.run()
-    assert verdict(node, ticket).seq > first
+    assert result(node, ticket).seq > first
     node.heal()
     node.check_idle()
 
@@ -226,7 +227,7 @@ def test_cancelled_request_stays_in_the_order() -> None:
     node.cancel(ticket)
     node.cancel(ticket)
     node.run()
-    assert ticket not in node.verdicts
+    assert ticket not in node.results
     assert [replica.applied for replica in node.replicas] == [[4]] * 3
     node.check_idle()
 
@@ -239,7 +240,7 @@ def test_draining_node_settles_open_requests_and_refuses_new_ones() -> None:
     assert failure(node, late).failure == Failure.NOT_EXECUTED
     assert node.engine.status == "draining"
     node.run()
-    assert verdict(node, ticket).agreed == 2
+    assert result(node, ticket).agreed == 2
 
 
 def test_requests_beyond_the_pending_limits_are_overload() -> None:
@@ -247,7 +248,7 @@ def test_requests_beyond_the_pending_limits_are_overload() -> None:
     tickets = [node.submit(b"%d" % number) for number in range(5)]
     assert [failure(node, ticket).failure for ticket in tickets[3:]] == [Failure.OVERLOAD] * 2
     node.run()
-    assert sorted(node.verdicts) == tickets
+    assert sorted(node.results) == tickets
     node = make_node(limits=Limits(pending_bytes=1000))
     tickets = [node.submit(bytes(600)) for _ in range(3)]
     assert failure(node, tickets[2]).failure == Failure.OVERLOAD
@@ -275,7 +276,7 @@ def test_first_reply_wins_when_one_is_enough() -> None:
     node.replicas[1].fault = "lie"
     tickets = [node.submit(b"%d" % number) for number in range(3)]
     node.run()
-    assert [verdict(node, ticket).agreed for ticket in tickets] == [1, 1, 1]
+    assert [result(node, ticket).agreed for ticket in tickets] == [1, 1, 1]
     assert node.engine.members[1].state is State.ACTIVE
     assert node.engine.members[1].dissents == 3
 
@@ -295,7 +296,7 @@ def test_three_of_five_masks_two_faults(faults: tuple[str, str]) -> None:
     node.replicas[0].fault, node.replicas[3].fault = faults
     tickets = [node.submit(b"%d" % number) for number in range(5)]
     node.run()
-    assert [verdict(node, ticket).agreed for ticket in tickets] == [3] * 5
+    assert [result(node, ticket).agreed for ticket in tickets] == [3] * 5
     node.heal()
     node.check_idle()
 
@@ -306,9 +307,9 @@ def test_observer_is_compared_and_never_counted() -> None:
     node.crash(0)
     ticket = node.submit(b"a")
     step(node, 3, 1)
-    assert ticket not in node.verdicts
+    assert ticket not in node.results
     step(node, 2)
-    assert verdict(node, ticket).dissent == (3,)
+    assert result(node, ticket).dissent == (3,)
     assert node.engine.members[3].state is State.OBSERVER
     node.crash(1)
     assert node.engine.status == "refusing"
@@ -316,7 +317,7 @@ def test_observer_is_compared_and_never_counted() -> None:
 
 def test_long_replies_are_kept_within_one_limit_for_all_polls() -> None:
     """One replica is far ahead of the others: nobody is expelled for it."""
-    size = len(apply(b"x" * 12, ev.Record(1, b"L", b"", 0, b"", b"", True))[1])
+    size = len(apply(b"x" * 12, Record(1, b"L", b"", 0, b"", b"", True))[1])
     node = make_node(limits=Limits(ballot_bytes=3 * size))
     node.submit(b"a")
     node.run()
@@ -325,7 +326,7 @@ def test_long_replies_are_kept_within_one_limit_for_all_polls() -> None:
     assert 2 * size < node.engine.polls.reply_bytes <= 3 * size
     assert node.engine.status == "ready"
     node.run()
-    assert [len(verdict(node, ticket).reply) > 64 for ticket in tickets] == [True] * 10
+    assert [len(result(node, ticket).reply) > 64 for ticket in tickets] == [True] * 10
     node.check_idle()
 
 
@@ -338,9 +339,9 @@ def test_reply_that_was_not_kept_comes_from_a_replica_still_due() -> None:
     node.connect(2)
     step(node, 2)
     assert node.engine.members[2].state is State.ACTIVE
-    assert ticket not in node.verdicts
+    assert ticket not in node.results
     step(node, 1)
-    assert verdict(node, ticket).agreed == 3
+    assert result(node, ticket).agreed == 3
     node.check_idle()
 
 
@@ -368,7 +369,7 @@ def test_lost_read_expels_nobody_when_another_active_replica_can_decide() -> Non
     node.run_one(0)
     assert node.engine.status == "ready", "g1 and g2 contradict each other; g3 can decide"
     node.run()
-    assert verdict(node, ticket).dissent == (0,)
+    assert result(node, ticket).dissent == (0,)
     assert node.engine.members.active == (1, 2)
 
 

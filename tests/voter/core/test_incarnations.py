@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.voter.core.model import HANG, Node, digest_of
-from tests.voter.core.test_engine import make_node, step, verdict
+from tests.voter.core.test_engine import make_node, result, step
 from voter.core import Limits
 from voter.core import events as ev
 from voter.core.replica import State
@@ -107,7 +107,7 @@ def test_replica_ahead_of_the_votes_keeps_its_state_only_with_its_reply(
     assert state_of(node, 1) is (State.LEARNER if has_reply else State.RESTORING)
     node.run()
     assert node.engine.pending == 0
-    assert ticket in node.verdicts
+    assert ticket in node.results
     node.heal()
     node.check_idle()
 
@@ -120,7 +120,7 @@ def test_handshake_ends_the_incarnation_before_it() -> None:
     replica.cut()
     node.connect(1)
     node.run()
-    assert verdict(node, ticket).agreed == 2
+    assert result(node, ticket).agreed == 2
     node.check_idle()
 
 
@@ -260,7 +260,7 @@ def test_expelled_replica_may_rejoin_only_fresh() -> None:
     node.check_idle()
 
 
-def test_pardoned_suspect_gets_the_checkpoint() -> None:
+def test_readmitted_suspect_gets_the_checkpoint() -> None:
     """A correct history does not prove a correct state."""
     node = make_node()
     node.replicas[1].fault = "corrupt"
@@ -268,21 +268,21 @@ def test_pardoned_suspect_gets_the_checkpoint() -> None:
     node.run()
     assert state_of(node, 1) is State.EXPELLED
     node.replicas[1].fault = None
-    node.feed(ev.Admit(1))
+    node.feed(ev.Readmit(1))
     node.connect(1)
     assert state_of(node, 1) is State.RESTORING
     node.run()
     node.check_idle()
 
 
-def test_operator_expels_and_pardons_a_replica() -> None:
+def test_operator_expels_and_readmits_a_replica() -> None:
     node = make_node()
-    node.feed(ev.Admit(1))
-    assert state_of(node, 1) is State.ACTIVE, "there is nothing to pardon"
+    node.feed(ev.Readmit(1))
+    assert state_of(node, 1) is State.ACTIVE, "readmission has no effect"
     node.feed(ev.Expel(1, "maintenance"))
     assert state_of(node, 1) is State.EXPELLED
     node.feed(ev.Expel(1, "again"))
-    node.feed(ev.Admit(1))
+    node.feed(ev.Readmit(1))
     assert state_of(node, 1) is State.ABSENT
     node.connect(1)
     node.run()
@@ -306,7 +306,7 @@ def test_refused_order_makes_a_replica_absent() -> None:
     ticket = node.submit(b"a")
     node.run()
     assert state_of(node, 1) is State.ABSENT
-    assert verdict(node, ticket).agreed == 2
+    assert result(node, ticket).agreed == 2
 
 
 # ------------------------------------------------------------------- time
@@ -365,7 +365,7 @@ def test_delayed_voter_suspects_no_replica_of_hanging(gap: float) -> None:
     node.tick(gap)
     node.run()
     assert node.engine.status == "ready"
-    assert verdict(node, ticket).agreed == 2
+    assert result(node, ticket).agreed == 2
 
 
 def test_burst_that_nobody_has_answered_is_no_lag() -> None:
@@ -375,7 +375,7 @@ def test_burst_that_nobody_has_answered_is_no_lag() -> None:
     node.tick(0.1)
     assert node.engine.status == "ready"
     node.run()
-    assert sorted(node.verdicts) == tickets
+    assert sorted(node.results) == tickets
 
 
 @pytest.mark.parametrize("size", [0, 300])
@@ -394,13 +394,13 @@ def test_read_is_not_delayed_by_one_silent_replica_when_another_was_admitted() -
     node.crash(2)
     read = node.submit(b"r", read_only=True)
     node.run_one(1)
-    assert read not in node.verdicts
+    assert read not in node.results
     node.replicas[0].fault = "silent"
     node.connect(2)
     node.run_one(2)
     node.run_one(1)
     node.run_one(2)
-    assert isinstance(node.verdicts[read], ev.Release)
+    assert isinstance(node.results[read], ev.Release)
 
 
 def test_read_is_ordered_again_once_at_most() -> None:
@@ -415,4 +415,4 @@ def test_read_is_ordered_again_once_at_most() -> None:
     assert len(node.records) - len(sent) <= 1, "ordered again once at most"
     node.run_one(0)
     node.run_one(1)
-    assert isinstance(node.verdicts[read], ev.Release)
+    assert isinstance(node.results[read], ev.Release)

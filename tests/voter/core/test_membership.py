@@ -10,7 +10,7 @@ from tests.voter.core.model import make_engine
 from voter.core.replica import Cause, Replica, State
 
 TABLE = """
-            behind   foreign    restored admitted observing gone    convicted  pardoned
+            behind   foreign    restored admitted observing gone    expelled   readmitted
 absent      learner  restoring  -        -        -         -       expelled   absent
 expelled    learner  restoring  -        -        -         -       -          absent
 restoring   -        -          learner  -        -         absent  expelled   -

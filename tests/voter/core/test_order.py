@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from voter.core.order import EMPTY_HISTORY, TAG_SIZE, Checkpoint, OrderLog, tag
+from guests.protocol.wire import EMPTY_HISTORY
+from voter.core.order import TAG_SIZE, Checkpoint, OrderLog, tag
 
 
 def make_log(writes: int = 0) -> OrderLog:

@@ -98,8 +98,8 @@ class World:
     def check(self) -> None:
         self.node.check_order()
         if self.single:
-            for verdict in self.node.verdicts.values():
-                assert isinstance(verdict, ev.Release) or verdict.failure == Failure.OVERLOAD
+            for result in self.node.results.values():
+                assert isinstance(result, ev.Release) or result.failure == Failure.OVERLOAD
 
     def end(self) -> None:
         """Heal all replicas: whatever has happened, the node recovers."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.voter.core.model import Node
-from tests.voter.core.test_engine import failure, make_node, step, verdict
+from tests.voter.core.test_engine import failure, make_node, result, step
 from voter.core import events as ev
 from voter.core.events import Failure
 from voter.core.replica import State
@@ -30,7 +30,7 @@ def test_write_that_kills_all_replicas_is_voided() -> None:
     deadly = node.submit(b"Poison")
     after = node.submit(b"after")
     node.run()
-    assert verdict(node, before).agreed >= 2
+    assert result(node, before).agreed >= 2
     assert failure(node, deadly).failure == Failure.OUTCOME_UNKNOWN
     assert failure(node, after).failure == Failure.OUTCOME_UNKNOWN
     assert node.engine.status == "refusing"

@@ -34,7 +34,7 @@ class Raw:
         async with asyncio.timeout(10):
             while not self._frames:
                 data = await self.client.reader.read(1 << 16)
-                assert data, "the voter closed the connection without a word"
+                assert data, "the voter closed the connection and sent nothing"
                 self._frames = self._decoder.feed(data)
         return self._frames.pop(0)
 

@@ -176,7 +176,7 @@ async def test_the_reserved_paths(shared_node: Node) -> None:
         assert (ready.status, ready.body) == (200, b"ready\n")
         verbose = await client.ask("GET", "/readyz?verbose")
         assert verbose.json == {
-            "standing": "ready",
+            "status": "ready",
             "vote": "2/3",
             "active": 3,
             "replicas": {"g1": "active", "g2": "active", "g3": "active"},

@@ -214,7 +214,7 @@ async def test_too_few_replicas_is_a_clear_refusal(nodes: Nodes) -> None:
     node = await nodes.make()
     for agent in node.agents[:2]:
         agent.stop()
-    await node.standing("refusing")
+    await node.until_status("refusing")
     response = await node.ask("PUT", "/kv/a", b"1")
     assert (response.status, response.problem) == (503, "not-executed")
     assert "seq" not in response.json
@@ -229,14 +229,14 @@ async def test_pipelined_refusals_do_not_pile_up_on_the_stack(nodes: Nodes) -> N
     node = await nodes.make()
     for agent in node.agents:
         agent.stop()
-    await node.standing("refusing")
+    await node.until_status("refusing")
     async with await node.open() as client:
         await client.send(b"GET /kv/a HTTP/1.1\r\nHost: x\r\n\r\n" * 5000)
         for _ in range(5000):
             assert (await client.read()).status == 503
 
 
-async def test_unknown_outcome_is_a_problem_with_its_place(nodes: Nodes) -> None:
+async def test_unknown_outcome_is_a_problem_with_its_sequence_number(nodes: Nodes) -> None:
     node = await nodes.make()
     for agent in node.agents[1:]:
         agent.mode = "says nothing"

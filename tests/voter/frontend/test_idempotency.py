@@ -67,7 +67,7 @@ async def add(client: HttpClient, key: str, target: str = "/kv/n?increment=1") -
     return await client.ask("POST", target, b"", ("Idempotency-Key", key))
 
 
-def place(response: Response) -> str:
+def sequence_number(response: Response) -> str:
     return response.headers["trivisor-vote"].rpartition("seq=")[2]
 
 
@@ -80,7 +80,7 @@ async def test_retry_gets_the_same_reply_and_a_header(nodes: Nodes) -> None:
         assert first.headers["trivisor-vote"].startswith(("2/3", "3/3"))
         again = await add(other, '"one"')
         assert again.headers["idempotency-replayed"] == "true"
-        assert again.headers["trivisor-vote"] == f"replayed; seq={place(first)}"
+        assert again.headers["trivisor-vote"] == f"replayed; seq={sequence_number(first)}"
         outside = {"idempotency-replayed", "trivisor-vote", "date"}
         assert {k: v for k, v in again.headers.items() if k not in outside} == {
             k: v for k, v in first.headers.items() if k not in outside
@@ -118,7 +118,7 @@ async def test_a_key_used_for_another_request(
         other = await client.ask(method, target, body, ("Idempotency-Key", "k"))
         assert (other.status, other.problem) == (422, "key-reused")
         again = await add(client, "k")
-        assert (again.body, place(again)) == (b"1", place(first))
+        assert (again.body, sequence_number(again)) == (b"1", sequence_number(first))
 
 
 async def test_it_means_nothing_where_nothing_is_changed(nodes: Nodes) -> None:
@@ -129,7 +129,7 @@ async def test_it_means_nothing_where_nothing_is_changed(nodes: Nodes) -> None:
                 await client.ask(method, "/kv/x", b"", ("Idempotency-Key", key))
                 for key in ("k", "not a key")
             ]
-            assert place(one) != place(two)
+            assert sequence_number(one) != sequence_number(two)
             assert one.status == two.status
         assert (await client.ask("GET", "/livez", b"", ("Idempotency-Key", ""))).status == 200
 
@@ -156,10 +156,10 @@ async def test_retry_waits_for_the_request_under_way(nodes: Nodes) -> None:
         assert changed.status == 422
         for agent in node.agents:
             agent.release_answers()
-        told = await one, await two
-    assert [response.body for response in told] == [b"1", b"1"]
-    assert place(told[0]) == place(told[1])
-    assert "idempotency-replayed" not in told[1].headers
+        replies = await one, await two
+    assert [response.body for response in replies] == [b"1", b"1"]
+    assert sequence_number(replies[0]) == sequence_number(replies[1])
+    assert "idempotency-replayed" not in replies[1].headers
     assert {agent.orders for agent in node.agents} == {1}
 
 

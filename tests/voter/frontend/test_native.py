@@ -200,7 +200,7 @@ async def test_slow_open_and_slow_frame_are_refused(nodes: Nodes) -> None:
     async with raw(node, opened=False) as silent, raw(node) as slow, raw(node) as idle:
         await slow.send(announce(1000) + b"abc")
         assert "no OPEN" in (await silent.failure())[1]
-        assert "not ended in time" in (await slow.failure())[1]
+        assert "not completed in time" in (await slow.failure())[1]
         assert await silent.ended()
         assert await slow.ended()
         await idle.send(encode(FrameKind.REQUEST, 0, 1, GET, 1))

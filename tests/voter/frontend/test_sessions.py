@@ -59,13 +59,13 @@ async def test_a_retry_gets_the_same_reply_on_the_same_connection_and_on_another
     async with raw(node) as first, raw(node) as second:
         session = await open_session(first)
         await first.send(numbered(5, 1))
-        told = await reply(first)
-        assert told[1] == b"1"
+        first_reply = await reply(first)
+        assert first_reply[1] == b"1"
         await first.send(numbered(6, 1))
-        assert await reply(first) == told
+        assert await reply(first) == first_reply
         await select_session(second, session)
         await second.send(numbered(1, 1))
-        assert await reply(second) == told
+        assert await reply(second) == first_reply
         await second.send(numbered(2, 2, done=1))
         assert (await reply(second))[1] == b"2"
         await first.send(numbered(7, 1))
@@ -88,9 +88,9 @@ async def test_retry_joins_the_request_under_way(nodes: Nodes) -> None:
         await until(lambda: node.runner.waiting == 2)
         for agent in node.agents:
             agent.release_answers()
-        told = [await reply(second) for _ in range(2)]
-        assert told[0] == told[1]
-        assert told[0][1] == b"1"
+        first_reply = [await reply(second) for _ in range(2)]
+        assert first_reply[0] == first_reply[1]
+        assert first_reply[0][1] == b"1"
     assert [agent.orders for agent in node.agents] == [1, 1, 1]
 
 
@@ -185,12 +185,12 @@ async def test_without_a_majority_retries_are_answered_and_the_rest_refused(node
     async with raw(node) as connection:
         await open_session(connection)
         await connection.send(numbered(1, 1))
-        told = await reply(connection)
+        first_reply = await reply(connection)
         for agent in node.agents[1:]:
             agent.stop()
-        await node.standing("refusing")
+        await node.until_status("refusing")
         await connection.send(numbered(2, 1) + numbered(3, 2))
-        assert await reply(connection) == told
+        assert await reply(connection) == first_reply
         assert await failure(connection) == "not-executed"
 
 
@@ -207,7 +207,7 @@ async def test_retry_joins_a_write_whose_vote_had_no_majority(nodes: Nodes) -> N
             agent.restart()
         assert await failure(connection) == "outcome-unknown"
         async with asyncio.timeout(10):
-            await node.standing("ready")
+            await node.until_status("ready")
             await connection.send(numbered(2, 1))
             assert (await reply(connection))[1] == b"1"
             await connection.send(numbered(3, 2))

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
 
+from guests.protocol.wire import EMPTY_HISTORY
 from voter.core.entries import Entry, Record
-from voter.core.order import EMPTY_HISTORY, history_after
+from voter.core.order import history_after
 from voter.journal import Files, Journal, RecoveredJournal, open_journal
 from voter.journal.format import COPIES
 
@@ -123,10 +124,10 @@ class Disk:
         self.inodes[name] = Inode(bytes(size))
         return Segment(self, self.inodes[name], 0)
 
-    def reopen(self, name: str, at: int, again: int) -> Segment:
+    def reopen(self, name: str, at: int, rewrite_from: int) -> Segment:
         """Go on writing."""
         inode = self.inodes[name]
-        inode.dirty.append((again, at))
+        inode.dirty.append((rewrite_from, at))
         end = len(inode.cached)
         inode.cached[at:] = bytes(end - at)
         inode.dirty.append((at, end))

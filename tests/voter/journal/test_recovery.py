@@ -435,7 +435,7 @@ async def test_broken_hash_chain_is_named() -> None:
         run.write_records(2)
         stranger = History(bytes(32), 2, run.history.history)
         run.write(stranger.record(b"forged"))
-    with pytest.raises(JournalError, match="place 3 does not go on"):
+    with pytest.raises(JournalError, match="sequence number 3 does not continue"):
         async with opened(disk):
             pass
 

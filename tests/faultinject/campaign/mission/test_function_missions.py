@@ -65,7 +65,7 @@ async def host(scratch: Path) -> AsyncIterator[tuple[Node, FunctionSite]]:
         await function.renew()
         more = f'function = "{function.address}"\n[timing]\nfunction = 2.0\n'
         async with running(configure([EXEC_KV] * 2, more, vote="1/2"), scratch) as node:
-            await node.standing("ready")
+            await node.until_status("ready")
             yield node, FunctionSite(scratch, function)
     finally:
         await function.end()
@@ -107,11 +107,11 @@ async def test_mission_is_correct_with_f_in_each_guest(scratch: Path) -> None:
     key.write_text(KEY.hex())
     inside = f"{EXEC_KV} --function {FRAIL} --key {key}"
     async with running(configure([inside] * 3), scratch) as node:
-        await node.standing("ready")
+        await node.until_status("ready")
         assert await run(node, None) is Outcome.CORRECT
 
 
 async def test_mission_is_silent_when_guests_have_no_f(scratch: Path) -> None:
     async with running(configure([EXEC_KV] * 3), scratch) as node:
-        await node.standing("ready")
+        await node.until_status("ready")
         assert await run(node, None) is Outcome.WRONG_REPLY

@@ -16,7 +16,7 @@ from deploy.errors import DeployError
 from deploy.node.interfaces import FaultPort
 from deploy.node.records import FaultRecord
 
-__all__ = ["FaultRecords", "FaultRefused"]
+__all__ = ["ActiveFaults", "FaultRefused"]
 
 RETRY_INTERVAL = 2.0
 """Seconds until the heal of an expired fault is retried, for example because the guest is needed
@@ -29,7 +29,7 @@ class FaultRefused(DeployError):
     """A fault that this node does not allow, or that this guest cannot have now."""
 
 
-class FaultRecords:
+class ActiveFaults:
     """The active faults by guest.
 
     ``heal`` ends an expired fault and brings the guest back; ``changed`` is called when the records

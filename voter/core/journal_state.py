@@ -1,14 +1,14 @@
-"""Durability: what the engine has appended to the journal, and what waits until it is synced.
+"""The journal as the engine knows it: positions, reserved sequence numbers, disk space.
 
-The engine never waits.  It emits Append effects, which the shell writes before any Send that
-follows them, and it hears later (Synced) up to which position the journal is durable.  Positions
-count the Append effects since the start.
+The engine never waits.  It emits Append effects, which the runner writes before any Send that
+follows them, and it learns later (Synced) up to which position the journal is durable.  A
+*journal position* counts the Append effects since the start.
 
 Three rules follow from that:
 
 1. A reply is released once the journal is durable up to the last write ordered before it, itself
-   included (``Poll.needs``).  That holds for a read too: what it saw must not vanish with the
-   host's power.  Until then the reply waits in ReleaseGate, and a retry joins it there.
+   included (``Poll.needed_position``).  That holds for a read too: what it saw must not vanish with
+   the host's power.  Until then the reply waits in ReleaseGate, and a retry joins it there.
 2. A write that is voided waits for its Void entry, and so does all that was ordered after it.
 3. A sequence number is used once, although reads and markers take numbers and are not journaled.
    So numbers are reserved in blocks by an entry (SequenceReservation), and the engine uses only
@@ -19,17 +19,13 @@ Without a journal the same code runs with ``synced`` infinite, and nothing is ap
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from math import inf
 
-import msgspec
-
 from voter.core.entries import Entry, Record, SequenceReservation, Settled, Void
-from voter.core.events import Append, Effect, Fail, Full, Release, SessionOpened, Synced
+from voter.core.events import Append, Effect, Full
 from voter.core.order import OrderLog
-from voter.core.polls import Poll, Polls
 
-__all__ = ["RESERVED", "JournalWriter", "ReleaseGate"]
+__all__ = ["RESERVED", "JournalState"]
 
 RESERVED = 1 << 16
 """Sequence numbers in a reservation.  The next one is made when half of them are used."""
@@ -37,8 +33,8 @@ ENTRY_BYTES = 100
 """Bytes of a journal entry that is not a write, besides the reply that it may hold (estimate)."""
 
 
-class JournalWriter:
-    """The engine's side of the journal: positions, reserved sequence numbers, disk space."""
+class JournalState:
+    """What the engine knows of the journal: positions, reserved sequence numbers, disk space."""
 
     def __init__(self, log: OrderLog, effects: list[Effect], *, enabled: bool) -> None:
         self._log = log
@@ -48,7 +44,7 @@ class JournalWriter:
         self.last_write = 0  # position of the last write or void
         self.synced = 0 if enabled else inf  # durable up to this position
         self.full = ""  # why no write can be journaled; empty if it can
-        self.other_bytes = 0  # of entries that are not writes (Checkpoints resets it)
+        self.other_bytes = 0  # of entries that are not writes, since the last checkpoint
         self.reserved = 0  # last sequence number that is reserved
         self._reserved_at = 0  # position of the entry that reserves it
         self._reserved_durable = 0 if enabled else inf
@@ -81,7 +77,7 @@ class JournalWriter:
 
     def take_seq(self) -> int:
         """Use up one sequence number for what is no request."""
-        seq = self._log.seq = self._log.seq + 1
+        seq = self._log.take_seq()
         self.reserve()
         return seq
 
@@ -91,51 +87,15 @@ class JournalWriter:
             self._reserved_durable = self.reserved
         return self._log.seq < self._reserved_durable
 
+    def advance_synced(self, position: int) -> float:
+        """Note that the journal is durable up to ``position``; return up to where it is."""
+        self.synced = max(self.synced, position)
+        return self.synced
+
+    def checkpointed(self) -> None:
+        """Count the bytes from zero: a checkpoint replaces all entries before it."""
+        self.other_bytes = 0
+
     def set_full(self, event: Full) -> None:
         """Note that the disk has no room for new writes, or has room again."""
         self.full = event.reason or "the disk is full" if event.full else ""
-
-
-@dataclass
-class ReleaseGate:
-    """Releases replies and sessions to clients; holds those that wait for the journal."""
-
-    journal: JournalWriter
-    polls: Polls
-    effects: list[Effect]
-    replies: dict[int, tuple[Poll, Release]] = field(default_factory=dict)  # by sequence number
-    sessions: list[tuple[int, SessionOpened]] = field(default_factory=list)  # with their positions
-
-    def release_when_durable(self, poll: Poll, release: Release) -> None:
-        """Release a reply to all clients that wait for it, now or once it is durable."""
-        once = poll.record.once if poll.record is not None else None
-        if poll.needs > self.journal.synced and (poll.tickets or once is not None):
-            self.replies[poll.seq] = (poll, release)
-            return
-        for ticket in poll.tickets:
-            self.polls.tickets.pop(ticket, None)
-            self.effects.append(msgspec.structs.replace(release, ticket=ticket))
-        poll.tickets = []
-
-    def open_when_durable(self, opened: SessionOpened) -> None:
-        """Report a session whose entry was appended just now, now or once it is durable."""
-        if self.journal.position > self.journal.synced:
-            self.sessions.append((self.journal.position, opened))
-        else:
-            self.effects.append(opened)
-
-    def sync(self, event: Synced) -> None:
-        """Release all that waited for a position up to which the journal is durable now."""
-        synced = self.journal.synced = max(self.journal.synced, event.position)
-        for poll, release in [each for each in self.replies.values() if each[0].needs <= synced]:
-            del self.replies[poll.seq]
-            self.release_when_durable(poll, release)
-        self.effects += [opened for position, opened in self.sessions if position <= synced]
-        self.sessions = [waiting for waiting in self.sessions if waiting[0] > synced]
-
-    def fail(self, poll: Poll, failure: str, detail: str) -> None:
-        """Report to the clients of a poll that there will be no reply."""
-        for ticket in poll.tickets:
-            self.polls.tickets.pop(ticket, None)
-            self.effects.append(Fail(ticket, failure, detail, poll.seq))
-        poll.tickets = []

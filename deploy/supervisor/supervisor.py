@@ -25,14 +25,14 @@ from deploy.node.configuration import voter_config
 from deploy.node.interfaces import FaultFactory, FaultPort, GuestPort, NodePort
 from deploy.node.orphans import find_orphans
 from deploy.node.records import (
-    PROMISES,
+    DURABILITY_GUARANTEES,
     FaultRecord,
     Layout,
     NodeRecord,
     RunningRecord,
     Settings,
 )
-from deploy.supervisor.fault_records import FaultRecords, FaultRefused
+from deploy.supervisor.active_faults import ActiveFaults, FaultRefused
 from deploy.supervisor.observer import EventHistory, NodeObserver
 from deploy.supervisor.repairer import Repairer
 from deploy.supervisor.voter_control import VoterControl, VoterUnreachable
@@ -94,7 +94,7 @@ class Supervisor:
         self._faults: FaultPort | None = None
         if make_faults is not None and self.settings.allow_faults:
             self._faults = make_faults(self)
-        self._records = FaultRecords(self._faults, heal=self.heal, changed=self.changed)
+        self._records = ActiveFaults(self._faults, heal=self.heal, changed=self.changed)
         self._observer = NodeObserver(
             self.guests, self._control, voter_pid=lambda: self._voter.pid, history=self.history
         )
@@ -379,14 +379,14 @@ class Supervisor:
         """Return the node's status as plain data."""
         with contextlib.suppress(VoterUnreachable):
             await self._observer.poll()
-        voter = self._observer.voter_status or {"standing": "unreachable"}
+        voter = self._observer.voter_status or {"status": "unreachable"}
         now = time.monotonic()
         watchdog = self._watchdog.process
         return {
             "dir": str(self.layout.directory),
             "uuid": self.record.uuids[0],
             "phase": self.phase,
-            "standing": voter["standing"],
+            "status": voter["status"],
             "vote": self.settings.vote,
             "service": self.settings.service,
             "http": self._addresses.get("http"),
@@ -409,7 +409,7 @@ class Supervisor:
             },
             "durability": {
                 "kind": self.settings.durability,
-                "promise": PROMISES[self.settings.durability],
+                "promise": DURABILITY_GUARANTEES[self.settings.durability],
                 "journal": voter.get("journal"),
             },
             "voter": {
@@ -431,7 +431,14 @@ class Supervisor:
             "vm": vm,
             "replica": {
                 key: replica.get(key)
-                for key in ("state", "reason", "incarnation", "lag", "dissents", "expulsions")
+                for key in (
+                    "state",
+                    "reason",
+                    "incarnation",
+                    "lag",
+                    "dissents",
+                    "incarnations_ended",
+                )
             },
             "fault": None if fault is None else msgspec.to_builtins(fault),
             "repairs": self._repairer.describe(name, now),

@@ -15,7 +15,7 @@ from deploy.errors import DeployError
 from deploy.host.identity import identify
 from deploy.machine.spec import Progress
 from deploy.node.records import Layout
-from deploy.supervisor.fault_records import FaultRefused
+from deploy.supervisor.active_faults import FaultRefused
 from guests.protocol.message import encode_request
 from tests.deploy.fake_node import FakeNode
 from tests.deploy.supervisor.running import Running, plan, until
@@ -29,7 +29,7 @@ async def test_node_serves_when_up_and_leaves_nothing_when_down(scratch: Path) -
     running = Running(plan(scratch))
     await running.start_ready()
     status = running.reports[-1]["ready"]
-    assert status["standing"] == "ready"
+    assert status["status"] == "ready"
     assert [guest["state"] for guest in status["guests"]] == ["active"] * 3
     assert running.layout.read_running().processes.keys() == {"supervisor", "voter", "proxy"}
     pids = [status["voter"]["pid"], *(guest["pid"] for guest in status["guests"])]
@@ -229,7 +229,7 @@ async def test_expired_fault_is_healed(node: Running) -> None:
 async def test_expired_fault_is_healed_later_when_the_guest_is_needed(
     node: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("deploy.supervisor.fault_records.RETRY_INTERVAL", 0.2)
+    monkeypatch.setattr("deploy.supervisor.active_faults.RETRY_INTERVAL", 0.2)
     heal, refused = node.supervisor._records._heal, 0
 
     async def refuse_twice(guest: str) -> object:
@@ -281,7 +281,7 @@ async def test_two_liars_get_no_majority_and_the_correct_guest_is_repaired(node:
             await client.request("GET", "/kv/a", timeout=2.0)
         await node.supervisor.heal("g2")
         assert (await client.request("GET", "/kv/a")).body == b"kept"
-        assert (await node.status())["standing"] == "degraded"
+        assert (await node.status())["status"] == "degraded"
 
 
 # ---- control socket
