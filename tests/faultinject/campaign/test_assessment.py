@@ -70,7 +70,7 @@ def test_classify_counts_requests_and_explains_the_outcome() -> None:
     assert summary.problem == "request 3: GET /kv/a: a wrong reply"
     assert classify([RIGHT], voter_alive=True).problem == ""
     lost = classify([RIGHT], voter_alive=False)
-    assert lost.problem == "the voter does not speak any more"
+    assert lost.problem == "the voter no longer answers on its control socket"
 
 
 # ------------------------------------------------------------------ strata
