@@ -25,15 +25,14 @@ import msgspec
 from faultinject.campaign.planning.plan import Cell
 from faultinject.campaign.records import (
     HOST_TARGETS,
-    Design,
     GuestResult,
     InjectionResult,
     MissionPlan,
     MissionRow,
-    Outcome,
     RequestResult,
 )
 from faultinject.faults import FaultLayer, Injection, find
+from faultinject.results.outcome import Design, Outcome
 from voter.core.events import Failure
 
 __all__ = [
@@ -175,7 +174,7 @@ def assign_stratum(
     in_function = {
         hit.target
         for hit, effect in effective
-        if effect and find(hit.kind).layer is FaultLayer.FUNCTION
+        if effect and find(hit.kind).layer is FaultLayer.GUEST_FUNCTION
     }
     whole = took - in_function - HOST_TARGETS
     wanted = (len(whole), len(in_function), "voter" in took, "function" in took)

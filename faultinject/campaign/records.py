@@ -3,7 +3,8 @@
 A mission is one trial: it begins from a clean start.  The requests within it are correlated, so
 they are never counted as trials.
 
-``MissionRow`` holds observations only.  Which stratum a mission counts for, and its outcome, follow
+``MissionRow`` holds observations, and one judgement that is made when the mission ends:
+``GuestResult.failed``.  Which stratum a mission counts for, and its outcome, follow
 from them by a rule (``faultinject.campaign.assessment``), applied whenever rows are read.
 """
 
@@ -14,18 +15,15 @@ from typing import Literal
 import msgspec
 
 from faultinject.faults import Injection
-from faultinject.results.outcome import Design, NodeFacts, Outcome
+from faultinject.results.outcome import Design
 
 __all__ = [
     "HOST_TARGETS",
-    "Design",
     "GuestResult",
     "InjectionResult",
     "MissionPlan",
     "MissionRow",
-    "Outcome",
     "RequestResult",
-    "NodeFacts",
     "NodeSpec",
     "Timings",
 ]
@@ -84,7 +82,8 @@ class GuestResult(_Data, frozen=True, kw_only=True):
 
     ``failed``: the guest dissented, did not vote at the end, or its service was another incarnation
     than at the start.  False if the voter was lost (nobody knows), and in the plain design (nobody
-    watches the guest).
+    watches the guest).  It is judged when the mission ends, from the voter's view of
+    each incarnation and the catalogue's ``fails``.
     """
 
     name: str

@@ -299,8 +299,8 @@ def moved(
 
 def _run(store: Store, options: RunOptions, wants_report: bool) -> int:
     """Run the pending missions and show the results.  Raises CommandError if the run failed."""
+    from faultinject.campaign.run.dispatch import StopReason  # noqa: PLC0415
     from faultinject.campaign.run.run_campaign import run_campaign, show_ending  # noqa: PLC0415
-    from faultinject.campaign.workers.runner import StopReason  # noqa: PLC0415
 
     ending = run_campaign(store, options, console(stderr=True))
     show_ending(store, ending, console())

@@ -36,7 +36,7 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     @classmethod
     def of(cls, outcomes: Iterable[str | None]) -> Counts:
-        """Count outcomes as ``results.outcome.Outcome`` writes them; None is a excluded mission."""
+        """Count outcomes as ``results.outcome.Outcome`` writes them; None: excluded."""
         trials = failures = silent = excluded = 0
         for outcome in outcomes:
             if outcome is None:
@@ -44,7 +44,7 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                 continue
             trials += 1
             failures += outcome != "correct"
-            silent += outcome == "silent"
+            silent += outcome == "wrong-reply"
         return cls(trials=trials, failures=failures, silent=silent, excluded=excluded)
 
     @property

@@ -34,10 +34,10 @@ class FaultLayer(StrEnum):
     GUEST = "guest"  # the virtual machine as a whole: its QEMU, its virtual processor
     MEMORY = "memory"  # bits of the guest's RAM
     INSIDE = "inside"  # programs, files and clock inside the guest, over its shell
-    FUNCTION = "function"  # the function f in the guest, before its service
+    GUEST_FUNCTION = "function"  # the function f in the guest, before its service
     LINK = "link"  # bytes between the guest and the voter; the guest itself is correct
     VOTER = "voter"  # the voter's process
-    RELOCATED = "relocated"  # F: the same function, run once in a process on the host
+    HOST_FUNCTION = "relocated"  # F: the same function, run once in a process on the host
     HOST = "host"  # everything at once
     REQUEST = "request"  # a request that meets the same bug in every replica
 
@@ -211,33 +211,33 @@ CATALOGUE: dict[str, FaultKind] = dict([
           "dose is their number",
           "nothing in the node: this is the R_V, or the R_H, of the paper; a flip that is not used "
           "has no effect", latent=True, target="voter"),
-    _kind("function-crash", FaultLayer.FUNCTION,
+    _kind("function-crash", FaultLayer.GUEST_FUNCTION,
           "the function f in the guest ends the service's process at each call (a node with a "
           "planted f only)",
           "the others' majority; the agent restarts the service, with the same f",
           fails=True, needs=("ram", "planted")),
-    _kind("function-hang", FaultLayer.FUNCTION,
+    _kind("function-hang", FaultLayer.GUEST_FUNCTION,
           "the function f in the guest never returns, so that the service does not answer either "
           "(a node with a planted f only)",
           _HANGS, fails=True, needs=("ram", "planted")),
-    _kind("function-admit", FaultLayer.FUNCTION,
+    _kind("function-admit", FaultLayer.GUEST_FUNCTION,
           "the function f in the guest admits every request, signed or not (a node with a planted "
           "f only)",
           _NAMED, fails=True, needs=("ram", "planted")),
-    _kind("function-refuse", FaultLayer.FUNCTION,
+    _kind("function-refuse", FaultLayer.GUEST_FUNCTION,
           "the function f in the guest refuses every request, signed or not (a node with a planted "
           "f only)",
           _NAMED, fails=True, needs=("ram", "planted")),
-    _kind("host-function-kill", FaultLayer.RELOCATED,
+    _kind("host-function-kill", FaultLayer.HOST_FUNCTION,
           "the process of F, the function that requests pass on the host, is killed",
           _REFUSED, fails=True, target="function"),
-    _kind("host-function-hang", FaultLayer.RELOCATED,
+    _kind("host-function-hang", FaultLayer.HOST_FUNCTION,
           "the process of F is stopped, as by SIGSTOP",
           _REFUSED, fails=True, target="function"),
-    _kind("host-function-admit", FaultLayer.RELOCATED,
+    _kind("host-function-admit", FaultLayer.HOST_FUNCTION,
           "F admits every request, signed or not (a node with a planted F only)",
           _BELIEVED, fails=True, needs=("planted",), target="function"),
-    _kind("host-function-refuse", FaultLayer.RELOCATED,
+    _kind("host-function-refuse", FaultLayer.HOST_FUNCTION,
           "F refuses every request, signed or not (a node with a planted F only)",
           _BELIEVED, fails=True, needs=("planted",), target="function"),
     _kind("host-crash", FaultLayer.HOST,

@@ -20,7 +20,7 @@ from faultinject.faults import processes
 from faultinject.faults.site import ActiveFault, NotApplied, Site
 from faultinject.services import frail
 
-__all__ = ["break_function", "break_relocated_function", "pages_of_ram"]
+__all__ = ["break_guest_function", "break_host_function", "pages_of_ram"]
 
 _CHUNK = 4 << 20
 """Bytes of a guest's RAM that are read at a time."""
@@ -33,12 +33,12 @@ _EFFECTS = {
 }  # fmt: skip
 
 
-async def break_function(kind: str, machine: GuestPort) -> ActiveFault:
+async def break_guest_function(kind: str, machine: GuestPort) -> ActiveFault:
     """Set the switch of the planted f in a guest to the mode named by the last word of ``kind``."""
     return await _break(kind, f"f in {machine.name}", machine.ram_file, None)
 
 
-async def break_relocated_function(kind: str, site: Site) -> ActiveFault:
+async def break_host_function(kind: str, site: Site) -> ActiveFault:
     """Kill or stop F on the host, or set the switch of the planted one."""
     pid = site.function_pid()
     if pid is None:

@@ -71,7 +71,7 @@ def _region(each: Injection, site: Site) -> Awaitable[ActiveFault]:
 
 
 def _function(each: Injection, site: Site) -> Awaitable[ActiveFault]:
-    return functions.break_function(each.kind, site.machine(each.target))
+    return functions.break_guest_function(each.kind, site.machine(each.target))
 
 
 def _of_layer(layer: FaultLayer, action: _Action) -> dict[str, _Action]:
@@ -94,10 +94,10 @@ _ACTIONS: dict[str, _Action] = {
     "corrupt-state": lambda each, site: memory.corrupt_state(each.target, site),
     **{kind: _shell(action) for kind, action in inside.ACTIONS.items()},
     **_of_layer(FaultLayer.LINK, _lie),
-    **_of_layer(FaultLayer.FUNCTION, _function),
+    **_of_layer(FaultLayer.GUEST_FUNCTION, _function),
     **_of_layer(
-        FaultLayer.RELOCATED,
-        lambda each, site: functions.break_relocated_function(each.kind, site),
+        FaultLayer.HOST_FUNCTION,
+        lambda each, site: functions.break_host_function(each.kind, site),
     ),
     "voter-kill": lambda each, site: processes.kill(site.voter_pid(), "the voter"),
     "voter-hang": lambda each, site: processes.hang(site.voter_pid(), "the voter"),

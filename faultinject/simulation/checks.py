@@ -56,7 +56,7 @@ def _check_replay(observer: PromiseObserver, outcomes: list[OperationOutcome]) -
     acknowledged = {_place(o): o for o in answered}
     reads = [o for o in answered if encode(o)[1]]
     at = 0
-    for write in observer.main:
+    for write in observer.applied_order:
         at = _check_reads(observer, model, reads, at, write.seq)
         reply = _replay(model, write)
         states[write.history] = model.service.digest()
@@ -66,7 +66,7 @@ def _check_replay(observer: PromiseObserver, outcomes: list[OperationOutcome]) -
         elif outcome is not None:
             _compare(observer, outcome, reply)
     _check_reads(observer, model, reads, at, 1 << 63)
-    held = {write.seq for write in observer.main}
+    held = {write.seq for write in observer.applied_order}
     for write in observer.writes.values():
         outcome = acknowledged.get(write.seq)
         if write.void and outcome is not None and outcome.operation.index == write.operation:
@@ -212,7 +212,9 @@ def _check_keys(observer: PromiseObserver, outcomes: list[OperationOutcome]) -> 
 
 def _check_never_executed(observer: PromiseObserver, outcomes: list[OperationOutcome]) -> None:
     """Check that no write that was reported as not executed is part of the order."""
-    executed: dict[int, Write] = {w.operation: w for w in observer.main if w.operation is not None}
+    executed: dict[int, Write] = {
+        w.operation: w for w in observer.applied_order if w.operation is not None
+    }
     for outcome in outcomes:
         write = executed.get(outcome.operation.index)
         if outcome.executed is False and write is not None:
@@ -225,19 +227,19 @@ def _check_never_executed(observer: PromiseObserver, outcomes: list[OperationOut
 def _check_liveness(world: World, outcomes: list[OperationOutcome]) -> None:
     """Check that every request ended in time, and with a reply where one is promised."""
     plan = world.plan
-    quick = not plan.two and plan.only_replicas
+    quick = not plan.two_faulty and plan.only_replicas
     filled = any(fault.kind == "disk-full" for fault in plan.faults)
     if world.refuses_to_start:
         return
     for outcome in outcomes:
         taken = outcome.ended - outcome.started
         name = f"operation {outcome.operation.index}"
-        if plan.two or (filled and NOT_KEPT in outcome.failure):
+        if plan.two_faulty or (filled and NOT_KEPT in outcome.failure):
             continue
         if taken > (QUICK if quick else LIMIT):
             world.observer.breach("Liveness", f"{name} took {taken:.1f} s ({outcome.failure})")
         elif outcome.answer is None and (
-            outcome.operation.client not in plan.plain
+            outcome.operation.client not in plan.clients_without_retry
             or (quick and outcome.started >= world.ready_at)
         ):
             world.observer.breach("Liveness", f"{name} got no reply: {outcome.failure}")
@@ -279,7 +281,7 @@ def _needless_segments(world: World) -> tuple[int, int]:
     segments = sorted(name for name in files if name.startswith("segment-"))
     if len(points) < 2:
         return 0, len(files) - len(segments)
-    later = [write.history for write in world.observer.main if write.seq > points[-2]]
+    later = [write.history for write in world.observer.applied_order if write.seq > points[-2]]
     since = world.observer.checkpoints.get(points[-2], "")
     needless = 0
     for name in segments[:-2]:  # the last one is in use, or empty

@@ -272,7 +272,7 @@ def _print_plan(plan: SimPlan) -> None:
     out.print(
         f"seed {plan.seed}: durability {plan.durability}, {len(plan.operations)} operations of "
         f"{plan.clients} clients, links up to {plan.delay * 1000:.3g} ms"
-        + (", two replicas may be faulty at a time" if plan.two else "")
+        + (", two replicas may be faulty at a time" if plan.two_faulty else "")
     )
     for fault in plan.faults:
         out.print(

@@ -1,6 +1,6 @@
 """Injects the faults of a plan into a world, each at its time.
 
-A fault begins at its planned time or, if the plan names a moment, when the node is in that
+A fault begins at its planned time or, if the plan names a situation, when the node is in that
 situation.  It lasts for its planned seconds, and is then ended.
 
 Faults of replicas exclude each other unless the plan allows two faulty replicas: the next one
@@ -28,12 +28,12 @@ RECOVERY = 8.0
 LARGEST_OFFSET = 1700.0
 """Largest offset of the wall clock in seconds.  A jump over the hour after which an unused session
 is forgotten would make the voter forget sessions of clients that are about to retry."""
-MOMENT_PATIENCE, MOMENT_POLL = 0.15, 0.001
-"""Seconds that a fault waits for its moment, and seconds between two polls."""
+SITUATION_PATIENCE, MOMENT_POLL = 0.15, 0.001
+"""Seconds that a fault waits for its situation, and seconds between two polls."""
 LEAST = {"corrupt-snapshot": 0.3}
 """Least seconds that a fault of a kind lasts, so that it acts on what it is made for."""
 LEAST_AT_MOMENT = 0.05
-"""The same for a fault of these kinds that begins at its moment."""
+"""The same for a fault of these kinds that begins at its situation."""
 VALUE_FAULTS = frozenset({"corrupt-reply", "stale-reply", "corrupt-state"})
 """Faults after which a replica gives wrong replies that are well-formed.  Only one replica at a
 time has one, in any plan.  Two replicas that are wrong in the same way (two stale replies, or two
@@ -65,29 +65,29 @@ class SimFaultInjector:
     async def _inject(self, fault: SimFault) -> None:
         await asyncio.sleep(fault.at - self._world.loop.time())
         if fault.kind not in REPLICA_FAULTS:
-            await self._until_moment(fault)
+            await self._until_situation(fault)
             self._record(fault, "begins")
             await self._sustain(fault, self._begin(fault))
-        elif self._world.plan.two:
-            fault = await self._until_moment(fault)
+        elif self._world.plan.two_faulty:
+            fault = await self._until_situation(fault)
             if fault.kind not in VALUE_FAULTS or await self._until_others_are_right(fault.target):
                 await self._inject_replica_fault(fault)
         else:
             async with self._one:
                 await self._until_all_vote()
-                await self._inject_replica_fault(await self._until_moment(fault))
+                await self._inject_replica_fault(await self._until_situation(fault))
                 await self._until_all_vote()
 
-    async def _until_moment(self, fault: SimFault) -> SimFault:
-        """Wait until the node is in the fault's moment, if it names one, or for MOMENT_PATIENCE.
+    async def _until_situation(self, fault: SimFault) -> SimFault:
+        """Wait for the fault's situation, if it names one; at most SITUATION_PATIENCE.
 
-        Return the fault, with the replica that the moment concerns as its target.
+        Return the fault, with the replica that the situation concerns as its target.
         """
-        loop, until = self._world.loop, self._world.loop.time() + MOMENT_PATIENCE
-        while fault.moment and loop.time() < until:
-            moments = self._world.moments
-            if fault.moment in moments:
-                target = moments[fault.moment]
+        loop, until = self._world.loop, self._world.loop.time() + SITUATION_PATIENCE
+        while fault.situation and loop.time() < until:
+            situations = self._world.situations
+            if fault.situation in situations:
+                target = situations[fault.situation]
                 return fault if target is None else msgspec.structs.replace(fault, target=target)
             await asyncio.sleep(MOMENT_POLL)
         return fault
@@ -120,7 +120,7 @@ class SimFaultInjector:
             return
         self._endings.append(end)
         least = LEAST.get(fault.kind, 0.0)
-        if least and fault.moment:
+        if least and fault.situation:
             least = LEAST_AT_MOMENT
         await asyncio.sleep(max(fault.seconds, least))
         if end in self._endings:

@@ -55,7 +55,7 @@ class SimFault(msgspec.Struct, frozen=True):
     """A fault that begins at ``at`` and lasts for ``seconds``.
 
     ``target`` is a replica's index.  The meaning of ``amount`` depends on the kind.  With a
-    ``moment`` (one of ``SITUATIONS``) the fault waits for that situation, for a short while.
+    ``situation`` (one of ``SITUATIONS``) the fault waits for that situation, for a short while.
     """
 
     index: int
@@ -64,7 +64,7 @@ class SimFault(msgspec.Struct, frozen=True):
     target: int = 0
     seconds: float = 0.0
     amount: int = 0
-    moment: str = ""
+    situation: str = ""
 
 
 class SimPlan(msgspec.Struct, frozen=True):
@@ -79,9 +79,9 @@ class SimPlan(msgspec.Struct, frozen=True):
     marker_every: int
     segment: int
     block: int
-    two: bool  # two replicas may be faulty at a time; liveness is not checked then
-    plain: tuple[int, ...] = ()  # clients that never retry
-    keyed: tuple[int, ...] = ()  # clients over HTTP, with an Idempotency-Key
+    two_faulty: bool  # two replicas may be faulty at a time; liveness is not checked then
+    clients_without_retry: tuple[int, ...] = ()
+    clients_with_key: tuple[int, ...] = ()  # over HTTP, with an Idempotency-Key
     checkpoint_bytes: int = 1500  # smallest log for which a checkpoint is made
     log_bytes: int = 60_000  # largest log
     scrub: float = 60.0  # most seconds between two markers
@@ -225,9 +225,9 @@ def _draw_fixed(seed: int) -> SimPlan:
         marker_every=random.choice((4, 8, 20)),
         segment=random.choice((1024, 4096, 16384)),
         block=random.choice((512, 4096)),
-        two=two,
-        plain=tuple(c for c in range(clients) if random.random() < 0.2),
-        keyed=tuple(c for c in range(clients) if random.random() < 0.15),
+        two_faulty=two,
+        clients_without_retry=tuple(c for c in range(clients) if random.random() < 0.2),
+        clients_with_key=tuple(c for c in range(clients) if random.random() < 0.15),
     )
 
 
@@ -284,9 +284,9 @@ def _draw_swarm(seed: int) -> SimPlan:
         marker_every=round(_between(random, 2, 30)),
         segment=round(_between(random, 700, 16384)),
         block=random.choice((512, 4096)),
-        two=random.random() < 0.15,
-        plain=tuple(c for c in range(clients) if random.random() < 0.2),
-        keyed=tuple(c for c in range(clients) if random.random() < 0.25),
+        two_faulty=random.random() < 0.15,
+        clients_without_retry=tuple(c for c in range(clients) if random.random() < 0.2),
+        clients_with_key=tuple(c for c in range(clients) if random.random() < 0.25),
         checkpoint_bytes=round(_between(random, 200, 4000)),
         scrub=random.choice((0.3, 60.0, 60.0)),
         # 50 writes fit into 60,000 bytes; some plans fill more than half of that.
@@ -320,9 +320,9 @@ def _draw_swarm_faults(seed: int, durability: str, busy: float) -> tuple[SimFaul
         if when > latest:
             when = 0.02 + random.random() * (latest - 0.02)
         kind = random.choices(list(table), list(table.values()))[0]
-        moment = random.choice(SITUATIONS) if random.random() < at_moment else ""
+        situation = random.choice(SITUATIONS) if random.random() < at_moment else ""
         if kind == "corrupt-snapshot" and random.random() < 0.7:
-            moment = "fetching"  # it has no effect at any other time
+            situation = "fetching"  # it has no effect at any other time
         faults.append(
             SimFault(
                 index=index,
@@ -331,7 +331,7 @@ def _draw_swarm_faults(seed: int, durability: str, busy: float) -> tuple[SimFaul
                 target=random.choice(targets),
                 seconds=random.choice((0.0, longest * random.random())),
                 amount=round(_between(random, 1, 300)),
-                moment=moment,
+                situation=situation,
             )
         )
     return tuple(faults)

@@ -5,8 +5,8 @@ when a reply is released.  It observes from outside: bytes on the streams, calls
 blocks of the disk.  It takes one thing from the voter itself, which replicas are active and when:
 one event can admit a replica, win a vote with its ballot, and expel it again.
 
-``main`` is the order as far as replicas have applied it.  A voided write is no part of it.  The
-newest writes leave it when power is lost before they were durable and released.
+``applied_order`` is the order as far as replicas have applied it.  A voided write is no part of it.
+The newest writes leave it when power is lost before they were durable and released.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class PromiseObserver:
 
     def __init__(self, loop: NetworkLoop, disk: SimDisk, durability: str, need: int) -> None:
         self.breaches: list[Breach] = []
-        self.main: list[Write] = []
+        self.applied_order: list[Write] = []
         """The writes that replicas have applied, in order."""
         self.writes: dict[bytes, Write] = {}
         self.released: dict[int, tuple[Vote, bytes]] = {}
@@ -98,8 +98,8 @@ class PromiseObserver:
         self._durability = durability
         self._need = need
 
-        self._index: dict[bytes, int] = {}  # history: index in main
-        self._durable = 0  # length of the prefix of main that is known to be on the disk
+        self._index: dict[bytes, int] = {}  # history: index in applied_order
+        self._durable = 0  # length of the prefix of applied_order that is known to be on the disk
         self._votes: dict[int, dict[int, bytes]] = {}  # seq: guest: tag of its reply
         self._won: dict[int, set[bytes]] = {}  # seq: tags of replies that enough replicas gave
         self.checkpoints: dict[int, str] = {}
@@ -165,17 +165,17 @@ class PromiseObserver:
         if write.seq in self.released:
             self.breach("Durability", f"write {write.seq} was acknowledged, and is voided")
         if write.history in self._index:
-            self._set_main([w for w in self.main if w is not write])
+            self._set_applied_order([w for w in self.applied_order if w is not write])
 
-    def _set_main(self, main: list[Write]) -> None:
+    def _set_applied_order(self, order: list[Write]) -> None:
         same = 0
-        for old, new in zip(self.main, main, strict=False):
+        for old, new in zip(self.applied_order, order, strict=False):
             if old is not new:
                 break
             same += 1
-        self.main = main
+        self.applied_order = order
         self._durable = min(self._durable, same)
-        self._index = {w.history: at for at, w in enumerate(main)}
+        self._index = {w.history: at for at, w in enumerate(order)}
 
     # ----------------------------------------------------------- what guests hold
 
@@ -222,13 +222,13 @@ class PromiseObserver:
         reply to it was released.
         """
         before = self._before(write, None)
-        end = self.main[-1].history if self.main else EMPTY_HISTORY
+        end = self.applied_order[-1].history if self.applied_order else EMPTY_HISTORY
         if before != end:
             at = self._index.get(before, -1 if before == EMPTY_HISTORY else None)
             if at is None:
                 self.breach("Order", f"write {write.seq} follows an unknown history")
                 return
-            lost = self.main[at + 1 :]
+            lost = self.applied_order[at + 1 :]
             if any(w.era == self.era for w in lost):
                 self.breach(
                     "Order",
@@ -236,14 +236,14 @@ class PromiseObserver:
                 )
             self._lose(at + 1)
         if write.operation is not None:
-            for other in self.main:
+            for other in self.applied_order:
                 if other.operation == write.operation:
                     self.breach(
                         "Exactly once",
                         f"operation {write.operation} is executed at {other.seq} and {write.seq}",
                     )
-        self._index[write.history] = len(self.main)
-        self.main.append(write)
+        self._index[write.history] = len(self.applied_order)
+        self.applied_order.append(write)
 
     # ------------------------------------------------------------------- votes
 
@@ -316,8 +316,10 @@ class PromiseObserver:
             self.breach("Exactly once", f"two different replies were released for {seq}")
         if not self._journaled:
             return
-        while self._durable < len(self.main) and self.main[self._durable].seq <= seq:
-            write = self.main[self._durable]
+        while (
+            self._durable < len(self.applied_order) and self.applied_order[self._durable].seq <= seq
+        ):
+            write = self.applied_order[self._durable]
             if not self._is_kept(write):
                 if self._may_be_lost(self._durable):
                     self._lose(self._durable)
@@ -331,8 +333,8 @@ class PromiseObserver:
     def power_lost(self) -> None:
         """Remove the writes from the order that the disk does not hold after a power loss."""
         self.era += 1
-        for at in range(self._durable, len(self.main)):
-            if not self._is_kept(self.main[at]):
+        for at in range(self._durable, len(self.applied_order)):
+            if not self._is_kept(self.applied_order[at]):
                 self._lose(at)
                 return
 
@@ -350,14 +352,14 @@ class PromiseObserver:
 
         A torn one is then lost, although the disk holds parts of it.
         """
-        return all(w.era < self.era and w.seq not in self.released for w in self.main[at:])
+        return all(w.era < self.era and w.seq not in self.released for w in self.applied_order[at:])
 
     def _lose(self, at: int) -> None:
-        """Remove the writes from this index in main on."""
-        for gone in self.main[at:]:
+        """Remove the writes from this index in applied_order on."""
+        for gone in self.applied_order[at:]:
             if gone.seq in self.released and self._durability == "fsync":
                 self.breach("Durability", f"write {gone.seq} was acknowledged, and is lost")
-        self._set_main(self.main[:at])
+        self._set_applied_order(self.applied_order[:at])
 
 
 class _Link:

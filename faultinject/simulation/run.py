@@ -122,7 +122,7 @@ async def _main(world: World) -> None:
     supervisor = loop.create_task(_supervise(world))
     injector = SimFaultInjector(world)
     faults = loop.create_task(injector.run(plan.faults))
-    clients = loop.create_task(_run_clients(world, plan.operations, plan.plain))
+    clients = loop.create_task(_run_clients(world, plan.operations, plan.clients_without_retry))
     refused = loop.create_task(_until(world, lambda: world.refuses_to_start, TIME_LIMIT))
     await asyncio.wait([clients, refused], return_when=asyncio.FIRST_COMPLETED)
     faults.cancel()
@@ -167,7 +167,7 @@ async def _run_clients(
             world.outcomes,
             world.loop.time,
             retry=client not in plain,
-            keyed=client in world.plan.keyed,
+            keyed=client in world.plan.clients_with_key,
         )
         tasks.append(world.loop.spawn(process, script))
     if tasks:

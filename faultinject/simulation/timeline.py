@@ -98,7 +98,7 @@ class Timeline:
         world = self._world
         if world is None:
             return
-        main = world.observer.main
+        main = world.observer.applied_order
         writes = ", ".join(f"{w.seq}{' (void)' if w.void else ''}" for w in main) or "none"
         self.add("order", f"the writes that replicas hold: {writes}")
         for guest in world.guests:

@@ -230,7 +230,7 @@ class World:
         )
 
     @property
-    def moments(self) -> dict[str, int | None]:
+    def situations(self) -> dict[str, int | None]:
         """The current situations (``plan.SITUATIONS``), each with its replica, if any."""
         runner = self.runner
         if runner is None:
@@ -295,7 +295,7 @@ class World:
     @property
     def at_rest(self) -> bool:
         """Whether every replica has applied every write."""
-        main, guests = self.observer.main, self.guests
+        main, guests = self.observer.applied_order, self.guests
         if self.refuses_to_start:
             return False
         return bool(main) and all(g.service and g.service.tip == main[-1].history for g in guests)

@@ -1,4 +1,4 @@
-"""Run the episodes of a plan: inject each fault at its moment, and wait for recovery."""
+"""Run the episodes of a plan: inject each fault at its trigger, and wait for recovery."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from faultinject.faults.site import NotApplied
 from faultinject.soak.load import Load
-from faultinject.soak.plan import GUESTS, Episode, Moment, PlannedInjection, SoakFaultKind
+from faultinject.soak.plan import GUESTS, Episode, PlannedInjection, SoakFaultKind, Trigger
 from faultinject.soak.record import InjectedFault
 from faultinject.soak.recovery import NotRecovered, Recovery
 from faultinject.soak.soak_injector import OpenFault, SoakInjector
@@ -63,7 +63,7 @@ class EpisodeRunner:
         await self._recovery.keep_limits(episode.injections)
         opened: list[OpenFault] = []
         for planned in episode.injections:
-            sight = await self._moment(opened[0], planned) if opened else _Sight("")
+            sight = await self._wait_for_trigger(opened[0], planned) if opened else _Sight("")
             fault = await self._inject(planned, sight)
             if fault is None:
                 break
@@ -98,10 +98,10 @@ class EpisodeRunner:
         )
         return OpenFault(planned, applied, overlapped, sight.text, window)
 
-    async def _moment(self, first: OpenFault, planned: PlannedInjection) -> _Sight:
-        """Wait for a fault's moment; return the observation of it."""
+    async def _wait_for_trigger(self, first: OpenFault, planned: PlannedInjection) -> _Sight:
+        """Wait for a fault's trigger; return the observation of it."""
         name = first.planned.target
-        if name not in GUESTS or planned.moment is Moment.HELD:
+        if name not in GUESTS or planned.trigger is Trigger.HELD:
             return _Sight(f"{name}: {first.planned.kind} acts")
         last = self._recovery.last
         pid_before = last.guests[name].pid if last is not None else None
@@ -114,13 +114,13 @@ class EpisodeRunner:
                 view = None
             if view is not None:
                 guest = view.guests[name]
-                right = guest.joining or planned.moment is Moment.REPLACED
+                right = guest.joining or planned.trigger is Trigger.REPLACED
                 # A guest that is hit a second time must have a process, and not the old one.
                 there = planned.target != name or guest.pid not in (None, first.killed)
                 if guest.returning and right and there:
                     return _Sight(f"{name}: {guest}", name, view.at, time.time())
-                failed = failed or not guest.whole or guest.pid != pid_before
-                if failed and view.whole and first.over(view):
+                failed = failed or not guest.recovered or guest.pid != pid_before
+                if failed and view.recovered and first.over(view):
                     return _Sight(f"{name}: votes again already")
             if time.monotonic() > deadline:
                 return _Sight(f"{name}: no repair within {MOMENT_TIMEOUT:g} s")

@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 import msgspec
 
 __all__ = [
-    "BY_SUPERVISOR", "GUESTS", "BalancedDraw", "Episode", "Moment", "PlannedInjection",
+    "BY_SUPERVISOR", "GUESTS", "BalancedDraw", "Episode", "Trigger", "PlannedInjection",
     "SoakFaultKind", "make_plan",
 ]  # fmt: skip
 
@@ -50,10 +50,10 @@ BY_SUPERVISOR = frozenset(SoakFaultKind) - {
 """Kinds that the supervisor injects, and ends after the planned seconds."""
 
 
-class Moment(StrEnum):
+class Trigger(StrEnum):
     """The situation in which a fault is injected."""
 
-    WHOLE = "all guests vote"
+    ALL_VOTE = "all guests vote"
     HELD = "the first fault acts"
     REPLACED = "its guest is being replaced"
     JOINING = "its guest receives the state, or catches up"
@@ -61,21 +61,21 @@ class Moment(StrEnum):
     @property
     def overlaps(self) -> bool:
         """Whether a repair or a transfer is in progress then."""
-        return self in (Moment.REPLACED, Moment.JOINING)
+        return self in (Trigger.REPLACED, Trigger.JOINING)
 
 
 class PlannedInjection(msgspec.Struct, frozen=True, kw_only=True):
     """One fault.
 
     ``target``: voter, supervisor or a guest.  ``seconds``: how long a fault of BY_SUPERVISOR acts.
-    ``moment``: concerns the guest of the episode's first fault.
+    ``trigger``: concerns the guest of the episode's first fault.
     """
 
     number: int  # from 1
     kind: SoakFaultKind
     target: str
     seconds: float = 0.0
-    moment: Moment = Moment.WHOLE
+    trigger: Trigger = msgspec.field(default=Trigger.ALL_VOTE, name="moment")
 
 
 class Episode(msgspec.Struct, frozen=True, kw_only=True):
@@ -127,7 +127,7 @@ class _PlanDraw:
             random, *[kinds.VOTER_KILL] * 4, *[kinds.SUPERVISOR_KILL] * 2, kinds.GUEST_KILL,
             kinds.GUEST_KILL, kinds.GUEST_FREEZE,
         )  # fmt: skip
-        self._moments = BalancedDraw(random, Moment.REPLACED, Moment.JOINING)
+        self._triggers = BalancedDraw(random, Trigger.REPLACED, Trigger.JOINING)
 
     def episode(self, number: int, left: int) -> Episode:
         """Draw the next episode, of at most ``left`` faults; its first one has this number."""
@@ -139,7 +139,7 @@ class _PlanDraw:
         if shape == "overlap":
             first = self._injection(number, self._breaks, guest)
             second = self._injection(number + 1, self._seconds, guest)
-            second = msgspec.structs.replace(second, moment=self._moments.draw())
+            second = msgspec.structs.replace(second, trigger=self._triggers.draw())
             return Episode(calm=calm, injections=(first, second))
         if shape == "guest":
             return Episode(calm=calm, injections=(self._injection(number, self._singles, guest),))
@@ -147,7 +147,7 @@ class _PlanDraw:
         if first.kind is not SoakFaultKind.SLOW or left == 1:
             return Episode(calm=calm, injections=(first,))
         kill = PlannedInjection(
-            number=number + 1, kind=SoakFaultKind.VOTER_KILL, target="voter", moment=Moment.HELD
+            number=number + 1, kind=SoakFaultKind.VOTER_KILL, target="voter", trigger=Trigger.HELD
         )
         return Episode(calm=calm, injections=(first, kill))
 

@@ -48,7 +48,7 @@ class InjectedFault(msgspec.Struct, frozen=True, kw_only=True):
     kind: SoakFaultKind
     target: str
     seconds: float
-    moment: str
+    trigger: str = msgspec.field(name="moment")
     at: float
     proof: str
     overlapped: bool
@@ -73,7 +73,7 @@ class RoundRecord(msgspec.Struct, frozen=True, kw_only=True):
     number: int
     guest: str
     key: str
-    moment: str
+    trigger: str = msgspec.field(name="moment")
     lead: float
     planned_offset: float
     offset: float

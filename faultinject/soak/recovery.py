@@ -70,7 +70,7 @@ class Recovery:
                 state, since = str(error), None
             else:
                 state = str(view)
-                if not (view.whole and all(fault.over(view) for fault in opened)):
+                if not (view.recovered and all(fault.over(view) for fault in opened)):
                     since = None
                 elif since is None:
                     since = view.at

@@ -14,7 +14,7 @@ import msgspec
 from faultinject.soak.plan import GUESTS, BalancedDraw
 
 __all__ = [
-    "EARLIEST_KILL", "LATEST_KILL", "MAGIC", "MARKERS", "TOGETHER", "VALUE_SIZE", "RoundMoment",
+    "EARLIEST_KILL", "LATEST_KILL", "MAGIC", "MARKERS", "TOGETHER", "VALUE_SIZE", "RoundTrigger",
     "RoundPlan", "make_rounds", "marked_value",
 ]  # fmt: skip
 
@@ -36,7 +36,7 @@ _BINS = 10
 """The range of offsets is divided into this many bins, from which the plan draws equally often."""
 
 
-class RoundMoment(StrEnum):
+class RoundTrigger(StrEnum):
     """The situation in which a value is corrupted."""
 
     READ = "clients read the value"
@@ -45,9 +45,9 @@ class RoundMoment(StrEnum):
 
 
 _LEADS = {
-    RoundMoment.READ: (0.0, 0.0),
-    RoundMoment.MARKER: (-0.2, 0.05),
-    RoundMoment.FETCH: (0.0, 1.0),
+    RoundTrigger.READ: (0.0, 0.0),
+    RoundTrigger.MARKER: (-0.2, 0.05),
+    RoundTrigger.FETCH: (0.0, 1.0),
 }
 """Seconds from the moment to the corruption.  For FETCH: the share of the time between a marker and
 the end of its fetch, measured on the last few, that passes before the corruption.  An early
@@ -68,7 +68,7 @@ class RoundPlan(msgspec.Struct, frozen=True, kw_only=True):
     key: str
     byte: int
     bit: int
-    moment: RoundMoment
+    trigger: RoundTrigger = msgspec.field(name="moment")
     lead: float
     offset: float
     calm: float
@@ -85,8 +85,8 @@ def make_rounds(seed: int, rounds: int) -> tuple[RoundPlan, ...]:
     if rounds < 1:
         raise ValueError(f"{rounds} rounds: at least 1")
     random = Random(f"trivisor soak {TOGETHER} {seed}")
-    moments = BalancedDraw(
-        random, *[RoundMoment.READ] * 4, *[RoundMoment.MARKER] * 3, *[RoundMoment.FETCH] * 3
+    triggers = BalancedDraw(
+        random, *[RoundTrigger.READ] * 4, *[RoundTrigger.MARKER] * 3, *[RoundTrigger.FETCH] * 3
     )
     guests = BalancedDraw(random, *GUESTS)
     keys = BalancedDraw(random, *(f"held-{number}" for number in range(KEYS)))
@@ -94,7 +94,7 @@ def make_rounds(seed: int, rounds: int) -> tuple[RoundPlan, ...]:
     width = (LATEST_KILL - EARLIEST_KILL) / _BINS
     plans: list[RoundPlan] = []
     for number in range(1, rounds + 1):
-        moment, guest, key = moments.draw(), guests.draw(), keys.draw()
+        trigger, guest, key = triggers.draw(), guests.draw(), keys.draw()
         while plans and guest == plans[-1].guest:
             guest = guests.draw()
         while plans and key == plans[-1].key:
@@ -107,8 +107,8 @@ def make_rounds(seed: int, rounds: int) -> tuple[RoundPlan, ...]:
                 key=key,
                 byte=random.randrange(len(MAGIC), VALUE_SIZE),
                 bit=random.randrange(8),
-                moment=moment,
-                lead=round(random.uniform(*_LEADS[moment]), 3),
+                trigger=trigger,
+                lead=round(random.uniform(*_LEADS[trigger]), 3),
                 offset=round(EARLIEST_KILL + width * position, 3),
                 calm=round(random.uniform(0.1, 0.5), 2),
             )

@@ -1,6 +1,6 @@
 """Run the rounds: a corrupted state and a killed voter at almost the same time.
 
-A round stores a value, waits for its moment, flips one bit of the value in one guest's memory and
+A round stores a value, waits for its trigger, flips one bit of the value in one guest's memory and
 kills the voter.  It then waits until the corruption is detected and all guests vote again.  At its
 end two markers must pass with all guests voting.  The voter orders the second one only when every
 guest has reported its digest at the first.
@@ -22,7 +22,7 @@ from faultinject.soak.plan import GUESTS, PlannedInjection, SoakFaultKind
 from faultinject.soak.record import InjectedFault, RoundRecord
 from faultinject.soak.recovery import NotRecovered, Recovery
 from faultinject.soak.round_clients import RoundClients
-from faultinject.soak.round_plan import MARKERS, RoundMoment, RoundPlan
+from faultinject.soak.round_plan import MARKERS, RoundPlan, RoundTrigger
 from faultinject.soak.soak_injector import InjectionProof, OpenFault, SoakInjector
 from faultinject.soak.view import NodeView
 from faultinject.soak.voter_log import Detector, VoterEvent, VoterLog, classify
@@ -110,7 +110,7 @@ class RoundRunner:
         try:
             value = await self._corruptor.store(plan)
             memory = await self._corruptor.memory(plan.guest)  # takes too long for the moment
-            await self._until_moment(plan)
+            await self._until_trigger(plan)
             window = self._load.watch()
             self._markers.read_log()
             self._markers.events.clear()
@@ -121,7 +121,7 @@ class RoundRunner:
             self._say(self.failed[-1])
             return []
         opened = [
-            OpenFault(corrupt, injected.corruption, False, str(plan.moment), window),
+            OpenFault(corrupt, injected.corruption, False, str(plan.trigger), window),
             OpenFault(kill, injected.kill, False, "", window),
         ]
         try:
@@ -144,7 +144,7 @@ class RoundRunner:
                 number=plan.number,
                 guest=plan.guest,
                 key=plan.key,
-                moment=str(plan.moment),
+                trigger=str(plan.trigger),
                 lead=plan.lead,
                 planned_offset=plan.offset,
                 offset=round(injected.kill.at - injected.corruption.at, 4),
@@ -168,9 +168,9 @@ class RoundRunner:
 
     # ----------------------------------------------------------- the moment
 
-    async def _until_moment(self, plan: RoundPlan) -> None:
+    async def _until_trigger(self, plan: RoundPlan) -> None:
         """Wait for the round's moment, less its lead."""
-        if plan.moment is RoundMoment.READ:
+        if plan.trigger is RoundTrigger.READ:
             self.clients.start_reading(plan.key)
             return
         self.clients.start_writing()
@@ -178,7 +178,7 @@ class RoundRunner:
         deadline = time.monotonic() + MOMENT_TIMEOUT
         if not markers.last:
             markers.last = await markers.next(places.newest, deadline)
-        if plan.moment is RoundMoment.FETCH:
+        if plan.trigger is RoundTrigger.FETCH:
             # The voter fetches states from the guests in turn, beginning with the first.
             wanted = GUESTS.index(plan.guest)
             while time.monotonic() < deadline and (
@@ -191,7 +191,7 @@ class RoundRunner:
         began, first = time.monotonic(), places.newest
         expected = markers.last + MARKER_EVERY + 1
         unit = 1.0
-        if plan.moment is RoundMoment.FETCH and markers.fetch_seconds is not None:
+        if plan.trigger is RoundTrigger.FETCH and markers.fetch_seconds is not None:
             unit = markers.fetch_seconds
         wait = plan.lead * unit - self._corruptor.search_seconds  # a search comes before the flip
         while time.monotonic() < deadline and not markers.since(markers.last):

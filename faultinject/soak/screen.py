@@ -75,7 +75,7 @@ class SoakScreen:
         self._longest = max(self._longest, one.longest_pause)
         after = "" if one.noticed_after is None else f" after {one.noticed_after * 1e3:.0f} ms"
         self._print(
-            f"  {one.number:3} [bold]{one.guest}[/] {one.key} while {escape(one.moment)}; voter "
+            f"  {one.number:3} [bold]{one.guest}[/] {one.key} while {escape(one.trigger)}; voter "
             f"killed {one.offset * 1e3:+.0f} ms; detected by {one.noticed_by}{after}; "
             f"{one.checkpoints} checkpoints compared; recovered after {one.recovered_after:.2f} s"
         )

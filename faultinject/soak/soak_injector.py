@@ -81,7 +81,7 @@ class OpenFault:
             kind=planned.kind,
             target=planned.target,
             seconds=planned.seconds,
-            moment=str(planned.moment),
+            trigger=str(planned.trigger),
             at=round(self.applied.at - began, 3),
             proof=self.applied.proof,
             overlapped=self.overlapped,

@@ -101,13 +101,13 @@ def judge_end(view: View, markers: int, failure: str) -> list[Promise]:
     return [
         _promise(
             "three replicas vote at the end",
-            view.whole and len(view.guests) == len(GUESTS) and not failure,
+            view.recovered and len(view.guests) == len(GUESTS) and not failure,
             ", ".join(f"{name} {guest}" for name, guest in view.guests.items()),
             *filter(None, [failure]),
         ),
         _promise(
             "their digests are equal",
-            view.whole and markers >= MARKERS,
+            view.recovered and markers >= MARKERS,
             f"{markers} markers after the last fault, each reported by all that vote before the "
             "next one came; nobody was expelled",
         ),

@@ -53,7 +53,7 @@ class GuestView(msgspec.Struct, frozen=True, kw_only=True):
         return self.replica in JOINING
 
     @property
-    def whole(self) -> bool:
+    def recovered(self) -> bool:
         """Whether it votes without a fault, a repair or a long lag."""
         state = (self.replica, self.vm, self.fault)
         return state == ("active", "ready", "") and not self.under_way and self.lag <= LAG
@@ -78,13 +78,13 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     guests: dict[str, GuestView]
 
     @property
-    def whole(self) -> bool:
+    def recovered(self) -> bool:
         """Whether supervisor and voter serve and all guests vote."""
         return (
             self.supervisor is not None
             and self.voter is not None
             and self.status == "ready"
-            and all(guest.whole for guest in self.guests.values())
+            and all(guest.recovered for guest in self.guests.values())
         )
 
     def __str__(self) -> str:

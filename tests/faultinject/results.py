@@ -9,10 +9,11 @@ from pathlib import Path
 import msgspec
 
 from faultinject.campaign.planning.spec_file import load
-from faultinject.campaign.records import MissionPlan, Outcome
+from faultinject.campaign.records import MissionPlan
 from faultinject.campaign.store.store import Store
 from faultinject.report.gather import gather
 from faultinject.results.findings import FILE, storable_findings
+from faultinject.results.outcome import Outcome
 from tests.faultinject.campaign.specs import FACTS, row_of
 from voter.core.vote import Policy
 

@@ -145,7 +145,7 @@ def test_write_applied_after_it_was_voided_is_no_part_of_the_order(
     orders.apply(first, late)
     orders.apply(second, one)
     assert world.observer.breaches == []
-    assert [write.seq for write in world.observer.main] == [2]
+    assert [write.seq for write in world.observer.applied_order] == [2]
 
 
 def test_sending_a_write_to_a_guest_that_applied_a_voided_one_is_a_breach(

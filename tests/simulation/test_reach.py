@@ -36,7 +36,7 @@ def planned(*faults: tuple[str, float, int], amount: int = 0, two: bool = True) 
         SimFault(index, kind, at, target, seconds=0.1, amount=amount)
         for index, (kind, at, target) in enumerate(faults)
     )
-    return msgspec.structs.replace(make_plan(3), faults=made, two=two, durability="fsync")
+    return msgspec.structs.replace(make_plan(3), faults=made, two_faulty=two, durability="fsync")
 
 
 @pytest.mark.parametrize("seed", [5, 7, 11])

@@ -64,7 +64,7 @@ def test_swarm_plans_differ_in_what_they_draw_from() -> None:
     plans = [make_plan(seed) for seed in range(SWARM, SWARM + 300)]
     kinds = {frozenset(fault.kind for fault in plan.faults) for plan in plans}
     assert len(kinds) > 150
-    assert {fault.moment for plan in plans for fault in plan.faults} == {"", *SITUATIONS}
+    assert {fault.situation for plan in plans for fault in plan.faults} == {"", *SITUATIONS}
     faults = sorted(plans, key=lambda plan: len(plan.faults))
     assert len(faults[0].faults) == 0
     assert len(faults[-1].faults) >= 8

@@ -10,7 +10,7 @@ One mission, from start to end (``MissionRunner.run``):
 3. Observe: were the faults met, what is the state of the guests, does the voter answer?
 4. Undo the faults, end the voter, and mark the guests that are no longer clean.
 
-The row holds observations only (see ``records``).
+The row holds observations, and which guests failed (see ``records``).
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from faultinject.campaign.records import (
     InjectionResult,
     MissionPlan,
     MissionRow,
-    NodeFacts,
     NodeSpec,
     Timings,
 )
 from faultinject.faults import CATALOGUE
+from faultinject.results.outcome import NodeFacts
 from voter.address import parse_address
 from voter.client import Client
 from voter.client.errors import RequestError

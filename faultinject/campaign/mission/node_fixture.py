@@ -1,6 +1,6 @@
-"""A node for experiments: its own guests, links with a proxy, voters, and clean starts.
+"""A node for missions: its own guests, links with a proxy, voters, and clean starts.
 
-Guests boot once.  Between two experiments the node goes back to a clean start:
+Guests boot once.  Between two missions the node goes back to a clean start:
 
 - ``revert_guests`` reverts the guests marked as dirty to their clean snapshots.
 - ``start_voter`` forks a new voter (``zygote``).  It greets all guests and restores their services
@@ -36,11 +36,12 @@ from deploy.machine.ssh import GuestShell, free_ports, make_keys
 from deploy.node.records import cache_directory
 from faultinject.campaign.mission.host_function import HostFunction
 from faultinject.campaign.mission.voters import MissionVoter, Voters
-from faultinject.campaign.records import NodeFacts, NodeSpec
+from faultinject.campaign.records import NodeSpec
 from faultinject.faults.proxy import ProxiedLink
 from faultinject.faults.site import NotApplied, Site
 from faultinject.history.workload import KEY
 from faultinject.host_facts import describe_host
+from faultinject.results.outcome import NodeFacts
 from faultinject.services import FRAIL, poisoned
 from guests.image import COMMAND_LINE, Overlay, add_overlay, build_image
 from voter.core.vote import Policy
@@ -58,9 +59,9 @@ Sender = Callable[[str, str, bytes, Headers], Awaitable[tuple[int, bytes]]]
 
 
 class NodeFixture(Site):
-    """A node with its voters and links.  Use ``open``; one experiment at a time.
+    """A node with its voters and links.  Use ``open``; one mission at a time.
 
-    ``sender``: set by the experiment that runs, for faults that consist of a request.
+    ``sender``: set by the mission that runs, for faults that consist of a request.
     """
 
     def __init__(

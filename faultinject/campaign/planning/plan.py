@@ -22,8 +22,9 @@ import msgspec
 from faultinject.campaign.planning.draws import Draws, Mix, permutation
 from faultinject.campaign.planning.spec import Spec, StratumSpec
 from faultinject.campaign.planning.spec_checks import repairs
-from faultinject.campaign.records import Design, MissionPlan
+from faultinject.campaign.records import MissionPlan
 from faultinject.faults import CATALOGUE, Injection
+from faultinject.results.outcome import Design
 
 __all__ = ["LIARS", "CampaignPlan", "Cell", "missions_for", "plan"]
 

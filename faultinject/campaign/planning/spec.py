@@ -11,9 +11,8 @@ from typing import Literal
 
 import msgspec
 
-from faultinject.campaign.records import Design, NodeSpec
-from faultinject.results.outcome import Question
-from faultinject.strict_toml import SpecError
+from faultinject.campaign.records import NodeSpec
+from faultinject.results.outcome import Design, Question
 from voter.core.vote import Policy
 
 __all__ = [
@@ -22,11 +21,9 @@ __all__ = [
     "DoseSpec",
     "MarginSpec",
     "Points",
-    "Question",
     "Range",
     "Repair",
     "Spec",
-    "SpecError",
     "StratumSpec",
     "Workload",
 ]
@@ -231,8 +228,12 @@ class Spec(_Section, frozen=True, kw_only=True):
 
     @property
     def hash(self) -> str:
-        """Return the SHA-256, in hex, of the meaning: not of comments, spaces and ``workers``."""
+        """Return the SHA-256, in hex, of what is run and how it is judged.
+
+        So it does not depend on comments, spaces, ``title``, ``about`` and ``workers``.
+        """
         meaning = msgspec.to_builtins(msgspec.structs.replace(self, workers=None))
+        del meaning["title"], meaning["about"]
         # Fields that came later are left out where unused, so that older hashes stay valid.
         _forget(meaning, function_faults={}, host_function_faults={})
         _forget(meaning["station"], function="none", mix={})

@@ -30,7 +30,7 @@ MOST = 10_000_000
 """Most missions in one table of a campaign file; more is an error."""
 MOST_FLIPS = 10_000_000
 """Most flips in each guest of a mission; more is an error."""
-_PLACES = {FaultLayer.FUNCTION: "guest", FaultLayer.RELOCATED: "host"}
+_PLACES = {FaultLayer.GUEST_FUNCTION: "guest", FaultLayer.HOST_FUNCTION: "host"}
 """Where the node must have the function, for faults of these layers."""
 
 _Report = Callable[[str, str], None]
@@ -174,7 +174,8 @@ def _check_mixes(spec: Spec, problems: SpecProblems) -> None:
         in_function = table == "function_faults"
         able = ", ".join(
             k for k, f in CATALOGUE.items()
-            if target in f.targets and f.fails and (f.layer is FaultLayer.FUNCTION) == in_function
+            if target in f.targets and f.fails
+            and (f.layer is FaultLayer.GUEST_FUNCTION) == in_function
         )  # fmt: skip
         for kind in mix:
             fault = _known(spec, kind, report, kind)
@@ -183,7 +184,7 @@ def _check_mixes(spec: Spec, problems: SpecProblems) -> None:
             if target not in fault.targets:
                 hit = " or ".join(fault.targets)
                 report(f"{kind} does not hit a {target} but a {hit}: give one of {able}", kind)
-            elif (fault.layer is FaultLayer.FUNCTION) != in_function:
+            elif (fault.layer is FaultLayer.GUEST_FUNCTION) != in_function:
                 what = "does not hit f, but the rest of a guest" if in_function else "hits f"
                 remedy = "[faults]" if in_function else "[function_faults]"
                 report(f"{kind} {what}: put it under {remedy}", kind)

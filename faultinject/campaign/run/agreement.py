@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import msgspec
 from rich.table import Table
 
-from faultinject.campaign.records import Outcome
 from faultinject.campaign.store.store import Store
+from faultinject.results.outcome import Outcome
 from voter.commands.terminal import CommandError, ExitCode
 
 if TYPE_CHECKING:

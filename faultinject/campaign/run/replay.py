@@ -9,11 +9,12 @@ import msgspec
 from rich.markup import escape
 
 from faultinject.campaign.assessment import AssessedMission, assess
-from faultinject.campaign.records import MissionPlan, NodeFacts
+from faultinject.campaign.records import MissionPlan
 from faultinject.campaign.store.store import Store
 from faultinject.campaign.workers.messages import Task, Worker
 from faultinject.campaign.workers.scratch import ScratchDirectories, sweep_abandoned
 from faultinject.campaign.workers.worker_process import WorkerLost, WorkerProcess
+from faultinject.results.outcome import NodeFacts
 from voter.commands.terminal import CommandError, ExitCode
 
 if TYPE_CHECKING:

@@ -15,11 +15,11 @@ from rich.console import Console
 from deploy.machine.debug_stub import why_no_stub
 from faultinject.campaign.planning.kept_durations import keep_durations
 from faultinject.campaign.planning.spec import Spec
+from faultinject.campaign.run.dispatch import Ending, MissionSource, Stop, run_missions
 from faultinject.campaign.run.interim import interim_results
 from faultinject.campaign.run.screen import CampaignScreen, duration, results_table
 from faultinject.campaign.store.store import Store
 from faultinject.campaign.workers.messages import WORKER_MODULE, Worker
-from faultinject.campaign.workers.runner import Ending, MissionSource, Stop, run_missions
 from faultinject.campaign.workers.scratch import ScratchDirectories, sweep_abandoned
 from faultinject.campaign.workers.worker_process import WorkerProcess
 from faultinject.faults import CATALOGUE

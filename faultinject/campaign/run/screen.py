@@ -18,8 +18,9 @@ from rich.table import Table
 from rich.text import Text
 
 from faultinject.campaign.assessment import AssessedMission
-from faultinject.campaign.records import MissionRow, Outcome
+from faultinject.campaign.records import MissionRow
 from faultinject.campaign.run.interim import CellResult, InterimResults
+from faultinject.results.outcome import Outcome
 
 __all__ = ["CampaignScreen", "duration", "results_table"]
 
@@ -152,7 +153,7 @@ def results_table(cells: tuple[CellResult, ...]) -> Table:
     """Return a table with the results of the plan's cells."""
     table = Table(box=None, pad_edge=False)
     table.add_column("stratum", overflow="fold")
-    for title in ("trials", "planned", "failed", "silent", "excluded", "failure rate", "interval"):
+    for title in ("trials", "planned", "failed", "wrong reply", "excluded", "failure rate", "interval"):
         table.add_column(title, justify="right")
     for cell in cells:
         rate = "-" if cell.rate is None else f"{cell.rate:.4f}"

@@ -20,9 +20,9 @@ from typing import Self
 import msgspec
 
 from faultinject.campaign.planning.plan import CampaignPlan, plan
-from faultinject.campaign.planning.spec import Spec, SpecError
+from faultinject.campaign.planning.spec import Spec
 from faultinject.campaign.planning.spec_file import parse
-from faultinject.campaign.records import MissionPlan, MissionRow, NodeFacts
+from faultinject.campaign.records import MissionPlan, MissionRow
 from faultinject.campaign.store.database import (
     StoreBusy,
     StoreError,
@@ -37,6 +37,8 @@ from faultinject.campaign.store.database import (
 )
 from faultinject.campaign.store.reader import Reader
 from faultinject.campaign.store.table import CREATE, INSERT, record_of
+from faultinject.results.outcome import NodeFacts
+from faultinject.strict_toml import SpecError
 
 __all__ = ["Meta", "RunRecord", "Store", "StoreBusy", "StoreError", "StoreFull"]
 
@@ -312,15 +314,19 @@ def _campaign(connection: sqlite3.Connection) -> sqlite3.Row | None:
 
 def _refusal(directory: Path, known: sqlite3.Row, spec: Spec, seed: int) -> str:
     """Return why no campaign can begin in a directory that holds one."""
-    if (known["spec_hash"], known["seed"]) == (spec.hash, seed):
+    try:
+        held = parse(known["spec"], str(directory / SPEC)).hash
+    except SpecError:  # of another version
+        held = known["spec_hash"]
+    if (held, known["seed"]) == (spec.hash, seed):
         return (
             f"{directory} already holds this campaign ({known['title']!r}, seed {seed}): continue "
             f"it with `trivisor campaign resume {directory}`"
         )
-    what = "the same spec with another seed" if known["spec_hash"] == spec.hash else "another spec"
+    what = "the same spec with another seed" if held == spec.hash else "another spec"
     return (
         f"{directory} holds {known['title']!r} with seed {known['seed']} (spec "
-        f"{known['spec_hash'][:12]}), not {spec.title!r} with seed {seed} (spec {spec.hash[:12]}): "
+        f"{held[:12]}), not {spec.title!r} with seed {seed} (spec {spec.hash[:12]}): "
         f"{what}; give another directory"
     )
 

@@ -1,6 +1,6 @@
 """The two tables of missions: what was observed, and what follows from it.
 
-``missions`` is in the database file and holds observations only; nested values are JSON.
+``missions`` is in the database file and holds what ``MissionRow`` does; nested values are JSON.
 ``trials`` is temporary and in memory.  Each reader fills it from ``missions`` by today's rule
 (``assessment.assess``), so that SQL can count by stratum and outcome.
 
@@ -24,10 +24,10 @@ from faultinject.campaign.records import (
     InjectionResult,
     MissionPlan,
     MissionRow,
-    Outcome,
     RequestResult,
     Timings,
 )
+from faultinject.results.outcome import Outcome
 
 __all__ = [
     "CREATE", "CREATE_TRIALS", "EXPORTED", "FLAGS", "GROUPS", "INSERT", "INSERT_TRIAL",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from faultinject.campaign.records import Outcome
+from faultinject.results.outcome import Outcome
 
 if TYPE_CHECKING:
     from faultinject.estimate.counts import Counts

@@ -17,10 +17,10 @@ from typing import Any
 
 import msgspec
 
-from faultinject.campaign.records import NodeFacts
 from faultinject.campaign.workers.dask_worker import close_node, open_node, run_task
 from faultinject.campaign.workers.messages import Task, Worker
 from faultinject.campaign.workers.worker_process import MissionResult, WorkerLost
+from faultinject.results.outcome import NodeFacts
 from voter.commands.terminal import CommandError, ExitCode
 
 __all__ = ["DaskCluster", "Slot"]

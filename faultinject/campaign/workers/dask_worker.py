@@ -12,10 +12,10 @@ from collections.abc import Iterator
 
 import msgspec
 
-from faultinject.campaign.records import NodeFacts
 from faultinject.campaign.workers.messages import Task, Worker
 from faultinject.campaign.workers.scratch import ScratchDirectories, sweep_abandoned
 from faultinject.campaign.workers.worker_process import MissionResult, WorkerLost, WorkerProcess
+from faultinject.results.outcome import NodeFacts
 
 __all__ = ["close_node", "open_node", "run_task"]
 

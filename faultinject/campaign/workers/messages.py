@@ -11,7 +11,8 @@ from typing import Literal
 
 import msgspec
 
-from faultinject.campaign.records import MissionPlan, MissionRow, NodeFacts, NodeSpec
+from faultinject.campaign.records import MissionPlan, MissionRow, NodeSpec
+from faultinject.results.outcome import NodeFacts
 
 __all__ = [
     "WORKER_MODULE",

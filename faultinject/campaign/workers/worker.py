@@ -24,7 +24,7 @@ from typing import BinaryIO, Protocol
 
 import msgspec
 
-from faultinject.campaign.records import MissionPlan, MissionRow, NodeFacts, NodeSpec
+from faultinject.campaign.records import MissionPlan, MissionRow, NodeSpec
 from faultinject.campaign.workers.messages import (
     NodeOpened,
     ProgressMessage,
@@ -35,6 +35,7 @@ from faultinject.campaign.workers.messages import (
     encode,
 )
 from faultinject.campaign.workers.scratch import end_processes
+from faultinject.results.outcome import NodeFacts
 from voter.commands.terminal import quiet_logs
 
 __all__ = ["OpenNode", "MissionNode", "main"]

@@ -20,7 +20,7 @@ import msgspec
 import structlog
 
 from deploy.host.files import read_tail
-from faultinject.campaign.records import MissionRow, NodeFacts
+from faultinject.campaign.records import MissionRow
 from faultinject.campaign.workers.messages import (
     NodeOpened,
     ProgressMessage,
@@ -34,6 +34,7 @@ from faultinject.campaign.workers.messages import (
     encode,
 )
 from faultinject.campaign.workers.scratch import ScratchDirectories, end_processes
+from faultinject.results.outcome import NodeFacts
 
 __all__ = ["MissionResult", "WorkerLost", "WorkerProcess", "mission_timeout"]
 

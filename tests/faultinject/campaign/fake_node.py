@@ -25,12 +25,12 @@ from faultinject.campaign.records import (
     InjectionResult,
     MissionPlan,
     MissionRow,
-    NodeFacts,
     NodeSpec,
     RequestResult,
     Timings,
 )
 from faultinject.campaign.workers.worker import main
+from faultinject.results.outcome import NodeFacts
 
 __all__ = ["FAKE", "FakeNode", "behave", "began", "fake_guests"]
 

@@ -13,13 +13,12 @@ from faultinject.campaign.records import (
     InjectionResult,
     MissionPlan,
     MissionRow,
-    NodeFacts,
-    Outcome,
     RequestResult,
     Timings,
 )
 from faultinject.campaign.store.store import Store
 from faultinject.campaign.store.tally import Tally
+from faultinject.results.outcome import NodeFacts, Outcome
 
 __all__ = ["FACTS", "SMALL", "campaign_of", "fill", "results_of", "row_of", "small_plan", "sum_of"]
 

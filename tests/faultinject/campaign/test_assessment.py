@@ -6,13 +6,8 @@ import msgspec
 import pytest
 
 from faultinject.campaign.assessment import assess, assign_stratum, classify
-from faultinject.campaign.records import (
-    GuestResult,
-    InjectionResult,
-    MissionPlan,
-    Outcome,
-    RequestResult,
-)
+from faultinject.campaign.records import GuestResult, InjectionResult, MissionPlan, RequestResult
+from faultinject.results.outcome import Outcome
 from tests.faultinject.campaign.specs import results_of, row_of, small_plan
 
 __all__: list[str] = []

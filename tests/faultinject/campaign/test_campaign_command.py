@@ -21,7 +21,7 @@ from faultinject.campaign.planning.spec_file import parse
 from faultinject.campaign.workers.scratch import processes_of
 from tests.faultinject.campaign.fake_node import FAKE, began, behave, fake_guests
 from tests.faultinject.campaign.processes import ROOT, following
-from tests.faultinject.campaign.workers.test_runner import MISSIONS, SPEC
+from tests.faultinject.campaign.workers.test_dispatch import MISSIONS, SPEC
 from tests.faultinject.campaign.workers.test_worker_process import wait_until
 from voter.commands.terminal import ExitCode
 

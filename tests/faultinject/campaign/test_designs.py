@@ -9,13 +9,14 @@ import pytest
 
 from faultinject.campaign.assessment import assign_stratum
 from faultinject.campaign.planning.plan import plan
-from faultinject.campaign.planning.spec import SpecError
 from faultinject.campaign.planning.spec_file import load, parse
-from faultinject.campaign.records import MissionPlan, Outcome
+from faultinject.campaign.records import MissionPlan
 from faultinject.report import write_report
 from faultinject.report.data import ReportData
 from faultinject.report.gather import gather
 from faultinject.results.findings import read_findings
+from faultinject.results.outcome import Outcome
+from faultinject.strict_toml import SpecError
 from tests.faultinject.campaign.specs import campaign_of, results_of
 from voter.core.vote import Policy
 

@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from faultinject.campaign.records import MissionPlan, Outcome
+from faultinject.campaign.records import MissionPlan
 from faultinject.claims.commands import paper
 from faultinject.claims.evidence import CAPACITY, RELOCATION, Results, read_results
 from faultinject.claims.page import render
 from faultinject.claims.section4 import CLAIMS
 from faultinject.commands.campaign import campaign
 from faultinject.results.findings import FILE, FindingsFileError, read_findings
+from faultinject.results.outcome import Outcome
 from faultinject.results.relocation import FILE as RELOCATION_FILE
 from tests.faultinject.campaign.planning.test_relocation_specs import GUEST, HOST, store_of
 from tests.faultinject.results import as_the_paper_has_it, made, never_fails

@@ -34,7 +34,7 @@ def test_needs_and_targets_of_a_fault_follow_from_its_layer(kind: str) -> None:
             FaultLayer.MEMORY,
             FaultLayer.INSIDE,
             FaultLayer.LINK,
-            FaultLayer.FUNCTION,
+            FaultLayer.GUEST_FUNCTION,
         )
     )
     assert not (fault.latent and fault.fails)

@@ -9,12 +9,13 @@ import msgspec
 import pytest
 
 from faultinject.campaign.planning.spec_file import load
-from faultinject.campaign.records import GuestResult, MissionPlan, MissionRow, Outcome
+from faultinject.campaign.records import GuestResult, MissionPlan, MissionRow
 from faultinject.campaign.store.store import Store, StoreError
 from faultinject.report import write_report
 from faultinject.report.data import ReportData
 from faultinject.report.gather import gather
 from faultinject.results.findings import FILE, read_findings
+from faultinject.results.outcome import Outcome
 from tests.faultinject.campaign.specs import FACTS, SMALL, fill, row_of
 from tests.faultinject.results import as_the_paper_has_it, made
 

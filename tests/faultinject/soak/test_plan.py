@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from faultinject.faults import CATALOGUE
-from faultinject.soak.plan import BY_SUPERVISOR, GUESTS, Moment, SoakFaultKind, make_plan
+from faultinject.soak.plan import BY_SUPERVISOR, GUESTS, SoakFaultKind, Trigger, make_plan
 
 SEEDS = st.integers(0, 2**64)
 
@@ -36,7 +36,7 @@ def test_plan_of_seed_1_never_changes() -> None:
 @given(SEEDS, st.integers(12, 300))
 def test_plan_injects_more_than_a_quarter_during_a_repair(seed: int, faults: int) -> None:
     injections = [planned for episode in make_plan(seed, faults) for planned in episode.injections]
-    assert sum(planned.moment.overlaps for planned in injections) > faults * (
+    assert sum(planned.trigger.overlaps for planned in injections) > faults * (
         0.33 if faults >= 150 else 0.25
     )
 
@@ -46,7 +46,7 @@ def test_long_plan_has_every_kind_and_target(seed: int) -> None:
     injections = [planned for episode in make_plan(seed, 200) for planned in episode.injections]
     assert {planned.kind for planned in injections} == set(SoakFaultKind)
     assert {planned.target for planned in injections} == {*GUESTS, "voter", "supervisor"}
-    assert {planned.moment for planned in injections} == set(Moment)
+    assert {planned.trigger for planned in injections} == set(Trigger)
 
 
 @given(SEEDS)
@@ -57,12 +57,12 @@ def test_episode_hits_at_most_one_guest(
         first, *later = episode.injections
         guests = {planned.target for planned in episode.injections} & set(GUESTS)
         assert len(guests) <= 1
-        assert first.moment is Moment.WHOLE
+        assert first.trigger is Trigger.ALL_VOTE
         for planned in later:
             assert (
                 planned.kind not in BY_SUPERVISOR
             )  # the supervisor may be dead, or busy with the guest
-            assert (planned.moment is Moment.HELD) == (first.kind is SoakFaultKind.SLOW)
+            assert (planned.trigger is Trigger.HELD) == (first.kind is SoakFaultKind.SLOW)
 
 
 @given(SEEDS)

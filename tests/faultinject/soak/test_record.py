@@ -17,7 +17,7 @@ def fault(
     number: int, kind: SoakFaultKind, target: str, at: float, recovered: float | None, **more: float
 ) -> InjectedFault:
     return InjectedFault(
-        number=number, kind=kind, target=target, seconds=0.0, moment="", at=at, proof="",
+        number=number, kind=kind, target=target, seconds=0.0, trigger="", at=at, proof="",
         overlapped=bool(more.get("overlapped")), seen="", longest_pause=more.get("pause", 0.1),
         rate=1.0, recovered_after=recovered,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The plan of the rounds: a function of the seed that spreads guests, keys, moments and offsets."""
+"""The plan of the rounds: a function of the seed; it spreads guests, keys, triggers, offsets."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def test_plan_of_200_rounds_spreads_offsets_guests_and_moments(seed: int) -> Non
     assert all(EARLIEST_KILL <= plan.offset <= LATEST_KILL for plan in plans)
     assert 30 <= sum(plan.offset < 0 for plan in plans) <= 50
     assert 70 <= sum(plan.offset > 0.1 for plan in plans) <= 90
-    moments = Counter(plan.moment.name for plan in plans)
-    assert moments == {"READ": 80, "MARKER": 60, "FETCH": 60}
+    triggers = Counter(plan.trigger.name for plan in plans)
+    assert triggers == {"READ": 80, "MARKER": 60, "FETCH": 60}
     assert min(Counter(plan.guest for plan in plans)[guest] for guest in GUESTS) > 40
     assert all(len(MAGIC) <= plan.byte < VALUE_SIZE for plan in plans)
 

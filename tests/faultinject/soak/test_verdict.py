@@ -15,7 +15,7 @@ from faultinject.soak.voter_log import Detector
 
 CLEAN = MemoryMatches(right=1, foreign=0, own=0, own_live=0)
 RIGHT = RoundRecord(
-    number=1, guest="g1", key="held-1", moment="clients read the value", lead=0.0,
+    number=1, guest="g1", key="held-1", trigger="clients read the value", lead=0.0,
     planned_offset=0.1, offset=0.1, corruption="flipped", kill="gone", interrupted=False,
     noticed_by=Detector.DISSENT, noticed_after=0.02, noticed_as="", timeline=[], wrong=0,
     read_back=True, markers=2, checkpoints=1,

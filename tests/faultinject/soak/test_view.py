@@ -61,12 +61,12 @@ async def serving(path: Path, answers: dict[str, tuple[int, Any]]) -> AsyncItera
 
 
 def test_guest_is_whole_only_if_it_votes_without_fault_repair_and_lag() -> None:
-    assert ACTIVE.whole
+    assert ACTIVE.recovered
     for change in (
         {"replica": "learner"}, {"vm": "paused"}, {"fault": "slow"}, {"under_way": True},
         {"lag": 500},
     ):  # fmt: skip
-        assert not msgspec.structs.replace(ACTIVE, **change).whole
+        assert not msgspec.structs.replace(ACTIVE, **change).recovered
 
 
 def test_guest_is_returning_from_its_repair_until_it_votes() -> None:
@@ -85,11 +85,11 @@ async def test_poll_asks_the_supervisor_and_without_it_the_voter(scratch: Path) 
             await node.poll()
         async with serving(layout.voter_control, {"/status": (200, VOTER)}):
             view = await node.poll()
-            assert (view.supervisor, view.voter, view.whole) == (None, 12, False)
+            assert (view.supervisor, view.voter, view.recovered) == (None, 12, False)
             assert view.guests["g1"].joining
             async with serving(layout.supervisor_socket, {"/status": (200, supervisor())}):
                 view = await node.poll()
-                assert (view.supervisor, view.whole) == (11, True)
+                assert (view.supervisor, view.recovered) == (11, True)
 
 
 async def test_node_is_not_whole_while_its_supervisor_starts(scratch: Path) -> None:
@@ -99,7 +99,7 @@ async def test_node_is_not_whole_while_its_supervisor_starts(scratch: Path) -> N
         NodeView(layout) as node,
         serving(layout.supervisor_socket, {"/status": (200, starting)}),
     ):
-        assert not (await node.poll()).whole
+        assert not (await node.poll()).recovered
 
 
 async def test_refusal_has_the_supervisors_message(scratch: Path) -> None:

@@ -84,7 +84,7 @@ def fault(
     number: int, kind: SoakFaultKind, target: str, at: float, recovered: float | None
 ) -> InjectedFault:
     return InjectedFault(
-        number=number, kind=kind, target=target, seconds=0.0, moment="", at=at, proof="",
+        number=number, kind=kind, target=target, seconds=0.0, trigger="", at=at, proof="",
         overlapped=False, seen="", longest_pause=0.1, rate=1.0, recovered_after=recovered,
     )  # fmt: skip
 

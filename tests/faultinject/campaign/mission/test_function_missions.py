@@ -11,11 +11,12 @@ import pytest
 from faultinject.campaign.assessment import classify
 from faultinject.campaign.mission.host_function import HostFunction
 from faultinject.campaign.mission.mission import Mission, VotedTarget, workload
-from faultinject.campaign.records import MissionPlan, NodeSpec, Outcome
+from faultinject.campaign.records import MissionPlan, NodeSpec
 from faultinject.faults import Injection
 from faultinject.faults.injection import inject
 from faultinject.history.oracle import SequentialOracle
 from faultinject.history.workload import KEY, WorkloadCall
+from faultinject.results.outcome import Outcome
 from faultinject.services import FRAIL
 from guests.function import Authentication
 from guests.protocol.function import REFUSAL

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from faultinject.campaign.records import MissionPlan, Outcome
+from faultinject.campaign.records import MissionPlan
 from faultinject.faults import Injection
+from faultinject.results.outcome import Outcome
 from tests.faultinject.campaign.nodes import node
 
 pytestmark = pytest.mark.vm

@@ -8,8 +8,9 @@ from random import Random
 
 import pytest
 
-from faultinject.campaign.records import Design, MissionPlan, Outcome
+from faultinject.campaign.records import MissionPlan
 from faultinject.faults import Injection
+from faultinject.results.outcome import Design, Outcome
 from tests.faultinject.campaign.nodes import Run, node
 
 pytestmark = pytest.mark.vm

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from faultinject.campaign.planning.spec import Points, Range, SpecError
+from faultinject.campaign.planning.spec import Points, Range
 from faultinject.campaign.planning.spec_file import load, parse, shipped
 from faultinject.faults import CATALOGUE, FaultLayer
+from faultinject.strict_toml import SpecError
 from tests.faultinject.campaign.specs import SMALL
 
 __all__: list[str] = []

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from faultinject.campaign.records import Outcome
 from faultinject.campaign.run.agreement import compare
+from faultinject.results.outcome import Outcome
 
 
 def test_compare_counts_outcomes_and_verdicts() -> None:

@@ -10,11 +10,12 @@ from rich.console import Console
 from faultinject.campaign.assessment import AssessedMission
 from faultinject.campaign.planning.plan import plan
 from faultinject.campaign.planning.spec_file import parse
-from faultinject.campaign.records import MissionRow, Outcome
+from faultinject.campaign.records import MissionRow
 from faultinject.campaign.run.interim import CellResult, InterimResults, results_of
 from faultinject.campaign.run.screen import CampaignScreen, duration
 from faultinject.campaign.store.tally import Tally
-from tests.faultinject.campaign.workers.test_runner import SPEC
+from faultinject.results.outcome import Outcome
+from tests.faultinject.campaign.workers.test_dispatch import SPEC
 
 DOSES = """
 title = "Doses"

@@ -12,10 +12,11 @@ import msgspec
 import pytest
 
 from faultinject.campaign.planning.plan import CampaignPlan
-from faultinject.campaign.records import MissionPlan, MissionRow, Outcome
+from faultinject.campaign.records import MissionPlan, MissionRow
 from faultinject.campaign.store.store import Store, StoreError
 from faultinject.campaign.store.table import EXPORTED
 from faultinject.campaign.store.tally import Tally
+from faultinject.results.outcome import Outcome
 from tests.faultinject.campaign.specs import SMALL, fill, row_of, sum_of
 
 __all__: list[str] = []

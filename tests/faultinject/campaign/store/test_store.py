@@ -15,10 +15,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from faultinject.campaign.planning.spec import SpecError
 from faultinject.campaign.planning.spec_file import parse
-from faultinject.campaign.records import Outcome
 from faultinject.campaign.store.store import Store, StoreBusy, StoreError, StoreFull
+from faultinject.results.outcome import Outcome
+from faultinject.strict_toml import SpecError
 from tests.faultinject.campaign.specs import (
     FACTS,
     SMALL,

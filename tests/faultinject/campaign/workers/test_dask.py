@@ -17,7 +17,7 @@ from tests.faultinject.campaign.dask_cluster import DaskCluster
 from tests.faultinject.campaign.fake_node import FAKE, began, behave, fake_guests
 from tests.faultinject.campaign.processes import Processes
 from tests.faultinject.campaign.test_campaign_command import begin, call, environment, stored
-from tests.faultinject.campaign.workers.test_runner import MISSIONS
+from tests.faultinject.campaign.workers.test_dispatch import MISSIONS
 from tests.faultinject.campaign.workers.test_worker_process import wait_until
 from voter.commands.terminal import ExitCode
 

@@ -19,10 +19,11 @@ from typing import Protocol
 
 import msgspec
 
-from faultinject.campaign.records import MissionPlan, MissionRow, NodeFacts
+from faultinject.campaign.records import MissionPlan, MissionRow
 from faultinject.campaign.store.store import Store, StoreError, StoreFull
 from faultinject.campaign.workers.messages import Task
 from faultinject.campaign.workers.worker_process import MissionResult, WorkerLost
+from faultinject.results.outcome import NodeFacts
 
 __all__ = ["Ending", "MissionSource", "RunObserver", "Stop", "StopReason", "run_missions"]
 

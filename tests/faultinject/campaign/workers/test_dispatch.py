@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from faultinject.campaign.records import MissionPlan, MissionRow, NodeSpec
+from faultinject.campaign.run.dispatch import Ending, Stop, StopReason, run_missions
 from faultinject.campaign.store.store import Store, StoreFull
 from faultinject.campaign.workers.messages import Task, Worker, WorkerFailure
-from faultinject.campaign.workers.runner import Ending, Stop, StopReason, run_missions
 from faultinject.campaign.workers.scratch import ScratchDirectories
 from faultinject.campaign.workers.worker_process import MissionResult, WorkerLost, WorkerProcess
 from tests.faultinject.campaign.fake_node import FAKE, began, behave, fake_guests
