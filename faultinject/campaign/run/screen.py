@@ -153,7 +153,8 @@ def results_table(cells: tuple[CellResult, ...]) -> Table:
     """Return a table with the results of the plan's cells."""
     table = Table(box=None, pad_edge=False)
     table.add_column("stratum", overflow="fold")
-    for title in ("trials", "planned", "failed", "wrong reply", "excluded", "failure rate", "interval"):
+    columns = ("trials", "planned", "failed", "wrong reply", "excluded", "failure rate", "interval")
+    for title in columns:
         table.add_column(title, justify="right")
     for cell in cells:
         rate = "-" if cell.rate is None else f"{cell.rate:.4f}"
