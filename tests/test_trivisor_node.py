@@ -142,6 +142,7 @@ def test_requests_are_voted_by_command_and_by_http(node: Node) -> None:
         assert answer.headers["Trivisor-Vote"].startswith("2/3")
 
 
+@pytest.mark.readme
 def test_second_up_is_rejected_and_changes_nothing(node: Node) -> None:
     until(lambda: node.status()["voter"]["standby"] is not None)  # it starts late
     before = node.processes()
@@ -216,6 +217,7 @@ def test_killed_guest_is_repaired_automatically(node: Node) -> None:
     assert node.guest("g3")["repairs"]["count"] >= 1
 
 
+@pytest.mark.readme
 def test_logs_show_events_and_consoles(node: Node) -> None:
     events = node.run("logs").stdout
     assert "repaired" in events
@@ -224,6 +226,7 @@ def test_logs_show_events_and_consoles(node: Node) -> None:
     assert node.run("logs", "nonsense").returncode == ExitCode.FAILED
 
 
+@pytest.mark.readme
 def test_inject_names_the_guests_when_the_guest_is_unknown(node: Node) -> None:
     done = node.run("inject", "crash", "g7")
     assert done.returncode == ExitCode.FAILED
@@ -297,6 +300,7 @@ def kill_all(node: Node, *, watchdog: bool = True) -> None:
     until(lambda: not any(map(alive, pids)))
 
 
+@pytest.mark.readme
 def test_up_takes_over_from_a_killed_supervisor_without_a_watchdog(node: Node) -> None:
     node.put("colour", "white")
     before, guests = node.status(), node.guest_pids()
@@ -336,6 +340,7 @@ def test_up_restores_all_acknowledged_requests_after_a_power_failure(node: Node)
     assert durability["journal"]
 
 
+@pytest.mark.readme
 def test_node_comes_back_automatically_after_all_but_the_watchdog_died(node: Node) -> None:
     node.put("colour", "grey")
     http = node.status()["http"]
@@ -366,6 +371,7 @@ def test_down_leaves_nothing_even_if_the_supervisor_was_killed(node: Node) -> No
     assert not list(node.directory.glob("*.sock"))
 
 
+@pytest.mark.readme
 def test_journal_is_deleted_only_after_confirmation(node: Node) -> None:
     """Needs a node that is down; starts none."""
     journal = node.directory / "journal"
