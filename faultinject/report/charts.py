@@ -69,7 +69,7 @@ def draw_charts(data: ReportData) -> Iterator[Chart]:
         )
     elif data.common_causes:
         yield _chart(
-            "shots",
+            "common-causes",
             draw_common_causes(data.common_causes),
             "Number of guests that failed after one common-cause event.",
             "Solid: measured, with confidence intervals. Dashed: computed for independent guests "

@@ -189,5 +189,5 @@ def test_assess_voids_a_mission_that_was_not_run() -> None:
 
 def test_assess_fails_the_plain_guest_with_its_mission() -> None:
     for outcome in Outcome:
-        [fate] = assess(mission("nv1"), row_of(mission("nv1"), outcome), PLAN.cells).guests
-        assert fate.failed == outcome.failed
+        [guest] = assess(mission("nv1"), row_of(mission("nv1"), outcome), PLAN.cells).guests
+        assert guest.failed == outcome.failed

@@ -23,11 +23,11 @@ __all__: list[str] = []
 def all_fail(mission: MissionPlan) -> MissionRow:
     """Return a row in which every guest of the node failed."""
     n = 1 if mission.design == "nv" else Policy.parse(mission.vote).of
-    fates = tuple(
+    guests = tuple(
         GuestResult(name=f"g{number + 1}", state="down", reason="", failed=True)
         for number in range(n)
     )
-    return msgspec.structs.replace(row_of(mission, Outcome.DETECTED), guests=fates)
+    return msgspec.structs.replace(row_of(mission, Outcome.DETECTED), guests=guests)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def test_poison_has_nodes_of_one_to_nine_guests() -> None:
     ]
 
 
-def test_report_counts_shots_that_failed_all_guests_by_node(directory: Path) -> None:
+def test_report_counts_common_causes_that_failed_all_guests_by_node(directory: Path) -> None:
     found = gather(directory)
     assert [len(shot.failed) - 1 for shot in found.common_causes] == list(range(1, 10))
     for shot in found.common_causes:
@@ -65,7 +65,7 @@ def test_report_page_has_a_figure_over_n_and_a_row_for_each_node(directory: Path
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     page = write_report(directory).read_text()
     assert (directory / "figures" / "breaks-n.svg").exists()
-    assert not (directory / "figures" / "shots.svg").exists()
+    assert not (directory / "figures" / "common-causes.svg").exists()
     for n in range(1, 10):
         assert f"poison-crash, 1 of {n}" in page
 

@@ -69,7 +69,7 @@ def test_figures_are_written_in_three_formats(
     empty = dict.fromkeys(("curves", "strata", "kinds", "doses", "latencies", "times"), ())
     draw_report(msgspec.structs.replace(data, **empty, at_frequency=()), tmp_path)
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {
-        "shots.svg", "shots.png", "shots.pdf",
+        "common-causes.svg", "common-causes.png", "common-causes.pdf",
     }  # fmt: skip
 
 

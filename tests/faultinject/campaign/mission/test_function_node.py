@@ -38,7 +38,7 @@ def test_missions_with_f_in_each_guest(shared_scratch: Path) -> None:
             assert [(each.applied, each.used) for each in row.injections] == [(True, True)], (
                 row.injections
             )
-            assert [fate.name for fate in row.guests if fate.failed] == ["g2"]
+            assert [guest.name for guest in row.guests if guest.failed] == ["g2"]
             row = run(planned(hit("g1", kind), hit("g2", "hang", at=9)))
             assert row.outcome is not Outcome.CORRECT
             row = run(planned(seed=2))
@@ -60,7 +60,7 @@ def test_missions_with_f_on_the_host(shared_scratch: Path) -> None:
             row = run(planned(hit("function", kind)))
             assert row.outcome is outcome, row.problem
             assert row.injections[0].applied, row.injections
-            assert not [fate for fate in row.guests if fate.failed]
+            assert not [guest for guest in row.guests if guest.failed]
             assert run(planned(seed=2)).outcome is Outcome.CORRECT
         row = run(planned(hit("g1", "crash")))
         assert row.outcome is Outcome.CORRECT, row.problem

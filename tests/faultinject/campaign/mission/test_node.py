@@ -48,7 +48,7 @@ def test_mission_is_correct_when_nothing_is_hit(run: Run) -> None:
         row = run(plan(seed=seed))
         assert row.outcome is Outcome.CORRECT, row.problem
         assert (row.correct, row.wrong, row.masked) == (20, 0, 0)
-        assert not [fate for fate in row.guests if fate.failed]
+        assert not [guest for guest in row.guests if guest.failed]
         assert row.timings is not None
         assert len([each for each in row.latencies if each > 0]) == 20
 
@@ -63,10 +63,10 @@ def test_mission_is_correct_when_one_guest_is_hit_and_the_next_starts_clean(
     row = run(plan(hit(target, kind)))
     assert row.outcome is Outcome.CORRECT, row.problem
     assert [(each.kind, each.applied) for each in row.injections] == [(kind, True)], row.injections
-    assert [fate.name for fate in row.guests if fate.failed] == [target]
+    assert [guest.name for guest in row.guests if guest.failed] == [target]
     row = run(plan(seed=2))
     assert row.outcome is Outcome.CORRECT, row.problem
-    assert not [fate for fate in row.guests if fate.failed]
+    assert not [guest for guest in row.guests if guest.failed]
 
 
 def test_mission_is_detected_when_two_guests_are_hit(run: Run) -> None:
@@ -115,7 +115,7 @@ def test_flipped_bits_are_proved_and_gone_in_the_next_mission(run: Run) -> None:
     assert row.injections[0].applied, row.injections
     row = run(plan(seed=3))
     assert row.outcome is Outcome.CORRECT, row.problem
-    assert not [fate for fate in row.guests if fate.failed]
+    assert not [guest for guest in row.guests if guest.failed]
 
 
 def test_a_fault_that_cannot_be_applied_is_recorded_as_such(run: Run) -> None:
@@ -137,5 +137,5 @@ def test_mission_votes_over_the_first_guests_when_it_has_a_policy(
 ) -> None:
     row = run(plan(hit("g1", kind), vote=vote))
     assert row.outcome is outcome, row.problem
-    assert [fate.name for fate in row.guests] == names
+    assert [guest.name for guest in row.guests] == names
     assert run(plan(vote=vote)).outcome is Outcome.CORRECT, "the next one starts clean"
