@@ -39,7 +39,7 @@ OUTCOMES = {
 }
 WORDS = {
     Outcome.CORRECT: "correct",
-    Outcome.DETECTED: "rejected (no majority)",
+    Outcome.DETECTED: "detected (an error reply)",
     Outcome.TIMEOUT: "timeout",
     Outcome.VOTER_LOST: "voter lost",
     Outcome.WRONG_REPLY: "wrong reply released",

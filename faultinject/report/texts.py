@@ -116,7 +116,7 @@ QUESTIONS: dict[Question, QuestionTexts] = {
 
 OUTCOME_NAMES = {
     Outcome.CORRECT: "correct",
-    Outcome.DETECTED: "rejected",
+    Outcome.DETECTED: "detected",
     Outcome.TIMEOUT: "timeout",
     Outcome.VOTER_LOST: "voter lost",
     Outcome.WRONG_REPLY: "wrong reply",
@@ -135,7 +135,7 @@ GLOSSARY = (
     ("U, S, G", "U = Σ w_k f_k, S = 1 - U, G = Σ w_k g_k with binomial weights w_k"),
     ("R_V*", "break-even: the R_V above which the voted node is better than the plain one, "
              "(R_M - G)/(S - G); the paper assumes G = 0"),
-    ("rejected", "no majority: the client received an error, never a guess"),
+    ("detected", "no majority: the client received an error, never a guess"),
     ("equal, different lies", "whether the lying guests of a mission return the same bytes. The "
                               "injector decides; two equal lies outvote the third guest in 2-of-3"),
     ("measured", "counted in missions of this campaign"),

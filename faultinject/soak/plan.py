@@ -86,7 +86,7 @@ class Episode(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BalancedDraw(Generic[T]):
-    """Draws items in random order without replacement, and starts anew when all are drawn.
+    """Draws items in random order without replacement, and starts again when all are drawn.
 
     So the shares of the items come out as given, also in a short plan.
     """
