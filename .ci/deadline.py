@@ -34,6 +34,7 @@ __all__ = ["descendants", "end_all", "main"]
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 TERM_GRACE = 15.0  # seconds between SIGINT and SIGTERM, and SIGTERM and SIGKILL; see --grace
 KILL_GRACE = 15.0  # seconds until a killed process must be gone
+LEAVE = 2.0  # seconds for helpers of a command that has ended (multiprocessing's, say) to end too
 POLL = 0.1  # seconds; there is no event for "an orphan of mine has ended"
 
 
@@ -122,6 +123,14 @@ def end_all(grace: float = TERM_GRACE) -> list[str]:
     return list(seen.values())
 
 
+def wait_for_descendants(seconds: float) -> None:
+    """Wait until no descendant is left, for so many seconds at most."""
+    until = time.monotonic() + seconds
+    while descendants(os.getpid()) and time.monotonic() < until:
+        reap()
+        time.sleep(POLL)
+
+
 def raise_ended(number: int, _frame: FrameType | None) -> None:
     """Turn a signal into an exception, so that the command's processes are ended on the way out."""
     raise Ended(signal.Signals(number).name)
@@ -152,6 +161,8 @@ def main(arguments: list[str]) -> int:
             process.wait(timeout=grace)
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)  # what is left is ended in any case
+    if finished:
+        wait_for_descendants(LEAVE)
     left = end_all(grace)
     if not finished:
         return status

@@ -13,6 +13,7 @@ import pytest
 from tests.voter.conftest import Nodes
 from tests.voter.http_client import HttpClient, Response
 from tests.voter.node import Node, until
+from voter.control import HEARTBEAT
 
 
 async def call(node: Node, method: str, path: str, body: bytes = b"") -> Response:
@@ -110,7 +111,9 @@ async def test_a_listener_that_goes_away_leaves_nothing(nodes: Nodes) -> None:
     for _ in range(5):
         async with await HttpClient.open_unix(node.control_path) as client:
             await Events.open(client, 10_000)
+    began = asyncio.get_running_loop().time()
     await until(lambda: len(asyncio.all_tasks()) <= before, "the listeners' tasks have ended")
+    assert asyncio.get_running_loop().time() - began < HEARTBEAT / 2, "not only at the next write"
 
 
 async def test_drain_waits_for_requests_under_way(nodes: Nodes) -> None:

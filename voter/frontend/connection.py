@@ -45,6 +45,7 @@ class HttpConnection(FrontEndConnection):
         self._request: HttpRequest | None = None  # under way
         self._refusal: BadRequest | None = None  # to be sent after the answer to that one
         self._last = False  # the answer to the request under way is the last one
+        self._streaming = False  # that answer ends with the connection
         self._phase: Phase | None = None
         self._scheduled = False  # _continue runs in the next turn of the loop
         self._full = False  # reading is paused
@@ -88,8 +89,8 @@ class HttpConnection(FrontEndConnection):
     def eof_received(self) -> bool:
         """asyncio: the client sends no more."""
         self._eof = True
-        if self._deaf and not self.busy:
-            return False
+        if self._streaming or (self._deaf and not self.busy):
+            return False  # a stream has no other sign that its reader is gone
         self._advance()
         return True
 
@@ -244,7 +245,7 @@ class HttpConnection(FrontEndConnection):
 
     def start_stream(self, content_type: str) -> None:
         """Begin a response that ends with the connection; ``write`` continues it."""
-        self._last = True
+        self._last = self._streaming = True
         head = f"HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\nConnection: close\r\n\r\n"
         self.write(head.encode())
 
