@@ -63,7 +63,7 @@ def parents() -> Iterator[tuple[int, int]]:
             stat = (entry / "stat").read_text(errors="replace")
         except OSError:
             continue  # it ended just now
-        # The command's name stands in parentheses and may hold anything.
+        # The command's name is in parentheses and may contain anything.
         state, parent = stat.rpartition(")")[2].split()[:2]
         if state not in "ZX":
             yield int(entry.name), int(parent)

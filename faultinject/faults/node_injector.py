@@ -35,7 +35,7 @@ __all__ = ["FaultInjector"]
 PROXY_START = 20.0
 """Seconds for a started proxy to listen on all its sockets before the start fails."""
 PROXY_GRACE = 2.0
-"""Seconds for the proxy to end by itself before it is killed."""
+"""Seconds for the proxy to end before it is killed."""
 CALL_TIMEOUT = 5.0
 """Seconds for the proxy to answer a command before the injection fails."""
 DOSES = {"flip-ram": 1000}

@@ -754,7 +754,7 @@ async def test_exec_agent_is_started_again_after_its_link_closed() -> None:
     task = asyncio.create_task(rig.link.run())
     async with asyncio.timeout(30):
         assert isinstance(await rig.events.get(), ev.Greeted)
-        rig.link.close("put back")
+        rig.link.close("restored")
         assert isinstance(await rig.events.get(), ev.Lost)
         greeted = await rig.events.get()
     assert isinstance(greeted, ev.Greeted)

@@ -224,7 +224,7 @@ async def test_timeout_error_reports_what_is_known(
         if error is TimedOut:
             assert "may have been executed" in str(raised.value)
         voter.script.clear()
-        assert (await client.ask(b"next"))[1] == b"next!", "its number is given up"
+        assert (await client.ask(b"next"))[1] == b"next!", "its number is abandoned"
 
 
 async def test_a_refusal_after_a_doubtful_attempt_leaves_the_doubt(scratch: Path) -> None:

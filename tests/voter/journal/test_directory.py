@@ -117,7 +117,7 @@ async def test_unreadable_file_is_named(scratch: Path) -> None:
     with pytest.raises(JournalError, match=r"cannot be opened: .*segment-0000000001"):
         async with opened(Directory(scratch)):
             pass
-    Directory(scratch).close()  # it was given up
+    Directory(scratch).close()  # it was released
 
 
 async def test_a_read_only_file_system_is_refused(tmpfs: Callable[[str], Path]) -> None:
