@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from functools import partial
@@ -21,6 +20,7 @@ from pathlib import Path
 
 import msgspec
 
+from deploy.host.spawn import python_command
 from deploy.node.records import Durability
 from faultinject.bench import rig
 from faultinject.bench.clients import BareLink, HttpPool
@@ -212,7 +212,7 @@ async def _hold_idle(voter: rig.VoterProcess, number: int) -> IdleCost:
     """Have another process hold idle connections to a voter, and measure the voter's memory."""
     before = resident(voter.pid)
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "faultinject.bench.peers", "idle", str(voter.http), str(number),
+        *python_command("faultinject.bench.peers", "idle", str(voter.http), str(number)),
         cwd=rig.ROOT, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip
     assert process.stdin is not None

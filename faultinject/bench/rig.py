@@ -22,6 +22,7 @@ from typing import Any, Literal, Self, TypeVar
 
 import aiohttp
 
+from deploy.host.spawn import python_command
 from deploy.machine.accel import decide
 from deploy.machine.node_machines import NodeMachines
 from deploy.machine.spec import plan_node
@@ -192,7 +193,7 @@ async def start_voter(
     path = directory / "voter.toml"
     path.write_text("\n".join(lines) + "\n")
     process = await children.start(
-        sys.executable, "-m", "voter", "--config", str(path), log=directory / "voter.log"
+        *python_command("voter", "--config", path), log=directory / "voter.log"
     )
     with contextlib.suppress(PermissionError):
         os.setpriority(os.PRIO_PROCESS, process.pid, -5)
@@ -212,7 +213,7 @@ async def start_peer(children: ChildProcesses, role: str, *ports: int) -> None:
     """Start ``replica PORT`` or ``proxy PORT BACKEND``; return once it listens."""
     words = [str(port) for port in ports]
     module = "faultinject.bench.peers"
-    await children.start(sys.executable, "-m", module, role, *words, wait_ready=True)
+    await children.start(*python_command(module, role, *words), wait_ready=True)
 
 
 async def start_haproxy(children: ChildProcesses, directory: Path, port: int, backend: int) -> bool:

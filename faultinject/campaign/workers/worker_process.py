@@ -10,7 +10,6 @@ import contextlib
 import os
 import select
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -20,6 +19,7 @@ import msgspec
 import structlog
 
 from deploy.host.files import read_tail
+from deploy.host.spawn import python_command
 from faultinject.campaign.records import MissionRow
 from faultinject.campaign.workers.messages import (
     NodeOpened,
@@ -181,7 +181,7 @@ class WorkerProcess:
                 log = files.enter_context(self._log_path.open("ab")) if self._logged else None
                 self._process = subprocess.Popen(
                     # The directory is an argument so that a sweep finds the process by it.
-                    [sys.executable, "-m", self._worker.module, str(directory)],
+                    python_command(self._worker.module, directory),
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=log,
