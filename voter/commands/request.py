@@ -18,8 +18,8 @@ from voter.commands.parameters import (
     NativeAddress,
     Number,
     Target,
-    node_directory,
     existing_file,
+    node_directory,
 )
 from voter.commands.terminal import NATIVE_SOCKET, ExitCode, default_directory, print_json, warn
 
