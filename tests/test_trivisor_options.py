@@ -59,6 +59,8 @@ def test_no_number_is_absurd(name: str) -> None:
     option = NUMBERS[name]
     context = click.Context(click.Command("test"))
     for text in ABSURD:
+        if name.startswith("model repairable --") and text.isdecimal():
+            continue  # a time in any unit may be that long
         with pytest.raises(click.BadParameter, match=r" to \d|at most \d"):
             option.type.convert(text, option, context)
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 import msgspec
+from msgspec import Meta
 
-from voter.address import check_unix_path, parse_address, split_host_port
+from voter.address import parse_address, split_host_port
 from voter.core import Limits, Policy
 from voter.core.vote import PolicyError
 from voter.errors import ConfigError
@@ -18,11 +19,8 @@ __all__ = ["Config", "Listen", "ReplicaConfig", "Timing", "load", "parse", "pars
 
 T = TypeVar("T")
 
-Seconds = Annotated[float, msgspec.Meta(gt=0, le=1e6)]
-Body = Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
-Segment = Annotated[int, msgspec.Meta(ge=8 << 20, le=1 << 30)]
-InFlight = Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
-"""Numbers in their ranges; msgspec checks them when the file is read."""
+Seconds = Annotated[float, Meta(gt=0, le=1e6)]
+"""msgspec checks such ranges when the file is read."""
 
 
 class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -44,8 +42,6 @@ class Listen(_Section, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         for address in filter(None, (self.http, self.native)):
             split_host_port(address)
-        for path in filter(None, (self.native_unix, self.control)):
-            check_unix_path(path)
 
 
 class ReplicaConfig(_Section, frozen=True, kw_only=True):
@@ -78,7 +74,9 @@ class JournalConfig(_Section, frozen=True, kw_only=True):
 
     directory: str
     node: str = "node"  # whose journal it is; the voter rejects that of another node
-    segment: Segment = 32 << 20  # bytes that are set aside at a time
+    segment: Annotated[int, Meta(ge=8 << 20, le=1 << 30)] = (
+        32 << 20
+    )  # bytes that are set aside at a time
 
 
 class Config(_Section, frozen=True, kw_only=True):
@@ -95,8 +93,8 @@ class Config(_Section, frozen=True, kw_only=True):
     timing: Timing = Timing()
     journal: JournalConfig | None = None
     durability: Literal["fsync", "os", "none"] | None = None  # None: fsync if there is a journal
-    max_body: Body = 1 << 20  # largest body of a request, bytes
-    max_in_flight: InFlight = 1024  # requests under way on one native connection
+    max_body: Annotated[int, Meta(ge=1, le=1 << 20)] = 1 << 20  # largest body of a request, bytes
+    max_in_flight: Annotated[int, Meta(ge=1, le=1 << 20)] = 1024  # on one native connection
 
     def __post_init__(self) -> None:
         policy = self.policy

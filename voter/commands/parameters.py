@@ -132,8 +132,16 @@ class ListenAddress(Text):
         """Return the text."""
         from voter.address import split_host_port  # noqa: PLC0415 - heavy
 
-        split_host_port(text)
+        _check_ip(split_host_port(text)[0])
         return text
+
+
+def _check_ip(host: str) -> None:
+    """Raise ValueError if a host looks like an IP address and is none."""
+    from ipaddress import ip_address  # noqa: PLC0415
+
+    if ":" in host or not host.strip("0123456789."):
+        ip_address(host)
 
 
 class NativeAddress(Text):
@@ -152,7 +160,10 @@ class NativeAddress(Text):
             raise ValueError(
                 f"{text!r}: write unix:PATH or tcp:HOST:PORT, for example {kind}:{text}"
             )
-        parse_address(text)
+        address = parse_address(text)
+        _check_ip(address.host or "name")
+        if "\0" in text:
+            raise ValueError(f"{text!r}: a path contains no zero byte")
         return text
 
 
