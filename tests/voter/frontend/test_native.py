@@ -244,10 +244,9 @@ async def test_requests_before_malformed_bytes_are_answered_first(
 async def test_thousands_of_frames_in_one_segment_are_taken_a_few_in_a_turn(nodes: Nodes) -> None:
     node = await nodes.make("max_in_flight = 10000\n")
     async with raw(node) as connection:
-        counter = lambda: node.runner.counters["requests"]  # noqa: E731 - named for the reader
-        async with turns(counter) as seen:
+        async with turns(lambda: node.runner.counters["requests"]) as seen:
             connection.client.writer.write(get_frames(1, 4000))
-            await until(lambda: counter() == 4000)
+            await until(lambda: node.runner.counters["requests"] == 4000)
         assert max(seen) < 1000
 
 
