@@ -17,37 +17,46 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import structlog
 
-from deploy.errors import GuestNeverReady, HypervisorFailed, WrongState
+from deploy.errors import GuestNeverReady, HypervisorFailed, HypervisorSilent, WrongState
 from deploy.host.priority import set_lowest, set_nice
 from deploy.machine import qemu
+from deploy.machine.boot_watch import OVERALL, BootWatch, instruction_page, watch_boot
 from deploy.machine.console import Console
+from deploy.machine.contention import within
 from deploy.machine.debug_stub import debug_stub
 from deploy.machine.domain_xml import domain_xml
 from deploy.machine.hypervisor import Domain, DomainChange, Hypervisor, RunState, finish
 from deploy.machine.spec import (
-    READY_LINE,
     TRANSITIONS,
     GuestEvent,
     GuestSpec,
     GuestState,
+    Progress,
     RestoreMethod,
 )
 
-__all__ = ["BOOT_DEADLINE", "Guest"]
+__all__ = ["Guest"]
 
 BOOT_DEADLINE = 60.0
-"""Seconds; 4 are usual, 20 to 40 were measured for three guests on two busy cores."""
+"""Seconds that a booting guest may make no progress (see `boot_watch`); boots take 4."""
+BOOT_ATTEMPTS = 3
+"""Boots in a row, if the kernel panics or QEMU ends: on a busy host both can be bad luck."""
 _SNAPSHOT = "clean"
 _MONITOR_TIMEOUT = 3.0
-"""Seconds for `loadvm` in a running QEMU (0.1 to 0.2 measured); after that QEMU is killed."""
+"""Seconds for `loadvm` in a running QEMU (0.1 to 0.2 measured); after that QEMU is killed.  Like
+the next limit it does not count the time in which QEMU waits for a processor."""
 _SAVE_TIMEOUT = 30.0
 _CLEAR_TIMEOUT = 40.0
 """Seconds for libvirt to notice that a QEMU has ended: 0.2 measured, or as long as init takes to
 reap an adopted one."""
+
+_ENDED = "its QEMU ended"
+
+T = TypeVar("T")
 
 _log = structlog.get_logger(__name__)
 
@@ -120,15 +129,15 @@ class Guest:
         self._subscribers.append(callback)
         return lambda: self._subscribers.remove(callback)
 
-    async def boot(self, deadline: float | None = None) -> None:
-        """Start it cold and wait for its ready line.
+    async def boot(self, progress: Progress = lambda _: None) -> None:
+        """Start it cold and wait for its ready line; start it again if it panics.
 
         Its link does not exist yet: `snapshot_clean` or `open_link` makes it.  Raises
-        GuestNeverReady `deadline` seconds after its CPU started (the VM is ended then),
-        HypervisorFailed if QEMU cannot be started.
+        GuestNeverReady after BOOT_ATTEMPTS boots that failed, or one that made no progress (the VM
+        is ended then), HypervisorFailed if QEMU cannot be started.
         """
         async with self._lock:
-            await self._boot(deadline)
+            await self._boot(progress)
 
     async def snapshot_clean(self) -> None:
         """Take the clean snapshot and open the link."""
@@ -140,10 +149,10 @@ class Guest:
         with contextlib.suppress(FileNotFoundError):
             Path(self.spec.bound_link).replace(self.spec.link_socket)
 
-    async def restore(self, deadline: float | None = None) -> RestoreMethod:
+    async def restore(self) -> RestoreMethod:
         """Restore its clean snapshot, whatever its state, by the fastest method that works.
 
-        `deadline` is in seconds and for a cold boot.  Raises what `boot` raises.
+        Raises what `boot` raises.
         """
         self._attached()
         async with self._lock:
@@ -155,7 +164,7 @@ class Guest:
             elif await self._start_from_snapshot() or await self._start_from_snapshot():
                 path = "start"  # tried twice: a cold boot costs far more
             else:
-                await self._boot(deadline)
+                await self._boot()
                 await self._snapshot()
             seconds = time.monotonic() - begin
         _log.info("guest restored", guest=self.name, path=path, seconds=round(seconds, 3))
@@ -201,7 +210,7 @@ class Guest:
         """Return its CPU's registers as QEMU prints them.  Raises WrongState as `reset` does."""
         async with self._lock:
             self._require(GuestState.READY, GuestState.PAUSED)
-            return await self._running_domain().monitor("info registers", timeout=_MONITOR_TIMEOUT)
+            return await self._patiently(self._running_domain().monitor("info registers"))
 
     @property
     def yields(self) -> bool:
@@ -289,34 +298,60 @@ class Guest:
 
     # ---- the steps; the caller holds the lock
 
-    async def _boot(self, deadline: float | None) -> None:
+    async def _boot(self, progress: Progress = lambda _: None) -> None:
         self._attached()
         self._require(GuestState.ABSENT, GuestState.DEAD)
-        deadline = self._boot_deadline if deadline is None else deadline
-        await self._clear_away()
         self.clean = False
+        ends = time.monotonic() + OVERALL * self._boot_deadline
+        for attempt in range(1, BOOT_ATTEMPTS + 1):
+            watch = BootWatch(self._boot_deadline)
+            await self._boot_once(watch, ends, lambda text: progress(f"{self.name} is {text}"))
+            if self._is(GuestState.READY):
+                return
+            why = watch.failure or self._ending
+            if attempt == BOOT_ATTEMPTS or not watch.transient:
+                why += f", {attempt} times in a row" if attempt > 1 else ""
+                raise GuestNeverReady(self.name, why=why, console=self.tail())
+            _log.warning("a boot failed", guest=self.name, why=why, attempt=attempt)
+            progress(f"{self.name} does not boot ({why}): trying again")
+
+    async def _boot_once(self, watch: BootWatch, ends: float, progress: Progress) -> None:
+        """Boot until the watch is over.  The guest is READY if it succeeded, else DEAD."""
+        await self._clear_away()
         await qemu.make_snapshot_disk(Path(self.spec.disk))
         self._set(GuestState.BOOTING, "started")
-        ready = self.console.line(READY_LINE)
+        deaf = self.console.listen(watch.line)
         try:
             process = await self._start()
             await self._running_domain().resume()
             exited = asyncio.create_task(process.wait(), name=f"{self.name} exit")
+            # An end that was ordered is not tried again.
+            exited.add_done_callback(
+                lambda _: watch.end(self._ending, transient=self._ending == _ENDED)
+            )
             try:
-                await asyncio.wait(
-                    (ready, exited), timeout=deadline, return_when=asyncio.FIRST_COMPLETED
+                await watch_boot(
+                    watch, pid=process.pid, page=self._page, ends=ends, progress=progress
                 )
             finally:
                 exited.cancel()
-            if not ready.done():
-                why = f"not within {deadline:g} s" if process.alive else self._ending
-                raise GuestNeverReady(self.name, why=why, console=self.tail())
-            self._set(GuestState.READY, ready.result())
+            if watch.ready and self._is(GuestState.BOOTING):
+                self._set(GuestState.READY, watch.ready)
+            else:
+                await self._abort_start(watch.failure)
         except BaseException:
             await self._abort_start()
             raise
         finally:
-            ready.cancel()
+            deaf()
+
+    async def _page(self) -> str | None:
+        """Return the page of code that its CPU executes, None if QEMU does not report it."""
+        try:
+            return instruction_page(await self._running_domain().monitor("info registers"))
+        except HypervisorFailed as error:
+            _log.debug("a booting guest's registers", guest=self.name, error=str(error))
+            return None
 
     async def _snapshot(self) -> None:
         self._require(GuestState.READY)
@@ -337,7 +372,7 @@ class Guest:
             await self._monitor(f"loadvm {_SNAPSHOT}", timeout=_MONITOR_TIMEOUT)
             # After `loadvm` a QEMU that somebody else paused remains paused.
             if paused or await self._running_domain().state() is RunState.PAUSED:
-                await self._running_domain().resume(timeout=_MONITOR_TIMEOUT)
+                await self._patiently(self._running_domain().resume())
         except HypervisorFailed as error:
             _log.warning("cannot restore a guest in place", guest=self.name, error=str(error))
             await self.kill("its snapshot could not be loaded")
@@ -395,25 +430,25 @@ class Guest:
             await self._domain.stopped(timeout=_CLEAR_TIMEOUT)
             self._domain = None
 
-    async def _abort_start(self) -> None:
+    async def _abort_start(self, why: str = "its start failed") -> None:
         """End what a failed start has left; the state is DEAD afterwards."""
         if self._process is not None and self._process.alive:
-            await self.kill("its start failed")
+            await self.kill(why)
         elif self._domain is not None:
             await self._domain.destroy()
         if self.state is not GuestState.DEAD:
-            self._set(GuestState.DEAD, "its start failed")
+            self._set(GuestState.DEAD, why)
 
     async def _listen_to_console(self) -> None:
         reader, writer = await asyncio.open_unix_connection(self.spec.console_socket)
         self._task(self.console.take(reader, writer), "console")
 
     async def _pause(self) -> None:
-        await self._running_domain().suspend(timeout=_MONITOR_TIMEOUT)
+        await self._patiently(self._running_domain().suspend())
         self._set(GuestState.PAUSED, "paused")
 
     async def _resume(self) -> None:
-        await self._running_domain().resume(timeout=_MONITOR_TIMEOUT)
+        await self._patiently(self._running_domain().resume())
         self._set(GuestState.READY, "resumed")
 
     async def _command(self, line: str) -> None:
@@ -423,15 +458,24 @@ class Guest:
 
     async def _monitor(self, line: str, *, timeout: float) -> None:
         """Run a monitor command that prints nothing on success.  Raises HypervisorFailed."""
-        answer = await self._running_domain().monitor(line, timeout=timeout)
+        answer = await self._patiently(self._running_domain().monitor(line), timeout)
         if answer:
             raise HypervisorFailed(f"QEMU of guest {self.name} rejected `{line}`: {answer}")
+
+    async def _patiently(self, call: Coroutine[Any, Any, T], limit: float = _MONITOR_TIMEOUT) -> T:
+        """Await a call that its QEMU answers.  Raises HypervisorFailed, HypervisorSilent."""
+        try:
+            return await within(limit, self.pid or 0, call)
+        except TimeoutError as error:
+            raise HypervisorSilent(
+                f"QEMU of guest {self.name} did not answer within {limit:g} s"
+            ) from error
 
     # ---- changes from outside
 
     def _watch(self, domain: Domain, pid: int) -> qemu.QemuProcess:
         self._domain = domain
-        self._ending = "its QEMU ended"
+        self._ending = _ENDED
         self._process = qemu.QemuProcess(pid, self._exited)
         self._attached().listen(self.spec.uuid, self._changed)
         return self._process

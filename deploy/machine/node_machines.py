@@ -228,7 +228,7 @@ class NodeMachines:
                 return arrival
         else:
             await self._end_one(guest.spec)
-        await guest.boot()
+        await guest.boot(progress)
         await guest.snapshot_clean()
         seconds = time.monotonic() - begin
         clean.add(guest.name)

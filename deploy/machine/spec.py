@@ -107,7 +107,7 @@ class GuestSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 class NodeSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A node: its guests, its own directory and libvirt's URI.
 
-    `boot_deadline` is the time in seconds from a guest's start to its ready line.
+    `boot_deadline` is the longest time in seconds that a booting guest may make no progress.
     """
 
     uuid: str
