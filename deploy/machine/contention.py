@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 __all__ = ["SAMPLE_INTERVAL", "UncontendedClock", "waited_for_processor", "within"]
 
@@ -63,10 +63,10 @@ class UncontendedClock:
         return added
 
 
-async def within(limit: float, pid: int, work: Coroutine[Any, Any, T]) -> T:
+async def within(limit: float, pid: int, work: Awaitable[T]) -> T:
     """Await ``work``, which process ``pid`` does, for ``limit`` seconds of its uncontended time.
 
-    Raises TimeoutError, the work cancelled.
+    Process 0 is none.  Raises TimeoutError, the work cancelled.
     """
     clock = UncontendedClock(pid)
     task = asyncio.ensure_future(work)

@@ -17,16 +17,15 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
 import structlog
 
-from deploy.errors import GuestNeverReady, HypervisorFailed, HypervisorSilent, WrongState
-from deploy.host.priority import set_lowest, set_nice
+from deploy.errors import GuestNeverReady, HypervisorFailed, WrongState
+from deploy.host.priority import Yielding, set_nice
 from deploy.machine import qemu
-from deploy.machine.boot_watch import OVERALL, BootWatch, instruction_page, watch_boot
+from deploy.machine.boot_watch import OVERALL, BootWatch, watch_boot
 from deploy.machine.console import Console
-from deploy.machine.contention import within
 from deploy.machine.debug_stub import debug_stub
 from deploy.machine.domain_xml import domain_xml
 from deploy.machine.hypervisor import Domain, DomainChange, Hypervisor, RunState, finish
@@ -47,16 +46,13 @@ BOOT_ATTEMPTS = 3
 """Boots in a row, if the kernel panics or QEMU ends: on a busy host both can be bad luck."""
 _SNAPSHOT = "clean"
 _MONITOR_TIMEOUT = 3.0
-"""Seconds for `loadvm` in a running QEMU (0.1 to 0.2 measured); after that QEMU is killed.  Like
-the next limit it does not count the time in which QEMU waits for a processor."""
+"""Seconds for `loadvm` in a running QEMU (0.1 to 0.2 measured); after that QEMU is killed."""
 _SAVE_TIMEOUT = 30.0
 _CLEAR_TIMEOUT = 40.0
 """Seconds for libvirt to notice that a QEMU has ended: 0.2 measured, or as long as init takes to
 reap an adopted one."""
 
 _ENDED = "its QEMU ended"
-
-T = TypeVar("T")
 
 _log = structlog.get_logger(__name__)
 
@@ -85,11 +81,11 @@ class Guest:
         self._xml = domain_xml(spec, node_uuid=node_uuid, run_as=run_as)
         self._domain: Domain | None = None
         self._process: qemu.QemuProcess | None = None
-        self._lowered: int | None = None  # the pid of a QEMU that has the lowest priority
-        self._irreversible: int | None = None  # the pid of one whose priority cannot be raised
+        self._yielding = Yielding(spec.nice)
         self._lock = asyncio.Lock()
         self._subscribers: list[Callable[[GuestEvent], object]] = []
         self._tasks: set[asyncio.Task[None]] = set()
+        self._booting: BootWatch | None = None
         self._ending = ""  # why its QEMU ends, for the log
 
     def attach(self, hypervisor: Hypervisor) -> None:
@@ -210,25 +206,16 @@ class Guest:
         """Return its CPU's registers as QEMU prints them.  Raises WrongState as `reset` does."""
         async with self._lock:
             self._require(GuestState.READY, GuestState.PAUSED)
-            return await self._patiently(self._running_domain().monitor("info registers"))
+            return await self._running_domain().monitor("info registers", timeout=_MONITOR_TIMEOUT)
 
     @property
     def yields(self) -> bool:
         """Whether its QEMU has the lowest priority."""
-        return self.pid is not None and self._lowered == self.pid
+        return self._yielding.yields(self.pid)
 
     async def yield_processor(self, yields: bool) -> None:
         """Give its QEMU the lowest priority, or the other guests' (see `GuestPort`)."""
-        pid = self.pid
-        if pid is None or yields == self.yields or (yields and pid == self._irreversible):
-            return
-        if yields:
-            self._lowered = pid
-            if await set_lowest(pid, revertible_to=self.spec.nice):
-                return
-            self._irreversible = pid
-        if await set_nice(pid, nice=self.spec.nice):
-            self._lowered = None
+        await self._yielding.set(self.pid, yields)
 
     @contextlib.asynccontextmanager
     async def debug_stub(self) -> AsyncIterator[Path]:
@@ -259,8 +246,7 @@ class Guest:
                 raise HypervisorFailed(f"guest {self.name} ended as it was adopted")
             self.clean = True
             # Its former owner may have ended before it set the priority, or while it was lowered.
-            if not await set_nice(pid, nice=self.spec.nice):
-                self._lowered = pid
+            await self._yielding.end(pid)
             paused = state is RunState.PAUSED
             self._set(GuestState.PAUSED if paused else GuestState.READY, "adopted")
             self.open_link()
@@ -283,8 +269,7 @@ class Guest:
             if self.state is GuestState.DEAD:
                 self._set(GuestState.ABSENT, "ended")
             self.clean = False
-            spec = self.spec
-            for path in (spec.link_socket, spec.bound_link, spec.console_socket, spec.disk):
+            for path in self.spec.files:
                 Path(path).unlink(missing_ok=True)
 
     def release(self) -> None:
@@ -310,7 +295,7 @@ class Guest:
                 return
             why = watch.failure or self._ending
             if attempt == BOOT_ATTEMPTS or not watch.transient:
-                why += f", {attempt} times in a row" if attempt > 1 else ""
+                why += f", at attempt {attempt}"
                 raise GuestNeverReady(self.name, why=why, console=self.tail())
             _log.warning("a boot failed", guest=self.name, why=why, attempt=attempt)
             progress(f"{self.name} does not boot ({why}): trying again")
@@ -321,20 +306,11 @@ class Guest:
         await qemu.make_snapshot_disk(Path(self.spec.disk))
         self._set(GuestState.BOOTING, "started")
         deaf = self.console.listen(watch.line)
+        self._booting = watch
         try:
-            process = await self._start()
-            await self._running_domain().resume()
-            exited = asyncio.create_task(process.wait(), name=f"{self.name} exit")
-            # An end that was ordered is not tried again.
-            exited.add_done_callback(
-                lambda _: watch.end(self._ending, transient=self._ending == _ENDED)
-            )
-            try:
-                await watch_boot(
-                    watch, pid=process.pid, page=self._page, ends=ends, progress=progress
-                )
-            finally:
-                exited.cancel()
+            pid, domain = (await self._start()).pid, self._running_domain()
+            await domain.resume()
+            await watch_boot(watch, pid=pid, page=domain.code_page, ends=ends, progress=progress)
             if watch.ready and self._is(GuestState.BOOTING):
                 self._set(GuestState.READY, watch.ready)
             else:
@@ -343,15 +319,8 @@ class Guest:
             await self._abort_start()
             raise
         finally:
+            self._booting = None
             deaf()
-
-    async def _page(self) -> str | None:
-        """Return the page of code that its CPU executes, None if QEMU does not report it."""
-        try:
-            return instruction_page(await self._running_domain().monitor("info registers"))
-        except HypervisorFailed as error:
-            _log.debug("a booting guest's registers", guest=self.name, error=str(error))
-            return None
 
     async def _snapshot(self) -> None:
         self._require(GuestState.READY)
@@ -372,7 +341,7 @@ class Guest:
             await self._monitor(f"loadvm {_SNAPSHOT}", timeout=_MONITOR_TIMEOUT)
             # After `loadvm` a QEMU that somebody else paused remains paused.
             if paused or await self._running_domain().state() is RunState.PAUSED:
-                await self._patiently(self._running_domain().resume())
+                await self._running_domain().resume(timeout=_MONITOR_TIMEOUT)
         except HypervisorFailed as error:
             _log.warning("cannot restore a guest in place", guest=self.name, error=str(error))
             await self.kill("its snapshot could not be loaded")
@@ -444,11 +413,11 @@ class Guest:
         self._task(self.console.take(reader, writer), "console")
 
     async def _pause(self) -> None:
-        await self._patiently(self._running_domain().suspend())
+        await self._running_domain().suspend(timeout=_MONITOR_TIMEOUT)
         self._set(GuestState.PAUSED, "paused")
 
     async def _resume(self) -> None:
-        await self._patiently(self._running_domain().resume())
+        await self._running_domain().resume(timeout=_MONITOR_TIMEOUT)
         self._set(GuestState.READY, "resumed")
 
     async def _command(self, line: str) -> None:
@@ -458,29 +427,23 @@ class Guest:
 
     async def _monitor(self, line: str, *, timeout: float) -> None:
         """Run a monitor command that prints nothing on success.  Raises HypervisorFailed."""
-        answer = await self._patiently(self._running_domain().monitor(line), timeout)
+        answer = await self._running_domain().monitor(line, timeout=timeout)
         if answer:
             raise HypervisorFailed(f"QEMU of guest {self.name} rejected `{line}`: {answer}")
-
-    async def _patiently(self, call: Coroutine[Any, Any, T], limit: float = _MONITOR_TIMEOUT) -> T:
-        """Await a call that its QEMU answers.  Raises HypervisorFailed, HypervisorSilent."""
-        try:
-            return await within(limit, self.pid or 0, call)
-        except TimeoutError as error:
-            raise HypervisorSilent(
-                f"QEMU of guest {self.name} did not answer within {limit:g} s"
-            ) from error
 
     # ---- changes from outside
 
     def _watch(self, domain: Domain, pid: int) -> qemu.QemuProcess:
         self._domain = domain
+        domain.pid = pid
         self._ending = _ENDED
         self._process = qemu.QemuProcess(pid, self._exited)
         self._attached().listen(self.spec.uuid, self._changed)
         return self._process
 
     def _exited(self) -> None:
+        if self._booting is not None:  # an end that was ordered is not tried again
+            self._booting.end(self._ending, transient=self._ending == _ENDED)
         if not self._is(GuestState.ABSENT, GuestState.DEAD):
             self._set(GuestState.DEAD, self._ending)
 

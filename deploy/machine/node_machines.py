@@ -324,7 +324,7 @@ def _files(spec: NodeSpec) -> list[Path]:
     """Return the paths that a node's machines create in its directory, without the record."""
     paths = [Path(spec.root)] if spec.embedded else []
     for guest in spec.guests:
-        paths += map(Path, (guest.link_socket, guest.bound_link, guest.console_socket, guest.disk))
+        paths += map(Path, guest.files)
     return paths
 
 
