@@ -284,7 +284,6 @@ class Guest:
     # ---- the steps; the caller holds the lock
 
     async def _boot(self, progress: Progress = lambda _: None) -> None:
-        self._attached()
         self._require(GuestState.ABSENT, GuestState.DEAD)
         self.clean = False
         ends = time.monotonic() + OVERALL * self._boot_deadline
@@ -293,11 +292,10 @@ class Guest:
             await self._boot_once(watch, ends, lambda text: progress(f"{self.name} is {text}"))
             if self._is(GuestState.READY):
                 return
-            why = watch.failure or self._ending
+            why = f"{watch.failure or self._ending}, at attempt {attempt}"
             if attempt == BOOT_ATTEMPTS or not watch.transient:
-                why += f", at attempt {attempt}"
                 raise GuestNeverReady(self.name, why=why, console=self.tail())
-            _log.warning("a boot failed", guest=self.name, why=why, attempt=attempt)
+            _log.warning("a boot failed", guest=self.name, why=why)
             progress(f"{self.name} does not boot ({why}): trying again")
 
     async def _boot_once(self, watch: BootWatch, ends: float, progress: Progress) -> None:
