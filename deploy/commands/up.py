@@ -75,7 +75,7 @@ __all__ = ["up"]
     type=Number(1, DAY, "seconds"),
     default=60.0,
     show_default=True,
-    help="Seconds a guest may take to boot.",
+    help="Seconds a booting guest may make no progress.",
 )
 @click.option("--allow-faults", is_flag=True, help="Allow `trivisor inject`.")
 @click.option("--repair", type=click.Choice(["auto", "off"]), default="auto", show_default=True,
