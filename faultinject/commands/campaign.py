@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -186,11 +187,15 @@ def status(directory: Path, as_json: bool) -> None:
 
 @campaign.command()
 @_directory
-def report(directory: Path) -> None:
-    """Write the report of the campaign in DIR (report.html there) from its rows so far."""
+@click.option("--out", type=output_directory(),
+              help="Directory to write to.  Default: DIR itself.")  # fmt: skip
+def report(directory: Path, out: Path | None) -> None:
+    """Write the report of the campaign in DIR (report.html) from its rows so far."""
     from faultinject.report import write_report  # noqa: PLC0415
 
-    click.echo(write_report(directory))
+    if out is None and not os.access(directory, os.W_OK):
+        raise click.UsageError(f"{directory} cannot be written: give --out another directory")
+    click.echo(write_report(directory, out))
 
 
 @campaign.command()
