@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import shlex
 import signal
 import socket
@@ -18,6 +19,10 @@ __all__ = ["Address", "Connector", "check_unix_path", "connect", "parse_address"
 
 UNIX_PATH_MAX = 107
 """Longest path of a unix socket in bytes (Linux: sun_path holds 108 with the final zero)."""
+_LABEL = r"[A-Za-z0-9_-]{1,63}"
+_HOST_PORT = re.compile(
+    rf"(?:({_LABEL}(?:\.{_LABEL})*\.?)|\[([0-9A-Fa-f:.]+(?:%\w+)?)\]):([0-9]{{1,5}})"
+)
 
 
 class Connector(Protocol):
@@ -42,14 +47,16 @@ class Address(NamedTuple):
 
 def split_host_port(text: str) -> tuple[str, int]:
     """Split ``HOST:PORT`` or ``[IPV6]:PORT``.  Raises AddressError."""
-    host, colon, port = text.rpartition(":")
-    if not colon or not host or not port.isdecimal() or int(port) > 65535:
-        raise AddressError(f"{text!r} is not HOST:PORT with a port of 0 to 65535")
-    return host.strip("[]"), int(port)
+    found = _HOST_PORT.fullmatch(text)
+    if found is None or int(found[3]) > 65535:
+        raise AddressError(f"{text!r} is not HOST:PORT or [IPV6]:PORT with a port of 0 to 65535")
+    return found[1] or found[2], int(found[3])
 
 
 def check_unix_path(path: str) -> None:
     """Raise AddressError if ``path`` does not fit into a unix socket address."""
+    if "\0" in path:
+        raise AddressError(f"unix socket path {path!r} contains a null character")
     size = len(os.fsencode(path))
     if size > UNIX_PATH_MAX:
         raise AddressError(
