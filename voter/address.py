@@ -17,12 +17,12 @@ from voter.errors import AddressError
 
 __all__ = ["Address", "Connector", "check_unix_path", "connect", "parse_address", "split_host_port"]
 
+_LABEL = r"[\w-]{1,63}"
+_HOST_PORT = re.compile(
+    rf"(?:\[([\da-fA-F:.]+(?:%[\w.-]+)?)\]|((?:{_LABEL}\.)*{_LABEL}\.?)):(\d{{1,5}})", re.ASCII
+)
 UNIX_PATH_MAX = 107
 """Longest path of a unix socket in bytes (Linux: sun_path holds 108 with the final zero)."""
-_LABEL = r"[A-Za-z0-9_-]{1,63}"
-_HOST_PORT = re.compile(
-    rf"(?:({_LABEL}(?:\.{_LABEL})*\.?)|\[([0-9A-Fa-f:.]+(?:%\w+)?)\]):([0-9]{{1,5}})"
-)
 
 
 class Connector(Protocol):
@@ -45,12 +45,15 @@ class Address(NamedTuple):
     command: tuple[str, ...] = ()
 
 
-def split_host_port(text: str) -> tuple[str, int]:
-    """Split ``HOST:PORT`` or ``[IPV6]:PORT``.  Raises AddressError."""
-    found = _HOST_PORT.fullmatch(text)
-    if found is None or int(found[3]) > 65535:
-        raise AddressError(f"{text!r} is not HOST:PORT or [IPV6]:PORT with a port of 0 to 65535")
-    return found[1] or found[2], int(found[3])
+def split_host_port(text: str, *, lowest: int = 0) -> tuple[str, int]:
+    """Split ``HOST:PORT`` or ``[IPV6]:PORT``; a port below ``lowest`` is an error.
+
+    Whether there is such a host is not checked.  Raises AddressError.
+    """
+    match = _HOST_PORT.fullmatch(text)
+    if not match or not lowest <= int(match[3]) <= 65535:
+        raise AddressError(f"{text!r} is not HOST:PORT or [IPV6]:PORT, port {lowest} to 65535")
+    return match[1] or match[2], int(match[3])
 
 
 def check_unix_path(path: str) -> None:
@@ -74,7 +77,7 @@ def parse_address(text: str) -> Address:
         check_unix_path(rest)
         return Address(text, kind, path=rest)
     if kind == "tcp":
-        host, port = split_host_port(rest)
+        host, port = split_host_port(rest, lowest=1)
         return Address(text, kind, host=host, port=port)
     try:
         command = tuple(shlex.split(rest))
