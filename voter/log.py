@@ -7,15 +7,43 @@ pygments where they are installed: 66 modules that would count as part of R_V.
 from __future__ import annotations
 
 import logging
-import sys
+import os
 import time
 from typing import Any
 
 import msgspec
 
-__all__ = ["configure", "exception", "info"]
+__all__ = ["LogStream", "configure", "exception", "info"]
 
 _logger = logging.getLogger("voter")
+
+
+class LogStream:
+    """Standard error without a buffer.  A line that cannot be written is lost, and counted.
+
+    So a full disk ends no process.  The next line that can be written reports how many were lost.
+    """
+
+    def __init__(self) -> None:
+        self._lost = 0
+        self._reason = ""
+
+    def write(self, text: str) -> None:
+        """Write whole lines, or count them as lost."""
+        try:
+            if self._lost:
+                note = {"event": "log lines lost", "lines": self._lost, "reason": self._reason}
+                os.write(2, b"\n" + msgspec.json.encode(note) + b"\n")  # ends a partial line
+                self._lost = 0
+            data = text.encode(errors="replace")
+            while data:
+                data = data[os.write(2, data) :]
+        except OSError as error:
+            self._lost += text.count("\n")
+            self._reason = error.strerror or str(error)
+
+    def flush(self) -> None:
+        """Do nothing: nothing is buffered."""
 
 
 class _Lines(logging.Formatter):
@@ -40,7 +68,7 @@ class _Lines(logging.Formatter):
 
 def configure(*, json: bool) -> None:
     """Log to standard error; libraries log warnings and errors only."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(LogStream())
     handler.setFormatter(_Lines(json=json))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     _logger.setLevel(logging.INFO)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import structlog
 
+from deploy.host.files import write_whole
+
 __all__ = ["keep_capabilities", "prepare_root"]
 
 # The reason for each line (measured on Debian 12):
@@ -65,7 +67,7 @@ def prepare_root(root: Path, *, capabilities: Path | None = None) -> None:
     root.chmod(0o700)
     conf = root / "etc" / "qemu.conf"
     conf.parent.mkdir(exist_ok=True)
-    conf.write_text(_CONF.format(uid=os.geteuid(), gid=os.getegid()))
+    write_whole(conf, _CONF.format(uid=os.geteuid(), gid=os.getegid()).encode())
     for log in (root / "log" / "qemu").glob("*.log"):
         if log.stat().st_size > _LONGEST_LOG:
             os.truncate(log, 0)

@@ -14,7 +14,7 @@ import resource
 import select
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import structlog
@@ -29,6 +29,8 @@ __all__ = [
     "limit_file_size",
     "make_snapshot_disk",
     "ram_file",
+    "running_qemus",
+    "uses_disk",
 ]
 
 _NO_CHILD_PAUSE = 0.05
@@ -77,16 +79,57 @@ _reaper_lock = threading.Lock()
 _reaper = threading.Thread(target=_reap_orphans, name="reap orphans", daemon=True)
 
 
-def find_qemu(uuid: str, *, naming: str) -> int | None:
+def running_qemus() -> Iterator[tuple[int, str]]:
+    """Yield the pid and the machine's uuid of each QEMU that runs on this host."""
+    for entry in Path("/proc").iterdir():
+        words = _command_line(int(entry.name)) if entry.name.isdigit() else []
+        if "-uuid" in words[:-1]:
+            yield int(entry.name), words[words.index("-uuid") + 1]
+
+
+def find_qemu(uuid: str, *, disk: Path) -> int | None:
     """Return the pid of the running QEMU whose machine has this uuid, or None.
 
-    Its command line must also contain `naming`, a path of this node (the disk's).  Both together
-    prove that the process is the node's, whatever libvirt's records say.
+    It must also use `disk`, a file of the node.  Both together prove that the process is the
+    node's, whatever libvirt's records say, and wherever the node's directory was moved.
     """
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and _is_ours(_command_line(int(entry.name)), uuid, naming):
-            return int(entry.name)
+    for pid, machine in running_qemus():
+        if machine == uuid and uses_disk(pid, disk, moved=True):
+            return pid
     return None
+
+
+def uses_disk(pid: int, disk: Path, *, moved: bool = False) -> bool:
+    """Return whether a process has this very file open, or had it at this path until its deletion.
+
+    A copy of the file is another one.  With `moved`, a deleted file in a deleted directory also
+    counts if it had the name of `disk`.  If the process is another user's, the path in its command
+    line decides.
+    """
+    try:
+        wanted = disk.stat()
+    except OSError:
+        wanted = None
+    try:
+        files = list(Path(f"/proc/{pid}/fd").iterdir())
+    except PermissionError:
+        return any(str(disk) in word for word in _command_line(pid))
+    except OSError:
+        return False  # it has ended
+    for entry in files:
+        try:
+            place, deleted, _ = os.readlink(entry).partition(" (deleted)")
+            if wanted is not None and os.path.samestat(entry.stat(), wanted):
+                return True
+        except OSError:
+            continue  # just closed
+        file = Path(place)
+        if deleted and (
+            place == os.path.realpath(disk)
+            or (moved and file.name == disk.name and not file.parent.exists())
+        ):
+            return True
+    return False
 
 
 def ram_file(pid: int, *, size: int) -> Path:
@@ -228,9 +271,3 @@ def _command_line(pid: int) -> list[str]:
         return os.fsdecode(Path(f"/proc/{pid}/cmdline").read_bytes()).split("\0")
     except OSError:
         return []
-
-
-def _is_ours(words: list[str], uuid: str, naming: str) -> bool:
-    if "-uuid" not in words[:-1] or not any(naming in word for word in words):
-        return False
-    return words[words.index("-uuid") + 1] == uuid
