@@ -112,9 +112,8 @@ def test_up_takes_over_running_processes_only_with_the_same_options(layout: Layo
     layout.write(record())
     with subprocess.Popen(
         [sys.executable, "-c", "input()", layout.voter_config],
-        env=python_environment("voter"),
-        cwd=layout.directory,
-    ) as voter:
+        env=python_environment("voter"), cwd=layout.directory, stdin=subprocess.PIPE,
+    ) as voter:  # fmt: skip
         with pytest.raises(AlreadyUp, match=f"voter .process {voter.pid}.*other options"):
             prepare_node(layout, Settings(vote="3/3"), lambda _: None)
         assert prepare_node(layout, Settings(), lambda _: None) == record()
