@@ -40,7 +40,10 @@ __all__ = ["up"]
 @click.option("--native", help="HOST:PORT for native clients (in addition to the unix socket).")
 @click.option("--memory", default=128, show_default=True, help="Memory of each guest in MiB.")
 @click.option(
-    "--boot-deadline", default=60.0, show_default=True, help="Seconds a guest may take to boot."
+    "--boot-deadline",
+    default=60.0,
+    show_default=True,
+    help="Seconds a booting guest may make no progress.",
 )
 @click.option("--allow-faults", is_flag=True, help="Allow `trivisor inject`.")
 @click.option("--repair", type=click.Choice(["auto", "off"]), default="auto", show_default=True,
