@@ -10,7 +10,13 @@ from typing import Any, TextIO, cast
 
 import structlog
 
-from deploy.errors import AlreadyUp, CannotRunHere, DeployError, ForeignState
+from deploy.errors import (
+    AlreadyUp,
+    CannotRunHere,
+    DeployError,
+    ForeignState,
+    HypervisorFailed,
+)
 from deploy.host.files import lack_of_room
 from deploy.host.spawn import PROCESS_NAME
 from deploy.node.interfaces import FaultFactory
@@ -91,7 +97,8 @@ def run_supervisor(
             watchdog.down()  # a restart would fail too
         text = str(getattr(error, "problem", error))
         remedy = str(getattr(error, "remedy", ""))
-        if problem := lack_of_room(layout.directory, START_ROOM):
+        failed_here = isinstance(error, HypervisorFailed | CannotRunHere | OSError)
+        if failed_here and (problem := lack_of_room(layout.directory, START_ROOM)):
             remedy = f"perhaps the disk is too small: {problem}" + (f"; {remedy}" * bool(remedy))
         _log.error("the start failed", error=text, remedy=remedy)
         code = exit_code(error)
