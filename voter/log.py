@@ -6,6 +6,7 @@ pygments where they are installed: 66 modules that would count as part of R_V.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
@@ -19,28 +20,12 @@ _logger = logging.getLogger("voter")
 
 
 class LogStream:
-    """Standard error without a buffer.  A line that cannot be written is lost, and counted.
-
-    So a full disk ends no process.  The next line that can be written reports how many were lost.
-    """
-
-    def __init__(self) -> None:
-        self._lost = 0
-        self._reason = ""
+    """Standard error without a buffer.  What cannot be written is lost: a full disk ends nothing."""
 
     def write(self, text: str) -> None:
-        """Write whole lines, or count them as lost."""
-        try:
-            if self._lost:
-                note = {"event": "log lines lost", "lines": self._lost, "reason": self._reason}
-                os.write(2, b"\n" + msgspec.json.encode(note) + b"\n")  # ends a partial line
-                self._lost = 0
-            data = text.encode(errors="replace")
-            while data:
-                data = data[os.write(2, data) :]
-        except OSError as error:
-            self._lost += text.count("\n")
-            self._reason = error.strerror or str(error)
+        """Write whole lines, or lose them."""
+        with contextlib.suppress(OSError):
+            os.write(2, text.encode(errors="replace"))
 
     def flush(self) -> None:
         """Do nothing: nothing is buffered."""

@@ -101,7 +101,7 @@ def _wait_for_supervisor(layout: Layout, patience: float) -> None:
     """Wait while only the watchdog runs, which may start the next supervisor."""
     deadline = time.monotonic() + patience
     while patience > 0 and not _listens(layout):
-        from deploy.node.orphans import find_processes  # noqa: PLC0415 - slow, rarely needed
+        from deploy.node.processes import find_processes  # noqa: PLC0415 - slow, rarely needed
 
         watchdogs = [each for each in find_processes(layout) if each.name == "watchdog"]
         left = deadline - time.monotonic()

@@ -18,7 +18,8 @@ from deploy.host.files import LogFile, check_socket_paths, read_tail, sync_direc
 from deploy.host.spawn import python_command, python_environment
 from deploy.machine.accel import decide
 from deploy.machine.spec import Progress
-from deploy.node.orphans import find_orphans, find_processes, stop_watchdog
+from deploy.node.orphans import stop_watchdog
+from deploy.node.processes import find_orphans, find_processes
 from deploy.node.records import (
     Layout,
     Lock,

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import IO
 
 import msgspec
-import structlog
 
 from deploy.errors import PathTooLong
 
@@ -34,8 +33,6 @@ SOCKET_PATH_LIMIT = 107
 
 ROOM = 1 << 20
 """Bytes that must be free for the small files of a node: records, sockets, libvirt's own."""
-
-_log = structlog.get_logger(__name__)
 
 # ---- atomic replacement
 
@@ -102,6 +99,9 @@ class LogFile:
         try:
             fd = os.open(self.path, flags | os.O_CREAT, 0o600)
         except OSError as error:
+            import structlog  # noqa: PLC0415 - slow, rarely needed
+
+            _log = structlog.get_logger(__name__)
             _log.error("a process runs without a log", path=str(self.path), reason=str(error))
             fd = os.open(os.devnull, flags)
         return os.fdopen(fd, "wb", buffering=0)

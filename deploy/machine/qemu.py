@@ -14,12 +14,13 @@ import resource
 import select
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import structlog
 
 from deploy.errors import CannotRunHere, HypervisorFailed
+from deploy.host.search import running_qemus, uses_disk
 from deploy.host.spawn import become_subreaper
 
 __all__ = [
@@ -29,8 +30,6 @@ __all__ = [
     "limit_file_size",
     "make_snapshot_disk",
     "ram_file",
-    "running_qemus",
-    "uses_disk",
 ]
 
 _NO_CHILD_PAUSE = 0.05
@@ -79,14 +78,6 @@ _reaper_lock = threading.Lock()
 _reaper = threading.Thread(target=_reap_orphans, name="reap orphans", daemon=True)
 
 
-def running_qemus() -> Iterator[tuple[int, str]]:
-    """Yield the pid and the machine's uuid of each QEMU that runs on this host."""
-    for entry in Path("/proc").iterdir():
-        words = _command_line(int(entry.name)) if entry.name.isdigit() else []
-        if "-uuid" in words[:-1]:
-            yield int(entry.name), words[words.index("-uuid") + 1]
-
-
 def find_qemu(uuid: str, *, disk: Path) -> int | None:
     """Return the pid of the running QEMU whose machine has this uuid, or None.
 
@@ -97,39 +88,6 @@ def find_qemu(uuid: str, *, disk: Path) -> int | None:
         if machine == uuid and uses_disk(pid, disk, moved=True):
             return pid
     return None
-
-
-def uses_disk(pid: int, disk: Path, *, moved: bool = False) -> bool:
-    """Return whether a process has this very file open, or had it at this path until its deletion.
-
-    A copy of the file is another one.  With `moved`, a deleted file in a deleted directory also
-    counts if it had the name of `disk`.  If the process is another user's, the path in its command
-    line decides.
-    """
-    try:
-        wanted = disk.stat()
-    except OSError:
-        wanted = None
-    try:
-        files = list(Path(f"/proc/{pid}/fd").iterdir())
-    except PermissionError:
-        return any(str(disk) in word for word in _command_line(pid))
-    except OSError:
-        return False  # it has ended
-    for entry in files:
-        try:
-            place, deleted, _ = os.readlink(entry).partition(" (deleted)")
-            if wanted is not None and os.path.samestat(entry.stat(), wanted):
-                return True
-        except OSError:
-            continue  # just closed
-        file = Path(place)
-        if deleted and (
-            place == os.path.realpath(disk)
-            or (moved and file.name == disk.name and not file.parent.exists())
-        ):
-            return True
-    return False
 
 
 def ram_file(pid: int, *, size: int) -> Path:
@@ -263,11 +221,3 @@ def _reap(pid: int) -> None:
         os.waitpid(pid, os.WNOHANG)
     except ChildProcessError:
         _log.debug("another thread reaped it", pid=pid)
-
-
-def _command_line(pid: int) -> list[str]:
-    """Return a process's command line; empty if it has ended or is a zombie."""
-    try:
-        return os.fsdecode(Path(f"/proc/{pid}/cmdline").read_bytes()).split("\0")
-    except OSError:
-        return []

@@ -1,11 +1,6 @@
-"""The processes of a node: found by proof that they are the node's, and ended.
+"""The processes that a killed supervisor left: ended, or left for the next supervisor.
 
-No record is needed, as it may be missing or out of date after a full disk.  A process of ours has
-the node's directory as its working directory, and PROCESS_NAME in its environment.  A QEMU has the
-disk of a guest open.  Both follow a directory that is moved, and neither is true of a copy.  After
-the directory was deleted, its last path decides.
-
-The supervisor's watchdog may be about to start the next supervisor.  Whoever ends or takes over the
+The supervisor's watchdog may be about to start the next one.  Whoever ends or takes over the
 orphans first orders the watchdog not to (`stop_watchdog`).
 """
 
@@ -14,112 +9,25 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Callable, Iterable
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Callable
 
 from deploy.errors import DeployError, ForeignState
 from deploy.host.child import Child
-from deploy.host.identity import ProcessIdentity, identify, wait_end
-from deploy.host.spawn import PROCESS_NAME
+from deploy.host.identity import ProcessIdentity, wait_end
 from deploy.machine.ownership import read_record
-from deploy.machine.qemu import running_qemus, uses_disk
 from deploy.machine.spec import Progress
 from deploy.node.interfaces import NodePort
+from deploy.node.processes import NodeProcess, find_processes
 from deploy.node.records import Layout, Lock, NodeRecord
 
-__all__ = ["NodeProcess", "end_orphans", "find_orphans", "find_processes", "stop_watchdog"]
+__all__ = ["end_orphans", "stop_watchdog"]
 
 ORPHAN_GRACE = 5.0
 """Seconds for an orphan to end after SIGTERM; then it is killed."""
 SUPERVISOR_GRACE = 30.0
 """Seconds for a supervisor that was ordered to end to take its node down; then it is killed."""
-_KEEPERS = ("supervisor", "watchdog")
 _PASSES = 5
 """Searches for what is left at most; a process may just have started another."""
-
-
-class NodeProcess(NamedTuple):
-    """A process of a node: voter, standby, proxy, supervisor, watchdog, or a guest (g1, ...)."""
-
-    name: str
-    identity: ProcessIdentity
-
-    @property
-    def place(self) -> str:
-        """Its command line, in which the paths are those of its start."""
-        try:
-            words = Path(f"/proc/{self.identity.pid}/cmdline").read_bytes()
-        except OSError:
-            return ""  # it has ended
-        return os.fsdecode(words)
-
-
-def find_processes(layout: Layout) -> list[NodeProcess]:
-    """Return the processes of the node, whether or not they were recorded.
-
-    Processes of other users are only found by root.
-    """
-    try:
-        uuids = layout.read_node().uuids if layout.known else ()
-    except ForeignState:
-        uuids = ()  # then a disk of this directory is proof enough
-    found = []
-    for pid, name in (*_programs(layout), *_qemus(layout, uuids)):
-        identity = identify(pid)
-        if identity is not None:
-            found.append(NodeProcess(name, identity))
-    return found
-
-
-def _programs(layout: Layout) -> Iterable[tuple[int, str]]:
-    """Yield pid and name of each program of this project that works in the directory."""
-    try:
-        wanted = layout.directory.stat()
-    except OSError:
-        wanted = None
-    deleted = f"{os.path.realpath(layout.directory)} (deleted)"
-    mark = f"{PROCESS_NAME}=".encode()
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or int(entry.name) == os.getpid():
-            continue
-        try:
-            place = entry / "cwd"
-            if (wanted is None or not os.path.samestat(place.stat(), wanted)) and (
-                os.readlink(place) != deleted
-            ):
-                continue
-            variables = (entry / "environ").read_bytes().split(b"\0")
-            standby = os.readlink(entry / "fd" / "0").startswith("socket:")
-        except OSError:
-            continue  # it has ended, or is another user's
-        for variable in variables:
-            name = variable.removeprefix(mark).decode(errors="replace")
-            if variable.startswith(mark) and name:
-                yield int(entry.name), "standby" if name == "voter" and standby else name
-
-
-def _qemus(layout: Layout, uuids: tuple[str, ...]) -> Iterable[tuple[int, str]]:
-    """Yield pid and name of each guest whose QEMU uses a disk of the directory."""
-    names = [f"g{number}" for number in range(1, 10)]
-    for pid, machine in running_qemus():
-        known = machine in uuids
-        for name in [names[uuids.index(machine) - 1]] if known else names:
-            if uses_disk(pid, layout.disk(name), moved=known):
-                yield pid, name
-                break
-
-
-def find_orphans(layout: Layout) -> dict[str, int]:
-    """Return the pids of what runs of a node, by name (voter, proxy, g1, ...).
-
-    Supervisor and watchdog are not included, nor is a standby voter, which ends with them.
-    """
-    return {
-        process.name: process.identity.pid
-        for process in find_processes(layout)
-        if process.name not in (*_KEEPERS, "standby")
-    }
 
 
 def stop_watchdog(layout: Layout, number: signal.Signals) -> bool:

@@ -23,7 +23,7 @@ from deploy.host.files import LogFile, read_tail, write_whole
 from deploy.host.identity import identify
 from deploy.node.configuration import voter_config
 from deploy.node.interfaces import FaultFactory, FaultPort, GuestPort, NodePort
-from deploy.node.orphans import find_processes
+from deploy.node.processes import find_processes
 from deploy.node.records import (
     DURABILITY_GUARANTEES,
     FaultRecord,
