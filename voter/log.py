@@ -6,29 +6,16 @@ pygments where they are installed: 66 modules that would count as part of R_V.
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
+import sys
 import time
 from typing import Any
 
 import msgspec
 
-__all__ = ["LogStream", "configure", "exception", "info"]
+__all__ = ["configure", "exception", "info"]
 
 _logger = logging.getLogger("voter")
-
-
-class LogStream:
-    """Standard error without a buffer.  What cannot be written is lost: a full disk ends nothing."""
-
-    def write(self, text: str) -> None:
-        """Write whole lines, or lose them."""
-        with contextlib.suppress(OSError):
-            os.write(2, text.encode(errors="replace"))
-
-    def flush(self) -> None:
-        """Do nothing: nothing is buffered."""
 
 
 class _Lines(logging.Formatter):
@@ -53,7 +40,7 @@ class _Lines(logging.Formatter):
 
 def configure(*, json: bool) -> None:
     """Log to standard error; libraries log warnings and errors only."""
-    handler = logging.StreamHandler(LogStream())
+    handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Lines(json=json))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     _logger.setLevel(logging.INFO)

@@ -17,7 +17,7 @@ from deploy.errors import (
     ForeignState,
     HypervisorFailed,
 )
-from deploy.host.files import lack_of_room
+from deploy.host.files import LogStream, lack_of_room
 from deploy.host.spawn import PROCESS_NAME
 from deploy.node.interfaces import FaultFactory
 from deploy.node.records import Layout, Lock
@@ -26,7 +26,6 @@ from deploy.supervisor.supervisor import NodeFactory, Supervisor
 from deploy.watchdog.client import WatchdogClient
 from voter.commands.terminal import ExitCode
 from voter.errors import VoterError
-from voter.log import LogStream
 
 __all__ = ["StartReport", "run_supervisor"]
 
