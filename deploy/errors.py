@@ -8,6 +8,7 @@ DeployError
 ├── HypervisorFailed     libvirt or QEMU reported an error; the message contains its text
 │   └── HypervisorSilent it did not answer in time
 ├── GuestNeverReady      a guest failed as it booted, or made no progress
+├── NoSuchGuest          the node has no guest of this name
 └── WrongState           the operation is not possible in the guest's state
 """
 
@@ -21,6 +22,7 @@ __all__ = [
     "GuestNeverReady",
     "HypervisorFailed",
     "HypervisorSilent",
+    "NoSuchGuest",
     "PathTooLong",
     "WrongState",
 ]
@@ -80,6 +82,10 @@ class GuestNeverReady(DeployError):
         super().__init__(
             f"guest {guest} never became ready: {why}; the last lines of its console:\n{shown}"
         )
+
+
+class NoSuchGuest(DeployError):
+    """The node has no guest of this name; the message lists those that it has."""
 
 
 class WrongState(DeployError):

@@ -223,13 +223,13 @@ def test_logs_show_events_and_consoles(node: Node) -> None:
     assert "repaired" in events
     assert "fault injected" in events
     assert "trivisor: ready" in node.run("logs", "g1").stdout
-    assert node.run("logs", "nonsense").returncode == ExitCode.FAILED
+    assert node.run("logs", "nonsense").returncode == ExitCode.USAGE
 
 
 @pytest.mark.readme
 def test_inject_names_the_guests_when_the_guest_is_unknown(node: Node) -> None:
     done = node.run("inject", "crash", "g7")
-    assert done.returncode == ExitCode.FAILED
+    assert done.returncode == ExitCode.USAGE
     assert "it has g1, g2, g3" in done.stderr
 
 
@@ -350,6 +350,27 @@ def test_node_comes_back_automatically_after_all_but_the_watchdog_died(node: Nod
     assert node.get("colour")["body"] == "grey"
 
 
+def test_damaged_record_hides_no_process_and_costs_no_journal(node: Node) -> None:
+    node.put("colour", "ochre")
+    record = node.directory / "node.json"
+    record.write_text(record.read_text().replace("120.0", "null"))
+    for words in (("status",), ("request", "GET", "/kv/colour")):
+        assert node.run(*words).returncode == 0
+    assert str(record) in node.run("status").stderr
+    done = node.run("down")
+    assert done.returncode == 0, done.stderr
+    assert node.processes() == {}
+    for command in (("status",), UP, (*UP, "--fresh", "--yes")):
+        done = node.run(*command)
+        assert done.returncode == ExitCode.FOREIGN
+        assert "boot_deadline" in done.stderr and f"mv {record} " in done.stderr
+    assert node.run("down").returncode == ExitCode.NOT_UP
+    record.rename(f"{record}.damaged")
+    done = node.up()
+    assert done.returncode == 0, done.stderr
+    assert node.get("colour")["body"] == "ochre"
+
+
 # ---- down
 
 
@@ -378,7 +399,7 @@ def test_journal_is_deleted_only_after_confirmation(node: Node) -> None:
     assert journal.is_dir()
     done = node.run(*UP, "--durability", "none")
     assert done.returncode == ExitCode.FAILED
-    assert "--fresh" in done.stderr
+    assert "--dir" in done.stderr
     done = node.run(*UP, "--fresh")
     assert done.returncode == ExitCode.USAGE
     assert str(journal) in done.stderr

@@ -70,8 +70,10 @@ def prepare_node(layout: Layout, settings: Settings, progress: Progress) -> Node
         raise DeployError(
             f"with --durability none, the existing journal in {layout.journal} would become out of "
             "date",
-            remedy="use --durability fsync or os, or delete the journal with --fresh",
+            remedy="use --durability fsync or os, or another directory (--dir)",
         )
+    # The node keeps its uuid, so that its journal remains valid; its guests are new.
+    node = layout.node_id() or str(uuid.uuid4())
     try:
         image = build_image(cache_directory() / "images", progress=progress)
         own = settings.service.endswith(".py")
@@ -89,8 +91,6 @@ def prepare_node(layout: Layout, settings: Settings, progress: Progress) -> Node
         missing = "not installed" in str(error)
         kind = CannotRunHere if missing else DeployError
         raise kind(str(error)) from error
-    # The node keeps its uuid, so that its journal remains valid; its guests are new.
-    node = layout.read_node().uuids[0] if layout.known else str(uuid.uuid4())
     record = NodeRecord(
         uuids=(node, *(str(uuid.uuid4()) for _ in range(settings.guests))),
         settings=settings,

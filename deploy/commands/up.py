@@ -72,7 +72,7 @@ __all__ = ["up"]
 )
 @click.option(
     "--boot-deadline",
-    type=Number(1, DAY, "seconds"),
+    type=Number(0, DAY, "seconds", above=True),
     default=60.0,
     show_default=True,
     help="Seconds a booting guest may make no progress.",

@@ -73,4 +73,4 @@ def voter_config(layout: Layout, settings: Settings, node: str, links: dict[str,
 
 def _quote(text: str) -> str:
     """Return a TOML basic string (JSON's escapes are a subset of TOML's)."""
-    return json.dumps(text)
+    return json.dumps(text, allow_nan=False)

@@ -10,8 +10,9 @@ from __future__ import annotations
 import fcntl
 import os
 import struct
+import tomllib
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
@@ -56,9 +57,9 @@ class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Settings(_Record, frozen=True, kw_only=True):
-    """The options of `trivisor up`.  Paths are absolute."""
+    """The options of `trivisor up`.  Paths are absolute.  Reading checks the ranges."""
 
-    guests: int = 3
+    guests: Annotated[int, msgspec.Meta(ge=1, le=9)] = 3
     vote: str = "2/3"
     service: str = "kv"  # a shipped service's name, or the path of a Python file
     content: str | None = None  # the directory that the service `static` serves
@@ -66,10 +67,12 @@ class Settings(_Record, frozen=True, kw_only=True):
     connect: str = "qemu:///embed"
     http: str = "127.0.0.1:8080"  # port 0: any free one
     native: str | None = None  # HOST:PORT
-    memory_mib: int = 128
+    memory_mib: Annotated[int, msgspec.Meta(ge=64, le=65_536)] = 128
     allow_faults: bool = False
     repair: Literal["auto", "off"] = "auto"
-    boot_deadline: float = 60.0  # seconds that a booting guest may make no progress
+    boot_deadline: Annotated[float, msgspec.Meta(gt=0, le=86_400)] = (
+        60.0  # seconds that a booting guest may make no progress
+    )
     durability: Durability = "fsync"
     function: str | None = None  # "guest": in each guest; unix:PATH: F's socket on this host
     key: str | None = None  # the file with the key of the function in each guest
@@ -79,7 +82,9 @@ class NodeRecord(_Record, frozen=True, kw_only=True):
     """node.json: the settings, the node's uuids and the image of its guests."""
 
     schema: int = SCHEMA
-    uuids: tuple[str, ...]  # the node's, then one for each guest
+    uuids: Annotated[
+        tuple[str, ...], msgspec.Meta(min_length=2, max_length=10)
+    ]  # the node's, then one for each guest
     settings: Settings
     kernel: str
     initrd: str
@@ -193,6 +198,34 @@ class Layout:
         """Return node.json.  Raises ForeignState if it cannot be read."""
         return self._read(self.node, NodeRecord)
 
+    def problem(self) -> ForeignState | None:
+        """Return why the node's records cannot be read, or None."""
+        try:
+            if self.known:
+                self.read_node()
+                self.read_running()
+        except ForeignState as error:
+            return error
+        return None
+
+    def node_id(self) -> str | None:
+        """Return the node's uuid, whose the journal is; None for a new node.
+
+        Without node.json it is that of voter.toml.  Raises ForeignState.
+        """
+        if self.known:
+            return self.read_node().uuids[0]
+        if not self.journal.exists():
+            return None
+        try:
+            return str(tomllib.loads(self.voter_config.read_text("utf-8"))["journal"]["node"])
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise ForeignState(
+                f"{self.journal} holds the journal of a node, but neither {self.node} nor "
+                f"{self.voter_config} says of which one",
+                remedy=f"put {self.node} back from a copy, or choose another directory (--dir)",
+            ) from error
+
     def read_running(self) -> RunningRecord:
         """Return running.json; empty if nothing ran here yet.  Raises ForeignState."""
         if not self.running.exists():
@@ -207,9 +240,11 @@ class Layout:
                 f"{path} cannot be read: {error.strerror}",
                 remedy="check that the directory is yours; nothing in it was changed",
             ) from error
+        # The directory may hold a journal: no remedy ever deletes more than this file.
         remedy = (
-            "another version of trivisor wrote it, or it was changed; if nothing of the node runs, "
-            f"remove {self.directory}; nothing was changed"
+            "another version of trivisor wrote it, or it was damaged: put it back from a copy, or "
+            f"run `trivisor down --dir {self.directory}`, then `mv {path} {path}.damaged`, and "
+            "start the node with its options; its journal stays"
         )
         try:
             schema = msgspec.json.decode(data, type=_Schema).schema

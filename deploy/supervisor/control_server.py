@@ -13,13 +13,15 @@ The answer to a failed request is {"error", "remedy", "code"}; ``code`` is the C
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Awaitable, Callable
+from typing import Annotated
 
 import msgspec
 import structlog
 from aiohttp import web
 
-from deploy.errors import DeployError
+from deploy.errors import DeployError, NoSuchGuest
 from deploy.supervisor.active_faults import FaultRefused
 from deploy.supervisor.supervisor import Supervisor
 from voter.commands.terminal import ExitCode
@@ -32,10 +34,14 @@ _log = structlog.get_logger(__name__)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
+MOST_SECONDS = 2_592_000
+"""Longest time after which a fault is healed: 30 days."""
+
+
 class _Inject(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kind: str
     guest: str
-    seconds: float | None = None
+    seconds: Annotated[float, msgspec.Meta(gt=0, le=MOST_SECONDS)] | None = None
 
 
 class _Heal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -75,18 +81,20 @@ class SupervisorControlServer:
         return web.json_response(await self._supervisor.status())
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
-        since = int(request.query.get("since", "0"))
+        since = _number(request, "since", 0)
         history = self._supervisor.history
         if "follow" not in request.query:
-            return web.Response(text="".join(json.dumps(e) + "\n" for e in history.after(since)))
+            return web.Response(
+                text="".join(json.dumps(e, allow_nan=False) + "\n" for e in history.after(since))
+            )
         response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
         await response.prepare(request)
         async for event in history.follow(since):
-            await response.write(json.dumps(event).encode() + b"\n")
+            await response.write(json.dumps(event, allow_nan=False).encode() + b"\n")
         return response
 
     async def _logs(self, request: web.Request) -> web.StreamResponse:
-        lines = int(request.query.get("lines", "50"))
+        lines = _number(request, "lines", 50)
         return web.json_response(
             {"lines": self._supervisor.logs(request.match_info["name"], lines)}
         )
@@ -105,6 +113,14 @@ class SupervisorControlServer:
         return web.json_response({"stopping": True})
 
 
+def _number(request: web.Request, name: str, default: int) -> int:
+    """Return a whole number of the query.  Raises ValueError."""
+    text = request.query.get(name, str(default))
+    if not re.fullmatch(r"[0-9]{1,15}", text):
+        raise ValueError(f"{name}={text!r} is not a whole number from 0 to {10**15 - 1}")
+    return int(text)
+
+
 @web.middleware
 async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Turn errors into answers that the CLI understands."""
@@ -112,6 +128,8 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         return await handler(request)
     except FaultRefused as error:
         return _problem(409, error.problem, error.remedy, ExitCode.NOT_ALLOWED)
+    except NoSuchGuest as error:
+        return _problem(404, error.problem, error.remedy, ExitCode.USAGE)
     except DeployError as error:
         return _problem(500, error.problem, error.remedy, ExitCode.FAILED)
     except OSError as error:

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from deploy.errors import DeployError
+from deploy.errors import DeployError, NoSuchGuest
 from deploy.host.child import Child
 from deploy.host.files import LogFile, read_tail, write_whole
 from deploy.host.identity import identify
@@ -357,12 +357,12 @@ class Supervisor:
     # ---- requests of the control socket
 
     def find(self, guest: str) -> GuestPort:
-        """Return the guest of this name.  Raises DeployError with the existing names."""
+        """Return the guest of this name.  Raises NoSuchGuest with the existing names."""
         try:
             return self.guests[guest]
         except KeyError:
             names = ", ".join(self.guests)
-            raise DeployError(f"this node has no guest {guest!r}: it has {names}") from None
+            raise NoSuchGuest(f"this node has no guest {guest!r}: it has {names}") from None
 
     async def inject(self, kind: str, guest: str, seconds: float | None) -> FaultRecord:
         """Inject a fault, for ``seconds`` or until healed.  Raises FaultRefused, DeployError."""

@@ -78,7 +78,7 @@ def console(*, stderr: bool = False) -> Console:
 
 def print_json(value: Mapping[str, Any] | list[Any]) -> None:
     """Print one JSON document for scripts."""
-    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+    sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
     sys.stdout.flush()
 
 

@@ -56,8 +56,8 @@ __all__ = [
 IDENTITY = "identity.json"
 _BAD = ".bad"
 _RESTORE = (
-    "restore the file from a copy, or empty the directory and let the voter start empty (its"
-    " guests then lose their state)"
+    "restore the file from a copy; without one, move the directory away and keep it: the voter then"
+    " starts empty, and its guests have lost their state"
 )
 
 

@@ -106,14 +106,21 @@ def _config(
     function: str = "",
 ) -> str:
     """Return the voter's configuration, as TOML (JSON strings are TOML strings)."""
-    lines = [f"vote = {json.dumps(vote)}", f'durability = "{"os" if journal else "none"}"']
+    lines = [
+        f"vote = {json.dumps(vote, allow_nan=False)}",
+        f'durability = "{"os" if journal else "none"}"',
+    ]
     if function:
-        lines.append(f"function = {json.dumps(function)}")
+        lines.append(f"function = {json.dumps(function, allow_nan=False)}")
     if journal:
         lines += ["[journal]", 'directory = "journal"', f"segment = {8 << 20}"]
     lines += ["[limits]", *(f"{name} = {value!r}" for name, value in limits.items())]
     for name, link in links.items():
-        lines += ["[[replica]]", f"name = {json.dumps(name)}", f"link = {json.dumps(link)}"]
+        lines += [
+            "[[replica]]",
+            f"name = {json.dumps(name, allow_nan=False)}",
+            f"link = {json.dumps(link, allow_nan=False)}",
+        ]
     return "\n".join(lines) + "\n"
 
 
