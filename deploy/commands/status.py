@@ -13,6 +13,7 @@ import click
 from deploy.commands.control_client import NotUp, ask, stream
 from deploy.commands.options import directory_option, json_option, layout_of
 from deploy.node.records import Layout
+from voter.commands.parameters import Integer
 from voter.commands.terminal import ExitCode, console, print_json, warn
 
 if TYPE_CHECKING:
@@ -146,7 +147,8 @@ def guest_table(state: dict[str, Any]) -> Table:
 @click.command()
 @click.argument("name", required=False)
 @directory_option
-@click.option("--lines", "-n", default=50, show_default=True, help="Number of lines.")
+@click.option("--lines", "-n", type=Integer(1, 1_000_000), default=50, show_default=True,
+              help="Number of lines.")  # fmt: skip
 @click.option("--follow", "-f", is_flag=True, help="Without NAME: print events as they happen.")
 @json_option
 def logs(name: str | None, directory: Path | None, lines: int, follow: bool, as_json: bool) -> None:

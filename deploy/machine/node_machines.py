@@ -228,7 +228,7 @@ class NodeMachines:
                 return arrival
         else:
             await self._end_one(guest.spec)
-        await guest.boot()
+        await guest.boot(progress)
         await guest.snapshot_clean()
         seconds = time.monotonic() - begin
         clean.add(guest.name)
@@ -324,7 +324,7 @@ def _files(spec: NodeSpec) -> list[Path]:
     """Return the paths that a node's machines create in its directory, without the record."""
     paths = [Path(spec.root)] if spec.embedded else []
     for guest in spec.guests:
-        paths += map(Path, (guest.link_socket, guest.bound_link, guest.console_socket, guest.disk))
+        paths += map(Path, guest.files)
     return paths
 
 

@@ -69,7 +69,7 @@ class Settings(_Record, frozen=True, kw_only=True):
     memory_mib: int = 128
     allow_faults: bool = False
     repair: Literal["auto", "off"] = "auto"
-    boot_deadline: float = 60.0  # seconds from a guest's start until it is ready
+    boot_deadline: float = 60.0  # seconds that a booting guest may make no progress
     durability: Durability = "fsync"
     function: str | None = None  # "guest": in each guest; unix:PATH: F's socket on this host
     key: str | None = None  # the file with the key of the function in each guest
