@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
@@ -46,7 +47,7 @@ def status(directory: Path | None, as_json: bool) -> int:
 
 def _report_orphans(layout: Layout, *, as_json: bool) -> bool:
     """Print the processes that a killed supervisor left; return whether there are any."""
-    from deploy.node.orphans import find_orphans  # noqa: PLC0415 - rarely needed
+    from deploy.node.processes import find_orphans  # noqa: PLC0415 - rarely needed
 
     orphans = find_orphans(layout)
     if not orphans:
@@ -71,7 +72,8 @@ def _watchdog_message(layout: Layout) -> str | None:
 
     for line in reversed(read_tail(layout.supervisor_log, 50)):
         if f'"{LOG_PREFIX}' in line:
-            return str(json.loads(line)["event"])
+            with contextlib.suppress(ValueError):  # a full disk has cut it
+                return str(json.loads(line)["event"])
     return None
 
 
