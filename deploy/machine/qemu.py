@@ -9,6 +9,7 @@ this process the parent instead, and a thread reaps each dead QEMU: 0.2 s.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import resource
 import select
@@ -231,6 +232,10 @@ def _command_line(pid: int) -> list[str]:
 
 
 def _is_ours(words: list[str], uuid: str, naming: str) -> bool:
-    if "-uuid" not in words[:-1] or not any(naming in word for word in words):
+    if "-uuid" not in words[:-1]:
+        return False
+    # Libvirt writes most options as JSON, and doubles the commas in the others.
+    spellings = naming, json.dumps(naming, ensure_ascii=False)[1:-1], naming.replace(",", ",,")
+    if not any(spelling in word for word in words for spelling in spellings):
         return False
     return words[words.index("-uuid") + 1] == uuid

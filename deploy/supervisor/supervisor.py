@@ -218,7 +218,7 @@ class Supervisor:
     def _start_voter(self, group: asyncio.TaskGroup) -> None:
         links = {name: self._link(name) for name in self.guests}
         text = voter_config(self.layout, self.settings, self.record.uuids[0], links)
-        self.layout.voter_config.write_text(text)
+        self.layout.voter_config.write_text(text, encoding="utf-8")
         self._voter.start()
         self._watch_voter(group)
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import resource
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from deploy.machine.debug_stub import why_no_stub
+from deploy.machine.debug_stub import monitor_word, why_no_stub
 from deploy.machine.qemu import QemuProcess, find_qemu, limit_file_size, ram_file
+from tests.deploy.conftest import NASTY
 
 UUID = "aaaaaaaa-0000-4000-8000-00000000000f"
 WAIT = "import sys; print('up', flush=True); sys.stdin.read()"
@@ -32,6 +35,36 @@ def qemu(scratch: Path) -> Iterator[subprocess.Popen[bytes]]:
         process.stdout.readline()
         yield process
         process.kill()
+
+
+def _as_json(path: str) -> str:
+    return json.dumps(path, ensure_ascii=False)
+
+
+@pytest.mark.parametrize("spelling", [_as_json, lambda path: path.replace(",", ",,")])
+def test_qemu_is_found_however_libvirt_spells_the_path(
+    scratch: Path, spelling: Callable[[str], str]
+) -> None:
+    disk = f"{scratch}/{NASTY}/g1.qcow2"
+    words = [sys.executable, "-c", WAIT, "-uuid", UUID, "-blockdev", f"file={spelling(disk)}"]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert find_qemu(UUID, naming=disk) == process.pid
+        assert find_qemu(UUID, naming=f"{scratch}/other/g1.qcow2") is None
+        process.kill()
+
+
+def test_stub_listens_in_any_directory(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """QEMU itself reads the option back: a wrong one would make another path or an error."""
+    directory = scratch / NASTY
+    directory.mkdir(parents=True)
+    monkeypatch.setattr(tempfile, "tempdir", str(directory))
+    assert why_no_stub() == ""
+
+
+def test_monitor_reads_a_path_as_one_word() -> None:
+    assert monitor_word('a "b" c\\d') == '"a \\"b\\" c\\\\d"'
 
 
 def test_qemu_is_found_by_uuid_and_path_together(
