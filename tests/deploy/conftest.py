@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 
-# A path below a directory, with what URIs, XML, TOML, QEMU's options, shells and terminals treat specially.
+# A path with what URIs, XML, TOML, QEMU's options, shells and terminals treat specially.
 NASTY = "-a b;,,#&%41é😀'\":?=\\$~[/]*"
 
 
