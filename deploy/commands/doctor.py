@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import glob
 import os
 import platform
 import pwd
@@ -121,7 +122,7 @@ def _user_namespace() -> HostCheck:
     """Check what mmdebstrap needs to build the guest image without root."""
     check, need = "user namespace", "mmdebstrap needs it to build the guest image without root"
     problem = _missing
-    if any((cache_directory() / "images").glob("packages-*")):
+    if glob.glob(f"{glob.escape(str(cache_directory()))}/images/packages-*[0-9a-f]"):
         # The packages are there already: only a newer image needs them again.
         problem = lambda check, detail, remedy, **_: _warning(check, detail, remedy)  # noqa: E731
     try:
@@ -179,7 +180,7 @@ def _memory() -> HostCheck:
 def _directory(check: str, path: Path, *, option: str) -> HostCheck:
     """Check that a directory can be made and written, and has space."""
     parent = path
-    while not parent.exists():
+    while not os.path.exists(parent):  # also False where this user may not look
         parent = parent.parent
     if not os.access(parent, os.W_OK | os.X_OK):
         detail = f"{path}: {parent} is not writable"
