@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shlex
 import struct
 import tomllib
 from pathlib import Path
@@ -19,7 +20,7 @@ import msgspec
 from deploy.errors import AlreadyUp, DeployError, ForeignState
 from deploy.host.files import write_json
 from deploy.host.identity import ProcessIdentity
-from voter.commands.terminal import NATIVE_SOCKET
+from voter.commands.terminal import NATIVE_SOCKET, user_directory
 
 __all__ = [
     "DURABILITY_GUARANTEES",
@@ -118,8 +119,7 @@ def cache_directory() -> Path:
     given = os.environ.get("TRIVISOR_CACHE")
     if given:
         return Path(given).absolute()
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache).absolute() if cache else Path.home() / ".cache") / "trivisor"
+    return user_directory("XDG_CACHE_HOME", ".cache") / "trivisor"
 
 
 class Layout:
@@ -243,7 +243,8 @@ class Layout:
         # The directory may hold a journal: no remedy ever deletes more than this file.
         remedy = (
             "another version of trivisor wrote it, or it was damaged: put it back from a copy, or "
-            f"run `trivisor down --dir {self.directory}`, then `mv {path} {path}.damaged`, and "
+            f"run `trivisor down --dir {shlex.quote(str(self.directory))}`, then "
+            f"`mv {shlex.quote(str(path))} {shlex.quote(f'{path}.damaged')}`, and "
             "start the node with its options; its journal stays"
         )
         try:
@@ -316,7 +317,8 @@ _FLOCK = struct.Struct("@hhqqi4x")
 
 def already_up(layout: Layout, pid: int) -> AlreadyUp:
     """Return the error that names the supervisor of this directory's node."""
+    where = shlex.quote(str(layout.directory))
     return AlreadyUp(
         f"a node already runs in {layout.directory}: its supervisor is process {pid}",
-        remedy=f"`trivisor status --dir {layout.directory}` shows it, `trivisor down` ends it",
+        remedy=f"`trivisor status --dir {where}` shows it, `trivisor down` ends it",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -323,4 +324,5 @@ def _write_report(directory: Path) -> None:
 
         click.echo(f"report: {write_report(directory)}")
     except (CommandError, ImportError) as error:
-        warn(f"no report: {error}; `trivisor campaign report {directory}` writes it later")
+        where = shlex.quote(str(directory))
+        warn(f"no report: {error}; `trivisor campaign report {where}` writes it later")

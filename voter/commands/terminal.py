@@ -25,6 +25,7 @@ __all__ = [
     "default_directory",
     "print_json",
     "quiet_logs",
+    "user_directory",
     "warn",
 ]
 
@@ -64,9 +65,25 @@ def default_directory() -> Path:
     given = os.environ.get("TRIVISOR_DIR")
     if given:
         return Path(given)
-    state = os.environ.get("XDG_STATE_HOME")
-    base = Path(state) if state else Path.home() / ".local" / "state"
-    return base / "trivisor" / "default"
+    return user_directory("XDG_STATE_HOME", ".local/state") / "trivisor" / "default"
+
+
+def user_directory(variable: str, default: str) -> Path:
+    """Return the directory that an environment variable names, else ``default`` in the home.
+
+    Raises CommandError if the user has no home directory.
+    """
+    given = os.environ.get(variable)
+    if given:
+        return Path(given).absolute()
+    try:
+        return Path.home() / default
+    except RuntimeError as error:
+        raise CommandError(
+            f"user {os.geteuid()} has no home directory",
+            remedy="set HOME to a directory that this user may write",
+            code=ExitCode.CANNOT_RUN_HERE,
+        ) from error
 
 
 def console(*, stderr: bool = False) -> Console:
