@@ -26,7 +26,7 @@ from deploy.node.configuration import check_paths
 from deploy.node.records import Layout, Settings, cache_directory
 from voter.commands.terminal import ExitCode, console, print_json, quiet_logs
 
-__all__ = ["doctor"]
+__all__ = ["check_user_namespace", "doctor"]
 
 MEMORY_NEEDED = 3 * 300 << 20
 """Bytes for three guests of 128 MiB: 180 MiB were measured for one QEMU, plus a reserve."""
@@ -71,7 +71,7 @@ def _checks(layout: Layout) -> list[Callable[[], HostCheck]]:
         _system,
         _python,
         *(lambda program=program: _program(program) for program in PACKAGES),
-        *([] if os.geteuid() == 0 else [_user_namespace]),
+        *([] if os.geteuid() == 0 else [check_user_namespace]),
         _account,
         _memory,
         lambda: _directory("state directory", layout.directory, option="--dir"),
@@ -118,33 +118,40 @@ def _account() -> HostCheck:
     return _ok(check, "exists")
 
 
-def _user_namespace() -> HostCheck:
-    """Check what mmdebstrap needs to build the guest image without root."""
+def check_user_namespace() -> HostCheck:
+    """Check what mmdebstrap needs to build the guest image without root.
+
+    Only a warning if Debian's packages are in the cache already.
+    """
+    found = _try_user_namespace()
+    packages = f"{glob.escape(str(cache_directory()))}/images/packages-*[0-9a-f]"
+    if found.result == "missing" and glob.glob(packages):
+        return msgspec.structs.replace(found, result="warning")
+    return found
+
+
+def _try_user_namespace() -> HostCheck:
     check, need = "user namespace", "mmdebstrap needs it to build the guest image without root"
-    problem = _missing
-    if glob.glob(f"{glob.escape(str(cache_directory()))}/images/packages-*[0-9a-f]"):
-        # The packages are there already: only a newer image needs them again.
-        problem = lambda check, detail, remedy, **_: _warning(check, detail, remedy)  # noqa: E731
     try:
         user = pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:
         detail = f"user {os.geteuid()} is not in /etc/passwd; {need}"
-        return problem(check, detail, "run this as a user who is, or as root")
+        return _missing(check, detail, "run this as a user who is, or as root")
     for program in ("newuidmap", "newgidmap"):
         if shutil.which(program) is None:
             detail = f"{program} is not installed; {need}"
-            return problem(check, detail, "apt-get install uidmap", package="uidmap")
+            return _missing(check, detail, "apt-get install uidmap", package="uidmap")
     files = [Path("/etc/subuid"), Path("/etc/subgid")]
     if not all(_has_ids(path, user) for path in files):
-        first = max(100_000, *(end for path in files for _, _, end in _ranges(path)))
+        first = max([100_000, *(end for path in files for _, _, end in _ranges(path))])
         ids = f"{first}-{first + _SUBORDINATE - 1}"
         detail = f"{user} has no {_SUBORDINATE} ids in {files[0]} and {files[1]}; {need}"
-        return problem(check, detail, f"usermod --add-subuids {ids} --add-subgids {ids} {user}")
+        return _missing(check, detail, f"usermod --add-subuids {ids} --add-subgids {ids} {user}")
     words = ["mmdebstrap", "--unshare-helper", "true"]
     done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
     if done.returncode != 0:
         detail = f"`{' '.join(words)}` failed: {done.stderr.strip()[-200:]}"
-        return problem(check, detail, "run this as root, or allow user namespaces: "
+        return _missing(check, detail, "run this as root, or allow user namespaces: "
                        "sysctl user.max_user_namespaces=10000")  # fmt: skip
     return _ok(check, "mmdebstrap can use one")
 
