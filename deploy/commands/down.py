@@ -9,6 +9,7 @@ import click
 from deploy.commands.control_client import NotUp, ask
 from deploy.commands.options import StepPrinter, directory_option, json_option, layout_of
 from deploy.host.identity import wait_end
+from deploy.host.scratch import sweep_abandoned
 from deploy.node.records import Layout, Lock
 from voter.commands.terminal import CommandError, print_json, quiet_logs
 
@@ -24,10 +25,13 @@ DOWN_DEADLINE = 60.0
 def down(directory: Path | None, as_json: bool) -> None:
     """Stop a node; nothing of it is left running.
 
-    If its supervisor was killed, end the processes that are provably the node's.
+    If its supervisor was killed, end the processes that are provably the node's.  Also end and
+    remove what a killed demo, benchmark, soak or campaign of this user left.
     """
     layout = layout_of(directory)
     progress = StepPrinter(quiet=as_json)
+    for path in sweep_abandoned(progress):
+        progress(f"removed {path}, which a killed command left")
     try:
         pid = ask(layout, "GET", "/status", patience=0.0)["supervisor"]["pid"]
         ask(layout, "POST", "/down")

@@ -9,11 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import sys
-import tempfile
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from itertools import cycle
@@ -22,6 +20,7 @@ from typing import Any, Literal, Self, TypeVar
 
 import aiohttp
 
+from deploy.host.scratch import ScratchDirectory, sweep_abandoned
 from deploy.host.spawn import python_command
 from deploy.machine.accel import decide
 from deploy.machine.node_machines import NodeMachines
@@ -53,17 +52,15 @@ T = TypeVar("T")
 
 
 def run_in_scratch(
-    run: Callable[[Path], Coroutine[Any, Any, T]], prefix: str, below: Path | None = None
+    run: Callable[[Path], Coroutine[Any, Any, T]], kind: str, below: Path | None = None
 ) -> T:
     """Run a coroutine with a new directory, removed afterwards; return its result.
 
     ``below``: where the directory is made, instead of the one for temporary files.
     """
-    directory = Path(tempfile.mkdtemp(prefix=prefix, dir=below))
-    try:
-        return asyncio.run(run(directory))
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
+    sweep_abandoned(below=below)
+    with ScratchDirectory(kind, below) as scratch:
+        return asyncio.run(run(scratch.path))
 
 
 def free_port() -> int:
