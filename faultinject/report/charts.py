@@ -17,6 +17,7 @@ from faultinject.report.bar_figures import (
 )
 from faultinject.report.data import Curve, ReportData
 from faultinject.report.designs import draw_designs
+from faultinject.report.dose_verdicts import crossing_sentence
 from faultinject.report.figure7 import draw_agreement, draw_breakeven
 from faultinject.report.formatting import TIMES
 from faultinject.report.latency import draw_latency
@@ -25,7 +26,6 @@ from faultinject.report.model_figures import (
     draw_at_frequency_over_n,
     draw_measured,
 )
-from faultinject.report.verdicts import crossing_sentence
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

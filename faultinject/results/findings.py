@@ -14,16 +14,18 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from faultinject.estimate.doses import Fit
+from faultinject.estimate.doses import Fit, JointTest
 from faultinject.estimate.equivalence import PointComparison
-from faultinject.estimate.hypothesis_tests import FailedGuests
+from faultinject.estimate.hypothesis_tests import Correlation, FailedGuests
 from faultinject.estimate.intervals import Interval
+from faultinject.estimate.power import DosePower, PooledPower
 from faultinject.results.outcome import Design, Outcome, Question
 
 __all__ = [
     "FILE", "CampaignSummary", "CommonCauseFinding", "DesignFinding", "DesignPoint", "DoseFinding",
-    "Findings", "FindingsFileError", "Proportion", "StratumFinding", "Tone", "VerdictFinding",
-    "WrongReplies", "WrongReply", "finite_only", "read_findings", "storable_findings",
+    "Findings", "FindingsFileError", "PooledFinding", "Proportion", "StratumFinding", "Tone",
+    "VerdictFinding", "WrongReplies", "WrongReply", "finite_only", "read_findings",
+    "storable_findings",
 ]  # fmt: skip
 
 FILE = "findings.json"
@@ -204,11 +206,31 @@ class DoseFinding(_Finding, frozen=True, kw_only=True):
     outcomes: dict[Outcome, int] = {}  # of the voted node
     plain_outcomes: dict[Outcome, int] = {}
     failed_guests: FailedGuests | None = None  # of the voted node's missions; None: not counted
+    power: DosePower | None = None  # of the comparison with the model; None: not compared
+    test_power: float | None = None  # of the G-test, to find an intraclass correlation of .1
 
     @property
     def label(self) -> str:
         """A short name for figures."""
         return self.kind if self.shared else f"{self.flips:,}"
+
+
+class PooledFinding(_Finding, frozen=True, kw_only=True):
+    """All ``doses`` of one kind of soft errors together: do the guests' failures depend?
+
+    ``joint``: test that R_sys follows from R_M.  ``departure``: mean of R_sys minus the model.
+    ``correlation``: of the guests' failures, from the doses ``counted`` (flips) at which the number
+    of failed guests can be tested; None where there is none.  ``power``: what these would detect.
+    """
+
+    kind: str
+    doses: int
+    confidence: float
+    joint: JointTest
+    departure: Interval
+    correlation: Correlation | None
+    counted: tuple[int, ...]
+    power: PooledPower
 
 
 class CommonCauseFinding(_Finding, frozen=True, kw_only=True):
@@ -240,6 +262,7 @@ class Findings(_Finding, frozen=True, kw_only=True):
     points: tuple[PointComparison, ...] = ()
     designs: tuple[DesignFinding, ...] = ()
     doses: tuple[DoseFinding, ...] = ()
+    pooled: tuple[PooledFinding, ...] = ()
     common_causes: tuple[CommonCauseFinding, ...] = ()
     wrong_replies: WrongReplies
     idle_timeouts: Proportion | None = None  # missions with nothing hit that timed out
