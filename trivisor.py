@@ -188,7 +188,7 @@ def main(arguments: list[str] | None = None) -> None:
     debug = "--debug" in words[:1]
     name = next((word for word in words if not word.startswith("-")), "")
     if arguments is None and name in GUARDED:
-        guard_command(leaves=name == "up", after_kill=_sweep)
+        guard_command(leaves=name == "up", after_failure=_sweep)
     try:
         result: Any = command.main(args=words, prog_name="trivisor", standalone_mode=False)
         code = result if isinstance(result, int) else ExitCode.OK
@@ -212,7 +212,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _sweep() -> None:
-    """Remove the scratch directory of a killed command."""
+    """Remove the scratch directory of a command that could not do it."""
     from deploy.host.scratch import sweep_abandoned  # noqa: PLC0415 - rarely needed
 
     sweep_abandoned()

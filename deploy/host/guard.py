@@ -126,12 +126,15 @@ def end_children(grace: float = TERM_GRACE, *, spare: frozenset[str] = frozenset
     return list(seen.values())
 
 
-def guard_command(*, leaves: bool = False, after_kill: Callable[[], object] = lambda: None) -> None:
+def guard_command(
+    *, leaves: bool = False, after_failure: Callable[[], object] = lambda: None
+) -> None:
     """Fork, return in the child as the command, and guard it in the parent until both end.
 
     ``leaves``: whether what a successful command started continues to run, as a node after `up`.
-    ``after_kill``: called in the guard after the end of a command that could not clean up.  SIGHUP
-    stays ignored if it was (nohup).  Call it while the process has one thread.  Raises OSError.
+    ``after_failure``: called in the guard unless the command succeeded: its clean-up may be
+    incomplete.  SIGHUP stays ignored if it was (nohup).  Call it while the process has one thread.
+    Raises OSError.
     """
     become_subreaper()
     hangup = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
@@ -143,7 +146,7 @@ def guard_command(*, leaves: bool = False, after_kill: Callable[[], object] = la
     guard = os.getpid()
     command = os.fork()
     if command:
-        os._exit(_Guard(command, watched, leaves=leaves).run(after_kill))
+        os._exit(_Guard(command, watched, leaves=leaves).run(after_failure))
     os.setsid()  # signals of the terminal reach the guard only
     for number in ending:
         signal.signal(number, _interrupt)
@@ -168,7 +171,7 @@ class _Guard:
         self._first = 0.0  # when the first came
         self._deadline: float | None = None
 
-    def run(self, after_kill: Callable[[], object]) -> int:
+    def run(self, after_failure: Callable[[], object]) -> int:
         """Return the command's exit status, 128 plus the number if a signal ended it."""
         status = self._wait()
         if status == 0 and self._leaves:
@@ -182,8 +185,8 @@ class _Guard:
             return 1
         if ended:
             _print("these processes were left running and have been ended:", *ended)
-        if status is None or status < 0:
-            after_kill()
+        if status != 0:
+            after_failure()
         if status is None:
             return 128 + signal.SIGINT  # as of a command that cleaned up
         return status if status >= 0 else 128 - status

@@ -80,7 +80,7 @@ class ScratchDirectory:
         if self._lock < 0:
             return
         end_processes(self.path)
-        shutil.rmtree(self.path, ignore_errors=True)
+        _remove(self.path)
         os.close(self._lock)
         self._lock = -1
         if os.environ.get(MARKER) == str(self.path):
@@ -104,9 +104,19 @@ def sweep_abandoned(
         if processes_of(path):
             progress(f"ending the processes that a killed command left in {path}")
             end_processes(path)
-        shutil.rmtree(path, ignore_errors=True)
+        _remove(path)
         swept.append(path)
     return swept
+
+
+def _remove(path: Path) -> None:
+    """Remove a directory, its lock last: if this is interrupted, a sweep finds the rest."""
+    for entry in path.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry, ignore_errors=True)
+        elif entry.name != LOCK:
+            entry.unlink(missing_ok=True)
+    shutil.rmtree(path, ignore_errors=True)
 
 
 def _abandoned(below: Path | None) -> Iterator[Path]:

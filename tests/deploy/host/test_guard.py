@@ -22,7 +22,7 @@ COMMAND = """
 import os, signal, subprocess, sys, time
 from deploy.host.guard import guard_command
 words = sys.argv[1:]
-guard_command(leaves="leaves" in words, after_kill=lambda: print("swept", flush=True))
+guard_command(leaves="leaves" in words, after_failure=lambda: print("swept", flush=True))
 daemon = "import os, signal, time; os.setsid(); signal.signal(signal.SIGTERM, signal.SIG_DFL)"
 if "stubborn" in words:
     daemon = daemon.replace("SIG_DFL", "SIG_IGN")
@@ -82,7 +82,7 @@ def test_signal_has_the_command_clean_up_and_ends_its_daemon(number: signal.Sign
     with guarded() as (guard, command, daemon):
         guard.send_signal(number)
         assert guard.wait(30) == 130
-        assert read(guard) == "cleaned up\n"
+        assert read(guard) == "cleaned up\nswept\n"
         assert not alive(command)
         assert not alive(daemon)
 
@@ -146,7 +146,7 @@ def test_signal_sent_twice_at_once_counts_once() -> None:
         for _ in range(5):
             guard.send_signal(signal.SIGTERM)
         assert guard.wait(30) == 130
-        assert read(guard) == "cleaned up\n"
+        assert read(guard) == "cleaned up\nswept\n"
         assert not alive(daemon)
 
 
