@@ -9,6 +9,7 @@ import click
 from faultinject.claims.evidence import read_results
 from faultinject.claims.page import write_page
 from faultinject.claims.section4 import CLAIMS
+from voter.commands.parameters import existing_directory, output_file
 from voter.commands.terminal import CommandError, ExitCode, print_json
 
 __all__ = ["paper"]
@@ -17,14 +18,14 @@ __all__ = ["paper"]
 @click.command()
 @click.option(
     "--results",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    type=existing_directory(),
     default=Path("docs/results"),
     show_default=True,
     help="Folder of results, one directory per campaign.",
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=output_file(),
     default=None,
     help="Write a Markdown page to this file instead of printing.",
 )

@@ -19,7 +19,6 @@ from faultinject.report.mission_findings import (
     find_kinds,
     find_latencies,
     find_times,
-    find_wrong_replies,
     observe,
 )
 from faultinject.report.model_findings import (
@@ -38,8 +37,8 @@ from faultinject.report.verdicts import (
     points_verdict,
     voter_verdict,
     worst_case_verdict,
-    wrong_replies_verdict,
 )
+from faultinject.report.wrong_replies import find_wrong_replies, wrong_replies_verdicts
 from faultinject.results.findings import (
     CampaignSummary,
     Proportion,
@@ -71,7 +70,7 @@ def _gather(source: Source) -> ReportData:
     groups, strata = group_strata(source), find_strata(source)
     points = tuple(point for group in groups for point in group.points())
     doses, causes = find_doses(source), find_common_causes(source)
-    designs, wrong = find_designs(source), find_wrong_replies(source, observed)
+    designs, wrong = find_designs(source), find_wrong_replies(source, observed.wrong)
     on_voter = [
         verdict
         for group in groups
@@ -83,7 +82,7 @@ def _gather(source: Source) -> ReportData:
     on_model = list(model_verdicts(doses, pooled, causes))
     forced = source.store.spec.question in FORCED
     verdicts: list[VerdictFinding] = [
-        *(on_voter + on_model if forced else on_model + on_voter), wrong_replies_verdict(wrong)
+        *(on_voter + on_model if forced else on_model + on_voter), *wrong_replies_verdicts(wrong)
     ]  # fmt: skip
     verdicts.sort(key=lambda each: each.tone != "alarm")  # alarms first
     return ReportData(

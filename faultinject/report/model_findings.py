@@ -174,6 +174,7 @@ class _Cause(msgspec.Struct, frozen=True, kw_only=True):
     failed: tuple[int, ...]
     voted: Tally
     plain: Tally
+    strata: tuple[str, ...]  # of the voted node
     own_vote: bool = False
 
 
@@ -190,8 +191,8 @@ def _by_failed(
     for seen, tally in tallies.items():
         agreed = n - min(seen, n) if m > 1 else 1  # 1 of n compares nothing
         for failed, count in (
-            (min(seen, n), tally.trials - tally.voter_lost - tally.wrong_reply),
-            (max(m, agreed), tally.wrong_reply),
+            (min(seen, n), tally.trials - tally.voter_lost - tally.wrong_replies),
+            (max(m, agreed), tally.wrong_replies),
             (n, tally.voter_lost if lost else 0),
         ):
             found[failed] = found.get(failed, 0) + count
@@ -213,6 +214,11 @@ def _causes(source: Source) -> dict[str, _Cause]:
             kind=cause, flips=flips, m=policy.need, n=policy.of, failed=failed,
             voted=sum(by_failed.values(), Tally()),
             plain=sum(tallies.get((kind, flips, "nv", ""), {}).values(), Tally()),
+            strata=tuple(
+                cell.name for cell in source.cells()
+                if (cell.kind, cell.dose, cell.design, cell.vote) == (kind, flips, design, vote)
+                and cell.common_cause
+            ),
             own_vote=bool(vote),
         )  # fmt: skip
     return found
@@ -242,7 +248,7 @@ def find_common_causes(source: Source) -> tuple[CommonCauseFinding, ...]:
                 fatal_independent=result.fatal_if_independent,
                 voted=source.proportion(voted.failures, voted.trials),
                 plain=source.proportion(plain.failures, plain.trials) if plain.trials else None,
-                silent=voted.wrong_reply,
+                wrong=source.wrong_replies(voted, source.prefix, stratum=each.strata),
             )
         )
     return tuple(found)

@@ -117,9 +117,11 @@ QUESTIONS: dict[Question, QuestionTexts] = {
 OUTCOME_NAMES = {
     Outcome.CORRECT: "correct",
     Outcome.DETECTED: "detected",
+    Outcome.DECLARED: "declared error",
     Outcome.TIMEOUT: "timeout",
     Outcome.VOTER_LOST: "voter lost",
-    Outcome.WRONG_REPLY: "wrong reply",
+    Outcome.UNCLEAR: "unclear",
+    Outcome.SILENT: "silent corruption",
 }
 
 GLOSSARY = (
@@ -131,7 +133,15 @@ GLOSSARY = (
     ("R_sys", "reliability of the voted node"),
     ("f_k", "P(mission fails | k guests hit, voter not hit); the paper assumes 0, 0, 1, 1"),
     ("g_k", "P(mission succeeds | voter hit, k guests hit); the paper assumes 0"),
-    ("s_k", "P(a wrong reply is released | k guests hit): silent data corruption"),
+    ("s_k", "P(silent corruption | k guests hit)"),
+    ("wrong reply", "a reply whose bytes differ from those of a correct service"),
+    ("silent corruption", "a wrong reply that a client would believe: 2xx, 3xx, and a 4xx about "
+                          "the service's data or the client's rights (401, 403, 404, 409, 410, "
+                          "412, 416). Only the status line is judged"),
+    ("declared error", "a wrong reply that a client does not believe: 5xx, a 4xx that calls its "
+                       "correct request malformed, or no readable status line"),
+    ("unclear", "old rows only: they hold the first wrong reply of a mission, which declares an "
+                "error; whether a later one would be believed is unknown"),
     ("U, S, G", "U = Σ w_k f_k, S = 1 - U, G = Σ w_k g_k with binomial weights w_k"),
     ("R_V*", "break-even: the R_V above which the voted node is better than the plain one, "
              "(R_M - G)/(S - G); the paper assumes G = 0"),

@@ -29,12 +29,10 @@ from faultinject.results.findings import (
     PooledFinding,
     Proportion,
     VerdictFinding,
-    WrongReplies,
 )
 
 __all__ = [
-    "design_verdicts", "explain_wrong_replies", "model_verdicts",
-    "points_verdict", "voter_verdict", "worst_case_verdict", "wrong_replies_verdict",
+    "design_verdicts", "model_verdicts", "points_verdict", "voter_verdict", "worst_case_verdict",
 ]  # fmt: skip
 
 CERTAIN = 0.9
@@ -170,46 +168,6 @@ def points_verdict(points: Sequence[PointComparison], *, repair: bool) -> Verdic
 def _list(points: Sequence[PointComparison], most: int = 6) -> str:
     shown = [f"(R_M {p.rm:g}, R_V {p.rv:g})" for p in points[:most]]
     return ", ".join(shown) + (f" and {len(points) - most} more" if len(points) > most else "")
-
-
-def wrong_replies_verdict(found: WrongReplies) -> VerdictFinding:
-    """State whether a wrong reply was released in any voted mission, and under what conditions."""
-    share = found.share
-    if not share.count:
-        return VerdictFinding(
-            about="wrong replies", tone="good" if share.of else "open", tests="voter",
-            answer=f"No wrong reply was released in {share.of:,} missions of the voted node.",
-            detail=f"Under this mix of faults, the upper confidence limit is {percent(share.high)} "
-            "of missions.",
-        )  # fmt: skip
-    return VerdictFinding(
-        about="wrong replies", tone="alarm", tests="voter", detail=explain_wrong_replies(found),
-        answer=f"A wrong reply was released in {share.count:,} of {share.of:,} missions of the "
-        "voted node.",
-    )  # fmt: skip
-
-
-def explain_wrong_replies(found: WrongReplies) -> str:
-    """Attribute the released wrong replies: to the injector's arrangement, or to the voter."""
-    rest = found.share.count - (
-        found.arranged + found.within_tolerance + found.common_cause + found.uncompared
-    )
-    parts = (
-        (found.within_tolerance, "no more guests were hit than the vote tolerates, and the voter "
-         "was not hit. This is a defect of the voter."),
-        (found.arranged, "the injector made a majority of guests return the same wrong bytes, "
-         "which no vote can detect: by equal lies, or a poison request to a bug in every guest."),
-        (found.uncompared, "the vote was 1 of n, which compares nothing and releases the first "
-         "reply."),
-        (found.common_cause, "one event hit all guests, and a majority returned the same wrong "
-         "bytes without any arrangement."),
-        (rest, "more guests were hit than the vote tolerates, or the voter (or F) was hit. Equal "
-         "wrong replies were not arranged."),
-    )  # fmt: skip
-    return " ".join(
-        f"In {'all' if count == found.share.count else f'{count:,}'} of them {text}"
-        for count, text in parts if count
-    )  # fmt: skip
 
 
 def design_verdicts(designs: Sequence[DesignFinding]) -> list[VerdictFinding]:

@@ -103,10 +103,10 @@ def test_wrong_reply_beyond_the_prefix_is_counted(store: Store) -> None:
     plans = list(store.plan.in_order())
     late = next(plan for plan in plans[70:] if plan.stratum == "f1")
     rows = [row_of(plan, outcome_of(plan)) for plan in plans[:60]]
-    found = stored(store, iter([*rows, row_of(late, Outcome.WRONG_REPLY)]))
+    found = stored(store, iter([*rows, row_of(late, Outcome.SILENT)]))
     wrong = found.wrong_replies
     assert found.campaign.used == 60
-    assert wrong.share.count == wrong.within_tolerance == 1
+    assert wrong.share.count == wrong.covered.count == 1
     assert [each.mission for each in wrong.listed] == [late.index]
     assert found.verdicts[0].tone == "alarm"
 
@@ -115,12 +115,13 @@ def test_equal_lies_count_as_arranged_not_as_a_defect(store: Store) -> None:
     plans = list(store.plan.in_order())
     found = stored(
         store,
-        (row_of(plan, Outcome.WRONG_REPLY if plan.alike else outcome_of(plan)) for plan in plans),
+        (row_of(plan, Outcome.SILENT if plan.alike else outcome_of(plan)) for plan in plans),
     )
     alike = sum(bool(plan.alike) for plan in plans)
     assert alike > 0
     wrong = found.wrong_replies
-    assert (wrong.share.count, wrong.arranged, wrong.within_tolerance) == (alike, alike, 0)
+    assert (wrong.beyond.count, wrong.arranged, wrong.covered.count) == (alike, alike, 0)
+    assert "alarm" not in {each.tone for each in found.verdicts}
     parts = {(each.name, each.alike): each for each in found.strata}
     assert parts["f2", True].silent.count == parts["f2", True].failed.of > 0
     assert parts["f2", False].silent.count == 0
@@ -238,7 +239,7 @@ def test_guests_with_equal_wrong_replies_count_as_failed(tmp_path: Path) -> None
             GuestResult(name=name, state="active", reason="", failed=name in failed_names)
             for name in ("g1", "g2", "g3")
         )
-        return msgspec.structs.replace(row_of(mission, Outcome.WRONG_REPLY), guests=fates)
+        return msgspec.structs.replace(row_of(mission, Outcome.SILENT), guests=fates)
 
     with Store.create(tmp_path / "c", POISON, 1, versions={"trivisor": "0.1"}) as store:
         store.note_facts("w1", FACTS)

@@ -90,11 +90,25 @@ def test_summary_shows_the_precision_of_each_design() -> None:
 
 def test_tally_counts_failures_as_the_paper_does() -> None:
     tally = Tally.of(
-        {"wrong-reply": 1, "voter-lost": 2, "detected": 3, "timeout": 4, "correct": 5, None: 6}
+        {
+            "silent-corruption": 1,
+            "voter-lost": 2,
+            "detected": 3,
+            "timeout": 4,
+            "correct": 5,
+            None: 6,
+        }
     )
     assert (tally.trials, tally.failures, tally.successes, tally.excluded) == (15, 10, 5, 6)
     assert tally + tally == Tally.of(
-        {"wrong-reply": 2, "voter-lost": 4, "detected": 6, "timeout": 8, "correct": 10, None: 12}
+        {
+            "silent-corruption": 2,
+            "voter-lost": 4,
+            "detected": 6,
+            "timeout": 8,
+            "correct": 10,
+            None: 12,
+        }
     )
     counts = tally.counts()
     assert (counts.trials, counts.failures, counts.silent, counts.excluded) == (15, 10, 1, 6)
