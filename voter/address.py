@@ -17,7 +17,10 @@ from voter.errors import AddressError
 
 __all__ = ["Address", "Connector", "check_unix_path", "connect", "parse_address", "split_host_port"]
 
-_HOST_PORT = re.compile(r"(?:\[([\da-fA-F:.]+(?:%[\w.-]+)?)\]|([\w.-]+)):(\d{1,5})", re.ASCII)
+_LABEL = r"[\w-]{1,63}"
+_HOST_PORT = re.compile(
+    rf"(?:\[([\da-fA-F:.]+(?:%[\w.-]+)?)\]|((?:{_LABEL}\.)*{_LABEL}\.?)):(\d{{1,5}})", re.ASCII
+)
 UNIX_PATH_MAX = 107
 """Longest path of a unix socket in bytes (Linux: sun_path holds 108 with the final zero)."""
 
@@ -55,6 +58,8 @@ def split_host_port(text: str, *, lowest: int = 0) -> tuple[str, int]:
 
 def check_unix_path(path: str) -> None:
     """Raise AddressError if ``path`` does not fit into a unix socket address."""
+    if "\0" in path:
+        raise AddressError(f"unix socket path {path!r} contains a null character")
     size = len(os.fsencode(path))
     if size > UNIX_PATH_MAX:
         raise AddressError(
