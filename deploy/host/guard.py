@@ -35,8 +35,9 @@ CLEANUP = 90.0
 """Seconds for a command to clean up after the first signal: `down` may take 60."""
 HURRY = 5.0
 """Seconds for it after the second signal."""
-REPEAT = 0.5
-"""Seconds within which a signal is a copy of the first: `timeout` and a terminal send two."""
+REPEAT = 2.0
+"""Seconds within which a signal is a copy of the first: `timeout` and a terminal send two, and on a
+busy host the second one may be seen late."""
 LEAVE = 1.0
 """Seconds for helpers of a command that has ended (multiprocessing's, for example) to end too."""
 TERM_GRACE = 10.0

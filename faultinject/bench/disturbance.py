@@ -71,8 +71,8 @@ class Failures(msgspec.Struct, frozen=True, kw_only=True):
         where = f"quiet window {self.pair}"
         if self.voting:
             where = (
-                f"window {self.pair}: {self.window} fails at {WINDOW / 8:g} s, its repair begins at "
-                f"{self.restoring:.2f} s, it votes at {self.voting:.2f} s"
+                f"window {self.pair}: {self.window} fails at {WINDOW / 8:g} s, its repair begins "
+                f"at {self.restoring:.2f} s, it votes at {self.voting:.2f} s"
             )
         return (
             f"{self.requests} {self.kind}, due {self.first:.2f} to {self.last:.2f} s ({where}): "
@@ -127,6 +127,7 @@ async def disturb(
         for pair in range(pairs):
             name = f"g{pair % 3 + 1}"
             progress(f"{kind} {name} under {rate:.0f} requests/s ({pair + 1} of {pairs})")
+            await voter.wait_active()  # one fault at a time
             quiet = await window(start, rate, WINDOW)
             during = asyncio.create_task(window(start, rate, WINDOW))
             # The times of failure and repair inside the window are part of the experiment.

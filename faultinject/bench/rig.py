@@ -130,12 +130,14 @@ class VoterProcess:
         self.pid = pid
         self._control = directory / "control.sock"
 
-    async def call(self, method: str, path: str) -> dict[str, Any]:
+    async def call(
+        self, method: str, path: str, body: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
         """Make one call on the control socket; return the JSON object answered."""
         connector = aiohttp.UnixConnector(str(self._control))
         async with (
             aiohttp.ClientSession(connector=connector) as session,
-            session.request(method, f"http://voter{path}") as answer,
+            session.request(method, f"http://voter{path}", json=body) as answer,
         ):
             answer.raise_for_status()
             found = await answer.json()
@@ -144,8 +146,10 @@ class VoterProcess:
         return found
 
     async def wait_active(self, *names: str, deadline: float = VOTE_TIMEOUT) -> None:
-        """Wait until these replicas vote.  Raises TimeoutError."""
-        await self._wait(lambda states: all(states[name] == "active" for name in names), deadline)
+        """Wait until these replicas vote; without names, all.  Raises TimeoutError."""
+        await self._wait(
+            lambda states: all(states[name] == "active" for name in names or states), deadline
+        )
 
     async def wait_inactive(self, name: str) -> None:
         """Wait until this replica no longer votes.  Raises TimeoutError."""
@@ -271,7 +275,16 @@ async def guests(
 
 
 async def return_guest(node: NodeMachines, voter: VoterProcess, name: str) -> None:
-    """Revert a guest to its clean snapshot and admit it; return once it votes."""
+    """Revert a guest to its clean snapshot and admit it; return once it votes.
+
+    The voter expels it first, as the supervisor has it do: it may not know yet that a guest which
+    was only paused is lost, and would count it as voting until then.
+    """
+    replicas = (await voter.call("GET", "/status"))["replicas"]
+    if not any(
+        each["name"] == name and each["state"] in ("absent", "expelled") for each in replicas
+    ):
+        await voter.call("POST", f"/replicas/{name}/expel", {"reason": "is restored"})
     await node.guests[name].restore()
     await voter.call("POST", f"/replicas/{name}/admit")
     await voter.wait_active(name)

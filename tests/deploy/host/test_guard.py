@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from deploy.host.guard import REPEAT
 from deploy.host.identity import wait_end
 from deploy.host.spawn import python_environment
 
@@ -132,7 +133,7 @@ def test_daemon_that_ignores_sigterm_is_killed() -> None:
 def test_second_signal_shortens_the_clean_up(word: str) -> None:
     with guarded(word) as (guard, command, daemon):
         guard.send_signal(signal.SIGTERM)
-        time.sleep(1)  # a person's second Ctrl-C; within half a second it would be a copy
+        time.sleep(REPEAT + 1)  # sooner it would be a copy of the first
         assert guard.poll() is None
         guard.send_signal(signal.SIGINT)
         assert guard.wait(60) != 0
