@@ -7,6 +7,7 @@ import glob
 import os
 import platform
 import pwd
+import re
 import shutil
 import socket
 import subprocess
@@ -21,6 +22,7 @@ import msgspec
 
 from deploy.commands.options import directory_option, json_option, layout_of
 from deploy.errors import CannotRunHere, DeployError
+from deploy.host.scratch import find_abandoned
 from deploy.machine.spec import EMBED
 from deploy.node.configuration import check_paths
 from deploy.node.records import Layout, Settings, cache_directory
@@ -74,6 +76,7 @@ def _checks(layout: Layout) -> list[Callable[[], HostCheck]]:
         *([] if os.geteuid() == 0 else [check_user_namespace]),
         _account,
         _memory,
+        _leftovers,
         lambda: _directory("state directory", layout.directory, option="--dir"),
         lambda: _directory("cache", cache_directory(), option="$TRIVISOR_CACHE"),
         lambda: _socket_paths(layout),
@@ -162,7 +165,7 @@ def _ranges(path: Path) -> list[tuple[str, int, int]]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError:
         return []
-    fields = [line.split(":") for line in lines if line.count(":") == 2]
+    fields = [line.split(":") for line in lines if re.fullmatch(r"[^:#]+:[0-9]+:[0-9]+", line)]
     return [(owner, int(first), int(first) + int(count)) for owner, first, count in fields]
 
 
@@ -170,6 +173,19 @@ def _has_ids(path: Path, user: str) -> bool:
     owners = {user, str(os.geteuid())}
     return any(
         owner in owners and end - first >= _SUBORDINATE for owner, first, end in _ranges(path)
+    )
+
+
+def _leftovers() -> HostCheck:
+    """Check for processes that a command and its guard left because both were killed."""
+    check = "leftovers"
+    found = find_abandoned()
+    if not found:
+        return _ok(check, "no killed command has left anything")
+    return _warning(
+        check,
+        "; ".join(f"{path}: {len(pids)} processes" for path, pids in found.items()),
+        "end and remove them with `trivisor down`",
     )
 
 
