@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from deploy.commands.options import boot_deadline_option
 from voter.commands.parameters import SEED, Integer
-from voter.commands.terminal import ExitCode, console, print_json, quiet_logs
+from voter.commands.terminal import ExitCode, console, print_json, quiet_logs, warn
 
 if TYPE_CHECKING:
     from faultinject.demo.story import DemoSummary
@@ -40,6 +38,7 @@ def demo(requests: int, seed: int, accel: str, boot_deadline: float, as_json: bo
     """
     import msgspec  # noqa: PLC0415 - slow to import
 
+    from deploy.host.scratch import ScratchDirectory, sweep_abandoned  # noqa: PLC0415
     from deploy.node.records import Settings  # noqa: PLC0415
     from faultinject.demo.story import Demo, Narrator  # noqa: PLC0415
 
@@ -53,10 +52,9 @@ def demo(requests: int, seed: int, accel: str, boot_deadline: float, as_json: bo
         },
         Settings,
     )
-    with tempfile.TemporaryDirectory(prefix="tv-demo-", ignore_cleanup_errors=True) as directory:
-        story = Demo(
-            Path(directory), seed=seed, requests=requests, narrator=Narrator(quiet=as_json)
-        )
+    sweep_abandoned(warn)
+    with ScratchDirectory("demo") as scratch:
+        story = Demo(scratch.path, seed=seed, requests=requests, narrator=Narrator(quiet=as_json))
         summary = story.run(settings)
     if as_json:
         print_json(msgspec.to_builtins(summary) | {"held": summary.held})
