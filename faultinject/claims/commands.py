@@ -48,12 +48,14 @@ def paper(results: Path, out: Path | None, as_json: bool) -> None:
         print_json(
             [
                 {"where": c.where, "claim": c.text, "evidence": a.evidence, "verdict": a.verdict,
-                 "campaign": c.needs or None, "command": c.command}
+                 "limits": a.limits or None, "campaign": c.needs or None, "command": c.command}
                 for c, a in answers
             ]
         )  # fmt: skip
     elif out is None:
         for claim, answer in answers:
             click.echo(f"{claim.where}: {claim.text}\n  {answer.verdict}: {answer.evidence}")
+            if answer.limits:
+                click.echo(f"  limits: {answer.limits}")
     else:
         click.echo(out)
