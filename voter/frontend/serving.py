@@ -25,7 +25,7 @@ from typing import Any, cast
 from voter.frontend.bounds import BODY_STEP, HELD_LIMIT, LINGER, STEP, UNSENT_LIMIT, Bounds
 from voter.sockets import BACKLOG
 
-__all__ = ["READ_AHEAD", "FrontEnd", "FrontEndConnection", "Phase"]
+__all__ = ["ACCEPTED", "READ_AHEAD", "FrontEnd", "FrontEndConnection", "Phase"]
 
 READ_AHEAD = 64 << 10
 """Bytes of requests that wait; above that the voter stops reading from the client."""
