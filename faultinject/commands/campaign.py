@@ -15,6 +15,7 @@ from voter.commands.parameters import (
     SEED,
     Integer,
     Number,
+    SchedulerAddress,
     existing_directory,
     output_directory,
     output_file,
@@ -55,7 +56,7 @@ def _how_to_run(command: Callable[..., object]) -> Callable[..., object]:
         _workers,
         click.option(
             "--scheduler",
-            metavar="ADDRESS",
+            type=SchedulerAddress(),
             default="",
             help="Run the missions on the workers of this Dask cluster, one node each.",
         ),
