@@ -155,6 +155,7 @@ def test_no_message_of_a_node_proposes_to_delete() -> None:
         "with --fresh",
         "With --fresh",
         "Delete this",
+        "end and remove them with `trivisor down`",
     )
     assert [each for each in found if not any(word in each for word in allowed)] == []
 
