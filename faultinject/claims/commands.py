@@ -47,12 +47,14 @@ def paper(results: Path, out: Path | None, as_json: bool) -> None:
         print_json(
             [
                 {"where": c.where, "claim": c.text, "evidence": a.evidence, "verdict": a.verdict,
+                 "basis": list(a.basis),
                  "campaign": c.needs or None, "command": c.command}
                 for c, a in answers
             ]
         )  # fmt: skip
     elif out is None:
         for claim, answer in answers:
-            click.echo(f"{claim.where}: {claim.text}\n  {answer.verdict}: {answer.evidence}")
+            basis = f" ({', '.join(answer.basis)})" if answer.basis else ""
+            click.echo(f"{claim.where}: {claim.text}\n  {answer.verdict}{basis}: {answer.evidence}")
     else:
         click.echo(out)

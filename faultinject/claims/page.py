@@ -22,13 +22,17 @@ Confidence intervals are at 95 %, simultaneous for all strata of one node.
 - *undecided*: the data are compatible with the claim and with its negation.
 - *does not hold*: an interval, or a computed counterexample, lies on the other side. The confidence
   level applies to each node, not to many nodes or points together.
-- *follows from the formulas*: computed; measurements given with it show the precision of the data.
+- *mechanism shown*: causes that the experiment planted have this effect. How often such causes
+  occur in the real world was not measured.
+- *follows from the formulas*: computed; other numbers given with it show the precision of the data.
 
-Four words are kept apart. *Measured*: counted in missions. *Recombined*: computed from measured
-strata with binomial weights. *Computed*: from formulas alone. *By construction*: enforced by the
-injector. The campaigns that force faults (inequality4, oneofn, mofn, liars, poison, moved-guest,
-moved-host) test the *voter*. They assume that guests fail independently; only softerrors and
-commoncause test that. The last column gives the command that reproduces a row.
+The column *basis* keeps four words apart. *Measured*: counted in missions. *Recombined*: computed
+from measured strata with binomial weights; points recombined from the same strata are not
+independent confirmations. *Computed*: from formulas alone. *By construction*: enforced by the
+injector. Where several p values are given, each is compared with alpha divided by their number
+(Bonferroni). The campaigns that force faults (inequality4, oneofn, mofn, liars, poison,
+moved-guest, moved-host) test the *voter*. They assume that guests fail independently; only
+softerrors and commoncause test that. The last column gives the command that reproduces a row.
 """
 BOTTOM = """\
 - *Dependence makes these values upper bounds*, the paper says. Not always: see the last row.
@@ -39,10 +43,14 @@ BOTTOM = """\
 
 def render(answers: Sequence[tuple[Claim, ClaimAnswer]], results: Results) -> str:
     """Return the page."""
-    lines = [TOP, "| where | the paper says | evidence | verdict | see |", "|---|---|---|---|---|"]
+    lines = [
+        TOP,
+        "| where | the paper says | evidence | basis | verdict | see |",
+        "|---|---|---|---|---|---|",
+    ]
     for claim, answer in answers:
-        cells = (claim.where, claim.text, answer.evidence, f"**{answer.verdict}**",
-                 f"`{claim.command}`")  # fmt: skip
+        cells = (claim.where, claim.text, answer.evidence, ", ".join(answer.basis),
+                 f"**{answer.verdict}**", f"`{claim.command}`")  # fmt: skip
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     lines += ["", "## Sources", ""]
     lines += [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Literal, SupportsFloat
+from typing import SupportsFloat
 
 from faultinject.claims.evidence import (
     CAPACITY,
@@ -14,6 +14,7 @@ from faultinject.claims.evidence import (
     Computed,
     DesignPoints,
     Evidence,
+    Expected,
     MissionCounts,
     Results,
     above,
@@ -44,8 +45,6 @@ BELOW_HALF = [i / 1000 for i in range(1, 500)]
 """The grid of R_M below .5 on which R_V = 1 is evaluated."""
 MIB, GIB = 1 << 20, 1 << 30
 
-Expected = Literal["all", "none", "some"]
-
 
 def _point(found: Findings, vote: str, rm: float, rv: float) -> DesignPoint:
     for design in found.designs:
@@ -65,7 +64,7 @@ def _strata(found: Findings) -> dict[str, StratumFinding]:
 def _plain(results: Results) -> Iterator[tuple[str, Proportion, Expected]]:
     strata = _strata(results["inequality4"])
     yield "with nothing hit", strata["nv0"].failed, "none"
-    yield "with its guest hit", strata["nv1"].failed, "all"
+    yield "with its guest hit", strata["nv1"].failed, "by construction"
 
 
 def _alone(results: Results) -> Evidence:
@@ -79,22 +78,23 @@ def _alone(results: Results) -> Evidence:
     ]
     if not repaired:
         return found
-    better = sum(p.measured.low > p.plain for p in repaired)
-    worse = sum(p.measured.high < p.plain for p in repaired)
+    better = sum(p.recombined.low > p.plain for p in repaired)
+    worse = sum(p.recombined.high < p.plain for p in repaired)
     text = (
-        f"{found.text}; with repair of voter and guest: more reliable at {better} of "
-        f"{len(repaired)}, less at {worse}"
+        f"{found.text}; with repair of voter and guest: more reliable than a plain node that is "
+        f"never restarted at {better} of {len(repaired)}, less at {worse}"
     )
-    return Evidence(text=text, sides=found.sides)
+    return Evidence(text=text, sides=found.sides, basis=found.basis)
 
 
 def _figure3_example(results: Results) -> Evidence:
-    three, four = (_point(results["oneofn"], f"1/{n}", 0.1, 0.3).measured for n in (3, 4))
+    three, four = (_point(results["oneofn"], f"1/{n}", 0.1, 0.3).recombined for n in (3, 4))
     exact = [float(one_of_n(1.0, 0.3, 0.1, n)) for n in (3, 4)]
     return Evidence(
         text=f"plain .1; n = 3: {format_interval(three)}, computed {exact[0]:.5f}; n = 4: "
         f"{format_interval(four)}, computed {exact[1]:.5f}",
         sides=(below(three, 0.1), above(four, 0.1)),
+        basis=("recombined", "computed"),
     )
 
 
@@ -115,16 +115,18 @@ def _fewer_guests(results: Results) -> Evidence:
         text=f"the break-even R_V falls with n in {sides.count(True)} of {len(sides)} steps, rises "
         f"in {sides.count(False)}, undecided in {sides.count(None)}; at R_M = .1, by n: {values}",
         sides=sides,
+        basis=("recombined",),
     )
 
 
 def _approaches_rv(results: Results) -> Evidence:
     texts, sides = [], []
     for rm in (0.5, 0.7):
-        one, nine = (_point(results["oneofn"], f"1/{n}", rm, 0.9).measured for n in (1, 9))
+        one, nine = (_point(results["oneofn"], f"1/{n}", rm, 0.9).recombined for n in (1, 9))
         texts.append(f"R_M = {rm:g}: from {format_interval(one)} to {format_interval(nine)}")
         sides += [higher(nine, one), near(nine, 0.9)]
-    return Evidence(text=f"R_V = .9, n from 1 to 9: {'; '.join(texts)}", sides=tuple(sides))
+    text = f"R_V = .9, n from 1 to 9: {'; '.join(texts)}"
+    return Evidence(text=text, sides=tuple(sides), basis=("recombined",))
 
 
 def _guests_needed(results: Results) -> Evidence:
@@ -137,7 +139,7 @@ def _guests_needed(results: Results) -> Evidence:
             texts.append(f"R_M = {rm:g}, R = {wanted:g}: n = {needed} computed")
             for n, enough in ((needed - 1, False), (needed, True)):
                 if 1 <= n <= 9:
-                    side = above(_point(results["oneofn"], f"1/{n}", rm, 0.999).measured, wanted)
+                    side = above(_point(results["oneofn"], f"1/{n}", rm, 0.999).recombined, wanted)
                     sides.append(None if side is None else side == enough)
     decided = sum(side is not None for side in sides)
     nine = [f"{float(rm_needed(r, 0.999, 1, 9)):.3f} (R = {r:g})" for r in (0.98, 0.998)]
@@ -145,20 +147,27 @@ def _guests_needed(results: Results) -> Evidence:
         text=f"{'; '.join(texts)}; {decided} of {len(sides)} nodes just below and at the bound are "
         f"decided. Nine guests are enough from R_M = {' and '.join(nine)} (R_V = .999, computed)",
         sides=tuple(sides),
+        basis=("recombined", "computed"),
     )
 
 
 def _resources(results: Results) -> Evidence:
     found = results.capacity
     assert found is not None  # what the claim needs
-    most = max(found.crowds, key=lambda each: each.guests)
-    least = min(found.crowds, key=lambda each: each.guests)
+    crowds = sorted(found.crowds, key=lambda each: each.guests)
+    least, most = crowds[0], crowds[-1]
+    taken = [each.memory.pss for each in crowds]
+    more = tuple(low < high for low, high in pairwise(taken))
+    reached = most.guests >= found.fit
     return Evidence(
         text=f"{most.guests} guests of {found.plan.memory} MiB ran together on {found.host.cores} "
-        f"processors and {found.total / GIB:.3g} GiB ({found.host.accel}). Each further guest "
-        f"takes {found.each / MIB:.0f} MiB, so {found.fit} would fit (computed). All {most.guests} "
-        f"are ready after {most.seconds:.0f} s, one alone after {least.seconds:.0f} s",
-        sides=(True,),
+        f"processors and {found.total / GIB:.3g} GiB ({found.host.accel}). Each further guest took "
+        f"more memory in {more.count(True)} of {len(more)} steps, {found.each / MIB:.0f} MiB on "
+        f"average, so {found.fit} would fit (computed): the limit was "
+        f"{'reached' if reached else 'not reached'}. All {most.guests} are ready after "
+        f"{most.seconds:.0f} s, one alone after {least.seconds:.0f} s",
+        sides=(*more, reached or None),
+        basis=("measured", "computed"),
     )
 
 
@@ -174,7 +183,19 @@ def _poison(results: Results) -> Evidence:
     return Evidence(
         text="by construction: a request that triggers a bug planted in every guest. Missions that "
         f"failed, by n: {counts}",
-        sides=tuple(True if each.failed[-1].low > 0.5 else None for each in causes),
+        sides=tuple(
+            above(
+                Interval(
+                    value=each.failed[-1].value or 0.0,
+                    low=each.failed[-1].low,
+                    high=each.failed[-1].high,
+                ),
+                0.5,
+            )
+            for each in causes
+        ),
+        basis=("by construction",),
+        planted=True,
     )
 
 
@@ -182,7 +203,7 @@ def _poison(results: Results) -> Evidence:
 
 
 def _room(point: RelocationPoint) -> str:
-    """1 - R_F as measured."""
+    """1 - R_F as recombined."""
     found = point.pooled
     ending = "" if found.high < 1.0 else ", 0 not excluded"
     return f"{1 - found.value:.3g} [{1 - found.high:.3g}, {1 - found.low:.3g}]{ending}"
@@ -199,11 +220,11 @@ def _one_guest(results: Results) -> Evidence:
         for p in _relocated(results) if p.n == 1 and p.rm_rest == 0.75
     )  # fmt: skip
     exact = "exactly R_f" if worst < EXACT else f"R_f to within {worst:.1g}"
-    measured = f" Measured at R_M' = .75, {measured}." if measured else ""
+    measured = f" Recombined at R_M' = .75, {measured}." if measured else ""
     return Evidence(
         text=f"computed: the required R_F is {exact}.{measured} So the place is irrelevant if "
         "R_F = R_f; relocation does not ensure that",
-        sides=(worst < EXACT,), computed=True,
+        sides=(worst < EXACT,), basis=("computed", "recombined") if measured else ("computed",),
     )  # fmt: skip
 
 
@@ -215,14 +236,17 @@ def _inequality3(results: Results) -> Evidence:
     widest = max(found, key=lambda p: (p.n, p.pooled.width))
     partial = results.moved is not None and results.moved.partial
     ns = ", ".join(str(n) for n in sorted({point.n for point in found}))
+    missions = results.moved.missions if results.moved is not None else 0
+    same = f", all recombined from the same {missions:,} missions"
     return Evidence(
-        text=f"for an f that stops: (3)'s R_F lies within the interval of the measured break-even "
-        f"at {sum(inside)} of {len(found)} points (n = {ns}). The interval is at most ± "
+        text=f"for an f that stops: (3)'s R_F lies within the interval of the recombined "
+        f"break-even at {sum(inside)} of {len(found)} points (n = {ns}){same}. The interval is at most ± "
         f"{widest.pooled.width / 2:.2g} wide for n = {widest.n} (pooled f_k). At {resolved} points "
         f"it is within {found[0].target:.0%} of 1 - R_F. The smallest 1 - R_F distinguished from 0 "
         f"is {f'{min(distinct):.2g}' if distinct else 'none'}"
         f"{'; some planned missions have not been run' if partial else ''}",
         sides=(all(inside), *(p.resolved or None for p in found)),
+        basis=("recombined",),
     )
 
 
@@ -233,8 +257,9 @@ def _figure6_values(results: Results) -> Evidence:
         for p in _relocated(results) if p.n in (6, 9) and p.rf == p.rm_rest == 0.75
     )  # fmt: skip
     return Evidence(
-        text=f"computed: {six:.6f} and {nine:.6f}{f'; measured: {measured}' if measured else ''}",
-        sides=(round(six, 4) == 0.9932 and round(nine, 4) == 0.9994,), computed=True,
+        text=f"computed: {six:.6f} and {nine:.6f}{f'; recombined: {measured}' if measured else ''}",
+        sides=(round(six, 4) == 0.9932 and round(nine, 4) == 0.9994,),
+        basis=("computed", "recombined") if measured else ("computed",),
     )  # fmt: skip
 
 
@@ -284,28 +309,36 @@ def _tolerates_one(results: Results) -> Evidence:
     return Evidence(
         text=f"missions that failed, by number of guests hit: {counts}. {verdict.answer}",
         sides=(side,),
+        basis=("measured",),
     )
 
 
 def _arbitrary(results: Results) -> Iterator[tuple[str, Proportion, Expected]]:
     liars = next(each for each in results["liars"].designs if each.vote == "2/3")
     yield "lying: failed", liars.failed[1], "none"
-    yield "wrong replies released", liars.silent[1], "none"
     if "inequality4" in results:
         mixed = _strata(results["inequality4"])["f1"]
         yield "crashed, hung, reset, stopped, lying or flooding: failed", mixed.failed, "none"
-        yield "wrong replies released", mixed.silent, "none"
+    for name in ("liars", "inequality4"):
+        if name in results:
+            released = results[name].wrong_replies.covered
+            yield f"wrong replies that the vote should mask ({name})", released, "none"
 
 
 def _operating_points(results: Results) -> Evidence:
     found = [p for p in results["inequality4"].points if not p.repair]
     sides = tuple(None if p.choice is Choice.UNDECIDED else p.choice is p.paper for p in found)
     nearest = min(abs(p.rv - float(breakeven_rv_2of3(p.rm))) for p in found)
+    strata = [
+        each for each in _strata(results["inequality4"]).values()
+        if each.design == "voted" and not each.repair and each.failed.of
+    ]  # fmt: skip
     return Evidence(
-        text=f"{sides.count(True)} of {len(found)} operating points agree with (4), "
-        f"{sides.count(False)} contradict it, {sides.count(None)} are undecided (the nearest is "
-        f"{nearest:.2g} from the bound in R_V)",
+        text=f"{sides.count(True)} of {len(found)} operating points, all recombined from the same "
+        f"{len(strata)} strata, agree with (4), {sides.count(False)} contradict it, "
+        f"{sides.count(None)} are undecided (the nearest is {nearest:.2g} from the bound in R_V)",
         sides=sides,
+        basis=("recombined",),
     )
 
 
@@ -330,9 +363,9 @@ def _poor_guests(results: Results) -> Evidence:
         if d.vote == "2/3" and not d.repair for p in d.points if p.rm < 0.5
     ]  # fmt: skip
     if points:
-        count = sum(below(p.measured, p.plain) is True for p in points)
+        count = sum(below(p.recombined, p.plain) is True for p in points)
         text += f"; in campaign mofn, at {count} of {len(points)} operating points"
-    return Evidence(text=text, sides=tuple(sides))
+    return Evidence(text=text, sides=tuple(sides), basis=("recombined",))
 
 
 def _ranges(results: Results) -> Evidence:
@@ -343,7 +376,9 @@ def _ranges(results: Results) -> Evidence:
         f"{_ends(found.certain)}; computed {_ends(rm_range_2of3(found.rv))}"
         for found in (wide, narrow)
     ]
-    return Evidence(text=". ".join(texts), sides=(_wider(wide, narrow),))
+    return Evidence(
+        text=". ".join(texts), sides=(_wider(wide, narrow),), basis=("recombined", "computed")
+    )
 
 
 def _wider(wide: BetterRange, narrow: BetterRange) -> bool | None:
@@ -380,21 +415,28 @@ def _independent(results: Results) -> Evidence:
         )
     fits = {side[dose.verdict] for dose in doses}
     overall = False if rejected or False in fits else True if fits == {True} else None
-    return Evidence(text=text, sides=(overall,))
+    return Evidence(text=text, sides=(overall,), basis=("measured",))
 
 
 def _common_causes(results: Results) -> Evidence:
     causes = results["commoncause"].common_causes
-    text = "; ".join(
-        f"{each.kind}: all guests failed in {format_count(each.failed[-1])} trials instead of "
-        f"{each.independent[-1] * each.failed[-1].of:.2g} (p = {each.p_value:.1g})"
-        for each in causes if each.p_value is not None
+    tested = [each for each in causes if each.test.p_value is not None]
+    text = "causes that the experiment planted: " + "; ".join(
+        f"{each.kind}: two or more guests failed in {each.test.observed[-1]:,} of "
+        f"{sum(each.test.observed):,} trials instead of {each.test.expected[-1]:.1f} "
+        f"(p = {each.test.p_value:.2g})"
+        for each in tested
     )  # fmt: skip
-    certain = [e.kind for e in causes if e.p_value is None and e.failed[-1].value == 1.0]
+    text += (
+        f"; significant (p below alpha / {len(tested)}, Bonferroni) in "
+        f"{sum(each.together for each in tested)} of {len(tested)}"
+    )
+    certain = [e.kind for e in causes if e.test.p_value is None and e.failed[-1].value == 1.0]
     if certain:
         text += f"; all guests failed in every trial under {', '.join(certain)}"
     return Evidence(
-        text=text, sides=(True if certain or any(each.together for each in causes) else None,)
+        text=text, sides=(True if certain or any(each.together for each in causes) else None,),
+        basis=("measured", "by construction"), planted=True,
     )  # fmt: skip
 
 
@@ -415,7 +457,8 @@ def _upper_bounds() -> tuple[str, bool]:
 CLAIMS = (
     Claim(where="Non-virtualized node", text="R_sys = R_H R_M: the plain node works as long as its "
           "one machine does.", command="trivisor campaign run inequality4", needs="inequality4",
-          evidence=MissionCounts(title="missions of the plain node that failed", select=_plain)),
+          evidence=MissionCounts(title="missions of the plain node that failed", select=_plain,
+                                 basis=("measured", "by construction"))),
     Claim(where="n VMs", text="R_sys = R_H R_V [1 - (1 - R_M)^n].",
           command="trivisor campaign run oneofn", needs="oneofn",
           evidence=DesignPoints(
@@ -448,7 +491,8 @@ CLAIMS = (
     Claim(where="n VMs", text="(Not in the paper:) 1 of n releases the reply of a lying VM.",
           command="trivisor campaign run liars", needs="liars",
           evidence=MissionCounts(
-              title="one guest lying, missions with a wrong reply released", select=_lies)),
+              title="one guest lying, missions with a wrong reply that a client would believe",
+              select=_lies)),
     Claim(where="n VMs", text="With many VMs it is hard to have them diverse enough to fail "
           "independently (a bug that all of one build share).",
           command="trivisor campaign run poison", evidence=_poison, needs="poison"),
