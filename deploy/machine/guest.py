@@ -380,7 +380,7 @@ class Guest:
         self.console.mark("started")
         domain = self._domain = await self._attached().start_paused(self._xml)
         try:
-            pid = qemu.find_qemu(self.spec.uuid, naming=self.spec.disk)
+            pid = qemu.find_qemu(self.spec.uuid, disk=Path(self.spec.disk))
             if pid is None:
                 raise ProcessLookupError("its QEMU is not found")
             process = self._watch(domain, pid)

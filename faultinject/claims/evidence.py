@@ -111,11 +111,15 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ClaimAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """The evidence in words, the basis of its numbers, and the verdict on the claim."""
+    """The evidence in words, the basis of its numbers, and the verdict on the claim.
+
+    ``limits``: what the accelerator means for the validity of the measured values.
+    """
 
     evidence: str
     verdict: ClaimVerdict
     basis: tuple[Basis, ...] = ()
+    limits: str = ""
 
 
 def conclude(evidence: Evidence) -> ClaimVerdict:
@@ -277,4 +281,5 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
         text = found.text
         if campaign is not None and partial:
             text += f" (after {campaign.used:,} of {campaign.planned:,} missions)"
-        return ClaimAnswer(evidence=text, verdict=conclude(found), basis=found.basis)
+        limits = campaign.limits if campaign is not None and campaign.flips else ""
+        return ClaimAnswer(evidence=text, verdict=conclude(found), basis=found.basis, limits=limits)

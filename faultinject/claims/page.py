@@ -31,13 +31,15 @@ from measured strata with binomial weights; points recombined from the same stra
 independent confirmations. *Computed*: from formulas alone. *By construction*: enforced by the
 injector. Where several p values are given, each is compared with alpha divided by their number
 (Bonferroni). The campaigns that force faults (inequality4, oneofn, mofn, liars, poison,
-moved-guest, moved-host) test the *voter*. They assume that guests fail independently; only
-softerrors and commoncause test that. The last column gives the command that reproduces a row.
+moved-guest, moved-host) test the *voter*; they assume that guests fail independently. In softerrors
+the faults of each guest are drawn separately: it tests whether their *consequences* are coupled. In
+commoncause one planted cause hits all guests. No campaign tests how often causes are shared in
+nature. The method: [statistics.md](statistics.md). The last column reproduces a row.
 """
 BOTTOM = """\
 - *Dependence makes these values upper bounds*, the paper says. Not always: see the last row.
-- *Independence* cannot be measured with faults that are drawn independently. The campaigns that
-  force faults test the voter, and their reports say so.
+- *Independence* cannot be measured with faults that are drawn independently. softerrors measures
+  whether their consequences depend on each other; the campaigns that force faults test the voter.
 """
 
 
@@ -49,9 +51,13 @@ def render(answers: Sequence[tuple[Claim, ClaimAnswer]], results: Results) -> st
         "|---|---|---|---|---|---|",
     ]
     for claim, answer in answers:
-        cells = (claim.where, claim.text, answer.evidence, ", ".join(answer.basis),
+        evidence = answer.evidence + (" (see Validity)" if answer.limits else "")
+        cells = (claim.where, claim.text, evidence, ", ".join(answer.basis),
                  f"**{answer.verdict}**", f"`{claim.command}`")  # fmt: skip
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    validity = list(dict.fromkeys(answer.limits for _, answer in answers if answer.limits))
+    if validity:
+        lines += ["", "## Validity", "", *validity]
     lines += ["", "## Sources", ""]
     lines += [
         f"- [{name}](results/{name}): {kept.title}, seed {kept.seed}, "

@@ -27,11 +27,17 @@ from faultinject.report.model_figures import (
     draw_measured,
 )
 from faultinject.report.verdicts import REPAIR
+from faultinject.results import accelerator
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["Chart", "draw_charts"]
+
+TIMED = ("latency", "speed")
+"""Figures whose values are times."""
+ON_DOSE = ("measured", "outcomes", "common-causes", "breaks", "kinds")
+"""Figures whose values depend on how many flips act."""
 
 
 class Chart(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,7 +50,21 @@ class Chart(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def draw_charts(data: ReportData) -> Iterator[Chart]:
-    """Draw all figures that there are data for, the most informative first."""
+    """Draw all figures that there are data for, the most informative first.
+
+    The caption of a figure whose values depend on the accelerator says so.
+    """
+    of = data.campaign
+    for chart in _charts(data):
+        limits = ""
+        if chart.name.startswith(TIMED):
+            limits = accelerator.limits(of.accel, flips=False)
+        elif of.flips and chart.name.startswith(ON_DOSE):
+            limits = of.limits
+        yield msgspec.structs.replace(chart, caption=f"{chart.caption} {limits}".strip())
+
+
+def _charts(data: ReportData) -> Iterator[Chart]:
     m, n = data.campaign.policy
     yield from _doses(data)
     for curve in data.curves:

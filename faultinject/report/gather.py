@@ -173,6 +173,7 @@ def _summary(source: Source) -> CampaignSummary:
         excluded=tally.excluded, trials=tally.trials, confidence=1 - source.alpha,
         vote=f"{source.m}/{source.n}", lying=_lying(store.spec),
         accel=", ".join(sorted({each.accel for each in meta.facts.values()})),
+        flips=any("flip" in kind and kind != "voter-flip" for kind in store.spec.kinds),
     )  # fmt: skip
 
 

@@ -70,17 +70,21 @@ QUESTIONS: dict[Question, QuestionTexts] = {
             "Does the paper's model hold for faults whose effect is not forced? Bits of the "
             "guests' memory are flipped at random."
         ),
-        tests_title="It tests the model.",
+        tests_title="It tests the model, given independent faults.",
         tests=(
             "A dose is a number of bits flipped per guest and mission, anywhere in its memory, at "
             "any time. At each dose two quantities are measured in separate missions: how often "
             "one guest alone, without a voter, completes a mission (R_M), and how often the voted "
             "node does (R_sys), with every guest under the same dose.",
-            "If guests fail independently and the voter works, R_sys is 3R_M^2 - 2R_M^3. Nothing "
-            "in the measurement enforces this relation.",
+            "If the consequences of faults in one guest do not depend on the other guests, and the "
+            "voter works, R_sys is 3R_M^2 - 2R_M^3. Nothing in the measurement enforces this "
+            "relation.",
         ),
-        not_title="It does not identify the cause of a departure.",
+        not_title="It does not test whether faults are independent, nor identify causes.",
         tests_not=(
+            "The faults of each guest are drawn separately, so they are independent by "
+            "construction. What is tested is whether their consequences are coupled. Whether "
+            "causes of faults are independent in nature is not tested by any campaign here.",
             "Known candidates: a shared workload, in which the same request is hard for all guests "
             "(Eckhardt and Lee); compensating failures, in which guests fail at different requests "
             "and each request still has its majority (Siewiorek); host load, since three guests "

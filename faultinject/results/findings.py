@@ -19,6 +19,7 @@ from faultinject.estimate.equivalence import PointComparison
 from faultinject.estimate.hypothesis_tests import Correlation, FailedGuests
 from faultinject.estimate.intervals import Interval
 from faultinject.estimate.power import DosePower, PooledPower
+from faultinject.results import accelerator
 from faultinject.results.outcome import Design, Outcome, Question
 
 __all__ = [
@@ -65,7 +66,7 @@ class CampaignSummary(_Finding, frozen=True, kw_only=True):
     """Which campaign it is.  ``done`` of ``planned`` missions have a row.  ``used`` are in the
     estimates: of a partial campaign, the longest complete prefix of the plan's random order.
     ``excluded`` of these were no trial.  ``lying``: of the weights of the guests' faults, the share
-    that make a guest return wrong replies.
+    that make a guest return wrong replies.  ``flips``: whether bits of running guests were flipped.
     """
 
     title: str
@@ -80,12 +81,18 @@ class CampaignSummary(_Finding, frozen=True, kw_only=True):
     vote: str  # of the node: "2/3"
     accel: str
     lying: float = 0.0
+    flips: bool = False
 
     @property
     def policy(self) -> tuple[int, int]:
         """m and n: m of n guests must agree."""
         m, n = map(int, self.vote.split("/"))
         return m, n
+
+    @property
+    def limits(self) -> str:
+        """What the accelerator means for the validity of the results; "" if nothing."""
+        return accelerator.limits(self.accel, flips=self.flips)
 
     @property
     def partial(self) -> bool:

@@ -116,7 +116,7 @@ def end(process: subprocess.Popen[str], command: str) -> None:
 
 
 def running(spec: NodeSpec) -> dict[str, int]:
-    found = {guest.name: find_qemu(guest.uuid, naming=guest.disk) for guest in spec.guests}
+    found = {guest.name: find_qemu(guest.uuid, disk=Path(guest.disk)) for guest in spec.guests}
     return {name: pid for name, pid in found.items() if pid is not None}
 
 

@@ -12,6 +12,7 @@ from faultinject import plotting
 from faultinject.campaign.store.store import Store
 from faultinject.estimate.equivalence import Choice
 from faultinject.report import draw_report
+from faultinject.report.charts import draw_charts
 from faultinject.report.data import ReportData
 from faultinject.report.gather import gather
 from faultinject.report.page import maths, render
@@ -134,6 +135,43 @@ def test_campaign_texts_are_escaped(data: ReportData) -> None:
     page = render(changed, {})
     assert "<b>x</b>" not in page
     assert "<script>" not in page
+
+
+def with_accelerator(data: ReportData, accel: str, *, flips: bool = True) -> ReportData:
+    campaign = msgspec.structs.replace(data.campaign, accel=accel, flips=flips)
+    return msgspec.structs.replace(data, campaign=campaign)
+
+
+@pytest.mark.parametrize("accel", ["tcg", "kvm, tcg"])
+def test_page_and_captions_state_the_limits_of_tcg(data: ReportData, accel: str) -> None:
+    shown = with_accelerator(data, accel)
+    with plotting.draw():
+        captions = {chart.name: chart.caption for chart in draw_charts(shown)}
+    assert "already translated" in captions["measured"]
+    assert "already translated" in captions["common-causes"]
+    assert "times are not those of hardware" in captions["latency"]
+    assert "translated" not in captions["latency"]
+    assert "already translated" in render(shown, {})
+
+
+def test_page_and_captions_state_no_limits_of_kvm(data: ReportData) -> None:
+    shown = with_accelerator(data, "kvm")
+    with plotting.draw():
+        assert not any("translat" in chart.caption for chart in draw_charts(shown))
+    assert "translated" not in render(shown, {})
+
+
+def test_page_without_flips_states_only_the_limits_of_times(data: ReportData) -> None:
+    shown = with_accelerator(data, "tcg", flips=False)
+    page = render(shown, {})
+    assert "times are not those of hardware" in page and "already translated" not in page
+
+
+def test_page_states_what_the_missions_detect(data: ReportData) -> None:
+    page = render(data, {})
+    assert "<h3>Power</h3>" in page
+    assert data.shares and all(name in page for name, _ in data.shares)
+    assert "discriminates" in page
 
 
 def test_maths_sets_subscripts_superscripts_and_variables() -> None:
