@@ -241,8 +241,9 @@ def _inequality3(results: Results) -> Evidence:
     return Evidence(
         text=f"for an f that stops: (3)'s R_F lies within the interval of the recombined "
         f"break-even at {sum(inside)} of {len(found)} points (n = {ns}){same}. "
-        f"The interval is at most ± {widest.pooled.width / 2:.2g} wide for n = {widest.n} (pooled f_k). "
-        f"At {resolved} points it is within {found[0].target:.0%} of 1 - R_F. The smallest 1 - R_F distinguished from 0 "
+        f"The interval is at most ± {widest.pooled.width / 2:.2g} wide for n = {widest.n} "
+        f"(pooled f_k). At {resolved} points it is within {found[0].target:.0%} of 1 - R_F. "
+        f"The smallest 1 - R_F distinguished from 0 "
         f"is {f'{min(distinct):.2g}' if distinct else 'none'}"
         f"{'; some planned missions have not been run' if partial else ''}",
         sides=(all(inside), *(p.resolved or None for p in found)),
