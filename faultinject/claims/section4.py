@@ -25,13 +25,19 @@ from faultinject.claims.evidence import (
     near,
 )
 from faultinject.claims.independence import consequences_coupled, formula_holds
+from faultinject.claims.relocation import (
+    figure6_shape,
+    figure6_values,
+    inequality3,
+    one_guest,
+    retained,
+)
 from faultinject.estimate.counts import Counts
 from faultinject.estimate.equivalence import Choice
 from faultinject.estimate.intervals import Interval
 from faultinject.estimate.ranges import BetterRange, better_range
-from faultinject.estimate.relocation import RelocationPoint
 from faultinject.estimate.strata import Band, Strata, band
-from faultinject.model.bounds import breakeven_rf, breakeven_rv_2of3, guests_needed, rm_range_2of3
+from faultinject.model.bounds import breakeven_rv_2of3, guests_needed, rm_range_2of3
 from faultinject.model.causes import beta_factor, shared_draw
 from faultinject.model.inversions import rm_needed
 from faultinject.model.reliability import one_of_n, two_of_three
@@ -39,8 +45,6 @@ from faultinject.results.findings import DesignPoint, Findings, Proportion, Stra
 
 __all__ = ["CLAIMS"]
 
-EXACT = 1e-12
-"""Differences below this are rounding errors."""
 BELOW_HALF = [i / 1000 for i in range(1, 500)]
 """The grid of R_M below .5 on which R_V = 1 is evaluated."""
 MIB, GIB = 1 << 20, 1 << 30
@@ -196,105 +200,6 @@ def _poison(results: Results) -> Evidence:
         ),
         basis=("by construction",),
         planted=True,
-    )
-
-
-# -------------------------------------------------------------- relocation of a function
-
-
-def _room(point: RelocationPoint) -> str:
-    """1 - R_F as recombined."""
-    found = point.pooled
-    ending = "" if found.high < 1.0 else ", 0 not excluded"
-    return f"{1 - found.value:.3g} [{1 - found.high:.3g}, {1 - found.low:.3g}]{ending}"
-
-
-def _relocated(results: Results) -> list[RelocationPoint]:
-    return [] if results.moved is None else list(results.moved.points)
-
-
-def _one_guest(results: Results) -> Evidence:
-    worst = max(abs(float(breakeven_rf(rf / 10, 0.75, 1)) - rf / 10) for rf in range(1, 10))
-    measured = "; ".join(
-        f"for R_f = {p.rf:g}: {p.pooled.low:.3g} to {p.pooled.high:.3g}"
-        for p in _relocated(results) if p.n == 1 and p.rm_rest == 0.75
-    )  # fmt: skip
-    exact = "exactly R_f" if worst < EXACT else f"R_f to within {worst:.1g}"
-    measured = f" Recombined at R_M' = .75, {measured}." if measured else ""
-    return Evidence(
-        text=f"computed: the required R_F is {exact}.{measured} So the place is irrelevant if "
-        "R_F = R_f; relocation does not ensure that",
-        sides=(worst < EXACT,), basis=("computed", "recombined") if measured else ("computed",),
-    )  # fmt: skip
-
-
-def _inequality3(results: Results) -> Evidence:
-    found = _relocated(results)
-    inside = [p.pooled.contains(p.paper) for p in found]
-    resolved = sum(p.resolved for p in found)
-    distinct = [p.room for p in found if p.pooled.high < 1.0]
-    widest = max(found, key=lambda p: (p.n, p.pooled.width))
-    partial = results.moved is not None and results.moved.partial
-    ns = ", ".join(str(n) for n in sorted({point.n for point in found}))
-    missions = results.moved.missions if results.moved is not None else 0
-    same = f", all recombined from the same {missions:,} missions"
-    return Evidence(
-        text=f"for an f that stops: (3)'s R_F lies within the interval of the recombined "
-        f"break-even at {sum(inside)} of {len(found)} points (n = {ns}){same}. "
-        f"The interval is at most ± {widest.pooled.width / 2:.2g} wide for n = {widest.n} "
-        f"(pooled f_k). At {resolved} points it is within {found[0].target:.0%} of 1 - R_F. "
-        f"The smallest 1 - R_F distinguished from 0 "
-        f"is {f'{min(distinct):.2g}' if distinct else 'none'}"
-        f"{'; some planned missions have not been run' if partial else ''}",
-        sides=(all(inside), *(p.resolved or None for p in found)),
-        basis=("recombined",),
-    )
-
-
-def _figure6_values(results: Results) -> Evidence:
-    six, nine = (float(breakeven_rf(0.75, 0.75, n)) for n in (6, 9))
-    measured = "; ".join(
-        f"n = {p.n}: 1 - R_F = {_room(p)}, (3) has {p.room:.3g}"
-        for p in _relocated(results) if p.n in (6, 9) and p.rf == p.rm_rest == 0.75
-    )  # fmt: skip
-    return Evidence(
-        text=f"computed: {six:.6f} and {nine:.6f}{f'; recombined: {measured}' if measured else ''}",
-        sides=(round(six, 4) == 0.9932 and round(nine, 4) == 0.9994,),
-        basis=("computed", "recombined") if measured else ("computed",),
-    )  # fmt: skip
-
-
-def _figure6_shape() -> tuple[str, bool]:
-    grid = [i / 10 for i in range(1, 10)]
-
-    def needed(rf: float, rm: float, n: int) -> float:
-        return float(breakeven_rf(rf, rm, n))
-
-    more = all(needed(f, m, n) > f for f in grid for m in grid for n in range(2, 10))
-    with_rm = all(
-        needed(f, low, n) < needed(f, high, n)
-        for f in grid for low, high in pairwise(grid) for n in range(2, 10)
-    )  # fmt: skip
-    with_n = all(
-        needed(f, m, n) < needed(f, m, n + 1) for f in grid for m in grid for n in range(1, 9)
-    )
-    so = ["everywhere" if each else "not everywhere" for each in (more, with_rm, with_n)]
-    return (
-        f"for R_f, R_M' from .1 to .9 and n from 2 to 9, R_F > R_f {so[0]}; it increases with R_M' "
-        f"{so[1]} and with n {so[2]}",
-        more and with_rm and with_n,
-    )
-
-
-def _retained() -> tuple[str, bool]:
-    needed = {n: float(breakeven_rf(0.5, 0.75, n)) for n in (1, 2, 3, 5, 9)}
-    values = ", ".join(f"{n}: {value:.4f}" for n, value in needed.items())
-    grows = all(low < high for low, high in pairwise(needed.values()))
-    return (
-        f"for R_f = .5, R_M' = .75 the required R_F, by n: {values}. This holds for an f that "
-        "stops. If f lies, the first reply of n guests is less reliable, and relocation may pay "
-        "with an F worse than f (campaign moved-lies)",
-        grows and needed[5] > 0.9,
     )
 
 
@@ -478,20 +383,20 @@ CLAIMS = (
           command="trivisor campaign run poison", evidence=_poison, needs="poison"),
     Claim(where="Inequality (3)", text="With one VM it does not matter where f is.",
           command="trivisor model bound --design moved --rf .5 --rm .75 --n 1",
-          evidence=_one_guest),
+          evidence=one_guest),
     Claim(where="Inequality (3)", text="Moving f out of n VMs pays if R_F >= "
           "[1 - (1 - R_f R_M')^n] / [1 - (1 - R_M')^n].",
           command="trivisor campaign moved docs/results/moved-guest docs/results/moved-host "
-          "--rm .5 --rm .75 --rm .9", evidence=_inequality3, needs=RELOCATION),
+          "--rm .5 --rm .75 --rm .9", evidence=inequality3, needs=RELOCATION),
     Claim(where="Figure 6", text="F must be more reliable than f, and the more so the larger R_M' "
           "and n are.", command="trivisor model figure 6b --results docs/results",
-          evidence=Computed(evaluate_formulas=_figure6_shape)),
+          evidence=Computed(evaluate_formulas=figure6_shape)),
     Claim(where="Figure 6", text="R_M' = R_f = .75: R_F above .9932 (n = 6), .9994 (n = 9).",
           command="trivisor model bound --design moved --rf .75 --rm .75 --n 6",
-          evidence=_figure6_values),
+          evidence=figure6_values),
     Claim(where="Inequality (3)", text="With more than a handful of VMs a poor f is better "
           "retained in them.", command="trivisor model bound --design moved --rf .5 --rm .75 --n 5",
-          evidence=Computed(evaluate_formulas=_retained)),
+          evidence=Computed(evaluate_formulas=retained)),
     Claim(where="2-of-3", text="The node tolerates one failed VM of three, and no more.",
           command="trivisor campaign run inequality4", evidence=_tolerates_one,
           needs="inequality4"),
