@@ -19,9 +19,10 @@ import msgspec
 
 from deploy.commands.options import directory_option, json_option, layout_of
 from deploy.errors import CannotRunHere, DeployError
-from deploy.host.files import check_socket_paths
-from deploy.machine.spec import DOMAIN_ID_DIGITS, EMBED
-from deploy.node.records import Layout, cache_directory
+from deploy.host.scratch import find_abandoned
+from deploy.machine.spec import EMBED
+from deploy.node.configuration import check_paths
+from deploy.node.records import Layout, Settings, cache_directory
 from voter.commands.terminal import ExitCode, console, print_json, quiet_logs
 
 __all__ = ["doctor"]
@@ -68,6 +69,7 @@ def _checks(layout: Layout) -> list[Callable[[], HostCheck]]:
         *(lambda program=program: _program(program) for program in PACKAGES),
         _account,
         _memory,
+        _leftovers,
         lambda: _directory("state directory", layout.directory, option="--dir"),
         lambda: _directory("cache", cache_directory(), option="$TRIVISOR_CACHE"),
         lambda: _socket_paths(layout),
@@ -112,6 +114,19 @@ def _account() -> HostCheck:
     return _ok(check, "exists")
 
 
+def _leftovers() -> HostCheck:
+    """Check for processes that a command and its guard left because both were killed."""
+    check = "leftovers"
+    found = find_abandoned()
+    if not found:
+        return _ok(check, "no killed command has left anything")
+    return _warning(
+        check,
+        "; ".join(f"{path}: {len(pids)} processes" for path, pids in found.items()),
+        "end and remove them with `trivisor down`",
+    )
+
+
 def _memory() -> HostCheck:
     available = 0
     for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
@@ -139,10 +154,8 @@ def _directory(check: str, path: Path, *, option: str) -> HostCheck:
 
 
 def _socket_paths(layout: Layout) -> HostCheck:
-    number = "9" * DOMAIN_ID_DIGITS
-    monitor = f"{layout.directory}/r/lib/qemu/domain-{number}-g1/monitor.sock"
     try:
-        check_socket_paths([*map(str, layout.sockets), monitor])
+        check_paths(layout, Settings())
     except DeployError as error:
         return _missing("socket paths", error.problem, error.remedy)
     return _ok("socket paths", "short enough")

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from deploy.errors import AlreadyUp, CannotRunHere, DeployError
-from deploy.host.files import LogFile, check_socket_paths, read_tail, sync_directory
+from deploy.host.files import LogFile, read_tail, sync_directory
 from deploy.host.spawn import python_command, python_environment
 from deploy.machine.accel import decide
 from deploy.machine.spec import Progress
+from deploy.node.configuration import check_paths
 from deploy.node.orphans import stop_watchdog
 from deploy.node.processes import find_orphans, find_processes
 from deploy.node.records import (
@@ -41,7 +42,7 @@ def prepare_node(layout: Layout, settings: Settings, progress: Progress) -> Node
 
     Raises AlreadyUp, ForeignState, CannotRunHere, DeployError.
     """
-    check_socket_paths(map(str, layout.sockets))
+    check_paths(layout, settings)
     layout.prepare()
     holder = Lock(layout).holder()
     if holder is not None:
@@ -134,8 +135,8 @@ def delete_journal(layout: Layout) -> None:
 def follow_start(layout: Layout, progress: Progress) -> dict[str, Any]:
     """Start the supervisor, report its steps until the node is ready, return the node's status.
 
-    If interrupted, takes the node down again.  Raises CommandError with the supervisor's message if
-    the start fails.
+    If interrupted, takes the node down again, also if ``progress`` cannot print any more.
+    Raises CommandError with the supervisor's message if the start fails.
     """
     ours, theirs = os.pipe()
     log = LogFile(layout.supervisor_log)
@@ -166,9 +167,12 @@ def follow_start(layout: Layout, progress: Progress) -> dict[str, Any]:
                         step["error"], remedy=step["remedy"], code=ExitCode(step["code"])
                     )
                 progress(step["step"])
-        except KeyboardInterrupt:
-            progress("interrupted: taking everything down again")
+        except CommandError:
+            raise
+        except BaseException:  # Ctrl-C, or progress cannot be printed any more
             child.send_signal(signal.SIGTERM)
+            with contextlib.suppress(OSError, SystemExit):
+                progress("interrupted: taking everything down again")
             steps.read()  # until the supervisor has ended
             child.wait()
             raise

@@ -6,12 +6,15 @@ import contextlib
 import importlib.metadata
 import os
 import platform
+import shlex
 import signal
 from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 from rich.console import Console
+from rich.markup import escape
 
+from deploy.host.scratch import ScratchDirectory, sweep_abandoned
 from deploy.machine.debug_stub import why_no_stub
 from faultinject.campaign.planning.kept_durations import keep_durations
 from faultinject.campaign.planning.spec import Spec
@@ -20,7 +23,6 @@ from faultinject.campaign.run.interim import interim_results
 from faultinject.campaign.run.screen import CampaignScreen, duration, results_table
 from faultinject.campaign.store.store import Store
 from faultinject.campaign.workers.messages import WORKER_MODULE, Worker
-from faultinject.campaign.workers.scratch import ScratchDirectories, sweep_abandoned
 from faultinject.campaign.workers.worker_process import WorkerProcess
 from faultinject.faults import CATALOGUE
 from voter.commands.terminal import CommandError, ExitCode
@@ -102,8 +104,9 @@ def show_ending(store: Store, ending: Ending, console: Console) -> None:
         f"in {duration(ending.seconds)}{rate}"
     )
     if store.partial:
+        where = shlex.quote(str(store.directory))
         console.print(
-            f"[yellow]partial[/] ({ending.why}): `trivisor campaign resume {store.directory}` "
+            f"[yellow]partial[/] ({ending.why}): `trivisor campaign resume {escape(where)}` "
             "continues with the same plan"
         )
     images = {(each.image, each.build, each.accel) for each in store.meta().facts.values()}
@@ -128,7 +131,7 @@ def _workers(
             cluster.close()
         return
     sweep_abandoned(progress)
-    scratch = ScratchDirectories()
+    scratch = ScratchDirectory("c")
     try:
         yield [
             WorkerProcess(f"w{number}", worker, scratch, progress)
