@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from deploy.commands.options import boot_deadline_option
 from voter.commands.parameters import SEED, Integer
-from voter.commands.terminal import ExitCode, console, print_json, quiet_logs
+from voter.commands.terminal import ExitCode, console, print_json, quiet_logs, warn
 
 if TYPE_CHECKING:
     from faultinject.demo.story import DemoSummary
@@ -23,8 +22,9 @@ __all__ = ["demo"]
 @click.option("--seed", type=SEED, default=7, show_default=True, help="Seed of the requests.")
 @click.option("--accel", type=click.Choice(["auto", "kvm", "tcg"]), default="auto",
               show_default=True, help="How guests run: with KVM, or emulated (TCG).")  # fmt: skip
+@boot_deadline_option
 @click.option("--json", "as_json", is_flag=True, help="Print only the result, as JSON.")
-def demo(requests: int, seed: int, accel: str, as_json: bool) -> ExitCode:
+def demo(requests: int, seed: int, accel: str, boot_deadline: float, as_json: bool) -> ExitCode:
     """Show fault masking on three real guests, and check every claim.
 
     \b
@@ -38,17 +38,23 @@ def demo(requests: int, seed: int, accel: str, as_json: bool) -> ExitCode:
     """
     import msgspec  # noqa: PLC0415 - slow to import
 
+    from deploy.host.scratch import ScratchDirectory, sweep_abandoned  # noqa: PLC0415
     from deploy.node.records import Settings  # noqa: PLC0415
     from faultinject.demo.story import Demo, Narrator  # noqa: PLC0415
 
     quiet_logs()
     settings = msgspec.convert(
-        {"accel": accel, "http": "127.0.0.1:0", "allow_faults": True}, Settings
+        {
+            "accel": accel,
+            "boot_deadline": boot_deadline,
+            "http": "127.0.0.1:0",
+            "allow_faults": True,
+        },
+        Settings,
     )
-    with tempfile.TemporaryDirectory(prefix="tv-demo-", ignore_cleanup_errors=True) as directory:
-        story = Demo(
-            Path(directory), seed=seed, requests=requests, narrator=Narrator(quiet=as_json)
-        )
+    sweep_abandoned(warn)
+    with ScratchDirectory("demo") as scratch:
+        story = Demo(scratch.path, seed=seed, requests=requests, narrator=Narrator(quiet=as_json))
         summary = story.run(settings)
     if as_json:
         print_json(msgspec.to_builtins(summary) | {"held": summary.held})
