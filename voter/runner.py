@@ -136,7 +136,8 @@ class Runner:
             for index, replica in enumerate(config.replica)
         ]
         self.counters = dict.fromkeys(
-            ("requests", "released", "masked", "dissents", "checkpoints", "voided"), 0
+            ("requests", "released", "masked", "dissents", "checkpoints", "voided", "clock_steps"),
+            0,
         )
         self.failures: dict[str, int] = {}
         self.latency = [0] * (len(LATENCY_BOUNDS) + 1)
@@ -341,6 +342,10 @@ class Runner:
         self.counters["voided"] += 1
         log.info("voided", seq=effect.seq)
 
+    def _clock_changed(self, effect: ev.ClockChanged) -> None:
+        self.counters["clock_steps"] += 1
+        log.info("clock", set_by=effect.wall_ns / 1e9, agreed_time_steps_by=effect.step_ns / 1e9)
+
     def _checkpointed(self, effect: ev.Checkpointed) -> None:
         self.counters["checkpoints"] += 1
         base, state = effect.base, effect.state
@@ -382,6 +387,7 @@ class Runner:
         ev.Changed: _changed,
         ev.Checkpointed: _checkpointed,
         ev.Voided: _voided,
+        ev.ClockChanged: _clock_changed,
     }
 
     # --------------------------------------------------------------- links

@@ -137,7 +137,7 @@ VOTER_FAULTS = {
     "kill-voter": 6,  # before its amount-th callback from now
     "kill-voter-in-call": 5,  # in its amount-th system call from now
     "power-loss": 5,  # voter and all guests
-    "clock-jump": 2,  # the wall clock, by amount ms
+    "clock-jump": 2,  # the wall clock, by up to days in either direction (faults.CLOCK_UNIT)
     "stop-voter": 1,  # SIGSTOP for a while
 }
 DISK_FAULTS = {

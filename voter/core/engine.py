@@ -38,12 +38,13 @@ from typing import Any, ClassVar
 from voter.core import events as ev
 from voter.core.checkpoints import Checkpoints
 from voter.core.dedup import DedupTable
-from voter.core.entries import Settled
+from voter.core.engine_time import ClockChange, EngineTime
+from voter.core.entries import ClockStep, Settled
 from voter.core.events import Effect, Event, Failure, Release
 from voter.core.incarnations import Incarnations
 from voter.core.intake import NOT_KEPT, Intake
 from voter.core.journal_state import JournalState
-from voter.core.limits import EngineTime, Limits
+from voter.core.limits import Limits
 from voter.core.membership import Membership
 from voter.core.order import TAG_SIZE, OrderLog, tag
 from voter.core.poll import Poll
@@ -87,7 +88,7 @@ class Engine:
             raise ValueError(f"vote {policy} needs {policy.of} replicas with different names")
         limits = self.limits = limits or Limits()
         effects = self._effects = list[Effect]()
-        time = self._time = EngineTime()
+        time = self._time = EngineTime(limits.clock_step)
         replicas = tuple(Replica(i, name, name in observers) for i, name in enumerate(names))
         log = self.log = OrderLog(secret)
         journal = self.journal = JournalState(log, effects, enabled=journaled)
@@ -121,6 +122,8 @@ class Engine:
         """Continue from the journal of a voter that ran before.  Call it first, if journaled."""
         resume(past, self.log, self.dedup, self.polls, self.members)
         self.journal.reserve()
+        if self.log.time_ns:
+            self._change_clock(self._time.resume(self.log.time_ns))
         return self._take_effects()
 
     def receive(self, event: Event) -> list[Effect]:
@@ -345,13 +348,22 @@ class Engine:
 
     def _tick(self, event: ev.Tick) -> None:
         """Take the time; check for replicas that hang, lag or are overdue."""
-        self._time.now, self._time.wall_ns = event.now, event.wall_ns
+        self._change_clock(self._time.tick(event.now, event.wall_ns))
         gap = event.now - self._watched
         if not 0 < gap < WATCH_INTERVAL:
             self._watched = event.now
             self._watch_checkpoint(gap)
             self.incarnations.watch(gap)
         self._submit_held()
+
+    def _change_clock(self, change: ClockChange) -> None:
+        """Report that the wall clock was set; journal a step of agreed time, which ages nothing."""
+        if change.step_ns:
+            self.log.advance(time_ns=self._time.agreed_ns)
+            self.dedup.step(change.step_ns)
+            self.journal.append(ClockStep(self._time.agreed_ns, change.step_ns))
+        if any(change):
+            self._effects.append(ev.ClockChanged(change.wall_ns, change.step_ns))
 
     def _watch_checkpoint(self, gap: float) -> None:
         """End replicas whose digest or state is overdue; place a marker if one is due."""

@@ -31,10 +31,11 @@ from math import inf
 
 from voter.core import events as ev
 from voter.core.checkpoints import Checkpoints
+from voter.core.engine_time import EngineTime
 from voter.core.entries import Void
 from voter.core.events import Changed, Disconnect, Effect, Ping, Restore, Voided
 from voter.core.journal_state import JournalState
-from voter.core.limits import EngineTime, Limits
+from voter.core.limits import Limits
 from voter.core.membership import Membership
 from voter.core.order import LogEntry, OrderLog
 from voter.core.poll import Poll

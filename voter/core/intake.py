@@ -21,10 +21,11 @@ from dataclasses import dataclass
 from voter.core import events as ev
 from voter.core.checkpoints import Checkpoints
 from voter.core.dedup import DedupTable, Finding, Found
+from voter.core.engine_time import EngineTime
 from voter.core.entries import Once, Opened
 from voter.core.events import Effect, Fail, Failure, Release
 from voter.core.journal_state import JournalState
-from voter.core.limits import EngineTime, Limits
+from voter.core.limits import Limits
 from voter.core.membership import Membership
 from voter.core.order import OrderLog
 from voter.core.poll import Poll
@@ -80,12 +81,12 @@ class Intake:
         return None
 
     def _agreed_time(self) -> int:
-        return max(self.time.wall_ns, self.log.time_ns)
+        return max(self.time.agreed_ns, self.log.time_ns)
 
     def _order(self, event: ev.Submit, once: Once | None) -> None:
         """Give a request its sequence number, and send it to all live replicas."""
         record, entry = self.log.order(
-            event.request, event.caller, event.read_only, self.time.wall_ns, once
+            event.request, event.caller, event.read_only, self.time.agreed_ns, once
         )
         journal, polls = self.journal, self.polls
         if entry is not None:
