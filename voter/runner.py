@@ -299,7 +299,7 @@ class Runner:
             record.time_ns, record.prev, record.history, record.caller, record.request
         )
         crc = crc32(payload)
-        flags = FLAG_READ_ONLY if record.read_only else FLAG_VOID if record.void else 0
+        flags = FLAG_READ_ONLY * record.read_only | FLAG_VOID * record.void
         links = self.links
         for index in effect.replicas:
             links[index].send_order(record.seq, flags, payload, crc)

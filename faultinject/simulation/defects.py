@@ -183,6 +183,12 @@ _ALL = (
         (("voter.core.dedup", "self._stepped_ns += step_ns", "self._stepped_ns += 0"),),
     ),
     Defect(
+        "deadly-read-again",
+        "a read that ended a majority is sent to all replicas again",
+        ("Liveness",),
+        (("voter.core.engine", "if poll.killed:", "if False:"),),
+    ),
+    Defect(
         "out-of-order",
         "the agent applies requests of one delivery in the wrong order",
         ("Order",),

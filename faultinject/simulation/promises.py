@@ -12,6 +12,7 @@ The newest writes leave it when power is lost before they were durable and relea
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -42,6 +43,9 @@ PROMISES = (
     "Agreement", "Order", "Durability", "Exactly once", "Fail-safe", "Liveness", "Bounded",
     "Linearizability",
 )  # fmt: skip
+DEADLY_LIMIT = 7
+"""Most executions of a deadly read by one voter: by all three replicas, by all again if one of them
+came back first (``Engine._is_held_up``), and one trial."""
 LEAST_RATE, CLOCK_LAG = 0.45, 0.01
 """Agreed time must advance at this rate at least (the voter promises half of the steady clock's),
 except for so many seconds: the engine's clock advances in ticks."""
@@ -103,6 +107,7 @@ class PromiseObserver:
         """Restored states to which a write was applied: the history before it, digest, guest."""
         self.era = 0
         self._life = 0
+        self._deadly: Counter[tuple[int, str]] = Counter()
         self._loop = loop
         self._disk = disk
         self._durability = durability
@@ -203,6 +208,8 @@ class PromiseObserver:
     def applies(self, service: WitnessedService, request: Request, context: Context) -> None:
         """Check that a guest applies an ordered write to the state before it."""
         guest = service.guest
+        if context.read_only and "x-deadly" in request.headers:
+            self._count_deadly(request.headers["x-op"])
         if context.read_only or not guest.honest:
             return
         history = context._seed
@@ -223,6 +230,13 @@ class PromiseObserver:
         service.applied.add(history)
         if history not in self._index and not write.void:
             self._extend(write)
+
+    def _count_deadly(self, operation: str) -> None:
+        """Check that a read that ends services is not executed again and again by a voter."""
+        self._deadly[self._life, operation] += 1
+        if self._deadly[self._life, operation] == DEADLY_LIMIT + 1:
+            text = f"read {operation} ends services, and is executed more than {DEADLY_LIMIT} times"
+            self.breach("Liveness", text)
 
     def _before(self, write: Write, tip: bytes | None) -> bytes:
         """Return the history of the state that a write is applied to, without voided writes."""

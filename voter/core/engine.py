@@ -14,6 +14,7 @@ of effects.  A part uses those above it in this table, never those below it.  A 
 ``ReleaseGate``        replies and sessions that wait for the journal
 ``DedupTable``         what was executed, by session number and Idempotency-Key
 ``Checkpoints``        the marker under way, its keeper and fetch; when the next one is due
+``Suspects``           reads that may kill or hang replicas, and which of them is tried alone
 ``Throttle``           writes held back for a learner
 ``Incarnations``       how replicas join, catch up and end (state: in each ``Replica``)
 ``Intake``             how a request gets its sequence number; whether the node drains
@@ -52,6 +53,7 @@ from voter.core.polls import Polls
 from voter.core.release_gate import ReleaseGate
 from voter.core.replica import Cause, Replica, State
 from voter.core.resume import Past, resume
+from voter.core.suspects import Suspects
 from voter.core.throttle import Throttle
 from voter.core.vote import LOST, WON, Policy, count
 
@@ -103,9 +105,11 @@ class Engine:
         self.incarnations = Incarnations(
             limits, time, log, journal, members, polls, checkpoints, throttle, effects
         )
+        suspects = self.suspects = Suspects(time, members)
         self.intake = Intake(
-            limits, time, log, journal, members, polls, gate, dedup, throttle, checkpoints, effects
-        )
+            limits, time, log, journal, members, polls, gate, dedup, throttle, checkpoints,
+            suspects, effects,
+        )  # fmt: skip
         self._watched = 0.0  # engine time of the last check (WATCH_INTERVAL)
 
     @property
@@ -222,6 +226,9 @@ class Engine:
 
         ``cast`` and ``value`` are the ballot that has just come and its reply, if one has.
         """
+        if poll.trial:
+            self._judge(poll)
+            return
         sent, members = poll.sent, self.members
         electors = [index for index in members.active if sent >> index & 1]
         result, winner = count(poll.ballots, electors, members.policy.need)
@@ -290,10 +297,19 @@ class Engine:
             self.polls.drop(poll)
             self.checkpoints.drop(poll)
         elif record.read_only:
+            if poll.killed:
+                self.suspects.add(record.request)
             self._order_again(poll)
         else:
             detail = "too few replicas are left to agree on a reply"
             self.gate.fail(poll, Failure.OUTCOME_UNKNOWN, detail)
+
+    def _judge(self, poll: Poll) -> None:
+        """Take the result of a read's trial: the one replica has answered it, or is lost."""
+        if not poll.unanswered:
+            if self.suspects.end_trial(answered=bool(poll.ballots), killed=poll.killed):
+                self._effects.append(ev.Voided(poll.seq))
+            self._order_again(poll)
 
     def _order_again(self, poll: Poll) -> list[int]:
         """Drop a read and order it again: all replicas that are live now can vote on it.

@@ -278,7 +278,7 @@ class Changed(Effect, frozen=True, gc=False):
 
 
 class Voided(Effect, frozen=True, gc=False):
-    """A write has killed or hung too many replicas: from now on all replicas skip it."""
+    """A request has killed or hung too many replicas: from now on all replicas skip it."""
 
     seq: int
 

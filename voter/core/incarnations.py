@@ -247,14 +247,17 @@ class Incarnations:
         return under_way
 
     def _attribute_loss(self, replica: Replica, under_way: list[int]) -> Poll | None:
-        """Note with which unsettled writes a replica was lost; return the poll of one to void.
+        """Note with which unsettled requests a replica was lost; return the poll of one to void.
 
         The first time, any of them may be the cause.  Later each of them is sent alone.
         """
         bit, need = 1 << replica.index, self.members.policy.need
         for seq in under_way:
             poll = self.polls.open.get(seq)
-            if poll is None or poll.entry is None or poll.winner is not None:
+            if poll is None or poll.winner is not None:
+                continue
+            if poll.entry is None:
+                poll.killed = True
                 continue
             entry = poll.entry
             if entry.killed & bit and len(under_way) == 1:

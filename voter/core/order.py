@@ -110,13 +110,15 @@ class OrderLog:
         read_only: bool,
         now_ns: int,
         once: Once | None = None,
+        *,
+        void: bool = False,
     ) -> tuple[Record, LogEntry | None]:
         """Give a request its sequence number, time and history; add a write to the log."""
         seq = self.seq = self.seq + 1
         time_ns = self.time_ns = max(now_ns, self.time_ns)
         prev = self.history
         history = history_after(self._secret, prev, seq, time_ns, read_only, caller, request)
-        record = Record(seq, request, caller, time_ns, prev, history, read_only, False, once)
+        record = Record(seq, request, caller, time_ns, prev, history, read_only, void, once)
         return record, None if read_only else self.add(record)
 
     def take_seq(self) -> int:
