@@ -7,7 +7,7 @@ DeployError
 ├── ForeignState         the directory's content is not a node's, or cannot be read
 ├── HypervisorFailed     libvirt or QEMU reported an error; the message contains its text
 │   └── HypervisorSilent it did not answer in time
-├── GuestNeverReady      a guest did not become ready before its deadline
+├── GuestNeverReady      a guest failed as it booted, or made no progress
 └── WrongState           the operation is not possible in the guest's state
 """
 

@@ -61,8 +61,11 @@ class Authentication(Function):
             given = request.headers.get(HEADER, "")
         except MessageError:  # malformed headers contain no signature
             return False
+        scheme, _, signature = given.partition(" ")
         _, right = sign(self.key, request.method, request.target, request.body)
-        return hmac.compare_digest(given.encode("latin-1"), right.encode())
+        # The scheme's case and the spaces behind it have no meaning (RFC 9110, section 11).
+        text = f"{scheme.upper()} {signature.strip(' ').lower()}"
+        return hmac.compare_digest(text.encode("latin-1", "replace"), right.encode())
 
 
 def sign(key: bytes, method: str, target: str, body: bytes = b"") -> tuple[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import shlex
 import signal
 import socket
@@ -16,6 +17,10 @@ from voter.errors import AddressError
 
 __all__ = ["Address", "Connector", "check_unix_path", "connect", "parse_address", "split_host_port"]
 
+_LABEL = r"[\w-]{1,63}"
+_HOST_PORT = re.compile(
+    rf"(?:\[([\da-fA-F:.]+(?:%[\w.-]+)?)\]|((?:{_LABEL}\.)*{_LABEL}\.?)):(\d{{1,5}})", re.ASCII
+)
 UNIX_PATH_MAX = 107
 """Longest path of a unix socket in bytes (Linux: sun_path holds 108 with the final zero)."""
 
@@ -40,16 +45,21 @@ class Address(NamedTuple):
     command: tuple[str, ...] = ()
 
 
-def split_host_port(text: str) -> tuple[str, int]:
-    """Split ``HOST:PORT`` or ``[IPV6]:PORT``.  Raises AddressError."""
-    host, colon, port = text.rpartition(":")
-    if not colon or not host or not port.isdecimal() or int(port) > 65535:
-        raise AddressError(f"{text!r} is not HOST:PORT with a port of 0 to 65535")
-    return host.strip("[]"), int(port)
+def split_host_port(text: str, *, lowest: int = 0) -> tuple[str, int]:
+    """Split ``HOST:PORT`` or ``[IPV6]:PORT``; a port below ``lowest`` is an error.
+
+    Whether there is such a host is not checked.  Raises AddressError.
+    """
+    match = _HOST_PORT.fullmatch(text)
+    if not match or not lowest <= int(match[3]) <= 65535:
+        raise AddressError(f"{text!r} is not HOST:PORT or [IPV6]:PORT, port {lowest} to 65535")
+    return match[1] or match[2], int(match[3])
 
 
 def check_unix_path(path: str) -> None:
     """Raise AddressError if ``path`` does not fit into a unix socket address."""
+    if "\0" in path:
+        raise AddressError(f"unix socket path {path!r} contains a null character")
     size = len(os.fsencode(path))
     if size > UNIX_PATH_MAX:
         raise AddressError(
@@ -67,7 +77,7 @@ def parse_address(text: str) -> Address:
         check_unix_path(rest)
         return Address(text, kind, path=rest)
     if kind == "tcp":
-        host, port = split_host_port(rest)
+        host, port = split_host_port(rest, lowest=1)
         return Address(text, kind, host=host, port=port)
     try:
         command = tuple(shlex.split(rest))

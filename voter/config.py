@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
+from msgspec import Meta
 
+from voter.address import parse_address, split_host_port
 from voter.core import Limits, Policy
 from voter.core.vote import PolicyError
 from voter.errors import ConfigError
@@ -16,6 +18,9 @@ from voter.errors import ConfigError
 __all__ = ["Config", "Listen", "ReplicaConfig", "Timing", "load", "parse", "parse_strict"]
 
 T = TypeVar("T")
+
+Seconds = Annotated[float, Meta(gt=0, le=1e6)]
+"""msgspec checks such ranges when the file is read."""
 
 
 class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -34,6 +39,10 @@ class Listen(_Section, frozen=True, kw_only=True):
     native_unix: str | None = None
     control: str | None = None
 
+    def __post_init__(self) -> None:
+        for address in filter(None, (self.http, self.native)):
+            split_host_port(address)
+
 
 class ReplicaConfig(_Section, frozen=True, kw_only=True):
     """One replica: its name and the address of its link (unix:PATH, tcp:HOST:PORT, exec:CMD)."""
@@ -47,16 +56,17 @@ class ReplicaConfig(_Section, frozen=True, kw_only=True):
             raise ValueError(
                 f"replica name {self.name!r}: letters, digits, '.', '_', '-', at most 32"
             )
+        parse_address(self.link)
 
 
 class Timing(_Section, frozen=True, kw_only=True):
     """Times in seconds."""
 
-    request: float = 10.0  # a request that is not settled by then fails with "timeout"
-    header: float = 10.0  # for an HTTP client to send its request line and headers
-    body: float = 30.0  # ... and to send its body
-    idle: float = 3600.0  # until an HTTP connection without a request is closed
-    function: float = 1.0  # for F to answer; after that the request is refused
+    request: Seconds = 10.0  # a request that is not settled by then fails with "timeout"
+    header: Seconds = 10.0  # for an HTTP client to send its request line and headers
+    body: Seconds = 30.0  # ... and to send its body
+    idle: Seconds = 3600.0  # until an HTTP connection without a request is closed
+    function: Seconds = 1.0  # for F to answer; after that the request is refused
 
 
 class JournalConfig(_Section, frozen=True, kw_only=True):
@@ -64,11 +74,9 @@ class JournalConfig(_Section, frozen=True, kw_only=True):
 
     directory: str
     node: str = "node"  # whose journal it is; the voter rejects that of another node
-    segment: int = 32 << 20  # bytes that are set aside at a time
-
-    def __post_init__(self) -> None:
-        if not 8 << 20 <= self.segment <= 1 << 30:
-            raise ValueError("segment must be 8388608 to 1073741824 bytes")
+    segment: Annotated[int, Meta(ge=8 << 20, le=1 << 30)] = (
+        32 << 20
+    )  # bytes that are set aside at a time
 
 
 class Config(_Section, frozen=True, kw_only=True):
@@ -85,8 +93,8 @@ class Config(_Section, frozen=True, kw_only=True):
     timing: Timing = Timing()
     journal: JournalConfig | None = None
     durability: Literal["fsync", "os", "none"] | None = None  # None: fsync if there is a journal
-    max_body: int = 1 << 20  # largest body of a request, bytes
-    max_in_flight: int = 1024  # requests under way on one native connection
+    max_body: Annotated[int, Meta(ge=1, le=1 << 20)] = 1 << 20  # largest body of a request, bytes
+    max_in_flight: Annotated[int, Meta(ge=1, le=1 << 20)] = 1024  # on one native connection
 
     def __post_init__(self) -> None:
         policy = self.policy
@@ -100,10 +108,8 @@ class Config(_Section, frozen=True, kw_only=True):
             raise ValueError("two replicas have the same name")
         if self.journal is None and self.durable != "none":
             raise ValueError(f"durability {self.durable!r} needs a [journal] with its directory")
-        if not (self.function or "unix:").startswith("unix:"):
+        if self.function is not None and parse_address(self.function).kind != "unix":
             raise ValueError(f"function {self.function!r}: write unix:PATH, where F listens")
-        if not 0 < self.max_body <= 1 << 20:
-            raise ValueError("max_body must be 1 to 1048576 bytes")
 
     @property
     def durable(self) -> Literal["fsync", "os", "none"]:

@@ -42,6 +42,8 @@ GC_THRESHOLDS = (20_000, 20, 50)
 STOP_PATIENCE = 2.0
 """Seconds for requests under way when the voter stops; after that they get no reply."""
 
+Sockets = Sequence[tuple[str, socket.socket]]
+
 
 class Outside(NamedTuple):
     """What the voter needs from its environment; a simulation passes its own.
@@ -113,10 +115,8 @@ async def _prepare(config: Config, outside: Outside) -> tuple[Runner, Journal | 
     return runner, journal
 
 
-async def serve(
-    config: Config, sockets: dict[str, socket.socket], stop: asyncio.Event, outside: Outside
-) -> None:
-    """Run a voter on these listening sockets until ``stop`` is set.
+async def serve(config: Config, sockets: Sockets, stop: asyncio.Event, outside: Outside) -> None:
+    """Run a voter on these listening sockets, each with its name, until ``stop`` is set.
 
     Raises JournalError if the journal cannot be used, at the start or at any time later.
     """
@@ -130,7 +130,7 @@ async def serve(
     running.add_done_callback(lambda _: stop.set())
     running.add_done_callback(lambda _: runner.reserved.set())
     await runner.reserved.wait()  # earlier connections wait in the sockets' queues
-    for name, sock in sockets.items():
+    for name, sock in sockets:
         await roles[name].serve(sock)
         address = sock.getsockname()
         log.info("listening", socket=name, address=address)
@@ -162,7 +162,7 @@ async def serve(
     log.info("stopped")
 
 
-async def _run(config: Config, sockets: dict[str, socket.socket], outside: Outside) -> None:
+async def _run(config: Config, sockets: Sockets, outside: Outside) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -183,7 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         _raise_descriptor_limit()
         sockets = listening(config.listen, os.environ)
-        if not sockets.keys() - {"control"}:
+        if {name for name, _ in sockets} <= {"control"}:
             raise VoterError("nothing to serve: give http, native or native_unix under [listen]")
         asyncio.run(_run(config, sockets, Outside.real(config, options.config.parent)))
     except JournalError as error:

@@ -20,7 +20,7 @@ class ConfigError(VoterError):
     """A configuration that cannot be used."""
 
 
-class AddressError(VoterError):
+class AddressError(VoterError, ValueError):
     """An address that cannot be used."""
 
 

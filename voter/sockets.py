@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from voter.address import check_unix_path, split_host_port
 from voter.config import Listen
@@ -18,25 +19,50 @@ FIRST_FD = 3
 """Number of the first descriptor that LISTEN_FDS hands over (sd_listen_fds(3))."""
 BACKLOG = 4096
 """Connections that may wait to be accepted; the kernel rejects more."""
+_STREAMS = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
+_FAMILIES: dict[str, tuple[socket.AddressFamily, ...]] = {
+    "http": _STREAMS, "native": _STREAMS,
+    "native-unix": (socket.AF_UNIX,), "control": (socket.AF_UNIX,),
+}  # fmt: skip
+"""Kinds of socket by name.  The control socket trusts whoever can open it: never from a network."""
 
 
-def inherited(environment: Mapping[str, str]) -> dict[str, socket.socket]:
-    """Return the sockets passed to this process, by their LISTEN_FDNAMES name.
+def inherited(environment: Mapping[str, str]) -> list[tuple[str, socket.socket]]:
+    """Return the sockets passed to this process, each with its name of LISTEN_FDNAMES.
 
-    Empty if there are none, or if LISTEN_PID names another process.  Raises AddressError if
-    LISTEN_FDS is not a number.
+    Empty if there are none, or if LISTEN_PID names another process.  Several may have one name.
+    Raises AddressError if the variables do not fit together, or a descriptor is not a socket.
     """
-    if environment.get("LISTEN_PID", str(os.getpid())) != str(os.getpid()):
-        return {}
-    count = environment.get("LISTEN_FDS", "0")
-    if not count.isdecimal():
-        raise AddressError(f"LISTEN_FDS is {count!r}, which is not a number of sockets")
-    number = int(count)
-    names = environment.get("LISTEN_FDNAMES", "").split(":")
-    return {
-        name: socket.socket(fileno=FIRST_FD + at)
-        for at, name in zip(range(number), names, strict=False)
-    }
+    pid = _number("LISTEN_PID", environment.get("LISTEN_PID", str(os.getpid())))
+    if pid != os.getpid():
+        return []
+    number = _number("LISTEN_FDS", environment.get("LISTEN_FDS", "0"))
+    names = environment.get("LISTEN_FDNAMES", "").split(":") if number else []
+    if len(names) != number or "" in names:
+        raise AddressError(
+            f"LISTEN_FDNAMES is {':'.join(names)!r}, which does not name {number} sockets: "
+            "write one name for each, with : between them"
+        )
+    sockets = []
+    for fd, name in enumerate(names, FIRST_FD):
+        try:
+            sockets.append((name, socket.socket(fileno=fd)))
+        except OSError as error:
+            _close(sockets)
+            text = f"inherited descriptor {fd} ({name!r}) is not a socket: {error.strerror}"
+            raise AddressError(text) from error
+    return sockets
+
+
+def _number(variable: str, value: str) -> int:
+    if not re.fullmatch("[0-9]{1,9}", value):
+        raise AddressError(f"{variable} is {value!r}, which is not a number")
+    return int(value)
+
+
+def _close(sockets: Iterable[tuple[str, socket.socket]]) -> None:
+    for _, sock in sockets:
+        sock.close()
 
 
 def listen_tcp(address: str) -> socket.socket:
@@ -92,23 +118,39 @@ def _remove_dead(path: str) -> None:
         os.unlink(path)
 
 
-def listening(listen: Listen, environment: Mapping[str, str]) -> dict[str, socket.socket]:
-    """Return all listening sockets by name (http, native, native-unix, control).
+def _check(name: str, sock: socket.socket) -> None:
+    """Raise AddressError if the voter cannot serve an inherited socket."""
+    families = _FAMILIES.get(name)
+    if families is None:
+        known = ", ".join(_FAMILIES)
+        raise AddressError(f"inherited socket {name!r}: the voter serves only {known}")
+    stream = sock.type == socket.SOCK_STREAM
+    if not stream or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        raise AddressError(f"inherited socket {name!r} is not a stream socket that listens")
+    if sock.family not in families:
+        kinds = " or ".join(family.name for family in families)
+        raise AddressError(f"inherited socket {name!r} is {sock.family!r}, and must be {kinds}")
+
+
+def listening(listen: Listen, environment: Mapping[str, str]) -> list[tuple[str, socket.socket]]:
+    """Return all listening sockets with their names (http, native, native-unix, control).
 
     An inherited socket takes precedence over the configuration.  Raises AddressError.
     """
     sockets = inherited(environment)
     try:
+        for name, sock in sockets:
+            _check(name, sock)
+        names = {name for name, _ in sockets}
         for name, address, listen_on in (
             ("http", listen.http, listen_tcp),
             ("native", listen.native, listen_tcp),
             ("native-unix", listen.native_unix, listen_unix),
             ("control", listen.control, listen_unix),
         ):
-            if address and name not in sockets:
-                sockets[name] = listen_on(address)
+            if address and name not in names:
+                sockets.append((name, listen_on(address)))
     except AddressError:
-        for sock in sockets.values():
-            sock.close()
+        _close(sockets)
         raise
     return sockets

@@ -18,11 +18,15 @@ from deploy.host.identity import wait_end
 from deploy.node.records import Layout
 from voter.commands.terminal import CommandError, ExitCode
 
-__all__ = ["NotUp", "ask", "stream"]
+__all__ = ["NotUp", "Unanswered", "ask", "stream"]
 
 
 class NotUp(DeployError):
     """No supervisor answers in this directory."""
+
+
+class Unanswered(CommandError):
+    """The supervisor runs and did not answer."""
 
 
 class _Connection(http.client.HTTPConnection):
@@ -45,7 +49,7 @@ def _request(
     try:
         connection.request(method, path, None if body is None else json.dumps(body))
         yield connection.getresponse()
-    except (FileNotFoundError, ConnectionRefusedError) as error:
+    except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError) as error:
         raise NotUp(
             f"no node runs in {layout.directory}",
             remedy=f"start one with `trivisor up --dir {layout.directory}`, or use another --dir",
@@ -56,12 +60,12 @@ def _request(
             remedy="run this as the user that ran `trivisor up`",
         ) from error
     except TimeoutError as error:
-        raise CommandError(
+        raise Unanswered(
             f"the supervisor in {layout.directory} did not answer within {timeout} s",
             remedy=f"see {layout.supervisor_log}",
         ) from error
     except (http.client.HTTPException, ConnectionError) as error:
-        raise CommandError(
+        raise Unanswered(
             f"the connection to the supervisor in {layout.directory} broke: {error}",
             remedy=f"see {layout.supervisor_log}",
         ) from error
@@ -96,12 +100,15 @@ def ask(
 def _wait_for_supervisor(layout: Layout, patience: float) -> None:
     """Wait while only the watchdog runs, which may start the next supervisor."""
     deadline = time.monotonic() + patience
-    while not _listens(layout) and layout.known:
-        watchdog = layout.find_watchdog()
+    while patience > 0 and not _listens(layout):
+        from deploy.node.processes import find_processes  # noqa: PLC0415 - slow, rarely needed
+
+        watchdogs = [each for each in find_processes(layout) if each.name == "watchdog"]
         left = deadline - time.monotonic()
-        if watchdog is None or left <= 0:
+        if not watchdogs or left <= 0:
             return
-        wait_end(watchdog.pid, min(left, 0.05))  # no event reports that the socket is served
+        # No event reports that the socket is served.
+        wait_end(watchdogs[0].identity.pid, min(left, 0.05))
 
 
 def _listens(layout: Layout) -> bool:

@@ -6,16 +6,18 @@ from pathlib import Path
 
 import click
 
-from deploy.commands.control_client import NotUp, ask
+from deploy.commands.control_client import NotUp, Unanswered, ask
 from deploy.commands.options import StepPrinter, directory_option, json_option, layout_of
 from deploy.host.identity import wait_end
 from deploy.node.records import Layout, Lock
-from voter.commands.terminal import CommandError, print_json, quiet_logs
+from voter.commands.terminal import print_json, quiet_logs
 
 __all__ = ["down"]
 
+ANSWER_DEADLINE = 10.0
+"""Seconds for the supervisor to accept the order; after that its node is ended without it."""
 DOWN_DEADLINE = 60.0
-"""Seconds that a supervisor may take to end everything it owns."""
+"""Seconds that a supervisor may take to end everything it owns; after that it is killed."""
 
 
 @click.command()
@@ -24,43 +26,39 @@ DOWN_DEADLINE = 60.0
 def down(directory: Path | None, as_json: bool) -> None:
     """Stop a node; nothing of it is left running.
 
-    If its supervisor was killed, end the processes that are provably the node's.
+    Its processes are found by the directory itself, also if its supervisor was killed or does not
+    answer, or if the directory was moved or deleted.
     """
-    layout = layout_of(directory)
-    progress = StepPrinter(quiet=as_json)
-    try:
-        pid = ask(layout, "GET", "/status", patience=0.0)["supervisor"]["pid"]
-        ask(layout, "POST", "/down")
-    except NotUp:
-        if not layout.known:
-            raise
-        _end_orphans(layout, progress, as_json=as_json)
-        return
-    _wait_gone(layout, pid)
-    if as_json:
-        print_json({"ended": ["supervisor"]})
-    else:
-        progress("the node is down")
-
-
-def _wait_gone(layout: Layout, pid: int) -> None:
-    """Wait until the supervisor has ended.  Raises CommandError if it takes too long."""
-    if not wait_end(pid, DOWN_DEADLINE) or Lock(layout).holder() is not None:
-        raise CommandError(
-            f"the supervisor (process {pid}) has not ended after {DOWN_DEADLINE:g} s",
-            remedy=f"see {layout.supervisor_log}; kill it and run `trivisor down` again",
-        )
-
-
-def _end_orphans(layout: Layout, progress: StepPrinter, *, as_json: bool) -> None:
-    from deploy.node.configuration import make_machines  # noqa: PLC0415 - rarely needed
+    from deploy.node.configuration import make_machines  # noqa: PLC0415 - slow
     from deploy.node.orphans import end_orphans  # noqa: PLC0415
 
     quiet_logs()
-    ended = end_orphans(layout, make_machines, progress)
-    if not ended:
+    layout = layout_of(directory)
+    progress = StepPrinter(quiet=as_json)
+    asked = _ask(layout, progress)
+    ended = end_orphans(layout, make_machines, progress)  # what a supervisor may have left
+    if not asked and not ended:
         raise NotUp(f"no node runs in {layout.directory}", remedy="start one with `trivisor up`")
+    if asked and "supervisor" not in ended:
+        ended = ["supervisor", *ended]
     if as_json:
         print_json({"ended": ended})
+    elif ended == ["supervisor"]:
+        progress("the node is down")
     else:
-        progress(f"ended {', '.join(ended)}")
+        progress(f"the node is down: ended {', '.join(ended)}")
+
+
+def _ask(layout: Layout, progress: StepPrinter) -> bool:
+    """Have the supervisor take the node down; return whether one answered."""
+    pid = Lock(layout).holder()
+    try:
+        ask(layout, "POST", "/down", timeout=ANSWER_DEADLINE, patience=0.0)
+    except NotUp:
+        return False
+    except Unanswered as error:
+        progress(str(error))
+        return False
+    if pid is not None and not wait_end(pid, DOWN_DEADLINE):
+        progress(f"the supervisor (process {pid}) has not ended after {DOWN_DEADLINE:g} s")
+    return True

@@ -9,14 +9,15 @@ from pathlib import Path
 import click
 
 from deploy.host.spawn import python_command, python_environment
+from voter.commands.parameters import existing_file, output_file
 
 __all__ = ["function"]
 
 
 @click.command()
-@click.option("--key", required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path),
+@click.option("--key", required=True, type=existing_file(),
               help="The key, as hexadecimal digits (`openssl rand -hex 32`).")  # fmt: skip
-@click.option("--listen", required=True, type=click.Path(path_type=Path),
+@click.option("--listen", required=True, type=output_file(),
               help="Path of the unix socket.")  # fmt: skip
 @click.option("--function", "name", default="hmac-sha256", show_default=True,
               help="hmac-sha256, or a Python file with one guests.function.Function.")  # fmt: skip

@@ -18,7 +18,8 @@ from deploy.host.files import LogFile, check_socket_paths, read_tail, sync_direc
 from deploy.host.spawn import python_command, python_environment
 from deploy.machine.accel import decide
 from deploy.machine.spec import Progress
-from deploy.node.orphans import find_orphans, stop_watchdog
+from deploy.node.orphans import stop_watchdog
+from deploy.node.processes import find_orphans, find_processes
 from deploy.node.records import (
     Layout,
     Lock,
@@ -47,9 +48,16 @@ def prepare_node(layout: Layout, settings: Settings, progress: Progress) -> Node
         raise already_up(layout, holder)
     orphans = find_orphans(layout)
     if orphans:
+        names = ", ".join(f"{name} (process {pid})" for name, pid in orphans.items())
+        here = f"{layout.directory}/"
+        if not all(here in each.place for each in find_processes(layout) if each.name in orphans):
+            raise AlreadyUp(
+                f"{names} run without a supervisor, and were started when {layout.directory} was "
+                "at another path",
+                remedy="end them with `trivisor down`; the next `up` continues from the journal",
+            )
         stop_watchdog(layout, signal.SIGHUP)  # this command starts the next supervisor
         record = layout.read_node()
-        names = ", ".join(f"{name} (process {pid})" for name, pid in orphans.items())
         if record.settings != settings:
             raise AlreadyUp(
                 f"{names} of the node in {layout.directory} run without a supervisor, and the "
@@ -140,7 +148,8 @@ def follow_start(layout: Layout, progress: Progress) -> dict[str, Any]:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            env=python_environment(),
+            env=python_environment("watchdog") | {"TRIVISOR_CACHE": str(cache_directory())},
+            cwd=layout.directory,  # by which its processes are found: see deploy.node.orphans
             pass_fds=[theirs],
             start_new_session=True,
         )

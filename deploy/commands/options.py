@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from deploy.node.records import Layout
+from voter.commands.parameters import node_directory
 from voter.commands.terminal import default_directory, warn
 
 __all__ = ["StepPrinter", "directory_option", "json_option", "layout_of"]
@@ -16,7 +17,7 @@ __all__ = ["StepPrinter", "directory_option", "json_option", "layout_of"]
 directory_option = click.option(
     "--dir",
     "directory",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=node_directory(),
     help="The node's directory (default: $TRIVISOR_DIR, else in $XDG_STATE_HOME).",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
@@ -13,6 +14,7 @@ import click
 from deploy.commands.control_client import NotUp, ask, stream
 from deploy.commands.options import directory_option, json_option, layout_of
 from deploy.node.records import Layout
+from voter.commands.parameters import Integer
 from voter.commands.terminal import ExitCode, console, print_json, warn
 
 if TYPE_CHECKING:
@@ -45,7 +47,7 @@ def status(directory: Path | None, as_json: bool) -> int:
 
 def _report_orphans(layout: Layout, *, as_json: bool) -> bool:
     """Print the processes that a killed supervisor left; return whether there are any."""
-    from deploy.node.orphans import find_orphans  # noqa: PLC0415 - rarely needed
+    from deploy.node.processes import find_orphans  # noqa: PLC0415 - rarely needed
 
     orphans = find_orphans(layout)
     if not orphans:
@@ -70,7 +72,8 @@ def _watchdog_message(layout: Layout) -> str | None:
 
     for line in reversed(read_tail(layout.supervisor_log, 50)):
         if f'"{LOG_PREFIX}' in line:
-            return str(json.loads(line)["event"])
+            with contextlib.suppress(ValueError):  # a full disk has cut it
+                return str(json.loads(line)["event"])
     return None
 
 
@@ -146,7 +149,8 @@ def guest_table(state: dict[str, Any]) -> Table:
 @click.command()
 @click.argument("name", required=False)
 @directory_option
-@click.option("--lines", "-n", default=50, show_default=True, help="Number of lines.")
+@click.option("--lines", "-n", type=Integer(1, 1_000_000), default=50, show_default=True,
+              help="Number of lines.")  # fmt: skip
 @click.option("--follow", "-f", is_flag=True, help="Without NAME: print events as they happen.")
 @json_option
 def logs(name: str | None, directory: Path | None, lines: int, follow: bool, as_json: bool) -> None:

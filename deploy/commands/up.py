@@ -6,26 +6,42 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from deploy.commands.options import StepPrinter, directory_option, json_option, layout_of
 from deploy.commands.status import guest_table
 from deploy.node.records import DURABILITY_GUARANTEES, Durability, Layout, Settings
+from voter.commands.parameters import (
+    DAY,
+    MEMORY,
+    Integer,
+    LibvirtUri,
+    ListenAddress,
+    Number,
+    VotePolicy,
+    existing_directory,
+    existing_file,
+)
 from voter.commands.terminal import CommandError, ExitCode, console, print_json, quiet_logs
+
+if TYPE_CHECKING:
+    from voter.core import Policy
 
 __all__ = ["up"]
 
 
 @click.command()
 @directory_option
-@click.option("--guests", type=click.IntRange(1, 9), help="Number of guests  [default: 3]")
-@click.option("--vote", help="m/n: m of n guests must agree  [default: a majority]")
+@click.option("--guests", type=Integer(1, 9), help="Number of guests  [default: 3]")
+@click.option(
+    "--vote", type=VotePolicy(), help="m/n: m of n guests must agree  [default: a majority]"
+)
 @click.option("--service", default="kv", show_default=True, help="kv, static, or a Python file.")
 @click.option(
     "--content",
-    type=click.Path(path_type=Path),
+    type=existing_directory(),
     help="Directory for the service static.",
 )
 @click.option(
@@ -35,12 +51,31 @@ __all__ = ["up"]
     show_default=True,
     help="Accelerator of the guests; auto chooses KVM if it boots a guest.",
 )
-@click.option("--connect", default="qemu:///embed", show_default=True, help="URI of libvirt.")
-@click.option("--http", default="127.0.0.1:8080", show_default=True, help="HOST:PORT to serve on.")
-@click.option("--native", help="HOST:PORT for native clients (in addition to the unix socket).")
-@click.option("--memory", default=128, show_default=True, help="Memory of each guest in MiB.")
 @click.option(
-    "--boot-deadline", default=60.0, show_default=True, help="Seconds a guest may take to boot."
+    "--connect",
+    type=LibvirtUri(),
+    default="qemu:///embed",
+    show_default=True,
+    help="URI of libvirt.",
+)
+@click.option(
+    "--http",
+    type=ListenAddress(),
+    default="127.0.0.1:8080",
+    show_default=True,
+    help="Address to serve on.",
+)
+@click.option("--native", type=ListenAddress(),
+              help="Address for native clients (in addition to the unix socket).")  # fmt: skip
+@click.option(
+    "--memory", type=MEMORY, default=128, show_default=True, help="Memory of each guest in MiB."
+)
+@click.option(
+    "--boot-deadline",
+    type=Number(1, DAY, "seconds"),
+    default=60.0,
+    show_default=True,
+    help="Seconds a booting guest may make no progress.",
 )
 @click.option("--allow-faults", is_flag=True, help="Allow `trivisor inject`.")
 @click.option("--repair", type=click.Choice(["auto", "off"]), default="auto", show_default=True,
@@ -55,14 +90,14 @@ __all__ = ["up"]
 )
 @click.option("--function", metavar="guest|unix:PATH",
               help="Require signed requests: each guest checks them, or F at PATH.")  # fmt: skip
-@click.option("--key", type=click.Path(path_type=Path), help="With --function guest: its key file.")
+@click.option("--key", type=existing_file(), help="With --function guest: its key file.")
 @click.option("--fresh", is_flag=True, help="Delete this directory's old journal first.")
 @click.option("--yes", is_flag=True, help="With --fresh: do not ask for confirmation.")
 @json_option
 def up(  # noqa: PLR0913 - one for each option
     directory: Path | None,
     guests: int | None,
-    vote: str | None,
+    vote: Policy | None,
     service: str,
     content: Path | None,
     accel: Literal["auto", "kvm", "tcg"],
@@ -90,8 +125,8 @@ def up(  # noqa: PLR0913 - one for each option
     from voter.core import Policy  # noqa: PLC0415
 
     if guests is None:
-        guests = Policy.parse(vote).of if vote is not None else 3
-    policy = Policy.parse(vote if vote is not None else f"{guests // 2 + 1}/{guests}")
+        guests = vote.of if vote is not None else 3
+    policy = vote or Policy(guests // 2 + 1, guests)
     if policy.of != guests:
         raise CommandError(
             f"--vote {policy} needs {policy.of} guests, but --guests is {guests}",

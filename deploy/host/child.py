@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import IO
 
 from deploy.host.identity import ProcessIdentity, boot_id, identify
@@ -40,6 +41,7 @@ class Child:
         env: Mapping[str, str] | None = None,
         pass_fds: Sequence[int] = (),
         stdin: socket.socket | None = None,
+        cwd: Path | None = None,
         stdout: IO[bytes] | int | None = None,
     ) -> Child:
         """Start a process in its own session, its output going to ``log``.  Raises OSError."""
@@ -50,6 +52,7 @@ class Child:
             stderr=log,
             env=env,
             pass_fds=pass_fds,
+            cwd=cwd,
             start_new_session=True,
         )
         try:

@@ -1,4 +1,4 @@
-"""Files: atomic replacement, logs of bounded size, the length of socket paths."""
+"""Files: atomic replacement, logs of bounded size, room on the disk, lengths of socket paths."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from deploy.errors import PathTooLong
 __all__ = [
     "SOCKET_PATH_LIMIT",
     "LogFile",
+    "LogStream",
     "check_socket_paths",
+    "lack_of_room",
     "read_tail",
     "sync_directory",
     "temporary_name",
@@ -30,6 +32,9 @@ SOCKET_PATH_LIMIT = 107
 """Bytes in a unix socket's path: 108 in the kernel's structure, with the closing zero."""
 
 
+ROOM = 1 << 20
+"""Bytes that must be free for the small files of a node: records, sockets, libvirt's own."""
+
 # ---- atomic replacement
 
 
@@ -41,9 +46,12 @@ def temporary_name(path: Path) -> Path:
 def write_whole(path: Path, body: bytes, *, mode: int = 0o644) -> None:
     """Replace ``path`` by ``body`` atomically and durably.
 
-    A reader sees the old content or the new one.  One writer at a time.  Raises OSError; the old
-    content is then unchanged.
+    A reader sees the old content or the new one.  One writer at a time.  Writes nothing if the
+    content is the same, so that this also succeeds on a full disk.  Raises OSError; the old content
+    is then unchanged.
     """
+    if path.exists() and path.stat().st_size == len(body) and path.read_bytes() == body:
+        return
     temporary = temporary_name(path)
     try:
         with temporary.open("wb") as file:
@@ -76,6 +84,36 @@ def sync_directory(directory: Path) -> None:
 # ---- logs
 
 
+class LogStream:
+    """Standard error without a buffer, for structlog.  A full disk ends no process that uses it.
+
+    A line that cannot be written is lost, and the next one that can be reports how many were.
+    """
+
+    def __init__(self) -> None:
+        self._lost = 0
+        self._reason = ""
+
+    def write(self, text: str) -> None:
+        """Write whole lines, or count them as lost."""
+        try:
+            if self._lost:
+                note = {"event": "log lines lost", "lines": self._lost, "reason": self._reason}
+                self._write(b"\n" + msgspec.json.encode(note) + b"\n")  # it ends a partial line
+                self._lost = 0
+            self._write(text.encode(errors="replace"))
+        except OSError as error:
+            self._lost += text.count("\n")
+            self._reason = error.strerror or str(error)
+
+    def flush(self) -> None:
+        """Do nothing: nothing is buffered."""
+
+    def _write(self, data: bytes) -> None:
+        while data:
+            data = data[os.write(2, data) :]
+
+
 class LogFile:
     """A log at ``path``; what was trimmed last is at ``path`` + ``.1``.
 
@@ -87,8 +125,16 @@ class LogFile:
         self._limit = limit
 
     def open(self) -> IO[bytes]:
-        """Open it for a process to write to.  Raises OSError."""
-        fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        """Open it for a process to write to; if that fails, the process runs without a log."""
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
+        try:
+            fd = os.open(self.path, flags | os.O_CREAT, 0o600)
+        except OSError as error:
+            import structlog  # noqa: PLC0415 - slow, rarely needed
+
+            _log = structlog.get_logger(__name__)
+            _log.error("a process runs without a log", path=str(self.path), reason=str(error))
+            fd = os.open(os.devnull, flags)
         return os.fdopen(fd, "wb", buffering=0)
 
     def trim(self) -> None:
@@ -99,11 +145,37 @@ class LogFile:
 
 
 def read_tail(path: Path, count: int) -> list[str]:
-    """Return the last ``count`` lines of a text file; none if there is no file."""
-    if not path.exists():
-        return []
-    with path.open(encoding="utf-8", errors="replace") as file:
-        return [line.rstrip("\n") for line in deque(file, maxlen=count)]
+    """Return the last ``count`` lines of a log, also of what was trimmed; none without a file."""
+    lines: deque[str] = deque(maxlen=count)
+    for each in (path.with_name(path.name + ".1"), path):
+        if each.exists():
+            with each.open(encoding="utf-8", errors="replace", newline="\n") as file:
+                lines.extend(line.rstrip("\n") for line in file)
+    return list(lines)
+
+
+# ---- room
+
+
+def lack_of_room(directory: Path, room: int = ROOM) -> str:
+    """Return why ``room`` bytes cannot be written below a directory, as text; empty if they can.
+
+    A quota or a failing disk only shows when something is written.
+    """
+    try:
+        found = os.statvfs(directory)
+    except OSError as error:
+        return f"{directory}: {error.strerror}"
+    if found.f_flag & os.ST_RDONLY:
+        return f"{directory}: the file system is mounted read-only"
+    if not os.access(directory, os.W_OK | os.X_OK):
+        return f"{directory}: no permission to write"
+    free = (found.f_bfree if os.geteuid() == 0 else found.f_bavail) * found.f_frsize
+    if free < room:
+        return f"{directory}: {free >> 20} MiB are free, and {-(-room >> 20)} MiB may be needed"
+    if found.f_files and not found.f_ffree:
+        return f"{directory}: the file system has no free inode"
+    return ""
 
 
 # ---- paths of sockets

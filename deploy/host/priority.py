@@ -15,7 +15,7 @@ from pathlib import Path
 
 import structlog
 
-__all__ = ["LOWEST", "set_lowest", "set_nice"]
+__all__ = ["LOWEST", "Yielding", "set_lowest", "set_nice"]
 
 LOWEST = 19
 """The lowest priority: about 4 % of a CPU that a guest at nice 5 also wants, and all idle time."""
@@ -64,6 +64,35 @@ async def set_lowest(pid: int, *, revertible_to: int) -> bool:
         _log.warning("cannot lower a guest's priority", pid=pid, error=str(error))
         return False
     return threads or group
+
+
+class Yielding:
+    """Which of a guest's QEMUs, one after another, has the lowest priority instead of `nice`."""
+
+    def __init__(self, nice: int) -> None:
+        self._nice = nice
+        self._lowered: int | None = None  # the pid of a QEMU that has the lowest priority
+        self._irreversible: int | None = None  # the pid of one whose priority cannot be raised
+
+    def yields(self, pid: int | None) -> bool:
+        """Return whether this QEMU has the lowest priority."""
+        return pid is not None and self._lowered == pid
+
+    async def set(self, pid: int | None, yields: bool) -> None:
+        """Lower this QEMU's priority, or raise it again; do nothing if that is impossible."""
+        if pid is None or yields == self.yields(pid) or (yields and pid == self._irreversible):
+            return
+        if yields:
+            self._lowered = pid
+            if await set_lowest(pid, revertible_to=self._nice):
+                return
+            self._irreversible = pid
+        if await set_nice(pid, nice=self._nice):
+            self._lowered = None
+
+    async def end(self, pid: int) -> None:
+        """Give a QEMU whose priority is unknown the value `nice`."""
+        self._lowered = None if await set_nice(pid, nice=self._nice) else pid
 
 
 def _set_threads(pid: int, nice: int) -> None:

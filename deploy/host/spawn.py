@@ -12,7 +12,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
-__all__ = ["become_subreaper", "end_with_parent", "python_command", "python_environment"]
+__all__ = [
+    "PROCESS_NAME",
+    "become_subreaper",
+    "end_with_parent",
+    "python_command",
+    "python_environment",
+]
+
+PROCESS_NAME = "TRIVISOR_PROCESS"
+"""The environment variable that says what a process of a node is.  Its working directory is the
+node's, so that it is found without a record and after the directory was moved."""
 
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -25,11 +35,16 @@ def python_command(module: str, *arguments: str | os.PathLike[str]) -> list[str]
     return [sys.executable, "-m", module, *(os.fspath(each) for each in arguments)]
 
 
-def python_environment() -> dict[str, str]:
-    """Return the environment in which `python_command` finds the module from any directory."""
-    inherited = os.environ.get("PYTHONPATH")
-    path = f"{_ROOT}{os.pathsep}{inherited}" if inherited else str(_ROOT)
-    return os.environ | {"PYTHONPATH": path}
+def python_environment(name: str = "") -> dict[str, str]:
+    """Return the environment in which `python_command` finds the module from any directory.
+
+    ``name`` says what the process is (PROCESS_NAME).
+    """
+    inherited = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    path = [str(_ROOT), *(os.path.abspath(each) for each in inherited if each)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path), PROCESS_NAME: name}
+    # Without it a Python file in the working directory would replace a module of that name.
+    return environment | {"PYTHONSAFEPATH": "1"}
 
 
 def become_subreaper() -> None:

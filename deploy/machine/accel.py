@@ -1,7 +1,9 @@
-"""Choose KVM or TCG by booting a guest under a deadline, because /dev/kvm can be misleading.
+"""Choose KVM or TCG by booting a guest, because /dev/kvm can be misleading.
 
 On some hosts /dev/kvm opens, a VM can be created and libvirt lists it, but a guest's kernel never
-prints a byte.  The decision is cached until the host or QEMU change.
+prints a byte.  On others KVM works and is slow, inside another VM for example: the guest is judged
+by its progress (`boot_watch`).  The decision is cached until the host or QEMU change, unless the
+guest was only slow.
 """
 
 from __future__ import annotations
@@ -11,7 +13,6 @@ import os
 import platform
 import stat
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -20,24 +21,21 @@ import structlog
 
 from deploy.errors import CannotRunHere
 from deploy.host.files import write_json
-from deploy.machine.spec import READY_LINE, AcceleratorName
-from guests.image import COMMAND_LINE, Image
+from deploy.machine.accel_probe import probe, start_qemu
+from deploy.machine.spec import AcceleratorName, Progress
+from guests.image import Image
 
 __all__ = [
     "Accelerator",
     "AcceleratorFacts",
     "decide",
-    "probe_kvm",
     "read_facts",
 ]
 
-PROBE_DEADLINE = 5.0
-"""Seconds; with a working KVM a guest is ready in less than 2."""
+SLOW_AFTER = 15.0
+"""Seconds until KVM counts as slow; with a working KVM a guest is ready in less than 2."""
 
-_EMULATOR = "qemu-system-x86_64"
 _RECORD = "accelerator.json"
-_MEMORY_MIB = 128
-_LONGEST_OUTPUT = 256 * 1024
 
 _log = structlog.get_logger(__name__)
 
@@ -71,13 +69,13 @@ async def decide(
     image: Image,
     cache: Path,
     requested: Literal["auto", "kvm", "tcg"] = "auto",
-    progress: Callable[[str], None] = lambda _: None,
+    progress: Progress = lambda _: None,
 ) -> Accelerator:
     """Return the accelerator for guests of `image` on this host.
 
-    `auto` chooses KVM if it boots a guest, else TCG.  `kvm` never chooses TCG: it raises
-    CannotRunHere if KVM boots no guest.  `cache` is a directory.  Raises CannotRunHere without
-    QEMU.
+    `auto` chooses KVM if it boots a guest (a slow KVM: before TCG does), else TCG.  `kvm` never
+    chooses TCG: it raises CannotRunHere if KVM boots no guest.  `cache` is a directory.  Raises
+    CannotRunHere without QEMU.
     """
     if requested == "tcg":
         return Accelerator(name="tcg", reason="requested")
@@ -90,58 +88,53 @@ async def decide(
         return cached
     impossible = _impossible(facts)
     if impossible is not None and (requested == "auto" or facts.device is None):
-        choice = Accelerator(name="tcg", reason=impossible)
+        choice, final = Accelerator(name="tcg", reason=impossible), True
     else:
-        progress(f"trying KVM: a guest has {PROBE_DEADLINE:g} s to boot")
-        choice = await probe_kvm(image)
+        progress("trying KVM: booting a guest")
+        choice, final = await _choose(image, progress, alternative=requested == "auto")
     if requested == "kvm" and choice.name != "kvm":
         raise CannotRunHere(
             f"KVM does not work here: {choice.reason}",
             remedy="use --accel tcg (slower, works everywhere), or a host with (nested) KVM",
         )
-    _write(cache, _Record(facts=facts, choice=choice))
+    if final:
+        _write(cache, _Record(facts=facts, choice=choice))
     seconds = round(time.monotonic() - begin, 2)
     _log.info("accelerator", name=choice.name, reason=choice.reason, seconds=seconds)
     return choice
 
 
-async def probe_kvm(image: Image, *, deadline: float = PROBE_DEADLINE) -> Accelerator:
-    """Boot a guest under KVM; return KVM if it becomes ready within `deadline` seconds, else TCG.
+async def _choose(
+    image: Image, progress: Progress, *, alternative: bool
+) -> tuple[Accelerator, bool]:
+    """Return KVM if it boots a guest, else TCG, and whether another try would choose the same.
 
-    Starts QEMU directly, because this tests KVM and not libvirt.
+    With `alternative`, a KVM that is slow has to be faster than TCG: inside another VM either can
+    be too slow to use.
     """
-    begin = time.monotonic()
-    process = await _start_qemu(
-        "-accel", "kvm", "-cpu", "host", "-machine", "q35", "-m", str(_MEMORY_MIB),
-        "-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio",
-        "-kernel", str(image.kernel), "-initrd", str(image.initrd), "-append", COMMAND_LINE,
-        "-device", "virtio-serial-pci", "-chardev", "null,id=link",
-        "-device", "virtserialport,chardev=link,name=trivisor.link",
-    )  # fmt: skip
-    console = bytearray()
+    kvm = asyncio.create_task(probe(image, "kvm", progress))
+    tasks = {kvm}
     try:
-        async with asyncio.timeout(deadline):
-            ready = await _read_until_ready(process, console)
-    except TimeoutError:
-        printed = f"{len(console)} bytes on its console" if console else "an empty console"
-        return Accelerator(
-            name="tcg", reason=f"a guest under KVM hung: {printed} in {deadline:g} s"
-        )
+        await asyncio.wait(tasks, timeout=SLOW_AFTER if alternative else None)
+        if not kvm.done():
+            progress("KVM is slow here: comparing it with TCG")
+            tcg = asyncio.create_task(probe(image, "tcg", progress))
+            tasks.add(tcg)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if not kvm.done() and tcg.result().ready:
+                reason = "a guest under KVM was slower: " + tcg.result().outcome
+                return Accelerator(name="tcg", reason=reason), True
+        found = await kvm
+        return Accelerator(name="kvm" if found.ready else "tcg", reason=found.outcome), found.final
     finally:
-        if process.returncode is None:
-            process.kill()
-        _, errors = await process.communicate()  # reads the pipes to their end and closes them
-    if ready:
-        seconds = time.monotonic() - begin
-        return Accelerator(name="kvm", reason=f"a guest under KVM was ready in {seconds:.1f} s")
-    lines = errors.decode(errors="replace").strip().splitlines()
-    last = lines[-1] if lines else "without a message"
-    return Accelerator(name="tcg", reason=f"QEMU ended: {last}")
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
 
 
 async def read_facts() -> AcceleratorFacts:
     """Return this host's facts.  Raises CannotRunHere without QEMU."""
-    process = await _start_qemu("--version")
+    process = await start_qemu("--version")
     version, _ = await process.communicate()
     model, flag = "", None
     for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -177,32 +170,6 @@ def _device(path: Path) -> str | None:
     usable = os.access(path, os.R_OK | os.W_OK)
     mode, number = stat.filemode(status.st_mode), f"{os.major(status.st_rdev)}:{status.st_rdev}"
     return f"{number} {mode} {status.st_uid}:{status.st_gid} {'usable' if usable else 'denied'}"
-
-
-async def _start_qemu(*arguments: str) -> asyncio.subprocess.Process:
-    try:
-        return await asyncio.create_subprocess_exec(
-            _EMULATOR,
-            *arguments,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-    except FileNotFoundError as error:
-        raise CannotRunHere(
-            f"{_EMULATOR} is missing", remedy="install it: apt-get install qemu-system-x86"
-        ) from error
-
-
-async def _read_until_ready(process: asyncio.subprocess.Process, console: bytearray) -> bool:
-    """Collect the guest's output until it is ready (True) or its output ends (False)."""
-    assert process.stdout is not None
-    while data := await process.stdout.read(4096):
-        console += data
-        if READY_LINE.encode() in console:
-            return True
-        del console[:-_LONGEST_OUTPUT]
-    return False
 
 
 def _read(cache: Path, facts: AcceleratorFacts) -> Accelerator | None:

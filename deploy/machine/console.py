@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import deque
+from collections.abc import Callable
 
 import structlog
 
@@ -31,7 +32,7 @@ class Console:
         self._lines: deque[str] = deque()
         self._bytes = 0
         self._partial = b""
-        self._waiting: list[tuple[str, asyncio.Future[str]]] = []
+        self._listeners: list[Callable[[str], None]] = []
 
     def feed(self, data: bytes) -> None:
         """Add bytes that the guest printed."""
@@ -40,7 +41,9 @@ class Console:
             whole.append(self._partial[:_LONGEST_LINE])
             self._partial = self._partial[_LONGEST_LINE:]
         for line in whole:
-            self._add(line)
+            text = self._add(line)
+            for callback in list(self._listeners):
+                callback(text)
 
     def mark(self, text: str) -> None:
         """Add a line of the host, for example that the guest was restarted."""
@@ -56,11 +59,10 @@ class Console:
             lines.append(_clean(self._partial))
         return lines[-count:] if count > 0 else []
 
-    def line(self, prefix: str) -> asyncio.Future[str]:
-        """Return a future for the next line that starts with `prefix`; cancel it to stop."""
-        future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._waiting.append((prefix, future))
-        return future
+    def listen(self, callback: Callable[[str], None]) -> Callable[[], None]:
+        """Call `callback` with each line the guest prints; the returned function ends that."""
+        self._listeners.append(callback)
+        return lambda: self._listeners.remove(callback)
 
     async def take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Add what `reader` delivers until its end, then close `writer`."""
@@ -72,20 +74,14 @@ class Console:
         finally:
             writer.close()
 
-    def _add(self, raw: bytes) -> None:
+    def _add(self, raw: bytes) -> str:
         line = _clean(raw)
         self._lines.append(line)
         # One byte more than its length, for its line end, so that empty lines are bounded too.
         self._bytes += len(line) + 1
         while self._bytes > self._limit:
             self._bytes -= len(self._lines.popleft()) + 1
-        for item in list(self._waiting):
-            prefix, future = item
-            if future.done():
-                self._waiting.remove(item)
-            elif line.startswith(prefix):
-                future.set_result(line)
-                self._waiting.remove(item)
+        return line
 
 
 def _clean(raw: bytes) -> str:

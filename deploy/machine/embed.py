@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import filecmp
 import os
 import shutil
 from pathlib import Path
 
 import structlog
+
+from deploy.host.files import write_whole
 
 __all__ = ["keep_capabilities", "prepare_root"]
 
@@ -65,12 +68,15 @@ def prepare_root(root: Path, *, capabilities: Path | None = None) -> None:
     root.chmod(0o700)
     conf = root / "etc" / "qemu.conf"
     conf.parent.mkdir(exist_ok=True)
-    conf.write_text(_CONF.format(uid=os.geteuid(), gid=os.getegid()))
+    write_whole(conf, _CONF.format(uid=os.geteuid(), gid=os.getegid()).encode())
     for log in (root / "log" / "qemu").glob("*.log"):
         if log.stat().st_size > _LONGEST_LOG:
             os.truncate(log, 0)
     if capabilities is not None and capabilities.is_dir():
-        _copy(capabilities, root / _CAPABILITIES)
+        try:
+            _copy(capabilities, root / _CAPABILITIES)
+        except OSError as error:
+            _log.warning("cannot use the cache of QEMU's capabilities", error=str(error))
 
 
 def keep_capabilities(root: Path, capabilities: Path) -> None:
@@ -84,6 +90,8 @@ def keep_capabilities(root: Path, capabilities: Path) -> None:
 def _copy(source: Path, target: Path) -> None:
     target.mkdir(parents=True, exist_ok=True, mode=0o700)
     for file in source.glob("*.xml"):
+        if (target / file.name).exists() and filecmp.cmp(file, target / file.name):
+            continue  # so that this also succeeds on a full disk
         # Renamed into place: another node may read it at this moment.
         temporary = target / f".{file.name}.{os.getpid()}"
         shutil.copy2(file, temporary)

@@ -22,25 +22,28 @@ from typing import Literal
 import structlog
 
 from deploy.errors import GuestNeverReady, HypervisorFailed, WrongState
-from deploy.host.priority import set_lowest, set_nice
+from deploy.host.priority import Yielding, set_nice
 from deploy.machine import qemu
+from deploy.machine.boot_watch import OVERALL, BootWatch, watch_boot
 from deploy.machine.console import Console
 from deploy.machine.debug_stub import debug_stub
 from deploy.machine.domain_xml import domain_xml
 from deploy.machine.hypervisor import Domain, DomainChange, Hypervisor, RunState, finish
 from deploy.machine.spec import (
-    READY_LINE,
     TRANSITIONS,
     GuestEvent,
     GuestSpec,
     GuestState,
+    Progress,
     RestoreMethod,
 )
 
-__all__ = ["BOOT_DEADLINE", "Guest"]
+__all__ = ["Guest"]
 
 BOOT_DEADLINE = 60.0
-"""Seconds; 4 are usual, 20 to 40 were measured for three guests on two busy cores."""
+"""Seconds that a booting guest may make no progress (see `boot_watch`); boots take 4."""
+BOOT_ATTEMPTS = 3
+"""Boots in a row, if the kernel panics or QEMU ends: on a busy host both can be bad luck."""
 _SNAPSHOT = "clean"
 _MONITOR_TIMEOUT = 3.0
 """Seconds for `loadvm` in a running QEMU (0.1 to 0.2 measured); after that QEMU is killed."""
@@ -48,6 +51,8 @@ _SAVE_TIMEOUT = 30.0
 _CLEAR_TIMEOUT = 40.0
 """Seconds for libvirt to notice that a QEMU has ended: 0.2 measured, or as long as init takes to
 reap an adopted one."""
+
+_ENDED = "its QEMU ended"
 
 _log = structlog.get_logger(__name__)
 
@@ -76,11 +81,11 @@ class Guest:
         self._xml = domain_xml(spec, node_uuid=node_uuid, run_as=run_as)
         self._domain: Domain | None = None
         self._process: qemu.QemuProcess | None = None
-        self._lowered: int | None = None  # the pid of a QEMU that has the lowest priority
-        self._irreversible: int | None = None  # the pid of one whose priority cannot be raised
+        self._yielding = Yielding(spec.nice)
         self._lock = asyncio.Lock()
         self._subscribers: list[Callable[[GuestEvent], object]] = []
         self._tasks: set[asyncio.Task[None]] = set()
+        self._booting: BootWatch | None = None
         self._ending = ""  # why its QEMU ends, for the log
 
     def attach(self, hypervisor: Hypervisor) -> None:
@@ -120,15 +125,15 @@ class Guest:
         self._subscribers.append(callback)
         return lambda: self._subscribers.remove(callback)
 
-    async def boot(self, deadline: float | None = None) -> None:
-        """Start it cold and wait for its ready line.
+    async def boot(self, progress: Progress = lambda _: None) -> None:
+        """Start it cold and wait for its ready line; start it again if it panics.
 
         Its link does not exist yet: `snapshot_clean` or `open_link` makes it.  Raises
-        GuestNeverReady `deadline` seconds after its CPU started (the VM is ended then),
-        HypervisorFailed if QEMU cannot be started.
+        GuestNeverReady after BOOT_ATTEMPTS boots that failed, or one that made no progress (the VM
+        is ended then), HypervisorFailed if QEMU cannot be started.
         """
         async with self._lock:
-            await self._boot(deadline)
+            await self._boot(progress)
 
     async def snapshot_clean(self) -> None:
         """Take the clean snapshot and open the link."""
@@ -140,10 +145,10 @@ class Guest:
         with contextlib.suppress(FileNotFoundError):
             Path(self.spec.bound_link).replace(self.spec.link_socket)
 
-    async def restore(self, deadline: float | None = None) -> RestoreMethod:
+    async def restore(self) -> RestoreMethod:
         """Restore its clean snapshot, whatever its state, by the fastest method that works.
 
-        `deadline` is in seconds and for a cold boot.  Raises what `boot` raises.
+        Raises what `boot` raises.
         """
         self._attached()
         async with self._lock:
@@ -155,7 +160,7 @@ class Guest:
             elif await self._start_from_snapshot() or await self._start_from_snapshot():
                 path = "start"  # tried twice: a cold boot costs far more
             else:
-                await self._boot(deadline)
+                await self._boot()
                 await self._snapshot()
             seconds = time.monotonic() - begin
         _log.info("guest restored", guest=self.name, path=path, seconds=round(seconds, 3))
@@ -206,20 +211,11 @@ class Guest:
     @property
     def yields(self) -> bool:
         """Whether its QEMU has the lowest priority."""
-        return self.pid is not None and self._lowered == self.pid
+        return self._yielding.yields(self.pid)
 
     async def yield_processor(self, yields: bool) -> None:
         """Give its QEMU the lowest priority, or the other guests' (see `GuestPort`)."""
-        pid = self.pid
-        if pid is None or yields == self.yields or (yields and pid == self._irreversible):
-            return
-        if yields:
-            self._lowered = pid
-            if await set_lowest(pid, revertible_to=self.spec.nice):
-                return
-            self._irreversible = pid
-        if await set_nice(pid, nice=self.spec.nice):
-            self._lowered = None
+        await self._yielding.set(self.pid, yields)
 
     @contextlib.asynccontextmanager
     async def debug_stub(self) -> AsyncIterator[Path]:
@@ -250,8 +246,7 @@ class Guest:
                 raise HypervisorFailed(f"guest {self.name} ended as it was adopted")
             self.clean = True
             # Its former owner may have ended before it set the priority, or while it was lowered.
-            if not await set_nice(pid, nice=self.spec.nice):
-                self._lowered = pid
+            await self._yielding.end(pid)
             paused = state is RunState.PAUSED
             self._set(GuestState.PAUSED if paused else GuestState.READY, "adopted")
             self.open_link()
@@ -274,8 +269,7 @@ class Guest:
             if self.state is GuestState.DEAD:
                 self._set(GuestState.ABSENT, "ended")
             self.clean = False
-            spec = self.spec
-            for path in (spec.link_socket, spec.bound_link, spec.console_socket, spec.disk):
+            for path in self.spec.files:
                 Path(path).unlink(missing_ok=True)
 
     def release(self) -> None:
@@ -289,34 +283,42 @@ class Guest:
 
     # ---- the steps; the caller holds the lock
 
-    async def _boot(self, deadline: float | None) -> None:
-        self._attached()
+    async def _boot(self, progress: Progress = lambda _: None) -> None:
         self._require(GuestState.ABSENT, GuestState.DEAD)
-        deadline = self._boot_deadline if deadline is None else deadline
-        await self._clear_away()
         self.clean = False
+        ends = time.monotonic() + OVERALL * self._boot_deadline
+        for attempt in range(1, BOOT_ATTEMPTS + 1):
+            watch = BootWatch(self._boot_deadline)
+            await self._boot_once(watch, ends, lambda text: progress(f"{self.name} is {text}"))
+            if self._is(GuestState.READY):
+                return
+            why = f"{watch.failure or self._ending}, at attempt {attempt}"
+            if attempt == BOOT_ATTEMPTS or not watch.transient:
+                raise GuestNeverReady(self.name, why=why, console=self.tail())
+            _log.warning("a boot failed", guest=self.name, why=why)
+            progress(f"{self.name} does not boot ({why}): trying again")
+
+    async def _boot_once(self, watch: BootWatch, ends: float, progress: Progress) -> None:
+        """Boot until the watch is over.  The guest is READY if it succeeded, else DEAD."""
+        await self._clear_away()
         await qemu.make_snapshot_disk(Path(self.spec.disk))
         self._set(GuestState.BOOTING, "started")
-        ready = self.console.line(READY_LINE)
+        deaf = self.console.listen(watch.line)
+        self._booting = watch
         try:
-            process = await self._start()
-            await self._running_domain().resume()
-            exited = asyncio.create_task(process.wait(), name=f"{self.name} exit")
-            try:
-                await asyncio.wait(
-                    (ready, exited), timeout=deadline, return_when=asyncio.FIRST_COMPLETED
-                )
-            finally:
-                exited.cancel()
-            if not ready.done():
-                why = f"not within {deadline:g} s" if process.alive else self._ending
-                raise GuestNeverReady(self.name, why=why, console=self.tail())
-            self._set(GuestState.READY, ready.result())
+            pid, domain = (await self._start()).pid, self._running_domain()
+            await domain.resume()
+            await watch_boot(watch, pid=pid, page=domain.code_page, ends=ends, progress=progress)
+            if watch.ready and self._is(GuestState.BOOTING):
+                self._set(GuestState.READY, watch.ready)
+            else:
+                await self._abort_start(watch.failure)
         except BaseException:
             await self._abort_start()
             raise
         finally:
-            ready.cancel()
+            self._booting = None
+            deaf()
 
     async def _snapshot(self) -> None:
         self._require(GuestState.READY)
@@ -378,7 +380,7 @@ class Guest:
         self.console.mark("started")
         domain = self._domain = await self._attached().start_paused(self._xml)
         try:
-            pid = qemu.find_qemu(self.spec.uuid, naming=self.spec.disk)
+            pid = qemu.find_qemu(self.spec.uuid, disk=Path(self.spec.disk))
             if pid is None:
                 raise ProcessLookupError("its QEMU is not found")
             process = self._watch(domain, pid)
@@ -395,14 +397,14 @@ class Guest:
             await self._domain.stopped(timeout=_CLEAR_TIMEOUT)
             self._domain = None
 
-    async def _abort_start(self) -> None:
+    async def _abort_start(self, why: str = "its start failed") -> None:
         """End what a failed start has left; the state is DEAD afterwards."""
         if self._process is not None and self._process.alive:
-            await self.kill("its start failed")
+            await self.kill(why)
         elif self._domain is not None:
             await self._domain.destroy()
         if self.state is not GuestState.DEAD:
-            self._set(GuestState.DEAD, "its start failed")
+            self._set(GuestState.DEAD, why)
 
     async def _listen_to_console(self) -> None:
         reader, writer = await asyncio.open_unix_connection(self.spec.console_socket)
@@ -431,12 +433,15 @@ class Guest:
 
     def _watch(self, domain: Domain, pid: int) -> qemu.QemuProcess:
         self._domain = domain
-        self._ending = "its QEMU ended"
+        domain.pid = pid
+        self._ending = _ENDED
         self._process = qemu.QemuProcess(pid, self._exited)
         self._attached().listen(self.spec.uuid, self._changed)
         return self._process
 
     def _exited(self) -> None:
+        if self._booting is not None:  # an end that was ordered is not tried again
+            self._booting.end(self._ending, transient=self._ending == _ENDED)
         if not self._is(GuestState.ABSENT, GuestState.DEAD):
             self._set(GuestState.DEAD, self._ending)
 

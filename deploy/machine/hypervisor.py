@@ -27,6 +27,8 @@ import libvirt
 import libvirt_qemu
 
 from deploy.errors import AlreadyUp, CannotRunHere, DeployError, HypervisorFailed, HypervisorSilent
+from deploy.machine.boot_watch import instruction_page
+from deploy.machine.contention import within
 from deploy.machine.embed import prepare_root
 from deploy.machine.qemu import adopt_orphans
 from deploy.machine.spec import EMBED
@@ -241,11 +243,15 @@ class Hypervisor:
         if uuid in self._listeners:
             self._listeners[uuid](change)
 
-    async def _call(self, function: Callable[[], T], timeout: float = _CALL_TIMEOUT) -> T:
-        """Run a blocking call in a thread.  Raises HypervisorFailed, HypervisorSilent."""
+    async def _call(
+        self, function: Callable[[], T], timeout: float = _CALL_TIMEOUT, pid: int = 0
+    ) -> T:
+        """Run a blocking call in a thread.  Raises HypervisorFailed, HypervisorSilent.
+
+        The time in which the QEMU `pid`, which answers, waits for a processor does not count.
+        """
         try:
-            async with asyncio.timeout(timeout):
-                return await self._loop.run_in_executor(self._executor, function)
+            return await within(timeout, pid, self._loop.run_in_executor(self._executor, function))
         except libvirt.libvirtError as error:
             raise HypervisorFailed(f"libvirt: {error}", code=error.get_error_code()) from error
         except TimeoutError as error:
@@ -259,14 +265,16 @@ class Domain:
         self._hypervisor = hypervisor
         self._handle = handle
         self.uuid: str = handle.UUIDString()
+        self.pid = 0
+        """Its QEMU, once that is known."""
 
     async def resume(self, *, timeout: float = _CALL_TIMEOUT) -> None:
         """Start or continue its CPU."""
-        await self._hypervisor._call(self._handle.resume, timeout)
+        await self._hypervisor._call(self._handle.resume, timeout, self.pid)
 
     async def suspend(self, *, timeout: float = _CALL_TIMEOUT) -> None:
         """Stop its CPU; QEMU continues to run."""
-        await self._hypervisor._call(self._handle.suspend, timeout)
+        await self._hypervisor._call(self._handle.suspend, timeout, self.pid)
 
     async def destroy(self) -> None:
         """End its QEMU; do nothing if it has already ended."""
@@ -300,8 +308,17 @@ class Domain:
                 self._handle, line, libvirt_qemu.VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP
             ),
             timeout,
+            self.pid,
         )
         return str(answer).strip()
+
+    async def code_page(self) -> str | None:
+        """Return the page of code that its CPU executes, None if QEMU does not report it."""
+        try:
+            return instruction_page(await self.monitor("info registers"))
+        except HypervisorFailed as error:
+            _log.debug("a guest's registers", uuid=self.uuid, error=str(error))
+            return None
 
     async def stopped(self, *, timeout: float) -> None:
         """Wait until libvirt has removed it, so that its name and uuid can be used again.

@@ -135,16 +135,21 @@ class NodeMachines:
     async def down(self) -> None:
         """End exactly this node's guests, including those a former owner left; remove its files.
 
-        Does nothing if there is nothing.  Raises AlreadyUp if another process owns them,
-        ForeignState if the record cannot be read.
+        Does nothing if there is nothing.  If the directory was moved or deleted meanwhile, ends the
+        guests and leaves the files, as another node may have taken the path.  Raises AlreadyUp if
+        another process owns them, ForeignState if the record cannot be read.
         """
+        if self._hypervisor is not None:  # else these guests never started
+            for guest in self._guests.values():
+                await guest.kill("ended")
+            if not self._lock.in_place:
+                await self.release()
+                return
         if not self._directory.exists():
             return
         self._lock.take()
         try:
-            if self._hypervisor is not None:  # else these guests never started
-                for guest in self._guests.values():
-                    await guest.kill("ended")
+            if self._hypervisor is not None:
                 await _all(guest.end() for guest in self._guests.values())
             await self._close()
             record = self._own_record()
@@ -228,7 +233,7 @@ class NodeMachines:
                 return arrival
         else:
             await self._end_one(guest.spec)
-        await guest.boot()
+        await guest.boot(progress)
         await guest.snapshot_clean()
         seconds = time.monotonic() - begin
         clean.add(guest.name)
@@ -239,7 +244,7 @@ class NodeMachines:
     async def _adopt(self, guest: Guest) -> bool:
         """Take over a guest if it runs and is provably this node's; return whether it was."""
         domain = await self._connected().find(guest.spec.uuid)
-        pid = find_qemu(guest.spec.uuid, naming=guest.spec.disk)
+        pid = find_qemu(guest.spec.uuid, disk=Path(guest.spec.disk))
         if domain is None or pid is None or not await _is_ours(domain, self.spec, guest.spec):
             return False
         try:
@@ -266,7 +271,7 @@ class NodeMachines:
 
     async def _end_one(self, spec: GuestSpec) -> None:
         """End the QEMU whose command line proves that it is this guest's, if there is one."""
-        pid = find_qemu(spec.uuid, naming=spec.disk)
+        pid = find_qemu(spec.uuid, disk=Path(spec.disk))
         if pid is None:
             return
         process = QemuProcess(pid, lambda: None)
@@ -324,7 +329,7 @@ def _files(spec: NodeSpec) -> list[Path]:
     """Return the paths that a node's machines create in its directory, without the record."""
     paths = [Path(spec.root)] if spec.embedded else []
     for guest in spec.guests:
-        paths += map(Path, (guest.link_socket, guest.bound_link, guest.console_socket, guest.disk))
+        paths += map(Path, guest.files)
     return paths
 
 

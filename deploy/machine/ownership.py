@@ -74,20 +74,26 @@ class MachinesLock:
             self._path.unlink(missing_ok=True)
             self.release()
 
+    @property
+    def in_place(self) -> bool:
+        """Whether the locked file is still at its path: the directory was not moved or deleted."""
+        return self._fd >= 0 and self._is_current(self._fd)
+
     def _is_current(self, fd: int) -> bool:
         try:
             return os.path.samestat(os.fstat(fd), self._path.stat())
-        except FileNotFoundError:
+        except OSError:
             return False
 
 
 def read_record(directory: Path) -> MachinesRecord | None:
     """Return a directory's record, or None if there is none.
 
-    Raises ForeignState if it cannot be read, or describes another directory (a copy).
+    If the directory was moved or copied since, the paths are those of the directory now, and no
+    guest is clean, as its QEMU has other paths.  Raises ForeignState if it cannot be read.
     """
     path = directory / _RECORD
-    remedy = f"inspect it; if nothing of that node runs, remove {directory}"
+    remedy = "another version of trivisor wrote it, or it was changed; nothing was changed here"
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -100,9 +106,27 @@ def read_record(directory: Path) -> MachinesRecord | None:
         raise ForeignState(f"{path} is not a node's record: {error}", remedy=remedy) from error
     if record.format != _FORMAT:
         raise ForeignState(f"{path} has format {record.format}, not {_FORMAT}", remedy=remedy)
-    if record.spec.directory != str(directory):
-        raise ForeignState(f"{path} describes {record.spec.directory}", remedy=remedy)
-    return record
+    return record if record.spec.directory == str(directory) else _relocated(record, directory)
+
+
+def _relocated(record: MachinesRecord, directory: Path) -> MachinesRecord:
+    """Return the record with the paths of another directory."""
+    former = f"{record.spec.directory}/"
+
+    def here(path: str) -> str:
+        return f"{directory}/{path.removeprefix(former)}" if path.startswith(former) else path
+
+    guests = tuple(
+        msgspec.structs.replace(
+            guest,
+            disk=here(guest.disk),
+            link_socket=here(guest.link_socket),
+            console_socket=here(guest.console_socket),
+        )
+        for guest in record.spec.guests
+    )
+    spec = msgspec.structs.replace(record.spec, directory=str(directory), guests=guests)
+    return MachinesRecord(spec=spec)
 
 
 def write_record(record: MachinesRecord) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 import structlog
 
 from deploy.errors import CannotRunHere, HypervisorFailed
+from deploy.host.search import running_qemus, uses_disk
 from deploy.host.spawn import become_subreaper
 
 __all__ = [
@@ -77,15 +78,15 @@ _reaper_lock = threading.Lock()
 _reaper = threading.Thread(target=_reap_orphans, name="reap orphans", daemon=True)
 
 
-def find_qemu(uuid: str, *, naming: str) -> int | None:
+def find_qemu(uuid: str, *, disk: Path) -> int | None:
     """Return the pid of the running QEMU whose machine has this uuid, or None.
 
-    Its command line must also contain `naming`, a path of this node (the disk's).  Both together
-    prove that the process is the node's, whatever libvirt's records say.
+    It must also use `disk`, a file of the node.  Both together prove that the process is the
+    node's, whatever libvirt's records say, and wherever the node's directory was moved.
     """
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and _is_ours(_command_line(int(entry.name)), uuid, naming):
-            return int(entry.name)
+    for pid, machine in running_qemus():
+        if machine == uuid and uses_disk(pid, disk, moved=True):
+            return pid
     return None
 
 
@@ -220,17 +221,3 @@ def _reap(pid: int) -> None:
         os.waitpid(pid, os.WNOHANG)
     except ChildProcessError:
         _log.debug("another thread reaped it", pid=pid)
-
-
-def _command_line(pid: int) -> list[str]:
-    """Return a process's command line; empty if it has ended or is a zombie."""
-    try:
-        return os.fsdecode(Path(f"/proc/{pid}/cmdline").read_bytes()).split("\0")
-    except OSError:
-        return []
-
-
-def _is_ours(words: list[str], uuid: str, naming: str) -> bool:
-    if "-uuid" not in words[:-1] or not any(naming in word for word in words):
-        return False
-    return words[words.index("-uuid") + 1] == uuid

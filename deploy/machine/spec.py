@@ -89,6 +89,11 @@ class GuestSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         """
         return f"{self.link_socket}~"
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files that its VM makes."""
+        return self.link_socket, self.bound_link, self.console_socket, self.disk
+
     def __post_init__(self) -> None:
         if not self.name or not self.name.isalnum() or len(self.name) > 8:
             raise ValueError(f"a guest's name has 1 to 8 letters and digits, not {self.name!r}")
@@ -107,7 +112,7 @@ class GuestSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 class NodeSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A node: its guests, its own directory and libvirt's URI.
 
-    `boot_deadline` is the time in seconds from a guest's start to its ready line.
+    `boot_deadline` is the longest time in seconds that a booting guest may make no progress.
     """
 
     uuid: str

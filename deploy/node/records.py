@@ -69,7 +69,7 @@ class Settings(_Record, frozen=True, kw_only=True):
     memory_mib: int = 128
     allow_faults: bool = False
     repair: Literal["auto", "off"] = "auto"
-    boot_deadline: float = 60.0  # seconds from a guest's start until it is ready
+    boot_deadline: float = 60.0  # seconds that a booting guest may make no progress
     durability: Durability = "fsync"
     function: str | None = None  # "guest": in each guest; unix:PATH: F's socket on this host
     key: str | None = None  # the file with the key of the function in each guest
@@ -112,9 +112,9 @@ def cache_directory() -> Path:
     """Return the cache, shared by all nodes: ``$TRIVISOR_CACHE``, else in ``$XDG_CACHE_HOME``."""
     given = os.environ.get("TRIVISOR_CACHE")
     if given:
-        return Path(given)
+        return Path(given).absolute()
     cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "trivisor"
+    return (Path(cache).absolute() if cache else Path.home() / ".cache") / "trivisor"
 
 
 class Layout:
@@ -137,6 +137,10 @@ class Layout:
         self.logs = {
             "voter": self.voter_log, "supervisor": self.supervisor_log, "proxy": self.proxy_log
         }  # fmt: skip
+
+    def disk(self, guest: str) -> Path:
+        """Return the file that holds a guest's snapshot."""
+        return self.directory / f"{guest}.qcow2"
 
     def proxy_link(self, guest: str) -> Path:
         """Return the proxy's socket for a guest, to which the voter connects."""
@@ -194,11 +198,6 @@ class Layout:
         if not self.running.exists():
             return RunningRecord()
         return self._read(self.running, RunningRecord)
-
-    def find_watchdog(self) -> ProcessIdentity | None:
-        """Return the watchdog of the last supervisor, if it runs.  Raises ForeignState."""
-        watchdog = self.read_running().processes.get("watchdog")
-        return watchdog if watchdog is not None and watchdog.alive else None
 
     def _read(self, path: Path, kind: type[T]) -> T:
         try:
@@ -265,8 +264,8 @@ class Lock:
         The holder itself must not call this: closing the file would release the lock.
         """
         try:
-            fd = os.open(self._layout.lock, os.O_RDWR | os.O_CLOEXEC)
-        except FileNotFoundError:
+            fd = os.open(self._layout.lock, os.O_RDONLY | os.O_CLOEXEC)
+        except (FileNotFoundError, NotADirectoryError):
             return None
         try:
             query = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)

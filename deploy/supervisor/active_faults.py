@@ -101,7 +101,7 @@ class ActiveFaults:
             self._timers.pop(guest, None)  # so that `undo` does not cancel this task
             try:
                 await self._heal(guest)
-            except DeployError as error:
+            except (DeployError, OSError) as error:
                 _log.error("cannot heal an expired fault", guest=guest, error=str(error))
             if self.active.get(guest) is record:
                 self._timers[guest] = timer

@@ -68,7 +68,8 @@ class SupervisorControlServer:
     async def stop(self) -> None:
         """Stop serving and remove the socket."""
         await self._runner.cleanup()
-        self._supervisor.layout.supervisor_socket.unlink(missing_ok=True)
+        path = self._supervisor.layout.supervisor_socket
+        self._supervisor.storage.write(path.name, lambda: path.unlink(missing_ok=True))
 
     async def _status(self, request: web.Request) -> web.StreamResponse:
         return web.json_response(await self._supervisor.status())
@@ -113,6 +114,8 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         return _problem(409, error.problem, error.remedy, ExitCode.NOT_ALLOWED)
     except DeployError as error:
         return _problem(500, error.problem, error.remedy, ExitCode.FAILED)
+    except OSError as error:
+        return _problem(500, str(error), "", ExitCode.FAILED)
     except (msgspec.MsgspecError, ValueError) as error:
         return _problem(400, str(error), "", ExitCode.USAGE)
 

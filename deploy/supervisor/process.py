@@ -6,12 +6,19 @@ import asyncio
 import json
 import os
 import signal
-import sys
-from typing import Any
+from typing import Any, TextIO, cast
 
 import structlog
 
-from deploy.errors import AlreadyUp, CannotRunHere, DeployError, ForeignState
+from deploy.errors import (
+    AlreadyUp,
+    CannotRunHere,
+    DeployError,
+    ForeignState,
+    HypervisorFailed,
+)
+from deploy.host.files import LogStream, lack_of_room
+from deploy.host.spawn import PROCESS_NAME
 from deploy.node.interfaces import FaultFactory
 from deploy.node.records import Layout, Lock
 from deploy.supervisor.control_server import SupervisorControlServer
@@ -21,6 +28,9 @@ from voter.commands.terminal import ExitCode
 from voter.errors import VoterError
 
 __all__ = ["StartReport", "run_supervisor"]
+
+START_ROOM = 512 << 20
+"""Bytes.  With less, the message of a failed start says that the disk may be too small."""
 
 _log = structlog.get_logger(__name__)
 
@@ -58,7 +68,8 @@ def _configure_logs() -> None:
             structlog.processors.format_exc_info,
             structlog.processors.JSONRenderer(),
         ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        # Not sys.stderr: a full disk must not end the supervisor.
+        logger_factory=structlog.PrintLoggerFactory(cast(TextIO, LogStream())),
     )
 
 
@@ -78,12 +89,16 @@ def run_supervisor(
     lock = Lock(layout)
     try:
         lock.take()
+        _check_place(layout)
         asyncio.run(_serve(layout, make_node, make_faults, report, watchdog))
-    except (DeployError, VoterError) as error:
+    except (DeployError, VoterError, OSError) as error:
         if isinstance(error, AlreadyUp | ForeignState):
             watchdog.down()  # a restart would fail too
         text = str(getattr(error, "problem", error))
         remedy = str(getattr(error, "remedy", ""))
+        failed_here = isinstance(error, HypervisorFailed | CannotRunHere | OSError)
+        if failed_here and (problem := lack_of_room(layout.directory, START_ROOM)):
+            remedy = f"perhaps the disk is too small: {problem}" + (f"; {remedy}" * bool(remedy))
         _log.error("the start failed", error=text, remedy=remedy)
         code = exit_code(error)
         report({"error": text, "remedy": remedy, "code": int(code)})
@@ -93,6 +108,17 @@ def run_supervisor(
         watchdog.close()
         lock.release()
     return ExitCode.OK
+
+
+def _check_place(layout: Layout) -> None:
+    """Raise ForeignState if another directory has taken the path since the watchdog's start."""
+    started = os.environ.get(PROCESS_NAME) == "supervisor"  # else by hand, from anywhere
+    if started and not os.path.samestat(os.stat("/proc/self/cwd"), layout.directory.stat()):
+        raise ForeignState(
+            f"the node was started in {os.readlink('/proc/self/cwd')}, and {layout.directory} is "
+            "another directory now",
+            remedy="end the node with `trivisor down` in the directory that it was moved to",
+        )
 
 
 def exit_code(error: Exception) -> ExitCode:

@@ -134,6 +134,11 @@ class RepairPolicy:
         self.consecutive += 1
         self._active_since = None
 
+    def withdraw(self) -> None:
+        """Do not count the repair that has just failed: the disk, not the guest, is the cause."""
+        self.consecutive = max(0, self.consecutive - 1)
+        self._next = float("-inf")
+
     def observe(self, active: bool, now: float) -> None:
         """Record whether the replica votes."""
         if not active:

@@ -26,6 +26,7 @@ from deploy.supervisor.repair_policy import (
     is_flapping,
     select_repairs,
 )
+from deploy.supervisor.storage import Storage
 from deploy.supervisor.voter_control import VoterControl, VoterRefused, VoterUnreachable
 
 __all__ = ["Repairer"]
@@ -55,7 +56,7 @@ class Repairer:
     voter with that pid.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - its collaborators
         self,
         guests: Mapping[str, GuestPort],
         voter: VoterControl,
@@ -65,6 +66,7 @@ class Repairer:
         auto: bool,
         replace_voter: Callable[[int | None], None],
         has_fault: Callable[[str], bool],
+        storage: Storage,
         history: EventHistory,
     ) -> None:
         self._guests = guests
@@ -74,6 +76,7 @@ class Repairer:
         self._auto = auto
         self._replace_voter = replace_voter
         self._has_fault = has_fault
+        self._storage = storage
         self._history = history
         self._since: dict[str, tuple[str, str | None, float]] = {}  # states, and since when
         self._policies = {name: RepairPolicy() for name in guests}
@@ -148,6 +151,8 @@ class Repairer:
                     wanted[name] = view.since
                 elif policy.abandoned:
                     self._abandon(name, view)
+        if self._storage.problem:
+            wanted.clear()  # a repair would fail: it starts when there is room
         returning -= wanted.keys()
         active = len(self._observer.voting)
         for name in select_repairs(wanted, returning, active=active, need=self._need):
@@ -173,7 +178,7 @@ class Repairer:
     async def _end(self, name: str) -> None:
         try:
             await self._guests[name].kill()
-        except DeployError as error:
+        except (DeployError, OSError) as error:
             _log.error(
                 "cannot end a guest whose repair was abandoned", guest=name, error=str(error)
             )
@@ -204,9 +209,14 @@ class Repairer:
         try:
             async with self._locks[name], self._turn(name):
                 await self._bring_back(name)
-        except DeployError as error:
+        except (DeployError, OSError) as error:
             self.last_error[name] = str(error)
-            facts: dict[str, Any] = {"error": str(error), "abandoned": policy.abandoned}
+            if problem := self._storage.check(repair_failed=True):
+                self.last_error[name] += f"; {problem}"
+                policy.withdraw()
+            facts: dict[str, Any] = {
+                "error": self.last_error[name], "abandoned": policy.abandoned
+            }  # fmt: skip
             self._history.add("repair failed", name, **facts)
             _log.error("repair failed", guest=name, **facts)
         else:

@@ -19,11 +19,11 @@ import structlog
 
 from deploy.errors import DeployError
 from deploy.host.child import Child
-from deploy.host.files import LogFile, read_tail
+from deploy.host.files import LogFile, read_tail, write_whole
 from deploy.host.identity import identify
 from deploy.node.configuration import voter_config
 from deploy.node.interfaces import FaultFactory, FaultPort, GuestPort, NodePort
-from deploy.node.orphans import find_orphans
+from deploy.node.processes import find_processes
 from deploy.node.records import (
     DURABILITY_GUARANTEES,
     FaultRecord,
@@ -35,6 +35,7 @@ from deploy.node.records import (
 from deploy.supervisor.active_faults import ActiveFaults, FaultRefused
 from deploy.supervisor.observer import EventHistory, NodeObserver
 from deploy.supervisor.repairer import Repairer
+from deploy.supervisor.storage import Storage
 from deploy.supervisor.voter_control import VoterControl, VoterUnreachable
 from deploy.supervisor.voter_process import VoterProcessManager
 from deploy.watchdog.client import WatchdogClient
@@ -49,8 +50,8 @@ READY_DEADLINE = 60.0
 again; in a node that was taken over, repair continues."""
 PROXY_GRACE = 2.0
 """Seconds for a former supervisor's proxy to end after SIGTERM."""
-TRIM_INTERVAL = 5.0
-"""Seconds between checks of the logs' sizes."""
+FILES_INTERVAL = 2.0
+"""Seconds between checks of the disk's room, of the logs' sizes, of what is not yet recorded."""
 LOG_LINES = 500
 """Lines of a log that one request returns at most."""
 
@@ -87,9 +88,15 @@ class Supervisor:
             self.history.add(
                 "supervisor restarted", times=self._watchdog.restarts, ended=self._watchdog.ended
             )
+        self.storage = Storage(layout, self.history, repair_room=2 * self.settings.memory_mib << 20)
+        self._recorded = True
         self._control = VoterControl(layout.voter_control)
         self._voter = VoterProcessManager(
-            layout, watchdog=self._watchdog, history=self.history, changed=self.changed
+            layout,
+            watchdog=self._watchdog,
+            history=self.history,
+            storage=self.storage,
+            changed=self.changed,
         )
         self._faults: FaultPort | None = None
         if make_faults is not None and self.settings.allow_faults:
@@ -106,6 +113,7 @@ class Supervisor:
             auto=self.settings.repair == "auto",
             replace_voter=self._voter.replace,
             has_fault=lambda guest: guest in self._records.active,
+            storage=self.storage,
             history=self.history,
         )
         self._addresses: dict[str, str] = {}
@@ -116,6 +124,9 @@ class Supervisor:
         self._tasks: list[asyncio.Task[None]] = []
         self._stop = asyncio.Event()
         self._began = time.time()
+        me = identify(os.getpid())
+        assert me is not None
+        self._me = me
 
     # ---- running
 
@@ -189,9 +200,12 @@ class Supervisor:
         repair restores the guests that do not run.
         """
         before = self._before = self.layout.read_running()
-        voter = before.processes.get("voter")
+        found = dict(find_processes(self.layout))
+        processes = before.processes | found  # a record may be older, after a full disk
+        voter = processes.get("voter")
         adopted = voter is not None and self._voter.adopt(voter)
-        self.took_over = adopted or bool(self._watchdog.ended or find_orphans(self.layout))
+        running = found.keys() - {"supervisor", "watchdog", "standby"}
+        self.took_over = adopted or bool(self._watchdog.ended or running)
         self._addresses = {
             name: address
             for name, address in (("http", before.http), ("native", before.native))
@@ -207,7 +221,7 @@ class Supervisor:
         self._node.subscribe(lambda _: self._observer.wake())
         await self._node.up(self._step, take_over=self.took_over)
         if self._faults is not None:
-            await self._faults.start(before.processes)
+            await self._faults.start(processes)
             await self._records.resume(before.faults)
         self._before = RunningRecord()
         if not self.took_over:
@@ -218,21 +232,26 @@ class Supervisor:
     def _start_voter(self, group: asyncio.TaskGroup) -> None:
         links = {name: self._link(name) for name in self.guests}
         text = voter_config(self.layout, self.settings, self.record.uuids[0], links)
-        self.layout.voter_config.write_text(text)
+        write_whole(self.layout.voter_config, text.encode())
         self._voter.start()
         self._watch_voter(group)
 
     def _watch_voter(self, group: asyncio.TaskGroup) -> None:
         self._begin(group, "voter", self._voter.keep(self._bind))
         self._begin(group, "voter events", self._observer.follow())
-        self._begin(group, "logs", self._trim_logs())
+        self._begin(group, "files", self._keep_files())
 
-    async def _trim_logs(self) -> None:
+    async def _keep_files(self) -> None:
+        """Check the disk, trim the logs, and record what could not be recorded before."""
         logs = [LogFile(path) for path in self.layout.logs.values()]
         while True:
+            before = self.storage.problem
+            self.storage.check()
             for log in logs:
-                log.trim()
-            await asyncio.sleep(TRIM_INTERVAL)
+                self.storage.write(log.path.name, log.trim)
+            if not self._recorded or bool(before) != bool(self.storage.problem):
+                self.changed()
+            await asyncio.sleep(FILES_INTERVAL)  # no event reports that there is room
 
     def _link(self, name: str) -> str:
         if self._faults is not None:
@@ -293,9 +312,9 @@ class Supervisor:
             try:
                 await self._node.down()
             finally:  # leave no stale socket or record even if libvirt could not be opened
-                for path in (self.layout.native_socket, self.layout.voter_control):
-                    path.unlink(missing_ok=True)
-                self.layout.write(RunningRecord())
+                layout = self.layout
+                for path in (layout.native_socket, layout.voter_control, layout.running):
+                    self.storage.write(path.name, lambda path=path: path.unlink(missing_ok=True))  # type: ignore[misc]
         _log.info("the node is down")
 
     async def _release(self) -> None:
@@ -314,27 +333,25 @@ class Supervisor:
         return [name for name in self.guests if name not in self._records.active]
 
     def changed(self) -> None:
-        """Record the node's processes and active faults in running.json."""
+        """Record the node's processes and active faults in running.json, now or when it can."""
         processes = {
             name: identity for name, identity in self._before.processes.items() if name == "proxy"
         }
-        me, voter = identify(os.getpid()), self._voter.identity
-        if me is not None:
-            processes["supervisor"] = me
+        voter = self._voter.identity
+        processes["supervisor"] = self._me
         if self._watchdog.process is not None:
             processes["watchdog"] = self._watchdog.process
         if voter is not None:
             processes["voter"] = voter
         if self._faults is not None:
             processes.update(self._faults.processes)
-        self.layout.write(
-            RunningRecord(
-                processes=processes,
-                http=self._addresses.get("http"),
-                native=self._addresses.get("native"),
-                faults={**self._before.faults, **self._records.active},
-            )
+        record = RunningRecord(
+            processes=processes,
+            http=self._addresses.get("http"),
+            native=self._addresses.get("native"),
+            faults={**self._before.faults, **self._records.active},
         )
+        self._recorded = self.storage.write("running.json", lambda: self.layout.write(record))
         self._observer.wake()
 
     # ---- requests of the control socket
@@ -392,6 +409,7 @@ class Supervisor:
             "http": self._addresses.get("http"),
             "native": self._addresses.get("native"),
             "native_unix": str(self.layout.native_socket),
+            "storage": self.storage.problem or None,
             "accel": self.record.accel,
             "accel_reason": self.record.accel_reason,
             "image": self.record.image,

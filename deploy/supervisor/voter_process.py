@@ -25,6 +25,7 @@ from deploy.host.identity import ProcessIdentity
 from deploy.host.spawn import python_command, python_environment
 from deploy.node.records import Layout
 from deploy.supervisor.observer import EventHistory
+from deploy.supervisor.storage import Storage
 from deploy.watchdog.client import WatchdogClient
 from voter.errors import AddressError
 from voter.sockets import listen_tcp, listen_unix
@@ -58,7 +59,13 @@ class _Standby:
         self._channel, theirs = socket.socketpair()
         command = python_command("deploy.supervisor.standby_voter", "--config", config)
         with theirs, log.open() as output:
-            self.child = Child.start(command, log=output, env=python_environment(), stdin=theirs)
+            self.child = Child.start(
+                command,
+                log=output,
+                env=python_environment("voter"),
+                cwd=config.parent,
+                stdin=theirs,
+            )
 
     def activate(self, sockets: Mapping[str, socket.socket]) -> Child:
         """Make it the voter on these sockets.  Raises OSError if it has ended."""
@@ -85,11 +92,13 @@ class VoterProcessManager:
         *,
         watchdog: WatchdogClient,
         history: EventHistory,
+        storage: Storage,
         changed: Callable[[], None],
     ) -> None:
         self._layout = layout
         self._watchdog = watchdog
         self._history = history
+        self._storage = storage
         self._changed = changed
         self._sockets = watchdog.sockets
         self._child: Child | None = None
@@ -216,6 +225,8 @@ class VoterProcessManager:
     async def keep(self, rebind: Callable[[], None]) -> None:
         """Restart the voter whenever it ends, until cancelled or until it ends too often.
 
+        While the node's directory cannot be written, it is never too often.
+
         Calls ``rebind`` if there are no sockets to pass on, because the voter was adopted and the
         watchdog has ended.
         """
@@ -233,11 +244,25 @@ class VoterProcessManager:
             if pause:
                 self._changed()
                 await asyncio.sleep(pause)
+            while not self._restart(rebind):  # noqa: ASYNC110
+                await asyncio.sleep(LAST_PAUSE)  # no event reports that it can be started
+            self.restarts += 1
+            self._history.add("voter restarted", pid=self._child.pid, pause=pause)
+
+    def _restart(self, rebind: Callable[[], None]) -> bool:
+        """Start the next voter; return False if that is not possible now."""
+        if not self._storage.in_place:
+            self.problem = f"the voter is not restarted: {self._storage.check()}"
+            return False
+        try:
             if not self._sockets:
                 rebind()
-            self.restarts += 1
             self.start()
-            self._history.add("voter restarted", pid=self._child.pid, pause=pause)
+        except OSError as error:
+            self.problem = f"the voter cannot be started: {error}"
+            _log.error("the voter cannot be started", reason=str(error))
+            return False
+        return True
 
     async def _keep_standby(self) -> None:
         """Keep one standby running until cancelled."""
@@ -263,6 +288,9 @@ class VoterProcessManager:
         self.problem = f"the voter ended ({child.status})" + (f": {message}" if message else "")
         too_often = self._short_lives > RESTART_LIMIT
         self.abandoned = child.code == UNUSABLE or too_often
+        if self.abandoned and self._storage.check():
+            self.problem += f"; {self._storage.problem}: it is restarted until it can work"
+            self.abandoned = too_often = False
         if too_often:
             self.problem += (
                 f"; {self._short_lives} times in a row within {SHORT_LIFE:g} s: not restarted"

@@ -48,7 +48,7 @@ class WatchdogClient:
 
         Removes it from the environment, so that children do not see it.
         """
-        passed = inherited(os.environ)
+        passed = dict(inherited(os.environ))
         for sock in passed.values():
             sock.set_inheritable(False)
         for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):

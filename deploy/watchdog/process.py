@@ -2,8 +2,8 @@
 
 ``python -m deploy.watchdog.process [--report-fd N] COMMAND...`` runs the supervisor as its child.
 
-- After "up" (below), the watchdog restarts a supervisor that ends without a request to: at most
-  ``LIMIT`` times within ``WINDOW`` seconds, with a pause that doubles.
+- After "up" (below), the watchdog restarts a supervisor that ends without a request to, with a
+  pause that doubles.  After ``LIMIT`` restarts within ``WINDOW`` seconds the pause is LONG_PAUSE.
 - It keeps duplicates of the supervisor's listening sockets and passes them to the next supervisor.
   So no client is refused while the supervisor and the voter are dead.
 - QEMU, voter and proxy that outlive a supervisor become this process's children, which it reaps at
@@ -35,13 +35,15 @@ import sys
 import time
 from collections.abc import Sequence
 
-from deploy.host.spawn import become_subreaper
+from deploy.host.spawn import PROCESS_NAME, become_subreaper
 
 __all__ = ["CHANNEL", "LIMIT", "LOG_PREFIX", "WINDOW", "Watchdog", "main"]
 
 LIMIT = 5
-"""Restarts within WINDOW seconds; the next end of the supervisor is final."""
+"""Restarts within WINDOW seconds; each further one waits LONG_PAUSE seconds.  None is final: what
+ends the supervisor, for example a full disk, may pass."""
 WINDOW = 60.0
+LONG_PAUSE = 30.0
 FIRST_PAUSE = 0.2
 """Seconds before the second restart within the window (the first is immediate); doubles."""
 FIRST_FD = 3  # where LISTEN_FDS begin (sd_listen_fds(3))
@@ -132,6 +134,7 @@ class Watchdog:
             "LISTEN_FDNAMES": ":".join(passed),
             "TRIVISOR_RESTARTS": str(self._restarts),
             "TRIVISOR_ENDED": self._ending,
+            PROCESS_NAME: "supervisor",
         }
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_DFL)
@@ -162,14 +165,9 @@ class Watchdog:
             return
         now = time.monotonic()
         self._starts = [at for at in self._starts if now - at < WINDOW]
-        if len(self._starts) >= LIMIT:
-            _log(
-                f"the supervisor ended ({self._ending}), {LIMIT + 1} times within {WINDOW:g} s: "
-                "it is not restarted; guests and voter continue without it"
-            )
-            self._stop_restarting()
-            return
         pause = FIRST_PAUSE * 2 ** (len(self._starts) - 1) if self._starts else 0.0
+        if len(self._starts) >= LIMIT:
+            pause = LONG_PAUSE
         self._due = now + pause
         self._starts.append(self._due)
         self._restarts += 1

@@ -13,6 +13,14 @@ from deploy.host.files import write_json
 from deploy.node.records import DURABILITY_GUARANTEES, Durability
 from faultinject.results.guest_capacity import CrowdPlan
 from guests.service import SHIPPED
+from voter.commands.parameters import (
+    MEMORY,
+    SEED,
+    Integer,
+    Number,
+    existing_directory,
+    output_file,
+)
 from voter.commands.terminal import ExitCode, print_json, quiet_logs, warn
 
 __all__ = ["bench"]
@@ -24,14 +32,18 @@ _accel = click.option(
     help="How guests run.",
 )  # fmt: skip
 _seed = click.option(
-    "--seed", default=1, show_default=True, help="Seed of the random order within a round."
+    "--seed",
+    type=SEED,
+    default=1,
+    show_default=True,
+    help="Seed of the random order within a round.",
 )
 _keys = click.option(
-    "--keys", type=click.IntRange(1, 10_000), default=1000, show_default=True,
+    "--keys", type=Integer(1, 10_000), default=1000, show_default=True,
     help="Keys that are written in turn.",
 )  # fmt: skip
 _data = click.option(
-    "--data", type=click.Path(exists=True, file_okay=False, path_type=Path),
+    "--data", type=existing_directory(),
     help="Keep journals below this directory while the run lasts "
     "(default: the one for temporary files).",
 )  # fmt: skip
@@ -48,7 +60,7 @@ def _outputs(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options for the result."""
     for decorate in (
         click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
-        click.option("--out", type=click.Path(dir_okay=False, path_type=Path),
+        click.option("--out", type=output_file(),
                      help="Also store the result as JSON in this file."),
     ):  # fmt: skip
         function = decorate(function)
@@ -73,12 +85,12 @@ def _finish(report: msgspec.Struct, out: Path | None, as_json: bool) -> ExitCode
 
 
 @click.group(invoke_without_command=True)
-@click.option("--rounds", type=click.IntRange(1, 100), default=3, show_default=True)
-@click.option("--requests", type=click.IntRange(200, 1_000_000), default=4000, show_default=True,
+@click.option("--rounds", type=Integer(1, 100), default=3, show_default=True)
+@click.option("--requests", type=Integer(200, 1_000_000), default=4000, show_default=True,
               help="Requests for each target in each round.")  # fmt: skip
-@click.option("--pairs", type=click.IntRange(1, 100), default=3, show_default=True,
+@click.option("--pairs", type=Integer(1, 100), default=3, show_default=True,
               help="Pairs of windows (quiet, faulty) for each kind of failure.")  # fmt: skip
-@click.option("--idle", type=click.IntRange(0, 100_000), default=10_000, show_default=True,
+@click.option("--idle", type=Integer(0, 100_000), default=10_000, show_default=True,
               help="Idle HTTP connections to hold; 0 skips this.")  # fmt: skip
 @_seed
 @_accel
@@ -104,8 +116,8 @@ def bench(
 
 
 @bench.command()
-@click.option("--rounds", type=click.IntRange(1, 100), default=5, show_default=True)
-@click.option("--requests", type=click.IntRange(200, 1_000_000), default=6000, show_default=True,
+@click.option("--rounds", type=Integer(1, 100), default=5, show_default=True)
+@click.option("--requests", type=Integer(200, 1_000_000), default=6000, show_default=True,
               help="Requests for each target in each round, 64 in flight; a quarter of them "
               "again with one in flight.")  # fmt: skip
 @_keys
@@ -126,15 +138,15 @@ def durability(data: Path | None, out: Path | None, as_json: bool, **options: An
 
 
 @bench.command()
-@click.option("--requests", type=click.IntRange(100, 100_000_000), default=1_000_000,
+@click.option("--requests", type=Integer(100, 100_000_000), default=1_000_000,
               show_default=True, help="Writes to make.")  # fmt: skip
-@click.option("--every", type=click.IntRange(10), default=10_000, show_default=True,
+@click.option("--every", type=Integer(10, 10_000_000), default=10_000, show_default=True,
               help="Writes between two samples.")  # fmt: skip
 @_keys
-@click.option("--sessions", type=click.IntRange(1, 1000), default=8, show_default=True,
+@click.option("--sessions", type=Integer(1, 1000), default=8, show_default=True,
               help="Sessions, each on its own connection.")  # fmt: skip
 @_durability("fsync")
-@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path),
+@click.option("--plot", type=output_file(".png", ".svg"),
               help="Draw the samples (.png or .svg; needs the extra `plot`).")  # fmt: skip
 @_data
 @_outputs
@@ -159,15 +171,15 @@ def memory(
 
 
 @bench.command()
-@click.option("--size", type=click.IntRange(1, 128), default=100, show_default=True,
+@click.option("--size", type=Integer(1, 128), default=100, show_default=True,
               help="Size of the state, MiB.")  # fmt: skip
-@click.option("--rate", type=click.IntRange(1, 1000), default=8, show_default=True,
+@click.option("--rate", type=Integer(1, 1000), default=8, show_default=True,
               help="The voter's limit transfer_rate, MiB/s.")  # fmt: skip
-@click.option("--load", type=click.FloatRange(0.01, 1.0), default=0.5, show_default=True,
+@click.option("--load", type=Number(0.01, 1), default=0.5, show_default=True,
               help="Load, as a part of the measured throughput.")  # fmt: skip
-@click.option("--passages", type=click.IntRange(1, 100), default=3, show_default=True,
+@click.option("--passages", type=Integer(1, 100), default=3, show_default=True,
               help="How often a guest leaves and returns.")  # fmt: skip
-@click.option("--memory", type=click.IntRange(128, 65536), default=768, show_default=True,
+@click.option("--memory", type=Integer(128, 65536), default=768, show_default=True,
               help="Memory of a guest, MiB.")  # fmt: skip
 @_durability("fsync")
 @_accel
@@ -183,9 +195,9 @@ def transfer(data: Path | None, out: Path | None, as_json: bool, **options: Any)
 
 
 @bench.command()
-@click.option("--most", type=click.IntRange(1, 64), default=9, show_default=True,
+@click.option("--most", type=Integer(1, 64), default=9, show_default=True,
               help="Boot nodes of 1, 2, ... up to so many guests.")  # fmt: skip
-@click.option("--memory", type=click.IntRange(64, 65536), default=128, show_default=True,
+@click.option("--memory", type=MEMORY, default=128, show_default=True,
               help="Memory of a guest, MiB.")  # fmt: skip
 @click.option("--service", type=click.Choice(sorted(SHIPPED)), default="static",
               show_default=True, help="Service in the guests.")  # fmt: skip

@@ -42,8 +42,6 @@ ROOT = Path(__file__).resolve().parents[2]
 BODY = b"x" * 64
 """The value that a benchmark's write stores."""
 PROCESS_REPLICA = f"exec:{sys.executable} -m guests.agent --stdio --service kv"
-BOOT_TIMEOUT = 60.0
-"""Seconds for the return of a guest that has to boot; then the run fails with TimeoutError."""
 VOTE_TIMEOUT = 30.0
 """Seconds for a small replica to become active; then the run fails with TimeoutError."""
 
@@ -277,6 +275,6 @@ async def guests(
 
 async def return_guest(node: NodeMachines, voter: VoterProcess, name: str) -> None:
     """Revert a guest to its clean snapshot and admit it; return once it votes."""
-    await node.guests[name].restore(BOOT_TIMEOUT)
+    await node.guests[name].restore()
     await voter.call("POST", f"/replicas/{name}/admit")
     await voter.wait_active(name)

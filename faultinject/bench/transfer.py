@@ -207,7 +207,7 @@ async def _return(
     gone = await window(start, rate, WINDOW)
     began = time.monotonic()
     async with Arrivals(start, rate) as arrivals:
-        await guest.restore(rig.BOOT_TIMEOUT)
+        await guest.restore()
         clean = time.monotonic()
         pids = {each: [found.pid] for each, found in node.guests.items() if found.pid}
         meter = Meter({"voter": [voter.pid], **pids})

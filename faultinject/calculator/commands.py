@@ -9,21 +9,30 @@ from typing import Any
 import click
 
 from faultinject.calculator.designs import NAMES
-from faultinject.calculator.values import read_chance, read_chances
+from faultinject.calculator.values import Chance
 from faultinject.model.paired import ModelError, Paired
+from voter.commands.parameters import (
+    Integer,
+    Number,
+    existing_path,
+    output_directory,
+    output_file,
+)
 from voter.commands.terminal import CommandError, ExitCode, print_json, warn
 
 __all__ = ["model"]
 
 ONE = "1"
+_count = Integer(0, 10_000)
+"""Of VMs; each formula has its own least and most."""
 
 
 def _chance(
     *names: str, shown: str, default: str | None = None, several: bool = False
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     return click.option(
-        *names, metavar="R", default=default, show_default=default is not None, multiple=several,
-        callback=read_chances if several else read_chance, help=shown,
+        *names, type=Chance(), default=default, show_default=default is not None,
+        multiple=several, help=shown,
     )  # fmt: skip
 
 
@@ -38,7 +47,7 @@ _beta = _chance(
 )
 _lying = _chance("--lying", shown="Share of a VM's failures that are wrong replies.", default="0")
 _alike = _chance("--alike", shown="Probability that lying VMs return the same reply.", default=ONE)
-_n = click.option("--n", type=int, metavar="N", help="Number of VMs.")
+_n = click.option("--n", type=_count, metavar="N", help="Number of VMs.")
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
@@ -149,7 +158,7 @@ def bound(design: str, as_json: bool, **given: Any) -> ExitCode:
 @_rm
 @_rv
 @_rh
-@click.option("--n", type=int, default=9, show_default=True, metavar="N",
+@click.option("--n", type=_count, default=9, show_default=True, metavar="N",
               help="The largest number of VMs on the host (30 at most).")  # fmt: skip
 @_chance("--r", shown="R, a required node reliability.")
 @_beta
@@ -175,7 +184,9 @@ def advise(as_json: bool, **given: Any) -> ExitCode:
 
 
 def _mean(name: str, text: str, required: bool = False) -> Callable[..., Any]:
-    return click.option(name, type=float, metavar="TIME", required=required, help=text)
+    return click.option(
+        name, type=Number(0, 1e300, above=True), metavar="TIME", required=required, help=text
+    )
 
 
 @model.command()
@@ -183,7 +194,7 @@ def _mean(name: str, text: str, required: bool = False) -> Callable[..., Any]:
 @_n
 @_mean("--mttf", "A VM's mean time to failure.", True)
 @_mean("--mttr", "A VM's mean time to repair, from its start.", True)
-@click.option("--repairers", type=click.IntRange(0), default=1, show_default=True, metavar="C",
+@click.option("--repairers", type=_count, default=1, show_default=True, metavar="C",
               help="VMs repaired at the same time; 0: all.")  # fmt: skip
 @_mean(
     "--voter-mttf", "The mean time to failure of the layer under the VMs (default: it never fails)."
@@ -210,17 +221,14 @@ def repairable(
     return _output(found, as_json, print_repair)
 
 
-_file = click.Path(path_type=Path)
-
-
 @model.command()
 @click.argument("figure", type=click.Choice(["3", "4", "6a", "6b", "7", "map", "all"]))
-@click.option("--out", type=_file, metavar="FILE",
+@click.option("--out", type=output_directory(or_file=True), metavar="FILE",
               help="FILE.svg, .png or .pdf; for `all` a directory (SVG files).")  # fmt: skip
-@click.option("--results", type=click.Path(exists=True, path_type=Path), metavar="PATH",
+@click.option("--results", type=existing_path(), metavar="PATH",
               help="Measurements to draw on top: a file of points, a campaign's "
               "findings.json, or a folder of results.")  # fmt: skip
-@click.option("--n", type=int, metavar="N", help="VMs: of 6a (else 3) and map (else 5).")
+@click.option("--n", type=_count, metavar="N", help="VMs: of 6a (else 3) and map (else 5).")
 @_json
 def figure(
     figure: str, out: Path | None, results: Path | None, n: int | None, as_json: bool
@@ -293,7 +301,7 @@ def figure(
 @_rf
 @_moved
 @_beta
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+@click.option("--out", type=output_file(), metavar="FILE",
               help="Write to FILE instead of standard output.")  # fmt: skip
 @_json
 def export(language: str, design: str, out: Path | None, as_json: bool, **given: Any) -> ExitCode:

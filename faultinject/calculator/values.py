@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from decimal import Decimal
+from typing import Any
 
 import click
 import msgspec
 
 from faultinject.model.paired import ModelError, Paired
 
-__all__ = ["Number", "digits", "number", "plain", "read_chance", "read_chances"]
+__all__ = ["Chance", "Number", "digits", "number", "plain"]
 
 LARGE = 1e7
 
@@ -60,24 +61,18 @@ def plain(value: float) -> str:
     return f"{value:,.0f}" if LARGE > abs(value) >= 1e6 else f"{value:.7g}"
 
 
-def read_chance(ctx: click.Context, param: click.Parameter, value: str | None) -> Paired | None:
-    """Parse an option that is a probability: 0.999, 1e-9, or 1-1e-15, without loss of digits."""
-    return None if value is None else _read(ctx, param, value)
+class Chance(click.ParamType[Paired]):
+    """A probability: 0.999, 1e-9, or 1-1e-15, without loss of digits."""
 
+    name = "R"
 
-def read_chances(
-    ctx: click.Context, param: click.Parameter, value: tuple[str, ...]
-) -> tuple[Paired, ...]:
-    """Parse an option that may be given several times."""
-    return tuple(_read(ctx, param, each) for each in value)
-
-
-def _read(ctx: click.Context, param: click.Parameter, value: str) -> Paired:
-    try:
-        return Paired.parse(value)
-    except ModelError as error:
-        message = str(error).replace("the number is", f"{value} is not possible:", 1)
-        _, found, why = message.partition(": a reliability")
-        raise click.BadParameter(
-            f"{value}: a reliability{why}" if found else message, ctx=ctx, param=param
-        ) from error
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Paired:
+        """Return it with its complement."""
+        try:
+            return Paired.parse(str(value)) if not isinstance(value, Paired) else value
+        except ModelError as error:
+            message = str(error).replace("the number is", f"{value} is not possible:", 1)
+            _, found, why = message.partition(": a reliability")
+            self.fail(f"{value}: a reliability{why}" if found else message, param, ctx)

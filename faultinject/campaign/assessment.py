@@ -2,8 +2,10 @@
 
 ``assess`` is applied whenever rows are read, so one rule holds for all rows of all campaigns.
 
-*Outcome.*  The most severe result among the mission's requests: wrong reply > voter lost >
-detected > timeout > correct.
+*Outcome.*  The most severe result among the mission's requests: silent corruption > unclear >
+voter lost > declared error > detected > timeout > correct.  A wrong reply is silent corruption if a
+client would believe it, and else a declared error.  Rows of older formats hold the first wrong
+reply of a mission only: if that one declares an error and others followed, the outcome is unclear.
 
 *Stratum.*  The rule was fixed before any data were seen:
 
@@ -18,6 +20,8 @@ detected > timeout > correct.
 
 from __future__ import annotations
 
+import ast
+import re
 from collections.abc import Sequence
 
 import msgspec
@@ -32,6 +36,7 @@ from faultinject.campaign.records import (
     RequestResult,
 )
 from faultinject.faults import FaultLayer, Injection, find
+from faultinject.history.model import is_believed, status_of
 from faultinject.results.outcome import Design, Outcome
 from voter.core.events import Failure
 
@@ -43,6 +48,7 @@ __all__ = [
     "assess",
     "assign_stratum",
     "classify",
+    "classify_stored",
 ]
 
 NO_RESULT = "no result in time"
@@ -50,15 +56,24 @@ NO_RESULT = "no result in time"
 CONNECTION = "connection"
 _TIMEOUTS = frozenset({Failure.TIMEOUT, NO_RESULT, "no verdict in time"})  # the last: old rows
 _SEVERITY = list(Outcome)  # most severe first
+_REPLY_IN_TEXT = re.compile(r"a wrong reply: (b(['\"]).*\2)$", re.DOTALL)
+"""The first bytes of a wrong reply in the message of an older row."""
 
 
 class RequestSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """The outcome of a mission's requests, and how many requests had which result."""
+    """The outcome of a mission's requests, and how many requests had which result.
+
+    ``believed``: wrong replies that a client would believe; None where a row of an older format
+    does not hold them all.  ``status``: of the wrong reply that made the outcome, 0 if it has none
+    that can be read; None without such a reply.
+    """
 
     outcome: Outcome
     problem: str  # the first result that made the outcome
     correct: int
     wrong: int
+    believed: int | None
+    status: int | None
     failed_visibly: int
     unanswered: int
     masked: int
@@ -86,16 +101,33 @@ class AssessedMission(MissionRow, frozen=True, kw_only=True):
     problem: str = ""
     correct: int = 0
     wrong: int = 0
+    believed: int | None = 0
+    status: int | None = None
     failed_visibly: int = 0
     unanswered: int = 0
     masked: int = 0
 
+    @property
+    def unmet(self) -> bool:
+        """Whether nothing met some fault before the mission ended."""
+        return any(each.used is False for each in self.injections)
 
-def _class_of(code: str, *, voter_alive: bool) -> Outcome:
+
+def _reply_in(problem: str) -> str:
+    """Return the first bytes of the wrong reply in a message of an older row, or ""."""
+    found = _REPLY_IN_TEXT.search(problem)
+    data = ast.literal_eval(found[1]) if found else b""
+    return data.decode("latin-1") if isinstance(data, bytes) else ""
+
+
+def _class_of(request: RequestResult, *, voter_alive: bool) -> Outcome:
+    code = request.code
     if code == "right":
         return Outcome.CORRECT
     if code == "wrong":
-        return Outcome.WRONG_REPLY
+        if not (reply := request.reply or _reply_in(request.problem)):
+            return Outcome.UNCLEAR
+        return Outcome.SILENT if is_believed(reply.encode("latin-1")) else Outcome.DECLARED
     if code in _TIMEOUTS:
         return Outcome.TIMEOUT
     if code == CONNECTION:
@@ -109,24 +141,44 @@ def classify(requests: Sequence[RequestResult], *, voter_alive: bool) -> Request
 
     A voter that does not answer at the end is lost even if all replies came and were right.
     """
-    classes = [_class_of(request.code, voter_alive=voter_alive) for request in requests]
+    classes = [_class_of(request, voter_alive=voter_alive) for request in requests]
     worst = min(classes, key=_SEVERITY.index, default=Outcome.CORRECT)
-    problem = ""
-    if not voter_alive and worst is not Outcome.WRONG_REPLY:
+    problem, status = "", None
+    if not voter_alive and _SEVERITY.index(worst) > _SEVERITY.index(Outcome.VOTER_LOST):
         worst, problem = Outcome.VOTER_LOST, "the voter no longer answers on its control socket"
     for number, (request, kind) in enumerate(zip(requests, classes, strict=True)):
         if kind is worst and kind.failed:
+            reply = request.reply.encode("latin-1")
             problem = f"request {number}: {request.problem or request.code}"
+            problem += f": a wrong reply: {reply!r}" if reply else ""
+            if kind.is_wrong_reply:
+                status = status_of(reply or _reply_in(request.problem).encode("latin-1"))
             break
+    believed = None if Outcome.UNCLEAR in classes else classes.count(Outcome.SILENT)
     return RequestSummary(
         outcome=worst,
         problem=problem,
         correct=classes.count(Outcome.CORRECT),
-        wrong=classes.count(Outcome.WRONG_REPLY),
+        wrong=sum(kind.is_wrong_reply for kind in classes),
+        believed=believed,
+        status=status,
         failed_visibly=classes.count(Outcome.DETECTED),
         unanswered=classes.count(Outcome.TIMEOUT) + classes.count(Outcome.VOTER_LOST),
         masked=sum(request.masked and request.code == "right" for request in requests),
     )
+
+
+def classify_stored(outcome: str, problem: str, wrong: int) -> tuple[Outcome, int | None, int]:
+    """Return the outcome of a row of format 1 with ``wrong`` wrong replies, of which it holds the
+    first in its message; how many of them a client would believe; and the first one's status.
+    """
+    if outcome != "silent":
+        return Outcome(outcome), 0, 0
+    first = _reply_in(problem).encode("latin-1")
+    if wrong > 1:
+        return Outcome.SILENT if is_believed(first) else Outcome.UNCLEAR, None, status_of(first)
+    believed = is_believed(first)
+    return Outcome.SILENT if believed else Outcome.DECLARED, int(believed), status_of(first)
 
 
 def _effective(

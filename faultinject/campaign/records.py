@@ -117,12 +117,15 @@ class RequestResult(_Data, frozen=True, kw_only=True, omit_defaults=True):
 
     ``code``: "right" or "wrong" (the oracle's answer on the reply), or the client's failure code.
     ``masked``: the voter released the reply although a replica dissented.  ``problem``: a message
-    for people, kept for the first request of each code in a mission.
+    for people, kept for the first request of each failure code in a mission, and for every wrong
+    reply.  ``reply``: the first bytes of a wrong reply, as Latin-1: 120 bytes of a mission's first
+    20, 16 bytes (the status line) of the others.
     """
 
     code: str = "right"
     masked: bool = False
     problem: str = ""
+    reply: str = ""
 
 
 class MissionRow(_Data, frozen=True, kw_only=True):

@@ -9,6 +9,7 @@ import click
 from faultinject.claims.evidence import read_results
 from faultinject.claims.page import write_page
 from faultinject.claims.section4 import CLAIMS
+from voter.commands.parameters import existing_directory, output_file
 from voter.commands.terminal import CommandError, ExitCode, print_json
 
 __all__ = ["paper"]
@@ -17,14 +18,14 @@ __all__ = ["paper"]
 @click.command()
 @click.option(
     "--results",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    type=existing_directory(),
     default=Path("docs/results"),
     show_default=True,
     help="Folder of results, one directory per campaign.",
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=output_file(),
     default=None,
     help="Write a Markdown page to this file instead of printing.",
 )
@@ -47,12 +48,14 @@ def paper(results: Path, out: Path | None, as_json: bool) -> None:
         print_json(
             [
                 {"where": c.where, "claim": c.text, "evidence": a.evidence, "verdict": a.verdict,
-                 "campaign": c.needs or None, "command": c.command}
+                 "limits": a.limits or None, "campaign": c.needs or None, "command": c.command}
                 for c, a in answers
             ]
         )  # fmt: skip
     elif out is None:
         for claim, answer in answers:
             click.echo(f"{claim.where}: {claim.text}\n  {answer.verdict}: {answer.evidence}")
+            if answer.limits:
+                click.echo(f"  limits: {answer.limits}")
     else:
         click.echo(out)

@@ -99,10 +99,14 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ClaimAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """The evidence in words, and the verdict on the claim."""
+    """The evidence in words, and the verdict on the claim.
+
+    ``limits``: what the accelerator means for the validity of the measured values.
+    """
 
     evidence: str
     verdict: ClaimVerdict
+    limits: str = ""
 
 
 def conclude(evidence: Evidence) -> ClaimVerdict:
@@ -249,4 +253,5 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
         text = found.text
         if campaign is not None and partial:
             text += f" (after {campaign.used:,} of {campaign.planned:,} missions)"
-        return ClaimAnswer(evidence=text, verdict=conclude(found))
+        limits = campaign.limits if campaign is not None and campaign.flips else ""
+        return ClaimAnswer(evidence=text, verdict=conclude(found), limits=limits)

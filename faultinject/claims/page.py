@@ -27,13 +27,15 @@ Confidence intervals are at 95 %, simultaneous for all strata of one node.
 Four words are kept apart. *Measured*: counted in missions. *Recombined*: computed from measured
 strata with binomial weights. *Computed*: from formulas alone. *By construction*: enforced by the
 injector. The campaigns that force faults (inequality4, oneofn, mofn, liars, poison, moved-guest,
-moved-host) test the *voter*. They assume that guests fail independently; only softerrors and
-commoncause test that. The last column gives the command that reproduces a row.
+moved-host) test the *voter*; they assume that guests fail independently. In softerrors the faults
+of each guest are drawn separately: it tests whether their *consequences* are coupled. In
+commoncause one planted cause hits all guests. No campaign tests how often causes are shared in
+nature. The method: [statistics.md](statistics.md). The last column reproduces a row.
 """
 BOTTOM = """\
 - *Dependence makes these values upper bounds*, the paper says. Not always: see the last row.
-- *Independence* cannot be measured with faults that are drawn independently. The campaigns that
-  force faults test the voter, and their reports say so.
+- *Independence* cannot be measured with faults that are drawn independently. softerrors measures
+  whether their consequences depend on each other; the campaigns that force faults test the voter.
 """
 
 
@@ -41,9 +43,13 @@ def render(answers: Sequence[tuple[Claim, ClaimAnswer]], results: Results) -> st
     """Return the page."""
     lines = [TOP, "| where | the paper says | evidence | verdict | see |", "|---|---|---|---|---|"]
     for claim, answer in answers:
-        cells = (claim.where, claim.text, answer.evidence, f"**{answer.verdict}**",
+        evidence = answer.evidence + (" (see Validity)" if answer.limits else "")
+        cells = (claim.where, claim.text, evidence, f"**{answer.verdict}**",
                  f"`{claim.command}`")  # fmt: skip
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    validity = list(dict.fromkeys(answer.limits for _, answer in answers if answer.limits))
+    if validity:
+        lines += ["", "## Validity", "", *validity]
     lines += ["", "## Sources", ""]
     lines += [
         f"- [{name}](results/{name}): {kept.title}, seed {kept.seed}, "

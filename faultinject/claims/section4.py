@@ -23,8 +23,8 @@ from faultinject.claims.evidence import (
     higher,
     near,
 )
+from faultinject.claims.independence import consequences_coupled, formula_holds
 from faultinject.estimate.counts import Counts
-from faultinject.estimate.doses import Fit
 from faultinject.estimate.equivalence import Choice
 from faultinject.estimate.intervals import Interval
 from faultinject.estimate.ranges import BetterRange, better_range
@@ -362,27 +362,6 @@ def _ends(ends: tuple[SupportsFloat, SupportsFloat] | None) -> str:
 # -------------------------------------------------------------- independence
 
 
-def _independent(results: Results) -> Evidence:
-    found = results["softerrors"]
-    doses = [dose for dose in found.doses if not dose.shared]
-    counts = ", ".join(
-        f"{fit} {count}" for fit in Fit if (count := sum(dose.verdict is fit for dose in doses))
-    )
-    tests = [dose.failed_guests for dose in doses if dose.failed_guests]
-    ps = [each.p_value for each in tests if each.p_value is not None]
-    rejected = sum(p < (1 - found.campaign.confidence) / len(ps) for p in ps)
-    side = {Fit.AGREES: True, Fit.DEPARTS: False, Fit.UNDECIDED: None}
-    text = f"bit flips at {len(doses)} doses, R_M and R_sys measured separately: {counts}"
-    if ps:
-        text += (
-            f"; the number of failed guests departs from independence at {rejected} of {len(ps)} "
-            "doses (G-test, Bonferroni)"
-        )
-    fits = {side[dose.verdict] for dose in doses}
-    overall = False if rejected or False in fits else True if fits == {True} else None
-    return Evidence(text=text, sides=(overall,))
-
-
 def _common_causes(results: Results) -> Evidence:
     causes = results["commoncause"].common_causes
     text = "; ".join(
@@ -474,6 +453,9 @@ CLAIMS = (
     Claim(where="2-of-3", text="It tolerates the arbitrary failure of one VM.",
           command="trivisor campaign run liars", needs="liars",
           evidence=MissionCounts(title="one guest hit", select=_arbitrary)),
+    Claim(where="2-of-3", text="R_sys = R_H R_V [R_M^3 + 3 R_M^2 (1 - R_M)], if the VMs fail "
+          "independently.", command="trivisor campaign run softerrors", evidence=formula_holds,
+          needs="softerrors"),
     Claim(where="Inequality (4), Figure 7", text="2-of-3 is better where R_V is above "
           "1 / (3 R_M - 2 R_M^2).", command="trivisor campaign run inequality4",
           evidence=_operating_points, needs="inequality4"),
@@ -484,7 +466,8 @@ CLAIMS = (
           command="trivisor model figure 7 --results docs/results", evidence=_ranges,
           needs="inequality4"),
     Claim(where="Combinatorial modeling", text="VM failures are independent.",
-          command="trivisor campaign run softerrors", evidence=_independent, needs="softerrors"),
+          command="trivisor campaign run softerrors", evidence=consequences_coupled,
+          needs="softerrors"),
     Claim(where="Combinatorial modeling", text="In the real world they may not be.",
           command="trivisor campaign run commoncause", evidence=_common_causes,
           needs="commoncause"),

@@ -9,6 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from faultinject.campaign.workers.messages import WORKER_MODULE
+from voter.commands.parameters import (
+    SEED,
+    Integer,
+    Number,
+    existing_directory,
+    output_directory,
+    output_file,
+)
 from voter.commands.terminal import CommandError, ExitCode, console, print_json, quiet_logs, warn
 
 if TYPE_CHECKING:
@@ -17,20 +25,18 @@ if TYPE_CHECKING:
 
 __all__ = ["campaign"]
 
-_directory = click.argument(
-    "directory", metavar="DIR", type=click.Path(file_okay=False, path_type=Path)
-)
+_directory = click.argument("directory", metavar="DIR", type=existing_directory())
 _json = click.option("--json", "as_json", is_flag=True, help="The result as JSON.")
 _seed = click.option(
     "--seed",
-    type=click.IntRange(0, (1 << 63) - 1),
+    type=SEED,
     default=1,
     show_default=True,
     help="Determines all random draws.",
 )
 _workers = click.option(
     "--workers",
-    type=click.IntRange(1, 256),
+    type=Integer(1, 256),
     help="Nodes at the same time.  Default: as the file says, or one a processor.",
 )
 _worker_module = click.option(
@@ -53,7 +59,7 @@ def _how_to_run(command: Callable[..., object]) -> Callable[..., object]:
         ),
         click.option(
             "--first",
-            type=click.IntRange(1),
+            type=Integer(1, 1 << 40),
             metavar="N",
             help="Only the first N missions of the plan's order.",
         ),
@@ -119,7 +125,7 @@ def plan(file: str, seed: int, workers: int | None, as_json: bool) -> None:
 
 @campaign.command()
 @click.argument("file")
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path),
+@click.option("--out", type=output_directory(),
               help="Directory for the results.  Default: ./FILE-SEED.")  # fmt: skip
 @_seed
 @_how_to_run
@@ -189,7 +195,7 @@ def report(directory: Path) -> None:
 
 @campaign.command()
 @_directory
-@click.argument("mission", type=click.IntRange(0))
+@click.argument("mission", type=Integer(0, 1 << 40))
 @_json
 @_worker_module
 def replay(directory: Path, mission: int, as_json: bool, worker_module: str) -> None:
@@ -213,26 +219,20 @@ def replay(directory: Path, mission: int, as_json: bool, worker_module: str) -> 
 
 @campaign.command()
 @_directory
-@click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path),
+@click.option("--out", required=True, type=output_file(".csv", ".parquet"),
               help="The file to write: .csv or .parquet.")  # fmt: skip
 def export(directory: Path, out: Path) -> None:
     """Write the rows of the campaign in DIR as CSV or Parquet."""
     from faultinject.campaign.store.store import Store  # noqa: PLC0415
 
-    if out.suffix not in (".csv", ".parquet"):
-        raise CommandError(
-            f"{out}: unknown format",
-            remedy="give a file name that ends in .csv or .parquet",
-            code=ExitCode.USAGE,
-        )
     with Store.open(directory, write=False) as store:
         rows = store.export_csv(out) if out.suffix == ".csv" else store.export_parquet(out)
     click.echo(f"{rows} rows in {out}")
 
 
 @campaign.command()
-@click.argument("first", type=click.Path(file_okay=False, path_type=Path))
-@click.argument("second", type=click.Path(file_okay=False, path_type=Path))
+@click.argument("first", type=existing_directory())
+@click.argument("second", type=existing_directory())
 @_json
 def agree(first: Path, second: Path, as_json: bool) -> None:
     """Compare two runs of one plan: how often did the same mission end alike?"""
@@ -250,15 +250,15 @@ def agree(first: Path, second: Path, as_json: bool) -> None:
 
 
 @campaign.command()
-@click.argument("guest", type=click.Path(file_okay=False, path_type=Path))
-@click.argument("host", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--rf", "rfs", multiple=True, type=click.FloatRange(0, 1), show_default=True,
+@click.argument("guest", type=existing_directory())
+@click.argument("host", type=existing_directory())
+@click.option("--rf", "rfs", multiple=True, type=Number(0, 1), show_default=True,
               default=(0.25, 0.5, 0.75, 0.9), help="R_f; may be repeated.")  # fmt: skip
-@click.option("--rm", "rms", multiple=True, type=click.FloatRange(0, 1, min_open=True),
+@click.option("--rm", "rms", multiple=True, type=Number(0, 1, above=True),
               default=(0.75,), show_default=True, help="R_M'; may be repeated.")  # fmt: skip
-@click.option("--points", type=click.Path(dir_okay=False, path_type=Path),
+@click.option("--points", type=output_file(),
               help="Write them for `trivisor model figure 6b --results FILE`.")  # fmt: skip
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path),
+@click.option("--out", type=output_file(),
               help="Also store the result as JSON here.")  # fmt: skip
 @_json
 def moved(

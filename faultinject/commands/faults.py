@@ -9,6 +9,7 @@ import click
 from deploy.commands.control_client import ask
 from deploy.commands.options import directory_option, json_option, layout_of
 from faultinject.faults.catalogue import offered_on_nodes
+from voter.commands.parameters import DAY, Choice, GuestName, Integer, Number
 from voter.commands.terminal import ExitCode, print_json, warn
 
 __all__ = ["heal", "inject", "supervise"]
@@ -32,13 +33,13 @@ The node must have been started with --allow-faults.  Kinds:
 {_kinds()}
 """
 )
-@click.argument("kind", type=click.Choice(list(KINDS)), metavar="KIND")
-@click.argument("guest")
+@click.argument("kind", type=Choice(list(KINDS)), metavar="KIND")
+@click.argument("guest", type=GuestName(), metavar="GUEST")
 @directory_option
 @click.option(
     "--for",
     "seconds",
-    type=click.FloatRange(min=0.0),
+    type=Number(0, 30 * DAY, "seconds", above=True),
     help="Heal the guest after this many seconds.",
 )
 @json_option
@@ -64,7 +65,7 @@ def inject(
 
 
 @click.command()
-@click.argument("guest")
+@click.argument("guest", type=GuestName(), metavar="GUEST")
 @directory_option
 @json_option
 def heal(guest: str, directory: Path | None, as_json: bool) -> None:
@@ -79,7 +80,11 @@ def heal(guest: str, directory: Path | None, as_json: bool) -> None:
 
 @click.command(hidden=True)
 @directory_option
-@click.option("--report-fd", type=int, help="Descriptor for reports on the progress of the start.")
+@click.option(
+    "--report-fd",
+    type=Integer(0, 1 << 20),
+    help="Descriptor for reports on the progress of the start.",
+)
 def supervise(directory: Path | None, report_fd: int | None) -> ExitCode:
     """Run a node's supervisor in the foreground (what `up` starts in the background)."""
     from deploy.node.configuration import make_machines  # noqa: PLC0415

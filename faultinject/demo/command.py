@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from voter.commands.parameters import SEED, Integer
 from voter.commands.terminal import ExitCode, console, print_json, quiet_logs
 
 if TYPE_CHECKING:
@@ -17,9 +18,9 @@ __all__ = ["demo"]
 
 
 @click.command()
-@click.option("--requests", type=click.IntRange(30, 100_000), default=300, show_default=True,
+@click.option("--requests", type=Integer(30, 100_000), default=300, show_default=True,
               help="Requests before the first fault; later steps make a part of it.")  # fmt: skip
-@click.option("--seed", default=7, show_default=True, help="Seed of the requests.")
+@click.option("--seed", type=SEED, default=7, show_default=True, help="Seed of the requests.")
 @click.option("--accel", type=click.Choice(["auto", "kvm", "tcg"]), default="auto",
               show_default=True, help="How guests run: with KVM, or emulated (TCG).")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print only the result, as JSON.")

@@ -18,7 +18,8 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Missions of one stratum.
 
     ``trials``: missions with an outcome.  ``failures``: those with any outcome but correct.
-    ``silent``: those of the failures in which a wrong reply was released.  ``excluded``: missions
+    ``silent``: those of the failures with a wrong reply that a client believes, or (old rows) may
+    believe.  ``excluded``: missions
     without an outcome (the fault was not applied), which are not among the trials.
     """
 
@@ -44,7 +45,7 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                 continue
             trials += 1
             failures += outcome != "correct"
-            silent += outcome == "wrong-reply"
+            silent += outcome in ("silent-corruption", "unclear")
         return cls(trials=trials, failures=failures, silent=silent, excluded=excluded)
 
     @property

@@ -116,7 +116,10 @@ class FaultInjector:
         ours, theirs = os.pipe()
         try:
             with self._log.open() as log:
-                self._proxy = Child.start(command, log=log, env=python_environment(), stdout=theirs)
+                self._proxy = Child.start(
+                    command, log=log, env=python_environment("proxy"), stdout=theirs,
+                    cwd=self._site.layout.directory,
+                )  # fmt: skip
         finally:
             os.close(theirs)
         reader = asyncio.StreamReader()

@@ -6,6 +6,7 @@ request at the same place of the order.  Every oracle applies requests through t
 
 from __future__ import annotations
 
+import re
 from copy import deepcopy
 from typing import Self
 
@@ -14,7 +15,12 @@ from guests.protocol.message import Reply
 from guests.protocol.wire import EMPTY_HISTORY
 from guests.service import Context, Service, answer, load
 
-__all__ = ["ServiceModel", "show_reply"]
+__all__ = ["ServiceModel", "is_believed", "show_reply", "status_of"]
+
+_STATUS_LINE = re.compile(rb"HTTP/1\.1 ([2-5]\d\d) ")
+_BELIEVED_REFUSALS = frozenset({401, 403, 404, 409, 410, 412, 416})
+"""Statuses from 400 on that state something about the service's data or the client's rights.  A
+client acts on them: it takes a 404 for "there is no such key"."""
 
 
 class ServiceModel:
@@ -47,6 +53,23 @@ class ServiceModel:
     def copy(self) -> Self:
         """Return a model with an equal state."""
         return deepcopy(self)
+
+
+def status_of(reply: bytes) -> int:
+    """Return the status in a reply's first bytes; 0 if a client can read no status line there."""
+    found = _STATUS_LINE.match(reply)
+    return int(found[1]) if found else 0
+
+
+def is_believed(reply: bytes) -> bool:
+    """Return whether a client would believe a reply, of which the first bytes suffice.
+
+    It does not believe a 5xx, a 4xx that calls its correct request malformed (such as 400, 405 or
+    413), and bytes without a readable status line: these declare an error.  Only the status line is
+    judged, so a damaged header or body counts as believed.
+    """
+    status = status_of(reply)
+    return 200 <= status < 400 or status in _BELIEVED_REFUSALS
 
 
 def show_reply(reply: bytes) -> str:

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable
 from itertools import permutations
 from typing import NamedTuple
 
-from faultinject.history.model import ServiceModel, show_reply
+from faultinject.history.model import ServiceModel, is_believed, show_reply
 
 __all__ = ["MAX_STATES", "OrderOracle", "SequentialOracle", "PendingRequest"]
 
@@ -51,17 +51,21 @@ class SequentialOracle:
     def accepts(self, request: bytes, reply: bytes, *, read_only: bool) -> bool:
         """Return whether this is a right reply to the next request.
 
-        After a wrong reply the possible states are those after a right one.
+        After a wrong reply that a client believes, the possible states are those after a right
+        one.  After one that declares an error, the request may also not have been executed.
         """
         if not self._models:
             return True
         self._seq += 1
         right = []
+        undone = [] if read_only or is_believed(reply) else [m.copy() for m in self._models]
         for model in self._models:  # each must apply it
             if model.apply(request, self._seq, read_only=read_only) == reply:
                 right.append(model)
         if right:
             self._models = right
+        elif undone:
+            self._follow(undone + self._models)
         return bool(right)
 
     def unknown(self, request: bytes, *, read_only: bool) -> None:
@@ -72,8 +76,12 @@ class SequentialOracle:
         applied = [model.copy() for model in self._models]
         for model in applied:
             model.apply(request, self._seq)
+        self._follow(self._models + applied)
+
+    def _follow(self, models: Iterable[ServiceModel]) -> None:
+        """Follow the different states among these; with too many, accept every reply."""
         by_state: dict[bytes, ServiceModel] = {}
-        for model in self._models + applied:
+        for model in models:
             by_state.setdefault(model.state(), model)
         self._models = list(by_state.values()) if len(by_state) <= MAX_STATES else []
 

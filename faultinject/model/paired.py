@@ -7,9 +7,12 @@ package therefore carries both, and computes both as sums of positive terms.
 from __future__ import annotations
 
 import math
+import re
 from decimal import Decimal, InvalidOperation, localcontext
 
 __all__ = ["ModelError", "Paired", "count", "probability"]
+
+_DECIMAL = re.compile(r"(?:1-)?(?:[0-9]+\.?|[0-9]*\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?")
 
 
 class ModelError(ValueError):
@@ -49,14 +52,18 @@ class Paired(float):
         Both it and its complement are the nearest floats to what was written.  Raises ModelError
         if it is no number in [0, 1].
         """
-        head, dash, tail = text.strip().partition("1-")
+        head, dash, tail = text.partition("1-")
         try:
+            if not _DECIMAL.fullmatch(text):  # Decimal takes underscores and other scripts' digits
+                raise InvalidOperation
             with localcontext() as context:
                 context.prec = 400
-                value = 1 - Decimal(tail) if dash and not head else Decimal(text.strip())
+                value = 1 - Decimal(tail) if dash and not head else Decimal(text)
                 down = 1 - value
         except InvalidOperation as error:
-            raise ModelError(f"{text!r} is no probability: write 0.999, 1e-9 or 1-1e-15") from error
+            raise ModelError(
+                f"{text!r} is no probability from 0 to 1: write 0.999, 1e-9 or 1-1e-15"
+            ) from error
         return probability("the number", cls(float(value), float(down)))
 
     def __repr__(self) -> str:

@@ -33,16 +33,20 @@ __all__ = [
 OUTCOMES = {
     Outcome.CORRECT: "#cfdbe4",
     Outcome.DETECTED: "#1f6f9c",
+    Outcome.DECLARED: "#7fb0cc",
     Outcome.TIMEOUT: "#e0a93b",
     Outcome.VOTER_LOST: "#5d4a7d",
-    Outcome.WRONG_REPLY: ALARM,
+    Outcome.UNCLEAR: "#e58a8d",
+    Outcome.SILENT: ALARM,
 }
 WORDS = {
     Outcome.CORRECT: "correct",
-    Outcome.DETECTED: "detected (an error reply)",
+    Outcome.DETECTED: "detected (the voter's or link's error)",
+    Outcome.DECLARED: "wrong reply that declares an error",
     Outcome.TIMEOUT: "timeout",
     Outcome.VOTER_LOST: "voter lost",
-    Outcome.WRONG_REPLY: "wrong reply released",
+    Outcome.UNCLEAR: "wrong reply, belief unknown (old rows)",
+    Outcome.SILENT: "silent corruption (wrong reply, believed)",
 }
 LOWEST = 1e-4
 
@@ -170,7 +174,7 @@ def _outcome_legend(figure: Figure, seen: set[Outcome]) -> None:
         Patch(facecolor=colour, label=WORDS[outcome])
         for outcome, colour in OUTCOMES.items() if outcome in seen
     ]  # fmt: skip
-    figure.legend(handles=handles, loc="outside lower center", ncols=5)
+    figure.legend(handles=handles, loc="outside lower center", ncols=3)
 
 
 def draw_common_causes(causes: Sequence[CommonCauseFinding]) -> Figure:

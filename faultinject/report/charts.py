@@ -17,6 +17,7 @@ from faultinject.report.bar_figures import (
 )
 from faultinject.report.data import Curve, ReportData
 from faultinject.report.designs import draw_designs
+from faultinject.report.dose_verdicts import crossing_sentence
 from faultinject.report.figure7 import draw_agreement, draw_breakeven
 from faultinject.report.formatting import TIMES
 from faultinject.report.latency import draw_latency
@@ -25,12 +26,17 @@ from faultinject.report.model_figures import (
     draw_at_frequency_over_n,
     draw_measured,
 )
-from faultinject.report.verdicts import crossing_sentence
+from faultinject.results import accelerator
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["Chart", "draw_charts"]
+
+TIMED = ("latency", "speed")
+"""Figures whose values are times."""
+ON_DOSE = ("measured", "outcomes", "common-causes", "breaks", "kinds")
+"""Figures whose values depend on how many flips act."""
 
 
 class Chart(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,7 +49,21 @@ class Chart(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def draw_charts(data: ReportData) -> Iterator[Chart]:
-    """Draw all figures that there are data for, the most informative first."""
+    """Draw all figures that there are data for, the most informative first.
+
+    The caption of a figure whose values depend on the accelerator says so.
+    """
+    of = data.campaign
+    for chart in _charts(data):
+        limits = ""
+        if chart.name.startswith(TIMED):
+            limits = accelerator.limits(of.accel, flips=False)
+        elif of.flips and chart.name.startswith(ON_DOSE):
+            limits = of.limits
+        yield msgspec.structs.replace(chart, caption=f"{chart.caption} {limits}".strip())
+
+
+def _charts(data: ReportData) -> Iterator[Chart]:
     m, n = data.campaign.policy
     yield from _doses(data)
     for curve in data.curves:

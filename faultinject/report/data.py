@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from faultinject.campaign.planning.detectable import Detectable
 from faultinject.estimate.crossing import Crossing
 from faultinject.estimate.intervals import Interval
 from faultinject.estimate.precision import Precision
@@ -141,6 +142,8 @@ class ReportData(Findings, frozen=True, kw_only=True):
     curves: tuple[Curve, ...] = ()
     precision: tuple[Precision, ...] = ()
     sampling: tuple[SamplingComparison, ...] = ()
+    detectable: tuple[Detectable, ...] = ()
+    shares: tuple[tuple[str, float], ...] = ()  # by stratum: what shows at least once
     at_frequency: tuple[CauseAtFrequency, ...] = ()
     latencies: tuple[Latencies, ...] = ()
     times: tuple[MissionTimes, ...] = ()

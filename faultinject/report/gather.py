@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from faultinject.campaign.planning.detectable import Detectable, detectable, share_of
 from faultinject.campaign.planning.plan import LIARS
 from faultinject.campaign.planning.spec import FORCED, Spec
 from faultinject.campaign.store.store import Store
@@ -18,13 +19,14 @@ from faultinject.report.mission_findings import (
     find_kinds,
     find_latencies,
     find_times,
-    find_wrong_replies,
     observe,
 )
 from faultinject.report.model_findings import (
+    Doses,
     find_at_frequency,
     find_common_causes,
     find_doses,
+    find_pooled,
     find_shared_doses,
 )
 from faultinject.report.source import Source
@@ -35,8 +37,8 @@ from faultinject.report.verdicts import (
     points_verdict,
     voter_verdict,
     worst_case_verdict,
-    wrong_replies_verdict,
 )
+from faultinject.report.wrong_replies import find_wrong_replies, wrong_replies_verdicts
 from faultinject.results.findings import (
     CampaignSummary,
     Proportion,
@@ -68,7 +70,7 @@ def _gather(source: Source) -> ReportData:
     groups, strata = group_strata(source), find_strata(source)
     points = tuple(point for group in groups for point in group.points())
     doses, causes = find_doses(source), find_common_causes(source)
-    designs, wrong = find_designs(source), find_wrong_replies(source, observed)
+    designs, wrong = find_designs(source), find_wrong_replies(source, observed.wrong)
     on_voter = [
         verdict
         for group in groups
@@ -76,10 +78,11 @@ def _gather(source: Source) -> ReportData:
         if verdict
     ]
     on_voter += design_verdicts(designs)
-    on_model = list(model_verdicts(doses, causes))
+    pooled = find_pooled(source, doses)
+    on_model = list(model_verdicts(doses, pooled, causes))
     forced = source.store.spec.question in FORCED
     verdicts: list[VerdictFinding] = [
-        *(on_voter + on_model if forced else on_model + on_voter), wrong_replies_verdict(wrong)
+        *(on_voter + on_model if forced else on_model + on_voter), *wrong_replies_verdicts(wrong)
     ]  # fmt: skip
     verdicts.sort(key=lambda each: each.tone != "alarm")  # alarms first
     return ReportData(
@@ -94,9 +97,12 @@ def _gather(source: Source) -> ReportData:
         points=points,
         precision=tuple(each for group in groups for each in group.precision()),
         sampling=groups[0].sampling() if groups else (),
+        detectable=_detectable(source, doses),
+        shares=_shares(source),
         designs=designs,
         doses=tuple(dose for each, _ in doses.values() for dose in each)
         + find_shared_doses(source),
+        pooled=pooled,
         common_causes=causes,
         at_frequency=find_at_frequency(source),
         latencies=find_latencies(source, observed, strata),
@@ -104,6 +110,27 @@ def _gather(source: Source) -> ReportData:
         idle_timeouts=_idle_timeouts(source),
         effects=find_effects(source),
         notes=tuple(_notes(source, observed, groups, strata)),
+    )
+
+
+def _detectable(source: Source, doses: Doses) -> tuple[Detectable, ...]:
+    """What the trials so far detect, at the measured R_M."""
+    trials = {str(name): tally.trials for (name,), tally in source.grouped("stratum").items()}
+    rms = {
+        (kind, dose.flips): rm
+        for kind, (found, _) in doses.items()
+        for dose in found
+        if (rm := dose.plain.value) is not None
+    }
+    return detectable(source.store.plan, trials, rms)
+
+
+def _shares(source: Source) -> tuple[tuple[str, float], ...]:
+    """By stratum, the smallest proportion against the paper's that its trials show once."""
+    return tuple(
+        (cell.name, share)
+        for cell in source.cells()
+        if (share := share_of(cell, source.tally(stratum=cell.name).trials)) is not None
     )
 
 
@@ -143,6 +170,7 @@ def _summary(source: Source) -> CampaignSummary:
         excluded=tally.excluded, trials=tally.trials, confidence=1 - source.alpha,
         vote=f"{source.m}/{source.n}", lying=_lying(store.spec),
         accel=", ".join(sorted({each.accel for each in meta.facts.values()})),
+        flips=any("flip" in kind and kind != "voter-flip" for kind in store.spec.kinds),
     )  # fmt: skip
 
 

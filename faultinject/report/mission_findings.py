@@ -1,4 +1,4 @@
-"""Findings from single missions: kinds of faults, wrong replies, latencies, speed, effects."""
+"""Findings from single missions: kinds of faults, latencies, speed, effects."""
 
 from __future__ import annotations
 
@@ -15,14 +15,12 @@ from faultinject.report.bar_figures import describe
 from faultinject.report.data import Effect, FaultKindResult, Latencies, MissionTimes
 from faultinject.report.formatting import TIMES
 from faultinject.report.source import Source, outcomes_of
-from faultinject.results.findings import StratumFinding, WrongReplies, WrongReply
-from faultinject.results.outcome import Outcome
+from faultinject.report.wrong_replies import is_covered, wrong_reply_of
+from faultinject.results.findings import StratumFinding, WrongReply
 
 __all__ = ["Observations", "find_effects", "find_kinds", "find_latencies", "find_times",
-           "find_wrong_replies", "observe"]  # fmt: skip
+           "observe"]  # fmt: skip
 
-ARRANGED = frozenset({"poison"})
-"""Common causes after which all guests return the same bytes, chosen by the injector."""
 MOST_ROWS = 60_000
 """Rows that are read one by one; counts always come from all rows.  The order of the plan is
 random, so the first rows are an unbiased sample."""
@@ -52,6 +50,7 @@ class Observations:
 def observe(source: Source) -> Observations:
     """Read rows one by one, at most MOST_ROWS of them."""
     found, plan = Observations(), source.store.plan
+    cells = {cell.name: cell for cell in plan.cells}
     for mission, row in source.store.missions():
         if found.rows >= MOST_ROWS:
             found.sampled = True
@@ -59,22 +58,14 @@ def observe(source: Source) -> Observations:
         found.rows += 1
         cell = plan.cell_of(row.index)
         forced = cell.forced and cell.design == "voted"  # neither a dose nor a common cause
-        if row.outcome is Outcome.WRONG_REPLY and mission.design == "voted":
-            found.wrong.append(_wrong_reply(mission, row))
+        if row.outcome is not None and row.outcome.is_wrong_reply and mission.design == "voted":
+            covered = is_covered(source, cells[row.stratum])
+            found.wrong.append(wrong_reply_of(mission, row, row.outcome, covered=covered))
         if forced:
             _count_kinds(found, mission, row)
         if row.outcome is not None:
             _collect_times(found, mission, row, forced=forced)
     return found
-
-
-def _wrong_reply(mission: MissionPlan, row: AssessedMission) -> WrongReply:
-    hits = ", ".join(f"{hit.target} {hit.kind}" for hit in mission.injections) or "nothing"
-    lies = {True: " (equal lies)", False: " (different lies)", None: ""}[mission.alike]
-    return WrongReply(
-        mission=row.index, stratum=mission.stratum, hits=hits + lies, event=row.problem,
-        arranged=bool(mission.alike) or any(hit.kind in ARRANGED for hit in mission.injections),
-    )  # fmt: skip
 
 
 def _count_kinds(found: Observations, mission: MissionPlan, row: AssessedMission) -> None:
@@ -152,31 +143,6 @@ def find_kinds(source: Source, found: Observations) -> tuple[FaultKindResult, ..
             sums.items(),
             key=lambda item: (item[0][0][2], not item[0][0][1], layers.index(item[0][0][0])),
         )
-    )  # fmt: skip
-
-
-def find_wrong_replies(source: Source, found: Observations) -> WrongReplies:
-    """Classify wrong replies over all missions, including those after the used prefix."""
-    every = source.store.tallies(
-        "stratum", "k", "host_target_hit", "kind", "common_cause", "alike", design="voted"
-    )
-    votes = {cell.name: cell.vote for cell in source.cells()}
-    arranged = common = tolerated = uncompared = 0
-    for (stratum, k, host_hit, kind, shared, alike), tally in every.items():
-        policy = source.policy(votes[str(stratum)])
-        arranged += tally.wrong_reply if alike or kind in ARRANGED else 0
-        common += tally.wrong_reply if shared and kind not in ARRANGED else 0
-        if kind or host_hit:
-            continue
-        if policy.need == 1 and k:
-            uncompared += 0 if alike else tally.wrong_reply
-        elif int(str(k)) <= policy.of - policy.need:
-            tolerated += tally.wrong_reply
-    total = sum(every.values(), Tally())
-    return WrongReplies(
-        share=source.proportion(total.wrong_reply, total.trials), arranged=arranged,
-        within_tolerance=tolerated, uncompared=uncompared, common_cause=common,
-        listed=tuple(sorted(found.wrong, key=lambda each: each.arranged)),
     )  # fmt: skip
 
 

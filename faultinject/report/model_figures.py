@@ -93,7 +93,7 @@ def _mark(upper: Axes, lower: Axes, dose: DoseFinding) -> None:
         [x], [y], fmt="o", color=colour, markersize=5.5, elinewidth=1.3, capsize=2.5, zorder=4,
         xerr=[[x - dose.plain.low], [dose.plain.high - x]], yerr=height,
     )  # fmt: skip
-    if dose.outcomes.get(Outcome.WRONG_REPLY):
+    if dose.outcomes.get(Outcome.SILENT):
         upper.plot([x], [y], marker="o", markersize=13, markeredgecolor=ALARM, fillstyle="none")
     low, middle, high = dose.model.low, dose.model.value, dose.model.high
     lower.fill_between(
@@ -144,9 +144,9 @@ def _legend(doses: Sequence[DoseFinding], m: int, n: int) -> list[object]:
                label=f"measured: {verdict}")
         for verdict, colour in COLOURS.items() if verdict in seen
     ]  # fmt: skip
-    if any(dose.outcomes.get(Outcome.WRONG_REPLY) for dose in doses):
+    if any(dose.outcomes.get(Outcome.SILENT) for dose in doses):
         lines.append(Line2D([], [], color=ALARM, marker="o", markersize=11, fillstyle="none",
-                            linestyle="none", label="wrong replies released"))  # fmt: skip
+                            linestyle="none", label="silent corruption"))  # fmt: skip
     return lines
 
 

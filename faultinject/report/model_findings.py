@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from faultinject.campaign.store.tally import Tally
 from faultinject.estimate.common_cause import AtFrequency, at_frequency, estimate_common_cause
-from faultinject.estimate.doses import DoseCounts, DoseSeries, compare_doses
-from faultinject.estimate.hypothesis_tests import independence_test
+from faultinject.estimate.counts import Counts
+from faultinject.estimate.doses import (
+    MARGIN,
+    DoseCounts,
+    DoseSeries,
+    compare_doses,
+    joint_test,
+    mean_departure,
+)
+from faultinject.estimate.hypothesis_tests import fit_correlation, independence_test
+from faultinject.estimate.power import REFERENCE, dose_power, independence_power, pooled_power
 from faultinject.model.reliability import m_of_n
 from faultinject.report.data import CauseAtFrequency
 from faultinject.report.formatting import TIMES
 from faultinject.report.source import Source, outcomes_of
-from faultinject.results.findings import CommonCauseFinding, DoseFinding, Proportion
+from faultinject.results.findings import CommonCauseFinding, DoseFinding, PooledFinding, Proportion
 
-__all__ = ["MARGIN", "Doses", "find_at_frequency", "find_common_causes", "find_doses",
+__all__ = ["Doses", "find_at_frequency", "find_common_causes", "find_doses", "find_pooled",
            "find_shared_doses"]  # fmt: skip
 
-MARGIN = 0.05
-"""The greatest |R_sys - model| that still counts as agreement, absolute."""
 FREQUENCY = 0.05
 """Assumed proportion of missions with the common cause, where the page shows its effect."""
 SHOWN_RM = 0.9  # R_M at which the page gives numbers for that
@@ -44,8 +51,66 @@ def find_doses(source: Source) -> Doses:
         }  # fmt: skip
         series = _compare(source, arms, source.alpha)
         doses = _doses(source, kind, arms, series, shared=False)
-        found[kind] = tuple(_with_failed_guests(source, each) for each in doses), series
+        counted = [_with_failed_guests(source, each) for each in doses]
+        found[kind] = tuple(_with_power(source, each, counted) for each in counted), series
     return found
+
+
+def _with_power(source: Source, dose: DoseFinding, family: Sequence[DoseFinding]) -> DoseFinding:
+    """Add what this dose can show; its tests share alpha with those of the ``family``."""
+    rm, counted = dose.plain.value, dose.failed_guests
+    if rm is None or not dose.voted.of:
+        return dose
+    m, n, alpha = source.m, source.n, source.alpha
+    tests = sum(_testable(each) for each in family)
+    missions = sum(counted.observed) if counted else 0
+    return msgspec.structs.replace(
+        dose,
+        power=dose_power(rm, dose.plain.of, dose.voted.of, alpha / len(family), MARGIN, m, n),
+        test_power=independence_power(
+            REFERENCE, 1 - (counted.expected[0] / missions) ** (1 / n), missions, alpha / tests,
+            len(counted.observed), n,
+        ) if counted and _testable(dose) else None,
+    )  # fmt: skip
+
+
+def _testable(dose: DoseFinding) -> bool:
+    return dose.failed_guests is not None and dose.failed_guests.p_value is not None
+
+
+def find_pooled(source: Source, doses: Doses) -> tuple[PooledFinding, ...]:
+    """Return the evidence of all doses together, for each kind with two doses or more."""
+    found, m, n = [], source.m, source.n
+    for kind, (each, _) in doses.items():
+        used = [dose for dose in each if dose.plain.of and dose.voted.of]
+        arms = [
+            DoseCounts(
+                dose=dose.flips,
+                nv=Counts(trials=dose.plain.of, failures=dose.plain.of - dose.plain.count),
+                voted=Counts(trials=dose.voted.of, failures=dose.voted.of - dose.voted.count),
+            )
+            for dose in used
+        ]
+        joint, departure = joint_test(arms, m, n), mean_departure(arms, source.alpha, m, n)
+        if joint is None or departure is None or len(used) < 2:
+            continue
+        counted = [dose for dose in used if _testable(dose)]
+        found.append(
+            PooledFinding(
+                kind=kind, doses=len(used), confidence=1 - source.alpha, joint=joint,
+                departure=departure,
+                correlation=fit_correlation(
+                    [dose.failed_guests.observed for dose in counted if dose.failed_guests], n,
+                    source.alpha,
+                ),
+                counted=tuple(dose.flips for dose in counted),
+                power=pooled_power(
+                    [(dose.plain.value or 0.0, dose.plain.of, dose.voted.of) for dose in used],
+                    source.alpha, m, n,
+                ),
+            )
+        )  # fmt: skip
+    return tuple(found)
 
 
 def _with_failed_guests(source: Source, dose: DoseFinding) -> DoseFinding:
@@ -109,6 +174,7 @@ class _Cause(msgspec.Struct, frozen=True, kw_only=True):
     failed: tuple[int, ...]
     voted: Tally
     plain: Tally
+    strata: tuple[str, ...]  # of the voted node
     own_vote: bool = False
 
 
@@ -125,8 +191,8 @@ def _by_failed(
     for seen, tally in tallies.items():
         agreed = n - min(seen, n) if m > 1 else 1  # 1 of n compares nothing
         for failed, count in (
-            (min(seen, n), tally.trials - tally.voter_lost - tally.wrong_reply),
-            (max(m, agreed), tally.wrong_reply),
+            (min(seen, n), tally.trials - tally.voter_lost - tally.wrong_replies),
+            (max(m, agreed), tally.wrong_replies),
             (n, tally.voter_lost if lost else 0),
         ):
             found[failed] = found.get(failed, 0) + count
@@ -148,6 +214,11 @@ def _causes(source: Source) -> dict[str, _Cause]:
             kind=cause, flips=flips, m=policy.need, n=policy.of, failed=failed,
             voted=sum(by_failed.values(), Tally()),
             plain=sum(tallies.get((kind, flips, "nv", ""), {}).values(), Tally()),
+            strata=tuple(
+                cell.name for cell in source.cells()
+                if (cell.kind, cell.dose, cell.design, cell.vote) == (kind, flips, design, vote)
+                and cell.common_cause
+            ),
             own_vote=bool(vote),
         )  # fmt: skip
     return found
@@ -177,7 +248,7 @@ def find_common_causes(source: Source) -> tuple[CommonCauseFinding, ...]:
                 fatal_independent=result.fatal_if_independent,
                 voted=source.proportion(voted.failures, voted.trials),
                 plain=source.proportion(plain.failures, plain.trials) if plain.trials else None,
-                silent=voted.wrong_reply,
+                wrong=source.wrong_replies(voted, source.prefix, stratum=each.strata),
             )
         )
     return tuple(found)

@@ -26,7 +26,6 @@ from faultinject.report.formatting import (
     with_interval,
 )
 from faultinject.report.texts import GLOSSARY, OUTCOME_NAMES, QUESTIONS
-from faultinject.report.verdicts import explain_wrong_replies
 from faultinject.results.outcome import Outcome
 
 if TYPE_CHECKING:
@@ -61,7 +60,6 @@ def render(data: ReportData, pictures: dict[str, Picture]) -> str:
         outcome_order=list(Outcome)[::-1],
         outcome_names=OUTCOME_NAMES,
         both_repairs=len({each.repair for each in data.strata}) > 1,
-        wrong_replies=explain_wrong_replies(data.wrong_replies),
         grids=_grids(data),
         kind_groups=_kind_groups(data.kinds),
         contrary=any(p.choice not in (Choice.UNDECIDED, p.paper) for p in data.points),

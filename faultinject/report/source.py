@@ -9,7 +9,7 @@ from faultinject.campaign.store.store import Store
 from faultinject.campaign.store.tally import Tally
 from faultinject.estimate.counts import Counts
 from faultinject.estimate.intervals import clopper_pearson
-from faultinject.results.findings import Proportion
+from faultinject.results.findings import Proportion, WrongReplyCounts
 from faultinject.results.outcome import Outcome
 from voter.core.vote import Policy
 
@@ -44,14 +44,32 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
         """Count the missions with these values, by the values of columns."""
         return self.store.tallies(*by, prefix=self.prefix, **where)
 
-    def proportion(self, count: int, of: int) -> Proportion:
-        """Return ``count`` of ``of`` with its Clopper-Pearson interval."""
+    def proportion(self, count: int, of: int, unclear: int = 0) -> Proportion:
+        """Return ``count`` of ``of`` with its Clopper-Pearson interval.
+
+        Up to ``unclear`` more may belong to it, so the upper end is that of all of them.
+        """
         found = clopper_pearson(count, of, self.alpha)
-        return Proportion(count=count, of=of, low=found.low, high=found.high)
+        most = clopper_pearson(count + unclear, of, self.alpha)
+        return Proportion(count=count, of=of, low=found.low, high=most.high)
+
+    def wrong_replies(
+        self, tally: Tally, prefix: int | None = None, **where: object
+    ) -> WrongReplyCounts:
+        """Return the wrong replies in ``tally``, with the statuses of all missions ``where``."""
+        statuses = {
+            str(key[0]): each.wrong_replies
+            for key, each in self.store.tallies("status", prefix=prefix, **where).items()
+            if key[0] is not None and each.wrong_replies
+        }
+        return WrongReplyCounts(
+            missions=tally.trials, silent=tally.silent_corruption, unclear=tally.unclear,
+            declared=tally.declared_error, statuses=statuses,
+        )  # fmt: skip
 
 
 def outcomes_of(tally: Tally) -> dict[Outcome, int]:
-    """Return the trials by outcome, all five."""
+    """Return the trials by outcome, all of them."""
     return {each: getattr(tally, each.value.replace("-", "_")) for each in Outcome}
 
 

@@ -159,6 +159,10 @@ def find_strata(source: Source) -> tuple[StratumFinding, ...]:
 
 
 def _stratum(source: Source, cell: Cell, tally: Tally, alike: bool | None) -> StratumFinding:
+    part: dict[str, object] = {"stratum": cell.name}
+    if alike is not None:
+        part["alike"] = alike
+    met, slow = source.tally(unmet=False, **part), source.tally(slow=True, **part)
     policy = source.policy(cell.vote)
     fails = cell.host_target_hit or cell.failing_guests > (
         0 if cell.design == "nv" else policy.of - policy.need
@@ -171,6 +175,8 @@ def _stratum(source: Source, cell: Cell, tally: Tally, alike: bool | None) -> St
         host_function_hit=cell.host_function_hit, repair=cell.repair, alike=alike,
         excluded=tally.excluded, outcomes=outcomes_of(tally),
         failed=source.proportion(tally.failures, tally.trials),
-        silent=source.proportion(tally.wrong_reply, tally.trials),
+        silent=source.proportion(tally.silent_corruption, tally.trials, tally.unclear),
+        met=source.proportion(met.failures, met.trials),
+        slow=source.proportion(slow.trials, tally.trials),
         paper=None if alike is not None else float(fails),
     )  # fmt: skip

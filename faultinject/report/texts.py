@@ -70,17 +70,21 @@ QUESTIONS: dict[Question, QuestionTexts] = {
             "Does the paper's model hold for faults whose effect is not forced? Bits of the "
             "guests' memory are flipped at random."
         ),
-        tests_title="It tests the model.",
+        tests_title="It tests the model, given independent faults.",
         tests=(
             "A dose is a number of bits flipped per guest and mission, anywhere in its memory, at "
             "any time. At each dose two quantities are measured in separate missions: how often "
             "one guest alone, without a voter, completes a mission (R_M), and how often the voted "
             "node does (R_sys), with every guest under the same dose.",
-            "If guests fail independently and the voter works, R_sys is 3R_M^2 - 2R_M^3. Nothing "
-            "in the measurement enforces this relation.",
+            "If the consequences of faults in one guest do not depend on the other guests, and the "
+            "voter works, R_sys is 3R_M^2 - 2R_M^3. Nothing in the measurement enforces this "
+            "relation.",
         ),
-        not_title="It does not identify the cause of a departure.",
+        not_title="It does not test whether faults are independent, nor identify causes.",
         tests_not=(
+            "The faults of each guest are drawn separately, so they are independent by "
+            "construction. What is tested is whether their consequences are coupled. Whether "
+            "causes of faults are independent in nature is not tested by any campaign here.",
             "Known candidates: a shared workload, in which the same request is hard for all guests "
             "(Eckhardt and Lee); compensating failures, in which guests fail at different requests "
             "and each request still has its majority (Siewiorek); host load, since three guests "
@@ -117,9 +121,11 @@ QUESTIONS: dict[Question, QuestionTexts] = {
 OUTCOME_NAMES = {
     Outcome.CORRECT: "correct",
     Outcome.DETECTED: "detected",
+    Outcome.DECLARED: "declared error",
     Outcome.TIMEOUT: "timeout",
     Outcome.VOTER_LOST: "voter lost",
-    Outcome.WRONG_REPLY: "wrong reply",
+    Outcome.UNCLEAR: "unclear",
+    Outcome.SILENT: "silent corruption",
 }
 
 GLOSSARY = (
@@ -131,7 +137,15 @@ GLOSSARY = (
     ("R_sys", "reliability of the voted node"),
     ("f_k", "P(mission fails | k guests hit, voter not hit); the paper assumes 0, 0, 1, 1"),
     ("g_k", "P(mission succeeds | voter hit, k guests hit); the paper assumes 0"),
-    ("s_k", "P(a wrong reply is released | k guests hit): silent data corruption"),
+    ("s_k", "P(silent corruption | k guests hit)"),
+    ("wrong reply", "a reply whose bytes differ from those of a correct service"),
+    ("silent corruption", "a wrong reply that a client would believe: 2xx, 3xx, and a 4xx about "
+                          "the service's data or the client's rights (401, 403, 404, 409, 410, "
+                          "412, 416). Only the status line is judged"),
+    ("declared error", "a wrong reply that a client does not believe: 5xx, a 4xx that calls its "
+                       "correct request malformed, or no readable status line"),
+    ("unclear", "old rows only: they hold the first wrong reply of a mission, which declares an "
+                "error; whether a later one would be believed is unknown"),
     ("U, S, G", "U = Σ w_k f_k, S = 1 - U, G = Σ w_k g_k with binomial weights w_k"),
     ("R_V*", "break-even: the R_V above which the voted node is better than the plain one, "
              "(R_M - G)/(S - G); the paper assumes G = 0"),

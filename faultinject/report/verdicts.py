@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from faultinject.estimate.counts import EstimateError
-from faultinject.estimate.crossing import Crossing
-from faultinject.estimate.doses import DoseComparison, DoseSeries, Fit
 from faultinject.estimate.equivalence import (
     Choice,
     Equivalence,
@@ -21,30 +19,28 @@ from faultinject.estimate.equivalence import (
     paper_failure,
 )
 from faultinject.estimate.strata import Excluded, band
+from faultinject.report.dose_verdicts import dose_verdict, pooled_verdict
 from faultinject.report.formatting import percent, sentence
 from faultinject.report.model_findings import Doses
 from faultinject.report.strata import StrataGroup
 from faultinject.results.findings import (
     CommonCauseFinding,
     DesignFinding,
+    PooledFinding,
     Proportion,
     VerdictFinding,
-    WrongReplies,
 )
 
 __all__ = [
-    "crossing_sentence", "design_verdicts", "explain_wrong_replies", "model_verdicts",
-    "points_verdict", "voter_verdict", "worst_case_verdict", "wrong_replies_verdict",
+    "design_verdicts", "model_verdicts", "points_verdict", "voter_verdict", "worst_case_verdict",
 ]  # fmt: skip
 
 CERTAIN = 0.9
 """Probability of a guest's failure above which dependence between guests makes no difference."""
-CERTAIN_DRAWS = 0.995
-"""Proportion of posterior draws that must cross for the crossing to be stated without a caveat."""
 DESIGN_MARGIN = 0.05
 """Margin, absolute, for the difference from the proportion 0 or 1 that the paper assumes."""
 POINTS = "5 percentage points"
-"""DESIGN_MARGIN and ``model_findings.MARGIN`` in words."""
+"""DESIGN_MARGIN in words."""
 
 
 def voter_verdict(group: StrataGroup) -> VerdictFinding:
@@ -174,46 +170,6 @@ def _list(points: Sequence[PointComparison], most: int = 6) -> str:
     return ", ".join(shown) + (f" and {len(points) - most} more" if len(points) > most else "")
 
 
-def wrong_replies_verdict(found: WrongReplies) -> VerdictFinding:
-    """State whether a wrong reply was released in any voted mission, and under what conditions."""
-    share = found.share
-    if not share.count:
-        return VerdictFinding(
-            about="wrong replies", tone="good" if share.of else "open", tests="voter",
-            answer=f"No wrong reply was released in {share.of:,} missions of the voted node.",
-            detail=f"Under this mix of faults, the upper confidence limit is {percent(share.high)} "
-            "of missions.",
-        )  # fmt: skip
-    return VerdictFinding(
-        about="wrong replies", tone="alarm", tests="voter", detail=explain_wrong_replies(found),
-        answer=f"A wrong reply was released in {share.count:,} of {share.of:,} missions of the "
-        "voted node.",
-    )  # fmt: skip
-
-
-def explain_wrong_replies(found: WrongReplies) -> str:
-    """Attribute the released wrong replies: to the injector's arrangement, or to the voter."""
-    rest = found.share.count - (
-        found.arranged + found.within_tolerance + found.common_cause + found.uncompared
-    )
-    parts = (
-        (found.within_tolerance, "no more guests were hit than the vote tolerates, and the voter "
-         "was not hit. This is a defect of the voter."),
-        (found.arranged, "the injector made a majority of guests return the same wrong bytes, "
-         "which no vote can detect: by equal lies, or a poison request to a bug in every guest."),
-        (found.uncompared, "the vote was 1 of n, which compares nothing and releases the first "
-         "reply."),
-        (found.common_cause, "one event hit all guests, and a majority returned the same wrong "
-         "bytes without any arrangement."),
-        (rest, "more guests were hit than the vote tolerates, or the voter (or F) was hit. Equal "
-         "wrong replies were not arranged."),
-    )  # fmt: skip
-    return " ".join(
-        f"In {'all' if count == found.share.count else f'{count:,}'} of them {text}"
-        for count, text in parts if count
-    )  # fmt: skip
-
-
 def design_verdicts(designs: Sequence[DesignFinding]) -> list[VerdictFinding]:
     """Compare each design with the paper: does it tolerate n - m failed guests, and no more?
 
@@ -330,66 +286,12 @@ def _failures(design: DesignFinding) -> list[str]:
 
 
 def model_verdicts(
-    doses: Doses, causes: Sequence[CommonCauseFinding]
+    doses: Doses, pooled: Sequence[PooledFinding], causes: Sequence[CommonCauseFinding]
 ) -> tuple[VerdictFinding, ...]:
-    """Compare the paper's model with what was measured: under common causes, then by dose."""
+    """Compare the paper's model with what was measured: common causes, all doses, each dose."""
     found = [_common_causes(causes)] if causes else []
-    return (*found, *(_doses(kind, series) for kind, (_, series) in doses.items()))
-
-
-def _doses(kind: str, series: DoseSeries) -> VerdictFinding:
-    departing = [each for each in series.doses if each.verdict is Fit.DEPARTS]
-    undecided = [each for each in series.doses if each.verdict is Fit.UNDECIDED]
-    count, decided = len(series.doses), len(series.doses) - len(undecided)
-    tone, answer = {
-        Fit.AGREES: ("good", f"The paper's formula agrees with the measurement ({kind}) to within "
-                     f"{POINTS} at every dose."),
-        Fit.DEPARTS: ("bad", f"The paper's formula disagrees with the measurement ({kind}) at "
-                      f"{len(departing)} of {count} doses."),
-        Fit.UNDECIDED: ("open", "Undecided: does the paper's formula agree with the measurement "
-                        f"({kind})?"),
-    }[series.verdict]  # fmt: skip
-    detail = [_departure(each) for each in departing]
-    if not departing and decided:
-        detail.append(
-            f"At {decided} of {count} doses the measured R_sys is within {POINTS} of the formula's "
-            "value at the measured R_M."
-        )
-    if undecided:
-        flips = ", ".join(f"{each.dose:,.0f}" for each in undecided)
-        detail.append(f"Undecided at {flips} flips: the intervals are wider than the margin.")
-    if series.crossing:
-        detail.append(crossing_sentence(series.crossing))
-    if not series.spans_crossing:
-        detail.append(
-            "The measured R_M does not span .5 to .9, so there is little information on missions "
-            "with two failed guests."
-        )
-    return VerdictFinding(
-        about="doses", tone=tone, answer=answer, detail=" ".join(detail), tests="model"  # type: ignore[arg-type]
-    )  # fmt: skip
-
-
-def _departure(dose: DoseComparison) -> str:
-    side = "higher" if dose.departure.value > 0 else "lower"
-    rm, rsys = dose.rm, dose.rsys
-    return (
-        f"Dose {dose.dose:g}: R_M {rm.value:.3g} ({rm.low:.3g} to {rm.high:.3g}), R_sys "
-        f"{rsys.value:.3g} ({rsys.low:.3g} to {rsys.high:.3g}), {side} than the model's "
-        f"{dose.model.value:.3g}."
-    )
-
-
-def crossing_sentence(crossing: Crossing) -> str:
-    """State the R_M at which both nodes are equally reliable, with its interval."""
-    rm = crossing.rm
-    caveat = ""
-    if crossing.share <= CERTAIN_DRAWS:
-        caveat = f" The curves cross in {crossing.share:.0%} of posterior draws."
-    return (
-        f"The voted and the plain node are equally reliable at R_M = {rm.value:.3f} "
-        f"({rm.low:.3f} to {rm.high:.3f}).{caveat}"
-    )
+    each = [dose_verdict(kind, series, found) for kind, (found, series) in doses.items()]
+    return (*found, *map(pooled_verdict, pooled), *each)
 
 
 def _common_causes(causes: Sequence[CommonCauseFinding]) -> VerdictFinding:
@@ -417,7 +319,7 @@ def _common_causes(causes: Sequence[CommonCauseFinding]) -> VerdictFinding:
     return VerdictFinding(
         about="common causes", tone="bad" if together else "open", tests="model",
         answer=f"Under {len(together)} of {count} the guests do not fail independently."
-        if together else f"No dependence between guests was detected under {count}.",
+        if together else f"Undecided: do guests fail independently under {count}?",
         detail=" ".join(detail),
     )  # fmt: skip
 
@@ -451,7 +353,7 @@ def _compare_with_plain(causes: Sequence[CommonCauseFinding]) -> list[str]:
             return "The voted node failed less often than one guest alone under"
         if voted.low > plain.high:
             return "The voted node failed more often than one guest alone under"
-        return "No difference from one guest alone was detected under"
+        return "Undecided (the intervals of the voted node and of one guest overlap) under"
 
     sides: dict[str, list[CommonCauseFinding]] = {}
     for each in causes:

@@ -14,24 +14,28 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from faultinject.estimate.doses import Fit
+from faultinject.estimate.doses import Fit, JointTest
 from faultinject.estimate.equivalence import PointComparison
-from faultinject.estimate.hypothesis_tests import FailedGuests
+from faultinject.estimate.hypothesis_tests import Correlation, FailedGuests
 from faultinject.estimate.intervals import Interval
+from faultinject.estimate.power import DosePower, PooledPower
+from faultinject.results import accelerator
 from faultinject.results.outcome import Design, Outcome, Question
 
 __all__ = [
     "FILE", "CampaignSummary", "CommonCauseFinding", "DesignFinding", "DesignPoint", "DoseFinding",
-    "Findings", "FindingsFileError", "Proportion", "StratumFinding", "Tone", "VerdictFinding",
-    "WrongReplies", "WrongReply", "finite_only", "read_findings", "storable_findings",
+    "Findings", "FindingsFileError", "PooledFinding", "Proportion", "StratumFinding", "Tone",
+    "VerdictFinding", "WrongReplies", "WrongReply", "WrongReplyCounts", "finite_only",
+    "read_findings",
+    "storable_findings",
 ]  # fmt: skip
 
 FILE = "findings.json"
 T = TypeVar("T")
 
-Tone = Literal["good", "bad", "open", "alarm"]
-"""``good``: as the paper assumes.  ``bad``: not so.  ``open``: undecided.  ``alarm``: a wrong reply
-was released."""
+Tone = Literal["good", "bad", "open", "expected", "alarm"]
+"""``good``: as the paper assumes.  ``bad``: not so.  ``open``: undecided.  ``expected``: wrong
+replies that no vote can mask.  ``alarm``: a wrong reply that the vote should have masked."""
 
 
 class _Finding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -62,7 +66,7 @@ class CampaignSummary(_Finding, frozen=True, kw_only=True):
     """Which campaign it is.  ``done`` of ``planned`` missions have a row.  ``used`` are in the
     estimates: of a partial campaign, the longest complete prefix of the plan's random order.
     ``excluded`` of these were no trial.  ``lying``: of the weights of the guests' faults, the share
-    that make a guest return wrong replies.
+    that make a guest return wrong replies.  ``flips``: whether bits of running guests were flipped.
     """
 
     title: str
@@ -77,12 +81,18 @@ class CampaignSummary(_Finding, frozen=True, kw_only=True):
     vote: str  # of the node: "2/3"
     accel: str
     lying: float = 0.0
+    flips: bool = False
 
     @property
     def policy(self) -> tuple[int, int]:
         """m and n: m of n guests must agree."""
         m, n = map(int, self.vote.split("/"))
         return m, n
+
+    @property
+    def limits(self) -> str:
+        """What the accelerator means for the validity of the results; "" if nothing."""
+        return accelerator.limits(self.accel, flips=self.flips)
 
     @property
     def partial(self) -> bool:
@@ -105,7 +115,10 @@ class VerdictFinding(_Finding, frozen=True, kw_only=True):
 
 class StratumFinding(_Finding, frozen=True, kw_only=True):
     """One stratum.  ``paper``: the proportion of failed missions that the paper assumes (None: it
-    assumes nothing, or this is a part of a stratum).
+    assumes nothing, or this is a part of a stratum).  ``silent``: missions with a wrong reply that
+    a client believes; its upper limit includes those that are unclear.  ``met``: failed missions,
+    of those in which every fault was met before the end (or that cannot be known).  ``slow``:
+    missions in which some answered request took longer than a second.
     """
 
     name: str
@@ -119,6 +132,8 @@ class StratumFinding(_Finding, frozen=True, kw_only=True):
     outcomes: dict[Outcome, int]
     failed: Proportion
     silent: Proportion
+    met: Proportion
+    slow: Proportion
     paper: float | None
     function_k: int = 0  # further guests, whose function f is hit
     host_function_hit: bool = False
@@ -126,39 +141,63 @@ class StratumFinding(_Finding, frozen=True, kw_only=True):
 
 
 class WrongReply(_Finding, frozen=True, kw_only=True):
-    """A mission in which a wrong reply was released; ``event``: the first thing that went wrong.
+    """A mission in which a wrong reply was released; ``event``: the reply that made its outcome.
 
     ``arranged``: the injector made a majority err alike, by equal lies or a poison request.
+    ``covered``: the vote should have masked it.
     """
 
     mission: int
     stratum: str
     hits: str
     event: str
+    outcome: Outcome
     arranged: bool = False
+    covered: bool = False
+
+
+class WrongReplyCounts(_Finding, frozen=True, kw_only=True):
+    """Missions with a wrong reply, by what a client would believe (see ``Outcome``).
+
+    ``statuses``: by the status of the reply that made the outcome; "0": none that can be read.
+    """
+
+    missions: int = 0  # all, with and without a wrong reply
+    silent: int = 0
+    unclear: int = 0
+    declared: int = 0
+    statuses: dict[str, int] = {}
 
 
 class WrongReplies(_Finding, frozen=True, kw_only=True):
     """Missions of the voted node in which a wrong reply was released, of all that were run.
 
-    ``arranged``: the injector made enough guests for a majority err alike.  ``within_tolerance``:
-    no more guests were hit than the vote tolerates, and the voter was not hit; there must be none.
-    ``uncompared``: the vote was 1 of n, which compares nothing.  ``common_cause``: one event hit
-    all guests, and equal wrong replies were not arranged.  ``listed``: those not arranged first.
+    ``covered``: those that the vote should have masked, of all such missions: no more guests were
+    hit than the vote tolerates (1 of n tolerates no wrong guest), and F was not hit.  There must be
+    none.  ``beyond``: those that no vote can mask, of all other missions.  ``arranged``: the
+    injector made enough guests for a majority err alike.  ``uncompared``: the vote was 1 of n,
+    which compares nothing.  ``common_cause``: one event hit all guests, and equal wrong replies
+    were not arranged.
+    ``voted``, ``plain``: what clients would believe, with the voter and without.  ``listed``: the
+    covered first, the arranged last.
     """
 
     share: Proportion
-    arranged: int
-    within_tolerance: int
+    covered: Proportion
+    beyond: Proportion
+    arranged: int = 0
     uncompared: int = 0
     common_cause: int = 0
-    listed: tuple[WrongReply, ...]
+    voted: WrongReplyCounts = WrongReplyCounts()
+    plain: WrongReplyCounts = WrongReplyCounts()
+    listed: tuple[WrongReply, ...] = ()
 
 
 class DesignPoint(_Finding, frozen=True, kw_only=True):
     """A design at an operating point: R_sys ``measured`` and as the paper has it.
 
-    ``silent``: probability that a wrong reply is released, the voter not failing.  ``breakeven``:
+    ``silent``: probability of a wrong reply that a client believes (or, in old rows, may believe),
+    the voter not failing.  ``breakeven``:
     the R_V above which the design is better than the plain node; None where not finite.
     """
 
@@ -173,8 +212,9 @@ class DesignPoint(_Finding, frozen=True, kw_only=True):
 
 
 class DesignFinding(_Finding, frozen=True, kw_only=True):
-    """A design, m of n.  By number of guests hit: the proportions of missions that failed and that
-    released a wrong reply, and the failures that the paper assumes (0 up to n - m, then 1).
+    """A design, m of n.  By number of guests hit: the proportions of missions that failed and with
+    a wrong reply that a client believes (``silent``, as in a stratum), and the failures that the
+    paper assumes (0 up to n - m, then 1).
     ``voter``: missions that failed with the voter hit too.
     """
 
@@ -204,11 +244,31 @@ class DoseFinding(_Finding, frozen=True, kw_only=True):
     outcomes: dict[Outcome, int] = {}  # of the voted node
     plain_outcomes: dict[Outcome, int] = {}
     failed_guests: FailedGuests | None = None  # of the voted node's missions; None: not counted
+    power: DosePower | None = None  # of the comparison with the model; None: not compared
+    test_power: float | None = None  # of the G-test, to find an intraclass correlation of .1
 
     @property
     def label(self) -> str:
         """A short name for figures."""
         return self.kind if self.shared else f"{self.flips:,}"
+
+
+class PooledFinding(_Finding, frozen=True, kw_only=True):
+    """All ``doses`` of one kind of soft errors together: do the guests' failures depend?
+
+    ``joint``: test that R_sys follows from R_M.  ``departure``: mean of R_sys minus the model.
+    ``correlation``: of the guests' failures, from the doses ``counted`` (flips) at which the number
+    of failed guests can be tested; None where there is none.  ``power``: what these would detect.
+    """
+
+    kind: str
+    doses: int
+    confidence: float
+    joint: JointTest
+    departure: Interval
+    correlation: Correlation | None
+    counted: tuple[int, ...]
+    power: PooledPower
 
 
 class CommonCauseFinding(_Finding, frozen=True, kw_only=True):
@@ -217,6 +277,7 @@ class CommonCauseFinding(_Finding, frozen=True, kw_only=True):
     independence.  ``together``: it is significant (Bonferroni over the causes), and all guests
     failed together more often.  ``fatal``: P(too few guests left for a vote | event).  ``voted``
     and ``plain``: missions that failed, of the voted node and of one guest without a voter.
+    ``wrong``: of the voted node.
     """
 
     kind: str
@@ -228,7 +289,7 @@ class CommonCauseFinding(_Finding, frozen=True, kw_only=True):
     fatal_independent: float
     voted: Proportion
     plain: Proportion | None
-    silent: int
+    wrong: WrongReplyCounts = WrongReplyCounts()
 
 
 class Findings(_Finding, frozen=True, kw_only=True):
@@ -240,6 +301,7 @@ class Findings(_Finding, frozen=True, kw_only=True):
     points: tuple[PointComparison, ...] = ()
     designs: tuple[DesignFinding, ...] = ()
     doses: tuple[DoseFinding, ...] = ()
+    pooled: tuple[PooledFinding, ...] = ()
     common_causes: tuple[CommonCauseFinding, ...] = ()
     wrong_replies: WrongReplies
     idle_timeouts: Proportion | None = None  # missions with nothing hit that timed out

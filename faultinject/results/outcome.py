@@ -20,22 +20,29 @@ model hold for faults that nobody forced to cause a failure?  One campaign asks 
 
 
 class Outcome(StrEnum):
-    """The outcome of a mission: the most severe event in it, in the order given here."""
+    """The outcome of a mission: the most severe event in it, in the order given here.
 
-    WRONG_REPLY = "wrong-reply"  # a wrong reply was released: silent data corruption
+    A *wrong reply* is one whose bytes differ from the correct service's.  What it does depends on
+    whether a client would believe it (``history.model.is_believed``).
+    """
+
+    SILENT = "silent-corruption"  # a wrong reply that a client would believe
+    UNCLEAR = "unclear"  # old rows only: the first wrong reply declares an error, others are lost
     VOTER_LOST = "voter-lost"  # the voter process ended, or no longer answers
+    DECLARED = "declared-error"  # a wrong reply that declares itself: 5xx, 400, no status line
     DETECTED = "detected"  # no reply but an error: rejected, not executed, or outcome unknown
     TIMEOUT = "timeout"  # a request had no result within its deadline
     CORRECT = "correct"
-
-    @classmethod
-    def _missing_(cls, value: object) -> Outcome | None:
-        return cls.WRONG_REPLY if value == "silent" else None  # its name in older results
 
     @property
     def failed(self) -> bool:
         """Whether the paper counts it as a failure: every outcome but correct."""
         return self is not Outcome.CORRECT
+
+    @property
+    def is_wrong_reply(self) -> bool:
+        """Whether a wrong reply was released, believed or not."""
+        return self in (Outcome.SILENT, Outcome.UNCLEAR, Outcome.DECLARED)
 
 
 class NodeFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

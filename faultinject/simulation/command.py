@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from voter.commands.parameters import SEED, Integer, Text, output_file
 from voter.commands.terminal import ExitCode, console, print_json, quiet_logs, warn
 
 if TYPE_CHECKING:
@@ -39,54 +41,56 @@ TIMELINE = 60
 FAILURES = "simulation-failures.jsonl"
 
 
-def _read_numbers(
-    ctx: click.Context, option: click.Parameter, value: str | None
-) -> list[int] | None:
-    """Parse ``0-3,8`` or ``none``."""
-    from faultinject.simulation.plan import parse_numbers  # noqa: PLC0415
+class _Numbers(Text):
+    """Numbers like ``0-3,8``, or ``none``."""
 
-    try:
-        return None if value is None else parse_numbers(value)
-    except ValueError as error:
-        raise click.BadParameter(f"{value!r} is not like 0-3,8 or none", ctx, option) from error
+    name = "NUMBERS"
+
+    def read(self, text: str) -> list[int]:
+        """Return the numbers."""
+        from faultinject.simulation.plan import parse_numbers  # noqa: PLC0415
+
+        return parse_numbers(text)
 
 
-def _read_range(ctx: click.Context, option: click.Parameter, value: str | None) -> range | None:
-    """Parse ``A..B``: all seeds from A to B."""
-    if value is None:
-        return None
-    first, dots, last = value.partition("..")
-    if not (dots and first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
-        raise click.BadParameter(f"{value!r} is not like 1..200", ctx, option)
-    return range(int(first), int(last) + 1)
+class _SeedRange(Text):
+    """A..B: all seeds from A to B."""
+
+    name = "A..B"
+
+    def read(self, text: str) -> range:
+        """Return the range."""
+        found = re.fullmatch(r"([0-9]{1,19})\.\.([0-9]{1,19})", text)
+        first, last = map(int, found.groups()) if found else (1, 0)
+        if not first <= last < 1 << 63:
+            raise ValueError(f"{text!r} is not like 1..200: a seed, two dots, one not below it")
+        return range(first, last + 1)
 
 
 @click.command()
-@click.option("--fresh", type=click.IntRange(1), metavar="N",
+@click.option("--fresh", type=Integer(1, 1_000_000_000), metavar="N",
               help=f"Run N seeds that no earlier run has used.  [default: {FRESH}]")  # fmt: skip
 @click.option("--known", "with_known", is_flag=True,
               help="Run every seed that once broke a promise.")  # fmt: skip
-@click.option("--seeds", callback=_read_range, metavar="A..B", help="Run the seeds A to B.")
-@click.option("--compare", "against", callback=_read_range, metavar="A..B",
+@click.option("--seeds", type=_SeedRange(), help="Run the seeds A to B.")
+@click.option("--compare", "against", type=_SeedRange(),
               help="With --seeds: report what those reach and A to B do not.")  # fmt: skip
 @click.option("--fingerprint", "fingerprints", is_flag=True,
               help="With --seeds: print hashes of each run, to compare two versions.")  # fmt: skip
 @click.option("--nightly", is_flag=True,
               help="Run fresh seeds until stopped; append each failure to --log.")  # fmt: skip
-@click.option("--log", type=click.Path(dir_okay=False, path_type=Path), default=FAILURES,
+@click.option("--log", type=output_file(), default=FAILURES,
               show_default=True, help="With --nightly: the file for failures.")  # fmt: skip
-@click.option(
-    "--seed", type=click.IntRange(0), help="Run this seed only, and print its plan and result."
-)
+@click.option("--seed", type=SEED, help="Run this seed only, and print its plan and result.")
 @click.option("--trace", is_flag=True, help="With --seed: print a timeline of the run.")
-@click.option("--faults", callback=_read_numbers, metavar="NUMBERS",
+@click.option("--faults", type=_Numbers(),
               help="With --seed: inject only these faults of its plan.")  # fmt: skip
-@click.option("--operations", callback=_read_numbers, metavar="NUMBERS",
+@click.option("--operations", type=_Numbers(),
               help="With --seed: make only these operations of its plan.")  # fmt: skip
 @click.option("--defect", help="Plant this defect first (see --defects).")
 @click.option("--defects", is_flag=True,
               help="Mutation testing: is each planted defect detected in 100 seeds?")  # fmt: skip
-@click.option("--jobs", type=click.IntRange(1, 256), default=os.cpu_count() or 1,
+@click.option("--jobs", type=Integer(1, 256), default=os.cpu_count() or 1,
               show_default="one per processor", help="Number of worker processes.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def simulate(  # noqa: PLR0913 - one for each option
@@ -117,8 +121,16 @@ def simulate(  # noqa: PLR0913 - one for each option
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a script's background
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
-    if trace and seed is None:
-        raise click.UsageError("--trace prints one run: give --seed")
+    if seed is None and (trace or faults is not None or operations is not None):
+        raise click.UsageError("--trace, --faults and --operations are about one run: give --seed")
+    _require_one({
+        "--seed": seed is not None, "--seeds": seeds is not None, "--fresh": fresh is not None,
+        "--defects": defects,
+    })  # fmt: skip
+    _require_one({"--seed": seed is not None, "--nightly": nightly, "--fingerprint": fingerprints,
+                  "--compare": against is not None, "--defects": defects})  # fmt: skip
+    _require_one({"--seed": seed is not None, "--known": with_known, "--defects": defects})
+    _require_one({"--defect": defect is not None, "--defects": defects})
     if against is not None:
         if seeds is None:
             raise click.UsageError("--compare needs two ranges of seeds: give --seeds")
@@ -144,6 +156,13 @@ def simulate(  # noqa: PLR0913 - one for each option
     chosen = _choose(fresh, seeds, with_known=with_known, nightly=nightly)
     hunt = _Hunt(chosen, jobs, as_json=as_json, defect=defect or "")
     return hunt.run_nightly(log) if nightly else hunt.run()
+
+
+def _require_one(given: dict[str, bool]) -> None:
+    """Raise UsageError if more than one of these options is given."""
+    both = [name for name, is_given in given.items() if is_given]
+    if len(both) > 1:
+        raise click.UsageError(f"{' and '.join(both)} exclude each other: give one of them")
 
 
 _CHANGED = frozenset({"guests", "voter"})

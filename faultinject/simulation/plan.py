@@ -12,6 +12,7 @@ few kinds and small gaps has such a pair nearly always.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from random import Random
 
@@ -361,6 +362,9 @@ def parse_numbers(text: str) -> list[int]:
     """Parse the text of ``write_numbers``.  Raises ValueError."""
     if text == "none":
         return []
+    part = "[0-9]{1,6}(-[0-9]{1,6})?"
+    if not re.fullmatch(f"{part}(,{part})*", text):
+        raise ValueError(f"{text!r} is not like 0-3,8 or none")
     numbers: list[int] = []
     for part in text.split(","):
         first, dash, last = part.partition("-")

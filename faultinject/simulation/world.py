@@ -118,7 +118,7 @@ class World:
         """Time at which two replicas were first seen to vote."""
         self._random = self.loop.random("world")
         self._clock_random = self.loop.random("wall clock")
-        self._socks = {"native-unix": self.loop.listen(NATIVE), "http": self.loop.listen(HTTP)}
+        self._socks = [("native-unix", self.loop.listen(NATIVE)), ("http", self.loop.listen(HTTP))]
         self.loop.listeners[HTTP].conditions.traced = False  # replies carry the date
         self.loop.listeners[HTTP].on_accept = lambda transport, _: self._served.append(transport)
         self.loop.listeners[NATIVE].on_accept = self._accepted

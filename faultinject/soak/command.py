@@ -8,6 +8,7 @@ from typing import Literal
 
 import click
 
+from voter.commands.parameters import SEED, Integer, Number, output_directory, output_file
 from voter.commands.terminal import ExitCode, console, print_json, quiet_logs
 
 __all__ = ["soak"]
@@ -18,14 +19,16 @@ TOGETHER = "corrupt-state+voter-kill"
 
 
 @click.command()
-@click.option("--faults", type=click.IntRange(1, 100_000), default=200, show_default=True,
+@click.option("--faults", type=Integer(1, 100_000), default=200, show_default=True,
               help="Number of faults, or of rounds with --together.")  # fmt: skip
-@click.option("--seed", default=1, show_default=True, help="Seed of faults and requests.")
-@click.option("--clients", type=click.IntRange(1, 200), default=8, show_default=True,
+@click.option(
+    "--seed", type=SEED, default=1, show_default=True, help="Seed of faults and requests."
+)
+@click.option("--clients", type=Integer(1, 200), default=8, show_default=True,
               help="Number of clients.")  # fmt: skip
-@click.option("--rate", type=click.FloatRange(1.0, 100_000.0), default=200.0, show_default=True,
-              help="Requests per second, of all clients.")  # fmt: skip
-@click.option("--state", type=click.FloatRange(0.0, 12.0), default=1.0, show_default=True,
+@click.option("--rate", type=Number(1, 100_000, "requests per second"), default=200.0,
+              show_default=True, help="Requests per second, of all clients.")  # fmt: skip
+@click.option("--state", type=Number(0, 12, "MiB"), default=1.0, show_default=True,
               help="Size of the service's state in MiB. A larger state takes longer to "
               "transfer.")  # fmt: skip
 @click.option("--durability", type=click.Choice(["fsync", "os"]), default="fsync",
@@ -37,9 +40,9 @@ TOGETHER = "corrupt-state+voter-kill"
               "value in the memory of one guest, and kills the voter 50 ms before to 200 ms after "
               "the flip. It then checks that no wrong value was released and that no corrupted "
               "state was restored.")  # fmt: skip
-@click.option("--json", "result", type=click.Path(dir_okay=False, path_type=Path),
+@click.option("--json", "result", type=output_file(allow_dash=True),
               help="Store the record as JSON in this file (-: standard output).")  # fmt: skip
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path),
+@click.option("--out", type=output_directory(),
               help="Store the record and the node's logs in this directory.")  # fmt: skip
 def soak(  # noqa: PLR0913 - one for each option
     faults: int,

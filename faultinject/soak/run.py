@@ -58,8 +58,6 @@ __all__ = ["SoakObserver", "soak_node"]
 MARKER_BATCH, MARKER_BATCHES, MARKER_IN_FLIGHT = 600, 20, 16
 """Writes per batch, batches, and writes in progress to pass the markers at the end.  A marker comes
 every 1,000 requests (voter.core.limits)."""
-BOOT_DEADLINE = 180.0
-"""Seconds for a guest to boot.  It is long because a busy host is no fault that a soak tests."""
 RETURN_PATIENCE = 20.0
 """Seconds for a supervisor that was killed to be back."""
 DOWN_DEADLINE = 60.0
@@ -264,7 +262,6 @@ def soak_node(spec: SoakSpec, observer: SoakObserver, keep: Path | None = None) 
             "http": "127.0.0.1:0",
             "allow_faults": True,
             "durability": spec.durability,
-            "boot_deadline": BOOT_DEADLINE,
         },
         Settings,
     )

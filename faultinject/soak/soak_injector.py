@@ -144,7 +144,7 @@ class SoakInjector:
 def guest_pid(layout: Layout, guest: str) -> int | None:
     """Return the pid of a guest's QEMU; None if it has none."""
     uuid = layout.read_node().uuids[int(guest.removeprefix("g"))]
-    return find_qemu(uuid, naming=f"{layout.directory}/{guest}.qcow2")
+    return find_qemu(uuid, disk=layout.disk(guest))
 
 
 def _stopped(process: ProcessIdentity) -> bool:

@@ -114,8 +114,7 @@ class KeyValue(Service):
             return reply
         if entry is None or etag is None:
             return Reply(404, "no such key\n")
-        body = entry[0] if request.method == "GET" else b""
-        return Reply(200, body, (_RAW, ("etag", etag)))
+        return Reply(200, entry[0], (_RAW, ("etag", etag)))
 
     def _put(self, request: Request, key: bytes) -> Reply:
         value = request.body
@@ -203,8 +202,7 @@ class KeyValue(Service):
             room -= len(name) + 4  # its quotes, a comma and a space
             names.append(name)
         text = json.dumps({"keys": names, "next": following}) + "\n"
-        body = text.encode() if request.method == "GET" else b""
-        return Reply(200, body, (("content-type", "application/json"),))
+        return Reply(200, text.encode(), (("content-type", "application/json"),))
 
     # ------------------------------------------------------------ the state
 

@@ -120,9 +120,7 @@ class Static(Service):
             ("content-type", file.content_type),
             ("etag", file.etag),
         )
-        if request.method == "HEAD":
-            return Reply(200, b"", headers)
-        if b"range" in request.head.lower():
+        if request.method == "GET" and b"range" in request.head.lower():
             return _reply_range(request, file, headers)
         return Reply(200, file.content, headers)
 

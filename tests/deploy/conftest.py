@@ -35,9 +35,6 @@ __all__ = [
     "plan",
 ]
 
-BOOT_DEADLINE = 120.0
-"""Seconds; 40 were measured for three guests on two busy cores."""
-
 
 class Booted(NamedTuple):
     """The shared node, and how its guests came up."""
@@ -78,7 +75,6 @@ def plan(
         cmdline=cmdline,
         accel="tcg",
         ram_file=True,
-        boot_deadline=BOOT_DEADLINE,
         **more,
     )
 

@@ -26,7 +26,7 @@ def as_the_paper_has_it(mission: MissionPlan) -> Outcome:
     policy = Policy.parse(mission.vote or "2/3")
     tolerated = 0 if mission.design == "nv" else policy.of - policy.need
     if policy.need == 1 and any(hit.kind == "corrupt-reply" for hit in mission.injections):
-        return Outcome.WRONG_REPLY
+        return Outcome.SILENT
     return Outcome.DETECTED if mission.voter_hit or mission.k > tolerated else Outcome.CORRECT
 
 

@@ -44,6 +44,19 @@ def test_only_correctly_signed_requests_are_admitted() -> None:
     assert not Authentication(KEY[1:]).admits(request("PUT", "/kv/a", b"blue", signed))
 
 
+@pytest.mark.parametrize(
+    ("scheme", "admitted"),
+    [("hmac-sha256 ", True), ("Hmac-Sha256   ", True), ("HMAC-SHA256", False), ("Bearer ", False),
+     ("HMAC-SHA256 HMAC-SHA256 ", False), ("", False), ("HMAC-SHA256\t", False)],
+)  # fmt: skip
+def test_scheme_is_admitted_in_any_case_with_any_spaces(scheme: str, admitted: bool) -> None:
+    name, value = sign(KEY, "PUT", "/kv/a", b"blue")
+    digest = value.partition(" ")[2]
+    for text in (digest, digest.upper()):
+        signed = (name, f"{scheme}{text}")
+        assert AUTH.admits(request("PUT", "/kv/a", b"blue", signed)) is admitted
+
+
 def test_invalid_target_is_refused_when_it_is_signed() -> None:
     header = sign(KEY, "GET", "/\udcff")  # what a shell's argument that is not UTF-8 becomes
     with pytest.raises(MessageError, match="percent-encoded"):

@@ -93,7 +93,7 @@ class HttpClient:
             block = await self.reader.readuntil(b"\r\n\r\n")
             first, *lines = block[:-4].decode("latin-1").split("\r\n")
             version, status, _ = first.split(" ", 2)
-            assert version in ("HTTP/1.1", "HTTP/1.0")
+            assert version == "HTTP/1.1"
             headers = {}
             for line in lines:
                 name, _, value = line.partition(": ")

@@ -23,7 +23,7 @@ from voter.frontend.native import NativeServer
 from voter.runner import Clock, Runner
 from voter.sockets import listen_tcp, listen_unix
 
-__all__ = ["EXEC_KV", "Node", "configure", "running", "until"]
+__all__ = ["EXEC_KV", "Node", "configure", "running", "turns", "until"]
 
 _ROOT = shlex.quote(str(Path(__file__).parents[2]))
 EXEC_KV = f"exec:env PYTHONPATH={_ROOT} {sys.executable} -m guests.agent --stdio --service kv"
@@ -48,6 +48,27 @@ def configure(links: Sequence[str], more: str = "", *, vote: str | None = None) 
         for number, link in enumerate(links, start=1)
     )
     return parse(f'vote = "{vote}"\n{more}\n{replicas}')
+
+
+@asynccontextmanager
+async def turns(value: Callable[[], int]) -> AsyncIterator[list[int]]:
+    """Give the list of how much ``value()`` grew in each turn of the loop during the block."""
+    grown, last = [0], value()
+    loop, running = asyncio.get_running_loop(), True
+
+    def note() -> None:
+        nonlocal last
+        now = value()
+        grown.append(now - last)
+        last = now
+        if running:
+            loop.call_soon(note)
+
+    note()
+    try:
+        yield grown
+    finally:
+        running = False
 
 
 class Node:

@@ -63,8 +63,8 @@ def test_impossible_socket_path_is_named(scratch: Path, name: str) -> None:
 def test_all_that_the_configuration_names_are_made(scratch: Path) -> None:
     listen = Listen(http="127.0.0.1:0", native_unix=str(scratch / "n"), control=str(scratch / "c"))
     sockets = listening(listen, {})
-    assert sorted(sockets) == ["control", "http", "native-unix"]
-    for sock in sockets.values():
+    assert [name for name, _ in sockets] == ["http", "native-unix", "control"]
+    for _, sock in sockets:
         sock.close()
 
 
@@ -75,31 +75,105 @@ def test_sockets_are_closed_if_one_fails(scratch: Path) -> None:
 
 
 def test_sockets_of_another_process_are_not_taken() -> None:
-    assert inherited({}) == {}
-    assert inherited({"LISTEN_PID": "1", "LISTEN_FDS": "1", "LISTEN_FDNAMES": "http"}) == {}
+    assert inherited({}) == []
+    assert inherited({"LISTEN_PID": "1", "LISTEN_FDS": "1", "LISTEN_FDNAMES": "http"}) == []
+    assert inherited({"LISTEN_FDS": "0"}) == []
 
 
-@pytest.mark.parametrize("count", ["x", "-1", ""])
-def test_malformed_listen_fds_is_named(count: str) -> None:
-    with pytest.raises(AddressError, match="LISTEN_FDS"):
-        inherited({"LISTEN_FDS": count, "LISTEN_FDNAMES": "http"})
+@pytest.mark.parametrize("number", ["x", "-1", "", "1.0", "\u0663", "9" * 5000])
+@pytest.mark.parametrize("variable", ["LISTEN_FDS", "LISTEN_PID"])
+def test_malformed_number_is_named(variable: str, number: str) -> None:
+    with pytest.raises(AddressError, match=variable):
+        inherited({"LISTEN_FDS": "1", "LISTEN_FDNAMES": "http"} | {variable: number})
+
+
+@pytest.mark.parametrize("names", [None, "", "http", "http:", ":http", "http::", "a:b:c"])
+def test_each_inherited_socket_needs_one_name(names: str | None) -> None:
+    environment = {"LISTEN_FDS": "2"} | ({} if names is None else {"LISTEN_FDNAMES": names})
+    with pytest.raises(AddressError, match="does not name 2 sockets"):
+        inherited(environment)
+
+
+def run_with(
+    sockets: list[socket.socket], names: str, command: list[str]
+) -> subprocess.CompletedProcess[str]:
+    """Run Python with these sockets as its descriptors 3, 4, ... and their names."""
+    fds = [sock.fileno() for sock in sockets]
+    start = (
+        "import fcntl, os, sys\n"
+        f"high = [fcntl.fcntl(fd, fcntl.F_DUPFD, 100) for fd in {fds}]\n"
+        "for at, fd in enumerate(high): os.dup2(fd, 3 + at)\n"
+        "os.environ['LISTEN_PID'] = str(os.getpid())\n"
+        "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])\n"
+    )
+    environment = os.environ | {"LISTEN_FDS": str(len(fds)), "LISTEN_FDNAMES": names}
+    return subprocess.run(
+        [sys.executable, "-c", start, *command], pass_fds=fds, cwd=ROOT, timeout=60,
+        env=environment | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+    )  # fmt: skip
+
+
+def refusal_of_voter(scratch: Path, sockets: list[socket.socket], names: str) -> str:
+    """Return the only line that a voter with these sockets prints; it must exit with 2."""
+    config = scratch / "voter.toml"
+    config.write_text('vote = "1/1"\n[[replica]]\nname = "g1"\nlink = "unix:/nowhere"\n')
+    done = run_with(sockets, names, ["-m", "voter", "--config", str(config)])
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    (line,) = done.stderr.splitlines()
+    return line
+
+
+def test_unusable_inherited_socket_is_refused_by_its_name(scratch: Path) -> None:
+    with (
+        listen_tcp("127.0.0.1:0") as good,
+        listen_unix(str(scratch / "s")) as unix,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagram,
+        socket.socket() as closed,
+        socket.create_connection(good.getsockname()) as connected,
+    ):
+        for sock, name, word in (
+            (good, "web", "serves only http, native, native-unix, control"),
+            (good, "control", "AF_UNIX"),
+            (good, "native-unix", "AF_UNIX"),
+            (datagram, "http", "is not a stream socket that listens"),
+            (closed, "http", "is not a stream socket that listens"),
+            (connected, "native", "is not a stream socket that listens"),
+        ):
+            line = refusal_of_voter(scratch, [unix, sock], f"native-unix:{name}")
+            assert f"'{name}'" in line
+            assert word in line
+
+
+def test_inherited_descriptor_that_is_no_socket_is_refused(scratch: Path) -> None:
+    with (scratch / "file").open("w") as file:
+        line = refusal_of_voter(scratch, [file], "http")  # type: ignore[list-item]
+    assert "3 ('http') is not a socket" in line
+
+
+def test_inherited_sockets_of_one_name_are_all_served(scratch: Path) -> None:
+    """As systemd passes them, if one unit has two addresses."""
+    script = (
+        "import os\n"
+        "from voter.config import Listen\n"
+        "from voter.sockets import listening\n"
+        "print([(name, sock.getsockname()[1]) for name, sock in listening(Listen(), os.environ)])\n"
+    )
+    with listen_tcp("127.0.0.1:0") as first, listen_tcp("127.0.0.1:0") as second:
+        ports = [sock.getsockname()[1] for sock in (first, second)]
+        done = run_with([first, second], "http:http", ["-c", script])
+    assert done.stdout == f"{[('http', port) for port in ports]}\n", done.stderr
 
 
 def test_inherited_sockets_come_before_the_configuration(scratch: Path) -> None:
     """In a process of its own, whose descriptor 3 is the socket."""
     script = (
-        "import os, sys; os.dup2(FD, 3)\n"
+        "import os\n"
         "from voter.config import Listen\n"
         "from voter.sockets import listening\n"
-        "sockets = listening(Listen(http='127.0.0.1:1'), os.environ)\n"
-        "print(sorted(sockets), sockets['http'].getsockname()[1])\n"
+        "((name, sock),) = listening(Listen(http='127.0.0.1:1'), os.environ)\n"
+        "print(name, sock.getsockname()[1])\n"
     )
     with listen_tcp("127.0.0.1:0") as sock:
         port = sock.getsockname()[1]
-        environment = dict(os.environ, LISTEN_FDS="1", LISTEN_FDNAMES="http", PYTHONPATH=str(ROOT))
-        environment.pop("LISTEN_PID", None)
-        done = subprocess.run(
-            [sys.executable, "-c", script.replace("FD", str(sock.fileno()), 1)],
-            pass_fds=[sock.fileno()], env=environment, capture_output=True, text=True, timeout=30,
-        )  # fmt: skip
-    assert done.stdout == f"['http'] {port}\n", done.stderr
+        done = run_with([sock], "http", ["-c", script])
+    assert done.stdout == f"http {port}\n", done.stderr

@@ -311,7 +311,8 @@ class Client:
             reply = Reply.decode(raw)
         except MessageError as error:
             raise RequestError(f"the voted reply is not HTTP: {error}") from error
-        return Answer(reply.status, list(reply.headers), reply.body, vote)
+        body = b"" if method == "HEAD" else reply.body  # services answer HEAD as they do GET
+        return Answer(reply.status, list(reply.headers), body, vote)
 
     def dissenters(self, vote: Vote) -> list[str]:
         """Return the names of the replicas whose reply differed from the released one."""

@@ -11,6 +11,16 @@ import click
 
 from guests.function import read_key
 from voter.client import Answer, Client
+from voter.commands.parameters import (
+    DAY,
+    Header,
+    Method,
+    NativeAddress,
+    Number,
+    Target,
+    existing_file,
+    node_directory,
+)
 from voter.commands.terminal import NATIVE_SOCKET, ExitCode, default_directory, print_json, warn
 
 __all__ = ["request"]
@@ -24,13 +34,6 @@ def _read_body(text: str) -> bytes:
         return sys.stdin.buffer.read() if text == "@-" else Path(text[1:]).read_bytes()
     except OSError as error:
         raise click.UsageError(f"--data {text}: {error.strerror}") from error
-
-
-def _read_header(text: str) -> tuple[str, str]:
-    name, colon, value = text.partition(":")
-    if not colon or not name.strip():
-        raise click.UsageError(f"--header {text!r}: write it as 'Name: value'")
-    return name.strip(), value.strip()
 
 
 async def _ask(
@@ -49,16 +52,26 @@ async def _ask(
 
 
 @click.command()
-@click.argument("method")
-@click.argument("path")
+@click.argument("method", type=Method(), metavar="METHOD")
+@click.argument("path", type=Target(), metavar="PATH")
 @click.option("--data", default="", help="The body; @FILE takes it from a file, @- from stdin.")
-@click.option("--header", "-H", "headers", multiple=True, help="A header, as 'Name: value'.")
-@click.option("--dir", "directory", type=click.Path(path_type=Path), help="The node's directory.")
-@click.option("--to", help="A voter's native address instead: unix:PATH or tcp:HOST:PORT.")
 @click.option(
-    "--key", type=click.Path(path_type=Path), help="Sign the request with the key in this file."
+    "--header", "-H", "headers", type=Header(), multiple=True, help="A header, as 'Name: value'."
 )
-@click.option("--timeout", default=30.0, show_default=True, help="Seconds to wait for the reply.")
+@click.option("--dir", "directory", type=node_directory(), help="The node's directory.")
+@click.option(
+    "--to",
+    type=NativeAddress(),
+    help="A voter's native address instead of --dir: unix:PATH or tcp:HOST:PORT.",
+)
+@click.option("--key", type=existing_file(), help="Sign the request with the key in this file.")
+@click.option(
+    "--timeout",
+    type=Number(0, DAY, "seconds", above=True),
+    default=30.0,
+    show_default=True,
+    help="Seconds to wait for the reply.",
+)
 @click.option("--no-retry", is_flag=True, help="Send it once; report the first failure.")
 @click.option("--fail", is_flag=True, help="Exit with 1 if the status is 400 or above.")
 @click.option("--include", "-i", is_flag=True, help="Print status, headers and vote to stderr.")
@@ -67,7 +80,7 @@ def request(  # noqa: PLR0913 - one for each option
     method: str,
     path: str,
     data: str,
-    headers: tuple[str, ...],
+    headers: tuple[tuple[str, str], ...],
     directory: Path | None,
     to: str | None,
     key: Path | None,
@@ -88,8 +101,9 @@ def request(  # noqa: PLR0913 - one for each option
     Exit with 3 if the voter still refuses at the timeout, or does not know the outcome.
     """
     address = to or f"unix:{(directory or default_directory()).absolute() / NATIVE_SOCKET}"
-    pairs = [_read_header(text) for text in headers]
-    if any(name.lower() == "idempotency-key" for name, _ in pairs):
+    if to is not None and directory is not None:
+        raise click.UsageError("--to and --dir both name a voter: give one of them")
+    if any(name.lower() == "idempotency-key" for name, _ in headers):
         warn("warning: Idempotency-Key has an effect over HTTP only; here only the service sees it")
     try:
         answer, policy, dissenters = asyncio.run(
@@ -98,7 +112,7 @@ def request(  # noqa: PLR0913 - one for each option
                 method,
                 path,
                 _read_body(data),
-                pairs,
+                list(headers),
                 timeout,
                 not no_retry,
                 read_key(key) if key else b"",

@@ -8,6 +8,7 @@ import sys
 import click
 
 from guests.service import ServiceError
+from voter.commands.parameters import SEED, Integer
 from voter.commands.terminal import CommandError, ExitCode, print_json
 
 __all__ = ["service"]
@@ -20,8 +21,10 @@ def service() -> None:
 
 @service.command()
 @click.argument("file")
-@click.option("--requests", default=200, show_default=True, help="Number of requests to send.")
-@click.option("--seed", default=0, show_default=True, help="Seed of the random requests.")
+@click.option("--requests", type=Integer(1, 1_000_000), default=200, show_default=True,
+              help="Number of requests to send.")  # fmt: skip
+@click.option("--seed", type=SEED, default=0, show_default=True,
+              help="Seed of the random requests.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON.")
 def check(file: str, requests: int, seed: int, as_json: bool) -> int:
     """Run the service FILE (or kv, static) under different hash seeds, starts and clocks.

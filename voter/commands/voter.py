@@ -19,6 +19,7 @@ from typing import Any
 
 import click
 
+from voter.commands.parameters import existing_file
 from voter.commands.terminal import print_json
 
 __all__ = ["count_loaded", "voter"]
@@ -93,7 +94,7 @@ def count_loaded(*, function: bool) -> dict[str, Any]:
 @click.command()
 @click.option(
     "--config",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=existing_file(),
     help="The voter's TOML configuration.",
 )
 @click.option("--check", is_flag=True, help="Check the configuration and exit.")

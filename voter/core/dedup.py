@@ -49,12 +49,16 @@ class Finding(Enum):
 
 
 class Found(NamedTuple):
-    """What ``lookup`` returns; ``detail`` says why a request is refused."""
+    """What ``lookup`` returns.
+
+    ``detail`` says why a request is refused, ``wait`` in how many seconds there may be room.
+    """
 
     finding: Finding
     detail: str = ""
     seq: int = 0
     reply: bytes | None = None
+    wait: float = 0.0
 
 
 NEW = Found(Finding.NEW)
@@ -143,7 +147,7 @@ class DedupTable:
         now_ns -= self._stepped_ns
         self._expire(now_ns)
         if once.scope[:1] == b"k":
-            return self._lookup_key(once)
+            return self._lookup_key(once, now_ns)
         scope = self._sessions.get(once.scope)
         if scope is None or scope.caller != caller:
             return Found(Finding.EXPIRED, "this session is unknown or has expired")
@@ -160,18 +164,21 @@ class DedupTable:
             return Found(Finding.CROWDED, "too many replies are kept for other clients")
         return NEW if kept is None else _found(kept, once)
 
-    def _lookup_key(self, once: Once) -> Found:
+    def _lookup_key(self, once: Once, now_ns: int) -> Found:
         limits, scope = self._limits, self._callers.get(once.scope)
+        detail, oldest_ns = "", 0
         if scope is not None:
             kept = scope.kept.get(once.key)
             if kept is not None:
                 return _found(kept, once)
             if len(scope.kept) >= limits.keys // 4 or scope.size >= limits.table_bytes // 8:
                 detail = "the caller has too many Idempotency-Keys that are still kept"
-                return Found(Finding.CROWDED, detail)
+                oldest_ns = next(iter(scope.kept.values())).time_ns
         if len(self._keys) >= limits.keys or self._key_bytes >= limits.table_bytes // 2:
-            return Found(Finding.CROWDED, "too many Idempotency-Keys are still kept")
-        return NEW
+            detail = "too many Idempotency-Keys are still kept"
+            oldest_ns = max(oldest_ns, next(iter(self._keys.values())))
+        wait = (oldest_ns + self._retention_ns - now_ns) / SECOND
+        return Found(Finding.CROWDED, detail, wait=wait) if detail else NEW
 
     def record(self, once: Once, caller: bytes, seq: int, time_ns: int) -> None:
         """Record a request that was ordered at ``seq``, at the agreed time ``time_ns``."""

@@ -259,12 +259,16 @@ class Failure:
 
 
 class Fail(Effect, frozen=True, gc=False):
-    """Report that there will be no reply; ``failure`` says whether the request was executed."""
+    """Report that there will be no reply; ``failure`` says whether the request was executed.
+
+    ``wait``: seconds until the cause may have passed; 0: soon, inf: not without an operator.
+    """
 
     ticket: int
     failure: str
     detail: str
     seq: int = 0
+    wait: float = 0.0
 
 
 class Changed(Effect, frozen=True, gc=False):

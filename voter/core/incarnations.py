@@ -256,10 +256,9 @@ class Incarnations:
             poll = self.polls.open.get(seq)
             if poll is None or poll.winner is not None:
                 continue
-            if poll.entry is None:
+            if (entry := poll.entry) is None:
                 poll.killed = True
                 continue
-            entry = poll.entry
             if entry.killed & bit and len(under_way) == 1:
                 entry.killed_again |= bit
             entry.killed |= bit

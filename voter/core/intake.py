@@ -17,6 +17,7 @@ The effects come in this order, so the runner writes the journal before it sends
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 
 from voter.core import events as ev
 from voter.core.checkpoints import Checkpoints
@@ -77,7 +78,8 @@ class Intake:
                 return self._answer_retry(event, found)
         verdict = self.suspects.judge(event.request) if event.read_only else Verdict.FREE
         if (problem := self.find_problem(event.read_only)) is not None:
-            self.effects.append(Fail(event.ticket, *problem))
+            failure, detail, wait = problem
+            self.effects.append(Fail(event.ticket, failure, detail, wait=wait))
         elif verdict is Verdict.WAIT:
             self.effects.append(Fail(event.ticket, Failure.NOT_EXECUTED, _SUSPECT))
         elif event.read_only or (not self.throttle.held and self.throttle.spend()) or held:
@@ -121,38 +123,43 @@ class Intake:
         waiting = self.gate.replies.get(found.seq) if not refused else None
         poll = waiting[0] if waiting else self.polls.open.get(found.seq)
         if refused:
-            self.effects.append(Fail(event.ticket, found.finding.value, found.detail, found.seq))
+            failure = found.finding.value
+            self.effects.append(Fail(event.ticket, failure, found.detail, found.seq, found.wait))
         elif waiting is None and found.reply is not None:
             self.effects.append(Release(event.ticket, found.seq, found.reply, 0, (), replayed=True))
         elif poll is not None and (waiting or poll.winner is None):
             self.polls.join(poll, event.ticket)
             return None if waiting else poll
         else:
-            failure = Fail(event.ticket, Failure.OUTCOME_UNKNOWN, NOT_KEPT, found.seq)
-            self.effects.append(failure)
+            failure = Failure.OUTCOME_UNKNOWN
+            self.effects.append(Fail(event.ticket, failure, NOT_KEPT, found.seq))
         return None
 
-    def find_problem(self, read_only: bool) -> tuple[str, str] | None:
-        """Return why no request may be ordered now (failure and detail), or None if one may."""
+    def find_problem(self, read_only: bool) -> tuple[str, str, float] | None:
+        """Return why no request may be ordered now (as in Fail), or None if one may."""
         limits, members, journal = self.limits, self.members, self.journal
         if self.draining:
-            return Failure.NOT_EXECUTED, "the node is draining: no new requests are taken"
+            return Failure.NOT_EXECUTED, "the node is draining: no new requests are taken", inf
         if not members.can_vote:
-            return Failure.NOT_EXECUTED, (
-                f"no majority: {len(members.active)} of {members.policy.of} replicas "
-                f"are active, {members.policy.need} must agree"
+            return (
+                Failure.NOT_EXECUTED,
+                (
+                    f"no majority: {len(members.active)} of {members.policy.of} replicas "
+                    f"are active, {members.policy.need} must agree"
+                ),
+                0.0,
             )
         if (
             self.pending >= limits.pending
             or self.polls.pending_bytes + self.throttle.held_bytes > limits.pending_bytes
         ):
-            return Failure.OVERLOAD, "too many requests wait for their vote"
+            return Failure.OVERLOAD, "too many requests wait for their vote", 0.0
         if journal.full and not read_only:
-            return Failure.NOT_EXECUTED, f"the journal cannot be written: {journal.full}"
+            return Failure.NOT_EXECUTED, f"the journal cannot be written: {journal.full}", inf
         if not journal.has_reserved_seq():
-            return Failure.OVERLOAD, "the journal is behind: the disk does not keep up"
+            return Failure.OVERLOAD, "the journal is behind: the disk does not keep up", 0.0
         if not read_only and journal.reclaimable > limits.log_bytes:
-            return Failure.OVERLOAD, _LOG_FULL
+            return Failure.OVERLOAD, _LOG_FULL, 0.0
         return None
 
     def cancel(self, event: ev.Cancel) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from math import inf
-
 import msgspec
 
 __all__ = ["Limits"]
 
-KIB, MIB = 1 << 10, 1 << 20
+KIB, MIB, TIB = 1 << 10, 1 << 20, 1 << 40
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -50,7 +48,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:
-            if not 0 < getattr(self, name) < inf:
-                raise ValueError(f"{name} must be more than 0, and finite")
+            most = 1 if name == "digest_share" else TIB
+            if not 0 < getattr(self, name) <= most:
+                raise ValueError(f"{name} must be more than 0 and at most {most}")
         if self.transfer_rate < self.restore_rate:
             raise ValueError("transfer_rate must not be less than restore_rate")

@@ -7,8 +7,9 @@ service would do so again and again.  Therefore:
    Others that were under way with it become suspects too.
 2. A suspect is tried on one replica alone, one at a time, while the others serve.  If that replica
    answers, the read is cleared, and ordered as any other.
-3. If that replica is lost too, the read is *void* for VOID_TIME: all replicas skip it, and its
-   client gets an error.  After that time it is tried again.
+3. If that replica is lost too, another request that it had may be the cause.  So the read is tried
+   once more.  After a second loss it is *void* for VOID_TIME: all replicas skip it, and its client
+   gets an error.  After that time it is tried again.
 
 A trial needs a spare replica.  It waits for one for SPARE_WAIT, or while another trial is under
 way.  Meanwhile the read is refused, not executed.  A restarted voter knows no suspects.
@@ -25,7 +26,7 @@ from voter.core.membership import Membership
 __all__ = ["Suspects", "Verdict"]
 
 VOID_TIME = 60.0
-"""Seconds for which a read is void.  It costs one replica, at most, each time they are over."""
+"""Seconds for which a read is void.  Trials cost two replicas at most, one after the other."""
 SPARE_WAIT = 5.0
 """Seconds that a trial waits for a spare replica, as repairs take seconds."""
 MOST = 1000
@@ -46,27 +47,33 @@ def _name(request: bytes) -> bytes:
     return request.partition(b"\r\n")[0]
 
 
+@dataclass(slots=True)
+class _Suspect:
+    void_until: float  # engine time
+    killed: bool = False  # a replica was lost in its trial
+
+
 @dataclass
 class Suspects:
     """The reads that may be deadly, by method and target."""
 
     time: EngineTime
     members: Membership
-    reads: dict[bytes, float] = field(default_factory=dict)  # void until this engine time
+    reads: dict[bytes, _Suspect] = field(default_factory=dict)
     tried: bytes | None = None  # the read that is tried now
 
     def add(self, request: bytes) -> None:
         """Make a read a suspect."""
-        self.reads.setdefault(_name(request), self.time.now)
+        self.reads.setdefault(_name(request), _Suspect(self.time.now))
         if len(self.reads) > MOST:
             del self.reads[next(iter(self.reads))]
 
     def judge(self, request: bytes) -> Verdict:
         """Return what to do with a read."""
-        until = self.reads.get(_name(request)) if self.reads else None
-        if until is None:
+        suspect = self.reads.get(_name(request)) if self.reads else None
+        if suspect is None:
             return Verdict.FREE
-        now, policy = self.time.now, self.members.policy
+        until, now, policy = suspect.void_until, self.time.now, self.members.policy
         if now < until:
             return Verdict.VOID
         no_spare = len(self.members.active) <= policy.need < policy.of
@@ -81,9 +88,13 @@ class Suspects:
     def end_trial(self, *, answered: bool, killed: bool) -> bool:
         """Clear the read that was tried, or make it void; return whether it is void now."""
         name, self.tried = self.tried, None
-        if name is None or not (answered or killed):
+        suspect = self.reads.get(name or b"")
+        if name is None or suspect is None:
             return False
-        self.reads.pop(name, None)
-        if killed:
-            self.reads[name] = self.time.now + VOID_TIME
-        return killed
+        guilty = killed and suspect.killed
+        suspect.killed |= killed
+        if answered:
+            del self.reads[name]
+        elif guilty:
+            self.reads[name] = _Suspect(self.time.now + VOID_TIME)
+        return guilty

@@ -55,7 +55,7 @@ class Policy(msgspec.Struct, frozen=True):
     def parse(cls, text: str) -> Policy:
         """Parse a text like ``2/3``.  Raises PolicyError."""
         need, slash, of = text.partition("/")
-        if not (slash and need.isdecimal() and of.isdecimal()):
+        if not (slash and text.isascii() and need.isdecimal() and of.isdecimal() and len(text) < 6):
             raise PolicyError(f"vote {text!r}: write it as m/n, for example 2/3")
         return cls(int(need), int(of))
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Hashable, Mapping
 from typing import Generic, TypeVar
 
-__all__ = ["HELD_LIMIT", "LINGER", "STEP", "UNSENT_LIMIT", "Bounds"]
+__all__ = ["BODY_STEP", "HELD_LIMIT", "LINGER", "STEP", "UNSENT_LIMIT", "Bounds"]
 
 HELD_LIMIT = 256 << 20
 """Bytes of incomplete requests, of all clients together; above that a request is refused."""
@@ -20,6 +20,11 @@ UNSENT_LIMIT = 256 << 20
 """Bytes of unread replies, of all clients together; above that a connection is closed."""
 STEP = 64 << 10
 """Bytes that a slow reader must read within the limit of UNREAD; a slower one is closed."""
+BODY_STEP = 16 << 10
+"""Bytes that a slow sender must send, on average, within the limit of BODY; else it is refused.
+
+So a body of 1 MiB may take 43 minutes at most, with what is read ahead and the default of 30 s.
+"""
 LINGER = 2.0
 """Seconds for a client to close a connection that the voter has ended."""
 SWEEP = 0.25

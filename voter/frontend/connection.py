@@ -2,9 +2,9 @@
 
 Theory of operation.  Requests of a connection are answered one after the other: while one is under
 way (``_request``), what follows stays in the reader as bytes, and above READ_AHEAD of them the
-voter stops reading.  ``_advance`` starts the next request; it runs when bytes arrive, after an
+voter stops reading.  ``advance`` starts the next request; it runs when bytes arrive, after an
 answer, and when the client has read its last reply.  It never recurses: an answer schedules it for
-the next turn of the loop, so that a client with many requests in one packet delays nobody.
+a later turn of the loop, so that a client with many requests in one packet delays nobody.
 
 A client that sends no more (half-closed) still gets its replies.  A request that cannot be read is
 answered with a problem (``voter.frontend.problem``), after which the connection lingers
@@ -25,12 +25,10 @@ from voter.config import Timing
 from voter.frontend.problem import problem_of_status
 from voter.frontend.proxying import encode_response
 from voter.frontend.request import BadRequest, HttpRequest, RequestReader
-from voter.frontend.serving import FrontEnd, FrontEndConnection, Phase
+from voter.frontend.serving import READ_AHEAD, FrontEnd, FrontEndConnection, Phase
 
 __all__ = ["HttpConnection", "HttpFrontEnd"]
 
-READ_AHEAD = 64 << 10
-"""Bytes behind the request under way; above that the voter stops reading from the client."""
 STOP_PATIENCE = 0.5
 """Seconds for responses under way when the server stops."""
 
@@ -47,7 +45,6 @@ class HttpConnection(FrontEndConnection):
         self._last = False  # the answer to the request under way is the last one
         self._streaming = False  # that answer ends with the connection
         self._phase: Phase | None = None
-        self._scheduled = False  # _continue runs in the next turn of the loop
         self._full = False  # reading is paused
         self.caller = b""
         """The client's name for the services: ``http:IP`` or ``http:local``."""
@@ -84,34 +81,28 @@ class HttpConnection(FrontEndConnection):
         """asyncio: bytes from the client."""
         if not self._deaf:
             self._reader.feed(data)
-            self._advance()
+            if self.scheduled:
+                self._watch()
+            else:
+                self.advance()
 
     def eof_received(self) -> bool:
         """asyncio: the client sends no more."""
         self._eof = True
         if self._streaming or (self._deaf and not self.busy):
             return False  # a stream has no other sign that its reader is gone
-        self._advance()
+        if not self.scheduled:
+            self.advance()
         return True
 
     def resume_writing(self) -> None:
         """asyncio: the client has read everything."""
         super().resume_writing()
-        self._schedule()
+        self._front.schedule(self)
 
     # -------------------------------------------------------------- requests
 
-    def _schedule(self) -> None:
-        """Advance in the next turn of the loop."""
-        if not self._scheduled:
-            self._scheduled = True
-            asyncio.get_running_loop().call_soon(self._continue)
-
-    def _continue(self) -> None:
-        self._scheduled = False
-        self._advance()
-
-    def _advance(self) -> None:
+    def advance(self) -> None:
         """Start the next request, if the one before is answered and the next is complete."""
         if self._transport is None or self._deaf:
             return
@@ -155,8 +146,8 @@ class HttpConnection(FrontEndConnection):
         else:
             self._enter(Phase.HEAD if held else Phase.IDLE)
         if reader.more and not waits:
-            self._schedule()
-        full = held > READ_AHEAD and (waits or reader.more)
+            self._front.schedule(self)
+        full = held > READ_AHEAD and (waits or self.scheduled)
         if full is not self._full and transport is not None:
             self._full = full
             if full:
@@ -171,16 +162,16 @@ class HttpConnection(FrontEndConnection):
                 self._front.bounds.leave(self, self._phase)
             if phase is not None:
                 self._front.bounds.enter(self, phase)
-            self._phase = phase
+            self._phase, self._extended = phase, 0
 
-    def expire(self, phase: Phase) -> None:
-        """Refuse a request that did not come in time; else see FrontEndConnection."""
+    def _late(self, phase: Phase) -> None:
+        """Refuse a request that did not come in time."""
         if phase is Phase.HEAD:
             self._refuse(BadRequest(408, "the request line and headers did not come in time"))
         elif phase is Phase.BODY:
             self._refuse(BadRequest(408, "the body did not come in time"))
         else:
-            super().expire(phase)
+            super()._late(phase)
 
     # --------------------------------------------------------------- answers
 
@@ -206,7 +197,7 @@ class HttpConnection(FrontEndConnection):
         elif ends:
             self._end()
         elif self._reader.held or self._eof or self._paused:
-            self._schedule()
+            self._front.schedule(self)
         else:
             self._enter(Phase.IDLE)
 
@@ -231,10 +222,7 @@ class HttpConnection(FrontEndConnection):
     def _end(self) -> None:
         """End the connection once the client has its last response."""
         self._discard()
-        if not self._eof:
-            self._linger()
-        elif self._transport is not None:
-            self._transport.close()
+        self._linger()
 
     def _discard(self) -> None:
         """Read nothing of what is here and what still comes."""

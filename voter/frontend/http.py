@@ -23,7 +23,10 @@ from voter.frontend.reserved import Reserved
 from voter.native_protocol import READ_ONLY_METHODS
 from voter.runner import Result, Runner
 
-__all__ = ["HttpServer"]
+__all__ = ["UNCHECKED", "HttpServer"]
+
+UNCHECKED = ("Cache-Control", "no-cache")
+"""Header of a voted reply, unless the service decides: a cache asks again before each use."""
 
 
 class HttpServer(HttpFrontEnd):
@@ -49,7 +52,7 @@ class HttpServer(HttpFrontEnd):
                 connection.refuse(400, str(error))
                 return
             if key is not None:
-                once = once_of(key, caller, method, target, request.body)
+                once = once_of(key, caller, method, target, request.headers, request.body)
         data = canonical_request(method, target, request.headers, request.authority, request.body)
         # In the next turn of the loop, so that orders to replicas are not delayed by responses.
         loop = asyncio.get_running_loop()
@@ -71,7 +74,10 @@ class HttpServer(HttpFrontEnd):
         if result.replayed:
             extra.append(REPLAYED)
         try:
-            connection.answer(Reply.decode(result.reply), *extra)
+            reply = Reply.decode(result.reply)
+            if not any(name in ("cache-control", "expires") for name, _ in reply.headers):
+                extra.append(UNCHECKED)
+            connection.answer(reply, *extra)
         except MessageError as error:
             text = f"the voted reply is not HTTP: {error}"
             connection.answer(problem_of_status(502, text, result.seq), *extra)

@@ -5,6 +5,9 @@ This follows draft-ietf-httpapi-idempotency-key-header, with these choices:
 - The key may be quoted (the draft's form) or bare (as most clients send it): it is the same key.
 - A retry while the first request is under way waits for the same reply (the draft proposes 409).
 - On safe methods (GET, HEAD, OPTIONS) the header has no meaning.
+- A retry is the same request: method, target, body and the headers of SIGNIFICANT.  A client that
+  got 412, corrected its If-Match and sends the same key again gets 422: it makes another request,
+  and needs another key.  (The reply to the first one is 412, however often that is sent.)
 - A key belongs to the caller, ``http:IP``.  Clients behind one proxy share their keys; a client
   with a new address is another caller.
 
@@ -21,11 +24,19 @@ from guests.protocol.message import MessageError
 from voter.core.dedup import key_scope
 from voter.core.entries import Once
 
-__all__ = ["HEADER", "LONGEST_KEY", "REPLAYED", "find_key", "once_of"]
+__all__ = ["HEADER", "LONGEST_KEY", "REPLAYED", "SIGNIFICANT", "find_key", "once_of"]
 
 HEADER = b"idempotency-key"
 REPLAYED = ("Idempotency-Replayed", "true")
 """Header of a reply that was released before; it is not voted on."""
+SIGNIFICANT = (
+    b"content-encoding", b"content-language", b"content-range", b"content-type", b"if-match",
+    b"if-modified-since", b"if-none-match", b"if-range", b"if-unmodified-since", b"prefer",
+    b"range",
+)  # fmt: skip
+"""Headers that change what a request does.  Others may differ between a request and its retry:
+Host, Authorization, Cookie, Date, User-Agent, trace ids, Accept.
+"""
 LONGEST_KEY = 255
 """Bytes of a key without quotes; a longer one is answered 400."""
 
@@ -50,7 +61,18 @@ def find_key(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
     return key
 
 
-def once_of(key: bytes, caller: bytes, method: str, target: str, body: bytes) -> Once:
-    """Return the identity of a request: its key, and a fingerprint of method, target and body."""
-    start = f"{method} {target}\n".encode()
+def once_of(
+    key: bytes,
+    caller: bytes,
+    method: str,
+    target: str,
+    headers: Iterable[tuple[bytes, bytes]],
+    body: bytes,
+) -> Once:
+    """Return the identity of a request: its key, and a fingerprint of what it does.
+
+    Names of ``headers`` are in lower case.
+    """
+    lines = [b"%b: %b\n" % header for header in headers if header[0] in SIGNIFICANT]
+    start = b"%b %b\n%b\n" % (method.encode(), target.encode(), b"".join(sorted(lines)))
     return Once(key_scope(caller), key, blake2b(start + body, digest_size=16).digest())

@@ -2,7 +2,8 @@
 
 A connection opens with OPEN and OPENED.  Then the client sends REQUEST frames with numbers of its
 own, and the voter answers each with a RESPONSE or FAILURE of the same number, in any order.  Bytes
-that are not a frame end the connection, after a FAILURE that says so.
+that are not a frame end the connection: the voter answers the requests before them, sends a FAILURE
+that says so, and closes.
 
 A request with FLAG_ONCE is executed once however often it is sent: it has a number in a *session*.
 SESSION without payload opens a session, and the answer names it.  SESSION with a name selects it
@@ -25,7 +26,7 @@ from guests.protocol.wire import FLAG_ONCE, FLAG_READ_ONLY, Decoder, Frame, Fram
 from voter.core.dedup import session_scope
 from voter.core.entries import Once
 from voter.core.events import Failure, Release, SessionOpened
-from voter.frontend.serving import FrontEnd, FrontEndConnection, Phase
+from voter.frontend.serving import READ_AHEAD, FrontEnd, FrontEndConnection, Phase
 from voter.native_protocol import (
     NUMBERS_SIZE,
     SESSION_SIZE,
@@ -40,6 +41,8 @@ __all__ = ["NativeServer"]
 
 WRITE_LIMIT = 64 << 20
 """Bytes of replies that a client may leave unread; above that its connection is closed."""
+SLICE = 2 << 10
+"""Bytes that are decoded in one step: up to 60 frames, which cost about 30 us each."""
 REQUEST_LIMIT = wire.MAX_PAYLOAD - (1 << 12)
 """Largest request in bytes; an ORDER adds time, history and caller to it."""
 
@@ -61,6 +64,7 @@ class NativeConnection(FrontEndConnection):
         super().__init__(server)
         self._native = server
         self._runner = server.runner
+        self._input = bytearray()  # not decoded yet
         self._decoder = Decoder()
         self._caller = b""
         self._handshaken = False
@@ -69,6 +73,7 @@ class NativeConnection(FrontEndConnection):
         self._out: list[bytes] = []
         self._in_flight: dict[int, int] = {}  # client's number: ticket
         self._choked = False  # too many requests are under way
+        self._refusal: bytes | None = None  # FAILURE to be sent after the answers to these
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """asyncio: a client has connected."""
@@ -86,9 +91,9 @@ class NativeConnection(FrontEndConnection):
 
     def eof_received(self) -> bool:
         """asyncio: the client sends no more, but still gets its replies."""
-        if self._deaf:
-            return False
         self._eof = True
+        if self._deaf and not self._busy:
+            return False
         self._server.bounds.leave(self, Phase.BODY)
         self._end_if_done()
         return True
@@ -97,7 +102,20 @@ class NativeConnection(FrontEndConnection):
         """asyncio: bytes from the client."""
         if self._deaf:
             return
-        frames = self._decoder.feed(data)
+        self._input += data
+        if self.scheduled:
+            self._watch()
+        else:
+            self.advance()
+
+    def advance(self) -> None:
+        """Decode the next SLICE that completes a frame, and take its frames."""
+        if self._over() or self._paused or self._choked:
+            return
+        frames: list[Frame] = []
+        while self._input and not frames:
+            frames = self._decoder.feed(bytes(self._input[:SLICE]))
+            del self._input[:SLICE]
         for frame in frames:
             if frame.kind == FrameKind.REQUEST and self._handshaken:
                 self._request(frame)
@@ -112,23 +130,35 @@ class NativeConnection(FrontEndConnection):
                 return
         if self._decoder.skipped:
             self._refuse(0, "protocol", "what was sent is not a Trivisor frame (wrong port?)")
-        else:
-            self._watch_frame(new=bool(frames))
+            return
+        self._watch(new=bool(frames))
+        self._end_if_done()
 
     def _over(self) -> bool:
         return self._deaf or self._transport is None
 
-    def _watch_frame(self, *, new: bool) -> None:
-        """Set or clear the deadline of a partial frame, and bound all that is held."""
-        held, bounds = self._decoder.held, self._server.bounds
-        if new or not held:
-            bounds.leave(self, Phase.BODY)
+    def _watch(self, *, new: bool = False) -> None:
+        """Count what is held, set the deadline of a partial frame, and stop or resume reading."""
+        if self._transport is None or self._deaf:
+            return
+        held, bounds = self._decoder.held + len(self._input), self._server.bounds
         self._count_held(held)
-        if held:
-            if bounds.held > self._server.held_limit:
-                self._refuse(0, Failure.OVERLOAD, "too many requests are half sent")
-            elif not (self._paused or self._choked):
-                bounds.enter(self, Phase.BODY)
+        if new or not held:
+            self._extended = 0
+        waits = self._paused or self._choked
+        if new or waits or not held:
+            bounds.leave(self, Phase.BODY)
+        if held and bounds.held > self._server.held_limit:
+            self._refuse(0, Failure.OVERLOAD, "too many requests are half sent")
+            return
+        if held and not waits:
+            bounds.enter(self, Phase.BODY)
+            if self._input:
+                self._server.schedule(self)
+        if waits or len(self._input) > READ_AHEAD:
+            self._transport.pause_reading()
+        elif not self._eof:
+            self._transport.resume_reading()
 
     def _open(self, frame: Frame) -> None:
         version = int.from_bytes(frame.payload[:2])
@@ -192,7 +222,7 @@ class NativeConnection(FrontEndConnection):
             self._in_flight[number] = ticket
         if len(self._in_flight) >= self._native.max_in_flight:
             self._choked = True
-            self._set_reading()
+            self._watch()
 
     def _fail(self, number: int, code: str, text: str) -> None:
         self._send(encode(FrameKind.FAILURE, 0, number, encode_failure(code, text)))
@@ -209,14 +239,27 @@ class NativeConnection(FrontEndConnection):
             self._fail(number, result.failure, result.detail)
         if self._choked and len(self._in_flight) < self._native.max_in_flight // 2:
             self._choked = False
-            self._set_reading()
+            self._watch()
+
+    @property
+    def _busy(self) -> bool:
+        """Whether an answer is owed to the client."""
+        return bool(self._in_flight or self._session_pending or self._out)
 
     def _refuse(self, number: int, code: str, text: str) -> None:
-        """Send a FAILURE, then linger, so that the client can read it before the close."""
-        self._fail(number, code, text)
-        self.flush()
+        """Take nothing more; send a FAILURE after the answers that are owed, then linger."""
+        if self._deaf:
+            return
+        self._refusal = encode(FrameKind.FAILURE, 0, number, encode_failure(code, text))
+        self._deaf = True
+        self._input.clear()
         self._decoder.clear()
-        self._linger()
+        self._count_held(0)
+        for phase in (Phase.HANDSHAKE, Phase.BODY):
+            self._server.bounds.leave(self, phase)
+        if self._transport is not None:
+            self._transport.resume_reading()
+        self._end_if_done()
 
     def _send(self, frame: bytes) -> None:
         if self._transport is not None:
@@ -227,7 +270,7 @@ class NativeConnection(FrontEndConnection):
     def flush(self) -> None:
         """Write the frames of this turn; close a connection whose client never reads."""
         transport = self._transport
-        if transport is not None and self._out and not self._deaf:
+        if transport is not None and self._out:
             transport.write(b"".join(self._out))
             if self._paused:
                 self._count_unsent(transport.get_write_buffer_size())
@@ -239,36 +282,32 @@ class NativeConnection(FrontEndConnection):
     def pause_writing(self) -> None:
         """asyncio: the client does not read: take no more requests from it."""
         super().pause_writing()
-        self._set_reading()
+        self._watch()
 
     def resume_writing(self) -> None:
         """asyncio: the client reads again."""
         super().resume_writing()
-        self._set_reading()
-
-    def _set_reading(self) -> None:
-        if self._transport is None or self._eof or self._deaf:
-            return
-        if self._paused or self._choked:
-            self._server.bounds.leave(self, Phase.BODY)  # the voter does not read now
-            self._transport.pause_reading()
-        else:
-            self._transport.resume_reading()
-            self._watch_frame(new=False)
+        self._watch()
 
     def _end_if_done(self) -> None:
-        busy = self._in_flight or self._session_pending or self._out
-        if self._eof and not busy and self._transport is not None:
+        """End the connection once all is answered, if the client sends no more or is refused."""
+        if self._busy or self._transport is None:
+            return
+        if self._refusal is not None:
+            self._transport.write(self._refusal)
+            self._refusal = None
+            self._linger()
+        elif self._eof and not self._input:
             self._transport.close()
 
-    def expire(self, phase: Phase) -> None:
-        """Refuse a handshake or frame that is late; other phases: FrontEndConnection.expire."""
+    def _late(self, phase: Phase) -> None:
+        """Refuse a handshake or frame that is late."""
         if phase is Phase.HANDSHAKE:
             self._refuse(0, "protocol", "no OPEN came in time")
         elif phase is Phase.BODY:
             self._refuse(0, "protocol", "a frame was not completed in time")
         else:
-            super().expire(phase)
+            super()._late(phase)
 
 
 class NativeServer(FrontEnd):

@@ -25,6 +25,8 @@ urn:trivisor:method                 405     not a method of this reserved path
 
 from __future__ import annotations
 
+from math import ceil, inf
+
 import msgspec
 
 from guests.protocol.message import Reply
@@ -33,7 +35,11 @@ from voter.core.events import Fail, Failure
 __all__ = ["RETRY_AFTER", "problem", "problem_of_failure", "problem_of_status"]
 
 RETRY_AFTER = 1
-"""Seconds after which a client may retry a refused request: about the time of a repair."""
+"""Seconds after which a client may retry a refused request: about the time of a repair.
+
+It is used where the cause passes without help.  Where the voter knows a later time, it says that
+time; where an operator must act (a full disk, a draining node), it says none.
+"""
 
 _FAILURES: dict[str, tuple[int, str]] = {
     Failure.NOT_EXECUTED: (503, "The request was not executed"),
@@ -69,21 +75,26 @@ class _Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     seq: int = 0
 
 
-def problem(code: str, title: str, status: int, detail: str, seq: int = 0) -> Reply:
-    """Return a problem as a reply; without ``seq`` if the request was not ordered."""
+def problem(
+    code: str, title: str, status: int, detail: str, seq: int = 0, wait: float = 0.0
+) -> Reply:
+    """Return a problem as a reply; without ``seq`` if the request was not ordered.
+
+    ``wait``: seconds until a retry can succeed, for 503.
+    """
     document = _Problem(
         type=f"urn:trivisor:{code}", title=title, status=status, detail=detail, seq=seq
     )
-    headers = [("content-type", "application/problem+json")]
-    if status == 503:
-        headers.append(("retry-after", str(RETRY_AFTER)))
+    headers = [("content-type", "application/problem+json"), ("cache-control", "no-store")]
+    if status == 503 and wait < inf:
+        headers.append(("retry-after", str(max(RETRY_AFTER, ceil(wait)))))
     return Reply(status, msgspec.json.encode(document) + b"\n", headers)
 
 
 def problem_of_failure(fail: Fail) -> Reply:
     """Return the problem for a failure of the engine."""
     status, title = _FAILURES.get(fail.failure, (502, "The request got no reply"))
-    return problem(fail.failure, title, status, fail.detail, fail.seq)
+    return problem(fail.failure, title, status, fail.detail, fail.seq, fail.wait)
 
 
 def problem_of_status(status: int, detail: str, seq: int = 0) -> Reply:

@@ -61,7 +61,7 @@ class Reserved:
                 "replicas": replicas,
             }
             body = msgspec.json.encode(document) + b"\n"
-        if not takes:
+        if status == "refusing":
             headers = (*headers, ("retry-after", str(RETRY_AFTER)))
         return Reply(200 if takes else 503, body, headers)
 

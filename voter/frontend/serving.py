@@ -1,8 +1,11 @@
 """What all front ends have in common: listening sockets, client connections, and their bounds.
 
-A connection is bounded in two ways.  In time: it is in phases (``Phase``), each with a limit
+A connection is bounded in three ways.  In time: it is in phases (``Phase``), each with a limit
 (``voter.frontend.bounds``).  In memory: ``held`` counts the bytes of incomplete requests and
-``unsent`` the bytes of replies that clients do not read, over all connections of a front end.
+``unsent`` the bytes of replies that clients do not read, over all connections of a front end.  In
+work: ``advance`` takes a small, bounded step, whatever the client has sent.  A connection with more
+to do waits in the front end's queue (``FrontEnd.schedule``), which gets TURN seconds of each turn
+of the loop.  Meanwhile the voter reads no more than READ_AHEAD from that client.
 
 A connection that the voter ends *lingers*: the voter shuts down its sending side and discards what
 still arrives.  Closing at once, with bytes of the client unread, makes the kernel send a reset,
@@ -14,14 +17,20 @@ from __future__ import annotations
 import asyncio
 import socket
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, cast
 
-from voter.frontend.bounds import HELD_LIMIT, LINGER, STEP, UNSENT_LIMIT, Bounds
+from voter.frontend.bounds import BODY_STEP, HELD_LIMIT, LINGER, STEP, UNSENT_LIMIT, Bounds
 from voter.sockets import BACKLOG
 
-__all__ = ["FrontEndConnection", "FrontEnd", "Phase"]
+__all__ = ["READ_AHEAD", "FrontEnd", "FrontEndConnection", "Phase"]
+
+READ_AHEAD = 64 << 10
+"""Bytes of requests that wait; above that the voter stops reading from the client."""
+TURN = 0.001
+"""Seconds of a turn of the loop for connections that have more to do; at least one advances."""
 
 
 class Phase(StrEnum):
@@ -35,7 +44,7 @@ class Phase(StrEnum):
     LINGER = "linger"  # the client must close
 
 
-class FrontEndConnection(asyncio.Protocol):
+class FrontEndConnection(asyncio.Protocol, ABC):
     """One client of a front end."""
 
     def __init__(self, server: FrontEnd) -> None:
@@ -46,6 +55,9 @@ class FrontEndConnection(asyncio.Protocol):
         self._deaf = False  # what the client sends is discarded
         self._held = 0  # our part of bounds.held, in bytes
         self._unsent = 0  # our part of bounds.unsent, in bytes
+        self._extended = 0  # times that the deadline of the body was extended
+        self.scheduled = False
+        """Whether it waits in the front end's queue for its next step."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """asyncio: a client has connected."""
@@ -76,17 +88,32 @@ class FrontEndConnection(asyncio.Protocol):
         self._server.bounds.leave(self, Phase.UNREAD)
         self._count_unsent(0)
 
+    @abstractmethod
+    def advance(self) -> None:
+        """Take the next step of what the client has sent: about a millisecond's work at most."""
+
     def expire(self, phase: Phase) -> None:
-        """End a connection that is late; a slow reader that read STEP bytes gets more time."""
+        """End a connection that is late, unless the client makes progress.
+
+        A slow reader must have read STEP bytes since the last time, a slow sender must have sent
+        BODY_STEP bytes for each time.
+        """
         transport = self._transport
         if transport is None:
             return
         left = transport.get_write_buffer_size()
         if phase is Phase.UNREAD and left <= self._unsent - STEP:
             self._count_unsent(left)
-            self._server.bounds.enter(self, Phase.UNREAD)
+            self._server.bounds.enter(self, phase)
+        elif phase is Phase.BODY and self._held >= BODY_STEP * (self._extended + 1):
+            self._extended += 1
+            self._server.bounds.enter(self, phase)
         else:
-            transport.abort()
+            self._late(phase)
+
+    def _late(self, phase: Phase) -> None:
+        """End a connection that is late."""
+        self.abort()
 
     def abort(self) -> None:
         """Close the connection at once."""
@@ -99,7 +126,9 @@ class FrontEndConnection(asyncio.Protocol):
         for phase in Phase:
             self._server.bounds.leave(self, phase)
         self._count_held(0)
-        if self._transport is not None:
+        if self._transport is not None and self._eof:
+            self._transport.close()
+        elif self._transport is not None:
             self._server.bounds.enter(self, Phase.LINGER)
             self._transport.write_eof()
             self._transport.resume_reading()
@@ -127,6 +156,8 @@ class FrontEnd(ABC):
             {**limits, Phase.LINGER: LINGER}, lambda connection, phase: connection.expire(phase)
         )
         self._servers: list[asyncio.Server] = []
+        self._queue: deque[FrontEndConnection] = deque()  # their next step waits
+        self._working = False  # _work runs in the next turn of the loop
 
     @abstractmethod
     def connect(self) -> FrontEndConnection:
@@ -138,6 +169,31 @@ class FrontEnd(ABC):
         listen = loop.create_unix_server if sock.family == socket.AF_UNIX else loop.create_server
         self._servers.append(await listen(self.connect, sock=sock))
         sock.listen(BACKLOG)  # asyncio has set 100, and accepts only that many in one turn
+
+    def schedule(self, connection: FrontEndConnection) -> None:
+        """Let a connection take its next step in a later turn of the loop, first come first."""
+        if not connection.scheduled:
+            connection.scheduled = True
+            self._queue.append(connection)
+            if not self._working:
+                self._working = True
+                asyncio.get_running_loop().call_soon(self._work)
+
+    def _work(self) -> None:
+        """Let connections in the queue take a step each, until TURN is over."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + TURN
+        try:
+            for _ in range(len(self._queue)):
+                connection = self._queue.popleft()
+                connection.scheduled = False
+                connection.advance()
+                if loop.time() >= until:
+                    break
+        finally:
+            self._working = bool(self._queue)
+            if self._working:
+                loop.call_soon(self._work)
 
     async def stop(self) -> None:
         """Close the listening sockets and all connections."""

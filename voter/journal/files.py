@@ -215,6 +215,7 @@ class Directory:
             os.truncate(lock, 0)
             os.write(lock, b"%d\n" % os.getpid())
         self._lock = lock
+        self._path = Path(f"/proc/self/fd/{self._fd}")  # follows the directory if it is moved
         self._syncer = _Syncer()
         self._maker = ThreadPoolExecutor(1, "journal files")
 

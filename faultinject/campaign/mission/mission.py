@@ -27,6 +27,12 @@ from voter.client.errors import NotExecuted, RequestError
 __all__ = ["DirectTarget", "MissionTrace", "Mission", "Response", "Target", "VotedTarget"]
 
 CALLER = b"mission"
+KEPT_REPLY, KEPT_STATUS = 120, 16
+"""First bytes that are kept of a wrong reply: of the first MOST_KEPT of a mission, and of others.
+This bounds a row to a few kilobytes, and every status line is kept."""
+MOST_KEPT = 20
+KEPT_LINE = 80
+"""Letters of a request line in a message."""
 REST = 1.0
 """Seconds for all requests after one without a verdict: the mission has failed already."""
 ORACLES = {"poisoned": "kv"}
@@ -114,6 +120,7 @@ class Mission:
         self._oracle = SequentialOracle(ORACLES.get(spec.service, spec.service), key)
         self._late = False  # a request had no verdict
         self._requests: list[RequestResult] = []
+        self._wrong = 0  # wrong replies
         self._explained: set[str] = set()  # codes whose first request has its message
         self._latencies: list[float] = []
 
@@ -193,8 +200,14 @@ class Mission:
         if self._oracle.accepts(call.request, reply.data, read_only=call.read_only):
             self._record("right", masked=reply.masked)
         else:
-            problem = f"{_line(call)}: a wrong reply: {reply.data[:120]!r}"
-            self._record("wrong", problem, masked=reply.masked)
+            self._wrong += 1
+            kept = KEPT_REPLY if self._wrong <= MOST_KEPT else KEPT_STATUS
+            self._requests.append(
+                RequestResult(
+                    code="wrong", masked=reply.masked, problem=_line(call),
+                    reply=reply.data[:kept].decode("latin-1"),
+                )
+            )  # fmt: skip
         return reply.data
 
     def _failed(self, call: WorkloadCall, code: str, why: str, *, executed: bool = True) -> None:
@@ -212,4 +225,4 @@ class Mission:
 
 
 def _line(call: WorkloadCall) -> str:
-    return call.request.partition(b"\r\n")[0].decode("latin-1")
+    return call.request.partition(b"\r\n")[0].decode("latin-1")[:KEPT_LINE]

@@ -27,7 +27,6 @@ from pathlib import Path
 
 import msgspec
 
-from deploy.errors import GuestNeverReady
 from deploy.machine.accel import decide
 from deploy.machine.guest import Guest
 from deploy.machine.node_machines import NodeMachines
@@ -47,10 +46,6 @@ from guests.image import COMMAND_LINE, Overlay, add_overlay, build_image
 from voter.core.vote import Policy
 
 __all__ = ["NodeFixture"]
-
-BOOT_DEADLINE, BOOTS = 120.0, 3
-"""Seconds for the guests to boot, and how often that is tried.  Under TCG, when all of them start
-on few processors, a kernel sometimes stalls in its first lines."""
 
 ProgressCallback = Callable[[str], None]
 Headers = tuple[tuple[str, str], ...]
@@ -118,7 +113,6 @@ class NodeFixture(Site):
                 ram_file=True,
                 on_reset="restart",
                 ssh_ports=tuple(ports),
-                boot_deadline=BOOT_DEADLINE,
             )
         )
         (directory / "v").mkdir()
@@ -126,7 +120,7 @@ class NodeFixture(Site):
         async with contextlib.AsyncExitStack() as stack:  # ended in reverse order
             stack.callback(shutil.rmtree, directory, ignore_errors=True)
             stack.push_async_callback(node.down)
-            await _boot(node, progress)
+            await node.up(progress)
             shells = {}
             if keys is not None:
                 for name, port in zip(node.guests, ports, strict=True):
@@ -249,18 +243,6 @@ class NodeFixture(Site):
         if self.voter is not None:
             voter, self.voter = self.voter, None
             await voter.end()
-
-
-async def _boot(node: NodeMachines, progress: ProgressCallback) -> None:
-    for left in reversed(range(BOOTS)):
-        try:
-            await node.up(progress)
-            break
-        except GuestNeverReady as error:
-            if not left:
-                raise
-            progress(f"{str(error).splitlines()[0]}; trying again")
-            await node.down()
 
 
 def _overlay(spec: NodeSpec) -> Overlay:

@@ -1,14 +1,15 @@
-"""A summary of a plan: missions by stratum, the precision to expect, the duration.
+"""A summary of a plan: missions by stratum, precision and power to expect, the duration.
 
-Pure.  The precision needs scipy (the extra ``campaign``).
+Pure.  Precision and power need scipy (the extra ``campaign``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
+from faultinject.campaign.planning.detectable import Detectable, detectable, share_of
 from faultinject.campaign.planning.durations import MissionDurations
 from faultinject.campaign.planning.plan import CampaignPlan, Cell
 from voter.core.vote import Policy
@@ -22,19 +23,25 @@ SHARE = 0.10
 
 
 class CellSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """A cell with its description and its missions' seconds of one worker (None: not known)."""
+    """A cell with its description and its missions' seconds of one worker (None: not known).
+
+    ``detectable``: the smallest proportion of missions against the paper's 0 or 1 that shows at
+    least once with 80 % probability; None where the paper assumes neither.
+    """
 
     name: str
     description: str
     missions: int
     seconds: float | None
+    detectable: float | None = None
 
 
 class PlanSummary(msgspec.Struct, frozen=True, kw_only=True):
     """A plan before it runs.
 
-    ``reach``: the precision to expect, one statement each.  ``seconds``: of wall clock; None if no
-    durations are known.
+    ``reach``: the precision to expect, one statement each.  ``power``: the smallest departures from
+    the paper's model that are detected with 80 % probability.  ``seconds``: of wall clock; None if
+    no durations are known.
     """
 
     title: str
@@ -44,6 +51,7 @@ class PlanSummary(msgspec.Struct, frozen=True, kw_only=True):
     workers: int
     cells: tuple[CellSummary, ...]
     reach: tuple[str, ...]
+    power: tuple[Detectable, ...]
     seconds: float | None
 
     def lines(self) -> Iterator[str]:
@@ -51,8 +59,15 @@ class PlanSummary(msgspec.Struct, frozen=True, kw_only=True):
         yield f"{self.title} ({self.question}), seed {self.seed}: {self.missions:,} missions"
         wide = max((len(cell.name) for cell in self.cells), default=0)
         for cell in self.cells:
-            yield f"  {cell.name:<{wide}}  {cell.missions:>9,}  {cell.description}"
+            shown = "" if cell.detectable is None else f" [{cell.detectable:.2g}]"
+            yield f"  {cell.name:<{wide}}  {cell.missions:>9,}  {cell.description}{shown}"
+        if any(cell.detectable is not None for cell in self.cells):
+            yield (
+                "[x]: a failure rate that differs from the paper's 0 or 1 by x shows in at least "
+                "one mission with 80 % probability"
+            )
         yield from self.reach
+        yield from _power_lines(self.power)
         if self.seconds is None:
             yield "duration not known: no such mission has run yet"
         else:
@@ -73,6 +88,7 @@ def summarize(
             description=_description(cell),
             missions=cell.missions,
             seconds=_seconds(plan, cell, block, durations),
+            detectable=share_of(cell),
         )
         for cell, block in zip(plan.cells, plan.blocks(), strict=True)
     ]
@@ -85,8 +101,29 @@ def summarize(
         workers=workers,
         cells=tuple(cells),
         reach=(*_strata_reach(plan), *_designs_reach(plan), *_model_reach(plan)),
+        power=detectable(plan),
         seconds=sum(known) / workers if len(known) == len(cells) else None,
     )
+
+
+def _power_lines(power: Sequence[Detectable]) -> Iterator[str]:
+    """Yield one line for each subject and quantity, with its operating points."""
+    if not power:
+        return
+    yield "smallest departures from the paper's model that are detected with 80 % probability:"
+    lines: dict[tuple[str, str], list[Detectable]] = {}
+    for each in power:
+        lines.setdefault((each.subject, each.quantity), []).append(each)
+    for (subject, quantity), found in lines.items():
+        parts = [f"{_least(each)} at {each.where}" for each in found if each.least is not None]
+        none = [each.where for each in found if each.least is None]
+        parts += [f"no possible one at {', '.join(none)}"] if none else []
+        yield f"  {subject}, {quantity}: {'; '.join(parts)}"
+
+
+def _least(each: Detectable) -> str:
+    share = each.least / each.of if each.of and each.least is not None else 1.0
+    return f"{each.least:.2g}" + (f" ({share:.1%} of {each.quantity})" if share < 1.0 else "")
 
 
 def _description(cell: Cell) -> str:

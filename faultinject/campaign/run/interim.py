@@ -34,7 +34,7 @@ class CellResult(msgspec.Struct, frozen=True, kw_only=True):
     planned: int
     trials: int
     failures: int
-    silent: int
+    wrong: int
     excluded: int
     rate: float | None
     low: float
@@ -70,7 +70,7 @@ def _view(cell: Cell, tally: Tally | None, alpha: float) -> CellResult:
         planned=cell.missions,
         trials=known.trials,
         failures=known.failures,
-        silent=known.wrong_reply,
+        wrong=known.wrong_replies,
         excluded=known.excluded,
         rate=interval.value if known.trials else None,
         low=interval.low,

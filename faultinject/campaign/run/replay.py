@@ -74,7 +74,8 @@ def show_replay(replay: Replay, out: Console) -> None:
     _show_hits(plan, row, out)
     _show_guests(row, out)
     out.print(
-        f"requests: {row.correct} correct, {row.wrong} wrong, {row.failed_visibly} failed visibly, "
+        f"requests: {row.correct} correct, {row.wrong} wrong ({row.believed} of them believed), "
+        f"{row.failed_visibly} failed visibly, "
         f"{row.unanswered} unanswered; {row.masked} released although a replica dissented"
     )
     shown = " ".join("-" if each < 0 else f"{each * 1e3:.1f}" for each in row.latencies)

@@ -20,7 +20,6 @@ from rich.text import Text
 from faultinject.campaign.assessment import AssessedMission
 from faultinject.campaign.records import MissionRow
 from faultinject.campaign.run.interim import CellResult, InterimResults
-from faultinject.results.outcome import Outcome
 
 __all__ = ["CampaignScreen", "duration", "results_table"]
 
@@ -96,10 +95,11 @@ class CampaignScreen:
         self._done += not again
         mission = self._assess(row)
         self._outcomes[str(mission.outcome or "excluded")] += 1
-        if mission.outcome is Outcome.WRONG_REPLY and self._voted(row.index):
-            problem = escape(mission.problem)
+        wrong = mission.outcome is not None and mission.outcome.is_wrong_reply
+        if wrong and self._voted(row.index):
             self._console.print(
-                f"[bold red]mission {row.index}: a wrong reply was released[/] {problem}"
+                f"[bold]mission {row.index}: a wrong reply was released ({mission.outcome})[/] "
+                f"{escape(mission.problem)}"
             )
 
     def poll(self) -> None:
@@ -159,13 +159,13 @@ def results_table(cells: tuple[CellResult, ...]) -> Table:
     for cell in cells:
         rate = "-" if cell.rate is None else f"{cell.rate:.4f}"
         interval = "" if cell.rate is None else f"{cell.low:.4f} to {cell.high:.4f}"
-        silent = f"[bold red]{cell.silent}[/]" if cell.silent and cell.voted else str(cell.silent)
+        wrong = f"[bold]{cell.wrong}[/]" if cell.wrong and cell.voted else str(cell.wrong)
         table.add_row(
             cell.name,
             f"{cell.trials:,}",
             f"{cell.planned:,}",
             f"{cell.failures:,}",
-            silent,
+            wrong,
             f"{cell.excluded:,}",
             rate,
             interval,

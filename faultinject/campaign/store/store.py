@@ -44,8 +44,8 @@ __all__ = ["Meta", "RunRecord", "Store", "StoreBusy", "StoreError", "StoreFull"]
 
 DATABASE, SPEC = "campaign.sqlite", "spec.toml"
 PACKED = f"{DATABASE}.xz"
-FORMAT, LEGACY_FORMAT = 2, 1
-"""The format that is written, and the one that can also be read (see ``table``)."""
+FORMAT, OLDER_FORMATS = 3, (1, 2)
+"""The format that is written, and those that can also be read (see ``table``)."""
 
 _SCHEMA = (
     "CREATE TABLE campaign (format INTEGER, title TEXT, question TEXT, name TEXT, spec TEXT, "
@@ -346,12 +346,12 @@ def _plan_of(directory: Path, known: sqlite3.Row, *, write: bool) -> CampaignPla
     except SpecError as error:
         raise StoreError(f"{other} ({error})") from error
     planned = plan(spec, known["seed"])
-    if known["format"] == LEGACY_FORMAT and write:
+    if known["format"] in OLDER_FORMATS and write:
         raise StoreError(
             f"{directory} was written by an earlier version of Trivisor ({made}) and can only be "
             "read: start again in another directory"
         )
-    if known["format"] not in (LEGACY_FORMAT, FORMAT) or (
+    if known["format"] not in (*OLDER_FORMATS, FORMAT) or (
         write and planned.fingerprint != known["fingerprint"]
     ):
         raise StoreError(other)

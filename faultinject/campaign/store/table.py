@@ -4,9 +4,10 @@
 ``trials`` is temporary and in memory.  Each reader fills it from ``missions`` by today's rule
 (``assessment.assess``), so that SQL can count by stratum and outcome.
 
-*Legacy columns.*  Campaigns of format 1 did not store the result of each request.  They stored the
-outcome of the requests (``came_out``) and its counts, and those columns are read instead
-(``stored_summary``).  Their other derived columns are ignored.
+*Formats.*  Campaigns of format 1 did not store the result of each request.  They stored the
+outcome of the requests (``came_out``), its counts, and the first wrong reply in a message; those
+columns are read instead (``stored_summary``).  Their other derived columns are ignored.  Format 2
+has the columns of format 3, but its rows hold only the first wrong reply of a mission.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from faultinject.campaign.assessment import AssessedMission, RequestSummary
+from faultinject.campaign.assessment import AssessedMission, RequestSummary, classify_stored
 from faultinject.campaign.planning.plan import Cell
 from faultinject.campaign.records import (
     HOST_TARGETS,
@@ -27,13 +28,15 @@ from faultinject.campaign.records import (
     RequestResult,
     Timings,
 )
-from faultinject.results.outcome import Outcome
 
 __all__ = [
     "CREATE", "CREATE_TRIALS", "EXPORTED", "FLAGS", "GROUPS", "INSERT", "INSERT_TRIAL",
-    "OBSERVED", "TRIAL", "encode_json", "observed_row", "record_of",
+    "OBSERVED", "SLOW", "TRIAL", "encode_json", "observed_row", "record_of",
     "stored_summary", "trial_of",
 ]  # fmt: skip
+
+SLOW = 1.0
+"""Seconds after which an answered request counts as slow: a client would notice the pause."""
 
 OBSERVED: dict[str, str] = {
     "ord": "INTEGER PRIMARY KEY",  # place in the order in which missions run
@@ -79,6 +82,10 @@ TRIAL: dict[str, str] = {
     "problem": "TEXT",
     "correct": "INTEGER",
     "wrong": "INTEGER",
+    "believed": "INTEGER",  # of the wrong replies; NULL: an older row does not hold them all
+    "status": "INTEGER",  # of the wrong reply that made the outcome
+    "unmet": "INTEGER",  # nothing met some fault before the mission ended
+    "slow": "INTEGER",  # some answered request took longer than SLOW
     "failed_visibly": "INTEGER",
     "unanswered": "INTEGER",
     "masked": "INTEGER",
@@ -101,10 +108,11 @@ EXPORTED: dict[str, str] = {
 
 GROUPS = (
     "analysis", "planned", "stratum", "design", "repair", "k", "host_target_hit", "dose", "kind",
-    "common_cause", "kinds", "voter_kind", "alike", "mask", "failed_guests", "worker", "attempt",
+    "common_cause", "kinds", "voter_kind", "alike", "mask", "failed_guests", "status", "unmet",
+    "slow", "worker", "attempt",
 )  # fmt: skip
 """Columns that missions may be grouped and selected by."""
-FLAGS = frozenset({"repair", "host_target_hit", "common_cause", "alike"})
+FLAGS = frozenset({"repair", "host_target_hit", "common_cause", "alike", "unmet", "slow"})
 """Columns that are true or false."""
 
 
@@ -172,9 +180,14 @@ def stored_summary(record: sqlite3.Row) -> RequestSummary | None:
     if record["came_out"] is None:
         return None
     counts = {name: record[name] for name in ("correct", "wrong", "unanswered")}
+    outcome, believed, status = classify_stored(
+        record["came_out"], record["words"], record["wrong"]
+    )
     return RequestSummary(
-        outcome=Outcome(record["came_out"]),
+        outcome=outcome,
         problem=record["words"],
+        believed=believed,
+        status=status if outcome.is_wrong_reply else None,
         failed_visibly=record["refused"],
         masked=record["masked"],
         **counts,
@@ -208,6 +221,7 @@ def trial_of(
         "seed": plan.seed,
         "length": plan.length,
         "failed_guests": sum(guest.failed for guest in mission.guests),
+        "slow": max(mission.latencies, default=0.0) > SLOW,
     }
     for name in TRIAL.keys() - values.keys():
         values[name] = getattr(mission, name)

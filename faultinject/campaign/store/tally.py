@@ -17,8 +17,10 @@ __all__ = ["Tally"]
 class Tally(msgspec.Struct, frozen=True, kw_only=True):
     """The number of missions with each outcome; ``excluded`` ones are no trials."""
 
-    wrong_reply: int = 0
+    silent_corruption: int = 0
+    unclear: int = 0
     voter_lost: int = 0
+    declared_error: int = 0
     detected: int = 0
     timeout: int = 0
     correct: int = 0
@@ -38,7 +40,17 @@ class Tally(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def failures(self) -> int:
         """Return what the paper counts as failures: every outcome but correct."""
-        return self.wrong_reply + self.voter_lost + self.detected + self.timeout
+        return self.wrong_replies + self.voter_lost + self.detected + self.timeout
+
+    @property
+    def wrong_replies(self) -> int:
+        """Return the missions in which a wrong reply was released, believed or not."""
+        return self.silent_corruption + self.unclear + self.declared_error
+
+    @property
+    def believed_at_most(self) -> int:
+        """Return the missions with a wrong reply that a client believes, or may believe."""
+        return self.silent_corruption + self.unclear
 
     @property
     def successes(self) -> int:
@@ -56,6 +68,6 @@ class Tally(msgspec.Struct, frozen=True, kw_only=True):
         return Counts(
             trials=self.trials,
             failures=self.failures,
-            silent=self.wrong_reply,
+            silent=self.believed_at_most,
             excluded=self.excluded,
         )

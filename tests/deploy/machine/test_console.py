@@ -1,4 +1,4 @@
-"""The console: lines, limits, no control sequences, waiting for a line."""
+"""The console: lines, limits, no control sequences, listeners."""
 
 from __future__ import annotations
 
@@ -35,15 +35,17 @@ def test_memory_is_bounded_for_any_output(pieces: list[bytes]) -> None:
     assert all(len(line) <= 1024 for line in lines)
 
 
-async def test_line_is_awaited_by_its_prefix() -> None:
-    console = Console()
-    cancelled = console.line("trivisor")
-    cancelled.cancel()
-    ready = console.line("trivisor: ready")
-    console.feed(b"not trivisor: ready\n")
-    assert not ready.done()
-    console.feed(b"trivisor: ready service=kv\n")
-    assert await ready == "trivisor: ready service=kv"
+def test_listener_gets_each_whole_line_of_the_guest_until_it_stops() -> None:
+    console, heard = Console(), list[str]()
+    stop = console.listen(heard.append)
+    console.feed(b"one\r\ntwo\nthr")
+    assert heard == ["one", "two"]
+    console.mark("started")
+    console.feed(b"four\n")
+    assert heard == ["one", "two", "four"]
+    stop()
+    console.feed(b"five\n")
+    assert heard == ["one", "two", "four"]
 
 
 async def test_console_reads_until_its_connection_is_closed() -> None:

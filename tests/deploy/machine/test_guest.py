@@ -195,7 +195,7 @@ async def test_guest_with_a_damaged_snapshot_is_booted_again(booted: Booted) -> 
     guest = booted.node.guests["g2"]
     await guest.kill()
     Path(guest.spec.disk).write_bytes(b"not a disk")
-    done = await guest.restore(120)
+    done = await guest.restore()
     assert done.path == "boot"
     assert guest.clean
     assert (await guest.restore()).path == "loadvm"

@@ -42,7 +42,7 @@ class RealSite(Site):
 async def site(booted: Booted) -> AsyncIterator[RealSite]:
     """Give the shared guests, and restore them afterwards."""
     yield RealSite(booted)
-    await asyncio.gather(*(guest.restore(120) for guest in booted.node.guests.values()))
+    await asyncio.gather(*(guest.restore() for guest in booted.node.guests.values()))
 
 
 async def inject(site: RealSite, kind: str, target: str = "g1", **more: int) -> ActiveFault:
@@ -70,7 +70,7 @@ async def test_crash_ends_the_guest(site: RealSite) -> None:
     guest = site.machine("g1")
     assert "has ended" in (await inject(site, "crash")).proof
     assert state_of(guest) is GuestState.DEAD
-    assert (await guest.restore(120)).path == "start"
+    assert (await guest.restore()).path == "start"
     assert await answers(guest)
 
 
@@ -79,7 +79,7 @@ async def test_hang_pauses_the_guest(site: RealSite) -> None:
     await inject(site, "hang")
     assert state_of(guest) is GuestState.PAUSED
     assert not await answers(guest, 0.3)
-    assert (await guest.restore(120)).path == "loadvm"
+    assert (await guest.restore()).path == "loadvm"
     assert await answers(guest)
 
 
@@ -118,12 +118,12 @@ async def test_reset_restarts_a_guest_with_on_reset_restart(site: RealSite) -> N
                    | {"on_reset": "restart"}), node_uuid=uuid)  # fmt: skip
     try:
         await guest.kill()
-        assert (await guest.restore(120)).path == "start"
+        assert (await guest.restore()).path == "start"
         pid = guest.pid
         assert "in the firmware" in (await inject(site, "reset", "g2")).proof
         assert not await answers(guest, 0.3)
         assert guest.pid == pid
-        assert (await guest.restore(120)).path == "loadvm"
+        assert (await guest.restore()).path == "loadvm"
         assert await answers(guest)
     finally:
         guest._xml = xml
@@ -149,7 +149,7 @@ async def test_flips_of_memory_are_visible_to_qemu_and_undone_by_a_restore(
     assert sum((before[at] ^ after[at]).bit_count() for at in changed) == 300
     assert "300 of 300 flipped bits read back" in applied.proof
     assert await applied.activated() is None
-    await guest.restore(120)
+    await guest.restore()
     assert await answers(guest)
 
 
@@ -162,7 +162,7 @@ async def test_many_flips_break_a_guest(site: RealSite) -> None:
     guest = site.machine("g1")
     await inject(site, "flip-ram", dose=200_000)
     assert not await answers(guest, 1.0)
-    await guest.restore(120)
+    await guest.restore()
     assert await answers(guest)
 
 
@@ -178,7 +178,7 @@ async def test_flip_of_a_register_is_read_back_and_the_guest_continues(site: Rea
         flips = await flip_registers(stub, 4, 3)
     assert len(flips) == 3
     assert all(flip.before ^ flip.after == 1 << flip.bit for flip in flips)
-    assert (await guest.restore(120)).path == "loadvm"
+    assert (await guest.restore()).path == "loadvm"
     assert await answers(guest)
 
 

@@ -6,6 +6,7 @@ An embedded libvirt is one a process, and the shared node has the tests': these 
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import time
@@ -115,7 +116,7 @@ def end(process: subprocess.Popen[str], command: str) -> None:
 
 
 def running(spec: NodeSpec) -> dict[str, int]:
-    found = {guest.name: find_qemu(guest.uuid, naming=guest.disk) for guest in spec.guests}
+    found = {guest.name: find_qemu(guest.uuid, disk=Path(guest.disk)) for guest in spec.guests}
     return {name: pid for name, pid in found.items() if pid is not None}
 
 
@@ -176,12 +177,14 @@ def test_guest_that_never_becomes_ready_is_reported_and_nothing_is_left(
 ) -> None:
     cmdline = f"{COMMAND_LINE} init=/nowhere rdinit=/no"
     spec = plan(scratch / "n", image, guests=1, cmdline=cmdline)
-    spec = msgspec.structs.replace(spec, boot_deadline=25.0)
+    spec = msgspec.structs.replace(spec, boot_deadline=3600.0)
     with owner(spec) as process:
-        _, errors = process.communicate(timeout=120)
+        _, errors = process.communicate(timeout=600)
         assert process.returncode != 0
-    assert "guest g1 never became ready: not within 25 s" in errors
-    assert "Kernel panic" in errors
+    # Tried again, and noticed each time: the limit is an hour.
+    assert re.search("guest g1 never became ready: its kernel panicked: .*, at attempt 3", errors)
+    assert errors.count("a boot failed") == 2
+    assert "Kernel panic" in errors.rpartition("the last lines of its console")[2]
     assert running(spec) == {}
     assert list((scratch / "n").iterdir()) == []
 

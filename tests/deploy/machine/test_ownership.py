@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.errors import AlreadyUp, ForeignState
+from deploy.errors import AlreadyUp
 from deploy.host.spawn import python_environment
 from deploy.machine.ownership import (
     MachinesLock,
@@ -40,14 +40,13 @@ def test_record_is_read_as_written(scratch: Path) -> None:
     assert list(scratch.iterdir()) == []
 
 
-def test_record_that_was_copied_from_another_directory_is_rejected(scratch: Path) -> None:
+def test_record_of_a_moved_directory_has_the_paths_of_the_present_one(scratch: Path) -> None:
     here, there = scratch / "here", scratch / "there"
     here.mkdir()
     there.mkdir()
-    write_record(MachinesRecord(spec=planned(directory=str(here))))
+    write_record(MachinesRecord(spec=planned(directory=str(here)), clean=("g1",)))
     (there / "machines.json").write_bytes((here / "machines.json").read_bytes())
-    with pytest.raises(ForeignState, match="describes"):
-        read_record(there)
+    assert read_record(there) == MachinesRecord(spec=planned(directory=str(there)))
 
 
 def test_lock_has_one_holder_and_is_released_when_its_process_is_killed(scratch: Path) -> None:

@@ -18,14 +18,16 @@ from deploy.machine.debug_stub import why_no_stub
 from deploy.machine.qemu import QemuProcess, find_qemu, limit_file_size, ram_file
 
 UUID = "aaaaaaaa-0000-4000-8000-00000000000f"
-WAIT = "import sys; print('up', flush=True); sys.stdin.read()"
+WAIT = "import sys; disk = open(sys.argv[4]); print('up', flush=True); sys.stdin.read()"
 
 
 @pytest.fixture
 def qemu(scratch: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Give a process with a command line like that of a node's QEMU."""
+    """Give a process with command line and open disk like those of a node's QEMU."""
+    disk = scratch / "g1.qcow2"
+    disk.touch()
     with subprocess.Popen(
-        [sys.executable, "-c", WAIT, "-uuid", UUID, "-blockdev", f'{{"f":"{scratch}/g1.qcow2"}}'],
+        [sys.executable, "-c", WAIT, "-uuid", UUID, "-blockdev", disk],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE,
     ) as process:  # fmt: skip
         assert process.stdout is not None
@@ -34,12 +36,19 @@ def qemu(scratch: Path) -> Iterator[subprocess.Popen[bytes]]:
         process.kill()
 
 
-def test_qemu_is_found_by_uuid_and_path_together(
-    qemu: subprocess.Popen[bytes], scratch: Path
+def test_qemu_is_found_by_uuid_and_open_disk_together(
+    qemu: subprocess.Popen[bytes], scratch: Path, tmp_path: Path
 ) -> None:
-    assert find_qemu(UUID, naming=f"{scratch}/g1.qcow2") == qemu.pid
-    assert find_qemu(UUID, naming="/elsewhere/g1.qcow2") is None
-    assert find_qemu(UUID.replace("f", "e"), naming=f"{scratch}/g1.qcow2") is None
+    disk, moved = scratch / "g1.qcow2", tmp_path / "g1.qcow2"
+    assert find_qemu(UUID, disk=disk) == qemu.pid
+    assert find_qemu(UUID, disk=Path("/elsewhere/g1.qcow2")) is None
+    assert find_qemu(UUID.replace("f", "e"), disk=disk) is None
+    disk.rename(moved)
+    disk.touch()  # a copy, or another node's
+    assert find_qemu(UUID, disk=moved) == qemu.pid
+    assert find_qemu(UUID, disk=disk) is None
+    moved.unlink()
+    assert find_qemu(UUID, disk=moved) == qemu.pid
 
 
 async def test_exit_is_reported_once(qemu: subprocess.Popen[bytes]) -> None:

@@ -110,8 +110,10 @@ def test_lock_has_one_holder_and_is_released_when_its_process_ends(layout: Layou
 
 def test_up_takes_over_running_processes_only_with_the_same_options(layout: Layout) -> None:
     layout.write(record())
-    with subprocess.Popen(["sleep", "60"]) as voter:
-        layout.write(RunningRecord(processes={"voter": identity_of(voter.pid)}))
+    with subprocess.Popen(
+        [sys.executable, "-c", "input()", layout.voter_config],
+        env=python_environment("voter"), cwd=layout.directory, stdin=subprocess.PIPE,
+    ) as voter:  # fmt: skip
         with pytest.raises(AlreadyUp, match=f"voter .process {voter.pid}.*other options"):
             prepare_node(layout, Settings(vote="3/3"), lambda _: None)
         assert prepare_node(layout, Settings(), lambda _: None) == record()

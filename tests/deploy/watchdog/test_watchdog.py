@@ -17,7 +17,7 @@ from typing import NamedTuple
 import pytest
 
 from deploy.host.spawn import python_command, python_environment
-from deploy.watchdog.process import LIMIT
+from deploy.watchdog.process import LIMIT, LONG_PAUSE
 
 pytestmark = pytest.mark.usefixtures("end_with_tests")
 
@@ -128,13 +128,16 @@ def test_supervisor_is_not_restarted_when_its_end_was_requested_or_it_never_came
         assert (watchdog.returncode, rest) == (status, "")
 
 
-def test_supervisor_that_dies_repeatedly_is_not_restarted_and_that_is_logged() -> None:
+def test_supervisor_that_dies_repeatedly_is_restarted_after_longer_pauses_until_its_end() -> None:
     with _start("die") as watchdog:
-        lives, log = watchdog.communicate(timeout=60)
+        assert watchdog.stdout is not None
+        assert watchdog.stderr is not None
+        events = [json.loads(watchdog.stderr.readline())["event"] for _ in range(LIMIT + 1)]
+        assert all("restarting it" in event for event in events)
+        assert events[-1].endswith(f" {LONG_PAUSE:g} s")
+        watchdog.send_signal(signal.SIGTERM)
+        lives, _ = watchdog.communicate(timeout=20)
     assert len(lives.splitlines()) == LIMIT + 1
-    events = [json.loads(line)["event"] for line in log.splitlines()]
-    assert "not restarted" in events[-1]
-    assert [event for event in events if "restarting it" in event] == events[:-1]
     assert watchdog.returncode == 128 + signal.SIGKILL
 
 

@@ -85,7 +85,7 @@ def test_examples_of_the_help_work(
         ("reliability --design 2of3 --rm 0.9 --rv 0.9 --rf 0.9", "--design c1 or c2"),
         ("advise --rm 0.9", "needs --rm"),
         ("advise --rm 0.9 --rv 0.99 --n 31", "1 to 30"),
-        ("repairable --design 2of3 --mttf 0 --mttr 1", "positive"),
+        ("repairable --design 2of3 --mttf 0 --mttr 1", "above 0"),
         ("figure 5", "5"),
         ("figure 7 --out figure.gif", ".svg, .png, .pdf"),
         ("figure 7 --n 3 --json", "no n to choose"),

@@ -122,9 +122,12 @@ def results_of(mission: MissionPlan, *, applied: bool = True) -> tuple[Injection
     )
 
 
+WRONG = "HTTP/1.1 200 OK\r\n\r\nwrong"
 CODES = {
     Outcome.CORRECT: "right",
-    Outcome.WRONG_REPLY: "wrong",
+    Outcome.SILENT: "wrong",
+    Outcome.DECLARED: "wrong",
+    Outcome.UNCLEAR: "wrong",
     Outcome.DETECTED: "not-executed",
     Outcome.TIMEOUT: "timeout",
     Outcome.VOTER_LOST: "connection",
@@ -138,7 +141,8 @@ def row_of(
     hit = {each.target for each in mission.injections}
     requests = [RequestResult(masked=number < masked) for number in range(19)]
     if outcome is not None:
-        requests.append(RequestResult(code=CODES[outcome]))
+        replies = {Outcome.SILENT: WRONG, Outcome.DECLARED: "HTTP/1.1 500 Error\r\n\r\n"}
+        requests.append(RequestResult(code=CODES[outcome], reply=replies.get(outcome, "")))
     names = ("g1",) if mission.design == "nv" else ("g1", "g2", "g3")
     return MissionRow(
         index=mission.index,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from faultinject.campaign.assessment import assess, assign_stratum, classify
+from faultinject.campaign.assessment import assess, assign_stratum, classify, classify_stored
 from faultinject.campaign.records import GuestResult, InjectionResult, MissionPlan, RequestResult
 from faultinject.results.outcome import Outcome
 from tests.faultinject.campaign.specs import results_of, row_of, small_plan
@@ -14,7 +14,11 @@ __all__: list[str] = []
 
 RIGHT = RequestResult()
 MASKED = RequestResult(masked=True)
-WRONG = RequestResult(code="wrong", problem="GET /kv/a: a wrong reply")
+WRONG = RequestResult(code="wrong", problem="GET /kv/a", reply="HTTP/1.1 200 OK\r\n\r\nx")
+MISSING = RequestResult(code="wrong", problem="GET /kv/a", reply="HTTP/1.1 404 Not Found\r\n")
+BROKEN = RequestResult(code="wrong", problem="GET /kv/a", reply="HTTP/1.1 500 Error\r\n\r\n")
+OLD = "GET /kv/a: a wrong reply: b'HTTP/1.1 {}\\r\\n'"
+"""The message of a row of format 2, which holds the first wrong reply of a mission."""
 REFUSED = RequestResult(code="outcome-unknown")
 SILENCE = RequestResult(code="no result in time")
 CUT = RequestResult(code="connection")
@@ -32,8 +36,19 @@ CUT = RequestResult(code="connection")
         ([SILENCE, REFUSED], True, Outcome.DETECTED),
         ([RIGHT], False, Outcome.VOTER_LOST),
         ([REFUSED, CUT], False, Outcome.VOTER_LOST),
-        ([WRONG, CUT], False, Outcome.WRONG_REPLY),
-        ([RIGHT, WRONG, REFUSED, SILENCE], True, Outcome.WRONG_REPLY),
+        ([WRONG, CUT], False, Outcome.SILENT),
+        ([RIGHT, WRONG, REFUSED, SILENCE], True, Outcome.SILENT),
+        ([BROKEN, MISSING], True, Outcome.SILENT),
+        ([REFUSED, BROKEN, SILENCE], True, Outcome.DECLARED),
+        ([BROKEN, BROKEN, RIGHT], True, Outcome.DECLARED),
+        ([BROKEN, CUT], False, Outcome.VOTER_LOST),
+        ([RequestResult(code="wrong", problem=OLD.format("200 OK"))], True, Outcome.SILENT),
+        ([RequestResult(code="wrong", problem=OLD.format("500 E"))], True, Outcome.DECLARED),
+        (
+            [RequestResult(code="wrong", problem=OLD.format("500 E")), RequestResult(code="wrong")],
+            True,
+            Outcome.UNCLEAR,
+        ),
     ],
 )
 def test_classify_returns_the_most_severe_outcome(
@@ -62,10 +77,30 @@ def test_classify_counts_requests_and_explains_the_outcome() -> None:
         1,
     )
     assert summary.masked == 1
-    assert summary.problem == "request 3: GET /kv/a: a wrong reply"
+    assert summary.problem == "request 3: GET /kv/a: a wrong reply: b'HTTP/1.1 200 OK\\r\\n\\r\\nx'"
+    assert (summary.believed, summary.status) == (1, 200)
+    both = classify([BROKEN, MISSING, WRONG], voter_alive=True)
+    assert (both.wrong, both.believed, both.status) == (3, 2, 404)
     assert classify([RIGHT], voter_alive=True).problem == ""
     lost = classify([RIGHT], voter_alive=False)
     assert lost.problem == "the voter no longer answers on its control socket"
+
+
+@pytest.mark.parametrize(
+    ("outcome", "status", "wrong", "expected"),
+    [
+        ("timeout", "", 0, (Outcome.TIMEOUT, 0, 0)),
+        ("silent", "201 Created", 1, (Outcome.SILENT, 1, 201)),
+        ("silent", "404 Not Found", 3, (Outcome.SILENT, None, 404)),
+        ("silent", "500 Error", 1, (Outcome.DECLARED, 0, 500)),
+        ("silent", "400 Bad Request", 2, (Outcome.UNCLEAR, None, 400)),
+        ("silent", "2", 1, (Outcome.DECLARED, 0, 0)),
+    ],
+)
+def test_classify_stored_says_what_a_row_of_format_1_cannot_tell(
+    outcome: str, status: str, wrong: int, expected: tuple[Outcome, int | None, int]
+) -> None:
+    assert classify_stored(outcome, f"request 3: {OLD.format(status)}", wrong) == expected
 
 
 # ------------------------------------------------------------------ strata

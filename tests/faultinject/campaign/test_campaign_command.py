@@ -111,6 +111,8 @@ def test_plan_shows_missions_and_duration(scratch: Path) -> None:
     assert shown["missions"] == MISSIONS and shown["seconds"] > 0
     assert shown["plan"] == plan(parse(SPEC), 7).fingerprint
     assert shown["durations_of_this_host"] is False
+    assert all(each["least"] is None or each["least"] > 0 for each in shown["power"])
+    assert {"subject", "quantity", "where", "least", "of", "pooled"} <= set(shown["power"][0])
     assert "30 missions" in call(scratch, "plan", str(scratch / "spec.toml"))
 
 

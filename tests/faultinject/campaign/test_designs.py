@@ -122,11 +122,11 @@ def test_report_names_a_design_that_contradicts_the_paper(tmp_path: Path) -> Non
 
 
 def test_report_does_not_blame_the_voter_when_1_of_n_releases_a_lie(tmp_path: Path) -> None:
-    found = run(tmp_path / "c", wrong="1of4-f2", end=Outcome.WRONG_REPLY)
-    message = {each.tests: each for each in found.verdicts if each.tone != "alarm"}
+    found = run(tmp_path / "c", wrong="1of4-f2", end=Outcome.SILENT)
+    message = {each.tests: each for each in found.verdicts if each.about == "designs"}
     assert (message["voter"].tone, message["model"].tone) == ("open", "bad")
     assert "1/4: 0 of 40 missions failed with 1 hit, 40 of 40" in message["model"].detail
-    found = run(tmp_path / "d", wrong="2of3-f1", end=Outcome.WRONG_REPLY)
+    found = run(tmp_path / "d", wrong="2of3-f1", end=Outcome.SILENT)
     assert any(each.answer.startswith("Not every design") for each in found.verdicts)
 
 
@@ -160,12 +160,12 @@ def test_report_counts_wrong_replies_by_what_the_policy_promises(tmp_path: Path)
     """1 of n compares nothing, so a lie that it releases is no fault of the voter."""
 
     def lies(mission: MissionPlan) -> Outcome:
-        return Outcome.WRONG_REPLY if mission.k == 1 else Outcome.CORRECT
+        return Outcome.SILENT if mission.k == 1 else Outcome.CORRECT
 
     campaign_of(tmp_path / "c", DESIGNS, lies).close()
     found = gather(tmp_path / "c")
     wrong = found.wrong_replies
-    assert (wrong.share.count, wrong.uncompared, wrong.within_tolerance) == (120, 80, 40)
+    assert (wrong.share.count, wrong.uncompared, wrong.covered.count) == (120, 80, 40)
 
 
 def test_report_confirms_a_design_after_one_failed_mission(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 
@@ -13,6 +14,9 @@ from faultinject.claims.evidence import CAPACITY, RELOCATION, Results, read_resu
 from faultinject.claims.page import render
 from faultinject.claims.section4 import CLAIMS
 from faultinject.commands.campaign import campaign
+from faultinject.estimate.doses import Fit
+from faultinject.estimate.hypothesis_tests import Correlation
+from faultinject.estimate.intervals import Interval
 from faultinject.results.findings import FILE, FindingsFileError, read_findings
 from faultinject.results.outcome import Outcome
 from faultinject.results.relocation import FILE as RELOCATION_FILE
@@ -20,6 +24,8 @@ from tests.faultinject.campaign.planning.test_relocation_specs import GUEST, HOS
 from tests.faultinject.results import as_the_paper_has_it, made, never_fails
 
 __all__: list[str] = []
+
+FORMULA = "R_sys = R_H R_V [R_M^3 + 3 R_M^2 (1 - R_M)], if the VMs fail independently."
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +104,54 @@ def test_claim_is_undecided_after_few_missions(tmp_path: Path) -> None:
     example = texts["R_M = .1, R_V = .3: fewer than 4 VMs only lower the reliability."]
     assert example.verdict == "undecided"
     assert "(after 40 of 9,650 missions)" in example.evidence
+
+
+def test_separate_faults_never_show_that_failures_are_independent(tmp_path: Path) -> None:
+    """Guests whose consequences are not coupled: the formula holds, independence is undecided."""
+    kept = Path("docs/results/softerrors") / FILE
+    (tmp_path / "softerrors").mkdir()
+    (tmp_path / "softerrors" / FILE).write_bytes(kept.read_bytes())
+    found = {claim.text: claim.answer(read_results(tmp_path)) for claim in CLAIMS}
+    independent = found["VM failures are independent."]
+    assert independent.verdict == "undecided"
+    assert "in nature was not tested" in independent.evidence
+    formula = found[FORMULA]
+    assert formula.verdict == "holds where decided"
+    assert "p = 0.8" in formula.evidence and "2 can discriminate" in formula.evidence
+
+
+def test_dose_that_cannot_discriminate_supports_nothing(tmp_path: Path) -> None:
+    kept = read_findings(Path("docs/results/softerrors") / FILE)
+    blind = tuple(dose for dose in kept.doses if dose.flips in (100, 12_000))
+    results = Results({"softerrors": msgspec.structs.replace(kept, doses=blind, pooled=())})
+    [claim] = [claim for claim in CLAIMS if claim.text == FORMULA]
+    assert {dose.verdict for dose in blind} == {Fit.AGREES}
+    assert claim.answer(results).verdict == "undecided"
+
+
+def test_coupled_consequences_refute_independence(tmp_path: Path) -> None:
+    kept = read_findings(Path("docs/results/softerrors") / FILE)
+    [pooled] = kept.pooled
+    coupled = Correlation(rho=Interval(value=0.2, low=0.1, high=0.3), p_value=1e-6)
+    results = Results({"softerrors": msgspec.structs.replace(
+        kept, pooled=(msgspec.structs.replace(pooled, correlation=coupled),)
+    )})  # fmt: skip
+    found = {claim.text: claim.answer(results).verdict for claim in CLAIMS}
+    assert found["VM failures are independent."] == "does not hold"
+
+
+def test_claims_from_bit_flips_under_tcg_state_its_limits() -> None:
+    kept = read_findings(Path("docs/results/softerrors") / FILE)
+    assert kept.campaign.accel == "tcg"
+    [claim] = [claim for claim in CLAIMS if claim.text == FORMULA]
+    for accel, stated in (("tcg", True), ("kvm", False)):
+        campaign = msgspec.structs.replace(kept.campaign, accel=accel)
+        results = Results({"softerrors": msgspec.structs.replace(kept, campaign=campaign)})
+        answer = claim.answer(results)
+        assert ("already translated" in answer.limits) is stated
+        assert ("## Validity" in render([(claim, answer)], results)) is stated
+    printed = CliRunner().invoke(paper, ["--results", "docs/results"])
+    assert "limits: " in printed.output and "already translated" in printed.output
 
 
 def test_capacity_claim_uses_the_stored_bench_results(tmp_path: Path) -> None:

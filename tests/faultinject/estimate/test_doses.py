@@ -7,7 +7,7 @@ import random
 import pytest
 
 from faultinject.estimate.counts import Counts, EstimateError
-from faultinject.estimate.doses import DoseCounts, Fit, compare_doses
+from faultinject.estimate.doses import DoseCounts, Fit, compare_doses, joint_test, mean_departure
 from faultinject.model.causes import shared_draw
 from faultinject.model.reliability import two_of_three
 
@@ -73,3 +73,41 @@ def test_invalid_settings_raise() -> None:
         compare_doses(sampled(10), margin=0)
     with pytest.raises(EstimateError, match="no doses"):
         compare_doses([])
+
+
+KEPT = ((290, 300), (276, 297), (254, 275), (213, 244), (168, 182), (139, 123), (56, 27), (15, 1))
+"""Missions of 300 that succeeded in docs/results/softerrors: plain, voted."""
+
+
+def kept() -> list[DoseCounts]:
+    return [
+        DoseCounts(dose=i, nv=Counts(trials=300, failures=300 - plain),
+                   voted=Counts(trials=300, failures=300 - voted))
+        for i, (plain, voted) in enumerate(KEPT)
+    ]  # fmt: skip
+
+
+def test_pooled_evidence_of_the_kept_doses_is_that_of_an_independent_recomputation() -> None:
+    test, mean = joint_test(kept()), mean_departure(kept())
+    assert test is not None and mean is not None
+    assert (round(test.ratio, 1), test.freedom, round(test.p_value, 2)) == (4.6, 8, 0.80)
+    assert [round(x, 3) for x in (mean.value, mean.low, mean.high)] == [-0.002, -0.025, 0.021]
+
+
+def test_joint_test_rejects_the_model_at_the_nominal_rate() -> None:
+    tests = [joint_test(sampled(300, seed=seed)) for seed in range(150)]
+    rejected = sum(test.p_value < 0.05 for test in tests if test is not None)
+    assert 1 <= rejected <= 18  # 7.5 expected
+
+
+def test_joint_test_sees_a_shared_fate_that_the_mean_departure_does_not() -> None:
+    doses = sampled(900, share=0.5)
+    test, mean = joint_test(doses), mean_departure(doses)
+    assert test is not None and test.p_value < 0.001
+    assert mean is not None and abs(mean.value) < 0.05, "the signs cancel"
+
+
+def test_pooled_evidence_is_none_without_a_dose_on_both_nodes() -> None:
+    none = Counts(trials=0, failures=0)
+    doses = [DoseCounts(dose=1, nv=none, voted=Counts(trials=9, failures=1))]
+    assert joint_test(doses) is None and mean_departure(doses) is None

@@ -7,7 +7,12 @@ import random
 import pytest
 
 from faultinject.estimate.counts import EstimateError
-from faultinject.estimate.hypothesis_tests import independence_test, mcnemar_p
+from faultinject.estimate.hypothesis_tests import (
+    correlated_shares,
+    fit_correlation,
+    independence_test,
+    mcnemar_p,
+)
 
 
 def drawn(
@@ -79,3 +84,42 @@ def test_mcnemar_p_matches_scipys_binomial_test() -> None:
         assert mcnemar_p(first, second) == pytest.approx(expected)
     with pytest.raises(EstimateError, match="negative"):
         mcnemar_p(-1, 0)
+
+
+KEPT = ([230, 67, 3], [150, 120, 30], [98, 133, 69], [56, 117, 127], [16, 96, 188], [2, 23, 275])
+"""Missions of docs/results/softerrors by failed guests, at the doses that can be tested."""
+
+
+def test_correlation_of_the_kept_doses_is_that_of_an_independent_recomputation() -> None:
+    """There -.02 (-.05 to +.015), with another model of dependence."""
+    found = fit_correlation(KEPT, 3)
+    assert found is not None and found.p_value > 0.3
+    assert found.rho.value == pytest.approx(-0.02, abs=0.005)
+    assert found.rho.low == pytest.approx(-0.05, abs=0.005)
+    assert found.rho.high == pytest.approx(0.015, abs=0.005)
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.1, 0.4])
+def test_correlation_is_recovered_from_its_expected_counts(rho: float) -> None:
+    counts = [
+        [round(20_000 * share) for share in correlated_shares(q, 3, 3, rho)] for q in (0.2, 0.5)
+    ]
+    found = fit_correlation(counts, 3)
+    assert found is not None and found.rho.value == pytest.approx(rho, abs=0.003)
+    assert found.rho.contains(rho)
+
+
+def test_correlated_shares_have_the_mean_and_the_correlation() -> None:
+    for q, rho in ((0.3, 0.25), (0.8, 0.0), (0.5, -0.1)):
+        shares = correlated_shares(q, 3, 4, rho)
+        assert sum(shares) == pytest.approx(1.0)
+        mean = sum(j * share for j, share in enumerate(shares))
+        spread = sum((j - mean) ** 2 * share for j, share in enumerate(shares))
+        assert mean == pytest.approx(3 * q)
+        assert spread == pytest.approx(3 * q * (1 - q) * (1 + 2 * rho))
+
+
+def test_correlation_needs_three_classes() -> None:
+    assert fit_correlation([], 3) is None
+    with pytest.raises(EstimateError, match="3 classes"):
+        fit_correlation([[5, 5]], 3)

@@ -92,7 +92,9 @@ def test_success_is_the_complement_of_failure() -> None:
 
 
 def test_outcomes_are_counted() -> None:
-    found = Counts.of(["correct", "wrong-reply", None, "timeout", "voter-lost", "correct", None])
+    found = Counts.of(
+        ["correct", "silent-corruption", None, "timeout", "voter-lost", "correct", None]
+    )
     assert found == Counts(trials=5, failures=3, silent=1, excluded=2)
     assert found + found == Counts(trials=10, failures=6, silent=2, excluded=4)
 

@@ -65,6 +65,20 @@ def test_request_without_a_reply_may_have_been_applied_or_not(
             assert oracle.accepts(call.request, reply, read_only=call.read_only)
 
 
+def test_a_write_whose_reply_declares_an_error_may_have_been_executed_or_not() -> None:
+    """A 500 leaves the write's effect open; what the service then says of either is right."""
+    for executed in (True, False):
+        oracle, truth = SequentialOracle("kv"), Truth()
+        assert not oracle.accepts(put("a", b"1"), b"HTTP/1.1 500 E\r\n\r\n", read_only=False)
+        if executed:
+            truth.apply(put("a", b"1"))
+        assert oracle.accepts(get("a"), truth.apply(get("a"), read_only=True), read_only=True)
+    oracle = SequentialOracle("kv")
+    absent = Truth().apply(get("a"), read_only=True)
+    assert not oracle.accepts(put("a", b"1"), absent, read_only=False)
+    assert not oracle.accepts(get("a"), absent, read_only=True), "a believed 404 is no excuse"
+
+
 def test_both_states_are_right_after_an_unknown_write_until_one_is_seen() -> None:
     oracle = SequentialOracle("kv")
     without, with_it = Truth(), Truth()

@@ -11,16 +11,24 @@ import pytest
 from faultinject.campaign.planning.spec_file import load
 from faultinject.campaign.records import GuestResult, MissionPlan, MissionRow
 from faultinject.campaign.store.store import Store, StoreError
+from faultinject.estimate.doses import Fit, JointTest
+from faultinject.estimate.hypothesis_tests import Correlation
+from faultinject.estimate.intervals import Interval
+from faultinject.estimate.power import PooledPower
 from faultinject.report import write_report
 from faultinject.report.data import ReportData
+from faultinject.report.dose_verdicts import pooled_verdict
 from faultinject.report.gather import gather
-from faultinject.results.findings import FILE, read_findings
+from faultinject.report.model_findings import find_doses, find_pooled
+from faultinject.report.source import Source
+from faultinject.results.findings import FILE, PooledFinding, read_findings
 from faultinject.results.outcome import Outcome
 from tests.faultinject.campaign.specs import FACTS, SMALL, fill, row_of
 from tests.faultinject.results import as_the_paper_has_it, made
 
 __all__: list[str] = []
 
+ROOT = Path(__file__).resolve().parents[3]
 MANY = SMALL.replace("missions = 20", "missions = 400").replace("missions = 40", "missions = 100")
 
 
@@ -103,10 +111,10 @@ def test_wrong_reply_beyond_the_prefix_is_counted(store: Store) -> None:
     plans = list(store.plan.in_order())
     late = next(plan for plan in plans[70:] if plan.stratum == "f1")
     rows = [row_of(plan, outcome_of(plan)) for plan in plans[:60]]
-    found = stored(store, iter([*rows, row_of(late, Outcome.WRONG_REPLY)]))
+    found = stored(store, iter([*rows, row_of(late, Outcome.SILENT)]))
     wrong = found.wrong_replies
     assert found.campaign.used == 60
-    assert wrong.share.count == wrong.within_tolerance == 1
+    assert wrong.share.count == wrong.covered.count == 1
     assert [each.mission for each in wrong.listed] == [late.index]
     assert found.verdicts[0].tone == "alarm"
 
@@ -115,12 +123,13 @@ def test_equal_lies_count_as_arranged_not_as_a_defect(store: Store) -> None:
     plans = list(store.plan.in_order())
     found = stored(
         store,
-        (row_of(plan, Outcome.WRONG_REPLY if plan.alike else outcome_of(plan)) for plan in plans),
+        (row_of(plan, Outcome.SILENT if plan.alike else outcome_of(plan)) for plan in plans),
     )
     alike = sum(bool(plan.alike) for plan in plans)
     assert alike > 0
     wrong = found.wrong_replies
-    assert (wrong.share.count, wrong.arranged, wrong.within_tolerance) == (alike, alike, 0)
+    assert (wrong.beyond.count, wrong.arranged, wrong.covered.count) == (alike, alike, 0)
+    assert "alarm" not in {each.tone for each in found.verdicts}
     parts = {(each.name, each.alike): each for each in found.strata}
     assert parts["f2", True].silent.count == parts["f2", True].failed.of > 0
     assert parts["f2", False].silent.count == 0
@@ -169,6 +178,41 @@ def test_f0_is_assumed_zero_only_when_no_failure_was_seen(tmp_path: Path) -> Non
         assert found.idle_timeouts is not None
         assert found.idle_timeouts.count == failures
         assert found.precision[0].shares[0] > found.precision[0].target  # 400 missions are too few
+
+
+def test_kept_soft_errors_show_what_all_doses_together_show() -> None:
+    """The rows of docs/results/softerrors, recomputed."""
+    with Store.open(ROOT / "docs" / "results" / "softerrors", write=False) as store:
+        source = Source(store=store, prefix=None, alpha=0.05, m=2, n=3)
+        doses = find_doses(source)
+        [pooled] = find_pooled(source, doses)
+    [(found, _)] = doses.values()
+    assert [d.flips for d in found if d.power and d.power.discriminates] == [300, 700]
+    agreeing = [dose.flips for dose in found if dose.verdict is Fit.AGREES]
+    assert agreeing == [100, 300, 12_000], "of which one dose could have shown a departure"
+    assert pooled.counted == (300, 700, 1300, 2000, 3000, 6000)
+    assert round(pooled.joint.ratio, 1) == 4.6
+    assert pooled.power.correlation is not None and pooled.power.correlation < 0.06
+    verdict = pooled_verdict(pooled)
+    assert verdict.tone == "good" and "-0.002 (-0.025 to +0.021)" in verdict.detail
+    assert "not whether faults occur independently" in verdict.detail
+
+
+def test_pooled_verdict_follows_from_the_joint_test_the_mean_and_the_correlation() -> None:
+    wide, off = Interval(value=0, low=-0.2, high=0.2), Interval(value=-0.1, low=-0.12, high=-0.08)
+    fine = PooledFinding(
+        kind="flip-ram", doses=2, confidence=0.95,
+        joint=JointTest(ratio=1.0, freedom=2, p_value=0.6),
+        departure=Interval(value=0, low=-0.02, high=0.02), correlation=None, counted=(),
+        power=PooledPower(departure=0.03, correlation=None, joint_correlation=None),
+    )  # fmt: skip
+    rejected = JointTest(ratio=30.0, freedom=2, p_value=1e-6)
+    coupled = Correlation(rho=Interval(value=0.2, low=0.1, high=0.3), p_value=1e-5)
+    for changes, tone in (
+        ({}, "good"), ({"departure": wide}, "open"), ({"departure": off}, "bad"),
+        ({"joint": rejected}, "bad"), ({"correlation": coupled}, "bad"),
+    ):  # fmt: skip
+        assert pooled_verdict(msgspec.structs.replace(fine, **changes)).tone == tone
 
 
 def test_effect_of_the_order_is_detected(store: Store) -> None:
@@ -238,7 +282,7 @@ def test_guests_with_equal_wrong_replies_count_as_failed(tmp_path: Path) -> None
             GuestResult(name=name, state="active", reason="", failed=name in failed_names)
             for name in ("g1", "g2", "g3")
         )
-        return msgspec.structs.replace(row_of(mission, Outcome.WRONG_REPLY), guests=fates)
+        return msgspec.structs.replace(row_of(mission, Outcome.SILENT), guests=fates)
 
     with Store.create(tmp_path / "c", POISON, 1, versions={"trivisor": "0.1"}) as store:
         store.note_facts("w1", FACTS)

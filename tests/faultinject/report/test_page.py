@@ -12,10 +12,12 @@ from faultinject import plotting
 from faultinject.campaign.store.store import Store
 from faultinject.estimate.equivalence import Choice
 from faultinject.report import draw_report
+from faultinject.report.charts import draw_charts
 from faultinject.report.data import ReportData
 from faultinject.report.gather import gather
 from faultinject.report.page import maths, render
 from faultinject.results.findings import Proportion, WrongReplies, WrongReply
+from faultinject.results.outcome import Outcome
 from tests.faultinject.campaign.specs import FACTS, SMALL, fill
 
 __all__: list[str] = []
@@ -41,13 +43,20 @@ def _svg_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plotting, "FORMATS", ("svg",))  # the other formats are slow
 
 
-def with_wrong_replies(data: ReportData, **counts: int) -> ReportData:
-    count = sum(counts.values())
+def with_wrong_replies(data: ReportData, *, covered: int, beyond: int) -> ReportData:
+    def proportion(count: int, of: int) -> Proportion:
+        return Proportion(count=count, of=of, low=0.0, high=0.01)
+
+    event = WrongReply(
+        mission=100, stratum="f1", hits="g1 corrupt-reply", event="GET 5", outcome=Outcome.SILENT,
+        covered=True,
+    )  # fmt: skip
+    other = msgspec.structs.replace(event, mission=200, stratum="f2", covered=False)
     found = WrongReplies(
-        share=Proportion(count=count, of=3600, low=0.0, high=0.01),
-        **{"arranged": 0, "within_tolerance": 0, **counts},
-        listed=(WrongReply(mission=100, stratum="f2", hits="g1 corrupt-reply", event="GET 5"),),
-    )
+        share=proportion(covered + beyond, 3600), covered=proportion(covered, 3000),
+        beyond=proportion(beyond, 600), arranged=beyond,
+        listed=(event,) * covered + (other,) * beyond,
+    )  # fmt: skip
     return msgspec.structs.replace(data, wrong_replies=found)
 
 
@@ -73,19 +82,21 @@ def test_figures_are_written_in_three_formats(
     }  # fmt: skip
 
 
-def test_page_shows_wrong_replies_in_red_with_their_attribution(data: ReportData) -> None:
-    page = render(with_wrong_replies(data, arranged=2, within_tolerance=1), {})
-    assert RED in page
-    assert "3 missions released a wrong reply" in page
-    assert f"campaign replay {data.run.directory} 100" in page
-    assert "In 1 of them no more guests were hit than the vote tolerates" in page
-    assert "In 2 of them the injector made a majority" in page
+def test_page_shows_wrong_replies_that_the_vote_should_have_masked_in_red(data: ReportData) -> None:
+    page = render(with_wrong_replies(data, covered=1, beyond=2), {})
+    banner = page[page.index(RED) : page.index("</section>", page.index(RED))]
+    assert "1 mission released a wrong reply that the vote should have masked" in banner
+    assert f"campaign replay {data.run.directory} 100" in banner
+    assert "200" not in banner
+    assert f"campaign replay {data.run.directory} 200" in page
 
 
-def test_page_has_no_red_without_wrong_replies(data: ReportData) -> None:
-    page = render(data, {})
-    assert RED not in page
-    assert 'class="red' not in page
+def test_page_shows_no_red_for_wrong_replies_that_no_vote_can_mask(data: ReportData) -> None:
+    for beyond in (0, 34):
+        page = render(with_wrong_replies(data, covered=0, beyond=beyond), {})
+        assert RED not in page
+        assert 'class="red' not in page
+        assert (f"The {beyond} missions with a wrong reply" in page) == bool(beyond)
 
 
 def test_page_is_marked_partial_when_missions_are_missing(data: ReportData) -> None:
@@ -124,6 +135,43 @@ def test_campaign_texts_are_escaped(data: ReportData) -> None:
     page = render(changed, {})
     assert "<b>x</b>" not in page
     assert "<script>" not in page
+
+
+def with_accelerator(data: ReportData, accel: str, *, flips: bool = True) -> ReportData:
+    campaign = msgspec.structs.replace(data.campaign, accel=accel, flips=flips)
+    return msgspec.structs.replace(data, campaign=campaign)
+
+
+@pytest.mark.parametrize("accel", ["tcg", "kvm, tcg"])
+def test_page_and_captions_state_the_limits_of_tcg(data: ReportData, accel: str) -> None:
+    shown = with_accelerator(data, accel)
+    with plotting.draw():
+        captions = {chart.name: chart.caption for chart in draw_charts(shown)}
+    assert "already translated" in captions["measured"]
+    assert "already translated" in captions["common-causes"]
+    assert "times are not those of hardware" in captions["latency"]
+    assert "translated" not in captions["latency"]
+    assert "already translated" in render(shown, {})
+
+
+def test_page_and_captions_state_no_limits_of_kvm(data: ReportData) -> None:
+    shown = with_accelerator(data, "kvm")
+    with plotting.draw():
+        assert not any("translat" in chart.caption for chart in draw_charts(shown))
+    assert "translated" not in render(shown, {})
+
+
+def test_page_without_flips_states_only_the_limits_of_times(data: ReportData) -> None:
+    shown = with_accelerator(data, "tcg", flips=False)
+    page = render(shown, {})
+    assert "times are not those of hardware" in page and "already translated" not in page
+
+
+def test_page_states_what_the_missions_detect(data: ReportData) -> None:
+    page = render(data, {})
+    assert "<h3>Power</h3>" in page
+    assert data.shares and all(name in page for name, _ in data.shares)
+    assert "discriminates" in page
 
 
 def test_maths_sets_subscripts_superscripts_and_variables() -> None:

@@ -13,7 +13,13 @@ from hypothesis import strategies as st
 from tests.voter.conftest import Nodes
 from tests.voter.frontend.messages import parse, requests
 from tests.voter.node import Node, until
-from voter.frontend.request import HEAD_LIMIT, HEADER_LIMIT, LINE_LIMIT, BadRequest
+from voter.frontend.request import (
+    HEAD_LIMIT,
+    HEADER_LIMIT,
+    LINE_LIMIT,
+    BadRequest,
+    RequestReader,
+)
 
 
 async def refusal(nodes: Nodes, data: bytes) -> int:
@@ -36,6 +42,8 @@ LINE = b"GET / HTTP/1.1\r\n"
     ("data", "status"),
     [
         (b"GARBAGE\r\n\r\n", 400),
+        (b"GARBAGE\r\n", 400),
+        (b"\r\n" * 5 + b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", 400),
         (b"GET /\r\nHost: x\r\n\r\n", 400),
         (b"GET  / HTTP/1.1\r\nHost: x\r\n\r\n", 400),
         (b"GET / HTTP/1.1 \r\nHost: x\r\n\r\n", 400),
@@ -169,6 +177,141 @@ async def quiet(node: Node) -> None:
     await until(lambda: not node.http.connections)
     assert (node.http.bounds.held, node.http.bounds.unsent, node.runner.waiting) == (0, 0, 0)
     assert (await node.ask("PUT", "/kv/other", b"1")).status in (201, 204)
+
+
+ONE = b"GET /kv/a HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("valid", "count"),
+    [
+        (ONE, 1),
+        (ONE * 50, 50),
+        (b"PUT /kv/a HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc", 1),
+        (
+            b"PUT /kv/a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+            b"1\r\na\r\n0\r\n\r\n",
+            1,
+        ),
+        (b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n" * 2, 2),
+    ],
+)
+@pytest.mark.parametrize(
+    ("stray", "status"),
+    [
+        (b"\x00\xff", 400),
+        (b"stray bytes\r\n", 400),
+        (b"\r\n\r\n{}", 400),
+        (b"GET / HTTP/1.1\n\n", 400),
+        (b"GET / HTTP/1.1\r\n\r\n", 400),
+        (b"PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 9999999\r\n\r\n", 413),
+    ],
+)
+async def test_requests_before_stray_bytes_are_answered_first(
+    nodes: Nodes, valid: bytes, count: int, stray: bytes, status: int
+) -> None:
+    node = await nodes.make()
+    async with await node.open() as client:
+        await client.send(valid + stray)
+        for _ in range(count):
+            assert (await client.read()).status in (200, 201, 404)
+        refused = await client.read()
+        assert (refused.status, refused.headers["connection"]) == (status, "close")
+        assert refused.problem
+        assert await client.ended() == b""
+    await quiet(node)
+
+
+async def test_bytes_after_the_last_request_are_ignored(nodes: Nodes) -> None:
+    node = await nodes.make()
+    last = b"GET /kv/a HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    for more in (b"\x00\xff", ONE, b"x" * 100_000):
+        async with await node.open() as client:
+            client.writer.write(last + more)
+            response = await client.read()
+            assert (response.status, response.headers["connection"]) == (404, "close")
+            assert await client.ended() == b""
+    assert node.runner.counters["requests"] == 3
+    await quiet(node)
+
+
+CHUNKED = b"PUT /kv/a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        CHUNKED + b"1\r\na\r\n" * 100_000 + b"0\r\n\r\n",
+        CHUNKED + (b"1;" + b"e" * 2000 + b"\r\na\r\n") * 1000 + b"0\r\n\r\n",
+    ],
+    ids=["tiny chunks", "long extensions"],
+)
+def test_steps_of_a_chunked_body_are_small(data: bytes) -> None:
+    reader, steps = RequestReader(1 << 20), 1
+    reader.feed(data)
+    while (request := reader.next()) is None:
+        assert reader.more
+        steps += 1
+    assert request.body == b"a" * data.count(b"\r\na\r\n")
+    assert steps > len(request.body) / 100
+
+
+def test_head_that_comes_byte_by_byte_is_read_in_linear_time() -> None:
+    """Looked through once in all, not once for each byte: counted, as time depends on the host."""
+    head = b"GET / HTTP/1.1\r\nHost: x\r\n" + b"a: b\r\n" * 90 + b"c: " + b"d" * 8000 + b"\r\n\r\n"
+    reader, checks = RequestReader(1 << 20), 0
+
+    def count(checked: bytes) -> None:
+        nonlocal checks
+        checks += len(checked)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("voter.frontend.request._check_head", count)
+        for at in range(len(head) - 1):
+            reader.feed(head[at : at + 1])
+            assert reader.next() is None
+        reader.feed(head[-1:])
+        assert reader.next() is not None
+    assert checks < 4 * len(head)
+
+
+async def test_other_clients_are_served_during_a_body_of_tiny_chunks(nodes: Nodes) -> None:
+    node = await nodes.make()
+    async with await node.open() as attacker, await node.open() as other:
+        attacker.writer.write(CHUNKED + b"1\r\na\r\n" * 100_000 + b"0\r\n\r\n")
+        upload, served = asyncio.create_task(attacker.read()), 0
+        while not upload.done():
+            assert (await other.ask("GET", "/livez")).status == 200
+            served += 1
+        assert (await upload).status == 201
+    assert served > 60
+
+
+async def test_slow_upload_that_makes_progress_is_taken(nodes: Nodes) -> None:
+    node = await nodes.make("[timing]\nbody = 1.0\n")
+    put = b"PUT /kv/a HTTP/1.1\r\nHost: x\r\n"
+    async with await node.open() as plain, await node.open() as chunked:
+        await plain.send(put + b"Content-Length: 200000\r\n\r\n")
+        await chunked.send(put + b"Transfer-Encoding: chunked\r\n\r\n")
+        for _ in range(10):
+            await plain.send(bytes(20_000))
+            await chunked.send(b"4e20\r\n" + bytes(20_000) + b"\r\n")
+            await asyncio.sleep(0.15)  # slow senders: longer than the limit in all
+        await chunked.send(b"0\r\n\r\n")
+        assert {(await plain.read()).status, (await chunked.read()).status} == {201, 204}
+
+
+async def test_upload_without_enough_progress_is_refused(nodes: Nodes) -> None:
+    node = await nodes.make("[timing]\nbody = 0.4\n")
+    async with await node.open() as client:
+        await client.send(
+            b"PUT /kv/a HTTP/1.1\r\nHost: x\r\nContent-Length: 200000\r\n\r\n" + bytes(40_000)
+        )
+        late = asyncio.create_task(client.read())
+        while not late.done():
+            client.writer.write(b"x")
+            await asyncio.sleep(0.02)  # a byte at a time
+        assert ((await late).status, (await late).problem) == (408, "slow-request")
 
 
 async def test_requests_that_come_piece_by_piece_each_have_their_own_time(nodes: Nodes) -> None:

@@ -57,8 +57,28 @@ async def test_head_has_no_body_and_the_connection_stays_open(shared_node: Node)
         head = await client.ask("HEAD", "/kv/head")
         assert head.status == 200
         assert (await client.ask("GET", "/kv/head")).body == b"12345"
+        get = await client.ask("GET", "/kv/head")
+        assert head.headers["content-length"] == "5"
+        for name in ("etag", "content-type", "cache-control"):
+            assert head.headers[name] == get.headers[name]
         assert (await client.ask("HEAD", "/livez")).status == 200
+        for target in ("/kv/", "/kv/absent", "/livez", "/readyz?verbose"):
+            head, get = [await client.ask(method, target) for method in ("HEAD", "GET")]
+            assert head.headers["content-length"] == str(len(get.body)), target
         assert (await client.ask("GET", "/livez")).body == b"live\n"
+
+
+async def test_a_cache_asks_before_it_uses_a_voted_reply(shared_node: Node) -> None:
+    async with await shared_node.open() as client:
+        await client.ask("PUT", "/kv/cached", b"1")
+        got = await client.ask("GET", "/kv/cached")
+        assert got.headers["cache-control"] == "no-cache"
+        tag = ("If-None-Match", got.headers["etag"])
+        same = await client.ask("GET", "/kv/cached", b"", tag)
+        assert (same.status, same.headers["cache-control"]) == (304, "no-cache")
+        assert (await client.ask("GET", "/kv/absent")).headers["cache-control"] == "no-cache"
+        problem = await client.ask("POST", "/livez")
+        assert (problem.problem, problem.headers["cache-control"]) == ("method", "no-store")
 
 
 async def test_no_content_has_none(shared_node: Node) -> None:

@@ -219,10 +219,20 @@ async def test_too_few_replicas_is_a_clear_refusal(nodes: Nodes) -> None:
     assert (response.status, response.problem) == (503, "not-executed")
     assert "seq" not in response.json
     assert response.headers["retry-after"] == "1"
+    assert response.headers["cache-control"] == "no-store"
     assert "trivisor-vote" not in response.headers
     ready = await node.ask("GET", "/readyz")
     assert (ready.status, ready.body) == (503, b"refusing\n")
     assert (await node.ask("GET", "/livez")).status == 200
+
+
+async def test_a_draining_node_names_no_time_to_retry(nodes: Nodes) -> None:
+    node = await nodes.make()
+    await node.runner.drained()
+    for target in ("/kv/a", "/readyz"):
+        response = await node.ask("GET", target)
+        assert response.status == 503
+        assert "retry-after" not in response.headers
 
 
 async def test_pipelined_refusals_do_not_pile_up_on_the_stack(nodes: Nodes) -> None:
@@ -287,6 +297,18 @@ async def test_a_voted_reply_that_is_not_http(
         assert (response.status, response.problem) == (502, "bad-reply")
         assert response.json["seq"] > 0
         assert response.headers["trivisor-vote"].startswith(("2/3", "3/3"))
+
+
+@pytest.mark.parametrize("name", ["Cache-Control", "Expires"])
+async def test_a_service_decides_how_long_its_reply_is_fresh(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    reply = f"HTTP/1.1 200 OK\r\n{name}: its own\r\n\r\n".encode()
+    monkeypatch.setattr("guests.agent.incarnation.answer", lambda *_: reply)
+    node = await nodes.make()
+    headers = (await node.ask("GET", "/kv/a")).headers
+    assert headers[name.lower()] == "its own"
+    assert headers.get("cache-control") in (None, "its own")
 
 
 async def test_stop_closes_all_connections(nodes: Nodes) -> None:

@@ -14,7 +14,7 @@ from guests.protocol.message import encode_request
 from guests.protocol.wire import FrameKind, encode
 from tests.voter.conftest import Nodes
 from tests.voter.frontend.raw import OPEN, raw
-from tests.voter.node import Node, until
+from tests.voter.node import Node, turns, until
 from voter.client import Client
 from voter.client.errors import ConnectionFailed, NotExecuted, OutcomeUnknown, TimedOut, TooLarge
 from voter.frontend import native
@@ -22,6 +22,10 @@ from voter.frontend.native import REQUEST_LIMIT
 from voter.native_protocol import decode_response
 
 GET = encode_request("GET", "/kv/a")
+
+
+def get_frames(first: int, last: int) -> bytes:
+    return b"".join(encode(FrameKind.REQUEST, 0, n, GET, 1) for n in range(first, last + 1))
 
 
 async def serves(node: Node) -> bool:
@@ -129,7 +133,6 @@ def announce(length: int) -> bytes:
         (encode(FrameKind.REQUEST, 0, 7, GET)[:-1] + b"?", "wrong port"),  # damaged on its way
         (encode(FrameKind.HELLO, 1, 1, b"\0\1\0"), "not expected"),
         (OPEN, "not expected"),
-        (encode(FrameKind.REQUEST, 0, 7, GET, 1) * 2, "still under way"),
     ],
 )
 @pytest.mark.parametrize("tcp", [False, True])
@@ -205,6 +208,56 @@ async def test_slow_open_and_slow_frame_are_refused(nodes: Nodes) -> None:
         assert await slow.ended()
         await idle.send(encode(FrameKind.REQUEST, 0, 1, GET, 1))
         assert (await idle.frame()).seq == 1, "between frames a client may take its time"
+
+
+@pytest.mark.parametrize(
+    ("more", "word"),
+    [
+        (b"stray bytes", "wrong port"),
+        (get_frames(51, 51)[:-1] + b"?", "wrong port"),
+        (encode(FrameKind.HELLO, 1, 1, b"\0\1\0"), "not expected"),
+        (encode(FrameKind.REQUEST, 0, 50, GET, 1), "still under way"),
+    ],
+)
+@pytest.mark.parametrize("half_closed", [False, True])
+async def test_requests_before_malformed_bytes_are_answered_first(
+    nodes: Nodes, more: bytes, word: str, half_closed: bool
+) -> None:
+    node = await nodes.make()
+    for agent in node.agents:
+        agent.mode = "waits"
+    async with raw(node) as connection:
+        await connection.send(get_frames(1, 50) + more)
+        await until(lambda: node.runner.waiting == 50)
+        if half_closed:
+            connection.client.half_close()
+        for agent in node.agents:
+            agent.release_answers()
+        frames = [await connection.frame() for _ in range(50)]
+        assert sorted(frame.seq for frame in frames) == list(range(1, 51))
+        assert {frame.kind for frame in frames} == {FrameKind.RESPONSE}
+        assert word in (await connection.failure())[1]
+        assert await connection.ended()
+    await until(lambda: not node.native.connections)
+
+
+async def test_thousands_of_frames_in_one_segment_are_taken_a_few_in_a_turn(nodes: Nodes) -> None:
+    node = await nodes.make("max_in_flight = 10000\n")
+    async with raw(node) as connection:
+        async with turns(lambda: node.runner.counters["requests"]) as seen:
+            connection.client.writer.write(get_frames(1, 4000))
+            await until(lambda: node.runner.counters["requests"] == 4000)
+        assert max(seen) < 1000
+
+
+async def test_slow_frame_that_makes_progress_is_taken(nodes: Nodes) -> None:
+    node = await nodes.make("[timing]\nbody = 1.0\n")
+    frame = encode(FrameKind.REQUEST, 0, 1, encode_request("PUT", "/kv/a", (), bytes(200_000)))
+    async with raw(node) as connection:
+        for at in range(0, len(frame), 20_000):
+            await connection.send(frame[at : at + 20_000])
+            await asyncio.sleep(0.15)  # a slow sender: longer than the limit in all
+        assert (await connection.frame()).kind == FrameKind.RESPONSE
 
 
 @pytest.mark.parametrize("limit", [2 << 20, native.WRITE_LIMIT])

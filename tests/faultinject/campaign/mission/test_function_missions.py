@@ -92,8 +92,8 @@ async def run(node: Node, site: FunctionSite | None, kind: str = "") -> Outcome:
         ("", Outcome.CORRECT),
         ("host-function-kill", Outcome.DETECTED),
         ("host-function-hang", Outcome.DETECTED),
-        ("host-function-admit", Outcome.WRONG_REPLY),
-        ("host-function-refuse", Outcome.WRONG_REPLY),
+        ("host-function-admit", Outcome.SILENT),
+        ("host-function-refuse", Outcome.SILENT),
     ],
 )
 async def test_mission_outcome_when_f_on_the_host_is_hit(
@@ -115,4 +115,4 @@ async def test_mission_is_correct_with_f_in_each_guest(scratch: Path) -> None:
 async def test_mission_is_silent_when_guests_have_no_f(scratch: Path) -> None:
     async with running(configure([EXEC_KV] * 3), scratch) as node:
         await node.until_status("ready")
-        assert await run(node, None) is Outcome.WRONG_REPLY
+        assert await run(node, None) is Outcome.SILENT

@@ -44,7 +44,7 @@ def test_missions_with_f_in_each_guest(shared_scratch: Path) -> None:
             row = run(planned(seed=2))
             assert row.outcome is Outcome.CORRECT, "the next mission starts clean"
         row = run(planned(hit("g1", "function-refuse"), hit("g2", "function-refuse")))
-        assert row.outcome is Outcome.WRONG_REPLY, "1 of n believes a lying f"
+        assert row.outcome is Outcome.SILENT, "1 of n believes a lying f"
         assert run(planned(seed=3)).outcome is Outcome.CORRECT
 
 
@@ -54,7 +54,7 @@ def test_missions_with_f_on_the_host(shared_scratch: Path) -> None:
         assert (row.outcome, row.correct) == (Outcome.CORRECT, 21), row.problem
         wanted = {
             "host-function-kill": Outcome.DETECTED, "host-function-hang": Outcome.DETECTED,
-            "host-function-admit": Outcome.WRONG_REPLY, "host-function-refuse": Outcome.WRONG_REPLY,
+            "host-function-admit": Outcome.SILENT, "host-function-refuse": Outcome.SILENT,
         }  # fmt: skip
         for kind, outcome in wanted.items():
             row = run(planned(hit("function", kind)))

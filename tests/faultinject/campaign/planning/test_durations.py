@@ -75,8 +75,43 @@ def test_summary_shows_missions_precision_and_duration() -> None:
     text = "\n".join(summary.lines())
     assert "f0             8,000  voted: nothing hit" in text
     assert "g1               500  voted: 1 guest and the voter hit" in text
-    assert "for q >= 0.044" in text, "STATISTICS.md: 6,000 clean missions reach q = .05"
+    assert "for q >= 0.044" in text, "docs/statistics.md: 6,000 clean missions reach q = .05"
     assert "minutes with 2 workers" in text
+
+
+def test_plan_shows_what_it_detects_in_each_stratum_and_in_all() -> None:
+    summary = summarize(plan(load("inequality4")[0], 1))
+    least = {cell.name: cell.detectable for cell in summary.cells}
+    assert least["f0"] == pytest.approx(1 - 0.2 ** (1 / 8000))
+    assert least["f3"] == pytest.approx(1 - 0.2 ** (1 / 700))
+    pooled = {(each.subject, each.where): each for each in summary.power}
+    found = pooled["2/3", "q = 0.05 (if f_0 departs)"]
+    assert found.pooled and found.of == pytest.approx(0.00725)
+    assert found.least == pytest.approx(0.857375 * (1 - 0.2 ** (1 / 8000)))
+    text = "\n".join(summary.lines())
+    assert "nothing hit [0.0002]" in text
+    assert "0.00017 (2.4% of U) at q = 0.05" in text
+
+
+def test_plan_shows_which_doses_can_discriminate_and_what_all_detect() -> None:
+    summary = summarize(plan(load("softerrors")[0], 1))
+    assert all(cell.detectable is None for cell in summary.cells)
+    least = {(each.quantity, each.where): each.least for each in summary.power}
+    below = "R_sys below the model"
+    assert least[below, "R_M = 0.5"] is None, "300 missions detect no possible departure"
+    at_ninety = least[below, "R_M = 0.9"]
+    assert at_ninety is not None and 0.05 < at_ninety < 0.1
+    alone = least["intraclass correlation (G-test)", "R_M = 0.7"]
+    [pooled] = [e for e in summary.power if e.pooled and "failed guests" in e.quantity]
+    assert alone is not None and pooled.least is not None and pooled.least < alone / 2
+    text = "\n".join(summary.lines())
+    assert "detected with 80 % probability" in text and "no possible one at" in text
+
+
+def test_plan_shows_what_common_causes_detect() -> None:
+    summary = summarize(plan(load("commoncause")[0], 1))
+    found = [each for each in summary.power if each.subject == "shot-flip-all-500"]
+    assert len(found) == 4 and all(each.least and 0.1 < each.least < 0.5 for each in found)
 
 
 def test_summary_shows_the_precision_of_each_design() -> None:
@@ -90,11 +125,25 @@ def test_summary_shows_the_precision_of_each_design() -> None:
 
 def test_tally_counts_failures_as_the_paper_does() -> None:
     tally = Tally.of(
-        {"wrong-reply": 1, "voter-lost": 2, "detected": 3, "timeout": 4, "correct": 5, None: 6}
+        {
+            "silent-corruption": 1,
+            "voter-lost": 2,
+            "detected": 3,
+            "timeout": 4,
+            "correct": 5,
+            None: 6,
+        }
     )
     assert (tally.trials, tally.failures, tally.successes, tally.excluded) == (15, 10, 5, 6)
     assert tally + tally == Tally.of(
-        {"wrong-reply": 2, "voter-lost": 4, "detected": 6, "timeout": 8, "correct": 10, None: 12}
+        {
+            "silent-corruption": 2,
+            "voter-lost": 4,
+            "detected": 6,
+            "timeout": 8,
+            "correct": 10,
+            None: 12,
+        }
     )
     counts = tally.counts()
     assert (counts.trials, counts.failures, counts.silent, counts.excluded) == (15, 10, 1, 6)

@@ -12,7 +12,7 @@ def test_compare_counts_outcomes_and_verdicts() -> None:
     agreement = compare(
         [
             (0, "f0", Outcome.CORRECT, Outcome.CORRECT),
-            (1, "f2", Outcome.DETECTED, Outcome.WRONG_REPLY),  # another outcome, the same verdict
+            (1, "f2", Outcome.DETECTED, Outcome.SILENT),  # another outcome, the same verdict
             (2, "f2", Outcome.DETECTED, Outcome.DETECTED),
             (3, "f1", Outcome.CORRECT, Outcome.TIMEOUT),
             (4, "f1", None, Outcome.CORRECT),  # no trial in the first
@@ -23,7 +23,7 @@ def test_compare_counts_outcomes_and_verdicts() -> None:
     assert agreement.apart == (1, 3)
     assert agreement.share == 0.25 and agreement.low < 0.25 < agreement.high
     assert agreement.p_value == 1.0
-    assert ("detected", "wrong-reply", 1) in agreement.pairs and (
+    assert ("detected", "silent-corruption", 1) in agreement.pairs and (
         "excluded",
         "correct",
         1,

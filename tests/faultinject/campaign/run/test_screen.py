@@ -29,7 +29,7 @@ def test_interim_results_have_an_interval_for_each_stratum() -> None:
     tallies = {
         "f0": Tally(correct=10),
         "f1": Tally(correct=8, timeout=1, excluded=1),
-        "f2": Tally(correct=1, detected=4, wrong_reply=1),
+        "f2": Tally(correct=1, detected=4, silent_corruption=1),
         "f3": Tally(detected=4),
     }
     interim = results_of(planned.spec, planned.cells, tallies)
@@ -37,7 +37,7 @@ def test_interim_results_have_an_interval_for_each_stratum() -> None:
     assert (f0.rate, f0.low, f0.trials) == (0.0, 0.0, 10)
     assert f0.high == pytest.approx(1 - 0.025 ** (1 / 10))
     assert (f1.trials, f1.failures, f1.excluded) == (9, 1, 1)
-    assert f2.silent == 1
+    assert f2.wrong == 1
     assert len(interim.estimates) == 1 and interim.estimates[0].startswith("R_sys 0.")
 
 
@@ -66,7 +66,7 @@ def view() -> InterimResults:
         planned=50,
         trials=2,
         failures=1,
-        silent=1,
+        wrong=1,
         excluded=0,
         rate=0.5,
         low=0.1,
@@ -111,8 +111,8 @@ def test_screen_shows_progress_rate_time_left_and_estimate(monkeypatch: pytest.M
 def test_screen_prints_a_wrong_reply_of_the_voter_only(voted: bool) -> None:
     screen, out = shown(terminal=False, voted=voted)
     with screen:
-        screen.row(MissionRow(index=62, lost="silent"), again=False)
-    assert ("mission 62: a wrong reply was released wrong" in out.getvalue()) == voted
+        screen.row(MissionRow(index=62, lost="silent-corruption"), again=False)
+    assert ("mission 62: a wrong reply was released" in out.getvalue()) == voted
 
 
 def test_screen_stays_on_a_terminal() -> None:

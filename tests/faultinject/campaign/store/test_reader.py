@@ -71,11 +71,11 @@ def test_tallies_group_and_select_by_any_column(store: Store) -> None:
 def test_tallies_of_a_prefix_count_the_first_of_the_order_only(store: Store) -> None:
     fill(store, 60)
     order = list(store.plan.in_order())
-    store.add(row_of(order[100], Outcome.WRONG_REPLY))
+    store.add(row_of(order[100], Outcome.SILENT))
     assert store.prefix() == 60
     prefix = store.by_stratum(store.prefix())
     assert sum_of(prefix).trials == 60
-    assert sum_of(prefix).wrong_reply == 0
+    assert sum_of(prefix).wrong_replies == 0
 
 
 def test_tallies_count_a_mission_for_the_faults_that_were_applied(store: Store) -> None:
@@ -142,7 +142,8 @@ def test_rows_of_format_1_are_assessed_as_they_were_stored(kept: Store) -> None:
     query = "SELECT mission, stratum, outcome, void, words, correct, masked FROM missions"
     stored = {record["mission"]: tuple(record)[1:] for record in kept._sql.execute(query)}
     for plan, mission in kept.missions():
-        outcome = "silent" if mission.outcome is Outcome.WRONG_REPLY else mission.outcome
+        wrong = mission.outcome is not None and mission.outcome.is_wrong_reply
+        outcome = "silent" if wrong else mission.outcome
         assert stored.pop(plan.index) == (
             mission.stratum, outcome, mission.excluded, mission.problem, mission.correct,
             mission.masked,

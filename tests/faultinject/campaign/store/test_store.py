@@ -142,7 +142,7 @@ def test_readers_see_new_rows_of_the_one_writer(store: Store) -> None:
 
 def test_a_row_is_read_back_as_it_was_stored(store: Store) -> None:
     for mission in store.plan.missions:
-        row = row_of(mission, Outcome.WRONG_REPLY)
+        row = row_of(mission, Outcome.SILENT)
         assert store.add(row)
         assert store.row(mission.index) == store.assess(row)
     assert store.row(store.total) is None
@@ -157,7 +157,7 @@ def test_missions_come_in_the_order_of_the_plan(store: Store) -> None:
 def test_add_ignores_a_mission_that_is_stored_already(store: Store) -> None:
     mission = store.plan.mission(4)
     assert store.add(row_of(mission))
-    assert not store.add(row_of(mission, Outcome.WRONG_REPLY))
+    assert not store.add(row_of(mission, Outcome.SILENT))
     found = store.row(4)
     assert found is not None and found.outcome is Outcome.CORRECT
     assert store.done == 1

@@ -1,0 +1,96 @@
+"""Processes found by what they use, whether or not they were recorded.
+
+A process of ours has its node's directory as its working directory, and PROCESS_NAME in its
+environment.  A QEMU has its guest's disk open.  Both follow a directory that is moved, and neither
+is true of a copy.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from deploy.host.spawn import PROCESS_NAME
+
+__all__ = ["programs_in", "running_qemus", "uses_disk"]
+
+
+def programs_in(directory: Path) -> Iterator[tuple[int, str]]:
+    """Yield pid and name (PROCESS_NAME) of each process of ours that works in the directory.
+
+    After the directory was deleted, its last path decides.  A voter that still waits for its
+    sockets is a "standby".
+    """
+    try:
+        wanted = directory.stat()
+    except OSError:
+        wanted = None
+    deleted = f"{os.path.realpath(directory)} (deleted)"
+    mark = f"{PROCESS_NAME}=".encode()
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            place = entry / "cwd"
+            if (wanted is None or not os.path.samestat(place.stat(), wanted)) and (
+                os.readlink(place) != deleted
+            ):
+                continue
+            variables = (entry / "environ").read_bytes().split(b"\0")
+            standby = os.readlink(entry / "fd" / "0").startswith("socket:")
+        except OSError:
+            continue  # it has ended, or is another user's
+        for variable in variables:
+            name = variable.removeprefix(mark).decode(errors="replace")
+            if variable.startswith(mark) and name:
+                yield int(entry.name), "standby" if name == "voter" and standby else name
+
+
+def running_qemus() -> Iterator[tuple[int, str]]:
+    """Yield the pid and the machine's uuid of each QEMU that runs on this host."""
+    for entry in Path("/proc").iterdir():
+        words = _command_line(int(entry.name)) if entry.name.isdigit() else []
+        if "-uuid" in words[:-1]:
+            yield int(entry.name), words[words.index("-uuid") + 1]
+
+
+def uses_disk(pid: int, disk: Path, *, moved: bool = False) -> bool:
+    """Return whether a process has this very file open, or had it at this path until its deletion.
+
+    A copy of the file is another one.  With `moved`, a deleted file in a deleted directory also
+    counts if it had the name of `disk`.  If the process is another user's, the path in its command
+    line decides.
+    """
+    try:
+        wanted = disk.stat()
+    except OSError:
+        wanted = None
+    try:
+        files = list(Path(f"/proc/{pid}/fd").iterdir())
+    except PermissionError:
+        return any(str(disk) in word for word in _command_line(pid))
+    except OSError:
+        return False  # it has ended
+    for entry in files:
+        try:
+            place, deleted, _ = os.readlink(entry).partition(" (deleted)")
+            if wanted is not None and os.path.samestat(entry.stat(), wanted):
+                return True
+        except OSError:
+            continue  # just closed
+        file = Path(place)
+        if deleted and (
+            place == os.path.realpath(disk)
+            or (moved and file.name == disk.name and not file.parent.exists())
+        ):
+            return True
+    return False
+
+
+def _command_line(pid: int) -> list[str]:
+    """Return a process's command line; empty if it has ended or is a zombie."""
+    try:
+        return os.fsdecode(Path(f"/proc/{pid}/cmdline").read_bytes()).split("\0")
+    except OSError:
+        return []
