@@ -83,14 +83,15 @@ def _show(state: dict[str, Any]) -> None:
     out = console()
     colour = {"ready": "green", "degraded": "yellow"}.get(state["status"], "red")
     out.print(
-        f"[{colour}]{state['status']}[/]: vote {state['vote']}, service {state['service']}, "
+        f"[{colour}]{state['status']}[/]: vote {state['vote']}, "
+        f"service {escape(str(state['service']))}, "
         f"http://{state['http']}/"
     )
     voter, counters = state["voter"], state["voter"]["counters"]
     out.print(
         f"voter: process {voter['pid']}, {voter['restarts']} restarts, "
         f"{counters.get('requests', 0)} requests, {counters.get('masked', 0)} faults masked"
-        + (f" - {voter['problem']}" if voter["problem"] else "")
+        + (f" - {escape(voter['problem'])}" if voter["problem"] else "")
     )
     durability = state["durability"]
     out.print(f"durability: {durability['kind']} ({durability['promise']})")
@@ -102,7 +103,7 @@ def _show(state: dict[str, Any]) -> None:
     alone = "" if supervisor["watchdog"] else ", without a watchdog: it will not be restarted"
     out.print(
         f"supervisor: process {supervisor['pid']}{restarts}{alone}, repair {state['repair']}, "
-        f"accelerator {state['accel']}, image {state['image'][:16]}, {state['dir']}"
+        f"accelerator {state['accel']}, image {state['image'][:16]}, " + escape(state["dir"])
     )
     out.print(guest_table(state))
 
