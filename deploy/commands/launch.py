@@ -45,7 +45,9 @@ def prepare_node(
 ) -> NodeRecord:
     """Write node.json for a new node with these settings, or return that of the node that runs.
 
-    ``accept_service``: continue from a journal that another service wrote.  Raises AlreadyUp, ForeignState, CannotRunHere, DeployError.
+    ``accept_service``: continue from a journal that another service wrote.
+
+    Raises AlreadyUp, ForeignState, CannotRunHere, DeployError.
     """
     check_paths(layout, settings)
     layout.prepare()
