@@ -27,7 +27,7 @@ __all__ = ["Suspects", "Verdict"]
 
 VOID_TIME = 60.0
 """Seconds for which a read is void.  Trials cost two replicas at most, one after the other."""
-SPARE_WAIT = 5.0
+SPARE_WAIT = 10.0
 """Seconds that a trial waits for a spare replica, as repairs take seconds."""
 MOST = 1000
 """Reads that are suspect or void; above that the oldest is forgotten."""
@@ -97,4 +97,6 @@ class Suspects:
             del self.reads[name]
         elif guilty:
             self.reads[name] = _Suspect(self.time.now + VOID_TIME)
+        else:
+            suspect.void_until = self.time.now  # it waits for a spare replica again
         return guilty
