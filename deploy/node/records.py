@@ -11,7 +11,6 @@ import fcntl
 import os
 import shlex
 import struct
-import tomllib
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -93,6 +92,7 @@ class NodeRecord(_Record, frozen=True, kw_only=True):
     accel: Literal["kvm", "tcg"]
     accel_reason: str
     manifest: str
+    service: str = ""  # identifies what replays the journal in the guests; "": not known
 
 
 class FaultRecord(_Record, frozen=True, kw_only=True):
@@ -207,24 +207,6 @@ class Layout:
         except ForeignState as error:
             return error
         return None
-
-    def node_id(self) -> str | None:
-        """Return the node's uuid, whose the journal is; None for a new node.
-
-        Without node.json it is that of voter.toml.  Raises ForeignState.
-        """
-        if self.known:
-            return self.read_node().uuids[0]
-        if not self.journal.exists():
-            return None
-        try:
-            return str(tomllib.loads(self.voter_config.read_text("utf-8"))["journal"]["node"])
-        except (OSError, ValueError, LookupError, TypeError) as error:
-            raise ForeignState(
-                f"{self.journal} holds the journal of a node, but neither {self.node} nor "
-                f"{self.voter_config} says of which one",
-                remedy=f"put {self.node} back from a copy, or choose another directory (--dir)",
-            ) from error
 
     def read_running(self) -> RunningRecord:
         """Return running.json; empty if nothing ran here yet.  Raises ForeignState."""
