@@ -223,13 +223,18 @@ def test_logs_show_events_and_consoles(node: Node) -> None:
     assert "repaired" in events
     assert "fault injected" in events
     assert "trivisor: ready" in node.run("logs", "g1").stdout
-    assert node.run("logs", "nonsense").returncode == ExitCode.FAILED
+    assert node.run("logs", "nonsense").returncode == ExitCode.USAGE
+    assert node.run("logs", "-n", "-1").returncode == ExitCode.USAGE
+    assert node.run("logs", "g1", "-n", "0").stdout == ""
+    assert len(node.json("logs", "g1", "-n", "2")["lines"]) == 2
+    assert len(node.json("logs", "-n", "3")["events"]) == 3
+    assert "listening" in node.json("logs", "voter")["lines"][0]
 
 
 @pytest.mark.readme
 def test_inject_names_the_guests_when_the_guest_is_unknown(node: Node) -> None:
     done = node.run("inject", "crash", "g7")
-    assert done.returncode == ExitCode.FAILED
+    assert done.returncode == ExitCode.USAGE
     assert "it has g1, g2, g3" in done.stderr
 
 

@@ -73,6 +73,9 @@ class GuestPort(Protocol):
     def tail(self, count: int = 20) -> list[str]:
         """Return the last lines of its console."""
 
+    def listen(self, callback: Callable[[str], None]) -> Callable[[], None]:
+        """Call ``callback`` with each line it prints; the returned function ends that."""
+
 
 class NodePort(Protocol):
     """The machines of a node."""

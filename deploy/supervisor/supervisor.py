@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from typing import Any
 
 import msgspec
@@ -19,7 +19,7 @@ import structlog
 
 from deploy.errors import DeployError
 from deploy.host.child import Child
-from deploy.host.files import LogFile, read_tail, write_whole
+from deploy.host.files import LogFile, read_tail, write_json, write_whole
 from deploy.host.identity import identify
 from deploy.node.configuration import voter_config
 from deploy.node.interfaces import FaultFactory, FaultPort, GuestPort, NodePort
@@ -42,7 +42,7 @@ from deploy.watchdog.client import WatchdogClient
 from deploy.watchdog.process import LIMIT, WINDOW
 from voter.core import Policy
 
-__all__ = ["NodeFactory", "Supervisor"]
+__all__ = ["NodeFactory", "Supervisor", "UnknownGuest"]
 
 NodeFactory = Callable[[Layout, NodeRecord], NodePort]
 READY_DEADLINE = 60.0
@@ -52,8 +52,8 @@ PROXY_GRACE = 2.0
 """Seconds for a former supervisor's proxy to end after SIGTERM."""
 FILES_INTERVAL = 2.0
 """Seconds between checks of the disk's room, of the logs' sizes, of what is not yet recorded."""
-LOG_LINES = 500
-"""Lines of a log that one request returns at most."""
+CONSOLE_LINES = 500
+"""Lines of each guest's console that are kept after the node's end."""
 
 _log = structlog.get_logger(__name__)
 
@@ -144,7 +144,9 @@ class Supervisor:
             ours, others = errors.split(DeployError)
             if ours is None or others is not None:
                 raise  # a defect of the supervisor itself: its traceback goes into the log
-            raise _first(ours) from None
+            raise self._failed(_first(ours)) from None
+        except DeployError as error:
+            raise self._failed(error) from error.__cause__
         finally:
             requested = self._stop.is_set()
             down = requested or (self.phase == "starting" and not self.took_over)
@@ -156,6 +158,11 @@ class Supervisor:
                 await self._take_down()
             else:
                 await self._release()
+
+    def _failed(self, error: DeployError) -> DeployError:
+        """Record an error; return it."""
+        self.history.add(f"{self.phase}: failed", error=str(error))
+        return error
 
     def stop(self) -> None:
         """Take the node down."""
@@ -297,8 +304,16 @@ class Supervisor:
             self._step("not all guests vote: see `trivisor status`")
         self._report({"ready": await self.status()})
 
+    def _keep_last_run(self) -> None:
+        """Write events and consoles for `trivisor logs` after the end."""
+        consoles = {name: guest.tail(CONSOLE_LINES) for name, guest in self.guests.items()}
+        last = {"time": time.time(), "events": self.history.after(0), "consoles": consoles}
+        path = self.layout.last_run
+        self.storage.write(path.name, lambda: write_json(path, last, mode=0o600))
+
     async def _take_down(self) -> None:
         _log.info("taking the node down")
+        self._keep_last_run()
         try:
             await self._control.close()
             await self._voter.end()
@@ -362,7 +377,7 @@ class Supervisor:
             return self.guests[guest]
         except KeyError:
             names = ", ".join(self.guests)
-            raise DeployError(f"this node has no guest {guest!r}: it has {names}") from None
+            raise UnknownGuest(f"this node has no guest {guest!r}: it has {names}") from None
 
     async def inject(self, kind: str, guest: str, seconds: float | None) -> FaultRecord:
         """Inject a fault, for ``seconds`` or until healed.  Raises FaultRefused, DeployError."""
@@ -462,12 +477,23 @@ class Supervisor:
             "repairs": self._repairer.describe(name, now),
         }
 
-    def logs(self, name: str, count: int) -> list[str]:
-        """Return the last lines of a guest's console, or of the named process's log."""
-        count = max(0, min(count, LOG_LINES))
-        if name in self.layout.logs:
-            return read_tail(self.layout.logs[name], count)
-        return self.find(name).tail(count)
+    def console(self, guest: str, count: int) -> list[str]:
+        """Return the last lines of a guest's console.  Raises DeployError."""
+        return self.find(guest).tail(count)
+
+    async def follow_console(self, guest: str) -> AsyncIterator[str]:
+        """Yield the lines that a guest prints from now on, without end.  Raises DeployError."""
+        lines: asyncio.Queue[str] = asyncio.Queue()
+        stop = self.find(guest).listen(lines.put_nowait)
+        try:
+            while True:
+                yield await lines.get()
+        finally:
+            stop()
+
+
+class UnknownGuest(DeployError):
+    """The node has no guest of this name."""
 
 
 def _first(group: BaseExceptionGroup[DeployError]) -> DeployError:

@@ -82,6 +82,8 @@ class FakeGuest:
         self.yields = False
         self.yielded: list[bool] = []
         """Each change of `yields`."""
+        self.listeners: list[Callable[[str], None]] = []
+        """Those that `listen` called with."""
         self.callbacks: list[Callable[[GuestEvent], object]] = []
         self._process: subprocess.Popen[bytes] | None = None
         self._server: asyncio.Server | None = None
@@ -167,6 +169,10 @@ class FakeGuest:
 
     def tail(self, count: int = 20) -> list[str]:
         return [f"{self.name} is a process"][-count:]
+
+    def listen(self, callback: Callable[[str], None]) -> Callable[[], None]:
+        self.listeners.append(callback)
+        return lambda: self.listeners.remove(callback)
 
     async def stop(self) -> None:
         self._end_process()
