@@ -60,9 +60,8 @@ def _report_orphans(layout: Layout, *, as_json: bool) -> bool:
         )
         return True
     if supervisor is not None:
-        warn(
-            f"the supervisor (process {supervisor}) runs and cannot be reached, with {', '.join(orphans)}"
-        )
+        others = ", ".join(orphans)
+        warn(f"the supervisor (process {supervisor}) runs and cannot be reached, with {others}")
         warn(f"remedy: `trivisor down --dir {layout.directory}` ends it")
         return True
     for name, pid in orphans.items():
