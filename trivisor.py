@@ -94,6 +94,7 @@ OURS = frozenset({"deploy", "faultinject", "guests", "voter"})
 # Exit codes of errors of the packages below, by the qualified name of the class or of a base.
 EXIT_CODES: dict[str, ExitCode] = {
     "deploy.errors.CannotRunHere": ExitCode.CANNOT_RUN_HERE,
+    "deploy.errors.PathUnusable": ExitCode.USAGE,
     "deploy.errors.AlreadyUp": ExitCode.ALREADY_UP,
     "deploy.errors.ForeignState": ExitCode.FOREIGN,
     "deploy.commands.control_client.NotUp": ExitCode.NOT_UP,

@@ -2,7 +2,8 @@
 
 DeployError
 ├── CannotRunHere        the host does not meet a requirement
-│   └── PathTooLong      the directory's path is too long for a unix socket
+│   └── PathUnusable     a path has characters that libvirt or a file cannot carry
+│       └── PathTooLong  the directory's path is too long for a unix socket
 ├── AlreadyUp            another process owns this directory's node
 ├── ForeignState         the directory's content is not a node's, or cannot be read
 ├── HypervisorFailed     libvirt or QEMU reported an error; the message contains its text
@@ -22,6 +23,7 @@ __all__ = [
     "HypervisorFailed",
     "HypervisorSilent",
     "PathTooLong",
+    "PathUnusable",
     "WrongState",
 ]
 
@@ -39,7 +41,11 @@ class CannotRunHere(DeployError):
     """This host does not meet a requirement; `remedy` says how to fix that."""
 
 
-class PathTooLong(CannotRunHere):
+class PathUnusable(CannotRunHere):
+    """A path that a node cannot use; the command that names it is wrong."""
+
+
+class PathTooLong(PathUnusable):
     """A unix socket of the node would have a path that the kernel does not accept."""
 
     def __init__(self, path: str, *, excess: int) -> None:

@@ -224,7 +224,7 @@ def test_a_second_up_names_the_process_that_has_the_directory(scratch: Path) -> 
 def test_too_long_directory_error_gives_the_excess(scratch: Path) -> None:
     long = scratch / ("d" * 120)
     done = run("up", "--dir", str(long))
-    assert done.returncode == ExitCode.CANNOT_RUN_HERE
+    assert done.returncode == ExitCode.USAGE
     assert "bytes too long" in done.stderr
     assert "shorter" in done.stderr
     assert not long.exists()

@@ -22,12 +22,12 @@ import pytest
 
 from deploy.host.identity import identify
 from deploy.host.spawn import python_command, python_environment
+from tests.deploy.conftest import NASTY
 from voter.commands.terminal import ExitCode
 
 pytestmark = pytest.mark.vm
 
-# Three guests on two busy cores have taken a minute to boot.
-UP = ("up", "--http", "127.0.0.1:0", "--boot-deadline", "120")
+UP = ("up", "--http", "127.0.0.1:0")
 
 
 class Node:
@@ -103,8 +103,11 @@ def alive(pid: int) -> bool:
 
 @pytest.fixture(scope="module")
 def node(shared_scratch: Path) -> Iterator[Node]:
-    """Give a node of three guests, brought up by `trivisor up`; taken down by `trivisor down`."""
-    node = Node(shared_scratch / "cli")
+    """Give a node of three guests, brought up by `trivisor up`; taken down by `trivisor down`.
+
+    So every command of these tests meets a directory whose name has to be encoded everywhere.
+    """
+    node = Node(shared_scratch / f"{NASTY}c")
     done = node.up()
     assert done.returncode == 0, done.stderr
     try:
@@ -418,7 +421,7 @@ def test_guest_that_never_becomes_ready_is_reported_with_its_console(shared_scra
     service = shared_scratch / "broken.py"
     service.write_text("raise RuntimeError('cannot be loaded in a guest')\n")
     node = Node(shared_scratch / "never")
-    done = node.run(*UP, "--service", str(service), "--guests", "1", "--boot-deadline", "45")
+    done = node.run(*UP, "--service", str(service), "--guests", "1", "--boot-deadline", "600")
     assert done.returncode == ExitCode.FAILED
     assert "never became ready" in done.stderr
     assert "cannot be loaded in a guest" in done.stderr

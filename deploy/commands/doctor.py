@@ -19,9 +19,9 @@ import msgspec
 
 from deploy.commands.options import directory_option, json_option, layout_of
 from deploy.errors import CannotRunHere, DeployError
-from deploy.host.files import check_socket_paths
-from deploy.machine.spec import DOMAIN_ID_DIGITS, EMBED
-from deploy.node.records import Layout, cache_directory
+from deploy.machine.spec import EMBED
+from deploy.node.configuration import check_paths
+from deploy.node.records import Layout, Settings, cache_directory
 from voter.commands.terminal import ExitCode, console, print_json, quiet_logs
 
 __all__ = ["doctor"]
@@ -139,10 +139,8 @@ def _directory(check: str, path: Path, *, option: str) -> HostCheck:
 
 
 def _socket_paths(layout: Layout) -> HostCheck:
-    number = "9" * DOMAIN_ID_DIGITS
-    monitor = f"{layout.directory}/r/lib/qemu/domain-{number}-g1/monitor.sock"
     try:
-        check_socket_paths([*map(str, layout.sockets), monitor])
+        check_paths(layout, Settings())
     except DeployError as error:
         return _missing("socket paths", error.problem, error.remedy)
     return _ok("socket paths", "short enough")

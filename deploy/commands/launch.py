@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from deploy.errors import AlreadyUp, CannotRunHere, DeployError
-from deploy.host.files import LogFile, check_socket_paths, read_tail, sync_directory
+from deploy.host.files import LogFile, read_tail, sync_directory
 from deploy.host.spawn import python_command, python_environment
 from deploy.machine.accel import decide
 from deploy.machine.spec import Progress
+from deploy.node.configuration import check_paths
 from deploy.node.orphans import stop_watchdog
 from deploy.node.processes import find_orphans, find_processes
 from deploy.node.records import (
@@ -41,7 +42,7 @@ def prepare_node(layout: Layout, settings: Settings, progress: Progress) -> Node
 
     Raises AlreadyUp, ForeignState, CannotRunHere, DeployError.
     """
-    check_socket_paths(map(str, layout.sockets))
+    check_paths(layout, settings)
     layout.prepare()
     holder = Lock(layout).holder()
     if holder is not None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 
 import click
 
+from deploy.host.files import check_path
 from deploy.node.records import Layout
 from voter.commands.parameters import node_directory
 from voter.commands.terminal import default_directory, warn
@@ -24,8 +24,11 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print the re
 
 
 def layout_of(directory: Path | None) -> Layout:
-    """Return the node's directory that a command's option names."""
-    return Layout(Path(os.path.abspath(directory or default_directory())))
+    """Return the node's directory that a command's option names.  Raises PathUnusable."""
+    given = Path.cwd() / (directory or default_directory())
+    check_path(given)
+    # A symbolic link may serve to shorten the path.  Before "..", only its target counts.
+    return Layout(given.resolve() if ".." in given.parts else given)
 
 
 class StepPrinter:

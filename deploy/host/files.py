@@ -1,9 +1,10 @@
-"""Files: atomic replacement, logs of bounded size, room on the disk, lengths of socket paths."""
+"""Files: atomic replacement, logs of bounded size, room on the disk, paths a node can use."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import unicodedata
 from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,11 +12,12 @@ from typing import IO
 
 import msgspec
 
-from deploy.errors import PathTooLong
+from deploy.errors import PathTooLong, PathUnusable
 
 __all__ = [
     "SOCKET_PATH_LIMIT",
     "LogFile",
+    "check_path",
     "check_socket_paths",
     "lack_of_room",
     "read_tail",
@@ -27,6 +29,8 @@ __all__ = [
 
 LOG_LIMIT = 4 << 20
 """Bytes.  A longer log is moved to ``NAME.1``, so a log uses twice as much disk at most."""
+_NO_XML = frozenset({0xFFFE, 0xFFFF})
+"""Code points that XML excludes, in addition to control characters and surrogates."""
 SOCKET_PATH_LIMIT = 107
 """Bytes in a unix socket's path: 108 in the kernel's structure, with the closing zero."""
 
@@ -147,7 +151,25 @@ def lack_of_room(directory: Path, room: int = ROOM) -> str:
     return ""
 
 
-# ---- paths of sockets
+# ---- paths
+
+
+def check_path(path: str | os.PathLike[str]) -> None:
+    """Raise PathUnusable if a path has characters that XML or a line of text cannot carry.
+
+    Libvirt's XML carries any other character, and so do its URI and QEMU's options once encoded.
+    """
+    for character in os.fspath(path):
+        code = ord(character)
+        if unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") or code in _NO_XML:
+            what = (
+                "bytes that are not UTF-8" if 0xDC80 <= code <= 0xDCFF
+                else f"the control character U+{code:04X}"
+            )  # fmt: skip
+            raise PathUnusable(
+                f"the path {os.fspath(path)!r} has {what}, which libvirt cannot carry",
+                remedy="choose a path without it",
+            )
 
 
 def check_socket_paths(paths: Iterable[str]) -> None:

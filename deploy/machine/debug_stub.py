@@ -6,6 +6,7 @@ A debugger that connects stops the CPU; when it disconnects, the CPU continues.
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Callable
@@ -14,11 +15,23 @@ from pathlib import Path
 from deploy.errors import HypervisorFailed
 from deploy.machine.hypervisor import Domain, RunState, finish
 
-__all__ = ["debug_stub", "why_no_stub"]
+__all__ = ["debug_stub", "monitor_word", "stub_device", "why_no_stub"]
 
 _TIMEOUT = 3.0
 """Seconds for each step; milliseconds are usual."""
 _EMULATOR = "qemu-system-x86_64"
+
+
+def stub_device(path: str | os.PathLike[str]) -> str:
+    """Return QEMU's option for a listening unix socket; QEMU reads a comma that is doubled."""
+    # Named: without "path=", QEMU takes what precedes a "=" in the path for the option's name.
+    return f"unix:path={os.fspath(path).replace(',', ',,')},server=on,wait=off"
+
+
+def monitor_word(text: str) -> str:
+    """Return a text as one argument of a command of QEMU's human monitor."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 def why_no_stub(emulator: str = _EMULATOR) -> str:
@@ -29,7 +42,7 @@ def why_no_stub(emulator: str = _EMULATOR) -> str:
     with tempfile.TemporaryDirectory(prefix="tvg-") as directory:
         words = [emulator, "-machine", "microvm", "-accel", "tcg", "-nodefaults"]
         words += ["-display", "none", "-S", "-monitor", "stdio"]
-        words += ["-gdb", f"unix:{directory}/stub,server=on,wait=off"]
+        words += ["-gdb", stub_device(f"{directory}/stub")]
         try:
             done = subprocess.run(
                 words, check=False, input=b"quit\n", capture_output=True, timeout=10 * _TIMEOUT
@@ -52,8 +65,7 @@ async def debug_stub(
     HypervisorFailed if QEMU has no stub.
     """
     ran = await _runs(domain)
-    device = f"unix:{str(path).replace(',', ',,')},server=on,wait=off"
-    answer = await domain.monitor(f"gdbserver {device}", timeout=_TIMEOUT)
+    answer = await domain.monitor(f"gdbserver {monitor_word(stub_device(path))}", timeout=_TIMEOUT)
     if not answer.startswith("Waiting for gdb"):
         raise HypervisorFailed(f"QEMU has no debug stub at {path}: {answer}")
     try:

@@ -6,12 +6,15 @@ import filecmp
 import os
 import shutil
 from pathlib import Path
+from urllib.parse import quote
 
 import structlog
 
+from deploy.errors import HypervisorFailed
 from deploy.host.files import write_whole
+from deploy.machine.spec import EMBED
 
-__all__ = ["keep_capabilities", "prepare_root"]
+__all__ = ["check_owner", "embed_uri", "keep_capabilities", "prepare_root"]
 
 # The reason for each line (measured on Debian 12):
 # - user, group: QEMU runs as the user that probes it.  Another user may not be able to open
@@ -54,6 +57,25 @@ _LONGEST_LOG = 1 << 20
 _CAPABILITIES = Path("cache/qemu/capabilities")
 
 _log = structlog.get_logger(__name__)
+
+
+def embed_uri(root: Path) -> str:
+    """Return the URI of the embedded libvirt in this directory."""
+    return f"{EMBED}?root={quote(os.fsencode(root), safe='/')}"
+
+
+def check_owner(root: Path) -> None:
+    """Raise HypervisorFailed unless this process's libvirt, just opened, uses this directory.
+
+    A URI that libvirt reads differently would put the node's files elsewhere.
+    """
+    file = root / "run/qemu/driver.pid"
+    try:
+        owner = file.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeError) as error:
+        raise HypervisorFailed(f"libvirt does not use {root}: {error}") from error
+    if owner != str(os.getpid()):
+        raise HypervisorFailed(f"libvirt does not use {root}: {file} names process {owner}")
 
 
 def prepare_root(root: Path, *, capabilities: Path | None = None) -> None:

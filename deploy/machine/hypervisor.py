@@ -27,9 +27,10 @@ import libvirt
 import libvirt_qemu
 
 from deploy.errors import AlreadyUp, CannotRunHere, DeployError, HypervisorFailed, HypervisorSilent
+from deploy.host.files import check_path
 from deploy.machine.boot_watch import instruction_page
 from deploy.machine.contention import within
-from deploy.machine.embed import prepare_root
+from deploy.machine.embed import check_owner, embed_uri, prepare_root
 from deploy.machine.qemu import adopt_orphans
 from deploy.machine.spec import EMBED
 
@@ -140,17 +141,20 @@ class Hypervisor:
                 raise ValueError("the embedded libvirt needs a root directory")
             adopt_orphans()
             try:
+                check_path(root)
                 prepare_root(root, capabilities=capabilities)
             except OSError as error:
                 raise CannotRunHere(
                     f"cannot make libvirt's directory {root}: {error.strerror}",
                     remedy="choose a writable directory (--dir)",
                 ) from error
-            target = f"{uri}?root={root}"
+            target = embed_uri(root)
         try:
             connection = await asyncio.to_thread(libvirt.open, target)
         except libvirt.libvirtError as error:
             raise opening_error(str(error), target) from error
+        if root is not None and uri == EMBED:
+            check_owner(root)
         hypervisor = cls(connection, uri)
         try:
             await hypervisor._register()

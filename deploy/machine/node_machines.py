@@ -19,7 +19,7 @@ import msgspec
 import structlog
 
 from deploy.errors import CannotRunHere, DeployError, ForeignState, WrongState
-from deploy.host.files import check_socket_paths
+from deploy.host.files import check_path, check_socket_paths
 from deploy.machine.domain_xml import owner_in_xml
 from deploy.machine.embed import keep_capabilities
 from deploy.machine.guest import Guest
@@ -97,7 +97,7 @@ class NodeMachines:
         the rest of the node serves already: a guest that does not run is left dead, to be restored
         later, and an error ends no guest.
 
-        Raises PathTooLong before anything is started, AlreadyUp, ForeignState, CannotRunHere,
+        Raises PathUnusable before anything is started, AlreadyUp, ForeignState, CannotRunHere,
         GuestNeverReady, HypervisorFailed, DeployError if the image is damaged.
         """
         if self._image is not None:
@@ -105,6 +105,7 @@ class NodeMachines:
                 verify(self._image)
             except ImageError as error:
                 raise DeployError(str(error)) from error
+        check_path(self.spec.directory)
         check_socket_paths(socket_paths(self.spec))
         try:
             self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -6,14 +6,26 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deploy.machine.spec import NodeSpec, plan_node
+from deploy.host.files import check_path, check_socket_paths
+from deploy.machine.spec import NodeSpec, plan_node, socket_paths
 from deploy.node.records import Layout, NodeRecord, Settings, cache_directory
 from guests.image import COMMAND_LINE, Image
 
 if TYPE_CHECKING:
     from deploy.machine.node_machines import NodeMachines
 
-__all__ = ["make_machines", "node_spec", "voter_config"]
+__all__ = ["check_paths", "make_machines", "node_spec", "toml_string", "voter_config"]
+
+
+def check_paths(layout: Layout, settings: Settings) -> None:
+    """Raise PathUnusable if a node with these settings cannot run in this directory."""
+    check_path(layout.directory)
+    planned = plan_node(
+        directory=str(layout.directory), uuids=("",) * (settings.guests + 1),
+        kernel="", initrd="", cmdline="", accel="tcg", uri=settings.connect,
+    )  # fmt: skip
+    proxied = [layout.proxy_link(guest.name) for guest in planned.guests]
+    check_socket_paths([*map(str, (*layout.sockets, *proxied)), *socket_paths(planned)])
 
 
 def node_spec(layout: Layout, record: NodeRecord) -> NodeSpec:
@@ -56,21 +68,22 @@ def voter_config(layout: Layout, settings: Settings, node: str, links: dict[str,
     """
     lines = [
         "# Written by `trivisor up`, which overwrites changes.",
-        f"vote = {_quote(settings.vote)}",
-        f"durability = {_quote(settings.durability)}",
+        f"vote = {toml_string(settings.vote)}",
+        f"durability = {toml_string(settings.durability)}",
     ]
     if settings.function is not None and settings.function != "guest":
-        lines.append(f"function = {_quote(settings.function)}")
+        lines.append(f"function = {toml_string(settings.function)}")
     if not settings.service.endswith(".py"):
-        lines.append(f"service = {_quote(settings.service)}")
+        lines.append(f"service = {toml_string(settings.service)}")
     if settings.durability != "none":
-        lines += ["", "[journal]", f"directory = {_quote(layout.journal.name)}"]
-        lines.append(f"node = {_quote(node)}")
+        lines += ["", "[journal]", f"directory = {toml_string(layout.journal.name)}"]
+        lines.append(f"node = {toml_string(node)}")
     for name, link in links.items():
-        lines += ["", "[[replica]]", f"name = {_quote(name)}", f"link = {_quote(link)}"]
+        lines += ["", "[[replica]]", f"name = {toml_string(name)}", f"link = {toml_string(link)}"]
     return "\n".join(lines) + "\n"
 
 
-def _quote(text: str) -> str:
+def toml_string(text: str) -> str:
     """Return a TOML basic string (JSON's escapes are a subset of TOML's)."""
-    return json.dumps(text)
+    # Not as ASCII: JSON writes other planes as surrogates, which TOML rejects.
+    return json.dumps(text, ensure_ascii=False)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shlex
 import struct
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -282,7 +283,8 @@ _FLOCK = struct.Struct("@hhqqi4x")
 
 def already_up(layout: Layout, pid: int) -> AlreadyUp:
     """Return the error that names the supervisor of this directory's node."""
+    where = shlex.quote(str(layout.directory))
     return AlreadyUp(
         f"a node already runs in {layout.directory}: its supervisor is process {pid}",
-        remedy=f"`trivisor status --dir {layout.directory}` shows it, `trivisor down` ends it",
+        remedy=f"`trivisor status --dir {where}` shows it, `trivisor down` ends it",
     )

@@ -26,6 +26,7 @@ from deploy.host.spawn import python_command
 from deploy.machine.accel import decide
 from deploy.machine.node_machines import NodeMachines
 from deploy.machine.spec import plan_node
+from deploy.node.configuration import toml_string
 from deploy.node.records import Durability, cache_directory
 from faultinject.bench.peers import haproxy_command
 from guests.image import COMMAND_LINE, Overlay, add_overlay, build_image
@@ -179,17 +180,18 @@ async def start_voter(
     directory.mkdir(parents=True)
     http = free_port()
     lines = ['vote = "2/3"', f'durability = "{durability}"', "[listen]"]
-    lines += [f'http = "127.0.0.1:{http}"', f'native_unix = "{directory}/native.sock"']
-    lines += [f'control = "{directory}/control.sock"']
+    lines += [f'http = "127.0.0.1:{http}"']
+    lines += [f"native_unix = {toml_string(str(directory / 'native.sock'))}"]
+    lines += [f"control = {toml_string(str(directory / 'control.sock'))}"]
     if durability != "none":
         lines += ["[journal]", 'directory = "journal"']
     if limits:
         lines += ["[limits]", *(f"{name} = {value!r}" for name, value in limits.items())]
     names = [f"g{number}" for number in range(1, len(links) + 1)]
     for name, link in zip(names, links, strict=True):
-        lines += ["[[replica]]", f'name = "{name}"', f"link = '{link}'"]
+        lines += ["[[replica]]", f'name = "{name}"', f"link = {toml_string(link)}"]
     path = directory / "voter.toml"
-    path.write_text("\n".join(lines) + "\n")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     process = await children.start(
         *python_command("voter", "--config", path), log=directory / "voter.log"
     )

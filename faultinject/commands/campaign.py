@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -318,4 +319,5 @@ def _write_report(directory: Path) -> None:
 
         click.echo(f"report: {write_report(directory)}")
     except (CommandError, ImportError) as error:
-        warn(f"no report: {error}; `trivisor campaign report {directory}` writes it later")
+        where = shlex.quote(str(directory))
+        warn(f"no report: {error}; `trivisor campaign report {where}` writes it later")

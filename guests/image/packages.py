@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import re
 import subprocess
 import tarfile
 import tempfile
@@ -42,6 +43,8 @@ _DEADLINE = 900.0
 """Seconds that mmdebstrap may take before it is ended: enough for a slow mirror."""
 
 _LIST = "trivisor.packages"
+
+_PLAIN_PATH = re.compile(r"/[\w/.+-]+", re.ASCII)
 
 
 class Package(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -80,7 +83,7 @@ def fetch(work: Path, *, progress: Callable[[str], None]) -> list[Package]:
             str(archive),
             str(sources),
         ],
-        env={**os.environ, "LC_ALL": "C.UTF-8", "SOURCE_DATE_EPOCH": "0"},
+        env=_environment(),
         deadline=_DEADLINE,
     )
     progress("choosing the files that guests need")
@@ -90,6 +93,15 @@ def fetch(work: Path, *, progress: Callable[[str], None]) -> list[Package]:
     progress("compiling Python's library")
     _compile_library(work)
     return list(_packages(listed))
+
+
+def _environment() -> dict[str, str]:
+    """Return mmdebstrap's environment."""
+    environment = {**os.environ, "LC_ALL": "C.UTF-8", "SOURCE_DATE_EPOCH": "0"}
+    # It makes a root there, and apt rejects paths with quotes and other special characters.
+    if not _PLAIN_PATH.fullmatch(environment.get("TMPDIR", "")):
+        environment["TMPDIR"] = "/tmp"
+    return environment
 
 
 def _apt_options() -> Iterator[str]:

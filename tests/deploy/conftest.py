@@ -26,6 +26,7 @@ from guests.protocol import wire
 
 __all__ = [
     "answers",
+    "NASTY",
     "Booted",
     "booted",
     "capabilities",
@@ -34,6 +35,10 @@ __all__ = [
     "may_raise_priority",
     "plan",
 ]
+
+
+# A path with what URIs, XML, TOML, QEMU's options, shells and terminals treat specially.
+NASTY = "-a b;,,#&%41é😀'\":?=\\$~[/]*"
 
 
 class Booted(NamedTuple):
@@ -88,7 +93,7 @@ def may_raise_priority() -> bool:
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def booted(shared_scratch: Path, image: Image, capabilities: Path) -> AsyncIterator[Booted]:
     """Give the shared node.  Its tests run in the session's event loop and restore it."""
-    node = NodeMachines(plan(shared_scratch / "n", image, guests=2), capabilities=capabilities)
+    node = NodeMachines(plan(shared_scratch / NASTY, image, guests=2), capabilities=capabilities)
     arrivals = await node.up()
     try:
         yield Booted(node, arrivals)

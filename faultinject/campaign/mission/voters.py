@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import shutil
 import signal
@@ -15,6 +14,7 @@ from typing import Any
 
 import aiohttp
 
+from deploy.node.configuration import toml_string
 from faultinject.campaign.mission.zygote import Zygote
 from voter.sockets import listen_unix
 
@@ -76,7 +76,8 @@ class Voters:
         """
         shutil.rmtree(self._directory / "journal", ignore_errors=True)
         config = self._directory / "voter.toml"
-        config.write_text(_config(vote, links, limits, journal=journal, function=function))
+        text = _config(vote, links, limits, journal=journal, function=function)
+        config.write_text(text, encoding="utf-8")
         voter = MissionVoter(
             self._directory / "control.sock",
             lambda: self._zygote.fork(config, self._directory / "voter.log"),
@@ -105,15 +106,15 @@ def _config(
     journal: bool,
     function: str = "",
 ) -> str:
-    """Return the voter's configuration, as TOML (JSON strings are TOML strings)."""
-    lines = [f"vote = {json.dumps(vote)}", f'durability = "{"os" if journal else "none"}"']
+    """Return the voter's configuration, as TOML."""
+    lines = [f"vote = {toml_string(vote)}", f'durability = "{"os" if journal else "none"}"']
     if function:
-        lines.append(f"function = {json.dumps(function)}")
+        lines.append(f"function = {toml_string(function)}")
     if journal:
         lines += ["[journal]", 'directory = "journal"', f"segment = {8 << 20}"]
     lines += ["[limits]", *(f"{name} = {value!r}" for name, value in limits.items())]
     for name, link in links.items():
-        lines += ["[[replica]]", f"name = {json.dumps(name)}", f"link = {json.dumps(link)}"]
+        lines += ["[[replica]]", f"name = {toml_string(name)}", f"link = {toml_string(link)}"]
     return "\n".join(lines) + "\n"
 
 

@@ -6,11 +6,13 @@ import contextlib
 import importlib.metadata
 import os
 import platform
+import shlex
 import signal
 from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 from rich.console import Console
+from rich.markup import escape
 
 from deploy.machine.debug_stub import why_no_stub
 from faultinject.campaign.planning.kept_durations import keep_durations
@@ -102,8 +104,9 @@ def show_ending(store: Store, ending: Ending, console: Console) -> None:
         f"in {duration(ending.seconds)}{rate}"
     )
     if store.partial:
+        where = shlex.quote(str(store.directory))
         console.print(
-            f"[yellow]partial[/] ({ending.why}): `trivisor campaign resume {store.directory}` "
+            f"[yellow]partial[/] ({ending.why}): `trivisor campaign resume {escape(where)}` "
             "continues with the same plan"
         )
     images = {(each.image, each.build, each.accel) for each in store.meta().facts.values()}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 import msgspec
+from rich.markup import escape
 
 from faultinject.campaign.run.interim import CellResult, interim_results
 from faultinject.campaign.run.screen import duration, results_table
@@ -90,7 +92,7 @@ def _rate(store: Store, run: RunRecord | None) -> float | None:
 
 def show_status(status: Status, out: Console) -> None:
     """Print the status."""
-    out.print(f"[bold]{status.title}[/] ({status.question}), seed {status.seed}")
+    out.print(f"[bold]{escape(status.title)}[/] ({status.question}), seed {status.seed}")
     left = "" if status.left is None else f", about {duration(status.left)} left"
     rate = "" if status.rate is None else f", {status.rate * 3600:,.0f} an hour"
     out.print(f"{status.state}: {status.done:,} of {status.total:,} missions{rate}{left}")
@@ -98,7 +100,8 @@ def show_status(status: Status, out: Console) -> None:
     for estimate in status.estimates:
         out.print(estimate, markup=False)
     if status.state not in ("complete", "running"):
+        where = shlex.quote(status.directory)
         out.print(
             f"[yellow]partial[/]: the first {status.complete_prefix:,} missions of the plan's "
-            f"order are complete; `trivisor campaign resume {status.directory}` continues"
+            f"order are complete; `trivisor campaign resume {escape(where)}` continues"
         )

@@ -11,6 +11,7 @@ not added; they are run again.  A mission that is stored is never added twice.
 from __future__ import annotations
 
 import os
+import shlex
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -321,7 +322,7 @@ def _refusal(directory: Path, known: sqlite3.Row, spec: Spec, seed: int) -> str:
     if (held, known["seed"]) == (spec.hash, seed):
         return (
             f"{directory} already holds this campaign ({known['title']!r}, seed {seed}): continue "
-            f"it with `trivisor campaign resume {directory}`"
+            f"it with `trivisor campaign resume {shlex.quote(str(directory))}`"
         )
     what = "the same spec with another seed" if held == spec.hash else "another spec"
     return (

@@ -10,16 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from deploy.errors import CannotRunHere, PathTooLong
+from deploy.errors import CannotRunHere, PathTooLong, PathUnusable
 from deploy.host.files import (
     SOCKET_PATH_LIMIT,
     LogFile,
+    check_path,
     check_socket_paths,
     read_tail,
     temporary_name,
     write_json,
     write_whole,
 )
+from tests.deploy.conftest import NASTY
 
 # ---- atomic replacement
 
@@ -92,3 +94,22 @@ def test_socket_path_limit_is_the_kernels(scratch: Path) -> None:
     assert isinstance(caught.value, CannotRunHere)
     with pytest.raises(PathTooLong):
         check_socket_paths(["/" + "ä" * 60])  # bytes count, not characters
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("a\nb", r"U\+000A"), ("a\tb", r"U\+0009"), ("a\x7f", r"U\+007F"), ("\x9b", r"U\+009B"),
+        ("\ud800", r"U\+D800"), (os.fsdecode(b"\xff"), "not UTF-8"), ("\uffff", r"U\+FFFF"),
+        ("a\u2028b", r"U\+2028"),
+    ],
+)  # fmt: skip
+def test_path_that_libvirt_cannot_carry_is_named(name: str, what: str) -> None:
+    with pytest.raises(PathUnusable, match=what) as caught:
+        check_path(Path("/n") / name)
+    str(caught.value).encode()  # it can be printed
+
+
+@pytest.mark.parametrize("name", [NASTY, "a b", "ä", "\U0001f600", "日本", "..", "-rf", "e\u0301"])
+def test_any_other_path_is_accepted(name: str) -> None:
+    check_path(f"/n/{name}")

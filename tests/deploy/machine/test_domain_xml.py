@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import msgspec
 import pytest
 
+from deploy.host.files import check_path
 from deploy.machine.domain_xml import domain_xml, owner_in_xml
+from tests.deploy.conftest import NASTY
 from tests.deploy.machine.test_spec import UUIDS, planned
 
 GOLDEN = Path(__file__).parent / "golden.xml"
@@ -80,6 +83,17 @@ def test_owner_is_read_from_the_xml() -> None:
     assert owner_in_xml("<domain><name>g1</name></domain>") is None
     with pytest.raises(ValueError, match="not XML"):
         owner_in_xml("<domain>")
+
+
+def test_any_directory_that_is_accepted_survives_the_xml() -> None:
+    spec = planned(directory=f"/tmp/{NASTY}").guests[0]
+    check_path(spec.disk)
+    read = ET.fromstring(domain_xml(spec, node_uuid=UUIDS[0]))
+    assert [each.get("file") for each in read.iter("source") if "file" in each.attrib] == [
+        spec.disk
+    ]
+    sockets = [each.get("path") for each in read.iter("source") if "path" in each.attrib]
+    assert sockets == [spec.console_socket, spec.bound_link]
 
 
 def test_user_supplied_text_is_escaped() -> None:

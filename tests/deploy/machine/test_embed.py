@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from deploy.errors import AlreadyUp, CannotRunHere
-from deploy.machine.embed import keep_capabilities, prepare_root
+from deploy.errors import AlreadyUp, CannotRunHere, HypervisorFailed
+from deploy.machine.embed import check_owner, embed_uri, keep_capabilities, prepare_root
 from deploy.machine.hypervisor import Hypervisor, opening_error
+from tests.deploy.conftest import NASTY
 
 
 def test_root_is_private_and_qemu_runs_as_the_user_that_probes_it(scratch: Path) -> None:
@@ -30,6 +32,26 @@ def test_qemus_capabilities_are_cached_across_nodes(scratch: Path) -> None:
     prepare_root(second, capabilities=kept)
     assert (second / "cache/qemu/capabilities/1.xml").read_text() == "<qemuCaps/>"
     assert [path.name for path in kept.iterdir()] == ["1.xml"]
+
+
+@pytest.mark.parametrize("name", [NASTY, "plain", "%2e%2e", "a&root=b", "a#b", "+", "a?b;c"])
+def test_root_is_one_parameter_of_the_uri(name: str) -> None:
+    uri = embed_uri(Path("/n") / name)
+    assert uri.isascii()
+    parts = urlsplit(uri)
+    assert (parts.path, parts.fragment) == ("/embed", "")
+    assert parse_qs(parts.query, strict_parsing=True) == {"root": [f"/n/{name}"]}
+
+
+def test_libvirt_that_uses_another_directory_is_noticed(scratch: Path) -> None:
+    with pytest.raises(HypervisorFailed, match="does not use"):
+        check_owner(scratch)
+    prepare_root(scratch)
+    (scratch / "run/qemu/driver.pid").write_text("1\n")  # another process's, left behind
+    with pytest.raises(HypervisorFailed, match="names process 1"):
+        check_owner(scratch)
+    (scratch / "run/qemu/driver.pid").write_text(f"{os.getpid()}\n")
+    check_owner(scratch)
 
 
 def test_long_log_is_truncated(scratch: Path) -> None:

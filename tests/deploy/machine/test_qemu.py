@@ -9,13 +9,15 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from deploy.machine.debug_stub import why_no_stub
+from deploy.machine.debug_stub import monitor_word, why_no_stub
 from deploy.machine.qemu import QemuProcess, find_qemu, limit_file_size, ram_file
+from tests.deploy.conftest import NASTY
 
 UUID = "aaaaaaaa-0000-4000-8000-00000000000f"
 WAIT = "import sys; disk = open(sys.argv[4]); print('up', flush=True); sys.stdin.read()"
@@ -34,6 +36,18 @@ def qemu(scratch: Path) -> Iterator[subprocess.Popen[bytes]]:
         process.stdout.readline()
         yield process
         process.kill()
+
+
+def test_stub_listens_in_any_directory(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """QEMU itself reads the option back: a wrong one would make another path or an error."""
+    directory = scratch / NASTY
+    directory.mkdir(parents=True)
+    monkeypatch.setattr(tempfile, "tempdir", str(directory))
+    assert why_no_stub() == ""
+
+
+def test_monitor_reads_a_path_as_one_word() -> None:
+    assert monitor_word('a "b" c\\d') == '"a \\"b\\" c\\\\d"'
 
 
 def test_qemu_is_found_by_uuid_and_open_disk_together(

@@ -11,11 +11,13 @@ import msgspec
 import pytest
 
 from deploy.commands.launch import prepare_node
-from deploy.errors import AlreadyUp, ForeignState
+from deploy.commands.options import layout_of
+from deploy.errors import AlreadyUp, ForeignState, PathTooLong, PathUnusable
 from deploy.host.identity import ProcessIdentity, identify
 from deploy.host.spawn import python_environment
 from deploy.node.configuration import node_spec, voter_config
 from deploy.node.records import FaultRecord, Layout, Lock, NodeRecord, RunningRecord, Settings
+from tests.deploy.conftest import NASTY
 from voter.config import parse
 
 LINKS = {"g1": 'unix:/a "quoted"\\path', "g2": "unix:/b", "g3": "unix:/c"}
@@ -148,3 +150,36 @@ def test_guests_memory_is_a_file_only_when_faults_are_allowed(
     assert [guest.ram_file for guest in spec.guests] == [allowed] * 3
     assert {guest.memory_mib for guest in spec.guests} == {256}
     assert [guest.name for guest in spec.guests] == ["g1", "g2", "g3"]
+
+
+def test_voters_configuration_carries_any_path(scratch: Path) -> None:
+    layout = Layout(scratch)
+    path = f"unix:{scratch}/{NASTY}"
+    settings = msgspec.structs.replace(Settings(), function=f"{path}/f")
+    config = parse(voter_config(layout, settings, "me", {"g1": path, "g2": path, "g3": path}))
+    assert config.function == f"{path}/f"
+    assert {replica.link for replica in config.replica} == {path}
+
+
+def test_directory_too_long_for_a_node_is_named_before_anything_is_made(scratch: Path) -> None:
+    long = Layout(scratch / ("d" * 60))
+    with pytest.raises(PathTooLong, match=r"monitor\.sock"):
+        prepare_node(long, Settings(), print)
+    with pytest.raises(PathUnusable, match=r"U\+000A"):
+        prepare_node(Layout(scratch / "a\nb"), Settings(), print)
+    assert list(scratch.iterdir()) == []
+
+
+def test_directory_is_named_as_the_kernel_reads_it(
+    scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (scratch / "real/sub").mkdir(parents=True)
+    (scratch / "link").symlink_to(scratch / "real/sub")
+    monkeypatch.chdir(scratch)
+    names = {"n/": "n", "./n": "n", "link/../n": "real/n", "-x": "-x", "link/n": "link/n"}
+    for given, meant in names.items():
+        assert layout_of(Path(given)).directory == scratch / meant
+    monkeypatch.setenv("TRIVISOR_DIR", "relative")
+    assert layout_of(None).directory == scratch / "relative"
+    with pytest.raises(PathUnusable):
+        layout_of(Path("a\nb"))
