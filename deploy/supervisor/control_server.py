@@ -20,10 +20,10 @@ import msgspec
 import structlog
 from aiohttp import web
 
-from deploy.errors import DeployError
+from deploy.errors import DeployError, UnknownGuest
 from deploy.supervisor.active_faults import FaultRefused
 from deploy.supervisor.observer import HISTORY_LENGTH
-from deploy.supervisor.supervisor import Supervisor, UnknownGuest
+from deploy.supervisor.supervisor import Supervisor
 from voter.commands.terminal import ExitCode
 from voter.sockets import listen_unix
 

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from deploy.errors import DeployError
+from deploy.errors import DeployError, UnknownGuest
 from deploy.host.child import Child
 from deploy.host.files import LogFile, read_tail, write_json, write_whole
 from deploy.host.identity import identify
@@ -42,7 +42,7 @@ from deploy.watchdog.client import WatchdogClient
 from deploy.watchdog.process import LIMIT, WINDOW
 from voter.core import Policy
 
-__all__ = ["NodeFactory", "Supervisor", "UnknownGuest"]
+__all__ = ["NodeFactory", "Supervisor"]
 
 NodeFactory = Callable[[Layout, NodeRecord], NodePort]
 READY_DEADLINE = 60.0
@@ -124,9 +124,7 @@ class Supervisor:
         self._tasks: list[asyncio.Task[None]] = []
         self._stop = asyncio.Event()
         self._began = time.time()
-        me = identify(os.getpid())
-        assert me is not None
-        self._me = me
+        self._me = identify(os.getpid())
 
     # ---- running
 
@@ -353,7 +351,8 @@ class Supervisor:
             name: identity for name, identity in self._before.processes.items() if name == "proxy"
         }
         voter = self._voter.identity
-        processes["supervisor"] = self._me
+        if self._me is not None:
+            processes["supervisor"] = self._me
         if self._watchdog.process is not None:
             processes["watchdog"] = self._watchdog.process
         if voter is not None:
@@ -490,10 +489,6 @@ class Supervisor:
                 yield await lines.get()
         finally:
             stop()
-
-
-class UnknownGuest(DeployError):
-    """The node has no guest of this name."""
 
 
 def _first(group: BaseExceptionGroup[DeployError]) -> DeployError:

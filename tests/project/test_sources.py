@@ -14,6 +14,7 @@ MOST_LINES = 500
 # Files that may call `time.sleep`, and why. All others wait for events.
 SLEEPS = {
     ".ci/deadline.py": "polls /proc: there is no event for the end of an orphan's orphan",
+    "deploy/commands/logs.py": "follows a file: the standard library has no event for its growth",
     "deploy/authorizer.py": "a pause, so that an F that dies at once does not take the processor",
     "faultinject/demo/story.py": "polls the end of processes that are not its children",
     "guests/agent/main.py": "a port whose host end is closed gives no event, nor does sysfs",
