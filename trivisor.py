@@ -6,6 +6,7 @@ This module prints errors as one message with a remedy, and exits with a code of
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 
 import click
 
+from deploy.host.guard import guard_command
 from voter.commands.terminal import CommandError, ExitCode, warn
 
 __all__ = ["COMMANDS", "command", "main"]
@@ -89,6 +91,14 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "supervise": ("faultinject.commands.faults", "supervise", ""),
 }
 HIDDEN = frozenset({"supervise"})
+GUARDED = frozenset(
+    {"up", "down", "demo", "bench", "soak", "simulate", "campaign", "doctor", "service"}
+)
+"""Commands that start processes: `deploy.host.guard` ends what they leave.
+
+The daemons `voter`, `function` and `supervise` are not among them: systemd and the watchdog know
+them by their pid.  Their children end with them.
+"""
 OURS = frozenset({"deploy", "faultinject", "guests", "voter"})
 
 # Exit codes of errors of the packages below, by the qualified name of the class or of a base.
@@ -170,9 +180,16 @@ def command(ctx: click.Context, debug: bool) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command and end the process with its exit code."""
+    """Run the command and end the process with its exit code.
+
+    Without ``arguments`` it runs the command line of this process, under a guard if it starts
+    processes.
+    """
     words = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in words[:1]
+    name = next((word for word in words if not word.startswith("-")), "")
+    if arguments is None and name in GUARDED:
+        guard_command(leaves=name == "up", after_failure=_sweep)
     try:
         result: Any = command.main(args=words, prog_name="trivisor", standalone_mode=False)
         code = result if isinstance(result, int) else ExitCode.OK
@@ -184,15 +201,27 @@ def main(arguments: list[str] | None = None) -> None:
     except (click.Abort, KeyboardInterrupt):
         warn("interrupted")
         code = ExitCode.INTERRUPTED
-    except BrokenPipeError:  # the reader of the output has exited (`trivisor logs | head`)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = ExitCode.FAILED
     except Exception as error:
-        if debug:
-            raise
-        _print_error(error)
         code = _exit_code(error)
+        if _lost_output(error):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        elif debug:
+            raise
+        else:
+            _print_error(error)
     sys.exit(int(code))
+
+
+def _sweep() -> None:
+    """Remove the scratch directory of a command that could not do it."""
+    from deploy.host.scratch import sweep_abandoned  # noqa: PLC0415 - rarely needed
+
+    sweep_abandoned()
+
+
+def _lost_output(error: Exception) -> bool:
+    """Return whether the reader of the output has ended (`| head`), or the terminal is gone."""
+    return isinstance(error, OSError) and error.errno in (errno.EPIPE, errno.EIO)
 
 
 def _print_error(error: Exception) -> None:

@@ -19,116 +19,26 @@ after a while, like the libvirtd of a session, is ended and reported, but is not
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
-__all__ = ["descendants", "end_all", "main"]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+from deploy.host.guard import end_children, wait_for_children
+from deploy.host.spawn import become_subreaper, end_with_parent
+
+__all__ = ["main"]
+
 TERM_GRACE = 15.0  # seconds between SIGINT and SIGTERM, and SIGTERM and SIGKILL; see --grace
-KILL_GRACE = 15.0  # seconds until a killed process must be gone
 LEAVE = 2.0  # seconds for helpers of a command that has ended (multiprocessing's, say) to end too
-POLL = 0.1  # seconds; there is no event for "an orphan of mine has ended"
 
 
 class Ended(Exception):
     """A signal asks this process to end."""
-
-
-def become_subreaper() -> None:
-    """Adopt every orphan among this process's descendants, and get SIGTERM if the parent dies.
-
-    Raises OSError if the kernel refuses.
-    """
-    libc = ctypes.CDLL(None, use_errno=True)
-    for option, value in ((PR_SET_CHILD_SUBREAPER, 1), (PR_SET_PDEATHSIG, signal.SIGTERM)):
-        if libc.prctl(option, value, 0, 0, 0) != 0:
-            error = ctypes.get_errno()
-            raise OSError(error, os.strerror(error))
-
-
-def parents() -> Iterator[tuple[int, int]]:
-    """Yield (pid, parent's pid) of every living process; zombies are left out."""
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            stat = (entry / "stat").read_text(errors="replace")
-        except OSError:
-            continue  # it ended just now
-        # The command's name is in parentheses and may contain anything.
-        state, parent = stat.rpartition(")")[2].split()[:2]
-        if state not in "ZX":
-            yield int(entry.name), int(parent)
-
-
-def descendants(root: int) -> list[int]:
-    """Return the pids of all living processes below `root`, children before grandchildren."""
-    children: dict[int, list[int]] = {}
-    for pid, parent in parents():
-        children.setdefault(parent, []).append(pid)
-    found: list[int] = []
-    level = [root]
-    while level:
-        level = [child for pid in level for child in children.get(pid, [])]
-        found += level
-    return found
-
-
-def describe(pid: int) -> str:
-    """Return the command line of a process, shortened."""
-    try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ")
-    except OSError:
-        return "(gone)"
-    return words.decode(errors="replace").strip()[:160]
-
-
-def reap() -> None:
-    """Collect the exit statuses of children and adopted orphans that have ended."""
-    with contextlib.suppress(ChildProcessError):
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            continue
-
-
-def end_all(grace: float = TERM_GRACE) -> list[str]:
-    """End every descendant of this process and return what they were ("PID COMMAND").
-
-    Asks with SIGTERM first, kills after `grace` seconds, and looks until none is left, because a
-    process may start another while it is being ended. Raises TimeoutError if one survives SIGKILL.
-    """
-    seen: dict[int, str] = {}
-    start = time.monotonic()
-    asked: set[int] = set()
-    while pids := descendants(os.getpid()):
-        waited = time.monotonic() - start
-        if waited > grace + KILL_GRACE:
-            raise TimeoutError(f"cannot end: {[describe(pid) for pid in pids]}")
-        for pid in pids:
-            seen.setdefault(pid, f"{pid} {describe(pid)}")
-            if waited > grace or pid not in asked:
-                asked.add(pid)
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL if waited > grace else signal.SIGTERM)
-        reap()
-        time.sleep(POLL)
-    reap()
-    return list(seen.values())
-
-
-def wait_for_descendants(seconds: float) -> None:
-    """Wait until no descendant is left, for so many seconds at most."""
-    until = time.monotonic() + seconds
-    while descendants(os.getpid()) and time.monotonic() < until:
-        reap()
-        time.sleep(POLL)
 
 
 def raise_ended(number: int, _frame: FrameType | None) -> None:
@@ -143,6 +53,7 @@ def main(arguments: list[str]) -> int:
         grace = float(arguments.pop(0).partition("=")[2])
     seconds, command = None if arguments[0] == "none" else float(arguments[0]), arguments[1:]
     become_subreaper()
+    end_with_parent(os.getppid(), signal.SIGTERM)
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         signal.signal(number, raise_ended)
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
@@ -162,8 +73,8 @@ def main(arguments: list[str]) -> int:
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)  # what is left is ended in any case
     if finished:
-        wait_for_descendants(LEAVE)
-    left = end_all(grace)
+        wait_for_children(LEAVE)
+    left = end_children(grace)
     if not finished:
         return status
     if left:

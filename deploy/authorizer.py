@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from deploy.host.spawn import end_with_parent
 from guests.function import AUTHENTICATION, Function, load_function, read_key
 from guests.protocol.function import NO, YES
 from guests.protocol.message import MessageError, Request
@@ -102,17 +103,18 @@ async def serve(function: Function, path: str) -> None:
 def keep(run: Callable[[], int]) -> int:
     """Run F in a child process, and again whenever a signal has ended it; return its exit status.
 
-    SIGTERM and SIGINT are forwarded to the child, and no further child is started.
+    After SIGTERM, SIGINT or SIGHUP the child gets SIGTERM, and no further child is started.  The
+    child ends with this process.
     """
-    child, pause = 0, FIRST_PAUSE
+    child, pause, me = 0, FIRST_PAUSE, os.getpid()
     received: list[int] = []
 
     def forward(number: int, _: object) -> None:
         received.append(number)
         if child:
-            os.kill(child, number)
+            os.kill(child, signal.SIGTERM)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, forward)
     while not received:
         started = time.monotonic()
@@ -120,7 +122,8 @@ def keep(run: Callable[[], int]) -> int:
         if child == 0:
             status = 1
             try:
-                for number in (signal.SIGTERM, signal.SIGINT):
+                end_with_parent(me)
+                for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                     signal.signal(number, signal.SIG_DFL)
                 # A signal from before these handlers is not delivered again.
                 status = run() if not received else 0
@@ -132,7 +135,7 @@ def keep(run: Callable[[], int]) -> int:
                 sys.stderr.flush()
                 os._exit(status)
         if received:  # before the child's pid was known
-            os.kill(child, received[0])
+            os.kill(child, signal.SIGTERM)
         # WNOWAIT: until `child` is 0, the pid must not be reused, as `forward` may signal it.
         os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
         ended, child = child, 0

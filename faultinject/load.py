@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, Self
 
 __all__ = [
     "Arrivals",
+    "FailedRequest",
     "LatencySummary",
     "Start",
     "Timed",
@@ -108,6 +109,14 @@ async def timed(start: Start, number: int, in_flight: int) -> Timed:
     return Timed(rate, summarize(values))
 
 
+class FailedRequest(NamedTuple):
+    """A request that failed: when it was due, in seconds after the first, and its error."""
+
+    due: float
+    kind: str
+    text: str
+
+
 class Arrivals:
     """An open loop: starts requests at fixed times, ``rate`` a second, inside ``async with``.
 
@@ -120,8 +129,10 @@ class Arrivals:
         self._start, self._rate = start, rate
         self.due_latencies: list[tuple[float, float]] = []
         """(due time on the clock of ``time.perf_counter``, seconds) of each answered request."""
-        self.failures: Counter[str] = Counter()
-        """Failed requests by the name of their error."""
+        self.failed: list[FailedRequest] = []
+        """Requests that failed, in the order in which they ended."""
+        self.began = 0.0
+        """When the first request was due, on the clock of ``time.perf_counter``."""
         self._in_flight = 0
         self._idle = asyncio.Event()
         self._until = inf
@@ -133,7 +144,13 @@ class Arrivals:
         """Latencies of the answered requests, seconds."""
         return [latency for _, latency in self.due_latencies]
 
+    @property
+    def failures(self) -> Counter[str]:
+        """Failed requests by the name of their error."""
+        return Counter(each.kind for each in self.failed)
+
     async def __aenter__(self) -> Self:
+        self.began = time.perf_counter()
         self._task = asyncio.create_task(self._run())
         return self
 
@@ -147,9 +164,8 @@ class Arrivals:
             await self._idle.wait()
 
     async def _run(self) -> None:
-        began = time.perf_counter()
         number = 0
-        while (due := began + number / self._rate) < self._until:
+        while (due := self.began + number / self._rate) < self._until:
             wait = due - time.perf_counter()
             if wait > 0:
                 with contextlib.suppress(TimeoutError):
@@ -167,7 +183,8 @@ class Arrivals:
         self._in_flight -= 1
         error = None if future.cancelled() else future.exception()
         if future.cancelled() or error is not None:
-            self.failures[type(error).__name__] += 1
+            kind = "cancelled" if error is None else type(error).__name__
+            self.failed.append(FailedRequest(due - self.began, kind, str(error or "")))
         else:
             self.due_latencies.append((due, time.perf_counter() - due))
         if not self._in_flight:

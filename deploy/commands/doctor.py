@@ -19,6 +19,7 @@ import msgspec
 
 from deploy.commands.options import directory_option, json_option, layout_of
 from deploy.errors import CannotRunHere, DeployError
+from deploy.host.scratch import find_abandoned
 from deploy.machine.spec import EMBED
 from deploy.node.configuration import check_paths
 from deploy.node.records import Layout, Settings, cache_directory
@@ -68,6 +69,7 @@ def _checks(layout: Layout) -> list[Callable[[], HostCheck]]:
         *(lambda program=program: _program(program) for program in PACKAGES),
         _account,
         _memory,
+        _leftovers,
         lambda: _directory("state directory", layout.directory, option="--dir"),
         lambda: _directory("cache", cache_directory(), option="$TRIVISOR_CACHE"),
         lambda: _socket_paths(layout),
@@ -110,6 +112,19 @@ def _account() -> HostCheck:
             "--disabled-login --home /var/lib/libvirt --no-create-home libvirt-qemu",
         )
     return _ok(check, "exists")
+
+
+def _leftovers() -> HostCheck:
+    """Check for processes that a command and its guard left because both were killed."""
+    check = "leftovers"
+    found = find_abandoned()
+    if not found:
+        return _ok(check, "no killed command has left anything")
+    return _warning(
+        check,
+        "; ".join(f"{path}: {len(pids)} processes" for path, pids in found.items()),
+        "end and remove them with `trivisor down`",
+    )
 
 
 def _memory() -> HostCheck:

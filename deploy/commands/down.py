@@ -9,6 +9,7 @@ import click
 from deploy.commands.control_client import NotUp, Unanswered, ask
 from deploy.commands.options import StepPrinter, directory_option, json_option, layout_of
 from deploy.host.identity import wait_end
+from deploy.host.scratch import sweep_abandoned
 from deploy.node.records import Layout, Lock
 from voter.commands.terminal import print_json, quiet_logs
 
@@ -27,7 +28,8 @@ def down(directory: Path | None, as_json: bool) -> None:
     """Stop a node; nothing of it is left running.
 
     Its processes are found by the directory itself, also if its supervisor was killed or does not
-    answer, or if the directory was moved or deleted.
+    answer, or if the directory was moved or deleted.  Also end and remove what a killed demo,
+    benchmark, soak or campaign of this user left.
     """
     from deploy.node.configuration import make_machines  # noqa: PLC0415 - slow
     from deploy.node.orphans import end_orphans  # noqa: PLC0415
@@ -35,14 +37,17 @@ def down(directory: Path | None, as_json: bool) -> None:
     quiet_logs()
     layout = layout_of(directory)
     progress = StepPrinter(quiet=as_json)
+    swept = sweep_abandoned(progress)
     asked = _ask(layout, progress)
     ended = end_orphans(layout, make_machines, progress)  # what a supervisor may have left
-    if not asked and not ended:
+    if not asked and not ended and not swept:
         raise NotUp(f"no node runs in {layout.directory}", remedy="start one with `trivisor up`")
     if asked and "supervisor" not in ended:
         ended = ["supervisor", *ended]
     if as_json:
         print_json({"ended": ended})
+    elif not ended:
+        progress(f"removed {', '.join(map(str, swept))}, which killed commands left")
     elif ended == ["supervisor"]:
         progress("the node is down")
     else:

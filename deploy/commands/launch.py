@@ -135,8 +135,8 @@ def delete_journal(layout: Layout) -> None:
 def follow_start(layout: Layout, progress: Progress) -> dict[str, Any]:
     """Start the supervisor, report its steps until the node is ready, return the node's status.
 
-    If interrupted, takes the node down again.  Raises CommandError with the supervisor's message if
-    the start fails.
+    If interrupted, takes the node down again, also if ``progress`` cannot print any more.
+    Raises CommandError with the supervisor's message if the start fails.
     """
     ours, theirs = os.pipe()
     log = LogFile(layout.supervisor_log)
@@ -167,9 +167,12 @@ def follow_start(layout: Layout, progress: Progress) -> dict[str, Any]:
                         step["error"], remedy=step["remedy"], code=ExitCode(step["code"])
                     )
                 progress(step["step"])
-        except KeyboardInterrupt:
-            progress("interrupted: taking everything down again")
+        except CommandError:
+            raise
+        except BaseException:  # Ctrl-C, or progress cannot be printed any more
             child.send_signal(signal.SIGTERM)
+            with contextlib.suppress(OSError, SystemExit):
+                progress("interrupted: taking everything down again")
             steps.read()  # until the supervisor has ended
             child.wait()
             raise

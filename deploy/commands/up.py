@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Literal
 
 import click
@@ -150,7 +148,6 @@ def up(  # noqa: PLR0913 - one for each option
         function=_function(function, key),
         key=str(key.absolute()) if key is not None else None,
     )
-    signal.signal(signal.SIGTERM, _interrupt)
     quiet_logs()
     layout = layout_of(directory)
     progress = StepPrinter(quiet=as_json)
@@ -224,7 +221,3 @@ def _function(given: str | None, key: Path | None) -> str | None:
         )
     check_unix_path(str(Path(path).absolute()))
     return f"unix:{Path(path).absolute()}"
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt

@@ -55,9 +55,9 @@ def become_subreaper() -> None:
         raise OSError(number, os.strerror(number))
 
 
-def end_with_parent(parent: int) -> None:
-    """Have the kernel kill this process when `parent`, the process that started it, ends."""
+def end_with_parent(parent: int, number: signal.Signals = signal.SIGKILL) -> None:
+    """Have the kernel send this process a signal when `parent`, which started it, ends."""
     libc: Any = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    libc.prctl(_PR_SET_PDEATHSIG, number)
     if os.getppid() != parent:  # the parent ended before the call above
         os._exit(1)

@@ -43,7 +43,7 @@ def _merges_pages() -> bool:
 def run_capacity(plan: CrowdPlan, progress: Callable[[str], None]) -> CrowdReport:
     """Boot the nodes one after another.  Raises DeployError, ImageError, OSError, TimeoutError."""
     # One directory for all nodes: a process can open libvirt's embedded driver in one only.
-    return rig.run_in_scratch(lambda directory: _run(plan, directory, progress), "tv-g-")
+    return rig.run_in_scratch(lambda directory: _run(plan, directory, progress), "g")
 
 
 async def _run(plan: CrowdPlan, directory: Path, progress: Callable[[str], None]) -> CrowdReport:

@@ -110,7 +110,7 @@ class BenchReport(msgspec.Struct, frozen=True, kw_only=True):
 
 def run_bench(plan: BenchPlan, progress: Callable[[str], None]) -> BenchReport:
     """Start everything, measure, stop everything.  Raises OSError, TimeoutError, DeployError."""
-    return rig.run_in_scratch(lambda directory: _run(directory, plan, progress), "tv-bench-")
+    return rig.run_in_scratch(lambda directory: _run(directory, plan, progress), "bench")
 
 
 async def _run(directory: Path, plan: BenchPlan, progress: Callable[[str], None]) -> BenchReport:

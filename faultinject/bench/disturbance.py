@@ -16,9 +16,9 @@ import msgspec
 
 from deploy.machine.node_machines import NodeMachines
 from faultinject.bench.rig import VoterProcess, return_guest
-from faultinject.load import Start, percentile, window
+from faultinject.load import Arrivals, FailedRequest, Start, percentile, window
 
-__all__ = ["Disturbance", "RecoveryTimes", "disturb", "recover"]
+__all__ = ["Disturbance", "Failures", "RecoveryTimes", "disturb", "group_failures", "recover"]
 
 WINDOW = 4.0
 """Seconds of one window."""
@@ -33,7 +33,12 @@ class Disturbance(msgspec.Struct, frozen=True, kw_only=True):
     rate: float  # requests a second
     quiet: list[float]
     faulty: list[float]
-    failed: int  # requests, in all windows
+    failures: list[Failures]  # in all windows
+
+    @property
+    def failed(self) -> int:
+        """Failed requests in all windows."""
+        return sum(each.requests for each in self.failures)
 
     @property
     def added(self) -> float:
@@ -47,6 +52,49 @@ class Disturbance(msgspec.Struct, frozen=True, kw_only=True):
 
     def _differences(self) -> list[float]:
         return [faulty - quiet for quiet, faulty in zip(self.quiet, self.faulty, strict=True)]
+
+
+class Failures(msgspec.Struct, frozen=True, kw_only=True):
+    """Requests that failed alike in one window.  Times in seconds after the window's begin."""
+
+    window: str  # "quiet", or the guest that failed
+    pair: int
+    kind: str
+    text: str  # of the first one
+    requests: int
+    first: float  # when the first of them was due
+    last: float
+    restoring: float = 0.0  # when the guest's repair began; 0 in a quiet window
+    voting: float = 0.0  # when it voted again
+
+    def __str__(self) -> str:
+        where = f"quiet window {self.pair}"
+        if self.voting:
+            where = (
+                f"window {self.pair}: {self.window} fails at {WINDOW / 8:g} s, its repair begins "
+                f"at {self.restoring:.2f} s, it votes at {self.voting:.2f} s"
+            )
+        return (
+            f"{self.requests} {self.kind}, due {self.first:.2f} to {self.last:.2f} s ({where}): "
+            f"{self.text}"
+        )
+
+
+def group_failures(
+    load: Arrivals, *, window: str, pair: int, restoring: float = 0.0, voting: float = 0.0
+) -> list[Failures]:
+    """Return the failed requests of a window, grouped by the name of their error."""
+    groups: dict[str, list[FailedRequest]] = {}
+    for each in load.failed:
+        groups.setdefault(each.kind, []).append(each)
+    return [
+        Failures(
+            window=window, pair=pair, kind=kind, text=found[0].text, requests=len(found),
+            first=min(each.due for each in found), last=max(each.due for each in found),
+            restoring=restoring, voting=voting,
+        )
+        for kind, found in groups.items()
+    ]  # fmt: skip
 
 
 class RecoveryTimes(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,25 +123,33 @@ async def disturb(
     results = []
     kinds: tuple[Failure, ...] = ("kill", "freeze")
     for kind in kinds:
-        windows = []
+        windows, failures = [], []
         for pair in range(pairs):
             name = f"g{pair % 3 + 1}"
             progress(f"{kind} {name} under {rate:.0f} requests/s ({pair + 1} of {pairs})")
+            await voter.wait_active()  # one fault at a time
             quiet = await window(start, rate, WINDOW)
             during = asyncio.create_task(window(start, rate, WINDOW))
             # The times of failure and repair inside the window are part of the experiment.
             await asyncio.sleep(WINDOW / 8)
             await _fail(node, name, kind)
             await asyncio.sleep(WINDOW / 8)
+            restoring = time.perf_counter()
             await return_guest(node, voter, name)
-            windows.append((quiet, await during))
+            voting, faulty = time.perf_counter(), await during
+            windows.append((quiet, faulty))
+            failures += group_failures(quiet, window="quiet", pair=pair + 1)
+            failures += group_failures(
+                faulty, window=name, pair=pair + 1, restoring=restoring - faulty.began,
+                voting=voting - faulty.began,
+            )  # fmt: skip
         results.append(
             Disturbance(
                 kind=kind,
                 rate=rate,
                 quiet=[percentile(quiet.latencies, 0.999) for quiet, _ in windows],
                 faulty=[percentile(faulty.latencies, 0.999) for _, faulty in windows],
-                failed=sum(each.failures.total() for pair in windows for each in pair),
+                failures=failures,
             )
         )
     return results

@@ -109,7 +109,7 @@ def run_durability(
     Raises OSError, TimeoutError; ValueError if etcd did not execute every write.
     """
     return rig.run_in_scratch(
-        lambda directory: _run(plan, directory, progress), "tv-durability-", scratch
+        lambda directory: _run(plan, directory, progress), "durability", scratch
     )
 
 

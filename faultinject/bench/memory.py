@@ -92,9 +92,7 @@ def run_memory(
 
     Raises OSError, TimeoutError, and RequestError for a request that was not executed.
     """
-    return rig.run_in_scratch(
-        lambda directory: _run(plan, directory, progress), "tv-memory-", scratch
-    )
+    return rig.run_in_scratch(lambda directory: _run(plan, directory, progress), "memory", scratch)
 
 
 async def _run(plan: MemoryPlan, directory: Path, progress: Callable[[str], None]) -> MemoryReport:

@@ -9,11 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import sys
-import tempfile
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from itertools import cycle
@@ -22,6 +20,7 @@ from typing import Any, Literal, Self, TypeVar
 
 import aiohttp
 
+from deploy.host.scratch import ScratchDirectory, sweep_abandoned
 from deploy.host.spawn import python_command
 from deploy.machine.accel import decide
 from deploy.machine.node_machines import NodeMachines
@@ -52,17 +51,15 @@ T = TypeVar("T")
 
 
 def run_in_scratch(
-    run: Callable[[Path], Coroutine[Any, Any, T]], prefix: str, below: Path | None = None
+    run: Callable[[Path], Coroutine[Any, Any, T]], kind: str, below: Path | None = None
 ) -> T:
     """Run a coroutine with a new directory, removed afterwards; return its result.
 
     ``below``: where the directory is made, instead of the one for temporary files.
     """
-    directory = Path(tempfile.mkdtemp(prefix=prefix, dir=below))
-    try:
-        return asyncio.run(run(directory))
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
+    sweep_abandoned(below=below)
+    with ScratchDirectory(kind, below) as scratch:
+        return asyncio.run(run(scratch.path))
 
 
 def free_port() -> int:
@@ -134,12 +131,14 @@ class VoterProcess:
         self.pid = pid
         self._control = directory / "control.sock"
 
-    async def call(self, method: str, path: str) -> dict[str, Any]:
+    async def call(
+        self, method: str, path: str, body: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
         """Make one call on the control socket; return the JSON object answered."""
         connector = aiohttp.UnixConnector(str(self._control))
         async with (
             aiohttp.ClientSession(connector=connector) as session,
-            session.request(method, f"http://voter{path}") as answer,
+            session.request(method, f"http://voter{path}", json=body) as answer,
         ):
             answer.raise_for_status()
             found = await answer.json()
@@ -148,8 +147,10 @@ class VoterProcess:
         return found
 
     async def wait_active(self, *names: str, deadline: float = VOTE_TIMEOUT) -> None:
-        """Wait until these replicas vote.  Raises TimeoutError."""
-        await self._wait(lambda states: all(states[name] == "active" for name in names), deadline)
+        """Wait until these replicas vote; without names, all.  Raises TimeoutError."""
+        await self._wait(
+            lambda states: all(states[name] == "active" for name in names or states), deadline
+        )
 
     async def wait_inactive(self, name: str) -> None:
         """Wait until this replica no longer votes.  Raises TimeoutError."""
@@ -276,7 +277,16 @@ async def guests(
 
 
 async def return_guest(node: NodeMachines, voter: VoterProcess, name: str) -> None:
-    """Revert a guest to its clean snapshot and admit it; return once it votes."""
+    """Revert a guest to its clean snapshot and admit it; return once it votes.
+
+    The voter expels it first, as the supervisor has it do: it may not know yet that a guest which
+    was only paused is lost, and would count it as voting until then.
+    """
+    replicas = (await voter.call("GET", "/status"))["replicas"]
+    if not any(
+        each["name"] == name and each["state"] in ("absent", "expelled") for each in replicas
+    ):
+        await voter.call("POST", f"/replicas/{name}/expel", {"reason": "is restored"})
     await node.guests[name].restore()
     await voter.call("POST", f"/replicas/{name}/admit")
     await voter.wait_active(name)

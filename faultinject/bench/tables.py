@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import singledispatch
 
+from rich.markup import escape
 from rich.table import Table
 
 from deploy.node.records import DURABILITY_GUARANTEES
@@ -66,6 +67,8 @@ def _(report: BenchReport) -> None:
             f"{each.added * 1e3:+.1f} ms (median of {len(each.quiet)} pairs, worst "
             f"{each.worst * 1e3:+.1f} ms), {each.failed} failed  (to reach: +50 ms, 0)"
         )
+        for failures in each.failures:
+            out.print(f"[red]  {escape(str(failures))}[/]")
     for done in report.recoveries:
         tries = ", ".join(f"{value:.2f}" for value in done.seconds)
         out.print(

@@ -105,7 +105,7 @@ def run_transfer(
     plan: TransferPlan, progress: Callable[[str], None], scratch: Path | None = None
 ) -> TransferReport:
     """Boot, fill, measure, stop everything.  Raises TimeoutError, RequestError, DeployError."""
-    return rig.run_in_scratch(lambda directory: _run(plan, directory, progress), "tv-t-", scratch)
+    return rig.run_in_scratch(lambda directory: _run(plan, directory, progress), "t", scratch)
 
 
 async def _run(

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from voter.commands.parameters import SEED, Integer
-from voter.commands.terminal import ExitCode, console, print_json, quiet_logs
+from voter.commands.terminal import ExitCode, console, print_json, quiet_logs, warn
 
 if TYPE_CHECKING:
     from faultinject.demo.story import DemoSummary
@@ -38,6 +36,7 @@ def demo(requests: int, seed: int, accel: str, as_json: bool) -> ExitCode:
     """
     import msgspec  # noqa: PLC0415 - slow to import
 
+    from deploy.host.scratch import ScratchDirectory, sweep_abandoned  # noqa: PLC0415
     from deploy.node.records import Settings  # noqa: PLC0415
     from faultinject.demo.story import Demo, Narrator  # noqa: PLC0415
 
@@ -45,10 +44,9 @@ def demo(requests: int, seed: int, accel: str, as_json: bool) -> ExitCode:
     settings = msgspec.convert(
         {"accel": accel, "http": "127.0.0.1:0", "allow_faults": True}, Settings
     )
-    with tempfile.TemporaryDirectory(prefix="tv-demo-", ignore_cleanup_errors=True) as directory:
-        story = Demo(
-            Path(directory), seed=seed, requests=requests, narrator=Narrator(quiet=as_json)
-        )
+    sweep_abandoned(warn)
+    with ScratchDirectory("demo") as scratch:
+        story = Demo(scratch.path, seed=seed, requests=requests, narrator=Narrator(quiet=as_json))
         summary = story.run(settings)
     if as_json:
         print_json(msgspec.to_builtins(summary) | {"held": summary.held})

@@ -119,8 +119,8 @@ class Demo:
         processes = self._processes(status)
         try:
             asyncio.run(self._story(status))
-        finally:
             self._say.chapter("7. Stop everything")
+        finally:
             processes |= self._stop_node()
         self._claim_stopped(processes)
         return self._summarize(time.monotonic() - began)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -117,10 +116,6 @@ def simulate(  # noqa: PLR0913 - one for each option
     that repeats it, with a timeline. The exit code is 0 only if all promises held in all runs.
     """
     quiet_logs()
-    # Each of these signals ends the workers, as Ctrl-C does.
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a script's background
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
     if seed is None and (trace or faults is not None or operations is not None):
         raise click.UsageError("--trace, --faults and --operations are about one run: give --seed")
     _require_one({

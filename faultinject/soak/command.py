@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
 from typing import Literal
 
@@ -71,10 +70,6 @@ def soak(  # noqa: PLR0913 - one for each option
     from faultinject.soak.screen import SoakScreen, show  # noqa: PLC0415
 
     quiet_logs()
-    # Each of these signals takes the node down, as Ctrl-C does.
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a script's background
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGINT))
     spec = SoakSpec(
         faults=faults,
         seed=seed,

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import shutil
-import tempfile
 import time
 from pathlib import Path
 from typing import Protocol
@@ -16,6 +15,7 @@ import msgspec
 from deploy.commands.control_client import NotUp, ask
 from deploy.commands.launch import follow_start, prepare_node
 from deploy.host.identity import wait_end
+from deploy.host.scratch import ScratchDirectory, sweep_abandoned
 from deploy.node.configuration import make_machines
 from deploy.node.orphans import end_orphans
 from deploy.node.records import Layout, NodeRecord, Settings
@@ -254,8 +254,7 @@ def soak_node(spec: SoakSpec, observer: SoakObserver, keep: Path | None = None) 
     The node's logs are kept in ``keep`` if it is given.  Raises what ``trivisor up`` raises.
     """
     began, load_before = time.monotonic(), os.getloadavg()[0]
-    directory = Path(tempfile.mkdtemp(prefix="tv-soak-"))
-    layout = Layout(directory / "node")
+    sweep_abandoned(observer.step)
     settings = msgspec.convert(
         {
             "accel": spec.accel,
@@ -265,15 +264,18 @@ def soak_node(spec: SoakSpec, observer: SoakObserver, keep: Path | None = None) 
         },
         Settings,
     )
-    try:
+    with ScratchDirectory("soak") as scratch:
+        layout = Layout(scratch.path / "node")
         node = prepare_node(layout, settings, observer.step)
         try:
             follow_start(layout, observer.step)
             run = _SoakRun(spec, layout, observer, keep)
             asyncio.run(run.main())
         finally:
-            observer.step("the node is taken down")
-            _take_down(layout)
+            try:
+                observer.step("the node is taken down")
+            finally:  # the terminal may be gone
+                _take_down(layout)
             if keep is not None:
                 keep.mkdir(parents=True, exist_ok=True)
                 for path in layout.directory.glob("*.log*"):
@@ -288,8 +290,6 @@ def soak_node(spec: SoakSpec, observer: SoakObserver, keep: Path | None = None) 
             )
         )
         return run.record(began, node, load_before)
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _take_down(layout: Layout) -> None:

@@ -16,6 +16,7 @@ from typing import IO
 import pytest
 from click.testing import CliRunner
 
+from faultinject.bench.usage import family
 from faultinject.simulation.command import simulate
 from faultinject.simulation.plan import SWARM
 from faultinject.simulation.seeds import known
@@ -29,12 +30,6 @@ def until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.02)
-
-
-def children(pid: int) -> set[int]:
-    """Return the pids of a process's children."""
-    path = Path(f"/proc/{pid}/task/{pid}/children")
-    return {int(word) for word in path.read_text().split()} if path.exists() else set()
 
 
 def alive(pid: int) -> bool:
@@ -55,8 +50,10 @@ def nightly(scratch: Path) -> Iterator[tuple[subprocess.Popen[str], Path, set[in
         cwd=Path(__file__).parents[2],
     )  # fmt: skip
     try:
-        until(lambda: log.exists() and len(children(process.pid)) >= 3)  # and multiprocessing's
-        yield process, log, children(process.pid)
+        # Its guard is the process we started: below are the command, its workers, and a helper
+        # of multiprocessing.
+        until(lambda: log.exists() and len(family(process.pid)) >= 5)
+        yield process, log, set(family(process.pid)[1:])
     finally:
         process.kill()
         process.communicate()

@@ -115,7 +115,7 @@ class _WorkerEvent(msgspec.Struct, frozen=True, kw_only=True):
     number: int
     task: Task | None = None
     result: MissionResult | None = None
-    error: Exception | None = None
+    error: BaseException | None = None
 
 
 class _WorkerThread:
@@ -162,7 +162,8 @@ class _WorkerThread:
                 self.worker.open()
             else:
                 result = self.worker.run(task)
-        except Exception as error:  # noqa: BLE001 - the caller's thread handles it
+        # The caller's thread handles it.  SystemExit: rich raises it when the output is closed.
+        except BaseException as error:  # noqa: BLE001
             failure = error
         self._events.put(_WorkerEvent(number=self._number, task=task, result=result, error=failure))
 

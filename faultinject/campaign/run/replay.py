@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import msgspec
 from rich.markup import escape
 
+from deploy.host.scratch import ScratchDirectory, sweep_abandoned
 from faultinject.campaign.assessment import AssessedMission, assess
 from faultinject.campaign.records import MissionPlan
 from faultinject.campaign.store.store import Store
 from faultinject.campaign.workers.messages import Task, Worker
-from faultinject.campaign.workers.scratch import ScratchDirectories, sweep_abandoned
 from faultinject.campaign.workers.worker_process import WorkerLost, WorkerProcess
 from faultinject.results.outcome import NodeFacts
 from voter.commands.terminal import CommandError, ExitCode
@@ -41,7 +41,7 @@ def replay_mission(
     """Run one mission on a node of its own; store nothing.  Raises CommandError."""
     plan, stored = store.plan.mission(index), store.row(index)
     sweep_abandoned(progress)
-    scratch = ScratchDirectories()
+    scratch = ScratchDirectory("c")
     worker = WorkerProcess(
         "replay", Worker(module=module, spec=store.spec.node), scratch, progress, log=False
     )

@@ -14,6 +14,7 @@ import msgspec
 from rich.console import Console
 from rich.markup import escape
 
+from deploy.host.scratch import ScratchDirectory, sweep_abandoned
 from deploy.machine.debug_stub import why_no_stub
 from faultinject.campaign.planning.kept_durations import keep_durations
 from faultinject.campaign.planning.spec import Spec
@@ -22,7 +23,6 @@ from faultinject.campaign.run.interim import interim_results
 from faultinject.campaign.run.screen import CampaignScreen, duration, results_table
 from faultinject.campaign.store.store import Store
 from faultinject.campaign.workers.messages import WORKER_MODULE, Worker
-from faultinject.campaign.workers.scratch import ScratchDirectories, sweep_abandoned
 from faultinject.campaign.workers.worker_process import WorkerProcess
 from faultinject.faults import CATALOGUE
 from voter.commands.terminal import CommandError, ExitCode
@@ -131,7 +131,7 @@ def _workers(
             cluster.close()
         return
     sweep_abandoned(progress)
-    scratch = ScratchDirectories()
+    scratch = ScratchDirectory("c")
     try:
         yield [
             WorkerProcess(f"w{number}", worker, scratch, progress)

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 
 import msgspec
 
+from deploy.host.scratch import ScratchDirectory, sweep_abandoned
 from faultinject.campaign.workers.messages import Task, Worker
-from faultinject.campaign.workers.scratch import ScratchDirectories, sweep_abandoned
 from faultinject.campaign.workers.worker_process import MissionResult, WorkerLost, WorkerProcess
 from faultinject.results.outcome import NodeFacts
 
@@ -30,7 +30,7 @@ class _NodeHolder:
         sweep_abandoned()
         self.key = key
         self.lock = threading.Lock()  # one mission at a time, whatever threads Dask has
-        self._scratch = ScratchDirectories()
+        self._scratch = ScratchDirectory("c")
         self._name = name
         self._process = WorkerProcess("w", msgspec.json.decode(worker, type=Worker), self._scratch)
         self._timer = threading.Timer(IDLE, self.close)

@@ -24,6 +24,7 @@ from typing import BinaryIO, Protocol
 
 import msgspec
 
+from deploy.host.scratch import end_processes
 from faultinject.campaign.records import MissionPlan, MissionRow, NodeSpec
 from faultinject.campaign.workers.messages import (
     NodeOpened,
@@ -34,7 +35,6 @@ from faultinject.campaign.workers.messages import (
     WorkerFailed,
     encode,
 )
-from faultinject.campaign.workers.scratch import end_processes
 from faultinject.results.outcome import NodeFacts
 from voter.commands.terminal import quiet_logs
 

@@ -19,6 +19,7 @@ import msgspec
 import structlog
 
 from deploy.host.files import read_tail
+from deploy.host.scratch import ScratchDirectory, end_processes
 from deploy.host.spawn import python_command
 from faultinject.campaign.records import MissionRow
 from faultinject.campaign.workers.messages import (
@@ -33,7 +34,6 @@ from faultinject.campaign.workers.messages import (
     decode,
     encode,
 )
-from faultinject.campaign.workers.scratch import ScratchDirectories, end_processes
 from faultinject.results.outcome import NodeFacts
 
 __all__ = ["MissionResult", "WorkerLost", "WorkerProcess", "mission_timeout"]
@@ -89,7 +89,7 @@ class WorkerProcess:
         self,
         name: str,
         worker: Worker,
-        scratch: ScratchDirectories,
+        scratch: ScratchDirectory,
         progress: Callable[[str], None] = lambda _: None,
         *,
         log: bool = True,

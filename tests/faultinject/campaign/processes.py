@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
-from faultinject.campaign.workers.scratch import end_processes
+from deploy.host.scratch import end_processes
 
 __all__ = ["Processes", "following"]
 

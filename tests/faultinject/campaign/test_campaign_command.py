@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from deploy.host.scratch import processes_of
 from faultinject.campaign.planning.plan import plan
 from faultinject.campaign.planning.spec_file import parse
-from faultinject.campaign.workers.scratch import processes_of
 from tests.faultinject.campaign.fake_node import FAKE, began, behave, fake_guests
 from tests.faultinject.campaign.processes import ROOT, following
 from tests.faultinject.campaign.workers.test_dispatch import MISSIONS, SPEC

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from deploy.host.scratch import ScratchDirectory
 from faultinject.campaign.records import MissionPlan, MissionRow, NodeSpec
 from faultinject.campaign.run.dispatch import Ending, Stop, StopReason, run_missions
 from faultinject.campaign.store.store import Store, StoreFull
 from faultinject.campaign.workers.messages import Task, Worker, WorkerFailure
-from faultinject.campaign.workers.scratch import ScratchDirectories
 from faultinject.campaign.workers.worker_process import MissionResult, WorkerLost, WorkerProcess
 from tests.faultinject.campaign.fake_node import FAKE, began, behave, fake_guests
 from tests.faultinject.campaign.specs import FACTS
@@ -59,7 +59,7 @@ def store(home: Path) -> Iterator[Store]:
 def run(
     store: Store, workers: int = 2, *, first: int | None = None, stop: Stop | None = None
 ) -> tuple[Ending, Recorder]:
-    observer, directories = Recorder(), ScratchDirectories()
+    observer, directories = Recorder(), ScratchDirectory("c")
     try:
         processes = [
             WorkerProcess(f"w{number}", Worker(module=FAKE, spec=NodeSpec()), directories)

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from deploy.host.scratch import ScratchDirectory, processes_of, sweep_abandoned
 from faultinject.campaign.records import MissionPlan, NodeSpec
 from faultinject.campaign.workers.messages import Task, Worker
-from faultinject.campaign.workers.scratch import ScratchDirectories, processes_of, sweep_abandoned
 from faultinject.campaign.workers.worker_process import WorkerLost, WorkerProcess
 from tests.faultinject.campaign.fake_node import FAKE, began, behave, fake_guests
 from tests.faultinject.campaign.processes import ROOT, following
@@ -36,14 +36,14 @@ def wait_until(what: Callable[[], object], seconds: float = 15.0) -> None:
 
 
 @pytest.fixture
-def directories(home: Path) -> Iterator[ScratchDirectories]:
-    directories = ScratchDirectories()
+def directories(home: Path) -> Iterator[ScratchDirectory]:
+    directories = ScratchDirectory("c")
     yield directories
     directories.close()
 
 
 @pytest.fixture
-def worker(directories: ScratchDirectories) -> Iterator[WorkerProcess]:
+def worker(directories: ScratchDirectory) -> Iterator[WorkerProcess]:
     worker = WorkerProcess("w1", Worker(module=FAKE, spec=NodeSpec()), directories)
     yield worker
     worker.kill()
@@ -108,13 +108,13 @@ def test_end_interrupts_a_mission(worker: WorkerProcess, home: Path) -> None:
 
 HOLDER = """
 import sys
-from faultinject.campaign.workers.scratch import ScratchDirectories
+from deploy.host.scratch import ScratchDirectory
 from faultinject.campaign.workers.worker_process import WorkerProcess
 from faultinject.campaign.workers.messages import Task, Worker
 from faultinject.campaign.records import NodeSpec
 from tests.faultinject.campaign.workers.test_worker_process import mission
 from tests.faultinject.campaign.fake_node import FAKE
-worker = WorkerProcess("w1", Worker(module=FAKE, spec=NodeSpec()), ScratchDirectories())
+worker = WorkerProcess("w1", Worker(module=FAKE, spec=NodeSpec()), ScratchDirectory("c"))
 worker.open()
 print(worker.pid, flush=True)
 worker.run(Task(plan=mission(1)))
