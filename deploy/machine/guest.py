@@ -120,10 +120,6 @@ class Guest:
         """Return the last lines of its console."""
         return self.console.tail(count)
 
-    def listen(self, callback: Callable[[str], None]) -> Callable[[], None]:
-        """Call `callback` with each line it prints; the returned function ends that."""
-        return self.console.listen(callback)
-
     def subscribe(self, callback: Callable[[GuestEvent], object]) -> Callable[[], None]:
         """Call `callback` at each change of state; the returned function ends that."""
         self._subscribers.append(callback)

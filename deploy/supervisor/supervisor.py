@@ -483,7 +483,7 @@ class Supervisor:
     async def follow_console(self, guest: str) -> AsyncIterator[str]:
         """Yield the lines that a guest prints from now on, without end.  Raises DeployError."""
         lines: asyncio.Queue[str] = asyncio.Queue()
-        stop = self.find(guest).listen(lines.put_nowait)
+        stop = self.find(guest).console.listen(lines.put_nowait)
         try:
             while True:
                 yield await lines.get()

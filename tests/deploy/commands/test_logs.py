@@ -82,8 +82,8 @@ async def test_events_and_consoles_are_shown_and_kept_after_the_end(plain_node: 
     following = [
         asyncio.create_task(run_on(plain_node, "-f", "--json", *words)) for words in ((), ("g1",))
     ]
-    await until(lambda: bool(plain_node.guests["g1"].listeners))
-    plain_node.guests["g1"].listeners[0]("a line")
+    await until(lambda: plain_node.guests["g1"].console.followers > 0)
+    plain_node.guests["g1"].console.feed(b"a line\n")
     await plain_node.guests["g2"].kill()
     await until(lambda: bool(plain_node.events("repaired")))
     await plain_node.stop()
