@@ -52,7 +52,7 @@ class HttpServer(HttpFrontEnd):
                 connection.refuse(400, str(error))
                 return
             if key is not None:
-                once = once_of(key, caller, method, target, request.headers, request.body)
+                once = once_of(key, caller, request)
         data = canonical_request(method, target, request.headers, request.authority, request.body)
         # In the next turn of the loop, so that orders to replicas are not delayed by responses.
         loop = asyncio.get_running_loop()

@@ -23,17 +23,17 @@ from hashlib import blake2b
 from guests.protocol.message import MessageError
 from voter.core.dedup import key_scope
 from voter.core.entries import Once
+from voter.frontend.request import HttpRequest
 
 __all__ = ["HEADER", "LONGEST_KEY", "REPLAYED", "SIGNIFICANT", "find_key", "once_of"]
 
 HEADER = b"idempotency-key"
 REPLAYED = ("Idempotency-Replayed", "true")
 """Header of a reply that was released before; it is not voted on."""
-SIGNIFICANT = (
-    b"content-encoding", b"content-language", b"content-range", b"content-type", b"if-match",
-    b"if-modified-since", b"if-none-match", b"if-range", b"if-unmodified-since", b"prefer",
-    b"range",
-)  # fmt: skip
+SIGNIFICANT = frozenset(
+    b"content-encoding content-language content-range content-type if-match if-modified-since"
+    b" if-none-match if-range if-unmodified-since prefer range".split()
+)
 """Headers that change what a request does.  Others may differ between a request and its retry:
 Host, Authorization, Cookie, Date, User-Agent, trace ids, Accept.
 """
@@ -61,18 +61,9 @@ def find_key(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
     return key
 
 
-def once_of(
-    key: bytes,
-    caller: bytes,
-    method: str,
-    target: str,
-    headers: Iterable[tuple[bytes, bytes]],
-    body: bytes,
-) -> Once:
-    """Return the identity of a request: its key, and a fingerprint of what it does.
-
-    Names of ``headers`` are in lower case.
-    """
-    lines = [b"%b: %b\n" % header for header in headers if header[0] in SIGNIFICANT]
-    start = b"%b %b\n%b\n" % (method.encode(), target.encode(), b"".join(sorted(lines)))
-    return Once(key_scope(caller), key, blake2b(start + body, digest_size=16).digest())
+def once_of(key: bytes, caller: bytes, request: HttpRequest) -> Once:
+    """Return the identity of a request: its key, and a fingerprint of what it does."""
+    lines = [b"%b: %b\n" % header for header in request.headers if header[0] in SIGNIFICANT]
+    start = f"{request.method} {request.target}\n".encode() + b"".join(sorted(lines))
+    content = b"%b\n%b" % (start, request.body)
+    return Once(key_scope(caller), key, blake2b(content, digest_size=16).digest())

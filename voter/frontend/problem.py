@@ -67,14 +67,6 @@ _STATUSES: dict[int, tuple[str, str]] = {
 }
 
 
-class _Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    type: str
-    title: str
-    status: int
-    detail: str
-    seq: int = 0
-
-
 def problem(
     code: str, title: str, status: int, detail: str, seq: int = 0, wait: float = 0.0
 ) -> Reply:
@@ -82,9 +74,8 @@ def problem(
 
     ``wait``: seconds until a retry can succeed, for 503.
     """
-    document = _Problem(
-        type=f"urn:trivisor:{code}", title=title, status=status, detail=detail, seq=seq
-    )
+    document: dict[str, object] = {"type": f"urn:trivisor:{code}", "title": title}
+    document |= {"status": status, "detail": detail} | ({"seq": seq} if seq else {})
     headers = [("content-type", "application/problem+json"), ("cache-control", "no-store")]
     if status == 503 and wait < inf:
         headers.append(("retry-after", str(max(RETRY_AFTER, ceil(wait)))))

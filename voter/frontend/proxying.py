@@ -20,20 +20,9 @@ from voter.core.events import Release
 __all__ = ["HOP_BY_HOP", "canonical_request", "encode_response", "origin_form", "vote_header"]
 
 HOP_BY_HOP = frozenset(
-    {
-        "connection",
-        "expect",
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-authentication-info",
-        "proxy-authorization",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-    }
-)
+    ["connection", "expect", "keep-alive", "proxy-authenticate", "proxy-authentication-info",
+     "proxy-authorization", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"]
+)  # fmt: skip
 """Headers of one hop; Connection may name others."""
 _REMOVED = frozenset(name.encode() for name in HOP_BY_HOP) | {b"content-length"}
 _OURS = HOP_BY_HOP | {"content-length", "idempotency-replayed", "trivisor-vote"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import socket
 
 import pytest
 from hypothesis import given
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.voter.conftest import Nodes
 from tests.voter.frontend.messages import parse, requests
-from tests.voter.node import Node, until
+from tests.voter.node import Node, turns, until
 from voter.frontend.request import (
     HEAD_LIMIT,
     HEADER_LIMIT,
@@ -20,6 +21,7 @@ from voter.frontend.request import (
     BadRequest,
     RequestReader,
 )
+from voter.frontend.serving import ACCEPTED
 
 
 async def refusal(nodes: Nodes, data: bytes) -> int:
@@ -285,6 +287,22 @@ async def test_other_clients_are_served_during_a_body_of_tiny_chunks(nodes: Node
             served += 1
         assert (await upload).status == 201
     assert served > 60
+
+
+async def test_burst_of_connections_is_accepted_a_few_in_a_turn(nodes: Nodes) -> None:
+    node = await nodes.make()
+    sockets = [socket.socket() for _ in range(300)]
+    try:
+        async with turns(lambda: len(node.http.connections)) as grown:
+            for sock in sockets:  # the kernel completes them at once: they wait to be accepted
+                sock.connect(("127.0.0.1", node.port))
+            await until(lambda: len(node.http.connections) == len(sockets))
+        assert max(grown) <= 2 * ACCEPTED
+        assert (await node.ask("GET", "/livez")).status == 200
+    finally:
+        for sock in sockets:
+            sock.close()
+    await quiet(node)
 
 
 async def test_slow_upload_that_makes_progress_is_taken(nodes: Nodes) -> None:

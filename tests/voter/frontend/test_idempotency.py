@@ -13,6 +13,7 @@ from tests.voter.conftest import Nodes
 from tests.voter.http_client import HttpClient, Response
 from tests.voter.node import Node, until
 from voter.frontend.idempotency import LONGEST_KEY, find_key, once_of
+from voter.frontend.request import HttpRequest
 
 KEYS = st.text([chr(code) for code in range(0x21, 0x7F)], min_size=1, max_size=LONGEST_KEY)
 
@@ -48,6 +49,12 @@ def test_two_keys_are_none() -> None:
         find_key([(b"Idempotency-Key", b"a"), (b"idempotency-key", b"a")])
 
 
+def request_of(
+    method: str, target: str, headers: list[tuple[bytes, bytes]], body: bytes
+) -> HttpRequest:
+    return HttpRequest(method, target, None, headers, keep_alive=True, old=False, body=body)
+
+
 @given(st.data())
 def test_a_fingerprint_is_of_method_target_conditions_and_body(data: st.DataObject) -> None:
     headers = [(b"if-match", b'"1"'), (b"if-match", b'"2"'), (b"content-type", b"a/b")]
@@ -57,14 +64,14 @@ def test_a_fingerprint_is_of_method_target_conditions_and_body(data: st.DataObje
         st.sampled_from([b"", b"\n", b'if-match: "1"\n\n', b'if-match: "1"\n']),
     )  # fmt: skip
     one, other = data.draw(parts), data.draw(parts)
-    first, second = (once_of(b"k", b"me", *some) for some in (one, other))
+    first, second = (once_of(b"k", b"me", request_of(*some)) for some in (one, other))
     assert (first == second) == (one == other)
     assert (first.scope, first.key, len(first.fingerprint)) == (b"kme", b"k", 16)
 
 
 def test_what_may_differ_in_a_retry_is_not_in_the_fingerprint() -> None:
     once = [
-        once_of(b"k", b"me", "PUT", "/", [(b"if-match", b"*"), header], b"")
+        once_of(b"k", b"me", request_of("PUT", "/", [(b"if-match", b"*"), header], b""))
         for header in ((b"user-agent", b"a"), (b"authorization", b"b"), (b"traceparent", b"c"))
     ]
     assert once[0] == once[1] == once[2]
