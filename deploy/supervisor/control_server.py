@@ -12,6 +12,7 @@ The answer to a failed request is {"error", "remedy", "code"}; ``code`` is the C
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -21,6 +22,7 @@ import structlog
 from aiohttp import web
 
 from deploy.errors import DeployError, UnknownGuest
+from deploy.machine.console import Console
 from deploy.supervisor.active_faults import FaultRefused
 from deploy.supervisor.observer import HISTORY_LENGTH
 from deploy.supervisor.supervisor import Supervisor
@@ -85,11 +87,10 @@ class SupervisorControlServer:
         return web.json_response({"events": history.after(0)[-lines:] if lines else []})
 
     async def _logs(self, request: web.Request) -> web.StreamResponse:
-        name = request.match_info["name"]
+        guest = self._supervisor.find(request.match_info["name"])
         if "follow" in request.query:
-            lines = self._supervisor.follow_console(name)
-            return await _send_lines(request, ({"line": line} async for line in lines))
-        return web.json_response({"lines": self._supervisor.console(name, _lines(request))})
+            return await _send_lines(request, _follow(guest.console))
+        return web.json_response({"lines": guest.tail(_lines(request))})
 
     async def _inject(self, request: web.Request) -> web.StreamResponse:
         order = msgspec.json.decode(await request.read(), type=_Inject)
@@ -107,6 +108,17 @@ class SupervisorControlServer:
 
 def _lines(request: web.Request) -> int:
     return max(0, int(request.query.get("lines", HISTORY_LENGTH)))
+
+
+async def _follow(console: Console) -> AsyncIterator[dict[str, Any]]:
+    """Yield the lines that a guest prints from now on, without end."""
+    lines: asyncio.Queue[str] = asyncio.Queue()
+    stop = console.listen(lines.put_nowait)
+    try:
+        while True:
+            yield {"line": await lines.get()}
+    finally:
+        stop()
 
 
 async def _send_lines(

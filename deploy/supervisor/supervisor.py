@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 import msgspec
@@ -477,20 +477,6 @@ class Supervisor:
             "fault": None if fault is None else msgspec.to_builtins(fault),
             "repairs": self._repairer.describe(name, now),
         }
-
-    def console(self, guest: str, count: int) -> list[str]:
-        """Return the last lines of a guest's console.  Raises DeployError."""
-        return self.find(guest).tail(count)
-
-    async def follow_console(self, guest: str) -> AsyncIterator[str]:
-        """Yield the lines that a guest prints from now on, without end.  Raises DeployError."""
-        lines: asyncio.Queue[str] = asyncio.Queue()
-        stop = self.find(guest).console.listen(lines.put_nowait)
-        try:
-            while True:
-                yield await lines.get()
-        finally:
-            stop()
 
 
 def _first(group: BaseExceptionGroup[DeployError]) -> DeployError:
