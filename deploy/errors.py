@@ -9,7 +9,7 @@ DeployError
 ├── HypervisorFailed     libvirt or QEMU reported an error; the message contains its text
 │   └── HypervisorSilent it did not answer in time
 ├── GuestNeverReady      a guest failed as it booted, or made no progress
-├── NoSuchGuest          the node has no guest of this name
+├── UnknownGuest         the node has no guest of this name
 └── WrongState           the operation is not possible in the guest's state
 """
 
@@ -23,8 +23,8 @@ __all__ = [
     "GuestNeverReady",
     "HypervisorFailed",
     "HypervisorSilent",
-    "NoSuchGuest",
     "PathTooLong",
+    "UnknownGuest",
     "PathUnusable",
     "WrongState",
 ]
@@ -90,9 +90,9 @@ class GuestNeverReady(DeployError):
         )
 
 
-class NoSuchGuest(DeployError):
-    """The node has no guest of this name; the message lists those that it has."""
-
-
 class WrongState(DeployError):
     """The operation is not possible in the guest's state."""
+
+
+class UnknownGuest(DeployError):
+    """The node has no guest of this name."""
