@@ -8,16 +8,20 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from deploy.commands.options import StepPrinter, directory_option, json_option, layout_of
+from deploy.commands.options import (
+    StepPrinter,
+    boot_deadline_option,
+    directory_option,
+    json_option,
+    layout_of,
+)
 from deploy.commands.status import guest_table
 from deploy.node.records import DURABILITY_GUARANTEES, Durability, Layout, Settings
 from voter.commands.parameters import (
-    DAY,
     MEMORY,
     Integer,
     LibvirtUri,
     ListenAddress,
-    Number,
     VotePolicy,
     existing_directory,
     existing_file,
@@ -68,13 +72,7 @@ __all__ = ["up"]
 @click.option(
     "--memory", type=MEMORY, default=128, show_default=True, help="Memory of each guest in MiB."
 )
-@click.option(
-    "--boot-deadline",
-    type=Number(1, DAY, "seconds"),
-    default=60.0,
-    show_default=True,
-    help="Seconds a booting guest may make no progress.",
-)
+@boot_deadline_option
 @click.option("--allow-faults", is_flag=True, help="Allow `trivisor inject`.")
 @click.option("--repair", type=click.Choice(["auto", "off"]), default="auto", show_default=True,
               help="Restore failed guests automatically.")  # fmt: skip
@@ -89,6 +87,8 @@ __all__ = ["up"]
 @click.option("--function", metavar="guest|unix:PATH",
               help="Require signed requests: each guest checks them, or F at PATH.")  # fmt: skip
 @click.option("--key", type=existing_file(), help="With --function guest: its key file.")
+@click.option("--accept-service", is_flag=True,
+              help="Continue from a journal that a former version of it wrote.")  # fmt: skip
 @click.option("--fresh", is_flag=True, help="Delete this directory's old journal first.")
 @click.option("--yes", is_flag=True, help="With --fresh: do not ask for confirmation.")
 @json_option
@@ -109,6 +109,7 @@ def up(  # noqa: PLR0913 - one for each option
     durability: Durability,
     function: str | None,
     key: Path | None,
+    accept_service: bool,
     fresh: bool,
     yes: bool,
     as_json: bool,
@@ -153,7 +154,7 @@ def up(  # noqa: PLR0913 - one for each option
     progress = StepPrinter(quiet=as_json)
     if fresh:
         _delete_journal(layout, progress, confirm=not yes)
-    prepare_node(layout, settings, progress)
+    prepare_node(layout, settings, progress, accept_service=accept_service)
     status = follow_start(layout, progress)
     if as_json:
         print_json(status)

@@ -88,6 +88,7 @@ class NodeRecord(_Record, frozen=True, kw_only=True):
     accel: Literal["kvm", "tcg"]
     accel_reason: str
     manifest: str
+    service: str = ""  # identifies what replays the journal in the guests; "": not known
 
 
 class FaultRecord(_Record, frozen=True, kw_only=True):
@@ -209,8 +210,8 @@ class Layout:
                 remedy="check that the directory is yours; nothing in it was changed",
             ) from error
         remedy = (
-            "another version of trivisor wrote it, or it was changed; if nothing of the node runs, "
-            f"remove {self.directory}; nothing was changed"
+            "another version of trivisor wrote it, or it was changed: use that version, restore "
+            "the file, or choose another directory (--dir); nothing was changed"
         )
         try:
             schema = msgspec.json.decode(data, type=_Schema).schema
