@@ -143,6 +143,10 @@ def test_requests_are_voted_by_command_and_by_http(node: Node) -> None:
     with urllib.request.urlopen(url, timeout=10) as answer:
         assert answer.read() == b"blue"
         assert answer.headers["Trivisor-Vote"].startswith("2/3")
+        assert answer.headers["Cache-Control"] == "no-cache"
+    head = urllib.request.Request(url, method="HEAD")
+    with urllib.request.urlopen(head, timeout=10) as answer:
+        assert (answer.headers["Content-Length"], answer.read()) == ("4", b"")
 
 
 @pytest.mark.readme
