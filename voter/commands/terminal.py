@@ -44,7 +44,7 @@ class ExitCode(IntEnum):
     ALREADY_UP = 6  # a node runs in this directory already, or something uses its name
     NOT_ALLOWED = 7  # the node was not started for this (faults without --allow-faults)
     FOREIGN = 8  # a directory that is not Trivisor's, or cannot be read: nothing was touched
-    INTERRUPTED = 130  # Ctrl-C
+    INTERRUPTED = 130  # Ctrl-C, SIGTERM, SIGHUP or SIGQUIT
 
 
 class CommandError(Exception):
