@@ -133,6 +133,7 @@ class Layout:
         self.voter_control = directory / "control.sock"
         self.voter_log = directory / "voter.log"
         self.journal = directory / "journal"
+        self.last_run = directory / "last-run.json"  # events and consoles of the node that ended
         self.native_socket = directory / NATIVE_SOCKET
         self.proxy_control = directory / "proxy.sock"
         self.proxy_log = directory / "proxy.log"
