@@ -388,9 +388,11 @@ def test_journal_is_deleted_only_after_confirmation(node: Node) -> None:
     done = node.run(*UP, "--fresh", "--yes", "--service", "nonsense")
     assert done.returncode == ExitCode.USAGE
     assert journal.is_dir(), "the service is checked first"
-    done = node.run(*UP, "--fresh", "--yes", "--boot-deadline", "0.01")
+    broken = node.directory.with_name("broken.py")
+    broken.write_text("raise RuntimeError('cannot be loaded in a guest')\n")
+    done = node.run(*UP, "--fresh", "--yes", "--service", str(broken))
     assert done.returncode == ExitCode.FAILED
-    assert "never became ready" in done.stderr
+    assert "never became ready: its agent ended" in done.stderr
     assert not journal.exists()
     assert node.processes() == {}
 

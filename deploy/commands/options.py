@@ -9,16 +9,29 @@ import click
 
 from deploy.host.files import check_path
 from deploy.node.records import Layout
-from voter.commands.parameters import node_directory
+from voter.commands.parameters import DAY, Number, node_directory
 from voter.commands.terminal import default_directory, warn
 
-__all__ = ["StepPrinter", "directory_option", "json_option", "layout_of"]
+__all__ = [
+    "StepPrinter",
+    "boot_deadline_option",
+    "directory_option",
+    "json_option",
+    "layout_of",
+]
 
 directory_option = click.option(
     "--dir",
     "directory",
     type=node_directory(),
     help="The node's directory (default: $TRIVISOR_DIR, else in $XDG_STATE_HOME).",
+)
+boot_deadline_option = click.option(
+    "--boot-deadline",
+    type=Number(1, DAY, "seconds"),
+    default=60.0,
+    show_default=True,
+    help="Seconds a booting guest may make no progress; the whole boot may take ten times that.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 

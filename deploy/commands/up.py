@@ -8,16 +8,20 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from deploy.commands.options import StepPrinter, directory_option, json_option, layout_of
+from deploy.commands.options import (
+    StepPrinter,
+    boot_deadline_option,
+    directory_option,
+    json_option,
+    layout_of,
+)
 from deploy.commands.status import guest_table
 from deploy.node.records import DURABILITY_GUARANTEES, Durability, Layout, Settings
 from voter.commands.parameters import (
-    DAY,
     MEMORY,
     Integer,
     LibvirtUri,
     ListenAddress,
-    Number,
     VotePolicy,
     existing_directory,
     existing_file,
@@ -68,13 +72,7 @@ __all__ = ["up"]
 @click.option(
     "--memory", type=MEMORY, default=128, show_default=True, help="Memory of each guest in MiB."
 )
-@click.option(
-    "--boot-deadline",
-    type=Number(1, DAY, "seconds"),
-    default=60.0,
-    show_default=True,
-    help="Seconds a booting guest may make no progress.",
-)
+@boot_deadline_option
 @click.option("--allow-faults", is_flag=True, help="Allow `trivisor inject`.")
 @click.option("--repair", type=click.Choice(["auto", "off"]), default="auto", show_default=True,
               help="Restore failed guests automatically.")  # fmt: skip

@@ -15,6 +15,7 @@ from typing import Any
 import structlog
 
 from deploy.errors import DeployError
+from deploy.machine.contention import UncontendedClock
 from deploy.node.interfaces import GuestPort
 from deploy.supervisor.cpu_yield import CpuYield, yield_limit
 from deploy.supervisor.observer import EventHistory, NodeObserver
@@ -37,7 +38,7 @@ POLL_INTERVAL = 5.0
 """Seconds between polls of the voter, in case an event was missed."""
 JOIN_DEADLINE = 10.0
 """Seconds that a restored guest may be neither restoring nor learning nor voting; after that the
-repair has failed."""
+repair has failed.  The time in which its QEMU waits for a processor does not count."""
 JOIN_LIMIT = 300.0
 """Seconds from a guest's restore to its first vote; a large state takes long."""
 VOTER_TIMEOUT = 15.0
@@ -300,14 +301,14 @@ class Repairer:
 
     async def _wait_for_vote(self, name: str) -> None:
         """Wait until a restored guest votes.  Raises DeployError if it will not."""
-        begun = progressed = time.monotonic()
+        begun, idle = time.monotonic(), 0.0
+        clock = UncontendedClock(self._guests[name].pid or 0)
         while (state := self._observer.replica_state(name)) != "active":
             now, vm = time.monotonic(), self._guests[name].state
-            if state in ("restoring", "learner"):
-                progressed = now
+            idle = 0.0 if state in ("restoring", "learner") else idle + clock.step()
             if state == "expelled" or vm not in ("ready", "booting", "restoring"):
                 raise self._no_vote(name, f"it is {vm}, and {state}")
-            if now - progressed > JOIN_DEADLINE or now - begun > JOIN_LIMIT:
+            if idle > JOIN_DEADLINE or now - begun > JOIN_LIMIT:
                 raise self._no_vote(name, f"not within {now - begun:.0f} s")
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(PASS_INTERVAL), self._observer.news:

@@ -46,7 +46,8 @@ __all__ = ["NodeFactory", "Supervisor"]
 
 NodeFactory = Callable[[Layout, NodeRecord], NodePort]
 READY_DEADLINE = 60.0
-"""Seconds from the guests being ready to all of them voting.  After that a new node is taken down
+"""Seconds from the guests being ready to all of them voting, or as many as a booting guest may make
+no progress, if that is more.  After that a new node is taken down
 again; in a node that was taken over, repair continues."""
 PROXY_GRACE = 2.0
 """Seconds for a former supervisor's proxy to end after SIGTERM."""
@@ -79,6 +80,7 @@ class Supervisor:
         self.record = layout.read_node()
         self.settings: Settings = self.record.settings
         self.policy = Policy.parse(self.settings.vote)
+        self._ready_limit = max(READY_DEADLINE, self.settings.boot_deadline)
         self.phase = "starting"  # starting, up, stopping
         self._report = report
         self._node = make_node(layout, self.record)
@@ -268,7 +270,7 @@ class Supervisor:
         """Wait until all guests vote.  Raises DeployError with the voter's message if it fails."""
         self._step("waiting until all guests vote")
         free = self._without_fault()
-        waiting = asyncio.create_task(self._observer.wait_active(free, READY_DEADLINE))
+        waiting = asyncio.create_task(self._observer.wait_active(free, self._ready_limit))
         failed = asyncio.create_task(self._voter.failed.wait())
         try:
             await asyncio.wait([waiting, failed], return_when=asyncio.FIRST_COMPLETED)
@@ -284,7 +286,7 @@ class Supervisor:
         lines = [f"  {n}: {replicas.get(n, {}).get('reason', 'unknown')}" for n in missing]
         lines += [f"  voter: {line}" for line in read_tail(self.layout.voter_log, 5)]
         raise DeployError(
-            f"{', '.join(missing)} did not vote within {READY_DEADLINE:g} s "
+            f"{', '.join(missing)} did not vote within {self._ready_limit:g} s "
             f"{self._voter.problem}\n" + "\n".join(lines),
             remedy=f"see the logs in {self.layout.directory}",
         )
@@ -292,7 +294,7 @@ class Supervisor:
     async def _report_ready(self) -> None:
         """Report the node's status; after a take-over, give repair time first."""
         if self.took_over and not await self._observer.wait_active(
-            self._without_fault(), READY_DEADLINE
+            self._without_fault(), self._ready_limit
         ):
             self._step("not all guests vote: see `trivisor status`")
         self._report({"ready": await self.status()})

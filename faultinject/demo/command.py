@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from deploy.commands.options import boot_deadline_option
 from voter.commands.parameters import SEED, Integer
 from voter.commands.terminal import ExitCode, console, print_json, quiet_logs, warn
 
@@ -21,8 +22,9 @@ __all__ = ["demo"]
 @click.option("--seed", type=SEED, default=7, show_default=True, help="Seed of the requests.")
 @click.option("--accel", type=click.Choice(["auto", "kvm", "tcg"]), default="auto",
               show_default=True, help="How guests run: with KVM, or emulated (TCG).")  # fmt: skip
+@boot_deadline_option
 @click.option("--json", "as_json", is_flag=True, help="Print only the result, as JSON.")
-def demo(requests: int, seed: int, accel: str, as_json: bool) -> ExitCode:
+def demo(requests: int, seed: int, accel: str, boot_deadline: float, as_json: bool) -> ExitCode:
     """Show fault masking on three real guests, and check every claim.
 
     \b
@@ -42,7 +44,13 @@ def demo(requests: int, seed: int, accel: str, as_json: bool) -> ExitCode:
 
     quiet_logs()
     settings = msgspec.convert(
-        {"accel": accel, "http": "127.0.0.1:0", "allow_faults": True}, Settings
+        {
+            "accel": accel,
+            "boot_deadline": boot_deadline,
+            "http": "127.0.0.1:0",
+            "allow_faults": True,
+        },
+        Settings,
     )
     sweep_abandoned(warn)
     with ScratchDirectory("demo") as scratch:
