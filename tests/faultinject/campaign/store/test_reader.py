@@ -157,17 +157,13 @@ def test_rows_of_format_2_say_what_they_cannot_tell(tmp_path: Path) -> None:
     with Store.create(tmp_path / "c", SMALL, 1) as made:
         plans = [plan for plan in made.plan.in_order() if plan.design == "nv" and plan.k][:2]
         for plan, more in zip(plans, (0, 1), strict=True):
-            wrong = (
-                RequestResult(code="wrong", problem=old),
-                *[RequestResult(code="wrong")] * more,
-            )
-            made.add(msgspec.structs.replace(row_of(plan), requests=wrong))
+            first, later = RequestResult(code="wrong", problem=old), RequestResult(code="wrong")
+            made.add(msgspec.structs.replace(row_of(plan), requests=(first, *[later] * more)))
         made._sql.execute("UPDATE campaign SET format = 2")
     with Store.open(tmp_path / "c", write=False) as found:
-        assert [found.row(plan.index).outcome for plan in plans] == [
-            Outcome.DECLARED, Outcome.UNCLEAR,
-        ]  # fmt: skip
-        assert [found.row(plan.index).believed for plan in plans] == [0, None]
+        read = {mission.index: mission for _, mission in found.missions()}
+    outcomes = [(read[plan.index].outcome, read[plan.index].believed) for plan in plans]
+    assert outcomes == [(Outcome.DECLARED, 0), (Outcome.UNCLEAR, None)]
     with pytest.raises(StoreError, match="can only be read"):
         Store.open(tmp_path / "c")
 
