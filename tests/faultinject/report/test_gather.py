@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -263,6 +264,19 @@ def test_effect_of_the_order_is_detected(store: Store) -> None:
     )
     order = next(each for each in found.effects if each.factor == "Order")
     assert order.p_value is not None and order.p_value < 0.01
+
+
+def test_effect_that_was_not_detected_states_what_would_have_been(store: Store) -> None:
+    found = stored(
+        store,
+        (
+            row_of(plan, Outcome.TIMEOUT if plan.index % 2 and plan.k == 1 else Outcome.CORRECT)
+            for plan in store.plan.in_order()
+        ),
+    )
+    order = next(each for each in found.effects if each.factor == "Order")
+    assert order.p_value is not None and order.p_value > 0.05
+    assert re.search(r"at least \d.* % .*80% probability; smaller ones are not", order.conclusion)
 
 
 def test_report_raises_without_a_campaign(tmp_path: Path) -> None:
