@@ -48,7 +48,9 @@ def _request(
     """Send a request, yield its response, close the connection."""
     connection = _Connection(str(layout.supervisor_socket), timeout)
     try:
-        connection.request(method, path, None if body is None else json.dumps(body))
+        connection.request(
+            method, path, None if body is None else json.dumps(body, allow_nan=False)
+        )
         yield connection.getresponse()
     except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError) as error:
         raise NotUp(
@@ -119,7 +121,13 @@ def _listens(layout: Layout) -> bool:
 
 
 def stream(layout: Layout, path: str) -> Iterator[dict[str, Any]]:
-    """Yield the JSON lines that the supervisor sends, to their end.  Raises NotUp."""
+    """Yield the JSON lines that the supervisor sends, until it ends.  Raises NotUp."""
     with _request(layout, "GET", path, None, None) as response:
-        for line in response:
+        while True:
+            try:
+                line = response.readline()
+            except (http.client.HTTPException, ConnectionError):
+                return  # it ended
+            if not line:
+                return
             yield json.loads(line)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import unicodedata
@@ -17,7 +18,6 @@ from deploy.errors import PathTooLong, PathUnusable
 __all__ = [
     "SOCKET_PATH_LIMIT",
     "LogFile",
-    "LogStream",
     "check_path",
     "check_socket_paths",
     "lack_of_room",
@@ -71,9 +71,14 @@ def write_whole(path: Path, body: bytes, *, mode: int = 0o644) -> None:
 
 
 def write_json(path: Path, document: object, *, mode: int = 0o644) -> None:
-    """Replace ``path`` by ``document`` as indented JSON, as `write_whole` does.  Raises OSError."""
-    text = msgspec.json.format(msgspec.json.encode(document), indent=2)
-    write_whole(path, text + b"\n", mode=mode)
+    """Replace ``path`` by ``document`` as indented JSON, as `write_whole` does.
+
+    Raises OSError, and ValueError for a number that JSON does not have: msgspec would write null,
+    which no reader expects.
+    """
+    plain = msgspec.to_builtins(document, str_keys=True)
+    text = json.dumps(plain, allow_nan=False, ensure_ascii=False, indent=2)
+    write_whole(path, text.encode() + b"\n", mode=mode)
 
 
 def sync_directory(directory: Path) -> None:
@@ -86,36 +91,6 @@ def sync_directory(directory: Path) -> None:
 
 
 # ---- logs
-
-
-class LogStream:
-    """Standard error without a buffer, for structlog.  A full disk ends no process that uses it.
-
-    A line that cannot be written is lost, and the next one that can be reports how many were.
-    """
-
-    def __init__(self) -> None:
-        self._lost = 0
-        self._reason = ""
-
-    def write(self, text: str) -> None:
-        """Write whole lines, or count them as lost."""
-        try:
-            if self._lost:
-                note = {"event": "log lines lost", "lines": self._lost, "reason": self._reason}
-                self._write(b"\n" + msgspec.json.encode(note) + b"\n")  # it ends a partial line
-                self._lost = 0
-            self._write(text.encode(errors="replace"))
-        except OSError as error:
-            self._lost += text.count("\n")
-            self._reason = error.strerror or str(error)
-
-    def flush(self) -> None:
-        """Do nothing: nothing is buffered."""
-
-    def _write(self, data: bytes) -> None:
-        while data:
-            data = data[os.write(2, data) :]
 
 
 class LogFile:

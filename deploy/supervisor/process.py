@@ -17,14 +17,14 @@ from deploy.errors import (
     ForeignState,
     HypervisorFailed,
 )
-from deploy.host.files import LogStream, lack_of_room
+from deploy.host.files import lack_of_room
 from deploy.host.spawn import PROCESS_NAME
 from deploy.node.interfaces import FaultFactory
 from deploy.node.records import Layout, Lock
 from deploy.supervisor.control_server import SupervisorControlServer
 from deploy.supervisor.supervisor import NodeFactory, Supervisor
 from deploy.watchdog.client import WatchdogClient
-from voter.commands.terminal import ExitCode
+from voter.commands.terminal import ExitCode, LogStream
 from voter.errors import VoterError
 
 __all__ = ["StartReport", "run_supervisor"]
@@ -46,7 +46,7 @@ class StartReport:
         if self._file is None:
             return
         try:
-            self._file.write(json.dumps(message).encode() + b"\n")
+            self._file.write(json.dumps(message, allow_nan=False).encode() + b"\n")
         except BrokenPipeError:  # the reader has ended: start the node all the same
             self.close()
             return

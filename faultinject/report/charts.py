@@ -178,7 +178,8 @@ def _doses(data: ReportData) -> Iterator[Chart]:
             draw_measured(doses + (() if number else shared), m, n),
             "Measured R_sys over measured R_M.",
             "Each point is one kind and dose of faults, with confidence intervals on both axes; "
-            "the two quantities were measured in separate missions. Dashed: the paper's formula "
+            "the two quantities were measured in separate missions. Hollow: a dose that cannot "
+            "discriminate, so that its agreement is no evidence. Dashed: the paper's formula "
             "for independent failures. Shading: where the formula predicts that voting helps "
             "(blue) or harms (brown). Below: difference from the formula; the grey bar is the "
             f"formula's value over the interval of R_M.{common} "

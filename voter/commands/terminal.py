@@ -6,13 +6,14 @@ import (rich) are imported where they are used, so that ``--json`` in a script d
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
 from collections.abc import Mapping
 from enum import IntEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,10 +22,12 @@ __all__ = [
     "NATIVE_SOCKET",
     "CommandError",
     "ExitCode",
+    "LogStream",
     "console",
     "default_directory",
     "print_json",
     "quiet_logs",
+    "user_directory",
     "warn",
 ]
 
@@ -64,9 +67,57 @@ def default_directory() -> Path:
     given = os.environ.get("TRIVISOR_DIR")
     if given:
         return Path(given)
-    state = os.environ.get("XDG_STATE_HOME")
-    base = Path(state) if state else Path.home() / ".local" / "state"
-    return base / "trivisor" / "default"
+    return user_directory("XDG_STATE_HOME", ".local/state") / "trivisor" / "default"
+
+
+def user_directory(variable: str, default: str) -> Path:
+    """Return the directory that an environment variable names, else ``default`` in the home.
+
+    Raises CommandError if the user has no home directory.
+    """
+    given = os.environ.get(variable)
+    if given:
+        return Path(given).absolute()
+    try:
+        return Path.home() / default
+    except RuntimeError as error:
+        raise CommandError(
+            f"user {os.geteuid()} has no home directory",
+            remedy="set HOME to a directory that this user may write",
+            code=ExitCode.CANNOT_RUN_HERE,
+        ) from error
+
+
+class LogStream:
+    """Standard error without a buffer, for structlog.  A full disk ends no process that uses it.
+
+    A line that cannot be written is lost, and the next one that can be reports how many were.
+    """
+
+    def __init__(self) -> None:
+        self._lost = 0
+        self._reason = ""
+
+    def write(self, text: str) -> None:
+        """Write whole lines, or count them as lost."""
+        try:
+            if self._lost:
+                note = {"event": "log lines lost", "lines": self._lost, "reason": self._reason}
+                self._write(
+                    b"\n" + json.dumps(note, allow_nan=False).encode() + b"\n"
+                )  # it ends a partial line
+                self._lost = 0
+            self._write(text.encode(errors="replace"))
+        except OSError as error:
+            self._lost += text.count("\n")
+            self._reason = error.strerror or str(error)
+
+    def flush(self) -> None:
+        """Do nothing: nothing is buffered."""
+
+    def _write(self, data: bytes) -> None:
+        while data:
+            data = data[os.write(2, data) :]
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -78,7 +129,7 @@ def console(*, stderr: bool = False) -> Console:
 
 def print_json(value: Mapping[str, Any] | list[Any]) -> None:
     """Print one JSON document for scripts."""
-    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+    sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
     sys.stdout.flush()
 
 
@@ -90,11 +141,12 @@ def quiet_logs() -> None:
 
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", LogStream())),
     )
 
 
 def warn(text: str) -> None:
-    """Print a line to standard error."""
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
+    """Print a line to standard error; lose it if that is a file on a full disk."""
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()

@@ -166,7 +166,7 @@ class DaskCluster:
 
 
 class Slot:
-    """A place for one mission at a time, on any worker (a ``runner.MissionSource``)."""
+    """A place for one mission at a time, on any worker (a ``dispatch.MissionSource``)."""
 
     def __init__(self, name: str, cluster: DaskCluster) -> None:
         self.name = name

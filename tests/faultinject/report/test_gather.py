@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -116,6 +117,24 @@ def test_wrong_reply_beyond_the_prefix_is_counted(store: Store) -> None:
     assert found.campaign.used == 60
     assert wrong.share.count == wrong.covered.count == 1
     assert [each.mission for each in wrong.listed] == [late.index]
+    assert found.verdicts[0].tone == "alarm"
+
+
+def test_wrong_reply_counts_against_the_vote_even_if_the_fault_was_not_confirmed(
+    store: Store,
+) -> None:
+    def row(mission: MissionPlan) -> MissionRow:
+        if mission is not unlucky:
+            return row_of(mission, outcome_of(mission))
+        made = row_of(mission, Outcome.SILENT)
+        hits = tuple(msgspec.structs.replace(hit, applied=False) for hit in made.injections)
+        return msgspec.structs.replace(made, injections=hits)
+
+    plans = list(store.plan.in_order())
+    unlucky = next(plan for plan in plans if plan.stratum == "f1")
+    found = stored(store, (row(plan) for plan in plans))
+    assert found.wrong_replies.covered.count == found.wrong_replies.share.count == 1
+    assert [each.mission for each in found.wrong_replies.listed] == [unlucky.index]
     assert found.verdicts[0].tone == "alarm"
 
 
@@ -245,6 +264,19 @@ def test_effect_of_the_order_is_detected(store: Store) -> None:
     )
     order = next(each for each in found.effects if each.factor == "Order")
     assert order.p_value is not None and order.p_value < 0.01
+
+
+def test_effect_that_was_not_detected_states_what_would_have_been(store: Store) -> None:
+    found = stored(
+        store,
+        (
+            row_of(plan, Outcome.TIMEOUT if plan.index % 2 and plan.k == 1 else Outcome.CORRECT)
+            for plan in store.plan.in_order()
+        ),
+    )
+    order = next(each for each in found.effects if each.factor == "Order")
+    assert order.p_value is not None and order.p_value > 0.05
+    assert re.search(r"at least \d.* % .*80% probability; smaller ones are not", order.conclusion)
 
 
 def test_report_raises_without_a_campaign(tmp_path: Path) -> None:
