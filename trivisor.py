@@ -35,7 +35,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "Undo an injected fault; return when the guest votes again.",
     ),
     "logs": (
-        "deploy.commands.status",
+        "deploy.commands.logs",
         "logs",
         "Show the log of a guest, the voter or the supervisor.",
     ),

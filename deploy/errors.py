@@ -9,6 +9,7 @@ DeployError
 ├── HypervisorFailed     libvirt or QEMU reported an error; the message contains its text
 │   └── HypervisorSilent it did not answer in time
 ├── GuestNeverReady      a guest failed as it booted, or made no progress
+├── UnknownGuest         the node has no guest of this name
 └── WrongState           the operation is not possible in the guest's state
 """
 
@@ -23,6 +24,7 @@ __all__ = [
     "HypervisorFailed",
     "HypervisorSilent",
     "PathTooLong",
+    "UnknownGuest",
     "PathUnusable",
     "WrongState",
 ]
@@ -90,3 +92,7 @@ class GuestNeverReady(DeployError):
 
 class WrongState(DeployError):
     """The operation is not possible in the guest's state."""
+
+
+class UnknownGuest(DeployError):
+    """The node has no guest of this name."""

@@ -143,6 +143,10 @@ def test_requests_are_voted_by_command_and_by_http(node: Node) -> None:
     with urllib.request.urlopen(url, timeout=10) as answer:
         assert answer.read() == b"blue"
         assert answer.headers["Trivisor-Vote"].startswith("2/3")
+        assert answer.headers["Cache-Control"] == "no-cache"
+    head = urllib.request.Request(url, method="HEAD")
+    with urllib.request.urlopen(head, timeout=10) as answer:
+        assert (answer.headers["Content-Length"], answer.read()) == ("4", b"")
 
 
 @pytest.mark.readme
@@ -226,13 +230,18 @@ def test_logs_show_events_and_consoles(node: Node) -> None:
     assert "repaired" in events
     assert "fault injected" in events
     assert "trivisor: ready" in node.run("logs", "g1").stdout
-    assert node.run("logs", "nonsense").returncode == ExitCode.FAILED
+    assert node.run("logs", "nonsense").returncode == ExitCode.USAGE
+    assert node.run("logs", "-n", "-1").returncode == ExitCode.USAGE
+    assert node.run("logs", "g1", "-n", "0").stdout == ""
+    assert len(node.json("logs", "g1", "-n", "2")["lines"]) == 2
+    assert len(node.json("logs", "-n", "3")["events"]) == 3
+    assert "listening" in node.json("logs", "voter")["lines"][0]
 
 
 @pytest.mark.readme
 def test_inject_names_the_guests_when_the_guest_is_unknown(node: Node) -> None:
     done = node.run("inject", "crash", "g7")
-    assert done.returncode == ExitCode.FAILED
+    assert done.returncode == ExitCode.USAGE
     assert "it has g1, g2, g3" in done.stderr
 
 
@@ -422,4 +431,65 @@ def test_guest_that_never_becomes_ready_is_reported_with_its_console(shared_scra
     assert done.returncode == ExitCode.FAILED
     assert "never became ready" in done.stderr
     assert "cannot be loaded in a guest" in done.stderr
+    assert "cannot be loaded in a guest" in node.run("logs", "g1").stdout
+    assert "never became ready" in node.run("logs").stdout
     assert node.processes() == {}
+
+
+# ---- a full disk, a moved directory
+
+
+def fill(file: Path) -> None:
+    """Write a file until its file system is full."""
+    with file.open("wb", buffering=0) as writer, contextlib.suppress(OSError):
+        for size in (1 << 20, 4096):
+            with contextlib.suppress(OSError):
+                while True:
+                    writer.write(bytes(size))
+
+
+@pytest.fixture
+def small_disk(shared_scratch: Path) -> Iterator[Path]:
+    """Give a file system of 420 MiB: three guests need 330."""
+    disk = shared_scratch / "disk"
+    disk.mkdir()
+    words = ["mount", "-t", "tmpfs", "-o", "size=420m,mode=700", "trivisor", str(disk)]
+    if os.geteuid() != 0 or subprocess.run(words, capture_output=True).returncode != 0:
+        pytest.skip("only root can mount a small file system")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+def test_node_survives_a_full_disk_and_is_found_where_it_was_moved(small_disk: Path) -> None:
+    node, moved = Node(small_disk / "n"), Node(small_disk / "moved")
+    try:
+        done = node.up()
+        assert done.returncode == 0, done.stderr
+        node.put("colour", "blue")
+        before = node.status()
+        fill(small_disk / "fill")
+        for pid in (before["voter"]["pid"], before["guests"][0]["pid"]):
+            os.kill(pid, signal.SIGKILL)
+        until(lambda: "MiB are free" in (node.status()["storage"] or ""))
+        until(lambda: node.status()["voter"]["pid"] not in (None, before["voter"]["pid"]))
+        os.kill(before["supervisor"]["pid"], signal.SIGKILL)
+        assert node.get("colour")["body"] == "blue"
+        until(lambda: node.status()["supervisor"]["pid"] != before["supervisor"]["pid"])
+        until(lambda: node.status()["phase"] == "up")
+        assert "MiB are free" in node.run("status").stdout
+        assert node.guest("g1")["repairs"]["count"] == 0
+        (small_disk / "fill").unlink()
+        until(node.all_vote)
+        fill(small_disk / "fill")
+        guests = node.guest_pids()
+        node.directory.rename(moved.directory)
+        assert node.run("down").returncode == ExitCode.NOT_UP
+        assert moved.guest_pids() == guests
+        until(lambda: "was moved" in moved.status()["storage"])
+        done = moved.run("down")
+        assert done.returncode == 0, done.stderr
+        assert node.processes() == {}
+        assert moved.run("status").returncode == ExitCode.NOT_UP
+    finally:
+        for each in (node, moved):
+            each.run("down")

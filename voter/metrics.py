@@ -27,7 +27,8 @@ _COUNTERS = {
     "masked": "Replies released although a replica dissented",
     "dissents": "Times that a replica's reply or digest differed from the majority's",
     "checkpoints": "States that were voted on and fetched",
-    "voided": "Writes made void because they killed or hung m replicas twice",
+    "voided": "Requests made void because they killed or hung replicas twice",
+    "clock_steps": "Times that the wall clock was set, or that agreed time stepped to it",
 }
 STATUSES = ("ready", "degraded", "refusing", "draining")
 

@@ -136,7 +136,8 @@ class Runner:
             for index, replica in enumerate(config.replica)
         ]
         self.counters = dict.fromkeys(
-            ("requests", "released", "masked", "dissents", "checkpoints", "voided"), 0
+            ("requests", "released", "masked", "dissents", "checkpoints", "voided", "clock_steps"),
+            0,
         )
         self.failures: dict[str, int] = {}
         self.latency = [0] * (len(LATENCY_BOUNDS) + 1)
@@ -298,7 +299,7 @@ class Runner:
             record.time_ns, record.prev, record.history, record.caller, record.request
         )
         crc = crc32(payload)
-        flags = FLAG_READ_ONLY if record.read_only else FLAG_VOID if record.void else 0
+        flags = FLAG_READ_ONLY * record.read_only | FLAG_VOID * record.void
         links = self.links
         for index in effect.replicas:
             links[index].send_order(record.seq, flags, payload, crc)
@@ -341,6 +342,10 @@ class Runner:
         self.counters["voided"] += 1
         log.info("voided", seq=effect.seq)
 
+    def _clock_changed(self, effect: ev.ClockChanged) -> None:
+        self.counters["clock_steps"] += 1
+        log.info("clock", set_by=effect.wall_ns / 1e9, agreed_time_steps_by=effect.step_ns / 1e9)
+
     def _checkpointed(self, effect: ev.Checkpointed) -> None:
         self.counters["checkpoints"] += 1
         base, state = effect.base, effect.state
@@ -382,6 +387,7 @@ class Runner:
         ev.Changed: _changed,
         ev.Checkpointed: _checkpointed,
         ev.Voided: _voided,
+        ev.ClockChanged: _clock_changed,
     }
 
     # --------------------------------------------------------------- links

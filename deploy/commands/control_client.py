@@ -119,7 +119,13 @@ def _listens(layout: Layout) -> bool:
 
 
 def stream(layout: Layout, path: str) -> Iterator[dict[str, Any]]:
-    """Yield the JSON lines that the supervisor sends, to their end.  Raises NotUp."""
+    """Yield the JSON lines that the supervisor sends, until it ends.  Raises NotUp."""
     with _request(layout, "GET", path, None, None) as response:
-        for line in response:
+        while True:
+            try:
+                line = response.readline()
+            except (http.client.HTTPException, ConnectionError):
+                return  # it ended
+            if not line:
+                return
             yield json.loads(line)

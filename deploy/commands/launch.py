@@ -10,8 +10,11 @@ import shutil
 import signal
 import subprocess
 import uuid
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from deploy.errors import AlreadyUp, CannotRunHere, DeployError
 from deploy.host.files import LogFile, read_tail, sync_directory
@@ -34,11 +37,15 @@ from guests.function import read_key
 from guests.image import ImageError, Overlay, add_overlay, build_image
 from voter.commands.terminal import CommandError, ExitCode
 
-__all__ = ["delete_journal", "follow_start", "prepare_node"]
+__all__ = ["delete_journal", "follow_start", "identify_service", "prepare_node"]
 
 
-def prepare_node(layout: Layout, settings: Settings, progress: Progress) -> NodeRecord:
+def prepare_node(
+    layout: Layout, settings: Settings, progress: Progress, *, accept_service: bool = False
+) -> NodeRecord:
     """Write node.json for a new node with these settings, or return that of the node that runs.
+
+    ``accept_service``: continue from a journal that another service wrote.
 
     Raises AlreadyUp, ForeignState, CannotRunHere, DeployError.
     """
@@ -71,8 +78,10 @@ def prepare_node(layout: Layout, settings: Settings, progress: Progress) -> Node
         raise DeployError(
             f"with --durability none, the existing journal in {layout.journal} would become out of "
             "date",
-            remedy="use --durability fsync or os, or delete the journal with --fresh",
+            remedy="use --durability fsync or os, or another directory (--dir)",
         )
+    service = identify_service(settings)
+    node = _check_journal(layout, settings, service, accept_service=accept_service)
     try:
         image = build_image(cache_directory() / "images", progress=progress)
         own = settings.service.endswith(".py")
@@ -90,10 +99,9 @@ def prepare_node(layout: Layout, settings: Settings, progress: Progress) -> Node
         missing = "not installed" in str(error)
         kind = CannotRunHere if missing else DeployError
         raise kind(str(error)) from error
-    # The node keeps its uuid, so that its journal remains valid; its guests are new.
-    node = layout.read_node().uuids[0] if layout.known else str(uuid.uuid4())
     record = NodeRecord(
-        uuids=(node, *(str(uuid.uuid4()) for _ in range(settings.guests))),
+        # The node keeps its uuid, so that its journal remains valid; its guests are new.
+        uuids=(node or str(uuid.uuid4()), *(str(uuid.uuid4()) for _ in range(settings.guests))),
         settings=settings,
         kernel=str(image.kernel),
         initrd=str(image.initrd),
@@ -101,10 +109,71 @@ def prepare_node(layout: Layout, settings: Settings, progress: Progress) -> Node
         manifest=str(image.manifest),
         accel=accelerator.name,
         accel_reason=accelerator.reason,
+        service=service,
     )
     layout.write(record)
     layout.write(RunningRecord())
     return record
+
+
+class _JournalIdentity(msgspec.Struct):
+    """The part of identity.json that `up` checks.  ``service``: None until one has voted."""
+
+    node: str
+    vote: str
+    service: str | None = None
+
+
+def identify_service(settings: Settings) -> str:
+    """Return a text that differs if the guests may answer journaled requests differently.
+
+    It names a shipped service, or a file by its SHA-256, and the function in the guests by its key.
+    """
+    name = settings.service
+    if name.endswith(".py"):
+        name = f"sha256:{sha256(Path(name).read_bytes()).hexdigest()}"
+    if settings.key is not None:
+        name += f" function:{sha256(read_key(Path(settings.key))).hexdigest()[:16]}"
+    return name
+
+
+def _check_journal(
+    layout: Layout, settings: Settings, service: str, *, accept_service: bool
+) -> str | None:
+    """Compare the options with those under which the journal was written; return its node's uuid.
+
+    Return None if there is neither a journal nor an earlier node.  Raises DeployError.
+    """
+    record = layout.read_node() if layout.known else None
+    path = layout.journal / "identity.json"
+    try:
+        journal = msgspec.json.decode(path.read_bytes(), type=_JournalIdentity)
+    except FileNotFoundError:
+        return record.uuids[0] if record is not None else None
+    except (OSError, msgspec.MsgspecError) as error:
+        raise DeployError(
+            f"the journal's {path} cannot be read: {error}",
+            remedy="restore it from a copy, or choose another directory (--dir) to start empty",
+        ) from error
+    if journal.vote != settings.vote:
+        guests = journal.vote.partition("/")[2]
+        raise DeployError(
+            f"the journal in {layout.journal} was written under --vote {journal.vote}, not "
+            f"{settings.vote}",
+            remedy=f"use --guests {guests} --vote {journal.vote}, or another directory (--dir) to "
+            "start empty",
+        )
+    before = record.service if record is not None else ""
+    if journal.service is not None and before not in ("", service) and not accept_service:
+        assert record is not None
+        raise DeployError(
+            f"the service differs from the one that wrote the journal in {layout.journal} "
+            f"({record.settings.service}: {before[:23]}; now {settings.service}: {service[:23]})",
+            remedy="run the former service again; or start empty in another directory (--dir); or "
+            "add --accept-service if this one reads the former one's snapshots and answers its "
+            "requests alike",
+        )
+    return journal.node
 
 
 def delete_journal(layout: Layout) -> None:

@@ -1,26 +1,24 @@
-"""``trivisor status`` and ``logs``: the state of a node, and what has happened to it."""
+"""``trivisor status``: the state of a node."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from deploy.commands.control_client import NotUp, ask, stream
+from deploy.commands.control_client import NotUp, ask
 from deploy.commands.options import directory_option, json_option, layout_of
 from deploy.node.records import Layout
-from voter.commands.parameters import Integer
 from voter.commands.terminal import ExitCode, console, print_json, warn
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["guest_table", "logs", "status"]
+__all__ = ["guest_table", "status"]
 
 RETURN_TIMEOUT = 5.0
 """Seconds to wait for the watchdog to restart a killed supervisor."""
@@ -35,7 +33,7 @@ def status(directory: Path | None, as_json: bool) -> int:
     try:
         state = ask(layout, "GET", "/status", patience=RETURN_TIMEOUT)
     except NotUp:
-        if not layout.known or not _report_orphans(layout, as_json=as_json):
+        if not _report_orphans(layout, as_json=as_json):
             raise
         return ExitCode.NOT_UP
     if as_json:
@@ -46,16 +44,25 @@ def status(directory: Path | None, as_json: bool) -> int:
 
 
 def _report_orphans(layout: Layout, *, as_json: bool) -> bool:
-    """Print the processes that a killed supervisor left; return whether there are any."""
-    from deploy.node.processes import find_orphans  # noqa: PLC0415 - rarely needed
+    """Print the processes that no command can reach; return whether there are any."""
+    from deploy.node.processes import find_processes  # noqa: PLC0415 - rarely needed
 
-    orphans = find_orphans(layout)
-    if not orphans:
+    found = {each.name: each.identity.pid for each in find_processes(layout)}
+    supervisor = found.pop("supervisor", None)
+    orphans = {name: pid for name, pid in found.items() if name not in ("watchdog", "standby")}
+    if not orphans and supervisor is None:
         return False
     message = _watchdog_message(layout)
     if as_json:
         directory = str(layout.directory)
-        print_json({"dir": directory, "supervisor": None, "orphans": orphans, "message": message})
+        print_json(
+            {"dir": directory, "supervisor": supervisor, "orphans": orphans, "message": message}
+        )
+        return True
+    if supervisor is not None:
+        others = ", ".join(orphans)
+        warn(f"the supervisor (process {supervisor}) runs and cannot be reached, with {others}")
+        warn(f"remedy: `trivisor down --dir {layout.directory}` ends it")
         return True
     for name, pid in orphans.items():
         warn(f"{name}: process {pid} runs without a supervisor")
@@ -81,31 +88,59 @@ def _show(state: dict[str, Any]) -> None:
     from rich.markup import escape  # noqa: PLC0415
 
     out = console()
-    colour = {"ready": "green", "degraded": "yellow"}.get(state["status"], "red")
+    word = state["status"] if state["phase"] == "up" else state["phase"]
+    colour = {"ready": "green", "degraded": "yellow", "starting": "yellow"}.get(word, "red")
+    address = f"http://{state['http']}/" if state["http"] else "no address yet"
     out.print(
-        f"[{colour}]{state['status']}[/]: vote {state['vote']}, "
-        f"service {escape(str(state['service']))}, "
-        f"http://{state['http']}/"
+        f"[{colour}]{word}[/]: vote {state['vote']}, service {escape(state['service'])}, {address}"
     )
-    voter, counters = state["voter"], state["voter"]["counters"]
-    out.print(
-        f"voter: process {voter['pid']}, {voter['restarts']} restarts, "
-        f"{counters.get('requests', 0)} requests, {counters.get('masked', 0)} faults masked"
-        + (f" - {escape(voter['problem'])}" if voter["problem"] else "")
-    )
+    if state["storage"]:
+        out.print(f"[red]disk:[/] {escape(state['storage'])}; repairs wait until it can be written")
+    out.print(f"voter: {escape(_voter_line(state['voter']))}")
     durability = state["durability"]
     out.print(f"durability: {durability['kind']} ({durability['promise']})")
     if durability["journal"]:
-        facts = ", ".join(f"{key} {value}" for key, value in durability["journal"].items())
-        out.print(f"journal: {escape(facts)}")
+        out.print(f"journal: {escape(_journal_line(durability['journal']))}")
     supervisor = state["supervisor"]
-    restarts = f", restarted {supervisor['restarts']} times" if supervisor["restarts"] else ""
-    alone = "" if supervisor["watchdog"] else ", without a watchdog: it will not be restarted"
+    restarts = f", restarted {_count(supervisor['restarts'], 'time')}"
+    alone = ", without a watchdog: it will not be restarted"
     out.print(
-        f"supervisor: process {supervisor['pid']}{restarts}{alone}, repair {state['repair']}, "
-        f"accelerator {state['accel']}, image {state['image'][:16]}, " + escape(state["dir"])
+        f"supervisor: process {supervisor['pid']}{restarts if supervisor['restarts'] else ''}"
+        f"{'' if supervisor['watchdog'] else alone}, repair {state['repair']}, accelerator "
+        f"{state['accel']}, image {state['image'][:16]}, {escape(state['dir'])}"
     )
     out.print(guest_table(state))
+
+
+def _voter_line(voter: dict[str, Any]) -> str:
+    counters = voter["counters"]
+    facts = [f"process {voter['pid']}" if voter["pid"] else "does not run"]
+    if voter["restarts"]:
+        facts.append(_count(voter["restarts"], "restart"))
+    if counters:
+        facts.append(_count(counters.get("requests", 0), "request"))
+        facts.append(f"{_count(counters.get('masked', 0), 'fault')} masked")
+    elif voter["pid"]:
+        facts.append("does not answer yet")
+    return ", ".join(facts) + (f" - {voter['problem']}" if voter["problem"] else "")
+
+
+def _journal_line(journal: dict[str, Any]) -> str:
+    waiting = journal["position"] - journal["synced"]
+    facts = [
+        f"{journal['bytes']:,} bytes in {_count(journal['segments'], 'segment')}",
+        f"{_count(journal['position'], 'entry', 'entries')} since the voter's start",
+        f"{waiting:,} of them not on the disk yet" if waiting else "all on the disk",
+        f"checkpoint at request {journal['checkpoint_seq']:,}"
+        if journal["checkpoint_seq"]
+        else "no checkpoint yet",
+    ]
+    full = f"FULL: {journal['reason']}; " if journal["full"] else ""
+    return f"{full}{', '.join(facts)}, in {journal['directory']}"
+
+
+def _count(number: int, one: str, many: str = "") -> str:
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def guest_table(state: dict[str, Any]) -> Table:
@@ -145,44 +180,3 @@ def guest_table(state: dict[str, Any]) -> Table:
             escape("; ".join(remarks)),
         )
     return table
-
-
-@click.command()
-@click.argument("name", required=False)
-@directory_option
-@click.option("--lines", "-n", type=Integer(1, 1_000_000), default=50, show_default=True,
-              help="Number of lines.")  # fmt: skip
-@click.option("--follow", "-f", is_flag=True, help="Without NAME: print events as they happen.")
-@json_option
-def logs(name: str | None, directory: Path | None, lines: int, follow: bool, as_json: bool) -> None:
-    """Show the last lines of NAME: a guest's console, or the log of voter, supervisor or proxy.
-
-    Without NAME, show the node's events: changes of replicas, repairs, faults, restarts.
-    """
-    layout = layout_of(directory)
-    if name is None:
-        query = "?follow=1" if follow else ""
-        events = stream(layout, f"/events{query}")
-        for event in events if follow else list(events)[-lines:]:
-            sys.stdout.write(f"{_event_line(event)}\n")
-            sys.stdout.flush()
-        return
-    log = ask(layout, "GET", f"/logs/{name}?lines={lines}")
-    if as_json:
-        print_json(log)
-    else:
-        for line in log["lines"]:
-            click.echo(line)
-
-
-def _event_line(event: dict[str, Any]) -> str:
-    at = time.strftime("%H:%M:%S", time.localtime(event["time"]))
-    rest = [
-        f"{key}={value}"
-        for key, value in event.items()
-        if key not in ("id", "time", "event", "guest") and value is not None
-    ]
-    return (
-        f"{at}.{int(event['time'] % 1 * 1000):03d} {event['guest'] or '-':4} {event['event']}: "
-        + ", ".join(rest)
-    )

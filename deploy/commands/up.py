@@ -87,6 +87,8 @@ __all__ = ["up"]
 @click.option("--function", metavar="guest|unix:PATH",
               help="Require signed requests: each guest checks them, or F at PATH.")  # fmt: skip
 @click.option("--key", type=existing_file(), help="With --function guest: its key file.")
+@click.option("--accept-service", is_flag=True,
+              help="Continue from a journal that a former version of it wrote.")  # fmt: skip
 @click.option("--fresh", is_flag=True, help="Delete this directory's old journal first.")
 @click.option("--yes", is_flag=True, help="With --fresh: do not ask for confirmation.")
 @json_option
@@ -107,6 +109,7 @@ def up(  # noqa: PLR0913 - one for each option
     durability: Durability,
     function: str | None,
     key: Path | None,
+    accept_service: bool,
     fresh: bool,
     yes: bool,
     as_json: bool,
@@ -151,7 +154,7 @@ def up(  # noqa: PLR0913 - one for each option
     progress = StepPrinter(quiet=as_json)
     if fresh:
         _delete_journal(layout, progress, confirm=not yes)
-    prepare_node(layout, settings, progress)
+    prepare_node(layout, settings, progress, accept_service=accept_service)
     status = follow_start(layout, progress)
     if as_json:
         print_json(status)

@@ -17,7 +17,6 @@ from deploy.errors import PathTooLong, PathUnusable
 __all__ = [
     "SOCKET_PATH_LIMIT",
     "LogFile",
-    "LogStream",
     "check_path",
     "check_socket_paths",
     "lack_of_room",
@@ -86,36 +85,6 @@ def sync_directory(directory: Path) -> None:
 
 
 # ---- logs
-
-
-class LogStream:
-    """Standard error without a buffer, for structlog.  A full disk ends no process that uses it.
-
-    A line that cannot be written is lost, and the next one that can be reports how many were.
-    """
-
-    def __init__(self) -> None:
-        self._lost = 0
-        self._reason = ""
-
-    def write(self, text: str) -> None:
-        """Write whole lines, or count them as lost."""
-        try:
-            if self._lost:
-                note = {"event": "log lines lost", "lines": self._lost, "reason": self._reason}
-                self._write(b"\n" + msgspec.json.encode(note) + b"\n")  # it ends a partial line
-                self._lost = 0
-            self._write(text.encode(errors="replace"))
-        except OSError as error:
-            self._lost += text.count("\n")
-            self._reason = error.strerror or str(error)
-
-    def flush(self) -> None:
-        """Do nothing: nothing is buffered."""
-
-    def _write(self, data: bytes) -> None:
-        while data:
-            data = data[os.write(2, data) :]
 
 
 class LogFile:

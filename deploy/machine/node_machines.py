@@ -172,6 +172,7 @@ class NodeMachines:
     def _renew_guests(self) -> None:
         """Replace the guests by new ones that are absent."""
         for spec in self.spec.guests:
+            former = self._guests.get(spec.name)
             guest = self._guests[spec.name] = Guest(
                 spec,
                 node_uuid=self.spec.uuid,
@@ -179,6 +180,8 @@ class NodeMachines:
                 boot_deadline=self.spec.boot_deadline,
             )
             guest.subscribe(self._forward)
+            if former is not None:
+                guest.console = former.console  # it outlives the guest, for `trivisor logs`
 
     def _own_record(self) -> MachinesRecord | None:
         """Return the directory's record.  Raises ForeignState for files without a record."""

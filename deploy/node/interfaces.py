@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from deploy.host.identity import ProcessIdentity
+from deploy.machine.console import Console
 from deploy.machine.spec import GuestEvent, GuestState, Progress
 from deploy.node.records import Layout, Settings
 
@@ -36,6 +37,10 @@ class GuestPort(Protocol):
     @property
     def link_socket(self) -> Path:
         """The unix socket of its link."""
+
+    @property
+    def console(self) -> Console:
+        """What it prints."""
 
     async def restore(self) -> object:
         """Restore its clean snapshot, whatever its state.  Raises DeployError."""

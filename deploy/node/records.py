@@ -88,6 +88,7 @@ class NodeRecord(_Record, frozen=True, kw_only=True):
     accel: Literal["kvm", "tcg"]
     accel_reason: str
     manifest: str
+    service: str = ""  # identifies what replays the journal in the guests; "": not known
 
 
 class FaultRecord(_Record, frozen=True, kw_only=True):
@@ -132,6 +133,7 @@ class Layout:
         self.voter_control = directory / "control.sock"
         self.voter_log = directory / "voter.log"
         self.journal = directory / "journal"
+        self.last_run = directory / "last-run.json"  # events and consoles of the node that ended
         self.native_socket = directory / NATIVE_SOCKET
         self.proxy_control = directory / "proxy.sock"
         self.proxy_log = directory / "proxy.log"
@@ -209,8 +211,8 @@ class Layout:
                 remedy="check that the directory is yours; nothing in it was changed",
             ) from error
         remedy = (
-            "another version of trivisor wrote it, or it was changed; if nothing of the node runs, "
-            f"remove {self.directory}; nothing was changed"
+            "another version of trivisor wrote it, or it was changed: use that version, restore "
+            "the file, or choose another directory (--dir); nothing was changed"
         )
         try:
             schema = msgspec.json.decode(data, type=_Schema).schema

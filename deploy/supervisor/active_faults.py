@@ -91,11 +91,13 @@ class ActiveFaults:
         self.active[guest] = record
         self._changed()
         if record.until is not None:
-            timer = self._expire(guest, record.until)
+            # A wall clock that was set meanwhile must not prolong the fault.
+            left = min(record.until - time.time(), record.until - record.since)
+            timer = self._expire(guest, max(0.0, left))
             self._timers[guest] = asyncio.create_task(timer, name=f"fault of {guest}")
 
-    async def _expire(self, guest: str, until: float) -> None:
-        await asyncio.sleep(max(0.0, until - time.time()))
+    async def _expire(self, guest: str, seconds: float) -> None:
+        await asyncio.sleep(seconds)
         record, timer = self.active.get(guest), asyncio.current_task()
         while record is not None and self.active.get(guest) is record and timer is not None:
             self._timers.pop(guest, None)  # so that `undo` does not cancel this task

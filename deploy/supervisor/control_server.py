@@ -1,8 +1,8 @@
 """The supervisor's control socket: HTTP with JSON on a unix socket that only its owner can open.
 
     GET  /status
-    GET  /events?since=ID&follow=1   lines of JSON
-    GET  /logs/NAME?lines=N          NAME: a guest, voter, supervisor, proxy
+    GET  /events?lines=N             {"events": the last ones}; /logs/NAME: {"lines"} of a guest
+    GET  /events?follow=1&since=ID   each event, /logs/NAME: {"line"}, as a line of JSON
     POST /inject                     {"kind", "guest", "seconds": number or null}
     POST /heal                       {"guest"}
     POST /down                       answered at once; the process ends when the node is down
@@ -12,15 +12,19 @@ The answer to a failed request is {"error", "remedy", "code"}; ``code`` is the C
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import msgspec
 import structlog
 from aiohttp import web
 
-from deploy.errors import DeployError
+from deploy.errors import DeployError, UnknownGuest
+from deploy.machine.console import Console
 from deploy.supervisor.active_faults import FaultRefused
+from deploy.supervisor.observer import HISTORY_LENGTH
 from deploy.supervisor.supervisor import Supervisor
 from voter.commands.terminal import ExitCode
 from voter.sockets import listen_unix
@@ -75,21 +79,18 @@ class SupervisorControlServer:
         return web.json_response(await self._supervisor.status())
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
-        since = int(request.query.get("since", "0"))
         history = self._supervisor.history
-        if "follow" not in request.query:
-            return web.Response(text="".join(json.dumps(e) + "\n" for e in history.after(since)))
-        response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
-        await response.prepare(request)
-        async for event in history.follow(since):
-            await response.write(json.dumps(event).encode() + b"\n")
-        return response
+        if "follow" in request.query:
+            since = int(request.query.get("since", "0"))
+            return await _send_lines(request, history.follow(since))
+        lines = _lines(request)
+        return web.json_response({"events": history.after(0)[-lines:] if lines else []})
 
     async def _logs(self, request: web.Request) -> web.StreamResponse:
-        lines = int(request.query.get("lines", "50"))
-        return web.json_response(
-            {"lines": self._supervisor.logs(request.match_info["name"], lines)}
-        )
+        guest = self._supervisor.find(request.match_info["name"])
+        if "follow" in request.query:
+            return await _send_lines(request, _follow(guest.console))
+        return web.json_response({"lines": guest.tail(_lines(request))})
 
     async def _inject(self, request: web.Request) -> web.StreamResponse:
         order = msgspec.json.decode(await request.read(), type=_Inject)
@@ -105,6 +106,32 @@ class SupervisorControlServer:
         return web.json_response({"stopping": True})
 
 
+def _lines(request: web.Request) -> int:
+    return max(0, int(request.query.get("lines", HISTORY_LENGTH)))
+
+
+async def _follow(console: Console) -> AsyncIterator[dict[str, Any]]:
+    """Yield the lines that a guest prints from now on, without end."""
+    lines: asyncio.Queue[str] = asyncio.Queue()
+    stop = console.listen(lines.put_nowait)
+    try:
+        while True:
+            yield {"line": await lines.get()}
+    finally:
+        stop()
+
+
+async def _send_lines(
+    request: web.Request, documents: AsyncIterator[dict[str, Any]]
+) -> web.StreamResponse:
+    """Send documents as lines of JSON as they come, until the client or the supervisor ends."""
+    response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+    await response.prepare(request)
+    async for document in documents:
+        await response.write(json.dumps(document).encode() + b"\n")
+    return response
+
+
 @web.middleware
 async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Turn errors into answers that the CLI understands."""
@@ -112,6 +139,8 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         return await handler(request)
     except FaultRefused as error:
         return _problem(409, error.problem, error.remedy, ExitCode.NOT_ALLOWED)
+    except UnknownGuest as error:
+        return _problem(404, error.problem, error.remedy, ExitCode.USAGE)
     except DeployError as error:
         return _problem(500, error.problem, error.remedy, ExitCode.FAILED)
     except OSError as error:

@@ -17,14 +17,14 @@ from deploy.errors import (
     ForeignState,
     HypervisorFailed,
 )
-from deploy.host.files import LogStream, lack_of_room
+from deploy.host.files import lack_of_room
 from deploy.host.spawn import PROCESS_NAME
 from deploy.node.interfaces import FaultFactory
 from deploy.node.records import Layout, Lock
 from deploy.supervisor.control_server import SupervisorControlServer
 from deploy.supervisor.supervisor import NodeFactory, Supervisor
 from deploy.watchdog.client import WatchdogClient
-from voter.commands.terminal import ExitCode
+from voter.commands.terminal import ExitCode, LogStream
 from voter.errors import VoterError
 
 __all__ = ["StartReport", "run_supervisor"]

@@ -39,7 +39,7 @@ it returns each time: its service ends repeatedly, or it always lags.  A request
 and is then voided accounts for two of the flaps."""
 STABLE = 10.0
 """Seconds of voting after which earlier repairs no longer count.  Longer than the voter needs to
-detect a hang (``voter.core.Limits.hang``), so that repairs of a guest that always hangs end."""
+detect a hang (``limits.Limits.hang``), so that repairs of a guest that always hangs end."""
 LIMIT = 6
 """Consecutive repairs, without STABLE seconds of voting in between, before repair is abandoned."""
 FIRST_DELAY = 1.0

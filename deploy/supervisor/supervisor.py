@@ -17,9 +17,9 @@ from typing import Any
 import msgspec
 import structlog
 
-from deploy.errors import DeployError
+from deploy.errors import DeployError, UnknownGuest
 from deploy.host.child import Child
-from deploy.host.files import LogFile, read_tail, write_whole
+from deploy.host.files import LogFile, read_tail, write_json, write_whole
 from deploy.host.identity import identify
 from deploy.node.configuration import voter_config
 from deploy.node.interfaces import FaultFactory, FaultPort, GuestPort, NodePort
@@ -53,8 +53,8 @@ PROXY_GRACE = 2.0
 """Seconds for a former supervisor's proxy to end after SIGTERM."""
 FILES_INTERVAL = 2.0
 """Seconds between checks of the disk's room, of the logs' sizes, of what is not yet recorded."""
-LOG_LINES = 500
-"""Lines of a log that one request returns at most."""
+CONSOLE_LINES = 500
+"""Lines of each guest's console that are kept after the node's end."""
 
 _log = structlog.get_logger(__name__)
 
@@ -126,9 +126,7 @@ class Supervisor:
         self._tasks: list[asyncio.Task[None]] = []
         self._stop = asyncio.Event()
         self._began = time.time()
-        me = identify(os.getpid())
-        assert me is not None
-        self._me = me
+        self._me = identify(os.getpid())
 
     # ---- running
 
@@ -146,7 +144,9 @@ class Supervisor:
             ours, others = errors.split(DeployError)
             if ours is None or others is not None:
                 raise  # a defect of the supervisor itself: its traceback goes into the log
-            raise _first(ours) from None
+            raise self._failed(_first(ours)) from None
+        except DeployError as error:
+            raise self._failed(error) from error.__cause__
         finally:
             requested = self._stop.is_set()
             down = requested or (self.phase == "starting" and not self.took_over)
@@ -158,6 +158,11 @@ class Supervisor:
                 await self._take_down()
             else:
                 await self._release()
+
+    def _failed(self, error: DeployError) -> DeployError:
+        """Record an error; return it."""
+        self.history.add(f"{self.phase}: failed", error=str(error))
+        return error
 
     def stop(self) -> None:
         """Take the node down."""
@@ -299,8 +304,16 @@ class Supervisor:
             self._step("not all guests vote: see `trivisor status`")
         self._report({"ready": await self.status()})
 
+    def _keep_last_run(self) -> None:
+        """Write events and consoles for `trivisor logs` after the end."""
+        consoles = {name: guest.tail(CONSOLE_LINES) for name, guest in self.guests.items()}
+        last = {"time": time.time(), "events": self.history.after(0), "consoles": consoles}
+        path = self.layout.last_run
+        self.storage.write(path.name, lambda: write_json(path, last, mode=0o600))
+
     async def _take_down(self) -> None:
         _log.info("taking the node down")
+        self._keep_last_run()
         try:
             await self._control.close()
             await self._voter.end()
@@ -340,7 +353,8 @@ class Supervisor:
             name: identity for name, identity in self._before.processes.items() if name == "proxy"
         }
         voter = self._voter.identity
-        processes["supervisor"] = self._me
+        if self._me is not None:
+            processes["supervisor"] = self._me
         if self._watchdog.process is not None:
             processes["watchdog"] = self._watchdog.process
         if voter is not None:
@@ -364,7 +378,7 @@ class Supervisor:
             return self.guests[guest]
         except KeyError:
             names = ", ".join(self.guests)
-            raise DeployError(f"this node has no guest {guest!r}: it has {names}") from None
+            raise UnknownGuest(f"this node has no guest {guest!r}: it has {names}") from None
 
     async def inject(self, kind: str, guest: str, seconds: float | None) -> FaultRecord:
         """Inject a fault, for ``seconds`` or until healed.  Raises FaultRefused, DeployError."""
@@ -463,13 +477,6 @@ class Supervisor:
             "fault": None if fault is None else msgspec.to_builtins(fault),
             "repairs": self._repairer.describe(name, now),
         }
-
-    def logs(self, name: str, count: int) -> list[str]:
-        """Return the last lines of a guest's console, or of the named process's log."""
-        count = max(0, min(count, LOG_LINES))
-        if name in self.layout.logs:
-            return read_tail(self.layout.logs[name], count)
-        return self.find(name).tail(count)
 
 
 def _first(group: BaseExceptionGroup[DeployError]) -> DeployError:

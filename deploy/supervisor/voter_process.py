@@ -268,12 +268,14 @@ class VoterProcessManager:
         """Keep one standby running until cancelled."""
         while True:
             await asyncio.sleep(STANDBY_DELAY)  # no wait for a condition: see STANDBY_DELAY
-            if self._standby is None:
+            if self._standby is None and self._storage.in_place:
                 try:
                     self._standby = self._prepare()
                 except OSError as error:
                     _log.warning("cannot start a standby voter", reason=str(error))
                     continue
+            if self._standby is None:
+                continue
             await self._standby.child.wait()
             _log.warning("the standby voter ended", status=self._standby.child.status)
             self._standby.dismiss()

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -84,6 +85,11 @@ def points_of(kept: Findings) -> Iterator[MeasuredPoint]:
         yield from _best(nodes, kept.campaign.lying)
 
 
+def _recombined(**values: Any) -> MeasuredPoint:
+    """Return a point that was computed from strata."""
+    return MeasuredPoint(basis="recombined", **values)
+
+
 def _breakeven(
     figure: Figure, points: Iterable[PointComparison | DesignPoint], n: int | None = None
 ) -> Iterator[MeasuredPoint]:
@@ -94,9 +100,11 @@ def _breakeven(
             continue  # the break-even does not depend on the point's R_V
         seen.add(rm)
         if (rv := _estimate(span)) is not None:
-            yield MeasuredPoint(figures=(figure,), rm=_set(rm), rv=rv, n=n)
+            yield _recombined(figures=(figure,), rm=_set(rm), rv=rv, n=n)
         elif figure == "7":
-            yield MeasuredPoint(figures=("7",), rm=_set(rm), rv=_beyond(span), beyond=True)
+            yield MeasuredPoint(
+                basis="recombined", figures=("7",), rm=_set(rm), rv=_beyond(span), beyond=True
+            )
 
 
 def _needed(nodes: Sequence[DesignFinding]) -> Iterator[MeasuredPoint]:
@@ -107,7 +115,7 @@ def _needed(nodes: Sequence[DesignFinding]) -> Iterator[MeasuredPoint]:
     for node in nodes:
         for point in node.points:
             if point.rv == FIGURE4_RV:
-                reached.setdefault(point.rm, []).append((node.n, point.measured))
+                reached.setdefault(point.rm, []).append((node.n, point.recombined))
     for rm, spans in reached.items():
         for r in FIGURE4_RS:
             high, value, low = (
@@ -116,7 +124,9 @@ def _needed(nodes: Sequence[DesignFinding]) -> Iterator[MeasuredPoint]:
             )
             if low is not None and value is not None:
                 count = Count(value=value, low=low, high=high)
-                yield MeasuredPoint(figures=("4",), rm=_set(rm), guests=count, r=r)
+                yield MeasuredPoint(
+                    basis="recombined", figures=("4",), rm=_set(rm), guests=count, r=r
+                )
 
 
 def _dose(dose: DoseFinding) -> Iterator[MeasuredPoint]:
@@ -145,20 +155,20 @@ def _best(nodes: Sequence[DesignFinding], lying: float) -> Iterator[MeasuredPoin
             if point.rh == 1.0:
                 by_point.setdefault((point.rm, point.rv), []).append((node, point))
     for (rm, rv), found in by_point.items():
-        greatest = max(point.measured.value - point.plain for _, point in found)
+        greatest = max(point.recombined.value - point.plain for _, point in found)
         if greatest <= 0.0:
-            certain = all(point.measured.high < point.plain for _, point in found)
+            certain = all(point.recombined.high < point.plain for _, point in found)
             name = "NV"
             verdict: Verdict = "worse" if certain else "undecided"
         else:
             node, point = min(
-                (each for each in found if each[1].measured.value - each[1].plain
+                (each for each in found if each[1].recombined.value - each[1].plain
                  >= (1.0 - WITHIN) * greatest),
-                key=lambda each: (each[0].n, -each[1].measured.value),
+                key=lambda each: (each[0].n, -each[1].recombined.value),
             )  # fmt: skip
             name = f"{node.m}-of-{node.n}"
-            verdict = "better" if point.measured.low > point.plain else "undecided"
-        yield MeasuredPoint(figures=("map",), rm=_set(rm), rv=_set(rv), label=name,
+            verdict = "better" if point.recombined.low > point.plain else "undecided"
+        yield _recombined(figures=("map",), rm=_set(rm), rv=_set(rv), label=name,
                             verdict=verdict, lying=lying, designs=names)  # fmt: skip
 
 

@@ -48,13 +48,15 @@ def paper(results: Path, out: Path | None, as_json: bool) -> None:
         print_json(
             [
                 {"where": c.where, "claim": c.text, "evidence": a.evidence, "verdict": a.verdict,
-                 "limits": a.limits or None, "campaign": c.needs or None, "command": c.command}
+                 "basis": list(a.basis), "limits": a.limits or None, "campaign": c.needs or None,
+                 "command": c.command}
                 for c, a in answers
             ]
         )  # fmt: skip
     elif out is None:
         for claim, answer in answers:
-            click.echo(f"{claim.where}: {claim.text}\n  {answer.verdict}: {answer.evidence}")
+            basis = f" ({', '.join(answer.basis)})" if answer.basis else ""
+            click.echo(f"{claim.where}: {claim.text}\n  {answer.verdict}{basis}: {answer.evidence}")
             if answer.limits:
                 click.echo(f"  limits: {answer.limits}")
     else:

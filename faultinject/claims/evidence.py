@@ -29,20 +29,27 @@ from faultinject.results.guest_capacity import CrowdReport
 from faultinject.results.relocation import RelocationResult
 
 __all__ = [
-    "CAPACITY", "NEAR", "RELOCATION", "Claim", "ClaimAnswer", "ClaimVerdict", "Computed",
-    "DesignPoints", "Evidence", "MissionCounts", "Results", "above", "below", "conclude",
-    "format_count", "format_interval", "higher", "near", "read_results",
+    "CAPACITY", "NEAR", "RELOCATION", "Basis", "Claim", "ClaimAnswer", "ClaimVerdict", "Computed",
+    "DesignPoints", "Evidence", "Expected", "MissionCounts", "Results", "above", "below",
+    "conclude", "format_count", "format_interval", "higher", "near", "read_results",
 ]  # fmt: skip
 
 ClaimVerdict = Literal["holds", "holds where decided", "undecided", "does not hold",
-                       "follows from the formulas", "not measured yet"]  # fmt: skip
+                       "mechanism shown", "follows from the formulas",
+                       "not measured yet"]  # fmt: skip
+Basis = Literal["measured", "recombined", "computed", "by construction"]
+"""How a number came about: counted in missions, computed from measured strata with binomial
+weights, from formulas alone, or enforced by the injector."""
 
 NEAR = 0.05
-"""The greatest |measured R_sys - formula| that still counts as agreement."""
+"""The greatest |recombined R_sys - formula| that still counts as agreement."""
 RELOCATION = "moved"
 """The result that a claim needs: the comparison of two campaigns, C1 and C2."""
 CAPACITY = "guests"
 """The result that a claim needs: `trivisor bench guests`."""
+
+
+Expected = Literal["all", "none", "some", "by construction"]
 
 
 class Results(Mapping[str, Findings]):
@@ -91,21 +98,27 @@ def read_results(folder: Path) -> Results:
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
-    """What was measured or computed, and the side of each comparison."""
+    """What was found, and the side of each comparison.
+
+    ``basis``: of its numbers.  ``planted``: the effect of a planted cause, of which the claim says
+    that it occurs in the real world.
+    """
 
     text: str
     sides: tuple[bool | None, ...]
-    computed: bool = False
+    basis: tuple[Basis, ...]
+    planted: bool = False
 
 
 class ClaimAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """The evidence in words, and the verdict on the claim.
+    """The evidence in words, the basis of its numbers, and the verdict on the claim.
 
     ``limits``: what the accelerator means for the validity of the measured values.
     """
 
     evidence: str
     verdict: ClaimVerdict
+    basis: tuple[Basis, ...] = ()
     limits: str = ""
 
 
@@ -116,7 +129,9 @@ def conclude(evidence: Evidence) -> ClaimVerdict:
         return "does not hold"
     if not sides or all(side is None for side in sides):
         return "undecided"
-    if evidence.computed:
+    if evidence.planted:
+        return "mechanism shown"
+    if evidence.basis[0] == "computed":
         return "follows from the formulas"
     return "holds where decided" if None in sides else "holds"
 
@@ -168,46 +183,59 @@ class DesignPoints(msgspec.Struct, frozen=True, kw_only=True):
 
     def evaluate(self, results: Results) -> Evidence:
         """Compare each selected point."""
-        found = [
-            p for design in results[self.campaign].designs for p in design.points
+        pairs = [
+            (design, p) for design in results[self.campaign].designs for p in design.points
             if self.where(design, p)
         ]  # fmt: skip
+        found = [p for _, p in pairs]
+        strata = sum(
+            sum(1 for each in (*design.failed, *design.voter) if each and each.of)
+            for design in {design.vote: design for design, _ in pairs}.values()
+        )
         sides = [
-            near(p.measured, p.paper) if self.compared_with == "paper"
-            else below(p.measured, p.plain)
+            near(p.recombined, p.paper) if self.compared_with == "paper"
+            else below(p.recombined, p.plain)
             for p in found
         ]  # fmt: skip
         text = (
             f"{self.supports} at {sides.count(True)} of {len(found)} operating points, "
-            f"{self.contradicts} at {sides.count(False)}, undecided at {sides.count(None)}"
+            f"{self.contradicts} at {sides.count(False)}, undecided at {sides.count(None)}; all "
+            f"are recombined from {strata} strata"
         )
         if self.example and found:
             p = max(found, key=lambda each: each.rv)
-            text += f" (at R_M = {p.rm:g}, R_V = {p.rv:g}: {format_interval(p.measured)})"
-        return Evidence(text=text, sides=tuple(sides))
+            text += f" (at R_M = {p.rm:g}, R_V = {p.rv:g}: {format_interval(p.recombined)})"
+        return Evidence(text=text, sides=tuple(sides), basis=("recombined",))
 
 
 class MissionCounts(msgspec.Struct, frozen=True, kw_only=True):
     """Counts of missions of which the claim says that all, none, or some have a property.
 
-    ``select``: (description, proportion, "all" | "none" | "some").
+    ``select``: (description, proportion, what the claim says).  "by construction": the injector
+    made all of them so, which is no evidence.
     """
 
     title: str
     select: Callable[
-        [Results], Iterable[tuple[str, Proportion, Literal["all", "none", "some"]]]
+        [Results], Iterable[tuple[str, Proportion, Expected]]
     ]  # fmt: skip
+    basis: tuple[Basis, ...] = ("measured",)
 
     def evaluate(self, results: Results) -> Evidence:
         """Compare each count; one mission of the other kind contradicts the claim."""
         texts, sides = [], []
         for description, found, expected in self.select(results):
-            texts.append(f"{description} {format_count(found)}")
+            limit = f" (at most {found.high:.2%})" if expected == "none" else ""
+            note = " (by construction)" if expected == "by construction" else limit
+            texts.append(f"{description} {format_count(found)}{note}")
+            if expected == "by construction":
+                continue
             as_claimed = {
                 "all": found.count == found.of, "none": not found.count, "some": found.count > 0
             }[expected]  # fmt: skip
             sides.append(as_claimed if found.of else None)
-        return Evidence(text=f"{self.title}: {', '.join(texts)}", sides=tuple(sides))
+        text = f"{self.title}: {', '.join(texts)}"
+        return Evidence(text=text, sides=tuple(sides), basis=self.basis)
 
 
 class Computed(msgspec.Struct, frozen=True, kw_only=True):
@@ -218,7 +246,7 @@ class Computed(msgspec.Struct, frozen=True, kw_only=True):
     def evaluate(self, _: Results) -> Evidence:
         """Evaluate the formulas."""
         text, holds = self.evaluate_formulas()
-        return Evidence(text=f"computed: {text}", sides=(holds,), computed=True)
+        return Evidence(text=f"computed: {text}", sides=(holds,), basis=("computed",))
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):
@@ -249,9 +277,9 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
         except (LookupError, StopIteration, ValueError):
             if not partial:
                 raise
-            found = Evidence(text="too few missions yet", sides=())
+            found = Evidence(text="too few missions yet", sides=(), basis=("measured",))
         text = found.text
         if campaign is not None and partial:
             text += f" (after {campaign.used:,} of {campaign.planned:,} missions)"
         limits = campaign.limits if campaign is not None and campaign.flips else ""
-        return ClaimAnswer(evidence=text, verdict=conclude(found), limits=limits)
+        return ClaimAnswer(evidence=text, verdict=conclude(found), basis=found.basis, limits=limits)

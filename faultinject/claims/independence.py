@@ -43,7 +43,7 @@ def formula_holds(results: Results) -> Evidence:
         if pooled.power.departure is not None:
             least = pooled.power.departure
             text += f". A mean departure of {least:.2g} is detected with {POWER:.0%} probability"
-    return Evidence(text=text, sides=tuple(sides))
+    return Evidence(text=text, sides=tuple(sides), basis=("measured",))
 
 
 def consequences_coupled(results: Results) -> Evidence:
@@ -83,4 +83,5 @@ def consequences_coupled(results: Results) -> Evidence:
     return Evidence(
         text=f"{text}. Whether causes are independent in nature was not tested",
         sides=(False if rejected else None,),
+        basis=("measured", "by construction"),
     )

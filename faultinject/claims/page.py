@@ -22,13 +22,17 @@ Confidence intervals are at 95 %, simultaneous for all strata of one node.
 - *undecided*: the data are compatible with the claim and with its negation.
 - *does not hold*: an interval, or a computed counterexample, lies on the other side. The confidence
   level applies to each node, not to many nodes or points together.
-- *follows from the formulas*: computed; measurements given with it show the precision of the data.
+- *mechanism shown*: causes that the experiment planted have this effect. How often such causes
+  occur in the real world was not measured.
+- *follows from the formulas*: computed; other numbers given with it show the precision of the data.
 
-Four words are kept apart. *Measured*: counted in missions. *Recombined*: computed from measured
-strata with binomial weights. *Computed*: from formulas alone. *By construction*: enforced by the
-injector. The campaigns that force faults (inequality4, oneofn, mofn, liars, poison, moved-guest,
-moved-host) test the *voter*; they assume that guests fail independently. In softerrors the faults
-of each guest are drawn separately: it tests whether their *consequences* are coupled. In
+The column *basis* keeps four words apart. *Measured*: counted in missions. *Recombined*: computed
+from measured strata with binomial weights; points recombined from the same strata are not
+independent confirmations. *Computed*: from formulas alone. *By construction*: enforced by the
+injector. Where several p values are given, each is compared with alpha divided by their number
+(Bonferroni). The campaigns that force faults (inequality4, oneofn, mofn, liars, poison,
+moved-guest, moved-host) test the *voter*; they assume that guests fail independently. In softerrors
+the faults of each guest are drawn separately: it tests whether their *consequences* are coupled. In
 commoncause one planted cause hits all guests. No campaign tests how often causes are shared in
 nature. The method: [statistics.md](statistics.md). The last column reproduces a row.
 """
@@ -41,11 +45,15 @@ BOTTOM = """\
 
 def render(answers: Sequence[tuple[Claim, ClaimAnswer]], results: Results) -> str:
     """Return the page."""
-    lines = [TOP, "| where | the paper says | evidence | verdict | see |", "|---|---|---|---|---|"]
+    lines = [
+        TOP,
+        "| where | the paper says | evidence | basis | verdict | see |",
+        "|---|---|---|---|---|---|",
+    ]
     for claim, answer in answers:
         evidence = answer.evidence + (" (see Validity)" if answer.limits else "")
-        cells = (claim.where, claim.text, evidence, f"**{answer.verdict}**",
-                 f"`{claim.command}`")  # fmt: skip
+        cells = (claim.where, claim.text, evidence, ", ".join(answer.basis),
+                 f"**{answer.verdict}**", f"`{claim.command}`")  # fmt: skip
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     validity = list(dict.fromkeys(answer.limits for _, answer in answers if answer.limits))
     if validity:

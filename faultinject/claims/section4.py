@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Literal, SupportsFloat
+from typing import SupportsFloat
 
 from faultinject.claims.evidence import (
     CAPACITY,
@@ -14,6 +14,7 @@ from faultinject.claims.evidence import (
     Computed,
     DesignPoints,
     Evidence,
+    Expected,
     MissionCounts,
     Results,
     above,
@@ -24,13 +25,19 @@ from faultinject.claims.evidence import (
     near,
 )
 from faultinject.claims.independence import consequences_coupled, formula_holds
+from faultinject.claims.relocation import (
+    figure6_shape,
+    figure6_values,
+    inequality3,
+    one_guest,
+    retained,
+)
 from faultinject.estimate.counts import Counts
 from faultinject.estimate.equivalence import Choice
 from faultinject.estimate.intervals import Interval
 from faultinject.estimate.ranges import BetterRange, better_range
-from faultinject.estimate.relocation import RelocationPoint
 from faultinject.estimate.strata import Band, Strata, band
-from faultinject.model.bounds import breakeven_rf, breakeven_rv_2of3, guests_needed, rm_range_2of3
+from faultinject.model.bounds import breakeven_rv_2of3, guests_needed, rm_range_2of3
 from faultinject.model.causes import beta_factor, shared_draw
 from faultinject.model.inversions import rm_needed
 from faultinject.model.reliability import one_of_n, two_of_three
@@ -38,13 +45,9 @@ from faultinject.results.findings import DesignPoint, Findings, Proportion, Stra
 
 __all__ = ["CLAIMS"]
 
-EXACT = 1e-12
-"""Differences below this are rounding errors."""
 BELOW_HALF = [i / 1000 for i in range(1, 500)]
 """The grid of R_M below .5 on which R_V = 1 is evaluated."""
 MIB, GIB = 1 << 20, 1 << 30
-
-Expected = Literal["all", "none", "some"]
 
 
 def _point(found: Findings, vote: str, rm: float, rv: float) -> DesignPoint:
@@ -65,7 +68,7 @@ def _strata(found: Findings) -> dict[str, StratumFinding]:
 def _plain(results: Results) -> Iterator[tuple[str, Proportion, Expected]]:
     strata = _strata(results["inequality4"])
     yield "with nothing hit", strata["nv0"].failed, "none"
-    yield "with its guest hit", strata["nv1"].failed, "all"
+    yield "with its guest hit", strata["nv1"].failed, "by construction"
 
 
 def _alone(results: Results) -> Evidence:
@@ -79,22 +82,23 @@ def _alone(results: Results) -> Evidence:
     ]
     if not repaired:
         return found
-    better = sum(p.measured.low > p.plain for p in repaired)
-    worse = sum(p.measured.high < p.plain for p in repaired)
+    better = sum(p.recombined.low > p.plain for p in repaired)
+    worse = sum(p.recombined.high < p.plain for p in repaired)
     text = (
-        f"{found.text}; with repair of voter and guest: more reliable at {better} of "
-        f"{len(repaired)}, less at {worse}"
+        f"{found.text}; with repair of voter and guest: more reliable than a plain node that is "
+        f"never restarted at {better} of {len(repaired)}, less at {worse}"
     )
-    return Evidence(text=text, sides=found.sides)
+    return Evidence(text=text, sides=found.sides, basis=found.basis)
 
 
 def _figure3_example(results: Results) -> Evidence:
-    three, four = (_point(results["oneofn"], f"1/{n}", 0.1, 0.3).measured for n in (3, 4))
+    three, four = (_point(results["oneofn"], f"1/{n}", 0.1, 0.3).recombined for n in (3, 4))
     exact = [float(one_of_n(1.0, 0.3, 0.1, n)) for n in (3, 4)]
     return Evidence(
         text=f"plain .1; n = 3: {format_interval(three)}, computed {exact[0]:.5f}; n = 4: "
         f"{format_interval(four)}, computed {exact[1]:.5f}",
         sides=(below(three, 0.1), above(four, 0.1)),
+        basis=("recombined", "computed"),
     )
 
 
@@ -115,16 +119,18 @@ def _fewer_guests(results: Results) -> Evidence:
         text=f"the break-even R_V falls with n in {sides.count(True)} of {len(sides)} steps, rises "
         f"in {sides.count(False)}, undecided in {sides.count(None)}; at R_M = .1, by n: {values}",
         sides=sides,
+        basis=("recombined",),
     )
 
 
 def _approaches_rv(results: Results) -> Evidence:
     texts, sides = [], []
     for rm in (0.5, 0.7):
-        one, nine = (_point(results["oneofn"], f"1/{n}", rm, 0.9).measured for n in (1, 9))
+        one, nine = (_point(results["oneofn"], f"1/{n}", rm, 0.9).recombined for n in (1, 9))
         texts.append(f"R_M = {rm:g}: from {format_interval(one)} to {format_interval(nine)}")
         sides += [higher(nine, one), near(nine, 0.9)]
-    return Evidence(text=f"R_V = .9, n from 1 to 9: {'; '.join(texts)}", sides=tuple(sides))
+    text = f"R_V = .9, n from 1 to 9: {'; '.join(texts)}"
+    return Evidence(text=text, sides=tuple(sides), basis=("recombined",))
 
 
 def _guests_needed(results: Results) -> Evidence:
@@ -137,7 +143,7 @@ def _guests_needed(results: Results) -> Evidence:
             texts.append(f"R_M = {rm:g}, R = {wanted:g}: n = {needed} computed")
             for n, enough in ((needed - 1, False), (needed, True)):
                 if 1 <= n <= 9:
-                    side = above(_point(results["oneofn"], f"1/{n}", rm, 0.999).measured, wanted)
+                    side = above(_point(results["oneofn"], f"1/{n}", rm, 0.999).recombined, wanted)
                     sides.append(None if side is None else side == enough)
     decided = sum(side is not None for side in sides)
     nine = [f"{float(rm_needed(r, 0.999, 1, 9)):.3f} (R = {r:g})" for r in (0.98, 0.998)]
@@ -145,20 +151,27 @@ def _guests_needed(results: Results) -> Evidence:
         text=f"{'; '.join(texts)}; {decided} of {len(sides)} nodes just below and at the bound are "
         f"decided. Nine guests are enough from R_M = {' and '.join(nine)} (R_V = .999, computed)",
         sides=tuple(sides),
+        basis=("recombined", "computed"),
     )
 
 
 def _resources(results: Results) -> Evidence:
     found = results.capacity
     assert found is not None  # what the claim needs
-    most = max(found.crowds, key=lambda each: each.guests)
-    least = min(found.crowds, key=lambda each: each.guests)
+    crowds = sorted(found.crowds, key=lambda each: each.guests)
+    least, most = crowds[0], crowds[-1]
+    taken = [each.memory.pss for each in crowds]
+    more = tuple(low < high for low, high in pairwise(taken))
+    reached = most.guests >= found.fit
     return Evidence(
         text=f"{most.guests} guests of {found.plan.memory} MiB ran together on {found.host.cores} "
-        f"processors and {found.total / GIB:.3g} GiB ({found.host.accel}). Each further guest "
-        f"takes {found.each / MIB:.0f} MiB, so {found.fit} would fit (computed). All {most.guests} "
-        f"are ready after {most.seconds:.0f} s, one alone after {least.seconds:.0f} s",
-        sides=(True,),
+        f"processors and {found.total / GIB:.3g} GiB ({found.host.accel}). Each further guest took "
+        f"more memory in {more.count(True)} of {len(more)} steps, {found.each / MIB:.0f} MiB on "
+        f"average, so {found.fit} would fit (computed): the limit was "
+        f"{'reached' if reached else 'not reached'}. All {most.guests} are ready after "
+        f"{most.seconds:.0f} s, one alone after {least.seconds:.0f} s",
+        sides=(*more, reached or None),
+        basis=("measured", "computed"),
     )
 
 
@@ -174,101 +187,19 @@ def _poison(results: Results) -> Evidence:
     return Evidence(
         text="by construction: a request that triggers a bug planted in every guest. Missions that "
         f"failed, by n: {counts}",
-        sides=tuple(True if each.failed[-1].low > 0.5 else None for each in causes),
-    )
-
-
-# -------------------------------------------------------------- relocation of a function
-
-
-def _room(point: RelocationPoint) -> str:
-    """1 - R_F as measured."""
-    found = point.pooled
-    ending = "" if found.high < 1.0 else ", 0 not excluded"
-    return f"{1 - found.value:.3g} [{1 - found.high:.3g}, {1 - found.low:.3g}]{ending}"
-
-
-def _relocated(results: Results) -> list[RelocationPoint]:
-    return [] if results.moved is None else list(results.moved.points)
-
-
-def _one_guest(results: Results) -> Evidence:
-    worst = max(abs(float(breakeven_rf(rf / 10, 0.75, 1)) - rf / 10) for rf in range(1, 10))
-    measured = "; ".join(
-        f"for R_f = {p.rf:g}: {p.pooled.low:.3g} to {p.pooled.high:.3g}"
-        for p in _relocated(results) if p.n == 1 and p.rm_rest == 0.75
-    )  # fmt: skip
-    exact = "exactly R_f" if worst < EXACT else f"R_f to within {worst:.1g}"
-    measured = f" Measured at R_M' = .75, {measured}." if measured else ""
-    return Evidence(
-        text=f"computed: the required R_F is {exact}.{measured} So the place is irrelevant if "
-        "R_F = R_f; relocation does not ensure that",
-        sides=(worst < EXACT,), computed=True,
-    )  # fmt: skip
-
-
-def _inequality3(results: Results) -> Evidence:
-    found = _relocated(results)
-    inside = [p.pooled.contains(p.paper) for p in found]
-    resolved = sum(p.resolved for p in found)
-    distinct = [p.room for p in found if p.pooled.high < 1.0]
-    widest = max(found, key=lambda p: (p.n, p.pooled.width))
-    partial = results.moved is not None and results.moved.partial
-    ns = ", ".join(str(n) for n in sorted({point.n for point in found}))
-    return Evidence(
-        text=f"for an f that stops: (3)'s R_F lies within the interval of the measured break-even "
-        f"at {sum(inside)} of {len(found)} points (n = {ns}). The interval is at most ± "
-        f"{widest.pooled.width / 2:.2g} wide for n = {widest.n} (pooled f_k). At {resolved} points "
-        f"it is within {found[0].target:.0%} of 1 - R_F. The smallest 1 - R_F distinguished from 0 "
-        f"is {f'{min(distinct):.2g}' if distinct else 'none'}"
-        f"{'; some planned missions have not been run' if partial else ''}",
-        sides=(all(inside), *(p.resolved or None for p in found)),
-    )
-
-
-def _figure6_values(results: Results) -> Evidence:
-    six, nine = (float(breakeven_rf(0.75, 0.75, n)) for n in (6, 9))
-    measured = "; ".join(
-        f"n = {p.n}: 1 - R_F = {_room(p)}, (3) has {p.room:.3g}"
-        for p in _relocated(results) if p.n in (6, 9) and p.rf == p.rm_rest == 0.75
-    )  # fmt: skip
-    return Evidence(
-        text=f"computed: {six:.6f} and {nine:.6f}{f'; measured: {measured}' if measured else ''}",
-        sides=(round(six, 4) == 0.9932 and round(nine, 4) == 0.9994,), computed=True,
-    )  # fmt: skip
-
-
-def _figure6_shape() -> tuple[str, bool]:
-    grid = [i / 10 for i in range(1, 10)]
-
-    def needed(rf: float, rm: float, n: int) -> float:
-        return float(breakeven_rf(rf, rm, n))
-
-    more = all(needed(f, m, n) > f for f in grid for m in grid for n in range(2, 10))
-    with_rm = all(
-        needed(f, low, n) < needed(f, high, n)
-        for f in grid for low, high in pairwise(grid) for n in range(2, 10)
-    )  # fmt: skip
-    with_n = all(
-        needed(f, m, n) < needed(f, m, n + 1) for f in grid for m in grid for n in range(1, 9)
-    )
-    so = ["everywhere" if each else "not everywhere" for each in (more, with_rm, with_n)]
-    return (
-        f"for R_f, R_M' from .1 to .9 and n from 2 to 9, R_F > R_f {so[0]}; it increases with R_M' "
-        f"{so[1]} and with n {so[2]}",
-        more and with_rm and with_n,
-    )
-
-
-def _retained() -> tuple[str, bool]:
-    needed = {n: float(breakeven_rf(0.5, 0.75, n)) for n in (1, 2, 3, 5, 9)}
-    values = ", ".join(f"{n}: {value:.4f}" for n, value in needed.items())
-    grows = all(low < high for low, high in pairwise(needed.values()))
-    return (
-        f"for R_f = .5, R_M' = .75 the required R_F, by n: {values}. This holds for an f that "
-        "stops. If f lies, the first reply of n guests is less reliable, and relocation may pay "
-        "with an F worse than f (campaign moved-lies)",
-        grows and needed[5] > 0.9,
+        sides=tuple(
+            above(
+                Interval(
+                    value=each.failed[-1].value or 0.0,
+                    low=each.failed[-1].low,
+                    high=each.failed[-1].high,
+                ),
+                0.5,
+            )
+            for each in causes
+        ),
+        basis=("by construction",),
+        planted=True,
     )
 
 
@@ -284,28 +215,36 @@ def _tolerates_one(results: Results) -> Evidence:
     return Evidence(
         text=f"missions that failed, by number of guests hit: {counts}. {verdict.answer}",
         sides=(side,),
+        basis=("measured",),
     )
 
 
 def _arbitrary(results: Results) -> Iterator[tuple[str, Proportion, Expected]]:
     liars = next(each for each in results["liars"].designs if each.vote == "2/3")
     yield "lying: failed", liars.failed[1], "none"
-    yield "wrong replies released", liars.silent[1], "none"
     if "inequality4" in results:
         mixed = _strata(results["inequality4"])["f1"]
         yield "crashed, hung, reset, stopped, lying or flooding: failed", mixed.failed, "none"
-        yield "wrong replies released", mixed.silent, "none"
+    for name in ("liars", "inequality4"):
+        if name in results:
+            released = results[name].wrong_replies.covered
+            yield f"wrong replies that the vote should mask ({name})", released, "none"
 
 
 def _operating_points(results: Results) -> Evidence:
     found = [p for p in results["inequality4"].points if not p.repair]
     sides = tuple(None if p.choice is Choice.UNDECIDED else p.choice is p.paper for p in found)
     nearest = min(abs(p.rv - float(breakeven_rv_2of3(p.rm))) for p in found)
+    strata = [
+        each for each in _strata(results["inequality4"]).values()
+        if each.design == "voted" and not each.repair and each.failed.of
+    ]  # fmt: skip
     return Evidence(
-        text=f"{sides.count(True)} of {len(found)} operating points agree with (4), "
-        f"{sides.count(False)} contradict it, {sides.count(None)} are undecided (the nearest is "
-        f"{nearest:.2g} from the bound in R_V)",
+        text=f"{sides.count(True)} of {len(found)} operating points, all recombined from the same "
+        f"{len(strata)} strata, agree with (4), {sides.count(False)} contradict it, "
+        f"{sides.count(None)} are undecided (the nearest is {nearest:.2g} from the bound in R_V)",
         sides=sides,
+        basis=("recombined",),
     )
 
 
@@ -330,9 +269,9 @@ def _poor_guests(results: Results) -> Evidence:
         if d.vote == "2/3" and not d.repair for p in d.points if p.rm < 0.5
     ]  # fmt: skip
     if points:
-        count = sum(below(p.measured, p.plain) is True for p in points)
+        count = sum(below(p.recombined, p.plain) is True for p in points)
         text += f"; in campaign mofn, at {count} of {len(points)} operating points"
-    return Evidence(text=text, sides=tuple(sides))
+    return Evidence(text=text, sides=tuple(sides), basis=("recombined",))
 
 
 def _ranges(results: Results) -> Evidence:
@@ -343,7 +282,9 @@ def _ranges(results: Results) -> Evidence:
         f"{_ends(found.certain)}; computed {_ends(rm_range_2of3(found.rv))}"
         for found in (wide, narrow)
     ]
-    return Evidence(text=". ".join(texts), sides=(_wider(wide, narrow),))
+    return Evidence(
+        text=". ".join(texts), sides=(_wider(wide, narrow),), basis=("recombined", "computed")
+    )
 
 
 def _wider(wide: BetterRange, narrow: BetterRange) -> bool | None:
@@ -364,16 +305,23 @@ def _ends(ends: tuple[SupportsFloat, SupportsFloat] | None) -> str:
 
 def _common_causes(results: Results) -> Evidence:
     causes = results["commoncause"].common_causes
-    text = "; ".join(
-        f"{each.kind}: all guests failed in {format_count(each.failed[-1])} trials instead of "
-        f"{each.independent[-1] * each.failed[-1].of:.2g} (p = {each.p_value:.1g})"
-        for each in causes if each.p_value is not None
+    tested = [each for each in causes if each.test.p_value is not None]
+    text = "causes that the experiment planted: " + "; ".join(
+        f"{each.kind}: two or more guests failed in {each.test.observed[-1]:,} of "
+        f"{sum(each.test.observed):,} trials instead of {each.test.expected[-1]:.1f} "
+        f"(p = {each.test.p_value:.2g})"
+        for each in tested
     )  # fmt: skip
-    certain = [e.kind for e in causes if e.p_value is None and e.failed[-1].value == 1.0]
+    text += (
+        f"; significant (p below alpha / {len(tested)}, Bonferroni) in "
+        f"{sum(each.together for each in tested)} of {len(tested)}"
+    )
+    certain = [e.kind for e in causes if e.test.p_value is None and e.failed[-1].value == 1.0]
     if certain:
         text += f"; all guests failed in every trial under {', '.join(certain)}"
     return Evidence(
-        text=text, sides=(True if certain or any(each.together for each in causes) else None,)
+        text=text, sides=(True if certain or any(each.together for each in causes) else None,),
+        basis=("measured", "by construction"), planted=True,
     )  # fmt: skip
 
 
@@ -394,7 +342,8 @@ def _upper_bounds() -> tuple[str, bool]:
 CLAIMS = (
     Claim(where="Non-virtualized node", text="R_sys = R_H R_M: the plain node works as long as its "
           "one machine does.", command="trivisor campaign run inequality4", needs="inequality4",
-          evidence=MissionCounts(title="missions of the plain node that failed", select=_plain)),
+          evidence=MissionCounts(title="missions of the plain node that failed", select=_plain,
+                                 basis=("measured", "by construction"))),
     Claim(where="n VMs", text="R_sys = R_H R_V [1 - (1 - R_M)^n].",
           command="trivisor campaign run oneofn", needs="oneofn",
           evidence=DesignPoints(
@@ -427,26 +376,27 @@ CLAIMS = (
     Claim(where="n VMs", text="(Not in the paper:) 1 of n releases the reply of a lying VM.",
           command="trivisor campaign run liars", needs="liars",
           evidence=MissionCounts(
-              title="one guest lying, missions with a wrong reply released", select=_lies)),
+              title="one guest lying, missions with a wrong reply that a client would believe",
+              select=_lies)),
     Claim(where="n VMs", text="With many VMs it is hard to have them diverse enough to fail "
           "independently (a bug that all of one build share).",
           command="trivisor campaign run poison", evidence=_poison, needs="poison"),
     Claim(where="Inequality (3)", text="With one VM it does not matter where f is.",
           command="trivisor model bound --design moved --rf .5 --rm .75 --n 1",
-          evidence=_one_guest),
+          evidence=one_guest),
     Claim(where="Inequality (3)", text="Moving f out of n VMs pays if R_F >= "
           "[1 - (1 - R_f R_M')^n] / [1 - (1 - R_M')^n].",
           command="trivisor campaign moved docs/results/moved-guest docs/results/moved-host "
-          "--rm .5 --rm .75 --rm .9", evidence=_inequality3, needs=RELOCATION),
+          "--rm .5 --rm .75 --rm .9", evidence=inequality3, needs=RELOCATION),
     Claim(where="Figure 6", text="F must be more reliable than f, and the more so the larger R_M' "
           "and n are.", command="trivisor model figure 6b --results docs/results",
-          evidence=Computed(evaluate_formulas=_figure6_shape)),
+          evidence=Computed(evaluate_formulas=figure6_shape)),
     Claim(where="Figure 6", text="R_M' = R_f = .75: R_F above .9932 (n = 6), .9994 (n = 9).",
           command="trivisor model bound --design moved --rf .75 --rm .75 --n 6",
-          evidence=_figure6_values),
+          evidence=figure6_values),
     Claim(where="Inequality (3)", text="With more than a handful of VMs a poor f is better "
           "retained in them.", command="trivisor model bound --design moved --rf .5 --rm .75 --n 5",
-          evidence=Computed(evaluate_formulas=_retained)),
+          evidence=Computed(evaluate_formulas=retained)),
     Claim(where="2-of-3", text="The node tolerates one failed VM of three, and no more.",
           command="trivisor campaign run inequality4", evidence=_tolerates_one,
           needs="inequality4"),

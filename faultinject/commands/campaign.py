@@ -303,7 +303,11 @@ def _run(store: Store, options: RunOptions, wants_report: bool) -> int:
     from faultinject.campaign.run.dispatch import StopReason  # noqa: PLC0415
     from faultinject.campaign.run.run_campaign import run_campaign, show_ending  # noqa: PLC0415
 
-    ending = run_campaign(store, options, console(stderr=True))
+    try:
+        ending = run_campaign(store, options, console(stderr=True))
+    except BaseException:  # an error, or Ctrl-C before the first mission
+        warn(f"partial: `trivisor campaign resume {store.directory}` continues with the same plan")
+        raise
     show_ending(store, ending, console())
     if ending.why in (StopReason.FULL, StopReason.FAILED):
         raise CommandError(ending.problem, remedy=ending.remedy)

@@ -17,13 +17,13 @@ from collections.abc import Sequence
 import msgspec
 
 from faultinject.estimate.counts import EstimateError
-from faultinject.estimate.intervals import Interval, check_alpha
+from faultinject.estimate.intervals import Interval, check_alpha, clopper_pearson
 from faultinject.model.paired import Paired
 from faultinject.model.tails import binomial_at_least
 
 __all__ = [
     "Correlation", "FailedGuests", "correlated_shares", "correlation_ratio", "fit_correlation",
-    "g_statistic", "independence_test", "mcnemar_p",
+    "g_statistic", "independence_test", "mcnemar_p", "paired_difference",
 ]  # fmt: skip
 
 LEAST = 1.0
@@ -193,3 +193,25 @@ def mcnemar_p(first_only: int, second_only: int) -> float:
         max(first_only, second_only), first_only + second_only, Paired(0.5)
     )  # fmt: skip
     return min(1.0, 2.0 * float(tail))
+
+
+def paired_difference(
+    first_only: int, second_only: int, pairs: int, alpha: float = 0.05
+) -> Interval:
+    """Return the failure rate of the second run minus that of the first, on the same missions.
+
+    ``first_only``, ``second_only``: of the ``pairs``, those that failed in one run only.  The
+    interval is Clopper-Pearson's of the second run's share of these, given their number.
+    """
+    apart = first_only + second_only
+    if min(first_only, second_only) < 0 or apart > pairs:
+        raise EstimateError("pairs that failed in one run only: from 0 to all pairs")
+    if not pairs:
+        return Interval(value=math.nan, low=-1.0, high=1.0)
+    share = clopper_pearson(second_only, apart, alpha)
+    scale = apart / pairs
+    return Interval(
+        value=(second_only - first_only) / pairs,
+        low=(2 * share.low - 1) * scale,
+        high=(2 * share.high - 1) * scale,
+    )

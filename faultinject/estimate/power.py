@@ -20,8 +20,8 @@ from faultinject.model.reliability import m_of_n
 
 __all__ = [
     "POWER", "REFERENCE", "DosePower", "PooledPower", "comparable", "detectable_correlation",
-    "detectable_share", "dose_power", "hidden_departure", "independence_power", "pooled_power",
-    "possible_rsys",
+    "detectable_difference", "detectable_share", "dose_power", "hidden_departure",
+    "independence_power", "pooled_power", "possible_rsys",
 ]  # fmt: skip
 
 POWER = 0.8
@@ -30,8 +30,12 @@ REFERENCE = 0.1
 """Intraclass correlation for which the power of a G-test is stated."""
 SPREAD = 6.0
 """Standard deviations of a binomial count that are enumerated on each side."""
+MOST_COUNTS = 300
+"""Counts of one node that are enumerated; of more, evenly spaced ones: the result is smooth."""
 GRID = 400
 HALVINGS = 30
+PRECISION = 0.005
+"""Relative precision of a smallest detectable departure."""
 MOST_RHO = 0.99
 
 
@@ -45,6 +49,21 @@ def detectable_share(missions: int, power: float = POWER) -> float:
     if not missions:
         return 1.0
     return -math.expm1(math.log1p(-check_alpha(power)) / missions)
+
+
+def detectable_difference(rate: float, one: int, other: int, alpha: float) -> float:
+    """Return the smallest difference of two failure rates near ``rate`` that is detected.
+
+    With POWER, between groups of these missions, by a two-sided test at ``alpha`` (normal
+    approximation; Fisher's exact test has a little less power).  At most 1.
+    """
+    from scipy.stats import norm  # noqa: PLC0415 - slow to load
+
+    check_probability("the failure rate", rate)
+    if not one or not other:
+        return 1.0
+    spread = math.sqrt(rate * (1.0 - rate) * (1.0 / one + 1.0 / other))
+    return min(1.0, float(norm.isf(check_alpha(alpha) / 2) + norm.ppf(POWER)) * spread)
 
 
 def hidden_departure(
@@ -135,15 +154,16 @@ def _smallest(detected: Callable[[float], bool], most: float) -> float | None:
     for _ in range(HALVINGS):
         middle = (low + high) / 2
         low, high = (low, middle) if detected(middle) else (middle, high)
-        if high - low < most * 1e-3:
+        if high - low < high * PRECISION:
             break
     return high
 
 
 def _counts(chance: float, trials: int) -> range:
     spread = SPREAD * math.sqrt(trials * chance * (1.0 - chance)) + SPREAD
-    middle = trials * chance
-    return range(max(0, math.floor(middle - spread)), min(trials, math.ceil(middle + spread)) + 1)
+    low = max(0, math.floor(trials * chance - spread))
+    high = min(trials, math.ceil(trials * chance + spread))
+    return range(low, high + 1, max(1, (high - low) // MOST_COUNTS))
 
 
 def _departure_power(
@@ -171,7 +191,9 @@ def _departure_power(
         shown = value - model > np.hypot(value - low, most - model)
     else:
         shown = model - value > np.hypot(high - value, model - least)
-    return float(binom.pmf(on_voted, voted, rsys) @ shown @ binom.pmf(on_plain, plain, rm))
+    likely = np.asarray(binom.pmf(on_voted, voted, rsys))
+    given = np.asarray(binom.pmf(on_plain, plain, rm))
+    return float(likely @ shown @ given / (likely.sum() * given.sum()))
 
 
 def _success(won: int, missions: int, alpha: float) -> Interval:
@@ -259,9 +281,13 @@ def pooled_power(
             for rm, plain, voted in used
         ) - joint  # fmt: skip
 
-    ends = None if mean is None else max(mean.high - mean.value, mean.value - mean.low)
+    models = [float(m_of_n(1.0, 1.0, rm, m, n)) for rm, _, _ in used]
+    possible = max(math.fsum(models), len(used) - math.fsum(models)) / len(used)
+    size = math.inf
+    if mean is not None:
+        size = max(mean.high - mean.value, mean.value - mean.low) * _beyond(alpha)
     return PooledPower(
-        departure=None if ends is None else ends * _beyond(alpha),
+        departure=size if size <= possible else None,
         correlation=_least_correlation(by_failed) if counted else None,
         joint_correlation=_least_correlation(by_rsys),
     )

@@ -24,9 +24,11 @@ MOST = 50_000_000
 
 
 class SamplingComparison(msgspec.Struct, frozen=True, kw_only=True):
-    """Half-widths of the interval of U(q) relative to U: .03 is +-3 %.
+    """The interval of U(q) relative to U, and half-widths of it: .03 is 3 % of U.
 
-    ``stratified``: as run, f_0 measured.  ``given_f0``: the same data, given f_0 = 0.
+    ``low``, ``high``: the ends of the interval as run, as differences from U.  They are far from
+    symmetric where f_0 was 0.  The others are half-widths.  ``stratified``: as run, f_0 measured.
+    ``given_f0``: the same data, given f_0 = 0.
     ``skipping``: as many ``missions`` sampled naturally with k = 0 skipped, given f_0 = 0.
     ``natural``: as many sampled naturally.  ``missions_natural``: how many of these reach the width
     of ``given_f0``; 0: none do.  The natural ones hold for this q alone and use all of alpha; the
@@ -35,6 +37,8 @@ class SamplingComparison(msgspec.Struct, frozen=True, kw_only=True):
 
     q: float
     missions: int
+    low: float
+    high: float
     stratified: float
     given_f0: float
     skipping: float
@@ -61,6 +65,8 @@ def compare_sampling(strata: Strata, q: float, alpha: float = 0.05) -> SamplingC
     return SamplingComparison(
         q=q,
         missions=missions,
+        low=box.low / failure - 1.0,
+        high=box.high / failure - 1.0,
         stratified=box.width / 2 / failure,
         given_f0=given / 2 / failure,
         skipping=_expected_width(failure / hit, missions, alpha) * hit / 2 / failure,

@@ -26,6 +26,7 @@ from faultinject.report.model_figures import (
     draw_at_frequency_over_n,
     draw_measured,
 )
+from faultinject.report.verdicts import REPAIR
 from faultinject.results import accelerator
 
 if TYPE_CHECKING:
@@ -74,8 +75,8 @@ def _charts(data: ReportData) -> Iterator[Chart]:
             draw_designs(data.designs, need),
             f"R_sys of nodes that require {need} equal replies of n guests.",
             "Points: R_sys recombined from the measured strata, with confidence intervals. Dashed: "
-            "the paper's formula. Dotted: R_V, an upper bound for every n. Red, where present: "
-            "probability that a wrong reply is released.",
+            "the paper's formula, computed. Dotted: R_V, an upper bound for every n. Red, where "
+            "present: probability of silent corruption, recombined.",
         )
     several_n = {each.cause for each in data.at_frequency if _many_n(data, each.cause)}
     if several_n:
@@ -92,8 +93,9 @@ def _charts(data: ReportData) -> Iterator[Chart]:
             "common-causes",
             draw_common_causes(data.common_causes),
             "Number of guests that failed after one common-cause event.",
-            "Solid: measured, with confidence intervals. Dashed: computed for independent guests "
-            "that fail equally often. 2-of-3 does not tolerate two or three failed guests.",
+            "Solid: measured, with confidence intervals; the cause is by construction. Dashed: "
+            "computed for independent guests that fail equally often. 2-of-3 does not tolerate two "
+            "or three failed guests.",
         )
     if data.at_frequency and not several_n:
         yield _chart(
@@ -112,30 +114,31 @@ def _charts(data: ReportData) -> Iterator[Chart]:
             "Distance of each stratum from the paper's assumption.",
             "Blue: proportion of missions that did not end as the paper assumes (success in f_0 "
             "and f_1; failure in f_2, f_3 and, with the voter hit, g_k). Arrow: none was observed; "
-            "the bar ends at the upper confidence limit. Thin bar below: wrong replies released, "
-            "grey if none, red otherwise.",
+            "the bar ends at the upper confidence limit. Thin bar below: silent corruption, grey "
+            "if none. All are measured; that guests which are hit fail is by construction.",
         )
     for repair in sorted({each.repair for each in data.kinds}):
         yield _chart(
             "kinds-repair" if repair else "kinds",
             draw_kinds([each for each in data.kinds if each.repair == repair]),
             f"Outcomes of missions by kind of fault (repair {'on' if repair else 'off'}).",
-            "Left: missions with this hit only. Right: missions with further hits of any kind; "
-            "each counts under all of its kinds. Numbers: missions.",
+            "Measured. Left: missions with this hit only. Right: missions with further hits of any "
+            "kind; each counts under all of its kinds. Numbers: missions.",
         )
     if data.doses:
         yield _chart(
             "outcomes",
             draw_outcomes(_rows(data), ("one guest alone (NV)", "the voted node")),
             "Outcomes of missions.",
-            "The same faults without and with the voter. Numbers: missions.",
+            "Measured: the same faults without and with the voter. Numbers: missions.",
         )
     if data.latencies:
         yield _chart(
             "latency",
             draw_latency([each for each in data.latencies if each.drawn]),
             "Latency of answered requests.",
-            "Proportion of answered requests that took longer than the time on the horizontal axis."
+            "Measured: proportion of answered requests that took longer than the time on the "
+            "horizontal axis."
             + (
                 " A client of a 2-of-3 node waits for the second reply only, so one slow guest has "
                 "no effect. The failure of a guest has, until the voter detects it."
@@ -175,7 +178,8 @@ def _doses(data: ReportData) -> Iterator[Chart]:
             draw_measured(doses + (() if number else shared), m, n),
             "Measured R_sys over measured R_M.",
             "Each point is one kind and dose of faults, with confidence intervals on both axes; "
-            "the two quantities were measured in separate missions. Dashed: the paper's formula "
+            "the two quantities were measured in separate missions. Hollow: a dose that cannot "
+            "discriminate, so that its agreement is no evidence. Dashed: the paper's formula "
             "for independent failures. Shading: where the formula predicts that voting helps "
             "(blue) or harms (brown). Below: difference from the formula; the grey bar is the "
             f"formula's value over the interval of R_M.{common} "
@@ -207,15 +211,18 @@ def _curve(data: ReportData, curve: Curve) -> Iterator[Chart]:
         "(4). Band: simultaneous confidence band of the break-even R_V for all R_M, from the "
         "measured f_k and g_k."
         + (" Marks: the operating points, by which node is better." if points else "")
-        + (" Undecided: the interval of the difference contains 0." if undecided else ""),
+        + (" Undecided: the interval of the difference contains 0." if undecided else "")
+        + (f" {REPAIR}" if curve.repair else ""),
     )
     given = " Light: with f_0 as measured; dark: given f_0 = 0." if curve.relative_given else ""
     yield _chart(
         f"agreement{ending}",
         draw_agreement(curve),
         f"Distance from the paper ({state}).",
-        "Equivalence holds only if the whole band lies between the dotted margins, which the "
-        "campaign's file set beforehand." + given,
+        "Recombined. Equivalence holds only if the whole band lies between the dotted margins, "
+        "which the campaign's file set beforehand."
+        + given
+        + (f" {REPAIR}" if curve.repair else ""),
     )
 
 

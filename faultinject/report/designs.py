@@ -53,7 +53,7 @@ def _design(
         bound = known.bound(rm)
         points.append(
             DesignPoint(
-                rm=rm, rv=rv, rh=rh, plain=rh * rm, measured=known.system(rm, rv, rh),
+                rm=rm, rv=rv, rh=rh, plain=rh * rm, recombined=known.system(rm, rv, rh),
                 silent=known.silent(1 - rm), paper=float(m_of_n(rh, rv, rm, m, n)),
                 breakeven=bound if bound.finite else None,
             )
@@ -100,7 +100,7 @@ def _panel(axes: Axes, nodes: Sequence[DesignFinding], rv: float, m: int) -> Non
             sizes, [float(m_of_n(1.0, rv, rm, m, n)) for n in sizes],
             color=shade, linewidth=1.0, linestyle=(0, (5, 2.5)),
         )  # fmt: skip
-        values = [points[n].measured for n in sorted(points)]
+        values = [points[n].recombined for n in sorted(points)]
         low = [max(0.0, each.value - each.low) for each in values]
         high = [max(0.0, each.high - each.value) for each in values]
         axes.errorbar(

@@ -1,4 +1,4 @@
-"""The paper's Figure 7 with the measured break-even band: where does voting help?"""
+"""The paper's Figure 7 with the recombined break-even band: where does voting help?"""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Rows = Sequence[Interval]
 
 
 def draw_breakeven(curve: Curve, points: tuple[PointComparison, ...]) -> Figure:
-    """Draw Figure 7: the paper's bound, the measured break-even band, operating points."""
+    """Draw Figure 7: the paper's bound, the recombined break-even band, operating points."""
     figure = new_figure(8.6, 5.6)
     axes = figure.subplots()
     floor = min(curve.paper) - 0.03  # a little below the lowest bound, 8/9 for 2-of-3
@@ -49,7 +49,7 @@ def draw_breakeven(curve: Curve, points: tuple[PointComparison, ...]) -> Figure:
     )
     axes.fill_between(
         curve.rm, low, high, color=MEASURED, alpha=0.38, linewidth=0,
-        label="measured break-even $R_V^*$",
+        label="recombined break-even $R_V^*$",
     )  # fmt: skip
     axes.plot(curve.rm, middle, color=MEASURED, linewidth=1.4)
     axes.plot(

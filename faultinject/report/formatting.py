@@ -10,7 +10,7 @@ from faultinject.results.findings import Proportion
 
 __all__ = [
     "DASH", "MINUS", "NOTHING", "TIMES", "integer", "milliseconds", "number", "percent",
-    "proportion", "reliability", "sentence", "when", "with_interval",
+    "proportion", "reliability", "sentence", "signed_percent", "when", "with_interval",
 ]  # fmt: skip
 
 AT_LEAST = "\N{GREATER-THAN OR EQUAL TO}"
@@ -48,6 +48,11 @@ def percent(value: float) -> str:
     if 0 < hundredths < SMALLEST:
         return f"< {SMALLEST} %"
     return f"{hundredths:.{_digits(hundredths)}f} %"
+
+
+def signed_percent(value: float) -> str:
+    """Format a difference as a percentage with its sign."""
+    return f"{MINUS if value < 0 else '+'}{percent(abs(value))}"
 
 
 def _digits(hundredths: float) -> int:

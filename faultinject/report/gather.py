@@ -74,7 +74,10 @@ def _gather(source: Source) -> ReportData:
     on_voter = [
         verdict
         for group in groups
-        for verdict in (voter_verdict(group), points_verdict(points, repair=group.repair))
+        for verdict in (
+            voter_verdict(group),
+            points_verdict(points, repair=group.repair, strata=len(group.strata.measured())),
+        )
         if verdict
     ]
     on_voter += design_verdicts(designs)
@@ -210,15 +213,28 @@ def _notes(
     strata: tuple[StratumFinding, ...],
 ) -> list[str]:
     notes = []
+    unmet = [each for each in strata if each.alike is None and each.met.of < each.failed.of]
+    if unmet:
+        parts = "; ".join(
+            f"{each.name}, {each.failed.of - each.met.of:,} of {each.failed.of:,} (without them "
+            f"{each.met.count:,} of {each.met.of:,} failed)"
+            for each in unmet
+        )
+        notes.append(
+            "A fault that nothing met before the end of the mission counts as a hit. Missions with "
+            f"such a fault: {parts}."
+        )
+    excluded = []
     for each in strata:
         missions = each.failed.of + each.excluded
         if each.alike is None and missions and each.excluded / missions > MANY_EXCLUDED:
-            notes.append(
+            excluded.append(
                 f"{each.name}: {each.excluded:,} of {missions:,} missions "
                 f"({percent(each.excluded / missions)}) were no trial, because the fault was not "
                 "confirmed to act. They do not count as masked."
             )
-    if notes:
+    if excluded:
+        notes += excluded
         notes += [
             f"If every such mission had gone against it, the verdict on the voter"
             f"{' with repair on' if group.repair else ''} would be: {worst_case_verdict(group)}."

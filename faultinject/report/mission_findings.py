@@ -10,10 +10,11 @@ from faultinject.campaign.assessment import AssessedMission
 from faultinject.campaign.planning.plan import Cell
 from faultinject.campaign.records import HOST_TARGETS, MissionPlan
 from faultinject.campaign.store.tally import Tally
+from faultinject.estimate.power import POWER, detectable_difference
 from faultinject.faults import CATALOGUE
 from faultinject.report.bar_figures import describe
 from faultinject.report.data import Effect, FaultKindResult, Latencies, MissionTimes
-from faultinject.report.formatting import TIMES
+from faultinject.report.formatting import TIMES, percent
 from faultinject.report.source import Source, outcomes_of
 from faultinject.report.wrong_replies import is_covered, wrong_reply_of
 from faultinject.results.findings import StratumFinding, WrongReply
@@ -274,11 +275,15 @@ def _less(whole: Tally, part: Tally) -> Tally:
 
 
 def _effect(factor: str, between: str, groups: dict[str, list[Tally]]) -> Effect:
-    found = {}
-    for name, tallies in groups.items():
-        table = [(each.failures, each.successes) for each in tallies if each.trials]
-        if len(table) > 1 and all(map(sum, zip(*table, strict=True))):
-            found[name] = _p_value(table)
+    tables = {
+        name: [(each.failures, each.successes) for each in tallies if each.trials]
+        for name, tallies in groups.items()
+    }
+    found = {
+        name: _p_value(table)
+        for name, table in tables.items()
+        if len(table) > 1 and all(map(sum, zip(*table, strict=True)))
+    }
     if not found:
         conclusion = "Not testable: no stratum has both failures and successes in two groups."
         return Effect(factor=factor, conclusion=conclusion, p_value=None)
@@ -293,9 +298,23 @@ def _effect(factor: str, between: str, groups: dict[str, list[Tally]]) -> Effect
     else:
         conclusion = (
             f"No difference {between} was detected (p = {p:.2g}, the smallest of {tested}, "
-            "Bonferroni-corrected). This does not prove that there is none."
+            f"Bonferroni-corrected). {_power([tables[name] for name in found])}"
         )
     return Effect(factor=factor, conclusion=conclusion, p_value=p)
+
+
+def _power(tables: Sequence[Sequence[tuple[int, int]]]) -> str:
+    """Say what differences between the two largest groups the tests of these strata detect."""
+    least = []
+    for table in tables:
+        one, other = sorted(map(sum, table))[-2:]
+        rate = sum(failures for failures, _ in table) / sum(map(sum, table))
+        least.append(detectable_difference(rate, one, other, SIGNIFICANT / len(tables)))
+    ends = dict.fromkeys((percent(min(least)), percent(max(least))))
+    return (
+        f"Differences of at least {' to '.join(ends)} of missions, depending on the stratum, are "
+        f"detected with {POWER:.0%} probability; smaller ones are not excluded."
+    )
 
 
 def _p_value(table: list[tuple[int, int]]) -> float:

@@ -88,9 +88,11 @@ def _measured(dose: DoseFinding) -> bool:
 def _mark(upper: Axes, lower: Axes, dose: DoseFinding) -> None:
     x, y = dose.plain.value or 0.0, dose.voted.value or 0.0
     colour = COLOURS[dose.verdict]
+    face = colour if dose.power is None or dose.power.discriminates else "white"
     height = [[y - dose.voted.low], [dose.voted.high - y]]
     upper.errorbar(
-        [x], [y], fmt="o", color=colour, markersize=5.5, elinewidth=1.3, capsize=2.5, zorder=4,
+        [x], [y], fmt="o", color=colour, markerfacecolor=face, markersize=5.5, elinewidth=1.3,
+        capsize=2.5, zorder=4,
         xerr=[[x - dose.plain.low], [dose.plain.high - x]], yerr=height,
     )  # fmt: skip
     if dose.outcomes.get(Outcome.SILENT):
@@ -100,8 +102,8 @@ def _mark(upper: Axes, lower: Axes, dose: DoseFinding) -> None:
         [x - 0.012, x + 0.012], low - middle, high - middle, color=PAPER, alpha=0.16, linewidth=0
     )
     lower.errorbar(
-        [x], [y - middle], fmt="o", color=colour, markersize=4.5, elinewidth=1.3, capsize=2.5,
-        yerr=height,
+        [x], [y - middle], fmt="o", color=colour, markerfacecolor=face, markersize=4.5,
+        elinewidth=1.3, capsize=2.5, yerr=height,
     )  # fmt: skip
 
 

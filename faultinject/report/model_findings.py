@@ -224,16 +224,25 @@ def _causes(source: Source) -> dict[str, _Cause]:
     return found
 
 
+def _merged(failed: Sequence[int], last: int) -> tuple[int, ...]:
+    """Return trials by failed guests, those with ``last`` or more in one class, as for doses."""
+    return (*failed[:last], sum(failed[last:]))
+
+
 def find_common_causes(source: Source) -> tuple[CommonCauseFinding, ...]:
     """Return each common cause with its estimates."""
     found = []
     causes = _causes(source)
-    tests = {kind: independence_test(each.failed, each.n) for kind, each in causes.items()}
+    tests = {
+        kind: independence_test(_merged(each.failed, each.n - each.m + 1), each.n)
+        for kind, each in causes.items()
+    }
     ps = {kind: each.p_value for kind, each in tests.items() if each.p_value is not None}
     for kind, each in causes.items():
         result = estimate_common_cause(each.failed, source.alpha, each.m)
         voted, plain, trials = each.voted, each.plain, sum(each.failed)
-        more = result.c[-1].value > result.independent[-1]
+        test = tests[kind]
+        more = bool(test.expected) and test.observed[-1] > test.expected[-1]
         found.append(
             CommonCauseFinding(
                 kind=kind,
@@ -242,7 +251,7 @@ def find_common_causes(source: Source) -> tuple[CommonCauseFinding, ...]:
                     for count, c in zip(each.failed, result.c, strict=True)
                 ),
                 independent=result.independent,
-                p_value=ps.get(kind),
+                test=test,
                 together=kind in ps and more and ps[kind] < source.alpha / len(ps),
                 fatal=result.fatal,
                 fatal_independent=result.fatal_if_independent,

@@ -22,6 +22,7 @@ from faultinject.report.formatting import (
     percent,
     proportion,
     reliability,
+    signed_percent,
     when,
     with_interval,
 )
@@ -134,7 +135,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     filters: dict[str, Callable[..., object]] = {
-        "count": integer,
+        "count": integer, "signed": signed_percent,
         "many": lambda n: integer(n) if 0 < n < 10**11 else NOTHING,
         "num": number, "pct": percent, "share": proportion, "r4": reliability,
         "span3": with_interval, "rspan": _four_places,

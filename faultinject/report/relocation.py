@@ -160,7 +160,8 @@ def measured_points(result: RelocationResult) -> MeasuredPoints:
             continue
         points.append(
             MeasuredPoint(
-                figures=figures, label=f"n = {each.n}", n=each.n, rm_rest=each.rm_rest,
+                figures=figures, basis="recombined", label=f"n = {each.n}", n=each.n,
+                rm_rest=each.rm_rest,
                 rf=Estimate(value=each.rf, low=each.rf, high=each.rf),
                 r_moved=Estimate(
                     value=found.value, low=max(0.0, found.low), high=min(1.0, found.high)
@@ -180,7 +181,7 @@ def print_relocation(result: RelocationResult, console: Console) -> None:
     from rich.table import Table  # noqa: PLC0415
 
     table = Table(title="Smallest R_F at which relocating f is no loss (Inequality 3)")
-    for name in ("n", "R_M'", "R_f", "paper: 1 - R_F", "measured: 1 - R_F", "strata separate",
+    for name in ("n", "R_M'", "R_f", "paper: 1 - R_F", "recombined: 1 - R_F", "strata separate",
                  "given f_k = 0, k < n", "precision"):  # fmt: skip
         table.add_column(name, justify="right")
     for each in result.points:
@@ -193,7 +194,7 @@ def print_relocation(result: RelocationResult, console: Console) -> None:
     console.print(table)
     console.print(
         f"{result.missions:,} missions; intervals at {result.confidence:.0%}, simultaneous for all "
-        "R_f and R_M' of one n. Measured: strata of C1 and C2 with k failed guests estimate one "
+        "R_f and R_M' of one n. Recombined: strata of C1 and C2 with k failed guests estimate one "
         "f_k. Separate: f_k may differ between strata. R_H and R_V cancel.",
         markup=False,
     )

@@ -32,11 +32,17 @@ from faultinject.results.findings import (
 )
 
 __all__ = [
-    "design_verdicts", "model_verdicts", "points_verdict", "voter_verdict", "worst_case_verdict",
+    "REPAIR", "design_verdicts", "model_verdicts", "points_verdict", "voter_verdict",
+    "worst_case_verdict",
 ]  # fmt: skip
 
 CERTAIN = 0.9
 """Probability of a guest's failure above which dependence between guests makes no difference."""
+REPAIR = (
+    "Section 4 does not model repair: a repaired voted node is compared here with a plain node "
+    "that is never restarted. A plain node with restarts was not measured."
+)
+PLANTED = "A planted cause shows the mechanism, not how often such causes occur."
 DESIGN_MARGIN = 0.05
 """Margin, absolute, for the difference from the proportion 0 or 1 that the paper assumes."""
 POINTS = "5 percentage points"
@@ -66,7 +72,7 @@ def voter_verdict(group: StrataGroup) -> VerdictFinding:
         if group.repair and _fails_less(group):
             tone = "open"
             answer = "With repair on, the voted node fails less often than Inequality (4) predicts."
-            detail += " The inequality does not model repair."
+            detail += f" {REPAIR}"
         else:
             tone, answer = "bad", f"The voter does not behave as Inequality (4) assumes{repair}."
     elif group.given and combined_verdict(*_equivalences(group, given=True)) is VoterVerdict.HOLDS:
@@ -129,8 +135,13 @@ def _describe(found: Equivalence) -> str:
     )
 
 
-def points_verdict(points: Sequence[PointComparison], *, repair: bool) -> VerdictFinding | None:
-    """Count the operating points at which each node is better; None without points."""
+def points_verdict(
+    points: Sequence[PointComparison], *, repair: bool, strata: int
+) -> VerdictFinding | None:
+    """Count the operating points at which each node is better; None without points.
+
+    ``strata``: how many measured strata they are recombined from.
+    """
     here = [each for each in points if each.repair == repair]
     if not here:
         return None
@@ -145,8 +156,7 @@ def points_verdict(points: Sequence[PointComparison], *, repair: bool) -> Verdic
     tone, detail = "open", ""
     if contrary and repair and all(p.choice is Choice.VOTED for p in contrary):
         detail = (
-            "The voted node is better, contrary to Inequality (4), which does not model repair, at "
-            f"{_list(contrary)}."
+            f"The voted node is better, contrary to Inequality (4), at {_list(contrary)}. {REPAIR}"
         )
     elif contrary:
         tone, detail = "bad", f"Contrary to Inequality (4) at {_list(contrary)}."
@@ -161,7 +171,8 @@ def points_verdict(points: Sequence[PointComparison], *, repair: bool) -> Verdic
             detail += f" Given f_0 = 0, {given} of these would be decided."
     return VerdictFinding(
         about="points", tone=tone, tests="voter", detail=detail.strip(),  # type: ignore[arg-type]
-        answer=f"Of {len(here)} operating points{' with repair' if repair else ''}: {counts}.",
+        answer=f"Of {len(here)} operating points{' with repair' if repair else ''}, all recombined "
+        f"from the same {strata} strata: {counts}.",
     )  # fmt: skip
 
 
@@ -228,11 +239,11 @@ def _as_assumed(designs: Sequence[DesignFinding]) -> VerdictFinding:
     outside = [
         f"{each.vote} at R_M = {p.rm:g}, R_V = {p.rv:g}"
         for each, p in points
-        if p.paper < p.measured.low - margin or p.paper > p.measured.high + margin
+        if p.paper < p.recombined.low - margin or p.paper > p.recombined.high + margin
     ]
-    inside = sum(p.measured.contains(p.paper) for _, p in points)
+    inside = sum(p.recombined.contains(p.paper) for _, p in points)
     covered = (
-        f"The paper's R_sys is within the measured interval at {inside} of {len(points)} points."
+        f"The paper's R_sys is within the recombined interval at {inside} of {len(points)} points."
     )
     wide = sum(
         not (share.of and paper - margin <= share.low and share.high <= paper + margin)
@@ -260,15 +271,14 @@ def _as_assumed(designs: Sequence[DesignFinding]) -> VerdictFinding:
 
 def _repaired(designs: Sequence[DesignFinding]) -> VerdictFinding:
     points = [point for each in designs for point in each.points]
-    better = sum(point.measured.low > point.plain for point in points)
-    worse = sum(point.measured.high < point.plain for point in points)
+    better = sum(point.recombined.low > point.plain for point in points)
+    worse = sum(point.recombined.high < point.plain for point in points)
     failed = "; ".join(f"{each.vote}: {', '.join(_failures(each))}" for each in designs)
     return VerdictFinding(
         about="designs", tone="open", tests="voter",
         answer=f"With repair, {', '.join(each.vote for each in designs)} is better than the plain "
         f"node at {better} of {len(points)} operating points, worse at {worse}.",
-        detail=f"Missions that failed despite repair: {failed}. Section 4 of the paper does not "
-        "model repair.",
+        detail=f"Missions that failed despite repair: {failed}. {REPAIR}",
     )  # fmt: skip
 
 
@@ -303,12 +313,13 @@ def _common_causes(causes: Sequence[CommonCauseFinding]) -> VerdictFinding:
     detail = []
     if together:
         contrasts = "; ".join(
-            f"{each.kind}, {percent(each.failed[-1].value or 0.0)} of trials instead of "
-            f"{percent(each.independent[-1])}"
+            f"{each.kind}, {each.test.observed[-1]:,} of {sum(each.test.observed):,} trials "
+            f"instead of {each.test.expected[-1]:.1f} (p = {each.test.p_value:.2g})"
             for each in together
         )
         detail.append(
-            f"All guests failed together more often than independent guests would: {contrasts}."
+            "Too few guests were left for a vote more often than with independent guests: "
+            f"{contrasts}. {_tests(causes)}"
         )
     if certain:
         detail.append(
@@ -318,10 +329,16 @@ def _common_causes(causes: Sequence[CommonCauseFinding]) -> VerdictFinding:
     detail += _compare_with_plain(causes)
     return VerdictFinding(
         about="common causes", tone="bad" if together else "open", tests="model",
-        answer=f"Under {len(together)} of {count} the guests do not fail independently."
-        if together else f"Undecided: do guests fail independently under {count}?",
-        detail=" ".join(detail),
+        answer=f"Under {len(together)} of {count} (planted), guests do not fail independently."
+        if together else f"Undecided: do guests fail independently under {count} (planted)?",
+        detail=" ".join([*detail, PLANTED]),
     )  # fmt: skip
+
+
+def _tests(causes: Sequence[CommonCauseFinding]) -> str:
+    """State the rule for several tests."""
+    count = sum(each.test.p_value is not None for each in causes)
+    return f"Significant: p below alpha / {count} (Bonferroni over the causes that can be tested)."
 
 
 def _over_n(causes: Sequence[CommonCauseFinding]) -> VerdictFinding | None:
@@ -338,10 +355,11 @@ def _over_n(causes: Sequence[CommonCauseFinding]) -> VerdictFinding | None:
     failed = sum(each.voted.count for each in causes)
     return VerdictFinding(
         about="common causes", tone="bad", tests="model",
-        answer=f"{sentence(names.pop())[:-1]} fails all guests, whatever their number.",
+        answer=f"{sentence(names.pop())[:-1]} (planted) fails all guests, whatever their number.",
         detail=f"In {sum(e.count for e in everything):,} of {sum(e.of for e in everything):,} "
         f"trials all guests failed, at each n from {ns[0]} to {ns[-1]}; {failed:,} of the missions "
-        "failed. No number of guests tolerates what all guests of one build have in common.",
+        "failed. No number of guests tolerates what all guests of one build have in common. "
+        f"{PLANTED}",
     )  # fmt: skip
 
 

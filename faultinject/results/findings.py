@@ -194,7 +194,7 @@ class WrongReplies(_Finding, frozen=True, kw_only=True):
 
 
 class DesignPoint(_Finding, frozen=True, kw_only=True):
-    """A design at an operating point: R_sys ``measured`` and as the paper has it.
+    """A design at an operating point: R_sys ``recombined`` from strata, and as the paper has it.
 
     ``silent``: probability of a wrong reply that a client believes (or, in old rows, may believe),
     the voter not failing.  ``breakeven``:
@@ -205,7 +205,7 @@ class DesignPoint(_Finding, frozen=True, kw_only=True):
     rv: float
     rh: float
     plain: float
-    measured: Interval
+    recombined: Interval
     silent: Interval
     paper: float
     breakeven: Interval | None = None
@@ -273,9 +273,10 @@ class PooledFinding(_Finding, frozen=True, kw_only=True):
 
 class CommonCauseFinding(_Finding, frozen=True, kw_only=True):
     """A common cause.  ``failed[j]``: trials in which exactly j guests failed.  ``independent[j]``:
-    that proportion for independent guests failing equally often.  ``p_value``: G-test of
-    independence.  ``together``: it is significant (Bonferroni over the causes), and all guests
-    failed together more often.  ``fatal``: P(too few guests left for a vote | event).  ``voted``
+    that proportion for independent guests failing equally often.  ``test``: of independence, with
+    the classes of doses: those with too few guests left for a vote are one.  ``together``: it is
+    significant (Bonferroni over the causes that can be tested), and that last class has more trials
+    than expected.  ``fatal``: P(too few guests left for a vote | event).  ``voted``
     and ``plain``: missions that failed, of the voted node and of one guest without a voter.
     ``wrong``: of the voted node.
     """
@@ -283,7 +284,7 @@ class CommonCauseFinding(_Finding, frozen=True, kw_only=True):
     kind: str
     failed: tuple[Proportion, ...]
     independent: tuple[float, ...]
-    p_value: float | None = None
+    test: FailedGuests
     together: bool = False
     fatal: Interval
     fatal_independent: float

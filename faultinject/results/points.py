@@ -16,7 +16,9 @@ Each point has the quantities of its figures' axes, each with its interval.  A q
 set, not measured, has three equal numbers.  ``verdict`` (of an operating point): whether the design
 was better there than the plain node.  On the map, ``lying`` selects the panel by the share of
 failures that are wrong replies (not given: all panels); ``designs`` are the measured candidates.
-``beyond`` (Figure 7): even R_V = 1 is not enough.  ``source``: of one point, if not the file's.
+``beyond`` (Figure 7): even R_V = 1 is not enough.  ``basis``: "recombined" if the point was
+computed from measured strata with assumed binomial weights.  ``source``: of one point, if not the
+file's.
 """
 
 from __future__ import annotations
@@ -95,6 +97,7 @@ class MeasuredPoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     lying: float | None = None
     designs: tuple[str, ...] = ()
     beyond: bool = False
+    basis: Literal["measured", "recombined"] = "measured"
     source: str = ""
 
     def __post_init__(self) -> None:

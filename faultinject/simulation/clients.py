@@ -57,6 +57,9 @@ def request_of(outcome: OperationOutcome) -> tuple[str, str, bytes, list[tuple[s
             headers.append(("if-none-match", "*"))
         case "kill" | "freeze":
             headers.append(("x-deadly", operation.kind))
+        case "kill-read" | "freeze-read":
+            headers.append(("x-deadly", operation.kind.removesuffix("-read")))
+            return "GET", "/kv/deadly", b"", headers
     return "PUT", target, body, headers
 
 

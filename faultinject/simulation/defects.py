@@ -155,7 +155,38 @@ _ALL = (
         "time-goes-back",
         "agreed time follows the wall clock backwards",
         ("Order",),
-        (("voter.core.order", "max(wall_ns, self.time_ns)", "wall_ns"),),
+        (
+            ("voter.core.order", "max(now_ns, self.time_ns)", "now_ns"),
+            (
+                "voter.core.engine_time",
+                "passed + max(-(passed // LOSS), min(ahead, passed // GAIN))",
+                "passed + ahead",
+            ),
+        ),
+    ),
+    Defect(
+        "time-stands-still",
+        "agreed time waits for a wall clock that was set back",
+        ("Order",),
+        (
+            (
+                "voter.core.engine_time",
+                "max(-(passed // LOSS), min(ahead, passed // GAIN))",
+                "max(-passed, min(ahead, passed // GAIN))",
+            ),
+        ),
+    ),
+    Defect(
+        "step-ages-keys",
+        "a step of the wall clock makes keys and sessions older",
+        ("Exactly once", "Liveness"),
+        (("voter.core.dedup", "self._stepped_ns += step_ns", "self._stepped_ns += 0"),),
+    ),
+    Defect(
+        "deadly-read-again",
+        "a read that ended a majority is sent to all replicas again",
+        ("Liveness",),
+        (("voter.core.engine", "if poll.killed:", "if False:"),),
     ),
     Defect(
         "out-of-order",

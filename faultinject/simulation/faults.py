@@ -25,9 +25,8 @@ __all__ = ["SimFaultInjector"]
 
 RECOVERY = 8.0
 """Seconds that a replica fault waits at most for the last one's replica to vote again."""
-LARGEST_OFFSET = 1700.0
-"""Largest offset of the wall clock in seconds.  A jump over the hour after which an unused session
-is forgotten would make the voter forget sessions of clients that are about to retry."""
+CLOCK_UNIT = 1000.0
+"""Seconds by which a fault sets the wall clock, for each unit of its amount: up to 83 hours."""
 SITUATION_PATIENCE, MOMENT_POLL = 0.15, 0.001
 """Seconds that a fault waits for its situation, and seconds between two polls."""
 LEAST = {"corrupt-snapshot": 0.3}
@@ -192,8 +191,7 @@ class SimFaultInjector:
         if kind == "power-loss":
             world.lose_power()
         elif kind == "clock-jump":
-            offset = world.wall_offset + fault.amount * (fault.target - 1) * 10.0
-            world.wall_offset = max(-LARGEST_OFFSET, min(LARGEST_OFFSET, offset))
+            world.wall_offset += fault.amount * (fault.target - 1) * CLOCK_UNIT
         elif kind == "disk-full":
             disk.full = True
             return lambda: setattr(disk, "full", False)

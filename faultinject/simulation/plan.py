@@ -23,10 +23,14 @@ __all__ = [
     "make_plan", "parse_numbers", "write_numbers",
 ]  # fmt: skip
 
+READS_KILL = 1 << 40
+"""The first seed whose plan may hold a deadly read."""
 SWARM = 1 << 32
 """The first seed whose plan draws its own weights."""
 REPLICAS = 3
-DEADLY = frozenset({"kill", "freeze"})
+DEADLY_WRITES = frozenset({"kill", "freeze"})
+DEADLY_READS = {"kill": "kill-read", "freeze": "freeze-read"}
+DEADLY = DEADLY_WRITES | frozenset(DEADLY_READS.values())
 """Kinds of operations that end, or hang, every service that applies them."""
 
 
@@ -138,7 +142,7 @@ VOTER_FAULTS = {
     "kill-voter": 6,  # before its amount-th callback from now
     "kill-voter-in-call": 5,  # in its amount-th system call from now
     "power-loss": 5,  # voter and all guests
-    "clock-jump": 2,  # the wall clock, by amount ms
+    "clock-jump": 2,  # the wall clock, by up to days in either direction (faults.CLOCK_UNIT)
     "stop-voter": 1,  # SIGSTOP for a while
 }
 DISK_FAULTS = {
@@ -273,7 +277,9 @@ def _draw_swarm(seed: int) -> SimPlan:
     lost = any(fault.kind in ("hang", "reboot", "kill-service", "cut-link") for fault in faults)
     if random.random() < (0.25 if lost else 0.05):
         at = random.randrange(len(operations))
-        kind = random.choice(sorted(DEADLY))
+        kind = random.choice(sorted(DEADLY_WRITES))
+        if seed >= READS_KILL and seed % 2:
+            kind = DEADLY_READS[kind]
         operations[at] = msgspec.structs.replace(operations[at], kind=kind)
     return SimPlan(
         seed=seed,

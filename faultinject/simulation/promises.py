@@ -12,6 +12,7 @@ The newest writes leave it when power is lost before they were durable and relea
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -42,6 +43,12 @@ PROMISES = (
     "Agreement", "Order", "Durability", "Exactly once", "Fail-safe", "Liveness", "Bounded",
     "Linearizability",
 )  # fmt: skip
+DEADLY_LIMIT = 8
+"""Most executions of a deadly read by one voter: by all three replicas, by all again if one of them
+came back first (``Engine._is_held_up``), and two trials."""
+LEAST_RATE, CLOCK_LAG = 0.45, 0.01
+"""Agreed time must advance at this rate at least (the voter promises half of the steady clock's),
+except for so many seconds: the engine's clock advances in ticks."""
 _OPERATION = re.compile(rb"\r\nx-op: (\d+)\r\n")
 
 
@@ -63,12 +70,16 @@ class Breach(NamedTuple):
 
 
 class Write:
-    """A write as the voter ordered it.  ``era``: number of power losses before it."""
+    """A write as the voter ordered it.
 
-    __slots__ = ("caller", "era", "history", "operation", "prev", "request", "seq",
+    ``era``: number of power losses before it.  ``life``: number of starts of the voter before it.
+    ``sent``: simulated time in seconds at which it was sent first.
+    """
+
+    __slots__ = ("caller", "era", "history", "life", "operation", "prev", "request", "sent", "seq",
                  "time_ns", "void")  # fmt: skip
 
-    def __init__(self, seq: int, order: wire.Order, era: int) -> None:
+    def __init__(self, seq: int, order: wire.Order, era: int, life: int, sent: float) -> None:
         self.seq = seq
         self.prev = order.prev
         self.history = order.history
@@ -78,6 +89,8 @@ class Write:
         self.operation = operation_of(order.request)
         self.void = False
         self.era = era
+        self.life = life
+        self.sent = sent
 
 
 class PromiseObserver:
@@ -93,6 +106,8 @@ class PromiseObserver:
         self.restores: list[tuple[bytes, bytes, int]] = []
         """Restored states to which a write was applied: the history before it, digest, guest."""
         self.era = 0
+        self._life = 0
+        self._deadly: Counter[tuple[int, str]] = Counter()
         self._loop = loop
         self._disk = disk
         self._durability = durability
@@ -129,12 +144,18 @@ class PromiseObserver:
         self._check_not_void(guest, frame.seq)
         write = self.writes.get(order.history)
         if write is None:
-            write = self.writes[order.history] = Write(frame.seq, order, self.era)
+            write = Write(frame.seq, order, self.era, self._life, self._loop.time())
+            self.writes[order.history] = write
             if self._journaled and not self._disk.holds(order.history, durable=False):
                 self.breach("Durability", f"write {frame.seq} is sent, and not in the journal")
             before = self.writes.get(order.prev)
             if before is not None and before.time_ns > write.time_ns:
                 self.breach("Order", f"agreed time goes backwards at write {frame.seq}")
+            elif before is not None and before.life == write.life:
+                passed, agreed = write.sent - before.sent, (write.time_ns - before.time_ns) / 1e9
+                if agreed < passed * LEAST_RATE - CLOCK_LAG:
+                    text = f"agreed time advances by {agreed:.3f} s in {passed:.3f} s"
+                    self.breach("Order", f"{text}, up to write {frame.seq}")
         elif (write.seq, write.prev, write.time_ns, write.request, write.caller) != (
             frame.seq, order.prev, order.time_ns, order.request, order.caller
         ):  # fmt: skip
@@ -187,6 +208,8 @@ class PromiseObserver:
     def applies(self, service: WitnessedService, request: Request, context: Context) -> None:
         """Check that a guest applies an ordered write to the state before it."""
         guest = service.guest
+        if context.read_only and "x-deadly" in request.headers:
+            self._count_deadly(request.headers["x-op"])
         if context.read_only or not guest.honest:
             return
         history = context._seed
@@ -207,6 +230,13 @@ class PromiseObserver:
         service.applied.add(history)
         if history not in self._index and not write.void:
             self._extend(write)
+
+    def _count_deadly(self, operation: str) -> None:
+        """Check that a read that ends services is not executed again and again by a voter."""
+        self._deadly[self._life, operation] += 1
+        if self._deadly[self._life, operation] == DEADLY_LIMIT + 1:
+            text = f"read {operation} ends services, and is executed more than {DEADLY_LIMIT} times"
+            self.breach("Liveness", text)
 
     def _before(self, write: Write, tip: bytes | None) -> bytes:
         """Return the history of the state that a write is applied to, without voided writes."""
@@ -263,6 +293,7 @@ class PromiseObserver:
 
     def voter_started(self) -> None:
         """Forget which replicas are active: a voter has started."""
+        self._life += 1
         self._active.clear()
 
     def decided(self, effects: Iterable[Effect]) -> None:

@@ -195,6 +195,8 @@ def _describe_entry(entry: entries.Entry) -> str:
         return f"session {entry.session[-4:].hex()} opened"
     if isinstance(entry, entries.SequenceReservation):
         return f"places up to {entry.upto} are reserved"
+    if isinstance(entry, entries.ClockStep):
+        return f"agreed time steps by {entry.step_ns / 1e9:.1f} s"
     return f"{entry.replica}: {entry.before} -> {entry.after} ({entry.reason})"
 
 
@@ -240,7 +242,11 @@ _DESCRIPTIONS: dict[type, Callable[[Any], str]] = {
     ev.SessionOpened: lambda e: f"session {e.session[-4:].hex()} to ticket {e.ticket}",
     ev.Fail: lambda e: f"no reply to ticket {e.ticket}: {e.failure}: {e.detail}",
     ev.Changed: lambda e: f"g{e.replica}: {e.before} -> {e.after} ({e.reason})",
-    ev.Voided: lambda e: f"write {e.seq} is voided",
+    ev.Voided: lambda e: f"request {e.seq} is voided",
+    ev.ClockChanged: lambda e: (
+        f"the wall clock is set by {e.wall_ns / 1e9:+.1f} s, "
+        f"agreed time steps by {e.step_ns / 1e9:.1f} s"
+    ),
     ev.Checkpointed: lambda e: f"checkpoint at {e.base.seq}, {len(e.state)} bytes",
 }
 

@@ -45,6 +45,9 @@ EPOCH_NS = 1_700_000_000_000_000_000
 """Wall-clock time at the start, in nanoseconds since 1970."""
 DISK_ERRORS = (os.strerror(errno.EIO), os.strerror(errno.ENOSPC))
 """Errors of the simulated disk.  A voter may end because of them."""
+CLOCK_CHANGE = 300_000.0
+"""Most seconds by which the wall clock differs at a restart of the voter: 83 hours.  Unused
+sessions are kept for an hour, and Idempotency-Keys for a day."""
 MOST_STARTS = 300
 """Starts of the voter after which a run is stuck."""
 
@@ -114,6 +117,7 @@ class World:
         self.ready_at = float("inf")
         """Time at which two replicas were first seen to vote."""
         self._random = self.loop.random("world")
+        self._clock_random = self.loop.random("wall clock")
         self._socks = [("native-unix", self.loop.listen(NATIVE)), ("http", self.loop.listen(HTTP))]
         self.loop.listeners[HTTP].conditions.traced = False  # replies carry the date
         self.loop.listeners[HTTP].on_accept = lambda transport, _: self._served.append(transport)
@@ -157,6 +161,8 @@ class World:
         self.voter_starts += 1
         if self.voter_starts > MOST_STARTS:
             raise Stuck(f"the voter was started {MOST_STARTS} times: {self.refusal or 'it dies'}")
+        if self.voter_starts > 1 and self._clock_random.random() < 0.5:
+            self.wall_offset += self._clock_random.uniform(-CLOCK_CHANGE, CLOCK_CHANGE)
         process = self.voter = self.make_process(f"voter {self.voter_starts}")
         process.handlers.append(self._voter_died)
         self.loop.spawn(process, self._serve(process))
@@ -316,6 +322,7 @@ def _configure(plan: SimPlan) -> Config:
         log_bytes=plan.log_bytes,
         session_window=16,
         scrub=plan.scrub,
+        clock_step=0.3,
     )
     journal = None
     if plan.durability != "none":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections.abc import AsyncIterator
 from types import TracebackType
@@ -179,17 +178,15 @@ class NodeView:
         """
         try:
             socket = str(self.layout.supervisor_socket)
-            async with self._answer(socket, "GET", "/events", None, CALL_TIMEOUT) as answer:
-                text = await answer.text()
+            _, answer = await self._call(socket, "GET", "/events", None, CALL_TIMEOUT)
         except NoAnswer:
             try:
                 return (await self._poll_voter()).guests[guest].replica == "active"
             except NoAnswer:
                 return True
-        events = [json.loads(line) for line in text.splitlines()]
         return any(
             event["guest"] == guest and event.get("after") == "active" and event["time"] >= since
-            for event in events
+            for event in answer["events"]
         )
 
     async def _call(

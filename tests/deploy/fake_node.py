@@ -18,6 +18,7 @@ from typing import cast
 
 from deploy.errors import DeployError, WrongState
 from deploy.host.spawn import python_command, python_environment
+from deploy.machine.console import Console
 from deploy.machine.spec import GuestEvent, GuestState, Progress
 from deploy.node.records import Layout, NodeRecord
 
@@ -68,6 +69,16 @@ class _Agent(asyncio.Protocol):
             host.transport.write(data)
 
 
+class FakeConsole(Console):
+    """A console that counts those who follow it."""
+
+    followers = 0
+
+    def listen(self, callback: Callable[[str], None]) -> Callable[[], None]:
+        self.followers += 1
+        return super().listen(callback)
+
+
 class FakeGuest:
     """One agent process (implements GuestPort)."""
 
@@ -82,6 +93,7 @@ class FakeGuest:
         self.yields = False
         self.yielded: list[bool] = []
         """Each change of `yields`."""
+        self.console = FakeConsole()
         self.callbacks: list[Callable[[GuestEvent], object]] = []
         self._process: subprocess.Popen[bytes] | None = None
         self._server: asyncio.Server | None = None

@@ -19,6 +19,11 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 DOCUMENT = re.compile(r"(?<![\w*{}/.-])((?:[\w-]+/|\.\./)*[\w-]+\.md)\b")
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 CODE = re.compile(r"`([^`\n]+(?:\n[^`\n]+)?)`")
+PATH = re.compile(
+    r"(?<![\w/.$}~-])((?:docs|examples|faultinject|deploy|guests|locks|tests|voter)/"
+    r"[\w./-]*\w\.(?:py|md|toml|json|txt|svg|j2))\b"
+)
+CLASS = re.compile(r"``([a-z_]\w*(?:\.[a-z_]\w*)*)\.([A-Z][a-z]\w+)(?:\.\w+)?``")
 NAME = re.compile(r"^(?:faultinject|deploy|voter|guests)(?:\.(?!json\b|py\b)\w+)+$")
 OPTION = re.compile(r"^(-{1,2}[A-Za-z][\w-]*)(?:=.*)?$")
 ENDS = frozenset({"|", "||", "&&", ";", "&", ">", ">>", "<", "#"})
@@ -32,8 +37,8 @@ def documents() -> list[Path]:
     return [path for path in tracked() if path.suffix == ".md"]
 
 
-def mentioned_documents() -> Iterator[tuple[str, Path, str]]:
-    """Yield (FILE:LINE, file, document) for each Markdown file that a text names."""
+def mentioned(pattern: re.Pattern[str]) -> Iterator[tuple[str, Path, str]]:
+    """Yield (FILE:LINE, file, what is named) for each match in the texts that people write."""
     for path in tracked():
         if path.suffix in (".json", ".jsonl", ".xz", ".svg", ".png") or path == Path(__file__):
             continue
@@ -42,7 +47,7 @@ def mentioned_documents() -> Iterator[tuple[str, Path, str]]:
         except UnicodeDecodeError:
             continue
         for number, line in enumerate(text.splitlines(), start=1):
-            for found in DOCUMENT.findall(line):
+            for found in pattern.findall(line):
                 yield f"{path.relative_to(ROOT)}:{number}", path, found
 
 
@@ -143,9 +148,34 @@ def test_every_linked_file_and_section_exists() -> None:
 def test_every_document_that_is_named_exists() -> None:
     broken = [
         f"{where}: {name}"
-        for where, path, name in mentioned_documents()
+        for where, path, name in mentioned(DOCUMENT)
         if Path(name).name not in OTHERS
         and not any((base / name).exists() for base in (path.parent, ROOT, ROOT / "docs"))
+    ]
+    assert broken == []
+
+
+def test_every_path_that_is_named_exists() -> None:
+    broken = [
+        f"{where}: {name}"
+        for where, _, name in mentioned(PATH)
+        if not (ROOT / name).exists() and not re.search(r"[A-Z]{4}", name)  # locks/NAME.txt
+    ]
+    assert broken == []
+
+
+def test_every_class_that_a_docstring_names_exists_in_that_module() -> None:
+    classes = {
+        (source.name, node.name)
+        for source in sources()
+        for node in source.tree.body
+        if isinstance(node, ast.ClassDef)
+    }
+    broken = [
+        f"{source.path.relative_to(ROOT)}: {module}.{name}"
+        for source in sources()
+        for module, name in CLASS.findall(source.text)
+        if not any(name == known and f".{place}".endswith(f".{module}") for place, known in classes)
     ]
     assert broken == []
 

@@ -13,6 +13,7 @@ MOST_LINES = 500
 
 # Files that may call `time.sleep`, and why. All others wait for events.
 SLEEPS = {
+    "deploy/commands/logs.py": "follows a file: the standard library has no event for its growth",
     "deploy/host/guard.py": "polls /proc: there is no event for a new child, once an orphan",
     "deploy/authorizer.py": "a pause, so that an F that dies at once does not take the processor",
     "faultinject/demo/story.py": "polls the end of processes that are not its children",

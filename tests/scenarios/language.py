@@ -73,7 +73,7 @@ class Scenario:
                 name: float(text) if "." in text else int(text) for name, text in options.items()
             }
             self._engine = make_engine(words[1], limits=Limits(**limits), observers=observers)
-            return self._feed([ev.Tick(self._now, 0)])
+            return self._feed([ev.Tick(self._now, int(self._now * 1e9))])
         if words[0] == "join":
             return [", ".join(self._join(name) for name in words[1:])]
         return self._feed(self._events(words)) or ["(nothing)"]
@@ -158,7 +158,7 @@ class Scenario:
         match effect:
             case ev.Send(replicas, record):
                 self._records[record.seq] = record
-                kind = "read" if record.read_only else "void" if record.void else "write"
+                kind = "void" if record.void else "read" if record.read_only else "write"
                 text = record.request.decode()
                 return f"send to {self._names(replicas)}: {kind} {record.seq} {text}"
             case ev.Mark(replicas, seq, keeper):

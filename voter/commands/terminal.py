@@ -6,13 +6,14 @@ import (rich) are imported where they are used, so that ``--json`` in a script d
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
 from collections.abc import Mapping
 from enum import IntEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,6 +22,7 @@ __all__ = [
     "NATIVE_SOCKET",
     "CommandError",
     "ExitCode",
+    "LogStream",
     "console",
     "default_directory",
     "print_json",
@@ -44,7 +46,7 @@ class ExitCode(IntEnum):
     ALREADY_UP = 6  # a node runs in this directory already, or something uses its name
     NOT_ALLOWED = 7  # the node was not started for this (faults without --allow-faults)
     FOREIGN = 8  # a directory that is not Trivisor's, or cannot be read: nothing was touched
-    INTERRUPTED = 130  # Ctrl-C
+    INTERRUPTED = 130  # Ctrl-C, SIGTERM, SIGHUP or SIGQUIT
 
 
 class CommandError(Exception):
@@ -69,6 +71,36 @@ def default_directory() -> Path:
     return base / "trivisor" / "default"
 
 
+class LogStream:
+    """Standard error without a buffer, for structlog.  A full disk ends no process that uses it.
+
+    A line that cannot be written is lost, and the next one that can be reports how many were.
+    """
+
+    def __init__(self) -> None:
+        self._lost = 0
+        self._reason = ""
+
+    def write(self, text: str) -> None:
+        """Write whole lines, or count them as lost."""
+        try:
+            if self._lost:
+                note = {"event": "log lines lost", "lines": self._lost, "reason": self._reason}
+                self._write(b"\n" + json.dumps(note).encode() + b"\n")  # it ends a partial line
+                self._lost = 0
+            self._write(text.encode(errors="replace"))
+        except OSError as error:
+            self._lost += text.count("\n")
+            self._reason = error.strerror or str(error)
+
+    def flush(self) -> None:
+        """Do nothing: nothing is buffered."""
+
+    def _write(self, data: bytes) -> None:
+        while data:
+            data = data[os.write(2, data) :]
+
+
 def console(*, stderr: bool = False) -> Console:
     """Return a rich console on standard output, or standard error."""
     from rich.console import Console  # noqa: PLC0415
@@ -90,11 +122,12 @@ def quiet_logs() -> None:
 
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", LogStream())),
     )
 
 
 def warn(text: str) -> None:
-    """Print a line to standard error."""
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
+    """Print a line to standard error; lose it if that is a file on a full disk."""
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()

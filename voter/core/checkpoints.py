@@ -27,10 +27,11 @@ from collections import deque
 from dataclasses import dataclass
 
 from voter.core.dedup import DedupTable
+from voter.core.engine_time import EngineTime
 from voter.core.entries import Base
 from voter.core.events import Checkpointed, Effect, Fetch, Fetched, FetchFailed, Mark, Piece
 from voter.core.journal_state import JournalState
-from voter.core.limits import EngineTime, Limits
+from voter.core.limits import Limits
 from voter.core.membership import Membership
 from voter.core.order import Checkpoint, OrderLog
 from voter.core.poll import Poll

@@ -24,6 +24,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from voter.core.entries import Kept, Once, ScopeBase
 from voter.core.events import Failure
 from voter.core.limits import Limits
@@ -93,7 +95,10 @@ def _size(kept: Kept) -> int:
 
 
 class DedupTable:
-    """All scopes.  Times are agreed times in nanoseconds, which never go backwards."""
+    """All scopes.  Times are agreed times in nanoseconds, which never go backwards.
+
+    Inside the table they are kept without the steps of agreed time: a step makes nothing older.
+    """
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -104,6 +109,7 @@ class DedupTable:
         self._keys: OrderedDict[tuple[bytes, bytes], int] = OrderedDict()  # times, oldest first
         self._key_bytes = 0
         self._bytes = 0
+        self._stepped_ns = 0  # sum of the steps of agreed time
 
     @property
     def sessions(self) -> int:
@@ -122,8 +128,13 @@ class DedupTable:
 
     # ------------------------------------------------------------- requests
 
+    def step(self, step_ns: int) -> None:
+        """Note that agreed time steps forward."""
+        self._stepped_ns += step_ns
+
     def open(self, session: bytes, caller: bytes, now_ns: int) -> None:
         """Open a session (16 bytes) that only ``caller`` may use."""
+        now_ns -= self._stepped_ns
         self._expire(now_ns)
         scope = session_scope(session)
         if scope not in self._sessions:
@@ -133,6 +144,7 @@ class DedupTable:
 
     def lookup(self, once: Once, caller: bytes, now_ns: int) -> Found:
         """Return what is known of a request that has come in."""
+        now_ns -= self._stepped_ns
         self._expire(now_ns)
         if once.scope[:1] == b"k":
             return self._lookup_key(once, now_ns)
@@ -170,6 +182,7 @@ class DedupTable:
 
     def record(self, once: Once, caller: bytes, seq: int, time_ns: int) -> None:
         """Record a request that was ordered at ``seq``, at the agreed time ``time_ns``."""
+        time_ns -= self._stepped_ns
         self._expire(time_ns)
         if once.scope[:1] == b"k":
             scope = self._callers.setdefault(once.scope, _Scope(caller, time_ns))
@@ -297,7 +310,13 @@ class DedupTable:
     def export(self) -> list[ScopeBase]:
         """Return all scopes for a checkpoint; sessions first, the least recently used one first."""
         return [
-            ScopeBase(name, scope.caller, scope.used_ns, scope.done, list(scope.kept.values()))
+            ScopeBase(
+                name,
+                scope.caller,
+                scope.used_ns + self._stepped_ns,
+                scope.done,
+                [_move(kept, self._stepped_ns) for kept in scope.kept.values()],
+            )
             for scopes in (self._sessions, self._callers)
             for name, scope in scopes.items()
         ]
@@ -310,6 +329,10 @@ class DedupTable:
             for kept in base.kept:
                 self._put(base.scope, scope, kept)
         self._keys = OrderedDict(sorted(self._keys.items(), key=lambda item: item[1]))
+
+
+def _move(kept: Kept, step_ns: int) -> Kept:
+    return replace(kept, time_ns=kept.time_ns + step_ns) if step_ns else kept
 
 
 def _found(kept: Kept, once: Once) -> Found:

@@ -14,6 +14,7 @@ of effects.  A part uses those above it in this table, never those below it.  A 
 ``ReleaseGate``        replies and sessions that wait for the journal
 ``DedupTable``         what was executed, by session number and Idempotency-Key
 ``Checkpoints``        the marker under way, its keeper and fetch; when the next one is due
+``Suspects``           reads that may kill or hang replicas, and which of them is tried alone
 ``Throttle``           writes held back for a learner
 ``Incarnations``       how replicas join, catch up and end (state: in each ``Replica``)
 ``Intake``             how a request gets its sequence number; whether the node drains
@@ -38,12 +39,13 @@ from typing import Any, ClassVar
 from voter.core import events as ev
 from voter.core.checkpoints import Checkpoints
 from voter.core.dedup import DedupTable
-from voter.core.entries import Settled
+from voter.core.engine_time import ClockChange, EngineTime
+from voter.core.entries import ClockStep, Settled
 from voter.core.events import Effect, Event, Failure, Release
 from voter.core.incarnations import Incarnations
 from voter.core.intake import NOT_KEPT, Intake
 from voter.core.journal_state import JournalState
-from voter.core.limits import EngineTime, Limits
+from voter.core.limits import Limits
 from voter.core.membership import Membership
 from voter.core.order import TAG_SIZE, OrderLog, tag
 from voter.core.poll import Poll
@@ -51,6 +53,7 @@ from voter.core.polls import Polls
 from voter.core.release_gate import ReleaseGate
 from voter.core.replica import Cause, Replica, State
 from voter.core.resume import Past, resume
+from voter.core.suspects import Suspects
 from voter.core.throttle import Throttle
 from voter.core.vote import LOST, WON, Policy, count
 
@@ -87,7 +90,7 @@ class Engine:
             raise ValueError(f"vote {policy} needs {policy.of} replicas with different names")
         limits = self.limits = limits or Limits()
         effects = self._effects = list[Effect]()
-        time = self._time = EngineTime()
+        time = self._time = EngineTime(limits.clock_step)
         replicas = tuple(Replica(i, name, name in observers) for i, name in enumerate(names))
         log = self.log = OrderLog(secret)
         journal = self.journal = JournalState(log, effects, enabled=journaled)
@@ -102,9 +105,11 @@ class Engine:
         self.incarnations = Incarnations(
             limits, time, log, journal, members, polls, checkpoints, throttle, effects
         )
+        suspects = self.suspects = Suspects(time, members)
         self.intake = Intake(
-            limits, time, log, journal, members, polls, gate, dedup, throttle, checkpoints, effects
-        )
+            limits, time, log, journal, members, polls, gate, dedup, throttle, checkpoints,
+            suspects, effects,
+        )  # fmt: skip
         self._watched = 0.0  # engine time of the last check (WATCH_INTERVAL)
 
     @property
@@ -121,6 +126,8 @@ class Engine:
         """Continue from the journal of a voter that ran before.  Call it first, if journaled."""
         resume(past, self.log, self.dedup, self.polls, self.members)
         self.journal.reserve()
+        if self.log.time_ns:
+            self._change_clock(self._time.resume(self.log.time_ns))
         return self._take_effects()
 
     def receive(self, event: Event) -> list[Effect]:
@@ -219,6 +226,9 @@ class Engine:
 
         ``cast`` and ``value`` are the ballot that has just come and its reply, if one has.
         """
+        if poll.trial:
+            self._judge(poll)
+            return
         sent, members = poll.sent, self.members
         electors = [index for index in members.active if sent >> index & 1]
         result, winner = count(poll.ballots, electors, members.policy.need)
@@ -287,10 +297,19 @@ class Engine:
             self.polls.drop(poll)
             self.checkpoints.drop(poll)
         elif record.read_only:
+            if poll.killed:
+                self.suspects.add(record.request)
             self._order_again(poll)
         else:
             detail = "too few replicas are left to agree on a reply"
             self.gate.fail(poll, Failure.OUTCOME_UNKNOWN, detail)
+
+    def _judge(self, poll: Poll) -> None:
+        """Take the result of a read's trial: the one replica has answered it, or is lost."""
+        if not poll.unanswered:
+            if self.suspects.end_trial(answered=bool(poll.ballots), killed=poll.killed):
+                self._effects.append(ev.Voided(poll.seq))
+            self._order_again(poll)
 
     def _order_again(self, poll: Poll) -> list[int]:
         """Drop a read and order it again: all replicas that are live now can vote on it.
@@ -345,13 +364,22 @@ class Engine:
 
     def _tick(self, event: ev.Tick) -> None:
         """Take the time; check for replicas that hang, lag or are overdue."""
-        self._time.now, self._time.wall_ns = event.now, event.wall_ns
+        self._change_clock(self._time.tick(event.now, event.wall_ns))
         gap = event.now - self._watched
         if not 0 < gap < WATCH_INTERVAL:
             self._watched = event.now
             self._watch_checkpoint(gap)
             self.incarnations.watch(gap)
         self._submit_held()
+
+    def _change_clock(self, change: ClockChange) -> None:
+        """Report that the wall clock was set; journal a step of agreed time, which ages nothing."""
+        if change.step_ns:
+            self.log.advance(time_ns=self._time.agreed_ns)
+            self.dedup.step(change.step_ns)
+            self.journal.append(ClockStep(self._time.agreed_ns, change.step_ns))
+        if any(change):
+            self._effects.append(ev.ClockChanged(change.wall_ns, change.step_ns))
 
     def _watch_checkpoint(self, gap: float) -> None:
         """End replicas whose digest or state is overdue; place a marker if one is due."""

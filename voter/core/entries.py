@@ -9,12 +9,14 @@ from __future__ import annotations
 import msgspec
 
 __all__ = [
-    "FORMAT", "Base", "Entry", "Kept", "MembershipChange", "Once", "Opened", "Record", "ScopeBase",
+    "FORMAT", "OLDEST_FORMAT", "Base", "ClockStep", "Entry", "Kept", "MembershipChange", "Once",
+    "Opened", "Record", "ScopeBase",
     "SequenceReservation", "Settled", "Void",
 ]  # fmt: skip
 
-FORMAT = 2
-"""Version of the journal: of all structs here, and of its files (``voter.journal.format``)."""
+FORMAT, OLDEST_FORMAT = 3, 2
+"""Version of the journal: of all structs here, and of its files (``voter.journal.format``); and the
+oldest version that this voter reads."""
 
 
 class Once(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -91,7 +93,14 @@ class SequenceReservation(msgspec.Struct, frozen=True, gc=False, array_like=True
     upto: int
 
 
-Entry = Record | Settled | Void | Opened | MembershipChange | SequenceReservation
+class ClockStep(msgspec.Struct, frozen=True, gc=False, array_like=True, tag=7):
+    """Agreed time stepped by ``step_ns``, to ``time_ns``.  No request became older by that."""
+
+    time_ns: int
+    step_ns: int
+
+
+Entry = Record | Settled | Void | Opened | MembershipChange | SequenceReservation | ClockStep
 
 
 class Kept(msgspec.Struct, frozen=True, gc=False, array_like=True):

@@ -12,11 +12,11 @@ import msgspec
 from voter.core.entries import Base, Entry, Once, Record
 
 __all__ = [
-    "Answered", "Append", "Cancel", "Changed", "Checkpointed", "Digested", "Disconnect",
-    "Drain", "Effect", "Event", "Expel", "Fail", "Failure", "Fetch", "FetchFailed", "Fetched",
-    "Full", "Greeted", "Heard", "Lost", "Mark", "OpenSession", "Piece", "Ping", "ProtocolViolation",
-    "Readmit", "RefusedOrder", "Release", "ReplicaAnswer", "ReplicaEvent", "Restore", "Restored",
-    "Send", "SessionOpened", "Submit", "Synced", "Tick", "Voided",
+    "Answered", "Append", "Cancel", "Changed", "Checkpointed", "ClockChanged", "Digested",
+    "Disconnect", "Drain", "Effect", "Event", "Expel", "Fail", "Failure", "Fetch", "FetchFailed",
+    "Fetched", "Full", "Greeted", "Heard", "Lost", "Mark", "OpenSession", "Piece", "Ping",
+    "ProtocolViolation", "Readmit", "RefusedOrder", "Release", "ReplicaAnswer", "ReplicaEvent",
+    "Restore", "Restored", "Send", "SessionOpened", "Submit", "Synced", "Tick", "Voided",
 ]  # fmt: skip
 
 
@@ -282,9 +282,16 @@ class Changed(Effect, frozen=True, gc=False):
 
 
 class Voided(Effect, frozen=True, gc=False):
-    """A write has killed or hung too many replicas: from now on all replicas skip it."""
+    """A request has killed or hung too many replicas: from now on all replicas skip it."""
 
     seq: int
+
+
+class ClockChanged(Effect, frozen=True, gc=False):
+    """The wall clock was set, by ``wall_ns``, or agreed time stepped towards it, by ``step_ns``."""
+
+    wall_ns: int
+    step_ns: int
 
 
 class Checkpointed(Effect, frozen=True, gc=False):

@@ -31,10 +31,11 @@ from math import inf
 
 from voter.core import events as ev
 from voter.core.checkpoints import Checkpoints
+from voter.core.engine_time import EngineTime
 from voter.core.entries import Void
 from voter.core.events import Changed, Disconnect, Effect, Ping, Restore, Voided
 from voter.core.journal_state import JournalState
-from voter.core.limits import EngineTime, Limits
+from voter.core.limits import Limits
 from voter.core.membership import Membership
 from voter.core.order import LogEntry, OrderLog
 from voter.core.poll import Poll
@@ -246,16 +247,18 @@ class Incarnations:
         return under_way
 
     def _attribute_loss(self, replica: Replica, under_way: list[int]) -> Poll | None:
-        """Note with which unsettled writes a replica was lost; return the poll of one to void.
+        """Note with which unsettled requests a replica was lost; return the poll of one to void.
 
         The first time, any of them may be the cause.  Later each of them is sent alone.
         """
         bit, need = 1 << replica.index, self.members.policy.need
         for seq in under_way:
             poll = self.polls.open.get(seq)
-            if poll is None or poll.entry is None or poll.winner is not None:
+            if poll is None or poll.winner is not None:
                 continue
-            entry = poll.entry
+            if (entry := poll.entry) is None:
+                poll.killed = True
+                continue
             if entry.killed & bit and len(under_way) == 1:
                 entry.killed_again |= bit
             entry.killed |= bit

@@ -22,20 +22,23 @@ from math import inf
 from voter.core import events as ev
 from voter.core.checkpoints import Checkpoints
 from voter.core.dedup import DedupTable, Finding, Found
+from voter.core.engine_time import EngineTime
 from voter.core.entries import Once, Opened
 from voter.core.events import Effect, Fail, Failure, Release
 from voter.core.journal_state import JournalState
-from voter.core.limits import EngineTime, Limits
+from voter.core.limits import Limits
 from voter.core.membership import Membership
 from voter.core.order import OrderLog
 from voter.core.poll import Poll
 from voter.core.polls import Polls
 from voter.core.release_gate import ReleaseGate
+from voter.core.suspects import Suspects, Verdict
 from voter.core.throttle import Throttle
 
 __all__ = ["NOT_KEPT", "Intake"]
 
 _LOG_FULL = "the log is full: no checkpoint could be voted and fetched yet"
+_SUSPECT = "replicas were lost with this read: it waits to be tried on one of them alone"
 NOT_KEPT = "executed; its reply was too long to keep"
 
 
@@ -53,6 +56,7 @@ class Intake:
     dedup: DedupTable
     throttle: Throttle
     checkpoints: Checkpoints
+    suspects: Suspects
     effects: list[Effect]
     draining: bool = False
 
@@ -72,22 +76,29 @@ class Intake:
             found = self.dedup.lookup(once, event.caller, self._agreed_time())
             if found.finding is not Finding.NEW:
                 return self._answer_retry(event, found)
+        verdict = self.suspects.judge(event.request) if event.read_only else Verdict.FREE
         if (problem := self.find_problem(event.read_only)) is not None:
             failure, detail, wait = problem
             self.effects.append(Fail(event.ticket, failure, detail, wait=wait))
+        elif verdict is Verdict.WAIT:
+            self.effects.append(Fail(event.ticket, Failure.NOT_EXECUTED, _SUSPECT))
         elif event.read_only or (not self.throttle.held and self.throttle.spend()) or held:
-            self._order(event, once)
+            self._order(event, once, verdict)
         else:
             self.throttle.hold(event)
         return None
 
     def _agreed_time(self) -> int:
-        return max(self.time.wall_ns, self.log.time_ns)
+        return max(self.time.agreed_ns, self.log.time_ns)
 
-    def _order(self, event: ev.Submit, once: Once | None) -> None:
-        """Give a request its sequence number, and send it to all live replicas."""
+    def _order(self, event: ev.Submit, once: Once | None, verdict: Verdict) -> None:
+        """Give a request its sequence number, and send it to all live replicas.
+
+        A read that is a suspect is sent to one active replica instead.
+        """
+        void, now_ns = verdict is Verdict.VOID, self.time.agreed_ns
         record, entry = self.log.order(
-            event.request, event.caller, event.read_only, self.time.wall_ns, once
+            event.request, event.caller, event.read_only, now_ns, once, void=void
         )
         journal, polls = self.journal, self.polls
         if entry is not None:
@@ -97,7 +108,12 @@ class Intake:
         size = len(event.request)
         poll = Poll(record.seq, record, entry, [event.ticket], journal.last_write, size)
         polls.add(poll)
-        self.members.send_to_live(poll, record)
+        if verdict is Verdict.TRY:
+            poll.trial = poll.retried = True
+            self.suspects.begin_trial(event.request)
+            self.members.send_to(self.members[self.members.active[-1]], poll, record)
+        else:
+            self.members.send_to_live(poll, record)
         journal.reserve()
         self.checkpoints.count_request()
 

@@ -1,12 +1,10 @@
-"""What the engine may hold, how long it waits, and the time that it measures by."""
+"""What the engine may hold, and how long it waits."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import msgspec
 
-__all__ = ["EngineTime", "Limits"]
+__all__ = ["Limits"]
 
 KIB, MIB, TIB = 1 << 10, 1 << 20, 1 << 40
 
@@ -46,6 +44,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     table_bytes: int = 64 * MIB  # replies kept for retries (and 200 bytes for each request)
     session_idle: float = 3600.0  # an unused session is forgotten after this agreed time
     key_retention: float = 86_400.0  # an Idempotency-Key is kept for this agreed time
+    clock_step: float = 60.0  # a wall clock that is ahead for this long is followed at once
 
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:
@@ -54,11 +53,3 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                 raise ValueError(f"{name} must be more than 0 and at most {most}")
         if self.transfer_rate < self.restore_rate:
             raise ValueError("transfer_rate must not be less than restore_rate")
-
-
-@dataclass(slots=True)
-class EngineTime:
-    """The time of the last tick: ``now`` in seconds of a steady clock, ``wall_ns`` since 1970."""
-
-    now: float = 0.0
-    wall_ns: int = 0

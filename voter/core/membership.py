@@ -16,10 +16,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from voter.core.engine_time import EngineTime
 from voter.core.entries import MembershipChange, Record
 from voter.core.events import Changed, Effect, Send
 from voter.core.journal_state import JournalState
-from voter.core.limits import EngineTime, Limits
+from voter.core.limits import Limits
 from voter.core.poll import Poll
 from voter.core.replica import Cause, Replica, State
 from voter.core.vote import Policy

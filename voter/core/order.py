@@ -4,7 +4,7 @@ All replicas apply the same requests in the same order, and get the same time an
 So each request gets, in its Record:
 
 - a sequence number.  Reads, markers and admissions use one too, but only writes enter the log.
-- the agreed time: the wall clock of the last tick, but never earlier than that of a request before.
+- the agreed time of the last tick (engine_time.py), never earlier than that of a request before.
 - two hashes of the history.  ``prev`` covers all writes before it: an agent applies a request only
   if its own history is the same.  ``history`` also covers the request itself, and seeds its random
   numbers.  It is keyed with a secret, so that clients cannot predict the seeds.
@@ -108,15 +108,17 @@ class OrderLog:
         request: bytes,
         caller: bytes,
         read_only: bool,
-        wall_ns: int,
+        now_ns: int,
         once: Once | None = None,
+        *,
+        void: bool = False,
     ) -> tuple[Record, LogEntry | None]:
         """Give a request its sequence number, time and history; add a write to the log."""
         seq = self.seq = self.seq + 1
-        time_ns = self.time_ns = max(wall_ns, self.time_ns)
+        time_ns = self.time_ns = max(now_ns, self.time_ns)
         prev = self.history
         history = history_after(self._secret, prev, seq, time_ns, read_only, caller, request)
-        record = Record(seq, request, caller, time_ns, prev, history, read_only, False, once)
+        record = Record(seq, request, caller, time_ns, prev, history, read_only, void, once)
         return record, None if read_only else self.add(record)
 
     def take_seq(self) -> int:

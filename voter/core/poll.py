@@ -18,6 +18,7 @@ class Poll:
     be durable before the reply is released.  ``winner``: the winning tag, None until the poll is
     settled.  ``sent`` is a bit mask of the replicas that it was sent to, and ``unanswered`` counts
     those of them that have not answered.  ``retried``: this is a read that was ordered again.
+    ``killed``: a replica was lost while it had this read.  ``trial``: one replica alone has it.
     """
 
     seq: int
@@ -27,6 +28,8 @@ class Poll:
     needed_position: int = 0
     size: int = 0
     retried: bool = False
+    killed: bool = False
+    trial: bool = False
     ballots: dict[int, bytes] = field(default_factory=dict)
     long_replies: dict[bytes, bytes] | None = None
     winner: bytes | None = None

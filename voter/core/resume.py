@@ -51,6 +51,10 @@ def resume(past: Past, log: OrderLog, dedup: DedupTable, polls: Polls, members: 
             # it would have forgotten what was executed in it.
             if int.from_bytes(entry.session[:8]) > base.seq:
                 dedup.open(entry.session, entry.caller, entry.time_ns)
+        elif isinstance(entry, entries.ClockStep):
+            log.advance(time_ns=entry.time_ns)
+            if entry.time_ns > base.time_ns:
+                dedup.step(entry.step_ns)
         elif isinstance(entry, entries.SequenceReservation):
             reserved = max(reserved, entry.upto)
         elif isinstance(entry, entries.MembershipChange):

@@ -33,6 +33,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
+
 from voter import log
 from voter.core.entries import FORMAT
 from voter.errors import JournalError
@@ -79,6 +81,9 @@ async def open_journal(
         else:
             found = await recover(files, identity, report)
             found.notes = notes
+            if identity.format != FORMAT:
+                found.identity = msgspec.structs.replace(identity, format=FORMAT)
+                await write_identity(files, found.identity)
             # What a voter that was killed has written need not be on the disk yet.
             for segment in found.segments[:-1]:
                 full = files.reopen(segment_name(segment.number), segment.at, segment.proved)

@@ -33,7 +33,7 @@ from zlib import crc32
 
 import msgspec
 
-from voter.core.entries import FORMAT, Base, Entry, ScopeBase
+from voter.core.entries import FORMAT, OLDEST_FORMAT, Base, Entry, ScopeBase
 from voter.errors import JournalError
 
 __all__ = [
@@ -44,6 +44,7 @@ __all__ = [
     "JournalFrame",
     "Owner",
     "blank",
+    "check_format",
     "checkpoint_pieces",
     "decode_entries",
     "find_frame",
@@ -234,13 +235,18 @@ def read_segment_head(data: bytes, owner: Owner, segment: int, name: str) -> int
     return end + _U32.size
 
 
+def check_format(found: object, name: str) -> None:
+    """Raise JournalError if a file or directory has a format that this voter does not read."""
+    if not (isinstance(found, int) and OLDEST_FORMAT <= found <= FORMAT):
+        raise JournalError(
+            f"{name} has format {found}, this voter reads formats {OLDEST_FORMAT} to {FORMAT}: use"
+            " the version of trivisor that wrote it"
+        )
+
+
 def _check_owner(found: list[object], owner: Owner, name: str) -> None:
     """Raise JournalError if [format, node, journal, ...] is of another owner."""
-    if found[0] != FORMAT:
-        raise JournalError(
-            f"{name} has format {found[0]}, this voter reads format {FORMAT}: use the version of"
-            " trivisor that wrote it"
-        )
+    check_format(found[0], name)
     if found[1] != owner.node:
         raise JournalError(
             f"{name} is of node {found[1]!r}, not of {owner.node!r}: move it back to its journal"

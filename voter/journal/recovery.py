@@ -30,7 +30,7 @@ from hashlib import blake2b
 import msgspec
 
 from guests.protocol.wire import EMPTY_HISTORY
-from voter.core.entries import FORMAT, Base, Entry, Record, Settled, Void
+from voter.core.entries import Base, Entry, Record, Settled, Void
 from voter.core.order import history_after
 from voter.errors import JournalError
 from voter.journal.files import INCOMPLETE, Files
@@ -40,6 +40,7 @@ from voter.journal.format import (
     DamagedError,
     Owner,
     blank,
+    check_format,
     decode_entries,
     find_frame,
     proved,
@@ -56,8 +57,8 @@ __all__ = [
 IDENTITY = "identity.json"
 _BAD = ".bad"
 _RESTORE = (
-    "restore the file from a copy, or empty the directory and let the voter start empty (its"
-    " guests then lose their state)"
+    "restore the file from a copy, or give another journal.directory and let the voter start empty"
+    " (its guests then lose their state)"
 )
 
 
@@ -122,11 +123,7 @@ def read_identity(files: Files, node: str, vote: str) -> VoterIdentity | None:
         return None
     try:
         data = msgspec.json.decode(files.read(IDENTITY), type=dict[str, object])
-        if data.get("format") != FORMAT:
-            raise JournalError(
-                f"journal {where} has format {data.get('format')}, this voter reads format"
-                f" {FORMAT}: use the version of trivisor that wrote it, or another directory"
-            )
+        check_format(data.get("format"), f"journal {where}")
         identity = msgspec.convert(data, VoterIdentity)
         if identity != identity.checked():
             raise ValueError("its check does not match")

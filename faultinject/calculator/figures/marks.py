@@ -31,10 +31,6 @@ MARKS: dict[str | None, dict[str, Any]] = {
     "worse": {"marker": "s", "color": PLAIN},
     "undecided": {"marker": "D", "color": OPEN},
 }
-LABELS = {
-    None: "measured", "better": "measured: better", "worse": "measured: worse",
-    "undecided": "measured: undecided",
-}  # fmt: skip
 assert ALARM not in {mark["color"] for mark in MARKS.values()}  # red is for wrong replies alone
 
 
@@ -126,9 +122,11 @@ def mark_legend(
     from matplotlib.lines import Line2D  # noqa: PLC0415 - an extra
 
     seen = {point.verdict for point in points}
+    basis = " or ".join(sorted({point.basis for point in points}))
     ring = {"color": "white", "markeredgecolor": INK}
     handles = [
-        Line2D([], [], linestyle="none", markersize=7, label=LABELS[verdict],
+        Line2D([], [], linestyle="none", markersize=7,
+               label=f"{basis}: {verdict}" if verdict else basis,
                **{**mark, **(ring if filled else {"markeredgecolor": "white"})})
         for verdict, mark in MARKS.items() if verdict in seen
     ]  # fmt: skip

@@ -5,7 +5,7 @@ Of a plan, before it is run, and of a campaign, from the trials that it has.  Pu
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
@@ -113,10 +113,9 @@ def _doses(
         both = {flips: arms for flips, arms in doses.items() if all(arms.values())}
         if not both:
             continue
-        fewest = min(both.values(), key=lambda arms: (min(arms.values()), sum(arms.values())))
         spread = [1 - (i + 0.5) / len(both) for i in range(len(both))]
         known = spread if rms is None else [rms[kind, flips] for flips in sorted(both)]
-        examined = [(f"R_M = {rm:g}", rm, fewest) for rm in RMS] if rms is None else [
+        examined = _unknown(both.values()) if rms is None else [
             (f"{flips:,} flips, R_M = {rms[kind, flips]:.3f}", rms[kind, flips], both[flips])
             for flips in sorted(both)
         ]  # fmt: skip
@@ -148,6 +147,20 @@ def _doses(
             ("intraclass correlation (joint test of R_sys)", found.joint_correlation),
         ):
             yield Detectable(subject=kind, quantity=quantity, where=where, least=least, pooled=True)
+
+
+def _unknown(doses: Iterable[dict[str, int]]) -> list[tuple[str, float, dict[str, int]]]:
+    """Return each R_M of RMS with each combination of missions that some dose has."""
+    sizes = sorted({(arms["nv"], arms["voted"]) for arms in doses})
+    return [
+        (
+            f"R_M = {rm:g}" + (f" ({nv:,} + {voted:,} missions)" if len(sizes) > 1 else ""),
+            rm,
+            {"nv": nv, "voted": voted},
+        )
+        for nv, voted in sizes
+        for rm in RMS
+    ]
 
 
 def _common_causes(plan: CampaignPlan, sizes: Mapping[str, int]) -> Iterator[Detectable]:

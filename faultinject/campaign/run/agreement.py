@@ -13,6 +13,7 @@ import msgspec
 from rich.table import Table
 
 from faultinject.campaign.store.store import Store
+from faultinject.estimate.intervals import Interval
 from faultinject.results.outcome import Outcome
 from voter.commands.terminal import CommandError, ExitCode
 
@@ -41,7 +42,8 @@ class Agreement(msgspec.Struct, frozen=True, kw_only=True):
     ``other_outcome``: trials with different outcomes.  ``other_success``: those where
     one failed and the other did not; ``share``, ``low``, ``high``: their share of the trials with
     its Clopper-Pearson interval.
-    ``p_value``: McNemar's, that neither run fails more often.  ``apart``: the missions with
+    ``difference``: failure rate of the second run minus that of the first, with its interval; None
+    without trials.  ``p_value``: McNemar's, of no difference.  ``apart``: the missions with
     different outcomes.
     """
 
@@ -53,6 +55,7 @@ class Agreement(msgspec.Struct, frozen=True, kw_only=True):
     share: float | None
     low: float
     high: float
+    difference: Interval | None
     p_value: float
     strata: tuple[StratumAgreement, ...]
     apart: tuple[int, ...]
@@ -62,7 +65,7 @@ def compare(
     missions: Iterable[tuple[int, str, Outcome | None, Outcome | None]], alpha: float = 0.05
 ) -> Agreement:
     """Compare missions, each given as number, stratum, first and second outcome."""
-    from faultinject.estimate.hypothesis_tests import mcnemar_p  # noqa: PLC0415 - slow
+    from faultinject.estimate.hypothesis_tests import mcnemar_p, paired_difference  # noqa: PLC0415
     from faultinject.estimate.intervals import clopper_pearson  # noqa: PLC0415
 
     pairs: Counter[tuple[str, str]] = Counter()
@@ -92,6 +95,9 @@ def compare(
         share=interval.value if trials else None,
         low=interval.low,
         high=interval.high,
+        difference=paired_difference(verdicts[True, False], verdicts[False, True], trials, alpha)
+        if trials
+        else None,
         p_value=mcnemar_p(verdicts[True, False], verdicts[False, True]) if trials else 1.0,
         strata=tuple(
             StratumAgreement(stratum=name, missions=a, other_outcome=b, other_success=c)
@@ -142,8 +148,14 @@ def show_agreement(agreed: Agreement, out: Console) -> None:
     share = "" if agreed.share is None else (
         f": {agreed.share:.2%} [{agreed.low:.2%}, {agreed.high:.2%}] of them failed in one run only"
     )  # fmt: skip
+    rates = agreed.difference
+    difference = "" if rates is None else (
+        f"; failure rate of the second run minus the first: {rates.value:+.2%} [{rates.low:+.2%}, "
+        f"{rates.high:+.2%}]"
+    )  # fmt: skip
     out.print(
         f"{agreed.both:,} missions were run by both, {agreed.trials:,} are trials in both{share}; "
-        f"{agreed.other_outcome:,} had different outcomes; McNemar p = {agreed.p_value:.3g}",
+        f"{agreed.other_outcome:,} had different outcomes{difference} (McNemar p = "
+        f"{agreed.p_value:.3g})",
         markup=False,
     )

@@ -270,6 +270,8 @@ class _Run:
             self._again.append(task)  # it was not begun
         if error.how == "full":
             self._finish(StopReason.FULL, f"{name}: {error}", MAKE_ROOM)
+        elif error.how == "cluster":
+            self._finish(StopReason.FAILED, str(error), error.remedy)
         elif error.how == "refused":
             self._handle_refusal(thread, error)
         elif task is not None:

@@ -72,7 +72,8 @@ def run_campaign(store: Store, options: RunOptions, console: Console) -> Ending:
         assess=store.assess,
         voted=lambda index: store.plan.cell_of(index).design == "voted",
     )
-    with screen, _signals(stop, screen), _workers(store, options, screen.step) as workers:
+    # Ctrl-C while a cluster is waited for ends the command at once.
+    with screen, _workers(store, options, screen.step) as workers, _signals(stop, screen):
         ending = run_missions(
             store, workers, screen, stop, first=options.first, scheduler=options.scheduler
         )

@@ -32,7 +32,7 @@ RESULTS_SHARE = 0.05
 
 
 class CampaignScreen:
-    """Shows the progress of a run: a ``runner.RunObserver``, and a context manager.
+    """Shows the progress of a run: a ``dispatch.RunObserver``, and a context manager.
 
     ``results``: queries the interim results.  ``assess``: returns a row with its outcome.
     ``voted``: whether a mission, by its number, goes through the voter; only there is a wrong reply

@@ -31,9 +31,9 @@ __all__ = [
 WORKER_MODULE = "faultinject.campaign.workers"
 """The module that a worker process runs (``python -m``), except in tests."""
 
-WorkerFailure = Literal["refused", "lost", "full"]
+WorkerFailure = Literal["refused", "lost", "full", "cluster"]
 """Why a worker failed.  ``refused``: no node could be opened.  ``lost``: the node cannot be
-used any more.  ``full``: a disk is full."""
+used any more.  ``full``: a disk is full.  ``cluster``: the scheduler or all workers are lost."""
 
 
 class _Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

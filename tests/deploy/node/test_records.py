@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from deploy.commands.launch import prepare_node
+from deploy.commands.launch import identify_service, prepare_node
 from deploy.commands.options import layout_of
-from deploy.errors import AlreadyUp, ForeignState, PathTooLong, PathUnusable
+from deploy.errors import AlreadyUp, DeployError, ForeignState, PathTooLong, PathUnusable
 from deploy.host.identity import ProcessIdentity, identify
 from deploy.host.spawn import python_environment
 from deploy.node.configuration import node_spec, voter_config
@@ -120,6 +120,75 @@ def test_up_takes_over_running_processes_only_with_the_same_options(layout: Layo
             prepare_node(layout, Settings(vote="3/3"), lambda _: None)
         assert prepare_node(layout, Settings(), lambda _: None) == record()
         voter.kill()
+
+
+# ---- a journal that another service wrote
+
+
+def leave_journal(layout: Layout, *, service: str | None = "kv", vote: str = "2/3") -> None:
+    """Leave the identity of a journal, as a voter writes it."""
+    layout.journal.mkdir()
+    known = {"format": 3, "node": "the-node", "vote": vote, "secret": "00", "service": service}
+    (layout.journal / "identity.json").write_bytes(msgspec.json.encode(known))
+
+
+@pytest.mark.parametrize(
+    ("changed", "text"),
+    [
+        ({"service": "FILE"}, "the service differs from the one that wrote the journal"),
+        ({"service": "kv"}, "the service differs from the one that wrote the journal"),
+        ({"key": "KEY"}, "the service differs from the one that wrote the journal"),
+        ({"vote": "3/5", "guests": 5}, "was written under --vote 2/3, not 3/5"),
+    ],
+)
+def test_up_refuses_a_journal_that_other_options_wrote_before_it_starts_anything(
+    layout: Layout, tmp_path: Path, changed: dict[str, Any], text: str
+) -> None:
+    file, key = tmp_path / "service.py", tmp_path / "key"
+    file.write_text("first")
+    key.write_text("6b" * 32)
+    before: dict[str, Any] = (
+        {"service": "kv"} if changed == {"service": "FILE"} else {"service": str(file)}
+    )
+    old = msgspec.structs.replace(record(**before), service=identify_service(Settings(**before)))
+    layout.write(old)
+    leave_journal(layout)
+    places = {"FILE": str(file), "KEY": str(key)}
+    after = before | {name: places.get(value, value) for name, value in changed.items()}
+    with pytest.raises(DeployError, match=text) as caught:
+        prepare_node(layout, Settings(**after), pytest.fail)
+    assert "--dir" in caught.value.remedy
+    assert "remove" not in str(caught.value)
+    assert layout.read_node() == old
+
+
+def test_changed_file_is_refused_unless_it_is_accepted_or_nothing_was_voted(
+    layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Continued(Exception):
+        """The journal was accepted: the image would be built next."""
+
+    def build(*_: object, **__: object) -> None:
+        raise Continued
+
+    monkeypatch.setattr("deploy.commands.launch.build_image", build)
+    file = tmp_path / "changing.py"
+    file.write_text("first")
+    settings = Settings(service=str(file))
+    layout.write(msgspec.structs.replace(record(), service=identify_service(settings)))
+    leave_journal(layout)
+    with pytest.raises(Continued):
+        prepare_node(layout, settings, print)
+    file.write_text("second")
+    with pytest.raises(DeployError, match="--accept-service"):
+        prepare_node(layout, settings, print)
+    with pytest.raises(Continued):
+        prepare_node(layout, settings, print, accept_service=True)
+    (layout.journal / "identity.json").unlink()
+    layout.journal.rmdir()
+    leave_journal(layout, service=None)
+    with pytest.raises(Continued):
+        prepare_node(layout, settings, print)
 
 
 # ---- configuration

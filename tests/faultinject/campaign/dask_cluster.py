@@ -40,6 +40,11 @@ class DaskCluster:
             name, "worker", *words, "--local-directory", directory, "--memory-limit", "0"
         )
 
+    def kill_scheduler(self) -> None:
+        """Kill the scheduler; its workers are still there."""
+        self._scheduler.kill()
+        self._scheduler.wait()
+
     def _start(self, name: str, kind: str, *words: str) -> subprocess.Popen[bytes]:
         return self.processes.start(
             sys.executable, "-m", f"distributed.cli.dask_{kind}", *words,

@@ -104,8 +104,8 @@ def test_report_confirms_designs_that_end_as_the_paper_predicts(tmp_path: Path) 
     ]  # fmt: skip
     four = found.designs[1].points[0]
     assert four.paper == pytest.approx(0.9 * (1 - 0.7**4))
-    assert four.measured.contains(four.paper)
-    assert four.measured.value == pytest.approx(four.paper)
+    assert four.recombined.contains(four.paper)
+    assert four.recombined.value == pytest.approx(four.paper)
     assert not found.curves, "Figure 7 is the node's own policy's"
     assert (found.verdicts[0].about, found.verdicts[0].tone) == ("designs", "open")
     page = write_report(tmp_path / "c").read_text()

@@ -17,7 +17,7 @@ from faultinject.commands.campaign import campaign
 from faultinject.estimate.doses import Fit
 from faultinject.estimate.hypothesis_tests import Correlation
 from faultinject.estimate.intervals import Interval
-from faultinject.results.findings import FILE, FindingsFileError, read_findings
+from faultinject.results.findings import FILE, Findings, FindingsFileError, read_findings
 from faultinject.results.outcome import Outcome
 from faultinject.results.relocation import FILE as RELOCATION_FILE
 from tests.faultinject.campaign.planning.test_relocation_specs import GUEST, HOST, store_of
@@ -160,7 +160,17 @@ def test_capacity_claim_uses_the_stored_bench_results(tmp_path: Path) -> None:
     kept = Path("docs/results/guests.json").read_bytes()
     (tmp_path / "guests.json").write_bytes(kept)
     answer = claim.answer(read_results(tmp_path))
-    assert answer.verdict == "holds" and "9 guests of 128 MiB" in answer.evidence
+    assert answer.verdict == "holds where decided", "the limit itself was not reached"
+    assert "9 guests of 128 MiB" in answer.evidence and "not reached" in answer.evidence
+    assert answer.basis == ("measured", "computed")
+    found = read_results(tmp_path)
+    assert found.capacity is not None
+    crowds = found.capacity.crowds
+    shrunk = msgspec.structs.replace(crowds[-1], memory=crowds[0].memory)
+    capacity = msgspec.structs.replace(found.capacity, crowds=(*crowds[:-1], shrunk))
+    assert claim.answer(Results({}, capacity=capacity)).verdict == "does not hold"
+    full = msgspec.structs.replace(found.capacity, fit=9)
+    assert claim.answer(Results({}, capacity=full)).verdict == "holds"
     (tmp_path / "guests.json").write_bytes(kept[:-40])
     with pytest.raises(FindingsFileError, match=r"trivisor bench guests --out .*guests\.json"):
         read_results(tmp_path)
@@ -179,6 +189,75 @@ def test_relocation_claim_uses_the_comparison_of_c1_and_c2(tmp_path: Path) -> No
     assert answer.verdict == "holds where decided"  # 20 missions a stratum
     assert "4 of 4 points (n = 2)" in answer.evidence
     assert "guest compared with host" in render([(claim, answer)], results)
+
+
+def test_planted_causes_show_a_mechanism_and_never_the_real_world() -> None:
+    kept = read_results(Path("docs/results"))
+    answers = {claim.text: claim.answer(kept) for claim in CLAIMS}
+    world = answers["In the real world they may not be."]
+    assert world.verdict == "mechanism shown" and "by construction" in world.basis
+    assert "significant (p below alpha / 3, Bonferroni) in 2 of 3" in world.evidence
+    for p in ("p = 0.0012", "p = 0.0032", "p = 0.031"):
+        assert p in world.evidence
+    [bug] = [answer for text, answer in answers.items() if "diverse" in text]
+    assert (bug.verdict, bug.basis) == ("mechanism shown", ("by construction",))
+
+
+def test_every_answer_says_how_its_numbers_came_about() -> None:
+    kept = read_results(Path("docs/results"))
+    for claim in CLAIMS:
+        answer = claim.answer(kept)
+        assert answer.basis, claim.text
+        if "operating points" in answer.evidence or "break-even" in answer.evidence:
+            assert "recombined" in answer.basis, claim.text
+        if answer.basis[0] == "computed":
+            assert answer.verdict in ("follows from the formulas", "does not hold"), claim.text
+    points = next(claim for claim in CLAIMS if claim.text.startswith("2-of-3 is better where"))
+    assert (
+        "48 of 48 operating points, all recombined from the same 6 strata"
+        in points.answer(kept).evidence
+    )
+
+
+def test_no_verdict_is_a_literal() -> None:
+    """Every claim that rests on data has another verdict where the data are turned around."""
+    kept = read_results(Path("docs/results"))
+    mirrored = Results({name: _mirror(found) for name, found in kept.items()})
+    same = [
+        claim.text for claim in CLAIMS
+        if claim.needs and claim.needs in mirrored
+        and claim.answer(mirrored).verdict == claim.answer(kept).verdict
+    ]  # fmt: skip
+    # Monotony: no node has a smaller range of R_M with a larger R_V.
+    assert same == ["R_V = .98 accommodates a larger range of R_M than R_V = .9."]
+
+
+def _mirror(found: Findings) -> Findings:
+    """Turn every count, interval and choice of a campaign around: what failed, succeeded."""
+
+    def flip(data: object) -> object:
+        if isinstance(data, list | tuple):
+            return [flip(each) for each in data]
+        if not isinstance(data, dict):
+            return data
+        if {"count", "of", "low", "high"} <= data.keys():
+            return data | {"count": data["of"] - data["count"], "low": 1 - data["high"],
+                           "high": 1 - data["low"]}  # fmt: skip
+        if data.keys() == {"value", "low", "high"}:
+            return {"value": 1 - data["value"], "low": 1 - data["high"], "high": 1 - data["low"]}
+        changed = {name: flip(value) for name, value in data.items()}
+        swap = {"voted better": "plain better", "plain better": "voted better", "good": "bad"}
+        for name in ("choice", "tone"):
+            if name in changed:
+                changed[name] = swap.get(str(changed[name]), changed[name])
+        if "verdict" in changed:
+            changed["verdict"] = "departs"
+        if "failed" in changed and "independent" in changed:  # a common cause
+            changed |= {"together": False}
+            changed["test"] = {"observed": [1, 1, 1], "expected": [1.0, 1.0, 1.0], "p_value": 0.9}
+        return changed
+
+    return msgspec.convert(flip(msgspec.to_builtins(found)), Findings)
 
 
 def test_page_has_a_row_per_claim_and_lists_its_sources(results: Path) -> None:

@@ -12,6 +12,7 @@ from faultinject.estimate.hypothesis_tests import (
     fit_correlation,
     independence_test,
     mcnemar_p,
+    paired_difference,
 )
 
 
@@ -123,3 +124,14 @@ def test_correlation_needs_three_classes() -> None:
     assert fit_correlation([], 3) is None
     with pytest.raises(EstimateError, match="3 classes"):
         fit_correlation([[5, 5]], 3)
+
+
+def test_paired_difference_bounds_what_a_large_p_value_does_not() -> None:
+    """The kept softerrors, run twice: p = .75 excludes a drift of more than 8 points, no less."""
+    found = paired_difference(18, 21, 200)
+    assert mcnemar_p(18, 21) == pytest.approx(0.75, abs=0.01)
+    assert found.value == pytest.approx(0.015)
+    assert [round(x, 3) for x in (found.low, found.high)] == [-0.05, 0.078]
+    assert paired_difference(0, 0, 200).value == 0.0
+    with pytest.raises(EstimateError, match="one run only"):
+        paired_difference(3, 4, 5)

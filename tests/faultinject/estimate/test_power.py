@@ -17,6 +17,7 @@ from faultinject.estimate.hypothesis_tests import (
 from faultinject.estimate.power import (
     POWER,
     detectable_correlation,
+    detectable_difference,
     detectable_share,
     dose_power,
     hidden_departure,
@@ -171,5 +172,24 @@ def test_pooled_power_agrees_with_simulation() -> None:
 
 
 def test_pooled_power_without_missions_detects_nothing() -> None:
-    found = pooled_power([(0.9, 0, 300)])
-    assert (found.departure, found.correlation, found.joint_correlation) == (None, None, None)
+    for doses in ([(0.9, 0, 300)], [(0.5, 1, 1)]):
+        found = pooled_power(doses)
+        assert (found.departure, found.correlation, found.joint_correlation) == (None, None, None)
+
+
+def test_detectable_difference_agrees_with_simulation() -> None:
+    fisher_exact = pytest.importorskip("scipy.stats").fisher_exact
+    least = detectable_difference(0.3, 300, 300, ALPHA)
+
+    def shows(rng: random.Random) -> bool:
+        one, other = count(rng, 300, 0.7 + least / 2), count(rng, 300, 0.7 - least / 2)
+        table = [[each.failures, each.trials - each.failures] for each in (one, other)]
+        return bool(fisher_exact(table).pvalue < ALPHA)
+
+    assert share_of(300, shows) == pytest.approx(POWER, abs=0.09)
+    assert detectable_difference(0.3, 0, 300, ALPHA) == 1.0
+
+
+def test_power_of_a_huge_dose_is_computed_from_sampled_counts() -> None:
+    found = dose_power(0.9, 1_000_000, 1_000_000, ALPHA, 0.05)
+    assert found.below is not None and found.below < 0.002 and found.discriminates

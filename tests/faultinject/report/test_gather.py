@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -135,6 +136,25 @@ def test_equal_lies_count_as_arranged_not_as_a_defect(store: Store) -> None:
     assert parts["f2", False].silent.count == 0
 
 
+def test_faults_not_met_and_slow_missions_are_counted_apart(store: Store) -> None:
+    def row(mission: MissionPlan) -> MissionRow:
+        made = row_of(mission, outcome_of(mission))
+        if mission.stratum != "f1" or mission.index % 3:
+            return made
+        unmet = tuple(msgspec.structs.replace(hit, used=False) for hit in made.injections)
+        return msgspec.structs.replace(made, injections=unmet, latencies=(0.1, 1.2))
+
+    found = stored(store, (row(plan) for plan in store.plan.in_order()))
+    [f1] = [each for each in found.strata if each.name == "f1" and each.alike is None]
+    unmet = sum(plan.stratum == "f1" and not plan.index % 3 for plan in store.plan.in_order())
+    assert 0 < unmet == f1.slow.count == f1.failed.of - f1.met.of
+    assert any(f"f1, {unmet} of {f1.failed.of}" in note for note in gather_notes(store))
+
+
+def gather_notes(store: Store) -> tuple[str, ...]:
+    return gather(store.directory).notes
+
+
 def test_missions_are_excluded_when_the_fault_was_not_applied(store: Store) -> None:
     def row(mission: MissionPlan) -> MissionRow:
         made = row_of(mission, outcome_of(mission))
@@ -228,6 +248,19 @@ def test_effect_of_the_order_is_detected(store: Store) -> None:
     assert order.p_value is not None and order.p_value < 0.01
 
 
+def test_effect_that_was_not_detected_states_what_would_have_been(store: Store) -> None:
+    found = stored(
+        store,
+        (
+            row_of(plan, Outcome.TIMEOUT if plan.index % 2 and plan.k == 1 else Outcome.CORRECT)
+            for plan in store.plan.in_order()
+        ),
+    )
+    order = next(each for each in found.effects if each.factor == "Order")
+    assert order.p_value is not None and order.p_value > 0.05
+    assert re.search(r"at least \d.* % .*80% probability; smaller ones are not", order.conclusion)
+
+
 def test_report_raises_without_a_campaign(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="holds no campaign"):
         write_report(tmp_path)
@@ -294,6 +327,8 @@ def test_guests_with_equal_wrong_replies_count_as_failed(tmp_path: Path) -> None
     [poison] = [each for each in found.at_frequency if each.cause == "poison"]
     assert poison.at.value == pytest.approx(0.95 * poison.at_independent, abs=0.06)
     assert poison.at.value < 0.95
+    tests = {each.kind.split()[0]: each.test for each in found.common_causes}
+    assert tests["flip-all"].observed == (0, 0, 10), "two or more are one class, as for doses"
     wrong = found.wrong_replies
     assert (wrong.arranged, wrong.common_cause) == (100, 10)
     assert not any(each.arranged for each in wrong.listed[:10])

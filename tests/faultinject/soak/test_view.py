@@ -115,10 +115,10 @@ async def test_voted_again_reads_the_supervisors_history(
     scratch: Path, since: float, again: bool
 ) -> None:
     layout = Layout(scratch)
-    event = b'{"guest": "g1", "after": "active", "time": 100.0}\n'.decode()
+    event = {"guest": "g1", "after": "active", "time": 100.0}
     async with (
         NodeView(layout) as node,
-        serving(layout.supervisor_socket, {"/events": (200, event)}),
+        serving(layout.supervisor_socket, {"/events": (200, {"events": [event]})}),
     ):
         assert await node.voted_again("g1", since) is again
         assert not await node.voted_again("g2", since)

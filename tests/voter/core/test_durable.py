@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -11,7 +12,7 @@ from tests.voter.core.model import HANG, Node, apply
 from tests.voter.core.test_void import rejoin
 from voter.core import Engine, Limits, Policy
 from voter.core import events as ev
-from voter.core.dedup import session_scope
+from voter.core.dedup import key_scope, session_scope
 from voter.core.entries import (
     Base,
     Entry,
@@ -29,6 +30,8 @@ from voter.core.replica import State
 from voter.core.resume import Past
 
 LIMITS = Limits(hang=HANG, marker_every=5, checkpoint_bytes=1000)
+DAY = 86_400.0
+START = 10_000 * DAY
 
 
 def make_journaled(past: Past, limits: Limits) -> tuple[Engine, list[Effect]]:
@@ -46,6 +49,7 @@ class DurableNode(Node):
         self.durable = 0
         self.base, self.kept_state = Base(), b""
         self.sessions: dict[int, bytes] = {}
+        self.ahead = START  # seconds from the steady clock to the wall clock
         engine, effects = make_journaled(Past(), limits)
         super().__init__(engine)
         for effect in effects:
@@ -113,6 +117,18 @@ class DurableNode(Node):
         for replica in self.replicas:
             self.connect(replica.index)
         self.finish()
+
+    def run_clock(self, seconds: float, *, ahead: float) -> None:
+        """Let time pass in steps of a second, on a host whose wall clock is ``ahead``."""
+        self.ahead = ahead
+        for _ in range(round(seconds)):
+            self.tick(1.0)
+            self.finish()
+
+    def tick(self, seconds: float) -> None:
+        """Let time pass on both clocks."""
+        self.now += seconds
+        self.feed(ev.Tick(self.now, int((self.now + self.ahead) * 1e9)))
 
     def ask(self, request: bytes, once: Once | None = None, *, caller: bytes = b"me") -> int:
         """Submit a write; return its ticket."""
@@ -530,3 +546,67 @@ def test_settled_request_without_its_reply_is_expired_after_a_restart() -> None:
     result = node.results[node.ask(b"a", once)]
     assert isinstance(result, ev.Fail)
     assert result.failure == Failure.SESSION_EXPIRED
+
+
+# ------------------------------------------------------------------- time
+
+
+def key_once(text: bytes) -> Once:
+    return Once(key_scope(b"me"), text, b"print")
+
+
+@pytest.mark.parametrize("days", [-30, -1.1, 1.1, 30])
+@pytest.mark.parametrize("way", ["while it runs", "for a moment", "restart", "power", "and back"])
+def test_clock_that_is_set_by_days_never_executes_a_key_again(days: float, way: str) -> None:
+    node = make_node()
+    once = key_once(b"k")
+    first = node.ask(b"add", once)
+    node.finish()
+    wrong = START + days * DAY
+    node.run_clock(3 if way == "for a moment" else 100, ahead=wrong)
+    if way in ("restart", "power"):
+        node.restart(power=way == "power")
+        node.connect_all()
+    node.ask(b"other", key_once(b"other"))  # expires what is too old
+    node.finish()
+    if way == "and back":
+        node.run_clock(100, ahead=START)
+    node.restart()  # replays the journal, steps included
+    node.connect_all()
+    retry = node.ask(b"add", once)
+    node.finish()
+    assert released(node, first) is not None
+    assert released(node, retry) == released(node, first)
+    assert node.writes().count(b"add") <= 1
+
+
+def test_agreed_time_advances_after_a_clock_was_ahead_and_a_restart() -> None:
+    node = make_node()
+    node.run_clock(100, ahead=START + DAY)
+    node.restart()
+    node.connect_all()
+    times = []
+    for _ in range(3):
+        node.run_clock(10, ahead=START)
+        node.ask(b"a")
+        times.append(node.engine.log.time_ns)
+        node.finish()
+    assert [round((b - a) / 1e9) for a, b in pairwise(times)] == [5, 5]
+
+
+def test_key_expires_after_its_time_whatever_steps_the_clock_made() -> None:
+    node = make_node(msgspec.structs.replace(LIMITS, key_retention=200.0))
+    once = key_once(b"k")
+    node.ask(b"add", once)
+    node.finish()
+    node.run_clock(100, ahead=START + DAY)
+    node.restart()
+    node.connect_all()
+    assert node.engine.dedup.keys == 1
+    # Nothing was journaled in the last 40 s before the restart, so these are not counted.
+    node.run_clock(160, ahead=START + DAY)
+    node.ask(b"other")
+    node.finish()
+    node.ask(b"another", key_once(b"another"))
+    node.finish()
+    assert node.engine.dedup.keys == 1

@@ -459,8 +459,8 @@ async def test_a_journal_of_another_node_or_policy_is_refused(
 async def test_another_version_is_refused() -> None:
     disk, _ = await small()
     identity = disk.inodes["identity.json"].cached
-    identity[:] = identity.replace(b'"format": 2', b'"format": 3')
-    with pytest.raises(JournalError, match="format 3, this voter reads format 2"):
+    identity[:] = identity.replace(b'"format": 3', b'"format": 9')
+    with pytest.raises(JournalError, match="format 9, this voter reads formats 2 to 3"):
         async with opened(disk):
             pass
 

@@ -7,7 +7,7 @@ import pytest
 from faultinject.campaign.planning.durations import MissionDurations, MissionShape, learn
 from faultinject.campaign.planning.kept_durations import usual_durations
 from faultinject.campaign.planning.plan import plan
-from faultinject.campaign.planning.spec_file import load
+from faultinject.campaign.planning.spec_file import load, parse
 from faultinject.campaign.planning.summary import summarize
 from faultinject.campaign.store.tally import Tally
 from tests.faultinject.campaign.specs import small_plan
@@ -106,6 +106,14 @@ def test_plan_shows_which_doses_can_discriminate_and_what_all_detect() -> None:
     assert alone is not None and pooled.least is not None and pooled.least < alone / 2
     text = "\n".join(summary.lines())
     assert "detected with 80 % probability" in text and "no possible one at" in text
+
+
+def test_plan_with_doses_of_several_sizes_shows_the_power_of_each() -> None:
+    text = load("softerrors")[1].replace("voted = 300\nnv = 300", "voted = 3000\nnv = 3000", 1)
+    summary = summarize(plan(parse(text), 1))
+    least = {each.where: each.least for each in summary.power if "G-test" in each.quantity}
+    few, many = (least[f"R_M = 0.9 ({n} + {n} missions)"] for n in ("300", "3,000"))
+    assert few is not None and many is not None and many < few / 2
 
 
 def test_plan_shows_what_common_causes_detect() -> None:

@@ -23,6 +23,8 @@ def test_compare_counts_outcomes_and_verdicts() -> None:
     assert agreement.apart == (1, 3)
     assert agreement.share == 0.25 and agreement.low < 0.25 < agreement.high
     assert agreement.p_value == 1.0
+    rates = agreement.difference
+    assert rates is not None and rates.value == 0.25, "one of four failed in the second run only"
     assert ("detected", "silent-corruption", 1) in agreement.pairs and (
         "excluded",
         "correct",
@@ -41,3 +43,4 @@ def test_compare_has_a_small_p_value_when_one_run_fails_more() -> None:
 def test_compare_accepts_runs_without_a_common_mission() -> None:
     agreement = compare([])
     assert (agreement.both, agreement.share, agreement.low, agreement.high) == (0, None, 0.0, 1.0)
+    assert agreement.difference is None

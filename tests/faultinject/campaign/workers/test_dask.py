@@ -130,3 +130,44 @@ def test_run_on_a_cluster_fails_when_no_worker_has_a_node(
     text = call(scratch, *words, code=ExitCode.FAILED)
     assert "there is no QEMU on this worker" in text
     assert not began(scratch)
+
+
+@pytest.mark.parametrize(
+    "lost,said",
+    [("scheduler", "the scheduler at tcp://"), ("workers", "the cluster has no worker any more")],
+)
+def test_run_whose_cluster_is_lost_is_partial_and_can_be_resumed(
+    cluster: DaskCluster, scratch: Path, lost: str, said: str
+) -> None:
+    behave(scratch, pause=0.2)
+    workers = [cluster.add_worker("east"), cluster.add_worker("west")]
+    runner = start(cluster, "--workers", "2")
+    wait_until(lambda: len(stored(scratch)) >= 3, 40)
+    if lost == "scheduler":
+        cluster.kill_scheduler()
+    else:
+        for worker in workers:
+            worker.kill()
+    assert runner.wait(120) == ExitCode.FAILED
+    text = (scratch / "log").read_text()
+    assert "partial" in text and f"trivisor campaign resume {scratch / 'r'}" in text
+    assert said in text
+    assert "Traceback" not in text and "defect" not in text
+    done = len(stored(scratch))
+    assert 3 <= done < MISSIONS
+    shown = json.loads(call(scratch, "status", str(scratch / "r"), "--json"))
+    assert said in shown["state"] and shown["done"] == done
+    wait_until(lambda: not fake_guests(scratch) and not list(scratch.glob("tv-c-*")), 60)
+    behave(scratch)
+    call(scratch, "resume", str(scratch / "r"), "--worker-module", FAKE, "--no-report")
+    assert sorted(stored(scratch)) == list(range(MISSIONS))
+
+
+def test_run_that_waits_for_a_worker_ends_on_ctrl_c(cluster: DaskCluster, scratch: Path) -> None:
+    runner = start(cluster)
+    wait_until(lambda: "Receive client connection" in (scratch / "scheduler.log").read_text(), 40)
+    runner.send_signal(signal.SIGINT)
+    assert runner.wait(20) == ExitCode.INTERRUPTED
+    text = (scratch / "log").read_text()
+    assert f"trivisor campaign resume {scratch / 'r'}" in text
+    assert "Traceback" not in text
