@@ -10,6 +10,7 @@ import errno
 import importlib
 import os
 import sys
+from difflib import get_close_matches
 from typing import Any
 
 import click
@@ -116,6 +117,8 @@ EXIT_CODES: dict[str, ExitCode] = {
     "voter.errors.ConfigError": ExitCode.USAGE,
     "voter.errors.AddressError": ExitCode.USAGE,
     "voter.core.vote.PolicyError": ExitCode.USAGE,
+    "guests.service.ServiceError": ExitCode.USAGE,
+    "voter.client.errors.TooLarge": ExitCode.USAGE,
     "voter.client.errors.NotExecuted": ExitCode.NO_MAJORITY,
     "voter.client.errors.OutcomeUnknown": ExitCode.NO_MAJORITY,
     "voter.client.errors.SessionExpired": ExitCode.NO_MAJORITY,
@@ -137,6 +140,9 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         entry = COMMANDS.get(cmd_name)
         if entry is None:
+            close = get_close_matches(cmd_name, self.list_commands(ctx), n=1)
+            if close:
+                ctx.fail(f"No such command {cmd_name!r}. Did you mean {close[0]!r}?")
             return None
         module, name, _ = entry
         found = getattr(importlib.import_module(module), name)

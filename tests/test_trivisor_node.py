@@ -143,6 +143,10 @@ def test_requests_are_voted_by_command_and_by_http(node: Node) -> None:
     with urllib.request.urlopen(url, timeout=10) as answer:
         assert answer.read() == b"blue"
         assert answer.headers["Trivisor-Vote"].startswith("2/3")
+        assert answer.headers["Cache-Control"] == "no-cache"
+    head = urllib.request.Request(url, method="HEAD")
+    with urllib.request.urlopen(head, timeout=10) as answer:
+        assert (answer.headers["Content-Length"], answer.read()) == ("4", b"")
 
 
 @pytest.mark.readme
@@ -358,6 +362,27 @@ def test_node_comes_back_automatically_after_all_but_the_watchdog_died(node: Nod
     assert node.get("colour")["body"] == "grey"
 
 
+def test_damaged_record_hides_no_process_and_costs_no_journal(node: Node) -> None:
+    node.put("colour", "ochre")
+    record = node.directory / "node.json"
+    record.write_text(record.read_text().replace("120.0", "null"))
+    for words in (("status",), ("request", "GET", "/kv/colour")):
+        assert node.run(*words).returncode == 0
+    assert str(record) in node.run("status").stderr
+    done = node.run("down")
+    assert done.returncode == 0, done.stderr
+    assert node.processes() == {}
+    for command in (("status",), UP, (*UP, "--fresh", "--yes")):
+        done = node.run(*command)
+        assert done.returncode == ExitCode.FOREIGN
+        assert "boot_deadline" in done.stderr and f"mv {record} " in done.stderr
+    assert node.run("down").returncode == ExitCode.NOT_UP
+    record.rename(f"{record}.damaged")
+    done = node.up()
+    assert done.returncode == 0, done.stderr
+    assert node.get("colour")["body"] == "ochre"
+
+
 # ---- down
 
 
@@ -386,7 +411,7 @@ def test_journal_is_deleted_only_after_confirmation(node: Node) -> None:
     assert journal.is_dir()
     done = node.run(*UP, "--durability", "none")
     assert done.returncode == ExitCode.FAILED
-    assert "--fresh" in done.stderr
+    assert "--dir" in done.stderr
     done = node.run(*UP, "--fresh")
     assert done.returncode == ExitCode.USAGE
     assert str(journal) in done.stderr

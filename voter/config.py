@@ -64,7 +64,7 @@ class Timing(_Section, frozen=True, kw_only=True):
 
     request: Seconds = 10.0  # a request that is not settled by then fails with "timeout"
     header: Seconds = 10.0  # for an HTTP client to send its request line and headers
-    body: Seconds = 30.0  # ... and to send its body
+    body: Seconds = 30.0  # ... and to send each 16 KiB of its body, or the rest
     idle: Seconds = 3600.0  # until an HTTP connection without a request is closed
     function: Seconds = 1.0  # for F to answer; after that the request is refused
 

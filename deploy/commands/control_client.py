@@ -48,7 +48,9 @@ def _request(
     """Send a request, yield its response, close the connection."""
     connection = _Connection(str(layout.supervisor_socket), timeout)
     try:
-        connection.request(method, path, None if body is None else json.dumps(body))
+        connection.request(
+            method, path, None if body is None else json.dumps(body, allow_nan=False)
+        )
         yield connection.getresponse()
     except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError) as error:
         raise NotUp(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import glob
 import os
 import platform
 import pwd
+import re
 import shutil
 import socket
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -25,7 +28,7 @@ from deploy.node.configuration import check_paths
 from deploy.node.records import Layout, Settings, cache_directory
 from voter.commands.terminal import ExitCode, console, print_json, quiet_logs
 
-__all__ = ["doctor"]
+__all__ = ["check_user_namespace", "doctor"]
 
 MEMORY_NEEDED = 3 * 300 << 20
 """Bytes for three guests of 128 MiB: 180 MiB were measured for one QEMU, plus a reserve."""
@@ -36,7 +39,10 @@ PACKAGES = {
     "qemu-system-x86_64": "qemu-system-x86",
     "qemu-img": "qemu-utils",
     "mmdebstrap": "mmdebstrap",
+    "apt-config": "apt",
 }
+_SUBORDINATE = 65_536
+"""User ids that mmdebstrap needs in a user namespace."""
 
 
 class HostCheck(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,6 +73,7 @@ def _checks(layout: Layout) -> list[Callable[[], HostCheck]]:
         _system,
         _python,
         *(lambda program=program: _program(program) for program in PACKAGES),
+        *([] if os.geteuid() == 0 else [check_user_namespace]),
         _account,
         _memory,
         _leftovers,
@@ -114,6 +121,61 @@ def _account() -> HostCheck:
     return _ok(check, "exists")
 
 
+def check_user_namespace() -> HostCheck:
+    """Check what mmdebstrap needs to build the guest image without root.
+
+    Only a warning if Debian's packages are in the cache already.
+    """
+    found = _try_user_namespace()
+    packages = f"{glob.escape(str(cache_directory()))}/images/packages-*[0-9a-f]"
+    if found.result == "missing" and glob.glob(packages):
+        return msgspec.structs.replace(found, result="warning")
+    return found
+
+
+def _try_user_namespace() -> HostCheck:
+    check, need = "user namespace", "mmdebstrap needs it to build the guest image without root"
+    try:
+        user = pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        detail = f"user {os.geteuid()} is not in /etc/passwd; {need}"
+        return _missing(check, detail, "run this as a user who is, or as root")
+    for program in ("newuidmap", "newgidmap"):
+        if shutil.which(program) is None:
+            detail = f"{program} is not installed; {need}"
+            return _missing(check, detail, "apt-get install uidmap", package="uidmap")
+    files = [Path("/etc/subuid"), Path("/etc/subgid")]
+    if not all(_has_ids(path, user) for path in files):
+        first = max([100_000, *(end for path in files for _, _, end in _ranges(path))])
+        ids = f"{first}-{first + _SUBORDINATE - 1}"
+        detail = f"{user} has no {_SUBORDINATE} ids in {files[0]} and {files[1]}; {need}"
+        return _missing(check, detail, f"usermod --add-subuids {ids} --add-subgids {ids} {user}")
+    words = ["mmdebstrap", "--unshare-helper", "true"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+    if done.returncode != 0:
+        detail = f"`{' '.join(words)}` failed: {done.stderr.strip()[-200:]}"
+        return _missing(check, detail, "run this as root, or allow user namespaces: "
+                       "sysctl user.max_user_namespaces=10000")  # fmt: skip
+    return _ok(check, "mmdebstrap can use one")
+
+
+def _ranges(path: Path) -> list[tuple[str, int, int]]:
+    """Return owner, first id and end of each range of subordinate ids; none without the file."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    fields = [line.split(":") for line in lines if re.fullmatch(r"[^:#]+:[0-9]+:[0-9]+", line)]
+    return [(owner, int(first), int(first) + int(count)) for owner, first, count in fields]
+
+
+def _has_ids(path: Path, user: str) -> bool:
+    owners = {user, str(os.geteuid())}
+    return any(
+        owner in owners and end - first >= _SUBORDINATE for owner, first, end in _ranges(path)
+    )
+
+
 def _leftovers() -> HostCheck:
     """Check for processes that a command and its guard left because both were killed."""
     check = "leftovers"
@@ -141,7 +203,7 @@ def _memory() -> HostCheck:
 def _directory(check: str, path: Path, *, option: str) -> HostCheck:
     """Check that a directory can be made and written, and has space."""
     parent = path
-    while not parent.exists():
+    while not os.path.exists(parent):  # also False where this user may not look
         parent = parent.parent
     if not os.access(parent, os.W_OK | os.X_OK):
         detail = f"{path}: {parent} is not writable"
@@ -211,7 +273,10 @@ def _accelerator() -> HostCheck:
     if facts.virtualization is False:
         return _warning("KVM", "/dev/kvm exists, but the CPU has no svm or vmx: guests use TCG")
     if facts.device.endswith("denied"):
-        user = pwd.getpwuid(os.geteuid()).pw_name
+        try:
+            user = pwd.getpwuid(os.geteuid()).pw_name
+        except KeyError:
+            user = "USER"
         return _warning(
             "KVM",
             "this user may not open /dev/kvm: guests run under TCG",

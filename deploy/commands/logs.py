@@ -17,6 +17,7 @@ from deploy.commands.control_client import NotUp, ask, stream
 from deploy.commands.options import directory_option, json_option, layout_of
 from deploy.host.files import read_tail
 from deploy.node.records import Layout, Lock
+from voter.commands.parameters import Integer
 from voter.commands.terminal import CommandError, ExitCode, print_json, warn
 
 __all__ = ["logs"]
@@ -30,7 +31,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
 @click.command()
 @click.argument("name", required=False)
 @directory_option
-@click.option("--lines", "-n", type=click.IntRange(min=0), default=50, show_default=True,
+@click.option("--lines", "-n", type=Integer(0, 1_000_000), default=50, show_default=True,
               help="Number of lines, or of events.")  # fmt: skip
 @click.option("--follow", "-f", is_flag=True, help="Continue with new lines until the node ends.")
 @json_option
@@ -56,7 +57,7 @@ def logs(name: str | None, directory: Path | None, lines: int, follow: bool, as_
         return
     for each in shown:
         if as_json:
-            text = json.dumps(each if name is None else {"line": each})
+            text = json.dumps(each if name is None else {"line": each}, allow_nan=False)
         else:
             text = _printable(_event_line(each) if name is None else each)
         sys.stdout.write(f"{text}\n")

@@ -28,7 +28,7 @@ directory_option = click.option(
 )
 boot_deadline_option = click.option(
     "--boot-deadline",
-    type=Number(1, DAY, "seconds"),
+    type=Number(0, DAY, "seconds", above=True),
     default=60.0,
     show_default=True,
     help="Seconds a booting guest may make no progress; the whole boot may take ten times that.",

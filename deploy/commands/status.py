@@ -33,9 +33,17 @@ def status(directory: Path | None, as_json: bool) -> int:
     try:
         state = ask(layout, "GET", "/status", patience=RETURN_TIMEOUT)
     except NotUp:
+        problem = layout.problem()
         if not _report_orphans(layout, as_json=as_json):
-            raise
+            if problem is None:
+                raise
+            raise problem from None
+        if problem is not None:
+            warn(f"error: {problem.problem}\nremedy: {problem.remedy}")
         return ExitCode.NOT_UP
+    problem = layout.problem()
+    if problem is not None:
+        warn(f"warning: {problem.problem}: the next supervisor could not read it")
     if as_json:
         print_json(state)
     else:

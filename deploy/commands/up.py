@@ -123,6 +123,8 @@ def up(  # noqa: PLR0913 - one for each option
     from deploy.commands.launch import follow_start, prepare_node  # noqa: PLC0415 - heavy
     from voter.core import Policy  # noqa: PLC0415
 
+    if content is not None and service != "static":
+        raise click.UsageError(f"--content is for --service static, not for {service!r}")
     if guests is None:
         guests = vote.of if vote is not None else 3
     policy = vote or Policy(guests // 2 + 1, guests)

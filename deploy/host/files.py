@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import unicodedata
@@ -70,9 +71,14 @@ def write_whole(path: Path, body: bytes, *, mode: int = 0o644) -> None:
 
 
 def write_json(path: Path, document: object, *, mode: int = 0o644) -> None:
-    """Replace ``path`` by ``document`` as indented JSON, as `write_whole` does.  Raises OSError."""
-    text = msgspec.json.format(msgspec.json.encode(document), indent=2)
-    write_whole(path, text + b"\n", mode=mode)
+    """Replace ``path`` by ``document`` as indented JSON, as `write_whole` does.
+
+    Raises OSError, and ValueError for a number that JSON does not have: msgspec would write null,
+    which no reader expects.
+    """
+    plain = msgspec.to_builtins(document, str_keys=True)
+    text = json.dumps(plain, allow_nan=False, ensure_ascii=False, indent=2)
+    write_whole(path, text.encode() + b"\n", mode=mode)
 
 
 def sync_directory(directory: Path) -> None:

@@ -370,6 +370,11 @@ def opening_error(text: str, target: str) -> DeployError:
             f"libvirt at {target} is in use: {text}",
             remedy="end the process that uses it, or choose another directory (--dir)",
         )
+    if "Failed to create state dir" in text:  # without root, libvirt keeps files in the home
+        return CannotRunHere(
+            f"libvirt cannot write its files: {text}",
+            remedy="set XDG_CACHE_HOME to a directory that this user may write",
+        )
     if target.startswith(EMBED):
         return CannotRunHere(
             f"cannot open {target}: {text}",

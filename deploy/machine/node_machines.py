@@ -191,7 +191,7 @@ class NodeMachines:
             if stray:
                 raise ForeignState(
                     f"{stray[0]} exists, but the directory has no node's record",
-                    remedy="inspect and remove it, or choose another directory (--dir)",
+                    remedy="move this file away, or choose another directory (--dir)",
                 )
         return record
 

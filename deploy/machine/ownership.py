@@ -93,7 +93,10 @@ def read_record(directory: Path) -> MachinesRecord | None:
     guest is clean, as its QEMU has other paths.  Raises ForeignState if it cannot be read.
     """
     path = directory / _RECORD
-    remedy = "another version of trivisor wrote it, or it was changed; nothing was changed here"
+    remedy = (
+        "another version of trivisor wrote it, or it was damaged; once nothing of the node runs, "
+        f"move it away: `mv {path} {path}.damaged`"
+    )
     try:
         data = path.read_bytes()
     except FileNotFoundError:

@@ -86,4 +86,4 @@ def voter_config(layout: Layout, settings: Settings, node: str, links: dict[str,
 def toml_string(text: str) -> str:
     """Return a TOML basic string (JSON's escapes are a subset of TOML's)."""
     # Not as ASCII: JSON writes other planes as surrogates, which TOML rejects.
-    return json.dumps(text, ensure_ascii=False)
+    return json.dumps(text, allow_nan=False, ensure_ascii=False)

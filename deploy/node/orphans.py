@@ -119,11 +119,14 @@ def _remove_files(
     """Remove what a node that does not run any more has left.  Raises DeployError."""
     if not layout.known:
         return
-    record = layout.read_node()
     try:
+        record = layout.read_node()
         if read_record(layout.directory) is not None:
             progress("removing the guests' files")
             asyncio.run(make_node(layout, record).down())
+    except ForeignState as error:
+        progress(f"the guests' files are left: {error}")
+    try:
         for path in (*layout.stale_sockets(), layout.running):
             path.unlink(missing_ok=True)
     except OSError as error:

@@ -12,14 +12,14 @@ import os
 import shlex
 import struct
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
 from deploy.errors import AlreadyUp, DeployError, ForeignState
 from deploy.host.files import write_json
 from deploy.host.identity import ProcessIdentity
-from voter.commands.terminal import NATIVE_SOCKET
+from voter.commands.terminal import NATIVE_SOCKET, user_directory
 
 __all__ = [
     "DURABILITY_GUARANTEES",
@@ -57,9 +57,9 @@ class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Settings(_Record, frozen=True, kw_only=True):
-    """The options of `trivisor up`.  Paths are absolute."""
+    """The options of `trivisor up`.  Paths are absolute.  Reading checks the ranges."""
 
-    guests: int = 3
+    guests: Annotated[int, msgspec.Meta(ge=1, le=9)] = 3
     vote: str = "2/3"
     service: str = "kv"  # a shipped service's name, or the path of a Python file
     content: str | None = None  # the directory that the service `static` serves
@@ -67,10 +67,12 @@ class Settings(_Record, frozen=True, kw_only=True):
     connect: str = "qemu:///embed"
     http: str = "127.0.0.1:8080"  # port 0: any free one
     native: str | None = None  # HOST:PORT
-    memory_mib: int = 128
+    memory_mib: Annotated[int, msgspec.Meta(ge=64, le=65_536)] = 128
     allow_faults: bool = False
     repair: Literal["auto", "off"] = "auto"
-    boot_deadline: float = 60.0  # seconds that a booting guest may make no progress
+    boot_deadline: Annotated[float, msgspec.Meta(gt=0, le=86_400)] = (
+        60.0  # seconds that a booting guest may make no progress
+    )
     durability: Durability = "fsync"
     function: str | None = None  # "guest": in each guest; unix:PATH: F's socket on this host
     key: str | None = None  # the file with the key of the function in each guest
@@ -80,7 +82,9 @@ class NodeRecord(_Record, frozen=True, kw_only=True):
     """node.json: the settings, the node's uuids and the image of its guests."""
 
     schema: int = SCHEMA
-    uuids: tuple[str, ...]  # the node's, then one for each guest
+    uuids: Annotated[
+        tuple[str, ...], msgspec.Meta(min_length=2, max_length=10)
+    ]  # the node's, then one for each guest
     settings: Settings
     kernel: str
     initrd: str
@@ -115,8 +119,7 @@ def cache_directory() -> Path:
     given = os.environ.get("TRIVISOR_CACHE")
     if given:
         return Path(given).absolute()
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache).absolute() if cache else Path.home() / ".cache") / "trivisor"
+    return user_directory("XDG_CACHE_HOME", ".cache") / "trivisor"
 
 
 class Layout:
@@ -196,6 +199,16 @@ class Layout:
         """Return node.json.  Raises ForeignState if it cannot be read."""
         return self._read(self.node, NodeRecord)
 
+    def problem(self) -> ForeignState | None:
+        """Return why the node's records cannot be read, or None."""
+        try:
+            if self.known:
+                self.read_node()
+                self.read_running()
+        except ForeignState as error:
+            return error
+        return None
+
     def read_running(self) -> RunningRecord:
         """Return running.json; empty if nothing ran here yet.  Raises ForeignState."""
         if not self.running.exists():
@@ -210,9 +223,12 @@ class Layout:
                 f"{path} cannot be read: {error.strerror}",
                 remedy="check that the directory is yours; nothing in it was changed",
             ) from error
+        # The directory may hold a journal: no remedy ever deletes more than this file.
         remedy = (
-            "another version of trivisor wrote it, or it was changed: use that version, restore "
-            "the file, or choose another directory (--dir); nothing was changed"
+            "another version of trivisor wrote it, or it was damaged: put it back from a copy, or "
+            f"run `trivisor down --dir {shlex.quote(str(self.directory))}`, then "
+            f"`mv {shlex.quote(str(path))} {shlex.quote(f'{path}.damaged')}`, and "
+            "start the node with its options; its journal stays"
         )
         try:
             schema = msgspec.json.decode(data, type=_Schema).schema

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import structlog
@@ -36,10 +37,14 @@ _log = structlog.get_logger(__name__)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
+MOST_SECONDS = 2_592_000
+"""Longest time after which a fault is healed: 30 days."""
+
+
 class _Inject(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kind: str
     guest: str
-    seconds: float | None = None
+    seconds: Annotated[float, msgspec.Meta(gt=0, le=MOST_SECONDS)] | None = None
 
 
 class _Heal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -81,7 +86,7 @@ class SupervisorControlServer:
     async def _events(self, request: web.Request) -> web.StreamResponse:
         history = self._supervisor.history
         if "follow" in request.query:
-            since = int(request.query.get("since", "0"))
+            since = _number(request, "since", 0)
             return await _send_lines(request, history.follow(since))
         lines = _lines(request)
         return web.json_response({"events": history.after(0)[-lines:] if lines else []})
@@ -107,7 +112,15 @@ class SupervisorControlServer:
 
 
 def _lines(request: web.Request) -> int:
-    return max(0, int(request.query.get("lines", HISTORY_LENGTH)))
+    return _number(request, "lines", HISTORY_LENGTH)
+
+
+def _number(request: web.Request, name: str, default: int) -> int:
+    """Return a whole number of the query.  Raises ValueError."""
+    text = request.query.get(name, str(default))
+    if not re.fullmatch(r"[0-9]{1,15}", text):
+        raise ValueError(f"{name}={text!r} is not a whole number from 0 to {10**15 - 1}")
+    return int(text)
 
 
 async def _follow(console: Console) -> AsyncIterator[dict[str, Any]]:
@@ -128,7 +141,7 @@ async def _send_lines(
     response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
     await response.prepare(request)
     async for document in documents:
-        await response.write(json.dumps(document).encode() + b"\n")
+        await response.write(json.dumps(document, allow_nan=False).encode() + b"\n")
     return response
 
 

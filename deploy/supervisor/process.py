@@ -46,7 +46,7 @@ class StartReport:
         if self._file is None:
             return
         try:
-            self._file.write(json.dumps(message).encode() + b"\n")
+            self._file.write(json.dumps(message, allow_nan=False).encode() + b"\n")
         except BrokenPipeError:  # the reader has ended: start the node all the same
             self.close()
             return

@@ -235,7 +235,8 @@ def _ignore(number: int, frame: object) -> None:
 def _log(text: str) -> None:
     """Write a line into the supervisor's log, in its format."""
     at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    line = json.dumps({"event": f"{LOG_PREFIX}{text}", "level": "error", "timestamp": at})
+    entry = {"event": f"{LOG_PREFIX}{text}", "level": "error", "timestamp": at}
+    line = json.dumps(entry, allow_nan=False)
     with contextlib.suppress(OSError):  # for example a full disk: continue without the line
         os.write(2, line.encode() + b"\n")
 

@@ -10,7 +10,7 @@ from them by a rule (``faultinject.campaign.assessment``), applied whenever rows
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -163,10 +163,10 @@ class NodeSpec(_Data, frozen=True, kw_only=True):
     service: str = "kv"
     function: Literal["none", "guest", "host"] = "none"
     vote: str = "2/3"
-    guests: int = 3
+    guests: Annotated[int, msgspec.Meta(ge=1, le=64)] = 3
     memory: int = 128
     accel: Literal["auto", "kvm", "tcg"] = "auto"
-    deadline: float = 6.0
+    deadline: Annotated[float, msgspec.Meta(le=3600)] = 6.0
     hang: float = 4.0
     ssh: bool = False
     keys: int = 6

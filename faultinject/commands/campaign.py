@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from voter.commands.parameters import (
     SEED,
     Integer,
     Number,
+    SchedulerAddress,
     existing_directory,
     output_directory,
     output_file,
@@ -54,7 +56,7 @@ def _how_to_run(command: Callable[..., object]) -> Callable[..., object]:
         _workers,
         click.option(
             "--scheduler",
-            metavar="ADDRESS",
+            type=SchedulerAddress(),
             default="",
             help="Run the missions on the workers of this Dask cluster, one node each.",
         ),
@@ -187,11 +189,15 @@ def status(directory: Path, as_json: bool) -> None:
 
 @campaign.command()
 @_directory
-def report(directory: Path) -> None:
-    """Write the report of the campaign in DIR (report.html there) from its rows so far."""
+@click.option("--out", type=output_directory(),
+              help="Directory to write to.  Default: DIR itself.")  # fmt: skip
+def report(directory: Path, out: Path | None) -> None:
+    """Write the report of the campaign in DIR (report.html) from its rows so far."""
     from faultinject.report import write_report  # noqa: PLC0415
 
-    click.echo(write_report(directory))
+    if out is None and not os.access(directory, os.W_OK):
+        raise click.UsageError(f"{directory} cannot be written: give --out another directory")
+    click.echo(write_report(directory, out))
 
 
 @campaign.command()

@@ -255,7 +255,7 @@ class Demo:
                 self._say.step(f"{text} (after {time.monotonic() - began:.2f} s)")
                 return
             if time.monotonic() - began > TIMEOUT:
-                self._claim(text, held=False, seen=json.dumps(guest))
+                self._claim(text, held=False, seen=json.dumps(guest, allow_nan=False))
                 return
             await asyncio.sleep(0.02)  # the supervisor is another process: poll
 

@@ -155,7 +155,7 @@ class FaultInjector:
             async with asyncio.timeout(CALL_TIMEOUT):
                 reader, writer = await asyncio.open_unix_connection(path)
                 try:
-                    writer.write(json.dumps(command).encode() + b"\n")
+                    writer.write(json.dumps(command, allow_nan=False).encode() + b"\n")
                     answer = json.loads(await reader.readline())
                 finally:
                     writer.close()

@@ -279,7 +279,7 @@ class Proxy:
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while line := await reader.readline():
-                writer.write(json.dumps(self.answer(line)).encode() + b"\n")
+                writer.write(json.dumps(self.answer(line), allow_nan=False).encode() + b"\n")
                 await writer.drain()
         except (ConnectionError, ValueError) as error:
             sys.stderr.write(f"control connection ended: {error}\n")

@@ -28,8 +28,10 @@ PAGE = "report.html"
 FIGURES = "figures"
 
 
-def write_report(directory: Path) -> Path:
+def write_report(directory: Path, out: Path | None = None) -> Path:
     """Write page and figures of the campaign in ``directory``; return the page's path.
+
+    They are written to ``out``, or to ``directory`` itself.
 
     The page, ``report.html``, is self-contained; ``figures/`` holds each figure as SVG, PNG and
     PDF.  Works while the campaign runs: the page then says partial.  Raises CommandError where a
@@ -38,7 +40,7 @@ def write_report(directory: Path) -> Path:
     require_drawing()
     from faultinject.report.gather import gather  # noqa: PLC0415 - needs an extra
 
-    return draw_report(gather(directory), directory)
+    return draw_report(gather(directory), out or directory)
 
 
 def draw_report(data: ReportData, directory: Path) -> Path:

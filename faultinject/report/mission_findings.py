@@ -59,9 +59,11 @@ def observe(source: Source) -> Observations:
         found.rows += 1
         cell = plan.cell_of(row.index)
         forced = cell.forced and cell.design == "voted"  # neither a dose nor a common cause
-        if row.outcome is not None and row.outcome.is_wrong_reply and mission.design == "voted":
+        outcome = row.requests_outcome
+        if outcome is not None and outcome.is_wrong_reply and mission.design == "voted":
             covered = is_covered(source, cells[row.stratum])
-            found.wrong.append(wrong_reply_of(mission, row, row.outcome, covered=covered))
+            if row.outcome is not None or covered:
+                found.wrong.append(wrong_reply_of(mission, row, outcome, covered=covered))
         if forced:
             _count_kinds(found, mission, row)
         if row.outcome is not None:

@@ -55,7 +55,11 @@ def wrong_reply_of(
 
 
 def find_wrong_replies(source: Source, listed: Sequence[WrongReply]) -> WrongReplies:
-    """Classify wrong replies over all missions, including those after the used prefix."""
+    """Classify wrong replies over all missions, including those after the used prefix.
+
+    A mission is no trial if its fault was not confirmed.  It counts all the same where the vote
+    should have masked even the planned faults, and a wrong reply was released.
+    """
     every = source.store.tallies("stratum", "alike", design="voted")
     cells = {cell.name: cell for cell in source.cells()}
     covered = Tally()
@@ -71,10 +75,18 @@ def find_wrong_replies(source: Source, listed: Sequence[WrongReply]) -> WrongRep
         elif source.policy(cell.vote).need == 1 and not cell.host_target_hit:
             uncompared += tally.wrong_replies
     total = sum(every.values(), Tally())
+    no_trials = sum(
+        tally.excluded
+        for (planned, outcome), tally in source.store.tallies(
+            "planned", "requests_outcome", design="voted"
+        ).items()
+        if outcome is not None and Outcome(str(outcome)).is_wrong_reply
+        and is_covered(source, cells[str(planned)])
+    )  # fmt: skip
     plain = sum(source.store.tallies(design="nv").values(), Tally())
     return WrongReplies(
-        share=source.proportion(total.wrong_replies, total.trials),
-        covered=source.proportion(covered.wrong_replies, covered.trials),
+        share=source.proportion(total.wrong_replies + no_trials, total.trials + no_trials),
+        covered=source.proportion(covered.wrong_replies + no_trials, covered.trials + no_trials),
         beyond=source.proportion(
             total.wrong_replies - covered.wrong_replies, total.trials - covered.trials
         ),

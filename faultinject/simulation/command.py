@@ -343,7 +343,7 @@ class _Hunt:
             def append(entry: dict[str, Any]) -> None:
                 now = datetime.now(UTC).isoformat(timespec="seconds")
                 entry = {"time": now, "revision": self._chosen.revision} | entry
-                file.write(json.dumps(entry) + "\n")
+                file.write(json.dumps(entry, allow_nan=False) + "\n")
                 file.flush()
 
             try:

@@ -124,7 +124,7 @@ def main(name: str, first: int, last: int) -> None:
         if found is not None:
             break
     breach = {"seed": seed, "promise": found.promise, "text": found.text} if found else {}
-    sys.stdout.write(json.dumps(breach) + "\n")
+    sys.stdout.write(json.dumps(breach, allow_nan=False) + "\n")
 
 
 if __name__ == "__main__":

@@ -234,7 +234,7 @@ class CheckPlan:
                 # -S: a guest has the standard library and nothing else.
                 done = subprocess.run(
                     [sys.executable, "-P", "-S", str(_PROCESS)],
-                    input=json.dumps(job).encode(),
+                    input=json.dumps(job, allow_nan=False).encode(),
                     capture_output=True,
                     env=environment,
                     cwd=folder,

@@ -150,7 +150,7 @@ def main() -> int:
 
 
 def _write(results: TextIO, line: dict[str, Any]) -> None:
-    json.dump(line, results)
+    json.dump(line, results, allow_nan=False)
     results.write("\n")
     results.flush()  # so that this step is known even if the next request never ends
 

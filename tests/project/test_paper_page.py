@@ -175,3 +175,32 @@ def test_stored_campaign_is_complete() -> None:
     for findings in (ROOT / "docs" / "results").glob("*/findings.json"):
         for name in ("campaign.sqlite.xz", "spec.toml", "figures"):
             assert (findings.parent / name).exists(), f"{findings.parent.name} has no {name}"
+
+
+def _short(value: float, digits: int) -> str:
+    """Format as the documents do: no leading zero, a real minus sign."""
+    text = f"{abs(value):.{digits}f}".removeprefix("0")
+    return f"\N{MINUS SIGN}{text}" if value < 0 else text
+
+
+def test_campaigns_page_states_the_pooled_evidence_of_the_stored_doses(results: Results) -> None:
+    [found] = results["softerrors"].pooled
+    page, power = text_of("docs/campaigns.md", "All doses together show more"), found.power
+    assert found.correlation and power.correlation and power.departure and power.joint_correlation
+    assert (
+        f"{found.joint.freedom} degrees of freedom | χ² = {found.joint.ratio:.1f}, "
+        f"p = {_short(found.joint.p_value, 2)} | an intraclass correlation of "
+        f"{_short(power.joint_correlation, 2)} |"
+    ) in page
+    for what, each, least in (
+        ("R_sys minus the formula", found.departure, power.departure),
+        ("doses", found.correlation.rho, power.correlation),
+    ):
+        assert (
+            f"{what} | {_short(each.value, 3)} ({_short(each.low, 3)} to +{_short(each.high, 3)}) "
+            f"| {_short(least, 3)} |"
+        ) in page
+    able = [d.flips for d in results["softerrors"].doses if d.power and d.power.discriminates]
+    assert f"Two doses discriminate: {able[0]} flips (agrees) and {able[1]} flips" in text_of(
+        "docs/campaigns.md"
+    )

@@ -135,3 +135,41 @@ def test_guests_import_only_the_standard_library() -> None:
         if name.partition(".")[0] not in {*sys.stdlib_module_names, "guests"}
     ]
     assert strays == []
+
+
+def test_no_message_of_a_node_proposes_to_delete() -> None:
+    """A node's directory holds its journal: a remedy moves files away."""
+    found = []
+    for source in sources():
+        if source.package not in ("deploy", "voter"):
+            continue
+        docs = {id(n.value) for n in ast.walk(source.tree) if isinstance(n, ast.Expr)}
+        for node in ast.walk(source.tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                word = re.search(r"(?i)\b(remove|delete|rm|wipe|empty the|--fresh)\b", node.value)
+                if word and len(node.value) > 10 and id(node) not in docs:
+                    found.append(f"{where(source, node)}: {node.value}")
+    # One file that `down` could not remove; and the option itself, which asks first.
+    allowed = (
+        "cannot delete ",
+        "remove it, or leave it for",
+        "with --fresh",
+        "With --fresh",
+        "Delete this",
+        "end and remove them with `trivisor down`",
+    )
+    assert [each for each in found if not any(word in each for word in allowed)] == []
+
+
+def test_json_is_written_without_what_json_does_not_have() -> None:
+    """NaN and infinity are errors where they are written, not where they are read."""
+    found = [
+        where(source, node)
+        for source in product()
+        for node in ast.walk(source.tree)
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func) in ("json.dump", "json.dumps")
+        and not any(each.arg == "allow_nan" for each in node.keywords)
+        and source.name != "guests.services.kv"  # names of keys only
+    ]
+    assert found == []

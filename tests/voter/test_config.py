@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
-from voter.config import load, parse
+from voter.config import Timing, load, parse
+from voter.core import Limits
 from voter.errors import ConfigError
 
 THREE = "".join(f'[[replica]]\nname = "g{n}"\nlink = "unix:/run/g{n}"\n' for n in (1, 2, 3))
@@ -87,3 +89,42 @@ def test_a_file(tmp_path: Path) -> None:
         load(file)
     file.write_text(THREE)
     assert len(load(file).replica) == 3
+
+
+def every_number() -> str:
+    """Return a configuration with each key that is a number, at its default."""
+    text = "max_body = 1048576\nmax_in_flight = 1024\n" + THREE
+    for table, kind in (("limits", Limits), ("timing", Timing)):
+        lines = (f"{name} = {getattr(kind(), name)}" for name in kind.__struct_fields__)
+        text += f"[{table}]\n" + "\n".join(lines) + "\n"
+    return text + '[journal]\ndirectory = "j"\nsegment = 33554432\n'
+
+
+ABSURD = ("nan", "inf", "-inf", "-1", "-0.0", "0", "1e400", str(10**30), "true", '"1"')
+
+
+@pytest.mark.parametrize("line", [n for n, line in enumerate(every_number().splitlines())
+                                  if re.search(r"= \d", line)])  # fmt: skip
+def test_absurd_number_is_an_error_that_names_its_key(line: int) -> None:
+    lines = every_number().splitlines()
+    parse("\n".join(lines))
+    key, _, _ = lines[line].partition(" = ")
+    for absurd in ABSURD:
+        lines[line] = f"{key} = {absurd}"
+        with pytest.raises(ConfigError, match=rf"line \d+: .*\b{key}\b"):
+            parse("\n".join(lines))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[listen]\nhttp = "8080"\n', "HOST:PORT"), ('[listen]\nnative = "::1:80"\n', "IPV6"),
+        ('[listen]\nhttp = "localhost:65536"\n', "0 to 65535"),
+        ('function = "tcp:a:1"\n', "unix:PATH"), ('function = "unix"\n', "unix:PATH"),
+    ],
+)  # fmt: skip
+def test_impossible_address_is_an_error(text: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        parse(text + THREE if text.startswith("function") else THREE + text)
+    with pytest.raises(ConfigError, match="1 to 65535"):
+        parse('vote = "1/1"\n[[replica]]\nname = "a"\nlink = "tcp:a:0"\n')

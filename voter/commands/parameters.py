@@ -35,6 +35,7 @@ __all__ = [
     "Method",
     "NativeAddress",
     "Number",
+    "SchedulerAddress",
     "Target",
     "Text",
     "VotePolicy",
@@ -76,8 +77,8 @@ class Number(click.FloatRange):
 
     def __init__(self, low: float, high: float, unit: str = "", *, above: bool = False) -> None:
         super().__init__(low, high, min_open=above)
-        begin = f"above {low:g} and at most" if above else f"from {low:g} to"
-        self._what = f"a number{f' of {unit}' if unit else ''} {begin} {high:g}"
+        begin = f"above {low:.12g} and at most" if above else f"from {low:.12g} to"
+        self._what = f"a number{f' of {unit}' if unit else ''} {begin} {high:.12g}"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
@@ -179,6 +180,23 @@ class LibvirtUri(Text):
                 f"{text!r}: write qemu:///embed, qemu:///session or qemu:///system: the guests run "
                 "on this host"
             )
+        return text
+
+
+class SchedulerAddress(Text):
+    """The address of a Dask scheduler, as `dask scheduler` prints it; empty: none."""
+
+    name = "ADDRESS"
+
+    def read(self, text: str) -> str:
+        """Return the text."""
+        from voter.address import split_host_port  # noqa: PLC0415 - heavy
+
+        kind, _, place = text.rpartition("://")
+        if text and kind not in ("", "tcp", "tls", "ws", "wss"):
+            raise ValueError(f"{text!r}: write tcp://HOST:PORT")
+        if text:
+            _check_ip(split_host_port(place, lowest=1)[0])
         return text
 
 

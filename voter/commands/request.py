@@ -139,7 +139,7 @@ def request(  # noqa: PLR0913 - one for each option
                 f"status {answer.status}",
                 *(f"{name}: {value}" for name, value in answer.headers),
             ]
-            warn("\n".join([*lines, f"vote {json.dumps(vote)}"]))
+            warn("\n".join([*lines, f"vote {json.dumps(vote, allow_nan=False)}"]))
         sys.stdout.buffer.write(answer.body)
         sys.stdout.buffer.flush()
     return ExitCode.FAILED if fail and answer.status >= 400 else ExitCode.OK

@@ -27,6 +27,7 @@ __all__ = [
     "default_directory",
     "print_json",
     "quiet_logs",
+    "user_directory",
     "warn",
 ]
 
@@ -66,9 +67,25 @@ def default_directory() -> Path:
     given = os.environ.get("TRIVISOR_DIR")
     if given:
         return Path(given)
-    state = os.environ.get("XDG_STATE_HOME")
-    base = Path(state) if state else Path.home() / ".local" / "state"
-    return base / "trivisor" / "default"
+    return user_directory("XDG_STATE_HOME", ".local/state") / "trivisor" / "default"
+
+
+def user_directory(variable: str, default: str) -> Path:
+    """Return the directory that an environment variable names, else ``default`` in the home.
+
+    Raises CommandError if the user has no home directory.
+    """
+    given = os.environ.get(variable)
+    if given:
+        return Path(given).absolute()
+    try:
+        return Path.home() / default
+    except RuntimeError as error:
+        raise CommandError(
+            f"user {os.geteuid()} has no home directory",
+            remedy="set HOME to a directory that this user may write",
+            code=ExitCode.CANNOT_RUN_HERE,
+        ) from error
 
 
 class LogStream:
@@ -86,7 +103,9 @@ class LogStream:
         try:
             if self._lost:
                 note = {"event": "log lines lost", "lines": self._lost, "reason": self._reason}
-                self._write(b"\n" + json.dumps(note).encode() + b"\n")  # it ends a partial line
+                self._write(
+                    b"\n" + json.dumps(note, allow_nan=False).encode() + b"\n"
+                )  # it ends a partial line
                 self._lost = 0
             self._write(text.encode(errors="replace"))
         except OSError as error:
@@ -110,7 +129,7 @@ def console(*, stderr: bool = False) -> Console:
 
 def print_json(value: Mapping[str, Any] | list[Any]) -> None:
     """Print one JSON document for scripts."""
-    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+    sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
     sys.stdout.flush()
 
 

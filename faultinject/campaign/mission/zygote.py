@@ -87,7 +87,7 @@ class Zygote:
         if self._lost:
             raise OSError("the process that forks voters did not answer in time")
         self._lost = True  # until the answer has come
-        self._writer.write(json.dumps([str(config), str(log)]).encode() + b"\n")
+        self._writer.write(json.dumps([str(config), str(log)], allow_nan=False).encode() + b"\n")
         async with asyncio.timeout(START):
             line = await self._reader.readline()
         self._lost = False

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from itertools import product
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -105,7 +105,7 @@ class Range(_Section, frozen=True, kw_only=True):
 
     start: float
     stop: float
-    step: float
+    step: Annotated[float, msgspec.Meta(le=1)]
 
     def __post_init__(self) -> None:
         if not (self.step > 0 and self.stop >= self.start):

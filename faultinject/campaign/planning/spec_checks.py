@@ -30,6 +30,8 @@ MOST = 10_000_000
 """Most missions in one table of a campaign file; more is an error."""
 MOST_FLIPS = 10_000_000
 """Most flips in each guest of a mission; more is an error."""
+MOST_WEIGHT = 1_000_000
+"""Largest weight of a kind; more is an error."""
 _PLACES = {FaultLayer.GUEST_FUNCTION: "guest", FaultLayer.HOST_FUNCTION: "host"}
 """Where the node must have the function, for faults of these layers."""
 
@@ -106,8 +108,8 @@ def _check_workload(spec: Spec, report: _Report) -> None:
 
 def _check_weights(mix: Mapping[str, float], report: _Report) -> None:
     for kind, weight in mix.items():
-        if not 0 <= weight < float("inf"):
-            report(f"{kind} = {weight}: a weight is 0 or more", kind)
+        if not 0 <= weight <= MOST_WEIGHT:
+            report(f"{kind} = {weight}: a weight is 0 or more, at most {MOST_WEIGHT}", kind)
     if mix and not any(weight > 0 for weight in mix.values()):
         report("give at least one kind a weight above 0", "")
 
@@ -115,8 +117,8 @@ def _check_weights(mix: Mapping[str, float], report: _Report) -> None:
 def _check_statistics(spec: Spec, problems: SpecProblems) -> None:
     report = _reporter(problems)
     _check_range(report, "alike", spec.alike, 0, 1, " (a share)")
-    if not 0 < spec.alpha <= 0.5:
-        report(f"alpha {spec.alpha}: above 0, at most 0.5 (0.05: 95 %)", "alpha")
+    if not 1e-6 <= spec.alpha <= 0.5:
+        report(f"alpha {spec.alpha}: 0.000001 to 0.5 (0.05: 95 %)", "alpha")
     _check_range(report, "extension", spec.extension, 0, 1, " (a share of the missions)")
     if spec.workers is not None:
         _check_range(report, "workers", spec.workers, 1, 1024)

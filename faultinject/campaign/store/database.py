@@ -9,6 +9,7 @@ import lzma
 import os
 import shutil
 import sqlite3
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ __all__ = [
     "StoreFull",
     "closing_on_error",
     "connect",
+    "connect_to_read",
     "is_locked",
     "store_errors",
     "take_lock",
@@ -28,6 +30,8 @@ __all__ = [
 LOCK = "lock"
 _JOURNAL, _WAL, _NO_WAL = slice(18, 20), b"\2\2", b"\1\1"
 """The header's bytes for the journal mode (SQLite's file format, section 1.3.3)."""
+_COPIES = 5
+"""Attempts to copy a database that another process writes to."""
 FULL_BELOW = 1 << 20
 """Free bytes below which an input/output error is reported as a full disk."""
 
@@ -58,6 +62,42 @@ def connect(path: Path) -> sqlite3.Connection:
     except sqlite3.Error as error:
         raise StoreError(f"{path}: cannot be opened as a campaign's results: {error}") from error
     return connection
+
+
+def connect_to_read(path: Path) -> sqlite3.Connection:
+    """Open the database to read it.
+
+    Where SQLite cannot keep its log beside it (a read-only mount, another user's directory), open a
+    copy in memory, which holds what was committed so far.  Raises StoreError.
+    """
+    if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK):
+        return connect(path)
+    log = path.with_name(f"{path.name}-wal")
+    try:
+        with tempfile.TemporaryDirectory(prefix="trivisor-campaign-") as folder:
+            copy = Path(folder, path.name)
+            for _ in range(_COPIES):
+                before = _state(path, log)
+                shutil.copyfile(path, copy)
+                if log.exists():
+                    shutil.copyfile(log, copy.with_name(log.name))
+                if _state(path, log) == before:
+                    break
+            else:
+                raise StoreError(f"{path}: it changes while it is copied: try again later")
+            memory = sqlite3.connect(":memory:", isolation_level=None)
+            with contextlib.closing(sqlite3.connect(copy)) as connection:
+                connection.backup(memory)
+    except (OSError, sqlite3.Error) as error:
+        raise StoreError(f"{path}: cannot be read as a campaign's results: {error}") from error
+    memory.row_factory = sqlite3.Row
+    return memory
+
+
+def _state(*paths: Path) -> list[tuple[int, int]]:
+    """Return sizes and times of change: the same ones mean the same contents."""
+    found = [path.stat() for path in paths if path.exists()]
+    return [(each.st_size, each.st_mtime_ns) for each in found]
 
 
 def unpack(path: Path) -> sqlite3.Connection:

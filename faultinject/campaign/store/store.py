@@ -30,6 +30,7 @@ from faultinject.campaign.store.database import (
     StoreFull,
     closing_on_error,
     connect,
+    connect_to_read,
     is_locked,
     store_errors,
     take_lock,
@@ -163,7 +164,7 @@ class Store(Reader):
     def open(cls, directory: Path, *, write: bool = True) -> Store:
         """Open a campaign, to continue it or (``write`` False) only to read it.
 
-        Reading works while another process writes, and on a packed campaign.
+        Reading works while another process writes, on a packed campaign, and on a read-only mount.
 
         Raises StoreError (there is none; another version planned it), StoreBusy.
         """
@@ -181,7 +182,10 @@ class Store(Reader):
             )
         lock = take_lock(directory) if write else None
         with closing_on_error(lock):
-            connection = unpack(packed) if kept else connect(path)
+            if kept:
+                connection = unpack(packed)
+            else:
+                connection = connect(path) if write else connect_to_read(path)
             try:
                 known = _campaign(connection)
                 if known is None:

@@ -109,7 +109,7 @@ EXPORTED: dict[str, str] = {
 GROUPS = (
     "analysis", "planned", "stratum", "design", "repair", "k", "host_target_hit", "dose", "kind",
     "common_cause", "kinds", "voter_kind", "alike", "mask", "failed_guests", "status", "unmet",
-    "slow", "worker", "attempt",
+    "slow", "requests_outcome", "worker", "attempt",
 )  # fmt: skip
 """Columns that missions may be grouped and selected by."""
 FLAGS = frozenset({"repair", "host_target_hit", "common_cause", "alike", "unmet", "slow"})

@@ -93,6 +93,48 @@ def test_record_of_another_version_is_rejected(
         layout.prepare()
 
 
+@pytest.mark.parametrize("name", ["node", "running"])
+@pytest.mark.parametrize(
+    "damage",
+    [b"", b"null", b"[]", b"{", b"\0" * 100, b"\xff\xfe", b'{"schema": 1}', b'{"schema": null}'],
+)
+def test_damaged_record_is_moved_away_not_deleted(layout: Layout, name: str, damage: bytes) -> None:
+    layout.write(record())
+    path = layout.directory / f"{name}.json"
+    path.write_bytes(damage)
+    problem = layout.problem()
+    if name == "running" and damage == b'{"schema": 1}':
+        assert problem is None  # nothing ran
+        return
+    assert problem is not None and str(path) in problem.problem
+    assert f"mv {path} {path}.damaged" in problem.remedy and "journal stays" in problem.remedy
+    with pytest.raises(ForeignState):
+        layout.prepare()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"boot_deadline": None}, {"boot_deadline": -1}, {"boot_deadline": 1e9}, {"guests": 0},
+     {"guests": 10**9}, {"memory_mib": 0}, {"memory_mib": 128.5}],
+)  # fmt: skip
+def test_record_with_an_impossible_number_is_rejected(
+    layout: Layout, settings: dict[str, Any]
+) -> None:
+    value = msgspec.to_builtins(record())
+    layout.node.write_text(msgspec.json.encode(value | {"settings": settings}).decode())
+    with pytest.raises(ForeignState, match=rf"\$.settings.{next(iter(settings))}"):
+        layout.read_node()
+
+
+def test_record_with_a_number_that_json_does_not_have_is_not_written(layout: Layout) -> None:
+    layout.write(record())
+    before = layout.node.read_bytes()
+    for number in (float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="JSON"):
+            layout.write(record(boot_deadline=number))
+    assert layout.node.read_bytes() == before
+
+
 def test_lock_has_one_holder_and_is_released_when_its_process_ends(layout: Layout) -> None:
     assert Lock(layout).holder() is None
     with subprocess.Popen(

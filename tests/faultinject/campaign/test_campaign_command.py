@@ -74,6 +74,34 @@ def resume(home: Path, *more: str, code: int = 0) -> str:
     return call(home, *words, code=code)
 
 
+def test_campaign_on_a_read_only_mount_can_be_read(scratch: Path) -> None:
+    directory = scratch / "r"
+    call(scratch, *begin(scratch, "--first", "12"))
+    mount = f"mount --bind {directory} {directory} && mount -o remount,ro,bind {directory}"
+    if subprocess.run(["unshare", "--mount", "sh", "-c", mount], capture_output=True).returncode:
+        pytest.skip("this user may not mount")
+    words = {
+        "status": "status r", "report": "report r --out page", "export": "export r --out rows.csv",
+        "here": "report r", "resume": "resume r", "agree": "agree r r",
+    }  # fmt: skip
+    script = "".join(
+        f"{sys.executable} -m trivisor campaign {each} >{name}.txt 2>&1; echo $?\n"
+        for name, each in words.items()
+    )
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", f"{mount} || exit\n{script}"], cwd=scratch,
+        env=environment(scratch) | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+    )  # fmt: skip
+    said = {name: (scratch / f"{name}.txt").read_text() for name in words}
+    codes = dict(zip(words, done.stdout.split(), strict=True))
+    assert codes == {"status": "0", "report": "0", "export": "0", "here": "2", "resume": "1",
+                     "agree": "0"}, said  # fmt: skip
+    assert "12 of 30" in said["status"] and "--out" in said["here"]
+    assert "Read-only file system" in said["resume"]
+    assert len((scratch / "rows.csv").read_text().splitlines()) == 13
+    assert (scratch / "page" / "report.html").stat().st_size > 10_000
+
+
 def test_run_status_resume_export_replay(scratch: Path) -> None:
     text = call(scratch, *begin(scratch, "--first", "12", "--workers", "2"))
     assert "12 of 30 missions" in text and "partial" in text

@@ -120,6 +120,24 @@ def test_wrong_reply_beyond_the_prefix_is_counted(store: Store) -> None:
     assert found.verdicts[0].tone == "alarm"
 
 
+def test_wrong_reply_counts_against_the_vote_even_if_the_fault_was_not_confirmed(
+    store: Store,
+) -> None:
+    def row(mission: MissionPlan) -> MissionRow:
+        if mission is not unlucky:
+            return row_of(mission, outcome_of(mission))
+        made = row_of(mission, Outcome.SILENT)
+        hits = tuple(msgspec.structs.replace(hit, applied=False) for hit in made.injections)
+        return msgspec.structs.replace(made, injections=hits)
+
+    plans = list(store.plan.in_order())
+    unlucky = next(plan for plan in plans if plan.stratum == "f1")
+    found = stored(store, (row(plan) for plan in plans))
+    assert found.wrong_replies.covered.count == found.wrong_replies.share.count == 1
+    assert [each.mission for each in found.wrong_replies.listed] == [unlucky.index]
+    assert found.verdicts[0].tone == "alarm"
+
+
 def test_equal_lies_count_as_arranged_not_as_a_defect(store: Store) -> None:
     plans = list(store.plan.in_order())
     found = stored(

@@ -213,14 +213,17 @@ async def test_requests_before_stray_bytes_are_answered_first(
     nodes: Nodes, valid: bytes, count: int, stray: bytes, status: int
 ) -> None:
     node = await nodes.make()
-    async with await node.open() as client:
-        await client.send(valid + stray)
-        for _ in range(count):
-            assert (await client.read()).status in (200, 201, 404)
-        refused = await client.read()
-        assert (refused.status, refused.headers["connection"]) == (status, "close")
-        assert refused.problem
-        assert await client.ended() == b""
+    for half_closed in (False, True):
+        async with await node.open() as client:
+            await client.send(valid + stray)
+            if half_closed:
+                client.half_close()
+            for _ in range(count):
+                assert (await client.read()).status in (200, 201, 204, 404)
+            refused = await client.read()
+            assert (refused.status, refused.headers["connection"]) == (status, "close")
+            assert refused.problem
+            assert await client.ended() == b""
     await quiet(node)
 
 

@@ -1,4 +1,4 @@
-"""Thousands of idle keep-alive connections: they stay open, cost little and delay no request.
+"""Thousands of idle keep-alive connections, hundreds of slow readers: they delay no request.
 
 The voter is a process of its own, as the client here is, so that what one holds is not counted as
 the other's.
@@ -81,7 +81,6 @@ def descriptors() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
-@pytest.mark.usefixtures("descriptors")
 def middle(connection: socket.socket) -> float:
     """The median of the seconds that a hundred requests take."""
     times = []
@@ -93,6 +92,7 @@ def middle(connection: socket.socket) -> float:
     return sorted(times)[50]
 
 
+@pytest.mark.usefixtures("descriptors")
 @pytest.mark.parametrize("count", [1000, pytest.param(10_000, marks=pytest.mark.long)])
 def test_idle_connections_are_held(
     voter: tuple[subprocess.Popen[bytes], int],
@@ -125,3 +125,31 @@ def test_idle_connections_are_held(
         for connection in idle[:: count // 100]:
             connection.sendall(REQUEST)
             assert answered(connection), "a connection that was idle is as good as new"
+
+
+def test_slow_readers_delay_nobody(voter: tuple[subprocess.Popen[bytes], int]) -> None:
+    """Clients with a small window ask for more than the kernel takes, and hardly read it."""
+    process, port = voter
+    with ExitStack() as stack:
+
+        def connect(window: int = 1 << 16) -> socket.socket:
+            sock = stack.enter_context(socket.socket())
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window)
+            sock.settimeout(PATIENCE)
+            sock.connect(("127.0.0.1", port))
+            return sock
+
+        busy = connect()
+        put = b"PUT /kv/big HTTP/1.1\r\nHost: test\r\nContent-Length: 1000000\r\n\r\n"
+        busy.sendall(put + bytes(1_000_000))
+        assert answered(busy)
+        alone, before = middle(busy), resident(process)
+        slow = [connect(1024) for _ in range(150)]
+        for sock in slow:
+            sock.sendall(b"GET /kv/big HTTP/1.1\r\nHost: test\r\n\r\n")
+        for sock in slow:
+            assert sock.recv(16).startswith(b"HTTP/1.1 200 "), "its reply is under way"
+        assert middle(busy) < 10 * alone + 0.2
+        assert resident(process) - before < 150 * 1_500_000, "a reply each, at most"
+        for sock in slow:
+            assert sock.recv(16), "it is served as fast as it reads"

@@ -87,7 +87,7 @@ def test_parse_reports_all_problems_together() -> None:
 # (text of SMALL, its replacement, the message)
 WRONG = [
     ("alike = 0.5", "alike = -1", "alike -1.0: 0 to 1 (a share)"),
-    ("alike = 0.5", "alpha = 0.9", "alpha 0.9: above 0"),
+    ("alike = 0.5", "alpha = 0.9", "alpha 0.9: 0.000001 to 0.5"),
     ("alike = 0.5", "alpa = 0.9", "unknown key `alpa`"),
     ("alike = 0.5", "workers = 0", "workers 0: 1 to 1024"),
     ("alike = 0.5", "extension = 2", "extension 2.0: 0 to 1"),
@@ -206,3 +206,73 @@ def test_parse_reports_an_invalid_mix_of_requests(mix: str, message: str) -> Non
     assert "put it under [workload]" in refusal(
         SMALL.replace("guests = 3", "guests = 3\nmix = {get = 1}")
     )
+
+
+EVERY_NUMBER = """\
+title = "x"
+question = "inequality4"
+alike = 0.5
+alpha = 0.05
+extension = 0.1
+workers = 2
+[station]
+guests = 3
+vote = "2/3"
+memory = 128
+keys = 100
+size = 64
+deadline = 5.0
+hang = 1.0
+[workload]
+length = 20
+seed = 5
+mix.get = 1
+[faults]
+crash = 1
+[voter_faults]
+voter-kill = 1
+[points]
+rm = [0.5, 0.9]
+rv = {start = 0.5, stop = 0.9, step = 0.1}
+rh = [1.0]
+[margins]
+u = 0.1
+q = [0.05, 0.5]
+rv = 0.005
+[[strata]]
+guests_hit = 0
+missions = 10
+function_hit = 0
+[[strata]]
+guests_hit = 1
+missions = 10
+[[strata]]
+guests_hit = 2
+bound = 0.1
+[[strata]]
+guests_hit = 3
+missions = 10
+[[doses]]
+flips = 100
+voted = 5
+nv = 5
+[[shots]]
+kind = "flip-all"
+missions = 5
+nv = 5
+flips = 1
+"""
+"""A campaign with each key that is a number."""
+
+
+NUMBERS = list(re.finditer(r"(?<![\w\"/.])\d[\d.]*(?![\w\"/.])", EVERY_NUMBER))
+
+
+@pytest.mark.parametrize("place", NUMBERS, ids=lambda found: str(found.start()))
+def test_absurd_number_is_an_error_of_its_line(place: re.Match[str]) -> None:
+    parse(EVERY_NUMBER)
+    line = EVERY_NUMBER.count("\n", 0, place.start()) + 1
+    for absurd in ("nan", "inf", "-inf", "-1", "1e400", str(10**30), str(2**63)):
+        text = EVERY_NUMBER[: place.start()] + absurd + EVERY_NUMBER[place.end() :]
+        with pytest.raises(SpecError, match=rf"campaign(, line {line}\b|: points)"):
+            parse(text)

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from faultinject.campaign.planning.plan import CampaignPlan
-from faultinject.campaign.records import MissionPlan, MissionRow
+from faultinject.campaign.records import MissionPlan, MissionRow, RequestResult
 from faultinject.campaign.store.store import Store, StoreError
 from faultinject.campaign.store.table import EXPORTED
 from faultinject.campaign.store.tally import Tally
@@ -149,6 +149,23 @@ def test_rows_of_format_1_are_assessed_as_they_were_stored(kept: Store) -> None:
             mission.masked,
         )  # fmt: skip
     assert not stored
+
+
+def test_rows_of_format_2_say_what_they_cannot_tell(tmp_path: Path) -> None:
+    """They hold the message of the first wrong reply only."""
+    old = "GET /kv/a: a wrong reply: b'HTTP/1.1 500 Error'"
+    with Store.create(tmp_path / "c", SMALL, 1) as made:
+        plans = [plan for plan in made.plan.in_order() if plan.design == "nv" and plan.k][:2]
+        for plan, more in zip(plans, (0, 1), strict=True):
+            first, later = RequestResult(code="wrong", problem=old), RequestResult(code="wrong")
+            made.add(msgspec.structs.replace(row_of(plan), requests=(first, *[later] * more)))
+        made._sql.execute("UPDATE campaign SET format = 2")
+    with Store.open(tmp_path / "c", write=False) as found:
+        read = {mission.index: mission for _, mission in found.missions()}
+    outcomes = [(read[plan.index].outcome, read[plan.index].believed) for plan in plans]
+    assert outcomes == [(Outcome.DECLARED, 0), (Outcome.UNCLEAR, None)]
+    with pytest.raises(StoreError, match="can only be read"):
+        Store.open(tmp_path / "c")
 
 
 def test_a_campaign_of_format_1_can_only_be_read(kept: Store) -> None:

@@ -111,6 +111,23 @@ def test_packed_store_is_read_only(journal: str, tmp_path: Path) -> None:
         Store.open(kept, write=False)
 
 
+def test_store_that_cannot_be_written_is_read_with_its_log(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(store, 10)  # these rows are in the log, as the writer has not closed it
+    rows = list(store.missions())
+    monkeypatch.setattr("os.access", lambda *_: False)
+    files = {path.name: path.stat().st_mtime_ns for path in store.directory.iterdir()}
+    assert "campaign.sqlite-wal" in files
+    with Store.open(store.directory, write=False) as reader:
+        assert list(reader.missions()) == rows
+    assert {path.name: path.stat().st_mtime_ns for path in store.directory.iterdir()} == files
+    store.close()
+    (store.directory / "campaign.sqlite").write_bytes(b"no database" * 1000)
+    with pytest.raises(StoreError, match="cannot be read as a campaign's results"):
+        Store.open(store.directory, write=False)
+
+
 def test_create_succeeds_after_an_interrupted_creation(tmp_path: Path) -> None:
     sqlite3.connect(tmp_path / "campaign.sqlite").close()
     with pytest.raises(StoreError, match="its creation was interrupted"):
