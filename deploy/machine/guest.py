@@ -74,8 +74,7 @@ class Guest:
         self.spec = spec
         self.console = Console()
         self.state = GuestState.ABSENT
-        self.clean = False
-        """Whether its disk holds the clean snapshot."""
+        self.clean = False  # whether its disk holds the clean snapshot
         self._boot_deadline = boot_deadline
         self._hypervisor: Hypervisor | None = None
         self._xml = domain_xml(spec, node_uuid=node_uuid, run_as=run_as)
@@ -292,7 +291,8 @@ class Guest:
             await self._boot_once(watch, ends, lambda text: progress(f"{self.name} is {text}"))
             if self._is(GuestState.READY):
                 return
-            why = f"{watch.failure or self._ending}, at attempt {attempt}"
+            last = qemu.last_message(Path(self.spec.qemu_log)) if watch.ended else ""
+            why = f"{watch.failure or self._ending}{last}, at attempt {attempt}"
             if attempt == BOOT_ATTEMPTS or not watch.transient:
                 raise GuestNeverReady(self.name, why=why, console=self.tail())
             _log.warning("a boot failed", guest=self.name, why=why)

@@ -27,6 +27,7 @@ __all__ = [
     "QemuProcess",
     "adopt_orphans",
     "find_qemu",
+    "last_message",
     "limit_file_size",
     "make_snapshot_disk",
     "ram_file",
@@ -112,6 +113,15 @@ def limit_file_size(pid: int, *, memory_mib: int) -> None:
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (limit, limit))
     except OSError as error:
         _log.warning("cannot limit the size of a guest's files", pid=pid, error=str(error))
+
+
+def last_message(log: Path) -> str:
+    """Return what the last QEMU of libvirt's log printed last, after a colon."""
+    text = ""
+    if log.exists():
+        text = log.read_text(encoding="utf-8", errors="replace").rpartition("starting up")[2]
+    lines = [line for line in text.splitlines() if line.startswith("qemu-system-")]
+    return f": {lines[-1]}" if lines else " (no message; too little memory makes a guest reset)"
 
 
 async def make_snapshot_disk(path: Path) -> None:

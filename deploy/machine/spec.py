@@ -94,6 +94,11 @@ class GuestSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         """The files that its VM makes."""
         return self.link_socket, self.bound_link, self.console_socket, self.disk
 
+    @property
+    def qemu_log(self) -> str:
+        """What its QEMU prints, if libvirt is embedded."""
+        return f"{self.disk.rpartition('/')[0]}/r/log/qemu/{self.domain}.log"
+
     def __post_init__(self) -> None:
         if not self.name or not self.name.isalnum() or len(self.name) > 8:
             raise ValueError(f"a guest's name has 1 to 8 letters and digits, not {self.name!r}")

@@ -60,6 +60,11 @@ class EventHistory:
             await added.wait()
 
 
+_MISMATCHES = ("dissent", "refused: restore failed", "its restored state is not the checkpoint")
+_OTHER_FORMAT = "the journal holds states of"
+"""What the voter says of a replica whose service differs from the one that wrote the journal."""
+
+
 class NodeObserver:
     """Follows the voter's events; knows the last state of each replica and guest.
 
@@ -86,6 +91,8 @@ class NodeObserver:
         self.flaps = {name: FlapCounter() for name in guests}
         self.replicas: dict[str, dict[str, Any]] = {}
         """The last status of each replica, from the voter."""
+        self.mismatched: dict[str, str] = {}
+        """Replicas that did not continue the journal as it was voted, and what happened."""
         self.voter_status: dict[str, Any] | None = None
         """The voter's last status; None while it does not answer."""
         self.voter_seen: tuple[int | None, float] = (None, 0.0)
@@ -133,6 +140,8 @@ class NodeObserver:
             "replica", name, before=before, after=after, reason=event["reason"], seq=event["seq"]
         )
         self.replicas.setdefault(name, {}).update(state=after, reason=event["reason"])
+        if after in ("expelled", "absent") and str(event["reason"]).startswith(_MISMATCHES):
+            self.mismatched[name] = event["reason"]
         await self._notify()
 
     async def _notify(self) -> None:
@@ -153,6 +162,9 @@ class NodeObserver:
             self.voter_seen = (status.get("pid"), time.monotonic())
         if self._received == received:  # otherwise the events are newer than the answer
             self.replicas = {replica["name"]: replica for replica in status["replicas"]}
+            for name, replica in self.replicas.items():
+                if _OTHER_FORMAT in str(replica.get("link_problem")):
+                    self.mismatched[name] = replica["link_problem"]
         async with self.news:
             self.news.notify_all()
         return status
@@ -181,6 +193,11 @@ class NodeObserver:
             for name, guest in self._guests.items()
             if self.replica_state(name) == "active" and guest.state == GuestState.READY
         }
+
+    async def wait_mismatched(self, need: int) -> None:
+        """Wait until ``need`` replicas did not continue the journal as it was voted."""
+        async with self.news:
+            await self.news.wait_for(lambda: len(self.mismatched) >= need)
 
     async def wait_active(self, names: list[str], seconds: float) -> bool:
         """Wait until all these replicas vote; return False if not within ``seconds``."""

@@ -277,15 +277,25 @@ class Supervisor:
         free = self._without_fault()
         waiting = asyncio.create_task(self._observer.wait_active(free, self._ready_limit))
         failed = asyncio.create_task(self._voter.failed.wait())
+        need = Policy.parse(self.settings.vote).need
+        mismatched = asyncio.create_task(self._observer.wait_mismatched(need))
+        tasks = (waiting, failed, mismatched)
         try:
-            await asyncio.wait([waiting, failed], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             if failed.done():
                 raise DeployError(self._voter.problem, remedy=f"see {self.layout.voter_log}")
-            if waiting.result():
+            if waiting.done() and waiting.result():
                 return
+            if mismatched.done():
+                seen = "".join(f"\n  {n}: {why}" for n, why in self._observer.mismatched.items())
+                raise DeployError(
+                    f"the service differs from the one that wrote the journal{seen}",
+                    remedy="run the former service again, or start empty in another directory "
+                    "(--dir)",
+                )
         finally:
-            waiting.cancel()
-            failed.cancel()
+            for task in tasks:
+                task.cancel()
         missing = [name for name in free if self._observer.replica_state(name) != "active"]
         replicas = self._observer.replicas
         lines = [f"  {n}: {replicas.get(n, {}).get('reason', 'unknown')}" for n in missing]

@@ -16,6 +16,7 @@ from faultinject.simulation.world import World
 from guests.agent.incarnation import VOIDED
 from guests.protocol.message import Reply, encode_reply
 from guests.protocol.wire import EMPTY_HISTORY
+from voter.core.intake import NOT_KEPT
 
 __all__ = ["check", "excess"]
 
@@ -23,9 +24,6 @@ LIMIT = 18.0
 """Simulated seconds within which a request must be answered, under any faults."""
 QUICK = 0.3
 """The same while at most one replica is faulty and nothing else is."""
-NOT_KEPT = "too long to be kept"
-"""Part of the error for a retry of an executed write whose long reply a full disk had no room for.
-docs/operations.md states that limit.  It is no breach if the disk was full."""
 NEEDLESS, OTHERS = 6, 5
 """Most segments of the journal at rest that no checkpoint needs, and most other files."""
 LONGEST = 24
@@ -236,6 +234,7 @@ def _check_liveness(world: World, outcomes: list[OperationOutcome]) -> None:
     for outcome in outcomes:
         taken = outcome.ended - outcome.started
         name = f"operation {outcome.operation.index}"
+        # A full disk has no room for the long reply of an executed write (docs/operations.md).
         if plan.two_faulty or (filled and NOT_KEPT in outcome.failure):
             continue
         if taken > (QUICK if quick else LIMIT):

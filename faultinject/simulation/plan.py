@@ -23,8 +23,6 @@ __all__ = [
     "make_plan", "parse_numbers", "write_numbers",
 ]  # fmt: skip
 
-READS_KILL = 1 << 40
-"""The first seed whose plan may hold a deadly read."""
 SWARM = 1 << 32
 """The first seed whose plan draws its own weights."""
 REPLICAS = 3
@@ -278,7 +276,7 @@ def _draw_swarm(seed: int) -> SimPlan:
     if random.random() < (0.25 if lost else 0.05):
         at = random.randrange(len(operations))
         kind = random.choice(sorted(DEADLY_WRITES))
-        if seed >= READS_KILL and seed % 2:
+        if seed % 2:
             kind = DEADLY_READS[kind]
         operations[at] = msgspec.structs.replace(operations[at], kind=kind)
     return SimPlan(

@@ -27,10 +27,10 @@ __all__ = ["FakeGuest", "FakeNode"]
 NOT_A_VM = "a process is not a VM"
 
 
-def _start_agent(link: int) -> subprocess.Popen[bytes]:
+def _start_agent(link: int, service: str) -> subprocess.Popen[bytes]:
     """Start an agent in its own process group: it has a child, which is signalled with it."""
     return subprocess.Popen(
-        python_command("guests.agent", "--stdio", "--service", "kv"), env=python_environment(),
+        python_command("guests.agent", "--stdio", "--service", service), env=python_environment(),
         stdin=link, stdout=link, stderr=subprocess.DEVNULL, process_group=0,
     )  # fmt: skip
 
@@ -82,8 +82,9 @@ class FakeConsole(Console):
 class FakeGuest:
     """One agent process (implements GuestPort)."""
 
-    def __init__(self, name: str, link: Path) -> None:
+    def __init__(self, name: str, link: Path, service: str = "kv") -> None:
         self.name = name
+        self.service = service
         self.link_socket = link
         self.state = GuestState.ABSENT
         self.host: _Host | None = None
@@ -111,7 +112,7 @@ class FakeGuest:
     async def start(self) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
-            self._process = _start_agent(theirs.fileno())
+            self._process = _start_agent(theirs.fileno(), self.service)
         loop = asyncio.get_running_loop()
         self.agent, _ = await loop.create_connection(lambda: _Agent(self), sock=ours)
         if self._server is None:
@@ -194,7 +195,10 @@ class FakeNode:
 
     def __init__(self, layout: Layout, record: NodeRecord) -> None:
         names = [f"g{number}" for number in range(1, record.settings.guests + 1)]
-        self.guests = {name: FakeGuest(name, layout.directory / f"{name}.link") for name in names}
+        service = record.settings.service
+        self.guests = {
+            name: FakeGuest(name, layout.directory / f"{name}.link", service) for name in names
+        }
         self.released = False
 
     async def up(self, progress: Progress, *, take_over: bool) -> None:

@@ -180,6 +180,8 @@ class Scenario:
                 return f"fail {ticket}: {failure} at {seq}: {detail}"
             case ev.Changed(replica, before, after, reason, seq):
                 return f"{self._names((replica,))} {before} -> {after} at {seq}: {reason}"
+            case ev.ClockChanged(wall_ns, step_ns):
+                return f"clock set by {wall_ns / 1e9} s, agreed time steps by {step_ns / 1e9} s"
             case ev.Voided(seq):
                 return f"void {seq}"
             case ev.Checkpointed(base, state):

@@ -75,9 +75,10 @@ class Node:
     """A running voter."""
 
     def __init__(self, config: Config, directory: Path) -> None:
+        self.wall_offset = 0.0  # seconds by which the host's wall clock is wrong
         self.runner: Runner = (AuthorizingRunner if config.function else Runner)(
             config,
-            clock=Clock(time.monotonic, time.time_ns),
+            clock=Clock(time.monotonic, self._wall_ns),
             connector=connect,
             random64=lambda: secrets.randbits(64),
         )
@@ -89,6 +90,9 @@ class Node:
         self.port = 0
         self.native_port = 0
         self.agents: list[Agent] = []
+
+    def _wall_ns(self) -> int:
+        return time.time_ns() + round(self.wall_offset * 1e9)
 
     def state(self, name: str) -> str:
         """Return the state of a replica."""

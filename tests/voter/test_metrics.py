@@ -24,6 +24,25 @@ async def scrape(node: Node) -> Samples:
     }
 
 
+async def test_set_clock_executes_no_key_again_and_is_counted(nodes: Nodes) -> None:
+    node = await nodes.make()
+
+    async def add(key: str) -> tuple[bytes, bool]:
+        given = ("idempotency-key", key)
+        response = await node.ask("POST", "/kv/n?increment=1", b"", given)
+        return response.body, "idempotency-replayed" in response.headers
+
+    assert await add("first") == (b"1", False)
+    node.wall_offset = 25 * 3600.0
+    assert await add("second") == (b"2", False)
+    node.wall_offset = 0.0
+    assert await add("first") == (b"1", True)
+    before = node.runner.engine.log.time_ns
+    assert await add("third") == (b"3", False)
+    assert node.runner.engine.log.time_ns > before
+    assert (await scrape(node))["trivisor_clock_steps_total", ()] == 2
+
+
 async def test_metrics_equal_the_runners_counters(nodes: Nodes) -> None:
     node = await nodes.make()
     for number in range(10):

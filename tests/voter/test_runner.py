@@ -14,13 +14,12 @@ from guests.service import Context
 from guests.services.kv import KeyValue
 from tests.voter.conftest import Nodes
 from tests.voter.node import Node, until
-from voter.address import connect
 from voter.client.errors import OutcomeUnknown
 from voter.config import parse
 from voter.core import events as ev
 from voter.core.events import Fail, Failure, Release
-from voter.errors import AddressError
-from voter.runner import LARGEST, Clock, Result, Runner
+from voter.errors import ConfigError
+from voter.runner import LARGEST, Result
 
 PUT = encode_request("PUT", "/kv/a", [], b"1")
 
@@ -154,8 +153,8 @@ async def test_a_replica_with_another_service_than_the_others_is_not_used(
 
 def test_an_address_that_cannot_be_used_is_an_error_at_the_start() -> None:
     text = "".join(f'[[replica]]\nname = "g{n}"\nlink = "tcp:nowhere"\n' for n in (1, 2, 3))
-    with pytest.raises(AddressError, match="nowhere"):
-        Runner(parse(text), Clock(lambda: 0.0, lambda: 0), connect, lambda: 1)
+    with pytest.raises(ConfigError, match="nowhere"):
+        parse(text)
 
 
 async def test_an_observer_that_always_dissents_does_not_fill_the_log(nodes: Nodes) -> None:

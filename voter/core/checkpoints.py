@@ -40,6 +40,9 @@ from voter.core.replica import Replica, State
 
 __all__ = ["Checkpoints", "Marker"]
 
+FIRST_REST = 0.05
+"""Seconds of the first pause after a marker whose vote was lost, before it is doubled."""
+
 
 @dataclass(slots=True)
 class Marker:
@@ -71,6 +74,7 @@ class Checkpoints:
     rest_until: float = 0.0  # engine time before which requests call for no other
     last_size: int = 0  # reclaimable bytes at the last marker or checkpoint
     last_keeper: int = -1
+    lost: int = 0  # consecutive markers whose vote was lost
 
     # --------------------------------------------------------------- markers
 
@@ -110,10 +114,15 @@ class Checkpoints:
         self.effects.append(Mark(self.members.live, seq, keeper))
 
     def drop(self, poll: Poll) -> None:
-        """Abandon a marker whose vote is lost; make another one due at the next request."""
+        """Abandon a marker whose vote is lost; make another one due after a pause.
+
+        The digest itself may have ended the replicas.  So the pause doubles, up to a minute.
+        """
         if self.marker is not None and self.marker.seq == poll.seq:
             self.marker = None
         self.requests = self.limits.marker_every
+        self.lost += 1
+        self.rest_until = self.time.now + min(FIRST_REST * 2**self.lost, self.limits.digest)
 
     # --------------------------------------------------------------- digests
 
@@ -133,7 +142,7 @@ class Checkpoints:
         marker = self.marker
         if marker is None or marker.seq != seq:
             return
-        marker.digest = digest
+        marker.digest, self.lost = digest, 0
         took = self.time.now - self.last
         self.rest_until = self.last + min(took / self.limits.digest_share, self.limits.digest)
         if marker.keeper is None:

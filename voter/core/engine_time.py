@@ -6,7 +6,7 @@ Agreed time follows the host's wall clock, which may be set at any moment, by mi
   at most, or runs at half its speed.
 - A wall clock that stays ahead by more than STEP for ``Limits.clock_step`` seconds was set on
   purpose, or the host was suspended: agreed time steps to it.  It also steps when a voter starts,
-  since nobody knows for how long there was none.
+  since nobody knows for how long there was none, and when it was stopped for that long.
 - A step makes nothing older.  The deduplication table measures ages without steps (``dedup.py``),
   so a wrong clock never lets a request be executed again.
 """
@@ -54,6 +54,7 @@ class EngineTime:
         before, self._offset_ns = self._offset_ns, offset
         if before is None:
             return self._start_at(wall_ns)
+        step = passed if passed > self.patience * SECOND else 0  # the voter was stopped so long
         ahead = wall_ns - self.agreed_ns - passed
         self.agreed_ns += passed + max(-(passed // LOSS), min(ahead, passed // GAIN))
         wall_change = offset - before if abs(offset - before) > STEP else 0
@@ -62,8 +63,8 @@ class EngineTime:
         elif self._ahead_since is None:
             self._ahead_since = now
         elif now - self._ahead_since >= self.patience:
-            return ClockChange(wall_change, self._step_to(wall_ns))
-        return ClockChange(wall_change)
+            step += self._step_to(wall_ns)
+        return ClockChange(wall_change, step)
 
     def resume(self, last_ns: int) -> ClockChange:
         """Continue after the last agreed time of an earlier voter (also before the first tick)."""

@@ -116,8 +116,8 @@ def test_agent_that_ends_again_and_again_does_not_start() -> None:
 
 
 def test_page_is_read_from_the_registers() -> None:
-    assert instruction_page("EAX=0\nRIP=ffffffff81000123 RFL=00000246") == "ffffffff81000"
-    assert instruction_page("EIP=0000fff0 EFL=00000002") == "f"
+    assert instruction_page("EAX=0\nRIP=ffffffff81000123 RFL=00000246") == "ffffffff8100"
+    assert instruction_page("EIP=0000fff0 EFL=00000002") == "0"
     assert instruction_page("Error: no such CPU") is None
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from deploy.machine.debug_stub import monitor_word, why_no_stub
-from deploy.machine.qemu import QemuProcess, find_qemu, limit_file_size, ram_file
+from deploy.machine.qemu import QemuProcess, find_qemu, last_message, limit_file_size, ram_file
 from tests.deploy.conftest import NASTY
 
 UUID = "aaaaaaaa-0000-4000-8000-00000000000f"
@@ -44,6 +44,19 @@ def test_stub_listens_in_any_directory(scratch: Path, monkeypatch: pytest.Monkey
     directory.mkdir(parents=True)
     monkeypatch.setattr(tempfile, "tempdir", str(directory))
     assert why_no_stub() == ""
+
+
+def test_last_message_is_that_of_the_last_qemu(scratch: Path) -> None:
+    log = scratch / "g1.log"
+    assert "no message" in last_message(log)
+    log.write_text(
+        "2026-01-01: starting up libvirt version: 9.0.0\n/usr/bin/qemu-system-x86_64 \\\n"
+        "qemu-system-x86_64: the first\nqemu-system-x86_64: no room\n2026-01-01: shutting down\n"
+    )
+    assert last_message(log) == ": qemu-system-x86_64: no room"
+    with log.open("a") as file:
+        file.write("2026-01-02: starting up libvirt version: 9.0.0\n2026-01-02: shutting down\n")
+    assert "no message" in last_message(log)
 
 
 def test_monitor_reads_a_path_as_one_word() -> None:

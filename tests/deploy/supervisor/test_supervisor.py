@@ -56,6 +56,37 @@ async def test_failed_start_leaves_nothing(scratch: Path) -> None:
     assert not layout.stale_sockets()
 
 
+CHANGED = """
+from guests.service import Context, Reply, Request, Service
+
+
+class Changed(Service):
+    name = "NAME"
+
+    def apply(self, request: Request, context: Context) -> Reply:
+        return Reply(200, "changed")
+"""
+
+
+@pytest.mark.parametrize("name", ["kv", "other"])
+async def test_start_fails_at_once_if_the_service_does_not_continue_the_journal(
+    scratch: Path, tmp_path: Path, name: str
+) -> None:
+    first = Running(plan(scratch))
+    await first.start_ready()
+    try:
+        async with await first.client() as client:
+            await client.request("PUT", "/kv/a", b"1")
+    finally:
+        await first.stop()
+    file = tmp_path / "changed.py"
+    file.write_text(CHANGED.replace("NAME", name))
+    running = Running(plan(scratch, service=str(file)))
+    with pytest.raises(DeployError, match="differs from the one that wrote") as caught:
+        await running.start_and_fail()
+    assert "--dir" in caught.value.remedy
+
+
 async def test_start_fails_before_any_guest_starts_when_the_port_is_in_use(
     plain_node: Running, scratch: Path
 ) -> None:

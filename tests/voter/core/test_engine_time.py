@@ -91,7 +91,13 @@ def test_restarted_voter_continues_from_the_later_of_journal_and_wall_clock(
     assert 40 <= host.run(100) - before <= 106
 
 
-@given(st.lists(st.tuples(st.floats(0, 100), st.floats(-1e6, 1e6)), max_size=50))
+def test_time_of_a_voter_that_was_stopped_is_a_step() -> None:
+    host = Host()
+    assert host.tick(25 * HOUR) == pytest.approx(25 * HOUR)
+    assert [change.step_ns / SECOND for change in host.changes] == [pytest.approx(25 * HOUR)]
+
+
+@given(st.lists(st.tuples(st.floats(0, 59), st.floats(-1e6, 1e6)), max_size=50))
 def test_rate_is_bounded_between_steps_whatever_the_clocks_do(
     moves: list[tuple[float, float]],
 ) -> None:
