@@ -12,7 +12,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -22,7 +21,7 @@ import msgspec
 
 from deploy.commands.options import directory_option, json_option, layout_of
 from deploy.errors import CannotRunHere, DeployError
-from deploy.host.scratch import find_abandoned
+from deploy.host.scratch import ScratchDirectory, find_abandoned
 from deploy.machine.spec import EMBED
 from deploy.node.configuration import check_paths
 from deploy.node.records import Layout, Settings, cache_directory
@@ -246,8 +245,8 @@ def _libvirt() -> HostCheck:
         )
 
     async def versions() -> tuple[str, str]:
-        with tempfile.TemporaryDirectory(prefix="trivisor-doctor-") as root:
-            hypervisor = await Hypervisor.open(EMBED, root=Path(root))
+        with ScratchDirectory("doctor") as scratch:
+            hypervisor = await Hypervisor.open(EMBED, root=scratch.path)
             try:
                 return await hypervisor.version()
             finally:

@@ -78,6 +78,10 @@ def show_replay(replay: Replay, out: Console) -> None:
         f"{row.failed_visibly} failed visibly, "
         f"{row.unanswered} unanswered; {row.masked} released although a replica dissented"
     )
+    for number, each in enumerate(row.requests):
+        if each.code == "wrong":
+            reply = escape(repr(each.reply.encode("latin-1")))
+            out.print(f"    request {number}, {escape(each.problem)}: a wrong reply: {reply}")
     shown = " ".join("-" if each < 0 else f"{each * 1e3:.1f}" for each in row.latencies)
     out.print(f"latencies, ms: {shown}")
     if row.timings is not None:

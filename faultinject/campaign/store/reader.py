@@ -259,7 +259,8 @@ class Reader:
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(EXPORTED)
-            query = f"SELECT {', '.join(names)} FROM missions WHERE ord = ?"
+            columns = ("NULL" if name == "requests" and self._legacy else name for name in names)
+            query = f"SELECT {', '.join(columns)} FROM missions WHERE ord = ?"
             for trial in self._sql.execute("SELECT * FROM trials ORDER BY ord").fetchall():
                 observed = self._sql.execute(query, (trial["ord"],)).fetchone()
                 hits = encode_json(self.plan.mission(trial["mission"]).injections)

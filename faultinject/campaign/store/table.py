@@ -100,11 +100,12 @@ EXPORTED: dict[str, str] = {
     "plan_hits": "TEXT",
     **{
         name: OBSERVED[name]
-        for name in ("hits", "guests", "latencies", "reset_s", "inject_s", "workload_s",
+        for name in ("requests", "hits", "guests", "latencies", "reset_s", "inject_s", "workload_s",
                      "settle_s", "began")
     },
 }  # fmt: skip
-"""Columns of exports: trials, then the planned hits, then observations."""
+"""Columns of exports: trials, then the planned hits, then observations (``requests``: with every
+wrong reply; NULL in rows of format 1)."""
 
 GROUPS = (
     "analysis", "planned", "stratum", "design", "repair", "k", "host_target_hit", "dose", "kind",

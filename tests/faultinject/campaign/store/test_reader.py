@@ -194,6 +194,24 @@ def test_export_csv_writes_all_rows(store: Store, tmp_path: Path) -> None:
     assert msgspec.json.decode(records[0]["plan_hits"]) == json_of(planned.injections)
 
 
+def test_export_holds_every_wrong_reply(store: Store, kept: Store, tmp_path: Path) -> None:
+    mission = next(plan for plan in store.plan.in_order() if plan.design == "nv" and plan.k)
+    replies = [f"HTTP/1.1 {status} x" for status in (500, 200, 404)]
+    wrong = tuple(RequestResult(code="wrong", reply=reply) for reply in replies)
+    store.add(msgspec.structs.replace(row_of(mission), requests=wrong))
+    for found in (store, kept):
+        found.export_csv(tmp_path / "rows.csv")
+        with (tmp_path / "rows.csv").open(newline="") as file:
+            records = list(csv.DictReader(file))
+        if found is store:
+            [record] = records
+            exported = msgspec.json.decode(record["requests"])
+            assert [each["reply"] for each in exported] == replies
+            assert (record["outcome"], record["believed"]) == ("silent-corruption", "2")
+        else:
+            assert {record["requests"] for record in records} == {""}, "format 1 has none"
+
+
 def test_export_parquet_writes_all_rows(store: Store, tmp_path: Path) -> None:
     duckdb = pytest.importorskip("duckdb")
     fill(store)
