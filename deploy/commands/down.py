@@ -41,6 +41,9 @@ def down(directory: Path | None, as_json: bool) -> None:
     asked = _ask(layout, progress)
     ended = end_orphans(layout, make_machines, progress)  # what a supervisor may have left
     if not asked and not ended and not swept:
+        problem = layout.problem()
+        if problem is not None:
+            raise problem
         raise NotUp(f"no node runs in {layout.directory}", remedy="start one with `trivisor up`")
     if asked and "supervisor" not in ended:
         ended = ["supervisor", *ended]

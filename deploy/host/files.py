@@ -161,17 +161,24 @@ def lack_of_room(directory: Path, room: int = ROOM) -> str:
 
 
 def check_path(path: str | os.PathLike[str]) -> None:
-    """Raise PathUnusable if a path has characters that XML or a line of text cannot carry.
+    """Raise PathUnusable if a node's path has characters that libvirt cannot carry.
 
-    Libvirt's XML carries any other character, and so do its URI and QEMU's options once encoded.
+    XML carries no control characters.  Libvirt 9 asks QEMU for its capabilities through a socket
+    below the path, and does not escape "," and "=" in that option.  It carries all others.
     """
     for character in os.fspath(path):
         code = ord(character)
-        if unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") or code in _NO_XML:
-            what = (
-                "bytes that are not UTF-8" if 0xDC80 <= code <= 0xDCFF
-                else f"the control character U+{code:04X}"
-            )  # fmt: skip
+        unescaped = character in ",="
+        if (
+            unescaped
+            or unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")
+            or code in _NO_XML
+        ):
+            what = f"the character U+{code:04X}"
+            if unescaped:
+                what = f"a {character!r}"
+            elif 0xDC80 <= code <= 0xDCFF:
+                what = "bytes that are not UTF-8"
             raise PathUnusable(
                 f"the path {os.fspath(path)!r} has {what}, which libvirt cannot carry",
                 remedy="choose a path without it",

@@ -19,7 +19,8 @@ __all__ = ["programs_in", "running_qemus", "uses_disk"]
 def programs_in(directory: Path) -> Iterator[tuple[int, str]]:
     """Yield pid and name (PROCESS_NAME) of each process of ours that works in the directory.
 
-    After the directory was deleted, its last path decides.  A voter that still waits for its
+    After the directory was deleted, its last path decides; after its file system was unmounted, the
+    path in the command line.  A voter that still waits for its
     sockets is a "standby".
     """
     try:
@@ -33,9 +34,9 @@ def programs_in(directory: Path) -> Iterator[tuple[int, str]]:
             continue
         try:
             place = entry / "cwd"
-            if (wanted is None or not os.path.samestat(place.stat(), wanted)) and (
-                os.readlink(place) != deleted
-            ):
+            here = wanted is not None and os.path.samestat(place.stat(), wanted)
+            gone = os.readlink(place) == deleted
+            if not here and not gone and not (wanted is None and _lost(place, directory, entry)):
                 continue
             variables = (entry / "environ").read_bytes().split(b"\0")
             standby = os.readlink(entry / "fd" / "0").startswith("socket:")
@@ -75,17 +76,33 @@ def uses_disk(pid: int, disk: Path, *, moved: bool = False) -> bool:
     for entry in files:
         try:
             place, deleted, _ = os.readlink(entry).partition(" (deleted)")
+            file = Path(place)
             if wanted is not None and os.path.samestat(entry.stat(), wanted):
+                return True
+            if wanted is None and file.name == disk.name and _lost(entry, disk, entry.parents[1]):
                 return True
         except OSError:
             continue  # just closed
-        file = Path(place)
         if deleted and (
             place == os.path.realpath(disk)
             or (moved and file.name == disk.name and not file.parent.exists())
         ):
             return True
     return False
+
+
+def _lost(link: Path, path: Path, process: Path) -> bool:
+    """Return whether what `link` refers to has no path, and the process was started with `path`."""
+    if os.readlink(process / "ns" / "mnt") != os.readlink("/proc/self/ns/mnt"):
+        return False  # a container's: the same path means another directory
+    try:
+        if os.path.samestat(os.stat(os.readlink(link)), link.stat()):
+            return False
+    except (FileNotFoundError, NotADirectoryError):
+        pass  # nothing has that path
+    words = _command_line(int(process.name))
+    named = (os.fspath(path), f"{path}/", f'"{path}"')
+    return any(word == named[0] or named[1] in word or named[2] in word for word in words)
 
 
 def _command_line(pid: int) -> list[str]:

@@ -228,7 +228,7 @@ class Layout:
             "another version of trivisor wrote it, or it was damaged: put it back from a copy, or "
             f"run `trivisor down --dir {shlex.quote(str(self.directory))}`, then "
             f"`mv {shlex.quote(str(path))} {shlex.quote(f'{path}.damaged')}`, and "
-            "start the node with its options; its journal stays"
+            "start the node with its options: its journal stays; nothing was changed"
         )
         try:
             schema = msgspec.json.decode(data, type=_Schema).schema

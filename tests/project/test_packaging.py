@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -133,6 +135,67 @@ def test_run_script_lists_its_jobs_and_rejects_others() -> None:
     rejected = subprocess.run(["./run", "dmeo"], cwd=ROOT, capture_output=True, text=True)
     assert rejected.returncode != 0
     assert "unknown job: dmeo" in rejected.stderr
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """Give a copy of what `./run` reads, in a directory with a space in its name."""
+    copy = tmp_path / "my checkout"
+    copy.mkdir()
+    shutil.copy2(ROOT / "run", copy)
+    shutil.copy2(ROOT / "pyproject.toml", copy)
+    shutil.copytree(LOCKS, copy / "locks")
+    return copy
+
+
+@pytest.mark.parametrize("job", ["setup", "test", "demo"])
+def test_run_says_what_to_do_in_a_read_only_checkout(job: str, checkout: Path) -> None:
+    (checkout / ".setup").mkdir()
+    (checkout.parent / "link").symlink_to(checkout / "run")
+    mount = 'mount --bind "$1" "$1" && mount -o remount,ro,bind "$1"'
+    words = ["unshare", "--mount", "sh", "-c", f"{mount} || exit 77; exec ../link {job}", "sh"]
+    done = subprocess.run(
+        [*words, str(checkout)], cwd=checkout, env={"PATH": os.environ["PATH"]},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    if "unshare failed" in done.stderr or done.returncode == 77:
+        pytest.skip("this user may not mount")
+    assert done.returncode == 1
+    assert f"{checkout} cannot be written" in done.stderr
+    assert f"cp -r '{checkout}' ~/trivisor && ~/trivisor/run {job}" in done.stderr
+    assert "unbound" not in done.stderr and len(done.stderr.splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{}, {"HOME": "/nonexistent", "TMPDIR": "/nonexistent"}, {"TERM": "", "CDPATH": "/"},
+     {"PYTHONPATH": "here", "PYTHONHOME": "/nonexistent"}],
+)  # fmt: skip
+def test_run_needs_nothing_of_its_environment(environment: dict[str, str], checkout: Path) -> None:
+    """The set-up is complete: a .venv whose command prints what it was given."""
+    (checkout / "here").mkdir()
+    (checkout / "here" / "os.py").write_text("raise ImportError('the wrong os')\n")
+    programs = checkout / ".venv" / "bin"
+    programs.mkdir(parents=True)
+    (programs / "python").symlink_to(sys.executable)
+    (checkout / "trivisor.py").write_text(
+        "import os, sys\nprint(*sys.argv[1:], os.environ.get('PYTHONPATH'))\n"
+    )
+    text, _, _ = (ROOT / "run").read_text().partition("\njob=")
+    (checkout / "functions").write_text(
+        f"{text}\nvenv_key >venv_key\nsha256sum pyproject.toml >project\n"
+    )
+    done = subprocess.run(["bash", "functions"], cwd=checkout, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    stamps = checkout / ".venv" / "stamps"
+    stamps.mkdir()
+    for name, kept in (("venv", "venv_key"), ("project", "project")):
+        (stamps / name).write_text((checkout / kept).read_text())
+    done = subprocess.run(
+        [str(checkout / "run"), "demo", "--seed", "3"], cwd="/", capture_output=True, text=True,
+        env={"PATH": os.environ["PATH"]} | environment,
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == ("demo --seed 3 None\n", "")
 
 
 def test_wheel_contains_exactly_the_product(tmp_path: Path) -> None:

@@ -116,6 +116,11 @@ class _Attempts:
         return self.problem
 
 
+def _check_timeout(timeout: float | None) -> None:
+    if timeout is not None and not timeout >= 0:  # also true of NaN, which breaks the loop's timers
+        raise ValueError(f"timeout {timeout!r}: give seconds, 0 or more; None: wait without end")
+
+
 class Client:
     """A native client of a voter.  Make one with ``connect``."""
 
@@ -148,6 +153,7 @@ class Client:
         Without ``retry`` each request is sent once, outside any session, and its failure is raised.
         ``timeout`` is in seconds.  With ``key``, ``request`` signs what it sends.
         """
+        _check_timeout(timeout)
         if not address.startswith(("unix:", "tcp:")):
             raise ValueError(f"address {address!r}: write unix:PATH or tcp:HOST:PORT")
         client = cls(parse_address(address), connector, retry=retry, key=key)
@@ -207,7 +213,9 @@ class Client:
         """Send canonical request bytes until there is a reply; return the vote and the reply.
 
         Raises RequestError; if it may have been executed: OutcomeUnknown, TimedOut, SessionExpired.
+        ValueError for an impossible timeout.
         """
+        _check_timeout(timeout)
         self._check_size(request)
         if not self._retry:
             async with asyncio.timeout(timeout):

@@ -101,7 +101,7 @@ def test_socket_path_limit_is_the_kernels(scratch: Path) -> None:
     [
         ("a\nb", r"U\+000A"), ("a\tb", r"U\+0009"), ("a\x7f", r"U\+007F"), ("\x9b", r"U\+009B"),
         ("\ud800", r"U\+D800"), (os.fsdecode(b"\xff"), "not UTF-8"), ("\uffff", r"U\+FFFF"),
-        ("a\u2028b", r"U\+2028"),
+        ("a\u2028b", r"U\+2028"), ("a,b", "','"), ("a=b", "'='"),
     ],
 )  # fmt: skip
 def test_path_that_libvirt_cannot_carry_is_named(name: str, what: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -56,6 +57,26 @@ def test_program_is_found_by_the_last_path_of_its_deleted_directory(
     shutil.rmtree(moved)
     assert list(programs_in(moved)) == [(voter.pid, "voter")]
     assert list(programs_in(home)) == []
+
+
+def test_program_is_found_by_its_command_line_when_its_file_system_was_unmounted(
+    home: Path,
+) -> None:
+    words = ["mount", "-t", "tmpfs", "trivisor", str(home)]
+    if os.geteuid() != 0 or subprocess.run(words, capture_output=True).returncode != 0:
+        pytest.skip("only root can mount a file system")
+    inside = home / "n"
+    inside.mkdir()
+    with subprocess.Popen(
+        [sys.executable, "-c", WAIT, inside / "voter.toml"], env=python_environment("voter"),
+        cwd=inside, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        process.stdout.readline()
+        subprocess.run(["umount", "--lazy", home], check=True)
+        assert list(programs_in(inside)) == [(process.pid, "voter")]
+        assert list(programs_in(home / "other")) == []
+        process.kill()
 
 
 def test_programs_of_a_copied_directory_are_not_those_of_the_original(

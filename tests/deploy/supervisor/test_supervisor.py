@@ -338,6 +338,25 @@ async def test_control_socket_answers_with_errors_and_exit_codes(node: Running) 
     assert mode == 0o600
 
 
+async def test_control_socket_rejects_absurd_numbers(node: Running) -> None:
+    def refused(method: str, path: str, body: dict[str, Any] | None) -> ExitCode:
+        with pytest.raises(CommandError) as caught:
+            ask(node.layout, method, path, body)
+        return caught.value.code
+
+    for seconds in (0, -1, 1e300, 10**30, "5", True, [1]):
+        body = {"kind": "corrupt-reply", "guest": "g1", "seconds": seconds}
+        code = await asyncio.to_thread(refused, "POST", "/inject", body)
+        assert code is ExitCode.USAGE, seconds
+    for number in ("-1", "nan", "1e3", "1_0", "%D9%A3", "9" * 5000, "", "1.5"):
+        for path in (f"/logs/g1?lines={number}", f"/events?lines={number}",
+                     f"/events?follow=1&since={number}"):  # fmt: skip
+            code = await asyncio.to_thread(refused, "GET", path, None)
+            assert code is ExitCode.USAGE, path
+    status = await asyncio.to_thread(ask, node.layout, "GET", "/status")
+    assert all(guest["fault"] is None for guest in status["guests"])
+
+
 def test_client_raises_not_up_without_a_supervisor(scratch: Path) -> None:
     with pytest.raises(NotUp, match="no node runs"):
         ask(Layout(scratch), "GET", "/status")

@@ -239,6 +239,15 @@ class _Forgetful(dict[tuple[bytes, int], bytes]):
         return None
 
 
+@pytest.mark.parametrize("timeout", [float("nan"), -1.0, float("-inf")])
+async def test_impossible_timeout_is_an_error_at_once(scratch: Path, timeout: float) -> None:
+    with pytest.raises(ValueError, match="give seconds"):
+        await Client.connect(f"unix:{scratch / 'none'}", timeout=timeout)
+    async with fake(scratch) as (_, client):
+        with pytest.raises(ValueError, match="give seconds"):
+            await client.request("GET", "/", timeout=timeout)
+
+
 async def test_no_voter_for_a_while(scratch: Path) -> None:
     async with fake(scratch) as (voter, client):
         assert (await client.ask(b"a"))[1] == b"a!"
