@@ -140,7 +140,7 @@ def test_function_that_cannot_start_says_why(
     done = trivisor("function", "--key", str(scratch / "key"), *given)
     assert done.returncode == 2
     assert error in done.stderr
-    assert done.stderr.count("\n") == 1
+    assert "Traceback" not in done.stderr
     assert (scratch / "file").is_file()
 
 
