@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
 
@@ -26,9 +27,10 @@ from faultinject.simulation.faults import SimFaultInjector
 from faultinject.simulation.loop import Stuck
 from faultinject.simulation.plan import REPLICAS, Operation, SimPlan
 from faultinject.simulation.promises import Breach
-from faultinject.simulation.world import RunWatcher, SimRunner, World
+from faultinject.simulation.world import RESERVE, RunWatcher, SimRunner, World
 from voter import daemon
 from voter.core.replica import State
+from voter.journal import open_journal
 
 __all__ = ["RunResult", "run"]
 
@@ -78,7 +80,8 @@ class _NoCollector:
 
 def run(plan: SimPlan, watcher: RunWatcher | None = None) -> RunResult:
     """Make one run.  ``watcher``, if given, observes it."""
-    vars(daemon).update(Runner=SimRunner, gc=_NoCollector())
+    journal = partial(open_journal, reserve=RESERVE)
+    vars(daemon).update(Runner=SimRunner, gc=_NoCollector(), open_journal=journal)
     collecting = gc.isenabled()
     gc.disable()  # it would close the coroutines of dead processes in the middle of a run
     world = World.current = World(plan, watcher)

@@ -53,13 +53,18 @@ class Segment:
         self._disk.check("write")
         end = self._at + len(data)
         inode = self._inode
-        if end > len(inode.cached):
-            self._disk.take(end - len(inode.cached))
-            inode.cached.extend(bytes(end - len(inode.cached)))
+        assert end <= len(inode.cached), "a write beyond the end may reach the disk in part"
         inode.cached[self._at : end] = data
         inode.dirty.append((self._at, end))
         self._at = end
         self._disk.writes += 1
+
+    def grow(self, size: int) -> None:
+        """Set more aside."""
+        self._disk.take(size)
+        end = len(self._inode.cached)
+        self._inode.cached.extend(bytes(size))
+        self._inode.dirty.append((end, end + size))
 
     async def sync(self) -> None:
         """Put it onto the disk, once the disk lets syncs through."""
@@ -291,6 +296,7 @@ async def opened(files: Files, *, clean: bool = True, **more: Any) -> AsyncItera
         "vote": "2/3",
         "durability": "fsync",
         "segment_size": 4096,
+        "reserve": 0,
         "random64": lambda: next(numbers) * 0x9E3779B97F4A7C15 % (1 << 64),
         "on_synced": news.synced.append,
         "on_full": lambda full, reason: news.full.append((full, reason)),
