@@ -17,7 +17,6 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import Callable
-from functools import partial
 
 import msgspec
 
@@ -30,7 +29,7 @@ from faultinject.simulation.promises import Breach
 from faultinject.simulation.world import RESERVE, RunWatcher, SimRunner, World
 from voter import daemon
 from voter.core.replica import State
-from voter.journal import open_journal
+from voter.journal import journal
 
 __all__ = ["RunResult", "run"]
 
@@ -80,8 +79,8 @@ class _NoCollector:
 
 def run(plan: SimPlan, watcher: RunWatcher | None = None) -> RunResult:
     """Make one run.  ``watcher``, if given, observes it."""
-    journal = partial(open_journal, reserve=RESERVE)
-    vars(daemon).update(Runner=SimRunner, gc=_NoCollector(), open_journal=journal)
+    vars(daemon).update(Runner=SimRunner, gc=_NoCollector())
+    vars(journal).update(RESERVE=RESERVE)
     collecting = gc.isenabled()
     gc.disable()  # it would close the coroutines of dead processes in the middle of a run
     world = World.current = World(plan, watcher)

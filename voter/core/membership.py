@@ -78,9 +78,8 @@ class Membership:
         replica.move(cause, reason)
         self.effects.append(Changed(replica.index, before, replica.state, reason, seq))
         if (
-            (self.changes < self.limits.membership_changes and not self.journal.full)
-            or replica.suspect is not replica.journaled_suspect
-        ):
+            self.changes < self.limits.membership_changes and not self.journal.full
+        ) or replica.suspect is not replica.journaled_suspect:
             replica.journaled_suspect = replica.suspect
             self.changes += 1
             name, suspect = replica.name, replica.suspect

@@ -39,7 +39,7 @@ from voter import log
 from voter.core.entries import FORMAT
 from voter.errors import JournalError
 from voter.journal.files import Directory, Files, JournalFile
-from voter.journal.journal import RESERVE, Durability, Journal, create_segment, write_identity
+from voter.journal.journal import Durability, Journal, create_segment, write_identity
 from voter.journal.recovery import (
     RecoveredJournal,
     Segment,
@@ -59,15 +59,13 @@ async def open_journal(
     vote: str,
     durability: Durability,
     segment_size: int,
-    reserve: int = RESERVE,
     random64: Callable[[], int],
     on_synced: Callable[[int], None],
     on_full: Callable[[bool, str], None],
 ) -> tuple[Journal, RecoveredJournal]:
     """Start a journal in an empty directory, or continue the one that is there.
 
-    Entries that are found are on the disk when this returns.  On a full disk it uses ``reserve``
-    bytes of the last segment, which it keeps free at other times.  Raises JournalError, after which the
+    Entries that are found are on the disk when this returns.  Raises JournalError, after which the
     directory is closed.
     """
     notes: list[str] = []
@@ -105,7 +103,6 @@ async def open_journal(
             spare,
             durability=durability,
             segment_size=segment_size,
-            reserve=reserve,
             on_synced=on_synced,
             on_full=on_full,
         )

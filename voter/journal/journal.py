@@ -93,7 +93,6 @@ class Journal:
         *,
         durability: Durability,
         segment_size: int,
-        reserve: int,
         on_synced: Callable[[int], None],
         on_full: Callable[[bool, str], None],
     ) -> None:
@@ -102,7 +101,6 @@ class Journal:
         self._owner = found.identity.owner
         self._seed = self._owner.seed
         self._durability = durability
-        self._reserve = reserve
         self._segment_size = segment_size
         self._on_synced = on_synced
         self._on_full = on_full
@@ -219,7 +217,7 @@ class Journal:
         Without room, let it use the reserve, but at most half of what is left of it.  A larger
         frame raises OSError: then the voter ends, and the next one still has the reserve.
         """
-        more = size - self._free + (self._reserve if self._spare is None else 0)
+        more = size - self._free + (RESERVE if self._spare is None else 0)
         if more <= 0:
             return
         try:
@@ -234,7 +232,7 @@ class Journal:
     def _check_space(self) -> None:
         """Ask for a spare segment once a quarter of this one is full."""
         if self._spare is None:
-            left, whole = self._free - self._reserve, self._segment_size - self._reserve
+            left, whole = self._free - RESERVE, self._segment_size - RESERVE
             if left < whole * 3 // 4:
                 self._low.set()
 

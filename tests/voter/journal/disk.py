@@ -10,11 +10,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
+from unittest import mock
 
 from guests.protocol.wire import EMPTY_HISTORY
 from voter.core.entries import Entry, Record
 from voter.core.order import history_after
 from voter.journal import Files, Journal, RecoveredJournal, open_journal
+from voter.journal import journal as journal_module
 from voter.journal.format import COPIES
 
 __all__ = ["Disk", "History", "Open", "opened"]
@@ -287,7 +289,9 @@ class News:
 
 
 @asynccontextmanager
-async def opened(files: Files, *, clean: bool = True, **more: Any) -> AsyncIterator[Open]:
+async def opened(
+    files: Files, *, clean: bool = True, reserve: int = 0, **more: Any
+) -> AsyncIterator[Open]:
     """Open a journal and run it; ``clean`` False: it dies in the end, with what is collected."""
     news = News()
     numbers = iter(range(1, 1000))
@@ -296,16 +300,16 @@ async def opened(files: Files, *, clean: bool = True, **more: Any) -> AsyncItera
         "vote": "2/3",
         "durability": "fsync",
         "segment_size": 4096,
-        "reserve": 0,
         "random64": lambda: next(numbers) * 0x9E3779B97F4A7C15 % (1 << 64),
         "on_synced": news.synced.append,
         "on_full": lambda full, reason: news.full.append((full, reason)),
     } | more
-    journal, recovery = await open_journal(files, **options)
-    run = Open(journal, recovery, news)
-    try:
-        yield run
-    finally:
-        await run.stop()
-        if clean:
-            await journal.close()
+    with mock.patch.object(journal_module, "RESERVE", reserve):
+        journal, recovery = await open_journal(files, **options)
+        run = Open(journal, recovery, news)
+        try:
+            yield run
+        finally:
+            await run.stop()
+            if clean:
+                await journal.close()
