@@ -225,16 +225,14 @@ class Journal:
         except OSError as error:
             if error.errno not in _NO_ROOM or size > self._free // 2:
                 raise
-            self._set_full(self._lack_of_room(error))
+            self._set_full(error)
         else:
             self._free += more
 
     def _check_space(self) -> None:
         """Ask for a spare segment once a quarter of this one is full."""
-        if self._spare is None:
-            left, whole = self._free - RESERVE, self._segment_size - RESERVE
-            if left < whole * 3 // 4:
-                self._low.set()
+        if self._spare is None and self._free < (self._segment_size * 3 + RESERVE) // 4:
+            self._low.set()
 
     def _fail(self, what: str, error: OSError) -> NoReturn:
         """Remember the failure for all later calls, and raise it."""
@@ -340,38 +338,34 @@ class Journal:
         wait = FIRST_WAIT
         while True:
             await self._low.wait()
-            if await self._set_aside():
-                wait = FIRST_WAIT
-            else:
+            await self._set_aside()
+            if self.full:
                 await asyncio.sleep(wait)
-                wait = min(2 * wait, LONGEST_WAIT)
+            wait = min(2 * wait, LONGEST_WAIT) if self.full else FIRST_WAIT
 
-    async def _set_aside(self) -> bool:
-        """Set the next segment aside; return whether there was room.  Report it if that changed."""
+    async def _set_aside(self) -> None:
+        """Set the next segment aside, and report whether there is room if that has changed."""
         number = self._segments[-1].number + 1
         try:
-            spare = await create_segment(self._files, self._identity, number, self._segment_size)
+            made = create_segment(self._files, self._identity, number, self._segment_size)
+            self._spare = await made
         except OSError as error:
             if error.errno not in _NO_ROOM:
                 self._fail("setting a segment aside", error)
-            self._set_full(self._lack_of_room(error))
-            return False
-        self._spare = spare
-        self._low.clear()
-        self._set_full("")
-        return True
+            self._set_full(error)
+        else:
+            self._low.clear()
+            self._set_full(None)
 
-    def _lack_of_room(self, error: OSError) -> str:
-        return f"journal {self._files.where}: {error.strerror}: make room there"
-
-    def _set_full(self, reason: str) -> None:
-        """Report that there is no room for writes (the reason), or that there is (empty)."""
-        full = bool(reason)
-        if full != self.full:
-            self.full, self.reason = full, reason
-            log.info("the journal is full" if full else "the journal has room again", reason=reason)
+    def _set_full(self, error: OSError | None) -> None:
+        """Report that there is no room for writes, or that there is again."""
+        if (error is not None) != self.full:
+            where, self.full = f"journal {self._files.where}", error is not None
+            self.reason = f"{where}: {error.strerror}: make room there" if error else ""
+            text = "the journal is full" if self.full else "the journal has room again"
+            log.info(text, reason=self.reason)
             if self._running:
-                self._on_full(full, reason)
+                self._on_full(self.full, self.reason)
 
     # ---------------------------------------------------------- checkpoints
 
