@@ -30,6 +30,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Self
 
+from deploy.host.files import sweep_links
 from deploy.host.identity import wait_end
 
 __all__ = [
@@ -81,6 +82,7 @@ class ScratchDirectory:
             return
         end_processes(self.path)
         _remove(self.path)
+        sweep_links()
         os.close(self._lock)
         self._lock = -1
         if os.environ.get(MARKER) == str(self.path):
@@ -106,6 +108,7 @@ def sweep_abandoned(
             end_processes(path)
         _remove(path)
         swept.append(path)
+    sweep_links()
     return swept
 
 
