@@ -183,6 +183,11 @@ def _belongs(entry: Path, directory: Path) -> bool:
         ours = words[1:2] == [b"-m"] or b"qemu-system" in words[0]
         if ours and any(word == name or name + b"/" in word for word in words):
             return True
+        if b"qemu-system" in words[0] and any(  # libvirt may know it by another path
+            os.fsencode(os.readlink(each)).startswith(name + b"/")
+            for each in (entry / "fd").iterdir()
+        ):
+            return True
         marker = b"%s=%s" % (MARKER.encode(), name)
         return bool(words[0]) and marker in (entry / "environ").read_bytes().split(b"\0")
     except OSError:
