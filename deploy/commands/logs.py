@@ -73,13 +73,14 @@ def _from_supervisor(
     """Return events or a guest's lines.  Raises NotUp, CommandError if there is no such guest."""
     path = "/events" if name is None else f"/logs/{quote(name, safe='')}"
     kind = "events" if name is None else "lines"
-    known: list[Any] = ask(layout, "GET", f"{path}?lines={lines}")[kind]
-    return _and_next(layout, path, known) if follow else known
+    known: list[Any] = ask(layout, "GET", f"{path}?lines={max(lines, 1)}")[kind]
+    shown = known[-lines:] if lines else []
+    return _and_next(layout, path, known, shown) if follow else shown
 
 
-def _and_next(layout: Layout, path: str, known: list[Any]) -> Iterator[Any]:
-    """Yield what is known, then what comes, until the supervisor ends."""
-    yield from known
+def _and_next(layout: Layout, path: str, known: list[Any], shown: list[Any]) -> Iterator[Any]:
+    """Yield what is shown of what is known, then what comes, until the supervisor ends."""
+    yield from shown
     since = known[-1]["id"] if known and isinstance(known[-1], dict) else 0
     for each in stream(layout, f"{path}?follow=1&since={since}"):
         yield each if "event" in each else each["line"]

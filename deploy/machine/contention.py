@@ -23,24 +23,26 @@ _LONGEST_STEP = 3 * SAMPLE_INTERVAL
 """The most that one look may add, in seconds: a host that was suspended accuses nobody."""
 
 
-def waited_for_processor(pid: int) -> float:
-    """Return the seconds that the living threads of a process have waited for a processor.
+def waited_for_processor(pid: int) -> dict[int, float]:
+    """Return the seconds that each living thread of a process has waited for a processor, by tid.
 
-    0 if the process has ended, or on a kernel that does not count them.
+    Empty if the process has ended, or on a kernel that does not count them.
     """
-    total = 0
+    waited = {}
     for path in Path(f"/proc/{pid}/task").glob("*/schedstat"):
         try:
-            total += int(path.read_text(encoding="ascii").split()[1])
+            waited[int(path.parent.name)] = int(path.read_text(encoding="ascii").split()[1]) / 1e9
         except (OSError, IndexError, ValueError):
             continue  # the thread has ended, or the kernel counts nothing
-    return total / 1e9
+    return waited
 
 
 class UncontendedClock:
     """Seconds since it was made, less those in which a process waited for a processor.
 
-    It advances when `step` is called, at least every few seconds, by 3 s at most.
+    A process waits as long as the thread that waits most: the waits of several threads overlap, and
+    their sum would stop the clock of a process that spins on a busy host.  The clock advances when
+    `step` is called, at least every few seconds, by 3 s at most.
     """
 
     def __init__(
@@ -48,7 +50,7 @@ class UncontendedClock:
         pid: int,
         *,
         now: Callable[[], float] = time.monotonic,
-        waited: Callable[[int], float] = waited_for_processor,
+        waited: Callable[[int], dict[int, float]] = waited_for_processor,
     ) -> None:
         self.seconds = 0.0
         self._pid, self._now, self._waited = pid, now, waited
@@ -58,7 +60,8 @@ class UncontendedClock:
         """Advance; return the seconds added."""
         (then, before), self._last = self._last, (self._now(), self._waited(self._pid))
         now, waited = self._last
-        added = min(max(now - then - max(waited - before, 0.0), 0.0), _LONGEST_STEP)
+        wait = max((seconds - before.get(tid, 0.0) for tid, seconds in waited.items()), default=0.0)
+        added = min(max(now - then - wait, 0.0), _LONGEST_STEP)
         self.seconds += added
         return added
 

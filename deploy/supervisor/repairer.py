@@ -301,11 +301,14 @@ class Repairer:
 
     async def _wait_for_vote(self, name: str) -> None:
         """Wait until a restored guest votes.  Raises DeployError if it will not."""
-        begun, idle = time.monotonic(), 0.0
+        begun, idle, joined = time.monotonic(), 0.0, False
         clock = UncontendedClock(self._guests[name].pid or 0)
         while (state := self._observer.replica_state(name)) != "active":
             now, vm = time.monotonic(), self._guests[name].state
-            idle = 0.0 if state in ("restoring", "learner") else idle + clock.step()
+            here = state in ("restoring", "learner")
+            idle, joined = 0.0 if here else idle + clock.step(), joined or here
+            if joined and diagnose(self._view(name, now)) is not None:
+                raise self._no_vote(name, "it left again")
             if state == "expelled" or vm not in ("ready", "booting", "restoring"):
                 raise self._no_vote(name, f"it is {vm}, and {state}")
             if idle > JOIN_DEADLINE or now - begun > JOIN_LIMIT:

@@ -126,7 +126,7 @@ def test_voter_that_was_stopped_does_not_suspect_its_function(scratch: Path) -> 
         (("--listen", "SOCK", "--key", "SHORT"), "2 bytes"),
         (("--listen", "FILE", "--keep"), "is there and is not a socket"),
         (("--listen", "FILE"), "is there and is not a socket"),
-        (("--listen", "/nowhere/f.sock"), "cannot listen on"),
+        (("--listen", "/nowhere/f.sock"), "there is no directory '/nowhere'"),
     ],
 )
 def test_function_that_cannot_start_says_why(
@@ -140,7 +140,7 @@ def test_function_that_cannot_start_says_why(
     done = trivisor("function", "--key", str(scratch / "key"), *given)
     assert done.returncode == 2
     assert error in done.stderr
-    assert done.stderr.count("\n") == 1
+    assert "Traceback" not in done.stderr
     assert (scratch / "file").is_file()
 
 
@@ -148,9 +148,9 @@ def test_function_that_cannot_start_says_why(
     ("words", "error"),
     [
         (("--function", "guest"), "--function guest --key FILE"),
-        (("--key", "KEY"), "--function guest --key FILE"),
-        (("--function", "unix:/f", "--key", "KEY"), "--function guest --key FILE"),
-        (("--function", "guest", "--key", "/nowhere/key"), "cannot be read"),
+        (("--key", "/etc/passwd"), "--function guest --key FILE"),
+        (("--function", "unix:/f", "--key", "/etc/passwd"), "--function guest --key FILE"),
+        (("--function", "guest", "--key", "/nowhere/key"), "does not exist"),
         (("--function", "host"), "unknown place 'host' of a function"),
         (("--function", "unix:/tmp/" + "x" * 120), "bytes too long"),
     ],

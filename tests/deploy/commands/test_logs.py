@@ -80,18 +80,21 @@ async def test_events_and_consoles_are_shown_and_kept_after_the_end(plain_node: 
     for name in ("nonsense", "../g1", "g1?lines=9"):
         assert (await run_on(plain_node, name)).returncode == ExitCode.USAGE
     following = [
-        asyncio.create_task(run_on(plain_node, "-f", "--json", *words)) for words in ((), ("g1",))
+        asyncio.create_task(run_on(plain_node, "-f", "--json", *words))
+        for words in ((), ("g1",), ("-n", "0"))
     ]
     await until(lambda: plain_node.guests["g1"].console.followers > 0)
     plain_node.guests["g1"].console.feed(b"a line\n")
     await plain_node.guests["g2"].kill()
     await until(lambda: bool(plain_node.events("repaired")))
     await plain_node.stop()
-    shown, console = [
+    shown, console, new = [
         [json.loads(line) for line in (await each).stdout.splitlines()] for each in following
     ]
     assert {"replica", "repaired"} <= {event["event"] for event in shown}
     assert [event["id"] for event in shown] == list(range(1, len(shown) + 1))
+    assert new == shown[-len(new) :]
+    assert min(event["id"] for event in new) > events[-1]["id"]
     assert console == [{"line": "g1 is a process"}, {"line": "a line"}]
     assert "repaired" in (await run_on(plain_node)).stdout
     assert (await run_on(plain_node, "g1")).stdout == "g1 is a process\n"

@@ -14,7 +14,7 @@ class Times:
     """The steady clock, and a process's wait, as a test sets them."""
 
     now = 100.0
-    waited = 7.0
+    waited: dict[int, float] = {1: 7.0, 2: 1.0}  # noqa: RUF012 - replaced, not changed
 
 
 def test_time_in_which_a_process_waits_for_a_processor_does_not_count() -> None:
@@ -23,15 +23,18 @@ def test_time_in_which_a_process_waits_for_a_processor_does_not_count() -> None:
     times.now += 2
     assert clock.step() == 2
     times.now += 2
-    times.waited += 1.5
+    times.waited = {1: 8.5, 2: 2.0}  # two threads waited, at the same time
     assert clock.step() == 0.5
     times.now += 1
-    times.waited += 3  # three threads waited at the same time
+    times.waited = {1: 8.5, 2: 5.0}
     assert clock.step() == 0
     times.now += 1
-    times.waited = 0  # a thread has ended, or the process
+    times.waited = {2: 5.0}  # a thread has ended
     assert clock.step() == 1
-    assert clock.seconds == 3.5
+    times.now += 1
+    times.waited = {}  # the process
+    assert clock.step() == 1
+    assert clock.seconds == 4.5
 
 
 def test_suspended_host_counts_as_one_short_step() -> None:
@@ -42,8 +45,8 @@ def test_suspended_host_counts_as_one_short_step() -> None:
 
 
 def test_wait_of_a_process_is_read_from_the_kernel() -> None:
-    assert waited_for_processor(os.getpid()) >= 0
-    assert waited_for_processor(2**22 + 1) == 0
+    assert waited_for_processor(os.getpid())[os.getpid()] >= 0
+    assert waited_for_processor(2**22 + 1) == {}
 
 
 async def test_work_beyond_its_limit_is_cancelled() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from deploy.errors import DeployError
 from tests.deploy.fake_node import FakeGuest
-from tests.deploy.supervisor.running import Running, until
+from tests.deploy.supervisor.running import Running, plan, until
 
 
 async def nothing() -> None:
@@ -70,6 +70,44 @@ async def test_guest_that_dies_during_its_repair_is_repaired_again(plain_node: R
     await guest.kill()
     await until(lambda: guest.restores == 2)
     await until(plain_node.all_active)
+
+
+HANGING = """
+from guests.service import Context, Reply, Request, Service
+
+
+class Hanging(Service):
+    name = "hanging"
+
+    def apply(self, request: Request, context: Context) -> Reply:
+        while request.target == "/hang":
+            pass
+        return Reply(200, "here")
+"""
+
+
+async def test_guest_that_hangs_again_during_its_repair_is_repaired_again(
+    scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once, also on a host without a free processor, where no time limit would end the repair.
+
+    A write that hangs the guests is sent to them again after their repair, and then voided.
+    """
+    monkeypatch.setattr("deploy.machine.contention.UncontendedClock.step", lambda clock: 0.0)
+    file = scratch / "hanging.py"
+    file.write_text(HANGING)
+    node = Running(plan(scratch / "node", allow_faults=False, service=str(file)))
+    await node.start_ready()
+    try:
+        async with await node.client() as client:
+            hang = asyncio.create_task(client.request("POST", "/hang", timeout=90.0))
+            await until(lambda: bool(node.events("repair failed")), 60.0)
+            assert any("left again" in each["error"] for each in node.events("repair failed"))
+            await until(node.all_active, 60.0)
+            assert (await hang).status == 500
+            assert (await client.request("POST", "/")).body == b"here"
+    finally:
+        await node.stop()
 
 
 async def test_two_voting_guests_are_never_restored_at_once(plain_node: Running) -> None:

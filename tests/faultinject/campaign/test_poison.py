@@ -72,7 +72,10 @@ def test_report_page_has_a_figure_over_n_and_a_row_for_each_node(directory: Path
 
 def test_report_concludes_that_more_guests_do_not_help(directory: Path) -> None:
     found = gather(directory)
-    assert found.verdicts[0].answer == "Poison-crash fails all guests, whatever their number."
+    assert (
+        found.verdicts[0].answer
+        == "Poison-crash (planted) fails all guests, whatever their number."
+    )
     assert "In 540 of 540 trials all guests failed" in found.verdicts[0].detail
     assert not found.doses, "a point of R_sys over R_M would be of one n"
 
