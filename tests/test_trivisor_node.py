@@ -107,9 +107,13 @@ def alive(pid: int) -> bool:
 def node(shared_scratch: Path) -> Iterator[Node]:
     """Give a node of three guests, brought up by `trivisor up`; taken down by `trivisor down`.
 
-    So every command of these tests meets a directory whose name has to be encoded everywhere.
+    So every command of these tests meets a directory whose name has to be encoded everywhere, and
+    is as long as a node's can be.
     """
-    node = Node(shared_scratch / f"{NASTY}c")
+    longest = 107 - len("/supervisor.sock")
+    name = f"{NASTY}c".ljust(longest - len(os.fsencode(shared_scratch / NASTY)) + len(NASTY), "c")
+    assert len(os.fsencode(shared_scratch / name)) == longest
+    node = Node(shared_scratch / name)
     done = node.up()
     assert done.returncode == 0, done.stderr
     try:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import os
 import shutil
+import stat
 import unicodedata
 from collections import deque
 from collections.abc import Iterable
@@ -13,15 +16,18 @@ from typing import IO
 
 import msgspec
 
-from deploy.errors import PathTooLong, PathUnusable
+from deploy.errors import CannotRunHere, PathTooLong, PathUnusable
 
 __all__ = [
+    "LINK_PLACES",
     "SOCKET_PATH_LIMIT",
     "LogFile",
     "check_path",
     "check_socket_paths",
     "lack_of_room",
     "read_tail",
+    "short_link",
+    "sweep_links",
     "sync_directory",
     "temporary_name",
     "write_json",
@@ -35,6 +41,8 @@ _NO_XML = frozenset({0xFFFE, 0xFFFF})
 SOCKET_PATH_LIMIT = 107
 """Bytes in a unix socket's path: 108 in the kernel's structure, with the closing zero."""
 
+LINK_PLACES = ("/run", "/tmp")
+"""Where `short_link` makes links: not in a session's directory, which a node may outlive."""
 
 ROOM = 1 << 20
 """Bytes that must be free for the small files of a node: records, sockets, libvirt's own."""
@@ -161,24 +169,17 @@ def lack_of_room(directory: Path, room: int = ROOM) -> str:
 
 
 def check_path(path: str | os.PathLike[str]) -> None:
-    """Raise PathUnusable if a node's path has characters that libvirt cannot carry.
+    """Raise PathUnusable if a path has characters that XML or a line of text cannot carry.
 
-    XML carries no control characters.  Libvirt 9 asks QEMU for its capabilities through a socket
-    below the path, and does not escape "," and "=" in that option.  It carries all others.
+    Libvirt's XML carries any other character, and so do its URI and QEMU's options once encoded.
     """
     for character in os.fspath(path):
         code = ord(character)
-        unescaped = character in ",="
-        if (
-            unescaped
-            or unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")
-            or code in _NO_XML
-        ):
-            what = f"the character U+{code:04X}"
-            if unescaped:
-                what = f"a {character!r}"
-            elif 0xDC80 <= code <= 0xDCFF:
-                what = "bytes that are not UTF-8"
+        if unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") or code in _NO_XML:
+            what = (
+                "bytes that are not UTF-8" if 0xDC80 <= code <= 0xDCFF
+                else f"the character U+{code:04X}"
+            )  # fmt: skip
             raise PathUnusable(
                 f"the path {os.fspath(path)!r} has {what}, which libvirt cannot carry",
                 remedy="choose a path without it",
@@ -191,3 +192,51 @@ def check_socket_paths(paths: Iterable[str]) -> None:
     excess = len(os.fsencode(longest)) - SOCKET_PATH_LIMIT
     if excess > 0:
         raise PathTooLong(longest, excess=excess)
+
+
+def short_link(path: Path) -> Path:
+    """Return a symbolic link to an absolute path, made if it is missing: about 40 plain characters.
+
+    It is in the first of `LINK_PLACES` where this user can make one.  Its name follows from path
+    and user, so it needs no record.  A link that another user made, or could replace, is not used.
+    Raises CannotRunHere.
+    """
+    name = hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
+    for place in LINK_PLACES:
+        link = Path(place, f"{_link_prefix()}{name}")
+        try:
+            if not _is_guarded(os.stat(place)):
+                continue
+            with contextlib.suppress(FileExistsError):
+                link.symlink_to(path)
+            if link.lstat().st_uid == os.geteuid() and os.readlink(link) == os.fspath(path):
+                return link
+        except OSError:
+            continue  # read-only, or something else has this name
+    raise CannotRunHere(
+        f"libvirt needs a short name without commas for {path}, and this user cannot make a "
+        f"symbolic link {name} in {' or '.join(LINK_PLACES)}",
+        remedy="choose a directory (--dir) of at most 60 bytes without commas and equals signs",
+    )
+
+
+def sweep_links() -> None:
+    """Remove this user's links of `short_link` whose path does not exist any more."""
+    for place in map(Path, LINK_PLACES):
+        for link in place.glob(f"{_link_prefix()}*"):
+            with contextlib.suppress(OSError):  # gone already, or its path is out of reach now
+                if link.is_symlink() and link.lstat().st_uid == os.geteuid():
+                    try:
+                        link.stat()
+                    except (FileNotFoundError, NotADirectoryError):
+                        link.unlink()
+
+
+def _link_prefix() -> str:
+    return f"trivisor-{os.geteuid()}-"
+
+
+def _is_guarded(place: os.stat_result) -> bool:
+    """Return whether no other user but root can replace what this user makes in a directory."""
+    shared = place.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    return place.st_uid in (0, os.geteuid()) and (not shared or bool(place.st_mode & stat.S_ISVTX))

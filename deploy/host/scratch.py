@@ -30,6 +30,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Self
 
+from deploy.host.files import sweep_links
 from deploy.host.identity import wait_end
 
 __all__ = [
@@ -81,6 +82,7 @@ class ScratchDirectory:
             return
         end_processes(self.path)
         _remove(self.path)
+        sweep_links()
         os.close(self._lock)
         self._lock = -1
         if os.environ.get(MARKER) == str(self.path):
@@ -106,6 +108,7 @@ def sweep_abandoned(
             end_processes(path)
         _remove(path)
         swept.append(path)
+    sweep_links()
     return swept
 
 
@@ -179,6 +182,11 @@ def _belongs(entry: Path, directory: Path) -> bool:
         words = (entry / "cmdline").read_bytes().split(b"\0")
         ours = words[1:2] == [b"-m"] or b"qemu-system" in words[0]
         if ours and any(word == name or name + b"/" in word for word in words):
+            return True
+        if b"qemu-system" in words[0] and any(  # libvirt may know it by another path
+            os.fsencode(os.readlink(each)).startswith(name + b"/")
+            for each in (entry / "fd").iterdir()
+        ):
             return True
         marker = b"%s=%s" % (MARKER.encode(), name)
         return bool(words[0]) and marker in (entry / "environ").read_bytes().split(b"\0")

@@ -11,10 +11,10 @@ from urllib.parse import quote
 import structlog
 
 from deploy.errors import HypervisorFailed
-from deploy.host.files import write_whole
+from deploy.host.files import SOCKET_PATH_LIMIT, short_link, write_whole
 from deploy.machine.spec import EMBED
 
-__all__ = ["check_owner", "embed_uri", "keep_capabilities", "prepare_root"]
+__all__ = ["carried_root", "check_owner", "embed_uri", "keep_capabilities", "prepare_root"]
 
 # The reason for each line (measured on Debian 12):
 # - user, group: QEMU runs as the user that probes it.  Another user may not be able to open
@@ -54,9 +54,25 @@ _DIRECTORIES = (
 _LONGEST_LOG = 1 << 20
 """Bytes; QEMU's log of a guest grows by its command line (4 kB) at each start."""
 
+_LONGEST_SOCKET = "/lib/qemu/domain-99999-guest678/monitor.sock"
+"""The number counts the starts of one process; a guest's name has 8 characters at most."""
+
 _CAPABILITIES = Path("cache/qemu/capabilities")
 
 _log = structlog.get_logger(__name__)
+
+
+def carried_root(root: Path) -> Path:
+    """Return the path of an existing `root` for libvirt: itself, or a short link to it.
+
+    Libvirt 9 asks QEMU for its capabilities through a socket below its root, and does not escape
+    "," and "=" in that option; and its monitor sockets have long names.  All else of a node has its
+    true path.  Raises CannotRunHere if there can be no link.
+    """
+    length = len(os.fsencode(root)) + len(_LONGEST_SOCKET)
+    if length <= SOCKET_PATH_LIMIT and not {",", "="} & set(str(root)):
+        return root
+    return short_link(root)
 
 
 def embed_uri(root: Path) -> str:

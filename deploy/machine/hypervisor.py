@@ -27,10 +27,10 @@ import libvirt
 import libvirt_qemu
 
 from deploy.errors import AlreadyUp, CannotRunHere, DeployError, HypervisorFailed, HypervisorSilent
-from deploy.host.files import check_path
+from deploy.host.files import check_path, sweep_links
 from deploy.machine.boot_watch import instruction_page
 from deploy.machine.contention import within
-from deploy.machine.embed import check_owner, embed_uri, prepare_root
+from deploy.machine.embed import carried_root, check_owner, embed_uri, prepare_root
 from deploy.machine.qemu import adopt_orphans
 from deploy.machine.spec import EMBED
 
@@ -115,9 +115,10 @@ class _EventThread:
 class Hypervisor:
     """One connection to libvirt, used from the asyncio loop that opened it.  Close it after use."""
 
-    def __init__(self, connection: Any, uri: str) -> None:
+    def __init__(self, connection: Any, uri: str, root: Path | None = None) -> None:
         self.uri = uri
         self._connection = connection
+        self._root = root
         self._loop = asyncio.get_running_loop()
         self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="libvirt")
         self._listeners: dict[str, Callable[[DomainChange], None]] = {}
@@ -148,14 +149,16 @@ class Hypervisor:
                     f"cannot make libvirt's directory {root}: {error.strerror}",
                     remedy="choose a writable directory (--dir)",
                 ) from error
-            target = embed_uri(root)
+            sweep_links()
+            target = embed_uri(carried_root(root))
         try:
             connection = await asyncio.to_thread(libvirt.open, target)
         except libvirt.libvirtError as error:
             raise opening_error(str(error), target) from error
-        if root is not None and uri == EMBED:
+        root = root if uri == EMBED else None
+        if root is not None:
             check_owner(root)
-        hypervisor = cls(connection, uri)
+        hypervisor = cls(connection, uri, root)
         try:
             await hypervisor._register()
         except HypervisorFailed:
@@ -210,6 +213,8 @@ class Hypervisor:
             self._listeners[uuid] = callback
 
     async def _start(self, xml: str) -> Domain:
+        if self._root is not None:
+            carried_root(self._root)  # someone may have cleaned up /tmp
         deadline = time.monotonic() + _REMOVAL_TIMEOUT
         while True:
             try:

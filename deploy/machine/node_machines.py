@@ -19,7 +19,7 @@ import msgspec
 import structlog
 
 from deploy.errors import CannotRunHere, DeployError, ForeignState, WrongState
-from deploy.host.files import check_path, check_socket_paths
+from deploy.host.files import check_path, check_socket_paths, sweep_links
 from deploy.machine.domain_xml import owner_in_xml
 from deploy.machine.embed import keep_capabilities
 from deploy.machine.guest import Guest
@@ -271,6 +271,7 @@ class NodeMachines:
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink(missing_ok=True)
+        sweep_links()
         remove_record(self._directory)
 
     async def _end_one(self, spec: GuestSpec) -> None:
@@ -306,6 +307,7 @@ class NodeMachines:
         if self._hypervisor is not None:
             hypervisor, self._hypervisor = self._hypervisor, None
             await hypervisor.close()
+        sweep_links()  # the directory may have been deleted
         self._renew_guests()
 
     def _connected(self) -> Hypervisor:

@@ -12,7 +12,6 @@ from typing import Literal
 import msgspec
 
 __all__ = [
-    "DOMAIN_ID_DIGITS",
     "EMBED",
     "READY_LINE",
     "TRANSITIONS",
@@ -35,9 +34,6 @@ OnReset = Literal["end", "restart"]
 
 EMBED = "qemu:///embed"
 """The URI of libvirt without a daemon; its root is a directory of the node."""
-
-DOMAIN_ID_DIGITS = 5
-"""Digits reserved in a path for libvirt's domain number, which counts the starts of one process."""
 
 READY_LINE = "trivisor: ready"
 """The start of the line that the agent prints on the console once it accepts connections."""
@@ -207,14 +203,8 @@ def plan_node(  # noqa: PLR0913 - all by keyword, each a plain fact of the node
 
 
 def socket_paths(node: NodeSpec) -> list[str]:
-    """Return the path of every unix socket of the node, including libvirt's monitor sockets."""
-    paths = []
-    for guest in node.guests:
-        paths += [guest.bound_link, guest.console_socket]
-        if node.embedded:
-            number = "9" * DOMAIN_ID_DIGITS
-            paths.append(f"{node.root}/lib/qemu/domain-{number}-{guest.domain[:20]}/monitor.sock")
-    return paths
+    """Return the path of every unix socket of the guests.  Libvirt's own are below `node.root`."""
+    return [path for guest in node.guests for path in (guest.bound_link, guest.console_socket)]
 
 
 # ---- states

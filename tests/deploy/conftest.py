@@ -38,7 +38,7 @@ __all__ = [
 
 
 # A path with what URIs, XML, TOML, QEMU's options, shells and terminals treat specially.
-NASTY = "-a b;#&%41é😀'\":?\\$~[/]*"
+NASTY = "-a b;,,#&%41é😀'\":?=\\$~[/]*"
 
 
 class Booted(NamedTuple):

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
 from deploy.errors import AlreadyUp, CannotRunHere, HypervisorFailed
-from deploy.machine.embed import check_owner, embed_uri, keep_capabilities, prepare_root
+from deploy.host.files import sweep_links
+from deploy.machine.embed import (
+    carried_root,
+    check_owner,
+    embed_uri,
+    keep_capabilities,
+    prepare_root,
+)
 from deploy.machine.hypervisor import Hypervisor, opening_error
 from tests.deploy.conftest import NASTY
 
@@ -41,6 +49,22 @@ def test_root_is_one_parameter_of_the_uri(name: str) -> None:
     parts = urlsplit(uri)
     assert (parts.path, parts.fragment) == ("/embed", "")
     assert parse_qs(parts.query, strict_parsing=True) == {"root": [f"/n/{name}"]}
+
+
+def test_root_that_libvirt_cannot_carry_has_a_link_and_others_have_none(scratch: Path) -> None:
+    plain = scratch / "d".ljust(60 - len(str(scratch)), "d") / "r"
+    assert carried_root(plain) == plain
+    for name in ("a,b", "a=b", NASTY, "d" * 62):
+        root = scratch / name / "r"
+        root.mkdir(parents=True)
+        link = carried_root(root)
+        assert link.is_symlink()
+        assert link.samefile(root)
+        assert not {",", "="} & set(str(link))
+        assert len(str(link)) < 50
+    shutil.rmtree(scratch)
+    sweep_links()
+    assert not link.is_symlink()
 
 
 def test_libvirt_that_uses_another_directory_is_noticed(scratch: Path) -> None:

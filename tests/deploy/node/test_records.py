@@ -281,8 +281,8 @@ def test_voters_configuration_carries_any_path(scratch: Path) -> None:
 
 
 def test_directory_too_long_for_a_node_is_named_before_anything_is_made(scratch: Path) -> None:
-    long = Layout(scratch / ("d" * 60))
-    with pytest.raises(PathTooLong, match=r"monitor\.sock"):
+    long = Layout(scratch / ("d" * 90))
+    with pytest.raises(PathTooLong, match=r"supervisor\.sock"):
         prepare_node(long, Settings(), print)
     with pytest.raises(PathUnusable, match=r"U\+000A"):
         prepare_node(Layout(scratch / "a\nb"), Settings(), print)
