@@ -188,7 +188,7 @@ class _Guard:
             _print("these processes were left running and have been ended:", *ended)
         if status != 0:
             after_failure()
-        if status is None:
+        if status is None or -status in self._signals:  # also while Python itself was ending
             return 128 + signal.SIGINT  # as of a command that cleaned up
         return status if status >= 0 else 128 - status
 

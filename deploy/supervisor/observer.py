@@ -196,8 +196,12 @@ class NodeObserver:
 
     async def wait_mismatched(self, need: int) -> None:
         """Wait until ``need`` replicas did not continue the journal as it was voted."""
-        async with self.news:
-            await self.news.wait_for(lambda: len(self.mismatched) >= need)
+        while len(self.mismatched) < need:
+            with contextlib.suppress(VoterUnreachable):
+                await self.poll()  # no event reports the problem of a link
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.5), self.news:
+                    await self.news.wait_for(lambda: len(self.mismatched) >= need)
 
     async def wait_active(self, names: list[str], seconds: float) -> bool:
         """Wait until all these replicas vote; return False if not within ``seconds``."""
