@@ -226,7 +226,7 @@ def sweep_links() -> None:
     Also remove a directory with such a name: libvirt makes it where its link is missing.
     """
     for place in map(Path, LINK_PLACES):
-        for link in place.glob(f"{_link_prefix()}*"):
+        for link in place.glob(_link_prefix() + "?" * 16):
             with contextlib.suppress(OSError):  # gone already, or its path is out of reach now
                 if link.lstat().st_uid != os.geteuid():
                     continue
