@@ -278,6 +278,12 @@ _ALL = (
         (("voter.journal.journal", "if number < before[1]:", "if number < 0:"),),
     ),
     Defect(
+        "full-disk-refuses-reads",
+        "while the disk is full reads are refused, as writes are",
+        ("Liveness",),
+        (("voter.core.intake", "if journal.full and not read_only:", "if journal.full:"),),
+    ),
+    Defect(
         "stale-epoch",
         "a link accepts replies to an earlier handshake",
         ("Agreement", "Order", "Liveness"),

@@ -133,15 +133,16 @@ class SimFile:
         self._at = at
 
     def append(self, data: bytes) -> None:
-        """Write after the last write.  Raises OSError."""
+        """Write after the last write; on a full disk what fits.  Raises OSError."""
         dies = self._process.enter_call()
         data = bytes(data)
         if dies:
             data = data[: len(data) * 2 // 3]
         inode, at = self._inode, self._at
+        cut = self._disk.full and at + len(data) > len(inode.cached)
+        if cut:
+            data = data[: len(inode.cached) - at]
         end = at + len(data)
-        if end > len(inode.cached) and self._disk.full:
-            raise OSError(errno.ENOSPC, "No space left on device")
         if len(inode.cached) < end:
             inode.cached += bytes(end - len(inode.cached))
         inode.cached[at:end] = data
@@ -149,6 +150,18 @@ class SimFile:
         self._at = end
         if dies:
             self._process.die_in_call()
+        if cut:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def grow(self, size: int) -> None:
+        """Add zeros at the end.  Raises OSError."""
+        if self._process.enter_call():
+            self._process.die_in_call()
+        if self._disk.full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        end = len(self._inode.cached)
+        self._inode.cached += bytes(size)
+        self._inode.dirty.append((end, end + size))
 
     async def sync(self) -> None:
         """Store what was written so far.  Raises OSError."""

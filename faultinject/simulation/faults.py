@@ -15,7 +15,8 @@ from random import Random
 
 import msgspec
 
-from faultinject.simulation.plan import REPLICA_FAULTS, SimFault
+from faultinject.simulation.clients import run_client
+from faultinject.simulation.plan import REPLICA_FAULTS, Operation, SimFault
 from faultinject.simulation.world import World
 from guests.protocol.wire import Decoder, FrameKind, encode
 from voter.core import events as ev
@@ -37,6 +38,8 @@ VALUE_FAULTS = frozenset({"corrupt-reply", "stale-reply", "corrupt-state"})
 """Faults after which a replica gives wrong replies that are well-formed.  Only one replica at a
 time has one, in any plan.  Two replicas that are wrong in the same way (two stale replies, or two
 states in which a counter is no number) outvote the third, and a 2-of-3 vote cannot detect that."""
+FIRST_READ = 1_000_000
+"""Index of the first read that the injector makes."""
 LIES = frozenset({"garbage", "corrupt-reply", "stale-reply", "wrong-seq", "drop-reply"})
 
 
@@ -122,10 +125,31 @@ class SimFaultInjector:
         if least and fault.situation:
             least = LEAST_AT_MOMENT
         await asyncio.sleep(max(fault.seconds, least))
+        if fault.kind == "disk-full":
+            await self._read_on_full_disk(fault)
         if end in self._endings:
             self._endings.remove(end)
             self._record(fault, "ends")
             end()
+
+    async def _read_on_full_disk(self, fault: SimFault) -> None:
+        """Kill the voter up to three times; keep the disk full until a read is answered after each.
+
+        ``checks`` demands that each read is answered in time, as those of the plan.
+        """
+        world = self._world
+        for number in range(fault.amount % 4 + 1):
+            if number and world.voter is not None:
+                world.voter.kill()
+            index = FIRST_READ + 4 * fault.index + number
+            read = Operation(index=index, client=index, kind="get", key="a", pause=0.0)
+            process = world.make_process(f"reader {index}")
+            script = run_client([read], world.outcomes, world.loop.time, retry=True)
+            try:
+                await world.loop.spawn(process, script)
+            except asyncio.CancelledError:  # the plan's clients have ended
+                world.outcomes.pop(index, None)
+                raise
 
     def _record(self, fault: SimFault, what: str) -> None:
         if self._world.watcher is not None:

@@ -39,15 +39,18 @@ from voter.core.replica import State
 from voter.errors import JournalError
 from voter.runner import Clock, Runner
 
-__all__ = ["RunWatcher", "SimRunner", "World"]
+__all__ = ["RESERVE", "RunWatcher", "SimRunner", "World"]
 
 EPOCH_NS = 1_700_000_000_000_000_000
 """Wall-clock time at the start, in nanoseconds since 1970."""
-DISK_ERRORS = (os.strerror(errno.EIO), os.strerror(errno.ENOSPC))
-"""Errors of the simulated disk.  A voter may end because of them."""
+FAILED, FULL = os.strerror(errno.EIO), os.strerror(errno.ENOSPC)
+"""Errors of the simulated disk.  A voter may end because of the first, and once for each time the
+disk becomes full: writes that are under way may not fit into what was set aside."""
 CLOCK_CHANGE = 300_000.0
 """Most seconds by which the wall clock differs at a restart of the voter: 83 hours.  Unused
 sessions are kept for an hour, and Idempotency-Keys for a day."""
+RESERVE = 6000
+"""Bytes at the end of each segment that the voter's starts may use while the disk is full."""
 MOST_STARTS = 300
 """Starts of the voter after which a run is stuck."""
 
@@ -106,6 +109,7 @@ class World:
         self.voter: Process | None = None
         self.processes: list[Process] = []
         self.voter_starts = 0
+        self._ends_for_room = 0  # ends of the voter because the disk is full
         self.refusal = ""
         """The error with which the voter refused its journal; empty if it never did."""
         self.disk_damaged = False
@@ -184,7 +188,10 @@ class World:
             await daemon.serve(self._config, self._socks, asyncio.Event(), outside)  # type: ignore[arg-type]
         except JournalError as error:
             self.refusal = str(error)
-            if not self.disk_damaged and not any(e in self.refusal for e in DISK_ERRORS):
+            self._ends_for_room += FULL in self.refusal
+            filled = sum(fault.kind == "disk-full" for fault in self.plan.faults)
+            explained = self.disk_damaged or FAILED in self.refusal
+            if not explained and (FULL not in self.refusal or self._ends_for_room > filled):
                 text = f"the voter ended, and no fault explains it: {self.refusal}"
                 self.observer.breach("Liveness", text)
         except Exception as error:  # noqa: BLE001 - reported as a problem of the run
@@ -328,7 +335,7 @@ def _configure(plan: SimPlan) -> Config:
     if plan.durability != "none":
         journal = JournalConfig(directory="journal")
         # Smaller than the configuration allows, so that a run uses many segments.
-        msgspec.structs.force_setattr(journal, "segment", plan.segment)
+        msgspec.structs.force_setattr(journal, "segment", plan.segment + RESERVE)
     return Config(
         replica=[ReplicaConfig(name=f"g{i}", link=f"unix:{i}") for i in range(REPLICAS)],
         limits=limits,

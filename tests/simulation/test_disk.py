@@ -114,14 +114,20 @@ def test_full_disk_has_room_in_allocated_files() -> None:
     async def work(files: SimFiles) -> None:
         file = await begin(files)
         machine.disk.full = True
-        file.append(b"x" * 1024)
+        file.append(b"x" * 1000)
         for attempt in (lambda: files.create("b", 10), lambda: files.write_whole("b", [b"b"])):
             with pytest.raises(OSError, match="No space") as failure:
                 await attempt()
             assert failure.value.errno == errno.ENOSPC
         with pytest.raises(OSError, match="No space"):
-            file.append(b"x")
+            file.grow(1)
+        with pytest.raises(OSError, match="No space"):
+            file.append(b"y" * 100)
+        assert files.read("a") == b"x" * 1000 + b"y" * 24  # in part, as Linux does
         assert files.names() == ["a"]
+        machine.disk.full = False
+        file.grow(10)
+        assert files.read("a").endswith(bytes(10))
 
     machine.run(work)
 

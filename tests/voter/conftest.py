@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+import subprocess
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -27,6 +28,27 @@ async def shared_node(shared_scratch: Path, request: pytest.FixtureRequest) -> A
     async with running(configure([EXEC_KV] * 3), directory) as node:
         await node.until_status("ready")
         yield node
+
+
+@pytest.fixture
+def tmpfs(scratch: Path) -> Iterator[Callable[[str], Path]]:
+    """Give a maker of small file systems; skips where it may not mount."""
+    mounted: list[Path] = []
+
+    def mount(options: str) -> Path:
+        path = scratch / "tmpfs"
+        path.mkdir(exist_ok=True)
+        remount = "remount," if path in mounted else ""
+        command = ["mount", "-t", "tmpfs", "-o", remount + options, "none", str(path)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"may not mount a tmpfs: {done.stderr.strip()}")
+        mounted.append(path)
+        return path
+
+    yield mount
+    if mounted:
+        subprocess.run(["umount", "-l", str(mounted[0])], check=True)
 
 
 class Nodes:

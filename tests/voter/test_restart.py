@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -152,6 +152,62 @@ async def test_after_the_voter_and_all_replicas_have_died_everything_acknowledge
                 answer = await client.request("GET", f"/kv/key{number}")
                 assert answer.body == b"%d" % number
         assert list((scratch / "journal").glob("checkpoint-*"))
+
+
+async def test_voters_that_start_on_a_full_disk_answer_reads_and_lose_nothing(
+    scratch: Path, tmpfs: Callable[[str], Path]
+) -> None:
+    """Writes under way when the disk becomes full may end the voter, and no voter after it."""
+    disk = tmpfs("size=28m")
+    async with running(scratch) as (voter, _), AsyncExitStack() as stack:
+        await voter.kill()
+        config = scratch / "voter.toml"
+        small = f'"{disk / "journal"}"\nsegment = {8 << 20}'
+        config.write_text(config.read_text().replace('"journal"', small))
+        await voter.start()
+        codes: list[int | None] = []
+        kept: list[int] = []
+
+        async def supervise() -> None:
+            while voter.process is not None:
+                await voter.process.communicate()
+                codes.append(voter.process.returncode)
+                await voter.start()
+
+        async def write(number: int) -> None:
+            body = bytes([number]) * (1 << 20)
+            answer = await client.request("PUT", f"/kv/{number}", body, timeout=120)
+            assert answer.status == 201
+            kept.append(number)
+
+        async def read_all() -> None:
+            for number in [*kept]:
+                answer = await client.request("GET", f"/kv/{number}", timeout=30)
+                assert answer.body == bytes([number]) * (1 << 20)
+            assert (await client.request("GET", "/kv/none", timeout=30)).status == 404
+
+        client = await stack.enter_async_context(await voter.client())
+        await read_all()
+        supervisor = asyncio.create_task(supervise())
+        stack.push_async_callback(asyncio.wait, [supervisor])
+        stack.callback(supervisor.cancel)
+        writers = [asyncio.create_task(write(number)) for number in range(1, 13)]
+        await asyncio.wait(writers, return_when=asyncio.FIRST_COMPLETED)
+        for _ in range(4):
+            await read_all()
+            process, count = voter.process, len(codes)
+            assert process is not None
+            process.kill()
+            await until(lambda: len(codes) > count)  # noqa: B023
+        await read_all()
+        assert codes.count(3) <= 1
+        assert len(kept) < 12
+        async with await HttpClient.open_unix(voter.http) as http:
+            answer = await http.ask("PUT", "/kv/none", b"")
+            assert (answer.status, b"No space left" in answer.body) == (503, True)
+        tmpfs("size=200m")
+        await asyncio.gather(*writers)
+        await read_all()
 
 
 async def test_journal_of_another_node_is_refused(scratch: Path) -> None:

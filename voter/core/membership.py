@@ -8,7 +8,7 @@ Every change of state goes through ``change``, which reports it (Changed) and jo
 (MembershipChange).  The journal must hold which replicas are suspect, since a suspect replica may
 not keep its state after a restart of the voter either.  A replica that comes and goes without end
 must not fill the disk.  So at most ``Limits.membership_changes`` changes are journaled between two
-checkpoints, besides those that make a replica suspect or clear it.
+checkpoints, and none on a full disk, besides those that make a replica suspect or clear it.
 """
 
 from __future__ import annotations
@@ -78,9 +78,8 @@ class Membership:
         replica.move(cause, reason)
         self.effects.append(Changed(replica.index, before, replica.state, reason, seq))
         if (
-            self.changes < self.limits.membership_changes
-            or replica.suspect is not replica.journaled_suspect
-        ):
+            self.changes < self.limits.membership_changes and not self.journal.full
+        ) or replica.suspect is not replica.journaled_suspect:
             replica.journaled_suspect = replica.suspect
             self.changes += 1
             name, suspect = replica.name, replica.suspect

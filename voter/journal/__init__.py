@@ -91,10 +91,6 @@ async def open_journal(
                 full.close()
             last = found.segments[-1]
             file = files.reopen(segment_name(last.number), last.at, last.proved)
-            if found.copy:
-                file.append(found.copy)
-                last.at += len(found.copy)
-            await file.sync()
         spare: tuple[JournalFile, Segment] | None = None
         if found.spare is not None:
             name = segment_name(found.spare.number)
@@ -110,8 +106,7 @@ async def open_journal(
             on_synced=on_synced,
             on_full=on_full,
         )
-        if found.frames:
-            await journal.prove()
+        await journal.begin(found.copy)
     except OSError as error:
         files.close()
         raise JournalError(f"journal {files.where} cannot be opened: {error}") from error

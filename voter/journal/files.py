@@ -37,7 +37,13 @@ class JournalFile(Protocol):
     """A segment that is written at its end.  All methods raise OSError."""
 
     def append(self, data: bytes) -> None:
-        """Write behind what was written last, beyond the space that was set aside if need be."""
+        """Write behind what was written last, into the space that was set aside."""
+
+    def grow(self, size: int) -> None:
+        """Set ``size`` more bytes aside; they are on the disk with the next sync.
+
+        Without room nothing that is written next may reach the disk in part.
+        """
 
     async def sync(self) -> None:
         """Return once all that was appended before the call is on the disk."""
@@ -177,6 +183,9 @@ class _Segment:
         done = os.write(self._fd, data)
         if done != len(data):  # the next write raises the reason
             _write_all(self._fd, memoryview(data)[done:])
+
+    def grow(self, size: int) -> None:
+        os.posix_fallocate(self._fd, os.fstat(self._fd).st_size, size)
 
     async def sync(self) -> None:
         await self._syncer.sync(self._fd)

@@ -10,8 +10,11 @@ the position that is durable; only then does the engine release replies.
 - *Proofs.*  A frame carries the number of the last frame that was synced before it.  If no entry
   comes for IDLE seconds, an empty frame is written that carries it.
 - *Space.*  The next segment is set aside before the current one is full (``_keep_spare``), so that
-  a full disk is noticed while there is still room to write.  A frame that fits nowhere makes its
-  segment grow.
+  a full disk is noticed while there is still room to write.  Without it, a frame leaves RESERVE
+  bytes free: if it does not fit, its segment grows first.  Where the disk has no room for that, the
+  engine is told to take no more writes, and the frame may use the reserve.  So a voter that starts
+  on a full disk can write what it must: a proof, a reservation of sequence numbers, and the
+  results of writes that were under way (about 200 bytes for each start).
 - *Checkpoints* are written in the background, after the entries that they cover are on the disk.
   Then segments and checkpoints that neither of the last two needs are removed.
 - *Failure.*  After a write or sync that failed, nobody knows what is on the disk.  Nothing is tried
@@ -24,7 +27,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any, Literal, NoReturn
 
 import msgspec
@@ -56,6 +59,8 @@ Durability = Literal["fsync", "os"]
 
 LARGEST = 4 << 20
 """Bytes of entries in a frame; more are split into several, unless one entry alone is larger."""
+RESERVE = 1 << 20
+"""Bytes at the end of the last segment that are written only while the disk is full."""
 MANY = 64
 """Collected entries that are written and synced although nobody waits for them."""
 IDLE = 0.05
@@ -125,7 +130,8 @@ class Journal:
         self._timed = False  # the sync task wakes after IDLE in any case
         self._wake = asyncio.Event()  # wakes the sync task
         self._progress = asyncio.Event()  # a sync is done
-        self._low = asyncio.Event()  # a spare segment is needed
+        self._running = False
+        self._low = asyncio.Event()  # a spare segment is needed, and there is none
         self._chore = asyncio.Event()  # the identity or a checkpoint is to be written
         self._sync_last = self._sync_longest = 0.0
         self._check_space()
@@ -180,10 +186,7 @@ class Journal:
         self._segments[-1].last_seq = max(self._segments[-1].last_seq, *seqs, 0)
 
     def _put(self, payload: bytes) -> None:
-        """Write one frame, in the next segment if it does not fit into this one.
-
-        If the next segment was not set aside in time, this one grows.
-        """
+        """Write one frame, in the next segment if it does not fit into this one."""
         if self._failure is not None:
             raise self._failure
         frame, check = pack_frame(self._seed, self._frame + 1, self._durable, payload, self._check)
@@ -197,6 +200,7 @@ class Journal:
             self._free = segment.size - segment.at
             self._sync_now()
         try:
+            self._make_room(len(frame))
             self._file.append(frame)
         except OSError as error:
             self._fail("write", error)
@@ -207,9 +211,27 @@ class Journal:
         self._segments[-1].at += len(frame)
         self._check_space()
 
+    def _make_room(self, size: int) -> None:
+        """Let this segment grow if a frame does not fit or would use the reserve.
+
+        Without room, let it use the reserve, but at most half of what is left of it.  A larger
+        frame raises OSError: then the voter ends, and the next one still has the reserve.
+        """
+        more = size - self._free + (RESERVE if self._spare is None else 0)
+        if more <= 0:
+            return
+        try:
+            self._file.grow(more)
+        except OSError as error:
+            if error.errno not in _NO_ROOM or size > self._free // 2:
+                raise
+            self._set_full(error)
+        else:
+            self._free += more
+
     def _check_space(self) -> None:
         """Ask for a spare segment once a quarter of this one is full."""
-        if self._spare is None and self._free < self._segment_size * 3 // 4:
+        if self._spare is None and self._free < (self._segment_size * 3 + RESERVE) // 4:
             self._low.set()
 
     def _fail(self, what: str, error: OSError) -> NoReturn:
@@ -225,15 +247,30 @@ class Journal:
         self._urgent = True
         self._wake.set()
 
-    async def prove(self) -> None:
-        """Write a frame that proves all frames before it, and sync it.  Raises JournalError."""
-        self._put(b"")
+    async def begin(self, copy: bytes) -> None:
+        """Sync what was found; write a frame that proves it, and sync that.  Raises JournalError.
+
+        ``copy`` is the last frame if only one copy of it is whole.  It is written once more if
+        there is room: with the proof, damage to the other one is an error in any case.
+        """
+        if self._low.is_set():  # learn now whether the disk is full: no write is accepted before
+            await self._set_aside()
+        if copy and len(copy) <= self._free:
+            self._file.append(copy)
+            self._free -= len(copy)
+            self._segments[-1].at += len(copy)
         await self._sync()
+        if self._frame:
+            self._put(b"")
+            await self._sync()
 
     # ------------------------------------------------------------- running
 
     async def run(self) -> None:
         """Sync, set segments aside and write checkpoints, until cancelled.  Raises JournalError."""
+        self._running = True
+        if self.full:
+            self._on_full(self.full, self.reason)
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._keep_synced(), name="journal sync")
@@ -298,38 +335,37 @@ class Journal:
     # ------------------------------------------------------- room ahead
 
     async def _keep_spare(self) -> None:
-        while True:
-            await self._low.wait()
-            self._low.clear()
-            if self._spare is None:
-                number = self._segments[-1].number + 1
-                await self._with_room(lambda n=number: self._set_aside(n))  # type: ignore[misc]
-
-    async def _set_aside(self, number: int) -> None:
-        self._spare = await create_segment(self._files, self._identity, number, self._segment_size)
-
-    async def _with_room(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Do work that needs room; while there is none, report it and try again."""
         wait = FIRST_WAIT
         while True:
-            try:
-                await work()
-                break
-            except OSError as error:
-                if error.errno not in _NO_ROOM:
-                    self._fail("setting a segment aside", error)
-                self._report_full(
-                    True, f"journal {self._files.where}: {error.strerror}: make room there"
-                )
-            await asyncio.sleep(wait)
-            wait = min(2 * wait, LONGEST_WAIT)
-        self._report_full(False, "")
+            await self._low.wait()
+            await self._set_aside()
+            if self.full:
+                await asyncio.sleep(wait)
+            wait = min(2 * wait, LONGEST_WAIT) if self.full else FIRST_WAIT
 
-    def _report_full(self, full: bool, reason: str) -> None:
-        if full != self.full:
-            self.full, self.reason = full, reason
-            log.info("the journal is full" if full else "the journal has room again", reason=reason)
-            self._on_full(full, reason)
+    async def _set_aside(self) -> None:
+        """Set the next segment aside, and report whether there is room if that has changed."""
+        number = self._segments[-1].number + 1
+        try:
+            made = create_segment(self._files, self._identity, number, self._segment_size)
+            self._spare = await made
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                self._fail("setting a segment aside", error)
+            self._set_full(error)
+        else:
+            self._low.clear()
+            self._set_full(None)
+
+    def _set_full(self, error: OSError | None) -> None:
+        """Report that there is no room for writes, or that there is again."""
+        if (error is not None) != self.full:
+            where, self.full = f"journal {self._files.where}", error is not None
+            self.reason = f"{where}: {error.strerror}: make room there" if error else ""
+            text = "the journal is full" if self.full else "the journal has room again"
+            log.info(text, reason=self.reason)
+            if self._running:
+                self._on_full(self.full, self.reason)
 
     # ---------------------------------------------------------- checkpoints
 

@@ -12,7 +12,8 @@ Theory of operation.  ``recover`` reads a directory in four steps.
    numbers is at or behind the first missing frame, an acknowledged entry is lost: recovery fails
    and names file and offset.  If none is, what follows is a *torn tail*: it was written and never
    synced, so nobody was promised it.  It is dropped and logged.
-4. Segments that hold nothing but a torn tail are removed; an empty one becomes the spare segment.
+4. The segment after the last one in use becomes the spare segment; what it holds of a torn tail is
+   overwritten (a full disk may have no room for another one).  Those behind it are removed.
 
 The records' hash chain is checked on the way (``_check_chain``).
 
@@ -326,7 +327,8 @@ class _Reader:
     async def _cut(self, numbers: list[int]) -> Segment | None:
         """Make sure that the next frame and what follows it was never promised.
 
-        Remove the segments behind the last one in use.  An empty one is the spare: return it.
+        Of the segments behind the last one in use, return the first, which becomes the spare one,
+        and remove the others.
         """
         last, frame = self._found.segments[-1], self._frame
         name = self._name(segment_name(last.number))
@@ -338,11 +340,11 @@ class _Reader:
         dropped = []
         for number in numbers[numbers.index(last.number) + 1 :]:
             data, at = self._open(number)
-            if at is not None and number == last.number + 1 and blank(data, at):
+            claims.append(proved(data, at or 0, seed) or 0)
+            torn = torn or not blank(data, at or 0)
+            if at is not None and number == last.number + 1:
                 spare = Segment(number, 0, at, len(data))
             else:
-                claims.append(proved(data, 0, seed) or 0)
-                torn = torn or not blank(data)
                 dropped.append(number)
         if max(claims) >= frame:
             raise JournalError(

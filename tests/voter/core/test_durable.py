@@ -307,6 +307,19 @@ def test_flapping_replica_does_not_fill_the_journal() -> None:
     assert sum(isinstance(entry, MembershipChange) for entry in node.entries) == 20
 
 
+def test_membership_is_not_journaled_on_a_full_disk_unless_a_replica_becomes_suspect() -> None:
+    node = make_node()
+    node.feed(ev.Full(True, "no space left"))
+    before = len(node.entries)
+    node.lose(1)
+    node.connect(1)
+    node.run()
+    assert len(node.entries) == before
+    node.feed(ev.Expel(2, "by the operator"))
+    assert isinstance(last := node.entries[-1], MembershipChange)
+    assert (last.replica, last.suspect, len(node.entries)) == ("g3", True, before + 1)
+
+
 def test_voided_write_stays_voided_after_a_restart() -> None:
     node = make_node()
     node.ask(b"P")

@@ -10,11 +10,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
+from unittest import mock
 
 from guests.protocol.wire import EMPTY_HISTORY
 from voter.core.entries import Entry, Record
 from voter.core.order import history_after
 from voter.journal import Files, Journal, RecoveredJournal, open_journal
+from voter.journal import journal as journal_module
 from voter.journal.format import COPIES
 
 __all__ = ["Disk", "History", "Open", "opened"]
@@ -53,13 +55,18 @@ class Segment:
         self._disk.check("write")
         end = self._at + len(data)
         inode = self._inode
-        if end > len(inode.cached):
-            self._disk.take(end - len(inode.cached))
-            inode.cached.extend(bytes(end - len(inode.cached)))
+        assert end <= len(inode.cached), "a write beyond the end may reach the disk in part"
         inode.cached[self._at : end] = data
         inode.dirty.append((self._at, end))
         self._at = end
         self._disk.writes += 1
+
+    def grow(self, size: int) -> None:
+        """Set more aside."""
+        self._disk.take(size)
+        end = len(self._inode.cached)
+        self._inode.cached.extend(bytes(size))
+        self._inode.dirty.append((end, end + size))
 
     async def sync(self) -> None:
         """Put it onto the disk, once the disk lets syncs through."""
@@ -282,7 +289,9 @@ class News:
 
 
 @asynccontextmanager
-async def opened(files: Files, *, clean: bool = True, **more: Any) -> AsyncIterator[Open]:
+async def opened(
+    files: Files, *, clean: bool = True, reserve: int = 0, **more: Any
+) -> AsyncIterator[Open]:
     """Open a journal and run it; ``clean`` False: it dies in the end, with what is collected."""
     news = News()
     numbers = iter(range(1, 1000))
@@ -295,11 +304,12 @@ async def opened(files: Files, *, clean: bool = True, **more: Any) -> AsyncItera
         "on_synced": news.synced.append,
         "on_full": lambda full, reason: news.full.append((full, reason)),
     } | more
-    journal, recovery = await open_journal(files, **options)
-    run = Open(journal, recovery, news)
-    try:
-        yield run
-    finally:
-        await run.stop()
-        if clean:
-            await journal.close()
+    with mock.patch.object(journal_module, "RESERVE", reserve):
+        journal, recovery = await open_journal(files, **options)
+        run = Open(journal, recovery, news)
+        try:
+            yield run
+        finally:
+            await run.stop()
+            if clean:
+                await journal.close()

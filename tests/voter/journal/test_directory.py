@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
-import subprocess
 from collections.abc import Callable, Iterator
 from hashlib import blake2b
 from pathlib import Path
@@ -13,35 +13,15 @@ from pathlib import Path
 import pytest
 
 from tests.voter.journal.disk import opened
-from voter.core.entries import Base, Entry
+from voter.core.entries import Base, Entry, SequenceReservation
 from voter.errors import JournalError
 from voter.journal import Directory
 from voter.journal.format import blank
+from voter.journal.journal import RESERVE
 
 pytestmark = pytest.mark.asyncio
 
 SEGMENT = 1 << 16
-
-
-@pytest.fixture
-def tmpfs(scratch: Path) -> Iterator[Callable[[str], Path]]:
-    """Give a maker of small file systems; skips where it may not mount."""
-    mounted: list[Path] = []
-
-    def mount(options: str) -> Path:
-        path = scratch / "tmpfs"
-        path.mkdir(exist_ok=True)
-        remount = "remount," if path in mounted else ""
-        command = ["mount", "-t", "tmpfs", "-o", remount + options, "none", str(path)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            pytest.skip(f"may not mount a tmpfs: {done.stderr.strip()}")
-        mounted.append(path)
-        return path
-
-    yield mount
-    if mounted:
-        subprocess.run(["umount", "-l", str(mounted[0])], check=True)
 
 
 async def test_journal_on_a_real_disk_continues_after_a_restart(scratch: Path) -> None:
@@ -150,6 +130,47 @@ async def test_journal_recovers_from_a_full_file_system(tmpfs: Callable[[str], P
         await run.durable()
     async with opened(Directory(path), segment_size=SEGMENT) as run:
         assert run.recovery.entries == made
+
+
+async def test_journal_opens_again_and_again_on_a_full_file_system(
+    tmpfs: Callable[[str], Path],
+) -> None:
+    """The last frame before was cut short: it did not fit into what was set aside."""
+    path, segment = tmpfs("size=40m"), 8 << 20
+    directory = Directory(path)
+    async with opened(directory, clean=False, segment_size=segment, reserve=RESERVE) as run:
+        made: list[Entry] = [*run.write_records(3, 1 << 20)]
+        while run.journal.status()["segments"] < 2:
+            made += run.write_records(1, 1000)
+            await run.durable()
+        with contextlib.suppress(OSError), (path / "filler").open("wb", buffering=0) as filler:
+            while True:
+                filler.write(bytes(4096))
+
+        async def write_on() -> None:
+            while True:
+                made.extend(run.write_records(1, 1 << 20))
+                await run.durable()
+
+        with pytest.raises(JournalError, match="write failed: No space left on device"):
+            await write_on()
+    directory.close()
+    for number in range(100):
+        directory = Directory(path)
+        async with opened(directory, clean=False, segment_size=segment, reserve=RESERVE) as run:
+            assert run.recovery.entries == made
+            assert run.recovery.notes == []
+            await run.until(lambda: [full for full, _ in run.full] == [True])
+            made.append(SequenceReservation(number))
+            run.write(made[-1])
+            await run.durable()
+        directory.close()
+    (path / "filler").unlink()
+    async with opened(Directory(path), segment_size=segment, reserve=RESERVE) as run:
+        assert run.recovery.entries == made
+        await run.until(lambda: not run.journal.full)
+        made += run.write_records(5, 1 << 20)
+        await run.durable()
 
 
 async def test_a_full_file_system_at_the_start_is_named(tmpfs: Callable[[str], Path]) -> None:

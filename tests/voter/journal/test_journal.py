@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import errno
+from typing import Any
 
 import pytest
 
-from tests.voter.journal.disk import Disk, opened
+from tests.voter.journal.disk import MAGIC, Disk, opened
 from voter.core.entries import Entry, SequenceReservation, Settled
 from voter.errors import JournalError
 from voter.journal import journal as journal_module
@@ -109,6 +110,73 @@ async def test_journal_reports_a_full_disk_early_and_room_again() -> None:
         made += run.write_records(15, 100)
     async with opened(disk) as run:
         assert run.recovery.entries == made
+
+
+def use_up(disk: Disk) -> dict[str, Any]:
+    """Leave room for one segment; return options that give it a reserve."""
+    disk.room = 32768 + 2000
+    return {"segment_size": 32768, "reserve": 24576}
+
+
+async def test_journal_starts_100_times_on_a_full_disk_and_has_room_again() -> None:
+    disk = Disk()
+    more = use_up(disk)
+    made: list[Entry] = []
+    async with opened(disk, clean=False, **more) as run:
+        while not run.full:
+            made += run.write_records(1, 100)
+            await run.durable()
+        made += run.write_records(20, 100)  # under way when the disk became full
+        await run.durable()
+    for number in range(100):
+        async with opened(disk, clean=False, **more) as run:
+            assert run.recovery.entries == made
+            await run.until(lambda: [full for full, _ in run.full] == [True])
+            made.append(SequenceReservation(number))
+            run.write(made[-1])
+            await run.durable()
+    disk.room = None
+    async with opened(disk, **more) as run:
+        assert run.full == []  # it is known before the first write is accepted
+        assert run.recovery.entries == made
+        made += run.write_records(50, 1000)
+        await run.durable()
+    async with opened(disk, **more) as run:
+        assert run.recovery.entries == made
+
+
+async def test_frame_without_room_uses_half_of_the_reserve_and_reports_a_full_disk() -> None:
+    disk = Disk()
+    more = use_up(disk)
+    async with opened(disk, clean=False, **more) as run:
+        await asyncio.sleep(0)  # it runs
+        disk.room = 0
+        made: list[Entry] = [*run.write_records(1, 3000)]
+        assert run.full == []
+        made += run.write_records(1, 3000)
+        assert [full for full, _ in run.full] == [True]
+        await run.durable()
+        with pytest.raises(JournalError, match="write failed: No space left"):
+            run.write_records(1, 6000)
+    async with opened(disk, clean=False, **more) as run:
+        assert run.recovery.entries == made
+        assert run.recovery.notes == []  # nothing was written in part
+
+
+async def test_journal_opens_on_a_full_disk_without_room_for_a_second_copy() -> None:
+    disk = Disk()
+    more = use_up(disk)
+    async with opened(disk, clean=False, **more) as run:
+        made = run.write_records(1, 5000)
+        await run.durable()
+    image = disk.inodes["segment-0000000001"].cached
+    copy = bytes(image).rfind(MAGIC)
+    del image[copy + 200 :]
+    image[copy:] = bytes(200)  # an earlier version wrote frames in part
+    disk.room = 0
+    async with opened(disk, clean=False, **more) as run:
+        assert run.recovery.entries == made
+        assert run.journal.full
 
 
 async def test_where_there_is_nowhere_to_write_it_is_the_end() -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.voter.journal.disk import Disk, History, opened
+from tests.voter.journal.disk import Disk, History, Inode, opened
 from voter.core.entries import (
     Base,
     Entry,
@@ -162,7 +162,7 @@ async def test_recovered_entries_are_on_the_disk_before_open_returns() -> None:
         assert run.recovery.entries == made
 
 
-async def test_segments_behind_a_torn_one_are_removed() -> None:
+async def test_a_torn_segment_becomes_the_spare_one_and_those_behind_it_are_removed() -> None:
     disk = Disk()
     async with opened(disk, clean=False, segment_size=1300) as run:
         first = run.write_records(2, 100)
@@ -175,10 +175,14 @@ async def test_segments_behind_a_torn_one_are_removed() -> None:
     torn = "segment-0000000001"
     lost = disk.lose_power(lambda name, at: name != torn)
     assert lost.frames("segment-0000000002")
+    lost.inodes["segment-0000000003"] = Inode(bytes(1300))
+    lost.room = 0  # a full disk has no room for another spare one
     async with opened(lost, clean=False, segment_size=1300) as run:
         assert run.recovery.entries == first
         assert "torn tail" in run.recovery.notes[0]
-        assert "segment-0000000002" not in lost.inodes
+        assert not lost.frames("segment-0000000002")
+        assert "segment-0000000003" not in lost.inodes
+        lost.room = None
         more = run.write_records(10, 100)
     async with opened(lost.copy()) as run:
         assert run.recovery.entries == first + more
