@@ -122,6 +122,7 @@ def test_status_imports_no_slow_library() -> None:
         (["up", "--vote", "2/5"], "two different replies could both win"),
         (["up", "--vote", "2/3", "--guests", "5"], "--guests is 5"),
         (["up", "--service", "nonsense"], "unknown service"),
+        (["up", "--service", "nonsense.py"], "no file"),
         (["up", "--accel", "warp"], "warp"),
         (["inject", "nonsense", "g1"], "nonsense"),
         (["inject", "crash", "g1", "--for", "-1"], "-1"),

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import shlex
 import socket
 import time
 from collections.abc import Iterator
@@ -55,8 +54,7 @@ def _request(
     except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError) as error:
         raise NotUp(
             f"no node runs in {layout.directory}",
-            remedy="start one with `trivisor up --dir "
-            f"{shlex.quote(str(layout.directory))}`, or use another --dir",
+            remedy=f"start one with `{layout.command('up')}`, or use another --dir",
         ) from error
     except PermissionError as error:
         raise CommandError(

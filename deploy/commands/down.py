@@ -46,7 +46,10 @@ def down(directory: Path | None, as_json: bool) -> None:
         problem = layout.problem()
         if problem is not None:
             raise problem
-        raise NotUp(f"no node runs in {layout.directory}", remedy="start one with `trivisor up`")
+        raise NotUp(
+            f"no node runs in {layout.directory}",
+            remedy=f"start one with `{layout.command('up')}`, or use another --dir",
+        )
     if asked and "supervisor" not in ended:
         ended = ["supervisor", *ended]
     if as_json:

@@ -62,7 +62,8 @@ def prepare_node(
             raise AlreadyUp(
                 f"{names} run without a supervisor, and were started when {layout.directory} was "
                 "at another path",
-                remedy="end them with `trivisor down`; the next `up` continues from the journal",
+                remedy=f"end them with `{layout.command('down')}`; the next `up` continues from "
+                "the journal",
             )
         stop_watchdog(layout, signal.SIGHUP)  # this command starts the next supervisor
         record = layout.read_node()
@@ -70,7 +71,7 @@ def prepare_node(
             raise AlreadyUp(
                 f"{names} of the node in {layout.directory} run without a supervisor, and the "
                 "node was started with other options",
-                remedy="end it with `trivisor down`, or use the same options again",
+                remedy=f"end it with `{layout.command('down')}`, or use the same options again",
             )
         progress(f"taking over {names}")
         return record
@@ -189,7 +190,7 @@ def delete_journal(layout: Layout) -> None:
     if orphans:
         raise AlreadyUp(
             f"{', '.join(orphans)} of the node in {layout.directory} run: its journal is in use",
-            remedy="run `trivisor down` first",
+            remedy=f"run `{layout.command('down')}` first",
         )
     deleted = layout.journal.with_suffix(".deleted")
     try:
@@ -250,5 +251,6 @@ def follow_start(layout: Layout, progress: Progress) -> dict[str, Any]:
     lines = "\n".join(f"  {line}" for line in read_tail(layout.supervisor_log, 15))
     raise CommandError(
         f"the supervisor ended before the node was ready; the end of its log:\n{lines}",
-        remedy=f"see {layout.supervisor_log}; `trivisor down` ends what it may have left",
+        remedy=f"see {layout.supervisor_log}; `{layout.command('down')}` ends what it may have "
+        "left",
     )

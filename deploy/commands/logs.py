@@ -94,7 +94,7 @@ def _from_last_run(layout: Layout, name: str | None, lines: int) -> list[Any]:
     except FileNotFoundError:
         raise NotUp(
             f"no node runs in {layout.directory}, and none left events",
-            remedy="`trivisor logs supervisor` shows the log of a start that failed",
+            remedy=f"`{layout.command('logs supervisor')}` shows the log of a start that failed",
         ) from None
     at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(last["time"]))
     warn(f"no node runs in {layout.directory}: this is from its end at {at}")

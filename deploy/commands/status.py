@@ -70,13 +70,16 @@ def _report_orphans(layout: Layout, *, as_json: bool) -> bool:
     if supervisor is not None:
         others = ", ".join(orphans)
         warn(f"the supervisor (process {supervisor}) runs and cannot be reached, with {others}")
-        warn(f"remedy: `trivisor down --dir {layout.directory}` ends it")
+        warn(f"remedy: `{layout.command('down')}` ends it")
         return True
     for name, pid in orphans.items():
         warn(f"{name}: process {pid} runs without a supervisor")
     if message:
         warn(message)
-    warn("remedy: `trivisor up` with the same options takes it over, `trivisor down` ends it")
+    warn(
+        f"remedy: `{layout.command('up')}` with the same options takes it over, "
+        f"`{layout.command('down')}` ends it"
+    )
     return True
 
 

@@ -190,7 +190,13 @@ def _service(given: str) -> str:
     if given in SHIPPED:
         return given
     path = Path(given).absolute()
-    if path.suffix != ".py" or not path.is_file():
+    if path.suffix == ".py" and not path.is_file():
+        raise CommandError(
+            f"--service: there is no file {str(path)!r}",
+            remedy="give the path of an existing Python file",
+            code=ExitCode.USAGE,
+        )
+    if path.suffix != ".py":
         raise CommandError(
             f"unknown service {given!r}",
             remedy=f"use one of {', '.join(sorted(SHIPPED))}, or the path of a Python file (.py)",

@@ -161,6 +161,10 @@ class Layout:
         """Return the existing sockets, which killed processes may have left."""
         return [p for p in (*self.sockets, *self.directory.glob("g*.lie")) if p.exists()]
 
+    def command(self, words: str) -> str:
+        """Return the command line of ``trivisor`` that means this node, for a shell."""
+        return f"trivisor {words} --dir {shlex.quote(str(self.directory))}"
+
     def prepare(self) -> None:
         """Make the directory and mark it as a node's, or check that it is one.
 
@@ -226,7 +230,7 @@ class Layout:
         # The directory may hold a journal: no remedy ever deletes more than this file.
         remedy = (
             "another version of trivisor wrote it, or it was damaged: put it back from a copy, or "
-            f"run `trivisor down --dir {shlex.quote(str(self.directory))}`, then "
+            f"run `{self.command('down')}`, then "
             f"`mv {shlex.quote(str(path))} {shlex.quote(f'{path}.damaged')}`, and "
             "start the node with its options: its journal stays; nothing was changed"
         )
@@ -300,8 +304,7 @@ _FLOCK = struct.Struct("@hhqqi4x")
 
 def already_up(layout: Layout, pid: int) -> AlreadyUp:
     """Return the error that names the supervisor of this directory's node."""
-    where = shlex.quote(str(layout.directory))
     return AlreadyUp(
         f"a node already runs in {layout.directory}: its supervisor is process {pid}",
-        remedy=f"`trivisor status --dir {where}` shows it, `trivisor down` ends it",
+        remedy=f"`{layout.command('status')}` shows it, `{layout.command('down')}` ends it",
     )

@@ -47,8 +47,9 @@ def inject(
     kind: str, guest: str, directory: Path | None, seconds: float | None, as_json: bool
 ) -> None:
     """Inject a fault into a guest."""
+    layout = layout_of(directory)
     answer = ask(
-        layout_of(directory),
+        layout,
         "POST",
         "/inject",
         {"kind": kind, "guest": guest, "seconds": seconds},
@@ -59,7 +60,8 @@ def inject(
         return
     fault = KINDS[kind]
     warn(f"{guest}: {kind} injected; {answer['proof']}")
-    warn(f"active for {seconds:g} s" if seconds is not None else f"undo: trivisor heal {guest}")
+    undo = f"undo: {layout.command(f'heal {guest}')}"
+    warn(f"active for {seconds:g} s" if seconds is not None else undo)
     if fault.latent:
         warn(f"it has no visible effect yet; what masks it: {fault.masked_by}")
 

@@ -16,7 +16,15 @@ from deploy.errors import AlreadyUp, DeployError, ForeignState, PathTooLong, Pat
 from deploy.host.identity import ProcessIdentity, identify
 from deploy.host.spawn import python_environment
 from deploy.node.configuration import node_spec, voter_config
-from deploy.node.records import FaultRecord, Layout, Lock, NodeRecord, RunningRecord, Settings
+from deploy.node.records import (
+    FaultRecord,
+    Layout,
+    Lock,
+    NodeRecord,
+    RunningRecord,
+    Settings,
+    already_up,
+)
 from tests.deploy.conftest import NASTY
 from voter.config import parse
 
@@ -294,3 +302,10 @@ def test_directory_is_named_as_the_kernel_reads_it(
     assert layout_of(None).directory == scratch / "relative"
     with pytest.raises(PathUnusable):
         layout_of(Path("a\nb"))
+
+
+def test_commands_that_messages_name_mean_this_node(scratch: Path) -> None:
+    """Not the default one, which `trivisor down` alone would end."""
+    layout = Layout(scratch / "a b")
+    assert layout.command("down") == f"trivisor down --dir '{scratch / 'a b'}'"
+    assert layout.command("down") in already_up(layout, 7).remedy
