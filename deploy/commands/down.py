@@ -8,6 +8,7 @@ import click
 
 from deploy.commands.control_client import NotUp, Unanswered, ask
 from deploy.commands.options import StepPrinter, directory_option, json_option, layout_of
+from deploy.host.files import sweep_links
 from deploy.host.identity import wait_end
 from deploy.host.scratch import sweep_abandoned
 from deploy.node.records import Layout, Lock
@@ -40,6 +41,7 @@ def down(directory: Path | None, as_json: bool) -> None:
     swept = sweep_abandoned(progress)
     asked = _ask(layout, progress)
     ended = end_orphans(layout, make_machines, progress)  # what a supervisor may have left
+    sweep_links()  # now, as its libvirt would make directories in place of a missing link
     if not asked and not ended and not swept:
         problem = layout.problem()
         if problem is not None:

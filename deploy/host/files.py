@@ -221,15 +221,22 @@ def short_link(path: Path) -> Path:
 
 
 def sweep_links() -> None:
-    """Remove this user's links of `short_link` whose path does not exist any more."""
+    """Remove this user's links of `short_link` whose path does not exist any more.
+
+    Also remove a directory with such a name: libvirt makes it where its link is missing.
+    """
     for place in map(Path, LINK_PLACES):
-        for link in place.glob(f"{_link_prefix()}*"):
+        for link in place.glob(_link_prefix() + "?" * 16):
             with contextlib.suppress(OSError):  # gone already, or its path is out of reach now
-                if link.is_symlink() and link.lstat().st_uid == os.geteuid():
-                    try:
-                        link.stat()
-                    except (FileNotFoundError, NotADirectoryError):
-                        link.unlink()
+                if link.lstat().st_uid != os.geteuid():
+                    continue
+                if not link.is_symlink():
+                    shutil.rmtree(link)
+                    continue
+                try:
+                    link.stat()
+                except (FileNotFoundError, NotADirectoryError):
+                    link.unlink()
 
 
 def _link_prefix() -> str:

@@ -108,7 +108,8 @@ def sweep_abandoned(
             end_processes(path)
         _remove(path)
         swept.append(path)
-    sweep_links()
+    if swept:
+        sweep_links()
     return swept
 
 

@@ -307,7 +307,6 @@ class NodeMachines:
         if self._hypervisor is not None:
             hypervisor, self._hypervisor = self._hypervisor, None
             await hypervisor.close()
-        sweep_links()  # the directory may have been deleted
         self._renew_guests()
 
     def _connected(self) -> Hypervisor:
