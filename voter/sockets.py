@@ -129,7 +129,7 @@ def _check(name: str, sock: socket.socket) -> None:
         raise AddressError(f"inherited socket {name!r} is not a stream socket that listens")
     if sock.family not in families:
         kinds = " or ".join(family.name for family in families)
-        raise AddressError(f"inherited socket {name!r} is {sock.family!r}, and must be {kinds}")
+        raise AddressError(f"inherited socket {name!r} is {sock.family.name}, and must be {kinds}")
 
 
 def listening(listen: Listen, environment: Mapping[str, str]) -> list[tuple[str, socket.socket]]:

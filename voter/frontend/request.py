@@ -174,7 +174,7 @@ class RequestReader:
                     parser.receive_data(bytes(self._buffer[:SLICE]))
                     del self._buffer[:SLICE]
         except h11.RemoteProtocolError as error:
-            raise BadRequest(400, f"the body is malformed: {error}") from error
+            raise BadRequest(400, "the chunks of the body are malformed") from error
         self.more = True
         return None
 
