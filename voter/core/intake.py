@@ -110,8 +110,8 @@ class Intake:
         polls.add(poll)
         if verdict is Verdict.TRY:
             poll.trial = poll.retried = True
-            self.suspects.begin_trial(event.request)
-            self.members.send_to(self.members[self.members.active[-1]], poll, record)
+            index = self.suspects.begin_trial(event.request)
+            self.members.send_to(self.members[index], poll, record)
         else:
             self.members.send_to_live(poll, record)
         journal.reserve()

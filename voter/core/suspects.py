@@ -7,8 +7,8 @@ service would do so again and again.  Therefore:
    Others that were under way with it become suspects too.
 2. A suspect is tried on one replica alone, one at a time, while the others serve.  If that replica
    answers, the read is cleared, and ordered as any other.
-3. If that replica is lost too, another request that it had may be the cause.  So the read is tried
-   once more.  After a second loss it is *void* for VOID_TIME: all replicas skip it, and its client
+3. If that replica is lost too, another request that it had, or a fault of its own, may be the cause.
+   So the read is tried once more, on another replica.  After a second loss it is *void* for VOID_TIME: all replicas skip it, and its client
    gets an error.  After that time it is tried again.
 
 A trial needs a spare replica.  It waits for one for SPARE_WAIT, or while another trial is under
@@ -50,7 +50,7 @@ def _name(request: bytes) -> bytes:
 @dataclass(slots=True)
 class _Suspect:
     void_until: float  # engine time
-    killed: bool = False  # a replica was lost in its trial
+    lost: int | None = None  # the replica that was lost in its first trial
 
 
 @dataclass
@@ -61,6 +61,7 @@ class Suspects:
     members: Membership
     reads: dict[bytes, _Suspect] = field(default_factory=dict)
     tried: bytes | None = None  # the read that is tried now
+    replica: int = -1  # ... and on which replica
 
     def add(self, request: bytes) -> None:
         """Make a read a suspect."""
@@ -81,9 +82,12 @@ class Suspects:
             return Verdict.WAIT
         return Verdict.TRY
 
-    def begin_trial(self, request: bytes) -> None:
-        """Note that a read is tried on one replica."""
+    def begin_trial(self, request: bytes) -> int:
+        """Return the active replica on which a read is tried now: another one than before."""
         self.tried = _name(request)
+        active, lost = self.members.active, self.reads[self.tried].lost
+        self.replica = next((index for index in reversed(active) if index != lost), active[-1])
+        return self.replica
 
     def end_trial(self, *, answered: bool, killed: bool) -> bool:
         """Clear the read that was tried, or make it void; return whether it is void now."""
@@ -91,8 +95,9 @@ class Suspects:
         suspect = self.reads.get(name or b"")
         if name is None or suspect is None:
             return False
-        guilty = killed and suspect.killed
-        suspect.killed |= killed
+        guilty = killed and suspect.lost is not None
+        if killed:
+            suspect.lost = self.replica
         if answered:
             del self.reads[name]
         elif guilty:

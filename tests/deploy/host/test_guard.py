@@ -29,12 +29,13 @@ if "stubborn" in words:
     daemon = daemon.replace("SIG_DFL", "SIG_IGN")
 daemon += "; print(os.getpid(), flush=True) if os.fork() == 0 else os._exit(0); time.sleep(300)"
 child = subprocess.Popen([sys.executable, "-c", daemon], env={}, stdout=subprocess.PIPE, text=True)
-print(os.getpid(), child.stdout.readline().strip(), flush=True)
+pids = f"{os.getpid()} {child.stdout.readline().strip()}"
 child.wait()
 if "deaf" in words:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 try:
+    print(pids, flush=True)  # a signal may come from now on
     while "return" not in words and "fail" not in words:
         time.sleep(0.1)
         if "print" in words:
