@@ -7,9 +7,9 @@ service would do so again and again.  Therefore:
    Others that were under way with it become suspects too.
 2. A suspect is tried on one replica alone, one at a time, while the others serve.  If that replica
    answers, the read is cleared, and ordered as any other.
-3. If that replica is lost too, another request that it had, or a fault of its own, may be the cause.
-   So the read is tried once more, on another replica.  After a second loss it is *void* for VOID_TIME: all replicas skip it, and its client
-   gets an error.  After that time it is tried again.
+3. If that replica is lost too, a fault of its own or another request may be the cause.  So the read
+   is tried once more, on another replica.  After a second loss it is *void* for VOID_TIME: all
+   replicas skip it, and its client gets an error.  After that time it is tried again.
 
 A trial needs a spare replica.  It waits for one for SPARE_WAIT, or while another trial is under
 way.  Meanwhile the read is refused, not executed.  A restarted voter knows no suspects.
