@@ -81,7 +81,7 @@ def test_run_without_faults_has_only_the_first_transitions() -> None:
 
 
 def test_faults_are_a_pair_when_the_system_has_not_recovered_between_them() -> None:
-    items = reach(planned(("reboot", 0.1, 0), ("cut-link", 0.11, 1))).items
+    items = reach(planned(("reboot", 0.1, 0), ("cut-link", 0.15, 1))).items
     assert items["fault pair"] == {"reboot, then cut-link"}
     assert any(text.startswith("cut-link while absent") for text in items["fault at"])
 
