@@ -7,15 +7,19 @@ worker closes the pipe to its node, and the node ends its guests.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
+from deploy.host.identity import wait_end
 from deploy.host.scratch import end_processes
+from faultinject.bench.usage import family
 
-__all__ = ["Processes", "following"]
+__all__ = ["Processes", "following", "kill_command"]
 
 ROOT = Path(__file__).resolve().parents[3]
 PATIENCE = 20.0
@@ -31,6 +35,16 @@ def following(*command: str) -> list[str]:
     Start it in the main thread: to the kernel the thread that starts a process is its parent.
     """
     return ["setpriv", "--pdeathsig", "KILL", "sh", "-c", START, str(os.getpid()), *command]
+
+
+def kill_command(guard: subprocess.Popen[bytes]) -> None:
+    """Kill a command together with its guard, so that neither cleans up, and wait for both."""
+    pids = family(guard.pid)[:2]
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    guard.wait()
+    assert all(wait_end(pid, 30) for pid in pids)
 
 
 class Processes:

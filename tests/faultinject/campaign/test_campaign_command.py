@@ -20,7 +20,7 @@ from deploy.host.scratch import processes_of
 from faultinject.campaign.planning.plan import plan
 from faultinject.campaign.planning.spec_file import parse
 from tests.faultinject.campaign.fake_node import FAKE, began, behave, fake_guests
-from tests.faultinject.campaign.processes import ROOT, following
+from tests.faultinject.campaign.processes import ROOT, following, kill_command
 from tests.faultinject.campaign.workers.test_dispatch import MISSIONS, SPEC
 from tests.faultinject.campaign.workers.test_worker_process import wait_until
 from voter.commands.terminal import ExitCode
@@ -191,7 +191,7 @@ def test_resume_completes_the_plan_after_repeated_kills(scratch: Path) -> None:
             time.sleep(0.02)
         time.sleep(chance.uniform(0.0, 0.5))
         if runner.poll() is None:
-            runner.kill()
+            kill_command(runner)
             kills += 1
         runner.wait()
         if (scratch / "r" / "campaign.sqlite").exists():

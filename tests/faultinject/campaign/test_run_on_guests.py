@@ -17,7 +17,7 @@ import pytest
 from faultinject.campaign.store.store import Store
 from tests.conftest import left_qemus
 from tests.faultinject.campaign.dask_cluster import DaskCluster
-from tests.faultinject.campaign.processes import ROOT, Processes
+from tests.faultinject.campaign.processes import ROOT, Processes, kill_command
 
 pytestmark = pytest.mark.vm
 
@@ -104,8 +104,7 @@ def test_run_leaves_no_guest_when_killed_or_interrupted_and_resumes(
     runner = campaign(processes, *begin(scratch), "--workers", "1")
     wait_stored(scratch, 3, runner)
     assert len(left_qemus(str(scratch))) == 3
-    runner.kill()
-    runner.wait()
+    kill_command(runner)
     wait_no_qemu(scratch)  # the worker ends them itself
     first = stored(scratch)
 

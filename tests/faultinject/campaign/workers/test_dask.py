@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -15,7 +14,7 @@ import pytest
 
 from tests.faultinject.campaign.dask_cluster import DaskCluster
 from tests.faultinject.campaign.fake_node import FAKE, began, behave, fake_guests
-from tests.faultinject.campaign.processes import Processes
+from tests.faultinject.campaign.processes import Processes, kill_command
 from tests.faultinject.campaign.test_campaign_command import begin, call, environment, stored
 from tests.faultinject.campaign.workers.test_dispatch import MISSIONS
 from tests.faultinject.campaign.workers.test_worker_process import wait_until
@@ -89,8 +88,7 @@ def test_resume_on_a_cluster_after_a_killed_runner(cluster: DaskCluster, scratch
     cluster.add_worker("east")
     runner = start(cluster)
     wait_until(lambda: len(stored(scratch)) >= 4, 40)
-    os.kill(runner.pid, signal.SIGKILL)
-    runner.wait()
+    kill_command(runner)
     words = ("resume", str(scratch / "r"), "--worker-module", FAKE, "--no-report")
     call(scratch, *words, "--scheduler", cluster.address)
     assert sorted(stored(scratch)) == list(range(MISSIONS))
