@@ -511,7 +511,7 @@ def test_node_survives_a_full_disk_and_is_found_where_it_was_moved(small_disk: P
         node.directory.rename(moved.directory)
         assert node.run("down").returncode == ExitCode.NOT_UP
         assert moved.guest_pids() == guests
-        until(lambda: "was moved" in moved.status()["storage"])
+        until(lambda: "was moved" in (moved.status()["storage"] or ""))
         done = moved.run("down")
         assert done.returncode == 0, done.stderr
         assert node.processes() == {}

@@ -61,6 +61,8 @@ _CAPABILITIES = Path("cache/qemu/capabilities")
 
 _log = structlog.get_logger(__name__)
 
+_checked: set[Path] = set()  # the directory that this process's libvirt was seen to use
+
 
 def carried_root(root: Path) -> Path:
     """Return the path of an existing `root` for libvirt: itself, or a short link to it.
@@ -83,8 +85,11 @@ def embed_uri(root: Path) -> str:
 def check_owner(root: Path) -> None:
     """Raise HypervisorFailed unless this process's libvirt, just opened, uses this directory.
 
-    A URI that libvirt reads differently would put the node's files elsewhere.
+    A URI that libvirt reads differently would put the node's files elsewhere.  A process's libvirt
+    keeps its directory, and writes its pid only when the process opens it first.
     """
+    if root in _checked:
+        return
     file = root / "run/qemu/driver.pid"
     try:
         owner = file.read_text(encoding="ascii").strip()
@@ -92,6 +97,7 @@ def check_owner(root: Path) -> None:
         raise HypervisorFailed(f"libvirt does not use {root}: {error}") from error
     if owner != str(os.getpid()):
         raise HypervisorFailed(f"libvirt does not use {root}: {file} names process {owner}")
+    _checked.add(root)
 
 
 def prepare_root(root: Path, *, capabilities: Path | None = None) -> None:
