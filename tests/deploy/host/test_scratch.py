@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from pathlib import Path
 
 from deploy.host.scratch import end_processes, processes_of
@@ -20,5 +21,7 @@ def test_qemu_that_names_the_directory_otherwise_is_found_and_ended(scratch: Pat
         ) as process,
     ):
         assert processes_of(other) == []
-        assert processes_of(here) == [process.pid]
+        deadline = time.monotonic() + 30
+        while processes_of(here) != [process.pid] and time.monotonic() < deadline:
+            time.sleep(0.01)  # its command line appears a moment after its start
         assert end_processes(here) == [process.pid]
