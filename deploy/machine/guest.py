@@ -21,7 +21,7 @@ from typing import Literal
 
 import structlog
 
-from deploy.errors import GuestNeverReady, HypervisorFailed, WrongState
+from deploy.errors import GuestNeverReady, HypervisorFailed, HypervisorLost, WrongState
 from deploy.host.priority import Yielding, set_nice
 from deploy.machine import qemu
 from deploy.machine.boot_watch import OVERALL, BootWatch, watch_boot
@@ -147,9 +147,10 @@ class Guest:
     async def restore(self) -> RestoreMethod:
         """Restore its clean snapshot, whatever its state, by the fastest method that works.
 
-        Raises what `boot` raises.
+        Raises what `boot` raises.  Raises HypervisorLost without libvirt's daemon, before or while
+        it is restored; it can be restored later.
         """
-        self._attached()
+        self._attached().require()
         async with self._lock:
             begin = time.monotonic()
             await self.yield_processor(False)  # the steps below have deadlines
@@ -340,6 +341,10 @@ class Guest:
             # After `loadvm` a QEMU that somebody else paused remains paused.
             if paused or await self._running_domain().state() is RunState.PAUSED:
                 await self._running_domain().resume(timeout=_MONITOR_TIMEOUT)
+        except HypervisorLost:
+            if self._is(GuestState.RESTORING):  # its state is refreshed after the reconnection
+                self._set(GuestState.READY, "libvirt is lost")
+            raise
         except HypervisorFailed as error:
             _log.warning("cannot restore a guest in place", guest=self.name, error=str(error))
             await self.kill("its snapshot could not be loaded")
@@ -362,6 +367,9 @@ class Guest:
             await self._start()
             await self._monitor(f"loadvm {_SNAPSHOT}", timeout=_SAVE_TIMEOUT)
             await self._running_domain().resume()
+        except HypervisorLost:
+            await self._abort_start()
+            raise
         except HypervisorFailed as error:
             _log.warning("cannot start a guest's snapshot", guest=self.name, error=str(error))
             await self._abort_start()
@@ -402,7 +410,10 @@ class Guest:
         if self._process is not None and self._process.alive:
             await self.kill(why)
         elif self._domain is not None:
-            await self._domain.destroy()
+            try:
+                await self._domain.destroy()
+            except HypervisorLost as error:  # its next start removes it
+                _log.warning("cannot end a domain", guest=self.name, error=str(error))
         if self.state is not GuestState.DEAD:
             self._set(GuestState.DEAD, why)
 
@@ -446,8 +457,8 @@ class Guest:
             self._set(GuestState.DEAD, self._ending)
 
     def _changed(self, change: DomainChange) -> None:
-        """Check the state after somebody, perhaps this process, paused or resumed the CPU."""
-        if change in (DomainChange.SUSPENDED, DomainChange.RESUMED) and not self._lock.locked():
+        """Check the state after somebody, perhaps this process, may have changed it."""
+        if change is not DomainChange.STOPPED and not self._lock.locked():
             self._task(self._refresh_state(), "refresh state")
 
     async def _refresh_state(self) -> None:

@@ -135,7 +135,7 @@ class RepairPolicy:
         self._active_since = None
 
     def withdraw(self) -> None:
-        """Do not count the repair that has just failed: the disk, not the guest, is the cause."""
+        """Do not count the repair that has just failed: disk or libvirt, not the guest, failed."""
         self.consecutive = max(0, self.consecutive - 1)
         self._next = float("-inf")
 

@@ -11,6 +11,7 @@ import pytest
 
 from deploy.errors import AlreadyUp, CannotRunHere, HypervisorFailed
 from deploy.host.files import sweep_links
+from deploy.machine.connection import opening_error
 from deploy.machine.embed import (
     carried_root,
     check_owner,
@@ -18,7 +19,7 @@ from deploy.machine.embed import (
     keep_capabilities,
     prepare_root,
 )
-from deploy.machine.hypervisor import Hypervisor, opening_error
+from deploy.machine.hypervisor import Hypervisor
 from tests.deploy.conftest import NASTY
 
 
