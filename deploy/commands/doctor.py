@@ -19,7 +19,7 @@ from typing import Literal
 import click
 import msgspec
 
-from deploy.commands.options import directory_option, json_option, layout_of
+from deploy.commands.options import connect_option, directory_option, json_option, layout_of
 from deploy.errors import CannotRunHere, DeployError
 from deploy.host.scratch import ScratchDirectory, find_abandoned
 from deploy.machine.spec import EMBED
@@ -66,7 +66,7 @@ def _missing(check: str, detail: str, remedy: str, *, package: str = "") -> Host
     return HostCheck(check=check, result="missing", detail=detail, remedy=remedy, package=package)
 
 
-def _checks(layout: Layout) -> list[Callable[[], HostCheck]]:
+def _checks(layout: Layout, connect: str) -> list[Callable[[], HostCheck]]:
     """Return the checks for a node in this directory, the fast ones first."""
     return [
         _system,
@@ -80,7 +80,7 @@ def _checks(layout: Layout) -> list[Callable[[], HostCheck]]:
         lambda: _directory("cache", cache_directory(), option="$TRIVISOR_CACHE"),
         lambda: _socket_paths(layout),
         _port,
-        _libvirt,
+        lambda: _libvirt(connect),
         _accelerator,
     ]
 
@@ -233,8 +233,8 @@ def _port() -> HostCheck:
     return _ok("port", "127.0.0.1:8080 is free")
 
 
-def _libvirt() -> HostCheck:
-    """Open the embedded libvirt, as a node does."""
+def _libvirt(connect: str) -> HostCheck:
+    """Open libvirt, as a node does."""
     try:
         from deploy.machine.hypervisor import Hypervisor  # noqa: PLC0415 - may not be installed
     except ImportError as error:
@@ -246,7 +246,7 @@ def _libvirt() -> HostCheck:
 
     async def versions() -> tuple[str, str]:
         with ScratchDirectory("doctor") as scratch:
-            hypervisor = await Hypervisor.open(EMBED, root=scratch.path)
+            hypervisor = await Hypervisor.open(connect, root=scratch.path)
             try:
                 return await hypervisor.version()
             finally:
@@ -257,7 +257,8 @@ def _libvirt() -> HostCheck:
     except DeployError as error:
         install = "apt-get install libvirt-daemon libvirt-daemon-driver-qemu"
         return _missing("libvirt", error.problem, error.remedy or install)
-    return _ok("libvirt", f"{libvirt} with QEMU {qemu}; no daemon is needed")
+    daemon = "no daemon is needed" if connect == EMBED else f"the daemon at {connect} answers"
+    return _ok("libvirt", f"{libvirt} with QEMU {qemu}; {daemon}")
 
 
 def _accelerator() -> HostCheck:
@@ -286,8 +287,9 @@ def _accelerator() -> HostCheck:
 
 @click.command()
 @directory_option
+@connect_option
 @json_option
-def doctor(directory: Path | None, as_json: bool) -> int:
+def doctor(directory: Path | None, connect: str, as_json: bool) -> int:
     """Check whether this host can run a node; say how to fix what is missing.
 
     Exits with 4 if a requirement is missing.
@@ -296,7 +298,7 @@ def doctor(directory: Path | None, as_json: bool) -> int:
     results = []
     out = console()
     colours = {"ok": "green", "warning": "yellow", "missing": "red"}
-    for check in _checks(layout_of(directory)):
+    for check in _checks(layout_of(directory), connect):
         result = check()
         results.append(result)
         if not as_json:

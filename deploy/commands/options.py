@@ -9,12 +9,13 @@ import click
 
 from deploy.host.files import check_path
 from deploy.node.records import Layout
-from voter.commands.parameters import DAY, Number, node_directory
+from voter.commands.parameters import DAY, LibvirtUri, Number, node_directory
 from voter.commands.terminal import default_directory, warn
 
 __all__ = [
     "StepPrinter",
     "boot_deadline_option",
+    "connect_option",
     "directory_option",
     "json_option",
     "layout_of",
@@ -32,6 +33,13 @@ boot_deadline_option = click.option(
     default=60.0,
     show_default=True,
     help="Seconds a booting guest may make no progress; the whole boot may take ten times that.",
+)
+connect_option = click.option(
+    "--connect",
+    type=LibvirtUri(),
+    default="qemu:///embed",
+    show_default=True,
+    help="URI of libvirt.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 

@@ -11,6 +11,7 @@ import click
 from deploy.commands.options import (
     StepPrinter,
     boot_deadline_option,
+    connect_option,
     directory_option,
     json_option,
     layout_of,
@@ -20,7 +21,6 @@ from deploy.node.records import DURABILITY_GUARANTEES, Durability, Layout, Setti
 from voter.commands.parameters import (
     MEMORY,
     Integer,
-    LibvirtUri,
     ListenAddress,
     VotePolicy,
     existing_directory,
@@ -53,13 +53,7 @@ __all__ = ["up"]
     show_default=True,
     help="Accelerator of the guests; auto chooses KVM if it boots a guest.",
 )
-@click.option(
-    "--connect",
-    type=LibvirtUri(),
-    default="qemu:///embed",
-    show_default=True,
-    help="URI of libvirt.",
-)
+@connect_option
 @click.option(
     "--http",
     type=ListenAddress(),

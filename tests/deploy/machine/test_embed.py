@@ -94,6 +94,19 @@ def test_long_log_is_truncated(scratch: Path) -> None:
         ("already open with path '/x'", "qemu:///embed", AlreadyUp, "in use"),
         ("no connection driver", "qemu:///embed", CannotRunHere, "apt-get install"),
         ("Failed to connect socket", "qemu:///system", CannotRunHere, "start libvirt's daemon"),
+        ("Connection refused", "qemu:///session", CannotRunHere, "apt-get install libvirt-daemon"),
+        (
+            "'/run/libvirt/libvirt-sock': Permission denied",
+            "qemu:///system",
+            CannotRunHere,
+            "usermod -aG libvirt",
+        ),
+        (
+            "authentication unavailable: no polkit agent available to authenticate",
+            "qemu+unix:///system",
+            CannotRunHere,
+            "usermod -aG libvirt",
+        ),
     ],
 )
 def test_each_error_has_its_remedy(
