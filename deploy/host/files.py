@@ -98,6 +98,18 @@ def sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
+def share_socket(path: Path) -> Path:
+    """Let the group of a set-group-ID directory connect to a unix socket in it; return its path.
+
+    The directories of the node that systemd runs are such (deploy/package); others are their
+    owner's alone.  A socket that a system libvirt made is root's, and open to the group already.
+    Raises OSError.
+    """
+    if path.parent.stat().st_mode & stat.S_ISGID and not path.stat().st_mode & stat.S_IWGRP:
+        path.chmod(0o660)
+    return path
+
+
 # ---- logs
 
 

@@ -231,7 +231,8 @@ class Connection:
             try:
                 self._handle = await _open(self._target)
             except libvirt.libvirtError as error:
-                self.problem = str(opening_error(str(error), self._target))
+                reason = f"{error}; {_remedy(str(error), self._target)}"
+                self.problem = f"the connection to {self._target} is lost: {reason}"
                 await asyncio.sleep(_REOPEN_PAUSE)
                 continue
             self._registered, self.problem = None, ""
@@ -308,13 +309,14 @@ def opening_error(text: str, target: str) -> DeployError:
             problem,
             remedy="install QEMU and libvirt: apt-get install qemu-system-x86 libvirt-daemon",
         )
+    return CannotRunHere(problem, remedy=f"{_remedy(text, target)}; or use --connect {EMBED}")
+
+
+def _remedy(text: str, target: str) -> str:
+    """Return what to do about a daemon that cannot be reached."""
     if any(word in text for word in _DENIALS):
-        return CannotRunHere(
-            problem,
-            remedy=f"join the group libvirt: usermod -aG libvirt {_user()}, and log in again; or "
-            f"use --connect {EMBED}",
-        )
-    return CannotRunHere(problem, remedy=f"{_start(target)}; or use --connect {EMBED}")
+        return f"join the group libvirt: usermod -aG libvirt {_user()}, and log in again"
+    return _start(target)
 
 
 def _user() -> str:

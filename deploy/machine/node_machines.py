@@ -140,9 +140,7 @@ class NodeMachines:
             clean = set(record.clean) if record is not None else set()
             write_record(MachinesRecord(spec=self.spec, clean=tuple(sorted(clean))))
             if _account(self.spec) is not None:
-                # A system libvirt makes the guests' sockets as root, writable to their group.
-                os.chown(self._directory, -1, os.getegid())
-                self._directory.chmod(stat.S_IMODE(self._directory.stat().st_mode) | stat.S_ISGID)
+                _share_directory(self._directory)
             await self._open(progress, patient=take_over)
             return await self._bring_all(clean, progress, take_over=take_over)
         except BaseException:
@@ -370,6 +368,17 @@ def _account(spec: NodeSpec) -> str | None:
     if spec.embedded or not urlsplit(spec.uri).path.endswith("/system"):
         return None
     return f"+{os.geteuid()}:+{os.getegid()}"
+
+
+def _share_directory(directory: Path) -> None:
+    """Give the sockets in a directory its group: a system libvirt makes them as root.
+
+    They are writable to their group, so this user can connect.  The directory stays closed.
+    """
+    mode = stat.S_IMODE(directory.stat().st_mode)
+    if not mode & stat.S_ISGID:
+        os.chown(directory, -1, os.getegid())
+        directory.chmod(mode | stat.S_ISGID)
 
 
 def _files(spec: NodeSpec) -> list[Path]:
