@@ -6,9 +6,9 @@ this host's libvirt is touched.  The tests share three guests; each leaves them 
 
 from __future__ import annotations
 
-import functools
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -18,7 +18,8 @@ from typing import Any
 
 import pytest
 
-from deploy.host.spawn import end_with_parent, python_command, python_environment
+from deploy.host.spawn import python_command, python_environment
+from tests.faultinject.campaign.processes import following
 
 pytestmark = [
     pytest.mark.vm,
@@ -139,11 +140,10 @@ def until(condition: Callable[[], object], seconds: float = 120.0) -> None:
 @pytest.fixture(scope="module")
 def host() -> Iterator[Host]:
     """Give the namespaces with a daemon that runs; all in them ends with these tests."""
-    words = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    words = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
     with subprocess.Popen(
-        [*words, "sh", "-c", INIT], stdout=subprocess.PIPE, text=True,
-        preexec_fn=functools.partial(end_with_parent, os.getpid()),  # noqa: PLW1509
-    ) as unshare:  # fmt: skip
+        following(*words, "sh", "-c", INIT), stdout=subprocess.PIPE, text=True
+    ) as unshare:
         try:
             assert unshare.stdout is not None
             assert unshare.stdout.readline() == "ready\n"
@@ -179,6 +179,24 @@ def test_guests_are_listed_with_title_and_description(node: Node) -> None:
     status = node.status()
     assert (status["connect"], status["connect_problem"]) == (URI, None)
     assert URI in node.attempt("status").stdout
+
+
+def test_apparmor_would_let_qemu_use_its_files_and_no_others(node: Node, scratch: Path) -> None:
+    """This host may have no AppArmor; libvirt's helper prints the rules that it would load."""
+    file = scratch / "g1.xml"
+    file.write_text(node.host.virsh("dumpxml", node.domain("g1")))
+    uuid = node.host.virsh("domuuid", node.domain("g1")).strip()
+    helper = f"/usr/lib/libvirt/virt-aa-helper -d -r -u libvirt-{uuid} <{file}"
+    printed = node.host.run("sh", "-c", f"{helper} 2>&1")
+    rules = dict(re.findall(r'^  "(.+)" (\w+),$', printed, re.MULTILINE))
+    ours = {path: access for path, access in rules.items() if path.startswith(f"{node.directory}/")}
+    assert ours == {
+        f"{node.directory}/g1.qcow2": "rwk",
+        f"{node.directory}/g1.con": "rw",
+        f"{node.directory}/g1.link~": "rw",
+        f"{node.directory}/image/vmlinux": "r",
+        f"{node.directory}/image/initrd": "r",
+    }
 
 
 def change(node: Node, what: str, file: Path) -> None:
