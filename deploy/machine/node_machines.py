@@ -339,7 +339,7 @@ class NodeMachines:
                 if not await hypervisor.remove(guest.uuid, (spec.uuid, guest.name)):
                     _log.warning("another node's domain is left", guest=guest.name, uuid=guest.uuid)
         except HypervisorFailed as error:
-            _log.warning("libvirt does not remove the guests", error=str(error))
+            _log.warning("libvirt keeps ended guests", error=str(error))
         finally:
             await hypervisor.close()
 
