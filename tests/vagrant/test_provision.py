@@ -1,7 +1,7 @@
 """vagrant/provision.sh in a pristine Debian 12 root, as `vagrant up` runs it.
 
-The default test only prints the usage of demo and campaign, after what they need was installed.  The
-long tests run both, with three guests.
+The default test only prints the usage of demo and campaign, after what they need was installed.
+The long tests run both, with three guests.
 """
 
 from __future__ import annotations
