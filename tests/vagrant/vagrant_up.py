@@ -127,9 +127,9 @@ class VagrantHost:
     def run(self, command: str, log: Path, *, seconds: float) -> int:
         """Run a shell command in the copy's directory vagrant/, next to the libvirtd.
 
-        Append its output to ``log``, each line with the seconds since the start, and return its
-        exit status.  All that it started has ended then, on every way out.  Raises
-        subprocess.TimeoutExpired after ``seconds``.
+        Append its output to ``log``, each line with the seconds since the start; ``scratch`` reads
+        DIRECTORY there.  Return its exit status.  All that it started has ended then, on every way
+        out.  Raises subprocess.TimeoutExpired after ``seconds``.
         """
         start = time.monotonic()
         with self._namespaces(command) as process, log.open("a") as output:
@@ -137,7 +137,7 @@ class VagrantHost:
             timer = threading.Timer(seconds, process.kill)
             timer.start()
             for line in process.stdout:
-                text = PROGRESS.sub("", line).rstrip()
+                text = PROGRESS.sub("", line).rstrip().replace(str(self.scratch), "DIRECTORY")
                 if text:
                     output.write(f"{time.monotonic() - start:7.1f}  {text}\n")
                     output.flush()
