@@ -328,6 +328,6 @@ def _write_report(directory: Path) -> None:
         from faultinject.report import write_report  # noqa: PLC0415
 
         click.echo(f"report: {write_report(directory)}")
-    except (CommandError, ImportError) as error:
+    except (CannotRunHere, CommandError, ImportError) as error:
         where = shlex.quote(str(directory))
         warn(f"no report: {error}; `trivisor campaign report {where}` writes it later")

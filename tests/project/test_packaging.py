@@ -333,7 +333,14 @@ def test_wheel_contains_exactly_the_product(tmp_path: Path) -> None:
         for path in tracked()
         if path.relative_to(ROOT).parts[0] in (*packages, "trivisor.py")
     }
-    inside = {name for name in names if ".dist-info/" not in name}
+    packed, data = (
+        {name.partition(f"{part}/")[2] for name in names if f"{part}/" in name}
+        for part in ("dist-info", "data/share/doc/trivisor")
+    )
+    assert "entry_points.txt" in packed
+    assert {"docs/using.md", "docs/services.md", "examples/counter.py"} <= data
+    assert all((ROOT / name).is_file() for name in data)
+    inside = {name for name in names if not name.startswith("trivisor-")}
     assert inside == wanted
     assert "guests/agent/main.py" in inside, "the image build copies the guests' sources"
     (entry,) = [name for name in names if name.endswith("entry_points.txt")]
