@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from deploy.errors import CannotRunHere
 from faultinject.campaign.workers.messages import WORKER_MODULE
 from voter.commands.parameters import (
     SEED,

@@ -169,7 +169,7 @@ def test_wheel_runs_the_demo(machine: Machine) -> None:
 
 
 def test_wheel_runs_a_campaign_and_reports_it(machine: Machine) -> None:
-    words = ("trivisor", "campaign", "run", "quick", "--limit", "6", "--out", "quick")
+    words = ("trivisor", "campaign", "run", "quick", "--first", "6", "--out", "quick")
     machine.check(*words, seconds=600)
     report = machine.empty / "quick/report.html"
     assert report.stat().st_uid == USER
