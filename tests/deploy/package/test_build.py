@@ -30,7 +30,7 @@ def test_builds_are_reproducible_without_privileges_and_in_another_directory(
         shutil.copyfile(path, target)
         target.chmod(0o700 if path.stat().st_mode & 0o100 else 0o600)
     again = build_package(
-        copy, scratch / "out", before=(*UNPRIVILEGED, "env", "TZ=Asia/Tokyo", "HOME=/nonexistent",
+        copy, scratch / "out", before=(*UNPRIVILEGED, "env", "TZ=Asia/Tokyo", f"HOME={scratch}",
                                        f"TRIVISOR_CACHE={cache_directory()}"),
     )  # fmt: skip
     assert again.read_bytes() == debian_package.read_bytes()
@@ -75,7 +75,7 @@ def test_package_contains_the_locked_libraries_with_bytecode_and_no_binding(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"TRIVISOR_BUILD_PYTHON": "/nonexistent"}, "./run package sets up .venv"),
+        ({"TRIVISOR_BUILD_PYTHON": "/no/python"}, "./run package sets up .venv"),
         ({"PIP_INDEX_URL": "http://127.0.0.1:9/", "PIP_EXTRA_INDEX_URL": "", "PIP_FIND_LINKS": "",
           "PIP_RETRIES": "0", "PIP_CONFIG_FILE": os.devnull}, "pip cannot install locks/run.txt"),
     ],
