@@ -37,6 +37,7 @@ from deploy.errors import (
     HypervisorLost,
     HypervisorSilent,
 )
+from deploy.host.install import DRIVER, as_root, how_to_install
 from deploy.machine.contention import within
 from deploy.machine.spec import EMBED
 
@@ -305,17 +306,14 @@ def opening_error(text: str, target: str) -> DeployError:
         )
     problem = f"cannot open {target}: {text}"
     if target.startswith(EMBED):
-        return CannotRunHere(
-            problem,
-            remedy="install QEMU and libvirt: apt-get install qemu-system-x86 libvirt-daemon",
-        )
+        return CannotRunHere(problem, remedy=how_to_install("qemu-system-x86_64", DRIVER))
     return CannotRunHere(problem, remedy=f"{_remedy(text, target)}; or use --connect {EMBED}")
 
 
 def _remedy(text: str, target: str) -> str:
     """Return what to do about a daemon that cannot be reached."""
     if any(word in text for word in _DENIALS):
-        return f"join the group libvirt: usermod -aG libvirt {_user()}, and log in again"
+        return f"{as_root(f'usermod -aG libvirt {_user()}')}, and log in again"
     return _start(target)
 
 
