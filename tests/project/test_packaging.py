@@ -140,7 +140,7 @@ def test_shell_script_parses(path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("name", ["run", ".ci/run"])
+@pytest.mark.parametrize("name", ["run", ".ci/run", "deploy/package/build"])
 def test_script_is_executable(name: str) -> None:
     assert (ROOT / name).stat().st_mode & 0o111
 
@@ -148,7 +148,7 @@ def test_script_is_executable(name: str) -> None:
 def test_run_script_lists_its_jobs_and_rejects_others() -> None:
     listed = subprocess.run(["./run", "help"], cwd=ROOT, capture_output=True, text=True)
     assert listed.returncode == 0
-    for job in ("demo", "test", "setup", "lock"):
+    for job in ("demo", "test", "package", "setup", "lock"):
         assert re.search(rf"^  {job} ", listed.stdout, re.MULTILINE)
     rejected = subprocess.run(["./run", "dmeo"], cwd=ROOT, capture_output=True, text=True)
     assert rejected.returncode != 0
