@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.hosts.container import Container, cached_root
+
 __all__ = ["SCRATCH_PREFIX", "left_qemus", "scratch", "shared_scratch"]
 
 # Every scratch directory of this test run begins with this, and of no other run: other test runs,
@@ -47,6 +49,21 @@ def shared_scratch() -> Iterator[Path]:
     path = Path(tempfile.mkdtemp(prefix=SCRATCH_PREFIX))
     yield path
     shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def container_root() -> Path:
+    """Give the root directory of `Container`: Debian 12 with systemd, made once and cached."""
+    if os.geteuid() != 0:
+        pytest.skip("containers need root")
+    return cached_root()
+
+
+@pytest.fixture
+def container(container_root: Path) -> Iterator[Container]:
+    """Give a new Debian 12 host with systemd, booted."""
+    with Container(container_root) as host:
+        yield host
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -10,7 +10,7 @@ import sys
 import tomllib
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from packaging.requirements import Requirement
@@ -18,6 +18,9 @@ from packaging.utils import canonicalize_name
 
 from tests.project.tree import ROOT, tracked
 
+Completed = subprocess.CompletedProcess[str]
+
+DEBIAN_MODULES = Path("/usr/lib/python3/dist-packages")
 LOCKS = ROOT / "locks"
 ENTRY = re.compile(r"^(?P<requirement>[A-Za-z0-9][^\\]*?)\s*\\?$")
 
@@ -40,6 +43,12 @@ def locked(name: str) -> dict[str, Requirement]:
     return found
 
 
+def listed(name: str) -> list[str]:
+    """Return the requirements in locks/NAME.in."""
+    lines = (LOCKS / f"{name}.in").read_text().splitlines()
+    return [line for line in lines if not line.startswith("#")]
+
+
 def version(requirement: Requirement) -> str:
     """Return the one version that a pinned requirement allows."""
     (specifier,) = requirement.specifier
@@ -60,10 +69,19 @@ def unmet(lock: dict[str, Requirement], wanted: list[str]) -> list[str]:
 
 def test_locks_satisfy_the_project() -> None:
     dependencies, extras = project()["dependencies"], project()["optional-dependencies"]
-    assert unmet(locked("run"), dependencies) == []
-    for extra in ("bench", "campaign", "distributed", "ssh", "test"):
-        assert unmet(locked("test"), dependencies + extras[extra]) == []
-    assert unmet(locked("build"), (LOCKS / "build.in").read_text().splitlines()[2:]) == []
+    installed = locked("test") | locked("libvirt")
+    for wanted in (dependencies, *extras.values()):
+        assert unmet(installed, wanted) == []
+    assert unmet(locked("build"), listed("build")) == []
+    run = locked("run")
+    assert unmet(run, listed("run")) == []
+    assert set(listed("run")) <= {Requirement(text).name for text in dependencies}
+
+
+def test_libvirt_binding_is_locked_alone() -> None:
+    """The set-up leaves it out where the system's Python has Debian's."""
+    assert [*locked("libvirt")] == listed("libvirt") == ["libvirt-python"]
+    assert not {"libvirt-python"} & (locked("run").keys() | locked("test").keys())
 
 
 def test_locks_agree_with_each_other() -> None:
@@ -74,7 +92,7 @@ def test_locks_agree_with_each_other() -> None:
     assert locked("run").keys() <= test.keys()
 
 
-@pytest.mark.parametrize("name", ["build", "run", "test"])
+@pytest.mark.parametrize("name", ["build", "libvirt", "run", "test"])
 def test_lock_contains_only_names_versions_and_hashes(name: str) -> None:
     text = (LOCKS / f"{name}.txt").read_text()
     for line in text.splitlines():
@@ -181,14 +199,12 @@ def test_run_needs_nothing_of_its_environment(environment: dict[str, str], check
     (checkout / "trivisor.py").write_text(
         "import os, sys\nprint(*sys.argv[1:], os.environ.get('PYTHONPATH'))\n"
     )
-    text, _, _ = (ROOT / "run").read_text().partition("\njob=")
-    (checkout / "functions").write_text(
-        f"{text}\nvenv_key >venv_key\nsha256sum pyproject.toml >project\n"
-    )
-    done = subprocess.run(["bash", "functions"], cwd=checkout, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
     stamps = checkout / ".venv" / "stamps"
     stamps.mkdir()
+    (stamps / "asked").write_text(sys.executable)
+    commands = "choose_python\nvenv_key >venv_key\nsha256sum pyproject.toml >project"
+    done = call_functions(checkout, commands)
+    assert done.returncode == 0, done.stderr
     for name, kept in (("venv", "venv_key"), ("project", "project")):
         (stamps / name).write_text((checkout / kept).read_text())
     done = subprocess.run(
@@ -196,6 +212,112 @@ def test_run_needs_nothing_of_its_environment(environment: dict[str, str], check
         env={"PATH": os.environ["PATH"]} | environment,
     )  # fmt: skip
     assert (done.stdout, done.stderr) == ("demo --seed 3 None\n", "")
+
+
+def call_functions(checkout: Path, commands: str, **environment: str) -> Completed:
+    """Run shell commands after the functions of `./run`."""
+    text, _, _ = (checkout / "run").read_text().partition("\njob=")
+    (checkout / "functions").write_text(f"{text}\n{commands}\n")
+    clean = {name: text for name, text in os.environ.items() if name != "TRIVISOR_PYTHON"}
+    return subprocess.run(
+        ["bash", "functions"], cwd=checkout, env=clean | environment, capture_output=True, text=True
+    )
+
+
+def fake_python(path: Path, answer: str, status: int = 0) -> Path:
+    """Make a program that answers as a Python does to the probe of `./run`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\necho '{answer}'\nexit {status}\n")
+    path.chmod(0o755)
+    return path
+
+
+class Pythons(NamedTuple):
+    """Pythons as `./run` finds them: the system's, one of the user's, one that is too old."""
+
+    system: Path
+    own: Path
+    old: Path
+
+
+@pytest.fixture
+def pythons(tmp_path: Path) -> Pythons:
+    """Give three fake Pythons.  The user's is the first `python3` on PATH."""
+    system = tmp_path / "usr/bin/python3"
+    own = tmp_path / "own/python3"
+    return Pythons(
+        system=fake_python(system, f"{system} headers"),
+        own=fake_python(own, str(own)),
+        old=fake_python(tmp_path / "old/python3", "is Python 3.9, older than 3.11", 1),
+    )
+
+
+def choose(checkout: Path, pythons: Pythons, **environment: str) -> Completed:
+    """Return what `./run` prints of the Python that it chooses."""
+    path = {"PATH": f"{pythons.own.parent}:{os.environ['PATH']}"}
+    commands = f"SYSTEM_PYTHON={str(pythons.system)!r}\nchoose_python\n"
+    return call_functions(checkout, f"{commands}echo $PYTHON $BINDING", **path | environment)
+
+
+def test_setup_prefers_the_systems_python_with_debians_binding(
+    checkout: Path, pythons: Pythons
+) -> None:
+    assert choose(checkout, pythons).stdout == f"{pythons.system} debian\n"
+    pythons.system.unlink()  # apt will install it
+    assert choose(checkout, pythons).stdout == f"{pythons.system} debian\n"
+
+
+def test_setup_uses_the_first_python_on_path_where_the_systems_is_too_old(
+    checkout: Path, pythons: Pythons
+) -> None:
+    pythons.old.replace(pythons.system)
+    assert choose(checkout, pythons).stdout == f"{pythons.own} pip\n"
+    fake_python(pythons.own, f"{pythons.own} venv headers")
+    done = choose(checkout, pythons)
+    assert done.returncode != 0
+    assert f"{pythons.own}: has no venv headers" in done.stderr
+    assert f"{pythons.system}: is Python 3.9, older than 3.11" in done.stderr
+
+
+def test_setup_uses_the_python_asked_for_also_in_later_runs(
+    checkout: Path, pythons: Pythons
+) -> None:
+    asked = {"TRIVISOR_PYTHON": str(pythons.own)}
+    assert choose(checkout, pythons, **asked).stdout == f"{pythons.own} pip\n"
+    stamps = checkout / ".venv/stamps"
+    stamps.mkdir(parents=True)
+    (stamps / "asked").write_text(f"{pythons.own}\n")
+    assert choose(checkout, pythons).stdout == f"{pythons.own} pip\n"
+    asked = {"TRIVISOR_PYTHON": str(pythons.system)}
+    assert choose(checkout, pythons, **asked).stdout == f"{pythons.system} debian\n"
+    pythons.own.unlink()  # it was removed
+    assert choose(checkout, pythons).stdout == f"{pythons.system} debian\n"
+
+
+@pytest.mark.parametrize("name", ["missing/python3", "old/python3"])
+def test_setup_rejects_an_unusable_python_asked_for(
+    name: str, checkout: Path, pythons: Pythons
+) -> None:
+    path = pythons.system.parents[2] / name
+    done = choose(checkout, pythons, TRIVISOR_PYTHON=str(path))
+    assert done.returncode != 0
+    assert f"TRIVISOR_PYTHON={path} cannot be used" in done.stderr
+
+
+@pytest.mark.skipif(not any(DEBIAN_MODULES.glob("libvirt.py")), reason="no python3-libvirt")
+def test_debians_binding_is_linked_alone(checkout: Path) -> None:
+    commands = 'step() { shift 2; "$@"; }\nSYSTEM_PYTHON=/usr/bin/python3\nchoose_python'
+    made = 'step venv "" "$PYTHON" -m venv --without-pip "$VENV"\nlink_debian_binding'
+    done = call_functions(checkout, f"{commands}\n{made}", TRIVISOR_PYTHON="/usr/bin/python3")
+    assert done.returncode == 0, done.stderr
+    (modules,) = (checkout / ".venv/lib").glob("python3.*/site-packages")
+    linked = [path for path in modules.iterdir() if path.is_symlink()]
+    assert {path.name.partition(".")[0].rstrip("_") for path in linked} >= {"libvirt", "libvirtmod"}
+    assert all(path.resolve().parent == DEBIAN_MODULES for path in linked)
+    words = [str(checkout / ".venv/bin/python"), "-c", "import libvirt, libvirt_qemu, sys; "
+             "from importlib.metadata import version; print(version('libvirt-python')); "
+             "sys.exit(any('dist-packages' in path for path in sys.path))"]  # fmt: skip
+    assert subprocess.run(words, env={}, capture_output=True).returncode == 0
 
 
 def test_wheel_contains_exactly_the_product(tmp_path: Path) -> None:

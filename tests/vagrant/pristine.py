@@ -19,7 +19,10 @@ from typing import NamedTuple
 from guests.image.sources import RELEASE, debian_sources
 from tests.vagrant.host_pip import find_host_pip
 
-__all__ = ["PristineRoot", "copy_named", "make_root", "network_settings"]
+__all__ = [
+    "PristineRoot", "copy_named", "give_host_settings", "make_debian", "make_root",
+    "network_settings",
+]  # fmt: skip
 
 # Environment by which an administrator configures access to the network.
 PROXIES = re.compile(r"(https?|ftp|all|no)_proxy", re.IGNORECASE)
@@ -82,8 +85,24 @@ def make_root(folder: Path, log: Path, *, seconds: float) -> PristineRoot:
 
     Raises AssertionError with the end of mmdebstrap's output if that fails.
     """
-    sources = folder.with_name("debian.sources")
+    make_debian(folder, log, seconds=seconds)
+    (folder / "etc/apt/sources.list").unlink(missing_ok=True)
+    shutil.rmtree(folder / "etc/apt/sources.list.d", ignore_errors=True)
+    environment, shown = give_host_settings(folder)
+    return PristineRoot(path=folder, environment=environment, shown=shown)
+
+
+def make_debian(
+    folder: Path, log: Path, *, seconds: float, include: Iterable[str] = (), then: str = ""
+) -> None:
+    """Make a minimal Debian 12 with further packages in `folder`, from this host's apt sources.
+
+    `then`: a shell command, run at the end, with the root's path as its $1.
+    Raises AssertionError with the end of mmdebstrap's output if that fails.
+    """
+    sources = log.with_name("debian.sources")
     sources.write_text(debian_sources())
+    options = [f"--include={','.join(include)}"] if include else []
     with log.open("w") as output:
         done = subprocess.run(
             [
@@ -92,6 +111,8 @@ def make_root(folder: Path, log: Path, *, seconds: float) -> PristineRoot:
                 "--format=directory",
                 # A root for a test need not survive a power cut; this halves the time.
                 "--dpkgopt=force-unsafe-io",
+                *options,
+                *([f"--customize-hook={then}"] if then else []),
                 RELEASE,
                 str(folder),
                 str(sources),
@@ -102,13 +123,20 @@ def make_root(folder: Path, log: Path, *, seconds: float) -> PristineRoot:
             timeout=seconds,
         )
     assert done.returncode == 0, log.read_text()[-3000:]
-    copy_apt_settings(folder, sources)
+
+
+def give_host_settings(root: Path) -> tuple[dict[str, str], tuple[Path, ...]]:
+    """Copy this host's access to packages into a root directory.
+
+    Returns the environment in it, and directories of this host to show at the same path.
+    """
+    copy_apt_settings(root)
     for name in ("resolv.conf", "hosts"):
-        shutil.copyfile(f"/etc/{name}", folder / "etc" / name)
+        shutil.copyfile(f"/etc/{name}", root / "etc" / name)
     network, trusted = network_settings(os.environ)
     pip = find_host_pip()
     local = (CERTIFICATES, *LOCAL_CERTIFICATES.glob("*.crt"))
-    copy_named(folder, (*filter(Path.is_file, local), *trusted, *pip.copied))
+    copy_named(root, (*filter(Path.is_file, local), *trusted, *pip.copied))
     environment = {
         **network,
         **pip.environment,
@@ -116,7 +144,7 @@ def make_root(folder: Path, log: Path, *, seconds: float) -> PristineRoot:
         "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "LANG": "C.UTF-8",
     }
-    return PristineRoot(path=folder, environment=environment, shown=pip.shown)
+    return environment, pip.shown
 
 
 def network_settings(environment: Mapping[str, str]) -> tuple[dict[str, str], list[Path]]:
@@ -153,20 +181,19 @@ def dangling_links(directory: str, names: list[str]) -> list[str]:
     return [name for name in names if not Path(directory, name).exists()]
 
 
-def copy_apt_settings(root: Path, sources: Path) -> None:
+def copy_apt_settings(root: Path) -> None:
     """Give the root the host's Debian sources, its keys, and its apt.conf."""
     inside = root / "etc/apt"
-    (inside / "sources.list").unlink(missing_ok=True)
-    shutil.rmtree(inside / "sources.list.d", ignore_errors=True)
-    (inside / "sources.list.d").mkdir()
-    shutil.copyfile(sources, inside / "sources.list.d/debian.sources")
+    (inside / "sources.list.d").mkdir(parents=True)
+    text = debian_sources()
+    (inside / "sources.list.d/debian.sources").write_text(text)
     for name in ("apt.conf.d", "auth.conf.d", "keyrings", "trusted.gpg.d"):
         if Path("/etc/apt", name).is_dir():
             shutil.copytree(f"/etc/apt/{name}", inside / name, dirs_exist_ok=True)
     for name in ("apt.conf", "auth.conf"):
         if Path("/etc/apt", name).is_file():
             shutil.copyfile(f"/etc/apt/{name}", inside / name)
-    for key in re.findall(r"^Signed-By: *(/\S+)$", sources.read_text(), re.MULTILINE):
+    for key in re.findall(r"^Signed-By: *(/\S+)$", text, re.MULTILINE):
         target = root / key.lstrip("/")
         if Path(key).is_file() and not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
