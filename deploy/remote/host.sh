@@ -214,8 +214,7 @@ put() {
 }
 
 stop_node() {
-    systemctl stop trivisor-http.socket trivisor-native.socket trivisor-control.socket \
-        trivisor.service trivisor-voter.service 2>&1
+    systemctl stop trivisor.service trivisor-voter.service trivisor-http.socket 2>&1
 }
 
 undo() {
@@ -227,7 +226,6 @@ undo() {
     *)
         stop_node >/dev/null
         new=$(packages | comm -13 "$BASE/undo/packages" -)
-        case $(installed) in '' | un* | rc*) ;; *) new="$new trivisor" ;; esac
         if [ -n "$new" ]; then
             # All in one command: dpkg finds the order.
             dpkg --force-remove-reinstreq --remove $new || say note "dpkg could not remove all of: $new"
@@ -265,10 +263,7 @@ undo() {
     [ "$(state)" = "$wanted" ]
 }
 
-start_node() {
-    systemctl start trivisor-http.socket trivisor-native.socket trivisor-control.socket &&
-        systemctl start trivisor.service
-}
+start_node() { systemctl start trivisor.service; }
 
 # request PATH: print status, vote and body of a GET that is sent as clients do.
 request() {
