@@ -332,13 +332,30 @@ def _read_config(host: str) -> SSHConfigDict:
 
 
 def _load_known_hosts(client: SSHClient, options: _Options) -> None:
+    """Give the client the known host keys; a damaged line makes none known.  Raises DeployError."""
+    import paramiko  # noqa: PLC0415 - an extra
+    from paramiko.hostkeys import HostKeyEntry, InvalidHostKey  # noqa: PLC0415 - an extra
+
+    known = client.get_host_keys()
     for file in options.known_hosts:
         try:
-            client.get_host_keys().load(str(file))
+            lines = file.read_text(errors="replace").splitlines()
         except FileNotFoundError:
             continue
-        except (OSError, UnicodeDecodeError) as error:
-            raise DeployError(f"the known hosts in {file} cannot be read: {error}") from error
+        except OSError as error:
+            raise DeployError(
+                f"the known hosts in {file} cannot be read: {error.strerror}",
+                remedy="correct its permissions, or name another file with --known-hosts",
+            ) from error
+        for line in lines:
+            try:
+                # Markers (@revoked, @cert-authority) make no host known.
+                entry = None if line[:1] in "#@" else HostKeyEntry.from_line(" ".join(line.split()))
+            except (InvalidHostKey, paramiko.SSHException, ValueError, IndexError):
+                continue
+            if entry is not None and entry.key is not None:
+                for name in entry.hostnames or []:
+                    known.add(name, entry.key.get_name(), entry.key)
 
 
 def _revoked(options: _Options) -> set[str]:

@@ -177,7 +177,10 @@ class Deployment:
                     f"the host could not start the transaction: {_flat(done.out)}",
                     remedy="nothing was changed on the host; check its disk and `systemctl status`",
                 )
-            return self.follow()
+            smoke = self.follow()
+            if plan.mode in ("remove", "purge"):
+                self._script("forget", root=True)
+            return smoke
         except ConnectionLost as error:
             raise ConnectionLost(
                 error.problem,

@@ -7,6 +7,8 @@
 #   begin DIR  as root: copy the transaction of DIR and start it as a unit of systemd
 #   apply      in that unit: make the changes, or undo them
 #   follow     print the transaction's log until it ends
+#   verify     wait until all guests vote, and send a request
+#   forget     as root, after a removal: delete what deployments have left
 #   cancel     as root: ask it to undo what it did
 #
 # The transaction runs in its own unit: it needs no connection.  Before it changes anything it saves
@@ -411,6 +413,7 @@ clean) rm -rf "$ROOT/var/tmp/trivisor-deploy-$(id -u)" ;;
 begin) begin "$2" ;;
 apply) apply "$2" ;;
 verify) verify "$2" "$3" "$4" ;;
+forget) rm -rf "$BASE" ;;
 cancel) systemctl stop --no-block "$UNIT" ;;
-*) echo "usage: host.sh facts|place|clean|begin|apply|follow|verify|cancel" >&2; exit 2 ;;
+*) echo "usage: host.sh facts|place|clean|begin|apply|follow|verify|forget|cancel" >&2; exit 2 ;;
 esac </dev/null

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 from pathlib import Path
 
@@ -68,8 +69,6 @@ Service=trivisor-voter.service
 [Install]
 WantedBy=sockets.target
 """,
-    "trivisor-native.socket": "[Socket]\nListenStream=/run/n.sock\nService=trivisor-voter.service\n",
-    "trivisor-control.socket": "[Socket]\nListenStream=/run/c.sock\nService=trivisor-voter.service\n",
 }  # fmt: skip
 
 SCRIPTS = {
@@ -81,7 +80,10 @@ systemctl enable --quiet trivisor.service trivisor-http.socket
 {postinst}
 systemctl restart trivisor.service || true
 """,
-    "prerm": "#!/bin/sh\nset -e\nsystemctl stop trivisor-http.socket trivisor.service trivisor-voter.service || true\n",
+    "prerm": """\
+#!/bin/sh
+systemctl stop trivisor-http.socket trivisor.service trivisor-voter.service || true
+""",
     "postrm": """\
 #!/bin/sh
 set -e
@@ -94,6 +96,7 @@ systemctl daemon-reload || true
 def build_package(
     file: Path,
     *,
+    package: str = "trivisor",
     version: str = "0.1.0",
     depends: str = "python3",
     start: str = "/bin/true",
@@ -113,10 +116,10 @@ def build_package(
     }  # fmt: skip
     contents = {name: text.encode() for name, text in data.items()}
     if weight:
-        contents["usr/lib/trivisor/weight"] = Path("/dev/urandom").open("rb").read(weight)
+        contents["usr/lib/trivisor/weight"] = os.urandom(weight)
     size = sum(map(len, contents.values())) >> 10
     control = {
-        "control": f"Package: trivisor\nVersion: {version}\nArchitecture: amd64\n"
+        "control": f"Package: {package}\nVersion: {version}\nArchitecture: amd64\n"
         f"Maintainer: Test <test@example.org>\nDepends: {depends}\nInstalled-Size: {size}\n"
         "Description: test\n",
         "conffiles": "/etc/trivisor/node.toml\n",
