@@ -56,7 +56,7 @@ class Facts(NamedTuple):
     @property
     def known(self) -> bool:
         """Whether dpkg knows the package: installed, broken, or removed but not purged."""
-        return self.get("package")[:2].strip() not in ("", "un")
+        return self.get("package") != ""
 
     @property
     def deployed(self) -> str | None:

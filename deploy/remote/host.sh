@@ -30,7 +30,8 @@ UNITS='trivisor.service trivisor-voter.service trivisor-http.socket trivisor-nat
 
 say() { printf '@%s\n' "$*"; }
 encoded() { base64 -w 0 <"$1" 2>/dev/null; }
-installed() { dpkg-query -W -f '${db:Status-Abbrev}${Version}' trivisor 2>/dev/null; }
+# Status and version of the package; nothing if dpkg has only heard of it ("un", "pn").
+installed() { dpkg-query -W -f '${db:Status-Abbrev}${Version}' trivisor 2>/dev/null | grep -v '^.n'; }
 
 # Digest of all that a transaction may change: the plan was made for exactly this.
 state() {
@@ -257,7 +258,7 @@ undo() {
         stop_node >/dev/null
         [ ! -e "$BASE/undo/active" ] || start_node
         ;;
-    *) systemctl daemon-reload ;;
+    *) systemctl daemon-reload; systemctl reset-failed 'trivisor*' 2>/dev/null ;;
     esac
     dpkg --configure -a || say note "dpkg --configure -a failed"
     wanted=$(cat "$BASE/undo/state")
@@ -377,7 +378,6 @@ apply() {
     fi
     go_on
     say step "starting the node"
-    systemctl enable --quiet trivisor.service
     [ -z "$RESTART" ] || stop_node
     start_node || { evidence; fail "the node could not be started"; }
     say step "waiting until all guests vote"

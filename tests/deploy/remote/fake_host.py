@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Self
 
 import paramiko
+from paramiko.common import AUTH_FAILED, AUTH_SUCCESSFUL, OPEN_SUCCEEDED
 
 __all__ = ["GOOD", "INSTALLED", "FakeHost", "facts_of", "new_key"]
 
@@ -134,10 +135,10 @@ class FakeHost(paramiko.ServerInterface):
 
     def check_auth_publickey(self, username: str, key: paramiko.PKey) -> int:
         right = self._allowed is not None and key.asbytes() == self._allowed.asbytes()
-        return paramiko.AUTH_SUCCESSFUL if right else paramiko.AUTH_FAILED
+        return AUTH_SUCCESSFUL if right else AUTH_FAILED
 
     def check_channel_request(self, kind: str, chanid: int) -> int:
-        return paramiko.OPEN_SUCCEEDED
+        return OPEN_SUCCEEDED
 
     def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
         thread = threading.Thread(target=self._execute, args=(channel, command.decode()))

@@ -83,6 +83,7 @@ systemctl restart trivisor.service || true
     "prerm": """\
 #!/bin/sh
 systemctl stop trivisor-http.socket trivisor.service trivisor-voter.service || true
+[ "$1" = upgrade ] || systemctl disable --quiet trivisor.service trivisor-http.socket || true
 """,
     "postrm": """\
 #!/bin/sh
