@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import ipaddress
 import re
 import socket
 import sys
@@ -140,6 +141,8 @@ class _Local:
     def __init__(self, package: Path | None, given: dict[str, Any]) -> None:
         from deploy.remote.package import find_package, read_package  # noqa: PLC0415
 
+        if "http" in given:
+            _check_address(given["http"])
         policy: Policy | None = None
         if "guests" in given or "vote" in given:
             policy = agree_on_guests(given.get("guests"), given.get("vote"))
@@ -153,6 +156,23 @@ class _Local:
         self.wanted = {_NODE_KEYS[name]: value for name, value in given.items()}
         if policy is not None:
             self.wanted |= {"guests": policy.of, "vote": str(policy)}
+
+
+def _check_address(http: str) -> None:
+    """Raise CommandError if systemd cannot listen on an address."""
+    host, _, port = http.rpartition(":")
+    try:
+        ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        pass
+    else:
+        if port != "0":
+            return
+    raise CommandError(
+        f"--http {http}: on the host systemd listens, and needs an IP address and a port",
+        remedy="write for example 127.0.0.1:8080, or 0.0.0.0:8080 to serve other hosts",
+        code=ExitCode.USAGE,
+    )
 
 
 def _read_service(path: Path) -> tuple[str, bytes]:
@@ -209,7 +229,7 @@ class _Work:
                     )
             else:
                 smoke = deployment.verify(plan)
-        url = url_of(plan.settings.http)
+        url = url_of(plan.http)
         if smoke is not None:
             if smoke.vote == "-":
                 raise DeployError(
@@ -273,7 +293,7 @@ class _Work:
             guests=settings.guests,
             memory=settings.memory_mib,
             accel=settings.accel,
-            http=settings.http,
+            http=plan.http,
             space=space,
         )
         return plan, findings

@@ -1,3 +1,3 @@
 """Deployment to another host by SSH: its checks, the plan of changes, their transaction there."""
 
-from __future__ import annotations
+__all__: list[str] = []

@@ -13,7 +13,7 @@ from deploy.errors import AlreadyUp, CannotRunHere, DeployError
 from deploy.node.records import Settings
 from deploy.remote.connection import CommandResult, ConnectionLost, RemoteHost
 from deploy.remote.facts import SCRIPT, Facts, parse_facts
-from deploy.remote.plan import Plan, url_of
+from deploy.remote.plan import DEFAULT_HTTP, Plan, url_of
 
 __all__ = ["Deployment", "Smoke"]
 
@@ -140,7 +140,7 @@ class Deployment:
             facts = self.facts()
         if "interrupted" in facts.values:
             self._progress("a former deploy was interrupted by the host's end: undoing it")
-            plan = Plan([], [], {}, [], None, Settings(), mode="recover")
+            plan = Plan([], [], {}, [], None, Settings(), DEFAULT_HTTP, mode="recover")
             self.transact(plan, facts)
             facts = self.facts()
         return facts
@@ -243,7 +243,7 @@ class Deployment:
     def verify(self, plan: Plan) -> Smoke:
         """Return the reply of a node that needs no change.  Raises DeployError."""
         found: list[str] = []
-        url, guests = url_of(plan.settings.http), plan.settings.guests
+        url, guests = url_of(plan.http), plan.settings.guests
         words = shlex.join(["verify", url, str(guests), str(round(deadline(plan)))])
         status = self._host.follow(f"sh -s -- {words}", found.append, stdin=SCRIPT.read_bytes())
         output = "\n".join(found)

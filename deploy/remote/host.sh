@@ -97,7 +97,8 @@ facts() {
     find "$ROOT/etc/trivisor/services" -type f 2>/dev/null | while read -r file; do
         say sum "${file#"$ROOT/"} $(sha256sum <"$file" | cut -d ' ' -f 1)"
     done
-    find "$ROOT/etc/systemd/system" -path '*/trivisor*' ! -path '*.wants/*' ! -type d 2>/dev/null |
+    find "$ROOT/etc/systemd/system" -path '*/trivisor*' ! -path '*.wants/*' ! -type d \
+        ! -lname /dev/null 2>/dev/null |
         while read -r file; do say override "${file#"$ROOT/"}"; done
     for name in $UNITS; do
         for place in lib/systemd/system usr/lib/systemd/system; do

@@ -16,8 +16,10 @@ from deploy.node.records import Settings
 from deploy.remote.facts import DROPIN, Facts
 from deploy.remote.package import SETTINGS_FILE, DebianPackage
 
-__all__ = ["Plan", "make_plan", "make_removal", "merge_settings", "settings_of"]
+__all__ = ["DEFAULT_HTTP", "Plan", "make_plan", "make_removal", "merge_settings", "settings_of"]
 
+DEFAULT_HTTP = Settings().http
+"""The address in the package's socket unit."""
 SERVICES = "etc/trivisor/services"
 """Where user-supplied services are put, on the host below /."""
 APT_LOCK_WAIT = 300
@@ -36,6 +38,9 @@ class Plan(NamedTuple):
     delete: list[str]
     package: DebianPackage | None
     settings: Settings
+    """All but the address: the sockets' units have that."""
+    http: str
+    """HOST:PORT that the host is to listen on."""
     mode: str = "apply"  # apply, remove, purge or recover
     restart: bool = False
 
@@ -48,7 +53,7 @@ class Plan(NamedTuple):
             "DELETE": " ".join(self.delete),
             "PACKAGE": self.package.sha256 if self.package is not None else "",
             "RESTART": "yes" if self.restart else "",
-            "URL": url_of(self.settings.http),
+            "URL": url_of(self.http),
             "GUESTS": str(self.settings.guests),
             "DEADLINE": str(round(deadline)),
             "LOCK_WAIT": str(APT_LOCK_WAIT),
@@ -70,6 +75,7 @@ def settings_of(text: str) -> Settings:
     """
     try:
         values = tomllib.loads(text)
+        values.pop("accept-service", values.pop("accept_service", None))  # no setting of the node
         memory = values.pop("memory", None)
         if memory is not None:
             values["memory_mib"] = memory
@@ -149,10 +155,10 @@ def make_plan(
 
     current = facts.file(SETTINGS_FILE)
     text = current if current is not None else package.settings
-    try:
-        tomllib.loads(text)
-    except tomllib.TOMLDecodeError:
-        settings_of(text)  # raises an error that names the file
+    settings_of(text)  # raises an error that names the file
+    http = wanted.get("http")
+    if "http" not in tomllib.loads(text):  # the socket's unit has it
+        wanted = {name: value for name, value in wanted.items() if name != "http"}
     merged = merge_settings(text, wanted)
     settings = settings_of(merged)
     if merged != text or (current is None and facts.known):
@@ -160,9 +166,8 @@ def make_plan(
         if current is not None:
             diffs.append(_diff(SETTINGS_FILE, current, merged))
 
-    default = settings_of(package.settings).http
     dropin = facts.file(DROPIN)
-    needed = _dropin(settings.http) if settings.http != default else None
+    needed = dropin if http is None else _dropin(http) if http != DEFAULT_HTTP else None
     if needed != dropin:
         if needed is None:
             delete.append(DROPIN)
@@ -195,6 +200,7 @@ def make_plan(
         delete=delete,
         package=None if same else package,
         settings=settings,
+        http=http or _address(facts, needed),
         restart=restart,
     )
 
@@ -230,6 +236,7 @@ def make_removal(facts: Facts, *, purge: bool) -> Plan:
         delete=[DROPIN] if present else [],
         package=None,
         settings=Settings(),
+        http=DEFAULT_HTTP,
         mode="purge" if purge else "remove",
     )
 
@@ -239,6 +246,15 @@ def _dropin(http: str) -> str:
         "# Written by `trivisor deploy`: another address than the package's.\n"
         f"[Socket]\nListenStream=\nListenStream={http}\n"
     )
+
+
+def _address(facts: Facts, dropin: str | None) -> str:
+    """Return the address that the host listens on, or will, if none is given."""
+    listening = facts.get("listen").split()  # "127.0.0.1:8080 (Stream)"
+    if listening and ":" in listening[0]:
+        return listening[0]
+    found = re.findall(r"(?m)^ListenStream=(\S+:[0-9]+)$", dropin or "")
+    return found[-1] if found else DEFAULT_HTTP
 
 
 def _diff(path: str, before: str, after: str) -> str:

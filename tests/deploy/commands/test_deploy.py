@@ -97,7 +97,8 @@ def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: Script) -> It
 def test_wrong_words_are_rejected_before_anything_is_connected(setup: Setup) -> None:
     for words in (
         ["--vote", "4/3"], ["--vote", "2/3", "--guests", "5"], ["--purge"], ["--memory", "1"],
-        ["--http", "nowhere"], ["--service", "missing.py"], ["--service", "nonsense"],
+        ["--http", "nowhere"], ["--http", "localhost:80"], ["--http", "127.0.0.1:0"],
+        ["--service", "missing.py"], ["--service", "nonsense"],
     ):  # fmt: skip
         assert setup.run(*words) == ExitCode.USAGE
     assert setup.run("--remove") == ExitCode.USAGE  # with a package
@@ -141,7 +142,7 @@ def test_dry_run_changes_nothing_and_needs_no_password(
     assert setup.run("--dry-run", "--json", "--http", "0.0.0.0:80") == ExitCode.OK
     result = json.loads(capsys.readouterr().out)
     assert (result["changed"], result["dry_run"], result["reply"]) == (False, True, None)
-    assert any("node.toml" in step for step in result["steps"])
+    assert any("trivisor-deploy.conf" in step for step in result["steps"])
     assert not setup.changed()
 
 

@@ -12,7 +12,6 @@ __all__ = ["SETTINGS", "build_package"]
 SETTINGS = """\
 # The node's settings: options of `trivisor up`.
 # vote = "2/3"
-# http = "127.0.0.1:8080"
 """
 
 NODE = """\

@@ -80,14 +80,27 @@ def test_options_not_given_stay_as_they_are_on_the_host() -> None:
 def test_other_address_is_a_drop_in_and_the_default_removes_it() -> None:
     found = plan({}, {"http": "0.0.0.0:80"})
     assert "ListenStream=\nListenStream=0.0.0.0:80\n" in found.files[DROPIN]
-    assert found.diffs == []
-    back = plan(
-        DEPLOYED, {"http": "127.0.0.1:8080"}, settings='http = "0.0.0.0:80"\n',
-        dropin=found.files[DROPIN],
-    )  # fmt: skip
-    assert back.delete == [DROPIN] and len(back.diffs) == 2
+    assert (list(found.files), found.diffs, found.http) == ([DROPIN], [], "0.0.0.0:80")
+    there = DEPLOYED | {"listen": ["0.0.0.0:80 (Stream)"]}
+    kept = plan(there, settings=SETTINGS, dropin=found.files[DROPIN])
+    assert (kept.steps, kept.http) == ([], "0.0.0.0:80")
+    back = plan(there, {"http": "127.0.0.1:8080"}, settings=SETTINGS, dropin=found.files[DROPIN])
+    assert (back.delete, len(back.diffs), back.http) == ([DROPIN], 1, "127.0.0.1:8080")
     other = plan({}, {"http": "0.0.0.0:80"}, dropin="[Socket]\nListenStream=9\n")
     assert "-ListenStream=9" in other.diffs[0]
+
+
+def test_address_in_the_settings_follows_that_of_the_socket() -> None:
+    found = plan(DEPLOYED, {"http": "0.0.0.0:80"}, settings='http = "127.0.0.1:8080"\n')
+    assert found.files[SETTINGS_FILE] == 'http = "0.0.0.0:80"\n'
+    assert DROPIN in found.files
+
+
+def test_drop_in_that_a_removal_left_gives_the_address() -> None:
+    found = plan(
+        {"package": ["rc 0.1.0"]}, dropin="[Socket]\nListenStream=\nListenStream=[::]:81\n"
+    )
+    assert found.http == "[::]:81"
 
 
 def test_own_service_is_written_once_and_named_in_the_settings() -> None:
@@ -148,7 +161,7 @@ def test_merging_changes_exactly_the_wanted_keys(
 def test_number_of_guests_follows_the_vote_and_the_other_way_round() -> None:
     assert settings_of('vote = "3/5"').guests == 5
     assert settings_of("guests = 5").vote == "3/5"
-    assert settings_of("").vote == "2/3"
+    assert settings_of("accept-service = true").vote == "2/3"
 
 
 def test_url_is_one_that_the_host_itself_can_reach() -> None:
