@@ -1,7 +1,8 @@
 """The voter as a process: this module connects sockets, clock, random source and files.
 
-It is started with ``python -m voter --config FILE``.  On SIGTERM and SIGINT it stops listening,
-waits for requests under way (STOP_PATIENCE at most), and closes everything.
+It is started with ``python -m voter --config FILE``.  On SIGTERM, SIGINT and SIGHUP it stops
+listening, waits for requests under way (STOP_PATIENCE at most), and closes everything.  It notifies
+the service manager that started it (``voter.notify``).
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from voter.frontend.http import HttpServer
 from voter.frontend.native import NativeServer
 from voter.frontend.serving import FrontEnd
 from voter.journal import Directory, Files, Journal, open_journal
+from voter.notify import Notifier
 from voter.runner import Clock, Runner
 from voter.sockets import listening
 
@@ -115,14 +117,24 @@ async def _prepare(config: Config, outside: Outside) -> tuple[Runner, Journal | 
     return runner, journal
 
 
-async def serve(config: Config, sockets: Sockets, stop: asyncio.Event, outside: Outside) -> None:
+async def serve(
+    config: Config,
+    sockets: Sockets,
+    stop: asyncio.Event,
+    outside: Outside,
+    notifier: Notifier | None = None,
+) -> None:
     """Run a voter on these listening sockets, each with its name, until ``stop`` is set.
 
-    Raises JournalError if the journal cannot be used, at the start or at any time later.
+    A request to the control socket sets it too.  ``notifier`` is the service manager's.  Raises
+    JournalError if the journal cannot be used, at the start or at any time later.
     """
+    notifier = notifier or Notifier()
+    notifier.send("STATUS=Reading the journal")
     runner, journal = await _prepare(config, outside)
     native = NativeServer(runner)
-    http, control = HttpServer(runner), VoterControlServer(runner)
+    addresses = [(name, sock.getsockname()) for name, sock in sockets]
+    http, control = HttpServer(runner), VoterControlServer(runner, stop.set, addresses)
     roles: dict[str, FrontEnd] = {
         "http": http, "native": native, "native-unix": native, "control": control
     }  # fmt: skip
@@ -137,7 +149,10 @@ async def serve(config: Config, sockets: Sockets, stop: asyncio.Event, outside: 
     gc.collect()
     gc.freeze()  # what exists now stays: collections need not scan it
     gc.set_threshold(*GC_THRESHOLDS)
+    notifier.send("READY=1", f"STATUS=Serving {', '.join(name for name, _ in sockets)}")
+    notifier.begin_watchdog()
     await stop.wait()
+    notifier.send("STOPPING=1", "STATUS=Answering open requests")
     try:
         if not running.done():
             with contextlib.suppress(TimeoutError):
@@ -162,12 +177,14 @@ async def serve(config: Config, sockets: Sockets, stop: asyncio.Event, outside: 
     log.info("stopped")
 
 
-async def _run(config: Config, sockets: Sockets, outside: Outside) -> None:
+async def _run(config: Config, sockets: Sockets, outside: Outside, notifier: Notifier) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
+            continue  # nohup
         loop.add_signal_handler(number, stop.set)
-    await serve(config, sockets, stop, outside)
+    await serve(config, sockets, stop, outside, notifier)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -185,7 +202,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sockets = listening(config.listen, os.environ)
         if {name for name, _ in sockets} <= {"control"}:
             raise VoterError("nothing to serve: give http, native or native_unix under [listen]")
-        asyncio.run(_run(config, sockets, Outside.real(config, options.config.parent)))
+        outside = Outside.real(config, options.config.parent)
+        asyncio.run(_run(config, sockets, outside, Notifier.of_this_process()))
     except JournalError as error:
         sys.stderr.write(f"voter: {error}\n")
         return 3

@@ -41,11 +41,17 @@ __all__ = ["delete_journal", "follow_start", "identify_service", "prepare_node"]
 
 
 def prepare_node(
-    layout: Layout, settings: Settings, progress: Progress, *, accept_service: bool = False
+    layout: Layout,
+    settings: Settings,
+    progress: Progress,
+    *,
+    accept_service: bool = False,
+    managed: bool = False,
 ) -> NodeRecord:
     """Write node.json for a new node with these settings, or return that of the node that runs.
 
-    ``accept_service``: continue from a journal that another service wrote.
+    ``accept_service``: continue from a journal that another service wrote.  ``managed``: systemd
+    runs the node; if guests run, other settings wait for its next start.
 
     Raises AlreadyUp, ForeignState, CannotRunHere, DeployError.
     """
@@ -67,7 +73,9 @@ def prepare_node(
             )
         stop_watchdog(layout, signal.SIGHUP)  # this command starts the next supervisor
         record = layout.read_node()
-        if record.settings != settings:
+        if record.settings != settings and managed:
+            progress("the changed settings apply after `systemctl restart trivisor`")
+        elif record.settings != settings:
             raise AlreadyUp(
                 f"{names} of the node in {layout.directory} run without a supervisor, and the "
                 "node was started with other options",
@@ -111,6 +119,7 @@ def prepare_node(
         accel=accelerator.name,
         accel_reason=accelerator.reason,
         service=service,
+        managed=managed,
     )
     layout.write(record)
     layout.write(RunningRecord())
