@@ -199,11 +199,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.check:
             return 0
         _raise_descriptor_limit()
-        sockets = listening(config.listen, os.environ)
-        if {name for name, _ in sockets} <= {"control"}:
-            raise VoterError("nothing to serve: give http, native or native_unix under [listen]")
-        outside = Outside.real(config, options.config.parent)
-        asyncio.run(_run(config, sockets, outside, Notifier.of_this_process()))
+        notifier = Notifier.of_this_process()
+        found = listening(config.listen, os.environ)
+        try:
+            if {name for name, _ in found.sockets} <= {"control"}:
+                text = "nothing to serve: give http, native or native_unix under [listen]"
+                raise VoterError(text)
+            outside = Outside.real(config, options.config.parent)
+            asyncio.run(_run(config, found.sockets, outside, notifier))
+        finally:
+            found.remove_files()
     except JournalError as error:
         sys.stderr.write(f"voter: {error}\n")
         return 3

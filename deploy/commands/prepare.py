@@ -22,7 +22,7 @@ from deploy.node.records import Layout, NodeRecord, Settings
 from voter.commands.parameters import existing_file
 from voter.commands.terminal import CommandError, ExitCode, quiet_logs
 
-__all__ = ["HTTP_UNIT", "listening", "prepare", "read_settings"]
+__all__ = ["HTTP_UNIT", "listening", "prepare", "read_settings", "write_voter_config"]
 
 _NOT_KEYS = frozenset({"dir", "fresh", "yes", "json", "help"})
 HTTP_UNIT = "trivisor-http.socket"
@@ -49,10 +49,10 @@ def prepare(config: Path | None, directory: Path | None, end: bool) -> None:
         raise click.UsageError("Missing option '--config'.")
     settings, accept_service = read_settings(config, listening())
     record = prepare_node(layout, settings, progress, accept_service=accept_service, managed=True)
-    _write_voter_config(layout, record)
+    write_voter_config(layout, record)
 
 
-def _write_voter_config(layout: Layout, record: NodeRecord) -> None:
+def write_voter_config(layout: Layout, record: NodeRecord) -> None:
     """Write voter.toml, readable by the directory's group: the voter is another user."""
     from deploy.host.files import write_whole  # noqa: PLC0415 - heavy
     from deploy.node.configuration import node_spec, voter_config  # noqa: PLC0415
@@ -92,14 +92,18 @@ def read_settings(path: Path, served: list[str]) -> tuple[Settings, bool]:
 
     def wrong(key: str, problem: str, remedy: str = "") -> CommandError:
         lines = enumerate(text.splitlines(), 1)
-        key = re.escape(key)
-        at = next((n for n, line in lines if re.match(rf'\s*"?{key}"?\s*[=.\]]', line)), None)
+        key = re.sub("[-_]", "[-_]", re.escape(key.replace("-", "_")))
+        at = next((n for n, line in lines if re.match(rf'\s*\[*"?{key}"?\s*[=.\]]', line)), None)
         where = f"{path}, line {at}" if at else str(path)
         return CommandError(f"{where}: {problem}", remedy=remedy, code=ExitCode.USAGE)
 
-    words = []
+    words: list[str] = []
+    seen: dict[str, str] = {}
     for key, value in data.items():
         name = key.replace("_", "-")
+        if name in seen:
+            raise wrong(key, f"{name!r} is given twice, as {seen[name]!r} and {key!r}")
+        seen[name] = key
         if name not in known:
             close = get_close_matches(name, known, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"the keys are {', '.join(known)}"
@@ -115,6 +119,8 @@ def read_settings(path: Path, served: list[str]) -> tuple[Settings, bool]:
         problem = "native: systemd listens for native clients on a unix socket only"
         raise wrong("native", problem, "make a socket unit with FileDescriptorName=native and "
                     "Service=trivisor-voter.service, and leave out this key")  # fmt: skip
+    if "http" not in data:
+        words += [f"--http={address}" for address in served[:1] if not address.startswith("/")]
     try:
         with up.make_context("node.toml", words) as context:
             given = {
