@@ -46,7 +46,8 @@ BOOT_ATTEMPTS = 3
 """Boots in a row, if the kernel panics or QEMU ends: on a busy host both can be bad luck."""
 _SNAPSHOT = "clean"
 _MONITOR_TIMEOUT = 3.0
-"""Seconds for `loadvm` in a running QEMU (0.1 to 0.2 measured); after that QEMU is killed."""
+"""Seconds without progress (see `contention`) for `loadvm` in a running QEMU, which then is killed;
+0.1 to 0.2 s measured, 1.4 to 1.8 under KVM in an emulated host."""
 _SAVE_TIMEOUT = 30.0
 _CLEAR_TIMEOUT = 40.0
 """Seconds for libvirt to notice that a QEMU has ended: 0.2 measured, or as long as init takes to
