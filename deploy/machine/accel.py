@@ -64,6 +64,11 @@ class AcceleratorFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     qemu: str
     device: str | None
 
+    @property
+    def snapshots(self) -> str:
+        """What a guest's snapshot depends on: a guest has seen its processor's features."""
+        return f"{self.cpu}; {self.kernel}; {self.qemu}"
+
 
 class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     facts: AcceleratorFacts

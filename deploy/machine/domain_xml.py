@@ -64,7 +64,12 @@ def domain_xml(guest: GuestSpec, *, node_uuid: str, run_as: str | None = None) -
         tcg = ET.SubElement(features, "tcg")
         _text(tcg, "tb-cache", str(guest.translation_mib), unit="MiB")
     # TCG has no host-passthrough; its `maximum` is all that QEMU can emulate.
-    ET.SubElement(domain, "cpu", mode="host-passthrough" if kvm else "maximum")
+    cpu = ET.SubElement(domain, "cpu", mode="host-passthrough" if kvm else "maximum")
+    if kvm:
+        # A guest starts no guests.  Without these a snapshot contains no nested state, which older
+        # kernels cannot save.
+        for feature in ("svm", "vmx"):
+            ET.SubElement(cpu, "feature", policy="disable", name=feature)
     clock = ET.SubElement(domain, "clock", offset="utc")
     ET.SubElement(clock, "timer", name="hpet", present="no")
     _text(domain, "on_poweroff", "destroy")
