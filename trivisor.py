@@ -89,9 +89,10 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     ),
     "service": ("voter.commands.service", "service", "Check a user-supplied service."),
     "completion": ("voter.commands.completion", "completion", "Print shell completion code."),
+    "prepare": ("deploy.commands.prepare", "prepare", ""),
     "supervise": ("faultinject.commands.faults", "supervise", ""),
 }
-HIDDEN = frozenset({"supervise"})
+HIDDEN = frozenset({"prepare", "supervise"})
 GUARDED = frozenset(
     {"up", "down", "demo", "bench", "soak", "simulate", "campaign", "doctor", "service"}
 )

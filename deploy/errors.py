@@ -27,6 +27,7 @@ __all__ = [
     "UnknownGuest",
     "PathUnusable",
     "WrongState",
+    "first_error",
 ]
 
 
@@ -96,3 +97,12 @@ class WrongState(DeployError):
 
 class UnknownGuest(DeployError):
     """The node has no guest of this name."""
+
+
+def first_error(group: BaseExceptionGroup[DeployError]) -> DeployError:
+    """Return the first error of tasks that failed together: a user can act on one."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, DeployError)
+    return error

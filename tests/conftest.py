@@ -12,6 +12,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.hosts.container import Container, cached_root
+from tests.hosts.package import build_package
+from tests.project.tree import ROOT
 
 __all__ = ["SCRATCH_PREFIX", "left_qemus", "scratch", "shared_scratch"]
 
@@ -64,6 +66,12 @@ def container(container_root: Path) -> Iterator[Container]:
     """Give a new Debian 12 host with systemd, booted."""
     with Container(container_root) as host:
         yield host
+
+
+@pytest.fixture(scope="session")
+def debian_package(shared_scratch: Path) -> Path:
+    """Give the path of this checkout's Debian package, built once; the wheel is next to it."""
+    return build_package(ROOT, shared_scratch / "dist")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

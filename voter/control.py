@@ -5,6 +5,7 @@ GET /status                   everything, as JSON
 GET /events?since=ID          incidents with an id over ID (0: all that are kept), one JSON object a
                               line, then each new one as it comes; an empty line every 15 s
 POST /drain                   take no new requests; answers once nobody waits for a result
+POST /stop                    end the voter as SIGTERM does: it first answers its open requests
 POST /replicas/NAME/admit     allow a replica to come back, and connect to it at once
 POST /replicas/NAME/expel     take a replica out of the vote; body ``{"reason": "..."}``
 GET /livez, /readyz, /metrics as on the HTTP front end
@@ -18,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import msgspec
@@ -34,6 +35,7 @@ from voter.runner import Runner
 
 __all__ = ["VoterControlServer", "describe"]
 
+_STARTED = time.time()  # before the configuration is read
 HEARTBEAT = 15.0
 """Seconds without an incident after which an event stream carries an empty line."""
 BODY_LIMIT = 64 << 10
@@ -54,11 +56,18 @@ def _json(document: object) -> Reply:
 class VoterControlServer(HttpFrontEnd):
     """Serves the control socket of one voter."""
 
-    def __init__(self, runner: Runner) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        stop: Callable[[], object],
+        listening: Sequence[tuple[str, object]] = (),
+    ) -> None:
+        """``stop`` ends the voter; ``listening`` are names and addresses of its sockets."""
         super().__init__(Timing(), BODY_LIMIT)
+        self._listening = listening
+        self._stop = stop
         self._runner = runner
         self._reserved = Reserved(runner)
-        self._started = time.time()
 
     def handle(self, connection: HttpConnection, request: HttpRequest) -> None:
         """Answer one call."""
@@ -66,7 +75,8 @@ class VoterControlServer(HttpFrontEnd):
         path, _, query = request.target.partition("?")
         parts = path.split("/")[1:]
         allowed = {
-            "status": "GET, HEAD", "events": "GET", "drain": "POST", "replicas": "POST"
+            "status": "GET, HEAD", "events": "GET", "drain": "POST", "stop": "POST",
+            "replicas": "POST",
         }.get(parts[0])  # fmt: skip
         if path in self._reserved:
             connection.answer(self._reserved.answer(method, path, query))
@@ -76,10 +86,18 @@ class VoterControlServer(HttpFrontEnd):
             problem = problem_of_status(405, f"{path}: the methods are {allowed}")
             connection.answer(Reply(405, problem.body, [*problem.headers, ("allow", allowed)]))
         elif parts[0] == "status":
-            voter = {"pid": os.getpid(), "started": self._started, "waiting": self._runner.waiting}
+            voter = {
+                "pid": os.getpid(),
+                "started": _STARTED,
+                "listening": self._listening,
+                "waiting": self._runner.waiting,
+            }
             connection.answer(_json(voter | describe(self._runner)))
         elif parts[0] == "events":
             self._stream_events(connection, query)
+        elif parts[0] == "stop":
+            connection.answer(_json({"stopping": True}))
+            self._stop()
         elif parts[0] == "drain":
             self._run(connection, self._drain(connection))
         else:

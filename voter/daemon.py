@@ -1,7 +1,8 @@
 """The voter as a process: this module connects sockets, clock, random source and files.
 
-It is started with ``python -m voter --config FILE``.  On SIGTERM and SIGINT it stops listening,
-waits for requests under way (STOP_PATIENCE at most), and closes everything.
+It is started with ``python -m voter --config FILE``.  On SIGTERM, SIGINT and SIGHUP it stops
+listening, waits for requests under way (STOP_PATIENCE at most), and closes everything.  It notifies
+the service manager that started it (``voter.notify``).
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from voter.frontend.http import HttpServer
 from voter.frontend.native import NativeServer
 from voter.frontend.serving import FrontEnd
 from voter.journal import Directory, Files, Journal, open_journal
+from voter.notify import Notifier
 from voter.runner import Clock, Runner
 from voter.sockets import listening
 
@@ -41,6 +43,8 @@ GC_THRESHOLDS = (20_000, 20, 50)
 """Thresholds of the garbage collector: reference counts free nearly all that a request leaves."""
 STOP_PATIENCE = 2.0
 """Seconds for requests under way when the voter stops; after that they get no reply."""
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 Sockets = Sequence[tuple[str, socket.socket]]
 
@@ -115,14 +119,24 @@ async def _prepare(config: Config, outside: Outside) -> tuple[Runner, Journal | 
     return runner, journal
 
 
-async def serve(config: Config, sockets: Sockets, stop: asyncio.Event, outside: Outside) -> None:
+async def serve(
+    config: Config,
+    sockets: Sockets,
+    stop: asyncio.Event,
+    outside: Outside,
+    notifier: Notifier | None = None,
+) -> None:
     """Run a voter on these listening sockets, each with its name, until ``stop`` is set.
 
-    Raises JournalError if the journal cannot be used, at the start or at any time later.
+    A request to the control socket sets it too.  ``notifier`` is the service manager's.  Raises
+    JournalError if the journal cannot be used, at the start or at any time later.
     """
+    notifier = notifier or Notifier()
+    notifier.send("STATUS=Reading the journal")
     runner, journal = await _prepare(config, outside)
     native = NativeServer(runner)
-    http, control = HttpServer(runner), VoterControlServer(runner)
+    addresses = [(name, sock.getsockname()) for name, sock in sockets]
+    http, control = HttpServer(runner), VoterControlServer(runner, stop.set, addresses)
     roles: dict[str, FrontEnd] = {
         "http": http, "native": native, "native-unix": native, "control": control
     }  # fmt: skip
@@ -137,7 +151,10 @@ async def serve(config: Config, sockets: Sockets, stop: asyncio.Event, outside: 
     gc.collect()
     gc.freeze()  # what exists now stays: collections need not scan it
     gc.set_threshold(*GC_THRESHOLDS)
+    notifier.send("READY=1", f"STATUS=Serving {', '.join(name for name, _ in sockets)}")
+    notifier.begin_watchdog()
     await stop.wait()
+    notifier.send("STOPPING=1", "STATUS=Answering open requests")
     try:
         if not running.done():
             with contextlib.suppress(TimeoutError):
@@ -162,12 +179,13 @@ async def serve(config: Config, sockets: Sockets, stop: asyncio.Event, outside: 
     log.info("stopped")
 
 
-async def _run(config: Config, sockets: Sockets, outside: Outside) -> None:
+async def _run(config: Config, sockets: Sockets, outside: Outside, notifier: Notifier) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    await serve(config, sockets, stop, outside)
+    for number in STOP_SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+            loop.add_signal_handler(number, stop.set)
+    await serve(config, sockets, stop, outside, notifier)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -182,10 +200,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.check:
             return 0
         _raise_descriptor_limit()
-        sockets = listening(config.listen, os.environ)
-        if {name for name, _ in sockets} <= {"control"}:
-            raise VoterError("nothing to serve: give http, native or native_unix under [listen]")
-        asyncio.run(_run(config, sockets, Outside.real(config, options.config.parent)))
+        notifier = Notifier.of_this_process()
+        for number in STOP_SIGNALS:  # until the event loop handles them
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, lambda *_: sys.exit(0))
+        found = listening(config.listen, os.environ)
+        try:
+            if {name for name, _ in found.sockets} <= {"control"}:
+                text = "nothing to serve: give http, native or native_unix under [listen]"
+                raise VoterError(text)
+            outside = Outside.real(config, options.config.parent)
+            asyncio.run(_run(config, found.sockets, outside, notifier))
+        finally:
+            found.remove_files()
     except JournalError as error:
         sys.stderr.write(f"voter: {error}\n")
         return 3

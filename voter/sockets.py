@@ -8,19 +8,29 @@ import re
 import socket
 import stat
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 from voter.address import check_unix_path, split_host_port
 from voter.config import Listen
 from voter.errors import AddressError
 
-__all__ = ["BACKLOG", "FIRST_FD", "inherited", "listen_tcp", "listen_unix", "listening"]
+__all__ = [
+    "BACKLOG",
+    "FIRST_FD",
+    "KINDS",
+    "Listening",
+    "inherited",
+    "listen_tcp",
+    "listen_unix",
+    "listening",
+]
 
 FIRST_FD = 3
 """Number of the first descriptor that LISTEN_FDS hands over (sd_listen_fds(3))."""
 BACKLOG = 4096
 """Connections that may wait to be accepted; the kernel rejects more."""
 _STREAMS = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
-_FAMILIES: dict[str, tuple[socket.AddressFamily, ...]] = {
+KINDS: dict[str, tuple[socket.AddressFamily, ...]] = {
     "http": _STREAMS, "native": _STREAMS,
     "native-unix": (socket.AF_UNIX,), "control": (socket.AF_UNIX,),
 }  # fmt: skip
@@ -120,9 +130,9 @@ def _remove_dead(path: str) -> None:
 
 def _check(name: str, sock: socket.socket) -> None:
     """Raise AddressError if the voter cannot serve an inherited socket."""
-    families = _FAMILIES.get(name)
+    families = KINDS.get(name)
     if families is None:
-        known = ", ".join(_FAMILIES)
+        known = ", ".join(KINDS)
         raise AddressError(f"inherited socket {name!r}: the voter serves only {known}")
     stream = sock.type == socket.SOCK_STREAM
     if not stream or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
@@ -132,12 +142,27 @@ def _check(name: str, sock: socket.socket) -> None:
         raise AddressError(f"inherited socket {name!r} is {sock.family.name}, and must be {kinds}")
 
 
-def listening(listen: Listen, environment: Mapping[str, str]) -> list[tuple[str, socket.socket]]:
-    """Return all listening sockets with their names (http, native, native-unix, control).
+class Listening(NamedTuple):
+    """All listening sockets, each with its name, and the files of the unix sockets made here."""
+
+    sockets: list[tuple[str, socket.socket]]
+    made: list[tuple[str, os.stat_result]]
+
+    def remove_files(self) -> None:
+        """Remove the files, unless another process has made a socket at the path since."""
+        for path, before in self.made:
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.stat(path), before):
+                    os.unlink(path)
+
+
+def listening(listen: Listen, environment: Mapping[str, str]) -> Listening:
+    """Return all listening sockets (http, native, native-unix, control).
 
     An inherited socket takes precedence over the configuration.  Raises AddressError.
     """
     sockets = inherited(environment)
+    result = Listening(sockets, [])
     try:
         for name, sock in sockets:
             _check(name, sock)
@@ -150,7 +175,10 @@ def listening(listen: Listen, environment: Mapping[str, str]) -> list[tuple[str,
         ):
             if address and name not in names:
                 sockets.append((name, listen_on(address)))
+                if listen_on is listen_unix:
+                    result.made.append((address, os.stat(address)))
     except AddressError:
         _close(sockets)
+        result.remove_files()
         raise
-    return sockets
+    return result

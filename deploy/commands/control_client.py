@@ -54,12 +54,14 @@ def _request(
     except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError) as error:
         raise NotUp(
             f"no node runs in {layout.directory}",
-            remedy=f"start one with `{layout.command('up')}`, or use another --dir",
+            remedy=layout.start_hint,
         ) from error
     except PermissionError as error:
         raise CommandError(
             f"{layout.supervisor_socket} belongs to another user",
-            remedy="run this as the user that ran `trivisor up`",
+            remedy="run this as root, or as a member of the group trivisor"
+            if layout.system
+            else "run this as the user that ran `trivisor up`",
         ) from error
     except TimeoutError as error:
         raise Unanswered(

@@ -37,6 +37,7 @@ def down(directory: Path | None, as_json: bool) -> None:
 
     quiet_logs()
     layout = layout_of(directory)
+    layout.refuse_system("systemctl stop trivisor")
     progress = StepPrinter(quiet=as_json)
     swept = sweep_abandoned(progress)
     asked = _ask(layout, progress)

@@ -41,7 +41,7 @@ def status(directory: Path | None, as_json: bool) -> int:
         if problem is not None:
             warn(f"error: {problem.problem}\nremedy: {problem.remedy}")
         return ExitCode.NOT_UP
-    problem = layout.problem()
+    problem = None if state["managed"] else layout.problem()
     if problem is not None:
         warn(f"warning: {problem.problem}: the next supervisor could not read it")
     if as_json:
@@ -114,10 +114,12 @@ def _show(state: dict[str, Any]) -> None:
         out.print(f"journal: {escape(_journal_line(durability['journal']))}")
     supervisor = state["supervisor"]
     restarts = f", restarted {_count(supervisor['restarts'], 'time')}"
-    alone = ", without a watchdog: it will not be restarted"
+    watched = supervisor["watchdog"] or state["managed"]
+    alone = "" if watched else ", without a watchdog: it will not be restarted"
+    systemd = ", run by systemd (`systemctl status trivisor`)" if state["managed"] else ""
     out.print(
         f"supervisor: process {supervisor['pid']}{restarts if supervisor['restarts'] else ''}"
-        f"{'' if supervisor['watchdog'] else alone}, repair {state['repair']}, accelerator "
+        f"{alone}{systemd}, repair {state['repair']}, accelerator "
         f"{state['accel']}, image {state['image'][:16]}, {escape(state['dir'])}"
     )
     out.print(guest_table(state))

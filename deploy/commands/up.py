@@ -31,7 +31,7 @@ from voter.commands.terminal import CommandError, ExitCode, console, print_json,
 if TYPE_CHECKING:
     from voter.core import Policy
 
-__all__ = ["up"]
+__all__ = ["make_settings", "up"]
 
 
 @click.command()
@@ -121,7 +121,63 @@ def up(  # noqa: PLR0913 - one for each option
     its journal, which holds everything it has acknowledged.
     """
     from deploy.commands.launch import follow_start, prepare_node  # noqa: PLC0415 - heavy
-    from voter.core import Policy  # noqa: PLC0415
+
+    layout = layout_of(directory)
+    layout.refuse_system("systemctl start trivisor")
+    settings = make_settings(
+        guests=guests,
+        vote=vote,
+        service=service,
+        content=content,
+        accel=accel,
+        connect=connect,
+        http=http,
+        native=native,
+        memory=memory,
+        boot_deadline=boot_deadline,
+        allow_faults=allow_faults,
+        repair=repair,
+        durability=durability,
+        function=function,
+        key=key,
+    )
+    quiet_logs()
+    progress = StepPrinter(quiet=as_json)
+    if fresh:
+        _delete_journal(layout, progress, confirm=not yes)
+    prepare_node(layout, settings, progress, accept_service=accept_service)
+    status = follow_start(layout, progress)
+    if as_json:
+        print_json(status)
+    else:
+        progress(f"ready: {status['vote']} at http://{status['http']}/")
+        progress(f"durability {status['durability']['kind']}: {status['durability']['promise']}")
+        console().print(guest_table(status))
+
+
+def make_settings(  # noqa: PLR0913 - one for each option
+    *,
+    guests: int | None,
+    vote: Policy | None,
+    service: str,
+    content: Path | None,
+    accel: Literal["auto", "kvm", "tcg"],
+    connect: str,
+    http: str,
+    native: str | None,
+    memory: int,
+    boot_deadline: float,
+    allow_faults: bool,
+    repair: Literal["auto", "off"],
+    durability: Durability,
+    function: str | None,
+    key: Path | None,
+) -> Settings:
+    """Return the settings that these options of `up` mean.
+
+    Raises CommandError, click.UsageError if they do not fit together.
+    """
+    from voter.core import Policy  # noqa: PLC0415 - heavy
 
     if content is not None and service != "static":
         raise click.UsageError(f"--content is for --service static, not for {service!r}")
@@ -134,7 +190,7 @@ def up(  # noqa: PLR0913 - one for each option
             remedy=f"use --vote {guests // 2 + 1}/{guests}, or omit one of the options",
             code=ExitCode.USAGE,
         )
-    settings = Settings(
+    return Settings(
         guests=guests,
         vote=str(policy),
         service=_service(service),
@@ -151,19 +207,6 @@ def up(  # noqa: PLR0913 - one for each option
         function=_function(function, key),
         key=str(key.absolute()) if key is not None else None,
     )
-    quiet_logs()
-    layout = layout_of(directory)
-    progress = StepPrinter(quiet=as_json)
-    if fresh:
-        _delete_journal(layout, progress, confirm=not yes)
-    prepare_node(layout, settings, progress, accept_service=accept_service)
-    status = follow_start(layout, progress)
-    if as_json:
-        print_json(status)
-    else:
-        progress(f"ready: {status['vote']} at http://{status['http']}/")
-        progress(f"durability {status['durability']['kind']}: {status['durability']['promise']}")
-        console().print(guest_table(status))
 
 
 def _delete_journal(layout: Layout, progress: StepPrinter, *, confirm: bool) -> None:

@@ -98,6 +98,17 @@ def sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
+def share_socket(path: Path) -> Path:
+    """Let the group of a set-group-ID directory connect to a unix socket in it; return its path.
+
+    The directories of the node that systemd runs are such (deploy/package); others are their
+    owner's alone.  Raises OSError.
+    """
+    if path.parent.stat().st_mode & stat.S_ISGID:
+        path.chmod(0o660)
+    return path
+
+
 # ---- logs
 
 

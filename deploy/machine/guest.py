@@ -6,8 +6,7 @@ Three ways lead to a running guest in its clean state, the fastest first:
 ``start``   QEMU has ended: start a new one paused, then load the snapshot.
 ``boot``    No usable snapshot: boot cold and take a new one.             seconds
 
-QEMU's end is noticed through a pidfd and changes the state at any ``await``.  So each step checks
-the state again after it has waited.
+QEMU's end, seen by a pidfd, changes the state at any ``await``: each step then checks it again.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from typing import Literal
 import structlog
 
 from deploy.errors import GuestNeverReady, HypervisorFailed, WrongState
+from deploy.host.files import share_socket
 from deploy.host.priority import Yielding, set_nice
 from deploy.machine import qemu
 from deploy.machine.boot_watch import OVERALL, BootWatch, watch_boot
@@ -59,9 +59,9 @@ _log = structlog.get_logger(__name__)
 
 
 class Guest:
-    """One VM of a node.  Its operations exclude each other, but `kill` and `end` do not wait.
+    """One VM of a node; nothing starts before `attach`.
 
-    It starts nothing before `attach`.
+    Its operations exclude each other, but `kill` and `end` do not wait.
     """
 
     def __init__(
@@ -143,7 +143,7 @@ class Guest:
     def open_link(self) -> None:
         """Rename the link's socket to its real name, so that the voter may connect."""
         with contextlib.suppress(FileNotFoundError):
-            Path(self.spec.bound_link).replace(self.spec.link_socket)
+            share_socket(Path(self.spec.bound_link)).replace(self.spec.link_socket)
 
     async def restore(self) -> RestoreMethod:
         """Restore its clean snapshot, whatever its state, by the fastest method that works.

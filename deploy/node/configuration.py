@@ -68,7 +68,7 @@ def voter_config(layout: Layout, settings: Settings, node: str, links: dict[str,
     replicas' addresses.
     """
     lines = [
-        "# Written by `trivisor up`, which overwrites changes.",
+        "# Written by `trivisor up` or `prepare`, which overwrite changes.",
         f"vote = {toml_string(settings.vote)}",
         f"durability = {toml_string(settings.durability)}",
     ]
@@ -77,7 +77,9 @@ def voter_config(layout: Layout, settings: Settings, node: str, links: dict[str,
     if not settings.service.endswith(".py"):
         lines.append(f"service = {toml_string(settings.service)}")
     if settings.durability != "none":
-        lines += ["", "[journal]", f"directory = {toml_string(layout.journal.name)}"]
+        inside = layout.journal.is_relative_to(layout.directory)
+        journal = layout.journal.name if inside else str(layout.journal)
+        lines += ["", "[journal]", f"directory = {toml_string(journal)}"]
         lines.append(f"node = {toml_string(node)}")
     if settings.slowness > 1:
         lines += ["", "[limits]", f"hang = {Limits().hang * settings.slowness}"]

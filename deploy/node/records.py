@@ -19,7 +19,13 @@ import msgspec
 from deploy.errors import AlreadyUp, DeployError, ForeignState
 from deploy.host.files import write_json
 from deploy.host.identity import ProcessIdentity
-from voter.commands.terminal import NATIVE_SOCKET, user_directory
+from voter.commands.terminal import (
+    SYSTEM_DIRECTORY,
+    SYSTEM_SOCKETS,
+    CommandError,
+    native_socket,
+    user_directory,
+)
 
 __all__ = [
     "DURABILITY_GUARANTEES",
@@ -34,6 +40,8 @@ __all__ = [
     "already_up",
     "cache_directory",
 ]
+
+_SYSTEM_JOURNAL = Path("/var/lib/trivisor-voter")
 
 SCHEMA = 1
 """Version of node.json and running.json."""
@@ -98,6 +106,7 @@ class NodeRecord(_Record, frozen=True, kw_only=True):
     accel_reason: str
     manifest: str
     service: str = ""  # identifies what replays the journal in the guests; "": not known
+    managed: bool = False  # systemd runs the supervisor and the voter
 
 
 class FaultRecord(_Record, frozen=True, kw_only=True):
@@ -128,21 +137,27 @@ def cache_directory() -> Path:
 
 
 class Layout:
-    """The names of a node's files.  Methods raise ForeignState if the directory is not a node's."""
+    """The names of a node's files.  Methods raise ForeignState if the directory is not a node's.
+
+    The node that systemd runs has its sockets and its journal elsewhere: other users than the
+    directory's own need them.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self.system = directory == SYSTEM_DIRECTORY
+        sockets = SYSTEM_SOCKETS if self.system else directory
         self.node = directory / "node.json"
         self.running = directory / "running.json"
         self.lock = directory / "supervisor.lock"
-        self.supervisor_socket = directory / "supervisor.sock"
+        self.supervisor_socket = sockets / "supervisor.sock"
         self.supervisor_log = directory / "supervisor.log"
         self.voter_config = directory / "voter.toml"
-        self.voter_control = directory / "control.sock"
+        self.voter_control = sockets / "control.sock"
         self.voter_log = directory / "voter.log"
-        self.journal = directory / "journal"
+        self.journal = _SYSTEM_JOURNAL if self.system else directory / "journal"
         self.last_run = directory / "last-run.json"  # events and consoles of the node that ended
-        self.native_socket = directory / NATIVE_SOCKET
+        self.native_socket = native_socket(directory)
         self.proxy_control = directory / "proxy.sock"
         self.proxy_log = directory / "proxy.log"
         self.logs = {
@@ -164,11 +179,26 @@ class Layout:
 
     def stale_sockets(self) -> list[Path]:
         """Return the existing sockets, which killed processes may have left."""
-        return [p for p in (*self.sockets, *self.directory.glob("g*.lie")) if p.exists()]
+        ours = [self.supervisor_socket, self.proxy_control] if self.system else self.sockets
+        return [p for p in (*ours, *self.directory.glob("g*.lie")) if p.exists()]
 
     def command(self, words: str) -> str:
         """Return the command line of ``trivisor`` that means this node, for a shell."""
         return f"trivisor {words} --dir {shlex.quote(str(self.directory))}"
+
+    @property
+    def start_hint(self) -> str:
+        """How to start the node, as the remedy of an error."""
+        if self.system:
+            return "`systemctl start trivisor` starts it, `journalctl -u trivisor` shows its log"
+        return f"start one with `{self.command('up')}`, or use another --dir"
+
+    def refuse_system(self, instead: str) -> None:
+        """Raise CommandError if systemd runs this node; ``instead`` is the command to use."""
+        if self.system:
+            raise CommandError(
+                f"systemd runs the node in {self.directory}", remedy=f"use `{instead}`"
+            )
 
     def prepare(self) -> None:
         """Make the directory and mark it as a node's, or check that it is one.

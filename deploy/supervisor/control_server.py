@@ -1,5 +1,7 @@
 """The supervisor's control socket: HTTP with JSON on a unix socket that only its owner can open.
 
+(For the node that systemd runs, also the group trivisor can: see ``share_socket``.)
+
     GET  /status
     GET  /events?lines=N             {"events": the last ones}; /logs/NAME: {"lines"} of a guest
     GET  /events?follow=1&since=ID   each event, /logs/NAME: {"line"}, as a line of JSON
@@ -23,6 +25,7 @@ import structlog
 from aiohttp import web
 
 from deploy.errors import DeployError, UnknownGuest
+from deploy.host.files import share_socket
 from deploy.machine.console import Console
 from deploy.supervisor.active_faults import FaultRefused
 from deploy.supervisor.observer import HISTORY_LENGTH
@@ -71,7 +74,9 @@ class SupervisorControlServer:
     async def start(self) -> None:
         """Serve.  Raises voter.errors.AddressError."""
         await self._runner.setup()
-        sock = listen_unix(str(self._supervisor.layout.supervisor_socket))
+        path = self._supervisor.layout.supervisor_socket
+        sock = listen_unix(str(path))
+        share_socket(path)
         await web.SockSite(self._runner, sock).start()
 
     async def stop(self) -> None:

@@ -82,7 +82,7 @@ class NodeObserver:
         self._guests = guests
         self._voter = voter
         self._voter_pid = voter_pid
-        self._history = history
+        self.history = history
         self._received = 0  # events of the voter
         self._source: tuple[int | None, int] = (None, 0)  # the voter's pid, its last event's number
         self._wake = asyncio.Event()
@@ -136,7 +136,7 @@ class NodeObserver:
         voted_or_joining = before in ("active", "learner", "restoring")
         if voted_or_joining and after == "absent" and time.time() - event["time"] < RECENT:
             self.flaps[name].record(time.monotonic())
-        self._history.add(
+        self.history.add(
             "replica", name, before=before, after=after, reason=event["reason"], seq=event["seq"]
         )
         self.replicas.setdefault(name, {}).update(state=after, reason=event["reason"])

@@ -26,23 +26,34 @@ from deploy.supervisor.supervisor import NodeFactory, Supervisor
 from deploy.watchdog.client import WatchdogClient
 from voter.commands.terminal import ExitCode, LogStream
 from voter.errors import VoterError
+from voter.notify import Notifier
 
 __all__ = ["StartReport", "run_supervisor"]
 
 START_ROOM = 512 << 20
 """Bytes.  With less, the message of a failed start says that the disk may be too small."""
 
+EXTEND_INTERVAL = 10.0
+"""Seconds between messages to the service manager that the start continues."""
+
 _log = structlog.get_logger(__name__)
 
 
 class StartReport:
-    """Reports the start to the process that requested it: lines of JSON on a descriptor."""
+    """Reports the start to the process that requested it: lines of JSON on a descriptor.
+
+    Under systemd the service manager gets the reports too.
+    """
 
     def __init__(self, fd: int | None) -> None:
         self._file = os.fdopen(fd, "wb", buffering=0) if fd is not None else None
+        self.notifier = Notifier.of_this_process()
 
     def __call__(self, message: dict[str, Any]) -> None:
         """Write one message; a ``ready`` or an ``error`` is the last."""
+        text = message.get("step") or message.get("error") or "The node is ready"
+        status = f"STATUS={'; '.join(str(text).splitlines())}"
+        self.notifier.send(*(["READY=1"] if "ready" in message else []), status)
         if self._file is None:
             return
         try:
@@ -140,15 +151,29 @@ async def _serve(
     report: StartReport,
     watchdog: WatchdogClient,
 ) -> None:
+    def stop() -> None:
+        report.notifier.send("STOPPING=1", "STATUS=Taking the node down")
+        supervisor.stop()
+
     supervisor = Supervisor(
         layout, make_node=make_node, make_faults=make_faults, report=report, watchdog=watchdog
     )
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, supervisor.stop)
+        loop.add_signal_handler(number, stop)
     control = SupervisorControlServer(supervisor)
     await control.start()
+    report.notifier.begin_watchdog()
+    extending = asyncio.create_task(_extend_start(supervisor, report.notifier), name="extend start")
     try:
         await supervisor.serve()
     finally:
+        extending.cancel()
         await control.stop()
+
+
+async def _extend_start(supervisor: Supervisor, notifier: Notifier) -> None:
+    """Have the service manager wait while guests boot: a boot without progress ends by itself."""
+    while supervisor.phase == "starting":
+        notifier.send(f"EXTEND_TIMEOUT_USEC={int(3 * EXTEND_INTERVAL * 1e6)}")
+        await asyncio.sleep(EXTEND_INTERVAL)  # it is a period, not a condition

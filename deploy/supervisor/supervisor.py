@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from deploy.errors import DeployError, UnknownGuest
+from deploy.errors import DeployError, UnknownGuest, first_error
 from deploy.host.child import Child
 from deploy.host.files import LogFile, read_tail, write_json, write_whole
 from deploy.host.identity import identify
@@ -33,6 +33,7 @@ from deploy.node.records import (
     Settings,
 )
 from deploy.supervisor.active_faults import ActiveFaults, FaultRefused
+from deploy.supervisor.managed_voter import ManagedVoter
 from deploy.supervisor.observer import EventHistory, NodeObserver
 from deploy.supervisor.repairer import Repairer
 from deploy.supervisor.storage import Storage
@@ -93,13 +94,6 @@ class Supervisor:
         self.storage = Storage(layout, self.history, repair_room=2 * self.settings.memory_mib << 20)
         self._recorded = True
         self._control = VoterControl(layout.voter_control)
-        self._voter = VoterProcessManager(
-            layout,
-            watchdog=self._watchdog,
-            history=self.history,
-            storage=self.storage,
-            changed=self.changed,
-        )
         self._faults: FaultPort | None = None
         if make_faults is not None and self.settings.allow_faults:
             self._faults = make_faults(self)
@@ -107,6 +101,17 @@ class Supervisor:
         self._observer = NodeObserver(
             self.guests, self._control, voter_pid=lambda: self._voter.pid, history=self.history
         )
+        self._voter: VoterProcessManager | ManagedVoter
+        if self.record.managed:
+            self._voter = ManagedVoter(layout, self._control, self._observer)
+        else:
+            self._voter = VoterProcessManager(
+                layout,
+                watchdog=self._watchdog,
+                history=self.history,
+                storage=self.storage,
+                changed=self.changed,
+            )
         self._repairer = Repairer(
             self.guests,
             self._control,
@@ -145,7 +150,7 @@ class Supervisor:
             ours, others = errors.split(DeployError)
             if ours is None or others is not None:
                 raise  # a defect of the supervisor itself: its traceback goes into the log
-            raise self._failed(_first(ours)) from None
+            raise self._failed(first_error(ours)) from None
         except DeployError as error:
             raise self._failed(error) from error.__cause__
         finally:
@@ -238,9 +243,10 @@ class Supervisor:
         self.changed()
 
     def _start_voter(self, group: asyncio.TaskGroup) -> None:
-        links = {name: self._link(name) for name in self.guests}
-        text = voter_config(self.layout, self.settings, self.record.uuids[0], links)
-        write_whole(self.layout.voter_config, text.encode())
+        if not self.record.managed:  # else `prepare` has written it
+            links = {name: self._link(name) for name in self.guests}
+            text = voter_config(self.layout, self.settings, self.record.uuids[0], links)
+            write_whole(self.layout.voter_config, text.encode())
         self._voter.start()
         self._watch_voter(group)
 
@@ -326,8 +332,8 @@ class Supervisor:
         _log.info("taking the node down")
         self._keep_last_run()
         try:
-            await self._control.close()
             await self._voter.end()
+            await self._control.close()
             if self._faults is not None:
                 await self._faults.end()
             former = self._before.processes.get("proxy")  # of a take-over that was interrupted
@@ -339,7 +345,7 @@ class Supervisor:
                 await self._node.down()
             finally:  # leave no stale socket or record even if libvirt could not be opened
                 layout = self.layout
-                for path in (layout.native_socket, layout.voter_control, layout.running):
+                for path in (*self._voter.files, layout.running):
                     self.storage.write(path.name, lambda path=path: path.unlink(missing_ok=True))  # type: ignore[misc]
         _log.info("the node is down")
 
@@ -428,6 +434,7 @@ class Supervisor:
         watchdog = self._watchdog.process
         return {
             "dir": str(self.layout.directory),
+            "managed": self.record.managed,
             "uuid": self.record.uuids[0],
             "phase": self.phase,
             "status": voter["status"],
@@ -488,12 +495,3 @@ class Supervisor:
             "fault": None if fault is None else msgspec.to_builtins(fault),
             "repairs": self._repairer.describe(name, now),
         }
-
-
-def _first(group: BaseExceptionGroup[DeployError]) -> DeployError:
-    """Return the first error of tasks that failed together: a user can act on one."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    assert isinstance(error, DeployError)
-    return error

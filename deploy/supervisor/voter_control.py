@@ -50,6 +50,10 @@ class VoterControl:
         """Remove a replica from the vote.  Raises VoterUnreachable."""
         await self._call("POST", f"/replicas/{name}/expel", {"reason": reason})
 
+    async def stop(self) -> None:
+        """End the voter once it has answered its open requests.  Raises VoterUnreachable."""
+        await self._call("POST", "/stop")
+
     async def events(self, since: int) -> AsyncIterator[dict[str, Any]]:
         """Yield the changes of replicas after ``since``, as they come.  Raises VoterUnreachable."""
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CALL_TIMEOUT)

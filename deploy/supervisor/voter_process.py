@@ -30,7 +30,7 @@ from deploy.watchdog.client import WatchdogClient
 from voter.errors import AddressError
 from voter.sockets import listen_tcp, listen_unix
 
-__all__ = ["RESTART_LIMIT", "VoterProcessManager"]
+__all__ = ["RESTART_LIMIT", "STOP_GRACE", "VoterProcessManager", "show_address"]
 
 RESTART_LIMIT = 6
 """Consecutive ends of the voter, each within SHORT_LIFE seconds of its start; one more is final."""
@@ -115,6 +115,11 @@ class VoterProcessManager:
 
     # ---- sockets
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Files to remove at the node's end: its unix sockets."""
+        return self._layout.native_socket, self._layout.voter_control
+
     def bind(self, http: str, native: str | None) -> dict[str, str]:
         """Make the listening sockets unless there are some; return the TCP addresses.
 
@@ -136,7 +141,7 @@ class VoterProcessManager:
                 ) from error
             self._watchdog.keep(self._sockets)
         return {
-            name: _show_address(self._sockets[name].getsockname())
+            name: show_address(self._sockets[name].getsockname())
             for name in ("http", "native")
             if name in self._sockets
         }
@@ -339,6 +344,7 @@ class VoterProcessManager:
         self._close_sockets()
 
 
-def _show_address(name: tuple[Any, ...]) -> str:
+def show_address(name: tuple[Any, ...]) -> str:
+    """Return a socket's name as HOST:PORT."""
     host, port = name[0], name[1]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -33,6 +33,7 @@ from collections import deque
 from pathlib import Path
 from typing import Any, cast
 
+from deploy.host.files import share_socket
 from faultinject.faults.lies import Delay, Lie, make
 
 __all__ = ["ProxiedLink", "Proxy", "main"]
@@ -245,6 +246,7 @@ def _bind(path: str) -> socket.socket:
     try:
         listener.bind(path)
         os.chmod(path, 0o600)
+        share_socket(Path(path))
     except OSError:
         listener.close()
         raise

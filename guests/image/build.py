@@ -49,6 +49,8 @@ _PACKAGE_CODE = ("bytecode", "kernel", "packages", "recipe", "sources")
 """Modules of this package whose code decides what is in *packages*; below, in *image*."""
 _IMAGE_CODE = ("build", "cpio", "manifest", "overlay")
 _TAG = PYTHON.replace("python3.", "cpython-3")
+PREBUILT = Path("/usr/share/trivisor/images")
+"""Images that a package has installed; one is used if its inputs are those of the cache's."""
 _KEPT = 4
 """Images kept in a cache, so that switching between versions of the sources rebuilds nothing."""
 
@@ -68,12 +70,30 @@ def build_image(cache: Path, *, progress: Callable[[str], None]) -> Image:
     ``progress`` is called with a description of each slow step.  Raises ImageError if the image
     cannot be built, or if the cached one was altered.
     """
+    packages = cache / f"packages-{_packages_inputs()[:16]}"
+    inputs = _image_inputs(packages.name)
+    image = PREBUILT / f"image-{inputs[:16]}"
+    if not image.is_dir():
+        image = _update_cache(cache, packages, inputs, progress)
+    manifest = read_manifest(image / "manifest.json")
+    built = Image(
+        kernel=image / "vmlinux",
+        initrd=image / "initrd",
+        sha256=combined_hash(manifest.kernel, manifest.initrd),
+        manifest=image / "manifest.json",
+    )
+    verify(built)
+    return built
+
+
+def _update_cache(
+    cache: Path, packages: Path, inputs: str, progress: Callable[[str], None]
+) -> Path:
+    """Return the cached image with these inputs; build what is missing.  Raises ImageError."""
+    image = cache / f"image-{inputs[:16]}"
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with lock(cache):
-            packages = cache / f"packages-{_packages_inputs()[:16]}"
-            inputs = _image_inputs(packages.name)
-            image = cache / f"image-{inputs[:16]}"
             if not image.exists():
                 if not packages.exists():
                     with new_directory(packages) as work:
@@ -86,15 +106,7 @@ def build_image(cache: Path, *, progress: Callable[[str], None]) -> Image:
             prune(cache, "packages-", keep=2)
     except OSError as error:
         raise ImageError(f"cannot build the guest image in {cache}: {error}") from error
-    manifest = read_manifest(image / "manifest.json")
-    built = Image(
-        kernel=image / "vmlinux",
-        initrd=image / "initrd",
-        sha256=combined_hash(manifest.kernel, manifest.initrd),
-        manifest=image / "manifest.json",
-    )
-    verify(built)
-    return built
+    return image
 
 
 def _packages_inputs() -> str:

@@ -140,7 +140,7 @@ def test_shell_script_parses(path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("name", ["run", ".ci/run"])
+@pytest.mark.parametrize("name", ["run", ".ci/run", "deploy/package/build"])
 def test_script_is_executable(name: str) -> None:
     assert (ROOT / name).stat().st_mode & 0o111
 
@@ -148,7 +148,7 @@ def test_script_is_executable(name: str) -> None:
 def test_run_script_lists_its_jobs_and_rejects_others() -> None:
     listed = subprocess.run(["./run", "help"], cwd=ROOT, capture_output=True, text=True)
     assert listed.returncode == 0
-    for job in ("demo", "test", "setup", "lock"):
+    for job in ("demo", "test", "package", "setup", "lock"):
         assert re.search(rf"^  {job} ", listed.stdout, re.MULTILINE)
     rejected = subprocess.run(["./run", "dmeo"], cwd=ROOT, capture_output=True, text=True)
     assert rejected.returncode != 0
@@ -320,11 +320,24 @@ def test_debians_binding_is_linked_alone(checkout: Path) -> None:
     assert subprocess.run(words, env={}, capture_output=True).returncode == 0
 
 
-def test_wheel_contains_exactly_the_product(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+def build(source: Path, target: Path, kind: str) -> Path:
+    """Build the wheel or the sdist of a source tree; return its file."""
+    command = [sys.executable, "-m", "hatchling", "build", "-t", kind, "-d", str(target)]
+    done = subprocess.run(command, cwd=source, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    (wheel,) = tmp_path.glob("trivisor-*.whl")
+    (built,) = target.glob("trivisor-*")
+    return built
+
+
+def test_source_distribution_builds_the_same_wheel(tmp_path: Path) -> None:
+    shutil.unpack_archive(build(ROOT, tmp_path / "sdist", "sdist"), tmp_path / "unpacked")
+    (unpacked,) = (tmp_path / "unpacked").iterdir()
+    wheels = [build(ROOT, tmp_path / "1", "wheel"), build(unpacked, tmp_path / "2", "wheel")]
+    assert wheels[0].read_bytes() == wheels[1].read_bytes()
+
+
+def test_wheel_contains_exactly_the_product(tmp_path: Path) -> None:
+    wheel = build(ROOT, tmp_path, "wheel")
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     packages = ("deploy", "faultinject", "guests", "voter")
@@ -333,7 +346,13 @@ def test_wheel_contains_exactly_the_product(tmp_path: Path) -> None:
         for path in tracked()
         if path.relative_to(ROOT).parts[0] in (*packages, "trivisor.py")
     }
-    inside = {name for name in names if ".dist-info/" not in name}
+    packed, data = (
+        {name.partition(f"{part}/")[2] for name in names if f"{part}/" in name}
+        for part in ("dist-info", "data/share/doc/trivisor")
+    )
+    assert "entry_points.txt" in packed
+    assert data == {f"examples/{path.name}" for path in (ROOT / "examples").iterdir()}
+    inside = {name for name in names if not name.startswith("trivisor-")}
     assert inside == wanted
     assert "guests/agent/main.py" in inside, "the image build copies the guests' sources"
     (entry,) = [name for name in names if name.endswith("entry_points.txt")]

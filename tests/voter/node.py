@@ -84,7 +84,7 @@ class Node:
         )
         self.http = HttpServer(self.runner)
         self.native = NativeServer(self.runner)
-        self.control = VoterControlServer(self.runner)
+        self.control = VoterControlServer(self.runner, lambda: None)
         self.native_path = directory / "native.sock"
         self.control_path = directory / "control.sock"
         self.port = 0

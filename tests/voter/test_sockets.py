@@ -62,7 +62,8 @@ def test_impossible_socket_path_is_named(scratch: Path, name: str) -> None:
 
 def test_all_that_the_configuration_names_are_made(scratch: Path) -> None:
     listen = Listen(http="127.0.0.1:0", native_unix=str(scratch / "n"), control=str(scratch / "c"))
-    sockets = listening(listen, {})
+    sockets, made = listening(listen, {})
+    assert [path for path, _ in made] == [listen.native_unix, listen.control]
     assert [name for name, _ in sockets] == ["http", "native-unix", "control"]
     for _, sock in sockets:
         sock.close()
@@ -156,7 +157,8 @@ def test_inherited_sockets_of_one_name_are_all_served(scratch: Path) -> None:
         "import os\n"
         "from voter.config import Listen\n"
         "from voter.sockets import listening\n"
-        "print([(name, sock.getsockname()[1]) for name, sock in listening(Listen(), os.environ)])\n"
+        "found = listening(Listen(), os.environ).sockets\n"
+        "print([(name, sock.getsockname()[1]) for name, sock in found])\n"
     )
     with listen_tcp("127.0.0.1:0") as first, listen_tcp("127.0.0.1:0") as second:
         ports = [sock.getsockname()[1] for sock in (first, second)]
@@ -170,7 +172,7 @@ def test_inherited_sockets_come_before_the_configuration(scratch: Path) -> None:
         "import os\n"
         "from voter.config import Listen\n"
         "from voter.sockets import listening\n"
-        "((name, sock),) = listening(Listen(http='127.0.0.1:1'), os.environ)\n"
+        "((name, sock),) = listening(Listen(http='127.0.0.1:1'), os.environ).sockets\n"
         "print(name, sock.getsockname()[1])\n"
     )
     with listen_tcp("127.0.0.1:0") as sock:

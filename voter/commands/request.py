@@ -21,7 +21,7 @@ from voter.commands.parameters import (
     existing_file,
     node_directory,
 )
-from voter.commands.terminal import NATIVE_SOCKET, ExitCode, default_directory, print_json, warn
+from voter.commands.terminal import ExitCode, default_directory, native_socket, print_json, warn
 
 __all__ = ["request"]
 
@@ -100,7 +100,7 @@ def request(  # noqa: PLR0913 - one for each option
 
     Exit with 3 if the voter still refuses at the timeout, or does not know the outcome.
     """
-    address = to or f"unix:{(directory or default_directory()).absolute() / NATIVE_SOCKET}"
+    address = to or f"unix:{native_socket((directory or default_directory()).absolute())}"
     if to is not None and directory is not None:
         raise click.UsageError("--to and --dir both name a voter: give one of them")
     if any(name.lower() == "idempotency-key" for name, _ in headers):

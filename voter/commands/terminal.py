@@ -20,11 +20,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "NATIVE_SOCKET",
+    "SYSTEM_DIRECTORY",
+    "SYSTEM_SOCKETS",
     "CommandError",
     "ExitCode",
     "LogStream",
     "console",
     "default_directory",
+    "native_socket",
     "print_json",
     "quiet_logs",
     "user_directory",
@@ -33,6 +36,11 @@ __all__ = [
 
 NATIVE_SOCKET = "native.sock"
 """Name of a node's native unix socket inside its directory."""
+SYSTEM_DIRECTORY = Path("/var/lib/trivisor")
+"""The directory of the node that systemd runs (deploy/package/systemd)."""
+SYSTEM_SOCKETS = Path("/run/trivisor")
+"""Where that node has its sockets."""
+_SYSTEM_GROUP = "trivisor"
 
 
 class ExitCode(IntEnum):
@@ -62,12 +70,32 @@ class CommandError(Exception):
 def default_directory() -> Path:
     """Return the node directory that is used if none is given.
 
-    ``$TRIVISOR_DIR``, else ``trivisor/default`` below ``$XDG_STATE_HOME`` (``~/.local/state``).
+    ``$TRIVISOR_DIR``; else the directory of the node that systemd runs, if there is one and this
+    user may operate it; else ``trivisor/default`` below ``$XDG_STATE_HOME`` (``~/.local/state``).
     """
     given = os.environ.get("TRIVISOR_DIR")
     if given:
         return Path(given)
+    if SYSTEM_SOCKETS.is_dir() and _operates_system():
+        return SYSTEM_DIRECTORY
     return user_directory("XDG_STATE_HOME", ".local/state") / "trivisor" / "default"
+
+
+def _operates_system() -> bool:
+    """Return whether this user is root or in the group that may operate the system's node."""
+    if os.geteuid() == 0:
+        return True
+    import grp  # noqa: PLC0415 - only on such a host
+
+    try:
+        return grp.getgrnam(_SYSTEM_GROUP).gr_gid in {os.getegid(), *os.getgroups()}
+    except KeyError:
+        return False
+
+
+def native_socket(directory: Path) -> Path:
+    """Return the native unix socket of the node in a directory."""
+    return (SYSTEM_SOCKETS if directory == SYSTEM_DIRECTORY else directory) / NATIVE_SOCKET
 
 
 def user_directory(variable: str, default: str) -> Path:
