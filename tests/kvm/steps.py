@@ -36,6 +36,7 @@ __all__ = ["STEPS", "run_steps"]
 
 LIMIT = 3600.0
 """Seconds for one command or condition: a hang, not a slow host."""
+GUESTS = ("g1", "g2", "g3")
 REQUESTS = 40
 CAMPAIGN = Path(__file__).with_name("campaign.toml")
 
@@ -70,7 +71,10 @@ class Bench:
             text=True, stdin=subprocess.DEVNULL, timeout=LIMIT,
         )  # fmt: skip
         seconds = time.monotonic() - began
-        for line in (done.stderr + done.stdout).splitlines():
+        output = done.stdout
+        with contextlib.suppress(ValueError):
+            output = json.dumps(json.loads(output))  # in one line
+        for line in (done.stderr + output).splitlines():
             self.log(f"  {line}")
         self.log(f"  exit status {done.returncode} after {seconds:.1f} s")
         if done.returncode:
@@ -128,7 +132,7 @@ class Bench:
 
         def work() -> None:
             number = 0
-            while not stop.is_set():
+            while number == 0 or not stop.is_set():
                 number += 1
                 for method, wanted in (("PUT", (200, 201, 204)), ("GET", (200,))):
                     status, body, vote, seconds = self.request(method, "load", f"v{number}")
@@ -177,25 +181,25 @@ def accelerator(bench: Bench) -> Facts:
 
 def start(bench: Bench) -> Facts:
     """Start a node of three guests."""
-    status = bench.json("up", "--accel", "kvm", "--allow-faults", "--http", "127.0.0.1:0")
+    bench.trivisor(
+        "up", "--accel", "kvm", "--allow-faults", "--http", "127.0.0.1:0", "--dir", bench.node
+    )
     bench.up = True
-    states = {guest["name"]: guest["state"] for guest in status["guests"]}
+    states = {name: bench.guest(name)["state"] for name in GUESTS}
     require(set(states.values()) == {"active"}, f"not all guests vote: {states}")
     log = (bench.node / "supervisor.log").read_text(errors="replace")
-    return {"vote": status["vote"], "ready": re.findall(r"g\d ready in [\d.]+ s", log)}
+    return {"states": states, "ready": re.findall(r"g\d ready in [\d.]+ s", log)}
 
 
 def used(bench: Bench) -> Facts:
     """Check that each guest's processor is KVM's, not QEMU's translator."""
     facts = {}
-    for number in (1, 2, 3):
-        pid = bench.guest(f"g{number}")["pid"]
+    for name in GUESTS:
+        pid = bench.guest(name)["pid"]
         files = [os.readlink(each) for each in Path(f"/proc/{pid}/fd").iterdir()]
-        require(any("kvm-vcpu" in each for each in files), f"g{number} has no KVM processor")
+        require(any("kvm-vcpu" in each for each in files), f"{name} has no KVM processor")
         words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
-        facts[f"g{number}"] = {
-            "accel": words[words.index("-accel") + 1], "cpu": words[words.index("-cpu") + 1]
-        }  # fmt: skip
+        facts[name] = {word: words[words.index(word) + 1] for word in ("-accel", "-cpu")}
     return facts
 
 
@@ -219,13 +223,13 @@ def vote(bench: Bench) -> Facts:
 def snapshot(bench: Bench) -> Facts:
     """Find the clean snapshot on each guest's disk."""
     facts = {}
-    for number in (1, 2, 3):
-        disk = str(bench.node / f"g{number}.qcow2")
+    for name in GUESTS:
+        disk = str(bench.node / f"{name}.qcow2")
         text = _output("qemu-img", "snapshot", "-U", "-l", disk)
         found = re.search(r"\bclean\s+([\d.]+ \w+)", text)
-        require(found, f"g{number} has no snapshot: {text}")
+        require(found, f"{name} has no snapshot: {text}")
         assert found is not None
-        facts[f"g{number}"] = found[1]
+        facts[name] = found[1]
     return facts
 
 
