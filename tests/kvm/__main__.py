@@ -48,6 +48,8 @@ def main() -> int:
     parser.add_argument(
         "--here", action="store_true", help="run the steps on this host, whatever its accelerator"
     )
+    parser.add_argument("--package", type=Path,
+                        help="with --here: also install and purge this Debian package")  # fmt: skip
     parser.add_argument("--commit", default=_commit(), help="for the record")
     arguments = parser.parse_args()
     out: Path = arguments.out
@@ -59,8 +61,10 @@ def main() -> int:
             record = Record(place="host" if here else "emulated", commit=arguments.commit,
                             began=began, outer={} if here else _facts())  # fmt: skip
             write_json(out / "record.json", record)
-            run = _run_here if here else _run_emulated
-            record = run(record, out, log)
+            if here:
+                record = _run_here(record, out, log, arguments.package)
+            else:
+                record = _run_emulated(record, out, log)
         except (DeployError, ImageError, MachineFailed, RuntimeError, OSError,
                 subprocess.CalledProcessError) as error:  # fmt: skip
             log(f"error: {error}")
@@ -77,10 +81,12 @@ def _kvm_works(log: Callable[[str], None]) -> bool:
     return choice.name == "kvm"
 
 
-def _run_here(record: Record, out: Path, log: Callable[[str], None]) -> Record:
+def _run_here(
+    record: Record, out: Path, log: Callable[[str], None], package: Path | None
+) -> Record:
     scratch = Path(tempfile.mkdtemp(prefix="tvk-"))  # a short path: it holds unix sockets
     try:
-        for step in run_steps(scratch, log):
+        for step in run_steps(scratch, log, package=package):
             log(MARK + msgspec.json.encode(step).decode())
             record = record.with_step(step)
             write_json(out / "record.json", record)
@@ -105,13 +111,17 @@ def _run_emulated(record: Record, out: Path, log: Callable[[str], None]) -> Reco
 
     work = Path(tempfile.mkdtemp(prefix="tvk-"))
     try:
+        log("making the Debian package")
+        environment = {**os.environ, "TRIVISOR_BUILD_PYTHON": sys.executable}
+        subprocess.run([ROOT / "deploy/package/build", work], check=True, env=environment)
+        [package] = work.glob("*.deb")
         with run_machine(disk, work) as machine:
             machine.wait(log)
             log("the test host is up")
-            machine.copy_in()
+            machine.copy_in(package)
             status = machine.run(
                 f"cd /{INSIDE} && ./run test --kvm --here --out /root/out "
-                f"--commit {record.commit or 'unknown'} 2>&1",
+                f"--package /{INSIDE}/{package.name} --commit {record.commit or 'unknown'} 2>&1",
                 line,
             )
             log(f"exit status {status} of the steps on the test host")

@@ -78,12 +78,14 @@ class TestHost:
                 report(f"still booting after {now - began:.0f} s")
             time.sleep(POLL)  # nothing reports that its ssh server listens
 
-    def copy_in(self) -> None:
-        """Replace the project's files on the test host by this tree's."""
+    def copy_in(self, *more: Path) -> None:
+        """Replace the project's files on the test host by this tree's, and add more."""
         archive = io.BytesIO()
         with tarfile.open(fileobj=archive, mode="w") as tar:
             for path in tracked():
                 tar.add(path, arcname=str(path.relative_to(ROOT)))
+            for path in more:
+                tar.add(path, arcname=path.name)
         keep = "! -name .venv ! -name .setup"
         script = (
             f"cd /{INSIDE} && find . -mindepth 1 -maxdepth 1 {keep} -exec rm -rf {{}} + && tar -x"

@@ -56,19 +56,24 @@ def require(condition: object, text: str) -> None:
 class Bench:
     """What the steps share: the node's directory, the commands, the log."""
 
-    def __init__(self, scratch: Path, log: Callable[[str], None]) -> None:
+    def __init__(self, scratch: Path, log: Callable[[str], None], package: Path | None) -> None:
         self.scratch = scratch
         self.node = scratch / "n"
         self.log = log
+        self.package = package
         self.up = False
 
     def trivisor(self, *words: str | Path) -> str:
         """Run a command of Trivisor, log it; return its output.  Raises StepFailed."""
-        self.log(f"$ trivisor {' '.join(map(str, words))}")
+        return self.run("trivisor", *words, command=python_command("trivisor", *words))
+
+    def run(self, *words: str | Path, command: list[str] | None = None) -> str:
+        """Run a command, log it; return its output.  Raises StepFailed."""
+        self.log(f"$ {' '.join(map(str, words))}")
         began = time.monotonic()
         done = subprocess.run(
-            python_command("trivisor", *words), env=python_environment(), capture_output=True,
-            text=True, stdin=subprocess.DEVNULL, timeout=LIMIT,
+            command or words, env=python_environment(), capture_output=True, text=True,
+            stdin=subprocess.DEVNULL, timeout=LIMIT,
         )  # fmt: skip
         seconds = time.monotonic() - began
         output = done.stdout
@@ -78,7 +83,7 @@ class Bench:
             self.log(f"  {line}")
         self.log(f"  exit status {done.returncode} after {seconds:.1f} s")
         if done.returncode:
-            raise StepFailed(f"trivisor {words[0]}: exit status {done.returncode}: {done.stderr}")
+            raise StepFailed(f"{words[:2]}: exit status {done.returncode}: {done.stderr[-2000:]}")
         return done.stdout
 
     def json(self, *words: str) -> Facts:
@@ -328,7 +333,55 @@ def campaign(bench: Bench) -> Facts:
     return dict(status)
 
 
-Need = Literal["nothing", "node"]
+def package(bench: Bench) -> Facts:
+    """Install the Debian package, make a voted request under systemd, stop, start and purge it."""
+    assert bench.package is not None
+    url = "http://127.0.0.1:8080/kv/colour"
+    put = ("curl", "-sS", "-i", "-X", "PUT", "--data", "blue", url)
+    facts: Facts = {}
+    began = time.monotonic()
+    bench.run("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-q", "install", "-y",
+              bench.package)  # fmt: skip
+    facts["installed_after"] = round(time.monotonic() - began, 1)
+    try:
+        _until_answered(bench, *put, answer=r"HTTP/1.1 201(?s:.*)Trivisor-Vote: [23]/3")
+        facts["request_after"] = round(time.monotonic() - began, 1)
+        status = json.loads(bench.run("/usr/bin/trivisor", "status", "--json"))
+        require(status["accel"] == "kvm", f"accelerator {status['accel']}")
+        for unit in ("trivisor.service", "trivisor-voter.service"):
+            facts[unit] = _output("systemctl", "show", "-P", "ActiveState", unit)
+            require(facts[unit] == "active", f"{unit} is {facts[unit]}")
+            security = _output("systemd-analyze", "security", "--no-pager", unit)
+            facts[f"{unit} security"] = security.splitlines()[-1]
+        began = time.monotonic()
+        bench.run("systemctl", "restart", "trivisor.service")
+        _until_answered(bench, "curl", "-sS", "-i", url, answer=r"HTTP/1.1 200(?s:.*)blue")
+        facts["answers_after_restart"] = round(time.monotonic() - began, 1)
+    finally:
+        bench.run("journalctl", "--no-pager", "-q", "-o", "short-monotonic", "-n", "100",
+                  "-u", "trivisor*")  # fmt: skip
+        bench.run("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-q", "purge", "-y",
+                  "trivisor")  # fmt: skip
+    require(not Path("/var/lib/trivisor").exists(), "purge left /var/lib/trivisor")
+    return facts
+
+
+def _until_answered(bench: Bench, *words: str, answer: str) -> None:
+    """Run a command until it prints the answer: a node that starts refuses requests."""
+    began = time.monotonic()
+    while True:
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        if re.search(answer, done.stdout):
+            bench.log(f"$ {' '.join(words)}")
+            for line in done.stdout.splitlines():
+                bench.log(f"  {line}")
+            return
+        if time.monotonic() - began > LIMIT:
+            raise StepFailed(f"{words}: {done.stdout}{done.stderr}")
+        time.sleep(1)  # nothing reports that it serves
+
+
+Need = Literal["nothing", "node", "package"]
 
 STEPS: tuple[tuple[str, Callable[[Bench], Facts], Need], ...] = (
     ("host", host, "nothing"),
@@ -346,16 +399,23 @@ STEPS: tuple[tuple[str, Callable[[Bench], Facts], Need], ...] = (
     ("clocks after a restore", guest_clock, "nothing"),
     ("flip a bit of code", flip_in_code, "nothing"),
     ("campaign", campaign, "nothing"),
+    ("Debian package", package, "package"),
 )
-"""Name, function, and whether the step needs the running node."""
+"""Name, function, and what the step needs: the running node, or a Debian package to install."""
 
 
-def run_steps(scratch: Path, log: Callable[[str], None]) -> Iterator[Step]:
-    """Run all steps and yield the result of each; leave nothing running."""
-    bench = Bench(scratch, log)
+def run_steps(
+    scratch: Path, log: Callable[[str], None], *, package: Path | None = None
+) -> Iterator[Step]:
+    """Run all steps and yield the result of each; leave nothing running.
+
+    Without a `package` the steps that install it are left out.
+    """
+    bench = Bench(scratch, log, package)
     try:
         for name, function, need in STEPS:
-            yield _run(bench, name, function, need)
+            if need != "package" or package is not None:
+                yield _run(bench, name, function, need)
     finally:
         if bench.node.exists():
             with contextlib.suppress(StepFailed):

@@ -61,7 +61,7 @@ def test_record_without_steps_has_not_passed() -> None:
 
 def test_load_checks_every_reply(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     stored = {"load": ""}
-    bench = Bench(tmp_path, lambda _: None)
+    bench = Bench(tmp_path, lambda _: None, None)
     lies: list[str] = []
 
     def request(method: str, key: str, value: str = "") -> tuple[int, str, str, float]:
