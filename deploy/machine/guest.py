@@ -46,8 +46,7 @@ BOOT_ATTEMPTS = 3
 """Boots in a row, if the kernel panics or QEMU ends: on a busy host both can be bad luck."""
 _SNAPSHOT = "clean"
 _MONITOR_TIMEOUT = 3.0
-"""Seconds without progress (see `contention`) for `loadvm` in a running QEMU, which then is killed;
-0.1 to 0.2 s measured, 1.4 to 1.8 under KVM in an emulated host."""
+"""Seconds in which a QEMU that runs `loadvm` is idle; then it is killed.  See `contention`."""
 _SAVE_TIMEOUT = 30.0
 _CLEAR_TIMEOUT = 40.0
 """Seconds for libvirt to notice that a QEMU has ended: 0.2 measured, or as long as init takes to

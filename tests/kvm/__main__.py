@@ -34,7 +34,7 @@ from tests.kvm.record import Record, Step
 from tests.kvm.steps import STEPS, run_steps
 from tests.project.tree import ROOT
 
-__all__ = ["main"]
+__all__ = ["main", "read_step"]
 
 MARK = "step: "
 """What a line begins with that is the result of a step, as JSON."""
@@ -104,9 +104,8 @@ def _run_emulated(record: Record, out: Path, log: Callable[[str], None]) -> Reco
     def line(text: str) -> None:
         nonlocal record
         log(f"| {text}")
-        if text.partition("  ")[2].startswith(MARK):
-            found = msgspec.json.decode(text.partition(MARK)[2], type=Step)
-            record = record.with_step(found)
+        if (step := read_step(text)) is not None:
+            record = record.with_step(step)
             write_json(out / "record.json", record)
 
     work = Path(tempfile.mkdtemp(prefix="tvk-"))
@@ -139,6 +138,14 @@ def _run_emulated(record: Record, out: Path, log: Callable[[str], None]) -> Reco
     return record
 
 
+def read_step(line: str) -> Step | None:
+    """Return the result of a step if this line of the log has one."""
+    _, _, text = line.strip().partition(" s  ")
+    if not text.startswith(MARK):
+        return None
+    return msgspec.json.decode(text.removeprefix(MARK), type=Step)
+
+
 @contextmanager
 def _log(path: Path) -> Iterator[Callable[[str], None]]:
     """Give a function that prints a line, and writes it to a file, with the seconds since now."""
@@ -156,8 +163,10 @@ def _log(path: Path) -> Iterator[Callable[[str], None]]:
 
 def _facts() -> dict[str, object]:
     """Return facts of the host that emulates the test host."""
-    facts: dict[str, object] = msgspec.to_builtins(asyncio.run(read_facts()))
-    facts |= msgspec.to_builtins(describe_host(accel="tcg", load_before=os.getloadavg()[0]))
+    facts: dict[str, object] = msgspec.to_builtins(
+        describe_host(accel="tcg", load_before=os.getloadavg()[0])
+    )
+    facts |= msgspec.to_builtins(asyncio.run(read_facts()))
     return facts | {
         "test_host": f"{CORES} processors, {MEMORY_MIB} MiB, TCG, -cpu max, {COMMAND_LINE}"
     }

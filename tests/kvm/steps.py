@@ -161,15 +161,12 @@ class Bench:
 
 def host(_bench: Bench) -> Facts:
     """Describe the host; without /dev/kvm nothing of this can work."""
-    facts: Facts = msgspec.to_builtins(asyncio.run(read_facts()))
-    facts |= msgspec.to_builtins(describe_host(accel="", load_before=os.getloadavg()[0]))
+    facts: Facts = msgspec.to_builtins(describe_host(accel="", load_before=os.getloadavg()[0]))
+    facts |= msgspec.to_builtins(asyncio.run(read_facts()))
     release = Path("/etc/os-release").read_text()
     facts["system"] = release.partition('PRETTY_NAME="')[2].partition('"')[0]
     facts["init"] = Path("/proc/1/comm").read_text().strip()
     facts["libvirt"] = _output("dpkg-query", "-W", "-f", "${Version}", "libvirt0")
-    for name in ("kvm_amd", "kvm_intel"):
-        for parameter in Path(f"/sys/module/{name}/parameters").glob("n*"):
-            facts[f"{name}.{parameter.name}"] = parameter.read_text().strip()
     clock = Path("/sys/devices/system/clocksource/clocksource0/current_clocksource")
     facts["clock"] = clock.read_text().strip()
     require(facts["device"], "there is no /dev/kvm")

@@ -7,7 +7,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from faultinject.campaign.planning.plan import plan
+from faultinject.campaign.planning.spec_file import load
 from tests.kvm import steps
+from tests.kvm.__main__ import MARK, read_step
 from tests.kvm.record import Record, Step
 from tests.kvm.steps import Bench, Facts, StepFailed, run_steps
 
@@ -78,6 +81,20 @@ def test_load_checks_every_reply(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     lies.append("wrong")
     with pytest.raises(StepFailed, match=r"requests: .*wrong"), bench.load(facts):
         pass
+
+
+@pytest.mark.parametrize("seconds", ["    0.1", "99999.9"])
+def test_result_of_a_step_is_read_from_a_line_of_the_log(seconds: str) -> None:
+    step = Step(name="vote", result="failed", seconds=1.5, output=f"two\nlines, 3 s  {MARK}no")
+    assert read_step(f"{seconds} s  {MARK}{msgspec.json.encode(step).decode()}") == step
+    for line in (f"{seconds} s  ==> vote", f"{seconds} s    {MARK}{{}}", "set up in 5 s", ""):
+        assert read_step(line) is None
+
+
+def test_campaign_is_short_and_under_kvm() -> None:
+    spec, _ = load(str(steps.CAMPAIGN))
+    assert spec.station.accel == "kvm"
+    assert 5 <= len(list(plan(spec, 1).missions)) <= 20
 
 
 def test_every_step_has_a_name_of_its_own() -> None:
