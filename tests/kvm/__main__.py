@@ -148,12 +148,15 @@ def read_step(line: str) -> Step | None:
 
 @contextmanager
 def _log(path: Path) -> Iterator[Callable[[str], None]]:
-    """Give a function that prints a line, and writes it to a file, with the seconds since now."""
+    """Give a function that prints a line, and writes it to a file, with the seconds since now.
+
+    Paths of this checkout become relative ones: a kept log names no place of one machine.
+    """
     began = time.monotonic()
     with path.open("w", encoding="utf-8") as file:
 
         def log(text: str) -> None:
-            line = f"{time.monotonic() - began:7.1f} s  {text}"
+            line = f"{time.monotonic() - began:7.1f} s  {text.replace(f'{ROOT}/', '')}"
             print(line, flush=True)
             file.write(f"{line}\n")
             file.flush()

@@ -31,6 +31,7 @@ from faultinject.host_facts import describe_host
 from guests.image import build_image
 from tests.kvm.guest_steps import flip_code, read_clocks
 from tests.kvm.record import Step
+from tests.project.tree import ROOT
 
 __all__ = ["STEPS", "run_steps"]
 
@@ -431,7 +432,7 @@ def _run(bench: Bench, name: str, function: Callable[[Bench], Facts], need: Need
         for file in sorted(bench.node.glob("*.log")):
             lines = file.read_text(errors="replace").splitlines()[-30:]
             bench.log("\n".join([f"end of {file.name}:", *lines]))
-        output = f"{type(error).__name__}: {error}"
+        output = f"{type(error).__name__}: {error}".replace(f"{ROOT}/", "")
         return Step(name=name, result="failed", seconds=seconds, output=output)
     seconds = round(time.monotonic() - began, 1)
     return Step(name=name, result="ok", seconds=seconds, seen=seen)
