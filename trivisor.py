@@ -41,6 +41,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "Show the log of a guest, the voter or the supervisor.",
     ),
     "down": ("deploy.commands.down", "down", "Stop a node and everything that belongs to it."),
+    "deploy": (
+        "deploy.commands.deploy",
+        "deploy",
+        "Install and start a node on another host, by SSH.",
+    ),
     "demo": (
         "faultinject.demo.command",
         "demo",
@@ -94,9 +99,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
 }
 HIDDEN = frozenset({"prepare", "supervise"})
 GUARDED = frozenset(
-    {"up", "down", "demo", "bench", "soak", "simulate", "campaign", "doctor", "service"}
+    {"up", "down", "deploy", "demo", "bench", "soak", "simulate", "campaign", "doctor", "service"}
 )
 """Commands that start processes: `deploy.host.guard` ends what they leave.
+
+`deploy` starts them on another host: SIGTERM has it undo its changes there, as Ctrl-C does.
 
 The daemons `voter`, `function` and `supervise` are not among them: systemd and the watchdog know
 them by their pid.  Their children end with them.

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from voter.commands.terminal import CommandError, ExitCode
+from deploy.host.install import require_libraries
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -76,22 +76,14 @@ UNDATED = {"svg": {"Date": None}, "png": {}, "pdf": {"CreationDate": None}}
 
 
 def require_drawing() -> None:
-    """Raise CommandError before any work if the libraries of a report are missing."""
-    for name in ("matplotlib", "jinja2", "scipy"):
-        try:
-            __import__(name)
-        except ImportError as error:
-            raise CommandError(
-                f"a report needs {name}",
-                remedy="pip install 'trivisor[campaign]'",
-                code=ExitCode.CANNOT_RUN_HERE,
-            ) from error
+    """Raise CannotRunHere before any work if the libraries of a report are missing."""
+    require_libraries("matplotlib", "jinja2", "scipy", purpose="reports")
 
 
 @contextmanager
 def draw() -> Iterator[None]:
     """Draw in the common style; matplotlib's settings are restored afterwards."""
-    import matplotlib as mpl  # noqa: PLC0415 - an extra
+    import matplotlib as mpl  # noqa: PLC0415 - slow to load
 
     with mpl.rc_context(SETTINGS):  # type: ignore[arg-type]  # its keys are a Literal of hundreds
         yield
@@ -99,7 +91,7 @@ def draw() -> Iterator[None]:
 
 def new_figure(width: float = 8.6, height: float = 4.8) -> Figure:
     """Return an empty figure (inches), without pyplot and its global state."""
-    from matplotlib.figure import Figure  # noqa: PLC0415 - an extra
+    from matplotlib.figure import Figure  # noqa: PLC0415 - slow to load
 
     return Figure(figsize=(width, height), layout="constrained")
 

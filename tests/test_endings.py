@@ -57,6 +57,7 @@ SHORT = {
     "heal": ["g1", "--dir", "{}/node"],
     "logs": ["--dir", "{}/node"],
     "down": ["--dir", "{}/node"],
+    "deploy": ["root@127.0.0.1:1", "--remove"],
     "campaign agree": ["{}/resumed", "{}/resumed"],
     "campaign export": ["{}/resumed", "--out", "{}/rows.csv"],
     "campaign moved": ["{}/resumed", "{}/resumed"],

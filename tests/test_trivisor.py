@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -263,7 +264,7 @@ def test_doctor_names_the_package_for_what_is_missing(scratch: Path) -> None:
     done = run("doctor", "--dir", str(scratch), env={"PATH": str(scratch)})
     assert done.returncode == ExitCode.CANNOT_RUN_HERE
     for package in ("qemu-system-x86", "qemu-utils", "mmdebstrap"):
-        assert f"apt-get install {package}" in done.stdout
+        assert re.search(rf"apt-get install .*\b{package}\b", done.stdout)
 
 
 def test_inject_help_explains_every_kind() -> None:

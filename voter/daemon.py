@@ -44,6 +44,8 @@ GC_THRESHOLDS = (20_000, 20, 50)
 STOP_PATIENCE = 2.0
 """Seconds for requests under way when the voter stops; after that they get no reply."""
 
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
 Sockets = Sequence[tuple[str, socket.socket]]
 
 
@@ -180,10 +182,9 @@ async def serve(
 async def _run(config: Config, sockets: Sockets, outside: Outside, notifier: Notifier) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        if number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
-            continue  # nohup
-        loop.add_signal_handler(number, stop.set)
+    for number in STOP_SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+            loop.add_signal_handler(number, stop.set)
     await serve(config, sockets, stop, outside, notifier)
 
 
@@ -200,6 +201,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         _raise_descriptor_limit()
         notifier = Notifier.of_this_process()
+        for number in STOP_SIGNALS:  # until the event loop handles them
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, lambda *_: sys.exit(0))
         found = listening(config.listen, os.environ)
         try:
             if {name for name, _ in found.sockets} <= {"control"}:

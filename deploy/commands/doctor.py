@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import glob
+import grp
 import os
 import platform
 import pwd
@@ -13,6 +13,8 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Literal
 
@@ -21,37 +23,52 @@ import msgspec
 
 from deploy.commands.options import directory_option, json_option, layout_of
 from deploy.errors import CannotRunHere, DeployError
+from deploy.host.install import (
+    BINDING,
+    COMPILER,
+    DRIVER,
+    as_root,
+    how_to_bind,
+    how_to_install,
+    how_to_pip,
+    runs_systems_python,
+)
 from deploy.host.scratch import ScratchDirectory, find_abandoned
 from deploy.machine.spec import EMBED
 from deploy.node.configuration import check_paths
 from deploy.node.records import Layout, Settings, cache_directory
-from voter.commands.terminal import ExitCode, console, print_json, quiet_logs
+from guests.image import ImageError
+from guests.image.sources import debian_sources
+from voter.commands.terminal import CommandError, ExitCode, console, print_json, quiet_logs
 
-__all__ = ["check_user_namespace", "doctor"]
+__all__ = ["HostCheck", "doctor", "host_checks"]
 
 MEMORY_NEEDED = 3 * 300 << 20
 """Bytes for three guests of 128 MiB: 180 MiB were measured for one QEMU, plus a reserve."""
 DISK_NEEDED = 1 << 30
 """Bytes for cached packages and images, and for the guests' snapshots."""
 
-PACKAGES = {
-    "qemu-system-x86_64": "qemu-system-x86",
-    "qemu-img": "qemu-utils",
-    "mmdebstrap": "mmdebstrap",
-    "apt-config": "apt",
-}
+PROGRAMS = ("qemu-system-x86_64", "qemu-img")
+IMAGE_PROGRAMS = ("mmdebstrap", "apt-config")
+"""Programs that build the guest image."""
+CAMPAIGN_LIBRARIES = frozenset({"duckdb", "jinja2", "matplotlib", "scipy", "statsmodels"})
+"""Libraries that campaigns, reports and figures need, and a node does not."""
+CPUINFO, KVM = Path("/proc/cpuinfo"), Path("/dev/kvm")
 _SUBORDINATE = 65_536
 """User ids that mmdebstrap needs in a user namespace."""
 
 
 class HostCheck(msgspec.Struct, frozen=True, kw_only=True):
-    """The result of one check.  Only ``missing`` keeps a node from running."""
+    """The result of one check.  Only ``missing`` keeps a node from running.
+
+    ``installs``: requirements of ``deploy.host.install`` that the remedy installs, no more.
+    """
 
     check: str
     result: Literal["ok", "warning", "missing"]
     detail: str
     remedy: str = ""
-    package: str = ""
+    installs: tuple[str, ...] = ()
 
 
 def _ok(check: str, detail: str) -> HostCheck:
@@ -62,27 +79,53 @@ def _warning(check: str, detail: str, remedy: str = "") -> HostCheck:
     return HostCheck(check=check, result="warning", detail=detail, remedy=remedy)
 
 
-def _missing(check: str, detail: str, remedy: str, *, package: str = "") -> HostCheck:
-    return HostCheck(check=check, result="missing", detail=detail, remedy=remedy, package=package)
+def _missing(check: str, detail: str, remedy: str) -> HostCheck:
+    return HostCheck(check=check, result="missing", detail=detail, remedy=remedy)
 
 
-def _checks(layout: Layout) -> list[Callable[[], HostCheck]]:
-    """Return the checks for a node in this directory, the fast ones first."""
-    return [
-        _system,
-        _python,
-        *(lambda program=program: _program(program) for program in PACKAGES),
-        *([] if os.geteuid() == 0 else [check_user_namespace]),
-        _account,
-        _memory,
-        _leftovers,
-        lambda: _directory("state directory", layout.directory, option="--dir"),
-        lambda: _directory("cache", cache_directory(), option="$TRIVISOR_CACHE"),
-        lambda: _socket_paths(layout),
-        _port,
-        _libvirt,
-        _accelerator,
-    ]
+def _not_installed(check: str, detail: str, *installs: str) -> HostCheck:
+    return HostCheck(
+        check=check, result="missing", detail=detail, remedy=how_to_install(*installs),
+        installs=installs,
+    )  # fmt: skip
+
+
+def host_checks(directory: Path | None) -> dict[str, Callable[[], HostCheck]]:
+    """Return the checks for a node in this directory by their names, the fast ones first."""
+    checks: dict[str, Callable[[], HostCheck]] = {
+        "system": _system,
+        "python": _python,
+        "libraries": _libraries,
+    }
+    for program in PROGRAMS:
+        checks[program] = partial(_program, program)
+    try:
+        layout, cache = layout_of(directory), cache_directory()
+    except CommandError as error:
+        checks["home directory"] = partial(_missing, "home directory", str(error), error.remedy)
+    else:
+        checks["state directory"] = lambda: _directory(
+            "state directory", layout.directory, option="--dir"
+        )
+        checks["cache"] = lambda: _directory("cache", cache, option="$TRIVISOR_CACHE")
+        checks["socket paths"] = lambda: _socket_paths(layout)
+        at_hand = any(cache.glob("images/packages-*[0-9a-f]"))
+        image: dict[str, Callable[[], HostCheck]] = {
+            program: partial(_program, program) for program in IMAGE_PROGRAMS
+        }
+        if os.geteuid() != 0:
+            image["user namespace"] = _user_namespace
+        image["image sources"] = _image_sources
+        for name, check in image.items():
+            checks[name] = partial(_for_image, check, at_hand=at_hand)
+    return checks | {
+        "account libvirt-qemu": _account,
+        "memory": _memory,
+        "leftovers": _leftovers,
+        "port": _port,
+        "libvirt": _libvirt,
+        "KVM": _accelerator,
+    }
 
 
 def _system() -> HostCheck:
@@ -96,12 +139,50 @@ def _python() -> HostCheck:
     return _ok("python", f"{platform.python_version()} {sys.executable}")
 
 
+def _libraries() -> HostCheck:
+    """Compare what is installed with what Trivisor's metadata names; libvirt's is checked apart."""
+    check = "libraries"
+    try:
+        wanted = [text for text in requires("trivisor") or [] if "extra ==" not in text]
+    except PackageNotFoundError:
+        return _ok(check, "not checked: run from its sources")
+    missing = []
+    for text in wanted:
+        name = re.split(r"[^\w.-]", text, maxsplit=1)[0]
+        try:
+            version(name)
+        except PackageNotFoundError:
+            missing += [name] if name != "libvirt-python" else []
+    if not missing:
+        return _ok(check, "all are installed")
+    detail, remedy = f"not installed: {', '.join(missing)}", how_to_pip(*missing)
+    if CAMPAIGN_LIBRARIES.issuperset(missing):
+        return _warning(check, f"{detail}; campaigns and figures need them", remedy)
+    return _missing(check, detail, remedy)
+
+
 def _program(program: str) -> HostCheck:
     path = shutil.which(program)
     if path is not None:
         return _ok(program, path)
-    package = PACKAGES[program]
-    return _missing(program, "not installed", f"apt-get install {package}", package=package)
+    return _not_installed(program, "not installed", program)
+
+
+def _for_image(check: Callable[[], HostCheck], *, at_hand: bool) -> HostCheck:
+    """Check what the image build needs: only a warning if its packages are in the cache."""
+    found = check()
+    if found.result == "missing" and at_hand:
+        return msgspec.structs.replace(found, result="warning")
+    return found
+
+
+def _image_sources() -> HostCheck:
+    check = "image sources"
+    try:
+        debian_sources()
+    except ImageError as error:
+        return _missing(check, str(error), error.remedy)
+    return _ok(check, "apt has a source of Debian's packages")
 
 
 def _account() -> HostCheck:
@@ -120,19 +201,8 @@ def _account() -> HostCheck:
     return _ok(check, "exists")
 
 
-def check_user_namespace() -> HostCheck:
-    """Check what mmdebstrap needs to build the guest image without root.
-
-    Only a warning if Debian's packages are in the cache already.
-    """
-    found = _try_user_namespace()
-    packages = f"{glob.escape(str(cache_directory()))}/images/packages-*[0-9a-f]"
-    if found.result == "missing" and glob.glob(packages):
-        return msgspec.structs.replace(found, result="warning")
-    return found
-
-
-def _try_user_namespace() -> HostCheck:
+def _user_namespace() -> HostCheck:
+    """Check what mmdebstrap needs to build the guest image without root."""
     check, need = "user namespace", "mmdebstrap needs it to build the guest image without root"
     try:
         user = pwd.getpwuid(os.geteuid()).pw_name
@@ -142,19 +212,22 @@ def _try_user_namespace() -> HostCheck:
     for program in ("newuidmap", "newgidmap"):
         if shutil.which(program) is None:
             detail = f"{program} is not installed; {need}"
-            return _missing(check, detail, "apt-get install uidmap", package="uidmap")
+            return _not_installed(check, detail, program)
     files = [Path("/etc/subuid"), Path("/etc/subgid")]
     if not all(_has_ids(path, user) for path in files):
         first = max([100_000, *(end for path in files for _, _, end in _ranges(path))])
         ids = f"{first}-{first + _SUBORDINATE - 1}"
         detail = f"{user} has no {_SUBORDINATE} ids in {files[0]} and {files[1]}; {need}"
-        return _missing(check, detail, f"usermod --add-subuids {ids} --add-subgids {ids} {user}")
+        command = f"usermod --add-subuids {ids} --add-subgids {ids} {user}"
+        return _missing(check, detail, as_root(command))
+    if shutil.which("mmdebstrap") is None:
+        return _ok(check, "ids and programs are there")
     words = ["mmdebstrap", "--unshare-helper", "true"]
     done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
     if done.returncode != 0:
         detail = f"`{' '.join(words)}` failed: {done.stderr.strip()[-200:]}"
-        return _missing(check, detail, "run this as root, or allow user namespaces: "
-                       "sysctl user.max_user_namespaces=10000")  # fmt: skip
+        command = as_root("sysctl user.max_user_namespaces=10000")
+        return _missing(check, detail, f"run this as root, or allow user namespaces: {command}")
     return _ok(check, "mmdebstrap can use one")
 
 
@@ -228,9 +301,21 @@ def _port() -> HostCheck:
         try:
             probe.bind(("127.0.0.1", 8080))
         except OSError as error:
+            if _unit_listens(":8080"):
+                return _ok("port", "127.0.0.1:8080 is in use by trivisor.service")
             remedy = "use `trivisor up --http HOST:PORT`, or end the program that uses the port"
             return _warning("port", f"127.0.0.1:8080: {error.strerror}", remedy)
     return _ok("port", "127.0.0.1:8080 is free")
+
+
+def _unit_listens(port: str) -> bool:
+    """Return whether the packaged node's HTTP socket is active and has this port."""
+    words = ["systemctl", "show", "--property=ActiveState,Listen", "trivisor-http.socket"]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return "ActiveState=active" in done.stdout and f"{port} (Stream)" in done.stdout
 
 
 def _libvirt() -> HostCheck:
@@ -238,11 +323,10 @@ def _libvirt() -> HostCheck:
     try:
         from deploy.machine.hypervisor import Hypervisor  # noqa: PLC0415 - may not be installed
     except ImportError as error:
-        return _missing(
-            "libvirt",
-            f"its Python binding cannot be imported: {error}",
-            "apt-get install libvirt-dev pkg-config gcc && pip install libvirt-python",
-        )
+        detail = f"its Python binding cannot be imported: {error}"
+        needed = BINDING if runs_systems_python() else COMPILER
+        missing = _missing("libvirt", detail, how_to_bind())
+        return msgspec.structs.replace(missing, installs=(needed,))
 
     async def versions() -> tuple[str, str]:
         with ScratchDirectory("doctor") as scratch:
@@ -255,8 +339,9 @@ def _libvirt() -> HostCheck:
     try:
         libvirt, qemu = asyncio.run(versions())
     except DeployError as error:
-        install = "apt-get install libvirt-daemon libvirt-daemon-driver-qemu"
-        return _missing("libvirt", error.problem, error.remedy or install)
+        if error.remedy:
+            return _missing("libvirt", error.problem, error.remedy)
+        return _not_installed("libvirt", error.problem, DRIVER)
     return _ok("libvirt", f"{libvirt} with QEMU {qemu}; no daemon is needed")
 
 
@@ -268,20 +353,47 @@ def _accelerator() -> HostCheck:
     except CannotRunHere as error:
         return _warning("KVM", error.problem, error.remedy)
     if facts.device is None:
-        return _warning("KVM", "no /dev/kvm: guests run under TCG (slower, but it works)")
+        detail = "no /dev/kvm: guests run under TCG (slower, but it works)"
+        return _warning("KVM", detail, _how_to_enable_kvm(facts.virtualization is not False))
     if facts.virtualization is False:
-        return _warning("KVM", "/dev/kvm exists, but the CPU has no svm or vmx: guests use TCG")
+        detail = "/dev/kvm exists, but the CPU has no svm or vmx: guests use TCG"
+        return _warning("KVM", detail, _how_to_enable_kvm(False))
     if facts.device.endswith("denied"):
-        try:
-            user = pwd.getpwuid(os.geteuid()).pw_name
-        except KeyError:
-            user = "USER"
-        return _warning(
-            "KVM",
-            "this user may not open /dev/kvm: guests run under TCG",
-            f"usermod -aG kvm {user}, and log in again",
-        )
+        detail = "this user may not open /dev/kvm: guests run under TCG"
+        return _warning("KVM", detail, _how_to_open(KVM))
     return _ok("KVM", "/dev/kvm can be opened; `trivisor up` boots a guest to test it")
+
+
+def _how_to_enable_kvm(virtualization: bool) -> str:
+    """Return how to get a working /dev/kvm.  ``virtualization``: the CPU has svm or vmx."""
+    words = set(CPUINFO.read_text().split())
+    module = "kvm_amd" if words & {"svm", "AuthenticAMD"} else "kvm_intel"
+    if virtualization:
+        return as_root(f"modprobe {module}")
+    if "hypervisor" not in words:
+        return "switch virtualization on in the firmware (Intel VT-x, AMD-V or SVM)"
+    return (
+        f"this host is a virtual machine: switch nested virtualization on in the host below it "
+        f"(`echo options {module} nested=1 >/etc/modprobe.d/kvm-nested.conf && "
+        f"modprobe -r {module} && modprobe {module}`, with no VM running), and give this one that "
+        "host's CPU (libvirt: <cpu mode='host-passthrough'/>)"
+    )
+
+
+def _how_to_open(device: Path) -> str:
+    """Return the command that lets this user open a device of a group."""
+    status = device.stat()
+    try:
+        user = pwd.getpwuid(os.geteuid()).pw_name
+        group = grp.getgrgid(status.st_gid)
+    except KeyError:
+        return "run this as a user in /etc/passwd, and give the device to the group kvm"
+    if group.gr_gid == 0 or status.st_mode & 0o060 != 0o060:
+        command = as_root(f"chgrp kvm {device} && chmod 660 {device}")
+        return f"{command}; then: {as_root(f'usermod -aG kvm {user}')}, and log in again"
+    if user in group.gr_mem:
+        return f"log in again: {user} is in the group {group.gr_name} since this session began"
+    return f"{as_root(f'usermod -aG {group.gr_name} {user}')}, and log in again"
 
 
 @click.command()
@@ -296,7 +408,7 @@ def doctor(directory: Path | None, as_json: bool) -> int:
     results = []
     out = console()
     colours = {"ok": "green", "warning": "yellow", "missing": "red"}
-    for check in _checks(layout_of(directory)):
+    for check in host_checks(directory).values():
         result = check()
         results.append(result)
         if not as_json:
@@ -306,12 +418,13 @@ def doctor(directory: Path | None, as_json: bool) -> int:
             if result.remedy:
                 out.print(f"        remedy: {result.remedy}", markup=False)
     missing = [result for result in results if result.result == "missing"]
-    packages = " ".join(sorted({result.package for result in missing if result.package}))
+    installs = dict.fromkeys(name for result in missing for name in result.installs)
     if as_json:
         print_json({"ok": not missing, "checks": msgspec.to_builtins(results)})
     elif missing:
-        install = f": apt-get install {packages}" if packages else ""
-        out.print(f"[red]{len(missing)} missing[/]{install}")
+        out.print(f"[red]{len(missing)} missing[/]", end=": " if installs else "\n")
+        if installs:
+            out.print(how_to_install(*installs), markup=False)
     else:
         out.print("[green]this host can run a node[/]")
     return ExitCode.CANNOT_RUN_HERE if missing else ExitCode.OK

@@ -18,6 +18,7 @@ import msgspec
 
 from deploy.errors import AlreadyUp, CannotRunHere, DeployError
 from deploy.host.files import LogFile, read_tail, sync_directory
+from deploy.host.install import how_to_install
 from deploy.host.spawn import python_command, python_environment
 from deploy.machine.accel import decide
 from deploy.machine.spec import Progress
@@ -34,7 +35,7 @@ from deploy.node.records import (
     cache_directory,
 )
 from guests.function import read_key
-from guests.image import ImageError, Overlay, add_overlay, build_image
+from guests.image import ImageError, Overlay, ProgramMissing, add_overlay, build_image
 from voter.commands.terminal import CommandError, ExitCode
 
 __all__ = ["delete_journal", "follow_start", "identify_service", "prepare_node"]
@@ -105,9 +106,9 @@ def prepare_node(
         accelerator = asyncio.run(decide(image, cache_directory(), settings.accel, progress))
         progress(f"accelerator: {accelerator.name} ({accelerator.reason})")
     except ImageError as error:
-        missing = "not installed" in str(error)
-        kind = CannotRunHere if missing else DeployError
-        raise kind(str(error)) from error
+        if isinstance(error, ProgramMissing):
+            raise CannotRunHere(str(error), remedy=how_to_install(error.program)) from error
+        raise DeployError(str(error), remedy=error.remedy) from error
     record = NodeRecord(
         # The node keeps its uuid, so that its journal remains valid; its guests are new.
         uuids=(node or str(uuid.uuid4()), *(str(uuid.uuid4()) for _ in range(settings.guests))),

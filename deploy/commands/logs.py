@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -25,6 +26,8 @@ __all__ = ["logs"]
 POLL_INTERVAL = 0.2
 """Seconds between polls of a log file that is followed."""
 
+_UNITS = {"voter": "trivisor-voter.service", "supervisor": "trivisor.service"}
+"""Units whose log the journal of systemd keeps."""
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
 
 
@@ -45,8 +48,10 @@ def logs(name: str | None, directory: Path | None, lines: int, follow: bool, as_
     layout = layout_of(directory)
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     kind = "events" if name is None else "lines"
-    if name in layout.logs:
-        shown: Iterable[Any] = _log_file(layout, layout.logs[name], lines, follow=follow)
+    if layout.system and name in _UNITS:
+        shown: Iterable[Any] = _from_systemd(_UNITS[name], lines, follow=follow)
+    elif name in layout.logs:
+        shown = _log_file(layout, layout.logs[name], lines, follow=follow)
     else:
         try:
             shown = _from_supervisor(layout, name, lines, follow=follow)
@@ -85,6 +90,22 @@ def _and_next(layout: Layout, path: str, known: list[Any], shown: list[Any]) -> 
     for each in stream(layout, f"{path}?follow=1&since={since}"):
         yield each if "event" in each else each["line"]
     warn("the supervisor has ended")
+
+
+def _from_systemd(unit: str, lines: int, *, follow: bool) -> Iterator[str]:
+    """Yield what the journal of systemd holds of a unit.  Raises CommandError."""
+    words = ["journalctl", f"--unit={unit}", f"--lines={lines}", "--output=cat", "--quiet"]
+    with subprocess.Popen(
+        [*words, *["--follow"] * follow], stdout=subprocess.PIPE, text=True, errors="replace"
+    ) as journal:
+        assert journal.stdout is not None
+        for line in journal.stdout:
+            yield line.rstrip("\n")
+    if journal.returncode != 0:
+        raise CommandError(
+            f"journalctl failed with status {journal.returncode}",
+            remedy="run this as root, or as a member of the group systemd-journal",
+        )
 
 
 def _from_last_run(layout: Layout, name: str | None, lines: int) -> list[Any]:

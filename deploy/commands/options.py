@@ -3,22 +3,40 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from deploy.host.files import check_path
-from deploy.node.records import Layout
-from voter.commands.parameters import DAY, Number, node_directory
-from voter.commands.terminal import default_directory, warn
+from deploy.node.records import DURABILITY_GUARANTEES, Layout
+from voter.commands.parameters import (
+    DAY,
+    MEMORY,
+    Integer,
+    ListenAddress,
+    Number,
+    VotePolicy,
+    node_directory,
+)
+from voter.commands.terminal import CommandError, ExitCode, default_directory, warn
+
+if TYPE_CHECKING:
+    from voter.core import Policy
 
 __all__ = [
     "StepPrinter",
+    "agree_on_guests",
     "boot_deadline_option",
     "directory_option",
+    "find_service",
     "json_option",
     "layout_of",
+    "node_options",
 ]
+
+T = TypeVar("T", bound=Callable[..., Any])
 
 directory_option = click.option(
     "--dir",
@@ -34,6 +52,99 @@ boot_deadline_option = click.option(
     help="Seconds a booting guest may make no progress; the whole boot may take ten times that.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+
+_NODE_OPTIONS = (
+    click.option("--guests", type=Integer(1, 9), help="Number of guests  [default: 3]"),
+    click.option(
+        "--vote", type=VotePolicy(), help="m/n: m of n guests must agree  [default: a majority]"
+    ),
+    click.option(
+        "--service", default="kv", show_default=True, help="kv, static, or a Python file."
+    ),
+    click.option(
+        "--accel",
+        type=click.Choice(["auto", "kvm", "tcg"]),
+        default="auto",
+        show_default=True,
+        help="Accelerator of the guests; auto chooses KVM if it boots a guest.",
+    ),
+    click.option(
+        "--http",
+        type=ListenAddress(),
+        default="127.0.0.1:8080",
+        show_default=True,
+        help="Address to serve on.",
+    ),
+    click.option(
+        "--memory",
+        type=MEMORY,
+        default=128,
+        show_default=True,
+        help="Memory of each guest in MiB.",
+    ),
+    boot_deadline_option,
+    click.option("--allow-faults", is_flag=True, help="Allow `trivisor inject`."),
+    click.option(
+        "--repair",
+        type=click.Choice(["auto", "off"]),
+        default="auto",
+        show_default=True,
+        help="Restore failed guests automatically.",
+    ),
+    click.option(
+        "--durability",
+        type=click.Choice(list(DURABILITY_GUARANTEES)),
+        default="fsync",
+        show_default=True,
+        help="What survives.  "
+        + "  ".join(f"{kind}: {text}." for kind, text in DURABILITY_GUARANTEES.items()),
+    ),
+)
+
+
+def node_options(command: T) -> T:
+    """Give a command the options of a node that `up` and `deploy` have."""
+    for option in reversed(_NODE_OPTIONS):
+        command = option(command)
+    return command
+
+
+def agree_on_guests(guests: int | None, vote: Policy | None) -> Policy:
+    """Return the policy that --guests and --vote mean.  Raises CommandError."""
+    from voter.core import Policy  # noqa: PLC0415 - heavy
+
+    if guests is None:
+        guests = vote.of if vote is not None else 3
+    policy = vote or Policy(guests // 2 + 1, guests)
+    if policy.of != guests:
+        raise CommandError(
+            f"--vote {policy} needs {policy.of} guests, but --guests is {guests}",
+            remedy=f"use --vote {guests // 2 + 1}/{guests}, or omit one of the options",
+            code=ExitCode.USAGE,
+        )
+    return policy
+
+
+def find_service(given: str) -> str:
+    """Return the service of `--service`: a shipped one's name, or a file's absolute path."""
+    from guests.service import SHIPPED  # noqa: PLC0415
+
+    if given in SHIPPED:
+        return given
+    path = Path(given).absolute()
+    if path.suffix == ".py" and not path.is_file():
+        raise CommandError(
+            f"--service: there is no file {str(path)!r}",
+            remedy="give the path of an existing Python file",
+            code=ExitCode.USAGE,
+        )
+    if path.suffix != ".py":
+        raise CommandError(
+            f"unknown service {given!r}",
+            remedy=f"use one of {', '.join(sorted(SHIPPED))}, or the path of a Python file (.py)",
+            code=ExitCode.USAGE,
+        )
+    return str(path)
 
 
 def layout_of(directory: Path | None) -> Layout:

@@ -10,19 +10,18 @@ import click
 
 from deploy.commands.options import (
     StepPrinter,
-    boot_deadline_option,
+    agree_on_guests,
     directory_option,
+    find_service,
     json_option,
     layout_of,
+    node_options,
 )
 from deploy.commands.status import guest_table
-from deploy.node.records import DURABILITY_GUARANTEES, Durability, Layout, Settings
+from deploy.node.records import Durability, Layout, Settings
 from voter.commands.parameters import (
-    MEMORY,
-    Integer,
     LibvirtUri,
     ListenAddress,
-    VotePolicy,
     existing_directory,
     existing_file,
 )
@@ -36,22 +35,11 @@ __all__ = ["make_settings", "up"]
 
 @click.command()
 @directory_option
-@click.option("--guests", type=Integer(1, 9), help="Number of guests  [default: 3]")
-@click.option(
-    "--vote", type=VotePolicy(), help="m/n: m of n guests must agree  [default: a majority]"
-)
-@click.option("--service", default="kv", show_default=True, help="kv, static, or a Python file.")
+@node_options
 @click.option(
     "--content",
     type=existing_directory(),
     help="Directory for the service static.",
-)
-@click.option(
-    "--accel",
-    type=click.Choice(["auto", "kvm", "tcg"]),
-    default="auto",
-    show_default=True,
-    help="Accelerator of the guests; auto chooses KVM if it boots a guest.",
 )
 @click.option(
     "--connect",
@@ -60,30 +48,8 @@ __all__ = ["make_settings", "up"]
     show_default=True,
     help="URI of libvirt.",
 )
-@click.option(
-    "--http",
-    type=ListenAddress(),
-    default="127.0.0.1:8080",
-    show_default=True,
-    help="Address to serve on.",
-)
 @click.option("--native", type=ListenAddress(),
               help="Address for native clients (in addition to the unix socket).")  # fmt: skip
-@click.option(
-    "--memory", type=MEMORY, default=128, show_default=True, help="Memory of each guest in MiB."
-)
-@boot_deadline_option
-@click.option("--allow-faults", is_flag=True, help="Allow `trivisor inject`.")
-@click.option("--repair", type=click.Choice(["auto", "off"]), default="auto", show_default=True,
-              help="Restore failed guests automatically.")  # fmt: skip
-@click.option(
-    "--durability",
-    type=click.Choice(list(DURABILITY_GUARANTEES)),
-    default="fsync",
-    show_default=True,
-    help="What survives.  "
-    + "  ".join(f"{kind}: {text}." for kind, text in DURABILITY_GUARANTEES.items()),
-)
 @click.option("--function", metavar="guest|unix:PATH",
               help="Require signed requests: each guest checks them, or F at PATH.")  # fmt: skip
 @click.option("--key", type=existing_file(), help="With --function guest: its key file.")
@@ -177,23 +143,13 @@ def make_settings(  # noqa: PLR0913 - one for each option
 
     Raises CommandError, click.UsageError if they do not fit together.
     """
-    from voter.core import Policy  # noqa: PLC0415 - heavy
-
     if content is not None and service != "static":
         raise click.UsageError(f"--content is for --service static, not for {service!r}")
-    if guests is None:
-        guests = vote.of if vote is not None else 3
-    policy = vote or Policy(guests // 2 + 1, guests)
-    if policy.of != guests:
-        raise CommandError(
-            f"--vote {policy} needs {policy.of} guests, but --guests is {guests}",
-            remedy=f"use --vote {guests // 2 + 1}/{guests}, or omit one of the options",
-            code=ExitCode.USAGE,
-        )
+    policy = agree_on_guests(guests, vote)
     return Settings(
-        guests=guests,
+        guests=policy.of,
         vote=str(policy),
-        service=_service(service),
+        service=find_service(service),
         content=str(content.absolute()) if content is not None else None,
         accel=accel,
         connect=connect,
@@ -224,28 +180,6 @@ def _delete_journal(layout: Layout, progress: StepPrinter, *, confirm: bool) -> 
         click.confirm(f"{what} will be deleted. Continue?", abort=True, err=True)
     delete_journal(layout)
     progress(f"{what} was deleted")
-
-
-def _service(given: str) -> str:
-    """Return the service of `--service`: a shipped one's name, or a file's absolute path."""
-    from guests.service import SHIPPED  # noqa: PLC0415
-
-    if given in SHIPPED:
-        return given
-    path = Path(given).absolute()
-    if path.suffix == ".py" and not path.is_file():
-        raise CommandError(
-            f"--service: there is no file {str(path)!r}",
-            remedy="give the path of an existing Python file",
-            code=ExitCode.USAGE,
-        )
-    if path.suffix != ".py":
-        raise CommandError(
-            f"unknown service {given!r}",
-            remedy=f"use one of {', '.join(sorted(SHIPPED))}, or the path of a Python file (.py)",
-            code=ExitCode.USAGE,
-        )
-    return str(path)
 
 
 def _function(given: str | None, key: Path | None) -> str | None:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import NamedTuple
 
 from deploy.errors import CannotRunHere
+from deploy.host.install import how_to_install
 from deploy.machine.boot_watch import BootWatch, instruction_page, watch_boot
 from deploy.machine.console import Console
 from deploy.machine.spec import AcceleratorName, Progress
@@ -99,9 +100,7 @@ async def start_qemu(*arguments: str, pass_fds: tuple[int, ...] = ()) -> asyncio
             pass_fds=pass_fds,
         )
     except FileNotFoundError as error:
-        raise CannotRunHere(
-            f"{_EMULATOR} is missing", remedy="install it: apt-get install qemu-system-x86"
-        ) from error
+        raise CannotRunHere(f"{_EMULATOR} is missing", remedy=how_to_install(_EMULATOR)) from error
 
 
 async def _read(process: asyncio.subprocess.Process, console: Console, watch: BootWatch) -> None:

@@ -28,6 +28,7 @@ import libvirt_qemu
 
 from deploy.errors import AlreadyUp, CannotRunHere, DeployError, HypervisorFailed, HypervisorSilent
 from deploy.host.files import check_path, sweep_links
+from deploy.host.install import DRIVER, how_to_install
 from deploy.machine.boot_watch import instruction_page
 from deploy.machine.contention import within
 from deploy.machine.embed import carried_root, check_owner, embed_uri, prepare_root
@@ -383,7 +384,7 @@ def opening_error(text: str, target: str) -> DeployError:
     if target.startswith(EMBED):
         return CannotRunHere(
             f"cannot open {target}: {text}",
-            remedy="install QEMU and libvirt: apt-get install qemu-system-x86 libvirt-daemon",
+            remedy=how_to_install("qemu-system-x86_64", DRIVER),
         )
     return CannotRunHere(
         f"cannot open {target}: {text}",

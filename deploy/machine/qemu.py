@@ -20,6 +20,7 @@ from pathlib import Path
 import structlog
 
 from deploy.errors import CannotRunHere, HypervisorFailed
+from deploy.host.install import how_to_install
 from deploy.host.search import running_qemus, uses_disk
 from deploy.host.spawn import become_subreaper
 
@@ -138,9 +139,7 @@ async def make_snapshot_disk(path: Path) -> None:
             stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
     except FileNotFoundError as error:
-        raise CannotRunHere(
-            "qemu-img is missing", remedy="install it: apt-get install qemu-utils"
-        ) from error
+        raise CannotRunHere("qemu-img is missing", remedy=how_to_install("qemu-img")) from error
     _, errors = await process.communicate()
     if process.returncode != 0:
         raise HypervisorFailed(f"cannot make {path}: {errors.decode(errors='replace').strip()}")

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from deploy.errors import CannotRunHere, DeployError
+from deploy.host.install import require_libraries
 from guests.image import Access
 
 if TYPE_CHECKING:
@@ -77,21 +78,16 @@ class CommandResult(NamedTuple):
 
 def require_ssh() -> None:
     """Raise CannotRunHere without paramiko; called before guests are started."""
-    try:
-        import paramiko  # noqa: F401, PLC0415 - an extra
-    except ImportError as error:
-        raise CannotRunHere(
-            "faults inside guests need paramiko", remedy="pip install 'trivisor[ssh]'"
-        ) from error
+    require_libraries("paramiko", purpose="faults inside guests")
 
 
 def make_keys() -> NodeKeys:
-    """Return new keys for a node.  Raises CannotRunHere without the extra `ssh`."""
+    """Return new keys for a node.  Raises CannotRunHere without paramiko."""
     require_ssh()
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import (  # noqa: PLC0415 - an extra
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import (  # noqa: PLC0415 - slow to load
         Ed25519PrivateKey,
     )
-    from cryptography.hazmat.primitives.serialization import (  # noqa: PLC0415 - an extra
+    from cryptography.hazmat.primitives.serialization import (  # noqa: PLC0415 - slow to load
         Encoding,
         NoEncryption,
         PrivateFormat,
@@ -243,7 +239,7 @@ class _Broken(Exception):
 
 def _connect(port: int, keys: NodeKeys, timeout: float) -> Transport:
     """Connect, compare the guest's host key with the pinned one, authenticate."""
-    import paramiko  # noqa: PLC0415 - an extra
+    import paramiko  # noqa: PLC0415 - slow to load
 
     # Its threads log broken connections as tracebacks; the caller gets an error anyway.
     logging.getLogger("paramiko").setLevel(logging.CRITICAL)
@@ -274,7 +270,7 @@ def _connect(port: int, keys: NodeKeys, timeout: float) -> Transport:
 
 
 def _open_channel(transport: Transport, timeout: float) -> Channel:
-    import paramiko  # noqa: PLC0415 - an extra
+    import paramiko  # noqa: PLC0415 - slow to load
 
     try:
         return transport.open_session(timeout=timeout)
@@ -284,7 +280,7 @@ def _open_channel(transport: Transport, timeout: float) -> Channel:
 
 def _execute(channel: Channel, command: str, stdin: bytes, deadline: float) -> CommandResult:
     """Run the command and read all its output.  Raises TimeoutError, _Broken."""
-    import paramiko  # noqa: PLC0415 - an extra
+    import paramiko  # noqa: PLC0415 - slow to load
 
     output = bytearray()
     try:

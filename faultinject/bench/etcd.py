@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 import aiohttp
 
+from deploy.host.install import how_to_pip
 from faultinject.bench.rig import ChildProcesses, free_port
 
 __all__ = ["EtcdCluster", "EtcdWriters", "missing_requirement", "put_message", "start_cluster"]
@@ -38,7 +39,7 @@ def missing_requirement() -> str:
     if shutil.which("etcd") is None:
         return "etcd is not installed (apt-get install etcd-server)"
     if importlib.util.find_spec("grpc") is None:
-        return "grpcio is not installed (pip install 'trivisor[bench]')"
+        return f"grpcio is not installed ({how_to_pip('grpcio')})"
     return ""
 
 
@@ -128,7 +129,7 @@ class EtcdWriters:
     @classmethod
     def open(cls, port: int, connections: int, keys: list[bytes], value: bytes) -> EtcdWriters:
         """Return writers of ``value`` to ``keys`` in turn; grpcio connects at the first put."""
-        from grpc import aio  # noqa: PLC0415 - an extra
+        from grpc import aio  # noqa: PLC0415 - slow to load
 
         # Without this option all channels to one address share a connection.
         options = [("grpc.use_local_subchannel_pool", 1)]

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import msgspec
 
+from deploy.host.install import require_libraries
 from deploy.node.records import Durability
 from faultinject.bench import rig
 from faultinject.bench.usage import family, resident
 from faultinject.host_facts import DiskFacts, Host, describe_host, measure_disk
 from voter.client import Client
 from voter.client.errors import RequestError
-from voter.commands.terminal import CommandError, ExitCode
 
 __all__ = [
     "MemoryPlan", "MemoryReport", "Sample", "growth", "plot_memory", "require_plotting",
@@ -172,20 +172,13 @@ async def _drive(
 
 
 def require_plotting() -> None:
-    """Raise CommandError without matplotlib: call it before a long run."""
-    try:
-        import matplotlib  # noqa: F401, PLC0415 - an extra
-    except ImportError as error:
-        raise CommandError(
-            "a picture needs matplotlib",
-            remedy="pip install 'trivisor[plot]', or leave --plot out",
-            code=ExitCode.CANNOT_RUN_HERE,
-        ) from error
+    """Raise CannotRunHere without matplotlib: call it before a long run."""
+    require_libraries("matplotlib", purpose="pictures (--plot)")
 
 
 def plot_memory(report: MemoryReport, path: Path) -> None:
     """Draw memory over requests; the format is that of the file's ending.  Raises OSError."""
-    from matplotlib.figure import Figure  # noqa: PLC0415 - an extra
+    from matplotlib.figure import Figure  # noqa: PLC0415 - slow to load
 
     plan, samples = report.plan, report.samples
     requests = [each.requests for each in samples]

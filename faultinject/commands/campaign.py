@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from deploy.errors import CannotRunHere
 from faultinject.campaign.workers.messages import WORKER_MODULE
 from voter.commands.parameters import (
     SEED,
@@ -328,6 +329,6 @@ def _write_report(directory: Path) -> None:
         from faultinject.report import write_report  # noqa: PLC0415
 
         click.echo(f"report: {write_report(directory)}")
-    except (CommandError, ImportError) as error:
+    except (CannotRunHere, CommandError, ImportError) as error:
         where = shlex.quote(str(directory))
         warn(f"no report: {error}; `trivisor campaign report {where}` writes it later")

@@ -46,7 +46,7 @@ def find_crossing(
     used = [i for i in range(len(nv)) if nv[i].trials and voted[i].trials]
     if len(used) < 2:
         return None
-    import numpy as np  # noqa: PLC0415 - an extra
+    import numpy as np  # noqa: PLC0415 - slow to load
 
     measured = [np.array([[1 - each[i].rate for i in used]]) for each in (nv, voted)]
     seen = float(_cross(*measured)[0])
@@ -61,7 +61,7 @@ def find_crossing(
 
 def _cross(plain: NDArray[np.float64], voted: NDArray[np.float64]) -> NDArray[np.float64]:
     """R_M of the change of sign at the highest dose, by row of doses; nan where there is none."""
-    import numpy as np  # noqa: PLC0415 - an extra
+    import numpy as np  # noqa: PLC0415 - slow to load
 
     gaps = voted - plain
     found = np.full(len(gaps), math.nan)

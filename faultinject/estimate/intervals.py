@@ -23,7 +23,7 @@ __all__ = [
     "quantiles", "success", "worst_case",
 ]  # fmt: skip
 
-NEEDS_SCIPY = "intervals need scipy: pip install 'trivisor[campaign]'"
+NEEDS_SCIPY = "intervals need scipy: pip install scipy"
 
 
 class Interval(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,7 +72,7 @@ def check_probability(name: str, value: float) -> float:
 @lru_cache(maxsize=65536)
 def _exact_ends(failures: int, trials: int, alpha: float) -> tuple[float, float]:
     try:
-        from scipy.special import betaincinv  # noqa: PLC0415 - an extra
+        from scipy.special import betaincinv  # noqa: PLC0415 - slow to load
     except ImportError as error:
         raise EstimateError(NEEDS_SCIPY) from error
     half = alpha / 2
@@ -122,7 +122,7 @@ def success(counts: Counts, alpha: float = 0.05) -> Interval:
 def jeffreys_draws(strata: Sequence[Counts], draws: int, seed: int) -> NDArray[np.float64]:
     """Draw failure probabilities from Jeffreys posteriors: ``draws`` rows, a column per stratum."""
     try:
-        import numpy as np  # noqa: PLC0415 - comes with scipy, an extra
+        import numpy as np  # noqa: PLC0415 - slow to load
     except ImportError as error:
         raise EstimateError(NEEDS_SCIPY) from error
     chance = np.random.default_rng(seed)
@@ -136,7 +136,7 @@ def quantiles(drawn: NDArray[np.float64], alpha: float, value: float) -> Interva
 
     Without the extension, a stratum without failures (all draws above 0) would exclude 0.
     """
-    import numpy as np  # noqa: PLC0415 - an extra
+    import numpy as np  # noqa: PLC0415 - slow to load
 
     low, high = np.quantile(drawn, [alpha / 2, 1.0 - alpha / 2], method="nearest")
     if not math.isnan(value):

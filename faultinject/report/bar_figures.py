@@ -168,7 +168,7 @@ def draw_kinds(kinds: Sequence[FaultKindResult]) -> Figure:
 
 
 def _outcome_legend(figure: Figure, seen: set[Outcome]) -> None:
-    from matplotlib.patches import Patch  # noqa: PLC0415 - an extra
+    from matplotlib.patches import Patch  # noqa: PLC0415 - slow to load
 
     handles = [
         Patch(facecolor=colour, label=WORDS[outcome])

@@ -87,7 +87,7 @@ def draw_breakeven(curve: Curve, points: tuple[PointComparison, ...]) -> Figure:
 
 
 def _legend(points: Sequence[PointComparison]) -> list[Line2D]:
-    from matplotlib.lines import Line2D  # noqa: PLC0415 - an extra
+    from matplotlib.lines import Line2D  # noqa: PLC0415 - slow to load
 
     seen = {point.choice for point in points}
     return [

@@ -322,7 +322,7 @@ def _power(tables: Sequence[Sequence[tuple[int, int]]]) -> str:
 def _p_value(table: list[tuple[int, int]]) -> float:
     """Test independence of rows and columns: exactly for two rows, by chi square for more."""
     import numpy as np  # noqa: PLC0415 - comes with scipy
-    from scipy.stats import chi2_contingency, fisher_exact  # noqa: PLC0415 - an extra
+    from scipy.stats import chi2_contingency, fisher_exact  # noqa: PLC0415 - slow to load
 
     counts = np.array(table)
     exact = len(table) == 2

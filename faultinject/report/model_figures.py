@@ -132,7 +132,7 @@ def _model(axes: Axes, m: int, n: int) -> None:
 
 
 def _legend(doses: Sequence[DoseFinding], m: int, n: int) -> list[object]:
-    from matplotlib.lines import Line2D  # noqa: PLC0415 - an extra
+    from matplotlib.lines import Line2D  # noqa: PLC0415 - slow to load
 
     formula = "$R_{sys} = 3R_M^2 - 2R_M^3$" if (m, n) == (2, 3) else f"{m} of {n}"
     lines: list[object] = [

@@ -46,7 +46,7 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True):
 
 def render(data: ReportData, pictures: dict[str, Picture]) -> str:
     """Return the page's HTML."""
-    from markupsafe import Markup  # noqa: PLC0415 - an extra
+    from markupsafe import Markup  # noqa: PLC0415 - slow to load
 
     environment = _environment()
     shown = {
@@ -125,7 +125,7 @@ def _kind_groups(kinds: tuple[FaultKindResult, ...]) -> list[KindGroup]:
 
 
 def _environment() -> Environment:
-    from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: PLC0415 - an extra
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: PLC0415 - slow to load
 
     environment = Environment(
         loader=PackageLoader("faultinject.report"),
@@ -160,7 +160,7 @@ def _worst(kinds: tuple[FaultKindResult, ...]) -> FaultKindResult | None:
 
 def maths(text: str) -> Markup:
     """Turn R_M into <var>R</var><sub>M</sub> and q^k into a superscript; escape the rest."""
-    from markupsafe import Markup, escape  # noqa: PLC0415 - an extra
+    from markupsafe import Markup, escape  # noqa: PLC0415 - slow to load
 
     marked = str(escape(text)).replace(" - ", f" {MINUS} ").replace("(1-q)", f"(1{MINUS}q)")
     marked = re.sub(r"([A-Za-z])_([A-Za-z0-9]+)", r"<var>\1</var><sub>\2</sub>", marked)

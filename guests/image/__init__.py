@@ -11,7 +11,7 @@ The layers, from the bottom: ``host`` (programs and files of the host); ``recipe
 from __future__ import annotations
 
 from guests.image.build import build_image
-from guests.image.host import ImageError
+from guests.image.host import ImageError, ProgramMissing
 from guests.image.kernel import COMMAND_LINE
 from guests.image.manifest import Image, verify
 from guests.image.overlay import Access, Overlay, add_overlay
@@ -22,6 +22,7 @@ __all__ = [
     "Image",
     "ImageError",
     "Overlay",
+    "ProgramMissing",
     "add_overlay",
     "build_image",
     "verify",

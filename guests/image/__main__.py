@@ -30,6 +30,8 @@ def main() -> int:
         manifest = read_manifest(image.manifest)
     except ImageError as error:
         print(f"error: {error}", file=sys.stderr)
+        if error.remedy:
+            print(f"remedy: {error.remedy}", file=sys.stderr)
         return 1
     print(f"sha256    {image.sha256}")
     for name, path in (("kernel", image.kernel), ("initrd", image.initrd)):

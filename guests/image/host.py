@@ -18,6 +18,7 @@ from pathlib import Path
 
 __all__ = [
     "ImageError",
+    "ProgramMissing",
     "link_file",
     "lock",
     "new_directory",
@@ -33,15 +34,25 @@ _SHOWN = 15
 
 
 class ImageError(Exception):
-    """The guest image cannot be built or trusted; the message names the cause and the remedy."""
+    """The guest image cannot be built or trusted.  ``remedy`` is one sentence, or empty."""
+
+    def __init__(self, problem: str, *, remedy: str = "") -> None:
+        super().__init__(problem)
+        self.remedy = remedy
 
 
-def require(program: str, package: str) -> None:
-    """Raise ImageError with the command to type if ``program`` is not installed."""
+class ProgramMissing(ImageError):
+    """A program that builds the guest image is not installed."""
+
+    def __init__(self, program: str) -> None:
+        super().__init__(f"{program} is not installed, and the guest image needs it")
+        self.program = program
+
+
+def require(program: str) -> None:
+    """Raise ProgramMissing if ``program`` is not installed."""
     if shutil.which(program) is None:
-        raise ImageError(
-            f"{program} is not installed, and the guest image needs it: `apt-get install {package}`"
-        )
+        raise ProgramMissing(program)
 
 
 def run(argv: Sequence[str | Path], *, env: Mapping[str, str], deadline: float) -> None:

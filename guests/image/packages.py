@@ -61,7 +61,7 @@ def fetch(work: Path, *, progress: Callable[[str], None]) -> list[Package]:
 
     Raises ImageError.
     """
-    require("mmdebstrap", "mmdebstrap")
+    require("mmdebstrap")
     sources = work / "debian.sources"
     sources.write_text(debian_sources(), encoding="utf-8")
     archive = work / "packages.tar"
@@ -69,7 +69,7 @@ def fetch(work: Path, *, progress: Callable[[str], None]) -> list[Package]:
     progress(f"fetching {', '.join(packages)} and what they need from Debian {RELEASE}")
     # No package's own script runs, so nothing depends on the host.  The hook records the packages.
     hook = f'cd "$1/var/cache/apt/archives" && sha256sum -- *.deb > "$1/{_LIST}"'
-    run(
+    _mmdebstrap(
         [
             "mmdebstrap",
             "--mode=" + ("root" if os.geteuid() == 0 else "unshare"),
@@ -83,8 +83,6 @@ def fetch(work: Path, *, progress: Callable[[str], None]) -> list[Package]:
             str(archive),
             str(sources),
         ],
-        env=_environment(),
-        deadline=_DEADLINE,
     )
     progress("choosing the files that guests need")
     listed = _unpack(archive, work)
@@ -93,6 +91,19 @@ def fetch(work: Path, *, progress: Callable[[str], None]) -> list[Package]:
     progress("compiling Python's library")
     _compile_library(work)
     return list(_packages(listed))
+
+
+def _mmdebstrap(words: Sequence[str]) -> None:
+    """Run mmdebstrap.  Raises ImageError that quotes its last lines, not its many arguments."""
+    try:
+        run(words, env=_environment(), deadline=_DEADLINE)
+    except ImageError as error:
+        _, _, output = str(error).partition("\n")
+        raise ImageError(
+            f"mmdebstrap cannot fetch Debian's packages for the guest image:\n{output}",
+            remedy="`apt-get update` shows whether the mirrors can be reached, and `trivisor "
+            "doctor` whether mmdebstrap has what it needs; then run the same command again",
+        ) from error
 
 
 def _environment() -> dict[str, str]:

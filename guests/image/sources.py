@@ -18,6 +18,7 @@ __all__ = ["RELEASE", "debian_sources"]
 RELEASE = "bookworm"
 """The Debian release (12) of the guests."""
 
+_OTHER_RELEASE = re.compile(r"(bullseye|trixie|forky|sid|stable|testing)(-updates|-security)?")
 _SUITES = (RELEASE, f"{RELEASE}-updates", f"{RELEASE}-security")
 _ONE_LINE = re.compile(
     r"^deb\s+(?:\[(?P<options>[^\]]*)\]\s+)?(?P<uri>\S+)\s+(?P<suite>\S+)\s+(?P<components>.+)$"
@@ -28,7 +29,8 @@ _OPTION_NAMES = {"arch": "architectures", "lang": "languages", "target": "target
 def debian_sources(apt: Path = Path("/etc/apt")) -> str:
     """Return the host's entries for Debian 12's ``main``, as one deb822 text for mmdebstrap.
 
-    Raises ImageError if there is none.
+    A host with another Debian release only: its mirrors have Debian 12 too.  Raises ImageError if
+    the host has no source of Debian.
     """
     stanzas: list[dict[str, str]] = []
     for path in [apt / "sources.list", *sorted((apt / "sources.list.d").glob("*"))]:
@@ -39,13 +41,15 @@ def debian_sources(apt: Path = Path("/etc/apt")) -> str:
             stanzas += _read_one_line(text)
         elif path.suffix == ".sources":
             stanzas += _read_deb822(text)
-    kept = [_write(stanza) for stanza in map(_only_debian, stanzas) if stanza is not None]
+    kept = [stanza for stanza in map(_only_debian, stanzas) if stanza is not None]
+    kept = kept or [stanza for stanza in map(_other_release, stanzas) if stanza is not None]
     if not kept:
         raise ImageError(
-            f"no apt source for Debian 12 ({RELEASE}, main) is configured under {apt}: "
-            "add one in sources.list.d/debian.sources, then run `apt-get update`"
+            f"no apt source for Debian 12 ({RELEASE}, main) is configured under {apt}",
+            remedy="on Debian, add one in sources.list.d/debian.sources; elsewhere, build the "
+            "image on Debian, and copy ~/.cache/trivisor/images",
         )
-    return "\n".join(kept)
+    return "\n".join(map(_write, kept))
 
 
 def _read_one_line(text: str) -> list[dict[str, str]]:
@@ -115,6 +119,13 @@ def _only_debian(stanza: Mapping[str, str]) -> dict[str, str] | None:
         "suites": " ".join(suites),
         "components": "main",
     }
+
+
+def _other_release(stanza: Mapping[str, str]) -> dict[str, str] | None:
+    """Return an entry of another Debian release as one of Debian 12, or None."""
+    matches = map(_OTHER_RELEASE.fullmatch, stanza.get("suites", "").split())
+    suites = [f"{RELEASE}{match[2] or ''}" for match in matches if match]
+    return _only_debian({**stanza, "suites": " ".join(suites)})
 
 
 def _looks_debian(uri: str) -> bool:

@@ -73,6 +73,7 @@ def test_locks_satisfy_the_project() -> None:
     for wanted in (dependencies, *extras.values()):
         assert unmet(installed, wanted) == []
     assert unmet(locked("build"), listed("build")) == []
+    assert unmet(locked("campaign") | locked("libvirt"), dependencies) == []
     run = locked("run")
     assert unmet(run, listed("run")) == []
     assert set(listed("run")) <= {Requirement(text).name for text in dependencies}
@@ -86,13 +87,13 @@ def test_libvirt_binding_is_locked_alone() -> None:
 
 def test_locks_agree_with_each_other() -> None:
     test = locked("test")
-    for name in ("run", "build"):
+    for name in ("run", "campaign", "build"):
         for package, pinned in locked(name).items():
             assert version(test.get(package, pinned)) == version(pinned)
-    assert locked("run").keys() <= test.keys()
+    assert locked("run").keys() <= locked("campaign").keys() <= test.keys()
 
 
-@pytest.mark.parametrize("name", ["build", "libvirt", "run", "test"])
+@pytest.mark.parametrize("name", ["build", "campaign", "libvirt", "run", "test"])
 def test_lock_contains_only_names_versions_and_hashes(name: str) -> None:
     text = (LOCKS / f"{name}.txt").read_text()
     for line in text.splitlines():
@@ -320,11 +321,24 @@ def test_debians_binding_is_linked_alone(checkout: Path) -> None:
     assert subprocess.run(words, env={}, capture_output=True).returncode == 0
 
 
-def test_wheel_contains_exactly_the_product(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+def build(source: Path, target: Path, kind: str) -> Path:
+    """Build the wheel or the sdist of a source tree; return its file."""
+    command = [sys.executable, "-m", "hatchling", "build", "-t", kind, "-d", str(target)]
+    done = subprocess.run(command, cwd=source, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    (wheel,) = tmp_path.glob("trivisor-*.whl")
+    (built,) = target.glob("trivisor-*")
+    return built
+
+
+def test_source_distribution_builds_the_same_wheel(tmp_path: Path) -> None:
+    shutil.unpack_archive(build(ROOT, tmp_path / "sdist", "sdist"), tmp_path / "unpacked")
+    (unpacked,) = (tmp_path / "unpacked").iterdir()
+    wheels = [build(ROOT, tmp_path / "1", "wheel"), build(unpacked, tmp_path / "2", "wheel")]
+    assert wheels[0].read_bytes() == wheels[1].read_bytes()
+
+
+def test_wheel_contains_exactly_the_product(tmp_path: Path) -> None:
+    wheel = build(ROOT, tmp_path, "wheel")
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     packages = ("deploy", "faultinject", "guests", "voter")
@@ -333,7 +347,13 @@ def test_wheel_contains_exactly_the_product(tmp_path: Path) -> None:
         for path in tracked()
         if path.relative_to(ROOT).parts[0] in (*packages, "trivisor.py")
     }
-    inside = {name for name in names if ".dist-info/" not in name}
+    packed, data = (
+        {name.partition(f"{part}/")[2] for name in names if f"{part}/" in name}
+        for part in ("dist-info", "data/share/doc/trivisor")
+    )
+    assert "entry_points.txt" in packed
+    assert data == {f"examples/{path.name}" for path in (ROOT / "examples").iterdir()}
+    inside = {name for name in names if not name.startswith("trivisor-")}
     assert inside == wanted
     assert "guests/agent/main.py" in inside, "the image build copies the guests' sources"
     (entry,) = [name for name in names if name.endswith("entry_points.txt")]

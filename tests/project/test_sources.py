@@ -143,6 +143,9 @@ def test_no_message_of_a_node_proposes_to_delete() -> None:
     for source in sources():
         if source.package not in ("deploy", "voter"):
             continue
+        # `deploy --remove` removes a package from a host, and asks first.
+        if source.name.startswith(("deploy.remote.", "deploy.commands.deploy")):
+            continue
         docs = {id(n.value) for n in ast.walk(source.tree) if isinstance(n, ast.Expr)}
         for node in ast.walk(source.tree):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):

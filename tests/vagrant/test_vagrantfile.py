@@ -14,8 +14,8 @@ from tests.project.tree import ROOT
 __all__: list[str] = []
 
 
-def validate(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run `vagrant validate` in a folder; vagrant's own files stay inside that folder."""
+def vagrant(*command: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a vagrant command in a folder; vagrant's own files stay inside that folder."""
     assert shutil.which("vagrant"), (
         "apt-get install --no-install-recommends vagrant vagrant-libvirt"
     )
@@ -25,13 +25,18 @@ def validate(folder: Path, **environment: str) -> subprocess.CompletedProcess[st
         **environment,
     }
     return subprocess.run(
-        ["vagrant", "validate"],
+        command,
         cwd=folder,
         env=os.environ | settings,
         capture_output=True,
         text=True,
         timeout=50,
     )
+
+
+def validate(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run `vagrant validate`."""
+    return vagrant("vagrant", "validate", folder=folder, **environment)
 
 
 def put(folder: Path, text: str) -> Path:
@@ -53,3 +58,40 @@ def test_unknown_setting_is_invalid(tmp_path: Path) -> None:
     text = (ROOT / "vagrant/Vagrantfile").read_text()
     folder = put(tmp_path, text.replace("libvirt.cpus =", "libvirt.cpuz ="))
     assert validate(folder).returncode != 0
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("DRIVER", "xen"), ("DRIVER", ""), ("CPUS", "0"), ("CPUS", "two"), ("CPUS", "2\n3")],
+)
+def test_wrong_setting_is_named(tmp_path: Path, name: str, value: str) -> None:
+    folder = put(tmp_path, (ROOT / "vagrant/Vagrantfile").read_text())
+    done = validate(folder, **{f"TRIVISOR_VAGRANT_{name}": value})
+    assert done.returncode != 0
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"TRIVISOR_VAGRANT_{name} is ")
+
+
+def test_missing_plugin_is_named(tmp_path: Path) -> None:
+    folder = put(tmp_path, (ROOT / "vagrant/Vagrantfile").read_text())
+    done = validate(folder, VAGRANT_NO_PLUGINS="1")
+    assert done.returncode != 0
+    (line,) = done.stderr.splitlines()
+    assert "apt-get install vagrant-libvirt" in line
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
+def test_up_without_a_libvirtd_says_what_to_start(tmp_path: Path) -> None:
+    folder = put(tmp_path, (ROOT / "vagrant/Vagrantfile").read_text())
+    hidden = (
+        "unshare",
+        "--mount",
+        "bash",
+        "-c",
+        'mount -t tmpfs tmpfs /run && exec "$@"',
+        "hidden",
+    )
+    done = vagrant(*hidden, "vagrant", "up", folder=folder)
+    assert done.returncode != 0
+    (line,) = done.stderr.splitlines()
+    assert "systemctl start libvirtd" in line

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deploy.host.install import require_libraries
 from faultinject.calculator.figures.curves import FigureCurve, Plot, plot_of
 from faultinject.results.points import AXES, Figure, MeasuredPoints
 from voter.commands.terminal import CommandError, ExitCode
@@ -28,21 +29,14 @@ def write_figure(
 ) -> None:
     """Draw ``figure`` to ``path``, whose suffix selects the format.
 
-    ``n``: of 6a and the map.  Raises CommandError for another suffix or where matplotlib is
-    missing, OSError where the file cannot be written.
+    ``n``: of 6a and the map.  Raises CommandError for another suffix, CannotRunHere where
+    matplotlib is missing, OSError where the file cannot be written.
     """
     if path.suffix not in ENDINGS:
         raise CommandError(
             f"{path}: a figure is written as {', '.join(ENDINGS)}", code=ExitCode.USAGE
         )
-    try:
-        import matplotlib  # noqa: F401, PLC0415 - an extra
-    except ImportError as error:
-        raise CommandError(
-            "a figure needs matplotlib",
-            remedy="pip install 'trivisor[plot]'",
-            code=ExitCode.CANNOT_RUN_HERE,
-        ) from error
+    require_libraries("matplotlib", purpose="figures")
     from faultinject.calculator.figures.marks import mark_legend  # noqa: PLC0415
     from faultinject.plotting import UNDATED, draw  # noqa: PLC0415
 

@@ -119,7 +119,7 @@ def mark_legend(
 
     ``filled``: their colour identifies a curve or design, so only the shape shows the verdict.
     """
-    from matplotlib.lines import Line2D  # noqa: PLC0415 - an extra
+    from matplotlib.lines import Line2D  # noqa: PLC0415 - slow to load
 
     seen = {point.verdict for point in points}
     basis = " or ".join(sorted({point.basis for point in points}))

@@ -82,7 +82,7 @@ def _colour(design: Design) -> str:
 
 def draw_map(plot: Plot, points: Sequence[MeasuredPoint]) -> Figure:
     """Draw a panel for each share of lying failures: three, or those of the points."""
-    from matplotlib.patches import Patch  # noqa: PLC0415 - an extra
+    from matplotlib.patches import Patch  # noqa: PLC0415 - slow to load
 
     n = plot.n or 0
     seen: set[Design] = set()
@@ -116,7 +116,7 @@ def draw_map(plot: Plot, points: Sequence[MeasuredPoint]) -> Figure:
 
 def _panel(axes: Axes, n: int, lying: float, among: Sequence[str]) -> set[Design]:
     """Draw one panel; return the designs in it."""
-    from matplotlib.colors import ListedColormap  # noqa: PLC0415 - an extra
+    from matplotlib.colors import ListedColormap  # noqa: PLC0415 - slow to load
 
     xs = [FAR_X * (i + 0.5) / STEPS for i in range(STEPS)]
     ys = [FAR_Y * (i + 0.5) / STEPS for i in range(STEPS)]

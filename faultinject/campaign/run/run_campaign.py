@@ -122,7 +122,7 @@ def _workers(
     """Yield the workers; afterwards they, and all that they started, have ended."""
     worker = Worker(module=options.worker_module, spec=store.spec.node)
     if options.scheduler:
-        from faultinject.campaign.workers.dask import DaskCluster  # noqa: PLC0415 - an extra
+        from faultinject.campaign.workers.dask import DaskCluster  # noqa: PLC0415 - slow to load
 
         cluster = DaskCluster(options.scheduler, worker, expected=options.workers)
         try:

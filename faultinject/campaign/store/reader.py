@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from deploy.host.install import require_libraries
 from faultinject.campaign.assessment import AssessedMission, assess
 from faultinject.campaign.planning.durations import MissionDurations, MissionShape, learn
 from faultinject.campaign.planning.plan import CampaignPlan
 from faultinject.campaign.records import MissionPlan, MissionRow
-from faultinject.campaign.store.database import StoreError
 from faultinject.campaign.store.table import (
     CREATE_TRIALS,
     EXPORTED,
@@ -228,14 +228,11 @@ class Reader:
     def export_parquet(self, path: Path) -> int:
         """Write all missions as Parquet; return how many.
 
-        Raises OSError, StoreError (there is no duckdb).
+        Raises OSError, CannotRunHere (there is no duckdb).
         """
-        try:
-            import duckdb  # noqa: PLC0415 - an extra
-        except ImportError as error:
-            raise StoreError(
-                "Parquet needs duckdb: pip install 'trivisor[campaign]', or export CSV"
-            ) from error
+        require_libraries("duckdb", purpose="Parquet files")
+        import duckdb  # noqa: PLC0415 - slow to load
+
         types = {
             name: "BOOLEAN" if name in FLAGS else _DUCK[sql.split()[0]]
             for name, sql in EXPORTED.items()

@@ -19,6 +19,7 @@ from typing import Any
 
 import msgspec
 
+from deploy.host.install import how_to_pip
 from faultinject.campaign.workers.dask_worker import close_node, open_node, run_task
 from faultinject.campaign.workers.messages import Task, Worker
 from faultinject.campaign.workers.worker_process import MissionResult, WorkerLost
@@ -241,7 +242,7 @@ def _connect(address: str) -> Any:
     except ImportError as error:
         raise CommandError(
             "a cluster needs the library distributed",
-            remedy="pip install 'trivisor[distributed]', or leave --scheduler out",
+            remedy=f"{how_to_pip('distributed')}, or leave --scheduler out",
             code=ExitCode.CANNOT_RUN_HERE,
         ) from error
     # A lost scheduler or worker is reported in our words, not also with distributed's tracebacks.

@@ -167,7 +167,7 @@ async def test_missing_qemu_is_reported_with_its_remedy(
     monkeypatch: pytest.MonkeyPatch, scratch: Path
 ) -> None:
     monkeypatch.setenv("PATH", str(scratch))
-    with pytest.raises(CannotRunHere, match="apt-get install qemu-system-x86"):
+    with pytest.raises(CannotRunHere, match=r"apt-get install .*qemu-system-x86"):
         await decide(IMAGE, scratch)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from deploy.errors import CannotRunHere
 from faultinject.bench.memory import (
     MemoryPlan,
     Sample,
@@ -15,7 +16,6 @@ from faultinject.bench.memory import (
     require_plotting,
     run_memory,
 )
-from voter.commands.terminal import CommandError
 
 
 def series(*voter: int) -> list[Sample]:
@@ -50,10 +50,8 @@ def test_memory_samples_at_every_interval_and_draws_them(scratch: Path) -> None:
     assert (scratch / "memory.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_require_plotting_names_the_extra(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_require_plotting_names_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(CommandError, match="matplotlib") as caught:
+    with pytest.raises(CannotRunHere, match="matplotlib") as caught:
         require_plotting()
-    assert "trivisor[plot]" in caught.value.remedy
+    assert "pip install matplotlib" in caught.value.remedy

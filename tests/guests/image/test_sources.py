@@ -70,6 +70,26 @@ def test_vendors_sources_are_left_out(apt: Path, line: str) -> None:
     assert "vendor" not in text
 
 
+def test_mirrors_of_another_debian_release_serve_debian_12(apt: Path) -> None:
+    (apt / "sources.list.d/debian.sources").write_text(
+        "Types: deb\nURIs: http://mirror.test/debian\nComponents: main\n"
+        "Suites: trixie trixie-updates trixie-backports\n\n"
+        "Types: deb\nURIs: http://mirror.test/debian-security\nSuites: trixie-security\n"
+        "Components: main\n"
+    )
+    text = debian_sources(apt)
+    assert "Suites: bookworm bookworm-updates\n" in text
+    assert "Suites: bookworm-security\n" in text
+    assert "trixie" not in text
+
+
+def test_other_distributions_sources_are_rejected(apt: Path) -> None:
+    (apt / "sources.list").write_text("deb http://archive.test/ubuntu noble main\n")
+    with pytest.raises(ImageError, match="no apt source for Debian 12") as caught:
+        debian_sources(apt)
+    assert "Debian" in caught.value.remedy
+
+
 def test_disabled_entry_is_left_out(apt: Path) -> None:
     (apt / "sources.list.d/debian.sources").write_text(
         "Enabled: no\nTypes: deb\nURIs: http://mirror.test/debian\n"
@@ -83,5 +103,5 @@ def test_only_files_that_apt_reads_are_read(apt: Path) -> None:
     (apt / "sources.list.d/debian.list.save").write_text(
         "deb http://mirror.test/debian bookworm main\n"
     )
-    with pytest.raises(ImageError, match=r"add one in sources\.list\.d/debian\.sources"):
+    with pytest.raises(ImageError, match="no apt source"):
         debian_sources(apt)
