@@ -22,6 +22,7 @@ from faultinject.bench.usage import family
 from tests.conftest import left_qemus
 from tests.faultinject.campaign.fake_node import FAKE, behave
 from tests.faultinject.campaign.workers.test_dispatch import SPEC
+from tests.waiting import wait_until
 from voter.commands.terminal import ExitCode
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -102,13 +103,6 @@ def alive(mark: str) -> dict[int, str]:
     return found
 
 
-def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 @contextmanager
 def running(
     name: str, home: Path, *, output: int = subprocess.DEVNULL
@@ -172,13 +166,13 @@ def end_it(name: str, number: signal.Signals, home: Path, wait: float) -> None:
     """End a command so many seconds after it has started a process."""
     with running(name, home) as (process, left):
         if name not in SHORT:
-            until(lambda: first_child(process, name))
+            wait_until(lambda: first_child(process, name))
         time.sleep(wait)  # the moment of the signal is part of the test
         process.send_signal(number)
         code = process.wait(90)
         if name in DAEMONS or name in SHORT:  # not guarded: ended by the signal, or done before
             assert code in (-number, *ExitCode)
-            until(lambda: not left(), 20)
+            wait_until(lambda: not left())
         else:
             assert code in (ExitCode.INTERRUPTED, ExitCode.OK)
             assert left() == []
@@ -216,16 +210,16 @@ def test_command_with_guests_ends_them_on_a_signal(name: str, scratch: Path) -> 
 def test_killed_command_leaves_nothing(name: str, killed: str, scratch: Path) -> None:
     """SIGKILL of the guard: the command cleans up.  Of the command: the guard does."""
     with running(name, scratch) as (process, left):
-        until(lambda: len(family(process.pid)) > 2)
+        wait_until(lambda: len(family(process.pid)) > 2)
         os.kill(family(process.pid)[killed == "command"], signal.SIGKILL)
         process.wait(90)
-        until(lambda: left() == [], 90)
+        wait_until(lambda: left() == [], seconds=90)
 
 
 @pytest.mark.parametrize("sweep", ["bench durability", "down", "doctor"])
 def test_what_is_left_after_both_were_killed_is_found(sweep: str, scratch: Path) -> None:
     with running("bench durability", scratch) as (process, left):
-        until(lambda: len(family(process.pid)) > 5)
+        wait_until(lambda: len(family(process.pid)) > 5)
         for pid in family(process.pid)[:2]:
             os.kill(pid, signal.SIGKILL)
         process.wait(30)
@@ -248,7 +242,7 @@ def test_command_whose_output_is_closed_leaves_nothing(name: str, scratch: Path)
     reader, writer = os.pipe()
     with running(name, scratch, output=writer) as (process, left):
         os.close(writer)
-        until(lambda: first_child(process, name))
+        wait_until(lambda: first_child(process, name))
         os.close(reader)
         if name != "campaign run":  # prints nothing for a long time
             process.send_signal(signal.SIGTERM)

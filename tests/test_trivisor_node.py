@@ -14,7 +14,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +24,7 @@ import pytest
 from deploy.host.identity import identify
 from deploy.host.spawn import python_command, python_environment
 from tests.deploy.conftest import NASTY
+from tests.waiting import wait_until
 from voter.commands.terminal import ExitCode
 
 pytestmark = pytest.mark.vm
@@ -91,13 +91,6 @@ class Node:
         return found
 
 
-def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
-    """Wait until the condition holds; the command gives no event for it."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition never held"
-
-
 def alive(pid: int) -> bool:
     """Return whether a process runs (a zombie does not)."""
     return identify(pid) is not None
@@ -157,7 +150,7 @@ def test_requests_are_voted_by_command_and_by_http(node: Node) -> None:
 
 @pytest.mark.readme
 def test_second_up_is_rejected_and_changes_nothing(node: Node) -> None:
-    until(lambda: node.status()["voter"]["standby"] is not None)  # it starts late
+    wait_until(lambda: node.status()["voter"]["standby"] is not None)  # it starts late
     before = node.processes()
     done = node.up()
     assert done.returncode == ExitCode.ALREADY_UP
@@ -186,7 +179,7 @@ def test_liar_is_outvoted_and_named(node: Node) -> None:
     node.put("colour", "green")
     node.json("inject", "corrupt-reply", "g3")
     assert node.get("colour")["body"] == "green"
-    until(lambda: node.guest("g3")["state"] == "expelled")
+    wait_until(lambda: node.guest("g3")["state"] == "expelled")
     replica = node.guest("g3")["replica"]
     assert replica["reason"] == "dissent"
     assert replica["dissents"] >= 1
@@ -200,7 +193,7 @@ def test_flipped_bit_of_state_is_detected_when_it_is_read(node: Node) -> None:
     key = proof.split()[1].rstrip(":")
     assert node.guest("g1")["state"] == "active"  # latent until it is read
     assert node.get(key)["status"] == 200
-    until(lambda: node.guest("g1")["state"] == "expelled")
+    wait_until(lambda: node.guest("g1")["state"] == "expelled")
     assert node.guest("g1")["replica"]["reason"] == "dissent"
     node.heal("g1")
 
@@ -212,7 +205,7 @@ def test_requests_are_rejected_with_their_own_exit_code_without_a_majority(node:
     node.json("inject", "hang", "g2")
     # The first request after the hang may be ordered before the voter notices it.
     node.run("request", "PUT", "/kv/x", "--data", "1", "--timeout", "15")
-    until(lambda: node.status()["status"] == "refusing")
+    wait_until(lambda: node.status()["status"] == "refusing")
     done = node.run("request", "GET", "/kv/colour", "--timeout", "3")
     assert done.returncode == ExitCode.NO_MAJORITY
     assert "no majority" in done.stderr
@@ -226,7 +219,7 @@ def test_killed_guest_is_repaired_automatically(node: Node) -> None:
     pid = node.guest("g3")["pid"]
     os.kill(pid, signal.SIGKILL)
     node.put("colour", "violet")
-    until(lambda: node.guest("g3")["state"] == "active" and node.guest("g3")["pid"] != pid)
+    wait_until(lambda: node.guest("g3")["state"] == "active" and node.guest("g3")["pid"] != pid)
     assert node.guest("g3")["repairs"]["count"] >= 1
 
 
@@ -264,8 +257,8 @@ def test_no_client_notices_that_voter_and_supervisor_are_killed(node: Node) -> N
             status, counted = node.status(), count()
             for name in names:
                 os.kill(status[name]["pid"], signal.SIGKILL)
-            until(lambda counted=counted: count() > counted)  # type: ignore[misc]
-            until(lambda: node.status()["phase"] == "up" and node.all_vote())
+            wait_until(lambda counted=counted: count() > counted)  # type: ignore[misc]
+            wait_until(lambda: node.status()["phase"] == "up" and node.all_vote())
             after = node.status()
             assert all(after[name]["pid"] != status[name]["pid"] for name in names)
     assert after["supervisor"]["restarts"] == sum("supervisor" in names for names in killed)
@@ -315,7 +308,7 @@ def kill_all(node: Node, *, watchdog: bool = True) -> None:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    until(lambda: not any(map(alive, pids)))
+    wait_until(lambda: not any(map(alive, pids)))
 
 
 @pytest.mark.readme
@@ -323,10 +316,10 @@ def test_up_takes_over_from_a_killed_supervisor_without_a_watchdog(node: Node) -
     node.put("colour", "white")
     before, guests = node.status(), node.guest_pids()
     os.kill(before["supervisor"]["watchdog"], signal.SIGKILL)
-    until(lambda: node.status()["supervisor"]["watchdog"] is None)
+    wait_until(lambda: node.status()["supervisor"]["watchdog"] is None)
     pid = before["supervisor"]["pid"]
     os.kill(pid, signal.SIGKILL)
-    until(lambda: not alive(pid))
+    wait_until(lambda: not alive(pid))
     assert node.get("colour")["body"] == "white"
     done = node.run("status", "--json")
     assert done.returncode == ExitCode.NOT_UP
@@ -338,7 +331,7 @@ def test_up_takes_over_from_a_killed_supervisor_without_a_watchdog(node: Node) -
     assert node.guest_pids() == guests
     # Only the voter has its sockets now; the next voter makes new ones.
     os.kill(after["voter"]["pid"], signal.SIGKILL)
-    until(node.all_vote)
+    wait_until(node.all_vote)
     assert node.status()["http"] == before["http"]
     assert node.get("colour")["body"] == "white"
 
@@ -363,7 +356,7 @@ def test_node_comes_back_automatically_after_all_but_the_watchdog_died(node: Nod
     node.put("colour", "grey")
     http = node.status()["http"]
     kill_all(node, watchdog=False)
-    until(node.all_vote, 120)
+    wait_until(node.all_vote, seconds=120)
     assert node.status()["http"] == http
     assert node.get("colour")["body"] == "grey"
 
@@ -440,7 +433,7 @@ def test_ctrl_c_before_ready_takes_everything_down_again(shared_scratch: Path) -
     with subprocess.Popen(
         node.command(*UP), env=python_environment(), stderr=subprocess.PIPE, text=True
     ) as up:
-        until(lambda: any("qemu" in line for line in node.processes().values()), 90)
+        wait_until(lambda: any("qemu" in line for line in node.processes().values()), seconds=90)
         up.send_signal(signal.SIGINT)
         _, errors = up.communicate(timeout=60)
     assert up.returncode == ExitCode.INTERRUPTED, errors
@@ -496,22 +489,22 @@ def test_node_survives_a_full_disk_and_is_found_where_it_was_moved(small_disk: P
         fill(small_disk / "fill")
         for pid in (before["voter"]["pid"], before["guests"][0]["pid"]):
             os.kill(pid, signal.SIGKILL)
-        until(lambda: "MiB are free" in (node.status()["storage"] or ""))
-        until(lambda: node.status()["voter"]["pid"] not in (None, before["voter"]["pid"]))
+        wait_until(lambda: "MiB are free" in (node.status()["storage"] or ""))
+        wait_until(lambda: node.status()["voter"]["pid"] not in (None, before["voter"]["pid"]))
         os.kill(before["supervisor"]["pid"], signal.SIGKILL)
         assert node.get("colour")["body"] == "blue"
-        until(lambda: node.status()["supervisor"]["pid"] != before["supervisor"]["pid"])
-        until(lambda: node.status()["phase"] == "up")
+        wait_until(lambda: node.status()["supervisor"]["pid"] != before["supervisor"]["pid"])
+        wait_until(lambda: node.status()["phase"] == "up")
         assert "MiB are free" in node.run("status").stdout
         assert node.guest("g1")["repairs"]["count"] == 0
         (small_disk / "fill").unlink()
-        until(node.all_vote)
+        wait_until(node.all_vote)
         fill(small_disk / "fill")
         guests = node.guest_pids()
         node.directory.rename(moved.directory)
         assert node.run("down").returncode == ExitCode.NOT_UP
         assert moved.guest_pids() == guests
-        until(lambda: "was moved" in (moved.status()["storage"] or ""))
+        wait_until(lambda: "was moved" in (moved.status()["storage"] or ""))
         done = moved.run("down")
         assert done.returncode == 0, done.stderr
         assert node.processes() == {}

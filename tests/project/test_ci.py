@@ -6,11 +6,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 from tests.project.tree import ROOT
+from tests.waiting import wait_until
 
 DEADLINE = [sys.executable, "-I", str(ROOT / ".ci/deadline.py"), "--grace=1"]
 
@@ -49,13 +48,6 @@ def run(seconds: float, pid_file: Path, *words: str) -> subprocess.CompletedProc
 def alive(pid_file: Path) -> bool:
     """Return whether the daemon that wrote the file still runs."""
     return Path(f"/proc/{pid_file.read_text()}").exists()
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Poll a condition for at most 20 s."""
-    deadline = time.monotonic() + 20
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.01)
 
 
 def test_deadline_returns_the_commands_status() -> None:

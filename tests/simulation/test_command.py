@@ -8,8 +8,7 @@ import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -21,16 +20,10 @@ from faultinject.bench.usage import family
 from faultinject.simulation.command import simulate
 from faultinject.simulation.plan import SWARM
 from faultinject.simulation.seeds import known
+from tests.waiting import wait_until
 
 DEADLINE = 60.0
 """Seconds that a condition is waited for."""
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def alive(pid: int) -> bool:
@@ -53,7 +46,7 @@ def nightly(scratch: Path) -> Iterator[tuple[subprocess.Popen[str], Path, set[in
     try:
         # Its guard is the process we started: below are the command, its workers, and a helper
         # of multiprocessing.
-        until(lambda: log.exists() and len(family(process.pid)) >= 5)
+        wait_until(lambda: log.exists() and len(family(process.pid)) >= 5)
         yield process, log, set(family(process.pid)[1:])
     finally:
         process.kill()
@@ -78,14 +71,14 @@ def test_nightly_ends_at_a_signal_and_logs_its_totals(
         assert entry["first"] >= SWARM
         assert {"time", "revision", "seeds"} <= entry.keys()
         assert str(entry["first"]) in read(process.stderr), "printed first, to repeat it"
-        until(lambda: not any(map(alive, workers)))
+        wait_until(lambda: not any(map(alive, workers)))
 
 
 def test_workers_end_when_their_parent_is_killed(scratch: Path) -> None:
     with nightly(scratch) as (process, _, workers):
         process.kill()
         process.wait(DEADLINE)
-        until(lambda: not any(map(alive, workers)))
+        wait_until(lambda: not any(map(alive, workers)))
 
 
 def run(*arguments: str) -> tuple[int, dict[str, object]]:

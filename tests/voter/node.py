@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tests.voter.agents import Agent
 from tests.voter.http_client import HttpClient, Response
+from tests.waiting import until
 from voter.address import connect
 from voter.authorizer import AuthorizingRunner
 from voter.client import Client
@@ -23,21 +24,13 @@ from voter.frontend.native import NativeServer
 from voter.runner import Clock, Runner
 from voter.sockets import listen_tcp, listen_unix
 
-__all__ = ["EXEC_KV", "Node", "configure", "running", "turns", "until"]
+__all__ = ["EXEC_KV", "Node", "configure", "running", "turns"]
 
 _ROOT = shlex.quote(str(Path(__file__).parents[2]))
 EXEC_KV = f"exec:env PYTHONPATH={_ROOT} {sys.executable} -m guests.agent --stdio --service kv"
 """Link of a replica that is a local process running the key-value store."""
 PATIENCE = 30.0
 """Seconds until a condition that a test waits for must hold."""
-
-
-async def until(condition: Callable[[], object], what: str = "condition") -> None:
-    """Wait until ``condition()`` holds; polled, for most of what tests ask about has no event."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, f"not in {PATIENCE} s: {what}"
-        await asyncio.sleep(0.005)
 
 
 def configure(links: Sequence[str], more: str = "", *, vote: str | None = None) -> Config:

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from tests.voter.test_link import until
+from tests.waiting import until
 from voter.address import UNIX_PATH_MAX, check_unix_path, connect, parse_address, split_host_port
 from voter.errors import AddressError
 

@@ -11,7 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -22,7 +22,8 @@ from guests.protocol.function import NO, REFUSAL, YES
 from guests.protocol.message import Reply, encode_request
 from guests.protocol.wire import Decoder, Frame, FrameKind, encode
 from tests.voter.conftest import Nodes
-from tests.voter.node import EXEC_KV, Node, configure, running, until
+from tests.voter.node import EXEC_KV, Node, configure, running
+from tests.waiting import until
 from voter.authorizer import AuthorizingRunner
 from voter.client import Client
 from voter.client.errors import NotExecuted, Overload
@@ -210,14 +211,8 @@ async def test_f_with_keep_is_restarted(nodes: Nodes, scratch: Path) -> None:
             except NotExecuted:
                 return False
 
-        await eventually(serves)
+        await until(serves)
     assert parent.wait(10) == 0
-
-
-async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(10):
-        while not await condition():  # noqa: ASYNC110 - a process gives no event
-            await asyncio.sleep(0.02)
 
 
 @pytest.mark.parametrize(
@@ -247,7 +242,7 @@ async def test_lying_f_is_trusted(nodes: Nodes, scratch: Path) -> None:
         async with scripted_f(scratch, lambda frame: encode(FrameKind.REPLY, 0, frame.seq, YES)):
             assert (await stranger.request("PUT", "/kv/a", b"blue")).status == 201
         async with scripted_f(scratch, lambda frame: encode(FrameKind.REPLY, 0, frame.seq, NO)):
-            await eventually(lambda: says_no(client))
+            await until(lambda: says_no(client))
 
 
 async def says_no(client: Client) -> bool:

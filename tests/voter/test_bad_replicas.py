@@ -12,7 +12,8 @@ import pytest
 from guests.protocol import wire
 from tests.voter.agents import MODES, Agent
 from tests.voter.conftest import Nodes
-from tests.voter.node import Node, until
+from tests.voter.node import Node
+from tests.waiting import until
 from voter.client.errors import RequestError
 
 QUICK = "[limits]\nhang = 0.5\nping = 0.1\n"

@@ -12,7 +12,8 @@ import pytest
 
 from tests.voter.conftest import Nodes
 from tests.voter.http_client import HttpClient, Response
-from tests.voter.node import Node, until
+from tests.voter.node import Node
+from tests.waiting import until
 from voter.control import HEARTBEAT
 
 

@@ -18,6 +18,7 @@ from guests.protocol import wire
 from guests.protocol.wire import FETCH_AHEAD, STATE_PIECE, Decoder, Frame, FrameKind, encode
 from guests.service import state_digest
 from guests.services.kv import KeyValue
+from tests.waiting import until
 from voter import link as link_module
 from voter.address import Address, connect, parse_address
 from voter.core import events as ev
@@ -174,13 +175,6 @@ async def rig(scratch: Path) -> AsyncIterator[Rig]:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     await agent.stop()
-
-
-async def until(condition: Callable[[], bool], *, seconds: float = 5) -> None:
-    """Poll: what is waited for is state of a link or a process, which has no event for it."""
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
 
 
 # -------------------------------------------------------------- handshake

@@ -5,7 +5,8 @@ from __future__ import annotations
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.voter.conftest import Nodes
-from tests.voter.node import Node, until
+from tests.voter.node import Node
+from tests.waiting import until
 from voter.core.replica import State
 from voter.metrics import CONTENT_TYPE
 

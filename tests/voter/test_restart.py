@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tests.voter.agents import Agent
 from tests.voter.http_client import HttpClient, Response
-from tests.voter.node import until
+from tests.waiting import until
 from voter.client import Client
 from voter.sockets import listen_unix
 

@@ -13,7 +13,8 @@ from guests.protocol.message import Reply, Request, encode_request
 from guests.service import Context
 from guests.services.kv import KeyValue
 from tests.voter.conftest import Nodes
-from tests.voter.node import Node, until
+from tests.voter.node import Node
+from tests.waiting import until
 from voter.client.errors import OutcomeUnknown
 from voter.config import parse
 from voter.core import events as ev

@@ -14,7 +14,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future
 from typing import Any
 
 import msgspec
@@ -248,9 +248,20 @@ def _connect(address: str) -> Any:
     # A lost scheduler or worker is reported in our words, not also with distributed's tracebacks.
     for name in ("distributed", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    client: Future[Any] = Future()
+
+    def connect() -> None:
+        try:
+            construct: Any = Client
+            client.set_result(construct(address, timeout=CONNECT_TIMEOUT, set_as_default=False))
+        except Exception as error:  # noqa: BLE001 - raised below, in the caller's thread
+            client.set_exception(error)
+
+    # In a thread, for Ctrl-C: a client whose construction is interrupted blocks the process's end
+    # for twice CONNECT_TIMEOUT.
+    threading.Thread(target=connect, name="connect to Dask", daemon=True).start()
     try:
-        connect: Any = Client
-        return connect(address, timeout=CONNECT_TIMEOUT, set_as_default=False)
+        return client.result()
     except (OSError, TimeoutError, ValueError) as error:
         raise CommandError(
             f"no Dask scheduler answers at {address}: {error}",

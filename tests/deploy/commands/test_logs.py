@@ -12,7 +12,8 @@ import pytest
 from deploy.errors import DeployError
 from deploy.host.spawn import python_command, python_environment
 from deploy.node.records import Layout, Lock
-from tests.deploy.supervisor.running import Running, plan, until
+from tests.deploy.supervisor.running import Running, plan
+from tests.waiting import until
 from voter.commands.terminal import ExitCode
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +13,10 @@ from deploy.supervisor.supervisor import Supervisor
 from deploy.watchdog.client import WatchdogClient
 from faultinject.faults.node_injector import FaultInjector
 from tests.deploy.fake_node import FakeGuest, FakeNode
+from tests.waiting import until
 from voter.client import Client
 
-__all__ = ["Running", "plan", "until"]
-
-
-async def until(condition: Callable[[], bool | Awaitable[bool]], seconds: float = 20.0) -> None:
-    """Wait until the condition holds; it has no event to wait for."""
-    async with asyncio.timeout(seconds):
-        while True:
-            result = condition()
-            if await result if isinstance(result, Awaitable) else result:
-                return
-            await asyncio.sleep(0.02)
+__all__ = ["Running", "plan"]
 
 
 def plan(directory: Path, **settings: Any) -> Layout:
@@ -75,7 +65,7 @@ class Running:
         """Serve; return when the node is ready or the supervisor has failed."""
         await self.control.start()
         self.task = asyncio.create_task(self.supervisor.serve())
-        await until(lambda: "ready" in (self.reports or [{}])[-1] or self.done(), 40.0)
+        await until(lambda: "ready" in (self.reports or [{}])[-1] or self.done())
 
     async def start_ready(self) -> None:
         """Serve; return when the node is ready."""

@@ -18,7 +18,8 @@ import pytest_asyncio
 from deploy.commands.prepare import write_voter_config
 from deploy.host.spawn import python_environment
 from deploy.node.records import Layout
-from tests.deploy.supervisor.running import Running, plan, until
+from tests.deploy.supervisor.running import Running, plan
+from tests.waiting import until
 from voter.sockets import listen_tcp, listen_unix
 
 START = """
@@ -138,7 +139,7 @@ async def test_voter_that_is_gone_is_reported_with_what_to_type(
             voter = (await node.status())["voter"]
             return voter["pid"] is None and "trivisor-voter.service" in voter["problem"]
 
-        await until(reported, 60.0)
+        await until(reported)
     finally:
         os.kill(manager.pid, signal.SIGCONT)
 

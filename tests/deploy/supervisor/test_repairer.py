@@ -12,7 +12,8 @@ import pytest
 
 from deploy.errors import DeployError
 from tests.deploy.fake_node import FakeGuest
-from tests.deploy.supervisor.running import Running, plan, until
+from tests.deploy.supervisor.running import Running, plan
+from tests.waiting import until
 
 
 async def nothing() -> None:
@@ -44,7 +45,7 @@ async def test_repair_of_a_flapping_guest_is_abandoned_and_heal_starts_it_again(
             guest = (await node.status())["guests"][1]
             return bool(guest["repairs"]["abandoned"]) and guest["state"] == "dead"
 
-        await until(abandoned, 50.0)
+        await until(abandoned)
         repairs = (await node.status())["guests"][1]["repairs"]
         assert repairs["consecutive"] == node.guests["g2"].restores == 2
         assert "left the vote" in repairs["last_error"]
@@ -101,9 +102,9 @@ async def test_guest_that_hangs_again_during_its_repair_is_repaired_again(
     try:
         async with await node.client() as client:
             hang = asyncio.create_task(client.request("POST", "/hang", timeout=90.0))
-            await until(lambda: bool(node.events("repair failed")), 60.0)
+            await until(lambda: bool(node.events("repair failed")))
             assert any("left again" in each["error"] for each in node.events("repair failed"))
-            await until(node.all_active, 60.0)
+            await until(node.all_active)
             assert (await hang).status == 500
             assert (await client.request("POST", "/")).body == b"here"
     finally:

@@ -17,7 +17,8 @@ from deploy.errors import DeployError
 from deploy.host.child import Child
 from deploy.supervisor.voter_process import RESTART_LIMIT
 from deploy.watchdog.client import WatchdogClient
-from tests.deploy.supervisor.running import Running, plan, until
+from tests.deploy.supervisor.running import Running, plan
+from tests.waiting import until
 from voter.client import Client
 
 

@@ -12,7 +12,8 @@ from typing import NoReturn
 import pytest
 
 from deploy.node.records import Layout
-from tests.deploy.supervisor.running import Running, plan, until
+from tests.deploy.supervisor.running import Running, plan
+from tests.waiting import until
 
 ERRORS = [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EDQUOT, errno.EMFILE, errno.EACCES]
 

@@ -18,7 +18,8 @@ from deploy.node.records import Layout
 from deploy.supervisor.active_faults import FaultRefused
 from guests.protocol.message import encode_request
 from tests.deploy.fake_node import FakeNode
-from tests.deploy.supervisor.running import Running, plan, until
+from tests.deploy.supervisor.running import Running, plan
+from tests.waiting import until
 from voter.client.errors import NotExecuted, RequestError
 from voter.commands.terminal import CommandError, ExitCode
 

@@ -22,7 +22,7 @@ from faultinject.campaign.planning.spec_file import parse
 from tests.faultinject.campaign.fake_node import FAKE, began, behave, fake_guests
 from tests.faultinject.campaign.processes import ROOT, following, kill_command
 from tests.faultinject.campaign.workers.test_dispatch import MISSIONS, SPEC
-from tests.faultinject.campaign.workers.test_worker_process import wait_until
+from tests.waiting import wait_until
 from voter.commands.terminal import ExitCode
 
 
@@ -204,7 +204,7 @@ def test_resume_completes_the_plan_after_repeated_kills(scratch: Path) -> None:
     assert set(runs) == set(range(MISSIONS))
     # Only missions that ran when the runner was killed, two at a time, were run again.
     assert sum(runs.values()) - MISSIONS <= 3 * kills
-    wait_until(lambda: not fake_guests(scratch) and not processes_of(scratch), 30)
+    wait_until(lambda: not fake_guests(scratch) and not processes_of(scratch))
     assert not list(scratch.glob("tv-c-*"))
     shown = json.loads(call(scratch, "status", str(scratch / "r"), "--json"))
     assert (

@@ -8,7 +8,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from tests.voter.conftest import Nodes
-from tests.voter.node import Node, until
+from tests.voter.node import Node
+from tests.waiting import until
 from voter.client.errors import NotExecuted
 from voter.commands.request import request
 from voter.commands.terminal import ExitCode

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from tests.voter.conftest import Nodes
 from tests.voter.frontend.messages import parse, requests
-from tests.voter.node import Node, turns, until
+from tests.voter.node import Node, turns
+from tests.waiting import until
 from voter.frontend.request import (
     HEAD_LIMIT,
     HEADER_LIMIT,

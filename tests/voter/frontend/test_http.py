@@ -7,7 +7,8 @@ import re
 import pytest
 
 from guests.protocol.wire import MAX_PAYLOAD
-from tests.voter.node import Node, until
+from tests.voter.node import Node
+from tests.waiting import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -10,7 +10,8 @@ import pytest
 
 from tests.voter.conftest import Nodes
 from tests.voter.http_client import HttpClient
-from tests.voter.node import Node, until
+from tests.voter.node import Node
+from tests.waiting import until
 
 QUICK = "[timing]\nheader = 0.3\nbody = 0.3\nidle = 0.3\n"
 PUT = b"PUT /kv/a HTTP/1.1\r\nHost: x\r\n"

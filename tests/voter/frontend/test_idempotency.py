@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from guests.protocol.message import MessageError
 from tests.voter.conftest import Nodes
 from tests.voter.http_client import HttpClient, Response
-from tests.voter.node import Node, until
+from tests.voter.node import Node
+from tests.waiting import until
 from voter.frontend.idempotency import LONGEST_KEY, find_key, once_of
 from voter.frontend.request import HttpRequest
 

@@ -14,7 +14,8 @@ from guests.protocol.message import encode_request
 from guests.protocol.wire import FrameKind, encode
 from tests.voter.conftest import Nodes
 from tests.voter.frontend.raw import OPEN, raw
-from tests.voter.node import Node, turns, until
+from tests.voter.node import Node, turns
+from tests.waiting import until
 from voter.client import Client
 from voter.client.errors import ConnectionFailed, NotExecuted, OutcomeUnknown, TimedOut, TooLarge
 from voter.frontend import native

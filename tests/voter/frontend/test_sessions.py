@@ -10,7 +10,7 @@ from guests.protocol.message import Reply, encode_request
 from guests.protocol.wire import FLAG_ONCE, FLAG_READ_ONLY, Frame, FrameKind, encode
 from tests.voter.conftest import Nodes
 from tests.voter.frontend.raw import Raw, raw
-from tests.voter.node import until
+from tests.waiting import until
 from voter.native_protocol import decode_failure, decode_response, encode_numbers
 
 ADD = encode_request("POST", "/kv/n?increment=1")

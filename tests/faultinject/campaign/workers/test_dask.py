@@ -17,7 +17,7 @@ from tests.faultinject.campaign.fake_node import FAKE, began, behave, fake_guest
 from tests.faultinject.campaign.processes import Processes, kill_command
 from tests.faultinject.campaign.test_campaign_command import begin, call, environment, stored
 from tests.faultinject.campaign.workers.test_dispatch import MISSIONS
-from tests.faultinject.campaign.workers.test_worker_process import wait_until
+from tests.waiting import wait_until
 from voter.commands.terminal import ExitCode
 
 pytest.importorskip("distributed", reason="the extra `distributed` is not installed")
@@ -73,26 +73,26 @@ def test_run_on_a_cluster_repeats_missions_of_a_killed_worker(
     east = cluster.add_worker("east")
     cluster.add_worker("west")
     runner = start(cluster, "--workers", "2")
-    wait_until(lambda: len(stored(scratch)) >= 4, 40)
+    wait_until(lambda: len(stored(scratch)) >= 4)
     east.kill()
     assert runner.wait(60) == 0
     assert sorted(stored(scratch)) == list(range(MISSIONS))
     runs = Counter(began(scratch))
     assert set(runs) == set(range(MISSIONS)) and sum(runs.values()) <= MISSIONS + 2
     # Its own worker process noticed, and ended the guest.
-    wait_until(lambda: not fake_guests(scratch), 30)
+    wait_until(lambda: not fake_guests(scratch))
 
 
 def test_resume_on_a_cluster_after_a_killed_runner(cluster: DaskCluster, scratch: Path) -> None:
     behave(scratch, pause=0.1)
     cluster.add_worker("east")
     runner = start(cluster)
-    wait_until(lambda: len(stored(scratch)) >= 4, 40)
+    wait_until(lambda: len(stored(scratch)) >= 4)
     kill_command(runner)
     words = ("resume", str(scratch / "r"), "--worker-module", FAKE, "--no-report")
     call(scratch, *words, "--scheduler", cluster.address)
     assert sorted(stored(scratch)) == list(range(MISSIONS))
-    wait_until(lambda: not fake_guests(scratch) and not list(scratch.glob("tv-c-*")), 30)
+    wait_until(lambda: not fake_guests(scratch) and not list(scratch.glob("tv-c-*")))
 
 
 def test_run_on_a_cluster_closes_its_nodes_when_interrupted(
@@ -101,7 +101,7 @@ def test_run_on_a_cluster_closes_its_nodes_when_interrupted(
     behave(scratch, hang={str(index): 1 for index in range(MISSIONS)})
     cluster.add_worker("east")
     runner = start(cluster)
-    wait_until(lambda: began(scratch), 40)
+    wait_until(lambda: began(scratch))
     runner.send_signal(signal.SIGINT)
     assert runner.wait(40) == ExitCode.INTERRUPTED
     assert not fake_guests(scratch) and not list(scratch.glob("tv-c-*"))
@@ -140,7 +140,7 @@ def test_run_whose_cluster_is_lost_is_partial_and_can_be_resumed(
     behave(scratch, pause=0.2)
     workers = [cluster.add_worker("east"), cluster.add_worker("west")]
     runner = start(cluster, "--workers", "2")
-    wait_until(lambda: len(stored(scratch)) >= 3, 40)
+    wait_until(lambda: len(stored(scratch)) >= 3)
     if lost == "scheduler":
         cluster.kill_scheduler()
     else:
@@ -155,7 +155,7 @@ def test_run_whose_cluster_is_lost_is_partial_and_can_be_resumed(
     assert 3 <= done < MISSIONS
     shown = json.loads(call(scratch, "status", str(scratch / "r"), "--json"))
     assert said in shown["state"] and shown["done"] == done
-    wait_until(lambda: not fake_guests(scratch) and not list(scratch.glob("tv-c-*")), 60)
+    wait_until(lambda: not fake_guests(scratch) and not list(scratch.glob("tv-c-*")))
     behave(scratch)
     call(scratch, "resume", str(scratch / "r"), "--worker-module", FAKE, "--no-report")
     assert sorted(stored(scratch)) == list(range(MISSIONS))
@@ -163,7 +163,7 @@ def test_run_whose_cluster_is_lost_is_partial_and_can_be_resumed(
 
 def test_run_that_waits_for_a_worker_ends_on_ctrl_c(cluster: DaskCluster, scratch: Path) -> None:
     runner = start(cluster)
-    wait_until(lambda: "Receive client connection" in (scratch / "scheduler.log").read_text(), 40)
+    wait_until(lambda: "Receive client connection" in (scratch / "scheduler.log").read_text())
     runner.send_signal(signal.SIGINT)
     assert runner.wait(20) == ExitCode.INTERRUPTED
     text = (scratch / "log").read_text()

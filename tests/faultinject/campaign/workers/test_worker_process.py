@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,7 @@ from faultinject.campaign.workers.messages import Task, Worker
 from faultinject.campaign.workers.worker_process import WorkerLost, WorkerProcess
 from tests.faultinject.campaign.fake_node import FAKE, began, behave, fake_guests
 from tests.faultinject.campaign.processes import ROOT, following
+from tests.waiting import wait_until
 
 
 def mission(index: int) -> MissionPlan:
@@ -26,13 +27,6 @@ def mission(index: int) -> MissionPlan:
         index=index, order=index, stratum="f0", design="voted", repair=False, k=0, voter_hit=False,
         seed=index, length=20,
     )  # fmt: skip
-
-
-def wait_until(what: Callable[[], object], seconds: float = 15.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @pytest.fixture
