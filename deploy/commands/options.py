@@ -15,6 +15,7 @@ from voter.commands.parameters import (
     DAY,
     MEMORY,
     Integer,
+    LibvirtUri,
     ListenAddress,
     Number,
     VotePolicy,
@@ -29,6 +30,7 @@ __all__ = [
     "StepPrinter",
     "agree_on_guests",
     "boot_deadline_option",
+    "connect_option",
     "directory_option",
     "find_service",
     "json_option",
@@ -50,6 +52,13 @@ boot_deadline_option = click.option(
     default=60.0,
     show_default=True,
     help="Seconds a booting guest may make no progress; the whole boot may take ten times that.",
+)
+connect_option = click.option(
+    "--connect",
+    type=LibvirtUri(),
+    default="qemu:///embed",
+    show_default=True,
+    help="URI of libvirt.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 

@@ -102,9 +102,10 @@ def share_socket(path: Path) -> Path:
     """Let the group of a set-group-ID directory connect to a unix socket in it; return its path.
 
     The directories of the node that systemd runs are such (deploy/package); others are their
-    owner's alone.  Raises OSError.
+    owner's alone.  A socket that a system libvirt made is root's, and open to the group already.
+    Raises OSError.
     """
-    if path.parent.stat().st_mode & stat.S_ISGID:
+    if path.parent.stat().st_mode & stat.S_ISGID and not path.stat().st_mode & stat.S_IWGRP:
         path.chmod(0o660)
     return path
 

@@ -11,6 +11,7 @@ loopback to the guest's SSH server.
 
 from __future__ import annotations
 
+import shlex
 from xml.etree import ElementTree as ET
 
 from deploy.machine.spec import GuestSpec
@@ -40,6 +41,16 @@ def domain_xml(guest: GuestSpec, *, node_uuid: str, run_as: str | None = None) -
     domain = ET.Element("domain", type="kvm" if kvm else "qemu")
     _text(domain, "name", guest.domain)
     _text(domain, "uuid", guest.uuid)
+    # For `virsh list --title` and `virsh desc`.
+    _text(domain, "title", f"Trivisor guest {guest.name} of the node in {guest.directory}")
+    option = f"--dir {shlex.quote(guest.directory)}"
+    _text(
+        domain,
+        "description",
+        f"One of the virtual machines that vote in the Trivisor node {node_uuid}. Trivisor "
+        "restores it if it is changed, paused or ended by hand. To see the node: trivisor status "
+        f"{option}. To stop it: trivisor down {option}",
+    )
     mark = ET.SubElement(ET.SubElement(domain, "metadata"), f"{{{NAMESPACE}}}owner")
     mark.set("node", node_uuid)
     mark.set("guest", guest.name)
@@ -92,6 +103,15 @@ def owner_in_xml(xml: str) -> tuple[str, str] | None:
     except ET.ParseError as error:
         raise ValueError(f"not XML: {error}") from error
     return None if mark is None else (mark.get("node", ""), mark.get("guest", ""))
+
+
+def identity_in_xml(xml: str) -> tuple[str, str]:
+    """Return a domain's (name, uuid).  Raises ValueError if `xml` is not a domain's."""
+    domain = ET.fromstring(xml)
+    name, uuid = domain.findtext("name"), domain.findtext("uuid")
+    if name is None or uuid is None:
+        raise ValueError("a domain without a name or a uuid")
+    return name, uuid
 
 
 def _devices(domain: ET.Element, guest: GuestSpec) -> None:

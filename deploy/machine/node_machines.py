@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import stat
 import time
 from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
@@ -18,7 +19,13 @@ from urllib.parse import urlsplit
 import msgspec
 import structlog
 
-from deploy.errors import CannotRunHere, DeployError, ForeignState, WrongState
+from deploy.errors import (
+    CannotRunHere,
+    DeployError,
+    ForeignState,
+    HypervisorFailed,
+    WrongState,
+)
 from deploy.host.files import check_path, check_socket_paths, sweep_links
 from deploy.machine.domain_xml import owner_in_xml
 from deploy.machine.embed import keep_capabilities
@@ -41,6 +48,9 @@ T = TypeVar("T")
 
 _END_TIMEOUT = 20.0
 """Seconds for a killed QEMU to end; the kernel only has to free its memory."""
+
+_REOPEN_PAUSE = 1.0
+"""Seconds between attempts to open libvirt: nothing reports that its daemon has returned."""
 
 _log = structlog.get_logger(__name__)
 
@@ -74,6 +84,7 @@ class NodeMachines:
         self._capabilities = capabilities
         self._lock = MachinesLock(self._directory)
         self._hypervisor: Hypervisor | None = None
+        self._waiting = ""
         self._guests: dict[str, Guest] = {}
         self._subscribers: list[Callable[[GuestEvent], object]] = []
         self._renew_guests()
@@ -82,6 +93,11 @@ class NodeMachines:
     def guests(self) -> dict[str, Guest]:
         """The guests by name, in order; absent before `up`, and other objects after each `up`."""
         return self._guests
+
+    @property
+    def problem(self) -> str:
+        """Why libvirt cannot be used now, and what to do; empty if it can."""
+        return self._hypervisor.problem if self._hypervisor is not None else self._waiting
 
     def subscribe(self, callback: Callable[[GuestEvent], object]) -> None:
         """Call `callback` at each change of a guest's state."""
@@ -123,7 +139,9 @@ class NodeMachines:
                 record = None
             clean = set(record.clean) if record is not None else set()
             write_record(MachinesRecord(spec=self.spec, clean=tuple(sorted(clean))))
-            await self._open()
+            if _account(self.spec) is not None:
+                _share_directory(self._directory)
+            await self._open(progress, patient=take_over)
             return await self._bring_all(clean, progress, take_over=take_over)
         except BaseException:
             await (self.release() if take_over else self.down())
@@ -195,10 +213,24 @@ class NodeMachines:
                 )
         return record
 
-    async def _open(self) -> None:
-        self._hypervisor = await Hypervisor.open(
-            self.spec.uri, root=self._root, capabilities=self._capabilities
-        )
+    async def _open(self, progress: Progress, *, patient: bool) -> None:
+        """Open libvirt.  With `patient`, wait for its daemon."""
+        while self._hypervisor is None:
+            try:
+                self._hypervisor = await Hypervisor.open(
+                    self.spec.uri,
+                    root=self._root,
+                    capabilities=self._capabilities,
+                    **({"timeout": None} if patient else {}),
+                )
+            except CannotRunHere as error:
+                if not patient or self.spec.embedded:
+                    raise
+                if str(error) != self._waiting:
+                    progress(f"waiting for libvirt: {error}")
+                self._waiting = str(error)
+                await asyncio.sleep(_REOPEN_PAUSE)
+        self._waiting = ""
         for guest in self._guests.values():
             guest.attach(self._hypervisor)
 
@@ -293,13 +325,21 @@ class NodeMachines:
             process.close()
 
     async def _end_in_daemon(self, spec: NodeSpec) -> None:
-        """End a node's domains through their daemon: their QEMUs may belong to another user."""
-        hypervisor = await Hypervisor.open(spec.uri)
+        """End a node's domains through their daemon, if it answers.
+
+        Their QEMUs may belong to another user.  Somebody may have defined the domains.
+        """
+        try:
+            hypervisor = await Hypervisor.open(spec.uri, timeout=_END_TIMEOUT)
+        except CannotRunHere as error:
+            _log.warning("the guests are ended without libvirt", error=str(error))
+            return
         try:
             for guest in spec.guests:
-                domain = await hypervisor.find(guest.uuid)
-                if domain is not None and await _is_ours(domain, spec, guest):
-                    await domain.destroy()
+                if not await hypervisor.remove(guest.uuid, (spec.uuid, guest.name)):
+                    _log.warning("another node's domain is left", guest=guest.name, uuid=guest.uuid)
+        except HypervisorFailed as error:
+            _log.warning("libvirt keeps ended guests", error=str(error))
         finally:
             await hypervisor.close()
 
@@ -328,6 +368,17 @@ def _account(spec: NodeSpec) -> str | None:
     if spec.embedded or not urlsplit(spec.uri).path.endswith("/system"):
         return None
     return f"+{os.geteuid()}:+{os.getegid()}"
+
+
+def _share_directory(directory: Path) -> None:
+    """Give the sockets in a directory its group: a system libvirt makes them as root.
+
+    They are writable to their group, so this user can connect.  The directory stays closed.
+    """
+    mode = stat.S_IMODE(directory.stat().st_mode)
+    if not mode & stat.S_ISGID:
+        os.chown(directory, -1, os.getegid())
+        directory.chmod(mode | stat.S_ISGID)
 
 
 def _files(spec: NodeSpec) -> list[Path]:

@@ -120,6 +120,7 @@ class Supervisor:
             auto=self.settings.repair == "auto",
             replace_voter=self._voter.replace,
             has_fault=lambda guest: guest in self._records.active,
+            hypervisor_problem=lambda: self._node.problem,
             storage=self.storage,
             history=self.history,
         )
@@ -447,6 +448,7 @@ class Supervisor:
             "accel_reason": self.record.accel_reason,
             "image": self.record.image,
             "connect": self.settings.connect,
+            "connect_problem": self._node.problem or None,
             "repair": self.settings.repair,
             "allow_faults": self.settings.allow_faults,
             "supervisor": {

@@ -66,6 +66,15 @@ def test_unusable_output_is_an_error_before_anything_is_made(tmp_path: Path, pla
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("directory", ["missing", "with a space", "."])
+def test_unusable_tmpdir_is_an_error(tmp_path: Path, directory: str) -> None:
+    (tmp_path / "with a space").mkdir()
+    place = directory if directory == "." else str(tmp_path / directory)
+    done = build("--output", tmp_path / "a.box", TMPDIR=place)
+    assert done.returncode == 1
+    assert "TMPDIR" in done.stderr
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
 def test_too_little_space_is_an_error_before_anything_is_fetched(tmp_path: Path) -> None:
     small = tmp_path / "small"

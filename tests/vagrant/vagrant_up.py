@@ -71,7 +71,7 @@ ip link set lo up
 pause() { read -rt 0.1 <> <(:) || :; }
 until ip -o link show tap0 2>/dev/null | grep -q UP; do pause; done
 libvirtd --daemon
-until virsh -q -c qemu:///system version >/dev/null 2>&1; do pause; done
+until [ -S /run/libvirt/libvirt-sock ]; do pause; done
 exec "$@"
 """
 
@@ -87,8 +87,8 @@ end
 class VagrantHost:
     """A private libvirtd and a Vagrant home directory, below the directory ``scratch``.
 
-    Use as a context manager.  ``environment``: variables for vagrant, such as
-    TRIVISOR_VAGRANT_DRIVER.  ``project`` is a copy of this project: `vagrant up` writes there.
+    ``environment``: variables for vagrant, such as TRIVISOR_VAGRANT_DRIVER.  ``project`` is a copy
+    of this project: `vagrant up` writes there.
     """
 
     def __init__(self, scratch: Path, box: Path, environment: Mapping[str, str]) -> None:
@@ -158,6 +158,7 @@ class VagrantHost:
                 cwd=self.project / "vagrant", env=self._environment, text=True, errors="replace",
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             )  # fmt: skip
+            stack.enter_context(process)  # closes its pipe
             stack.callback(end, process)
             inner = first_child(process)
             slirp = subprocess.Popen(

@@ -85,6 +85,16 @@ def test_owner_is_read_from_the_xml() -> None:
         owner_in_xml("<domain>")
 
 
+def test_virsh_shows_whose_the_domain_is_and_how_to_stop_the_node() -> None:
+    spec = planned(directory="/a b").guests[0]
+    read = ET.fromstring(domain_xml(spec, node_uuid=UUIDS[0]))
+    title, description = read.findtext("title", ""), read.findtext("description", "")
+    assert "g1" in title
+    assert "/a b" in title
+    assert UUIDS[0] in description
+    assert "trivisor down --dir '/a b'" in description
+
+
 def test_any_directory_that_is_accepted_survives_the_xml() -> None:
     spec = planned(directory=f"/tmp/{NASTY}").guests[0]
     check_path(spec.disk)
@@ -94,6 +104,8 @@ def test_any_directory_that_is_accepted_survives_the_xml() -> None:
     ]
     sockets = [each.get("path") for each in read.iter("source") if "path" in each.attrib]
     assert sockets == [spec.console_socket, spec.bound_link]
+    assert spec.directory in read.findtext("title", "")
+    assert "\n" not in read.findtext("title", "\n")  # which libvirt rejects
 
 
 def test_user_supplied_text_is_escaped() -> None:
