@@ -88,14 +88,13 @@ def test_user_without_an_account_is_reported(
     assert found.result == "missing" and "/etc/passwd" in found.detail
 
 
-def test_image_build_is_a_warning_where_its_packages_are_in_the_cache(programs: Path) -> None:
-    images = programs.parent / "cache" / "images"
-    (images / "packages-0123456789abcdef.x.new").mkdir(parents=True)
+@pytest.mark.parametrize("at_hand, result", [(True, "warning"), (False, "missing")])
+def test_image_build_is_a_warning_where_its_packages_are_at_hand(
+    at_hand: bool, result: str, programs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "packages_at_hand", lambda cache: at_hand)
     for name in ("user namespace", "mmdebstrap"):
-        assert check(name).result == "missing"
-    (images / "packages-0123456789abcdef").mkdir()
-    for name in ("user namespace", "mmdebstrap"):
-        assert check(name).result == "warning"
+        assert check(name).result == result
 
 
 def test_user_without_a_home_is_told_to_set_one(monkeypatch: pytest.MonkeyPatch) -> None:
