@@ -85,6 +85,11 @@ class Settings(_Record, frozen=True, kw_only=True):
     function: str | None = None  # "guest": in each guest; unix:PATH: F's socket on this host
     key: str | None = None  # the file with the key of the function in each guest
 
+    @property
+    def slowness(self) -> float:
+        """The factor of other time limits on guests, where `boot_deadline` is above its default."""
+        return max(1.0, self.boot_deadline / 60.0)
+
 
 class NodeRecord(_Record, frozen=True, kw_only=True):
     """node.json: the settings, the node's uuids and the image of its guests."""
