@@ -230,6 +230,11 @@ class Layout:
         )
 
     @property
+    def closed(self) -> bool:
+        """Whether it is the system's node, and this user may use its sockets, not its files."""
+        return self.system and self.directory.exists() and not os.access(self.directory, os.X_OK)
+
+    @property
     def known(self) -> bool:
         """Whether a node was ever started in this directory."""
         return self.node.exists()
