@@ -184,7 +184,7 @@ def accelerator(
 ) -> HostCheck:
     """Return the check of KVM on a host with these facts."""
     facts = AcceleratorFacts(
-        cpu="cpu", virtualization=virtualization, kernel="6", qemu="7", device=device
+        cpu="cpu", virtualization=virtualization, kernel="6", module="", qemu="7", device=device
     )
 
     async def read_facts() -> AcceleratorFacts:

@@ -14,6 +14,7 @@ from guests.image import (
     Image,
     ImageError,
     ProgramMissing,
+    build,
     build_image,
     packages_at_hand,
     verify,
@@ -46,6 +47,18 @@ def test_second_build_comes_from_the_cache(
     real_image: Image, image_cache: Path, no_progress: Callable[[str], None]
 ) -> None:
     assert build_image(image_cache, progress=no_progress) == real_image
+
+
+@pytest.mark.vm
+def test_image_that_a_package_has_installed_is_used_and_nothing_is_written(
+    real_image: Image,
+    tmp_path: Path,
+    no_progress: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(build, "PREBUILT", real_image.kernel.parent.parent)
+    assert build_image(tmp_path / "cache", progress=no_progress) == real_image
+    assert not (tmp_path / "cache").exists()
 
 
 @pytest.mark.vm
