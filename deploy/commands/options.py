@@ -44,7 +44,8 @@ directory_option = click.option(
     "--dir",
     "directory",
     type=node_directory(),
-    help="The node's directory (default: $TRIVISOR_DIR, else in $XDG_STATE_HOME).",
+    help="The node's directory (default: $TRIVISOR_DIR, else the Debian package's node, else in "
+    "$XDG_STATE_HOME).",
 )
 boot_deadline_option = click.option(
     "--boot-deadline",

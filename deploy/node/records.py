@@ -185,7 +185,7 @@ class Layout:
     def start_hint(self) -> str:
         """How to start the node, as the remedy of an error."""
         if self.system:
-            return "`systemctl start trivisor` starts it, `journalctl -u trivisor` shows its log"
+            return "`systemctl start trivisor` starts it, `journalctl -u 'trivisor*'` is its log"
         return f"start one with `{self.command('up')}`, or use another --dir"
 
     def refuse_system(self, instead: str) -> None:
