@@ -287,6 +287,8 @@ def test_guests_outlive_the_daemon_and_repairs_wait_for_it(
     assert node.guest("g2")["repairs"]["count"] == before
     node.host.start_daemon()
     until(lambda: not node.status()["connect_problem"] and node.all_vote())
+    assert node.events("libvirt lost")
+    assert node.events("libvirt works again")
     now = node.pids()
     assert (now[0], now[2]) == (pids[0], pids[2])
     # Events arrive again.
@@ -323,35 +325,27 @@ def test_next_supervisor_waits_for_the_daemon_and_adopts_the_guests(node: Node) 
     assert after["voter"]["pid"] == before["voter"]["pid"]
 
 
-def test_another_domain_of_this_name_is_named_and_not_touched(node: Node, scratch: Path) -> None:
-    domain = node.domain("g2")
-    node.attempt("down")
-    file = scratch / "other.xml"
-    file.write_text(
-        f"<domain type='qemu'><name>{domain}</name><memory>65536</memory>"
-        "<os><type arch='x86_64'>hvm</type></os></domain>"
-    )
-    node.host.virsh("define", str(file))
-    try:
-        done = node.up()
-        assert done.returncode == 1
-        assert f"virsh -c {URI} undefine {domain}" in done.stderr
-        assert node.host.virsh("list", "--all", "--name").split() == [domain]
-    finally:
-        node.host.virsh("undefine", domain)
-        done = node.up()
-        assert done.returncode == 0, done.stderr
-
-
-def test_down_ends_the_guests_without_the_daemon(node: Node) -> None:
-    pids = node.pids()
+def test_down_needs_no_daemon_and_up_touches_no_other_domain(node: Node, scratch: Path) -> None:
+    pids, domain = node.pids(), node.domain("g2")
     node.host.signal_daemon(signal.SIGKILL)
+    done = node.attempt("down")
+    node.host.start_daemon()
     try:
-        done = node.attempt("down")
         assert done.returncode == 0, done.stderr
         for pid in pids:
             assert node.host.attempt("kill", "-0", str(pid)).returncode != 0
         assert not list(node.directory.glob("*.qcow2"))
+        file = scratch / "other.xml"
+        file.write_text(
+            f"<domain type='qemu'><name>{domain}</name><memory>65536</memory>"
+            "<os><type arch='x86_64'>hvm</type></os></domain>"
+        )
+        node.host.virsh("define", str(file))
+        done = node.up()
+        assert done.returncode == 1
+        assert f"virsh -c {URI} undefine {domain}" in done.stderr
+        assert node.host.virsh("list", "--all", "--name").split() == [domain]
+        node.host.virsh("undefine", domain)
     finally:
-        node.host.start_daemon()
-        assert node.up().returncode == 0
+        done = node.up()
+        assert done.returncode == 0, done.stderr

@@ -37,7 +37,7 @@ from deploy.host.scratch import ScratchDirectory, find_abandoned
 from deploy.machine.spec import EMBED
 from deploy.node.configuration import check_paths
 from deploy.node.records import Layout, Settings, cache_directory
-from guests.image import ImageError
+from guests.image import ImageError, packages_at_hand
 from guests.image.sources import debian_sources
 from voter.commands.terminal import CommandError, ExitCode, console, print_json, quiet_logs
 
@@ -109,7 +109,7 @@ def host_checks(directory: Path | None, connect: str = EMBED) -> dict[str, Calla
         )
         checks["cache"] = lambda: _directory("cache", cache, option="$TRIVISOR_CACHE")
         checks["socket paths"] = lambda: _socket_paths(layout)
-        at_hand = any(cache.glob("images/packages-*[0-9a-f]"))
+        at_hand = packages_at_hand(cache / "images")
         image: dict[str, Callable[[], HostCheck]] = {
             program: partial(_program, program) for program in IMAGE_PROGRAMS
         }
@@ -169,7 +169,7 @@ def _program(program: str) -> HostCheck:
 
 
 def _for_image(check: Callable[[], HostCheck], *, at_hand: bool) -> HostCheck:
-    """Check what the image build needs: only a warning if its packages are in the cache."""
+    """Check what the image build needs: only a warning if Debian's packages are at hand."""
     found = check()
     if found.result == "missing" and at_hand:
         return msgspec.structs.replace(found, result="warning")
@@ -326,7 +326,7 @@ def _libvirt(connect: str) -> HostCheck:
         detail = f"its Python binding cannot be imported: {error}"
         needed = BINDING if runs_systems_python() else COMPILER
         missing = _missing("libvirt", detail, how_to_bind())
-        return msgspec.structs.replace(missing, installs=(needed,))
+        return msgspec.structs.replace(missing, installs=(needed, DRIVER))
 
     async def versions() -> tuple[str, str]:
         with ScratchDirectory("doctor") as scratch:

@@ -52,7 +52,8 @@ boot_deadline_option = click.option(
     type=Number(0, DAY, "seconds", above=True),
     default=60.0,
     show_default=True,
-    help="Seconds a booting guest may make no progress; the whole boot may take ten times that.",
+    help="Seconds a booting guest may make no progress; a boot may take ten times that. Above "
+    "60, for a slow host, other time limits on guests grow in proportion.",
 )
 connect_option = click.option(
     "--connect",

@@ -33,6 +33,8 @@ def status(directory: Path | None, as_json: bool) -> int:
     try:
         state = ask(layout, "GET", "/status", patience=RETURN_TIMEOUT)
     except NotUp:
+        if layout.closed:
+            raise
         problem = layout.problem()
         if not _report_orphans(layout, as_json=as_json):
             if problem is None:

@@ -56,10 +56,13 @@ def domain_xml(guest: GuestSpec, *, node_uuid: str, run_as: str | None = None) -
     mark.set("guest", guest.name)
     _text(domain, "memory", str(guest.memory_mib), unit="MiB")
     _text(domain, "vcpu", str(guest.vcpus))
+    # The host must not merge equal pages of the guests (KSM): one fault of its memory would be a
+    # fault of all replicas.
+    backing = ET.SubElement(domain, "memoryBacking")
+    ET.SubElement(backing, "nosharepages")
     if guest.ram_file:
         # A memfd is shared memory, opened by the host through /proc/PID/fd.  Unlike a file on disk
         # it needs no writing back and leaves nothing behind.
-        backing = ET.SubElement(domain, "memoryBacking")
         ET.SubElement(backing, "source", type="memfd")
         ET.SubElement(backing, "access", mode="shared")
     boot = ET.SubElement(domain, "os")
@@ -75,7 +78,12 @@ def domain_xml(guest: GuestSpec, *, node_uuid: str, run_as: str | None = None) -
         tcg = ET.SubElement(features, "tcg")
         _text(tcg, "tb-cache", str(guest.translation_mib), unit="MiB")
     # TCG has no host-passthrough; its `maximum` is all that QEMU can emulate.
-    ET.SubElement(domain, "cpu", mode="host-passthrough" if kvm else "maximum")
+    cpu = ET.SubElement(domain, "cpu", mode="host-passthrough" if kvm else "maximum")
+    if kvm:
+        # A guest starts no guests.  Without these a snapshot contains no nested state, which older
+        # kernels cannot save.
+        for feature in ("svm", "vmx"):
+            ET.SubElement(cpu, "feature", policy="disable", name=feature)
     clock = ET.SubElement(domain, "clock", offset="utc")
     ET.SubElement(clock, "timer", name="hpet", present="no")
     _text(domain, "on_poweroff", "destroy")

@@ -47,7 +47,7 @@ BOOT_ATTEMPTS = 3
 _SNAPSHOT = "clean"
 _ENDED = "its QEMU ended"
 _MONITOR_TIMEOUT = 3.0
-"""Seconds for `loadvm` in a running QEMU (0.1 to 0.2 measured); after that QEMU is killed."""
+"""Seconds in which a QEMU that runs `loadvm` is idle; then it is killed.  See `contention`."""
 _SAVE_TIMEOUT = 30.0
 _CLEAR_TIMEOUT = 40.0
 """Seconds for libvirt to notice that a QEMU has ended: 0.2 measured, or as long as init takes to

@@ -27,6 +27,7 @@ from deploy.errors import (
     WrongState,
 )
 from deploy.host.files import check_path, check_socket_paths, sweep_links
+from deploy.machine.accel import read_facts
 from deploy.machine.domain_xml import owner_in_xml
 from deploy.machine.embed import keep_capabilities
 from deploy.machine.guest import Guest
@@ -87,6 +88,8 @@ class NodeMachines:
         self._waiting = ""
         self._guests: dict[str, Guest] = {}
         self._subscribers: list[Callable[[GuestEvent], object]] = []
+        self._host = ""
+        self._loadable = False  # whether this host's QEMU may load the record's snapshots
         self._renew_guests()
 
     @property
@@ -138,7 +141,9 @@ class NodeMachines:
                 await self._end_leftovers(record.spec)
                 record = None
             clean = set(record.clean) if record is not None else set()
-            write_record(MachinesRecord(spec=self.spec, clean=tuple(sorted(clean))))
+            self._host = (await read_facts()).snapshots
+            self._loadable = record is not None and record.host == self._host
+            self._record_clean(clean)
             if _account(self.spec) is not None:
                 _share_directory(self._directory)
             await self._open(progress, patient=take_over)
@@ -257,7 +262,7 @@ class NodeMachines:
                 progress(f"{guest.name} already runs: adopted")
                 return arrival
             await self._end_one(guest.spec)
-            guest.clean = Path(guest.spec.disk).exists()
+            guest.clean = self._loadable and Path(guest.spec.disk).exists()
             if take_over:
                 guest.mark_dead()
                 progress(f"{guest.name} does not run: repair will restore it")
@@ -273,9 +278,12 @@ class NodeMachines:
         await guest.snapshot_clean()
         seconds = time.monotonic() - begin
         clean.add(guest.name)
-        write_record(MachinesRecord(spec=self.spec, clean=tuple(sorted(clean))))
+        self._record_clean(clean)
         progress(f"{guest.name} ready in {seconds:.1f} s")
         return GuestArrival(how="booted", seconds=seconds)
+
+    def _record_clean(self, clean: set[str]) -> None:
+        write_record(MachinesRecord(spec=self.spec, clean=tuple(sorted(clean)), host=self._host))
 
     async def _adopt(self, guest: Guest) -> bool:
         """Take over a guest if it runs and is provably this node's; return whether it was."""

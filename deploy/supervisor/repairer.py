@@ -38,7 +38,8 @@ POLL_INTERVAL = 5.0
 """Seconds between polls of the voter, in case an event was missed."""
 JOIN_DEADLINE = 10.0
 """Seconds that a restored guest may be neither restoring nor learning nor voting; after that the
-repair has failed.  The time in which its QEMU waits for a processor does not count."""
+repair has failed.  The time in which its QEMU waits for a processor does not count, and a slow
+host has more (`Settings.slowness`)."""
 JOIN_LIMIT = 300.0
 """Seconds from a guest's restore to its first vote; a large state takes long."""
 VOTER_TIMEOUT = 15.0
@@ -65,6 +66,7 @@ class Repairer:
         *,
         need: int,
         auto: bool,
+        slowness: float = 1.0,
         replace_voter: Callable[[int | None], None],
         has_fault: Callable[[str], bool],
         hypervisor_problem: Callable[[], str],
@@ -76,6 +78,7 @@ class Repairer:
         self._observer = observer
         self._need = need
         self._auto = auto
+        self._join_deadline = JOIN_DEADLINE * slowness
         self._replace_voter = replace_voter
         self._has_fault = has_fault
         self._hypervisor_problem = hypervisor_problem
@@ -325,7 +328,7 @@ class Repairer:
                 raise self._no_vote(name, "it left again")
             if state == "expelled" or vm not in ("ready", "booting", "restoring"):
                 raise self._no_vote(name, f"it is {vm}, and {state}")
-            if idle > JOIN_DEADLINE or now - begun > JOIN_LIMIT:
+            if idle > self._join_deadline or now - begun > JOIN_LIMIT:
                 raise self._no_vote(name, f"not within {now - begun:.0f} s")
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(PASS_INTERVAL), self._observer.news:

@@ -118,6 +118,7 @@ class Supervisor:
             self._observer,
             need=self.policy.need,
             auto=self.settings.repair == "auto",
+            slowness=self.settings.slowness,
             replace_voter=self._voter.replace,
             has_fault=lambda guest: guest in self._records.active,
             hypervisor_problem=lambda: self._node.problem,

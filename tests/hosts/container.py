@@ -17,6 +17,7 @@ import fcntl
 import hashlib
 import json
 import os
+import queue
 import shutil
 import socket
 import subprocess
@@ -141,7 +142,6 @@ class Container:
         """The private key with which all users, root too, may log in by ssh."""
         self._boot: subprocess.Popen[bytes] | None = None
         self._leader = 0
-        self._booting, self._ready = threading.Event(), threading.Event()
         try:
             self._prepare()
             self.start()
@@ -181,10 +181,12 @@ class Container:
         """Boot the container; return when systemd has started everything."""
         self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._notify.bind(str(self.path / "notify"))
-        self._booting.clear()
-        self._ready.clear()
-        self._follower = threading.Thread(target=self._follow, args=(self._notify,), daemon=True)
-        self._follower.start()
+        # Read them all, also after the boot: systemd waits until its messages have room.
+        self._messages: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._reader = threading.Thread(
+            target=self._read_messages, args=(self._notify,), daemon=True
+        )
+        self._reader.start()
         options = [
             "--quiet", "--boot", "--register=no", "--keep-unit", "--notify-ready=yes",
             "--machine=debian", "--resolv-conf=off", "--timezone=off", "--console=pipe",
@@ -202,28 +204,27 @@ class Container:
         )  # fmt: skip
         self._await_boot()
 
-    def _follow(self, notify: socket.socket) -> None:
-        """Read what systemd reports until the socket is shut down.
-
-        Always, not just during a boot: systemd blocks once the socket's queue is full.
-        """
-        while message := notify.recv(4096).decode():
-            for line in message.splitlines():
-                name, _, value = line.partition("=")
-                if name == "X_NSPAWN_LEADER_PID":
-                    self._leader = int(value)
-                    self._booting.set()
-                elif line == "READY=1" and self._booting.is_set():
-                    self._booting.clear()
-                    self._ready.set()
+    def _read_messages(self, notify: socket.socket) -> None:
+        while message := notify.recv(4096):  # nothing after `shutdown`
+            self._messages.put(message.decode())
 
     def _await_boot(self) -> None:
         """Wait until systemd says that it is ready, and every unit has been started."""
         deadline = time.monotonic() + BOOT_SECONDS
-        while not self._ready.wait(1.0):
+        leader = ready = False
+        while not (leader and ready):
+            try:
+                message = self._messages.get(timeout=1.0)
+            except queue.Empty:
+                message = ""
             assert self._boot is not None
             if self._boot.poll() is not None or time.monotonic() > deadline:
                 raise TimeoutError(f"the container does not boot:\n{self.console()[-3000:]}")
+            for line in message.splitlines():
+                name, _, value = line.partition("=")
+                if name == "X_NSPAWN_LEADER_PID":
+                    self._leader, leader, ready = int(value), True, False
+                ready |= line == "READY=1"
         self.run("systemctl", "is-system-running", "--wait", check=False)
 
     def console(self) -> str:
@@ -295,7 +296,6 @@ class Container:
 
     def reboot(self) -> None:
         """Reboot as a person does; return when it is up again."""
-        self._ready.clear()
         self.run("systemctl", "reboot", check=False)
         self._await_boot()
 
@@ -310,7 +310,7 @@ class Container:
             self._boot.wait()
             self._boot = None
             self._notify.shutdown(socket.SHUT_RDWR)
-            self._follower.join()
+            self._reader.join()
             self._notify.close()
             (self.path / "notify").unlink()
             (self.path / "slirp").unlink(missing_ok=True)
