@@ -326,7 +326,7 @@ def _libvirt(connect: str) -> HostCheck:
         detail = f"its Python binding cannot be imported: {error}"
         needed = BINDING if runs_systems_python() else COMPILER
         missing = _missing("libvirt", detail, how_to_bind())
-        return msgspec.structs.replace(missing, installs=(needed,))
+        return msgspec.structs.replace(missing, installs=(needed, DRIVER))
 
     async def versions() -> tuple[str, str]:
         with ScratchDirectory("doctor") as scratch:

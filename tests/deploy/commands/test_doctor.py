@@ -15,7 +15,7 @@ import pytest
 
 from deploy.commands import doctor
 from deploy.commands.doctor import CAMPAIGN_LIBRARIES, HostCheck, host_checks
-from deploy.host.install import BINDING, COMPILER
+from deploy.host.install import BINDING, COMPILER, DRIVER
 from deploy.host.spawn import python_environment
 from deploy.machine.accel import AcceleratorFacts
 from tests.project.tree import ROOT
@@ -116,7 +116,7 @@ def test_missing_binding_is_named_with_debians_package_or_pip(
     monkeypatch.setattr("deploy.host.install.runs_systems_python", lambda: systems)
     monkeypatch.setattr(doctor, "runs_systems_python", lambda: systems)
     found = check("libvirt")
-    assert (found.result, found.installs) == ("missing", (BINDING if systems else COMPILER,))
+    assert (found.result, found.installs) == ("missing", (BINDING if systems else COMPILER, DRIVER))
     assert ("python3-libvirt" in found.remedy) == systems
     assert ("pip install libvirt-python" in found.remedy) != systems
 
