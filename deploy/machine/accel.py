@@ -198,6 +198,8 @@ def _device(path: Path) -> str | None:
         status = path.stat()
     except OSError:
         return None
+    if not stat.S_ISCHR(status.st_mode):
+        return None  # a container may hide the device behind a file
     usable = os.access(path, os.R_OK | os.W_OK)
     mode = stat.filemode(status.st_mode)
     number = f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"

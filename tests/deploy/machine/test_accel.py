@@ -223,7 +223,7 @@ async def test_missing_qemu_is_reported_with_its_remedy(
 async def test_facts_of_this_host_are_read() -> None:
     facts = await read_facts()
     assert facts.qemu.startswith("QEMU emulator version")
-    assert (facts.device is not None) == Path("/dev/kvm").exists()
+    assert (facts.device is not None) == Path("/dev/kvm").is_char_device()
     assert facts == await read_facts()
 
 
