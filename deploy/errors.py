@@ -7,6 +7,7 @@ DeployError
 ├── AlreadyUp            another process owns this directory's node
 ├── ForeignState         the directory's content is not a node's, or cannot be read
 ├── HypervisorFailed     libvirt or QEMU reported an error; the message contains its text
+│   ├── HypervisorLost   the connection to libvirt's daemon is lost, until the daemon returns
 │   └── HypervisorSilent it did not answer in time
 ├── GuestNeverReady      a guest failed as it booted, or made no progress
 ├── UnknownGuest         the node has no guest of this name
@@ -22,6 +23,7 @@ __all__ = [
     "ForeignState",
     "GuestNeverReady",
     "HypervisorFailed",
+    "HypervisorLost",
     "HypervisorSilent",
     "PathTooLong",
     "UnknownGuest",
@@ -75,6 +77,10 @@ class HypervisorFailed(DeployError):
     def __init__(self, problem: str, *, remedy: str = "", code: int = 0) -> None:
         super().__init__(problem, remedy=remedy)
         self.code = code
+
+
+class HypervisorLost(HypervisorFailed):
+    """Libvirt's daemon ended or hangs.  The guests continue to run, and it is connected again."""
 
 
 class HypervisorSilent(HypervisorFailed):

@@ -44,7 +44,8 @@ LAST_RETRY = 1.0
 GREETING_RETRY = 0.25
 """Seconds until an unanswered HELLO is repeated."""
 GREETING_FIRST, GREETING_LIMIT = 0.5, 5.0
-"""Seconds until a connection without an answer to HELLO is closed: doubled from first to limit.
+"""Seconds until a connection without an answer to HELLO is closed: doubled from first to limit, or
+to ``limits.hang`` if that is more.
 
 The first is short because of QEMU.  If a guest writes while the previous connection ends, its port
 can stay throttled (``virtio-console`` adds no watch to a closed channel).  Then nothing that the
@@ -143,7 +144,7 @@ class ReplicaLink(asyncio.Protocol):
         greeting = wire.PROTOCOL.to_bytes(2) + bytes([self.index])
         hello = encode(FrameKind.HELLO, self.epoch, 0, greeting)
         attempts = round(self._patience / GREETING_RETRY)
-        self._patience = min(self._patience * 2, GREETING_LIMIT)
+        self._patience = min(self._patience * 2, max(GREETING_LIMIT, self._limits.hang))
         self._hellos = 0
         for attempt in range(attempts):
             self._hellos += 1

@@ -21,7 +21,7 @@ from typing import Literal
 import click
 import msgspec
 
-from deploy.commands.options import directory_option, json_option, layout_of
+from deploy.commands.options import connect_option, directory_option, json_option, layout_of
 from deploy.errors import CannotRunHere, DeployError
 from deploy.host.install import (
     BINDING,
@@ -37,7 +37,7 @@ from deploy.host.scratch import ScratchDirectory, find_abandoned
 from deploy.machine.spec import EMBED
 from deploy.node.configuration import check_paths
 from deploy.node.records import Layout, Settings, cache_directory
-from guests.image import ImageError
+from guests.image import ImageError, packages_at_hand
 from guests.image.sources import debian_sources
 from voter.commands.terminal import CommandError, ExitCode, console, print_json, quiet_logs
 
@@ -90,7 +90,7 @@ def _not_installed(check: str, detail: str, *installs: str) -> HostCheck:
     )  # fmt: skip
 
 
-def host_checks(directory: Path | None) -> dict[str, Callable[[], HostCheck]]:
+def host_checks(directory: Path | None, connect: str = EMBED) -> dict[str, Callable[[], HostCheck]]:
     """Return the checks for a node in this directory by their names, the fast ones first."""
     checks: dict[str, Callable[[], HostCheck]] = {
         "system": _system,
@@ -109,7 +109,7 @@ def host_checks(directory: Path | None) -> dict[str, Callable[[], HostCheck]]:
         )
         checks["cache"] = lambda: _directory("cache", cache, option="$TRIVISOR_CACHE")
         checks["socket paths"] = lambda: _socket_paths(layout)
-        at_hand = any(cache.glob("images/packages-*[0-9a-f]"))
+        at_hand = packages_at_hand(cache / "images")
         image: dict[str, Callable[[], HostCheck]] = {
             program: partial(_program, program) for program in IMAGE_PROGRAMS
         }
@@ -123,7 +123,7 @@ def host_checks(directory: Path | None) -> dict[str, Callable[[], HostCheck]]:
         "memory": _memory,
         "leftovers": _leftovers,
         "port": _port,
-        "libvirt": _libvirt,
+        "libvirt": partial(_libvirt, connect),
         "KVM": _accelerator,
     }
 
@@ -169,7 +169,7 @@ def _program(program: str) -> HostCheck:
 
 
 def _for_image(check: Callable[[], HostCheck], *, at_hand: bool) -> HostCheck:
-    """Check what the image build needs: only a warning if its packages are in the cache."""
+    """Check what the image build needs: only a warning if Debian's packages are at hand."""
     found = check()
     if found.result == "missing" and at_hand:
         return msgspec.structs.replace(found, result="warning")
@@ -318,19 +318,19 @@ def _unit_listens(port: str) -> bool:
     return "ActiveState=active" in done.stdout and f"{port} (Stream)" in done.stdout
 
 
-def _libvirt() -> HostCheck:
-    """Open the embedded libvirt, as a node does."""
+def _libvirt(connect: str) -> HostCheck:
+    """Open libvirt, as a node does."""
     try:
         from deploy.machine.hypervisor import Hypervisor  # noqa: PLC0415 - may not be installed
     except ImportError as error:
         detail = f"its Python binding cannot be imported: {error}"
         needed = BINDING if runs_systems_python() else COMPILER
         missing = _missing("libvirt", detail, how_to_bind())
-        return msgspec.structs.replace(missing, installs=(needed,))
+        return msgspec.structs.replace(missing, installs=(needed, DRIVER))
 
     async def versions() -> tuple[str, str]:
         with ScratchDirectory("doctor") as scratch:
-            hypervisor = await Hypervisor.open(EMBED, root=scratch.path)
+            hypervisor = await Hypervisor.open(connect, root=scratch.path)
             try:
                 return await hypervisor.version()
             finally:
@@ -342,7 +342,8 @@ def _libvirt() -> HostCheck:
         if error.remedy:
             return _missing("libvirt", error.problem, error.remedy)
         return _not_installed("libvirt", error.problem, DRIVER)
-    return _ok("libvirt", f"{libvirt} with QEMU {qemu}; no daemon is needed")
+    daemon = "no daemon is needed" if connect == EMBED else f"the daemon at {connect} answers"
+    return _ok("libvirt", f"{libvirt} with QEMU {qemu}; {daemon}")
 
 
 def _accelerator() -> HostCheck:
@@ -398,8 +399,9 @@ def _how_to_open(device: Path) -> str:
 
 @click.command()
 @directory_option
+@connect_option
 @json_option
-def doctor(directory: Path | None, as_json: bool) -> int:
+def doctor(directory: Path | None, connect: str, as_json: bool) -> int:
     """Check whether this host can run a node; say how to fix what is missing.
 
     Exits with 4 if a requirement is missing.
@@ -408,7 +410,7 @@ def doctor(directory: Path | None, as_json: bool) -> int:
     results = []
     out = console()
     colours = {"ok": "green", "warning": "yellow", "missing": "red"}
-    for check in host_checks(directory).values():
+    for check in host_checks(directory, connect).values():
         result = check()
         results.append(result)
         if not as_json:

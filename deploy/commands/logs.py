@@ -56,6 +56,8 @@ def logs(name: str | None, directory: Path | None, lines: int, follow: bool, as_
         try:
             shown = _from_supervisor(layout, name, lines, follow=follow)
         except NotUp:
+            if layout.closed:
+                raise
             shown = _from_last_run(layout, name, lines)
     if as_json and not follow:
         print_json({kind: list(shown)})

@@ -15,6 +15,7 @@ from voter.commands.parameters import (
     DAY,
     MEMORY,
     Integer,
+    LibvirtUri,
     ListenAddress,
     Number,
     VotePolicy,
@@ -29,6 +30,7 @@ __all__ = [
     "StepPrinter",
     "agree_on_guests",
     "boot_deadline_option",
+    "connect_option",
     "directory_option",
     "find_service",
     "json_option",
@@ -42,14 +44,23 @@ directory_option = click.option(
     "--dir",
     "directory",
     type=node_directory(),
-    help="The node's directory (default: $TRIVISOR_DIR, else in $XDG_STATE_HOME).",
+    help="The node's directory (default: $TRIVISOR_DIR, else the Debian package's node, else in "
+    "$XDG_STATE_HOME).",
 )
 boot_deadline_option = click.option(
     "--boot-deadline",
     type=Number(0, DAY, "seconds", above=True),
     default=60.0,
     show_default=True,
-    help="Seconds a booting guest may make no progress; the whole boot may take ten times that.",
+    help="Seconds a booting guest may make no progress; a boot may take ten times that. Above "
+    "60, for a slow host, other time limits on guests grow in proportion.",
+)
+connect_option = click.option(
+    "--connect",
+    type=LibvirtUri(),
+    default="qemu:///embed",
+    show_default=True,
+    help="URI of libvirt.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 

@@ -33,6 +33,8 @@ def status(directory: Path | None, as_json: bool) -> int:
     try:
         state = ask(layout, "GET", "/status", patience=RETURN_TIMEOUT)
     except NotUp:
+        if layout.closed:
+            raise
         problem = layout.problem()
         if not _report_orphans(layout, as_json=as_json):
             if problem is None:
@@ -107,6 +109,8 @@ def _show(state: dict[str, Any]) -> None:
     )
     if state["storage"]:
         out.print(f"[red]disk:[/] {escape(state['storage'])}; repairs wait until it can be written")
+    if state["connect_problem"]:
+        out.print(f"[red]libvirt:[/] {escape(state['connect_problem'])}; repairs wait for it")
     out.print(f"voter: {escape(_voter_line(state['voter']))}")
     durability = state["durability"]
     out.print(f"durability: {durability['kind']} ({durability['promise']})")
@@ -120,7 +124,8 @@ def _show(state: dict[str, Any]) -> None:
     out.print(
         f"supervisor: process {supervisor['pid']}{restarts if supervisor['restarts'] else ''}"
         f"{alone}{systemd}, repair {state['repair']}, accelerator "
-        f"{state['accel']}, image {state['image'][:16]}, {escape(state['dir'])}"
+        f"{state['accel']}, libvirt {escape(state['connect'])}, image {state['image'][:16]}, "
+        f"{escape(state['dir'])}"
     )
     out.print(guest_table(state))
 

@@ -11,6 +11,7 @@ import click
 from deploy.commands.options import (
     StepPrinter,
     agree_on_guests,
+    connect_option,
     directory_option,
     find_service,
     json_option,
@@ -20,7 +21,6 @@ from deploy.commands.options import (
 from deploy.commands.status import guest_table
 from deploy.node.records import Durability, Layout, Settings
 from voter.commands.parameters import (
-    LibvirtUri,
     ListenAddress,
     existing_directory,
     existing_file,
@@ -41,13 +41,7 @@ __all__ = ["make_settings", "up"]
     type=existing_directory(),
     help="Directory for the service static.",
 )
-@click.option(
-    "--connect",
-    type=LibvirtUri(),
-    default="qemu:///embed",
-    show_default=True,
-    help="URI of libvirt.",
-)
+@connect_option
 @click.option("--native", type=ListenAddress(),
               help="Address for native clients (in addition to the unix socket).")  # fmt: skip
 @click.option("--function", metavar="guest|unix:PATH",

@@ -178,14 +178,14 @@ def runs_systems_python() -> bool:
 
 
 def how_to_bind() -> str:
-    """Return the commands that make libvirt's Python binding importable here.
+    """Return the commands that make libvirt's Python binding importable here, with its driver.
 
     The system's Python can use the distribution's binding.  A virtual environment gets links to
     that alone.  For another Python pip compiles it.
     """
     if not runs_systems_python() or read_distribution().family == "suse":
-        return f"{how_to_install(COMPILER)} && {how_to_pip('libvirt-python')}"
-    install = how_to_install(BINDING)
+        return f"{how_to_install(COMPILER, DRIVER)} && {how_to_pip('libvirt-python')}"
+    install = how_to_install(BINDING, DRIVER)
     if sys.prefix == sys.base_prefix or read_distribution().family != "debian":
         return install
     links = f"ln -sf {DEBIAN_MODULES}/libvirt* {shlex.quote(sysconfig.get_path('platlib'))}"

@@ -2,13 +2,14 @@
 
 On some hosts /dev/kvm opens, a VM can be created and libvirt lists it, but a guest's kernel never
 prints a byte.  On others KVM works and is slow, inside another VM for example: the guest is judged
-by its progress (`boot_watch`).  The decision is cached until the host or QEMU change, unless the
-guest was only slow.
+by its progress (`boot_watch`).  The decision is cached until the host or QEMU change (see
+`AcceleratorFacts`), unless the guest was only slow.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import platform
 import stat
@@ -29,6 +30,7 @@ __all__ = [
     "Accelerator",
     "AcceleratorFacts",
     "decide",
+    "read_cpu",
     "read_facts",
 ]
 
@@ -50,14 +52,22 @@ class Accelerator(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 class AcceleratorFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the decision depends on.  `virtualization` is None if the CPU reports no flags.
 
-    `device` is None without /dev/kvm, else its number, mode, owner, and whether we may open it.
+    `cpu` contains its microcode, `kernel` its build.  `module` has the parameters of KVM's module,
+    among them whether it uses nested paging; it is empty if that is not loaded.  `device` is None
+    without /dev/kvm, else its number, mode, owner, and whether we may open it.
     """
 
     cpu: str
     virtualization: bool | None
     kernel: str
+    module: str
     qemu: str
     device: str | None
+
+    @property
+    def snapshots(self) -> str:
+        """What a guest's snapshot depends on: a guest has seen its processor's features."""
+        return f"{self.cpu}; {self.kernel}; {self.qemu}"
 
 
 class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -87,16 +97,17 @@ async def decide(
         progress("the accelerator is known from an earlier start")
         return cached
     impossible = _impossible(facts)
-    if impossible is not None and (requested == "auto" or facts.device is None):
+    denied = facts.device is None or facts.device.endswith("denied")
+    if impossible is not None and (requested == "auto" or denied):
         choice, final = Accelerator(name="tcg", reason=impossible), True
     else:
         progress("trying KVM: booting a guest")
         choice, final = await _choose(image, progress, alternative=requested == "auto")
     if requested == "kvm" and choice.name != "kvm":
-        raise CannotRunHere(
-            f"KVM does not work here: {choice.reason}",
-            remedy="use --accel tcg (slower, works everywhere), or a host with (nested) KVM",
-        )
+        remedy = "use --accel tcg (slower, works everywhere), or a host with (nested) KVM"
+        if facts.device is not None and facts.device.endswith("denied"):
+            remedy = "join the group that owns it (usermod -aG kvm USER), and log in again"
+        raise CannotRunHere(f"KVM does not work here: {choice.reason}", remedy=remedy)
     if final:
         _write(cache, _Record(facts=facts, choice=choice))
     seconds = round(time.monotonic() - begin, 2)
@@ -136,27 +147,47 @@ async def read_facts() -> AcceleratorFacts:
     """Return this host's facts.  Raises CannotRunHere without QEMU."""
     process = await start_qemu("--version")
     version, _ = await process.communicate()
-    model, flag = "", None
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() == "model name":
-            model = value.strip()
-        elif key.strip() == "flags":
-            flag = bool({"svm", "vmx"}.intersection(value.split()))
-            break
+    cpu, flag = read_cpu(Path("/proc/cpuinfo").read_text())
     return AcceleratorFacts(
-        cpu=f"{platform.machine()} {model}".strip(),
+        cpu=f"{platform.machine()} {cpu}".strip(),
         virtualization=flag,
-        kernel=platform.release(),
+        kernel=f"{platform.release()} {platform.version()}",
+        module=_module(Path("/sys/module")),
         qemu=version.decode(errors="replace").partition("\n")[0].strip(),
         device=_device(Path("/dev/kvm")),
     )
+
+
+def read_cpu(cpuinfo: str) -> tuple[str, bool | None]:
+    """Return the first processor's model and microcode, and whether it can run guests."""
+    found: dict[str, str] = {}
+    for line in cpuinfo.partition("\n\n")[0].splitlines():
+        key, _, value = line.partition(":")
+        found[key.strip()] = value.strip()
+    flags = found["flags"].split() if "flags" in found else None
+    microcode = f"microcode {found['microcode']}" if "microcode" in found else ""
+    model = f"{found.get('model name', '')} {microcode}".strip()
+    return model, None if flags is None else bool({"svm", "vmx"}.intersection(flags))
+
+
+def _module(modules: Path) -> str:
+    """Return KVM's loaded module and its parameters, "" if there is none."""
+    texts = []
+    for name in ("kvm_amd", "kvm_intel"):
+        if (modules / name).is_dir():
+            texts.append(name)
+            for parameter in sorted((modules / name / "parameters").glob("*")):
+                with contextlib.suppress(OSError):  # some may only be written
+                    texts.append(f"{parameter.name}={parameter.read_text().strip()}")
+    return " ".join(texts)
 
 
 def _impossible(facts: AcceleratorFacts) -> str | None:
     """Return why KVM cannot work, or None if only booting a guest can show that."""
     if facts.device is None:
         return "there is no /dev/kvm"
+    if facts.device.endswith("denied"):
+        return "this user may not open /dev/kvm"
     if facts.virtualization is False:
         return "/dev/kvm exists, but the CPU has neither svm nor vmx, so it cannot run guests"
     return None
@@ -167,8 +198,11 @@ def _device(path: Path) -> str | None:
         status = path.stat()
     except OSError:
         return None
+    if not stat.S_ISCHR(status.st_mode):
+        return None  # a container may hide the device behind a file
     usable = os.access(path, os.R_OK | os.W_OK)
-    mode, number = stat.filemode(status.st_mode), f"{os.major(status.st_rdev)}:{status.st_rdev}"
+    mode = stat.filemode(status.st_mode)
+    number = f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
     return f"{number} {mode} {status.st_uid}:{status.st_gid} {'usable' if usable else 'denied'}"
 
 

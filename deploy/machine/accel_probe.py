@@ -24,7 +24,7 @@ DEADLINE = 600.0
 """Seconds for a guest that makes progress."""
 
 _EMULATOR = "qemu-system-x86_64"
-_CPUS = {"kvm": "host", "tcg": "max"}
+_CPUS = {"kvm": "host,svm=off,vmx=off", "tcg": "max"}
 _MEMORY_MIB = 128
 _LONGEST_OUTPUT = 16 * 1024
 

@@ -51,7 +51,8 @@ class BootWatch:
     """One boot of a guest: feed it console lines and samples until it is over.
 
     ``limit`` is the longest time without progress in seconds.  ``first_limit``, if shorter, holds
-    for a guest that has shown nothing but its first page of code.
+    for a guest that has shown nothing but its first page of code; until then the time does not
+    count in which QEMU's main thread runs, as it does while QEMU starts.
     """
 
     def __init__(self, limit: float, *, first_limit: float | None = None) -> None:
@@ -89,9 +90,12 @@ class BootWatch:
         else:
             self._observe(_NUMBER.sub("#", text))
 
-    def sample(self, seconds: float, page: str | None) -> None:
-        """Observe the page that is executed; ``seconds`` in which it could run have passed."""
-        self._idle += seconds
+    def sample(self, seconds: float, page: str | None, *, idle: float | None = None) -> None:
+        """Observe the page that is executed; ``seconds`` in which it could run have passed.
+
+        In ``idle`` of these QEMU's main thread did nothing; None: in all.
+        """
+        self._idle += seconds if self._seen or idle is None else idle
         if page is not None:
             self._observe(f"page {page}")
         limit = self._first_limit if len(self._seen) <= 1 else self._limit
@@ -144,7 +148,8 @@ async def watch_boot(
                 seen, asking = asking.result(), None
             if asking is None and not watch.over.is_set():
                 asking = asyncio.ensure_future(page())
-            watch.sample(clock.step(), seen)
+            before = clock.idle
+            watch.sample(clock.step(), seen, idle=clock.idle - before)
             if now > ends:
                 watch.fail(f"not ready after {now - began:.0f} s, though it made progress")
             if now - reported > _SLOW and not watch.over.is_set():

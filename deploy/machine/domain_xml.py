@@ -11,6 +11,7 @@ loopback to the guest's SSH server.
 
 from __future__ import annotations
 
+import shlex
 from xml.etree import ElementTree as ET
 
 from deploy.machine.spec import GuestSpec
@@ -34,21 +35,35 @@ def domain_xml(guest: GuestSpec, *, node_uuid: str, run_as: str | None = None) -
     """Return the libvirt domain of `guest`, marked as belonging to the node `node_uuid`.
 
     `run_as` ("+UID:+GID") is for a system libvirt.  Its QEMUs otherwise run as a user that may not
-    have access to the node's directory, and libvirt would give that user the node's files.
+    have access to the node's directory, and libvirt would give that user the node's files.  Libvirt
+    gives files of its own (a secret key, the sockets) to this user, unless that is root.
     """
     kvm = guest.accel == "kvm"
     domain = ET.Element("domain", type="kvm" if kvm else "qemu")
     _text(domain, "name", guest.domain)
     _text(domain, "uuid", guest.uuid)
+    # For `virsh list --title` and `virsh desc`.
+    _text(domain, "title", f"Trivisor guest {guest.name} of the node in {guest.directory}")
+    option = f"--dir {shlex.quote(guest.directory)}"
+    _text(
+        domain,
+        "description",
+        f"One of the virtual machines that vote in the Trivisor node {node_uuid}. Trivisor "
+        "restores it if it is changed, paused or ended by hand. To see the node: trivisor status "
+        f"{option}. To stop it: trivisor down {option}",
+    )
     mark = ET.SubElement(ET.SubElement(domain, "metadata"), f"{{{NAMESPACE}}}owner")
     mark.set("node", node_uuid)
     mark.set("guest", guest.name)
     _text(domain, "memory", str(guest.memory_mib), unit="MiB")
     _text(domain, "vcpu", str(guest.vcpus))
+    # The host must not merge equal pages of the guests (KSM): one fault of its memory would be a
+    # fault of all replicas.
+    backing = ET.SubElement(domain, "memoryBacking")
+    ET.SubElement(backing, "nosharepages")
     if guest.ram_file:
         # A memfd is shared memory, opened by the host through /proc/PID/fd.  Unlike a file on disk
         # it needs no writing back and leaves nothing behind.
-        backing = ET.SubElement(domain, "memoryBacking")
         ET.SubElement(backing, "source", type="memfd")
         ET.SubElement(backing, "access", mode="shared")
     boot = ET.SubElement(domain, "os")
@@ -64,7 +79,12 @@ def domain_xml(guest: GuestSpec, *, node_uuid: str, run_as: str | None = None) -
         tcg = ET.SubElement(features, "tcg")
         _text(tcg, "tb-cache", str(guest.translation_mib), unit="MiB")
     # TCG has no host-passthrough; its `maximum` is all that QEMU can emulate.
-    ET.SubElement(domain, "cpu", mode="host-passthrough" if kvm else "maximum")
+    cpu = ET.SubElement(domain, "cpu", mode="host-passthrough" if kvm else "maximum")
+    if kvm:
+        # A guest starts no guests.  Without these a snapshot contains no nested state, which older
+        # kernels cannot save.
+        for feature in ("svm", "vmx"):
+            ET.SubElement(cpu, "feature", policy="disable", name=feature)
     clock = ET.SubElement(domain, "clock", offset="utc")
     ET.SubElement(clock, "timer", name="hpet", present="no")
     _text(domain, "on_poweroff", "destroy")
@@ -72,7 +92,8 @@ def domain_xml(guest: GuestSpec, *, node_uuid: str, run_as: str | None = None) -
     _text(domain, "on_crash", "destroy")
     _devices(domain, guest)
     if run_as is not None:
-        label = ET.SubElement(domain, "seclabel", type="static", model="dac", relabel="no")
+        relabel = "no" if run_as.startswith("+0:") else "yes"
+        label = ET.SubElement(domain, "seclabel", type="static", model="dac", relabel=relabel)
         _text(label, "label", run_as)
     if guest.ssh_port is not None:
         _card(domain, guest.ssh_port)
@@ -92,6 +113,15 @@ def owner_in_xml(xml: str) -> tuple[str, str] | None:
     except ET.ParseError as error:
         raise ValueError(f"not XML: {error}") from error
     return None if mark is None else (mark.get("node", ""), mark.get("guest", ""))
+
+
+def identity_in_xml(xml: str) -> tuple[str, str]:
+    """Return a domain's (name, uuid).  Raises ValueError if `xml` is not a domain's."""
+    domain = ET.fromstring(xml)
+    name, uuid = domain.findtext("name"), domain.findtext("uuid")
+    if name is None or uuid is None:
+        raise ValueError("a domain without a name or a uuid")
+    return name, uuid
 
 
 def _devices(domain: ET.Element, guest: GuestSpec) -> None:

@@ -20,8 +20,7 @@ from typing import Literal
 
 import structlog
 
-from deploy.errors import GuestNeverReady, HypervisorFailed, WrongState
-from deploy.host.files import share_socket
+from deploy.errors import GuestNeverReady, HypervisorFailed, HypervisorLost, WrongState
 from deploy.host.priority import Yielding, set_nice
 from deploy.machine import qemu
 from deploy.machine.boot_watch import OVERALL, BootWatch, watch_boot
@@ -45,14 +44,13 @@ BOOT_DEADLINE = 60.0
 BOOT_ATTEMPTS = 3
 """Boots in a row, if the kernel panics or QEMU ends: on a busy host both can be bad luck."""
 _SNAPSHOT = "clean"
+_ENDED = "its QEMU ended"
 _MONITOR_TIMEOUT = 3.0
-"""Seconds for `loadvm` in a running QEMU (0.1 to 0.2 measured); after that QEMU is killed."""
+"""Seconds in which a QEMU that runs `loadvm` is idle; then it is killed.  See `contention`."""
 _SAVE_TIMEOUT = 30.0
 _CLEAR_TIMEOUT = 40.0
 """Seconds for libvirt to notice that a QEMU has ended: 0.2 measured, or as long as init takes to
 reap an adopted one."""
-
-_ENDED = "its QEMU ended"
 
 _log = structlog.get_logger(__name__)
 
@@ -140,16 +138,16 @@ class Guest:
             await self._snapshot()
 
     def open_link(self) -> None:
-        """Rename the link's socket to its real name, so that the voter may connect."""
+        """Rename the link's socket, to which libvirt lets owner and group connect."""
         with contextlib.suppress(FileNotFoundError):
-            share_socket(Path(self.spec.bound_link)).replace(self.spec.link_socket)
+            Path(self.spec.bound_link).replace(self.spec.link_socket)
 
     async def restore(self) -> RestoreMethod:
         """Restore its clean snapshot, whatever its state, by the fastest method that works.
 
-        Raises what `boot` raises.
+        Raises what `boot` raises; HypervisorLost if it has to wait for libvirt's daemon.
         """
-        self._attached()
+        self._attached().require()
         async with self._lock:
             begin = time.monotonic()
             await self.yield_processor(False)  # the steps below have deadlines
@@ -182,13 +180,13 @@ class Guest:
         """Stop its CPU.  Raises WrongState unless it is READY."""
         async with self._lock:
             self._require(GuestState.READY)
-            await finish(self._pause())
+            await finish(self._set_paused(True))
 
     async def resume(self) -> None:
         """Continue its CPU.  Raises WrongState unless it is PAUSED."""
         async with self._lock:
             self._require(GuestState.PAUSED)
-            await finish(self._resume())
+            await finish(self._set_paused(False))
 
     async def reset(self) -> None:
         """Press its reset button: it boots again, or its QEMU ends if `on_reset` is "end".
@@ -343,6 +341,8 @@ class Guest:
         except HypervisorFailed as error:
             _log.warning("cannot restore a guest in place", guest=self.name, error=str(error))
             await self.kill("its snapshot could not be loaded")
+            if isinstance(error, HypervisorLost):
+                raise
             return False
         except asyncio.CancelledError:
             await self._abort_start()
@@ -365,6 +365,8 @@ class Guest:
         except HypervisorFailed as error:
             _log.warning("cannot start a guest's snapshot", guest=self.name, error=str(error))
             await self._abort_start()
+            if isinstance(error, HypervisorLost):
+                raise
             return False
         except BaseException:
             await self._abort_start()
@@ -402,7 +404,8 @@ class Guest:
         if self._process is not None and self._process.alive:
             await self.kill(why)
         elif self._domain is not None:
-            await self._domain.destroy()
+            with contextlib.suppress(HypervisorLost):  # its next start removes it
+                await self._domain.destroy()
         if self.state is not GuestState.DEAD:
             self._set(GuestState.DEAD, why)
 
@@ -410,13 +413,10 @@ class Guest:
         reader, writer = await asyncio.open_unix_connection(self.spec.console_socket)
         self._task(self.console.take(reader, writer), "console")
 
-    async def _pause(self) -> None:
-        await self._running_domain().suspend(timeout=_MONITOR_TIMEOUT)
-        self._set(GuestState.PAUSED, "paused")
-
-    async def _resume(self) -> None:
-        await self._running_domain().resume(timeout=_MONITOR_TIMEOUT)
-        self._set(GuestState.READY, "resumed")
+    async def _set_paused(self, paused: bool) -> None:
+        domain = self._running_domain()
+        await (domain.suspend if paused else domain.resume)(timeout=_MONITOR_TIMEOUT)
+        self._set(GuestState.PAUSED if paused else GuestState.READY, "by request")
 
     async def _command(self, line: str) -> None:
         async with self._lock:
@@ -446,8 +446,8 @@ class Guest:
             self._set(GuestState.DEAD, self._ending)
 
     def _changed(self, change: DomainChange) -> None:
-        """Check the state after somebody, perhaps this process, paused or resumed the CPU."""
-        if change in (DomainChange.SUSPENDED, DomainChange.RESUMED) and not self._lock.locked():
+        """Check the state after somebody, perhaps this process, may have changed it."""
+        if change is not DomainChange.STOPPED and not self._lock.locked():
             self._task(self._refresh_state(), "refresh state")
 
     async def _refresh_state(self) -> None:
@@ -459,9 +459,8 @@ class Guest:
             except HypervisorFailed as error:
                 _log.warning("a guest's state is unknown", guest=self.name, error=str(error))
                 return
-            seen = GuestState.PAUSED if paused else GuestState.READY
-            if self._is(GuestState.READY, GuestState.PAUSED) and not self._is(seen):
-                self._set(seen, "changed from outside")
+            if self._is(GuestState.READY if paused else GuestState.PAUSED):
+                self._set(GuestState.PAUSED if paused else GuestState.READY, "from outside")
 
     # ---- helpers
 

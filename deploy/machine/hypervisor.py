@@ -1,48 +1,32 @@
-"""Libvirt for asyncio: the only module that imports it.
-
-Libvirt's calls block, so they run in a few threads.  One more thread runs libvirt's default event
-loop for as long as the process lives, and passes events to the asyncio loop.  (`libvirtaio` is not
-safe to use from threads, and cannot be registered a second time.)
-"""
+"""Libvirt's domains for asyncio, over one connection (see `connection`)."""
 
 from __future__ import annotations
 
 import asyncio
 import enum
-import os
-import threading
+import shlex
 import time
 from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
 import structlog
 
-# Read when the library is loaded.  Without it libvirt also prints each failed call on stderr.
-os.environ.setdefault("LIBVIRT_LOG_FILTERS", "4:*")
-os.environ.setdefault("LIBVIRT_DEBUG", "4")
-
-import libvirt
-import libvirt_qemu
-
-from deploy.errors import AlreadyUp, CannotRunHere, DeployError, HypervisorFailed, HypervisorSilent
+from deploy.errors import CannotRunHere, HypervisorFailed, HypervisorLost, HypervisorSilent
 from deploy.host.files import check_path, sweep_links
-from deploy.host.install import DRIVER, how_to_install
 from deploy.machine.boot_watch import instruction_page
-from deploy.machine.contention import within
+from deploy.machine.connection import CALL_TIMEOUT, Connection, libvirt, libvirt_qemu
+from deploy.machine.domain_xml import identity_in_xml, owner_in_xml
 from deploy.machine.embed import carried_root, check_owner, embed_uri, prepare_root
 from deploy.machine.qemu import adopt_orphans
 from deploy.machine.spec import EMBED
 
-__all__ = ["DomainChange", "Domain", "Hypervisor", "RunState", "finish", "opening_error"]
+__all__ = ["DomainChange", "Domain", "Hypervisor", "RunState", "finish"]
 
 T = TypeVar("T")
 
-_THREADS = 8
-"""Enough for all guests of a node and one call that hangs on a stopped QEMU."""
-
-_CALL_TIMEOUT = 60.0
+_OPEN_TIMEOUT = 60.0
+"""Seconds for a daemon to answer; one that is started by its socket probes QEMU first."""
 
 _START_TIMEOUT = 300.0
 """Seconds; 0.4 are usual.  If a daemon's QEMUs run as a user that may not open /dev/kvm, libvirt
@@ -50,6 +34,17 @@ probes QEMU again at each start: up to 60 were measured."""
 
 _REMOVAL_TIMEOUT = 10.0
 """Seconds for libvirt to remove a stopped domain, so that its name can be used again."""
+
+_ENDED = (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_OPERATION_INVALID)
+"""Libvirt's errors if a domain does not run any more."""
+
+_UNDEFINE = (
+    libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+    | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+    | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
+    | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
+)
+"""With all that somebody may have added to a definition."""
 
 _log = structlog.get_logger(__name__)
 
@@ -69,10 +64,12 @@ class DomainChange(enum.Enum):
     SUSPENDED = "suspended"
     RESUMED = "resumed"
     STOPPED = "stopped"
+    MISSED = "missed"  # events may have been missed while the connection was lost
 
 
 _CHANGES = {
     libvirt.VIR_DOMAIN_EVENT_SUSPENDED: DomainChange.SUSPENDED,
+    libvirt.VIR_DOMAIN_EVENT_PMSUSPENDED: DomainChange.SUSPENDED,
     libvirt.VIR_DOMAIN_EVENT_RESUMED: DomainChange.RESUMED,
     libvirt.VIR_DOMAIN_EVENT_STOPPED: DomainChange.STOPPED,
 }
@@ -88,55 +85,34 @@ _STATES = {
 }
 
 
-class _EventThread:
-    """The thread of libvirt's event loop: one for each process, never stopped."""
-
-    _lock = threading.Lock()
-    _started = False
-
-    @classmethod
-    def ensure(cls) -> None:
-        with cls._lock:
-            if cls._started:
-                return
-            libvirt.registerErrorHandler(lambda *_: None, None)
-            libvirt.virEventRegisterDefaultImpl()
-            threading.Thread(target=cls._run, name="libvirt-events", daemon=True).start()
-            cls._started = True
-
-    @staticmethod
-    def _run() -> None:
-        while True:
-            try:
-                libvirt.virEventRunDefaultImpl()
-            except libvirt.libvirtError as error:
-                _log.warning("libvirt's event loop failed", error=str(error))
-
-
 class Hypervisor:
-    """One connection to libvirt, used from the asyncio loop that opened it.  Close it after use."""
+    """One connection to libvirt, used from the asyncio loop that opened it.  Close it after use.
 
-    def __init__(self, connection: Any, uri: str, root: Path | None = None) -> None:
+    If libvirt's daemon ends or hangs, calls raise HypervisorLost until it is connected again.
+    """
+
+    def __init__(self, uri: str, root: Path | None) -> None:
         self.uri = uri
-        self._connection = connection
         self._root = root
-        self._loop = asyncio.get_running_loop()
-        self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="libvirt")
+        self._connection: Connection | None = None
         self._listeners: dict[str, Callable[[DomainChange], None]] = {}
         self._stopped: dict[str, asyncio.Event] = {}
-        self._registered: int | None = None
 
     @classmethod
     async def open(
-        cls, uri: str, *, root: Path | None = None, capabilities: Path | None = None
+        cls,
+        uri: str,
+        *,
+        root: Path | None = None,
+        capabilities: Path | None = None,
+        timeout: float | None = _OPEN_TIMEOUT,
     ) -> Hypervisor:
-        """Open libvirt at `uri`; for the embedded one, `root` is its directory.
+        """Open libvirt at `uri` within `timeout` seconds; `root` is the embedded one's directory.
 
         A process can hold one embedded libvirt, and a root belongs to one process.  Domains that a
         former owner of the root left running are found again.  Raises AlreadyUp if another process
         has the root, CannotRunHere without libvirt, HypervisorFailed for other errors.
         """
-        _EventThread.ensure()
         target = uri
         if uri == EMBED:
             if root is None:
@@ -152,28 +128,34 @@ class Hypervisor:
                 ) from error
             sweep_links()
             target = embed_uri(carried_root(root))
+        hypervisor = cls(uri, root if uri == EMBED else None)
+        hypervisor._connection = await Connection.open(
+            target,
+            arrived=hypervisor._arrived,
+            reopened=hypervisor._catch_up,
+            timeout=timeout,
+        )
         try:
-            connection = await asyncio.to_thread(libvirt.open, target)
-        except libvirt.libvirtError as error:
-            raise opening_error(str(error), target) from error
-        root = root if uri == EMBED else None
-        if root is not None:
-            check_owner(root)
-        hypervisor = cls(connection, uri, root)
-        try:
-            await hypervisor._register()
+            if hypervisor._root is not None:
+                check_owner(hypervisor._root)
         except HypervisorFailed:
             await hypervisor.close()
             raise
         return hypervisor
 
+    @property
+    def problem(self) -> str:
+        """Why libvirt cannot be used now, and what to do; empty if it can."""
+        return self._opened().problem
+
+    def require(self) -> None:
+        """Raise HypervisorLost if libvirt cannot be used now."""
+        if self.problem:
+            raise HypervisorLost(self.problem)
+
     async def close(self) -> None:
         """Close the connection; the domains continue to run.  Does not wait for a hanging call."""
-        if self._registered is not None:
-            number, self._registered = self._registered, None
-            await self._call(lambda: self._connection.domainEventDeregisterAny(number))
-        await self._call(self._connection.close)
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        await self._opened().close()
 
     async def start_paused(self, xml: str) -> Domain:
         """Start the domain that `xml` describes, its CPU stopped."""
@@ -190,19 +172,47 @@ class Hypervisor:
 
     async def find(self, uuid: str) -> Domain | None:
         """Return the running domain with this uuid, or None."""
+
+        def lookup(connection: Any) -> bool:
+            return bool(connection.lookupByUUIDString(uuid).isActive())
+
         try:
-            handle = await self._call(lambda: self._connection.lookupByUUIDString(uuid))
+            if not await self._call(lookup):
+                return None
         except HypervisorFailed as error:
             if error.code == libvirt.VIR_ERR_NO_DOMAIN:
                 return None
             raise
         self._stopped.setdefault(uuid, asyncio.Event())
-        return Domain(self, handle)
+        return Domain(self, uuid)
+
+    async def remove(self, uuid: str, owner: tuple[str, str]) -> bool:
+        """End and undefine the domain with this uuid if it has the mark of `owner`.
+
+        Return False if there is one without that mark, which is left alone.
+        """
+
+        def remove(connection: Any) -> bool:
+            try:
+                domain = connection.lookupByUUIDString(uuid)
+                if owner_in_xml(domain.XMLDesc()) != owner:
+                    return False
+                persistent = domain.isPersistent()
+                if domain.isActive():
+                    domain.destroy()
+                if persistent:  # somebody defined it
+                    domain.undefineFlags(_UNDEFINE)
+            except libvirt.libvirtError as error:
+                if error.get_error_code() not in _ENDED:
+                    raise
+            return True
+
+        return await self._call(remove)
 
     async def version(self) -> tuple[str, str]:
         """Return the versions of libvirt and of QEMU."""
         numbers = await self._call(
-            lambda: (self._connection.getLibVersion(), self._connection.getVersion())
+            lambda connection: (connection.getLibVersion(), connection.getVersion())
         )
         return _dotted(numbers[0]), _dotted(numbers[1])
 
@@ -216,11 +226,14 @@ class Hypervisor:
     async def _start(self, xml: str) -> Domain:
         if self._root is not None:
             carried_root(self._root)  # someone may have cleaned up /tmp
+        else:
+            await self._make_room(xml)
+        uuid = identity_in_xml(xml)[1]
         deadline = time.monotonic() + _REMOVAL_TIMEOUT
         while True:
             try:
-                handle = await self._call(
-                    lambda: self._connection.createXML(xml, libvirt.VIR_DOMAIN_START_PAUSED),
+                await self._call(
+                    lambda connection: connection.createXML(xml, libvirt.VIR_DOMAIN_START_PAUSED),
                     _START_TIMEOUT,
                 )
             except HypervisorFailed as error:
@@ -230,22 +243,45 @@ class Hypervisor:
                     raise
                 await asyncio.sleep(0.01)
             else:
-                domain = Domain(self, handle)
-                self._stopped[domain.uuid] = asyncio.Event()
-                return domain
+                self._stopped[uuid] = asyncio.Event()
+                return Domain(self, uuid)
 
-    async def _register(self) -> None:
-        def arrived(_conn: Any, handle: Any, event: int, _detail: int, _opaque: Any) -> None:
-            # Runs in libvirt's thread.  The loop may already be closed when the process ends.
-            change, uuid = _CHANGES.get(event), handle.UUIDString()
-            if change is not None and not self._loop.is_closed():
-                self._loop.call_soon_threadsafe(self._changed, uuid, change)
+    async def _make_room(self, xml: str) -> None:
+        """Remove a former domain of this guest: one that somebody defined, restored or reverted.
 
-        self._registered = await self._call(
-            lambda: self._connection.domainEventRegisterAny(
-                None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, arrived, None
+        Raises HypervisorFailed if another domain has its name or uuid.
+        """
+        name, uuid = identity_in_xml(xml)
+        owner = owner_in_xml(xml)
+        assert owner is not None
+
+        def other(connection: Any) -> str:
+            for domain in connection.listAllDomains():
+                if name == domain.name() or uuid == domain.UUIDString():
+                    return f"{domain.name()} (uuid {domain.UUIDString()})"
+            return ""
+
+        await self.remove(uuid, owner)
+        if found := await self._call(other):
+            virsh = f"virsh -c {shlex.quote(self.uri)}"
+            raise HypervisorFailed(
+                f"libvirt has another domain {found}: this node cannot start its guest {owner[1]}, "
+                f"{name} (uuid {uuid})",
+                remedy=f"if nobody needs that domain: {virsh} destroy {name}; {virsh} undefine "
+                f"{name}",
             )
-        )
+
+    def _arrived(self, uuid: str, event: int) -> None:
+        if event in _CHANGES:
+            self._changed(uuid, _CHANGES[event])
+
+    async def _catch_up(self) -> None:
+        """Find out what happened to the domains while the connection was lost."""
+        for uuid, event in self._stopped.items():
+            if not event.is_set() and await self.find(uuid) is None:
+                self._changed(uuid, DomainChange.STOPPED)
+        for listener in list(self._listeners.values()):
+            listener(DomainChange.MISSED)
 
     def _changed(self, uuid: str, change: DomainChange) -> None:
         if change is DomainChange.STOPPED and uuid in self._stopped:
@@ -253,51 +289,45 @@ class Hypervisor:
         if uuid in self._listeners:
             self._listeners[uuid](change)
 
-    async def _call(
-        self, function: Callable[[], T], timeout: float = _CALL_TIMEOUT, pid: int = 0
-    ) -> T:
-        """Run a blocking call in a thread.  Raises HypervisorFailed, HypervisorSilent.
+    def _opened(self) -> Connection:
+        assert self._connection is not None
+        return self._connection
 
-        The time in which the QEMU `pid`, which answers, waits for a processor does not count.
-        """
-        try:
-            return await within(timeout, pid, self._loop.run_in_executor(self._executor, function))
-        except libvirt.libvirtError as error:
-            raise HypervisorFailed(f"libvirt: {error}", code=error.get_error_code()) from error
-        except TimeoutError as error:
-            raise HypervisorSilent(f"libvirt did not answer within {timeout:g} s") from error
+    async def _call(
+        self, function: Callable[[Any], T], timeout: float = CALL_TIMEOUT, pid: int = 0
+    ) -> T:
+        return await self._opened().call(function, timeout, pid)
 
 
 class Domain:
-    """One running domain."""
+    """One running domain, known by its uuid, so that it outlives the connection."""
 
-    def __init__(self, hypervisor: Hypervisor, handle: Any) -> None:
+    def __init__(self, hypervisor: Hypervisor, uuid: str) -> None:
         self._hypervisor = hypervisor
-        self._handle = handle
-        self.uuid: str = handle.UUIDString()
+        self.uuid = uuid
         self.pid = 0
         """Its QEMU, once that is known."""
 
-    async def resume(self, *, timeout: float = _CALL_TIMEOUT) -> None:
+    async def resume(self, *, timeout: float = CALL_TIMEOUT) -> None:
         """Start or continue its CPU."""
-        await self._hypervisor._call(self._handle.resume, timeout, self.pid)
+        await self._call(lambda domain: domain.resume(), timeout)
 
-    async def suspend(self, *, timeout: float = _CALL_TIMEOUT) -> None:
+    async def suspend(self, *, timeout: float = CALL_TIMEOUT) -> None:
         """Stop its CPU; QEMU continues to run."""
-        await self._hypervisor._call(self._handle.suspend, timeout, self.pid)
+        await self._call(lambda domain: domain.suspend(), timeout)
 
     async def destroy(self) -> None:
         """End its QEMU; do nothing if it has already ended."""
         try:
-            await self._hypervisor._call(self._handle.destroy)
+            await self._call(lambda domain: domain.destroy())
         except HypervisorFailed as error:
-            if error.code not in (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_OPERATION_INVALID):
+            if error.code not in _ENDED:
                 raise
 
     async def state(self) -> RunState:
         """Return its current state."""
         try:
-            number = (await self._hypervisor._call(self._handle.state))[0]
+            number = (await self._call(lambda domain: domain.state()))[0]
         except HypervisorFailed as error:
             if error.code == libvirt.VIR_ERR_NO_DOMAIN:
                 return RunState.GONE
@@ -306,19 +336,18 @@ class Domain:
 
     async def xml(self) -> str:
         """Return its live XML."""
-        return str(await self._hypervisor._call(self._handle.XMLDesc))
+        return await self._call(lambda domain: str(domain.XMLDesc()))
 
-    async def monitor(self, line: str, *, timeout: float = _CALL_TIMEOUT) -> str:
+    async def monitor(self, line: str, *, timeout: float = CALL_TIMEOUT) -> str:
         """Run a command of QEMU's human monitor; return its output, stripped.
 
         An error of QEMU is output too ("Error: ...").
         """
-        answer = await self._hypervisor._call(
-            lambda: libvirt_qemu.qemuMonitorCommand(
-                self._handle, line, libvirt_qemu.VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP
+        answer = await self._call(
+            lambda domain: libvirt_qemu.qemuMonitorCommand(
+                domain, line, libvirt_qemu.VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP
             ),
             timeout,
-            self.pid,
         )
         return str(answer).strip()
 
@@ -347,6 +376,13 @@ class Domain:
                 f"libvirt has not removed domain {self.uuid} after {timeout:g} s"
             ) from error
 
+    async def _call(self, function: Callable[[Any], T], timeout: float = CALL_TIMEOUT) -> T:
+        return await self._hypervisor._call(
+            lambda connection: function(connection.lookupByUUIDString(self.uuid)),
+            timeout,
+            self.pid,
+        )
+
 
 async def finish(work: Coroutine[None, None, None]) -> None:
     """Await work to its end even if the caller is cancelled; then raise the cancellation.
@@ -361,35 +397,6 @@ async def finish(work: Coroutine[None, None, None]) -> None:
         if not task.cancelled() and task.exception() is not None:
             _log.warning("failed after its caller was cancelled", error=str(task.exception()))
         raise
-
-
-def opening_error(text: str, target: str) -> DeployError:
-    """Return the error for a libvirt at `target` that cannot be opened and reports `text`."""
-    if "Failed to parse user" in text or "Failed to parse group" in text:
-        return CannotRunHere(
-            f"libvirt needs a user account that this host does not have: {text}",
-            remedy="run: addgroup --system libvirt-qemu; adduser --system --ingroup libvirt-qemu"
-            " --disabled-login --home /var/lib/libvirt --no-create-home libvirt-qemu",
-        )
-    if "driver.pid" in text or "already open" in text:
-        return AlreadyUp(
-            f"libvirt at {target} is in use: {text}",
-            remedy="end the process that uses it, or choose another directory (--dir)",
-        )
-    if "Failed to create state dir" in text:  # without root, libvirt keeps files in the home
-        return CannotRunHere(
-            f"libvirt cannot write its files: {text}",
-            remedy="set XDG_CACHE_HOME to a directory that this user may write",
-        )
-    if target.startswith(EMBED):
-        return CannotRunHere(
-            f"cannot open {target}: {text}",
-            remedy=how_to_install("qemu-system-x86_64", DRIVER),
-        )
-    return CannotRunHere(
-        f"cannot open {target}: {text}",
-        remedy=f"start libvirt's daemon and check your permission, or use --connect {EMBED}",
-    )
 
 
 def _dotted(number: int) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import stat
 import time
 from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
@@ -18,8 +19,15 @@ from urllib.parse import urlsplit
 import msgspec
 import structlog
 
-from deploy.errors import CannotRunHere, DeployError, ForeignState, WrongState
+from deploy.errors import (
+    CannotRunHere,
+    DeployError,
+    ForeignState,
+    HypervisorFailed,
+    WrongState,
+)
 from deploy.host.files import check_path, check_socket_paths, sweep_links
+from deploy.machine.accel import read_facts
 from deploy.machine.domain_xml import owner_in_xml
 from deploy.machine.embed import keep_capabilities
 from deploy.machine.guest import Guest
@@ -41,6 +49,9 @@ T = TypeVar("T")
 
 _END_TIMEOUT = 20.0
 """Seconds for a killed QEMU to end; the kernel only has to free its memory."""
+
+_REOPEN_PAUSE = 1.0
+"""Seconds between attempts to open libvirt: nothing reports that its daemon has returned."""
 
 _log = structlog.get_logger(__name__)
 
@@ -74,14 +85,22 @@ class NodeMachines:
         self._capabilities = capabilities
         self._lock = MachinesLock(self._directory)
         self._hypervisor: Hypervisor | None = None
+        self._waiting = ""
         self._guests: dict[str, Guest] = {}
         self._subscribers: list[Callable[[GuestEvent], object]] = []
+        self._host = ""
+        self._loadable = False  # whether this host's QEMU may load the record's snapshots
         self._renew_guests()
 
     @property
     def guests(self) -> dict[str, Guest]:
         """The guests by name, in order; absent before `up`, and other objects after each `up`."""
         return self._guests
+
+    @property
+    def problem(self) -> str:
+        """Why libvirt cannot be used now, and what to do; empty if it can."""
+        return self._hypervisor.problem if self._hypervisor is not None else self._waiting
 
     def subscribe(self, callback: Callable[[GuestEvent], object]) -> None:
         """Call `callback` at each change of a guest's state."""
@@ -122,8 +141,12 @@ class NodeMachines:
                 await self._end_leftovers(record.spec)
                 record = None
             clean = set(record.clean) if record is not None else set()
-            write_record(MachinesRecord(spec=self.spec, clean=tuple(sorted(clean))))
-            await self._open()
+            self._host = (await read_facts()).snapshots
+            self._loadable = record is not None and record.host == self._host
+            self._record_clean(clean)
+            if _account(self.spec) is not None:
+                _share_directory(self._directory)
+            await self._open(progress, patient=take_over)
             return await self._bring_all(clean, progress, take_over=take_over)
         except BaseException:
             await (self.release() if take_over else self.down())
@@ -195,10 +218,24 @@ class NodeMachines:
                 )
         return record
 
-    async def _open(self) -> None:
-        self._hypervisor = await Hypervisor.open(
-            self.spec.uri, root=self._root, capabilities=self._capabilities
-        )
+    async def _open(self, progress: Progress, *, patient: bool) -> None:
+        """Open libvirt.  With `patient`, wait for its daemon."""
+        while self._hypervisor is None:
+            try:
+                self._hypervisor = await Hypervisor.open(
+                    self.spec.uri,
+                    root=self._root,
+                    capabilities=self._capabilities,
+                    **({"timeout": None} if patient else {}),
+                )
+            except CannotRunHere as error:
+                if not patient or self.spec.embedded:
+                    raise
+                if str(error) != self._waiting:
+                    progress(f"waiting for libvirt: {error}")
+                self._waiting = str(error)
+                await asyncio.sleep(_REOPEN_PAUSE)
+        self._waiting = ""
         for guest in self._guests.values():
             guest.attach(self._hypervisor)
 
@@ -225,7 +262,7 @@ class NodeMachines:
                 progress(f"{guest.name} already runs: adopted")
                 return arrival
             await self._end_one(guest.spec)
-            guest.clean = Path(guest.spec.disk).exists()
+            guest.clean = self._loadable and Path(guest.spec.disk).exists()
             if take_over:
                 guest.mark_dead()
                 progress(f"{guest.name} does not run: repair will restore it")
@@ -241,9 +278,12 @@ class NodeMachines:
         await guest.snapshot_clean()
         seconds = time.monotonic() - begin
         clean.add(guest.name)
-        write_record(MachinesRecord(spec=self.spec, clean=tuple(sorted(clean))))
+        self._record_clean(clean)
         progress(f"{guest.name} ready in {seconds:.1f} s")
         return GuestArrival(how="booted", seconds=seconds)
+
+    def _record_clean(self, clean: set[str]) -> None:
+        write_record(MachinesRecord(spec=self.spec, clean=tuple(sorted(clean)), host=self._host))
 
     async def _adopt(self, guest: Guest) -> bool:
         """Take over a guest if it runs and is provably this node's; return whether it was."""
@@ -293,13 +333,21 @@ class NodeMachines:
             process.close()
 
     async def _end_in_daemon(self, spec: NodeSpec) -> None:
-        """End a node's domains through their daemon: their QEMUs may belong to another user."""
-        hypervisor = await Hypervisor.open(spec.uri)
+        """End a node's domains through their daemon, if it answers.
+
+        Their QEMUs may belong to another user.  Somebody may have defined the domains.
+        """
+        try:
+            hypervisor = await Hypervisor.open(spec.uri, timeout=_END_TIMEOUT)
+        except CannotRunHere as error:
+            _log.warning("the guests are ended without libvirt", error=str(error))
+            return
         try:
             for guest in spec.guests:
-                domain = await hypervisor.find(guest.uuid)
-                if domain is not None and await _is_ours(domain, spec, guest):
-                    await domain.destroy()
+                if not await hypervisor.remove(guest.uuid, (spec.uuid, guest.name)):
+                    _log.warning("another node's domain is left", guest=guest.name, uuid=guest.uuid)
+        except HypervisorFailed as error:
+            _log.warning("libvirt keeps ended guests", error=str(error))
         finally:
             await hypervisor.close()
 
@@ -327,7 +375,20 @@ def _account(spec: NodeSpec) -> str | None:
     """Return the account as which a system libvirt runs our QEMUs: this process's."""
     if spec.embedded or not urlsplit(spec.uri).path.endswith("/system"):
         return None
-    return f"+{os.geteuid()}:+{os.getegid()}"
+    directory = Path(spec.directory)  # its group may connect to the guests
+    shared = directory.exists() and directory.stat().st_mode & stat.S_ISGID
+    return f"+{os.geteuid()}:+{directory.stat().st_gid if shared else os.getegid()}"
+
+
+def _share_directory(directory: Path) -> None:
+    """Give the sockets in a directory its group: a system libvirt makes them as root.
+
+    They are writable to their group, so this user can connect.  The directory stays closed.
+    """
+    mode = stat.S_IMODE(directory.stat().st_mode)
+    if not mode & stat.S_ISGID:
+        os.chown(directory, -1, os.getegid())
+        directory.chmod(mode | stat.S_ISGID)
 
 
 def _files(spec: NodeSpec) -> list[Path]:

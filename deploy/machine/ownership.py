@@ -25,11 +25,15 @@ _LOCK = "machines.lock"
 
 
 class MachinesRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The node, and which of its guests (by name) have their clean snapshot."""
+    """The node, and which of its guests (by name) have their clean snapshot.
+
+    `host`: processor, kernel and QEMU that made the snapshots; a new QEMU loads them on no other.
+    """
 
     format: int = _FORMAT
     spec: NodeSpec
     clean: tuple[str, ...] = ()
+    host: str = ""
 
 
 class MachinesLock:

@@ -78,6 +78,11 @@ class GuestSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     emulator: str = _EMULATOR
 
     @property
+    def directory(self) -> str:
+        """The node's directory."""
+        return self.disk.rpartition("/")[0]
+
+    @property
     def bound_link(self) -> str:
         """Where QEMU binds the link's socket.  It is renamed after the clean snapshot was taken.
 
@@ -93,7 +98,7 @@ class GuestSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     @property
     def qemu_log(self) -> str:
         """What its QEMU prints, if libvirt is embedded."""
-        return f"{self.disk.rpartition('/')[0]}/r/log/qemu/{self.domain}.log"
+        return f"{self.directory}/r/log/qemu/{self.domain}.log"
 
     def __post_init__(self) -> None:
         if not self.name or not self.name.isalnum() or len(self.name) > 8:

@@ -10,6 +10,7 @@ from deploy.host.files import check_path, check_socket_paths
 from deploy.machine.spec import NodeSpec, plan_node, socket_paths
 from deploy.node.records import Layout, NodeRecord, Settings, cache_directory
 from guests.image import COMMAND_LINE, Image
+from voter.core.limits import Limits
 
 if TYPE_CHECKING:
     from deploy.machine.node_machines import NodeMachines
@@ -80,6 +81,8 @@ def voter_config(layout: Layout, settings: Settings, node: str, links: dict[str,
         journal = layout.journal.name if inside else str(layout.journal)
         lines += ["", "[journal]", f"directory = {toml_string(journal)}"]
         lines.append(f"node = {toml_string(node)}")
+    if settings.slowness > 1:
+        lines += ["", "[limits]", f"hang = {Limits().hang * settings.slowness}"]
     for name, link in links.items():
         lines += ["", "[[replica]]", f"name = {toml_string(name)}", f"link = {toml_string(link)}"]
     return "\n".join(lines) + "\n"

@@ -86,6 +86,10 @@ class NodePort(Protocol):
     def guests(self) -> Mapping[str, GuestPort]:
         """The guests by name, in order; `up` replaces them."""
 
+    @property
+    def problem(self) -> str:
+        """Why no guest can be restored now, and what to do; empty if they can."""
+
     async def up(self, progress: Progress, *, take_over: bool) -> object:
         """Make all guests run: adopt those that do, start the others.  Raises DeployError.
 

@@ -85,6 +85,11 @@ class Settings(_Record, frozen=True, kw_only=True):
     function: str | None = None  # "guest": in each guest; unix:PATH: F's socket on this host
     key: str | None = None  # the file with the key of the function in each guest
 
+    @property
+    def slowness(self) -> float:
+        """The factor of other time limits on guests, where `boot_deadline` is above its default."""
+        return max(1.0, self.boot_deadline / 60.0)
+
 
 class NodeRecord(_Record, frozen=True, kw_only=True):
     """node.json: the settings, the node's uuids and the image of its guests."""
@@ -185,7 +190,7 @@ class Layout:
     def start_hint(self) -> str:
         """How to start the node, as the remedy of an error."""
         if self.system:
-            return "`systemctl start trivisor` starts it, `journalctl -u trivisor` shows its log"
+            return "`systemctl start trivisor` starts it, `journalctl -u 'trivisor*'` is its log"
         return f"start one with `{self.command('up')}`, or use another --dir"
 
     def refuse_system(self, instead: str) -> None:
@@ -223,6 +228,11 @@ class Layout:
             f"the directory {self.directory} cannot be used: {error.strerror}",
             remedy="choose a directory of your own (--dir)",
         )
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is the system's node, and this user may use its sockets, not its files."""
+        return self.system and self.directory.exists() and not os.access(self.directory, os.X_OK)
 
     @property
     def known(self) -> bool:

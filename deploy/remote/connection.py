@@ -237,8 +237,8 @@ class RemoteHost:
         """Start a command; raise ConnectionLost in place of paramiko's and the socket's errors."""
         import paramiko  # noqa: PLC0415 - an extra
 
+        transport = self._client.get_transport()
         try:
-            transport = self._client.get_transport()
             if transport is None:
                 raise EOFError("it is closed")
             with contextlib.closing(transport.open_session(timeout=SILENCE)) as channel:
@@ -248,8 +248,12 @@ class RemoteHost:
         except (paramiko.SSHException, OSError, EOFError) as error:
             if isinstance(error, OSError) and error.filename is not None:
                 raise  # a local file's
-            why = str(error) or type(error).__name__
-            raise ConnectionLost(f"the connection to {self.address} broke: {why}") from error
+            closed = transport is None or not transport.is_active()
+            why = "it was closed" if closed else str(error) or type(error).__name__
+            raise ConnectionLost(
+                f"the connection to {self.address} broke: {why}",
+                remedy="run the same command again",
+            ) from error
 
 
 def _receive(channel: Channel, output: Callable[[bytes], object], timeout: float | None) -> int:

@@ -124,7 +124,11 @@ class ManagedVoter:
 
     async def _replace_outdated(self) -> None:
         status = self._observer.voter_status
-        written = self._layout.voter_config.stat().st_mtime
+        try:
+            written = self._layout.voter_config.stat().st_mtime
+        except OSError as error:  # the voter that runs has read it
+            _log.warning("cannot compare the voter with its configuration", reason=str(error))
+            return
         if status is None or float(status["started"]) >= written:
             return
         self._observer.history.add("voter ended", reason="its configuration has changed")

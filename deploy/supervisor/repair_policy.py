@@ -28,7 +28,8 @@ __all__ = [
 
 GRACE = 1.5
 """Seconds in which a running guest whose link was lost may return without a repair: the agent may
-have restarted the service, or the voter itself may have restarted."""
+have restarted the service, or the voter itself may have restarted.  Also for a paused guest:
+libvirt pauses it while somebody takes a snapshot."""
 VOTER_WARMUP = 5.0
 """Seconds after a voter's start in which an absent replica is not repaired: the voter may not have
 connected to it yet, and a repair would cost more than waiting."""
@@ -72,6 +73,8 @@ def is_flapping(view: ReplicaView) -> bool:
 def diagnose(view: ReplicaView) -> str | None:
     """Return why a guest needs a repair, or None if it needs none."""
     if view.fault or view.vm in ("booting", "restoring"):
+        return None
+    if view.vm == "paused" and view.since < GRACE:
         return None
     if view.vm != "ready":
         return f"the guest is {view.vm}"
@@ -135,7 +138,7 @@ class RepairPolicy:
         self._active_since = None
 
     def withdraw(self) -> None:
-        """Do not count the repair that has just failed: the disk, not the guest, is the cause."""
+        """Do not count the repair that has just failed: disk or libvirt, not the guest, failed."""
         self.consecutive = max(0, self.consecutive - 1)
         self._next = float("-inf")
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import structlog
 
-from deploy.errors import DeployError
+from deploy.errors import DeployError, HypervisorLost
 from deploy.machine.contention import UncontendedClock
 from deploy.node.interfaces import GuestPort
 from deploy.supervisor.cpu_yield import CpuYield, yield_limit
@@ -38,7 +38,8 @@ POLL_INTERVAL = 5.0
 """Seconds between polls of the voter, in case an event was missed."""
 JOIN_DEADLINE = 10.0
 """Seconds that a restored guest may be neither restoring nor learning nor voting; after that the
-repair has failed.  The time in which its QEMU waits for a processor does not count."""
+repair has failed.  The time in which its QEMU waits for a processor does not count, and a slow
+host has more (`Settings.slowness`)."""
 JOIN_LIMIT = 300.0
 """Seconds from a guest's restore to its first vote; a large state takes long."""
 VOTER_TIMEOUT = 15.0
@@ -54,7 +55,7 @@ class Repairer:
     """Decides which guests need a repair, and repairs them.
 
     ``has_fault`` returns whether an injected fault is active in a guest; ``replace_voter`` ends the
-    voter with that pid.
+    voter with that pid; ``hypervisor_problem`` returns why no guest can be restored now, or "".
     """
 
     def __init__(  # noqa: PLR0913 - its collaborators
@@ -65,8 +66,10 @@ class Repairer:
         *,
         need: int,
         auto: bool,
+        slowness: float = 1.0,
         replace_voter: Callable[[int | None], None],
         has_fault: Callable[[str], bool],
+        hypervisor_problem: Callable[[], str],
         storage: Storage,
         history: EventHistory,
     ) -> None:
@@ -75,8 +78,11 @@ class Repairer:
         self._observer = observer
         self._need = need
         self._auto = auto
+        self._join_deadline = JOIN_DEADLINE * slowness
         self._replace_voter = replace_voter
         self._has_fault = has_fault
+        self._hypervisor_problem = hypervisor_problem
+        self._hypervisor_lost = False
         self._storage = storage
         self._history = history
         self._since: dict[str, tuple[str, str | None, float]] = {}  # states, and since when
@@ -104,6 +110,7 @@ class Repairer:
                         silent = 0
                         self._replace_voter(self._observer.voter_seen[0])
                 await self._share_processors()
+                self._record_hypervisor()
                 self._start_repairs(time.monotonic())
         finally:
             for task in self._tasks.values():
@@ -132,6 +139,14 @@ class Repairer:
             )
             await guest.yield_processor(yields)
 
+    def _record_hypervisor(self) -> None:
+        """Record that libvirt's daemon was lost or has returned."""
+        problem = self._hypervisor_problem()
+        if bool(problem) != self._hypervisor_lost:
+            self._hypervisor_lost = bool(problem)
+            event = "libvirt lost" if problem else "libvirt works again"
+            self._history.add(event, reason=problem or None)
+
     def _start_repairs(self, now: float) -> None:
         for name, task in list(self._tasks.items()):
             if task.done():
@@ -152,8 +167,8 @@ class Repairer:
                     wanted[name] = view.since
                 elif policy.abandoned:
                     self._abandon(name, view)
-        if self._storage.problem:
-            wanted.clear()  # a repair would fail: it starts when there is room
+        if self._storage.problem or self._hypervisor_problem():
+            wanted.clear()  # a repair would fail: it starts when there is room, and libvirt
         returning -= wanted.keys()
         active = len(self._observer.voting)
         for name in select_repairs(wanted, returning, active=active, need=self._need):
@@ -212,7 +227,9 @@ class Repairer:
                 await self._bring_back(name)
         except (DeployError, OSError) as error:
             self.last_error[name] = str(error)
-            if problem := self._storage.check(repair_failed=True):
+            if isinstance(error, HypervisorLost):  # the next repair waits for libvirt
+                policy.withdraw()
+            elif problem := self._storage.check(repair_failed=True):
                 self.last_error[name] += f"; {problem}"
                 policy.withdraw()
             facts: dict[str, Any] = {
@@ -311,7 +328,7 @@ class Repairer:
                 raise self._no_vote(name, "it left again")
             if state == "expelled" or vm not in ("ready", "booting", "restoring"):
                 raise self._no_vote(name, f"it is {vm}, and {state}")
-            if idle > JOIN_DEADLINE or now - begun > JOIN_LIMIT:
+            if idle > self._join_deadline or now - begun > JOIN_LIMIT:
                 raise self._no_vote(name, f"not within {now - begun:.0f} s")
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(PASS_INTERVAL), self._observer.news:

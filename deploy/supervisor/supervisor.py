@@ -118,8 +118,10 @@ class Supervisor:
             self._observer,
             need=self.policy.need,
             auto=self.settings.repair == "auto",
+            slowness=self.settings.slowness,
             replace_voter=self._voter.replace,
             has_fault=lambda guest: guest in self._records.active,
+            hypervisor_problem=lambda: self._node.problem,
             storage=self.storage,
             history=self.history,
         )
@@ -447,6 +449,7 @@ class Supervisor:
             "accel_reason": self.record.accel_reason,
             "image": self.record.image,
             "connect": self.settings.connect,
+            "connect_problem": self._node.problem or None,
             "repair": self.settings.repair,
             "allow_faults": self.settings.allow_faults,
             "supervisor": {

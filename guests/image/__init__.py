@@ -10,7 +10,7 @@ The layers, from the bottom: ``host`` (programs and files of the host); ``recipe
 
 from __future__ import annotations
 
-from guests.image.build import build_image
+from guests.image.build import build_image, packages_at_hand
 from guests.image.host import ImageError, ProgramMissing
 from guests.image.kernel import COMMAND_LINE
 from guests.image.manifest import Image, verify
@@ -25,5 +25,6 @@ __all__ = [
     "ProgramMissing",
     "add_overlay",
     "build_image",
+    "packages_at_hand",
     "verify",
 ]

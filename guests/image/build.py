@@ -70,9 +70,7 @@ def build_image(cache: Path, *, progress: Callable[[str], None]) -> Image:
     ``progress`` is called with a description of each slow step.  Raises ImageError if the image
     cannot be built, or if the cached one was altered.
     """
-    packages = cache / f"packages-{_packages_inputs()[:16]}"
-    inputs = _image_inputs(packages.name)
-    image = PREBUILT / f"image-{inputs[:16]}"
+    packages, inputs, image = _find(cache)
     if not image.is_dir():
         image = _update_cache(cache, packages, inputs, progress)
     manifest = read_manifest(image / "manifest.json")
@@ -84,6 +82,22 @@ def build_image(cache: Path, *, progress: Callable[[str], None]) -> Image:
     )
     verify(built)
     return built
+
+
+def packages_at_hand(cache: Path) -> bool:
+    """Return whether ``build_image`` fetches none of Debian's packages.
+
+    They are in the cache, or an image is installed.
+    """
+    packages, _, image = _find(cache)
+    return packages.is_dir() or image.is_dir()
+
+
+def _find(cache: Path) -> tuple[Path, str, Path]:
+    """Return the packages' directory, the hash of the image's inputs, and an installed image's."""
+    packages = cache / f"packages-{_packages_inputs()[:16]}"
+    inputs = _image_inputs(packages.name)
+    return packages, inputs, PREBUILT / f"image-{inputs[:16]}"
 
 
 def _update_cache(

@@ -78,9 +78,8 @@ def plan(
         kernel=str(image.kernel),
         initrd=str(image.initrd),
         cmdline=cmdline,
-        accel="tcg",
         ram_file=True,
-        **more,
+        **{"accel": "tcg"} | more,
     )
 
 

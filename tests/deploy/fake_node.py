@@ -200,6 +200,7 @@ class FakeNode:
             name: FakeGuest(name, layout.directory / f"{name}.link", service) for name in names
         }
         self.released = False
+        self.problem = ""
 
     async def up(self, progress: Progress, *, take_over: bool) -> None:
         for guest in self.guests.values():

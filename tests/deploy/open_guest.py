@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from deploy.host.spawn import python_command, python_environment
+from deploy.machine.spec import AcceleratorName
 from deploy.machine.ssh import GuestShell, NodeKeys, free_ports, make_keys
 from deploy.node.records import cache_directory
 from guests.image import Overlay, add_overlay, build_image
@@ -69,13 +70,15 @@ class OpenGuest:
 
 
 @asynccontextmanager
-async def open_guest(scratch: Path, capabilities: Path, name: str) -> AsyncIterator[OpenGuest]:
-    """Boot one guest below `scratch`, under TCG; end it afterwards."""
+async def open_guest(
+    scratch: Path, capabilities: Path, name: str, *, accel: AcceleratorName = "tcg"
+) -> AsyncIterator[OpenGuest]:
+    """Boot one guest below `scratch`; end it afterwards."""
     base = build_image(cache_directory() / "images", progress=print)
     keys = make_keys()
     image = add_overlay(base, scratch / f"{name}-image", Overlay(service="kv", access=keys.access))
     [port] = free_ports(1)
-    spec = plan(scratch / name, image, guests=1, ssh_ports=(port,), on_reset="restart")
+    spec = plan(scratch / name, image, guests=1, accel=accel, ssh_ports=(port,), on_reset="restart")
     file = scratch / f"{name}.spec"
     file.write_bytes(msgspec.json.encode(spec))
     process = await asyncio.create_subprocess_exec(

@@ -17,10 +17,12 @@ import fcntl
 import hashlib
 import json
 import os
+import queue
 import shutil
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -179,6 +181,12 @@ class Container:
         """Boot the container; return when systemd has started everything."""
         self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._notify.bind(str(self.path / "notify"))
+        # Read them all, also after the boot: systemd waits until its messages have room.
+        self._messages: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._reader = threading.Thread(
+            target=self._read_messages, args=(self._notify,), daemon=True
+        )
+        self._reader.start()
         options = [
             "--quiet", "--boot", "--register=no", "--keep-unit", "--notify-ready=yes",
             "--machine=debian", "--resolv-conf=off", "--timezone=off", "--console=pipe",
@@ -196,15 +204,18 @@ class Container:
         )  # fmt: skip
         self._await_boot()
 
+    def _read_messages(self, notify: socket.socket) -> None:
+        while message := notify.recv(4096):  # nothing after `shutdown`
+            self._messages.put(message.decode())
+
     def _await_boot(self) -> None:
         """Wait until systemd says that it is ready, and every unit has been started."""
         deadline = time.monotonic() + BOOT_SECONDS
         leader = ready = False
         while not (leader and ready):
-            self._notify.settimeout(max(0.01, min(1.0, deadline - time.monotonic())))
             try:
-                message = self._notify.recv(4096).decode()
-            except TimeoutError:
+                message = self._messages.get(timeout=1.0)
+            except queue.Empty:
                 message = ""
             assert self._boot is not None
             if self._boot.poll() is not None or time.monotonic() > deadline:
@@ -298,6 +309,8 @@ class Container:
             self._boot.kill()
             self._boot.wait()
             self._boot = None
+            self._notify.shutdown(socket.SHUT_RDWR)
+            self._reader.join()
             self._notify.close()
             (self.path / "notify").unlink()
             (self.path / "slirp").unlink(missing_ok=True)

@@ -37,6 +37,11 @@ set -e
 root=$1; shift
 mount --bind "$root" "$root"  # a root that is a mount point, as on any machine: libvirt asks for it
 mount --rbind /dev "$root/dev"
+# qemu-system-common gives /dev/kvm to a group of the root: not the host's /dev/kvm.
+if [ -e "$root/dev/kvm" ]; then
+    : >"$root/.no-kvm"
+    mount --bind "$root/.no-kvm" "$root/dev/kvm"
+fi
 mount --rbind /sys "$root/sys"
 mount -t proc proc "$root/proc"
 while [ "$1" != -- ]; do

@@ -137,7 +137,7 @@ class Rig:
             check=lambda index, welcome: self.problem,
             random64=lambda: next(self.epochs),
             flush_soon=flush_soon,
-            limits=Limits(state_bytes=1_000_000),
+            limits=Limits(state_bytes=1_000_000, hang=0.4),
         )
 
     @property
@@ -201,13 +201,15 @@ async def test_unanswered_hello_is_repeated(rig: Rig) -> None:
     connection.close()
 
 
+@pytest.mark.parametrize(("hang", "longest"), [(0.4, 8), (0.2, 8), (0.8, 16)])
 async def test_connection_without_an_answer_is_closed_early_at_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hang: float, longest: int
 ) -> None:
     """QEMU can leave a port throttled: nothing comes out of it before a connection more."""
     monkeypatch.setattr(link_module, "GREETING_FIRST", 0.1)
     agent = await Agent(str(tmp_path / "a")).start()
     rig = Rig(f"unix:{agent.path}", agent)
+    rig.link._limits = Limits(hang=hang)
     task = asyncio.create_task(rig.link.run())
 
     async def hellos() -> int:
@@ -216,7 +218,7 @@ async def test_connection_without_an_answer_is_closed_early_at_first(
         return rig.link._hellos
 
     try:
-        assert [await hellos() for _ in range(4)] == [2, 4, 8, 8]
+        assert [await hellos() for _ in range(5)] == [2, 4, 8, longest, longest]
         await (await agent.connection()).greet()
         assert isinstance(await rig.event(), ev.Greeted)
         rig.link.reset_backoff()

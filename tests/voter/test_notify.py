@@ -44,10 +44,10 @@ def test_message_arrives_and_children_inherit_nothing(manager: tuple[socket.sock
     assert received(sock) == ["READY=1", "STATUS=Serving"]
 
 
-@pytest.mark.parametrize("pid", [None, str(os.getpid())])
-def test_interval_is_that_of_the_environment_in_seconds(pid: str | None) -> None:
+@pytest.mark.parametrize("named", [False, True])
+def test_interval_is_that_of_the_environment_in_seconds(named: bool) -> None:
     environment = {"NOTIFY_SOCKET": "/x", "WATCHDOG_USEC": "2500000"}
-    environment |= {} if pid is None else {"WATCHDOG_PID": pid}
+    environment |= {"WATCHDOG_PID": str(os.getpid())} if named else {}
     assert Notifier.of_this_process(environment).interval == 2.5
 
 

@@ -173,7 +173,7 @@ class LibvirtUri(Text):
 
     def read(self, text: str) -> str:
         """Return the text."""
-        if not re.fullmatch(r"qemu(\+unix)?:///[a-z]+(\?[!-~]+)?", text):
+        if not re.fullmatch(r"qemu:///embed|qemu(\+unix)?:///(session|system)(\?[!-~]+)?", text):
             raise ValueError(
                 f"{text!r}: write qemu:///embed, qemu:///session or qemu:///system: the guests run "
                 "on this host"

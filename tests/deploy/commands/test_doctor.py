@@ -15,7 +15,7 @@ import pytest
 
 from deploy.commands import doctor
 from deploy.commands.doctor import CAMPAIGN_LIBRARIES, HostCheck, host_checks
-from deploy.host.install import BINDING, COMPILER
+from deploy.host.install import BINDING, COMPILER, DRIVER
 from deploy.host.spawn import python_environment
 from deploy.machine.accel import AcceleratorFacts
 from tests.project.tree import ROOT
@@ -88,14 +88,13 @@ def test_user_without_an_account_is_reported(
     assert found.result == "missing" and "/etc/passwd" in found.detail
 
 
-def test_image_build_is_a_warning_where_its_packages_are_in_the_cache(programs: Path) -> None:
-    images = programs.parent / "cache" / "images"
-    (images / "packages-0123456789abcdef.x.new").mkdir(parents=True)
+@pytest.mark.parametrize("at_hand, result", [(True, "warning"), (False, "missing")])
+def test_image_build_is_a_warning_where_its_packages_are_at_hand(
+    at_hand: bool, result: str, programs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "packages_at_hand", lambda cache: at_hand)
     for name in ("user namespace", "mmdebstrap"):
-        assert check(name).result == "missing"
-    (images / "packages-0123456789abcdef").mkdir()
-    for name in ("user namespace", "mmdebstrap"):
-        assert check(name).result == "warning"
+        assert check(name).result == result
 
 
 def test_user_without_a_home_is_told_to_set_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,7 +116,7 @@ def test_missing_binding_is_named_with_debians_package_or_pip(
     monkeypatch.setattr("deploy.host.install.runs_systems_python", lambda: systems)
     monkeypatch.setattr(doctor, "runs_systems_python", lambda: systems)
     found = check("libvirt")
-    assert (found.result, found.installs) == ("missing", (BINDING if systems else COMPILER,))
+    assert (found.result, found.installs) == ("missing", (BINDING if systems else COMPILER, DRIVER))
     assert ("python3-libvirt" in found.remedy) == systems
     assert ("pip install libvirt-python" in found.remedy) != systems
 
@@ -185,7 +184,7 @@ def accelerator(
 ) -> HostCheck:
     """Return the check of KVM on a host with these facts."""
     facts = AcceleratorFacts(
-        cpu="cpu", virtualization=virtualization, kernel="6", qemu="7", device=device
+        cpu="cpu", virtualization=virtualization, kernel="6", module="", qemu="7", device=device
     )
 
     async def read_facts() -> AcceleratorFacts:

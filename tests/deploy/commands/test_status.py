@@ -40,6 +40,14 @@ async def test_status_is_text_in_every_state(
     assert "FULL: make room" in text
     assert "not on the disk yet" in text
 
+    lost = copy.deepcopy(up) | {
+        "connect": "qemu:///system",
+        "connect_problem": "[its] daemon ended",
+    }
+    text = shown(lost, capsys)
+    assert "libvirt: [its] daemon ended" in text
+    assert "libvirt qemu:///system" in text
+
     failed = copy.deepcopy(up) | {"phase": "stopping"}
     failed["voter"] |= {"pid": None, "abandoned": True, "problem": "the voter ended (exit 2)"}
     text = shown(failed, capsys)

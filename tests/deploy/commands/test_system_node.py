@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 import trivisor
+from deploy.commands.control_client import NotUp
 from deploy.node.records import Layout
 from voter.commands import terminal
 from voter.commands.terminal import SYSTEM_DIRECTORY, CommandError, default_directory
@@ -66,3 +67,13 @@ def test_only_its_own_sockets_count_as_stale(scratch: Path) -> None:
     assert node.command("status").startswith("trivisor status")
     assert "systemctl start trivisor" in node.start_hint
     assert "trivisor up" in Layout(scratch).start_hint
+
+
+@pytest.mark.parametrize("command", [["status"], ["logs"]])
+def test_operator_who_may_not_read_its_files_learns_that_no_node_runs(
+    sockets: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    monkeypatch.setattr(Layout, "closed", True)  # root, as in CI, may read everything
+    words = [*command, "--dir", str(sockets.parent / "node")]
+    done = CliRunner().invoke(trivisor.command, words)
+    assert isinstance(done.exception, NotUp)

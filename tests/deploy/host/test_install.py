@@ -106,7 +106,7 @@ def test_binding_is_linked_for_the_systems_python_and_compiled_for_another(
     system.write_text("")
     monkeypatch.setattr(install, "SYSTEM_PYTHON", system)
     monkeypatch.setattr(sys, "_base_executable", str(system), raising=False)
-    package = how_to_install(BINDING)
+    package = how_to_install(BINDING, DRIVER)
     monkeypatch.setattr(sys, "prefix", sys.base_prefix)
     assert how_to_bind() == package
     monkeypatch.setattr(sys, "prefix", str(tmp_path))

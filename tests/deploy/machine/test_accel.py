@@ -10,7 +10,7 @@ import pytest
 
 from deploy.errors import CannotRunHere
 from deploy.machine import accel
-from deploy.machine.accel import AcceleratorFacts, decide, read_facts
+from deploy.machine.accel import AcceleratorFacts, decide, read_cpu, read_facts
 from deploy.machine.accel_probe import ProbeResult, probe
 from deploy.machine.spec import AcceleratorName, Progress
 from guests.image import Image
@@ -19,6 +19,7 @@ FACTS = AcceleratorFacts(
     cpu="x86_64 Some CPU",
     virtualization=True,
     kernel="6.1",
+    module="kvm_amd nested=1 npt=Y",
     qemu="QEMU 7.2",
     device="10:232 crw-rw---- 0:109 usable",
 )
@@ -80,8 +81,9 @@ async def test_a_guest_decides_and_the_decision_is_cached(
     [
         {"cpu": "x86_64 Another"},
         {"kernel": "6.2"},
+        {"module": "kvm_amd nested=1 npt=N"},
         {"qemu": "QEMU 8.0"},
-        {"device": "10:232 crw------- 0:0 denied"},
+        {"device": "10:232 crw------- 0:0 usable"},
         {"virtualization": None},
     ],
 )
@@ -95,7 +97,10 @@ async def test_decision_is_repeated_when_host_or_qemu_change(
     assert host.boots == 2
 
 
-@pytest.mark.parametrize("change", [{"device": None}, {"virtualization": False}])
+@pytest.mark.parametrize(
+    "change",
+    [{"device": None}, {"device": "10:232 crw-rw---- 0:109 denied"}, {"virtualization": False}],
+)
 async def test_no_guest_is_booted_when_kvm_is_impossible(
     host: Host, scratch: Path, change: dict[str, object]
 ) -> None:
@@ -116,6 +121,49 @@ async def test_requested_kvm_is_always_tried_and_never_replaced_by_tcg(
     assert host.boots == 1
     host.works = True
     assert (await decide(IMAGE, scratch, "kvm")).name == "kvm"
+
+
+@pytest.mark.parametrize(
+    ("device", "problem"),
+    [
+        (None, "there is no /dev/kvm; use --accel tcg"),
+        ("10:232 crw-rw---- 0:109 denied", r"may not open /dev/kvm; join .*usermod -aG kvm"),
+    ],
+)
+async def test_requested_kvm_without_the_device_is_an_error_that_says_what_to_do(
+    host: Host, scratch: Path, device: str | None, problem: str
+) -> None:
+    host.facts = msgspec.structs.replace(FACTS, device=device)
+    with pytest.raises(CannotRunHere, match=problem):
+        await decide(IMAGE, scratch, "kvm")
+    assert host.boots == 0
+
+
+CPUINFO = """\
+processor\t: 0
+model name\t: Some CPU
+microcode\t: 0xa101148
+flags\t\t: fpu vme svm
+bugs\t\t: none
+
+processor\t: 1
+model name\t: Other
+flags\t\t: fpu
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "model", "flag"),
+    [
+        (CPUINFO, "Some CPU microcode 0xa101148", True),
+        (CPUINFO.replace(" svm", ""), "Some CPU microcode 0xa101148", False),
+        (CPUINFO.replace("microcode\t: 0xa101148\n", ""), "Some CPU", True),
+        ("processor\t: 0\nFeatures\t: fp\n", "", None),
+        ("", "", None),
+    ],
+)
+def test_first_processor_is_read(text: str, model: str, flag: bool | None) -> None:
+    assert read_cpu(text) == (model, flag)
 
 
 async def test_requested_tcg_boots_no_guest(host: Host, scratch: Path) -> None:
@@ -175,7 +223,7 @@ async def test_missing_qemu_is_reported_with_its_remedy(
 async def test_facts_of_this_host_are_read() -> None:
     facts = await read_facts()
     assert facts.qemu.startswith("QEMU emulator version")
-    assert (facts.device is not None) == Path("/dev/kvm").exists()
+    assert (facts.device is not None) == Path("/dev/kvm").is_char_device()
     assert facts == await read_facts()
 
 

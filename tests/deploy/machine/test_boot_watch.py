@@ -105,6 +105,23 @@ def test_guest_that_never_left_its_first_page_is_given_up_early() -> None:
     assert (stuck.hung, moving.hung) == (True, False)
 
 
+def test_qemu_that_still_starts_is_not_a_guest_on_its_first_page() -> None:
+    watch = BootWatch(60, first_limit=5)
+    for _ in range(30):
+        watch.sample(1, None, idle=0.1)
+    assert not watch.over.is_set()
+    for _ in range(8):
+        watch.sample(1, "fff0", idle=0.1)
+    assert watch.hung
+
+
+def test_qemu_that_hangs_as_it_starts_is_noticed() -> None:
+    watch = BootWatch(60, first_limit=5)
+    for _ in range(6):
+        watch.sample(1, None, idle=1)
+    assert watch.hung
+
+
 def test_agent_that_ends_again_and_again_does_not_start() -> None:
     watch = BootWatch(60)
     for _ in range(2):

@@ -46,14 +46,15 @@ def test_xml_equals_the_golden_file() -> None:
             {"accel": "kvm"},
             {
                 '<domain xmlns:trivisor="urn:trivisor:node" type="kvm">',
-                '<cpu mode="host-passthrough" />',
+                '<cpu mode="host-passthrough">', "</cpu>",
+                '<feature policy="disable" name="svm" />',
+                '<feature policy="disable" name="vmx" />',
             },
         ),
         (
             {"ram_file": True},
             {
-                "<memoryBacking>", '<source type="memfd" />', '<access mode="shared" />',
-                "</memoryBacking>",
+                '<source type="memfd" />', '<access mode="shared" />',
             },
         ),
         (
@@ -74,8 +75,9 @@ def test_option_adds_these_lines(changes: dict[str, object], added: set[str]) ->
 
 def test_system_libvirt_runs_qemu_as_the_given_account() -> None:
     xml = domain_xml(GUEST, node_uuid=UUIDS[0], run_as="+1000:+1000")
-    label = '<seclabel type="static" model="dac" relabel="no">\n    <label>+1000:+1000</label>'
+    label = '<seclabel type="static" model="dac" relabel="yes">\n    <label>+1000:+1000</label>'
     assert label in xml
+    assert 'relabel="no"' in domain_xml(GUEST, node_uuid=UUIDS[0], run_as="+0:+0")
 
 
 def test_owner_is_read_from_the_xml() -> None:
@@ -83,6 +85,16 @@ def test_owner_is_read_from_the_xml() -> None:
     assert owner_in_xml("<domain><name>g1</name></domain>") is None
     with pytest.raises(ValueError, match="not XML"):
         owner_in_xml("<domain>")
+
+
+def test_virsh_shows_whose_the_domain_is_and_how_to_stop_the_node() -> None:
+    spec = planned(directory="/a b").guests[0]
+    read = ET.fromstring(domain_xml(spec, node_uuid=UUIDS[0]))
+    title, description = read.findtext("title", ""), read.findtext("description", "")
+    assert "g1" in title
+    assert "/a b" in title
+    assert UUIDS[0] in description
+    assert "trivisor down --dir '/a b'" in description
 
 
 def test_any_directory_that_is_accepted_survives_the_xml() -> None:
@@ -94,6 +106,8 @@ def test_any_directory_that_is_accepted_survives_the_xml() -> None:
     ]
     sockets = [each.get("path") for each in read.iter("source") if "path" in each.attrib]
     assert sockets == [spec.console_socket, spec.bound_link]
+    assert spec.directory in read.findtext("title", "")
+    assert "\n" not in read.findtext("title", "\n")  # which libvirt rejects
 
 
 def test_user_supplied_text_is_escaped() -> None:

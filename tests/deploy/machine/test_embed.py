@@ -11,6 +11,7 @@ import pytest
 
 from deploy.errors import AlreadyUp, CannotRunHere, HypervisorFailed
 from deploy.host.files import sweep_links
+from deploy.machine.connection import opening_error
 from deploy.machine.embed import (
     carried_root,
     check_owner,
@@ -18,7 +19,7 @@ from deploy.machine.embed import (
     keep_capabilities,
     prepare_root,
 )
-from deploy.machine.hypervisor import Hypervisor, opening_error
+from deploy.machine.hypervisor import Hypervisor
 from tests.deploy.conftest import NASTY
 
 
@@ -93,6 +94,19 @@ def test_long_log_is_truncated(scratch: Path) -> None:
         ("already open with path '/x'", "qemu:///embed", AlreadyUp, "in use"),
         ("no connection driver", "qemu:///embed", CannotRunHere, "apt-get install"),
         ("Failed to connect socket", "qemu:///system", CannotRunHere, "start libvirt's daemon"),
+        ("Connection refused", "qemu:///session", CannotRunHere, "apt-get install libvirt-daemon"),
+        (
+            "'/run/libvirt/libvirt-sock': Permission denied",
+            "qemu:///system",
+            CannotRunHere,
+            "usermod -aG libvirt",
+        ),
+        (
+            "authentication unavailable: no polkit agent available to authenticate",
+            "qemu+unix:///system",
+            CannotRunHere,
+            "usermod -aG libvirt",
+        ),
     ],
 )
 def test_each_error_has_its_remedy(

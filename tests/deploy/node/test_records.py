@@ -27,6 +27,7 @@ from deploy.node.records import (
 )
 from tests.deploy.conftest import NASTY
 from voter.config import parse
+from voter.core.limits import Limits
 
 LINKS = {"g1": 'unix:/a "quoted"\\path', "g2": "unix:/b", "g3": "unix:/c"}
 LOCK_HOLDER = """
@@ -250,6 +251,18 @@ def test_voter_accepts_its_configuration(layout: Layout) -> None:
     assert (config.vote, config.service, config.function) == ("2/3", "kv", None)
     custom = Settings(service="/somewhere/counter.py")
     assert parse(voter_config(layout, custom, "me", LINKS)).service is None
+
+
+@pytest.mark.parametrize(
+    ("boot_deadline", "factor"), [(1.0, 1.0), (60.0, 1.0), (90.0, 1.5), (600.0, 10.0)]
+)
+def test_longer_boot_deadline_lengthens_the_other_limits_on_guests(
+    layout: Layout, boot_deadline: float, factor: float
+) -> None:
+    settings = Settings(boot_deadline=boot_deadline)
+    assert settings.slowness == factor
+    limits = parse(voter_config(layout, settings, "me", LINKS)).limits
+    assert limits == Limits(hang=Limits().hang * factor)
 
 
 def test_function_on_the_host_adds_one_line_to_the_voters_configuration(layout: Layout) -> None:

@@ -39,7 +39,8 @@ def view(**changes: object) -> ReplicaView:
         view(vm="booting", replica="absent", since=100.0),
         view(vm="restoring", replica="expelled"),
         view(vm="dead", replica="absent", fault=True),
-        view(vm="paused", fault=True),
+        view(vm="paused", fault=True, since=100.0),
+        view(vm="paused", since=GRACE / 2),
         view(replica="expelled", reason="dissent", fault=True),
     ],
 )
@@ -51,7 +52,7 @@ def test_diagnose_is_none_for_a_healthy_guest_or_an_active_fault(healthy: Replic
     "failed,cause",
     [
         (view(vm="dead", replica="absent"), "dead"),
-        (view(vm="paused"), "paused"),
+        (view(vm="paused", since=GRACE), "paused"),
         (view(replica="expelled", reason="dissent"), "dissent"),
         (view(replica="absent", reason="hang", since=GRACE), "hang"),
         (view(replica="absent", reason="gone", since=GRACE, voter_age=VOTER_WARMUP), "gone"),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.errors import DeployError
+from deploy.errors import DeployError, HypervisorLost
 from tests.deploy.fake_node import FakeGuest
 from tests.deploy.supervisor.running import Running, plan
 from tests.waiting import until
@@ -71,6 +71,32 @@ async def test_guest_that_dies_during_its_repair_is_repaired_again(plain_node: R
     await guest.kill()
     await until(lambda: guest.restores == 2)
     await until(plain_node.all_active)
+
+
+async def test_repair_waits_for_libvirt_and_is_not_counted(plain_node: Running) -> None:
+    node, guest = plain_node, plain_node.guests["g2"]
+    restore = guest.restore
+
+    async def lose_libvirt() -> None:
+        node.node.problem = "the daemon ended"
+        guest.restore = restore  # type: ignore[method-assign]
+        raise HypervisorLost(node.node.problem)
+
+    guest.restore = lose_libvirt  # type: ignore[method-assign]
+    await guest.kill()
+    await until(lambda: bool(node.events("libvirt lost")))
+    assert node.events("libvirt lost")[0]["reason"] == "the daemon ended"
+    status = await node.status()
+    assert status["connect_problem"] == "the daemon ended"
+    assert status["guests"][1]["repairs"]["consecutive"] == 0
+    await asyncio.sleep(1.0)  # longer than two passes
+    assert node.restores() == [0, 0, 0]
+    async with await node.client() as client:
+        assert (await client.request("PUT", "/kv/a", b"1")).status == 201
+    node.node.problem = ""
+    await until(node.all_active)
+    assert node.restores() == [0, 1, 0]
+    assert node.events("libvirt works again")
 
 
 HANGING = """

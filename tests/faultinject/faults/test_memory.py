@@ -15,6 +15,7 @@ from faultinject.faults.memory import REGIONS, flip_copies, flip_region, read_sp
 from faultinject.faults.site import NotApplied
 from tests.deploy.open_guest import OpenGuest
 from tests.faultinject.faults.test_inside import AnsweringShell
+from tests.kvm.guest_steps import CodeFlip, flip_code_of
 
 IOMEM = """\
 00000000-00000fff : Reserved
@@ -133,3 +134,11 @@ async def test_flip_region_flips_the_real_kernels_memory(opened: OpenGuest, kind
     assert "4 of 4 flipped bits read back" in active.proof
     first = int(active.proof.split("(at ")[1].split(",")[0], 16)
     assert any(low <= first < high for low, high in read_spans(iomem, REGIONS[kind]))
+
+
+@pytest.mark.vm
+@in_shared_loop
+async def test_flip_in_code_that_is_already_translated_has_no_effect(opened: OpenGuest) -> None:
+    """This limits results under TCG; under KVM the flip acts (`./run test --kvm`)."""
+    await opened.clean()
+    assert await flip_code_of(opened) == CodeFlip(before=99, after=99, restored=99)

@@ -10,7 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from guests.image import Image, ImageError, ProgramMissing, build_image, verify
+from guests.image import (
+    Image,
+    ImageError,
+    ProgramMissing,
+    build,
+    build_image,
+    packages_at_hand,
+    verify,
+)
 from guests.image.manifest import read_manifest
 from guests.image.packages import fetch
 from guests.image.recipe import LOADER, MULTIARCH, PACKAGES, PYTHON
@@ -39,6 +47,18 @@ def test_second_build_comes_from_the_cache(
     real_image: Image, image_cache: Path, no_progress: Callable[[str], None]
 ) -> None:
     assert build_image(image_cache, progress=no_progress) == real_image
+
+
+@pytest.mark.vm
+def test_image_that_a_package_has_installed_is_used_and_nothing_is_written(
+    real_image: Image,
+    tmp_path: Path,
+    no_progress: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(build, "PREBUILT", real_image.kernel.parent.parent)
+    assert build_image(tmp_path / "cache", progress=no_progress) == real_image
+    assert not (tmp_path / "cache").exists()
 
 
 @pytest.mark.vm
@@ -166,3 +186,11 @@ def test_impossible_cache_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ImageError, match=r"cannot build the guest image in .*file"):
         build_image(tmp_path / "file", progress=print)
+
+
+@pytest.mark.vm
+def test_packages_are_at_hand_where_an_image_was_built(
+    real_image: Image, image_cache: Path, tmp_path: Path
+) -> None:
+    assert packages_at_hand(image_cache)
+    assert not packages_at_hand(tmp_path)

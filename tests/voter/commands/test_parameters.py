@@ -119,6 +119,7 @@ def test_right_value_is_parsed(kind: click.ParamType[Any], text: str, shown: str
         (VotePolicy(), "2/6", "4/6"), (VotePolicy(), f"{'9' * 5000}/3", "m/n"),
         (LibvirtUri(), "embed", "qemu:///embed"),
         (LibvirtUri(), "qemu+ssh://a/system", "this host"),
+        (LibvirtUri(), "qemu:///syst", "qemu:///system"),
         (Choice(["crash", "hang"]), "crsh", "Did you mean 'crash'?"),
     ],
 )  # fmt: skip
