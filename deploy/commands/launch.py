@@ -68,7 +68,9 @@ def prepare_node(
     if orphans:
         names = ", ".join(f"{name} (process {pid})" for name, pid in orphans.items())
         here = f"{layout.directory}/"
-        if not all(here in each.place for each in find_processes(layout) if each.name in orphans):
+        if not all(
+            here in each.command_line for each in find_processes(layout) if each.name in orphans
+        ):
             raise AlreadyUp(
                 f"{names} run without a supervisor, and were started when {layout.directory} was "
                 "at another path",
