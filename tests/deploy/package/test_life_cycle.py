@@ -73,8 +73,18 @@ def processes(host: Container) -> str:
 
 def await_end(host: Container) -> None:
     """Wait until no process and no socket of the node is left; systemd closes the sockets last."""
-    sockets = ("systemctl", "list-units", "--no-legend", "--state=active", "trivisor*.socket")
-    wait_until(lambda: processes(host) + host.run(*sockets).stdout == "", "all has ended")
+    units = ("systemctl", "list-units", "--plain", "--no-legend", "--state=active")
+    left = ""
+
+    def ended() -> bool:
+        nonlocal left
+        left = processes(host) + host.run(*units, "trivisor*.socket", "trivisor-voter*").stdout
+        return left == ""
+
+    try:
+        wait_until(ended)
+    except AssertionError as error:
+        raise AssertionError(f"left running: {left}") from error
 
 
 def await_votes(host: Container, number: int = 3) -> None:
