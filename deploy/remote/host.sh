@@ -267,7 +267,9 @@ undo() {
     [ "$(state)" = "$wanted" ]
 }
 
-start_node() { systemctl start trivisor.service; }
+# A node that the package's installation has started is left alone: to start it again would start
+# trivisor-prepare.service again, which rejects a node that runs.
+start_node() { systemctl is-active --quiet trivisor.service || systemctl start trivisor.service; }
 
 # request PATH: print status, vote and body of a GET that is sent as clients do.
 request() {
