@@ -119,7 +119,7 @@ class ManagedVoter:
             await self._replace_outdated()
 
     async def _next(self, seen: int | None) -> int | None:
-        """Wait until the voter's pid differs from ``seen``; return it, None if it does not answer."""
+        """Wait until the voter's pid differs from ``seen``; return it, or None: no answer."""
         async with self._observer.news:
             await self._observer.news.wait_for(lambda: self.pid != seen)
             return self.pid
