@@ -52,20 +52,25 @@ def prepare_node(
     """Write node.json for a new node with these settings, or return that of the node that runs.
 
     ``accept_service``: continue from a journal that another service wrote.  ``managed``: systemd
-    runs the node; if guests run, other settings wait for its next start.
+    runs the node; if supervisor or guests run, other settings wait for its next start.
 
     Raises AlreadyUp, ForeignState, CannotRunHere, DeployError.
     """
     check_paths(layout, settings)
     layout.prepare()
     holder = Lock(layout).holder()
-    if holder is not None:
+    if holder is not None and not managed:
         raise already_up(layout, holder)
+    if holder is not None:  # `systemctl start` of a node that runs changes nothing
+        progress(f"the node already runs: its supervisor is process {holder}")
+        return _running_record(layout, settings, progress)
     orphans = find_orphans(layout)
     if orphans:
         names = ", ".join(f"{name} (process {pid})" for name, pid in orphans.items())
         here = f"{layout.directory}/"
-        if not all(here in each.place for each in find_processes(layout) if each.name in orphans):
+        if not all(
+            here in each.command_line for each in find_processes(layout) if each.name in orphans
+        ):
             raise AlreadyUp(
                 f"{names} run without a supervisor, and were started when {layout.directory} was "
                 "at another path",
@@ -73,17 +78,14 @@ def prepare_node(
                 "the journal",
             )
         stop_watchdog(layout, signal.SIGHUP)  # this command starts the next supervisor
-        record = layout.read_node()
-        if record.settings != settings and managed:
-            progress("the changed settings apply after `systemctl restart trivisor`")
-        elif record.settings != settings:
+        if not managed and layout.read_node().settings != settings:
             raise AlreadyUp(
                 f"{names} of the node in {layout.directory} run without a supervisor, and the "
                 "node was started with other options",
                 remedy=f"end it with `{layout.command('down')}`, or use the same options again",
             )
         progress(f"taking over {names}")
-        return record
+        return _running_record(layout, settings, progress)
     if settings.durability == "none" and layout.journal.exists():
         raise DeployError(
             f"with --durability none, the existing journal in {layout.journal} would become out of "
@@ -124,6 +126,14 @@ def prepare_node(
     )
     layout.write(record)
     layout.write(RunningRecord())
+    return record
+
+
+def _running_record(layout: Layout, settings: Settings, progress: Progress) -> NodeRecord:
+    """Return the record of a node that runs; report settings that it does not have yet."""
+    record = layout.read_node()
+    if record.settings != settings:
+        progress("the changed settings apply after `systemctl restart trivisor`")
     return record
 
 

@@ -98,16 +98,14 @@ def sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
-def share_socket(path: Path) -> Path:
-    """Let the group of a set-group-ID directory connect to a unix socket in it; return its path.
+def share_socket(path: Path) -> None:
+    """Let the group of a set-group-ID directory connect to a unix socket in it.
 
     The directories of the node that systemd runs are such (deploy/package); others are their
-    owner's alone.  A socket that a system libvirt made is root's, and open to the group already.
-    Raises OSError.
+    owner's alone.  Libvirt lets the group connect to its sockets itself.  Raises OSError.
     """
-    if path.parent.stat().st_mode & stat.S_ISGID and not path.stat().st_mode & stat.S_IWGRP:
+    if path.parent.stat().st_mode & stat.S_ISGID:
         path.chmod(0o660)
-    return path
 
 
 # ---- logs

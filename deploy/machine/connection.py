@@ -313,7 +313,7 @@ def opening_error(text: str, target: str) -> DeployError:
 def _remedy(text: str, target: str) -> str:
     """Return what to do about a daemon that cannot be reached."""
     if any(word in text for word in _DENIALS):
-        return f"{as_root(f'usermod -aG libvirt {_user()}')}, and log in again"
+        return f"{as_root(f'usermod -aG libvirt,libvirt-qemu {_user()}')}, and log in again"
     return _start(target)
 
 

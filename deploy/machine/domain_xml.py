@@ -35,7 +35,8 @@ def domain_xml(guest: GuestSpec, *, node_uuid: str, run_as: str | None = None) -
     """Return the libvirt domain of `guest`, marked as belonging to the node `node_uuid`.
 
     `run_as` ("+UID:+GID") is for a system libvirt.  Its QEMUs otherwise run as a user that may not
-    have access to the node's directory, and libvirt would give that user the node's files.
+    have access to the node's directory, and libvirt would give that user the node's files.  Libvirt
+    gives files of its own (a secret key, the sockets) to this user, unless that is root.
     """
     kvm = guest.accel == "kvm"
     domain = ET.Element("domain", type="kvm" if kvm else "qemu")
@@ -91,7 +92,8 @@ def domain_xml(guest: GuestSpec, *, node_uuid: str, run_as: str | None = None) -
     _text(domain, "on_crash", "destroy")
     _devices(domain, guest)
     if run_as is not None:
-        label = ET.SubElement(domain, "seclabel", type="static", model="dac", relabel="no")
+        relabel = "no" if run_as.startswith("+0:") else "yes"
+        label = ET.SubElement(domain, "seclabel", type="static", model="dac", relabel=relabel)
         _text(label, "label", run_as)
     if guest.ssh_port is not None:
         _card(domain, guest.ssh_port)

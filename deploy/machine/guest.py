@@ -21,7 +21,6 @@ from typing import Literal
 import structlog
 
 from deploy.errors import GuestNeverReady, HypervisorFailed, HypervisorLost, WrongState
-from deploy.host.files import share_socket
 from deploy.host.priority import Yielding, set_nice
 from deploy.machine import qemu
 from deploy.machine.boot_watch import OVERALL, BootWatch, watch_boot
@@ -139,9 +138,9 @@ class Guest:
             await self._snapshot()
 
     def open_link(self) -> None:
-        """Rename the link's socket to its real name, so that the voter may connect."""
+        """Rename the link's socket, to which libvirt lets owner and group connect."""
         with contextlib.suppress(FileNotFoundError):
-            share_socket(Path(self.spec.bound_link)).replace(self.spec.link_socket)
+            Path(self.spec.bound_link).replace(self.spec.link_socket)
 
     async def restore(self) -> RestoreMethod:
         """Restore its clean snapshot, whatever its state, by the fastest method that works.

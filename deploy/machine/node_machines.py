@@ -375,7 +375,9 @@ def _account(spec: NodeSpec) -> str | None:
     """Return the account as which a system libvirt runs our QEMUs: this process's."""
     if spec.embedded or not urlsplit(spec.uri).path.endswith("/system"):
         return None
-    return f"+{os.geteuid()}:+{os.getegid()}"
+    directory = Path(spec.directory)  # its group may connect to the guests
+    shared = directory.exists() and directory.stat().st_mode & stat.S_ISGID
+    return f"+{os.geteuid()}:+{directory.stat().st_gid if shared else os.getegid()}"
 
 
 def _share_directory(directory: Path) -> None:

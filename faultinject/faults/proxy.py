@@ -233,8 +233,10 @@ class ProxiedLink:
 
     async def listen(self) -> asyncio.Server:
         """Listen on the voter's side.  Raises OSError."""
+        sock = _bind(self.voter_side)
+        share_socket(Path(self.voter_side))
         return await asyncio.get_running_loop().create_unix_server(
-            lambda: _Wire(self).voter, sock=_bind(self.voter_side)
+            lambda: _Wire(self).voter, sock=sock
         )
 
 
@@ -246,7 +248,6 @@ def _bind(path: str) -> socket.socket:
     try:
         listener.bind(path)
         os.chmod(path, 0o600)
-        share_socket(Path(path))
     except OSError:
         listener.close()
         raise

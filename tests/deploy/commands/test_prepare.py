@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 
+from deploy.commands.launch import prepare_node
 from deploy.commands.prepare import prepare, read_settings
+from deploy.errors import AlreadyUp
+from deploy.host.spawn import python_environment
 from deploy.node.records import Settings
+from tests.deploy.node.test_records import LOCK_HOLDER
+from tests.deploy.supervisor.running import plan
 from voter.commands.terminal import CommandError, ExitCode
 
 
@@ -149,3 +157,23 @@ def test_command_needs_a_configuration() -> None:
     done = CliRunner().invoke(prepare, ["--dir", "/nonexistent/node"])
     assert done.exit_code == 2
     assert "--config" in done.output
+
+
+def test_start_of_a_node_that_runs_changes_nothing(scratch: Path) -> None:
+    layout = plan(scratch / "node")
+    record = layout.read_node()
+    other = msgspec.structs.replace(record.settings, memory_mib=512)
+    with subprocess.Popen(
+        [sys.executable, "-c", LOCK_HOLDER, str(layout.directory)],
+        env=python_environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as holder:  # fmt: skip
+        assert holder.stdout is not None and holder.stdout.readline() == b"taken\n"
+        for settings, steps in ((record.settings, 1), (other, 2)):
+            printed: list[str] = []
+            assert prepare_node(layout, settings, printed.append, managed=True) == record
+            assert len(printed) == steps and str(holder.pid) in printed[0]
+        with pytest.raises(AlreadyUp):
+            prepare_node(layout, record.settings, printed.append)
+        assert holder.stdin is not None
+        holder.stdin.close()
+    assert layout.read_node() == record

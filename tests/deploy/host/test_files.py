@@ -18,6 +18,7 @@ from deploy.host.files import (
     check_path,
     check_socket_paths,
     read_tail,
+    share_socket,
     short_link,
     sweep_links,
     temporary_name,
@@ -25,6 +26,7 @@ from deploy.host.files import (
     write_whole,
 )
 from tests.deploy.conftest import NASTY
+from voter.sockets import listen_unix
 
 # ---- atomic replacement
 
@@ -185,3 +187,14 @@ def test_link_of_another_user_is_neither_followed_nor_removed(
     sweep_links()
     assert link.is_symlink()
     assert list(places[1].iterdir()) == []
+
+
+@pytest.mark.parametrize(("mode", "expected"), [(0o2710, 0o660), (0o710, 0o600)])
+def test_socket_is_shared_with_the_group_of_a_set_group_id_directory_only(
+    scratch: Path, mode: int, expected: int
+) -> None:
+    scratch.chmod(mode)
+    path = scratch / "s"
+    with listen_unix(str(path)):
+        share_socket(path)
+        assert stat.S_IMODE(path.stat().st_mode) == expected

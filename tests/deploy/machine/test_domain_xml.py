@@ -75,8 +75,9 @@ def test_option_adds_these_lines(changes: dict[str, object], added: set[str]) ->
 
 def test_system_libvirt_runs_qemu_as_the_given_account() -> None:
     xml = domain_xml(GUEST, node_uuid=UUIDS[0], run_as="+1000:+1000")
-    label = '<seclabel type="static" model="dac" relabel="no">\n    <label>+1000:+1000</label>'
+    label = '<seclabel type="static" model="dac" relabel="yes">\n    <label>+1000:+1000</label>'
     assert label in xml
+    assert 'relabel="no"' in domain_xml(GUEST, node_uuid=UUIDS[0], run_as="+0:+0")
 
 
 def test_owner_is_read_from_the_xml() -> None:

@@ -346,6 +346,35 @@ def test_deploy_that_the_hosts_power_failure_ended_is_undone_by_the_next(
     assert "undoing it" in output and "vote 2/3;" in output
 
 
+# ---- the real package
+
+
+def test_first_deploy_of_the_real_package_serves_voted_requests_and_the_second_changes_nothing(
+    container_root: Path, debian_package: Path
+) -> None:
+    with Container(container_root) as container:
+        host = Host(container)
+        before = host.state()
+        code, output = host.deploy("--accel", "tcg", "--allow-faults", package=debian_package)
+        assert code == ExitCode.OK, output
+        assert "vote 2/3;" in output or "vote 3/3;" in output
+        put = host.shell("curl -s -i -X PUT --data blue http://127.0.0.1:8080/kv/colour")
+        assert "trivisor-vote: 2/3" in put.lower(), put
+        state = host.state()
+        code, output = host.deploy("--accel", "tcg", package=debian_package)
+        assert code == ExitCode.OK and "nothing to change" in output, output
+        assert host.state() == state
+        code, output = host.deploy("--remove", "--yes")
+        assert code == ExitCode.OK, output
+        assert "/var/lib/trivisor-voter/" in host.shell("find /var/lib/trivisor-voter -type f")
+        code, output = host.deploy("--http", "127.0.0.1:8081", package=debian_package)
+        assert code == ExitCode.OK, output
+        assert host.shell("curl -s http://127.0.0.1:8081/kv/colour") == "blue"  # nothing was lost
+        code, output = host.deploy("--remove", "--purge", "--yes")
+        assert code == ExitCode.OK, output
+        assert host.state() == before
+
+
 # ---- hosts that cannot be deployed to
 
 
