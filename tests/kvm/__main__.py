@@ -69,6 +69,9 @@ def main() -> int:
                 subprocess.CalledProcessError) as error:  # fmt: skip
             log(f"error: {error}")
             return 4
+        except KeyboardInterrupt:
+            log("interrupted: the record has the steps that ended before")
+            return 130
         for line in record.lines():
             log(line)
     return 0 if record.passed else 1
