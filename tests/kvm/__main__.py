@@ -68,7 +68,7 @@ def main() -> int:
                             began=began, outer={} if here else _facts())  # fmt: skip
             write_json(out / "record.json", record)
             if here:
-                record = _run_here(record, out, log, package)
+                record = _run_here(record, out, log, package and package.absolute())
             else:
                 record = _run_emulated(record, out, log)
         except (DeployError, ImageError, MachineFailed, RuntimeError, OSError,
