@@ -140,7 +140,7 @@ class Deployment:
             self.follow()
             facts = self.facts()
         if "interrupted" in facts.values:
-            self._progress("the host went down during an earlier deploy: undoing that")
+            self._progress("the host went down during an earlier deploy: undoing it")
             plan = Plan([], [], {}, [], None, Settings(), DEFAULT_HTTP, mode="recover")
             self.transact(plan, facts)
             facts = self.facts()
