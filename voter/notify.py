@@ -27,7 +27,7 @@ class Notifier:
 
     @classmethod
     def of_this_process(cls, environment: MutableMapping[str, str] = os.environ) -> Notifier:
-        """Return the one that NOTIFY_SOCKET and WATCHDOG_USEC describe, and remove these variables.
+        """Return the notifier that NOTIFY_SOCKET and WATCHDOG_USEC describe, and remove these.
 
         So no child of this process can send messages in its name.  Raises AddressError if a value
         cannot be used.

@@ -28,7 +28,7 @@ from voter.commands.terminal import CommandError, ExitCode, print_json, quiet_lo
 if TYPE_CHECKING:
     from deploy.remote.connection import SshTarget
     from deploy.remote.deployment import Deployment, Smoke
-    from deploy.remote.facts import Facts, Finding
+    from deploy.remote.facts import Facts, HostFinding
     from deploy.remote.plan import Plan
     from voter.core import Policy
 
@@ -51,7 +51,7 @@ _NODE_KEYS = {
 """Keys of the host's settings file, by the options' parameters."""
 
 
-class Host(Text):
+class SshHost(Text):
     """USER@HOST[:PORT] of an SSH server."""
 
     name = "USER@HOST[:PORT]"
@@ -64,7 +64,7 @@ class Host(Text):
 
 
 @click.command()
-@click.argument("host", metavar="USER@HOST[:PORT]", type=Host())
+@click.argument("host", metavar="USER@HOST[:PORT]", type=SshHost())
 @click.option(
     "--package", type=existing_file(), help="The Debian package  [default: the newest in ./dist]"
 )
@@ -80,7 +80,7 @@ class Host(Text):
 @click.option(
     "--ask-sudo-password",
     is_flag=True,
-    help="Read sudo's password from standard input if that is no terminal.",
+    help="Read sudo's password from standard input if that is not a terminal.",
 )
 @click.option("--dry-run", is_flag=True, help="Print what would be done; change nothing.")
 @click.option("--remove", is_flag=True, help="Remove Trivisor from the host; keep its state.")
@@ -121,21 +121,21 @@ def deploy(  # noqa: PLR0913 - one for each option
         raise click.UsageError("--purge is for --remove")
     if remove and (given or package is not None):
         raise click.UsageError("--remove takes no package and no options of a node")
-    work = _Work(dry_run=dry_run, yes=yes, quiet=as_json, password_from_stdin=ask_sudo_password)
-    local = None if remove else _Local(package, given)
+    run = _DeployRun(dry_run=dry_run, yes=yes, quiet=as_json, password_from_stdin=ask_sudo_password)
+    wanted = None if remove else _Wanted(package, given)
     by = f"{_user()}@{socket.gethostname()}, since {time.strftime('%Y-%m-%d %H:%M:%S %z')}"
-    work.progress(f"connecting to {host}")
+    run.progress(f"connecting to {host}")
     with RemoteHost.connect(host, identities=list(identity), known_hosts=known_hosts) as remote:
-        deployment = Deployment(remote, by=by, progress=work.progress)
-        if local is None:
-            result = work.remove(deployment, purge=purge)
+        deployment = Deployment(remote, by=by, progress=run.progress)
+        if wanted is None:
+            result = run.remove(deployment, purge=purge)
         else:
-            result = work.install(deployment, local)
+            result = run.install(deployment, wanted)
     if as_json:
         print_json({"host": str(host), "dry_run": dry_run, **result})
 
 
-class _Local:
+class _Wanted:
     """What is deployed: the package, and the node's settings that the user has given."""
 
     def __init__(self, package: Path | None, given: dict[str, Any]) -> None:
@@ -153,9 +153,9 @@ class _Local:
                 self.service = _read_service(Path(found))
                 del given["service"]
         self.package = read_package(package if package is not None else find_package(DIST))
-        self.wanted = {_NODE_KEYS[name]: value for name, value in given.items()}
+        self.settings = {_NODE_KEYS[name]: value for name, value in given.items()}
         if policy is not None:
-            self.wanted |= {"guests": policy.of, "vote": str(policy)}
+            self.settings |= {"guests": policy.of, "vote": str(policy)}
 
 
 def _check_address(http: str) -> None:
@@ -169,7 +169,7 @@ def _check_address(http: str) -> None:
         if port != "0":
             return
     raise CommandError(
-        f"--http {http}: on the host systemd listens, and needs an IP address and a port",
+        f"--http {http}: systemd listens on the host, and needs an IP address and a port",
         remedy="write for example 127.0.0.1:8080, or 0.0.0.0:8080 to serve other hosts",
         code=ExitCode.USAGE,
     )
@@ -195,8 +195,8 @@ def _read_service(path: Path) -> tuple[str, bytes]:
     return path.name, content
 
 
-class _Work:
-    """How the command talks with its user, and the order of its steps."""
+class _DeployRun:
+    """One run of the command: the order of its steps, and the dialogue with its user."""
 
     def __init__(self, *, dry_run: bool, yes: bool, quiet: bool, password_from_stdin: bool) -> None:
         self._dry_run = dry_run
@@ -205,27 +205,29 @@ class _Work:
         self._password_from_stdin = password_from_stdin
         self.progress = StepPrinter(quiet=quiet)
 
-    def install(self, deployment: Deployment, local: _Local) -> dict[str, Any]:
+    def install(self, deployment: Deployment, wanted: _Wanted) -> dict[str, Any]:
         """Bring the host to the wanted state; return the result as JSON has it."""
         from deploy.remote.plan import make_plan, url_of  # noqa: PLC0415
 
         facts = self._facts(deployment)
-        plan, findings = self._plan(facts, local)
+        plan, findings = self._plan(facts, wanted)
         if plan.steps and not self._dry_run and not deployment.privileged:
             deployment.become_root(facts, self._ask_password)
             facts = deployment.facts()  # root sees more
-            plan, findings = self._plan(facts, local)
+            plan, findings = self._plan(facts, wanted)
         self._show(plan, findings)
         smoke: Smoke | None = None
         if not self._dry_run:
             if plan.steps:
                 self._confirm(plan)
                 smoke = deployment.transact(plan, facts)
-                after = make_plan(deployment.facts(), local.package, local.wanted, local.service)
+                after = make_plan(
+                    deployment.facts(), wanted.package, wanted.settings, wanted.service
+                )
                 if after.steps:
                     raise DeployError(
                         f"the host does not have what was deployed: {'; '.join(after.steps)}",
-                        remedy="see whether something else changes it; then deploy again",
+                        remedy="find out whether something else changes it, then deploy again",
                     )
             else:
                 smoke = deployment.verify(plan)
@@ -244,7 +246,7 @@ class _Work:
             "steps": plan.steps,
             "differences": plan.diffs,
             "warnings": [finding._asdict() for finding in findings],
-            "package": {"version": local.package.version, "sha256": local.package.sha256},
+            "package": {"version": wanted.package.version, "sha256": wanted.package.sha256},
             "url": url,
             "vote": plan.settings.vote,
             "reply": smoke._asdict() if smoke is not None else None,
@@ -280,14 +282,14 @@ class _Work:
             deployment.become_root(facts, self._ask_password)
         return deployment.settle(facts)
 
-    def _plan(self, facts: Facts, local: _Local) -> tuple[Plan, list[Finding]]:
-        """Return the plan, and what should be known about the host.  Raises CannotRunHere."""
+    def _plan(self, facts: Facts, wanted: _Wanted) -> tuple[Plan, list[HostFinding]]:
+        """Return the plan, and what the user should know about the host.  Raises CannotRunHere."""
         from deploy.remote.facts import examine  # noqa: PLC0415
         from deploy.remote.plan import make_plan  # noqa: PLC0415
 
-        plan = make_plan(facts, local.package, local.wanted, local.service)
+        plan = make_plan(facts, wanted.package, wanted.settings, wanted.service)
         settings = plan.settings
-        space = local.package.installed + local.package.size if plan.package is not None else 0
+        space = wanted.package.installed + wanted.package.size if plan.package is not None else 0
         findings = examine(
             facts,
             guests=settings.guests,
@@ -298,7 +300,7 @@ class _Work:
         )
         return plan, findings
 
-    def _show(self, plan: Plan, findings: list[Finding]) -> None:
+    def _show(self, plan: Plan, findings: list[HostFinding]) -> None:
         for finding in findings:
             self.progress(f"note: {finding.problem}")
             if finding.remedy:
@@ -338,7 +340,7 @@ class _Work:
         if self._password_from_stdin:
             return sys.stdin.readline().rstrip("\n")
         raise CommandError(
-            f"sudo wants a password of {whose}, and standard input is no terminal",
+            f"sudo wants a password of {whose}, and standard input is not a terminal",
             remedy="give it on standard input with --ask-sudo-password; or deploy as root, or as a "
             "user whose sudo asks for none",
             code=ExitCode.USAGE,

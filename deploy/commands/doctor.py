@@ -92,6 +92,7 @@ def _not_installed(check: str, detail: str, *installs: str) -> HostCheck:
 
 def host_checks(directory: Path | None, connect: str = EMBED) -> dict[str, Callable[[], HostCheck]]:
     """Return the checks for a node in this directory by their names, the fast ones first."""
+    system = False  # whether systemd runs the node, as users of its own
     checks: dict[str, Callable[[], HostCheck]] = {
         "system": _system,
         "python": _python,
@@ -104,9 +105,11 @@ def host_checks(directory: Path | None, connect: str = EMBED) -> dict[str, Calla
     except CommandError as error:
         checks["home directory"] = partial(_missing, "home directory", str(error), error.remedy)
     else:
-        checks["state directory"] = lambda: _directory(
-            "state directory", layout.directory, option="--dir"
-        )
+        system = layout.system
+        if not system or os.access(layout.directory, os.W_OK):
+            checks["state directory"] = lambda: _directory(
+                "state directory", layout.directory, option="--dir"
+            )
         checks["cache"] = lambda: _directory("cache", cache, option="$TRIVISOR_CACHE")
         checks["socket paths"] = lambda: _socket_paths(layout)
         at_hand = packages_at_hand(cache / "images")
@@ -119,11 +122,11 @@ def host_checks(directory: Path | None, connect: str = EMBED) -> dict[str, Calla
         for name, check in image.items():
             checks[name] = partial(_for_image, check, at_hand=at_hand)
     return checks | {
-        "account libvirt-qemu": _account,
+        "account libvirt-qemu": partial(_for_own_node, _account, system),
         "memory": _memory,
         "leftovers": _leftovers,
         "port": _port,
-        "libvirt": partial(_libvirt, connect),
+        "libvirt": partial(_for_own_node, partial(_libvirt, connect), system),
         "KVM": _accelerator,
     }
 
@@ -173,6 +176,15 @@ def _for_image(check: Callable[[], HostCheck], *, at_hand: bool) -> HostCheck:
     found = check()
     if found.result == "missing" and at_hand:
         return msgspec.structs.replace(found, result="warning")
+    return found
+
+
+def _for_own_node(check: Callable[[], HostCheck], system: bool) -> HostCheck:
+    """Check what only a node needs that this user starts: a warning if systemd runs the node."""
+    found = check()
+    if found.result == "missing" and system:
+        detail = f"{found.detail} (the node that systemd runs does not need it)"
+        return msgspec.structs.replace(found, result="warning", detail=detail, installs=())
     return found
 
 

@@ -49,7 +49,7 @@ def down(directory: Path | None, as_json: bool) -> None:
             raise problem
         raise NotUp(
             f"no node runs in {layout.directory}",
-            remedy=f"start one with `{layout.command('up')}`, or use another --dir",
+            remedy=layout.start_hint,
         )
     if asked and "supervisor" not in ended:
         ended = ["supervisor", *ended]

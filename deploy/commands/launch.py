@@ -68,7 +68,9 @@ def prepare_node(
     if orphans:
         names = ", ".join(f"{name} (process {pid})" for name, pid in orphans.items())
         here = f"{layout.directory}/"
-        if not all(here in each.place for each in find_processes(layout) if each.name in orphans):
+        if not all(
+            here in each.command_line for each in find_processes(layout) if each.name in orphans
+        ):
             raise AlreadyUp(
                 f"{names} run without a supervisor, and were started when {layout.directory} was "
                 "at another path",
@@ -88,7 +90,7 @@ def prepare_node(
         raise DeployError(
             f"with --durability none, the existing journal in {layout.journal} would become out of "
             "date",
-            remedy="use --durability fsync or os, or another directory (--dir)",
+            remedy=f"use {layout.option('durability', 'fsync')}, or {layout.empty_hint}",
         )
     service = identify_service(settings)
     node = _check_journal(layout, settings, service, accept_service=accept_service)
@@ -172,15 +174,15 @@ def _check_journal(
     except (OSError, msgspec.MsgspecError) as error:
         raise DeployError(
             f"the journal's {path} cannot be read: {error}",
-            remedy="restore it from a copy, or choose another directory (--dir) to start empty",
+            remedy=f"restore it from a copy, or {layout.empty_hint}",
         ) from error
     if journal.vote != settings.vote:
         guests = journal.vote.partition("/")[2]
         raise DeployError(
-            f"the journal in {layout.journal} was written under --vote {journal.vote}, not "
+            f"the journal in {layout.journal} was written under vote {journal.vote}, not "
             f"{settings.vote}",
-            remedy=f"use --guests {guests} --vote {journal.vote}, or another directory (--dir) to "
-            "start empty",
+            remedy=f"use {layout.option('guests', guests)} and "
+            f"{layout.option('vote', journal.vote)}, or {layout.empty_hint}",
         )
     before = record.service if record is not None else ""
     if journal.service is not None and before not in ("", service) and not accept_service:
@@ -188,9 +190,9 @@ def _check_journal(
         raise DeployError(
             f"the service differs from the one that wrote the journal in {layout.journal} "
             f"({record.settings.service}: {before[:23]}; now {settings.service}: {service[:23]})",
-            remedy="run the former service again; or start empty in another directory (--dir); or "
-            "add --accept-service if this one reads the former one's snapshots and answers its "
-            "requests alike",
+            remedy=f"run the former service again; or {layout.empty_hint}; or add "
+            f"{layout.option('accept-service')} if this one reads the former one's snapshots and "
+            "answers its requests alike",
         )
     return journal.node
 

@@ -19,7 +19,7 @@ from deploy.commands.options import directory_option, json_option, layout_of
 from deploy.host.files import read_tail
 from deploy.node.records import Layout, Lock
 from voter.commands.parameters import Integer
-from voter.commands.terminal import CommandError, ExitCode, print_json, warn
+from voter.commands.terminal import CommandError, ExitCode, operator_hint, print_json, warn
 
 __all__ = ["logs"]
 
@@ -117,7 +117,8 @@ def _from_last_run(layout: Layout, name: str | None, lines: int) -> list[Any]:
     except FileNotFoundError:
         raise NotUp(
             f"no node runs in {layout.directory}, and none left events",
-            remedy=f"`{layout.command('logs supervisor')}` shows the log of a start that failed",
+            remedy=f"`{layout.command('logs supervisor')}` shows the log of a start that failed"
+            f"{operator_hint()}",
         ) from None
     at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(last["time"]))
     warn(f"no node runs in {layout.directory}: this is from its end at {at}")

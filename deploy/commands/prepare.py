@@ -1,7 +1,7 @@
 """``trivisor prepare``: what systemd runs before a node's supervisor and voter start.
 
-It reads the node's options from a TOML file, builds or takes the guest image, and writes node.json
-and voter.toml (deploy/package/systemd/trivisor-prepare.service).
+It reads the node's options from a TOML file, takes the installed guest image or builds one, and
+writes node.json and voter.toml (deploy/package/systemd/trivisor-prepare.service).
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ from voter.commands.terminal import CommandError, ExitCode, quiet_logs
 __all__ = ["HTTP_UNIT", "listening", "prepare", "read_settings", "write_voter_config"]
 
 _NOT_KEYS = frozenset({"dir", "fresh", "yes", "json", "help"})
+"""Options of `up` that are for a person at a terminal, or that the unit gives."""
 HTTP_UNIT = "trivisor-http.socket"
+"""The unit whose addresses the voter serves HTTP on."""
 
 
 @click.command(hidden=True)
@@ -137,7 +139,7 @@ def read_settings(path: Path, served: list[str]) -> tuple[Settings, bool]:
 
 
 def _words(option: click.Option, key: str, value: Any, wrong: Any) -> list[str]:
-    """Return the option as on a command line."""
+    """Return a key's value as words of a command line; ``wrong`` makes the error for a key."""
     if option.is_flag:
         if not isinstance(value, bool):
             raise wrong(key, f"{key}: {value!r} is neither true nor false")

@@ -9,7 +9,7 @@ libvirt has detached.  So its process tree is exactly what the command started.
 - When the command has ended, however it ended, the guard ends what is left.
 - If the guard itself is killed, the command gets SIGTERM and cleans up.
 
-If both are killed at once, the scratch directory tells what is left (``deploy.host.scratch``).
+If both are killed at once, the scratch directory shows what is left (``deploy.host.scratch``).
 
 Standard library only: .ci/deadline.py imports this module before anything is installed.
 """
@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
+from deploy.host.search import command_line, other_pids
 from deploy.host.spawn import become_subreaper, end_with_parent
 
 __all__ = ["END_SIGNALS", "describe_process", "end_children", "guard_command", "wait_for_children"]
@@ -50,7 +51,7 @@ _SESSION_DAEMONS = frozenset({"libvirtd", "virtqemud", "virtlogd"})
 """Daemons of `qemu:///session`.  Other nodes may use them; unused, they end after 30 s."""
 
 
-def _stat(pid: str) -> tuple[str, int] | None:
+def _stat(pid: int) -> tuple[str, int] | None:
     """Return the command name and the parent of a living process; None of a zombie."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
@@ -65,17 +66,15 @@ def _stat(pid: str) -> tuple[str, int] | None:
 def _children() -> Iterator[tuple[int, str]]:
     """Yield pid and command name of each living child."""
     me = os.getpid()
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and (found := _stat(entry.name)) is not None and found[1] == me:
-            yield int(entry.name), found[0]
+    for pid in other_pids():
+        if (found := _stat(pid)) is not None and found[1] == me:
+            yield pid, found[0]
 
 
 def describe_process(pid: int) -> str:
     """Return pid and command line of a process, shortened."""
-    words = b""
-    with contextlib.suppress(OSError):
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ")
-    return f"{pid} {words.decode(errors='replace').strip()[:160]}"
+    words = os.fsencode(" ".join(command_line(pid))).decode(errors="replace")
+    return f"{pid} {words[:160]}"
 
 
 def _reap(command: int = 0) -> int | None:

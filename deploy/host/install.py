@@ -1,4 +1,4 @@
-"""The command that installs what a host lacks: with its distribution's package manager, or pip.
+"""Commands that install missing requirements: with the distribution's package manager, or pip.
 
 A requirement has the name of the program that is missing, or one of ``DRIVER``, ``BINDING`` and
 ``COMPILER``.  Where the package's name in a distribution is not known, the text names the program.
@@ -102,7 +102,7 @@ _FAMILIES = {
 
 
 class Distribution(NamedTuple):
-    """A distribution as it calls itself, and the family whose package manager it has, or empty."""
+    """A distribution's own name, and the family whose package manager it has ("": not known)."""
 
     name: str
     family: str
@@ -126,7 +126,7 @@ def read_distribution() -> Distribution:
 
 
 def as_root(command: str) -> str:
-    """Return a shell command as this user types it, who may not be root."""
+    """Return a shell command that needs root, as this user types it."""
     if os.geteuid() == 0:
         return command
     if shutil.which("sudo") is None:

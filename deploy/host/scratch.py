@@ -32,6 +32,7 @@ from typing import Self
 
 from deploy.host.files import sweep_links
 from deploy.host.identity import wait_end
+from deploy.host.search import command_line, other_pids
 
 __all__ = [
     "MARKER", "ScratchDirectory", "end_processes", "find_abandoned", "processes_of",
@@ -139,11 +140,7 @@ def _abandoned(below: Path | None) -> Iterator[Path]:
 
 def processes_of(directory: Path) -> list[int]:
     """Return the pids of the processes of a directory: by its marker, or by their command line."""
-    return [
-        int(entry.name)
-        for entry in Path("/proc").iterdir()
-        if entry.name.isdigit() and int(entry.name) != os.getpid() and _belongs(entry, directory)
-    ]
+    return [pid for pid in other_pids() if _belongs(pid, directory)]
 
 
 def end_processes(directory: Path) -> list[int]:
@@ -167,29 +164,31 @@ def _kill(pid: int, directory: Path) -> None:
     """Kill a process if its pid has not been reused."""
     pidfd = os.pidfd_open(pid)
     try:
-        if _belongs(Path(f"/proc/{pid}"), directory):
+        if _belongs(pid, directory):
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
     finally:
         os.close(pidfd)
 
 
-def _belongs(entry: Path, directory: Path) -> bool:
+def _belongs(pid: int, directory: Path) -> bool:
     """Return whether a process carries the directory's marker, or is a guest or module there.
 
     A user's editor on a log there is not.  A zombie has no command line any more.
     """
-    name = os.fsencode(directory)
+    name = os.fspath(directory)
+    words = command_line(pid)
+    if not words:
+        return False
+    qemu = "qemu-system" in words[0]
+    if (qemu or words[1:2] == ["-m"]) and any(w == name or f"{name}/" in w for w in words):
+        return True
+    entry = Path(f"/proc/{pid}")
     try:
-        words = (entry / "cmdline").read_bytes().split(b"\0")
-        ours = words[1:2] == [b"-m"] or b"qemu-system" in words[0]
-        if ours and any(word == name or name + b"/" in word for word in words):
-            return True
-        if b"qemu-system" in words[0] and any(  # libvirt may know it by another path
-            os.fsencode(os.readlink(each)).startswith(name + b"/")
-            for each in (entry / "fd").iterdir()
+        if qemu and any(  # libvirt may know it by another path
+            os.readlink(each).startswith(f"{name}/") for each in (entry / "fd").iterdir()
         ):
             return True
-        marker = b"%s=%s" % (MARKER.encode(), name)
-        return bool(words[0]) and marker in (entry / "environ").read_bytes().split(b"\0")
+        variables = (entry / "environ").read_bytes().split(b"\0")
+        return os.fsencode(f"{MARKER}={name}") in variables
     except OSError:
         return False  # it has just ended, or is another user's

@@ -1,8 +1,10 @@
 """Processes found by what they use, whether or not they were recorded.
 
-A process of ours has its node's directory as its working directory, and PROCESS_NAME in its
+A process of a node has its node's directory as its working directory, and PROCESS_NAME in its
 environment.  A QEMU has its guest's disk open.  Both follow a directory that is moved, and neither
 is true of a copy.
+
+Standard library only: the guard imports this module (``deploy.host.guard``).
 """
 
 from __future__ import annotations
@@ -13,15 +15,30 @@ from pathlib import Path
 
 from deploy.host.spawn import PROCESS_NAME
 
-__all__ = ["programs_in", "running_qemus", "uses_disk"]
+__all__ = ["command_line", "other_pids", "programs_in", "running_qemus", "uses_disk"]
+
+
+def other_pids() -> Iterator[int]:
+    """Yield the pid of each process on this host, except this one."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            yield int(entry.name)
+
+
+def command_line(pid: int) -> list[str]:
+    """Return a process's command line; empty if it has ended or is a zombie."""
+    try:
+        words = os.fsdecode(Path(f"/proc/{pid}/cmdline").read_bytes())
+    except OSError:
+        return []
+    return words.removesuffix("\0").split("\0") if words else []
 
 
 def programs_in(directory: Path) -> Iterator[tuple[int, str]]:
-    """Yield pid and name (PROCESS_NAME) of each process of ours that works in the directory.
+    """Yield pid and name (PROCESS_NAME) of each process of a node that works in the directory.
 
     After the directory was deleted, its last path decides; after its file system was unmounted, the
-    path in the command line.  A voter that still waits for its
-    sockets is a "standby".
+    path in the command line.  A voter that still waits for its sockets is a "standby".
     """
     try:
         wanted = directory.stat()
@@ -29,9 +46,8 @@ def programs_in(directory: Path) -> Iterator[tuple[int, str]]:
         wanted = None
     deleted = f"{os.path.realpath(directory)} (deleted)"
     mark = f"{PROCESS_NAME}=".encode()
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or int(entry.name) == os.getpid():
-            continue
+    for pid in other_pids():
+        entry = Path(f"/proc/{pid}")
         try:
             place = entry / "cwd"
             here = wanted is not None and os.path.samestat(place.stat(), wanted)
@@ -45,15 +61,15 @@ def programs_in(directory: Path) -> Iterator[tuple[int, str]]:
         for variable in variables:
             name = variable.removeprefix(mark).decode(errors="replace")
             if variable.startswith(mark) and name:
-                yield int(entry.name), "standby" if name == "voter" and standby else name
+                yield pid, "standby" if name == "voter" and standby else name
 
 
 def running_qemus() -> Iterator[tuple[int, str]]:
     """Yield the pid and the machine's uuid of each QEMU that runs on this host."""
-    for entry in Path("/proc").iterdir():
-        words = _command_line(int(entry.name)) if entry.name.isdigit() else []
+    for pid in other_pids():
+        words = command_line(pid)
         if "-uuid" in words[:-1]:
-            yield int(entry.name), words[words.index("-uuid") + 1]
+            yield pid, words[words.index("-uuid") + 1]
 
 
 def uses_disk(pid: int, disk: Path, *, moved: bool = False) -> bool:
@@ -70,7 +86,7 @@ def uses_disk(pid: int, disk: Path, *, moved: bool = False) -> bool:
     try:
         files = list(Path(f"/proc/{pid}/fd").iterdir())
     except PermissionError:
-        return any(str(disk) in word for word in _command_line(pid))
+        return any(str(disk) in word for word in command_line(pid))
     except OSError:
         return False  # it has ended
     for entry in files:
@@ -100,14 +116,6 @@ def _lost(link: Path, path: Path, process: Path) -> bool:
             return False
     except (FileNotFoundError, NotADirectoryError):
         pass  # nothing has that path
-    words = _command_line(int(process.name))
+    words = command_line(int(process.name))
     named = (os.fspath(path), f"{path}/", f'"{path}"')
     return any(word == named[0] or named[1] in word or named[2] in word for word in words)
-
-
-def _command_line(pid: int) -> list[str]:
-    """Return a process's command line; empty if it has ended or is a zombie."""
-    try:
-        return os.fsdecode(Path(f"/proc/{pid}/cmdline").read_bytes()).split("\0")
-    except OSError:
-        return []

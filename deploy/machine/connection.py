@@ -46,10 +46,10 @@ __all__ = ["CALL_TIMEOUT", "Connection", "libvirt", "libvirt_qemu", "opening_err
 T = TypeVar("T")
 
 CALL_TIMEOUT = 60.0
-"""Seconds."""
+"""Seconds for a call; then HypervisorSilent is raised, and the call's thread is left waiting."""
 
 _THREADS = 8
-"""Enough for all guests of a node and one call that hangs on a stopped QEMU."""
+"""Calls at a time; more wait.  A call that hangs on a stopped QEMU occupies one."""
 
 _KEEPALIVE = (5, 3)
 """Seconds without a message of the daemon until it is probed, and how many probes it may leave
@@ -111,7 +111,7 @@ class Connection:
         reopened: Callable[[], Awaitable[None]],
     ) -> None:
         self.problem = ""
-        """Why libvirt cannot be used now, and what to do; empty if it can."""
+        """Why libvirt cannot be used now, and the remedy; empty if it can."""
         self._target = target
         self._handle = handle
         self._arrived = arrived
@@ -192,7 +192,7 @@ class Connection:
             raise HypervisorSilent(f"libvirt did not answer within {timeout:g} s") from error
 
     async def _prepare(self, handle: Any) -> None:
-        """Have a new connection report events, and its own end."""
+        """Register for events of a new connection's domains, and for its end."""
 
         def event(_conn: Any, domain: Any, number: int, _detail: int, _opaque: Any) -> None:
             self._from_thread(self._arrived, domain.UUIDString(), number)
@@ -311,7 +311,7 @@ def opening_error(text: str, target: str) -> DeployError:
 
 
 def _remedy(text: str, target: str) -> str:
-    """Return what to do about a daemon that cannot be reached."""
+    """Return the remedy for a daemon that cannot be reached."""
     if any(word in text for word in _DENIALS):
         return f"{as_root(f'usermod -aG libvirt,libvirt-qemu {_user()}')}, and log in again"
     return _start(target)
@@ -325,9 +325,9 @@ def _user() -> str:
 
 
 def _start(target: str) -> str:
-    """Return how to have a daemon for this URI."""
+    """Return how to get a daemon for this URI."""
     if "/session" in target:  # libvirt's library starts it
-        return "libvirt starts its daemon by itself: apt-get install libvirt-daemon"
+        return "libvirt starts its daemon automatically: apt-get install libvirt-daemon"
     return (
         "start libvirt's daemon: systemctl start libvirtd (in the package libvirt-daemon-system; "
         "virtqemud, where libvirt's daemons are modular)"
@@ -337,5 +337,5 @@ def _start(target: str) -> str:
 def _restart(target: str) -> str:
     """Return how to end a hung daemon."""
     if "/session" in target:
-        return "end that libvirtd: kill -9 PID; libvirt starts it again by itself"
+        return "end that libvirtd: kill -9 PID; libvirt starts it again automatically"
     return "restart libvirt's daemon: systemctl restart libvirtd (or virtqemud)"

@@ -145,7 +145,7 @@ class Hypervisor:
 
     @property
     def problem(self) -> str:
-        """Why libvirt cannot be used now, and what to do; empty if it can."""
+        """Why libvirt cannot be used now, and the remedy; empty if it can."""
         return self._opened().problem
 
     def require(self) -> None:

@@ -99,7 +99,7 @@ class NodeMachines:
 
     @property
     def problem(self) -> str:
-        """Why libvirt cannot be used now, and what to do; empty if it can."""
+        """Why libvirt cannot be used now, and the remedy; empty if it can."""
         return self._hypervisor.problem if self._hypervisor is not None else self._waiting
 
     def subscribe(self, callback: Callable[[GuestEvent], object]) -> None:

@@ -1,4 +1,4 @@
-"""Run commands inside a guest that allows faults: the only module that imports paramiko.
+"""Run commands inside a guest that allows faults.
 
 Each node has its own two key pairs.  One identifies its guests: the client compares the host key
 and talks to no other host.  The other authenticates the node's owner.  A guest's SSH server is

@@ -88,7 +88,7 @@ class NodePort(Protocol):
 
     @property
     def problem(self) -> str:
-        """Why no guest can be restored now, and what to do; empty if they can."""
+        """Why no guest can be restored now, and the remedy; empty if guests can."""
 
     async def up(self, progress: Progress, *, take_over: bool) -> object:
         """Make all guests run: adopt those that do, start the others.  Raises DeployError.

@@ -6,14 +6,12 @@ No record is needed, as it may be missing or out of date after a full disk: see
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 from deploy.errors import ForeignState
 from deploy.host.identity import ProcessIdentity, identify
-from deploy.host.search import programs_in, running_qemus, uses_disk
+from deploy.host.search import command_line, programs_in, running_qemus, uses_disk
 from deploy.node.records import Layout
 
 __all__ = ["NodeProcess", "find_orphans", "find_processes"]
@@ -26,13 +24,9 @@ class NodeProcess(NamedTuple):
     identity: ProcessIdentity
 
     @property
-    def place(self) -> str:
-        """Its command line, in which the paths are those of its start."""
-        try:
-            words = Path(f"/proc/{self.identity.pid}/cmdline").read_bytes()
-        except OSError:
-            return ""  # it has ended
-        return os.fsdecode(words)
+    def command_line(self) -> str:
+        """Its command line, in which the paths are those of its start; empty if it has ended."""
+        return "\0".join(command_line(self.identity.pid))
 
 
 def find_processes(layout: Layout) -> list[NodeProcess]:

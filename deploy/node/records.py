@@ -24,6 +24,7 @@ from voter.commands.terminal import (
     SYSTEM_SOCKETS,
     CommandError,
     native_socket,
+    operator_hint,
     user_directory,
 )
 
@@ -191,7 +192,28 @@ class Layout:
         """How to start the node, as the remedy of an error."""
         if self.system:
             return "`systemctl start trivisor` starts it, `journalctl -u 'trivisor*'` is its log"
-        return f"start one with `{self.command('up')}`, or use another --dir"
+        return f"start one with `{self.command('up')}`, or use another --dir{operator_hint()}"
+
+    def option(self, name: str, value: str = "") -> str:
+        """Return how a remedy names an option of the node; no value: the option is a flag."""
+        if not self.system:
+            return f"--{name} {value}".rstrip()
+        written = value if value.isdigit() else f'"{value}"' if value else "true"
+        return f"`{name} = {written}` (/etc/trivisor/node.toml)"
+
+    @property
+    def faults_hint(self) -> str:
+        """How to allow faults, as the remedy of an error."""
+        if self.system:
+            return f"use {self.option('allow-faults')}, then `systemctl restart trivisor`"
+        return "start it with `trivisor up --allow-faults`"
+
+    @property
+    def empty_hint(self) -> str:
+        """How to start without the journal, as part of a remedy."""
+        if self.system:
+            return f"move {self.journal} away to start empty"
+        return "use another directory (--dir) to start empty"
 
     def refuse_system(self, instead: str) -> None:
         """Raise CommandError if systemd runs this node; ``instead`` is the command to use."""

@@ -22,13 +22,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Self, cast
 
-from deploy.errors import CannotRunHere, DeployError
+from deploy.errors import DeployError
+from deploy.host.install import require_libraries
+from deploy.machine.ssh import CommandResult
 
 if TYPE_CHECKING:
     from paramiko import Channel, PKey, SSHClient, SSHConfigDict
 
 __all__ = [
-    "CommandResult",
     "ConnectionLost",
     "RemoteHost",
     "SshTarget",
@@ -41,10 +42,10 @@ CONNECT_TIMEOUT = 15.0
 SILENCE = 30
 """Seconds without an acknowledgement of what was sent, after which the connection is broken."""
 SETTLE = 300.0
-"""Seconds for the host to compute the checksum of an uploaded file and to move it to the disk."""
+"""Seconds for the host to compute the checksum of an uploaded file and to write it to the disk."""
 _KEEPALIVE = 5  # seconds; something must be sent for a dead connection to be noticed
-_LARGEST = 16 << 20  # bytes of output of one command
-_CHUNK = 1 << 16
+_LARGEST = 16 << 20  # bytes of output of one command; more is an error
+_CHUNK = 1 << 16  # bytes sent or received at once
 
 
 class ConnectionLost(DeployError):
@@ -63,17 +64,10 @@ class SshTarget(NamedTuple):
         return f"{self.user + '@' if self.user else ''}{host}{f':{self.port}' if self.port else ''}"
 
 
-class CommandResult(NamedTuple):
-    """A command's exit status and its output, stdout and stderr together."""
-
-    status: int
-    out: str
-
-
 def parse_target(text: str) -> SshTarget:
     """Return the target of ``[USER@]HOST[:PORT]``; an IPv6 address is in brackets.
 
-    Raises ValueError with what is right.
+    Raises ValueError; its message shows the right form.
     """
     user, at, place = text.rpartition("@")
     example = "write USER@HOST or USER@HOST:PORT, for example root@192.0.2.7:22"
@@ -109,7 +103,7 @@ class _Unknown(Exception):
 
 
 class _Options(NamedTuple):
-    """What the command line and ~/.ssh/config say about a host."""
+    """How to reach a host, by the command line and ~/.ssh/config."""
 
     user: str
     host: str
@@ -134,12 +128,9 @@ class RemoteHost:
 
         ``known_hosts`` takes the place of the usual files.
         """
-        try:
-            import paramiko  # noqa: PLC0415 - an extra
-        except ImportError as error:
-            raise CannotRunHere(
-                "`trivisor deploy` needs paramiko", remedy="pip install 'trivisor[ssh]'"
-            ) from error
+        require_libraries("paramiko", purpose="deployments by SSH")
+        import paramiko  # noqa: PLC0415 - slow to load
+
         logging.getLogger("paramiko").setLevel(logging.CRITICAL)  # the caller gets the error
         options = _options(target, identities, known_hosts)
         client = paramiko.SSHClient()
@@ -235,12 +226,12 @@ class RemoteHost:
     @contextlib.contextmanager
     def _session(self, command: str) -> Iterator[Channel]:
         """Start a command; raise ConnectionLost in place of paramiko's and the socket's errors."""
-        import paramiko  # noqa: PLC0415 - an extra
+        import paramiko  # noqa: PLC0415 - slow to load
 
         transport = self._client.get_transport()
         try:
             if transport is None:
-                raise EOFError("it is closed")
+                raise EOFError("it was closed")
             with contextlib.closing(transport.open_session(timeout=SILENCE)) as channel:
                 channel.set_combine_stderr(True)
                 channel.exec_command(f"exec sh -c {shlex.quote(command)}")
@@ -280,7 +271,7 @@ def _receive(channel: Channel, output: Callable[[bytes], object], timeout: float
 
 
 def _place(options: _Options) -> str:
-    """Return host and port as a file of known hosts has them."""
+    """Return host and port in the form of a file of known hosts."""
     return options.host if options.port == 22 else f"[{options.host}]:{options.port}"
 
 
@@ -313,8 +304,8 @@ def _options(target: SshTarget, identities: list[Path], known_hosts: Path | None
 
 
 def _read_config(host: str) -> SSHConfigDict:
-    """Return what ~/.ssh/config and /etc/ssh/ssh_config say about a host.  Raises DeployError."""
-    import paramiko  # noqa: PLC0415 - an extra
+    """Return a host's part of ~/.ssh/config and /etc/ssh/ssh_config.  Raises DeployError."""
+    import paramiko  # noqa: PLC0415 - slow to load
 
     config = paramiko.SSHConfig()
     for file in (Path("~/.ssh/config").expanduser(), Path("/etc/ssh/ssh_config")):
@@ -329,7 +320,7 @@ def _read_config(host: str) -> SSHConfigDict:
         return config.lookup(host)
     except (ImportError, OSError, paramiko.SSHException) as error:
         raise DeployError(
-            f"~/.ssh/config has something about {host} that is not supported here: {error}",
+            f"~/.ssh/config has a directive for {host} that is not supported here: {error}",
             remedy="give user, host, port and --identity on the command line, and set HOME to an "
             "empty directory",
         ) from error
@@ -337,8 +328,8 @@ def _read_config(host: str) -> SSHConfigDict:
 
 def _load_known_hosts(client: SSHClient, options: _Options) -> None:
     """Give the client the known host keys; a damaged line makes none known.  Raises DeployError."""
-    import paramiko  # noqa: PLC0415 - an extra
-    from paramiko.hostkeys import HostKeyEntry, InvalidHostKey  # noqa: PLC0415 - an extra
+    import paramiko  # noqa: PLC0415 - slow to load
+    from paramiko.hostkeys import HostKeyEntry, InvalidHostKey  # noqa: PLC0415 - slow to load
 
     known = client.get_host_keys()
     for file in options.known_hosts:
@@ -381,8 +372,8 @@ def fingerprint(key: PKey) -> str:
 
 
 def _authenticate(client: SSHClient, options: _Options) -> None:
-    """Connect the client.  Raises DeployError with what to do."""
-    import paramiko  # noqa: PLC0415 - an extra
+    """Connect the client.  Raises DeployError with a remedy."""
+    import paramiko  # noqa: PLC0415 - slow to load
 
     class Strict(paramiko.MissingHostKeyPolicy):
         """Rejects hosts that are not known."""

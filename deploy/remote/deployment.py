@@ -10,8 +10,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from deploy.errors import AlreadyUp, CannotRunHere, DeployError
+from deploy.machine.ssh import CommandResult
 from deploy.node.records import Settings
-from deploy.remote.connection import CommandResult, ConnectionLost, RemoteHost
+from deploy.remote.connection import ConnectionLost, RemoteHost
 from deploy.remote.facts import SCRIPT, Facts, parse_facts
 from deploy.remote.plan import DEFAULT_HTTP, Plan, url_of
 
@@ -28,7 +29,7 @@ START_RESERVE = 120.0
 _BUSY = 75  # exit status of `begin` while another transaction runs
 _SHOWN = 25  # last lines of the log that an error shows
 
-# What the log says, and what to do about it.
+# Patterns in the log, each with the remedy for its cause.
 _CAUSES = (
     (r"No space left on device|not enough free space", "make room on the host's disk"),
     (
@@ -118,12 +119,12 @@ class Deployment:
             )
         if "tty" in out:
             return CannotRunHere(
-                f"sudo on the host wants a terminal for {user}",
+                f"sudo on the host requires a terminal for {user}",
                 remedy=f"remove `requiretty` from /etc/sudoers there for {user}, or deploy as root",
             )
         return DeployError(
             f"sudo on the host does not accept this password of {user}",
-            remedy="try again; sudo wants the password of that user on the host",
+            remedy="try again with that user's password on the host",
         )
 
     def settle(self, facts: Facts) -> Facts:
@@ -139,7 +140,7 @@ class Deployment:
             self.follow()
             facts = self.facts()
         if "interrupted" in facts.values:
-            self._progress("a former deploy was interrupted by the host's end: undoing it")
+            self._progress("the host went down during an earlier deploy: undoing it")
             plan = Plan([], [], {}, [], None, Settings(), DEFAULT_HTTP, mode="recover")
             self.transact(plan, facts)
             facts = self.facts()
@@ -195,7 +196,7 @@ class Deployment:
         except KeyboardInterrupt:
             if not self.privileged:
                 raise
-            self._progress("interrupted: the host undoes its changes; again Ctrl-C to not wait")
+            self._progress("interrupted: the host undoes its changes (Ctrl-C again: do not wait)")
             self._script("cancel", root=True)
             try:
                 self._follow(seen=True)

@@ -1,4 +1,4 @@
-"""What is known of a host before a deployment, and what of it stands in the way."""
+"""Facts about a host, collected before a deployment, and what in them prevents one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from deploy.errors import CannotRunHere, DeployError
 
-__all__ = ["DROPIN", "SCRIPT", "Facts", "Finding", "examine", "parse_facts"]
+__all__ = ["DROPIN", "SCRIPT", "Facts", "HostFinding", "examine", "parse_facts"]
 
 SCRIPT = Path(__file__).with_name("host.sh")
 """What runs on the host."""
@@ -26,15 +26,15 @@ PYTHON = "3.11"
 _HOST_PACKAGES = "qemu-system-x86 qemu-utils libvirt-daemon-driver-qemu python3-libvirt"
 
 
-class Finding(NamedTuple):
-    """Something about the host that keeps it from running a node well (or at all)."""
+class HostFinding(NamedTuple):
+    """Something about the host that keeps it from running a node well."""
 
     problem: str
     remedy: str
 
 
 class Facts(NamedTuple):
-    """What the host's script printed.  Names have the values in their order."""
+    """What the host's script printed: the values of each name, in their order."""
 
     values: dict[str, list[str]]
 
@@ -111,8 +111,8 @@ def parse_facts(output: str) -> Facts:
 
 def examine(
     facts: Facts, *, guests: int, memory: int, accel: str, http: str, space: int
-) -> list[Finding]:
-    """Return what should be known about the host; raise CannotRunHere if no node can run there.
+) -> list[HostFinding]:
+    """Return what a user should know about the host; raise CannotRunHere if no node can run there.
 
     ``memory``: MiB of each guest.  ``space``: bytes that the package needs; 0 if it is there.
     """
@@ -229,7 +229,7 @@ def _overlap(bound: str, wanted: str) -> bool:
     return ours == theirs or theirs.is_unspecified or ours.is_unspecified
 
 
-def _memory(facts: Facts, guests: int, memory: int) -> list[Finding]:
+def _memory(facts: Facts, guests: int, memory: int) -> list[HostFinding]:
     total, available = facts.number("memory_total") >> 10, facts.number("memory_available") >> 10
     needed = guests * (memory + GUEST_OVERHEAD)
     if total < needed:
@@ -240,7 +240,7 @@ def _memory(facts: Facts, guests: int, memory: int) -> list[Finding]:
         )
     if available < needed and not facts.active:
         return [
-            Finding(
+            HostFinding(
                 f"{available} of {total} MiB of the host's memory are available, and {guests} "
                 f"guests need up to {needed} MiB",
                 "end other programs there, or use --memory with less",
@@ -249,8 +249,8 @@ def _memory(facts: Facts, guests: int, memory: int) -> list[Finding]:
     return []
 
 
-def _virtualization(facts: Facts, accel: str) -> list[Finding]:
-    """Say why guests will run under TCG.  Raises CannotRunHere if that is not wanted."""
+def _virtualization(facts: Facts, accel: str) -> list[HostFinding]:
+    """Report why guests will run under TCG.  Raises CannotRunHere if KVM is required."""
     if accel == "tcg" or ("kvm" in facts.values and "cpu_virtualization" in facts.values):
         return []
     kind = facts.get("virtual")
@@ -275,13 +275,13 @@ def _virtualization(facts: Facts, accel: str) -> list[Finding]:
         raise CannotRunHere(
             f"{problem}, and --accel kvm needs KVM", remedy=f"{remedy}; or use --accel auto"
         )
-    return [Finding(f"{problem}: guests will run under TCG, slower", remedy)]
+    return [HostFinding(f"{problem}: guests will run under TCG, slower", remedy)]
 
 
-def _overrides(facts: Facts) -> list[Finding]:
-    """Name what an administrator has added to the units; it stays as it is."""
+def _overrides(facts: Facts) -> list[HostFinding]:
+    """Report what an administrator has added to the units; it stays as it is."""
     return [
-        Finding(f"/{path} changes a unit of the package, and stays as it is", "")
+        HostFinding(f"/{path} changes a unit of the package, and stays as it is", "")
         for path in facts.values.get("override", [])
         if path != DROPIN
     ]

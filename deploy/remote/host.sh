@@ -9,9 +9,9 @@
 #   follow     print the transaction's log until it ends
 #   verify     wait until all guests vote, and send a request
 #   forget     as root, after a removal: delete what deployments have left
-#   cancel     as root: ask it to undo what it did
+#   cancel     as root: ask the transaction to undo its changes
 #
-# The transaction runs in its own unit: it needs no connection.  Before it changes anything it saves
+# The transaction runs in its own unit, so it needs no connection.  Before it changes anything it saves
 # what it needs to undo that in $BASE/undo, which is removed when it has ended.  A transaction that
 # the host's power failure ended leaves it there; the next one (MODE=recover) undoes that first.
 # Tests set TRIVISOR_DEPLOY_ROOT and TRIVISOR_DEPLOY_PATH.
@@ -41,7 +41,7 @@ state() {
     } | sha256sum | cut -d ' ' -f 1
 }
 
-# running: whether a transaction runs now.
+# running: succeed if a transaction runs now.
 running() {
     case $(systemctl show -p ActiveState --value "$UNIT" 2>/dev/null) in
     active | activating | deactivating | reloading) return 0 ;;
@@ -190,7 +190,7 @@ fail() {
     finish "failed $*" 1
 }
 
-go_on() { [ -z "$cancelled" ] || fail "cancelled"; }
+abort_if_cancelled() { [ -z "$cancelled" ] || fail "cancelled"; }
 
 # save: what undo needs.  The directory gets its name when it is complete.
 save() {
@@ -303,7 +303,7 @@ vote() {
         now="${active:-0} of $GUESTS guests vote"
         [ "$now" = "$last" ] || say note "$now"
         last=$now
-        go_on
+        abort_if_cancelled
         if systemctl is-failed --quiet trivisor.service; then
             say note "trivisor.service has failed"
             return 1
@@ -352,14 +352,14 @@ apply() {
         ;;
     esac
     [ "$(state)" = "$EXPECT" ] || fail "the host was changed meanwhile"
-    go_on
+    abort_if_cancelled
     save || fail "what is needed to undo the changes cannot be saved in $BASE"
     if [ -n "$PACKAGE" ]; then
         cp "$FROM/$PACKAGE.deb" "$BASE/transaction/package.deb" || fail "the package cannot be copied"
         [ "$(sha256sum <"$BASE/transaction/package.deb" | cut -d ' ' -f 1)" = "$PACKAGE" ] ||
             fail "the package was changed meanwhile"
     fi
-    go_on
+    abort_if_cancelled
     for file in $FILES; do
         say step "writing /$file"
         put "$BASE/transaction/tree/$file" "$file" || fail "/$file cannot be written"
@@ -369,17 +369,17 @@ apply() {
         rm -f "$ROOT/$file" || fail "/$file cannot be removed"
     done
     systemctl daemon-reload
-    go_on
+    abort_if_cancelled
     if [ -n "$PACKAGE" ]; then
         say step "reading the lists of Debian packages"
         apt update || say note "apt-get update failed; trying with the lists at hand"
-        go_on
+        abort_if_cancelled
         say step "installing the package with what it needs"
         apt --no-install-recommends --allow-downgrades --reinstall install \
             "$BASE/transaction/package.deb" || fail "the package could not be installed"
         rm -f "$ROOT/$SETTINGS.dpkg-dist"
     fi
-    go_on
+    abort_if_cancelled
     say step "starting the node"
     [ -z "$RESTART" ] || stop_node
     start_node || { evidence; fail "the node could not be started"; }

@@ -45,7 +45,7 @@ def find_package(directory: Path) -> Path:
 
 
 def read_package(file: Path) -> DebianPackage:
-    """Return what a package says of itself.  Raises DeployError if it is not one of Trivisor."""
+    """Return a package's own data.  Raises DeployError if it is not a package of Trivisor."""
     digest = hashlib.sha256()
     try:
         with file.open("rb") as stream:
@@ -80,7 +80,7 @@ def read_package(file: Path) -> DebianPackage:
 def _members(stream: BinaryIO) -> dict[str, tuple[int, int]]:
     """Return offset and size of each member of an `ar` archive.  Raises ValueError."""
     if stream.read(8) != b"!<arch>\n":
-        raise ValueError("it is no ar archive")
+        raise ValueError("it is not an ar archive")
     found = {}
     while header := stream.read(60):
         if len(header) != 60 or header[58:] != b"`\n":
@@ -90,7 +90,7 @@ def _members(stream: BinaryIO) -> dict[str, tuple[int, int]]:
         stream.seek(size + size % 2, io.SEEK_CUR)
     end = stream.seek(0, io.SEEK_END)
     if any(begin + size > end for begin, size in found.values()):
-        raise ValueError("it is cut off")
+        raise ValueError("it is truncated")
     return found
 
 
@@ -110,5 +110,5 @@ def _text(stream: BinaryIO, members: dict[str, tuple[int, int]], archive: str, n
                 assert file is not None
                 return file.read(1 << 20).decode()
             if archive == "data.tar" and entry.name.removeprefix("./") > "etc/~":
-                break  # dpkg-deb sorts them: do not unpack a guest image for nothing
+                break  # dpkg-deb sorts them: the rest, with the guest image, need not be unpacked
     return ""

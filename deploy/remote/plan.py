@@ -1,4 +1,4 @@
-"""The changes that a deployment makes: from facts and wishes, without any input or output."""
+"""The changes that a deployment makes, computed from facts and options.  Pure."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Plan(NamedTuple):
     """What the host's transaction is to do."""
 
     steps: list[str]
-    """What will change, for people; empty: nothing."""
+    """What will change, as text for the user; empty: nothing."""
     diffs: list[str]
     """Existing contents that will be replaced, as unified diffs: they need consent."""
     files: dict[str, str]
@@ -95,7 +95,7 @@ def settings_of(text: str) -> Settings:
 def merge_settings(text: str, wanted: dict[str, Any]) -> str:
     """Return the text of a settings file with other values; comments and other keys stay.
 
-    Raises DeployError if the file is too unusual for that.
+    Raises DeployError if the file's layout does not allow it.
     """
     before = tomllib.loads(text)
     lines = text.splitlines()
@@ -206,7 +206,7 @@ def make_plan(
 
 
 def _foreign_units(facts: Facts) -> list[str]:
-    """Name the units of the package's names that are not the package's."""
+    """Report units that have the names of the package's, and are not the package's."""
     found = []
     if not facts.known:
         found += [

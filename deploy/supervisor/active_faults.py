@@ -39,11 +39,13 @@ class ActiveFaults:
     def __init__(
         self,
         port: FaultPort | None,
+        how_to_allow: str,
         *,
         heal: Callable[[str], Awaitable[object]],
         changed: Callable[[], None],
     ) -> None:
         self._port = port
+        self._how_to_allow = how_to_allow
         self._heal = heal
         self._changed = changed
         self._timers: dict[str, asyncio.Task[None]] = {}
@@ -59,7 +61,7 @@ class ActiveFaults:
         if self._port is None:
             raise FaultRefused(
                 "this node does not allow faults",
-                remedy="start it with `trivisor up --allow-faults`",
+                remedy=self._how_to_allow,
             )
         self._port.check(kind, guest)
         if guest in self.active:

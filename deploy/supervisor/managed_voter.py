@@ -1,6 +1,7 @@
-"""The voter that systemd runs (trivisor-voter.service): it is started, restarted and watched there.
+"""The voter that systemd runs (trivisor-voter.service).
 
-The supervisor may not signal it, as it belongs to another user.  It knows it by its control socket.
+systemd starts, watches and restarts it.  It belongs to another user, so the supervisor cannot
+signal it, and reaches it by its control socket only.
 """
 
 from __future__ import annotations
@@ -23,13 +24,14 @@ __all__ = ["VOTER_UNIT", "ManagedVoter"]
 
 VOTER_UNIT = "trivisor-voter.service"
 _SILENCE = 5.0
-"""Seconds without an answer after which the voter counts as gone; systemd restarts it in 0.1."""
+"""Seconds without an answer after which `status` reports a problem.  systemd restarts a voter that
+has ended after 0.1 s, and one that hangs after 15 s (trivisor-voter.service)."""
 
 _log = structlog.get_logger(__name__)
 
 
 class ManagedVoter:
-    """What ``VoterProcessManager`` is, for a voter that systemd runs."""
+    """Has the interface of ``VoterProcessManager``, for a voter that systemd runs."""
 
     files: tuple[Path, ...] = ()
     """Files to remove at the node's end: the sockets are systemd's."""
@@ -54,7 +56,7 @@ class ManagedVoter:
 
     @property
     def problem(self) -> str:
-        """Why the voter does not answer, and what to type; empty if it does."""
+        """That the voter does not answer, with the commands that help; empty if it does."""
         if self.pid is not None or time.monotonic() - self._silent_since < _SILENCE:
             return ""
         return (
@@ -76,7 +78,7 @@ class ManagedVoter:
 
     @property
     def addresses(self) -> dict[str, str]:
-        """The first TCP address of each kind on which systemd listens for it, by name."""
+        """The first TCP address of each kind of socket on which systemd listens, by kind."""
         found: dict[str, str] = {}
         for name, address in (self._observer.voter_status or {}).get("listening", ()):
             if isinstance(address, list):  # else it is a path
@@ -88,11 +90,11 @@ class ManagedVoter:
         return self.addresses
 
     def adopt(self, identity: ProcessIdentity) -> bool:
-        """Return False: it is no process of the supervisor's."""
+        """Return False: the voter is not a process of the supervisor's."""
         return False
 
     def start(self) -> None:
-        """Do nothing: systemd starts it."""
+        """Do nothing: systemd starts the voter."""
 
     def replace(self, pid: int | None) -> None:
         """Do nothing: a voter that hangs stops notifying systemd, which restarts it."""
@@ -117,7 +119,7 @@ class ManagedVoter:
             await self._replace_outdated()
 
     async def _next(self, seen: int | None) -> int | None:
-        """Wait until the voter's pid, None while it does not answer, differs; return it."""
+        """Wait until the voter's pid differs from ``seen``; return it, or None: no answer."""
         async with self._observer.news:
             await self._observer.news.wait_for(lambda: self.pid != seen)
             return self.pid
@@ -135,7 +137,7 @@ class ManagedVoter:
         try:
             await self._control.stop()
         except VoterUnreachable as error:
-            _log.info("the voter ended by itself", reason=str(error))
+            _log.info("the voter has ended already", reason=str(error))
 
     async def end(self) -> None:
         """Let the voter answer its open requests while guests still run, and end it.
@@ -152,4 +154,4 @@ class ManagedVoter:
             await asyncio.to_thread(wait_end, pid, STOP_GRACE)
 
     def release(self) -> None:
-        """Do nothing: it continues to run."""
+        """Do nothing: the voter continues to run."""

@@ -173,7 +173,7 @@ async def _serve(
 
 
 async def _extend_start(supervisor: Supervisor, notifier: Notifier) -> None:
-    """Have the service manager wait while guests boot: a boot without progress ends by itself."""
+    """Have the service manager wait while guests boot: a boot without progress is ended."""
     while supervisor.phase == "starting":
         notifier.send(f"EXTEND_TIMEOUT_USEC={int(3 * EXTEND_INTERVAL * 1e6)}")
         await asyncio.sleep(EXTEND_INTERVAL)  # it is a period, not a condition

@@ -97,7 +97,9 @@ class Supervisor:
         self._faults: FaultPort | None = None
         if make_faults is not None and self.settings.allow_faults:
             self._faults = make_faults(self)
-        self._records = ActiveFaults(self._faults, heal=self.heal, changed=self.changed)
+        self._records = ActiveFaults(
+            self._faults, layout.faults_hint, heal=self.heal, changed=self.changed
+        )
         self._observer = NodeObserver(
             self.guests, self._control, voter_pid=lambda: self._voter.pid, history=self.history
         )
@@ -298,8 +300,7 @@ class Supervisor:
                 seen = "".join(f"\n  {n}: {why}" for n, why in self._observer.mismatched.items())
                 raise DeployError(
                     f"the service differs from the one that wrote the journal{seen}",
-                    remedy="run the former service again, or start empty in another directory "
-                    "(--dir)",
+                    remedy=f"run the former service again, or {self.layout.empty_hint}",
                 )
         finally:
             for task in tasks:

@@ -147,7 +147,7 @@ def durability(data: Path | None, out: Path | None, as_json: bool, **options: An
               help="Sessions, each on its own connection.")  # fmt: skip
 @_durability("fsync")
 @click.option("--plot", type=output_file(".png", ".svg"),
-              help="Draw the samples (.png or .svg; needs the extra `plot`).")  # fmt: skip
+              help="Draw the samples (.png or .svg).")  # fmt: skip
 @_data
 @_outputs
 def memory(

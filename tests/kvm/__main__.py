@@ -53,7 +53,13 @@ def main() -> int:
     parser.add_argument("--commit", default=_commit(), help="for the record")
     arguments = parser.parse_args()
     out: Path = arguments.out
-    out.mkdir(parents=True, exist_ok=True)
+    package: Path | None = arguments.package
+    if package is not None and not (arguments.here and package.is_file()):
+        parser.error(f"--package {package}: needs --here, and an existing file")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"--out {out}: {error.strerror}")
     began = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     with _log(out / "log.txt") as log:
         try:
@@ -62,13 +68,16 @@ def main() -> int:
                             began=began, outer={} if here else _facts())  # fmt: skip
             write_json(out / "record.json", record)
             if here:
-                record = _run_here(record, out, log, arguments.package)
+                record = _run_here(record, out, log, package and package.absolute())
             else:
                 record = _run_emulated(record, out, log)
         except (DeployError, ImageError, MachineFailed, RuntimeError, OSError,
                 subprocess.CalledProcessError) as error:  # fmt: skip
             log(f"error: {error}")
             return 4
+        except KeyboardInterrupt:
+            log("interrupted: the record has the steps that ended before")
+            return 130
         for line in record.lines():
             log(line)
     return 0 if record.passed else 1

@@ -11,6 +11,7 @@ import click
 
 from guests.function import read_key
 from voter.client import Answer, Client
+from voter.client.errors import ConnectionFailed
 from voter.commands.parameters import (
     DAY,
     Header,
@@ -21,7 +22,15 @@ from voter.commands.parameters import (
     existing_file,
     node_directory,
 )
-from voter.commands.terminal import ExitCode, default_directory, native_socket, print_json, warn
+from voter.commands.terminal import (
+    CommandError,
+    ExitCode,
+    default_directory,
+    native_socket,
+    operator_hint,
+    print_json,
+    warn,
+)
 
 __all__ = ["request"]
 
@@ -118,6 +127,12 @@ def request(  # noqa: PLR0913 - one for each option
                 read_key(key) if key else b"",
             )
         )
+    except ConnectionFailed as error:
+        raise CommandError(
+            str(error),
+            remedy=f"`trivisor status` shows whether a node runs there{operator_hint()}",
+            code=ExitCode.NOT_UP,
+        ) from error
     except TimeoutError:
         warn(f"error: no reply within {timeout:g} s; the request may still be executed")
         return ExitCode.NO_MAJORITY

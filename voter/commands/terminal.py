@@ -28,6 +28,7 @@ __all__ = [
     "console",
     "default_directory",
     "native_socket",
+    "operator_hint",
     "print_json",
     "quiet_logs",
     "user_directory",
@@ -91,6 +92,19 @@ def _operates_system() -> bool:
         return grp.getgrnam(_SYSTEM_GROUP).gr_gid in {os.getegid(), *os.getgroups()}
     except KeyError:
         return False
+
+
+def operator_hint() -> str:
+    """Return, as the end of a remedy, how to reach the node that systemd runs.
+
+    It is empty if there is none, this user may operate it, or ``$TRIVISOR_DIR`` names another.
+    """
+    if os.environ.get("TRIVISOR_DIR") or not SYSTEM_SOCKETS.is_dir() or _operates_system():
+        return ""
+    return (
+        f"; systemd runs a node on this host: use sudo to reach it, or join its group (`sudo "
+        f"usermod -aG {_SYSTEM_GROUP} USER`) and log in again"
+    )
 
 
 def native_socket(directory: Path) -> Path:

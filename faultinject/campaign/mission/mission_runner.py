@@ -48,7 +48,8 @@ from voter.client.errors import RequestError
 __all__ = ["MissionRunner", "NodeLost"]
 
 CLEAN_START = 30.0
-"""Seconds for all guests to vote at a clean start.  Generous, because a busy host is no fault."""
+"""Seconds for all guests to vote at a clean start, or as many as a request may take, if that is
+more.  Generous, because a busy host is no fault."""
 LAG_POLL = 0.005
 """Seconds between polls for a guest's late answer: the voter does not notify."""
 ATTEMPTS = 3
@@ -155,7 +156,7 @@ class MissionRunner:
             )
             if node.function is not None:
                 node.function.dirty = plan.host_function_hit  # however the mission ends
-            status = await voter.all_vote(CLEAN_START)
+            status = await voter.all_vote(max(CLEAN_START, node.spec.deadline))
             client = await Client.connect(node.client_address, retry=plan.repair)
         except (OSError, TimeoutError, VoterGone, RequestError) as error:
             raise _NotClean(str(error)) from error

@@ -1,6 +1,6 @@
 """A summary of a plan: missions by stratum, precision and power to expect, the duration.
 
-Pure.  Precision and power need scipy (the extra ``campaign``).
+Pure.  Precision and power need scipy.
 """
 
 from __future__ import annotations

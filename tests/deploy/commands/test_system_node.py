@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import grp
 import os
+import pwd
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from click.testing import CliRunner
 
 import trivisor
 from deploy.commands.control_client import NotUp
+from deploy.commands.doctor import host_checks
 from deploy.node.records import Layout
 from voter.commands import terminal
 from voter.commands.terminal import SYSTEM_DIRECTORY, CommandError, default_directory
@@ -77,3 +79,40 @@ def test_operator_who_may_not_read_its_files_learns_that_no_node_runs(
     words = [*command, "--dir", str(sockets.parent / "node")]
     done = CliRunner().invoke(trivisor.command, words)
     assert isinstance(done.exception, NotUp)
+
+
+def test_remedies_name_the_options_file_of_the_systems_node(scratch: Path) -> None:
+    system, own = Layout(SYSTEM_DIRECTORY), Layout(scratch)
+    assert system.option("guests", "3").startswith("`guests = 3`")
+    assert system.option("vote", "2/3").startswith('`vote = "2/3"`')
+    assert system.option("allow-faults").startswith("`allow-faults = true`")
+    assert own.option("vote", "2/3") == "--vote 2/3"
+    assert own.option("allow-faults") == "--allow-faults"
+    for remedy in (system.empty_hint, system.faults_hint, system.option("vote", "2/3")):
+        assert "--" not in remedy  # nobody types a command with options there
+    assert str(system.journal) in system.empty_hint
+
+
+@pytest.mark.parametrize("words", [["status"], ["down"], ["logs"], ["request", "GET", "/"]])
+@pytest.mark.parametrize("installed", [True, False])
+def test_stranger_learns_who_may_operate_the_systems_node(
+    sockets: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], installed: bool
+) -> None:
+    monkeypatch.setattr(terminal, "_operates_system", lambda: False)
+    if installed:
+        sockets.mkdir()
+    done = CliRunner().invoke(trivisor.command, words)
+    assert isinstance(done.exception, NotUp | CommandError)
+    assert done.exception.remedy
+    assert ("usermod -aG trivisor" in done.exception.remedy) == installed
+
+
+def test_doctor_demands_for_the_systems_node_nothing_of_the_user(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    checks = host_checks(SYSTEM_DIRECTORY)
+    assert "state directory" not in checks or os.access(SYSTEM_DIRECTORY, os.W_OK)
+    monkeypatch.setattr(pwd, "getpwnam", {}.__getitem__)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert checks["account libvirt-qemu"]().result == "warning"
+    assert host_checks(Path("/nowhere"))["account libvirt-qemu"]().result == "missing"

@@ -189,7 +189,7 @@ def leave_journal(layout: Layout, *, service: str | None = "kv", vote: str = "2/
         ({"service": "FILE"}, "the service differs from the one that wrote the journal"),
         ({"service": "kv"}, "the service differs from the one that wrote the journal"),
         ({"key": "KEY"}, "the service differs from the one that wrote the journal"),
-        ({"vote": "3/5", "guests": 5}, "was written under --vote 2/3, not 3/5"),
+        ({"vote": "3/5", "guests": 5}, "was written under vote 2/3, not 3/5"),
     ],
 )
 def test_up_refuses_a_journal_that_other_options_wrote_before_it_starts_anything(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from deploy.errors import CannotRunHere, DeployError
-from deploy.remote.facts import Finding, examine, parse_facts
+from deploy.remote.facts import HostFinding, examine, parse_facts
 from tests.deploy.remote.fake_host import INSTALLED, facts_of
 
 
@@ -16,7 +16,7 @@ def judge(
     accel: str = "auto",
     space: int = 100 << 20,
     guests: int = 3,
-) -> list[Finding]:
+) -> list[HostFinding]:
     facts = parse_facts(facts_of(changes))
     return examine(facts, guests=guests, memory=128, accel=accel, http=http, space=space)
 

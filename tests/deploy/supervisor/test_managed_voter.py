@@ -128,7 +128,7 @@ async def test_killed_voter_is_followed_and_not_started(
     assert (await node.status())["voter"]["restarts"] == 1
 
 
-async def test_voter_that_is_gone_is_reported_with_what_to_type(
+async def test_voter_that_is_gone_is_reported_with_the_commands_that_help(
     manager: ServiceManager, node: Running, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr("deploy.supervisor.managed_voter._SILENCE", 0.1)

@@ -10,7 +10,7 @@ import pytest
 from faultinject.campaign.planning.plan import plan
 from faultinject.campaign.planning.spec_file import load
 from tests.kvm import steps
-from tests.kvm.__main__ import MARK, read_step
+from tests.kvm.__main__ import MARK, main, read_step
 from tests.kvm.record import Record, Step
 from tests.kvm.steps import Bench, Facts, StepFailed, run_steps
 
@@ -95,6 +95,28 @@ def test_campaign_is_short_and_under_kvm() -> None:
     spec, _ = load(str(steps.CAMPAIGN))
     assert spec.station.accel == "kvm"
     assert 5 <= len(list(plan(spec, 1).missions)) <= 20
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["--out", "/proc/none/kvm"], "--out /proc/none/kvm"),
+        (["--package", "/none.deb", "--here"], "--package /none.deb"),
+        (["--package", __file__], "needs --here"),
+        (["--frobnicate"], "unrecognized"),
+    ],
+)
+def test_wrong_usage_is_named_before_anything_starts(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    problem: str,
+) -> None:
+    monkeypatch.setattr("sys.argv", ["kvm", *words])
+    with pytest.raises(SystemExit) as error:
+        main()
+    assert error.value.code == 2
+    assert problem in capsys.readouterr().err
 
 
 def test_every_step_has_a_name_of_its_own() -> None:
