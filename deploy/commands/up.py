@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -20,11 +20,7 @@ from deploy.commands.options import (
 )
 from deploy.commands.status import guest_table
 from deploy.node.records import Durability, Layout, Settings
-from voter.commands.parameters import (
-    ListenAddress,
-    existing_directory,
-    existing_file,
-)
+from voter.commands.parameters import ListenAddress, existing_directory, existing_file
 from voter.commands.terminal import CommandError, ExitCode, console, print_json, quiet_logs
 
 if TYPE_CHECKING:
@@ -52,27 +48,13 @@ __all__ = ["make_settings", "up"]
 @click.option("--fresh", is_flag=True, help="Delete this directory's old journal first.")
 @click.option("--yes", is_flag=True, help="With --fresh: do not ask for confirmation.")
 @json_option
-def up(  # noqa: PLR0913 - one for each option
+def up(
     directory: Path | None,
-    guests: int | None,
-    vote: Policy | None,
-    service: str,
-    content: Path | None,
-    accel: Literal["auto", "kvm", "tcg"],
-    connect: str,
-    http: str,
-    native: str | None,
-    memory: int,
-    boot_deadline: float,
-    allow_faults: bool,
-    repair: Literal["auto", "off"],
-    durability: Durability,
-    function: str | None,
-    key: Path | None,
     accept_service: bool,
     fresh: bool,
     yes: bool,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Start a node and return when all its guests vote.
 
@@ -84,23 +66,7 @@ def up(  # noqa: PLR0913 - one for each option
 
     layout = layout_of(directory)
     layout.refuse_system("systemctl start trivisor")
-    settings = make_settings(
-        guests=guests,
-        vote=vote,
-        service=service,
-        content=content,
-        accel=accel,
-        connect=connect,
-        http=http,
-        native=native,
-        memory=memory,
-        boot_deadline=boot_deadline,
-        allow_faults=allow_faults,
-        repair=repair,
-        durability=durability,
-        function=function,
-        key=key,
-    )
+    settings = make_settings(**options)
     quiet_logs()
     progress = StepPrinter(quiet=as_json)
     if fresh:

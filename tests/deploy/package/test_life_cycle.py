@@ -300,6 +300,7 @@ def fail_to_start(host: Container) -> str:
     since = host.run("date", "+%F %T").stdout.strip()
     done = host.run("systemctl", "start", "trivisor", check=False, seconds=START_SECONDS)
     assert done.returncode != 0
+    assert "canceled" not in done.stdout  # it is to say that something failed, and where to look
     await_end(host)
     return host.run("journalctl", "-q", "-o", "cat", "--since", since, "-u", "trivisor*").stdout
 
