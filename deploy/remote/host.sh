@@ -26,7 +26,7 @@ UNIT=trivisor-deploy.service
 SETTINGS=etc/trivisor/node.toml
 DROPIN=etc/systemd/system/trivisor-http.socket.d/trivisor-deploy.conf
 UNITS='trivisor.service trivisor-voter.service trivisor-http.socket trivisor-native.socket
-    trivisor-control.socket trivisor-prepare.service'
+    trivisor-control.socket trivisor-prepare.service trivisor-cleanup.service'
 
 say() { printf '@%s\n' "$*"; }
 encoded() { base64 -w 0 <"$1" 2>/dev/null; }
@@ -268,7 +268,7 @@ undo() {
 }
 
 # A node that the package's installation has started is left alone: to start it again would start
-# trivisor-prepare.service again, which rejects a node that runs.
+# trivisor-prepare.service again, for nothing.
 start_node() { systemctl is-active --quiet trivisor.service || systemctl start trivisor.service; }
 
 # request PATH: print status, vote and body of a GET that is sent as clients do.
