@@ -36,8 +36,9 @@ def host(container_root: Path) -> Iterator[Container]:
 
 @pytest.fixture(scope="module")
 def node(host: Container, debian_package: Path) -> Container:
-    """Give the host with the package installed, as the README says."""
+    """Give the host with the package installed, as the README says, and a value stored."""
     install(host, debian_package)
+    put(host, "colour", "blue")
     return host
 
 
