@@ -220,7 +220,8 @@ def change(node: Node, what: str, file: Path) -> None:
             host.virsh("define", str(file))
             host.virsh("destroy", domain)
         case "quit":
-            host.virsh("qemu-monitor-command", domain, '{"execute": "quit"}')
+            # QEMU may end before it has answered: virsh then fails.
+            host.attempt("virsh", "-c", URI, "qemu-monitor-command", domain, '{"execute": "quit"}')
         case "copy the disk":
             host.virsh(
                 "blockcopy", domain, "vda", str(file), "--transient-job", "--pivot", "--wait"

@@ -92,7 +92,8 @@ class _Wire:
         if self._over and end.transport is not None:
             end.transport.abort()
         elif end is self.voter and end.transport is not None:
-            end.transport.pause_reading()
+            # Not at once: Python 3.11.2 starts to read after connection_made, paused or not.
+            asyncio.get_running_loop().call_soon(end.transport.pause_reading)
             self._connecting = asyncio.ensure_future(self._connect())
         elif self.voter.transport is not None:
             self.route(self._link.lie)

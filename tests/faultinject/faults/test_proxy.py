@@ -84,6 +84,15 @@ async def test_bytes_are_relayed_unchanged_in_both_directions(bench: Bench) -> N
     assert there.result() == back.result() == data
 
 
+async def test_bytes_sent_before_the_guest_is_connected_are_relayed(bench: Bench) -> None:
+    for number in range(20):
+        voter = await asyncio.open_unix_connection(bench.voter_side)
+        bench.open.append(voter[1])
+        voter[1].write(b"%2d" % number)
+        guest_in, _ = await bench.accepted.get()
+        assert await asyncio.wait_for(guest_in.readexactly(2), 30) == b"%2d" % number
+
+
 async def test_buffer_is_bounded_when_the_reader_does_not_read(bench: Bench) -> None:
     (_, voter_out), _ = await bench.connect()
     loop, sock = asyncio.get_running_loop(), socket.socket(socket.AF_UNIX)
