@@ -21,7 +21,7 @@ import structlog
 
 from deploy.errors import CannotRunHere, HypervisorFailed
 from deploy.host.install import how_to_install
-from deploy.host.search import running_qemus, uses_disk
+from deploy.host.search import other_pids, running_qemus, uses_disk
 from deploy.host.spawn import become_subreaper
 
 __all__ = [
@@ -69,9 +69,9 @@ def _reap_orphans() -> None:
         except ChildProcessError:
             pause.wait(_NO_CHILD_PAUSE)  # no child at all
             continue
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit() and _is_orphaned_qemu(int(entry.name)):
-                _reap(int(entry.name))
+        for pid in other_pids():
+            if _is_orphaned_qemu(pid):
+                _reap(pid)
         # It may be a child that another part of this process waits for: give that part time.
         pause.wait(_OTHERS_PAUSE)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import shutil
 import time
@@ -16,6 +15,7 @@ from deploy.commands.control_client import NotUp, ask
 from deploy.commands.launch import follow_start, prepare_node
 from deploy.host.identity import wait_end
 from deploy.host.scratch import ScratchDirectory, sweep_abandoned
+from deploy.host.search import command_line, other_pids
 from deploy.node.configuration import make_machines
 from deploy.node.orphans import end_orphans
 from deploy.node.records import Layout, NodeRecord, Settings
@@ -313,10 +313,8 @@ def _take_down(layout: Layout) -> None:
 def _leftovers(layout: Layout) -> list[str]:
     """Describe the processes and sockets that are left of a node that is down."""
     found = [f"socket {path.name}" for path in layout.directory.rglob("*") if path.is_socket()]
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            with contextlib.suppress(OSError):  # it ended just now
-                line = (entry / "cmdline").read_bytes()
-                if os.fsencode(layout.directory) in line:
-                    found.append(f"process {entry.name}: {line[:80]!r}")
+    for pid in other_pids():
+        line = " ".join(command_line(pid))
+        if str(layout.directory) in line:
+            found.append(f"process {pid}: {line[:80]!r}")
     return found

@@ -24,6 +24,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from deploy.host.search import command_line, other_pids
 from deploy.host.spawn import python_command, python_environment
 from deploy.machine.accel import decide, read_facts
 from deploy.node.records import cache_directory
@@ -201,7 +202,7 @@ def used(bench: Bench) -> Facts:
         pid = bench.guest(name)["pid"]
         files = [os.readlink(each) for each in Path(f"/proc/{pid}/fd").iterdir()]
         require(any("kvm-vcpu" in each for each in files), f"{name} has no KVM processor")
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+        words = command_line(pid)
         facts[name] = {word: words[words.index(word) + 1] for word in ("-accel", "-cpu")}
     return facts
 
@@ -304,11 +305,7 @@ def stop(bench: Bench) -> Facts:
     """Take the node down; nothing of it runs on."""
     bench.trivisor("down", "--dir", bench.node)
     bench.up = False
-    left = [
-        pid.name
-        for pid in Path("/proc").iterdir()
-        if pid.name.isdigit() and str(bench.node).encode() in _command_line(pid)
-    ]
+    left = [pid for pid in other_pids() if str(bench.node) in " ".join(command_line(pid))]
     require(not left, f"still running: {left}")
     return {}
 
@@ -442,10 +439,3 @@ def _output(*words: str) -> str:
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     require(done.returncode == 0, f"{' '.join(words)}: {done.stderr}")
     return done.stdout.strip()
-
-
-def _command_line(pid: Path) -> bytes:
-    try:
-        return (pid / "cmdline").read_bytes() if int(pid.name) != os.getpid() else b""
-    except OSError:
-        return b""  # it ended just now
