@@ -175,18 +175,20 @@ class Journal:
                 self._synced = self._written
 
     def _write(self, entries: list[Entry]) -> None:
-        payload = _encode(entries)
-        if len(payload) > LARGEST and len(entries) > 1:
+        payload, several = _encode(entries), len(entries) > 1
+        if (several and len(payload) > LARGEST) or not self._put(payload, divisible=several):
             half = len(entries) // 2
             self._write(entries[:half])
             self._write(entries[half:])
             return
-        self._put(payload)
         seqs = (entry.seq for entry in entries if isinstance(entry, Record))
         self._segments[-1].last_seq = max(self._segments[-1].last_seq, *seqs, 0)
 
-    def _put(self, payload: bytes) -> None:
-        """Write one frame, in the next segment if it does not fit into this one."""
+    def _put(self, payload: bytes, *, divisible: bool = False) -> bool:
+        """Write one frame, in the next segment if it does not fit into this one.
+
+        Return False, with nothing written, if it is ``divisible`` and too large for a full disk.
+        """
         if self._failure is not None:
             raise self._failure
         frame, check = pack_frame(self._seed, self._frame + 1, self._durable, payload, self._check)
@@ -201,6 +203,11 @@ class Journal:
             self._sync_now()
         try:
             self._make_room(len(frame))
+        except OSError as error:
+            if divisible and error.errno in _NO_ROOM:
+                return False
+            self._fail("write", error)
+        try:
             self._file.append(frame)
         except OSError as error:
             self._fail("write", error)
@@ -210,12 +217,14 @@ class Journal:
         self._free -= len(frame)
         self._segments[-1].at += len(frame)
         self._check_space()
+        return True
 
     def _make_room(self, size: int) -> None:
         """Let this segment grow if a frame does not fit or would use the reserve.
 
         Without room, let it use the reserve, but at most half of what is left of it.  A larger
-        frame raises OSError: then the voter ends, and the next one still has the reserve.
+        frame raises OSError.  It is written in parts; if it is a single entry, the voter ends, and
+        the next one still has the reserve.
         """
         more = size - self._free + (RESERVE if self._spare is None else 0)
         if more <= 0:
@@ -223,9 +232,12 @@ class Journal:
         try:
             self._file.grow(more)
         except OSError as error:
-            if error.errno not in _NO_ROOM or size > self._free // 2:
+            if error.errno not in _NO_ROOM:
                 raise
+            self._low.set()  # so that room is noticed when there is some again
             self._set_full(error)
+            if size > self._free // 2:
+                raise
         else:
             self._free += more
 

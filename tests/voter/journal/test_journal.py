@@ -163,6 +163,24 @@ async def test_frame_without_room_uses_half_of_the_reserve_and_reports_a_full_di
         assert run.recovery.notes == []  # nothing was written in part
 
 
+async def test_entries_that_do_not_fit_into_one_frame_on_a_full_disk_are_written_in_parts() -> None:
+    """A voter that starts writes all results that it has learned; each start must make progress."""
+    disk = Disk()
+    more = use_up(disk)
+    async with opened(disk, clean=False, **more) as run:
+        await asyncio.sleep(0)  # it runs
+        disk.room = 0
+        made: list[Entry] = [run.history.record(bytes(700)) for _ in range(16)]
+        run.write(*made)  # two copies are most of the 32 KiB
+        assert [full for full, _ in run.full] == [True]
+        await run.durable()
+        disk.room = None
+        await run.until(lambda: [full for full, _ in run.full] == [True, False])
+    async with opened(disk, **more) as run:
+        assert run.recovery.entries == made
+        assert run.recovery.notes == []
+
+
 async def test_journal_opens_on_a_full_disk_without_room_for_a_second_copy() -> None:
     disk = Disk()
     more = use_up(disk)
