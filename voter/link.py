@@ -58,8 +58,9 @@ STALE_LIMIT = 4 << 20
 FOREIGN_LIMIT = 64
 """Frames of another epoch after WELCOME; one more violates the protocol."""
 
-_SIMPLE: dict[int, type[ev.Answered | ev.Digested | ev.Restored]] = {
+_SIMPLE: dict[int, type[ev.Answered | ev.AnsweredAll | ev.Digested | ev.Restored]] = {
     FrameKind.REPLY: ev.Answered,
+    FrameKind.REPLIES: ev.AnsweredAll,
     FrameKind.DIGEST: ev.Digested,
     FrameKind.RESTORED: ev.Restored,
 }
@@ -219,9 +220,11 @@ class ReplicaLink(asyncio.Protocol):
                 self._flush_soon(self)
             self._out.append(frame)
 
-    def send_order(self, seq: int, flags: int, payload: bytes, payload_crc: int) -> None:
-        """Send an ordered request; its payload and CRC are shared by all links."""
-        self.send(wire.encode_head(FrameKind.ORDER, self.epoch, seq, payload, payload_crc, flags))
+    def send_order(
+        self, seq: int, flags: int, payload: bytes, payload_crc: int, kind: int = FrameKind.ORDER
+    ) -> None:
+        """Send an ordered request or a batch; its payload and CRC are shared by all links."""
+        self.send(wire.encode_head(kind, self.epoch, seq, payload, payload_crc, flags))
 
     def flush(self) -> None:
         """Write the frames of this turn."""

@@ -1,7 +1,8 @@
 """The runner: feeds the engine with events and carries out its effects.
 
-A request: a front end calls ``submit``; the engine orders it; ``_send`` puts it on the links; each
-link delivers ``Answered``; the engine finds a majority; ``_release`` calls the front end back.
+A request: a front end calls ``submit``; at the end of the turn of the loop the engine orders it,
+with the others of this turn; ``_send`` puts them on the links; each link delivers the answers; the
+engine finds a majority; ``_release`` calls the front end back.
 
 Theory of operation.  Two rules make the effects safe:
 
@@ -24,7 +25,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 from zlib import crc32
 
 from guests.protocol import wire
-from guests.protocol.wire import FLAG_READ_ONLY, FLAG_VOID, encode_order
+from guests.protocol.wire import FLAG_READ_ONLY, FLAG_VOID, FrameKind, encode_order, encode_orders
 from voter import log
 from voter.address import Connector, parse_address
 from voter.config import Config
@@ -148,6 +149,7 @@ class Runner:
         self._waiting: dict[int, _Waiting] = {}
         self._idle = asyncio.Event()
         self._ticket = 0
+        self._collected: list[ev.Submit] = []  # requests of this turn that are not ordered yet
         self._to_flush: list[Flushable] = []
         self._flush_scheduled = False
         self._events: deque[Event] = deque()
@@ -188,6 +190,7 @@ class Runner:
                 ticket, waiting = next(iter(self._waiting.items()))
                 if waiting.until > now:
                     break
+                self._order_collected()
                 self.receive(ev.Cancel(ticket))
                 self._fail(
                     Fail(ticket, Failure.TIMEOUT, "not settled in time; it may still be executed")
@@ -203,7 +206,9 @@ class Runner:
         call: Callable[[Result], object],
         once: Once | None = None,
     ) -> int:
-        """Order a request; ``call`` gets the result, once.  Return the ticket.
+        """Order a request at the end of this turn; ``call`` gets the result, once.
+
+        Return the ticket.
 
         With ``once``, a retry of an ordered request is not ordered again: it gets the same answer.
         """
@@ -214,7 +219,8 @@ class Runner:
         if len(request) + len(caller) > LARGEST or len(caller) > LARGEST_CALLER:
             self._fail(Fail(ticket, Failure.TOO_LARGE, "the request does not fit into a frame"))
         else:
-            self.receive(ev.Submit(ticket, request, caller, read_only, once))
+            self._collected.append(ev.Submit(ticket, request, caller, read_only, once))
+            self._flush_at_end()
         return ticket
 
     def open_session(self, caller: bytes, call: Callable[[SessionResult], None]) -> None:
@@ -227,6 +233,7 @@ class Runner:
     def cancel(self, ticket: int) -> None:
         """Forget a client whose connection is lost; what was ordered stays ordered."""
         if self._remove_waiting(ticket) is not None:
+            self._order_collected()
             self.receive(ev.Cancel(ticket))
 
     @property
@@ -236,10 +243,18 @@ class Runner:
 
     async def drained(self) -> None:
         """Order nothing new from now on; return once no client waits for a result."""
+        self._order_collected()
         self.receive(ev.Drain())
         self._idle.clear()
         if self._waiting:
             await self._idle.wait()
+
+    def _order_collected(self) -> None:
+        """Let the engine order the requests of this turn."""
+        collected = self._collected
+        if collected:
+            self._collected = []
+            self.receive(collected[0] if len(collected) == 1 else ev.SubmitAll(collected))
 
     def _remove_waiting(self, ticket: int) -> _Waiting | None:
         """Remove and return a waiting client; None if it no longer waits."""
@@ -303,6 +318,27 @@ class Runner:
         links = self.links
         for index in effect.replicas:
             links[index].send_order(record.seq, flags, payload, crc)
+
+    def _send_all(self, effect: ev.SendAll) -> None:
+        records = effect.records
+        first = records[0]
+        payload = encode_orders(
+            first.time_ns,
+            first.prev,
+            [
+                (
+                    record.seq - first.seq,
+                    record.history,
+                    FLAG_READ_ONLY * record.read_only | FLAG_VOID * record.void,
+                    record.caller,
+                    record.request,
+                )
+                for record in records
+            ],
+        )
+        crc = crc32(payload)
+        for index in effect.replicas:
+            self.links[index].send_order(first.seq, 0, payload, crc, FrameKind.ORDERS)
 
     def _release(self, effect: Release) -> None:
         self.counters["released"] += 1
@@ -376,6 +412,7 @@ class Runner:
     _carry_out: ClassVar[dict[type[Effect], Callable[[Any, Any], None]]] = {
         ev.Append: _append,
         ev.Send: _send,
+        ev.SendAll: _send_all,
         ev.Release: _release,
         ev.SessionOpened: _session_opened,
         ev.Fail: _fail,
@@ -414,7 +451,10 @@ class Runner:
 
     def _flush(self) -> None:
         """End a turn of the loop: write the journal, then send (see the head of this file)."""
+        self._order_collected()
         self._flush_scheduled = False
+        if self._collected:  # by a client that was answered just now
+            self._flush_at_end()
         sinks, self._to_flush = self._to_flush, []
         if self.journal is not None:
             try:
