@@ -13,7 +13,8 @@ from voter.core.entries import Base, Entry, Once, Record
 
 __all__ = [
     "Answered", "AnsweredAll", "Append", "Cancel", "Changed", "Checkpointed", "ClockChanged",
-    "Digested", "Disconnect", "Drain", "Effect", "Event", "Expel", "Fail", "Failure", "Fetch", "FetchFailed",
+    "Digested", "Disconnect", "Drain", "Effect", "Event", "Expel", "Fail", "Failure", "Fetch",
+    "FetchFailed",
     "Fetched", "Full", "Greeted", "Heard", "Lost", "Mark", "OpenSession", "Piece", "Ping",
     "ProtocolViolation", "Readmit", "RefusedOrder", "Release", "ReplicaAnswer", "ReplicaEvent",
     "Restore", "Restored", "Send", "SendAll", "SessionOpened", "Submit", "SubmitAll", "Synced",
