@@ -14,6 +14,7 @@ Nothing here does input or output, except a capture that forks.
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -142,6 +143,8 @@ class Incarnation:
                 continue  # sent before the guest was reverted to a snapshot
             elif frame.kind == FrameKind.ORDER:
                 reply = self._apply(frame)
+            elif frame.kind == FrameKind.ORDERS:
+                reply = self._apply_all(frame)
             else:
                 reply = self._handle(frame)
             out.append(reply)
@@ -200,29 +203,79 @@ class Incarnation:
             order = wire.decode_order(frame.payload)
         except wire.WireError as error:
             return self._refuse(frame.seq, str(error))
-        read_only = bool(frame.flags & wire.FLAG_READ_ONLY)
-        void = bool(frame.flags & wire.FLAG_VOID)
-        if not read_only and frame.seq <= self._last_seq and self._restoring is None:
-            known = self._replies.find(frame.seq, order.history, void)
-            if known is None:
-                return self._refuse(frame.seq, "already applied, and its reply is no longer cached")
-            return encode(FrameKind.REPLY, self._epoch, frame.seq, known)
-        if order.prev != self._history or self._restoring is not None:
-            return self._refuse(frame.seq, "the history before it is not the one held here")
-        context = Context(
+        reply, problem = self._execute(
             frame.seq,
+            frame.flags,
             order.time_ns,
+            order.prev,
             order.history,
-            order.caller.decode("utf-8", "replace"),
-            read_only,
+            order.caller,
+            order.request,
         )
-        self._fresh = False
-        reply = VOIDED if void else answer(self._service, order.request, context)
-        if not read_only:
-            self._last_seq = frame.seq
-            self._history = order.history
-            self._replies.add(frame.seq, _AppliedWrite(order.history, void, reply))
+        if reply is None:
+            return self._refuse(frame.seq, problem)
         return encode(FrameKind.REPLY, self._epoch, frame.seq, reply)
+
+    def _apply_all(self, frame: wire.Frame) -> bytes:
+        """Apply the requests of an ORDERS frame, in order; return their replies together."""
+        try:
+            time_ns, prev, items = wire.decode_orders(frame.payload)
+        except wire.WireError as error:
+            return self._refuse(frame.seq, str(error))
+        out: list[bytes] = []
+        replies: list[bytes] = []
+        first, size, began = frame.seq, 0, time.monotonic()
+        for offset, history, flags, caller, request in items:
+            seq = frame.seq + offset
+            reply, problem = self._execute(seq, flags, time_ns, prev, history, caller, request)
+            if reply is None:
+                if replies:
+                    out.append(self._encode_replies(first, replies))
+                out.append(self._refuse(seq, problem))
+                return b"".join(out)
+            if not flags & wire.FLAG_READ_ONLY:
+                prev = history
+            if replies and (
+                size + len(reply) > wire.REPLIES_SIZE
+                or time.monotonic() - began > wire.REPLIES_TIME
+            ):
+                out.append(self._encode_replies(first, replies))
+                first, size, replies, began = seq, 0, [], time.monotonic()
+            replies.append(reply)
+            size += len(reply)
+        out.append(self._encode_replies(first, replies))
+        return b"".join(out)
+
+    def _encode_replies(self, first: int, replies: list[bytes]) -> bytes:
+        payload = wire.encode_replies(replies)
+        return encode(FrameKind.REPLIES, self._epoch, first, payload)
+
+    def _execute(
+        self,
+        seq: int,
+        flags: int,
+        time_ns: int,
+        prev: bytes,
+        history: bytes,
+        caller: bytes,
+        request: bytes,
+    ) -> tuple[bytes | None, str]:
+        """Apply one ordered request; return its reply, or None and why it cannot be applied."""
+        read_only = bool(flags & wire.FLAG_READ_ONLY)
+        void = bool(flags & wire.FLAG_VOID)
+        if not read_only and seq <= self._last_seq and self._restoring is None:
+            known = self._replies.find(seq, history, void)
+            return known, "already applied, and its reply is no longer cached"
+        if prev != self._history or self._restoring is not None:
+            return None, "the history before it is not the one held here"
+        context = Context(seq, time_ns, history, caller.decode("utf-8", "replace"), read_only)
+        self._fresh = False
+        reply = VOIDED if void else answer(self._service, request, context)
+        if not read_only:
+            self._last_seq = seq
+            self._history = history
+            self._replies.add(seq, _AppliedWrite(history, void, reply))
+        return reply, ""
 
     def _refuse(self, seq: int, reason: str) -> bytes:
         return encode(FrameKind.REFUSED, self._epoch, seq, reason.encode())
