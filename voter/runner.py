@@ -22,22 +22,20 @@ from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol
-from zlib import crc32
 
 from guests.protocol import wire
-from guests.protocol.wire import FLAG_READ_ONLY, FLAG_VOID, FrameKind, encode_order, encode_orders
 from voter import log
 from voter.address import Connector, parse_address
 from voter.config import Config
 from voter.core import Engine, Policy
 from voter.core import events as ev
-from voter.core.entries import Once
+from voter.core.entries import Once, Record
 from voter.core.events import Effect, Event, Fail, Failure, Release, SessionOpened
 from voter.core.replica import State
 from voter.core.resume import Past
 from voter.errors import JournalError
 from voter.journal import Journal
-from voter.link import ReplicaLink
+from voter.link import ReplicaLink, encode_orders
 
 __all__ = ["LATENCY_BOUNDS", "Clock", "Incident", "SessionResult", "Runner", "Result"]
 
@@ -45,7 +43,7 @@ LATENCY_BOUNDS = tuple(base * 10.0**power for power in range(-5, 2) for base in 
 """Upper bounds in seconds of the latency histogram's buckets (10 us to 50 s)."""
 TIMER = 0.05
 """Seconds between checks of deadlines when no event arrives."""
-LARGEST = wire.MAX_PAYLOAD - len(encode_order(0, bytes(8), bytes(8), b"", b""))
+LARGEST = wire.MAX_PAYLOAD - len(wire.encode_order(0, bytes(8), bytes(8), b"", b""))
 LARGEST_CALLER = (1 << 16) - 1
 """Bytes of request and caller together, and of the caller alone, that fit into an ORDER frame."""
 TICK = 0.0005
@@ -309,36 +307,15 @@ class Runner:
             self._carry_out[type(effect)](self, effect)
 
     def _send(self, effect: ev.Send) -> None:
-        record = effect.record
-        payload = encode_order(
-            record.time_ns, record.prev, record.history, record.caller, record.request
-        )
-        crc = crc32(payload)
-        flags = FLAG_READ_ONLY * record.read_only | FLAG_VOID * record.void
-        links = self.links
-        for index in effect.replicas:
-            links[index].send_order(record.seq, flags, payload, crc)
+        self._send_orders(effect.replicas, [effect.record])
 
     def _send_all(self, effect: ev.SendAll) -> None:
-        records = effect.records
-        first = records[0]
-        payload = encode_orders(
-            first.time_ns,
-            first.prev,
-            [
-                (
-                    record.seq - first.seq,
-                    record.history,
-                    FLAG_READ_ONLY * record.read_only | FLAG_VOID * record.void,
-                    record.caller,
-                    record.request,
-                )
-                for record in records
-            ],
-        )
-        crc = crc32(payload)
-        for index in effect.replicas:
-            self.links[index].send_order(first.seq, 0, payload, crc, FrameKind.ORDERS)
+        self._send_orders(effect.replicas, effect.records)
+
+    def _send_orders(self, replicas: tuple[int, ...], records: list[Record]) -> None:
+        orders = encode_orders(records)
+        for index in replicas:
+            self.links[index].send_orders(orders)
 
     def _release(self, effect: Release) -> None:
         self.counters["released"] += 1

@@ -193,7 +193,7 @@ class Engine:
         self._cast(replica, seq, reply)
 
     def _answered_all(self, replica: Replica, event: ev.AnsweredAll) -> None:
-        """Take a replica's replies to consecutive requests: to a whole batch, or one by one."""
+        """Take a replica's replies to a whole batch, or to consecutive requests one by one."""
         payload, outstanding = event.replies, replica.outstanding
         batch = self.polls.batches.get(event.seq)
         if (
@@ -230,18 +230,12 @@ class Engine:
                 self.incarnations.dissented(replica, batch.find_difference(payload))
             return
         polls.keep_ballot(batch, replica.index, payload)
-        if replica.state is State.ACTIVE:
-            electors = [index for index in members.active if batch.sent >> index & 1]
-            result, winner = count(batch.ballots, electors, members.policy.need)
-            if result is WON and winner is not None:
-                replies = batch.replies(winner)
-                if replies is not None:
-                    self._settle_all(batch, winner, replies)
-                    return
-            if result is not PENDING:
-                polls.split()
-                polls.recount = True
-        elif not batch.unanswered:
+        electors = [index for index in members.active if batch.sent >> index & 1]
+        result, winner = count(batch.ballots, electors, members.policy.need)
+        replies = None if winner is None else batch.replies(winner)
+        if winner is not None and replies is not None:
+            self._settle_all(batch, winner, replies)
+        elif result is not PENDING or not batch.unanswered:
             polls.split()
             polls.recount = True
 
