@@ -39,7 +39,7 @@ from voter.core.replica import State
 from voter.errors import JournalError
 from voter.runner import Clock, Runner
 
-__all__ = ["RESERVE", "RunWatcher", "SimRunner", "World"]
+__all__ = ["RunWatcher", "SimRunner", "World", "reserve"]
 
 EPOCH_NS = 1_700_000_000_000_000_000
 """Wall-clock time at the start, in nanoseconds since 1970."""
@@ -49,8 +49,9 @@ disk becomes full: writes that are under way may not fit into what was set aside
 CLOCK_CHANGE = 300_000.0
 """Most seconds by which the wall clock differs at a restart of the voter: 83 hours.  Unused
 sessions are kept for an hour, and Idempotency-Keys for a day."""
-RESERVE = 6000
-"""Bytes at the end of each segment that the voter's starts may use while the disk is full."""
+RESERVE, RESULT = 6000, 356
+"""Bytes at the end of each segment that the voter's starts may use while the disk is full, and for
+each operation of a plan with a full disk: its result, as in ``voter.journal.journal.RESERVE``."""
 MOST_STARTS = 300
 """Starts of the voter after which a run is stuck."""
 
@@ -88,8 +89,30 @@ class SimRunner(Runner):
             return effects
 
         self.engine.receive = watched  # type: ignore[method-assign]
+        self._watch_trials(world)
         if world.watcher is not None:
             world.watcher.watch_runner(self)
+
+    def _watch_trials(self, world: World) -> None:
+        """Tell the world which replicas are lost while a read is tried on them alone."""
+        suspects, members = self.engine.suspects, self.engine.members
+        begin_trial, end_trial = suspects.begin_trial, suspects.end_trial
+        epoch = 0
+
+        def begin(request: bytes) -> int:
+            nonlocal epoch
+            index = begin_trial(request)
+            epoch = members[index].epoch
+            return index
+
+        def end(*, answered: bool, killed: bool) -> bool:
+            read = suspects.tried
+            void = end_trial(answered=answered, killed=killed)
+            if read is not None and killed:
+                world.lost_in_trial(read, suspects.replica, epoch, void=void)
+            return void
+
+        vars(suspects).update(begin_trial=begin, end_trial=end)
 
 
 class World:
@@ -118,6 +141,8 @@ class World:
         self.under_fault: set[int] = set()
         """Replicas that an injected fault acts on.  The supervisor leaves them alone."""
         self.outcomes: dict[int, OperationOutcome] = {}
+        self._hit: dict[int, tuple[int, int]] = {}  # by replica: the link that a fault hit last
+        self._trials: dict[bytes, bool] = {}  # did a fault hit the replica of a read's first trial?
         self.ready_at = float("inf")
         """Time at which two replicas were first seen to vote."""
         self._random = self.loop.random("world")
@@ -213,6 +238,28 @@ class World:
     def _accepted(self, transport: Transport, process: Process) -> None:
         self._served.append(transport)
         self.observer.accepted(transport, process)
+
+    def fault_hits(self, index: int) -> None:
+        """Record that an injected fault acts on a replica, which may be lost for that reason."""
+        runner = self.runner
+        if runner is not None:
+            self._hit[index] = self.voter_starts, runner.engine.members[index].epoch
+
+    def lost_in_trial(self, read: bytes, index: int, epoch: int, *, void: bool) -> None:
+        """Record that a replica was lost while a read was tried on it alone.
+
+        If injected faults explain both losses, the read is void without its fault: the observer
+        learns that this is no breach.
+        """
+        explained = (
+            self._hit.get(index) == (self.voter_starts, epoch)
+            or index in self.under_fault
+            or not self.guests[index].honest
+        )
+        if not void:
+            self._trials[read] = explained
+        elif self._trials.pop(read, False) and explained:
+            self.observer.unlucky_reads[read] = self.loop.time()
 
     def cut_client(self, number: int) -> None:
         """Reset one client's connection, chosen by ``number``."""
@@ -320,6 +367,12 @@ class World:
         self.loop.dispose()
 
 
+def reserve(plan: SimPlan) -> int:
+    """Return the bytes of each segment that are used only while the disk is full."""
+    filled = any(fault.kind == "disk-full" for fault in plan.faults)
+    return RESERVE + RESULT * len(plan.operations) * filled
+
+
 def _configure(plan: SimPlan) -> Config:
     limits = Limits(
         hang=0.6,
@@ -335,7 +388,7 @@ def _configure(plan: SimPlan) -> Config:
     if plan.durability != "none":
         journal = JournalConfig(directory="journal")
         # Smaller than the configuration allows, so that a run uses many segments.
-        msgspec.structs.force_setattr(journal, "segment", plan.segment + RESERVE)
+        msgspec.structs.force_setattr(journal, "segment", plan.segment + reserve(plan))
     return Config(
         replica=[ReplicaConfig(name=f"g{i}", link=f"unix:{i}") for i in range(REPLICAS)],
         limits=limits,

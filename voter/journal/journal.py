@@ -14,7 +14,7 @@ the position that is durable; only then does the engine release replies.
   bytes free: if it does not fit, its segment grows first.  Where the disk has no room for that, the
   engine is told to take no more writes, and the frame may use the reserve.  So a voter that starts
   on a full disk can write what it must: a proof, a reservation of sequence numbers, and the
-  results of writes that were under way (about 200 bytes for each start).
+  results of writes that were under way.  A start takes about 200 bytes, a result up to 356, once.
 - *Checkpoints* are written in the background, after the entries that they cover are on the disk.
   Then segments and checkpoints that neither of the last two needs are removed.
 - *Failure.*  After a write or sync that failed, nobody knows what is on the disk.  Nothing is tried
@@ -59,8 +59,11 @@ Durability = Literal["fsync", "os"]
 
 LARGEST = 4 << 20
 """Bytes of entries in a frame; more are split into several, unless one entry alone is larger."""
-RESERVE = 1 << 20
-"""Bytes at the end of the last segment that are written only while the disk is full."""
+RESERVE = 2 << 20
+"""Bytes at the end of the last segment that are written only while the disk is full.
+
+The results of 4,096 writes that are under way (``Limits.pending``) take 1.4 MiB of it at most: 356
+bytes each, in two copies with a frame of its own.  The rest is for starts."""
 MANY = 64
 """Collected entries that are written and synced although nobody waits for them."""
 IDLE = 0.05
