@@ -41,29 +41,27 @@ from voter.journal.format import (
     CheckpointHead,
     checkpoint_pieces,
     pack_frame,
-    pack_segment_head,
 )
 from voter.journal.recovery import (
-    IDENTITY,
     RecoveredJournal,
     Segment,
     VoterIdentity,
     checkpoint_name,
+    create_segment,
     numbers_of,
     segment_name,
+    write_identity,
 )
 
-__all__ = ["Durability", "Journal", "create_segment", "write_identity"]
+__all__ = ["Durability", "Journal"]
 
 Durability = Literal["fsync", "os"]
 
 LARGEST = 4 << 20
 """Bytes of entries in a frame; more are split into several, unless one entry alone is larger."""
 RESERVE = 2 << 20
-"""Bytes at the end of the last segment that are written only while the disk is full.
-
-The results of 4,096 writes that are under way (``Limits.pending``) take 1.4 MiB of it at most: 356
-bytes each, in two copies with a frame of its own.  The rest is for starts."""
+"""Bytes at the end of the last segment that are written only while the disk is full: for starts,
+and for the results of 4,096 writes under way (``Limits.pending``), of up to 356 bytes each."""
 MANY = 64
 """Collected entries that are written and synced although nobody waits for them."""
 IDLE = 0.05
@@ -73,12 +71,6 @@ FIRST_WAIT, LONGEST_WAIT = 0.2, 2.0
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 _encode = msgspec.msgpack.Encoder().encode
-
-
-async def write_identity(files: Files, identity: VoterIdentity) -> None:
-    """Write the identity file.  Raises OSError."""
-    text = msgspec.json.format(msgspec.json.encode(identity.checked()))
-    await files.write_whole(IDENTITY, [text])
 
 
 class Journal:
@@ -500,14 +492,3 @@ class Journal:
             "checkpoint_seq": checkpoint[0] if checkpoint else 0,
             "checkpoint_bytes": checkpoint[2] if checkpoint else 0,
         }
-
-
-async def create_segment(
-    files: Files, identity: VoterIdentity, number: int, size: int
-) -> tuple[JournalFile, Segment]:
-    """Set a segment aside and sync its head."""
-    head = pack_segment_head(identity.owner, number)
-    file = await files.create(segment_name(number), size)
-    file.append(head)
-    await file.sync()
-    return file, Segment(number, 0, len(head), size)
