@@ -26,7 +26,7 @@ from faultinject.simulation.faults import SimFaultInjector
 from faultinject.simulation.loop import Stuck
 from faultinject.simulation.plan import REPLICAS, Operation, SimPlan
 from faultinject.simulation.promises import Breach
-from faultinject.simulation.world import RunWatcher, SimRunner, World, reserve
+from faultinject.simulation.world import RESERVE, RunWatcher, SimRunner, World
 from voter import daemon
 from voter.core.replica import State
 from voter.journal import journal
@@ -80,7 +80,7 @@ class _NoCollector:
 def run(plan: SimPlan, watcher: RunWatcher | None = None) -> RunResult:
     """Make one run.  ``watcher``, if given, observes it."""
     vars(daemon).update(Runner=SimRunner, gc=_NoCollector())
-    vars(journal).update(RESERVE=reserve(plan))
+    vars(journal).update(RESERVE=RESERVE)
     collecting = gc.isenabled()
     gc.disable()  # it would close the coroutines of dead processes in the middle of a run
     world = World.current = World(plan, watcher)

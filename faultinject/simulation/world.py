@@ -39,7 +39,7 @@ from voter.core.replica import State
 from voter.errors import JournalError
 from voter.runner import Clock, Runner
 
-__all__ = ["RunWatcher", "SimRunner", "World", "reserve"]
+__all__ = ["RESERVE", "RunWatcher", "SimRunner", "World"]
 
 EPOCH_NS = 1_700_000_000_000_000_000
 """Wall-clock time at the start, in nanoseconds since 1970."""
@@ -49,9 +49,11 @@ disk becomes full: writes that are under way may not fit into what was set aside
 CLOCK_CHANGE = 300_000.0
 """Most seconds by which the wall clock differs at a restart of the voter: 83 hours.  Unused
 sessions are kept for an hour, and Idempotency-Keys for a day."""
-RESERVE, RESULT = 6000, 356
-"""Bytes at the end of each segment that the voter's starts may use while the disk is full, and for
-each operation of a plan with a full disk: its result, as in ``voter.journal.journal.RESERVE``."""
+RESERVE = 6000
+"""Bytes at the end of each segment that are used only while the disk is full."""
+PENDING = RESERVE // 512
+"""Most requests that are under way in plans with a full disk.  The ratio is that of the product
+(``voter.journal.journal.RESERVE`` and ``Limits.pending``): the reserve must hold their results."""
 MOST_STARTS = 300
 """Starts of the voter after which a run is stuck."""
 
@@ -367,14 +369,10 @@ class World:
         self.loop.dispose()
 
 
-def reserve(plan: SimPlan) -> int:
-    """Return the bytes of each segment that are used only while the disk is full."""
-    filled = any(fault.kind == "disk-full" for fault in plan.faults)
-    return RESERVE + RESULT * len(plan.operations) * filled
-
-
 def _configure(plan: SimPlan) -> Config:
+    filled = any(fault.kind == "disk-full" for fault in plan.faults)
     limits = Limits(
+        pending=PENDING if filled else 4096,
         hang=0.6,
         ping=0.2,
         marker_every=plan.marker_every,
@@ -388,7 +386,7 @@ def _configure(plan: SimPlan) -> Config:
     if plan.durability != "none":
         journal = JournalConfig(directory="journal")
         # Smaller than the configuration allows, so that a run uses many segments.
-        msgspec.structs.force_setattr(journal, "segment", plan.segment + reserve(plan))
+        msgspec.structs.force_setattr(journal, "segment", plan.segment + RESERVE)
     return Config(
         replica=[ReplicaConfig(name=f"g{i}", link=f"unix:{i}") for i in range(REPLICAS)],
         limits=limits,

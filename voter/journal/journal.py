@@ -45,7 +45,6 @@ from voter.journal.format import (
 from voter.journal.recovery import (
     RecoveredJournal,
     Segment,
-    VoterIdentity,
     checkpoint_name,
     create_segment,
     numbers_of,
