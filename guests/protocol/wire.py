@@ -20,18 +20,20 @@ finds the next whole frame.  CRC-32 detects accidents; only the vote detects a l
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import NamedTuple
 from zlib import crc32
 
 __all__ = [
     "EMPTY_HISTORY", "FETCH_AHEAD", "STATE_PIECE", "FLAG_LAST", "FLAG_ONCE", "FLAG_READ_ONLY",
     "FLAG_VOID", "HEADER_SIZE", "MAX_PAYLOAD", "NO_KEEPER", "PROTOCOL", "CheckpointPayload",
-    "Decoder", "Frame", "FrameKind", "Order", "Welcome", "WireError", "decode_checkpoint",
-    "decode_order", "decode_welcome", "encode", "encode_checkpoint", "encode_head", "encode_order",
-    "encode_welcome",
+    "Decoder", "Frame", "FrameKind", "MOST_ORDERS", "Order", "REPLIES_SIZE", "REPLIES_TIME",
+    "Welcome", "WireError", "count_replies", "decode_checkpoint", "decode_order", "decode_orders",
+    "decode_replies", "decode_welcome", "encode", "encode_checkpoint", "encode_head",
+    "encode_order", "encode_orders", "encode_replies", "encode_welcome",
 ]  # fmt: skip
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Version of everything in this module; both sides send it at each handshake."""
 
 MAGIC = b"\xd7TRV"
@@ -63,6 +65,12 @@ at a time, round trips would be most of a transfer's time.
 """
 
 
+MOST_ORDERS = 64
+"""Most requests in an ORDERS frame."""
+REPLIES_SIZE, REPLIES_TIME = 1 << 16, 0.1
+"""Bytes of replies and seconds of work after which an agent sends the replies that it has."""
+
+
 class FrameKind:
     """The kinds of frame, as plain integers because the hot path compares them."""
 
@@ -74,6 +82,7 @@ class FrameKind:
     RESTORE = 5  # begins a state; seq = its marker, payload: CheckpointPayload
     STATE = 6  # a piece of a state, in either direction; FLAG_LAST on the last one
     FETCH = 7  # requests a piece of the kept state; seq = marker, payload: offset
+    ORDERS = 8  # 2 to MOST_ORDERS ordered requests of one agreed time; seq = the first one's number
     # agent to voter
     HERE = 16  # unrequested, epoch 0: a new incarnation waits for its HELLO
     WELCOME = 17  # answer to HELLO; payload: Welcome
@@ -82,6 +91,7 @@ class FrameKind:
     PONG = 20
     RESTORED = 21  # seq = marker, payload: digest of the restored state
     REFUSED = 22  # cannot apply seq here; payload: reason (text)
+    REPLIES = 23  # replies to consecutive requests of one ORDERS; seq = the first one's number
     # native clients
     OPEN = 32  # client to voter; payload: protocol version (2 bytes)
     OPENED = 33
@@ -262,6 +272,83 @@ def decode_order(payload: bytes) -> Order:
     if len(payload) < split:
         raise WireError("ORDER payload is shorter than its caller field")
     return Order(time_ns, prev, history, payload[26:split], payload[split:])
+
+
+_ORDERS = struct.Struct(">Q8sH")
+_ITEM = struct.Struct(">I8sBHI")
+
+OrderItem = tuple[int, bytes, int, bytes, bytes]
+"""A request in ORDERS: its number less the frame's, history, flags, caller, request."""
+
+
+def encode_orders(time_ns: int, prev: bytes, items: Sequence[OrderItem]) -> bytes:
+    """Return the payload of an ORDERS frame.
+
+    ``prev``: the history before the first request.  That before a later one is the ``history`` of
+    the last write before it.  The fields have the meaning that they have in ORDER.
+    """
+    pack = _ITEM.pack
+    parts = [_ORDERS.pack(time_ns, prev, len(items))]
+    parts += [
+        pack(offset, history, flags, len(caller), len(request))
+        for offset, history, flags, caller, request in items
+    ]
+    for item in items:
+        parts += item[3:]
+    return b"".join(parts)
+
+
+def decode_orders(payload: bytes) -> tuple[int, bytes, list[OrderItem]]:
+    """Decode an ORDERS payload: agreed time, history before it, requests.  Raises WireError."""
+    if len(payload) < _ORDERS.size:
+        raise WireError("ORDERS payload is shorter than its fixed part")
+    time_ns, prev, count = _ORDERS.unpack_from(payload)
+    at = _ORDERS.size + count * _ITEM.size
+    if not 0 < count <= MOST_ORDERS or len(payload) < at:
+        raise WireError("ORDERS payload does not have its number of requests")
+    items: list[OrderItem] = []
+    last = -1
+    for offset, history, flags, caller_size, request_size in _ITEM.iter_unpack(
+        payload[_ORDERS.size : at]
+    ):
+        split = at + caller_size
+        end = split + request_size
+        if offset <= last:
+            raise WireError("ORDERS requests are not in order")
+        items.append((offset, history, flags, payload[at:split], payload[split:end]))
+        last, at = offset, end
+    if at != len(payload) or items[0][0]:
+        raise WireError("ORDERS payload has the wrong size, or does not begin at its frame")
+    return time_ns, prev, items
+
+
+_SIZES = [struct.Struct(f">H{count}I") for count in range(MOST_ORDERS + 1)]
+
+
+def encode_replies(replies: Sequence[bytes]) -> bytes:
+    """Return the payload of a REPLIES frame (1 to MOST_ORDERS replies)."""
+    count = len(replies)
+    return b"".join((_SIZES[count].pack(count, *map(len, replies)), *replies))
+
+
+def count_replies(payload: bytes) -> int:
+    """Return how many replies a REPLIES payload claims to have (0 if it has no count)."""
+    return int.from_bytes(payload[:2])
+
+
+def decode_replies(payload: bytes) -> list[bytes]:
+    """Decode a REPLIES payload.  Raises WireError."""
+    count = count_replies(payload)
+    if not 0 < count <= MOST_ORDERS or len(payload) < _SIZES[count].size:
+        raise WireError("REPLIES payload does not have its number of replies")
+    at = _SIZES[count].size
+    replies = []
+    for size in _SIZES[count].unpack_from(payload)[1:]:
+        replies.append(payload[at : at + size])
+        at += size
+    if at != len(payload):
+        raise WireError("REPLIES payload has the wrong size")
+    return replies
 
 
 class CheckpointPayload(NamedTuple):
