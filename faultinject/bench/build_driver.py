@@ -155,7 +155,7 @@ async def _serve(directory: Path, accel: str, names: list[str]) -> None:
     os.dup2(2, 1)  # libraries print, too
 
     def answer(**fields: object) -> None:
-        print(json.dumps(fields), file=answers, flush=True)
+        print(json.dumps(fields, allow_nan=False), file=answers, flush=True)
 
     lines = asyncio.StreamReader()
     loop = asyncio.get_running_loop()

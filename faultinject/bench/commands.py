@@ -132,7 +132,8 @@ def bench(
     """
     if context.invoked_subcommand is not None:
         return None
-    from faultinject.bench.comparison import BenchPlan, run_bench  # noqa: PLC0415 - slow
+    from faultinject.bench.bench_report import BenchPlan  # noqa: PLC0415 - slow
+    from faultinject.bench.comparison import run_bench  # noqa: PLC0415
 
     quiet_logs()
     report = run_bench(BenchPlan(**options), _progress(as_json), compare=compare, scratch=data)

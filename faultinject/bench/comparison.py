@@ -16,40 +16,46 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import signal
 import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from random import Random
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
-from deploy.host.spawn import python_command, python_environment
+from deploy.host.spawn import python_command
 from deploy.machine.node_machines import NodeMachines
 from deploy.node.records import Durability
 from faultinject.bench import etcd, rig
+from faultinject.bench.bench_report import (
+    BenchPlan,
+    BenchReport,
+    CampaignRate,
+    Measured,
+    Round,
+    evaluate_all,
+)
 from faultinject.bench.build_driver import KEYS, Sample, Target, exec_target, sample, voted_target
 from faultinject.bench.clients import BareLink, HttpPool
-from faultinject.bench.disturbance import Disturbance, RecoveryTimes, disturb, recover
-from faultinject.bench.figures import FIGURES, GOALS, Value, evaluate
-from faultinject.bench.rounds import IN_FLIGHT, ratios, run_rounds
+from faultinject.bench.disturbance import disturb, recover
+from faultinject.bench.idle import hold_idle
+from faultinject.bench.other_build import OtherBuild, other_build, scaled
+from faultinject.bench.rounds import IN_FLIGHT, run_rounds
 from faultinject.bench.transfer import TransferReport
-from faultinject.bench.usage import HostShare, resident
+from faultinject.bench.usage import HostShare
 from faultinject.campaign.store.store import DATABASE, Store
-from faultinject.host_facts import DiskFacts, Host, describe_host, measure_disk
+from faultinject.host_facts import describe_host, measure_disk
 from faultinject.load import Start, sustained_rate
 from voter.address import parse_address
 from voter.client import Client
 
-__all__ = ["BenchPlan", "BenchReport", "run_bench"]
+__all__ = ["run_bench"]
 
-QUICK_MINUTES = 4.0
 STAGES = {"processes": 0.17, "guests": 0.2, "failures": 0.3, "transfer": 0.22, "campaign": 0.11}
 """The stages, and the share of the run's time that each is expected to take."""
 FIGURES_OF = {
@@ -59,16 +65,8 @@ FIGURES_OF = {
     "transfer": {"transfer"},
     "campaign": {"campaign"},
 }
-LOADS: Mapping[str, dict[str, Any]] = {
-    "many": {"seconds": 0.7, "in_flight": IN_FLIGHT},
-    "one": {"seconds": 0.5},
-    "paused": {"seconds": 1.0, "pause": 0.008},
-}
-"""The arguments of ``sample``, by the name of a load."""
 GUEST_TIMES = 1.5
 """How much longer a sample of real guests takes: they do fewer requests a second."""
-START_TIMEOUT = 600.0
-"""Seconds for another checkout to start: it may have to build its guest image."""
 IDLE_CONNECTIONS = 10_000
 CAMPAIGN = """\
 title = "Missions per hour"
@@ -101,94 +99,6 @@ missions = 1
 """The campaign that is measured: more missions than can run; the question needs all strata."""
 
 Progress = Callable[[str], None]
-Round = dict[str, dict[str, Sample]]
-"""The samples of one round, by target and load."""
-
-
-class BenchPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run was asked for: the options of ``trivisor bench``."""
-
-    minutes: float
-    quick: bool
-    only: tuple[str, ...]  # figures; all of them if empty
-    seed: int
-    accel: rig.Requested
-
-    @property
-    def figures(self) -> frozenset[str]:
-        """The figures to measure."""
-        return frozenset(self.only or FIGURES)
-
-    @property
-    def seconds(self) -> float:
-        """How long the run is meant to take."""
-        return 60 * min(self.minutes, QUICK_MINUTES if self.quick else self.minutes)
-
-    @property
-    def pairs(self) -> int:
-        """Pairs of windows for each kind of failure: ten, more in a long run."""
-        return 2 if self.quick else max(10, round(10 * self.minutes / 15))
-
-
-class IdleCost(msgspec.Struct, frozen=True, kw_only=True):
-    """Idle connections held, and the voter's resident memory in bytes before and meanwhile."""
-
-    connections: int
-    before: int
-    holding: int
-    answered: bool  # the first and the last connection still answered a request
-
-    @property
-    def each(self) -> float:
-        """The voter's memory for each connection, bytes."""
-        return (self.holding - self.before) / self.connections
-
-
-class CampaignRate(msgspec.Struct, frozen=True, kw_only=True):
-    """Missions of a campaign, and the seconds from the start of the first to that of the last."""
-
-    missions: int
-    seconds: float
-
-    @property
-    def per_hour(self) -> float:
-        """Missions per hour of all workers together."""
-        return 3600 * (self.missions - 1) / self.seconds
-
-
-class Measured(msgspec.Struct, kw_only=True):
-    """What a run has measured so far, as it was measured: times in seconds, sizes in bytes."""
-
-    processes: list[Round] = []
-    guests: list[Round] = []
-    arrivals: float = 0.0  # requests a second that unpipelined arrivals sustain
-    disturbances: list[Disturbance] = []
-    recoveries: list[RecoveryTimes] = []
-    transfer: TransferReport | None = None
-    campaign: CampaignRate | None = None
-    idle: IdleCost | None = None
-
-
-class BenchReport(msgspec.Struct, frozen=True, kw_only=True):
-    """The result of one run.
-
-    ``build`` and ``old``: the commits compared, ``old`` empty without ``--compare``.  ``others``:
-    by stage, the share of the host's processors that other programs used.  ``missing``: by figure
-    or stage, why it was not measured.
-    """
-
-    plan: BenchPlan
-    seconds: float
-    interrupted: bool
-    build: str
-    old: str
-    host: Host
-    disk: DiskFacts
-    etcd: str  # its version
-    others: dict[str, float]
-    values: list[Value]
-    missing: dict[str, str]
-    measured: Measured
 
 
 def run_bench(
@@ -254,7 +164,7 @@ class _Bench:
             disk=disk,
             etcd=self._etcd,
             others=self._others,
-            values=_values(self._measured, self._plan.figures),
+            values=evaluate_all(self._measured, self._plan.figures),
             missing=self._missing,
             measured=self._measured,
         )
@@ -338,7 +248,7 @@ class _Bench:
                     clusters.append((cluster, await cluster.revision(), list(writers.values())))
             if self._compare is not None:
                 wanted = ["exec", "durable"] if "durable" in figures else ["exec"]
-                old = await enter(self._old_build(*wanted))
+                old = await enter(self._other_build(*wanted))
                 targets |= {
                     f"old {name}": _Driven(partial(old.sample, name), ("many", "one"))
                     for name in wanted
@@ -352,7 +262,7 @@ class _Bench:
                     raise ValueError(f"etcd executed {executed} of {started} writes")
             if "idle" in figures:
                 self._progress(f"holding {IDLE_CONNECTIONS} idle connections")
-                self._measured.idle = await _hold_idle(voter, IDLE_CONNECTIONS)
+                self._measured.idle = await hold_idle(voter, IDLE_CONNECTIONS)
 
     async def _voter(
         self, children: rig.ChildProcesses, durability: Durability
@@ -431,7 +341,7 @@ class _Bench:
                 "guests, HTTP": _local(Target(pool.start, dict), "many", times=GUEST_TIMES),
             }
             if self._compare is not None:
-                old = await stack.enter_async_context(self._old_build("guests"))
+                old = await stack.enter_async_context(self._other_build("guests"))
                 targets["old guests"] = _Driven(
                     partial(old.sample, "guests", times=GUEST_TIMES), loads
                 )
@@ -514,26 +424,15 @@ class _Bench:
                 self._progress(text)
                 last = time.monotonic()
 
-    @contextlib.asynccontextmanager
-    async def _old_build(self, *names: str) -> AsyncIterator[_OldBuild]:
-        """Start the driver of the other checkout with these targets."""
+    def _other_build(self, *names: str) -> contextlib.AbstractAsyncContextManager[OtherBuild]:
+        """Start the other checkout's driver with these targets."""
         assert self._compare is not None
-        script = Path(__file__).with_name("build_driver.py")
         directory = self._directory / "old"
         directory.mkdir(exist_ok=True)
-        root = str(self._compare.resolve())
-        own = python_command("-", str(directory), self._plan.accel, *names)
-        process = await asyncio.create_subprocess_exec(
-            own[0], "-P", str(script), *own[3:], cwd=root, start_new_session=True,
-            env=python_environment() | {"PYTHONPATH": root},
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+        return other_build(
+            self._compare, directory, self._plan.accel, names,
+            lambda text: self._progress(f"old build: {text}"),
         )  # fmt: skip
-        old = _OldBuild(process)
-        try:
-            await old.wait_ready(lambda text: self._progress(f"old build: {text}"))
-            yield old
-        finally:
-            await old.close()
 
 
 class _Driven(NamedTuple):
@@ -545,55 +444,9 @@ class _Driven(NamedTuple):
 
 def _local(target: Target, *loads: str, times: float = 1.0) -> _Driven:
     async def measure(load: str) -> Sample:
-        return await sample(target, **_scaled(load, times))
+        return await sample(target, **scaled(load, times))
 
     return _Driven(measure, loads)
-
-
-def _scaled(load: str, times: float) -> dict[str, Any]:
-    arguments = LOADS[load]
-    return arguments | {"seconds": times * arguments["seconds"]}
-
-
-class _OldBuild:
-    """The driver of another checkout, in a process of its own."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        self._process, self._input, self._output = process, process.stdin, process.stdout
-
-    async def _read(self) -> dict[str, Any]:
-        line = await self._output.readline()
-        if not line:
-            raise RuntimeError(
-                f"the other checkout's driver ended with {await self._process.wait()}: its error "
-                "is above"
-            )
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-    async def wait_ready(self, progress: Progress) -> None:
-        """Wait until its targets run.  Raises TimeoutError, RuntimeError."""
-        async with asyncio.timeout(START_TIMEOUT):
-            while "ready" not in (answer := await self._read()):
-                progress(answer["progress"])
-
-    async def sample(self, name: str, load: str, *, times: float = 1.0) -> Sample:
-        """Measure one of its targets."""
-        order = {"target": name} | _scaled(load, times)
-        self._input.write(json.dumps(order).encode() + b"\n")
-        return Sample(**await self._read())
-
-    async def close(self) -> None:
-        """Stop it with all that it started."""
-        self._input.close()
-        try:
-            async with asyncio.timeout(60):
-                await self._process.wait()
-        except TimeoutError:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            await self._process.wait()
 
 
 def _in_session(client: Client) -> Start:
@@ -635,119 +488,3 @@ def _commit(root: Path) -> str:
     except (OSError, subprocess.CalledProcessError):
         return root.resolve().name
     return done.stdout.strip()
-
-
-async def _hold_idle(voter: rig.VoterProcess, number: int) -> IdleCost:
-    """Have another process hold idle connections to a voter, and measure the voter's memory."""
-    before = resident(voter.pid)
-    process = await asyncio.create_subprocess_exec(
-        *python_command("faultinject.bench.peers", "idle", str(voter.http), str(number)),
-        cwd=rig.ROOT, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    assert process.stdin is not None
-    assert process.stdout is not None
-    async with asyncio.timeout(120):
-        line = await process.stdout.readline()
-    if line.strip() != b"ready":
-        raise RuntimeError(f"{number} idle connections could not be opened")
-    holding = resident(voter.pid)
-    process.stdin.close()
-    async with asyncio.timeout(30):
-        statuses = await process.stdout.read()
-        await process.wait()
-    return IdleCost(
-        connections=number, before=before, holding=holding,
-        answered=statuses.count(b"HTTP/1.1 ") == 2,
-    )  # fmt: skip
-
-
-# --------------------------------------------------------------------------------- the values
-
-
-def _rate(load: str) -> Callable[[dict[str, Sample]], float]:
-    return lambda loads: loads[load].rate
-
-
-def _p50(load: str) -> Callable[[dict[str, Sample]], float]:
-    return lambda loads: loads[load].p50
-
-
-def _cost(loads: dict[str, Sample]) -> float:
-    """Return the processor seconds of a request, of all processes together."""
-    return sum(loads["many"].processor.values())
-
-
-def _costs(rounds: list[Round], target: str, role: str) -> list[float]:
-    found = [each[target]["many"].processor for each in rounds if target in each]
-    return [1e6 * (each[role] if role else sum(each.values())) for each in found]
-
-
-def _values(measured: Measured, figures: frozenset[str]) -> list[Value]:
-    """Return the values of all figures that were measured."""
-    processes, guests = measured.processes, measured.guests
-    many, one, paused = _rate("many"), _p50("one"), _p50("paused")
-    of_processes, of_guests = partial(ratios, processes), partial(ratios, guests)
-    found: list[Value | None] = []
-
-    def add(figure: str, name: str, values: list[float]) -> None:
-        if figure in figures:
-            found.append(evaluate(figure, name, values))
-
-    pair = ("exec", "old exec")
-    for peer in ("HAProxy", "aiohttp proxy"):
-        add("haproxy", f"exec: / {peer}, /s at 64", of_processes(many, "exec", peer))
-    add("haproxy", "exec: / old exec:, /s at 64", of_processes(many, *pair))
-    add("haproxy", "exec: / old exec:, p50", of_processes(one, *pair))
-    add("processor", "all, exec: / old exec:", of_processes(_cost, *pair))
-
-    for connections, of in (("1 connection", ""), ("64 connections", ", 64 connections")):
-        name = f"fsync / etcd, /s at 64, {connections}"
-        add("durable", name, of_processes(many, f"durable{of}", f"etcd{of}"))
-    add("durable", "fsync / etcd, p50", of_processes(one, "durable", "etcd"))
-    pair = ("durable", "old durable")
-    add("durable", "fsync / old fsync, /s at 64", of_processes(many, *pair))
-    add("durable", "fsync / old fsync, p50", of_processes(one, *pair))
-    add("durable", "os / none, /s at 64", of_processes(many, "os", "exec"))
-    add("durable", "fsync / none, /s at 64", of_processes(many, "durable", "exec"))
-    session = of_processes(many, "durable, in a session", "durable")
-    add("durable", "fsync in a session / without, /s at 64", session)
-
-    pair, bare = ("guests", "old guests"), ("guests", "bare link")
-    add("guests", "voted / old voted, /s at 64", of_guests(many, *pair))
-    add("guests", "voted / bare link, /s at 64", of_guests(many, *bare))
-    http = of_guests(many, "guests, HTTP", "guests")
-    add("guests", "voted, HTTP / native, /s at 64", http)
-    for figure, pauses in ((one, ""), (paused, ", 8 ms pauses")):
-        add("latency", f"voted / bare link, p50{pauses}", of_guests(figure, *bare))
-        add("latency", f"voted / old voted, p50{pauses}", of_guests(figure, *pair))
-    add("processor", "all, guests / old guests", of_guests(_cost, *pair))
-
-    for role, name in (("voter", "voter"), ("replicas", "three agents"), ("driver", "driver")):
-        add("processor", f"{name}, exec:", _costs(processes, "exec", role))
-    add("processor", "all, exec:", _costs(processes, "exec", ""))
-    for role, name in (("voter", "voter, guests"), ("guests", "three guests"), ("", "all, guests")):
-        add("processor", name, _costs(guests, "guests", role))
-
-    for disturbance in measured.disturbances:
-        pairs = zip(disturbance.quiet, disturbance.faulty, strict=True)
-        added = [1e3 * (faulty - quiet) for quiet, faulty in pairs]
-        add("failure", f"{disturbance.kind}: added p99.9", added)
-    if measured.disturbances:
-        failed = sum(each.failed for each in measured.disturbances)
-        add("failure", "failed requests", [float(failed)])
-    for done in measured.recoveries:
-        qemu = "killed" if done.kind == "kill" else "alive"
-        add("recovery", f"QEMU {qemu}, 1,000 keys", done.seconds)
-    if measured.transfer is not None:
-        passages = measured.transfer.passages
-        add("transfer", "p99 of the others, during / before", [each.ratio for each in passages])
-        add("transfer", "voting again after", [each.seconds for each in passages])
-        failed = sum(chain.from_iterable(each.failures.values() for each in passages))
-        add("transfer", "failed requests", [float(failed)])
-    if measured.campaign is not None:
-        add("campaign", "one guest hit, QEMU alive", [measured.campaign.per_hour])
-    if measured.idle is not None:
-        add("idle", "each connection", [measured.idle.each / 1024])
-    order = list(GOALS)
-    values = [each for each in found if each is not None]
-    return sorted(values, key=lambda each: order.index(f"{each.figure}: {each.name}"))

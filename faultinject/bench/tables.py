@@ -8,7 +8,7 @@ from statistics import median
 from rich.markup import escape
 from rich.table import Column, Table
 
-from faultinject.bench.comparison import BenchReport
+from faultinject.bench.bench_report import BenchReport
 from faultinject.bench.figures import FIGURES, number
 from faultinject.bench.memory import MemoryReport
 from faultinject.bench.transfer import TransferReport

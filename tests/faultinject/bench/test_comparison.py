@@ -9,9 +9,10 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
-from faultinject.bench import comparison, etcd, rig
+from faultinject.bench import comparison, etcd, other_build, rig
+from faultinject.bench.bench_report import BenchPlan, BenchReport
 from faultinject.bench.commands import bench
-from faultinject.bench.comparison import BenchPlan, BenchReport, run_bench
+from faultinject.bench.comparison import run_bench
 from faultinject.bench.figures import GOALS, evaluate
 from faultinject.bench.rounds import ratios, run_rounds
 from faultinject.bench.tables import show
@@ -62,7 +63,7 @@ async def test_rounds_are_in_random_order_of_the_seed_and_complete() -> None:
 def test_small_run_measures_every_target_also_of_another_build(
     scratch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for load in comparison.LOADS.values():
+    for load in other_build.LOADS.values():
         monkeypatch.setitem(load, "seconds", 0.05)
     progress: list[str] = []
     only = ("haproxy", "durable")
