@@ -278,6 +278,18 @@ _ALL = (
         (("voter.journal.journal", "if number < before[1]:", "if number < 0:"),),
     ),
     Defect(
+        "one-trial-suffices",
+        "a read is void as soon as one replica is lost with it",
+        ("Linearizability",),
+        (
+            (
+                "voter.core.suspects",
+                "guilty = killed and suspect.lost is not None",
+                "guilty = killed",
+            ),
+        ),
+    ),
+    Defect(
         "full-disk-refuses-reads",
         "while the disk is full reads are refused, as writes are",
         ("Liveness",),
