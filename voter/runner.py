@@ -263,12 +263,10 @@ class Runner:
 
     def _finish(self, result: Result | SessionOpened) -> None:
         waiting = self._remove_waiting(result.ticket)
-        if waiting is None:
-            return
-        if isinstance(result, Release):
-            elapsed = self._clock.steady() - waiting.since
-            self.latency[bisect_left(LATENCY_BOUNDS, elapsed)] += 1
-            self.latency_sum += elapsed
+        if waiting is not None:
+            self._call(waiting, result)
+
+    def _call(self, waiting: _Waiting, result: Result | SessionOpened) -> None:
         try:
             waiting.call(result)
         except Exception:  # noqa: BLE001 - costs one client, not the effects that follow
@@ -318,10 +316,23 @@ class Runner:
             self.links[index].send_orders(orders)
 
     def _release(self, effect: Release) -> None:
+        self._release_at(self._clock.steady(), effect)
+
+    def _release_all(self, effect: ev.ReleaseAll) -> None:
+        now = self._clock.steady()
+        for release in effect.releases:
+            self._release_at(now, release)
+
+    def _release_at(self, now: float, release: Release) -> None:
         self.counters["released"] += 1
-        if effect.dissent:
+        if release.dissent:
             self.counters["masked"] += 1
-        self._finish(effect)
+        waiting = self._remove_waiting(release.ticket)
+        if waiting is not None:
+            elapsed = now - waiting.since
+            self.latency[bisect_left(LATENCY_BOUNDS, elapsed)] += 1
+            self.latency_sum += elapsed
+            self._call(waiting, release)
 
     def _session_opened(self, effect: SessionOpened) -> None:
         self._finish(effect)
@@ -391,6 +402,7 @@ class Runner:
         ev.Send: _send,
         ev.SendAll: _send_all,
         ev.Release: _release,
+        ev.ReleaseAll: _release_all,
         ev.SessionOpened: _session_opened,
         ev.Fail: _fail,
         ev.Mark: _mark,

@@ -252,6 +252,7 @@ _DESCRIPTIONS: dict[type, Callable[[Any], str]] = {
         f" ({'replayed' if e.replayed else f'{e.agreed} agree'}"
         f"{f', dissent of {_names(e.dissent)}' if e.dissent else ''})"
     ),
+    ev.ReleaseAll: lambda e: "; ".join(describe(release) for release in e.releases),
     ev.SessionOpened: lambda e: f"session {e.session[-4:].hex()} to ticket {e.ticket}",
     ev.Fail: lambda e: f"no reply to ticket {e.ticket}: {e.failure}: {e.detail}",
     ev.Changed: lambda e: f"g{e.replica}: {e.before} -> {e.after} ({e.reason})",

@@ -16,7 +16,8 @@ __all__ = [
     "Digested", "Disconnect", "Drain", "Effect", "Event", "Expel", "Fail", "Failure", "Fetch",
     "FetchFailed",
     "Fetched", "Full", "Greeted", "Heard", "Lost", "Mark", "OpenSession", "Piece", "Ping",
-    "ProtocolViolation", "Readmit", "RefusedOrder", "Release", "ReplicaAnswer", "ReplicaEvent",
+    "ProtocolViolation", "Readmit", "RefusedOrder", "Release", "ReleaseAll", "ReplicaAnswer",
+    "ReplicaEvent",
     "Restore", "Restored", "Send", "SendAll", "SessionOpened", "Submit", "SubmitAll", "Synced",
     "Tick", "Voided",
 ]  # fmt: skip
@@ -261,6 +262,12 @@ class Release(Effect, frozen=True, gc=False):
     agreed: int
     dissent: tuple[int, ...]
     replayed: bool = False
+
+
+class ReleaseAll(Effect, frozen=True, gc=False):
+    """Release the replies to a batch."""
+
+    releases: list[Release]
 
 
 class SessionOpened(Effect, frozen=True, gc=False):

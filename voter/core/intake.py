@@ -31,7 +31,7 @@ from voter.core.events import Effect, Fail, Failure, Release
 from voter.core.journal_state import JournalState
 from voter.core.limits import Limits
 from voter.core.membership import Membership
-from voter.core.order import OrderLog
+from voter.core.order import ENTRY_OVERHEAD, OrderLog
 from voter.core.poll import Poll
 from voter.core.polls import Polls
 from voter.core.release_gate import ReleaseGate
@@ -102,6 +102,9 @@ class Intake:
         joined: list[Poll] = []
         log, journal = self.log, self.journal
         batch, frame = Batch(), 0
+        # Usually there is room for all of them: then it is checked once.
+        sizes = sum(len(event.request) + ENTRY_OVERHEAD for event in events)
+        free = self.find_problem(False, len(events), sizes) is None
         for event in events:
             read_only, size = event.read_only, len(event.request)
             once = None if read_only else event.once
@@ -111,7 +114,7 @@ class Intake:
             if (
                 (self.suspects.reads if read_only else self.throttle.on or self.throttle.held)
                 or (once is not None and self._is_known(once, event.caller))
-                or self.find_problem(read_only, count, batch.size) is not None
+                or (not free and self.find_problem(read_only, count, batch.size) is not None)
             ):
                 batch = self._send_batch(batch)
                 if (poll := self.submit(event)) is not None:
@@ -208,7 +211,7 @@ class Intake:
     ) -> tuple[str, str, float] | None:
         """Return why no request may be ordered now (as in Fail), or None if one may.
 
-        ``requests`` of together ``size`` bytes were ordered, and have no poll yet.
+        ``requests`` of together ``size`` bytes are ordered before it, and have no poll yet.
         """
         limits, members, journal = self.limits, self.members, self.journal
         if self.draining:
@@ -229,9 +232,9 @@ class Intake:
             return Failure.OVERLOAD, "too many requests wait for their vote", 0.0
         if journal.full and not read_only:
             return Failure.NOT_EXECUTED, f"the journal cannot be written: {journal.full}", inf
-        if not journal.has_reserved_seq():
+        if not journal.has_reserved_seq(requests):
             return Failure.OVERLOAD, "the journal is behind: the disk does not keep up", 0.0
-        if not read_only and journal.reclaimable > limits.log_bytes:
+        if not read_only and journal.reclaimable + size > limits.log_bytes:
             return Failure.OVERLOAD, _LOG_FULL, 0.0
         return None
 

@@ -81,11 +81,11 @@ class JournalState:
         self.reserve()
         return seq
 
-    def has_reserved_seq(self) -> bool:
-        """Whether the reservation of the next sequence number is durable."""
+    def has_reserved_seq(self, more: int = 0) -> bool:
+        """Whether the reservation of the next sequence number, and ``more``, is durable."""
         if self._log.seq >= self._reserved_durable and self.synced >= self._reserved_at:
             self._reserved_durable = self.reserved
-        return self._log.seq < self._reserved_durable
+        return self._log.seq + more < self._reserved_durable
 
     def advance_synced(self, position: int) -> float:
         """Note that the journal is durable up to ``position``; return up to where it is."""

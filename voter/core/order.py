@@ -29,7 +29,7 @@ from guests.protocol.wire import EMPTY_HISTORY
 from voter.core.entries import Once, Record
 
 __all__ = [
-    "TAG_SIZE", "Checkpoint", "LogEntry", "OrderLog", "history_after", "tag",
+    "ENTRY_OVERHEAD", "TAG_SIZE", "Checkpoint", "LogEntry", "OrderLog", "history_after", "tag",
 ]  # fmt: skip
 
 ENTRY_OVERHEAD = 400

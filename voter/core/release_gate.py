@@ -11,7 +11,7 @@ from typing import NamedTuple
 import msgspec
 
 from voter.core.batch import Batch
-from voter.core.events import Effect, Fail, Release, SessionOpened, Synced
+from voter.core.events import Effect, Fail, Release, ReleaseAll, SessionOpened, Synced
 from voter.core.journal_state import JournalState
 from voter.core.poll import Poll
 from voter.core.polls import Polls
@@ -71,7 +71,7 @@ class ReleaseGate:
         if batch.needed_position > self.journal.synced:
             self.batches.append(held)
         else:
-            self.effects += held.releases()
+            self.effects.append(ReleaseAll(held.releases()))
 
     def split(self) -> None:
         """Let the replies of batches wait one by one, so that retries can join them."""
@@ -107,7 +107,7 @@ class ReleaseGate:
             del self.replies[poll.seq]
             self.release_when_durable(poll, release)
         while self.batches and self.batches[0].batch.needed_position <= synced:
-            self.effects += self.batches.pop(0).releases()
+            self.effects.append(ReleaseAll(self.batches.pop(0).releases()))
         self.effects += [opened for position, opened in self.sessions if position <= synced]
         self.sessions = [waiting for waiting in self.sessions if waiting[0] > synced]
 
