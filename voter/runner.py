@@ -29,7 +29,7 @@ from voter.address import Connector, parse_address
 from voter.config import Config
 from voter.core import Engine, Policy
 from voter.core import events as ev
-from voter.core.entries import Once, Record
+from voter.core.entries import Once
 from voter.core.events import Effect, Event, Fail, Failure, Release, SessionOpened
 from voter.core.replica import State
 from voter.core.resume import Past
@@ -304,15 +304,10 @@ class Runner:
         for effect in self.engine.receive(event):
             self._carry_out[type(effect)](self, effect)
 
-    def _send(self, effect: ev.Send) -> None:
-        self._send_orders(effect.replicas, [effect.record])
-
-    def _send_all(self, effect: ev.SendAll) -> None:
-        self._send_orders(effect.replicas, effect.records)
-
-    def _send_orders(self, replicas: tuple[int, ...], records: list[Record]) -> None:
+    def _send(self, effect: ev.Send | ev.SendAll) -> None:
+        records = effect.records if isinstance(effect, ev.SendAll) else [effect.record]
         orders = encode_orders(records)
-        for index in replicas:
+        for index in effect.replicas:
             self.links[index].send_orders(orders)
 
     def _release(self, effect: Release) -> None:
@@ -333,9 +328,6 @@ class Runner:
             self.latency[bisect_left(LATENCY_BOUNDS, elapsed)] += 1
             self.latency_sum += elapsed
             self._call(waiting, release)
-
-    def _session_opened(self, effect: SessionOpened) -> None:
-        self._finish(effect)
 
     def _append(self, effect: ev.Append) -> None:
         if self.journal is not None:
@@ -400,10 +392,10 @@ class Runner:
     _carry_out: ClassVar[dict[type[Effect], Callable[[Any, Any], None]]] = {
         ev.Append: _append,
         ev.Send: _send,
-        ev.SendAll: _send_all,
+        ev.SendAll: _send,
         ev.Release: _release,
         ev.ReleaseAll: _release_all,
-        ev.SessionOpened: _session_opened,
+        ev.SessionOpened: _finish,
         ev.Fail: _fail,
         ev.Mark: _mark,
         ev.Restore: _restore,
