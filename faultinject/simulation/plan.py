@@ -5,7 +5,8 @@ Operations and faults are drawn from two random sources, so that neither depends
 There are two ways to draw a plan.  Seeds below ``SWARM`` are drawn with fixed weights.  That must
 not change, because a recorded seed must name the same plan forever.  From ``SWARM`` on each seed
 first draws its own weights, kinds, counts, sizes and timings (swarm testing: Groce et al., ISSTA
-2012).  With fixed weights a fault kind of weight 1 in 45 meets another one of its kind once in
+2012).  From ``BURSTS`` on, clients of most plans make many requests at once.  The voter orders the
+requests of one turn of its loop as a batch.  With fixed weights a fault kind of weight 1 in 45 meets another one of its kind once in
 hundreds of seeds, and a gap of a millisecond between two faults is as rare.  A swarm plan with
 few kinds and small gaps has such a pair nearly always.
 """
@@ -19,12 +20,16 @@ from random import Random
 import msgspec
 
 __all__ = [
-    "DEADLY", "KINDS", "SITUATIONS", "REPLICA_FAULTS", "SWARM", "SimFault", "Operation", "SimPlan",
+    "BURSTS", "DEADLY", "KINDS", "SITUATIONS", "REPLICA_FAULTS", "SWARM", "SimFault", "Operation", "SimPlan",
     "make_plan", "parse_numbers", "write_numbers",
 ]  # fmt: skip
 
 SWARM = 1 << 32
 """The first seed whose plan draws its own weights."""
+BURSTS = SWARM + (1 << 55)
+"""The first seed whose plan has bursts of requests."""
+LARGEST_BURST = 64
+"""Most requests that a client makes at once: as many as a batch has at most."""
 REPLICAS = 3
 DEADLY_WRITES = frozenset({"kill", "freeze"})
 DEADLY_READS = {"kill": "kill-read", "freeze": "freeze-read"}
@@ -49,7 +54,7 @@ class Operation(msgspec.Struct, frozen=True):
     client: int
     kind: str  # get, put, increment, delete, swap (If-Match), create (If-None-Match), or DEADLY
     key: str
-    pause: float
+    pause: float  # 0: in the same turn of the client's loop
     concurrent: bool = False  # does not wait for the one before it
     padding: int = 0  # bytes behind the value that is written
 
@@ -162,7 +167,8 @@ def _draw(random: Random, table: dict[str, int]) -> str:
 
 def make_plan(seed: int) -> SimPlan:
     """Draw a plan."""
-    return _draw_swarm(seed) if seed >= SWARM else _draw_fixed(seed)
+    plan = _draw_swarm(seed) if seed >= SWARM else _draw_fixed(seed)
+    return _add_bursts(plan) if seed >= BURSTS else plan
 
 
 def _allowed(durability: str) -> dict[str, int]:
@@ -340,6 +346,36 @@ def _draw_swarm_faults(seed: int, durability: str, busy: float) -> tuple[SimFaul
             )
         )
     return tuple(faults)
+
+
+def _add_bursts(plan: SimPlan) -> SimPlan:
+    """Let clients make some of their requests at once, and cut a client's connection sometimes."""
+    random = Random(f"{plan.seed} bursts")
+    if random.random() < 0.2:
+        return plan
+    begins, longest = random.choice((0.1, 0.3, 1.0)), _between(random, 2, LARGEST_BURST)
+    left: dict[int, int] = {}  # of each client: requests of its burst that are still to come
+    operations = []
+    for operation in plan.operations:
+        client = operation.client
+        if left.get(client, 0) > 0:
+            left[client] -= 1
+            operation = msgspec.structs.replace(operation, pause=0.0, concurrent=True)
+        elif random.random() < begins:
+            left[client] = round(_between(random, 1, longest))
+            operation = msgspec.structs.replace(operation, concurrent=True)
+        operations.append(operation)
+    faults = plan.faults
+    if random.random() < 0.3:  # retries of requests whose batch is open
+        busy = sum(operation.pause for operation in operations) / plan.clients
+        cut = SimFault(
+            index=1 + max((fault.index for fault in faults), default=-1),
+            kind="cut-client",
+            at=0.02 + random.random() * busy,
+            amount=random.randrange(plan.clients),
+        )
+        faults = (*faults, cut)
+    return msgspec.structs.replace(plan, operations=tuple(operations), faults=faults)
 
 
 # ---- parts of a plan, in the notation of the command line
