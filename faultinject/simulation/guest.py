@@ -19,14 +19,15 @@ from faultinject.simulation.network import NetworkLoop
 from faultinject.simulation.streams import Conditions, Pipe, Socket, Transport
 from guests.agent.incarnation import Incarnation
 from guests.protocol.message import Reply, Request
-from guests.protocol.wire import EMPTY_HISTORY
+from guests.protocol.wire import EMPTY_HISTORY, REPLIES_TIME
 from guests.service import Context, Service
 from guests.services.kv import KeyValue
 
 __all__ = ["SimGuest", "Witness", "WitnessedService"]
 
 BUILD = "simulated"
-"""Hash of the empty history."""
+SLOW_REQUEST = 0.01
+"""Probability that a guest finds, when it reads its clock, that more than REPLIES_TIME passed."""
 
 
 class _Frozen(BaseException):
@@ -95,6 +96,8 @@ class SimGuest:
         self._loop = loop
         self._witness = witness
         self._random: Random = loop.random("guest", index)
+        self._clock_random = loop.random("clock", index)
+        self._late = 0.0
         self._to_guest: Pipe | None = None
         self._to_host: Pipe | None = None
         self._connections = 0
@@ -146,8 +149,19 @@ class SimGuest:
     def _start(self) -> None:
         self.number += 1
         self._frozen = False
-        self.incarnation = Incarnation(self.service_class, self.number, BUILD)
+        self.incarnation = Incarnation(
+            self.service_class, self.number, BUILD, clock=self._read_clock
+        )
         self._write(self.incarnation.announce())
+
+    def _read_clock(self) -> float:
+        """Return the guest's time.  Some requests take so long that their batch is answered late.
+
+        Simulated time does not pass while a guest works, so only its own clock shows this.
+        """
+        if self._clock_random.random() < SLOW_REQUEST:
+            self._late += 2 * REPLIES_TIME
+        return self._loop.time() + self._late
 
     def power_off(self) -> None:
         """End the guest: its QEMU is gone."""
