@@ -28,6 +28,8 @@ SWARM = 1 << 32
 """The first seed whose plan draws its own weights."""
 BURSTS = SWARM + (1 << 55)
 """The first seed whose plan has bursts of requests."""
+BATCH_FAULTS = ("cut-client", "corrupt-reply", "kill-service", "cut-link")
+"""Faults after which a batch is voted on request by request: a retry, a lie, a lost replica."""
 LARGEST_BURST = 64
 """Most requests that a client makes at once: as many as a batch has at most."""
 REPLICAS = 3
@@ -349,7 +351,7 @@ def _draw_swarm_faults(seed: int, durability: str, busy: float) -> tuple[SimFaul
 
 
 def _add_bursts(plan: SimPlan) -> SimPlan:
-    """Let clients make some of their requests at once, and cut a client's connection sometimes."""
+    """Let clients make some of their requests at once, and add faults that act on open batches."""
     random = Random(f"{plan.seed} bursts")
     if random.random() < 0.2:
         return plan
@@ -365,17 +367,20 @@ def _add_bursts(plan: SimPlan) -> SimPlan:
             left[client] = round(_between(random, 1, longest))
             operation = msgspec.structs.replace(operation, concurrent=True)
         operations.append(operation)
-    faults = plan.faults
-    if random.random() < 0.3:  # retries of requests whose batch is open
-        busy = sum(operation.pause for operation in operations) / plan.clients
-        cut = SimFault(
-            index=1 + max((fault.index for fault in faults), default=-1),
-            kind="cut-client",
-            at=0.02 + random.random() * busy,
-            amount=random.randrange(plan.clients),
+    faults = list(plan.faults)
+    busy = sum(operation.pause for operation in operations) / plan.clients
+    for _ in range(random.choice((0, 0, 1, 1, 2, 4))):
+        faults.append(
+            SimFault(
+                index=1 + max((fault.index for fault in faults), default=-1),
+                kind=random.choice(BATCH_FAULTS),
+                at=0.02 + random.random() * busy,
+                target=random.randrange(REPLICAS),
+                seconds=random.choice((0.0, 0.05)),
+                amount=random.randrange(1, 50),
+            )
         )
-        faults = (*faults, cut)
-    return msgspec.structs.replace(plan, operations=tuple(operations), faults=faults)
+    return msgspec.structs.replace(plan, operations=tuple(operations), faults=tuple(faults))
 
 
 # ---- parts of a plan, in the notation of the command line
