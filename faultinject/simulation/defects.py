@@ -331,8 +331,9 @@ _ALL = (
             (
                 "voter.core.polls",
                 "        batch.ballots[index] = payload\n",
+                "        first = (batch.replies(payload) or [b''])[0]\n"
                 "        batch.ballots[index] = next((p for p in batch.ballots.values()"
-                " if (batch.replies(p) or [0])[0] == (batch.replies(payload) or [1])[0]), payload)\n",
+                " if (batch.replies(p) or [0])[0] == first), payload)\n",
             ),
         ),
     ),
@@ -411,7 +412,7 @@ _ALL = (
                 "SendAll(self.live, batch.records)",
                 "SendAll((*self.live, *self.live[:1]), batch.records)",
             ),
-        ),  # fmt: skip
+        ),
     ),
     Defect(
         "batch-history-of-the-first",

@@ -5,10 +5,12 @@ Operations and faults are drawn from two random sources, so that neither depends
 There are two ways to draw a plan.  Seeds below ``SWARM`` are drawn with fixed weights.  That must
 not change, because a recorded seed must name the same plan forever.  From ``SWARM`` on each seed
 first draws its own weights, kinds, counts, sizes and timings (swarm testing: Groce et al., ISSTA
-2012).  From ``BURSTS`` on, clients of most plans make many requests at once.  The voter orders the
-requests of one turn of its loop as a batch.  With fixed weights a fault kind of weight 1 in 45 meets another one of its kind once in
+2012).  With fixed weights a fault kind of weight 1 in 45 meets another one of its kind once in
 hundreds of seeds, and a gap of a millisecond between two faults is as rare.  A swarm plan with
 few kinds and small gaps has such a pair nearly always.
+
+From ``BURSTS`` on, clients of most plans also make many requests at once.  The voter orders the
+requests of one turn of its loop as a batch.
 """
 
 from __future__ import annotations
@@ -20,8 +22,8 @@ from random import Random
 import msgspec
 
 __all__ = [
-    "BURSTS", "DEADLY", "KINDS", "SITUATIONS", "REPLICA_FAULTS", "SWARM", "SimFault", "Operation", "SimPlan",
-    "make_plan", "parse_numbers", "write_numbers",
+    "BURSTS", "DEADLY", "KINDS", "SITUATIONS", "REPLICA_FAULTS", "SWARM", "SimFault", "Operation",
+    "SimPlan", "make_plan", "parse_numbers", "write_numbers",
 ]  # fmt: skip
 
 SWARM = 1 << 32
