@@ -171,7 +171,7 @@ def describe(runner: Runner) -> dict[str, Any]:
                 "incarnation": replica.incarnation,
                 "service": welcome.service if welcome else None,
                 "build": welcome.build if welcome else None,
-                "lag": len(replica.outstanding),
+                "lag": replica.requests,
                 "dissents": replica.dissents,
                 "incarnations_ended": replica.incarnations_ended,
             }

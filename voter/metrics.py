@@ -81,7 +81,7 @@ class Metrics:
         ]
         words = "1 for the state a replica is in"
         yield from _family("trivisor_replica_state", "gauge", words, states)
-        lags = [({"replica": replica.name}, len(replica.outstanding)) for replica in members]
+        lags = [({"replica": replica.name}, replica.requests) for replica in members]
         words = "Requests sent and not yet answered"
         yield from _family("trivisor_replica_lag", "gauge", words, lags)
         for name, words in (

@@ -1,7 +1,8 @@
 """The runner: feeds the engine with events and carries out its effects.
 
-A request: a front end calls ``submit``; the engine orders it; ``_send`` puts it on the links; each
-link delivers ``Answered``; the engine finds a majority; ``_release`` calls the front end back.
+A request: a front end calls ``submit``; at the end of the turn of the loop the engine orders it,
+with the others of this turn; ``_send`` puts them on the links; each link delivers the answers; the
+engine finds a majority; ``_release`` calls the front end back.
 
 Theory of operation.  Two rules make the effects safe:
 
@@ -21,22 +22,20 @@ from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol
-from zlib import crc32
 
 from guests.protocol import wire
-from guests.protocol.wire import FLAG_READ_ONLY, FLAG_VOID, encode_order
 from voter import log
 from voter.address import Connector, parse_address
 from voter.config import Config
 from voter.core import Engine, Policy
 from voter.core import events as ev
-from voter.core.entries import Once
+from voter.core.entries import Once, Record
 from voter.core.events import Effect, Event, Fail, Failure, Release, SessionOpened
 from voter.core.replica import State
 from voter.core.resume import Past
 from voter.errors import JournalError
 from voter.journal import Journal
-from voter.link import ReplicaLink
+from voter.link import ReplicaLink, encode_orders
 
 __all__ = ["LATENCY_BOUNDS", "Clock", "Incident", "SessionResult", "Runner", "Result"]
 
@@ -44,7 +43,7 @@ LATENCY_BOUNDS = tuple(base * 10.0**power for power in range(-5, 2) for base in 
 """Upper bounds in seconds of the latency histogram's buckets (10 us to 50 s)."""
 TIMER = 0.05
 """Seconds between checks of deadlines when no event arrives."""
-LARGEST = wire.MAX_PAYLOAD - len(encode_order(0, bytes(8), bytes(8), b"", b""))
+LARGEST = wire.MAX_PAYLOAD - len(wire.encode_order(0, bytes(8), bytes(8), b"", b""))
 LARGEST_CALLER = (1 << 16) - 1
 """Bytes of request and caller together, and of the caller alone, that fit into an ORDER frame."""
 TICK = 0.0005
@@ -148,6 +147,7 @@ class Runner:
         self._waiting: dict[int, _Waiting] = {}
         self._idle = asyncio.Event()
         self._ticket = 0
+        self._collected: list[ev.Submit] = []  # requests of this turn that are not ordered yet
         self._to_flush: list[Flushable] = []
         self._flush_scheduled = False
         self._events: deque[Event] = deque()
@@ -188,6 +188,7 @@ class Runner:
                 ticket, waiting = next(iter(self._waiting.items()))
                 if waiting.until > now:
                     break
+                self._order_collected()
                 self.receive(ev.Cancel(ticket))
                 self._fail(
                     Fail(ticket, Failure.TIMEOUT, "not settled in time; it may still be executed")
@@ -203,7 +204,9 @@ class Runner:
         call: Callable[[Result], object],
         once: Once | None = None,
     ) -> int:
-        """Order a request; ``call`` gets the result, once.  Return the ticket.
+        """Order a request at the end of this turn; ``call`` gets the result, once.
+
+        Return the ticket.
 
         With ``once``, a retry of an ordered request is not ordered again: it gets the same answer.
         """
@@ -214,7 +217,8 @@ class Runner:
         if len(request) + len(caller) > LARGEST or len(caller) > LARGEST_CALLER:
             self._fail(Fail(ticket, Failure.TOO_LARGE, "the request does not fit into a frame"))
         else:
-            self.receive(ev.Submit(ticket, request, caller, read_only, once))
+            self._collected.append(ev.Submit(ticket, request, caller, read_only, once))
+            self._flush_at_end()
         return ticket
 
     def open_session(self, caller: bytes, call: Callable[[SessionResult], None]) -> None:
@@ -227,6 +231,7 @@ class Runner:
     def cancel(self, ticket: int) -> None:
         """Forget a client whose connection is lost; what was ordered stays ordered."""
         if self._remove_waiting(ticket) is not None:
+            self._order_collected()
             self.receive(ev.Cancel(ticket))
 
     @property
@@ -236,10 +241,18 @@ class Runner:
 
     async def drained(self) -> None:
         """Order nothing new from now on; return once no client waits for a result."""
+        self._order_collected()
         self.receive(ev.Drain())
         self._idle.clear()
         if self._waiting:
             await self._idle.wait()
+
+    def _order_collected(self) -> None:
+        """Let the engine order the requests of this turn."""
+        collected = self._collected
+        if collected:
+            self._collected = []
+            self.receive(collected[0] if len(collected) == 1 else ev.SubmitAll(collected))
 
     def _remove_waiting(self, ticket: int) -> _Waiting | None:
         """Remove and return a waiting client; None if it no longer waits."""
@@ -294,15 +307,15 @@ class Runner:
             self._carry_out[type(effect)](self, effect)
 
     def _send(self, effect: ev.Send) -> None:
-        record = effect.record
-        payload = encode_order(
-            record.time_ns, record.prev, record.history, record.caller, record.request
-        )
-        crc = crc32(payload)
-        flags = FLAG_READ_ONLY * record.read_only | FLAG_VOID * record.void
-        links = self.links
-        for index in effect.replicas:
-            links[index].send_order(record.seq, flags, payload, crc)
+        self._send_orders(effect.replicas, [effect.record])
+
+    def _send_all(self, effect: ev.SendAll) -> None:
+        self._send_orders(effect.replicas, effect.records)
+
+    def _send_orders(self, replicas: tuple[int, ...], records: list[Record]) -> None:
+        orders = encode_orders(records)
+        for index in replicas:
+            self.links[index].send_orders(orders)
 
     def _release(self, effect: Release) -> None:
         self.counters["released"] += 1
@@ -376,6 +389,7 @@ class Runner:
     _carry_out: ClassVar[dict[type[Effect], Callable[[Any, Any], None]]] = {
         ev.Append: _append,
         ev.Send: _send,
+        ev.SendAll: _send_all,
         ev.Release: _release,
         ev.SessionOpened: _session_opened,
         ev.Fail: _fail,
@@ -414,7 +428,10 @@ class Runner:
 
     def _flush(self) -> None:
         """End a turn of the loop: write the journal, then send (see the head of this file)."""
+        self._order_collected()
         self._flush_scheduled = False
+        if self._collected:  # by a client that was answered just now
+            self._flush_at_end()
         sinks, self._to_flush = self._to_flush, []
         if self.journal is not None:
             try:

@@ -208,7 +208,7 @@ _ALL = (
         (
             (
                 "guests.agent.incarnation",
-                "if not read_only and frame.seq <= self._last_seq and",
+                "if not read_only and seq <= self._last_seq and",
                 "if False and",
             ),
             ("guests.agent.incarnation", "if order.prev != self._history or ", "if "),

@@ -22,6 +22,7 @@ from faultinject.simulation.plan import SimFault
 from faultinject.simulation.promises import operation_of
 from faultinject.simulation.world import World
 from guests.protocol.message import MessageError, Reply, Request
+from guests.protocol.wire import WireError, decode_replies
 from guests.service import Context
 from voter.core import entries
 from voter.core import events as ev
@@ -200,12 +201,20 @@ def _describe_entry(entry: entries.Entry) -> str:
     return f"{entry.replica}: {entry.before} -> {entry.after} ({entry.reason})"
 
 
+def _replies(payload: bytes) -> str:
+    try:
+        return "; ".join(map(_reply, decode_replies(payload)))
+    except WireError:
+        return f"garbage {payload[:24]!r}"
+
+
 def _names(indexes: tuple[int, ...]) -> str:
     return ", ".join(f"g{index}" for index in indexes) or "nobody"
 
 
 _DESCRIPTIONS: dict[type, Callable[[Any], str]] = {
     ev.Submit: lambda e: f"client sends, ticket {e.ticket}: {_request(e.request)}{_once(e.once)}",
+    ev.SubmitAll: lambda e: "; ".join(describe(request) for request in e.requests),
     ev.OpenSession: lambda e: f"client opens a session, ticket {e.ticket}",
     ev.Cancel: lambda e: f"client of ticket {e.ticket} no longer waits",
     ev.Synced: lambda e: f"journal is durable up to entry {e.position}",
@@ -217,6 +226,7 @@ _DESCRIPTIONS: dict[type, Callable[[Any], str]] = {
     ev.Lost: lambda e: f"link to g{e.replica} is lost: {e.reason}",
     ev.ProtocolViolation: lambda e: f"g{e.replica} violates the protocol: {e.reason}",
     ev.Answered: lambda e: f"g{e.replica} replies to {e.seq}: {_reply(e.reply)}",
+    ev.AnsweredAll: lambda e: f"g{e.replica} replies to {e.seq} and more: {_replies(e.replies)}",
     ev.Digested: lambda e: f"g{e.replica} has digest {e.digest.hex()[:8]} at marker {e.seq}",
     ev.RefusedOrder: lambda e: f"g{e.replica} refuses {e.seq}: {e.reason}",
     ev.Restored: lambda e: f"g{e.replica} holds checkpoint {e.seq}, digest {e.digest.hex()[:8]}",
@@ -227,6 +237,9 @@ _DESCRIPTIONS: dict[type, Callable[[Any], str]] = {
     ev.Drain: lambda e: "drain",
     ev.Append: lambda e: f"journal: {_describe_entry(e.entry)}",
     ev.Send: lambda e: f"send to {_names(e.replicas)}: {_record(e.record)}",
+    ev.SendAll: lambda e: (
+        f"send to {_names(e.replicas)} together: {'; '.join(map(_record, e.records))}"
+    ),
     ev.Mark: lambda e: (
         f"marker {e.seq} to {_names(e.replicas)}"
         f", kept by {'nobody' if e.keeper is None else f'g{e.keeper}'}"

@@ -78,9 +78,9 @@ class Checkpoints:
 
     # --------------------------------------------------------------- markers
 
-    def count_request(self) -> None:
-        """Note that a request was ordered; place a marker if one is due."""
-        self.requests += 1
+    def count_requests(self, requests: int) -> None:
+        """Note that requests were ordered; place a marker if one is due."""
+        self.requests += requests
         if self.marker is None and (
             (self.requests >= self.limits.marker_every and self.time.now >= self.rest_until)
             or self.journal.reclaimable > self.last_size + self.limits.log_bytes // 4

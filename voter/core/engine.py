@@ -9,6 +9,7 @@ of effects.  A part uses those above it in this table, never those below it.  A 
 ``OrderLog``           sequence numbers, agreed time, history; writes since the last checkpoint
 ``JournalState``       positions appended and synced, reserved sequence numbers, disk full
 ``Poll``               one vote: its ballots, its clients, the position its reply waits for
+``Batch``              one vote on all requests of one turn; taken apart into Polls
 ``Membership``         the replicas and their states; electors and live replicas
 ``Polls``              open polls with their ballots, clients by ticket, bytes pending and kept
 ``ReleaseGate``        replies and sessions that wait for the journal
@@ -36,7 +37,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
+from guests.protocol.wire import WireError, count_replies, decode_replies
 from voter.core import events as ev
+from voter.core.batch import Batch
 from voter.core.checkpoints import Checkpoints
 from voter.core.dedup import DedupTable
 from voter.core.engine_time import ClockChange, EngineTime
@@ -55,7 +58,7 @@ from voter.core.replica import Cause, Replica, State
 from voter.core.resume import Past, resume
 from voter.core.suspects import Suspects
 from voter.core.throttle import Throttle
-from voter.core.vote import LOST, WON, Policy, count
+from voter.core.vote import LOST, PENDING, WON, Policy, count
 
 __all__ = ["Engine"]
 
@@ -95,7 +98,7 @@ class Engine:
         log = self.log = OrderLog(secret)
         journal = self.journal = JournalState(log, effects, enabled=journaled)
         members = self.members = Membership(policy, replicas, limits, time, journal, effects)
-        polls = self.polls = Polls(limits)
+        polls = self.polls = Polls(limits, replicas)
         gate = self.gate = ReleaseGate(journal, polls, effects)
         dedup = self.dedup = DedupTable(limits)
         checkpoints = self.checkpoints = Checkpoints(
@@ -103,7 +106,7 @@ class Engine:
         )
         throttle = self.throttle = Throttle(limits)
         self.incarnations = Incarnations(
-            limits, time, log, journal, members, polls, checkpoints, throttle, effects
+            limits, time, log, journal, members, polls, checkpoints, gate, throttle, effects
         )
         suspects = self.suspects = Suspects(time, members)
         self.intake = Intake(
@@ -166,17 +169,90 @@ class Engine:
         while (event := self.throttle.take()) is not None:
             self._submit(event, held=True)
 
+    def _submit_all(self, event: ev.SubmitAll) -> None:
+        """Take the requests of one turn."""
+        for joined in self.intake.submit_all(event.requests):
+            self._decide(joined)
+
     # --------------------------------------------------------------- ballots
 
     def _answered(self, replica: Replica, event: ev.Answered) -> None:
-        """Take a replica's reply: it must be to the oldest request that it has not answered."""
-        seq, outstanding = event.seq, replica.outstanding
+        """Take a replica's reply."""
+        if event.seq in self.polls.batches:
+            self.polls.split()
+        self._answer(replica, event.seq, event.reply)
+
+    def _answer(self, replica: Replica, seq: int, reply: bytes) -> None:
+        """Take a reply: it must be to the oldest request that the replica has not answered."""
+        outstanding = replica.outstanding
         if not outstanding or outstanding[0][0] != seq:
             reason = "answered a request that was not sent, or out of order"
             self.incarnations.expel(replica, reason, seq)
             return
-        replica.outstanding_bytes -= outstanding.popleft()[1]
-        self._cast(replica, seq, event.reply)
+        replica.answered()
+        self._cast(replica, seq, reply)
+
+    def _answered_all(self, replica: Replica, event: ev.AnsweredAll) -> None:
+        """Take a replica's replies to a whole batch, or to consecutive requests one by one."""
+        payload, outstanding = event.replies, replica.outstanding
+        batch = self.polls.batches.get(event.seq)
+        if (
+            batch is not None
+            and outstanding
+            and outstanding[0][0] == event.seq
+            and count_replies(payload) == len(batch.records)
+            and len(payload) + self.polls.reply_bytes <= self.limits.ballot_bytes
+        ):
+            replica.answered(len(batch.records))
+            replica.heard_at(self._time.now)
+            self._cast_all(replica, batch, payload)
+            return
+        self.polls.split()
+        try:
+            for seq, reply in enumerate(decode_replies(payload), event.seq):
+                if replica.epoch == event.epoch:
+                    self._answer(replica, seq, reply)
+        except WireError as error:
+            self.incarnations.expel(replica, str(error), event.seq)
+
+    def _cast_all(self, replica: Replica, batch: Batch, payload: bytes) -> None:
+        """Take a replica's replies to a batch as its ballot.
+
+        If no payload can win any more, the requests are voted on one by one.
+        """
+        polls = self.polls
+        if batch.winner is not None:
+            polls.late_answer(batch)
+            if tag(payload) != batch.winner:
+                self.incarnations.dissented(replica, batch.find_difference(payload))
+            return
+        polls.keep_ballot(batch, replica.index, payload)
+        electors = [index for index in self.members.active if batch.sent >> index & 1]
+        result, winner = count(batch.ballots, electors, self.members.policy.need)
+        replies = winner and batch.replies(winner)
+        if winner and replies:
+            self._settle_all(batch, winner, replies)
+        elif result is not PENDING or not batch.unanswered:
+            polls.split()
+            polls.recount = True
+
+    def _settle_all(self, batch: Batch, winner: bytes, replies: list[bytes]) -> None:
+        """Settle a batch, as ``_settle`` does for one request."""
+        ballots, active = self.polls.settle_batch(batch, winner, replies), self.members.active
+        dissent = {i: payload for i, payload in ballots.items() if payload != winner}
+        agreed = sum(index in active and index not in dissent for index in ballots)
+        journal, dedup = self.journal, self.dedup
+        for entry, reply_tag, reply in zip(batch.entries, batch.tags, replies, strict=True):
+            if entry is not None:
+                record, entry.tag = entry.record, reply_tag
+                full = journal.full and len(reply_tag) == TAG_SIZE
+                kept = None if record.once is None or full else reply
+                journal.append(Settled(record.seq, reply_tag, kept))
+                if record.once is not None:
+                    dedup.settle(record.once, reply, record.seq)
+        self.gate.release_all_when_durable(batch, replies, agreed, tuple(dissent))
+        for index, payload in dissent.items():
+            self.incarnations.dissented(self.members[index], batch.find_difference(payload))
 
     def _digested(self, replica: Replica, event: ev.Digested) -> None:
         """Take a replica's digest: it comes when it is ready, replies may overtake it."""
@@ -327,6 +403,7 @@ class Engine:
     def _recount(self) -> None:
         """Count all unsettled polls again, oldest first, since the electors have changed."""
         polls = self.polls
+        polls.split()
         for poll in [poll for poll in polls.open.values() if poll.winner is None]:
             if poll.seq in polls.open and poll.winner is None:
                 self._decide(poll)
@@ -395,6 +472,7 @@ class Engine:
 
     _handlers: ClassVar[dict[type[Event], Callable[[Any, Any], object]]] = {
         ev.Submit: _submit,
+        ev.SubmitAll: _submit_all,
         ev.Cancel: lambda engine, event: engine.intake.cancel(event),
         ev.OpenSession: lambda engine, event: engine.intake.open_session(event),
         ev.Drain: lambda engine, event: engine.intake.drain(event),
@@ -410,6 +488,7 @@ class Engine:
     }
     _replica_handlers: ClassVar[dict[type[Event], Callable[[Any, Replica, Any], None]]] = {
         ev.Answered: _answered,
+        ev.AnsweredAll: _answered_all,
         ev.Digested: _digested,
         ev.Restored: lambda engine, replica, event: engine.incarnations.restored(replica, event),
         ev.Heard: lambda engine, replica, event: engine.incarnations.heard(replica, event),

@@ -12,11 +12,13 @@ import msgspec
 from voter.core.entries import Base, Entry, Once, Record
 
 __all__ = [
-    "Answered", "Append", "Cancel", "Changed", "Checkpointed", "ClockChanged", "Digested",
-    "Disconnect", "Drain", "Effect", "Event", "Expel", "Fail", "Failure", "Fetch", "FetchFailed",
+    "Answered", "AnsweredAll", "Append", "Cancel", "Changed", "Checkpointed", "ClockChanged",
+    "Digested", "Disconnect", "Drain", "Effect", "Event", "Expel", "Fail", "Failure", "Fetch",
+    "FetchFailed",
     "Fetched", "Full", "Greeted", "Heard", "Lost", "Mark", "OpenSession", "Piece", "Ping",
     "ProtocolViolation", "Readmit", "RefusedOrder", "Release", "ReplicaAnswer", "ReplicaEvent",
-    "Restore", "Restored", "Send", "SessionOpened", "Submit", "Synced", "Tick", "Voided",
+    "Restore", "Restored", "Send", "SendAll", "SessionOpened", "Submit", "SubmitAll", "Synced",
+    "Tick", "Voided",
 ]  # fmt: skip
 
 
@@ -52,6 +54,12 @@ class Submit(Event, frozen=True, gc=False):
     caller: bytes = b""
     read_only: bool = False
     once: Once | None = None  # never with a read-only request
+
+
+class SubmitAll(Event, frozen=True, gc=False):
+    """Clients send requests at the same time: those of one turn of the runner's loop."""
+
+    requests: list[Submit]
 
 
 class OpenSession(Event, frozen=True, gc=False):
@@ -106,6 +114,15 @@ class Answered(ReplicaAnswer, frozen=True, gc=False):
     """A replica's reply to one ordered request."""
 
     reply: bytes
+
+
+class AnsweredAll(ReplicaAnswer, frozen=True, gc=False):
+    """A replica's replies to consecutive requests; ``seq`` is the first one's.
+
+    ``replies``: a REPLIES payload, as the replica sent it.
+    """
+
+    replies: bytes
 
 
 class Digested(ReplicaAnswer, frozen=True, gc=False):
@@ -184,6 +201,13 @@ class Send(Effect, frozen=True, gc=False):
 
     replicas: tuple[int, ...]
     record: Record
+
+
+class SendAll(Effect, frozen=True, gc=False):
+    """Send consecutive requests, at least two and of one agreed time, to these replicas."""
+
+    replicas: tuple[int, ...]
+    records: list[Record]
 
 
 class Mark(Effect, frozen=True, gc=False):

@@ -40,6 +40,7 @@ from voter.core.membership import Membership
 from voter.core.order import LogEntry, OrderLog
 from voter.core.poll import Poll
 from voter.core.polls import Polls
+from voter.core.release_gate import ReleaseGate
 from voter.core.replica import Cause, Replica, State
 from voter.core.throttle import Throttle
 
@@ -57,6 +58,7 @@ class Incarnations:
     members: Membership
     polls: Polls
     checkpoints: Checkpoints
+    gate: ReleaseGate
     throttle: Throttle
     effects: list[Effect]
 
@@ -128,8 +130,10 @@ class Incarnations:
                 if not replica.outstanding:
                     self._restore(replica)
                 return
-            room = limits.window - len(replica.outstanding)
-            for entry in self.log.after(replica.cursor, room):
+            missing = self.log.after(replica.cursor, limits.window - replica.requests)
+            if missing:
+                self.polls.split()
+            for entry in missing:
                 if replica.outstanding_bytes > limits.window_bytes:
                     return
                 record, poll = entry.record, self.polls.open.get(entry.record.seq)
@@ -275,6 +279,7 @@ class Incarnations:
         poll.record = self.log.void(entry)
         self.journal.append(Void(poll.seq))
         self.polls.require_position(poll.seq, self.journal.last_write)
+        self.gate.require_position(poll.seq, self.journal.last_write)
         self.effects.append(Voided(poll.seq))
 
     # --------------------------------------------------------------- liveness
@@ -311,11 +316,11 @@ class Incarnations:
             if waits and silent > patience:
                 self.end(replica, Cause.GONE, f"hang: silent for {silent:.1f} s", 0)
             elif (
-                len(outstanding) - self.polls.unsettled > limits.lag
+                replica.requests - self.polls.unsettled > limits.lag
                 or replica.outstanding_bytes - self.polls.pending_bytes - self.throttle.held_bytes
                 > limits.lag_bytes
             ):
-                self.end(replica, Cause.GONE, f"lag: {len(outstanding)} behind", 0)
+                self.end(replica, Cause.GONE, f"lag: {replica.requests} behind", 0)
             elif not waits and silent > limits.ping:
                 replica.pinged = True
                 self.effects.append(Ping(replica.index))

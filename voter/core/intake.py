@@ -11,6 +11,7 @@ executed.
 3. **The throttle** (throttle.py) may hold a write back while a learner catches up.
 
 Then the request is ordered (order.py), journaled if it is a write, and sent to all live replicas.
+Requests that come together are checked and ordered one by one, and sent as a batch (batch.py).
 The effects come in this order, so the runner writes the journal before it sends.
 """
 
@@ -19,7 +20,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import inf
 
+from guests.protocol.wire import MOST_ORDERS
 from voter.core import events as ev
+from voter.core.batch import Batch
 from voter.core.checkpoints import Checkpoints
 from voter.core.dedup import DedupTable, Finding, Found
 from voter.core.engine_time import EngineTime
@@ -37,6 +40,8 @@ from voter.core.throttle import Throttle
 
 __all__ = ["NOT_KEPT", "Intake"]
 
+BATCH_BYTES = 1 << 16
+"""Bytes of the requests and callers of a batch, unless one alone has more."""
 _LOG_FULL = "the log is full: no checkpoint could be voted and fetched yet"
 _SUSPECT = "replicas were lost with this read: it waits to be tried on one of them alone"
 NOT_KEPT = "executed; its reply was too long to keep"
@@ -63,7 +68,7 @@ class Intake:
     @property
     def pending(self) -> int:
         """Requests that are not ordered yet, not settled, or not released."""
-        return self.polls.unsettled + len(self.gate.replies) + len(self.throttle.held)
+        return self.polls.unsettled + self.gate.pending + len(self.throttle.held)
 
     def submit(self, event: ev.Submit, *, held: bool = False) -> Poll | None:
         """Order a request and send it to all live replicas, or refuse it, or hold it back.
@@ -87,6 +92,67 @@ class Intake:
         else:
             self.throttle.hold(event)
         return None
+
+    def submit_all(self, events: list[ev.Submit]) -> list[Poll]:
+        """Order requests and send them to all live replicas, as ``submit`` does for one.
+
+        Those that are ordered without further ado are sent in batches.  Return the open polls that
+        retries join.
+        """
+        joined: list[Poll] = []
+        log, journal = self.log, self.journal
+        batch, frame = Batch(), 0
+        for event in events:
+            read_only, size = event.read_only, len(event.request)
+            once = None if read_only else event.once
+            count, frame = len(batch.records), frame + size + len(event.caller)
+            if count == MOST_ORDERS or frame > BATCH_BYTES:
+                batch, count, frame = self._send_batch(batch), 0, size + len(event.caller)
+            if (
+                (self.suspects.reads if read_only else self.throttle.on or self.throttle.held)
+                or (once is not None and self._is_known(once, event.caller))
+                or self.find_problem(read_only, count, batch.size) is not None
+            ):
+                batch = self._send_batch(batch)
+                if (poll := self.submit(event)) is not None:
+                    joined.append(poll)
+                continue
+            record, entry = log.order(
+                event.request, event.caller, read_only, self.time.agreed_ns, once
+            )
+            if entry is not None:
+                journal.append(record)
+                if once is not None:
+                    self.dedup.record(once, event.caller, record.seq, record.time_ns)
+            batch.records.append(record)
+            batch.entries.append(entry)
+            batch.tickets.append(event.ticket)
+            batch.size += size
+        self._send_batch(batch)
+        return joined
+
+    def _is_known(self, once: Once, caller: bytes) -> bool:
+        return self.dedup.lookup(once, caller, self._agreed_time()).finding is not Finding.NEW
+
+    def _send_batch(self, batch: Batch) -> Batch:
+        """Open the poll on requests that were just ordered, and send them; return an empty batch.
+
+        One request alone is no batch.
+        """
+        records, position = batch.records, self.journal.last_write
+        if len(records) > 1:
+            batch.seq, batch.needed_position = records[0].seq, position
+            self.polls.add_batch(batch)
+            self.members.send_batch(batch)
+        elif records:
+            (record,), (entry,) = records, batch.entries
+            poll = Poll(record.seq, record, entry, batch.tickets, position, batch.size)
+            self.polls.add(poll)
+            self.members.send_to_live(poll, record)
+        if records:
+            self.journal.reserve()
+            self.checkpoints.count_requests(len(records))
+        return Batch()
 
     def _agreed_time(self) -> int:
         return max(self.time.agreed_ns, self.log.time_ns)
@@ -115,10 +181,12 @@ class Intake:
         else:
             self.members.send_to_live(poll, record)
         journal.reserve()
-        self.checkpoints.count_request()
+        self.checkpoints.count_requests(1)
 
     def _answer_retry(self, event: ev.Submit, found: Found) -> Poll | None:
         """Refuse or answer a retry, or let it join its poll; return the poll if it is open."""
+        self.polls.split()
+        self.gate.split()
         refused = found.finding not in (Finding.PENDING, Finding.DONE)
         waiting = self.gate.replies.get(found.seq) if not refused else None
         poll = waiting[0] if waiting else self.polls.open.get(found.seq)
@@ -135,8 +203,13 @@ class Intake:
             self.effects.append(Fail(event.ticket, failure, NOT_KEPT, found.seq))
         return None
 
-    def find_problem(self, read_only: bool) -> tuple[str, str, float] | None:
-        """Return why no request may be ordered now (as in Fail), or None if one may."""
+    def find_problem(
+        self, read_only: bool, requests: int = 0, size: int = 0
+    ) -> tuple[str, str, float] | None:
+        """Return why no request may be ordered now (as in Fail), or None if one may.
+
+        ``requests`` of together ``size`` bytes were ordered, and have no poll yet.
+        """
         limits, members, journal = self.limits, self.members, self.journal
         if self.draining:
             return Failure.NOT_EXECUTED, "the node is draining: no new requests are taken", inf
@@ -150,8 +223,8 @@ class Intake:
                 0.0,
             )
         if (
-            self.pending >= limits.pending
-            or self.polls.pending_bytes + self.throttle.held_bytes > limits.pending_bytes
+            self.pending + requests >= limits.pending
+            or self.polls.pending_bytes + self.throttle.held_bytes + size > limits.pending_bytes
         ):
             return Failure.OVERLOAD, "too many requests wait for their vote", 0.0
         if journal.full and not read_only:
@@ -165,6 +238,8 @@ class Intake:
     def cancel(self, event: ev.Cancel) -> None:
         """Forget a client that no longer waits; what was ordered stays ordered."""
         self.throttle.cancel(event.ticket)
+        self.polls.split()
+        self.gate.split()
         self.polls.leave(event.ticket)
 
     def open_session(self, event: ev.OpenSession) -> None:

@@ -16,9 +16,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from voter.core.batch import Batch
 from voter.core.engine_time import EngineTime
 from voter.core.entries import MembershipChange, Record
-from voter.core.events import Changed, Effect, Send
+from voter.core.events import Changed, Effect, Send, SendAll
 from voter.core.journal_state import JournalState
 from voter.core.limits import Limits
 from voter.core.poll import Poll
@@ -98,6 +99,14 @@ class Membership:
             self.replicas[index].expect(seq, size, now)
         poll.expect(self.live_mask, len(self.live))
         self.effects.append(Send(self.live, record))
+
+    def send_batch(self, batch: Batch) -> None:
+        """Send a new batch to all live replicas, and expect their answers."""
+        now, requests = self.time.now, len(batch.records)
+        for index in self.live:
+            self.replicas[index].expect(batch.seq, batch.size, now, requests)
+        batch.sent, batch.unanswered = self.live_mask, len(self.live)
+        self.effects.append(SendAll(self.live, batch.records))
 
     def send_to(self, replica: Replica, poll: Poll | None, record: Record) -> None:
         """Send a write of the log to a learner, and expect its answer (a ballot if it is open)."""

@@ -13,15 +13,24 @@ A long reply is kept only while its poll is not settled, and only within ``Limit
 It is needed in one case: a change of membership settles the poll.  Otherwise the ballot that
 settles a poll comes with the reply.  If the reply was not kept, the poll waits for a replica that
 has still to answer.  If there is none, the client learns that the outcome is unknown.
+
+*Batches.*  The requests of one turn of the loop have one poll together, a Batch: each replica
+answers all of them in one frame, and m equal frames settle it.  That is the usual case, and all
+that a Batch can do.  Whenever something else happens, ``split`` makes ordinary polls of all
+batches, with the ballots that they have.  So whatever is decided about a single request, and when a
+replica joins or leaves, there are only ordinary polls.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
 from itertools import chain
 from math import inf
 
+from voter.core.batch import Batch
 from voter.core.limits import Limits
+from voter.core.order import TAG_SIZE, tag
 from voter.core.poll import Poll
 from voter.core.replica import Replica
 
@@ -33,11 +42,13 @@ class Polls:
     """All open polls, and what they hold in total."""
 
     limits: Limits
+    replicas: tuple[Replica, ...] = ()
     open: dict[int, Poll] = field(default_factory=dict)  # by sequence number, in order
     tickets: dict[int, Poll] = field(default_factory=dict)  # by the client's ticket
+    batches: dict[int, Batch] = field(default_factory=dict)  # by their first sequence number
     unsettled: int = 0
     pending_bytes: int = 0  # of the requests that are not settled
-    reply_bytes: int = 0  # of the long replies that are kept
+    reply_bytes: int = 0  # of the long replies that are kept, and of the ballots of batches
     recount: bool = False  # the electors have changed: count all again
 
     def add(self, poll: Poll) -> None:
@@ -76,7 +87,15 @@ class Polls:
 
         A replica that has applied it can vote on it only if it still has its reply.
         """
-        return next((p.seq for p in self.open.values() if p.entry and p.winner is None), inf)
+        singles = (p.seq for p in self.open.values() if p.entry and p.winner is None)
+        batches = (
+            record.seq
+            for batch in self.batches.values()
+            if batch.winner is None
+            for record in batch.records
+            if not record.read_only
+        )
+        return min(next(singles, inf), next(batches, inf))
 
     def keep_reply(self, poll: Poll, ballot: bytes, reply: bytes) -> None:
         """Keep a long reply until its poll is settled, if there is room for it."""
@@ -116,9 +135,72 @@ class Polls:
 
     def withdraw(self, replica: Replica) -> None:
         """Discard the ballots of a replica whose incarnation ends; expect no more answers of it."""
+        self.split()
         for seq, _ in chain(replica.outstanding, replica.markers):
             self.expect_one_less(seq)
         for poll in self.open.values():
             poll.ballots.pop(replica.index, None)
             poll.sent &= ~(1 << replica.index)
         self.recount = True
+
+    # ------------------------------------------------------------------ batches
+
+    def add_batch(self, batch: Batch) -> None:
+        """Open a batch."""
+        self.batches[batch.seq] = batch
+        self.unsettled += len(batch.records)
+        self.pending_bytes += batch.size
+
+    def keep_ballot(self, batch: Batch, index: int, payload: bytes) -> None:
+        """Add a replica's ballot to a batch that is not settled."""
+        batch.ballots[index] = payload
+        batch.unanswered -= 1
+        self.reply_bytes += len(payload)
+
+    def settle_batch(self, batch: Batch, payload: bytes, replies: list[bytes]) -> dict[int, bytes]:
+        """Count no more ballots of a batch, which ``payload`` has won; return those it has.
+
+        It stays open until all replicas that it was sent to have answered.
+        """
+        ballots = self._drop_ballots(batch)
+        self.unsettled -= len(batch.records)
+        self.pending_bytes -= batch.size
+        batch.winner = tag(payload)
+        batch.tags = [reply if len(reply) < TAG_SIZE else tag(reply) for reply in replies]
+        if not batch.unanswered:
+            del self.batches[batch.seq]
+        return ballots
+
+    def _drop_ballots(self, batch: Batch) -> dict[int, bytes]:
+        ballots, batch.ballots = batch.ballots, {}
+        self.reply_bytes -= sum(map(len, ballots.values()))
+        return ballots
+
+    def late_answer(self, batch: Batch) -> None:
+        """Expect one answer less to a settled batch; close it if no more are expected."""
+        batch.unanswered -= 1
+        if not batch.unanswered:
+            del self.batches[batch.seq]
+
+    def split(self) -> None:
+        """Make ordinary polls of all batches."""
+        if not self.batches:
+            return
+        batches, self.batches = self.batches, {}
+        for batch in batches.values():
+            for poll, replies in batch.split():
+                self.open[poll.seq] = poll
+                for ticket in poll.tickets:
+                    self.tickets[ticket] = poll
+                for index, reply in replies.items():
+                    poll.ballots[index] = ballot = tag(reply)
+                    if ballot is not reply:
+                        self.keep_reply(poll, ballot, reply)
+            self._drop_ballots(batch)
+        self.open = dict(sorted(self.open.items()))
+        for replica in self.replicas:
+            replica.outstanding = deque(
+                each
+                for seq, size in replica.outstanding
+                for each in (batches[seq].sizes() if seq in batches else ((seq, size),))
+            )

@@ -6,15 +6,36 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import msgspec
 
+from voter.core.batch import Batch
 from voter.core.events import Effect, Fail, Release, SessionOpened, Synced
 from voter.core.journal_state import JournalState
 from voter.core.poll import Poll
 from voter.core.polls import Polls
 
 __all__ = ["ReleaseGate"]
+
+
+class _Held(NamedTuple):
+    """A settled batch, and what is released once the journal is durable up to its position."""
+
+    batch: Batch
+    replies: list[bytes]
+    agreed: int
+    dissent: tuple[int, ...]
+
+    def releases(self) -> list[Release]:
+        """Return the effects that release the replies."""
+        batch, agreed, dissent = self.batch, self.agreed, self.dissent
+        return [
+            Release(ticket, record.seq, reply, agreed, dissent)
+            for ticket, record, reply in zip(
+                batch.tickets, batch.records, self.replies, strict=True
+            )
+        ]
 
 
 @dataclass
@@ -25,7 +46,13 @@ class ReleaseGate:
     polls: Polls
     effects: list[Effect]
     replies: dict[int, tuple[Poll, Release]] = field(default_factory=dict)  # by sequence number
+    batches: list[_Held] = field(default_factory=list)
     sessions: list[tuple[int, SessionOpened]] = field(default_factory=list)  # with their positions
+
+    @property
+    def pending(self) -> int:
+        """Replies that wait."""
+        return len(self.replies) + sum(len(held.replies) for held in self.batches)
 
     def release_when_durable(self, poll: Poll, release: Release) -> None:
         """Release a reply to all clients that wait for it, now or once it is durable."""
@@ -35,6 +62,34 @@ class ReleaseGate:
             return
         for ticket in self.polls.take_tickets(poll):
             self.effects.append(msgspec.structs.replace(release, ticket=ticket))
+
+    def release_all_when_durable(
+        self, batch: Batch, replies: list[bytes], agreed: int, dissent: tuple[int, ...]
+    ) -> None:
+        """Release the replies to a batch, now or once they are durable."""
+        held = _Held(batch, replies, agreed, dissent)
+        if batch.needed_position > self.journal.synced:
+            self.batches.append(held)
+        else:
+            self.effects += held.releases()
+
+    def split(self) -> None:
+        """Let the replies of batches wait one by one, so that retries can join them."""
+        for held in self.batches:
+            for record, ticket, release in zip(
+                held.batch.records, held.batch.tickets, held.releases(), strict=True
+            ):
+                poll = Poll(record.seq, record, needed_position=held.batch.needed_position)
+                self.polls.join(poll, ticket)
+                self.replies[record.seq] = (poll, release)
+        self.batches.clear()
+
+    def require_position(self, seq: int, position: int) -> None:
+        """Hold the replies to ``seq`` and all later requests until ``position`` is durable."""
+        self.split()
+        for poll, _ in self.replies.values():
+            if poll.seq >= seq:
+                poll.needed_position = position
 
     def open_when_durable(self, opened: SessionOpened) -> None:
         """Report a session whose entry was appended just now, now or once it is durable."""
@@ -51,6 +106,8 @@ class ReleaseGate:
         ]:
             del self.replies[poll.seq]
             self.release_when_durable(poll, release)
+        while self.batches and self.batches[0].batch.needed_position <= synced:
+            self.effects += self.batches.pop(0).releases()
         self.effects += [opened for position, opened in self.sessions if position <= synced]
         self.sessions = [waiting for waiting in self.sessions if waiting[0] > synced]
 

@@ -61,7 +61,8 @@ class Replica:
     """One replica, as the engine sees it.
 
     ``outstanding`` holds the (seq, size in bytes) of what was sent and not yet answered, in the
-    order sent; an agent answers in that order, so anything else violates the protocol.
+    order sent; an agent answers in that order, so anything else violates the protocol.  A batch is
+    one item, with the seq of its first request; ``requests`` counts the requests in all items.
     ``markers`` holds the (seq, deadline in engine time) of the markers whose digest is still to
     come; a digest takes as long as the state is large, and replies overtake it.
     """
@@ -83,6 +84,7 @@ class Replica:
     join_seq: int = 0  # admitted once everything sent up to here is answered
     outstanding: deque[tuple[int, int]] = field(default_factory=deque)
     outstanding_bytes: int = 0
+    requests: int = 0
     markers: deque[tuple[int, float]] = field(default_factory=deque)
     restored: bytes | None = None  # voted digest of the state that it was sent last
     heard: float = 0.0  # engine time of the last sign of progress
@@ -90,7 +92,7 @@ class Replica:
 
     def reset(self) -> None:
         """Drop all that belonged to the link that has just ended."""
-        self.epoch = self.cursor = self.join_seq = self.outstanding_bytes = 0
+        self.epoch = self.cursor = self.join_seq = self.outstanding_bytes = self.requests = 0
         self.outstanding.clear()
         self.markers.clear()
         self.live = self.pinged = False
@@ -100,13 +102,19 @@ class Replica:
         """Note a sign of progress: the patience with this replica starts again."""
         self.heard = now
 
-    def expect(self, seq: int, size: int, now: float) -> None:
-        """Note that a request is sent, which must be answered in this order."""
+    def expect(self, seq: int, size: int, now: float, requests: int = 1) -> None:
+        """Note that a request or a batch is sent, which must be answered in this order."""
         outstanding = self.outstanding
         if not outstanding:
             self.heard = now
         outstanding.append((seq, size))
         self.outstanding_bytes += size
+        self.requests += requests
+
+    def answered(self, requests: int = 1) -> None:
+        """Note that the oldest request or batch is answered."""
+        self.outstanding_bytes -= self.outstanding.popleft()[1]
+        self.requests -= requests
 
     def move(self, cause: Cause, reason: str) -> None:
         """Change to the state that ``cause`` leads to.  Raises KeyError if it is not legal."""

@@ -217,8 +217,7 @@ class Journal:
         """Let this segment grow if a frame does not fit or would use the reserve.
 
         Without room, let it use the reserve, but at most half of what is left of it.  A larger
-        frame raises OSError.  It is written in parts; if it is a single entry, the voter ends, and
-        the next one still has the reserve.
+        frame raises OSError: it is written in parts, or the voter ends with some reserve left.
         """
         more = size - self._free + (RESERVE if self._spare is None else 0)
         if more <= 0:
