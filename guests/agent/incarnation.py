@@ -255,10 +255,10 @@ class Incarnation:
             seq = frame.seq + offset
             try:
                 reply = self._apply(seq, flags, wire.Order(time_ns, prev, history, caller, request))
-            except _Refusal as error:
+            except _Refusal as refusal:  # another name than above: mypyc gives a name one type
                 if replies:
                     yield self._encode_replies(first, replies)
-                yield self._refuse(seq, str(error))
+                yield self._refuse(seq, str(refusal))
                 return
             if not flags & wire.FLAG_READ_ONLY:
                 prev = history
