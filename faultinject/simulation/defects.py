@@ -421,7 +421,7 @@ _ALL = (
         (
             (
                 "guests.agent.incarnation",
-                "            if not flags & wire.FLAG_READ_ONLY:\n                prev = history",
+                "            if not flags & FLAG_READ_ONLY:\n                prev = history",
                 "            if False:\n                prev = history",
             ),
         ),
