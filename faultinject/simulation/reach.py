@@ -288,8 +288,9 @@ def _wrapping(watcher: _ReachWatcher) -> Iterator[None]:
     try:
         yield
     finally:
-        for (owner, name, _), method in zip(watched, (move, split, settle, receive), strict=True):
-            setattr(owner, name, method)
+        unwatched = (move, split, settle, receive)
+        for (owner, name, _), original in zip(watched, unwatched, strict=True):
+            setattr(owner, name, original)
 
 
 # ---------------------------------------------------------------- measuring
