@@ -82,12 +82,16 @@ async def pipelined(start: Start, number: int, in_flight: int) -> float:
     def on_end(future: asyncio.Future[Any]) -> None:
         nonlocal ended
         ended += 1
-        error = future.exception()
-        if error is not None and not done.done():
+        error = None if future.cancelled() else future.exception()
+        if done.done():
+            return  # an error, or the run was canceled
+        if future.cancelled():
+            done.cancel()
+        elif error is not None:
             done.set_exception(error)
         elif started < number:
             start_next()
-        elif ended == number and not done.done():
+        elif ended == number:
             done.set_result(None)
 
     began = time.perf_counter()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import chain
+from typing import Any
 
 import msgspec
 
@@ -17,7 +18,15 @@ from faultinject.bench.rounds import ratios
 from faultinject.bench.transfer import TransferReport
 from faultinject.host_facts import DiskFacts, Host
 
-__all__ = ["BenchPlan", "BenchReport", "CampaignRate", "Measured", "Round", "evaluate_all"]
+__all__ = [
+    "BenchPlan",
+    "BenchReport",
+    "CampaignRate",
+    "Measured",
+    "Round",
+    "VoterMode",
+    "evaluate_all",
+]
 
 QUICK_MINUTES = 4.0
 
@@ -75,12 +84,35 @@ class Measured(msgspec.Struct, kw_only=True):
     idle: IdleCost | None = None
 
 
+class VoterMode(msgspec.Struct, frozen=True, kw_only=True):
+    """How a voter ran: None where it does not report it."""
+
+    compiled: bool | None  # the voter's modules
+    replicas_compiled: list[bool | None]
+    follow: bool | None  # whether some replicas get their orders later
+
+    @classmethod
+    def of(cls, status: Mapping[str, Any]) -> VoterMode:
+        """Return the mode in a voter's answer to GET /status."""
+        return cls(
+            compiled=status.get("compiled"),
+            replicas_compiled=[each.get("compiled") for each in status["replicas"]],
+            follow=status.get("follow", {}).get("on"),
+        )
+
+    def __str__(self) -> str:
+        words = {True: "compiled", False: "pure Python", None: "not known"}
+        replicas = " and ".join(sorted({words[each] for each in self.replicas_compiled}))
+        follow = {True: "on", False: "off", None: "not known"}[self.follow]
+        return f"voter {words[self.compiled]}, replicas {replicas}, follow {follow}"
+
+
 class BenchReport(msgspec.Struct, frozen=True, kw_only=True):
     """The result of one run.
 
-    ``build`` and ``old``: the commits compared, ``old`` empty without ``--compare``.  ``others``:
-    by stage, the share of the host's processors that other programs used.  ``missing``: by figure
-    or stage, why it was not measured.
+    ``build`` and ``old``: the commits compared, ``old`` empty without ``--compare``.  ``modes``: by
+    stage.  ``others``: by stage, the share of the host's processors that other programs used.
+    ``missing``: by figure or stage, why it was not measured.
     """
 
     plan: BenchPlan
@@ -91,6 +123,7 @@ class BenchReport(msgspec.Struct, frozen=True, kw_only=True):
     host: Host
     disk: DiskFacts
     etcd: str  # its version
+    modes: dict[str, VoterMode]
     others: dict[str, float]
     values: list[Value]
     missing: dict[str, str]
@@ -131,7 +164,7 @@ def evaluate_all(measured: Measured, figures: frozenset[str]) -> list[Value]:
         add("haproxy", f"exec: / {peer}, /s at 64", of_processes(many, "exec", peer))
     add("haproxy", "exec: / old exec:, /s at 64", of_processes(many, *pair))
     add("haproxy", "exec: / old exec:, p50", of_processes(one, *pair))
-    add("processor", "all, exec: / old exec:", of_processes(_cost, *pair))
+    add("processor", "exec: / old exec:", of_processes(_cost, *pair))
 
     for connections, of in (("1 connection", ""), ("64 connections", ", 64 connections")):
         name = f"fsync / etcd, /s at 64, {connections}"
@@ -153,12 +186,16 @@ def evaluate_all(measured: Measured, figures: frozenset[str]) -> list[Value]:
     for figure, pauses in ((one, ""), (paused, ", 8 ms pauses")):
         add("latency", f"voted / bare link, p50{pauses}", of_guests(figure, *bare))
         add("latency", f"voted / old voted, p50{pauses}", of_guests(figure, *pair))
-    add("processor", "all, guests / old guests", of_guests(_cost, *pair))
+    add("processor", "guests / old guests", of_guests(_cost, *pair))
 
     for role, name in (("voter", "voter"), ("replicas", "three agents"), ("driver", "driver")):
         add("processor", f"{name}, exec:", _costs(processes, "exec", role))
-    add("processor", "all, exec:", _costs(processes, "exec", ""))
-    for role, name in (("voter", "voter, guests"), ("guests", "three guests"), ("", "all, guests")):
+    add("processor", "voter, agents and driver, exec:", _costs(processes, "exec", ""))
+    for role, name in (
+        ("voter", "voter, guests"),
+        ("guests", "three guests"),
+        ("", "voter, guests and driver"),
+    ):
         add("processor", name, _costs(guests, "guests", role))
 
     for disturbance in measured.disturbances:

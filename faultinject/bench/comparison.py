@@ -38,6 +38,7 @@ from faultinject.bench.bench_report import (
     CampaignRate,
     Measured,
     Round,
+    VoterMode,
     evaluate_all,
 )
 from faultinject.bench.build_driver import KEYS, Sample, Target, exec_target, sample, voted_target
@@ -130,6 +131,7 @@ class _Bench:
         self._measured = Measured()
         self._missing: dict[str, str] = {}
         self._others: dict[str, float] = {}
+        self._modes: dict[str, VoterMode] = {}
         self._etcd = ""
         self._accel = ""
         self._stages = [name for name, own in FIGURES_OF.items() if own & plan.figures]
@@ -163,6 +165,7 @@ class _Bench:
             host=describe_host(accel=self._accel, load_before=load),
             disk=disk,
             etcd=self._etcd,
+            modes=self._modes,
             others=self._others,
             values=evaluate_all(self._measured, self._plan.figures),
             missing=self._missing,
@@ -225,6 +228,7 @@ class _Bench:
             clusters: list[tuple[etcd.EtcdCluster, int, list[etcd.EtcdWriters]]] = []
             voter = await self._voter(children, "none")
             client = await enter(await Client.connect(voter.native))
+            self._modes["processes"] = VoterMode.of(await voter.call("GET", "/status"))
             targets["exec"] = _local(exec_target(voter, [client]), "many", "one")
             if "haproxy" in figures:
                 targets |= await self._proxies(children, stack)
@@ -320,6 +324,7 @@ class _Bench:
             links = {name: f"unix:{each.spec.link_socket}" for name, each in node.guests.items()}
             bare = links.pop("g4")
             voter = await rig.start_voter(children, self._directory / "b", list(links.values()))
+            self._modes["guests"] = VoterMode.of(await voter.call("GET", "/status"))
             async with await Client.connect(voter.native) as client:
                 target = voted_target(voter, [client], node)
                 if "guests" in self._stages:

@@ -18,6 +18,10 @@ from faultinject.results.findings import FindingsFileError
 __all__ = ["draw_report", "read_values"]
 
 
+MOST_GAIN = 20.0
+"""The largest gain that is drawn: also of a latency that a failure has not raised at all."""
+
+
 class _Kept(msgspec.Struct, frozen=True, kw_only=True):
     """The part of a kept report that is drawn."""
 
@@ -39,8 +43,9 @@ def read_values(path: Path) -> _Kept:
 def _gain(value: Value, measured: float) -> float:
     """Return how many times better than needed a figure is: below 1, it is not reached."""
     assert value.reach
-    measured = max(measured, value.reach / 100 if value.at_most else 1e-9)
-    return value.reach / measured if value.at_most else measured / value.reach
+    if value.at_most:
+        return value.reach / max(measured, value.reach / MOST_GAIN)
+    return min(MOST_GAIN, measured / value.reach)
 
 
 def draw_report(source: Path, out: Path) -> None:

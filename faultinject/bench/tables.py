@@ -104,6 +104,8 @@ def _(report: BenchReport) -> None:
     out.print(
         f"[dim]build {report.build}{old}; seed {report.plan.seed}; etcd {report.etcd or '-'}[/]"
     )
+    for stage, mode in report.modes.items():
+        out.print(f"[dim]{stage}: {mode}[/]")
     out.print(f"[dim]{report.host}[/]")
     _show_disk(report.disk)
 

@@ -85,6 +85,7 @@ def test_small_run_measures_every_target_also_of_another_build(
     assert all(f"{each.figure}: {each.name}" in GOALS for each in report.values)
     assert set(report.missing) <= {"haproxy", "durable"}  # peers that are not installed
     assert not report.interrupted
+    assert len(report.modes["processes"].replicas_compiled) == 3
     assert report.old == report.build != ""
     assert list(scratch.iterdir()) == []
     copy = msgspec.json.decode(msgspec.json.encode(report), type=BenchReport)
