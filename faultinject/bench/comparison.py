@@ -378,7 +378,7 @@ class _Bench:
 
     async def _run_transfer(self) -> None:
         path = self._directory / "transfer.json"
-        passages = 1 if self._plan.quick else 2
+        passages = 1 if self._plan.quick else max(1, round(self._plan.minutes / 15))
         words = ["--size", "16" if self._plan.quick else "100", "--load", "0.3"]
         words += ["--passages", str(passages), "--accel", self._plan.accel]
         words += ["--data", str(self._directory), "--out", str(path)]
