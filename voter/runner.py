@@ -21,6 +21,7 @@ import asyncio
 from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import Any, ClassVar, NamedTuple, Protocol
 from zlib import crc32
 
@@ -122,6 +123,7 @@ class Runner:
             limits=config.limits,
             observers=observers,
             journaled=secret is not None,
+            follow=config.follows,
         )
         self.links = [
             ReplicaLink(
@@ -154,7 +156,9 @@ class Runner:
         self._flush_scheduled = False
         self._events: deque[Event] = deque()
         self._processing = False
-        self._ticked = float("-inf")
+        self._ticked = -inf
+        self._push_due = inf  # engine time of ``_push_timer``
+        self._push_timer: asyncio.TimerHandle | None = None
         self._incident_id = 0
         self._process_events()
 
@@ -296,6 +300,23 @@ class Runner:
                     self._tick()
         finally:
             self._processing = False
+        if self.engine.followers.due != self._push_due:
+            self._set_push_timer()
+
+    def _set_push_timer(self) -> None:
+        """Let the engine check in time what it holds for followers."""
+        if self._push_timer is not None:
+            self._push_timer.cancel()
+            self._push_timer = None
+        due = self._push_due = self.engine.followers.due
+        if due < inf:
+            delay = max(0.0, due - self._clock.steady())
+            self._push_timer = asyncio.get_running_loop().call_later(delay, self._push_held)
+
+    def _push_held(self) -> None:
+        self._push_due = inf
+        self._ticked = -inf
+        self._process_events()
 
     def _tick(self) -> None:
         """Give the engine the time, if enough has passed since the last Tick."""
@@ -315,9 +336,9 @@ class Runner:
         )
         crc = crc32(payload)
         flags = FLAG_READ_ONLY * record.read_only | FLAG_VOID * record.void
-        links = self.links
+        links, later = self.links, effect.later
         for index in effect.replicas:
-            links[index].send_order(record.seq, flags, payload, crc)
+            links[index].send_order(record.seq, flags, payload, crc, hold=index in later)
 
     def _send_all(self, effect: ev.SendAll) -> None:
         records = effect.records
@@ -338,7 +359,12 @@ class Runner:
         )
         crc = crc32(payload)
         for index in effect.replicas:
-            self.links[index].send_order(first.seq, 0, payload, crc, FrameKind.ORDERS)
+            hold = index in effect.later
+            self.links[index].send_order(first.seq, 0, payload, crc, FrameKind.ORDERS, hold=hold)
+
+    def _push(self, effect: ev.Push) -> None:
+        for index in effect.replicas:
+            self.links[index].push()
 
     def _release(self, effect: Release) -> None:
         self.counters["released"] += 1
@@ -413,6 +439,7 @@ class Runner:
         ev.Append: _append,
         ev.Send: _send,
         ev.SendAll: _send_all,
+        ev.Push: _push,
         ev.Release: _release,
         ev.SessionOpened: _session_opened,
         ev.Fail: _fail,

@@ -467,6 +467,7 @@ class Supervisor:
                 "promise": DURABILITY_GUARANTEES[self.settings.durability],
                 "journal": voter.get("journal"),
             },
+            "follow": voter.get("follow"),
             "voter": {
                 **self._voter.describe(),
                 "seq": voter.get("seq"),

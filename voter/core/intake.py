@@ -265,3 +265,4 @@ class Intake:
     def drain(self, _event: ev.Drain) -> None:
         """Order nothing new from now on."""
         self.draining = True
+        self.members.followers.push()
