@@ -474,12 +474,12 @@ class Engine:
     def _tick(self, event: ev.Tick) -> None:
         """Take the time; check for replicas that hang, lag or are overdue."""
         self._change_clock(self._time.tick(event.now, event.wall_ns))
-        self.followers.check()
         gap = event.now - self._watched
         if not 0 < gap < WATCH_INTERVAL:
             self._watched = event.now
             self._watch_checkpoint(gap)
             self.incarnations.watch(gap)
+        self.followers.check()
         self._submit_held()
 
     def _change_clock(self, change: ClockChange) -> None:

@@ -17,6 +17,7 @@ from voter.core import Engine, Limits, Policy
 from voter.core import events as ev
 from voter.core.entries import Record
 from voter.core.events import Effect, Event, Failure
+from voter.core.followers import HOLD_MOST, HOLD_TIME
 from voter.core.replica import State
 
 __all__ = ["FAULTS", "Node", "Replica", "apply", "digest_of", "make_engine"]
@@ -45,7 +46,9 @@ HANG = 2.0
 """Seconds without progress after which a replica is lost in these tests."""
 
 
-def make_engine(vote: str = "2/3", *, limits: Limits | None = None, observers: int = 0) -> Engine:
+def make_engine(
+    vote: str = "2/3", *, limits: Limits | None = None, observers: int = 0, follow: bool = False
+) -> Engine:
     """Return an engine with replicas g1 to gn, the last ``observers`` of them observers."""
     policy = Policy.parse(vote)
     names = [f"g{number + 1}" for number in range(policy.of + observers)]
@@ -55,6 +58,7 @@ def make_engine(vote: str = "2/3", *, limits: Limits | None = None, observers: i
         secret=b"secret",
         limits=limits or Limits(hang=HANG, digest=HANG),
         observers=frozenset(names[policy.of :]),
+        follow=follow,
     )
 
 
@@ -94,6 +98,7 @@ class Replica:
         self.slow = False  # its digests come when all else is done, or by ``send_digest``
         self.dead = False
         self.epoch = 0  # of its link; 0 if it has none
+        self.held: list[tuple[float, Effect]] = []  # since when its link holds which orders
         self.inbox: deque[Effect] = deque()
         self.outbox: deque[Event] = deque()
         self.restart()
@@ -114,6 +119,7 @@ class Replica:
     def cut(self) -> None:
         """End the link; what was under way in it is lost."""
         self.epoch = 0
+        self.held.clear()
         self.inbox.clear()
         self.outbox.clear()
         self.late_digest: ev.Digested | None = None  # not ready yet
@@ -122,6 +128,11 @@ class Replica:
     def replies_from(self) -> int:
         """The first write of those whose replies are still held (0: none)."""
         return next(iter(self.replies), 0)
+
+    def push(self) -> None:
+        """Send what the link holds."""
+        self.inbox.extend(effect for _, effect in self.held)
+        self.held.clear()
 
     @property
     def busy(self) -> bool:
@@ -340,7 +351,7 @@ class Node:
 
     def run(self, most: int = 100_000) -> None:
         """Let all replicas work and send until none has anything to do."""
-        while busy := self.busy():
+        while busy := self.busy() or self._push_held():
             for index in busy:
                 replica = self.replicas[index]
                 if replica.inbox:
@@ -351,6 +362,12 @@ class Node:
                     self.deliver(index)
                 most -= 1
             assert most > 0, "the node never comes to rest"
+
+    def _push_held(self) -> list[int]:
+        """Let the time pass after which no order is held; return the replicas that got some."""
+        if any(replica.held for replica in self.replicas):
+            self.tick(HOLD_TIME)
+        return self.busy()
 
     def start(self) -> Node:
         """Connect all replicas, and let them be admitted."""
@@ -396,6 +413,9 @@ class Node:
             self._order(effect)
         elif isinstance(effect, ev.Mark):
             self._post(effect.replicas, effect)
+        elif isinstance(effect, ev.Push):
+            for index in effect.replicas:
+                self.replicas[index].push()
         elif isinstance(effect, ev.Restore | ev.Fetch | ev.Ping):
             self._post((effect.replica,), effect)
         elif isinstance(effect, ev.Disconnect):
@@ -414,8 +434,12 @@ class Node:
 
     def _post(self, indexes: tuple[int, ...], effect: Effect) -> None:
         for index in indexes:
-            if self.replicas[index].epoch:
-                self.replicas[index].inbox.append(effect)
+            replica = self.replicas[index]
+            if replica.epoch and isinstance(effect, ev.Send) and index in effect.later:
+                replica.held.append((self.now, effect))
+            elif replica.epoch:
+                replica.push()
+                replica.inbox.append(effect)
 
     def _order(self, effect: ev.Send) -> None:
         """Order: each place has one record, for all replicas; new places count upwards."""
@@ -482,6 +506,9 @@ class Node:
         )
         assert engine.polls.reply_bytes <= limits.ballot_bytes
         assert engine.log.bytes == sum(entry.size for entry in engine.log)
+        for each in self.replicas:
+            assert len(each.held) < HOLD_MOST
+            assert all(self.now - since < HOLD_TIME for since, _ in each.held)
         due = dict.fromkeys(engine.polls.open, 0)
         for replica in engine.members:
             assert replica.outstanding_bytes == sum(size for _, size in replica.outstanding)
