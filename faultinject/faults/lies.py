@@ -12,7 +12,17 @@ from hashlib import blake2b
 from typing import Protocol
 from zlib import crc32
 
-from guests.protocol.wire import HEADER_SIZE, MAGIC, Decoder, Frame, FrameKind, encode
+from guests.protocol.wire import (
+    HEADER_SIZE,
+    MAGIC,
+    Decoder,
+    Frame,
+    FrameKind,
+    WireError,
+    decode_replies,
+    encode,
+    encode_replies,
+)
 
 __all__ = [
     "KINDS",
@@ -64,7 +74,7 @@ class _FrameLie:
         self._tail = (self._tail + data)[-held:] if (held := self._decoder.held) else b""
         out = [before]
         for frame in frames:
-            if frame.kind == FrameKind.REPLY:
+            if frame.kind in (FrameKind.REPLY, FrameKind.REPLIES):
                 out.append(self._change(frame))
             else:
                 out.append(encode(frame.kind, frame.epoch, frame.seq, frame.payload, frame.flags))
@@ -106,22 +116,43 @@ def _frame_start(data: bytes) -> int:
     return len(data)
 
 
-class CorruptReply(_FrameLie):
+class _ReplyLie(_FrameLie):
+    """Changes replies one by one, also those that come together in one frame."""
+
+    def _change(self, frame: Frame) -> bytes:
+        if frame.kind == FrameKind.REPLY:
+            payload = self._alter(frame.seq, frame.payload)
+        else:
+            try:
+                replies = decode_replies(frame.payload)
+            except WireError:  # the guest is faulty itself
+                payload = frame.payload
+            else:
+                altered = [self._alter(*each) for each in enumerate(replies, frame.seq)]
+                payload = encode_replies(altered)
+        return encode(frame.kind, frame.epoch, frame.seq, payload, frame.flags)
+
+    def _alter(self, seq: int, reply: bytes) -> bytes:
+        """Return what the voter gets instead of a reply; count it if it differs."""
+        raise NotImplementedError
+
+
+class CorruptReply(_ReplyLie):
     """Changes one byte of each reply; of its body, if it is HTTP and has one.
 
     The byte and its new value are a function of the seed and the reply's number alone.
     """
 
-    def _change(self, frame: Frame) -> bytes:
-        payload = frame.payload
-        key = blake2b(self._seed + frame.seq.to_bytes(8), digest_size=16).digest()
-        if not payload:
-            return self._send(frame, key[:1])
-        body = payload.find(b"\r\n\r\n") + 4
-        first = body if 4 <= body < len(payload) else 0
-        at = first + int.from_bytes(key[:8]) % (len(payload) - first)
-        changed = payload[at] ^ (key[8] % 255 + 1)
-        return self._send(frame, b"%b%c%b" % (payload[:at], changed, payload[at + 1 :]))
+    def _alter(self, seq: int, reply: bytes) -> bytes:
+        self.count += 1
+        key = blake2b(self._seed + seq.to_bytes(8), digest_size=16).digest()
+        if not reply:
+            return key[:1]
+        body = reply.find(b"\r\n\r\n") + 4
+        first = body if 4 <= body < len(reply) else 0
+        at = first + int.from_bytes(key[:8]) % (len(reply) - first)
+        changed = reply[at] ^ (key[8] % 255 + 1)
+        return b"%b%c%b" % (reply[:at], changed, reply[at + 1 :])
 
 
 class DropReply(_FrameLie):
@@ -132,23 +163,22 @@ class DropReply(_FrameLie):
         return b""
 
 
-class StaleReply(_FrameLie):
+class StaleReply(_ReplyLie):
     """Repeats the content of the first reply; counts the replies that this made wrong."""
 
     def __init__(self, seed: bytes) -> None:
         super().__init__(seed)
         self._first: bytes | None = None
 
-    def _change(self, frame: Frame) -> bytes:
+    def _alter(self, seq: int, reply: bytes) -> bytes:
         if self._first is None:
-            self._first = frame.payload
-        if frame.payload == self._first:
-            return encode(frame.kind, frame.epoch, frame.seq, frame.payload, frame.flags)
-        return self._send(frame, self._first)
+            self._first = reply
+        self.count += reply != self._first
+        return self._first
 
 
 class WrongSeq(_FrameLie):
-    """Gives each reply a number that is one too high."""
+    """Gives each reply, or frame of replies, a number that is one too high."""
 
     def _change(self, frame: Frame) -> bytes:
         return self._send(frame, frame.payload, seq=(frame.seq + 1) % (1 << 64))

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from faultinject.simulation.disk import SimDisk
@@ -30,6 +30,9 @@ from guests.protocol.wire import (
     Decoder,
     Frame,
     FrameKind,
+    decode_orders,
+    decode_replies,
+    encode_order,
 )
 from guests.service import Context, state_digest
 from voter.core.events import Changed, Checkpointed, Effect
@@ -410,11 +413,29 @@ class _Link:
         for frame in self._orders.feed(data):
             if frame.kind == FrameKind.ORDER:
                 self._observer.ordered(frame, self._guest)
+            elif frame.kind == FrameKind.ORDERS:
+                for each in _single_orders(frame):
+                    self._observer.ordered(each, self._guest)
             elif frame.kind == FrameKind.HELLO:
                 self._epoch = frame.epoch
                 self._observer.greeted(self._guest, frame.epoch)
 
     def _received(self, data: bytes) -> None:
         for frame in self._replies.feed(data):
-            if frame.kind == FrameKind.REPLY and frame.epoch == self._epoch:
+            if frame.epoch != self._epoch:
+                continue
+            if frame.kind == FrameKind.REPLY:
                 self._observer.voted(self._guest.index, frame.seq, frame.payload)
+            elif frame.kind == FrameKind.REPLIES:
+                for seq, reply in enumerate(decode_replies(frame.payload), frame.seq):
+                    self._observer.voted(self._guest.index, seq, reply)
+
+
+def _single_orders(frame: Frame) -> Iterator[Frame]:
+    """Yield the requests of an ORDERS frame, each in an ORDER frame of its own."""
+    time_ns, prev, items = decode_orders(frame.payload)
+    for offset, history, flags, caller, request in items:
+        payload = encode_order(time_ns, prev, history, caller, request)
+        yield Frame(FrameKind.ORDER, flags, frame.epoch, frame.seq + offset, payload)
+        if not flags & FLAG_READ_ONLY:
+            prev = history

@@ -47,6 +47,7 @@ async def test_a_record_has_the_time_and_the_caller(nodes: Nodes) -> None:
     node = await nodes.make()
     before = time.time_ns()
     submit(node, PUT)
+    await until(lambda: bool(node.runner.engine.log))
     record = node.runner.engine.log.after(0, 1)[0].record
     assert (before - 10**9 < record.time_ns <= time.time_ns(), record.caller) == (True, b"test")
 
