@@ -28,15 +28,17 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from typing import cast
+from zlib import crc32
 
 from guests.protocol import wire
 from guests.protocol.wire import STATE_PIECE, Decoder, FrameKind, encode
 from voter.address import Address, Connector
 from voter.core import events as ev
+from voter.core.entries import Record
 from voter.core.limits import Limits
 from voter.transfer import IncomingState, TransferRate
 
-__all__ = ["FIRST_RETRY", "LAST_RETRY", "ReplicaLink"]
+__all__ = ["FIRST_RETRY", "LAST_RETRY", "ReplicaLink", "encode_orders"]
 
 FIRST_RETRY = 0.02
 LAST_RETRY = 1.0
@@ -64,6 +66,26 @@ _SIMPLE: dict[int, type[ev.Answered | ev.AnsweredAll | ev.Digested | ev.Restored
     FrameKind.DIGEST: ev.Digested,
     FrameKind.RESTORED: ev.Restored,
 }
+
+
+Orders = tuple[int, int, int, bytes, int]
+"""A frame of ordered requests without its epoch: kind, seq, flags, payload, CRC of the payload."""
+
+
+def encode_orders(records: list[Record]) -> Orders:
+    """Return the frame of one request, or of the requests of a batch."""
+    first = records[0]
+    seq, time_ns, prev = first.seq, first.time_ns, first.prev
+    if len(records) == 1:
+        payload = wire.encode_order(time_ns, prev, first.history, first.caller, first.request)
+        return FrameKind.ORDER, seq, _flags(first), payload, crc32(payload)
+    items = [(r.seq - seq, r.history, _flags(r), r.caller, r.request) for r in records]
+    payload = wire.encode_orders(time_ns, prev, items)
+    return FrameKind.ORDERS, seq, 0, payload, crc32(payload)
+
+
+def _flags(record: Record) -> int:
+    return wire.FLAG_READ_ONLY * record.read_only | wire.FLAG_VOID * record.void
 
 
 class ReplicaLink(asyncio.Protocol):
@@ -225,21 +247,13 @@ class ReplicaLink(asyncio.Protocol):
                 self._held.clear()
             self._out.append(frame)
 
-    def send_order(
-        self,
-        seq: int,
-        flags: int,
-        payload: bytes,
-        payload_crc: int,
-        kind: int = FrameKind.ORDER,
-        *,
-        hold: bool = False,
-    ) -> None:
-        """Send an ordered request or a batch; its payload and CRC are shared by all links.
+    def send_orders(self, orders: Orders, *, hold: bool = False) -> None:
+        """Send ordered requests; payload and CRC are shared by all links.
 
-        ``hold``: send it with the next push, or before the next frame that is not held.
+        ``hold``: send them with the next push, or before the next frame that is not held.
         """
-        frame = wire.encode_head(kind, self.epoch, seq, payload, payload_crc, flags)
+        kind, seq, flags, payload, crc = orders
+        frame = wire.encode_head(kind, self.epoch, seq, payload, crc, flags)
         if not hold:
             self.send(frame)
         elif self._transport is not None:

@@ -23,22 +23,20 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from math import inf
 from typing import Any, ClassVar, NamedTuple, Protocol
-from zlib import crc32
 
 from guests.protocol import wire
-from guests.protocol.wire import FLAG_READ_ONLY, FLAG_VOID, FrameKind, encode_order, encode_orders
 from voter import log
 from voter.address import Connector, parse_address
 from voter.config import Config
 from voter.core import Engine, Policy
 from voter.core import events as ev
-from voter.core.entries import Once
+from voter.core.entries import Once, Record
 from voter.core.events import Effect, Event, Fail, Failure, Release, SessionOpened
 from voter.core.replica import State
 from voter.core.resume import Past
 from voter.errors import JournalError
 from voter.journal import Journal
-from voter.link import ReplicaLink
+from voter.link import ReplicaLink, encode_orders
 
 __all__ = ["LATENCY_BOUNDS", "Clock", "Incident", "SessionResult", "Runner", "Result"]
 
@@ -46,7 +44,7 @@ LATENCY_BOUNDS = tuple(base * 10.0**power for power in range(-5, 2) for base in 
 """Upper bounds in seconds of the latency histogram's buckets (10 us to 50 s)."""
 TIMER = 0.05
 """Seconds between checks of deadlines when no event arrives."""
-LARGEST = wire.MAX_PAYLOAD - len(encode_order(0, bytes(8), bytes(8), b"", b""))
+LARGEST = wire.MAX_PAYLOAD - len(wire.encode_order(0, bytes(8), bytes(8), b"", b""))
 LARGEST_CALLER = (1 << 16) - 1
 """Bytes of request and caller together, and of the caller alone, that fit into an ORDER frame."""
 TICK = 0.0005
@@ -330,37 +328,15 @@ class Runner:
             self._carry_out[type(effect)](self, effect)
 
     def _send(self, effect: ev.Send) -> None:
-        record = effect.record
-        payload = encode_order(
-            record.time_ns, record.prev, record.history, record.caller, record.request
-        )
-        crc = crc32(payload)
-        flags = FLAG_READ_ONLY * record.read_only | FLAG_VOID * record.void
-        links, later = self.links, effect.later
-        for index in effect.replicas:
-            links[index].send_order(record.seq, flags, payload, crc, hold=index in later)
+        self._send_orders(effect, [effect.record])
 
     def _send_all(self, effect: ev.SendAll) -> None:
-        records = effect.records
-        first = records[0]
-        payload = encode_orders(
-            first.time_ns,
-            first.prev,
-            [
-                (
-                    record.seq - first.seq,
-                    record.history,
-                    FLAG_READ_ONLY * record.read_only | FLAG_VOID * record.void,
-                    record.caller,
-                    record.request,
-                )
-                for record in records
-            ],
-        )
-        crc = crc32(payload)
+        self._send_orders(effect, effect.records)
+
+    def _send_orders(self, effect: ev.Send | ev.SendAll, records: list[Record]) -> None:
+        orders, later = encode_orders(records), effect.later
         for index in effect.replicas:
-            hold = index in effect.later
-            self.links[index].send_order(first.seq, 0, payload, crc, FrameKind.ORDERS, hold=hold)
+            self.links[index].send_orders(orders, hold=index in later)
 
     def _push(self, effect: ev.Push) -> None:
         for index in effect.replicas:

@@ -198,7 +198,7 @@ _ALL = (
                 "for frame in self._decoder.feed(data):",
                 "for frame in sorted(self._decoder.feed(data), key=lambda f: (f.kind, -f.seq)):",
             ),
-            ("guests.agent.incarnation", "if order.prev != self._history or ", "if "),
+            ("guests.agent.incarnation", "if prev != self._history or ", "if "),
         ),
     ),
     Defect(
@@ -208,10 +208,10 @@ _ALL = (
         (
             (
                 "guests.agent.incarnation",
-                "if not read_only and frame.seq <= self._last_seq and",
+                "if not read_only and seq <= self._last_seq and",
                 "if False and",
             ),
-            ("guests.agent.incarnation", "if order.prev != self._history or ", "if "),
+            ("guests.agent.incarnation", "if prev != self._history or ", "if "),
         ),
     ),
     Defect(
@@ -219,7 +219,7 @@ _ALL = (
         "a learner does not get the first write after its checkpoint, and applies the next one",
         ("Order",),
         (
-            ("guests.agent.incarnation", "if order.prev != self._history or ", "if "),
+            ("guests.agent.incarnation", "if prev != self._history or ", "if "),
             (
                 "voter.core.incarnations",
                 "replica.cursor = point.seq\n",
@@ -276,6 +276,18 @@ _ALL = (
         "segments that no checkpoint needs are not removed",
         ("Bounded",),
         (("voter.journal.journal", "if number < before[1]:", "if number < 0:"),),
+    ),
+    Defect(
+        "one-trial-suffices",
+        "a read is void as soon as one replica is lost with it",
+        ("Linearizability",),
+        (
+            (
+                "voter.core.suspects",
+                "guilty = killed and suspect.lost is not None",
+                "guilty = killed",
+            ),
+        ),
     ),
     Defect(
         "full-disk-refuses-reads",

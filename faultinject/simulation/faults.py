@@ -110,6 +110,7 @@ class SimFaultInjector:
 
     async def _inject_replica_fault(self, fault: SimFault) -> None:
         self._world.under_fault.add(fault.target)
+        self._world.fault_hits(fault.target)
         self._record(fault, "begins")
         try:
             await self._sustain(fault, self._begin_replica(fault))

@@ -19,12 +19,14 @@ from faultinject.simulation.network import NetworkLoop
 from faultinject.simulation.streams import Conditions, Pipe, Socket, Transport
 from guests.agent.incarnation import Incarnation
 from guests.protocol.message import Reply, Request
-from guests.protocol.wire import EMPTY_HISTORY
+from guests.protocol.wire import EMPTY_HISTORY, REPLIES_TIME
 from guests.service import Context, Service
 from guests.services.kv import KeyValue
 
 __all__ = ["SimGuest", "Witness", "WitnessedService"]
 
+SLOW_REQUESTS = 0.02
+"""Part of the requests of a batch that make the agent send the replies that it has."""
 BUILD = "simulated"
 """Hash of the empty history."""
 
@@ -95,6 +97,8 @@ class SimGuest:
         self._loop = loop
         self._witness = witness
         self._random: Random = loop.random("guest", index)
+        self._work: Random = loop.random("work", index)
+        self._worked = 0.0
         self._to_guest: Pipe | None = None
         self._to_host: Pipe | None = None
         self._connections = 0
@@ -146,8 +150,16 @@ class SimGuest:
     def _start(self) -> None:
         self.number += 1
         self._frozen = False
-        self.incarnation = Incarnation(self.service_class, self.number, BUILD)
+        self.incarnation = Incarnation(
+            self.service_class, self.number, BUILD, clock=self._working_time
+        )
         self._write(self.incarnation.announce())
+
+    def _working_time(self) -> float:
+        """Return the agent's clock.  Some requests take long, so that their batch is cut."""
+        if self._work.random() < SLOW_REQUESTS:
+            self._worked += 2 * REPLIES_TIME
+        return self._loop.time() + self._worked
 
     def power_off(self) -> None:
         """End the guest: its QEMU is gone."""

@@ -108,6 +108,9 @@ class PromiseObserver:
         """Released replies by sequence number, of writes and reads."""
         self.restores: list[tuple[bytes, bytes, int]] = []
         """Restored states to which a write was applied: the history before it, digest, guest."""
+        self.unlucky_reads: dict[bytes, float] = {}
+        """Reads that are void because injected faults hit the replicas of both of their trials, by
+        method and target, and since when (simulated seconds)."""
         self.era = 0
         self._life = 0
         self._deadly: Counter[tuple[int, str]] = Counter()

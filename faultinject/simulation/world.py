@@ -50,7 +50,10 @@ CLOCK_CHANGE = 300_000.0
 """Most seconds by which the wall clock differs at a restart of the voter: 83 hours.  Unused
 sessions are kept for an hour, and Idempotency-Keys for a day."""
 RESERVE = 6000
-"""Bytes at the end of each segment that the voter's starts may use while the disk is full."""
+"""Bytes at the end of each segment that are used only while the disk is full."""
+PENDING = RESERVE // 512
+"""Most requests that are under way in plans with a full disk.  The ratio is that of the product
+(``voter.journal.journal.RESERVE`` and ``Limits.pending``): the reserve must hold their results."""
 MOST_STARTS = 300
 """Starts of the voter after which a run is stuck."""
 
@@ -88,8 +91,30 @@ class SimRunner(Runner):
             return effects
 
         self.engine.receive = watched  # type: ignore[method-assign]
+        self._watch_trials(world)
         if world.watcher is not None:
             world.watcher.watch_runner(self)
+
+    def _watch_trials(self, world: World) -> None:
+        """Tell the world which replicas are lost while a read is tried on them alone."""
+        suspects, members = self.engine.suspects, self.engine.members
+        begin_trial, end_trial = suspects.begin_trial, suspects.end_trial
+        epoch = 0
+
+        def begin(request: bytes) -> int:
+            nonlocal epoch
+            index = begin_trial(request)
+            epoch = members[index].epoch
+            return index
+
+        def end(*, answered: bool, killed: bool) -> bool:
+            read = suspects.tried
+            void = end_trial(answered=answered, killed=killed)
+            if read is not None and killed:
+                world.lost_in_trial(read, suspects.replica, epoch, void=void)
+            return void
+
+        vars(suspects).update(begin_trial=begin, end_trial=end)
 
 
 class World:
@@ -118,6 +143,8 @@ class World:
         self.under_fault: set[int] = set()
         """Replicas that an injected fault acts on.  The supervisor leaves them alone."""
         self.outcomes: dict[int, OperationOutcome] = {}
+        self._hit: dict[int, tuple[int, int]] = {}  # by replica: the link that a fault hit last
+        self._trials: dict[bytes, bool] = {}  # did a fault hit the replica of a read's first trial?
         self.ready_at = float("inf")
         """Time at which two replicas were first seen to vote."""
         self._random = self.loop.random("world")
@@ -213,6 +240,28 @@ class World:
     def _accepted(self, transport: Transport, process: Process) -> None:
         self._served.append(transport)
         self.observer.accepted(transport, process)
+
+    def fault_hits(self, index: int) -> None:
+        """Record that an injected fault acts on a replica, which may be lost for that reason."""
+        runner = self.runner
+        if runner is not None:
+            self._hit[index] = self.voter_starts, runner.engine.members[index].epoch
+
+    def lost_in_trial(self, read: bytes, index: int, epoch: int, *, void: bool) -> None:
+        """Record that a replica was lost while a read was tried on it alone.
+
+        If injected faults explain both losses, the read is void without its fault: the observer
+        learns that this is no breach.
+        """
+        explained = (
+            self._hit.get(index) == (self.voter_starts, epoch)
+            or index in self.under_fault
+            or not self.guests[index].honest
+        )
+        if not void:
+            self._trials[read] = explained
+        elif self._trials.pop(read, False) and explained:
+            self.observer.unlucky_reads[read] = self.loop.time()
 
     def cut_client(self, number: int) -> None:
         """Reset one client's connection, chosen by ``number``."""
@@ -321,7 +370,9 @@ class World:
 
 
 def _configure(plan: SimPlan) -> Config:
+    filled = any(fault.kind == "disk-full" for fault in plan.faults)
     limits = Limits(
+        pending=PENDING if filled else 4096,
         hang=0.6,
         ping=0.2,
         marker_every=plan.marker_every,

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from guests.agent.capture import Capture, CaptureError, InlineCapture, MakeCapture
@@ -74,6 +74,7 @@ class Incarnation:
     """One start of the service behind a link.
 
     ``number`` counts the starts since boot.  ``make_capture`` captures the state at a marker.
+    ``clock`` gives steady seconds.
     """
 
     def __init__(
@@ -82,11 +83,13 @@ class Incarnation:
         number: int,
         build: str,
         make_capture: MakeCapture = InlineCapture,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._service_class = service_class
         self._service = service_class()
         self._number = number
         self._build = build
+        self._clock = clock
         self._decoder = Decoder()
         self._epoch = NO_EPOCH
         self._index = wire.NO_KEEPER
@@ -144,7 +147,12 @@ class Incarnation:
             elif frame.kind == FrameKind.ORDER:
                 reply = self._apply(frame)
             elif frame.kind == FrameKind.ORDERS:
-                reply = self._apply_all(frame)
+                for reply in self._apply_all(frame):
+                    if out:
+                        yield b"".join(out)
+                        out, size = [], 0
+                    out.append(reply)
+                continue
             else:
                 reply = self._handle(frame)
             out.append(reply)
@@ -216,35 +224,38 @@ class Incarnation:
             return self._refuse(frame.seq, problem)
         return encode(FrameKind.REPLY, self._epoch, frame.seq, reply)
 
-    def _apply_all(self, frame: wire.Frame) -> bytes:
-        """Apply the requests of an ORDERS frame, in order; return their replies together."""
+    def _apply_all(self, frame: wire.Frame) -> Iterator[bytes]:
+        """Apply the requests of an ORDERS frame, in order; yield their replies, all in one frame.
+
+        Long or slow ones are yielded in several frames, as they come.
+        """
         try:
             time_ns, prev, items = wire.decode_orders(frame.payload)
         except wire.WireError as error:
-            return self._refuse(frame.seq, str(error))
-        out: list[bytes] = []
+            yield self._refuse(frame.seq, str(error))
+            return
         replies: list[bytes] = []
-        first, size, began = frame.seq, 0, time.monotonic()
+        first, size, began = frame.seq, 0, self._clock()
         for offset, history, flags, caller, request in items:
             seq = frame.seq + offset
             reply, problem = self._execute(seq, flags, time_ns, prev, history, caller, request)
             if reply is None:
                 if replies:
-                    out.append(self._encode_replies(first, replies))
-                out.append(self._refuse(seq, problem))
-                return b"".join(out)
+                    yield self._encode_replies(first, replies)
+                yield self._refuse(seq, problem)
+                return
             if not flags & wire.FLAG_READ_ONLY:
                 prev = history
-            if replies and (
-                size + len(reply) > wire.REPLIES_SIZE
-                or time.monotonic() - began > wire.REPLIES_TIME
-            ):
-                out.append(self._encode_replies(first, replies))
-                first, size, replies, began = seq, 0, [], time.monotonic()
+            if replies and size + len(reply) > wire.REPLIES_SIZE:
+                yield self._encode_replies(first, replies)
+                first, size, replies, began = seq, 0, [], self._clock()
             replies.append(reply)
             size += len(reply)
-        out.append(self._encode_replies(first, replies))
-        return b"".join(out)
+            if self._clock() - began > wire.REPLIES_TIME:
+                yield self._encode_replies(first, replies)
+                first, size, replies, began = seq + 1, 0, [], self._clock()
+        if replies:
+            yield self._encode_replies(first, replies)
 
     def _encode_replies(self, first: int, replies: list[bytes]) -> bytes:
         payload = wire.encode_replies(replies)

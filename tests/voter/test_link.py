@@ -22,8 +22,9 @@ from tests.waiting import until
 from voter import link as link_module
 from voter.address import Address, connect, parse_address
 from voter.core import events as ev
+from voter.core.entries import Record
 from voter.core.limits import Limits
-from voter.link import FOREIGN_LIMIT, STALE_LIMIT, ReplicaLink
+from voter.link import FOREIGN_LIMIT, STALE_LIMIT, ReplicaLink, encode_orders
 from voter.transfer import BURST
 
 WELCOME = wire.Welcome(wire.PROTOCOL, 4, True, 7, b"histhist", 2, 1, "kv", "b1")
@@ -495,11 +496,9 @@ async def test_frames_of_one_turn_are_written_together(rig: Rig) -> None:
         write(data)
 
     rig.link._transport.write = count  # type: ignore[union-attr, method-assign]
-    payload = wire.encode_order(1, bytes(8), bytes(8), b"me", b"request")
-    from zlib import crc32
-
     for seq in range(5):
-        rig.link.send_order(seq, wire.FLAG_READ_ONLY, payload, crc32(payload))
+        record = Record(seq, b"request", b"me", 1, bytes(8), bytes(8), read_only=True)
+        rig.link.send_orders(encode_orders([record]))
     rig.link.mark(6, None)
     rig.link.mark(7, 2)
     rig.link.ping()

@@ -9,7 +9,7 @@ of effects.  A part uses those above it in this table, never those below it.  A 
 ``OrderLog``           sequence numbers, agreed time, history; writes since the last checkpoint
 ``JournalState``       positions appended and synced, reserved sequence numbers, disk full
 ``Poll``               one vote: its ballots, its clients, the position its reply waits for
-``Batch``              one vote on all requests of one turn of the loop; taken apart into Polls
+``Batch``              one vote on all requests of one turn; taken apart into Polls
 ``Followers``          which replicas get orders later, and how much is held for them
 ``Membership``         the replicas and their states; electors and live replicas
 ``Polls``              open polls with their ballots, clients by ticket, bytes pending and kept
@@ -179,7 +179,7 @@ class Engine:
             self._submit(event, held=True)
 
     def _submit_all(self, event: ev.SubmitAll) -> None:
-        """Take the requests of one turn of the loop."""
+        """Take the requests of one turn."""
         for joined in self.intake.submit_all(event.requests):
             self._decide(joined)
 
@@ -202,7 +202,7 @@ class Engine:
         self._cast(replica, seq, reply)
 
     def _answered_all(self, replica: Replica, event: ev.AnsweredAll) -> None:
-        """Take a replica's replies to consecutive requests: to a whole batch, or one by one."""
+        """Take a replica's replies to a whole batch, or to consecutive requests one by one."""
         payload, outstanding = event.replies, replica.outstanding
         batch = self.polls.batches.get(event.seq)
         if (
@@ -216,50 +216,41 @@ class Engine:
             replica.heard_at(self._time.now)
             self._cast_all(replica, batch, payload)
             return
+        self.polls.split()
         try:
-            replies = decode_replies(payload)
+            for seq, reply in enumerate(decode_replies(payload), event.seq):
+                if replica.epoch == event.epoch:
+                    self._answer(replica, seq, reply)
         except WireError as error:
             self.incarnations.expel(replica, str(error), event.seq)
-            return
-        self.polls.split()
-        for seq, reply in enumerate(replies, event.seq):
-            self._answer(replica, seq, reply)
-            if replica.epoch != event.epoch:
-                return
 
     def _cast_all(self, replica: Replica, batch: Batch, payload: bytes) -> None:
         """Take a replica's replies to a batch as its ballot.
 
         If no payload can win any more, the requests are voted on one by one.
         """
-        polls, members = self.polls, self.members
+        polls = self.polls
         if batch.winner is not None:
             polls.late_answer(batch)
             if tag(payload) != batch.winner:
                 self.incarnations.dissented(replica, batch.find_difference(payload))
             return
         polls.keep_ballot(batch, replica.index, payload)
-        if replica.state is State.ACTIVE:
-            electors = [index for index in members.active if batch.sent >> index & 1]
-            result, winner = count(batch.ballots, electors, members.policy.need)
-            if result is WON and winner is not None:
-                replies = batch.replies(winner)
-                if replies is not None:
-                    self._settle_all(batch, winner, replies)
-                    return
-            if result is not PENDING:
-                polls.split()
-                polls.recount = True
-            self.followers.compare(batch.ballots)
-        elif not batch.unanswered:
+        electors = [index for index in self.members.active if batch.sent >> index & 1]
+        result, winner = count(batch.ballots, electors, self.members.policy.need)
+        replies = winner and batch.replies(winner)
+        if winner and replies:
+            self._settle_all(batch, winner, replies)
+        elif result is not PENDING or not batch.unanswered:
             polls.split()
             polls.recount = True
+        else:
+            self.followers.compare(batch.ballots)
 
     def _settle_all(self, batch: Batch, winner: bytes, replies: list[bytes]) -> None:
         """Settle a batch, as ``_settle`` does for one request."""
-        ballots = self.polls.settle_batch(batch, winner, replies)
+        ballots, active = self.polls.settle_batch(batch, winner, replies), self.members.active
         dissent = {i: payload for i, payload in ballots.items() if payload != winner}
-        active = self.members.active
         agreed = sum(index in active and index not in dissent for index in ballots)
         journal, dedup = self.journal, self.dedup
         for entry, reply_tag, reply in zip(batch.entries, batch.tags, replies, strict=True):

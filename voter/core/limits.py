@@ -15,7 +15,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     Counts are requests, sizes are bytes, times are seconds.
     """
 
-    pending: int = 4096  # requests ordered and not settled: more are refused (overload)
+    pending: int = 4096  # requests ordered and not settled: more are refused (overload).  Results
+    # of more than 4,096 may not fit into what the journal keeps for a full disk (journal.RESERVE)
     pending_bytes: int = 64 * MIB  # the same in bytes
     log_bytes: int = 64 * MIB  # writes since the last checkpoint: more are refused (overload)
     lag: int = 16384  # settled requests that one replica has not answered: more, and it is lost

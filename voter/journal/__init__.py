@@ -39,14 +39,16 @@ from voter import log
 from voter.core.entries import FORMAT
 from voter.errors import JournalError
 from voter.journal.files import Directory, Files, JournalFile
-from voter.journal.journal import Durability, Journal, create_segment, write_identity
+from voter.journal.journal import Durability, Journal
 from voter.journal.recovery import (
     RecoveredJournal,
     Segment,
     VoterIdentity,
+    create_segment,
     read_identity,
     recover,
     segment_name,
+    write_identity,
 )
 
 __all__ = ["Directory", "Files", "Journal", "JournalFile", "RecoveredJournal", "open_journal"]

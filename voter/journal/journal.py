@@ -14,7 +14,7 @@ the position that is durable; only then does the engine release replies.
   bytes free: if it does not fit, its segment grows first.  Where the disk has no room for that, the
   engine is told to take no more writes, and the frame may use the reserve.  So a voter that starts
   on a full disk can write what it must: a proof, a reservation of sequence numbers, and the
-  results of writes that were under way (about 200 bytes for each start).
+  results of writes that were under way.  A start takes about 200 bytes, a result up to 356, once.
 - *Checkpoints* are written in the background, after the entries that they cover are on the disk.
   Then segments and checkpoints that neither of the last two needs are removed.
 - *Failure.*  After a write or sync that failed, nobody knows what is on the disk.  Nothing is tried
@@ -41,26 +41,26 @@ from voter.journal.format import (
     CheckpointHead,
     checkpoint_pieces,
     pack_frame,
-    pack_segment_head,
 )
 from voter.journal.recovery import (
-    IDENTITY,
     RecoveredJournal,
     Segment,
-    VoterIdentity,
     checkpoint_name,
+    create_segment,
     numbers_of,
     segment_name,
+    write_identity,
 )
 
-__all__ = ["Durability", "Journal", "create_segment", "write_identity"]
+__all__ = ["Durability", "Journal"]
 
 Durability = Literal["fsync", "os"]
 
 LARGEST = 4 << 20
 """Bytes of entries in a frame; more are split into several, unless one entry alone is larger."""
-RESERVE = 1 << 20
-"""Bytes at the end of the last segment that are written only while the disk is full."""
+RESERVE = 2 << 20
+"""Bytes at the end of the last segment that are written only while the disk is full: for starts,
+and for the results of 4,096 writes under way (``Limits.pending``), of up to 356 bytes each."""
 MANY = 64
 """Collected entries that are written and synced although nobody waits for them."""
 IDLE = 0.05
@@ -70,12 +70,6 @@ FIRST_WAIT, LONGEST_WAIT = 0.2, 2.0
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 _encode = msgspec.msgpack.Encoder().encode
-
-
-async def write_identity(files: Files, identity: VoterIdentity) -> None:
-    """Write the identity file.  Raises OSError."""
-    text = msgspec.json.format(msgspec.json.encode(identity.checked()))
-    await files.write_whole(IDENTITY, [text])
 
 
 class Journal:
@@ -223,8 +217,7 @@ class Journal:
         """Let this segment grow if a frame does not fit or would use the reserve.
 
         Without room, let it use the reserve, but at most half of what is left of it.  A larger
-        frame raises OSError.  It is written in parts; if it is a single entry, the voter ends, and
-        the next one still has the reserve.
+        frame raises OSError: it is written in parts, or the voter ends with some reserve left.
         """
         more = size - self._free + (RESERVE if self._spare is None else 0)
         if more <= 0:
@@ -497,14 +490,3 @@ class Journal:
             "checkpoint_seq": checkpoint[0] if checkpoint else 0,
             "checkpoint_bytes": checkpoint[2] if checkpoint else 0,
         }
-
-
-async def create_segment(
-    files: Files, identity: VoterIdentity, number: int, size: int
-) -> tuple[JournalFile, Segment]:
-    """Set a segment aside and sync its head."""
-    head = pack_segment_head(identity.owner, number)
-    file = await files.create(segment_name(number), size)
-    file.append(head)
-    await file.sync()
-    return file, Segment(number, 0, len(head), size)

@@ -34,7 +34,7 @@ from guests.protocol.wire import EMPTY_HISTORY
 from voter.core.entries import Base, Entry, Record, Settled, Void
 from voter.core.order import history_after
 from voter.errors import JournalError
-from voter.journal.files import INCOMPLETE, Files
+from voter.journal.files import INCOMPLETE, Files, JournalFile
 from voter.journal.format import (
     COPIES,
     FRAME_HEAD,
@@ -44,6 +44,7 @@ from voter.journal.format import (
     check_format,
     decode_entries,
     find_frame,
+    pack_segment_head,
     proved,
     read_checkpoint,
     read_segment_head,
@@ -51,8 +52,8 @@ from voter.journal.format import (
 )
 
 __all__ = [
-    "IDENTITY", "RecoveredJournal", "VoterIdentity", "Segment", "checkpoint_name", "numbers_of",
-    "read_identity", "recover", "segment_name",
+    "IDENTITY", "RecoveredJournal", "VoterIdentity", "Segment", "checkpoint_name",
+    "create_segment", "numbers_of", "read_identity", "recover", "segment_name", "write_identity",
 ]  # fmt: skip
 
 IDENTITY = "identity.json"
@@ -170,6 +171,23 @@ class RecoveredJournal(msgspec.Struct):
     copy: bytes = b""  # the last frame, if only one copy of it is whole: it is written once more
     checkpoint: tuple[int, int, int] | None = None  # seq, segment it needs, size of its state
     notes: list[str] = []  # what was damaged or dropped
+
+
+async def write_identity(files: Files, identity: VoterIdentity) -> None:
+    """Write the identity file.  Raises OSError."""
+    text = msgspec.json.format(msgspec.json.encode(identity.checked()))
+    await files.write_whole(IDENTITY, [text])
+
+
+async def create_segment(
+    files: Files, identity: VoterIdentity, number: int, size: int
+) -> tuple[JournalFile, Segment]:
+    """Set a segment aside and sync its head."""
+    head = pack_segment_head(identity.owner, number)
+    file = await files.create(segment_name(number), size)
+    file.append(head)
+    await file.sync()
+    return file, Segment(number, 0, len(head), size)
 
 
 async def recover(
