@@ -279,6 +279,7 @@ class Node:
         self.requests[self.tickets] = request
         before = self.engine.log.seq
         effects = self.feed(ev.Submit(self.tickets, request, b"me", read_only))
+        effects = [effect for effect in effects if not isinstance(effect, ev.Push)]
         if isinstance(effects[0], ev.Fail):
             # Fail-safe: a refused request gets no place and is sent to nobody.
             assert effects[0].failure in (Failure.NOT_EXECUTED, Failure.OVERLOAD)
