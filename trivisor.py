@@ -108,6 +108,8 @@ GUARDED = frozenset(
 The daemons `voter`, `function` and `supervise` are not among them: systemd and the watchdog know
 them by their pid.  Their children end with them.
 """
+UNCOMPILED = frozenset({"simulate"})
+"""Commands that run the sources themselves unless TRIVISOR_PURE=0 (see ``guests.compiled``)."""
 OURS = frozenset({"deploy", "faultinject", "guests", "voter"})
 
 # Exit codes of errors of the packages below, by the qualified name of the class or of a base.
@@ -202,6 +204,8 @@ def main(arguments: list[str] | None = None) -> None:
     words = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in words[:1]
     name = next((word for word in words if not word.startswith("-")), "")
+    if name in UNCOMPILED and "guests" not in sys.modules:
+        os.environ.setdefault("TRIVISOR_PURE", "1")
     if arguments is None and name in GUARDED:
         guard_command(leaves=name == "up", after_failure=_sweep)
     try:

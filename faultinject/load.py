@@ -24,9 +24,13 @@ __all__ = [
     "percentile",
     "pipelined",
     "summarize",
+    "sustained_rate",
     "timed",
     "window",
 ]
+
+SUSTAINED = 0.05
+"""Seconds of median latency at which arrivals are no longer sustained."""
 
 Start = Callable[[], "asyncio.Future[Any]"]
 
@@ -78,12 +82,16 @@ async def pipelined(start: Start, number: int, in_flight: int) -> float:
     def on_end(future: asyncio.Future[Any]) -> None:
         nonlocal ended
         ended += 1
-        error = future.exception()
-        if error is not None and not done.done():
+        error = None if future.cancelled() else future.exception()
+        if done.done():
+            return  # an error, or the run was canceled
+        if future.cancelled():
+            done.cancel()
+        elif error is not None:
             done.set_exception(error)
         elif started < number:
             start_next()
-        elif ended == number and not done.done():
+        elif ended == number:
             done.set_result(None)
 
     began = time.perf_counter()
@@ -189,6 +197,26 @@ class Arrivals:
             self.due_latencies.append((due, time.perf_counter() - due))
         if not self._in_flight:
             self._idle.set()
+
+
+async def sustained_rate(start: Start, *, seconds: float = 1.5, steps: int = 6) -> float:
+    """Return the most requests a second that arrivals at fixed times sustain: bisection.
+
+    A rate is sustained if the median latency of the second half of a window of so many ``seconds``
+    is at most ``SUSTAINED`` and no request fails: then no queue builds up.
+    """
+    high = await pipelined(start, 1024, 64)
+    low = high / 32
+    for _ in range(steps):
+        rate = (low * high) ** 0.5
+        tried = await window(start, rate, seconds)
+        half = tried.began + seconds / 2
+        late = [latency for due, latency in tried.due_latencies if due >= half]
+        if late and not tried.failed and percentile(late, 0.5) <= SUSTAINED:
+            low = rate
+        else:
+            high = rate
+    return low
 
 
 async def window(start: Start, rate: float, seconds: float) -> Arrivals:

@@ -8,4 +8,8 @@ standard library only, because the image build copies them into the guest.  On t
 
 from __future__ import annotations
 
+from guests import compiled
+
 __all__: list[str] = []
+
+compiled.load()

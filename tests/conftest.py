@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+# Tests run the sources themselves, unless TRIVISOR_PURE=0 asks for the compiled modules.
+os.environ.setdefault("TRIVISOR_PURE", "1")
+
 from tests.hosts.container import Container, cached_root
 from tests.hosts.package import build_package
 from tests.project.tree import ROOT

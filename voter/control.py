@@ -24,6 +24,7 @@ from typing import Any
 
 import msgspec
 
+from guests import compiled
 from guests.protocol.message import Reply
 from voter.config import Timing
 from voter.core import events as ev
@@ -91,6 +92,8 @@ class VoterControlServer(HttpFrontEnd):
                 "started": _STARTED,
                 "listening": self._listening,
                 "waiting": self._runner.waiting,
+                "compiled": compiled.COMPILED,
+                "not_compiled_because": compiled.REASON,
             }
             connection.answer(_json(voter | describe(self._runner)))
         elif parts[0] == "events":
@@ -170,7 +173,8 @@ def describe(runner: Runner) -> dict[str, Any]:
                 "epoch": f"{replica.epoch:016x}",
                 "incarnation": replica.incarnation,
                 "service": welcome.service if welcome else None,
-                "build": welcome.build if welcome else None,
+                "build": welcome.build.removesuffix(compiled.MARK) if welcome else None,
+                "compiled": welcome.build.endswith(compiled.MARK) if welcome else None,
                 "lag": replica.requests,
                 "dissents": replica.dissents,
                 "incarnations_ended": replica.incarnations_ended,

@@ -37,6 +37,7 @@ from deploy.host.scratch import ScratchDirectory, find_abandoned
 from deploy.machine.spec import EMBED
 from deploy.node.configuration import check_paths
 from deploy.node.records import Layout, Settings, cache_directory
+from guests import compiled
 from guests.image import ImageError, packages_at_hand
 from guests.image.sources import debian_sources
 from voter.commands.terminal import CommandError, ExitCode, console, print_json, quiet_logs
@@ -97,6 +98,7 @@ def host_checks(directory: Path | None, connect: str = EMBED) -> dict[str, Calla
         "system": _system,
         "python": _python,
         "libraries": _libraries,
+        "compiled modules": _compiled,
     }
     for program in PROGRAMS:
         checks[program] = partial(_program, program)
@@ -140,6 +142,14 @@ def _system() -> HostCheck:
 
 def _python() -> HostCheck:
     return _ok("python", f"{platform.python_version()} {sys.executable}")
+
+
+def _compiled() -> HostCheck:
+    check = "compiled modules"
+    if compiled.COMPILED:
+        return _ok(check, "voter and agents run them")
+    remedy = "" if compiled.pure() else "; in a checkout, `./run setup` makes them"
+    return _ok(check, f"voter and agents run pure Python: {compiled.REASON}{remedy}")
 
 
 def _libraries() -> HostCheck:

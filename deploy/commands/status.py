@@ -139,12 +139,18 @@ def _voter_line(voter: dict[str, Any]) -> str:
     facts = [f"process {voter['pid']}" if voter["pid"] else "does not run"]
     if voter["restarts"]:
         facts.append(_count(voter["restarts"], "restart"))
+    if voter.get("compiled") is not None:
+        facts.append(_code(voter["compiled"]))
     if counters:
         facts.append(_count(counters.get("requests", 0), "request"))
         facts.append(f"{_count(counters.get('masked', 0), 'fault')} masked")
     elif voter["pid"]:
         facts.append("does not answer yet")
     return ", ".join(facts) + (f" - {voter['problem']}" if voter["problem"] else "")
+
+
+def _code(compiled: bool) -> str:
+    return "compiled" if compiled else "pure Python"
 
 
 def _journal_line(journal: dict[str, Any]) -> str:
@@ -170,7 +176,7 @@ def guest_table(state: dict[str, Any]) -> Table:
     from rich.markup import escape  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
-    table = Table("guest", "state", "process", "machine", "dissents", "repairs", "remarks")
+    table = Table("guest", "state", "process", "machine", "agent", "dissents", "repairs", "remarks")
     for guest in state["guests"]:
         replica, repairs, fault = guest["replica"], guest["repairs"], guest["fault"]
         remarks = []
@@ -197,6 +203,7 @@ def guest_table(state: dict[str, Any]) -> Table:
             f"[{colour}]{guest['state']}[/]",
             str(guest["pid"] or "-"),
             guest["vm"],
+            "-" if replica.get("compiled") is None else _code(replica["compiled"]),
             str(replica.get("dissents") or 0),
             str(repairs["count"]),
             escape("; ".join(remarks)),

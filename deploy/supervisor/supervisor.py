@@ -59,6 +59,11 @@ CONSOLE_LINES = 500
 
 _log = structlog.get_logger(__name__)
 
+REPLICA_FACTS = (
+    "state", "reason", "incarnation", "lag", "dissents", "incarnations_ended", "compiled",
+)  # fmt: skip
+"""What the status of a guest shows of the voter's status of its replica."""
+
 
 class Supervisor:
     """Runs one node.  ``serve`` runs it; the other methods serve the control socket.
@@ -470,7 +475,7 @@ class Supervisor:
             "follow": voter.get("follow"),
             "voter": {
                 **self._voter.describe(),
-                "seq": voter.get("seq"),
+                **{key: voter.get(key) for key in ("seq", "compiled", "not_compiled_because")},
                 "counters": voter.get("counters", {}),
             },
             "guests": [self._describe(name, now) for name in self.guests],
@@ -485,17 +490,7 @@ class Supervisor:
             "state": vm if vm != "ready" else voting or vm,
             "pid": guest.pid,
             "vm": vm,
-            "replica": {
-                key: replica.get(key)
-                for key in (
-                    "state",
-                    "reason",
-                    "incarnation",
-                    "lag",
-                    "dissents",
-                    "incarnations_ended",
-                )
-            },
+            "replica": {key: replica.get(key) for key in REPLICA_FACTS},
             "fault": None if fault is None else msgspec.to_builtins(fault),
             "repairs": self._repairer.describe(name, now),
         }

@@ -6,6 +6,7 @@ Both are as cheap as Python allows, so that a target's own cost dominates what i
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from typing import cast
 
 from guests.protocol import wire
@@ -20,9 +21,9 @@ class BareLink(asyncio.Protocol):
 
     EPOCH = 0xBA5E
 
-    def __init__(self, request: bytes) -> None:
+    def __init__(self, requests: Iterator[bytes]) -> None:
         loop = asyncio.get_running_loop()
-        self._request = request
+        self._requests = requests
         self._decoder = Decoder()
         self._welcome: asyncio.Future[wire.Welcome] = loop.create_future()
         self._waiting: dict[int, asyncio.Future[bytes]] = {}
@@ -32,7 +33,9 @@ class BareLink(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     @classmethod
-    async def open(cls, address: Address, request: bytes, *, deadline: float = 10.0) -> BareLink:
+    async def open(
+        cls, address: Address, requests: Iterator[bytes], *, deadline: float = 10.0
+    ) -> BareLink:
         """Connect and shake hands, again each second until the agent answers.
 
         Raises TimeoutError after ``deadline`` seconds.
@@ -40,7 +43,7 @@ class BareLink(asyncio.Protocol):
         hello = encode(FrameKind.HELLO, cls.EPOCH, 0, wire.PROTOCOL.to_bytes(2) + b"\0")
         async with asyncio.timeout(deadline):
             while True:
-                link = cls(request)
+                link = cls(requests)
                 await connect(address, lambda link=link: link)  # type: ignore[misc]
                 cast(asyncio.Transport, link._transport).write(hello)
                 try:
@@ -70,7 +73,7 @@ class BareLink(asyncio.Protocol):
         """Send the next order; the future gives its reply."""
         self._seq = seq = self._seq + 1
         history = seq.to_bytes(8)
-        payload = encode_order(0, self._history, history, b"bench", self._request)
+        payload = encode_order(0, self._history, history, b"bench", next(self._requests))
         self._history = history
         if not self._out:
             asyncio.get_running_loop().call_soon(self._flush)
@@ -137,25 +140,25 @@ class HttpPool:
     It allows as many requests in flight as it has connections.
     """
 
-    def __init__(self, connections: list[_HttpConnection], request: bytes) -> None:
+    def __init__(self, connections: list[_HttpConnection], requests: Iterator[bytes]) -> None:
         self._all = connections
         self._free = list(connections)
-        self._request = request
+        self._requests = requests
 
     @classmethod
-    async def open(cls, port: int, size: int, request: bytes) -> HttpPool:
+    async def open(cls, port: int, size: int, requests: Iterator[bytes]) -> HttpPool:
         """Open ``size`` connections to a port of this host.  Raises OSError."""
         loop = asyncio.get_running_loop()
         connections = []
         for _ in range(size):
             _, connection = await loop.create_connection(_HttpConnection, "127.0.0.1", port)
             connections.append(connection)
-        return cls(connections, request)
+        return cls(connections, requests)
 
     def start(self) -> asyncio.Future[bytes]:
-        """Make the request on a free connection."""
+        """Make the next request on a free connection."""
         connection = self._free.pop()
-        future = connection.start(self._request)
+        future = connection.start(next(self._requests))
         future.add_done_callback(lambda _: self._free.append(connection))
         return future
 

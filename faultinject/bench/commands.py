@@ -11,14 +11,17 @@ import msgspec
 
 from deploy.host.files import write_json
 from deploy.node.records import DURABILITY_GUARANTEES, Durability
+from faultinject.bench.figures import FIGURES
 from faultinject.results.guest_capacity import CrowdPlan
 from guests.service import SHIPPED
 from voter.commands.parameters import (
     MEMORY,
     SEED,
+    Choice,
     Integer,
     Number,
     existing_directory,
+    existing_file,
     output_file,
 )
 from voter.commands.terminal import ExitCode, print_json, quiet_logs, warn
@@ -84,57 +87,72 @@ def _finish(report: msgspec.Struct, out: Path | None, as_json: bool) -> ExitCode
     return ExitCode.OK
 
 
+def _checkout(
+    _context: click.Context, _parameter: click.Parameter, value: Path | None
+) -> Path | None:
+    """Check that a directory is a checkout of this project."""
+    wanted = ("faultinject/bench/rig.py", "guests/agent", "voter/client")
+    missing = [name for name in wanted if value is not None and not (value / name).exists()]
+    if missing:
+        raise click.BadParameter(
+            f"{str(value)!r} has no {missing[0]}: give the directory of another checkout, for "
+            "example of `git worktree add OLD d879bba`"
+        )
+    return value
+
+
 @click.group(invoke_without_command=True)
-@click.option("--rounds", type=Integer(1, 100), default=3, show_default=True)
-@click.option("--requests", type=Integer(200, 1_000_000), default=4000, show_default=True,
-              help="Requests for each target in each round.")  # fmt: skip
-@click.option("--pairs", type=Integer(1, 100), default=3, show_default=True,
-              help="Pairs of windows (quiet, faulty) for each kind of failure.")  # fmt: skip
-@click.option("--idle", type=Integer(0, 100_000), default=10_000, show_default=True,
-              help="Idle HTTP connections to hold; 0 skips this.")  # fmt: skip
+@click.option("--minutes", type=Number(1, 600), default=15, show_default=True,
+              help="How long the whole run may take; more minutes give more rounds.")  # fmt: skip
+@click.option("--quick", is_flag=True,
+              help="Few rounds and a small state: shows that all of it works.")  # fmt: skip
+@click.option("--only", type=Choice(sorted(FIGURES)), multiple=True, metavar="FIGURE",
+              help=f"Measure only this figure; may be repeated. One of {', '.join(FIGURES)}.",
+              )  # fmt: skip
+@click.option("--compare", type=existing_directory(), metavar="CHECKOUT", callback=_checkout,
+              help="Measure also the build in this checkout, in the same rounds.")  # fmt: skip
 @_seed
 @_accel
-@_durability("none")
+@_data
 @_outputs
 @click.pass_context
 def bench(
-    context: click.Context, /, out: Path | None, as_json: bool, **options: Any
+    context: click.Context,
+    /,
+    compare: Path | None,
+    data: Path | None,
+    out: Path | None,
+    as_json: bool,
+    **options: Any,
 ) -> ExitCode | None:
-    """Compare voting with its peers on real guests, or run one of the commands below.
+    """Measure the speed of voting, compared with its peers and with what is to reach.
 
-    \b
-    a  one guest's bare link            d  a plain aiohttp proxy, one process replica
-    b  native client, three guests      e  HAProxy, the same replica
-    c  HTTP, three guests               f  native client, three exec: process replicas
+    All figures are measured side by side in one run, on this host.  After Ctrl-C, what is finished
+    is printed and stored.  Or run one of the commands below.
     """
     if context.invoked_subcommand is not None:
         return None
-    from faultinject.bench.comparison import BenchPlan, run_bench  # noqa: PLC0415
+    from faultinject.bench.bench_report import BenchPlan  # noqa: PLC0415 - slow
+    from faultinject.bench.comparison import run_bench  # noqa: PLC0415
 
     quiet_logs()
-    return _finish(run_bench(BenchPlan(**options), _progress(as_json)), out, as_json)
+    report = run_bench(BenchPlan(**options), _progress(as_json), compare=compare, scratch=data)
+    _finish(report, out, as_json)
+    if report.interrupted:
+        return ExitCode.INTERRUPTED
+    return ExitCode.FAILED if report.missing else ExitCode.OK
 
 
 @bench.command()
-@click.option("--rounds", type=Integer(1, 100), default=5, show_default=True)
-@click.option("--requests", type=Integer(200, 1_000_000), default=6000, show_default=True,
-              help="Requests for each target in each round, 64 in flight; a quarter of them "
-              "again with one in flight.")  # fmt: skip
-@_keys
-@_seed
-@_data
-@_outputs
-def durability(data: Path | None, out: Path | None, as_json: bool, **options: Any) -> ExitCode:
-    """Compare the durabilities none, os and fsync, and etcd.
+@click.argument("file", type=existing_file())
+@click.option("--out", type=output_file(".svg", ".png"), required=True,
+              help="The picture to write (.svg or .png).")  # fmt: skip
+def draw(file: Path, out: Path) -> ExitCode:
+    """Draw the ratios in FILE, a result of `trivisor bench`, with what is to reach as marks."""
+    from faultinject.bench.drawing import draw_report  # noqa: PLC0415 - slow to import
 
-    The replicas are processes.  etcd has three members on loopback that sync each write; it is left
-    out if it, or its client grpcio, is not installed.
-    """
-    from faultinject.bench.durability import DurabilityPlan, run_durability  # noqa: PLC0415
-
-    quiet_logs()
-    report = run_durability(DurabilityPlan(**options), _progress(as_json), data)
-    return _finish(report, out, as_json)
+    draw_report(file, out)
+    return ExitCode.OK
 
 
 @bench.command()

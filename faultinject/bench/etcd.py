@@ -129,6 +129,7 @@ class EtcdWriters:
     @classmethod
     def open(cls, port: int, connections: int, keys: list[bytes], value: bytes) -> EtcdWriters:
         """Return writers of ``value`` to ``keys`` in turn; grpcio connects at the first put."""
+        os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"  # it would report each process start
         from grpc import aio  # noqa: PLC0415 - slow to load
 
         # Without this option all channels to one address share a connection.

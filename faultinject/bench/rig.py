@@ -13,7 +13,15 @@ import signal
 import socket
 import sys
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+)
 from itertools import cycle
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
@@ -69,9 +77,9 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-def puts(keys: int) -> Iterator[bytes]:
+def puts(keys: int, headers: Iterable[tuple[str, str]] = ()) -> Iterator[bytes]:
     """Return an endless iterator over requests that store ``BODY`` under so many keys in turn."""
-    return cycle([encode_request("PUT", f"/kv/key-{n:05d}", (), BODY) for n in range(keys)])
+    return cycle([encode_request("PUT", f"/kv/key-{n:05d}", headers, BODY) for n in range(keys)])
 
 
 class ChildProcesses:

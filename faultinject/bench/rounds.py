@@ -1,106 +1,53 @@
 """Rounds: every target is measured once in a round, in random order.
 
 Whatever slows this machine for a while then slows all targets alike.  A ratio of two targets is
-taken within a round, and the median over rounds is reported.
+taken within a round, and the median over rounds is reported.  So many short rounds are better than
+a few long ones.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from random import Random
-from statistics import median
-from typing import Literal, NamedTuple, Protocol, TypeVar
+from typing import TypeVar
 
-__all__ = ["IN_FLIGHT", "Goal", "Measured", "medians", "ratios", "run_rounds"]
+__all__ = ["IN_FLIGHT", "ratios", "run_rounds"]
 
 IN_FLIGHT = 64
 """Requests in flight while throughput is measured."""
 
-
-class Measured(Protocol):
-    """One target in one round."""
-
-    @property
-    def target(self) -> str:
-        """Its name."""
-
-    @property
-    def p50(self) -> float:
-        """The median latency with one request in flight, seconds."""
-
-    @property
-    def rate(self) -> float:
-        """Requests a second with 64 in flight."""
-
-
-M = TypeVar("M", bound=Measured)
-
-
-class Goal(NamedTuple):
-    """A ratio of two targets, and the value to reach: 0 if the ratio is only reported.
-
-    A latency has to be at most the value, a rate at least.
-    """
-
-    measure: Literal["p50", "rate"]
-    upper: str
-    lower: str
-    reach: float = 0.0
-
-    def reached(self, value: float) -> bool:
-        """Return whether a measured ratio meets the goal."""
-        return value <= self.reach if self.measure == "p50" else value >= self.reach
-
-    def describe(self) -> str:
-        """Return the goal in words; an empty string without one."""
-        bound = "at most" if self.measure == "p50" else "at least"
-        return f"{bound} {self.reach:g}" if self.reach else ""
-
-    def of(self, measured: Measured) -> float:
-        """Return the figure that the ratio is made of."""
-        return measured.p50 if self.measure == "p50" else measured.rate
+M = TypeVar("M")
 
 
 async def run_rounds(
     names: Sequence[str],
-    measure: Callable[[str, int], Awaitable[M]],
+    measure: Callable[[str], Awaitable[M]],
+    done: list[dict[str, M]],
     *,
-    rounds: int,
-    seed: int,
-    progress: Callable[[str], None],
-) -> list[list[M]]:
-    """Call ``measure(name, round)`` for each target in each round; return results by round.
+    random: Random,
+    seconds: float,
+    least: int,
+) -> None:
+    """Call ``measure(name)`` for each target in each round, and append each complete round.
 
-    The results of a round are in the order of ``names``.
+    The last round ends within ``seconds``, as far as the rounds before predict it; but at least so
+    many are run.
     """
-    random = Random(seed)
-    results = []
-    for at in range(rounds):
-        done: dict[str, M] = {}
-        for name in random.sample(sorted(names), len(names)):
-            progress(f"round {at + 1} of {rounds}: {name}")
-            done[name] = await measure(name, at)
-        results.append([done[name] for name in names])
-    return results
+    began = time.monotonic()
+    number = 0
+    while number < least or (time.monotonic() - began) * (number + 1) / number <= seconds:
+        results = {name: await measure(name) for name in random.sample(names, len(names))}
+        done.append({name: results[name] for name in names})
+        number += 1
 
 
-def medians(rounds: Sequence[Sequence[M]], value: Callable[[M], float]) -> dict[str, float]:
-    """Return the median over rounds of a figure, by target."""
-    return {
-        series[0].target: median(value(each) for each in series)
-        for series in zip(*rounds, strict=True)
-    }
-
-
-def ratios(goals: Mapping[str, Goal], rounds: Sequence[Sequence[Measured]]) -> dict[str, float]:
-    """Return the median over rounds of each ratio whose two targets were measured."""
-    found = {}
-    for name, goal in goals.items():
-        values = []
-        for done in rounds:
-            figures = {each.target: goal.of(each) for each in done}
-            if goal.upper in figures and goal.lower in figures:
-                values.append(figures[goal.upper] / figures[goal.lower])
-        if values:
-            found[name] = median(values)
-    return found
+def ratios(
+    rounds: Sequence[Mapping[str, M]], figure: Callable[[M], float], upper: str, lower: str
+) -> list[float]:
+    """Return the ratio of two targets in each round in which both were measured."""
+    return [
+        figure(each[upper]) / figure(each[lower])
+        for each in rounds
+        if upper in each and lower in each
+    ]

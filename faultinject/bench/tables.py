@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import singledispatch
+from statistics import median
 
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
-from deploy.node.records import DURABILITY_GUARANTEES
-from faultinject.bench import comparison, durability
-from faultinject.bench.comparison import BenchReport
-from faultinject.bench.durability import DurabilityReport
+from faultinject.bench.bench_report import BenchReport
+from faultinject.bench.figures import FIGURES, number
 from faultinject.bench.memory import MemoryReport
-from faultinject.bench.rounds import Goal
 from faultinject.bench.transfer import TransferReport
 from faultinject.host_facts import DiskFacts
 from faultinject.results.guest_capacity import CrowdReport
@@ -22,8 +19,8 @@ from voter.commands.terminal import console, warn
 __all__ = ["show"]
 
 MIB = 1 << 20
-RECOVERY_GOALS = {"freeze": 0.5, "kill": 3.0}
-"""Seconds until a guest votes again, by kind of failure."""
+BUSY = 0.1
+"""Share of the processors from which on other programs are reported: they change ratios, too."""
 DURING_GOAL = 2.0
 """How many times larger p99 may be during a transfer."""
 
@@ -38,15 +35,6 @@ def show(report: object) -> None:
     raise TypeError(f"no table for {type(report).__name__}")
 
 
-def _show_ratios(goals: Mapping[str, Goal], measured: Mapping[str, float]) -> None:
-    table = Table("ratio", "measured", "to reach", "reached")
-    for name, value in measured.items():
-        goal = goals[name]
-        reached = _yes(goal.reached(value)) if goal.reach else ""
-        table.add_row(name, f"{value:.2f}", goal.describe(), reached)
-    console().print(table)
-
-
 def _show_disk(disk: DiskFacts) -> None:
     console().print(f"[dim]{disk}[/]")
     if disk.volatile:
@@ -55,62 +43,69 @@ def _show_disk(disk: DiskFacts) -> None:
 
 @show.register
 def _(report: BenchReport) -> None:
-    out, found = console(), report.comparison
-    table = Table("target", "p50, 1 in flight", "requests/s, 64 in flight")
-    for name, p50 in found.p50.items():
-        table.add_row(name, f"{p50 * 1e6:.0f} us", f"{found.rate[name]:.0f}")
+    out, measured = console(), report.measured
+    columns = (Column(name, no_wrap=True) for name in ("measured", "to reach (aim)", "reached"))
+    table = Table(
+        "figure", *columns,
+        caption="at 64: 64 requests in flight; p50: 1 in flight; (quartiles of rounds or tries)",
+    )  # fmt: skip
+    for figure in FIGURES:
+        chosen = [each for each in report.values if each.figure == figure]
+        if chosen:
+            table.add_row(f"[bold]{figure}[/]")
+        for each in chosen:
+            quartiles = f" ({number(each.low)} to {number(each.high)})" if each.count > 1 else ""
+            bound = ""
+            if each.reach is not None:
+                aim = f" ({number(each.aim)})" if each.aim is not None else ""
+                bound = f"{'<=' if each.at_most else '>='} {number(each.reach)}{aim}"
+            table.add_row(
+                f"  {escape(each.name)}",
+                f"{number(each.value)}{' ' if each.unit else ''}{each.unit}{quartiles}",
+                bound,
+                "" if each.reached is None else _yes(each.reached),
+            )
+        if chosen:
+            table.add_section()
     out.print(table)
-    _show_ratios(comparison.GOALS, found.ratios)
-    for each in report.disturbances:
-        out.print(
-            f"{each.kind} of a guest at {each.rate:.0f} requests/s: p99.9 "
-            f"{each.added * 1e3:+.1f} ms (median of {len(each.quiet)} pairs, worst "
-            f"{each.worst * 1e3:+.1f} ms), {each.failed} failed  (to reach: +50 ms, 0)"
-        )
-        for failures in each.failures:
+    rates = Table("target", "/s at 64", "p50", "8 ms pauses", "processor, us a request",
+                  title="medians over rounds")  # fmt: skip
+    for rounds in (measured.processes, measured.guests):
+        for target in rounds[0] if rounds else ():
+            loads = {load: [each[target][load] for each in rounds] for load in rounds[0][target]}
+            p50s = [
+                f"{median(each.p50 for each in loads[load]) * 1e6:.0f} us" if load in loads else ""
+                for load in ("one", "paused")
+            ]
+            costs = [
+                f"{role} {median(each.processor[role] for each in loads['many']) * 1e6:.0f}"
+                for role in loads["many"][0].processor
+            ]
+            rate = median(each.rate for each in loads["many"])
+            rates.add_row(target, f"{rate:.0f}", *p50s, ", ".join(costs))
+    if rates.row_count:
+        out.print(rates)
+    for disturbance in measured.disturbances:
+        for failures in disturbance.failures:
             out.print(f"[red]  {escape(str(failures))}[/]")
-    for done in report.recoveries:
-        tries = ", ".join(f"{value:.2f}" for value in done.seconds)
+    if measured.arrivals:
+        out.print(f"unpipelined arrivals sustain {measured.arrivals:.0f} requests/s")
+    if (idle := measured.idle) is not None:
+        held = "all answer" if idle.answered else "[red]not all answer[/]"
         out.print(
-            f"voting again after {done.kind}, {done.keys} keys: {tries} s  "
-            f"(to reach: {RECOVERY_GOALS[done.kind]:g} s)"
+            f"{idle.connections} idle connections: {held}, voter at {idle.holding / MIB:.0f} MiB"
         )
-    if report.idle is not None:
-        out.print(
-            f"{report.idle.connections} idle connections: {report.idle.each / 1024:.1f} KiB "
-            f"each, voter at {report.idle.holding / MIB:.0f} MiB"
-        )
-    out.print(f"durability of the voters: {report.plan.durability}")
-    out.print(f"[dim]{report.host}[/]")
-
-
-@show.register
-def _(report: DurabilityReport) -> None:
-    out = console()
-    table = Table("target", "1: /s", "p50", "p99", "64: /s", "p50", "p99",
-                  title="medians over rounds, with 1 and with 64 in flight")  # fmt: skip
-    cost = Table("target", "voter or etcd", "replicas", "driver",
-                 title="processor time with 64 in flight, us a request")  # fmt: skip
-    driver = {}
-    for line in durability.summary(report.rounds):
-        cells = [f"{line.one.rate:.0f}", *(f"{v * 1e6:.0f} us" for v in line.one.latency[:2])]
-        cells += [f"{line.rate:.0f}", *(f"{v * 1e3:.1f} ms" for v in line.many.latency[:2])]
-        table.add_row(line.target, *cells)
-        busy = {name: share / line.rate * 1e6 for name, share in line.many_busy.items()}
-        driver[line.target] = busy.pop("driver")
-        costs = [f"{each:.0f}" for each in busy.values()]
-        cost.add_row(line.target, *costs, *[""] * (2 - len(costs)), f"{driver[line.target]:.0f}")
-    out.print(table)
-    out.print(cost)
-    _show_ratios(durability.GOALS, report.ratios)
-    out.print(f"etcd: {report.etcd}")
-    if durability.ETCD in driver:
-        out.print(
-            f"etcd's client takes {driver[durability.ETCD]:.0f} us of processor time a write, "
-            f"Trivisor's {driver['fsync']:.0f} us: with few processors this lowers etcd's rate"
-        )
-    for name, promise in DURABILITY_GUARANTEES.items():
-        out.print(f"[dim]{name}: {promise}[/]")
+    for name, reason in report.missing.items():
+        out.print(f"[red]not measured: {name}: {escape(reason)}[/]")
+    for stage, share in report.others.items():
+        if share > BUSY:
+            out.print(f"[red]other programs used {share:.0%} of the processors ({stage})[/]")
+    old = f", compared with {report.old}" if report.old else ""
+    out.print(
+        f"[dim]build {report.build}{old}; seed {report.plan.seed}; etcd {report.etcd or '-'}[/]"
+    )
+    for stage, mode in report.modes.items():
+        out.print(f"[dim]{stage}: {mode}[/]")
     out.print(f"[dim]{report.host}[/]")
     _show_disk(report.disk)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from faultinject.results.guest_capacity import Memory
 
-__all__ = ["Meter", "cpu_seconds", "family", "host_memory", "memory_of", "resident"]
+__all__ = ["HostShare", "Meter", "cpu_seconds", "family", "host_memory", "memory_of", "resident"]
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -79,6 +79,32 @@ def host_memory() -> tuple[int, int]:
     """Return the host's memory and the available part of it, bytes."""
     total, available = _sizes(Path("/proc/meminfo"), ("MemTotal", "MemAvailable"))
     return total, available
+
+
+class HostShare:
+    """Counts which share of the host's processors other programs use.
+
+    This command's processes are those below its guard (``deploy.host.guard``), to which orphans
+    fall: a QEMU that libvirt has detached, too.  What a hypervisor below this host takes (steal)
+    counts as others.
+    """
+
+    def __init__(self) -> None:
+        self._before = self._read()
+
+    @staticmethod
+    def _read() -> tuple[float, float, float]:
+        line = Path("/proc/stat").read_text().partition("\n")[0]
+        user, nice, system, _idle, _wait, irq, softirq, steal = map(int, line.split()[1:9])
+        busy = (user + nice + system + irq + softirq + steal) / _TICKS
+        return time.monotonic(), busy, cpu_seconds(family(os.getppid()))
+
+    def others(self) -> float:
+        """Return the share since the start, 0 to 1."""
+        began, busy, own = (
+            now - then for now, then in zip(self._read(), self._before, strict=True)
+        )
+        return round(max(0.0, busy - own) / (began * (os.cpu_count() or 1)), 3)
 
 
 class Meter:

@@ -128,7 +128,8 @@ CATALOGUE: dict[str, FaultKind] = dict([
           "the guest's virtual processor is stopped for most of each quarter of a second",
           _SLOWEST),
     _kind("corrupt-reply", FaultLayer.LINK,
-          "one byte of each reply is changed on the link, with a valid checksum",
+          "one byte of each reply (of one reply in each batch) is changed on the link, with a "
+          "valid checksum",
           _DISSENT, fails=True, needs=("proxy",)),
     _kind("corrupt-state", FaultLayer.MEMORY,
           "one bit of each copy of a canary's value in the guest's RAM is flipped (service kv "

@@ -1,8 +1,9 @@
 """Lies: how a proxy changes the bytes that come from a guest.  Pure functions of bytes and seed.
 
-A lie that changes frames gives them valid checksums, so that only the vote detects it.  It begins
-at the first whole frame that it sees.  When it ends, it passes on the frame that it has only in
-part.  So it damages no other frame.
+A lie that changes frames gives them valid checksums, so that only the vote detects it.  Of the
+replies in one REPLIES frame it changes one, which its seed selects.  It begins at the first whole
+frame that it sees.  When it ends, it passes on the frame that it has only in part.  So it damages
+no other frame.
 """
 
 from __future__ import annotations
@@ -74,8 +75,13 @@ class _FrameLie:
         self._tail = (self._tail + data)[-held:] if (held := self._decoder.held) else b""
         out = [before]
         for frame in frames:
-            if frame.kind in (FrameKind.REPLY, FrameKind.REPLIES):
-                out.append(self._change(frame))
+            if frame.kind == FrameKind.REPLY:
+                out += [
+                    encode(frame.kind, frame.epoch, seq, reply, frame.flags)
+                    for seq, reply in self._change(frame.seq, frame.payload)
+                ]
+            elif frame.kind == FrameKind.REPLIES:
+                out.append(self._change_one(frame))
             else:
                 out.append(encode(frame.kind, frame.epoch, frame.seq, frame.payload, frame.flags))
         return b"".join(out)
@@ -85,13 +91,42 @@ class _FrameLie:
         tail, self._tail, self._decoder = self._tail, b"", None
         return tail
 
-    def _change(self, frame: Frame) -> bytes:
-        raise NotImplementedError
+    def _change_one(self, frame: Frame) -> bytes:
+        """Change one of the replies in a REPLIES frame; return the frames that replace it.
 
-    def _send(self, frame: Frame, payload: bytes, *, seq: int | None = None) -> bytes:
-        self.count += 1
-        seq = frame.seq if seq is None else seq
-        return encode(frame.kind, frame.epoch, seq, payload, frame.flags)
+        Their numbers are taken to be consecutive, as they almost always are.
+        """
+        try:
+            replies = decode_replies(frame.payload)
+        except WireError:  # the guest is faulty itself
+            return encode(frame.kind, frame.epoch, frame.seq, frame.payload, frame.flags)
+        at = int.from_bytes(self._key(frame.seq)[-7:]) % len(replies)
+        seq = (frame.seq + at) % (1 << 64)
+        changed = self._change(seq, replies[at])
+        if [number for number, _ in changed] == [seq]:
+            replies[at] = changed[0][1]
+            payload = encode_replies(replies)
+            return encode(frame.kind, frame.epoch, frame.seq, payload, frame.flags)
+        out = []
+        if at:
+            before = encode_replies(replies[:at])
+            out.append(encode(frame.kind, frame.epoch, frame.seq, before, frame.flags))
+        out += [
+            encode(FrameKind.REPLY, frame.epoch, number, reply, frame.flags)
+            for number, reply in changed
+        ]
+        if replies[at + 1 :]:
+            after = encode_replies(replies[at + 1 :])
+            out.append(encode(frame.kind, frame.epoch, (seq + 1) % (1 << 64), after, frame.flags))
+        return b"".join(out)
+
+    def _key(self, seq: int) -> bytes:
+        """Return 16 bytes that are a function of the seed and a reply's number alone."""
+        return blake2b(self._seed + seq.to_bytes(8), digest_size=16).digest()
+
+    def _change(self, seq: int, reply: bytes) -> list[tuple[int, bytes]]:
+        """Return the replies (number, content) that the voter gets instead of one; count them."""
+        raise NotImplementedError
 
 
 def _has_header(data: bytes) -> bool:
@@ -116,72 +151,52 @@ def _frame_start(data: bytes) -> int:
     return len(data)
 
 
-class _ReplyLie(_FrameLie):
-    """Changes replies one by one, also those that come together in one frame."""
-
-    def _change(self, frame: Frame) -> bytes:
-        if frame.kind == FrameKind.REPLY:
-            payload = self._alter(frame.seq, frame.payload)
-        else:
-            try:
-                replies = decode_replies(frame.payload)
-            except WireError:  # the guest is faulty itself
-                payload = frame.payload
-            else:
-                altered = [self._alter(*each) for each in enumerate(replies, frame.seq)]
-                payload = encode_replies(altered)
-        return encode(frame.kind, frame.epoch, frame.seq, payload, frame.flags)
-
-    def _alter(self, seq: int, reply: bytes) -> bytes:
-        """Return what the voter gets instead of a reply; count it if it differs."""
-        raise NotImplementedError
-
-
-class CorruptReply(_ReplyLie):
+class CorruptReply(_FrameLie):
     """Changes one byte of each reply; of its body, if it is HTTP and has one.
 
     The byte and its new value are a function of the seed and the reply's number alone.
     """
 
-    def _alter(self, seq: int, reply: bytes) -> bytes:
+    def _change(self, seq: int, reply: bytes) -> list[tuple[int, bytes]]:
         self.count += 1
-        key = blake2b(self._seed + seq.to_bytes(8), digest_size=16).digest()
+        key = self._key(seq)
         if not reply:
-            return key[:1]
+            return [(seq, key[:1])]
         body = reply.find(b"\r\n\r\n") + 4
         first = body if 4 <= body < len(reply) else 0
         at = first + int.from_bytes(key[:8]) % (len(reply) - first)
         changed = reply[at] ^ (key[8] % 255 + 1)
-        return b"%b%c%b" % (reply[:at], changed, reply[at + 1 :])
+        return [(seq, b"%b%c%b" % (reply[:at], changed, reply[at + 1 :]))]
 
 
 class DropReply(_FrameLie):
     """Drops every reply."""
 
-    def _change(self, frame: Frame) -> bytes:
+    def _change(self, seq: int, reply: bytes) -> list[tuple[int, bytes]]:
         self.count += 1
-        return b""
+        return []
 
 
-class StaleReply(_ReplyLie):
+class StaleReply(_FrameLie):
     """Repeats the content of the first reply; counts the replies that this made wrong."""
 
     def __init__(self, seed: bytes) -> None:
         super().__init__(seed)
         self._first: bytes | None = None
 
-    def _alter(self, seq: int, reply: bytes) -> bytes:
+    def _change(self, seq: int, reply: bytes) -> list[tuple[int, bytes]]:
         if self._first is None:
             self._first = reply
         self.count += reply != self._first
-        return self._first
+        return [(seq, self._first)]
 
 
 class WrongSeq(_FrameLie):
-    """Gives each reply, or frame of replies, a number that is one too high."""
+    """Gives each reply a number that is one too high."""
 
-    def _change(self, frame: Frame) -> bytes:
-        return self._send(frame, frame.payload, seq=(frame.seq + 1) % (1 << 64))
+    def _change(self, seq: int, reply: bytes) -> list[tuple[int, bytes]]:
+        self.count += 1
+        return [((seq + 1) % (1 << 64), reply)]
 
 
 class Flood(_FrameLie):
@@ -191,13 +206,11 @@ class Flood(_FrameLie):
     SIZE = 1024
     """Payload bytes of each."""
 
-    def _change(self, frame: Frame) -> bytes:
-        noise = random.Random(self._seed + frame.seq.to_bytes(8)).randbytes(self.SIZE)
+    def _change(self, seq: int, reply: bytes) -> list[tuple[int, bytes]]:
+        self.count += self.COPIES
+        noise = random.Random(self._seed + seq.to_bytes(8)).randbytes(self.SIZE)
         # The numbers are far beyond any that the voter may have assigned by now.
-        return b"".join(
-            self._send(frame, noise, seq=(frame.seq + (1 << 32) + number) % (1 << 64))
-            for number in range(self.COPIES)
-        )
+        return [((seq + (1 << 32) + number) % (1 << 64), noise) for number in range(self.COPIES)]
 
 
 class Garbage:

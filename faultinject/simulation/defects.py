@@ -198,7 +198,7 @@ _ALL = (
                 "for frame in self._decoder.feed(data):",
                 "for frame in sorted(self._decoder.feed(data), key=lambda f: (f.kind, -f.seq)):",
             ),
-            ("guests.agent.incarnation", "if prev != self._history or ", "if "),
+            ("guests.agent.incarnation", "if order.prev != self._history or ", "if "),
         ),
     ),
     Defect(
@@ -211,7 +211,7 @@ _ALL = (
                 "if not read_only and seq <= self._last_seq and",
                 "if False and",
             ),
-            ("guests.agent.incarnation", "if prev != self._history or ", "if "),
+            ("guests.agent.incarnation", "if order.prev != self._history or ", "if "),
         ),
     ),
     Defect(
@@ -219,7 +219,7 @@ _ALL = (
         "a learner does not get the first write after its checkpoint, and applies the next one",
         ("Order",),
         (
-            ("guests.agent.incarnation", "if prev != self._history or ", "if "),
+            ("guests.agent.incarnation", "if order.prev != self._history or ", "if "),
             (
                 "voter.core.incarnations",
                 "replica.cursor = point.seq\n",

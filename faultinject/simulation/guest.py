@@ -25,10 +25,9 @@ from guests.services.kv import KeyValue
 
 __all__ = ["SimGuest", "Witness", "WitnessedService"]
 
-SLOW_REQUESTS = 0.02
-"""Part of the requests of a batch that make the agent send the replies that it has."""
 BUILD = "simulated"
-"""Hash of the empty history."""
+SLOW_REQUEST = 0.01
+"""Probability that a guest finds, when it reads its clock, that more than REPLIES_TIME passed."""
 
 
 class _Frozen(BaseException):
@@ -97,8 +96,8 @@ class SimGuest:
         self._loop = loop
         self._witness = witness
         self._random: Random = loop.random("guest", index)
-        self._work: Random = loop.random("work", index)
-        self._worked = 0.0
+        self._clock_random = loop.random("clock", index)
+        self._late = 0.0
         self._to_guest: Pipe | None = None
         self._to_host: Pipe | None = None
         self._connections = 0
@@ -151,15 +150,18 @@ class SimGuest:
         self.number += 1
         self._frozen = False
         self.incarnation = Incarnation(
-            self.service_class, self.number, BUILD, clock=self._working_time
+            self.service_class, self.number, BUILD, clock=self._read_clock
         )
         self._write(self.incarnation.announce())
 
-    def _working_time(self) -> float:
-        """Return the agent's clock.  Some requests take long, so that their batch is cut."""
-        if self._work.random() < SLOW_REQUESTS:
-            self._worked += 2 * REPLIES_TIME
-        return self._loop.time() + self._worked
+    def _read_clock(self) -> float:
+        """Return the guest's time.  Some requests take so long that their batch is answered late.
+
+        Simulated time does not pass while a guest works, so only its own clock shows this.
+        """
+        if self._clock_random.random() < SLOW_REQUEST:
+            self._late += 2 * REPLIES_TIME
+        return self._loop.time() + self._late
 
     def power_off(self) -> None:
         """End the guest: its QEMU is gone."""

@@ -2,8 +2,9 @@
 
 ``receive`` takes bytes from the link and yields the bytes to send.  HELLO opens an epoch; frames of
 other epochs are ignored.  ORDER carries one request together with the hash of the history before
-it.  A replica whose history is another refuses it: it applies nothing out of order.  The replies to
-writes are cached, so that a voter that lost them can send an ORDER again.
+it.  A replica whose history is another refuses it: it applies nothing out of order.  ORDERS carries
+several requests, which are applied as if each had come alone, and answered together.  The replies
+to writes are cached, so that a voter that lost them can send its requests again.
 
 MARKER captures the state (see ``capture``).  The digest, and the state if this replica is asked to
 keep it, are sent by ``poll`` as they become ready; requests are applied meanwhile.  RESTORE and the
@@ -16,13 +17,22 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from guests.agent.capture import Capture, CaptureError, InlineCapture, MakeCapture
 from guests.protocol import wire
 from guests.protocol.message import Reply, encode_reply
-from guests.protocol.wire import EMPTY_HISTORY, FETCH_AHEAD, STATE_PIECE, Decoder, FrameKind, encode
+from guests.protocol.wire import (
+    EMPTY_HISTORY,
+    FETCH_AHEAD,
+    REPLIES_SIZE,
+    REPLIES_TIME,
+    STATE_PIECE,
+    Decoder,
+    FrameKind,
+    encode,
+)
 from guests.service import Context, Service, answer
 
 __all__ = ["Incarnation"]
@@ -34,6 +44,10 @@ REPLIES, REPLY_BYTES = 4096, 8 << 20
 """Most replies to writes that are cached, and most bytes of them; the oldest are dropped first."""
 NO_EPOCH = -1
 """No frame has this epoch: before the first HELLO all frames are ignored."""
+
+
+class _Refusal(Exception):
+    """A request cannot be applied here; the text is the reason."""
 
 
 class _AppliedWrite(NamedTuple):
@@ -74,7 +88,7 @@ class Incarnation:
     """One start of the service behind a link.
 
     ``number`` counts the starts since boot.  ``make_capture`` captures the state at a marker.
-    ``clock`` gives steady seconds.
+    ``clock`` returns seconds: answers of a long batch are yielded every REPLIES_TIME seconds.
     """
 
     def __init__(
@@ -89,7 +103,6 @@ class Incarnation:
         self._service = service_class()
         self._number = number
         self._build = build
-        self._clock = clock
         self._decoder = Decoder()
         self._epoch = NO_EPOCH
         self._index = wire.NO_KEEPER
@@ -97,6 +110,8 @@ class Incarnation:
         self._last_seq = 0
         self._history = EMPTY_HISTORY
         self._replies = _ReplyCache()
+        self._clock = clock
+        self._yielded = 0.0  # when the last answers were yielded, by the clock
         self._make_capture = make_capture
         self._capture: Capture | None = None
         self._capture_seq = 0  # number of its marker
@@ -139,33 +154,37 @@ class Incarnation:
         """
         out: list[bytes] = []
         size = 0
+        self._yielded = self._clock()
         for frame in self._decoder.feed(data):
-            if frame.kind == FrameKind.HELLO:
-                reply = self._welcome(frame)
-            elif frame.epoch != self._epoch:
-                continue  # sent before the guest was reverted to a snapshot
-            elif frame.kind == FrameKind.ORDER:
-                reply = self._apply(frame)
-            elif frame.kind == FrameKind.ORDERS:
-                for reply in self._apply_all(frame):
-                    if out:
-                        yield b"".join(out)
-                        out, size = [], 0
-                    out.append(reply)
-                continue
-            else:
-                reply = self._handle(frame)
-            out.append(reply)
-            size += len(reply)
-            if size > WRITE_SIZE:
-                yield b"".join(out)
-                out, size = [], 0
+            for reply in self._answers(frame):
+                out.append(reply)
+                size += len(reply)
+                if size > WRITE_SIZE or self._is_late():
+                    yield b"".join(out)
+                    out, size = [], 0
+                    self._yielded = self._clock()
         out.append(self.poll())
         if any(out):
             yield b"".join(out)
 
+    def _is_late(self) -> bool:
+        """Return whether the voter has waited for answers for so long that it must get some."""
+        return self._clock() - self._yielded > REPLIES_TIME
+
+    def _answers(self, frame: wire.Frame) -> Iterable[bytes]:
+        """Act on a frame; return its answers, or an iterator that acts and yields them."""
+        if frame.kind == FrameKind.HELLO:
+            return (self._welcome(frame),)
+        if frame.epoch != self._epoch:
+            return ()  # sent before the guest was reverted to a snapshot
+        if frame.kind == FrameKind.ORDER:
+            return (self._apply_order(frame),)
+        if frame.kind == FrameKind.ORDERS:
+            return self._apply_orders(frame)
+        return (self._handle(frame),)
+
     def _handle(self, frame: wire.Frame) -> bytes:
-        """Act on a frame that is neither HELLO nor ORDER."""
+        """Act on a frame that is neither HELLO nor carries requests."""
         kind = frame.kind
         if kind == FrameKind.PING:
             return encode(FrameKind.PONG, self._epoch, frame.seq)
@@ -206,87 +225,84 @@ class Incarnation:
         self.end_capture()
         return encode(FrameKind.WELCOME, self._epoch, frame.seq, wire.encode_welcome(welcome))
 
-    def _apply(self, frame: wire.Frame) -> bytes:
+    def _apply_order(self, frame: wire.Frame) -> bytes:
         try:
             order = wire.decode_order(frame.payload)
-        except wire.WireError as error:
+            reply = self._apply(frame.seq, frame.flags, order)
+        except (wire.WireError, _Refusal) as error:
             return self._refuse(frame.seq, str(error))
-        reply, problem = self._execute(
-            frame.seq,
-            frame.flags,
-            order.time_ns,
-            order.prev,
-            order.history,
-            order.caller,
-            order.request,
-        )
-        if reply is None:
-            return self._refuse(frame.seq, problem)
         return encode(FrameKind.REPLY, self._epoch, frame.seq, reply)
 
-    def _apply_all(self, frame: wire.Frame) -> Iterator[bytes]:
-        """Apply the requests of an ORDERS frame, in order; yield their replies, all in one frame.
+    def _apply_orders(self, frame: wire.Frame) -> Iterator[bytes]:
+        """Apply the requests of a batch one by one; yield the frames that answer them.
 
-        Long or slow ones are yielded in several frames, as they come.
+        One REPLIES frame answers all, unless it would be too large or too late: then it is sent
+        with the replies that there are, and the next frame has the rest.  After the first request
+        that is refused, the others are not looked at: they follow it in the history.
         """
         try:
             time_ns, prev, items = wire.decode_orders(frame.payload)
         except wire.WireError as error:
             yield self._refuse(frame.seq, str(error))
             return
+        if frame.seq + items[-1][0] >= 1 << 64:
+            yield self._refuse(frame.seq, "the last request's number has more than 64 bits")
+            return
         replies: list[bytes] = []
-        first, size, began = frame.seq, 0, self._clock()
+        first = frame.seq
+        size = 0
         for offset, history, flags, caller, request in items:
             seq = frame.seq + offset
-            reply, problem = self._execute(seq, flags, time_ns, prev, history, caller, request)
-            if reply is None:
+            try:
+                reply = self._apply(seq, flags, wire.Order(time_ns, prev, history, caller, request))
+            except _Refusal as refusal:  # another name than above: mypyc gives a name one type
                 if replies:
                     yield self._encode_replies(first, replies)
-                yield self._refuse(seq, problem)
+                yield self._refuse(seq, str(refusal))
                 return
             if not flags & wire.FLAG_READ_ONLY:
                 prev = history
-            if replies and size + len(reply) > wire.REPLIES_SIZE:
+            if replies and size + len(reply) > REPLIES_SIZE:
                 yield self._encode_replies(first, replies)
-                first, size, replies, began = seq, 0, [], self._clock()
+                replies = []
+            if not replies:
+                first, size = seq, 0
             replies.append(reply)
             size += len(reply)
-            if self._clock() - began > wire.REPLIES_TIME:
+            if self._is_late():
                 yield self._encode_replies(first, replies)
-                first, size, replies, began = seq + 1, 0, [], self._clock()
+                replies = []
         if replies:
             yield self._encode_replies(first, replies)
 
     def _encode_replies(self, first: int, replies: list[bytes]) -> bytes:
-        payload = wire.encode_replies(replies)
-        return encode(FrameKind.REPLIES, self._epoch, first, payload)
+        return encode(FrameKind.REPLIES, self._epoch, first, wire.encode_replies(replies))
 
-    def _execute(
-        self,
-        seq: int,
-        flags: int,
-        time_ns: int,
-        prev: bytes,
-        history: bytes,
-        caller: bytes,
-        request: bytes,
-    ) -> tuple[bytes | None, str]:
-        """Apply one ordered request; return its reply, or None and why it cannot be applied."""
+    def _apply(self, seq: int, flags: int, order: wire.Order) -> bytes:
+        """Apply a request, unless it was applied; return its reply.  Raises _Refusal."""
         read_only = bool(flags & wire.FLAG_READ_ONLY)
         void = bool(flags & wire.FLAG_VOID)
         if not read_only and seq <= self._last_seq and self._restoring is None:
-            known = self._replies.find(seq, history, void)
-            return known, "already applied, and its reply is no longer cached"
-        if prev != self._history or self._restoring is not None:
-            return None, "the history before it is not the one held here"
-        context = Context(seq, time_ns, history, caller.decode("utf-8", "replace"), read_only)
+            known = self._replies.find(seq, order.history, void)
+            if known is None:
+                raise _Refusal("already applied, and its reply is no longer cached")
+            return known
+        if order.prev != self._history or self._restoring is not None:
+            raise _Refusal("the history before it is not the one held here")
+        context = Context(
+            seq,
+            order.time_ns,
+            order.history,
+            order.caller.decode("utf-8", "replace"),
+            read_only,
+        )
         self._fresh = False
-        reply = VOIDED if void else answer(self._service, request, context)
+        reply = VOIDED if void else answer(self._service, order.request, context)
         if not read_only:
             self._last_seq = seq
-            self._history = history
-            self._replies.add(seq, _AppliedWrite(history, void, reply))
-        return reply, ""
+            self._history = order.history
+            self._replies.add(seq, _AppliedWrite(order.history, void, reply))
+        return reply
 
     def _refuse(self, seq: int, reason: str) -> bytes:
         return encode(FrameKind.REFUSED, self._epoch, seq, reason.encode())

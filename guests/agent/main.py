@@ -20,6 +20,7 @@ import sys
 import time
 from pathlib import Path
 
+from guests import compiled
 from guests.agent.capture import Capturer
 from guests.agent.incarnation import Incarnation
 from guests.service import Service, ServiceError, load
@@ -112,7 +113,9 @@ def _keep_alive(service_class: type[Service], build: str, fds: tuple[int, int], 
         if child == 0:
             status = 1
             try:
-                incarnation = Incarnation(service_class, number, build, Capturer(*set(fds)))
+                code = compiled.MARK if compiled.COMPILED else ""
+                capturer = Capturer(*set(fds))
+                incarnation = Incarnation(service_class, number, build + code, capturer)
                 if number == 1:
                     _log(f"ready service={service_class.name} build={build or '-'}")
                 _serve(incarnation, *fds, port=port)

@@ -1,10 +1,10 @@
 """Build of the base image that all guests start from, cached by its inputs.
 
 The cache holds two kinds of directory.  *packages* costs a download and depends on the recipe and
-the code that follows it.  *image* is packages plus this repository's ``guests``; the access archive
-(see ``overlay``) is stored with it.  A directory is named by the hash of its inputs and renamed to
-that name once it is complete, so an interrupted build leaves nothing that looks complete.
-Builders that share a cache wait for each other.
+the code that follows it.  *image* is packages plus this repository's ``guests``, compiled modules
+included; the access archive (see ``overlay``) is stored with it.  A directory is named by the hash
+of its inputs and renamed to that name once it is complete, so an interrupted build leaves nothing
+that looks complete.  Builders that share a cache wait for each other.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 
 import msgspec
 
+from guests import compiled
 from guests.image import cpio
 from guests.image.bytecode import compile_sources
 from guests.image.host import ImageError, lock, new_directory, prune
@@ -36,7 +37,7 @@ from guests.image.manifest import (
 )
 from guests.image.overlay import ACCESS_ARCHIVE, ACCESS_SCRIPT, access_entries
 from guests.image.packages import Package, fetch
-from guests.image.recipe import PYTHON
+from guests.image.recipe import MULTIARCH, PYTHON
 
 __all__ = ["build_image"]
 
@@ -49,6 +50,7 @@ _PACKAGE_CODE = ("bytecode", "kernel", "packages", "recipe", "sources")
 """Modules of this package whose code decides what is in *packages*; below, in *image*."""
 _IMAGE_CODE = ("build", "cpio", "manifest", "overlay")
 _TAG = PYTHON.replace("python3.", "cpython-3")
+_SUFFIX = f".{_TAG}-{MULTIARCH}.so"
 PREBUILT = Path("/usr/share/trivisor/images")
 """Images that a package has installed; one is used if its inputs are those of the cache's."""
 _KEPT = 4
@@ -131,7 +133,7 @@ def _packages_inputs() -> str:
 def _image_inputs(packages: str) -> str:
     """Return the hash of everything that *image* depends on."""
     code = [_HERE / f"{name}.py" for name in _IMAGE_CODE]
-    sources = _hash_files([*code, _INIT, ACCESS_SCRIPT, *_guest_sources()])
+    sources = _hash_files([*code, _INIT, ACCESS_SCRIPT, *_guest_sources(), *_compiled_modules()])
     return hashlib.sha256(f"{packages} {sources}".encode()).hexdigest()
 
 
@@ -142,6 +144,13 @@ def _guest_sources() -> list[Path]:
             *(path for part in _GUEST_PARTS for path in (_GUESTS / part).glob("*.py")),
         ]
     )
+
+
+def _compiled_modules() -> list[Path]:
+    """Return the compiled modules that a guest can load: those of its Python, unless forbidden."""
+    build = Path(compiled.directory(str(_GUESTS)))
+    found = [] if compiled.pure() else sorted(build.glob(f"*{_SUFFIX}"))
+    return [*found, build / compiled.SUMS] if found else []
 
 
 def _hash_files(paths: list[Path]) -> str:
@@ -192,11 +201,15 @@ def _build_image(packages: Path, work: Path, inputs: str) -> None:
         for path in _guest_sources()
     }
     with tempfile.TemporaryDirectory(dir=work) as scratch:
-        compiled = compile_sources(tree, sources, Path(scratch))
+        bytecode = compile_sources(tree, sources, Path(scratch))
     for name, source in sources.items():
         folder, _, stem = name.removesuffix(".py").rpartition("/")
         entries.append(cpio.file(name, source))
-        entries.append(cpio.file(f"{folder}/__pycache__/{stem}.{_TAG}.pyc", compiled[name]))
+        entries.append(cpio.file(f"{folder}/__pycache__/{stem}.{_TAG}.pyc", bytecode[name]))
+    entries += [
+        cpio.file(f"{_HOME}/guests/{path.relative_to(_GUESTS)}", path.read_bytes())
+        for path in _compiled_modules()
+    ]
     entries.append(cpio.file("init", _INIT.read_bytes(), executable=True))
     entries += [cpio.directory(name) for name in ("dev", "proc", "sys", "tmp", "etc/trivisor")]
     entries.append(cpio.device("dev/console", 5, 1))

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 from zlib import crc32
 
 __all__ = [
@@ -33,39 +33,39 @@ __all__ = [
     "encode_order", "encode_orders", "encode_replies", "encode_welcome",
 ]  # fmt: skip
 
-PROTOCOL = 3
+PROTOCOL: Final = 3
 """Version of everything in this module; both sides send it at each handshake."""
 
-MAGIC = b"\xd7TRV"
-HEADER_SIZE = 34
-MAX_PAYLOAD = 1 << 20 | 1 << 16
+MAGIC: Final = b"\xd7TRV"
+HEADER_SIZE: Final = 34
+MAX_PAYLOAD: Final = 1 << 20 | 1 << 16
 """Largest payload in bytes: a body of 1 MiB, and 64 KiB for headers and fields."""
 
-FALSE_STARTS = 4096
+FALSE_STARTS: Final = 4096
 """After so many offsets in one piece that look like a frame and are none, the decoder skips its
 rest.
 """
 
-FLAG_READ_ONLY = 0x01
-FLAG_LAST = 0x04
-FLAG_VOID = 0x08  # an ORDER to skip: its request killed or hung too many replicas
-FLAG_ONCE = 0x10  # a REQUEST of the connection's session: the payload begins with number and done
+FLAG_READ_ONLY: Final = 0x01
+FLAG_LAST: Final = 0x04
+FLAG_VOID: Final = 0x08  # an ORDER to skip: its request killed or hung too many replicas
+FLAG_ONCE: Final = 0x10  # a REQUEST of the session: its payload begins with number and done
 
-EMPTY_HISTORY = bytes(8)
+EMPTY_HISTORY: Final = bytes(8)
 """The hash of the history before the first write."""
 
-NO_KEEPER = 0xFF
+NO_KEEPER: Final = 0xFF
 """In a MARKER: no replica must keep the state for a checkpoint."""
 
-STATE_PIECE = 1 << 16
+STATE_PIECE: Final = 1 << 16
 """Bytes of a state in a STATE frame; the last frame has the rest."""
-FETCH_AHEAD = 4
+FETCH_AHEAD: Final = 4
 """Pieces of a state that may be requested ahead.  More would delay the sender's replies; with one
 at a time, round trips would be most of a transfer's time.
 """
 
 
-MOST_ORDERS = 64
+MOST_ORDERS: Final = 64
 """Most requests in an ORDERS frame."""
 REPLIES_SIZE, REPLIES_TIME = 1 << 16, 0.1
 """Bytes of replies and seconds of work after which an agent sends the replies that it has."""
@@ -75,30 +75,30 @@ class FrameKind:
     """The kinds of frame, as plain integers because the hot path compares them."""
 
     # voter to agent
-    HELLO = 1  # opens an epoch; payload: protocol version, index of this replica
-    ORDER = 2  # one ordered request; seq = its number
-    MARKER = 3  # checkpoint marker; seq = its number, payload: index of the replica that keeps it
-    PING = 4
-    RESTORE = 5  # begins a state; seq = its marker, payload: CheckpointPayload
-    STATE = 6  # a piece of a state, in either direction; FLAG_LAST on the last one
-    FETCH = 7  # requests a piece of the kept state; seq = marker, payload: offset
-    ORDERS = 8  # 2 to MOST_ORDERS ordered requests of one agreed time; seq = the first one's number
+    HELLO: Final = 1  # opens an epoch; payload: protocol version, index of this replica
+    ORDER: Final = 2  # one ordered request; seq = its number
+    MARKER: Final = 3  # checkpoint marker; payload: index of the replica that keeps it
+    PING: Final = 4
+    RESTORE: Final = 5  # begins a state; seq = its marker, payload: CheckpointPayload
+    STATE: Final = 6  # a piece of a state, in either direction; FLAG_LAST on the last one
+    FETCH: Final = 7  # requests a piece of the kept state; seq = marker, payload: offset
+    ORDERS: Final = 8  # 2 to MOST_ORDERS ordered requests; seq = the first one's number
     # agent to voter
-    HERE = 16  # unrequested, epoch 0: a new incarnation waits for its HELLO
-    WELCOME = 17  # answer to HELLO; payload: Welcome
-    REPLY = 18  # seq = the request's number, payload: the service's reply bytes
-    DIGEST = 19  # seq = the marker's number, payload: digest of the state
-    PONG = 20
-    RESTORED = 21  # seq = marker, payload: digest of the restored state
-    REFUSED = 22  # cannot apply seq here; payload: reason (text)
-    REPLIES = 23  # replies to consecutive requests of one ORDERS; seq = the first one's number
+    HERE: Final = 16  # unrequested, epoch 0: a new incarnation waits for its HELLO
+    WELCOME: Final = 17  # answer to HELLO; payload: Welcome
+    REPLY: Final = 18  # seq = the request's number, payload: the service's reply bytes
+    DIGEST: Final = 19  # seq = the marker's number, payload: digest of the state
+    PONG: Final = 20
+    RESTORED: Final = 21  # seq = marker, payload: digest of the restored state
+    REFUSED: Final = 22  # cannot apply seq here; payload: reason (text)
+    REPLIES: Final = 23  # replies to consecutive requests of one ORDERS; seq = the first's
     # native clients
-    OPEN = 32  # client to voter; payload: protocol version (2 bytes)
-    OPENED = 33
-    REQUEST = 34  # seq = the client's number
-    RESPONSE = 35  # seq = the client's number; payload: result of the vote, reply bytes
-    FAILURE = 36  # seq = the client's number; payload: error code and text
-    SESSION = 37  # client: continue this session (16 bytes), or open one (empty); voter: its name
+    OPEN: Final = 32  # client to voter; payload: protocol version (2 bytes)
+    OPENED: Final = 33
+    REQUEST: Final = 34  # seq = the client's number
+    RESPONSE: Final = 35  # seq = the client's number; payload: result of the vote, reply bytes
+    FAILURE: Final = 36  # seq = the client's number; payload: error code and text
+    SESSION: Final = 37  # client: session to continue, or empty: a new one; voter: its name
 
 
 class WireError(ValueError):
@@ -115,9 +115,9 @@ class Frame(NamedTuple):
     payload: bytes
 
 
-_HEADER = struct.Struct(">4sBBIQQI")
-_CRC = struct.Struct(">I")
-_CHECKED_HEADER = struct.Struct(">4sBBIQQII")  # the header and its checksum
+_HEADER: Final = struct.Struct(">4sBBIQQI")
+_CRC: Final = struct.Struct(">I")
+_CHECKED_HEADER: Final = struct.Struct(">4sBBIQQII")  # the header and its checksum
 
 
 def encode(kind: int, epoch: int, seq: int, payload: bytes = b"", flags: int = 0) -> bytes:
@@ -255,7 +255,7 @@ class Order(NamedTuple):
     request: bytes
 
 
-_ORDER = struct.Struct(">Q8s8sH")
+_ORDER: Final = struct.Struct(">Q8s8sH")
 
 
 def encode_order(time_ns: int, prev: bytes, history: bytes, caller: bytes, request: bytes) -> bytes:
@@ -274,8 +274,8 @@ def decode_order(payload: bytes) -> Order:
     return Order(time_ns, prev, history, payload[26:split], payload[split:])
 
 
-_ORDERS = struct.Struct(">Q8sH")
-_ITEM = struct.Struct(">I8sBHI")
+_ORDERS: Final = struct.Struct(">Q8sH")
+_ITEM: Final = struct.Struct(">I8sBHI")
 
 OrderItem = tuple[int, bytes, int, bytes, bytes]
 """A request in ORDERS: its number less the frame's, history, flags, caller, request."""
@@ -322,7 +322,7 @@ def decode_orders(payload: bytes) -> tuple[int, bytes, list[OrderItem]]:
     return time_ns, prev, items
 
 
-_SIZES = [struct.Struct(f">H{count}I") for count in range(MOST_ORDERS + 1)]
+_SIZES: Final = [struct.Struct(f">H{count}I") for count in range(MOST_ORDERS + 1)]
 
 
 def encode_replies(replies: Sequence[bytes]) -> bytes:
@@ -359,7 +359,7 @@ class CheckpointPayload(NamedTuple):
     digest: bytes
 
 
-_CHECKPOINT = struct.Struct(">8sQ32s")
+_CHECKPOINT: Final = struct.Struct(">8sQ32s")
 
 
 def encode_checkpoint(checkpoint: CheckpointPayload) -> bytes:
@@ -393,7 +393,7 @@ class Welcome(NamedTuple):
     build: str
 
 
-_WELCOME = struct.Struct(">HIBQ8sQHBB")
+_WELCOME: Final = struct.Struct(">HIBQ8sQHBB")
 
 
 def encode_welcome(welcome: Welcome) -> bytes:
@@ -420,8 +420,8 @@ def decode_welcome(payload: bytes) -> Welcome:
         service, build = names[:service_size].decode(), names[service_size:].decode()
     except UnicodeDecodeError as error:
         raise WireError("WELCOME names are not UTF-8") from error
-    welcome = Welcome._make((*fixed, service, build))
-    return welcome._replace(fresh=bool(welcome.fresh))
+    fixed[2] = bool(fixed[2])
+    return Welcome._make((*fixed, service, build))
 
 
 def _wrong_welcome(payload: bytes, problem: str) -> WireError:

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from faultinject.load import Arrivals, percentile, timed
+from faultinject.load import Arrivals, percentile, sustained_rate, timed
 
 
 async def test_timed_measures_rate_and_latencies() -> None:
@@ -59,3 +59,19 @@ def test_percentile_is_the_nearest_rank() -> None:
     assert percentile(values, 0.5) == 51
     assert percentile(values, 0.99) == 100
     assert percentile([], 0.5) != pytest.approx(0)
+
+
+async def test_sustained_rate_is_below_what_a_server_can_do_unpipelined() -> None:
+    """A server that does one request after another, 2 ms each, cannot sustain more than 500/s."""
+    loop = asyncio.get_running_loop()
+    free = loop.time()
+
+    def start() -> asyncio.Future[None]:
+        nonlocal free
+        free = max(free, loop.time()) + 0.002
+        future: asyncio.Future[None] = loop.create_future()
+        loop.call_at(free, future.set_result, None)
+        return future
+
+    rate = await sustained_rate(start, seconds=0.4, steps=4)
+    assert 0 < rate < 600

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Sequence
+from itertools import zip_longest
+
 from guests.agent.capture import InlineCapture, MakeCapture
 from guests.agent.incarnation import Incarnation
 from guests.protocol import wire
@@ -19,9 +23,12 @@ class Voter:
     """The voter's end of a link."""
 
     def __init__(
-        self, service: type[Service] = KeyValue, make_capture: MakeCapture = InlineCapture
+        self,
+        service: type[Service] = KeyValue,
+        make_capture: MakeCapture = InlineCapture,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.incarnation = Incarnation(service, 3, "build-1", make_capture)
+        self.incarnation = Incarnation(service, 3, "build-1", make_capture, clock)
         self.decoder = Decoder()
         self.epoch = 0
         self.seq = 0
@@ -45,6 +52,18 @@ class Voter:
         self.history = after
         flags = wire.FLAG_READ_ONLY if read_only else 0
         return encode(FrameKind.ORDER, self.epoch, self.seq, payload, flags)
+
+    def orders_frame(self, *requests: bytes, flags: Sequence[int] = ()) -> bytes:
+        """Return an ORDERS frame with these requests, and these flags (default: none)."""
+        first, prev = self.seq + 1, self.history
+        items: list[wire.OrderItem] = []
+        for request, flag in zip_longest(requests, flags, fillvalue=0):
+            assert isinstance(request, bytes)
+            self.seq += 1
+            items.append((self.seq - first, b"h%07d" % self.seq, flag, b"me", request))
+            if not flag & wire.FLAG_READ_ONLY:
+                self.history = items[-1][1]
+        return encode(FrameKind.ORDERS, self.epoch, first, wire.encode_orders(1, prev, items))
 
     def order(self, request: bytes, *, read_only: bool = False) -> Frame:
         (frame,) = self.send(self.order_frame(request, read_only=read_only))

@@ -74,6 +74,7 @@ def test_locks_satisfy_the_project() -> None:
         assert unmet(installed, wanted) == []
     assert unmet(locked("build"), listed("build")) == []
     assert unmet(locked("campaign") | locked("libvirt"), dependencies) == []
+    assert unmet(locked("compile"), listed("compile")) == []
     run = locked("run")
     assert unmet(run, listed("run")) == []
     assert set(listed("run")) <= {Requirement(text).name for text in dependencies}
@@ -87,13 +88,13 @@ def test_libvirt_binding_is_locked_alone() -> None:
 
 def test_locks_agree_with_each_other() -> None:
     test = locked("test")
-    for name in ("run", "campaign", "build"):
+    for name in ("run", "campaign", "build", "compile"):
         for package, pinned in locked(name).items():
             assert version(test.get(package, pinned)) == version(pinned)
     assert locked("run").keys() <= locked("campaign").keys() <= test.keys()
 
 
-@pytest.mark.parametrize("name", ["build", "campaign", "libvirt", "run", "test"])
+@pytest.mark.parametrize("name", ["build", "campaign", "compile", "libvirt", "run", "test"])
 def test_lock_contains_only_names_versions_and_hashes(name: str) -> None:
     text = (LOCKS / f"{name}.txt").read_text()
     for line in text.splitlines():

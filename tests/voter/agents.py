@@ -91,6 +91,13 @@ class Agent:
         self.cut()
 
 
+def _count_orders(frame: Frame) -> int:
+    """Return how many requests a frame from the voter carries."""
+    if frame.kind == FrameKind.ORDERS:
+        return len(wire.decode_orders(frame.payload)[2])
+    return int(frame.kind == FrameKind.ORDER)
+
+
 class _Connection(asyncio.Protocol):
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
@@ -122,8 +129,8 @@ class _Connection(asyncio.Protocol):
         if transport is None:
             return
         frames = self._orders.feed(data)
-        ordered = any(frame.kind == FrameKind.ORDER for frame in frames)
-        agent.orders += sum(frame.kind == FrameKind.ORDER for frame in frames)
+        ordered = sum(map(_count_orders, frames))
+        agent.orders += ordered
         if ordered and agent.mode == "reads nothing":
             transport.pause_reading()
             return
@@ -152,7 +159,7 @@ class _Connection(asyncio.Protocol):
         if mode == "waits":
             self._held.append(data)
             return
-        if kind == FrameKind.REPLY and mode != "honest":
+        if kind in (FrameKind.REPLY, FrameKind.REPLIES) and mode != "honest":
             self._spoil(mode, frame, data)
         else:
             transport.write(data)
@@ -162,7 +169,12 @@ class _Connection(asyncio.Protocol):
         assert transport is not None
         kind, _, epoch, seq, payload = frame
         if mode == "lies":
-            transport.write(encode(kind, epoch, seq, payload + b"!"))
+            if kind == FrameKind.REPLIES:  # in the last one of them
+                *others, last = wire.decode_replies(payload)
+                payload = wire.encode_replies([*others, last + b"!"])
+            else:
+                payload += b"!"
+            transport.write(encode(kind, epoch, seq, payload))
         elif mode == "answers twice":
             transport.write(data + data)
         elif mode == "answers what nobody asked":

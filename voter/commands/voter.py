@@ -58,11 +58,12 @@ def count_loaded(*, function: bool) -> dict[str, Any]:
     """Count what the voter's process loads; with ``function``, the authorizer too.
 
     ``ours``: lines of code by package, ``third_party``: by distribution, each with its ``total``;
-    compiled modules have no lines and are listed in ``compiled``.  The standard library is listed.
+    compiled modules of others are listed in ``compiled``.  The standard library is listed.  Ours is
+    counted by its sources, also where compiled modules are loaded.
     """
     done = subprocess.run(
         [sys.executable, "-c", _PROBE.format(function=function)],
-        env=_environment(), capture_output=True, text=True, check=True,
+        env=_environment() | {"TRIVISOR_PURE": "1"}, capture_output=True, text=True, check=True,
     )  # fmt: skip
     distributions = packages_distributions()
     ours: Counter[str] = Counter()

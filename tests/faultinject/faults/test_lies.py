@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 
 from faultinject.faults import CATALOGUE, FaultLayer
 from faultinject.faults.lies import KINDS, CorruptReply, Delay, Garbage, make
-from guests.protocol.wire import Decoder, Frame, FrameKind, encode
+from guests.protocol.wire import (
+    Decoder,
+    Frame,
+    FrameKind,
+    decode_replies,
+    encode,
+    encode_replies,
+)
 
 FRAME_LIES = sorted(KINDS.keys() - {"garbage"})
 
@@ -147,6 +154,50 @@ def test_garbage_is_inserted_and_nothing_removed() -> None:
     assert len(out) == len(data) + lie.count
     assert 1 <= lie.count <= 64
     assert Garbage(b"seed").feed(data) == out
+
+
+REPLIES = [b"HTTP/1.1 200 OK\r\n\r\nreply %02d" % number for number in range(64)]
+
+
+def answers_of(kind: str, seed: bytes, replies: list[bytes]) -> list[tuple[int, bytes]]:
+    """Return the numbered replies that arrive if a lie of this kind changes a batch, from 100."""
+    lie, decoder = make(kind, seed), Decoder()
+    if kind == "stale-reply":
+        decoder.feed(lie.feed(encode(FrameKind.REPLY, 5, 99, b"stale")))
+    frames_out = decoder.feed(lie.feed(encode(FrameKind.REPLIES, 5, 100, encode_replies(replies))))
+    assert (decoder.damaged, decoder.skipped, decoder.held) == (0, 0, 0)
+    got: list[tuple[int, bytes]] = []
+    for frame in frames_out:
+        assert frame.epoch == 5
+        if frame.kind == FrameKind.REPLY:
+            got.append((frame.seq, frame.payload))
+        else:
+            assert frame.kind == FrameKind.REPLIES
+            got += enumerate(decode_replies(frame.payload), frame.seq)
+    assert lie.count > 0
+    return got
+
+
+@pytest.mark.parametrize("count", [1, 2, 64])
+@pytest.mark.parametrize("kind", sorted(set(FRAME_LIES) - {"delay"}))
+def test_lie_changes_one_reply_of_a_batch(kind: str, count: int) -> None:
+    sent = list(enumerate(REPLIES[:count], 100))
+    changed = set()
+    for seed in range(20):
+        got = answers_of(kind, bytes([seed]), REPLIES[:count])
+        assert got == answers_of(kind, bytes([seed]), REPLIES[:count]), "not random"
+        missing = [each for each in sent if each not in got]
+        assert len(missing) == 1
+        changed.add(missing[0])
+        extra = [each for each in got if each not in sent]
+        expected = {"drop-reply": 0, "flood": 256}.get(kind, 1)
+        assert len(extra) == expected
+    assert len(changed) > count / 10, "which one depends on the seed"
+
+
+def test_malformed_batch_passes_through_a_lie() -> None:
+    data = encode(FrameKind.REPLIES, 5, 100, b"\0\2garbage")
+    assert make("corrupt-reply", b"").feed(data) == data
 
 
 @pytest.mark.parametrize("kind", [k for k in KINDS if CATALOGUE[k].fails])

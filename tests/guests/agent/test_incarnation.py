@@ -227,6 +227,196 @@ def test_large_replies_are_yielded_one_by_one(voter: Voter) -> None:
     assert sum(len(voter.decoder.feed(piece)) for piece in pieces) == 20
 
 
+# ------------------------------------------------------------------ batches
+
+
+class Script(Service):
+    """Replies with the body; a path ``/end`` ends the process, ``/fail`` raises, ``/large`` is."""
+
+    name = "script"
+
+    def __init__(self) -> None:
+        self.bodies: list[bytes] = []
+
+    def apply(self, request: Request, context: Context) -> Reply:
+        if request.path == "/end":
+            raise SystemExit(3)
+        if request.path == "/fail":
+            raise RuntimeError
+        if not context.read_only:
+            self.bodies.append(request.body)
+        if request.path == "/large":
+            return Reply(200, bytes(int(request.body)))
+        return Reply(200, b"%d %s" % (len(self.bodies), request.body))
+
+
+def script(path: str = "/", body: bytes = b"x") -> bytes:
+    return encode_request("POST", path, [], body)
+
+
+def bodies(frame: Frame) -> list[bytes]:
+    """Return the bodies of the replies in a REPLIES frame."""
+    assert frame.kind == FrameKind.REPLIES
+    return [Reply.decode(reply).body for reply in wire.decode_replies(frame.payload)]
+
+
+def test_batch_is_answered_like_single_requests(voter: Voter) -> None:
+    """Reply by reply the same bytes, and the same state after it."""
+    requests = [put_request("a", b"1"), get("a"), b"no request", get("b"), put_request("b", b"2")]
+    flags = [0, wire.FLAG_READ_ONLY, 0, wire.FLAG_READ_ONLY, wire.FLAG_VOID]
+    (answer,) = voter.send(voter.orders_frame(*requests, flags=flags))
+    assert (answer.kind, answer.epoch, answer.seq) == (FrameKind.REPLIES, 77, 1)
+    other = Voter()
+    other.hello()
+    singles = []
+    for request, flag in zip(requests, flags, strict=True):
+        other.seq += 1
+        payload = wire.encode_order(1, other.history, b"h%07d" % other.seq, b"me", request)
+        singles += other.send(encode(FrameKind.ORDER, 77, other.seq, payload, flag))
+        if not flag & wire.FLAG_READ_ONLY:
+            other.history = b"h%07d" % other.seq
+    assert [frame.kind for frame in singles] == [FrameKind.REPLY] * 5
+    assert wire.decode_replies(answer.payload) == [frame.payload for frame in singles]
+    assert voter.hello(78) == other.hello(78)
+    assert voter.mark(1) == other.mark(1)
+
+
+@pytest.mark.parametrize("size", [1, 7, 4096])
+def test_batch_may_arrive_in_pieces(voter: Voter, size: int) -> None:
+    data = voter.orders_frame(*(put_request("a", b"%d" % n) for n in range(64)))
+    frames = []
+    for at in range(0, len(data), size):
+        frames += voter.send(data[at : at + size])
+    assert [len(wire.decode_replies(frame.payload)) for frame in frames] == [64]
+
+
+def test_batch_that_is_cut_off_applies_nothing(voter: Voter) -> None:
+    data = voter.orders_frame(put_request("a", b"1"), put_request("a", b"2"))
+    assert voter.send(data[:-1]) == []
+    voter.incarnation.disconnect()
+    assert voter.hello(78).fresh
+
+
+def test_batch_with_a_wrong_payload_is_refused_as_a_whole(voter: Voter) -> None:
+    (whole,) = Decoder().feed(voter.orders_frame(put_request("a", b"1"), put_request("a", b"2")))
+    for payload in (whole.payload[:-1], whole.payload + b"x", b"", bytes(18)):
+        (refused,) = voter.send(encode(FrameKind.ORDERS, 77, 1, payload))
+        assert (refused.kind, refused.seq) == (FrameKind.REFUSED, 1)
+    (refused,) = voter.send(encode(FrameKind.ORDERS, 77, (1 << 64) - 1, whole.payload))
+    assert refused.kind == FrameKind.REFUSED, "the second number has 65 bits"
+    assert voter.hello(78).fresh
+
+
+def test_repeated_batch_is_answered_from_the_cache_and_the_rest_is_applied() -> None:
+    """A voter sends it again that lost the replies, or of which only a part arrived."""
+    voter = Voter(Script)
+    voter.hello()
+    requests = [script(body=b"a"), script("/fail", b"b"), script(body=b"c"), script(body=b"d")]
+    first = voter.send(voter.orders_frame(*requests[:2]))
+    voter.seq, voter.history = 0, EMPTY
+    (answer,) = voter.send(voter.orders_frame(*requests))
+    assert wire.decode_replies(answer.payload)[:2] == wire.decode_replies(first[0].payload)
+    assert bodies(answer)[2:] == [b"2 c", b"3 d"]
+    voter.seq, voter.history = 0, EMPTY
+    assert voter.send(voter.orders_frame(*requests)) == [answer]
+    voter.seq, voter.history = 2, b"h0000002"
+    assert bodies(voter.send(voter.orders_frame(*requests[2:]))[0]) == [b"2 c", b"3 d"]
+    voter.seq, voter.history = 3, b"h0000003"
+    assert Reply.decode(voter.order(requests[3]).payload).body == b"3 d", "also singly"
+
+
+def test_batch_ends_at_the_first_request_that_is_refused(voter: Voter) -> None:
+    voter.send(voter.orders_frame(put_request("a", b"1"), put_request("a", b"2")))
+    voter.seq, voter.history = 0, EMPTY
+    flags = [0, wire.FLAG_VOID, 0]
+    answers = voter.send(voter.orders_frame(*[put_request("a", b"1")] * 3, flags=flags))
+    assert [(frame.kind, frame.seq) for frame in answers] == [
+        (FrameKind.REPLIES, 1),
+        (FrameKind.REFUSED, 2),
+    ]
+    assert len(wire.decode_replies(answers[0].payload)) == 1
+    assert voter.hello(78).last_seq == 2, "the third was not applied"
+
+
+@pytest.mark.parametrize("flag", [0, wire.FLAG_READ_ONLY, wire.FLAG_VOID])
+def test_batch_is_refused_when_its_history_is_another(voter: Voter, flag: int) -> None:
+    voter.put("a")
+    voter.history = b"another!"
+    (refused,) = voter.send(voter.orders_frame(get("a"), get("a"), flags=[flag]))
+    assert (refused.kind, refused.seq) == (FrameKind.REFUSED, 2)
+    assert voter.hello(78).last_seq == 1
+
+
+def test_batch_is_refused_while_a_state_is_awaited(voter: Voter) -> None:
+    voter.put("a")
+    assert voter.restore(b"", size=10) == []
+    (refused,) = voter.send(voter.orders_frame(get("a"), put_request("a", b"2")))
+    assert (refused.kind, refused.seq) == (FrameKind.REFUSED, 2)
+    voter.seq, voter.history = 0, EMPTY
+    (refused,) = voter.send(voter.orders_frame(put_request("a", b"v"), get("a")))
+    assert (refused.kind, refused.seq) == (FrameKind.REFUSED, 1)
+
+
+def test_batch_of_another_epoch_is_ignored(voter: Voter) -> None:
+    late = voter.orders_frame(get("a"), get("a"))
+    voter.hello(78)
+    assert voter.send(late) == []
+    assert voter.hello(79).fresh
+
+
+def test_request_that_ends_the_service_in_a_batch_ends_the_incarnation() -> None:
+    voter = Voter(Script)
+    voter.hello()
+    with pytest.raises(SystemExit):
+        voter.send(voter.orders_frame(script(), script("/end"), script()))
+
+
+def test_large_replies_to_a_batch_are_sent_in_several_frames() -> None:
+    """Cut before the reply that would be too much: also the largest reply fits into a frame."""
+    voter = Voter(Script)
+    voter.hello()
+    sizes = [40_000, 20_000, 10_000, 1 << 20, 5, 1 << 20, 65_000, 6]
+    answers = voter.send(voter.orders_frame(*(script("/large", b"%d" % size) for size in sizes)))
+    assert [frame.seq for frame in answers] == [1, 3, 4, 5, 6, 7]
+    assert [[len(body) for body in bodies(frame)] for frame in answers] == [
+        [40_000, 20_000], [10_000], [1 << 20], [5], [1 << 20], [65_000, 6]
+    ]  # fmt: skip
+
+
+def test_replies_to_a_slow_batch_are_yielded_before_it_ends() -> None:
+    """Otherwise the voter would take a guest for hung that works."""
+    now = [0.0]
+
+    class Slow(Service):
+        name = "slow"
+
+        def apply(self, request: Request, context: Context) -> Reply:
+            now[0] += float(request.body)
+            return Reply(200, b"%.2f" % now[0])
+
+    voter = Voter(Slow, clock=lambda: now[0])
+    voter.hello()
+    orders = voter.orders_frame(*(script(body=b"0.04") for _ in range(8)))
+    ends = []
+    for piece in voter.incarnation.receive(orders + voter.order_frame(script(body=b"0.01"))):
+        ends.append(now[0])
+        frames = voter.decoder.feed(piece)
+        if len(ends) < 3:
+            assert len(frames) == 1
+            assert len(bodies(frames[0])) == 3
+        else:
+            assert [frame.kind for frame in frames] == [FrameKind.REPLIES, FrameKind.REPLY]
+    assert ends == pytest.approx([0.12, 0.24, 0.33])
+
+
+@given(st.binary(max_size=200), st.integers(0, 2**64 - 1))
+def test_any_batch_is_answered_or_refused(payload: bytes, seq: int) -> None:
+    voter = Voter()
+    voter.hello()
+    (frame,) = voter.send(encode(FrameKind.ORDERS, 77, seq, payload))
+    assert frame.kind in (FrameKind.REFUSED, FrameKind.REPLIES)
+
+
 # ------------------------------------------------------ markers and states
 
 

@@ -193,6 +193,100 @@ def test_order_round_trip(
     assert wire.decode_order(payload) == (time_ns, prev, history, caller, request)
 
 
+gaps_and_items = st.lists(
+    st.tuples(
+        st.integers(1, 2**16),
+        st.binary(min_size=8, max_size=8),
+        st.integers(0, 255),
+        st.binary(max_size=40),
+        st.binary(max_size=80),
+    ),
+    min_size=1,
+    max_size=wire.MOST_ORDERS,
+)
+
+
+@st.composite
+def batches(draw: st.DrawFn) -> tuple[int, bytes, list[wire.OrderItem]]:
+    items: list[wire.OrderItem] = []
+    offset = 0
+    for gap, history, flags, caller, request in draw(gaps_and_items):
+        items.append((offset, history, flags, caller, request))
+        offset += gap
+    return draw(st.integers(0, 2**64 - 1)), draw(st.binary(min_size=8, max_size=8)), items
+
+
+@given(batches())
+def test_orders_round_trip(batch: tuple[int, bytes, list[wire.OrderItem]]) -> None:
+    assert wire.decode_orders(wire.encode_orders(*batch)) == batch
+
+
+def test_orders_have_these_bytes() -> None:
+    payload = wire.encode_orders(
+        7, b"historyp", [(0, b"history0", 1, b"me", b"GET"), (3, b"history3", 8, b"", b"PUT!")]
+    )
+    assert payload == (
+        (7).to_bytes(8) + b"historyp" + (2).to_bytes(2)
+        + (0).to_bytes(4) + b"history0" + b"\x01" + (2).to_bytes(2) + (3).to_bytes(4)
+        + (3).to_bytes(4) + b"history3" + b"\x08" + (0).to_bytes(2) + (4).to_bytes(4)
+        + b"meGETPUT!"
+    )  # fmt: skip
+
+
+def test_replies_have_these_bytes() -> None:
+    assert wire.encode_replies([b"one", b"", b"three"]) == (
+        (3).to_bytes(2) + (3).to_bytes(4) + (0).to_bytes(4) + (5).to_bytes(4) + b"onethree"
+    )
+
+
+@given(st.lists(st.binary(max_size=60), min_size=1, max_size=wire.MOST_ORDERS))
+def test_replies_round_trip(replies: list[bytes]) -> None:
+    payload = wire.encode_replies(replies)
+    assert wire.decode_replies(payload) == replies
+    assert wire.count_replies(payload) == len(replies)
+
+
+@given(batches(), st.integers(), st.binary(min_size=1, max_size=30))
+def test_orders_that_are_cut_or_lengthened_are_an_error(
+    batch: tuple[int, bytes, list[wire.OrderItem]], cut: int, more: bytes
+) -> None:
+    payload = wire.encode_orders(*batch)
+    for wrong in (payload[: cut % len(payload)], payload + more):
+        with pytest.raises(WireError):
+            wire.decode_orders(wrong)
+
+
+@given(
+    st.lists(st.binary(max_size=60), min_size=1, max_size=wire.MOST_ORDERS),
+    st.integers(),
+    st.binary(min_size=1, max_size=30),
+)
+def test_replies_that_are_cut_or_lengthened_are_an_error(
+    replies: list[bytes], cut: int, more: bytes
+) -> None:
+    payload = wire.encode_replies(replies)
+    for wrong in (payload[: cut % len(payload)], payload + more):
+        with pytest.raises(WireError):
+            wire.decode_replies(wrong)
+
+
+@pytest.mark.parametrize(
+    "offsets",
+    [[], [1], [0, 0], [0, 2, 1], [5, 6], list(range(wire.MOST_ORDERS + 1))],
+    ids=["none", "not-first", "equal", "falling", "late", "too-many"],
+)
+def test_orders_with_wrong_numbers_are_an_error(offsets: list[int]) -> None:
+    payload = wire.encode_orders(1, bytes(8), [(n, bytes(8), 0, b"", b"x") for n in offsets])
+    with pytest.raises(WireError, match="ORDERS"):
+        wire.decode_orders(payload)
+
+
+@pytest.mark.parametrize("count", [0, wire.MOST_ORDERS + 1])
+def test_replies_of_a_wrong_number_are_an_error(count: int) -> None:
+    with pytest.raises(WireError, match="REPLIES"):
+        wire.decode_replies(count.to_bytes(2) + bytes(4 * count))
+
+
 @given(
     st.binary(min_size=8, max_size=8),
     st.integers(0, 2**64 - 1),
@@ -235,6 +329,9 @@ def test_welcome_of_another_protocol_is_an_error_that_names_it() -> None:
 
 @given(st.binary(max_size=120))
 def test_any_payload_is_decoded_or_refused(payload: bytes) -> None:
-    for decode in (wire.decode_order, wire.decode_checkpoint, wire.decode_welcome):
+    for decode in (
+        wire.decode_order, wire.decode_orders, wire.decode_replies, wire.decode_checkpoint,
+        wire.decode_welcome,
+    ):  # fmt: skip
         with contextlib.suppress(WireError):
             decode(payload)
