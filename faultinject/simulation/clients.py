@@ -112,7 +112,8 @@ async def run_client(
 
     async with asyncio.TaskGroup() as group:
         for operation in operations:
-            await asyncio.sleep(operation.pause)
+            if operation.pause or not operation.concurrent:
+                await asyncio.sleep(operation.pause)
             task = group.create_task(run_one(operation))
             if not operation.concurrent:
                 await task

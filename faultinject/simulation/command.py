@@ -453,7 +453,6 @@ def _detect_defects(jobs: int, as_json: bool) -> ExitCode:
     from rich.table import Table  # noqa: PLC0415
 
     from faultinject.simulation.mutation import DEFECT_SEEDS, DEFECTS, detect  # noqa: PLC0415
-    from faultinject.simulation.plan import SWARM  # noqa: PLC0415
 
     with ThreadPoolExecutor(jobs) as pool:
         found = dict(zip(DEFECTS, pool.map(detect, DEFECTS), strict=True))
@@ -462,7 +461,8 @@ def _detect_defects(jobs: int, as_json: bool) -> ExitCode:
     else:
         table = Table("defect", "what it does", "promise", "seed", "report")
         for name, breach in found.items():
-            seed = str(breach["seed"] - SWARM + 1) if breach else "[red]not detected[/]"
+            first = DEFECTS[name].first
+            seed = str(breach["seed"] - first + 1) if breach else "[red]not detected[/]"
             row = (DEFECTS[name].what, breach.get("promise"), seed, breach.get("text"))
             table.add_row(name, *row)
         console().print(table)

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from faultinject.simulation.plan import BURSTS, SWARM
+
 __all__ = ["DEFECTS", "Defect"]
 
 
 class Defect(NamedTuple):
-    """One planted defect."""
+    """One planted defect.  ``first`` is the first of the seeds within which it must be detected."""
 
     name: str
     what: str
     promises: tuple[str, ...]
     edits: tuple[tuple[str, str, str], ...]
+    first: int = SWARM
 
 
 _ALL = (
@@ -198,7 +201,7 @@ _ALL = (
                 "for frame in self._decoder.feed(data):",
                 "for frame in sorted(self._decoder.feed(data), key=lambda f: (f.kind, -f.seq)):",
             ),
-            ("guests.agent.incarnation", "if order.prev != self._history or ", "if "),
+            ("guests.agent.incarnation", "if prev != self._history or ", "if "),
         ),
     ),
     Defect(
@@ -211,7 +214,7 @@ _ALL = (
                 "if not read_only and seq <= self._last_seq and",
                 "if False and",
             ),
-            ("guests.agent.incarnation", "if order.prev != self._history or ", "if "),
+            ("guests.agent.incarnation", "if prev != self._history or ", "if "),
         ),
     ),
     Defect(
@@ -219,7 +222,7 @@ _ALL = (
         "a learner does not get the first write after its checkpoint, and applies the next one",
         ("Order",),
         (
-            ("guests.agent.incarnation", "if order.prev != self._history or ", "if "),
+            ("guests.agent.incarnation", "if prev != self._history or ", "if "),
             (
                 "voter.core.incarnations",
                 "replica.cursor = point.seq\n",
@@ -320,7 +323,113 @@ _ALL = (
             ),
         ),
     ),
+    Defect(
+        "batch-compares-one-reply",
+        "only the first reply of a batch is compared",
+        ("Agreement", "Linearizability"),
+        (
+            (
+                "voter.core.polls",
+                "        batch.ballots[index] = payload\n",
+                "        first = (batch.replies(payload) or [b''])[0]\n"
+                "        batch.ballots[index] = next((p for p in batch.ballots.values()"
+                " if (batch.replies(p) or [0])[0] == first), payload)\n",
+            ),
+        ),
+    ),
+    Defect(
+        "batch-replies-shifted",
+        "each request of a batch gets the reply to the next one",
+        ("Agreement", "Linearizability"),
+        (
+            (
+                "voter.core.release_gate",
+                "batch.tickets, batch.records, self.replies, strict=True",
+                "batch.tickets, batch.records, self.replies[1:] + self.replies[:1], strict=True",
+            ),
+        ),
+    ),
+    Defect(
+        "batch-tickets-crossed",
+        "the clients of a batch get each other's replies",
+        ("Linearizability", "Exactly once", "Durability"),
+        (
+            (
+                "voter.core.intake",
+                "batch.tickets.append(event.ticket)",
+                "batch.tickets.insert(0, event.ticket)",
+            ),
+        ),
+    ),
+    Defect(
+        "batch-released-before-durable",
+        "a batch that begins with a read is released before its writes are durable",
+        ("Durability",),
+        (
+            (
+                "voter.core.intake",
+                "batch.needed_position = records[0].seq, position",
+                "batch.needed_position = records[0].seq, position * (not records[0].read_only)",
+            ),
+        ),
+    ),
+    Defect(
+        "batch-split-crosses-clients",
+        "clients of a batch that is taken apart wait for each other's requests",
+        ("Linearizability", "Exactly once", "Durability", "Liveness"),
+        (
+            (
+                "voter.core.batch",
+                "zip(self.records, self.entries, self.tickets, strict=True)",
+                "zip(self.records, self.entries, self.tickets[::-1], strict=True)",
+            ),
+        ),
+    ),
+    Defect(
+        "batch-part-taken-as-whole",
+        "some replies to a batch count as all of them",
+        ("Agreement", "Linearizability", "Liveness"),
+        (
+            (
+                "voter.core.engine",
+                "and count_replies(payload) == len(batch.records)",
+                "and count_replies(payload) <= len(batch.records)",
+            ),
+            (
+                "voter.core.batch",
+                "return replies if len(replies) == len(self.records) else None",
+                "return (replies * len(self.records))[: len(self.records)]",
+            ),
+        ),
+    ),
+    Defect(
+        "batch-sent-again",
+        "a replica that joins is sent the open batches twice",
+        ("Order", "Liveness", "Exactly once"),
+        (
+            (
+                "voter.core.membership",
+                "SendAll(self.live, batch.records)",
+                "SendAll((*self.live, *self.live[:1]), batch.records)",
+            ),
+        ),
+    ),
+    Defect(
+        "batch-history-of-the-first",
+        "all requests of a batch are sent as if they followed what is before the first one",
+        ("Order", "Liveness"),
+        (
+            (
+                "guests.agent.incarnation",
+                "            if not flags & FLAG_READ_ONLY:\n                prev = history",
+                "            if False:\n                prev = history",
+            ),
+        ),
+    ),
 )
 
-DEFECTS: dict[str, Defect] = {defect.name: defect for defect in _ALL}
+DEFECTS: dict[str, Defect] = {
+    defect.name: defect._replace(first=BURSTS) if defect.name.startswith("batch-") else defect
+    for defect in _ALL
+}
 """All planted defects by name."""

@@ -28,6 +28,8 @@ __all__ = ["SimGuest", "Witness", "WitnessedService"]
 BUILD = "simulated"
 SLOW_REQUEST = 0.01
 """Probability that a guest finds, when it reads its clock, that more than REPLIES_TIME passed."""
+SLOW_EVERYWHERE = 29
+"""Requests whose number is divisible by it take so long on all guests."""
 
 
 class _Frozen(BaseException):
@@ -53,6 +55,8 @@ class WitnessedService(KeyValue):
     def apply(self, request: Request, context: Context) -> Reply:
         """Report a request, then apply it.  An ``x-deadly`` header ends or hangs the service."""
         self.witness.applies(self, request, context)
+        if context.seq % SLOW_EVERYWHERE == 0:
+            self.guest.work_slowly()
         deadly = request.headers.get("x-deadly")
         if deadly == "kill":
             raise SystemExit(1)
@@ -160,8 +164,12 @@ class SimGuest:
         Simulated time does not pass while a guest works, so only its own clock shows this.
         """
         if self._clock_random.random() < SLOW_REQUEST:
-            self._late += 2 * REPLIES_TIME
+            self.work_slowly()
         return self._loop.time() + self._late
+
+    def work_slowly(self) -> None:
+        """Let the present request take more than REPLIES_TIME by the guest's clock."""
+        self._late += 2 * REPLIES_TIME
 
     def power_off(self) -> None:
         """End the guest: its QEMU is gone."""

@@ -87,9 +87,8 @@ def detect(name: str) -> dict[str, Any]:
 
     A seed that breaks the same promises without the defect does not count.
     """
-    from faultinject.simulation.plan import SWARM  # noqa: PLC0415 - keeps the imports few
-
-    first, last = SWARM, SWARM + DEFECT_SEEDS - 1
+    first = DEFECTS[name].first
+    last = first + DEFECT_SEEDS - 1
     while first <= last:
         breach = run_planted(name, first, last)
         if not breach or not run_planted("-", breach["seed"], breach["seed"]):

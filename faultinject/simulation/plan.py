@@ -8,6 +8,9 @@ first draws its own weights, kinds, counts, sizes and timings (swarm testing: Gr
 2012).  With fixed weights a fault kind of weight 1 in 45 meets another one of its kind once in
 hundreds of seeds, and a gap of a millisecond between two faults is as rare.  A swarm plan with
 few kinds and small gaps has such a pair nearly always.
+
+From ``BURSTS`` on, clients of most plans also make many requests at once.  The voter orders the
+requests of one turn of its loop as a batch.
 """
 
 from __future__ import annotations
@@ -19,12 +22,18 @@ from random import Random
 import msgspec
 
 __all__ = [
-    "DEADLY", "KINDS", "SITUATIONS", "REPLICA_FAULTS", "SWARM", "SimFault", "Operation", "SimPlan",
-    "make_plan", "parse_numbers", "write_numbers",
+    "BURSTS", "DEADLY", "KINDS", "SITUATIONS", "REPLICA_FAULTS", "SWARM", "SimFault", "Operation",
+    "SimPlan", "make_plan", "parse_numbers", "write_numbers",
 ]  # fmt: skip
 
 SWARM = 1 << 32
 """The first seed whose plan draws its own weights."""
+BURSTS = SWARM + (1 << 55)
+"""The first seed whose plan has bursts of requests."""
+BATCH_FAULTS = ("cut-client", "corrupt-reply", "kill-service", "cut-link")
+"""Faults after which a batch is voted on request by request: a retry, a lie, a lost replica."""
+LARGEST_BURST = 64
+"""Most requests that a client makes at once: as many as a batch has at most."""
 REPLICAS = 3
 DEADLY_WRITES = frozenset({"kill", "freeze"})
 DEADLY_READS = {"kill": "kill-read", "freeze": "freeze-read"}
@@ -49,7 +58,7 @@ class Operation(msgspec.Struct, frozen=True):
     client: int
     kind: str  # get, put, increment, delete, swap (If-Match), create (If-None-Match), or DEADLY
     key: str
-    pause: float
+    pause: float  # 0: in the same turn of the client's loop
     concurrent: bool = False  # does not wait for the one before it
     padding: int = 0  # bytes behind the value that is written
 
@@ -163,7 +172,8 @@ def _draw(random: Random, table: dict[str, int]) -> str:
 
 def make_plan(seed: int) -> SimPlan:
     """Draw a plan."""
-    return _draw_swarm(seed) if seed >= SWARM else _draw_fixed(seed)
+    plan = _draw_swarm(seed) if seed >= SWARM else _draw_fixed(seed)
+    return _add_bursts(plan) if seed >= BURSTS else plan
 
 
 def _allowed(durability: str) -> dict[str, int]:
@@ -347,6 +357,39 @@ def _draw_swarm_faults(seed: int, durability: str, busy: float) -> tuple[SimFaul
             )
         )
     return tuple(faults)
+
+
+def _add_bursts(plan: SimPlan) -> SimPlan:
+    """Let clients make some of their requests at once, and add faults that act on open batches."""
+    random = Random(f"{plan.seed} bursts")
+    if random.random() < 0.2:
+        return plan
+    begins, longest = random.choice((0.1, 0.3, 1.0)), _between(random, 2, LARGEST_BURST)
+    left: dict[int, int] = {}  # of each client: requests of its burst that are still to come
+    operations = []
+    for operation in plan.operations:
+        client = operation.client
+        if left.get(client, 0) > 0:
+            left[client] -= 1
+            operation = msgspec.structs.replace(operation, pause=0.0, concurrent=True)
+        elif random.random() < begins:
+            left[client] = round(_between(random, 1, longest))
+            operation = msgspec.structs.replace(operation, concurrent=True)
+        operations.append(operation)
+    faults = list(plan.faults)
+    busy = sum(operation.pause for operation in operations) / plan.clients
+    for _ in range(random.choice((0, 0, 1, 1, 2, 4))):
+        faults.append(
+            SimFault(
+                index=1 + max((fault.index for fault in faults), default=-1),
+                kind=random.choice(BATCH_FAULTS),
+                at=0.02 + random.random() * busy,
+                target=random.randrange(REPLICAS),
+                seconds=random.choice((0.0, 0.05)),
+                amount=random.randrange(1, 50),
+            )
+        )
+    return msgspec.structs.replace(plan, operations=tuple(operations), faults=tuple(faults))
 
 
 # ---- parts of a plan, in the notation of the command line

@@ -14,7 +14,7 @@ from __future__ import annotations
 import gc
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from functools import wraps
@@ -25,6 +25,10 @@ from typing import Any, NamedTuple
 from faultinject.simulation.plan import SimFault, SimPlan
 from faultinject.simulation.run import RunResult, run
 from faultinject.simulation.world import World
+from voter.core.batch import Batch
+from voter.core.engine import Engine
+from voter.core.events import Effect, Event
+from voter.core.polls import Polls
 from voter.core.replica import Cause, Replica, State
 from voter.runner import Runner
 
@@ -40,7 +44,7 @@ MEASURED = (
     "guests/agent/incarnation.py",
 )  # fmt: skip
 """Files whose branches are measured, relative to ROOT."""
-DIMENSIONS = ("branch", "transition", "fault pair", "fault at")
+DIMENSIONS = ("branch", "transition", "fault pair", "fault at", "batch")
 """What is measured.
 
 ``branch``: an arc between two lines of one function, or out of it by return or exception.
@@ -48,6 +52,7 @@ DIMENSIONS = ("branch", "transition", "fault pair", "fault at")
 ``fault pair``: two kinds, where the second fault began before the system had recovered from the
 first.  Recovered means that all replicas vote, and that the first fault and its delays are over.
 ``fault at``: a kind, and the situation in which a fault of that kind began.
+``batch``: what became of a batch: settled, settled against a lie, or taken apart by which event.
 """
 STALL = 0.01
 """Seconds by which ``slow-link`` delays each delivery, for each unit of its amount."""
@@ -231,7 +236,7 @@ def _situation(world: World) -> str:
     engine = runner.engine
     parts = [_states(engine.members)]
     if engine.pending:
-        parts.append("votes under way")
+        parts.append("batches under way" if engine.polls.batches else "votes under way")
     marker = engine.checkpoints.marker
     if marker is not None:
         fetching = marker.fetching_since is not None
@@ -241,8 +246,9 @@ def _situation(world: World) -> str:
 
 @contextmanager
 def _wrapping(watcher: _ReachWatcher) -> Iterator[None]:
-    """Wrap the method by which replicas change their state."""
-    move = Replica.move
+    """Wrap the methods by which replicas change their state, and what becomes of batches."""
+    move, split, settle, receive = Replica.move, Polls.split, Polls.settle_batch, Engine.receive
+    event = ""
 
     @wraps(move)
     def moved(self: Replica, cause: Cause, reason: str) -> None:
@@ -250,11 +256,41 @@ def _wrapping(watcher: _ReachWatcher) -> Iterator[None]:
         move(self, cause, reason)
         watcher.moved(self, before, cause)
 
-    Replica.move = moved  # type: ignore[method-assign]
+    @wraps(split)
+    def watched_split(self: Polls) -> None:
+        if self.batches:
+            watcher.items["batch"].add(f"taken apart by {event}")
+        split(self)
+
+    @wraps(settle)
+    def watched_settle(
+        self: Polls, batch: Batch, payload: bytes, replies: list[bytes]
+    ) -> dict[int, bytes]:
+        ballots = settle(self, batch, payload, replies)
+        lie = any(ballot != payload for ballot in ballots.values())
+        watcher.items["batch"].add("settled against a lie" if lie else "settled")
+        return ballots
+
+    @wraps(receive)
+    def watched_receive(self: Engine, received: Event) -> list[Effect]:
+        nonlocal event
+        event = type(received).__name__
+        return receive(self, received)
+
+    watched: tuple[tuple[type, str, Callable[..., Any]], ...] = (
+        (Replica, "move", moved),
+        (Polls, "split", watched_split),
+        (Polls, "settle_batch", watched_settle),
+        (Engine, "receive", watched_receive),
+    )
+    for owner, name, method in watched:
+        setattr(owner, name, method)
     try:
         yield
     finally:
-        Replica.move = move  # type: ignore[method-assign]
+        unwatched = (move, split, settle, receive)
+        for (owner, name, _), original in zip(watched, unwatched, strict=True):
+            setattr(owner, name, original)
 
 
 # ---------------------------------------------------------------- measuring

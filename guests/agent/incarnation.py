@@ -18,7 +18,6 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
 
 from guests.agent.capture import Capture, CaptureError, InlineCapture, MakeCapture
 from guests.protocol import wire
@@ -26,6 +25,8 @@ from guests.protocol.message import Reply, encode_reply
 from guests.protocol.wire import (
     EMPTY_HISTORY,
     FETCH_AHEAD,
+    FLAG_READ_ONLY,
+    FLAG_VOID,
     REPLIES_SIZE,
     REPLIES_TIME,
     STATE_PIECE,
@@ -50,38 +51,31 @@ class _Refusal(Exception):
     """A request cannot be applied here; the text is the reason."""
 
 
-class _AppliedWrite(NamedTuple):
-    """A write that was applied: the history after it, whether it was voided, the reply."""
-
-    history: bytes
-    void: bool
-    reply: bytes
-
-
 class _ReplyCache:
     """The last replies to writes, for a voter that lost them.  Bounded; the oldest go first.
 
-    There is no gap: it holds all replies from ``first`` on (0: it holds none).
+    There is no gap: it holds all replies from ``first`` on (0: it holds none).  Of a write it keeps
+    the history after it, whether it was voided, and the reply.
     """
 
     def __init__(self) -> None:
-        self._done: OrderedDict[int, _AppliedWrite] = OrderedDict()
+        self._done: OrderedDict[int, tuple[bytes, bool, bytes]] = OrderedDict()
         self._bytes = 0
 
     @property
     def first(self) -> int:
         return next(iter(self._done), 0)
 
-    def add(self, seq: int, done: _AppliedWrite) -> None:
-        self._done[seq] = done
-        self._bytes += len(done.reply)
+    def add(self, seq: int, history: bytes, void: bool, reply: bytes) -> None:
+        self._done[seq] = (history, void, reply)
+        self._bytes += len(reply)
         while len(self._done) > REPLIES or self._bytes > REPLY_BYTES:
-            self._bytes -= len(self._done.popitem(last=False)[1].reply)
+            self._bytes -= len(self._done.popitem(last=False)[1][2])
 
     def find(self, seq: int, history: bytes, void: bool) -> bytes | None:
         """Return the reply to exactly this write, or None."""
         done = self._done.get(seq)
-        return done.reply if done is not None and done[:2] == (history, void) else None
+        return done[2] if done is not None and done[:2] == (history, void) else None
 
 
 class Incarnation:
@@ -111,7 +105,7 @@ class Incarnation:
         self._history = EMPTY_HISTORY
         self._replies = _ReplyCache()
         self._clock = clock
-        self._yielded = 0.0  # when the last answers were yielded, by the clock
+        self._waited = -1.0  # since when a batch has waited for answers; -1: there is none
         self._make_capture = make_capture
         self._capture: Capture | None = None
         self._capture_seq = 0  # number of its marker
@@ -154,34 +148,32 @@ class Incarnation:
         """
         out: list[bytes] = []
         size = 0
-        self._yielded = self._clock()
         for frame in self._decoder.feed(data):
-            for reply in self._answers(frame):
+            if frame.kind == FrameKind.HELLO:
+                answers: Iterable[bytes] = (self._welcome(frame),)
+            elif frame.epoch != self._epoch:
+                continue  # sent before the guest was reverted to a snapshot
+            elif frame.kind == FrameKind.ORDER:
+                answers = (self._apply_order(frame),)
+            elif frame.kind == FrameKind.ORDERS:
+                answers = self._apply_orders(frame)
+            else:
+                answers = (self._handle(frame),)
+            for reply in answers:
                 out.append(reply)
                 size += len(reply)
                 if size > WRITE_SIZE or self._is_late():
                     yield b"".join(out)
                     out, size = [], 0
-                    self._yielded = self._clock()
+                    self._waited = -1.0 if self._waited < 0 else self._clock()
+        self._waited = -1.0
         out.append(self.poll())
         if any(out):
             yield b"".join(out)
 
     def _is_late(self) -> bool:
-        """Return whether the voter has waited for answers for so long that it must get some."""
-        return self._clock() - self._yielded > REPLIES_TIME
-
-    def _answers(self, frame: wire.Frame) -> Iterable[bytes]:
-        """Act on a frame; return its answers, or an iterator that acts and yields them."""
-        if frame.kind == FrameKind.HELLO:
-            return (self._welcome(frame),)
-        if frame.epoch != self._epoch:
-            return ()  # sent before the guest was reverted to a snapshot
-        if frame.kind == FrameKind.ORDER:
-            return (self._apply_order(frame),)
-        if frame.kind == FrameKind.ORDERS:
-            return self._apply_orders(frame)
-        return (self._handle(frame),)
+        """Return whether a batch has waited for so long that the voter must get some answers."""
+        return self._waited >= 0 and self._clock() - self._waited > REPLIES_TIME
 
     def _handle(self, frame: wire.Frame) -> bytes:
         """Act on a frame that is neither HELLO nor carries requests."""
@@ -228,7 +220,7 @@ class Incarnation:
     def _apply_order(self, frame: wire.Frame) -> bytes:
         try:
             order = wire.decode_order(frame.payload)
-            reply = self._apply(frame.seq, frame.flags, order)
+            reply = self._apply(frame.seq, frame.flags, *order)
         except (wire.WireError, _Refusal) as error:
             return self._refuse(frame.seq, str(error))
         return encode(FrameKind.REPLY, self._epoch, frame.seq, reply)
@@ -248,19 +240,21 @@ class Incarnation:
         if frame.seq + items[-1][0] >= 1 << 64:
             yield self._refuse(frame.seq, "the last request's number has more than 64 bits")
             return
+        if self._waited < 0:
+            self._waited = self._clock()
         replies: list[bytes] = []
         first = frame.seq
         size = 0
         for offset, history, flags, caller, request in items:
             seq = frame.seq + offset
             try:
-                reply = self._apply(seq, flags, wire.Order(time_ns, prev, history, caller, request))
+                reply = self._apply(seq, flags, time_ns, prev, history, caller, request)
             except _Refusal as refusal:  # another name than above: mypyc gives a name one type
                 if replies:
                     yield self._encode_replies(first, replies)
                 yield self._refuse(seq, str(refusal))
                 return
-            if not flags & wire.FLAG_READ_ONLY:
+            if not flags & FLAG_READ_ONLY:
                 prev = history
             if replies and size + len(reply) > REPLIES_SIZE:
                 yield self._encode_replies(first, replies)
@@ -278,30 +272,36 @@ class Incarnation:
     def _encode_replies(self, first: int, replies: list[bytes]) -> bytes:
         return encode(FrameKind.REPLIES, self._epoch, first, wire.encode_replies(replies))
 
-    def _apply(self, seq: int, flags: int, order: wire.Order) -> bytes:
+    def _apply(
+        self,
+        seq: int,
+        flags: int,
+        time_ns: int,
+        prev: bytes,
+        history: bytes,
+        caller: bytes,
+        request: bytes,
+    ) -> bytes:
         """Apply a request, unless it was applied; return its reply.  Raises _Refusal."""
-        read_only = bool(flags & wire.FLAG_READ_ONLY)
-        void = bool(flags & wire.FLAG_VOID)
+        read_only = bool(flags & FLAG_READ_ONLY)
+        void = bool(flags & FLAG_VOID)
         if not read_only and seq <= self._last_seq and self._restoring is None:
-            known = self._replies.find(seq, order.history, void)
+            known = self._replies.find(seq, history, void)
             if known is None:
                 raise _Refusal("already applied, and its reply is no longer cached")
             return known
-        if order.prev != self._history or self._restoring is not None:
+        if prev != self._history or self._restoring is not None:
             raise _Refusal("the history before it is not the one held here")
-        context = Context(
-            seq,
-            order.time_ns,
-            order.history,
-            order.caller.decode("utf-8", "replace"),
-            read_only,
-        )
         self._fresh = False
-        reply = VOIDED if void else answer(self._service, order.request, context)
+        if void:
+            reply = VOIDED
+        else:
+            context = Context(seq, time_ns, history, caller.decode("utf-8", "replace"), read_only)
+            reply = answer(self._service, request, context)
         if not read_only:
             self._last_seq = seq
-            self._history = order.history
-            self._replies.add(seq, _AppliedWrite(order.history, void, reply))
+            self._history = history
+            self._replies.add(seq, history, void, reply)
         return reply
 
     def _refuse(self, seq: int, reason: str) -> bytes:

@@ -27,7 +27,8 @@ from guests.service import Service, ServiceError, load
 
 __all__ = ["Incarnation", "main"]
 
-READ_SIZE = 1 << 14
+READ_SIZE = 1 << 16
+"""Bytes of one read of the link: a batch of usual requests.  A virtio port gives 4 KiB at most."""
 LONG_LIFE = 1.0
 FIRST_PAUSE, LAST_PAUSE = 0.02, 1.0
 """Seconds.  After an incarnation shorter than LONG_LIFE the parent pauses, then twice as long."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+from typing import Final
 from urllib.parse import parse_qsl, unquote_to_bytes
 
 __all__ = ["REASONS", "MessageError", "Reply", "Request", "encode_reply", "encode_request"]
@@ -49,6 +50,13 @@ REASONS: dict[int, str] = {
 
 _TOKEN = frozenset(b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 _MAX_HEADERS = 128
+_METHODS: Final = {
+    method.encode(): method for method in ("GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS")
+}
+"""The usual methods, which need no check."""
+_STATUS_LINES: Final = {
+    status: b"HTTP/1.1 %d %b" % (status, reason.encode()) for status, reason in REASONS.items()
+}
 
 
 class MessageError(ValueError):
@@ -81,7 +89,7 @@ def _encode_headers(headers: Iterable[tuple[str, str]], body: bytes) -> bytes:
             raw_value = value.encode("latin-1")
         except UnicodeEncodeError as error:
             raise MessageError(f"header {name!r} has a value that is not Latin-1") from error
-        if _breaks_line(raw_value):
+        if b"\n" in raw_value or b"\r" in raw_value or b"\0" in raw_value:
             raise MessageError(f"header {name!r} has a value that cannot be sent")
         if raw_name != b"content-length":
             lines.append(b"%b: %b\r\n" % (raw_name, raw_value))
@@ -157,13 +165,16 @@ class Request:
         parts = line.split(b" ")
         if len(parts) != 3 or parts[2] != b"HTTP/1.1":
             raise MessageError("a malformed request line")
-        method, target = parts[0], parts[1].decode("latin-1")
+        target = parts[1].decode("latin-1")
         # It contains no space, so this accepts what `encode_request` accepts.
         if not target or not target.isascii() or not target.isprintable():
             raise MessageError("a target that is not percent-encoded ASCII")
-        if not _is_token(method):
-            raise MessageError("a method that is not a token")
-        return cls(method.decode("latin-1"), target, body, rest)
+        method = _METHODS.get(parts[0])
+        if method is None:
+            if not _is_token(parts[0]):
+                raise MessageError("a method that is not a token")
+            method = parts[0].decode("latin-1")
+        return cls(method, target, body, rest)
 
 
 def encode_request(
@@ -236,5 +247,5 @@ def encode_reply(reply: Reply) -> bytes:
     if not 200 <= status <= 599:
         raise MessageError(f"status {status} is not 200 to 599")
     head = _encode_headers(reply.headers, reply.body)
-    reason = REASONS.get(status, "Status").encode()
-    return b"HTTP/1.1 %d %b\r\n%b\r\n%b" % (status, reason, head, reply.body)
+    line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d Status" % status
+    return b"%b\r\n%b\r\n%b" % (line, head, reply.body)

@@ -10,8 +10,10 @@
     greet g1 at 7 foreign             ... whose history differs
     greet g1 at 0 used                ... that is empty but not fresh
     submit 1 PUT a                    a client's request (ticket 1); "read 1 GET a" for a read
+    turn 1 PUT a | read 2 GET a       requests of one turn of the loop
     cancel 1                          the client no longer waits
     g1 g2 says 4 ok                   replies to the request at place 4, one after the other
+    g1 answers 4 ok | ok | no         replies in one frame, the first to the request at place 4
     g1 digest 9 abc                   the digest of the state "abc" at the marker 9
     g1 restored 9 abc                 ... after a restore
     g1 piece 9 100, g1 fetched 9 abc, g1 cannot-fetch 9
@@ -26,7 +28,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from guests.protocol.wire import EMPTY_HISTORY
+from guests.protocol.wire import EMPTY_HISTORY, encode_replies
 from tests.voter.core.model import digest_of, make_engine
 from voter.core import Limits
 from voter.core import events as ev
@@ -102,8 +104,10 @@ class Scenario:
         elif verb == "greet":
             yield self._greet(self._index(rest[0]), rest[1:])
         elif verb in ("submit", "read"):
-            request = " ".join(rest[1:]).encode()
-            yield ev.Submit(int(rest[0]), request, b"me", verb == "read")
+            yield from self._requests(words)
+        elif verb == "turn":
+            parts = [part.split() for part in " ".join(rest).split("|")]
+            yield ev.SubmitAll([event for part in parts for event in self._requests(part)])
         elif verb == "cancel":
             yield ev.Cancel(int(rest[0]))
         elif verb == "admit":
@@ -119,6 +123,11 @@ class Scenario:
                 epoch = self._epochs[index] - name.count("~")
                 yield self._say(index, epoch, words[len(names)], words[len(names) + 1 :])
 
+    def _requests(self, words: list[str]) -> Iterator[ev.Submit]:
+        """Yield the request of ``submit 1 PUT a``, ``read 1 GET a`` or ``1 PUT a``."""
+        ticket, *request = words[words[0] in ("submit", "read") :]
+        yield ev.Submit(int(ticket), " ".join(request).encode(), b"me", words[0] == "read")
+
     def _greet(self, index: int, rest: list[str]) -> Event:
         epoch = self._epochs[index] = self._epochs.get(index, 100 * (index + 1)) + 1
         seq = int(rest[1]) if rest else 0
@@ -132,6 +141,9 @@ class Scenario:
         text = " ".join(rest[1:])
         ways: dict[str, Callable[[], Event]] = {
             "says": lambda: ev.Answered(index, epoch, seq, text.encode()),
+            "answers": lambda: ev.AnsweredAll(
+                index, epoch, seq, encode_replies([r.strip().encode() for r in text.split("|")])
+            ),
             "digest": lambda: ev.Digested(index, epoch, seq, self._digest(text)),
             "restored": lambda: ev.Restored(index, epoch, seq, self._digest(text)),
             "piece": lambda: ev.Piece(index, epoch, seq, int(text)),
@@ -157,6 +169,10 @@ class Scenario:
     def _names(self, indexes: tuple[int, ...]) -> str:
         return " ".join(self._engine.members[index].name for index in indexes) or "nobody"
 
+    def _receivers(self, replicas: tuple[int, ...], later: tuple[int, ...]) -> str:
+        now = self._names(tuple(index for index in replicas if index not in later))
+        return f"{now}, later to {self._names(later)}" if later else now
+
     def _describe(self, effect: Effect) -> str:
         """Return one line about an effect."""
         match effect:
@@ -164,9 +180,14 @@ class Scenario:
                 self._records[record.seq] = record
                 kind = "void" if record.void else "read" if record.read_only else "write"
                 text = record.request.decode()
-                now = self._names(tuple(index for index in replicas if index not in later))
-                then = f", later to {self._names(later)}" if later else ""
-                return f"send to {now}{then}: {kind} {record.seq} {text}"
+                return f"send to {self._receivers(replicas, later)}: {kind} {record.seq} {text}"
+            case ev.SendAll(replicas, records, later):
+                self._records |= {record.seq: record for record in records}
+                text = " | ".join(
+                    f"{'read' if r.read_only else 'write'} {r.seq} {r.request.decode()}"
+                    for r in records
+                )
+                return f"send to {self._receivers(replicas, later)}: {text}"
             case ev.Push(replicas):
                 return f"push to {self._names(replicas)}"
             case ev.Mark(replicas, seq, keeper):

@@ -9,7 +9,7 @@ from types import FrameType
 import msgspec
 import pytest
 
-from faultinject.simulation.plan import SimFault, SimPlan, make_plan
+from faultinject.simulation.plan import BURSTS, SimFault, SimPlan, make_plan
 from faultinject.simulation.reach import (
     DIMENSIONS,
     MEASURED,
@@ -51,6 +51,15 @@ def test_reach_restores_everything_and_repeats_exactly() -> None:
     assert first.items == second.items
     assert Replica.move is before
     assert sys.gettrace() is None
+
+
+def test_bursts_reach_batches_that_are_settled_and_taken_apart() -> None:
+    reached = measure(make_plan(BURSTS + number) for number in (1, 2, 19, 81, 104, 206))
+    assert reached.counts["batch"].keys() >= {
+        "settled", "settled against a lie", "taken apart by AnsweredAll", "taken apart by Lost",
+        "taken apart by Greeted", "taken apart by Cancel", "taken apart by Submit",
+        "taken apart by SubmitAll", "taken apart by ProtocolViolation",
+    }  # fmt: skip
 
 
 def test_branches_name_lines_of_the_measured_files_only() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from faultinject.simulation.fingerprint import fingerprint
 from faultinject.simulation.hunt import hunt
-from faultinject.simulation.plan import KINDS, SITUATIONS, SWARM, make_plan
+from faultinject.simulation.plan import BURSTS, KINDS, SITUATIONS, SWARM, make_plan
 from faultinject.simulation.run import run
 from faultinject.simulation.seeds import fresh, source_revision
 
@@ -68,6 +68,13 @@ def test_swarm_plans_differ_in_what_they_draw_from() -> None:
     faults = sorted(plans, key=lambda plan: len(plan.faults))
     assert len(faults[0].faults) == 0
     assert len(faults[-1].faults) >= 8
+
+
+def test_bursts_are_added_to_the_swarm_plan_of_most_seeds() -> None:
+    plans = [make_plan(seed) for seed in range(BURSTS, BURSTS + 200)]
+    bursts = [sum(o.concurrent and not o.pause for o in plan.operations) for plan in plans]
+    assert 100 < sum(burst > 0 for burst in bursts) < 200
+    assert max(bursts) > 60
 
 
 def test_all_promises_hold_on_fresh_seeds() -> None:

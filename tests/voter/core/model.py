@@ -10,14 +10,17 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from hashlib import blake2b
+from itertools import chain
 from typing import Any
 
-from guests.protocol.wire import EMPTY_HISTORY
+from guests.protocol.wire import EMPTY_HISTORY, decode_replies, encode_replies
 from voter.core import Engine, Limits, Policy
 from voter.core import events as ev
+from voter.core.batch import Batch
 from voter.core.entries import Record
 from voter.core.events import Effect, Event, Failure
 from voter.core.followers import HOLD_MOST, HOLD_TIME
+from voter.core.poll import Poll
 from voter.core.replica import State
 
 __all__ = ["FAULTS", "Node", "Replica", "apply", "digest_of", "make_engine"]
@@ -158,7 +161,20 @@ class Replica:
 
     def _act(self, message: Effect) -> Iterator[Event]:
         index, epoch = self.index, self.epoch
-        if isinstance(message, ev.Send):
+        if isinstance(message, ev.SendAll):
+            replies, last = [], None
+            for record in message.records:
+                for last in self._act(ev.Send((index,), record)):
+                    if isinstance(last, ev.Answered):
+                        replies.append(last.reply)
+                if self.dead or not isinstance(last, ev.Answered):
+                    break
+            if replies and not self.dead:
+                first = message.records[0].seq
+                yield ev.AnsweredAll(index, epoch, first, encode_replies(replies))
+            if isinstance(last, ev.RefusedOrder):
+                yield last
+        elif isinstance(message, ev.Send):
             record = message.record
             if not record.read_only and record.seq <= self.last_seq:
                 history, void, reply = self.replies.get(record.seq, (b"", False, b""))
@@ -217,6 +233,18 @@ class Replica:
                 event = ev.RefusedOrder(index, epoch, event.seq, "no")
             elif fault == "twice":
                 yield event
+        elif isinstance(event, ev.AnsweredAll):
+            if fault == "lie":  # in one reply
+                *replies, _ = decode_replies(event.replies)
+                event = ev.AnsweredAll(index, epoch, event.seq, encode_replies([*replies, lie]))
+            elif fault == "wrong-seq":
+                event = ev.AnsweredAll(index, epoch, event.seq + 1, event.replies)
+            elif fault == "cut-reply":  # two frames
+                one, *others = decode_replies(event.replies)
+                yield ev.AnsweredAll(index, epoch, event.seq, encode_replies([one]))
+                event = ev.AnsweredAll(index, epoch, event.seq + 1, encode_replies(others))
+            elif fault == "twice":
+                yield event
         elif isinstance(event, ev.Digested):
             if fault == "lie-digest":
                 event = ev.Digested(index, epoch, event.seq, digest_of(lie))
@@ -250,6 +278,7 @@ class Node:
         self.open: set[int] = set()  # tickets without a result
         self.results: dict[int, ev.Release | ev.Fail] = {}
         self.checkpoints: list[int] = []
+        self.batched: set[int] = set()  # places of requests that were sent in batches
         self._state = b""  # of the correct service
         # An independent record, to check the engine:
         self._states: list[str] = [State.ABSENT for _ in self.replicas]
@@ -288,6 +317,16 @@ class Node:
         else:
             assert isinstance(effects[0], ev.Send)
         return self.tickets
+
+    def submit_all(self, requests: list[tuple[bytes, bool]]) -> None:
+        """Submit the requests (and whether each only reads) of one turn."""
+        events = []
+        for request, read_only in requests:
+            self.tickets += 1
+            self.open.add(self.tickets)
+            self.requests[self.tickets] = request
+            events.append(ev.Submit(self.tickets, request, b"me", read_only))
+        self.feed(ev.SubmitAll(events))
 
     def cancel(self, ticket: int) -> None:
         """The client of a ticket no longer waits."""
@@ -402,6 +441,9 @@ class Node:
             if event.epoch == self.engine.members[event.replica].epoch:
                 value = event.reply if isinstance(event, ev.Answered) else event.digest
                 self._values.setdefault(event.seq, {})[event.replica] = value
+        elif isinstance(event, ev.AnsweredAll):
+            for seq, reply in enumerate(decode_replies(event.replies), event.seq):
+                self._record(ev.Answered(event.replica, event.epoch, seq, reply))
         elif isinstance(event, ev.Greeted):
             self._void(event.replica)
 
@@ -412,6 +454,12 @@ class Node:
     def _carry_out(self, effect: Effect) -> None:
         if isinstance(effect, ev.Send):
             self._order(effect)
+            self._post(effect.replicas, effect)
+        elif isinstance(effect, ev.SendAll):
+            for record in effect.records:
+                self.batched.add(record.seq)
+                self._order(ev.Send(effect.replicas, record))
+            self._post(effect.replicas, effect)
         elif isinstance(effect, ev.Mark):
             self._post(effect.replicas, effect)
         elif isinstance(effect, ev.Push):
@@ -436,7 +484,7 @@ class Node:
     def _post(self, indexes: tuple[int, ...], effect: Effect) -> None:
         for index in indexes:
             replica = self.replicas[index]
-            if replica.epoch and isinstance(effect, ev.Send) and index in effect.later:
+            if replica.epoch and isinstance(effect, ev.Send | ev.SendAll) and index in effect.later:
                 replica.held.append((self.now, effect))
             elif replica.epoch:
                 replica.push()
@@ -453,7 +501,6 @@ class Node:
         if record.seq not in self.expected:
             assert record.seq > max(self.expected, default=0)
             self._state, self.expected[record.seq] = apply(self._state, record)
-        self._post(effect.replicas, effect)
 
     def _void_record(self, record: Record) -> None:
         """Compute the correct replies again: all replicas skip this record from now on."""
@@ -477,10 +524,15 @@ class Node:
             if value == effect.reply and self._states[index] == State.ACTIVE
         ]
         assert len(agreed) >= self.need, f"released after {values}"
-        assert effect.agreed == len(agreed)
-        assert sorted(effect.dissent) == sorted(
-            index for index, value in values.items() if value != effect.reply
-        )
+        others = {index for index, value in values.items() if value != effect.reply}
+        if (
+            effect.seq in self.batched
+        ):  # a replica that lies in one reply does not agree to the others
+            assert self.need <= effect.agreed <= len(agreed)
+            assert set(effect.dissent) >= others
+        else:
+            assert effect.agreed == len(agreed)
+            assert sorted(effect.dissent) == sorted(others)
         if self.engine.members.policy.compares:
             assert effect.reply == self.expected[effect.seq]
         assert self.records[effect.seq].request == self.requests[effect.ticket]
@@ -498,27 +550,38 @@ class Node:
         engine, limits = self.engine, self.engine.limits
         polls = engine.polls.open.values()
         unsettled = [poll for poll in polls if poll.winner is None]
-        assert engine.polls.unsettled == len(unsettled) <= limits.pending + 1
+        batches = engine.polls.batches
+        undecided = [batch for batch in batches.values() if batch.winner is None]
+        requests = len(unsettled) + sum(len(batch.records) for batch in undecided)
+        assert engine.polls.unsettled == requests <= limits.pending + 1
         waiting = sum(len(event.request) for event in engine.throttle.held.values())
-        assert engine.polls.pending_bytes == sum(poll.size for poll in unsettled)
+        assert engine.polls.pending_bytes == sum(
+            each.size for each in chain[Poll | Batch](unsettled, undecided)
+        )
         assert engine.throttle.held_bytes == waiting
         assert engine.polls.reply_bytes == sum(
             len(value) for poll in polls for value in (poll.long_replies or {}).values()
-        )
+        ) + sum(len(value) for batch in batches.values() for value in batch.ballots.values())
         assert engine.polls.reply_bytes <= limits.ballot_bytes
         assert engine.log.bytes == sum(entry.size for entry in engine.log)
         for each in self.replicas:
-            assert len(each.held) < HOLD_MOST
+            orders = [effect for _, effect in each.held]
+            held = sum(len(e.records) if isinstance(e, ev.SendAll) else 1 for e in orders)
+            assert held < HOLD_MOST
             assert all(self.now - since < HOLD_TIME for since, _ in each.held)
-        due = dict.fromkeys(engine.polls.open, 0)
+        expected = {seq: poll.unanswered for seq, poll in (engine.polls.open | batches).items()}
+        due = dict.fromkeys(expected, 0)
         for replica in engine.members:
             assert replica.outstanding_bytes == sum(size for _, size in replica.outstanding)
             assert (replica.epoch == 0) == (replica.state in (State.ABSENT, State.EXPELLED))
             for seq, _ in (*replica.outstanding, *replica.markers):
                 if seq in due:
                     due[seq] += 1
-        assert {seq: poll.unanswered for seq, poll in engine.polls.open.items()} == due
-        assert all(poll.winner is None or poll.unanswered for poll in polls)
+        assert expected == due
+        assert all(
+            each.winner is None or each.unanswered
+            for each in chain[Poll | Batch](polls, batches.values())
+        )
         assert set(engine.polls.tickets) <= self.open
         assert engine.members.active == tuple(
             r.index for r in engine.members if r.state is State.ACTIVE

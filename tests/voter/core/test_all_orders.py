@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -17,6 +18,8 @@ import pytest
 from tests.voter.core.model import Node, make_engine
 from voter.core import Limits
 from voter.core import events as ev
+from voter.core.batch import Batch
+from voter.core.poll import Poll
 from voter.core.replica import State
 
 Step = tuple[str, int]
@@ -83,7 +86,12 @@ class Search:
     def _take(self, step: Step, node: Node, sent: int, victim: int) -> tuple[int, int]:
         what, index = step
         if what == "submit":
-            node.submit(b"%d" % index, read_only=self.requests[index] == "read")
+            turn = self.requests[index].split()
+            if len(turn) == 1:
+                node.submit(b"%d" % index, read_only=turn == ["read"])
+            else:
+                requests = enumerate(turn)
+                node.submit_all([(b"%d %d" % (index, i), kind == "read") for i, kind in requests])
             return sent + 1, victim
         if what == "work":
             # Its answers come next, unless its link may be cut in between.
@@ -113,7 +121,7 @@ class Search:
 
     def _check_end(self, node: Node, path: tuple[Step, ...]) -> None:
         self.ends += 1
-        results = [node.results.get(ticket) for ticket in range(1, len(self.requests) + 1)]
+        results = [node.results.get(ticket) for ticket in range(1, node.tickets + 1)]
         assert all(isinstance(result, ev.Release) for result in results), (results, path)
         self.outcomes.add(tuple(replica.state for replica in node.engine.members))
         if self.fault == "corrupt":
@@ -139,7 +147,9 @@ def fingerprint(node: Node) -> tuple[Any, ...]:
                 poll.seq, tuple(poll.tickets), poll.winner, poll.sent, poll.unanswered,
                 tuple(sorted(poll.ballots.items())),
             )
-            for poll in engine.polls.open.values()
+            for poll in chain[Poll | Batch](
+                engine.polls.open.values(), engine.polls.batches.values()
+            )
         ),
         tuple(
             (
@@ -152,13 +162,20 @@ def fingerprint(node: Node) -> tuple[Any, ...]:
         tuple(
             (
                 r.epoch > 0, r.fault, r.fresh, r.last_seq, r.state, r.kept,
-                tuple((type(m), m.record.seq if isinstance(m, ev.Send) else m) for m in r.inbox),
+                tuple((type(m), _name(m)) for m in r.inbox),
                 tuple((type(m), getattr(m, "seq", 0)) for m in r.outbox),
             )
             for r in node.replicas
         ),
         tuple(sorted((t, getattr(v, "reply", b"")) for t, v in node.results.items())),
     )  # fmt: skip
+
+
+def _name(message: ev.Effect) -> Any:
+    """Return what distinguishes a message to a replica from others."""
+    if isinstance(message, ev.SendAll):
+        return message.records[0].seq
+    return message.record.seq if isinstance(message, ev.Send) else message
 
 
 WRITES = ("write", "write", "write")
@@ -202,6 +219,15 @@ def test_every_order_answers_all_requests_with_a_checkpoint_and_a_fault(fault: s
     search = Search(WRITES, fault, victims=(0,), limits=MARKERS)
     search.run()
     assert search.states > 400
+
+
+@pytest.mark.parametrize("fault", ["crash", "lie", "silent", "wrong-seq", "cut-reply"])
+def test_every_order_answers_all_requests_of_batches_with_one_fault(fault: str) -> None:
+    turns = ("write read write", "write write", "read write")
+    search = Search(turns, fault, victims=(1,), limits=NO_MARKERS)
+    search.run()
+    assert search.states > 100
+    assert search.outcomes >= {(State.ACTIVE,) * 3}
 
 
 @pytest.mark.long
