@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from pathlib import Path
@@ -93,6 +94,7 @@ class Config(_Section, frozen=True, kw_only=True):
     timing: Timing = Timing()
     journal: JournalConfig | None = None
     durability: Literal["fsync", "os", "none"] | None = None  # None: fsync if there is a journal
+    follow: Literal["auto", "on", "off"] = "auto"  # send orders to m replicas first (``follows``)
     max_body: Annotated[int, Meta(ge=1, le=1 << 20)] = 1 << 20  # largest body of a request, bytes
     max_in_flight: Annotated[int, Meta(ge=1, le=1 << 20)] = 1024  # on one native connection
 
@@ -115,6 +117,17 @@ class Config(_Section, frozen=True, kw_only=True):
     def durable(self) -> Literal["fsync", "os", "none"]:
         """The durability in effect: fsync, os or none."""
         return self.durability or ("fsync" if self.journal is not None else "none")
+
+    @property
+    def follows(self) -> bool:
+        """Whether orders go to m replicas first, and to the others in batches.
+
+        With ``auto``: if replies are compared, and the replicas outnumber the processors that the
+        voter may use.
+        """
+        if self.follow == "auto":
+            return self.policy.compares and len(os.sched_getaffinity(0)) < len(self.replica)
+        return self.follow == "on"
 
     @property
     def policy(self) -> Policy:

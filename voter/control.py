@@ -188,6 +188,11 @@ def describe(runner: Runner) -> dict[str, Any]:
         "pending": engine.pending,
         "throttled": engine.throttle.on,
         "durability": runner.config.durable,
+        "follow": {
+            "setting": runner.config.follow,
+            "on": engine.followers.enabled,
+            "later": [engine.members[index].name for index in engine.followers.later],
+        },
         "journal": runner.journal.status() if runner.journal is not None else None,
         "once": {
             "sessions": engine.dedup.sessions,

@@ -124,6 +124,7 @@ class ReplicaLink(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._decoder = Decoder()
         self._out: list[bytes] = []
+        self._held: list[bytes] = []  # orders that are sent with the next push or other frame
         self._writable = asyncio.Event()
         self._closed = asyncio.Event()
         self._reconnect = asyncio.Event()
@@ -226,6 +227,7 @@ class ReplicaLink(asyncio.Protocol):
         """Forget the connection, and report its loss if the engine knew it."""
         self._transport = None
         self._out.clear()
+        self._held.clear()
         self._end_transfers()
         was_up, epoch = self.up, self.epoch
         self.up, self.epoch = False, 0
@@ -240,12 +242,27 @@ class ReplicaLink(asyncio.Protocol):
         if self._transport is not None:
             if not self._out:
                 self._flush_soon(self)
+            if self._held:
+                self._out += self._held
+                self._held.clear()
             self._out.append(frame)
 
-    def send_orders(self, orders: Orders) -> None:
-        """Send ordered requests; payload and CRC are shared by all links."""
+    def send_orders(self, orders: Orders, *, hold: bool = False) -> None:
+        """Send ordered requests; payload and CRC are shared by all links.
+
+        ``hold``: send them with the next push, or before the next frame that is not held.
+        """
         kind, seq, flags, payload, crc = orders
-        self.send(wire.encode_head(kind, self.epoch, seq, payload, crc, flags))
+        frame = wire.encode_head(kind, self.epoch, seq, payload, crc, flags)
+        if not hold:
+            self.send(frame)
+        elif self._transport is not None:
+            self._held.append(frame)
+
+    def push(self) -> None:
+        """Send what is held."""
+        if self._held:
+            self.send(b"")
 
     def flush(self) -> None:
         """Write the frames of this turn."""

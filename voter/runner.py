@@ -19,8 +19,9 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 from guests.protocol import wire
@@ -34,6 +35,7 @@ from voter.core.events import Effect, Event, Fail, Failure, Release, SessionOpen
 from voter.core.replica import State
 from voter.core.resume import Past
 from voter.errors import JournalError
+from voter.identities import ReplicaIdentities
 from voter.journal import Journal
 from voter.link import ReplicaLink, encode_orders
 
@@ -108,7 +110,6 @@ class Runner:
         self.names: Sequence[str] = [replica.name for replica in config.replica]
         self._clock = clock
         self.journal: Journal | None = None
-        self._journal_service: tuple[str, int] | None = None
         self.reserved = asyncio.Event()
         """Set once sequence numbers are reserved durably, so that requests can be ordered."""
         if secret is None:
@@ -120,14 +121,16 @@ class Runner:
             limits=config.limits,
             observers=observers,
             journaled=secret is not None,
+            follow=config.follows,
         )
+        self._identities = ReplicaIdentities(config.service, config.policy.need)
         self.links = [
             ReplicaLink(
                 index,
                 parse_address(replica.link),
                 connector=connector,
                 deliver=self.receive,
-                check=self._check_welcome,
+                check=self._identities.check,
                 random64=random64,
                 flush_soon=self.flush_soon,
                 limits=config.limits,
@@ -143,7 +146,6 @@ class Runner:
         self.latency_sum = 0.0
         self.incidents: deque[Incident] = deque(maxlen=1000)
         self._news = asyncio.Event()  # set at the next incident, and then replaced
-        self._identities: dict[int, tuple[str, int]] = {}  # service and state format by replica
         self._waiting: dict[int, _Waiting] = {}
         self._idle = asyncio.Event()
         self._ticket = 0
@@ -152,7 +154,9 @@ class Runner:
         self._flush_scheduled = False
         self._events: deque[Event] = deque()
         self._processing = False
-        self._ticked = float("-inf")
+        self._ticked = -inf
+        self._push_due = inf  # engine time of ``_push_timer``
+        self._push_timer: asyncio.TimerHandle | None = None
         self._incident_id = 0
         self._process_events()
 
@@ -163,7 +167,8 @@ class Runner:
 
         ``service`` names the service and state format whose states the journal holds, if known.
         """
-        self.journal, self._journal_service = journal, service
+        self.journal = journal
+        self._identities.held, self._identities.learn = service, journal.learn
         for effect in self.engine.begin(past):
             self._carry_out[type(effect)](self, effect)
 
@@ -292,6 +297,23 @@ class Runner:
                     self._tick()
         finally:
             self._processing = False
+        if self.engine.followers.due != self._push_due:
+            self._set_push_timer()
+
+    def _set_push_timer(self) -> None:
+        """Let the engine check in time what it holds for followers."""
+        if self._push_timer is not None:
+            self._push_timer.cancel()
+            self._push_timer = None
+        due = self._push_due = self.engine.followers.due
+        if due < inf:
+            delay = max(0.0, due - self._clock.steady())
+            self._push_timer = asyncio.get_running_loop().call_later(delay, self._push_held)
+
+    def _push_held(self) -> None:
+        self._push_due = inf
+        self._ticked = -inf
+        self._process_events()
 
     def _tick(self) -> None:
         """Give the engine the time, if enough has passed since the last Tick."""
@@ -306,9 +328,13 @@ class Runner:
 
     def _send(self, effect: ev.Send | ev.SendAll) -> None:
         records = effect.records if isinstance(effect, ev.SendAll) else [effect.record]
-        orders = encode_orders(records)
+        orders, later = encode_orders(records), effect.later
         for index in effect.replicas:
-            self.links[index].send_orders(orders)
+            self.links[index].send_orders(orders, hold=index in later)
+
+    def _push(self, effect: ev.Push) -> None:
+        for index in effect.replicas:
+            self.links[index].push()
 
     def _release(self, effect: Release) -> None:
         self._release_at(self._clock.steady(), effect)
@@ -393,6 +419,7 @@ class Runner:
         ev.Append: _append,
         ev.Send: _send,
         ev.SendAll: _send,
+        ev.Push: _push,
         ev.Release: _release,
         ev.ReleaseAll: _release_all,
         ev.SessionOpened: _finish,
@@ -444,33 +471,6 @@ class Runner:
                 return  # the journal's ``run`` raises it too, which ends the voter
         for sink in sinks:
             sink.flush()
-
-    def _check_welcome(self, index: int, welcome: wire.Welcome) -> str | None:
-        """Return why a replica with this WELCOME cannot be used, or None."""
-        if welcome.protocol != wire.PROTOCOL:
-            return f"its agent speaks protocol {welcome.protocol}, the voter {wire.PROTOCOL}"
-        wanted = self.config.service
-        if wanted is not None and welcome.service != wanted:
-            return f"it runs service {welcome.service!r}, the configuration says {wanted!r}"
-        identity = (welcome.service, welcome.state_format)
-        held = self._journal_service
-        if held is not None and held != identity:
-            return (
-                f"it runs {identity[0]} with state format {identity[1]}, the journal holds "
-                f"states of {held[0]} with {held[1]}"
-            )
-        self._identities[index] = identity
-        # The most common identity counts, not the first: the first may be of a faulty replica.
-        (common, times), *_ = Counter(self._identities.values()).most_common()
-        if held is None and self.journal is not None and times >= self.policy.need:
-            self._journal_service = common
-            self.journal.learn(*common)
-        if times > Counter(self._identities.values())[identity]:
-            return (
-                f"it runs {identity[0]} with state format {identity[1]}, the others "
-                f"{common[0]} with {common[1]}"
-            )
-        return None
 
     async def incidents_after(self, since: int) -> list[Incident]:
         """Wait until there are incidents with an id over ``since``; return those still kept.

@@ -110,6 +110,14 @@ _NODE_OPTIONS = (
         help="What survives.  "
         + "  ".join(f"{kind}: {text}." for kind, text in DURABILITY_GUARANTEES.items()),
     ),
+    click.option(
+        "--follow",
+        type=click.Choice(["auto", "on", "off"]),
+        default="auto",
+        show_default=True,
+        help="Send requests to a majority first and to the other guests in batches, at most 20 ms "
+        "later; auto: if the guests outnumber the processors.",
+    ),
 )
 
 

@@ -116,6 +116,10 @@ def _show(state: dict[str, Any]) -> None:
     out.print(f"durability: {durability['kind']} ({durability['promise']})")
     if durability["journal"]:
         out.print(f"journal: {escape(_journal_line(durability['journal']))}")
+    if follow := state.get("follow"):
+        names = " ".join(follow["later"]) or "none now"
+        order = f"majority first, in batches to: {names}" if follow["on"] else "all guests at once"
+        out.print(f"requests: {order} (follow {follow['setting']})")
     supervisor = state["supervisor"]
     restarts = f", restarted {_count(supervisor['restarts'], 'time')}"
     watched = supervisor["watchdog"] or state["managed"]

@@ -96,6 +96,7 @@ def make_settings(  # noqa: PLR0913 - one for each option
     allow_faults: bool,
     repair: Literal["auto", "off"],
     durability: Durability,
+    follow: Literal["auto", "on", "off"],
     function: str | None,
     key: Path | None,
 ) -> Settings:
@@ -120,6 +121,7 @@ def make_settings(  # noqa: PLR0913 - one for each option
         allow_faults=allow_faults,
         repair=repair,
         durability=durability,
+        follow=follow,
         function=_function(function, key),
         key=str(key.absolute()) if key is not None else None,
     )

@@ -71,6 +71,7 @@ def voter_config(layout: Layout, settings: Settings, node: str, links: dict[str,
         "# Written by `trivisor up` or `prepare`, which overwrite changes.",
         f"vote = {toml_string(settings.vote)}",
         f"durability = {toml_string(settings.durability)}",
+        f"follow = {toml_string(settings.follow)}",
     ]
     if settings.function is not None and settings.function != "guest":
         lines.append(f"function = {toml_string(settings.function)}")

@@ -472,6 +472,7 @@ class Supervisor:
                 "promise": DURABILITY_GUARANTEES[self.settings.durability],
                 "journal": voter.get("journal"),
             },
+            "follow": voter.get("follow"),
             "voter": {
                 **self._voter.describe(),
                 **{key: voter.get(key) for key in ("seq", "compiled", "not_compiled_because")},

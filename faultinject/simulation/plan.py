@@ -97,6 +97,7 @@ class SimPlan(msgspec.Struct, frozen=True):
     checkpoint_bytes: int = 1500  # smallest log for which a checkpoint is made
     log_bytes: int = 60_000  # largest log
     scrub: float = 60.0  # most seconds between two markers
+    follow: bool = False  # one replica gets its orders in batches
 
     @property
     def clients(self) -> int:
@@ -187,6 +188,10 @@ def _allowed(durability: str) -> dict[str, int]:
     return table
 
 
+def _draw_follow(seed: int) -> bool:
+    return Random(f"{seed} follow").random() < 0.5
+
+
 def _draw_fixed(seed: int) -> SimPlan:
     """Draw a plan with the weights of the tables above."""
     random = Random(f"{seed} plan")
@@ -241,6 +246,7 @@ def _draw_fixed(seed: int) -> SimPlan:
         two_faulty=two,
         clients_without_retry=tuple(c for c in range(clients) if random.random() < 0.2),
         clients_with_key=tuple(c for c in range(clients) if random.random() < 0.15),
+        follow=_draw_follow(seed),
     )
 
 
@@ -304,6 +310,7 @@ def _draw_swarm(seed: int) -> SimPlan:
         clients_with_key=tuple(c for c in range(clients) if random.random() < 0.25),
         checkpoint_bytes=round(_between(random, 200, 4000)),
         scrub=random.choice((0.3, 60.0, 60.0)),
+        follow=_draw_follow(seed),
         # 50 writes fit into 60,000 bytes; some plans fill more than half of that.
         log_bytes=60_000 if len(operations) <= 50 else 200_000,
     )

@@ -393,4 +393,5 @@ def _configure(plan: SimPlan) -> Config:
         timing=Timing(request=5.0),
         journal=journal,
         durability=plan.durability,  # type: ignore[arg-type]
+        follow="on" if plan.follow else "off",
     )

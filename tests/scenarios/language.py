@@ -2,6 +2,7 @@
 
     # a comment
     node 2/3 observers=1 window=5     an engine with g1, g2, g3 (and g4, an observer)
+    node 2/3 follow=1                 ... which sends orders to a majority first
     tick 0.5                          seconds pass
     join g1 g2 g3                     fresh replicas join: a handshake with each, in short
     greet g1                          a handshake with an empty, fresh replica, in full
@@ -71,10 +72,13 @@ class Scenario:
         if words[0] == "node":
             options = dict(word.split("=") for word in words[2:])
             observers = int(options.pop("observers", "0"))
+            follow = options.pop("follow", "0") == "1"
             limits: dict[str, Any] = {
                 name: float(text) if "." in text else int(text) for name, text in options.items()
             }
-            self._engine = make_engine(words[1], limits=Limits(**limits), observers=observers)
+            self._engine = make_engine(
+                words[1], limits=Limits(**limits), observers=observers, follow=follow
+            )
             return self._feed([ev.Tick(self._now, int(self._now * 1e9))])
         if words[0] == "join":
             return [", ".join(self._join(name) for name in words[1:])]
@@ -165,21 +169,27 @@ class Scenario:
     def _names(self, indexes: tuple[int, ...]) -> str:
         return " ".join(self._engine.members[index].name for index in indexes) or "nobody"
 
+    def _receivers(self, replicas: tuple[int, ...], later: tuple[int, ...]) -> str:
+        now = self._names(tuple(index for index in replicas if index not in later))
+        return f"{now}, later to {self._names(later)}" if later else now
+
     def _describe(self, effect: Effect) -> str:
         """Return one line about an effect."""
         match effect:
-            case ev.Send(replicas, record):
+            case ev.Send(replicas, record, later):
                 self._records[record.seq] = record
                 kind = "void" if record.void else "read" if record.read_only else "write"
                 text = record.request.decode()
-                return f"send to {self._names(replicas)}: {kind} {record.seq} {text}"
-            case ev.SendAll(replicas, records):
+                return f"send to {self._receivers(replicas, later)}: {kind} {record.seq} {text}"
+            case ev.SendAll(replicas, records, later):
                 self._records |= {record.seq: record for record in records}
                 text = " | ".join(
                     f"{'read' if r.read_only else 'write'} {r.seq} {r.request.decode()}"
                     for r in records
                 )
-                return f"send to {self._names(replicas)}: {text}"
+                return f"send to {self._receivers(replicas, later)}: {text}"
+            case ev.Push(replicas):
+                return f"push to {self._names(replicas)}"
             case ev.Mark(replicas, seq, keeper):
                 keeps = "" if keeper is None else f", {self._names((keeper,))} keeps the state"
                 return f"mark to {self._names(replicas)}: {seq}{keeps}"

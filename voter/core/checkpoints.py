@@ -111,6 +111,7 @@ class Checkpoints:
         for index in self.members.live:
             self.members[index].markers.append((seq, deadline))
         poll.expect(self.members.live_mask, len(self.members.live))
+        self.members.followers.push()
         self.effects.append(Mark(self.members.live, seq, keeper))
 
     def drop(self, poll: Poll) -> None:

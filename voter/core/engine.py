@@ -10,6 +10,7 @@ of effects.  A part uses those above it in this table, never those below it.  A 
 ``JournalState``       positions appended and synced, reserved sequence numbers, disk full
 ``Poll``               one vote: its ballots, its clients, the position its reply waits for
 ``Batch``              one vote on all requests of one turn; taken apart into Polls
+``Followers``          which replicas get orders later, and how much is held for them
 ``Membership``         the replicas and their states; electors and live replicas
 ``Polls``              open polls with their ballots, clients by ticket, bytes pending and kept
 ``ReleaseGate``        replies and sessions that wait for the journal
@@ -45,6 +46,7 @@ from voter.core.dedup import DedupTable
 from voter.core.engine_time import ClockChange, EngineTime
 from voter.core.entries import ClockStep, Settled
 from voter.core.events import Effect, Event, Failure, Release
+from voter.core.followers import Followers
 from voter.core.incarnations import Incarnations
 from voter.core.intake import NOT_KEPT, Intake
 from voter.core.journal_state import JournalState
@@ -81,11 +83,13 @@ class Engine:
         limits: Limits | None = None,
         observers: frozenset[str] = frozenset(),
         journaled: bool = False,
+        follow: bool = False,
     ) -> None:
         """Wire the parts.
 
         ``secret``: up to 64 bytes that key the hash of the history (and so the seeds).
         ``journaled``: emit Append effects, and wait for Synced events.
+        ``follow``: send orders to m replicas first, and to the others in batches.
 
         Raises ValueError if the number of replicas that vote is not the policy's n.
         """
@@ -97,7 +101,12 @@ class Engine:
         replicas = tuple(Replica(i, name, name in observers) for i, name in enumerate(names))
         log = self.log = OrderLog(secret)
         journal = self.journal = JournalState(log, effects, enabled=journaled)
-        members = self.members = Membership(policy, replicas, limits, time, journal, effects)
+        followers = self.followers = Followers(
+            policy.need, replicas, limits, time, effects, enabled=follow
+        )
+        members = self.members = Membership(
+            policy, replicas, limits, time, journal, followers, effects
+        )
         polls = self.polls = Polls(limits, replicas)
         gate = self.gate = ReleaseGate(journal, polls, effects)
         dedup = self.dedup = DedupTable(limits)
@@ -235,6 +244,8 @@ class Engine:
         elif result is not PENDING or not batch.unanswered:
             polls.split()
             polls.recount = True
+        else:
+            self.followers.compare(batch.ballots)
 
     def _settle_all(self, batch: Batch, winner: bytes, replies: list[bytes]) -> None:
         """Settle a batch, as ``_settle`` does for one request."""
@@ -250,6 +261,7 @@ class Engine:
                 journal.append(Settled(record.seq, reply_tag, kept))
                 if record.once is not None:
                     dedup.settle(record.once, reply, record.seq)
+        self.followers.settled(batch.seq, ballots, waiting=self._has_open_votes())
         self.gate.release_all_when_durable(batch, replies, agreed, tuple(dissent))
         for index, payload in dissent.items():
             self.incarnations.dissented(self.members[index], batch.find_difference(payload))
@@ -314,9 +326,18 @@ class Engine:
                 value = kept.get(winner) if len(winner) == TAG_SIZE else winner
             wanted = poll.tickets or (poll.record is not None and poll.record.once is not None)
             if value is not None or not wanted or not poll.unanswered:
-                self._settle(poll, winner, value)  # otherwise a late answer brings the reply
+                self._settle(poll, winner, value)
+            else:
+                self.followers.push()  # a late answer brings the reply
         elif result is LOST:
             self._lose(poll, electors)
+        else:
+            self.followers.compare(poll.ballots)
+
+    def _has_open_votes(self) -> bool:
+        """Whether requests wait for their votes; a marker's may take long."""
+        marker = self.checkpoints.marker
+        return self.polls.unsettled > (marker is not None and marker.digest is None)
 
     def _settle(self, poll: Poll, winner: bytes, value: bytes | None) -> None:
         """Release the reply that has m ballots, and expel each replica that answered differently.
@@ -324,6 +345,8 @@ class Engine:
         ``winner`` is its tag; ``value`` is None if it was too long to be kept.
         """
         ballots = self.polls.stop_counting(poll, winner)
+        if poll.record is not None:
+            self.followers.settled(poll.seq, ballots, waiting=self._has_open_votes())
         dissent: list[int] = []
         agreed = 0
         active = self.members.active
@@ -447,6 +470,7 @@ class Engine:
             self._watched = event.now
             self._watch_checkpoint(gap)
             self.incarnations.watch(gap)
+        self.followers.check()
         self._submit_held()
 
     def _change_clock(self, change: ClockChange) -> None:

@@ -16,7 +16,8 @@ __all__ = [
     "Digested", "Disconnect", "Drain", "Effect", "Event", "Expel", "Fail", "Failure", "Fetch",
     "FetchFailed",
     "Fetched", "Full", "Greeted", "Heard", "Lost", "Mark", "OpenSession", "Piece", "Ping",
-    "ProtocolViolation", "Readmit", "RefusedOrder", "Release", "ReleaseAll", "ReplicaAnswer",
+    "ProtocolViolation", "Push", "Readmit", "RefusedOrder", "Release", "ReleaseAll",
+    "ReplicaAnswer",
     "ReplicaEvent",
     "Restore", "Restored", "Send", "SendAll", "SessionOpened", "Submit", "SubmitAll", "Synced",
     "Tick", "Voided",
@@ -198,17 +199,28 @@ class Append(Effect, frozen=True, gc=False):
 
 
 class Send(Effect, frozen=True, gc=False):
-    """Send an ordered request to these replicas."""
+    """Send an ordered request to these replicas; hold it for those in ``later`` until a Push."""
 
     replicas: tuple[int, ...]
     record: Record
+    later: tuple[int, ...] = ()
 
 
 class SendAll(Effect, frozen=True, gc=False):
-    """Send consecutive requests, at least two and of one agreed time, to these replicas."""
+    """Send consecutive requests, at least two and of one agreed time, to these replicas.
+
+    Hold them for those in ``later`` until a Push.
+    """
 
     replicas: tuple[int, ...]
     records: list[Record]
+    later: tuple[int, ...] = ()
+
+
+class Push(Effect, frozen=True, gc=False):
+    """Send these replicas what is held for them."""
+
+    replicas: tuple[int, ...]
 
 
 class Mark(Effect, frozen=True, gc=False):

@@ -244,7 +244,7 @@ class Incarnations:
         replica.suspect = replica.suspect or cause is Cause.EXPELLED
         self.members.change(replica, cause, reason, seq)
         self.polls.withdraw(replica)
-        under_way = [seq for seq, _ in replica.outstanding]
+        under_way = self.members.followers.under_way(replica)
         replica.reset()
         self.checkpoints.keeper_lost(replica)
         self.members.refresh()

@@ -268,3 +268,4 @@ class Intake:
     def drain(self, _event: ev.Drain) -> None:
         """Order nothing new from now on."""
         self.draining = True
+        self.members.followers.push()

@@ -20,6 +20,7 @@ from voter.core.batch import Batch
 from voter.core.engine_time import EngineTime
 from voter.core.entries import MembershipChange, Record
 from voter.core.events import Changed, Effect, Send, SendAll
+from voter.core.followers import Followers
 from voter.core.journal_state import JournalState
 from voter.core.limits import Limits
 from voter.core.poll import Poll
@@ -38,6 +39,7 @@ class Membership:
     limits: Limits
     time: EngineTime
     journal: JournalState
+    followers: Followers
     effects: list[Effect]
     active: tuple[int, ...] = ()
     live: tuple[int, ...] = ()
@@ -55,6 +57,7 @@ class Membership:
         self.active = tuple(r.index for r in self.replicas if r.state is State.ACTIVE)
         self.live = tuple(r.index for r in self.replicas if r.live)
         self.live_mask = sum(1 << index for index in self.live)
+        self.followers.choose(self.active, self.live)
 
     @property
     def incarnations_ended(self) -> int:
@@ -94,22 +97,29 @@ class Membership:
 
     def send_to_live(self, poll: Poll, record: Record) -> None:
         """Send a new request to all live replicas, and expect their answers."""
+        followers = self.followers
+        followers.rotate_if_due()
         now, seq, size = self.time.now, poll.seq, poll.size
         for index in self.live:
             self.replicas[index].expect(seq, size, now)
         poll.expect(self.live_mask, len(self.live))
-        self.effects.append(Send(self.live, record))
+        self.effects.append(Send(self.live, record, followers.later))
+        followers.hold(seq, 1, size)
 
     def send_batch(self, batch: Batch) -> None:
         """Send a new batch to all live replicas, and expect their answers."""
+        followers = self.followers
+        followers.rotate_if_due()
         now, requests = self.time.now, len(batch.records)
         for index in self.live:
             self.replicas[index].expect(batch.seq, batch.size, now, requests)
         batch.sent, batch.unanswered = self.live_mask, len(self.live)
-        self.effects.append(SendAll(self.live, batch.records))
+        self.effects.append(SendAll(self.live, batch.records, followers.later))
+        followers.hold(batch.seq, requests, batch.size)
 
     def send_to(self, replica: Replica, poll: Poll | None, record: Record) -> None:
         """Send a write of the log to a learner, and expect its answer (a ballot if it is open)."""
+        self.followers.push()
         replica.expect(record.seq, len(record.request), self.time.now)
         if poll is not None:
             poll.expect(1 << replica.index, 1)

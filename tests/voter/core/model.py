@@ -19,6 +19,7 @@ from voter.core import events as ev
 from voter.core.batch import Batch
 from voter.core.entries import Record
 from voter.core.events import Effect, Event, Failure
+from voter.core.followers import HOLD_MOST, HOLD_TIME
 from voter.core.poll import Poll
 from voter.core.replica import State
 
@@ -48,7 +49,9 @@ HANG = 2.0
 """Seconds without progress after which a replica is lost in these tests."""
 
 
-def make_engine(vote: str = "2/3", *, limits: Limits | None = None, observers: int = 0) -> Engine:
+def make_engine(
+    vote: str = "2/3", *, limits: Limits | None = None, observers: int = 0, follow: bool = False
+) -> Engine:
     """Return an engine with replicas g1 to gn, the last ``observers`` of them observers."""
     policy = Policy.parse(vote)
     names = [f"g{number + 1}" for number in range(policy.of + observers)]
@@ -58,6 +61,7 @@ def make_engine(vote: str = "2/3", *, limits: Limits | None = None, observers: i
         secret=b"secret",
         limits=limits or Limits(hang=HANG, digest=HANG),
         observers=frozenset(names[policy.of :]),
+        follow=follow,
     )
 
 
@@ -97,6 +101,7 @@ class Replica:
         self.slow = False  # its digests come when all else is done, or by ``send_digest``
         self.dead = False
         self.epoch = 0  # of its link; 0 if it has none
+        self.held: list[tuple[float, Effect]] = []  # since when its link holds which orders
         self.inbox: deque[Effect] = deque()
         self.outbox: deque[Event] = deque()
         self.restart()
@@ -117,6 +122,7 @@ class Replica:
     def cut(self) -> None:
         """End the link; what was under way in it is lost."""
         self.epoch = 0
+        self.held.clear()
         self.inbox.clear()
         self.outbox.clear()
         self.late_digest: ev.Digested | None = None  # not ready yet
@@ -125,6 +131,11 @@ class Replica:
     def replies_from(self) -> int:
         """The first write of those whose replies are still held (0: none)."""
         return next(iter(self.replies), 0)
+
+    def push(self) -> None:
+        """Send what the link holds."""
+        self.inbox.extend(effect for _, effect in self.held)
+        self.held.clear()
 
     @property
     def busy(self) -> bool:
@@ -297,6 +308,7 @@ class Node:
         self.requests[self.tickets] = request
         before = self.engine.log.seq
         effects = self.feed(ev.Submit(self.tickets, request, b"me", read_only))
+        effects = [effect for effect in effects if not isinstance(effect, ev.Push)]
         if isinstance(effects[0], ev.Fail):
             # Fail-safe: a refused request gets no place and is sent to nobody.
             assert effects[0].failure in (Failure.NOT_EXECUTED, Failure.OVERLOAD)
@@ -379,7 +391,7 @@ class Node:
 
     def run(self, most: int = 100_000) -> None:
         """Let all replicas work and send until none has anything to do."""
-        while busy := self.busy():
+        while busy := self.busy() or self._push_held():
             for index in busy:
                 replica = self.replicas[index]
                 if replica.inbox:
@@ -390,6 +402,12 @@ class Node:
                     self.deliver(index)
                 most -= 1
             assert most > 0, "the node never comes to rest"
+
+    def _push_held(self) -> list[int]:
+        """Let the time pass after which no order is held; return the replicas that got some."""
+        if any(replica.held for replica in self.replicas):
+            self.tick(HOLD_TIME)
+        return self.busy()
 
     def start(self) -> Node:
         """Connect all replicas, and let them be admitted."""
@@ -444,6 +462,9 @@ class Node:
             self._post(effect.replicas, effect)
         elif isinstance(effect, ev.Mark):
             self._post(effect.replicas, effect)
+        elif isinstance(effect, ev.Push):
+            for index in effect.replicas:
+                self.replicas[index].push()
         elif isinstance(effect, ev.Restore | ev.Fetch | ev.Ping):
             self._post((effect.replica,), effect)
         elif isinstance(effect, ev.Disconnect):
@@ -462,8 +483,12 @@ class Node:
 
     def _post(self, indexes: tuple[int, ...], effect: Effect) -> None:
         for index in indexes:
-            if self.replicas[index].epoch:
-                self.replicas[index].inbox.append(effect)
+            replica = self.replicas[index]
+            if replica.epoch and isinstance(effect, ev.Send | ev.SendAll) and index in effect.later:
+                replica.held.append((self.now, effect))
+            elif replica.epoch:
+                replica.push()
+                replica.inbox.append(effect)
 
     def _order(self, effect: ev.Send) -> None:
         """Order: each place has one record, for all replicas; new places count upwards."""
@@ -539,6 +564,11 @@ class Node:
         ) + sum(len(value) for batch in batches.values() for value in batch.ballots.values())
         assert engine.polls.reply_bytes <= limits.ballot_bytes
         assert engine.log.bytes == sum(entry.size for entry in engine.log)
+        for each in self.replicas:
+            orders = [effect for _, effect in each.held]
+            held = sum(len(e.records) if isinstance(e, ev.SendAll) else 1 for e in orders)
+            assert held < HOLD_MOST
+            assert all(self.now - since < HOLD_TIME for since, _ in each.held)
         expected = {seq: poll.unanswered for seq, poll in (engine.polls.open | batches).items()}
         due = dict.fromkeys(expected, 0)
         for replica in engine.members:

@@ -133,11 +133,15 @@ class AnyFaults(RuleBasedStateMachine):
     single = False
 
     @initialize(
-        vote=st.sampled_from(POLICIES), seed=st.integers(0, 99), observers=st.integers(0, 1)
+        vote=st.sampled_from(POLICIES),
+        seed=st.integers(0, 99),
+        observers=st.integers(0, 1),
+        follow=st.booleans(),
     )
-    def start(self, vote: str, seed: int, observers: int) -> None:
+    def start(self, vote: str, seed: int, observers: int, follow: bool) -> None:
         limits = random_limits(random.Random(seed), single=self.single)
-        engine = make_engine("2/3" if self.single else vote, limits=limits, observers=observers)
+        vote = "2/3" if self.single else vote
+        engine = make_engine(vote, limits=limits, observers=observers, follow=follow)
         self.world = World(Node(engine), single=self.single)
         self.count = len(self.world.node.replicas)
         for replica in self.world.node.replicas[:: 1 + seed % 3]:
@@ -162,7 +166,7 @@ class AnyFaults(RuleBasedStateMachine):
     def run_all(self) -> None:
         self.world.node.run()
 
-    @rule(seconds=st.sampled_from([0.01, 0.3, 0.9, 1.9, 5.0]))
+    @rule(seconds=st.sampled_from([0.002, 0.01, 0.3, 0.9, 1.9, 5.0]))
     def tick(self, seconds: float) -> None:
         self.world.tick(seconds)
 
