@@ -1,10 +1,19 @@
 """Payloads of the native protocol: the voter's answers (RESPONSE, FAILURE, OPENED), and how a
 client numbers its requests (REQUEST with FLAG_ONCE).
+
+REQUESTS and RESPONSES hold the payloads of several such frames, as they would be on their own::
+
+    count u16, then count heads: number u64, tag u8, payload size u32; then the payloads
+
+The tag is a request's flags, or an answer's kind (RESPONSE or FAILURE).  The frame's number is the
+first one's.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import starmap
 from typing import NamedTuple
 
 import msgspec
@@ -12,6 +21,7 @@ import msgspec
 from guests.protocol.wire import WireError
 
 __all__ = [
+    "MOST_TOGETHER",
     "NUMBERS_SIZE",
     "READ_ONLY_METHODS",
     "SESSION_SIZE",
@@ -20,9 +30,12 @@ __all__ = [
     "decode_failure",
     "decode_numbers",
     "decode_response",
+    "decode_several",
     "encode_failure",
     "encode_numbers",
     "encode_response",
+    "encode_several",
+    "split",
 ]
 
 READ_ONLY_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -30,6 +43,16 @@ READ_ONLY_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 SESSION_SIZE = 16
 """Bytes that name a session (payload of SESSION)."""
 
+MOST_TOGETHER = 64
+"""Most requests in REQUESTS and most answers in RESPONSES."""
+TOGETHER_SIZE = 1 << 16
+"""Bytes of payloads that are sent in one frame; a larger payload is sent on its own."""
+
+Item = tuple[int, int, bytes]
+"""A payload in REQUESTS or RESPONSES: number, tag, payload."""
+
+_COUNT = struct.Struct(">H")
+_HEAD = struct.Struct(">QBI")
 _RESPONSE = struct.Struct(">BQQ")
 _NUMBERS = struct.Struct(">QQ")
 NUMBERS_SIZE = _NUMBERS.size
@@ -100,3 +123,38 @@ def decode_failure(payload: bytes) -> tuple[str, str]:
     """Take a FAILURE apart: code and detail."""
     code, _, detail = payload.decode("utf-8", "replace").partition("\n")
     return code, detail
+
+
+def split(items: Iterable[Item]) -> Iterator[list[Item]]:
+    """Divide items, in order, into groups that are sent in one frame each."""
+    group: list[Item] = []
+    size = 0
+    for item in items:
+        size += len(item[2])
+        if group and (size > TOGETHER_SIZE or len(group) == MOST_TOGETHER):
+            yield group
+            group, size = [], len(item[2])
+        group.append(item)
+    if group:
+        yield group
+
+
+def encode_several(items: Sequence[Item]) -> bytes:
+    """Return the payload of REQUESTS or RESPONSES, with 1 to MOST_TOGETHER items."""
+    heads = starmap(_HEAD.pack, [(number, tag, len(payload)) for number, tag, payload in items])
+    return b"".join([_COUNT.pack(len(items)), *heads, *[item[2] for item in items]])
+
+
+def decode_several(payload: bytes) -> list[Item]:
+    """Take REQUESTS or RESPONSES apart.  Raises WireError unless all sizes add up."""
+    count = int.from_bytes(payload[: _COUNT.size])
+    at = _COUNT.size + count * _HEAD.size
+    if not 0 < count <= MOST_TOGETHER or len(payload) < at:
+        raise WireError(f"a frame holds 1 to {MOST_TOGETHER} payloads, each with a head")
+    items: list[Item] = []
+    for number, tag, size in _HEAD.iter_unpack(payload[_COUNT.size : at]):
+        items.append((number, tag, payload[at : at + size]))
+        at += size
+    if at != len(payload):
+        raise WireError("the sizes of the payloads in a frame do not add up")
+    return items

@@ -38,7 +38,7 @@ from guests.service import Context, state_digest
 from voter.core.events import Changed, Checkpointed, Effect
 from voter.core.order import tag
 from voter.core.replica import State
-from voter.native_protocol import Vote, decode_response
+from voter.native_protocol import Vote, decode_response, decode_several
 
 __all__ = ["PROMISES", "Breach", "PromiseObserver", "Write", "operation_of"]
 
@@ -335,6 +335,10 @@ class PromiseObserver:
             for frame in decoder.feed(data):
                 if frame.kind == FrameKind.RESPONSE:
                     self._release(*decode_response(frame.payload))
+                elif frame.kind == FrameKind.RESPONSES:
+                    for _, kind, payload in decode_several(frame.payload):
+                        if kind == FrameKind.RESPONSE:
+                            self._release(*decode_response(payload))
 
         transport.watch = watch
 

@@ -99,6 +99,8 @@ class FrameKind:
     RESPONSE: Final = 35  # seq = the client's number; payload: result of the vote, reply bytes
     FAILURE: Final = 36  # seq = the client's number; payload: error code and text
     SESSION: Final = 37  # client: session to continue, or empty: a new one; voter: its name
+    REQUESTS: Final = 38  # several REQUESTs; payload: voter.native_protocol
+    RESPONSES: Final = 39  # several RESPONSEs and FAILUREs, to a client that has sent REQUESTS
 
 
 class WireError(ValueError):

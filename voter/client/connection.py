@@ -7,9 +7,17 @@ from typing import Any, cast
 
 import msgspec
 
-from guests.protocol.wire import Decoder, Frame, FrameKind, encode
+from guests.protocol.wire import MAX_PAYLOAD, Decoder, Frame, FrameKind, WireError, encode
 from voter.client.errors import ConnectionFailed, NotExecuted, RequestError, failure_error
-from voter.native_protocol import OpenedPayload, decode_failure, decode_response
+from voter.native_protocol import (
+    Item,
+    OpenedPayload,
+    decode_failure,
+    decode_response,
+    decode_several,
+    encode_several,
+    split,
+)
 
 __all__ = ["SILENCE", "ClientConnection"]
 
@@ -31,7 +39,9 @@ class ClientConnection(asyncio.Protocol):
         self.waiting: dict[int, asyncio.Future[Any]] = {}
         self.loop = asyncio.get_running_loop()
         self.opened: asyncio.Future[OpenedPayload] = self.loop.create_future()
-        self.out: list[bytes] = []
+        self._out: list[bytes] = []
+        self._requests: list[Item] = []  # to be sent after ``_out``
+        self._flushing = False  # _flush runs at the end of this turn of the loop
         self.problem: RequestError | None = None
         self.room = asyncio.Event()
         self.room.set()
@@ -56,17 +66,30 @@ class ClientConnection(asyncio.Protocol):
             if not self.opened.done():
                 self.opened.set_result(msgspec.json.decode(frame.payload, type=OpenedPayload))
             return
-        future = self.waiting.pop(frame.seq, None)
-        if frame.kind == FrameKind.FAILURE:
-            error = failure_error(*decode_failure(frame.payload))
+        if frame.kind == FrameKind.RESPONSES:
+            for number, kind, payload in decode_several(frame.payload):
+                self._take_answer(number, kind, payload)
+        elif frame.kind == FrameKind.SESSION:
+            future = self.waiting.pop(frame.seq, None)
+            if future is not None and not future.done():
+                future.set_result(frame)
+        else:
+            self._take_answer(frame.seq, frame.kind, frame.payload)
+
+    def _take_answer(self, number: int, kind: int, payload: bytes) -> None:
+        future = self.waiting.pop(number, None)
+        if kind == FrameKind.RESPONSE:
+            if future is not None and not future.done():
+                future.set_result(decode_response(payload))
+        elif kind == FrameKind.FAILURE:
+            error = failure_error(*decode_failure(payload))
             if future is None:  # the connection ends; what is under way may be executed
                 refused = isinstance(error, NotExecuted)
                 self.fail(ConnectionFailed(f"ended by the voter: {error}") if refused else error)
             elif not future.done():
                 future.set_exception(error)
-        elif future is not None and not future.done():
-            answer = decode_response(frame.payload) if frame.kind == FrameKind.RESPONSE else frame
-            future.set_result(answer)
+        else:
+            raise WireError(f"an answer of kind {kind}")
 
     def connection_lost(self, exc: Exception | None) -> None:
         """asyncio: the connection is closed."""
@@ -98,24 +121,51 @@ class ClientConnection(asyncio.Protocol):
             self.transport.abort()
 
     def ask(self, kind: int, payload: bytes, flags: int = 0) -> asyncio.Future[Any]:
-        """Send a frame; return the future of its answer."""
+        """Send a frame; return the future of its answer.
+
+        The requests of one turn of the loop are sent together.  Raises ValueError for a payload
+        over MAX_PAYLOAD bytes.
+        """
         if self.problem is not None:
             raise self.problem
-        self.number += 1
-        future = self.waiting[self.number] = self.loop.create_future()
-        self.send(encode(kind, 0, self.number, payload, flags))
+        if len(payload) > MAX_PAYLOAD:
+            raise ValueError(f"payload of {len(payload)} bytes is over the limit of {MAX_PAYLOAD}")
+        number = self.number = self.number + 1
+        future = self.waiting[number] = self.loop.create_future()
+        if kind == FrameKind.REQUEST:
+            self._requests.append((number, flags, payload))
+            self._flush_at_end()
+        else:
+            self.send(encode(kind, 0, number, payload, flags))
         return future
 
     def send(self, frame: bytes) -> None:
-        """Write a frame with the others of this turn of the loop."""
-        if not self.out:
+        """Write a frame after the others of this turn of the loop."""
+        self._encode_requests()
+        self._out.append(frame)
+        self._flush_at_end()
+
+    def _flush_at_end(self) -> None:
+        if not self._flushing:
+            self._flushing = True
             self.loop.call_soon(self._flush)
-        self.out.append(frame)
+
+    def _encode_requests(self) -> None:
+        """Put the requests of this turn into frames: one alone is a REQUEST."""
+        for group in split(self._requests):
+            number, flags, payload = group[0]
+            if len(group) == 1:
+                self._out.append(encode(FrameKind.REQUEST, 0, number, payload, flags))
+            else:
+                self._out.append(encode(FrameKind.REQUESTS, 0, number, encode_several(group)))
+        self._requests.clear()
 
     def _flush(self) -> None:
+        self._flushing = False
+        self._encode_requests()
         if self.transport is not None:
-            self.transport.write(b"".join(self.out))
-        self.out.clear()
+            self.transport.write(b"".join(self._out))
+        self._out.clear()
 
     async def answer(self, future: asyncio.Future[Any]) -> Any:
         """Wait for an answer while anything arrives.  Raises ConnectionFailed after SILENCE."""

@@ -5,6 +5,9 @@ own, and the voter answers each with a RESPONSE or FAILURE of the same number, i
 that are not a frame end the connection: the voter answers the requests before them, sends a FAILURE
 that says so, and closes.
 
+A client may send up to 64 requests in one REQUESTS frame.  Each is taken as if it had come in a
+frame of its own.  From then on, the voter sends all answers of a turn of its loop in one RESPONSES.
+
 A request with FLAG_ONCE is executed once however often it is sent: it has a number in a *session*.
 SESSION without payload opens a session, and the answer names it.  SESSION with a name selects it
 for the requests that follow, on any connection.  An opened session is selected if no other is.
@@ -22,7 +25,15 @@ from typing import cast
 import msgspec
 
 from guests.protocol import wire
-from guests.protocol.wire import FLAG_ONCE, FLAG_READ_ONLY, Decoder, Frame, FrameKind, encode
+from guests.protocol.wire import (
+    FLAG_ONCE,
+    FLAG_READ_ONLY,
+    Decoder,
+    Frame,
+    FrameKind,
+    WireError,
+    encode,
+)
 from voter.core.dedup import session_scope
 from voter.core.entries import Once
 from voter.core.events import Failure, Release, SessionOpened
@@ -30,10 +41,14 @@ from voter.frontend.serving import READ_AHEAD, FrontEnd, FrontEndConnection, Pha
 from voter.native_protocol import (
     NUMBERS_SIZE,
     SESSION_SIZE,
+    Item,
     OpenedPayload,
     decode_numbers,
+    decode_several,
     encode_failure,
     encode_response,
+    encode_several,
+    split,
 )
 from voter.runner import Result, Runner, SessionResult
 
@@ -41,8 +56,11 @@ __all__ = ["NativeServer"]
 
 WRITE_LIMIT = 64 << 20
 """Bytes of replies that a client may leave unread; above that its connection is closed."""
-SLICE = 2 << 10
-"""Bytes that are decoded in one step: up to 60 frames, which cost about 30 us each."""
+SLICE = 1 << 10
+"""Bytes that are decoded in one step: up to 30 frames, or two of 64 requests each without content.
+
+A request costs about 30 us.
+"""
 REQUEST_LIMIT = wire.MAX_PAYLOAD - (1 << 12)
 """Largest request in bytes; an ORDER adds time, history and caller to it."""
 
@@ -71,6 +89,8 @@ class NativeConnection(FrontEndConnection):
         self._session = b""
         self._session_pending = False  # a session is being opened
         self._out: list[bytes] = []
+        self._answers: list[Item] = []  # to be sent after ``_out``: number, kind, payload
+        self._together = False  # the client has sent REQUESTS, so it takes RESPONSES
         self._in_flight: dict[int, int] = {}  # client's number: ticket
         self._choked = False  # too many requests are under way
         self._refusal: bytes | None = None  # FAILURE to be sent after the answers to these
@@ -85,6 +105,7 @@ class NativeConnection(FrontEndConnection):
         """asyncio: the connection is closed; what the client has ordered stays in the order."""
         super().connection_lost(exc)
         self._out.clear()
+        self._answers.clear()
         for ticket in self._in_flight.values():
             self._runner.cancel(ticket)
         self._in_flight.clear()
@@ -118,7 +139,9 @@ class NativeConnection(FrontEndConnection):
             del self._input[:SLICE]
         for frame in frames:
             if frame.kind == FrameKind.REQUEST and self._handshaken:
-                self._request(frame)
+                self._request(frame.seq, frame.flags, frame.payload)
+            elif frame.kind == FrameKind.REQUESTS and self._handshaken:
+                self._take_several(frame)
             elif frame.kind == FrameKind.SESSION and self._handshaken:
                 self._name_session(frame)
             elif frame.kind == FrameKind.OPEN and not self._handshaken:
@@ -192,8 +215,21 @@ class NativeConnection(FrontEndConnection):
         else:
             self._fail(number, result.failure, result.detail)
 
-    def _request(self, frame: Frame) -> None:
-        number, flags, request, once = frame.seq, frame.flags, frame.payload, None
+    def _take_several(self, frame: Frame) -> None:
+        """Take the requests of one frame, up to the first that ends the connection."""
+        try:
+            items = decode_several(frame.payload)
+        except WireError as error:
+            self._refuse(frame.seq, "protocol", str(error))
+            return
+        self._together = True
+        for number, flags, request in items:
+            self._request(number, flags, request)
+            if self._over():
+                return
+
+    def _request(self, number: int, flags: int, request: bytes) -> None:
+        once = None
         if number in self._in_flight:
             self._refuse(number, "protocol", f"request {number} is still under way")
             return
@@ -225,7 +261,7 @@ class NativeConnection(FrontEndConnection):
             self._watch()
 
     def _fail(self, number: int, code: str, text: str) -> None:
-        self._send(encode(FrameKind.FAILURE, 0, number, encode_failure(code, text)))
+        self._send_answer(number, FrameKind.FAILURE, encode_failure(code, text))
 
     def _answer(self, number: int, result: Result) -> None:
         self._in_flight.pop(number, None)
@@ -234,7 +270,7 @@ class NativeConnection(FrontEndConnection):
             if len(payload) > wire.MAX_PAYLOAD:
                 self._fail(number, Failure.TOO_LARGE, "the reply does not fit into a frame")
             else:
-                self._send(encode(FrameKind.RESPONSE, 0, number, payload))
+                self._send_answer(number, FrameKind.RESPONSE, payload)
         else:
             self._fail(number, result.failure, result.detail)
         if self._choked and len(self._in_flight) < self._native.max_in_flight // 2:
@@ -244,7 +280,7 @@ class NativeConnection(FrontEndConnection):
     @property
     def _busy(self) -> bool:
         """Whether an answer is owed to the client."""
-        return bool(self._in_flight or self._session_pending or self._out)
+        return bool(self._in_flight or self._session_pending or self._out or self._answers)
 
     def _refuse(self, number: int, code: str, text: str) -> None:
         """Take nothing more; send a FAILURE after the answers that are owed, then linger."""
@@ -263,13 +299,30 @@ class NativeConnection(FrontEndConnection):
 
     def _send(self, frame: bytes) -> None:
         if self._transport is not None:
-            if not self._out:
+            if not self._out and not self._answers:
                 self._runner.flush_soon(self)
             self._out.append(frame)
+
+    def _send_answer(self, number: int, kind: int, payload: bytes) -> None:
+        if self._transport is not None:
+            if not self._out and not self._answers:
+                self._runner.flush_soon(self)
+            self._answers.append((number, kind, payload))
+
+    def _encode_answers(self) -> None:
+        """Put the answers of this turn into frames: one alone is a RESPONSE or FAILURE."""
+        groups = split(self._answers) if self._together else ([each] for each in self._answers)
+        for group in groups:
+            number, kind, payload = group[0]
+            if len(group) > 1:
+                kind, payload = FrameKind.RESPONSES, encode_several(group)
+            self._out.append(encode(kind, 0, number, payload))
+        self._answers.clear()
 
     def flush(self) -> None:
         """Write the frames of this turn; close a connection whose client never reads."""
         transport = self._transport
+        self._encode_answers()
         if transport is not None and self._out:
             transport.write(b"".join(self._out))
             if self._paused:

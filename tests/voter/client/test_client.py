@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -31,7 +31,14 @@ from voter.client.errors import (
     TooLarge,
 )
 from voter.core.events import Failure
-from voter.native_protocol import OpenedPayload, decode_numbers, encode_failure, encode_response
+from voter.native_protocol import (
+    OpenedPayload,
+    decode_numbers,
+    decode_several,
+    encode_failure,
+    encode_response,
+    encode_several,
+)
 
 REFUSALS = (Failure.NOT_EXECUTED, Failure.OVERLOAD)
 DOUBTS = (Failure.OUTCOME_UNKNOWN, Failure.TIMEOUT)
@@ -54,6 +61,7 @@ class FakeVoter:
         self.connections: set[asyncio.Transport] = set()
         self.dialled = 0
         self.sent: Counter[bytes] = Counter()
+        self.frames: Counter[int] = Counter()
         self.most_pending = 0
         self._server: asyncio.Server | None = None
 
@@ -114,6 +122,16 @@ class FakeVoter:
         return request + b"!"
 
 
+def apart(frames: Iterable[Frame]) -> Iterator[Frame]:
+    """Give the requests in REQUESTS as if each had come in a frame of its own."""
+    for frame in frames:
+        if frame.kind == FrameKind.REQUESTS:
+            for number, flags, request in decode_several(frame.payload):
+                yield Frame(FrameKind.REQUEST, flags, 0, number, request)
+        else:
+            yield frame
+
+
 class _Connection(asyncio.Protocol):
     def __init__(self, voter: FakeVoter) -> None:
         self.voter = voter
@@ -129,7 +147,10 @@ class _Connection(asyncio.Protocol):
         self.voter.connections.discard(self.transport)
 
     def data_received(self, data: bytes) -> None:
-        for frame in self.decoder.feed(data):
+        frames = self.decoder.feed(data)
+        requests = (FrameKind.REQUEST, FrameKind.REQUESTS)
+        self.voter.frames.update(frame.kind for frame in frames if frame.kind in requests)
+        for frame in apart(frames):
             if self.transport.is_closing():
                 return
             if frame.kind == FrameKind.OPEN:
@@ -305,6 +326,37 @@ async def test_errors_that_no_retry_helps_against(scratch: Path) -> None:
         voter.script = [Failure.KEY_REUSED]
         with pytest.raises(KeyReused):
             await client.ask(b"b")
+
+
+async def test_client_sends_the_requests_of_a_turn_in_one_frame_and_takes_their_answers(
+    scratch: Path,
+) -> None:
+    async with fake(scratch, "silent", "silent", "silent") as (voter, client):
+        calls = [client.start(request, read_only=True) for request in (b"a", b"b", b"c")]
+        await client.ask(b"r", read_only=True)
+        items = [
+            (number, FrameKind.RESPONSE, encode_response(number, 2, (), b"%d" % number))
+            for number in (3, 1)
+        ]
+        items.append((2, FrameKind.FAILURE, encode_failure(Failure.NOT_EXECUTED, "told to")))
+        for transport in voter.connections:
+            transport.write(encode(FrameKind.RESPONSES, 0, 3, encode_several(items)))
+        assert [(await calls[n])[1] for n in (0, 2)] == [b"1", b"3"]
+        with pytest.raises(NotExecuted):
+            await calls[1]
+        await client.ask(b"alone", read_only=True)
+        assert voter.frames == Counter({FrameKind.REQUESTS: 1, FrameKind.REQUEST: 1})
+
+
+async def test_malformed_answers_end_the_connection(scratch: Path) -> None:
+    async with fake(scratch, "silent", "silent") as (voter, client):
+        calls = [client.start(request, read_only=True) for request in (b"a", b"b")]
+        await client.ask(b"r", read_only=True)
+        for transport in voter.connections:
+            transport.write(encode(FrameKind.RESPONSES, 0, 1, b"\0\2" + bytes(26)))
+        for call in calls:
+            with pytest.raises(ConnectionFailed):
+                await call
 
 
 async def test_overloaded_connection_leaves_the_outcome_unknown(

@@ -11,22 +11,48 @@ import pytest
 
 from guests.protocol import wire
 from guests.protocol.message import encode_request
-from guests.protocol.wire import FrameKind, encode
+from guests.protocol.wire import FLAG_ONCE, FrameKind, encode
 from tests.voter.conftest import Nodes
-from tests.voter.frontend.raw import OPEN, raw
+from tests.voter.frontend.raw import OPEN, Raw, raw
 from tests.voter.node import Node, turns
 from tests.waiting import until
 from voter.client import Client
 from voter.client.errors import ConnectionFailed, NotExecuted, OutcomeUnknown, TimedOut, TooLarge
 from voter.frontend import native
 from voter.frontend.native import REQUEST_LIMIT
-from voter.native_protocol import decode_response
+from voter.native_protocol import (
+    MOST_TOGETHER,
+    SESSION_SIZE,
+    decode_failure,
+    decode_response,
+    decode_several,
+    encode_numbers,
+    encode_several,
+)
 
 GET = encode_request("GET", "/kv/a")
 
 
 def get_frames(first: int, last: int) -> bytes:
     return b"".join(encode(FrameKind.REQUEST, 0, n, GET, 1) for n in range(first, last + 1))
+
+
+def together(*items: tuple[int, int, bytes]) -> bytes:
+    return encode(FrameKind.REQUESTS, 0, items[0][0], encode_several(items))
+
+
+async def answers(connection: Raw, count: int) -> dict[int, tuple[int, bytes]]:
+    """The next so many answers: kind and payload of each, by number."""
+    found: dict[int, tuple[int, bytes]] = {}
+    while len(found) < count:
+        frame = await connection.frame()
+        several = [(frame.seq, frame.kind, frame.payload)]
+        if frame.kind == FrameKind.RESPONSES:
+            several = decode_several(frame.payload)
+        for number, kind, payload in several:
+            assert number not in found
+            found[number] = kind, payload
+    return found
 
 
 async def serves(node: Node) -> bool:
@@ -95,6 +121,35 @@ async def test_half_closed_client_gets_its_replies(shared_node: Node) -> None:
 
 
 @pytest.mark.asyncio(loop_scope="module")
+async def test_requests_of_one_frame_are_each_answered(shared_node: Node) -> None:
+    """One that the service cannot read, and one without its session's name, change no other."""
+    items = [(n, 1, b"nonsense" if n == 7 else GET) for n in range(1, MOST_TOGETHER + 1)]
+    alone = encode(FrameKind.REQUEST, 0, 1000, GET, 1)
+    async with raw(shared_node) as connection:
+        await connection.send(together(*items) + alone)
+        found = await answers(connection, MOST_TOGETHER + 1)
+    assert found.keys() == {*range(1, MOST_TOGETHER + 1), 1000}
+    assert {kind for kind, _ in found.values()} == {FrameKind.RESPONSE}
+    assert len({decode_response(payload)[0].seq for _, payload in found.values()}) == len(found)
+    replies = {n: decode_response(payload)[1] for n, (_, payload) in found.items()}
+    assert replies[7] != replies[6] == replies[8] == replies[1000]
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_failures_of_one_turn_are_answered_in_one_frame(shared_node: Node) -> None:
+    unknown = encode(FrameKind.SESSION, 0, 1, bytes(SESSION_SIZE))
+    items = [(n, FLAG_ONCE, encode_numbers(0, n) + GET) for n in (5, 6, 7)]
+    async with raw(shared_node) as connection:
+        await connection.send(unknown + together(*items))
+        assert (await connection.frame()).kind == FrameKind.SESSION
+        frame = await connection.frame()
+    assert frame.kind == FrameKind.RESPONSES
+    found = decode_several(frame.payload)
+    assert [number for number, _, _ in found] == [5, 6, 7]
+    assert {decode_failure(payload)[0] for _, _, payload in found} == {"session-expired"}
+
+
+@pytest.mark.asyncio(loop_scope="module")
 async def test_services_get_the_caller(shared_node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     callers = []
     submit = shared_node.runner.submit
@@ -123,9 +178,20 @@ def announce(length: int) -> bytes:
     return head + struct.pack(">I", crc32(head))
 
 
+PAIR = encode_several([(1, 1, GET), (2, 1, GET)])
+
+
 @pytest.mark.parametrize(
     ("data", "word"),
     [
+        (encode(FrameKind.REQUESTS, 0, 1, b""), "payloads"),
+        (encode(FrameKind.REQUESTS, 0, 1, bytes(2)), "payloads"),
+        (encode(FrameKind.REQUESTS, 0, 1, b"\0\2" + bytes(25)), "payloads"),
+        (encode(FrameKind.REQUESTS, 0, 1, b"\xff\xff" + bytes(13 * 65_535)), "payloads"),
+        (encode(FrameKind.REQUESTS, 0, 1, PAIR[:-1]), "add up"),
+        (encode(FrameKind.REQUESTS, 0, 1, PAIR + b"?"), "add up"),
+        (together((1, FLAG_ONCE, bytes(16) + GET), (2, 1, GET)), "session"),
+        (encode(FrameKind.RESPONSES, 0, 1, PAIR), "not expected"),
         (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" + bytes(40), "wrong port"),
         (random.Random(1).randbytes(100_000), "wrong port"),
         (bytes(100_000), "wrong port"),
@@ -150,6 +216,29 @@ async def test_malformed_bytes_end_the_connection_with_a_failure(
     assert await serves(node)
     await until(lambda: not node.native.connections)
     assert (node.native.bounds.held, node.runner.waiting) == (0, 0)
+
+
+async def test_number_repeated_in_a_frame_ends_the_connection_after_the_first(
+    nodes: Nodes,
+) -> None:
+    node = await nodes.make()
+    async with raw(node) as connection:
+        await connection.send(together((1, 1, GET), (2, 1, GET), (1, 1, GET), (3, 1, GET)))
+        found = await answers(connection, 2)
+        assert found.keys() == {1, 2}
+        assert "still under way" in (await connection.failure())[1]
+        assert await connection.ended()
+    assert node.runner.counters["requests"] == 2
+
+
+async def test_a_cut_frame_of_requests_orders_none(nodes: Nodes) -> None:
+    node = await nodes.make()
+    async with raw(node) as connection:
+        await connection.send(together(*[(n, 0, GET) for n in range(1, 20)])[:-1])
+        await until(lambda: node.native.bounds.held > 0)
+    await until(lambda: not node.native.connections)
+    assert (node.native.bounds.held, node.runner.counters["requests"]) == (0, 0)
+    assert await serves(node)
 
 
 async def test_a_request_before_open_is_refused(nodes: Nodes) -> None:
