@@ -386,31 +386,14 @@ _ALL = (
         ),
     ),
     Defect(
-        "batch-part-taken-as-whole",
-        "some replies to a batch count as all of them",
-        ("Agreement", "Linearizability", "Liveness"),
-        (
-            (
-                "voter.core.engine",
-                "and count_replies(payload) == len(batch.records)",
-                "and count_replies(payload) <= len(batch.records)",
-            ),
-            (
-                "voter.core.batch",
-                "return replies if len(replies) == len(self.records) else None",
-                "return (replies * len(self.records))[: len(self.records)]",
-            ),
-        ),
-    ),
-    Defect(
         "batch-sent-again",
         "a replica that joins is sent the open batches twice",
         ("Order", "Liveness", "Exactly once"),
         (
             (
                 "voter.core.membership",
-                "SendAll(self.live, batch.records)",
-                "SendAll((*self.live, *self.live[:1]), batch.records)",
+                "SendAll(self.live, batch.records, followers.later)",
+                "SendAll((*self.live, *self.live[:1]), batch.records, followers.later)",
             ),
         ),
     ),

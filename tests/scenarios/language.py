@@ -92,8 +92,11 @@ class Scenario:
         return f"{name} {last.after} at {last.seq}"
 
     def _feed(self, events: list[Event] | Iterator[Event]) -> list[str]:
+        effects = (effect for event in events for effect in self._engine.receive(event))
         return [
-            self._describe(effect) for event in events for effect in self._engine.receive(event)
+            self._describe(each)
+            for effect in effects
+            for each in (effect.releases if isinstance(effect, ev.ReleaseAll) else (effect,))
         ]
 
     def _events(self, words: list[str]) -> Iterator[Event]:

@@ -78,6 +78,12 @@ class Checkpoints:
 
     # --------------------------------------------------------------- markers
 
+    @property
+    def votes_wait(self) -> bool:
+        """Whether requests wait for their votes; a marker's may take long."""
+        marker = self.marker
+        return self.polls.unsettled > (marker is not None and marker.digest is None)
+
     def count_requests(self, requests: int) -> None:
         """Note that requests were ordered; place a marker if one is due."""
         self.requests += requests

@@ -56,7 +56,7 @@ from voter.core.order import TAG_SIZE, OrderLog, tag
 from voter.core.poll import Poll
 from voter.core.polls import Polls
 from voter.core.release_gate import ReleaseGate
-from voter.core.replica import Cause, Replica, State
+from voter.core.replica import Replica, State
 from voter.core.resume import Past, resume
 from voter.core.suspects import Suspects
 from voter.core.throttle import Throttle
@@ -90,7 +90,6 @@ class Engine:
         ``secret``: up to 64 bytes that key the hash of the history (and so the seeds).
         ``journaled``: emit Append effects, and wait for Synced events.
         ``follow``: send orders to m replicas first, and to the others in batches.
-
         Raises ValueError if the number of replicas that vote is not the policy's n.
         """
         if len(names) - len(observers) != policy.of or len(set(names)) != len(names):
@@ -101,12 +100,10 @@ class Engine:
         replicas = tuple(Replica(i, name, name in observers) for i, name in enumerate(names))
         log = self.log = OrderLog(secret)
         journal = self.journal = JournalState(log, effects, enabled=journaled)
-        followers = self.followers = Followers(
-            policy.need, replicas, limits, time, effects, enabled=follow
-        )
-        members = self.members = Membership(
-            policy, replicas, limits, time, journal, followers, effects
-        )
+        followers = Followers(policy.need, replicas, limits, time, effects, enabled=follow)
+        self.followers = followers
+        members = Membership(policy, replicas, limits, time, journal, followers, effects)
+        self.members = members
         polls = self.polls = Polls(limits, replicas)
         gate = self.gate = ReleaseGate(journal, polls, effects)
         dedup = self.dedup = DedupTable(limits)
@@ -143,10 +140,7 @@ class Engine:
         return self._take_effects()
 
     def receive(self, event: Event) -> list[Effect]:
-        """Take one event; return the effects to carry out, in order.
-
-        Ignore what a replica sent in an incarnation that is over.
-        """
+        """Take one event, unless of an incarnation that is over; return the effects, in order."""
         kind = type(event)
         handle = self._replica_handlers.get(kind)
         if handle is None:
@@ -179,7 +173,6 @@ class Engine:
             self._submit(event, held=True)
 
     def _submit_all(self, event: ev.SubmitAll) -> None:
-        """Take the requests of one turn."""
         for joined in self.intake.submit_all(event.requests):
             self._decide(joined)
 
@@ -238,8 +231,7 @@ class Engine:
         polls.keep_ballot(batch, replica.index, payload)
         electors = [index for index in self.members.active if batch.sent >> index & 1]
         result, winner = count(batch.ballots, electors, self.members.policy.need)
-        replies = winner and batch.replies(winner)
-        if winner and replies:
+        if winner and (replies := batch.replies(winner)):
             self._settle_all(batch, winner, replies)
         elif result is not PENDING or not batch.unanswered:
             polls.split()
@@ -248,7 +240,7 @@ class Engine:
             self.followers.compare(batch.ballots)
 
     def _settle_all(self, batch: Batch, winner: bytes, replies: list[bytes]) -> None:
-        """Settle a batch, as ``_settle`` does for one request."""
+        """Settle a batch, as ``_settle`` does one request."""
         ballots, active = self.polls.settle_batch(batch, winner, replies), self.members.active
         dissent = {i: payload for i, payload in ballots.items() if payload != winner}
         agreed = sum(index in active and index not in dissent for index in ballots)
@@ -261,7 +253,7 @@ class Engine:
                 journal.append(Settled(record.seq, reply_tag, kept))
                 if record.once is not None:
                     dedup.settle(record.once, reply, record.seq)
-        self.followers.settled(batch.seq, ballots, waiting=self._has_open_votes())
+        self.followers.settled(batch.seq, ballots, waiting=self.checkpoints.votes_wait)
         self.gate.release_all_when_durable(batch, replies, agreed, tuple(dissent))
         for index, payload in dissent.items():
             self.incarnations.dissented(self.members[index], batch.find_difference(payload))
@@ -334,11 +326,6 @@ class Engine:
         else:
             self.followers.compare(poll.ballots)
 
-    def _has_open_votes(self) -> bool:
-        """Whether requests wait for their votes; a marker's may take long."""
-        marker = self.checkpoints.marker
-        return self.polls.unsettled > (marker is not None and marker.digest is None)
-
     def _settle(self, poll: Poll, winner: bytes, value: bytes | None) -> None:
         """Release the reply that has m ballots, and expel each replica that answered differently.
 
@@ -346,7 +333,7 @@ class Engine:
         """
         ballots = self.polls.stop_counting(poll, winner)
         if poll.record is not None:
-            self.followers.settled(poll.seq, ballots, waiting=self._has_open_votes())
+            self.followers.settled(poll.seq, ballots, waiting=self.checkpoints.votes_wait)
         dissent: list[int] = []
         agreed = 0
         active = self.members.active
@@ -468,7 +455,7 @@ class Engine:
         gap = event.now - self._watched
         if not 0 < gap < WATCH_INTERVAL:
             self._watched = event.now
-            self._watch_checkpoint(gap)
+            self.incarnations.watch_checkpoint(gap)
             self.incarnations.watch(gap)
         self.followers.check()
         self._submit_held()
@@ -481,18 +468,6 @@ class Engine:
             self.journal.append(ClockStep(self._time.agreed_ns, change.step_ns))
         if any(change):
             self._effects.append(ev.ClockChanged(change.wall_ns, change.step_ns))
-
-    def _watch_checkpoint(self, gap: float) -> None:
-        """End replicas whose digest or state is overdue; place a marker if one is due."""
-        members, checkpoints, end = self.members, self.checkpoints, self.incarnations.end
-        for replica in members:
-            if checkpoints.is_digest_overdue(replica, gap):
-                end(replica, Cause.GONE, "hang: its digest is overdue", replica.markers[0][0])
-        marker = checkpoints.marker
-        if checkpoints.is_keeper_overdue(gap) and marker is not None and marker.keeper is not None:
-            reason = "hang: the state it kept is overdue"
-            end(members[marker.keeper], Cause.GONE, reason, marker.seq)
-        checkpoints.place_if_due()
 
     _handlers: ClassVar[dict[type[Event], Callable[[Any, Any], object]]] = {
         ev.Submit: _submit,

@@ -325,3 +325,15 @@ class Incarnations:
                 replica.pinged = True
                 self.effects.append(Ping(replica.index))
         self.throttle.update(now, behind)
+
+    def watch_checkpoint(self, gap: float) -> None:
+        """End replicas whose digest or state is overdue; place a marker if one is due."""
+        checkpoints = self.checkpoints
+        for replica in self.members:
+            if checkpoints.is_digest_overdue(replica, gap):
+                self.end(replica, Cause.GONE, "hang: its digest is overdue", replica.markers[0][0])
+        marker = checkpoints.marker
+        if checkpoints.is_keeper_overdue(gap) and marker is not None and marker.keeper is not None:
+            reason = "hang: the state it kept is overdue"
+            self.end(self.members[marker.keeper], Cause.GONE, reason, marker.seq)
+        checkpoints.place_if_due()

@@ -473,6 +473,9 @@ class Node:
             self._states[effect.replica] = effect.after
             if effect.after in (State.ABSENT, State.EXPELLED):
                 self._void(effect.replica)
+        elif isinstance(effect, ev.ReleaseAll):
+            for release in effect.releases:
+                self._released(release)
         elif isinstance(effect, ev.Release):
             self._released(effect)
         elif isinstance(effect, ev.Fail):

@@ -117,7 +117,8 @@ def test_batch_on_which_those_ahead_differ_is_pushed() -> None:
     assert not pushes(engine.receive(ev.AnsweredAll(0, 1, 4, good)))
     assert pushes(engine.receive(ev.AnsweredAll(1, 2, 4, bad))) == [(2,)]
     effects = engine.receive(ev.AnsweredAll(2, 3, 4, good))
-    assert {e.ticket: e.reply for e in effects if isinstance(e, ev.Release)} == {1: b"a", 2: b"b"}
+    releases = next(e.releases for e in effects if isinstance(e, ev.ReleaseAll))
+    assert {e.ticket: e.reply for e in releases} == {1: b"a", 2: b"b"}
     assert engine.members[1].state is State.EXPELLED
 
 
