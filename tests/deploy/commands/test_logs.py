@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
+from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -74,17 +76,27 @@ def test_nothing_to_show_is_an_error(scratch: Path) -> None:
         assert (done.returncode, done.stdout) == (ExitCode.NOT_UP, "")
 
 
-async def test_events_and_consoles_are_shown_and_kept_after_the_end(plain_node: Running) -> None:
+async def test_events_and_consoles_are_shown_and_kept_after_the_end(
+    plain_node: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
     events = json.loads((await run_on(plain_node, "-n", "2", "--json")).stdout)["events"]
     assert [event["event"] for event in events] == ["replica", "replica"]
     assert (await run_on(plain_node, "-n", "0")).stdout == ""
     for name in ("nonsense", "../g1", "g1?lines=9"):
         assert (await run_on(plain_node, name)).returncode == ExitCode.USAGE
+    history, followed = plain_node.supervisor.history, list[int]()
+    follow = history.follow
+
+    def counted(since: int) -> AsyncIterator[dict[str, Any]]:
+        followed.append(since)
+        return follow(since)
+
+    monkeypatch.setattr(history, "follow", counted)
     following = [
         asyncio.create_task(run_on(plain_node, "-f", "--json", *words))
         for words in ((), ("g1",), ("-n", "0"))
     ]
-    await until(lambda: plain_node.guests["g1"].console.followers > 0)
+    await until(lambda: plain_node.guests["g1"].console.followers > 0 and len(followed) == 2)
     plain_node.guests["g1"].console.feed(b"a line\n")
     await plain_node.guests["g2"].kill()
     await until(lambda: bool(plain_node.events("repaired")))
