@@ -31,7 +31,7 @@ ENDINGS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
 
 # Commands that start processes, and words that have them run for long.  "{}" is an empty directory.
 LONG = {
-    "bench durability": ["--requests", "100000"],
+    "bench": ["--only", "durable"],
     "bench memory": ["--requests", "100000000"],
     "campaign run": ["{}/spec.toml", "--out", "{}/r", "--worker-module", FAKE, "--no-report"],
     "campaign resume": ["{}/resumed", "--worker-module", FAKE, "--no-report"],
@@ -44,7 +44,6 @@ LONG = {
 GUESTS = {
     "up": ["--http", "127.0.0.1:0", "--dir", "{}/node"],
     "demo": [],
-    "bench": [],
     "bench guests": [],
     "bench transfer": [],
     "soak": [],
@@ -52,6 +51,7 @@ GUESTS = {
 }
 # Commands that start none, and words with which they do something.
 SHORT = {
+    "bench draw": ["{}/none.json", "--out", "{}/none.svg"],
     "status": ["--dir", "{}/node"],
     "request": ["GET", "/kv/a", "--dir", "{}/node"],
     "inject": ["crash", "g1", "--dir", "{}/node"],
@@ -182,7 +182,7 @@ def end_it(name: str, number: signal.Signals, home: Path, wait: float) -> None:
     "name,number",
     [
         *((name, number) for name in LONG for number in ENDINGS[:2]),
-        *(("bench durability", number) for number in ENDINGS[2:]),
+        *(("bench", number) for number in ENDINGS[2:]),
     ],
 )
 def test_command_that_starts_processes_ends_them_on_a_signal(
@@ -206,7 +206,7 @@ def test_command_with_guests_ends_them_on_a_signal(name: str, scratch: Path) -> 
 
 
 @pytest.mark.parametrize("killed", ["guard", "command"])
-@pytest.mark.parametrize("name", ["bench durability", "campaign run"])
+@pytest.mark.parametrize("name", ["bench", "campaign run"])
 def test_killed_command_leaves_nothing(name: str, killed: str, scratch: Path) -> None:
     """SIGKILL of the guard: the command cleans up.  Of the command: the guard does."""
     with running(name, scratch) as (process, left):
@@ -216,16 +216,16 @@ def test_killed_command_leaves_nothing(name: str, killed: str, scratch: Path) ->
         wait_until(lambda: left() == [], seconds=90)
 
 
-@pytest.mark.parametrize("sweep", ["bench durability", "down", "doctor"])
+@pytest.mark.parametrize("sweep", ["bench", "down", "doctor"])
 def test_what_is_left_after_both_were_killed_is_found(sweep: str, scratch: Path) -> None:
-    with running("bench durability", scratch) as (process, left):
+    with running("bench", scratch) as (process, left):
         wait_until(lambda: len(family(process.pid)) > 5)
         for pid in family(process.pid)[:2]:
             os.kill(pid, signal.SIGKILL)
         process.wait(30)
         assert left()
         environment = os.environ | {"TMPDIR": str(scratch), "XDG_STATE_HOME": str(scratch)}
-        words = [*sweep.split(), *(["--requests", "200", "--rounds", "1"] if "b" in sweep else [])]
+        words = [*sweep.split(), *(["--only", "durable", "--quick"] if "b" in sweep else [])]
         done = subprocess.run(
             [sys.executable, "-m", "trivisor", *words],
             cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120,
@@ -237,7 +237,7 @@ def test_what_is_left_after_both_were_killed_is_found(sweep: str, scratch: Path)
             assert left() == [], done.stderr
 
 
-@pytest.mark.parametrize("name", ["bench durability", "campaign run", "simulate"])
+@pytest.mark.parametrize("name", ["bench", "campaign run", "simulate"])
 def test_command_whose_output_is_closed_leaves_nothing(name: str, scratch: Path) -> None:
     reader, writer = os.pipe()
     with running(name, scratch, output=writer) as (process, left):

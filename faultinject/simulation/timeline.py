@@ -240,6 +240,7 @@ _DESCRIPTIONS: dict[type, Callable[[Any], str]] = {
     ev.SendAll: lambda e: (
         f"send to {_names(e.replicas)} together: {'; '.join(map(_record, e.records))}"
     ),
+    ev.Push: lambda e: f"push what is held to {_names(e.replicas)}",
     ev.Mark: lambda e: (
         f"marker {e.seq} to {_names(e.replicas)}"
         f", kept by {'nobody' if e.keeper is None else f'g{e.keeper}'}"
