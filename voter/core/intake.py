@@ -26,12 +26,12 @@ from voter.core.batch import Batch
 from voter.core.checkpoints import Checkpoints
 from voter.core.dedup import DedupTable, Finding, Found
 from voter.core.engine_time import EngineTime
-from voter.core.entries import Once, Opened
+from voter.core.entries import Once, Opened, Record
 from voter.core.events import Effect, Fail, Failure, Release
 from voter.core.journal_state import JournalState
 from voter.core.limits import Limits
 from voter.core.membership import Membership
-from voter.core.order import ENTRY_OVERHEAD, OrderLog
+from voter.core.order import ENTRY_OVERHEAD, LogEntry, OrderLog
 from voter.core.poll import Poll
 from voter.core.polls import Polls
 from voter.core.release_gate import ReleaseGate
@@ -100,7 +100,6 @@ class Intake:
         retries join.
         """
         joined: list[Poll] = []
-        log, journal = self.log, self.journal
         batch, frame = Batch(), 0
         # Usually there is room for all of them: then it is checked once.
         sizes = sum(len(event.request) + ENTRY_OVERHEAD for event in events)
@@ -120,13 +119,7 @@ class Intake:
                 if (poll := self.submit(event)) is not None:
                     joined.append(poll)
                 continue
-            record, entry = log.order(
-                event.request, event.caller, read_only, self.time.agreed_ns, once
-            )
-            if entry is not None:
-                journal.append(record)
-                if once is not None:
-                    self.dedup.record(once, event.caller, record.seq, record.time_ns)
+            record, entry = self._assign(event, once)
             batch.records.append(record)
             batch.entries.append(entry)
             batch.tickets.append(event.ticket)
@@ -165,15 +158,8 @@ class Intake:
 
         A read that is a suspect is sent to one active replica instead.
         """
-        void, now_ns = verdict is Verdict.VOID, self.time.agreed_ns
-        record, entry = self.log.order(
-            event.request, event.caller, event.read_only, now_ns, once, void=void
-        )
+        record, entry = self._assign(event, once, void=verdict is Verdict.VOID)
         journal, polls = self.journal, self.polls
-        if entry is not None:
-            journal.append(record)
-            if once is not None:
-                self.dedup.record(once, event.caller, record.seq, record.time_ns)
         size = len(event.request)
         poll = Poll(record.seq, record, entry, [event.ticket], journal.last_write, size)
         polls.add(poll)
@@ -185,6 +171,19 @@ class Intake:
             self.members.send_to_live(poll, record)
         journal.reserve()
         self.checkpoints.count_requests(1)
+
+    def _assign(
+        self, event: ev.Submit, once: Once | None, *, void: bool = False
+    ) -> tuple[Record, LogEntry | None]:
+        """Give a request its place in the order; journal it, if it is a write."""
+        record, entry = self.log.order(
+            event.request, event.caller, event.read_only, self.time.agreed_ns, once, void=void
+        )
+        if entry is not None:
+            self.journal.append(record)
+            if once is not None:
+                self.dedup.record(once, event.caller, record.seq, record.time_ns)
+        return record, entry
 
     def _answer_retry(self, event: ev.Submit, found: Found) -> Poll | None:
         """Refuse or answer a retry, or let it join its poll; return the poll if it is open."""

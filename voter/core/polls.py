@@ -30,7 +30,7 @@ from math import inf
 
 from voter.core.batch import Batch
 from voter.core.limits import Limits
-from voter.core.order import TAG_SIZE, tag
+from voter.core.order import tag
 from voter.core.poll import Poll
 from voter.core.replica import Replica
 
@@ -166,7 +166,7 @@ class Polls:
         self.unsettled -= len(batch.records)
         self.pending_bytes -= batch.size
         batch.winner = tag(payload)
-        batch.tags = [reply if len(reply) < TAG_SIZE else tag(reply) for reply in replies]
+        batch.tags = list(map(tag, replies))
         if not batch.unanswered:
             del self.batches[batch.seq]
         return ballots
