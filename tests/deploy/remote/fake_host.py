@@ -122,13 +122,13 @@ class FakeHost(paramiko.ServerInterface):
                 connection, _ = self._listener.accept()
             except OSError:
                 return  # closed
-            transport = paramiko.Transport(connection)
-            self._transports.append(transport)
-            transport.add_server_key(self._key)
             try:
+                transport = paramiko.Transport(connection)
+                self._transports.append(transport)
+                transport.add_server_key(self._key)
                 transport.start_server(server=self)
-            except (paramiko.SSHException, EOFError):
-                continue  # the client does not like the key
+            except (paramiko.SSHException, EOFError, OSError):
+                continue  # the client does not like the key; it may reset the connection
 
     def get_allowed_auths(self, username: str) -> str:
         return "publickey"
