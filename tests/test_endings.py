@@ -45,6 +45,7 @@ GUESTS = {
     "up": ["--http", "127.0.0.1:0", "--dir", "{}/node"],
     "demo": [],
     "bench guests": [],
+    "bench link": [],
     "bench transfer": [],
     "soak": [],
     "doctor": [],

@@ -16,7 +16,7 @@ from deploy.machine.console import Console
 from deploy.machine.spec import AcceleratorName, Progress
 from guests.image import COMMAND_LINE, Image
 
-__all__ = ["ProbeResult", "probe", "start_qemu"]
+__all__ = ["CPU_MODELS", "ProbeResult", "probe", "start_qemu"]
 
 FIRST_LIMIT, LIMIT = 5.0, 60.0
 """Seconds without progress: from the guest's start, and once it has made progress."""
@@ -24,7 +24,8 @@ DEADLINE = 600.0
 """Seconds for a guest that makes progress."""
 
 _EMULATOR = "qemu-system-x86_64"
-_CPUS = {"kvm": "host,svm=off,vmx=off", "tcg": "max"}
+CPU_MODELS = {"kvm": "host,svm=off,vmx=off", "tcg": "max"}
+"""A guest's processor by accelerator, as a node's guests have it (``domain_xml``)."""
 _MEMORY_MIB = 128
 _LONGEST_OUTPUT = 16 * 1024
 
@@ -52,7 +53,7 @@ async def probe(
     console.listen(watch.line)
     async with _monitor() as (page, fd):
         process = await start_qemu(
-            "-accel", accel, "-cpu", cpu or _CPUS[accel], "-machine", "q35",
+            "-accel", accel, "-cpu", cpu or CPU_MODELS[accel], "-machine", "q35",
             "-m", str(_MEMORY_MIB), "-nodefaults", "-no-user-config", "-display", "none",
             "-kernel", str(image.kernel), "-initrd", str(image.initrd), "-append", COMMAND_LINE,
             "-device", "virtio-serial-pci", "-chardev", "null,id=link",

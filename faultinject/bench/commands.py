@@ -228,3 +228,18 @@ def guests(out: Path | None, as_json: bool, **options: Any) -> ExitCode:
     quiet_logs()
     report = run_capacity(CrowdPlan(**options), _progress(as_json))
     return _finish(report, out, as_json)
+
+
+@bench.command()
+@click.option("--seconds", type=Number(10, 3600), default=150, show_default=True,
+              help="How long all rounds may take, without the guest's boot.")  # fmt: skip
+@click.option("--quick", is_flag=True, help="One short round: shows that all of it works.")
+@_seed
+@_accel
+@_outputs
+def link(out: Path | None, as_json: bool, **options: Any) -> ExitCode:
+    """Measure what a message to a guest costs over each kind of link."""
+    from faultinject.bench.link import LinkPlan, run_link  # noqa: PLC0415
+
+    quiet_logs()
+    return _finish(run_link(LinkPlan(**options), _progress(as_json)), out, as_json)

@@ -1,12 +1,11 @@
 """``trivisor bench link``: what a message to a guest costs over each kind of link.
 
-A guest with all links at once answers each message with itself (``link_echo``).  A cell is one link
-with one size and one number of messages in flight; every round measures all cells in random order.
-The ring is measured in two ways: polled by both sides, and with a byte on a virtio-serial port as
-its doorbell.  An ivshmem doorbell would need a server process and a driver that Debian lacks.
+A guest that has all links sends every message back (``link_echo``).  A cell is one link under one
+load with messages of one size.  Every round measures all cells in random order.
 
-Three guests are measured, too: the time until two of them have answered, which is what a vote waits
-for, with agents that poll for some time after a message before they block.
+The ring is memory that host and guest share: an ivshmem device.  Either both sides poll it, or a
+byte on a virtio-serial port is its doorbell.  (The doorbell of ivshmem itself needs a server
+process, and a driver that Debian's kernel lacks.)
 """
 
 from __future__ import annotations
@@ -15,42 +14,78 @@ import asyncio
 import contextlib
 import mmap
 import os
-import selectors
+import select
 import socket
+import struct
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import product
 from pathlib import Path
 from random import Random
-from statistics import median
-from typing import Literal, Protocol
+from statistics import median, quantiles
+from typing import NamedTuple
 
 import msgspec
 
-from deploy.errors import HypervisorFailed
-from deploy.machine.accel import decide
-from deploy.machine.accel_probe import start_qemu
+from deploy.errors import GuestNeverReady, HypervisorFailed
+from deploy.machine.accel import decide, read_facts
+from deploy.machine.accel_probe import CPU_MODELS, start_qemu
 from deploy.machine.spec import AcceleratorName
 from deploy.node.records import cache_directory
 from faultinject.bench import link_echo, rig
-from faultinject.bench.rounds import run_rounds
+from faultinject.bench.rounds import IN_FLIGHT, ratios, run_rounds
+from faultinject.bench.usage import HostShare, cpu_seconds
 from faultinject.host_facts import Host, describe_host
+from faultinject.load import percentile
 from guests.image import COMMAND_LINE, Access, Image, Overlay, add_overlay, build_image
 
-__all__ = ["LinkPlan", "LinkReport", "run_link"]
+__all__ = ["Cell", "Echoes", "LinkPlan", "LinkReport", "Row", "Stream", "run_link", "summarize"]
 
-CELL = 0.5
-"""Seconds that each cell is measured in a round."""
+GUESTS = 3
+
+
+class Load(NamedTuple):
+    """How messages are sent: seconds of a cell, how many in flight, seconds of pause, to how many.
+
+    A message ends when a majority of the guests has sent it back.
+    """
+
+    seconds: float
+    window: int = 1
+    pause: float = 0.0
+    guests: int = 1
+
+
+LOADS = {
+    "one at a time": Load(0.3),
+    "one at a time, 8 ms pauses": Load(0.8, pause=0.008),
+    "one at a time, the second answer of three guests": Load(0.3, guests=GUESTS),
+    f"{IN_FLIGHT} in flight": Load(0.3, window=IN_FLIGHT),
+}
+LINKS = {
+    "virtio-serial": "virtio",
+    "no ioeventfd": "quiet",
+    "TCP": "tcp",
+    "ring, polled": "ring",
+    "ring, bell": "bell",
+}
+"""The links, each with its name in ``link_echo``.
+
+Guests of a node use the first one.  The second is the same, but the guest's processor thread serves
+its requests, not QEMU's main thread.  TCP passes QEMU's restricted user network.
+"""
+USUAL, *_ = LINKS
+SIZES = (100, 4096)
+"""Bytes of a message: a usual request or reply with its frame, and a large one."""
+QUICK = 0.1
+"""Part of a cell's time in a quick run."""
 ANSWER_LIMIT = 30.0
 """Seconds for the guest's answer; then the run fails."""
-BOOT_LIMIT = 90.0
-READ_SIZE = 1 << 14
-"""As the agent's."""
-SIZES, WINDOWS = (100, 4096), (1, 64)
-SPINS = (0, 200, 1000)
-"""Microseconds for which the agents of three guests poll after a message."""
-_CPUS = {"kvm": "host,svm=off,vmx=off", "tcg": "max"}
-_PORTS = ("control", "echo", "quiet", "bell")
+BOOT_LIMIT = 120.0
+"""Seconds for a guest to boot, which takes 5 on an idle host."""
+_CONSOLE_LINES = 10
 _ACCESS = """\
 for module in /lib/modules/access/*.ko; do
     $bb insmod "$module"
@@ -60,354 +95,392 @@ $bb ip address add 10.0.2.15/24 dev eth0
 $bb ip link set eth0 up
 exec /usr/bin/python3.11 -P -S -s /opt/trivisor/link_echo.py
 """
-"""Sourced by the image's init before it starts the agent."""
-
-
-class Variant(msgspec.Struct, frozen=True):
-    """A link: its name in the guest, the size of a read there, microseconds of polling."""
-
-    link: str
-    read_size: int = READ_SIZE
-    spin: int = 0
-
-
-VARIANTS = {
-    "virtio-serial": Variant("echo"),
-    "virtio-serial, reads of 4 KiB": Variant("echo", 1 << 12),
-    "virtio-serial, reads of 64 KiB": Variant("echo", 1 << 16),
-    "virtio-serial, ioeventfd=off": Variant("quiet"),
-    "virtio-serial, polls 200 us": Variant("echo", READ_SIZE, 200),
-    "TCP, user network": Variant("tcp"),
-    "ring, polled": Variant("ring"),
-    "ring, bell": Variant("bell"),
-}
+"""The image's init runs this before it would start the agent."""
 
 
 class LinkPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """``seconds``: for all rounds together, 10 to 3600.  ``accel``: auto measures all that work."""
+    """What a run was asked for: the options of ``trivisor bench link``."""
 
-    seconds: float
+    seconds: float  # for all rounds together
+    quick: bool
     seed: int
-    accel: Literal["auto", "kvm", "tcg"]
+    accel: rig.Requested  # auto: TCG, and KVM if it works
 
 
-class Cell(msgspec.Struct, frozen=True):
-    """One cell: times in seconds, processor seconds per message of the driver and of all QEMUs."""
+class Cell(msgspec.Struct, frozen=True, kw_only=True):
+    """One cell in one round: times in seconds, processor times in seconds a message.
+
+    ``driver`` is this process, ``guest`` the QEMU of all guests that the message is sent to.
+    """
 
     messages: int
+    rate: float  # messages a second
     p50: float
     p99: float
-    host: float
+    driver: float
     guest: float
+    largest_read: int  # bytes that one read in the guest returned at most
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """A cell over all rounds: medians, and the mean processor times of all messages.
+
+    ``relative`` is its p50 over that of virtio-serial in the same round; ``low`` and ``high`` are
+    the quartiles.
+    """
+
+    accel: str
+    load: str
+    size: int
+    link: str
+    cell: Cell
+    relative: float
+    low: float
+    high: float
 
 
 class LinkReport(msgspec.Struct, frozen=True, kw_only=True):
-    """``rounds``: by accelerator, a list of rounds, each with the cells by name."""
+    """``rounds``: each with its cells by "accelerator; load; size; link"."""
 
     plan: LinkPlan
     host: Host
-    rounds: dict[str, list[dict[str, Cell]]]
-    missing: dict[str, str]
-
-    def medians(self, accel: str) -> dict[str, Cell]:
-        """Return each cell's medians over rounds."""
-        rounds = self.rounds[accel]
-        return {
-            name: Cell(
-                sum(each[name].messages for each in rounds),
-                *(
-                    median(getattr(each[name], field) for each in rounds)
-                    for field in ("p50", "p99", "host", "guest")
-                ),
-            )
-            for name in rounds[0]
-        }
+    qemu: str
+    others: float  # share of the processors that other programs used
+    missing: dict[str, str]  # what was not measured, and why
+    rows: list[Row]
+    rounds: list[dict[str, Cell]]
 
 
-class _Link(Protocol):
-    def send(self, message: bytes, count: int) -> None: ...
-    def receive(self, message: bytes) -> int: ...
+def _name(accel: str, load: str, size: int, link: str) -> str:
+    return f"{accel}; {load}; {size} B; {link}"
 
 
-class _Stream:
-    """A link that is a stream of bytes."""
+def summarize(rounds: Sequence[Mapping[str, Cell]], accels: Sequence[str]) -> list[Row]:
+    """Return all cells over rounds, by accelerator, load, size and link."""
+    rows = []
+    for accel, load, size, link in product(accels, LOADS, SIZES, LINKS):
+        name, usual = _name(accel, load, size, link), _name(accel, load, size, USUAL)
+        cells = [each[name] for each in rounds]
+        p50s = ratios(rounds, lambda cell: cell.p50, name, usual)
+        low, _, high = quantiles(p50s, n=4, method="inclusive") if len(p50s) > 1 else p50s * 3
+        messages = sum(each.messages for each in cells)
+        cell = Cell(
+            messages=messages,
+            rate=median(each.rate for each in cells),
+            p50=median(each.p50 for each in cells),
+            p99=median(each.p99 for each in cells),
+            # The processor time of a cell is a few of the clock's ticks: only the sum is precise.
+            driver=sum(each.driver * each.messages for each in cells) / messages,
+            guest=sum(each.guest * each.messages for each in cells) / messages,
+            largest_read=max(each.largest_read for each in cells),
+        )
+        rows.append(
+            Row(accel=accel, load=load, size=size, link=link, cell=cell, relative=median(p50s),
+                low=low, high=high)
+        )  # fmt: skip
+    return rows
 
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
+
+class Echoes:
+    """Makes numbered messages of one size, and checks what comes back."""
+
+    def __init__(self, size: int) -> None:
+        self._size, self._rest = size, b"x" * (size - 8)
+        self._made = self.taken = 0
         self._held = b""
 
-    def send(self, message: bytes, count: int) -> None:
-        """Send so many equal messages in one write."""
-        self._sock.sendall((len(message).to_bytes(link_echo.HEAD, "big") + message) * count)
+    def make(self, count: int) -> bytes:
+        """Return the next messages."""
+        numbers = range(self._made, self._made + count)
+        self._made += count
+        return b"".join([number.to_bytes(8) + self._rest for number in numbers])
 
-    def receive(self, message: bytes) -> int:
-        """Wait for data; return how many messages it completed.  Raises HypervisorFailed."""
-        frame = len(message).to_bytes(link_echo.HEAD, "big") + message
-        data = self._sock.recv(1 << 18)
-        if not data:
-            raise HypervisorFailed("the guest closed its link")
+    def take(self, data: bytes) -> None:
+        """Count in ``taken`` the messages that these bytes complete.
+
+        Raises HypervisorFailed if they are not those that were made.
+        """
         self._held += data
-        count = len(self._held) // len(frame)
-        if self._held[: count * len(frame)] != frame * count:
-            raise HypervisorFailed("the guest answered with other bytes than it was sent")
-        self._held = self._held[count * len(frame) :]
-        return count
+        count = len(self._held) // self._size
+        for at in range(count):
+            message = self.taken.to_bytes(8) + self._rest
+            if self._held[at * self._size : (at + 1) * self._size] != message:
+                raise HypervisorFailed(f"the guest sent message {self.taken} back altered")
+            self.taken += 1
+        self._held = self._held[count * self._size :]
 
 
-class _Ring:
-    """The ring; without a bell, both sides poll."""
+class Stream:
+    """A link that is a connected socket.  It never blocks to send while it could receive."""
 
-    def __init__(self, ring: mmap.mmap, bell: socket.socket | None) -> None:
-        self._ring, self._bell = ring, bell
-        self._words = memoryview(ring).cast("I")
-        self._written, self._read = self._words[link_echo.TO_GUEST], self._words[link_echo.TO_HOST]
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket, self._unsent = sock, b""
+        # Unlike a timeout of Python's, this needs no further system call for each receive.
+        limit = struct.pack("ll", int(ANSWER_LIMIT), 0)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
 
-    def send(self, message: bytes, count: int) -> None:
-        """Write so many messages, then raise the counter once."""
-        for _ in range(count):
-            link_echo.put(self._ring, link_echo.TO_GUEST, self._written, message)
-            self._written = self._written + 1 & 0xFFFFFFFF
-        self._words[link_echo.TO_GUEST] = self._written
-        if self._bell is not None:
-            self._bell.sendall(b"!")
+    def send(self, data: bytes) -> None:
+        """Send what can be sent now; ``receive`` sends the rest."""
+        self._unsent += data
+        with contextlib.suppress(BlockingIOError):
+            count = self._socket.send(self._unsent, socket.MSG_DONTWAIT)
+            self._unsent = self._unsent[count:]
 
-    def receive(self, message: bytes) -> int:
-        """Wait until the guest has raised its counter; return how many messages it wrote."""
-        if self._bell is not None:
-            self._bell.recv(4096)
-        ends = time.monotonic() + ANSWER_LIMIT
-        while (written := self._words[link_echo.TO_HOST]) == self._read:
-            if self._bell is not None:
-                return 0
-            if time.monotonic() > ends:
-                raise TimeoutError
-        count = 0
-        while self._read != written:
-            if link_echo.get(self._ring, link_echo.TO_HOST, self._read) != message:
-                raise HypervisorFailed("the guest answered with other bytes than it was sent")
-            self._read = self._read + 1 & 0xFFFFFFFF
-            count += 1
-        return count
+    def receive(self) -> bytes:
+        """Return what has come, at least one byte.  Raises HypervisorFailed."""
+        while self._unsent:
+            both = [self._socket]
+            readable, writable, _ = select.select(both, both, [], ANSWER_LIMIT)
+            if readable or not writable:
+                break
+            self.send(b"")
+        try:
+            data = self._socket.recv(1 << 18)
+        except BlockingIOError as error:
+            raise HypervisorFailed(f"the guest sent nothing for {ANSWER_LIMIT:g} s") from error
+        if not data:
+            raise HypervisorFailed("the guest's QEMU closed the link")
+        return data
+
+
+class _Link(NamedTuple):
+    """A link that is open.  ``receive`` may return nothing; ``waits``: it blocks on this socket."""
+
+    send: Callable[[bytes], object]
+    receive: Callable[[], bytes]
+    waits: socket.socket | None
 
 
 class _Guest:
-    """A booted guest and the host's ends of its links."""
+    """A guest that runs the echo program, and the host's ends of its links."""
 
     def __init__(
-        self, pid: int, sockets: Mapping[str, socket.socket], port: int, ring: mmap.mmap
+        self, pid: int, sockets: Mapping[str, socket.socket], port: int, memory: mmap.mmap
     ) -> None:
         self.pid = pid
-        self._sockets, self._port, self._ring = sockets, port, ring
+        self._sockets, self._port, self._memory = sockets, port, memory
+        self._control = Stream(sockets["control"])
 
     @contextlib.contextmanager
-    def open(self, variant: Variant) -> Iterator[_Link]:
-        """Have the guest serve a link, and yield it; the guest is idle afterwards."""
-        self._tell(f"{variant.link} {variant.read_size} {variant.spin}\n")
-        try:
-            if variant.link == "tcp":
-                with socket.create_connection(("127.0.0.1", self._port), ANSWER_LIMIT) as sock:
-                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                    yield _Stream(sock)
-            elif variant.link in ("ring", "bell"):
-                bell = self._sockets["bell"] if variant.link == "bell" else None
-                yield _Ring(self._ring, bell)
+    def open(self, link: str) -> Iterator[_Link]:
+        """Have the guest serve a link."""
+        with contextlib.ExitStack() as stack:
+            if link == "tcp":
+                address = ("127.0.0.1", self._port)
+                sock = stack.enter_context(socket.create_connection(address, ANSWER_LIMIT))
+                sock.settimeout(None)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             else:
-                yield _Stream(self._sockets[variant.link])
-        finally:
-            self._tell("idle 0 0\n")
+                sock = self._sockets["bell" if link == "ring" else link]
+            self._control.send(link.encode())
+            self._control.receive()
+            stream, ring = Stream(sock), link_echo.Ring(self._memory, link_echo.TO_GUEST)
+            if link == "ring":
+                yield _Link(ring.write, ring.read, None)
+            elif link == "bell":
 
-    @property
-    def echo_socket(self) -> socket.socket:
-        """The host end of the virtio-serial port that echoes."""
-        return self._sockets["echo"]
+                def receive() -> bytes:
+                    stream.receive()
+                    return ring.read()
 
-    def _tell(self, line: str) -> None:
-        self._sockets["control"].sendall(line.encode())
-        self.wait_ok()
+                yield _Link(partial(link_echo.write_and_ring, ring, stream.send), receive, sock)
+            else:
+                yield _Link(stream.send, stream.receive, sock)
 
-    def wait_ok(self) -> None:
-        """Wait for the guest's ``ok``.  Raises HypervisorFailed."""
-        try:
-            answer = self._sockets["control"].recv(64)
-        except TimeoutError as error:
-            raise HypervisorFailed("the guest of the link bench does not answer") from error
-        if answer != b"ok\n":
-            raise HypervisorFailed(f"the guest of the link bench answered {answer!r}")
-
-
-def _cpu(pid: int) -> float:
-    """Return the processor seconds of a process: the clock that clock_getcpuclockid(3) returns."""
-    return time.clock_gettime(~pid << 3 | 2)
+    def end(self, link: _Link) -> int:
+        """Have the guest end the link that it serves; return the size of its largest read."""
+        link.send(link_echo.END)
+        return int(self._control.receive())
 
 
-def _percentile(times: Sequence[float], part: float) -> float:
-    return sorted(times)[min(len(times) - 1, int(len(times) * part))]
+def _measure(guests: Sequence[_Guest], link: str, size: int, load: Load, seconds: float) -> Cell:
+    """Keep messages in flight for so long.  Raises HypervisorFailed, OSError."""
+    with contextlib.ExitStack() as stack:
+        links = [stack.enter_context(guest.open(link)) for guest in guests]
+        pids = [guest.pid for guest in guests]
+        began, driver, used = time.perf_counter(), time.process_time(), cpu_seconds(pids)
+        times = _drive(links, size, load, seconds)
+        took = time.perf_counter() - began
+        driver, used = time.process_time() - driver, cpu_seconds(pids) - used
+        largest = max(guest.end(each) for guest, each in zip(guests, links, strict=True))
+    number = len(times)
+    return Cell(
+        messages=number, rate=number / took, p50=percentile(times, 0.5),
+        p99=percentile(times, 0.99), driver=driver / number, guest=used / number,
+        largest_read=largest,
+    )  # fmt: skip
 
 
-def _measure(guest: _Guest, variant: Variant, window: int, size: int, seconds: float) -> Cell:
-    """Keep ``window`` messages in flight for so long."""
-    message, times = b"x" * size, []
+def _drive(links: Sequence[_Link], size: int, load: Load, seconds: float) -> list[float]:
+    """Return the seconds that each message took."""
+    echoes = [Echoes(size) for _ in links]
+    majority = len(links) // 2 + 1
+    times: list[float] = []
     sent: deque[float] = deque()
-    with guest.open(variant) as link:
-        begin, host, cpu = time.monotonic(), time.process_time(), _cpu(guest.pid)
-        link.send(message, window)
-        sent.extend([begin] * window)
-        while sent:
-            count = link.receive(message)
-            now = time.monotonic()
-            times += [now - sent.popleft() for _ in range(count)]
-            if count and now - begin < seconds:
-                sent.extend([now] * count)
-                link.send(message, count)
-        host, cpu = time.process_time() - host, _cpu(guest.pid) - cpu
-    number = len(times)
-    return Cell(
-        number, _percentile(times, 0.5), _percentile(times, 0.99), host / number, cpu / number
-    )
+    clock = time.perf_counter
+
+    def send(count: int) -> None:
+        sent.extend([clock()] * count)
+        for link, each in zip(links, echoes, strict=True):
+            link.send(each.make(count))
+
+    ends = clock() + seconds
+    send(load.window)
+    number = load.window
+    while min(each.taken for each in echoes) < number:
+        for at in _ready(links):
+            echoes[at].take(links[at].receive())
+        done = sorted(each.taken for each in echoes)[-majority] - len(times)
+        if done:
+            now = clock()
+            times += [now - sent.popleft() for _ in range(done)]
+            if now < ends:
+                if load.pause:
+                    time.sleep(load.pause)  # it is part of the load
+                send(done)
+                number += done
+        elif clock() > ends + ANSWER_LIMIT:
+            raise HypervisorFailed(f"the guest wrote nothing for {ANSWER_LIMIT:g} s")
+    return times
 
 
-def _measure_voted(guests: Sequence[_Guest], spin: int, seconds: float) -> Cell:
-    """Send one message at a time to all guests; a message's time ends with the second answer."""
-    message, times = b"x" * SIZES[0], []
-    variant = Variant("echo", READ_SIZE, spin)
-    with contextlib.ExitStack() as stack, selectors.DefaultSelector() as selector:
-        links = [stack.enter_context(guest.open(variant)) for guest in guests]
-        answered = [0] * len(links)
-        for number, guest in enumerate(guests):
-            selector.register(guest.echo_socket, selectors.EVENT_READ, number)
-        begin, host = time.monotonic(), time.process_time()
-        cpu = sum(_cpu(guest.pid) for guest in guests)
-        while (now := time.monotonic()) - begin < seconds:
-            for link in links:
-                link.send(message, 1)
-            while sum(each > len(times) for each in answered) < 2:
-                _receive(selector, links, answered, message)
-            times.append(time.monotonic() - now)
-        while min(answered) < len(times):
-            _receive(selector, links, answered, message)
-        host = time.process_time() - host
-        cpu = sum(_cpu(guest.pid) for guest in guests) - cpu
-    number = len(times)
-    return Cell(
-        number, _percentile(times, 0.5), _percentile(times, 0.99), host / number, cpu / number
-    )
-
-
-def _receive(
-    selector: selectors.BaseSelector, links: Sequence[_Link], answered: list[int], message: bytes
-) -> None:
-    ready = selector.select(ANSWER_LIMIT)
-    if not ready:
-        raise HypervisorFailed("no guest of the link bench answers")
-    for key, _ in ready:
-        answered[key.data] += links[key.data].receive(message)
+def _ready(links: Sequence[_Link]) -> Sequence[int]:
+    """Wait until one of several links can be read; return all to poll, or the only one."""
+    sockets = [link.waits for link in links if link.waits is not None]
+    if not sockets or len(links) == 1:
+        return range(len(links))
+    readable, *_ = select.select(sockets, [], [], ANSWER_LIMIT)
+    if not readable:
+        raise HypervisorFailed(f"no guest sent anything for {ANSWER_LIMIT:g} s")
+    return [at for at, link in enumerate(links) if link.waits in readable]
 
 
 @contextlib.asynccontextmanager
-async def _boot(
-    image: Image, accel: AcceleratorName, directory: Path, name: str
-) -> AsyncIterator[_Guest]:
-    """Boot a guest with all links; end it afterwards.  Raises HypervisorFailed."""
-    path, port = directory / f"{name}.ring", rig.free_port()
-    path.write_bytes(bytes(link_echo.RING_SIZE))
+async def _boot(image: Image, accel: AcceleratorName, console: Path) -> AsyncIterator[_Guest]:
+    """Boot a guest with all links; end it afterwards.  Raises DeployError, OSError.
+
+    ``console``: the file for what the guest prints.
+    """
+    port = rig.free_port()
+    names = ("control", "virtio", "quiet", "bell")
     with contextlib.ExitStack() as stack:
-        words: list[str] = []
-        pairs = {each: socket.socketpair() for each in _PORTS}
-        for each, (ours, theirs) in pairs.items():
+        pairs = {name: socket.socketpair() for name in names}
+        memory_fd = os.memfd_create("ring")
+        stack.callback(os.close, memory_fd)
+        os.truncate(memory_fd, link_echo.RING_SIZE)
+        words = []
+        for name, (ours, theirs) in pairs.items():
             stack.enter_context(ours)
             stack.enter_context(theirs)
-            bus = "quiet" if each == "quiet" else "normal"
-            words += ["-chardev", f"socket,id={each},fd={theirs.fileno()}",
-                      "-device", f"virtserialport,bus={bus}.0,chardev={each},name={each}"]  # fmt: skip
+            bus = "quiet" if name == "quiet" else "usual"
+            words += ["-chardev", f"socket,id={name},fd={theirs.fileno()}", "-device",
+                      f"virtserialport,bus={bus}.0,chardev={name},name={name}"]  # fmt: skip
         process = await start_qemu(
-            "-accel", accel, "-cpu", _CPUS[accel], "-machine", "q35", "-m", "128", "-nodefaults",
-            "-no-user-config", "-display", "none", "-kernel", str(image.kernel),
-            "-initrd", str(image.initrd), "-append", COMMAND_LINE, "-serial", "null",
-            "-device", "virtio-serial-pci,id=normal",
+            "-accel", accel, "-cpu", CPU_MODELS[accel], "-machine", "q35", "-m", "128",
+            "-nodefaults", "-no-user-config", "-display", "none", "-serial", f"file:{console}",
+            "-kernel", str(image.kernel), "-initrd", str(image.initrd), "-append", COMMAND_LINE,
+            "-device", "virtio-serial-pci,id=usual",
             "-device", "virtio-serial-pci,id=quiet,ioeventfd=off", *words,
             "-netdev", f"user,id=net,restrict=on,ipv6=off,"
                        f"hostfwd=tcp:127.0.0.1:{port}-:{link_echo.TCP_PORT}",
             "-device", "virtio-net-pci,netdev=net,romfile=",
-            "-object", f"memory-backend-file,id=ring,share=on,mem-path={path},"
+            "-object", f"memory-backend-file,id=ring,share=on,mem-path=/proc/self/fd/{memory_fd},"
                        f"size={link_echo.RING_SIZE}",
-            "-device", "ivshmem-plain,memdev=ring",
-            pass_fds=tuple(theirs.fileno() for _, theirs in pairs.values()),
+            "-device", "ivshmem-plain,memdev=ring,master=on",
+            pass_fds=(memory_fd, *(theirs.fileno() for _, theirs in pairs.values())),
         )  # fmt: skip
         try:
-            with path.open("r+b") as file:
-                ring = mmap.mmap(file.fileno(), link_echo.RING_SIZE)
-            guest = _Guest(process.pid, {each: ours for each, (ours, _) in pairs.items()}, port, ring)
-            pairs["control"][0].settimeout(BOOT_LIMIT)
-            await asyncio.to_thread(guest.wait_ok)
-            for ours, _ in pairs.values():
-                ours.settimeout(ANSWER_LIMIT)
-            yield guest
+            for _, theirs in pairs.values():
+                theirs.close()
+            sockets = {name: ours for name, (ours, _) in pairs.items()}
+            await _wait_ready(sockets["control"], process, console)
+            memory = mmap.mmap(memory_fd, link_echo.RING_SIZE)
+            yield _Guest(process.pid, sockets, port, memory)
         finally:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             await process.communicate()
 
 
+async def _wait_ready(
+    control: socket.socket, process: asyncio.subprocess.Process, console: Path
+) -> None:
+    """Wait for the echo program's first line.  Raises HypervisorFailed, GuestNeverReady."""
+    control.setblocking(False)
+    why = f"not within {BOOT_LIMIT:g} s"
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(BOOT_LIMIT):
+            if await asyncio.get_running_loop().sock_recv(control, 64):
+                control.setblocking(True)
+                return
+            _, errors = await process.communicate()
+            why = f"QEMU ended: {errors.decode(errors='replace').strip()}"
+    lines = console.read_text(errors="replace").splitlines() if console.exists() else []
+    raise GuestNeverReady("link", why=why, console=lines[-_CONSOLE_LINES:])
+
+
 def run_link(plan: LinkPlan, progress: Callable[[str], None]) -> LinkReport:
-    """Measure all links.  Raises CannotRunHere, HypervisorFailed, ImageError, OSError."""
-    return rig.run_in_scratch(lambda directory: _run(plan, directory, progress), "l")
+    """Measure all links.  Raises DeployError, ImageError, OSError."""
+    return rig.run_in_scratch(lambda directory: _run(plan, directory, progress), "link")
 
 
 async def _run(plan: LinkPlan, directory: Path, progress: Callable[[str], None]) -> LinkReport:
-    load, missing = os.getloadavg()[0], {}
+    load_before = os.getloadavg()[0]
     cache = cache_directory() / "images"
-    echo = Path(link_echo.__file__).read_bytes()
     overlay = Overlay(
         service="static",
-        access=Access(host=b"", client=""),  # for the network card's driver; no SSH server starts
-        files={"etc/trivisor/access": _ACCESS.encode(), "opt/trivisor/link_echo.py": echo},
+        # For the network card's driver; no SSH server is started.
+        access=Access(host=b"", client=""),
+        files={
+            "etc/trivisor/access": _ACCESS.encode(),
+            "opt/trivisor/link_echo.py": Path(link_echo.__file__).read_bytes(),
+        },
     )
     image = add_overlay(build_image(cache, progress=progress), directory / "image", overlay)
     chosen = await decide(image, cache, plan.accel, progress)
     accels: list[AcceleratorName] = [chosen.name]
     if plan.accel == "auto" and chosen.name == "kvm":
         accels = ["tcg", "kvm"]
-    elif plan.accel == "auto":
-        missing["KVM"] = f"not here: {chosen.reason}"
-    vsock = Path("/dev/vhost-vsock").exists()
+    missing = {
+        name.upper(): chosen.reason if plan.accel == "auto" else f"--accel {plan.accel}"
+        for name in ("tcg", "kvm") if name not in accels
+    }  # fmt: skip
     missing["vsock"] = (
-        "not measured: the guest image has no vsock driver" if vsock
-        else "not here: no /dev/vhost-vsock"
+        "the guest's image has no driver for it" if Path("/dev/vhost-vsock").exists()
+        else "this host has no /dev/vhost-vsock"
     )  # fmt: skip
-    random, rounds = Random(plan.seed), {}
-    for accel in accels:
-        progress(f"{accel}: booting three guests; seed {plan.seed}")
-        rounds[accel] = await _rounds(image, accel, directory, random, plan.seconds / len(accels))
-    host = describe_host(accel=", ".join(accels), load_before=load)
-    return LinkReport(plan=plan, host=host, rounds=rounds, missing=missing)
-
-
-async def _rounds(
-    image: Image, accel: AcceleratorName, directory: Path, random: Random, seconds: float
-) -> list[dict[str, Cell]]:
-    done: list[dict[str, Cell]] = []
+    rounds: list[dict[str, Cell]] = []
     async with contextlib.AsyncExitStack() as stack:
-        guests = [
-            await stack.enter_async_context(_boot(image, accel, directory, f"{accel}{number}"))
-            for number in range(3)
-        ]
-        cells: dict[str, Callable[[], Cell]] = {
-            f"{name}; {window} in flight; {size} B": (
-                lambda v=variant, w=window, s=size: _measure(guests[0], v, w, s, CELL)
-            )
-            for name, variant in VARIANTS.items()
-            for window in WINDOWS
-            for size in SIZES
-        }
-        cells |= {
-            f"voted, 3 guests, polls {spin} us; 1 in flight; {SIZES[0]} B": (
-                lambda s=spin: _measure_voted(guests, s, CELL)
-            )
-            for spin in SPINS
-        }
+        cells: dict[str, Callable[[], Cell]] = {}
+        for accel in accels:
+            progress(f"booting {GUESTS} guests under {accel.upper()}")
+            guests = [
+                await stack.enter_async_context(_boot(image, accel, directory / f"{accel}{number}"))
+                for number in range(GUESTS)
+            ]
+            for (name, load), size, link in product(LOADS.items(), SIZES, LINKS):
+                cells[_name(accel, name, size, link)] = partial(
+                    _measure, guests[: load.guests], LINKS[link], size, load,
+                    load.seconds * (QUICK if plan.quick else 1),
+                )  # fmt: skip
+        share = HostShare()
+        progress(f"{len(cells)} cells a round, in random order of seed {plan.seed}")
 
         async def measure(name: str) -> Cell:
-            return await asyncio.to_thread(cells[name])
+            await asyncio.sleep(0)  # Ctrl-C takes effect here: a cell itself does not yield
+            return cells[name]()
 
-        await run_rounds(list(cells), measure, done, random=random, seconds=seconds, least=2)
-    return done
+        await run_rounds(
+            list(cells), measure, rounds, random=Random(plan.seed),
+            seconds=0.0 if plan.quick else plan.seconds, least=1 if plan.quick else 2,
+        )  # fmt: skip
+        others = share.others()
+    return LinkReport(
+        plan=plan,
+        host=describe_host(accel=", ".join(accels), load_before=load_before),
+        qemu=(await read_facts()).qemu,
+        others=others,
+        missing=missing,
+        rows=summarize(rounds, accels),
+        rounds=rounds,
+    )

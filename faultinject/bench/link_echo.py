@@ -1,123 +1,119 @@
-"""The echo program of ``trivisor bench link``, run in a guest in place of the agent.
+"""The echo program of ``trivisor bench link``: a guest runs it in place of the agent.
 
-The control port takes lines ``LINK READ_SIZE SPIN_US``.  Each ends the echo process that runs,
-starts one for that link, and is answered ``ok``.  Standard library only; it imports nothing of this
-project, because a guest holds little of it.
+The control port takes names of links, one a line.  To each name this program answers ``ok``.  It
+then sends back whatever comes over that link until END comes, and answers with the size of the
+largest read.  It imports the standard library only: a guest holds little of this project.
 """
 
 from __future__ import annotations
 
 import mmap
 import os
-import signal
 import socket
 import time
 from collections.abc import Callable
+from functools import partial
 
-HEAD = 4
-"""Bytes before a message: its length, big endian."""
-SLOTS, SLOT, DATA = 128, 8192, 4096
-RING_SIZE = 4 << 20
-"""A ring each way: counters in the first page, then SLOTS slots of SLOT bytes for each direction.
-A slot holds the message's length (4 bytes, native) and the message."""
-TO_GUEST, TO_HOST = 0, 16
-"""Index of each direction's counter of written messages, in 4-byte words: one cache line each."""
+READ_SIZE = 1 << 16
+"""Bytes of one read of a link, as the agent's."""
+END = b"the end of this measurement\n"
+"""Sent alone, when nothing else is on its way."""
 TCP_PORT = 7
+RING_SIZE = 4 << 20
+"""Bytes of the shared memory, a power of two as a PCI device's has to be."""
+TO_GUEST, TO_HOST = 0, 16
+"""The counter of each direction, counted in 4-byte words: each has a cache line."""
+CAPACITY = 1 << 20
+_FIRST = 4096
+_MODULUS = 1 << 32
+_BELL = b"!"
 
 
-def slot(direction: int, number: int) -> int:
-    """Return the offset of a message's slot."""
-    return DATA + (SLOTS if direction == TO_HOST else 0) * SLOT + number % SLOTS * SLOT
+class Ring:
+    """One side of two rings of bytes in shared memory, one for each direction.
+
+    The first page holds the number of bytes ever written in each direction, modulo 2^32.  The
+    writer raises it after it has written the bytes, with one store.  The reader copies the bytes.
+    There is no flow control: at most CAPACITY bytes may be unread.
+    """
+
+    def __init__(self, memory: mmap.mmap, outgoing: int) -> None:
+        incoming = TO_GUEST if outgoing == TO_HOST else TO_HOST
+        self._memory = memory
+        self._counters = memoryview(memory).cast("I")
+        self._outgoing, self._incoming = outgoing, incoming
+        self._written, self._read = self._counters[outgoing], self._counters[incoming]
+
+    def write(self, data: bytes) -> None:
+        """Write bytes; the other side sees all of them at once."""
+        start = _place(self._outgoing)
+        at = self._written % CAPACITY
+        first = data[: CAPACITY - at]
+        self._memory[start + at : start + at + len(first)] = first
+        if len(first) < len(data):
+            self._memory[start : start + len(data) - len(first)] = data[len(first) :]
+        self._written = (self._written + len(data)) % _MODULUS
+        self._counters[self._outgoing] = self._written
+
+    def read(self) -> bytes:
+        """Return a copy of what was written since the last call; nothing if nothing was."""
+        count = (self._counters[self._incoming] - self._read) % _MODULUS
+        if not count:
+            return b""
+        start, at = _place(self._incoming), self._read % CAPACITY
+        data = self._memory[start + at : start + min(at + count, CAPACITY)]
+        if len(data) < count:
+            data += self._memory[start : start + count - len(data)]
+        self._read = (self._read + count) % _MODULUS
+        return data
 
 
-def put(ring: mmap.mmap, direction: int, number: int, message: bytes) -> None:
-    """Write a message into its slot; it is visible once the counter is raised."""
-    at = slot(direction, number)
-    ring[at : at + 4] = len(message).to_bytes(4, "little")
-    ring[at + 4 : at + 4 + len(message)] = message
+def _place(direction: int) -> int:
+    """Return the offset of a direction's bytes."""
+    return _FIRST + (CAPACITY if direction == TO_HOST else 0)
 
 
-def get(ring: mmap.mmap, direction: int, number: int) -> bytes:
-    """Return a copy of the message in a slot.  Raises ValueError if its length is impossible."""
-    at = slot(direction, number)
-    size = int.from_bytes(ring[at : at + 4], "little")
-    if size > SLOT - 4:
-        raise ValueError(f"a message of {size} bytes in a slot of {SLOT}")
-    return ring[at + 4 : at + 4 + size]
+def poll(ring: Ring) -> bytes:
+    """Poll a ring until it holds bytes."""
+    while not (data := ring.read()):
+        pass
+    return data
 
 
-def _write(fd: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
+def wait_bell(ring: Ring, wait: Callable[[int], bytes]) -> bytes:
+    """Wait for the bell until the ring holds bytes: one read may bring those of several bells."""
+    data = b""
+    while not data:
+        wait(READ_SIZE)
+        data = ring.read()
+    return data
 
 
-def _read(fd: int, size: int, spin: float) -> bytes:
-    """Read; with ``spin`` (seconds), first try without blocking for so long."""
-    if spin:
-        os.set_blocking(fd, False)
-        ends = time.monotonic() + spin
-        while time.monotonic() < ends:
-            try:
-                return os.read(fd, size)
-            except BlockingIOError:
-                continue
-        os.set_blocking(fd, True)
-    return os.read(fd, size)
+def write_and_ring(ring: Ring, write: Callable[[bytes], object], data: bytes) -> None:
+    """Write to a ring, then ring the bell of the other side."""
+    ring.write(data)
+    write(_BELL)
 
 
-def _echo(fd: int, size: int, spin: float) -> None:
-    """Answer each message with itself; all that one read brought, in one write."""
-    os.set_blocking(fd, True)  # a killed child that polled left the shared descriptor otherwise
-    held = b""
-    while True:
-        data = _read(fd, size, spin)
-        if not data:
-            return
-        held += data
-        at, answers = 0, []
-        while len(held) - at >= HEAD:
-            end = at + HEAD + int.from_bytes(held[at : at + HEAD], "big")
-            if end > len(held):
-                break
-            answers.append(held[at:end])
-            at = end
-        held = held[at:]
-        if answers:
-            if spin:
-                os.set_blocking(fd, True)
-            _write(fd, b"".join(answers))
+def write_all(fd: int, data: bytes) -> None:
+    """Write all bytes to a descriptor that may take fewer at a time."""
+    while data:
+        data = data[os.write(fd, data) :]
 
 
-def _echo_tcp(listener: socket.socket, size: int, spin: float) -> None:
-    while True:
-        connection, _ = listener.accept()
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        _echo(connection.fileno(), size, spin)
-        connection.close()
+def echo(read: Callable[[], bytes], write: Callable[[bytes], object]) -> int:
+    """Write what is read until END is read; return the size of the largest read."""
+    largest = 0
+    while (data := read()) != END:
+        if len(data) > largest:
+            largest = len(data)
+        write(data)
+    return largest
 
 
-def _echo_ring(ring: mmap.mmap, bell: int | None) -> None:
-    """Answer through the ring; poll its counter, or wait for a byte at the bell's port."""
-    words = memoryview(ring).cast("I")  # one store or load of 4 bytes each
-    done = words[TO_HOST]
-    while True:
-        if bell is not None:
-            os.read(bell, 4096)
-        written = words[TO_GUEST]
-        if written == done:
-            continue
-        while done != written:
-            put(ring, TO_HOST, done, get(ring, TO_GUEST, done))
-            done = done + 1 & 0xFFFFFFFF
-        words[TO_HOST] = done
-        if bell is not None:
-            _write(bell, b"!")
-
-
-def _port(name: str) -> int:
-    """Open the virtio-serial port of this name; the drivers may still be probing."""
-    root, ends = "/sys/class/virtio-ports", time.monotonic() + 30
+def _open_port(name: str) -> int:
+    """Open the virtio-serial port of this name; the driver may still be probing."""
+    root, ends = "/sys/class/virtio-ports", time.monotonic() + 60
     while time.monotonic() < ends:
         for entry in os.listdir(root) if os.path.isdir(root) else ():
             with open(f"{root}/{entry}/name") as file:
@@ -128,50 +124,49 @@ def _port(name: str) -> int:
 
 
 def _map_ring() -> mmap.mmap:
-    """Map the ivshmem device's memory (PCI 1af4:1110, resource 2)."""
+    """Map the memory of the ivshmem device (PCI 1af4:1110, resource 2)."""
     root = "/sys/bus/pci/devices"
-    for entry in sorted(os.listdir(root)):
+    for entry in os.listdir(root):
         with open(f"{root}/{entry}/vendor") as vendor, open(f"{root}/{entry}/device") as device:
             if (vendor.read().strip(), device.read().strip()) != ("0x1af4", "0x1110"):
                 continue
         with open(f"{root}/{entry}/enable", "w") as enable:
             enable.write("1")
-        with open(f"{root}/{entry}/resource2", "r+b") as memory:
-            return mmap.mmap(memory.fileno(), RING_SIZE)
+        with open(f"{root}/{entry}/resource2", "r+b") as resource:
+            return mmap.mmap(resource.fileno(), RING_SIZE)
     raise SystemExit("no ivshmem device")
+
+
+def open_link(
+    name: str, ports: dict[str, int], memory: mmap.mmap, listener: socket.socket
+) -> tuple[Callable[[], bytes], Callable[[bytes], object]]:
+    """Return the functions that read and write a link."""
+    if name in ports and name != "bell":
+        return partial(os.read, ports[name], READ_SIZE), partial(write_all, ports[name])
+    if name == "tcp":
+        connection, _ = listener.accept()
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return partial(connection.recv, READ_SIZE), connection.sendall
+    ring = Ring(memory, TO_HOST)
+    if name == "ring":
+        return partial(poll, ring), ring.write
+    bell = ports["bell"]
+    return partial(wait_bell, ring, partial(os.read, bell)), partial(
+        write_and_ring, ring, partial(write_all, bell)
+    )
 
 
 def main() -> None:
     """Serve the control port for ever."""
-    control, port, quiet, bell = (_port(name) for name in ("control", "echo", "quiet", "bell"))
-    ring, listener = _map_ring(), socket.create_server(("", TCP_PORT))
-    _write(control, b"ok\n")
-    child, held = 0, b""
+    control = _open_port("control")
+    ports = {name: _open_port(name) for name in ("virtio", "quiet", "bell")}
+    memory, listener = _map_ring(), socket.create_server(("", TCP_PORT))
+    write_all(control, b"ready\n")
     while True:
-        held += os.read(control, 4096)
-        line, end, rest = held.partition(b"\n")
-        if not end:
-            continue
-        held = rest
-        link, size, spin = line.decode().split()
-        if child:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-            child = 0
-        seconds, read_size = int(spin) / 1e6, int(size)
-        run: dict[str, Callable[[], None]] = {
-            "echo": lambda s=read_size, t=seconds: _echo(port, s, t),
-            "quiet": lambda s=read_size, t=seconds: _echo(quiet, s, t),
-            "tcp": lambda s=read_size, t=seconds: _echo_tcp(listener, s, t),
-            "ring": lambda: _echo_ring(ring, None),
-            "bell": lambda: _echo_ring(ring, bell),
-        }
-        if link != "idle":
-            child = os.fork()
-            if child == 0:
-                run[link]()
-                os._exit(1)
-        _write(control, b"ok\n")
+        name = os.read(control, READ_SIZE).decode().strip()
+        read, write = open_link(name, ports, memory, listener)
+        write_all(control, b"ok\n")
+        write_all(control, b"%d\n" % echo(read, write))
 
 
 if __name__ == "__main__":

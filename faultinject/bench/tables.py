@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from functools import singledispatch
+from itertools import groupby
 from statistics import median
 
+from rich.box import SIMPLE
 from rich.markup import escape
 from rich.table import Column, Table
 
 from faultinject.bench.bench_report import BenchReport
 from faultinject.bench.figures import FIGURES, number
+from faultinject.bench.link import LinkReport
 from faultinject.bench.memory import MemoryReport
 from faultinject.bench.transfer import TransferReport
 from faultinject.host_facts import DiskFacts
@@ -39,6 +42,11 @@ def _show_disk(disk: DiskFacts) -> None:
     console().print(f"[dim]{disk}[/]")
     if disk.volatile:
         warn(f"the data were on {disk.filesystem}, where a sync stores nothing: give --data DIR")
+
+
+def _show_others(share: float, stage: str = "") -> None:
+    if share > BUSY:
+        console().print(f"[red]other programs used {share:.0%} of the processors{stage}[/]")
 
 
 @show.register
@@ -98,8 +106,7 @@ def _(report: BenchReport) -> None:
     for name, reason in report.missing.items():
         out.print(f"[red]not measured: {name}: {escape(reason)}[/]")
     for stage, share in report.others.items():
-        if share > BUSY:
-            out.print(f"[red]other programs used {share:.0%} of the processors ({stage})[/]")
+        _show_others(share, f" ({stage})")
     old = f", compared with {report.old}" if report.old else ""
     out.print(
         f"[dim]build {report.build}{old}; seed {report.plan.seed}; etcd {report.etcd or '-'}[/]"
@@ -169,4 +176,38 @@ def _(report: CrowdReport) -> None:
         f"tenth of the host's {report.total / MIB / 1024:.1f} GiB left free"
     )
     out.print(f"the kernel {'merges' if report.ksm else 'does not merge'} equal pages (KSM)")
+    out.print(f"[dim]{report.host}[/]")
+
+
+@show.register
+def _(report: LinkReport) -> None:
+    out = console()
+    for (accel, load, size), rows in groupby(
+        report.rows, lambda row: (row.accel, row.load, row.size)
+    ):
+        table = Table(
+            "link", *(Column(name, justify="right") for name in (
+                "p50", "p99", "messages/s", "guest", "driver")), "p50 ratio (quartiles)",
+            title=f"{accel.upper()}, {load}, {size} bytes", box=SIMPLE, pad_edge=False,
+        )  # fmt: skip
+        for row in rows:
+            cell = row.cell
+            times = (cell.p50, cell.p99), (cell.guest, cell.driver)
+            latencies, costs = ([f"{1e6 * each:,.0f}" for each in pair] for pair in times)
+            table.add_row(
+                row.link, *latencies, f"{cell.rate:,.0f}", *costs,
+                f"{row.relative:.2f} ({row.low:.2f}-{row.high:.2f})",
+            )  # fmt: skip
+        out.print(table)
+    out.print("guest, driver: processor time a message; all times in us")
+    reads = {
+        link: max(row.cell.largest_read for row in report.rows if row.link == link)
+        for link in dict.fromkeys(row.link for row in report.rows)
+    }
+    sizes = ", ".join(f"{link} {size}" for link, size in reads.items())
+    out.print(f"bytes that one read in the guest returned at most: {sizes}")
+    for name, reason in report.missing.items():
+        out.print(f"[red]not measured: {name}: {escape(reason)}[/]")
+    _show_others(report.others)
+    out.print(f"[dim]{len(report.rounds)} rounds, seed {report.plan.seed}; {report.qemu}[/]")
     out.print(f"[dim]{report.host}[/]")

@@ -1,0 +1,202 @@
+"""The link bench: its ring and messages without a guest, its rows, a quick run on a real guest."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from deploy.errors import GuestNeverReady, HypervisorFailed
+from deploy.machine.accel_probe import CPU_MODELS
+from faultinject.bench import link, link_echo
+from faultinject.bench.link import (
+    LINKS,
+    LOADS,
+    SIZES,
+    Cell,
+    Echoes,
+    LinkPlan,
+    LinkReport,
+    Stream,
+    run_link,
+    summarize,
+)
+from faultinject.bench.link_echo import CAPACITY, END, TO_GUEST, TO_HOST, Ring
+from faultinject.bench.tables import show
+from tests.conftest import left_qemus
+
+
+@pytest.fixture
+def memory() -> mmap.mmap:
+    return mmap.mmap(-1, link_echo.RING_SIZE)
+
+
+@pytest.fixture
+def guest_end() -> Iterator[socket.socket]:
+    """Yield a socket whose other end sends back what it receives, until END."""
+    ours, theirs = socket.socketpair()
+    read, write = partial(theirs.recv, 1 << 16), theirs.sendall
+    thread = threading.Thread(target=lambda: link_echo.echo(read, write))
+    thread.start()
+    with ours, theirs:
+        yield ours
+        ours.sendall(END)
+        thread.join(60)
+    assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("start", [0, CAPACITY - 3, (1 << 32) - 3])
+def test_ring_carries_bytes_both_ways_where_it_wraps(memory: mmap.mmap, start: int) -> None:
+    for counter in (TO_GUEST, TO_HOST):
+        memoryview(memory).cast("I")[counter] = start
+    host, guest = Ring(memory, TO_GUEST), Ring(memory, TO_HOST)
+    assert host.read() == guest.read() == b""
+    host.write(b"request")
+    guest.write(b"reply")
+    host.write(b", another")
+    assert guest.read() == b"request, another"
+    assert host.read() == b"reply"
+    assert host.read() == guest.read() == b""
+    most = os.urandom(CAPACITY)
+    host.write(most)
+    assert guest.read() == most
+
+
+def test_new_ring_starts_behind_what_an_old_one_left(memory: mmap.mmap) -> None:
+    Ring(memory, TO_GUEST).write(b"never read")
+    guest = Ring(memory, TO_HOST)
+    Ring(memory, TO_GUEST).write(b"new")
+    assert guest.read() == b"new"
+
+
+def test_bell_may_ring_more_often_than_there_is_something_to_read(memory: mmap.mmap) -> None:
+    host, guest = Ring(memory, TO_GUEST), Ring(memory, TO_HOST)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.sendall(b"!")  # of a message that was read with the one before
+        link_echo.write_and_ring(host, ours.sendall, b"message")
+        bells: list[bytes] = []
+
+        def wait(size: int) -> bytes:
+            bells.append(theirs.recv(size))
+            return bells[-1]
+
+        assert link_echo.wait_bell(guest, wait) == b"message"
+        thread = threading.Timer(0.05, link_echo.write_and_ring, (host, ours.sendall, b"next"))
+        thread.start()
+        assert link_echo.wait_bell(guest, wait) == b"next"
+        thread.join()
+    assert len(bells) in (1, 2)
+
+
+def test_messages_are_recognized_in_any_pieces() -> None:
+    echoes = Echoes(100)
+    data = echoes.make(2) + echoes.make(1)
+    assert len(data) == 300
+    counts = []
+    for piece in (data[:99], data[99:250], data[250:]):
+        echoes.take(piece)
+        counts.append(echoes.taken)
+    assert counts == [0, 2, 3]
+
+
+@pytest.mark.parametrize("at", [0, 7, 8, 99])
+def test_altered_or_repeated_message_is_rejected(at: int) -> None:
+    echoes = Echoes(100)
+    first = echoes.make(1)
+    altered = first[:at] + bytes([first[at] ^ 1]) + first[at + 1 :]
+    with pytest.raises(HypervisorFailed, match="message 0"):
+        echoes.take(altered)
+    echoes = Echoes(100)
+    first = echoes.make(1)
+    echoes.take(first)
+    with pytest.raises(HypervisorFailed, match="message 1"):
+        echoes.take(first)
+
+
+def test_stream_sends_more_than_the_sockets_hold(guest_end: socket.socket) -> None:
+    stream, echoes, size = Stream(guest_end), Echoes(4096), 1000
+    stream.send(echoes.make(size))
+    while echoes.taken < size:
+        echoes.take(stream.receive())
+
+
+def test_stream_reports_a_guest_that_is_gone_or_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "ANSWER_LIMIT", 1.0)
+    ours, theirs = socket.socketpair()
+    with ours:
+        stream = Stream(ours)
+        with theirs, pytest.raises(HypervisorFailed, match="sent nothing for 1 s"):
+            stream.receive()
+        with pytest.raises(HypervisorFailed, match="closed"):
+            stream.receive()
+
+
+def test_echo_returns_the_largest_read() -> None:
+    reads, written = iter([b"abc", b"defgh", b"i", END]), bytearray()
+    assert link_echo.echo(lambda: next(reads), written.extend) == 5
+    assert written == b"abcdefghi"
+
+
+def cell(p50: float, **fields: int) -> Cell:
+    values: dict[str, float] = {"rate": 1.0, "p99": 2 * p50, "driver": 0.1, "guest": 0.2}
+    return Cell(messages=10, p50=p50, largest_read=fields.get("largest_read", 1), **values)
+
+
+def test_rows_compare_a_link_with_virtio_serial_in_the_same_round() -> None:
+    # Each round is slower than the one before, for all links: their ratio stays.
+    rounds = []
+    for slow in (1, 2, 10):
+        found = {}
+        for load in LOADS:
+            for size in SIZES:
+                for name in LINKS:
+                    p50 = slow * (3.0 if name == "TCP" else 2.0)
+                    found[f"tcg; {load}; {size} B; {name}"] = cell(p50, largest_read=slow)
+        rounds.append(found)
+    rows = summarize(rounds, ["tcg"])
+    assert len(rows) == len(LOADS) * len(SIZES) * len(LINKS)
+    tcp = next(row for row in rows if row.link == "TCP")
+    assert (tcp.relative, tcp.low, tcp.high) == (1.5, 1.5, 1.5)
+    assert (tcp.cell.p50, tcp.cell.messages, tcp.cell.largest_read) == (6.0, 30, 10)
+    (first, *_) = summarize(rounds[:1], ["tcg"])
+    assert (first.link, first.relative, first.low, first.high) == ("virtio-serial", 1, 1, 1)
+
+
+@pytest.mark.vm
+def test_quick_run_measures_every_link_and_names_those_that_are_missing(scratch: Path) -> None:
+    out = scratch / "link.json"
+    words = ["bench", "link", "--quick", "--accel", "tcg", "--json", "--out", str(out)]
+    done = subprocess.run(
+        [sys.executable, "-m", "trivisor", *words],
+        check=False, capture_output=True, env=os.environ | {"TMPDIR": str(scratch)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    report = msgspec.json.decode(done.stdout, type=LinkReport)
+    assert msgspec.json.decode(out.read_bytes(), type=LinkReport) == report
+    (measured,) = report.rounds
+    assert len(measured) == len(report.rows) == len(LOADS) * len(SIZES) * len(LINKS)
+    assert {row.link for row in report.rows} == set(LINKS)
+    assert all(found.messages > 0 and 0 < found.p50 <= found.p99 for found in measured.values())
+    assert report.missing.keys() == {"KVM", "vsock"}
+    # What guests/agent/main.py says of a virtio port.
+    reads = {row.cell.largest_read for row in report.rows if row.link == "virtio-serial"}
+    assert max(reads) == 4096
+    show(report)
+    assert not left_qemus(str(scratch))
+
+
+@pytest.mark.vm
+def test_guest_that_does_not_start_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(CPU_MODELS, "tcg", "nonsense")
+    with pytest.raises(GuestNeverReady, match="nonsense"):
+        run_link(LinkPlan(seconds=10, quick=True, seed=1, accel="tcg"), lambda _: None)
