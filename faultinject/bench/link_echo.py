@@ -14,6 +14,11 @@ import time
 from collections.abc import Callable
 from functools import partial
 
+__all__ = [
+    "CAPACITY", "END", "RING_SIZE", "TCP_PORT", "TO_GUEST", "TO_HOST", "Ring", "echo", "main",
+    "wait_bell", "write_and_ring",
+]  # fmt: skip
+
 READ_SIZE = 1 << 16
 """Bytes of one read of a link, as the agent's."""
 END = b"the end of this measurement\n"
