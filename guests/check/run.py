@@ -28,8 +28,9 @@ from datetime import datetime as RealDatetime
 from pathlib import Path
 from typing import Any, TextIO
 
+from guests.answer import answer
 from guests.protocol.message import MessageError, encode_request
-from guests.service import Context, Service, ServiceError, answer, load, state_digest
+from guests.service import Context, Service, ServiceError, load, state_digest
 
 __all__ = ["FakeClock", "main", "replace_clock", "replace_randomness"]
 

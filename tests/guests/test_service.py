@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from guests.answer import MAX_REPLY, answer
 from guests.protocol.message import Reply, Request, encode_request
-from guests.service import MAX_REPLY, Context, Service, ServiceError, answer, load, state_digest
+from guests.service import Context, Service, ServiceError, load, state_digest
 from guests.services.kv import KeyValue
 
 CONTEXT = Context(1, 1_000_000_007, b"seed 123", "alice")
