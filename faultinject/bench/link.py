@@ -21,7 +21,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import product
+from itertools import count, product
 from pathlib import Path
 from random import Random
 from statistics import median, quantiles
@@ -41,7 +41,10 @@ from faultinject.host_facts import Host, describe_host
 from faultinject.load import percentile
 from guests.image import COMMAND_LINE, Access, Image, Overlay, add_overlay, build_image
 
-__all__ = ["Cell", "Echoes", "LinkPlan", "LinkReport", "Row", "Stream", "run_link", "summarize"]
+__all__ = [
+    "Cell", "Echoes", "Link", "LinkPlan", "LinkReport", "Load", "Row", "Stream", "drive",
+    "missing_vsock", "run_link", "summarize",
+]  # fmt: skip
 
 GUESTS = 3
 
@@ -68,6 +71,7 @@ LINKS = {
     "virtio-serial": "virtio",
     "no ioeventfd": "quiet",
     "TCP": "tcp",
+    "vsock": "vsock",
     "ring, polled": "ring",
     "ring, bell": "bell",
 }
@@ -85,9 +89,10 @@ ANSWER_LIMIT = 30.0
 """Seconds for the guest's answer; then the run fails."""
 BOOT_LIMIT = 120.0
 """Seconds for a guest to boot, which takes 5 on an idle host."""
+VSOCK = Path("/dev/vhost-vsock")
 _CONSOLE_LINES = 10
 _ACCESS = """\
-for module in /lib/modules/access/*.ko; do
+for module in /lib/modules/access/*.ko /lib/modules/vsock/*.ko; do
     $bb insmod "$module"
 done
 $bb ip link set lo up
@@ -160,6 +165,8 @@ def summarize(rounds: Sequence[Mapping[str, Cell]], accels: Sequence[str]) -> li
     rows = []
     for accel, load, size, link in product(accels, LOADS, SIZES, LINKS):
         name, usual = _name(accel, load, size, link), _name(accel, load, size, USUAL)
+        if name not in rounds[0]:
+            continue  # this host does not have the link
         cells = [each[name] for each in rounds]
         p50s = ratios(rounds, lambda cell: cell.p50, name, usual)
         low, _, high = quantiles(p50s, n=4, method="inclusive") if len(p50s) > 1 else p50s * 3
@@ -243,7 +250,7 @@ class Stream:
         return data
 
 
-class _Link(NamedTuple):
+class Link(NamedTuple):
     """A link that is open.  ``receive`` may return nothing; ``waits``: it blocks on this socket."""
 
     send: Callable[[bytes], object]
@@ -255,39 +262,40 @@ class _Guest:
     """A guest that runs the echo program, and the host's ends of its links."""
 
     def __init__(
-        self, pid: int, sockets: Mapping[str, socket.socket], port: int, memory: mmap.mmap
+        self,
+        pid: int,
+        sockets: Mapping[str, socket.socket],
+        memory: mmap.mmap,
+        connect: Mapping[str, Callable[[], socket.socket]],
     ) -> None:
         self.pid = pid
-        self._sockets, self._port, self._memory = sockets, port, memory
+        self._sockets, self._memory, self._connect = sockets, memory, connect
         self._control = Stream(sockets["control"])
 
     @contextlib.contextmanager
-    def open(self, link: str) -> Iterator[_Link]:
+    def open(self, link: str) -> Iterator[Link]:
         """Have the guest serve a link."""
         with contextlib.ExitStack() as stack:
-            if link == "tcp":
-                address = ("127.0.0.1", self._port)
-                sock = stack.enter_context(socket.create_connection(address, ANSWER_LIMIT))
-                sock.settimeout(None)
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if link in self._connect:
+                sock = stack.enter_context(self._connect[link]())
             else:
                 sock = self._sockets["bell" if link == "ring" else link]
             self._control.send(link.encode())
             self._control.receive()
             stream, ring = Stream(sock), link_echo.Ring(self._memory, link_echo.TO_GUEST)
             if link == "ring":
-                yield _Link(ring.write, ring.read, None)
+                yield Link(ring.write, ring.read, None)
             elif link == "bell":
 
                 def receive() -> bytes:
                     stream.receive()
                     return ring.read()
 
-                yield _Link(partial(link_echo.write_and_ring, ring, stream.send), receive, sock)
+                yield Link(partial(link_echo.write_and_ring, ring, stream.send), receive, sock)
             else:
-                yield _Link(stream.send, stream.receive, sock)
+                yield Link(stream.send, stream.receive, sock)
 
-    def end(self, link: _Link) -> int:
+    def end(self, link: Link) -> int:
         """Have the guest end the link that it serves; return the size of its largest read."""
         link.send(link_echo.END)
         return int(self._control.receive())
@@ -299,7 +307,7 @@ def _measure(guests: Sequence[_Guest], link: str, size: int, load: Load, seconds
         links = [stack.enter_context(guest.open(link)) for guest in guests]
         pids = [guest.pid for guest in guests]
         began, driver, used = time.perf_counter(), time.process_time(), cpu_seconds(pids)
-        times = _drive(links, size, load, seconds)
+        times = drive(links, size, load, seconds)
         took = time.perf_counter() - began
         driver, used = time.process_time() - driver, cpu_seconds(pids) - used
         largest = max(guest.end(each) for guest, each in zip(guests, links, strict=True))
@@ -311,8 +319,11 @@ def _measure(guests: Sequence[_Guest], link: str, size: int, load: Load, seconds
     )  # fmt: skip
 
 
-def _drive(links: Sequence[_Link], size: int, load: Load, seconds: float) -> list[float]:
-    """Return the seconds that each message took."""
+def drive(links: Sequence[Link], size: int, load: Load, seconds: float) -> list[float]:
+    """Keep messages in flight for so long; return the seconds that each one took.
+
+    Raises HypervisorFailed if a guest is silent, or sends back something else.
+    """
     echoes = [Echoes(size) for _ in links]
     majority = len(links) // 2 + 1
     times: list[float] = []
@@ -344,7 +355,7 @@ def _drive(links: Sequence[_Link], size: int, load: Load, seconds: float) -> lis
     return times
 
 
-def _ready(links: Sequence[_Link]) -> Sequence[int]:
+def _ready(links: Sequence[Link]) -> Sequence[int]:
     """Wait until one of several links can be read; return all to poll, or the only one."""
     sockets = [link.waits for link in links if link.waits is not None]
     if not sockets or len(links) == 1:
@@ -355,11 +366,35 @@ def _ready(links: Sequence[_Link]) -> Sequence[int]:
     return [at for at, link in enumerate(links) if link.waits in readable]
 
 
+def _connect_tcp(port: int) -> socket.socket:
+    sock = socket.create_connection(("127.0.0.1", port), ANSWER_LIMIT)
+    sock.settimeout(None)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock
+
+
+def _connect_vsock(cid: int) -> socket.socket:
+    sock = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
+    sock.settimeout(ANSWER_LIMIT)
+    sock.connect((cid, link_echo.PORT))
+    sock.settimeout(None)
+    return sock
+
+
+def missing_vsock(device: Path = VSOCK) -> str:
+    """Return why a guest cannot have vsock on this host; "" if it can."""
+    if not device.exists():
+        return f"this host has no {device}: modprobe vhost_vsock"
+    return "" if os.access(device, os.R_OK | os.W_OK) else f"this user may not open {device}"
+
+
 @contextlib.asynccontextmanager
-async def _boot(image: Image, accel: AcceleratorName, console: Path) -> AsyncIterator[_Guest]:
+async def _boot(
+    image: Image, accel: AcceleratorName, console: Path, cid: int | None
+) -> AsyncIterator[_Guest]:
     """Boot a guest with all links; end it afterwards.  Raises DeployError, OSError.
 
-    ``console``: the file for what the guest prints.
+    ``console``: the file for what the guest prints.  ``cid``: its address in vsock, if it has one.
     """
     port = rig.free_port()
     names = ("control", "virtio", "quiet", "bell")
@@ -382,11 +417,12 @@ async def _boot(image: Image, accel: AcceleratorName, console: Path) -> AsyncIte
             "-device", "virtio-serial-pci,id=usual",
             "-device", "virtio-serial-pci,id=quiet,ioeventfd=off", *words,
             "-netdev", f"user,id=net,restrict=on,ipv6=off,"
-                       f"hostfwd=tcp:127.0.0.1:{port}-:{link_echo.TCP_PORT}",
+                       f"hostfwd=tcp:127.0.0.1:{port}-:{link_echo.PORT}",
             "-device", "virtio-net-pci,netdev=net,romfile=",
             "-object", f"memory-backend-file,id=ring,share=on,mem-path=/proc/self/fd/{memory_fd},"
                        f"size={link_echo.RING_SIZE}",
             "-device", "ivshmem-plain,memdev=ring,master=on",
+            *(["-device", f"vhost-vsock-pci,guest-cid={cid}"] if cid else []),
             pass_fds=(memory_fd, *(theirs.fileno() for _, theirs in pairs.values())),
         )  # fmt: skip
         try:
@@ -395,7 +431,10 @@ async def _boot(image: Image, accel: AcceleratorName, console: Path) -> AsyncIte
             sockets = {name: ours for name, (ours, _) in pairs.items()}
             await _wait_ready(sockets["control"], process, console)
             memory = mmap.mmap(memory_fd, link_echo.RING_SIZE)
-            yield _Guest(process.pid, sockets, port, memory)
+            connect = {"tcp": partial(_connect_tcp, port)}
+            if cid:
+                connect["vsock"] = partial(_connect_vsock, cid)
+            yield _Guest(process.pid, sockets, memory, connect)
         finally:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
@@ -445,20 +484,22 @@ async def _run(plan: LinkPlan, directory: Path, progress: Callable[[str], None])
         name.upper(): chosen.reason if plan.accel == "auto" else f"--accel {plan.accel}"
         for name in ("tcg", "kvm") if name not in accels
     }  # fmt: skip
-    missing["vsock"] = (
-        "the guest's image has no driver for it" if Path("/dev/vhost-vsock").exists()
-        else "this host has no /dev/vhost-vsock"
-    )  # fmt: skip
+    if without_vsock := missing_vsock():
+        missing["vsock"] = without_vsock
     rounds: list[dict[str, Cell]] = []
     async with contextlib.AsyncExitStack() as stack:
         cells: dict[str, Callable[[], Cell]] = {}
+        cids = count(8 * os.getpid())  # unused by others: a process has at most six guests
         for accel in accels:
             progress(f"booting {GUESTS} guests under {accel.upper()}")
-            guests = [
-                await stack.enter_async_context(_boot(image, accel, directory / f"{accel}{number}"))
-                for number in range(GUESTS)
-            ]
+            guests = []
+            for number in range(GUESTS):
+                cid = None if without_vsock else next(cids)
+                booted = _boot(image, accel, directory / f"{accel}{number}", cid)
+                guests.append(await stack.enter_async_context(booted))
             for (name, load), size, link in product(LOADS.items(), SIZES, LINKS):
+                if link in missing:
+                    continue
                 cells[_name(accel, name, size, link)] = partial(
                     _measure, guests[: load.guests], LINKS[link], size, load,
                     load.seconds * (QUICK if plan.quick else 1),
