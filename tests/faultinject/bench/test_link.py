@@ -18,24 +18,22 @@ import pytest
 
 from deploy.errors import GuestNeverReady, HypervisorFailed
 from deploy.machine.accel_probe import CPU_MODELS
-from faultinject.bench import link, link_echo
+from faultinject.bench import link, link_echo, link_guest
 from faultinject.bench.link import (
     LINKS,
     LOADS,
     SIZES,
     Cell,
     Echoes,
-    Link,
     LinkPlan,
     LinkReport,
     Load,
-    Stream,
     drive,
-    missing_vsock,
     run_link,
     summarize,
 )
 from faultinject.bench.link_echo import CAPACITY, END, TO_GUEST, TO_HOST, Ring
+from faultinject.bench.link_guest import Link, Stream, missing_vsock
 from faultinject.bench.tables import show
 from tests.conftest import left_qemus
 
@@ -136,7 +134,7 @@ def test_stream_sends_more_than_the_sockets_hold(guest_end: socket.socket) -> No
 
 
 def test_stream_reports_a_guest_that_is_gone_or_silent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link, "ANSWER_LIMIT", 1.0)
+    monkeypatch.setattr(link_guest, "ANSWER_LIMIT", 1.0)
     ours, theirs = socket.socketpair()
     with ours:
         stream = Stream(ours)
