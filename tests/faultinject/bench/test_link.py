@@ -36,6 +36,7 @@ from faultinject.bench.link_echo import CAPACITY, END, TO_GUEST, TO_HOST, Ring
 from faultinject.bench.link_guest import Link, Stream, missing_vsock
 from faultinject.bench.tables import show
 from tests.conftest import left_qemus
+from tests.project.tree import ROOT
 
 
 @pytest.fixture
@@ -261,6 +262,12 @@ def test_rows_compare_a_link_with_virtio_serial_in_the_same_round() -> None:
     assert (tcp.cell.p50, tcp.cell.messages, tcp.cell.largest_read) == (6.0, 30, 10)
     (first, *_) = summarize(rounds[:1], ["tcg"])
     assert (first.link, first.relative, first.low, first.high) == ("virtio-serial", 1, 1, 1)
+
+
+def test_kept_rows_are_those_of_the_kept_rounds() -> None:
+    kept = msgspec.json.decode((ROOT / "docs/results/link.json").read_bytes(), type=LinkReport)
+    assert summarize(kept.rounds, ["tcg"]) == kept.rows
+    assert kept.missing.keys() == {"KVM", "vsock"}
 
 
 @pytest.mark.vm
