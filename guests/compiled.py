@@ -45,7 +45,6 @@ MODULES = (
     "guests.protocol.message",
     "guests.context",
     "guests.answer",
-    "guests.services.requests",
     "guests.services.kv",
     "guests.agent.incarnation",
 )

@@ -155,7 +155,7 @@ class Runner:
         self._events: deque[Event] = deque()
         self._processing = False
         self._ticked = -inf
-        self._push_due = inf  # engine time of ``_push_timer``
+        self._push_at = inf  # engine time at which ``_push_held`` will be called
         self._push_timer: asyncio.TimerHandle | None = None
         self._incident_id = 0
         self._process_events()
@@ -297,23 +297,28 @@ class Runner:
                     self._tick()
         finally:
             self._processing = False
-        if self.engine.followers.due != self._push_due:
+        if self.engine.followers.due < self._push_at:
             self._set_push_timer()
 
     def _set_push_timer(self) -> None:
-        """Let the engine check in time what it holds for followers."""
+        """Let the engine check in time what it holds for followers.
+
+        It is mostly due later than it was: a timer that is early costs less than a new one for
+        each request.
+        """
         if self._push_timer is not None:
             self._push_timer.cancel()
-            self._push_timer = None
-        due = self._push_due = self.engine.followers.due
-        if due < inf:
-            delay = max(0.0, due - self._clock.steady())
-            self._push_timer = asyncio.get_running_loop().call_later(delay, self._push_held)
+        self._push_at = self.engine.followers.due
+        delay = max(0.0, self._push_at - self._clock.steady())
+        self._push_timer = asyncio.get_running_loop().call_later(delay, self._push_held)
 
     def _push_held(self) -> None:
-        self._push_due = inf
-        self._ticked = -inf
-        self._process_events()
+        self._push_at, self._push_timer = inf, None
+        if self.engine.followers.due <= self._clock.steady():
+            self._ticked = -inf
+            self._process_events()
+        elif self.engine.followers.due < inf:
+            self._set_push_timer()
 
     def _tick(self) -> None:
         """Give the engine the time, if enough has passed since the last Tick."""

@@ -48,4 +48,4 @@ class Poisoned(kv.KeyValue):
 
     def _is_lying(self) -> bool:
         """Return whether a value that triggers the wrong replies is stored."""
-        return any(value == LIES for value, _ in self._entries.values())
+        return any(value == LIES for value, _ in self.table.entries.values())

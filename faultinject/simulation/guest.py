@@ -228,12 +228,12 @@ class SimGuest:
         that are wrong in the same way would outvote the third (``faults.VALUE_FAULTS``).
         """
         service = self.service
-        if service is None or not service._entries:
+        if service is None or not service.table.entries:
             return False
         self.honest = False
-        key = self._random.choice(sorted(service._entries))
-        value, version = service._entries[key]
-        service._entries[key] = (value + bytes([128 + self.index]), version)
+        key = self._random.choice(sorted(service.table.entries))
+        value, version = service.table.entries[key]
+        service.table.entries[key] = (value + bytes([128 + self.index]), version)
         return True
 
     # ------------------------------------------------------------------ port

@@ -107,7 +107,7 @@ class Timeline:
             if service is None:
                 self.add(f"g{guest.index}", "holds nothing: no service runs")
                 continue
-            held = sorted(service._entries.items())
+            held = sorted(service.table.entries.items())
             values = {key.decode("latin-1"): value for key, (value, _) in held}
             last = next((w.seq for w in main if w.history == service.tip), "an unknown place")
             faulty = "" if guest.honest else " (a fault changed its state or its replies)"

@@ -61,22 +61,20 @@ _HEADER = struct.Struct(">4sHQQ")  # magic, format, last version, count
 _ENTRY = struct.Struct(">HIQ")
 
 
-@mypyc_attr(allow_interpreted_subclasses=True)
-class KeyValue(Service):
-    """The store.  ``capacity``: most bytes of keys, values and ENTRY_COST per entry together."""
+class Table:
+    """The entries: value and number of its write by key; all keys sorted; the number of writes.
 
-    name: ClassVar[str] = "kv"
-    state_format: ClassVar[int] = 1
-    capacity: ClassVar[int] = 16 << 20
+    ``size``: bytes of keys, values and ENTRY_COST per entry, together at most ``capacity``.
+    """
 
-    def __init__(self, capacity: int | None = None) -> None:
-        self._capacity: int = type(self).capacity if capacity is None else capacity
-        self._entries: dict[bytes, tuple[bytes, int]] = {}
-        self._keys: list[bytes] = []  # of _entries, sorted
-        self._version = 0
-        self._size = 0
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.entries: dict[bytes, tuple[bytes, int]] = {}
+        self.keys: list[bytes] = []
+        self.version = 0
+        self.size = 0
 
-    def apply(self, request: Request, context: Context) -> Reply:
+    def apply(self, request: Request) -> Reply:
         """Answer one request (see the module's docstring)."""
         target = request.target
         if not target.startswith("/kv/"):
@@ -110,7 +108,7 @@ class KeyValue(Service):
     # ------------------------------------------------------------ one key
 
     def _get(self, request: Request, key: bytes) -> Reply:
-        entry = self._entries.get(key)
+        entry = self.entries.get(key)
         etag = None if entry is None else f'"{entry[1]}"'
         if has_conditions(request) and (reply := check_conditions(request, etag)):
             return reply
@@ -124,17 +122,17 @@ class KeyValue(Service):
             return Reply(413, f"a value of {len(value)} bytes is over the limit of {MAX_VALUE}\n")
         if has_conditions(request) and (reply := self._check(request, key)):
             return reply
-        new = self._store(key, value)
-        return Reply(201 if new else 204, b"", (("etag", f'"{self._version}"'),))
+        new = self.store(key, value)
+        return Reply(201 if new else 204, b"", (("etag", f'"{self.version}"'),))
 
     def _delete(self, request: Request, key: bytes) -> Reply:
         if has_conditions(request) and (reply := self._check(request, key)):
             return reply
-        entry = self._entries.pop(key, None)
+        entry = self.entries.pop(key, None)
         if entry is None:
             return Reply(404, "no such key\n")
-        del self._keys[bisect_left(self._keys, key)]
-        self._size -= len(key) + len(entry[0]) + ENTRY_COST
+        del self.keys[bisect_left(self.keys, key)]
+        self.size -= len(key) + len(entry[0]) + ENTRY_COST
         return Reply(204)
 
     def _increment(self, request: Request, key: bytes, query: str) -> Reply:
@@ -146,7 +144,7 @@ class KeyValue(Service):
             return Reply(400, "increment must be a whole number that fits in 64 bits\n")
         if has_conditions(request) and (reply := self._check(request, key)):
             return reply
-        entry = self._entries.get(key)
+        entry = self.entries.get(key)
         current = 0 if entry is None else _parse_int(entry[0])
         if current is None:
             return Reply(409, "the value is not a whole number\n", self._etag_header(key))
@@ -154,30 +152,28 @@ class KeyValue(Service):
         if not -_INT64 <= total < _INT64:
             return Reply(409, "the sum does not fit in 64 bits\n", self._etag_header(key))
         value = b"%d" % total
-        self._store(key, value)
-        return Reply(200, value, (_RAW, ("etag", f'"{self._version}"')))
+        self.store(key, value)
+        return Reply(200, value, (_RAW, ("etag", f'"{self.version}"')))
 
     def _check(self, request: Request, key: bytes) -> Reply | None:
-        entry = self._entries.get(key)
+        entry = self.entries.get(key)
         return check_conditions(request, None if entry is None else f'"{entry[1]}"')
 
     def _etag_header(self, key: bytes) -> tuple[tuple[str, str], ...]:
-        entry = self._entries.get(key)
+        entry = self.entries.get(key)
         return () if entry is None else (("etag", f'"{entry[1]}"'),)
 
-    def _store(self, key: bytes, value: bytes) -> bool:
+    def store(self, key: bytes, value: bytes) -> bool:
         """Write an entry as the next version; return whether the key is new.  Refuses with 507."""
-        old = self._entries.get(key)
+        old = self.entries.get(key)
         growth = len(value) - len(old[0]) if old else len(key) + len(value) + ENTRY_COST
-        if growth > 0 and self._size + growth > self._capacity:
-            raise RequestRefused(
-                507, f"the store is full: its capacity is {self._capacity} bytes\n"
-            )
+        if growth > 0 and self.size + growth > self.capacity:
+            raise RequestRefused(507, f"the store is full: its capacity is {self.capacity} bytes\n")
         if old is None:
-            insort(self._keys, key)
-        self._size += growth
-        self._version += 1
-        self._entries[key] = (value, self._version)
+            insort(self.keys, key)
+        self.size += growth
+        self.version += 1
+        self.entries[key] = (value, self.version)
         return old is None
 
     # ------------------------------------------------------------ the list
@@ -190,13 +186,13 @@ class KeyValue(Service):
         if limit is None or not 1 <= limit <= 1000:
             return Reply(400, "limit must be 1 to 1000\n")
         prefix = parameters.get("prefix", b"")
-        start = bisect_left(self._keys, prefix)
+        start = bisect_left(self.keys, prefix)
         if "after" in parameters:
-            start = max(start, bisect_right(self._keys, parameters["after"]))
+            start = max(start, bisect_right(self.keys, parameters["after"]))
         names: list[str] = []
         room = MAX_PAGE
         following = None
-        for key in self._keys[start : start + limit + 1]:
+        for key in self.keys[start : start + limit + 1]:
             if not key.startswith(prefix):
                 break
             name = quote_from_bytes(key, safe="")
@@ -208,23 +204,39 @@ class KeyValue(Service):
         text = json.dumps({"keys": names, "next": following}) + "\n"
         return Reply(200, text.encode(), (("content-type", "application/json"),))
 
-    # ------------------------------------------------------------ the state
+
+@mypyc_attr(native_class=False)  # weak references to it must not dangle
+class KeyValue(Service):
+    """The store.  ``capacity``: most bytes of keys, values and ENTRY_COST per entry together."""
+
+    name: ClassVar[str] = "kv"
+    state_format: ClassVar[int] = 1
+    capacity: ClassVar[int] = 16 << 20
+
+    def __init__(self, capacity: int | None = None) -> None:
+        self.table = Table(type(self).capacity if capacity is None else capacity)
+
+    def apply(self, request: Request, context: Context) -> Reply:
+        """Answer one request (see the module's docstring)."""
+        return self.table.apply(request)
 
     def snapshot(self) -> Iterator[bytes]:
         """Yield the state as of this call, in pieces of at most PIECE bytes."""
-        keys = self._keys.copy()  # later writes create new tuples and leave these unchanged
-        entries = list(map(self._entries.__getitem__, keys))
-        return _encode_state(self._version, keys, entries)
+        table = self.table
+        keys = table.keys.copy()  # later writes create new tuples and leave these unchanged
+        entries = list(map(table.entries.__getitem__, keys))
+        return _encode_state(table.version, keys, entries)
 
     def restore(self, state: bytes) -> None:
         """Replace the state.  Raises ServiceError, without a change, if the bytes are invalid."""
         version, entries, size = _decode_state(state) if state else (0, {}, 0)
-        if size > self._capacity:
-            raise ServiceError(f"the state takes {size} bytes, the capacity is {self._capacity}")
-        self._entries = entries
-        self._keys = list(entries)
-        self._version = version
-        self._size = size
+        table = self.table
+        if size > table.capacity:
+            raise ServiceError(f"the state takes {size} bytes, the capacity is {table.capacity}")
+        table.entries = entries
+        table.keys = list(entries)
+        table.version = version
+        table.size = size
 
 
 def _not_allowed(method: str, allowed: str) -> Reply:

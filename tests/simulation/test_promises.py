@@ -170,7 +170,7 @@ def test_corrupted_guests_hold_different_values(world: World) -> None:
         guest.boot()
         service = guest.service
         assert service is not None
-        service._entries[b"a"] = (b"1", 1)
+        service.table.entries[b"a"] = (b"1", 1)
         assert guest.corrupt_state()
-        values.add(service._entries[b"a"][0])
+        values.add(service.table.entries[b"a"][0])
     assert len(values) == 3

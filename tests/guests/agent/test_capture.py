@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import select
 import signal
 import time
+import weakref
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -102,10 +104,10 @@ def test_capture_returns_the_services_digest_and_state(
 @BOTH_KINDS
 def test_capture_holds_the_state_of_its_moment(make: type[ForkedCapture | InlineCapture]) -> None:
     service = KeyValue()
-    service._store(b"a", bytes(300_000))
+    service.table.store(b"a", bytes(300_000))
     before = service.digest()
     capture = make(service, True)
-    service._store(b"a", b"later")
+    service.table.store(b"a", b"later")
     assert digest_of(capture) == before
     assert state_digest(iter(pieces_of(capture))) == before
     capture.close()
@@ -327,3 +329,18 @@ def test_capturer_forks_again_when_the_state_has_grown(monkeypatch: pytest.Monke
         capture.close()
         service.pieces = [bytes(STATE_PIECE)] * 1000
     assert kinds == [ForkedCapture] * 4
+
+
+def test_capturer_does_not_keep_a_service_that_was_replaced() -> None:
+    """A weak reference to an object of a compiled class may dangle: mypyc does not clear it."""
+    capturer = Capturer()
+    for number in range(3):
+        service = KeyValue()
+        service.table.store(b"a", b"%d" % number)
+        kept = weakref.ref(service)
+        capture = capturer(service, False)
+        assert digest_of(capture) == service.digest()
+        capture.close()
+        del service, capture
+        gc.collect()
+        assert kept() is None

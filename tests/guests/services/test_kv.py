@@ -54,7 +54,7 @@ def test_key_is_the_percent_decoded_rest_of_the_path(
     store: KeyValue, target: str, key: bytes
 ) -> None:
     assert ask(store, "PUT", target, b"x").status == 201
-    assert list(store._entries) == [key]
+    assert list(store.table.entries) == [key]
     assert ask(store, "GET", target).status == 200
 
 
@@ -206,7 +206,7 @@ def test_plus_in_a_query_is_a_space(store: KeyValue) -> None:
 
 def test_pages_of_long_keys_are_bounded_and_reach_all_keys(store: KeyValue) -> None:
     for n in range(400):
-        store._store(b"%03d" % n + b"\xff" * (MAX_KEY - 3), b"")
+        store.table.store(b"%03d" % n + b"\xff" * (MAX_KEY - 3), b"")
     seen: list[str] = []
     target = "/kv/?limit=1000"
     while True:
@@ -267,5 +267,5 @@ def test_digest_depends_on_the_stored_bytes() -> None:
     assert one.digest() != two.digest()  # the versions differ, and so would the replies
     two.restore(b"".join(one.snapshot()))
     assert one.digest() == two.digest()
-    one._entries[b"a"] = (b"0", 1)  # a bit that flipped in memory
+    one.table.entries[b"a"] = (b"0", 1)  # a bit that flipped in memory
     assert one.digest() != two.digest()

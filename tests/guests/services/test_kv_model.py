@@ -126,10 +126,10 @@ class StoreMachine(RuleBasedStateMachine):
     @invariant()
     def store_equals_model(self) -> None:
         if hasattr(self, "store"):
-            assert self.store._entries == self.model
-            assert self.store._keys == sorted(self.model)
-            assert self.store._size == self.size(self.model)
-            assert self.store._version == self.version
+            assert self.store.table.entries == self.model
+            assert self.store.table.keys == sorted(self.model)
+            assert self.store.table.size == self.size(self.model)
+            assert self.store.table.version == self.version
 
 
 TestStoreMachine = StoreMachine.TestCase
