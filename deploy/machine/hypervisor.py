@@ -16,7 +16,7 @@ from deploy.errors import CannotRunHere, HypervisorFailed, HypervisorLost, Hyper
 from deploy.host.files import check_path, sweep_links
 from deploy.machine.boot_watch import instruction_page
 from deploy.machine.connection import CALL_TIMEOUT, Connection, libvirt, libvirt_qemu
-from deploy.machine.domain_xml import identity_in_xml, owner_in_xml
+from deploy.machine.domain_xml import DiskIO, identity_in_xml, owner_in_xml
 from deploy.machine.embed import carried_root, check_owner, embed_uri, prepare_root
 from deploy.machine.qemu import adopt_orphans
 from deploy.machine.spec import EMBED
@@ -93,6 +93,8 @@ class Hypervisor:
 
     def __init__(self, uri: str, root: Path | None) -> None:
         self.uri = uri
+        self.disk_io: DiskIO = "io_uring"
+        """How the next QEMU reads its disk; a guest that cannot be started so changes it."""
         self._root = root
         self._connection: Connection | None = None
         self._listeners: dict[str, Callable[[DomainChange], None]] = {}
