@@ -2,7 +2,7 @@
 
 Three ways lead to a running guest in its clean state, the fastest first:
 
-``loadvm``  QEMU runs: load the snapshot in its monitor.                  0.1 to 0.2 s
+``loadvm``  QEMU runs: load the snapshot in its monitor.                  0.05 to 0.1 s
 ``start``   QEMU has ended: start a new one paused, then load the snapshot.
 ``boot``    No usable snapshot: boot cold and take a new one.             seconds
 
