@@ -15,6 +15,16 @@ import sys
 from hashlib import sha256
 from importlib.machinery import EXTENSION_SUFFIXES, ExtensionFileLoader, ModuleSpec
 from importlib.util import module_from_spec, spec_from_file_location
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mypy_extensions import mypyc_attr as mypyc_attr
+else:
+
+    def mypyc_attr(**_: bool):
+        """Mark a class for the compiler; otherwise without effect."""
+        return lambda cls: cls
+
 
 __all__ = [
     "COMPILED",
@@ -26,13 +36,23 @@ __all__ = [
     "SUMS",
     "directory",
     "load",
+    "mypyc_attr",
     "pure",
 ]
 
-MODULES = ("guests.protocol.wire", "guests.agent.incarnation")
-"""What is compiled: nothing that a user's code touches, because compiled code checks types.
+MODULES = (
+    "guests.protocol.wire",
+    "guests.protocol.message",
+    "guests.context",
+    "guests.answer",
+    "guests.services.requests",
+    "guests.services.kv",
+    "guests.agent.incarnation",
+)
+"""What is compiled: no class that a user's code touches, because compiled code checks types.
 
-A service that returns something else than its types say must get the same reply in both forms.
+A service that returns something else than its types say must get the same reply in both forms, so
+what it returns is ``Any`` in these modules.
 ``guests.agent.main`` is not compiled either: mypyc 2.4.1 writes twice in its write loop.
 """
 PARTS = ("", "agent", "protocol", "services")

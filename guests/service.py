@@ -9,26 +9,23 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import random
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 from pathlib import Path
 from types import ModuleType
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
-from guests.protocol.message import MessageError, Reply, Request, encode_reply
-from guests.protocol.wire import MAX_PAYLOAD
+from guests.context import Context
+from guests.protocol.message import Reply, Request
 
 __all__ = [
-    "MAX_REPLY",
     "Context",
     "Reply",
     "Request",
     "Service",
     "ServiceError",
-    "answer",
     "load",
     "load_class",
     "state_digest",
@@ -38,54 +35,16 @@ T = TypeVar("T")
 
 SHIPPED = {"kv": "guests.services.kv", "static": "guests.services.static"}
 
-MAX_REPLY = MAX_PAYLOAD - (1 << 15)
-"""Largest reply in bytes with its headers: 1 MiB and 32 KiB; frames need the rest."""
-
-_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-
 
 class ServiceError(Exception):
     """A service or function cannot be found or loaded, or cannot take a state."""
 
 
-class Context:
-    """What all replicas agree on for one request, apart from its bytes.
-
-    ``seq``: its number in the order.  ``time_ns``: agreed time in nanoseconds since the epoch; it
-    never decreases.  ``caller``: the client's name, as the voter knows it.  ``read_only``: the
-    request must not change the state, and the voter does not keep it for recovery.
-    """
-
-    __slots__ = ("_random", "_seed", "caller", "read_only", "seq", "time_ns")
-
-    def __init__(
-        self, seq: int, time_ns: int, seed: bytes, caller: str, read_only: bool = False
-    ) -> None:
-        self.seq = seq
-        self.time_ns = time_ns
-        self.caller = caller
-        self.read_only = read_only
-        self._seed = seed
-        self._random: random.Random | None = None
-
-    @property
-    def time(self) -> float:
-        """Agreed time in seconds since the epoch."""
-        return self.time_ns / 1e9
-
-    @property
-    def random(self) -> random.Random:
-        """The random source of this request, the same in every replica."""
-        if self._random is None:
-            self._random = random.Random(self._seed)
-        return self._random
-
-
 class Service(ABC):
     """A deterministic service."""
 
-    name = "service"
-    state_format = 1
+    name: ClassVar[str] = "service"
+    state_format: ClassVar[int] = 1
     """Version of the snapshot's format; replicas with different versions do not share a state."""
 
     @abstractmethod
@@ -119,35 +78,6 @@ def state_digest(pieces: Iterator[bytes]) -> bytes:
     for piece in pieces:
         digest.update(piece)
     return digest.digest()
-
-
-def answer(service: Service, request_bytes: bytes, context: Context) -> bytes:
-    """Apply a request in canonical bytes; return the reply's bytes.  Never raises.
-
-    An invalid request gives a 400.  An exception of the service gives a 500 that names only its
-    class: its text may hold addresses, which differ between replicas.  A reply over MAX_REPLY gives
-    a 500.  A request marked read-only must have a safe method: its changes would be missing from
-    every state that is rebuilt from the log.
-    """
-    try:
-        request = Request.decode(request_bytes)
-        if context.read_only and request.method not in _SAFE_METHODS:
-            raise MessageError(f"method {request.method} in a request that is marked read-only")
-    except MessageError as error:
-        return encode_reply(Reply(400, f"{error}\n"))
-    try:
-        reply = service.apply(request, context)
-    except MessageError as error:  # headers are decoded only when the service uses them
-        return encode_reply(Reply(400, f"{error}\n"))
-    except Exception as error:  # noqa: BLE001 - an error of the service must not end the replica
-        return encode_reply(Reply(500, f"service failed: {type(error).__name__}\n"))
-    try:
-        reply_bytes = encode_reply(reply)
-    except Exception as error:  # noqa: BLE001 - the service may return anything
-        return encode_reply(Reply(500, f"service's reply is invalid: {type(error).__name__}\n"))
-    if len(reply_bytes) > MAX_REPLY:
-        return encode_reply(Reply(500, f"service's reply is over {MAX_REPLY} bytes\n"))
-    return reply_bytes
 
 
 def load(name: str) -> type[Service]:

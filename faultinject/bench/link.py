@@ -12,16 +12,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import mmap
 import os
 import select
-import socket
-import struct
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from itertools import product
+from itertools import count, product
 from pathlib import Path
 from random import Random
 from statistics import median, quantiles
@@ -29,19 +26,28 @@ from typing import NamedTuple
 
 import msgspec
 
-from deploy.errors import GuestNeverReady, HypervisorFailed
+from deploy.errors import HypervisorFailed
 from deploy.machine.accel import decide, read_facts
-from deploy.machine.accel_probe import CPU_MODELS, start_qemu
 from deploy.machine.spec import AcceleratorName
 from deploy.node.records import cache_directory
-from faultinject.bench import link_echo, rig
+from faultinject.bench import rig
+from faultinject.bench.link_guest import (
+    ANSWER_LIMIT,
+    EchoGuest,
+    Link,
+    boot,
+    echo_image,
+    missing_vsock,
+)
 from faultinject.bench.rounds import IN_FLIGHT, ratios, run_rounds
 from faultinject.bench.usage import HostShare, cpu_seconds
 from faultinject.host_facts import Host, describe_host
 from faultinject.load import percentile
-from guests.image import COMMAND_LINE, Access, Image, Overlay, add_overlay, build_image
+from guests.image import build_image
 
-__all__ = ["Cell", "Echoes", "LinkPlan", "LinkReport", "Row", "Stream", "run_link", "summarize"]
+__all__ = [
+    "Cell", "Echoes", "LinkPlan", "LinkReport", "Load", "Row", "drive", "run_link", "summarize",
+]  # fmt: skip
 
 GUESTS = 3
 
@@ -68,6 +74,7 @@ LINKS = {
     "virtio-serial": "virtio",
     "no ioeventfd": "quiet",
     "TCP": "tcp",
+    "vsock": "vsock",
     "ring, polled": "ring",
     "ring, bell": "bell",
 }
@@ -81,21 +88,6 @@ SIZES = (100, 4096)
 """Bytes of a message: a usual request or reply with its frame, and a large one."""
 QUICK = 0.1
 """Part of a cell's time in a quick run."""
-ANSWER_LIMIT = 30.0
-"""Seconds for the guest's answer; then the run fails."""
-BOOT_LIMIT = 120.0
-"""Seconds for a guest to boot, which takes 5 on an idle host."""
-_CONSOLE_LINES = 10
-_ACCESS = """\
-for module in /lib/modules/access/*.ko; do
-    $bb insmod "$module"
-done
-$bb ip link set lo up
-$bb ip address add 10.0.2.15/24 dev eth0
-$bb ip link set eth0 up
-exec /usr/bin/python3.11 -P -S -s /opt/trivisor/link_echo.py
-"""
-"""The image's init runs this before it would start the agent."""
 
 
 class LinkPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -160,6 +152,8 @@ def summarize(rounds: Sequence[Mapping[str, Cell]], accels: Sequence[str]) -> li
     rows = []
     for accel, load, size, link in product(accels, LOADS, SIZES, LINKS):
         name, usual = _name(accel, load, size, link), _name(accel, load, size, USUAL)
+        if name not in rounds[0]:
+            continue  # this host does not have the link
         cells = [each[name] for each in rounds]
         p50s = ratios(rounds, lambda cell: cell.p50, name, usual)
         low, _, high = quantiles(p50s, n=4, method="inclusive") if len(p50s) > 1 else p50s * 3
@@ -210,96 +204,13 @@ class Echoes:
         self._held = self._held[count * self._size :]
 
 
-class Stream:
-    """A link that is a connected socket.  It never blocks to send while it could receive."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self._socket, self._unsent = sock, b""
-        # Unlike a timeout of Python's, this needs no further system call for each receive.
-        limit = struct.pack("ll", int(ANSWER_LIMIT), 0)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
-
-    def send(self, data: bytes) -> None:
-        """Send what can be sent now; ``receive`` sends the rest."""
-        self._unsent += data
-        with contextlib.suppress(BlockingIOError):
-            count = self._socket.send(self._unsent, socket.MSG_DONTWAIT)
-            self._unsent = self._unsent[count:]
-
-    def receive(self) -> bytes:
-        """Return what has come, at least one byte.  Raises HypervisorFailed."""
-        while self._unsent:
-            both = [self._socket]
-            readable, writable, _ = select.select(both, both, [], ANSWER_LIMIT)
-            if readable or not writable:
-                break
-            self.send(b"")
-        try:
-            data = self._socket.recv(1 << 18)
-        except BlockingIOError as error:
-            raise HypervisorFailed(f"the guest sent nothing for {ANSWER_LIMIT:g} s") from error
-        if not data:
-            raise HypervisorFailed("the guest's QEMU closed the link")
-        return data
-
-
-class _Link(NamedTuple):
-    """A link that is open.  ``receive`` may return nothing; ``waits``: it blocks on this socket."""
-
-    send: Callable[[bytes], object]
-    receive: Callable[[], bytes]
-    waits: socket.socket | None
-
-
-class _Guest:
-    """A guest that runs the echo program, and the host's ends of its links."""
-
-    def __init__(
-        self, pid: int, sockets: Mapping[str, socket.socket], port: int, memory: mmap.mmap
-    ) -> None:
-        self.pid = pid
-        self._sockets, self._port, self._memory = sockets, port, memory
-        self._control = Stream(sockets["control"])
-
-    @contextlib.contextmanager
-    def open(self, link: str) -> Iterator[_Link]:
-        """Have the guest serve a link."""
-        with contextlib.ExitStack() as stack:
-            if link == "tcp":
-                address = ("127.0.0.1", self._port)
-                sock = stack.enter_context(socket.create_connection(address, ANSWER_LIMIT))
-                sock.settimeout(None)
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            else:
-                sock = self._sockets["bell" if link == "ring" else link]
-            self._control.send(link.encode())
-            self._control.receive()
-            stream, ring = Stream(sock), link_echo.Ring(self._memory, link_echo.TO_GUEST)
-            if link == "ring":
-                yield _Link(ring.write, ring.read, None)
-            elif link == "bell":
-
-                def receive() -> bytes:
-                    stream.receive()
-                    return ring.read()
-
-                yield _Link(partial(link_echo.write_and_ring, ring, stream.send), receive, sock)
-            else:
-                yield _Link(stream.send, stream.receive, sock)
-
-    def end(self, link: _Link) -> int:
-        """Have the guest end the link that it serves; return the size of its largest read."""
-        link.send(link_echo.END)
-        return int(self._control.receive())
-
-
-def _measure(guests: Sequence[_Guest], link: str, size: int, load: Load, seconds: float) -> Cell:
+def _measure(guests: Sequence[EchoGuest], link: str, size: int, load: Load, seconds: float) -> Cell:
     """Keep messages in flight for so long.  Raises HypervisorFailed, OSError."""
     with contextlib.ExitStack() as stack:
         links = [stack.enter_context(guest.open(link)) for guest in guests]
         pids = [guest.pid for guest in guests]
         began, driver, used = time.perf_counter(), time.process_time(), cpu_seconds(pids)
-        times = _drive(links, size, load, seconds)
+        times = drive(links, size, load, seconds)
         took = time.perf_counter() - began
         driver, used = time.process_time() - driver, cpu_seconds(pids) - used
         largest = max(guest.end(each) for guest, each in zip(guests, links, strict=True))
@@ -311,8 +222,11 @@ def _measure(guests: Sequence[_Guest], link: str, size: int, load: Load, seconds
     )  # fmt: skip
 
 
-def _drive(links: Sequence[_Link], size: int, load: Load, seconds: float) -> list[float]:
-    """Return the seconds that each message took."""
+def drive(links: Sequence[Link], size: int, load: Load, seconds: float) -> list[float]:
+    """Keep messages in flight for so long; return the seconds that each one took.
+
+    Raises HypervisorFailed if a guest is silent, or sends back something else.
+    """
     echoes = [Echoes(size) for _ in links]
     majority = len(links) // 2 + 1
     times: list[float] = []
@@ -344,7 +258,7 @@ def _drive(links: Sequence[_Link], size: int, load: Load, seconds: float) -> lis
     return times
 
 
-def _ready(links: Sequence[_Link]) -> Sequence[int]:
+def _ready(links: Sequence[Link]) -> Sequence[int]:
     """Wait until one of several links can be read; return all to poll, or the only one."""
     sockets = [link.waits for link in links if link.waits is not None]
     if not sockets or len(links) == 1:
@@ -355,70 +269,6 @@ def _ready(links: Sequence[_Link]) -> Sequence[int]:
     return [at for at, link in enumerate(links) if link.waits in readable]
 
 
-@contextlib.asynccontextmanager
-async def _boot(image: Image, accel: AcceleratorName, console: Path) -> AsyncIterator[_Guest]:
-    """Boot a guest with all links; end it afterwards.  Raises DeployError, OSError.
-
-    ``console``: the file for what the guest prints.
-    """
-    port = rig.free_port()
-    names = ("control", "virtio", "quiet", "bell")
-    with contextlib.ExitStack() as stack:
-        pairs = {name: socket.socketpair() for name in names}
-        memory_fd = os.memfd_create("ring")
-        stack.callback(os.close, memory_fd)
-        os.truncate(memory_fd, link_echo.RING_SIZE)
-        words = []
-        for name, (ours, theirs) in pairs.items():
-            stack.enter_context(ours)
-            stack.enter_context(theirs)
-            bus = "quiet" if name == "quiet" else "usual"
-            words += ["-chardev", f"socket,id={name},fd={theirs.fileno()}", "-device",
-                      f"virtserialport,bus={bus}.0,chardev={name},name={name}"]  # fmt: skip
-        process = await start_qemu(
-            "-accel", accel, "-cpu", CPU_MODELS[accel], "-machine", "q35", "-m", "128",
-            "-nodefaults", "-no-user-config", "-display", "none", "-serial", f"file:{console}",
-            "-kernel", str(image.kernel), "-initrd", str(image.initrd), "-append", COMMAND_LINE,
-            "-device", "virtio-serial-pci,id=usual",
-            "-device", "virtio-serial-pci,id=quiet,ioeventfd=off", *words,
-            "-netdev", f"user,id=net,restrict=on,ipv6=off,"
-                       f"hostfwd=tcp:127.0.0.1:{port}-:{link_echo.TCP_PORT}",
-            "-device", "virtio-net-pci,netdev=net,romfile=",
-            "-object", f"memory-backend-file,id=ring,share=on,mem-path=/proc/self/fd/{memory_fd},"
-                       f"size={link_echo.RING_SIZE}",
-            "-device", "ivshmem-plain,memdev=ring,master=on",
-            pass_fds=(memory_fd, *(theirs.fileno() for _, theirs in pairs.values())),
-        )  # fmt: skip
-        try:
-            for _, theirs in pairs.values():
-                theirs.close()
-            sockets = {name: ours for name, (ours, _) in pairs.items()}
-            await _wait_ready(sockets["control"], process, console)
-            memory = mmap.mmap(memory_fd, link_echo.RING_SIZE)
-            yield _Guest(process.pid, sockets, port, memory)
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.communicate()
-
-
-async def _wait_ready(
-    control: socket.socket, process: asyncio.subprocess.Process, console: Path
-) -> None:
-    """Wait for the echo program's first line.  Raises HypervisorFailed, GuestNeverReady."""
-    control.setblocking(False)
-    why = f"not within {BOOT_LIMIT:g} s"
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(BOOT_LIMIT):
-            if await asyncio.get_running_loop().sock_recv(control, 64):
-                control.setblocking(True)
-                return
-            _, errors = await process.communicate()
-            why = f"QEMU ended: {errors.decode(errors='replace').strip()}"
-    lines = console.read_text(errors="replace").splitlines() if console.exists() else []
-    raise GuestNeverReady("link", why=why, console=lines[-_CONSOLE_LINES:])
-
-
 def run_link(plan: LinkPlan, progress: Callable[[str], None]) -> LinkReport:
     """Measure all links.  Raises DeployError, ImageError, OSError."""
     return rig.run_in_scratch(lambda directory: _run(plan, directory, progress), "link")
@@ -427,16 +277,7 @@ def run_link(plan: LinkPlan, progress: Callable[[str], None]) -> LinkReport:
 async def _run(plan: LinkPlan, directory: Path, progress: Callable[[str], None]) -> LinkReport:
     load_before = os.getloadavg()[0]
     cache = cache_directory() / "images"
-    overlay = Overlay(
-        service="static",
-        # For the network card's driver; no SSH server is started.
-        access=Access(host=b"", client=""),
-        files={
-            "etc/trivisor/access": _ACCESS.encode(),
-            "opt/trivisor/link_echo.py": Path(link_echo.__file__).read_bytes(),
-        },
-    )
-    image = add_overlay(build_image(cache, progress=progress), directory / "image", overlay)
+    image = echo_image(build_image(cache, progress=progress), directory / "image")
     chosen = await decide(image, cache, plan.accel, progress)
     accels: list[AcceleratorName] = [chosen.name]
     if plan.accel == "auto" and chosen.name == "kvm":
@@ -445,20 +286,22 @@ async def _run(plan: LinkPlan, directory: Path, progress: Callable[[str], None])
         name.upper(): chosen.reason if plan.accel == "auto" else f"--accel {plan.accel}"
         for name in ("tcg", "kvm") if name not in accels
     }  # fmt: skip
-    missing["vsock"] = (
-        "the guest's image has no driver for it" if Path("/dev/vhost-vsock").exists()
-        else "this host has no /dev/vhost-vsock"
-    )  # fmt: skip
+    if without_vsock := missing_vsock():
+        missing["vsock"] = without_vsock
     rounds: list[dict[str, Cell]] = []
     async with contextlib.AsyncExitStack() as stack:
         cells: dict[str, Callable[[], Cell]] = {}
+        cids = count(8 * os.getpid())  # unused by others: a process has at most six guests
         for accel in accels:
             progress(f"booting {GUESTS} guests under {accel.upper()}")
-            guests = [
-                await stack.enter_async_context(_boot(image, accel, directory / f"{accel}{number}"))
-                for number in range(GUESTS)
-            ]
+            guests = []
+            for number in range(GUESTS):
+                cid = None if without_vsock else next(cids)
+                booted = boot(image, accel, directory / f"{accel}{number}", cid)
+                guests.append(await stack.enter_async_context(booted))
             for (name, load), size, link in product(LOADS.items(), SIZES, LINKS):
+                if link in missing:
+                    continue
                 cells[_name(accel, name, size, link)] = partial(
                     _measure, guests[: load.guests], LINKS[link], size, load,
                     load.seconds * (QUICK if plan.quick else 1),

@@ -7,15 +7,16 @@ largest read.  It imports the standard library only: a guest holds little of thi
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 __all__ = [
-    "CAPACITY", "END", "RING_SIZE", "TCP_PORT", "TO_GUEST", "TO_HOST", "Ring", "echo", "main",
+    "CAPACITY", "END", "RING_SIZE", "PORT", "TO_GUEST", "TO_HOST", "Ring", "echo", "main",
     "wait_bell", "write_and_ring",
 ]  # fmt: skip
 
@@ -23,7 +24,8 @@ READ_SIZE = 1 << 16
 """Bytes of one read of a link, as the agent's."""
 END = b"the end of this measurement\n"
 """Sent alone, when nothing else is on its way."""
-TCP_PORT = 7
+PORT = 7
+"""Of TCP and of vsock."""
 RING_SIZE = 4 << 20
 """Bytes of the shared memory, a power of two as a PCI device's has to be."""
 TO_GUEST, TO_HOST = 0, 16
@@ -142,36 +144,41 @@ def _map_ring() -> mmap.mmap:
     raise SystemExit("no ivshmem device")
 
 
+@contextlib.contextmanager
 def open_link(
-    name: str, ports: dict[str, int], memory: mmap.mmap, listener: socket.socket
-) -> tuple[Callable[[], bytes], Callable[[bytes], object]]:
-    """Return the functions that read and write a link."""
-    if name in ports and name != "bell":
-        return partial(os.read, ports[name], READ_SIZE), partial(write_all, ports[name])
-    if name == "tcp":
-        connection, _ = listener.accept()
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return partial(connection.recv, READ_SIZE), connection.sendall
-    ring = Ring(memory, TO_HOST)
-    if name == "ring":
-        return partial(poll, ring), ring.write
-    bell = ports["bell"]
-    return partial(wait_bell, ring, partial(os.read, bell)), partial(
-        write_and_ring, ring, partial(write_all, bell)
-    )
+    name: str, ports: dict[str, int], listeners: dict[str, socket.socket], memory: mmap.mmap
+) -> Iterator[tuple[Callable[[], bytes], Callable[[bytes], object]]]:
+    """Yield the functions that read and write a link."""
+    if name in ("virtio", "quiet"):
+        yield partial(os.read, ports[name], READ_SIZE), partial(write_all, ports[name])
+    elif name in listeners:
+        with listeners[name].accept()[0] as connection:
+            if name == "tcp":
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            yield partial(connection.recv, READ_SIZE), connection.sendall
+    elif name == "ring":
+        ring = Ring(memory, TO_HOST)
+        yield partial(poll, ring), ring.write
+    else:
+        ring, bell = Ring(memory, TO_HOST), ports["bell"]
+        read = partial(wait_bell, ring, partial(os.read, bell))
+        yield read, partial(write_and_ring, ring, partial(write_all, bell))
 
 
 def main() -> None:
     """Serve the control port for ever."""
     control = _open_port("control")
     ports = {name: _open_port(name) for name in ("virtio", "quiet", "bell")}
-    memory, listener = _map_ring(), socket.create_server(("", TCP_PORT))
+    vsock = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
+    vsock.bind((socket.VMADDR_CID_ANY, PORT))
+    vsock.listen()
+    listeners, memory = {"tcp": socket.create_server(("", PORT)), "vsock": vsock}, _map_ring()
     write_all(control, b"ready\n")
     while True:
         name = os.read(control, READ_SIZE).decode().strip()
-        read, write = open_link(name, ports, memory, listener)
-        write_all(control, b"ok\n")
-        write_all(control, b"%d\n" % echo(read, write))
+        with open_link(name, ports, listeners, memory) as (read, write):
+            write_all(control, b"ok\n")
+            write_all(control, b"%d\n" % echo(read, write))
 
 
 if __name__ == "__main__":

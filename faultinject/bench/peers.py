@@ -21,7 +21,8 @@ from typing import cast
 import aiohttp
 from aiohttp import web
 
-from guests.service import Context, Service, answer, load
+from guests.answer import answer
+from guests.service import Context, Service, load
 
 __all__ = ["haproxy_command", "main"]
 

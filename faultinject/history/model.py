@@ -10,10 +10,11 @@ import re
 from copy import deepcopy
 from typing import Self
 
+from guests.answer import answer
 from guests.function import Authentication, guarded
 from guests.protocol.message import Reply
 from guests.protocol.wire import EMPTY_HISTORY
-from guests.service import Context, Service, answer, load
+from guests.service import Context, Service, load
 
 __all__ = ["ServiceModel", "is_believed", "show_reply", "status_of"]
 

@@ -20,6 +20,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 
 from guests.agent.capture import Capture, CaptureError, InlineCapture, MakeCapture
+from guests.answer import answer
 from guests.protocol import wire
 from guests.protocol.message import Reply, encode_reply
 from guests.protocol.wire import (
@@ -34,7 +35,7 @@ from guests.protocol.wire import (
     FrameKind,
     encode,
 )
-from guests.service import Context, Service, answer
+from guests.service import Context, Service
 
 __all__ = ["Incarnation"]
 

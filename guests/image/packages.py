@@ -33,6 +33,7 @@ from guests.image.recipe import (
     MULTIARCH,
     PACKAGES,
     PYTHON,
+    VSOCK_MODULES,
     wanted,
 )
 from guests.image.sources import RELEASE, debian_sources
@@ -187,6 +188,7 @@ def _unpack(archive: Path, work: Path) -> str:
             _write(access / "usr" / program, read(program), executable=True)
         put_libraries(access, ACCESS_LIBRARIES)
         put_modules(access / "lib/modules/access", ACCESS_MODULES)
+        put_modules(access / "lib/modules/vsock", VSOCK_MODULES)
         below = f"lib/{PYTHON}/"
         for name, member in members.items():
             if name.startswith(below) and member.isfile() and wanted(name.removeprefix(below)):

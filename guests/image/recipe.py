@@ -15,6 +15,7 @@ __all__ = [
     "MULTIARCH",
     "PACKAGES",
     "PYTHON",
+    "VSOCK_MODULES",
     "wanted",
 ]
 
@@ -41,6 +42,13 @@ ACCESS_LIBRARIES = ("libcrypt.so.1", "libgmp.so.10", "libtomcrypt.so.1", "libtom
 
 ACCESS_MODULES = ("net/core/failover", "drivers/net/net_failover", "drivers/net/virtio_net")
 """In loading order."""
+
+VSOCK_MODULES = (
+    "net/vmw_vsock/vsock",
+    "net/vmw_vsock/vmw_vsock_virtio_transport_common",
+    "net/vmw_vsock/vmw_vsock_virtio_transport",
+)
+"""In loading order.  They are with the access modules; only ``trivisor bench link`` loads them."""
 
 MULTIARCH = "x86_64-linux-gnu"
 

@@ -24,8 +24,10 @@ import json
 import struct
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterator
+from typing import ClassVar
 from urllib.parse import quote_from_bytes
 
+from guests.compiled import mypyc_attr
 from guests.protocol.message import Reply, Request
 from guests.service import Context, Service, ServiceError
 from guests.services.requests import (
@@ -59,16 +61,16 @@ _HEADER = struct.Struct(">4sHQQ")  # magic, format, last version, count
 _ENTRY = struct.Struct(">HIQ")
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class KeyValue(Service):
     """The store.  ``capacity``: most bytes of keys, values and ENTRY_COST per entry together."""
 
-    name = "kv"
-    state_format = 1
-    capacity = 16 << 20
+    name: ClassVar[str] = "kv"
+    state_format: ClassVar[int] = 1
+    capacity: ClassVar[int] = 16 << 20
 
     def __init__(self, capacity: int | None = None) -> None:
-        if capacity is not None:
-            self.capacity = capacity
+        self._capacity: int = type(self).capacity if capacity is None else capacity
         self._entries: dict[bytes, tuple[bytes, int]] = {}
         self._keys: list[bytes] = []  # of _entries, sorted
         self._version = 0
@@ -167,8 +169,10 @@ class KeyValue(Service):
         """Write an entry as the next version; return whether the key is new.  Refuses with 507."""
         old = self._entries.get(key)
         growth = len(value) - len(old[0]) if old else len(key) + len(value) + ENTRY_COST
-        if growth > 0 and self._size + growth > self.capacity:
-            raise RequestRefused(507, f"the store is full: its capacity is {self.capacity} bytes\n")
+        if growth > 0 and self._size + growth > self._capacity:
+            raise RequestRefused(
+                507, f"the store is full: its capacity is {self._capacity} bytes\n"
+            )
         if old is None:
             insort(self._keys, key)
         self._size += growth
@@ -215,8 +219,8 @@ class KeyValue(Service):
     def restore(self, state: bytes) -> None:
         """Replace the state.  Raises ServiceError, without a change, if the bytes are invalid."""
         version, entries, size = _decode_state(state) if state else (0, {}, 0)
-        if size > self.capacity:
-            raise ServiceError(f"the state takes {size} bytes, the capacity is {self.capacity}")
+        if size > self._capacity:
+            raise ServiceError(f"the state takes {size} bytes, the capacity is {self._capacity}")
         self._entries = entries
         self._keys = list(entries)
         self._version = version

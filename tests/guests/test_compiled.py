@@ -16,7 +16,7 @@ from guests.image.host import ImageError
 from tests.project.tree import ROOT
 
 PROBE = """
-import guests.compiled, guests.protocol.wire, guests.agent.incarnation
+import guests.compiled, guests.agent.incarnation, guests.services.kv
 for name in guests.compiled.MODULES:
     assert sys.modules[name].__spec__.origin.endswith(".so") == guests.compiled.COMPILED, name
 print(guests.compiled.COMPILED, guests.compiled.REASON)

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from guests.answer import answer
 from guests.function import Authentication, guarded, load_function, read_key, sign
 from guests.protocol.function import REFUSAL
 from guests.protocol.message import MessageError, Request, encode_request
-from guests.service import Context, ServiceError, answer, load
+from guests.service import Context, ServiceError, load
 
 KEY = bytes(range(32))
 CONTEXT = Context(1, 0, bytes(8), "test")

@@ -17,9 +17,10 @@ from faultinject.faults.lies import Delay
 from faultinject.faults.proxy import ProxiedLink
 from faultinject.faults.site import NotApplied, Site
 from faultinject.services import PLANTED
+from guests.answer import answer
 from guests.protocol.message import Reply, encode_request
 from guests.protocol.wire import FrameKind, encode
-from guests.service import Context, Service, answer, load
+from guests.service import Context, Service, load
 
 
 class FakeMachine:

@@ -10,8 +10,9 @@ from pathlib import Path
 from faultinject.faults.common_causes import poison_request
 from faultinject.services import PLANTED
 from faultinject.services.poisoned import CRASHES, LIES, SIGN, STATUS
+from guests.answer import answer
 from guests.protocol.message import encode_request
-from guests.service import Context, Service, answer, load
+from guests.service import Context, Service, load
 from guests.services.kv import CHECK_REQUESTS, KeyValue
 
 POISONED = load(str(PLANTED["poisoned"]))

@@ -5,8 +5,9 @@ from __future__ import annotations
 from itertools import count
 
 from faultinject.history.oracle import OrderOracle, PendingRequest
+from guests.answer import answer
 from guests.protocol.message import encode_request
-from guests.service import Context, answer, load
+from guests.service import Context, load
 
 
 class History:

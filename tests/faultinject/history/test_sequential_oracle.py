@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from faultinject.history.oracle import MAX_STATES, SequentialOracle
 from faultinject.history.workload import WorkloadCall, mixed_calls
+from guests.answer import answer
 from guests.protocol.message import encode_request
-from guests.service import Context, answer, load
+from guests.service import Context, load
 
 
 def put(key: str, value: bytes) -> bytes:

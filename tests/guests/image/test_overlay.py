@@ -13,7 +13,7 @@ from guests.image import Access, Image, ImageError, Overlay, add_overlay, verify
 from guests.image.cpio import pack
 from guests.image.manifest import encode_record, read_manifest
 from guests.image.overlay import ACCESS_ARCHIVE, access_entries
-from guests.image.recipe import ACCESS_LIBRARIES, ACCESS_MODULES, MULTIARCH
+from guests.image.recipe import ACCESS_LIBRARIES, ACCESS_MODULES, MULTIARCH, VSOCK_MODULES
 from tests.guests.image.archive import Read, read_archives
 
 
@@ -240,8 +240,9 @@ def test_only_the_real_access_archive_holds_the_server(real_image: Image) -> Non
     wanted = {"usr/sbin/dropbear", "etc/trivisor/access", "bin/sh", "etc/passwd"}
     wanted |= {f"lib/{MULTIARCH}/{library}" for library in ACCESS_LIBRARIES}
     wanted |= {
-        f"lib/modules/access/{order}-{module.rpartition('/')[2]}.ko"
-        for order, module in enumerate(ACCESS_MODULES)
+        f"lib/modules/{folder}/{order}-{module.rpartition('/')[2]}.ko"
+        for folder, modules in (("access", ACCESS_MODULES), ("vsock", VSOCK_MODULES))
+        for order, module in enumerate(modules)
     }
     assert wanted <= archive
     assert not wanted & base

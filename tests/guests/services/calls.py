@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from guests.answer import answer
 from guests.protocol.message import Reply, encode_request
-from guests.service import Context, Service, answer
+from guests.service import Context, Service
 
 __all__ = ["ask"]
 
