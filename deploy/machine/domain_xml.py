@@ -12,16 +12,14 @@ loopback to the guest's SSH server.
 from __future__ import annotations
 
 import shlex
-from typing import Literal
 from xml.etree import ElementTree as ET
 
 from deploy.machine.spec import GuestSpec
 
-__all__ = ["LINK_PORT", "NAMESPACE", "DiskIO", "domain_xml", "owner_in_xml"]
-
-DiskIO = Literal["io_uring", "threads"]
-"""How QEMU reads its disk.  A snapshot is read in thousands of pieces, one after the other.  With
-threads each piece wakes another thread twice, which takes far longer than to read it."""
+__all__ = [
+    "LINK_PORT", "NAMESPACE", "disk_in_xml", "domain_xml", "identity_in_xml", "owner_in_xml",
+    "with_threads",
+]  # fmt: skip
 
 LINK_PORT = "trivisor.link"
 """The virtio-serial port's name; the agent finds the port by it."""
@@ -36,9 +34,7 @@ _CARD_SLOT = 16
 """On the root bus, above the slots that libvirt assigns automatically."""
 
 
-def domain_xml(
-    guest: GuestSpec, *, node_uuid: str, run_as: str | None = None, disk_io: DiskIO = "io_uring"
-) -> str:
+def domain_xml(guest: GuestSpec, *, node_uuid: str, run_as: str | None = None) -> str:
     """Return the libvirt domain of `guest`, marked as belonging to the node `node_uuid`.
 
     `run_as` ("+UID:+GID") is for a system libvirt.  Its QEMUs otherwise run as a user that may not
@@ -97,7 +93,7 @@ def domain_xml(
     _text(domain, "on_poweroff", "destroy")
     _text(domain, "on_reboot", "restart" if guest.on_reset == "restart" else "destroy")
     _text(domain, "on_crash", "destroy")
-    _devices(domain, guest, disk_io)
+    _devices(domain, guest)
     if run_as is not None:
         relabel = "no" if run_as.startswith("+0:") else "yes"
         label = ET.SubElement(domain, "seclabel", type="static", model="dac", relabel=relabel)
@@ -131,12 +127,25 @@ def identity_in_xml(xml: str) -> tuple[str, str]:
     return name, uuid
 
 
-def _devices(domain: ET.Element, guest: GuestSpec, disk_io: DiskIO) -> None:
+def disk_in_xml(xml: str) -> str:
+    """Return the path of a domain's disk, "" without one.  Raises ValueError if it has no XML."""
+    source = ET.fromstring(xml).find("devices/disk/source")
+    return "" if source is None else source.get("file", "")
+
+
+def with_threads(xml: str) -> str:
+    """Return a guest's XML with threads for its disk instead of io_uring."""
+    return xml.replace(' io="io_uring"', ' io="threads"')
+
+
+def _devices(domain: ET.Element, guest: GuestSpec) -> None:
     devices = ET.SubElement(domain, "devices")
     _text(devices, "emulator", guest.emulator)
     disk = ET.SubElement(devices, "disk", type="file", device="disk")
     # A clean snapshot need not outlive the host, so QEMU need not wait for the host's disk.
-    ET.SubElement(disk, "driver", name="qemu", type="qcow2", cache="unsafe", io=disk_io)
+    # A snapshot is read in thousands of pieces, one after the other.  With QEMU's default, threads,
+    # each piece wakes another thread twice, which takes far longer than to read it.
+    ET.SubElement(disk, "driver", name="qemu", type="qcow2", cache="unsafe", io="io_uring")
     ET.SubElement(disk, "source", file=guest.disk)
     ET.SubElement(disk, "target", dev="vda", bus="virtio")
     _slot(disk, 2)

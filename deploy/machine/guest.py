@@ -13,10 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -28,7 +26,7 @@ from deploy.machine import qemu
 from deploy.machine.boot_watch import OVERALL, BootWatch, watch_boot
 from deploy.machine.console import Console
 from deploy.machine.debug_stub import debug_stub
-from deploy.machine.domain_xml import DiskIO, domain_xml
+from deploy.machine.domain_xml import domain_xml
 from deploy.machine.hypervisor import Domain, DomainChange, Hypervisor, RunState, finish
 from deploy.machine.spec import (
     TRANSITIONS,
@@ -50,11 +48,8 @@ _ENDED = "its QEMU ended"
 _MONITOR_TIMEOUT = 3.0
 """Seconds in which a QEMU that runs `loadvm` is idle; then it is killed.  See `contention`."""
 _SAVE_TIMEOUT = 30.0
-_NO_IO_URING = re.compile("io[ _]uring")
-"""In the errors of libvirt and QEMU where io_uring cannot be used: in many containers, say."""
 _CLEAR_TIMEOUT = 40.0
-"""Seconds for libvirt to notice that a QEMU has ended: 0.2 measured, or as long as init takes to
-reap an adopted one."""
+"""Seconds for libvirt to notice that a QEMU has ended: 0.2 measured, or until init reaps it."""
 
 _log = structlog.get_logger(__name__)
 
@@ -79,7 +74,7 @@ class Guest:
         self.clean = False  # whether its disk holds the clean snapshot
         self._boot_deadline = boot_deadline
         self._hypervisor: Hypervisor | None = None
-        self._xml = partial(domain_xml, spec, node_uuid=node_uuid, run_as=run_as)
+        self._xml = domain_xml(spec, node_uuid=node_uuid, run_as=run_as)
         self._domain: Domain | None = None
         self._process: qemu.QemuProcess | None = None
         self._yielding = Yielding(spec.nice)
@@ -323,14 +318,10 @@ class Guest:
             deaf()
 
     async def _snapshot(self) -> None:
-        """Take the clean snapshot and load it once, which proves that it can be loaded.
-
-        Loading also makes QEMU drop its translation of the code that only booting needs.  Later
-        loads would have to look through that: under TCG each takes 0.2 s less.
-        """
         self._require(GuestState.READY)
-        for command in ("savevm", "loadvm"):
-            await self._monitor(f"{command} {_SNAPSHOT}", timeout=_SAVE_TIMEOUT)
+        # Loading proves that it can be loaded, and makes QEMU drop its translation of the boot.
+        for line in (f"savevm {_SNAPSHOT}", f"loadvm {_SNAPSHOT}"):
+            await self._monitor(line, timeout=_SAVE_TIMEOUT)
         self.clean = True
         self.open_link()
 
@@ -390,7 +381,7 @@ class Guest:
     async def _start(self) -> qemu.QemuProcess:
         """Start QEMU paused, watch its process, read its console from the first byte."""
         self.console.mark("started")
-        domain = self._domain = await self._start_paused()
+        domain = self._domain = await self._attached().start_paused(self._xml)
         try:
             pid = qemu.find_qemu(self.spec.uuid, disk=Path(self.spec.disk))
             if pid is None:
@@ -402,20 +393,6 @@ class Guest:
         await set_nice(pid, nice=self.spec.nice)
         qemu.limit_file_size(pid, memory_mib=self.spec.memory_mib)
         return process
-
-    async def _start_paused(self) -> Domain:
-        """Start QEMU paused; without io_uring where libvirt, QEMU or the host does not have it."""
-        hypervisor = self._attached()
-        suited = qemu.suits_io_uring(Path(self.spec.disk))
-        disk_io: DiskIO = hypervisor.disk_io if suited else "threads"
-        try:
-            return await hypervisor.start_paused(self._xml(disk_io=disk_io))
-        except HypervisorFailed as error:
-            if disk_io != "io_uring" or not _NO_IO_URING.search(str(error)):
-                raise
-            hypervisor.disk_io = "threads"
-            _log.info("QEMU cannot use io_uring: restores take longer", error=str(error))
-        return await hypervisor.start_paused(self._xml(disk_io="threads"))
 
     async def _clear_away(self) -> None:
         """Wait until libvirt has removed the ended domain, so that another may start."""

@@ -8,18 +8,14 @@ import mmap
 import os
 import signal
 from pathlib import Path
-from typing import cast
-from xml.etree import ElementTree as ET
 
 import pytest
 
-from deploy.errors import HypervisorFailed, WrongState
+from deploy.errors import WrongState
 from deploy.host.priority import LOWEST
 from deploy.machine.guest import Guest
-from deploy.machine.hypervisor import Domain, Hypervisor
 from deploy.machine.spec import TRANSITIONS, GuestEvent, GuestState
 from tests.deploy.conftest import Booted, answers
-from tests.deploy.machine.test_spec import UUIDS, planned
 
 # The shared node lives in the session's event loop.
 in_shared_loop = pytest.mark.asyncio(loop_scope="session")
@@ -51,41 +47,6 @@ def test_every_state_can_be_left_and_a_running_guest_can_die() -> None:
     assert all(TRANSITIONS.values())
     living = set(GuestState) - {GuestState.ABSENT, GuestState.DEAD}
     assert all(GuestState.DEAD in TRANSITIONS[state] for state in living)
-
-
-class LibvirtWithoutIoUring:
-    """A libvirt whose QEMU cannot use io_uring, and does not start otherwise either."""
-
-    def __init__(self, error: str) -> None:
-        self.disk_io = "io_uring"
-        self.tried: list[str] = []
-        self._error = error
-
-    async def start_paused(self, xml: str) -> Domain:
-        driver = ET.fromstring(xml).find("devices/disk/driver")
-        assert driver is not None
-        self.tried.append(str(driver.get("io")))
-        raise HypervisorFailed(self._error if self.tried[-1] == "io_uring" else "no more")
-
-
-@pytest.mark.parametrize(
-    ("error", "tried"),
-    [
-        ("Unable to use io_uring: Operation not permitted", ["io_uring", "threads", "threads"]),
-        ("io uring is not supported by this QEMU binary", ["io_uring", "threads", "threads"]),
-        ("out of memory", ["io_uring", "io_uring"]),
-    ],
-)
-async def test_guests_start_with_threads_where_io_uring_is_forbidden(
-    tmp_path: Path, error: str, tried: list[str]
-) -> None:
-    libvirt = LibvirtWithoutIoUring(error)
-    for spec in planned(directory=str(tmp_path)).guests[:2]:
-        guest = Guest(spec, node_uuid=UUIDS[0])
-        guest.attach(cast("Hypervisor", libvirt))
-        with pytest.raises(HypervisorFailed):
-            await guest.boot()
-    assert libvirt.tried == tried
 
 
 @pytest.mark.vm

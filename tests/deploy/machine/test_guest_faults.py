@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import mmap
 from collections.abc import AsyncIterator, Sequence
-from functools import partial
 
 import pytest
 import pytest_asyncio
@@ -114,8 +113,8 @@ async def test_reset_restarts_a_guest_with_on_reset_restart(site: RealSite) -> N
     guest = site.machine("g2")
     spec, uuid = guest.spec, "00000000-0000-4000-8000-000000000000"
     xml = guest._xml
-    guest._xml = partial(
-        domain_xml, type(spec)(**{name: getattr(spec, name) for name in spec.__struct_fields__}
+    guest._xml = domain_xml(
+        type(spec)(**{name: getattr(spec, name) for name in spec.__struct_fields__}
                    | {"on_reset": "restart"}), node_uuid=uuid)  # fmt: skip
     try:
         await guest.kill()
