@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import re
 import shlex
 import time
 from collections.abc import Callable, Coroutine
@@ -16,9 +17,9 @@ from deploy.errors import CannotRunHere, HypervisorFailed, HypervisorLost, Hyper
 from deploy.host.files import check_path, sweep_links
 from deploy.machine.boot_watch import instruction_page
 from deploy.machine.connection import CALL_TIMEOUT, Connection, libvirt, libvirt_qemu
-from deploy.machine.domain_xml import identity_in_xml, owner_in_xml
+from deploy.machine.domain_xml import disk_in_xml, identity_in_xml, owner_in_xml, with_threads
 from deploy.machine.embed import carried_root, check_owner, embed_uri, prepare_root
-from deploy.machine.qemu import adopt_orphans
+from deploy.machine.qemu import adopt_orphans, suits_io_uring
 from deploy.machine.spec import EMBED
 
 __all__ = ["DomainChange", "Domain", "Hypervisor", "RunState", "finish"]
@@ -34,6 +35,9 @@ probes QEMU again at each start: up to 60 were measured."""
 
 _REMOVAL_TIMEOUT = 10.0
 """Seconds for libvirt to remove a stopped domain, so that its name can be used again."""
+
+_NO_IO_URING = re.compile("io[ _]uring")
+"""In the errors of libvirt and QEMU where io_uring cannot be used: in many containers, say."""
 
 _ENDED = (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_OPERATION_INVALID)
 """Libvirt's errors if a domain does not run any more."""
@@ -94,6 +98,7 @@ class Hypervisor:
     def __init__(self, uri: str, root: Path | None) -> None:
         self.uri = uri
         self._root = root
+        self._io_uring = True  # until a QEMU could not use it
         self._connection: Connection | None = None
         self._listeners: dict[str, Callable[[DomainChange], None]] = {}
         self._stopped: dict[str, asyncio.Event] = {}
@@ -230,13 +235,21 @@ class Hypervisor:
             await self._make_room(xml)
         uuid = identity_in_xml(xml)[1]
         deadline = time.monotonic() + _REMOVAL_TIMEOUT
+        if not self._io_uring or not suits_io_uring(Path(disk_in_xml(xml))):
+            xml = with_threads(xml)
         while True:
             try:
                 await self._call(
-                    lambda connection: connection.createXML(xml, libvirt.VIR_DOMAIN_START_PAUSED),
+                    lambda connection, xml=xml: connection.createXML(  # type: ignore[misc]
+                        xml, libvirt.VIR_DOMAIN_START_PAUSED
+                    ),
                     _START_TIMEOUT,
                 )
             except HypervisorFailed as error:
+                if _NO_IO_URING.search(str(error)) and xml != with_threads(xml):
+                    _log.info("QEMU cannot use io_uring: restores take longer", error=str(error))
+                    self._io_uring, xml = False, with_threads(xml)
+                    continue
                 # Libvirt is still removing the stopped domain of this name, and sends no event when
                 # that is done.
                 if "is already being removed" not in str(error) or time.monotonic() > deadline:

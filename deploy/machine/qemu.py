@@ -32,11 +32,14 @@ __all__ = [
     "limit_file_size",
     "make_snapshot_disk",
     "ram_file",
+    "suits_io_uring",
 ]
 
 _NO_CHILD_PAUSE = 0.05
 _OTHERS_PAUSE = 0.02
 """Seconds."""
+
+_SECTOR = 512  # bytes
 
 _FILE_SLACK_MIB = 64
 """How much QEMU may write to a file beyond twice the guest's memory; a snapshot is smaller."""
@@ -143,6 +146,16 @@ async def make_snapshot_disk(path: Path) -> None:
     _, errors = await process.communicate()
     if process.returncode != 0:
         raise HypervisorFailed(f"cannot make {path}: {errors.decode(errors='replace').strip()}")
+    os.truncate(path, -(-path.stat().st_size // _SECTOR) * _SECTOR)
+
+
+def suits_io_uring(disk: Path) -> bool:
+    """Return whether QEMU can read this file with io_uring; False if there is none.
+
+    QEMU 7.2 rounds the size of a file up to whole sectors.  If it reads beyond the end then, it
+    waits for ever.  So the files of `make_snapshot_disk` have whole sectors, unless damaged.
+    """
+    return disk.exists() and disk.stat().st_size % _SECTOR == 0
 
 
 class QemuProcess:

@@ -53,6 +53,8 @@ PROCESS_REPLICA = f"exec:{sys.executable} -m guests.agent --stdio --service kv"
 VOTE_TIMEOUT = 30.0
 """Seconds for a small replica to become active; then the run fails with TimeoutError."""
 
+NO_TIMEOUT = aiohttp.ClientTimeout(total=None)
+
 Progress = Callable[[str], None]
 Requested = Literal["auto", "kvm", "tcg"]
 T = TypeVar("T")
@@ -143,9 +145,8 @@ class VoterProcess:
         self, method: str, path: str, body: Mapping[str, str] | None = None
     ) -> dict[str, Any]:
         """Make one call on the control socket; return the JSON object answered."""
-        connector = aiohttp.UnixConnector(str(self._control))
         async with (
-            aiohttp.ClientSession(connector=connector) as session,
+            self._session() as session,
             session.request(method, f"http://voter{path}", json=body) as answer,
         ):
             answer.raise_for_status()
@@ -168,10 +169,24 @@ class VoterProcess:
         async with asyncio.timeout(deadline):
             while True:
                 with contextlib.suppress(aiohttp.ClientError, OSError):
-                    status = await self.call("GET", "/status")
-                    if condition({each["name"]: each["state"] for each in status["replicas"]}):
-                        return
-                await asyncio.sleep(0.01)  # the voter is another process: poll
+                    return await self._follow(condition)
+                await asyncio.sleep(0.01)  # it does not listen yet, or has ended: poll
+
+    async def _follow(self, condition: Callable[[dict[str, str]], bool]) -> None:
+        """Return once the condition holds: it is checked at each event of the voter."""
+        async with (
+            self._session() as session,
+            session.get("http://voter/events?since=0", timeout=NO_TIMEOUT) as events,
+        ):
+            while True:
+                status = await self.call("GET", "/status")
+                if condition({each["name"]: each["state"] for each in status["replicas"]}):
+                    return
+                if not await events.content.readany():
+                    raise aiohttp.ClientError("the voter ended its events")
+
+    def _session(self) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(self._control)))
 
 
 async def start_voter(

@@ -108,7 +108,9 @@ class MissionRunner:
             start = time.perf_counter()
             try:
                 await self._node.revert_guests()
-                return _row(plan, began, await run(plan, start))
+                seen = await run(plan, start)
+                self._node.begin_reverts()
+                return _row(plan, began, seen)
             except (_NotClean, DeployError) as error:
                 problem = str(error)
                 _log.warning("no clean start", mission=plan.index, error=problem)

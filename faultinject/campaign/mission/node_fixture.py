@@ -2,7 +2,7 @@
 
 Guests boot once.  Between two missions the node goes back to a clean start:
 
-- ``revert_guests`` reverts the guests marked as dirty to their clean snapshots.
+- ``begin_reverts`` and ``revert_guests`` revert the guests marked as dirty to their snapshots.
 - ``start_voter`` forks a new voter (``zygote``).  It greets all guests and restores their services
   to the empty state, as it does with any replica that is ahead of it.
 
@@ -81,6 +81,7 @@ class NodeFixture(Site):
         self._links = links
         self._shells = shells
         self._dirty: set[str] = set()
+        self._reverting: dict[str, asyncio.Task[object]] = {}
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -140,7 +141,9 @@ class NodeFixture(Site):
                 stack.callback((await link.listen()).close)
             facts = await _facts(node, accel.name, base)
             progress(f"node ready in {time.monotonic() - began:.1f} s")
-            yield cls(spec, directory, node, voters, links, shells, facts, function)
+            fixture = cls(spec, directory, node, voters, links, shells, facts, function)
+            stack.push_async_callback(fixture._end_reverts)
+            yield fixture
 
     # ------------------------------------------------------------ the site of faults
 
@@ -200,23 +203,33 @@ class NodeFixture(Site):
         """Have these guests reverted at the next clean start."""
         self._dirty.update(names)
 
+    def begin_reverts(self) -> None:
+        """Begin to revert the dirty guests, as soon as a mission has ended; do not wait."""
+        for name in sorted(self._dirty - self._reverting.keys()):
+            self._dirty.discard(name)
+            revert = asyncio.ensure_future(self.machine(name).restore())
+            self._reverting[name] = revert
+
     async def revert_guests(self) -> None:
-        """Revert the dirty guests to their clean snapshots.  Raises DeployError."""
-        dirty, self._dirty = sorted(self._dirty), set()
-        results = await asyncio.gather(
-            *(self.machine(name).restore() for name in dirty), return_exceptions=True
-        )
-        for name in dirty:
+        """Wait until the dirty guests have their clean snapshots again.  Raises DeployError."""
+        self.begin_reverts()
+        reverting, self._reverting = self._reverting, {}
+        results = await asyncio.gather(*reverting.values(), return_exceptions=True)
+        failures = []
+        for name, result in zip(reverting, results, strict=True):
             if name in self._shells:
                 self._shells[name].disconnect()  # the snapshot does not have this connection
-        failures = [
-            (name, result)
-            for name, result in zip(dirty, results, strict=True)
-            if isinstance(result, BaseException)
-        ]
-        self._dirty.update(name for name, _ in failures)
-        for _, failure in failures:
+            if isinstance(result, BaseException):
+                self._dirty.add(name)
+                failures.append(result)
+        for failure in failures:
             raise failure
+
+    async def _end_reverts(self) -> None:
+        reverts = list(self._reverting.values())
+        for revert in reverts:
+            revert.cancel()
+        await asyncio.gather(*reverts, return_exceptions=True)
 
     async def start_voter(
         self, vote: str, *, proxied: Collection[str] = (), journal: bool = False

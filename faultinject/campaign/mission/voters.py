@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,6 @@ PRIORITY = -5
 """Nice value: ahead of the guests, as in deploy.  Without the permission it stays at 0."""
 ANSWER = 2.0
 """Seconds for the voter to answer on its control socket."""
-POLL = 0.004
-"""Seconds between polls of the voter's status: it does not notify."""
 
 
 class VoterGone(Exception):
@@ -194,17 +193,24 @@ class MissionVoter:
         """
         status: dict[str, Any] = {"replicas": []}
         try:
-            async with asyncio.timeout(deadline):
+            async with asyncio.timeout(deadline), self._events() as events:
                 while True:
                     status = await self.status()
                     if all(each["state"] == "active" for each in status["replicas"]):
                         return status
-                    await asyncio.sleep(POLL)
+                    if not await events.content.readany():
+                        raise VoterGone("the voter has ended")
+        except aiohttp.ClientError as error:
+            raise VoterGone(f"the voter does not answer: {error!r}") from error
         except TimeoutError:
             states = ", ".join(
                 f"{each['name']} {each['state']} ({each['reason']})" for each in status["replicas"]
             )
             raise TimeoutError(f"not all vote within {deadline:g} s: {states}") from None
+
+    def _events(self) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        """Return the stream of its events: each change of a replica is a line."""
+        return self._http.get("http://voter/events?since=0", timeout=aiohttp.ClientTimeout())
 
     async def end(self) -> None:
         """Kill it: it has no state to save."""

@@ -16,7 +16,15 @@ from pathlib import Path
 import pytest
 
 from deploy.machine.debug_stub import monitor_word, why_no_stub
-from deploy.machine.qemu import QemuProcess, find_qemu, last_message, limit_file_size, ram_file
+from deploy.machine.qemu import (
+    QemuProcess,
+    find_qemu,
+    last_message,
+    limit_file_size,
+    make_snapshot_disk,
+    ram_file,
+    suits_io_uring,
+)
 from tests.deploy.conftest import NASTY
 
 UUID = "aaaaaaaa-0000-4000-8000-00000000000f"
@@ -131,3 +139,12 @@ def test_qemus_own_error_is_returned_without_a_debug_stub(scratch: Path) -> None
     fake.chmod(0o755)
     assert why_no_stub(str(fake)) == "-gdb: not compiled in"
     assert "No such file" in why_no_stub(str(scratch / "none"))
+
+
+async def test_io_uring_is_not_used_for_a_disk_that_ends_within_a_sector(tmp_path: Path) -> None:
+    disk = tmp_path / "g1.qcow2"
+    assert not suits_io_uring(disk)
+    await make_snapshot_disk(disk)
+    assert suits_io_uring(disk)
+    disk.write_bytes(disk.read_bytes()[:-1])  # QEMU 7.2 would wait for the rest for ever
+    assert not suits_io_uring(disk)
