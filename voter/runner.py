@@ -301,11 +301,7 @@ class Runner:
             self._set_push_timer()
 
     def _set_push_timer(self) -> None:
-        """Let the engine check in time what it holds for followers.
-
-        It is mostly due later than it was: a timer that is early costs less than a new one for
-        each request.
-        """
+        """Let the engine check in time what it holds for followers (early costs little)."""
         if self._push_timer is not None:
             self._push_timer.cancel()
         self._push_at = self.engine.followers.due
