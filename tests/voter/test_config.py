@@ -47,6 +47,23 @@ request = 2.5
 
 
 @pytest.mark.parametrize(
+    ("text", "processors", "follows"),
+    [
+        ("", 2, True),
+        ("", 3, False),
+        ('follow = "on"', 3, True),
+        ('follow = "off"', 2, False),
+        ('vote = "1/3"', 2, False),  # nothing is compared
+    ],
+)
+def test_replicas_follow_if_there_are_fewer_processors(
+    text: str, processors: int, follows: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(processors)))
+    assert parse(f"{text}\n{THREE}").follows is follows
+
+
+@pytest.mark.parametrize(
     ("text", "words"),
     [
         ("vote = 'x'\nvoote = '2/3'\n" + THREE, ["line 2", "voote"]),
@@ -66,6 +83,8 @@ request = 2.5
         (THREE.replace('"g2"', '""'), ["''"]),
         (THREE + "role = 'king'\n", ["king"]),
         ("max_body = 0\n" + THREE, ["max_body"]),
+        ("follow = 'yes'\n" + THREE, ["follow", "yes"]),
+        ("follow = true\n" + THREE, ["follow", "bool"]),
         ("function = 'exec:true'\n" + THREE, ["write unix:PATH, where F listens"]),
         ("max_body = 2000000\n" + THREE, ["max_body"]),
         ("vote = \n", ["not TOML", "line 1"]),

@@ -513,6 +513,46 @@ async def test_frames_of_one_turn_are_written_together(rig: Rig) -> None:
     connection.close()
 
 
+def _record(seq: int) -> Record:
+    return Record(seq, b"request", b"me", 1, bytes(8), bytes(8), read_only=True)
+
+
+async def test_held_orders_wait_for_a_push(rig: Rig) -> None:
+    connection = await rig.up()
+    rig.link.push()  # nothing is held
+    rig.link.send_orders(encode_orders([_record(1)]), hold=True)
+    rig.link.send_orders(encode_orders([_record(2), _record(3)]), hold=True)
+    rig.link.flush()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):  # it is their not coming that is tested
+            await connection.reader.read(1)
+    rig.link.push()
+    assert [(await connection.frame()).seq for _ in range(2)] == [1, 2]
+    connection.close()
+
+
+async def test_held_orders_go_before_any_other_frame(rig: Rig) -> None:
+    connection = await rig.up()
+    rig.link.send_orders(encode_orders([_record(1)]), hold=True)
+    rig.link.mark(2, None)
+    rig.link.send_orders(encode_orders([_record(3)]), hold=True)
+    rig.link.send_orders(encode_orders([_record(4)]))
+    assert [(await connection.frame()).seq for _ in range(4)] == [1, 2, 3, 4]
+    connection.close()
+
+
+async def test_held_orders_of_a_lost_connection_are_dropped(rig: Rig) -> None:
+    connection = await rig.up()
+    rig.link.send_orders(encode_orders([_record(1)]), hold=True)
+    connection.close()
+    assert isinstance(await rig.event(), ev.Lost)
+    again = await rig.up()
+    rig.link.push()
+    rig.link.ping()
+    assert (await again.frame()).kind == FrameKind.PING
+    again.close()
+
+
 async def test_a_state_is_sent_no_faster_than_it_is_taken(rig: Rig) -> None:
     connection = await rig.up()
     state = os.urandom(1 << 22)

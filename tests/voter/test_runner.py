@@ -70,6 +70,25 @@ async def test_a_restarted_service_catches_up_from_checkpoint_and_log(nodes: Nod
     await until(lambda: len(states()) == 1)
 
 
+async def test_a_follower_gets_what_is_held_although_nothing_else_happens(nodes: Nodes) -> None:
+    node = await nodes.make('follow = "on"\n')
+    for number in range(3):
+        answered = submit(node, encode_request("PUT", "/kv/a", [], b"%d" % number))
+        await until(lambda: bool(answered))  # noqa: B023 - of this round
+        assert isinstance(answered[0], Release) and answered[0].agreed >= 2
+        orders = number + 1
+        await until(lambda: [agent.orders for agent in node.agents] == [orders] * 3)  # noqa: B023
+
+
+async def test_followers_get_what_is_held_when_a_replica_ahead_falls_silent(nodes: Nodes) -> None:
+    node = await nodes.make('follow = "on"\n')
+    ahead = node.runner.engine.followers.ahead[0]
+    node.agents[ahead].mode = "says nothing"
+    answered = submit(node, PUT)
+    await until(lambda: bool(answered))
+    assert isinstance(answered[0], Release) and answered[0].agreed == 2
+
+
 async def test_an_idle_node_stays_ready(nodes: Nodes) -> None:
     node = await nodes.make("[limits]\nhang = 0.3\nping = 0.05\n")
     await asyncio.sleep(0.8)
