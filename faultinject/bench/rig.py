@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import sys
+import time
 import uuid
 from collections.abc import (
     AsyncIterator,
@@ -31,10 +32,13 @@ import aiohttp
 from deploy.host.scratch import ScratchDirectory, sweep_abandoned
 from deploy.host.spawn import python_command
 from deploy.machine.accel import decide
+from deploy.machine.guest import Guest
 from deploy.machine.node_machines import NodeMachines
 from deploy.machine.spec import plan_node
 from deploy.node.configuration import toml_string
 from deploy.node.records import Durability, cache_directory
+from deploy.supervisor.cpu_yield import CpuYield, yield_limit
+from deploy.supervisor.repair_policy import ReplicaView
 from faultinject.bench.peers import haproxy_command
 from guests.image import COMMAND_LINE, Overlay, add_overlay, build_image
 from guests.protocol.message import encode_request
@@ -43,7 +47,7 @@ from voter.errors import VoterError
 __all__ = [
     "BODY", "ChildProcesses", "VoterProcess", "free_port", "guests", "plan_guests",
     "process_voter", "puts", "return_guest", "run_in_scratch", "start_haproxy", "start_peer",
-    "start_voter",
+    "start_voter", "yielding",
 ]  # fmt: skip
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -299,6 +303,34 @@ async def guests(
         await node.down()
 
 
+@contextlib.asynccontextmanager
+async def yielding(voter: VoterProcess, guest: Guest) -> AsyncIterator[None]:
+    """Lower the priority of a returning guest as the supervisor does."""
+
+    async def poll() -> None:
+        policy = CpuYield()
+        while True:
+            status = await voter.call("GET", "/status")
+            state = {each["name"]: each["state"] for each in status["replicas"]}[guest.name]
+            view = ReplicaView(vm=guest.state.value, replica=state, reason="", since=0.0)
+            yields = policy.update(
+                view, time.monotonic(), served=status["active"] >= 2,
+                throttled=status["throttled"], limit=yield_limit(status["checkpoint"]["size"]),
+            )  # fmt: skip
+            await guest.yield_processor(yields)
+            await asyncio.sleep(0.1)  # the voter sends no event when it throttles writes
+
+    polling = asyncio.create_task(poll(), name=f"{guest.name} yields")
+    try:
+        yield
+    finally:
+        polling.cancel()
+        await asyncio.wait([polling])
+        await guest.yield_processor(False)
+    if not polling.cancelled():
+        polling.result()  # raise its error
+
+
 async def return_guest(node: NodeMachines, voter: VoterProcess, name: str) -> None:
     """Revert a guest to its clean snapshot and admit it; return once it votes.
 
@@ -311,5 +343,6 @@ async def return_guest(node: NodeMachines, voter: VoterProcess, name: str) -> No
     ):
         await voter.call("POST", f"/replicas/{name}/expel", {"reason": "is restored"})
     await node.guests[name].restore()
-    await voter.call("POST", f"/replicas/{name}/admit")
-    await voter.wait_active(name)
+    async with yielding(voter, node.guests[name]):
+        await voter.call("POST", f"/replicas/{name}/admit")
+        await voter.wait_active(name)

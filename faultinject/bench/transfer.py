@@ -8,10 +8,9 @@ until it votes again (during).  Latency counts from the time a request was due.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 from statistics import median
@@ -19,11 +18,8 @@ from typing import Any
 
 import msgspec
 
-from deploy.machine.guest import Guest
 from deploy.machine.node_machines import NodeMachines
 from deploy.node.records import Durability
-from deploy.supervisor.cpu_yield import CpuYield, yield_limit
-from deploy.supervisor.repair_policy import ReplicaView
 from faultinject.bench import rig
 from faultinject.bench.usage import Meter
 from faultinject.host_facts import Host, describe_host
@@ -211,7 +207,7 @@ async def _return(
         clean = time.monotonic()
         pids = {each: [found.pid] for each, found in node.guests.items() if found.pid}
         meter = Meter({"voter": [voter.pid], **pids})
-        async with _yielding(voter, guest):
+        async with rig.yielding(voter, guest):
             await voter.call("POST", f"/replicas/{name}/admit")
             admitted = time.perf_counter()
             await voter.wait_active(name, deadline=TRANSFER_TIMEOUT)
@@ -227,31 +223,3 @@ async def _return(
         failures=dict(before.failures + gone.failures + arrivals.failures),
         busy=meter.shares(),
     )
-
-
-@contextlib.asynccontextmanager
-async def _yielding(voter: rig.VoterProcess, guest: Guest) -> AsyncIterator[None]:
-    """Lower the priority of a returning guest as the supervisor does."""
-
-    async def poll() -> None:
-        policy = CpuYield()
-        while True:
-            status = await voter.call("GET", "/status")
-            state = {each["name"]: each["state"] for each in status["replicas"]}[guest.name]
-            view = ReplicaView(vm=guest.state.value, replica=state, reason="", since=0.0)
-            yields = policy.update(
-                view, time.monotonic(), served=status["active"] >= 2,
-                throttled=status["throttled"], limit=yield_limit(status["checkpoint"]["size"]),
-            )  # fmt: skip
-            await guest.yield_processor(yields)
-            await asyncio.sleep(0.1)  # the voter sends no event when it throttles writes
-
-    polling = asyncio.create_task(poll(), name=f"{guest.name} yields")
-    try:
-        yield
-    finally:
-        polling.cancel()
-        await asyncio.wait([polling])
-        await guest.yield_processor(False)
-    if not polling.cancelled():
-        polling.result()  # raise its error
