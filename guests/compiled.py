@@ -45,7 +45,7 @@ MODULES = (
     "guests.protocol.message",
     "guests.context",
     "guests.answer",
-    "guests.services.kv",
+    "guests.services.table",
     "guests.agent.incarnation",
 )
 """What is compiled: no class that a user's code touches, because compiled code checks types.

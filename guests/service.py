@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 from pathlib import Path
 from types import ModuleType
-from typing import ClassVar, TypeVar
+from typing import TypeVar
 
 from guests.context import Context
 from guests.protocol.message import Reply, Request
@@ -43,8 +43,8 @@ class ServiceError(Exception):
 class Service(ABC):
     """A deterministic service."""
 
-    name: ClassVar[str] = "service"
-    state_format: ClassVar[int] = 1
+    name = "service"
+    state_format = 1
     """Version of the snapshot's format; replicas with different versions do not share a state."""
 
     @abstractmethod

@@ -28,7 +28,6 @@ from datetime import datetime as RealDatetime
 from pathlib import Path
 from typing import Any, TextIO
 
-from guests import compiled
 from guests.answer import answer
 from guests.protocol.message import MessageError, encode_request
 from guests.service import Context, Service, ServiceError, load, state_digest
@@ -197,10 +196,7 @@ def describe(service_class: type[Service]) -> dict[str, Any]:
         except (MessageError, TypeError, ValueError, AttributeError) as error:
             form = "(method, target, body) or (method, target, body, headers)"
             raise ServiceError(f"CHECK_REQUESTS: {entry!r} is not {form}: {error}") from error
-    file = module.__file__
-    if file is not None and not file.endswith(".py"):  # compiled: its source is there, too
-        file = str(Path(compiled.__file__).parent.joinpath(*module.__name__.split(".")[1:])) + ".py"
-    return {"name": service_class.name, "requests": own, "paths": _find_paths(file)}
+    return {"name": service_class.name, "requests": own, "paths": _find_paths(module.__file__)}
 
 
 def _find_paths(file: str | None) -> list[str]:

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from guests.service import ServiceError, state_digest
-from guests.services import kv
-from guests.services.kv import ENTRY_COST, MAX_KEY, MAX_VALUE, PIECE, KeyValue
+from guests.service import Context, Reply, Request, ServiceError, state_digest
+from guests.services.kv import MAX_KEY, MAX_VALUE, KeyValue
+from guests.services.table import ENTRY_COST, MAX_PAGE, PIECE
 from tests.guests.services.calls import ask
 
 
@@ -211,7 +211,7 @@ def test_pages_of_long_keys_are_bounded_and_reach_all_keys(store: KeyValue) -> N
     target = "/kv/?limit=1000"
     while True:
         keys, following = keys_of(store, target)
-        assert sum(map(len, keys)) <= kv.MAX_PAGE
+        assert sum(map(len, keys)) <= MAX_PAGE
         seen += keys
         if following is None:
             break
@@ -269,3 +269,15 @@ def test_digest_depends_on_the_stored_bytes() -> None:
     assert one.digest() == two.digest()
     one.table.entries[b"a"] = (b"0", 1)  # a bit that flipped in memory
     assert one.digest() != two.digest()
+
+
+def test_store_can_be_inherited_from() -> None:
+    class Small(KeyValue):
+        capacity = ENTRY_COST
+
+        def apply(self, request: Request, context: Context) -> Reply:
+            reply = super().apply(request, context)
+            return Reply(reply.status, reply.body, (("x-small", "yes"),))
+
+    reply = Small().apply(Request("PUT", "/kv/a", b"value"), Context(1, 0, b"", ""))
+    assert (reply.status, reply.header("x-small")) == (507, "yes")

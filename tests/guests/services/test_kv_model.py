@@ -13,7 +13,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from guests.protocol.message import Reply
 from guests.service import ServiceError
-from guests.services.kv import ENTRY_COST, KeyValue
+from guests.services.kv import KeyValue
+from guests.services.table import ENTRY_COST
 from tests.guests.services.calls import ask
 
 CAPACITY = 6 * ENTRY_COST
