@@ -177,6 +177,6 @@ def test_json_is_written_without_what_json_does_not_have() -> None:
         if isinstance(node, ast.Call)
         and ast.unparse(node.func) in ("json.dump", "json.dumps")
         and not any(each.arg == "allow_nan" for each in node.keywords)
-        and source.name != "guests.services.kv"  # names of keys only
+        and source.name != "guests.services.table"  # names of keys only
     ]
     assert found == []
