@@ -123,10 +123,12 @@ class Config(_Section, frozen=True, kw_only=True):
         """Whether orders go to m replicas first, and to the others in batches.
 
         With ``auto``: if replies are compared, and the replicas outnumber the processors that the
-        voter may use.
+        voter may use.  Not if all are processes (``exec:``): they answer sooner than it pays.
         """
         if self.follow == "auto":
-            return self.policy.compares and len(os.sched_getaffinity(0)) < len(self.replica)
+            processes = all(parse_address(each.link).kind == "exec" for each in self.replica)
+            scarce = len(os.sched_getaffinity(0)) < len(self.replica)
+            return self.policy.compares and scarce and not processes
         return self.follow == "on"
 
     @property

@@ -56,11 +56,19 @@ request = 2.5
         ('vote = "1/3"', 2, False),  # nothing is compared
     ],
 )
-def test_replicas_follow_if_there_are_fewer_processors(
+def test_guests_follow_if_there_are_fewer_processors(
     text: str, processors: int, follows: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(processors)))
     assert parse(f"{text}\n{THREE}").follows is follows
+
+
+def test_processes_do_not_follow_unless_asked_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0})
+    processes = re.sub("unix:/run/g.", "exec:true", THREE)
+    assert parse(processes).follows is False
+    assert parse(f'follow = "on"\n{processes}').follows is True
+    assert parse(processes.replace("exec:true", "unix:/run/g1", 1)).follows is True
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import ClassVar
 
+from deploy.machine.spec import GuestState
 from faultinject.bench import rig
 from faultinject.bench.disturbance import WINDOW, Disturbance, group_failures
 from faultinject.load import Arrivals, FailedRequest
@@ -36,7 +37,13 @@ async def test_failed_requests_are_grouped_by_kind_with_their_times() -> None:
 class Guest:
     """A replica that answers throughout, as a guest that is paused for a moment seems to do."""
 
+    name = "g1"
+    state = GuestState.READY
+
     async def restore(self) -> None:
+        return None
+
+    async def yield_processor(self, yields: bool) -> None:
         return None
 
 
