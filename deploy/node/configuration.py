@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from deploy.host.files import check_path, check_socket_paths
 from deploy.machine.spec import NodeSpec, plan_node, socket_paths
 from deploy.node.records import Layout, NodeRecord, Settings, cache_directory
@@ -15,7 +17,7 @@ from voter.core.limits import Limits
 if TYPE_CHECKING:
     from deploy.machine.node_machines import NodeMachines
 
-__all__ = ["check_paths", "make_machines", "node_spec", "toml_string", "voter_config"]
+__all__ = ["check_paths", "make_machines", "node_spec", "toml_string", "toml_value", "voter_config"]
 
 
 def check_paths(layout: Layout, settings: Settings) -> None:
@@ -92,4 +94,14 @@ def voter_config(layout: Layout, settings: Settings, node: str, links: dict[str,
 def toml_string(text: str) -> str:
     """Return a TOML basic string (JSON's escapes are a subset of TOML's)."""
     # Not as ASCII: JSON writes other planes as surrogates, which TOML rejects.
-    return json.dumps(text, allow_nan=False, ensure_ascii=False)
+    return _escape_delete(json.dumps(text, allow_nan=False, ensure_ascii=False))
+
+
+def toml_value(value: object) -> str:
+    """Return a value in TOML (JSON's texts, numbers, booleans and lists of them are TOML's)."""
+    return _escape_delete(msgspec.json.encode(value).decode())
+
+
+def _escape_delete(text: str) -> str:
+    """Escape the one control character that JSON allows in a string and TOML does not."""
+    return text.replace("\x7f", "\\u007f")

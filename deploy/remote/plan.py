@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from deploy.errors import DeployError
+from deploy.node.configuration import toml_value
 from deploy.node.records import Settings
 from deploy.remote.facts import DROPIN, Facts
 from deploy.remote.package import SETTINGS_FILE, DebianPackage
@@ -98,11 +99,11 @@ def merge_settings(text: str, wanted: dict[str, Any]) -> str:
     Raises DeployError if the file's layout does not allow it.
     """
     before = tomllib.loads(text)
-    lines = text.splitlines()
+    lines = text.removesuffix("\n").split("\n") if text else []  # splitlines knows too many ends
     for name, value in wanted.items():
         if before.get(name) == value and name in before:
             continue
-        line = f"{name} = {_toml(value)}"
+        line = f"{name} = {toml_value(value)}"
         for pattern in (rf"{re.escape(name)}\s*=", rf"#\s*{re.escape(name)}\s*="):
             at = next((i for i, each in enumerate(lines) if re.match(pattern, each)), None)
             if at is not None:
@@ -124,11 +125,6 @@ def merge_settings(text: str, wanted: dict[str, Any]) -> str:
             remedy="put each key on one line there, before any table",
         )
     return merged
-
-
-def _toml(value: object) -> str:
-    """Return a value in TOML (JSON's texts, numbers and booleans are TOML's)."""
-    return msgspec.json.encode(value).decode()
 
 
 def make_plan(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from deploy.errors import DeployError
@@ -147,6 +147,8 @@ VALUES = st.one_of(
 )  # fmt: skip
 
 
+@example(before={}, wanted={"vote": "\x7f"})
+@example(before={"vote": "\u2028"}, wanted={"http": "\x85"})
 @given(before=st.dictionaries(KEYS, VALUES), wanted=st.dictionaries(KEYS, VALUES))
 def test_merging_changes_exactly_the_wanted_keys(
     before: dict[str, Any], wanted: dict[str, Any]
