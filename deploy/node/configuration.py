@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,7 @@ from voter.core.limits import Limits
 if TYPE_CHECKING:
     from deploy.machine.node_machines import NodeMachines
 
-__all__ = ["check_paths", "make_machines", "node_spec", "toml_string", "toml_value", "voter_config"]
+__all__ = ["check_paths", "make_machines", "node_spec", "toml_value", "voter_config"]
 
 
 def check_paths(layout: Layout, settings: Settings) -> None:
@@ -71,37 +70,28 @@ def voter_config(layout: Layout, settings: Settings, node: str, links: dict[str,
     """
     lines = [
         "# Written by `trivisor up` or `prepare`, which overwrite changes.",
-        f"vote = {toml_string(settings.vote)}",
-        f"durability = {toml_string(settings.durability)}",
-        f"follow = {toml_string(settings.follow)}",
+        f"vote = {toml_value(settings.vote)}",
+        f"durability = {toml_value(settings.durability)}",
+        f"follow = {toml_value(settings.follow)}",
     ]
     if settings.function is not None and settings.function != "guest":
-        lines.append(f"function = {toml_string(settings.function)}")
+        lines.append(f"function = {toml_value(settings.function)}")
     if not settings.service.endswith(".py"):
-        lines.append(f"service = {toml_string(settings.service)}")
+        lines.append(f"service = {toml_value(settings.service)}")
     if settings.durability != "none":
         inside = layout.journal.is_relative_to(layout.directory)
         journal = layout.journal.name if inside else str(layout.journal)
-        lines += ["", "[journal]", f"directory = {toml_string(journal)}"]
-        lines.append(f"node = {toml_string(node)}")
+        lines += ["", "[journal]", f"directory = {toml_value(journal)}"]
+        lines.append(f"node = {toml_value(node)}")
     if settings.slowness > 1:
         lines += ["", "[limits]", f"hang = {Limits().hang * settings.slowness}"]
     for name, link in links.items():
-        lines += ["", "[[replica]]", f"name = {toml_string(name)}", f"link = {toml_string(link)}"]
+        lines += ["", "[[replica]]", f"name = {toml_value(name)}", f"link = {toml_value(link)}"]
     return "\n".join(lines) + "\n"
 
 
-def toml_string(text: str) -> str:
-    """Return a TOML basic string (JSON's escapes are a subset of TOML's)."""
-    # Not as ASCII: JSON writes other planes as surrogates, which TOML rejects.
-    return _escape_delete(json.dumps(text, allow_nan=False, ensure_ascii=False))
-
-
 def toml_value(value: object) -> str:
-    """Return a value in TOML (JSON's texts, numbers, booleans and lists of them are TOML's)."""
-    return _escape_delete(msgspec.json.encode(value).decode())
-
-
-def _escape_delete(text: str) -> str:
-    """Escape the one control character that JSON allows in a string and TOML does not."""
-    return text.replace("\x7f", "\\u007f")
+    """Return a value in TOML: JSON's texts, numbers, booleans and lists of them, with U+007F, which
+    JSON allows in a string and TOML does not, escaped.
+    """
+    return msgspec.json.encode(value).decode().replace("\x7f", "\\u007f")

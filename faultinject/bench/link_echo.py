@@ -2,7 +2,7 @@
 
 The control port takes names of links, one a line.  To each name this program answers ``ok``.  It
 then sends back whatever comes over that link until END comes, and answers with the size of the
-largest read.  It imports the standard library only: a guest holds little of this project.
+largest read.  It imports only what a guest has: the agent and the standard library.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 
+from guests.agent.main import READ_SIZE, find_port, write_all
+
 __all__ = [
     "CAPACITY", "END", "RING_SIZE", "PORT", "TO_GUEST", "TO_HOST", "Ring", "echo", "main",
     "wait_bell", "write_and_ring",
 ]  # fmt: skip
 
-READ_SIZE = 1 << 16
-"""Bytes of one read of a link, as the agent's."""
 END = b"the end of this measurement\n"
 """Sent alone, when nothing else is on its way."""
 PORT = 7
@@ -102,12 +102,6 @@ def write_and_ring(ring: Ring, write: Callable[[bytes], object], data: bytes) ->
     write(_BELL)
 
 
-def write_all(fd: int, data: bytes) -> None:
-    """Write all bytes to a descriptor that may take fewer at a time."""
-    while data:
-        data = data[os.write(fd, data) :]
-
-
 def echo(read: Callable[[], bytes], write: Callable[[bytes], object]) -> int:
     """Write what is read until END is read; return the size of the largest read."""
     largest = 0
@@ -119,15 +113,7 @@ def echo(read: Callable[[], bytes], write: Callable[[bytes], object]) -> int:
 
 
 def _open_port(name: str) -> int:
-    """Open the virtio-serial port of this name; the driver may still be probing."""
-    root, ends = "/sys/class/virtio-ports", time.monotonic() + 60
-    while time.monotonic() < ends:
-        for entry in os.listdir(root) if os.path.isdir(root) else ():
-            with open(f"{root}/{entry}/name") as file:
-                if file.read().strip() == name and os.path.exists(f"/dev/{entry}"):
-                    return os.open(f"/dev/{entry}", os.O_RDWR)
-        time.sleep(0.01)  # sysfs gives no event
-    raise SystemExit(f"no virtio-serial port {name!r}")
+    return os.open(find_port(name, time.monotonic() + 60), os.O_RDWR)
 
 
 def _map_ring() -> mmap.mmap:

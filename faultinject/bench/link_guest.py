@@ -38,6 +38,7 @@ done
 $bb ip link set lo up
 $bb ip address add 10.0.2.15/24 dev eth0
 $bb ip link set eth0 up
+export PYTHONPATH=/opt/trivisor
 exec /usr/bin/python3.11 -P -S -s /opt/trivisor/link_echo.py
 """
 """The image's init runs this before it would start the agent."""

@@ -35,7 +35,7 @@ from deploy.machine.accel import decide
 from deploy.machine.guest import Guest
 from deploy.machine.node_machines import NodeMachines
 from deploy.machine.spec import plan_node
-from deploy.node.configuration import toml_string
+from deploy.node.configuration import toml_value
 from deploy.node.records import Durability, cache_directory
 from deploy.supervisor.cpu_yield import CpuYield, yield_limit
 from deploy.supervisor.repair_policy import ReplicaView
@@ -209,15 +209,15 @@ async def start_voter(
     http = free_port()
     lines = ['vote = "2/3"', f'durability = "{durability}"', "[listen]"]
     lines += [f'http = "127.0.0.1:{http}"']
-    lines += [f"native_unix = {toml_string(str(directory / 'native.sock'))}"]
-    lines += [f"control = {toml_string(str(directory / 'control.sock'))}"]
+    lines += [f"native_unix = {toml_value(str(directory / 'native.sock'))}"]
+    lines += [f"control = {toml_value(str(directory / 'control.sock'))}"]
     if durability != "none":
         lines += ["[journal]", 'directory = "journal"']
     if limits:
         lines += ["[limits]", *(f"{name} = {value!r}" for name, value in limits.items())]
     names = [f"g{number}" for number in range(1, len(links) + 1)]
     for name, link in zip(names, links, strict=True):
-        lines += ["[[replica]]", f'name = "{name}"', f"link = {toml_string(link)}"]
+        lines += ["[[replica]]", f'name = "{name}"', f"link = {toml_value(link)}"]
     path = directory / "voter.toml"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     process = await children.start(

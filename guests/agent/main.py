@@ -25,7 +25,7 @@ from guests.agent.capture import Capturer
 from guests.agent.incarnation import Incarnation
 from guests.service import Service, ServiceError, load
 
-__all__ = ["Incarnation", "main"]
+__all__ = ["READ_SIZE", "Incarnation", "find_port", "main", "write_all"]
 
 READ_SIZE = 1 << 16
 """Bytes of one read of the link: a batch of usual requests.  A virtio port gives 4 KiB at most."""
@@ -55,23 +55,23 @@ def _serve(incarnation: Incarnation, read_fd: int, write_fd: int, *, port: bool)
 
 
 def _serve_link(incarnation: Incarnation, read_fd: int, write_fd: int, *, port: bool) -> None:
-    _write(write_fd, incarnation.announce())
+    write_all(write_fd, incarnation.announce())
     while True:
         capture = incarnation.capture_fd
         if capture >= 0:
             # A port whose host end is closed is readable too, and reads as ended.
             ready = _wait_any(read_fd, capture)
             if capture in ready:
-                _write(write_fd, incarnation.poll())
+                write_all(write_fd, incarnation.poll())
             if read_fd not in ready:
                 continue
         data = os.read(read_fd, READ_SIZE)
         if data:
             for answers in incarnation.receive(data):
-                _write(write_fd, answers)
+                write_all(write_fd, answers)
         elif port:
             incarnation.disconnect()
-            _write(write_fd, incarnation.announce())
+            write_all(write_fd, incarnation.announce())
         else:
             return
 
@@ -84,13 +84,14 @@ def _wait_any(*fds: int) -> set[int]:
     return {fd for fd, _ in waiting.poll()}
 
 
-def _write(fd: int, data: bytes) -> None:
+def write_all(fd: int, data: bytes) -> None:
+    """Write all bytes to a descriptor that may take fewer at a time."""
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
 
 
-def _find_port(name: str, deadline: float) -> str:
+def find_port(name: str, deadline: float) -> str:
     """Return the device of the virtio-serial port called ``name`` (numbers follow PCI order)."""
     root = "/sys/class/virtio-ports"
     while True:
@@ -194,7 +195,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     if options.port:
-        fd = os.open(_find_port(options.port, time.monotonic() + 10), os.O_RDWR)
+        fd = os.open(find_port(options.port, time.monotonic() + 10), os.O_RDWR)
         return _keep_alive(service_class, build, (fd, fd), port=True)
     read_fd, write_fd = os.dup(0), os.dup(1)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)

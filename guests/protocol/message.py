@@ -95,13 +95,18 @@ def _check_name(name: Any) -> str:
     return lower
 
 
+def _breaks_line(value: Any) -> bool:
+    """Return whether a header's value contains a byte that would end its line."""
+    return b"\n" in value or b"\r" in value or b"\0" in value
+
+
 def _check_value(name: Any, value: Any) -> None:
     """Raise MessageError if a header's value cannot be sent."""
     try:
         raw = value.encode("latin-1")
     except UnicodeEncodeError as error:
         raise MessageError(f"header {name!r} has a value that is not Latin-1") from error
-    if b"\n" in raw or b"\r" in raw or b"\0" in raw:
+    if _breaks_line(raw):
         raise MessageError(f"header {name!r} has a value that cannot be sent")
 
 
@@ -128,8 +133,7 @@ def _decode_headers(block: bytes) -> list[tuple[str, str]]:
             raise MessageError(f"more than {_MAX_HEADERS} headers")
         for line in block.split(b"\r\n"):
             name, colon, value = line.partition(b":")
-            breaks = b"\n" in value or b"\r" in value or b"\0" in value
-            if not colon or not _is_token(name) or breaks:
+            if not colon or not _is_token(name) or _breaks_line(value):
                 raise MessageError("a header line is malformed")
             headers.append((name.decode("latin-1").lower(), value.strip(b" \t").decode("latin-1")))
     return headers
@@ -145,7 +149,7 @@ def _split_request(data: bytes) -> tuple[str, str, bytes, bytes]:
     if len(parts) != 3 or parts[2] != b"HTTP/1.1":
         raise MessageError("a malformed request line")
     target = parts[1].decode("latin-1")
-    # It contains no space, so this accepts what `join_request` accepts.
+    # It contains no space, so this accepts what `encode_request` accepts.
     if not target or not target.isascii() or not target.isprintable():
         raise MessageError("a target that is not percent-encoded ASCII")
     method = _METHODS.get(parts[0])

@@ -21,7 +21,7 @@ from guests.services.requests import (
     parse_query,
 )
 
-__all__ = ["ENTRY_COST", "MAX_KEY", "MAX_VALUE", "PIECE", "Table"]
+__all__ = ["ENTRY_COST", "MAX_KEY", "MAX_PAGE", "MAX_VALUE", "PIECE", "Table"]
 
 MAX_KEY = 1024
 MAX_VALUE = 1 << 20
@@ -58,7 +58,7 @@ class Table:
         self.size = 0
 
     def apply(self, request: Request) -> Reply:
-        """Answer one request (see the module's docstring)."""
+        """Answer one request (see ``guests.services.kv``)."""
         target = request.target
         if not target.startswith("/kv/"):
             return Reply(404, "keys are at /kv/KEY\n")

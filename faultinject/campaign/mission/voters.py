@@ -15,7 +15,7 @@ from typing import Any
 
 import aiohttp
 
-from deploy.node.configuration import toml_string
+from deploy.node.configuration import toml_value
 from faultinject.campaign.mission.zygote import Zygote
 from voter.sockets import listen_unix
 
@@ -106,14 +106,14 @@ def _config(
     function: str = "",
 ) -> str:
     """Return the voter's configuration, as TOML."""
-    lines = [f"vote = {toml_string(vote)}", f'durability = "{"os" if journal else "none"}"']
+    lines = [f"vote = {toml_value(vote)}", f'durability = "{"os" if journal else "none"}"']
     if function:
-        lines.append(f"function = {toml_string(function)}")
+        lines.append(f"function = {toml_value(function)}")
     if journal:
         lines += ["[journal]", 'directory = "journal"', f"segment = {8 << 20}"]
     lines += ["[limits]", *(f"{name} = {value!r}" for name, value in limits.items())]
     for name, link in links.items():
-        lines += ["[[replica]]", f"name = {toml_string(name)}", f"link = {toml_string(link)}"]
+        lines += ["[[replica]]", f"name = {toml_value(name)}", f"link = {toml_value(link)}"]
     return "\n".join(lines) + "\n"
 
 

@@ -16,7 +16,7 @@ from deploy.commands.options import layout_of
 from deploy.errors import AlreadyUp, DeployError, ForeignState, PathTooLong, PathUnusable
 from deploy.host.identity import ProcessIdentity, identify
 from deploy.host.spawn import python_environment
-from deploy.node.configuration import node_spec, toml_string, toml_value, voter_config
+from deploy.node.configuration import node_spec, toml_value, voter_config
 from deploy.node.records import (
     FaultRecord,
     Layout,
@@ -327,5 +327,5 @@ def test_commands_that_messages_name_mean_this_node(scratch: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", 'a"\\b', "\x7f", "\x00\x1f", "\u2028\x85", "\U0001f600é"])
 def test_any_text_can_be_written_as_toml(text: str) -> None:
-    written = f"a = {toml_string(text)}\nb = {toml_value([text, 1, True])}\n"
+    written = f"a = {toml_value(text)}\nb = {toml_value([text, 1, True])}\n"
     assert tomllib.loads(written) == {"a": text, "b": [text, 1, True]}
