@@ -221,6 +221,15 @@ class Hypervisor:
         )
         return _dotted(numbers[0]), _dotted(numbers[1])
 
+    def pid_file(self, xml: str) -> Path | None:
+        """Return the file that gets the pid of the domain's QEMU as soon as there is one.
+
+        None for a daemon's: only the embedded libvirt's files belong to this process.
+        """
+        if self._root is None:
+            return None
+        return self._root / "run" / "qemu" / f"{identity_in_xml(xml)[0]}.pid"
+
     def listen(self, uuid: str, callback: Callable[[DomainChange], None] | None) -> None:
         """Call `callback` in the asyncio loop at each change of a domain; None ends that."""
         if callback is None:

@@ -16,6 +16,7 @@ import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import structlog
 
@@ -25,6 +26,7 @@ from deploy.host.search import other_pids, running_qemus, uses_disk
 from deploy.host.spawn import become_subreaper
 
 __all__ = [
+    "PidFile",
     "QemuProcess",
     "adopt_orphans",
     "find_qemu",
@@ -32,6 +34,7 @@ __all__ = [
     "limit_file_size",
     "make_snapshot_disk",
     "ram_file",
+    "read_pid_file",
     "suits_io_uring",
 ]
 
@@ -93,6 +96,22 @@ def find_qemu(uuid: str, *, disk: Path) -> int | None:
         if machine == uuid and uses_disk(pid, disk, moved=True):
             return pid
     return None
+
+
+class PidFile(NamedTuple):
+    """A pid that libvirt has written to a file, and which version of the file it is."""
+
+    pid: int
+    written: tuple[int, int]
+
+
+def read_pid_file(path: Path) -> PidFile | None:
+    """Return what libvirt wrote there as it started a QEMU; None if there is nothing yet."""
+    try:
+        status = path.stat()
+        return PidFile(int(path.read_text(encoding="ascii")), (status.st_ino, status.st_mtime_ns))
+    except (OSError, ValueError):
+        return None
 
 
 def ram_file(pid: int, *, size: int) -> Path:

@@ -1,19 +1,27 @@
 """How long a returning guest has the lowest CPU priority.  Pure.
 
-Receiving a large state and catching up take seconds of CPU time.  Where CPUs are scarce, clients
-would wait for that.  With the lowest priority the guest only gets idle time, and might never catch
-up on a busy host.  So there are limits.
+Starting QEMU, receiving a large state and catching up take seconds of CPU time.  Where CPUs are
+scarce, clients would wait for that.  With the lowest priority the guest only gets idle time, and
+might never catch up on a busy host.  So there are limits.
 """
 
 from __future__ import annotations
 
+from typing import Literal
+
 from deploy.supervisor.repair_policy import ReplicaView
 from voter.core.limits import Limits
 
-__all__ = ["YIELD_LIMIT", "CpuYield", "yield_limit"]
+__all__ = ["RESTORE_LIMIT", "YIELD_LIMIT", "CpuYield", "yield_limit"]
 
+RESTORE_LIMIT = 10.0
+"""Seconds of yielding at most until the voter has reached a guest that is restored.  One second is
+usual on a busy host.  Libvirt waits 30 s for a new QEMU, so there is time at the normal priority.
+"""
 YIELD_LIMIT = 30.0
-"""Seconds of yielding at most before the guest votes again."""
+"""Seconds of yielding at most from then on, until the guest votes again."""
+
+Phase = Literal["restore", "join"]
 
 _LIMITS = Limits()
 
@@ -31,27 +39,37 @@ class CpuYield:
     """Whether one guest yields.  Times are seconds of the steady clock."""
 
     def __init__(self) -> None:
-        self._since: float | None = None
+        self._phase: Phase | None = None
+        self._since = 0.0  # when the phase began
         self._spent = False  # it has yielded, and has not voted since
-
-    @property
-    def on(self) -> bool:
+        self.on = False
         """Whether it yields, as of the last update."""
-        return self._since is not None
 
     def update(
         self, view: ReplicaView, now: float, *, served: bool, throttled: bool, limit: float
     ) -> bool:
-        """Return whether it yields now, for ``limit`` seconds in total.
+        """Return whether it yields now: while it is restored, and ``limit`` seconds while it joins.
 
         ``served``: a majority votes; otherwise clients wait for this guest.  ``throttled``: writes
         wait until a learner has caught up, so it must not be slow.
         """
-        since = now if self._since is None else self._since
-        returning = view.vm == "ready" and view.replica in ("restoring", "learner")
-        allowed = served and not throttled and not self._spent and now - since < limit
-        yields = returning and allowed
-        ended = self._since is not None and not yields
+        phase = self._find_phase(view)
+        if phase != self._phase:
+            self._phase, self._since = phase, now
+        most = RESTORE_LIMIT if phase == "restore" else limit
+        allowed = served and not throttled and not self._spent and now - self._since < most
+        yields = phase is not None and allowed
+        ended = self.on and not yields
         self._spent = view.replica != "active" and (self._spent or ended)
-        self._since = since if yields else None
+        self.on = yields
         return yields
+
+    def _find_phase(self, view: ReplicaView) -> Phase | None:
+        if view.vm == "restoring":
+            return "restore"
+        if view.vm != "ready":
+            return None
+        if view.replica in ("restoring", "learner"):
+            return "join"
+        waits = self._phase == "restore" and view.replica in ("absent", "expelled", None)
+        return "restore" if waits else None  # the voter has yet to reach it

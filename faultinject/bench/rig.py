@@ -307,9 +307,13 @@ async def guests(
 async def yielding(voter: VoterProcess, guest: Guest) -> AsyncIterator[None]:
     """Lower the priority of a returning guest as the supervisor does."""
 
+    changed = asyncio.Event()
+    unsubscribe = guest.subscribe(lambda _: changed.set())
+
     async def poll() -> None:
         policy = CpuYield()
         while True:
+            changed.clear()
             status = await voter.call("GET", "/status")
             state = {each["name"]: each["state"] for each in status["replicas"]}[guest.name]
             view = ReplicaView(vm=guest.state.value, replica=state, reason="", since=0.0)
@@ -318,12 +322,15 @@ async def yielding(voter: VoterProcess, guest: Guest) -> AsyncIterator[None]:
                 throttled=status["throttled"], limit=yield_limit(status["checkpoint"]["size"]),
             )  # fmt: skip
             await guest.yield_processor(yields)
-            await asyncio.sleep(0.1)  # the voter sends no event when it throttles writes
+            with contextlib.suppress(TimeoutError):
+                # The voter sends no event when it throttles writes.
+                await asyncio.wait_for(changed.wait(), 0.1)
 
     polling = asyncio.create_task(poll(), name=f"{guest.name} yields")
     try:
         yield
     finally:
+        unsubscribe()
         polling.cancel()
         await asyncio.wait([polling])
         await guest.yield_processor(False)
@@ -342,7 +349,7 @@ async def return_guest(node: NodeMachines, voter: VoterProcess, name: str) -> No
         each["name"] == name and each["state"] in ("absent", "expelled") for each in replicas
     ):
         await voter.call("POST", f"/replicas/{name}/expel", {"reason": "is restored"})
-    await node.guests[name].restore()
     async with yielding(voter, node.guests[name]):
+        await node.guests[name].restore()
         await voter.call("POST", f"/replicas/{name}/admit")
         await voter.wait_active(name)

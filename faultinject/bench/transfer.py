@@ -203,11 +203,11 @@ async def _return(
     gone = await window(start, rate, WINDOW)
     began = time.monotonic()
     async with Arrivals(start, rate) as arrivals:
-        await guest.restore()
-        clean = time.monotonic()
-        pids = {each: [found.pid] for each, found in node.guests.items() if found.pid}
-        meter = Meter({"voter": [voter.pid], **pids})
         async with rig.yielding(voter, guest):
+            await guest.restore()
+            clean = time.monotonic()
+            pids = {each: [found.pid] for each, found in node.guests.items() if found.pid}
+            meter = Meter({"voter": [voter.pid], **pids})
             await voter.call("POST", f"/replicas/{name}/admit")
             admitted = time.perf_counter()
             await voter.wait_active(name, deadline=TRANSFER_TIMEOUT)

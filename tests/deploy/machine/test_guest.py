@@ -86,6 +86,37 @@ async def test_guest_yields_to_the_others_until_it_is_restored(booted: Booted) -
 
 @pytest.mark.vm
 @in_shared_loop
+async def test_new_qemu_yields_before_it_runs_the_guest(booted: Booted) -> None:
+    guest = booted.node.guests["g1"]
+    await guest.yield_processor(True)
+    permitted = yields(guest)
+    await guest.yield_processor(False)
+    if not permitted:
+        pytest.skip("this host does not permit the reversion")
+    await guest.kill()
+    seen: list[GuestState] = []
+
+    def lower(event: GuestEvent) -> None:
+        if event.after is GuestState.RESTORING:
+            tasks.append(asyncio.create_task(guest.yield_processor(True)))
+        elif yields(guest):
+            seen.append(event.after)
+
+    tasks: list[asyncio.Task[None]] = []
+    end = guest.subscribe(lower)
+    try:
+        assert (await guest.restore()).path == "start"
+    finally:
+        end()
+    assert (len(tasks), seen) == (1, [GuestState.READY])
+    assert set(nice_values(guest)) == {LOWEST}
+    await guest.yield_processor(False)
+    assert nice_values(guest) == {5}
+    assert await answers(guest)
+
+
+@pytest.mark.vm
+@in_shared_loop
 async def test_running_guest_is_restored_in_place(booted: Booted) -> None:
     guest = booted.node.guests["g1"]
     pid = guest.pid

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from deploy.supervisor.cpu_yield import YIELD_LIMIT, CpuYield, yield_limit
+from deploy.supervisor.cpu_yield import RESTORE_LIMIT, YIELD_LIMIT, CpuYield, yield_limit
 from deploy.supervisor.repair_policy import ReplicaView
 from voter.core.limits import Limits
 
@@ -44,13 +44,35 @@ def test_guest_yields_from_its_return_to_its_vote() -> None:
 @pytest.mark.parametrize(
     ("replica", "vm"),
     [(replica, "ready") for replica in ("active", "observer", "absent", "expelled", None)]
-    + [("learner", vm) for vm in ("booting", "restoring", "paused", "dead")],
+    + [("learner", vm) for vm in ("booting", "paused", "dead")],
 )
 def test_guest_does_not_yield_when_it_is_not_returning(replica: str | None, vm: str) -> None:
     assert not Guest().is_(replica, vm)
 
 
+def test_guest_yields_from_the_start_of_its_restore() -> None:
+    guest = Guest()
+    states = ("dead", "absent"), ("restoring", "absent"), ("ready", "absent"), ("ready", "learner")
+    assert [guest.is_(replica, vm) for vm, replica in states] == [False, True, True, True]
+    assert not guest.is_("active")
+
+
+def test_guest_that_the_voter_does_not_reach_yields_no_longer() -> None:
+    guest = Guest()
+    assert guest.is_("absent", "restoring", seconds=RESTORE_LIMIT / 2)
+    assert not guest.is_("absent", seconds=RESTORE_LIMIT)
+    assert not guest.is_("learner"), "it has yielded, and has not voted since"
+
+
+def test_time_of_the_restore_does_not_count_when_it_joins() -> None:
+    guest = Guest()
+    assert guest.is_("absent", "restoring", seconds=RESTORE_LIMIT - 1)
+    assert guest.is_("learner", seconds=9.0)
+    assert not guest.is_("learner", seconds=2.0)
+
+
 def test_guest_does_not_yield_when_clients_wait_for_it() -> None:
+    assert not Guest().is_("absent", "restoring", served=False)
     assert not Guest().is_("restoring", served=False)
     assert not Guest().is_("learner", throttled=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
@@ -39,6 +40,9 @@ class Guest:
 
     name = "g1"
     state = GuestState.READY
+
+    def subscribe(self, _callback: object) -> Callable[[], None]:
+        return lambda: None
 
     async def restore(self) -> None:
         return None
