@@ -71,6 +71,8 @@ class Yielding:
 
     def __init__(self, nice: int) -> None:
         self._nice = nice
+        self._wanted = False  # what was asked for last: a QEMU that starts must know
+        self._starting: int | None = None  # the pid of a QEMU that libvirt has not started yet
         self._lowered: int | None = None  # the pid of a QEMU that has the lowest priority
         self._irreversible: int | None = None  # the pid of one whose priority cannot be raised
 
@@ -79,7 +81,12 @@ class Yielding:
         return pid is not None and self._lowered == pid
 
     async def set(self, pid: int | None, yields: bool) -> None:
-        """Lower this QEMU's priority, or raise it again; do nothing if that is impossible."""
+        """Lower this QEMU's priority, or raise it again; do nothing if that is impossible.
+
+        Without a pid, this is for the QEMU that starts, now or next.
+        """
+        self._wanted = yields
+        pid = pid or self._starting
         if pid is None or yields == self.yields(pid) or (yields and pid == self._irreversible):
             return
         if yields:
@@ -89,6 +96,21 @@ class Yielding:
             self._irreversible = pid
         if await set_nice(pid, nice=self._nice):
             self._lowered = None
+
+    async def begin(self, pid: int | None) -> None:
+        """Take the pid of a QEMU that is being started; None once its start is over.
+
+        It yields from now on if it must.  Its start takes .3 s of processor time.
+        """
+        self._starting = pid
+        if pid is not None:
+            await self.set(pid, self._wanted)
+
+    async def started(self, pid: int) -> None:
+        """Give a new QEMU the value `nice`, or the lowest priority if it must yield."""
+        if not self.yields(pid):
+            await set_nice(pid, nice=self._nice)
+        await self.set(pid, self._wanted)
 
     async def end(self, pid: int) -> None:
         """Give a QEMU whose priority is unknown the value `nice`."""

@@ -21,7 +21,7 @@ from typing import Literal
 import structlog
 
 from deploy.errors import GuestNeverReady, HypervisorFailed, HypervisorLost, WrongState
-from deploy.host.priority import Yielding, set_nice
+from deploy.host.priority import Yielding
 from deploy.machine import qemu
 from deploy.machine.boot_watch import OVERALL, BootWatch, watch_boot
 from deploy.machine.console import Console
@@ -48,8 +48,6 @@ _ENDED = "its QEMU ended"
 _MONITOR_TIMEOUT = 3.0
 """Seconds in which a QEMU that runs `loadvm` is idle; then it is killed.  See `contention`."""
 _SAVE_TIMEOUT = 30.0
-_PID_FILE_PAUSE = 0.01
-"""Seconds between two looks at the file that libvirt writes a new QEMU's pid to."""
 _CLEAR_TIMEOUT = 40.0
 """Seconds for libvirt to notice that a QEMU has ended: 0.2 measured, or until init reaps it."""
 
@@ -80,8 +78,6 @@ class Guest:
         self._domain: Domain | None = None
         self._process: qemu.QemuProcess | None = None
         self._yielding = Yielding(spec.nice)
-        self._yields = False  # whether it was last told to yield: a QEMU that starts must know
-        self._starting: int | None = None  # the pid of a QEMU that libvirt has not started yet
         self._lock = asyncio.Lock()
         self._subscribers: list[Callable[[GuestEvent], object]] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -215,8 +211,7 @@ class Guest:
 
     async def yield_processor(self, yields: bool) -> None:
         """Give its QEMU the lowest priority, or the other guests' (see `GuestPort`)."""
-        self._yields = yields
-        await self._yielding.set(self.pid or self._starting, yields)
+        await self._yielding.set(self.pid, yields)
 
     @contextlib.asynccontextmanager
     async def debug_stub(self) -> AsyncIterator[Path]:
@@ -386,16 +381,7 @@ class Guest:
     async def _start(self) -> qemu.QemuProcess:
         """Start QEMU paused, watch its process, read its console from the first byte."""
         self.console.mark("started")
-        early = asyncio.create_task(self._yield_early(), name=f"{self.name} yields early")
-        try:
-            domain = self._domain = await self._attached().start_paused(self._xml)
-        finally:
-            if self._starting is None:  # it has not found QEMU
-                early.cancel()
-            await asyncio.wait([early])
-            self._starting = None
-        if not early.cancelled():
-            early.result()  # raise its error
+        domain = self._domain = await self._attached().start_paused(self._xml, self._yielding.begin)
         try:
             pid = qemu.find_qemu(self.spec.uuid, disk=Path(self.spec.disk))
             if pid is None:
@@ -404,27 +390,9 @@ class Guest:
             await self._listen_to_console()
         except OSError as error:
             raise HypervisorFailed(f"guest {self.name} ended as it started: {error}") from error
-        if not self._yielding.yields(pid):
-            await set_nice(pid, nice=self.spec.nice)
-        await self.yield_processor(self._yields)
+        await self._yielding.started(pid)
         qemu.limit_file_size(pid, memory_mib=self.spec.memory_mib)
         return process
-
-    async def _yield_early(self) -> None:
-        """Let a new QEMU yield from its first moment, if it must.
-
-        Its start takes .3 s of processor time, and libvirt returns only after that.
-        """
-        if (pid_file := self._attached().pid_file(self._xml)) is None:
-            return
-        former = qemu.read_pid_file(pid_file)
-        while True:
-            found = qemu.read_pid_file(pid_file)
-            if found is not None and found != former:
-                break
-            await asyncio.sleep(_PID_FILE_PAUSE)  # libvirt sends no event before QEMU runs
-        self._starting = found.pid
-        await self.yield_processor(self._yields)
 
     async def _clear_away(self) -> None:
         """Wait until libvirt has removed the ended domain, so that another may start."""

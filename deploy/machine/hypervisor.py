@@ -7,7 +7,7 @@ import enum
 import re
 import shlex
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,7 +19,7 @@ from deploy.machine.boot_watch import instruction_page
 from deploy.machine.connection import CALL_TIMEOUT, Connection, libvirt, libvirt_qemu
 from deploy.machine.domain_xml import disk_in_xml, identity_in_xml, owner_in_xml, with_threads
 from deploy.machine.embed import carried_root, check_owner, embed_uri, prepare_root
-from deploy.machine.qemu import adopt_orphans, suits_io_uring
+from deploy.machine.qemu import adopt_orphans, note_start, suits_io_uring
 from deploy.machine.spec import EMBED
 
 __all__ = ["DomainChange", "Domain", "Hypervisor", "RunState", "finish"]
@@ -162,8 +162,28 @@ class Hypervisor:
         """Close the connection; the domains continue to run.  Does not wait for a hanging call."""
         await self._opened().close()
 
-    async def start_paused(self, xml: str) -> Domain:
-        """Start the domain that `xml` describes, its CPU stopped."""
+    async def start_paused(
+        self, xml: str, begun: Callable[[int | None], Awaitable[None]] | None = None
+    ) -> Domain:
+        """Start the domain that `xml` describes, its CPU stopped.
+
+        `begun` gets the pid as soon as there is a QEMU, long before this returns, and None at the
+        end.  Only for the embedded libvirt: a daemon's files belong to another process.
+        """
+        if begun is None or self._root is None:
+            return await self._start_paused(xml)
+        pid_file = self._root / "run" / "qemu" / f"{identity_in_xml(xml)[0]}.pid"
+        noting = asyncio.create_task(note_start(pid_file, begun), name="note a start")
+        try:
+            return await self._start_paused(xml)
+        finally:
+            noting.cancel()
+            await asyncio.wait([noting])
+            await begun(None)
+            if not noting.cancelled():
+                noting.result()  # raise its error
+
+    async def _start_paused(self, xml: str) -> Domain:
         # A start cannot be cancelled.  If the caller is, the domain is ended once it has started.
         start = asyncio.create_task(self._start(xml), name="start a domain")
         try:
@@ -220,15 +240,6 @@ class Hypervisor:
             lambda connection: (connection.getLibVersion(), connection.getVersion())
         )
         return _dotted(numbers[0]), _dotted(numbers[1])
-
-    def pid_file(self, xml: str) -> Path | None:
-        """Return the file that gets the pid of the domain's QEMU as soon as there is one.
-
-        None for a daemon's: only the embedded libvirt's files belong to this process.
-        """
-        if self._root is None:
-            return None
-        return self._root / "run" / "qemu" / f"{identity_in_xml(xml)[0]}.pid"
 
     def listen(self, uuid: str, callback: Callable[[DomainChange], None] | None) -> None:
         """Call `callback` in the asyncio loop at each change of a domain; None ends that."""

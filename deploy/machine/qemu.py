@@ -14,9 +14,8 @@ import resource
 import select
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import structlog
 
@@ -26,20 +25,20 @@ from deploy.host.search import other_pids, running_qemus, uses_disk
 from deploy.host.spawn import become_subreaper
 
 __all__ = [
-    "PidFile",
     "QemuProcess",
     "adopt_orphans",
     "find_qemu",
     "last_message",
     "limit_file_size",
     "make_snapshot_disk",
+    "note_start",
     "ram_file",
-    "read_pid_file",
     "suits_io_uring",
 ]
 
 _NO_CHILD_PAUSE = 0.05
 _OTHERS_PAUSE = 0.02
+_PID_FILE_PAUSE = 0.01
 """Seconds."""
 
 _SECTOR = 512  # bytes
@@ -98,20 +97,25 @@ def find_qemu(uuid: str, *, disk: Path) -> int | None:
     return None
 
 
-class PidFile(NamedTuple):
-    """A pid that libvirt has written to a file, and which version of the file it is."""
+async def note_start(pid_file: Path, begun: Callable[[int], Awaitable[None]]) -> None:
+    """Wait until libvirt, which starts a QEMU, writes its pid to a file; call ``begun`` with it.
 
-    pid: int
-    written: tuple[int, int]
+    A file that is there already is that of a former QEMU.
+    """
 
+    def read() -> tuple[int, int, int] | None:
+        try:
+            status = pid_file.stat()
+            return int(pid_file.read_text(encoding="ascii")), status.st_ino, status.st_mtime_ns
+        except (OSError, ValueError):
+            return None
 
-def read_pid_file(path: Path) -> PidFile | None:
-    """Return what libvirt wrote there as it started a QEMU; None if there is nothing yet."""
-    try:
-        status = path.stat()
-        return PidFile(int(path.read_text(encoding="ascii")), (status.st_ino, status.st_mtime_ns))
-    except (OSError, ValueError):
-        return None
+    former = read()
+    while True:
+        found = read()
+        if found is not None and found != former:
+            return await begun(found[0])
+        await asyncio.sleep(_PID_FILE_PAUSE)  # libvirt sends no event before QEMU runs
 
 
 def ram_file(pid: int, *, size: int) -> Path:

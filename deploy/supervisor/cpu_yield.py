@@ -19,7 +19,7 @@ RESTORE_LIMIT = 10.0
 usual on a busy host.  Libvirt waits 30 s for a new QEMU, so there is time at the normal priority.
 """
 YIELD_LIMIT = 30.0
-"""Seconds of yielding at most from then on, until the guest votes again."""
+"""Seconds of yielding at most while it catches up.  The voter sees that it makes progress."""
 
 Phase = Literal["restore", "join"]
 
@@ -29,10 +29,10 @@ _LIMITS = Limits()
 def yield_limit(state: int) -> float:
     """Return how many seconds a guest may yield while it receives ``state`` bytes.
 
-    Half of the time after which the voter considers it hung: in the other half it has its normal
-    priority, also for a second attempt.
+    Half of the time after which the voter considers it hung, however much it has received: in the
+    other half it has its normal priority, also for a second attempt.
     """
-    return min(YIELD_LIMIT, (_LIMITS.hang + state / _LIMITS.restore_rate) / 2)
+    return (_LIMITS.hang + state / _LIMITS.restore_rate) / 2
 
 
 class CpuYield:
@@ -48,8 +48,10 @@ class CpuYield:
     def update(
         self, view: ReplicaView, now: float, *, served: bool, throttled: bool, limit: float
     ) -> bool:
-        """Return whether it yields now: while it is restored, and ``limit`` seconds while it joins.
+        """Return whether it yields now.
 
+        It may yield for RESTORE_LIMIT until the voter has reached it, ``limit`` seconds from then
+        on while it receives the state, and YIELD_LIMIT more while it catches up.
         ``served``: a majority votes; otherwise clients wait for this guest.  ``throttled``: writes
         wait until a learner has caught up, so it must not be slow.
         """
@@ -57,6 +59,8 @@ class CpuYield:
         if phase != self._phase:
             self._phase, self._since = phase, now
         most = RESTORE_LIMIT if phase == "restore" else limit
+        if phase == "join" and view.replica == "learner":
+            most += YIELD_LIMIT
         allowed = served and not throttled and not self._spent and now - self._since < most
         yields = phase is not None and allowed
         ended = self.on and not yields

@@ -6,6 +6,7 @@ import pytest
 
 from deploy.supervisor.cpu_yield import RESTORE_LIMIT, YIELD_LIMIT, CpuYield, yield_limit
 from deploy.supervisor.repair_policy import ReplicaView
+from deploy.supervisor.repairer import JOIN_LIMIT
 from voter.core.limits import Limits
 
 MIB = 1 << 20
@@ -67,8 +68,8 @@ def test_guest_that_the_voter_does_not_reach_yields_no_longer() -> None:
 def test_time_of_the_restore_does_not_count_when_it_joins() -> None:
     guest = Guest()
     assert guest.is_("absent", "restoring", seconds=RESTORE_LIMIT - 1)
-    assert guest.is_("learner", seconds=9.0)
-    assert not guest.is_("learner", seconds=2.0)
+    assert guest.is_("restoring", seconds=9.0)
+    assert not guest.is_("restoring", seconds=2.0)
 
 
 def test_guest_does_not_yield_when_clients_wait_for_it() -> None:
@@ -80,10 +81,20 @@ def test_guest_does_not_yield_when_clients_wait_for_it() -> None:
 def test_guest_yields_for_a_limited_time_until_it_has_voted() -> None:
     guest = Guest()
     assert guest.is_("restoring", seconds=8.0)
+    assert guest.is_("learner", seconds=YIELD_LIMIT)
     assert not guest.is_("learner", seconds=4.0)
     assert not guest.is_("restoring", seconds=100.0)
     assert not guest.is_("active")
     assert guest.is_("restoring")
+
+
+def test_guest_that_is_sent_one_state_after_the_other_yields_no_longer() -> None:
+    """It catches up more slowly than the log is replaced by a checkpoint."""
+    guest = Guest()
+    assert guest.is_("restoring", seconds=5.0)
+    assert guest.is_("learner", seconds=10.0)
+    assert not guest.is_("restoring", seconds=1.0)
+    assert not guest.is_("learner", seconds=1.0)
 
 
 @pytest.mark.parametrize("between", ["absent", "expelled", None])
@@ -106,4 +117,4 @@ def test_yield_limit_is_half_of_the_voters_timeout() -> None:
     limits = Limits()
     assert yield_limit(0) == limits.hang / 2
     assert yield_limit(20 * MIB) == (limits.hang + 20) / 2
-    assert yield_limit(10_000 * MIB) == YIELD_LIMIT
+    assert yield_limit(Limits().state_bytes) < JOIN_LIMIT / 2
