@@ -1,8 +1,8 @@
 """Throttle: holds new writes back while a learner does not catch up.
 
 A learner that replays the log no faster than it grows would never be admitted.  Once its gap has
-not shrunk for a second, new writes are ordered only as fast as the learner takes old ones: one for
-two, so the gap closes.
+hardly shrunk for a second, new writes are ordered only as fast as the learner takes old ones: one
+for two, so the gap closes.
 
 No learner can stop the node.  ``throttle_floor`` writes a second always pass, and one learner
 causes throttling for ``throttle_time`` seconds at most.  Reads always pass.
@@ -23,8 +23,10 @@ __all__ = ["Throttle"]
 
 SHARE = 0.5
 """New writes that may pass for each old one that the learner takes."""
-INTERVAL = 1.0
-"""Seconds within which a gap must have shrunk by a tenth."""
+INTERVAL, SHRINK = 1.0, 1 / 30
+"""Seconds within which a gap must have shrunk by this part.  After a long restore the gap is large:
+a learner that closes it within half a minute needs no help, and clients need not wait for it.
+"""
 
 
 @dataclass(slots=True)
@@ -60,7 +62,7 @@ class Throttle:
             gap = self._gaps.setdefault(index, _Gap(size, size, now))
             gap.size = size
             if now - gap.judged_at >= INTERVAL:
-                gap.slow = size > 0.9 * gap.judged_size
+                gap.slow = size > (1 - SHRINK) * gap.judged_size
                 gap.judged_size, gap.judged_at = size, now
             if self.on and gap.throttled_for < limits.throttle_time:
                 gap.throttled_for += passed
