@@ -7,12 +7,13 @@ object is empty if no promise broke.
 Theory of operation: a finder at the head of ``sys.meta_path`` supplies the changed source of the
 modules that the defect names.  So the defect must be planted before the product is imported, and
 this module imports the product only afterwards.  ``plant`` raises if that is violated: a module
-that was imported already would run unchanged.  Nothing else in the project touches the import
-system; here it is the purpose.
+that was imported already would run unchanged.  A module that is otherwise used compiled is used as
+changed source here, beside the compiled others.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.abc
 import importlib.machinery
 import json
@@ -79,7 +80,15 @@ def plant(defect: Defect) -> None:
     for module in (_WORLD, *(module for module, _, _ in defect.edits)):
         if module in sys.modules:
             raise RuntimeError(f"{module} is imported already")
+    importlib.import_module("guests")  # its finder of compiled modules must come after this one
     sys.meta_path.insert(0, _Finder(defect))
+
+
+def _check_planted(defect: Defect) -> None:
+    """Raise RuntimeError if a module that was to be changed runs unchanged."""
+    for module in {module for module, _, _ in defect.edits}:
+        if not isinstance(sys.modules[module].__loader__, _Loader):
+            raise RuntimeError(f"{module} was imported without its changes")
 
 
 def detect(name: str) -> dict[str, Any]:
@@ -115,6 +124,8 @@ def main(name: str, first: int, last: int) -> None:
     from faultinject.simulation.promises import PROMISES  # noqa: PLC0415
     from faultinject.simulation.run import run  # noqa: PLC0415
 
+    if name in DEFECTS:
+        _check_planted(DEFECTS[name])
     expected = DEFECTS[name].promises if name in DEFECTS else PROMISES
     found = None
     for seed in range(first, last + 1):

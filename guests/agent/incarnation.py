@@ -16,7 +16,6 @@ Nothing here does input or output, except a capture that forks.
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 
 from guests.agent.capture import Capture, CaptureError, InlineCapture, MakeCapture
@@ -42,8 +41,8 @@ __all__ = ["Incarnation"]
 VOIDED = encode_reply(Reply(500, "this request ended the service, and was voided\n"))
 WRITE_SIZE = 1 << 18
 """Bytes of answers that are joined to one write: one read may ask for more than memory holds."""
-REPLIES, REPLY_BYTES = 4096, 8 << 20
-"""Most replies to writes that are cached, and most bytes of them; the oldest are dropped first."""
+REPLIES, REPLY_BYTES = 8192, 8 << 20
+"""Most replies to writes that are cached, and most bytes of them (one reply more at most)."""
 NO_EPOCH = -1
 """No frame has this epoch: before the first HELLO all frames are ignored."""
 
@@ -53,29 +52,32 @@ class _Refusal(Exception):
 
 
 class _ReplyCache:
-    """The last replies to writes, for a voter that lost them.  Bounded; the oldest go first.
+    """The last replies to writes, for a voter that lost them.
 
     There is no gap: it holds all replies from ``first`` on (0: it holds none).  Of a write it keeps
-    the history after it, whether it was voided, and the reply.
+    the history after it, whether it was voided, and the reply.  Once the newer half is full, the
+    older one is dropped as a whole: one at a time would cost as much as adding it.
     """
 
     def __init__(self) -> None:
-        self._done: OrderedDict[int, tuple[bytes, bool, bytes]] = OrderedDict()
-        self._bytes = 0
+        self._older: dict[int, tuple[bytes, bool, bytes]] = {}
+        self._newer: dict[int, tuple[bytes, bool, bytes]] = {}
+        self._bytes = 0  # of the replies in the newer half
+        self._most, self._most_bytes = REPLIES // 2, REPLY_BYTES // 2
 
     @property
     def first(self) -> int:
-        return next(iter(self._done), 0)
+        return next(iter(self._older or self._newer), 0)
 
     def add(self, seq: int, history: bytes, void: bool, reply: bytes) -> None:
-        self._done[seq] = (history, void, reply)
+        self._newer[seq] = (history, void, reply)
         self._bytes += len(reply)
-        while len(self._done) > REPLIES or self._bytes > REPLY_BYTES:
-            self._bytes -= len(self._done.popitem(last=False)[1][2])
+        if len(self._newer) >= self._most or self._bytes >= self._most_bytes:
+            self._older, self._newer, self._bytes = self._newer, {}, 0
 
     def find(self, seq: int, history: bytes, void: bool) -> bytes | None:
         """Return the reply to exactly this write, or None."""
-        done = self._done.get(seq)
+        done = self._newer.get(seq) or self._older.get(seq)
         return done[2] if done is not None and done[:2] == (history, void) else None
 
 
@@ -297,7 +299,11 @@ class Incarnation:
         if void:
             reply = VOIDED
         else:
-            context = Context(seq, time_ns, history, caller.decode("utf-8", "replace"), read_only)
+            try:
+                name = caller.decode("utf-8")
+            except UnicodeDecodeError:
+                name = caller.decode("utf-8", "replace")
+            context = Context(seq, time_ns, history, name, read_only)
             reply = answer(self._service, request, context)
         if not read_only:
             self._last_seq = seq

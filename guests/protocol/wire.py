@@ -304,12 +304,20 @@ def decode_orders(payload: bytes) -> tuple[int, bytes, list[OrderItem]]:
     """Decode an ORDERS payload: agreed time, history before it, requests.  Raises WireError."""
     if len(payload) < _ORDERS.size:
         raise WireError("ORDERS payload is shorter than its fixed part")
+    time_ns: int  # typed for mypyc: what struct returns is Any
+    prev: bytes
+    count: int
     time_ns, prev, count = _ORDERS.unpack_from(payload)
-    at = _ORDERS.size + count * _ITEM.size
+    at: int = _ORDERS.size + count * _ITEM.size
     if not 0 < count <= MOST_ORDERS or len(payload) < at:
         raise WireError("ORDERS payload does not have its number of requests")
     items: list[OrderItem] = []
     last = -1
+    offset: int
+    history: bytes
+    flags: int
+    caller_size: int
+    request_size: int
     for offset, history, flags, caller_size, request_size in _ITEM.iter_unpack(
         payload[_ORDERS.size : at]
     ):

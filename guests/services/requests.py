@@ -12,7 +12,7 @@ from urllib.parse import unquote_to_bytes
 
 from guests.protocol.message import Reply, Request
 
-__all__ = ["RequestRefused", "check_conditions", "decode_percent", "has_conditions", "parse_query"]
+__all__ = ["RequestRefused", "check_conditions", "decode_percent", "parse_query"]
 
 
 class RequestRefused(Exception):
@@ -50,11 +50,6 @@ def parse_query(text: str, known: Collection[str]) -> dict[str, bytes]:
             )
         parameters[name] = decode_percent(value.replace("+", " "))
     return parameters
-
-
-def has_conditions(request: Request) -> bool:
-    """Return whether the request may have a condition; cheaper than decoding its headers."""
-    return bool(request.head) and b"if-" in request.head.lower()
 
 
 def check_conditions(request: Request, etag: str | None) -> Reply | None:

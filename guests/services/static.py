@@ -27,7 +27,6 @@ from guests.services.requests import (
     RequestRefused,
     check_conditions,
     decode_percent,
-    has_conditions,
 )
 
 __all__ = ["CHECK_REQUESTS", "Static", "read_content"]
@@ -113,14 +112,14 @@ class Static(Service):
             if path.startswith(b"/") and path + b"/index.html" in self._files:
                 return Reply(301, b"", (("location", _relative_folder(path)),))
             return Reply(404, "no such file\n")
-        if has_conditions(request) and (reply := check_conditions(request, file.etag)):
+        if request.mentions(b"if-") and (reply := check_conditions(request, file.etag)):
             return reply
         headers = (
             ("accept-ranges", "bytes"),
             ("content-type", file.content_type),
             ("etag", file.etag),
         )
-        if request.method == "GET" and b"range" in request.head.lower():
+        if request.method == "GET" and request.mentions(b"range"):
             return _reply_range(request, file, headers)
         return Reply(200, file.content, headers)
 

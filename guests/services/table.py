@@ -17,7 +17,6 @@ from guests.services.requests import (
     RequestRefused,
     check_conditions,
     decode_percent,
-    has_conditions,
     parse_query,
 )
 
@@ -93,7 +92,7 @@ class Table:
     def _get(self, request: Request, key: bytes) -> Reply:
         entry = self.entries.get(key)
         etag = None if entry is None else f'"{entry[1]}"'
-        if has_conditions(request) and (reply := check_conditions(request, etag)):
+        if request.mentions(b"if-") and (reply := check_conditions(request, etag)):
             return reply
         if entry is None or etag is None:
             return Reply(404, "no such key\n")
@@ -103,13 +102,13 @@ class Table:
         value = request.body
         if len(value) > MAX_VALUE:
             return Reply(413, f"a value of {len(value)} bytes is over the limit of {MAX_VALUE}\n")
-        if has_conditions(request) and (reply := self._check(request, key)):
+        if request.mentions(b"if-") and (reply := self._check(request, key)):
             return reply
         new = self.store(key, value)
         return Reply(201 if new else 204, b"", (("etag", f'"{self.version}"'),))
 
     def _delete(self, request: Request, key: bytes) -> Reply:
-        if has_conditions(request) and (reply := self._check(request, key)):
+        if request.mentions(b"if-") and (reply := self._check(request, key)):
             return reply
         entry = self.entries.pop(key, None)
         if entry is None:
@@ -125,7 +124,7 @@ class Table:
         step = _parse_int(parameters["increment"] or b"1")
         if step is None:
             return Reply(400, "increment must be a whole number that fits in 64 bits\n")
-        if has_conditions(request) and (reply := self._check(request, key)):
+        if request.mentions(b"if-") and (reply := self._check(request, key)):
             return reply
         entry = self.entries.get(key)
         current = 0 if entry is None else _parse_int(entry[0])
