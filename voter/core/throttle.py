@@ -2,7 +2,7 @@
 
 A learner that replays the log no faster than it grows would never be admitted.  Once its gap has
 hardly shrunk for a second, new writes are ordered only as fast as the learner takes old ones: one
-for two, so the gap closes.
+for two, so the gap closes.  A learner that closes it in half a minute throttles nobody.
 
 No learner can stop the node.  ``throttle_floor`` writes a second always pass, and one learner
 causes throttling for ``throttle_time`` seconds at most.  Reads always pass.
@@ -24,9 +24,7 @@ __all__ = ["Throttle"]
 SHARE = 0.5
 """New writes that may pass for each old one that the learner takes."""
 INTERVAL, SHRINK = 1.0, 1 / 30
-"""Seconds within which a gap must have shrunk by this part.  After a long restore the gap is large:
-a learner that closes it within half a minute needs no help, and clients need not wait for it.
-"""
+"""Seconds within which a gap must have shrunk by this part."""
 
 
 @dataclass(slots=True)

@@ -25,6 +25,14 @@ def test_throttle_stays_off_when_the_gap_shrinks() -> None:
     assert throttle.spend()
 
 
+def test_throttle_stays_off_when_a_large_gap_closes_in_half_a_minute() -> None:
+    throttle = Throttle(LIMITS)
+    update(throttle, 1.0, *range(30_000, 20_000, -1000))
+    assert not throttle.on
+    update(throttle, 11.0, 20_000, 19_900)
+    assert throttle.on
+
+
 def test_throttle_is_on_until_a_slow_learner_has_caught_up() -> None:
     throttle = Throttle(LIMITS)
     update(throttle, 1.0, 100, 100)
