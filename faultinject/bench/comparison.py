@@ -148,7 +148,8 @@ class _Bench:
             if "processes" in self._stages:
                 await self._try("processes", self._run_processes)
             if {"guests", "failures"} & set(self._stages):
-                await self._try("guests", self._run_guests)
+                first = "guests" if "guests" in self._stages else "failures"
+                await self._try(first, self._run_guests)
             if "transfer" in self._stages:
                 await self._try("transfer", self._run_transfer)
             if "campaign" in self._stages:

@@ -107,6 +107,21 @@ def test_failed_stage_is_reported_and_the_next_one_runs(
     assert report.values == []
 
 
+@pytest.mark.parametrize("figure", ["failure", "recovery", "guests", "latency"])
+def test_each_figure_of_guests_can_be_measured_alone(
+    figure: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began = []
+
+    async def run_guests(run: comparison._Bench) -> None:
+        run._progress("begins")
+        began.append(figure)
+
+    monkeypatch.setattr(comparison._Bench, "_run_guests", run_guests)
+    report = run_bench(plan(figure), lambda _: None)
+    assert (began, report.missing) == ([figure], {})
+
+
 def test_result_is_drawn_and_another_file_is_rejected(scratch: Path) -> None:
     pytest.importorskip("matplotlib")
     value = evaluate("haproxy", "exec: / HAProxy, /s at 64", [0.8, 1.2])
