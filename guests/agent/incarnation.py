@@ -222,8 +222,9 @@ class Incarnation:
 
     def _apply_order(self, frame: wire.Frame) -> bytes:
         try:
-            order = wire.decode_order(frame.payload)
-            reply = self._apply(frame.seq, frame.flags, *order)
+            time_ns, prev, history, caller, request = wire.decode_order(frame.payload)
+            flags = frame.flags
+            reply = self._apply(frame.seq, flags, time_ns, prev, history, caller, request)
         except (wire.WireError, _Refusal) as error:
             return self._refuse(frame.seq, str(error))
         return encode(FrameKind.REPLY, self._epoch, frame.seq, reply)

@@ -118,7 +118,6 @@ class Frame(NamedTuple):
 
 
 _HEADER: Final = struct.Struct(">4sBBIQQI")
-_CRC: Final = struct.Struct(">I")
 _CHECKED_HEADER: Final = struct.Struct(">4sBBIQQII")  # the header and its checksum
 
 
@@ -137,7 +136,7 @@ def encode_head(
 ) -> bytes:
     """Return the bytes of a frame whose payload's CRC-32 is known (one payload, many links)."""
     head = _HEADER.pack(MAGIC, kind, flags, len(payload), epoch, seq, payload_crc)
-    return b"%b%b%b" % (head, _CRC.pack(crc32(head)), payload)
+    return b"%b%b%b" % (head, crc32(head).to_bytes(4, "big"), payload)
 
 
 class Decoder:
@@ -181,6 +180,14 @@ class Decoder:
         frames: list[Frame] = []
         at = need = false_starts = 0
         unpack = _CHECKED_HEADER.unpack_from
+        magic: bytes  # typed for mypyc: what struct returns is Any
+        kind: int
+        flags: int
+        length: int
+        epoch: int
+        seq: int
+        payload_crc: int
+        head_crc: int
         while size - at >= HEADER_SIZE:
             magic, kind, flags, length, epoch, seq, payload_crc, head_crc = unpack(data, at)
             if magic != MAGIC or head_crc != crc32(data[at : at + 30]) or length > self.max_payload:
@@ -198,7 +205,8 @@ class Decoder:
             if crc32(payload) != payload_crc:
                 at = self._damage(data, at, end)
                 continue
-            frames.append(Frame(kind, flags, epoch, seq, payload))
+            # Not Frame(...): a NamedTuple's own constructor is a Python function.
+            frames.append(tuple.__new__(Frame, (kind, flags, epoch, seq, payload)))
             at = end
         if size - at < HEADER_SIZE and not MAGIC.startswith(data[at : at + 4]):
             at = self._skip(data, at, at + 1)
@@ -269,11 +277,16 @@ def decode_order(payload: bytes) -> Order:
     """Decode an ORDER payload.  Raises WireError if it is too short."""
     if len(payload) < 26:
         raise WireError("ORDER payload is shorter than its fixed part")
+    time_ns: int  # typed for mypyc: what struct returns is Any
+    prev: bytes
+    history: bytes
+    caller_size: int
     time_ns, prev, history, caller_size = _ORDER.unpack_from(payload)
     split = 26 + caller_size
     if len(payload) < split:
         raise WireError("ORDER payload is shorter than its caller field")
-    return Order(time_ns, prev, history, payload[26:split], payload[split:])
+    order = time_ns, prev, history, payload[26:split], payload[split:]
+    return tuple.__new__(Order, order)
 
 
 _ORDERS: Final = struct.Struct(">Q8sH")
