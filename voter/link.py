@@ -45,7 +45,7 @@ LAST_RETRY = 1.0
 """Seconds between attempts to connect: doubled from first to last."""
 GREETING_RETRY = 0.25
 """Seconds until an unanswered HELLO is repeated."""
-GREETING_FIRST, GREETING_LIMIT = 0.5, 5.0
+GREETING_FIRST, GREETING_LIMIT = 0.15, 5.0
 """Seconds until a connection without an answer to HELLO is closed: doubled from first to limit, or
 to ``limits.hang`` if that is more.
 
@@ -167,13 +167,14 @@ class ReplicaLink(asyncio.Protocol):
         self.epoch = self._random64()
         greeting = wire.PROTOCOL.to_bytes(2) + bytes([self.index])
         hello = encode(FrameKind.HELLO, self.epoch, 0, greeting)
-        attempts = round(self._patience / GREETING_RETRY)
+        attempts = max(1, round(self._patience / GREETING_RETRY))
+        wait = min(self._patience, GREETING_RETRY)
         self._patience = min(self._patience * 2, max(GREETING_LIMIT, self._limits.hang))
         self._hellos = 0
         for attempt in range(attempts):
             self._hellos += 1
             self.send(bytes(wire.MAX_PAYLOAD) + hello if attempt % 8 == 1 else hello)
-            if await self._wait_any(GREETING_RETRY):
+            if await self._wait_any(wait):
                 break
         else:
             self.problem = f"no agent answers on {self.address.text}"
