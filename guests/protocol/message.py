@@ -128,7 +128,9 @@ def _join(start: str, headers: Any, body: Any) -> bytes:
         parts.append(f"content-length: {len(body)}\r\n")
     parts.append("\r\n")
     head = "".join(parts).encode("latin-1")
-    return head + body if isinstance(body, bytes) else b"%b%b" % (head, body)
+    if type(body) is bytes:  # a subclass may add in its own way
+        return head + body
+    return b"%b%b" % (head, body)
 
 
 def _decode_headers(block: bytes) -> list[tuple[str, str]]:
