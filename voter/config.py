@@ -29,16 +29,12 @@ class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class Listen(_Section, frozen=True, kw_only=True):
-    """Where clients and operators are served; inherited sockets take precedence.
+    """Where clients and operators are served; inherited sockets take precedence."""
 
-    ``http`` and ``native`` are HOST:PORT (port 0: any free one); ``native_unix`` and ``control``
-    are paths.
-    """
-
-    http: str | None = None
-    native: str | None = None
-    native_unix: str | None = None
-    control: str | None = None
+    http: str | None = None  # HOST:PORT for HTTP clients (port 0: any free one)
+    native: str | None = None  # HOST:PORT for clients with the native protocol
+    native_unix: str | None = None  # path of a socket for them
+    control: str | None = None  # path of the socket for status and control
 
     def __post_init__(self) -> None:
         for address in filter(None, (self.http, self.native)):
@@ -46,11 +42,11 @@ class Listen(_Section, frozen=True, kw_only=True):
 
 
 class ReplicaConfig(_Section, frozen=True, kw_only=True):
-    """One replica: its name and the address of its link (unix:PATH, tcp:HOST:PORT, exec:CMD)."""
+    """One replica and its link."""
 
-    name: str
-    link: str
-    role: Literal["voter", "observer"] = "voter"
+    name: str  # letters, digits, '.', '_', '-': at most 32
+    link: str  # address: unix:PATH, tcp:HOST:PORT or exec:CMD
+    role: Literal["voter", "observer"] = "voter"  # an observer is compared and never votes
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9._-]{1,32}", self.name):
@@ -71,9 +67,9 @@ class Timing(_Section, frozen=True, kw_only=True):
 
 
 class JournalConfig(_Section, frozen=True, kw_only=True):
-    """Where the journal is kept.  ``directory`` is relative to the configuration's own."""
+    """Where the journal is kept."""
 
-    directory: str
+    directory: str  # relative to the configuration's own
     node: str = "node"  # whose journal it is; the voter rejects that of another node
     segment: Annotated[int, Meta(ge=8 << 20, le=1 << 30)] = (
         32 << 20
@@ -83,20 +79,20 @@ class JournalConfig(_Section, frozen=True, kw_only=True):
 class Config(_Section, frozen=True, kw_only=True):
     """The whole file."""
 
-    replica: list[ReplicaConfig]
-    vote: str = "2/3"
-    service: str | None = None  # expected service name; None: any, if the replicas agree
+    replica: list[ReplicaConfig]  # the replicas, one table for each
+    vote: str = "2/3"  # m/n: m of n replicas must agree
+    service: str | None = None  # expected service name (else any, if the replicas agree)
     function: str | None = (
         None  # F's address (unix:PATH): F authorizes requests before they are ordered
     )
-    listen: Listen = Listen()
-    limits: Limits = Limits()
-    timing: Timing = Timing()
-    journal: JournalConfig | None = None
-    durability: Literal["fsync", "os", "none"] | None = None  # None: fsync if there is a journal
-    follow: Literal["auto", "on", "off"] = "auto"  # send orders to m replicas first (``follows``)
+    listen: Listen = Listen()  # addresses
+    limits: Limits = Limits()  # bounds on memory and waiting
+    timing: Timing = Timing()  # timeouts
+    journal: JournalConfig | None = None  # without it nothing survives the voter
+    durability: Literal["fsync", "os", "none"] | None = None  # if not set: fsync with a journal
+    follow: Literal["auto", "on", "off"] = "auto"  # orders go to m replicas first; auto: if it pays
     max_body: Annotated[int, Meta(ge=1, le=1 << 20)] = 1 << 20  # largest body of a request, bytes
-    max_in_flight: Annotated[int, Meta(ge=1, le=1 << 20)] = 1024  # on one native connection
+    max_in_flight: Annotated[int, Meta(ge=1, le=1 << 20)] = 1024  # requests per native connection
 
     def __post_init__(self) -> None:
         policy = self.policy

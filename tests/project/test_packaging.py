@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -75,6 +76,8 @@ def test_locks_satisfy_the_project() -> None:
     assert unmet(locked("build"), listed("build")) == []
     assert unmet(locked("campaign") | locked("libvirt"), dependencies) == []
     assert unmet(locked("compile"), listed("compile")) == []
+    assert unmet(locked("docs"), extras["docs"]) == []
+    assert listed("docs") == [Requirement(text).name for text in extras["docs"]]
     run = locked("run")
     assert unmet(run, listed("run")) == []
     assert set(listed("run")) <= {Requirement(text).name for text in dependencies}
@@ -88,13 +91,14 @@ def test_libvirt_binding_is_locked_alone() -> None:
 
 def test_locks_agree_with_each_other() -> None:
     test = locked("test")
-    for name in ("run", "campaign", "build", "compile"):
+    for name in ("run", "campaign", "build", "compile", "docs"):
         for package, pinned in locked(name).items():
             assert version(test.get(package, pinned)) == version(pinned)
     assert locked("run").keys() <= locked("campaign").keys() <= test.keys()
+    assert locked("docs").keys() <= test.keys()
 
 
-@pytest.mark.parametrize("name", ["build", "campaign", "compile", "libvirt", "run", "test"])
+@pytest.mark.parametrize("name", ["build", "campaign", "compile", "docs", "libvirt", "run", "test"])
 def test_lock_contains_only_names_versions_and_hashes(name: str) -> None:
     text = (LOCKS / f"{name}.txt").read_text()
     for line in text.splitlines():
@@ -103,6 +107,21 @@ def test_lock_contains_only_names_versions_and_hashes(name: str) -> None:
         )
     for block in re.split(r"\n(?=\S)", text.strip()):
         assert "--hash=sha256:" in block, f"no hash: {block}"
+
+
+def test_citation_and_codemeta_agree_with_the_project() -> None:
+    citation = (ROOT / "CITATION.cff").read_text()
+    top = dict(re.findall(r"^([a-z-]+): (.+)$", citation, re.MULTILINE))
+    words = citation.partition("\nkeywords:")[2].partition("\nreferences:")[0]
+    keywords = re.findall(r"^  - (.+)$", words, re.MULTILINE)
+    meta = json.loads((ROOT / "codemeta.json").read_text())
+    wanted = project()
+    assert top["title"].lower() == meta["name"].lower() == meta["identifier"] == wanted["name"]
+    assert top["version"] == meta["version"] == wanted["version"]
+    assert top["license"] == meta["license"].rpartition("/")[2] == wanted["license"]
+    assert top["abstract"] == meta["description"] == wanted["description"]
+    assert keywords == meta["keywords"] == wanted["keywords"]
+    assert meta["runtimePlatform"] == f"Python {wanted['requires-python']}"
 
 
 def test_libvirt_python_has_no_upper_limit() -> None:
@@ -150,11 +169,14 @@ def test_script_is_executable(name: str) -> None:
 def test_run_script_lists_its_jobs_and_rejects_others() -> None:
     listed = subprocess.run(["./run", "help"], cwd=ROOT, capture_output=True, text=True)
     assert listed.returncode == 0
-    for job in ("demo", "test", "package", "setup", "lock"):
+    for job in ("demo", "test", "docs", "package", "setup", "lock"):
         assert re.search(rf"^  {job} ", listed.stdout, re.MULTILINE)
     rejected = subprocess.run(["./run", "dmeo"], cwd=ROOT, capture_output=True, text=True)
     assert rejected.returncode != 0
     assert "unknown job: dmeo" in rejected.stderr
+    rejected = subprocess.run(["./run", "docs", "all"], cwd=ROOT, capture_output=True, text=True)
+    assert rejected.returncode == 2
+    assert "all" in rejected.stderr
 
 
 @pytest.fixture
@@ -168,7 +190,7 @@ def checkout(tmp_path: Path) -> Path:
     return copy
 
 
-@pytest.mark.parametrize("job", ["setup", "test", "demo"])
+@pytest.mark.parametrize("job", ["setup", "test", "docs", "demo"])
 def test_run_says_what_to_do_in_a_read_only_checkout(job: str, checkout: Path) -> None:
     (checkout / ".setup").mkdir()
     (checkout.parent / "link").symlink_to(checkout / "run")
