@@ -6,9 +6,12 @@ import gc
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import closing
 from itertools import islice
+from queue import SimpleQueue
+from threading import Thread
 
 from deploy.host.spawn import end_with_parent
 from faultinject.simulation.plan import make_plan
@@ -34,10 +37,14 @@ def _begin_worker(parent: int) -> None:
     end_with_parent(parent)
 
 
-def hunt(seeds: Iterable[int], *, jobs: int) -> Iterator[RunResult]:
+def hunt(seeds: Iterable[int], *, jobs: int) -> Generator[RunResult, None, None]:
     """Run all seeds, which may be an endless sequence; yield the result of each, in any order.
 
     Workers end with the generator, also if it is closed early or its process is killed.
+
+    The pool is used by a thread of its own.  A signal's KeyboardInterrupt reaches the main thread
+    between any two instructions; inside the pool's code it would leave a lock taken, and the end
+    would wait for it forever.  A SimpleQueue has no such lock.
     """
     seeds = iter(seeds)
     chunks = iter(lambda: list(islice(seeds, CHUNK)), [])
@@ -45,6 +52,35 @@ def hunt(seeds: Iterable[int], *, jobs: int) -> Iterator[RunResult]:
         for chunk in chunks:
             yield from _run_chunk(chunk)
         return
+    results: SimpleQueue[list[RunResult] | BaseException | None] = SimpleQueue()
+    stopped = False
+
+    def use_pool() -> None:
+        try:
+            with closing(_run_chunks(chunks, jobs)) as found_in_chunks:
+                for found in found_in_chunks:
+                    results.put(found)
+                    if stopped:
+                        break
+        except BaseException as error:  # noqa: BLE001 - raised again by the generator
+            results.put(error)
+        else:
+            results.put(None)
+
+    thread = Thread(target=use_pool, name="simulations")
+    thread.start()
+    try:
+        while (found := results.get()) is not None:
+            if isinstance(found, BaseException):
+                raise found
+            yield from found
+    finally:
+        stopped = True
+        thread.join()
+
+
+def _run_chunks(chunks: Iterator[list[int]], jobs: int) -> Generator[list[RunResult], None, None]:
+    """Run chunks of seeds in a pool of processes; yield the results of each, in any order."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(
         jobs, mp_context=context, initializer=_begin_worker, initargs=(os.getpid(),)
@@ -56,8 +92,8 @@ def hunt(seeds: Iterable[int], *, jobs: int) -> Iterator[RunResult]:
                 if len(running) > 2 * jobs:
                     done, running = wait(running, return_when=FIRST_COMPLETED)
                     for future in done:
-                        yield from future.result()
+                        yield future.result()
             for future in running:
-                yield from future.result()
+                yield future.result()
         finally:
             pool.shutdown(cancel_futures=True)
