@@ -44,7 +44,8 @@ def hunt(seeds: Iterable[int], *, jobs: int) -> Generator[RunResult, None, None]
 
     The pool is used by a thread of its own.  A signal's KeyboardInterrupt reaches the main thread
     between any two instructions; inside the pool's code it would leave a lock taken, and the end
-    would wait for it forever.  A SimpleQueue has no such lock.
+    would wait for it forever.  A SimpleQueue has no such lock.  The thread continues only when it
+    is asked to, so results do not pile up while the caller is busy.
     """
     seeds = iter(seeds)
     chunks = iter(lambda: list(islice(seeds, CHUNK)), [])
@@ -52,31 +53,32 @@ def hunt(seeds: Iterable[int], *, jobs: int) -> Generator[RunResult, None, None]
         for chunk in chunks:
             yield from _run_chunk(chunk)
         return
+    wanted: SimpleQueue[bool] = SimpleQueue()  # whether the caller wants more
     results: SimpleQueue[list[RunResult] | BaseException | None] = SimpleQueue()
-    stopped = False
 
     def use_pool() -> None:
         try:
-            with closing(_run_chunks(chunks, jobs)) as found_in_chunks:
-                for found in found_in_chunks:
-                    results.put(found)
-                    if stopped:
-                        break
+            with closing(_run_chunks(chunks, jobs)) as found:
+                while wanted.get():
+                    results.put(next(found, None))
         except BaseException as error:  # noqa: BLE001 - raised again by the generator
             results.put(error)
-        else:
-            results.put(None)
 
     thread = Thread(target=use_pool, name="simulations")
-    thread.start()
     try:
-        while (found := results.get()) is not None:
-            if isinstance(found, BaseException):
-                raise found
-            yield from found
+        thread.start()
+        while True:
+            wanted.put(True)
+            result = results.get()
+            if result is None:
+                return
+            if isinstance(result, BaseException):
+                raise result
+            yield from result
     finally:
-        stopped = True
-        thread.join()
+        wanted.put(False)
+        if thread.is_alive():
+            thread.join()
 
 
 def _run_chunks(chunks: Iterator[list[int]], jobs: int) -> Generator[list[RunResult], None, None]:

@@ -300,7 +300,7 @@ class Incarnation:
         if void:
             reply = VOIDED
         else:
-            try:
+            try:  # a direct call in the compiled form, unlike that with "replace"
                 name = caller.decode("utf-8")
             except UnicodeDecodeError:
                 name = caller.decode("utf-8", "replace")

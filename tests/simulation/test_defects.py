@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from faultinject.simulation.defects import DEFECTS
 from faultinject.simulation.mutation import DEFECT_SEEDS, plant, run_planted
 from faultinject.simulation.promises import PROMISES
+from tests.project.tree import ROOT
 
-ROOT = Path(__file__).parents[2]
 QUICK = {
     "vote-with-one": 20,
     "release-before-fsync": 20,
