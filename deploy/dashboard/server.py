@@ -123,6 +123,7 @@ class DashboardServer:
             app, access_log=None, shutdown_timeout=1.0, keepalive_timeout=30.0
         )
         self._server: asyncio.Server | None = None
+        self._ending = False
 
     async def start(self, listener: socket.socket) -> None:
         """Serve on a listening socket."""
@@ -132,6 +133,7 @@ class DashboardServer:
 
     async def stop(self) -> None:
         """Stop serving and close all connections."""
+        self._ending = True
         if self._server is not None:
             self._server.close()
         await self._runner.cleanup()
@@ -233,7 +235,7 @@ class DashboardServer:
         try:
             await answer.prepare(request)
             async for data in self._collector.follow(request.headers.get("Last-Event-ID", "")):
-                if not self._access.is_live(session):
+                if self._ending or not self._access.is_live(session):
                     break
                 if data:
                     async with asyncio.timeout(WRITE_TIMEOUT):
