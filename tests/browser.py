@@ -36,7 +36,7 @@ class Chromium:
         self._base = ""
 
     async def __aenter__(self) -> Self:
-        self._process = subprocess.Popen(
+        self._process = subprocess.Popen(  # noqa: ASYNC220 - milliseconds
             [CHROMIUM, *_OPTIONS, f"--user-data-dir={self._profile}", "about:blank"],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             start_new_session=True, env=os.environ | {"HOME": str(self._profile)},
@@ -139,10 +139,10 @@ class Page:
 
     async def press(self, key: str, code: int) -> None:
         """Press a key."""
-        for kind in ("keyDown", "keyUp"):
+        for kind, text in (("keyDown", "\r" if key == "Enter" else ""), ("keyUp", "")):
             await self.call(
-                "Input.dispatchKeyEvent", type=kind, key=key, code=key,
-                windowsVirtualKeyCode=code, text="\r" if key == "Enter" and kind == "keyDown" else "",
+                "Input.dispatchKeyEvent", type=kind, key=key, code=key, text=text,
+                windowsVirtualKeyCode=code,
             )  # fmt: skip
 
     async def show_as(self, width: int, *, dark: bool = False, height: int = 900) -> None:
