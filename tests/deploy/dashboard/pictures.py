@@ -32,10 +32,6 @@ KEPT = Path(__file__).parents[3] / "docs/results/softerrors/campaign.sqlite.xz"
 PICTURES = {
     "dashboard": (1280, False), "dashboard-dark": (1280, True), "dashboard-phone": (375, False),
 }  # fmt: skip
-    "dashboard": (1280, False),
-    "dashboard-dark": (1280, True),
-    "dashboard-phone": (375, False),
-}
 COLOURS = 64
 RATE = 40.0
 """Requests a second."""
