@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from itertools import product
+from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
@@ -26,6 +27,7 @@ __all__ = [
     "Spec",
     "StratumSpec",
     "Workload",
+    "is_file",
 ]
 
 FORCED: frozenset[Question] = frozenset({"inequality4", "designs"})
@@ -230,12 +232,15 @@ class Spec(_Section, frozen=True, kw_only=True):
     def hash(self) -> str:
         """Return the SHA-256, in hex, of what is run and how it is judged.
 
-        So it does not depend on comments, spaces, ``title``, ``about`` and ``workers``.
+        So it does not depend on comments, spaces, ``title``, ``about``, ``workers``, and the
+        directory of a service file.
         """
         meaning = msgspec.to_builtins(msgspec.structs.replace(self, workers=None))
         del meaning["title"], meaning["about"]
         # Fields that came later are left out where unused, so that older hashes stay valid.
         _forget(meaning, function_faults={}, host_function_faults={})
+        if is_file(self.station.service):
+            meaning["station"]["service"] = Path(self.station.service).name
         _forget(meaning["station"], function="none", mix={})
         _forget(meaning["workload"], mix={})
         for stratum in meaning["strata"]:
@@ -243,6 +248,11 @@ class Spec(_Section, frozen=True, kw_only=True):
         for cause in meaning["shots"]:
             _forget(cause, vote=None)
         return hashlib.sha256(msgspec.json.encode(meaning, order="deterministic")).hexdigest()
+
+
+def is_file(service: str) -> bool:
+    """Return whether a service is a Python file, and not one of the shipped ones."""
+    return service.endswith(".py")
 
 
 def _forget(part: dict[str, object], **unused: object) -> None:

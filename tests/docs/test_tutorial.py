@@ -1,0 +1,68 @@
+"""What the tutorial and the how-to pages tell a reader to do works, and prints what they show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.docs.commands import ELSEWHERE, NOT_RUN, ON_A_NODE
+from tests.docs.pages import BACKUP, TUTORIAL, Command, SavedFile, steps
+from tests.docs.shell import Done, Shell, shown_as
+from tests.project.tree import ROOT
+
+CAMPAIGN = "trivisor campaign run shopping.toml"
+FIRST = 8
+"""Missions of the tutorial's campaign that are run in CI."""
+
+
+def to_do(page: Path) -> list[Command | SavedFile]:
+    """Return the steps of a page that are run here: all but those in a table of `commands`."""
+    return [
+        step
+        for step in steps(page)
+        if isinstance(step, SavedFile) or step.text not in NOT_RUN.keys() | ELSEWHERE.keys()
+    ]
+
+
+@pytest.fixture
+def shell(scratch: Path) -> Iterator[Shell]:
+    shell = Shell(scratch / "reader")
+    yield shell
+    shell.close()
+
+
+def check(steps_done: list[Done], todo: list[Command | SavedFile]) -> None:
+    assert len(steps_done) == sum(isinstance(step, Command) for step in todo), steps_done[-1]
+    for done in steps_done:
+        assert done.status == done.command.status, done
+        assert shown_as(done) is not None, done
+
+
+@pytest.mark.readme
+@pytest.mark.vm
+def test_tutorial_leads_to_a_service_that_is_voted_repaired_and_measured(shell: Shell) -> None:
+    """The campaign is cut to its first missions; the long test below runs all of it."""
+    todo = [
+        step._replace(text=f"{step.text} --first {FIRST} --workers 1", shown=())
+        if isinstance(step, Command) and step.text.startswith(CAMPAIGN)
+        else step
+        for step in to_do(TUTORIAL)
+    ]
+    check(shell.run(todo), todo)
+    assert (shell.directory / "figure7.svg").stat().st_size > 0
+
+
+@pytest.mark.long
+@pytest.mark.vm
+def test_tutorial_prints_what_it_shows(shell: Shell) -> None:
+    todo = to_do(TUTORIAL)
+    check(shell.run(todo, seconds=1800), todo)
+
+
+@pytest.mark.vm
+def test_node_is_used_backed_up_and_restored_as_the_pages_say(shell: Shell) -> None:
+    used = [Command(ROOT / "README.md", 0, text) for text in ON_A_NODE if text != "trivisor down"]
+    todo = [*used, *to_do(BACKUP)]
+    check(shell.run(todo), todo)
