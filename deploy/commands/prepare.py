@@ -22,7 +22,14 @@ from deploy.node.records import Layout, NodeRecord, Settings
 from voter.commands.parameters import existing_file
 from voter.commands.terminal import CommandError, ExitCode, quiet_logs
 
-__all__ = ["HTTP_UNIT", "listening", "node_options", "prepare", "read_settings", "write_voter_config"]
+__all__ = [
+    "HTTP_UNIT",
+    "listening",
+    "node_options",
+    "prepare",
+    "read_settings",
+    "write_voter_config",
+]
 
 _NOT_KEYS = frozenset({"dir", "fresh", "yes", "json", "help"})
 """Options of `up` that are for a person at a terminal, or that the unit gives."""

@@ -11,6 +11,7 @@ import inspect
 import re
 import struct
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import click
 from docutils import nodes
@@ -28,26 +29,22 @@ KINDS = {"B": "unsigned", "H": "unsigned", "I": "unsigned", "Q": "unsigned", "s"
 
 
 def rows_of(text: str, *columns: str) -> list[tuple[str, ...]]:
-    """Return the rows of the table in a docstring whose columns are divided by two spaces or more.
-
-    ``columns``: the expression that each column has to match.
-    """
-    found = (re.fullmatch(r" *" + r" {1,}".join(f"({each})" for each in columns), line.rstrip())
+    """Return the rows of the table in a docstring whose columns match these expressions."""
+    found = (re.fullmatch(r" *" + r" +".join(f"({each})" for each in columns), line.rstrip())
              for line in text.splitlines())  # fmt: skip
     return [row.groups() for row in found if row is not None]
 
 
 def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
     """Return the lines of a Markdown table."""
-    lines = [list(header), ["---"] * len(list(header)), *map(list, rows)]
+    lines = [tuple(header), ("---",) * len(tuple(header)), *map(tuple, rows)]
     return ["| " + " | ".join(cell.replace("|", "&#124;") for cell in each) + " |"
             for each in lines]  # fmt: skip
 
 
 def problems() -> list[str]:
     """Return the problem types of HTTP, from the docstring that lists them."""
-    rows = rows_of(problem.__doc__ or "", r"urn:trivisor:\S+", r"\d{3}", r".*|")
-    rows += [(*each, "") for each in rows_of(problem.__doc__ or "", r"urn:trivisor:\S+", r"\d{3}")]
+    rows = rows_of(problem.__doc__ or "", r"urn:trivisor:\S+", r"\d{3}", r".*")
     return table(
         ("type", "status", "meaning"), ((f"`{name}`", status, text) for name, status, text in rows)
     )
@@ -93,13 +90,14 @@ def options() -> list[str]:
     rows = []
     for name, option in node_options().items():
         kind = "boolean" if option.is_flag else describe(option.type)
-        default = "" if option.default is None or option.is_flag else f"`{option.default}`"
+        given = isinstance(option.default, str | int | float) and not option.is_flag
+        default = f"`{option.default}`" if given else ""
         text = option.help or ""
         rows.append((f"`{name}`", kind, default, " ".join(text.replace("`", "").split())))
     return table(("key", "type", "default", "meaning"), rows)
 
 
-def describe(kind: click.ParamType) -> str:
+def describe(kind: click.ParamType[Any]) -> str:
     """Return a type in words of TOML, with its range."""
     if isinstance(kind, click.Choice):
         return ", ".join(f'"{each}"' for each in kind.choices)
