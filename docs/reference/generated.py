@@ -93,7 +93,9 @@ def options() -> list[str]:
         given = isinstance(option.default, str | int | float) and not option.is_flag
         default = f"`{option.default}`" if given else ""
         text = option.help or ""
-        rows.append((f"`{name}`", kind, default, " ".join(text.replace("`", "").split())))
+        rows.append(
+            (f"`{name}`", kind, default, " ".join(re.sub(r"\[default: .*?\]", "", text).split()))
+        )
     return table(("key", "type", "default", "meaning"), rows)
 
 

@@ -26,7 +26,7 @@ KINDS: dict[type[types.Type], str] = {
     types.IntType: "integer", types.ListType: "array", types.StrType: "string",
     types.StructType: "table", types.TupleType: "array", types.VarTupleType: "array",
 }  # fmt: skip
-NOTHING = (None, {}, (), msgspec.NODEFAULT)
+NOTHING: tuple[object, ...] = (None, {}, (), msgspec.NODEFAULT)
 """Defaults that say no more than that a key may be left out."""
 
 
