@@ -52,7 +52,7 @@ ELSEWHERE: dict[str, str] = {
     "./run campaign replay quick 17": f"{_CAMPAIGN}::test_run_status_resume_export_replay",
     "./run campaign resume quick": f"{_CAMPAIGN}::test_run_status_resume_export_replay",
     "./run campaign run quick --out quick":
-        f"{_WHEEL}::test_wheel_runs_a_campaign_and_reports_it",
+        "tests/vagrant/test_provision.py::test_demo_and_campaign_run_on_a_pristine_machine",
     "./run campaign status quick": f"{_CAMPAIGN}::test_run_status_resume_export_replay",
     "./run demo": "tests/faultinject/test_demo.py::test_demo_holds_all_its_claims",
     "./run package": _THREE,
@@ -91,7 +91,7 @@ ELSEWHERE: dict[str, str] = {
     "trivisor up": f"{_WHEEL}::test_wheel_starts_and_stops_a_node",
     "trivisor up --connect qemu:///system": _LIBVIRTD,
     "trivisor up --service examples/counter.py":
-        "tests/integration/test_own_service.py::test_custom_service_is_voted_on_real_guests",
+        "tests/docs/test_tutorial.py::test_tutorial_leads_to_a_service_that_is_voted_and_repaired",
     "virsh -c qemu:///system list --title": _LIBVIRTD,
     "~/trivisor/bin/pip install dist/trivisor-*.whl":
         f"{_WHEEL}::test_wheel_calculates_and_checks_the_host",

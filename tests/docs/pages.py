@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 from tests.project.tree import ROOT, tracked
 
-__all__ = ["BACKUP", "TUTORIAL", "Command", "SavedFile", "all_commands", "pages", "steps"]
+__all__ = ["BACKUP", "NATIVE", "TUTORIAL", "Command", "SavedFile", "all_commands", "pages", "steps"]
 
 TUTORIAL = ROOT / "docs/tutorial.md"
+NATIVE = ROOT / "docs/reference/native.md"
 BACKUP = ROOT / "docs/howto/backup.md"
 
 BLOCK = re.compile(r"^```([^\n`]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs.commands import ELSEWHERE, NOT_RUN, OFFLINE, ON_A_NODE
-from tests.docs.pages import BACKUP, TUTORIAL, Command, SavedFile, all_commands, steps
+from tests.docs.pages import BACKUP, NATIVE, TUTORIAL, Command, SavedFile, all_commands, steps
 from tests.docs.shell import Done, Shell, shown_as
 from tests.project.tree import ROOT
 
@@ -23,7 +23,7 @@ def command(text: str, *shown: str, status: int = 0) -> Command:
 def test_every_shown_command_is_in_one_table_and_no_entry_is_stale() -> None:
     in_scenarios = {
         step.text
-        for page in (TUTORIAL, BACKUP)
+        for page in (TUTORIAL, NATIVE, BACKUP)
         for step in steps(page)
         if isinstance(step, Command)
     }
@@ -114,3 +114,8 @@ def test_page_is_taken_apart_into_files_and_commands(tmp_path: Path) -> None:
         Command(page, 19, "three", ("out",)),
         Command(page, 21, "four", (), 3),
     ]
+
+
+def test_services_page_shows_the_example_unchanged() -> None:
+    example = (ROOT / "examples/counter.py").read_text()
+    assert example.strip() in (ROOT / "docs/services.md").read_text()
