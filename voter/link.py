@@ -265,6 +265,11 @@ class ReplicaLink(asyncio.Protocol):
         if self._held:
             self.send(b"")
 
+    @property
+    def holds(self) -> bool:
+        """Whether orders wait for a push."""
+        return bool(self._held)
+
     def flush(self) -> None:
         """Write the frames of this turn."""
         if self._transport is not None and self._out:

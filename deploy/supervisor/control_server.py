@@ -5,6 +5,7 @@
     GET  /status
     GET  /events?lines=N             {"events": the last ones}; /logs/NAME: {"lines"} of a guest
     GET  /events?follow=1&since=ID   each event, /logs/NAME: {"line"}, as a line of JSON
+    GET  /trace/ID                   what happened to a recent request
     POST /inject                     {"kind", "guest", "seconds": number or null}
     POST /heal                       {"guest"}
     POST /down                       answered at once; the process ends when the node is down
@@ -30,6 +31,7 @@ from deploy.machine.console import Console
 from deploy.supervisor.active_faults import FaultRefused
 from deploy.supervisor.observer import HISTORY_LENGTH
 from deploy.supervisor.supervisor import Supervisor
+from deploy.supervisor.voter_control import VoterRefused, VoterUnreachable
 from voter.commands.terminal import ExitCode
 from voter.sockets import listen_unix
 
@@ -63,6 +65,7 @@ class SupervisorControlServer:
         app.router.add_get("/status", self._status)
         app.router.add_get("/events", self._events)
         app.router.add_get("/logs/{name}", self._logs)
+        app.router.add_get("/trace/{name}", self._trace)
         app.router.add_post("/inject", self._inject)
         app.router.add_post("/heal", self._heal)
         app.router.add_post("/down", self._down)
@@ -101,6 +104,15 @@ class SupervisorControlServer:
         if "follow" in request.query:
             return await _send_lines(request, _follow(guest.console))
         return web.json_response({"lines": guest.tail(_lines(request))})
+
+    async def _trace(self, request: web.Request) -> web.StreamResponse:
+        try:
+            return web.json_response(await self._supervisor.trace(request.match_info["name"]))
+        except VoterRefused as error:
+            return _problem(404, error.detail, "", ExitCode.FAILED)
+        except VoterUnreachable as error:
+            remedy = "`trivisor status` shows when it answers again; ask again then"
+            return _problem(503, error.problem, remedy, ExitCode.NOT_UP)
 
     async def _inject(self, request: web.Request) -> web.StreamResponse:
         order = msgspec.json.decode(await request.read(), type=_Inject)
