@@ -30,7 +30,7 @@ class IncidentLog:
         self._news = asyncio.Event()  # set at the next incident, and then replaced
 
     def add(
-        self, time: float, replica: str, *, before: str, after: str, reason: str, seq: int
+        self, time: float, *, replica: str, before: str, after: str, reason: str, seq: int
     ) -> None:
         """Add an incident that happens now, at ``time`` seconds since 1970."""
         self._last += 1

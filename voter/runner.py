@@ -25,7 +25,6 @@ from math import inf
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 from guests.protocol import wire
-from guests.protocol.wire import count_replies
 from voter import log
 from voter.address import Connector, parse_address
 from voter.config import Config
@@ -98,8 +97,7 @@ class Runner:
         self.policy: Policy = config.policy
         self.names: Sequence[str] = [replica.name for replica in config.replica]
         self._clock = clock
-        self.instance = f"{clock.wall_ns() // 1_000_000:x}"
-        """Begins the ids that this voter gives to requests: its start, in milliseconds."""
+        self.instance = f"{clock.wall_ns() // 1_000_000:x}"  # begins the ids it gives to requests
         self.journal: Journal | None = None
         self.reserved = asyncio.Event()
         """Set once sequence numbers are reserved durably, so that requests can be ordered."""
@@ -128,10 +126,8 @@ class Runner:
             )
             for index, replica in enumerate(config.replica)
         ]
-        self.counters = dict.fromkeys(
-            ("requests", "released", "masked", "dissents", "checkpoints", "voided", "clock_steps"),
-            0,
-        )
+        counted = "requests released masked dissents checkpoints voided clock_steps"
+        self.counters = dict.fromkeys(counted.split(), 0)
         self.failures: dict[str, int] = {}
         self.tracer = Tracer(self.names, self.policy.need)
         self.latency = [0] * (len(LATENCY_BOUNDS) + 1)
@@ -281,12 +277,8 @@ class Runner:
     def _deliver(self, event: Event) -> None:
         """Take what a replica or its link did; record when a replica answered."""
         self.receive(event)
-        if type(event) is ev.AnsweredAll:
-            count, decided = count_replies(event.replies), self.engine.polls.is_settled(event.seq)
-            self.tracer.answered(self._now, event.replica, event.seq, count, decided)
-        elif type(event) is ev.Answered:
-            decided = self.engine.polls.is_settled(event.seq)
-            self.tracer.answered(self._now, event.replica, event.seq, 1, decided)
+        if isinstance(event, ev.Answered | ev.AnsweredAll):
+            self.tracer.answered(self._now, event, self.engine.polls.is_settled(event.seq))
 
     def _process_events(self) -> None:
         """Give the engine all events that wait, each with the current time before it."""
@@ -374,8 +366,8 @@ class Runner:
 
     def _fail(self, effect: Fail) -> None:
         self.failures[effect.failure] = self.failures.get(effect.failure, 0) + 1
-        waiting = self._waiting.get(effect.ticket)
-        self.tracer.failed(self._now, waiting.since if waiting else self._now, effect)
+        since = getattr(self._waiting.get(effect.ticket), "since", self._now)
+        self.tracer.failed(self._now, since, effect)
         self._finish(effect)
 
     def _mark(self, effect: ev.Mark) -> None:
@@ -411,7 +403,6 @@ class Runner:
             self.journal.checkpoint(base, state)
 
     def _changed(self, effect: ev.Changed) -> None:
-        name = self.names[effect.replica]
         self.tracer.changed(self._now, effect)
         if effect.reason == "dissent":
             self.counters["dissents"] += 1
@@ -421,10 +412,10 @@ class Runner:
                 return
         if effect.after in (State.ACTIVE, State.OBSERVER):
             self.links[effect.replica].reset_backoff()
-        fields: dict[str, Any] = {"before": effect.before, "after": effect.after}
-        fields |= {"reason": effect.reason, "seq": effect.seq}
-        self.incidents.add(self._clock.wall_ns() / 1e9, name, **fields)
-        log.info("replica", replica=name, **fields)
+        fields = {"replica": self.names[effect.replica], "before": effect.before}
+        fields |= {"after": effect.after, "reason": effect.reason}
+        self.incidents.add(self._clock.wall_ns() / 1e9, **fields, seq=effect.seq)
+        log.info("replica", **fields, seq=effect.seq)
 
     _carry_out: ClassVar[dict[type[Effect], Callable[[Any, Any], None]]] = {
         ev.Append: _append,

@@ -19,6 +19,7 @@ from math import inf
 from operator import itemgetter
 from typing import Any, TypeVar
 
+from guests.protocol.wire import count_replies
 from voter.core import events as ev
 from voter.core.dedup import DedupTable
 from voter.core.entries import Record
@@ -106,9 +107,10 @@ class Tracer:
         """Record that the journal is durable up to a position."""
         self._syncs.append((now, position))
 
-    def answered(self, now: float, replica: int, seq: int, count: int, decided: bool) -> None:
+    def answered(self, now: float, event: ev.Answered | ev.AnsweredAll, decided: bool) -> None:
         """Record a frame of a replica's replies; ``decided``: its vote is settled now."""
-        self._answers[replica].append((now, seq, count, decided))
+        count = count_replies(event.replies) if type(event) is ev.AnsweredAll else 1
+        self._answers[event.replica].append((now, event.seq, count, decided))
 
     def released(self, now: float, since: float, releases: list[ev.Release]) -> None:
         """Record replies that are released together; the last one was received at ``since``."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from guests.protocol.wire import encode_replies
 from tests.voter.conftest import Nodes
 from tests.voter.http_client import HttpClient, Response
 from tests.voter.node import Node
@@ -71,9 +72,10 @@ def test_trace_of_a_write_states_when_it_was_journaled_and_synced() -> None:
     tracer.ordered(1.0, records, 0b11, 5)
     tracer.flushed(1.1, 1.2, 5, 0b01)  # the second replica's orders are held
     tracer.flushed(1.4, 1.5, 5, 0b11)
-    tracer.answered(1.7, 0, 7, 2, False)
+    replies = encode_replies([b"", b""])
+    tracer.answered(1.7, ev.AnsweredAll(0, 0, 7, replies), decided=False)
     tracer.synced(1.8, 5)
-    tracer.answered(1.9, 1, 7, 2, True)
+    tracer.answered(1.9, ev.AnsweredAll(1, 0, 7, replies), decided=True)
     tracer.released(2.0, 0.9, [ev.Release(4, 7, b"", 2, ()), ev.Release(5, 8, b"", 2, ())])
     found = tracer.trace(8, 0, 3.0, 1000.0)
     assert found["time"] == pytest.approx(1000 - 2.1)
@@ -197,7 +199,7 @@ def test_records_are_bounded_and_an_older_request_is_reported_as_no_longer_kept(
         tracer.identify(seq, (f"id-{seq}",))
         tracer.ordered(float(seq), [record], 1, seq)
         tracer.flushed(float(seq), float(seq), seq, 1)
-        tracer.answered(float(seq), 0, seq, 1, True)
+        tracer.answered(float(seq), ev.Answered(0, 0, seq, b""), decided=True)
         tracer.released(float(seq), float(seq), [ev.Release(seq, seq, b"", 1, ())])
     with pytest.raises(UnknownRequest, match="no longer kept; the oldest are of 3"):
         tracer.trace(2, 0, 0.0, 0.0)
