@@ -139,6 +139,7 @@ class Runner:
         self._collected: list[ev.Submit] = []  # requests of this turn that are not ordered yet
         self._to_flush: list[Flushable] = []
         self._flush_scheduled = False
+        self._sending = False  # orders are sent in this turn
         self._events: deque[Event] = deque()
         self._processing = False
         self._now = 0.0  # the steady clock, as it was read last
@@ -329,35 +330,28 @@ class Runner:
         for index in effect.replicas:
             self.links[index].send_orders(orders, hold=index in later)
             replicas |= 1 << index
+        self._sending = True
         self.tracer.ordered(self._now, records, replicas, self.engine.journal.last_write)
 
     def _push(self, effect: ev.Push) -> None:
+        self._sending = True
         for index in effect.replicas:
             self.links[index].push()
 
-    def _release(self, effect: Release) -> None:
-        now = self._clock.steady()
-        self.tracer.released(now, self._release_at(now, effect), [effect])
-
-    def _release_all(self, effect: ev.ReleaseAll) -> None:
+    def _release(self, releases: list[Release]) -> None:
+        """Call back the clients that wait for replies that are released together."""
         now = since = self._clock.steady()
-        for release in effect.releases:
-            since = self._release_at(now, release)
-        self.tracer.released(now, since, effect.releases)
-
-    def _release_at(self, now: float, release: Release) -> float:
-        """Call back the client that waits; return since when it waits (``now`` if it is gone)."""
-        self.counters["released"] += 1
-        if release.dissent:
-            self.counters["masked"] += 1
-        waiting = self._remove_waiting(release.ticket)
-        if waiting is None:
-            return now
-        elapsed = now - waiting.since
-        self.latency[bisect_left(LATENCY_BOUNDS, elapsed)] += 1
-        self.latency_sum += elapsed
-        self._call(waiting, release)
-        return waiting.since
+        for release in releases:
+            self.counters["released"] += 1
+            if release.dissent:
+                self.counters["masked"] += 1
+            waiting = self._remove_waiting(release.ticket)
+            if waiting is not None:
+                since = waiting.since
+                self.latency[bisect_left(LATENCY_BOUNDS, now - since)] += 1
+                self.latency_sum += now - since
+                self._call(waiting, release)
+        self.tracer.released(now, since, releases)
 
     def _append(self, effect: ev.Append) -> None:
         if self.journal is not None:
@@ -422,8 +416,8 @@ class Runner:
         ev.Send: _send,
         ev.SendAll: _send,
         ev.Push: _push,
-        ev.Release: _release,
-        ev.ReleaseAll: _release_all,
+        ev.Release: lambda runner, effect: runner._release([effect]),
+        ev.ReleaseAll: lambda runner, effect: runner._release(effect.releases),
         ev.SessionOpened: _finish,
         ev.Fail: _fail,
         ev.Mark: _mark,
@@ -472,11 +466,13 @@ class Runner:
                 self.journal.flush()
             except JournalError:
                 return  # the journal's ``run`` raises it too, which ends the voter
-        written = self._clock.steady()
+        written = self._clock.steady() if self._sending else 0.0
         for sink in sinks:
             sink.flush()
-        clear = sum([1 << link.index for link in self.links if not link.holds])
-        self.tracer.flushed(written, self._clock.steady(), self.engine.journal.position, clear)
+        if self._sending:
+            self._sending = False
+            clear = sum([1 << link.index for link in self.links if not link.held])
+            self.tracer.flushed(written, self._clock.steady(), self.engine.journal.position, clear)
 
     def trace(self, name: str) -> Trace:
         """Return what happened to a request with this id.  Raises UnknownRequest."""

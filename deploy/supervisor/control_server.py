@@ -5,6 +5,7 @@
     GET  /status
     GET  /events?lines=N             {"events": the last ones}; /logs/NAME: {"lines"} of a guest
     GET  /events?follow=1&since=ID   each event, /logs/NAME: {"line"}, as a line of JSON
+    GET  /metrics                    Prometheus' text format, or OpenMetrics
     GET  /trace/ID                   what happened to a recent request
     POST /inject                     {"kind", "guest", "seconds": number or null}
     POST /heal                       {"guest"}
@@ -29,6 +30,7 @@ from deploy.errors import DeployError, UnknownGuest
 from deploy.host.files import share_socket
 from deploy.machine.console import Console
 from deploy.supervisor.active_faults import FaultRefused
+from deploy.supervisor.metrics import SupervisorMetrics
 from deploy.supervisor.observer import HISTORY_LENGTH
 from deploy.supervisor.supervisor import Supervisor
 from deploy.supervisor.voter_control import VoterRefused, VoterUnreachable
@@ -61,10 +63,12 @@ class SupervisorControlServer:
 
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
+        self._metrics = SupervisorMetrics(supervisor.layout.directory)
         app = web.Application(middlewares=[_errors])
         app.router.add_get("/status", self._status)
         app.router.add_get("/events", self._events)
         app.router.add_get("/logs/{name}", self._logs)
+        app.router.add_get("/metrics", self._measure)
         app.router.add_get("/trace/{name}", self._trace)
         app.router.add_post("/inject", self._inject)
         app.router.add_post("/heal", self._heal)
@@ -104,6 +108,12 @@ class SupervisorControlServer:
         if "follow" in request.query:
             return await _send_lines(request, _follow(guest.console))
         return web.json_response({"lines": guest.tail(_lines(request))})
+
+    async def _measure(self, request: web.Request) -> web.StreamResponse:
+        accept = ",".join(request.headers.getall("Accept", []))
+        status = await self._supervisor.status()
+        body, kind = self._metrics.render(status, accept.encode(errors="replace"))
+        return web.Response(body=body, headers={"Content-Type": kind, "Vary": "Accept"})
 
     async def _trace(self, request: web.Request) -> web.StreamResponse:
         try:
