@@ -34,7 +34,7 @@ from voter.frontend.problem import problem_of_status
 from voter.frontend.request import HttpRequest
 from voter.frontend.reserved import Reserved
 from voter.runner import Runner
-from voter.trace import UnknownRequest
+from voter.trace import LATENCY_BOUNDS, UnknownRequest
 
 __all__ = ["VoterControlServer", "describe"]
 
@@ -219,6 +219,7 @@ def describe(runner: Runner) -> dict[str, Any]:
             "digest": (engine.log.checkpoint.digest or b"").hex() or None,
         },
         "replicas": replicas,
+        "latency": {"bounds": LATENCY_BOUNDS, "counts": runner.latency},  # of seconds
         "counters": runner.counters
         | {"incarnations_ended": engine.members.incarnations_ended, "failures": runner.failures},
     }

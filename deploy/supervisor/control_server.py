@@ -9,6 +9,8 @@
     GET  /trace/ID                   what happened to a recent request
     POST /inject                     {"kind", "guest", "seconds": number or null}
     POST /heal                       {"guest"}
+    POST /dashboard                  {"url": a link that logs a browser in, "seconds": its life}
+    POST /campaign                   a running campaign's figures, for the dashboard
     POST /down                       answered at once; the process ends when the node is down
 
 The answer to a failed request is {"error", "remedy", "code"}; ``code`` is the CLI's exit code.
@@ -26,6 +28,7 @@ import msgspec
 import structlog
 from aiohttp import web
 
+from deploy.dashboard.dashboard import TOKEN_LIFE, Dashboard
 from deploy.errors import DeployError, UnknownGuest
 from deploy.host.files import share_socket
 from deploy.machine.console import Console
@@ -61,9 +64,10 @@ class _Heal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class SupervisorControlServer:
     """Serves one supervisor's control socket."""
 
-    def __init__(self, supervisor: Supervisor) -> None:
+    def __init__(self, supervisor: Supervisor, dashboard: Dashboard | None = None) -> None:
         self._supervisor = supervisor
         self._metrics = SupervisorMetrics(supervisor.layout.directory)
+        self._dashboard = dashboard
         app = web.Application(middlewares=[_errors])
         app.router.add_get("/status", self._status)
         app.router.add_get("/events", self._events)
@@ -72,6 +76,8 @@ class SupervisorControlServer:
         app.router.add_get("/trace/{name}", self._trace)
         app.router.add_post("/inject", self._inject)
         app.router.add_post("/heal", self._heal)
+        app.router.add_post("/dashboard", self._link)
+        app.router.add_post("/campaign", self._campaign)
         app.router.add_post("/down", self._down)
         # No access log: it would only displace other lines in the supervisor's log.
         self._runner = web.AppRunner(
@@ -132,6 +138,23 @@ class SupervisorControlServer:
     async def _heal(self, request: web.Request) -> web.StreamResponse:
         order = msgspec.json.decode(await request.read(), type=_Heal)
         return web.json_response(await self._supervisor.heal(order.guest))
+
+    async def _link(self, request: web.Request) -> web.StreamResponse:
+        return web.json_response({"url": self._shown.new_link(), "seconds": TOKEN_LIFE})
+
+    async def _campaign(self, request: web.Request) -> web.StreamResponse:
+        self._shown.board.post(await request.read())
+        return web.json_response({})
+
+    @property
+    def _shown(self) -> Dashboard:
+        """The dashboard.  Raises DeployError if the node has none."""
+        if self._dashboard is None:
+            raise DeployError(
+                "this node has no dashboard",
+                remedy=f"start it with {self._supervisor.layout.option('dashboard', 'HOST:PORT')}",
+            )
+        return self._dashboard
 
     async def _down(self, request: web.Request) -> web.StreamResponse:
         self._supervisor.stop()
