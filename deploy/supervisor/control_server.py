@@ -36,7 +36,7 @@ from deploy.supervisor.active_faults import FaultRefused
 from deploy.supervisor.metrics import SupervisorMetrics
 from deploy.supervisor.observer import HISTORY_LENGTH
 from deploy.supervisor.supervisor import Supervisor
-from deploy.supervisor.voter_control import VoterRefused, VoterUnreachable
+from deploy.supervisor.voter_control import VoterControl, VoterRefused, VoterUnreachable
 from voter.commands.terminal import ExitCode
 from voter.sockets import listen_unix
 
@@ -66,6 +66,7 @@ class SupervisorControlServer:
 
     def __init__(self, supervisor: Supervisor, dashboard: Dashboard | None = None) -> None:
         self._supervisor = supervisor
+        self._voter = VoterControl(supervisor.layout.voter_control)
         self._metrics = SupervisorMetrics(supervisor.layout.directory)
         self._dashboard = dashboard
         app = web.Application(middlewares=[_errors])
@@ -95,6 +96,7 @@ class SupervisorControlServer:
     async def stop(self) -> None:
         """Stop serving and remove the socket."""
         await self._runner.cleanup()
+        await self._voter.close()
         path = self._supervisor.layout.supervisor_socket
         self._supervisor.storage.write(path.name, lambda: path.unlink(missing_ok=True))
 
@@ -123,7 +125,7 @@ class SupervisorControlServer:
 
     async def _trace(self, request: web.Request) -> web.StreamResponse:
         try:
-            return web.json_response(await self._supervisor.trace(request.match_info["name"]))
+            return web.json_response(await self._voter.trace(request.match_info["name"]))
         except VoterRefused as error:
             return _problem(404, error.detail, "", ExitCode.FAILED)
         except VoterUnreachable as error:

@@ -435,10 +435,6 @@ class Supervisor:
         self.history.add("healed", guest, kind=kind, seconds=seconds)
         return {"guest": guest, "fault": kind, "seconds": seconds}
 
-    async def trace(self, name: str) -> dict[str, Any]:
-        """Return what happened to a request with this id.  Raises VoterUnreachable."""
-        return await self._control.trace(name)
-
     async def status(self) -> dict[str, Any]:
         """Return the node's status as plain data."""
         with contextlib.suppress(VoterUnreachable):
