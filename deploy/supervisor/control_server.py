@@ -155,6 +155,7 @@ class SupervisorControlServer:
             raise DeployError(
                 "this node has no dashboard",
                 remedy=f"start it with {self._supervisor.layout.option('dashboard', 'HOST:PORT')}",
+                error_code="TV0921",
             )
         return self._dashboard
 

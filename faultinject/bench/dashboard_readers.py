@@ -55,7 +55,7 @@ async def _run(link: str, number: int) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-    sys.stdout.write(json.dumps(seen))
+    sys.stdout.write(json.dumps(seen, allow_nan=False))
 
 
 def main() -> None:

@@ -172,7 +172,7 @@ async def _readers(place: Path, number: int, seen: dict[str, int]) -> AsyncItera
         async with asyncio.timeout(READERS_TIMEOUT):
             line = await process.stdout.readline()
         if line.strip() != b"ready":
-            raise CommandError(f"{number} dashboards could not be opened")
+            raise CommandError(f"{number} dashboards could not be opened", error_code="TV0842")
         yield
         output, _ = await process.communicate(b"")
         seen.update(json.loads(output))
@@ -190,5 +190,6 @@ async def _trivisor(place: Path, *words: str) -> bytes:
     )  # fmt: skip
     output, errors = await process.communicate()
     if process.returncode:
-        raise CommandError(f"trivisor {words[0]}: {errors.decode(errors='replace').strip()}")
+        problem = errors.decode(errors="replace").strip()
+        raise CommandError(f"trivisor {words[0]}: {problem}", error_code="TV0841")
     return output
