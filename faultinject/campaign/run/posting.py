@@ -6,7 +6,6 @@ A campaign never fails because of it.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -17,9 +16,6 @@ from deploy.errors import DeployError
 from faultinject.campaign.run.interim import InterimResults
 from voter.commands.terminal import CommandError
 
-if TYPE_CHECKING:
-    from faultinject.campaign.store.store import Store
-
 __all__ = ["DashboardPoster"]
 
 POST_TIMEOUT = 1.0
@@ -29,14 +25,15 @@ POST_TIMEOUT = 1.0
 class DashboardPoster:
     """Posts a campaign's figures to the dashboard of a node.
 
-    ``directory``: the node's; None: the default node, if it runs and has a dashboard.
+    ``title``: the campaign's; ``results``: its directory.  ``directory``: the node's; None: the
+    default node, if it runs and has a dashboard.
     """
 
-    def __init__(self, store: Store, directory: Path | None) -> None:
+    def __init__(self, title: str, results: Path, directory: Path | None) -> None:
         self._layout = layout_of(directory)
         self._asked_for = directory is not None
-        self._title = store.meta().title[:200]
-        self._directory = str(store.directory.absolute())[:200]
+        self._title = title[:200]
+        self._directory = str(results.absolute())[:200]
 
     def begin(self) -> None:
         """Check that a node that was named has a dashboard.  Raises NotUp, CommandError."""

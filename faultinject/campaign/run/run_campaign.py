@@ -65,7 +65,8 @@ def run_campaign(store: Store, options: RunOptions, console: Console) -> Ending:
     real = options.worker_module == WORKER_MODULE
     if real and not options.scheduler:
         check_host(store.spec)
-    stop, poster = Stop(), DashboardPoster(store, options.dashboard)
+    stop = Stop()
+    poster = DashboardPoster(store.meta().title, store.directory, options.dashboard)
     poster.begin()
 
     def publish(found: InterimResults, done: int, goal: int, rate: float, state: str = "") -> None:

@@ -72,7 +72,7 @@ def _post_campaign(scratch: Path, node: Path) -> None:
     kept.mkdir()
     (kept / "campaign.sqlite").write_bytes(lzma.decompress(KEPT.read_bytes()))
     with Store.open(kept, write=False) as store:
-        DashboardPoster(store, node).post(
+        DashboardPoster(store.meta().title, store.directory, node).post(
             interim_results(store), state="complete", done=store.done, total=store.total
         )
 
