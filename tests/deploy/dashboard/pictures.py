@@ -32,7 +32,7 @@ KEPT = Path(__file__).parents[3] / "docs/results/softerrors/campaign.sqlite.xz"
 PICTURES = {
     "dashboard": (1280, False), "dashboard-dark": (1280, True), "dashboard-phone": (375, False),
 }  # fmt: skip
-COLOURS = 64
+COLOURS = 128
 RATE = 40.0
 """Requests a second."""
 BEFORE, BETWEEN = 30.0, 12.0
@@ -82,7 +82,8 @@ def _save(picture: bytes, path: Path) -> None:
     from PIL import Image
 
     image = Image.open(io.BytesIO(picture)).convert("RGB")
-    image.quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
+    method = Image.Quantize.MAXCOVERAGE  # keeps the colours of small marks
+    image.quantize(COLOURS, method, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 async def _run(scratch: Path, out: Path) -> None:
