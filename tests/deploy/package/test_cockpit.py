@@ -85,6 +85,7 @@ async def page_url(node: Running) -> AsyncIterator[str]:
     app = web.Application()
     app.router.add_route("*", "/forward/{path:.*}", forward)
     app.router.add_get("/base1/cockpit.js", stand_in)
+    app.router.add_get("/favicon.ico", stand_in)  # Cockpit has one
     app.router.add_static("/trivisor", PAGE)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
