@@ -21,10 +21,16 @@ class VoterError(CodedError):
 class ConfigError(VoterError):
     """A configuration that cannot be used."""
 
+    error_code = "TV0201"
+
 
 class AddressError(VoterError, ValueError):
     """An address that cannot be used."""
 
+    error_code = "TV0202"
+
 
 class JournalError(VoterError):
     """The journal cannot be opened, trusted or written.  Fatal: the voter ends."""
+
+    error_code = "TV0210"
