@@ -36,10 +36,14 @@ class Notifier:
         microseconds = environment.pop("WATCHDOG_USEC", "")
         pid = environment.pop("WATCHDOG_PID", "")
         if address and not address.startswith(("/", "@")):
-            raise AddressError(f"NOTIFY_SOCKET is {address!r}: it must be a path or @NAME", error_code="TV0205")
+            raise AddressError(
+                f"NOTIFY_SOCKET is {address!r}: it must be a path or @NAME", error_code="TV0205"
+            )
         for variable, value in (("WATCHDOG_USEC", microseconds), ("WATCHDOG_PID", pid)):
             if not re.fullmatch("[0-9]{0,18}", value, re.ASCII):
-                raise AddressError(f"{variable} is {value!r}, which is not a whole number", error_code="TV0205")
+                raise AddressError(
+                    f"{variable} is {value!r}, which is not a whole number", error_code="TV0205"
+                )
         watched = int(microseconds or 0) > 0 and int(pid or os.getpid()) == os.getpid()
         return cls(address, int(microseconds) / 1e6 if watched else None)
 
@@ -54,7 +58,10 @@ class Notifier:
                 sock.sendto("\n".join(lines).encode(), address)
         except OSError as error:
             log.warning(
-                "cannot notify the service manager", error_code="TV0228", message=lines[0], reason=str(error)
+                "cannot notify the service manager",
+                error_code="TV0228",
+                message=lines[0],
+                reason=str(error),
             )
 
     def begin_watchdog(self) -> None:

@@ -51,7 +51,8 @@ def inherited(environment: Mapping[str, str]) -> list[tuple[str, socket.socket]]
     if len(names) != number or "" in names:
         raise AddressError(
             f"LISTEN_FDNAMES is {':'.join(names)!r}, which does not name {number} sockets: "
-            "write one name for each, with : between them", error_code="TV0205"
+            "write one name for each, with : between them",
+            error_code="TV0205",
         )
     sockets = []
     for fd, name in enumerate(names, FIRST_FD):
@@ -87,7 +88,8 @@ def listen_tcp(address: str) -> socket.socket:
     except OSError as error:
         sock.close()
         raise AddressError(
-            f"cannot listen on {address}: {error.strerror or error}; choose another port", error_code="TV0203"
+            f"cannot listen on {address}: {error.strerror or error}; choose another port",
+            error_code="TV0203",
         ) from error
     sock.setblocking(False)
     return sock
@@ -102,7 +104,9 @@ def listen_unix(path: str) -> socket.socket:
     try:
         _remove_dead(path)
     except OSError as error:
-        raise AddressError(f"cannot listen on {path}: {error.strerror or error}", error_code="TV0203") from error
+        raise AddressError(
+            f"cannot listen on {path}: {error.strerror or error}", error_code="TV0203"
+        ) from error
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     before = os.umask(0o177)
     try:
@@ -110,7 +114,9 @@ def listen_unix(path: str) -> socket.socket:
         sock.listen(BACKLOG)
     except OSError as error:
         sock.close()
-        raise AddressError(f"cannot listen on {path}: {error.strerror or error}", error_code="TV0203") from error
+        raise AddressError(
+            f"cannot listen on {path}: {error.strerror or error}", error_code="TV0203"
+        ) from error
     finally:
         os.umask(before)
     sock.setblocking(False)
@@ -121,7 +127,9 @@ def _remove_dead(path: str) -> None:
     """Remove a socket file without a listener.  Raises AddressError, OSError."""
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISSOCK(os.stat(path).st_mode):
-            raise AddressError(f"{path} is there and is not a socket: move it away", error_code="TV0204")
+            raise AddressError(
+                f"{path} is there and is not a socket: move it away", error_code="TV0204"
+            )
         with socket.socket(socket.AF_UNIX) as probe:
             if probe.connect_ex(path) == 0:
                 raise AddressError(f"somebody already listens on {path}", error_code="TV0203")
@@ -133,13 +141,20 @@ def _check(name: str, sock: socket.socket) -> None:
     families = KINDS.get(name)
     if families is None:
         known = ", ".join(KINDS)
-        raise AddressError(f"inherited socket {name!r}: the voter serves only {known}", error_code="TV0205")
+        raise AddressError(
+            f"inherited socket {name!r}: the voter serves only {known}", error_code="TV0205"
+        )
     stream = sock.type == socket.SOCK_STREAM
     if not stream or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-        raise AddressError(f"inherited socket {name!r} is not a stream socket that listens", error_code="TV0205")
+        raise AddressError(
+            f"inherited socket {name!r} is not a stream socket that listens", error_code="TV0205"
+        )
     if sock.family not in families:
         kinds = " or ".join(family.name for family in families)
-        raise AddressError(f"inherited socket {name!r} is {sock.family.name}, and must be {kinds}", error_code="TV0205")
+        raise AddressError(
+            f"inherited socket {name!r} is {sock.family.name}, and must be {kinds}",
+            error_code="TV0205",
+        )
 
 
 class Listening(NamedTuple):

@@ -88,7 +88,7 @@ def read_settings(path: Path, served: list[str]) -> tuple[Settings, bool]:
         text = path.read_text(encoding="utf-8")
         data = tomllib.loads(text)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise CommandError(f"{path}: {error}", code=ExitCode.USAGE) from error
+        raise CommandError(f"{path}: {error}", code=ExitCode.USAGE, error_code="TV0721") from error
     options = {each.opts[0][2:]: each for each in up.params if isinstance(each, click.Option)}
     known = {name: option for name, option in options.items() if name not in _NOT_KEYS}
 
@@ -97,7 +97,9 @@ def read_settings(path: Path, served: list[str]) -> tuple[Settings, bool]:
         key = re.sub("[-_]", "[-_]", re.escape(key.replace("-", "_")))
         at = next((n for n, line in lines if re.match(rf'\s*\[*"?{key}"?\s*[=.\]]', line)), None)
         where = f"{path}, line {at}" if at else str(path)
-        return CommandError(f"{where}: {problem}", remedy=remedy, code=ExitCode.USAGE)
+        return CommandError(
+            f"{where}: {problem}", remedy=remedy, code=ExitCode.USAGE, error_code="TV0721"
+        )
 
     words: list[str] = []
     seen: dict[str, str] = {}
@@ -135,7 +137,9 @@ def read_settings(path: Path, served: list[str]) -> tuple[Settings, bool]:
         key = error.param.opts[0][2:] if error.param is not None else ""
         raise wrong(key, f"{key}: {error.message}") from error
     except click.UsageError as error:
-        raise CommandError(f"{path}: {error.message}", code=ExitCode.USAGE) from error
+        raise CommandError(
+            f"{path}: {error.message}", code=ExitCode.USAGE, error_code="TV0721"
+        ) from error
 
 
 def _words(option: click.Option, key: str, value: Any, wrong: Any) -> list[str]:

@@ -298,7 +298,7 @@ class Supervisor:
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             if failed.done():
-                raise DeployError(self._voter.problem, remedy=f"see {self.layout.voter_log}")
+                raise self._voter.error()
             if waiting.done() and waiting.result():
                 return
             if mismatched.done():
@@ -306,6 +306,7 @@ class Supervisor:
                 raise DeployError(
                     f"the service differs from the one that wrote the journal{seen}",
                     remedy=f"run the former service again, or {self.layout.empty_hint}",
+                    error_code="TV0710",
                 )
         finally:
             for task in tasks:
@@ -318,6 +319,7 @@ class Supervisor:
             f"{', '.join(missing)} did not vote within {self._ready_limit:g} s "
             f"{self._voter.problem}\n" + "\n".join(lines),
             remedy=f"see the logs in {self.layout.directory}",
+            error_code="TV0717",
         )
 
     async def _report_ready(self) -> None:
@@ -357,7 +359,7 @@ class Supervisor:
         _log.info("the node is down")
 
     async def _release(self) -> None:
-        _log.error("the supervisor ends; guests and voter continue without it")
+        _log.error("the supervisor ends; guests and voter continue without it", error_code="TV0733")
         await self._control.close()
         self._voter.release()
         if self._faults is not None:
@@ -408,7 +410,7 @@ class Supervisor:
         """Inject a fault, for ``seconds`` or until healed.  Raises FaultRefused, DeployError."""
         self.find(guest)
         if self.phase != "up":
-            raise FaultRefused(f"the node is {self.phase}")
+            raise FaultRefused(f"the node is {self.phase}", error_code="TV0504")
         async with self._repairer.exclusive(guest):
             record = await self._records.inject(kind, guest, seconds)
         self.history.add("fault injected", guest, kind=kind, seconds=seconds, proof=record.proof)

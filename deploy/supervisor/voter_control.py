@@ -20,9 +20,13 @@ CALL_TIMEOUT = 5.0
 class VoterUnreachable(DeployError):
     """The voter's control socket does not answer."""
 
+    error_code = "TV0224"
+
 
 class VoterRefused(VoterUnreachable):
     """The voter answered with an error."""
+
+    error_code = "TV0225"
 
 
 class VoterControl:

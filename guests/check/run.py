@@ -180,7 +180,7 @@ def _snapshot(service: Service, n: int, job: Job) -> dict[str, str]:
         return {}
     state = b"".join(service.snapshot())
     if state_digest(iter((state,))) != service.digest():
-        raise ServiceError("digest() is not the digest of snapshot()")
+        raise ServiceError("digest() is not the digest of snapshot()", error_code="TV0407")
     return {"state": state.decode("latin-1")}
 
 
@@ -195,7 +195,9 @@ def describe(service_class: type[Service]) -> dict[str, Any]:
             own.append(encode_request(method, target, headers, body).decode("latin-1"))
         except (MessageError, TypeError, ValueError, AttributeError) as error:
             form = "(method, target, body) or (method, target, body, headers)"
-            raise ServiceError(f"CHECK_REQUESTS: {entry!r} is not {form}: {error}") from error
+            raise ServiceError(
+                f"CHECK_REQUESTS: {entry!r} is not {form}: {error}", error_code="TV0407"
+            ) from error
     return {"name": service_class.name, "requests": own, "paths": _find_paths(module.__file__)}
 
 

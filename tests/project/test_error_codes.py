@@ -17,7 +17,7 @@ USED = re.compile(r"(?:error |warning )?(TV[0-9]{4})(?=:|$)")
 LOGS = {"warning": "warning", "error": "error", "exception": "error", "critical": "error"}
 
 # Modules whose errors have no codes yet, and codes without a test.  Both lists only shrink.
-UNCONVERTED = ("deploy/", "faultinject/", "guests/", "voter/")
+UNCONVERTED = ("faultinject/",)
 UNTESTED: frozenset[str] = frozenset(load())
 
 
@@ -89,6 +89,8 @@ def sites() -> list[tuple[str, set[str], str]]:
     found = []
     for source in product():
         path = source.path.relative_to(ROOT)
+        if str(path) == "voter/log.py":
+            continue  # the log itself
         for node in ast.walk(source.tree):
             if not isinstance(node, ast.Call):
                 continue

@@ -172,7 +172,9 @@ class Client:
             protocol.fail(ConnectionFailed("never opened", error_code="TV0308"))
             if not isinstance(error, OSError):  # TimeoutError is one
                 raise
-            raise ConnectionFailed(f"no voter at {text}: {str(error) or 'timed out'}", error_code="TV0308") from error
+            raise ConnectionFailed(
+                f"no voter at {text}: {str(error) or 'timed out'}", error_code="TV0308"
+            ) from error
         self._protocol = protocol
         if self._closed:
             await self.close()
@@ -318,7 +320,9 @@ class Client:
         try:
             reply = Reply.decode(raw)
         except MessageError as error:
-            raise RequestError(f"the voted reply is not HTTP: {error}", error_code="TV0311") from error
+            raise RequestError(
+                f"the voted reply is not HTTP: {error}", error_code="TV0311"
+            ) from error
         body = b"" if method == "HEAD" else reply.body  # services answer HEAD as they do GET
         return Answer(reply.status, list(reply.headers), body, vote)
 

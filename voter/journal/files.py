@@ -218,7 +218,8 @@ class Directory:
             os.close(self._fd)
             raise JournalError(
                 f"journal {path} is in use by another voter (process {holder}): end it, or give"
-                " this one a journal.directory of its own", error_code="TV0211"
+                " this one a journal.directory of its own",
+                error_code="TV0211",
             ) from error
         with contextlib.suppress(OSError):  # for the error message of another voter only
             os.truncate(lock, 0)

@@ -243,7 +243,8 @@ class Journal:
         """Remember the failure for all later calls, and raise it."""
         self._failure = JournalError(
             f"journal {self._files.where}: {what} failed: {error.strerror or error}: the voter"
-            " ends, because what is on the disk is unknown; repair the disk and start it again", error_code="TV0216"
+            " ends, because what is on the disk is unknown; repair the disk and start it again",
+            error_code="TV0216",
         )
         self._sync_now()
         raise self._failure from error
@@ -414,9 +415,7 @@ class Journal:
                 if error.errno not in _NO_ROOM:
                     self._fail("writing a checkpoint", error)
                 if wait == FIRST_WAIT:
-                    log.warning(
-                        "no room for a checkpoint", error_code="TV0219", reason=str(error)
-                    )
+                    log.warning("no room for a checkpoint", error_code="TV0219", reason=str(error))
                 await asyncio.sleep(wait)
                 wait = min(2 * wait, LONGEST_WAIT)
                 self._chore.set()

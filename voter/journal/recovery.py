@@ -121,7 +121,9 @@ def read_identity(files: Files, node: str, vote: str) -> VoterIdentity | None:
         first = files.read(begun[0]) if begun else b""
         empty = blank(first, segment_head_end(first))
         if begun and (begun != [segment_name(1)] or not empty):
-            raise JournalError(f"journal {where} has no {IDENTITY}: {_RESTORE}", error_code="TV0215")
+            raise JournalError(
+                f"journal {where} has no {IDENTITY}: {_RESTORE}", error_code="TV0215"
+            )
         return None
     try:
         data = msgspec.json.decode(files.read(IDENTITY), type=dict[str, object])
@@ -136,12 +138,14 @@ def read_identity(files: Files, node: str, vote: str) -> VoterIdentity | None:
     if identity.node != node:
         raise JournalError(
             f"journal {where} is of node {identity.node!r}, not of {node!r}: give"
-            " journal.directory or journal.node as they belong together", error_code="TV0212"
+            " journal.directory or journal.node as they belong together",
+            error_code="TV0212",
         )
     if identity.vote != vote:
         raise JournalError(
             f"journal {where} was written under vote {identity.vote!r}, not {vote!r}: configure"
-            f" vote = {identity.vote!r}, or another journal.directory", error_code="TV0213"
+            f" vote = {identity.vote!r}, or another journal.directory",
+            error_code="TV0213",
         )
     return identity
 
@@ -232,7 +236,8 @@ class _Reader:
         for expected in range(first, max(numbers, default=first) + 1):
             if expected not in numbers:
                 raise JournalError(
-                    f"journal {self._files.where}: {segment_name(expected)} is missing: {_RESTORE}", error_code="TV0215"
+                    f"journal {self._files.where}: {segment_name(expected)} is missing: {_RESTORE}",
+                    error_code="TV0215",
                 )
         self._read_segments(numbers)
         self._found.spare = await self._cut(numbers)
@@ -271,7 +276,8 @@ class _Reader:
         if segments and segments[0] != 1:
             raise JournalError(
                 f"journal {self._files.where} has no whole checkpoint, and its segments begin"
-                f" with {segments[0]}, not at the start: {_RESTORE}", error_code="TV0215"
+                f" with {segments[0]}, not at the start: {_RESTORE}",
+                error_code="TV0215",
             )
         return 1
 
@@ -286,7 +292,9 @@ class _Reader:
         except DamagedError as error:
             # The head is on the disk before the first frame is written.
             if not self._found.segments or proved(data, 0, self._owner.seed) is not None:
-                raise JournalError(f"{name}, offset 0: {error}: {_RESTORE}", error_code="TV0215") from error
+                raise JournalError(
+                    f"{name}, offset 0: {error}: {_RESTORE}", error_code="TV0215"
+                ) from error
             return data, None
 
     def _read_segments(self, numbers: list[int]) -> None:
@@ -317,7 +325,8 @@ class _Reader:
                     raise JournalError(
                         f"{self._name(segment_name(number))}, offset {segment.at}: frame"
                         f" {self._frame} is whole, yet holds no entries ({error}): a defect, please"
-                        " report it", error_code="TV0218"
+                        " report it",
+                        error_code="TV0218",
                     ) from error
                 self._take(entries, segment)
                 unproved.append((self._frame, segment, segment.at))
@@ -367,7 +376,8 @@ class _Reader:
         if max(claims) >= frame:
             raise JournalError(
                 f"{name}, offset {last.at}: frame {frame} is damaged or missing, yet it was on the"
-                f" disk once (frames up to {max(claims)} were): {_RESTORE}", error_code="TV0215"
+                f" disk once (frames up to {max(claims)} were): {_RESTORE}",
+                error_code="TV0215",
             )
         for number in reversed(dropped):
             await self._files.remove(segment_name(number))
@@ -411,5 +421,6 @@ class _Reader:
         ):
             raise JournalError(
                 f"journal {self._files.where}: the request with sequence number {record.seq}"
-                f" does not continue the history before it: {_RESTORE}", error_code="TV0215"
+                f" does not continue the history before it: {_RESTORE}",
+                error_code="TV0215",
             )
