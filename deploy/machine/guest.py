@@ -124,8 +124,8 @@ class Guest:
     async def boot(self, progress: Progress = lambda _: None) -> None:
         """Start it cold and wait for its ready line; start it again if it panics.
 
-        Its link does not exist yet: `snapshot_clean` or `open_link` makes it.  Raises, its VM ended,
-        GuestNeverReady (BOOT_ATTEMPTS boots failed, or one made no progress), HypervisorFailed.
+        Its link does not exist yet: `snapshot_clean` or `open_link` makes it.  Raises, its VM
+        ended, GuestNeverReady (BOOT_ATTEMPTS failed, or one made no progress), HypervisorFailed.
         """
         async with self._lock:
             await self._boot(progress)
