@@ -9,7 +9,7 @@ import socket
 from collections.abc import MutableMapping
 
 from voter import log
-from voter.errors import AddressError
+from voter.errors import InheritedError
 
 __all__ = ["Notifier"]
 
@@ -36,14 +36,10 @@ class Notifier:
         microseconds = environment.pop("WATCHDOG_USEC", "")
         pid = environment.pop("WATCHDOG_PID", "")
         if address and not address.startswith(("/", "@")):
-            raise AddressError(
-                f"NOTIFY_SOCKET is {address!r}: it must be a path or @NAME", error_code="TV0205"
-            )
+            raise InheritedError(f"NOTIFY_SOCKET is {address!r}: it must be a path or @NAME")
         for variable, value in (("WATCHDOG_USEC", microseconds), ("WATCHDOG_PID", pid)):
             if not re.fullmatch("[0-9]{0,18}", value, re.ASCII):
-                raise AddressError(
-                    f"{variable} is {value!r}, which is not a whole number", error_code="TV0205"
-                )
+                raise InheritedError(f"{variable} is {value!r}, which is not a whole number")
         watched = int(microseconds or 0) > 0 and int(pid or os.getpid()) == os.getpid()
         return cls(address, int(microseconds) / 1e6 if watched else None)
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from voter.address import check_unix_path, split_host_port
 from voter.config import Listen
-from voter.errors import AddressError
+from voter.errors import AddressError, InheritedError, ListenError
 
 __all__ = [
     "BACKLOG",
@@ -49,10 +49,9 @@ def inherited(environment: Mapping[str, str]) -> list[tuple[str, socket.socket]]
     number = _number("LISTEN_FDS", environment.get("LISTEN_FDS", "0"))
     names = environment.get("LISTEN_FDNAMES", "").split(":") if number else []
     if len(names) != number or "" in names:
-        raise AddressError(
+        raise InheritedError(
             f"LISTEN_FDNAMES is {':'.join(names)!r}, which does not name {number} sockets: "
-            "write one name for each, with : between them",
-            error_code="TV0205",
+            "write one name for each, with : between them"
         )
     sockets = []
     for fd, name in enumerate(names, FIRST_FD):
@@ -61,13 +60,13 @@ def inherited(environment: Mapping[str, str]) -> list[tuple[str, socket.socket]]
         except OSError as error:
             _close(sockets)
             text = f"inherited descriptor {fd} ({name!r}) is not a socket: {error.strerror}"
-            raise AddressError(text, error_code="TV0205") from error
+            raise InheritedError(text) from error
     return sockets
 
 
 def _number(variable: str, value: str) -> int:
     if not re.fullmatch("[0-9]{1,9}", value):
-        raise AddressError(f"{variable} is {value!r}, which is not a number", error_code="TV0205")
+        raise InheritedError(f"{variable} is {value!r}, which is not a number")
     return int(value)
 
 
@@ -87,9 +86,8 @@ def listen_tcp(address: str) -> socket.socket:
         sock.listen(BACKLOG)
     except OSError as error:
         sock.close()
-        raise AddressError(
-            f"cannot listen on {address}: {error.strerror or error}; choose another port",
-            error_code="TV0203",
+        raise ListenError(
+            f"cannot listen on {address}: {error.strerror or error}; choose another port"
         ) from error
     sock.setblocking(False)
     return sock
@@ -104,9 +102,7 @@ def listen_unix(path: str) -> socket.socket:
     try:
         _remove_dead(path)
     except OSError as error:
-        raise AddressError(
-            f"cannot listen on {path}: {error.strerror or error}", error_code="TV0203"
-        ) from error
+        raise ListenError(f"cannot listen on {path}: {error.strerror or error}") from error
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     before = os.umask(0o177)
     try:
@@ -114,9 +110,7 @@ def listen_unix(path: str) -> socket.socket:
         sock.listen(BACKLOG)
     except OSError as error:
         sock.close()
-        raise AddressError(
-            f"cannot listen on {path}: {error.strerror or error}", error_code="TV0203"
-        ) from error
+        raise ListenError(f"cannot listen on {path}: {error.strerror or error}") from error
     finally:
         os.umask(before)
     sock.setblocking(False)
@@ -132,7 +126,7 @@ def _remove_dead(path: str) -> None:
             )
         with socket.socket(socket.AF_UNIX) as probe:
             if probe.connect_ex(path) == 0:
-                raise AddressError(f"somebody already listens on {path}", error_code="TV0203")
+                raise ListenError(f"somebody already listens on {path}")
         os.unlink(path)
 
 
@@ -141,19 +135,14 @@ def _check(name: str, sock: socket.socket) -> None:
     families = KINDS.get(name)
     if families is None:
         known = ", ".join(KINDS)
-        raise AddressError(
-            f"inherited socket {name!r}: the voter serves only {known}", error_code="TV0205"
-        )
+        raise InheritedError(f"inherited socket {name!r}: the voter serves only {known}")
     stream = sock.type == socket.SOCK_STREAM
     if not stream or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-        raise AddressError(
-            f"inherited socket {name!r} is not a stream socket that listens", error_code="TV0205"
-        )
+        raise InheritedError(f"inherited socket {name!r} is not a stream socket that listens")
     if sock.family not in families:
         kinds = " or ".join(family.name for family in families)
-        raise AddressError(
-            f"inherited socket {name!r} is {sock.family.name}, and must be {kinds}",
-            error_code="TV0205",
+        raise InheritedError(
+            f"inherited socket {name!r} is {sock.family.name}, and must be {kinds}"
         )
 
 

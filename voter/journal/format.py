@@ -34,7 +34,7 @@ from zlib import crc32
 import msgspec
 
 from voter.core.entries import FORMAT, OLDEST_FORMAT, Base, Entry, ScopeBase
-from voter.errors import JournalError
+from voter.errors import ForeignJournal, JournalError
 
 __all__ = [
     "COPIES",
@@ -231,10 +231,7 @@ def read_segment_head(data: bytes, owner: Owner, segment: int, name: str) -> int
     found = msgspec.msgpack.decode(data[len(_SEGMENT_MAGIC) + _U32.size : end])
     _check_owner(found, owner, name)
     if found[3] != segment:
-        raise JournalError(
-            f"{name} is segment {found[3]} under another name: undo the renaming",
-            error_code="TV0212",
-        )
+        raise ForeignJournal(f"{name} is segment {found[3]} under another name: undo the renaming")
     return end + _U32.size
 
 
@@ -252,14 +249,12 @@ def _check_owner(found: list[object], owner: Owner, name: str) -> None:
     """Raise JournalError if [format, node, journal, ...] is of another owner."""
     check_format(found[0], name)
     if found[1] != owner.node:
-        raise JournalError(
-            f"{name} is of node {found[1]!r}, not of {owner.node!r}: move it back to its journal",
-            error_code="TV0212",
+        raise ForeignJournal(
+            f"{name} is of node {found[1]!r}, not of {owner.node!r}: move it back to its journal"
         )
     if found[2] != owner.journal:
-        raise JournalError(
-            f"{name} is of another journal of node {owner.node!r}: move it back to its own journal",
-            error_code="TV0212",
+        raise ForeignJournal(
+            f"{name} is of another journal of node {owner.node!r}: move it back to its own journal"
         )
 
 
