@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from deploy.commands.dashboard import new_link, show_link
 from deploy.commands.options import (
     StepPrinter,
     agree_on_guests,
@@ -19,8 +20,13 @@ from deploy.commands.options import (
     node_options,
 )
 from deploy.commands.status import guest_table
-from deploy.node.records import Durability, Layout, Settings
-from voter.commands.parameters import ListenAddress, existing_directory, existing_file
+from deploy.node.records import DEFAULT_DASHBOARD, Durability, Layout, Settings
+from voter.commands.parameters import (
+    DashboardAddress,
+    ListenAddress,
+    existing_directory,
+    existing_file,
+)
 from voter.commands.terminal import CommandError, ExitCode, console, print_json, quiet_logs
 
 if TYPE_CHECKING:
@@ -40,6 +46,9 @@ __all__ = ["make_settings", "up"]
 @connect_option
 @click.option("--native", type=ListenAddress(),
               help="Address for native clients (in addition to the unix socket).")  # fmt: skip
+@click.option("--dashboard", type=DashboardAddress(),
+              show_default=f"{DEFAULT_DASHBOARD}; if that is taken, any free port",
+              help="Address of the dashboard, a web page; off: none.")  # fmt: skip
 @click.option("--function", metavar="guest|unix:PATH",
               help="Require signed requests: each guest checks them, or F at PATH.")  # fmt: skip
 @click.option("--key", type=existing_file(), help="With --function guest: its key file.")
@@ -79,6 +88,8 @@ def up(
         progress(f"ready: {status['vote']} at http://{status['http']}/")
         progress(f"durability {status['durability']['kind']}: {status['durability']['promise']}")
         console().print(guest_table(status))
+        if status["dashboard"] is not None:
+            show_link(new_link(layout))
 
 
 def make_settings(  # noqa: PLR0913 - one for each option
@@ -91,6 +102,7 @@ def make_settings(  # noqa: PLR0913 - one for each option
     connect: str,
     http: str,
     native: str | None,
+    dashboard: str | None,
     memory: int,
     boot_deadline: float,
     allow_faults: bool,
@@ -116,6 +128,7 @@ def make_settings(  # noqa: PLR0913 - one for each option
         connect=connect,
         http=http,
         native=native,
+        dashboard=dashboard,
         memory_mib=memory,
         boot_deadline=boot_deadline,
         allow_faults=allow_faults,
