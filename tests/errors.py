@@ -21,8 +21,9 @@ def raises(code: str, match: str | None = None) -> pytest.RaisesExc[CodedError]:
     """
 
     def check(error: CodedError) -> bool:
-        raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
-        assert not raised_in.startswith(_TESTS), f"{code} was raised by a test: {raised_in}"
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        by_test = last.filename.startswith(_TESTS) and (last.line or "").startswith("raise ")
+        assert not by_test, f"{code} was raised by a test: {last.filename}:{last.lineno}"
         assert error.error_code == code, f"{error.error_code or 'no code'}: {error}"
         return True
 

@@ -15,7 +15,6 @@ from deploy.machine.hypervisor import Hypervisor
 from deploy.machine.qemu import make_snapshot_disk
 from deploy.machine.spec import EMBED
 from tests.deploy.machine.test_spec import UUIDS, planned
-from tests.errors import raises
 
 T = TypeVar("T")
 
@@ -65,6 +64,6 @@ async def test_guests_start_with_threads_where_io_uring_cannot_be_used(
 
 async def test_another_error_of_a_start_is_raised(tmp_path: Path) -> None:
     libvirt = WithoutIoUring(tmp_path / "r", "out of memory")
-    with raises("TV0111", match="out of memory"):
+    with pytest.raises(HypervisorFailed, match="out of memory"):
         await start(libvirt, tmp_path, 0)
     assert libvirt.tried == ["io_uring"]
