@@ -30,7 +30,10 @@ from faultinject.load import LatencySummary, pipelined, summarize, window
 from voter.client import Client
 from voter.commands.terminal import CommandError
 
-__all__ = ["CROWD", "FEW", "DashboardsPlan", "DashboardsReport", "ShownWindow", "run_dashboards"]
+__all__ = [
+    "CROWD", "FEW", "DashboardsPlan", "DashboardsReport", "ShownWindow", "hold_dashboards",
+    "run_dashboards", "run_trivisor",
+]  # fmt: skip
 
 FEW = 20
 CROWD = 1000
@@ -104,14 +107,14 @@ async def _run(
     progress("starting a node")
     try:
         status = json.loads(
-            await _trivisor(
+            await run_trivisor(
                 place, "up", "--json", "--http", "127.0.0.1:0", "--dashboard", "127.0.0.1:0",
                 "--accel", plan.accel,
             )
         )  # fmt: skip
         return await _measure(plan, place, status, progress, began, load)
     finally:
-        await _trivisor(place, "down")
+        await run_trivisor(place, "down")
 
 
 async def _measure(
@@ -122,7 +125,7 @@ async def _measure(
     began: float,
     load: float,
 ) -> DashboardsReport:
-    supervisor = json.loads(await _trivisor(place, "status", "--json"))["supervisor"]["pid"]
+    supervisor = json.loads(await run_trivisor(place, "status", "--json"))["supervisor"]["pid"]
     rounds: list[dict[str, ShownWindow]] = []
     async with await Client.connect(f"unix:{place}/native.sock") as client:
         requests = rig.puts(100)
@@ -136,7 +139,8 @@ async def _measure(
         async def measure(name: str) -> ShownWindow:
             progress(f"round {len(rounds) + 1}: {name} dashboards at {rate:.0f} requests/s")
             seen: dict[str, int] = {}
-            async with _readers(place, int(name), seen):
+            link = json.loads(await run_trivisor(place, "dashboard", "--json"))["url"]
+            async with hold_dashboards(link, int(name), seen):
                 arrivals = await window(start, rate, plan.window)
                 memory = resident(supervisor)
             return ShownWindow(
@@ -157,12 +161,14 @@ async def _measure(
 
 
 @contextlib.asynccontextmanager
-async def _readers(place: Path, number: int, seen: dict[str, int]) -> AsyncIterator[None]:
-    """Have another process hold so many dashboards; ``seen`` then holds what they saw."""
+async def hold_dashboards(link: str, number: int, seen: dict[str, int]) -> AsyncIterator[None]:
+    """Have another process hold so many dashboards; ``seen`` then holds what they saw.
+
+    Raises CommandError if it cannot open them.
+    """
     if not number:
         yield
         return
-    link = json.loads(await _trivisor(place, "dashboard", "--json"))["url"]
     process = await asyncio.create_subprocess_exec(
         *python_command("faultinject.bench.dashboard_readers", link, str(number)),
         env=python_environment(), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
@@ -182,7 +188,7 @@ async def _readers(place: Path, number: int, seen: dict[str, int]) -> AsyncItera
             await process.wait()
 
 
-async def _trivisor(place: Path, *words: str) -> bytes:
+async def run_trivisor(place: Path, *words: str) -> bytes:
     """Run a command on the node; return its output.  Raises CommandError with its message."""
     process = await asyncio.create_subprocess_exec(
         *python_command("trivisor", *words, "--dir", place), env=python_environment(),

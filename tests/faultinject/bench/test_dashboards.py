@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
+from pathlib import Path
 
-from deploy.host.spawn import python_command, python_environment
-from faultinject.bench.dashboards import CROWD, FEW, DashboardsPlan, DashboardsReport, ShownWindow
+import pytest
+
+from faultinject.bench.dashboards import (
+    CROWD,
+    FEW,
+    DashboardsPlan,
+    DashboardsReport,
+    ShownWindow,
+    hold_dashboards,
+    run_trivisor,
+)
 from faultinject.host_facts import describe_host
 from faultinject.load import LatencySummary
 from tests.deploy.dashboard.shown import FakeSource, dashboard
+from voter.commands.terminal import CommandError
 
 
 async def test_readers_hold_streams_and_say_what_they_saw() -> None:
-    async with dashboard(FakeSource()) as shown:
-        process = await asyncio.create_subprocess_exec(
-            *python_command("faultinject.bench.dashboard_readers", shown.new_link(), "130"),
-            env=python_environment(), stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-        )  # fmt: skip
-        assert process.stdout is not None
-        assert await process.stdout.readline() == b"ready\n"
-        output, _ = await process.communicate(b"")
-    seen = json.loads(output)
+    seen: dict[str, int] = {}
+    async with (
+        dashboard(FakeSource()) as shown,
+        hold_dashboards(shown.new_link(), 130, seen),
+    ):
+        pass
     assert (seen["streams"], seen["answers 503"]) == (100, 30)
     assert seen["bytes"] > 0
 
@@ -46,3 +51,17 @@ def test_ratios_are_taken_within_a_round() -> None:
     )  # fmt: skip
     assert round(report.ratio(FEW), 6) == 1.1
     assert report.largest(CROWD) == 77
+
+
+async def test_command_that_fails_ends_the_run_with_its_message(scratch: Path) -> None:
+    with pytest.raises(CommandError, match="no node runs in") as error:
+        await run_trivisor(scratch / "none", "dashboard", "--json")
+    assert error.value.error_code == "TV0841"
+
+
+async def test_dashboards_that_cannot_be_opened_end_the_run() -> None:
+    async with dashboard(FakeSource()) as shown:
+        with pytest.raises(CommandError) as error:
+            async with hold_dashboards(f"http://{shown.address}/#wrong", 2, {}):
+                pass
+    assert error.value.error_code == "TV0842"
