@@ -83,9 +83,9 @@ def test_site_builds_without_warning_and_is_complete(tmp_path: Path) -> None:
     assert broken == []
     assert loaded == [], "the site has to work offline"
 
-    shown = {Path(each).name for page in pages.values() for each in page.loaded}
+    files = {Path(each).name for page in pages.values() for each in page.loaded}
     pictures = {picture(text, theme).name for text in sources() for theme in THEMES}
-    assert pictures <= shown
+    assert pictures <= files
     assert {path.name for path in PICTURES.glob("*")} == pictures, "./run pictures"
 
     ids = pages[tmp_path / "docs/reference/commands.html"].ids
