@@ -159,6 +159,7 @@ class Runner:
         self._identities.held, self._identities.learn = service, journal.learn
         for effect in self.engine.begin(past):
             self._carry_out[type(effect)](self, effect)
+        self.tracer.begin(self.engine.log.seq)
 
     async def run(self) -> None:
         """Keep all links connected and check the deadlines, until cancelled.

@@ -84,6 +84,10 @@ class Tracer:
 
     # ------------------------------------------------------------- recording
 
+    def begin(self, last: int) -> None:
+        """Continue after a voter that used sequence numbers up to ``last``."""
+        self._last = last
+
     def identify(self, ticket: int, ids: tuple[str, ...]) -> None:
         """Record the ids of a request."""
         self._ids[ticket] = ids
@@ -217,7 +221,8 @@ class Tracer:
             return f"no request has sequence number {seq} yet; the last is {self._last}"
         oldest = self._orders[0][1] if self._orders else self._last + 1
         if seq < oldest:
-            return f"the records of request {seq} are no longer kept; the oldest are of {oldest}"
+            text = f"the records of request {seq} are no longer kept; the oldest are of {oldest}"
+            return f"{text} (they are kept in the voter's memory)"
         return f"sequence number {seq} belongs to a checkpoint or a change of members, no request"
 
     def _ticket_of(self, seq: int) -> int:

@@ -32,8 +32,8 @@ from deploy.dashboard.dashboard import TOKEN_LIFE, Dashboard
 from deploy.errors import DeployError, UnknownGuest
 from deploy.host.files import share_socket
 from deploy.machine.console import Console
+from deploy.monitoring.supervisor_metrics import SupervisorMetrics
 from deploy.supervisor.active_faults import FaultRefused
-from deploy.supervisor.metrics import SupervisorMetrics
 from deploy.supervisor.observer import HISTORY_LENGTH
 from deploy.supervisor.supervisor import Supervisor
 from deploy.supervisor.voter_control import VoterControl, VoterRefused, VoterUnreachable
@@ -67,7 +67,7 @@ class SupervisorControlServer:
     def __init__(self, supervisor: Supervisor, dashboard: Dashboard | None = None) -> None:
         self._supervisor = supervisor
         self._voter = VoterControl(supervisor.layout.voter_control)
-        self._metrics = SupervisorMetrics(supervisor.layout.directory)
+        self._metrics = SupervisorMetrics()
         self._dashboard = dashboard
         app = web.Application(middlewares=[_errors])
         app.router.add_get("/status", self._status)

@@ -209,6 +209,13 @@ def test_records_are_bounded_and_an_older_request_is_reported_as_no_longer_kept(
         tracer.find(f"id-{FRAMES + 2 - NAMED}", DedupTable(Limits()))
 
 
+def test_request_of_an_earlier_voter_is_reported_as_no_longer_kept() -> None:
+    tracer = Tracer(["g1"], 1)
+    tracer.begin(65536)
+    with pytest.raises(UnknownRequest, match=r"no longer kept.*in the voter's memory"):
+        tracer.trace(17, 0, 0.0, 0.0)
+
+
 def test_kept_trace_outlives_its_records() -> None:
     tracer = Tracer(["g1"], 1)
     record = Record(1, b"", b"", 0, b"", b"", False, False, None)

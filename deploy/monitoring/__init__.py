@@ -1,0 +1,1 @@
+"""Monitoring: the supervisor's metrics, alert rules, a Grafana dashboard, Prometheus' settings."""
