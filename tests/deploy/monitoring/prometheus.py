@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import urllib.request
@@ -12,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from deploy.monitoring.install import MONITORING
+from deploy.monitoring.install import write_files
 from faultinject.bench.rig import free_port
 from tests.waiting import wait_until
 
@@ -68,7 +68,7 @@ class Prometheus:
 
 @contextmanager
 def prometheus(directory: Path, targets: Mapping[str, str]) -> Iterator[Prometheus]:
-    """Run a server that scrapes these targets, by job.
+    """Run a server that scrapes these addresses (of ``voter`` and ``supervisor``).
 
     The rules are the shipped ones but for their ``for:``, which is left out, so that each alert
     fires as soon as its condition holds.
@@ -76,20 +76,18 @@ def prometheus(directory: Path, targets: Mapping[str, str]) -> Iterator[Promethe
     path = shutil.which("prometheus")
     if path is None:
         pytest.skip("prometheus is not installed (Debian package prometheus)")
-    rules = yaml.safe_load((MONITORING / "trivisor.rules.yml").read_text())
-    for rule in rules["groups"][0]["rules"]:
-        rule.pop("for", None)
-    config = yaml.safe_load((MONITORING / "prometheus.yml").read_text())
-    config["global"] = {"scrape_interval": INTERVAL, "evaluation_interval": INTERVAL}
-    for job in config["scrape_configs"]:
-        job["static_configs"] = [{"targets": [targets[job["job_name"]]]}]
-    directory.mkdir()
-    (directory / "trivisor.rules.yml").write_text(yaml.safe_dump(rules))
-    (directory / "prometheus.yml").write_text(yaml.safe_dump(config))
+    write_files(directory, targets, None)
+    for name, old, new in (
+        ("trivisor.rules.yml", r"\n +for: .*", ""),
+        ("prometheus.yml", r"_interval: 15s", f"_interval: {INTERVAL}"),
+    ):
+        text, count = re.subn(old, new, (directory / name).read_text())
+        assert count > 0
+        (directory / name).write_text(text)
     port = free_port()
     words = [
-        path, "--config.file", directory / "prometheus.yml", "--storage.tsdb.path",
-        directory / "data", "--web.listen-address", f"127.0.0.1:{port}", "--log.level=warn",
+        path, "--config.file", str(directory / "prometheus.yml"), "--storage.tsdb.path",
+        str(directory / "data"), "--web.listen-address", f"127.0.0.1:{port}", "--log.level=warn",
     ]  # fmt: skip
     with (directory / "log").open("wb") as log:
         server = subprocess.Popen(words, stdout=log, stderr=log)
