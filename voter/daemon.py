@@ -208,15 +208,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             if {name for name, _ in found.sockets} <= {"control"}:
                 text = "nothing to serve: give http, native or native_unix under [listen]"
-                raise VoterError(text)
+                raise VoterError(text, error_code="TV0201")
             outside = Outside.real(config, options.config.parent)
             asyncio.run(_run(config, found.sockets, outside, notifier))
         finally:
             found.remove_files()
     except JournalError as error:
-        sys.stderr.write(f"voter: {error}\n")
+        sys.stderr.write(f"voter: error {error.error_code}: {error}\n")
         return 3
     except VoterError as error:
-        sys.stderr.write(f"voter: {error}\n")
+        sys.stderr.write(f"voter: error {error.error_code}: {error}\n")
         return 2
     return 0

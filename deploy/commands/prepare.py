@@ -22,7 +22,14 @@ from deploy.node.records import Layout, NodeRecord, Settings
 from voter.commands.parameters import existing_file
 from voter.commands.terminal import CommandError, ExitCode, quiet_logs
 
-__all__ = ["HTTP_UNIT", "listening", "prepare", "read_settings", "write_voter_config"]
+__all__ = [
+    "HTTP_UNIT",
+    "listening",
+    "node_options",
+    "prepare",
+    "read_settings",
+    "write_voter_config",
+]
 
 _NOT_KEYS = frozenset({"dir", "fresh", "yes", "json", "help"})
 """Options of `up` that are for a person at a terminal, or that the unit gives."""
@@ -78,6 +85,12 @@ def listening() -> list[str]:
     return [line.rpartition(" ")[0] for line in done.stdout.splitlines() if line.strip()]
 
 
+def node_options() -> dict[str, click.Option]:
+    """Return the options of `up` that are keys of the options file, by name."""
+    options = {each.opts[0][2:]: each for each in up.params if isinstance(each, click.Option)}
+    return {name: option for name, option in options.items() if name not in _NOT_KEYS}
+
+
 def read_settings(path: Path, served: list[str]) -> tuple[Settings, bool]:
     """Return the settings that a file gives, and whether it accepts another service's journal.
 
@@ -88,16 +101,17 @@ def read_settings(path: Path, served: list[str]) -> tuple[Settings, bool]:
         text = path.read_text(encoding="utf-8")
         data = tomllib.loads(text)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise CommandError(f"{path}: {error}", code=ExitCode.USAGE) from error
-    options = {each.opts[0][2:]: each for each in up.params if isinstance(each, click.Option)}
-    known = {name: option for name, option in options.items() if name not in _NOT_KEYS}
+        raise CommandError(f"{path}: {error}", code=ExitCode.USAGE, error_code="TV0721") from error
+    known = node_options()
 
     def wrong(key: str, problem: str, remedy: str = "") -> CommandError:
         lines = enumerate(text.splitlines(), 1)
         key = re.sub("[-_]", "[-_]", re.escape(key.replace("-", "_")))
         at = next((n for n, line in lines if re.match(rf'\s*\[*"?{key}"?\s*[=.\]]', line)), None)
         where = f"{path}, line {at}" if at else str(path)
-        return CommandError(f"{where}: {problem}", remedy=remedy, code=ExitCode.USAGE)
+        return CommandError(
+            f"{where}: {problem}", remedy=remedy, code=ExitCode.USAGE, error_code="TV0721"
+        )
 
     words: list[str] = []
     seen: dict[str, str] = {}
@@ -135,7 +149,9 @@ def read_settings(path: Path, served: list[str]) -> tuple[Settings, bool]:
         key = error.param.opts[0][2:] if error.param is not None else ""
         raise wrong(key, f"{key}: {error.message}") from error
     except click.UsageError as error:
-        raise CommandError(f"{path}: {error.message}", code=ExitCode.USAGE) from error
+        raise CommandError(
+            f"{path}: {error.message}", code=ExitCode.USAGE, error_code="TV0721"
+        ) from error
 
 
 def _words(option: click.Option, key: str, value: Any, wrong: Any) -> list[str]:

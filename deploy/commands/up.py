@@ -150,7 +150,10 @@ def _delete_journal(layout: Layout, progress: StepPrinter, *, confirm: bool) -> 
     if confirm:
         if not sys.stdin.isatty():
             raise CommandError(
-                f"{what} would be deleted", remedy="add --yes to confirm", code=ExitCode.USAGE
+                f"{what} would be deleted",
+                remedy="add --yes to confirm",
+                code=ExitCode.USAGE,
+                error_code="TV0720",
             )
         click.confirm(f"{what} will be deleted. Continue?", abort=True, err=True)
     delete_journal(layout)
@@ -169,6 +172,7 @@ def _function(given: str | None, key: Path | None) -> str | None:
             remedy="use --function guest --key FILE; or --function unix:PATH, where `trivisor "
             "function --key FILE --listen PATH` runs",
             code=ExitCode.USAGE,
+            error_code="TV0007",
         )
     if key is not None:
         read_key(key)  # report an error in it before anything starts
@@ -179,6 +183,7 @@ def _function(given: str | None, key: Path | None) -> str | None:
             f"unknown place {given!r} of a function",
             remedy="use --function guest, or unix:PATH",
             code=ExitCode.USAGE,
+            error_code="TV0006",
         )
     check_unix_path(str(Path(path).absolute()))
     return f"unix:{Path(path).absolute()}"

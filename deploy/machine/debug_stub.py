@@ -67,7 +67,7 @@ async def debug_stub(
     ran = await _runs(domain)
     answer = await domain.monitor(f"gdbserver {monitor_word(stub_device(path))}", timeout=_TIMEOUT)
     if not answer.startswith("Waiting for gdb"):
-        raise HypervisorFailed(f"QEMU has no debug stub at {path}: {answer}")
+        raise HypervisorFailed(f"QEMU has no debug stub at {path}: {answer}", error_code="TV0534")
     try:
         yield
     finally:

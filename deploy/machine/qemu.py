@@ -61,7 +61,7 @@ def adopt_orphans() -> None:
         try:
             become_subreaper()
         except OSError as error:
-            _log.warning("cannot adopt QEMU processes", error=error.strerror)
+            _log.warning("cannot adopt QEMU processes", error=error.strerror, error_code="TV0128")
             return
         _reaper.start()
 
@@ -139,7 +139,12 @@ def limit_file_size(pid: int, *, memory_mib: int) -> None:
     try:
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (limit, limit))
     except OSError as error:
-        _log.warning("cannot limit the size of a guest's files", pid=pid, error=str(error))
+        _log.warning(
+            "cannot limit the size of a guest's files",
+            pid=pid,
+            error=str(error),
+            error_code="TV0120",
+        )
 
 
 def last_message(log: Path) -> str:
@@ -165,10 +170,14 @@ async def make_snapshot_disk(path: Path) -> None:
             stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
     except FileNotFoundError as error:
-        raise CannotRunHere("qemu-img is missing", remedy=how_to_install("qemu-img")) from error
+        raise CannotRunHere(
+            "qemu-img is missing", remedy=how_to_install("qemu-img"), error_code="TV0103"
+        ) from error
     _, errors = await process.communicate()
     if process.returncode != 0:
-        raise HypervisorFailed(f"cannot make {path}: {errors.decode(errors='replace').strip()}")
+        raise HypervisorFailed(
+            f"cannot make {path}: {errors.decode(errors='replace').strip()}", error_code="TV0121"
+        )
     os.truncate(path, -(-path.stat().st_size // _SECTOR) * _SECTOR)
 
 

@@ -53,9 +53,12 @@ class Storage:
             self._room = ROOM
             self._failed = False
         if bool(problem) != bool(self.problem):
-            event = "storage failed" if problem else "storage works again"
-            self._history.add(event, reason=problem or None)
-            _log.error(event, reason=problem)
+            if problem:
+                self._history.add("storage failed", reason=problem)
+                _log.error("storage failed", reason=problem, error_code="TV0731")
+            else:
+                self._history.add("storage works again", reason=None)
+                _log.info("storage works again")
         self.problem = problem
         return problem
 
@@ -67,7 +70,7 @@ class Storage:
         try:
             action()
         except OSError as error:
-            _log.warning("cannot write", what=what, reason=str(error))
+            _log.warning("cannot write", what=what, reason=str(error), error_code="TV0731")
             self._failed = True
             self.check()
             return False

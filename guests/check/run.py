@@ -32,7 +32,7 @@ from guests.answer import answer
 from guests.protocol.message import MessageError, encode_request
 from guests.service import Context, Service, ServiceError, load, state_digest
 
-__all__ = ["FakeClock", "main", "replace_clock", "replace_randomness"]
+__all__ = ["FakeClock", "main", "own_requests", "replace_clock", "replace_randomness"]
 
 Job = dict[str, Any]
 
@@ -180,23 +180,32 @@ def _snapshot(service: Service, n: int, job: Job) -> dict[str, str]:
         return {}
     state = b"".join(service.snapshot())
     if state_digest(iter((state,))) != service.digest():
-        raise ServiceError("digest() is not the digest of snapshot()")
+        raise ServiceError("digest() is not the digest of snapshot()", error_code="TV0407")
     return {"state": state.decode("latin-1")}
+
+
+def own_requests(service_class: type[Service]) -> list[bytes]:
+    """Return the CHECK_REQUESTS of a service's module, as canonical bytes.
+
+    Raises ServiceError that names a wrong entry.
+    """
+    own: list[bytes] = []
+    for entry in getattr(sys.modules[service_class.__module__], "CHECK_REQUESTS", ()):
+        try:
+            method, target, body, *rest = entry
+            own.append(encode_request(method, target, dict(*rest).items(), body))
+        except (MessageError, TypeError, ValueError, AttributeError) as error:
+            form = "(method, target, body) or (method, target, body, headers)"
+            text = f"CHECK_REQUESTS: {entry!r} is not {form}: {error}"
+            raise ServiceError(text, error_code="TV0407") from error
+    return own
 
 
 def describe(service_class: type[Service]) -> dict[str, Any]:
     """Return the service's name, its CHECK_REQUESTS as canonical bytes, and paths in its source."""
-    module = sys.modules[service_class.__module__]
-    own: list[str] = []
-    for entry in getattr(module, "CHECK_REQUESTS", ()):
-        try:
-            method, target, body, *rest = entry
-            headers = dict(*rest).items()
-            own.append(encode_request(method, target, headers, body).decode("latin-1"))
-        except (MessageError, TypeError, ValueError, AttributeError) as error:
-            form = "(method, target, body) or (method, target, body, headers)"
-            raise ServiceError(f"CHECK_REQUESTS: {entry!r} is not {form}: {error}") from error
-    return {"name": service_class.name, "requests": own, "paths": _find_paths(module.__file__)}
+    own = [request.decode("latin-1") for request in own_requests(service_class)]
+    paths = _find_paths(sys.modules[service_class.__module__].__file__)
+    return {"name": service_class.name, "requests": own, "paths": paths}
 
 
 def _find_paths(file: str | None) -> list[str]:

@@ -35,6 +35,7 @@ from deploy.machine.ssh import GuestShell, free_ports, make_keys
 from deploy.node.records import cache_directory
 from faultinject.campaign.mission.host_function import HostFunction
 from faultinject.campaign.mission.voters import MissionVoter, Voters
+from faultinject.campaign.planning.spec import is_file
 from faultinject.campaign.records import NodeSpec
 from faultinject.faults.proxy import ProxiedLink
 from faultinject.faults.site import NotApplied, Site
@@ -176,7 +177,7 @@ class NodeFixture(Site):
     def shell(self, name: str) -> GuestShell:
         """Return a guest's shell.  Raises NotApplied if the fixture was opened without."""
         if name not in self._shells:
-            raise NotApplied(f"no shell in {name}: the node is without ssh")
+            raise NotApplied(f"no shell in {name}: the node is without ssh", error_code="TV0508")
         return self._shells[name]
 
     async def send(
@@ -184,7 +185,7 @@ class NodeFixture(Site):
     ) -> tuple[int, bytes]:
         """Send a request that a fault consists of; return status (0: no reply) and body."""
         if self.sender is None:
-            raise NotApplied("no mission is under way")
+            raise NotApplied("no mission is under way", error_code="TV0508")
         return await self.sender(method, target, body, headers)
 
     # ------------------------------------------------------------ clean starts
@@ -260,7 +261,7 @@ class NodeFixture(Site):
 
 def _overlay(spec: NodeSpec) -> Overlay:
     path = Path(poisoned.__file__) if spec.service == "poisoned" else None
-    if spec.service.endswith(".py"):
+    if is_file(spec.service):
         path = Path(spec.service)
     inside = spec.function == "guest"
     return Overlay(

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from faultinject.campaign.planning.spec import Spec
+from msgspec import structs
+
+from faultinject.campaign.planning.spec import Spec, is_file
 from faultinject.campaign.planning.spec_checks import check
 from faultinject.strict_toml import SpecError, read_strict, suggest
 
@@ -16,8 +18,18 @@ __all__ = ["load", "parse", "shipped"]
 
 
 def parse(text: str, name: str = "campaign") -> Spec:
-    """Return a campaign from the text of its file.  Raises SpecError with all problems."""
+    """Return a campaign from the text of its file.  Raises SpecError with all problems.
+
+    ``name``: the file's path.  A service file is searched for in its directory.
+    """
     spec, problems = read_strict(text, name, Spec)
+    if is_file(given := spec.station.service):
+        if not Path(given).is_absolute() and given != Path(given).name:
+            problems.add(f"service {given!r}: copy the file next to the campaign file, and give "
+                         "its name alone, or give an absolute path", table="station",
+                         key="service")  # fmt: skip
+        service = str(Path(name).resolve().parent / given)
+        spec = structs.replace(spec, station=structs.replace(spec.station, service=service))
     check(spec, problems)
     return spec
 
@@ -37,7 +49,9 @@ def load(path: Path | str) -> tuple[Spec, str]:
         text = place.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         remedy = suggest(place.stem, known)
-        raise SpecError(f"{path}: no such file, and no shipped campaign: {remedy}") from error
+        raise SpecError(
+            f"{path}: no such file, and no shipped campaign: {remedy}", error_code="TV0521"
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path}: cannot be read: {error}") from error
+        raise SpecError(f"{path}: cannot be read: {error}", error_code="TV0521") from error
     return parse(text, str(path)), text
