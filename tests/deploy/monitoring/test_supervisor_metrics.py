@@ -83,6 +83,7 @@ async def test_trace_is_relayed_and_an_unknown_id_is_an_error_of_class_not_found
         async with session.get("/trace/nobody") as found:
             problem = await found.json()
             assert (found.status, problem["code"]) == (404, 1)
+            assert problem["error_code"] == "TV0951"
             assert problem["error"].startswith("no recent request has this id")
 
 
@@ -110,6 +111,7 @@ async def test_dashboard_serves_metrics_to_this_host_without_a_session(
         monkeypatch.setattr(server, "ip_address", lambda _: Elsewhere())
         async with session.get("/metrics") as answer:
             assert answer.status == 403
+            assert (await answer.json())["error_code"] == "TV0952"
 
 
 class Elsewhere:
