@@ -51,6 +51,8 @@ LARGEST_CALLER = (1 << 16) - 1
 TICK = 0.0005
 """Seconds by which the engine's time may lag behind the clock: a Tick for less is not worth it."""
 
+_ANSWERS = (ev.Answered, ev.AnsweredAll)
+
 Result = Release | Fail
 SessionResult = SessionOpened | Fail
 
@@ -279,7 +281,7 @@ class Runner:
     def _deliver(self, event: Event) -> None:
         """Take what a replica or its link did; record when a replica answered."""
         self.receive(event)
-        if isinstance(event, ev.Answered | ev.AnsweredAll):
+        if isinstance(event, _ANSWERS):
             self.tracer.answered(self._now, event, self.engine.polls.is_settled(event.seq))
 
     def _process_events(self) -> None:

@@ -119,7 +119,10 @@ class Tracer:
     def released(self, now: float, since: float, releases: list[ev.Release]) -> None:
         """Record replies that are released together; the last one was received at ``since``."""
         first, last, count = releases[0], releases[-1], len(releases)
-        if last.ticket - first.ticket != count - 1 or last.seq - first.seq != count - 1:
+        if count > 1 and (last.ticket - first.ticket, last.seq - first.seq) != (
+            count - 1,
+            count - 1,
+        ):
             for release in releases:
                 self.released(now, since, [release])
             return

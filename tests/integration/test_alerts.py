@@ -107,9 +107,10 @@ def fill_disk(path: Path) -> None:
                 size //= 2
 
 
-def put(address: str, body: bytes) -> int:
-    """Write through the vote; return the status."""
-    request = urllib.request.Request(f"http://{address}/kv/large", body, method="PUT")
+def put(address: str, body: bytes, name: str = "-") -> int:
+    """Write through the vote, as a request with this id; return the status."""
+    url, headers = f"http://{address}/kv/a", {"X-Request-Id": name}
+    request = urllib.request.Request(url, body, headers, method="PUT")
     try:
         with urllib.request.urlopen(request, timeout=60) as answer:
             return int(answer.status)
@@ -134,9 +135,12 @@ def test_every_alert_fires(node: Node, clock: Path, scratch: Path) -> None:
         assert server.firing().keys() == {"TrivisorDiskNearlyFull"}
 
         node.succeed("inject", "corrupt-reply", "g3")
-        node.succeed("request", "PUT", "/kv/a", "--data", "1")
+        assert put(before["http"], b"1", "checkout-17") == 201
         firing = expect("ReplicaDissented", "ReplicaAway", "NoSpareReplica")
         assert firing["TrivisorReplicaDissented"]["labels"]["replica"] == "g3"
+        trace = json.loads(node.run("trace", "checkout-17", "--json").stdout)
+        assert (trace["outcome"], trace["replicas"]["g3"]) == ("released", "dissents")
+        assert node.run("trace", "nobody").returncode == ExitCode.FAILED
         node.succeed("inject", "crash", "g2")
         wait_until(lambda: node.status()["status"] == "refusing")
         refused = node.run("request", "PUT", "/kv/a", "--data", "2", "--no-retry")
@@ -158,4 +162,5 @@ def test_every_alert_fires(node: Node, clock: Path, scratch: Path) -> None:
         (node.directory.parent / "fill").unlink()
         node.succeed("down")
         expect("TargetDown")
+        assert node.run("trace", "checkout-17").returncode == ExitCode.NOT_UP
     assert seen == set(rules)
