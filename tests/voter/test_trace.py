@@ -12,7 +12,7 @@ from tests.voter.conftest import Nodes
 from tests.voter.http_client import HttpClient, Response
 from tests.voter.node import Node
 from tests.waiting import until
-from voter.client.errors import ConnectionFailed
+from voter.client.errors import ConnectionFailed, TimedOut
 from voter.core import events as ev
 from voter.core.dedup import DedupTable
 from voter.core.entries import Record
@@ -147,7 +147,7 @@ async def test_request_that_timed_out_is_found_by_its_sequence_number(nodes: Nod
     assert [found["replicas"][name] for name in ("g2", "g3")] == ["no-answer", "no-answer"]
 
 
-async def test_native_request_without_a_reply_is_found_by_session_and_number(
+async def test_native_request_without_a_reply_is_found_by_the_id_in_its_error(
     nodes: Nodes,
 ) -> None:
     node = await nodes.make()
@@ -155,18 +155,14 @@ async def test_native_request_without_a_reply_is_found_by_session_and_number(
         await client.request("PUT", "/kv/a", b"1")
         for agent in node.agents:
             agent.mode = "waits"
-        asked = asyncio.ensure_future(client.request("PUT", "/kv/a", b"2"))
-        await until(lambda: node.runner.engine.pending == 1)
-        seq = node.runner.engine.log.last_write
-        once = next(e.record.once for e in node.runner.engine.log if e.record.seq == seq)
-        assert once is not None
-        name = f"{once.scope[1:].hex()}:{int.from_bytes(once.key)}"
-        found = await traced(node, name)
-        assert (found["seq"], found["outcome"]) == (seq, "pending")
+        with pytest.raises(TimedOut) as raised:
+            await client.request("PUT", "/kv/a", b"2", timeout=0.2)
+        found = await traced(node, raised.value.request_id)
+        assert found["seq"] == node.runner.engine.log.last_write
+        assert found["outcome"] == "pending"
         for agent in node.agents:
             agent.mode = "honest"
             agent.release_answers()
-        await asked
 
 
 @pytest.mark.parametrize(
