@@ -14,7 +14,6 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from math import inf
 from operator import itemgetter
 from typing import Any, TypeVar
@@ -207,7 +206,7 @@ class Tracer:
         steps.sort(key=lambda step: (step[0], _RANKS[step[1]]))
         document: Trace = {
             "seq": seq or None,
-            "ids": self.ids(ticket or self._ticket_of(seq)),
+            "ids": self.ids(ticket or self._ticket_of(seq, start)),
             "time": wall - (now - start),
             "outcome": next((e for _, e, _ in steps if e in ("released", "failed")), "pending"),
             "need": self._need,
@@ -228,8 +227,8 @@ class Tracer:
             return f"{text} (they are kept in the voter's memory)"
         return f"sequence number {seq} belongs to a checkpoint or a change of members, no request"
 
-    def _ticket_of(self, seq: int) -> int:
-        for _, _, ticket, first, count, *_ in self._releases:
+    def _ticket_of(self, seq: int, begin: float) -> int:
+        for _, _, ticket, first, count, *_ in _since(self._releases, begin):
             if first <= seq < first + count:
                 return ticket + seq - first
         return 0
@@ -249,7 +248,7 @@ class Tracer:
                 yield time, "released", {"replayed": True} if replayed else how
             elif found:
                 break
-        for time, since, fail in self._failures:
+        for time, since, fail in _since(self._failures, begin):
             if fail.ticket == ticket or (seq and fail.seq == seq):
                 yield since, "received", {}
                 yield time, "failed", {"failure": fail.failure, "reason": fail.detail}
@@ -272,7 +271,7 @@ class Tracer:
         at = bisect_left(self._syncs, position, key=lambda sync: sync[1])
         if at < len(self._syncs) and self._syncs[at][0] >= begin:
             yield self._syncs[at][0], "synced", {}
-        again = [(time, to) for time, each, to in self._again if each == seq]
+        again = [(time, to) for time, each, to in _since(self._again, begin) if each == seq]
         for time, to in again:
             for index in _bits(to):
                 yield time, "sent-again", {"replica": self._names[index]}
@@ -319,4 +318,5 @@ def _bits(mask: int) -> Iterator[int]:
 
 def _since(records: deque[T], begin: float) -> Iterator[T]:
     """Yield the records from a time on."""
-    return islice(records, bisect_left(records, begin, key=itemgetter(0)), None)
+    at = bisect_left(records, begin, key=itemgetter(0))
+    return (records[index] for index in range(at, len(records)))
