@@ -144,7 +144,7 @@ class Runner:
         self._sending = False  # orders are sent in this turn
         self._events: deque[Event] = deque()
         self._processing = False
-        self._now = 0.0  # the steady clock, as it was read last
+        self._now = self._began = 0.0  # the steady clock, as it was read last; for the first event
         self._ticked = -inf
         self._push_at = inf  # engine time at which ``_push_held`` will be called
         self._push_timer: asyncio.TimerHandle | None = None
@@ -282,7 +282,7 @@ class Runner:
         """Take what a replica or its link did; record when a replica answered."""
         self.receive(event)
         if isinstance(event, _ANSWERS):
-            self.tracer.answered(self._now, event, self.engine.polls.is_settled(event.seq))
+            self.tracer.answered(self._began, event, self.engine.polls.is_settled(event.seq))
 
     def _process_events(self) -> None:
         """Give the engine all events that wait, each with the current time before it."""
@@ -291,6 +291,7 @@ class Runner:
         self._processing = True
         try:
             self._tick()
+            self._began = self._now
             while self._events:
                 self._feed(self._events.popleft())
                 if self._events:

@@ -300,7 +300,7 @@ class Tracer:
         decided = False
         for step in timeline:
             event, name = step["event"], step.get("replica", "")
-            if event == "answered":
+            if event == "answered" and found[name] != "dissents":
                 found[name] = "late" if decided else "agrees"
             elif event == "dissented":
                 found[name] = "dissents"

@@ -109,6 +109,24 @@ async def test_trace_names_the_dissenter_and_the_late_replica(nodes: Nodes) -> N
     assert found["replicas"]["g1"] in ("agrees", "late")
 
 
+def test_replica_that_dissented_late_and_agreed_after_its_repair_is_a_dissenter() -> None:
+    tracer = Tracer(["g1", "g2"], 1)
+    record = Record(1, b"", b"", 0, b"", b"", False, False, None)
+    tracer.ordered(1.0, [record], 0b11, 0)
+    tracer.answered(1.1, ev.Answered(0, 0, 1, b"a"), decided=True)
+    tracer.released(1.1, 0.9, [ev.Release(1, 1, b"a", 1, ())])
+    tracer.changed(1.2, ev.Changed(1, "active", "expelled", "dissent", 1))
+    tracer.answered(1.2, ev.Answered(1, 0, 1, b"b"), decided=True)
+    tracer.ordered(2.0, [record], 0b10, 0)
+    tracer.answered(2.1, ev.Answered(1, 0, 1, b"a"), decided=True)
+    found = tracer.trace(1, 0, 3.0, 3.0)
+    last = [(s["event"], s.get("replica")) for s in found["timeline"]][-4:]
+    assert last == [
+        ("answered", "g2"), ("dissented", "g2"), ("sent-again", "g2"), ("answered", "g2"),
+    ]  # fmt: skip
+    assert found["replicas"] == {"g1": "agrees", "g2": "dissents"}
+
+
 async def test_trace_shows_a_replica_that_left_without_an_answer(nodes: Nodes) -> None:
     node = await nodes.make()
     node.agents[2].mode = "cuts the link"
