@@ -136,6 +136,7 @@ async def test_too_many_streams_are_answered_503(
             status, text = await user.get(path)
             assert status == 503
             assert "too many dashboards" in text
+            assert json.loads(text)["error_code"] == "TV0905"
     await until(lambda: _opens(user))
 
 
@@ -259,6 +260,7 @@ async def test_wrong_request_is_answered_with_an_error(
 ) -> None:
     answered, text = await user.post(path, body)
     assert answered == status, text
+    assert status == 409 or json.loads(text)["error_code"] == "TV0906"
     assert json.loads(text)["error"]
     assert node.orders == []
 

@@ -257,8 +257,14 @@ async def test_undoing_a_lie_keeps_a_later_one(site: FakeSite) -> None:
 async def test_fault_is_not_applied_when_the_site_lacks_something(
     site: FakeSite, kind: str, target: str, message: str
 ) -> None:
-    with pytest.raises(NotApplied, match=message):
+    with pytest.raises(NotApplied, match=message) as caught:
         await inject(planned(kind, target), site)
+    if "no fault" in message:
+        assert caught.value.error_code == "TV0503"
+    elif "has no" in message:
+        assert caught.value.error_code == "TV0508"
+    else:
+        assert caught.value.error_code == "TV0507"
 
 
 async def test_poison_is_applied_only_to_a_service_with_the_bug(scratch: Path) -> None:
