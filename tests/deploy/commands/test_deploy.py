@@ -29,6 +29,7 @@ class Script:
         self.sudo = 0
         self.refusal = (1, "sudo: 1 incorrect password attempt")
         self.begin = (0, "")
+        self.place = (0, "@place /var/tmp/trivisor-deploy-1000\n")
         self.inputs: dict[str, bytes] = {}
 
     def __call__(self, command: str, given: bytes) -> tuple[int, str]:
@@ -39,7 +40,7 @@ class Script:
         if "facts" in words:
             return 0, self.facts
         if "place" in words:
-            return 0, "@place /var/tmp/trivisor-deploy-1000\n"
+            return self.place
         if "begin" in words:
             return self.begin
         if "follow" in words:
@@ -245,6 +246,15 @@ def test_reply_without_a_vote_is_an_error(
     script.log = "@smoke 503 - no majority\n@result ok\n"
     assert setup.run() == ExitCode.FAILED
     assert "without a vote" in capsys.readouterr().err
+
+
+def test_host_without_a_place_for_uploads_is_an_error(
+    setup: Setup, script: Script, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script.place = (1, "mkdir: cannot create directory: Read-only file system\n")
+    assert setup.run() == ExitCode.FAILED
+    error = capsys.readouterr().err
+    assert "error TV0768: there is no place for uploads" in error and "Read-only" in error
 
 
 def test_another_deploy_on_the_host_is_named(

@@ -300,6 +300,14 @@ async def test_impossible_faults_are_rejected(node: Running) -> None:
     node.supervisor.phase = "up"
 
 
+async def test_end_of_the_link_proxy_is_logged_and_another_is_started(node: Running) -> None:
+    before = node.layout.read_running().processes["proxy"]
+    with logs("TV0505"):
+        os.kill(before.pid, signal.SIGKILL)
+        await until(lambda: node.layout.read_running().processes["proxy"] != before)
+    await until(node.all_active)
+
+
 async def test_node_without_allow_faults_has_no_proxy_and_rejects_faults(
     plain_node: Running,
 ) -> None:

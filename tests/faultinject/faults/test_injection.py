@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from deploy.errors import DeployError
+from deploy.errors import DeployError, WrongState
 from deploy.machine.spec import GuestState
 from faultinject.faults import CATALOGUE, FaultLayer, Injection
 from faultinject.faults.injection import inject
 from faultinject.faults.lies import Delay
+from faultinject.faults.machines import SLOW_RUNNING, SLOW_STOPPED
 from faultinject.faults.proxy import ProxiedLink
 from faultinject.faults.site import NotApplied, Site
 from faultinject.services import PLANTED
@@ -21,6 +22,7 @@ from guests.answer import answer
 from guests.protocol.message import Reply, encode_request
 from guests.protocol.wire import FrameKind, encode
 from guests.service import Context, Service, load
+from tests.errors import logs
 
 
 class FakeMachine:
@@ -146,6 +148,19 @@ async def test_slow_guest_alternates_until_undone(site: FakeSite) -> None:
     assert seen == {GuestState.READY, GuestState.PAUSED}
     await active.undo()
     assert site.machine("g1").state is GuestState.READY
+    await active.undo()
+
+
+async def test_end_of_a_slow_guest_is_logged(
+    site: FakeSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def ended() -> None:
+        raise WrongState("g1 has ended")
+
+    active = await inject(planned("slow"), site)
+    with logs("TV0511"):
+        monkeypatch.setattr(site.machine("g1"), "pause", ended)
+        await asyncio.sleep(SLOW_STOPPED + 2 * SLOW_RUNNING)
     await active.undo()
 
 
