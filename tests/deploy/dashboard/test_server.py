@@ -334,3 +334,11 @@ async def test_sample_that_fails_is_logged_and_the_next_one_is_taken(
         await until(lambda: node.asked > asked + 1)
     asked = node.asked
     await until(lambda: node.asked > asked)
+
+
+def test_next_supervisor_listens_where_the_one_before_did() -> None:
+    with listen("127.0.0.1:0", None) as first:
+        address = "{}:{}".format(*first.getsockname())
+    for wanted in (None, "127.0.0.1:0"):
+        with listen(wanted, address) as second:
+            assert "{}:{}".format(*second.getsockname()) == address
