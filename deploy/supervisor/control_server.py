@@ -33,8 +33,8 @@ from deploy.dashboard.dashboard import TOKEN_LIFE, Dashboard
 from deploy.errors import DeployError, UnknownGuest
 from deploy.host.files import share_socket
 from deploy.machine.console import Console
+from deploy.monitoring.supervisor_metrics import SupervisorMetrics
 from deploy.supervisor.active_faults import FaultRefused
-from deploy.supervisor.metrics import SupervisorMetrics
 from deploy.supervisor.observer import HISTORY_LENGTH
 from deploy.supervisor.supervisor import Supervisor
 from deploy.supervisor.voter_control import VoterControl, VoterRefused, VoterUnreachable
@@ -70,7 +70,7 @@ class SupervisorControlServer:
     def __init__(self, supervisor: Supervisor, dashboard: Dashboard | None = None) -> None:
         self._supervisor = supervisor
         self._voter = VoterControl(supervisor.layout.voter_control)
-        self._metrics = SupervisorMetrics(supervisor.layout.directory)
+        self._metrics = SupervisorMetrics()
         self._dashboard = dashboard
         app = web.Application(middlewares=[_errors])
         app.router.add_get("/status", self._status)
@@ -130,7 +130,7 @@ class SupervisorControlServer:
         try:
             return web.json_response(await self._voter.trace(request.match_info["name"]))
         except VoterRefused as error:
-            told = DeployError(error.detail, error_code=error.error_code)
+            told = DeployError(error.detail, error_code="TV0951")
             return _problem(404, told, ExitCode.FAILED)
         except VoterUnreachable as error:
             remedy = "`trivisor status` shows when it answers again; ask again then"

@@ -23,10 +23,14 @@ __all__ = [
 
 
 class RequestError(VoterError):
-    """A request got no reply."""
+    """A request got no reply.
+
+    ``request_id``: what `trivisor trace` takes, SESSION:NUMBER; empty for reads and without retry.
+    """
 
     code = "error"
     error_code = "TV0300"
+    request_id = ""
 
 
 class NotExecuted(RequestError):
