@@ -11,6 +11,7 @@ import click
 from deploy.commands.options import (
     StepPrinter,
     agree_on_guests,
+    client_options,
     connect_option,
     directory_option,
     find_service,
@@ -21,7 +22,7 @@ from deploy.commands.options import (
 from deploy.commands.status import guest_table
 from deploy.node.records import Durability, Layout, Settings
 from voter.commands.parameters import ListenAddress, existing_directory, existing_file
-from voter.commands.terminal import CommandError, ExitCode, console, print_json, quiet_logs
+from voter.commands.terminal import CommandError, ExitCode, console, print_json, quiet_logs, warn
 
 if TYPE_CHECKING:
     from voter.core import Policy
@@ -43,6 +44,7 @@ __all__ = ["make_settings", "up"]
 @click.option("--function", metavar="guest|unix:PATH",
               help="Require signed requests: each guest checks them, or F at PATH.")  # fmt: skip
 @click.option("--key", type=existing_file(), help="With --function guest: its key file.")
+@client_options
 @click.option("--accept-service", is_flag=True,
               help="Continue from a journal that a former version of it wrote.")  # fmt: skip
 @click.option("--fresh", is_flag=True, help="Delete this directory's old journal first.")
@@ -67,6 +69,7 @@ def up(
     layout = layout_of(directory)
     layout.refuse_system("systemctl start trivisor")
     settings = make_settings(**options)
+    _warn_of_open_ports(settings)
     quiet_logs()
     progress = StepPrinter(quiet=as_json)
     if fresh:
@@ -76,7 +79,7 @@ def up(
     if as_json:
         print_json(status)
     else:
-        progress(f"ready: {status['vote']} at http://{status['http']}/")
+        progress(f"ready: {status['vote']} at {settings.scheme}://{status['http']}/")
         progress(f"durability {status['durability']['kind']}: {status['durability']['promise']}")
         console().print(guest_table(status))
 
@@ -99,6 +102,13 @@ def make_settings(  # noqa: PLR0913 - one for each option
     follow: Literal["auto", "on", "off"],
     function: str | None,
     key: Path | None,
+    tls_certificate: Path | None,
+    tls_key: Path | None,
+    tls_client_ca: Path | None,
+    tokens: Path | None,
+    client_rate: float | None,
+    client_in_flight: int | None,
+    client_connections: int | None,
 ) -> Settings:
     """Return the settings that these options of `up` mean.
 
@@ -107,6 +117,14 @@ def make_settings(  # noqa: PLR0913 - one for each option
     if content is not None and service != "static":
         raise click.UsageError(f"--content is for --service static, not for {service!r}")
     policy = agree_on_guests(guests, vote)
+    paths = {
+        "tls_certificate": tls_certificate,
+        "tls_key": tls_key,
+        "tls_client_ca": tls_client_ca,
+        "tokens": tokens,
+    }
+    files = {name: str(path.absolute()) if path else None for name, path in paths.items()}
+    _check_security(files)
     return Settings(
         guests=policy.of,
         vote=str(policy),
@@ -124,7 +142,59 @@ def make_settings(  # noqa: PLR0913 - one for each option
         follow=follow,
         function=_function(function, key),
         key=str(key.absolute()) if key is not None else None,
+        **files,
+        client_rate=client_rate,
+        client_in_flight=client_in_flight,
+        client_connections=client_connections,
     )
+
+
+def _check_security(files: dict[str, str | None]) -> None:
+    """Raise CommandError, ConfigError if clients on TCP could not use these files."""
+    if not any(files.values()):
+        return
+    from voter.access import Access  # noqa: PLC0415 - slow
+    from voter.config import Security  # noqa: PLC0415
+
+    if files["tls_certificate"] and not files["tls_key"]:
+        raise click.UsageError("--tls-certificate needs --tls-key, the file with its private key")
+    try:
+        security = Security(
+            certificate=files["tls_certificate"],
+            key=files["tls_key"],
+            client_ca=files["tls_client_ca"],
+            tokens=files["tokens"],
+        )
+    except ValueError as error:
+        raise click.UsageError(
+            "--tls-key and --tls-client-ca need --tls-certificate, the server's own"
+        ) from error
+    access = Access(security, Path("/"))
+    if access.problem:
+        raise CommandError(access.problem, code=ExitCode.USAGE)
+
+
+def _warn_of_open_ports(settings: Settings) -> None:
+    """Warn if other hosts can connect, and nobody has to prove who he is."""
+    if settings.tls_client_ca is not None or settings.tokens is not None:
+        if settings.tls_certificate is None and not _is_local(settings.http, settings.native):
+            warn(
+                "warning: tokens are sent unencrypted to other hosts: use --tls-certificate and "
+                "--tls-key"
+            )
+    elif not _is_local(settings.http, settings.native):
+        warn(
+            "warning: every host that reaches this one can read and write: use --tokens or "
+            "--tls-client-ca, with --tls-certificate (docs/security.md)"
+        )
+
+
+def _is_local(*addresses: str | None) -> bool:
+    """Return whether only this host can connect to the addresses."""
+    from voter.address import split_host_port  # noqa: PLC0415
+
+    hosts = [split_host_port(address)[0] for address in addresses if address is not None]
+    return all(host in ("localhost", "::1") or host.startswith("127.") for host in hosts)
 
 
 def _delete_journal(layout: Layout, progress: StepPrinter, *, confirm: bool) -> None:

@@ -473,6 +473,7 @@ class Supervisor:
                 "journal": voter.get("journal"),
             },
             "follow": voter.get("follow"),
+            "security": voter.get("security"),
             "voter": {
                 **self._voter.describe(),
                 **{key: voter.get(key) for key in ("seq", "compiled", "not_compiled_because")},

@@ -12,6 +12,8 @@ urn:trivisor:key-reused             422     the Idempotency-Key was used for ano
 urn:trivisor:session-expired        410     executed under this key; its reply is no longer kept
 urn:trivisor:too-large              413     the body is over the limit
 urn:trivisor:bad-request            400     not HTTP, or HTTP that can be read in two ways
+urn:trivisor:unauthorized           401     no token, or not a valid one
+urn:trivisor:forbidden              403     (control socket) not a user who may use it
 urn:trivisor:slow-request           408     request line, headers or body came too late
 urn:trivisor:target-too-long        414
 urn:trivisor:expectation            417
@@ -53,6 +55,8 @@ _FAILURES: dict[str, tuple[int, str]] = {
 
 _STATUSES: dict[int, tuple[str, str]] = {
     400: ("bad-request", "The request is malformed"),
+    401: ("unauthorized", "A valid token is needed"),
+    403: ("forbidden", "This user may not use the control socket"),
     404: ("not-found", "No such path or replica"),
     405: ("method", "Method not allowed"),
     408: ("slow-request", "The request did not come in time"),
