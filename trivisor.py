@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import json
 import os
 import sys
 from difflib import get_close_matches
@@ -16,6 +17,7 @@ from typing import Any
 import click
 
 from deploy.host.guard import guard_command
+from guests.errors import CodedError
 from voter.commands.terminal import CommandError, ExitCode, warn
 
 __all__ = ["COMMANDS", "command", "main"]
@@ -94,6 +96,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     ),
     "token": ("voter.commands.token", "token", "Make and revoke the tokens that clients need."),
     "service": ("voter.commands.service", "service", "Check a user-supplied service."),
+    "explain": (
+        "deploy.commands.explain",
+        "explain",
+        "Explain an error code: what happened, why, and what to do.",
+    ),
     "completion": ("voter.commands.completion", "completion", "Print shell completion code."),
     "prepare": ("deploy.commands.prepare", "prepare", ""),
     "supervise": ("faultinject.commands.faults", "supervise", ""),
@@ -138,9 +145,36 @@ EXIT_CODES: dict[str, ExitCode] = {
     "voter.client.errors.ConnectionFailed": ExitCode.NOT_UP,
 }
 
-EPILOG = "Exit codes: " + ", ".join(
-    f"{code.value} {code.name.lower().replace('_', ' ')}" for code in ExitCode
+EPILOG = (
+    "Exit codes: "
+    + ", ".join(f"{code.value} {code.name.lower().replace('_', ' ')}" for code in ExitCode)
+    + ".  `trivisor explain CODE` explains the code of an error, for example TV0101."
 )
+
+DEFECT = "TV0001"
+_MISSING_LIBRARY = "TV0002"
+
+# Error codes of click's errors, by the name of their class.
+USAGE_CODES = {
+    "NoSuchCommand": "TV0003",
+    "NoSuchOption": "TV0004",
+    "MissingParameter": "TV0005",
+    "BadOptionUsage": "TV0005",
+    "BadParameter": "TV0006",
+}
+_OTHER_USAGE = "TV0007"
+
+# Error codes of the operating system's errors, by errno.
+OS_CODES = {
+    errno.EACCES: "TV0008", errno.EPERM: "TV0008", errno.EROFS: "TV0008",
+    errno.ENOSPC: "TV0009", errno.EDQUOT: "TV0009",
+    errno.ENOENT: "TV0010", errno.ENOTDIR: "TV0010", errno.EISDIR: "TV0010",
+}  # fmt: skip
+_OTHER_OS = "TV0011"
+
+
+class NoSuchCommand(click.UsageError):
+    """The command line names no command."""
 
 
 class _Commands(click.Group):
@@ -154,8 +188,10 @@ class _Commands(click.Group):
         if entry is None:
             close = get_close_matches(cmd_name, self.list_commands(ctx), n=1)
             if close:
-                ctx.fail(f"No such command {cmd_name!r}. Did you mean {close[0]!r}?")
-            return None
+                raise NoSuchCommand(
+                    f"No such command {cmd_name!r}. Did you mean {close[0]!r}?", ctx
+                )
+            raise NoSuchCommand(f"No such command {cmd_name!r}.", ctx)
         module, name, _ = entry
         found = getattr(importlib.import_module(module), name)
         if not isinstance(found, click.Command):
@@ -214,7 +250,7 @@ def main(arguments: list[str] | None = None) -> None:
         result: Any = command.main(args=words, prog_name="trivisor", standalone_mode=False)
         code = result if isinstance(result, int) else ExitCode.OK
     except click.ClickException as error:
-        error.show()
+        _print_usage_error(error)
         code = error.exit_code
     except click.exceptions.Exit as error:
         code = error.exit_code
@@ -228,7 +264,7 @@ def main(arguments: list[str] | None = None) -> None:
         elif debug:
             raise
         else:
-            _print_error(error)
+            _print_error(error, as_json="--json" in words)
     sys.exit(int(code))
 
 
@@ -244,20 +280,51 @@ def _lost_output(error: Exception) -> bool:
     return isinstance(error, OSError) and error.errno in (errno.EPIPE, errno.EIO)
 
 
-def _print_error(error: Exception) -> None:
-    """Print an error as one message with its remedy."""
-    if _is_missing_library(error):
-        warn(f"error: a library cannot be loaded: {error}")
-        warn("remedy: `trivisor doctor` lists what is missing here and how to install it")
-        return
-    ours = isinstance(error, CommandError | OSError) or _package(type(error)) in OURS
+def _print_usage_error(error: click.ClickException) -> None:
+    """Print what is wrong with the command line, with how the command is used."""
+    code = next(
+        (
+            USAGE_CODES[kind.__name__]
+            for kind in type(error).__mro__
+            if kind.__name__ in USAGE_CODES
+        ),
+        _OTHER_USAGE,
+    )
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    if context is not None:
+        warn(context.get_usage())
+        warn(f"Try '{context.command_path} --help' for help.\n")
+    warn(f"error {code}: {error.format_message()}")
+
+
+def _print_error(error: Exception, *, as_json: bool) -> None:
+    """Print an error as one message with its code and its remedy; or as JSON, for scripts."""
+    ours = isinstance(error, CodedError | OSError) or _package(type(error)) in OURS
     text = str(getattr(error, "problem", error)) if ours else f"{type(error).__name__}: {error}"
-    warn(f"error: {text}")
-    remedy = getattr(error, "remedy", "")
-    if remedy:
+    code = error_code(error)
+    remedy = str(getattr(error, "remedy", ""))
+    if code == _MISSING_LIBRARY:
+        text = f"a library cannot be loaded: {error}"
+        remedy = "`trivisor doctor` lists what is missing here and how to install it"
+    elif code == DEFECT and not ours:
+        remedy = "report this defect of trivisor with the traceback of `trivisor --debug ...`"
+    remedy = remedy or f"`trivisor explain {code}` says what to do"
+    if as_json:
+        document = {"error": text, "remedy": remedy, "error_code": code}
+        warn(json.dumps(document | {"code": int(_exit_code(error))}, allow_nan=False))
+    else:
+        warn(f"error {code}: {text}")
         warn(f"remedy: {remedy}")
-    elif not ours:
-        warn("this is a defect of trivisor: report it with the traceback of `trivisor --debug ...`")
+
+
+def error_code(error: Exception) -> str:
+    """Return the code of an error that ends a command."""
+    code = getattr(error, "error_code", "")
+    if code:
+        return str(code)
+    if isinstance(error, OSError):
+        return OS_CODES.get(error.errno or 0, _OTHER_OS)
+    return _MISSING_LIBRARY if _is_missing_library(error) else DEFECT
 
 
 def _is_missing_library(error: Exception) -> bool:

@@ -16,6 +16,8 @@ DeployError
 
 from __future__ import annotations
 
+from guests.errors import CodedError
+
 __all__ = [
     "AlreadyUp",
     "CannotRunHere",
@@ -33,13 +35,14 @@ __all__ = [
 ]
 
 
-class DeployError(Exception):
+class DeployError(CodedError):
     """Base of all errors of `deploy`.  `remedy` is one sentence for the user, or empty."""
 
-    def __init__(self, problem: str, *, remedy: str = "") -> None:
-        super().__init__(f"{problem}; {remedy}" if remedy else problem)
+    def __init__(self, problem: str, *, remedy: str = "", error_code: str = "") -> None:
+        super().__init__(
+            f"{problem}; {remedy}" if remedy else problem, remedy=remedy, error_code=error_code
+        )
         self.problem = problem
-        self.remedy = remedy
 
 
 class CannotRunHere(DeployError):
@@ -74,8 +77,10 @@ class HypervisorFailed(DeployError):
     `code` is libvirt's error number, 0 for an error of QEMU's monitor.
     """
 
-    def __init__(self, problem: str, *, remedy: str = "", code: int = 0) -> None:
-        super().__init__(problem, remedy=remedy)
+    def __init__(
+        self, problem: str, *, remedy: str = "", error_code: str = "", code: int = 0
+    ) -> None:
+        super().__init__(problem, remedy=remedy, error_code=error_code)
         self.code = code
 
 

@@ -19,7 +19,7 @@ __all__ = ["setup"]
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
-sys.path[:0] = [str(ROOT), str(DOCS / "reference")]  # the command, and the directive `settings`
+sys.path[:0] = [str(ROOT), str(DOCS / "reference")]  # the command, and the directives
 
 _project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 project = "Trivisor"
@@ -27,7 +27,7 @@ author = "The authors of Trivisor"
 release = version = _project["version"]
 copyright = f"{author}. Licence: {_project['license']}"  # noqa: A001 - Sphinx's name for it
 
-extensions = ["myst_parser", "sphinx_click", "settings"]
+extensions = ["myst_parser", "sphinx_click", "error_codes", "settings"]
 root_doc = "docs/index"
 include_patterns = ["*.md", "docs/**.md"]
 exclude_patterns = [".*", "build", "dist"]  # not to search .venv

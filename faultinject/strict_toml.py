@@ -10,12 +10,14 @@ from typing import TypeVar
 
 import msgspec
 
+from guests.errors import CodedError
+
 __all__ = ["SpecProblems", "SpecError", "read_strict", "suggest"]
 
 T = TypeVar("T")
 
 
-class SpecError(Exception):
+class SpecError(CodedError):
     """A campaign file is invalid; one problem per line, each with its remedy."""
 
 

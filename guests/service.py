@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import TypeVar
 
 from guests.context import Context
+from guests.errors import CodedError
 from guests.protocol.message import Reply, Request
 
 __all__ = [
@@ -36,7 +37,7 @@ T = TypeVar("T")
 SHIPPED = {"kv": "guests.services.kv", "static": "guests.services.static"}
 
 
-class ServiceError(Exception):
+class ServiceError(CodedError):
     """A service or function cannot be found or loaded, or cannot take a state."""
 
 

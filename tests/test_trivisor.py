@@ -15,6 +15,7 @@ import click
 import pytest
 
 import trivisor
+from deploy.error_catalogue import load
 from deploy.errors import CannotRunHere
 from deploy.host.identity import identify
 from deploy.node.records import Layout, Lock, NodeRecord, RunningRecord, Settings
@@ -306,3 +307,59 @@ def test_a_wrong_voter_configuration_is_named_with_its_line(scratch: Path) -> No
     assert done.returncode == ExitCode.USAGE
     assert "line 2" in done.stderr
     assert "voet" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "words,code",
+    [
+        (["nonsense"], "TV0003"),
+        (["status", "--nonsense"], "TV0004"),
+        (["request", "GET"], "TV0005"),
+        (["status", "--dir"], "TV0005"),
+        (["inject", "crash", "g1", "--for", "-1"], "TV0006"),
+        (["request", "--to", "tcp:a:1", "--dir", "b", "GET", "/"], "TV0007"),
+        (["explain", "TV9999"], "TV0013"),
+    ],
+)
+def test_a_usage_error_has_a_code(
+    words: list[str], code: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        trivisor.main(words)
+    assert ended.value.code == ExitCode.USAGE
+    assert f"error {code}: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["TV0013", "tv0013", "0013", "13"])
+def test_explain_prints_the_entry_of_a_code(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        trivisor.main(["explain", text])
+    assert ended.value.code == ExitCode.OK
+    shown = capsys.readouterr().out
+    assert shown.startswith("TV0013: ")
+    assert all(word in shown for word in ("What happened", "Why", "What to do"))
+
+
+def test_explain_lists_all_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["explain"], ["explain", "--json"]):
+        with pytest.raises(SystemExit) as ended:
+            trivisor.main(words)
+        assert ended.value.code == ExitCode.OK
+        shown = capsys.readouterr().out
+        assert [code for code in load() if code not in shown] == []
+    assert [each["code"] for each in json.loads(shown)] == list(load())
+
+
+def test_an_error_of_a_json_command_is_json(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        trivisor.main(["explain", "--json", "TV0014x"])
+    answer = json.loads(capsys.readouterr().err)
+    assert answer["error_code"] == "TV0013"
+    assert answer["code"] == ExitCode.USAGE
+    assert "TV0014x" in answer["error"] and "TV0013" in answer["remedy"]
+
+
+def test_the_shell_completes_codes_of_errors() -> None:
+    words = {"COMP_WORDS": "trivisor explain TV001", "COMP_CWORD": "2"}
+    done = run(env=words | {"_TRIVISOR_COMPLETE": "bash_complete"})
+    assert "plain,TV0013" in done.stdout.split()

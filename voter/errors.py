@@ -9,10 +9,12 @@ VoterError
 
 from __future__ import annotations
 
+from guests.errors import CodedError
+
 __all__ = ["AddressError", "ConfigError", "JournalError", "VoterError"]
 
 
-class VoterError(Exception):
+class VoterError(CodedError):
     """Base of all errors of the voter package."""
 
 

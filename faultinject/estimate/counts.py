@@ -7,10 +7,12 @@ from collections.abc import Iterable
 
 import msgspec
 
+from guests.errors import CodedError
+
 __all__ = ["Counts", "EstimateError"]
 
 
-class EstimateError(ValueError):
+class EstimateError(CodedError, ValueError):
     """Counts or settings that allow no estimate; the message says what to change."""
 
 

@@ -7,15 +7,16 @@ from typing import Any
 
 from deploy.node.interfaces import GuestPort
 from faultinject.faults.proxy import ProxiedLink
+from guests.errors import CodedError
 
 __all__ = ["ActiveFault", "NotApplied", "Site"]
 
 
-class NotApplied(Exception):
+class NotApplied(CodedError):
     """A fault could not be injected, or its injection could not be proved; ``reason`` says why."""
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
+    def __init__(self, reason: str, *, error_code: str = "") -> None:
+        super().__init__(reason, error_code=error_code)
         self.reason = reason
 
 

@@ -10,12 +10,14 @@ import math
 import re
 from decimal import Decimal, InvalidOperation, localcontext
 
+from guests.errors import CodedError
+
 __all__ = ["ModelError", "Paired", "count", "probability"]
 
 _DECIMAL = re.compile(r"(?:1-)?(?:[0-9]+\.?|[0-9]*\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?")
 
 
-class ModelError(ValueError):
+class ModelError(CodedError, ValueError):
     """A question that section 4 of the paper does not answer; the message says why."""
 
 

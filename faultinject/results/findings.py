@@ -21,6 +21,7 @@ from faultinject.estimate.intervals import Interval
 from faultinject.estimate.power import DosePower, PooledPower
 from faultinject.results import accelerator
 from faultinject.results.outcome import Design, Outcome, Question
+from guests.errors import CodedError
 
 __all__ = [
     "FILE", "CampaignSummary", "CommonCauseFinding", "DesignFinding", "DesignPoint", "DoseFinding",
@@ -308,7 +309,7 @@ class Findings(_Finding, frozen=True, kw_only=True):
     idle_timeouts: Proportion | None = None  # missions with nothing hit that timed out
 
 
-class FindingsFileError(Exception):
+class FindingsFileError(CodedError):
     """A file of results cannot be used; the message says why and how to make it again."""
 
 

@@ -16,6 +16,8 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from guests.errors import CodedError
+
 __all__ = [
     "ImageError",
     "ProgramMissing",
@@ -33,12 +35,8 @@ _SHOWN = 15
 """Lines of a failed command's output that an error quotes."""
 
 
-class ImageError(Exception):
-    """The guest image cannot be built or trusted.  ``remedy`` is one sentence, or empty."""
-
-    def __init__(self, problem: str, *, remedy: str = "") -> None:
-        super().__init__(problem)
-        self.remedy = remedy
+class ImageError(CodedError):
+    """The guest image cannot be built or trusted."""
 
 
 class ProgramMissing(ImageError):

@@ -15,6 +15,8 @@ from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
+from guests.errors import CodedError
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -59,12 +61,18 @@ class ExitCode(IntEnum):
     INTERRUPTED = 130  # Ctrl-C, SIGTERM, SIGHUP or SIGQUIT
 
 
-class CommandError(Exception):
-    """A command cannot do its work: one message and, if there is one, the remedy."""
+class CommandError(CodedError):
+    """A command cannot do its work: one message, its remedy, the error's code and the exit code."""
 
-    def __init__(self, message: str, *, remedy: str = "", code: ExitCode = ExitCode.FAILED) -> None:
-        super().__init__(message)
-        self.remedy = remedy
+    def __init__(
+        self,
+        message: str,
+        *,
+        remedy: str = "",
+        error_code: str = "",
+        code: ExitCode = ExitCode.FAILED,
+    ) -> None:
+        super().__init__(message, remedy=remedy, error_code=error_code)
         self.code = code
 
 
@@ -126,6 +134,7 @@ def user_directory(variable: str, default: str) -> Path:
         raise CommandError(
             f"user {os.geteuid()} has no home directory",
             remedy="set HOME to a directory that this user may write",
+            error_code="TV0012",
             code=ExitCode.CANNOT_RUN_HERE,
         ) from error
 

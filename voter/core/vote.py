@@ -11,12 +11,14 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
+from guests.errors import CodedError
+
 __all__ = ["LOST", "PENDING", "WON", "Policy", "PolicyError", "count"]
 
 PENDING, WON, LOST = "pending", "won", "lost"
 
 
-class PolicyError(ValueError):
+class PolicyError(CodedError, ValueError):
     """An impossible or unsafe vote policy."""
 
 

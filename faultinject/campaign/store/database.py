@@ -13,6 +13,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from guests.errors import CodedError
+
 __all__ = [
     "StoreBusy",
     "StoreError",
@@ -39,7 +41,7 @@ FULL_BELOW = 1 << 20
 FULL = "{}: the disk is full: free disk space, then resume"
 
 
-class StoreError(Exception):
+class StoreError(CodedError):
     """A results directory cannot be used; the message says what to do."""
 
 

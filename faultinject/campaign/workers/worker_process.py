@@ -35,6 +35,7 @@ from faultinject.campaign.workers.messages import (
     encode,
 )
 from faultinject.results.outcome import NodeFacts
+from guests.errors import CodedError
 
 __all__ = ["MissionResult", "WorkerLost", "WorkerProcess", "mission_timeout"]
 
@@ -61,13 +62,19 @@ class MissionResult(msgspec.Struct, frozen=True, kw_only=True):
     facts: NodeFacts
 
 
-class WorkerLost(Exception):
+class WorkerLost(CodedError):
     """A worker ended, or was ended, before it reported its mission."""
 
-    def __init__(self, problem: str, *, how: WorkerFailure = "lost", remedy: str = "") -> None:
-        super().__init__(problem)
+    def __init__(
+        self,
+        problem: str,
+        *,
+        how: WorkerFailure = "lost",
+        remedy: str = "",
+        error_code: str = "",
+    ) -> None:
+        super().__init__(problem, remedy=remedy, error_code=error_code)
         self.how: WorkerFailure = how
-        self.remedy = remedy
 
 
 def mission_timeout(worker: Worker, task: Task) -> float:
