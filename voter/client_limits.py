@@ -38,6 +38,11 @@ class LimitingRunner(Runner):
         self._clients: dict[bytes, _Client] = {}  # the least recently seen first
         self._owners: dict[int, _Client] = {}  # by ticket
 
+    @property
+    def remembered(self) -> int:
+        """Clients that are remembered."""
+        return len(self._clients)
+
     def submit(
         self,
         request: bytes,

@@ -1,4 +1,4 @@
-"""``trivisor token add|list|revoke``: the file of tokens that a voter accepts.
+"""``trivisor token``: the file of tokens that a voter accepts.
 
 The format is that of ``voter.access``.  A change replaces the file atomically, with its mode and
 owner, and a running voter reads it within a second.

@@ -1,0 +1,48 @@
+"""Code that runs as another user of this host: for sockets and files that it must not reach."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Sequence
+
+import pytest
+
+__all__ = ["CALL", "OTHER", "run_as"]
+
+OTHER = 0x7FFF_FFF0
+"""A user and group that no account has."""
+
+
+CALL = """
+import socket, sys
+with socket.socket(socket.AF_UNIX) as sock:
+    sock.connect(sys.argv[1])
+    sock.sendall(f"{sys.argv[2]} {sys.argv[3]} HTTP/1.1\\r\\nHost: a\\r\\n\\r\\n".encode())
+    print(sock.makefile("rb").readline().decode())
+"""
+"""Makes one HTTP request on a unix socket, and prints the status line."""
+
+
+def run_as(
+    code: str, *arguments: object, uid: int = OTHER, gid: int = OTHER, groups: Sequence[int] = ()
+) -> str:
+    """Run Python as this user and return what it prints; skip the test if that is not possible.
+
+    It gets no capability and none of our modules.
+    """
+    if os.geteuid() != 0:
+        pytest.skip("only root can run a process as another user")
+
+    def become() -> None:
+        os.setgroups(list(groups))
+        os.setresgid(gid, gid, gid)
+        os.setresuid(uid, uid, uid)
+
+    done = subprocess.run(
+        ["/usr/bin/python3", "-c", code, *map(str, arguments)], preexec_fn=become, cwd="/",
+        capture_output=True, text=True, timeout=60, check=False,
+        env={"PATH": os.environ.get("PATH", "/usr/bin")},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
