@@ -30,6 +30,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "Start a node: guests and their voter; return when ready.",
     ),
     "status": ("deploy.commands.status", "status", "Show the state of a node."),
+    "dashboard": (
+        "deploy.commands.dashboard",
+        "dashboard",
+        "Print a link that opens a node's dashboard in a browser.",
+    ),
     "request": ("voter.commands.request", "request", "Send one request through the vote."),
     "inject": ("faultinject.commands.faults", "inject", "Inject a fault into a guest."),
     "heal": (

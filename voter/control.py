@@ -35,7 +35,7 @@ from voter.frontend.connection import HttpConnection, HttpFrontEnd
 from voter.frontend.problem import problem_of_status
 from voter.frontend.request import HttpRequest
 from voter.frontend.reserved import Reserved
-from voter.runner import Runner
+from voter.runner import LATENCY_BOUNDS, Runner
 from voter.sockets import Trusted
 
 if TYPE_CHECKING:
@@ -231,6 +231,7 @@ def describe(runner: Runner) -> dict[str, Any]:
             "digest": (engine.log.checkpoint.digest or b"").hex() or None,
         },
         "replicas": replicas,
+        "latency": {"bounds": LATENCY_BOUNDS, "counts": runner.latency},  # of seconds
         "counters": runner.counters
         | {"incarnations_ended": engine.members.incarnations_ended, "failures": runner.failures},
     }

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from deploy.commands.dashboard import new_link, show_link
 from deploy.commands.options import (
     StepPrinter,
     agree_on_guests,
@@ -20,8 +21,13 @@ from deploy.commands.options import (
     node_options,
 )
 from deploy.commands.status import guest_table
-from deploy.node.records import Durability, Layout, Settings
-from voter.commands.parameters import ListenAddress, existing_directory, existing_file
+from deploy.node.records import DEFAULT_DASHBOARD, Durability, Layout, Settings
+from voter.commands.parameters import (
+    DashboardAddress,
+    ListenAddress,
+    existing_directory,
+    existing_file,
+)
 from voter.commands.terminal import CommandError, ExitCode, console, print_json, quiet_logs, warn
 
 if TYPE_CHECKING:
@@ -41,6 +47,9 @@ __all__ = ["make_settings", "up"]
 @connect_option
 @click.option("--native", type=ListenAddress(),
               help="Address for native clients (in addition to the unix socket).")  # fmt: skip
+@click.option("--dashboard", type=DashboardAddress(),
+              show_default=f"{DEFAULT_DASHBOARD}; if that is taken, any free port",
+              help="Address of the dashboard, a web page; off: none.")  # fmt: skip
 @click.option("--function", metavar="guest|unix:PATH",
               help="Require signed requests: each guest checks them, or F at PATH.")  # fmt: skip
 @click.option("--key", type=existing_file(), help="With --function guest: its key file.")
@@ -82,6 +91,8 @@ def up(
         progress(f"ready: {status['vote']} at {settings.scheme}://{status['http']}/")
         progress(f"durability {status['durability']['kind']}: {status['durability']['promise']}")
         console().print(guest_table(status))
+        if status["dashboard"] is not None:
+            show_link(new_link(layout))
 
 
 def make_settings(  # noqa: PLR0913 - one for each option
@@ -94,6 +105,7 @@ def make_settings(  # noqa: PLR0913 - one for each option
     connect: str,
     http: str,
     native: str | None,
+    dashboard: str | None,
     memory: int,
     boot_deadline: float,
     allow_faults: bool,
@@ -134,6 +146,7 @@ def make_settings(  # noqa: PLR0913 - one for each option
         connect=connect,
         http=http,
         native=native,
+        dashboard=dashboard,
         memory_mib=memory,
         boot_deadline=boot_deadline,
         allow_faults=allow_faults,

@@ -110,6 +110,10 @@ class NodePort(Protocol):
 class FaultPort(Protocol):
     """A fault injector.  A ``kind`` is a name in its catalogue."""
 
+    @property
+    def kinds(self) -> Mapping[str, str]:
+        """The kinds that can be injected, with what each does."""
+
     def check(self, kind: str, guest: str) -> None:
         """Raise FaultRefused unless this fault can be injected into this guest."""
 

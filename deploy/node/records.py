@@ -29,6 +29,7 @@ from voter.commands.terminal import (
 )
 
 __all__ = [
+    "DEFAULT_DASHBOARD",
     "DURABILITY_GUARANTEES",
     "SCHEMA",
     "Durability",
@@ -46,6 +47,9 @@ _SYSTEM_JOURNAL = Path("/var/lib/trivisor-voter")
 
 SCHEMA = 1
 """Version of node.json and running.json."""
+
+DEFAULT_DASHBOARD = "127.0.0.1:8023"
+"""Where a dashboard listens unless told otherwise; if the port is taken, on any free one."""
 
 Durability = Literal["fsync", "os", "none"]
 
@@ -76,6 +80,7 @@ class Settings(_Record, frozen=True, kw_only=True):
     connect: str = "qemu:///embed"
     http: str = "127.0.0.1:8080"  # port 0: any free one
     native: str | None = None  # HOST:PORT
+    dashboard: str | None = None  # HOST:PORT, or "off"; None: the default one, or any free port
     memory_mib: Annotated[int, msgspec.Meta(ge=64, le=65_536)] = 128
     allow_faults: bool = False
     repair: Literal["auto", "off"] = "auto"
@@ -139,6 +144,7 @@ class RunningRecord(_Record, frozen=True, kw_only=True):
     processes: dict[str, ProcessIdentity] = {}  # supervisor, watchdog, voter, proxy
     http: str | None = None  # the bound address, with its port
     native: str | None = None
+    dashboard: str | None = None
     faults: dict[str, FaultRecord] = {}  # by guest
 
 

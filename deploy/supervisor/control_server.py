@@ -8,6 +8,8 @@ the process that connects is checked too (``voter.sockets.Trusted``): others get
     GET  /events?follow=1&since=ID   each event, /logs/NAME: {"line"}, as a line of JSON
     POST /inject                     {"kind", "guest", "seconds": number or null}
     POST /heal                       {"guest"}
+    POST /dashboard                  {"url": a link that logs a browser in, "seconds": its life}
+    POST /campaign                   a running campaign's figures, for the dashboard
     POST /down                       answered at once; the process ends when the node is down
 
 The answer to a failed request is {"error", "remedy", "code"}; ``code`` is the CLI's exit code.
@@ -25,6 +27,7 @@ import msgspec
 import structlog
 from aiohttp import web
 
+from deploy.dashboard.dashboard import TOKEN_LIFE, Dashboard
 from deploy.errors import DeployError, UnknownGuest
 from deploy.host.files import share_socket
 from deploy.machine.console import Console
@@ -58,8 +61,9 @@ class _Heal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class SupervisorControlServer:
     """Serves one supervisor's control socket."""
 
-    def __init__(self, supervisor: Supervisor) -> None:
+    def __init__(self, supervisor: Supervisor, dashboard: Dashboard | None = None) -> None:
         self._supervisor = supervisor
+        self._dashboard = dashboard
         self._trusted: Trusted | None = None  # once it listens
         app = web.Application(middlewares=[self._check_peer, _errors])
         app.router.add_get("/status", self._status)
@@ -67,6 +71,8 @@ class SupervisorControlServer:
         app.router.add_get("/logs/{name}", self._logs)
         app.router.add_post("/inject", self._inject)
         app.router.add_post("/heal", self._heal)
+        app.router.add_post("/dashboard", self._link)
+        app.router.add_post("/campaign", self._campaign)
         app.router.add_post("/down", self._down)
         # No access log: it would only displace other lines in the supervisor's log.
         self._runner = web.AppRunner(
@@ -125,6 +131,23 @@ class SupervisorControlServer:
     async def _heal(self, request: web.Request) -> web.StreamResponse:
         order = msgspec.json.decode(await request.read(), type=_Heal)
         return web.json_response(await self._supervisor.heal(order.guest))
+
+    async def _link(self, request: web.Request) -> web.StreamResponse:
+        return web.json_response({"url": self._shown.new_link(), "seconds": TOKEN_LIFE})
+
+    async def _campaign(self, request: web.Request) -> web.StreamResponse:
+        self._shown.board.post(await request.read())
+        return web.json_response({})
+
+    @property
+    def _shown(self) -> Dashboard:
+        """The dashboard.  Raises DeployError if the node has none."""
+        if self._dashboard is None:
+            raise DeployError(
+                "this node has no dashboard",
+                remedy=f"start it with {self._supervisor.layout.option('dashboard', 'HOST:PORT')}",
+            )
+        return self._dashboard
 
     async def _down(self, request: web.Request) -> web.StreamResponse:
         self._supervisor.stop()

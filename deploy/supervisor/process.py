@@ -22,6 +22,7 @@ from deploy.host.spawn import PROCESS_NAME
 from deploy.node.interfaces import FaultFactory
 from deploy.node.records import Layout, Lock
 from deploy.supervisor.control_server import SupervisorControlServer
+from deploy.supervisor.shown_node import open_dashboard
 from deploy.supervisor.supervisor import NodeFactory, Supervisor
 from deploy.watchdog.client import WatchdogClient
 from voter.commands.terminal import ExitCode, LogStream
@@ -161,14 +162,19 @@ async def _serve(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
-    control = SupervisorControlServer(supervisor)
+    shown = open_dashboard(supervisor)
+    control = SupervisorControlServer(supervisor, shown)
     await control.start()
+    if shown is not None:
+        await shown.start()
     report.notifier.begin_watchdog()
     extending = asyncio.create_task(_extend_start(supervisor, report.notifier), name="extend start")
     try:
         await supervisor.serve()
     finally:
         extending.cancel()
+        if shown is not None:
+            await shown.stop()
         await control.stop()
 
 

@@ -63,6 +63,7 @@ REPLICA_FACTS = (
     "state", "reason", "incarnation", "lag", "dissents", "incarnations_ended", "compiled",
 )  # fmt: skip
 """What the status of a guest shows of the voter's status of its replica."""
+VOTER_FACTS = ("seq", "pending", "latency", "compiled", "not_compiled_because")
 
 
 class Supervisor:
@@ -99,11 +100,11 @@ class Supervisor:
         self.storage = Storage(layout, self.history, repair_room=2 * self.settings.memory_mib << 20)
         self._recorded = True
         self._control = VoterControl(layout.voter_control)
-        self._faults: FaultPort | None = None
+        self.faults: FaultPort | None = None
         if make_faults is not None and self.settings.allow_faults:
-            self._faults = make_faults(self)
+            self.faults = make_faults(self)
         self._records = ActiveFaults(
-            self._faults, layout.faults_hint, heal=self.heal, changed=self.changed
+            self.faults, layout.faults_hint, heal=self.heal, changed=self.changed
         )
         self._observer = NodeObserver(
             self.guests, self._control, voter_pid=lambda: self._voter.pid, history=self.history
@@ -133,6 +134,7 @@ class Supervisor:
             history=self.history,
         )
         self._addresses: dict[str, str] = {}
+        self.dashboard: str | None = None  # its address
         self.took_over = False
         """Whether a part of the node already ran, or was to be restarted."""
         self._before = RunningRecord()
@@ -189,8 +191,8 @@ class Supervisor:
                 self.phase = "up"
                 self._watchdog.up()
                 self._begin(group, "repair", self._repairer.run())
-                if self._faults is not None:
-                    self._begin(group, "faults", self._faults.keep())
+                if self.faults is not None:
+                    self._begin(group, "faults", self.faults.keep())
                 await self._interruptible(self._report_ready())
                 await self._stop.wait()
             for task in self._tasks:
@@ -241,8 +243,8 @@ class Supervisor:
                 self._start_voter(group)
         self._node.subscribe(lambda _: self._observer.wake())
         await self._node.up(self._step, take_over=self.took_over)
-        if self._faults is not None:
-            await self._faults.start(processes)
+        if self.faults is not None:
+            await self.faults.start(processes)
             await self._records.resume(before.faults)
         self._before = RunningRecord()
         if not self.took_over:
@@ -276,8 +278,8 @@ class Supervisor:
             await asyncio.sleep(FILES_INTERVAL)  # no event reports that there is room
 
     def _link(self, name: str) -> str:
-        if self._faults is not None:
-            return self._faults.link(name)
+        if self.faults is not None:
+            return self.faults.link(name)
         return f"unix:{self.guests[name].link_socket}"
 
     def _bind(self) -> None:
@@ -341,8 +343,8 @@ class Supervisor:
         try:
             await self._voter.end()
             await self._control.close()
-            if self._faults is not None:
-                await self._faults.end()
+            if self.faults is not None:
+                await self.faults.end()
             former = self._before.processes.get("proxy")  # of a take-over that was interrupted
             proxy = Child.adopt(former) if former is not None else None
             if proxy is not None:
@@ -360,8 +362,8 @@ class Supervisor:
         _log.error("the supervisor ends; guests and voter continue without it")
         await self._control.close()
         self._voter.release()
-        if self._faults is not None:
-            await self._faults.release()
+        if self.faults is not None:
+            await self.faults.release()
         await self._node.release()
 
     def _step(self, step: str) -> None:
@@ -383,12 +385,13 @@ class Supervisor:
             processes["watchdog"] = self._watchdog.process
         if voter is not None:
             processes["voter"] = voter
-        if self._faults is not None:
-            processes.update(self._faults.processes)
+        if self.faults is not None:
+            processes.update(self.faults.processes)
         record = RunningRecord(
             processes=processes,
             http=self._addresses.get("http"),
             native=self._addresses.get("native"),
+            dashboard=self.dashboard,
             faults={**self._before.faults, **self._records.active},
         )
         self._recorded = self.storage.write("running.json", lambda: self.layout.write(record))
@@ -450,6 +453,7 @@ class Supervisor:
             "http": self._addresses.get("http"),
             "native": self._addresses.get("native"),
             "native_unix": str(self.layout.native_socket),
+            "dashboard": self.dashboard,
             "storage": self.storage.problem or None,
             "accel": self.record.accel,
             "accel_reason": self.record.accel_reason,
@@ -476,7 +480,7 @@ class Supervisor:
             "security": voter.get("security"),
             "voter": {
                 **self._voter.describe(),
-                **{key: voter.get(key) for key in ("seq", "compiled", "not_compiled_because")},
+                **{key: voter.get(key) for key in VOTER_FACTS},
                 "counters": voter.get("counters", {}),
             },
             "guests": [self._describe(name, now) for name in self.guests],

@@ -60,6 +60,11 @@ class FaultInjector:
         self._active: dict[str, ActiveFault] = {}
         self._log = LogFile(site.layout.proxy_log)
 
+    @property
+    def kinds(self) -> Mapping[str, str]:
+        """The kinds that can be injected into a running node, with what each does."""
+        return {kind: fault.does for kind, fault in offered_on_nodes().items()}
+
     def check(self, kind: str, guest: str) -> None:
         """Raise FaultRefused unless such a fault can be injected into this guest of this node."""
         try:

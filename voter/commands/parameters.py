@@ -137,6 +137,16 @@ class ListenAddress(Text):
         return text
 
 
+class DashboardAddress(ListenAddress):
+    """HOST:PORT to listen on, or "off"."""
+
+    name = "HOST:PORT|off"
+
+    def read(self, text: str) -> str:
+        """Return the text."""
+        return text if text == "off" else super().read(text)
+
+
 def _check_ip(host: str) -> None:
     """Raise ValueError if a host looks like an IP address and is none."""
     from ipaddress import ip_address  # noqa: PLC0415
